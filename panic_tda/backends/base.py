@@ -1,0 +1,62 @@
+"""The contract of a backend: rows and weights in, spanning tree out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from panic_tda.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from panic_tda.types import Float32Array, IntArray, SpanningTree
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """What a backend needs beside the rows.
+
+    Parameters
+    ----------
+    min_samples : int
+        Neighbour whose distance is a row's core distance, the row itself (and its copies) counted.
+    distance_floor : float
+        Smaller chord distances count as this one.
+    progress : Progress
+        Told the phases and the work done in them.
+    """
+
+    min_samples: int
+    distance_floor: float
+    progress: Progress = field(default_factory=Silent)
+
+
+class Backend(Protocol):
+    """Builds the minimum spanning tree of the mutual reachability graph."""
+
+    name: str
+    """The word that selects it."""
+    exact: bool
+    """Whether its tree is that of the complete graph, in float64."""
+    weighted: bool
+    """Whether it takes distinct rows with multiplicities; otherwise every weight must be 1."""
+
+    def check(self, n_rows: int, n_features: int, options: FitOptions) -> None:
+        """Raise `UnsupportedOnBackend` with the reason when this shape cannot be done here."""
+
+    def fit(self, vectors: Float32Array, weights: IntArray, options: FitOptions) -> SpanningTree:
+        """Build the tree.
+
+        Parameters
+        ----------
+        vectors : (n, d) float32
+            Unit rows; distinct where the backend is `weighted`.
+        weights : (n,) int64
+            Multiplicity of each row.
+        options : FitOptions
+            Neighbour count, floor and listener.
+
+        Returns
+        -------
+        SpanningTree
+            n - 1 edges over the rows given, all heights from one consistent set of numbers.
+        """

@@ -1,0 +1,58 @@
+"""The exceptions of this package, and the one label that is not a cluster."""
+
+from __future__ import annotations
+
+OUTLIER = -1
+"""Label of rows that belong to no cluster."""
+
+
+class PanicTdaError(Exception):
+    """Something that was asked for could not be done; the message says what to do next."""
+
+
+class WrongUsage(PanicTdaError):
+    """The request itself is wrong: an option, a name or a path (the commands exit 2)."""
+
+
+class InvalidParameter(WrongUsage, ValueError):
+    """A parameter lies outside what is allowed."""
+
+
+class UnknownModel(WrongUsage):
+    """No embedding of this model is in the database."""
+
+
+class UnknownClustering(WrongUsage):
+    """No stored clustering has this id, or several begin with it."""
+
+
+class MissingPath(WrongUsage):
+    """A file that was named does not exist."""
+
+
+class DatabaseError(PanicTdaError):
+    """The database cannot be opened, read or written."""
+
+
+class NeedsUpgrade(DatabaseError):
+    """The database has no clustering tables of this version yet."""
+
+
+class NoEmbeddings(PanicTdaError):
+    """There is nothing to cluster."""
+
+
+class BadVectors(PanicTdaError, ValueError):
+    """Vectors that have no place in the geometry: missing, ragged, not finite or zero."""
+
+
+class BadInput(PanicTdaError):
+    """An input file does not hold what its format promises."""
+
+
+class UnsupportedOnBackend(PanicTdaError):
+    """A backend refuses a request, with the reason and the alternative."""
+
+
+class SaveFailed(PanicTdaError):
+    """A finished clustering could not be stored; it was kept as a file."""

@@ -1,0 +1,157 @@
+"""Validated parameters of a clustering, and the one home of their defaults."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from panic_tda.errors import InvalidParameter
+
+EPSILON = 0.4
+DISTANCE_FLOOR = 1e-3
+MIN_CLUSTER_SHARE = 0.001
+MIN_SAMPLES_CAP = 64
+SELECTION_METHODS = ("eom", "leaf")
+
+
+@dataclass(frozen=True)
+class EffectiveParameters:
+    """What a run really used; the names are the keys under which they are stored.
+
+    `cluster_selection_epsilon` and `distance_floor` are chord distances. `min_samples` counts the point
+    itself. `max_cluster_size` is None where clusters may have any size.
+    """
+
+    cluster_selection_epsilon: float
+    min_cluster_size: int
+    min_samples: int
+    allow_single_cluster: bool
+    cluster_selection_method: str
+    max_cluster_size: int | None
+    distance_floor: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusteringParameters:
+    """What was asked for.
+
+    Parameters
+    ----------
+    epsilon : float
+        Chord distance below which clusters are not split (0.4 is cosine distance 0.08).
+    min_cluster_size : int, float or None
+        Fewest rows of a cluster: a count, or a share of the rows as a float in (0, 1). None takes 0.1 %
+        of the rows, but on small data a tenth of the rows and at most 10.
+    min_samples : int or None
+        The core distance of a row is the distance to its `min_samples`-th nearest row, the row itself
+        being the first. None takes `min_cluster_size`, at most 64.
+    allow_single_cluster : bool
+        Whether all rows may form one cluster.
+    selection_method : {"eom", "leaf"}
+        Excess of mass, or the leaves of the hierarchy.
+    max_cluster_size : int or None
+        Clusters above this size are split further when the method is "eom".
+    distance_floor : float
+        Smaller chord distances count as this one, so that densities stay finite.
+    backend : str
+        Name of the backend that builds the spanning tree, or "auto".
+
+    Raises
+    ------
+    InvalidParameter
+        A value outside its range.
+    """
+
+    epsilon: float = EPSILON
+    min_cluster_size: int | float | None = None
+    min_samples: int | None = None
+    allow_single_cluster: bool = True
+    selection_method: str = "eom"
+    max_cluster_size: int | None = None
+    distance_floor: float = DISTANCE_FLOOR
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.epsilon <= 2, "epsilon", "a chord distance from 0 to 2", self.epsilon)
+        _require(0 < self.distance_floor <= 2, "distance_floor", "above 0 and up to 2", self.distance_floor)
+        _require(
+            self.selection_method in SELECTION_METHODS,
+            "selection_method",
+            " or ".join(SELECTION_METHODS),
+            self.selection_method,
+        )
+        size = self.min_cluster_size
+        if isinstance(size, float):
+            _require(0 < size < 1, "min_cluster_size", "a share above 0 % and below 100 %", f"{100 * size:g} %")
+        elif size is not None:
+            _require(size >= 2, "min_cluster_size", "a count of at least 2", size)
+        if self.min_samples is not None:
+            _require(self.min_samples >= 1, "min_samples", "at least 1 (the point itself)", self.min_samples)
+        if self.max_cluster_size is not None:
+            _require(self.max_cluster_size >= 1, "max_cluster_size", "at least 1", self.max_cluster_size)
+
+    def resolve(self, n_rows: int) -> EffectiveParameters:
+        """Fill in what depends on the number of rows, duplicates counted."""
+        size = self._cluster_size(n_rows)
+        samples = self.min_samples if self.min_samples is not None else min(size, MIN_SAMPLES_CAP)
+        return EffectiveParameters(
+            cluster_selection_epsilon=float(self.epsilon),
+            min_cluster_size=size,
+            min_samples=samples,
+            allow_single_cluster=self.allow_single_cluster,
+            cluster_selection_method=self.selection_method,
+            max_cluster_size=self.max_cluster_size,
+            distance_floor=float(self.distance_floor),
+        )
+
+    def _cluster_size(self, n_rows: int) -> int:
+        size = self.min_cluster_size
+        if size is None:
+            return max(_share_of(MIN_CLUSTER_SHARE, n_rows), min(10, max(2, n_rows // 10)))
+        if isinstance(size, float):
+            return max(2, _share_of(size, n_rows))
+        return size
+
+
+def parse_min_cluster_size(text: str) -> int | float:
+    """Read a count (`25`) or a share of the rows (`0.1%`).
+
+    Raises
+    ------
+    InvalidParameter
+        Neither of the two.
+    """
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else int(text)
+    except ValueError:
+        raise InvalidParameter(
+            f"min_cluster_size is a count such as 25 or a share of the rows such as 0.1%; got {text!r}"
+        ) from None
+
+
+def validate_downsample(factor: int) -> int:
+    """Return `factor` when it is a whole number of at least 1.
+
+    Raises
+    ------
+    InvalidParameter
+        Anything else.
+    """
+    _require(factor >= 1, "downsample", "a whole number of at least 1 (1 keeps every row)", factor)
+    return factor
+
+
+def chord_to_cosine(chord: float) -> float:
+    """Cosine distance (1 - cos) of two unit vectors that lie `chord` apart."""
+    return chord * chord / 2
+
+
+def _share_of(share: float, n_rows: int) -> int:
+    # 0.001 * 3000 is 3.0000000000000004 in floating point; that is 3 rows, not 4.
+    return math.ceil(round(share * n_rows, 9))
+
+
+def _require(holds: bool, name: str, allowed: str, got: Any) -> None:
+    if not holds:
+        raise InvalidParameter(f"{name} must be {allowed}; got {got}")

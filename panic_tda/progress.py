@@ -1,0 +1,25 @@
+"""How long-running stages say where they are, without knowing who listens."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Receives the phases of one model's clustering."""
+
+    def phase(self, name: str, total: float | None = None) -> None:
+        """Begin the phase `name`, with `total` units of work where that is known."""
+
+    def advance(self, amount: float) -> None:
+        """Say that `amount` more units of the current phase are done."""
+
+
+class Silent:
+    """A listener that hears nothing; the library's default."""
+
+    def phase(self, name: str, total: float | None = None) -> None:
+        """Ignore the phase."""
+
+    def advance(self, amount: float) -> None:
+        """Ignore the step."""

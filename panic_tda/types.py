@@ -1,0 +1,131 @@
+"""The plain data that travels between the stages.
+
+Arrays are C-ordered. `n` counts rows, `d` their dimensions. NumPy is imported for annotations only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    FloatArray: TypeAlias = NDArray[np.float64]
+    Float32Array: TypeAlias = NDArray[np.float32]
+    IntArray: TypeAlias = NDArray[np.int64]
+    BytesArray: TypeAlias = NDArray[np.bytes_]
+    BoolArray: TypeAlias = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class EmbeddingMatrix:
+    """The vectors of one embedding model, in ascending order of embedding id.
+
+    Attributes
+    ----------
+    model : str
+        Name of the embedding model.
+    ids : (n,) S32
+        Embedding ids, 32 lower-case hexadecimal characters each, ascending.
+    vectors : (n, d) float32
+        One row an embedding, as stored (not normalised).
+    n_total : int
+        Embeddings of this model in the database, before sampling and exclusion.
+    n_sampled : int
+        Embeddings that the downsampling rule chose.
+    n_excluded : int
+        Embeddings left out because they belong to no invocation, or, when this was asked for, because
+        their vectors are invalid.
+    downsample : int
+        The sampling factor; 1 keeps every row.
+    input_sha256 : str
+        SHA-256 over the ids, then the rows, in this order.
+    """
+
+    model: str
+    ids: BytesArray
+    vectors: Float32Array
+    n_total: int
+    n_sampled: int
+    n_excluded: int
+    downsample: int
+    input_sha256: str
+
+
+@dataclass(frozen=True)
+class SpanningTree:
+    """A minimum spanning tree of the mutual reachability graph.
+
+    Attributes
+    ----------
+    u, v : (n - 1,) int64
+        The two rows that each edge joins, in any order.
+    height : (n - 1,) float64
+        Mutual reachability distance of each edge (chord length), not necessarily sorted.
+    core_distances : (n,) float64 or None
+        Distance of each row to its `min_samples`-th neighbour; needed where rows carry weights, because
+        the copies of a row are attached at this height.
+    tie_tolerance : float
+        Relative difference up to which two heights are one number measured twice.
+    """
+
+    u: IntArray
+    v: IntArray
+    height: FloatArray
+    core_distances: FloatArray | None = None
+    tie_tolerance: float = 1e-9
+
+
+@dataclass(frozen=True)
+class FlatClusters:
+    """What the hierarchy says of every row, before clusters get their final numbers.
+
+    Attributes
+    ----------
+    labels : (n,) int64
+        Cluster of each row, 0 to n_clusters - 1, or `OUTLIER`.
+    probabilities : (n,) float64
+        Membership strength in 0 to 1; 0 for outliers.
+    persistence : (n_clusters,) float64
+        Mean share of its life that a member spends inside the cluster, 0 to 1.
+    """
+
+    labels: IntArray
+    probabilities: FloatArray
+    persistence: FloatArray
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """A finished clustering of `n` rows.
+
+    Attributes
+    ----------
+    labels : (n,) int64
+        Cluster of each row: 0 is the largest cluster, ties go to the one with the smallest row;
+        `OUTLIER` (-1) for rows in none.
+    probabilities : (n,) float64
+        Membership strength in 0 to 1; 0 for outliers.
+    persistence : (n_clusters,) float64
+        Persistence of each cluster, 0 to 1.
+    medoid_indices : dict of int to int
+        Row of the medoid of each cluster, by label.
+    parameters : dict
+        Every effective value, as it is stored with the result.
+    seconds : dict of str to float
+        Wall-clock seconds of the stages `fit` and `medoids`.
+    """
+
+    labels: IntArray
+    probabilities: FloatArray
+    persistence: FloatArray
+    medoid_indices: dict[int, int]
+    parameters: dict[str, Any]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def n_clusters(self) -> int:
+        """Number of clusters, outliers not counted."""
+        return len(self.persistence)
