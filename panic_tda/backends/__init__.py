@@ -1,0 +1,1 @@
+"""Backends: each builds the spanning tree of the mutual reachability graph in its own way."""
