@@ -227,7 +227,9 @@ class EmbeddingCluster(Base):
 
     __tablename__ = "embeddingcluster"
     # Without a rowid the primary key is the table: about 90 bytes a row with its index, not 400.
-    __table_args__: ClassVar = {"sqlite_with_rowid": False}
+    __table_args__ = {  # noqa: RUF012 (the declarative base wants it plain)
+        "sqlite_with_rowid": False
+    }
 
     result_key: Mapped[int] = mapped_column(
         ForeignKey("clusteringresult.key", ondelete="CASCADE"), primary_key=True
