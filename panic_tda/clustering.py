@@ -31,7 +31,7 @@ from panic_tda.types import Clustering, FlatClusters, SpanningTree
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from panic_tda.types import Float32Array, FloatArray, IntArray
+    from panic_tda.types import Float32Array, IntArray
 
 _CHUNK_ROWS = 16_384
 _REPORTED_ROWS = 5

@@ -7,7 +7,7 @@ first one's POSIX locks whenever it closes the file, and committed rows would be
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import NullPool
 from sqlalchemy.sql import Select
 
@@ -221,6 +221,32 @@ def stream_vectors(
         while rows := cursor.fetchmany(batch_rows):
             ids, vectors = zip(*rows, strict=True)
             yield pa.record_batch({"id": _fixed_width(ids, 32), "vector": _fixed_width(vectors, width)})
+    finally:
+        cursor.close()
+
+
+def insert_rows(
+    connection: Connection, table: type[DeclarativeBase], rows: Iterable[tuple[Any, ...]]
+) -> None:
+    """Insert many rows at the driver's own speed.
+
+    Parameters
+    ----------
+    connection : Connection
+        From `Database.writing`.
+    table : mapped class
+        Where the rows go.
+    rows : iterable of tuple
+        Values of all columns in the table's order, as they are stored (ids as 32 characters).
+    """
+    names = [column.name for column in table.__table__.columns]
+    mark = "?" if connection.dialect.name == "sqlite" else "%s"
+    sql = f"INSERT INTO {table.__tablename__} ({', '.join(names)}) VALUES ({', '.join([mark] * len(names))})"
+    cursor: Any = connection.connection.cursor()
+    try:
+        cursor.executemany(sql, rows)
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise DatabaseError(f"inserting into {table.__tablename__}: {error}") from error
     finally:
         cursor.close()
 

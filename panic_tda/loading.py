@@ -30,6 +30,7 @@ BATCH_BYTES = 1 << 19
 PERMUTE_BYTES = 256 << 20
 _FLOAT_BYTES = 4
 _NAMED_IDS = 5
+_QUERY_IDS = 500
 
 _embedding = Embedding.__table__
 
@@ -46,6 +47,8 @@ class ModelCensus:
         All its embeddings.
     n_orphans : int
         Those whose invocation is missing: they belong to no run and can never be sampled.
+    longest : int
+        Outputs of the longest run; known (not 0) only where a sampling factor above 1 was asked for.
     sampled : dict of int or None to int
         Number of sampled embeddings by the length of their vector in bytes; None counts missing vectors.
     """
@@ -53,6 +56,7 @@ class ModelCensus:
     model: str
     n_total: int
     n_orphans: int
+    longest: int = 0
     sampled: dict[int | None, int] = field(default_factory=dict)
 
     @property
@@ -192,6 +196,22 @@ def input_sha256(matrix: EmbeddingMatrix) -> str:
     return digest.hexdigest()
 
 
+def stored_ids(connection: Connection, model: str) -> BytesArray:
+    """Return the ids of all embeddings of a model, (n,) S32, in no order."""
+    query = sa.select(sa.type_coerce(_embedding.c.id, sa.String)).where(_embedding.c.embedding_model == model)
+    return np.array(connection.execute(query).scalars().all(), dtype="S32")
+
+
+def read_vectors(connection: Connection, ids: BytesArray) -> Float32Array:
+    """Return the vectors of some embeddings, (n, d) float32, in the order of `ids`, which ascend."""
+    batches = []
+    for first in range(0, len(ids), _QUERY_IDS):
+        some = [UUID(found.decode()) for found in ids[first : first + _QUERY_IDS]]
+        query = sa.select(_embedding.c.vector).where(_embedding.c.id.in_(some)).order_by(_embedding.c.id)
+        batches.append(np.stack(connection.execute(query).scalars().all()))
+    return np.concatenate(batches)
+
+
 def _census(connection: Connection, chosen: Sample, model: str | None = None) -> dict[str, ModelCensus]:
     size = sa.func.length(_embedding.c.vector)
     query = (
@@ -201,6 +221,7 @@ def _census(connection: Connection, chosen: Sample, model: str | None = None) ->
             sa.func.count(),
             sa.func.sum(sa.case((chosen.orphaned, 1), else_=0)),
             sa.func.sum(sa.case((chosen.chosen, 1), else_=0)),
+            sa.func.coalesce(sa.func.max(chosen.index), -1) + 1,
         )
         .select_from(chosen.source)
         .group_by(_embedding.c.embedding_model, size)
@@ -209,12 +230,13 @@ def _census(connection: Connection, chosen: Sample, model: str | None = None) ->
     if model is not None:
         query = query.where(_embedding.c.embedding_model == model)
     found: dict[str, ModelCensus] = {}
-    for name, length, n_rows, n_orphans, n_sampled in connection.execute(query):
+    for name, length, n_rows, n_orphans, n_sampled, longest in connection.execute(query):
         before = found.get(name, ModelCensus(name, 0, 0))
         found[name] = ModelCensus(
             model=name,
             n_total=before.n_total + n_rows,
             n_orphans=before.n_orphans + n_orphans,
+            longest=max(before.longest, longest),
             sampled=before.sampled | ({length: n_sampled} if n_sampled else {}),
         )
     return found

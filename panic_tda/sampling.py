@@ -23,11 +23,13 @@ class Sample(NamedTuple):
     """Embeddings with their invocations, and the conditions that hold for the sampled and the orphaned.
 
     `source` is an outer join: an embedding whose invocation is missing stays in it, and is never sampled.
+    `index` is the output index, NULL where no sampling needs it.
     """
 
     source: FromClause
     chosen: ColumnElement[bool]
     orphaned: ColumnElement[bool]
+    index: ColumnElement[int]
 
 
 def sample(downsample: int) -> Sample:
@@ -35,7 +37,7 @@ def sample(downsample: int) -> Sample:
     joined = _embedding.outerjoin(_invocation, _embedding.c.invocation_id == _invocation.c.id)
     orphaned = _invocation.c.id.is_(None)
     if downsample == 1:
-        return Sample(joined, _invocation.c.id.is_not(None), orphaned)
+        return Sample(joined, _invocation.c.id.is_not(None), orphaned, sa.null())
     parity = _invocation.c.sequence_number % 2
     stride = (
         sa.select(
@@ -50,4 +52,4 @@ def sample(downsample: int) -> Sample:
         stride, sa.and_(stride.c.run_id == _invocation.c.run_id, stride.c.type == _invocation.c.type)
     )
     index = _invocation.c.sequence_number // stride.c.stride
-    return Sample(joined, index % downsample == 0, orphaned)
+    return Sample(joined, index % downsample == 0, orphaned, index)
