@@ -27,7 +27,7 @@ from panic_tda.loading import (
     take_census,
 )
 from panic_tda.medoids import medoids
-from panic_tda.parameters import ClusteringParameters
+from panic_tda.parameters import ClusteringParameters, validate_downsample
 from panic_tda.progress import Progress, Silent
 from panic_tda.results import ClusterDetails, ClusteringSummary, FinishedClustering
 from panic_tda.schemas import Invocation, utc_now, uuid7
@@ -109,9 +109,9 @@ def cluster_all_data(
     UnknownModel, NoEmbeddings, NeedsUpgrade, DatabaseError, InvalidParameter
         Before anything was computed.
     """
-    database = _opened(database)
+    validate_downsample(downsample)
+    database = open_current(database)
     job = _Job(database, parameters or ClusteringParameters(), downsample, skip_invalid, progress or Silent())
-    database.require_current()
     database.require_writable()
     job.progress.phase("count embeddings")
     censuses = take_census(database, downsample)
@@ -162,6 +162,19 @@ def get_cluster_details(
     return results.cluster_details(session, UUID(str(clustering_result_id)), limit=limit)
 
 
+def open_current(database: Database | str | Path) -> Database:
+    """Open a database and check that its tables are those of this version.
+
+    Raises
+    ------
+    MissingPath, DatabaseError, NeedsUpgrade
+        There is none, it is something else, or older.
+    """
+    database = _opened(database)
+    database.require_current()
+    return database
+
+
 def find_clusterings(
     session: Session, references: Iterable[str] = (), *, model: str | None = None
 ) -> list[ClusteringSummary]:
@@ -208,8 +221,7 @@ def save_pending(database: Database | str | Path, files: Sequence[Path] = ()) ->
     BadInput, DatabaseError
         A file is damaged, or cannot be saved now either; it stays.
     """
-    database = _opened(database)
-    database.require_current()
+    database = open_current(database)
     saved = []
     for path in files or pending.find(database):
         kept = pending.read(Path(path))
@@ -259,7 +271,7 @@ def _refusal(job: _Job, census: ModelCensus) -> ModelOutcome | None:
             return _without_result(census, FAILED, str(error))
     if census.n_usable < MIN_ROWS:
         return _skipped(job, census, census.n_usable)
-    if 1 < job.downsample and census.longest <= job.downsample:
+    if job.downsample > 1 and census.longest <= job.downsample:
         _log.warning(
             "%s: factor %d is beyond the longest run (%d outputs): only first outputs are sampled",
             census.model,
@@ -368,7 +380,7 @@ def _save(database: Database, finished: FinishedClustering) -> None:
             f"computed but not saved ({error}); the result is kept in {path}; "
             f"when the cause is gone, save it with: panic-tda save-pending --db {database} {path}"
         ) from error
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         _log.warning("interrupted while saving; the result is kept in %s", pending.keep(database, finished))
         raise
 

@@ -221,7 +221,7 @@ def _census(connection: Connection, chosen: Sample, model: str | None = None) ->
             sa.func.count(),
             sa.func.sum(sa.case((chosen.orphaned, 1), else_=0)),
             sa.func.sum(sa.case((chosen.chosen, 1), else_=0)),
-            sa.func.coalesce(sa.func.max(chosen.index), -1) + 1,
+            sa.func.coalesce(sa.func.max(chosen.output_index), -1) + 1,
         )
         .select_from(chosen.source)
         .group_by(_embedding.c.embedding_model, size)

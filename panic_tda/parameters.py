@@ -132,6 +132,18 @@ def parse_min_cluster_size(text: str) -> int | float:
         ) from None
 
 
+def from_options(*, min_cluster_size: str | None = None, **others: Any) -> ClusteringParameters:
+    """Make parameters from the options of a command, where `min_cluster_size` is text.
+
+    Raises
+    ------
+    InvalidParameter
+        A value outside its range.
+    """
+    size = None if min_cluster_size is None else parse_min_cluster_size(min_cluster_size)
+    return ClusteringParameters(min_cluster_size=size, **others)
+
+
 def validate_downsample(factor: int) -> int:
     """Return `factor` when it is a whole number of at least 1.
 

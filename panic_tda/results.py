@@ -199,7 +199,7 @@ def find_clusterings(session: Session, references: Iterable[str]) -> list[Cluste
         if len(fitting) != 1:
             raise UnknownClustering(
                 f"{len(fitting) or 'none'} of {len(stored)} stored clusterings begin with {reference!r}; "
-                "give an id that list-clusterings shows, or enough of its beginning to tell it from the others"
+                "give an id that list-clusterings shows, or enough of its beginning to be unique"
             )
         found[fitting[0].id] = fitting[0]
     return list(found.values())
