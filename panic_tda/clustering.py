@@ -113,11 +113,13 @@ def cluster_rows(vectors: Float32Array, asked: ClusteringParameters, progress: P
     began = time.monotonic()
     n = len(vectors)
     effective = asked.resolve(n)
+    progress.phase("normalise, find duplicates")
     normalise(vectors)
     distinct = find_distinct(vectors)
     rows = keep_distinct(vectors, distinct)
 
     backend, tree = _spanning_tree(rows, distinct, effective, asked.backend, progress)
+    progress.phase("hierarchy")
     flat = _all_outliers(n) if tree is None else hierarchy.extract(tree, effective)
     flat = canonicalise(flat)
     fitted = time.monotonic()
