@@ -122,9 +122,7 @@ class Database:
             except ModuleNotFoundError as error:
                 raise DatabaseError("PostgreSQL needs a driver: pip install 'panic_tda[postgres]'") from error
             if mode == "ro":
-                return engine.execution_options(
-                    isolation_level="REPEATABLE READ", postgresql_readonly=True, stream_results=True
-                )
+                return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             return engine
         path = self.path
         engine = sa.create_engine(
