@@ -117,11 +117,12 @@ class Database:
 
     def _engine(self, mode: str, begin: str, *, foreign_keys: bool) -> Engine:
         if self.path is None:
-            engine = sa.create_engine(self.url, poolclass=NullPool)
+            try:
+                engine = sa.create_engine(self.url, poolclass=NullPool)
+            except ModuleNotFoundError as error:
+                raise DatabaseError("PostgreSQL needs a driver: pip install 'panic_tda[postgres]'") from error
             if mode == "ro":
-                return engine.execution_options(
-                    isolation_level="REPEATABLE READ", postgresql_readonly=True, stream_results=True
-                )
+                return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             return engine
         path = self.path
         engine = sa.create_engine(
@@ -215,9 +216,10 @@ def stream_vectors(
     """
     sql = str(query.compile(connection, compile_kwargs={"literal_binds": True}))
     # The driver's own cursor: turning each of millions of rows into a result object would double the time.
-    cursor = connection.connection.cursor()
+    cursor = _streaming_cursor(connection)
     try:
-        cursor.execute(sql)
+        # The empty parameters make every driver read the doubled percent signs of the compiled query alike.
+        cursor.execute(sql, ())
         while rows := cursor.fetchmany(batch_rows):
             ids, vectors = zip(*rows, strict=True)
             yield pa.record_batch({"id": _fixed_width(ids, 32), "vector": _fixed_width(vectors, width)})
@@ -242,11 +244,17 @@ def insert_rows(
         Values of all columns in the table's order, as they are stored (ids as 32 characters).
     """
     names = [column.name for column in table.__table__.columns]
-    mark = "?" if connection.dialect.name == "sqlite" else "%s"
-    sql = f"INSERT INTO {table.__tablename__} ({', '.join(names)}) VALUES ({', '.join([mark] * len(names))})"
     cursor: Any = connection.connection.cursor()
     try:
-        cursor.executemany(sql, rows)
+        if connection.dialect.name == "postgresql":
+            with cursor.copy(f"COPY {table.__tablename__} ({', '.join(names)}) FROM STDIN") as copy:
+                for row in rows:
+                    copy.write_row(row)
+        else:
+            marks = ", ".join("?" * len(names))
+            cursor.executemany(
+                f"INSERT INTO {table.__tablename__} ({', '.join(names)}) VALUES ({marks})", rows
+            )
     except connection.dialect.loaded_dbapi.Error as error:
         raise DatabaseError(f"inserting into {table.__tablename__}: {error}") from error
     finally:
@@ -263,14 +271,26 @@ def _fixed_width(values: tuple[Any, ...], width: int) -> pa.Array:
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(values), [None, pa.py_buffer(data)])
 
 
+def _streaming_cursor(connection: Connection) -> Any:
+    # psycopg's plain cursor holds the whole result in memory; a named one lives on the server.
+    if connection.dialect.name == "postgresql":
+        driver: Any = connection.connection
+        return driver.cursor(name="panic_tda_stream", binary=True)
+    return connection.connection.cursor()
+
+
 def _parse(target: str | Path) -> URL:
     text = str(target)
     if "://" not in text:
         return URL.create("sqlite", database=text)
     try:
-        return make_url(text)
+        url = make_url(text)
     except ArgumentError as error:
         raise WrongUsage(f"{text!r} is neither a path nor a database URL: {error}") from error
+    backend = url.get_backend_name()
+    if backend not in ("sqlite", "postgresql"):
+        raise WrongUsage(f"databases are SQLite or PostgreSQL; got {backend} in {url.render_as_string()}")
+    return url.set(drivername="postgresql+psycopg") if backend == "postgresql" else url
 
 
 def _is_sqlite(url: URL) -> bool:

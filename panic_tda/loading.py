@@ -24,9 +24,10 @@ from panic_tda.types import EmbeddingMatrix
 if TYPE_CHECKING:
     from panic_tda.types import BoolArray, BytesArray, Float32Array
 
-BATCH_BYTES = 1 << 19
-"""Size of an Arrow batch: rows that are packed while they are still in the processor's cache (batches of
-16 MiB took twice as long)."""
+BATCH_BYTES = 1 << 17
+"""Size of an Arrow batch. Small enough to be packed while it is in the processor's cache and to be recycled
+by the allocator, large enough to hide a call: 100,000 vectors of 256 bytes took 0.09 s of processor time
+like this, 0.15 s in batches of 16 KiB or of 1 MiB, and a bare scan of them 0.06 s."""
 PERMUTE_BYTES = 256 << 20
 _FLOAT_BYTES = 4
 _NAMED_IDS = 5

@@ -37,7 +37,7 @@ def sample(downsample: int) -> Sample:
     joined = _embedding.outerjoin(_invocation, _embedding.c.invocation_id == _invocation.c.id)
     orphaned = _invocation.c.id.is_(None)
     if downsample == 1:
-        return Sample(joined, _invocation.c.id.is_not(None), orphaned, sa.null())
+        return Sample(joined, _invocation.c.id.is_not(None), orphaned, sa.cast(sa.null(), sa.Integer))
     parity = _invocation.c.sequence_number % 2
     stride = (
         sa.select(
