@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,9 +29,18 @@ from panic_tda.loading import (
 from panic_tda.medoids import medoids
 from panic_tda.parameters import ClusteringParameters, validate_downsample
 from panic_tda.progress import Progress, Silent
-from panic_tda.results import ClusterDetails, ClusteringSummary, FinishedClustering
+from panic_tda.results import ClusterDetails, ClusteringSummary
 from panic_tda.schemas import Invocation, utc_now, uuid7
-from panic_tda.types import Clustering, EmbeddingMatrix
+from panic_tda.types import (
+    CLUSTERED,
+    FAILED,
+    SKIPPED,
+    Clustering,
+    EmbeddingMatrix,
+    FinishedClustering,
+    ModelOutcome,
+    SavedPending,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -39,38 +48,9 @@ if TYPE_CHECKING:
 
     from panic_tda.types import BoolArray
 
-CLUSTERED, SKIPPED, FAILED = "clustered", "skipped", "failed"
 MIN_ROWS = 2
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ModelOutcome:
-    """What became of one embedding model; the fields are the keys of `cluster-embeddings --json`."""
-
-    id: UUID | None
-    embedding_model: str
-    status: str
-    reason: str | None
-    n_total: int
-    n_sampled: int
-    n_excluded: int
-    n_embeddings: int = 0
-    n_clusters: int = 0
-    n_outliers: int = 0
-    backend: str | None = None
-    exact: bool | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class SavedPending:
-    """A kept clustering that is in the database now."""
-
-    id: UUID
-    embedding_model: str
-    n_vanished: int
 
 
 def cluster_all_data(

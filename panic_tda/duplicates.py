@@ -126,7 +126,8 @@ def _hash_rows(vectors: Float32Array) -> np.ndarray[tuple[int], np.dtype[np.uint
 
 
 def _chunk_rows(vectors: Float32Array) -> int:
-    return max(1, _CHUNK_BYTES // (vectors.dtype.itemsize * max(1, vectors.shape[1])))
+    row_bytes = vectors.dtype.itemsize * max(1, vectors.shape[1])
+    return max(1, int(_CHUNK_BYTES // row_bytes))
 
 
 def _groups_are_equal(vectors: Float32Array, order: IntArray, opens_group: BoolArray) -> bool:

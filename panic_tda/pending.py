@@ -18,7 +18,7 @@ from pyarrow import ipc
 
 from panic_tda.database import Database
 from panic_tda.errors import OUTLIER, BadInput
-from panic_tda.results import FinishedClustering
+from panic_tda.types import FinishedClustering
 
 if TYPE_CHECKING:
     from panic_tda.types import BoolArray, IntArray

@@ -9,6 +9,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session, aliased
@@ -26,55 +27,10 @@ from panic_tda.schemas import (
 )
 
 if TYPE_CHECKING:
-    from panic_tda.types import BytesArray, FloatArray, IntArray
+    from panic_tda.types import FinishedClustering
 
 ALGORITHM = "hdbscan"
 _INSERT_ROWS = 100_000
-
-
-@dataclass(frozen=True)
-class FinishedClustering:
-    """A computed clustering with all that its rows in the database say.
-
-    Attributes
-    ----------
-    id : UUID
-        Id of the result.
-    embedding_model : str
-        Name of the embedding model.
-    started_at, completed_at : datetime
-        Naive UTC times of the computation.
-    parameters : dict
-        Every effective value; must be JSON.
-    ids : (n,) S32
-        Embedding ids, ascending.
-    labels : (n,) int64
-        Cluster of each embedding, or `OUTLIER`.
-    probabilities : (n,) float64
-        Membership strengths.
-    medoids : dict of int to int
-        Row of the medoid by cluster label; one for every cluster.
-    persistence : dict of int to float
-        By cluster label.
-    """
-
-    id: UUID
-    embedding_model: str
-    started_at: datetime
-    completed_at: datetime
-    parameters: dict[str, Any]
-    ids: BytesArray
-    labels: IntArray
-    probabilities: FloatArray
-    medoids: dict[int, int]
-    persistence: dict[int, float]
-
-    def sizes(self) -> dict[int, int]:
-        """Count the members of every cluster."""
-        import numpy as np
-
-        labels, counts = np.unique(self.labels[self.labels != OUTLIER], return_counts=True)
-        return dict(zip(labels.tolist(), counts.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -159,7 +115,7 @@ def save_clustering(connection: Connection, finished: FinishedClustering) -> Non
         Cluster,
         (
             (key, label, finished.ids[finished.medoids[label]].decode(), size, finished.persistence[label])
-            for label, size in finished.sizes().items()
+            for label, size in _sizes(finished)
         ),
     )
     insert_rows(connection, EmbeddingCluster, _assignments(key, finished))
@@ -278,6 +234,11 @@ def delete_results(database: Database, clustering_ids: Sequence[UUID]) -> None:
         for table in (EmbeddingCluster, Cluster):
             connection.execute(sa.delete(table).where(table.result_key.in_(keys)))
         connection.execute(sa.delete(ClusteringResult).where(ClusteringResult.id.in_(clustering_ids)))
+
+
+def _sizes(finished: FinishedClustering) -> Iterator[tuple[int, int]]:
+    labels, counts = np.unique(finished.labels[finished.labels != OUTLIER], return_counts=True)
+    yield from zip(labels.tolist(), counts.tolist(), strict=True)
 
 
 def _assignments(key: int, finished: FinishedClustering) -> Iterator[tuple[int, str, int, float]]:
