@@ -214,7 +214,7 @@ def _medoids(rows: Float32Array, distinct: DistinctRows, flat: FlatClusters) -> 
     # Copies share label and probability, so a distinct row stands for its copies with their summed weight.
     labels: IntArray = flat.labels[distinct.first]
     weights = np.bincount(distinct.inverse, weights=flat.probabilities, minlength=len(rows))
-    found = medoids(rows, labels, weights, len(flat.persistence))
+    found = medoids(rows, labels, weights.astype(np.float64, copy=False), len(flat.persistence))
     return {label: int(distinct.first[row]) for label, row in found.items()}
 
 
