@@ -31,7 +31,7 @@ from panic_tda.types import Clustering, FlatClusters, SpanningTree
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from panic_tda.types import Float32Array, FloatArray, IntArray
+    from panic_tda.types import Float32Array, IntArray
 
 _CHUNK_ROWS = 16_384
 _REPORTED_ROWS = 5
@@ -224,10 +224,8 @@ def _all_outliers(n: int) -> FlatClusters:
 def _medoids(rows: Float32Array, distinct: DistinctRows, flat: FlatClusters) -> dict[int, int]:
     # Copies share label and probability, so a distinct row stands for its copies with their summed weight.
     labels: IntArray = flat.labels[distinct.first]
-    weights: FloatArray = np.bincount(
-        distinct.inverse, weights=flat.probabilities, minlength=len(rows)
-    ).astype(np.float64, copy=False)
-    found = medoids(rows, labels, weights, len(flat.persistence))
+    weights = np.bincount(distinct.inverse, weights=flat.probabilities, minlength=len(rows))
+    found = medoids(rows, labels, weights.astype(np.float64, copy=False), len(flat.persistence))
     return {label: int(distinct.first[row]) for label, row in found.items()}
 
 

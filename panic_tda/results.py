@@ -269,7 +269,7 @@ def _count_copies(session: Session, clustering_id: UUID, texts: dict[int, str]) 
         )
         .group_by(EmbeddingCluster.label)
     )
-    return dict(session.execute(query).tuples().all())
+    return dict(session.execute(query).all())
 
 
 def _summary(found: ClusteringResult) -> ClusteringSummary:
