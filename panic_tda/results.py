@@ -198,7 +198,7 @@ def cluster_details(
         .limit(limit)
     )
     rows = session.execute(query).all()
-    copies = _count_copies(session, clustering_id, {row[0]: row[7] for row in rows if row[7] is not None})
+    copies = _count_copies(session, clustering_id, rows[-1][0]) if rows else {}
     return [
         ClusterDetails(
             label=label,
@@ -253,19 +253,30 @@ def _assignments(key: int, finished: FinishedClustering) -> Iterator[tuple[int, 
         )
 
 
-def _count_copies(session: Session, clustering_id: UUID, texts: dict[int, str]) -> dict[int, int]:
-    if not texts:
-        return {}
-    # One pass over the members of the clusters that are shown; an index on the texts would be most of a file.
+def _count_copies(session: Session, clustering_id: UUID, last_label: int) -> dict[int, int]:
+    """Count, by label up to `last_label`, the members that have the text of their medoid."""
+    stands, member = aliased(Embedding), aliased(Embedding)
+    text_of, text = aliased(Invocation), aliased(Invocation)
+    # One pass over the assignments; each looks up its cluster's medoid. An index on the texts would be most
+    # of a file, and a list of the texts more than a statement may hold.
     query = (
         sa.select(EmbeddingCluster.label, sa.func.count())
-        .join(ClusteringResult, ClusteringResult.key == EmbeddingCluster.result_key)
-        .join(Embedding, Embedding.id == EmbeddingCluster.embedding_id)
-        .join(Invocation, Invocation.id == Embedding.invocation_id)
+        .select_from(ClusteringResult)
+        .join(EmbeddingCluster, EmbeddingCluster.result_key == ClusteringResult.key)
+        .join(
+            Cluster,
+            sa.and_(
+                Cluster.result_key == EmbeddingCluster.result_key, Cluster.label == EmbeddingCluster.label
+            ),
+        )
+        .join(stands, stands.id == Cluster.medoid_embedding_id)
+        .join(text_of, text_of.id == stands.invocation_id)
+        .join(member, member.id == EmbeddingCluster.embedding_id)
+        .join(text, text.id == member.invocation_id)
         .where(
             ClusteringResult.id == clustering_id,
-            EmbeddingCluster.label.in_(texts),
-            Invocation.output_text == sa.case(texts, value=EmbeddingCluster.label),
+            EmbeddingCluster.label <= last_label,
+            text.output_text == text_of.output_text,
         )
         .group_by(EmbeddingCluster.label)
     )
