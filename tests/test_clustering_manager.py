@@ -15,6 +15,7 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
+import psutil
 import pytest
 
 from panic_tda import clustering_manager, pending
@@ -358,7 +359,11 @@ def test_the_log_has_the_figures_of_every_model(upgraded: MakeFile, caplog: pyte
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"models": ["Nomic", "Nonesuch"]}, UnknownModel, "no embeddings of model Nonesuch; .* Nomic, STSBMpnet"),
+        (
+            {"models": ["Nomic", "Nonesuch"]},
+            UnknownModel,
+            "no embeddings of model Nonesuch; .* Nomic, STSBMpnet",
+        ),
         ({"models": ["nomic"]}, UnknownModel, "no embeddings of model nomic"),
         ({"downsample": 0}, InvalidParameter, "downsample must be"),
         ({"downsample": -3}, InvalidParameter, "downsample must be"),
@@ -431,12 +436,14 @@ def write_meanwhile(file: UpgradedFile, sql: str) -> Callable[[], None]:
 
 def test_no_connection_is_open_while_computing(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> None:
     file = upgraded()
-    act = write_meanwhile(file, "UPDATE run SET seed = seed + 1")
-    meanwhile(monkeypatch, act)
-    # The write would wait for its 0.1 s and fail were there a lock.
+    open_files: list[str] = []
+
+    def look() -> None:
+        open_files.extend(opened.path for opened in psutil.Process().open_files())
+
+    meanwhile(monkeypatch, look)
     assert {outcome.status for outcome in cluster_all_data(file.database)} == {CLUSTERED}
-    links = [str(link.resolve()) for link in Path("/proc/self/fd").iterdir() if link.exists()]
-    assert not [link for link in links if "field.sqlite" in link]
+    assert [path for path in open_files if path.startswith(str(file.path))] == []
 
 
 def test_an_embedding_deleted_meanwhile_costs_the_saving_and_not_the_result(
@@ -548,7 +555,7 @@ def test_a_disk_without_any_room_says_both(large: UpgradedFile, temporary_folder
     assert "nor kept as a file" in (outcome.reason or "")
     assert snapshot(large.path) == before
     assert pending.find(large.database) == []
-    assert [path for path in large.path.parent.rglob("*.part")] == []
+    assert list(large.path.parent.rglob("*.part")) == []
 
 
 def test_references_to_clusterings(upgraded: MakeFile) -> None:
