@@ -326,7 +326,7 @@ class _Importer:
         """Check that what is stored under the ids of these rows is what the rows say."""
         values: dict[str, Any] = {}
         for chunk in _chunks([row[0] for row in rows]):
-            values.update(self._connection.execute(stored, {"ids": chunk}).tuples().all())
+            values.update((row[0], row[1]) for row in self._connection.execute(stored, {"ids": chunk}))
         for index, (identity, value, *_) in enumerate(rows):
             if values[identity] != value:
                 batch.refuse(
