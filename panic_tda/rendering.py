@@ -10,9 +10,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from panic_tda.clustering_manager import ModelOutcome, SavedPending
 from panic_tda.parameters import chord_to_cosine
 from panic_tda.results import ClusterDetails, ClusteringSummary
+from panic_tda.types import ModelOutcome, SavedPending
 
 PIPE_COLUMNS = 160
 """Width of the output where it goes to a file or another program."""

@@ -6,7 +6,9 @@ Arrays are C-ordered. `n` counts rows, `d` their dimensions. NumPy is imported f
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
+from uuid import UUID
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     IntArray: TypeAlias = NDArray[np.int64]
     BytesArray: TypeAlias = NDArray[np.bytes_]
     BoolArray: TypeAlias = NDArray[np.bool_]
+
+CLUSTERED, SKIPPED, FAILED = "clustered", "skipped", "failed"
+"""What may become of one embedding model."""
 
 
 @dataclass(frozen=True)
@@ -126,3 +131,69 @@ class Clustering:
     def n_clusters(self) -> int:
         """Number of clusters, outliers not counted."""
         return len(self.persistence)
+
+
+@dataclass(frozen=True)
+class FinishedClustering:
+    """A computed clustering with all that its rows in the database say.
+
+    Attributes
+    ----------
+    id : UUID
+        Id of the result.
+    embedding_model : str
+        Name of the embedding model.
+    started_at, completed_at : datetime
+        Naive UTC times of the computation.
+    parameters : dict
+        Every effective value; must be JSON.
+    ids : (n,) S32
+        Embedding ids, ascending.
+    labels : (n,) int64
+        Cluster of each embedding, or `OUTLIER`.
+    probabilities : (n,) float64
+        Membership strengths.
+    medoids : dict of int to int
+        Row of the medoid by cluster label; one for every cluster.
+    persistence : dict of int to float
+        By cluster label.
+    """
+
+    id: UUID
+    embedding_model: str
+    started_at: datetime
+    completed_at: datetime
+    parameters: dict[str, Any]
+    ids: BytesArray
+    labels: IntArray
+    probabilities: FloatArray
+    medoids: dict[int, int]
+    persistence: dict[int, float]
+
+
+@dataclass(frozen=True)
+class ModelOutcome:
+    """What became of one embedding model; the fields are the keys of `cluster-embeddings --json`."""
+
+    id: UUID | None
+    embedding_model: str
+    status: str
+    reason: str | None
+    n_total: int
+    n_sampled: int
+    n_excluded: int
+    n_embeddings: int = 0
+    n_clusters: int = 0
+    n_outliers: int = 0
+    backend: str | None = None
+    exact: bool | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SavedPending:
+    """A kept clustering that is in the database now."""
+
+    id: UUID
+    embedding_model: str
+    n_vanished: int
