@@ -7,7 +7,7 @@ first one's POSIX locks whenever it closes the file, and committed rows would be
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ SCHEMA_VERSION = "0001"
 """The revision that this code reads and writes; the newest one in `migrations/versions`."""
 VERSION_TABLE = "panic_tda_version"
 BUSY_TIMEOUT_SECONDS = 60.0
+CACHE_KIBIBYTES = 256 << 10
 PIPELINE_TABLES = ("experimentconfig", "run", "invocation", "embedding")
 
 
@@ -261,6 +262,36 @@ def insert_rows(
         cursor.close()
 
 
+def insert_new_rows(
+    connection: Connection, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+) -> int:
+    """Insert the rows whose id is not in the table yet, and leave those that are there as they are.
+
+    Parameters
+    ----------
+    connection : Connection
+        From `Database.writing`.
+    table : str
+        A table with the primary key `id`.
+    columns : sequence of str
+        The columns that are given; the others take their defaults.
+    rows : sequence of tuple
+        Values as the driver takes them: ids as text of 32 characters, vectors as bytes.
+
+    Returns
+    -------
+    int
+        How many rows were inserted.
+    """
+    # The driver's own statement: SQLAlchemy's preparation of each row costs as much as inserting it.
+    mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
+    sql = (
+        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join([mark] * len(columns))}) "
+        "ON CONFLICT (id) DO NOTHING"
+    )
+    return connection.exec_driver_sql(sql, list(rows)).rowcount if rows else 0
+
+
 def _fixed_width(values: tuple[Any, ...], width: int) -> pa.Array:
     lengths = {-1 if value is None else len(value) for value in values}
     if lengths != {width}:
@@ -302,6 +333,8 @@ def _connect(path: Path, mode: str, foreign_keys: bool) -> sqlite3.Connection:
     uri = f"file:{quote(str(path))}?mode={mode}"
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
     connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
+    # Ids are looked up and inserted in no order: a million rows' indexes are to fit. Taken when needed only.
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
     if mode == "rw" and connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         connection.execute("PRAGMA journal_mode = WAL")
     return connection

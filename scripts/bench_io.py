@@ -20,9 +20,9 @@ import numpy as np
 
 from panic_tda.database import Database, open_database
 from panic_tda.loading import load_embeddings, take_census
-from panic_tda.results import FinishedClustering, save_clustering
+from panic_tda.results import save_clustering
 from panic_tda.schemas import utc_now, uuid7
-from panic_tda.types import EmbeddingMatrix
+from panic_tda.types import EmbeddingMatrix, FinishedClustering
 
 MODEL = "Bench"
 RUN_LENGTH = 1000

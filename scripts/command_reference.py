@@ -28,7 +28,13 @@ def reference() -> str:
 
 def _block(name: str, command: click.Command) -> str:
     # The width is given: the help must not depend on the terminal that this runs in.
-    context = click.Context(command, info_name=name, terminal_width=WIDTH, max_content_width=WIDTH)
+    context = click.Context(
+        command,
+        info_name=name,
+        terminal_width=WIDTH,
+        max_content_width=WIDTH,
+        help_option_names=group.context_settings["help_option_names"],
+    )
     return f"### {name}\n\n```text\n{command.get_help(context)}\n```\n"
 
 

@@ -26,6 +26,7 @@ RANKS = {
     "duplicates": 2,
     "sampling": 2,
     "checkpoint": 2,
+    "arrow_files": 2,
     "database": 2,
     "clustering": 3,
     "loading": 3,

@@ -89,3 +89,14 @@ def test_downsample_ladder_stops_before_a_step_that_would_not_finish(sample: Pat
     done = subprocess.run([script, "0"], check=True, capture_output=True, text=True, env=environment)
     assert len(_parameters(sample)) == 1
     assert "would take" in done.stderr
+
+
+def test_io_benchmark_prints_its_figures() -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "bench_io.py"), "--rows", "2000", "--repeats", "1"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    for figure in (
+        r"loading: [\d.]+ s",
+        r"saving the second: [\d,]+ assignments/s, [\d.]+ bytes",
+        r"deleting 100 .* ms",
+    ):
+        assert re.search(figure, done.stdout), figure
