@@ -32,6 +32,7 @@ from panic_tda.loading import (
     read_vectors,
     require_valid,
     stored_ids,
+    stored_models,
     take_census,
 )
 from panic_tda.medoids import medoids
@@ -140,8 +141,19 @@ def get_medoid_invocation(
 
 
 def list_clusterings(session: Session, *, model: str | None = None) -> list[ClusteringSummary]:
-    """Return the stored clusterings, of one model or of all, the latest first."""
-    return results.list_summaries(session, model=model)
+    """Return the stored clusterings, of one model or of all, the latest first.
+
+    Raises
+    ------
+    UnknownModel
+        The database has neither clusterings nor embeddings of `model`.
+    """
+    found = results.list_summaries(session, model=model)
+    if model is not None and not found:
+        known = stored_models(session.connection())
+        if model not in known:
+            raise UnknownModel(f"no embeddings of model {model}; the database has: {', '.join(known)}")
+    return found
 
 
 def get_cluster_details(

@@ -312,6 +312,8 @@ def _streaming_cursor(connection: Connection) -> Any:
 
 def _parse(target: str | Path) -> URL:
     text = str(target)
+    if not text:
+        raise WrongUsage("the name of the database is empty; give a path with --db or PANIC_TDA_DB")
     if "://" not in text:
         return URL.create("sqlite", database=text)
     try:
@@ -321,6 +323,8 @@ def _parse(target: str | Path) -> URL:
     backend = url.get_backend_name()
     if backend not in ("sqlite", "postgresql"):
         raise WrongUsage(f"databases are SQLite or PostgreSQL; got {backend} in {url.render_as_string()}")
+    if backend == "sqlite" and not url.database:
+        raise WrongUsage(f"{text!r} names no file; give the path of a database with --db or PANIC_TDA_DB")
     return url.set(drivername="postgresql+psycopg") if backend == "postgresql" else url
 
 

@@ -197,6 +197,12 @@ def input_sha256(matrix: EmbeddingMatrix) -> str:
     return digest.hexdigest()
 
 
+def stored_models(connection: Connection) -> list[str]:
+    """Return the names of all embedding models in alphabetical order."""
+    query = sa.select(_embedding.c.embedding_model).distinct().order_by(_embedding.c.embedding_model)
+    return list(connection.execute(query).scalars())
+
+
 def stored_ids(connection: Connection, model: str) -> BytesArray:
     """Return the ids of all embeddings of a model, (n,) S32, in no order."""
     query = sa.select(sa.type_coerce(_embedding.c.id, sa.String)).where(_embedding.c.embedding_model == model)

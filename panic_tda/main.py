@@ -131,10 +131,20 @@ def import_embeddings(database: str, files: tuple[Path, ...], model: str | None,
     help="Whether all rows may be one cluster.",
 )
 @click.option(
-    "--selection-method", type=click.Choice(parameters.SELECTION_METHODS), default="eom", show_default=True
+    "--selection-method",
+    type=click.Choice(parameters.SELECTION_METHODS),
+    default="eom",
+    show_default=True,
+    help="Choose clusters by excess of mass, or the leaves of the hierarchy.",
 )
 @click.option("--max-cluster-size", type=int, help="Split larger clusters further (eom only).")
-@click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True)
+@click.option(
+    "--backend",
+    type=click.Choice(BACKENDS),
+    default="auto",
+    show_default=True,
+    help="What builds the spanning tree.",
+)
 @click.option(
     "--skip-invalid", is_flag=True, help="Leave invalid vectors out instead of failing their model."
 )
@@ -207,7 +217,8 @@ def show_clustering(database: str, reference: str, model: str | None, limit: int
     if as_json:
         _print([rendering.details_json(*pair) for pair in shown])
     else:
-        _print("\n\n".join(rendering.details_text(*pair, rendering.terminal_width()) for pair in shown))
+        texts = [rendering.details_text(*pair, rendering.terminal_width()) for pair in shown]
+        _print("\n\n".join(texts) or rendering.NO_CLUSTERINGS)
 
 
 @main.command("delete-clusterings")

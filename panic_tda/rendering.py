@@ -17,6 +17,7 @@ from panic_tda.types import ImportSummary, ModelOutcome, SavedPending
 PIPE_COLUMNS = 160
 """Width of the output where it goes to a file or another program."""
 _COUNTED = ("n_total", "n_sampled", "n_excluded", "n_embeddings", "n_unique", "n_clusters", "n_outliers")
+NO_CLUSTERINGS = "No clusterings are stored; make some with panic-tda cluster-embeddings."
 _TABLE_GAP = "  "
 
 
@@ -102,7 +103,7 @@ def listing_json(summaries: Sequence[ClusteringSummary]) -> list[dict[str, Any]]
 def listing_text(summaries: Sequence[ClusteringSummary], n_stored: int) -> str:
     """Return one line a stored clustering, the latest first, and how many of `n_stored` are not shown."""
     if not summaries:
-        return "No clusterings are stored; make some with panic-tda cluster-embeddings."
+        return NO_CLUSTERINGS
     rows = [
         (
             str(summary.id),
@@ -210,7 +211,7 @@ def _cluster_lines(cluster: ClusterDetails, n_embeddings: int, width: int) -> li
         f"{cluster.label:>5}  {cluster.size:>8}  {_percent(cluster.size, n_embeddings):>7}  "
         f"persistence {cluster.persistence:.3f}{copies:>7}  "
     )
-    text = "(image)" if cluster.medoid_text is None else " ".join(cluster.medoid_text.split())
+    text = "(image)" if cluster.medoid_text is None else _on_one_line(cluster.medoid_text)
     ids = {
         "embedding": cluster.medoid_embedding_id,
         "invocation": cluster.medoid_invocation_id,
@@ -228,6 +229,14 @@ def _id_lines(ids: dict[str, UUID | None], width: int) -> list[str]:
             lines.append(" " * 5)
         lines[-1] += item
     return lines
+
+
+def _on_one_line(text: str) -> str:
+    # Texts are generated: escape sequences in them must not reach the terminal.
+    words = " ".join(text.split())
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in words
+    )
 
 
 def _shorten(text: str, width: int) -> str:

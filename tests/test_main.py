@@ -1,0 +1,649 @@
+"""The commands: exit codes, what they print and what is in the database afterwards."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from panic_tda import pending
+from panic_tda.clustering_manager import list_clusterings
+from panic_tda.main import main
+from panic_tda.parameters import ClusteringParameters
+from panic_tda.results import ClusteringSummary
+from tests.conftest import MakeFile, UpgradedFile, make_finished
+from tests.field_files import ODD_TEXTS, FieldSpec, write_field_file
+from tests.snapshots import snapshot
+
+OUTCOME_KEYS = {
+    "id",
+    "embedding_model",
+    "status",
+    "reason",
+    "n_total",
+    "n_sampled",
+    "n_excluded",
+    "n_embeddings",
+    "n_clusters",
+    "n_outliers",
+    "backend",
+    "exact",
+    "seconds",
+}
+CLUSTER_KEYS = {
+    "label",
+    "size",
+    "persistence",
+    "medoid_embedding_id",
+    "medoid_invocation_id",
+    "medoid_run_id",
+    "medoid_image_invocation_id",
+    "medoid_copies",
+    "medoid_text",
+}
+READING = (
+    ["list-clusterings"],
+    ["show-clustering"],
+    ["delete-clusterings", "--all", "--yes"],
+    ["save-pending"],
+)
+EVERY = (["cluster-embeddings"], *READING)
+
+
+@pytest.fixture(autouse=True)
+def clean_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.delenv("PANIC_TDA_DB", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def invoke(*arguments: object, db: Path | str | None = None, answer: str | None = None, **env: str) -> Result:
+    words = [str(argument) for argument in arguments]
+    if db is not None:
+        words += ["--db", str(db)]
+    result = CliRunner().invoke(main, words, input=answer, env=env)
+    assert "Traceback" not in result.output
+    return result
+
+
+def succeed(*arguments: object, **more: Any) -> Result:
+    result = invoke(*arguments, **more)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def fail(code: int, *arguments: object, **more: Any) -> str:
+    """Run what must fail; return what it said on stderr."""
+    result = invoke(*arguments, **more)
+    assert result.exit_code == code, result.output
+    assert result.stderr
+    return result.stderr
+
+
+def fail_as_json(code: int, *arguments: object, **more: Any) -> dict[str, str]:
+    result = invoke(*arguments, "--json", **more)
+    assert result.exit_code == code, result.output
+    (only,) = json.loads(result.stdout).items()
+    assert only[0] == "error"
+    assert set(only[1]) == {"type", "message"}
+    assert only[1]["message"] in result.stderr
+    return dict(only[1])
+
+
+def stored(file: UpgradedFile) -> list[ClusteringSummary]:
+    with file.database.session() as session:
+        return list_clusterings(session)
+
+
+@pytest.fixture
+def clustered(upgraded: MakeFile) -> UpgradedFile:
+    file = upgraded(FieldSpec(dummy_rows=1))
+    succeed("cluster-embeddings", db=file.path)
+    return file
+
+
+# ---------------------------------------------------------------------------- the group
+
+
+def commands() -> list[str]:
+    return sorted(main.commands)
+
+
+def test_the_commands_of_the_main_job_are_there() -> None:
+    assert set(commands()) >= {
+        "upgrade",
+        "import-embeddings",
+        "cluster-embeddings",
+        "list-clusterings",
+        "show-clustering",
+        "delete-clusterings",
+        "save-pending",
+    }
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_and_option_is_documented(command: str) -> None:
+    found = main.commands[command]
+    assert found.help
+    names = {parameter.name for parameter in found.params}
+    assert {"database", "verbose", "quiet", "log_file"} <= names
+    undocumented = [
+        parameter.opts[0]
+        for parameter in found.params
+        if isinstance(parameter, click.Option) and not parameter.help
+    ]
+    assert undocumented == []
+    for flag in ("-h", "--help"):
+        assert " ".join(found.help.split()[:6]) in " ".join(succeed(command, flag).output.split())
+
+
+def test_the_commands_defaults_are_the_librarys() -> None:
+    options = {option.name: option.default for option in main.commands["cluster-embeddings"].params}
+    asked = ClusteringParameters()
+    for name in ("epsilon", "allow_single_cluster", "selection_method", "backend"):
+        assert options[name] == getattr(asked, name)
+
+
+def test_unknown_commands_and_options_are_wrong_usage() -> None:
+    assert "No such command" in fail(2, "cluster-everything")
+    assert "No such option" in fail(2, "list-clusterings", "--everything")
+    assert invoke("--version").exit_code in (0, 1)  # the version is known where the package is installed
+
+
+# ---------------------------------------------------------------------------- cluster-embeddings
+
+
+def test_clustering_everything(upgraded: MakeFile) -> None:
+    file = upgraded(FieldSpec(dummy_rows=1, vision_models=("NomicVision",)))
+    result = succeed("cluster-embeddings", db=file.path)
+    found = {summary.embedding_model: summary for summary in stored(file)}
+    assert set(found) == {"Nomic", "NomicVision", "STSBMpnet"}
+    header, *lines = result.stdout.splitlines()
+    assert header.split()[:3] == ["model", "status", "embeddings"]
+    assert [line.split()[:2] for line in lines] == [
+        ["Dummy", "skipped"],
+        *([model, "clustered"] for model in ("Nomic", "NomicVision", "STSBMpnet")),
+    ]
+    for summary in found.values():
+        assert str(summary.id) in result.stdout
+    # Logs and progress go elsewhere.
+    assert "20" in result.stderr
+    assert "done in" in result.stderr
+    assert "done in" not in result.stdout
+
+
+def test_clustering_as_json(upgraded: MakeFile) -> None:
+    file = upgraded(FieldSpec(dummy_rows=1))
+    said = json.loads(succeed("cluster-embeddings", "--json", db=file.path).stdout)
+    assert set(said) == {"results"}
+    by_model = {outcome["embedding_model"]: outcome for outcome in said["results"]}
+    assert {model: outcome["status"] for model, outcome in by_model.items()} == {
+        "Dummy": "skipped",
+        "Nomic": "clustered",
+        "STSBMpnet": "clustered",
+    }
+    for outcome in by_model.values():
+        assert set(outcome) == OUTCOME_KEYS
+    summary = next(summary for summary in stored(file) if summary.embedding_model == "Nomic")
+    nomic = by_model["Nomic"]
+    assert nomic["id"] == str(summary.id)
+    assert {name: nomic[name] for name in nomic if name.startswith("n_")} == {
+        name: summary.parameters[name] for name in nomic if name.startswith("n_")
+    }
+    assert set(nomic["seconds"]) == {"load", "fit", "medoids", "save"}
+    assert nomic["reason"] is None
+    assert by_model["Dummy"]["id"] is None
+    assert "at least 2" in by_model["Dummy"]["reason"]
+
+
+def test_every_option_reaches_the_stored_parameters(upgraded: MakeFile) -> None:
+    file = upgraded()
+    succeed(
+        *("cluster-embeddings", "Nomic", "--downsample", 2, "--epsilon", 0.25, "--min-cluster-size", "20%"),
+        *("--min-samples", 3, "--no-allow-single-cluster", "--selection-method", "leaf"),
+        *("--max-cluster-size", 15, "--backend", "sklearn"),
+        db=file.path,
+    )
+    (summary,) = stored(file)
+    assert (
+        summary.parameters
+        | {
+            "downsample": 2,
+            "cluster_selection_epsilon": 0.25,
+            "min_cluster_size": 4,
+            "min_samples": 3,
+            "allow_single_cluster": False,
+            "cluster_selection_method": "leaf",
+            "max_cluster_size": 15,
+            "backend": "sklearn",
+            "n_embeddings": 20,
+        }
+        == summary.parameters
+    )
+
+
+def test_a_failed_model_is_exit_1_and_the_others_are_saved(upgraded: MakeFile) -> None:
+    file = upgraded(FieldSpec(nan_vectors=1, null_vectors=1))
+    result = invoke("cluster-embeddings", db=file.path)
+    assert result.exit_code == 1
+    assert "invalid" in result.stdout
+    assert [summary.embedding_model for summary in stored(file)] == ["STSBMpnet"]
+    result = invoke("cluster-embeddings", "--json", db=file.path)
+    assert result.exit_code == 1
+    assert [outcome["status"] for outcome in json.loads(result.stdout)["results"]] == ["failed", "clustered"]
+    succeed("cluster-embeddings", "--skip-invalid", db=file.path)
+    assert stored(file)[1].parameters["n_excluded"] == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--downsample", 0],
+        ["--downsample", -1],
+        ["--downsample", 1.5],
+        ["--downsample", 10**30],
+        ["--epsilon", -0.1],
+        ["--epsilon", 2.5],
+        ["--epsilon", "nan"],
+        ["--epsilon", "wide"],
+        ["--min-cluster-size", "0%"],
+        ["--min-cluster-size", "100%"],
+        ["--min-cluster-size", "-5%"],
+        ["--min-cluster-size", "nan%"],
+        ["--min-cluster-size", 1],
+        ["--min-cluster-size", 0],
+        ["--min-cluster-size", "many"],
+        ["--min-samples", 0],
+        ["--max-cluster-size", 0],
+        ["--selection-method", "best"],
+        ["--backend", "fastest"],
+    ],
+    ids=lambda options: " ".join(map(str, options)),
+)
+def test_options_out_of_range_are_wrong_usage(upgraded: MakeFile, options: list[object]) -> None:
+    file = upgraded()
+    before = snapshot(file.path)
+    said = fail(2, "cluster-embeddings", *options, db=file.path)
+    name = str(options[0]).removeprefix("--")
+    assert name in said or name.replace("-", "_") in said
+    assert snapshot(file.path) == before
+
+
+def test_a_model_that_does_not_exist(upgraded: MakeFile) -> None:
+    file = upgraded()
+    before = snapshot(file.path)
+    said = fail(2, "cluster-embeddings", "Nomic", "Nonesuch", db=file.path)
+    assert "no embeddings of model Nonesuch; the database has: Nomic, STSBMpnet" in said
+    error = fail_as_json(2, "cluster-embeddings", "Nonesuch", db=file.path)
+    assert error["type"] == "UnknownModel"
+    assert snapshot(file.path) == before
+
+
+def test_a_backend_that_refuses_fails_its_models(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    from panic_tda.backends import sklearn as sklearn_backend
+
+    monkeypatch.setattr(sklearn_backend, "MAX_ROWS", 30)
+    file = upgraded()
+    result = invoke("cluster-embeddings", "--backend", "sklearn", db=file.path)
+    assert result.exit_code == 1
+    assert "backend sklearn accepts up to 30 rows" in result.stdout
+    assert stored(file) == []
+
+
+# ---------------------------------------------------------------------------- databases that are not one
+
+
+@pytest.mark.parametrize("command", EVERY, ids=" ".join)
+def test_a_missing_file_is_wrong_usage_and_creates_nothing(tmp_path: Path, command: list[str]) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    for target in (tmp_path / "nowhere" / "x.sqlite", f"sqlite:///{tmp_path}/x.sqlite", ":memory:", tmp_path):
+        said = fail(2, *command, db=target)
+        assert "--db" in said
+    assert "db/trajectory_data.sqlite" in fail(2, *command)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", EVERY, ids=" ".join)
+@pytest.mark.parametrize("target", ["", "sqlite://", "nonsense://host/db", "mysql://host/db", "://"])
+def test_what_names_no_database_is_wrong_usage(tmp_path: Path, command: list[str], target: str) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    said = fail(2, *command, db=target)
+    assert "unexpected" not in said
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", EVERY, ids=" ".join)
+def test_what_is_no_database_is_left_alone(tmp_path: Path, command: list[str]) -> None:
+    path = tmp_path / "text.sqlite"
+    path.write_text("no database at all\n" * 500)
+    assert "file is not a database" in fail(1, *command, db=path)
+    assert path.read_text() == "no database at all\n" * 500
+    path.write_bytes(b"")
+    assert "no table embedding" in fail(1, *command, db=path)
+    assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("command", EVERY, ids=" ".join)
+def test_a_file_that_needs_an_upgrade_says_how(tmp_path: Path, command: list[str]) -> None:
+    facts = write_field_file(tmp_path / "field.sqlite")
+    before = facts.path.read_bytes()
+    assert f"panic-tda upgrade --db {facts.path}" in fail(1, *command, db=facts.path)
+    assert facts.path.read_bytes() == before
+    if command != ["delete-clusterings", "--all", "--yes"]:
+        assert fail_as_json(1, *command, db=facts.path)["type"] == "NeedsUpgrade"
+
+
+def test_a_database_without_embeddings(tmp_path: Path) -> None:
+    from panic_tda.database import open_database
+
+    path = tmp_path / "new.sqlite"
+    open_database(path, create=True)
+    assert "panic-tda import-embeddings" in fail(1, "cluster-embeddings", db=path)
+    assert fail_as_json(1, "cluster-embeddings", db=path)["type"] == "NoEmbeddings"
+
+
+def test_a_read_only_file(upgraded: MakeFile) -> None:
+    file = upgraded()
+    file.path.chmod(0o444)
+    before = snapshot(file.path)
+    assert "read-only; make it writable" in fail(1, "cluster-embeddings", db=file.path)
+    assert snapshot(file.path) == before
+    succeed("list-clusterings", db=file.path)
+
+
+def test_the_database_may_come_from_the_environment_or_a_url(clustered: UpgradedFile) -> None:
+    listed = succeed("list-clusterings", db=clustered.path).stdout
+    assert succeed("list-clusterings", PANIC_TDA_DB=str(clustered.path)).stdout == listed
+    assert succeed("list-clusterings", db=f"sqlite:///{clustered.path}").stdout == listed
+
+
+@pytest.mark.parametrize("name", ["a?b.sqlite", "a#b.sqlite", "a%20b.sqlite", "a b.sqlite", "風船 🎈.sqlite"])
+def test_paths_with_any_character(upgraded: MakeFile, tmp_path: Path, name: str) -> None:
+    file = upgraded(FieldSpec(), name)
+    succeed("cluster-embeddings", db=file.path)
+    assert len(stored(file)) == 2
+    files = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert files <= {name, f"{name}-wal", f"{name}-shm"}
+
+
+# ---------------------------------------------------------------------------- upgrade
+
+
+def test_an_upgrade_asks_first(tmp_path: Path) -> None:
+    facts = write_field_file(tmp_path / "field.sqlite")
+    before = facts.path.read_bytes()
+    for answer in ("n\n", ""):
+        result = invoke("upgrade", db=facts.path, answer=answer)
+        assert result.exit_code == 1
+        assert "embeddingcluster: 80 rows" in result.stdout
+        assert facts.path.read_bytes() == before
+    assert "is up to date" in succeed("upgrade", db=facts.path, answer="y\n").stdout
+    again = succeed("upgrade", db=facts.path)
+    assert "nothing to do" in again.stdout
+
+
+def test_an_upgrade_for_scripts(tmp_path: Path) -> None:
+    facts = write_field_file(tmp_path / "field.sqlite")
+    assert "is up to date" in succeed("upgrade", "--yes", db=facts.path).stdout
+    succeed("cluster-embeddings", db=facts.path)
+    assert "no database at" in fail(2, "upgrade", "--yes", db=tmp_path / "nowhere.sqlite")
+
+
+# ---------------------------------------------------------------------------- list and show
+
+
+def test_listing(clustered: UpgradedFile) -> None:
+    lines = succeed("list-clusterings", db=clustered.path).stdout.splitlines()
+    assert len(lines) == 3
+    for line, summary in zip(lines[1:], stored(clustered), strict=True):
+        cells = line.split()
+        assert cells[:4] == [str(summary.id), summary.embedding_model, "hdbscan", "0.4"]
+        assert str(summary.parameters["n_embeddings"]) in cells
+    only = succeed("list-clusterings", "--model", "Nomic", db=clustered.path).stdout.splitlines()
+    assert [line.split()[1] for line in only[1:]] == ["Nomic"]
+
+
+def test_listing_as_json(clustered: UpgradedFile) -> None:
+    said = json.loads(succeed("list-clusterings", "--json", db=clustered.path).stdout)
+    first = stored(clustered)[0]
+    assert [one["id"] for one in said] == [str(summary.id) for summary in stored(clustered)]
+    parameters = first.parameters
+    assert said[0] == {
+        "id": str(first.id),
+        "embedding_model": first.embedding_model,
+        "algorithm": "hdbscan",
+        "epsilon": 0.4,
+        "downsample": 1,
+        "backend": parameters["backend"],
+        "exact": True,
+        "n_clusters": parameters["n_clusters"],
+        "n_assignments": parameters["n_embeddings"],
+        "outlier_percent": 100 * parameters["n_outliers"] / parameters["n_embeddings"],
+        "created_at": first.created_at.isoformat(sep=" "),
+        "duration_seconds": first.seconds,
+    }
+
+
+def test_nothing_to_list_or_show_says_how_to_make_some(upgraded: MakeFile) -> None:
+    file = upgraded()
+    for command in ("list-clusterings", "show-clustering"):
+        assert "panic-tda cluster-embeddings" in succeed(command, db=file.path).stdout
+        assert json.loads(succeed(command, "--json", db=file.path).stdout) == []
+
+
+def test_lists_are_bounded_by_default(upgraded: MakeFile) -> None:
+    file = upgraded()
+    ids = [embedding.id for embedding in file.facts.sample("Nomic")]
+    from panic_tda.results import save_clustering
+
+    with file.database.writing() as connection:
+        for seed in range(55):
+            save_clustering(connection, make_finished(ids, seed=seed))
+    lines = succeed("list-clusterings", db=file.path).stdout.splitlines()
+    assert len(lines) == 52
+    assert "5 older" in lines[-1]
+    assert "--limit 0" in lines[-1]
+    assert len(succeed("list-clusterings", "--limit", 0, db=file.path).stdout.splitlines()) == 56
+    assert len(json.loads(succeed("list-clusterings", "--limit", 3, "--json", db=file.path).stdout)) == 3
+    fail(2, "list-clusterings", "--limit", -1, db=file.path)
+
+
+def test_showing(clustered: UpgradedFile) -> None:
+    shown = succeed("show-clustering", db=clustered.path).stdout
+    summaries = {summary.embedding_model: summary for summary in stored(clustered)}
+    for model, summary in summaries.items():
+        assert f"Clustering {summary.id} of {model}" in shown
+    assert "epsilon 0.4 chord (cosine distance 0.08)" in shown
+    nomic = summaries["Nomic"]
+    for reference in (nomic.id, nomic.id.hex[:30], str(nomic.id).upper()):
+        only = succeed("show-clustering", reference, db=clustered.path).stdout
+        assert f"Clustering {nomic.id} of Nomic" in only
+        assert str(summaries["STSBMpnet"].id) not in only
+    assert succeed("show-clustering", "latest", "--model", "Nomic", db=clustered.path).stdout == only
+
+
+def test_showing_as_json_and_what_it_says_of_medoids(clustered: UpgradedFile) -> None:
+    said = json.loads(succeed("show-clustering", "--json", db=clustered.path).stdout)
+    assert [one["embedding_model"] for one in said] == ["Nomic", "STSBMpnet"]
+    texts = {step.id: step.text for step in clustered.facts.invocations}
+    for one in said:
+        assert one["parameters"]["n_clusters"] == len(one["clusters"]) > 0
+        assert [cluster["label"] for cluster in one["clusters"]] == list(range(len(one["clusters"])))
+        for cluster in one["clusters"]:
+            assert set(cluster) == CLUSTER_KEYS
+            invocation = cluster["medoid_invocation_id"].replace("-", "")
+            assert cluster["medoid_text"] == texts[invocation]
+            assert cluster["medoid_run_id"].replace("-", "") in clustered.facts.runs
+            assert cluster["medoid_image_invocation_id"].replace("-", "") in texts
+            assert 1 <= cluster["medoid_copies"] <= cluster["size"]
+
+
+def test_showing_is_bounded_by_default(upgraded: MakeFile) -> None:
+    file = upgraded(FieldSpec(runs=30, dimensions=64))
+    options = ("--epsilon", 0, "--min-cluster-size", 2, "--min-samples", 1)
+    succeed("cluster-embeddings", "Nomic", *options, db=file.path)
+    n_clusters = stored(file)[0].parameters["n_clusters"]
+    assert n_clusters > 21
+    shown = succeed("show-clustering", db=file.path).stdout
+    assert shown.count("persistence") == 20
+    assert f"and {n_clusters - 20} smaller clusters; --limit 0 shows all" in shown
+    everything = succeed("show-clustering", "--limit", 0, db=file.path).stdout
+    assert everything.count("persistence") == n_clusters
+    said = json.loads(succeed("show-clustering", "--limit", 2, "--json", db=file.path).stdout)
+    assert len(said[0]["clusters"]) == 2
+
+
+def test_references_that_fit_nothing_or_too_much(clustered: UpgradedFile) -> None:
+    first, second = stored(clustered)
+    shared = 0
+    while first.id.hex[shared] == second.id.hex[shared]:
+        shared += 1
+    assert "2 of 2 stored clusterings begin with" in fail(
+        2, "show-clustering", first.id.hex[:shared], db=clustered.path
+    )
+    succeed("show-clustering", first.id.hex[: shared + 1], db=clustered.path)
+    assert "none of 2" in fail(2, "show-clustering", "nonsense", db=clustered.path)
+    assert fail_as_json(2, "show-clustering", "zz", db=clustered.path)["type"] == "UnknownClustering"
+    other = first.embedding_model
+    assert f"not of {other}" in fail(2, "show-clustering", second.id, "--model", other, db=clustered.path)
+    for command in (["show-clustering"], ["list-clusterings"], ["delete-clusterings", "--yes"]):
+        assert "Nonesuch" in fail(2, *command, "--model", "Nonesuch", db=clustered.path)
+
+
+def test_odd_texts_stay_on_one_line_and_control_no_terminal(upgraded: MakeFile) -> None:
+    file = upgraded(FieldSpec(runs=1, text_models=("Nomic",)))
+    for text in (
+        *ODD_TEXTS,
+        "\x1b[31mred\x1b]0;title\x07",
+        "a\u202eb",
+        "tab\tand\rreturn\x85\u2028",
+        "風" * 300,
+    ):
+        with sqlite3.connect(file.path) as connection:
+            connection.execute("UPDATE invocation SET output_text = ? WHERE type = 'TEXT'", (text,))
+        if not stored(file):
+            succeed("cluster-embeddings", "--epsilon", 2, db=file.path)
+        result = succeed("show-clustering", db=file.path)
+        assert stored(file)[0].parameters["n_clusters"] == 1
+        (line,) = (line for line in result.stdout.split("\n") if "persistence" in line)
+        assert "×10" in line
+        assert all(character.isprintable() for character in line)
+        assert len(line) <= 160
+        said = json.loads(succeed("show-clustering", "--json", db=file.path).stdout)
+        assert said[0]["clusters"][0]["medoid_text"] == text
+
+
+# ---------------------------------------------------------------------------- delete-clusterings
+
+
+def test_deleting_asks_first_and_says_what_goes(clustered: UpgradedFile) -> None:
+    before = snapshot(clustered.path)
+    for answer in ("n\n", ""):
+        result = invoke("delete-clusterings", "--all", db=clustered.path, answer=answer)
+        assert result.exit_code == 1
+        assert "2 clusterings go" in result.stdout
+        assert "80 assignments" in result.stdout
+        assert snapshot(clustered.path) == before
+    assert "Deleted 2" in succeed("delete-clusterings", "--all", db=clustered.path, answer="y\n").stdout
+    assert stored(clustered) == []
+    assert "Nothing to delete" in succeed("delete-clusterings", "--all", db=clustered.path).stdout
+
+
+def test_deleting_by_model_and_by_id(clustered: UpgradedFile) -> None:
+    succeed("cluster-embeddings", db=clustered.path)
+    succeed("delete-clusterings", "--model", "Nomic", "--yes", db=clustered.path)
+    left = stored(clustered)
+    assert [summary.embedding_model for summary in left] == ["STSBMpnet"] * 2
+    succeed("delete-clusterings", left[1].id, "--yes", db=clustered.path)
+    assert [summary.id for summary in stored(clustered)] == [left[0].id]
+    fail(2, "delete-clusterings", left[0].id, left[1].id, "--yes", db=clustered.path)
+    assert [summary.id for summary in stored(clustered)] == [left[0].id]
+    for table in ("cluster", "embeddingcluster"):
+        assert len({row[0] for row in snapshot(clustered.path)[table][1]}) == 1
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["--all", "--model", "Nomic"], ["ab", "--all"], ["ab", "--model", "Nomic"]]
+)
+def test_what_to_delete_is_named_in_exactly_one_way(clustered: UpgradedFile, words: list[str]) -> None:
+    assert "exactly one of the three" in fail(2, "delete-clusterings", *words, "--yes", db=clustered.path)
+    assert len(stored(clustered)) == 2
+
+
+# ---------------------------------------------------------------------------- save-pending
+
+
+def test_saving_what_waits(upgraded: MakeFile) -> None:
+    file = upgraded()
+    ids = [embedding.id for embedding in file.facts.sample("Nomic")]
+    assert "No clustering waits" in succeed("save-pending", db=file.path).stdout
+    finished = make_finished(ids)
+    pending.keep(file.database, finished)
+    outlier = next(row for row in range(40) if row not in finished.medoids.values())
+    with sqlite3.connect(file.path) as connection:
+        connection.execute("DELETE FROM embedding WHERE id = ?", (finished.ids[outlier].decode(),))
+    said = succeed("save-pending", db=file.path).stdout
+    assert f"Saved clustering {finished.id} of Nomic; 1 embeddings have gone since" in said
+    path = pending.keep(file.database, make_finished(ids[:20], seed=4))
+    as_json = json.loads(succeed("save-pending", path, "--json", db=file.path).stdout)
+    assert [one["embedding_model"] for one in as_json["saved"]] == ["Nomic"]
+    assert len(stored(file)) == 2
+
+
+def test_files_that_cannot_be_saved(upgraded: MakeFile, tmp_path: Path) -> None:
+    file = upgraded()
+    assert "no file at" in fail(2, "save-pending", tmp_path / "nowhere.arrow", db=file.path)
+    (tmp_path / "text.arrow").write_text("hello")
+    assert "is no complete clustering" in fail(1, "save-pending", tmp_path / "text.arrow", db=file.path)
+    assert fail_as_json(1, "save-pending", tmp_path / "text.arrow", db=file.path)["type"] == "BadInput"
+
+
+# ---------------------------------------------------------------------------- logs
+
+
+def test_how_much_is_logged(upgraded: MakeFile, tmp_path: Path) -> None:
+    file = upgraded(FieldSpec(dummy_rows=1))
+    usual = succeed("cluster-embeddings", db=file.path).stderr
+    quiet = succeed("cluster-embeddings", "-q", db=file.path).stderr
+    verbose = succeed("cluster-embeddings", "-v", db=file.path).stderr
+    assert "INFO" in usual
+    assert "DEBUG" not in usual
+    assert "INFO" not in quiet
+    assert "WARNING" in quiet
+    assert "DEBUG" in verbose
+    log = tmp_path / "logs" / "run.log"
+    succeed("cluster-embeddings", "-q", "--log-file", log, db=file.path)
+    assert "DEBUG" in log.read_text()
+    assert "Nomic: 40 embeddings" in log.read_text()
+
+
+def test_a_traceback_is_for_the_log_file(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    from panic_tda import clustering_manager
+
+    def broken(*_arguments: object, **_options: object) -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(clustering_manager, "cluster_rows", broken)
+    file = upgraded()
+    said = fail(1, "cluster-embeddings", "Nomic", "--log-file", "run.log", db=file.path)
+    assert "unexpected ZeroDivisionError: a fault of ours" in said
+    assert "Traceback" in Path("run.log").read_text()
+    monkeypatch.setattr(clustering_manager, "list_clusterings", broken)
+    said = fail(1, "list-clusterings", "--log-file", "list.log", db=file.path)
+    assert "unexpected ZeroDivisionError" in said
+    assert "--log-file" in said
+    assert "Traceback" in Path("list.log").read_text()
+
+
+def test_a_log_file_that_cannot_be_written(upgraded: MakeFile, tmp_path: Path) -> None:
+    file = upgraded()
+    (tmp_path / "text").write_text("")
+    for target in (tmp_path, tmp_path / "text" / "run.log"):
+        assert "cannot write the log file" in fail(2, "list-clusterings", "--log-file", target, db=file.path)
