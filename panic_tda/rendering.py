@@ -154,7 +154,7 @@ def details_text(summary: ClusteringSummary, clusters: Sequence[ClusterDetails],
         *_parameter_lines(said),
         "",
     ]
-    if not clusters:
+    if not said["n_clusters"]:
         lines.append("No clusters: every embedding is an outlier.")
     for cluster in clusters:
         lines += _cluster_lines(cluster, said["n_embeddings"], width)
@@ -196,9 +196,10 @@ def saved_text(saved: Sequence[SavedPending]) -> str:
 def _parameter_lines(said: dict[str, Any]) -> list[str]:
     epsilon = said["cluster_selection_epsilon"]
     counts = ", ".join(f"{name.removeprefix('n_')} {said[name]}" for name in _COUNTED if name in said)
+    limit = said.get("max_cluster_size")
     return [
         f"  epsilon {epsilon:g} chord (cosine distance {chord_to_cosine(epsilon):g}), min_cluster_size "
-        f"{said['min_cluster_size']}, min_samples {said['min_samples']}, {said['cluster_selection_method']}, "
+        f"{said['min_cluster_size']}, {f'max_cluster_size {limit}, ' if limit else ''}min_samples {said['min_samples']}, {said['cluster_selection_method']}, "
         f"single cluster {'allowed' if said['allow_single_cluster'] else 'not allowed'}",
         f"  backend {said['backend']} ({'exact' if said['exact'] else 'approximate'}), "
         f"downsample {said['downsample']}; {counts}",
