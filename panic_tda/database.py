@@ -223,7 +223,10 @@ def stream_vectors(
         cursor.execute(sql, ())
         while rows := cursor.fetchmany(batch_rows):
             ids, vectors = zip(*rows, strict=True)
-            yield pa.record_batch({"id": _fixed_width(ids, 32), "vector": _fixed_width(vectors, width)})
+            batch = pa.record_batch({"id": _fixed_width(ids, 32), "vector": _fixed_width(vectors, width)})
+            # Freed before the next rows come, their memory is still in the cache when it is used again.
+            del rows, ids, vectors
+            yield batch
     except connection.dialect.loaded_dbapi.Error as error:
         raise DatabaseError(f"reading vectors: {error}") from error
     finally:
@@ -293,13 +296,16 @@ def insert_new_rows(
 
 
 def _fixed_width(values: tuple[Any, ...], width: int) -> pa.Array:
-    lengths = {-1 if value is None else len(value) for value in values}
-    if lengths != {width}:
-        raise DatabaseError(
-            f"values of {width} bytes were expected, got lengths {sorted(lengths)} (-1: missing)"
-        )
-    data = "".join(values).encode("ascii") if isinstance(values[0], str) else b"".join(values)
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(values), [None, pa.py_buffer(data)])
+    try:
+        if set(map(len, values)) == {width}:
+            data = "".join(values).encode("ascii") if isinstance(values[0], str) else b"".join(values)
+            return pa.FixedSizeBinaryArray.from_buffers(
+                pa.binary(width), len(values), [None, pa.py_buffer(data)]
+            )
+    except TypeError:
+        pass  # A missing value has no length.
+    lengths = sorted({-1 if value is None else len(value) for value in values})
+    raise DatabaseError(f"values of {width} bytes were expected, got lengths {lengths} (-1: missing)")
 
 
 def _streaming_cursor(connection: Connection) -> Any:

@@ -131,10 +131,20 @@ def import_embeddings(database: str, files: tuple[Path, ...], model: str | None,
     help="Whether all rows may be one cluster.",
 )
 @click.option(
-    "--selection-method", type=click.Choice(parameters.SELECTION_METHODS), default="eom", show_default=True
+    "--selection-method",
+    type=click.Choice(parameters.SELECTION_METHODS),
+    default="eom",
+    show_default=True,
+    help="Excess of mass, or the leaves of the hierarchy.",
 )
 @click.option("--max-cluster-size", type=int, help="Split larger clusters further (eom only).")
-@click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True)
+@click.option(
+    "--backend",
+    type=click.Choice(BACKENDS),
+    default="auto",
+    show_default=True,
+    help="What builds the spanning tree; a backend that is named never gives way to another.",
+)
 @click.option(
     "--skip-invalid", is_flag=True, help="Leave invalid vectors out instead of failing their model."
 )
