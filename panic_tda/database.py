@@ -216,7 +216,7 @@ def stream_vectors(
     Raises
     ------
     DatabaseError
-        A value is missing or of another length.
+        A value is missing or of another length, or the file is damaged.
     """
     sql = str(query.compile(connection, compile_kwargs={"literal_binds": True}))
     # The driver's own cursor: turning each of millions of rows into a result object would double the time.
@@ -227,6 +227,8 @@ def stream_vectors(
         while rows := cursor.fetchmany(batch_rows):
             ids, vectors = zip(*rows, strict=True)
             yield pa.record_batch({"id": _fixed_width(ids, 32), "vector": _fixed_width(vectors, width)})
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise DatabaseError(f"reading vectors: {error}") from error
     finally:
         cursor.close()
 

@@ -20,6 +20,7 @@ from panic_tda.embedding_files import EmbeddingBatch, EmbeddingFile, RunKey
 from panic_tda.errors import WrongUsage
 from panic_tda.progress import Progress, Silent
 from panic_tda.schemas import Embedding, ExperimentConfig, Run
+from panic_tda.types import ImportSummary
 
 _experiment = ExperimentConfig.__table__
 _run = Run.__table__
@@ -33,50 +34,6 @@ _EMBEDDING_COLUMNS = ("id", "vector", "invocation_id", "embedding_model", *_TIME
 _IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
 _STORED_TEXTS = sa.text("SELECT id, output_text FROM invocation WHERE id IN :ids").bindparams(_IDS)
 _STORED_VECTORS = sa.text("SELECT id, vector FROM embedding WHERE id IN :ids").bindparams(_IDS)
-
-
-@dataclass(frozen=True)
-class ImportSummary:
-    """What an import added.
-
-    Attributes
-    ----------
-    n_files, n_rows : int
-        Read.
-    n_new_embeddings, n_new_invocations, n_new_runs : int
-        Added; the other rows were in the database already, with the same text and vector.
-    models : tuple of str
-        Embedding models of the rows, sorted.
-    experiment_id : UUID or None
-        The new runs' experiment; None where all runs were there.
-    """
-
-    n_files: int
-    n_rows: int
-    n_new_embeddings: int
-    n_new_invocations: int
-    n_new_runs: int
-    models: tuple[str, ...]
-    experiment_id: UUID | None
-
-    @property
-    def n_present(self) -> int:
-        """Rows whose embedding was in the database already."""
-        return self.n_rows - self.n_new_embeddings
-
-    def describe(self) -> str:
-        """Say in one or two lines what was added."""
-        read = f"read {self.n_rows:,} rows from {self.n_files} {'file' if self.n_files == 1 else 'files'}"
-        if not self.n_new_embeddings:
-            return f"{read}: nothing to add, all of them are in the database already"
-        present = f"; {self.n_present:,} were there already" if self.n_present else ""
-        return (
-            f"{read}: added {self.n_new_embeddings:,} embeddings ({', '.join(self.models)}), "
-            f"{self.n_new_invocations:,} invocations and {self.n_new_runs:,} runs{present}"
-        )
-
-    def __str__(self) -> str:
-        return self.describe()
 
 
 def sample_files() -> list[Path]:

@@ -289,8 +289,9 @@ def _usable(vectors: Float32Array) -> BoolArray:
     usable: BoolArray = np.isfinite(squares) & (squares > 0)
     if not usable.all():
         # A finite vector may overflow or vanish when it is squared in single precision.
-        suspects = vectors[~usable].astype(np.float64)
-        usable[~usable] = np.isfinite(suspects).all(axis=1) & (suspects != 0).any(axis=1)
+        suspects = vectors[~usable]
+        with np.errstate(invalid="ignore"):  # what a signalling NaN signals is said by the caller
+            usable[~usable] = np.isfinite(suspects).all(axis=1) & suspects.any(axis=1)
     return usable
 
 
@@ -310,12 +311,13 @@ def _explain_lengths(census: ModelCensus, bad: int, first: list[str]) -> str:
     lengths = ", ".join(
         f"{count} of {size} bytes"
         for size, count in census.sampled.items()
-        if size not in (None, census.width)
+        if size is not None and (size != census.width or not size)
     )
-    kinds = "; ".join(part for part in (f"{missing} missing" if missing else "", lengths) if part)
+    expected = f"{census.width // _FLOAT_BYTES or 'some'} float32 values expected"
+    kinds = "; ".join(part for part in (f"{missing} missing" if missing else "", lengths, expected) if part)
     return (
-        f"{bad} of {census.n_sampled} vectors of model {census.model} are invalid ({kinds}; "
-        f"{census.width // _FLOAT_BYTES} float32 values expected); first embedding ids: {', '.join(first)}; "
+        f"{bad} of {census.n_sampled} vectors of model {census.model} are invalid ({kinds}); "
+        f"first embedding ids: {', '.join(first)}; "
         "repair them, or leave them out with --skip-invalid"
     )
 

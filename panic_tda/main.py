@@ -150,6 +150,7 @@ def cluster_embeddings(
 ) -> None:
     """Cluster all embeddings of the named embedding models, or of all models, and save the results."""
     from panic_tda import clustering_manager, rendering
+    from panic_tda.types import FAILED
 
     wanted = parameters.from_options(**asked)
     with terminal.make_progress(quiet=False) as progress:
@@ -162,7 +163,7 @@ def cluster_embeddings(
             progress=progress,
         )
     _print(rendering.outcomes_json(outcomes) if as_json else rendering.outcomes_text(outcomes))
-    if any(outcome.status == clustering_manager.FAILED for outcome in outcomes):
+    if any(outcome.status == FAILED for outcome in outcomes):
         sys.exit(terminal.EXIT_FAILED)
 
 

@@ -10,9 +10,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from panic_tda.clustering_manager import ModelOutcome, SavedPending
 from panic_tda.parameters import chord_to_cosine
 from panic_tda.results import ClusterDetails, ClusteringSummary
+from panic_tda.types import ImportSummary, ModelOutcome, SavedPending
 
 PIPE_COLUMNS = 160
 """Width of the output where it goes to a file or another program."""
@@ -58,6 +58,22 @@ def outcomes_text(outcomes: Sequence[ModelOutcome]) -> str:
         "clustering",
     )
     return _table(header, rows, right=(2, 3, 4, 7))
+
+
+def import_json(summary: ImportSummary) -> dict[str, Any]:
+    """Return the object that `import-embeddings --json` prints."""
+    return _plain(asdict(summary)) | {"n_present": summary.n_present}
+
+
+def import_text(summary: ImportSummary) -> str:
+    """Say what an import added, and what was there before."""
+    models = ", ".join(summary.models)
+    if not summary.n_new_embeddings:
+        return f"All {summary.n_rows} embeddings of {models} are in the database already; nothing was added."
+    return (
+        f"{summary.n_new_embeddings} embeddings of {models} were added, of {summary.n_new_invocations} new "
+        f"invocations in {summary.n_new_runs} new runs; {summary.n_present} were there already."
+    )
 
 
 def listing_json(summaries: Sequence[ClusteringSummary]) -> list[dict[str, Any]]:
