@@ -157,8 +157,11 @@ def open_database(target: str | Path, *, create: bool = False) -> Database:
     if path is not None and not path.exists():
         if not create:
             raise MissingPath(f"no database at {path}; name an existing file with --db or PANIC_TDA_DB")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        except OSError as error:
+            raise DatabaseError(f"no database can be made at {path}: {error.strerror}") from error
         _create_tables(database)
     elif path is not None and path.is_dir():
         raise MissingPath(f"{path} is a folder; name a database file with --db or PANIC_TDA_DB")
@@ -327,6 +330,8 @@ def _parse(target: str | Path) -> URL:
     backend = url.get_backend_name()
     if backend not in ("sqlite", "postgresql"):
         raise WrongUsage(f"databases are SQLite or PostgreSQL; got {backend} in {url.render_as_string()}")
+    if backend == "sqlite" and url.database in (None, "", ":memory:"):
+        raise WrongUsage(f"{text} names no file; nothing would be kept")
     return url.set(drivername="postgresql+psycopg") if backend == "postgresql" else url
 
 
@@ -338,12 +343,20 @@ def _connect(path: Path, mode: str, foreign_keys: bool) -> sqlite3.Connection:
     # The path is percent-encoded: a '?' or '#' in it would end it, a '%' would be taken for an escape.
     uri = f"file:{quote(str(path))}?mode={mode}"
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
+    try:
+        _configure(connection, mode, foreign_keys)
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _configure(connection: sqlite3.Connection, mode: str, foreign_keys: bool) -> None:
     connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
     # Ids are looked up and inserted in no order: a million rows' indexes are to fit. Taken when needed only.
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
     if mode == "rw" and connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         connection.execute("PRAGMA journal_mode = WAL")
-    return connection
 
 
 def _create_tables(database: Database) -> None:
