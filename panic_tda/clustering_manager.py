@@ -283,10 +283,12 @@ def _skipped(job: _Job, census: ModelCensus, n_usable: int) -> ModelOutcome:
         f"{n_usable} usable of {census.n_total} embeddings at downsample {job.downsample}; "
         f"at least {MIN_ROWS} are needed"
     )
-    return _without_result(census, SKIPPED, reason)
+    return _without_result(census, SKIPPED, reason, n_usable)
 
 
-def _without_result(census: ModelCensus, status: str, reason: str) -> ModelOutcome:
+def _without_result(
+    census: ModelCensus, status: str, reason: str, n_usable: int | None = None
+) -> ModelOutcome:
     _log.log(
         logging.ERROR if status == FAILED else logging.WARNING, "%s %s: %s", census.model, status, reason
     )
@@ -297,7 +299,7 @@ def _without_result(census: ModelCensus, status: str, reason: str) -> ModelOutco
         reason=reason,
         n_total=census.n_total,
         n_sampled=census.n_sampled,
-        n_excluded=census.n_orphans + census.n_sampled - census.n_usable,
+        n_excluded=census.n_orphans + census.n_sampled - (census.n_usable if n_usable is None else n_usable),
     )
 
 

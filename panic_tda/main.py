@@ -103,7 +103,7 @@ def import_embeddings(database: str, files: tuple[Path, ...], model: str | None,
 
     importing.require_files(files)
     opened = open_database(database, create=True)
-    with terminal.make_progress(quiet=False) as progress:
+    with terminal.make_progress() as progress:
         summary = importing.import_embeddings(files, opened, model=model, progress=progress)
     _print(rendering.import_json(summary) if as_json else rendering.import_text(summary))
 
@@ -163,7 +163,7 @@ def cluster_embeddings(
     from panic_tda.types import FAILED
 
     wanted = parameters.from_options(**asked)
-    with terminal.make_progress(quiet=False) as progress:
+    with terminal.make_progress() as progress:
         outcomes = clustering_manager.cluster_all_data(
             database,
             models,

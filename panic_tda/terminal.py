@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -110,8 +111,9 @@ class BarProgress(LoggedProgress):
         self._bar.advance(self._task, amount)
 
 
-def make_progress(*, quiet: bool) -> LoggedProgress:
-    """Return what shows progress on this stderr."""
+def make_progress() -> LoggedProgress:
+    """Return what shows progress on this stderr: no bar where only warnings are to be seen."""
+    quiet = any(handler.level >= logging.WARNING for handler in _log.handlers)
     if quiet or not sys.stderr.isatty():
         return LoggedProgress()
     from rich.console import Console
@@ -151,8 +153,11 @@ def configure_logging(*, verbose: bool, quiet: bool, log_file: Path | None) -> N
         stderr.addFilter(_without_traceback)
     _log.addHandler(stderr)
     if log_file is not None:
-        log_file.parent.mkdir(parents=True, exist_ok=True)
-        to_file = logging.FileHandler(log_file, encoding="utf-8")
+        try:
+            log_file.parent.mkdir(parents=True, exist_ok=True)
+            to_file = logging.FileHandler(log_file, encoding="utf-8")
+        except OSError as error:
+            raise WrongUsage(f"cannot write the log file {log_file}: {error.strerror or error}") from error
         to_file.setFormatter(_line_format())
         _log.addHandler(to_file)
 
@@ -166,13 +171,18 @@ def exit_codes(*, as_json: bool) -> Iterator[None]:
     except PanicTdaError as error:
         _fail(error, EXIT_USAGE if isinstance(error, WrongUsage) else EXIT_FAILED, as_json=as_json)
     except KeyboardInterrupt:
-        click.echo("interrupted; nothing unfinished was saved", err=True)
+        _echo_error("interrupted; nothing unfinished was saved")
         sys.exit(EXIT_INTERRUPTED)
+    except SystemExit as leaving:
+        if leaving.code == EXIT_TERMINATED:
+            _echo_error("terminated; nothing unfinished was saved")
+        raise
     except (click.ClickException, click.Abort, click.exceptions.Exit):
         raise
     except BrokenPipeError:
-        # The reader of our output went away (`| head`): no failure of ours.
-        sys.stderr.close()
+        # The reader of our output went away (`| head`): no failure of ours. What is still in the buffer goes
+        # nowhere, or the interpreter would fail when it writes it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
         _fail(error, EXIT_FAILED, as_json=as_json)
@@ -185,7 +195,9 @@ class _StderrHandler(logging.Handler):
     """Writes to the stderr of this moment, around a progress bar where there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(self.format(record), err=True)
+        # A stderr that is gone (a closed pipe, a full disk) is no reason to lose hours of work.
+        with suppress(OSError):
+            click.echo(self.format(record), err=True)
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
@@ -203,8 +215,13 @@ def _fail(error: Exception, code: int, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"error": {"type": type(error).__name__, "message": message}}, indent=2))
     hint = "" if expected else " (the traceback is in --log-file, or on stderr with -v)"
-    click.echo(f"Error: {message}{hint}", err=True)
+    _echo_error(f"Error: {message}{hint}")
     sys.exit(code)
+
+
+def _echo_error(message: str) -> None:
+    with suppress(OSError):
+        click.echo(message, err=True)
 
 
 def _terminate_on_sigterm() -> Any:
@@ -212,7 +229,7 @@ def _terminate_on_sigterm() -> Any:
         return None
 
     def terminate(_number: int, _frame: FrameType | None) -> None:
-        click.echo("terminated; nothing unfinished was saved", err=True)
+        # Nothing is printed here: the signal may have come in the middle of another line.
         sys.exit(EXIT_TERMINATED)
 
     return signal.signal(signal.SIGTERM, terminate)

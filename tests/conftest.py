@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 from panic_tda.database import Database, open_database
+from panic_tda.schemas import uuid7
+from panic_tda.types import FinishedClustering
 from panic_tda.upgrade import upgrade
 from tests.field_files import FieldFacts, FieldSpec, write_field_file
 from tests.snapshots import field_copy
@@ -48,3 +52,32 @@ def real_file(tmp_path: Path) -> Database:
     database = open_database(field_copy(tmp_path))
     upgrade(database)
     return database
+
+
+def make_finished(ids: Sequence[str], *, model: str = "Nomic", seed: int = 0) -> FinishedClustering:
+    """Invent a clustering of these embeddings, with outliers and clusters of several sizes."""
+    rng = np.random.default_rng(seed)
+    n = len(ids)
+    labels = np.sort(rng.integers(-1, 4, n))[rng.permutation(n)]
+    found = sorted(set(labels.tolist()) - {-1})
+    return FinishedClustering(
+        id=uuid7(),
+        embedding_model=model,
+        started_at=datetime(2025, 7, 15, 10, 0, 0, 123456),
+        completed_at=datetime(2025, 7, 15, 11, 45),
+        parameters={
+            "cluster_selection_epsilon": 0.4,
+            "downsample": 1,
+            "backend": "sklearn",
+            "exact": True,
+            "n_embeddings": n,
+            "n_clusters": len(found),
+            "n_outliers": int((labels == -1).sum()),
+            "seconds": {"fit": 0.1 + 0.2},
+        },
+        ids=np.array(sorted(ids), dtype="S32"),
+        labels=labels,
+        probabilities=np.where(labels == -1, 0.0, rng.random(n)),
+        medoids={label: int(rng.choice(np.flatnonzero(labels == label))) for label in found},
+        persistence={label: float(rng.random()) for label in found},
+    )
