@@ -101,7 +101,7 @@ def import_embeddings(database: str, files: tuple[Path, ...], model: str | None,
     from panic_tda import importing, rendering
     from panic_tda.database import open_database
 
-    importing.require_files(files)
+    importing.require_files(files, model=model)
     opened = open_database(database, create=True)
     with terminal.make_progress() as progress:
         summary = importing.import_embeddings(files, opened, model=model, progress=progress)

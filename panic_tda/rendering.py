@@ -67,13 +67,8 @@ def import_json(summary: ImportSummary) -> dict[str, Any]:
 
 def import_text(summary: ImportSummary) -> str:
     """Say what an import added, and what was there before."""
-    models = ", ".join(summary.models)
-    if not summary.n_new_embeddings:
-        return f"All {summary.n_rows} embeddings of {models} are in the database already; nothing was added."
-    return (
-        f"{summary.n_new_embeddings} embeddings of {models} were added, of {summary.n_new_invocations} new "
-        f"invocations in {summary.n_new_runs} new runs; {summary.n_present} were there already."
-    )
+    text = summary.describe()
+    return text[0].upper() + text[1:] + "."
 
 
 def listing_json(summaries: Sequence[ClusteringSummary]) -> list[dict[str, Any]]:
