@@ -157,8 +157,11 @@ def open_database(target: str | Path, *, create: bool = False) -> Database:
     if path is not None and not path.exists():
         if not create:
             raise MissingPath(f"no database at {path}; name an existing file with --db or PANIC_TDA_DB")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        except OSError as error:
+            raise DatabaseError(f"no database can be made at {path}: {error.strerror}") from error
         _create_tables(database)
     elif path is not None and path.is_dir():
         raise MissingPath(f"{path} is a folder; name a database file with --db or PANIC_TDA_DB")
@@ -223,7 +226,10 @@ def stream_vectors(
         cursor.execute(sql, ())
         while rows := cursor.fetchmany(batch_rows):
             ids, vectors = zip(*rows, strict=True)
-            yield pa.record_batch({"id": _fixed_width(ids, 32), "vector": _fixed_width(vectors, width)})
+            batch = pa.record_batch({"id": _fixed_width(ids, 32), "vector": _fixed_width(vectors, width)})
+            # Freed before the next rows come, their memory is still in the cache when it is used again.
+            del rows, ids, vectors
+            yield batch
     except connection.dialect.loaded_dbapi.Error as error:
         raise DatabaseError(f"reading vectors: {error}") from error
     finally:
@@ -293,13 +299,16 @@ def insert_new_rows(
 
 
 def _fixed_width(values: tuple[Any, ...], width: int) -> pa.Array:
-    lengths = {-1 if value is None else len(value) for value in values}
-    if lengths != {width}:
-        raise DatabaseError(
-            f"values of {width} bytes were expected, got lengths {sorted(lengths)} (-1: missing)"
-        )
-    data = "".join(values).encode("ascii") if isinstance(values[0], str) else b"".join(values)
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(values), [None, pa.py_buffer(data)])
+    try:
+        if set(map(len, values)) == {width}:
+            data = "".join(values).encode("ascii") if isinstance(values[0], str) else b"".join(values)
+            return pa.FixedSizeBinaryArray.from_buffers(
+                pa.binary(width), len(values), [None, pa.py_buffer(data)]
+            )
+    except TypeError:
+        pass  # A missing value has no length.
+    lengths = sorted({-1 if value is None else len(value) for value in values})
+    raise DatabaseError(f"values of {width} bytes were expected, got lengths {lengths} (-1: missing)")
 
 
 def _streaming_cursor(connection: Connection) -> Any:
@@ -323,8 +332,10 @@ def _parse(target: str | Path) -> URL:
     backend = url.get_backend_name()
     if backend not in ("sqlite", "postgresql"):
         raise WrongUsage(f"databases are SQLite or PostgreSQL; got {backend} in {url.render_as_string()}")
-    if backend == "sqlite" and not url.database:
-        raise WrongUsage(f"{text!r} names no file; give the path of a database with --db or PANIC_TDA_DB")
+    if backend == "sqlite" and url.database in (None, "", ":memory:"):
+        raise WrongUsage(
+            f"{text} names no file, so nothing would be kept; give a path with --db or PANIC_TDA_DB"
+        )
     return url.set(drivername="postgresql+psycopg") if backend == "postgresql" else url
 
 
@@ -336,12 +347,20 @@ def _connect(path: Path, mode: str, foreign_keys: bool) -> sqlite3.Connection:
     # The path is percent-encoded: a '?' or '#' in it would end it, a '%' would be taken for an escape.
     uri = f"file:{quote(str(path))}?mode={mode}"
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
+    try:
+        _configure(connection, mode, foreign_keys)
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _configure(connection: sqlite3.Connection, mode: str, foreign_keys: bool) -> None:
     connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
     # Ids are looked up and inserted in no order: a million rows' indexes are to fit. Taken when needed only.
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
     if mode == "rw" and connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         connection.execute("PRAGMA journal_mode = WAL")
-    return connection
 
 
 def _create_tables(database: Database) -> None:

@@ -160,32 +160,29 @@ def load_embeddings(
     progress = progress or Silent()
     validate_downsample(downsample)
     with database.reading() as connection:
-        if downsample > 1 or skip_invalid:
+        everything = downsample == 1 and not census.n_orphans and not skip_invalid
+        if not everything:
             census = _census(connection, sample(downsample), census.model).get(census.model, census)
-            n_rows = census.n_usable
-        else:
-            # Nothing is left out but orphans, so the index on the model alone bounds the rows.
-            n_rows = _count_rows(connection, census.model)
-        progress.phase("load", total=n_rows)
+        progress.phase("load", total=census.n_usable)
         query = _vector_query(census, downsample, filtered=skip_invalid)
         try:
-            ids, vectors, valid = _fill(connection, query, (n_rows, census.width), progress)
+            ids, vectors, valid = _fill(connection, query, (census.n_usable, census.width), progress)
         except DatabaseError:
             require_valid(database, take_census(database, downsample)[census.model], downsample)
             raise
     if not skip_invalid and not valid.all():
         raise BadVectors(_explain_values(census.model, ids[~valid]))
-    n_total, n_sampled, n_orphans = census.n_total, census.n_sampled, census.n_orphans
-    if downsample == 1 and not skip_invalid:
-        n_total, n_sampled, n_orphans = n_rows, len(ids), n_rows - len(ids)
+    if everything:
+        # What was read is what there is now; the census may be hours older.
+        census = ModelCensus(census.model, n_total=len(ids), n_orphans=0, sampled={census.width: len(ids)})
     ids, vectors = _in_order(ids[valid], vectors) if valid.all() else _in_order(ids[valid], vectors[valid])
     return EmbeddingMatrix(
         model=census.model,
         ids=ids,
         vectors=vectors,
-        n_total=n_total,
-        n_sampled=n_sampled,
-        n_excluded=n_orphans + n_sampled - len(ids),
+        n_total=census.n_total,
+        n_sampled=census.n_sampled,
+        n_excluded=census.n_orphans + census.n_sampled - len(ids),
         downsample=downsample,
     )
 
@@ -249,11 +246,6 @@ def _census(connection: Connection, chosen: Sample, model: str | None = None) ->
     return found
 
 
-def _count_rows(connection: Connection, model: str) -> int:
-    query = sa.select(sa.func.count()).select_from(_embedding).where(_embedding.c.embedding_model == model)
-    return int(connection.execute(query).scalar_one())
-
-
 def _vector_query(census: ModelCensus, downsample: int, *, filtered: bool) -> Select[Any]:
     # No ORDER BY: the file is read in its own order, which is the fast one, and sorted in memory.
     query = sa.select(_embedding.c.id, _embedding.c.vector).where(
@@ -272,18 +264,27 @@ def _fill(
     n_rows, width = shape
     ids = np.empty(n_rows, dtype="S32")
     vectors = np.empty((n_rows, width // _FLOAT_BYTES), dtype=np.float32)
-    valid = np.ones(n_rows, dtype=bool)
+    valid = np.empty(n_rows, dtype=bool)
     filled = 0
     for batch in stream_vectors(
         connection, query, width=width, batch_rows=max(1, BATCH_BYTES // (width + 32))
     ):
         rows = slice(filled, filled + batch.num_rows)
+        if rows.stop > len(ids):
+            ids, vectors, valid = _grown(ids, rows.stop), _grown(vectors, rows.stop), _grown(valid, rows.stop)
         ids[rows] = _view(batch.column("id"), np.dtype("S32"))
         vectors[rows] = _view(batch.column("vector"), np.dtype("<f4")).reshape(batch.num_rows, -1)
         valid[rows] = _usable(vectors[rows])
         filled = rows.stop
         progress.advance(batch.num_rows)
     return ids[:filled], vectors[:filled], valid[:filled]
+
+
+def _grown(array: np.ndarray[Any, Any], n_rows: int) -> np.ndarray[Any, Any]:
+    # More rows than were counted: they were added since. An eighth more than needed keeps this rare.
+    larger = np.empty((n_rows + n_rows // 8, *array.shape[1:]), dtype=array.dtype)
+    larger[: len(array)] = array
+    return larger
 
 
 def _view(column: pa.Array, dtype: np.dtype[Any]) -> Any:

@@ -101,7 +101,7 @@ def import_embeddings(database: str, files: tuple[Path, ...], model: str | None,
     from panic_tda import importing, rendering
     from panic_tda.database import open_database
 
-    importing.require_files(files)
+    importing.require_files(files, model=model)
     opened = open_database(database, create=True)
     with terminal.make_progress() as progress:
         summary = importing.import_embeddings(files, opened, model=model, progress=progress)
@@ -135,7 +135,7 @@ def import_embeddings(database: str, files: tuple[Path, ...], model: str | None,
     type=click.Choice(parameters.SELECTION_METHODS),
     default="eom",
     show_default=True,
-    help="Choose clusters by excess of mass, or the leaves of the hierarchy.",
+    help="Excess of mass, or the leaves of the hierarchy.",
 )
 @click.option("--max-cluster-size", type=int, help="Split larger clusters further (eom only).")
 @click.option(
@@ -143,7 +143,7 @@ def import_embeddings(database: str, files: tuple[Path, ...], model: str | None,
     type=click.Choice(BACKENDS),
     default="auto",
     show_default=True,
-    help="What builds the spanning tree.",
+    help="What builds the spanning tree; a backend that is named never gives way to another.",
 )
 @click.option(
     "--skip-invalid", is_flag=True, help="Leave invalid vectors out instead of failing their model."

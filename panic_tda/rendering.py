@@ -68,13 +68,8 @@ def import_json(summary: ImportSummary) -> dict[str, Any]:
 
 def import_text(summary: ImportSummary) -> str:
     """Say what an import added, and what was there before."""
-    models = ", ".join(summary.models)
-    if not summary.n_new_embeddings:
-        return f"All {summary.n_rows} embeddings of {models} are in the database already; nothing was added."
-    return (
-        f"{summary.n_new_embeddings} embeddings of {models} were added, of {summary.n_new_invocations} new "
-        f"invocations in {summary.n_new_runs} new runs; {summary.n_present} were there already."
-    )
+    text = summary.describe()
+    return text[0].upper() + text[1:] + "."
 
 
 def listing_json(summaries: Sequence[ClusteringSummary]) -> list[dict[str, Any]]:
@@ -197,9 +192,11 @@ def _parameter_lines(said: dict[str, Any]) -> list[str]:
     epsilon = said["cluster_selection_epsilon"]
     counts = ", ".join(f"{name.removeprefix('n_')} {said[name]}" for name in _COUNTED if name in said)
     limit = said.get("max_cluster_size")
+    largest = f", max_cluster_size {limit}" if limit else ""
     return [
         f"  epsilon {epsilon:g} chord (cosine distance {chord_to_cosine(epsilon):g}), min_cluster_size "
-        f"{said['min_cluster_size']}, {f'max_cluster_size {limit}, ' if limit else ''}min_samples {said['min_samples']}, {said['cluster_selection_method']}, "
+        f"{said['min_cluster_size']}{largest}, min_samples {said['min_samples']}, "
+        f"{said['cluster_selection_method']}, "
         f"single cluster {'allowed' if said['allow_single_cluster'] else 'not allowed'}",
         f"  backend {said['backend']} ({'exact' if said['exact'] else 'approximate'}), "
         f"downsample {said['downsample']}; {counts}",

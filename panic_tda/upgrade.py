@@ -112,8 +112,8 @@ def upgrade(database: Database) -> UpgradePlan:
             f"{_mebibytes(plan.bytes_free)} are free on its file system; make room and run it again"
         )
     database.require_writable()
-    # Foreign keys off: with them on, dropping a table first deletes its rows one by one, and checks them
-    # against a file full of orphans.
+    # Foreign keys off: with them on, dropping a table first deletes its rows, and with them whatever rows of
+    # other tables refer to them.
     with database.writing(foreign_keys=False) as connection:
         migrate(connection)
     return plan

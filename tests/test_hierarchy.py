@@ -57,6 +57,17 @@ def distances_of(name: str) -> FloatArray:
     return reference.chord_distances(DATASETS[name]())
 
 
+@cache
+def tree_of(name: str, min_samples: int) -> SpanningTree:
+    """A minimum spanning tree that knows nothing of the floor."""
+    return reference.prim_tree(reference.mutual_reachability(distances_of(name), min_samples))
+
+
+@cache
+def merges_of(name: str, min_samples: int) -> reference.Merge:
+    return reference.threshold_merges(reference.mutual_reachability(distances_of(name), min_samples, FLOOR))
+
+
 def neighbour_counts(name: str) -> list[int]:
     n = len(distances_of(name))
     return sorted({min(k, n) for k in (1, 2, 5, 10)})
@@ -95,11 +106,8 @@ def assert_same(found: FlatClusters, expected: FlatClusters, note: object = "") 
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_equals_the_definition_by_thresholds(name: str) -> None:
-    distances = distances_of(name)
     for min_samples in neighbour_counts(name):
-        merges = reference.threshold_merges(reference.mutual_reachability(distances, min_samples, FLOOR))
-        # The tree knows nothing of the floor, which must give the same when it is applied last.
-        tree = reference.prim_tree(reference.mutual_reachability(distances, min_samples))
+        tree, merges = tree_of(name, min_samples), merges_of(name, min_samples)
         for parameters in GRID:
             expected = reference.threshold_clusters(merges, parameters)
             assert_same(extract(tree, parameters), expected, (min_samples, parameters))
@@ -109,9 +117,8 @@ def test_the_grid_exercises_every_rule() -> None:
     seen: dict[str, set[int]] = {"eom": set(), "leaf": set()}
     outliers = set()
     for name in DATASETS:
-        tree = reference.prim_tree(reference.mutual_reachability(distances_of(name), 2))
         for parameters in GRID:
-            found = extract(tree, parameters)
+            found = extract(tree_of(name, 2), parameters)
             seen[parameters.cluster_selection_method].add(len(found.persistence))
             outliers.add(bool((found.labels == OUTLIER).any()))
     assert seen["eom"] >= {0, 1, 2, 3, 4, 8}
@@ -125,7 +132,7 @@ def test_row_order_and_choice_of_tree_do_not_matter(name: str) -> None:
     generator = np.random.default_rng(0)
     for min_samples in neighbour_counts(name):
         reachability = reference.mutual_reachability(distances, min_samples)
-        tree = reference.prim_tree(reachability)
+        tree = tree_of(name, min_samples)
         for _ in range(4):
             # Row i of the shuffled data is row order[i]: another tree wherever distances tie.
             order = generator.permutation(len(distances))
@@ -144,7 +151,7 @@ def test_row_order_and_choice_of_tree_do_not_matter(name: str) -> None:
 @pytest.mark.parametrize("name", ["lattice", "tied_groups", "duplicates", "ring_of_clusters", "near_copies"])
 def test_rounding_of_heights_does_not_matter(name: str) -> None:
     generator = np.random.default_rng(0)
-    tree = reference.prim_tree(reference.mutual_reachability(distances_of(name), 5))
+    tree = tree_of(name, 5)
     for parameters in GRID[::7]:
         noise = 1 + generator.uniform(-1e-12, 1e-12, len(tree.height))
         noisy = SpanningTree(tree.u, tree.v, tree.height * noise)

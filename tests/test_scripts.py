@@ -93,7 +93,8 @@ def test_downsample_ladder_stops_before_a_step_that_would_not_finish(sample: Pat
 
 def test_io_benchmark_prints_its_figures() -> None:
     command = [sys.executable, str(ROOT / "scripts" / "bench_io.py"), "--rows", "2000", "--repeats", "1"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     for figure in (
         r"loading: [\d.]+ s",
         r"saving the second: [\d,]+ assignments/s, [\d.]+ bytes",

@@ -91,6 +91,19 @@ def test_the_old_pipelines_own_version_is_kept(tmp_path: Path) -> None:
     assert snapshot(facts.path)["alembic_version"][1] == [("3f2a9c1d0b7e", "text")]
 
 
+def test_rows_of_others_that_refer_to_dropped_ones_stay(tmp_path: Path) -> None:
+    facts = write_field_file(tmp_path / "field.sqlite")
+    with sqlite3.connect(facts.path) as connection:
+        connection.execute(
+            "CREATE TABLE notes (note, result CHAR(32) REFERENCES clusteringresult (id) ON DELETE CASCADE)"
+        )
+        connection.execute("INSERT INTO notes SELECT 'a remark', id FROM clusteringresult")
+    before = snapshot(facts.path)["notes"]
+    assert len(before[1]) == 2
+    upgrade(open_database(facts.path))
+    assert snapshot(facts.path)["notes"] == before
+
+
 def test_a_plan_says_what_goes_and_changes_nothing(tmp_path: Path) -> None:
     facts = write_field_file(tmp_path / "field.sqlite", FieldSpec(layout=2, clusterings=30))
     before = facts.path.read_bytes()
