@@ -386,19 +386,22 @@ def _save(database: Database, finished: FinishedClustering) -> None:
         with database.writing() as connection:
             results.save_clustering(connection, finished)
     except (DatabaseError, OSError) as error:
-        try:
-            path = pending.keep(database, finished)
-        except OSError as second:
-            raise SaveFailed(
-                f"computed, but neither saved ({error}) nor kept as a file ({second})"
-            ) from error
-        raise SaveFailed(
-            f"computed but not saved ({error}); the result is kept in {path}; "
-            f"when the cause is gone, save it with: panic-tda save-pending --db {database} {path}"
-        ) from error
+        raise SaveFailed(f"computed but not saved ({error}); {_keep(database, finished)}") from error
     except (KeyboardInterrupt, SystemExit):
-        _log.warning("interrupted while saving; the result is kept in %s", pending.keep(database, finished))
+        _log.warning("interrupted while saving; %s", _keep(database, finished))
         raise
+
+
+def _keep(database: Database, finished: FinishedClustering) -> str:
+    """Keep the result as a file, and say how to save it, or why it is lost."""
+    try:
+        path = pending.keep(database, finished)
+    except OSError as error:
+        return f"it could not be kept as a file either ({error}), and is lost"
+    return (
+        f"the result is kept in {path}; when the cause is gone, save it with: "
+        f"panic-tda save-pending --db {database} {path}"
+    )
 
 
 def _save_kept(database: Database, path: Path) -> SavedPending:

@@ -18,6 +18,7 @@ PIPE_COLUMNS = 160
 """Width of the output where it goes to a file or another program."""
 _COUNTED = ("n_total", "n_sampled", "n_excluded", "n_embeddings", "n_unique", "n_clusters", "n_outliers")
 NO_CLUSTERINGS = "No clusterings are stored; make some with panic-tda cluster-embeddings."
+_DELETED_SHOWN = 50
 _TABLE_GAP = "  "
 
 
@@ -132,7 +133,7 @@ def listing_text(summaries: Sequence[ClusteringSummary], n_stored: int) -> str:
     )
     table = _table(header, rows, right=(3, 4, 7, 8, 9, 11))
     hidden = n_stored - len(summaries)
-    return f"{table}\n… and {hidden} older ones; --limit 0 lists all" if hidden else table
+    return f"{table}\n… and {hidden} older ones; list-clusterings --limit 0 lists all" if hidden else table
 
 
 def details_json(summary: ClusteringSummary, clusters: Sequence[ClusterDetails]) -> dict[str, Any]:
@@ -166,7 +167,7 @@ def deletion_text(summaries: Sequence[ClusteringSummary]) -> str:
     n_clusters = sum(summary.parameters["n_clusters"] for summary in summaries)
     n_assignments = sum(summary.parameters["n_embeddings"] for summary in summaries)
     return (
-        f"{listing_text(summaries, len(summaries))}\n"
+        f"{listing_text(summaries[:_DELETED_SHOWN], len(summaries))}\n"
         f"{len(summaries)} clusterings go, with {n_clusters} clusters and {n_assignments} assignments."
     )
 

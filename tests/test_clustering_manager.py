@@ -551,8 +551,8 @@ def test_a_disk_without_any_room_says_both(large: UpgradedFile, temporary_folder
     before = snapshot(large.path)
     outcome = cluster_with_limit(large, temporary_folder, 40_000)
     assert outcome.status == FAILED
-    assert "neither saved" in (outcome.reason or "")
-    assert "nor kept as a file" in (outcome.reason or "")
+    assert "computed but not saved" in (outcome.reason or "")
+    assert "could not be kept as a file either" in (outcome.reason or "")
     assert snapshot(large.path) == before
     assert pending.find(large.database) == []
     assert list(large.path.parent.rglob("*.part")) == []

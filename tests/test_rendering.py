@@ -126,7 +126,9 @@ def test_a_listing_shows_whether_it_is_exact() -> None:
 
 
 def test_a_listing_says_what_it_leaves_out() -> None:
-    assert "… and 4 older ones; --limit 0 lists all" in rendering.listing_text([summary()], 5)
+    assert "… and 4 older ones; list-clusterings --limit 0 lists all" in rendering.listing_text(
+        [summary()], 5
+    )
     assert "…" not in rendering.listing_text([summary()], 1)
 
 
@@ -194,6 +196,10 @@ def test_what_a_deletion_takes_is_counted() -> None:
     text = rendering.deletion_text([summary(), summary(n_clusters=4, n_embeddings=1)])
     assert "2 clusterings go, with 7 clusters and 100 assignments." in text
     assert text.count(str(UUID(int=0xABC))) == 2
+    many = rendering.deletion_text([summary()] * 1000)
+    assert len(many.splitlines()) == 53
+    assert "and 950 older ones" in many
+    assert "1000 clusterings go" in many
 
 
 def test_what_was_saved_later() -> None:

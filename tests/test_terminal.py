@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from panic_tda import terminal
-from panic_tda.clustering_manager import cluster_all_data
+from panic_tda import pending, terminal
+from panic_tda.clustering_manager import cluster_all_data, save_pending
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.types import CLUSTERED
 from tests.conftest import MakeFile, UpgradedFile
@@ -41,7 +41,7 @@ from panic_tda.backends.sklearn import SklearnBackend
 
 def slow(self, vectors, weights, options):
     options.progress.phase("distances", total=100)
-    print("FITTING", file=sys.stderr, flush=True)
+    print("HERE NOW", file=sys.stderr, flush=True)
     for step in range(3000):
         time.sleep(0.02)
         options.progress.advance(0.01)
@@ -51,7 +51,7 @@ from panic_tda.main import main
 main(prog_name="panic-tda")
 """
 COMMAND = ("cluster-embeddings", "Nomic", "--backend", "sklearn")
-STARTED = "FITTING"
+STARTED = "HERE NOW"
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -73,9 +73,9 @@ def run(*words: object, cwd: Path, code: str | None = None, **env: str) -> subpr
 
 
 @contextmanager
-def slow_fit(file: UpgradedFile, *words: object) -> Iterator[subprocess.Popen[str]]:
+def started(file: UpgradedFile, code: str, *words: object) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, *COMMAND, "--db", str(file.path), *map(str, words)],
+        [sys.executable, "-c", code, *COMMAND, "--db", str(file.path), *map(str, words)],
         cwd=file.path.parent,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -108,7 +108,7 @@ def test_a_signal_during_the_fit_leaves_the_database_as_it_was(
 ) -> None:
     file = upgraded()
     before = snapshot(file.path)
-    with slow_fit(file, *(["--json"] if as_json else [])) as process:
+    with started(file, SLOW, *(["--json"] if as_json else [])) as process:
         read_until(process, STARTED)
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=SECONDS)
@@ -125,11 +125,49 @@ def test_a_signal_during_the_fit_leaves_the_database_as_it_was(
     assert {outcome.status for outcome in cluster_all_data(file.database)} == {CLUSTERED}
 
 
+SLOW_SAVE = """
+import sys, time
+from panic_tda import results
+whole = results._assignments
+
+def slow(key, finished):
+    for number, row in enumerate(whole(key, finished)):
+        if number == 20:
+            print("HERE NOW", file=sys.stderr, flush=True)
+        time.sleep(0.5 if number >= 20 else 0)
+        yield row
+
+results._assignments = slow
+from panic_tda.main import main
+main(prog_name="panic-tda")
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_saving_leaves_the_database_as_it_was_and_keeps_the_result(
+    upgraded: MakeFile, number: signal.Signals, code: int
+) -> None:
+    file = upgraded()
+    before = snapshot(file.path)
+    with started(file, SLOW_SAVE) as process:
+        read_until(process, STARTED)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=SECONDS)
+    assert process.returncode == code, stderr
+    assert snapshot(file.path) == before
+    (path,) = pending.find(file.database)
+    assert str(path) in stderr
+    assert "save-pending" in stderr
+    assert "Traceback" not in stderr
+    assert [saved.n_vanished for saved in save_pending(file.database)] == [0]
+    assert count_results(file.path) == 1
+
+
 def test_a_signal_leaves_what_was_saved_before(upgraded: MakeFile) -> None:
     file = upgraded()
     cluster_all_data(file.database)
     before = snapshot(file.path)
-    with slow_fit(file) as process:
+    with started(file, SLOW) as process:
         read_until(process, STARTED)
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=SECONDS)
@@ -138,7 +176,7 @@ def test_a_signal_leaves_what_was_saved_before(upgraded: MakeFile) -> None:
 
 
 def test_under_nohup_there_is_a_line_from_time_to_time(upgraded: MakeFile) -> None:
-    with slow_fit(upgraded(), "--beat") as process:
+    with started(upgraded(), SLOW, "--beat") as process:
         said = read_until(process, r"Nomic: distances: \d+ %", times=3)
     lines = [line for line in said.splitlines() if "%" in line and "distances" in line]
     for line in lines:
