@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -400,7 +401,7 @@ def _keep(database: Database, finished: FinishedClustering) -> str:
         return f"it could not be kept as a file either ({error}), and is lost"
     return (
         f"the result is kept in {path}; when the cause is gone, save it with: "
-        f"panic-tda save-pending --db {database} {path}"
+        f"panic-tda save-pending --db {shlex.quote(str(database))} {shlex.quote(str(path))}"
     )
 
 
