@@ -83,7 +83,9 @@ class ClusteringParameters:
         )
         size = self.min_cluster_size
         if isinstance(size, float):
-            _require(0 < size < 1, "min_cluster_size", "a share above 0 % and below 100 %", f"{100 * size:g} %")
+            _require(
+                0 < size < 1, "min_cluster_size", "a share above 0 % and below 100 %", f"{100 * size:g} %"
+            )
         elif size is not None:
             _require(size >= 2, "min_cluster_size", "a count of at least 2", size)
         if self.min_samples is not None:

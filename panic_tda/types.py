@@ -40,8 +40,6 @@ class EmbeddingMatrix:
         their vectors are invalid.
     downsample : int
         The sampling factor; 1 keeps every row.
-    input_sha256 : str
-        SHA-256 over the ids, then the rows, in this order.
     """
 
     model: str
@@ -51,7 +49,6 @@ class EmbeddingMatrix:
     n_sampled: int
     n_excluded: int
     downsample: int
-    input_sha256: str
 
 
 @dataclass(frozen=True)

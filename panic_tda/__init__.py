@@ -1,0 +1,50 @@
+"""Exact density clustering of millions of embedding vectors kept in a database.
+
+Names are loaded when they are first used (PEP 562), so that `import panic_tda` is instant.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from panic_tda.clustering import hdbscan as hdbscan
+    from panic_tda.clustering_manager import cluster_all_data as cluster_all_data
+    from panic_tda.clustering_manager import delete_clusterings as delete_clusterings
+    from panic_tda.clustering_manager import get_cluster_details as get_cluster_details
+    from panic_tda.clustering_manager import get_medoid_invocation as get_medoid_invocation
+    from panic_tda.clustering_manager import list_clusterings as list_clusterings
+    from panic_tda.database import Database as Database
+    from panic_tda.database import open_database as open_database
+    from panic_tda.errors import OUTLIER as OUTLIER
+    from panic_tda.errors import PanicTdaError as PanicTdaError
+    from panic_tda.parameters import ClusteringParameters as ClusteringParameters
+    from panic_tda.types import Clustering as Clustering
+
+_HOMES = {
+    "Clustering": "types",
+    "ClusteringParameters": "parameters",
+    "Database": "database",
+    "OUTLIER": "errors",
+    "PanicTdaError": "errors",
+    "cluster_all_data": "clustering_manager",
+    "delete_clusterings": "clustering_manager",
+    "get_cluster_details": "clustering_manager",
+    "get_medoid_invocation": "clustering_manager",
+    "hdbscan": "clustering",
+    "list_clusterings": "clustering_manager",
+    "open_database": "database",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

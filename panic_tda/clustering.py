@@ -1,0 +1,240 @@
+"""HDBSCAN on cosine geometry, as a recipe: every stage is a line of `cluster_rows`.
+
+References
+----------
+.. [1] Campello, Moulavi, Sander (2013). Density-based clustering based on hierarchical density estimates.
+   PAKDD 2013. https://doi.org/10.1007/978-3-642-37456-2_14
+.. [2] McInnes, Healy, Astels (2017). hdbscan: Hierarchical density based clustering. Journal of Open Source
+   Software 2(11). https://doi.org/10.21105/joss.00205
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import platform
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from panic_tda import backends, hierarchy, parameters
+from panic_tda.backends.base import Backend, FitOptions
+from panic_tda.duplicates import DistinctRows, attach_copies, find_distinct, keep_distinct
+from panic_tda.errors import OUTLIER, BadVectors
+from panic_tda.medoids import medoids
+from panic_tda.parameters import ClusteringParameters, EffectiveParameters
+from panic_tda.progress import Progress, Silent
+from panic_tda.types import Clustering, FlatClusters, SpanningTree
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from panic_tda.types import Float32Array, IntArray
+
+_CHUNK_ROWS = 16_384
+_REPORTED_ROWS = 5
+_VERSIONED = ("panic_tda", "numpy", "numba", "scikit-learn")
+
+_log = logging.getLogger(__name__)
+
+
+def hdbscan(
+    vectors: ArrayLike,
+    *,
+    epsilon: float = parameters.EPSILON,
+    min_cluster_size: int | float | None = None,
+    min_samples: int | None = None,
+    allow_single_cluster: bool = True,
+    selection_method: str = "eom",
+    max_cluster_size: int | None = None,
+    distance_floor: float = parameters.DISTANCE_FLOOR,
+    backend: str = backends.AUTO,
+    progress: Progress | None = None,
+) -> Clustering:
+    """Cluster vectors by density on cosine geometry.
+
+    Parameters
+    ----------
+    vectors : (n, d) array_like
+        One vector a row, of any length but zero; taken as float32.
+    epsilon, min_cluster_size, min_samples, allow_single_cluster, selection_method, max_cluster_size, \
+distance_floor, backend
+        See `ClusteringParameters`; distances are chord lengths between unit vectors, sqrt(2 - 2 cos).
+    progress : Progress, optional
+        Told what is being done.
+
+    Returns
+    -------
+    Clustering
+        Labels, probabilities, persistence, medoids and every effective parameter.
+
+    Raises
+    ------
+    InvalidParameter
+        A parameter outside its range.
+    BadVectors
+        Not a matrix, or rows that are zero, NaN or infinite.
+    UnsupportedOnBackend
+        The chosen backend cannot do this.
+
+    Notes
+    -----
+    The result depends on the data and the parameters alone: equal distances merge at once, so neither the
+    order of the rows nor the backend can move a row (see `hierarchy`). `min_samples` counts the point itself,
+    as in scikit-learn; hdbscan, fast_hdbscan and cuML do not count it.
+    """
+    asked = ClusteringParameters(
+        epsilon=epsilon,
+        min_cluster_size=min_cluster_size,
+        min_samples=min_samples,
+        allow_single_cluster=allow_single_cluster,
+        selection_method=selection_method,
+        max_cluster_size=max_cluster_size,
+        distance_floor=distance_floor,
+        backend=backend,
+    )
+    return cluster_rows(np.array(vectors, dtype=np.float32, ndmin=2, order="C"), asked, progress or Silent())
+
+
+def cluster_rows(vectors: Float32Array, asked: ClusteringParameters, progress: Progress) -> Clustering:
+    """Cluster the rows of a matrix that may be overwritten; see `hdbscan`.
+
+    Parameters
+    ----------
+    vectors : (n, d) float32
+        C-ordered and writable; normalised in place, its distinct rows moved to the front.
+    asked : ClusteringParameters
+        What was asked for.
+    progress : Progress
+        Told what is being done.
+    """
+    began = time.monotonic()
+    n = len(vectors)
+    effective = asked.resolve(n)
+    normalise(vectors)
+    distinct = find_distinct(vectors)
+    rows = keep_distinct(vectors, distinct)
+
+    backend, tree = _spanning_tree(rows, distinct, effective, asked.backend, progress)
+    flat = _all_outliers(n) if tree is None else hierarchy.extract(tree, effective)
+    flat = canonicalise(flat)
+    fitted = time.monotonic()
+
+    progress.phase("medoids")
+    found = _medoids(rows, distinct, flat)
+    return Clustering(
+        labels=flat.labels,
+        probabilities=flat.probabilities,
+        persistence=flat.persistence,
+        medoid_indices=found,
+        parameters=_record(effective, backend, distinct, flat),
+        seconds={"fit": fitted - began, "medoids": time.monotonic() - fitted},
+    )
+
+
+def normalise(vectors: Float32Array) -> None:
+    """Scale every row to unit length, in place.
+
+    Norms are taken in float64 and the quotient is rounded to float32; -0.0 becomes 0.0.
+
+    Raises
+    ------
+    BadVectors
+        Rows that are zero, NaN or infinite: they have no direction.
+    """
+    if vectors.ndim != 2 or (len(vectors) and not vectors.shape[1]):
+        raise BadVectors(f"vectors must be a matrix of shape (rows, dimensions); got shape {vectors.shape}")
+    for begin in range(0, len(vectors), _CHUNK_ROWS):
+        chunk = vectors[begin : begin + _CHUNK_ROWS].astype(np.float64)
+        norms = np.sqrt(np.einsum("ij,ij->i", chunk, chunk))
+        bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
+        if len(bad):
+            first = ", ".join(str(begin + row) for row in bad[:_REPORTED_ROWS])
+            raise BadVectors(f"rows must be finite and not zero; the first that are not: {first}")
+        chunk /= norms[:, None]
+        chunk += 0.0
+        vectors[begin : begin + _CHUNK_ROWS] = chunk
+
+
+def canonicalise(flat: FlatClusters) -> FlatClusters:
+    """Number clusters by size, the largest first; ties go to the one with the smallest row."""
+    n_clusters = len(flat.persistence)
+    members = np.flatnonzero(flat.labels != OUTLIER)
+    sizes = np.bincount(flat.labels[members], minlength=n_clusters)
+    smallest = np.full(n_clusters, len(flat.labels))
+    np.minimum.at(smallest, flat.labels[members], members)
+    order = np.lexsort((smallest, -sizes))
+    number = np.empty(n_clusters, dtype=np.int64)
+    number[order] = np.arange(n_clusters)
+    labels = np.full(len(flat.labels), OUTLIER, dtype=np.int64)
+    labels[members] = number[flat.labels[members]]
+    return FlatClusters(labels, flat.probabilities, flat.persistence[order])
+
+
+def _spanning_tree(
+    rows: Float32Array,
+    distinct: DistinctRows,
+    effective: EffectiveParameters,
+    name: str,
+    progress: Progress,
+) -> tuple[Backend, SpanningTree | None]:
+    n, m = len(distinct.inverse), len(distinct.first)
+    options = FitOptions(
+        min_samples=effective.min_samples, distance_floor=effective.distance_floor, progress=progress
+    )
+    backend = backends.select(name, backends.Shape(n, m, rows.shape[1]), options)
+    if max(effective.min_cluster_size, effective.min_samples) > n:
+        _log.warning(
+            "all %d rows are outliers: min_cluster_size is %d and min_samples %d, more than there are rows",
+            n,
+            effective.min_cluster_size,
+            effective.min_samples,
+        )
+        return backend, None
+    if m == 1:
+        # All rows are copies of one: a star, whatever the backend.
+        floor = np.full(1, effective.distance_floor)
+        empty = np.empty(0, dtype=np.int64)
+        return backend, attach_copies(SpanningTree(empty, empty, np.empty(0), floor), distinct)
+    if backend.weighted:
+        return backend, attach_copies(backend.fit(rows, distinct.counts, options), distinct)
+    everything = rows if m == n else rows[distinct.inverse]
+    return backend, backend.fit(everything, np.ones(n, dtype=np.int64), options)
+
+
+def _all_outliers(n: int) -> FlatClusters:
+    return FlatClusters(np.full(n, OUTLIER, dtype=np.int64), np.zeros(n), np.empty(0))
+
+
+def _medoids(rows: Float32Array, distinct: DistinctRows, flat: FlatClusters) -> dict[int, int]:
+    # Copies share label and probability, so a distinct row stands for its copies with their summed weight.
+    labels: IntArray = flat.labels[distinct.first]
+    weights = np.bincount(distinct.inverse, weights=flat.probabilities, minlength=len(rows))
+    found = medoids(rows, labels, weights, len(flat.persistence))
+    return {label: int(distinct.first[row]) for label, row in found.items()}
+
+
+def _record(
+    effective: EffectiveParameters, backend: Backend, distinct: DistinctRows, flat: FlatClusters
+) -> dict[str, Any]:
+    return asdict(effective) | {
+        "backend": backend.name,
+        "exact": backend.exact,
+        "n_embeddings": len(distinct.inverse),
+        "n_unique": len(distinct.first),
+        "n_clusters": len(flat.persistence),
+        "n_outliers": int(np.count_nonzero(flat.labels == OUTLIER)),
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -1,0 +1,419 @@
+"""The main job: load, cluster and save, model by model; and what was saved before."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import numpy as np
+
+from panic_tda import pending, results
+from panic_tda.clustering import cluster_rows, normalise
+from panic_tda.database import Database, open_database
+from panic_tda.errors import DatabaseError, NoEmbeddings, PanicTdaError, SaveFailed, UnknownModel
+from panic_tda.loading import (
+    ModelCensus,
+    input_sha256,
+    load_embeddings,
+    read_vectors,
+    require_valid,
+    stored_ids,
+    take_census,
+)
+from panic_tda.medoids import medoids
+from panic_tda.parameters import ClusteringParameters
+from panic_tda.progress import Progress, Silent
+from panic_tda.results import ClusterDetails, ClusteringSummary, FinishedClustering
+from panic_tda.schemas import Invocation, utc_now, uuid7
+from panic_tda.types import Clustering, EmbeddingMatrix
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+    from sqlalchemy.orm import Session
+
+    from panic_tda.types import BoolArray
+
+CLUSTERED, SKIPPED, FAILED = "clustered", "skipped", "failed"
+MIN_ROWS = 2
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelOutcome:
+    """What became of one embedding model; the fields are the keys of `cluster-embeddings --json`."""
+
+    id: UUID | None
+    embedding_model: str
+    status: str
+    reason: str | None
+    n_total: int
+    n_sampled: int
+    n_excluded: int
+    n_embeddings: int = 0
+    n_clusters: int = 0
+    n_outliers: int = 0
+    backend: str | None = None
+    exact: bool | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SavedPending:
+    """A kept clustering that is in the database now."""
+
+    id: UUID
+    embedding_model: str
+    n_vanished: int
+
+
+def cluster_all_data(
+    database: Database | str | Path,
+    models: Sequence[str] = (),
+    *,
+    parameters: ClusteringParameters | None = None,
+    downsample: int = 1,
+    skip_invalid: bool = False,
+    progress: Progress | None = None,
+) -> list[ModelOutcome]:
+    """Cluster all embeddings of all experiments, per embedding model, and save the results.
+
+    Parameters
+    ----------
+    database : Database, str or Path
+        A database with tables of this version.
+    models : sequence of str
+        Embedding models; none means all.
+    parameters : ClusteringParameters, optional
+        The defaults where not given.
+    downsample : int
+        Keep every N-th output of a run (see `sampling`); 1 keeps all.
+    skip_invalid : bool
+        Exclude and count invalid vectors, instead of failing their model.
+    progress : Progress, optional
+        Told what is being done.
+
+    Returns
+    -------
+    list of ModelOutcome
+        One a model. A model that failed says why; it cost no other model its result.
+
+    Raises
+    ------
+    UnknownModel, NoEmbeddings, NeedsUpgrade, DatabaseError, InvalidParameter
+        Before anything was computed.
+    """
+    database = _opened(database)
+    job = _Job(database, parameters or ClusteringParameters(), downsample, skip_invalid, progress or Silent())
+    database.require_current()
+    database.require_writable()
+    job.progress.phase("count embeddings")
+    censuses = take_census(database, downsample)
+    if not censuses:
+        raise NoEmbeddings(f"{database} has no embeddings; import some with panic-tda import-embeddings")
+    unknown = sorted(set(models) - set(censuses))
+    if unknown:
+        raise UnknownModel(
+            f"no embeddings of model {', '.join(unknown)}; the database has: {', '.join(censuses)}"
+        )
+    chosen = [censuses[model] for model in dict.fromkeys(models)] or list(censuses.values())
+    # Bad input is found before the first fit, which may take hours.
+    refused = {census.model: _refusal(job, census) for census in chosen}
+    return [refused[census.model] or _cluster_model(job, census) for census in chosen]
+
+
+def get_medoid_invocation(
+    cluster_id: int, clustering_result_id: UUID | str, session: Session
+) -> Invocation | None:
+    """Return the invocation that stands for a cluster.
+
+    Parameters
+    ----------
+    cluster_id : int
+        Label of the cluster within its clustering.
+    clustering_result_id : UUID or str
+        Id of the clustering, with or without dashes.
+    session : Session
+        For example from `Database.session`.
+
+    Returns
+    -------
+    Invocation or None
+        None where there is no such clustering or no such cluster (outliers have no medoid).
+    """
+    return results.medoid_invocation(session, UUID(str(clustering_result_id)), cluster_id)
+
+
+def list_clusterings(session: Session, *, model: str | None = None) -> list[ClusteringSummary]:
+    """Return the stored clusterings, of one model or of all, the latest first."""
+    return results.list_summaries(session, model=model)
+
+
+def get_cluster_details(
+    clustering_result_id: UUID | str, session: Session, *, limit: int | None = None
+) -> list[ClusterDetails]:
+    """Return the clusters of one clustering with their medoids, the largest first."""
+    return results.cluster_details(session, UUID(str(clustering_result_id)), limit=limit)
+
+
+def find_clusterings(
+    session: Session, references: Iterable[str] = (), *, model: str | None = None
+) -> list[ClusteringSummary]:
+    """Return the clusterings that ids, beginnings of ids or the word `latest` stand for.
+
+    `latest`, or no reference at all, means the latest clustering of each model (or of `model`).
+
+    Raises
+    ------
+    UnknownClustering
+        A reference fits none or several.
+    UnknownModel
+        There is no clustering of `model`.
+    """
+    references = list(references) or ["latest"]
+    if model is not None and not results.list_summaries(session, model=model, limit=1):
+        raise UnknownModel(f"no clustering of model {model!r} is stored; see panic-tda list-clusterings")
+    found = results.latest_summaries(session, model=model) if "latest" in references else []
+    named = results.find_clusterings(session, [name for name in references if name != "latest"])
+    both = {summary.id: summary for summary in [*found, *named]}
+    return [summary for summary in both.values() if model in (None, summary.embedding_model)]
+
+
+def delete_clusterings(database: Database | str | Path, clustering_ids: Sequence[UUID]) -> None:
+    """Delete clusterings with their clusters and assignments; embeddings stay."""
+    results.delete_results(_opened(database), list(clustering_ids))
+
+
+def save_pending(database: Database | str | Path, files: Sequence[Path] = ()) -> list[SavedPending]:
+    """Save the clusterings that were kept as files, and remove the files.
+
+    Embeddings that have gone since are left out; a cluster that lost its medoid gets the exact medoid of
+    the members that are left.
+
+    Parameters
+    ----------
+    database : Database, str or Path
+        The database they belong to.
+    files : sequence of Path
+        Files to save; none means those beside the database.
+
+    Raises
+    ------
+    BadInput, DatabaseError
+        A file is damaged, or cannot be saved now either; it stays.
+    """
+    database = _opened(database)
+    database.require_current()
+    saved = []
+    for path in files or pending.find(database):
+        kept = pending.read(Path(path))
+        with database.writing() as connection:
+            remaining = _still_there(connection, kept)
+            if not results.is_saved(connection, kept.id):
+                results.save_clustering(connection, remaining)
+        Path(path).unlink()
+        saved.append(SavedPending(kept.id, kept.embedding_model, len(kept.ids) - len(remaining.ids)))
+    return saved
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all models of one call share."""
+
+    database: Database
+    parameters: ClusteringParameters
+    downsample: int
+    skip_invalid: bool
+    progress: Progress
+
+
+class _ModelProgress:
+    """Puts the model's name before every phase."""
+
+    def __init__(self, progress: Progress, model: str) -> None:
+        self._progress = progress
+        self._model = model
+
+    def phase(self, name: str, total: float | None = None) -> None:
+        self._progress.phase(f"{self._model}: {name}", total)
+
+    def advance(self, amount: float) -> None:
+        self._progress.advance(amount)
+
+
+def _opened(database: Database | str | Path) -> Database:
+    return database if isinstance(database, Database) else open_database(database)
+
+
+def _refusal(job: _Job, census: ModelCensus) -> ModelOutcome | None:
+    if not job.skip_invalid:
+        try:
+            require_valid(job.database, census, job.downsample)
+        except PanicTdaError as error:
+            return _without_result(census, FAILED, str(error))
+    if census.n_usable < MIN_ROWS:
+        return _skipped(job, census, census.n_usable)
+    if 1 < job.downsample and census.longest <= job.downsample:
+        _log.warning(
+            "%s: factor %d is beyond the longest run (%d outputs): only first outputs are sampled",
+            census.model,
+            job.downsample,
+            census.longest,
+        )
+    return None
+
+
+def _skipped(job: _Job, census: ModelCensus, n_usable: int) -> ModelOutcome:
+    reason = (
+        f"{n_usable} usable of {census.n_total} embeddings at downsample {job.downsample}; "
+        f"at least {MIN_ROWS} are needed"
+    )
+    return _without_result(census, SKIPPED, reason)
+
+
+def _without_result(census: ModelCensus, status: str, reason: str) -> ModelOutcome:
+    _log.log(
+        logging.ERROR if status == FAILED else logging.WARNING, "%s %s: %s", census.model, status, reason
+    )
+    return ModelOutcome(
+        id=None,
+        embedding_model=census.model,
+        status=status,
+        reason=reason,
+        n_total=census.n_total,
+        n_sampled=census.n_sampled,
+        n_excluded=census.n_orphans + census.n_sampled - census.n_usable,
+    )
+
+
+def _cluster_model(job: _Job, census: ModelCensus) -> ModelOutcome:
+    try:
+        return _load_cluster_save(job, census)
+    except PanicTdaError as error:
+        return _without_result(census, FAILED, str(error))
+    except MemoryError as error:
+        reason = f"out of memory ({error or 'no details'}); sample with --downsample"
+        return _without_result(census, FAILED, reason)
+    except Exception as error:
+        # Whatever breaks in one model must not cost the others theirs; the log has the whole story.
+        _log.debug("%s failed unexpectedly", census.model, exc_info=True)
+        return _without_result(census, FAILED, f"unexpected {type(error).__name__}: {error}")
+
+
+def _load_cluster_save(job: _Job, census: ModelCensus) -> ModelOutcome:
+    progress = _ModelProgress(job.progress, census.model)
+    started_at, began = utc_now(), time.monotonic()
+    matrix = load_embeddings(
+        job.database, census, downsample=job.downsample, skip_invalid=job.skip_invalid, progress=progress
+    )
+    loaded = time.monotonic()
+    _log.info(
+        "%s: %d embeddings, %d after downsampling by %d, %d excluded, %d to cluster in %d dimensions",
+        matrix.model,
+        matrix.n_total,
+        matrix.n_sampled,
+        matrix.downsample,
+        matrix.n_excluded,
+        *matrix.vectors.shape,
+    )
+    if len(matrix.ids) < MIN_ROWS:
+        return _skipped(job, census, len(matrix.ids))
+    progress.phase("fingerprint")
+    fingerprint = input_sha256(matrix)
+    clustering = cluster_rows(matrix.vectors, job.parameters, progress)
+    seconds = {"load": loaded - began, **clustering.seconds}
+    finished = _finish(matrix, clustering, started_at, {"input_sha256": fingerprint, "seconds": seconds})
+    progress.phase("save")
+    saving = time.monotonic()
+    _save(job.database, finished)
+    return _outcome(finished, seconds | {"save": time.monotonic() - saving})
+
+
+def _finish(
+    matrix: EmbeddingMatrix, clustering: Clustering, started_at: datetime, more: dict[str, Any]
+) -> FinishedClustering:
+    sampled = {
+        "downsample": matrix.downsample,
+        "n_total": matrix.n_total,
+        "n_sampled": matrix.n_sampled,
+        "n_excluded": matrix.n_excluded,
+    }
+    return FinishedClustering(
+        id=uuid7(),
+        embedding_model=matrix.model,
+        started_at=started_at,
+        completed_at=utc_now(),
+        parameters=clustering.parameters | sampled | more,
+        ids=matrix.ids,
+        labels=clustering.labels,
+        probabilities=clustering.probabilities,
+        medoids=clustering.medoid_indices,
+        persistence=dict(enumerate(clustering.persistence.tolist())),
+    )
+
+
+def _save(database: Database, finished: FinishedClustering) -> None:
+    try:
+        with database.writing() as connection:
+            results.save_clustering(connection, finished)
+    except (DatabaseError, OSError) as error:
+        path = pending.keep(database, finished)
+        raise SaveFailed(
+            f"computed but not saved ({error}); the result is kept in {path}; "
+            f"when the cause is gone, save it with: panic-tda save-pending --db {database} {path}"
+        ) from error
+    except KeyboardInterrupt:
+        _log.warning("interrupted while saving; the result is kept in %s", pending.keep(database, finished))
+        raise
+
+
+def _outcome(finished: FinishedClustering, seconds: dict[str, float]) -> ModelOutcome:
+    said = finished.parameters
+    _log.info(
+        "%s: %d clusters, %d outliers (%.1f %%) by backend %s in %.1f s; clustering %s",
+        finished.embedding_model,
+        said["n_clusters"],
+        said["n_outliers"],
+        100 * said["n_outliers"] / said["n_embeddings"],
+        said["backend"],
+        sum(seconds.values()),
+        finished.id,
+    )
+    counts = ("n_total", "n_sampled", "n_excluded", "n_embeddings", "n_clusters", "n_outliers")
+    return ModelOutcome(
+        id=finished.id,
+        embedding_model=finished.embedding_model,
+        status=CLUSTERED,
+        reason=None,
+        backend=said["backend"],
+        exact=said["exact"],
+        seconds=seconds,
+        **{name: said[name] for name in counts},
+    )
+
+
+def _still_there(connection: Connection, kept: FinishedClustering) -> FinishedClustering:
+    present = np.isin(kept.ids, stored_ids(connection, kept.embedding_model))
+    if present.all():
+        return kept
+    lost = [label for label, row in kept.medoids.items() if not present[row]]
+    found = {label: _medoid_of_rest(connection, kept, present, label) for label in lost}
+    return pending.without(kept, present, {label: row for label, row in found.items() if row is not None})
+
+
+def _medoid_of_rest(
+    connection: Connection, kept: FinishedClustering, present: BoolArray, label: int
+) -> int | None:
+    rows = np.flatnonzero(present & (kept.labels == label))
+    if not len(rows):
+        return None
+    vectors = read_vectors(connection, kept.ids[rows])
+    normalise(vectors)
+    (row,) = medoids(vectors, np.zeros(len(rows), dtype=np.int64), kept.probabilities[rows], 1).values()
+    return int(rows[row])

@@ -1,0 +1,327 @@
+"""Database to arrays: counts and checks of all models, then one model's vectors as one matrix."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import numpy as np
+import pyarrow as pa
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.sql import Select
+
+from panic_tda.database import Database, stream_vectors
+from panic_tda.errors import BadVectors, DatabaseError
+from panic_tda.parameters import validate_downsample
+from panic_tda.progress import Progress, Silent
+from panic_tda.sampling import Sample, sample
+from panic_tda.schemas import Embedding
+from panic_tda.types import EmbeddingMatrix
+
+if TYPE_CHECKING:
+    from panic_tda.types import BoolArray, BytesArray, Float32Array
+
+BATCH_BYTES = 1 << 19
+"""Size of an Arrow batch: rows that are packed while they are still in the processor's cache (batches of
+16 MiB took twice as long)."""
+PERMUTE_BYTES = 256 << 20
+_FLOAT_BYTES = 4
+_NAMED_IDS = 5
+_QUERY_IDS = 500
+
+_embedding = Embedding.__table__
+
+
+@dataclass(frozen=True)
+class ModelCensus:
+    """What the database holds of one embedding model.
+
+    Attributes
+    ----------
+    model : str
+        Name of the embedding model.
+    n_total : int
+        All its embeddings.
+    n_orphans : int
+        Those whose invocation is missing: they belong to no run and can never be sampled.
+    longest : int
+        Outputs of the longest run; known (not 0) only where a sampling factor above 1 was asked for.
+    sampled : dict of int or None to int
+        Number of sampled embeddings by the length of their vector in bytes; None counts missing vectors.
+    """
+
+    model: str
+    n_total: int
+    n_orphans: int
+    longest: int = 0
+    sampled: dict[int | None, int] = field(default_factory=dict)
+
+    @property
+    def n_sampled(self) -> int:
+        """Embeddings that the downsampling rule chose."""
+        return sum(self.sampled.values())
+
+    @property
+    def width(self) -> int:
+        """Bytes of a vector: the commonest legal length among the sampled ones, 0 where there is none."""
+        legal = {
+            size: count for size, count in self.sampled.items() if size and size % _FLOAT_BYTES == 0 and count
+        }
+        return max(legal, key=lambda size: (legal[size], size), default=0)
+
+    @property
+    def n_usable(self) -> int:
+        """Sampled embeddings with a vector of that length."""
+        return self.sampled.get(self.width, 0) if self.width else 0
+
+
+def take_census(database: Database, downsample: int = 1) -> dict[str, ModelCensus]:
+    """Count and measure the embeddings of every model in one query.
+
+    Parameters
+    ----------
+    database : Database
+        A database of the generation pipeline.
+    downsample : int
+        Sampling factor; 1 keeps every row.
+
+    Returns
+    -------
+    dict of str to ModelCensus
+        By model name, in alphabetical order.
+    """
+    with database.reading() as connection:
+        return _census(connection, sample(validate_downsample(downsample)))
+
+
+def require_valid(database: Database, census: ModelCensus, downsample: int = 1) -> None:
+    """Check that every sampled vector of a model is present and of one length.
+
+    Raises
+    ------
+    BadVectors
+        With the model, how many vectors are bad in which way, and the first ids.
+    """
+    bad = census.n_sampled - census.n_usable
+    if not bad:
+        return
+    chosen = sample(downsample)
+    wrong = sa.or_(_embedding.c.vector.is_(None), sa.func.length(_embedding.c.vector) != census.width)
+    query = (
+        sa.select(_embedding.c.id)
+        .select_from(chosen.source)
+        .where(_embedding.c.embedding_model == census.model, chosen.chosen, wrong)
+        .order_by(_embedding.c.id)
+        .limit(_NAMED_IDS)
+    )
+    with database.reading() as connection:
+        first = [str(found) for found in connection.execute(query).scalars()]
+    raise BadVectors(_explain_lengths(census, bad, first))
+
+
+def load_embeddings(
+    database: Database,
+    census: ModelCensus,
+    *,
+    downsample: int = 1,
+    skip_invalid: bool = False,
+    progress: Progress | None = None,
+) -> EmbeddingMatrix:
+    """Read the sampled vectors of one model into one matrix.
+
+    Parameters
+    ----------
+    database : Database
+        Read in one short transaction.
+    census : ModelCensus
+        Of this model and factor; its vector length is the one that is read. Rows may have come or gone
+        since it was taken.
+    downsample : int
+        Sampling factor; 1 keeps every row.
+    skip_invalid : bool
+        Leave invalid vectors out and count them, instead of raising.
+    progress : Progress, optional
+        Told the rows read.
+
+    Returns
+    -------
+    EmbeddingMatrix
+        Rows in ascending order of embedding id.
+
+    Raises
+    ------
+    BadVectors
+        A vector is missing, of another length, not finite or zero, and `skip_invalid` is off.
+    """
+    progress = progress or Silent()
+    validate_downsample(downsample)
+    with database.reading() as connection:
+        if downsample > 1 or skip_invalid:
+            census = _census(connection, sample(downsample), census.model).get(census.model, census)
+            n_rows = census.n_usable
+        else:
+            # Nothing is left out but orphans, so the index on the model alone bounds the rows.
+            n_rows = _count_rows(connection, census.model)
+        progress.phase("load", total=n_rows)
+        query = _vector_query(census, downsample, filtered=skip_invalid)
+        try:
+            ids, vectors, valid = _fill(connection, query, (n_rows, census.width), progress)
+        except DatabaseError:
+            require_valid(database, take_census(database, downsample)[census.model], downsample)
+            raise
+    if not skip_invalid and not valid.all():
+        raise BadVectors(_explain_values(census.model, ids[~valid]))
+    n_total, n_sampled, n_orphans = census.n_total, census.n_sampled, census.n_orphans
+    if downsample == 1 and not skip_invalid:
+        n_total, n_sampled, n_orphans = n_rows, len(ids), n_rows - len(ids)
+    ids, vectors = _in_order(ids[valid], vectors) if valid.all() else _in_order(ids[valid], vectors[valid])
+    return EmbeddingMatrix(
+        model=census.model,
+        ids=ids,
+        vectors=vectors,
+        n_total=n_total,
+        n_sampled=n_sampled,
+        n_excluded=n_orphans + n_sampled - len(ids),
+        downsample=downsample,
+    )
+
+
+def input_sha256(matrix: EmbeddingMatrix) -> str:
+    """Return the SHA-256 of the ids, then the rows, as hexadecimal digits."""
+    digest = hashlib.sha256(matrix.ids.data)
+    digest.update(matrix.vectors.data)
+    return digest.hexdigest()
+
+
+def stored_ids(connection: Connection, model: str) -> BytesArray:
+    """Return the ids of all embeddings of a model, (n,) S32, in no order."""
+    query = sa.select(sa.type_coerce(_embedding.c.id, sa.String)).where(_embedding.c.embedding_model == model)
+    return np.array(connection.execute(query).scalars().all(), dtype="S32")
+
+
+def read_vectors(connection: Connection, ids: BytesArray) -> Float32Array:
+    """Return the vectors of some embeddings, (n, d) float32, in the order of `ids`, which ascend."""
+    batches = []
+    for first in range(0, len(ids), _QUERY_IDS):
+        some = [UUID(found.decode()) for found in ids[first : first + _QUERY_IDS]]
+        query = sa.select(_embedding.c.vector).where(_embedding.c.id.in_(some)).order_by(_embedding.c.id)
+        batches.append(np.stack(connection.execute(query).scalars().all()))
+    return np.concatenate(batches)
+
+
+def _census(connection: Connection, chosen: Sample, model: str | None = None) -> dict[str, ModelCensus]:
+    size = sa.func.length(_embedding.c.vector)
+    query = (
+        sa.select(
+            _embedding.c.embedding_model,
+            size,
+            sa.func.count(),
+            sa.func.sum(sa.case((chosen.orphaned, 1), else_=0)),
+            sa.func.sum(sa.case((chosen.chosen, 1), else_=0)),
+            sa.func.coalesce(sa.func.max(chosen.index), -1) + 1,
+        )
+        .select_from(chosen.source)
+        .group_by(_embedding.c.embedding_model, size)
+        .order_by(_embedding.c.embedding_model)
+    )
+    if model is not None:
+        query = query.where(_embedding.c.embedding_model == model)
+    found: dict[str, ModelCensus] = {}
+    for name, length, n_rows, n_orphans, n_sampled, longest in connection.execute(query):
+        before = found.get(name, ModelCensus(name, 0, 0))
+        found[name] = ModelCensus(
+            model=name,
+            n_total=before.n_total + n_rows,
+            n_orphans=before.n_orphans + n_orphans,
+            longest=max(before.longest, longest),
+            sampled=before.sampled | ({length: n_sampled} if n_sampled else {}),
+        )
+    return found
+
+
+def _count_rows(connection: Connection, model: str) -> int:
+    query = sa.select(sa.func.count()).select_from(_embedding).where(_embedding.c.embedding_model == model)
+    return int(connection.execute(query).scalar_one())
+
+
+def _vector_query(census: ModelCensus, downsample: int, *, filtered: bool) -> Select[Any]:
+    # No ORDER BY: the file is read in its own order, which is the fast one, and sorted in memory.
+    query = sa.select(_embedding.c.id, _embedding.c.vector).where(
+        _embedding.c.embedding_model == census.model
+    )
+    if downsample > 1 or census.n_orphans:
+        # Looking up every invocation costs half as much again as reading the vectors.
+        chosen = sample(downsample)
+        query = query.select_from(chosen.source).where(chosen.chosen)
+    return query.where(sa.func.length(_embedding.c.vector) == census.width) if filtered else query
+
+
+def _fill(
+    connection: Connection, query: Select[Any], shape: tuple[int, int], progress: Progress
+) -> tuple[BytesArray, Float32Array, BoolArray]:
+    n_rows, width = shape
+    ids = np.empty(n_rows, dtype="S32")
+    vectors = np.empty((n_rows, width // _FLOAT_BYTES), dtype=np.float32)
+    valid = np.ones(n_rows, dtype=bool)
+    filled = 0
+    for batch in stream_vectors(
+        connection, query, width=width, batch_rows=max(1, BATCH_BYTES // (width + 32))
+    ):
+        rows = slice(filled, filled + batch.num_rows)
+        ids[rows] = _view(batch.column("id"), np.dtype("S32"))
+        vectors[rows] = _view(batch.column("vector"), np.dtype("<f4")).reshape(batch.num_rows, -1)
+        valid[rows] = _usable(vectors[rows])
+        filled = rows.stop
+        progress.advance(batch.num_rows)
+    return ids[:filled], vectors[:filled], valid[:filled]
+
+
+def _view(column: pa.Array, dtype: np.dtype[Any]) -> Any:
+    return np.frombuffer(column.buffers()[1], dtype=dtype)
+
+
+def _usable(vectors: Float32Array) -> BoolArray:
+    squares = np.einsum("ij,ij->i", vectors, vectors)
+    usable: BoolArray = np.isfinite(squares) & (squares > 0)
+    if not usable.all():
+        # A finite vector may overflow or vanish when it is squared in single precision.
+        suspects = vectors[~usable].astype(np.float64)
+        usable[~usable] = np.isfinite(suspects).all(axis=1) & (suspects != 0).any(axis=1)
+    return usable
+
+
+def _in_order(ids: BytesArray, vectors: Float32Array) -> tuple[BytesArray, Float32Array]:
+    if np.all(ids[:-1] < ids[1:]):
+        return ids, vectors
+    order = np.argsort(ids)
+    # Permuting some columns at a time needs little beside the matrix itself.
+    columns = max(1, PERMUTE_BYTES // (_FLOAT_BYTES * max(1, len(ids))))
+    for first in range(0, vectors.shape[1], columns):
+        vectors[:, first : first + columns] = vectors[order, first : first + columns]
+    return ids[order], vectors
+
+
+def _explain_lengths(census: ModelCensus, bad: int, first: list[str]) -> str:
+    missing = census.sampled.get(None, 0)
+    lengths = ", ".join(
+        f"{count} of {size} bytes"
+        for size, count in census.sampled.items()
+        if size not in (None, census.width)
+    )
+    kinds = "; ".join(part for part in (f"{missing} missing" if missing else "", lengths) if part)
+    return (
+        f"{bad} of {census.n_sampled} vectors of model {census.model} are invalid ({kinds}; "
+        f"{census.width // _FLOAT_BYTES} float32 values expected); first embedding ids: {', '.join(first)}; "
+        "repair them, or leave them out with --skip-invalid"
+    )
+
+
+def _explain_values(model: str, ids: BytesArray) -> str:
+    first = ", ".join(str(UUID(found.decode())) for found in np.sort(ids)[:_NAMED_IDS])
+    return (
+        f"{len(ids)} vectors of model {model} are zero, NaN or infinite; first embedding ids: {first}; "
+        "repair them, or leave them out with --skip-invalid"
+    )
