@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 
 TILE_ROWS = 1_024
 _SEED = 0
-_CONSOLIDATE = 1 << 20
-"""Edges found by the verify pass, beyond the rows themselves, at which they are thinned out."""
+_GROUP_ROWS = 32
+"""Fewest rows of the groups whose joints are looked for beyond the neighbour lists.
+
+An outlier's list reaches into several clusters, and through it the neighbour graph joins them by edges
+heavier than those that its dense rows, whose lists end nearby, know nothing of.
+"""
 
 _log = logging.getLogger(__name__)
 
@@ -103,8 +107,7 @@ class TiledBackend:
         rng = np.random.default_rng(_SEED)
         space = survivors.describe(vectors, self.settings.n_axes, rng)
         with workers(self.settings.threads) as team:
-            cores, ends = self._first_tree(space, weights, options, team, rng)
-            tree = forest.minimum_forest(n, forest.measure(vectors, cores, ends, team))
+            cores, tree = self._first_tree(space, weights, options, team, rng)
             tree = self._close(space, cores, tree, options, team)
         return SpanningTree(tree.u, tree.v, tree.height, cores)
 
@@ -115,7 +118,7 @@ class TiledBackend:
         options: FitOptions,
         team: Workers,
         rng: np.random.Generator,
-    ) -> tuple[FloatArray, tuple[IntArray, IntArray]]:
+    ) -> tuple[FloatArray, Edges]:
         n = len(weights)
         where = layout.local_layout(space.points, self.settings.tile_rows, rng)
         lists = neighbours.empty_lists(n, neighbours.list_length(n, options.min_samples))
@@ -124,29 +127,24 @@ class TiledBackend:
             space, weights, lists, options.min_samples, options.distance_floor, team, options.progress
         )
         _log.debug("%d of %d neighbour lists were too short for an exact core distance", n_redone, n)
-        if self.settings.first_tree is not None:
-            return cores, self.settings.first_tree(n, rng)
         options.progress.phase("forest")
-        u, v, leader = forest.neighbour_forest(lists, cores)
-        _log.debug("the neighbour graph has %d components", n - len(u))
-        more_u, more_v = join_components(space, cores, leader, team, rng)
-        return cores, (np.concatenate([u, more_u]), np.concatenate([v, more_v]))
+        if self.settings.first_tree is not None:
+            known = forest.measure(space.vectors, cores, self.settings.first_tree(n, rng), team)
+        else:
+            ends = forest.neighbour_forest(lists, cores)
+            known = forest.measure(space.vectors, cores, ends, team)
+            groups = forest.without_joints(n, known, _GROUP_ROWS)
+            _log.debug("%d edges of the neighbour graph, %d groups", len(known.u), len(np.unique(groups)))
+            ends = join_components(space, cores, groups, team, rng)
+            known = forest.concatenate([known, forest.measure(space.vectors, cores, ends, team)])
+        return cores, forest.minimum_forest(n, known)
 
     def _close(
         self, space: Space, cores: FloatArray, tree: Edges, options: FitOptions, team: Workers
     ) -> Edges:
-        n = len(cores)
-        pruning = verify.Pruning(dead_rows=self.settings.dead_rows)
-        best, found, held, total = tree, [tree], 0, 0
-        for edges in verify.missed_edges(
-            space, cores, tree, self.settings.tile_rows, team, options.progress, pruning
-        ):
-            found.append(edges)
-            held += len(edges.u)
-            total += len(edges.u)
-            if held > _CONSOLIDATE + n:
-                best = forest.minimum_forest(n, forest.concatenate(found))
-                found, held = [best], 0
-        _log.debug("the verify pass found %d candidates", total)
-        options.progress.phase("closing")
-        return forest.minimum_forest(n, forest.concatenate(found))
+        verifier = verify.Verifier(
+            space, cores, self.settings.tile_rows, team, options.progress, dead_rows=self.settings.dead_rows
+        )
+        tree = verifier.close(tree)
+        _log.debug("the verify pass found %d candidates", verifier.n_candidates)
+        return tree

@@ -71,6 +71,42 @@ def _kruskal(n: int, u: IntArray, v: IntArray, order: IntArray) -> int:
     return kept
 
 
+def without_joints(n: int, tree: Edges, size: int) -> IntArray:
+    """Split a forest at the edges that joined two groups of at least `size` rows.
+
+    Parameters
+    ----------
+    n : int
+        Rows.
+    tree : Edges
+        A forest, by ascending height.
+    size : int
+        Fewest rows of a group.
+
+    Returns
+    -------
+    (n,) int64
+        A row that stands for each row's component.
+    """
+    leader = np.arange(n)
+    _join_small(tree.u, tree.v, size, leader)
+    return leader
+
+
+@njit(cache=True, nogil=True)
+def _join_small(u: IntArray, v: IntArray, size: int, leader: IntArray) -> None:
+    n = len(leader)
+    whole, rows = np.arange(n), np.ones(n, np.int64)
+    for t in range(len(u)):
+        a, b = find(whole, u[t]), find(whole, v[t])
+        if min(rows[a], rows[b]) < size:
+            leader[find(leader, u[t])] = find(leader, v[t])
+        whole[a] = b
+        rows[b] += rows[a]
+    for row in range(n):
+        leader[row] = find(leader, row)
+
+
 @njit(cache=True, nogil=True)
 def find(leader: IntArray, row: int) -> int:
     """Return the leader of a row's component, shortening the way there."""
@@ -80,7 +116,7 @@ def find(leader: IntArray, row: int) -> int:
     return row
 
 
-def neighbour_forest(lists: NeighbourLists, cores: FloatArray) -> tuple[IntArray, IntArray, IntArray]:
+def neighbour_forest(lists: NeighbourLists, cores: FloatArray) -> tuple[IntArray, IntArray]:
     """Join rows along their neighbour lists by Borůvka's rounds.
 
     Parameters
@@ -94,8 +130,6 @@ def neighbour_forest(lists: NeighbourLists, cores: FloatArray) -> tuple[IntArray
     -------
     u, v : (edges,) int64
         A forest of the neighbour graph, the lightest as far as float32 can tell.
-    leader : (n,) int64
-        A row that stands for each row's component.
 
     Notes
     -----
@@ -106,7 +140,7 @@ def neighbour_forest(lists: NeighbourLists, cores: FloatArray) -> tuple[IntArray
     u, v = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
     length = np.full(n, lists.rows.shape[1], dtype=np.int64)
     found = _boruvka(lists.rows, lists.sims, length, cores.astype(np.float32), leader, u, v)
-    return u[:found].copy(), v[:found].copy(), leader
+    return u[:found].copy(), v[:found].copy()
 
 
 @njit(cache=True, nogil=True)

@@ -11,7 +11,7 @@ import numpy as np
 from panic_tda.backends.tiled import kernels
 from panic_tda.backends.tiled.layout import Layout, schedule
 from panic_tda.backends.tiled.survivors import Scanner, Space
-from panic_tda.backends.tiled.workers import Workers
+from panic_tda.backends.tiled.workers import PerThread, Workers
 
 if TYPE_CHECKING:
     from panic_tda.progress import Progress
@@ -63,14 +63,11 @@ def find_neighbours(
     work = sizes[pairs[:, 0]] * sizes[pairs[:, 1]]
     progress.phase("neighbours", float(work.sum()))
     locks = [threading.Lock() for _ in range(layout.n_tiles)]
-    local = threading.local()
-    tile_rows = int(sizes.max())
+    scanners = PerThread(lambda: Scanner(space, int(sizes.max())))
 
     def one(number: int) -> int:
-        if not hasattr(local, "scanner"):
-            local.scanner = Scanner(space, tile_rows)
         first, second = pairs[number]
-        _one_pair(local.scanner, layout, lists, (first, second), locks)
+        _one_pair(scanners.get(), layout, lists, (first, second), locks)
         return number
 
     # Rows have no thresholds before the diagonal is done.

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from threadpoolctl import threadpool_limits
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+Kept = TypeVar("Kept")
 
 _AHEAD = 4
 """Tasks per thread that wait in the queue: enough to keep it busy, few enough to stop soon."""
@@ -24,6 +26,21 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+class PerThread(Generic[Kept]):
+    """Something that every thread makes for itself once, such as buffers."""
+
+    def __init__(self, make: Callable[[], Kept]) -> None:
+        self._make = make
+        self._local = threading.local()
+
+    def get(self) -> Kept:
+        """Return this thread's own."""
+        if not hasattr(self._local, "kept"):
+            self._local.kept = self._make()
+        kept: Kept = self._local.kept
+        return kept
 
 
 class Workers:
