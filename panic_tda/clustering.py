@@ -95,7 +95,7 @@ distance_floor, backend
         distance_floor=distance_floor,
         backend=backend,
     )
-    return cluster_rows(np.array(vectors, dtype=np.float32, ndmin=2, order="C"), asked, progress or Silent())
+    return cluster_rows(_as_matrix(vectors), asked, progress or Silent())
 
 
 def cluster_rows(vectors: Float32Array, asked: ClusteringParameters, progress: Progress) -> Clustering:
@@ -113,11 +113,13 @@ def cluster_rows(vectors: Float32Array, asked: ClusteringParameters, progress: P
     began = time.monotonic()
     n = len(vectors)
     effective = asked.resolve(n)
+    progress.phase("normalise, find duplicates")
     normalise(vectors)
     distinct = find_distinct(vectors)
     rows = keep_distinct(vectors, distinct)
 
     backend, tree = _spanning_tree(rows, distinct, effective, asked.backend, progress)
+    progress.phase("hierarchy")
     flat = _all_outliers(n) if tree is None else hierarchy.extract(tree, effective)
     flat = canonicalise(flat)
     fitted = time.monotonic()
@@ -144,10 +146,9 @@ def normalise(vectors: Float32Array) -> None:
     BadVectors
         Rows that are zero, NaN or infinite: they have no direction.
     """
-    if vectors.ndim != 2 or (len(vectors) and not vectors.shape[1]):
-        raise BadVectors(f"vectors must be a matrix of shape (rows, dimensions); got shape {vectors.shape}")
     for begin in range(0, len(vectors), _CHUNK_ROWS):
-        chunk = vectors[begin : begin + _CHUNK_ROWS].astype(np.float64)
+        with np.errstate(invalid="ignore"):  # what a signalling NaN signals is said below
+            chunk = vectors[begin : begin + _CHUNK_ROWS].astype(np.float64)
         norms = np.sqrt(np.einsum("ij,ij->i", chunk, chunk))
         bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
         if len(bad):
@@ -171,6 +172,18 @@ def canonicalise(flat: FlatClusters) -> FlatClusters:
     labels = np.full(len(flat.labels), OUTLIER, dtype=np.int64)
     labels[members] = number[flat.labels[members]]
     return FlatClusters(labels, flat.probabilities, flat.persistence[order])
+
+
+def _as_matrix(vectors: ArrayLike) -> Float32Array:
+    try:
+        # Values too large for single precision become infinite, and are refused as such.
+        with np.errstate(over="ignore", invalid="ignore"):
+            matrix = np.array(vectors, dtype=np.float32, order="C")
+    except (TypeError, ValueError) as error:
+        raise BadVectors(f"vectors must be a matrix of shape (rows, dimensions): {error}") from error
+    if matrix.ndim != 2 or (len(matrix) and not matrix.shape[1]):
+        raise BadVectors(f"vectors must be a matrix of shape (rows, dimensions); got shape {matrix.shape}")
+    return matrix
 
 
 def _spanning_tree(
@@ -212,7 +225,7 @@ def _medoids(rows: Float32Array, distinct: DistinctRows, flat: FlatClusters) -> 
     # Copies share label and probability, so a distinct row stands for its copies with their summed weight.
     labels: IntArray = flat.labels[distinct.first]
     weights = np.bincount(distinct.inverse, weights=flat.probabilities, minlength=len(rows))
-    found = medoids(rows, labels, weights, len(flat.persistence))
+    found = medoids(rows, labels, weights.astype(np.float64, copy=False), len(flat.persistence))
     return {label: int(distinct.first[row]) for label, row in found.items()}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,15 @@ import numpy as np
 from panic_tda import pending, results
 from panic_tda.clustering import cluster_rows, normalise
 from panic_tda.database import Database, open_database
-from panic_tda.errors import DatabaseError, NoEmbeddings, PanicTdaError, SaveFailed, UnknownModel
+from panic_tda.errors import (
+    BadInput,
+    DatabaseError,
+    NoEmbeddings,
+    PanicTdaError,
+    SaveFailed,
+    UnknownClustering,
+    UnknownModel,
+)
 from panic_tda.loading import (
     ModelCensus,
     input_sha256,
@@ -27,11 +35,20 @@ from panic_tda.loading import (
     take_census,
 )
 from panic_tda.medoids import medoids
-from panic_tda.parameters import ClusteringParameters
+from panic_tda.parameters import ClusteringParameters, validate_downsample
 from panic_tda.progress import Progress, Silent
-from panic_tda.results import ClusterDetails, ClusteringSummary, FinishedClustering
+from panic_tda.results import ClusterDetails, ClusteringSummary
 from panic_tda.schemas import Invocation, utc_now, uuid7
-from panic_tda.types import Clustering, EmbeddingMatrix
+from panic_tda.types import (
+    CLUSTERED,
+    FAILED,
+    SKIPPED,
+    Clustering,
+    EmbeddingMatrix,
+    FinishedClustering,
+    ModelOutcome,
+    SavedPending,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -39,38 +56,9 @@ if TYPE_CHECKING:
 
     from panic_tda.types import BoolArray
 
-CLUSTERED, SKIPPED, FAILED = "clustered", "skipped", "failed"
 MIN_ROWS = 2
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ModelOutcome:
-    """What became of one embedding model; the fields are the keys of `cluster-embeddings --json`."""
-
-    id: UUID | None
-    embedding_model: str
-    status: str
-    reason: str | None
-    n_total: int
-    n_sampled: int
-    n_excluded: int
-    n_embeddings: int = 0
-    n_clusters: int = 0
-    n_outliers: int = 0
-    backend: str | None = None
-    exact: bool | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class SavedPending:
-    """A kept clustering that is in the database now."""
-
-    id: UUID
-    embedding_model: str
-    n_vanished: int
 
 
 def cluster_all_data(
@@ -109,9 +97,10 @@ def cluster_all_data(
     UnknownModel, NoEmbeddings, NeedsUpgrade, DatabaseError, InvalidParameter
         Before anything was computed.
     """
-    database = _opened(database)
+    downsample = validate_downsample(downsample)
+    models = [models] if isinstance(models, str) else models
+    database = open_current(database)
     job = _Job(database, parameters or ClusteringParameters(), downsample, skip_invalid, progress or Silent())
-    database.require_current()
     database.require_writable()
     job.progress.phase("count embeddings")
     censuses = take_census(database, downsample)
@@ -162,6 +151,19 @@ def get_cluster_details(
     return results.cluster_details(session, UUID(str(clustering_result_id)), limit=limit)
 
 
+def open_current(database: Database | str | Path) -> Database:
+    """Open a database and check that its tables are those of this version.
+
+    Raises
+    ------
+    MissingPath, DatabaseError, NeedsUpgrade
+        There is none, it is something else, or older.
+    """
+    database = _opened(database)
+    database.require_current()
+    return database
+
+
 def find_clusterings(
     session: Session, references: Iterable[str] = (), *, model: str | None = None
 ) -> list[ClusteringSummary]:
@@ -181,8 +183,12 @@ def find_clusterings(
         raise UnknownModel(f"no clustering of model {model!r} is stored; see panic-tda list-clusterings")
     found = results.latest_summaries(session, model=model) if "latest" in references else []
     named = results.find_clusterings(session, [name for name in references if name != "latest"])
-    both = {summary.id: summary for summary in [*found, *named]}
-    return [summary for summary in both.values() if model in (None, summary.embedding_model)]
+    for summary in named:
+        if model not in (None, summary.embedding_model):
+            raise UnknownClustering(
+                f"clustering {summary.id} is of model {summary.embedding_model}, not of {model}"
+            )
+    return list({summary.id: summary for summary in [*found, *named]}.values())
 
 
 def delete_clusterings(database: Database | str | Path, clustering_ids: Sequence[UUID]) -> None:
@@ -205,20 +211,23 @@ def save_pending(database: Database | str | Path, files: Sequence[Path] = ()) ->
 
     Raises
     ------
-    BadInput, DatabaseError
-        A file is damaged, or cannot be saved now either; it stays.
+    MissingPath, BadInput, DatabaseError
+        A file is missing or damaged, belongs to another database, or cannot be saved now either; it stays,
+        and the others are saved all the same.
     """
-    database = _opened(database)
-    database.require_current()
-    saved = []
+    database = open_current(database)
+    saved: list[SavedPending] = []
+    failures: list[PanicTdaError] = []
     for path in files or pending.find(database):
-        kept = pending.read(Path(path))
-        with database.writing() as connection:
-            remaining = _still_there(connection, kept)
-            if not results.is_saved(connection, kept.id):
-                results.save_clustering(connection, remaining)
-        Path(path).unlink()
-        saved.append(SavedPending(kept.id, kept.embedding_model, len(kept.ids) - len(remaining.ids)))
+        try:
+            saved.append(_save_kept(database, Path(path)))
+        except PanicTdaError as error:
+            failures.append(error)
+            continue
+        _log.info("saved clustering %s of %s", saved[-1].id, saved[-1].embedding_model)
+    if failures:
+        also = f" ({len(saved)} other clusterings were saved)" if saved else ""
+        raise type(failures[0])("; ".join(map(str, failures)) + also) from failures[0]
     return saved
 
 
@@ -259,7 +268,7 @@ def _refusal(job: _Job, census: ModelCensus) -> ModelOutcome | None:
             return _without_result(census, FAILED, str(error))
     if census.n_usable < MIN_ROWS:
         return _skipped(job, census, census.n_usable)
-    if 1 < job.downsample and census.longest <= job.downsample:
+    if job.downsample > 1 and census.longest <= job.downsample:
         _log.warning(
             "%s: factor %d is beyond the longest run (%d outputs): only first outputs are sampled",
             census.model,
@@ -363,14 +372,34 @@ def _save(database: Database, finished: FinishedClustering) -> None:
         with database.writing() as connection:
             results.save_clustering(connection, finished)
     except (DatabaseError, OSError) as error:
-        path = pending.keep(database, finished)
+        try:
+            path = pending.keep(database, finished)
+        except OSError as second:
+            raise SaveFailed(
+                f"computed, but neither saved ({error}) nor kept as a file ({second})"
+            ) from error
         raise SaveFailed(
             f"computed but not saved ({error}); the result is kept in {path}; "
             f"when the cause is gone, save it with: panic-tda save-pending --db {database} {path}"
         ) from error
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         _log.warning("interrupted while saving; the result is kept in %s", pending.keep(database, finished))
         raise
+
+
+def _save_kept(database: Database, path: Path) -> SavedPending:
+    kept = pending.read(path)
+    with database.writing() as connection:
+        remaining = _still_there(connection, kept)
+        if not len(remaining.ids):
+            raise BadInput(
+                f"none of the {len(kept.ids)} embeddings in {path} are in {database}; "
+                "name the database it belongs to with --db, or delete the file"
+            )
+        if not results.is_saved(connection, kept.id):
+            results.save_clustering(connection, remaining)
+    path.unlink()
+    return SavedPending(kept.id, kept.embedding_model, len(kept.ids) - len(remaining.ids))
 
 
 def _outcome(finished: FinishedClustering, seconds: dict[str, float]) -> ModelOutcome:

@@ -7,7 +7,7 @@ first one's POSIX locks whenever it closes the file, and committed rows would be
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ SCHEMA_VERSION = "0001"
 """The revision that this code reads and writes; the newest one in `migrations/versions`."""
 VERSION_TABLE = "panic_tda_version"
 BUSY_TIMEOUT_SECONDS = 60.0
+CACHE_KIBIBYTES = 256 << 10
 PIPELINE_TABLES = ("experimentconfig", "run", "invocation", "embedding")
 
 
@@ -117,11 +118,12 @@ class Database:
 
     def _engine(self, mode: str, begin: str, *, foreign_keys: bool) -> Engine:
         if self.path is None:
-            engine = sa.create_engine(self.url, poolclass=NullPool)
+            try:
+                engine = sa.create_engine(self.url, poolclass=NullPool)
+            except ModuleNotFoundError as error:
+                raise DatabaseError("PostgreSQL needs a driver: pip install 'panic_tda[postgres]'") from error
             if mode == "ro":
-                return engine.execution_options(
-                    isolation_level="REPEATABLE READ", postgresql_readonly=True, stream_results=True
-                )
+                return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             return engine
         path = self.path
         engine = sa.create_engine(
@@ -211,16 +213,19 @@ def stream_vectors(
     Raises
     ------
     DatabaseError
-        A value is missing or of another length.
+        A value is missing or of another length, or the file is damaged.
     """
     sql = str(query.compile(connection, compile_kwargs={"literal_binds": True}))
     # The driver's own cursor: turning each of millions of rows into a result object would double the time.
-    cursor = connection.connection.cursor()
+    cursor = _streaming_cursor(connection)
     try:
-        cursor.execute(sql)
+        # The empty parameters make every driver read the doubled percent signs of the compiled query alike.
+        cursor.execute(sql, ())
         while rows := cursor.fetchmany(batch_rows):
             ids, vectors = zip(*rows, strict=True)
             yield pa.record_batch({"id": _fixed_width(ids, 32), "vector": _fixed_width(vectors, width)})
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise DatabaseError(f"reading vectors: {error}") from error
     finally:
         cursor.close()
 
@@ -240,15 +245,51 @@ def insert_rows(
         Values of all columns in the table's order, as they are stored (ids as 32 characters).
     """
     names = [column.name for column in table.__table__.columns]
-    mark = "?" if connection.dialect.name == "sqlite" else "%s"
-    sql = f"INSERT INTO {table.__tablename__} ({', '.join(names)}) VALUES ({', '.join([mark] * len(names))})"
     cursor: Any = connection.connection.cursor()
     try:
-        cursor.executemany(sql, rows)
+        if connection.dialect.name == "postgresql":
+            with cursor.copy(f"COPY {table.__tablename__} ({', '.join(names)}) FROM STDIN") as copy:
+                for row in rows:
+                    copy.write_row(row)
+        else:
+            marks = ", ".join("?" * len(names))
+            cursor.executemany(
+                f"INSERT INTO {table.__tablename__} ({', '.join(names)}) VALUES ({marks})", rows
+            )
     except connection.dialect.loaded_dbapi.Error as error:
         raise DatabaseError(f"inserting into {table.__tablename__}: {error}") from error
     finally:
         cursor.close()
+
+
+def insert_new_rows(
+    connection: Connection, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+) -> int:
+    """Insert the rows whose id is not in the table yet, and leave those that are there as they are.
+
+    Parameters
+    ----------
+    connection : Connection
+        From `Database.writing`.
+    table : str
+        A table with the primary key `id`.
+    columns : sequence of str
+        The columns that are given; the others take their defaults.
+    rows : sequence of tuple
+        Values as the driver takes them: ids as text of 32 characters, vectors as bytes.
+
+    Returns
+    -------
+    int
+        How many rows were inserted.
+    """
+    # The driver's own statement: SQLAlchemy's preparation of each row costs as much as inserting it.
+    mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
+    sql = (
+        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join([mark] * len(columns))}) "
+        "ON CONFLICT (id) DO NOTHING"
+    )
+    return connection.exec_driver_sql(sql, list(rows)).rowcount if rows else 0
 
 
 def _fixed_width(values: tuple[Any, ...], width: int) -> pa.Array:
@@ -261,14 +302,26 @@ def _fixed_width(values: tuple[Any, ...], width: int) -> pa.Array:
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(values), [None, pa.py_buffer(data)])
 
 
+def _streaming_cursor(connection: Connection) -> Any:
+    # psycopg's plain cursor holds the whole result in memory; a named one lives on the server.
+    if connection.dialect.name == "postgresql":
+        driver: Any = connection.connection
+        return driver.cursor(name="panic_tda_stream", binary=True)
+    return connection.connection.cursor()
+
+
 def _parse(target: str | Path) -> URL:
     text = str(target)
     if "://" not in text:
         return URL.create("sqlite", database=text)
     try:
-        return make_url(text)
+        url = make_url(text)
     except ArgumentError as error:
         raise WrongUsage(f"{text!r} is neither a path nor a database URL: {error}") from error
+    backend = url.get_backend_name()
+    if backend not in ("sqlite", "postgresql"):
+        raise WrongUsage(f"databases are SQLite or PostgreSQL; got {backend} in {url.render_as_string()}")
+    return url.set(drivername="postgresql+psycopg") if backend == "postgresql" else url
 
 
 def _is_sqlite(url: URL) -> bool:
@@ -280,6 +333,8 @@ def _connect(path: Path, mode: str, foreign_keys: bool) -> sqlite3.Connection:
     uri = f"file:{quote(str(path))}?mode={mode}"
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
     connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
+    # Ids are looked up and inserted in no order: a million rows' indexes are to fit. Taken when needed only.
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
     if mode == "rw" and connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         connection.execute("PRAGMA journal_mode = WAL")
     return connection

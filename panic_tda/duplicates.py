@@ -12,7 +12,8 @@ from panic_tda.types import SpanningTree
 if TYPE_CHECKING:
     from panic_tda.types import BoolArray, Float32Array, FloatArray, IntArray
 
-_CHUNK_ROWS = 65_536
+_CHUNK_BYTES = 1 << 20
+"""Work on this much of a matrix at a time: its 64-bit words and their products stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,11 @@ def keep_distinct(vectors: Float32Array, distinct: DistinctRows) -> Float32Array
     """Move the distinct rows to the front of `vectors`, in place, and return the view of them."""
     m = len(distinct.first)
     if m < len(vectors):
-        for begin in range(0, m, _CHUNK_ROWS):
-            # A distinct row never moves backwards past one that is still to be read: first[i] >= i.
-            vectors[begin : begin + _CHUNK_ROWS][: m - begin] = vectors[
-                distinct.first[begin : begin + _CHUNK_ROWS]
-            ]
+        step = _chunk_rows(vectors)
+        for begin in range(0, m, step):
+            # No row is overwritten before it was read, because first[i] >= i.
+            some = distinct.first[begin : begin + step]
+            vectors[begin : begin + len(some)] = vectors[some]
     return vectors[:m]
 
 
@@ -113,19 +114,27 @@ def _hash_rows(vectors: Float32Array) -> np.ndarray[tuple[int], np.dtype[np.uint
     generator = np.random.default_rng(0)
     coefficients = generator.integers(0, 1 << 64, vectors.shape[1], dtype=np.uint64) | np.uint64(1)
     hashes = np.empty(len(vectors), dtype=np.uint64)
-    for begin in range(0, len(vectors), _CHUNK_ROWS):
-        words = vectors[begin : begin + _CHUNK_ROWS].view(np.uint32).astype(np.uint64)
+    step = _chunk_rows(vectors)
+    for begin in range(0, len(vectors), step):
+        words = vectors[begin : begin + step].view(np.uint32).astype(np.uint64)
+        words += np.uint64(1)
+        words *= coefficients
         # The high half of every product is what mixes; the low bits of floats are often zero.
-        hashes[begin : begin + _CHUNK_ROWS] = ((words + np.uint64(1)) * coefficients >> np.uint64(7)).sum(
-            axis=1
-        )
+        words >>= np.uint64(7)
+        hashes[begin : begin + step] = words.sum(axis=1)
     return hashes
+
+
+def _chunk_rows(vectors: Float32Array) -> int:
+    row_bytes = vectors.dtype.itemsize * max(1, vectors.shape[1])
+    return max(1, int(_CHUNK_BYTES // row_bytes))
 
 
 def _groups_are_equal(vectors: Float32Array, order: IntArray, opens_group: BoolArray) -> bool:
     follows = np.flatnonzero(~opens_group)
-    for begin in range(0, len(follows), _CHUNK_ROWS):
-        some = follows[begin : begin + _CHUNK_ROWS]
+    step = _chunk_rows(vectors)
+    for begin in range(0, len(follows), step):
+        some = follows[begin : begin + step]
         if not np.array_equal(vectors[order[some]], vectors[order[some - 1]]):
             return False
     return True

@@ -234,7 +234,9 @@ def _select(condensed: _Condensed, parameters: EffectiveParameters) -> BoolArray
         chosen = np.ones(len(condensed.parent), dtype=np.bool_)
         chosen[condensed.parent] = False
     else:
-        largest = parameters.max_cluster_size or len(condensed.row_cluster)
+        n = len(condensed.row_cluster)
+        # Compiled code takes 64 bits; a limit above n is none.
+        largest = min(parameters.max_cluster_size or n, n)
         chosen = _excess_of_mass(condensed, largest, allow_root)
     if epsilon > 0 and not chosen[ROOT]:
         chosen = _climb_to_epsilon(condensed, chosen, epsilon, allow_root)

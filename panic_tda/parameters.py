@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ DISTANCE_FLOOR = 1e-3
 MIN_CLUSTER_SHARE = 0.001
 MIN_SAMPLES_CAP = 64
 SELECTION_METHODS = ("eom", "leaf")
+_LARGEST_INTEGER = 2**63 - 1
+"""What a database takes as an integer."""
 
 
 @dataclass(frozen=True)
@@ -87,23 +90,26 @@ class ClusteringParameters:
                 0 < size < 1, "min_cluster_size", "a share above 0 % and below 100 %", f"{100 * size:g} %"
             )
         elif size is not None:
-            _require(size >= 2, "min_cluster_size", "a count of at least 2", size)
+            _require_count(2, "min_cluster_size", "a count of at least 2", size)
         if self.min_samples is not None:
-            _require(self.min_samples >= 1, "min_samples", "at least 1 (the point itself)", self.min_samples)
+            allowed = "a whole number of at least 1 (the point itself)"
+            _require_count(1, "min_samples", allowed, self.min_samples)
         if self.max_cluster_size is not None:
-            _require(self.max_cluster_size >= 1, "max_cluster_size", "at least 1", self.max_cluster_size)
+            _require_count(1, "max_cluster_size", "a whole number of at least 1", self.max_cluster_size)
 
     def resolve(self, n_rows: int) -> EffectiveParameters:
         """Fill in what depends on the number of rows, duplicates counted."""
         size = self._cluster_size(n_rows)
         samples = self.min_samples if self.min_samples is not None else min(size, MIN_SAMPLES_CAP)
+        largest = self.max_cluster_size
+        # Plain numbers, as JSON stores no others: callers may have given NumPy's.
         return EffectiveParameters(
             cluster_selection_epsilon=float(self.epsilon),
-            min_cluster_size=size,
-            min_samples=samples,
-            allow_single_cluster=self.allow_single_cluster,
+            min_cluster_size=int(size),
+            min_samples=int(samples),
+            allow_single_cluster=bool(self.allow_single_cluster),
             cluster_selection_method=self.selection_method,
-            max_cluster_size=self.max_cluster_size,
+            max_cluster_size=None if largest is None else int(largest),
             distance_floor=float(self.distance_floor),
         )
 
@@ -132,6 +138,18 @@ def parse_min_cluster_size(text: str) -> int | float:
         ) from None
 
 
+def from_options(*, min_cluster_size: str | None = None, **others: Any) -> ClusteringParameters:
+    """Make parameters from the options of a command, where `min_cluster_size` is text.
+
+    Raises
+    ------
+    InvalidParameter
+        A value outside its range.
+    """
+    size = None if min_cluster_size is None else parse_min_cluster_size(min_cluster_size)
+    return ClusteringParameters(min_cluster_size=size, **others)
+
+
 def validate_downsample(factor: int) -> int:
     """Return `factor` when it is a whole number of at least 1.
 
@@ -140,8 +158,10 @@ def validate_downsample(factor: int) -> int:
     InvalidParameter
         Anything else.
     """
-    _require(factor >= 1, "downsample", "a whole number of at least 1 (1 keeps every row)", factor)
-    return factor
+    allowed = "a whole number of at least 1 (1 keeps every row) that fits into 64 bits"
+    _require_count(1, "downsample", allowed, factor)
+    _require(factor <= _LARGEST_INTEGER, "downsample", allowed, factor)
+    return int(factor)
 
 
 def chord_to_cosine(chord: float) -> float:
@@ -157,3 +177,11 @@ def _share_of(share: float, n_rows: int) -> int:
 def _require(holds: bool, name: str, allowed: str, got: Any) -> None:
     if not holds:
         raise InvalidParameter(f"{name} must be {allowed}; got {got}")
+
+
+def _require_count(least: int, name: str, allowed: str, got: Any) -> None:
+    try:
+        count = operator.index(got)
+    except TypeError:
+        raise InvalidParameter(f"{name} must be {allowed}; got {got!r}") from None
+    _require(count >= least, name, allowed, got)

@@ -5,6 +5,8 @@ A file is Arrow IPC: one row an embedding (`id`, `label`, `probability`), the re
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import json
 import tempfile
 from datetime import datetime
@@ -17,8 +19,8 @@ import pyarrow as pa
 from pyarrow import ipc
 
 from panic_tda.database import Database
-from panic_tda.errors import OUTLIER, BadInput
-from panic_tda.results import FinishedClustering
+from panic_tda.errors import OUTLIER, BadInput, MissingPath
+from panic_tda.types import FinishedClustering
 
 if TYPE_CHECKING:
     from panic_tda.types import BoolArray, IntArray
@@ -34,18 +36,21 @@ def keep(database: Database, finished: FinishedClustering) -> Path:
     OSError
         Neither place takes it.
     """
-    name = f"{_stem(database)}{finished.id.hex}.arrow"
+    beside, temporary = (folder / f"{stem}{finished.id.hex}.arrow" for folder, stem in _places(database))
     try:
-        return _write(_folder(database) / name, finished)
+        return _write(beside, finished)
     except OSError:
         # A full disk is what often made the saving fail.
-        return _write(Path(tempfile.gettempdir()) / name, finished)
+        return _write(temporary, finished)
 
 
 def find(database: Database) -> list[Path]:
     """Return the files that wait beside the database or in the temporary folder."""
-    folders = dict.fromkeys((_folder(database), Path(tempfile.gettempdir())))
-    return [path for folder in folders for path in sorted(folder.glob(f"{_stem(database)}*.arrow"))]
+    return [
+        path
+        for folder, stem in _places(database)
+        for path in sorted(folder.glob(f"{glob.escape(stem)}*.arrow"))
+    ]
 
 
 def read(path: Path) -> FinishedClustering:
@@ -53,15 +58,22 @@ def read(path: Path) -> FinishedClustering:
 
     Raises
     ------
+    MissingPath
+        There is no such file.
     BadInput
         It is something else, or incomplete.
     """
     try:
         with pa.OSFile(str(path)) as source:
             table = ipc.open_file(source).read_all().combine_chunks()
-        said = json.loads(table.schema.metadata[_METADATA_KEY])
-    except (pa.ArrowInvalid, KeyError, TypeError) as error:
+        return _finished(table, json.loads(table.schema.metadata[_METADATA_KEY]))
+    except FileNotFoundError as error:
+        raise MissingPath(f"no file at {path}; without a name, save-pending takes those that wait") from error
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"{path} is no complete clustering kept by panic_tda: {error}") from error
+
+
+def _finished(table: pa.Table, said: dict[str, Any]) -> FinishedClustering:
     return FinishedClustering(
         id=UUID(said["id"]),
         embedding_model=said["embedding_model"],
@@ -131,10 +143,10 @@ def _write(path: Path, finished: FinishedClustering) -> Path:
     return path
 
 
-def _folder(database: Database) -> Path:
-    return database.path.parent if database.path else Path.cwd()
-
-
-def _stem(database: Database) -> str:
+def _places(database: Database) -> tuple[tuple[Path, str], tuple[Path, str]]:
+    """Folder and beginning of the names: beside the database, and in the temporary folder."""
     name = database.path.name if database.path else str(database.url.database)
-    return f"{name}.pending-"
+    folder = database.path.parent if database.path else Path.cwd()
+    # The temporary folder is everybody's, and most databases have the same name.
+    owner = hashlib.sha256(str(database).encode()).hexdigest()[:12]
+    return (folder, f"{name}.pending-"), (Path(tempfile.gettempdir()), f"{name}.{owner}.pending-")

@@ -9,6 +9,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session, aliased
@@ -26,55 +27,10 @@ from panic_tda.schemas import (
 )
 
 if TYPE_CHECKING:
-    from panic_tda.types import BytesArray, FloatArray, IntArray
+    from panic_tda.types import FinishedClustering
 
 ALGORITHM = "hdbscan"
 _INSERT_ROWS = 100_000
-
-
-@dataclass(frozen=True)
-class FinishedClustering:
-    """A computed clustering with all that its rows in the database say.
-
-    Attributes
-    ----------
-    id : UUID
-        Id of the result.
-    embedding_model : str
-        Name of the embedding model.
-    started_at, completed_at : datetime
-        Naive UTC times of the computation.
-    parameters : dict
-        Every effective value; must be JSON.
-    ids : (n,) S32
-        Embedding ids, ascending.
-    labels : (n,) int64
-        Cluster of each embedding, or `OUTLIER`.
-    probabilities : (n,) float64
-        Membership strengths.
-    medoids : dict of int to int
-        Row of the medoid by cluster label; one for every cluster.
-    persistence : dict of int to float
-        By cluster label.
-    """
-
-    id: UUID
-    embedding_model: str
-    started_at: datetime
-    completed_at: datetime
-    parameters: dict[str, Any]
-    ids: BytesArray
-    labels: IntArray
-    probabilities: FloatArray
-    medoids: dict[int, int]
-    persistence: dict[int, float]
-
-    def sizes(self) -> dict[int, int]:
-        """Count the members of every cluster."""
-        import numpy as np
-
-        labels, counts = np.unique(self.labels[self.labels != OUTLIER], return_counts=True)
-        return dict(zip(labels.tolist(), counts.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -159,7 +115,7 @@ def save_clustering(connection: Connection, finished: FinishedClustering) -> Non
         Cluster,
         (
             (key, label, finished.ids[finished.medoids[label]].decode(), size, finished.persistence[label])
-            for label, size in finished.sizes().items()
+            for label, size in _sizes(finished)
         ),
     )
     insert_rows(connection, EmbeddingCluster, _assignments(key, finished))
@@ -199,7 +155,7 @@ def find_clusterings(session: Session, references: Iterable[str]) -> list[Cluste
         if len(fitting) != 1:
             raise UnknownClustering(
                 f"{len(fitting) or 'none'} of {len(stored)} stored clusterings begin with {reference!r}; "
-                "give an id that list-clusterings shows, or enough of its beginning to tell it from the others"
+                "give an id that list-clusterings shows, or enough of its beginning to be unique"
             )
         found[fitting[0].id] = fitting[0]
     return list(found.values())
@@ -242,7 +198,7 @@ def cluster_details(
         .limit(limit)
     )
     rows = session.execute(query).all()
-    copies = _count_copies(session, clustering_id, {row[0]: row[7] for row in rows if row[7] is not None})
+    copies = _count_copies(session, clustering_id, rows[-1][0]) if rows else {}
     return [
         ClusterDetails(
             label=label,
@@ -280,6 +236,11 @@ def delete_results(database: Database, clustering_ids: Sequence[UUID]) -> None:
         connection.execute(sa.delete(ClusteringResult).where(ClusteringResult.id.in_(clustering_ids)))
 
 
+def _sizes(finished: FinishedClustering) -> Iterator[tuple[int, int]]:
+    labels, counts = np.unique(finished.labels[finished.labels != OUTLIER], return_counts=True)
+    yield from zip(labels.tolist(), counts.tolist(), strict=True)
+
+
 def _assignments(key: int, finished: FinishedClustering) -> Iterator[tuple[int, str, int, float]]:
     for begin in range(0, len(finished.ids), _INSERT_ROWS):
         rows = slice(begin, begin + _INSERT_ROWS)
@@ -292,23 +253,34 @@ def _assignments(key: int, finished: FinishedClustering) -> Iterator[tuple[int, 
         )
 
 
-def _count_copies(session: Session, clustering_id: UUID, texts: dict[int, str]) -> dict[int, int]:
-    if not texts:
-        return {}
-    # One pass over the members of the clusters that are shown; an index on the texts would be most of a file.
+def _count_copies(session: Session, clustering_id: UUID, last_label: int) -> dict[int, int]:
+    """Count, by label up to `last_label`, the members that have the text of their medoid."""
+    stands, member = aliased(Embedding), aliased(Embedding)
+    text_of, text = aliased(Invocation), aliased(Invocation)
+    # One pass over the assignments; each looks up its cluster's medoid. An index on the texts would be most
+    # of a file, and a list of the texts more than a statement may hold.
     query = (
         sa.select(EmbeddingCluster.label, sa.func.count())
-        .join(ClusteringResult, ClusteringResult.key == EmbeddingCluster.result_key)
-        .join(Embedding, Embedding.id == EmbeddingCluster.embedding_id)
-        .join(Invocation, Invocation.id == Embedding.invocation_id)
+        .select_from(ClusteringResult)
+        .join(EmbeddingCluster, EmbeddingCluster.result_key == ClusteringResult.key)
+        .join(
+            Cluster,
+            sa.and_(
+                Cluster.result_key == EmbeddingCluster.result_key, Cluster.label == EmbeddingCluster.label
+            ),
+        )
+        .join(stands, stands.id == Cluster.medoid_embedding_id)
+        .join(text_of, text_of.id == stands.invocation_id)
+        .join(member, member.id == EmbeddingCluster.embedding_id)
+        .join(text, text.id == member.invocation_id)
         .where(
             ClusteringResult.id == clustering_id,
-            EmbeddingCluster.label.in_(texts),
-            Invocation.output_text == sa.case(texts, value=EmbeddingCluster.label),
+            EmbeddingCluster.label <= last_label,
+            text.output_text == text_of.output_text,
         )
         .group_by(EmbeddingCluster.label)
     )
-    return dict(session.execute(query).tuples().all())
+    return dict(session.execute(query).all())
 
 
 def _summary(found: ClusteringResult) -> ClusteringSummary:

@@ -8,7 +8,7 @@ does not shift the index, and no factor can starve a text model only because tex
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.sql import ColumnElement, FromClause
@@ -23,13 +23,13 @@ class Sample(NamedTuple):
     """Embeddings with their invocations, and the conditions that hold for the sampled and the orphaned.
 
     `source` is an outer join: an embedding whose invocation is missing stays in it, and is never sampled.
-    `index` is the output index, NULL where no sampling needs it.
+    `output_index` is the output index, NULL where no sampling needs it.
     """
 
     source: FromClause
     chosen: ColumnElement[bool]
     orphaned: ColumnElement[bool]
-    index: ColumnElement[int]
+    output_index: ColumnElement[Any]
 
 
 def sample(downsample: int) -> Sample:
@@ -37,7 +37,7 @@ def sample(downsample: int) -> Sample:
     joined = _embedding.outerjoin(_invocation, _embedding.c.invocation_id == _invocation.c.id)
     orphaned = _invocation.c.id.is_(None)
     if downsample == 1:
-        return Sample(joined, _invocation.c.id.is_not(None), orphaned, sa.null())
+        return Sample(joined, _invocation.c.id.is_not(None), orphaned, sa.cast(sa.null(), sa.Integer))
     parity = _invocation.c.sequence_number % 2
     stride = (
         sa.select(

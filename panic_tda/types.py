@@ -6,7 +6,9 @@ Arrays are C-ordered. `n` counts rows, `d` their dimensions. NumPy is imported f
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
+from uuid import UUID
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     Int32Array: TypeAlias = NDArray[np.int32]
     BytesArray: TypeAlias = NDArray[np.bytes_]
     BoolArray: TypeAlias = NDArray[np.bool_]
+
+CLUSTERED, SKIPPED, FAILED = "clustered", "skipped", "failed"
+"""What may become of one embedding model."""
 
 
 @dataclass(frozen=True)
@@ -127,3 +132,113 @@ class Clustering:
     def n_clusters(self) -> int:
         """Number of clusters, outliers not counted."""
         return len(self.persistence)
+
+
+@dataclass(frozen=True)
+class FinishedClustering:
+    """A computed clustering with all that its rows in the database say.
+
+    Attributes
+    ----------
+    id : UUID
+        Id of the result.
+    embedding_model : str
+        Name of the embedding model.
+    started_at, completed_at : datetime
+        Naive UTC times of the computation.
+    parameters : dict
+        Every effective value; must be JSON.
+    ids : (n,) S32
+        Embedding ids, ascending.
+    labels : (n,) int64
+        Cluster of each embedding, or `OUTLIER`.
+    probabilities : (n,) float64
+        Membership strengths.
+    medoids : dict of int to int
+        Row of the medoid by cluster label; one for every cluster.
+    persistence : dict of int to float
+        By cluster label.
+    """
+
+    id: UUID
+    embedding_model: str
+    started_at: datetime
+    completed_at: datetime
+    parameters: dict[str, Any]
+    ids: BytesArray
+    labels: IntArray
+    probabilities: FloatArray
+    medoids: dict[int, int]
+    persistence: dict[int, float]
+
+
+@dataclass(frozen=True)
+class ModelOutcome:
+    """What became of one embedding model; the fields are the keys of `cluster-embeddings --json`."""
+
+    id: UUID | None
+    embedding_model: str
+    status: str
+    reason: str | None
+    n_total: int
+    n_sampled: int
+    n_excluded: int
+    n_embeddings: int = 0
+    n_clusters: int = 0
+    n_outliers: int = 0
+    backend: str | None = None
+    exact: bool | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SavedPending:
+    """A kept clustering that is in the database now."""
+
+    id: UUID
+    embedding_model: str
+    n_vanished: int
+
+
+@dataclass(frozen=True)
+class ImportSummary:
+    """What an import added.
+
+    Attributes
+    ----------
+    n_files, n_rows : int
+        Read.
+    n_new_embeddings, n_new_invocations, n_new_runs : int
+        Added; the other rows were in the database already, with the same text and vector.
+    models : tuple of str
+        Embedding models of the rows, sorted.
+    experiment_id : UUID or None
+        The new runs' experiment; None where all runs were there.
+    """
+
+    n_files: int
+    n_rows: int
+    n_new_embeddings: int
+    n_new_invocations: int
+    n_new_runs: int
+    models: tuple[str, ...]
+    experiment_id: UUID | None
+
+    @property
+    def n_present(self) -> int:
+        """Rows whose embedding was in the database already."""
+        return self.n_rows - self.n_new_embeddings
+
+    def describe(self) -> str:
+        """Say in one or two lines what was added."""
+        read = f"read {self.n_rows:,} rows from {self.n_files} {'file' if self.n_files == 1 else 'files'}"
+        if not self.n_new_embeddings:
+            return f"{read}: nothing to add, all of them are in the database already"
+        present = f"; {self.n_present:,} were there already" if self.n_present else ""
+        return (
+            f"{read}: added {self.n_new_embeddings:,} embeddings ({', '.join(self.models)}), "
+            f"{self.n_new_invocations:,} invocations and {self.n_new_runs:,} runs{present}"
+        )
+
+    def __str__(self) -> str:
+        return self.describe()

@@ -1,0 +1,104 @@
+"""Parquet files, Arrow files (Feather) and Arrow streams: their schemas, and their columns by batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from panic_tda.errors import BadInput, MissingPath
+
+
+@dataclass(frozen=True)
+class ArrowFile:
+    """A file that is there and of a known format. It is opened anew for each reading.
+
+    Attributes
+    ----------
+    path : Path
+        Whatever its name ends in: the format is told by its first bytes.
+    schema : pyarrow.Schema
+        Its columns.
+    n_rows : int or None
+        None where only reading it all would tell.
+    """
+
+    path: Path
+    schema: pa.Schema
+    n_rows: int | None
+    _read: Callable[[Path, list[str], int], Iterator[pa.RecordBatch]]
+
+    def batches(self, columns: list[str], *, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        """Read the named columns in the order of the file, at most `batch_rows` rows at a time.
+
+        Raises
+        ------
+        BadInput
+            The file is damaged.
+        """
+        with readable(self.path):
+            for batch in self._read(self.path, columns, batch_rows):
+                # The one batch of an Arrow file may be the whole file.
+                for start in range(0, batch.num_rows, batch_rows):
+                    yield batch.slice(start, batch_rows)
+
+
+def open_arrow_file(path: Path) -> ArrowFile:
+    """Recognise a file by its first bytes, and read its schema.
+
+    Raises
+    ------
+    MissingPath
+        There is no such file.
+    BadInput
+        It is of another format, or damaged.
+    """
+    with readable(path):
+        with path.open("rb") as file:
+            magic = file.read(6)
+        if magic.startswith(b"PAR1"):
+            with pq.ParquetFile(path) as parquet:
+                return ArrowFile(path, parquet.schema_arrow, parquet.metadata.num_rows, _read_parquet)
+        if magic == b"ARROW1":
+            with pa.memory_map(str(path)) as source:
+                return ArrowFile(path, pa.ipc.open_file(source).schema, None, _read_file)
+        with pa.memory_map(str(path)) as source:
+            return ArrowFile(path, pa.ipc.open_stream(source).schema, None, _read_stream)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with a file's bytes into errors that name the file."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise MissingPath(f"no file {path}") from error
+    except IsADirectoryError as error:
+        raise MissingPath(f"{path} is a folder; name the files in it") from error
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        raise BadInput(f"{path} cannot be read as Parquet or Arrow: {error}") from error
+
+
+def _read_parquet(path: Path, columns: list[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
+    # With its default settings the reader keeps every row group that it has read until the end.
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as parquet:
+        yield from parquet.iter_batches(batch_rows, columns=columns)
+
+
+def _read_file(path: Path, columns: list[str], _batch_rows: int) -> Iterator[pa.RecordBatch]:
+    with pa.memory_map(str(path)) as source:
+        # Columns that are not wanted are not even decompressed.
+        fields = sorted(pa.ipc.open_file(source).schema.get_field_index(name) for name in columns)
+        reader = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fields))
+        for number in range(reader.num_record_batches):
+            yield reader.get_batch(number)
+
+
+def _read_stream(path: Path, columns: list[str], _batch_rows: int) -> Iterator[pa.RecordBatch]:
+    with pa.memory_map(str(path)) as source:
+        for batch in pa.ipc.open_stream(source):
+            yield batch.select(columns)

@@ -1,0 +1,226 @@
+"""What a command does with its terminal: progress, logs, signals, exit codes.
+
+Data goes to stdout. Progress and logs go to stderr: a bar with the time left where a person watches, a
+timestamped line per phase and every 30 seconds where the output is a file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from panic_tda.errors import PanicTdaError, WrongUsage
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+HEARTBEAT_SECONDS = 30.0
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
+
+_log = logging.getLogger("panic_tda")
+
+
+class LoggedProgress:
+    """Progress as log lines: one when a phase ends, one every `HEARTBEAT_SECONDS` while it lasts."""
+
+    def __init__(self, interval: float = HEARTBEAT_SECONDS) -> None:
+        self._interval = interval
+        self._name = ""
+        self._total: float | None = None
+        self._done = 0.0
+        self._began = 0.0
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> LoggedProgress:
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        if _exception[0] is None:
+            self._end_phase()
+
+    def phase(self, name: str, total: float | None = None) -> None:
+        """Log how long the last phase took, and begin the next."""
+        self._end_phase()
+        self._total, self._done, self._began, self._name = total, 0.0, time.monotonic(), name
+        _log.debug("%s …", name)
+
+    def advance(self, amount: float) -> None:
+        """Count work done."""
+        self._done += amount
+
+    def _end_phase(self) -> None:
+        if self._name:
+            _log.info("%s: done in %.1f s", self._name, time.monotonic() - self._began)
+        self._name = ""
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self._interval):
+            name, total, done = self._name, self._total, self._done
+            if not name:
+                continue
+            elapsed = time.monotonic() - self._began
+            if total and done:
+                left = elapsed * max(0.0, total - done) / done
+                _log.info("%s: %.0f %%, about %s left", name, 100 * done / total, _duration(left))
+            else:
+                _log.info("%s: running for %s", name, _duration(elapsed))
+
+
+class BarProgress(LoggedProgress):
+    """Progress as a bar on the terminal; ended phases are logged above it."""
+
+    def __init__(self, bar: RichProgress) -> None:
+        super().__init__()
+        self._bar = bar
+        self._task = bar.add_task("starting", total=None)
+
+    def __enter__(self) -> BarProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+        super().__exit__(*exception)
+
+    def phase(self, name: str, total: float | None = None) -> None:
+        """Start the bar anew."""
+        super().phase(name, total)
+        self._bar.reset(self._task, description=name, total=total)
+
+    def advance(self, amount: float) -> None:
+        """Move the bar."""
+        super().advance(amount)
+        self._bar.advance(self._task, amount)
+
+
+def make_progress(*, quiet: bool) -> LoggedProgress:
+    """Return what shows progress on this stderr."""
+    if quiet or not sys.stderr.isatty():
+        return LoggedProgress()
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        SpinnerColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    return BarProgress(
+        Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+    )
+
+
+def configure_logging(*, verbose: bool, quiet: bool, log_file: Path | None) -> None:
+    """Send the package's logs to stderr, and everything with tracebacks to `log_file`."""
+    for handler in list(_log.handlers):
+        _log.removeHandler(handler)
+        handler.close()
+    _log.setLevel(logging.DEBUG)
+    _log.propagate = False
+    stderr = _StderrHandler()
+    stderr.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+    stderr.setFormatter(_line_format())
+    if not verbose:
+        stderr.addFilter(_without_traceback)
+    _log.addHandler(stderr)
+    if log_file is not None:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        to_file = logging.FileHandler(log_file, encoding="utf-8")
+        to_file.setFormatter(_line_format())
+        _log.addHandler(to_file)
+
+
+@contextmanager
+def exit_codes(*, as_json: bool) -> Iterator[None]:
+    """Turn what is raised inside into a message and an exit code; this is the only place that does."""
+    previous = _terminate_on_sigterm()
+    try:
+        yield
+    except PanicTdaError as error:
+        _fail(error, EXIT_USAGE if isinstance(error, WrongUsage) else EXIT_FAILED, as_json=as_json)
+    except KeyboardInterrupt:
+        click.echo("interrupted; nothing unfinished was saved", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except (click.ClickException, click.Abort, click.exceptions.Exit):
+        raise
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): no failure of ours.
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:
+        _fail(error, EXIT_FAILED, as_json=as_json)
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+class _StderrHandler(logging.Handler):
+    """Writes to the stderr of this moment, around a progress bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(self.format(record), err=True)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    return record.exc_info is None
+
+
+def _line_format() -> logging.Formatter:
+    return logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+
+
+def _fail(error: Exception, code: int, *, as_json: bool) -> None:
+    _log.debug("the command failed", exc_info=error)
+    expected = isinstance(error, PanicTdaError)
+    message = str(error) if expected else f"unexpected {type(error).__name__}: {error}"
+    if as_json:
+        click.echo(json.dumps({"error": {"type": type(error).__name__, "message": message}}, indent=2))
+    hint = "" if expected else " (the traceback is in --log-file, or on stderr with -v)"
+    click.echo(f"Error: {message}{hint}", err=True)
+    sys.exit(code)
+
+
+def _terminate_on_sigterm() -> Any:
+    if threading.current_thread() is not threading.main_thread():
+        return None
+
+    def terminate(_number: int, _frame: FrameType | None) -> None:
+        click.echo("terminated; nothing unfinished was saved", err=True)
+        sys.exit(EXIT_TERMINATED)
+
+    return signal.signal(signal.SIGTERM, terminate)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,182 @@
+"""Parameters are validated once, and what a run used is derived in one place."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from panic_tda import parameters
+from panic_tda.errors import InvalidParameter, WrongUsage
+from panic_tda.parameters import (
+    ClusteringParameters,
+    chord_to_cosine,
+    from_options,
+    parse_min_cluster_size,
+    validate_downsample,
+)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "min_cluster_size", "min_samples"),
+    [
+        (0, 2, 2),
+        (2, 2, 2),
+        (19, 2, 2),
+        (25, 2, 2),
+        (30, 3, 3),
+        (100, 10, 10),
+        (985, 10, 10),
+        (2_400, 10, 10),
+        (10_000, 10, 10),
+        (10_001, 11, 11),
+        (14_160, 15, 15),
+        (64_000, 64, 64),
+        (141_600, 142, 64),
+        (3_000_000, 3_000, 64),
+    ],
+)
+def test_defaults_follow_the_number_of_rows(n_rows: int, min_cluster_size: int, min_samples: int) -> None:
+    effective = ClusteringParameters().resolve(n_rows)
+    assert effective.min_cluster_size == min_cluster_size
+    assert effective.min_samples == min_samples
+
+
+def test_the_defaults_of_the_design() -> None:
+    assert asdict(ClusteringParameters().resolve(1_000)) == {
+        "cluster_selection_epsilon": 0.4,
+        "min_cluster_size": 10,
+        "min_samples": 10,
+        "allow_single_cluster": True,
+        "cluster_selection_method": "eom",
+        "max_cluster_size": None,
+        "distance_floor": 1e-3,
+    }
+
+
+@given(st.integers(0, 10**8))
+def test_the_smallest_cluster_is_a_thousandth_of_the_rows_and_at_least_two(n_rows: int) -> None:
+    size = ClusteringParameters().resolve(n_rows).min_cluster_size
+    assert size >= 2
+    assert 1000 * size >= n_rows
+    assert size <= max(2, 10, -(-n_rows // 1000))
+
+
+@given(st.integers(1, 10_000))
+def test_a_share_of_whole_thousands_is_exact(thousands: int) -> None:
+    # 0.001 * 3000 is 3.0000000000000004 in floating point: rounded up as it is, that would be 4 rows.
+    assert ClusteringParameters(min_cluster_size=0.001).resolve(1000 * thousands).min_cluster_size == max(
+        2, thousands
+    )
+
+
+def test_given_values_are_not_changed() -> None:
+    asked = ClusteringParameters(
+        epsilon=0,
+        min_cluster_size=500,
+        min_samples=700,
+        allow_single_cluster=False,
+        selection_method="leaf",
+        max_cluster_size=900,
+        distance_floor=1e-5,
+    )
+    assert asdict(asked.resolve(10)) == {
+        "cluster_selection_epsilon": 0.0,
+        "min_cluster_size": 500,
+        "min_samples": 700,
+        "allow_single_cluster": False,
+        "cluster_selection_method": "leaf",
+        "max_cluster_size": 900,
+        "distance_floor": 1e-5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epsilon", -0.1),
+        ("epsilon", 2.1),
+        ("epsilon", math.nan),
+        ("epsilon", math.inf),
+        ("min_cluster_size", 1),
+        ("min_cluster_size", 0),
+        ("min_cluster_size", -5),
+        ("min_cluster_size", 0.0),
+        ("min_cluster_size", 1.0),
+        ("min_cluster_size", 2.5),
+        ("min_cluster_size", -0.1),
+        ("min_cluster_size", math.nan),
+        ("min_samples", 0),
+        ("min_samples", 2.5),
+        ("max_cluster_size", 0),
+        ("max_cluster_size", 2.5),
+        ("distance_floor", 0.0),
+        ("distance_floor", -1.0),
+        ("distance_floor", 2.5),
+        ("distance_floor", math.nan),
+        ("selection_method", "EOM"),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(InvalidParameter, match=rf"{name} must be .*; got ") as refusal:
+        ClusteringParameters(**{name: value})
+    assert isinstance(refusal.value, WrongUsage)
+    assert isinstance(refusal.value, ValueError)
+
+
+@pytest.mark.parametrize(("text", "size"), [("25", 25), ("0.1%", 0.001), ("12.5%", 0.125), ("2 %", 0.02)])
+def test_cluster_sizes_are_read_as_counts_or_shares(text: str, size: float) -> None:
+    assert parse_min_cluster_size(text) == pytest.approx(size)
+    assert type(parse_min_cluster_size(text)) is type(size)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "%", "ten", "2.5", "0%", "100%", "250%", "-1%", "nan%", "inf%", "1", "0", "-3"]
+)
+def test_other_cluster_sizes_are_refused(text: str) -> None:
+    with pytest.raises(InvalidParameter, match="min_cluster_size"):
+        from_options(min_cluster_size=text)
+
+
+def test_options_without_a_cluster_size_take_the_default() -> None:
+    assert from_options(epsilon=0.3) == ClusteringParameters(epsilon=0.3)
+
+
+@pytest.mark.parametrize("factor", [0, -1, 1.5, 2.0, math.nan, math.inf, "3", 1 << 63])
+def test_a_factor_is_a_whole_number_that_a_database_can_hold(factor: Any) -> None:
+    with pytest.raises(InvalidParameter, match="downsample must be a whole number"):
+        validate_downsample(factor)
+
+
+@pytest.mark.parametrize("factor", [1, 10, (1 << 63) - 1, np.int64(3)])
+def test_other_factors_are_taken_as_they_are(factor: int) -> None:
+    assert validate_downsample(factor) == factor
+    assert type(validate_downsample(factor)) is int
+
+
+def test_chords_and_cosines() -> None:
+    assert chord_to_cosine(parameters.EPSILON) == pytest.approx(0.08)
+    assert chord_to_cosine(2) == 2
+    first, second = np.array([1.0, 0.0]), np.array([0.6, 0.8])
+    assert chord_to_cosine(float(np.linalg.norm(first - second))) == pytest.approx(1 - first @ second)
+
+
+def test_effective_parameters_are_plain_numbers_whatever_was_given() -> None:
+    # NumPy's numbers are no JSON: they were refused when the result was saved, after all the computing.
+    asked = ClusteringParameters(
+        epsilon=np.float32(0.25),
+        min_cluster_size=np.int64(5),
+        min_samples=np.int32(4),
+        max_cluster_size=np.int64(50),
+        allow_single_cluster=np.bool_(False),
+    )
+    effective = asdict(asked.resolve(100))
+    assert json.loads(json.dumps(effective)) == effective
+    assert effective["min_cluster_size"] == 5
+    assert effective["max_cluster_size"] == 50
