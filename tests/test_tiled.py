@@ -178,7 +178,7 @@ def star(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("dead_rows", [False, True])
 @pytest.mark.parametrize("name", DATA)
 def test_verify_pass_repairs_any_first_tree(name: str, dead_rows: bool, first_tree: object) -> None:
-    """On small data the first tree is right already, and a verify pass that did nothing would go unnoticed."""
+    """On small data the first tree is right already; a verify pass that did nothing would go unnoticed."""
     rows = unit(DATA[name](np.random.default_rng(5)))
     min_samples = min(5, len(rows))
     tree = fit(rows, min_samples, tile_rows=60, dead_rows=dead_rows, first_tree=first_tree)

@@ -9,6 +9,7 @@ them; its row is looked up again among all rows.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -147,8 +148,8 @@ def _weighted_kth(
     for t in order:
         reached += weights[rows[entries[t]]]
         if reached >= missing:
-            return measured[t]
-    return measured[order[-1]]
+            return float(measured[t])
+    return float(measured[order[-1]])
 
 
 def _among_all(
@@ -168,7 +169,7 @@ def _among_all(
     nearer = np.zeros(len(rows), dtype=np.int64)
     near: list[tuple[IntArray, IntArray]] = []
     starts = tile_starts(n, _TILE_ROWS)
-    for begin, end in zip(starts[:-1], starts[1:], strict=True):
+    for begin, end in pairwise(starts):
         products = batch @ space.vectors[begin:end].T
         others = np.arange(begin, end) != rows[:, None]
         nearer += ((products > high) & others) @ weights[begin:end]

@@ -59,7 +59,7 @@ def collect(
 
 @njit(cache=True, nogil=True)
 def collect_best(products: Float32Array, best: int, codes: Int32Array) -> int:
-    """List the `best` pairs of every row of a tile multiplied with itself, and those equal to the last of them.
+    """List the `best` pairs of every row of a tile multiplied with itself, and those equal to the last.
 
     Offering all pairs of the diagonal to heaps took as long as a third of the whole pass.
     """
@@ -72,7 +72,7 @@ def collect_best(products: Float32Array, best: int, codes: Int32Array) -> int:
         if best < width - 1:
             work[:] = row
             work[i] = -np.inf
-            lower = _nth_largest(work, best)
+            lower = np.float32(_nth_largest(work, best))
         for j in range(width):
             codes[found] = i * width + j
             found += (row[j] >= lower) & (i != j)
@@ -101,7 +101,7 @@ def _nth_largest(values: Float32Array, n: int) -> float:
             low = i
         else:
             break
-    return values[n - 1]
+    return float(values[n - 1])
 
 
 @njit(cache=True, nogil=True)
@@ -237,7 +237,7 @@ def distance(x: Float32Array, y: Float32Array) -> float:
     for j in range(len(x)):
         difference = np.float64(x[j]) - np.float64(y[j])
         total += difference * difference
-    return np.sqrt(total)
+    return float(np.sqrt(total))
 
 
 @njit(cache=True, nogil=True)

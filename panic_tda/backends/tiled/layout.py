@@ -1,4 +1,4 @@
-"""Where rows stand: an order in which neighbours share tiles, and the order in which tile pairs are worked off."""
+"""Where rows stand: an order in which neighbours share tiles, and the order in which tile pairs come."""
 
 from __future__ import annotations
 

@@ -244,7 +244,9 @@ def _prepare(
         from_start[begin:end] = np.maximum.accumulate(gaps)
         to_end[end - 1] = 0.0
         to_end[begin : end - 1] = np.maximum.accumulate(gaps[:0:-1])[::-1]
-    between = _range_maxima(from_start[starts[1:] - 1], pairs[:, 0] + 1, pairs[:, 1])
+    between = _range_maxima(
+        from_start[starts[1:] - 1], pairs[:, 0].astype(np.int64) + 1, pairs[:, 1].astype(np.int64)
+    )
     layout = Layout(leaves.order, starts)
     return _Tiles(layout, cores[leaves.order], leaves.gaps, to_end, from_start), between
 
