@@ -38,7 +38,7 @@ from panic_tda.loading import (
 )
 from panic_tda.medoids import medoids
 from panic_tda.parameters import ClusteringParameters, validate_downsample
-from panic_tda.progress import Progress, Silent
+from panic_tda.progress import Prefixed, Progress, Silent
 from panic_tda.results import ClusterDetails, ClusteringSummary
 from panic_tda.schemas import Invocation, utc_now, uuid7
 from panic_tda.types import (
@@ -255,20 +255,6 @@ class _Job:
     progress: Progress
 
 
-class _ModelProgress:
-    """Puts the model's name before every phase."""
-
-    def __init__(self, progress: Progress, model: str) -> None:
-        self._progress = progress
-        self._model = model
-
-    def phase(self, name: str, total: float | None = None) -> None:
-        self._progress.phase(f"{self._model}: {name}", total)
-
-    def advance(self, amount: float) -> None:
-        self._progress.advance(amount)
-
-
 def _opened(database: Database | str | Path) -> Database:
     return database if isinstance(database, Database) else open_database(database)
 
@@ -331,7 +317,7 @@ def _cluster_model(job: _Job, census: ModelCensus) -> ModelOutcome:
 
 
 def _load_cluster_save(job: _Job, census: ModelCensus) -> ModelOutcome:
-    progress = _ModelProgress(job.progress, census.model)
+    progress = Prefixed(job.progress, f"{census.model}: ")
     started_at, began = utc_now(), time.monotonic()
     matrix = load_embeddings(
         job.database, census, downsample=job.downsample, skip_invalid=job.skip_invalid, progress=progress

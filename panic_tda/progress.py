@@ -23,3 +23,19 @@ class Silent:
 
     def advance(self, amount: float) -> None:
         """Ignore the step."""
+
+
+class Prefixed:
+    """Puts a prefix, such as the name of a model, before the name of every phase."""
+
+    def __init__(self, progress: Progress, prefix: str) -> None:
+        self._progress = progress
+        self._prefix = prefix
+
+    def phase(self, name: str, total: float | None = None) -> None:
+        """Begin the phase under its longer name."""
+        self._progress.phase(f"{self._prefix}{name}", total)
+
+    def advance(self, amount: float) -> None:
+        """Pass the step on."""
+        self._progress.advance(amount)

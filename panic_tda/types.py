@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     FloatArray: TypeAlias = NDArray[np.float64]
     Float32Array: TypeAlias = NDArray[np.float32]
     IntArray: TypeAlias = NDArray[np.int64]
+    Int32Array: TypeAlias = NDArray[np.int32]
     BytesArray: TypeAlias = NDArray[np.bytes_]
     BoolArray: TypeAlias = NDArray[np.bool_]
 

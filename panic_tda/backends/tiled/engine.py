@@ -1,0 +1,150 @@
+"""The backend `tiled`: an exact minimum spanning tree at the cost of one brute-force neighbour search."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from panic_tda.backends.base import FitOptions
+from panic_tda.backends.tiled import axes, forest, layout, neighbours, survivors, verify
+from panic_tda.backends.tiled.cores import core_distances
+from panic_tda.backends.tiled.forest import Edges
+from panic_tda.backends.tiled.joining import join_components
+from panic_tda.backends.tiled.survivors import Space
+from panic_tda.backends.tiled.workers import Workers, workers
+from panic_tda.errors import InvalidParameter
+from panic_tda.types import SpanningTree
+
+if TYPE_CHECKING:
+    from panic_tda.types import Float32Array, FloatArray, IntArray
+
+TILE_ROWS = 1_024
+_SEED = 0
+_GROUP_ROWS = 32
+"""Fewest rows of the groups whose joints are looked for beyond the neighbour lists.
+
+An outlier's list reaches into several clusters, and through it the neighbour graph joins them by edges
+heavier than those that its dense rows, whose lists end nearby, know nothing of.
+"""
+
+_log = logging.getLogger(__name__)
+
+FirstTree = Callable[[int, np.random.Generator], tuple["IntArray", "IntArray"]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the engine works; none of it changes the answer.
+
+    Parameters
+    ----------
+    tile_rows : int
+        Most rows of a tile.
+    n_axes : int
+        Principal axes of the bound; 0 does without.
+    dead_rows : bool
+        Whether rows that cannot have a lighter edge leave the verify pass.
+    threads : int or None
+        None takes the available cores.
+    first_tree : callable or None
+        Gives the first spanning tree from the number of rows and a random generator, instead of the
+        neighbour graph: a test of the verify pass.
+    """
+
+    tile_rows: int = TILE_ROWS
+    n_axes: int = axes.N_AXES
+    dead_rows: bool = True
+    threads: int | None = None
+    first_tree: FirstTree | None = None
+
+
+class TiledBackend:
+    """Exact in hundreds of dimensions, in memory proportional to the rows.
+
+    Notes
+    -----
+    Products of float32 rows find candidates within proven margins; every number that decides is measured
+    in float64 from the rows. Neither tile size, threads nor the BLAS library can therefore change the
+    weights of the tree.
+
+    References
+    ----------
+    .. [1] McInnes, Healy (2017). Accelerated hierarchical density based clustering. ICDM Workshops.
+       https://doi.org/10.1109/ICDMW.2017.12
+    """
+
+    name = "tiled"
+    exact = True
+    weighted = True
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+
+    def check(self, n_rows: int, n_features: int, options: FitOptions) -> None:
+        """Accept every shape: row numbers are 32 bits wide, which no memory holds rows for."""
+
+    def fit(self, vectors: Float32Array, weights: IntArray, options: FitOptions) -> SpanningTree:
+        """Build the tree; see `Backend.fit`.
+
+        Raises
+        ------
+        InvalidParameter
+            `min_samples` exceeds the number of rows, copies counted.
+        """
+        n = len(vectors)
+        if options.min_samples > int(weights.sum()):
+            raise InvalidParameter(
+                f"min_samples must be at most the number of rows, {int(weights.sum())}; "
+                f"got {options.min_samples}"
+            )
+        if n == 1:
+            empty = np.empty(0, dtype=np.int64)
+            return SpanningTree(empty, empty, np.empty(0), np.full(1, options.distance_floor))
+        rng = np.random.default_rng(_SEED)
+        space = survivors.describe(vectors, self.settings.n_axes, rng)
+        with workers(self.settings.threads) as team:
+            cores, tree = self._first_tree(space, weights, options, team, rng)
+            tree = self._close(space, cores, tree, options, team)
+        return SpanningTree(tree.u, tree.v, tree.height, cores)
+
+    def _first_tree(
+        self,
+        space: Space,
+        weights: IntArray,
+        options: FitOptions,
+        team: Workers,
+        rng: np.random.Generator,
+    ) -> tuple[FloatArray, Edges]:
+        n = len(weights)
+        where = layout.local_layout(space.points, self.settings.tile_rows, rng)
+        lists = neighbours.empty_lists(n, neighbours.list_length(n, options.min_samples))
+        neighbours.find_neighbours(space, where, lists, team, options.progress)
+        cores, n_redone = core_distances(
+            space, weights, lists, options.min_samples, options.distance_floor, team, options.progress
+        )
+        _log.debug("%d of %d neighbour lists were too short for an exact core distance", n_redone, n)
+        options.progress.phase("forest")
+        if self.settings.first_tree is not None:
+            known = forest.measure(space.vectors, cores, self.settings.first_tree(n, rng), team)
+        else:
+            ends = forest.neighbour_forest(lists, cores)
+            known = forest.measure(space.vectors, cores, ends, team)
+            groups = forest.without_joints(n, known, _GROUP_ROWS)
+            _log.debug("%d edges of the neighbour graph, %d groups", len(known.u), len(np.unique(groups)))
+            ends = join_components(space, cores, groups, team, rng)
+            known = forest.concatenate([known, forest.measure(space.vectors, cores, ends, team)])
+        return cores, forest.minimum_forest(n, known)
+
+    def _close(
+        self, space: Space, cores: FloatArray, tree: Edges, options: FitOptions, team: Workers
+    ) -> Edges:
+        verifier = verify.Verifier(
+            space, cores, self.settings.tile_rows, team, options.progress, dead_rows=self.settings.dead_rows
+        )
+        tree = verifier.close(tree)
+        _log.debug("the verify pass found %d candidates", verifier.n_candidates)
+        return tree

@@ -1,0 +1,106 @@
+"""Where rows stand: an order in which neighbours share tiles, and the order in which tile pairs come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from panic_tda.types import Float32Array, Int32Array, IntArray
+
+_MAX_PIVOTS = 2_048
+_ROWS_PER_PIVOT = 64
+_CHUNK_ROWS = 8_192
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows in tiles.
+
+    Attributes
+    ----------
+    order : (n,) int32
+        Row at each position.
+    starts : (tiles + 1,) int64
+        Position at which each tile begins, and the end.
+    """
+
+    order: Int32Array
+    starts: IntArray
+
+    @property
+    def n_tiles(self) -> int:
+        """Number of tiles."""
+        return len(self.starts) - 1
+
+    def rows(self, tile: int) -> Int32Array:
+        """Return the rows of a tile."""
+        return self.order[self.starts[tile] : self.starts[tile + 1]]
+
+
+def tile_starts(n: int, tile_rows: int) -> IntArray:
+    """Divide `n` positions into tiles of equal size, give or take one row, of at most `tile_rows`."""
+    return np.linspace(0, n, -(-n // tile_rows) + 1).astype(np.int64)
+
+
+def local_layout(points: Float32Array, tile_rows: int, rng: np.random.Generator) -> Layout:
+    """Bring rows that resemble each other into the same tile.
+
+    Rows gather at the most similar of some random pivots, and the pivots follow a tour that always goes on
+    to the most similar one left. Nothing depends on the quality but the speed: the sooner a row meets its
+    neighbours, the fewer of the later products matter to it.
+
+    Parameters
+    ----------
+    points : (n, m) float32
+        Rows, or their coordinates on the principal axes; products of them are similarities.
+    tile_rows : int
+        Most rows of a tile.
+    rng : numpy.random.Generator
+        Chooses the pivots.
+    """
+    n = len(points)
+    starts = tile_starts(n, tile_rows)
+    n_pivots = min(_MAX_PIVOTS, n // _ROWS_PER_PIVOT)
+    if len(starts) == 2 or n_pivots < 2:
+        return Layout(np.arange(n, dtype=np.int32), starts)
+    pivots = points[np.sort(rng.choice(n, n_pivots, replace=False))]
+    nearest = np.empty(n, dtype=np.int64)
+    for begin in range(0, n, _CHUNK_ROWS):
+        nearest[begin : begin + _CHUNK_ROWS] = np.argmax(
+            points[begin : begin + _CHUNK_ROWS] @ pivots.T, axis=1
+        )
+    place = np.empty(n_pivots, dtype=np.int64)
+    place[_tour(pivots @ pivots.copy().T)] = np.arange(n_pivots)
+    return Layout(np.argsort(place[nearest], kind="stable").astype(np.int32), starts)
+
+
+def schedule(points: Float32Array, layout: Layout) -> Int32Array:
+    """List all tile pairs: the diagonal first, then the pairs that look most similar.
+
+    Returns
+    -------
+    (pairs, 2) int32
+        Tiles I <= J, every pair once.
+    """
+    sums = np.stack([points[layout.rows(tile)].mean(axis=0) for tile in range(layout.n_tiles)])
+    similarity = sums @ sums.copy().T
+    first, second = np.triu_indices(layout.n_tiles, 1)
+    apart = np.argsort(-similarity[first, second], kind="stable")
+    diagonal = np.arange(layout.n_tiles)
+    tiles = [np.concatenate([diagonal, first[apart]]), np.concatenate([diagonal, second[apart]])]
+    return np.stack(tiles, axis=1).astype(np.int32)
+
+
+def _tour(similarity: Float32Array) -> IntArray:
+    n = len(similarity)
+    remaining = similarity.copy()
+    np.fill_diagonal(remaining, -np.inf)
+    tour = np.zeros(n, dtype=np.int64)
+    for step in range(1, n):
+        here = tour[step - 1]
+        remaining[:, here] = -np.inf
+        tour[step] = np.argmax(remaining[here])
+    return tour

@@ -1,0 +1,80 @@
+"""How far a float32 product may lie from the truth, and thresholds that stay on the safe side of it.
+
+Products of float32 rows only find candidates. Everything here is a proven bound, so that no candidate is
+missed whatever library, tile size or device multiplied; the decision is made in float64 elsewhere.
+
+References
+----------
+.. [1] Higham (2002). Accuracy and Stability of Numerical Algorithms, section 3.1. SIAM.
+   https://doi.org/10.1137/1.9780898718027
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from panic_tda.types import Float32Array, FloatArray
+
+UNIT_ROUNDOFF = 2.0**-24
+"""Of float32, the arithmetic of the products."""
+_CHUNK_ROWS = 16_384
+
+
+def norm_error(vectors: Float32Array) -> float:
+    """Return the largest | ‖x‖² - 1 | over the rows, rounded up."""
+    worst = 0.0
+    for begin in range(0, len(vectors), _CHUNK_ROWS):
+        chunk = vectors[begin : begin + _CHUNK_ROWS].astype(np.float64)
+        squares = np.einsum("ij,ij->i", chunk, chunk)
+        worst = max(worst, float(np.abs(squares - 1).max()))
+    return worst + 1e-12
+
+
+def product_margin(n_features: int, norm_error: float) -> float:
+    """Bound the distance of a float32 dot product from 1 - ‖x - y‖²/2.
+
+    Parameters
+    ----------
+    n_features : int
+        Length of the rows, d.
+    norm_error : float
+        ν = max | ‖x‖² - 1 |.
+
+    Returns
+    -------
+    float
+        η = γ(1 + ν) + ν with γ = 1.01·d·2⁻²⁴: rounding in any order of summation, and norms that are not
+        exactly 1.
+    """
+    gamma = 1.01 * n_features * UNIT_ROUNDOFF
+    return gamma * (1 + norm_error) + norm_error
+
+
+def bound_margin(n_axes: int, norm_error: float) -> float:
+    """Bound how far a float32 product of `n_axes` coordinates and a residual may fall below its exact value.
+
+    Four more roundings than there are terms: each coordinate was rounded to float32 on both sides. The last
+    term covers axes that are orthonormal only to float64.
+    """
+    return 1.01 * (n_axes + 5) * UNIT_ROUNDOFF * (1 + norm_error) + 1e-12
+
+
+def lower_products(heights: FloatArray, margin: float) -> Float32Array:
+    """Product below which a pair is certainly at least `heights` apart, as float32 rounded down.
+
+    Parameters
+    ----------
+    heights : (n,) float64
+        Chord lengths.
+    margin : float
+        η of `product_margin`.
+    """
+    return round_down(1.0 - heights * heights / 2 - margin)
+
+
+def round_down(values: FloatArray) -> Float32Array:
+    """Convert to float32, towards minus infinity."""
+    return np.nextafter(values.astype(np.float32), np.float32(-np.inf))

@@ -1,0 +1,86 @@
+"""Threads that work off tiles: one tile, one thread, and never more threads than cores."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from typing import Generic, TypeVar
+
+from threadpoolctl import threadpool_limits
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Kept = TypeVar("Kept")
+
+_AHEAD = 4
+"""Tasks per thread that wait in the queue: enough to keep it busy, few enough to stop soon."""
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class PerThread(Generic[Kept]):
+    """Something that every thread makes for itself once, such as buffers."""
+
+    def __init__(self, make: Callable[[], Kept]) -> None:
+        self._make = make
+        self._local = threading.local()
+
+    def get(self) -> Kept:
+        """Return this thread's own."""
+        if not hasattr(self._local, "kept"):
+            self._local.kept = self._make()
+        kept: Kept = self._local.kept
+        return kept
+
+
+class Workers:
+    """A pool of threads, in each of which the BLAS library is held to one thread.
+
+    Tiles are independent, so running one on each core needs no synchronisation inside a product, and the
+    element-wise work after it runs beside the next tile's product.
+    """
+
+    def __init__(self, n_threads: int) -> None:
+        self.n_threads = n_threads
+        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="tiles")
+
+    def map(self, work: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+        """Yield the results in the order of the tasks; the first failure stops the rest."""
+        todo = iter(tasks)
+        running: deque[Future[Result]] = deque()
+        try:
+            running.extend(self._pool.submit(work, task) for task in islice(todo, _AHEAD * self.n_threads))
+            while running:
+                result = running.popleft().result()
+                running.extend(self._pool.submit(work, task) for task in islice(todo, 1))
+                yield result
+        finally:
+            for future in running:
+                future.cancel()
+
+    def chunks(self, work: Callable[[slice], None], n: int, *, largest: int = 8_192) -> None:
+        """Do `work` on slices of `n` elements."""
+        size = max(1, min(largest, -(-n // (2 * self.n_threads))))
+        for _ in self.map(work, (slice(begin, min(n, begin + size)) for begin in range(0, n, size))):
+            pass
+
+
+@contextmanager
+def workers(n_threads: int | None = None) -> Iterator[Workers]:
+    """Open a pool, by default of one thread per available core."""
+    team = Workers(n_threads or available_cores())
+    with threadpool_limits(limits=1, user_api="blas"):
+        try:
+            yield team
+        finally:
+            team._pool.shutdown(wait=True, cancel_futures=True)
