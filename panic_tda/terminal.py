@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -180,9 +180,8 @@ def exit_codes(*, as_json: bool) -> Iterator[None]:
     except (click.ClickException, click.Abort, click.exceptions.Exit):
         raise
     except BrokenPipeError:
-        # The reader of our output went away (`| head`): no failure of ours. What is still in the buffer goes
-        # nowhere, or the interpreter would fail when it writes it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output went away (`| head`): no failure of ours.
+        _discard(sys.stdout)
         sys.exit(0)
     except Exception as error:
         _fail(error, EXIT_FAILED, as_json=as_json)
@@ -195,9 +194,7 @@ class _StderrHandler(logging.Handler):
     """Writes to the stderr of this moment, around a progress bar where there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        # A stderr that is gone (a closed pipe, a full disk) is no reason to lose hours of work.
-        with suppress(OSError):
-            click.echo(self.format(record), err=True)
+        _echo_error(self.format(record))
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
@@ -220,8 +217,17 @@ def _fail(error: Exception, code: int, *, as_json: bool) -> None:
 
 
 def _echo_error(message: str) -> None:
-    with suppress(OSError):
+    try:
         click.echo(message, err=True)
+    except OSError:
+        # A stderr that is gone (a closed pipe, a full disk) is no reason to lose hours of work.
+        _discard(sys.stderr)
+
+
+def _discard(stream: TextIO) -> None:
+    """Send what is still in the buffer nowhere: the interpreter would fail when it writes it at exit."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _terminate_on_sigterm() -> Any:

@@ -299,6 +299,7 @@ def test_a_stderr_that_is_gone_costs_no_result(upgraded: MakeFile) -> None:
         check=False,
     )
     os.close(writing)
+    assert done.returncode == 0
     assert done.stdout.count("clustered") == 2
     assert count_results(file.path) == 2
 
