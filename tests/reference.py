@@ -263,8 +263,9 @@ def threshold_clusters(merges: Merge, parameters: EffectiveParameters) -> FlatCl
     finest = max(epsilon, parameters.distance_floor)
 
     members: dict[Cluster, list[int]] = {}
+    rows_of = {cluster: set(cluster.rows.tolist()) for cluster in chosen}
     for row in range(n):
-        around = [cluster for cluster in chosen if row in cluster.rows]
+        around = [cluster for cluster in chosen if row in rows_of[cluster]]
         if not around:
             continue
         owner = min(around, key=lambda cluster: len(cluster.rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import cache
 from itertools import product
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panic_tda.errors import OUTLIER, PanicTdaError
-from panic_tda.hierarchy import extract
+from panic_tda.hierarchy import _Condensed, _stabilities, extract
 from panic_tda.parameters import EffectiveParameters
 from panic_tda.types import FlatClusters, SpanningTree
 from tests import reference
@@ -336,6 +337,23 @@ def test_equal_stabilities_keep_the_outer_cluster() -> None:
     # A millionth more below the split decides for the pairs.
     more = edges((0, 1, 1 / 3.00001), (2, 3, 1 / 3.00001), (1, 2, 1 / 2), (3, 4, 1.0), (4, 5, 1 / 3))
     assert labels_of(more, PLAIN) == [0, 0, 1, 1, 2, 2]
+
+
+def test_stabilities_are_sums_that_know_no_order_of_rows() -> None:
+    # A pile at the floor in a sparse surrounding: a plain sum differs in its last digits from order to order.
+    generator = np.random.default_rng(0)
+    heights = np.concatenate([np.full(1000, FLOOR), generator.uniform(0.1, 1, 99_000)])
+    expected = math.fsum(1 / heights)
+    for _ in range(3):
+        generator.shuffle(heights)
+        root = _Condensed(
+            parent=np.zeros(1, dtype=np.int64),
+            birth=np.array([np.inf]),
+            size=np.array([len(heights)]),
+            row_cluster=np.zeros(len(heights), dtype=np.int64),
+            row_height=heights,
+        )
+        assert _stabilities(root)[0] == expected
 
 
 def test_max_cluster_size_splits_further() -> None:

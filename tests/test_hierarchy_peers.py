@@ -200,7 +200,8 @@ def test_as_near_to_a_peer_as_the_peer_is_to_itself_shuffled(
                 close += bool(np.abs(setting.ours.probabilities - probabilities).max() <= 1e-5)
     assert np.mean(ours) >= np.mean(own) - 0.01
     assert close == agreeing
-    assert agreeing > len(ours) > 300
+    assert len(ours) > 300
+    assert agreeing > 500
 
 
 def test_hdbscan_has_no_answer_where_all_merges_tie() -> None:
