@@ -133,12 +133,12 @@ def threshold_merges(reachability: FloatArray, tie_tolerance: float = 1e-9) -> M
     reachability : (n, n) float64
         Symmetric weights. Chains up to some hundred rows; the recursion is as deep as the hierarchy.
     """
-    thresholds = np.unique(reachability[np.triu_indices(len(reachability), 1)])
 
     def merge(rows: IntArray) -> Merge:
         if len(rows) == 1:
             return Merge(rows)
         among = reachability[np.ix_(rows, rows)]
+        thresholds = np.unique(among[np.triu_indices(len(rows), 1)])
         low, high = 0, len(thresholds) - 1
         while low < high:
             middle = (low + high) // 2

@@ -23,7 +23,7 @@ from panic_tda.hierarchy import extract
 from panic_tda.types import FlatClusters, SpanningTree
 from tests import reference
 from tests.datasets import DATASETS
-from tests.test_hierarchy import FLOOR, GRID, PLAIN, distances_of, merges_of, tree_of
+from tests.trees import FLOOR, GRID, PLAIN, distances_of, merges_of, tree_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
