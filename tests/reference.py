@@ -133,12 +133,12 @@ def threshold_merges(reachability: FloatArray, tie_tolerance: float = 1e-9) -> M
     reachability : (n, n) float64
         Symmetric weights. Chains up to some hundred rows; the recursion is as deep as the hierarchy.
     """
-    thresholds = np.unique(reachability[np.triu_indices(len(reachability), 1)])
 
     def merge(rows: IntArray) -> Merge:
         if len(rows) == 1:
             return Merge(rows)
         among = reachability[np.ix_(rows, rows)]
+        thresholds = np.unique(among[np.triu_indices(len(rows), 1)])
         low, high = 0, len(thresholds) - 1
         while low < high:
             middle = (low + high) // 2
@@ -263,8 +263,9 @@ def threshold_clusters(merges: Merge, parameters: EffectiveParameters) -> FlatCl
     finest = max(epsilon, parameters.distance_floor)
 
     members: dict[Cluster, list[int]] = {}
+    rows_of = {cluster: set(cluster.rows.tolist()) for cluster in chosen}
     for row in range(n):
-        around = [cluster for cluster in chosen if row in cluster.rows]
+        around = [cluster for cluster in chosen if row in rows_of[cluster]]
         if not around:
             continue
         owner = min(around, key=lambda cluster: len(cluster.rows))

@@ -23,7 +23,7 @@ from panic_tda.hierarchy import extract
 from panic_tda.types import FlatClusters, SpanningTree
 from tests import reference
 from tests.datasets import DATASETS
-from tests.test_hierarchy import FLOOR, GRID, PLAIN, distances_of, merges_of, tree_of
+from tests.trees import FLOOR, GRID, PLAIN, distances_of, merges_of, tree_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -200,7 +200,8 @@ def test_as_near_to_a_peer_as_the_peer_is_to_itself_shuffled(
                 close += bool(np.abs(setting.ours.probabilities - probabilities).max() <= 1e-5)
     assert np.mean(ours) >= np.mean(own) - 0.01
     assert close == agreeing
-    assert agreeing > len(ours) > 300
+    assert len(ours) > 300
+    assert agreeing > 500
 
 
 def test_hdbscan_has_no_answer_where_all_merges_tie() -> None:

@@ -17,7 +17,7 @@ from panic_tda.hierarchy import extract
 from panic_tda.medoids import medoids
 from tests import reference
 from tests.datasets import DATASETS, unit_rows
-from tests.test_hierarchy import PLAIN, neighbour_counts, tree_of
+from tests.trees import PLAIN, neighbour_counts, tree_of
 
 if TYPE_CHECKING:
     from pathlib import Path
