@@ -15,7 +15,7 @@ from panic_tda import parameters, terminal
 
 DEFAULT_DATABASE = "db/trajectory_data.sqlite"
 # Named here so that --help need not import them; a test holds them against the registry.
-BACKENDS = ("auto", "sklearn")
+BACKENDS = ("auto", "sklearn", "tiled")
 
 
 def _command(function: Callable[..., None]) -> Callable[..., None]:

@@ -209,6 +209,11 @@ def test_auto_takes_a_backend_for_small_data() -> None:
     assert select("auto", Shape(100, 90, 8), options(5)).exact
 
 
+@pytest.mark.parametrize(("n_rows", "name"), [(2_000, "sklearn"), (2_001, "tiled"), (3_000_000, "tiled")])
+def test_auto_takes_the_faster_of_two_exact_backends(n_rows: int, name: str) -> None:
+    assert select("auto", Shape(n_rows, n_rows, 8), options(5)).name == name
+
+
 class _Limited:
     """A backend for up to `limit` rows that never has to fit any."""
 

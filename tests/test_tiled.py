@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from panic_tda.backends.tiled.engine import Settings, TiledBackend
 from panic_tda.clustering import normalise
 from panic_tda.errors import InvalidParameter
 from panic_tda.types import SpanningTree
+from tests import reference
 
 TOLERANCE = 1e-12
 FLOOR = 1e-3

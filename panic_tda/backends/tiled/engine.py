@@ -105,7 +105,9 @@ class TiledBackend:
             empty = np.empty(0, dtype=np.int64)
             return SpanningTree(empty, empty, np.empty(0), np.full(1, options.distance_floor))
         rng = np.random.default_rng(_SEED)
-        space = survivors.describe(vectors, self.settings.n_axes, rng)
+        # With two tiles, finding the axes takes longer than the one product that they could spare.
+        n_axes = self.settings.n_axes if n > 2 * self.settings.tile_rows else 0
+        space = survivors.describe(vectors, n_axes, rng)
         with workers(self.settings.threads) as team:
             cores, tree = self._first_tree(space, weights, options, team, rng)
             tree = self._close(space, cores, tree, options, team)
