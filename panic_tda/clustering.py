@@ -31,7 +31,7 @@ from panic_tda.types import Clustering, FlatClusters, SpanningTree
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from panic_tda.types import Float32Array, IntArray
+    from panic_tda.types import Float32Array, FloatArray, IntArray
 
 _CHUNK_ROWS = 16_384
 _REPORTED_ROWS = 5
@@ -157,6 +157,20 @@ def normalise(vectors: Float32Array) -> None:
         chunk /= norms[:, None]
         chunk += 0.0
         vectors[begin : begin + _CHUNK_ROWS] = chunk
+
+
+def medoid_of(vectors: Float32Array, probabilities: FloatArray) -> int:
+    """Return the row of the medoid when all rows are one cluster.
+
+    Parameters
+    ----------
+    vectors : (n, d) float32
+        At least one row; normalised in place.
+    probabilities : (n,) float64
+        Membership strengths.
+    """
+    normalise(vectors)
+    return medoids(vectors, np.zeros(len(vectors), dtype=np.int64), probabilities, 1)[0]
 
 
 def canonicalise(flat: FlatClusters) -> FlatClusters:

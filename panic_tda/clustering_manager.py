@@ -15,11 +15,12 @@ from uuid import UUID
 import numpy as np
 
 from panic_tda import pending, results
-from panic_tda.clustering import cluster_rows, normalise
+from panic_tda.clustering import cluster_rows, medoid_of
 from panic_tda.database import Database, open_database
 from panic_tda.errors import (
     BadInput,
     DatabaseError,
+    InvalidParameter,
     NoEmbeddings,
     PanicTdaError,
     SaveFailed,
@@ -36,7 +37,6 @@ from panic_tda.loading import (
     stored_models,
     take_census,
 )
-from panic_tda.medoids import medoids
 from panic_tda.parameters import ClusteringParameters, validate_downsample
 from panic_tda.progress import Prefixed, Progress, Silent
 from panic_tda.results import ClusterDetails, ClusteringSummary
@@ -137,8 +137,13 @@ def get_medoid_invocation(
     -------
     Invocation or None
         None where there is no such clustering or no such cluster (outliers have no medoid).
+
+    Raises
+    ------
+    InvalidParameter
+        The id is none: it has not 32 hexadecimal digits.
     """
-    return results.medoid_invocation(session, UUID(str(clustering_result_id)), cluster_id)
+    return results.medoid_invocation(session, _uuid(clustering_result_id), cluster_id)
 
 
 def list_clusterings(session: Session, *, model: str | None = None) -> list[ClusteringSummary]:
@@ -161,7 +166,7 @@ def get_cluster_details(
     clustering_result_id: UUID | str, session: Session, *, limit: int | None = None
 ) -> list[ClusterDetails]:
     """Return the clusters of one clustering with their medoids, the largest first."""
-    return results.cluster_details(session, UUID(str(clustering_result_id)), limit=limit)
+    return results.cluster_details(session, _uuid(clustering_result_id), limit=limit)
 
 
 def open_current(database: Database | str | Path) -> Database:
@@ -253,6 +258,15 @@ class _Job:
     downsample: int
     skip_invalid: bool
     progress: Progress
+
+
+def _uuid(text: UUID | str) -> UUID:
+    try:
+        return UUID(str(text))
+    except ValueError:
+        raise InvalidParameter(
+            f"clustering_result_id must have 32 hexadecimal digits, with or without dashes; got {text!r}"
+        ) from None
 
 
 def _opened(database: Database | str | Path) -> Database:
@@ -446,7 +460,4 @@ def _medoid_of_rest(
     rows = np.flatnonzero(present & (kept.labels == label))
     if not len(rows):
         return None
-    vectors = read_vectors(connection, kept.ids[rows])
-    normalise(vectors)
-    (row,) = medoids(vectors, np.zeros(len(rows), dtype=np.int64), kept.probabilities[rows], 1).values()
-    return int(rows[row])
+    return int(rows[medoid_of(read_vectors(connection, kept.ids[rows]), kept.probabilities[rows])])

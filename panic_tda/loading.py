@@ -32,6 +32,7 @@ PERMUTE_BYTES = 256 << 20
 _FLOAT_BYTES = 4
 _NAMED_IDS = 5
 _QUERY_IDS = 500
+_MOVED_ROWS = 4096
 
 _embedding = Embedding.__table__
 
@@ -175,7 +176,7 @@ def load_embeddings(
     if everything:
         # What was read is what there is now; the census may be hours older.
         census = ModelCensus(census.model, n_total=len(ids), n_orphans=0, sampled={census.width: len(ids)})
-    ids, vectors = _in_order(ids[valid], vectors) if valid.all() else _in_order(ids[valid], vectors[valid])
+    ids, vectors = _in_order(ids[valid], _moved_together(vectors, valid))
     return EmbeddingMatrix(
         model=census.model,
         ids=ids,
@@ -300,6 +301,15 @@ def _usable(vectors: Float32Array) -> BoolArray:
         with np.errstate(invalid="ignore"):  # what a signalling NaN signals is said by the caller
             usable[~usable] = np.isfinite(suspects).all(axis=1) & suspects.any(axis=1)
     return usable
+
+
+def _moved_together(vectors: Float32Array, valid: BoolArray) -> Float32Array:
+    # In place: a copy of the valid rows would need the memory of the whole matrix again.
+    rows = np.flatnonzero(valid)
+    for first in range(0, len(rows) if len(rows) < len(vectors) else 0, _MOVED_ROWS):
+        some = rows[first : first + _MOVED_ROWS]
+        vectors[first : first + len(some)] = vectors[some]
+    return vectors[: len(rows)]
 
 
 def _in_order(ids: BytesArray, vectors: Float32Array) -> tuple[BytesArray, Float32Array]:

@@ -55,7 +55,19 @@ def _model_option(text: str) -> Callable[..., Any]:
     return click.option("--model", metavar="NAME", help=text)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Group(click.Group):
+    """Answers wrong options with a JSON object too, where JSON was asked for."""
+
+    def invoke(self, context: click.Context) -> Any:
+        as_json = "--json" in (*context._protected_args, *context.args)
+        try:
+            return super().invoke(context)
+        except click.UsageError as error:
+            terminal.print_error(type(error).__name__, error.format_message(), as_json=as_json)
+            raise
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="panic_tda")
 def main() -> None:
     """Find the places in meaning-space that generative trajectories visit.
@@ -217,7 +229,8 @@ def show_clustering(database: str, reference: str, model: str | None, limit: int
     if as_json:
         _print([rendering.details_json(*pair) for pair in shown])
     else:
-        texts = [rendering.details_text(*pair, rendering.terminal_width()) for pair in shown]
+        width = rendering.terminal_width()
+        texts = [rendering.details_text(*pair, width, limit=limit) for pair in shown]
         _print("\n\n".join(texts) or rendering.NO_CLUSTERINGS)
 
 

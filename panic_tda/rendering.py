@@ -141,8 +141,13 @@ def details_json(summary: ClusteringSummary, clusters: Sequence[ClusterDetails])
     return _plain(asdict(summary)) | {"clusters": [_plain(asdict(cluster)) for cluster in clusters]}
 
 
-def details_text(summary: ClusteringSummary, clusters: Sequence[ClusterDetails], width: int) -> str:
-    """Return one clustering: its parameters, then its clusters, the largest first."""
+def details_text(
+    summary: ClusteringSummary, clusters: Sequence[ClusterDetails], width: int, *, limit: int = 0
+) -> str:
+    """Return one clustering: its parameters, then its clusters, the largest first.
+
+    `limit` is how many clusters were asked for, 0 meaning all.
+    """
     said = summary.parameters
     lines = [
         f"Clustering {summary.id} of {summary.embedding_model}, {summary.created_at:%Y-%m-%d %H:%M} UTC, "
@@ -155,8 +160,10 @@ def details_text(summary: ClusteringSummary, clusters: Sequence[ClusterDetails],
     for cluster in clusters:
         lines += _cluster_lines(cluster, said["n_embeddings"], width)
     hidden = said["n_clusters"] - len(clusters)
-    if hidden > 0:
+    if hidden > 0 and len(clusters) == limit:
         lines.append(f"… and {hidden} smaller clusters; --limit 0 shows all")
+    elif hidden > 0:
+        lines.append(f"{hidden} clusters have gone since, with the embeddings that were their medoids")
     return "\n".join(lines)
 
 

@@ -205,12 +205,17 @@ def _line_format() -> logging.Formatter:
     return logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
 
 
+def print_error(kind: str, message: str, *, as_json: bool) -> None:
+    """Print a failure as an object on stdout, where JSON was asked for."""
+    if as_json:
+        click.echo(json.dumps({"error": {"type": kind, "message": message}}, indent=2))
+
+
 def _fail(error: Exception, code: int, *, as_json: bool) -> None:
     _log.debug("the command failed", exc_info=error)
     expected = isinstance(error, PanicTdaError)
     message = str(error) if expected else f"unexpected {type(error).__name__}: {error}"
-    if as_json:
-        click.echo(json.dumps({"error": {"type": type(error).__name__, "message": message}}, indent=2))
+    print_error(type(error).__name__, message, as_json=as_json)
     hint = "" if expected else " (the traceback is in --log-file, or on stderr with -v)"
     _echo_error(f"Error: {message}{hint}")
     sys.exit(code)

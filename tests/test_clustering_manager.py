@@ -595,3 +595,9 @@ def test_medoids_and_details_of_what_is_not_there(upgraded: MakeFile) -> None:
         sizes = [c.size for c in get_cluster_details(outcome.id, session)]
     assert sizes == sorted(sizes, reverse=True)
     assert len(sizes) == outcome.n_clusters
+
+
+def test_an_id_that_is_none_is_refused_with_a_reason(tmp_path: Path) -> None:
+    database = open_database(tmp_path / "new.sqlite", create=True)
+    with database.session() as session, pytest.raises(InvalidParameter, match="32 hexadecimal digits"):
+        get_medoid_invocation(0, "garbage", session)

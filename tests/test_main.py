@@ -647,3 +647,13 @@ def test_a_log_file_that_cannot_be_written(upgraded: MakeFile, tmp_path: Path) -
     (tmp_path / "text").write_text("")
     for target in (tmp_path, tmp_path / "text" / "run.log"):
         assert "cannot write the log file" in fail(2, "list-clusterings", "--log-file", target, db=file.path)
+
+
+def test_wrong_options_are_json_where_json_was_asked_for(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["show-clustering", "--json", "--limit", "many"])
+    assert result.exit_code == 2
+    error = json.loads(result.stdout)["error"]
+    assert "many" in error["message"]
+    assert "many" in result.stderr
+    plain = CliRunner().invoke(main, ["show-clustering", "--limit", "many"])
+    assert (plain.exit_code, plain.stdout) == (2, "")

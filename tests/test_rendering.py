@@ -140,7 +140,7 @@ def test_a_clustering_without_rows_divides_by_nothing() -> None:
 
 
 def test_details_have_every_parameter_that_matters() -> None:
-    text = rendering.details_text(summary(), [cluster(label) for label in range(3)], 120)
+    text = rendering.details_text(summary(), [cluster(label) for label in range(3)], 120, limit=3)
     for part in (
         "epsilon 0.4 chord (cosine distance 0.08)",
         "min_cluster_size 10",
@@ -163,7 +163,8 @@ def test_details_have_every_parameter_that_matters() -> None:
     assert "smaller clusters" not in text
     assert "single cluster not allowed" in rendering.details_text(summary(allow_single_cluster=False), [], 80)
     assert "outlier." not in rendering.details_text(summary(), [], 80)
-    assert "and 2 smaller clusters" in rendering.details_text(summary(), [cluster()], 80)
+    assert "and 2 smaller clusters" in rendering.details_text(summary(), [cluster()], 80, limit=1)
+    assert "2 clusters have gone since" in rendering.details_text(summary(), [cluster()], 80)
 
 
 def test_a_limited_size_is_shown() -> None:

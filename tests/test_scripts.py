@@ -68,7 +68,7 @@ def test_perform_clustering_takes_leading_numbers_and_logs_the_exit_status(sampl
 def test_perform_clustering_logs_the_status_of_a_failure(sample: Path) -> None:
     pid, log = _start("--db", str(sample), "NoSuchModel", folder=sample.parent)
     assert _last_line(log, pid) == "exit status 2"
-    assert "MiniLM" in log.read_text()
+    assert "the database has: LSA" in log.read_text()
     log.unlink()
 
 
