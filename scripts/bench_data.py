@@ -37,9 +37,9 @@ class Shape:
     """
 
     mean: float = 0.28
-    attractor: float = 0.40
-    walk: float = 0.20
-    noise: float = 0.12
+    attractor: float = 0.48
+    walk: float = 0.14
+    noise: float = 0.10
     decay: float = 1.0
     noise_decay: float = 0.7
     copies: float = 0.15

@@ -3,12 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from panic_tda.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from panic_tda.types import Float32Array, IntArray, SpanningTree
+
+
+class Checkpoint(Protocol):
+    """Keeps the state of a fit through a kill; `panic_tda.checkpoint` has the one there is."""
+
+    folder: Path
+    """A place for large files of this run."""
+
+    def open(self, key: str) -> None:
+        """Take up what was saved under `key`, and remove everything else."""
+
+    def due(self) -> bool:
+        """Say whether enough time has passed since the last save."""
+
+    def save(self, name: str, **arrays: Any) -> None:
+        """Store arrays under a name, in the place of those before."""
+
+    def load(self, name: str) -> dict[str, Any] | None:
+        """Return the arrays stored under a name, or None."""
+
+    def remove(self, name: str) -> None:
+        """Forget the arrays stored under a name."""
+
+    def discard(self) -> None:
+        """Forget everything: the fit is done."""
+
+    def fingerprint(self, vectors: Float32Array, weights: IntArray, **parameters: Any) -> str:
+        """Hash everything that a saved state depends on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +52,18 @@ class FitOptions:
         Smaller chord distances count as this one.
     progress : Progress
         Told the phases and the work done in them.
+    checkpoint : Checkpoint or None
+        Where a backend that can go on after a kill keeps its state; the others ignore it.
+    memory_limit : int or None
+        Bytes that a backend may take above its input, as far as it can: what does not fit goes into
+        temporary files. None sets no limit.
     """
 
     min_samples: int
     distance_floor: float
     progress: Progress = field(default_factory=Silent)
+    checkpoint: Checkpoint | None = None
+    memory_limit: int | None = None
 
 
 class Backend(Protocol):

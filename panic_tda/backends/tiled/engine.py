@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +16,7 @@ from panic_tda.backends.tiled import axes, forest, layout, neighbours, survivors
 from panic_tda.backends.tiled.cores import core_distances
 from panic_tda.backends.tiled.forest import Edges
 from panic_tda.backends.tiled.joining import join_components
+from panic_tda.backends.tiled.neighbours import NeighbourLists
 from panic_tda.backends.tiled.survivors import Space
 from panic_tda.backends.tiled.workers import Workers, workers
 from panic_tda.errors import InvalidParameter
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
 
 TILE_ROWS = 1_024
 _SEED = 0
+_FIRST_TREE = "tree"
+_ROW_BYTES = 160
+"""Cores, first tree and its order, candidates and what sorting them takes, for each row."""
 _GROUP_ROWS = 32
 """Fewest rows of the groups whose joints are looked for beyond the neighbour lists.
 
@@ -104,14 +110,38 @@ class TiledBackend:
         if n == 1:
             empty = np.empty(0, dtype=np.int64)
             return SpanningTree(empty, empty, np.empty(0), np.full(1, options.distance_floor))
+        # A plain view: the compiled kernels take memory maps only as ordinary arrays.
+        vectors = np.asarray(vectors)
+        self._open(options, vectors, weights)
         rng = np.random.default_rng(_SEED)
         # With two tiles, finding the axes takes longer than the one product that they could spare.
         n_axes = self.settings.n_axes if n > 2 * self.settings.tile_rows else 0
         space = survivors.describe(vectors, n_axes, rng)
         with workers(self.settings.threads) as team:
-            cores, tree = self._first_tree(space, weights, options, team, rng)
+            cores, tree = self._resumed(options) or self._first_tree(space, weights, options, team, rng)
             tree = self._close(space, cores, tree, options, team)
+        if options.checkpoint is not None:
+            options.checkpoint.discard()
         return SpanningTree(tree.u, tree.v, tree.height, cores)
+
+    def _open(self, options: FitOptions, vectors: Float32Array, weights: IntArray) -> None:
+        if options.checkpoint is not None:
+            options.checkpoint.open(
+                options.checkpoint.fingerprint(
+                    vectors,
+                    weights,
+                    backend=self.name,
+                    min_samples=options.min_samples,
+                    distance_floor=options.distance_floor,
+                    tile_rows=self.settings.tile_rows,
+                )
+            )
+
+    def _resumed(self, options: FitOptions) -> tuple[FloatArray, Edges] | None:
+        stored = None if options.checkpoint is None else options.checkpoint.load(_FIRST_TREE)
+        if stored is None:
+            return None
+        return stored["cores"], Edges(*(stored[name] for name in Edges._fields))
 
     def _first_tree(
         self,
@@ -121,31 +151,70 @@ class TiledBackend:
         team: Workers,
         rng: np.random.Generator,
     ) -> tuple[FloatArray, Edges]:
-        n = len(weights)
-        where = layout.local_layout(space.points, self.settings.tile_rows, rng)
-        lists = neighbours.empty_lists(n, neighbours.list_length(n, options.min_samples))
-        neighbours.find_neighbours(space, where, lists, team, options.progress)
+        lists = self._neighbours(space, options, team, rng)
         cores, n_redone = core_distances(
             space, weights, lists, options.min_samples, options.distance_floor, team, options.progress
         )
-        _log.debug("%d of %d neighbour lists were too short for an exact core distance", n_redone, n)
+        _log.debug("%d of %d lists were too short for an exact core distance", n_redone, len(weights))
         options.progress.phase("forest")
         if self.settings.first_tree is not None:
-            known = forest.measure(space.vectors, cores, self.settings.first_tree(n, rng), team)
+            ends = self.settings.first_tree(len(weights), rng)
+            tree = forest.measure(space.vectors, cores, ends, team)
         else:
-            ends = forest.neighbour_forest(lists, cores)
-            known = forest.measure(space.vectors, cores, ends, team)
-            groups = forest.without_joints(n, known, _GROUP_ROWS)
-            _log.debug("%d edges of the neighbour graph, %d groups", len(known.u), len(np.unique(groups)))
-            ends = join_components(space, cores, groups, team, rng)
-            known = forest.concatenate([known, forest.measure(space.vectors, cores, ends, team)])
-        return cores, forest.minimum_forest(n, known)
+            tree = self._joined(space, cores, lists, team, rng)
+        tree = forest.minimum_forest(len(weights), tree)
+        if options.checkpoint is not None:
+            options.checkpoint.save(_FIRST_TREE, cores=cores, **tree._asdict())
+            options.checkpoint.remove(neighbours.STATE)
+        return cores, tree
+
+    def _neighbours(
+        self, space: Space, options: FitOptions, team: Workers, rng: np.random.Generator
+    ) -> NeighbourLists:
+        n, length = len(space.vectors), neighbours.list_length(len(space.vectors), options.min_samples)
+        where = layout.local_layout(space.points, self.settings.tile_rows, rng)
+        folder = None
+        if options.memory_limit is not None and self.memory(n, length, space, team) > options.memory_limit:
+            folder = Path(tempfile.gettempdir()) if options.checkpoint is None else options.checkpoint.folder
+            folder.mkdir(parents=True, exist_ok=True)
+            _log.info("neighbour lists of %.1f GiB go into a file in %s", 8 * n * length / 2**30, folder)
+        lists = neighbours.empty_lists(n, length, folder)
+        neighbours.find_neighbours(space, where, lists, team, options.progress, options.checkpoint)
+        return lists
+
+    def memory(self, n: int, length: int, space: Space, team: Workers) -> int:
+        """Bytes taken above the input, at most: lists, axes and trees by row, buffers by thread."""
+        axes_bytes = 4 * space.points.shape[1] if space.bounded else 0
+        longest = max(space.points.shape[1], space.vectors.shape[1])
+        buffers = 4 * self.settings.tile_rows * (3 * self.settings.tile_rows + 2 * longest)
+        return int(n * (8 * length + axes_bytes + _ROW_BYTES) + team.n_threads * buffers)
+
+    def _joined(
+        self,
+        space: Space,
+        cores: FloatArray,
+        lists: NeighbourLists,
+        team: Workers,
+        rng: np.random.Generator,
+    ) -> Edges:
+        """Connect all rows: edges of the neighbour graph, and joints between its groups."""
+        known = forest.measure(space.vectors, cores, forest.neighbour_forest(lists, cores), team)
+        groups = forest.without_joints(len(cores), known, _GROUP_ROWS)
+        _log.debug("%d edges of the neighbour graph, %d groups", len(known.u), len(np.unique(groups)))
+        joints = join_components(space, cores, groups, team, rng)
+        return forest.concatenate([known, forest.measure(space.vectors, cores, joints, team)])
 
     def _close(
         self, space: Space, cores: FloatArray, tree: Edges, options: FitOptions, team: Workers
     ) -> Edges:
         verifier = verify.Verifier(
-            space, cores, self.settings.tile_rows, team, options.progress, dead_rows=self.settings.dead_rows
+            space,
+            cores,
+            self.settings.tile_rows,
+            team,
+            options.progress,
+            dead_rows=self.settings.dead_rows,
+            checkpoint=options.checkpoint,
         )
         tree = verifier.close(tree)
         _log.debug("the verify pass found %d candidates", verifier.n_candidates)

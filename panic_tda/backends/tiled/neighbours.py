@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,11 +16,15 @@ from panic_tda.backends.tiled.survivors import Scanner, Space
 from panic_tda.backends.tiled.workers import PerThread, Workers
 
 if TYPE_CHECKING:
+    from panic_tda.backends.base import Checkpoint
     from panic_tda.progress import Progress
     from panic_tda.types import Float32Array, Int32Array
 
 SPARE_NEIGHBOURS = 8
 FEWEST_NEIGHBOURS = 16
+_BATCH = 64
+"""Tile pairs per thread between two moments at which no list is being written."""
+STATE = "neighbours"
 
 
 @dataclass(frozen=True)
@@ -42,26 +48,45 @@ def list_length(n: int, min_samples: int) -> int:
     return min(n - 1, max(min_samples, FEWEST_NEIGHBOURS) + SPARE_NEIGHBOURS)
 
 
-def empty_lists(n: int, length: int) -> NeighbourLists:
-    """Return lists without entries."""
-    return NeighbourLists(
-        np.full((n, length), -1, dtype=np.int32), np.full((n, length), -np.inf, dtype=np.float32)
-    )
+def empty_lists(n: int, length: int, folder: Path | None = None) -> NeighbourLists:
+    """Return lists without entries, in files of `folder` when one is given."""
+    rows, sims = (_array(folder, (n, length), kind) for kind in (np.int32, np.float32))
+    rows[:], sims[:] = -1, -np.inf
+    return NeighbourLists(rows, sims)
+
+
+def _array(folder: Path | None, shape: tuple[int, int], kind: type) -> Any:
+    if folder is None:
+        return np.empty(shape, dtype=kind)
+    # The file has no name: it goes with the process, however that ends.
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return np.asarray(np.memmap(file, dtype=kind, mode="w+", shape=shape))
 
 
 def find_neighbours(
-    space: Space, layout: Layout, lists: NeighbourLists, team: Workers, progress: Progress
+    space: Space,
+    layout: Layout,
+    lists: NeighbourLists,
+    team: Workers,
+    progress: Progress,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
-    """Fill the lists.
+    """Fill the lists, or go on filling them where a killed run stopped.
 
     Every pair of rows is looked at once. The threshold of a row is the worst product on its list, so a pair
     that could not enter either list is dropped; which pairs are kept does not depend on the order in which
     threads meet them.
     """
-    pairs = schedule(space.points, layout)
+    order, pairs, done = layout.order, schedule(space.points, layout), 0
+    if checkpoint is not None and (stored := checkpoint.load(STATE)) is not None:
+        order, pairs, done = stored["order"], stored["pairs"], int(stored["done"])
+        lists.rows[:], lists.sims[:] = stored["rows"], stored["sims"]
+    layout = Layout(order, layout.starts)
     sizes = np.diff(layout.starts)
     work = sizes[pairs[:, 0]] * sizes[pairs[:, 1]]
     progress.phase("neighbours", float(work.sum()))
+    if done:
+        progress.advance(float(work[:done].sum()))
     locks = [threading.Lock() for _ in range(layout.n_tiles)]
     scanners = PerThread(lambda: Scanner(space, int(sizes.max())))
 
@@ -70,10 +95,14 @@ def find_neighbours(
         _one_pair(scanners.get(), layout, lists, (first, second), locks)
         return number
 
-    # Rows have no thresholds before the diagonal is done.
-    for stage in (range(layout.n_tiles), range(layout.n_tiles, len(pairs))):
-        for number in team.map(one, stage):
+    while done < len(pairs):
+        # Rows have no thresholds before the diagonal is done; later batches end where a state may be saved.
+        end = layout.n_tiles if done < layout.n_tiles else min(len(pairs), done + _BATCH * team.n_threads)
+        for number in team.map(one, range(done, end)):
             progress.advance(float(work[number]))
+        done = end
+        if checkpoint is not None and done < len(pairs) and checkpoint.due():
+            checkpoint.save(STATE, order=order, pairs=pairs, done=done, rows=lists.rows, sims=lists.sims)
 
 
 def _one_pair(

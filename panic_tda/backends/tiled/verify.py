@@ -21,12 +21,16 @@ from panic_tda.backends.tiled.survivors import Scanner, Space
 from panic_tda.backends.tiled.workers import PerThread, Workers
 
 if TYPE_CHECKING:
+    from panic_tda.backends.base import Checkpoint
     from panic_tda.progress import Progress
     from panic_tda.types import Float32Array, FloatArray, Int32Array, IntArray
 
 
 _FIRST_WAVE = 2
 """Tile pairs, per tile, after which the tree is improved for the first time."""
+_LAST_WAVES = 16
+"""Waves grow up to this part of all tile pairs; between two of them the state can be saved."""
+_NAME = "verify"
 _POOR_TREE = 0.1
 """Candidates of the first wave, per row, from which on starting over with the better tree pays."""
 _THIN_OUT = 1 << 20
@@ -92,6 +96,18 @@ class _Tiles(NamedTuple):
     """Largest gap from the start of its tile up to a position, both included."""
 
 
+class _State(NamedTuple):
+    """Where the pass is: the best tree so far, the order of its start, and the pairs still to look at."""
+
+    tree: Edges
+    leaves: LeafOrder
+    pairs: Int32Array
+    done: int
+    size: int
+    """Tile pairs of the next wave."""
+    may_start_over: bool = True
+
+
 class Verifier:
     """Improves a spanning tree until it is a minimum one.
 
@@ -110,6 +126,8 @@ class Verifier:
     dead_rows : bool
         Whether rows that cannot have a lighter edge leave the products; switching it off changes nothing
         but the time.
+    checkpoint : Checkpoint or None
+        Where the tree is kept between waves.
     """
 
     def __init__(
@@ -121,9 +139,10 @@ class Verifier:
         progress: Progress,
         *,
         dead_rows: bool = True,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         self._space, self._cores, self._team, self._progress = space, cores, team, progress
-        self._dead_rows = dead_rows
+        self._dead_rows, self._checkpoint = dead_rows, checkpoint
         self._starts = tile_starts(len(cores), tile_rows)
         self._scanners = PerThread(lambda: Scanner(space, tile_rows))
         self.n_candidates = 0
@@ -138,29 +157,44 @@ class Verifier:
         """
         n, n_tiles = len(self._cores), len(self._starts) - 1
         n_pairs = n_tiles * (n_tiles + 1) // 2
-        leaves = leaf_order(n, tree)
-        pairs = self._schedule(leaves)
+        at = self._resumed() or self._start(tree, _FIRST_WAVE * n_tiles)
         self._progress.phase("verify", float(n_pairs))
-        begin, size, may_start_over = 0, _FIRST_WAVE * n_tiles, True
-        while begin < n_pairs:
+        if at.done:
+            self._progress.advance(float(at.done))
+        while at.done < n_pairs:
             before = self.n_candidates
-            tree = self._wave(tree, leaves, pairs[begin : begin + size])
-            if may_start_over and self.n_candidates - before > _POOR_TREE * n and size < n_pairs:
+            tree = self._wave(at.tree, at.leaves, at.pairs[at.done : at.done + at.size])
+            poor = self.n_candidates - before > _POOR_TREE * n
+            if poor and at.done == 0 and at.may_start_over and at.size < n_pairs:
                 # A poor tree shows between the tiles that look most similar, and the leaf order of a better
                 # one then saves more than these pairs cost.
-                leaves = leaf_order(n, tree)
-                pairs = self._schedule(leaves)
+                at = self._start(tree, at.size)._replace(may_start_over=False)
                 self._progress.phase("verify", float(n_pairs))
-                may_start_over = False
                 continue
-            may_start_over = False
             # Positions stay, so that finished pairs stay finished; only the gaps shrink.
-            leaves = LeafOrder(leaves.order, path_maxima(tree, leaves.order))
-            begin, size = begin + size, 2 * size
-        return tree
+            leaves = LeafOrder(at.leaves.order, path_maxima(tree, at.leaves.order))
+            size = min(2 * at.size, max(_FIRST_WAVE * n_tiles, n_pairs // _LAST_WAVES))
+            at = at._replace(tree=tree, leaves=leaves, done=at.done + at.size, size=size)
+            self._save(at, n_pairs)
+        return at.tree
 
-    def _schedule(self, leaves: LeafOrder) -> Int32Array:
-        return schedule(self._space.points, Layout(leaves.order, self._starts))
+    def _start(self, tree: Edges, size: int) -> _State:
+        leaves = leaf_order(len(self._cores), tree)
+        return _State(tree, leaves, schedule(self._space.points, Layout(leaves.order, self._starts)), 0, size)
+
+    def _save(self, at: _State, n_pairs: int) -> None:
+        if self._checkpoint is not None and at.done < n_pairs and self._checkpoint.due():
+            self._checkpoint.save(
+                _NAME, **at.tree._asdict(), **at.leaves._asdict(), pairs=at.pairs, done=at.done, size=at.size
+            )
+
+    def _resumed(self) -> _State | None:
+        stored = None if self._checkpoint is None else self._checkpoint.load(_NAME)
+        if stored is None:
+            return None
+        tree = Edges(*(stored[name] for name in Edges._fields))
+        leaves = LeafOrder(*(stored[name] for name in LeafOrder._fields))
+        return _State(tree, leaves, stored["pairs"], int(stored["done"]), int(stored["size"]), False)
 
     def _wave(self, tree: Edges, leaves: LeafOrder, pairs: Int32Array) -> Edges:
         """Look at some tile pairs, and return the best tree from all edges known then."""
