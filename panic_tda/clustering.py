@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from panic_tda import backends, hierarchy, parameters
-from panic_tda.backends.base import Backend, FitOptions
+from panic_tda.backends.base import Backend, Checkpoint, FitOptions
 from panic_tda.duplicates import DistinctRows, attach_copies, find_distinct, keep_distinct
 from panic_tda.errors import OUTLIER, BadVectors
 from panic_tda.medoids import medoids
@@ -98,7 +98,14 @@ distance_floor, backend
     return cluster_rows(_as_matrix(vectors), asked, progress or Silent())
 
 
-def cluster_rows(vectors: Float32Array, asked: ClusteringParameters, progress: Progress) -> Clustering:
+def cluster_rows(
+    vectors: Float32Array,
+    asked: ClusteringParameters,
+    progress: Progress,
+    *,
+    checkpoint: Checkpoint | None = None,
+    memory_limit: int | None = None,
+) -> Clustering:
     """Cluster the rows of a matrix that may be overwritten; see `hdbscan`.
 
     Parameters
@@ -109,6 +116,10 @@ def cluster_rows(vectors: Float32Array, asked: ClusteringParameters, progress: P
         What was asked for.
     progress : Progress
         Told what is being done.
+    checkpoint : Checkpoint, optional
+        Where a backend that can go on after a kill keeps its state.
+    memory_limit : int, optional
+        Bytes that the backend may take above the rows.
     """
     began = time.monotonic()
     n = len(vectors)
@@ -118,7 +129,14 @@ def cluster_rows(vectors: Float32Array, asked: ClusteringParameters, progress: P
     distinct = find_distinct(vectors)
     rows = keep_distinct(vectors, distinct)
 
-    backend, tree = _spanning_tree(rows, distinct, effective, asked.backend, progress)
+    options = FitOptions(
+        min_samples=effective.min_samples,
+        distance_floor=effective.distance_floor,
+        progress=progress,
+        checkpoint=checkpoint,
+        memory_limit=memory_limit,
+    )
+    backend, tree = _spanning_tree(rows, distinct, effective, asked.backend, options)
     progress.phase("hierarchy")
     flat = _all_outliers(n) if tree is None else hierarchy.extract(tree, effective)
     flat = canonicalise(flat)
@@ -205,12 +223,9 @@ def _spanning_tree(
     distinct: DistinctRows,
     effective: EffectiveParameters,
     name: str,
-    progress: Progress,
+    options: FitOptions,
 ) -> tuple[Backend, SpanningTree | None]:
     n, m = len(distinct.inverse), len(distinct.first)
-    options = FitOptions(
-        min_samples=effective.min_samples, distance_floor=effective.distance_floor, progress=progress
-    )
     backend = backends.select(name, backends.Shape(n, m, rows.shape[1]), options)
     if max(effective.min_cluster_size, effective.min_samples) > n:
         _log.warning(

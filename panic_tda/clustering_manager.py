@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 from uuid import UUID
 
-import numpy as np
-
 from panic_tda import pending, results
-from panic_tda.clustering import cluster_rows, medoid_of
-from panic_tda.database import Database, open_database
+from panic_tda.checkpoint import Checkpoint
+from panic_tda.clustering import cluster_rows
+from panic_tda.database import Database, open_current, open_database
 from panic_tda.errors import (
-    BadInput,
     DatabaseError,
     InvalidParameter,
     NoEmbeddings,
@@ -31,13 +30,11 @@ from panic_tda.loading import (
     ModelCensus,
     input_sha256,
     load_embeddings,
-    read_vectors,
     require_valid,
-    stored_ids,
     stored_models,
     take_census,
 )
-from panic_tda.parameters import ClusteringParameters, validate_downsample
+from panic_tda.parameters import ClusteringParameters, Resources, validate_downsample
 from panic_tda.progress import Prefixed, Progress, Silent
 from panic_tda.results import ClusterDetails, ClusteringSummary
 from panic_tda.schemas import Invocation, utc_now, uuid7
@@ -49,14 +46,11 @@ from panic_tda.types import (
     EmbeddingMatrix,
     FinishedClustering,
     ModelOutcome,
-    SavedPending,
 )
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import Connection
     from sqlalchemy.orm import Session
 
-    from panic_tda.types import BoolArray
 
 MIN_ROWS = 2
 
@@ -70,6 +64,7 @@ def cluster_all_data(
     parameters: ClusteringParameters | None = None,
     downsample: int = 1,
     skip_invalid: bool = False,
+    resources: Resources | None = None,
     progress: Progress | None = None,
 ) -> list[ModelOutcome]:
     """Cluster all embeddings of all experiments, per embedding model, and save the results.
@@ -86,6 +81,8 @@ def cluster_all_data(
         Keep every N-th output of a run (see `sampling`); 1 keeps all.
     skip_invalid : bool
         Exclude and count invalid vectors, instead of failing their model.
+    resources : Resources, optional
+        Memory, and the folder from which a killed run goes on when it is called again alike.
     progress : Progress, optional
         Told what is being done.
 
@@ -102,7 +99,14 @@ def cluster_all_data(
     downsample = validate_downsample(downsample)
     models = [models] if isinstance(models, str) else models
     database = open_current(database)
-    job = _Job(database, parameters or ClusteringParameters(), downsample, skip_invalid, progress or Silent())
+    job = _Job(
+        database=database,
+        parameters=parameters or ClusteringParameters(),
+        downsample=downsample,
+        skip_invalid=skip_invalid,
+        resources=resources or Resources(),
+        progress=progress or Silent(),
+    )
     database.require_writable()
     job.progress.phase("count embeddings")
     censuses = take_census(database, downsample)
@@ -169,19 +173,6 @@ def get_cluster_details(
     return results.cluster_details(session, _uuid(clustering_result_id), limit=limit)
 
 
-def open_current(database: Database | str | Path) -> Database:
-    """Open a database and check that its tables are those of this version.
-
-    Raises
-    ------
-    MissingPath, DatabaseError, NeedsUpgrade
-        There is none, it is something else, or older.
-    """
-    database = _opened(database)
-    database.require_current()
-    return database
-
-
 def find_clusterings(
     session: Session, references: Iterable[str] = (), *, model: str | None = None
 ) -> list[ClusteringSummary]:
@@ -211,42 +202,7 @@ def find_clusterings(
 
 def delete_clusterings(database: Database | str | Path, clustering_ids: Sequence[UUID]) -> None:
     """Delete clusterings with their clusters and assignments; embeddings stay."""
-    results.delete_results(_opened(database), list(clustering_ids))
-
-
-def save_pending(database: Database | str | Path, files: Sequence[Path] = ()) -> list[SavedPending]:
-    """Save the clusterings that were kept as files, and remove the files.
-
-    Embeddings that have gone since are left out; a cluster that lost its medoid gets the exact medoid of
-    the members that are left.
-
-    Parameters
-    ----------
-    database : Database, str or Path
-        The database they belong to.
-    files : sequence of Path
-        Files to save; none means those beside the database.
-
-    Raises
-    ------
-    MissingPath, BadInput, DatabaseError
-        A file is missing or damaged, belongs to another database, or cannot be saved now either; it stays,
-        and the others are saved all the same.
-    """
-    database = open_current(database)
-    saved: list[SavedPending] = []
-    failures: list[PanicTdaError] = []
-    for path in files or pending.find(database):
-        try:
-            saved.append(_save_kept(database, Path(path)))
-        except PanicTdaError as error:
-            failures.append(error)
-            continue
-        _log.info("saved clustering %s of %s", saved[-1].id, saved[-1].embedding_model)
-    if failures:
-        also = f" ({len(saved)} other clusterings were saved)" if saved else ""
-        raise type(failures[0])("; ".join(map(str, failures)) + also) from failures[0]
-    return saved
+    results.delete_results(open_database(database), list(clustering_ids))
 
 
 @dataclass(frozen=True)
@@ -257,7 +213,14 @@ class _Job:
     parameters: ClusteringParameters
     downsample: int
     skip_invalid: bool
+    resources: Resources
     progress: Progress
+
+    def work_dir(self, model: str) -> Path:
+        """Folder for the state of one model's clustering."""
+        beside = self.database.path
+        default = beside.with_name(f"{beside.name}.panic-tda") if beside else Path("panic-tda-work")
+        return (self.resources.work_dir or default) / quote(model, safe="")
 
 
 def _uuid(text: UUID | str) -> UUID:
@@ -267,10 +230,6 @@ def _uuid(text: UUID | str) -> UUID:
         raise InvalidParameter(
             f"clustering_result_id must have 32 hexadecimal digits, with or without dashes; got {text!r}"
         ) from None
-
-
-def _opened(database: Database | str | Path) -> Database:
-    return database if isinstance(database, Database) else open_database(database)
 
 
 def _refusal(job: _Job, census: ModelCensus) -> ModelOutcome | None:
@@ -333,8 +292,15 @@ def _cluster_model(job: _Job, census: ModelCensus) -> ModelOutcome:
 def _load_cluster_save(job: _Job, census: ModelCensus) -> ModelOutcome:
     progress = Prefixed(job.progress, f"{census.model}: ")
     started_at, began = utc_now(), time.monotonic()
+    folder = job.work_dir(census.model)
     matrix = load_embeddings(
-        job.database, census, downsample=job.downsample, skip_invalid=job.skip_invalid, progress=progress
+        job.database,
+        census,
+        downsample=job.downsample,
+        skip_invalid=job.skip_invalid,
+        progress=progress,
+        memory_limit=job.resources.memory_limit,
+        work_dir=folder,
     )
     loaded = time.monotonic()
     _log.info(
@@ -350,12 +316,21 @@ def _load_cluster_save(job: _Job, census: ModelCensus) -> ModelOutcome:
         return _skipped(job, census, len(matrix.ids))
     progress.phase("fingerprint")
     fingerprint = input_sha256(matrix)
-    clustering = cluster_rows(matrix.vectors, job.parameters, progress)
+    checkpoint = Checkpoint(folder) if job.resources.checkpoints else None
+    clustering = cluster_rows(
+        matrix.vectors,
+        job.parameters,
+        progress,
+        checkpoint=checkpoint,
+        memory_limit=job.resources.memory_limit,
+    )
     seconds = {"load": loaded - began, **clustering.seconds}
     finished = _finish(matrix, clustering, started_at, {"input_sha256": fingerprint, "seconds": seconds})
     progress.phase("save")
     saving = time.monotonic()
     _save(job.database, finished)
+    if checkpoint is not None:
+        checkpoint.discard()
     return _outcome(finished, seconds | {"save": time.monotonic() - saving})
 
 
@@ -405,21 +380,6 @@ def _keep(database: Database, finished: FinishedClustering) -> str:
     )
 
 
-def _save_kept(database: Database, path: Path) -> SavedPending:
-    kept = pending.read(path)
-    with database.writing() as connection:
-        remaining = _still_there(connection, kept)
-        if not len(remaining.ids):
-            raise BadInput(
-                f"none of the {len(kept.ids)} embeddings in {path} are in {database}; "
-                "name the database it belongs to with --db, or delete the file"
-            )
-        if not results.is_saved(connection, kept.id):
-            results.save_clustering(connection, remaining)
-    path.unlink()
-    return SavedPending(kept.id, kept.embedding_model, len(kept.ids) - len(remaining.ids))
-
-
 def _outcome(finished: FinishedClustering, seconds: dict[str, float]) -> ModelOutcome:
     said = finished.parameters
     _log.info(
@@ -443,21 +403,3 @@ def _outcome(finished: FinishedClustering, seconds: dict[str, float]) -> ModelOu
         seconds=seconds,
         **{name: said[name] for name in counts},
     )
-
-
-def _still_there(connection: Connection, kept: FinishedClustering) -> FinishedClustering:
-    present = np.isin(kept.ids, stored_ids(connection, kept.embedding_model))
-    if present.all():
-        return kept
-    lost = [label for label, row in kept.medoids.items() if not present[row]]
-    found = {label: _medoid_of_rest(connection, kept, present, label) for label in lost}
-    return pending.without(kept, present, {label: row for label, row in found.items() if row is not None})
-
-
-def _medoid_of_rest(
-    connection: Connection, kept: FinishedClustering, present: BoolArray, label: int
-) -> int | None:
-    rows = np.flatnonzero(present & (kept.labels == label))
-    if not len(rows):
-        return None
-    return int(rows[medoid_of(read_vectors(connection, kept.ids[rows]), kept.probabilities[rows])])

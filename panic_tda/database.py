@@ -135,13 +135,14 @@ class Database:
         return engine
 
 
-def open_database(target: str | Path, *, create: bool = False) -> Database:
+def open_database(target: Database | str | Path, *, create: bool = False) -> Database:
     """Open a database by path or SQLAlchemy URL.
 
     Parameters
     ----------
-    target : str or Path
-        A path of an SQLite file, or a URL (`sqlite:///…`, `postgresql+psycopg://…`).
+    target : Database, str or Path
+        A path of an SQLite file, or a URL (`sqlite:///…`, `postgresql+psycopg://…`); what is open already
+        is returned as it is.
     create : bool
         Make a new, empty database where there is none.
 
@@ -152,6 +153,8 @@ def open_database(target: str | Path, *, create: bool = False) -> Database:
     DatabaseError
         It is no database.
     """
+    if isinstance(target, Database):
+        return target
     database = Database(_parse(target))
     path = database.path
     if path is not None and not path.exists():
@@ -170,6 +173,19 @@ def open_database(target: str | Path, *, create: bool = False) -> Database:
             empty = not sa.inspect(connection).get_table_names()
         if empty and create:
             _create_tables(database)
+    return database
+
+
+def open_current(database: Database | str | Path) -> Database:
+    """Open a database and check that its tables are those of this version.
+
+    Raises
+    ------
+    MissingPath, DatabaseError, NeedsUpgrade
+        There is none, it is something else, or older.
+    """
+    database = open_database(database)
+    database.require_current()
     return database
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -131,6 +133,8 @@ def load_embeddings(
     downsample: int = 1,
     skip_invalid: bool = False,
     progress: Progress | None = None,
+    memory_limit: int | None = None,
+    work_dir: Path | None = None,
 ) -> EmbeddingMatrix:
     """Read the sampled vectors of one model into one matrix.
 
@@ -147,6 +151,10 @@ def load_embeddings(
         Leave invalid vectors out and count them, instead of raising.
     progress : Progress, optional
         Told the rows read.
+    memory_limit : int, optional
+        A matrix of more bytes is a memory map of a temporary file, so that it may be larger than memory.
+    work_dir : Path, optional
+        Folder for that file; None takes the temporary folder.
 
     Returns
     -------
@@ -167,7 +175,8 @@ def load_embeddings(
         progress.phase("load", total=census.n_usable)
         query = _vector_query(census, downsample, filtered=skip_invalid)
         try:
-            ids, vectors, valid = _fill(connection, query, (census.n_usable, census.width), progress)
+            vectors = _new_matrix(census.n_usable, census.width, memory_limit, work_dir)
+            ids, vectors, valid = _fill(connection, query, vectors, progress)
         except DatabaseError:
             require_valid(database, take_census(database, downsample)[census.model], downsample)
             raise
@@ -260,11 +269,10 @@ def _vector_query(census: ModelCensus, downsample: int, *, filtered: bool) -> Se
 
 
 def _fill(
-    connection: Connection, query: Select[Any], shape: tuple[int, int], progress: Progress
+    connection: Connection, query: Select[Any], vectors: Float32Array, progress: Progress
 ) -> tuple[BytesArray, Float32Array, BoolArray]:
-    n_rows, width = shape
+    n_rows, width = len(vectors), _FLOAT_BYTES * vectors.shape[1]
     ids = np.empty(n_rows, dtype="S32")
-    vectors = np.empty((n_rows, width // _FLOAT_BYTES), dtype=np.float32)
     valid = np.empty(n_rows, dtype=bool)
     filled = 0
     for batch in stream_vectors(
@@ -279,6 +287,17 @@ def _fill(
         filled = rows.stop
         progress.advance(batch.num_rows)
     return ids[:filled], vectors[:filled], valid[:filled]
+
+
+def _new_matrix(n_rows: int, width: int, memory_limit: int | None, work_dir: Path | None) -> Float32Array:
+    shape = (n_rows, width // _FLOAT_BYTES)
+    if memory_limit is None or n_rows * width <= memory_limit:
+        return np.empty(shape, dtype=np.float32)
+    if work_dir is not None:
+        work_dir.mkdir(parents=True, exist_ok=True)
+    # The file has no name: however the process ends, nothing is left of it.
+    with tempfile.TemporaryFile(dir=work_dir) as file:
+        return np.asarray(np.memmap(file, dtype=np.float32, shape=shape))
 
 
 def _grown(array: np.ndarray[Any, Any], n_rows: int) -> np.ndarray[Any, Any]:

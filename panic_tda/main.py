@@ -158,6 +158,17 @@ def import_embeddings(database: str, files: tuple[Path, ...], model: str | None,
     help="What builds the spanning tree; a backend that is named never gives way to another.",
 )
 @click.option(
+    "--memory-limit",
+    metavar="SIZE",
+    help="Bytes above the vectors, such as 2GiB; what exceeds it goes into files (tiled only).",
+)
+@click.option(
+    "--work-dir",
+    type=click.Path(path_type=Path),
+    help="Where unfinished work is kept.  [default: NAME.panic-tda beside the database]",
+)
+@click.option("--no-checkpoint", is_flag=True, help="Keep no state: a killed run starts afresh.")
+@click.option(
     "--skip-invalid", is_flag=True, help="Leave invalid vectors out instead of failing their model."
 )
 @_json_option
@@ -167,6 +178,9 @@ def cluster_embeddings(
     models: tuple[str, ...],
     downsample: int,
     skip_invalid: bool,
+    memory_limit: str | None,
+    work_dir: Path | None,
+    no_checkpoint: bool,
     as_json: bool,
     **asked: Any,
 ) -> None:
@@ -175,6 +189,11 @@ def cluster_embeddings(
     from panic_tda.types import FAILED
 
     wanted = parameters.from_options(**asked)
+    resources = parameters.Resources(
+        memory_limit=None if memory_limit is None else parameters.parse_bytes(memory_limit),
+        work_dir=work_dir,
+        checkpoints=not no_checkpoint,
+    )
     with terminal.make_progress() as progress:
         outcomes = clustering_manager.cluster_all_data(
             database,
@@ -182,6 +201,7 @@ def cluster_embeddings(
             parameters=wanted,
             downsample=downsample,
             skip_invalid=skip_invalid,
+            resources=resources,
             progress=progress,
         )
     _print(rendering.outcomes_json(outcomes) if as_json else rendering.outcomes_text(outcomes))
@@ -199,8 +219,9 @@ def cluster_embeddings(
 def list_clusterings(database: str, model: str | None, limit: int, as_json: bool) -> None:
     """List the stored clusterings, the latest first."""
     from panic_tda import clustering_manager, rendering
+    from panic_tda.database import open_current
 
-    with clustering_manager.open_current(database).session() as session:
+    with open_current(database).session() as session:
         found = clustering_manager.list_clusterings(session, model=model)
     shown = found[: limit or None]
     _print(rendering.listing_json(shown) if as_json else rendering.listing_text(shown, len(found)))
@@ -220,8 +241,9 @@ def show_clustering(database: str, reference: str, model: str | None, limit: int
     ID may be shortened; latest means the latest clustering of each model.
     """
     from panic_tda import clustering_manager, rendering
+    from panic_tda.database import open_current
 
-    with clustering_manager.open_current(database).session() as session:
+    with open_current(database).session() as session:
         shown = [
             (found, clustering_manager.get_cluster_details(found.id, session, limit=limit or None))
             for found in clustering_manager.find_clusterings(session, [reference], model=model)
@@ -248,10 +270,11 @@ def delete_clusterings(
     Says what goes, and asks.
     """
     from panic_tda import clustering_manager, rendering
+    from panic_tda.database import open_current
 
     if sum((bool(references), model is not None, everything)) != 1:
         raise click.UsageError("name ids, or --model, or --all: exactly one of the three")
-    opened = clustering_manager.open_current(database)
+    opened = open_current(database)
     with opened.session() as session:
         if references:
             found = clustering_manager.find_clusterings(session, references)
@@ -275,9 +298,9 @@ def save_pending(database: str, files: tuple[Path, ...], as_json: bool) -> None:
 
     Without FILE, those that wait beside the database. Embeddings that have gone since are left out.
     """
-    from panic_tda import clustering_manager, rendering
+    from panic_tda import recovery, rendering
 
-    saved = clustering_manager.save_pending(database, files)
+    saved = recovery.save_pending(database, files)
     _print(rendering.saved_json(saved) if as_json else rendering.saved_text(saved))
 
 

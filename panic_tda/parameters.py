@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from panic_tda.errors import InvalidParameter
@@ -120,6 +122,47 @@ class ClusteringParameters:
         if isinstance(size, float):
             return max(2, _share_of(size, n_rows))
         return size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What a run may take and where it keeps its state; none of it changes the result.
+
+    Parameters
+    ----------
+    memory_limit : int or None
+        Bytes above the vectors; lists beyond it go into files, and so do vectors that are larger than it.
+    work_dir : Path or None
+        Folder for the state of unfinished runs; None takes `<name>.panic-tda` beside the database.
+    checkpoints : bool
+        Whether the state is kept, so that the same command goes on after a kill.
+    """
+
+    memory_limit: int | None = None
+    work_dir: Path | None = None
+    checkpoints: bool = True
+
+    def __post_init__(self) -> None:
+        if self.memory_limit is not None:
+            _require(self.memory_limit > 0, "memory_limit", "above 0 bytes", self.memory_limit)
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size in bytes such as `2GiB`, `512MiB` or `4GB`.
+
+    Raises
+    ------
+    InvalidParameter
+        It is none.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?\s*", text, flags=re.IGNORECASE)
+    if not found:
+        raise InvalidParameter(
+            f"a size must be a number with KiB, MiB, GiB, TiB, KB, MB, GB or TB; got {text!r}"
+        )
+    unit = (found[2] or "").upper()
+    base = 1024 if unit.endswith("I") else 1000
+    return int(float(found[1]) * base ** " KMGT".index(unit[:1] or " "))
 
 
 def parse_min_cluster_size(text: str) -> int | float:

@@ -28,7 +28,6 @@ from panic_tda.clustering_manager import (
     get_cluster_details,
     get_medoid_invocation,
     list_clusterings,
-    save_pending,
 )
 from panic_tda.database import Database, open_database
 from panic_tda.errors import (
@@ -41,7 +40,8 @@ from panic_tda.errors import (
     UnknownModel,
 )
 from panic_tda.loading import input_sha256, load_embeddings, take_census
-from panic_tda.parameters import ClusteringParameters
+from panic_tda.parameters import ClusteringParameters, Resources
+from panic_tda.recovery import save_pending
 from panic_tda.types import CLUSTERED, FAILED, SKIPPED, ModelOutcome
 from panic_tda.upgrade import CLUSTERING_TABLES
 from tests.conftest import MakeFile, UpgradedFile
@@ -291,10 +291,10 @@ def test_an_unexpected_failure_of_one_model_costs_no_other(
     whole = clustering_manager.cluster_rows
     errors = iter([ZeroDivisionError("division by zero"), MemoryError("12 GiB"), None])
 
-    def failing(*arguments: Any) -> Any:
+    def failing(*arguments: Any, **options: Any) -> Any:
         if error := next(errors):
             raise error
-        return whole(*arguments)
+        return whole(*arguments, **options)
 
     monkeypatch.setattr(clustering_manager, "cluster_rows", failing)
     with caplog.at_level(logging.DEBUG, "panic_tda"):
@@ -418,9 +418,9 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
     """Do something to the database while the rows are being clustered."""
     whole = clustering_manager.cluster_rows
 
-    def during(*arguments: Any) -> Any:
+    def during(*arguments: Any, **options: Any) -> Any:
         act()
-        return whole(*arguments)
+        return whole(*arguments, **options)
 
     monkeypatch.setattr(clustering_manager, "cluster_rows", during)
 
@@ -494,8 +494,8 @@ from panic_tda import clustering_manager
 limit = int(sys.argv[2])
 whole = clustering_manager.cluster_rows
 
-def limited(*arguments):
-    found = whole(*arguments)
+def limited(*arguments, **options):
+    found = whole(*arguments, **options)
     # From here on no file grows beyond the limit, as on a disk that is full.
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     return found
@@ -601,3 +601,24 @@ def test_an_id_that_is_none_is_refused_with_a_reason(tmp_path: Path) -> None:
     database = open_database(tmp_path / "new.sqlite", create=True)
     with database.session() as session, pytest.raises(InvalidParameter, match="32 hexadecimal digits"):
         get_medoid_invocation(0, "garbage", session)
+
+
+def test_a_memory_limit_and_a_work_folder_change_no_row_of_the_result(
+    upgraded: MakeFile, tmp_path: Path
+) -> None:
+    file = upgraded(FieldSpec(text_models=("A",), runs=8, length=60))
+    asked = ClusteringParameters(backend="tiled")
+    limits = Resources(memory_limit=1000, work_dir=tmp_path / "work")
+    plain, limited = (
+        cluster_all_data(file.database, parameters=asked, resources=resources)[0]
+        for resources in (None, limits)
+    )
+    query = "SELECT embedding_id, label, probability FROM embeddingcluster WHERE result_key = ? ORDER BY 1"
+    with sqlite3.connect(file.path) as connection:
+        first, second = (connection.execute(query, (key,)).fetchall() for key in (1, 2))
+    connection.close()
+    assert first == second
+    assert (plain.status, limited.status) == (CLUSTERED, CLUSTERED)
+    # Finished runs leave no state behind, neither there nor beside the database.
+    assert [path for path in (tmp_path / "work").rglob("*") if path.is_file()] == []
+    assert list(file.path.parent.glob("*.panic-tda")) == []

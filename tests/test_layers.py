@@ -34,6 +34,7 @@ RANKS = {
     "pending": 3,
     "embedding_files": 3,
     "clustering_manager": 4,
+    "recovery": 4,
     "rendering": 4,
     "report": 4,
     "planning": 4,

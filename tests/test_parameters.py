@@ -16,8 +16,10 @@ from panic_tda import parameters
 from panic_tda.errors import InvalidParameter, WrongUsage
 from panic_tda.parameters import (
     ClusteringParameters,
+    Resources,
     chord_to_cosine,
     from_options,
+    parse_bytes,
     parse_min_cluster_size,
     validate_downsample,
 )
@@ -180,3 +182,29 @@ def test_effective_parameters_are_plain_numbers_whatever_was_given() -> None:
     assert json.loads(json.dumps(effective)) == effective
     assert effective["min_cluster_size"] == 5
     assert effective["max_cluster_size"] == 50
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2GiB", 2 << 30),
+        ("512 MiB", 512 << 20),
+        ("1.5kb", 1500),
+        ("4G", 4 * 10**9),
+        ("1024", 1024),
+        ("1TiB", 1 << 40),
+    ],
+)
+def test_sizes(text: str, expected: int) -> None:
+    assert parse_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "two GiB", "-1GiB", "1PiB", "nan"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(InvalidParameter, match="GiB"):
+        parse_bytes(text)
+
+
+def test_a_memory_limit_of_nothing_is_refused() -> None:
+    with pytest.raises(InvalidParameter, match="memory_limit"):
+        Resources(memory_limit=0)

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from panic_tda import pending
-from panic_tda.clustering_manager import list_clusterings, save_pending
+from panic_tda.clustering_manager import list_clusterings
 from panic_tda.database import Database, open_database
 from panic_tda.errors import BadInput, DatabaseError, MissingPath, NeedsUpgrade
+from panic_tda.recovery import save_pending
 from panic_tda.types import FinishedClustering
 from tests import reference
 from tests.conftest import MakeFile, UpgradedFile, make_finished

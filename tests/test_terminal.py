@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 
 from panic_tda import pending, terminal
-from panic_tda.clustering_manager import cluster_all_data, save_pending
+from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.parameters import ClusteringParameters
+from panic_tda.recovery import save_pending
 from panic_tda.types import CLUSTERED
 from tests.conftest import MakeFile, UpgradedFile
 from tests.field_files import FieldSpec
