@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shlex
 import time
@@ -331,7 +332,15 @@ def _load_cluster_save(job: _Job, census: ModelCensus) -> ModelOutcome:
     _save(job.database, finished)
     if checkpoint is not None:
         checkpoint.discard()
+    _remove_empty(folder, folder.parent if job.resources.work_dir is None else None)
     return _outcome(finished, seconds | {"save": time.monotonic() - saving})
+
+
+def _remove_empty(*folders: Path | None) -> None:
+    for folder in folders:
+        if folder is not None:
+            with contextlib.suppress(OSError):  # another model's state is still in it, or it never was there
+                folder.rmdir()
 
 
 def _finish(
