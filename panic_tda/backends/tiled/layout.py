@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from panic_tda.types import Float32Array, Int32Array, IntArray
+    from panic_tda.types import Float32Array, FloatArray, Int32Array, IntArray
 
 _MAX_PIVOTS = 2_048
 _ROWS_PER_PIVOT = 64
 _CHUNK_ROWS = 8_192
+_NEAR_PAIRS = 4
+"""Near tile pairs that come first, per tile."""
+_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,9 @@ def local_layout(points: Float32Array, tile_rows: int, rng: np.random.Generator)
 
 
 def schedule(points: Float32Array, layout: Layout) -> Int32Array:
-    """List all tile pairs: the diagonal first, then the pairs that look most similar.
+    """List all tile pairs: the diagonal first, then some that look most similar, then the rest at random.
+
+    Near pairs decide most; after them a random order makes the time spent so far tell the time left.
 
     Returns
     -------
@@ -89,9 +94,22 @@ def schedule(points: Float32Array, layout: Layout) -> Int32Array:
     similarity = sums @ sums.copy().T
     first, second = np.triu_indices(layout.n_tiles, 1)
     apart = np.argsort(-similarity[first, second], kind="stable")
+    near = _NEAR_PAIRS * layout.n_tiles
+    apart[near:] = np.random.default_rng(_SEED).permutation(apart[near:])
     diagonal = np.arange(layout.n_tiles)
     tiles = [np.concatenate([diagonal, first[apart]]), np.concatenate([diagonal, second[apart]])]
     return np.stack(tiles, axis=1).astype(np.int32)
+
+
+def expected_work(layout: Layout, pairs: Int32Array, near: float) -> FloatArray:
+    """Pairs of rows in each scheduled tile pair, those of the near ones counted `near` times.
+
+    Few near pairs can be rejected by their bound, so they take longer than the rest.
+    """
+    sizes = np.diff(layout.starts).astype(np.float64)
+    work: FloatArray = sizes[pairs[:, 0]] * sizes[pairs[:, 1]]
+    work[: (1 + _NEAR_PAIRS) * layout.n_tiles] *= near
+    return work
 
 
 def _tour(similarity: Float32Array) -> IntArray:

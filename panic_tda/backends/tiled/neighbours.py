@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from panic_tda.backends.tiled import kernels
-from panic_tda.backends.tiled.layout import Layout, schedule
+from panic_tda.backends.tiled.layout import Layout, expected_work, schedule
 from panic_tda.backends.tiled.survivors import Scanner, Space
 from panic_tda.backends.tiled.workers import PerThread, Workers
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SPARE_NEIGHBOURS = 8
 FEWEST_NEIGHBOURS = 16
+_NEAR_WORK = 4.0
+"""Measured at 100,000 × 768: time of a near tile pair, in times of another."""
 _BATCH = 64
 """Tile pairs per thread between two moments at which no list is being written."""
 STATE = "neighbours"
@@ -83,7 +85,7 @@ def find_neighbours(
         lists.rows[:], lists.sims[:] = stored["rows"], stored["sims"]
     layout = Layout(order, layout.starts)
     sizes = np.diff(layout.starts)
-    work = sizes[pairs[:, 0]] * sizes[pairs[:, 1]]
+    work = expected_work(layout, pairs, _NEAR_WORK if space.bounded else 1.0)
     progress.phase("neighbours", float(work.sum()))
     if done:
         progress.advance(float(work[:done].sum()))
