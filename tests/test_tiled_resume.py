@@ -99,6 +99,16 @@ def test_three_kills_in_different_phases_change_nothing(tmp_path: Path, rows: np
     assert "neighbours" not in recorder.steps
     assert recorder.steps["verify"][0] > 1
     assert_same(resumed, fit(rows))
+
+
+def test_a_finished_tree_waits_until_it_is_discarded(tmp_path: Path, rows: np.ndarray) -> None:
+    checkpoint = Checkpoint(tmp_path / "work", save_seconds=0)
+    finished = fit(rows, checkpoint=checkpoint)
+    assert [path.name for path in (tmp_path / "work").glob("*.npz")] == ["finished-tree.npz"]
+    recorder = Recorder()
+    assert_same(fit(rows, recorder, checkpoint=Checkpoint(tmp_path / "work")), finished)
+    assert recorder.steps == {}
+    checkpoint.discard()
     assert not (tmp_path / "work").exists()
 
 
@@ -128,6 +138,7 @@ def test_a_memory_map_and_lists_in_files_give_the_same(tmp_path: Path, rows: np.
     assert_same(fit(mapped, memory_limit=1), fit(rows))
     checkpoint = Checkpoint(tmp_path / "work", save_seconds=0)
     assert_same(fit(mapped, memory_limit=1, checkpoint=checkpoint), fit(rows))
+    checkpoint.discard()
     assert not (tmp_path / "work").exists()
 
 

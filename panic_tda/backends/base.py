@@ -34,7 +34,7 @@ class Checkpoint(Protocol):
         """Forget the arrays stored under a name."""
 
     def discard(self) -> None:
-        """Forget everything: the fit is done."""
+        """Forget everything: what the fit was for is safe."""
 
     def fingerprint(self, vectors: Float32Array, weights: IntArray, **parameters: Any) -> str:
         """Hash everything that a saved state depends on."""

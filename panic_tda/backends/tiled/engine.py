@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 TILE_ROWS = 1_024
 _SEED = 0
-_FIRST_TREE = "tree"
+_FIRST_TREE, _FINISHED_TREE = "first-tree", "finished-tree"
+_STATES = (neighbours.STATE, _FIRST_TREE, verify.STATE, _FINISHED_TREE)
+"""What a checkpoint holds, in the order in which it is written; each makes those before it useless."""
 _ROW_BYTES = 160
 """Cores, first tree and its order, candidates and what sorting them takes, for each row."""
 _GROUP_ROWS = 32
@@ -113,16 +115,20 @@ class TiledBackend:
         # A plain view: the compiled kernels take memory maps only as ordinary arrays.
         vectors = np.asarray(vectors)
         self._open(options, vectors, weights)
+        if finished := self._stored(options, _FINISHED_TREE):
+            return _as_spanning_tree(*finished)
         rng = np.random.default_rng(_SEED)
         # With two tiles, finding the axes takes longer than the one product that they could spare.
         n_axes = self.settings.n_axes if n > 2 * self.settings.tile_rows else 0
         space = survivors.describe(vectors, n_axes, rng)
         with workers(self.settings.threads) as team:
-            cores, tree = self._resumed(options) or self._first_tree(space, weights, options, team, rng)
+            cores, tree = self._stored(options, _FIRST_TREE) or self._first_tree(
+                space, weights, options, team, rng
+            )
             tree = self._close(space, cores, tree, options, team)
-        if options.checkpoint is not None:
-            options.checkpoint.discard()
-        return SpanningTree(tree.u, tree.v, tree.height, cores)
+        # Whoever called discards the state when the result is safe; a kill before costs no second fit.
+        self._store(options, _FINISHED_TREE, cores, tree)
+        return _as_spanning_tree(cores, tree)
 
     def _open(self, options: FitOptions, vectors: Float32Array, weights: IntArray) -> None:
         if options.checkpoint is not None:
@@ -137,11 +143,17 @@ class TiledBackend:
                 )
             )
 
-    def _resumed(self, options: FitOptions) -> tuple[FloatArray, Edges] | None:
-        stored = None if options.checkpoint is None else options.checkpoint.load(_FIRST_TREE)
+    def _stored(self, options: FitOptions, name: str) -> tuple[FloatArray, Edges] | None:
+        stored = None if options.checkpoint is None else options.checkpoint.load(name)
         if stored is None:
             return None
-        return stored["cores"], Edges(*(stored[name] for name in Edges._fields))
+        return stored["cores"], Edges(*(stored[field] for field in Edges._fields))
+
+    def _store(self, options: FitOptions, name: str, cores: FloatArray, tree: Edges) -> None:
+        if options.checkpoint is not None:
+            options.checkpoint.save(name, cores=cores, **tree._asdict())
+            for earlier in _STATES[: _STATES.index(name)]:
+                options.checkpoint.remove(earlier)
 
     def _first_tree(
         self,
@@ -163,9 +175,7 @@ class TiledBackend:
         else:
             tree = self._joined(space, cores, lists, team, rng)
         tree = forest.minimum_forest(len(weights), tree)
-        if options.checkpoint is not None:
-            options.checkpoint.save(_FIRST_TREE, cores=cores, **tree._asdict())
-            options.checkpoint.remove(neighbours.STATE)
+        self._store(options, _FIRST_TREE, cores, tree)
         return cores, tree
 
     def _neighbours(
@@ -219,3 +229,7 @@ class TiledBackend:
         tree = verifier.close(tree)
         _log.debug("the verify pass found %d candidates", verifier.n_candidates)
         return tree
+
+
+def _as_spanning_tree(cores: FloatArray, tree: Edges) -> SpanningTree:
+    return SpanningTree(tree.u, tree.v, tree.height, cores)

@@ -32,7 +32,7 @@ _NEAR_WORK = 2.0
 """Measured at 100,000 × 768: time of a near tile pair, in times of another."""
 _LAST_WAVES = 16
 """Waves grow up to this part of all tile pairs; between two of them the state can be saved."""
-_NAME = "verify"
+STATE = "verify"
 _POOR_TREE = 0.1
 """Candidates of the first wave, per row, from which on starting over with the better tree pays."""
 _THIN_OUT = 1 << 20
@@ -195,11 +195,11 @@ class Verifier:
     def _save(self, at: _State, n_pairs: int) -> None:
         if self._checkpoint is not None and at.done < n_pairs and self._checkpoint.due():
             self._checkpoint.save(
-                _NAME, **at.tree._asdict(), **at.leaves._asdict(), pairs=at.pairs, done=at.done, size=at.size
+                STATE, **at.tree._asdict(), **at.leaves._asdict(), pairs=at.pairs, done=at.done, size=at.size
             )
 
     def _resumed(self) -> _State | None:
-        stored = None if self._checkpoint is None else self._checkpoint.load(_NAME)
+        stored = None if self._checkpoint is None else self._checkpoint.load(STATE)
         if stored is None:
             return None
         tree = Edges(*(stored[name] for name in Edges._fields))
