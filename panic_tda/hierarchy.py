@@ -58,7 +58,7 @@ def extract(tree: SpanningTree, parameters: EffectiveParameters) -> FlatClusters
     Raises
     ------
     PanicTdaError
-        The edges do not form a spanning tree.
+        The edges do not form a spanning tree, or have heights that are not finite.
 
     Notes
     -----
@@ -127,16 +127,24 @@ class _Condensed(NamedTuple):
 
 def _single_linkage(tree: SpanningTree, distance_floor: float) -> _Linkage:
     heights = np.maximum(np.asarray(tree.height, dtype=np.float64), distance_floor)
+    u, v = (np.asarray(ends, dtype=np.int64) for ends in (tree.u, tree.v))
+    n = len(heights) + 1
+    # Compiled loops check no bounds: a wrong row would be a wrong address.
+    broken = (np.minimum(u, v) < 0) | (np.maximum(u, v) >= n) | ~np.isfinite(heights)
+    if broken.any():
+        raise _not_a_tree(tree, int(np.argmax(broken)), f"lies outside the {n} rows or has no finite height")
     order = np.argsort(heights, kind="stable")
-    u, v = (np.asarray(ends, dtype=np.int64)[order] for ends in (tree.u, tree.v))
-    parent, size, n_merged = _merge_rows(u, v)
+    parent, size, n_merged = _merge_rows(u[order], v[order])
     if n_merged < len(order):
-        edge = order[n_merged]
-        raise PanicTdaError(
-            f"the backend owes a spanning tree, but edge {edge} ({tree.u[edge]}, {tree.v[edge]}) closes a "
-            "cycle; this is a fault of the backend, try another one"
-        )
+        raise _not_a_tree(tree, int(order[n_merged]), "closes a cycle")
     return _Linkage(parent, size, heights[order])
+
+
+def _not_a_tree(tree: SpanningTree, edge: int, fault: str) -> PanicTdaError:
+    return PanicTdaError(
+        f"the backend owes a spanning tree, but its edge {edge}, ({tree.u[edge]}, {tree.v[edge]}) at height "
+        f"{tree.height[edge]:g}, {fault}; this is a fault of the backend, try another one"
+    )
 
 
 @njit(cache=True)

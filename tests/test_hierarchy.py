@@ -177,7 +177,14 @@ def test_input_is_left_as_it_was() -> None:
 
 def test_edges_that_close_a_cycle_are_refused() -> None:
     tree = edges((0, 1, 0.1), (3, 2, 0.4), (1, 2, 0.2), (2, 0, 0.3))
-    with pytest.raises(PanicTdaError, match=r"edge 3 \(2, 0\) closes a cycle"):
+    with pytest.raises(PanicTdaError, match=r"edge 3, \(2, 0\) at height 0.3, closes a cycle"):
+        extract(tree, PLAIN)
+
+
+@pytest.mark.parametrize("edge", [(2, 4, 0.3), (-1, 2, 0.3), (2, 3, np.nan), (2, 3, np.inf)])
+def test_edges_outside_the_rows_or_without_height_are_refused(edge: tuple[int, int, float]) -> None:
+    tree = edges((0, 1, 0.1), edge, (1, 2, 0.2))
+    with pytest.raises(PanicTdaError, match=r"edge 1, .* lies outside the 4 rows or has no finite height"):
         extract(tree, PLAIN)
 
 
