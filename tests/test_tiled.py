@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from panic_tda.backends.base import FitOptions
 from panic_tda.backends.tiled.engine import Settings, TiledBackend
-from panic_tda.clustering import normalise
+from panic_tda.clustering import hdbscan, normalise
 from panic_tda.errors import InvalidParameter
 from panic_tda.types import SpanningTree
 from tests import reference
@@ -241,6 +241,28 @@ def test_short_lists_are_looked_up_again() -> None:
 def test_five_thousand_rows() -> None:
     rows = unit(anisotropic(np.random.default_rng(12), 5000, 192))
     assert_exact(fit(rows, 12), rows, 12)
+
+
+@pytest.mark.parametrize("min_samples", [2, 10])
+@pytest.mark.parametrize(
+    "name", ["blobs", "rings", "touching_arcs", "near_copies", "anisotropic_768", "lattice_ties"]
+)
+def test_clusterings_equal_those_of_the_reference_backend(name: str, min_samples: int) -> None:
+    """From rows with copies to labels and medoids, beside the backend that sees every pair."""
+    rng = np.random.default_rng(13)
+    rows = unit(DATA[name](rng))
+    rows = rows[rng.integers(len(rows), size=len(rows))]
+    asked = {
+        "min_samples": min_samples,
+        "min_cluster_size": 8,
+        "epsilon": 0.05,
+        "allow_single_cluster": False,
+    }
+    tiled, dense = (hdbscan(rows, backend=backend, **asked) for backend in ("tiled", "sklearn"))
+    np.testing.assert_array_equal(tiled.labels, dense.labels)
+    np.testing.assert_allclose(tiled.probabilities, dense.probabilities, rtol=1e-9)
+    assert tiled.medoid_indices == dense.medoid_indices
+    assert len(np.unique(tiled.labels)) > 1
 
 
 @st.composite
