@@ -41,7 +41,7 @@ def _last_line(log: Path, pid: int) -> str:
 
 def _start(*arguments: str, folder: Path) -> tuple[int, Path]:
     script = str(ROOT / "scripts" / "perform-clustering.sh")
-    done = subprocess.run([script, *arguments], check=True, capture_output=True, text=True, cwd=folder)
+    done = subprocess.run([script, *arguments], check=False, capture_output=True, text=True, cwd=folder)
     pid, log = re.fullmatch(r"PID (\d+)\nlog (.+)\n", done.stdout).groups()
     return int(pid), Path(log)
 
@@ -70,6 +70,15 @@ def test_perform_clustering_logs_the_status_of_a_failure(sample: Path) -> None:
     assert _last_line(log, pid) == "exit status 2"
     assert "the database has: LSA" in log.read_text()
     log.unlink()
+
+
+def test_perform_clustering_shows_a_wrong_option_at_once(sample: Path) -> None:
+    command = [str(ROOT / "scripts" / "perform-clustering.sh"), "0.5", "--db", sample.name]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=sample.parent)
+    assert done.returncode == 2
+    assert "'0.5' is not a valid integer" in done.stderr
+    assert done.stderr.splitlines()[-1] == "exit status 2"
+    Path(done.stdout.splitlines()[1].removeprefix("log ")).unlink()
 
 
 def test_downsample_ladder_goes_down_to_one_on_a_small_database(sample: Path) -> None:
