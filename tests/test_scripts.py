@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -99,6 +100,19 @@ def test_downsample_ladder_stops_before_a_step_that_would_not_finish(sample: Pat
     done = subprocess.run([script, "0"], check=True, capture_output=True, text=True, env=environment)
     assert len(_parameters(sample)) == 1
     assert "would take" in done.stderr
+
+
+def test_an_environment_of_the_user_is_not_removed(tmp_path: Path) -> None:
+    for name in ("scripts", "env"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "pyvenv.cfg").write_text("mine")
+    command = [str(tmp_path / "scripts" / "test.sh")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "was not made by these scripts" in done.stderr
+    assert (tmp_path / ".venv" / "pyvenv.cfg").read_text() == "mine"
 
 
 def test_io_benchmark_prints_its_figures() -> None:
