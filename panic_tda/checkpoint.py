@@ -21,6 +21,7 @@ SAVE_SECONDS = 60.0
 """Least time between two saved states of one stage: a kill costs at most this much and one save."""
 _FORMAT = 1
 _META = "checkpoint.json"
+_KEY_FIELD = "panic_tda_key"
 _CHUNK_ROWS = 16_384
 
 _log = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ class Checkpoint:
     Parameters
     ----------
     folder : Path
-        Made when the first state is saved. States of another input or other parameters in it are removed.
+        Made when the first state is saved. States of another input or other parameters in it are removed,
+        files that are no states stay.
     save_seconds : float
         Least time between two saves for which `due` says yes.
     """
@@ -89,26 +91,29 @@ class Checkpoint:
                 "the state could not be saved in %s, the run goes on without: %s", self.folder, error
             )
             with contextlib.suppress(OSError):
-                (self.folder / f"{name}.partial").unlink(missing_ok=True)
+                self._partial(name).unlink(missing_ok=True)
 
     def _store(self, name: str, arrays: dict[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._stored_key() != self._key:
             self._replace(_META, json.dumps({"fingerprint": self._key}).encode())
-        partial = self.folder / f"{name}.partial"
+        partial = self._partial(name)
         with partial.open("wb") as file:
-            np.savez(file, **arrays)
+            # Every state says whose it is: two runs in one folder may replace each other's.
+            np.savez(file, **arrays | {_KEY_FIELD: np.array(self._key)})
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self._path(name))
         self._sync_folder()
 
     def load(self, name: str) -> dict[str, Any] | None:
-        """Return the arrays stored under a name, or None."""
+        """Return the arrays stored under a name for the key of `open`, or None."""
         try:
             with self._path(name).open("rb") as file, np.load(file) as stored:
-                return {field: stored[field] for field in stored.files}
-        except (OSError, BadZipFile, ValueError, EOFError):
+                if str(stored[_KEY_FIELD]) != self._key:
+                    return None
+                return {field: stored[field] for field in stored.files if field != _KEY_FIELD}
+        except (OSError, BadZipFile, KeyError, ValueError, EOFError):
             return None
 
     def remove(self, name: str) -> None:
@@ -121,13 +126,19 @@ class Checkpoint:
             return
         # The key goes first: what is left behind by a kill right here is never taken up.
         (self.folder / _META).unlink(missing_ok=True)
-        for file in [*self.folder.glob("*.npz"), *self.folder.glob("*.partial")]:
-            file.unlink()
+        for file in [
+            *filter(_is_state, self.folder.glob("*.npz")),
+            *self.folder.glob(self._partial("*").name),
+        ]:
+            file.unlink(missing_ok=True)
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.npz"
+
+    def _partial(self, name: str) -> Path:
+        return self.folder / f"{name}.panic-tda.partial"
 
     def _stored_key(self) -> str | None:
         try:
@@ -137,7 +148,7 @@ class Checkpoint:
         return str(key)
 
     def _replace(self, name: str, content: bytes) -> None:
-        partial = self.folder / f"{name}.partial"
+        partial = self._partial(name)
         with partial.open("wb") as file:
             file.write(content)
             file.flush()
@@ -151,3 +162,12 @@ class Checkpoint:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+
+
+def _is_state(path: Path) -> bool:
+    # The folder is the user's to name, and people keep vectors in .npz files.
+    try:
+        with np.load(path) as stored:
+            return _KEY_FIELD in stored.files
+    except (OSError, BadZipFile, ValueError, EOFError):
+        return False

@@ -140,6 +140,8 @@ def cluster_rows(
     progress.phase("hierarchy")
     flat = _all_outliers(n) if tree is None else hierarchy.extract(tree, effective)
     flat = canonicalise(flat)
+    if tree is not None and not len(flat.persistence):
+        _warn_of_nothing(n, effective)
     fitted = time.monotonic()
 
     progress.phase("medoids")
@@ -244,6 +246,17 @@ def _spanning_tree(
         return backend, attach_copies(backend.fit(rows, distinct.counts, options), distinct)
     everything = rows if m == n else rows[distinct.inverse]
     return backend, backend.fit(everything, np.ones(n, dtype=np.int64), options)
+
+
+def _warn_of_nothing(n: int, effective: EffectiveParameters) -> None:
+    advice = "try a smaller min_cluster_size or min_samples"
+    if effective.allow_single_cluster:
+        # The whole may be more stable than its parts, and have no row that is dense enough to be a member.
+        advice = (
+            f"none is dense within epsilon {effective.cluster_selection_epsilon:g}; try a larger epsilon, "
+        )
+        advice += "no single cluster (--no-allow-single-cluster), or a smaller min_cluster_size"
+    _log.warning("no clusters: all %d rows are outliers; %s", n, advice)
 
 
 def _all_outliers(n: int) -> FlatClusters:

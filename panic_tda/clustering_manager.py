@@ -221,7 +221,8 @@ class _Job:
         """Folder for the state of one model's clustering."""
         beside = self.database.path
         default = beside.with_name(f"{beside.name}.panic-tda") if beside else Path("panic-tda-work")
-        return (self.resources.work_dir or default) / quote(model, safe="")
+        # No model's folder is another folder: quoting leaves dots, and two of them are the folder above.
+        return (self.resources.work_dir or default) / (quote(model, safe="").replace(".", "%2E") or "%")
 
 
 def _uuid(text: UUID | str) -> UUID:
@@ -331,9 +332,16 @@ def _load_cluster_save(job: _Job, census: ModelCensus) -> ModelOutcome:
     saving = time.monotonic()
     _save(job.database, finished)
     if checkpoint is not None:
-        checkpoint.discard()
+        _discard(checkpoint)
     _remove_empty(folder, folder.parent if job.resources.work_dir is None else None)
     return _outcome(finished, seconds | {"save": time.monotonic() - saving})
+
+
+def _discard(checkpoint: Checkpoint) -> None:
+    try:
+        checkpoint.discard()
+    except OSError as error:  # the result is saved: what is left over is no failure
+        _log.warning("the finished state in %s could not be removed: %s", checkpoint.folder, error)
 
 
 def _remove_empty(*folders: Path | None) -> None:
@@ -370,8 +378,12 @@ def _save(database: Database, finished: FinishedClustering) -> None:
     try:
         with database.writing() as connection:
             results.save_clustering(connection, finished)
-    except (DatabaseError, OSError) as error:
-        raise SaveFailed(f"computed but not saved ({error}); {_keep(database, finished)}") from error
+    except Exception as error:
+        # Whatever it is, hours of computing are not lost to it.
+        if not isinstance(error, (DatabaseError, OSError)):
+            _log.debug("saving %s failed unexpectedly", finished.embedding_model, exc_info=True)
+        reason = str(error) or type(error).__name__
+        raise SaveFailed(f"computed but not saved ({reason}); {_keep(database, finished)}") from error
     except (KeyboardInterrupt, SystemExit):
         _log.warning("interrupted while saving; %s", _keep(database, finished))
         raise

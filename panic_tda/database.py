@@ -6,6 +6,7 @@ first one's POSIX locks whenever it closes the file, and committed rows would be
 
 from __future__ import annotations
 
+import shlex
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -83,7 +84,7 @@ class Database:
         if version is None or version < SCHEMA_VERSION:
             raise NeedsUpgrade(
                 f"{self} has no clustering tables of version {SCHEMA_VERSION} yet "
-                f"(it has {version or 'none'}); run: panic-tda upgrade --db {self}"
+                f"(it has {version or 'none'}); run: panic-tda upgrade --db {shlex.quote(str(self))}"
             )
         if version > SCHEMA_VERSION:
             raise DatabaseError(
@@ -101,7 +102,10 @@ class Database:
         """
         if self.path and not self.path.stat().st_mode & 0o222:
             # Root may write it all the same; the mark is the owner's word.
-            raise DatabaseError(f"{self} is read-only; make it writable (chmod u+w) or work on a copy")
+            raise DatabaseError(
+                f"{self} is read-only; make it writable (chmod u+w), with {self.path.name}-wal and -shm "
+                "where they are, or work on a copy"
+            )
         with self.writing() as connection:
             connection.rollback()
 
@@ -121,7 +125,7 @@ class Database:
             try:
                 engine = sa.create_engine(self.url, poolclass=NullPool)
             except ModuleNotFoundError as error:
-                raise DatabaseError("PostgreSQL needs a driver: pip install 'panic_tda[postgres]'") from error
+                raise DatabaseError("PostgreSQL needs a driver: pip install 'psycopg[binary]'") from error
             if mode == "ro":
                 return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             return engine
@@ -388,4 +392,10 @@ def _reason(error: DBAPIError) -> str:
     reason = str(error.orig)
     if "locked" in reason:
         return f"{reason} for {BUSY_TIMEOUT_SECONDS:g} s by another process; try again when it is done"
+    if "readonly" in reason or "unable to open" in reason:
+        # A file in WAL mode is not opened without its log and the index of it.
+        return (
+            f"{reason}; the file must be readable, and the folder and the -wal and -shm in it writable "
+            "(SQLite keeps its log there, also while reading); or work on a copy"
+        )
     return reason

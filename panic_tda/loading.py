@@ -172,10 +172,12 @@ def load_embeddings(
         everything = downsample == 1 and not census.n_orphans and not skip_invalid
         if not everything:
             census = _census(connection, sample(downsample), census.model).get(census.model, census)
-        progress.phase("load", total=census.n_usable)
+        # The census of all models may be hours older: a matrix of its size would have to grow, and double.
+        n_rows = _count(connection, census.model) if everything else census.n_usable
+        progress.phase("load", total=n_rows)
         query = _vector_query(census, downsample, filtered=skip_invalid)
         try:
-            vectors = _new_matrix(census.n_usable, census.width, memory_limit, work_dir)
+            vectors = _new_matrix(n_rows, census.width, memory_limit, work_dir)
             ids, vectors, valid = _fill(connection, query, vectors, progress)
         except DatabaseError:
             require_valid(database, take_census(database, downsample)[census.model], downsample)
@@ -183,7 +185,7 @@ def load_embeddings(
     if not skip_invalid and not valid.all():
         raise BadVectors(_explain_values(census.model, ids[~valid]))
     if everything:
-        # What was read is what there is now; the census may be hours older.
+        # What was read is what there is now.
         census = ModelCensus(census.model, n_total=len(ids), n_orphans=0, sampled={census.width: len(ids)})
     ids, vectors = _in_order(ids[valid], _moved_together(vectors, valid))
     return EmbeddingMatrix(
@@ -256,6 +258,11 @@ def _census(connection: Connection, chosen: Sample, model: str | None = None) ->
     return found
 
 
+def _count(connection: Connection, model: str) -> int:
+    query = sa.select(sa.func.count()).where(_embedding.c.embedding_model == model)
+    return int(connection.execute(query).scalar_one())
+
+
 def _vector_query(census: ModelCensus, downsample: int, *, filtered: bool) -> Select[Any]:
     # No ORDER BY: the file is read in its own order, which is the fast one, and sorted in memory.
     query = sa.select(_embedding.c.id, _embedding.c.vector).where(
@@ -271,6 +278,7 @@ def _vector_query(census: ModelCensus, downsample: int, *, filtered: bool) -> Se
 def _fill(
     connection: Connection, query: Select[Any], vectors: Float32Array, progress: Progress
 ) -> tuple[BytesArray, Float32Array, BoolArray]:
+    # There are as many rows as were counted at most: both are asked for in one transaction.
     n_rows, width = len(vectors), _FLOAT_BYTES * vectors.shape[1]
     ids = np.empty(n_rows, dtype="S32")
     valid = np.empty(n_rows, dtype=bool)
@@ -279,8 +287,6 @@ def _fill(
         connection, query, width=width, batch_rows=max(1, BATCH_BYTES // (width + 32))
     ):
         rows = slice(filled, filled + batch.num_rows)
-        if rows.stop > len(ids):
-            ids, vectors, valid = _grown(ids, rows.stop), _grown(vectors, rows.stop), _grown(valid, rows.stop)
         ids[rows] = _view(batch.column("id"), np.dtype("S32"))
         vectors[rows] = _view(batch.column("vector"), np.dtype("<f4")).reshape(batch.num_rows, -1)
         valid[rows] = _usable(vectors[rows])
@@ -298,13 +304,6 @@ def _new_matrix(n_rows: int, width: int, memory_limit: int | None, work_dir: Pat
     # The file has no name: however the process ends, nothing is left of it.
     with tempfile.TemporaryFile(dir=work_dir) as file:
         return np.asarray(np.memmap(file, dtype=np.float32, shape=shape))
-
-
-def _grown(array: np.ndarray[Any, Any], n_rows: int) -> np.ndarray[Any, Any]:
-    # More rows than were counted: they were added since. An eighth more than needed keeps this rare.
-    larger = np.empty((n_rows + n_rows // 8, *array.shape[1:]), dtype=array.dtype)
-    larger[: len(array)] = array
-    return larger
 
 
 def _view(column: pa.Array, dtype: np.dtype[Any]) -> Any:

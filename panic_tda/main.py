@@ -95,7 +95,9 @@ def upgrade(database: str, yes: bool) -> None:
         return
     if not yes:
         click.confirm("Go on?", abort=True, err=True)
-    apply(opened)
+    with terminal.make_progress() as progress:
+        progress.phase("upgrade")
+        apply(opened)
     click.echo(f"{opened} is up to date.")
 
 
@@ -285,7 +287,9 @@ def delete_clusterings(
         return
     if not yes:
         click.confirm("Delete?", abort=True, err=True)
-    clustering_manager.delete_clusterings(opened, [summary.id for summary in found])
+    with terminal.make_progress() as progress:
+        progress.phase("delete")
+        clustering_manager.delete_clusterings(opened, [summary.id for summary in found])
     click.echo(f"Deleted {len(found)}.")
 
 
@@ -305,4 +309,6 @@ def save_pending(database: str, files: tuple[Path, ...], as_json: bool) -> None:
 
 
 def _print(data: object) -> None:
-    click.echo(data if isinstance(data, str) else json.dumps(data, indent=2, ensure_ascii=False))
+    if not isinstance(data, str):
+        data = json.dumps(data, indent=2, ensure_ascii=not terminal.stdout_takes_all_scripts())
+    click.echo(data)

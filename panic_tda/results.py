@@ -198,7 +198,8 @@ def cluster_details(
         .limit(limit)
     )
     rows = session.execute(query).all()
-    copies = _count_copies(session, clustering_id, rows[-1][0]) if rows else {}
+    has_texts = any(kind is InvocationType.TEXT for *_, kind, _, _ in rows)
+    copies = _count_copies(session, clustering_id, rows[-1][0]) if has_texts else {}
     return [
         ClusterDetails(
             label=label,
@@ -275,7 +276,8 @@ def _count_copies(session: Session, clustering_id: UUID, last_label: int) -> dic
         .join(text, text.id == member.invocation_id)
         .where(
             ClusteringResult.id == clustering_id,
-            EmbeddingCluster.label <= last_label,
+            # Most rows are outliers: they need not be looked up.
+            EmbeddingCluster.label.between(OUTLIER + 1, last_label),
             text.output_text == text_of.output_text,
         )
         .group_by(EmbeddingCluster.label)

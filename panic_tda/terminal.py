@@ -6,6 +6,7 @@ timestamped line per phase and every 30 seconds where the output is a file.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -166,6 +167,7 @@ def configure_logging(*, verbose: bool, quiet: bool, log_file: Path | None) -> N
 def exit_codes(*, as_json: bool) -> Iterator[None]:
     """Turn what is raised inside into a message and an exit code; this is the only place that does."""
     previous = _terminate_on_sigterm()
+    _replace_what_cannot_be_printed(sys.stdout)
     try:
         yield
     except PanicTdaError as error:
@@ -227,6 +229,17 @@ def _echo_error(message: str) -> None:
     except OSError:
         # A stderr that is gone (a closed pipe, a full disk) is no reason to lose hours of work.
         _discard(sys.stderr)
+
+
+def stdout_takes_all_scripts() -> bool:
+    """Say whether every text can be printed as it is."""
+    return sys.stdout.encoding.lower().replace("-", "").startswith("utf")
+
+
+def _replace_what_cannot_be_printed(stream: TextIO) -> None:
+    """Texts are in all scripts, and a terminal may know one: a question mark is better than no listing."""
+    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="replace")
 
 
 def _discard(stream: TextIO) -> None:

@@ -19,6 +19,10 @@ make_environment() {
     local lock=env/cpu.txt wanted python
     wanted=$(cat "$lock" pyproject.toml | cksum)
     [ "$(cat .venv/panic_tda.lock 2>/dev/null)" = "$wanted" ] && return
+    if [ -e .venv ] && [ ! -e .venv/panic_tda.lock ]; then
+        echo "$PWD/.venv was not made by these scripts; move it away, and they make their own there" >&2
+        return 1
+    fi
     python=$(find_python) || return 1
     echo "installing $lock into .venv (once)" >&2
     rm -rf .venv
@@ -27,6 +31,7 @@ make_environment() {
         rm -rf .venv
         "$python" -m venv --without-pip .venv && "$python" -m pip --python .venv/bin/python install --quiet pip
     } || return 1
+    echo unfinished > .venv/panic_tda.lock
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$lock" || return 1
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e . || return 1
     echo "$wanted" > .venv/panic_tda.lock

@@ -2,7 +2,7 @@
 # Starts a clustering that outlives the login: perform-clustering.sh [DOWNSAMPLE] [EPSILON] [more options]
 # Leading numbers are the sampling factor (default 1) and epsilon (default 0.4); everything else goes to
 # cluster-embeddings (--db FILE, model names, ...). Prints the process id and the log; the log's last line is
-# the exit status.
+# the exit status. What ends within the first seconds, such as a wrong option, is shown here, with its status.
 set -euo pipefail
 # Paths in the options are meant from where the user stands.
 from=$PWD
@@ -22,13 +22,21 @@ cd "$from"
 nohup bash -c '
     "$@" & child=$!
     trap "kill -TERM $child" TERM
-    trap "kill -INT $child" INT
     while :; do
         status=0; wait "$child" || status=$?
         kill -0 "$child" 2>/dev/null || break
     done
     echo "exit status $status"
+    exit "$status"
 ' perform-clustering "$tda" cluster-embeddings --downsample "$downsample" --epsilon "$epsilon" "$@" \
     > "$log" 2>&1 < /dev/null &
-echo "PID $!"
+pid=$!
+echo "PID $pid"
 echo "log $log"
+for _ in 1 2 3; do
+    sleep 1
+    kill -0 "$pid" 2>/dev/null && continue
+    tail -n 8 "$log" >&2
+    wait "$pid"
+    exit
+done

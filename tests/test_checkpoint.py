@@ -93,3 +93,25 @@ def test_fingerprint_sees_every_change() -> None:
     ]
     assert len(set(prints)) == len(prints)
     assert fingerprint(ROWS.copy(), ONES.copy(), k=1) == prints[0]
+
+
+def test_arrays_of_the_user_are_left_alone(tmp_path: Path) -> None:
+    np.savez(tmp_path / "vectors.npz", rows=ROWS)
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.open("key")
+    checkpoint.save("state", rows=ROWS)
+    checkpoint.discard()
+    assert [path.name for path in tmp_path.iterdir()] == ["vectors.npz"]
+
+
+def test_a_run_never_takes_up_the_state_of_another_in_the_same_folder(tmp_path: Path) -> None:
+    """The second run replaces the first one's states; the first goes on, and claims the folder again."""
+    first, second = Checkpoint(tmp_path), Checkpoint(tmp_path)
+    first.open("one")
+    second.open("two")
+    second.save("cores", rows=2 * ROWS)
+    first.save("tree", rows=ROWS)
+    again = Checkpoint(tmp_path)
+    again.open("one")
+    assert again.load("tree") is not None
+    assert again.load("cores") is None

@@ -406,3 +406,11 @@ def test_the_recipe_may_be_called_from_the_package() -> None:
         assert getattr(panic_tda, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         panic_tda.nonsense  # noqa: B018 (the attribute access is what is tested)
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_finding_nothing_is_said_with_what_to_try(single: bool, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "panic_tda"):
+        assert hdbscan(np.eye(30), allow_single_cluster=single).medoid_indices == {}
+    assert "no clusters: all 30 rows are outliers" in caplog.text
+    assert ("--no-allow-single-cluster" in caplog.text) == single

@@ -622,3 +622,39 @@ def test_a_memory_limit_and_a_work_folder_change_no_row_of_the_result(
     # Finished runs leave no state behind, neither there nor beside the database.
     assert [path for path in (tmp_path / "work").rglob("*") if path.is_file()] == []
     assert list(file.path.parent.glob("*.panic-tda")) == []
+
+
+def test_a_model_named_like_the_folder_above_touches_nothing_there(
+    upgraded: MakeFile, tmp_path: Path
+) -> None:
+    file = upgraded(FieldSpec(text_models=("..",)))
+    (tmp_path / "work").mkdir()
+    mine = tmp_path / "checkpoint.json"
+    mine.write_text("mine")
+    (outcome,) = cluster_all_data(file.database, [".."], resources=Resources(work_dir=tmp_path / "work"))
+    assert outcome.status == CLUSTERED
+    assert mine.read_text() == "mine"
+
+
+def test_a_result_is_saved_even_where_its_state_cannot_be_removed(upgraded: MakeFile, tmp_path: Path) -> None:
+    file = upgraded()
+    (tmp_path / "work" / "Nomic" / "checkpoint.json").mkdir(parents=True)
+    (outcome,) = cluster_all_data(file.database, ["Nomic"], resources=Resources(work_dir=tmp_path / "work"))
+    assert outcome.status == CLUSTERED
+    assert len(assignments(file.database, outcome.id)) == outcome.n_embeddings
+
+
+def test_a_result_is_kept_whatever_breaks_while_saving(
+    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(*_: object) -> None:
+        raise ZeroDivisionError
+
+    file = upgraded()
+    with monkeypatch.context() as broken:
+        broken.setattr(clustering_manager.results, "save_clustering", save)
+        (outcome,) = cluster_all_data(file.database, ["Nomic"])
+    assert outcome.status == FAILED
+    assert "computed but not saved (ZeroDivisionError)" in (outcome.reason or "")
+    (saved,) = save_pending(file.database)
+    assert len(assignments(file.database, saved.id)) == outcome.n_sampled

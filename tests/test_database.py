@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -182,6 +183,13 @@ def test_other_versions_are_refused(database: Database, version: str, error: typ
         database.require_current()
 
 
+def test_the_command_that_upgrades_can_be_pasted(tmp_path: Path) -> None:
+    facts = write_field_file(tmp_path / "it's a field.sqlite")
+    with pytest.raises(NeedsUpgrade) as refused:
+        open_database(facts.path).require_current()
+    assert shlex.split(str(refused.value).split("run: ")[1])[-1] == str(facts.path)
+
+
 # --------------------------------------------------------------------------- transactions
 
 
@@ -238,6 +246,16 @@ def test_a_file_marked_read_only_can_be_read_but_not_promised(database: Database
     database.path.chmod(0o444)
     assert count(database) == 0
     with pytest.raises(DatabaseError, match=r"is read-only; make it writable \(chmod u\+w\)"):
+        database.require_writable()
+
+
+def test_a_place_that_takes_no_log_is_an_error_that_says_what_is_needed(database: Database) -> None:
+    """A read-only folder does the same; a folder in the way stops even the superuser."""
+    assert database.path is not None
+    for name in ("-wal", "-shm"):
+        database.path.with_name(f"{database.path.name}{name}").unlink(missing_ok=True)
+    database.path.with_name(f"{database.path.name}-shm").mkdir()
+    with pytest.raises(DatabaseError, match="the -wal and -shm in it writable"):
         database.require_writable()
 
 

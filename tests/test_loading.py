@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import re
 import sqlite3
 from pathlib import Path
@@ -260,7 +261,28 @@ def test_rows_that_came_and_went_since_the_census(upgraded: MakeFile) -> None:
             "SELECT 'f' || substr(id, 2), invocation_id, embedding_model, vector FROM embedding "
             "WHERE embedding_model = 'Nomic'"
         )
-    assert len(load_embeddings(file.database, rows).ids) == 80
+    matrix = load_embeddings(file.database, rows)
+    assert len(matrix.ids) == 80
+    # Counted again where it is read: a matrix that had to grow would have been in memory twice.
+    held = matrix.vectors.base if matrix.vectors.base is not None else matrix.vectors
+    assert held.nbytes == matrix.vectors.nbytes
+
+
+def test_rows_that_came_since_the_census_stay_in_the_memory_map(upgraded: MakeFile, tmp_path: Path) -> None:
+    file = upgraded()
+    census = take_census(file.database)["Nomic"]
+    with sqlite3.connect(file.path) as connection:
+        connection.execute(
+            "INSERT INTO embedding (id, invocation_id, embedding_model, vector) "
+            "SELECT 'f' || substr(id, 2), invocation_id, embedding_model, vector FROM embedding "
+            "WHERE embedding_model = 'Nomic'"
+        )
+    matrix = load_embeddings(file.database, census, memory_limit=1, work_dir=tmp_path)
+    assert len(matrix.ids) == 2 * census.n_usable
+    held: object = matrix.vectors
+    while isinstance(held, np.ndarray) and held.base is not None:
+        held = held.base
+    assert isinstance(held, mmap.mmap)
 
 
 def test_a_model_that_went_altogether(upgraded: MakeFile) -> None:

@@ -62,3 +62,11 @@ def test_sql_of_the_readme_finds_what_it_says(clustered: Path) -> None:
     given = walk.replace("'…'", f"'{result_id}'").replace("067ffc18c1dd745b9042276ad5ab2da7", str(run_id))
     (steps,) = _run(clustered, f"SELECT count(*) FROM invocation WHERE run_id = '{run_id}'")
     assert len(_run(clustered, given)) == steps[0]
+
+
+def test_python_of_the_readme_runs(clustered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    monkeypatch.chdir(clustered.parent)
+    exec(code.replace("trajectory_data.sqlite", clustered.name), names := {})
+    assert names["invocation"].output_text
+    assert len(names["outcomes"]) == 2

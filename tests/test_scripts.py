@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def _last_line(log: Path, pid: int) -> str:
 
 def _start(*arguments: str, folder: Path) -> tuple[int, Path]:
     script = str(ROOT / "scripts" / "perform-clustering.sh")
-    done = subprocess.run([script, *arguments], check=True, capture_output=True, text=True, cwd=folder)
+    done = subprocess.run([script, *arguments], check=False, capture_output=True, text=True, cwd=folder)
     pid, log = re.fullmatch(r"PID (\d+)\nlog (.+)\n", done.stdout).groups()
     return int(pid), Path(log)
 
@@ -72,13 +73,23 @@ def test_perform_clustering_logs_the_status_of_a_failure(sample: Path) -> None:
     log.unlink()
 
 
+def test_perform_clustering_shows_a_wrong_option_at_once(sample: Path) -> None:
+    command = [str(ROOT / "scripts" / "perform-clustering.sh"), "0.5", "--db", sample.name]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=sample.parent)
+    assert done.returncode == 2
+    assert "'0.5' is not a valid integer" in done.stderr
+    assert done.stderr.splitlines()[-1] == "exit status 2"
+    Path(done.stdout.splitlines()[1].removeprefix("log ")).unlink()
+
+
 def test_downsample_ladder_goes_down_to_one_on_a_small_database(sample: Path) -> None:
     script = str(ROOT / "scripts" / "downsample-ladder.sh")
-    environment = os.environ | {"PANIC_TDA_DB": str(sample)}
-    done = subprocess.run([script, "1"], check=True, capture_output=True, text=True, env=environment)
-    factors = [
-        int(line.split()[0]) for line in (done.stdout + done.stderr).splitlines() if line.split()[0].isdigit()
-    ]
+    # The path is meant from where the user stands, and the table is what stdout has.
+    command = [script, "1", "--db", sample.name]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=sample.parent)
+    header, *rows = (line.split() for line in done.stdout.splitlines())
+    assert header == ["factor", "rows", "seconds", "clusters"]
+    factors = [int(row[0]) for row in rows]
     assert factors == [10000, 1000, 100, 10, 1]
     assert [factor for factor, _ in sorted(_parameters(sample), reverse=True)] == factors
 
@@ -89,6 +100,19 @@ def test_downsample_ladder_stops_before_a_step_that_would_not_finish(sample: Pat
     done = subprocess.run([script, "0"], check=True, capture_output=True, text=True, env=environment)
     assert len(_parameters(sample)) == 1
     assert "would take" in done.stderr
+
+
+def test_an_environment_of_the_user_is_not_removed(tmp_path: Path) -> None:
+    for name in ("scripts", "env"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "pyvenv.cfg").write_text("mine")
+    command = [str(tmp_path / "scripts" / "test.sh")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "was not made by these scripts" in done.stderr
+    assert (tmp_path / ".venv" / "pyvenv.cfg").read_text() == "mine"
 
 
 def test_io_benchmark_prints_its_figures() -> None:

@@ -24,7 +24,7 @@ from panic_tda.parameters import ClusteringParameters
 from panic_tda.recovery import save_pending
 from panic_tda.types import CLUSTERED
 from tests.conftest import MakeFile, UpgradedFile
-from tests.field_files import FieldSpec
+from tests.field_files import FieldSpec, write_field_file
 from tests.snapshots import REPOSITORY, snapshot
 
 SECONDS = 60
@@ -346,3 +346,28 @@ def test_a_person_sees_a_bar_unless_it_is_to_be_quiet(upgraded: MakeFile) -> Non
     assert escape not in quiet
     assert "done in" not in quiet
     assert count_results(file.path) == 4
+
+
+def test_a_terminal_of_one_script_still_shows_everything_else(upgraded: MakeFile) -> None:
+    """Texts with emoji, and our own ellipsis, ended a listing with a UnicodeEncodeError."""
+    file = upgraded(FieldSpec(runs=1, text_models=("Nomic",)))
+    with sqlite3.connect(file.path) as connection:
+        connection.execute("UPDATE invocation SET output_text = '風船 🎈' WHERE type = 'TEXT'")
+    cluster_all_data(file.database, parameters=ClusteringParameters(epsilon=2))
+    words = ("show-clustering", "--limit", "0", "--db", file.path)
+    shown, plain, everywhere = (
+        run(*words, *more, cwd=file.path.parent, PYTHONIOENCODING=used)
+        for more, used in (((), "iso8859-5"), (("--json",), "iso8859-5"), (("--json",), "utf-8"))
+    )
+    assert (shown.returncode, plain.returncode) == (0, 0), shown.stderr + plain.stderr
+    assert "?? ?" in shown.stdout
+    assert "風船 🎈" in everywhere.stdout
+    assert plain.stdout.isascii()
+    assert json.loads(plain.stdout) == json.loads(everywhere.stdout)
+
+
+def test_an_upgrade_says_that_it_is_at_work(tmp_path: Path) -> None:
+    facts = write_field_file(tmp_path / "field.sqlite")
+    done = run("upgrade", "--yes", "--db", facts.path, cwd=tmp_path)
+    assert done.returncode == 0
+    assert "upgrade: done in" in done.stderr
