@@ -58,12 +58,15 @@ def _model_option(text: str) -> Callable[..., Any]:
 class _Group(click.Group):
     """Answers wrong options with a JSON object too, where JSON was asked for."""
 
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        context.obj = "--json" in args
+        return super().parse_args(context, args)
+
     def invoke(self, context: click.Context) -> Any:
-        as_json = "--json" in (*context._protected_args, *context.args)
         try:
             return super().invoke(context)
         except click.UsageError as error:
-            terminal.print_error(type(error).__name__, error.format_message(), as_json=as_json)
+            terminal.print_error(type(error).__name__, error.format_message(), as_json=context.obj)
             raise
 
 
@@ -245,7 +248,9 @@ def show_clustering(database: str, reference: str, model: str | None, limit: int
     from panic_tda import clustering_manager, rendering
     from panic_tda.database import open_current
 
-    with open_current(database).session() as session:
+    with open_current(database).session() as session, terminal.make_progress() as progress:
+        # The texts of all members of the shown clusters are compared with their medoids'.
+        progress.phase("read clusters")
         shown = [
             (found, clustering_manager.get_cluster_details(found.id, session, limit=limit or None))
             for found in clustering_manager.find_clusterings(session, [reference], model=model)

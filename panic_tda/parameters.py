@@ -145,6 +145,8 @@ class Resources:
     def __post_init__(self) -> None:
         if self.memory_limit is not None:
             _require(self.memory_limit > 0, "memory_limit", "above 0 bytes", self.memory_limit)
+        if self.work_dir is not None and self.work_dir.exists():
+            _require(self.work_dir.is_dir(), "work_dir", "a folder, or a place for one", self.work_dir)
 
 
 def parse_bytes(text: str) -> int:

@@ -68,6 +68,7 @@ class UpgradePlan:
             lines.append("  The old pipeline's own clustering commands stop working on this file.")
         lines.append(f"- creates {', '.join(self.created)}")
         lines.append("- leaves every other table as it is, row for row")
+        lines.append("- keeps other programs from writing while it runs, and reads every embedding once")
         free = "" if self.bytes_free is None else f"; {_mebibytes(self.bytes_free)} are free"
         lines.append(f"- needs about {_mebibytes(self.bytes_needed)} of disk while it runs{free}")
         return "\n".join(lines)

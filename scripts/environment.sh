@@ -15,22 +15,27 @@ find_python() {
     return 1
 }
 
+new_environment() {
+    local python
+    python=$(find_python) || return 1
+    rm -rf .venv
+    # Debian's Python comes without ensurepip, unless python3-venv is there; pip can fill a venv from outside.
+    "$python" -m venv .venv 2>/dev/null && return
+    rm -rf .venv
+    "$python" -m venv --without-pip .venv && "$python" -m pip --python .venv/bin/python install --quiet pip
+}
+
 make_environment() {
-    local lock=env/cpu.txt wanted python
+    local lock=env/cpu.txt wanted
     wanted=$(cat "$lock" pyproject.toml | cksum)
     [ "$(cat .venv/panic_tda.lock 2>/dev/null)" = "$wanted" ] && return
     if [ -e .venv ] && [ ! -e .venv/panic_tda.lock ]; then
         echo "$PWD/.venv was not made by these scripts; move it away, and they make their own there" >&2
         return 1
     fi
-    python=$(find_python) || return 1
     echo "installing $lock into .venv (once)" >&2
-    rm -rf .venv
-    # Debian's Python comes without ensurepip, unless python3-venv is there; pip can fill a venv from outside.
-    "$python" -m venv .venv 2>/dev/null || {
-        rm -rf .venv
-        "$python" -m venv --without-pip .venv && "$python" -m pip --python .venv/bin/python install --quiet pip
-    } || return 1
+    # An environment that works is brought up to date in place: a long run may be using it.
+    .venv/bin/python -m pip --version >/dev/null 2>&1 || new_environment || return 1
     echo unfinished > .venv/panic_tda.lock
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$lock" || return 1
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e . || return 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -208,3 +209,10 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 def test_a_memory_limit_of_nothing_is_refused() -> None:
     with pytest.raises(InvalidParameter, match="memory_limit"):
         Resources(memory_limit=0)
+
+
+def test_a_work_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(InvalidParameter, match="work_dir must be a folder"):
+        Resources(work_dir=file)
