@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -248,7 +249,8 @@ def show_clustering(database: str, reference: str, model: str | None, limit: int
     from panic_tda import clustering_manager, rendering
     from panic_tda.database import open_current
 
-    with open_current(database).session() as session, terminal.make_progress() as progress:
+    quiet_end = terminal.make_progress(ended=logging.DEBUG)
+    with open_current(database).session() as session, quiet_end as progress:
         # The texts of all members of the shown clusters are compared with their medoids'.
         progress.phase("read clusters")
         shown = [

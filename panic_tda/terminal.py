@@ -36,8 +36,9 @@ _log = logging.getLogger("panic_tda")
 class LoggedProgress:
     """Progress as log lines: one when a phase ends, one every `HEARTBEAT_SECONDS` while it lasts."""
 
-    def __init__(self, interval: float = HEARTBEAT_SECONDS) -> None:
+    def __init__(self, interval: float = HEARTBEAT_SECONDS, *, ended: int = logging.INFO) -> None:
         self._interval = interval
+        self._ended = ended
         self._name = ""
         self._total: float | None = None
         self._done = 0.0
@@ -69,7 +70,7 @@ class LoggedProgress:
 
     def _end_phase(self) -> None:
         if self._name:
-            _log.info("%s: done in %.1f s", self._name, time.monotonic() - self._began)
+            _log.log(self._ended, "%s: done in %.1f s", self._name, time.monotonic() - self._began)
         self._name = ""
 
     def _beat(self) -> None:
@@ -88,8 +89,8 @@ class LoggedProgress:
 class BarProgress(LoggedProgress):
     """Progress as a bar on the terminal; ended phases are logged above it."""
 
-    def __init__(self, bar: RichProgress) -> None:
-        super().__init__()
+    def __init__(self, bar: RichProgress, *, ended: int = logging.INFO) -> None:
+        super().__init__(ended=ended)
         self._bar = bar
         self._task = bar.add_task("starting", total=None)
 
@@ -112,11 +113,14 @@ class BarProgress(LoggedProgress):
         self._bar.advance(self._task, amount)
 
 
-def make_progress() -> LoggedProgress:
-    """Return what shows progress on this stderr: no bar where only warnings are to be seen."""
+def make_progress(*, ended: int = logging.INFO) -> LoggedProgress:
+    """Return what shows progress on this stderr: no bar where only warnings are to be seen.
+
+    `ended` is the level at which the end of a phase is logged; what lasts is shown in any case.
+    """
     quiet = any(handler.level >= logging.WARNING for handler in _log.handlers)
     if quiet or not sys.stderr.isatty():
-        return LoggedProgress()
+        return LoggedProgress(ended=ended)
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -136,7 +140,8 @@ def make_progress() -> LoggedProgress:
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
-        )
+        ),
+        ended=ended,
     )
 
 
