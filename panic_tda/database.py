@@ -320,13 +320,17 @@ def insert_new_rows(
 
 def _fixed_width(values: tuple[Any, ...], width: int) -> pa.Array:
     try:
-        if set(map(len, values)) == {width}:
-            data = "".join(values).encode("ascii") if isinstance(values[0], str) else b"".join(values)
+        if isinstance(values[0], str):
+            data = "".join(values).encode("ascii")
+        else:
+            # Too long and too short ones would make up for each other in the sum.
+            data = b"".join(values) if set(map(len, values)) == {width} else b""
+        if len(data) == len(values) * width:
             return pa.FixedSizeBinaryArray.from_buffers(
                 pa.binary(width), len(values), [None, pa.py_buffer(data)]
             )
-    except TypeError:
-        pass  # A missing value has no length.
+    except (TypeError, UnicodeEncodeError):
+        pass  # A missing value has no length, and no id has a letter beyond f.
     lengths = sorted({-1 if value is None else len(value) for value in values})
     raise DatabaseError(f"values of {width} bytes were expected, got lengths {lengths} (-1: missing)")
 
