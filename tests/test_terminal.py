@@ -37,7 +37,7 @@ import panic_tda.terminal as terminal
 if "--beat" in sys.argv:
     sys.argv.remove("--beat")
     make = terminal.LoggedProgress.__init__
-    terminal.LoggedProgress.__init__ = lambda self: make(self, 0.05)
+    terminal.LoggedProgress.__init__ = lambda self, **options: make(self, 0.05, **options)
 from panic_tda.backends.sklearn import SklearnBackend
 
 def slow(self, vectors, weights, options):
