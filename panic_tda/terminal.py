@@ -191,6 +191,7 @@ def exit_codes(*, as_json: bool) -> Iterator[None]:
         _discard(sys.stdout)
         sys.exit(0)
     except Exception as error:
+        # A fault of ours: one line for the user, the traceback for the log.
         _fail(error, EXIT_FAILED, as_json=as_json)
     finally:
         if previous is not None:
