@@ -7,10 +7,11 @@ cluster, and no distance between two members is ever needed.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from panic_tda.arrays import namespace
 
 if TYPE_CHECKING:
     from panic_tda.types import FloatArray, IntArray
@@ -70,7 +71,7 @@ def medoids(vectors: Any, labels: IntArray, weights: FloatArray, n_clusters: int
 
 def _medoid_of(vectors: Any, rows: IntArray, weights: FloatArray) -> int:
     """Medoid among `rows`, which are ascending."""
-    xp = importlib.import_module(type(vectors).__module__.partition(".")[0])
+    xp = namespace(vectors)
     chunk_bytes = _HOST_CHUNK_BYTES if xp is np else _DEVICE_CHUNK_BYTES
     step = max(1, chunk_bytes // (8 * vectors.shape[1]))
     chunks = [rows[begin : begin + step] for begin in range(0, len(rows), step)]

@@ -16,6 +16,8 @@ PACKAGE = REPOSITORY / "panic_tda"
 # Each imports only from lower ranks; a folder is one room, whose files know each other.
 RANKS = {
     "errors": 0,
+    "arrays": 1,
+    "cuda": 1,
     "schemas": 1,
     "parameters": 1,
     "types": 1,

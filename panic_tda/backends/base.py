@@ -57,6 +57,9 @@ class FitOptions:
     memory_limit : int or None
         Bytes that a backend may take above its input, as far as it can: what does not fit goes into
         temporary files. None sets no limit.
+    on_device : bool
+        Work on the CUDA device although the rows lie in host memory, for backends that can. Rows that lie on
+        the device are always worked on there.
     """
 
     min_samples: int
@@ -64,6 +67,7 @@ class FitOptions:
     progress: Progress = field(default_factory=Silent)
     checkpoint: Checkpoint | None = None
     memory_limit: int | None = None
+    on_device: bool = False
 
 
 class Backend(Protocol):
