@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from panic_tda.backends.base import FitOptions
 from panic_tda.backends.tiled.engine import Settings, TiledBackend
+from panic_tda.backends.tiled.survivors import Scanner
 from panic_tda.clustering import hdbscan, normalise
 from panic_tda.errors import InvalidParameter
+from panic_tda.progress import Silent
 from panic_tda.types import SpanningTree
 from tests import reference
 
@@ -156,6 +158,31 @@ def test_tile_size_changes_nothing(tile_rows: int) -> None:
 def test_pruning_changes_nothing(name: str, dead_rows: bool, n_axes: int) -> None:
     rows = unit(DATA[name](np.random.default_rng(3)))
     assert_exact(fit(rows, 8, tile_rows=128, n_axes=n_axes, dead_rows=dead_rows), rows, 8)
+
+
+@pytest.mark.parametrize("pass_", ["neighbours", "verify"])
+def test_the_bound_in_one_pass_alone_changes_nothing(pass_: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = unit(anisotropic(np.random.default_rng(3)))
+    asked = []
+    multiply = Scanner.multiply
+
+    def watched(self: Scanner, matrix: np.ndarray, *sides: np.ndarray) -> np.ndarray:
+        asked.append((progress.name, matrix.shape[1]))
+        return multiply(self, matrix, *sides)
+
+    class Phases(Silent):
+        def phase(self, name: str, total: float | None = None) -> None:
+            self.name = name
+
+    monkeypatch.setattr(Scanner, "multiply", watched)
+    progress = Phases()
+    how = {"bound_neighbours": pass_ == "neighbours", "bound_verify": pass_ == "verify"}
+    # The verify pass has no work on so few rows unless it begins with a poor tree.
+    backend = TiledBackend(Settings(tile_rows=128, n_axes=8, first_tree=random_tree, **how))
+    options = FitOptions(min_samples=8, distance_floor=FLOOR, progress=progress)
+    assert_exact(backend.fit(rows, np.ones(len(rows), dtype=np.int64), options), rows, 8)
+    assert {name for name, length in asked if length == 9} == {pass_}
+    assert {name for name, length in asked if length == 768} == {"neighbours", "verify"}
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,8 @@ class Settings:
         Most rows of a tile.
     n_axes : int
         Principal axes of the bound; 0 does without.
+    bound_neighbours, bound_verify : bool
+        Whether the pass asks the bound. The axes are there all the same: tiles and joints are chosen by them.
     dead_rows : bool
         Whether rows that cannot have a lighter edge leave the verify pass.
     threads : int or None
@@ -65,6 +67,8 @@ class Settings:
 
     tile_rows: int = TILE_ROWS
     n_axes: int = axes.N_AXES
+    bound_neighbours: bool = True
+    bound_verify: bool = True
     dead_rows: bool = True
     threads: int | None = None
     first_tree: FirstTree | None = None
@@ -189,7 +193,8 @@ class TiledBackend:
             folder.mkdir(parents=True, exist_ok=True)
             _log.info("neighbour lists of %.1f GiB go into a file in %s", 8 * n * length / 2**30, folder)
         lists = neighbours.empty_lists(n, length, folder)
-        neighbours.find_neighbours(space, where, lists, team, options.progress, options.checkpoint)
+        asking = space if self.settings.bound_neighbours else replace(space, bounded=False)
+        neighbours.find_neighbours(asking, where, lists, team, options.progress, options.checkpoint)
         return lists
 
     def memory(self, n: int, length: int, space: Space, team: Workers) -> int:
@@ -218,7 +223,7 @@ class TiledBackend:
         self, space: Space, cores: FloatArray, tree: Edges, options: FitOptions, team: Workers
     ) -> Edges:
         verifier = verify.Verifier(
-            space,
+            space if self.settings.bound_verify else replace(space, bounded=False),
             cores,
             self.settings.tile_rows,
             team,
