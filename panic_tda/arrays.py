@@ -25,3 +25,25 @@ def on_device(array: Any) -> bool:
 def to_host(array: Any) -> Any:
     """Return an array as NumPy's: a copy when it lies in device memory, itself otherwise."""
     return array.get() if on_device(array) else array
+
+
+def take(xp: Any, matrix: Any, rows: Any) -> Any:
+    """Return rows of a matrix, by number, as an array of `xp`; uploads them where the matrix is not one.
+
+    Parameters
+    ----------
+    xp : module
+        numpy or cupy.
+    matrix : (n, d) array
+        Of `xp`, or in host memory.
+    rows : (m,) array of xp
+        Row numbers.
+    """
+    if namespace(matrix) is xp:
+        return xp.take(matrix, rows, axis=0)
+    return xp.asarray(matrix[to_host(rows)])
+
+
+def part(xp: Any, matrix: Any, rows: slice) -> Any:
+    """Return consecutive rows of a matrix as an array of `xp`; see `take`."""
+    return matrix[rows] if namespace(matrix) is xp else xp.asarray(matrix[rows])

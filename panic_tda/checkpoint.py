@@ -14,8 +14,10 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from panic_tda.arrays import to_host
+
 if TYPE_CHECKING:
-    from panic_tda.types import Float32Array, IntArray
+    from panic_tda.types import IntArray
 
 SAVE_SECONDS = 60.0
 """Least time between two saved states of one stage: a kill costs at most this much and one save."""
@@ -27,13 +29,13 @@ _CHUNK_ROWS = 16_384
 _log = logging.getLogger(__name__)
 
 
-def fingerprint(vectors: Float32Array, weights: IntArray, **parameters: Any) -> str:
+def fingerprint(vectors: Any, weights: IntArray, **parameters: Any) -> str:
     """Hash everything that a saved state depends on.
 
     Parameters
     ----------
     vectors : (n, d) float32
-        Rows.
+        Rows, in host or device memory.
     weights : (n,) int64
         Their multiplicities.
     parameters
@@ -41,7 +43,7 @@ def fingerprint(vectors: Float32Array, weights: IntArray, **parameters: Any) -> 
     """
     digest = hashlib.sha256(json.dumps([_FORMAT, list(vectors.shape), parameters], sort_keys=True).encode())
     for begin in range(0, len(vectors), _CHUNK_ROWS):
-        digest.update(np.ascontiguousarray(vectors[begin : begin + _CHUNK_ROWS]).data)
+        digest.update(np.ascontiguousarray(to_host(vectors[begin : begin + _CHUNK_ROWS])).data)
     digest.update(np.ascontiguousarray(weights).data)
     return digest.hexdigest()
 

@@ -182,6 +182,7 @@ class _LinearAlgebra:
 class _Namespace:
     """What `import cupy` would give."""
 
+    __name__ = "strict_arrays"
     ndarray = StrictArray
     linalg = _LinearAlgebra()
 

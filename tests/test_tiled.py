@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +12,7 @@ from hypothesis import strategies as st
 
 from panic_tda.backends.base import FitOptions
 from panic_tda.backends.tiled.engine import Settings, TiledBackend
-from panic_tda.backends.tiled.survivors import Scanner
+from panic_tda.backends.tiled.host import Scanner
 from panic_tda.clustering import hdbscan, normalise
 from panic_tda.errors import InvalidParameter
 from panic_tda.progress import Silent
@@ -92,11 +95,12 @@ def fit(
     min_samples: int,
     weights: np.ndarray | None = None,
     floor: float = FLOOR,
+    upload: Callable[[np.ndarray], Any] = np.asarray,
     **how: object,
 ) -> SpanningTree:
     weights = np.ones(len(rows), dtype=np.int64) if weights is None else weights
     backend = TiledBackend(Settings(**how))  # type: ignore[arg-type]
-    return backend.fit(rows, weights, FitOptions(min_samples=min_samples, distance_floor=floor))
+    return backend.fit(upload(rows), weights, FitOptions(min_samples=min_samples, distance_floor=floor))
 
 
 def assert_exact(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from panic_tda.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    from panic_tda.types import Float32Array, IntArray, SpanningTree
+    from panic_tda.types import IntArray, SpanningTree
 
 
 class Checkpoint(Protocol):
@@ -36,7 +36,7 @@ class Checkpoint(Protocol):
     def discard(self) -> None:
         """Forget everything: what the fit was for is safe."""
 
-    def fingerprint(self, vectors: Float32Array, weights: IntArray, **parameters: Any) -> str:
+    def fingerprint(self, vectors: Any, weights: IntArray, **parameters: Any) -> str:
         """Hash everything that a saved state depends on."""
 
 
@@ -83,13 +83,13 @@ class Backend(Protocol):
     def check(self, n_rows: int, n_features: int, options: FitOptions) -> None:
         """Raise `UnsupportedOnBackend` with the reason when this shape cannot be done here."""
 
-    def fit(self, vectors: Float32Array, weights: IntArray, options: FitOptions) -> SpanningTree:
+    def fit(self, vectors: Any, weights: IntArray, options: FitOptions) -> SpanningTree:
         """Build the tree.
 
         Parameters
         ----------
         vectors : (n, d) float32
-            Unit rows; distinct where the backend is `weighted`.
+            Unit rows, in host or device memory; distinct where the backend is `weighted`.
         weights : (n,) int64
             Multiplicity of each row.
         options : FitOptions

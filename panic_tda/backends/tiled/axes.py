@@ -7,12 +7,14 @@ energy on a few dozen axes, so the bound rejects most pairs of rows at a tenth o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from panic_tda.arrays import part, take, to_host
+
 if TYPE_CHECKING:
-    from panic_tda.types import Float32Array, FloatArray
+    from panic_tda.types import FloatArray
 
 N_AXES = 64
 MIN_FEATURES = 160
@@ -21,7 +23,7 @@ _SAMPLE_ROWS = 16_384
 _CHUNK_ROWS = 8_192
 
 
-def principal_axes(vectors: Float32Array, n_axes: int, rng: np.random.Generator) -> FloatArray:
+def principal_axes(xp: Any, vectors: Any, n_axes: int, rng: np.random.Generator) -> FloatArray:
     """Return the leading axes of the second moment about the origin, from a sample of the rows.
 
     Any orthonormal axes give a valid bound; the leading ones give the tightest. The moment is not centred:
@@ -34,30 +36,32 @@ def principal_axes(vectors: Float32Array, n_axes: int, rng: np.random.Generator)
     """
     n = len(vectors)
     rows = np.arange(n) if n <= _SAMPLE_ROWS else np.sort(rng.choice(n, _SAMPLE_ROWS, replace=False))
-    sample = vectors[rows]
+    sample = take(xp, vectors, xp.asarray(rows))
     # Two buffers: some BLAS builds take X.T @ X on one buffer as a symmetric update, which has crashed.
-    moment = (sample.T @ sample.copy()).astype(np.float64)
+    moment = to_host(sample.T @ sample.copy()).astype(np.float64)
     axes: FloatArray = np.linalg.eigh((moment + moment.T) / 2)[1][:, ::-1][:, :n_axes]
     return np.ascontiguousarray(axes)
 
 
-def coordinates(vectors: Float32Array, axes: FloatArray) -> Float32Array:
+def coordinates(xp: Any, vectors: Any, axes: FloatArray) -> Any:
     """Project the rows on the axes and append the length of what is left over.
 
     Returns
     -------
-    (n, n_axes + 1) float32
+    (n, n_axes + 1) float32 array of xp
         Products of two of these rows bound the products of the rows themselves, within
         `margins.bound_margin`.
     """
     n, m = len(vectors), axes.shape[1]
-    projected = np.empty((n, m + 1), dtype=np.float32)
+    columns = xp.asarray(axes)
+    projected = xp.empty((n, m + 1), dtype=xp.float32)
     for begin in range(0, n, _CHUNK_ROWS):
-        chunk = vectors[begin : begin + _CHUNK_ROWS].astype(np.float64)
-        z = chunk @ axes
-        rest = np.einsum("ij,ij->i", chunk, chunk) - np.einsum("ij,ij->i", z, z)
+        rows = slice(begin, begin + _CHUNK_ROWS)
+        chunk = part(xp, vectors, rows).astype(xp.float64)
+        z = chunk @ columns
+        rest = xp.einsum("ij,ij->i", chunk, chunk) - xp.einsum("ij,ij->i", z, z)
         # The difference of two sums near 1 is good to about 1e-13; what is left over must not be too short.
-        residual = np.sqrt(np.maximum(rest, 0.0) + 1e-12).astype(np.float32)
-        projected[begin : begin + _CHUNK_ROWS, :m] = z
-        projected[begin : begin + _CHUNK_ROWS, m] = np.nextafter(residual, np.float32(np.inf))
+        residual = xp.sqrt(xp.maximum(rest, 0.0) + 1e-12).astype(xp.float32)
+        projected[rows, :m] = z
+        projected[rows, m] = xp.nextafter(residual, xp.asarray(xp.inf, dtype=xp.float32))
     return projected

@@ -7,25 +7,24 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from panic_tda.arrays import namespace, on_device
 from panic_tda.backends.base import FitOptions
-from panic_tda.backends.tiled import axes, forest, layout, neighbours, survivors, verify
+from panic_tda.backends.tiled import axes, forest, layout, neighbours, verify
 from panic_tda.backends.tiled.cores import core_distances
 from panic_tda.backends.tiled.forest import Edges
 from panic_tda.backends.tiled.joining import join_components
-from panic_tda.backends.tiled.neighbours import NeighbourLists
-from panic_tda.backends.tiled.survivors import Space
+from panic_tda.backends.tiled.space import Lists, Space, describe, work_on
 from panic_tda.backends.tiled.workers import Workers, workers
 from panic_tda.errors import InvalidParameter
 from panic_tda.types import SpanningTree
 
 if TYPE_CHECKING:
-    from panic_tda.types import Float32Array, FloatArray, IntArray
+    from panic_tda.types import FloatArray, IntArray
 
-TILE_ROWS = 1_024
 _SEED = 0
 _FIRST_TREE, _FINISHED_TREE = "first-tree", "finished-tree"
 _STATES = (neighbours.STATE, _FIRST_TREE, verify.STATE, _FINISHED_TREE)
@@ -50,8 +49,8 @@ class Settings:
 
     Parameters
     ----------
-    tile_rows : int
-        Most rows of a tile.
+    tile_rows : int or None
+        Most rows of a tile; None takes what suits the memory where it is worked.
     n_axes : int
         Principal axes of the bound; 0 does without.
     bound_neighbours, bound_verify : bool
@@ -59,19 +58,23 @@ class Settings:
     dead_rows : bool
         Whether rows that cannot have a lighter edge leave the verify pass.
     threads : int or None
-        None takes the available cores.
+        None takes the available cores, or one where a device does the work.
     first_tree : callable or None
         Gives the first spanning tree from the number of rows and a random generator, instead of the
         neighbour graph: a test of the verify pass.
+    library : module or None
+        Works with this library's arrays; None takes that of the rows, or CuPy where `FitOptions.on_device`
+        asks for it.
     """
 
-    tile_rows: int = TILE_ROWS
+    tile_rows: int | None = None
     n_axes: int = axes.N_AXES
     bound_neighbours: bool = True
     bound_verify: bool = True
     dead_rows: bool = True
     threads: int | None = None
     first_tree: FirstTree | None = None
+    library: Any = None
 
 
 class TiledBackend:
@@ -99,7 +102,7 @@ class TiledBackend:
     def check(self, n_rows: int, n_features: int, options: FitOptions) -> None:
         """Accept every shape: row numbers are 32 bits wide, which no memory holds rows for."""
 
-    def fit(self, vectors: Float32Array, weights: IntArray, options: FitOptions) -> SpanningTree:
+    def fit(self, vectors: Any, weights: IntArray, options: FitOptions) -> SpanningTree:
         """Build the tree; see `Backend.fit`.
 
         Raises
@@ -116,16 +119,19 @@ class TiledBackend:
         if n == 1:
             empty = np.empty(0, dtype=np.int64)
             return SpanningTree(empty, empty, np.empty(0), np.full(1, options.distance_floor))
-        # A plain view: the compiled kernels take memory maps only as ordinary arrays.
-        vectors = np.asarray(vectors)
-        self._open(options, vectors, weights)
+        if not on_device(vectors):
+            # A plain view: the compiled kernels take memory maps only as ordinary arrays.
+            vectors = np.asarray(vectors)
+        xp = self._library(vectors, options)
+        tile_rows, threads = self._tile_rows(xp), self.settings.threads or work_on(xp).THREADS
+        self._open(options, vectors, weights, xp)
         if finished := self._stored(options, _FINISHED_TREE):
             return _as_spanning_tree(*finished)
         rng = np.random.default_rng(_SEED)
         # With two tiles, finding the axes takes longer than the one product that they could spare.
-        n_axes = self.settings.n_axes if n > 2 * self.settings.tile_rows else 0
-        space = survivors.describe(vectors, n_axes, rng)
-        with workers(self.settings.threads) as team:
+        n_axes = self.settings.n_axes if n > 2 * tile_rows else 0
+        space = describe(xp, vectors, n_axes, rng)
+        with workers(threads) as team:
             cores, tree = self._stored(options, _FIRST_TREE) or self._first_tree(
                 space, weights, options, team, rng
             )
@@ -134,7 +140,17 @@ class TiledBackend:
         self._store(options, _FINISHED_TREE, cores, tree)
         return _as_spanning_tree(cores, tree)
 
-    def _open(self, options: FitOptions, vectors: Float32Array, weights: IntArray) -> None:
+    def _library(self, vectors: Any, options: FitOptions) -> Any:
+        if self.settings.library is None and options.on_device and not on_device(vectors):
+            import cupy
+
+            return cupy
+        return self.settings.library or namespace(vectors)
+
+    def _tile_rows(self, xp: Any) -> int:
+        return self.settings.tile_rows or work_on(xp).TILE_ROWS
+
+    def _open(self, options: FitOptions, vectors: Any, weights: IntArray, xp: Any) -> None:
         if options.checkpoint is not None:
             options.checkpoint.open(
                 options.checkpoint.fingerprint(
@@ -143,7 +159,9 @@ class TiledBackend:
                     backend=self.name,
                     min_samples=options.min_samples,
                     distance_floor=options.distance_floor,
-                    tile_rows=self.settings.tile_rows,
+                    # Lists are kept as the library has them.
+                    library=xp.__name__,
+                    tile_rows=self._tile_rows(xp),
                 )
             )
 
@@ -175,7 +193,7 @@ class TiledBackend:
         options.progress.phase("forest")
         if self.settings.first_tree is not None:
             ends = self.settings.first_tree(len(weights), rng)
-            tree = forest.measure(space.vectors, cores, ends, team)
+            tree = forest.measure(space, cores, ends, team)
         else:
             tree = self._joined(space, cores, lists, team, rng)
         tree = forest.minimum_forest(len(weights), tree)
@@ -184,40 +202,43 @@ class TiledBackend:
 
     def _neighbours(
         self, space: Space, options: FitOptions, team: Workers, rng: np.random.Generator
-    ) -> NeighbourLists:
+    ) -> Lists:
         n, length = len(space.vectors), neighbours.list_length(len(space.vectors), options.min_samples)
-        where = layout.local_layout(space.points, self.settings.tile_rows, rng)
+        where = layout.local_layout(space.points, self._tile_rows(space.xp), rng)
         folder = None
         if options.memory_limit is not None and self.memory(n, length, space, team) > options.memory_limit:
             folder = Path(tempfile.gettempdir()) if options.checkpoint is None else options.checkpoint.folder
             folder.mkdir(parents=True, exist_ok=True)
             _log.info("neighbour lists of %.1f GiB go into a file in %s", 8 * n * length / 2**30, folder)
-        lists = neighbours.empty_lists(n, length, folder)
+        lists = space.work.empty_lists(space.xp, where, length, folder)
         asking = space if self.settings.bound_neighbours else replace(space, bounded=False)
         neighbours.find_neighbours(asking, where, lists, team, options.progress, options.checkpoint)
         return lists
 
     def memory(self, n: int, length: int, space: Space, team: Workers) -> int:
-        """Bytes taken above the input, at most: lists, axes and trees by row, buffers by thread."""
+        """Bytes taken above the input, at most: lists, axes and trees by row, buffers by thread.
+
+        On a device, lists, axes and buffers lie there.
+        """
         axes_bytes = 4 * space.points.shape[1] if space.bounded else 0
         longest = max(space.points.shape[1], space.vectors.shape[1])
-        buffers = 4 * self.settings.tile_rows * (3 * self.settings.tile_rows + 2 * longest)
-        return int(n * (8 * length + axes_bytes + _ROW_BYTES) + team.n_threads * buffers)
+        buffers = space.work.buffer_bytes(self._tile_rows(space.xp), longest)
+        return int(n * (space.work.list_bytes(length) + axes_bytes + _ROW_BYTES) + team.n_threads * buffers)
 
     def _joined(
         self,
         space: Space,
         cores: FloatArray,
-        lists: NeighbourLists,
+        lists: Lists,
         team: Workers,
         rng: np.random.Generator,
     ) -> Edges:
         """Connect all rows: edges of the neighbour graph, and joints between its groups."""
-        known = forest.measure(space.vectors, cores, forest.neighbour_forest(lists, cores), team)
+        known = forest.measure(space, cores, forest.neighbour_forest(lists, cores), team)
         groups = forest.without_joints(len(cores), known, _GROUP_ROWS)
         _log.debug("%d edges of the neighbour graph, %d groups", len(known.u), len(np.unique(groups)))
         joints = join_components(space, cores, groups, team, rng)
-        return forest.concatenate([known, forest.measure(space.vectors, cores, joints, team)])
+        return forest.concatenate([known, forest.measure(space, cores, joints, team)])
 
     def _close(
         self, space: Space, cores: FloatArray, tree: Edges, options: FitOptions, team: Workers
@@ -225,7 +246,7 @@ class TiledBackend:
         verifier = verify.Verifier(
             space if self.settings.bound_verify else replace(space, bounded=False),
             cores,
-            self.settings.tile_rows,
+            self._tile_rows(space.xp),
             team,
             options.progress,
             dead_rows=self.settings.dead_rows,

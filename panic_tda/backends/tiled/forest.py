@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numba import njit
 
-from panic_tda.backends.tiled import kernels
+from panic_tda.arrays import to_host
 
 if TYPE_CHECKING:
-    from panic_tda.backends.tiled.neighbours import NeighbourLists
+    from panic_tda.backends.tiled.space import Lists, Space
     from panic_tda.backends.tiled.workers import Workers
     from panic_tda.types import Float32Array, FloatArray, Int32Array, IntArray
 
@@ -36,15 +36,13 @@ def concatenate(parts: list[Edges]) -> Edges:
     return Edges(*(np.concatenate([part[field] for part in parts]) for field in range(3)))
 
 
-def measure(
-    vectors: Float32Array, cores: FloatArray, ends: tuple[IntArray, IntArray], team: Workers
-) -> Edges:
+def measure(space: Space, cores: FloatArray, ends: tuple[IntArray, IntArray], team: Workers) -> Edges:
     """Measure the mutual reachability distance of pairs of rows in float64."""
     u, v = ends
     height = np.empty(len(u))
 
     def chunk(part: slice) -> None:
-        kernels.distances(vectors, u[part], v[part], height[part])
+        height[part] = space.work.distances(space, u[part], v[part])
 
     team.chunks(chunk, len(u))
     return Edges(u, v, np.maximum(height, np.maximum(cores[u], cores[v])))
@@ -116,13 +114,13 @@ def find(leader: IntArray, row: int) -> int:
     return row
 
 
-def neighbour_forest(lists: NeighbourLists, cores: FloatArray) -> tuple[IntArray, IntArray]:
+def neighbour_forest(lists: Lists, cores: FloatArray) -> tuple[IntArray, IntArray]:
     """Join rows along their neighbour lists by Borůvka's rounds.
 
     Parameters
     ----------
-    lists : NeighbourLists
-        Consumed: entries that have become useless are overwritten.
+    lists : Lists
+        Consumed where they lie in host memory: entries that have become useless are overwritten.
     cores : (n,) float64
         Core distances.
 
@@ -139,7 +137,7 @@ def neighbour_forest(lists: NeighbourLists, cores: FloatArray) -> tuple[IntArray
     leader = np.arange(n)
     u, v = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
     length = np.full(n, lists.rows.shape[1], dtype=np.int64)
-    found = _boruvka(lists.rows, lists.sims, length, cores.astype(np.float32), leader, u, v)
+    found = _boruvka(to_host(lists.rows), to_host(lists.sims), length, cores.astype(np.float32), leader, u, v)
     return u[:found].copy(), v[:found].copy()
 
 

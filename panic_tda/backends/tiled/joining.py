@@ -9,20 +9,17 @@ nearest to the row outside.
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
-from panic_tda.backends.tiled import kernels
 from panic_tda.backends.tiled.forest import find
-from panic_tda.backends.tiled.layout import tile_starts
 
 if TYPE_CHECKING:
-    from panic_tda.backends.tiled.survivors import Space
+    from panic_tda.backends.tiled.space import Space
     from panic_tda.backends.tiled.workers import Workers
-    from panic_tda.types import Float32Array, FloatArray, IntArray
+    from panic_tda.types import FloatArray, IntArray
 
 MAX_REPRESENTATIVES = 2_048
 MAX_WALKS = 8
@@ -31,6 +28,7 @@ _WALK_SHARE = 1 / 64
 """Walks of all components, as a share of the rows; each step of a walk multiplies one row with all."""
 _STEPS = 1
 _TILE_ROWS = 1_024
+_WALKS_AT_ONCE = 64
 
 
 class Joints(NamedTuple):
@@ -76,9 +74,9 @@ def join_components(
     while (leader != leader[0]).any():
         at_most = max(MAX_REPRESENTATIVES, len(leader) // 16)
         asking = representatives(cores, leader, at_most, rng)
-        joints = _nearest_outside(points, cores, leader, (asking, np.arange(len(leader))), team)
+        joints = _nearest_outside(space, points, cores, leader, asking, team)
         starts = _starts(leader, joints)
-        walked = _walk(space.vectors, cores, leader, starts, team)
+        walked = _walk(space, cores, leader, starts, team)
         joints = Joints(*(np.concatenate(both) for both in zip(walked, joints, strict=True)))
         # Walks come first: an estimate counts only where there was none.
         order = np.argsort(joints.weight[: len(walked.inside)], kind="stable")
@@ -128,95 +126,33 @@ def _starts(leader: IntArray, joints: Joints) -> Joints:
     return Joints(*(field[kept] for field in joints))
 
 
-def _walk(
-    vectors: Float32Array, cores: FloatArray, leader: IntArray, joints: Joints, team: Workers
-) -> Joints:
+def _walk(space: Space, cores: FloatArray, leader: IntArray, joints: Joints, team: Workers) -> Joints:
     """Improve every joint by turns at its inner and its outer end."""
-    everyone = np.arange(len(leader))
     members = np.argsort(leader, kind="stable")
     bounds = np.searchsorted(leader[members], [leader[joints.inside], leader[joints.inside] + 1])
     for _ in range(_STEPS):
         inside = np.empty_like(joints.inside)
 
         def chunk(part: slice, inside: IntArray = inside, outside: IntArray = joints.outside) -> None:
-            _nearest_members(
-                vectors, cores, outside[part], members, bounds[0, part], bounds[1, part], inside[part]
-            )
+            groups = members, bounds[0, part], bounds[1, part]
+            inside[part] = space.work.nearest_members(space, cores, outside[part], groups)
 
-        team.chunks(chunk, len(inside), largest=1)
-        joints = _nearest_outside(vectors, cores, leader, (inside, everyone), team)
+        team.chunks(chunk, len(inside), largest=_WALKS_AT_ONCE)
+        joints = _nearest_outside(space, space.vectors, cores, leader, inside, team)
     return joints
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
-def _nearest_members(
-    vectors: Float32Array,
-    cores: FloatArray,
-    outside: IntArray,
-    members: IntArray,
-    begin: IntArray,
-    end: IntArray,
-    inside: IntArray,
-) -> None:
-    for t in range(len(outside)):
-        x = vectors[outside[t]]
-        best = np.inf
-        for at in range(begin[t], end[t]):
-            row = members[at]
-            if cores[row] >= best:
-                continue
-            # The core of the outer row is the same for all and does not count here.
-            w = max(cores[row], kernels.distance(x, vectors[row]))
-            if w < best:
-                best, inside[t] = w, row
-
-
 def _nearest_outside(
-    vectors: Float32Array,
-    cores: FloatArray,
-    leader: IntArray,
-    sides: tuple[IntArray, IntArray],
-    team: Workers,
+    space: Space, matrix: Any, cores: FloatArray, leader: IntArray, asking: IntArray, team: Workers
 ) -> Joints:
-    """Find, among the answering rows, the one nearest to every asking row in another component."""
-    asking, answering = sides
-    best = np.zeros(len(asking), dtype=np.int64)
-    weight = np.full(len(asking), np.inf)
-    targets = tile_starts(len(answering), _TILE_ROWS)
+    """Find, among all rows, the one nearest to every asking row in another component."""
+    best, weight = np.zeros(len(asking), dtype=np.int64), np.full(len(asking), np.inf)
 
     def chunk(part: slice) -> None:
-        left = vectors[asking[part]]
-        for begin, end in pairwise(targets):
-            columns = answering[begin:end]
-            products = left @ vectors[columns].T
-            _update_best(products, asking[part], columns, cores, leader, best[part], weight[part])
+        best[part], weight[part] = space.work.nearest_outside(space.xp, matrix, cores, leader, asking[part])
 
     team.chunks(chunk, len(asking), largest=_TILE_ROWS)
     return Joints(asking, best, weight)
-
-
-@njit(cache=True, nogil=True)
-def _update_best(
-    products: Float32Array,
-    rows: IntArray,
-    columns: IntArray,
-    cores: FloatArray,
-    leader: IntArray,
-    best: IntArray,
-    weight: FloatArray,
-) -> None:
-    for i in range(len(rows)):
-        mine, core = leader[rows[i]], cores[rows[i]]
-        lower = 1 - weight[i] * weight[i] / 2
-        for j in range(len(columns)):
-            s = np.float64(products[i, j])
-            other = columns[j]
-            if s <= lower or cores[other] >= weight[i] or leader[other] == mine:
-                continue
-            w = max(core, cores[other], np.sqrt(max(0.0, 2 - 2 * s)))
-            if w < weight[i]:
-                weight[i], best[i] = w, other
-                lower = 1 - w * w / 2
 
 
 @njit(cache=True, nogil=True)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from panic_tda.arrays import namespace, to_host
 
 if TYPE_CHECKING:
     from panic_tda.types import Float32Array, FloatArray, Int32Array, IntArray
@@ -25,12 +28,12 @@ class Layout:
     Attributes
     ----------
     order : (n,) int32
-        Row at each position.
+        Row at each position, in the memory where the rows are worked on.
     starts : (tiles + 1,) int64
         Position at which each tile begins, and the end.
     """
 
-    order: Int32Array
+    order: Any
     starts: IntArray
 
     @property
@@ -38,7 +41,7 @@ class Layout:
         """Number of tiles."""
         return len(self.starts) - 1
 
-    def rows(self, tile: int) -> Int32Array:
+    def rows(self, tile: int) -> Any:
         """Return the rows of a tile."""
         return self.order[self.starts[tile] : self.starts[tile + 1]]
 
@@ -48,7 +51,7 @@ def tile_starts(n: int, tile_rows: int) -> IntArray:
     return np.linspace(0, n, -(-n // tile_rows) + 1).astype(np.int64)
 
 
-def local_layout(points: Float32Array, tile_rows: int, rng: np.random.Generator) -> Layout:
+def local_layout(points: Any, tile_rows: int, rng: np.random.Generator) -> Layout:
     """Bring rows that resemble each other into the same tile.
 
     Rows gather at the most similar of some random pivots, and the pivots follow a tour that always goes on
@@ -58,29 +61,35 @@ def local_layout(points: Float32Array, tile_rows: int, rng: np.random.Generator)
     Parameters
     ----------
     points : (n, m) float32
-        Rows, or their coordinates on the principal axes; products of them are similarities.
+        Rows, or their coordinates on the principal axes; products of them are similarities. They may lie in
+        host or in device memory.
     tile_rows : int
         Most rows of a tile.
     rng : numpy.random.Generator
         Chooses the pivots.
+
+    Returns
+    -------
+    Layout
+        In host memory.
     """
-    n = len(points)
+    xp, n = namespace(points), len(points)
     starts = tile_starts(n, tile_rows)
     n_pivots = min(_MAX_PIVOTS, n // _ROWS_PER_PIVOT)
     if len(starts) == 2 or n_pivots < 2:
         return Layout(np.arange(n, dtype=np.int32), starts)
-    pivots = points[np.sort(rng.choice(n, n_pivots, replace=False))]
+    pivots = points[xp.asarray(np.sort(rng.choice(n, n_pivots, replace=False)))]
     nearest = np.empty(n, dtype=np.int64)
     for begin in range(0, n, _CHUNK_ROWS):
-        nearest[begin : begin + _CHUNK_ROWS] = np.argmax(
-            points[begin : begin + _CHUNK_ROWS] @ pivots.T, axis=1
+        nearest[begin : begin + _CHUNK_ROWS] = to_host(
+            xp.argmax(points[begin : begin + _CHUNK_ROWS] @ pivots.T, axis=1)
         )
     place = np.empty(n_pivots, dtype=np.int64)
-    place[_tour(pivots @ pivots.copy().T)] = np.arange(n_pivots)
+    place[_tour(to_host(pivots @ pivots.copy().T))] = np.arange(n_pivots)
     return Layout(np.argsort(place[nearest], kind="stable").astype(np.int32), starts)
 
 
-def schedule(points: Float32Array, layout: Layout) -> Int32Array:
+def schedule(points: Any, layout: Layout) -> Int32Array:
     """List all tile pairs: the diagonal first, then some that look most similar, then the rest at random.
 
     Near pairs decide most; after them a random order makes the time spent so far tell the time left.
@@ -90,15 +99,18 @@ def schedule(points: Float32Array, layout: Layout) -> Int32Array:
     (pairs, 2) int32
         Tiles I <= J, every pair once.
     """
-    sums = np.stack([points[layout.rows(tile)].mean(axis=0) for tile in range(layout.n_tiles)])
-    similarity = sums @ sums.copy().T
+    xp = namespace(points)
+    order = xp.asarray(layout.order)
+    tiles = [order[begin:end] for begin, end in pairwise(layout.starts.tolist())]
+    means = xp.stack([xp.mean(points[rows], axis=0) for rows in tiles])
+    similarity = to_host(means @ means.copy().T)
     first, second = np.triu_indices(layout.n_tiles, 1)
     apart = np.argsort(-similarity[first, second], kind="stable")
     near = _NEAR_PAIRS * layout.n_tiles
     apart[near:] = np.random.default_rng(_SEED).permutation(apart[near:])
     diagonal = np.arange(layout.n_tiles)
-    tiles = [np.concatenate([diagonal, first[apart]]), np.concatenate([diagonal, second[apart]])]
-    return np.stack(tiles, axis=1).astype(np.int32)
+    ends = [np.concatenate([diagonal, first[apart]]), np.concatenate([diagonal, second[apart]])]
+    return np.stack(ends, axis=1).astype(np.int32)
 
 
 def expected_work(layout: Layout, pairs: Int32Array, near: float) -> FloatArray:

@@ -11,25 +11,22 @@ References
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
-import numpy as np
-
-if TYPE_CHECKING:
-    from panic_tda.types import Float32Array, FloatArray
+from panic_tda.arrays import namespace, part
 
 UNIT_ROUNDOFF = 2.0**-24
 """Of float32, the arithmetic of the products."""
 _CHUNK_ROWS = 16_384
 
 
-def norm_error(vectors: Float32Array) -> float:
+def norm_error(xp: Any, vectors: Any) -> float:
     """Return the largest | ‖x‖² - 1 | over the rows, rounded up."""
     worst = 0.0
     for begin in range(0, len(vectors), _CHUNK_ROWS):
-        chunk = vectors[begin : begin + _CHUNK_ROWS].astype(np.float64)
-        squares = np.einsum("ij,ij->i", chunk, chunk)
-        worst = max(worst, float(np.abs(squares - 1).max()))
+        chunk = part(xp, vectors, slice(begin, begin + _CHUNK_ROWS)).astype(xp.float64)
+        squares = xp.einsum("ij,ij->i", chunk, chunk)
+        worst = max(worst, float(xp.max(xp.absolute(squares - 1))))
     return worst + 1e-12
 
 
@@ -62,19 +59,33 @@ def bound_margin(n_axes: int, norm_error: float) -> float:
     return 1.01 * (n_axes + 5) * UNIT_ROUNDOFF * (1 + norm_error) + 1e-12
 
 
-def lower_products(heights: FloatArray, margin: float) -> Float32Array:
+def lower_products(heights: Any, margin: float) -> Any:
     """Product below which a pair is certainly at least `heights` apart, as float32 rounded down.
 
     Parameters
     ----------
-    heights : (n,) float64
-        Chord lengths.
+    heights : float64 array
+        Chord lengths, in host or device memory.
     margin : float
         η of `product_margin`.
     """
     return round_down(1.0 - heights * heights / 2 - margin)
 
 
-def round_down(values: FloatArray) -> Float32Array:
+def thresholds(heights: tuple[Any, Any], cores: tuple[Any, Any], margin: float) -> tuple[Any, Any]:
+    """Product below which a row's own largest gap rules a pair out, for the rows of both sides.
+
+    A row whose core distance exceeds that gap has none: its pairs live only below the other row's.
+    """
+    xp = namespace(heights[0])
+    one, two = (
+        xp.where(core >= height, xp.float32(xp.inf), lower_products(height, margin))
+        for height, core in zip(heights, cores, strict=True)
+    )
+    return one, two
+
+
+def round_down(values: Any) -> Any:
     """Convert to float32, towards minus infinity."""
-    return np.nextafter(values.astype(np.float32), np.float32(-np.inf))
+    xp = namespace(values)
+    return xp.nextafter(values.astype(xp.float32), xp.asarray(-xp.inf, dtype=xp.float32))

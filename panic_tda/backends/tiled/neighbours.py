@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
-import threading
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from panic_tda.backends.tiled import kernels
+from panic_tda.arrays import to_host
 from panic_tda.backends.tiled.layout import Layout, expected_work, schedule
-from panic_tda.backends.tiled.survivors import Scanner, Space
 from panic_tda.backends.tiled.workers import PerThread, Workers
 
 if TYPE_CHECKING:
     from panic_tda.backends.base import Checkpoint
+    from panic_tda.backends.tiled.space import Lists, Scanner, Space
     from panic_tda.progress import Progress
-    from panic_tda.types import Float32Array, Int32Array
 
 SPARE_NEIGHBOURS = 8
 FEWEST_NEIGHBOURS = 16
@@ -29,46 +24,15 @@ _BATCH = 64
 STATE = "neighbours"
 
 
-@dataclass(frozen=True)
-class NeighbourLists:
-    """The rows with the largest float32 products, for every row, itself left out.
-
-    Attributes
-    ----------
-    rows : (n, length) int32
-        A heap with the worst neighbour first, -1 where there is none yet.
-    sims : (n, length) float32
-        Products, minus infinity where there is none yet.
-    """
-
-    rows: Int32Array
-    sims: Float32Array
-
-
 def list_length(n: int, min_samples: int) -> int:
     """Neighbours kept per row: a few more than needed, so that rounding seldom spoils a list."""
     return min(n - 1, max(min_samples, FEWEST_NEIGHBOURS) + SPARE_NEIGHBOURS)
 
 
-def empty_lists(n: int, length: int, folder: Path | None = None) -> NeighbourLists:
-    """Return lists without entries, in files of `folder` when one is given."""
-    rows, sims = (_array(folder, (n, length), kind) for kind in (np.int32, np.float32))
-    rows[:], sims[:] = -1, -np.inf
-    return NeighbourLists(rows, sims)
-
-
-def _array(folder: Path | None, shape: tuple[int, int], kind: type) -> Any:
-    if folder is None:
-        return np.empty(shape, dtype=kind)
-    # The file has no name: it goes with the process, however that ends.
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return np.asarray(np.memmap(file, dtype=kind, mode="w+", shape=shape))
-
-
 def find_neighbours(
     space: Space,
     layout: Layout,
-    lists: NeighbourLists,
+    lists: Lists,
     team: Workers,
     progress: Progress,
     checkpoint: Checkpoint | None = None,
@@ -76,25 +40,23 @@ def find_neighbours(
     """Fill the lists, or go on filling them where a killed run stopped.
 
     Every pair of rows is looked at once. The threshold of a row is the worst product on its list, so a pair
-    that could not enter either list is dropped; which pairs are kept does not depend on the order in which
-    threads meet them.
+    that could not enter either list is dropped.
     """
     order, pairs, done = layout.order, schedule(space.points, layout), 0
     if checkpoint is not None and (stored := checkpoint.load(STATE)) is not None:
         order, pairs, done = stored["order"], stored["pairs"], int(stored["done"])
-        lists.rows[:], lists.sims[:] = stored["rows"], stored["sims"]
-    layout = Layout(order, layout.starts)
+        lists.rows[:], lists.sims[:] = (space.xp.asarray(stored[name]) for name in ("rows", "sims"))
+    layout = Layout(space.xp.asarray(order), layout.starts)
     sizes = np.diff(layout.starts)
     work = expected_work(layout, pairs, _NEAR_WORK if space.bounded else 1.0)
     progress.phase("neighbours", float(work.sum()))
     if done:
         progress.advance(float(work[:done].sum()))
-    locks = [threading.Lock() for _ in range(layout.n_tiles)]
-    scanners = PerThread(lambda: Scanner(space, int(sizes.max())))
+    scanners = PerThread(lambda: space.work.scanner(space, int(sizes.max())))
 
     def one(number: int) -> int:
-        first, second = pairs[number]
-        _one_pair(scanners.get(), layout, lists, (first, second), locks)
+        first, second = (int(tile) for tile in pairs[number])
+        _one_pair(scanners.get(), layout, lists, (first, second))
         return number
 
     while done < len(pairs):
@@ -104,25 +66,16 @@ def find_neighbours(
             progress.advance(float(work[number]))
         done = end
         if checkpoint is not None and done < len(pairs) and checkpoint.due():
-            checkpoint.save(STATE, order=order, pairs=pairs, done=done, rows=lists.rows, sims=lists.sims)
+            lists.settle()
+            rows, sims = to_host(lists.rows), to_host(lists.sims)
+            checkpoint.save(STATE, order=order, pairs=pairs, done=done, rows=rows, sims=sims)
+    lists.settle()
 
 
-def _one_pair(
-    scanner: Scanner,
-    layout: Layout,
-    lists: NeighbourLists,
-    pair: tuple[int, int],
-    locks: list[threading.Lock],
-) -> None:
-    rows = layout.rows(pair[0])
+def _one_pair(scanner: Scanner, layout: Layout, lists: Lists, pair: tuple[int, int]) -> None:
+    rows, columns = (layout.rows(tile) for tile in pair)
     if pair[0] == pair[1]:
         found = scanner.nearest(rows, lists.rows.shape[1])
-        kernels.merge_into_lists(*found, rows, rows, lists.rows, lists.sims)
-        return
-    columns = layout.rows(pair[1])
-    # Thresholds only rise; one read too early lets a few more pairs pass.
-    found = scanner.pairs(rows, columns, (lists.sims[rows, 0], lists.sims[columns, 0]))
-    with locks[pair[0]]:
-        kernels.merge_into_lists(*found, rows, columns, lists.rows, lists.sims)
-    with locks[pair[1]]:
-        kernels.merge_transposed(*found, rows, columns, lists.rows, lists.sims)
+    else:
+        found = scanner.pairs(rows, columns, (lists.worst(rows), lists.worst(columns)))
+    lists.offer(found, pair, rows, columns)

@@ -9,21 +9,23 @@ cannot have a lighter edge: their core distance alone is too large.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
-from panic_tda.backends.tiled import forest, kernels, margins
+from panic_tda.arrays import namespace, to_host
+from panic_tda.backends.tiled import forest
 from panic_tda.backends.tiled.forest import Edges, find
 from panic_tda.backends.tiled.layout import Layout, expected_work, schedule, tile_starts
-from panic_tda.backends.tiled.survivors import Scanner, Space
 from panic_tda.backends.tiled.workers import PerThread, Workers
 
 if TYPE_CHECKING:
     from panic_tda.backends.base import Checkpoint
+    from panic_tda.backends.tiled.space import Scanner, Space
+    from panic_tda.backends.tiled.survivors import LightPairs
     from panic_tda.progress import Progress
-    from panic_tda.types import Float32Array, FloatArray, Int32Array, IntArray
+    from panic_tda.types import FloatArray, Int32Array, IntArray
 
 
 _FIRST_WAVE = 2
@@ -87,14 +89,17 @@ def _join_lists(u: IntArray, v: IntArray, height: FloatArray, order: Int32Array,
 
 
 class _Tiles(NamedTuple):
-    """What a tile pair needs of its rows; all but the layout by position."""
+    """What a tile pair needs of its rows, in the memory where they are worked on.
+
+    All but the layout by position.
+    """
 
     layout: Layout
-    cores: FloatArray
-    gaps: FloatArray
-    to_end: FloatArray
+    cores: Any
+    gaps: Any
+    to_end: Any
     """Largest gap after a position, up to the end of its tile."""
-    from_start: FloatArray
+    from_start: Any
     """Largest gap from the start of its tile up to a position, both included."""
 
 
@@ -146,7 +151,7 @@ class Verifier:
         self._space, self._cores, self._team, self._progress = space, cores, team, progress
         self._dead_rows, self._checkpoint = dead_rows, checkpoint
         self._starts = tile_starts(len(cores), tile_rows)
-        self._scanners = PerThread(lambda: Scanner(space, tile_rows))
+        self._scanners = PerThread(lambda: space.work.scanner(space, tile_rows))
         self.n_candidates = 0
 
     def close(self, tree: Edges) -> Edges:
@@ -211,15 +216,15 @@ class Verifier:
         n, leaves = len(self._cores), at.leaves
         part = slice(at.done, at.done + at.size)
         pairs, work = at.pairs[part], self._work(leaves, at.pairs)[part]
-        tiles, between = _prepare(leaves, self._cores, self._starts, pairs)
+        tiles, between = _prepare(self._space.xp, leaves, self._cores, self._starts, pairs)
         found, held = [at.tree], 0
 
         def one(number: int) -> Edges:
-            first, second = pairs[number]
+            first, second = (int(tile) for tile in pairs[number])
             if first == second:
-                return _within(self._scanners.get(), self._space, tiles, first)
+                return _within(self._scanners.get(), tiles, first)
             return _across(
-                self._scanners.get(), self._space, tiles, (first, second), between[number], self._dead_rows
+                self._scanners.get(), tiles, (first, second), float(between[number]), self._dead_rows
             )
 
         for amount, edges in zip(work, self._team.map(one, range(len(pairs))), strict=True):
@@ -281,7 +286,7 @@ def _climb(u: IntArray, v: IntArray, height: FloatArray, order: Int32Array, gaps
 
 
 def _prepare(
-    leaves: LeafOrder, cores: FloatArray, starts: IntArray, pairs: Int32Array
+    xp: Any, leaves: LeafOrder, cores: FloatArray, starts: IntArray, pairs: Int32Array
 ) -> tuple[_Tiles, FloatArray]:
     n = len(cores)
     to_end, from_start = np.empty(n), np.empty(n)
@@ -293,8 +298,9 @@ def _prepare(
     between = _range_maxima(
         from_start[starts[1:] - 1], pairs[:, 0].astype(np.int64) + 1, pairs[:, 1].astype(np.int64)
     )
-    layout = Layout(leaves.order, starts)
-    return _Tiles(layout, cores[leaves.order], leaves.gaps, to_end, from_start), between
+    layout = Layout(xp.asarray(leaves.order), starts)
+    rows = (xp.asarray(values) for values in (cores[leaves.order], leaves.gaps, to_end, from_start))
+    return _Tiles(layout, *rows), between
 
 
 def _range_maxima(values: FloatArray, begin: IntArray, end: IntArray) -> FloatArray:
@@ -312,67 +318,39 @@ def _range_maxima(values: FloatArray, begin: IntArray, end: IntArray) -> FloatAr
     return largest
 
 
-def _within(scanner: Scanner, space: Space, tiles: _Tiles, tile: int) -> Edges:
+def _within(scanner: Scanner, tiles: _Tiles, tile: int) -> Edges:
     part = slice(tiles.layout.starts[tile], tiles.layout.starts[tile + 1])
-    rows, gaps, cores = tiles.layout.order[part], tiles.gaps[part], tiles.cores[part]
-    products = scanner.multiply(space.vectors, rows, rows)
-    # The gap before the first row belongs to the pairs with the tiles before.
-    finite = np.where(np.isfinite(gaps), gaps, 0.0)
-    lower = margins.lower_products(finite, space.margin)
-    found = kernels.collect_within(products, lower, gaps, cores, scanner.codes)
-    height = np.empty(found + 1)
-    found = kernels.light_pairs_within(space.vectors, rows, scanner.codes, found, cores, gaps, height)
-    return _local_forest(rows, rows, scanner.codes[:found], height[:found])
+    rows = tiles.layout.rows(tile)
+    return _local_forest(rows, rows, scanner.light_within(rows, tiles.gaps[part], tiles.cores[part]))
 
 
-def _across(
-    scanner: Scanner,
-    space: Space,
-    tiles: _Tiles,
-    pair: tuple[int, int],
-    between: float,
-    dead_rows: bool,
-) -> Edges:
-    one, two = (np.arange(tiles.layout.starts[tile], tiles.layout.starts[tile + 1]) for tile in pair)
-    heights = tiles.to_end[one], np.maximum(tiles.from_start[two], between)
-    if dead_rows:
-        alive = tiles.cores[one] < np.maximum(heights[0], heights[1].max())
-        one, heights = one[alive], (heights[0][alive], heights[1])
-        alive = tiles.cores[two] < np.maximum(heights[1], heights[0].max(initial=0.0))
-        two, heights = two[alive], (heights[0], heights[1][alive])
-        if not len(one) or not len(two):
-            return _NOTHING
-    sides = tiles.layout.order[one], tiles.layout.order[two]
+def _across(scanner: Scanner, tiles: _Tiles, pair: tuple[int, int], between: float, dead_rows: bool) -> Edges:
+    xp, starts = namespace(tiles.cores), tiles.layout.starts
+    one, two = (slice(starts[tile], starts[tile + 1]) for tile in pair)
+    rows, columns = tiles.layout.order[one], tiles.layout.order[two]
     cores = tiles.cores[one], tiles.cores[two]
-    lower = tuple(_thresholds(heights[side], cores[side], space.margin) for side in (0, 1))
-    codes, _, found = scanner.pairs(
-        *sides,
-        (lower[0], lower[1]),
-        lambda codes, found: kernels.drop_dead_pairs(codes, found, cores, heights),
-    )
-    height = np.empty(found + 1)
-    found = kernels.light_pairs(space.vectors, sides, codes, found, cores, heights, height)
-    return _local_forest(*sides, codes[:found], height[:found])
-
-
-def _thresholds(heights: FloatArray, cores: FloatArray, margin: float) -> Float32Array:
-    """Product below which a row's own largest gap rules a pair out.
-
-    A row whose core distance exceeds that gap has none: its pairs live only below the other row's.
-    """
-    lower = margins.lower_products(heights, margin)
-    lower[cores >= heights] = np.inf
-    return lower
+    heights = tiles.to_end[one], xp.maximum(tiles.from_start[two], between)
+    if dead_rows:
+        alive = xp.flatnonzero(cores[0] < xp.maximum(heights[0], xp.max(heights[1])))
+        if not len(alive):
+            return _NOTHING
+        rows, cores, heights = rows[alive], (cores[0][alive], cores[1]), (heights[0][alive], heights[1])
+        alive = xp.flatnonzero(cores[1] < xp.maximum(heights[1], xp.max(heights[0])))
+        if not len(alive):
+            return _NOTHING
+        columns, cores = columns[alive], (cores[0], cores[1][alive])
+        heights = heights[0], heights[1][alive]
+    return _local_forest(rows, columns, scanner.light_across((rows, columns), cores, heights))
 
 
 _NOTHING = Edges(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0))
 
 
-def _local_forest(rows: Int32Array, columns: Int32Array, codes: Int32Array, height: FloatArray) -> Edges:
+def _local_forest(rows: Any, columns: Any, pairs: LightPairs) -> Edges:
     """Keep a minimum spanning forest of a tile's pairs: no other of them can be in that of all rows."""
-    if not len(codes):
+    if not len(pairs.height):
         return _NOTHING
-    i, j = np.divmod(codes.astype(np.int64), len(columns))
-    apart = 0 if rows is columns else len(rows)
-    kept = forest.minimum_forest(apart + len(columns), Edges(i, j + apart, height))
-    return Edges(rows[kept.u].astype(np.int64), columns[kept.v - apart].astype(np.int64), kept.height)
+    one, two = (to_host(side).astype(np.int64) for side in (rows, columns))
+    apart = 0 if rows is columns else len(one)
+    kept = forest.minimum_forest(apart + len(two), Edges(pairs.i, pairs.j + apart, pairs.height))
+    return Edges(one[kept.u], two[kept.v - apart], kept.height)

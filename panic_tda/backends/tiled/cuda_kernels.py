@@ -1,0 +1,61 @@
+"""Kernels in CUDA C++, for arrays of CuPy; compiled when first used."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+COLLECT = r"""
+extern "C" __global__ void collect(const float* products, const float* lower_rows, const float* lower_columns,
+                                   const int width, const long long limit, int* codes,
+                                   unsigned long long* found)
+{
+    // One row of the tile a block of the grid's second dimension; its threshold is read once.
+    const int i = blockIdx.y;
+    const float lower = lower_rows[i];
+    const float* row = products + (long long)i * width;
+    for (int j = blockIdx.x * blockDim.x + threadIdx.x; j < width; j += gridDim.x * blockDim.x) {
+        if (row[j] >= fminf(lower, lower_columns[j])) {
+            const unsigned long long place = atomicAdd(found, 1ULL);
+            if (place < (unsigned long long)limit) codes[place] = i * width + j;
+        }
+    }
+}
+"""
+_THREADS = 256
+_FIRST_LIMIT = 1 << 20
+
+
+@cache
+def _compiled() -> Any:
+    import cupy
+
+    return cupy.RawKernel(COLLECT, "collect")
+
+
+def collect(products: Any, lower_rows: Any, lower_columns: Any, limit: int) -> Any:
+    """Do what `device.collect` says, in one pass over the products.
+
+    There is room for few codes at first, since few is the rule; where there are more, a second pass follows.
+    The codes come from all threads at once, so they are sorted: what follows sees one order always.
+    """
+    import cupy
+
+    height, width = products.shape
+    # The kernel reads memory, not views.
+    lower_rows, lower_columns = map(cupy.ascontiguousarray, (lower_rows, lower_columns))
+    blocks = (min(4, -(-width // _THREADS)), height)
+    room = min(limit, _FIRST_LIMIT)
+    while True:
+        codes, found = cupy.empty(room, dtype=cupy.int32), cupy.zeros(1, dtype=cupy.uint64)
+        _compiled()(
+            blocks,
+            (_THREADS,),
+            (products, lower_rows, lower_columns, cupy.int32(width), cupy.int64(room), codes, found),
+        )
+        count = int(found[0])
+        if count > limit:
+            return None
+        if count <= room:
+            return cupy.sort(codes[:count])
+        room = count
