@@ -22,8 +22,14 @@ extern "C" __global__ void collect(const float* products, const float* lower_row
     }
 }
 """
-_THREADS = 256
+THREADS = 256
+"""Threads of a block."""
 _FIRST_LIMIT = 1 << 20
+
+
+def grid(height: int, width: int) -> tuple[int, int]:
+    """Blocks of `THREADS` threads for a tile: each row has some, which go through its columns in strides."""
+    return min(4, -(-width // THREADS)), height
 
 
 @cache
@@ -44,13 +50,12 @@ def collect(products: Any, lower_rows: Any, lower_columns: Any, limit: int) -> A
     height, width = products.shape
     # The kernel reads memory, not views.
     lower_rows, lower_columns = map(cupy.ascontiguousarray, (lower_rows, lower_columns))
-    blocks = (min(4, -(-width // _THREADS)), height)
     room = min(limit, _FIRST_LIMIT)
     while True:
         codes, found = cupy.empty(room, dtype=cupy.int32), cupy.zeros(1, dtype=cupy.uint64)
         _compiled()(
-            blocks,
-            (_THREADS,),
+            grid(height, width),
+            (THREADS,),
             (products, lower_rows, lower_columns, cupy.int32(width), cupy.int64(room), codes, found),
         )
         count = int(found[0])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from panic_tda.arrays import part, take, to_host
+from panic_tda.arrays import namespace, part, take, to_host
 from panic_tda.backends.tiled import margins
 from panic_tda.backends.tiled.device_lists import Lists
 from panic_tda.backends.tiled.survivors import Filter, LightPairs, Patience, Survivors, loosened
@@ -128,12 +128,12 @@ class Scanner:
         return codes
 
     def _dots(self, rows: Any, columns: Any, codes: Any) -> Any:
-        space, xp, width = self._space, self._space.xp, len(columns)
+        xp, width = self._space.xp, len(columns)
         sims = xp.empty(len(codes), dtype=xp.float32)
-        for some in _chunks(len(codes), 4 * space.vectors.shape[1]):
-            left = space.take(rows[codes[some] // width])
-            right = space.take(columns[codes[some] % width])
-            sims[some] = xp.sum(left * right, axis=1)
+        left, i = _located(self._space, rows[codes // width])
+        right, j = _located(self._space, columns[codes % width])
+        for some in _chunks(len(codes), 4 * left.shape[1]):
+            sims[some] = xp.sum(xp.take(left, i[some], axis=0) * xp.take(right, j[some], axis=0), axis=1)
         return sims
 
     def _multiply(self, matrix: Any, rows: Any, columns: Any) -> Any:
@@ -217,11 +217,20 @@ def distances(space: Space, u: IntArray, v: IntArray) -> FloatArray:
 def _distances(space: Space, u: Any, v: Any) -> Any:
     xp = space.xp
     out = xp.empty(len(u), dtype=xp.float64)
-    for some in _chunks(len(u), 8 * space.vectors.shape[1]):
-        apart = space.take(u[some]).astype(xp.float64)
-        apart -= space.take(v[some])
+    (left, i), (right, j) = _located(space, u), _located(space, v)
+    for some in _chunks(len(u), 8 * left.shape[1]):
+        apart = xp.take(left, i[some], axis=0).astype(xp.float64)
+        apart -= xp.take(right, j[some], axis=0)
         out[some] = xp.sqrt(xp.sum(apart * apart, axis=1))
     return out
+
+
+def _located(space: Space, rows: Any) -> tuple[Any, Any]:
+    """Return a matrix on the device and where in it each of the rows stands; none is uploaded twice."""
+    if namespace(space.vectors) is space.xp:
+        return space.vectors, rows
+    used, places = space.xp.unique(rows, return_inverse=True)
+    return space.take(used), places
 
 
 def _chunks(n: int, row_bytes: int) -> list[slice]:

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from panic_tda import cuda
 from panic_tda.arrays import namespace, on_device
 from panic_tda.backends.base import FitOptions
-from panic_tda.backends.tiled import axes, forest, layout, neighbours, verify
+from panic_tda.backends.tiled import axes, device, forest, layout, neighbours, verify
 from panic_tda.backends.tiled.cores import core_distances
 from panic_tda.backends.tiled.forest import Edges
 from panic_tda.backends.tiled.joining import join_components
 from panic_tda.backends.tiled.space import Lists, Space, describe, work_on
 from panic_tda.backends.tiled.workers import Workers, workers
-from panic_tda.errors import InvalidParameter
+from panic_tda.errors import InvalidParameter, UnsupportedOnBackend
 from panic_tda.types import SpanningTree
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ _STATES = (neighbours.STATE, _FIRST_TREE, verify.STATE, _FINISHED_TREE)
 """What a checkpoint holds, in the order in which it is written; each makes those before it useless."""
 _ROW_BYTES = 160
 """Cores, first tree and its order, candidates and what sorting them takes, for each row."""
+_DEVICE_ROW_BYTES = 64
+"""On a device: weights, cores, gaps and their maxima, positions."""
 _GROUP_ROWS = 32
 """Fewest rows of the groups whose joints are looked for beyond the neighbour lists.
 
@@ -58,7 +61,7 @@ class Settings:
     dead_rows : bool
         Whether rows that cannot have a lighter edge leave the verify pass.
     threads : int or None
-        None takes the available cores, or one where a device does the work.
+        None takes the available cores. Ignored where a device does the work: it has its own.
     first_tree : callable or None
         Gives the first spanning tree from the number of rows and a random generator, instead of the
         neighbour graph: a test of the verify pass.
@@ -100,7 +103,30 @@ class TiledBackend:
         self.settings = settings or Settings()
 
     def check(self, n_rows: int, n_features: int, options: FitOptions) -> None:
-        """Accept every shape: row numbers are 32 bits wide, which no memory holds rows for."""
+        """Accept every shape whose lists fit where they must lie; in host memory, all of them."""
+        if not options.on_device:
+            return
+        needed, free = self.device_bytes(n_rows, n_features, options.min_samples), cuda.free_bytes()
+        if needed > free:
+            raise UnsupportedOnBackend(
+                f"backend tiled needs {needed / 2**30:.1f} GiB of device memory for {n_rows:,} rows beside the "
+                f"rows themselves; {free / 2**30:.1f} GiB are free: use --devices none, a smaller "
+                "--min-samples, or a sample with --downsample"
+            )
+
+    def rows_on_device(self, n_rows: int, n_features: int, options: FitOptions) -> bool:
+        """Say whether the rows fit into device memory beside the work; if not, they come tile by tile."""
+        if not options.on_device:
+            return False
+        rows = 4 * n_rows * n_features
+        return rows + self.device_bytes(n_rows, n_features, options.min_samples) <= cuda.free_bytes()
+
+    def device_bytes(self, n_rows: int, n_features: int, min_samples: int) -> int:
+        """Bytes that the work takes on a device beside the rows, at most."""
+        length, axes_floats = neighbours.list_length(n_rows, min_samples), self.settings.n_axes + 1
+        by_row = device.list_bytes(length) + 4 * axes_floats + _DEVICE_ROW_BYTES
+        tile_rows = min(n_rows, self.settings.tile_rows or device.TILE_ROWS)
+        return n_rows * by_row + device.buffer_bytes(tile_rows, max(n_features, axes_floats))
 
     def fit(self, vectors: Any, weights: IntArray, options: FitOptions) -> SpanningTree:
         """Build the tree; see `Backend.fit`.
@@ -123,7 +149,7 @@ class TiledBackend:
             # A plain view: the compiled kernels take memory maps only as ordinary arrays.
             vectors = np.asarray(vectors)
         xp = self._library(vectors, options)
-        tile_rows, threads = self._tile_rows(xp), self.settings.threads or work_on(xp).THREADS
+        tile_rows, threads = self._tile_rows(xp), work_on(xp).THREADS or self.settings.threads
         self._open(options, vectors, weights, xp)
         if finished := self._stored(options, _FINISHED_TREE):
             return _as_spanning_tree(*finished)
@@ -206,7 +232,8 @@ class TiledBackend:
         n, length = len(space.vectors), neighbours.list_length(len(space.vectors), options.min_samples)
         where = layout.local_layout(space.points, self._tile_rows(space.xp), rng)
         folder = None
-        if options.memory_limit is not None and self.memory(n, length, space, team) > options.memory_limit:
+        limit = options.memory_limit if space.xp is np else None
+        if limit is not None and self.memory(n, length, space, team) > limit:
             folder = Path(tempfile.gettempdir()) if options.checkpoint is None else options.checkpoint.folder
             folder.mkdir(parents=True, exist_ok=True)
             _log.info("neighbour lists of %.1f GiB go into a file in %s", 8 * n * length / 2**30, folder)
@@ -216,10 +243,7 @@ class TiledBackend:
         return lists
 
     def memory(self, n: int, length: int, space: Space, team: Workers) -> int:
-        """Bytes taken above the input, at most: lists, axes and trees by row, buffers by thread.
-
-        On a device, lists, axes and buffers lie there.
-        """
+        """Bytes taken above the input, at most: lists, axes and trees by row, buffers by thread."""
         axes_bytes = 4 * space.points.shape[1] if space.bounded else 0
         longest = max(space.points.shape[1], space.vectors.shape[1])
         buffers = space.work.buffer_bytes(self._tile_rows(space.xp), longest)

@@ -77,7 +77,7 @@ class Work(Protocol):
     TILE_ROWS: int
     """Rows of a tile at which matrix products are fast and the rest stays in a cache, or in memory."""
     THREADS: int | None
-    """Threads that work off tiles; None takes the available cores."""
+    """Threads that work off tiles; None leaves it to the settings."""
 
     def scanner(self, space: Space, tile_rows: int) -> Scanner:
         """Make the scanner of one thread."""
