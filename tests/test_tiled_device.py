@@ -17,7 +17,7 @@ from panic_tda.backends.base import FitOptions
 from panic_tda.backends.tiled.engine import Settings, TiledBackend
 from panic_tda.backends.tiled.space import describe
 from panic_tda.checkpoint import Checkpoint
-from panic_tda.errors import PanicTdaError
+from panic_tda.errors import PanicTdaError, UnsupportedOnBackend
 from panic_tda.types import SpanningTree
 from tests import strict_arrays
 from tests.test_tiled import (
@@ -179,6 +179,27 @@ def test_a_killed_fit_goes_on(states: int, library: str, tmp_path: Any) -> None:
     assert list(tmp_path.glob("*.npz"))
     tree = backend.fit(xp.asarray(rows), ones, options(Checkpoint(tmp_path)))
     assert_exact(tree, rows, 8)
+
+
+def test_lists_that_do_not_fit_are_refused_before_anything_is_allocated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """1.1 million rows of 768 with 64 neighbours: 3.1 GiB of rows, and less beside them."""
+    backend, shape = TiledBackend(), (1_100_000, 768)
+    options = FitOptions(min_samples=64, distance_floor=FLOOR, on_device=True)
+    needed = backend.device_bytes(*shape, 64)
+    assert 2 * 2**30 < needed < 4 * 2**30
+    monkeypatch.setattr(cuda, "free_bytes", lambda: needed + 4 * 768 * 1_100_000)
+    backend.check(*shape, options)
+    assert backend.rows_on_device(*shape, options)
+    monkeypatch.setattr(cuda, "free_bytes", lambda: needed)
+    backend.check(*shape, options)
+    assert not backend.rows_on_device(*shape, options)
+    monkeypatch.setattr(cuda, "free_bytes", lambda: needed - 1)
+    with pytest.raises(
+        UnsupportedOnBackend, match=r"GiB of device memory for 1,100,000 rows.*--devices none"
+    ):
+        backend.check(*shape, options)
 
 
 class Coarse(np.ndarray):

@@ -109,8 +109,8 @@ class TiledBackend:
         needed, free = self.device_bytes(n_rows, n_features, options.min_samples), cuda.free_bytes()
         if needed > free:
             raise UnsupportedOnBackend(
-                f"backend tiled needs {needed / 2**30:.1f} GiB of device memory for {n_rows:,} rows beside the "
-                f"rows themselves; {free / 2**30:.1f} GiB are free: use --devices none, a smaller "
+                f"backend tiled needs {needed / 2**30:.1f} GiB of device memory for {n_rows:,} rows, beside "
+                f"the rows themselves; {free / 2**30:.1f} GiB are free: use --devices none, a smaller "
                 "--min-samples, or a sample with --downsample"
             )
 
