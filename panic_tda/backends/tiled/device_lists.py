@@ -63,7 +63,7 @@ class Lists:
         owners = xp.concatenate(
             [
                 (number[:, None] + xp.zeros(length, dtype=xp.int64)[None, :]).reshape(-1),
-                xp.searchsorted(touched, owners),
+                xp.searchsorted(touched, owners.astype(xp.int64)),
             ]
         )
         others = xp.concatenate([self.rows[rows].reshape(-1), others.astype(xp.int32)])
