@@ -43,9 +43,7 @@ class TimeLeft:
         """Return the seconds left, or None when nothing was done of late."""
         mark = bisect_right(self._seconds, (1 - self._RECENT) * seconds) - 1
         since, recently = seconds - self._seconds[mark], done - self._done[mark]
-        if done >= 1:
-            return 0.0
-        return (1 - done) * since / recently if recently > 0 else None
+        return max(0.0, 1 - done) * since / recently if recently > 0 else None
 
 
 class Silent:
