@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 SPARE_NEIGHBOURS = 8
 FEWEST_NEIGHBOURS = 16
-_NEAR_WORK = (8.0, 5.0, 3.0, 2.0, 2.0)
-"""Measured at 50,000 and 100,000 × 768: time of the first tile pairs, in times of a later one."""
+_NEAR_WORK, _DECLINE = (7.0, 4.0, 2.2, 1.8, 1.5), 0.5
+"""Measured at 100,000 × 768 and 300,000 × 384: the first tile pairs take times as long as those that follow;
+as thresholds rise, the last take half as long."""
 _BATCH = 64
 """Tile pairs per thread between two moments at which no list is being written."""
 STATE = "neighbours"
@@ -85,7 +86,7 @@ def find_neighbours(
         lists.rows[:], lists.sims[:] = stored["rows"], stored["sims"]
     layout = Layout(order, layout.starts)
     sizes = np.diff(layout.starts)
-    work = expected_work(layout, pairs, _NEAR_WORK if space.bounded else ())
+    work = expected_work(layout, pairs, *((_NEAR_WORK, _DECLINE) if space.bounded else ((),)))
     progress.phase("neighbours", float(work.sum()))
     if done:
         progress.advance(float(work[:done].sum()))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _FIRST_WAVE = 2
 """Tile pairs, per tile, after which the tree is improved for the first time."""
 _NEAR_WORK = (5.0, 1.5, 1.5, 1.5)
-"""Measured at 50,000 and 100,000 × 768: time of the first tile pairs, in times of a later one."""
+"""Measured at 100,000 × 768 and 300,000 × 384: time of the first tile pairs, in times of a later one."""
 _LAST_WAVES = 16
 """Waves grow up to this part of all tile pairs; between two of them the state can be saved."""
 STATE = "verify"
