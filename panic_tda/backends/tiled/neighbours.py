@@ -86,7 +86,8 @@ def find_neighbours(
         lists.rows[:], lists.sims[:] = stored["rows"], stored["sims"]
     layout = Layout(order, layout.starts)
     sizes = np.diff(layout.starts)
-    work = expected_work(layout, pairs, *((_NEAR_WORK, _DECLINE) if space.bounded else ((),)))
+    near, decline = (_NEAR_WORK, _DECLINE) if space.bounded else ((), 0.0)
+    work = expected_work(layout, pairs, near, decline)
     progress.phase("neighbours", float(work.sum()))
     if done:
         progress.advance(float(work[:done].sum()))
