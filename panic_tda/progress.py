@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import Protocol
 
 
@@ -13,6 +14,36 @@ class Progress(Protocol):
 
     def advance(self, amount: float) -> None:
         """Say that `amount` more units of the current phase are done."""
+
+
+class TimeLeft:
+    """Extrapolates the time that a phase still needs from the last third of the time it has taken.
+
+    The average since the beginning would remember for hours that the first tiles were slow, that the machine
+    was busy, or that most of the work was there already when a killed run went on.
+    """
+
+    _RECENT = 1 / 3
+    # Marks get rarer as time goes on: a thousand of them last for days.
+    _GROWTH, _SOONEST = 1.02, 0.01
+
+    def __init__(self) -> None:
+        self._seconds, self._done = [0.0], [0.0]
+
+    def note(self, seconds: float, done: float) -> None:
+        """Take down the share of the work that was done some seconds after the beginning."""
+        if seconds < self._SOONEST:
+            self._done[0] = done
+        elif seconds >= self._seconds[-1] * self._GROWTH + self._SOONEST:
+            # Whoever asks from another thread finds a time only when its share is there.
+            self._done.append(done)
+            self._seconds.append(seconds)
+
+    def seconds(self, seconds: float, done: float) -> float | None:
+        """Return the seconds left, or None when nothing was done of late."""
+        mark = bisect_right(self._seconds, (1 - self._RECENT) * seconds) - 1
+        since, recently = seconds - self._seconds[mark], done - self._done[mark]
+        return max(0.0, 1 - done) * since / recently if recently > 0 else None
 
 
 class Silent:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from panic_tda.errors import PanicTdaError, WrongUsage
+from panic_tda.progress import TimeLeft
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -43,6 +44,7 @@ class LoggedProgress:
         self._total: float | None = None
         self._done = 0.0
         self._began = 0.0
+        self._left = TimeLeft()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -61,12 +63,15 @@ class LoggedProgress:
     def phase(self, name: str, total: float | None = None) -> None:
         """Log how long the last phase took, and begin the next."""
         self._end_phase()
-        self._total, self._done, self._began, self._name = total, 0.0, time.monotonic(), name
+        self._total, self._done, self._began, self._left = total, 0.0, time.monotonic(), TimeLeft()
+        self._name = name
         _log.debug("%s …", name)
 
     def advance(self, amount: float) -> None:
         """Count work done."""
         self._done += amount
+        if self._total:
+            self._left.note(time.monotonic() - self._began, self._done / self._total)
 
     def _end_phase(self) -> None:
         if self._name:
@@ -79,11 +84,12 @@ class LoggedProgress:
             if not name:
                 continue
             elapsed = time.monotonic() - self._began
-            if total and done:
-                left = elapsed * max(0.0, total - done) / done
-                _log.info("%s: %.0f %%, about %s left", name, 100 * done / total, _duration(left))
+            share = f"{100 * done / total:.0f} %, " if total and done else ""
+            left = self._left.seconds(elapsed, done / total) if total and done else None
+            if left is None:
+                _log.info("%s: %srunning for %s", name, share, _duration(elapsed))
             else:
-                _log.info("%s: running for %s", name, _duration(elapsed))
+                _log.info("%s: %sabout %s left", name, share, _duration(left))
 
 
 class BarProgress(LoggedProgress):

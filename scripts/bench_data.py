@@ -66,9 +66,11 @@ def trajectories(n: int, d: int, *, seed: int = 0, shape: Shape = TRAJECTORIES) 
     rows = np.empty((n_runs * RUN_LENGTH, d), dtype=np.float32)
     for run in range(n_runs):
         block = _one_run(rng, centres, shape)
+        # Divided before they are rounded: dividing once more then changes no bit, and every peer has the
+        # numbers that this package, which always divides, works on.
+        block /= np.linalg.norm(block, axis=1)[:, None]
         rows[run * RUN_LENGTH : (run + 1) * RUN_LENGTH] = block @ basis.T
     rows = rows[:n]
-    rows /= np.linalg.norm(rows, axis=1)[:, None]
     _copy_within_runs(rng, rows, shape.copies)
     return rows[rng.permutation(n)]
 

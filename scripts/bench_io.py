@@ -40,7 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bench.sqlite"
         database = open_database(path, create=True)
-        fill(path, args.rows, args.dimensions)
+        fill(path, np.random.default_rng(0).standard_normal((args.rows, args.dimensions)))
         census = take_census(database)[MODEL]
         bare, loaded = [], []
         for _ in range(args.repeats):
@@ -57,10 +57,10 @@ def main() -> None:
         print(f"deleting 100 embeddings: {1000 * timed(lambda: delete(database, matrix)):.1f} ms")
 
 
-def fill(path: Path, n_rows: int, dimensions: int) -> None:
-    """Write runs of texts with random vectors."""
-    generator = np.random.default_rng(0)
-    vectors = generator.standard_normal((n_rows, dimensions)).astype("<f4")
+def fill(path: Path, vectors: np.ndarray, model: str = MODEL) -> None:
+    """Write runs of texts with these vectors."""
+    n_rows = len(vectors)
+    vectors = vectors.astype("<f4", copy=False)
     # Ascending, as the time-ordered ids of the pipeline are.
     invocations = sorted(uuid7().hex for _ in range(n_rows))
     embeddings = sorted(uuid7().hex for _ in range(n_rows))
@@ -81,7 +81,7 @@ def fill(path: Path, n_rows: int, dimensions: int) -> None:
         connection.executemany(
             "INSERT INTO embedding (id, invocation_id, embedding_model, vector) VALUES (?, ?, ?, ?)",
             (
-                (embedding, invocation, MODEL, vector.tobytes())
+                (embedding, invocation, model, vector.tobytes())
                 for embedding, invocation, vector in zip(embeddings, invocations, vectors, strict=True)
             ),
         )

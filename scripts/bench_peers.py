@@ -1,4 +1,4 @@
-"""What the benchmark runs, one function a peer: unit rows in; labels and tree weight out.
+"""What the benchmark runs, one function a peer: unit rows in; labels and the edges of the tree out.
 
 `min_samples` counts the point itself here; libraries that do not count it are given one less.
 """
@@ -24,31 +24,31 @@ class Outcome:
     ----------
     labels : (n,) int64 or None
         Cluster of each row, -1 for outliers.
-    tree_weight : float or None
-        Sum of the edges of its spanning tree.
+    heights : (n - 1,) float64 or None
+        Edges of its spanning tree, by ascending weight.
     """
 
     labels: NDArray[np.int64] | None = None
-    tree_weight: float | None = None
+    heights: NDArray[np.float64] | None = None
 
 
 Rows = NDArray[np.float32]
 
 
 def tiled(rows: Rows, min_samples: int, min_cluster_size: int) -> Outcome:
-    """Cluster with this package from rows to medoids; the tree's weight is taken on the way."""
+    """Cluster with this package from rows to medoids; the tree is taken on the way."""
     from panic_tda import clustering, hierarchy
     from panic_tda.parameters import ClusteringParameters
     from panic_tda.progress import Silent
 
-    weight = {}
+    heights = {}
     extract = hierarchy.extract
 
-    def weighing(tree: Any, parameters: Any) -> Any:
-        weight["tree"] = float(tree.height.sum())
+    def watching(tree: Any, parameters: Any) -> Any:
+        heights["tree"] = np.sort(tree.height)
         return extract(tree, parameters)
 
-    hierarchy.extract = weighing
+    hierarchy.extract = watching
     asked = ClusteringParameters(
         epsilon=0.0,
         min_samples=min_samples,
@@ -57,8 +57,11 @@ def tiled(rows: Rows, min_samples: int, min_cluster_size: int) -> Outcome:
         distance_floor=1e-9,
         backend="tiled",
     )
-    found = clustering.cluster_rows(rows, asked, Silent())
-    return Outcome(found.labels, weight["tree"])
+    try:
+        found = clustering.cluster_rows(rows, asked, Silent())
+    finally:
+        hierarchy.extract = extract
+    return Outcome(found.labels, heights["tree"])
 
 
 def sklearn(rows: Rows, min_samples: int, min_cluster_size: int, algorithm: str = "auto") -> Outcome:
@@ -72,7 +75,7 @@ def sklearn(rows: Rows, min_samples: int, min_cluster_size: int, algorithm: str 
         n_jobs=os.cpu_count(),
         copy=True,
     ).fit(rows)
-    return Outcome(model.labels_, float(model._single_linkage_tree_["value"].sum()))
+    return Outcome(model.labels_, np.sort(model._single_linkage_tree_["value"]))
 
 
 def sklearn_brute(rows: Rows, min_samples: int, min_cluster_size: int) -> Outcome:
@@ -90,7 +93,7 @@ def hdbscan(rows: Rows, min_samples: int, min_cluster_size: int) -> Outcome:
         approx_min_span_tree=False,
         core_dist_n_jobs=os.cpu_count(),
     ).fit(rows)
-    return Outcome(model.labels_, float(model._single_linkage_tree[:, 2].sum()))
+    return Outcome(model.labels_, np.sort(model._single_linkage_tree[:, 2]))
 
 
 def fast_hdbscan(rows: Rows, min_samples: int, min_cluster_size: int) -> Outcome:
@@ -99,7 +102,7 @@ def fast_hdbscan(rows: Rows, min_samples: int, min_cluster_size: int) -> Outcome
 
     model = HDBSCAN(min_samples=min_samples - 1, min_cluster_size=min_cluster_size).fit(rows)
     tree = getattr(model, "_single_linkage_tree", None)
-    return Outcome(model.labels_, None if tree is None else float(np.asarray(tree)[:, 2].sum()))
+    return Outcome(model.labels_, None if tree is None else np.sort(np.asarray(tree)[:, 2]))
 
 
 def evoc(rows: Rows, min_samples: int, min_cluster_size: int) -> Outcome:
@@ -115,7 +118,7 @@ def quitefastmst(rows: Rows, min_samples: int, min_cluster_size: int) -> Outcome
     import quitefastmst as library
 
     found = library.mst_euclid(rows, M=min_samples - 1)
-    return Outcome(tree_weight=float(np.asarray(found[0]).sum()))
+    return Outcome(heights=np.sort(np.asarray(found[0], dtype=np.float64)))
 
 
 def faiss(rows: Rows, min_samples: int, min_cluster_size: int) -> Outcome:

@@ -115,13 +115,69 @@ def test_an_environment_of_the_user_is_not_removed(tmp_path: Path) -> None:
     assert (tmp_path / ".venv" / "pyvenv.cfg").read_text() == "mine"
 
 
-def test_io_benchmark_prints_its_figures() -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "bench_io.py"), "--rows", "2000", "--repeats", "1"]
+def _python(script: str, *arguments: str) -> str:
+    command = [sys.executable, str(ROOT / "scripts" / script), *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _table(said: str) -> list[list[str]]:
+    """Return the cells of the rows of all tables, without their heads."""
+    lines = [line for line in said.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [
+        row
+        for at, row in enumerate(rows)
+        if set(row[0]) != {"-"} and rows[at + 1 :][:1] != [["---"] * len(row)]
+    ]
+
+
+def test_io_benchmark_prints_its_figures() -> None:
+    said = _python("bench_io.py", "--rows", "2000", "--repeats", "1")
     for figure in (
         r"loading: [\d.]+ s",
         r"saving the second: [\d,]+ assignments/s, [\d.]+ bytes",
         r"deleting 100 .* ms",
     ):
-        assert re.search(figure, done.stdout), figure
+        assert re.search(figure, said), figure
+
+
+def test_benchmark_compares_trees_edge_by_edge() -> None:
+    arguments = ["--rows", "900", "--dimensions", "48", "--peers", "tiled", "sklearn_brute"]
+    tiled, brute = _table(_python("bench.py", *arguments))
+    assert (tiled[1], brute[1]) == ("tiled", "sklearn_brute")
+    assert 0 < float(brute[6]) < 1e-9
+    assert (brute[8], tiled[7]) == ("1.0000", brute[7])
+
+
+def test_every_pruning_leaves_out_products_and_no_edge() -> None:
+    arguments = ["--rows", "3000", "--dimensions", "192", "--min-samples", "10"]
+    rows = {row[0]: row for row in _table(_python("bench_tiled.py", "prunings", *arguments))}
+    assert {row[-1] for row in rows.values()} == {"same"}
+    products = {name: (float(row[4]), float(row[9])) for name, row in rows.items()}
+    neighbours, verify = products["nothing"]
+    assert products["bound, neighbours"][0] > neighbours
+    assert products["bound, neighbours"][1] == pytest.approx(verify, rel=0.3)
+    assert products["bound, verify"][1] > verify
+    # Every pair of rows once, and those of a tile with itself twice.
+    assert products["everything"] == products["bound, verify, dead rows"][1:] * 2
+    assert 100 < products["everything"][0] < 140
+
+
+def test_memory_of_the_engine_is_within_its_bounds() -> None:
+    (row,) = _table(_python("bench_tiled.py", "memory", "--rows", "3000", "--dimensions", "48"))
+    engine, stated, tree, peak = (int(cell.removesuffix(" MiB").replace(",", "")) for cell in row[3:])
+    assert tree <= peak <= stated
+    assert engine <= stated
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="waits for a process as Linux has it")
+def test_kills_at_random_moments_change_nothing() -> None:
+    arguments = ["--rows", "4000", "--dimensions", "64", "--memory-limit", "1MiB", "--beat", "0.2"]
+    said = _python("check_resume.py", *arguments)
+    assert len(re.findall(r"^killed at", said, re.MULTILINE)) >= 3
+    assert "4,000 assignments: identical" in said
+    assert re.search(r"\d clusters with medoids: identical", said)

@@ -113,14 +113,25 @@ def schedule(points: Any, layout: Layout) -> Int32Array:
     return np.stack(ends, axis=1).astype(np.int32)
 
 
-def expected_work(layout: Layout, pairs: Int32Array, near: float) -> FloatArray:
-    """Pairs of rows in each scheduled tile pair, those of the near ones counted `near` times.
+def expected_work(
+    layout: Layout, pairs: Int32Array, near: tuple[float, ...], decline: float = 0.0
+) -> FloatArray:
+    """Pairs of rows in each scheduled tile pair, the first ones counted several times.
 
     Few near pairs can be rejected by their bound, so they take longer than the rest.
+
+    Parameters
+    ----------
+    near : tuple of float
+        How often the diagonal counts, then as many near tile pairs as there are tiles, then as many again.
+    decline : float
+        By how much less than once the very last pair counts, those in between in proportion.
     """
     sizes = np.diff(layout.starts).astype(np.float64)
     work: FloatArray = sizes[pairs[:, 0]] * sizes[pairs[:, 1]]
-    work[: (1 + _NEAR_PAIRS) * layout.n_tiles] *= near
+    first = np.repeat(near, layout.n_tiles)[: len(work)]
+    work[: len(first)] *= first
+    work[len(first) :] *= np.linspace(1, 1 - decline, len(work) - len(first))
     return work
 
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 _FIRST_WAVE = 2
 """Tile pairs, per tile, after which the tree is improved for the first time."""
-_NEAR_WORK = 2.0
-"""Measured at 100,000 × 768: time of a near tile pair, in times of another."""
+_NEAR_WORK = (5.0, 1.5, 1.5, 1.5)
+"""Measured at 100,000 × 768 and 300,000 × 384: time of the first tile pairs, in times of a later one."""
 _LAST_WAVES = 16
 """Waves grow up to this part of all tile pairs; between two of them the state can be saved."""
 STATE = "verify"
@@ -194,7 +194,7 @@ class Verifier:
             self._progress.advance(float(work[: at.done].sum()))
 
     def _work(self, leaves: LeafOrder, pairs: Int32Array) -> FloatArray:
-        near = _NEAR_WORK if self._space.bounded else 1.0
+        near = _NEAR_WORK if self._space.bounded else ()
         return expected_work(Layout(leaves.order, self._starts), pairs, near)
 
     def _save(self, at: _State, n_pairs: int) -> None:

@@ -1,0 +1,42 @@
+"""The time left, extrapolated from what was done when."""
+
+from __future__ import annotations
+
+import pytest
+
+from panic_tda.progress import TimeLeft
+
+
+def told(work: list[tuple[float, float]]) -> float | None:
+    """Return the seconds left after the last of these (seconds, share done)."""
+    left = TimeLeft()
+    for seconds, done in work:
+        left.note(seconds, done)
+    return left.seconds(*work[-1])
+
+
+def steady(begin: float, end: float, shares: tuple[float, float]) -> list[tuple[float, float]]:
+    """Work at one speed, a step a tenth of a second."""
+    steps = round((end - begin) * 10)
+    low, high = shares
+    return [(begin + step / 10, low + (high - low) * step / steps) for step in range(1, steps + 1)]
+
+
+@pytest.mark.parametrize("end", [1, 60, 86_400])
+def test_at_one_speed_the_time_left_is_what_is_left(end: int) -> None:
+    assert told([(end * step / 100, step / 200) for step in range(101)]) == pytest.approx(end)
+
+
+def test_a_slow_beginning_is_forgotten() -> None:
+    work = steady(0, 60, (0, 0.1)) + steady(60, 100, (0.1, 0.5))
+    assert told(work) == pytest.approx(50, rel=0.05)
+
+
+def test_work_that_a_killed_run_left_behind_is_no_speed() -> None:
+    assert told([(0.001, 0.6), (25.0, 0.62), (30.0, 0.624)]) == pytest.approx(0.376 / 0.024 * 30)
+
+
+def test_nothing_done_of_late_is_nothing_known() -> None:
+    assert told([(0, 0.0)]) is None
+    assert told([(10, 0.5), (60, 0.5)]) is None
+    assert told([(10, 0.5), (60, 1 + 1e-12)]) == 0
