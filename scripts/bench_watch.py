@@ -15,7 +15,7 @@ from typing import Any
 from bench import resident
 
 from panic_tda.backends.tiled import joining
-from panic_tda.backends.tiled.survivors import Scanner
+from panic_tda.backends.tiled.host import Scanner
 
 BEFORE = "before"
 """The phase that lasts until the first one is announced."""
@@ -142,9 +142,9 @@ class Watch:
         self._now.in_copies += seconds
         self._now.in_products -= seconds
 
-    def _joined(self, _seconds: float, vectors: Any, _c: Any, _l: Any, sides: Any, _t: Any) -> None:
+    def _joined(self, _seconds: float, _s: Any, matrix: Any, _c: Any, _l: Any, asking: Any, _t: Any) -> None:
         # This multiplies and looks for the best in one go: the pairs count, the time is not told apart.
-        self._count(vectors, len(sides[0]) * len(sides[1]))
+        self._count(matrix, len(asking) * len(matrix))
 
     def _count(self, matrix: Any, pairs: int) -> None:
         if matrix.shape[1] == self._dimensions:
