@@ -657,3 +657,24 @@ def test_wrong_options_are_json_where_json_was_asked_for(tmp_path: Path) -> None
     assert "many" in result.stderr
     plain = CliRunner().invoke(main, ["show-clustering", "--limit", "many"])
     assert (plain.exit_code, plain.stdout) == (2, "")
+
+
+@pytest.mark.slow
+def test_sixty_thousand_embeddings_in_three_models_are_clustered_exactly_by_default(
+    upgraded: MakeFile,
+) -> None:
+    models = ("JinaClip", "Nomic", "STSBMpnet")
+    file = upgraded(FieldSpec(runs=0, text_only_runs=40, length=1_000, dimensions=64, text_models=models))
+    result = invoke("cluster-embeddings", "--json", db=file.path)
+    assert result.exit_code == 0, result.stderr
+    outcomes = json.loads(result.stdout)["results"]
+    shown = [(found["embedding_model"], found["n_embeddings"], found["backend"]) for found in outcomes]
+    assert shown == [(model, 20_000, "tiled") for model in models]
+    assert all(found["exact"] for found in outcomes)
+    with sqlite3.connect(file.path) as connection:
+        stored = connection.execute(
+            "SELECT json_extract(r.parameters, '$.backend'), count(*) "
+            "FROM clusteringresult r JOIN embeddingcluster a ON a.result_key = r.key GROUP BY r.key"
+        ).fetchall()
+    connection.close()
+    assert stored == [("tiled", 20_000)] * 3
