@@ -181,10 +181,9 @@ def test_under_nohup_there_is_a_line_from_time_to_time(upgraded: MakeFile) -> No
         said = read_until(process, r"Nomic: distances: \d+ %", times=3)
     lines = [line for line in said.splitlines() if "%" in line and "distances" in line]
     for line in lines:
-        assert re.match(
-            r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d INFO    Nomic: distances: \d+ %, (about .+ left|running for .+)$",
-            line,
-        )
+        when, rest = line.split(" INFO    Nomic: distances: ")
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", when)
+        assert re.fullmatch(r"\d+ %, (about .+ left|running for .+)", rest)
     assert re.search(r"Nomic: load: done in \d+\.\d s", said)
 
 
