@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 STAGE_BYTES = 32 << 20
 """Size of a page-locked buffer: a copy takes a millisecond or two, beside which starting it is nothing."""
+
+_log = logging.getLogger(__name__)
 
 
 class Lane(Protocol):
@@ -134,11 +137,12 @@ def release() -> None:
     """Give back what finished work has left in CuPy's pools, for the next model and for cuML's own pool."""
     if "cupy" not in sys.modules or cuda.unusable_because() is not None:
         return
-    import cupy
-
     gc.collect()  # the frames of a failure may hold arrays in a cycle
-    cupy.get_default_memory_pool().free_all_blocks()
-    cupy.get_default_pinned_memory_pool().free_all_blocks()
+    try:
+        _free_pools()
+    except Exception as error:
+        # A broken device says so to whoever asks it next; here it must not cost a finished result.
+        _log.warning("device memory could not be given back: %s", error)
 
 
 class PinnedLane:
@@ -185,6 +189,13 @@ def _open_lanes(n_rows: int, n_features: int) -> Sequence[Lane]:
 
     stream = cupy.cuda.Stream(non_blocking=True)
     return [PinnedLane(n_rows, n_features, stream) for _ in range(2)]
+
+
+def _free_pools() -> None:
+    import cupy
+
+    cupy.get_default_memory_pool().free_all_blocks()
+    cupy.get_default_pinned_memory_pool().free_all_blocks()
 
 
 def _out_of_memory_error() -> type[Exception]:

@@ -78,6 +78,7 @@ class StandIn:
         monkeypatch.setattr(cuda, "free_bytes", lambda: FREE_BYTES)
         monkeypatch.setattr(device_memory, "_empty", self.empty)
         monkeypatch.setattr(device_memory, "_open_lanes", self._open)
+        monkeypatch.setattr(device_memory, "_free_pools", lambda: None)
         monkeypatch.setattr(device_memory, "_out_of_memory_error", lambda: StandInOutOfMemory)
 
     def empty(self, n_rows: int, n_features: int) -> StrictArray:

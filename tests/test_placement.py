@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from panic_tda import backends, cuda, loading
+from panic_tda import backends, cuda, device_memory, loading
 from panic_tda.arrays import on_device
 from panic_tda.backends.base import FitOptions
 from panic_tda.backends.sklearn import SklearnBackend
@@ -185,6 +185,20 @@ def test_no_matrix_is_held_when_the_next_model_comes(
         assert [str(error) in str(outcome.reason) for outcome in outcomes] == [True] * 3
         of_device = isinstance(error, StandInOutOfMemory)
         assert ["out of device memory" in str(outcome.reason) for outcome in outcomes] == [of_device] * 3
+
+
+@pytest.mark.usefixtures("on_device_backends", "stand_in")
+def test_a_device_that_broke_costs_no_finished_result(
+    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("cudaErrorIllegalAddress")
+
+    monkeypatch.setitem(sys.modules, "cupy", types.ModuleType("cupy"))
+    monkeypatch.setattr(device_memory, "_free_pools", broken)
+    outcomes = run(upgraded(SPEC), "all")
+    assert [outcome.status for outcome in outcomes] == [CLUSTERED] * 3
+    assert sum("cudaErrorIllegalAddress" in record.getMessage() for record in caplog.records) == 3
 
 
 @pytest.mark.usefixtures("on_device_backends", "stand_in")
