@@ -14,18 +14,20 @@ import importlib.metadata
 import logging
 import platform
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from panic_tda import backends, hierarchy, parameters
+from panic_tda import backends, cuda, device_memory, hierarchy, parameters
+from panic_tda.arrays import on_device, to_host
 from panic_tda.backends.base import Backend, Checkpoint, FitOptions
 from panic_tda.duplicates import DistinctRows, attach_copies, find_distinct, keep_distinct
 from panic_tda.errors import OUTLIER, BadVectors
 from panic_tda.medoids import medoids
 from panic_tda.parameters import ClusteringParameters, EffectiveParameters
 from panic_tda.progress import Progress, Silent
+from panic_tda.rows import normalise
 from panic_tda.types import Clustering, FlatClusters, SpanningTree
 
 if TYPE_CHECKING:
@@ -33,11 +35,29 @@ if TYPE_CHECKING:
 
     from panic_tda.types import Float32Array, FloatArray, IntArray
 
-_CHUNK_ROWS = 16_384
-_REPORTED_ROWS = 5
+_HOST_BACKENDS = ("sklearn",)
 _VERSIONED = ("panic_tda", "numpy", "numba", "scikit-learn")
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which backend takes a matrix, and where its rows belong.
+
+    Attributes
+    ----------
+    backend : Backend
+        The one that was named, or that "auto" chose.
+    rows_on_device : bool
+        Whether the rows belong into the memory of the CUDA device.
+    on_device : bool
+        Whether there is a device that a backend may work on; its rows may lie in host memory all the same.
+    """
+
+    backend: Backend
+    rows_on_device: bool
+    on_device: bool
 
 
 def hdbscan(
@@ -98,11 +118,38 @@ distance_floor, backend
     return cluster_rows(_as_matrix(vectors), asked, progress or Silent())
 
 
+def place(
+    asked: ClusteringParameters, n_rows: int, n_features: int, *, memory_limit: int | None = None
+) -> Placement:
+    """Choose the backend for a matrix, and with it the memory for its rows, before they are loaded.
+
+    Parameters
+    ----------
+    asked : ClusteringParameters
+        What was asked for.
+    n_rows, n_features : int
+        Shape of the matrix, copies of rows counted.
+    memory_limit : int, optional
+        Bytes that the backend may take above the rows.
+
+    Raises
+    ------
+    UnsupportedOnBackend
+        The chosen backend cannot do this.
+    """
+    options = _options(asked, asked.resolve(n_rows), memory_limit=memory_limit)
+    backend = backends.select(asked.backend, backends.Shape(n_rows, n_rows, n_features), options)
+    return Placement(
+        backend, backend.rows_on_device(n_rows, n_features, options), on_device=options.on_device
+    )
+
+
 def cluster_rows(
-    vectors: Float32Array,
+    vectors: Any,
     asked: ClusteringParameters,
     progress: Progress,
     *,
+    placement: Placement | None = None,
     checkpoint: Checkpoint | None = None,
     memory_limit: int | None = None,
 ) -> Clustering:
@@ -111,11 +158,14 @@ def cluster_rows(
     Parameters
     ----------
     vectors : (n, d) float32
-        C-ordered and writable; normalised in place, its distinct rows moved to the front.
+        NumPy or CuPy, C-ordered and writable; normalised in place, its distinct rows moved to the front.
+        Moved to the memory where the backend wants them.
     asked : ClusteringParameters
         What was asked for.
     progress : Progress
         Told what is being done.
+    placement : Placement, optional
+        What `place` said; None asks it.
     checkpoint : Checkpoint, optional
         Where a backend that can go on after a kill keeps its state.
     memory_limit : int, optional
@@ -124,19 +174,15 @@ def cluster_rows(
     began = time.monotonic()
     n = len(vectors)
     effective = asked.resolve(n)
+    placement = placement or place(asked, *vectors.shape, memory_limit=memory_limit)
+    backend, vectors = placement.backend, _moved(vectors, placement)
     progress.phase("normalise, find duplicates")
     normalise(vectors)
     distinct = find_distinct(vectors)
-    rows = keep_distinct(vectors, distinct)
+    rows = keep_distinct(vectors, distinct) if backend.weighted else vectors
 
-    options = FitOptions(
-        min_samples=effective.min_samples,
-        distance_floor=effective.distance_floor,
-        progress=progress,
-        checkpoint=checkpoint,
-        memory_limit=memory_limit,
-    )
-    backend, tree = _spanning_tree(rows, distinct, effective, asked.backend, options)
+    options = _options(asked, effective, progress=progress, checkpoint=checkpoint, memory_limit=memory_limit)
+    tree = _spanning_tree(rows, distinct, effective, backend, options)
     progress.phase("hierarchy")
     flat = _all_outliers(n) if tree is None else hierarchy.extract(tree, effective)
     flat = canonicalise(flat)
@@ -145,7 +191,7 @@ def cluster_rows(
     fitted = time.monotonic()
 
     progress.phase("medoids")
-    found = _medoids(rows, distinct, flat)
+    found = _medoids(rows if backend.weighted else keep_distinct(vectors, distinct), distinct, flat)
     return Clustering(
         labels=flat.labels,
         probabilities=flat.probabilities,
@@ -154,29 +200,6 @@ def cluster_rows(
         parameters=_record(effective, backend, distinct, flat),
         seconds={"fit": fitted - began, "medoids": time.monotonic() - fitted},
     )
-
-
-def normalise(vectors: Float32Array) -> None:
-    """Scale every row to unit length, in place.
-
-    Norms are taken in float64 and the quotient is rounded to float32; -0.0 becomes 0.0.
-
-    Raises
-    ------
-    BadVectors
-        Rows that are zero, NaN or infinite: they have no direction.
-    """
-    for begin in range(0, len(vectors), _CHUNK_ROWS):
-        with np.errstate(invalid="ignore"):  # what a signalling NaN signals is said below
-            chunk = vectors[begin : begin + _CHUNK_ROWS].astype(np.float64)
-        norms = np.sqrt(np.einsum("ij,ij->i", chunk, chunk))
-        bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
-        if len(bad):
-            first = ", ".join(str(begin + row) for row in bad[:_REPORTED_ROWS])
-            raise BadVectors(f"rows must be finite and not zero; the first that are not: {first}")
-        chunk /= norms[:, None]
-        chunk += 0.0
-        vectors[begin : begin + _CHUNK_ROWS] = chunk
 
 
 def medoid_of(vectors: Float32Array, probabilities: FloatArray) -> int:
@@ -220,15 +243,30 @@ def _as_matrix(vectors: ArrayLike) -> Float32Array:
     return matrix
 
 
+def _options(asked: ClusteringParameters, effective: EffectiveParameters, **others: Any) -> FitOptions:
+    return FitOptions(
+        min_samples=effective.min_samples,
+        distance_floor=effective.distance_floor,
+        # Asking means importing CuPy, which nobody should wait for who named a backend without use for it.
+        on_device=asked.backend not in _HOST_BACKENDS and cuda.unusable_because() is None,
+        **others,
+    )
+
+
+def _moved(vectors: Any, placement: Placement) -> Any:
+    if placement.rows_on_device == on_device(vectors):
+        return vectors
+    return device_memory.upload(vectors) if placement.rows_on_device else to_host(vectors)
+
+
 def _spanning_tree(
-    rows: Float32Array,
+    rows: Any,
     distinct: DistinctRows,
     effective: EffectiveParameters,
-    name: str,
+    backend: Backend,
     options: FitOptions,
-) -> tuple[Backend, SpanningTree | None]:
+) -> SpanningTree | None:
     n, m = len(distinct.inverse), len(distinct.first)
-    backend = backends.select(name, backends.Shape(n, m, rows.shape[1]), options)
     if max(effective.min_cluster_size, effective.min_samples) > n:
         _log.warning(
             "all %d rows are outliers: min_cluster_size is %d and min_samples %d, more than there are rows",
@@ -236,16 +274,15 @@ def _spanning_tree(
             effective.min_cluster_size,
             effective.min_samples,
         )
-        return backend, None
+        return None
     if m == 1:
         # All rows are copies of one: a star, whatever the backend.
         floor = np.full(1, effective.distance_floor)
         empty = np.empty(0, dtype=np.int64)
-        return backend, attach_copies(SpanningTree(empty, empty, np.empty(0), floor), distinct)
+        return attach_copies(SpanningTree(empty, empty, np.empty(0), floor), distinct)
     if backend.weighted:
-        return backend, attach_copies(backend.fit(rows, distinct.counts, options), distinct)
-    everything = rows if m == n else rows[distinct.inverse]
-    return backend, backend.fit(everything, np.ones(n, dtype=np.int64), options)
+        return attach_copies(backend.fit(rows, distinct.counts, options), distinct)
+    return backend.fit(rows, np.ones(n, dtype=np.int64), options)
 
 
 def _warn_of_nothing(n: int, effective: EffectiveParameters) -> None:
@@ -263,7 +300,7 @@ def _all_outliers(n: int) -> FlatClusters:
     return FlatClusters(np.full(n, OUTLIER, dtype=np.int64), np.zeros(n), np.empty(0))
 
 
-def _medoids(rows: Float32Array, distinct: DistinctRows, flat: FlatClusters) -> dict[int, int]:
+def _medoids(rows: Any, distinct: DistinctRows, flat: FlatClusters) -> dict[int, int]:
     # Copies share label and probability, so a distinct row stands for its copies with their summed weight.
     labels: IntArray = flat.labels[distinct.first]
     weights = np.bincount(distinct.inverse, weights=flat.probabilities, minlength=len(rows))

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 from uuid import UUID
 
-from panic_tda import pending, results
+from panic_tda import device_memory, pending, results
 from panic_tda.checkpoint import Checkpoint
-from panic_tda.clustering import cluster_rows
+from panic_tda.clustering import Placement, cluster_rows, place
 from panic_tda.database import Database, open_current, open_database
 from panic_tda.errors import (
     DatabaseError,
@@ -279,7 +279,7 @@ def _without_result(
 
 def _cluster_model(job: _Job, census: ModelCensus) -> ModelOutcome:
     try:
-        return _load_cluster_save(job, census)
+        return _place_and_cluster(job, census)
     except PanicTdaError as error:
         return _without_result(census, FAILED, str(error))
     except MemoryError as error:
@@ -289,9 +289,20 @@ def _cluster_model(job: _Job, census: ModelCensus) -> ModelOutcome:
         # Whatever breaks in one model must not cost the others theirs; the log has the whole story.
         _log.debug("%s failed unexpectedly", census.model, exc_info=True)
         return _without_result(census, FAILED, f"unexpected {type(error).__name__}: {error}")
+    finally:
+        device_memory.release()
 
 
-def _load_cluster_save(job: _Job, census: ModelCensus) -> ModelOutcome:
+def _place_and_cluster(job: _Job, census: ModelCensus) -> ModelOutcome:
+    shape = census.n_usable, census.width // 4
+    placement = place(job.parameters, *shape, memory_limit=job.resources.memory_limit)
+    if not placement.on_device:
+        return _load_cluster_save(job, census, placement)
+    with device_memory.explained(*shape, placement.backend.name):
+        return _load_cluster_save(job, census, placement)
+
+
+def _load_cluster_save(job: _Job, census: ModelCensus, placement: Placement) -> ModelOutcome:
     progress = Prefixed(job.progress, f"{census.model}: ")
     started_at, began = utc_now(), time.monotonic()
     folder = job.work_dir(census.model)
@@ -303,6 +314,7 @@ def _load_cluster_save(job: _Job, census: ModelCensus) -> ModelOutcome:
         progress=progress,
         memory_limit=job.resources.memory_limit,
         work_dir=folder,
+        to_device=placement.rows_on_device,
     )
     loaded = time.monotonic()
     _log.info(
@@ -323,6 +335,7 @@ def _load_cluster_save(job: _Job, census: ModelCensus) -> ModelOutcome:
         matrix.vectors,
         job.parameters,
         progress,
+        placement=placement,
         checkpoint=checkpoint,
         memory_limit=job.resources.memory_limit,
     )

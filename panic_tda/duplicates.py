@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from panic_tda import rows
+from panic_tda.arrays import namespace, to_host
 from panic_tda.types import SpanningTree
 
 if TYPE_CHECKING:
-    from panic_tda.types import BoolArray, Float32Array, FloatArray, IntArray
-
-_CHUNK_BYTES = 1 << 20
-"""Work on this much of a matrix at a time: its 64-bit words and their products stay in the cache."""
+    from panic_tda.types import BoolArray, FloatArray, IntArray
 
 
 @dataclass(frozen=True)
@@ -35,23 +34,24 @@ class DistinctRows:
     counts: IntArray
 
 
-def find_distinct(vectors: Float32Array) -> DistinctRows:
+def find_distinct(vectors: Any) -> DistinctRows:
     """Group identical rows.
 
     Parameters
     ----------
     vectors : (n, d) float32
-        Rows, compared bit by bit (so -0.0 must have been turned into 0.0).
+        NumPy or CuPy rows, compared bit by bit (so -0.0 must have been turned into 0.0).
 
     Returns
     -------
     DistinctRows
-        Distinct rows in the order of their first occurrence.
+        Distinct rows in the order of their first occurrence; in host memory.
 
     Notes
     -----
     Rows are sorted by a 64-bit hash, and rows of one hash are then compared in full, so that a collision
-    costs time and never correctness. Takes O(n·d) time and 32 bytes a row.
+    costs time and never correctness. Hashing and comparing are done where the rows lie, sorting in host
+    memory. Takes O(n·d) time and 32 bytes a row.
     """
     n = len(vectors)
     hashes = _hash_rows(vectors)
@@ -59,7 +59,8 @@ def find_distinct(vectors: Float32Array) -> DistinctRows:
     opens_group = np.ones(n, dtype=bool)
     opens_group[1:] = hashes[order[1:]] != hashes[order[:-1]]
     if not _groups_are_equal(vectors, order, opens_group):
-        order, opens_group = _sort_by_content(vectors)
+        # Among three million rows this happens once in three million runs.
+        order, opens_group = _sort_by_content(to_host(vectors))
     # The sort is stable, so the first of a group is its earliest row.
     representative = np.empty(n, dtype=np.int64)
     representative[order] = order[np.flatnonzero(opens_group)][np.cumsum(opens_group) - 1]
@@ -67,16 +68,9 @@ def find_distinct(vectors: Float32Array) -> DistinctRows:
     return DistinctRows(first=first, inverse=inverse.astype(np.int64), counts=counts.astype(np.int64))
 
 
-def keep_distinct(vectors: Float32Array, distinct: DistinctRows) -> Float32Array:
+def keep_distinct(vectors: Any, distinct: DistinctRows) -> Any:
     """Move the distinct rows to the front of `vectors`, in place, and return the view of them."""
-    m = len(distinct.first)
-    if m < len(vectors):
-        step = _chunk_rows(vectors)
-        for begin in range(0, m, step):
-            # No row is overwritten before it was read, because first[i] >= i.
-            some = distinct.first[begin : begin + step]
-            vectors[begin : begin + len(some)] = vectors[some]
-    return vectors[:m]
+    return rows.keep(vectors, distinct.first)
 
 
 def attach_copies(tree: SpanningTree, distinct: DistinctRows) -> SpanningTree:
@@ -109,40 +103,41 @@ def attach_copies(tree: SpanningTree, distinct: DistinctRows) -> SpanningTree:
     )
 
 
-def _hash_rows(vectors: Float32Array) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+def _hash_rows(vectors: Any) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
     # Multilinear hashing: random odd 64-bit coefficients, arithmetic modulo 2**64.
+    xp = namespace(vectors)
     generator = np.random.default_rng(0)
     coefficients = generator.integers(0, 1 << 64, vectors.shape[1], dtype=np.uint64) | np.uint64(1)
+    coefficients = xp.asarray(coefficients)
     hashes = np.empty(len(vectors), dtype=np.uint64)
-    step = _chunk_rows(vectors)
-    for begin in range(0, len(vectors), step):
-        words = vectors[begin : begin + step].view(np.uint32).astype(np.uint64)
+    for some in rows.chunks(vectors):
+        words = vectors[some].view(xp.uint32).astype(xp.uint64)
         words += np.uint64(1)
         words *= coefficients
         # The high half of every product is what mixes; the low bits of floats are often zero.
         words >>= np.uint64(7)
-        hashes[begin : begin + step] = words.sum(axis=1)
+        hashes[some] = to_host(words.sum(axis=1))
     return hashes
 
 
-def _chunk_rows(vectors: Float32Array) -> int:
-    row_bytes = vectors.dtype.itemsize * max(1, vectors.shape[1])
-    return max(1, int(_CHUNK_BYTES // row_bytes))
-
-
-def _groups_are_equal(vectors: Float32Array, order: IntArray, opens_group: BoolArray) -> bool:
+def _groups_are_equal(vectors: Any, order: IntArray, opens_group: BoolArray) -> bool:
     follows = np.flatnonzero(~opens_group)
-    step = _chunk_rows(vectors)
-    for begin in range(0, len(follows), step):
-        some = follows[begin : begin + step]
-        if not np.array_equal(vectors[order[some]], vectors[order[some - 1]]):
+    for some in rows.chunks(vectors, len(follows)):
+        pair = (_bits(vectors, order[at]) for at in (follows[some], follows[some] - 1))
+        if not namespace(vectors).array_equal(*pair):
             return False
     return True
 
 
-def _sort_by_content(vectors: Float32Array) -> tuple[IntArray, BoolArray]:
-    rows = np.ascontiguousarray(vectors).view(np.dtype((np.void, vectors.dtype.itemsize * vectors.shape[1])))
-    content = rows.reshape(-1)
+def _bits(vectors: Any, some: IntArray) -> Any:
+    # Compared as floats, the smallest ones are zero on a device.
+    xp = namespace(vectors)
+    return xp.take(vectors, xp.asarray(some), axis=0).view(xp.uint32)
+
+
+def _sort_by_content(vectors: Any) -> tuple[IntArray, BoolArray]:
+    row_bytes = np.dtype((np.void, vectors.dtype.itemsize * vectors.shape[1]))
+    content = np.ascontiguousarray(vectors).view(row_bytes).reshape(-1)
     order = np.argsort(content, kind="stable")
     opens_group = np.ones(len(order), dtype=bool)
     opens_group[1:] = content[order[1:]] != content[order[:-1]]

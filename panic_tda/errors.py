@@ -54,5 +54,9 @@ class UnsupportedOnBackend(PanicTdaError):
     """A backend refuses a request, with the reason and the alternative."""
 
 
+class DeviceOutOfMemory(PanicTdaError):
+    """The device had less memory than a fit took, with the numbers and the options that would fit."""
+
+
 class SaveFailed(PanicTdaError):
     """A finished clustering could not be stored; it was kept as a file."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import Select
 
+from panic_tda import cuda, rows
+from panic_tda.arrays import to_host
 from panic_tda.database import Database, stream_vectors
+from panic_tda.destinations import Destination, HostRows
+from panic_tda.device_memory import DeviceRows
 from panic_tda.errors import BadVectors, DatabaseError
 from panic_tda.parameters import validate_downsample
 from panic_tda.progress import Progress, Silent
@@ -24,17 +28,15 @@ from panic_tda.schemas import Embedding
 from panic_tda.types import EmbeddingMatrix
 
 if TYPE_CHECKING:
-    from panic_tda.types import BoolArray, BytesArray, Float32Array
+    from panic_tda.types import BytesArray, Float32Array
 
 BATCH_BYTES = 1 << 17
 """Size of an Arrow batch. Small enough to be packed while it is in the processor's cache and to be recycled
 by the allocator, large enough to hide a call: 100,000 vectors of 256 bytes took 0.09 s of processor time
 like this, 0.15 s in batches of 16 KiB or of 1 MiB, and a bare scan of them 0.06 s."""
-PERMUTE_BYTES = 256 << 20
 _FLOAT_BYTES = 4
 _NAMED_IDS = 5
 _QUERY_IDS = 500
-_MOVED_ROWS = 4096
 
 _embedding = Embedding.__table__
 
@@ -135,6 +137,7 @@ def load_embeddings(
     progress: Progress | None = None,
     memory_limit: int | None = None,
     work_dir: Path | None = None,
+    to_device: bool = False,
 ) -> EmbeddingMatrix:
     """Read the sampled vectors of one model into one matrix.
 
@@ -152,9 +155,13 @@ def load_embeddings(
     progress : Progress, optional
         Told the rows read.
     memory_limit : int, optional
-        A matrix of more bytes is a memory map of a temporary file, so that it may be larger than memory.
+        A matrix of more bytes in host memory is a memory map of a temporary file, so that it may be larger
+        than memory.
     work_dir : Path, optional
         Folder for that file; None takes the temporary folder.
+    to_device : bool
+        Load into the memory of the CUDA device, where there is one that can be used. Host memory then holds
+        a few batches and what belongs to the ids, some 100 bytes a row.
 
     Returns
     -------
@@ -165,6 +172,8 @@ def load_embeddings(
     ------
     BadVectors
         A vector is missing, of another length, not finite or zero, and `skip_invalid` is off.
+    MemoryError
+        There is no room for the matrix.
     """
     progress = progress or Silent()
     validate_downsample(downsample)
@@ -176,18 +185,26 @@ def load_embeddings(
         n_rows = _count(connection, census.model) if everything else census.n_usable
         progress.phase("load", total=n_rows)
         query = _vector_query(census, downsample, filtered=skip_invalid)
-        try:
-            vectors = _new_matrix(n_rows, census.width, memory_limit, work_dir)
-            ids, vectors, valid = _fill(connection, query, vectors, progress)
-        except DatabaseError:
-            require_valid(database, take_census(database, downsample)[census.model], downsample)
-            raise
+        shape = (n_rows, census.width // _FLOAT_BYTES)
+        destination: Destination = (
+            DeviceRows(*shape)
+            if to_device and cuda.unusable_because() is None
+            else HostRows(*shape, memory_limit=memory_limit, work_dir=work_dir)
+        )
+        # Whatever happens, no copy may be under way to memory that is free again.
+        with contextlib.closing(destination):
+            try:
+                ids = _fill(connection, query, destination, shape, progress)
+            except DatabaseError:
+                require_valid(database, take_census(database, downsample)[census.model], downsample)
+                raise
+            vectors, valid = destination.finish()
     if not skip_invalid and not valid.all():
         raise BadVectors(_explain_values(census.model, ids[~valid]))
     if everything:
         # What was read is what there is now.
         census = ModelCensus(census.model, n_total=len(ids), n_orphans=0, sampled={census.width: len(ids)})
-    ids, vectors = _in_order(ids[valid], _moved_together(vectors, valid))
+    ids, vectors = _in_order(ids[valid], rows.keep(vectors, np.flatnonzero(valid)))
     return EmbeddingMatrix(
         model=census.model,
         ids=ids,
@@ -202,7 +219,8 @@ def load_embeddings(
 def input_sha256(matrix: EmbeddingMatrix) -> str:
     """Return the SHA-256 of the ids, then the rows, as hexadecimal digits."""
     digest = hashlib.sha256(matrix.ids.data)
-    digest.update(matrix.vectors.data)
+    for some in rows.chunks(matrix.vectors):
+        digest.update(to_host(matrix.vectors[some]).data)
     return digest.hexdigest()
 
 
@@ -276,68 +294,36 @@ def _vector_query(census: ModelCensus, downsample: int, *, filtered: bool) -> Se
 
 
 def _fill(
-    connection: Connection, query: Select[Any], vectors: Float32Array, progress: Progress
-) -> tuple[BytesArray, Float32Array, BoolArray]:
+    connection: Connection,
+    query: Select[Any],
+    destination: Destination,
+    shape: tuple[int, int],
+    progress: Progress,
+) -> BytesArray:
+    """Send all vectors to their destination, and return their ids in the same order."""
     # There are as many rows as were counted at most: both are asked for in one transaction.
-    n_rows, width = len(vectors), _FLOAT_BYTES * vectors.shape[1]
+    n_rows, width = shape[0], _FLOAT_BYTES * shape[1]
     ids = np.empty(n_rows, dtype="S32")
-    valid = np.empty(n_rows, dtype=bool)
     filled = 0
     for batch in stream_vectors(
         connection, query, width=width, batch_rows=max(1, BATCH_BYTES // (width + 32))
     ):
-        rows = slice(filled, filled + batch.num_rows)
-        ids[rows] = _view(batch.column("id"), np.dtype("S32"))
-        vectors[rows] = _view(batch.column("vector"), np.dtype("<f4")).reshape(batch.num_rows, -1)
-        valid[rows] = _usable(vectors[rows])
-        filled = rows.stop
+        ids[filled : filled + batch.num_rows] = _view(batch.column("id"), np.dtype("S32"))
+        destination.put(_view(batch.column("vector"), np.dtype("<f4")).reshape(batch.num_rows, -1))
+        filled += batch.num_rows
         progress.advance(batch.num_rows)
-    return ids[:filled], vectors[:filled], valid[:filled]
-
-
-def _new_matrix(n_rows: int, width: int, memory_limit: int | None, work_dir: Path | None) -> Float32Array:
-    shape = (n_rows, width // _FLOAT_BYTES)
-    if memory_limit is None or n_rows * width <= memory_limit:
-        return np.empty(shape, dtype=np.float32)
-    if work_dir is not None:
-        work_dir.mkdir(parents=True, exist_ok=True)
-    # The file has no name: however the process ends, nothing is left of it.
-    with tempfile.TemporaryFile(dir=work_dir) as file:
-        return np.asarray(np.memmap(file, dtype=np.float32, shape=shape))
+    return ids[:filled]
 
 
 def _view(column: pa.Array, dtype: np.dtype[Any]) -> Any:
     return np.frombuffer(column.buffers()[1], dtype=dtype)
 
 
-def _usable(vectors: Float32Array) -> BoolArray:
-    squares = np.einsum("ij,ij->i", vectors, vectors)
-    usable: BoolArray = np.isfinite(squares) & (squares > 0)
-    if not usable.all():
-        # A finite vector may overflow or vanish when it is squared in single precision.
-        suspects = vectors[~usable]
-        with np.errstate(invalid="ignore"):  # what a signalling NaN signals is said by the caller
-            usable[~usable] = np.isfinite(suspects).all(axis=1) & suspects.any(axis=1)
-    return usable
-
-
-def _moved_together(vectors: Float32Array, valid: BoolArray) -> Float32Array:
-    # In place: a copy of the valid rows would need the memory of the whole matrix again.
-    rows = np.flatnonzero(valid)
-    for first in range(0, len(rows) if len(rows) < len(vectors) else 0, _MOVED_ROWS):
-        some = rows[first : first + _MOVED_ROWS]
-        vectors[first : first + len(some)] = vectors[some]
-    return vectors[: len(rows)]
-
-
-def _in_order(ids: BytesArray, vectors: Float32Array) -> tuple[BytesArray, Float32Array]:
+def _in_order(ids: BytesArray, vectors: Any) -> tuple[BytesArray, Any]:
     if np.all(ids[:-1] < ids[1:]):
         return ids, vectors
     order = np.argsort(ids)
-    # Permuting some columns at a time needs little beside the matrix itself.
-    columns = max(1, PERMUTE_BYTES // (_FLOAT_BYTES * max(1, len(ids))))
-    for first in range(0, vectors.shape[1], columns):
-        vectors[:, first : first + columns] = vectors[order, first : first + columns]
+    rows.permute(vectors, order)
     return ids[order], vectors
 
 

@@ -36,7 +36,7 @@ class EmbeddingMatrix:
     ids : (n,) S32
         Embedding ids, 32 lower-case hexadecimal characters each, ascending.
     vectors : (n, d) float32
-        One row an embedding, as stored (not normalised).
+        One row an embedding, as stored (not normalised); NumPy's, or CuPy's in device memory.
     n_total : int
         Embeddings of this model in the database, before sampling and exclusion.
     n_sampled : int
@@ -50,7 +50,7 @@ class EmbeddingMatrix:
 
     model: str
     ids: BytesArray
-    vectors: Float32Array
+    vectors: Any
     n_total: int
     n_sampled: int
     n_excluded: int

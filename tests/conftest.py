@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pytest
@@ -14,6 +14,8 @@ from panic_tda.database import Database, open_database
 from panic_tda.schemas import uuid7
 from panic_tda.types import FinishedClustering
 from panic_tda.upgrade import upgrade
+from tests import strict_arrays
+from tests.devices import StandIn, require_device
 from tests.field_files import FieldFacts, FieldSpec, write_field_file
 from tests.snapshots import field_copy
 
@@ -81,3 +83,29 @@ def make_finished(ids: Sequence[str], *, model: str = "Nomic", seed: int = 0) ->
         medoids={label: int(rng.choice(np.flatnonzero(labels == label))) for label in found},
         persistence={label: float(rng.random()) for label in found},
     )
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    """Make the package find a device, which is none."""
+    return StandIn(monkeypatch)
+
+
+@pytest.fixture(params=["stand-in", pytest.param("cuda", marks=pytest.mark.gpu)])
+def upload(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
+    """Give the function that copies an array to a device: the stand-in's, or a real one's."""
+    if request.param == "stand-in":
+        return cast("Callable[[Any], Any]", strict_arrays.namespace.asarray)
+    require_device()
+    import cupy
+
+    return cast("Callable[[Any], Any]", cupy.asarray)
+
+
+@pytest.fixture(params=["stand-in", pytest.param("cuda", marks=pytest.mark.gpu)])
+def any_device(request: pytest.FixtureRequest) -> None:
+    """Make the package find the stand-in, or have it find the real device."""
+    if request.param == "stand-in":
+        request.getfixturevalue("stand_in")
+    else:
+        require_device()

@@ -163,6 +163,9 @@ class _Weighted:
     def check(self, _n_rows: int, _n_features: int, _options: FitOptions) -> None:
         pass
 
+    def rows_on_device(self, _n_rows: int, _n_features: int, _options: FitOptions) -> bool:
+        return False
+
     def fit(self, vectors: Float32Array, weights: IntArray, options: FitOptions) -> SpanningTree:
         assert len(np.unique(vectors, axis=0)) == len(vectors)
         everything = reference.chord_distances(np.repeat(vectors, weights, axis=0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from panic_tda import duplicates
+from panic_tda import duplicates, rows
 from panic_tda.duplicates import DistinctRows, attach_copies, find_distinct, keep_distinct
 from panic_tda.types import SpanningTree
 
@@ -66,7 +67,7 @@ def test_collisions_of_everything(vectors: np.ndarray) -> None:
 
 def test_a_collision_in_the_last_chunk_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "_hash_rows", HASHES["all collide"])
-    monkeypatch.setattr(duplicates, "_CHUNK_BYTES", 64)
+    monkeypatch.setattr(rows, "HOST_CHUNK_BYTES", 64)
     vectors = np.ones((1000, 4), dtype=np.float32)
     vectors[999, 3] = 2
     assert find_distinct(vectors).counts.tolist() == [999, 1]
@@ -76,7 +77,7 @@ def test_a_collision_in_the_last_chunk_is_seen(monkeypatch: pytest.MonkeyPatch) 
 def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch, chunk_bytes: int) -> None:
     rng = np.random.default_rng(1)
     vectors = rng.standard_normal((60, 5)).astype(np.float32)[rng.integers(0, 60, 200)]
-    monkeypatch.setattr(duplicates, "_CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(rows, "HOST_CHUNK_BYTES", chunk_bytes)
     distinct = find_distinct(vectors)
     assert_groups_identical_rows(vectors, distinct)
     expected = vectors[distinct.first]
@@ -104,6 +105,38 @@ def test_distinct_rows_move_to_the_front_of_the_same_memory(vectors: np.ndarray)
     kept = keep_distinct(vectors, distinct)
     assert kept.tobytes() == expected.tobytes()
     assert not kept.size or np.shares_memory(kept, vectors)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 100, 1 << 26])
+@pytest.mark.parametrize("hash_rows", [None, "all collide"])
+def test_a_device_s_rows_are_grouped_alike(
+    upload: Callable[[Any], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    chunk_bytes: int,
+    hash_rows: str | None,
+) -> None:
+    monkeypatch.setattr(rows, "DEVICE_CHUNK_BYTES", chunk_bytes)
+    vectors = np.random.default_rng(4).choice(VALUES, (300, 3))
+    there = upload(vectors)
+    assert duplicates._hash_rows(there).tolist() == duplicates._hash_rows(vectors).tolist()
+    if hash_rows is not None:
+        monkeypatch.setattr(duplicates, "_hash_rows", HASHES[hash_rows])
+    distinct = find_distinct(there)
+    assert_groups_identical_rows(vectors, distinct)
+    assert 1 < len(distinct.first) < 300
+    expected = vectors[distinct.first]
+    assert keep_distinct(there, distinct).get().tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("value", [-0.0, 1e-45])
+def test_rows_of_one_hash_are_compared_bit_by_bit(
+    upload: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    # As floats they are equal: the first everywhere, the second where a device takes it for zero.
+    vectors = np.array([[0.0, 1.0], [value, 1.0], [0.0, 1.0]], dtype=np.float32)
+    monkeypatch.setattr(duplicates, "_hash_rows", HASHES["all collide"])
+    for matrix in (vectors, upload(vectors)):
+        assert find_distinct(matrix).inverse.tolist() == [0, 1, 0]
 
 
 def test_finding_takes_little_memory() -> None:

@@ -16,11 +16,12 @@ PACKAGE = REPOSITORY / "panic_tda"
 # Each imports only from lower ranks; a folder is one room, whose files know each other.
 RANKS = {
     "errors": 0,
-    "arrays": 1,
+    "arrays": 0,
+    "types": 0,
     "cuda": 1,
+    "rows": 1,
     "schemas": 1,
     "parameters": 1,
-    "types": 1,
     "progress": 1,
     "backends": 2,
     "hierarchy": 2,
@@ -29,6 +30,8 @@ RANKS = {
     "sampling": 2,
     "checkpoint": 2,
     "arrow_files": 2,
+    "destinations": 2,
+    "device_memory": 2,
     "database": 2,
     "clustering": 3,
     "loading": 3,

@@ -12,7 +12,7 @@ from uuid import UUID
 import numpy as np
 import pytest
 
-from panic_tda import loading
+from panic_tda import loading, rows
 from panic_tda.database import Database, open_database
 from panic_tda.errors import BadVectors, DatabaseError, InvalidParameter
 from panic_tda.loading import (
@@ -99,7 +99,7 @@ def test_columns_are_permuted_in_blocks(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, permute_bytes: int
 ) -> None:
     database, facts = upgraded(FieldSpec(runs=10, dimensions=37))
-    monkeypatch.setattr(loading, "PERMUTE_BYTES", permute_bytes)
+    monkeypatch.setattr(rows, "PERMUTE_BYTES", permute_bytes)
     assert_holds(load(database), facts.sample("Nomic"))
 
 

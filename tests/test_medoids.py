@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from tests.datasets import DATASETS, unit_rows
 from tests.trees import PLAIN, neighbour_counts, tree_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from panic_tda.types import Float32Array, FloatArray, IntArray
@@ -133,6 +134,25 @@ def test_a_cluster_without_rows_is_refused() -> None:
     labels[labels == 1] = 2
     with pytest.raises(ValueError, match="cluster 1 has none"):
         medoids(vectors, labels, weights, 3)
+
+
+@pytest.mark.parametrize("rows_per_chunk", [7, 100, 10_000])
+def test_a_device_takes_the_same_rows(
+    upload: Callable[[Any], Any], rows_per_chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors, labels, weights = random_members(600, 16, 5)
+    vectors[300:] = vectors[:300]
+    weights[labels == 3] = 0
+    monkeypatch.setattr(medoids_module, "_DEVICE_CHUNK_BYTES", rows_per_chunk * 16 * 8)
+    found = medoids(upload(vectors), labels, weights, 5)
+    assert found == medoids(vectors, labels, weights, 5) == reference.medoids(vectors, labels, weights)
+    assert {type(row) for row in found.values()} == {int}
+
+
+def test_a_device_s_ties_go_to_the_earliest_row(upload: Callable[[Any], Any]) -> None:
+    vectors = upload(unit_rows([[1.0, 1.0], [1.0, -1.0], [1.0, 0.0], [1.0, 1.0], [1.0, 0.0]]))
+    assert medoids(vectors, np.zeros(5, dtype=np.int64), np.ones(5), 1) == {0: 2}
+    assert medoids(vectors[:2], np.zeros(2, dtype=np.int64), np.ones(2), 1) == {0: 0}
 
 
 def test_rows_may_lie_in_a_file(tmp_path: Path) -> None:

@@ -83,13 +83,17 @@ class Backend(Protocol):
     def check(self, n_rows: int, n_features: int, options: FitOptions) -> None:
         """Raise `UnsupportedOnBackend` with the reason when this shape cannot be done here."""
 
+    def rows_on_device(self, n_rows: int, n_features: int, options: FitOptions) -> bool:
+        """Say whether rows of this shape belong into device memory; asked before they are loaded."""
+
     def fit(self, vectors: Any, weights: IntArray, options: FitOptions) -> SpanningTree:
         """Build the tree.
 
         Parameters
         ----------
         vectors : (n, d) float32
-            Unit rows, in host or device memory; distinct where the backend is `weighted`.
+            Unit rows, in the memory that `rows_on_device` asked for; distinct where the backend is
+            `weighted`.
         weights : (n,) int64
             Multiplicity of each row.
         options : FitOptions

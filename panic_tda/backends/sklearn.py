@@ -39,6 +39,10 @@ class SklearnBackend:
                 f"got {n_rows:,}; use --backend auto, or sample with --downsample"
             )
 
+    def rows_on_device(self, n_rows: int, n_features: int, options: FitOptions) -> bool:
+        """Say no: see `Backend.rows_on_device`."""
+        return False
+
     def fit(self, vectors: Float32Array, weights: IntArray, options: FitOptions) -> SpanningTree:
         """Build the tree; see `Backend.fit`.
 

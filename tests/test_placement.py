@@ -1,0 +1,253 @@
+"""Backends that want rows on a device get them there, loaded once, and models cost each other nothing."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from panic_tda import backends, cuda, device_memory, loading
+from panic_tda.arrays import on_device
+from panic_tda.backends.base import FitOptions
+from panic_tda.backends.sklearn import SklearnBackend
+from panic_tda.backends.tiled.engine import TiledBackend
+from panic_tda.clustering import hdbscan, place
+from panic_tda.clustering_manager import cluster_all_data
+from panic_tda.errors import UnsupportedOnBackend
+from panic_tda.parameters import ClusteringParameters
+from panic_tda.types import CLUSTERED, FAILED, ModelOutcome, SpanningTree
+from tests.conftest import MakeFile, UpgradedFile
+from tests.devices import StandIn, StandInOutOfMemory, require_device
+from tests.field_files import FieldSpec
+from tests.strict_arrays import StrictArray
+
+SPEC = FieldSpec(runs=6, duplicates=0.4, text_models=("First", "Second", "Third"))
+
+
+class OnDevice:
+    """Takes rows on a device only, and has a backend of the host build their tree."""
+
+    name, exact = "on-device", True
+    during: Callable[[Any], None] | None = None
+
+    def __init__(self, *, weighted: bool = False) -> None:
+        self.weighted = weighted
+        self.inner = TiledBackend() if weighted else SklearnBackend()
+
+    def check(self, n_rows: int, _n_features: int, _options: FitOptions) -> None:
+        if n_rows > 1000:
+            raise UnsupportedOnBackend(f"backend on-device accepts 1,000 rows, got {n_rows}")
+
+    def rows_on_device(self, _n_rows: int, _n_features: int, options: FitOptions) -> bool:
+        return options.on_device
+
+    def fit(self, vectors: Any, weights: Any, options: FitOptions) -> SpanningTree:
+        assert isinstance(vectors, StrictArray) or cuda.devices()
+        assert on_device(vectors)
+        if OnDevice.during is not None:
+            OnDevice.during(vectors)
+        return self.inner.fit(vectors.get(), weights, replace(options, on_device=False))
+
+
+@pytest.fixture
+def on_device_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("backends_on_devices")
+    module.All = OnDevice  # type: ignore[attr-defined]
+    module.Distinct = lambda: OnDevice(weighted=True)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    homes = {"all": (module.__name__, "All"), "distinct": (module.__name__, "Distinct")}
+    monkeypatch.setattr(backends, "_HOMES", backends._HOMES | homes)
+
+
+@pytest.fixture
+def during(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], None]], None]:
+    """Have a function called with the rows of every fit."""
+    return lambda function: monkeypatch.setattr(OnDevice, "during", staticmethod(function))
+
+
+def assignments(file: UpgradedFile, outcome: ModelOutcome) -> list[tuple[Any, ...]]:
+    assert outcome.id is not None
+    with sqlite3.connect(file.path) as connection:
+        return connection.execute(
+            "SELECT embedding_id, embeddingcluster.label, probability, medoid_embedding_id "
+            "FROM embeddingcluster JOIN clusteringresult ON key = embeddingcluster.result_key "
+            "LEFT JOIN cluster ON cluster.result_key = key AND cluster.label = embeddingcluster.label "
+            "WHERE clusteringresult.id = ? ORDER BY embedding_id",
+            (outcome.id.hex,),
+        ).fetchall()
+
+
+def run(file: UpgradedFile, backend: str, **options: Any) -> list[ModelOutcome]:
+    asked = ClusteringParameters(backend=backend, epsilon=0.1, min_cluster_size=3, min_samples=2)
+    return cluster_all_data(file.database, parameters=asked, **options)
+
+
+@pytest.mark.usefixtures("on_device_backends", "any_device")
+@pytest.mark.parametrize("backend", ["all", "distinct"])
+def test_stored_results_equal_those_of_the_host(upgraded: MakeFile, backend: str) -> None:
+    file = upgraded(SPEC)
+    found, expected = run(file, backend), run(file, "sklearn")
+    for there, here in zip(found, expected, strict=True):
+        assert (there.status, there.backend) == (CLUSTERED, "on-device"), there
+        assert there.n_clusters == here.n_clusters > 0
+        assert [row[:2] + row[3:] for row in assignments(file, there)] == [
+            row[:2] + row[3:] for row in assignments(file, here)
+        ]
+        np.testing.assert_allclose(
+            [row[2] for row in assignments(file, there)],
+            [row[2] for row in assignments(file, here)],
+            rtol=1e-9,
+        )
+
+
+@pytest.mark.usefixtures("on_device_backends", "any_device")
+def test_rows_of_a_database_never_lie_in_host_memory(
+    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "HostRows", lambda *_, **__: pytest.fail("loaded into host memory"))
+    assert {outcome.status for outcome in run(upgraded(SPEC), "all")} == {CLUSTERED}
+
+
+@pytest.mark.usefixtures("on_device_backends", "any_device")
+@pytest.mark.parametrize("backend", ["all", "distinct"])
+def test_arrays_of_the_host_are_moved_there(backend: str) -> None:
+    rng = np.random.default_rng(0)
+    vectors = np.repeat(rng.standard_normal((4, 12)), 20, axis=0) + 0.05 * rng.standard_normal((80, 12))
+    vectors[10:30] = vectors[50:70]
+    found = hdbscan(vectors, backend=backend, epsilon=0.0)
+    expected = hdbscan(vectors, backend="sklearn", epsilon=0.0)
+    assert found.parameters["backend"] == "on-device"
+    assert found.parameters["n_unique"] == 60
+    assert found.labels.tolist() == expected.labels.tolist()
+    assert found.medoid_indices == expected.medoid_indices
+
+
+@pytest.mark.usefixtures("on_device_backends")
+def test_a_backend_of_all_rows_gets_them_as_they_are(
+    stand_in: StandIn, during: Callable[[Callable[[Any], None]], None]
+) -> None:
+    seen: list[Any] = []
+    during(lambda rows: seen.append(rows.get()))
+    vectors = np.eye(5, dtype=np.float32)[[0, 1, 0, 2, 3, 1, 4, 0]]
+    hdbscan(vectors, backend="all", min_cluster_size=2, min_samples=1)
+    assert seen[0].tolist() == vectors.tolist()
+    hdbscan(vectors, backend="distinct", min_cluster_size=2, min_samples=1)
+    assert seen[1].tolist() == np.eye(5).tolist()
+    # The rows, and no second matrix of them for the copies.
+    assert len(stand_in.matrices) == 2
+
+
+@pytest.mark.usefixtures("on_device_backends")
+def test_a_model_without_room_fails_alone(stand_in: StandIn, upgraded: MakeFile) -> None:
+    file = upgraded(SPEC)
+    calls = iter(range(10))
+    stand_in.refuses = lambda _n_rows, _n_features: next(calls) == 1
+    outcomes = run(file, "all")
+    assert [outcome.status for outcome in outcomes] == [CLUSTERED, FAILED, CLUSTERED]
+    reason = str(outcomes[1].reason)
+    assert "out of device memory (the stand-in is full)" in reason
+    assert "60 × 8 rows" in reason
+    assert "80.00 GiB were free" in reason
+    for option in ("--backend tiled", "--memory-limit", "--min-samples", "--downsample"):
+        assert option in reason
+    with sqlite3.connect(file.path) as connection:
+        stored = connection.execute("SELECT embedding_model FROM clusteringresult ORDER BY 1").fetchall()
+    assert stored == [("First",), ("Third",)]
+
+
+@pytest.mark.usefixtures("on_device_backends")
+@pytest.mark.parametrize(
+    "error", [None, StandInOutOfMemory("while fitting"), RuntimeError("a broken kernel"), MemoryError("host")]
+)
+def test_no_matrix_is_held_when_the_next_model_comes(
+    stand_in: StandIn,
+    upgraded: MakeFile,
+    during: Callable[[Callable[[Any], None]], None],
+    error: Exception | None,
+) -> None:
+    def fail(_rows: Any) -> None:
+        if error is not None:
+            # A fresh one: an exception that is raised again holds the frames of the first time.
+            raise type(error)(*error.args)
+
+    during(fail)
+    outcomes = run(upgraded(SPEC), "all")
+    assert {outcome.status for outcome in outcomes} == {CLUSTERED if error is None else FAILED}
+    assert stand_in.alive == [0, 0, 0]
+    if error is not None:
+        assert [str(error) in str(outcome.reason) for outcome in outcomes] == [True] * 3
+        of_device = isinstance(error, StandInOutOfMemory)
+        assert ["out of device memory" in str(outcome.reason) for outcome in outcomes] == [of_device] * 3
+
+
+@pytest.mark.usefixtures("on_device_backends", "stand_in")
+def test_a_device_that_broke_costs_no_finished_result(
+    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("cudaErrorIllegalAddress")
+
+    monkeypatch.setitem(sys.modules, "cupy", types.ModuleType("cupy"))
+    monkeypatch.setattr(device_memory, "_free_pools", broken)
+    outcomes = run(upgraded(SPEC), "all")
+    assert [outcome.status for outcome in outcomes] == [CLUSTERED] * 3
+    assert sum("cudaErrorIllegalAddress" in record.getMessage() for record in caplog.records) == 3
+
+
+@pytest.mark.usefixtures("on_device_backends", "stand_in")
+def test_a_refusal_comes_before_anything_is_loaded(upgraded: MakeFile, stand_in: StandIn) -> None:
+    outcomes = run(upgraded(FieldSpec(runs=101, text_models=("First",))), "all")
+    assert outcomes[0].status == FAILED
+    assert outcomes[0].reason == "backend on-device accepts 1,000 rows, got 1010"
+    assert stand_in.matrices == []
+
+
+@pytest.mark.usefixtures("on_device_backends")
+def test_auto_chooses_once(
+    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(backends, "_AUTO_ORDER", ("all", "sklearn"))
+    with caplog.at_level(logging.INFO, "panic_tda"):
+        outcomes = run(upgraded(FieldSpec(runs=101, text_models=("First",))), "auto")
+    assert outcomes[0].backend == "sklearn"
+    refusals = [record for record in caplog.records if "on-device accepts" in record.getMessage()]
+    assert len(refusals) == 1
+
+
+@pytest.mark.usefixtures("on_device_backends")
+def test_without_a_device_rows_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "unusable_because", lambda: "there is none")
+    placement = place(ClusteringParameters(backend="all"), 100, 8)
+    assert (placement.rows_on_device, placement.on_device) == (False, False)
+
+
+@pytest.mark.usefixtures("stand_in")
+@pytest.mark.parametrize("free_gib", [2, 80])
+def test_tiled_has_its_rows_where_they_fit(monkeypatch: pytest.MonkeyPatch, free_gib: int) -> None:
+    monkeypatch.setattr(cuda, "free_bytes", lambda: free_gib << 30)
+    placement = place(ClusteringParameters(backend="tiled", min_samples=2), 800_000, 768)
+    assert placement.on_device
+    assert placement.rows_on_device == (free_gib == 80)
+
+
+def test_nobody_asks_for_a_device_whose_backend_has_no_use_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "unusable_because", lambda: pytest.fail("CuPy would be imported"))
+    placement = place(ClusteringParameters(backend="sklearn"), 100, 8)
+    assert not placement.on_device
+
+
+@pytest.mark.gpu
+def test_tiled_on_a_device_gives_the_host_s_clusters(upgraded: MakeFile) -> None:
+    require_device()
+    file = upgraded(SPEC)
+    for there, here in zip(run(file, "tiled"), run(file, "sklearn"), strict=True):
+        assert [row[:2] + row[3:] for row in assignments(file, there)] == [
+            row[:2] + row[3:] for row in assignments(file, here)
+        ]
