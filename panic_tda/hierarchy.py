@@ -32,6 +32,14 @@ if TYPE_CHECKING:
 ROOT = 0
 """Number of the condensed tree's root, which holds all rows."""
 
+TIE_SPAN = 10
+"""Merges of one multiway merge lie at most this many tolerances below its uppermost.
+
+Ties are few numbers measured twice. Where rows are many, distances are dense: among 3 million heights within
+8 % of each other, most follow the next by less than 1e-6, and without a limit a tree with that tolerance lost
+1 % of its range to one merge of 115,000.
+"""
+
 STABILITY_TOLERANCE = 1e-9
 """Children replace their parent when their stability is larger by more than this share of it.
 
@@ -198,7 +206,12 @@ def _contract(linkage: _Linkage, min_cluster_size: int, tolerance: float) -> tup
     n_large = np.zeros(n_nodes, dtype=np.int64)
     for node in range(n_nodes - 2, -1, -1):
         above = parent[node]
-        if node >= n and height[above - n] - height[node - n] <= tolerance * height[above - n]:
+        uppermost = height[top[above] - n]
+        if (
+            node >= n
+            and height[above - n] - height[node - n] <= tolerance * height[above - n]
+            and uppermost - height[node - n] <= TIE_SPAN * tolerance * uppermost
+        ):
             top[node] = top[above]
         elif size[node] >= min_cluster_size:
             n_large[top[above]] += 1

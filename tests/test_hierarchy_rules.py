@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from panic_tda.errors import OUTLIER
-from panic_tda.hierarchy import _Condensed, _stabilities, extract
+from panic_tda.hierarchy import TIE_SPAN, _Condensed, _stabilities, extract
+from panic_tda.types import SpanningTree
 from tests.trees import FLOOR, PLAIN, by_smallest_row, edges, labels_of, path
 
 # Ties.
@@ -39,6 +40,25 @@ def test_ties_are_transitive_along_a_branch() -> None:
     tree = edges((0, 1, 0.1), (2, 3, heights[0]), (3, 4, heights[1]), (1, 2, heights[2]))
     found = extract(tree, replace(PLAIN, cluster_selection_method="leaf"))
     assert np.all(found.labels == OUTLIER)
+
+
+def test_ties_do_not_chain_through_the_whole_tree() -> None:
+    # Rows fall out of {0, 1} one by one, each within the tolerance of the one before: 9.4 % in all. A pair
+    # far away makes {0, 1} and all of them a cluster.
+    n, step = 100_000, 0.9e-6
+    heights = TIED * (1 + step) ** np.arange(n)
+    ends = np.arange(1, n + 1)
+    tree = SpanningTree(
+        np.concatenate([ends - 1, [0, n + 1]]),
+        np.concatenate([ends, [n + 1, n + 2]]),
+        np.concatenate([heights, [1.9, TIED]]),
+        tie_tolerance=1e-6,
+    )
+    found = by_smallest_row(extract(tree, PLAIN))
+    assert np.bincount(found.labels).tolist() == [n + 1, 2]
+    strengths = heights[0] / np.concatenate([heights[:1], heights])
+    assert strengths.min() < 0.92
+    np.testing.assert_allclose(found.probabilities[: n + 1], strengths, rtol=2 * TIE_SPAN * 1e-6)
 
 
 def test_equal_heights_in_unrelated_branches_stay_apart() -> None:
