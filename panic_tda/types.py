@@ -58,6 +58,23 @@ class EmbeddingMatrix:
 
 
 @dataclass(frozen=True)
+class LighterEdges:
+    """How far a sample of rows shows that a spanning tree is not a minimum one.
+
+    Attributes
+    ----------
+    share : float
+        Share of the sampled rows that have an edge lighter than the heaviest on the tree's path to its other
+        end; 0 in a minimum spanning tree.
+    sample : int
+        Rows sampled.
+    """
+
+    share: float
+    sample: int
+
+
+@dataclass(frozen=True)
 class SpanningTree:
     """A minimum spanning tree of the mutual reachability graph.
 
@@ -72,6 +89,8 @@ class SpanningTree:
         the copies of a row are attached at this height.
     tie_tolerance : float
         Relative difference up to which two heights are one number measured twice.
+    lighter_edges : LighterEdges or None
+        What a sample of rows says of a tree that is not exact; None where it is.
     """
 
     u: IntArray
@@ -79,6 +98,7 @@ class SpanningTree:
     height: FloatArray
     core_distances: FloatArray | None = None
     tie_tolerance: float = 1e-9
+    lighter_edges: LighterEdges | None = None
 
 
 @dataclass(frozen=True)
