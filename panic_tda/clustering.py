@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import platform
+import sys
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from panic_tda.backends.base import Backend, Checkpoint, FitOptions
 from panic_tda.duplicates import DistinctRows, attach_copies, find_distinct, keep_distinct
 from panic_tda.errors import OUTLIER, BadVectors
 from panic_tda.medoids import medoids
-from panic_tda.parameters import ClusteringParameters, EffectiveParameters
+from panic_tda.parameters import ClusteringParameters, EffectiveParameters, NnDescent
 from panic_tda.progress import Progress, Silent
 from panic_tda.rows import normalise
 from panic_tda.types import Clustering, FlatClusters, SpanningTree
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 _HOST_BACKENDS = ("sklearn",)
 _VERSIONED = ("panic_tda", "numpy", "numba", "scikit-learn")
+_VERSIONED_IF_LOADED = ("cupy", "cuml")
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +73,8 @@ def hdbscan(
     max_cluster_size: int | None = None,
     distance_floor: float = parameters.DISTANCE_FLOOR,
     backend: str = backends.AUTO,
+    exact: bool = False,
+    nn_descent: NnDescent | None = None,
     progress: Progress | None = None,
 ) -> Clustering:
     """Cluster vectors by density on cosine geometry.
@@ -80,7 +84,7 @@ def hdbscan(
     vectors : (n, d) array_like
         One vector a row, of any length but zero; taken as float32.
     epsilon, min_cluster_size, min_samples, allow_single_cluster, selection_method, max_cluster_size, \
-distance_floor, backend
+distance_floor, backend, exact, nn_descent
         See `ClusteringParameters`; distances are chord lengths between unit vectors, sqrt(2 - 2 cos).
     progress : Progress, optional
         Told what is being done.
@@ -98,6 +102,8 @@ distance_floor, backend
         Not a matrix, or rows that are zero, NaN or infinite.
     UnsupportedOnBackend
         The chosen backend cannot do this.
+    DeviceOutOfMemory
+        The device had less memory than the fit took.
 
     Notes
     -----
@@ -114,6 +120,8 @@ distance_floor, backend
         max_cluster_size=max_cluster_size,
         distance_floor=distance_floor,
         backend=backend,
+        exact=exact,
+        nn_descent=nn_descent,
     )
     return cluster_rows(_as_matrix(vectors), asked, progress or Silent())
 
@@ -197,7 +205,7 @@ def cluster_rows(
         probabilities=flat.probabilities,
         persistence=flat.persistence,
         medoid_indices=found,
-        parameters=_record(effective, backend, distinct, flat),
+        parameters=_record(effective, backend, distinct, flat) | _approximation(backend, asked, tree),
         seconds={"fit": fitted - began, "medoids": time.monotonic() - fitted},
     )
 
@@ -247,6 +255,8 @@ def _options(asked: ClusteringParameters, effective: EffectiveParameters, **othe
     return FitOptions(
         min_samples=effective.min_samples,
         distance_floor=effective.distance_floor,
+        exact=asked.exact,
+        nn_descent=asked.nn_descent,
         # Asking means importing CuPy, which nobody should wait for who named a backend without use for it.
         on_device=asked.backend not in _HOST_BACKENDS and cuda.unusable_because() is None,
         **others,
@@ -322,6 +332,20 @@ def _record(
     }
 
 
+def _approximation(
+    backend: Backend, asked: ClusteringParameters, tree: SpanningTree | None
+) -> dict[str, Any]:
+    """What is stored of a tree that need not be a minimum one, and of the graph it came from."""
+    if backend.exact:
+        return {}
+    checked = None if tree is None else tree.lighter_edges
+    return {
+        "nn_descent": None if asked.nn_descent is None else asdict(asked.nn_descent),
+        "lighter_edge_share": None if checked is None else checked.share,
+        "lighter_edge_sample": 0 if checked is None else checked.sample,
+    }
+
+
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in _VERSIONED:
@@ -329,4 +353,8 @@ def _versions() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
+    # Their distributions have other names for every CUDA version, and what is not loaded had no part in it.
+    for name in _VERSIONED_IF_LOADED:
+        if name in sys.modules:
+            found[name] = str(getattr(sys.modules[name], "__version__", "unknown"))
     return found

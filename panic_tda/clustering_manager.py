@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 from uuid import UUID
 
-from panic_tda import device_memory, pending, results
+from panic_tda import backends, device_memory, pending, results
 from panic_tda.checkpoint import Checkpoint
 from panic_tda.clustering import Placement, cluster_rows, place
 from panic_tda.database import Database, open_current, open_database
@@ -94,7 +94,7 @@ def cluster_all_data(
 
     Raises
     ------
-    UnknownModel, NoEmbeddings, NeedsUpgrade, DatabaseError, InvalidParameter
+    UnknownModel, NoEmbeddings, NeedsUpgrade, DatabaseError, InvalidParameter, UnsupportedOnBackend
         Before anything was computed.
     """
     downsample = validate_downsample(downsample)
@@ -108,6 +108,7 @@ def cluster_all_data(
         resources=resources or Resources(),
         progress=progress or Silent(),
     )
+    backends.require_usable(job.parameters)
     database.require_writable()
     job.progress.phase("count embeddings")
     censuses = take_census(database, downsample)

@@ -16,7 +16,7 @@ from panic_tda import parameters, terminal
 
 DEFAULT_DATABASE = "db/trajectory_data.sqlite"
 # Named here so that --help need not import them; a test holds them against the registry.
-BACKENDS = ("auto", "sklearn", "tiled")
+BACKENDS = ("auto", "cuml", "sklearn", "tiled")
 
 
 def _command(function: Callable[..., None]) -> Callable[..., None]:
@@ -163,6 +163,18 @@ def import_embeddings(database: str, files: tuple[Path, ...], model: str | None,
     show_default=True,
     help="What builds the spanning tree; a backend that is named never gives way to another.",
 )
+@click.option("--exact", is_flag=True, help="No approximate tree: auto takes tiled, also on a CUDA device.")
+@click.option("--nn-descent", is_flag=True, help="An approximate neighbour graph by NN descent (cuml only).")
+@click.option(
+    "--graph-degree", type=int, metavar="N", help="Neighbours of a row in that graph.  [default: 64]"
+)
+@click.option(
+    "--intermediate-graph-degree",
+    type=int,
+    metavar="N",
+    help="Neighbours kept on the way to it.  [default: twice the degree, at least 128]",
+)
+@click.option("--graph-iterations", type=int, metavar="N", help="Rounds of the descent.  [default: 20]")
 @click.option(
     "--memory-limit",
     metavar="SIZE",

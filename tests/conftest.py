@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import pytest
 
+from panic_tda import backends, cuda
+from panic_tda.backends import cuml
 from panic_tda.database import Database, open_database
 from panic_tda.schemas import uuid7
 from panic_tda.types import FinishedClustering
@@ -33,6 +35,20 @@ class UpgradedFile(NamedTuple):
 
 MakeFile = Callable[..., UpgradedFile]
 PLAIN = FieldSpec()
+FREE_BYTES = 24 * 2**30
+
+
+@pytest.fixture
+def no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a device, whatever this one is."""
+    monkeypatch.setattr(cuml, "unusable_because", lambda: "CuPy is not installed")
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device with 24 GiB of free memory, for what is asked before anything runs on it."""
+    monkeypatch.setattr(cuml, "unusable_because", lambda: None)
+    monkeypatch.setattr(cuda, "free_bytes", lambda: FREE_BYTES)
 
 
 @pytest.fixture
@@ -54,6 +70,15 @@ def real_file(tmp_path: Path) -> Database:
     database = open_database(field_copy(tmp_path))
     upgrade(database)
     return database
+
+
+def require_backend(name: str, *, on_device: bool) -> None:
+    """Skip the test where a backend cannot run, or there is no device to run it on."""
+    reason = backends.unusable_because(name)
+    if reason is None and on_device:
+        reason = cuda.unusable_because()
+    if reason is not None:
+        pytest.skip(f"{reason}; with a device, run: pytest -m gpu")
 
 
 def make_finished(ids: Sequence[str], *, model: str = "Nomic", seed: int = 0) -> FinishedClustering:

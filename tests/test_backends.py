@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import logging
 import types
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
 from panic_tda import backends
-from panic_tda.backends import Shape, select
+from panic_tda.backends import Shape, cuml, select
 from panic_tda.backends import sklearn as sklearn_backend
-from panic_tda.backends.base import Backend, FitOptions
+from panic_tda.backends.base import FitOptions
 from panic_tda.duplicates import attach_copies, find_distinct
 from panic_tda.errors import InvalidParameter, UnsupportedOnBackend
+from panic_tda.parameters import ClusteringParameters, NnDescent
 from panic_tda.progress import Silent
 from panic_tda.types import SpanningTree
 from tests import reference
+from tests.conftest import require_backend
 
 FLOOR = 1e-3
 
@@ -48,19 +51,54 @@ def make_rows() -> dict[str, np.ndarray]:
 ROWS = make_rows()
 
 
-@pytest.fixture(params=[name for name in backends.NAMES if name != backends.AUTO])
-def backend(request: pytest.FixtureRequest) -> Backend:
-    try:
-        return backends.get(request.param)
-    except ImportError as error:
-        pytest.skip(f"backend {request.param} needs more than is installed: {error}")
+class Placed(NamedTuple):
+    """A backend, and in which memory it is given its rows."""
+
+    name: str
+    on_device: bool = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(backends.get(self.name), name)
+
+    def fit(self, rows: np.ndarray, weights: np.ndarray, asked: FitOptions) -> SpanningTree:
+        """Fit rows that lie in host memory."""
+        if self.on_device:
+            import cupy
+
+            rows = cupy.asarray(rows)
+        return backends.get(self.name).fit(rows, weights, asked)
+
+
+PLACED = [
+    Placed("sklearn"),
+    Placed("tiled"),
+    pytest.param(Placed("tiled", on_device=True), marks=pytest.mark.gpu, id="tiled on the device"),
+    pytest.param(Placed("cuml", on_device=True), marks=pytest.mark.gpu, id="cuml"),
+]
+
+
+@pytest.fixture(params=PLACED, ids=lambda placed: placed.name)
+def backend(request: pytest.FixtureRequest) -> Placed:
+    placed: Placed = request.param
+    require_backend(placed.name, on_device=placed.on_device)
+    return placed
+
+
+@pytest.fixture(autouse=True)
+def refusals_are_said_again() -> None:
+    backends._say_once.cache_clear()
+
+
+def test_every_backend_is_in_the_suite() -> None:
+    names = {(case.values[0] if hasattr(case, "values") else case).name for case in PLACED}  # type: ignore[union-attr]
+    assert names == set(backends.NAMES) - {backends.AUTO}
 
 
 def options(min_samples: int, **more: object) -> FitOptions:
     return FitOptions(min_samples=min_samples, distance_floor=FLOOR, **more)  # type: ignore[arg-type]
 
 
-def fit_all_rows(backend: Backend, rows: np.ndarray, asked: FitOptions) -> SpanningTree:
+def fit_all_rows(backend: Placed, rows: np.ndarray, asked: FitOptions) -> SpanningTree:
     """Fit as `clustering` does: distinct rows with weights where the backend takes them."""
     if not backend.weighted:
         return backend.fit(rows, np.ones(len(rows), dtype=np.int64), asked)
@@ -98,26 +136,52 @@ def merge_heights(tree: SpanningTree) -> np.ndarray:
 
 @pytest.mark.parametrize("min_samples", [1, 2, 5, "all"])
 @pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
-def test_tree_weights_equal_prims(backend: Backend, rows: np.ndarray, min_samples: int | str) -> None:
+def test_tree_weights_equal_prims(backend: Placed, rows: np.ndarray, min_samples: int | str) -> None:
     k = len(rows) if min_samples == "all" else min(int(min_samples), len(rows))
+    if not backend.exact:
+        assert_is_nearly_prims(backend, rows, k)
+        return
     tree = fit_all_rows(backend, rows, options(k))
     assert_spans(tree, len(rows))
     weights = reference.mutual_reachability(reference.chord_distances(rows), k, FLOOR)
     found = np.sort(np.maximum(tree.height, FLOOR))
-    tolerance = 1e-12 if backend.exact else 1e-5
-    np.testing.assert_allclose(found, reference.prim_weights(weights), rtol=tolerance)
+    np.testing.assert_allclose(found, reference.prim_weights(weights), rtol=1e-12)
     # Which rows an edge names is free, as long as everything merges at the same heights.
-    np.testing.assert_allclose(
-        merge_heights(tree), merge_heights(reference.prim_tree(weights)), rtol=max(tolerance, 1e-11)
-    )
+    np.testing.assert_allclose(merge_heights(tree), merge_heights(reference.prim_tree(weights)), rtol=1e-11)
     if tree.core_distances is not None:
         cores = reference.core_distances(reference.chord_distances(rows), k)
         np.testing.assert_allclose(
-            np.maximum(tree.core_distances, FLOOR), np.maximum(cores, FLOOR), rtol=tolerance
+            np.maximum(tree.core_distances, FLOOR), np.maximum(cores, FLOOR), rtol=1e-12
         )
 
 
-def test_the_rows_and_weights_given_are_not_changed(backend: Backend) -> None:
+def assert_is_nearly_prims(backend: Placed, rows: np.ndarray, k: int) -> None:
+    """A spanning tree with true weights, none lighter than Prim's; equal to it on the complete graph."""
+    if k < cuml.MIN_SAMPLES[0]:
+        with pytest.raises(UnsupportedOnBackend, match="accepts min_samples from 2"):
+            backend.check(*rows.shape, options(k))
+        return
+    tree = fit_all_rows(backend, rows, options(k))
+    assert_spans(tree, len(rows))
+    distances = reference.chord_distances(rows)
+    weights = reference.mutual_reachability(distances, k, FLOOR)
+    # Squares, because float32 products are off by an absolute error there.
+    rounding = {"rtol": 0, "atol": 8 * 1.01 * rows.shape[1] * 2.0**-24 + FLOOR**2}
+    np.testing.assert_allclose(tree.height**2, weights[tree.u, tree.v] ** 2, **rounding)
+    assert tree.core_distances is not None
+    np.testing.assert_allclose(
+        tree.core_distances**2, reference.core_distances(distances, k) ** 2, **rounding
+    )
+    excess = np.sort(tree.height) ** 2 - reference.prim_weights(weights) ** 2
+    assert excess.min() > -rounding["atol"]
+    if k == len(rows):
+        assert excess.max() < rounding["atol"]
+    assert tree.lighter_edges is not None
+    assert tree.lighter_edges.sample == len(rows)
+    assert tree.lighter_edges.share == 0 or excess.max() > 0
+
+
+def test_the_rows_and_weights_given_are_not_changed(backend: Placed) -> None:
     rows = ROWS["blobs"].copy()
     weights = np.ones(len(rows), dtype=np.int64)
     backend.fit(rows, weights, options(3))
@@ -136,7 +200,7 @@ class Recorder(Silent):
         self.phases[-1][2].append(amount)
 
 
-def test_phases_with_a_total_reach_it_and_never_pass_it(backend: Backend) -> None:
+def test_phases_with_a_total_reach_it_and_never_pass_it(backend: Placed) -> None:
     recorder = Recorder()
     fit_all_rows(backend, ROWS["blobs"], options(3, progress=recorder))
     assert recorder.phases
@@ -147,7 +211,7 @@ def test_phases_with_a_total_reach_it_and_never_pass_it(backend: Backend) -> Non
         assert min(steps) > 0
 
 
-def test_a_backend_is_called_by_its_own_name(backend: Backend) -> None:
+def test_a_backend_is_called_by_its_own_name(backend: Placed) -> None:
     assert backends.get(backend.name).name == backend.name
     assert backend.name in backends.NAMES
 
@@ -201,14 +265,16 @@ def test_copies_count_where_a_backend_takes_no_weights() -> None:
 
 @pytest.mark.parametrize("name", ["", "SKLEARN", "nonsense"])
 def test_unknown_names_are_refused_with_those_there_are(name: str) -> None:
-    with pytest.raises(InvalidParameter, match="backend must be one of auto, sklearn"):
+    with pytest.raises(InvalidParameter, match="backend must be one of auto, cuml, sklearn, tiled"):
         select(name, Shape(10, 10, 2), options(2))
 
 
+@pytest.mark.usefixtures("no_device")
 def test_auto_takes_a_backend_for_small_data() -> None:
     assert select("auto", Shape(100, 90, 8), options(5)).exact
 
 
+@pytest.mark.usefixtures("no_device")
 @pytest.mark.parametrize(("n_rows", "name"), [(2_000, "sklearn"), (2_001, "tiled"), (3_000_000, "tiled")])
 def test_auto_takes_the_faster_of_two_exact_backends(n_rows: int, name: str) -> None:
     assert select("auto", Shape(n_rows, n_rows, 8), options(5)).name == name
@@ -261,3 +327,65 @@ def test_when_all_refuse_every_reason_is_named() -> None:
         UnsupportedOnBackend, match=r"small accepts 10, got 400; .*large accepts 100, got 500"
     ):
         select("auto", Shape(500, 400, 2), options(2))
+
+
+@pytest.mark.usefixtures("no_device")
+def test_without_a_device_auto_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "panic_tda"):
+        chosen = [select("auto", Shape(n, n, 8), options(5)).name for n in (100, 5_000, 200)]
+    assert chosen == ["sklearn", "tiled", "sklearn"]
+    (record,) = caplog.records
+    assert record.levelno == logging.INFO
+    assert record.getMessage() == "backend cuml cannot run here: CuPy is not installed"
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("n_rows", [100, 1_100_000])
+def test_on_a_device_auto_takes_cuml(n_rows: int, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "panic_tda"):
+        assert select("auto", Shape(n_rows, n_rows, 768), options(64)).name == "cuml"
+    assert caplog.records == []
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize(("n_rows", "name"), [(100, "sklearn"), (3_300_000, "tiled")])
+def test_auto_goes_on_with_one_line_when_cuml_refuses(
+    n_rows: int, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # One neighbour is too few for cuML; 3.3 million rows are too many for the device.
+    asked = options(1 if n_rows == 100 else 64)
+    with caplog.at_level(logging.INFO, "panic_tda"):
+        assert select("auto", Shape(n_rows, n_rows, 768), asked).name == name
+    (record,) = caplog.records
+    assert "backend cuml" in record.getMessage()
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("n_rows", [100, 1_100_000])
+def test_auto_takes_tiled_where_an_exact_tree_is_asked_for(n_rows: int) -> None:
+    assert select("auto", Shape(n_rows, n_rows, 768), options(64, exact=True)).name == "tiled"
+
+
+@pytest.mark.usefixtures("device")
+def test_an_approximate_graph_is_cumls_or_nobodys() -> None:
+    asked, shape = options(10, nn_descent=NnDescent()), Shape(5_000, 5_000, 8)
+    assert select("auto", shape, asked).name == "cuml"
+    with pytest.raises(UnsupportedOnBackend, match="backend cuml accepts an NN descent graph of at least"):
+        select("auto", shape, options(100, nn_descent=NnDescent()))
+    for name in ("sklearn", "tiled"):
+        with pytest.raises(UnsupportedOnBackend, match=f"backend {name} makes no approximate"):
+            select(name, shape, asked)
+
+
+@pytest.mark.usefixtures("no_device")
+def test_what_cannot_run_here_is_refused_before_anything_is_loaded() -> None:
+    for asked in (
+        ClusteringParameters(backend="cuml"),
+        ClusteringParameters(nn_descent=NnDescent()),
+    ):
+        with pytest.raises(UnsupportedOnBackend, match="backend cuml cannot run here: CuPy is not installed"):
+            backends.require_usable(asked)
+    for name in ("auto", "sklearn", "tiled"):
+        backends.require_usable(ClusteringParameters(backend=name))
+    with pytest.raises(InvalidParameter, match="backend must be one of"):
+        backends.require_usable(ClusteringParameters(backend="nonsense"))

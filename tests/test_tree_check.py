@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from panic_tda.backends.base import FitOptions
 from panic_tda.backends.tiled.engine import TiledBackend
 from panic_tda.backends.tree_check import lighter_edges
 from panic_tda.types import SpanningTree
-from tests import reference
+from tests import reference, strict_arrays
+from tests.conftest import require_backend
 from tests.test_backends import FLOOR, ROWS, Recorder, unit
 
 MIN_SAMPLES = 4
@@ -161,6 +163,23 @@ def test_two_rows() -> None:
     distance = np.linalg.norm(rows[0].astype(np.float64) - rows[1])
     exact = replace(tree, height=np.array([distance]))
     assert lighter_edges(rows, exact, distance_floor=FLOOR).share == 0
+
+
+@pytest.mark.parametrize(
+    "place", ["stand-in", pytest.param("device", marks=pytest.mark.gpu)], ids=["stand-in", "device"]
+)
+def test_device_memory_gives_the_same(place: str) -> None:
+    rows = clusters()
+    tree = neighbour_graph_tree(rows)
+    there: Any = strict_arrays.namespace.asarray(rows)
+    if place == "device":
+        require_backend("tiled", on_device=True)
+        import cupy
+
+        there = cupy.asarray(rows)
+    for margin in (0.01, 0.2):
+        here = lighter_edges(rows, tree, distance_floor=FLOOR, sample_rows=100, margin=margin)
+        assert lighter_edges(there, tree, distance_floor=FLOOR, sample_rows=100, margin=margin) == here
 
 
 def test_core_distances_are_needed() -> None:

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from panic_tda.errors import UnsupportedOnBackend
 from panic_tda.progress import Progress, Silent
 
 if TYPE_CHECKING:
+    from panic_tda.parameters import NnDescent
     from panic_tda.types import IntArray, SpanningTree
 
 
@@ -60,6 +62,10 @@ class FitOptions:
     on_device : bool
         Work on the CUDA device although the rows lie in host memory, for backends that can. Rows that lie on
         the device are always worked on there.
+    exact : bool
+        "auto" passes backends over whose tree is not exact.
+    nn_descent : NnDescent or None
+        Take an approximate neighbour graph; backends that cannot refuse.
     """
 
     min_samples: int
@@ -68,10 +74,15 @@ class FitOptions:
     checkpoint: Checkpoint | None = None
     memory_limit: int | None = None
     on_device: bool = False
+    exact: bool = False
+    nn_descent: NnDescent | None = None
 
 
 class Backend(Protocol):
-    """Builds the minimum spanning tree of the mutual reachability graph."""
+    """Builds the minimum spanning tree of the mutual reachability graph.
+
+    One that not every machine can run says so by a method `unusable_because() -> str | None`.
+    """
 
     name: str
     """The word that selects it."""
@@ -104,3 +115,8 @@ class Backend(Protocol):
         SpanningTree
             n - 1 edges over the rows given, all heights from one consistent set of numbers.
         """
+
+
+def cannot_run(name: str, reason: str) -> UnsupportedOnBackend:
+    """Make the refusal of a backend that this machine has not what it takes for."""
+    return UnsupportedOnBackend(f"backend {name} cannot run here: {reason}")
