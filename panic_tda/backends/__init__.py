@@ -6,6 +6,7 @@ A new backend is a new module and one line in `_HOMES`.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from importlib import import_module
 from typing import NamedTuple
 
@@ -80,3 +81,15 @@ def _checked(name: str, shape: Shape, options: FitOptions) -> Backend:
     backend = get(name)
     backend.check(shape.n_distinct if backend.weighted else shape.n_rows, shape.n_features, options)
     return backend
+
+
+def unusable_because(name: str) -> str | None:
+    """Say in one line why a backend can do nothing on this machine, with the remedy; None where it can.
+
+    Raises
+    ------
+    InvalidParameter
+        There is none of this name.
+    """
+    ask: Callable[[], str | None] | None = getattr(get(name), "unusable_because", None)
+    return None if ask is None else ask()
