@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
     from panic_tda.types import Float32Array, FloatArray, IntArray
 
-_HOST_BACKENDS = ("sklearn",)
 _VERSIONED = ("panic_tda", "numpy", "numba", "scikit-learn")
 _VERSIONED_IF_LOADED = ("cupy", "cuml")
 
@@ -258,7 +257,7 @@ def _options(asked: ClusteringParameters, effective: EffectiveParameters, **othe
         exact=asked.exact,
         nn_descent=asked.nn_descent,
         # Asking means importing CuPy, which nobody should wait for who named a backend without use for it.
-        on_device=asked.backend not in _HOST_BACKENDS and cuda.unusable_because() is None,
+        on_device=asked.backend not in backends.ON_HOST and cuda.unusable_because() is None,
         **others,
     )
 

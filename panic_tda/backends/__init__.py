@@ -25,6 +25,8 @@ _HOMES = {
 AUTO = "auto"
 NAMES = (AUTO, *_HOMES)
 """What `--backend` accepts."""
+ON_HOST = ("sklearn",)
+"""Those that have no use for a device."""
 _AUTO_ORDER = ("cuml", "sklearn", "tiled")
 _AUTO_EXACT_ORDER = ("tiled",)
 """Where `exact` was asked for: the one exact backend that works on a device too."""
