@@ -7,14 +7,14 @@ import logging
 import shlex
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 from uuid import UUID
 
-from panic_tda import backends, device_memory, pending, results
+from panic_tda import backends, cuda, device_memory, device_pool, pending, results
 from panic_tda.checkpoint import Checkpoint
 from panic_tda.clustering import Placement, cluster_rows, place
 from panic_tda.database import Database, open_current, open_database
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 
 
 MIN_ROWS = 2
+HOST_BACKENDS = ("sklearn",)
+"""Backends that no device makes faster: their models are clustered in one process, one after the other."""
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +85,8 @@ def cluster_all_data(
     skip_invalid : bool
         Exclude and count invalid vectors, instead of failing their model.
     resources : Resources, optional
-        Memory, and the folder from which a killed run goes on when it is called again alike.
+        Memory, the folder from which a killed run goes on when it is called again alike, and devices: with
+        several of them as many models are clustered at once, each in a process of its own.
     progress : Progress, optional
         Told what is being done.
 
@@ -99,13 +102,15 @@ def cluster_all_data(
     """
     downsample = validate_downsample(downsample)
     models = [models] if isinstance(models, str) else models
+    resources = resources or Resources()
+    devices = cuda.choose(resources.devices)
     database = open_current(database)
     job = _Job(
         database=database,
         parameters=parameters or ClusteringParameters(),
         downsample=downsample,
         skip_invalid=skip_invalid,
-        resources=resources or Resources(),
+        resources=resources,
         progress=progress or Silent(),
     )
     backends.require_usable(job.parameters)
@@ -122,7 +127,8 @@ def cluster_all_data(
     chosen = [censuses[model] for model in dict.fromkeys(models)] or list(censuses.values())
     # Bad input is found before the first fit, which may take hours.
     refused = {census.model: _refusal(job, census) for census in chosen}
-    return [refused[census.model] or _cluster_model(job, census) for census in chosen]
+    clustered = _cluster_models(job, [one for one in chosen if refused[one.model] is None], devices)
+    return [refused[census.model] or clustered[census.model] for census in chosen]
 
 
 def get_medoid_invocation(
@@ -218,12 +224,17 @@ class _Job:
     resources: Resources
     progress: Progress
 
-    def work_dir(self, model: str) -> Path:
-        """Folder for the state of one model's clustering."""
+    @property
+    def root(self) -> Path:
+        """Folder for the state of all models."""
         beside = self.database.path
         default = beside.with_name(f"{beside.name}.panic-tda") if beside else Path("panic-tda-work")
+        return self.resources.work_dir or default
+
+    def work_dir(self, model: str) -> Path:
+        """Folder for the state of one model's clustering."""
         # No model's folder is another folder: quoting leaves dots, and two of them are the folder above.
-        return (self.resources.work_dir or default) / (quote(model, safe="").replace(".", "%2E") or "%")
+        return self.root / (quote(model, safe="").replace(".", "%2E") or "%")
 
 
 def _uuid(text: UUID | str) -> UUID:
@@ -276,6 +287,44 @@ def _without_result(
         n_sampled=census.n_sampled,
         n_excluded=census.n_orphans + census.n_sampled - (census.n_usable if n_usable is None else n_usable),
     )
+
+
+def _cluster_models(
+    job: _Job, censuses: Sequence[ModelCensus], devices: Sequence[int]
+) -> dict[str, ModelOutcome]:
+    """Cluster one model after the other in this process, or on several devices as many at once."""
+    devices = devices[: len(censuses)]
+    if list(devices) in ([], [0]) or job.parameters.backend in HOST_BACKENDS:
+        # The first device is the one that this process takes anyway.
+        with cuda.ruled_out() if job.resources.devices == () else contextlib.nullcontext():
+            return {census.model: _cluster_model(job, census) for census in censuses}
+    # The longest first, so that no device is left with it at the end.
+    ordered = sorted(censuses, key=lambda census: -census.n_usable * census.width)
+    # One process must not remove the common folder while another one makes its own in it.
+    shared = replace(
+        job, progress=Silent(), resources=replace(job.resources, work_dir=job.root, devices=None)
+    )
+    job.progress.phase("")
+    found = device_pool.run_on_devices(
+        _cluster_task,
+        [(shared, census) for census in ordered],
+        {f"device {number}": cuda.environment(number) for number in devices},
+        job.progress,
+    )
+    if job.resources.work_dir is None:
+        _remove_empty(job.root)
+    return {
+        census.model: _without_result(census, FAILED, outcome.reason)
+        if isinstance(outcome, device_pool.Lost)
+        else outcome
+        for census, outcome in zip(ordered, found, strict=True)
+    }
+
+
+def _cluster_task(task: tuple[_Job, ModelCensus], progress: Progress) -> ModelOutcome:
+    """Cluster a model in the process of a device."""
+    job, census = task
+    return _cluster_model(replace(job, progress=progress), census)
 
 
 def _cluster_model(job: _Job, census: ModelCensus) -> ModelOutcome:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 
+from panic_tda.errors import InvalidParameter
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 INSTALL = "pip install 'panic-tda[cuda13]' (or [cuda12], by the driver's CUDA version)"
 
 
@@ -32,13 +39,30 @@ class CudaDevice:
     compute_capability: str
 
 
-@cache
+_RULED_OUT: ContextVar[bool] = ContextVar("cuda_ruled_out", default=False)
+
+
+@contextmanager
+def ruled_out() -> Iterator[None]:
+    """Do without CUDA inside the block, as on a machine that has none."""
+    token = _RULED_OUT.set(True)
+    try:
+        yield
+    finally:
+        _RULED_OUT.reset(token)
+
+
 def unusable_because() -> str | None:
     """Say in one line why CuPy can do nothing here, with the remedy; None where it can.
 
     Looks at the installation first: without CuPy nothing is imported, and without a device nothing is
     allocated.
     """
+    return "CUDA was ruled out (--devices none)" if _RULED_OUT.get() else _missing()
+
+
+@cache
+def _missing() -> str | None:
     if importlib.util.find_spec("cupy") is None:
         return f"CuPy is not installed; {INSTALL}"
     try:
@@ -50,14 +74,58 @@ def unusable_because() -> str | None:
     return None if count else "CUDA sees no device; see nvidia-smi and CUDA_VISIBLE_DEVICES"
 
 
+def count() -> int:
+    """Count the visible devices, without taking memory of any; 0 where `unusable_because` has a reason."""
+    if unusable_because() is not None:
+        return 0
+    import cupy
+
+    return int(cupy.cuda.runtime.getDeviceCount())
+
+
+def choose(asked: Sequence[int] | None) -> tuple[int, ...]:
+    """Return the numbers of the devices to work on: those asked for, all visible ones where `asked` is None.
+
+    Raises
+    ------
+    InvalidParameter
+        A number that no visible device has.
+    """
+    if asked is not None and not asked:
+        return ()
+    present = range(count())
+    if asked is None:
+        return tuple(present)
+    wrong = [number for number in asked if number not in present]
+    if wrong and not present:
+        raise InvalidParameter(
+            f"devices were asked for by number ({_listed(asked)}), and there are none: {unusable_because()}; "
+            "or do without (--devices none)"
+        )
+    if wrong:
+        raise InvalidParameter(
+            f"devices must be among {_listed(present)}, as panic-tda doctor --environment lists them; "
+            f"got {_listed(asked)}"
+        )
+    return tuple(dict.fromkeys(asked))
+
+
+def environment(number: int) -> dict[str, str]:
+    """Return the environment variable under which a new process sees that visible device alone."""
+    # Numbers count the devices that this process sees, which may itself have been given some of them.
+    visible = os.environ.get(VISIBLE)
+    return {VISIBLE: str(number) if visible is None else visible.split(",")[number].strip()}
+
+
 def devices() -> list[CudaDevice]:
     """List the visible devices; empty where `unusable_because` has a reason."""
-    if unusable_because() is not None:
+    n_devices = count()
+    if not n_devices:
         return []
     import cupy
 
     found = []
-    for number in range(cupy.cuda.runtime.getDeviceCount()):
+    for number in range(n_devices):
         properties = cupy.cuda.runtime.getDeviceProperties(number)
         with cupy.cuda.Device(number):
             free, total = cupy.cuda.runtime.memGetInfo()
@@ -79,6 +147,10 @@ def free_bytes() -> int:
 
     pool = cupy.get_default_memory_pool()
     return int(cupy.cuda.runtime.memGetInfo()[0]) + int(pool.free_bytes())
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _first_line(error: Exception) -> str:

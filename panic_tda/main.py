@@ -181,6 +181,11 @@ def import_embeddings(database: str, files: tuple[Path, ...], model: str | None,
     help="Bytes above the vectors, such as 2GiB; what exceeds it goes into files (tiled only).",
 )
 @click.option(
+    "--devices",
+    metavar="N,…|none",
+    help="CUDA devices by number, one model on each at a time, or none.  [default: all]",
+)
+@click.option(
     "--work-dir",
     type=click.Path(path_type=Path),
     help="Where unfinished work is kept.  [default: NAME.panic-tda beside the database]",
@@ -197,6 +202,7 @@ def cluster_embeddings(
     downsample: int,
     skip_invalid: bool,
     memory_limit: str | None,
+    devices: str | None,
     work_dir: Path | None,
     no_checkpoint: bool,
     as_json: bool,
@@ -211,6 +217,7 @@ def cluster_embeddings(
         memory_limit=None if memory_limit is None else parameters.parse_bytes(memory_limit),
         work_dir=work_dir,
         checkpoints=not no_checkpoint,
+        devices=None if devices is None else parameters.parse_devices(devices),
     )
     with terminal.make_progress() as progress:
         outcomes = clustering_manager.cluster_all_data(

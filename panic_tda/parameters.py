@@ -191,11 +191,15 @@ class Resources:
         Folder for the state of unfinished runs; None takes `<name>.panic-tda` beside the database.
     checkpoints : bool
         Whether the state is kept, so that the same command goes on after a kill.
+    devices : tuple of int or None
+        CUDA devices among which models are shared out, by their numbers among the visible ones; none of them
+        does without CUDA, and None takes all.
     """
 
     memory_limit: int | None = None
     work_dir: Path | None = None
     checkpoints: bool = True
+    devices: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.memory_limit is not None:
@@ -220,6 +224,21 @@ def parse_bytes(text: str) -> int:
     unit = (found[2] or "").upper()
     base = 1024 if unit.endswith("I") else 1000
     return int(float(found[1]) * base ** " KMGT".index(unit[:1] or " "))
+
+
+def parse_devices(text: str) -> tuple[int, ...]:
+    """Read device numbers such as `0,1`, or `none`.
+
+    Raises
+    ------
+    InvalidParameter
+        Neither of the two.
+    """
+    if text.strip().lower() == "none":
+        return ()
+    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", text, flags=re.ASCII):
+        raise InvalidParameter(f"devices are numbers such as 0 or 0,1, or none; got {text!r}")
+    return tuple(int(number) for number in text.split(","))
 
 
 def parse_min_cluster_size(text: str) -> int | float:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Progress(Protocol):
     """Receives the phases of one model's clustering."""
 
     def phase(self, name: str, total: float | None = None) -> None:
-        """Begin the phase `name`, with `total` units of work where that is known."""
+        """Begin the phase `name`, with `total` units of work where that is known.
+
+        An empty name ends the phase before and begins none.
+        """
 
     def advance(self, amount: float) -> None:
         """Say that `amount` more units of the current phase are done."""
@@ -44,6 +47,19 @@ class TimeLeft:
         mark = bisect_right(self._seconds, (1 - self._RECENT) * seconds) - 1
         since, recently = seconds - self._seconds[mark], done - self._done[mark]
         return max(0.0, 1 - done) * since / recently if recently > 0 else None
+
+
+@runtime_checkable
+class Branching(Protocol):
+    """A listener that can follow several things at once."""
+
+    def beside(self) -> Progress:
+        """Return a listener for what goes on at the same time."""
+
+
+def beside(progress: Progress) -> Progress:
+    """Return a listener for what goes on at the same time: `progress` itself where it makes no other."""
+    return progress.beside() if isinstance(progress, Branching) else progress
 
 
 class Silent:

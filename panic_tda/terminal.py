@@ -47,13 +47,26 @@ class LoggedProgress:
         self._left = TimeLeft()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._beside: list[LoggedProgress] = []
 
     def __enter__(self) -> LoggedProgress:
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._thread.start()
         return self
 
+    def beside(self) -> LoggedProgress:
+        """Return a listener with lines of its own, for what goes on meanwhile; it ends with this one."""
+        other = self._another()
+        LoggedProgress.__enter__(other)
+        self._beside.append(other)
+        return other
+
+    def _another(self) -> LoggedProgress:
+        return LoggedProgress(self._interval, ended=self._ended)
+
     def __exit__(self, *_exception: object) -> None:
+        for other in self._beside:
+            LoggedProgress.__exit__(other, *_exception)
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -65,7 +78,8 @@ class LoggedProgress:
         self._end_phase()
         self._total, self._done, self._began, self._left = total, 0.0, time.monotonic(), TimeLeft()
         self._name = name
-        _log.debug("%s …", name)
+        if name:
+            _log.debug("%s …", name)
 
     def advance(self, amount: float) -> None:
         """Count work done."""
@@ -108,10 +122,13 @@ class BarProgress(LoggedProgress):
         self._bar.stop()
         super().__exit__(*exception)
 
+    def _another(self) -> BarProgress:
+        return BarProgress(self._bar, ended=self._ended)
+
     def phase(self, name: str, total: float | None = None) -> None:
         """Start the bar anew."""
         super().phase(name, total)
-        self._bar.reset(self._task, description=name, total=total)
+        self._bar.reset(self._task, description=name, total=total, visible=bool(name))
 
     def advance(self, amount: float) -> None:
         """Move the bar."""

@@ -37,6 +37,7 @@ RANKS = {
     "loading": 3,
     "results": 3,
     "pending": 3,
+    "device_pool": 3,
     "embedding_files": 3,
     "clustering_manager": 4,
     "recovery": 4,

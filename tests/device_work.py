@@ -1,0 +1,98 @@
+"""What the processes of `test_device_pool` do; they import it by name."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from panic_tda.progress import Progress
+
+SECONDS = 60.0
+"""After this long something that was waited for is considered lost."""
+
+_log = logging.getLogger("panic_tda.device_work")
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def tell(task: tuple[str, Any], progress: Progress) -> Any:
+    """Do what the task's first word says."""
+    word, content = task
+    progress.phase(word, total=2)
+    progress.advance(1)
+    return globals()[f"_{word}"](content)
+
+
+def _square(number: int) -> tuple[int, int, str]:
+    return number * number, os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def _print(text: str) -> str:
+    # Libraries print, and read what is typed; neither may reach the pipes.
+    print(text, flush=True)  # noqa: T201
+    os.write(1, text.encode())
+    return os.read(0, 10).decode()
+
+
+def _raise(text: str) -> None:
+    raise ValueError(text)
+
+
+def _unpicklable(_content: None) -> Any:
+    return lambda: None
+
+
+def _exit(status: int) -> None:
+    os._exit(status)
+
+
+def _kill(number: int) -> None:
+    os.kill(os.getpid(), number)
+    signal.pause()
+
+
+def _warn(text: str) -> None:
+    _log.debug("only with -v")
+    _log.warning("%s", text)
+
+
+def _meet(folder: tuple[str, int, int]) -> list[str]:
+    """Wait until so many tasks are here at the same time."""
+    place, own, others = folder
+    Path(place, str(own)).touch()
+    wait_for(lambda: len(os.listdir(place)) >= others)
+    return sorted(os.listdir(place))
+
+
+def _sleep(place: str) -> None:
+    """Say that the sleep begins; say when it was told to end."""
+    Path(place, f"asleep-{os.getpid()}").touch()
+    try:
+        time.sleep(SECONDS)
+    except SystemExit:
+        _log.warning("kept in %s", place)
+        raise
+
+
+def _stubborn(place: str) -> None:
+    """Hear no signal, like a long call into a library."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _sleep(place)
+
+
+def _chatty(place: str) -> None:
+    """Say something all the time."""
+    Path(place, f"asleep-{os.getpid()}").touch()
+    for _ in range(round(SECONDS * 100)):
+        _log.debug("still here")
+        time.sleep(0.01)
