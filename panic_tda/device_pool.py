@@ -238,6 +238,8 @@ def _terminate(team: Sequence[_Worker[Any, Any]], inbox: SimpleQueue[tuple[_Work
     for worker in team:
         worker.terminate()
     deadline = time.monotonic() + GRACE_SECONDS
+    if any(worker.is_running for worker in team):
+        _log.info("up to %.0f s for the processes to stop; interrupt again to kill them", GRACE_SECONDS)
     # Their last words say where a result was kept that could not be saved any more.
     while any(worker.is_running for worker in team) and time.monotonic() < deadline:
         try:

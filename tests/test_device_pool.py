@@ -42,7 +42,8 @@ def logs_reach_the_test() -> Iterator[None]:
     before = logger.propagate, logger.level
     logger.propagate = True
     yield
-    logger.propagate, logger.level = before
+    logger.propagate = before[0]
+    logger.setLevel(before[1])
 
 
 class Heard:

@@ -1,0 +1,342 @@
+"""Models shared out among devices: one process for each, one database, results as they come.
+
+How many devices there are is the only thing invented here: the processes are real, find no device, and
+cluster on the processor.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from panic_tda import cuda, device_pool, pending
+from panic_tda.clustering_manager import cluster_all_data
+from panic_tda.errors import InvalidParameter
+from panic_tda.parameters import ClusteringParameters, Resources, parse_devices
+from panic_tda.recovery import save_pending
+from panic_tda.types import CLUSTERED, FAILED, SKIPPED, ModelOutcome
+from tests.conftest import MakeFile, UpgradedFile
+from tests.device_work import SECONDS, wait_for
+from tests.field_files import FieldSpec
+from tests.snapshots import REPOSITORY, snapshot
+
+MODELS = ("A", "B", "C", "D")
+SPEC = FieldSpec(runs=6, length=40, dimensions=16, text_models=MODELS)
+# `auto` would take scikit-learn for so few rows, whose models stay in one process.
+TILED = ClusteringParameters(backend="tiled")
+
+
+@pytest.fixture(autouse=True)
+def two_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "count", lambda: 2)
+    monkeypatch.delenv(cuda.VISIBLE, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running() -> Iterator[None]:
+    before = set(psutil.Process().children())
+    yield
+    assert set(psutil.Process().children()) == before
+
+
+class Listener:
+    """Tells a function of every phase."""
+
+    def __init__(self, heard: Callable[[str], None]) -> None:
+        self.heard = heard
+
+    def phase(self, name: str, total: float | None = None) -> None:
+        self.heard(name)
+
+    def advance(self, amount: float) -> None: ...
+
+
+class Lock:
+    """Another program that is writing: whoever wants to save waits for it."""
+
+    def __init__(self, path: Path) -> None:
+        self.connection = sqlite3.connect(path, isolation_level=None)
+        self.connection.execute("BEGIN IMMEDIATE")
+
+    def release(self) -> None:
+        self.connection.close()
+
+
+def worker_of(device: str) -> psutil.Process:
+    (found,) = (
+        child
+        for child in psutil.Process().children()
+        if child.environ().get("CUDA_VISIBLE_DEVICES") == device.removeprefix("device ")
+    )
+    return found
+
+
+def stored(path: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """Assignments by model."""
+    connection = sqlite3.connect(path)
+    found: dict[str, list[tuple[Any, ...]]] = {}
+    for model, *row in connection.execute(
+        "SELECT embedding_model, embedding_id, label, probability FROM embeddingcluster "
+        "JOIN clusteringresult ON key = result_key ORDER BY 1, 2"
+    ):
+        found.setdefault(model, []).append(tuple(row))
+    assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    connection.close()
+    return found
+
+
+def by_model(outcomes: list[ModelOutcome]) -> dict[str, ModelOutcome]:
+    return {outcome.embedding_model: outcome for outcome in outcomes}
+
+
+def test_several_devices_store_what_one_process_stores(upgraded: MakeFile) -> None:
+    file, other = upgraded(SPEC), upgraded(SPEC, "other.sqlite")
+    heard: list[str] = []
+    outcomes = cluster_all_data(file.path, parameters=TILED, progress=Listener(heard.append))
+    alone = cluster_all_data(other.path, parameters=TILED, resources=Resources(devices=(0,)))
+    assert [outcome.embedding_model for outcome in outcomes] == list(MODELS)
+    assert {outcome.status for outcome in outcomes} == {CLUSTERED}
+    assert [outcome.n_clusters for outcome in outcomes] == [outcome.n_clusters for outcome in alone]
+    assert stored(file.path) == stored(other.path)
+    assert set(stored(file.path)) == set(MODELS)
+    # Each line names device and model.
+    phases = {name for name in heard if name.endswith(": neighbours")}
+    assert {name.split(": ")[1] for name in phases} == set(MODELS)
+    assert {name.split(": ")[0] for name in phases} == {"device 0", "device 1"}
+    # Nothing is left of the unfinished work's folder.
+    assert not file.path.with_name(f"{file.path.name}.panic-tda").exists()
+
+
+def test_the_largest_model_comes_first_and_outcomes_in_the_order_asked_for(upgraded: MakeFile) -> None:
+    file = upgraded(SPEC)
+    with sqlite3.connect(file.path) as connection:
+        connection.execute("DELETE FROM embedding WHERE embedding_model IN ('A', 'B') AND rowid % 2")
+    begun: list[str] = []
+
+    def hear(name: str) -> None:
+        if name.endswith(": load"):
+            begun.append(name.split(": ")[1])
+
+    outcomes = cluster_all_data(file.path, ["B", "D", "C", "A"], parameters=TILED, progress=Listener(hear))
+    assert set(begun[:2]) == {"C", "D"}
+    assert [outcome.embedding_model for outcome in outcomes] == ["B", "D", "C", "A"]
+
+
+def test_models_that_are_refused_go_to_no_device(upgraded: MakeFile) -> None:
+    file = upgraded(SPEC)
+    with sqlite3.connect(file.path) as connection:
+        connection.execute(
+            "UPDATE embedding SET vector = x'00' WHERE embedding_model = 'A' AND rowid % 7 = 0"
+        )
+        connection.execute(
+            "DELETE FROM embedding WHERE embedding_model = 'B' AND rowid NOT IN "
+            "(SELECT min(rowid) FROM embedding WHERE embedding_model = 'B')"
+        )
+    outcomes = by_model(cluster_all_data(file.path, parameters=TILED))
+    assert [outcomes[model].status for model in MODELS] == [FAILED, SKIPPED, CLUSTERED, CLUSTERED]
+
+
+def test_a_killed_process_costs_its_own_model_and_two_save_at_once(
+    upgraded: MakeFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = upgraded(SPEC)
+    locks: list[Lock] = []
+    killed: list[tuple[str, int]] = []
+    saving: set[str] = set()
+
+    def hear(name: str) -> None:
+        if name.endswith(": load") and not locks:
+            locks.append(Lock(file.path))
+        if name.endswith(": save"):
+            device, model, _ = name.split(": ")
+            if not killed:
+                # It waits for the lock, so that it dies before it has saved.
+                worker = worker_of(device)
+                worker.kill()
+                killed.append((model, worker.pid))
+            else:
+                saving.add(device)
+                if saving == {"device 0", "device 1"}:
+                    locks[0].release()
+
+    outcomes = by_model(cluster_all_data(file.path, parameters=TILED, progress=Listener(hear)))
+    ((lost, _),) = killed
+    assert outcomes[lost].status == FAILED
+    assert outcomes[lost].reason is not None
+    assert "was ended by SIGKILL, as the system does where memory runs out" in outcomes[lost].reason
+    assert f"{lost} failed: its process on device" in caplog.text
+    others = set(MODELS) - {lost}
+    assert {outcomes[model].status for model in others} == {CLUSTERED}
+    assert set(stored(file.path)) == others
+    # The state of the killed one is kept, and the same command goes on from it.
+    folder = file.path.with_name(f"{file.path.name}.panic-tda")
+    assert [found.name for found in folder.iterdir()] == [lost]
+    assert cluster_all_data(file.path, [lost], parameters=TILED)[0].status == CLUSTERED
+    assert set(stored(file.path)) == set(MODELS)
+    assert not folder.exists()
+
+
+def test_one_model_or_one_device_needs_no_other_process(
+    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = upgraded(SPEC)
+
+    def forbidden(*_words: object, **_more: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(device_pool, "run_on_devices", forbidden)
+    for models, devices in ((["A"], None), (MODELS, (0,)), (MODELS, ()), (["A"], (0, 1))):
+        outcomes = cluster_all_data(file.path, models, parameters=TILED, resources=Resources(devices=devices))
+        assert {outcome.status for outcome in outcomes} == {CLUSTERED}
+    outcomes = cluster_all_data(file.path, parameters=ClusteringParameters(backend="sklearn"))
+    assert {outcome.status for outcome in outcomes} == {CLUSTERED}
+
+
+def test_a_device_that_is_not_the_first_gets_a_process_of_its_own(upgraded: MakeFile) -> None:
+    file = upgraded(SPEC)
+    heard: list[str] = []
+    cluster_all_data(
+        file.path, ["A"], parameters=TILED, resources=Resources(devices=(1,)), progress=Listener(heard.append)
+    )
+    assert {name.split(": ")[0] for name in heard if "A: " in name} == {"device 1"}
+
+
+def test_without_devices_cuda_is_ruled_out(upgraded: MakeFile) -> None:
+    reasons: list[str | None] = []
+    cluster_all_data(
+        upgraded(SPEC).path,
+        ["A"],
+        parameters=TILED,
+        resources=Resources(devices=()),
+        progress=Listener(lambda _name: reasons.append(cuda.unusable_because())),
+    )
+    assert reasons[-1] == "CUDA was ruled out (--devices none)"
+    assert cuda.unusable_because() != reasons[-1]
+
+
+def test_a_wrong_number_is_refused_before_anything_is_done(upgraded: MakeFile) -> None:
+    file = upgraded(SPEC)
+    before = snapshot(file.path)
+    with pytest.raises(InvalidParameter, match=r"must be among 0, 1.*got 0, 7"):
+        cluster_all_data(file.path, resources=Resources(devices=(0, 7)))
+    assert snapshot(file.path) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "devices"), [("0", (0,)), ("0,1", (0, 1)), (" 1 , 0 ", (1, 0)), ("none", ()), ("None", ())]
+)
+def test_devices_are_read_from_text(text: str, devices: tuple[int, ...]) -> None:
+    assert parse_devices(text) == devices
+
+
+@pytest.mark.parametrize("text", ["", ",", "0,", "-1", "all", "0;1", "0 1", "1.0", "٣"])
+def test_what_names_no_devices_is_refused(text: str) -> None:
+    with pytest.raises(InvalidParameter, match="numbers such as 0 or 0,1, or none; got"):
+        parse_devices(text)
+
+
+# ---------------------------------------------------------------------------- as a command
+
+COMMAND = """
+from panic_tda import cuda
+cuda.count = lambda: 2
+from panic_tda.main import main
+main(prog_name="panic-tda")
+"""
+
+
+@contextmanager
+def command(file: UpgradedFile, *words: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, "cluster-embeddings", "--backend", "tiled", *words],
+        cwd=file.path.parent,
+        env=os.environ
+        | {"PYTHONPATH": str(REPOSITORY), "PANIC_TDA_DB": str(file.path), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_command_says_who_does_what(upgraded: MakeFile) -> None:
+    file = upgraded(SPEC)
+    with command(file, "--devices", "0,1", "--json") as process:
+        stdout, stderr = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, stderr
+    assert stdout.count('"status": "clustered"') == len(MODELS)
+    for model in MODELS:
+        assert re.search(
+            rf"INFO    device [01]: {model}: 120 embeddings, 120 after downsampling by 1", stderr
+        )
+        assert re.search(rf"INFO    device [01]: {model}: neighbours: done in", stderr)
+    assert set(stored(file.path)) == set(MODELS)
+
+
+@pytest.mark.parametrize("words", [("--devices", "5"), ("--devices", "one")])
+def test_the_command_refuses_wrong_devices(upgraded: MakeFile, words: tuple[str, ...]) -> None:
+    with command(upgraded(SPEC), *words) as process:
+        stdout, stderr = process.communicate(timeout=SECONDS)
+    assert (process.returncode, stdout) == (2, "")
+    assert "devices" in stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_ends_the_processes_and_leaves_the_database_as_it_was(
+    upgraded: MakeFile, number: signal.Signals, code: int, word: str
+) -> None:
+    file = upgraded(SPEC)
+    before = snapshot(file.path)
+    with command(file, "-v") as process:
+        assert process.stderr is not None
+        said, lock = "", None
+        # Both have computed, and wait for the lock to save.
+        while not ("device 0: " in said and len(re.findall(r"device [01]: [A-D]: save …", said)) == 2):
+            said += (line := process.stderr.readline())
+            assert line, said
+            lock = lock or Lock(file.path)
+        workers = psutil.Process(process.pid).children()
+        wait_for(lambda: all(_has_open(worker, file.path) for worker in workers))
+        process.send_signal(number)
+        while "for the processes to stop" not in line:
+            line = process.stderr.readline()
+            assert line
+        assert lock is not None
+        lock.release()
+        _, stderr = process.communicate(timeout=SECONDS)
+    assert process.returncode == code, stderr
+    assert f"{word}; nothing unfinished was saved" in stderr
+    assert "Traceback" not in stderr
+    assert len(workers) == 2
+    assert not any(map(_runs, workers))
+    assert snapshot(file.path) == before
+    # What was computed is kept, and they said where.
+    kept = pending.find(file.database)
+    assert len(kept) == 2
+    assert all(str(path) in stderr for path in kept)
+    assert len(save_pending(file.database)) == 2
+
+
+def _has_open(process: psutil.Process, path: Path) -> bool:
+    return any(Path(opened.path) == path for opened in process.open_files())
+
+
+def _runs(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
