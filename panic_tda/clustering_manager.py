@@ -103,11 +103,12 @@ def cluster_all_data(
     downsample = validate_downsample(downsample)
     models = [models] if isinstance(models, str) else models
     resources = resources or Resources()
-    devices = cuda.choose(resources.devices)
+    parameters = parameters or ClusteringParameters()
+    devices = _devices(resources, parameters)
     database = open_current(database)
     job = _Job(
         database=database,
-        parameters=parameters or ClusteringParameters(),
+        parameters=parameters,
         downsample=downsample,
         skip_invalid=skip_invalid,
         resources=resources,
@@ -289,12 +290,20 @@ def _without_result(
     )
 
 
+def _devices(resources: Resources, parameters: ClusteringParameters) -> tuple[int, ...]:
+    # Asking for all imports CuPy, which nobody should wait for who named a backend without use for it.
+    if parameters.backend in HOST_BACKENDS and not resources.devices:
+        return ()
+    chosen = cuda.choose(resources.devices)
+    return () if parameters.backend in HOST_BACKENDS else chosen
+
+
 def _cluster_models(
     job: _Job, censuses: Sequence[ModelCensus], devices: Sequence[int]
 ) -> dict[str, ModelOutcome]:
     """Cluster one model after the other in this process, or on several devices as many at once."""
     devices = devices[: len(censuses)]
-    if list(devices) in ([], [0]) or job.parameters.backend in HOST_BACKENDS:
+    if tuple(devices) in ((), (0,)):
         # The first device is the one that this process takes anyway.
         with cuda.ruled_out() if job.resources.devices == () else contextlib.nullcontext():
             return {census.model: _cluster_model(job, census) for census in censuses}

@@ -70,7 +70,10 @@ def _missing() -> str | None:
 
         count = cupy.cuda.runtime.getDeviceCount()
     except Exception as error:  # the driver's, the loader's and CuPy's own errors share no base
-        return f"no CUDA device can be used ({_first_line(error)}); see nvidia-smi and CUDA_VISIBLE_DEVICES"
+        remedy = "see nvidia-smi and CUDA_VISIBLE_DEVICES"
+        if "InsufficientDriver" in str(error):  # what CUDA also says where there is no driver at all
+            remedy = "install or update the NVIDIA driver, or take the extra of an older CUDA"
+        return f"no CUDA device can be used ({_first_line(error)}); {remedy}"
     return None if count else "CUDA sees no device; see nvidia-smi and CUDA_VISIBLE_DEVICES"
 
 
@@ -141,12 +144,26 @@ def devices() -> list[CudaDevice]:
     return found
 
 
+def versions() -> tuple[str, str] | None:
+    """Return the CUDA version up to which the driver goes, and that of the runtime; None without CUDA."""
+    if unusable_because() is not None:
+        return None
+    import cupy
+
+    runtime = cupy.cuda.runtime
+    return _version(runtime.driverGetVersion()), _version(runtime.runtimeGetVersion())
+
+
 def free_bytes() -> int:
     """Bytes that can be allocated on the current device, those that CuPy's pool keeps ready included."""
     import cupy
 
     pool = cupy.get_default_memory_pool()
     return int(cupy.cuda.runtime.memGetInfo()[0]) + int(pool.free_bytes())
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def _listed(numbers: Sequence[int]) -> str:

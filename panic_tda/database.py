@@ -193,6 +193,11 @@ def open_current(database: Database | str | Path) -> Database:
     return database
 
 
+def sqlite_version() -> str:
+    """Return the version of the one SQLite library of this process."""
+    return sqlite3.sqlite_version
+
+
 def migrate(connection: Connection) -> None:
     """Run all outstanding migrations inside the transaction of `connection`."""
     from alembic import command

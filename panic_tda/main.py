@@ -334,6 +334,21 @@ def save_pending(database: str, files: tuple[Path, ...], as_json: bool) -> None:
     _print(rendering.saved_json(saved) if as_json else rendering.saved_text(saved))
 
 
+@main.command()
+@click.option("--environment", is_flag=True, help="The machine: libraries, devices, and backends that run.")
+@_json_option
+@_command
+def doctor(database: str, environment: bool, as_json: bool) -> None:
+    """Say what is there to work with, and what is missing for more."""
+    from panic_tda import rendering
+    from panic_tda.doctor import examine_environment
+
+    if not environment:
+        raise click.UsageError("say what to examine: --environment looks at libraries, devices and backends")
+    found = examine_environment()
+    _print(rendering.environment_json(found) if as_json else rendering.environment_text(found))
+
+
 def _print(data: object) -> None:
     if not isinstance(data, str):
         data = json.dumps(data, indent=2, ensure_ascii=not terminal.stdout_takes_all_scripts())

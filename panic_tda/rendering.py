@@ -12,7 +12,7 @@ from uuid import UUID
 
 from panic_tda.parameters import chord_to_cosine
 from panic_tda.results import ClusterDetails, ClusteringSummary
-from panic_tda.types import ImportSummary, ModelOutcome, SavedPending
+from panic_tda.types import Environment, ImportSummary, ModelOutcome, SavedPending
 
 PIPE_COLUMNS = 160
 """Width of the output where it goes to a file or another program."""
@@ -194,6 +194,41 @@ def saved_text(saved: Sequence[SavedPending]) -> str:
         )
         or "No clustering waits to be saved."
     )
+
+
+def environment_json(found: Environment) -> dict[str, Any]:
+    """Return the object that `doctor --environment --json` prints."""
+    return asdict(found)
+
+
+def environment_text(found: Environment) -> str:
+    """Say what this machine has, which backends run on it, and what would make the others run."""
+    driver = f"driver {found.driver or 'none found'}"
+    if found.cuda_unusable_because is None:
+        state = f"{driver} (CUDA up to {found.driver_cuda}), runtime {found.cuda_runtime}"
+    else:
+        state = f"{driver}; cannot be used: {found.cuda_unusable_because}"
+    versions = [f"{name} {version or '(not installed)'}" for name, version in found.versions.items()]
+    lines = [
+        f"system    {found.platform}, {found.cores} cores, "
+        f"{_gib(found.memory_bytes)} memory, {_gib(found.available_bytes)} available",
+        f"versions  {', '.join(versions)}",
+        f"CUDA      {state}",
+    ]
+    lines += [
+        f"device {one.number}  {one.name}, compute capability {one.compute_capability}, "
+        f"{_gib(one.total_bytes)} memory, {_gib(one.free_bytes)} free"
+        for one in found.devices
+    ]
+    lines += [
+        f"backend   {name}: {'can be used' if reason is None else f'cannot be used: {reason}'}"
+        for name, reason in found.backends.items()
+    ]
+    return "\n".join(lines)
+
+
+def _gib(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / 2**30:.1f} GiB"
 
 
 def _parameter_lines(said: dict[str, Any]) -> list[str]:

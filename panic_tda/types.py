@@ -211,6 +211,45 @@ class ModelOutcome:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """What this machine has; the fields are the keys of `doctor --environment --json`.
+
+    Attributes
+    ----------
+    platform : str
+        Operating system, processor and Python.
+    cores : int
+        Those that this process may use.
+    memory_bytes, available_bytes : int or None
+        Of the host: all of it, and what can be had; None where the system does not say.
+    driver : str or None
+        Version of the NVIDIA driver; None where there is none.
+    driver_cuda, cuda_runtime : str or None
+        CUDA version up to which the driver goes, and that of the runtime which CuPy uses; None without CUDA.
+    cuda_unusable_because : str or None
+        Why CuPy can do nothing, with the remedy; None where it can.
+    devices : tuple
+        Visible devices, as `cuda.devices` lists them.
+    versions : dict of str to str or None
+        By package; None for what is not installed.
+    backends : dict of str to str or None
+        By name: why it can do nothing here, with the remedy; None where it can.
+    """
+
+    platform: str
+    cores: int
+    memory_bytes: int | None
+    available_bytes: int | None
+    driver: str | None
+    driver_cuda: str | None
+    cuda_runtime: str | None
+    cuda_unusable_because: str | None
+    devices: tuple[Any, ...]
+    versions: dict[str, str | None]
+    backends: dict[str, str | None]
+
+
 @dataclass(frozen=True)
 class SavedPending:
     """A kept clustering that is in the database now."""

@@ -137,5 +137,4 @@ def unusable_because(name: str) -> str | None:
     InvalidParameter
         There is none of this name.
     """
-    ask: Callable[[], str | None] | None = getattr(get(name), "unusable_because", None)
-    return None if ask is None else ask()
+    return get(name).unusable_because()
