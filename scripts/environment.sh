@@ -1,5 +1,6 @@
-# Sourced by the other scripts: goes to the repository's root and makes .venv from the lock in env/ where
-# it is missing or older than the lock. Needs Python 3.11 or later and pip.
+# Sourced by the other scripts: goes to the repository's root and makes .venv from a lock in env/ where it is
+# missing or older than the lock. PANIC_TDA_ENV names the lock (cpu, cuda12 or cuda13); without it the one
+# installed before is kept, and a new environment follows the NVIDIA driver. Needs Python 3.11 or later and pip.
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 find_python() {
@@ -25,8 +26,31 @@ new_environment() {
     "$python" -m venv --without-pip .venv && "$python" -m pip --python .venv/bin/python install --quiet pip
 }
 
+choose_lock() {
+    local name=${PANIC_TDA_ENV:-} version
+    [ -n "$name" ] || name=$(cat .venv/panic_tda.env 2>/dev/null)
+    # An environment from before there was a choice.
+    [ -n "$name" ] || [ -e .venv/panic_tda.env ] || [ ! -e .venv/panic_tda.lock ] || name=cpu
+    if [ -z "$name" ]; then
+        name=cpu
+        # The newest CUDA that the driver runs, such as 13.0.
+        version=$(nvidia-smi 2>/dev/null | sed -n 's/.*CUDA[A-Za-z ]*Version: *\([0-9]*\)\..*/\1/p' | head -n 1)
+        [ "${version:-0}" -ge 12 ] && name=cuda12
+        [ "${version:-0}" -ge 13 ] && name=cuda13
+        [ -z "$version" ] ||
+            echo "the driver runs CUDA $version: taking env/$name.txt (PANIC_TDA_ENV=cpu, cuda12 or cuda13 chooses)" >&2
+    fi
+    if [ ! -e "env/$name.txt" ]; then
+        echo "PANIC_TDA_ENV must be cpu, cuda12 or cuda13; got $name" >&2
+        return 1
+    fi
+    echo "$name"
+}
+
 make_environment() {
-    local lock=env/cpu.txt wanted
+    local name lock wanted
+    name=$(choose_lock) || return 1
+    lock=env/$name.txt
     wanted=$(cat "$lock" pyproject.toml | cksum)
     [ "$(cat .venv/panic_tda.lock 2>/dev/null)" = "$wanted" ] && return
     if [ -e .venv ] && [ ! -e .venv/panic_tda.lock ]; then
@@ -37,6 +61,7 @@ make_environment() {
     # An environment that works is brought up to date in place: a long run may be using it.
     .venv/bin/python -m pip --version >/dev/null 2>&1 || new_environment || return 1
     echo unfinished > .venv/panic_tda.lock
+    echo "$name" > .venv/panic_tda.env
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$lock" || return 1
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e . || return 1
     echo "$wanted" > .venv/panic_tda.lock
