@@ -90,7 +90,9 @@ def test_a_number_that_no_device_has_is_refused(two_devices: None) -> None:
 
 
 def test_a_number_is_refused_where_there_is_no_device(no_devices: None) -> None:
-    with pytest.raises(InvalidParameter, match=r"by number \(0\), and there are none: .*(CuPy|CUDA).*--devices none"):
+    with pytest.raises(
+        InvalidParameter, match=r"by number \(0\), and there are none: .*(CuPy|CUDA).*--devices none"
+    ):
         cuda.choose([0])
     assert cuda.choose(None) == ()
 
