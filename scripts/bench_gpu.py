@@ -99,7 +99,7 @@ class Clock:
         self._known[peer] = n, seconds, whole
 
     def refusal(self, peer: str, n: int) -> str | None:
-        """Say why a row is not begun: fits are taken to grow with the square of the rows, all else with them."""
+        """Say why a row is not begun; fits grow with the square of the rows, all else with the rows."""
         before, seconds, whole = self._known.get(peer, (n, 0.0, 0.0))
         predicted = seconds * (n / before) ** 2 + (whole - seconds) * n / before
         if self.left() > predicted:

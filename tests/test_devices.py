@@ -205,11 +205,18 @@ def test_one_model_or_one_device_needs_no_other_process(
 
 def test_a_device_that_is_not_the_first_gets_a_process_of_its_own(upgraded: MakeFile) -> None:
     file = upgraded(SPEC)
-    heard: list[str] = []
-    cluster_all_data(
-        file.path, ["A"], parameters=TILED, resources=Resources(devices=(1,)), progress=Listener(heard.append)
-    )
-    assert {name.split(": ")[0] for name in heard if "A: " in name} == {"device 1"}
+    folder = file.path.with_name(f"{file.path.name}.panic-tda")
+    loading: list[tuple[str, bool]] = []
+
+    def hear(name: str) -> None:
+        if name.endswith(": load"):
+            loading.append((name, folder.exists()))
+
+    resources = Resources(devices=(1,))
+    cluster_all_data(file.path, ["A", "B"], parameters=TILED, resources=resources, progress=Listener(hear))
+    # The models' common folder stays until all are done: another process may be making its own in it.
+    assert loading == [("device 1: A: load", False), ("device 1: B: load", True)]
+    assert not folder.exists()
 
 
 def test_without_devices_cuda_is_ruled_out(upgraded: MakeFile) -> None:
