@@ -6,7 +6,6 @@ A new backend is a new module and one line in `_HOMES`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple

@@ -1,0 +1,98 @@
+"""The environment that the scripts make: which lock it follows."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+RECORDING_PYTHON = """#!/bin/sh
+echo "$*" >> "$(dirname "$0")/../calls"
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The scripts beside an environment whose Python only writes down what it is asked for."""
+    for name in ("scripts", "env"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    new_environment(tmp_path)
+    return tmp_path
+
+
+def new_environment(folder: Path) -> None:
+    shutil.rmtree(folder / ".venv", ignore_errors=True)
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    _write_program(folder / ".venv" / "bin" / "python", RECORDING_PYTHON)
+    # As a first installation leaves it that was cut short.
+    (folder / ".venv" / "panic_tda.lock").write_text("unfinished\n")
+    (folder / ".venv" / "panic_tda.env").touch()
+
+
+def _write_program(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def _installed(checkout: Path, *, driver: str | None = None, **variables: str) -> tuple[str, str]:
+    """Source environment.sh; return the locks that pip was given since, and what was said."""
+    programs = checkout / "programs"
+    programs.mkdir(exist_ok=True)
+    calls = checkout / ".venv" / "calls"
+    calls.unlink(missing_ok=True)
+    answer = "exit 9" if driver is None else f"echo '| Driver Version: 580.95   CUDA Version: {driver}  |'"
+    _write_program(programs / "nvidia-smi", f"#!/bin/sh\n{answer}\n")
+    kept = {name: value for name, value in os.environ.items() if name != "PANIC_TDA_ENV"}
+    environment = kept | {"PATH": f"{programs}:{os.environ['PATH']}"} | variables
+    done = subprocess.run(
+        ["bash", "-c", "source scripts/environment.sh"],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=checkout,
+        env=environment,
+    )
+    asked = calls.read_text() if calls.exists() else ""
+    return " ".join(re.findall(r"-r env/(\S+)\.txt", asked)), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("driver", "lock"),
+    [(None, "cpu"), ("11.8", "cpu"), ("12.4", "cuda12"), ("13.0", "cuda13"), ("14.2", "cuda13")],
+)
+def test_a_new_environment_follows_the_driver_and_says_so(
+    checkout: Path, driver: str | None, lock: str
+) -> None:
+    installed, said = _installed(checkout, driver=driver)
+    assert installed == lock
+    assert ("the driver runs CUDA" in said) == (driver is not None)
+    if driver is not None:
+        assert f"taking env/{lock}.txt" in said
+
+
+def test_the_environment_that_was_chosen_is_kept_until_another_is_chosen(checkout: Path) -> None:
+    assert _installed(checkout, driver="12.8", PANIC_TDA_ENV="cuda13")[0] == "cuda13"
+    # Nothing to do, whatever the driver would take.
+    assert _installed(checkout, driver="12.8") == ("", "")
+    assert _installed(checkout, PANIC_TDA_ENV="cpu")[0] == "cpu"
+    assert _installed(checkout, driver="12.8") == ("", "")
+    (checkout / "env" / "cpu.txt").write_text("# newer\n")
+    assert _installed(checkout, driver="12.8")[0] == "cpu"
+
+
+def test_an_environment_from_before_there_was_a_choice_stays_one_for_the_processor(checkout: Path) -> None:
+    (checkout / ".venv" / "panic_tda.env").unlink()
+    assert _installed(checkout, driver="13.0")[0] == "cpu"
+
+
+def test_an_unknown_environment_is_refused(checkout: Path) -> None:
+    installed, said = _installed(checkout, PANIC_TDA_ENV="cuda11")
+    assert installed == ""
+    assert said == "PANIC_TDA_ENV must be cpu, cuda12 or cuda13; got cuda11\n"
