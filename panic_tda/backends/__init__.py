@@ -6,6 +6,7 @@ A new backend is a new module and one line in `_HOMES`.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,6 +25,8 @@ _HOMES = {
 AUTO = "auto"
 NAMES = (AUTO, *_HOMES)
 """What `--backend` accepts."""
+ON_HOST = ("sklearn",)
+"""Those that have no use for a device."""
 _AUTO_ORDER = ("cuml", "sklearn", "tiled")
 _AUTO_EXACT_ORDER = ("tiled",)
 """Where `exact` was asked for: the one exact backend that works on a device too."""
@@ -136,4 +139,5 @@ def unusable_because(name: str) -> str | None:
     InvalidParameter
         There is none of this name.
     """
-    return get(name).unusable_because()
+    ask: Callable[[], str | None] | None = getattr(get(name), "unusable_because", None)
+    return None if ask is None else ask()
