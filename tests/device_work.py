@@ -76,8 +76,8 @@ def _meet(folder: tuple[str, int, int]) -> list[str]:
 
 def _sleep(place: str) -> None:
     """Say that the sleep begins; say when it was told to end."""
-    Path(place, f"asleep-{os.getpid()}").touch()
     try:
+        Path(place, f"asleep-{os.getpid()}").touch()
         time.sleep(SECONDS)
     except SystemExit:
         _log.warning("kept in %s", place)
