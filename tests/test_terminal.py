@@ -203,7 +203,7 @@ def test_heartbeats_say_how_long_a_phase_without_total_runs(caplog: pytest.LogCa
             time.sleep(0.01)
     assert "linkage: running for 0 s" in caplog.text
     assert "distances: 50 %, running for 0 s" in caplog.text
-    assert re.search(r"distances: 5\d %, about \d+ (s|min) left", caplog.text)
+    assert re.search(r"distances: 5\d %, about [\d.]+ (s|min|h) left", caplog.text)
     messages = [record.getMessage() for record in caplog.records]
     assert [message.split(":")[0] for message in messages if "done in" in message] == ["linkage", "distances"]
 
@@ -220,7 +220,15 @@ def logs_reach_the_test() -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h"), (90_000, "25.0 h")],
+    [
+        (0, "0 s"),
+        (89, "89 s"),
+        (90, "1.5 min"),
+        (600, "10 min"),
+        (5399, "90 min"),
+        (5400, "1.5 h"),
+        (90_000, "25.0 h"),
+    ],
 )
 def test_durations(seconds: float, text: str) -> None:
     assert terminal._duration(seconds) == text
