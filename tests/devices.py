@@ -75,6 +75,7 @@ class StandIn:
         self.alive: list[int] = []
         self.refuses: Callable[[int, int], bool] = lambda _n_rows, _n_features: False
         monkeypatch.setattr(cuda, "unusable_because", lambda: None)
+        monkeypatch.setattr(cuda, "count", lambda: 1)
         monkeypatch.setattr(cuda, "free_bytes", lambda: FREE_BYTES)
         monkeypatch.setattr(device_memory, "_empty", self.empty)
         monkeypatch.setattr(device_memory, "_open_lanes", self._open)

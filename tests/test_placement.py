@@ -171,7 +171,11 @@ def test_no_matrix_is_held_when_the_next_model_comes(
     upgraded: MakeFile,
     during: Callable[[Callable[[Any], None]], None],
     error: Exception | None,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    # At level DEBUG the capture keeps the traceback, and with it the frames that held the matrix.
+    caplog.set_level(logging.INFO, "panic_tda")
+
     def fail(_rows: Any) -> None:
         if error is not None:
             # A fresh one: an exception that is raised again holds the frames of the first time.
