@@ -14,7 +14,7 @@ from typing import Any
 
 from bench import resident
 
-from panic_tda.backends.tiled import joining
+from panic_tda.backends.tiled import host
 from panic_tda.backends.tiled.host import Scanner
 
 BEFORE = "before"
@@ -75,7 +75,7 @@ class Watch:
         self._wrap(Scanner, "multiply", self._multiplied)
         self._wrap(Scanner, "_dots", self._dotted)
         self._wrap(Scanner, "_gather", self._copied)
-        self._wrap(joining, "_nearest_outside", self._joined)
+        self._wrap(host, "multiply", self._joined)
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._begin(BEFORE, None)
         self._thread.start()
@@ -142,9 +142,9 @@ class Watch:
         self._now.in_copies += seconds
         self._now.in_products -= seconds
 
-    def _joined(self, _seconds: float, _s: Any, matrix: Any, _c: Any, _l: Any, asking: Any, _t: Any) -> None:
-        # This multiplies and looks for the best in one go: the pairs count, the time is not told apart.
-        self._count(matrix, len(asking) * len(matrix))
+    def _joined(self, seconds: float, left: Any, right: Any) -> None:
+        self._now.in_products += seconds
+        self._count(left, len(left) * len(right))
 
     def _count(self, matrix: Any, pairs: int) -> None:
         if matrix.shape[1] == self._dimensions:

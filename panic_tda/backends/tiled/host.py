@@ -226,9 +226,15 @@ def nearest_outside(
     left = matrix[asking]
     starts = tile_starts(len(leader), _ASKED_ROWS)
     for begin, end in pairwise(starts):
-        products = left @ matrix[begin:end].T
+        products = multiply(left, matrix[begin:end])
         row_kernels.update_best(products, asking, begin, cores, leader, best, weight)
     return best, weight
+
+
+def multiply(left: Float32Array, right: Float32Array) -> Float32Array:
+    """Multiply two sets of rows."""
+    products: Float32Array = left @ right.T
+    return products
 
 
 def nearest_members(
