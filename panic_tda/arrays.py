@@ -27,6 +27,26 @@ def to_host(array: Any) -> Any:
     return array.get() if on_device(array) else array
 
 
+def squared_lengths(rows: Any) -> Any:
+    """Return the dot product of every row with itself, in the rows' own precision.
+
+    Parameters
+    ----------
+    rows : (n, d) float array
+        NumPy or CuPy.
+
+    Returns
+    -------
+    (n,) array
+        Of the same library and type.
+    """
+    if on_device(rows):
+        # einsum would be a batch of n matrix products there, and batches of more than 65,535 are not sure
+        # to be launched.
+        return (rows * rows).sum(axis=1)
+    return np.einsum("ij,ij->i", rows, rows)
+
+
 def take(xp: Any, matrix: Any, rows: Any) -> Any:
     """Return rows of a matrix, by number, as an array of `xp`; uploads them where the matrix is not one.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from panic_tda.arrays import namespace, on_device, to_host
+from panic_tda.arrays import namespace, on_device, squared_lengths, to_host
 from panic_tda.errors import BadVectors
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def permute(vectors: Any, order: IntArray) -> None:
 
 def _usable(chunk: Any) -> Any:
     xp = namespace(chunk)
-    squares = xp.einsum("ij,ij->i", chunk, chunk)
+    squares = squared_lengths(chunk)
     found = xp.isfinite(squares) & (squares > 0)
     suspects = xp.flatnonzero(~found)
     if len(suspects):

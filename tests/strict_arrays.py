@@ -5,6 +5,9 @@ They hold a NumPy array and give it out by `.get()` alone. Whatever would mix th
 TypeError, as it does with CuPy: implicit conversion, NumPy functions, operators, indices and assigned values
 that are NumPy arrays. `namespace` offers only functions that CuPy 14 has, with the arguments that it takes.
 Reductions give arrays without dimensions, not numbers. Semantics and results are NumPy's.
+
+What CuPy has and nobody should call is missing too: its einsum makes of the dot products of two matrices'
+rows a batch of matrix products of one number each, as many as there are rows.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ _CREATE = _words(
 _FUNCTIONS = _words(
     """
     all any amax amin argmax argmin argpartition argsort array_equal ascontiguousarray bincount
-    broadcast_to clip compress concatenate copyto count_nonzero cumsum diff divmod einsum expand_dims
+    broadcast_to clip compress concatenate copyto count_nonzero cumsum diff divmod expand_dims
     flatnonzero lexsort matmul max mean min nonzero partition put_along_axis ravel repeat reshape
     searchsorted sort stack sum take take_along_axis transpose tril triu triu_indices unique where
     """
@@ -81,6 +84,8 @@ class StrictArray:
         return _wrap(self._host[_index(index)])
 
     def __setitem__(self, index: Any, value: Any) -> None:
+        if isinstance(value, StrictArray) and value.ndim:
+            _require_one_writer(self._host, _index(index))
         self._host[_index(index)] = _unwrap(value)
 
     def __len__(self) -> int:
@@ -142,9 +147,28 @@ def _index(index: Any) -> Any:
     return tuple(_unwrap(part) for part in index) if isinstance(index, tuple) else _unwrap(index)
 
 
+def _require_one_writer(target: np.ndarray, index: Any) -> None:
+    """Refuse to write different values to one place: the device's threads come in any order."""
+    parts = index if isinstance(index, tuple) else (index,)
+    if any(isinstance(part, np.ndarray) and part.dtype != bool for part in parts):
+        places = np.arange(target.size).reshape(target.shape)[index].reshape(-1)
+        if len(np.unique(places)) < len(places):
+            raise TypeError("CuPy writes in no certain order where an index comes twice")
+
+
+def _require_what_cupy_takes(name: str, args: tuple[Any, ...]) -> None:
+    """Refuse what CuPy's functions of this name refuse, or get wrong, and NumPy's do not."""
+    if name == "searchsorted" and not isinstance(args[1], (StrictArray, int, float)):
+        raise NotImplementedError("CuPy looks for Python's numbers and its own arrays only")
+    if name == "lexsort" and not isinstance(args[0], StrictArray):
+        raise TypeError("CuPy sorts by the rows of one array")
+    if name == "partition" and not args[0].flags.c_contiguous:
+        raise NotImplementedError("CuPy partitions contiguous arrays only")
+
+
 def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     """Call a NumPy function with what the given arrays hold, unless one of them lies in host memory."""
-    name = getattr(function, "__name__", "")
+    name, owner = getattr(function, "__name__", ""), getattr(function, "__self__", None)
 
     def call(*args: Any, **options: Any) -> Any:
         if name in ("argsort", "sort") and options.get("kind") not in _STABLE:
@@ -155,7 +179,14 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
             raise TypeError("CuPy repeats by numbers, not by an array")
         if name == "take" and options.get("mode") is not None:
             raise TypeError("CuPy's take has no mode")
-        return _wrap(function(*map(_unwrap, args), **{key: _unwrap(value) for key, value in options.items()}))
+        if name == "sort" and isinstance(owner, np.ndarray) and not owner.flags.c_contiguous:
+            raise NotImplementedError("CuPy sorts contiguous arrays only where they lie")
+        if not isinstance(owner, np.ndarray):
+            _require_what_cupy_takes(name, args)
+        with np.errstate(all="ignore"):  # a device says nothing of overflow, nor of NaN
+            return _wrap(
+                function(*map(_unwrap, args), **{key: _unwrap(value) for key, value in options.items()})
+            )
 
     return call
 
@@ -218,7 +249,8 @@ def _operator(name: str) -> Callable[..., Any]:
             if not isinstance(other, (StrictArray, *_NUMBERS)):
                 _unwrap(other)
                 return NotImplemented
-        return _wrap(getattr(self._host, name)(*(_unwrap(other) for other in others)))
+        with np.errstate(all="ignore"):
+            return _wrap(getattr(self._host, name)(*(_unwrap(other) for other in others)))
 
     return operate
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from panic_tda.arrays import namespace, on_device, to_host
+from panic_tda.arrays import namespace, on_device, squared_lengths, to_host
 from tests import strict_arrays
 
 HOST = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -47,6 +47,46 @@ def test_device_arrays_name_their_library() -> None:
 def test_the_stand_in_mixes_with_nothing_in_host_memory(mix) -> None:
     with pytest.raises(TypeError):
         mix()
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        lambda xp, device: xp.searchsorted(xp.arange(3), np.int64(1)),
+        lambda xp, device: xp.lexsort((xp.arange(3), xp.arange(3))),
+        lambda xp, device: device.T.copy().T.sort(),
+        lambda xp, device: xp.partition(device[:, ::2], 1),
+        lambda xp, device: device.__setitem__(xp.asarray([1, 1]), xp.ones((2, 3))),
+        lambda xp, device: device.__setitem__((xp.asarray([0, 0]), xp.asarray([2, 2])), xp.ones(2)),
+    ],
+)
+def test_the_stand_in_refuses_what_cupy_cannot_do(what) -> None:
+    with pytest.raises((TypeError, NotImplementedError), match="CuPy"):
+        what(strict_arrays.namespace, strict_arrays.namespace.asarray(HOST))
+
+
+def test_the_stand_in_writes_where_every_place_comes_once() -> None:
+    xp = strict_arrays.namespace
+    device = xp.asarray(HOST)
+    device[xp.asarray([1, 0])] = xp.asarray(HOST)
+    device[:, xp.asarray([2])] = 7.0
+    device[xp.asarray([0, 0]), 0] = 8.0
+    assert device.get().tolist() == [[8, 4, 7], [0, 1, 7]]
+
+
+def test_the_stand_in_says_nothing_of_overflow() -> None:
+    xp = strict_arrays.namespace
+    large = xp.full(2, 3e38, dtype=xp.float32)
+    assert np.isinf((large * large).get()).all()
+    assert np.isinf(xp.multiply(large, large).get()).all()
+
+
+@pytest.mark.parametrize("upload", [np.asarray, strict_arrays.namespace.asarray], ids=["NumPy", "stand-in"])
+def test_squared_lengths_keep_the_precision_of_the_rows(upload) -> None:
+    for dtype in (np.float32, np.float64):
+        found = squared_lengths(upload(HOST.astype(dtype)))
+        assert found.dtype == dtype
+        assert to_host(found).tolist() == [5, 50]
 
 
 def test_the_stand_in_computes_as_numpy_does() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from panic_tda.arrays import part, take, to_host
+from panic_tda.arrays import part, squared_lengths, take, to_host
 
 if TYPE_CHECKING:
     from panic_tda.types import FloatArray
@@ -59,7 +59,7 @@ def coordinates(xp: Any, vectors: Any, axes: FloatArray) -> Any:
         rows = slice(begin, begin + _CHUNK_ROWS)
         chunk = part(xp, vectors, rows).astype(xp.float64)
         z = chunk @ columns
-        rest = xp.einsum("ij,ij->i", chunk, chunk) - xp.einsum("ij,ij->i", z, z)
+        rest = squared_lengths(chunk) - squared_lengths(z)
         # The difference of two sums near 1 is good to about 1e-13; what is left over must not be too short.
         residual = xp.sqrt(xp.maximum(rest, 0.0) + 1e-12).astype(xp.float32)
         projected[rows, :m] = z
