@@ -48,8 +48,10 @@ def collect(products: Any, lower_rows: Any, lower_columns: Any, limit: int) -> A
     import cupy
 
     height, width = products.shape
-    # The kernel reads memory, not views.
-    lower_rows, lower_columns = map(cupy.ascontiguousarray, (lower_rows, lower_columns))
+    # The kernel reads memory as it is told to: no views, and no other type.
+    products, lower_rows, lower_columns = (
+        cupy.ascontiguousarray(array, dtype=cupy.float32) for array in (products, lower_rows, lower_columns)
+    )
     room = min(limit, _FIRST_LIMIT)
     while True:
         codes, found = cupy.empty(room, dtype=cupy.int32), cupy.zeros(1, dtype=cupy.uint64)
@@ -61,6 +63,8 @@ def collect(products: Any, lower_rows: Any, lower_columns: Any, limit: int) -> A
         count = int(found[0])
         if count > limit:
             return None
+        if not count:
+            return codes[:0]
         if count <= room:
             return cupy.sort(codes[:count])
         room = count

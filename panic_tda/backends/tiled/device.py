@@ -113,6 +113,8 @@ class Scanner:
     ) -> LightPairs:
         """Keep the pairs that are lighter than `heights`, strictly, in float64."""
         xp, (i, j) = self._space.xp, pairs
+        if not len(i):  # the rule, and each of the dozen calls below takes its time for nothing too
+            return LightPairs(_places(i), _places(j), np.empty(0))
         measured = _distances(self._space, sides[0][i], sides[1][j])
         w = xp.maximum(measured, xp.maximum(cores[0][i], cores[1][j]))
         kept = xp.flatnonzero(w < heights)
@@ -130,6 +132,8 @@ class Scanner:
     def _dots(self, rows: Any, columns: Any, codes: Any) -> Any:
         xp, width = self._space.xp, len(columns)
         sims = xp.empty(len(codes), dtype=xp.float32)
+        if not len(codes):
+            return sims
         left, i = _located(self._space, rows[codes // width])
         right, j = _located(self._space, columns[codes % width])
         for some in _chunks(len(codes), 4 * left.shape[1]):
@@ -163,15 +167,17 @@ class _Largest:
             # The end of a level, where its ranges would not fit, is never asked for.
             levels.append(xp.concatenate([xp.maximum(last[:-half], last[half:]), last[-half:]]))
         self._table = xp.stack(levels)
+        # By the length of a range, 0 taken as 1: the level of the two ranges that cover it, and their length.
+        level = np.maximum(np.frexp(np.arange(len(values)))[1] - 1, 0)
+        self._level, self._span = xp.asarray(level), xp.asarray(2 ** level.astype(np.int64))
 
     def between(self, first: Any) -> Any:
         """Return the largest of values[i + 1 : j + 1] for every i in `first` and every j; 0 where j <= i."""
         xp = self._xp
         i, j = first[:, None], xp.arange(self._table.shape[1])[None, :]
-        length = xp.maximum(j - i, 1)
-        level = sum((length >= 2**power).astype(xp.int32) for power in range(1, self._table.shape[0]))
-        level = level + xp.zeros_like(length)
-        end = xp.maximum(j - xp.left_shift(xp.ones_like(length), level) + 1, 0)
+        length = xp.maximum(j - i, 0)
+        level = self._level[length]
+        end = xp.maximum(j - self._span[length] + 1, 0)
         begin = xp.minimum(i + 1, self._table.shape[1] - 1)
         largest = xp.maximum(self._table[level, begin], self._table[level, end])
         return xp.where(j > i, largest, 0.0)
@@ -281,7 +287,7 @@ def _weighted_kth(xp: Any, groups: Any, values: Any, weights: Any, wanted: Any) 
     """
     order = xp.argsort(values, kind="stable")
     order = order[xp.argsort(groups[order], kind="stable")]
-    ends = xp.cumsum(xp.bincount(groups, minlength=len(wanted)))
+    ends = xp.searchsorted(groups, xp.arange(len(wanted)), side="right")
     begins = xp.concatenate([xp.zeros(1, dtype=ends.dtype), ends[:-1]])
     total = xp.concatenate([xp.zeros(1, dtype=xp.int64), xp.cumsum(weights[order])])
     short = (total[1:] - total[begins[groups]]) < wanted[groups]
