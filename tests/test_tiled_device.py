@@ -14,6 +14,7 @@ from hypothesis import given, settings
 
 from panic_tda import cuda
 from panic_tda.backends.base import FitOptions
+from panic_tda.backends.tiled import device
 from panic_tda.backends.tiled.engine import Settings, TiledBackend
 from panic_tda.backends.tiled.space import describe
 from panic_tda.checkpoint import Checkpoint
@@ -120,6 +121,23 @@ def test_short_lists_are_looked_up_again(resident: bool, library: str) -> None:
     rows = unit(centres + 2e-4 * rng.standard_normal((450, 768)))
     tree = on_device(library, rows, 40, floor=1e-6, tile_rows=128, resident=resident)
     assert_exact(tree, rows, 40, floor=1e-6)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_nearest_row_of_another_component(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_CHUNK_BYTES", 1 << 16)  # several tiles
+    xp, rng = library_of(library), np.random.default_rng(13)
+    rows, cores, leader = unit(rng.standard_normal((900, 5))), rng.random(900), rng.integers(0, 4, 900)
+    asking = np.sort(rng.choice(900, 200, replace=False))
+    weights = np.maximum(cores[asking][:, None], cores)
+    products = rows[asking].astype(np.float64) @ rows.astype(np.float64).T
+    weights = np.maximum(weights, np.sqrt(np.maximum(2 - 2 * products, 0)))
+    weights[leader[asking][:, None] == leader] = np.inf
+    best, weight = device.nearest_outside(xp, xp.asarray(rows), cores, leader, asking)
+    np.testing.assert_allclose(weight, weights.min(axis=1), atol=1e-6)
+    np.testing.assert_allclose(weights[np.arange(200), best], weights.min(axis=1), atol=1e-6)
+    nowhere = device.nearest_outside(xp, xp.asarray(rows), cores, np.zeros(900, dtype=np.int64), asking)[1]
+    assert np.isinf(nowhere).all()
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
