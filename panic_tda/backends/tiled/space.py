@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from panic_tda.types import BoolArray, Float32Array, FloatArray, IntArray
 
 _SAMPLE_ROWS = 512
+_COARSEST = 1e-5
+"""Float32 products of a sample are closer to exact ones than this. Those of TF32 are off by 1e-4 at 768
+dimensions, and by 4e-5 at 4,096, which is within the margin there: the margin grows with the dimensions, the
+errors do not."""
 
 
 class Scanner(Protocol):
@@ -183,12 +187,16 @@ def describe(xp: Any, vectors: Any, n_axes: int, rng: np.random.Generator) -> Sp
 
 
 def _require_precise(xp: Any, vectors: Any, margin: float) -> None:
-    """Compare a sample of products with float64: TF32 and its like, once switched on, break every bound."""
+    """Compare a sample of products with float64: TF32 and its like, once switched on, break every bound.
+
+    A sample within the margin is no proof for all pairs, so it must be as close as float32's always are.
+    """
     sample = arrays.part(xp, vectors, slice(0, _SAMPLE_ROWS))
     exact = sample.astype(xp.float64) @ sample.astype(xp.float64).T.copy()
     worst = float(xp.max(xp.absolute(sample @ sample.copy().T - exact)))
-    if worst > margin:
+    allowed = min(margin, _COARSEST)
+    if worst > allowed:
         raise PanicTdaError(
-            f"products of float32 rows must be within {margin:.1e} of exact ones; here they are off by "
+            f"products of float32 rows must be within {allowed:.1e} of exact ones; here they are off by "
             f"{worst:.1e}, as TF32 would be: unset CUPY_TF32 and NVIDIA_TF32_OVERRIDE"
         )
