@@ -55,7 +55,13 @@ class Workers:
         self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="tiles")
 
     def map(self, work: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
-        """Yield the results in the order of the tasks; the first failure stops the rest."""
+        """Yield the results in the order of the tasks; the first failure stops the rest.
+
+        A single worker is the thread that asks: what it has chosen, such as a CUDA device or stream, holds.
+        """
+        if self.n_threads == 1:
+            yield from map(work, tasks)
+            return
         todo = iter(tasks)
         running: deque[Future[Result]] = deque()
         try:
