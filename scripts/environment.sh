@@ -30,7 +30,12 @@ choose_lock() {
     local name=${PANIC_TDA_ENV:-} version
     [ -n "$name" ] || name=$(cat .venv/panic_tda.env 2>/dev/null)
     # An environment from before there was a choice.
-    [ -n "$name" ] || [ -e .venv/panic_tda.env ] || [ ! -e .venv/panic_tda.lock ] || name=cpu
+    if [ -z "$name" ] && [ -e .venv/panic_tda.lock ] && [ ! -e .venv/panic_tda.env ]; then
+        name=cpu
+        # Nobody decided against the device of this machine.
+        nvidia-smi >/dev/null 2>&1 &&
+            echo "keeping env/cpu.txt, though there is an NVIDIA driver (PANIC_TDA_ENV=cpu, cuda12 or cuda13 chooses)" >&2
+    fi
     if [ -z "$name" ]; then
         name=cpu
         # The newest CUDA that the driver runs, such as 13.0.

@@ -89,7 +89,16 @@ def test_the_environment_that_was_chosen_is_kept_until_another_is_chosen(checkou
 
 def test_an_environment_from_before_there_was_a_choice_stays_one_for_the_processor(checkout: Path) -> None:
     (checkout / ".venv" / "panic_tda.env").unlink()
-    assert _installed(checkout, driver="13.0")[0] == "cpu"
+    installed, said = _installed(checkout, driver="13.0")
+    assert installed == "cpu"
+    assert "keeping env/cpu.txt, though there is an NVIDIA driver" in said
+
+
+def test_an_old_environment_says_nothing_of_drivers_where_there_is_none(checkout: Path) -> None:
+    (checkout / ".venv" / "panic_tda.env").unlink()
+    installed, said = _installed(checkout)
+    assert installed == "cpu"
+    assert "driver" not in said
 
 
 def test_an_unknown_environment_is_refused(checkout: Path) -> None:
