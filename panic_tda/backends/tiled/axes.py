@@ -20,7 +20,7 @@ N_AXES = 64
 MIN_FEATURES = 160
 """Fewer dimensions than this cost hardly more than the bound itself."""
 _SAMPLE_ROWS = 16_384
-_CHUNK_ROWS = 8_192
+_CHUNK_ROWS = _MOMENT_ROWS = 2_048
 
 
 def principal_axes(xp: Any, vectors: Any, n_axes: int, rng: np.random.Generator) -> FloatArray:
@@ -36,9 +36,12 @@ def principal_axes(xp: Any, vectors: Any, n_axes: int, rng: np.random.Generator)
     """
     n = len(vectors)
     rows = np.arange(n) if n <= _SAMPLE_ROWS else np.sort(rng.choice(n, _SAMPLE_ROWS, replace=False))
-    sample = take(xp, vectors, xp.asarray(rows))
-    # Two buffers: some BLAS builds take X.T @ X on one buffer as a symmetric update, which has crashed.
-    moment = to_host(sample.T @ sample.copy()).astype(np.float64)
+    moment = xp.zeros((vectors.shape[1], vectors.shape[1]), dtype=xp.float64)
+    for begin in range(0, len(rows), _MOMENT_ROWS):
+        sample = take(xp, vectors, xp.asarray(rows[begin : begin + _MOMENT_ROWS]))
+        # Two buffers: some BLAS builds take X.T @ X on one buffer as a symmetric update, which has crashed.
+        moment += sample.T @ sample.copy()
+    moment = to_host(moment)
     axes: FloatArray = np.linalg.eigh((moment + moment.T) / 2)[1][:, ::-1][:, :n_axes]
     return np.ascontiguousarray(axes)
 

@@ -17,7 +17,7 @@ from panic_tda.arrays import namespace, part, squared_lengths
 
 UNIT_ROUNDOFF = 2.0**-24
 """Of float32, the arithmetic of the products."""
-_CHUNK_ROWS = 16_384
+_CHUNK_ROWS = 2_048
 
 
 def norm_error(xp: Any, vectors: Any) -> float:
