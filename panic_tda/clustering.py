@@ -15,7 +15,7 @@ import logging
 import platform
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from panic_tda import backends, cuda, device_memory, hierarchy, parameters
 from panic_tda.arrays import on_device, to_host
 from panic_tda.backends.base import Backend, Checkpoint, FitOptions
 from panic_tda.duplicates import DistinctRows, attach_copies, find_distinct, keep_distinct
-from panic_tda.errors import OUTLIER, BadVectors
+from panic_tda.errors import OUTLIER, BadVectors, UnsupportedOnBackend
 from panic_tda.medoids import medoids
 from panic_tda.parameters import ClusteringParameters, EffectiveParameters, NnDescent
 from panic_tda.progress import Progress, Silent
@@ -107,8 +107,8 @@ distance_floor, backend, exact, nn_descent
     Notes
     -----
     The result depends on the data and the parameters alone: equal distances merge at once, so neither the
-    order of the rows nor the backend can move a row (see `hierarchy`). `min_samples` counts the point itself,
-    as in scikit-learn; hdbscan, fast_hdbscan and cuML do not count it.
+    order of the rows nor the choice among exact backends can move a row (see `hierarchy`). `min_samples`
+    counts the point itself, as in scikit-learn; hdbscan, fast_hdbscan and cuML do not count it.
     """
     asked = ClusteringParameters(
         epsilon=epsilon,
@@ -144,8 +144,17 @@ def place(
     UnsupportedOnBackend
         The chosen backend cannot do this.
     """
+    shape = backends.Shape(n_rows, n_rows, n_features)
     options = _options(asked, asked.resolve(n_rows), memory_limit=memory_limit)
-    backend = backends.select(asked.backend, backends.Shape(n_rows, n_rows, n_features), options)
+    try:
+        backend = backends.select(asked.backend, shape, options)
+    except UnsupportedOnBackend as refusal:
+        if asked.backend != backends.AUTO or not options.on_device:
+            raise
+        # Nobody is there at night to say `--devices none`.
+        _log.info("%s; trying in host memory", refusal)
+        options = replace(options, on_device=False)
+        backend = backends.select(asked.backend, shape, options)
     return Placement(
         backend, backend.rows_on_device(n_rows, n_features, options), on_device=options.on_device
     )
@@ -159,6 +168,7 @@ def cluster_rows(
     placement: Placement | None = None,
     checkpoint: Checkpoint | None = None,
     memory_limit: int | None = None,
+    name: str = "",
 ) -> Clustering:
     """Cluster the rows of a matrix that may be overwritten; see `hdbscan`.
 
@@ -177,6 +187,8 @@ def cluster_rows(
         Where a backend that can go on after a kill keeps its state.
     memory_limit : int, optional
         Bytes that the backend may take above the rows.
+    name : str
+        What the log calls these rows, where there are several such jobs.
     """
     began = time.monotonic()
     n = len(vectors)
@@ -189,12 +201,17 @@ def cluster_rows(
     rows = keep_distinct(vectors, distinct) if backend.weighted else vectors
 
     options = _options(asked, effective, progress=progress, checkpoint=checkpoint, memory_limit=memory_limit)
-    tree = _spanning_tree(rows, distinct, effective, backend, options)
+    options = replace(options, on_device=placement.on_device)
+    if max(effective.min_cluster_size, effective.min_samples) > n:
+        tree = None
+        _warn_of_too_few(n, effective, name)
+    else:
+        tree = _spanning_tree(rows, distinct, effective, backend, options)
     progress.phase("hierarchy")
     flat = _all_outliers(n) if tree is None else hierarchy.extract(tree, effective)
     flat = canonicalise(flat)
     if tree is not None and not len(flat.persistence):
-        _warn_of_nothing(n, effective)
+        _warn_of_nothing(n, effective, name)
     fitted = time.monotonic()
 
     progress.phase("medoids")
@@ -274,16 +291,8 @@ def _spanning_tree(
     effective: EffectiveParameters,
     backend: Backend,
     options: FitOptions,
-) -> SpanningTree | None:
+) -> SpanningTree:
     n, m = len(distinct.inverse), len(distinct.first)
-    if max(effective.min_cluster_size, effective.min_samples) > n:
-        _log.warning(
-            "all %d rows are outliers: min_cluster_size is %d and min_samples %d, more than there are rows",
-            n,
-            effective.min_cluster_size,
-            effective.min_samples,
-        )
-        return None
     if m == 1:
         # All rows are copies of one: a star, whatever the backend.
         floor = np.full(1, effective.distance_floor)
@@ -294,7 +303,17 @@ def _spanning_tree(
     return backend.fit(rows, np.ones(n, dtype=np.int64), options)
 
 
-def _warn_of_nothing(n: int, effective: EffectiveParameters) -> None:
+def _warn_of_too_few(n: int, effective: EffectiveParameters, name: str) -> None:
+    _log.warning(
+        "%sall %d rows are outliers: min_cluster_size is %d and min_samples %d, more than there are rows",
+        name and f"{name}: ",
+        n,
+        effective.min_cluster_size,
+        effective.min_samples,
+    )
+
+
+def _warn_of_nothing(n: int, effective: EffectiveParameters, name: str) -> None:
     advice = "try a smaller min_cluster_size or min_samples"
     if effective.allow_single_cluster:
         # The whole may be more stable than its parts, and have no row that is dense enough to be a member.
@@ -302,7 +321,7 @@ def _warn_of_nothing(n: int, effective: EffectiveParameters) -> None:
             f"none is dense within epsilon {effective.cluster_selection_epsilon:g}; try a larger epsilon, "
         )
         advice += "no single cluster (--no-allow-single-cluster), or a smaller min_cluster_size"
-    _log.warning("no clusters: all %d rows are outliers; %s", n, advice)
+    _log.warning("%sno clusters: all %d rows are outliers; %s", name and f"{name}: ", n, advice)
 
 
 def _all_outliers(n: int) -> FlatClusters:

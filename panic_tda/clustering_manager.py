@@ -395,6 +395,7 @@ def _load_cluster_save(job: _Job, census: ModelCensus, placement: Placement) -> 
         placement=placement,
         checkpoint=checkpoint,
         memory_limit=job.resources.memory_limit,
+        name=matrix.model,
     )
     seconds = {"load": loaded - began, **clustering.seconds}
     finished = _finish(matrix, clustering, started_at, {"input_sha256": fingerprint, "seconds": seconds})

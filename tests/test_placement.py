@@ -225,6 +225,29 @@ def test_auto_chooses_once(
     assert len(refusals) == 1
 
 
+@pytest.mark.usefixtures("no_device", "stand_in")
+def test_auto_works_in_host_memory_where_the_device_is_too_small_even_for_lists(
+    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cuda, "free_bytes", lambda: 1_000)
+    asked = ClusteringParameters(exact=True, epsilon=0.1, min_cluster_size=3, min_samples=2)
+    with caplog.at_level(logging.INFO, "panic_tda"):
+        placement = place(asked, 5_000, 8)
+        outcomes = cluster_all_data(upgraded(SPEC).database, parameters=asked)
+    assert (placement.backend.name, placement.rows_on_device, placement.on_device) == ("tiled", False, False)
+    assert "trying in host memory" in caplog.text
+    assert [(outcome.status, outcome.backend) for outcome in outcomes] == [(CLUSTERED, "tiled")] * 3
+    with pytest.raises(UnsupportedOnBackend, match="--devices none"):
+        place(replace(asked, backend="tiled"), 5_000, 8)
+
+
+def test_warnings_name_their_model(upgraded: MakeFile, caplog: pytest.LogCaptureFixture) -> None:
+    asked = ClusteringParameters(min_cluster_size=1_000)
+    cluster_all_data(upgraded(SPEC).database, parameters=asked)
+    said = [record.getMessage() for record in caplog.records if "rows are outliers" in record.getMessage()]
+    assert [message.partition(": all")[0] for message in said] == ["First", "Second", "Third"]
+
+
 @pytest.mark.usefixtures("on_device_backends")
 def test_without_a_device_rows_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "unusable_because", lambda: "there is none")
