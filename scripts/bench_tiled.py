@@ -77,6 +77,7 @@ def main() -> None:
         sub.add_argument("--flat", action="store_true", help="also rows with a flat spectrum")
         sub.add_argument("--parquet", type=Path, nargs="*", default=[], help="also rows from files")
         sub.add_argument("--column", default="vector")
+        sub.add_argument("--tile-rows", type=int, help="smaller tiles, so that few rows make many")
         sub.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
@@ -123,7 +124,7 @@ def prunings(args: argparse.Namespace) -> None:
         exact: FloatArray | None = None
         lines = []
         for left_out, settings in WITHOUT.items():
-            found = fit(rows, samples(args, len(rows)), settings)
+            found = fit(rows, samples(args, len(rows)), replace(settings, tile_rows=args.tile_rows))
             exact = found.heights if exact is None else exact
             same = "same" if np.array_equal(exact, found.heights) else "DIFFERENT"
             lines.append([*_pruning_row(left_out, found), same])
