@@ -296,6 +296,21 @@ def test_clusterings_equal_those_of_the_reference_backend(name: str, min_samples
     assert len(np.unique(tiled.labels)) > 1
 
 
+@pytest.mark.parametrize(("shape", "min_samples"), [(blobs, 5), (anisotropic, 20)])
+def test_labels_of_five_thousand_rows(shape: Callable[..., np.ndarray], min_samples: int) -> None:
+    """Several tiles of the default size, with copies, beside the backend that sees every pair."""
+    rng = np.random.default_rng(14)
+    rows = shape(rng, 5_000, 192)[rng.integers(5_000, size=5_000)]
+    asked = {"min_samples": min_samples, "min_cluster_size": 15, "epsilon": 0.05}
+    tiled, dense = (
+        hdbscan(rows, backend=backend, allow_single_cluster=False, **asked)
+        for backend in ("tiled", "sklearn")
+    )
+    np.testing.assert_array_equal(tiled.labels, dense.labels)
+    assert tiled.medoid_indices == dense.medoid_indices
+    assert tiled.n_clusters > 3
+
+
 @st.composite
 def problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
