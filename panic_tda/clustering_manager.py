@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 from uuid import UUID
 
-from panic_tda import backends, cuda, device_memory, device_pool, pending, results
-from panic_tda.checkpoint import Checkpoint
-from panic_tda.clustering import Placement, cluster_rows, place
-from panic_tda.database import Database, open_current, open_database
+from panic_tda.arrays import device
+from panic_tda.clustering import backends
+from panic_tda.clustering.checkpoint import Checkpoint
+from panic_tda.clustering.recipe import Placement, cluster_rows, place
+from panic_tda.devices import cuda, pool
 from panic_tda.errors import (
     DatabaseError,
     InvalidParameter,
@@ -27,7 +28,11 @@ from panic_tda.errors import (
     UnknownClustering,
     UnknownModel,
 )
-from panic_tda.loading import (
+from panic_tda.parameters import ClusteringParameters, Resources, validate_downsample
+from panic_tda.progress import Prefixed, Progress, Silent
+from panic_tda.storage import pending, results
+from panic_tda.storage.database import Database, open_current, open_database
+from panic_tda.storage.loading import (
     ModelCensus,
     input_sha256,
     load_embeddings,
@@ -35,10 +40,8 @@ from panic_tda.loading import (
     stored_models,
     take_census,
 )
-from panic_tda.parameters import ClusteringParameters, Resources, validate_downsample
-from panic_tda.progress import Prefixed, Progress, Silent
-from panic_tda.results import ClusterDetails, ClusteringSummary
-from panic_tda.schemas import Invocation, utc_now, uuid7
+from panic_tda.storage.results import ClusterDetails, ClusteringSummary
+from panic_tda.storage.schemas import Invocation, utc_now, uuid7
 from panic_tda.types import (
     CLUSTERED,
     FAILED,
@@ -312,7 +315,7 @@ def _cluster_models(
         job, progress=Silent(), resources=replace(job.resources, work_dir=job.root, devices=None)
     )
     job.progress.phase("")
-    found = device_pool.run_on_devices(
+    found = pool.run_on_devices(
         _cluster_task,
         [(shared, census) for census in ordered],
         {f"device {number}": cuda.environment(number) for number in devices},
@@ -322,7 +325,7 @@ def _cluster_models(
         _remove_empty(job.root)
     return {
         census.model: _without_result(census, FAILED, outcome.reason)
-        if isinstance(outcome, device_pool.Lost)
+        if isinstance(outcome, pool.Lost)
         else outcome
         for census, outcome in zip(ordered, found, strict=True)
     }
@@ -347,7 +350,7 @@ def _cluster_model(job: _Job, census: ModelCensus) -> ModelOutcome:
         _log.debug("%s failed unexpectedly", census.model, exc_info=True)
         return _without_result(census, FAILED, f"unexpected {type(error).__name__}: {error}")
     finally:
-        device_memory.release()
+        device.release()
 
 
 def _place_and_cluster(job: _Job, census: ModelCensus) -> ModelOutcome:
@@ -355,7 +358,7 @@ def _place_and_cluster(job: _Job, census: ModelCensus) -> ModelOutcome:
     placement = place(job.parameters, *shape, memory_limit=job.resources.memory_limit)
     if not placement.on_device:
         return _load_cluster_save(job, census, placement)
-    with device_memory.explained(*shape, placement.backend.name):
+    with device.explained(*shape, placement.backend.name):
         return _load_cluster_save(job, census, placement)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import click
 
-from panic_tda import parameters, terminal
+from panic_tda import parameters
+from panic_tda.cli import terminal
 
 DEFAULT_DATABASE = "db/trajectory_data.sqlite"
 # Named here so that --help need not import them; a test holds them against the registry.
@@ -88,9 +89,9 @@ def upgrade(database: str, yes: bool) -> None:
 
     Says first which old clustering tables go, and asks. No other row changes.
     """
-    from panic_tda.database import open_database
-    from panic_tda.upgrade import plan_upgrade
-    from panic_tda.upgrade import upgrade as apply
+    from panic_tda.storage.database import open_database
+    from panic_tda.storage.upgrade import plan_upgrade
+    from panic_tda.storage.upgrade import upgrade as apply
 
     opened = open_database(database)
     plan = plan_upgrade(opened)
@@ -116,8 +117,9 @@ def import_embeddings(database: str, files: tuple[Path, ...], model: str | None,
     Columns: text, vector; optional: embedding_model, run, sequence_number, initial_prompt, network, seed.
     Importing the same rows again changes nothing.
     """
-    from panic_tda import importing, rendering
-    from panic_tda.database import open_database
+    from panic_tda.cli import rendering
+    from panic_tda.files import importing
+    from panic_tda.storage.database import open_database
 
     importing.require_files(files, model=model)
     opened = open_database(database, create=True)
@@ -209,7 +211,8 @@ def cluster_embeddings(
     **asked: Any,
 ) -> None:
     """Cluster all embeddings of the named embedding models, or of all models, and save the results."""
-    from panic_tda import clustering_manager, rendering
+    from panic_tda import clustering_manager
+    from panic_tda.cli import rendering
     from panic_tda.types import FAILED
 
     wanted = parameters.from_options(**asked)
@@ -243,8 +246,9 @@ def cluster_embeddings(
 @_command
 def list_clusterings(database: str, model: str | None, limit: int, as_json: bool) -> None:
     """List the stored clusterings, the latest first."""
-    from panic_tda import clustering_manager, rendering
-    from panic_tda.database import open_current
+    from panic_tda import clustering_manager
+    from panic_tda.cli import rendering
+    from panic_tda.storage.database import open_current
 
     with open_current(database).session() as session:
         found = clustering_manager.list_clusterings(session, model=model)
@@ -265,8 +269,9 @@ def show_clustering(database: str, reference: str, model: str | None, limit: int
 
     ID may be shortened; latest means the latest clustering of each model.
     """
-    from panic_tda import clustering_manager, rendering
-    from panic_tda.database import open_current
+    from panic_tda import clustering_manager
+    from panic_tda.cli import rendering
+    from panic_tda.storage.database import open_current
 
     quiet_end = terminal.make_progress(ended=logging.DEBUG)
     with open_current(database).session() as session, quiet_end as progress:
@@ -297,8 +302,9 @@ def delete_clusterings(
 
     Says what goes, and asks.
     """
-    from panic_tda import clustering_manager, rendering
-    from panic_tda.database import open_current
+    from panic_tda import clustering_manager
+    from panic_tda.cli import rendering
+    from panic_tda.storage.database import open_current
 
     if sum((bool(references), model is not None, everything)) != 1:
         raise click.UsageError("name ids, or --model, or --all: exactly one of the three")
@@ -328,7 +334,8 @@ def save_pending(database: str, files: tuple[Path, ...], as_json: bool) -> None:
 
     Without FILE, those that wait beside the database. Embeddings that have gone since are left out.
     """
-    from panic_tda import recovery, rendering
+    from panic_tda.cli import rendering
+    from panic_tda.storage import recovery
 
     saved = recovery.save_pending(database, files)
     _print(rendering.saved_json(saved) if as_json else rendering.saved_text(saved))
@@ -340,8 +347,8 @@ def save_pending(database: str, files: tuple[Path, ...], as_json: bool) -> None:
 @_command
 def doctor(database: str, environment: bool, as_json: bool) -> None:
     """Say what is there to work with, and what is missing for more."""
-    from panic_tda import rendering
-    from panic_tda.doctor import examine_environment
+    from panic_tda.cli import rendering
+    from panic_tda.devices.doctor import examine_environment
 
     if not environment:
         raise click.UsageError("say what to examine: --environment looks at libraries, devices and backends")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What a CUDA device does here: check_gpu.sh [options of bench_gpu.py]
-# Runs the tests that need a device (pytest -m gpu), then scripts/bench_gpu.py, in under 8 minutes together.
+# Runs the tests that need a device (pytest -m gpu), then scripts/bench/bench_gpu.py, in under 8 minutes together.
 # Writes gpu-tests.txt, bench_gpu.md and bench_gpu.json into the folder CHECK_GPU_OUT (default logs/gpu) and
 # exits 1 when either failed. Takes the Python named in PYTHON, or python3, when it has CuPy; otherwise the
 # environment in .venv, which it makes (see environment.sh).
@@ -27,5 +27,5 @@ if "$python" -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("pyte
 else
     echo "tests skipped: $python has no pytest" | tee "$out/gpu-tests.txt"
 fi
-"$python" scripts/bench_gpu.py --budget $((455 - SECONDS + began)) --out "$out" "$@" || status=1
+"$python" scripts/bench/bench_gpu.py --budget $((455 - SECONDS + began)) --out "$out" "$@" || status=1
 exit $status

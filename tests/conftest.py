@@ -10,16 +10,17 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import pytest
 
-from panic_tda import backends, cuda
-from panic_tda.backends import cuml
-from panic_tda.database import Database, open_database
-from panic_tda.schemas import uuid7
+from panic_tda.clustering import backends
+from panic_tda.clustering.backends import cuml
+from panic_tda.devices import cuda
+from panic_tda.storage.database import Database, open_database
+from panic_tda.storage.schemas import uuid7
+from panic_tda.storage.upgrade import upgrade
 from panic_tda.types import FinishedClustering
-from panic_tda.upgrade import upgrade
 from tests import strict_arrays
-from tests.devices import StandIn, require_device
 from tests.field_files import FieldFacts, FieldSpec, write_field_file
 from tests.snapshots import field_copy
+from tests.stand_ins import StandIn, require_device
 
 
 class UpgradedFile(NamedTuple):

@@ -21,7 +21,14 @@ def _write_program(path: Path, text: str) -> None:
 
 
 def _bench_gpu(*words: str, folder: Path) -> dict[str, object]:
-    command = [sys.executable, str(ROOT / "scripts" / "bench_gpu.py"), "--host", "--dimensions", "32", *words]
+    command = [
+        sys.executable,
+        str(ROOT / "scripts" / "bench" / "bench_gpu.py"),
+        "--host",
+        "--dimensions",
+        "32",
+        *words,
+    ]
     # Not installed, and called from elsewhere: it finds the package by itself.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run(
@@ -64,7 +71,7 @@ def test_gpu_benchmark_skips_what_does_not_fit_into_its_time(tmp_path: Path) -> 
 
 
 def test_gpu_benchmark_predicts_from_the_rows_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.syspath_prepend(str(ROOT / "scripts" / "bench"))
     from bench_gpu import Clock
 
     clock = Clock(1e6, 100.0)
@@ -77,7 +84,7 @@ def test_gpu_benchmark_predicts_from_the_rows_before(monkeypatch: pytest.MonkeyP
 
 
 def test_gpu_benchmark_refuses_without_a_device() -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "bench_gpu.py"), "--rows", "600"]
+    command = [sys.executable, str(ROOT / "scripts" / "bench" / "bench_gpu.py"), "--rows", "600"]
     hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=hidden)
     assert done.returncode == 1
@@ -90,7 +97,7 @@ def _commit() -> str:
 
 
 def test_rows_drawn_at_once_follow_the_law_of_those_drawn_run_by_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.syspath_prepend(str(ROOT / "scripts" / "bench"))
     import bench_data
 
     monkeypatch.setattr(bench_data, "RUNS_AT_ONCE", 7)
@@ -143,7 +150,9 @@ def test_check_gpu_takes_a_python_that_has_cupy(tmp_path: Path) -> None:
     assert status == 0
     tests, bench = re.findall(r"^asked: (.*)$", said, flags=re.MULTILINE)
     assert tests == f"-m pytest -q -m gpu -p no:cacheprovider --continue-on-collection-errors with {ROOT}"
-    found = re.fullmatch(r"scripts/bench_gpu.py --budget (\d+) --out (\S+) --peers tiled with (\S+)", bench)
+    found = re.fullmatch(
+        r"scripts/bench/bench_gpu.py --budget (\d+) --out (\S+) --peers tiled with (\S+)", bench
+    )
     assert found is not None
     assert 200 < int(found[1]) <= 455
     assert found[2] == str(tmp_path / "results")
@@ -153,8 +162,8 @@ def test_check_gpu_takes_a_python_that_has_cupy(tmp_path: Path) -> None:
 def test_check_gpu_measures_although_a_test_failed_or_there_is_no_pytest(tmp_path: Path) -> None:
     status, said = _check_gpu(tmp_path, cupy=True, status=1)
     assert status == 1
-    assert "asked: scripts/bench_gpu.py" in said
+    assert "asked: scripts/bench/bench_gpu.py" in said
     status, said = _check_gpu(tmp_path, cupy=True, pytest_there=False)
     assert status == 0
     assert "tests skipped" in said
-    assert "asked: scripts/bench_gpu.py" in said
+    assert "asked: scripts/bench/bench_gpu.py" in said

@@ -18,9 +18,8 @@ import numpy as np
 import psutil
 import pytest
 
-from panic_tda import clustering_manager, pending
-from panic_tda import database as database_module
-from panic_tda.clustering import hdbscan
+from panic_tda import clustering_manager
+from panic_tda.clustering.recipe import hdbscan
 from panic_tda.clustering_manager import (
     cluster_all_data,
     delete_clusterings,
@@ -29,7 +28,6 @@ from panic_tda.clustering_manager import (
     get_medoid_invocation,
     list_clusterings,
 )
-from panic_tda.database import Database, open_database
 from panic_tda.errors import (
     DatabaseError,
     InvalidParameter,
@@ -39,11 +37,14 @@ from panic_tda.errors import (
     UnknownClustering,
     UnknownModel,
 )
-from panic_tda.loading import input_sha256, load_embeddings, take_census
 from panic_tda.parameters import ClusteringParameters, Resources
-from panic_tda.recovery import save_pending
+from panic_tda.storage import database as database_module
+from panic_tda.storage import pending
+from panic_tda.storage.database import Database, open_database
+from panic_tda.storage.loading import input_sha256, load_embeddings, take_census
+from panic_tda.storage.recovery import save_pending
+from panic_tda.storage.upgrade import CLUSTERING_TABLES
 from panic_tda.types import CLUSTERED, FAILED, SKIPPED, ModelOutcome
-from panic_tda.upgrade import CLUSTERING_TABLES
 from tests.conftest import MakeFile, UpgradedFile
 from tests.field_files import EVERYTHING, FieldSpec, write_field_file
 from tests.snapshots import REPOSITORY, snapshot

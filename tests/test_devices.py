@@ -20,11 +20,13 @@ from typing import Any
 import psutil
 import pytest
 
-from panic_tda import cuda, device_pool, pending
 from panic_tda.clustering_manager import cluster_all_data
+from panic_tda.devices import cuda
+from panic_tda.devices import pool as device_pool
 from panic_tda.errors import InvalidParameter
 from panic_tda.parameters import ClusteringParameters, Resources, parse_devices
-from panic_tda.recovery import save_pending
+from panic_tda.storage import pending
+from panic_tda.storage.recovery import save_pending
 from panic_tda.types import CLUSTERED, FAILED, SKIPPED, ModelOutcome
 from tests.conftest import MakeFile, UpgradedFile
 from tests.device_work import SECONDS, wait_for
@@ -256,7 +258,7 @@ def test_what_names_no_devices_is_refused(text: str) -> None:
 # ---------------------------------------------------------------------------- as a command
 
 COMMAND = """
-from panic_tda import cuda
+from panic_tda.devices import cuda
 cuda.count = lambda: 2
 from panic_tda.main import main
 main(prog_name="panic-tda")

@@ -12,11 +12,11 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from panic_tda import pending
 from panic_tda.clustering_manager import list_clusterings
 from panic_tda.main import main
 from panic_tda.parameters import ClusteringParameters
-from panic_tda.results import ClusteringSummary
+from panic_tda.storage import pending
+from panic_tda.storage.results import ClusteringSummary
 from tests.conftest import MakeFile, UpgradedFile, make_finished
 from tests.field_files import ODD_TEXTS, FieldSpec, write_field_file
 from tests.snapshots import snapshot
@@ -287,7 +287,7 @@ def test_a_model_that_does_not_exist(upgraded: MakeFile) -> None:
 
 
 def test_a_backend_that_refuses_fails_its_models(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    from panic_tda.backends import sklearn as sklearn_backend
+    from panic_tda.clustering.backends import sklearn as sklearn_backend
 
     monkeypatch.setattr(sklearn_backend, "MAX_ROWS", 30)
     file = upgraded()
@@ -341,7 +341,7 @@ def test_a_file_that_needs_an_upgrade_says_how(tmp_path: Path, command: list[str
 
 
 def test_a_database_without_embeddings(tmp_path: Path) -> None:
-    from panic_tda.database import open_database
+    from panic_tda.storage.database import open_database
 
     path = tmp_path / "new.sqlite"
     open_database(path, create=True)
@@ -441,7 +441,7 @@ def test_nothing_to_list_or_show_says_how_to_make_some(upgraded: MakeFile) -> No
 def test_lists_are_bounded_by_default(upgraded: MakeFile) -> None:
     file = upgraded()
     ids = [embedding.id for embedding in file.facts.sample("Nomic")]
-    from panic_tda.results import save_clustering
+    from panic_tda.storage.results import save_clustering
 
     with file.database.writing() as connection:
         for seed in range(55):

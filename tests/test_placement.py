@@ -13,19 +13,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from panic_tda import backends, cuda, device_memory, loading
-from panic_tda.arrays import on_device
-from panic_tda.backends.base import FitOptions
-from panic_tda.backends.sklearn import SklearnBackend
-from panic_tda.backends.tiled.engine import TiledBackend
-from panic_tda.clustering import hdbscan, place
+from panic_tda.arrays import device as device_memory
+from panic_tda.arrays.namespace import on_device
+from panic_tda.clustering import backends
+from panic_tda.clustering.backends.base import FitOptions
+from panic_tda.clustering.backends.sklearn import SklearnBackend
+from panic_tda.clustering.recipe import hdbscan, place
+from panic_tda.clustering.tiled.engine import TiledBackend
 from panic_tda.clustering_manager import cluster_all_data
+from panic_tda.devices import cuda
 from panic_tda.errors import UnsupportedOnBackend
 from panic_tda.parameters import ClusteringParameters
+from panic_tda.storage import loading
 from panic_tda.types import CLUSTERED, FAILED, ModelOutcome, SpanningTree
 from tests.conftest import MakeFile, UpgradedFile
-from tests.devices import StandIn, StandInOutOfMemory, require_device
 from tests.field_files import FieldSpec
+from tests.stand_ins import StandIn, StandInOutOfMemory, require_device
 from tests.strict_arrays import StrictArray
 
 SPEC = FieldSpec(runs=6, duplicates=0.4, text_models=("First", "Second", "Third"))

@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from panic_tda.importing import sample_files
+from panic_tda.files.importing import sample_files
 from panic_tda.main import main
 
 ROOT = Path(__file__).parent.parent

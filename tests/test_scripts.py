@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from panic_tda.importing import sample_files
+from panic_tda.files.importing import sample_files
 from panic_tda.main import main
 
 ROOT = Path(__file__).parent.parent
@@ -116,7 +116,7 @@ def test_an_environment_of_the_user_is_not_removed(tmp_path: Path) -> None:
 
 
 def _python(script: str, *arguments: str) -> str:
-    command = [sys.executable, str(ROOT / "scripts" / script), *arguments]
+    command = [sys.executable, str(ROOT / "scripts" / "bench" / script), *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from panic_tda.clustering.hierarchy import extract
 from panic_tda.errors import OUTLIER
-from panic_tda.hierarchy import extract
 from panic_tda.parameters import EffectiveParameters
 from panic_tda.types import FlatClusters, SpanningTree
 from tests import reference

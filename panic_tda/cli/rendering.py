@@ -1,0 +1,333 @@
+"""Stored and fresh clusterings as text for people and as plain data for JSON."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from panic_tda.parameters import chord_to_cosine
+from panic_tda.storage.results import ClusterDetails, ClusteringSummary
+from panic_tda.types import Environment, ImportSummary, ModelOutcome, SavedPending
+
+PIPE_COLUMNS = 160
+"""Width of the output where it goes to a file or another program."""
+_COUNTED = ("n_total", "n_sampled", "n_excluded", "n_embeddings", "n_unique", "n_clusters", "n_outliers")
+NO_CLUSTERINGS = "No clusterings are stored; make some with panic-tda cluster-embeddings."
+_DELETED_SHOWN = 50
+_TABLE_GAP = "  "
+
+
+def terminal_width() -> int:
+    """Columns of stdout, `PIPE_COLUMNS` where it is no terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_COLUMNS
+
+
+def outcomes_json(outcomes: Sequence[ModelOutcome]) -> dict[str, Any]:
+    """Return the object that `cluster-embeddings --json` prints."""
+    return {"results": [_plain(asdict(outcome)) for outcome in outcomes]}
+
+
+def outcomes_text(outcomes: Sequence[ModelOutcome]) -> str:
+    """Return one line a model."""
+    rows = [
+        (
+            outcome.embedding_model,
+            outcome.status,
+            str(outcome.n_embeddings),
+            str(outcome.n_clusters),
+            _percent(outcome.n_outliers, outcome.n_embeddings),
+            outcome.backend or "-",
+            _yes_no(outcome.exact),
+            f"{sum(outcome.seconds.values()):.1f} s",
+            str(outcome.id or outcome.reason),
+        )
+        for outcome in outcomes
+    ]
+    header = (
+        "model",
+        "status",
+        "embeddings",
+        "clusters",
+        "outliers",
+        "backend",
+        "exact",
+        "time",
+        "clustering",
+    )
+    return _table(header, rows, right=(2, 3, 4, 7))
+
+
+def import_json(summary: ImportSummary) -> dict[str, Any]:
+    """Return the object that `import-embeddings --json` prints."""
+    return _plain(asdict(summary)) | {"n_present": summary.n_present}
+
+
+def import_text(summary: ImportSummary) -> str:
+    """Say what an import added, and what was there before."""
+    text = summary.describe()
+    return text[0].upper() + text[1:] + "."
+
+
+def listing_json(summaries: Sequence[ClusteringSummary]) -> list[dict[str, Any]]:
+    """Return the list that `list-clusterings --json` prints."""
+    return [
+        _plain(
+            {
+                "id": summary.id,
+                "embedding_model": summary.embedding_model,
+                "algorithm": summary.algorithm,
+                "epsilon": summary.parameters.get("cluster_selection_epsilon"),
+                "downsample": summary.parameters.get("downsample"),
+                "backend": summary.parameters.get("backend"),
+                "exact": summary.parameters.get("exact"),
+                "n_clusters": summary.parameters.get("n_clusters"),
+                "n_assignments": summary.parameters.get("n_embeddings"),
+                "outlier_percent": _share(summary),
+                "created_at": summary.created_at,
+                "duration_seconds": summary.seconds,
+            }
+        )
+        for summary in summaries
+    ]
+
+
+def listing_text(summaries: Sequence[ClusteringSummary], n_stored: int) -> str:
+    """Return one line a stored clustering, the latest first, and how many of `n_stored` are not shown."""
+    if not summaries:
+        return NO_CLUSTERINGS
+    rows = [
+        (
+            str(summary.id),
+            summary.embedding_model,
+            summary.algorithm,
+            f"{summary.parameters['cluster_selection_epsilon']:g}",
+            str(summary.parameters["downsample"]),
+            summary.parameters["backend"],
+            _yes_no(summary.parameters["exact"]),
+            str(summary.parameters["n_clusters"]),
+            str(summary.parameters["n_embeddings"]),
+            _percent(summary.parameters["n_outliers"], summary.parameters["n_embeddings"]),
+            f"{summary.created_at:%Y-%m-%d %H:%M}",
+            f"{summary.seconds:.1f} s",
+        )
+        for summary in summaries
+    ]
+    header = (
+        "id",
+        "model",
+        "algorithm",
+        "epsilon",
+        "sample",
+        "backend",
+        "exact",
+        "clusters",
+        "assigned",
+        "outliers",
+        "created (UTC)",
+        "time",
+    )
+    table = _table(header, rows, right=(3, 4, 7, 8, 9, 11))
+    hidden = n_stored - len(summaries)
+    return f"{table}\n… and {hidden} older ones; list-clusterings --limit 0 lists all" if hidden else table
+
+
+def details_json(summary: ClusteringSummary, clusters: Sequence[ClusterDetails]) -> dict[str, Any]:
+    """Return one element of the list that `show-clustering --json` prints."""
+    return _plain(asdict(summary)) | {"clusters": [_plain(asdict(cluster)) for cluster in clusters]}
+
+
+def details_text(
+    summary: ClusteringSummary, clusters: Sequence[ClusterDetails], width: int, *, limit: int = 0
+) -> str:
+    """Return one clustering: its parameters, then its clusters, the largest first.
+
+    `limit` is how many clusters were asked for, 0 meaning all.
+    """
+    said = summary.parameters
+    lines = [
+        f"Clustering {summary.id} of {summary.embedding_model}, {summary.created_at:%Y-%m-%d %H:%M} UTC, "
+        f"{summary.seconds:.1f} s",
+        *_parameter_lines(said),
+        "",
+    ]
+    if not said["n_clusters"]:
+        lines.append("No clusters: every embedding is an outlier.")
+    for cluster in clusters:
+        lines += _cluster_lines(cluster, said["n_embeddings"], width)
+    hidden = said["n_clusters"] - len(clusters)
+    if hidden > 0 and len(clusters) == limit:
+        lines.append(f"… and {hidden} smaller clusters; --limit 0 shows all")
+    elif hidden > 0:
+        lines.append(f"{hidden} clusters have gone since, with the embeddings that were their medoids")
+    return "\n".join(lines)
+
+
+def deletion_text(summaries: Sequence[ClusteringSummary]) -> str:
+    """Say what a deletion takes away."""
+    if not summaries:
+        return "Nothing to delete."
+    n_clusters = sum(summary.parameters["n_clusters"] for summary in summaries)
+    n_assignments = sum(summary.parameters["n_embeddings"] for summary in summaries)
+    return (
+        f"{listing_text(summaries[:_DELETED_SHOWN], len(summaries))}\n"
+        f"{len(summaries)} clusterings go, with {n_clusters} clusters and {n_assignments} assignments."
+    )
+
+
+def saved_json(saved: Sequence[SavedPending]) -> dict[str, Any]:
+    """Return the object that `save-pending --json` prints."""
+    return {"saved": [_plain(asdict(one)) for one in saved]}
+
+
+def saved_text(saved: Sequence[SavedPending]) -> str:
+    """Return one line a clustering that is in the database now."""
+    return (
+        "\n".join(
+            f"Saved clustering {one.id} of {one.embedding_model}"
+            + (f"; {one.n_vanished} embeddings have gone since and were left out" if one.n_vanished else "")
+            for one in saved
+        )
+        or "No clustering waits to be saved."
+    )
+
+
+def environment_json(found: Environment) -> dict[str, Any]:
+    """Return the object that `doctor --environment --json` prints."""
+    return asdict(found)
+
+
+def environment_text(found: Environment) -> str:
+    """Say what this machine has, which backends run on it, and what would make the others run."""
+    driver = f"driver {found.driver or 'none found'}"
+    if found.cuda_unusable_because is None:
+        state = f"{driver} (CUDA up to {found.driver_cuda}), runtime {found.cuda_runtime}"
+    else:
+        state = f"{driver}; cannot be used: {found.cuda_unusable_because}"
+    versions = [f"{name} {version or '(not installed)'}" for name, version in found.versions.items()]
+    lines = [
+        f"system    {found.platform}, {found.cores} cores, "
+        f"{_gib(found.memory_bytes)} memory, {_gib(found.available_bytes)} available",
+        f"versions  {', '.join(versions)}",
+        f"CUDA      {state}",
+    ]
+    lines += [
+        f"device {one.number}  {one.name}, compute capability {one.compute_capability}, "
+        f"{_gib(one.total_bytes)} memory, {_gib(one.free_bytes)} free"
+        for one in found.devices
+    ]
+    lines += [
+        f"backend   {name}: {'can be used' if reason is None else f'cannot be used: {reason}'}"
+        for name, reason in found.backends.items()
+    ]
+    return "\n".join(lines)
+
+
+def _gib(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / 2**30:.1f} GiB"
+
+
+def _parameter_lines(said: dict[str, Any]) -> list[str]:
+    epsilon = said["cluster_selection_epsilon"]
+    counts = ", ".join(f"{name.removeprefix('n_')} {said[name]}" for name in _COUNTED if name in said)
+    limit = said.get("max_cluster_size")
+    largest = f", max_cluster_size {limit}" if limit else ""
+    return [
+        f"  epsilon {epsilon:g} chord (cosine distance {chord_to_cosine(epsilon):g}), min_cluster_size "
+        f"{said['min_cluster_size']}{largest}, min_samples {said['min_samples']}, "
+        f"{said['cluster_selection_method']}, "
+        f"single cluster {'allowed' if said['allow_single_cluster'] else 'not allowed'}",
+        f"  backend {said['backend']} ({'exact' if said['exact'] else 'approximate'}), "
+        f"downsample {said['downsample']}; {counts}",
+        *_approximation_lines(said),
+    ]
+
+
+def _approximation_lines(said: dict[str, Any]) -> list[str]:
+    lines = []
+    if graph := said.get("nn_descent"):
+        values = ", ".join(f"{name} {value}" for name, value in graph.items())
+        lines.append(f"  neighbour graph by NN descent: {values}")
+    share = said.get("lighter_edge_share")
+    if share is not None:
+        lines.append(
+            f"  {100 * share:.2f} % of {said['lighter_edge_sample']} sampled rows have an edge lighter than "
+            "their path in the tree (0 % in an exact one)"
+        )
+    return lines
+
+
+def _cluster_lines(cluster: ClusterDetails, n_embeddings: int, width: int) -> list[str]:
+    copies = f" ×{cluster.medoid_copies}" if cluster.medoid_copies else ""
+    head = (
+        f"{cluster.label:>5}  {cluster.size:>8}  {_percent(cluster.size, n_embeddings):>7}  "
+        f"persistence {cluster.persistence:.3f}{copies:>7}  "
+    )
+    text = "(image)" if cluster.medoid_text is None else _on_one_line(cluster.medoid_text)
+    ids = {
+        "embedding": cluster.medoid_embedding_id,
+        "invocation": cluster.medoid_invocation_id,
+        "run": cluster.medoid_run_id,
+        "image": cluster.medoid_image_invocation_id,
+    }
+    return [head + _shorten(text, max(20, width - len(head))), *_id_lines(ids, width), ""]
+
+
+def _id_lines(ids: dict[str, UUID | None], width: int) -> list[str]:
+    lines = [" " * 5]
+    for name, value in ids.items():
+        item = f"  {name} {value or '-'}"
+        if len(lines[-1]) + len(item) > width and lines[-1].strip():
+            lines.append(" " * 5)
+        lines[-1] += item
+    return lines
+
+
+def _on_one_line(text: str) -> str:
+    # Texts are generated: escape sequences in them must not reach the terminal.
+    words = " ".join(text.split())
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in words
+    )
+
+
+def _shorten(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int]) -> str:
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    return "\n".join(
+        _TABLE_GAP.join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (header, *rows)
+    )
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def _share(summary: ClusteringSummary) -> float | None:
+    n_embeddings = summary.parameters.get("n_embeddings")
+    return 100 * summary.parameters["n_outliers"] / n_embeddings if n_embeddings else None
+
+
+def _yes_no(value: bool | None) -> str:
+    return "-" if value is None else "yes" if value else "no"
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    return {name: _plain_value(item) for name, item in value.items()}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, UUID):
+        return str(value)
+    return value.isoformat(sep=" ") if isinstance(value, datetime) else value

@@ -1,0 +1,143 @@
+"""Backends: each builds the spanning tree of the mutual reachability graph in its own way.
+
+A new backend is a new module and one line in `_HOMES`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
+
+from panic_tda.clustering.backends.base import Backend, FitOptions, cannot_run
+from panic_tda.errors import InvalidParameter, UnsupportedOnBackend
+
+if TYPE_CHECKING:
+    from panic_tda.parameters import ClusteringParameters
+
+_HOMES = {
+    "cuml": ("panic_tda.clustering.backends.cuml", "CumlBackend"),
+    "sklearn": ("panic_tda.clustering.backends.sklearn", "SklearnBackend"),
+    "tiled": ("panic_tda.clustering.tiled.engine", "TiledBackend"),
+}
+AUTO = "auto"
+NAMES = (AUTO, *_HOMES)
+"""What `--backend` accepts."""
+ON_HOST = ("sklearn",)
+"""Those that have no use for a device."""
+_AUTO_ORDER = ("cuml", "sklearn", "tiled")
+_AUTO_EXACT_ORDER = ("tiled",)
+"""Where `exact` was asked for: the one exact backend that works on a device too."""
+_AUTO_APPROXIMATE_ORDER = ("cuml",)
+"""Where an approximate graph was asked for."""
+_AUTO_UP_TO = {"sklearn": 2_000}
+"""Rows above which `auto` passes a backend over although it would not refuse: here both take half a second
+at 768 dimensions; at 8,000 rows scikit-learn takes five times as long as the tiles."""
+
+_log = logging.getLogger(__name__)
+
+
+def get(name: str) -> Backend:
+    """Return the backend called `name`.
+
+    Raises
+    ------
+    InvalidParameter
+        There is none of this name.
+    """
+    if name not in _HOMES:
+        raise InvalidParameter(f"backend must be one of {', '.join(NAMES)}; got {name!r}")
+    module, attribute = _HOMES[name]
+    backend: Backend = getattr(import_module(module), attribute)()
+    return backend
+
+
+class Shape(NamedTuple):
+    """How many rows there are, how many of them are distinct, and their dimensions."""
+
+    n_rows: int
+    n_distinct: int
+    n_features: int
+
+
+def require_usable(asked: ClusteringParameters) -> None:
+    """Refuse a backend that this machine cannot run, before anything is loaded for it.
+
+    Raises
+    ------
+    UnsupportedOnBackend
+        With the reason and the remedy. `auto` always finds another, but for an approximate graph.
+    InvalidParameter
+        There is no backend of this name.
+    """
+    name = asked.backend
+    if name == AUTO and asked.nn_descent is not None:
+        (name,) = _AUTO_APPROXIMATE_ORDER
+    if name != AUTO and (reason := unusable_because(name)) is not None:
+        raise cannot_run(name, reason)
+
+
+def select(name: str, shape: Shape, options: FitOptions) -> Backend:
+    """Choose the backend for a matrix of `shape`.
+
+    A backend that is named is taken or refuses; only `auto` goes on to the next one, and says so. It takes
+    cuML's where that can run, unless an exact tree was asked for, and then the faster one for the shape.
+
+    Raises
+    ------
+    UnsupportedOnBackend
+        The named backend refuses, or all of them do; the message has every reason.
+    InvalidParameter
+        There is no backend of this name.
+    """
+    if name != AUTO:
+        return _checked(name, shape, options)
+    reasons = []
+    for candidate in _auto_order(options):
+        if shape.n_rows > _AUTO_UP_TO.get(candidate, shape.n_rows):
+            continue
+        try:
+            return _checked(candidate, shape, options)
+        except UnsupportedOnBackend as refusal:
+            _say_once(str(refusal))
+            reasons.append(str(refusal))
+    if len(reasons) == 1:
+        raise UnsupportedOnBackend(reasons[0])
+    raise UnsupportedOnBackend("no backend can do this: " + "; ".join(reasons))
+
+
+def _auto_order(options: FitOptions) -> tuple[str, ...]:
+    if options.exact:
+        return _AUTO_EXACT_ORDER
+    return _AUTO_ORDER if options.nn_descent is None else _AUTO_APPROXIMATE_ORDER
+
+
+@cache
+def _say_once(refusal: str) -> None:
+    """Log a refusal: a machine without a device would say so for every model otherwise."""
+    _log.info("%s", refusal)
+
+
+def _checked(name: str, shape: Shape, options: FitOptions) -> Backend:
+    backend = get(name)
+    if options.nn_descent is not None and name not in _AUTO_APPROXIMATE_ORDER:
+        raise UnsupportedOnBackend(
+            f"backend {name} makes no approximate neighbour graph; use --backend cuml, "
+            "or leave --nn-descent out"
+        )
+    backend.check(shape.n_distinct if backend.weighted else shape.n_rows, shape.n_features, options)
+    return backend
+
+
+def unusable_because(name: str) -> str | None:
+    """Say in one line why a backend can do nothing on this machine, with the remedy; None where it can.
+
+    Raises
+    ------
+    InvalidParameter
+        There is none of this name.
+    """
+    ask: Callable[[], str | None] | None = getattr(get(name), "unusable_because", None)
+    return None if ask is None else ask()

@@ -1,0 +1,381 @@
+"""HDBSCAN on cosine geometry, as a recipe: every stage is a line of `cluster_rows`.
+
+References
+----------
+.. [1] Campello, Moulavi, Sander (2013). Density-based clustering based on hierarchical density estimates.
+   PAKDD 2013. https://doi.org/10.1007/978-3-642-37456-2_14
+.. [2] McInnes, Healy, Astels (2017). hdbscan: Hierarchical density based clustering. Journal of Open Source
+   Software 2(11). https://doi.org/10.21105/joss.00205
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import platform
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from panic_tda import parameters
+from panic_tda.arrays import device
+from panic_tda.arrays.namespace import on_device, to_host
+from panic_tda.arrays.rows import normalise
+from panic_tda.clustering import backends, hierarchy
+from panic_tda.clustering.backends.base import Backend, Checkpoint, FitOptions
+from panic_tda.clustering.duplicates import DistinctRows, attach_copies, find_distinct, keep_distinct
+from panic_tda.clustering.medoids import medoids
+from panic_tda.devices import cuda
+from panic_tda.errors import OUTLIER, BadVectors, UnsupportedOnBackend
+from panic_tda.parameters import ClusteringParameters, EffectiveParameters, NnDescent
+from panic_tda.progress import Progress, Silent
+from panic_tda.types import Clustering, FlatClusters, SpanningTree
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from panic_tda.types import Float32Array, FloatArray, IntArray
+
+_VERSIONED = ("panic_tda", "numpy", "numba", "scikit-learn")
+_VERSIONED_IF_LOADED = ("cupy", "cuml")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which backend takes a matrix, and where its rows belong.
+
+    Attributes
+    ----------
+    backend : Backend
+        The one that was named, or that "auto" chose.
+    rows_on_device : bool
+        Whether the rows belong into the memory of the CUDA device.
+    on_device : bool
+        Whether there is a device that a backend may work on; its rows may lie in host memory all the same.
+    """
+
+    backend: Backend
+    rows_on_device: bool
+    on_device: bool
+
+
+def hdbscan(
+    vectors: ArrayLike,
+    *,
+    epsilon: float = parameters.EPSILON,
+    min_cluster_size: int | float | None = None,
+    min_samples: int | None = None,
+    allow_single_cluster: bool = True,
+    selection_method: str = "eom",
+    max_cluster_size: int | None = None,
+    distance_floor: float = parameters.DISTANCE_FLOOR,
+    backend: str = backends.AUTO,
+    exact: bool = False,
+    nn_descent: NnDescent | None = None,
+    progress: Progress | None = None,
+) -> Clustering:
+    """Cluster vectors by density on cosine geometry.
+
+    Parameters
+    ----------
+    vectors : (n, d) array_like
+        One vector a row, of any length but zero; taken as float32.
+    epsilon, min_cluster_size, min_samples, allow_single_cluster, selection_method, max_cluster_size, \
+distance_floor, backend, exact, nn_descent
+        See `ClusteringParameters`; distances are chord lengths between unit vectors, sqrt(2 - 2 cos).
+    progress : Progress, optional
+        Told what is being done.
+
+    Returns
+    -------
+    Clustering
+        Labels, probabilities, persistence, medoids and every effective parameter.
+
+    Raises
+    ------
+    InvalidParameter
+        A parameter outside its range.
+    BadVectors
+        Not a matrix, or rows that are zero, NaN or infinite.
+    UnsupportedOnBackend
+        The chosen backend cannot do this.
+    DeviceOutOfMemory
+        The device had less memory than the fit took.
+
+    Notes
+    -----
+    The result depends on the data and the parameters alone: equal distances merge at once, so neither the
+    order of the rows nor the choice among exact backends can move a row (see `hierarchy`). `min_samples`
+    counts the point itself, as in scikit-learn; hdbscan, fast_hdbscan and cuML do not count it.
+    """
+    asked = ClusteringParameters(
+        epsilon=epsilon,
+        min_cluster_size=min_cluster_size,
+        min_samples=min_samples,
+        allow_single_cluster=allow_single_cluster,
+        selection_method=selection_method,
+        max_cluster_size=max_cluster_size,
+        distance_floor=distance_floor,
+        backend=backend,
+        exact=exact,
+        nn_descent=nn_descent,
+    )
+    return cluster_rows(_as_matrix(vectors), asked, progress or Silent())
+
+
+def place(
+    asked: ClusteringParameters, n_rows: int, n_features: int, *, memory_limit: int | None = None
+) -> Placement:
+    """Choose the backend for a matrix, and with it the memory for its rows, before they are loaded.
+
+    Parameters
+    ----------
+    asked : ClusteringParameters
+        What was asked for.
+    n_rows, n_features : int
+        Shape of the matrix, copies of rows counted.
+    memory_limit : int, optional
+        Bytes that the backend may take above the rows.
+
+    Raises
+    ------
+    UnsupportedOnBackend
+        The chosen backend cannot do this.
+    """
+    shape = backends.Shape(n_rows, n_rows, n_features)
+    options = _options(asked, asked.resolve(n_rows), memory_limit=memory_limit)
+    try:
+        backend = backends.select(asked.backend, shape, options)
+    except UnsupportedOnBackend as refusal:
+        if asked.backend != backends.AUTO or not options.on_device:
+            raise
+        # Nobody is there at night to say `--devices none`.
+        _log.info("%s; trying in host memory", refusal)
+        options = replace(options, on_device=False)
+        backend = backends.select(asked.backend, shape, options)
+    return Placement(
+        backend, backend.rows_on_device(n_rows, n_features, options), on_device=options.on_device
+    )
+
+
+def cluster_rows(
+    vectors: Any,
+    asked: ClusteringParameters,
+    progress: Progress,
+    *,
+    placement: Placement | None = None,
+    checkpoint: Checkpoint | None = None,
+    memory_limit: int | None = None,
+    name: str = "",
+) -> Clustering:
+    """Cluster the rows of a matrix that may be overwritten; see `hdbscan`.
+
+    Parameters
+    ----------
+    vectors : (n, d) float32
+        NumPy or CuPy, C-ordered and writable; normalised in place, its distinct rows moved to the front.
+        Moved to the memory where the backend wants them.
+    asked : ClusteringParameters
+        What was asked for.
+    progress : Progress
+        Told what is being done.
+    placement : Placement, optional
+        What `place` said; None asks it.
+    checkpoint : Checkpoint, optional
+        Where a backend that can go on after a kill keeps its state.
+    memory_limit : int, optional
+        Bytes that the backend may take above the rows.
+    name : str
+        What the log calls these rows, where there are several such jobs.
+    """
+    began = time.monotonic()
+    n = len(vectors)
+    effective = asked.resolve(n)
+    placement = placement or place(asked, *vectors.shape, memory_limit=memory_limit)
+    backend, vectors = placement.backend, _moved(vectors, placement)
+    progress.phase("normalise, find duplicates")
+    normalise(vectors)
+    distinct = find_distinct(vectors)
+    rows = keep_distinct(vectors, distinct) if backend.weighted else vectors
+
+    options = _options(asked, effective, progress=progress, checkpoint=checkpoint, memory_limit=memory_limit)
+    options = replace(options, on_device=placement.on_device)
+    if max(effective.min_cluster_size, effective.min_samples) > n:
+        tree = None
+        _warn_of_too_few(n, effective, name)
+    else:
+        tree = _spanning_tree(rows, distinct, effective, backend, options)
+    progress.phase("hierarchy")
+    flat = _all_outliers(n) if tree is None else hierarchy.extract(tree, effective)
+    flat = canonicalise(flat)
+    if tree is not None and not len(flat.persistence):
+        _warn_of_nothing(n, effective, name)
+    fitted = time.monotonic()
+
+    progress.phase("medoids")
+    found = _medoids(rows if backend.weighted else keep_distinct(vectors, distinct), distinct, flat)
+    return Clustering(
+        labels=flat.labels,
+        probabilities=flat.probabilities,
+        persistence=flat.persistence,
+        medoid_indices=found,
+        parameters=_record(effective, backend, distinct, flat) | _approximation(backend, asked, tree),
+        seconds={"fit": fitted - began, "medoids": time.monotonic() - fitted},
+    )
+
+
+def medoid_of(vectors: Float32Array, probabilities: FloatArray) -> int:
+    """Return the row of the medoid when all rows are one cluster.
+
+    Parameters
+    ----------
+    vectors : (n, d) float32
+        At least one row; normalised in place.
+    probabilities : (n,) float64
+        Membership strengths.
+    """
+    normalise(vectors)
+    return medoids(vectors, np.zeros(len(vectors), dtype=np.int64), probabilities, 1)[0]
+
+
+def canonicalise(flat: FlatClusters) -> FlatClusters:
+    """Number clusters by size, the largest first; ties go to the one with the smallest row."""
+    n_clusters = len(flat.persistence)
+    members = np.flatnonzero(flat.labels != OUTLIER)
+    sizes = np.bincount(flat.labels[members], minlength=n_clusters)
+    smallest = np.full(n_clusters, len(flat.labels))
+    np.minimum.at(smallest, flat.labels[members], members)
+    order = np.lexsort((smallest, -sizes))
+    number = np.empty(n_clusters, dtype=np.int64)
+    number[order] = np.arange(n_clusters)
+    labels = np.full(len(flat.labels), OUTLIER, dtype=np.int64)
+    labels[members] = number[flat.labels[members]]
+    return FlatClusters(labels, flat.probabilities, flat.persistence[order])
+
+
+def _as_matrix(vectors: ArrayLike) -> Float32Array:
+    try:
+        # Values too large for single precision become infinite, and are refused as such.
+        with np.errstate(over="ignore", invalid="ignore"):
+            matrix = np.array(vectors, dtype=np.float32, order="C")
+    except (TypeError, ValueError) as error:
+        raise BadVectors(f"vectors must be a matrix of shape (rows, dimensions): {error}") from error
+    if matrix.ndim != 2 or (len(matrix) and not matrix.shape[1]):
+        raise BadVectors(f"vectors must be a matrix of shape (rows, dimensions); got shape {matrix.shape}")
+    return matrix
+
+
+def _options(asked: ClusteringParameters, effective: EffectiveParameters, **others: Any) -> FitOptions:
+    return FitOptions(
+        min_samples=effective.min_samples,
+        distance_floor=effective.distance_floor,
+        exact=asked.exact,
+        nn_descent=asked.nn_descent,
+        # Asking means importing CuPy, which nobody should wait for who named a backend without use for it.
+        on_device=asked.backend not in backends.ON_HOST and cuda.unusable_because() is None,
+        **others,
+    )
+
+
+def _moved(vectors: Any, placement: Placement) -> Any:
+    if placement.rows_on_device == on_device(vectors):
+        return vectors
+    return device.upload(vectors) if placement.rows_on_device else to_host(vectors)
+
+
+def _spanning_tree(
+    rows: Any,
+    distinct: DistinctRows,
+    effective: EffectiveParameters,
+    backend: Backend,
+    options: FitOptions,
+) -> SpanningTree:
+    n, m = len(distinct.inverse), len(distinct.first)
+    if m == 1:
+        # All rows are copies of one: a star, whatever the backend.
+        floor = np.full(1, effective.distance_floor)
+        empty = np.empty(0, dtype=np.int64)
+        return attach_copies(SpanningTree(empty, empty, np.empty(0), floor), distinct)
+    if backend.weighted:
+        return attach_copies(backend.fit(rows, distinct.counts, options), distinct)
+    return backend.fit(rows, np.ones(n, dtype=np.int64), options)
+
+
+def _warn_of_too_few(n: int, effective: EffectiveParameters, name: str) -> None:
+    _log.warning(
+        "%sall %d rows are outliers: min_cluster_size is %d and min_samples %d, more than there are rows",
+        name and f"{name}: ",
+        n,
+        effective.min_cluster_size,
+        effective.min_samples,
+    )
+
+
+def _warn_of_nothing(n: int, effective: EffectiveParameters, name: str) -> None:
+    advice = "try a smaller min_cluster_size or min_samples"
+    if effective.allow_single_cluster:
+        # The whole may be more stable than its parts, and have no row that is dense enough to be a member.
+        advice = (
+            f"none is dense within epsilon {effective.cluster_selection_epsilon:g}; try a larger epsilon, "
+        )
+        advice += "no single cluster (--no-allow-single-cluster), or a smaller min_cluster_size"
+    _log.warning("%sno clusters: all %d rows are outliers; %s", name and f"{name}: ", n, advice)
+
+
+def _all_outliers(n: int) -> FlatClusters:
+    return FlatClusters(np.full(n, OUTLIER, dtype=np.int64), np.zeros(n), np.empty(0))
+
+
+def _medoids(rows: Any, distinct: DistinctRows, flat: FlatClusters) -> dict[int, int]:
+    # Copies share label and probability, so a distinct row stands for its copies with their summed weight.
+    labels: IntArray = flat.labels[distinct.first]
+    weights = np.bincount(distinct.inverse, weights=flat.probabilities, minlength=len(rows))
+    found = medoids(rows, labels, weights.astype(np.float64, copy=False), len(flat.persistence))
+    return {label: int(distinct.first[row]) for label, row in found.items()}
+
+
+def _record(
+    effective: EffectiveParameters, backend: Backend, distinct: DistinctRows, flat: FlatClusters
+) -> dict[str, Any]:
+    return asdict(effective) | {
+        "backend": backend.name,
+        "exact": backend.exact,
+        "n_embeddings": len(distinct.inverse),
+        "n_unique": len(distinct.first),
+        "n_clusters": len(flat.persistence),
+        "n_outliers": int(np.count_nonzero(flat.labels == OUTLIER)),
+        "versions": _versions(),
+    }
+
+
+def _approximation(
+    backend: Backend, asked: ClusteringParameters, tree: SpanningTree | None
+) -> dict[str, Any]:
+    """What is stored of a tree that need not be a minimum one, and of the graph it came from."""
+    if backend.exact:
+        return {}
+    checked = None if tree is None else tree.lighter_edges
+    return {
+        "nn_descent": None if asked.nn_descent is None else asdict(asked.nn_descent),
+        "lighter_edge_share": None if checked is None else checked.share,
+        "lighter_edge_sample": 0 if checked is None else checked.sample,
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    # Their distributions have other names for every CUDA version, and what is not loaded had no part in it.
+    for name in _VERSIONED_IF_LOADED:
+        if name in sys.modules:
+            found[name] = str(getattr(sys.modules[name], "__version__", "unknown"))
+    return found

@@ -1,0 +1,88 @@
+"""Neighbour lists in device memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from panic_tda.clustering.tiled.layout import Layout
+    from panic_tda.clustering.tiled.survivors import Survivors
+
+
+class Lists:
+    """See `space.Lists`: each list has the nearest row first.
+
+    Offers wait, tile by tile, until there is enough for half the lists of the tile, and then go in by one
+    sort. Among equal products the one that was offered first stays.
+    """
+
+    def __init__(self, xp: Any, layout: Layout, length: int) -> None:
+        n = len(layout.order)
+        self._xp, self._layout, self._length = xp, layout, length
+        self._order = xp.asarray(layout.order)
+        self._waiting: list[list[tuple[Any, Any, Any]]] = [[] for _ in range(layout.n_tiles)]
+        self.rows = xp.full((n, length), -1, dtype=xp.int32)
+        self.sims = xp.full((n, length), -xp.inf, dtype=xp.float32)
+
+    def worst(self, rows: Any) -> Any:
+        """Return thresholds; those that waiting offers would raise let a few more pairs pass."""
+        return self.sims[rows, self._length - 1]
+
+    def offer(self, found: Survivors, pair: tuple[int, int], rows: Any, columns: Any) -> None:
+        """Let the pairs wait for the lists of both sides."""
+        width = len(columns)
+        i, j = found.codes // width, found.codes % width
+        self._wait(pair[0], i, columns[j], found.sims)
+        if pair[0] != pair[1]:
+            self._wait(pair[1], j, rows[i], found.sims)
+
+    def settle(self) -> None:
+        """Enter what still waits."""
+        for tile in range(self._layout.n_tiles):
+            self._enter(tile)
+
+    def _wait(self, tile: int, owners: Any, others: Any, sims: Any) -> None:
+        if not len(owners):
+            return
+        waiting = self._waiting[tile]
+        waiting.append((owners.astype(self._xp.int32), others, sims))
+        size = int(self._layout.starts[tile + 1] - self._layout.starts[tile])
+        if 2 * sum(len(some[0]) for some in waiting) >= size * self._length:
+            self._enter(tile)
+
+    def _enter(self, tile: int) -> None:
+        if not self._waiting[tile]:
+            return
+        xp, length = self._xp, self._length
+        owners, others, sims = (xp.concatenate(parts) for parts in zip(*self._waiting[tile], strict=True))
+        self._waiting[tile] = []
+        touched = xp.flatnonzero(xp.bincount(owners))
+        rows = self._order[self._layout.starts[tile] + touched]
+        # What is on the lists comes first, so that it stays where an offer is no better.
+        number = xp.arange(len(touched))
+        owners = xp.concatenate(
+            [
+                (number[:, None] + xp.zeros(length, dtype=xp.int64)[None, :]).reshape(-1),
+                xp.searchsorted(touched, owners.astype(xp.int64)),
+            ]
+        )
+        others = xp.concatenate([self.rows[rows].reshape(-1), others.astype(xp.int32)])
+        sims = xp.concatenate([self.sims[rows].reshape(-1), sims])
+        order = xp.argsort(_keys(xp, owners, sims), kind="stable")
+        owners = owners[order]
+        rank = xp.arange(len(order)) - xp.searchsorted(owners, number)[owners]
+        # Every list is full, if need be with entries for no row: as many as before stay.
+        kept = order[xp.flatnonzero(rank < length)]
+        self.rows[rows] = others[kept].reshape(-1, length)
+        self.sims[rows] = sims[kept].reshape(-1, length)
+
+
+def _keys(xp: Any, owners: Any, sims: Any) -> Any:
+    """Integers in the order of the owners and, for each, of falling products.
+
+    The bits of a float32, read as an integer, are in its order where it is positive, in the reverse where it
+    is negative.
+    """
+    bits = sims.view(xp.int32)
+    rising = xp.where(bits < 0, xp.bitwise_xor(bits, xp.int32(0x7FFFFFFF)), bits)
+    return xp.left_shift(owners.astype(xp.int64), xp.int64(32)) - rising.astype(xp.int64)

@@ -1,0 +1,285 @@
+"""The backend `tiled`: an exact minimum spanning tree at the cost of one brute-force neighbour search."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from panic_tda.arrays.namespace import namespace, on_device
+from panic_tda.clustering.backends.base import FitOptions
+from panic_tda.clustering.tiled import axes, device, forest, layout, neighbours, verify
+from panic_tda.clustering.tiled.cores import core_distances
+from panic_tda.clustering.tiled.forest import Edges
+from panic_tda.clustering.tiled.joining import join_components
+from panic_tda.clustering.tiled.space import Lists, Space, describe, work_on
+from panic_tda.clustering.tiled.workers import Workers, workers
+from panic_tda.devices import cuda
+from panic_tda.errors import InvalidParameter, UnsupportedOnBackend
+from panic_tda.types import SpanningTree
+
+if TYPE_CHECKING:
+    from panic_tda.types import FloatArray, IntArray
+
+_SEED = 0
+_FIRST_TREE, _FINISHED_TREE = "first-tree", "finished-tree"
+_STATES = (neighbours.STATE, _FIRST_TREE, verify.STATE, _FINISHED_TREE)
+"""What a checkpoint holds, in the order in which it is written; each makes those before it useless."""
+_ROW_BYTES = 160
+"""Cores, first tree and its order, candidates and what sorting them takes, for each row."""
+_DEVICE_ROW_BYTES = 64
+"""On a device: weights, cores, gaps and their maxima, positions."""
+_GROUP_ROWS = 32
+"""Fewest rows of the groups whose joints are looked for beyond the neighbour lists.
+
+An outlier's list reaches into several clusters, and through it the neighbour graph joins them by edges
+heavier than those that its dense rows, whose lists end nearby, know nothing of.
+"""
+
+_log = logging.getLogger(__name__)
+
+FirstTree = Callable[[int, np.random.Generator], tuple["IntArray", "IntArray"]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the engine works; none of it changes the answer.
+
+    Parameters
+    ----------
+    tile_rows : int or None
+        Most rows of a tile; None takes what suits the memory where it is worked.
+    n_axes : int
+        Principal axes of the bound; 0 does without.
+    bound_neighbours, bound_verify : bool
+        Whether the pass asks the bound. The axes are there all the same: tiles and joints are chosen by them.
+    dead_rows : bool
+        Whether rows that cannot have a lighter edge leave the verify pass.
+    threads : int or None
+        None takes the available cores. Ignored where a device does the work: it has its own.
+    first_tree : callable or None
+        Gives the first spanning tree from the number of rows and a random generator, instead of the
+        neighbour graph: a test of the verify pass.
+    library : module or None
+        Works with this library's arrays; None takes that of the rows, or CuPy where `FitOptions.on_device`
+        asks for it.
+    """
+
+    tile_rows: int | None = None
+    n_axes: int = axes.N_AXES
+    bound_neighbours: bool = True
+    bound_verify: bool = True
+    dead_rows: bool = True
+    threads: int | None = None
+    first_tree: FirstTree | None = None
+    library: Any = None
+
+
+class TiledBackend:
+    """Exact in hundreds of dimensions, in memory proportional to the rows.
+
+    Notes
+    -----
+    Products of float32 rows find candidates within proven margins; every number that decides is measured
+    in float64 from the rows. Neither tile size, threads nor the BLAS library can therefore change the
+    weights of the tree.
+
+    References
+    ----------
+    .. [1] McInnes, Healy (2017). Accelerated hierarchical density based clustering. ICDM Workshops.
+       https://doi.org/10.1109/ICDMW.2017.12
+    """
+
+    name = "tiled"
+    exact = True
+    weighted = True
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+
+    def check(self, n_rows: int, n_features: int, options: FitOptions) -> None:
+        """Accept every shape whose lists fit where they must lie; in host memory, all of them."""
+        if not options.on_device:
+            return
+        needed, free = self.device_bytes(n_rows, n_features, options.min_samples), cuda.free_bytes()
+        if needed > free:
+            raise UnsupportedOnBackend(
+                f"backend tiled needs {needed / 2**30:.1f} GiB of device memory for {n_rows:,} rows, beside "
+                f"the rows themselves; {free / 2**30:.1f} GiB are free: use --devices none, a smaller "
+                "--min-samples, or a sample with --downsample"
+            )
+
+    def rows_on_device(self, n_rows: int, n_features: int, options: FitOptions) -> bool:
+        """Say whether the rows fit into device memory beside the work; if not, they come tile by tile."""
+        if not options.on_device:
+            return False
+        rows = 4 * n_rows * n_features
+        return rows + self.device_bytes(n_rows, n_features, options.min_samples) <= cuda.free_bytes()
+
+    def device_bytes(self, n_rows: int, n_features: int, min_samples: int) -> int:
+        """Bytes that the work takes on a device beside the rows, at most."""
+        length, axes_floats = neighbours.list_length(n_rows, min_samples), self.settings.n_axes + 1
+        by_row = device.list_bytes(length) + 4 * axes_floats + _DEVICE_ROW_BYTES
+        tile_rows = min(n_rows, self.settings.tile_rows or device.TILE_ROWS)
+        return n_rows * by_row + device.buffer_bytes(tile_rows, max(n_features, axes_floats))
+
+    def fit(self, vectors: Any, weights: IntArray, options: FitOptions) -> SpanningTree:
+        """Build the tree; see `Backend.fit`.
+
+        Raises
+        ------
+        InvalidParameter
+            `min_samples` exceeds the number of rows, copies counted.
+        """
+        n = len(vectors)
+        if options.min_samples > int(weights.sum()):
+            raise InvalidParameter(
+                f"min_samples must be at most the number of rows, {int(weights.sum())}; "
+                f"got {options.min_samples}"
+            )
+        if n == 1:
+            empty = np.empty(0, dtype=np.int64)
+            return SpanningTree(empty, empty, np.empty(0), np.full(1, options.distance_floor))
+        if not on_device(vectors):
+            # A plain view: the compiled kernels take memory maps only as ordinary arrays.
+            vectors = np.asarray(vectors)
+        xp = self._library(vectors, options)
+        tile_rows, threads = self._tile_rows(xp), work_on(xp).THREADS or self.settings.threads
+        self._open(options, vectors, weights, xp)
+        if finished := self._stored(options, _FINISHED_TREE):
+            return _as_spanning_tree(*finished)
+        rng = np.random.default_rng(_SEED)
+        # With two tiles, finding the axes takes longer than the one product that they could spare.
+        n_axes = self.settings.n_axes if n > 2 * tile_rows else 0
+        space = describe(xp, vectors, n_axes, rng)
+        with workers(threads) as team:
+            cores, tree = self._stored(options, _FIRST_TREE) or self._first_tree(
+                space, weights, options, team, rng
+            )
+            tree = self._close(space, cores, tree, options, team)
+        # Whoever called discards the state when the result is safe; a kill before costs no second fit.
+        self._store(options, _FINISHED_TREE, cores, tree)
+        return _as_spanning_tree(cores, tree)
+
+    def _library(self, vectors: Any, options: FitOptions) -> Any:
+        if self.settings.library is None and options.on_device and not on_device(vectors):
+            import cupy
+
+            return cupy
+        return self.settings.library or namespace(vectors)
+
+    def _tile_rows(self, xp: Any) -> int:
+        return self.settings.tile_rows or work_on(xp).TILE_ROWS
+
+    def _open(self, options: FitOptions, vectors: Any, weights: IntArray, xp: Any) -> None:
+        if options.checkpoint is not None:
+            options.checkpoint.open(
+                options.checkpoint.fingerprint(
+                    vectors,
+                    weights,
+                    backend=self.name,
+                    min_samples=options.min_samples,
+                    distance_floor=options.distance_floor,
+                    # Lists are kept as the library has them.
+                    library=xp.__name__,
+                    tile_rows=self._tile_rows(xp),
+                )
+            )
+
+    def _stored(self, options: FitOptions, name: str) -> tuple[FloatArray, Edges] | None:
+        stored = None if options.checkpoint is None else options.checkpoint.load(name)
+        if stored is None:
+            return None
+        return stored["cores"], Edges(*(stored[field] for field in Edges._fields))
+
+    def _store(self, options: FitOptions, name: str, cores: FloatArray, tree: Edges) -> None:
+        if options.checkpoint is not None:
+            options.checkpoint.save(name, cores=cores, **tree._asdict())
+            for earlier in _STATES[: _STATES.index(name)]:
+                options.checkpoint.remove(earlier)
+
+    def _first_tree(
+        self,
+        space: Space,
+        weights: IntArray,
+        options: FitOptions,
+        team: Workers,
+        rng: np.random.Generator,
+    ) -> tuple[FloatArray, Edges]:
+        lists = self._neighbours(space, options, team, rng)
+        cores, n_redone = core_distances(
+            space, weights, lists, options.min_samples, options.distance_floor, team, options.progress
+        )
+        _log.debug("%d of %d lists were too short for an exact core distance", n_redone, len(weights))
+        options.progress.phase("forest")
+        if self.settings.first_tree is not None:
+            ends = self.settings.first_tree(len(weights), rng)
+            tree = forest.measure(space, cores, ends, team)
+        else:
+            tree = self._joined(space, cores, lists, team, rng)
+        tree = forest.minimum_forest(len(weights), tree)
+        self._store(options, _FIRST_TREE, cores, tree)
+        return cores, tree
+
+    def _neighbours(
+        self, space: Space, options: FitOptions, team: Workers, rng: np.random.Generator
+    ) -> Lists:
+        n, length = len(space.vectors), neighbours.list_length(len(space.vectors), options.min_samples)
+        where = layout.local_layout(space.points, self._tile_rows(space.xp), rng)
+        folder = None
+        limit = options.memory_limit if space.xp is np else None
+        if limit is not None and self.memory(n, length, space, team) > limit:
+            folder = Path(tempfile.gettempdir()) if options.checkpoint is None else options.checkpoint.folder
+            folder.mkdir(parents=True, exist_ok=True)
+            _log.info("neighbour lists of %.1f GiB go into a file in %s", 8 * n * length / 2**30, folder)
+        lists = space.work.empty_lists(space.xp, where, length, folder)
+        asking = space if self.settings.bound_neighbours else replace(space, bounded=False)
+        neighbours.find_neighbours(asking, where, lists, team, options.progress, options.checkpoint)
+        return lists
+
+    def memory(self, n: int, length: int, space: Space, team: Workers) -> int:
+        """Bytes taken above the input, at most: lists, axes and trees by row, buffers by thread."""
+        axes_bytes = 4 * space.points.shape[1] if space.bounded else 0
+        longest = max(space.points.shape[1], space.vectors.shape[1])
+        buffers = space.work.buffer_bytes(self._tile_rows(space.xp), longest)
+        return int(n * (space.work.list_bytes(length) + axes_bytes + _ROW_BYTES) + team.n_threads * buffers)
+
+    def _joined(
+        self,
+        space: Space,
+        cores: FloatArray,
+        lists: Lists,
+        team: Workers,
+        rng: np.random.Generator,
+    ) -> Edges:
+        """Connect all rows: edges of the neighbour graph, and joints between its groups."""
+        known = forest.measure(space, cores, forest.neighbour_forest(lists, cores), team)
+        groups = forest.without_joints(len(cores), known, _GROUP_ROWS)
+        _log.debug("%d edges of the neighbour graph, %d groups", len(known.u), len(np.unique(groups)))
+        joints = join_components(space, cores, groups, team, rng)
+        return forest.concatenate([known, forest.measure(space, cores, joints, team)])
+
+    def _close(
+        self, space: Space, cores: FloatArray, tree: Edges, options: FitOptions, team: Workers
+    ) -> Edges:
+        verifier = verify.Verifier(
+            space if self.settings.bound_verify else replace(space, bounded=False),
+            cores,
+            self._tile_rows(space.xp),
+            team,
+            options.progress,
+            dead_rows=self.settings.dead_rows,
+            checkpoint=options.checkpoint,
+        )
+        tree = verifier.close(tree)
+        _log.debug("the verify pass found %d candidates", verifier.n_candidates)
+        return tree
+
+
+def _as_spanning_tree(cores: FloatArray, tree: Edges) -> SpanningTree:
+    return SpanningTree(tree.u, tree.v, tree.height, cores)

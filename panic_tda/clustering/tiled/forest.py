@@ -1,0 +1,201 @@
+"""Spanning trees from lists of edges: a first one from the neighbour lists, and Kruskal's last word."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from panic_tda.arrays.namespace import to_host
+
+if TYPE_CHECKING:
+    from panic_tda.clustering.tiled.space import Lists, Space
+    from panic_tda.clustering.tiled.workers import Workers
+    from panic_tda.types import Float32Array, FloatArray, Int32Array, IntArray
+
+
+class Edges(NamedTuple):
+    """Edges with their mutual reachability distances.
+
+    Attributes
+    ----------
+    u, v : (edges,) int64
+        The rows that each edge joins.
+    height : (edges,) float64
+        Chord lengths.
+    """
+
+    u: IntArray
+    v: IntArray
+    height: FloatArray
+
+
+def concatenate(parts: list[Edges]) -> Edges:
+    """Join lists of edges."""
+    return Edges(*(np.concatenate([part[field] for part in parts]) for field in range(3)))
+
+
+def measure(space: Space, cores: FloatArray, ends: tuple[IntArray, IntArray], team: Workers) -> Edges:
+    """Measure the mutual reachability distance of pairs of rows in float64."""
+    u, v = ends
+    height = np.empty(len(u))
+
+    def chunk(part: slice) -> None:
+        height[part] = space.work.distances(space, u[part], v[part])
+
+    team.chunks(chunk, len(u))
+    return Edges(u, v, np.maximum(height, np.maximum(cores[u], cores[v])))
+
+
+def minimum_forest(n: int, edges: Edges) -> Edges:
+    """Kruskal's algorithm; edges come back by ascending height."""
+    order = np.argsort(edges.height, kind="stable")
+    kept = order[: _kruskal(n, edges.u, edges.v, order)]
+    return Edges(edges.u[kept], edges.v[kept], edges.height[kept])
+
+
+@njit(cache=True, nogil=True)
+def _kruskal(n: int, u: IntArray, v: IntArray, order: IntArray) -> int:
+    """Move the edges of the forest to the front of `order`, and count them."""
+    leader = np.arange(n)
+    kept = 0
+    for edge in order:
+        a, b = find(leader, u[edge]), find(leader, v[edge])
+        if a != b:
+            leader[max(a, b)] = min(a, b)
+            order[kept] = edge
+            kept += 1
+    return kept
+
+
+def without_joints(n: int, tree: Edges, size: int) -> IntArray:
+    """Split a forest at the edges that joined two groups of at least `size` rows.
+
+    Parameters
+    ----------
+    n : int
+        Rows.
+    tree : Edges
+        A forest, by ascending height.
+    size : int
+        Fewest rows of a group.
+
+    Returns
+    -------
+    (n,) int64
+        A row that stands for each row's component.
+    """
+    leader = np.arange(n)
+    _join_small(tree.u, tree.v, size, leader)
+    return leader
+
+
+@njit(cache=True, nogil=True)
+def _join_small(u: IntArray, v: IntArray, size: int, leader: IntArray) -> None:
+    n = len(leader)
+    whole, rows = np.arange(n), np.ones(n, np.int64)
+    for t in range(len(u)):
+        a, b = find(whole, u[t]), find(whole, v[t])
+        if min(rows[a], rows[b]) < size:
+            leader[find(leader, u[t])] = find(leader, v[t])
+        whole[a] = b
+        rows[b] += rows[a]
+    for row in range(n):
+        leader[row] = find(leader, row)
+
+
+@njit(cache=True, nogil=True)
+def find(leader: IntArray, row: int) -> int:
+    """Return the leader of a row's component, shortening the way there."""
+    while leader[row] != row:
+        leader[row] = leader[leader[row]]
+        row = leader[row]
+    return row
+
+
+def neighbour_forest(lists: Lists, cores: FloatArray) -> tuple[IntArray, IntArray]:
+    """Join rows along their neighbour lists by Borůvka's rounds.
+
+    Parameters
+    ----------
+    lists : Lists
+        Consumed where they lie in host memory: entries that have become useless are overwritten.
+    cores : (n,) float64
+        Core distances.
+
+    Returns
+    -------
+    u, v : (edges,) int64
+        A forest of the neighbour graph, the lightest as far as float32 can tell.
+
+    Notes
+    -----
+    Reads the lists where they are; sorting their n · length edges would take three times their memory.
+    """
+    n = len(cores)
+    leader = np.arange(n)
+    u, v = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
+    length = np.full(n, lists.rows.shape[1], dtype=np.int64)
+    found = _boruvka(to_host(lists.rows), to_host(lists.sims), length, cores.astype(np.float32), leader, u, v)
+    return u[:found].copy(), v[:found].copy()
+
+
+@njit(cache=True, nogil=True)
+def _boruvka(
+    list_rows: Int32Array,
+    list_sims: Float32Array,
+    length: IntArray,
+    cores: Float32Array,
+    leader: IntArray,
+    u: IntArray,
+    v: IntArray,
+) -> int:
+    n = len(leader)
+    lightest = np.empty(n, dtype=np.float32)
+    best_u, best_v = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
+    found = 0
+    while True:
+        lightest[:] = np.inf
+        _lightest_edges(list_rows, list_sims, length, cores, leader, lightest, best_u, best_v)
+        before = found
+        for component in range(n):
+            if lightest[component] < np.inf:
+                a, b = find(leader, best_u[component]), find(leader, best_v[component])
+                if a != b:
+                    leader[max(a, b)] = min(a, b)
+                    u[found], v[found] = best_u[component], best_v[component]
+                    found += 1
+        for row in range(n):
+            leader[row] = find(leader, row)
+        if found == before:
+            return found
+
+
+@njit(cache=True, nogil=True)
+def _lightest_edges(
+    list_rows: Int32Array,
+    list_sims: Float32Array,
+    length: IntArray,
+    cores: Float32Array,
+    leader: IntArray,
+    lightest: Float32Array,
+    best_u: IntArray,
+    best_v: IntArray,
+) -> None:
+    for row in range(len(leader)):
+        mine = leader[row]
+        kept = 0
+        for t in range(length[row]):
+            other, s = list_rows[row, t], list_sims[row, t]
+            if leader[other] == mine:
+                continue
+            list_rows[row, kept], list_sims[row, kept] = other, s
+            kept += 1
+            weight = max(cores[row], cores[other], np.sqrt(max(np.float32(0), 2 - 2 * s)))
+            # An edge counts for both its ends: the other row's list need not hold this row.
+            for component in (mine, leader[other]):
+                if weight < lightest[component]:
+                    lightest[component] = weight
+                    best_u[component], best_v[component] = row, other
+        length[row] = kept

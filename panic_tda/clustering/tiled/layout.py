@@ -1,0 +1,147 @@
+"""Where rows stand: an order in which neighbours share tiles, and the order in which tile pairs come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from panic_tda.arrays.namespace import namespace, to_host
+
+if TYPE_CHECKING:
+    from panic_tda.types import Float32Array, FloatArray, Int32Array, IntArray
+
+_MAX_PIVOTS = 2_048
+_ROWS_PER_PIVOT = 64
+_CHUNK_ROWS = 8_192
+_NEAR_PAIRS = 4
+"""Near tile pairs that come first, per tile."""
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows in tiles.
+
+    Attributes
+    ----------
+    order : (n,) int32
+        Row at each position, in the memory where the rows are worked on.
+    starts : (tiles + 1,) int64
+        Position at which each tile begins, and the end.
+    """
+
+    order: Any
+    starts: IntArray
+
+    @property
+    def n_tiles(self) -> int:
+        """Number of tiles."""
+        return len(self.starts) - 1
+
+    def rows(self, tile: int) -> Any:
+        """Return the rows of a tile."""
+        return self.order[self.starts[tile] : self.starts[tile + 1]]
+
+
+def tile_starts(n: int, tile_rows: int) -> IntArray:
+    """Divide `n` positions into tiles of equal size, give or take one row, of at most `tile_rows`."""
+    return np.linspace(0, n, -(-n // tile_rows) + 1).astype(np.int64)
+
+
+def local_layout(points: Any, tile_rows: int, rng: np.random.Generator) -> Layout:
+    """Bring rows that resemble each other into the same tile.
+
+    Rows gather at the most similar of some random pivots, and the pivots follow a tour that always goes on
+    to the most similar one left. Nothing depends on the quality but the speed: the sooner a row meets its
+    neighbours, the fewer of the later products matter to it.
+
+    Parameters
+    ----------
+    points : (n, m) float32
+        Rows, or their coordinates on the principal axes; products of them are similarities. They may lie in
+        host or in device memory.
+    tile_rows : int
+        Most rows of a tile.
+    rng : numpy.random.Generator
+        Chooses the pivots.
+
+    Returns
+    -------
+    Layout
+        In host memory.
+    """
+    xp, n = namespace(points), len(points)
+    starts = tile_starts(n, tile_rows)
+    n_pivots = min(_MAX_PIVOTS, n // _ROWS_PER_PIVOT)
+    if len(starts) == 2 or n_pivots < 2:
+        return Layout(np.arange(n, dtype=np.int32), starts)
+    pivots = points[xp.asarray(np.sort(rng.choice(n, n_pivots, replace=False)))]
+    nearest = np.empty(n, dtype=np.int64)
+    for begin in range(0, n, _CHUNK_ROWS):
+        nearest[begin : begin + _CHUNK_ROWS] = to_host(
+            xp.argmax(points[begin : begin + _CHUNK_ROWS] @ pivots.T, axis=1)
+        )
+    place = np.empty(n_pivots, dtype=np.int64)
+    place[_tour(to_host(pivots @ pivots.copy().T))] = np.arange(n_pivots)
+    return Layout(np.argsort(place[nearest], kind="stable").astype(np.int32), starts)
+
+
+def schedule(points: Any, layout: Layout) -> Int32Array:
+    """List all tile pairs: the diagonal first, then some that look most similar, then the rest at random.
+
+    Near pairs decide most; after them a random order makes the time spent so far tell the time left.
+
+    Returns
+    -------
+    (pairs, 2) int32
+        Tiles I <= J, every pair once.
+    """
+    xp = namespace(points)
+    order = xp.asarray(layout.order)
+    tiles = [order[begin:end] for begin, end in pairwise(layout.starts.tolist())]
+    means = xp.stack([xp.mean(points[rows], axis=0) for rows in tiles])
+    similarity = to_host(means @ means.copy().T)
+    first, second = np.triu_indices(layout.n_tiles, 1)
+    apart = np.argsort(-similarity[first, second], kind="stable")
+    near = _NEAR_PAIRS * layout.n_tiles
+    apart[near:] = np.random.default_rng(_SEED).permutation(apart[near:])
+    diagonal = np.arange(layout.n_tiles)
+    ends = [np.concatenate([diagonal, first[apart]]), np.concatenate([diagonal, second[apart]])]
+    return np.stack(ends, axis=1).astype(np.int32)
+
+
+def expected_work(
+    layout: Layout, pairs: Int32Array, near: tuple[float, ...], decline: float = 0.0
+) -> FloatArray:
+    """Pairs of rows in each scheduled tile pair, the first ones counted several times.
+
+    Few near pairs can be rejected by their bound, so they take longer than the rest.
+
+    Parameters
+    ----------
+    near : tuple of float
+        How often the diagonal counts, then as many near tile pairs as there are tiles, then as many again.
+    decline : float
+        By how much less than once the very last pair counts, those in between in proportion.
+    """
+    sizes = np.diff(layout.starts).astype(np.float64)
+    work: FloatArray = sizes[pairs[:, 0]] * sizes[pairs[:, 1]]
+    first = np.repeat(near, layout.n_tiles)[: len(work)]
+    work[: len(first)] *= first
+    work[len(first) :] *= np.linspace(1, 1 - decline, len(work) - len(first))
+    return work
+
+
+def _tour(similarity: Float32Array) -> IntArray:
+    n = len(similarity)
+    remaining = similarity.copy()
+    np.fill_diagonal(remaining, -np.inf)
+    tour = np.zeros(n, dtype=np.int64)
+    for step in range(1, n):
+        here = tour[step - 1]
+        remaining[:, here] = -np.inf
+        tour[step] = np.argmax(remaining[here])
+    return tour

@@ -1,0 +1,91 @@
+"""How far a float32 product may lie from the truth, and thresholds that stay on the safe side of it.
+
+Products of float32 rows only find candidates. Everything here is a proven bound, so that no candidate is
+missed whatever library, tile size or device multiplied; the decision is made in float64 elsewhere.
+
+References
+----------
+.. [1] Higham (2002). Accuracy and Stability of Numerical Algorithms, section 3.1. SIAM.
+   https://doi.org/10.1137/1.9780898718027
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from panic_tda.arrays.namespace import namespace, part, squared_lengths
+
+UNIT_ROUNDOFF = 2.0**-24
+"""Of float32, the arithmetic of the products."""
+_CHUNK_ROWS = 2_048
+
+
+def norm_error(xp: Any, vectors: Any) -> float:
+    """Return the largest | ‖x‖² - 1 | over the rows, rounded up."""
+    worst = 0.0
+    for begin in range(0, len(vectors), _CHUNK_ROWS):
+        chunk = part(xp, vectors, slice(begin, begin + _CHUNK_ROWS)).astype(xp.float64)
+        squares = squared_lengths(chunk)
+        worst = max(worst, float(xp.max(xp.absolute(squares - 1))))
+    return worst + 1e-12
+
+
+def product_margin(n_features: int, norm_error: float) -> float:
+    """Bound the distance of a float32 dot product from 1 - ‖x - y‖²/2.
+
+    Parameters
+    ----------
+    n_features : int
+        Length of the rows, d.
+    norm_error : float
+        ν = max | ‖x‖² - 1 |.
+
+    Returns
+    -------
+    float
+        η = γ(1 + ν) + ν with γ = 1.01·d·2⁻²⁴: rounding in any order of summation, and norms that are not
+        exactly 1.
+    """
+    gamma = 1.01 * n_features * UNIT_ROUNDOFF
+    return gamma * (1 + norm_error) + norm_error
+
+
+def bound_margin(n_axes: int, norm_error: float) -> float:
+    """Bound how far a float32 product of `n_axes` coordinates and a residual may fall below its exact value.
+
+    Four more roundings than there are terms: each coordinate was rounded to float32 on both sides. The last
+    term covers axes that are orthonormal only to float64.
+    """
+    return 1.01 * (n_axes + 5) * UNIT_ROUNDOFF * (1 + norm_error) + 1e-12
+
+
+def lower_products(heights: Any, margin: float) -> Any:
+    """Product below which a pair is certainly at least `heights` apart, as float32 rounded down.
+
+    Parameters
+    ----------
+    heights : float64 array
+        Chord lengths, in host or device memory.
+    margin : float
+        η of `product_margin`.
+    """
+    return round_down(1.0 - heights * heights / 2 - margin)
+
+
+def thresholds(heights: tuple[Any, Any], cores: tuple[Any, Any], margin: float) -> tuple[Any, Any]:
+    """Product below which a row's own largest gap rules a pair out, for the rows of both sides.
+
+    A row whose core distance exceeds that gap has none: its pairs live only below the other row's.
+    """
+    xp = namespace(heights[0])
+    one, two = (
+        xp.where(core >= height, xp.float32(xp.inf), lower_products(height, margin))
+        for height, core in zip(heights, cores, strict=True)
+    )
+    return one, two
+
+
+def round_down(values: Any) -> Any:
+    """Convert to float32, towards minus infinity."""
+    xp = namespace(values)
+    return xp.nextafter(values.astype(xp.float32), xp.asarray(-xp.inf, dtype=xp.float32))

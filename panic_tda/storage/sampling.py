@@ -1,0 +1,55 @@
+"""The downsampling rule, as SQL.
+
+Factor N keeps an invocation when its output index is 0 modulo N. The output index counts a run's outputs
+of one type: where text and image alternate, the sequence numbers of one type all share a parity, and the
+index is `sequence_number // 2`; where both parities occur it is the sequence number itself. A hole in a run
+does not shift the index, and no factor can starve a text model only because texts sit at odd numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.sql import ColumnElement, FromClause
+
+from panic_tda.storage.schemas import Embedding, Invocation
+
+_embedding = Embedding.__table__
+_invocation = Invocation.__table__
+
+
+class Sample(NamedTuple):
+    """Embeddings with their invocations, and the conditions that hold for the sampled and the orphaned.
+
+    `source` is an outer join: an embedding whose invocation is missing stays in it, and is never sampled.
+    `output_index` is the output index, NULL where no sampling needs it.
+    """
+
+    source: FromClause
+    chosen: ColumnElement[bool]
+    orphaned: ColumnElement[bool]
+    output_index: ColumnElement[Any]
+
+
+def sample(downsample: int) -> Sample:
+    """Return the join and the condition for one sampling factor."""
+    joined = _embedding.outerjoin(_invocation, _embedding.c.invocation_id == _invocation.c.id)
+    orphaned = _invocation.c.id.is_(None)
+    if downsample == 1:
+        return Sample(joined, _invocation.c.id.is_not(None), orphaned, sa.cast(sa.null(), sa.Integer))
+    parity = _invocation.c.sequence_number % 2
+    stride = (
+        sa.select(
+            _invocation.c.run_id,
+            _invocation.c.type,
+            sa.case((sa.func.min(parity) == sa.func.max(parity), 2), else_=1).label("stride"),
+        )
+        .group_by(_invocation.c.run_id, _invocation.c.type)
+        .cte("stride")
+    )
+    joined = joined.outerjoin(
+        stride, sa.and_(stride.c.run_id == _invocation.c.run_id, stride.c.type == _invocation.c.type)
+    )
+    index = _invocation.c.sequence_number // stride.c.stride
+    return Sample(joined, index % downsample == 0, orphaned, index)

@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""What the database costs: loading against a bare scan, saving, size of assignments, deleting embeddings.
+
+Ratios are medians over alternating runs in this process, so that whatever else the machine does hits both
+sides. Usage: bench_io.py [--rows N] [--dimensions D] [--repeats R]
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from panic_tda.storage.database import Database, open_database
+from panic_tda.storage.loading import load_embeddings, take_census
+from panic_tda.storage.results import save_clustering
+from panic_tda.storage.schemas import utc_now, uuid7
+from panic_tda.types import EmbeddingMatrix, FinishedClustering
+
+MODEL = "Bench"
+RUN_LENGTH = 1000
+
+
+def main() -> None:
+    """Build a database, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--dimensions", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=9)
+    args = parser.parse_args()
+    print(f"{platform.machine()}, Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}")
+    print(f"{args.rows} rows of {args.dimensions} dimensions")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "bench.sqlite"
+        database = open_database(path, create=True)
+        fill(path, np.random.default_rng(0).standard_normal((args.rows, args.dimensions)))
+        census = take_census(database)[MODEL]
+        bare, loaded = [], []
+        for _ in range(args.repeats):
+            bare.append(timed(lambda: scan(path)))
+            loaded.append(timed(lambda: load_embeddings(database, census)))
+        ratio = median(scanned / load for scanned, load in zip(bare, loaded, strict=True))
+        print(f"loading: {median(loaded):.3f} s, bare scan {median(bare):.3f} s, {ratio:.0%} of its speed")
+        matrix = load_embeddings(database, census)
+        for turn in ("first", "second"):
+            before = size(path)
+            seconds = timed(lambda: save(database, matrix))
+            growth = (size(path) - before) / args.rows
+            print(f"saving the {turn}: {args.rows / seconds:,.0f} assignments/s, {growth:.1f} bytes each")
+        print(f"deleting 100 embeddings: {1000 * timed(lambda: delete(database, matrix)):.1f} ms")
+
+
+def fill(path: Path, vectors: np.ndarray, model: str = MODEL) -> None:
+    """Write runs of texts with these vectors."""
+    n_rows = len(vectors)
+    vectors = vectors.astype("<f4", copy=False)
+    # Ascending, as the time-ordered ids of the pipeline are.
+    invocations = sorted(uuid7().hex for _ in range(n_rows))
+    embeddings = sorted(uuid7().hex for _ in range(n_rows))
+    runs = [uuid7().hex for _ in range(0, n_rows, RUN_LENGTH)]
+    with sqlite3.connect(path) as connection:
+        connection.executemany(
+            "INSERT INTO run (id, network, seed, max_length, initial_prompt) VALUES (?, '[\"a\"]', 0, ?, '')",
+            ((run, RUN_LENGTH) for run in runs),
+        )
+        connection.executemany(
+            "INSERT INTO invocation (id, model, type, seed, run_id, sequence_number, output_text) "
+            "VALUES (?, 'a', 'TEXT', 0, ?, ?, ?)",
+            (
+                (invocation, runs[row // RUN_LENGTH], row % RUN_LENGTH, f"text {row}")
+                for row, invocation in enumerate(invocations)
+            ),
+        )
+        connection.executemany(
+            "INSERT INTO embedding (id, invocation_id, embedding_model, vector) VALUES (?, ?, ?, ?)",
+            (
+                (embedding, invocation, model, vector.tobytes())
+                for embedding, invocation, vector in zip(embeddings, invocations, vectors, strict=True)
+            ),
+        )
+    connection.close()
+
+
+def scan(path: Path) -> None:
+    """Read the same rows with nothing but the driver."""
+    connection = sqlite3.connect(path)
+    cursor = connection.execute("SELECT id, vector FROM embedding WHERE embedding_model = ?", (MODEL,))
+    while cursor.fetchmany(2000):
+        pass
+    connection.close()
+
+
+def save(database: Database, matrix: EmbeddingMatrix) -> None:
+    """Save a made-up clustering into a hundred clusters."""
+    n_rows = len(matrix.ids)
+    labels = np.arange(n_rows) % 101 - 1
+    finished = FinishedClustering(
+        id=uuid7(),
+        embedding_model=MODEL,
+        started_at=utc_now(),
+        completed_at=utc_now(),
+        parameters={},
+        ids=matrix.ids,
+        labels=labels,
+        probabilities=np.random.default_rng(1).random(n_rows),
+        medoids={label: label + 1 for label in range(100)},
+        persistence=dict.fromkeys(range(100), 0.5),
+    )
+    with database.writing() as connection:
+        save_clustering(connection, finished)
+
+
+def delete(database: Database, matrix: EmbeddingMatrix) -> None:
+    """Delete embeddings; their assignments go with them."""
+    ids = [(found.decode(),) for found in matrix.ids[200:300]]
+    with database.writing() as connection:
+        for one in ids:
+            connection.exec_driver_sql("DELETE FROM embedding WHERE id = ?", one)
+
+
+def size(path: Path) -> int:
+    """Bytes of the file once everything written is in it."""
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    return path.stat().st_size
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that `work` takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()

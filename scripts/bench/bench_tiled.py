@@ -1,0 +1,287 @@
+#!/usr/bin/env python3
+"""Where the tiled engine's time and memory go, each question one command.
+
+prunings  every pruning switched off in turn: seconds and products of each pass, and the same tree
+shares    products before pruning against one full pass, and the time outside products against FAISS
+memory    peak above the rows beside the bounds that are stated for it
+time-left how far the time left that the log tells is from what it then took
+
+Comparisons are ratios within one run. Usage: bench_tiled.py COMMAND --help
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from bench import ROOT, WARM_UP_ROWS, machine, measure, read_parquet, resident
+from bench_data import FLAT, Float32Array, FloatArray, trajectories
+from bench_watch import Phase, Watch
+
+from panic_tda.clustering import recipe as clustering
+from panic_tda.clustering.backends.base import FitOptions
+from panic_tda.clustering.duplicates import attach_copies, find_distinct, keep_distinct
+from panic_tda.clustering.tiled import engine
+from panic_tda.clustering.tiled.engine import Settings, TiledBackend
+from panic_tda.clustering.tiled.workers import available_cores
+from panic_tda.parameters import ClusteringParameters
+from panic_tda.progress import Silent, TimeLeft
+
+EVERYTHING = Settings()
+WITHOUT = {
+    "nothing": EVERYTHING,
+    "dead rows": replace(EVERYTHING, dead_rows=False),
+    "bound, neighbours": replace(EVERYTHING, bound_neighbours=False),
+    "bound, verify": replace(EVERYTHING, bound_verify=False),
+    "bound, verify, dead rows": replace(EVERYTHING, bound_verify=False, dead_rows=False),
+    "axes": replace(EVERYTHING, n_axes=0),
+    "everything": Settings(n_axes=0, dead_rows=False),
+}
+"""What is left out, and the settings for it."""
+FLOOR = 1e-9
+
+
+class Fit(NamedTuple):
+    """A tree with what it took."""
+
+    heights: FloatArray
+    n_distinct: int
+    phases: dict[str, Phase]
+
+
+def main() -> None:
+    """Run one of the commands."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    for name, command, rows in (
+        ("prunings", prunings, [50_000]),
+        ("shares", shares, [100_000]),
+        ("memory", memory, [50_000, 100_000, 300_000]),
+        ("time-left", time_left, [100_000]),
+    ):
+        sub = commands.add_parser(name, help=command.__doc__)
+        sub.set_defaults(command=command)
+        sub.add_argument("--rows", type=int, nargs="*", default=rows)
+        sub.add_argument("--dimensions", type=int, default=768)
+        sub.add_argument("--min-samples", type=int, help="default: 0.1 %% of the rows, 10 to 64")
+        sub.add_argument("--flat", action="store_true", help="also rows with a flat spectrum")
+        sub.add_argument("--parquet", type=Path, nargs="*", default=[], help="also rows from files")
+        sub.add_argument("--column", default="vector")
+        sub.add_argument("--tile-rows", type=int, help="smaller tiles, so that few rows make many")
+        sub.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        _memory_worker(args)
+        return
+    args.command(args)
+    print(json.dumps(machine(), indent=1))
+
+
+def data(args: argparse.Namespace) -> Iterator[tuple[str, Float32Array]]:
+    """Yield the data sets with their names."""
+    for n in args.rows:
+        yield f"trajectories {n:,} × {args.dimensions}", trajectories(n, args.dimensions)
+        if args.flat:
+            yield f"flat {n:,} × {args.dimensions}", trajectories(n, args.dimensions, shape=FLAT)
+    for path in args.parquet:
+        rows = read_parquet(path, args.column)
+        yield f"{path.stem} {len(rows):,} × {rows.shape[1]}", rows
+
+
+def samples(args: argparse.Namespace, n: int) -> int:
+    """Neighbours that make a row dense, as `bench.py` chooses them."""
+    return int(args.min_samples or min(64, max(10, -(-n // 1_000))))
+
+
+def fit(rows: Float32Array, min_samples: int, settings: Settings) -> Fit:
+    """Build the tree of all rows, which are left as they are."""
+    own = rows.copy()
+    distinct = find_distinct(own)
+    own = keep_distinct(own, distinct)
+    with Watch(rows.shape[1]) as watch:
+        options = FitOptions(min_samples=min_samples, distance_floor=FLOOR, progress=watch)
+        tree = attach_copies(TiledBackend(settings).fit(own, distinct.counts, options), distinct)
+    return Fit(np.sort(tree.height), len(own), watch.phases)
+
+
+def prunings(args: argparse.Namespace) -> None:
+    """Leave out every pruning in turn."""
+    fit(trajectories(WARM_UP_ROWS, args.dimensions), 10, EVERYTHING)
+    fit(trajectories(WARM_UP_ROWS, args.dimensions), 10, WITHOUT["everything"])
+    print("Whole products are given in percent of n²/2, n being the distinct rows; in products, as time of")
+    print(f"one of {available_cores()} threads.")
+    for name, rows in data(args):
+        exact: FloatArray | None = None
+        lines = []
+        for left_out, settings in WITHOUT.items():
+            found = fit(rows, samples(args, len(rows)), replace(settings, tile_rows=args.tile_rows))
+            exact = found.heights if exact is None else exact
+            same = "same" if np.array_equal(exact, found.heights) else "DIFFERENT"
+            lines.append([*_pruning_row(left_out, found), same])
+        print(f"\n{name}, {found.n_distinct:,} distinct, min_samples {samples(args, len(rows))}\n")
+        head = ["without", "seconds", "before", "neighbours", "whole %", "in products", "core distances"]
+        head += ["forest", "verify", "whole %", "in products", "tree"]
+        print(markdown(head, lines), flush=True)
+
+
+def _pruning_row(name: str, found: Fit) -> list[str]:
+    half = found.n_distinct**2 / 2
+    row = [name, f"{sum(phase.seconds for phase in found.phases.values()):.2f}"]
+    for phase in ("before", "neighbours", "core distances", "forest", "verify"):
+        took = found.phases[phase]
+        row.append(f"{took.seconds:.2f}")
+        if phase in ("neighbours", "verify"):
+            row += [f"{100 * took.rows / half:.1f}", f"{took.in_products / available_cores():.2f}"]
+    return row
+
+
+def shares(args: argparse.Namespace) -> None:
+    """Count products before pruning, and time what is no product."""
+    for name, rows in data(args):
+        n, d = rows.shape
+        min_samples = samples(args, n)
+        fit(rows[:WARM_UP_ROWS], min(64, min_samples), EVERYTHING)
+        print(f"\n{name}, min_samples {min_samples}\n")
+        # The axes stay, which choose tiles and joints; no pass asks them.
+        unpruned = fit(
+            rows, min_samples, replace(WITHOUT["bound, verify, dead rows"], bound_neighbours=False)
+        )
+        lines = []
+        for phase, took in unpruned.phases.items():
+            flop = 2 * (d * took.rows + (EVERYTHING.n_axes + 1) * took.axes)
+            per = [100 * flop / (2 * m * m * d) for m in (unpruned.n_distinct, n)]
+            lines.append([phase, f"{took.seconds:.2f}", f"{per[0]:.2f}", f"{per[1]:.2f}"])
+        head = ["before pruning", "seconds", f"% of a full pass over {unpruned.n_distinct:,}", f"over {n:,}"]
+        sums = [f"{sum(float(line[column]) for line in lines):.2f}" for column in (1, 2, 3)]
+        print(markdown(head, [*lines, ["all", *sums]]), flush=True)
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "rows.npy"
+            np.save(path, rows)
+            faiss = measure("faiss", path, min_samples, min_samples, 1_800)
+        asked = ClusteringParameters(
+            epsilon=0.0,
+            min_samples=min_samples,
+            min_cluster_size=min_samples,
+            allow_single_cluster=False,
+            distance_floor=FLOOR,
+            backend="tiled",
+        )
+        # What the hierarchy compiles is no part of the run either.
+        clustering.cluster_rows(rows[:WARM_UP_ROWS].copy(), asked, Silent())
+        own = rows.copy()
+        with Watch(d) as watch:
+            clustering.cluster_rows(own, asked, watch)
+        lines, threads = [], available_cores()
+        total = inside = 0.0
+        for phase, took in watch.phases.items():
+            total, inside = total + took.seconds, inside + took.in_products / threads
+            cells = [took.seconds, took.in_products / threads, took.in_copies / threads]
+            cells += [took.seconds - took.in_products / threads, took.cpu_seconds / threads]
+            lines.append([phase, *(f"{cell:.2f}" for cell in cells)])
+        head = ["pruned", "seconds", "in products", "in copies", "outside products", "CPU s / threads"]
+        print(markdown(head, lines), flush=True)
+        print(f"{total:.2f} s from rows to medoids, {inside:.2f} in products, {total - inside:.2f} outside")
+        if faiss["status"] == "done":
+            one_pass = float(faiss["seconds"])
+            print(
+                f"FAISS, one pass: {one_pass:.2f} s; the engine takes {100 * total / one_pass:.1f} % of it,"
+            )
+            print(f"outside products {100 * (total - inside) / one_pass:.1f} % (bar: 15 %)")
+        else:
+            print(f"FAISS: {faiss['status']}")
+
+
+def memory(args: argparse.Namespace) -> None:
+    """Print the peak above the rows beside the stated bounds, each size in a process of its own."""
+    head = ["rows", "distinct", "min_samples", "engine's bound", "stated bound", "peak of the tree", "peak"]
+    lines = []
+    for _, rows in data(args):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "rows.npy"
+            np.save(path, rows)
+            command = [sys.executable, __file__, "memory", "--worker", str(path)]
+            command += ["--min-samples", str(samples(args, len(rows)))]
+            environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+            done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+        found = json.loads(done.stdout)
+        lines.append([f"{rows.shape[0]:,} × {rows.shape[1]}", f"{found['distinct']:,}", str(found["k"])])
+        lines[-1] += [f"{found[name] / 2**20:,.0f} MiB" for name in ("engine", "stated", "tree", "all")]
+        print(json.dumps(found["phases"]), file=sys.stderr)
+    print(markdown(head, lines))
+
+
+def _memory_worker(args: argparse.Namespace) -> None:
+    rows = np.load(args.worker)
+    asked = ClusteringParameters(
+        epsilon=0.0, min_samples=args.min_samples, min_cluster_size=args.min_samples,
+        allow_single_cluster=False, distance_floor=FLOOR, backend="tiled",
+    )  # fmt: skip
+    bound, k = {}, args.min_samples
+    inner = TiledBackend.memory
+
+    def asked_for(self: TiledBackend, *arguments: object) -> int:
+        bound["engine"] = inner(self, *arguments)  # type: ignore[arg-type]
+        return bound["engine"]
+
+    TiledBackend.memory = asked_for  # type: ignore[method-assign]
+    clustering.cluster_rows(rows[:WARM_UP_ROWS].copy(), asked, Silent())
+    base = resident()
+    with Watch(rows.shape[1]) as watch:
+        # No limit at all, and the engine would not ask itself.
+        found = clustering.cluster_rows(rows, asked, watch, memory_limit=1 << 62)
+    m = found.parameters["n_unique"]
+    peaks = {name: phase.peak - base for name, phase in watch.phases.items()}
+    tree = max(peaks[name] for name in ("neighbours", "core distances", "forest", "verify"))
+    stated = m * (8 * (max(k, 16) + 8) + 120 + 4 * (engine.Settings().n_axes + 1)) + (256 << 20)
+    report = {"k": k, "distinct": m, **bound, "stated": stated, "tree": tree, "all": max(peaks.values())}
+    print(json.dumps(report | {"phases": {name: round(peak / 2**20) for name, peak in peaks.items()}}))
+
+
+def time_left(args: argparse.Namespace) -> None:
+    """Compare the time left that would have been told with what it then took."""
+    fit(trajectories(WARM_UP_ROWS, args.dimensions), 10, EVERYTHING)
+    for name, rows in data(args):
+        print(f"\n{name}: seconds left, as told and as they were\n")
+        began = time.perf_counter()
+        found = fit(rows, samples(args, len(rows)), EVERYTHING)
+        print(f"(the fit took {time.perf_counter() - began:.1f} s)")
+        for phase in ("neighbours", "verify"):
+            print(phase)
+            print(markdown(["time", "share done", "told", "was", "error"], _told(found.phases[phase])))
+
+
+def _told(phase: Phase) -> list[list[str]]:
+    lines, left, marks = [], TimeLeft(), [share / 100 for share in (5, 10, 20, 30, 40, 50, 60, 70, 80, 90)]
+    end = phase.trace[-1][0]
+    for seconds, done in phase.trace:
+        left.note(seconds, done)
+        if marks and done >= marks[0]:
+            told, was = left.seconds(seconds, done), end - seconds
+            known = told is not None and was > 0
+            line = (
+                [f"{told:.1f}", f"{was:.1f}", f"{100 * (told / was - 1):+.0f} %"] if known else ["", "", ""]
+            )
+            lines.append([f"{seconds:.1f}", f"{100 * done:.0f} %", *line])
+            while marks and done >= marks[0]:
+                marks.pop(0)
+    return lines
+
+
+def markdown(head: list[str], lines: list[list[str]]) -> str:
+    """Write a Markdown table."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines]) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,528 @@
+"""The backend `cuml`: what it asks of cuML, what it refuses, and on a device what it finds."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+import types
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from sklearn.metrics import adjusted_rand_score
+
+from panic_tda import hdbscan
+from panic_tda.cli import rendering
+from panic_tda.clustering import backends
+from panic_tda.clustering.backends import cuml
+from panic_tda.clustering.backends.cuml import CumlBackend, cuml_arguments, estimate_bytes
+from panic_tda.clustering.backends.sklearn import SklearnBackend
+from panic_tda.clustering.backends.tree_check import lighter_edges
+from panic_tda.clustering_manager import cluster_all_data, get_cluster_details, list_clusterings
+from panic_tda.errors import DeviceOutOfMemory, InvalidParameter, UnsupportedOnBackend
+from panic_tda.main import main
+from panic_tda.parameters import ClusteringParameters, NnDescent
+from panic_tda.types import CLUSTERED, FAILED, LighterEdges, SpanningTree
+from tests import reference
+from tests.clustering.test_backends import FLOOR, ROWS, FitOptions, assert_spans, options, unit
+from tests.conftest import FREE_BYTES, MakeFile, require_backend
+from tests.field_files import FieldSpec
+from tests.snapshots import run_python, snapshot
+from tests.strict_arrays import StrictArray
+
+# Translation.
+
+
+def test_brute_force_is_asked_for_by_default() -> None:
+    asked = cuml_arguments(1_000, options(12))
+    assert asked["build_algo"] == "brute_force"
+    assert "build_kwds" not in asked
+    assert (asked["metric"], asked["alpha"]) == ("euclidean", 1.0)
+    assert asked["gen_min_span_tree"] is True
+
+
+def test_cuml_does_not_count_the_row_itself() -> None:
+    assert [cuml_arguments(5_000, options(k))["min_samples"] for k in (2, 12, 1_024)] == [1, 11, 1_023]
+
+
+def test_cumls_labels_are_made_to_cost_nothing() -> None:
+    asked = cuml_arguments(1_000, options(12))
+    assert asked["min_cluster_size"] == 1_000
+    assert asked["allow_single_cluster"] is False
+    assert asked["cluster_selection_epsilon"] == 0
+
+
+def test_an_approximate_graph_takes_its_options_along() -> None:
+    graph = NnDescent(graph_degree=70, intermediate_graph_degree=100, max_iterations=7)
+    asked = cuml_arguments(1_000, options(12, nn_descent=graph))
+    assert asked["build_algo"] == "nn_descent"
+    assert asked["build_kwds"] == {
+        "nnd_graph_degree": 70,
+        "nnd_intermediate_graph_degree": 100,
+        "nnd_max_iterations": 7,
+    }
+    rest = {"build_algo", "build_kwds"}
+    plain = cuml_arguments(1_000, options(12))
+    assert {k: v for k, v in asked.items() if k not in rest} == {
+        k: v for k, v in plain.items() if k not in rest
+    }
+
+
+def test_the_installed_cuml_knows_every_argument_and_what_is_read_of_it() -> None:
+    pytest.importorskip("cuml", reason="needs cuML: pip install 'panic-tda[cuda13]'")
+    from cuml.cluster.hdbscan import hdbscan as installed
+
+    graph = NnDescent()
+    estimator = installed.HDBSCAN(**cuml_arguments(1_000, options(12, nn_descent=graph)))
+    given = cuml_arguments(1_000, options(12, nn_descent=graph))
+    assert {name: value for name, value in estimator.get_params().items() if name in given} == given
+    assert estimator._min_spanning_tree is None
+    assert callable(installed._HDBSCANState.to_dict)
+    for word in ("knn_n_clusters", *given["build_kwds"]):
+        assert word in installed.HDBSCAN.__doc__
+
+
+# Refusals.
+
+
+def refusal(n_rows: int, d: int, asked: FitOptions) -> str:
+    with pytest.raises(UnsupportedOnBackend) as caught:
+        CumlBackend().check(n_rows, d, asked)
+    said = str(caught.value)
+    assert "\n" not in said
+    return said
+
+
+@pytest.mark.usefixtures("device")
+def test_what_fits_is_accepted() -> None:
+    for k in (2, 64, 100):
+        CumlBackend().check(1_000_000, 768, options(k))
+    CumlBackend().check(2, 768, options(1_024))
+
+
+@pytest.mark.usefixtures("no_device")
+def test_without_a_device_the_reason_comes_first() -> None:
+    assert refusal(10**9, 768, options(5_000)) == "backend cuml cannot run here: CuPy is not installed"
+
+
+def test_cuml_is_looked_for_without_being_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuml.cuda, "unusable_because", lambda: None)
+    monkeypatch.setattr(cuml.importlib.util, "find_spec", lambda _: None)
+    assert re.match(r"cuML is not installed; pip install 'panic-tda\[cuda1", cuml.unusable_because() or "")
+    monkeypatch.setattr(cuml.cuda, "unusable_because", lambda: "no driver")
+    assert cuml.unusable_because() == "no driver"
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("k", [1, 1_025])
+def test_min_samples_beyond_what_cuml_takes(k: int) -> None:
+    said = refusal(10_000, 8, options(k))
+    for part in ("backend cuml", "from 2 to 1,024", f"got {k:,}", "--backend tiled", "--min-samples"):
+        assert part in said
+
+
+@pytest.mark.usefixtures("device")
+def test_a_graph_narrower_than_min_samples() -> None:
+    said = refusal(10_000, 8, options(65, nn_descent=NnDescent()))
+    for part in ("at least min_samples neighbours, 65", "got 64", "--graph-degree 65"):
+        assert part in said
+    CumlBackend().check(10_000, 8, options(64, nn_descent=NnDescent()))
+
+
+@pytest.mark.usefixtures("device")
+def test_fewer_rows_than_neighbours_in_the_graph() -> None:
+    assert "got 128 rows; leave --nn-descent out" in refusal(128, 8, options(5, nn_descent=NnDescent()))
+    CumlBackend().check(129, 8, options(5, nn_descent=NnDescent()))
+
+
+def test_the_estimate_is_the_stated_one() -> None:
+    n, d, k = 1_100_000, 768, 64
+    assert estimate_bytes(n, d, k) == 72 * n + 140 * n * k + 4 * n * d
+    assert estimate_bytes(n, d, k, nn_descent=NnDescent()) == estimate_bytes(n, d, k) + 4 * n * d
+    wide = NnDescent(graph_degree=100)
+    assert estimate_bytes(n, d, k, nn_descent=wide) == estimate_bytes(n, d, 100) + 4 * n * d
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("n", [2_200_000, 3_300_000, 12_000_000])
+def test_too_much_for_the_device_says_what_would_fit(n: int) -> None:
+    d, k = 768, 64
+    asked = options(k)
+    said = refusal(n, d, asked)
+    needed = estimate_bytes(n, d, k)
+    for part in (f"{needed / 2**30:.1f} GiB", "24.0 GiB are free", f"{n:,} × 768", "min_samples 64"):
+        assert part in said
+    assert "--backend tiled" in said
+    assert "--memory-limit" in said
+    fewer = [int(word) for word in re.findall(r"--min-samples (\d+)", said)]
+    # 12 million rows alone are more than the device has.
+    assert len(fewer) == (0 if n == 12_000_000 else 1)
+    for samples in fewer:
+        CumlBackend().check(n, d, replace(asked, min_samples=samples))
+        assert f"min_samples {samples + 1}," in refusal(n, d, replace(asked, min_samples=samples + 1))
+    (factor,) = (int(word) for word in re.findall(r"--downsample (\d+)", said))
+    assert estimate_bytes(math.ceil(n / factor), d, k) <= FREE_BYTES
+    assert factor == 2 or estimate_bytes(n // (factor - 1), d, k) > FREE_BYTES
+
+
+@pytest.mark.usefixtures("device")
+def test_no_min_samples_is_advised_where_none_would_do() -> None:
+    said = refusal(30_000_000, 768, options(2))
+    assert "--min-samples" not in said
+    assert "--downsample 4" in said
+
+
+def test_rows_in_host_memory_never_reach_cuml() -> None:
+    rows = unit(np.random.default_rng(0).standard_normal((20, 4)))
+    with pytest.raises(UnsupportedOnBackend, match="device memory only, got a NumPy array"):
+        CumlBackend().fit(rows, np.ones(20, dtype=np.int64), options(3))
+    assert "cuml" not in sys.modules or "cupy" in sys.modules
+
+
+# The commands.
+
+
+def run(file: Any, *words: str) -> Result:
+    return CliRunner().invoke(main, ["cluster-embeddings", *words, "--db", str(file.path)])
+
+
+@pytest.mark.usefixtures("no_device")
+@pytest.mark.parametrize("words", [["--backend", "cuml"], ["--nn-descent"]])
+def test_a_command_that_cannot_run_here_fails_with_one_line(upgraded: MakeFile, words: list[str]) -> None:
+    file = upgraded()
+    before = snapshot(file.path)
+    result = run(file, *words)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr == "Error: backend cuml cannot run here: CuPy is not installed\n"
+    assert snapshot(file.path) == before
+
+
+@pytest.mark.usefixtures("no_device")
+def test_auto_runs_anyway_and_says_why_in_one_line(upgraded: MakeFile) -> None:
+    backends._say_once.cache_clear()
+    result = run(upgraded(), "--json")
+    assert result.exit_code == 0
+    assert {one["backend"] for one in json.loads(result.stdout)["results"]} == {"sklearn"}
+    assert len(re.findall("cuml", result.stderr)) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--exact", "--backend", "cuml"], "backend cuml is not exact"),
+        (["--exact", "--nn-descent"], "got it with exact"),
+        (["--backend", "tiled", "--nn-descent"], "got it with backend tiled"),
+        (["--graph-degree", "32"], "options of --nn-descent"),
+        (["--nn-descent", "--graph-degree", "1"], "graph_degree must be"),
+        (
+            ["--nn-descent", "--graph-degree", "90", "--intermediate-graph-degree", "80"],
+            "at least graph_degree",
+        ),
+        (["--nn-descent", "--graph-iterations", "0"], "max_iterations must be"),
+    ],
+)
+def test_what_contradicts_itself_is_wrong_usage(upgraded: MakeFile, words: list[str], part: str) -> None:
+    result = run(upgraded(), *words)
+    assert result.exit_code == 2
+    assert part in result.stderr
+
+
+def test_exact_takes_tiled_at_any_size(upgraded: MakeFile) -> None:
+    result = run(upgraded(), "--exact", "--json")
+    assert result.exit_code == 0
+    assert {one["backend"] for one in json.loads(result.stdout)["results"]} == {"tiled"}
+
+
+# What is stored of an approximate tree, and what an exhausted device costs.
+
+
+class Rough(SklearnBackend):
+    """A tree with one edge made too heavy, for all rows as they are, with its check."""
+
+    name, exact = "rough", False
+
+    def fit(self, vectors: np.ndarray, weights: np.ndarray, asked: FitOptions) -> SpanningTree:
+        tree = super().fit(vectors, weights, asked)
+        height = tree.height.copy()
+        height[np.argmax(height)] *= 1.5
+        tree = replace(tree, height=height, core_distances=np.zeros(len(vectors)), tie_tolerance=1e-6)
+        return replace(tree, lighter_edges=lighter_edges(vectors, tree, distance_floor=asked.distance_floor))
+
+
+class Exhausted(SklearnBackend):
+    """Runs out of memory on one of the models: on its first fit."""
+
+    name = "exhausted"
+    failed: list[int]
+
+    def fit(self, vectors: np.ndarray, weights: np.ndarray, asked: FitOptions) -> SpanningTree:
+        if not self.failed:
+            self.failed.append(len(vectors))
+            raise cuml._out_of_memory(
+                MemoryError("std::bad_alloc: out_of_memory"), (len(vectors), vectors.shape[1]), asked
+            )
+        return super().fit(vectors, weights, asked)
+
+
+@pytest.fixture
+def more_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("more_backends")
+    module.Rough = Rough  # type: ignore[attr-defined]
+    module.Exhausted = Exhausted  # type: ignore[attr-defined]
+    monkeypatch.setattr(Exhausted, "failed", [], raising=False)
+    monkeypatch.setitem(sys.modules, "more_backends", module)
+    monkeypatch.setitem(backends._HOMES, "rough", ("more_backends", "Rough"))
+    monkeypatch.setitem(backends._HOMES, "exhausted", ("more_backends", "Exhausted"))
+
+
+@pytest.mark.usefixtures("more_backends")
+def test_the_share_is_stored_and_shown(upgraded: MakeFile) -> None:
+    file = upgraded(FieldSpec(text_models=("Nomic",)))
+    (outcome,) = cluster_all_data(file.database, parameters=ClusteringParameters(backend="rough"))
+    assert (outcome.status, outcome.exact) == (CLUSTERED, False)
+    with file.database.session() as session:
+        (summary,) = list_clusterings(session)
+        details = get_cluster_details(summary.id, session)
+    said = summary.parameters
+    assert said["exact"] is False
+    assert said["nn_descent"] is None
+    assert 0 < said["lighter_edge_share"] <= 1
+    assert said["lighter_edge_sample"] == outcome.n_embeddings
+    shown = rendering.details_text(summary, details, 100)
+    percent = f"{100 * said['lighter_edge_share']:.2f} %"
+    assert f"{percent} of {outcome.n_embeddings} sampled rows have an edge lighter than" in shown
+    assert "(approximate)" in shown
+    as_json = rendering.details_json(summary, details)["parameters"]
+    assert as_json["lighter_edge_share"] == said["lighter_edge_share"]
+
+
+def test_exact_clusterings_have_no_share() -> None:
+    rows = np.random.default_rng(0).standard_normal((50, 4))
+    assert not {"lighter_edge_share", "lighter_edge_sample", "nn_descent"} & set(
+        hdbscan(rows, backend="tiled").parameters
+    )
+
+
+@pytest.mark.usefixtures("more_backends")
+def test_the_graph_that_was_asked_for_is_stored_and_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_AUTO_APPROXIMATE_ORDER", ("rough",))
+    rows = np.random.default_rng(0).standard_normal((50, 4))
+    said = hdbscan(rows, nn_descent=NnDescent(max_iterations=7)).parameters
+    assert said["nn_descent"] == {
+        "graph_degree": 64,
+        "intermediate_graph_degree": 128,
+        "max_iterations": 7,
+    }
+    (line, _) = rendering._approximation_lines(said)
+    assert line.strip() == (
+        "neighbour graph by NN descent: graph_degree 64, intermediate_graph_degree 128, max_iterations 7"
+    )
+
+
+@pytest.mark.usefixtures("more_backends", "device")
+def test_an_exhausted_device_costs_its_model_alone(upgraded: MakeFile) -> None:
+    file = upgraded(FieldSpec(text_models=("A", "B", "C")))
+    outcomes = cluster_all_data(file.database, parameters=ClusteringParameters(backend="exhausted"))
+    assert [outcome.status for outcome in outcomes] == [FAILED, CLUSTERED, CLUSTERED]
+    reason = outcomes[0].reason or ""
+    assert reason.startswith("backend cuml ran out of device memory")
+    for part in (
+        "ran out of device memory (std::bad_alloc: out_of_memory)",
+        f"on {Exhausted.failed[0]} × 8 rows",
+        "the estimate is 0.0 GiB",
+        "24.0 GiB are free now beside the rows",
+        "--backend tiled",
+        "--memory-limit",
+        "--min-samples",
+        "--downsample 2",
+    ):
+        assert part in reason, part
+    with file.database.session() as session:
+        assert {found.embedding_model for found in list_clusterings(session)} == {"B", "C"}
+
+
+@pytest.mark.usefixtures("more_backends", "device")
+def test_an_exhausted_device_leaves_the_database_as_it_was(upgraded: MakeFile) -> None:
+    file = upgraded(FieldSpec(text_models=("A",)))
+    before = snapshot(file.path)
+    (outcome,) = cluster_all_data(file.database, parameters=ClusteringParameters(backend="exhausted"))
+    assert outcome.status == FAILED
+    assert snapshot(file.path) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (MemoryError("std::bad_alloc: out_of_memory: CUDA error"), True),
+        (RuntimeError("CUDA error encountered at: cudaErrorMemoryAllocation out of memory"), True),
+        (RuntimeError("Exception occurred! bad_alloc"), True),
+        (RuntimeError("Multiple components found in MST or MST is invalid."), False),
+    ],
+)
+def test_what_counts_as_an_exhausted_device(error: Exception, is_one: bool) -> None:
+    assert cuml._is_out_of_memory(error) is is_one
+
+
+# A fit on stand-ins for device arrays and for cuML's estimator, which keeps its results where cuML does.
+
+
+class Estimator:
+    """Finds the exact tree by the slow oracle, and counts neighbours as cuML says it does."""
+
+    def __init__(self, **arguments: Any) -> None:
+        self.arguments = arguments
+
+    def fit(self, rows: StrictArray) -> Estimator:
+        distances = reference.chord_distances(rows.get())
+        k = self.arguments["min_samples"] + 1
+        tree = reference.prim_tree(reference.mutual_reachability(distances, k, 0.0))
+        weights = tree.height.astype(np.float32)
+        self._min_spanning_tree = np.column_stack([tree.u, tree.v, weights]).astype(np.float64)
+        cores = StrictArray(reference.core_distances(distances, k).astype(np.float32))
+        self._state = types.SimpleNamespace(to_dict=lambda: {"core_dists": cores})
+        return self
+
+
+class Full(Estimator):
+    """Has no room, in one of the ways in which cuML says so."""
+
+    error: Exception
+
+    def fit(self, rows: StrictArray) -> Estimator:
+        raise self.error
+
+
+def fit_stand_in(
+    monkeypatch: pytest.MonkeyPatch, estimator: type[Estimator], rows: np.ndarray, asked: FitOptions
+) -> SpanningTree:
+    monkeypatch.setattr(cuml, "_hdbscan_class", lambda: estimator)
+    monkeypatch.setattr(cuml, "_empty_pool", lambda: None)
+    return CumlBackend().fit(StrictArray(rows), np.ones(len(rows), dtype=np.int64), asked)
+
+
+@pytest.mark.parametrize("k", [2, 5, 80])
+@pytest.mark.parametrize("name", ["blobs", "near copies", "half copies", "lattice"])
+def test_the_tree_is_handed_on_unchanged(monkeypatch: pytest.MonkeyPatch, name: str, k: int) -> None:
+    rows = ROWS[name]
+    k = min(k, len(rows))
+    tree = fit_stand_in(monkeypatch, Estimator, rows, options(k))
+    assert_spans(tree, len(rows))
+    distances = reference.chord_distances(rows)
+    weights = reference.prim_weights(reference.mutual_reachability(distances, k, 0.0))
+    found = np.sort(tree.height)
+    assert tree.height.dtype == np.float64
+    np.testing.assert_array_equal(found, np.maximum(weights.astype(np.float32).astype(np.float64), FLOOR))
+    assert tree.core_distances is not None
+    cores = reference.core_distances(distances, k).astype(np.float32).astype(np.float64)
+    np.testing.assert_array_equal(tree.core_distances, np.maximum(cores, FLOOR))
+    assert tree.tie_tolerance == 1e-6
+    assert tree.lighter_edges == LighterEdges(share=0.0, sample=len(rows))
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("error", [MemoryError("std::bad_alloc"), RuntimeError("out_of_memory: RMM failure")])
+def test_no_room_at_fit_is_told_with_numbers(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    monkeypatch.setattr(Full, "error", error, raising=False)
+    with pytest.raises(DeviceOutOfMemory) as caught:
+        fit_stand_in(monkeypatch, Full, ROWS["blobs"], options(20))
+    for part in (str(error), "80 × 16 rows at min_samples 20", "--min-samples 10", "--downsample 2"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.usefixtures("device")
+def test_other_faults_of_cuml_pass_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Full, "error", RuntimeError("Multiple components found in MST"), raising=False)
+    with pytest.raises(RuntimeError, match="Multiple components"):
+        fit_stand_in(monkeypatch, Full, ROWS["blobs"], options(20))
+
+
+# On a device.
+
+
+@pytest.fixture
+def real_device() -> None:
+    require_backend("cuml", on_device=True)
+
+
+def on_device(rows: np.ndarray) -> Any:
+    import cupy
+
+    return cupy.asarray(rows)
+
+
+def separated(n: int = 20_000, d: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(5)
+    of = rng.integers(12, size=n)
+    rows = rng.standard_normal((12, d))[of] + 0.15 * rng.standard_normal((n, d))
+    return rows.astype(np.float32), of
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("real_device")
+@pytest.mark.parametrize("graph", [None, NnDescent()], ids=["brute force", "NN descent"])
+def test_separated_data_give_the_exact_partition(graph: NnDescent | None) -> None:
+    rows, _ = separated()
+    asked: dict[str, Any] = {"min_cluster_size": 50, "min_samples": 15, "epsilon": 0.0}
+    found = hdbscan(rows, backend="cuml", nn_descent=graph, **asked)
+    exact = hdbscan(rows, backend="tiled", **asked)
+    assert found.n_clusters == exact.n_clusters == 12
+    assert adjusted_rand_score(found.labels, exact.labels) >= 0.99
+    assert found.parameters["backend"] == "cuml"
+    assert found.parameters["exact"] is False
+    assert found.parameters["lighter_edge_sample"] == 2_048
+    assert {"cupy", "cuml"} <= set(found.parameters["versions"])
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("real_device")
+def test_auto_takes_cuml_and_exact_does_not() -> None:
+    rows, _ = separated(3_000)
+    assert hdbscan(rows).parameters["backend"] == "cuml"
+    assert hdbscan(rows, exact=True).parameters["backend"] == "tiled"
+
+
+def test_cupy_keeps_its_pool() -> None:
+    pytest.importorskip("cuml", reason="needs cuML: pip install 'panic-tda[cuda13]'")
+    # In a process of its own: cuML takes the pool away at its first import.
+    done = run_python(
+        "import sys, cupy\n"
+        "from panic_tda.clustering.backends import cuml\n"
+        "before = cupy.cuda.get_allocator()\n"
+        "cuml._hdbscan_class()\n"
+        "assert 'cuml' in sys.modules\n"
+        "print(cupy.cuda.get_allocator() == before)"
+    )
+    assert done.stdout.split() == ["True"], done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("real_device")
+def test_a_device_without_room_is_told_with_numbers() -> None:
+    import rmm.mr
+
+    rows, _ = separated(50_000)
+    usual = rmm.mr.get_current_device_resource()
+    rmm.mr.set_current_device_resource(rmm.mr.LimitingResourceAdaptor(usual, allocation_limit=1 << 20))
+    try:
+        with pytest.raises(
+            DeviceOutOfMemory, match=r"ran out of device memory .* 50,000 × 64 .*--downsample"
+        ):
+            CumlBackend().fit(on_device(unit(rows)), np.ones(len(rows), dtype=np.int64), options(15))
+    finally:
+        rmm.mr.set_current_device_resource(usual)
+    tree = CumlBackend().fit(on_device(unit(rows)), np.ones(len(rows), dtype=np.int64), options(15))
+    assert len(tree.height) == len(rows) - 1
+    assert tree.height.min() >= FLOOR
+
+
+def test_parameters_refuse_what_contradicts_itself() -> None:
+    with pytest.raises(InvalidParameter, match="backend cuml is not exact"):
+        ClusteringParameters(backend="cuml", exact=True)
+    for bad in ({"exact": True}, {"backend": "sklearn"}, {"backend": "tiled"}):
+        with pytest.raises(InvalidParameter, match="only backend cuml takes"):
+            ClusteringParameters(nn_descent=NnDescent(), **bad)  # type: ignore[arg-type]

@@ -1,0 +1,195 @@
+"""The share of rows with an edge lighter than their tree path: 0 for exact trees, else the oracle's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.sparse.csgraph import minimum_spanning_tree
+
+from panic_tda.clustering.backends import tree_check
+from panic_tda.clustering.backends.base import FitOptions
+from panic_tda.clustering.backends.tree_check import lighter_edges
+from panic_tda.clustering.tiled.engine import TiledBackend
+from panic_tda.types import SpanningTree
+from tests import reference, strict_arrays
+from tests.clustering.test_backends import FLOOR, ROWS, Recorder, unit
+from tests.conftest import require_backend
+
+MIN_SAMPLES = 4
+
+
+def clusters(n: int = 300, d: int = 24) -> np.ndarray:
+    rng = np.random.default_rng(3)
+    return unit(rng.standard_normal((6, d))[rng.integers(6, size=n)] + 0.4 * rng.standard_normal((n, d)))
+
+
+def exact_tree(rows: np.ndarray) -> SpanningTree:
+    asked = FitOptions(min_samples=MIN_SAMPLES, distance_floor=FLOOR)
+    return TiledBackend().fit(rows, np.ones(len(rows), dtype=np.int64), asked)
+
+
+def neighbour_graph_tree(rows: np.ndarray) -> SpanningTree:
+    """The tree of the graph of nearest neighbours, its parts joined by whichever rows come first."""
+    distances = reference.chord_distances(rows)
+    weights = reference.mutual_reachability(distances, MIN_SAMPLES, FLOOR)
+    n = len(rows)
+    kept = np.zeros((n, n), dtype=bool)
+    nearest = np.argsort(distances, axis=1, kind="stable")[:, :MIN_SAMPLES]
+    kept[np.arange(n)[:, None], nearest] = True
+    kept |= kept.T
+    # Every pair of neighbours in row order is an edge too, so heavy that it comes last.
+    heavy = weights + 10 * np.triu(np.ones((n, n)), 1) * ~kept
+    found = minimum_spanning_tree(np.triu(np.where(heavy > 0, heavy, 0), 1)).tocoo()
+    height = weights[found.row, found.col]
+    # A link that the graph did not have is the first that came, not the lightest.
+    linked = ~kept[found.row, found.col]
+    height = np.where(linked, height * 1.2, height)
+    return SpanningTree(
+        found.row.astype(np.int64),
+        found.col.astype(np.int64),
+        height,
+        core_distances=reference.core_distances(distances, MIN_SAMPLES),
+    )
+
+
+def oracle(rows: np.ndarray, tree: SpanningTree, margin: float) -> np.ndarray:
+    """Whether each row has an edge lighter than its tree path: all pairs, paths walked edge by edge."""
+    n = len(rows)
+    weights = reference.mutual_reachability(reference.chord_distances(rows), MIN_SAMPLES, FLOOR)
+    linked: list[list[tuple[int, float]]] = [[] for _ in range(n)]
+    for u, v, height in zip(tree.u.tolist(), tree.v.tolist(), tree.height.tolist(), strict=True):
+        linked[u].append((v, height))
+        linked[v].append((u, height))
+    has = np.zeros(n, dtype=bool)
+    for row in range(n):
+        highest, waiting = {row: 0.0}, [row]
+        while waiting:
+            at = waiting.pop()
+            for other, height in linked[at]:
+                if other not in highest:
+                    highest[other] = max(highest[at], height)
+                    waiting.append(other)
+        has[row] = any(
+            highest[other] ** 2 - weights[row, other] ** 2 > margin for other in range(n) if other != row
+        )
+    return has
+
+
+@pytest.mark.parametrize("sample_rows", [7, 2_048])
+@pytest.mark.parametrize("name", ["blobs", "noise in 768 dimensions", "chain on a circle", "near copies"])
+def test_an_exact_tree_has_no_lighter_edge(name: str, sample_rows: int) -> None:
+    rows = np.unique(ROWS[name], axis=0)
+    found = lighter_edges(rows, exact_tree(rows), distance_floor=FLOOR, sample_rows=sample_rows, margin=1e-12)
+    assert (found.share, found.sample) == (0.0, min(len(rows), sample_rows))
+
+
+@pytest.mark.parametrize("margin", [1e-5, 0.01, 0.05])
+def test_a_tree_of_a_neighbour_graph_has_the_oracles_share(margin: float) -> None:
+    rows = clusters()
+    tree = neighbour_graph_tree(rows)
+    expected = oracle(rows, tree, margin)
+    assert 0 < expected.mean() < 1
+    found = lighter_edges(rows, tree, distance_floor=FLOOR, margin=margin)
+    assert (found.share, found.sample) == (expected.mean(), len(rows))
+
+
+@pytest.mark.parametrize("columns", [37, 2_048])
+@pytest.mark.parametrize("sample_rows", [1, 2, 20, 100, 299])
+def test_a_sample_has_its_own_share(monkeypatch: pytest.MonkeyPatch, sample_rows: int, columns: int) -> None:
+    monkeypatch.setattr(tree_check, "_COLUMNS", columns)
+    rows = clusters()
+    tree = neighbour_graph_tree(rows)
+    chosen = tree_check.sampled_rows(len(rows), sample_rows)
+    assert len(set(chosen.tolist())) == sample_rows
+    shares = {margin: oracle(rows, tree, margin)[chosen].mean() for margin in (0.01, 0.05, 0.2)}
+    for margin, expected in shares.items():
+        found = lighter_edges(rows, tree, distance_floor=FLOOR, sample_rows=sample_rows, margin=margin)
+        assert (found.share, found.sample) == (expected, sample_rows)
+
+
+@pytest.mark.parametrize("n_sampled", [1, 2, 9, 40])
+def test_path_maxima_are_the_largest_gaps_between(n_sampled: int) -> None:
+    rng = np.random.default_rng(n_sampled)
+    gaps = np.concatenate([[np.inf], rng.random(39)])
+    positions = np.sort(rng.choice(40, n_sampled, replace=False))
+    found = tree_check._path_maxima(tree_check._paths(gaps, positions), slice(0, 40))
+    for row, position in enumerate(positions.tolist()):
+        for other in range(40):
+            low, high = sorted((position, other))
+            assert found[row, other] == max(gaps[low + 1 : high + 1], default=0)
+
+
+def test_one_heavy_link_shows_in_the_rows_behind_it() -> None:
+    rows = clusters()
+    tree = exact_tree(rows)
+    heaviest = int(np.argmax(tree.height))
+    height = tree.height.copy()
+    height[heaviest] *= 1.5
+    wrong = replace(tree, height=height)
+    expected = oracle(rows, wrong, 1e-9)
+    assert expected.any()
+    assert lighter_edges(rows, wrong, distance_floor=FLOOR, margin=1e-9).share == expected.mean()
+
+
+def test_rounding_to_float32_makes_no_row_count() -> None:
+    for name in ("blobs", "noise in 768 dimensions"):
+        tree = exact_tree(ROWS[name])
+        assert tree.core_distances is not None
+        # Off by more than rounding to float32 makes of them, and less than a product's error can.
+        noise = 1 + 1e-6 * np.random.default_rng(0).standard_normal(len(tree.height))
+        rounded = replace(
+            tree,
+            height=(tree.height * noise).astype(np.float32).astype(np.float64),
+            core_distances=tree.core_distances.astype(np.float32).astype(np.float64),
+        )
+        assert lighter_edges(ROWS[name], rounded, distance_floor=FLOOR).share == 0
+        assert lighter_edges(ROWS[name], rounded, distance_floor=FLOOR, margin=0).share > 0
+
+
+def test_distances_below_the_floor_are_no_lighter() -> None:
+    rows = np.unique(ROWS["near copies"], axis=0)
+    tree = replace(exact_tree(rows), height=np.full(len(rows) - 1, 2.0))
+    assert lighter_edges(rows, tree, distance_floor=2.0).share == 0
+    assert lighter_edges(rows, tree, distance_floor=FLOOR).share == 1
+
+
+def test_two_rows() -> None:
+    rows = ROWS["two rows"]
+    tree = SpanningTree(np.array([0]), np.array([1]), np.array([1.9]), core_distances=np.zeros(2))
+    assert lighter_edges(rows, tree, distance_floor=FLOOR).share == 1
+    distance = np.linalg.norm(rows[0].astype(np.float64) - rows[1])
+    exact = replace(tree, height=np.array([distance]))
+    assert lighter_edges(rows, exact, distance_floor=FLOOR).share == 0
+
+
+@pytest.mark.parametrize(
+    "place", ["stand-in", pytest.param("device", marks=pytest.mark.gpu)], ids=["stand-in", "device"]
+)
+def test_device_memory_gives_the_same(place: str) -> None:
+    rows = clusters()
+    tree = neighbour_graph_tree(rows)
+    there: Any = strict_arrays.namespace.asarray(rows)
+    if place == "device":
+        require_backend("tiled", on_device=True)
+        import cupy
+
+        there = cupy.asarray(rows)
+    for margin in (0.01, 0.2):
+        here = lighter_edges(rows, tree, distance_floor=FLOOR, sample_rows=100, margin=margin)
+        assert lighter_edges(there, tree, distance_floor=FLOOR, sample_rows=100, margin=margin) == here
+
+
+def test_core_distances_are_needed() -> None:
+    rows = ROWS["two rows"]
+    with pytest.raises(ValueError, match="core distances"):
+        lighter_edges(rows, SpanningTree(np.array([0]), np.array([1]), np.array([1.0])), distance_floor=FLOOR)
+
+
+def test_the_work_is_told() -> None:
+    rows, recorder = clusters(), Recorder()
+    lighter_edges(rows, exact_tree(rows), distance_floor=FLOOR, sample_rows=10, progress=recorder)
+    ((_, total, steps),) = recorder.phases
+    assert total == sum(steps) == 10 * len(rows)

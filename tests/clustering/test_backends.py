@@ -1,0 +1,391 @@
+"""One suite over every backend: exact trees, refusals with a reason, and the choice between them."""
+
+from __future__ import annotations
+
+import logging
+import types
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from panic_tda.clustering import backends
+from panic_tda.clustering.backends import Shape, cuml, select
+from panic_tda.clustering.backends import sklearn as sklearn_backend
+from panic_tda.clustering.backends.base import FitOptions
+from panic_tda.clustering.duplicates import attach_copies, find_distinct
+from panic_tda.errors import InvalidParameter, UnsupportedOnBackend
+from panic_tda.parameters import ClusteringParameters, NnDescent
+from panic_tda.progress import Silent
+from panic_tda.types import SpanningTree
+from tests import reference
+from tests.conftest import require_backend
+
+FLOOR = 1e-3
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def make_rows() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    angles = np.cumsum(np.linspace(0.002, 0.05, 70))
+    centres = rng.standard_normal((4, 16))
+    distinct = unit(rng.standard_normal((25, 6)))
+    return {
+        "two rows": unit(rng.standard_normal((2, 5))),
+        "two equal rows": unit(np.ones((2, 5))),
+        "one dimension": np.array([[1], [-1], [1], [1], [-1]], dtype=np.float32),
+        "chain on a circle": unit(np.stack([np.cos(angles), np.sin(angles)], axis=1)),
+        "blobs": unit(np.repeat(centres, 20, axis=0) + 0.3 * rng.standard_normal((80, 16))),
+        "noise in 768 dimensions": unit(rng.standard_normal((60, 768))),
+        "half copies": distinct[rng.integers(0, 25, 90)],
+        "a pile": np.concatenate([np.repeat(distinct[:1], 60, axis=0), distinct]),
+        "lattice": unit(np.array([p for p in np.ndindex(3, 3, 3) if p != (1, 1, 1)]) - 1.0),
+        "near copies": unit(np.repeat(distinct[:3], 25, axis=0) + 1e-4 * rng.standard_normal((75, 6))),
+        "opposite": unit(np.concatenate([distinct, -distinct])),
+    }
+
+
+ROWS = make_rows()
+
+
+class Placed(NamedTuple):
+    """A backend, and in which memory it is given its rows."""
+
+    name: str
+    on_device: bool = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(backends.get(self.name), name)
+
+    def fit(self, rows: np.ndarray, weights: np.ndarray, asked: FitOptions) -> SpanningTree:
+        """Fit rows that lie in host memory."""
+        if self.on_device:
+            import cupy
+
+            rows = cupy.asarray(rows)
+        return backends.get(self.name).fit(rows, weights, asked)
+
+
+PLACED = [
+    Placed("sklearn"),
+    Placed("tiled"),
+    pytest.param(Placed("tiled", on_device=True), marks=pytest.mark.gpu, id="tiled on the device"),
+    pytest.param(Placed("cuml", on_device=True), marks=pytest.mark.gpu, id="cuml"),
+]
+
+
+@pytest.fixture(params=PLACED, ids=lambda placed: placed.name)
+def backend(request: pytest.FixtureRequest) -> Placed:
+    placed: Placed = request.param
+    require_backend(placed.name, on_device=placed.on_device)
+    return placed
+
+
+@pytest.fixture(autouse=True)
+def refusals_are_said_again() -> None:
+    backends._say_once.cache_clear()
+
+
+def test_every_backend_is_in_the_suite() -> None:
+    names = {(case.values[0] if hasattr(case, "values") else case).name for case in PLACED}  # type: ignore[union-attr]
+    assert names == set(backends.NAMES) - {backends.AUTO}
+
+
+def options(min_samples: int, **more: object) -> FitOptions:
+    return FitOptions(min_samples=min_samples, distance_floor=FLOOR, **more)  # type: ignore[arg-type]
+
+
+def fit_all_rows(backend: Placed, rows: np.ndarray, asked: FitOptions) -> SpanningTree:
+    """Fit as `clustering` does: distinct rows with weights where the backend takes them."""
+    if not backend.weighted:
+        return backend.fit(rows, np.ones(len(rows), dtype=np.int64), asked)
+    distinct = find_distinct(rows)
+    if len(distinct.first) == 1:
+        pytest.skip("one distinct row never reaches a weighted backend")
+    return attach_copies(backend.fit(rows[distinct.first], distinct.counts, asked), distinct)
+
+
+def assert_spans(tree: SpanningTree, n: int) -> None:
+    assert len(tree.u) == len(tree.v) == len(tree.height) == n - 1
+    leader = list(range(n))
+
+    def find(row: int) -> int:
+        while leader[row] != row:
+            row = leader[row]
+        return row
+
+    for first, second in zip(tree.u.tolist(), tree.v.tolist(), strict=True):
+        assert find(first) != find(second), "an edge closes a cycle"
+        leader[find(first)] = find(second)
+
+
+def merge_heights(tree: SpanningTree) -> np.ndarray:
+    """Height at which every two rows come together, (n, n), nothing below the floor."""
+    n = len(tree.height) + 1
+    heights, members = np.zeros((n, n)), {row: [row] for row in range(n)}
+    for edge in np.argsort(tree.height, kind="stable"):
+        first, second = members[int(tree.u[edge])], members[int(tree.v[edge])]
+        heights[np.ix_(first, second)] = heights[np.ix_(second, first)] = max(tree.height[edge], FLOOR)
+        first += second
+        members |= dict.fromkeys(second, first)
+    return heights
+
+
+@pytest.mark.parametrize("min_samples", [1, 2, 5, "all"])
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
+def test_tree_weights_equal_prims(backend: Placed, rows: np.ndarray, min_samples: int | str) -> None:
+    k = len(rows) if min_samples == "all" else min(int(min_samples), len(rows))
+    if not backend.exact:
+        assert_is_nearly_prims(backend, rows, k)
+        return
+    tree = fit_all_rows(backend, rows, options(k))
+    assert_spans(tree, len(rows))
+    weights = reference.mutual_reachability(reference.chord_distances(rows), k, FLOOR)
+    found = np.sort(np.maximum(tree.height, FLOOR))
+    np.testing.assert_allclose(found, reference.prim_weights(weights), rtol=1e-12)
+    # Which rows an edge names is free, as long as everything merges at the same heights.
+    np.testing.assert_allclose(merge_heights(tree), merge_heights(reference.prim_tree(weights)), rtol=1e-11)
+    if tree.core_distances is not None:
+        cores = reference.core_distances(reference.chord_distances(rows), k)
+        np.testing.assert_allclose(
+            np.maximum(tree.core_distances, FLOOR), np.maximum(cores, FLOOR), rtol=1e-12
+        )
+
+
+def assert_is_nearly_prims(backend: Placed, rows: np.ndarray, k: int) -> None:
+    """A spanning tree with true weights, none lighter than Prim's; equal to it on the complete graph."""
+    if k < cuml.MIN_SAMPLES[0]:
+        with pytest.raises(UnsupportedOnBackend, match="accepts min_samples from 2"):
+            backend.check(*rows.shape, options(k))
+        return
+    tree = fit_all_rows(backend, rows, options(k))
+    assert_spans(tree, len(rows))
+    distances = reference.chord_distances(rows)
+    weights = reference.mutual_reachability(distances, k, FLOOR)
+    # Squares, because float32 products are off by an absolute error there.
+    rounding = {"rtol": 0, "atol": 8 * 1.01 * rows.shape[1] * 2.0**-24 + FLOOR**2}
+    np.testing.assert_allclose(tree.height**2, weights[tree.u, tree.v] ** 2, **rounding)
+    assert tree.core_distances is not None
+    np.testing.assert_allclose(
+        tree.core_distances**2, reference.core_distances(distances, k) ** 2, **rounding
+    )
+    excess = np.sort(tree.height) ** 2 - reference.prim_weights(weights) ** 2
+    assert excess.min() > -rounding["atol"]
+    if k == len(rows):
+        assert excess.max() < rounding["atol"]
+    assert tree.lighter_edges is not None
+    assert tree.lighter_edges.sample == len(rows)
+    assert tree.lighter_edges.share == 0 or excess.max() > 0
+
+
+def test_the_rows_and_weights_given_are_not_changed(backend: Placed) -> None:
+    rows = ROWS["blobs"].copy()
+    weights = np.ones(len(rows), dtype=np.int64)
+    backend.fit(rows, weights, options(3))
+    assert np.array_equal(rows, ROWS["blobs"])
+    assert np.array_equal(weights, np.ones(len(rows)))
+
+
+class Recorder(Silent):
+    def __init__(self) -> None:
+        self.phases: list[tuple[str, float | None, list[float]]] = []
+
+    def phase(self, name: str, total: float | None = None) -> None:
+        self.phases.append((name, total, []))
+
+    def advance(self, amount: float) -> None:
+        self.phases[-1][2].append(amount)
+
+
+def test_phases_with_a_total_reach_it_and_never_pass_it(backend: Placed) -> None:
+    recorder = Recorder()
+    fit_all_rows(backend, ROWS["blobs"], options(3, progress=recorder))
+    assert recorder.phases
+    counted = [(name, total, steps) for name, total, steps in recorder.phases if total]
+    assert counted, "no phase can say how much is left"
+    for name, total, steps in counted:
+        assert sum(steps) == pytest.approx(total), name
+        assert min(steps) > 0
+
+
+def test_a_backend_is_called_by_its_own_name(backend: Placed) -> None:
+    assert backends.get(backend.name).name == backend.name
+    assert backend.name in backends.NAMES
+
+
+@pytest.mark.parametrize("tile_rows", [1, 7, 40, 80, 81, 1000])
+def test_tiles_of_sklearns_matrix_make_no_difference(monkeypatch: pytest.MonkeyPatch, tile_rows: int) -> None:
+    monkeypatch.setattr(sklearn_backend, "TILE_ROWS", tile_rows)
+    for rows in ROWS.values():
+        distances = sklearn_backend.chord_distance_matrix(rows, options(1))
+        expected = np.maximum(reference.chord_distances(rows), FLOOR)
+        np.fill_diagonal(expected, 0)
+        np.testing.assert_allclose(distances, expected, rtol=1e-12)
+        assert np.array_equal(distances, distances.T)
+
+
+def test_sklearns_private_tree_is_still_what_the_backend_reads() -> None:
+    from sklearn.cluster import HDBSCAN
+
+    rows = ROWS["blobs"]
+    model = HDBSCAN(metric="precomputed", min_samples=3, copy=True).fit(reference.chord_distances(rows))
+    merges = model._single_linkage_tree_
+    assert merges.shape == (len(rows) - 1,)
+    assert merges.dtype.names == ("left_node", "right_node", "value", "cluster_size")
+    assert (np.diff(merges["value"]) >= 0).all()
+    n = len(rows)
+    ends = np.concatenate([merges["left_node"], merges["right_node"]])
+    # SciPy's layout: rows are 0 to n - 1, the i-th merge is n + i, and all but the last are merged once.
+    assert sorted(ends.tolist()) == list(range(2 * n - 2))
+    assert (np.maximum(merges["left_node"], merges["right_node"]) < n + np.arange(n - 1)).all()
+    assert merges["cluster_size"][-1] == n
+
+
+def test_sklearn_refuses_more_rows_than_its_matrix_is_reasonable_for() -> None:
+    backend = backends.get("sklearn")
+    backend.check(20_000, 768, options(10))
+    with pytest.raises(UnsupportedOnBackend) as refusal:
+        backend.check(20_001, 768, options(10))
+    for part in ("backend sklearn", "up to 20,000 rows", "got 20,001", "use --backend"):
+        assert part in str(refusal.value)
+
+
+def test_a_named_backend_never_falls_back() -> None:
+    with pytest.raises(UnsupportedOnBackend, match="up to 20,000 rows"):
+        select("sklearn", Shape(30_000, 30_000, 8), options(10))
+
+
+def test_copies_count_where_a_backend_takes_no_weights() -> None:
+    with pytest.raises(UnsupportedOnBackend, match="got 30,000"):
+        select("sklearn", Shape(30_000, 10, 8), options(10))
+
+
+@pytest.mark.parametrize("name", ["", "SKLEARN", "nonsense"])
+def test_unknown_names_are_refused_with_those_there_are(name: str) -> None:
+    with pytest.raises(InvalidParameter, match="backend must be one of auto, cuml, sklearn, tiled"):
+        select(name, Shape(10, 10, 2), options(2))
+
+
+@pytest.mark.usefixtures("no_device")
+def test_auto_takes_a_backend_for_small_data() -> None:
+    assert select("auto", Shape(100, 90, 8), options(5)).exact
+
+
+@pytest.mark.usefixtures("no_device")
+@pytest.mark.parametrize(("n_rows", "name"), [(2_000, "sklearn"), (2_001, "tiled"), (3_000_000, "tiled")])
+def test_auto_takes_the_faster_of_two_exact_backends(n_rows: int, name: str) -> None:
+    assert select("auto", Shape(n_rows, n_rows, 8), options(5)).name == name
+
+
+class _Limited:
+    """A backend for up to `limit` rows that never has to fit any."""
+
+    exact = True
+
+    def __init__(self, name: str, limit: int, *, weighted: bool) -> None:
+        self.name, self.limit, self.weighted = name, limit, weighted
+
+    def check(self, n_rows: int, _n_features: int, _options: FitOptions) -> None:
+        if n_rows > self.limit:
+            raise UnsupportedOnBackend(f"backend {self.name} accepts {self.limit}, got {n_rows}")
+
+
+@pytest.fixture
+def two_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    module = types.ModuleType("limited_backends")
+    module.Small = lambda: _Limited("small", 10, weighted=True)  # type: ignore[attr-defined]
+    module.Large = lambda: _Limited("large", 100, weighted=False)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "limited_backends", module)
+    homes = {"small": ("limited_backends", "Small"), "large": ("limited_backends", "Large")}
+    monkeypatch.setattr(backends, "_HOMES", homes)
+    monkeypatch.setattr(backends, "_AUTO_ORDER", ("small", "large"))
+
+
+@pytest.mark.usefixtures("two_limited")
+@pytest.mark.parametrize(
+    ("shape", "name"), [(Shape(10, 10, 2), "small"), (Shape(500, 9, 2), "small"), (Shape(50, 40, 2), "large")]
+)
+def test_auto_takes_the_first_that_does_not_refuse(shape: Shape, name: str) -> None:
+    assert select("auto", shape, options(2)).name == name
+
+
+@pytest.mark.usefixtures("two_limited")
+def test_auto_says_why_it_went_on(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "panic_tda"):
+        select("auto", Shape(50, 40, 2), options(2))
+    assert [record.getMessage() for record in caplog.records] == ["backend small accepts 10, got 40"]
+
+
+@pytest.mark.usefixtures("two_limited")
+def test_when_all_refuse_every_reason_is_named() -> None:
+    with pytest.raises(
+        UnsupportedOnBackend, match=r"small accepts 10, got 400; .*large accepts 100, got 500"
+    ):
+        select("auto", Shape(500, 400, 2), options(2))
+
+
+@pytest.mark.usefixtures("no_device")
+def test_without_a_device_auto_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "panic_tda"):
+        chosen = [select("auto", Shape(n, n, 8), options(5)).name for n in (100, 5_000, 200)]
+    assert chosen == ["sklearn", "tiled", "sklearn"]
+    (record,) = caplog.records
+    assert record.levelno == logging.INFO
+    assert record.getMessage() == "backend cuml cannot run here: CuPy is not installed"
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("n_rows", [100, 1_100_000])
+def test_on_a_device_auto_takes_cuml(n_rows: int, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "panic_tda"):
+        assert select("auto", Shape(n_rows, n_rows, 768), options(64)).name == "cuml"
+    assert caplog.records == []
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize(("n_rows", "name"), [(100, "sklearn"), (3_300_000, "tiled")])
+def test_auto_goes_on_with_one_line_when_cuml_refuses(
+    n_rows: int, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # One neighbour is too few for cuML; 3.3 million rows are too many for the device.
+    asked = options(1 if n_rows == 100 else 64)
+    with caplog.at_level(logging.INFO, "panic_tda"):
+        assert select("auto", Shape(n_rows, n_rows, 768), asked).name == name
+    (record,) = caplog.records
+    assert "backend cuml" in record.getMessage()
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("n_rows", [100, 1_100_000])
+def test_auto_takes_tiled_where_an_exact_tree_is_asked_for(n_rows: int) -> None:
+    assert select("auto", Shape(n_rows, n_rows, 768), options(64, exact=True)).name == "tiled"
+
+
+@pytest.mark.usefixtures("device")
+def test_an_approximate_graph_is_cumls_or_nobodys() -> None:
+    asked, shape = options(10, nn_descent=NnDescent()), Shape(5_000, 5_000, 8)
+    assert select("auto", shape, asked).name == "cuml"
+    with pytest.raises(UnsupportedOnBackend, match="backend cuml accepts an NN descent graph of at least"):
+        select("auto", shape, options(100, nn_descent=NnDescent()))
+    for name in ("sklearn", "tiled"):
+        with pytest.raises(UnsupportedOnBackend, match=f"backend {name} makes no approximate"):
+            select(name, shape, asked)
+
+
+@pytest.mark.usefixtures("no_device")
+def test_what_cannot_run_here_is_refused_before_anything_is_loaded() -> None:
+    for asked in (
+        ClusteringParameters(backend="cuml"),
+        ClusteringParameters(nn_descent=NnDescent()),
+    ):
+        with pytest.raises(UnsupportedOnBackend, match="backend cuml cannot run here: CuPy is not installed"):
+            backends.require_usable(asked)
+    for name in ("auto", "sklearn", "tiled"):
+        backends.require_usable(ClusteringParameters(backend=name))
+    with pytest.raises(InvalidParameter, match="backend must be one of"):
+        backends.require_usable(ClusteringParameters(backend="nonsense"))

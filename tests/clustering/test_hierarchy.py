@@ -1,0 +1,242 @@
+"""The hierarchy against its definition by thresholds, at the edges of its domain, and on deep trees."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from panic_tda.clustering.hierarchy import extract
+from panic_tda.errors import OUTLIER, PanicTdaError
+from panic_tda.parameters import EffectiveParameters
+from panic_tda.types import SpanningTree
+from tests import reference
+from tests.datasets import DATASETS
+from tests.trees import (
+    FLOOR,
+    GRID,
+    PLAIN,
+    assert_same,
+    by_smallest_row,
+    distances_of,
+    edges,
+    labels_of,
+    merges_of,
+    neighbour_counts,
+    path,
+    tree_of,
+)
+
+if TYPE_CHECKING:
+    from panic_tda.types import FloatArray
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_equals_the_definition_by_thresholds(name: str) -> None:
+    for min_samples in neighbour_counts(name):
+        tree, merges = tree_of(name, min_samples), merges_of(name, min_samples)
+        for parameters in GRID:
+            expected = reference.threshold_clusters(merges, parameters)
+            assert_same(extract(tree, parameters), expected, (min_samples, parameters))
+
+
+def test_the_grid_exercises_every_rule() -> None:
+    seen: dict[str, set[int]] = {"eom": set(), "leaf": set()}
+    outliers = set()
+    for name in DATASETS:
+        for parameters in GRID:
+            found = extract(tree_of(name, 2), parameters)
+            seen[parameters.cluster_selection_method].add(len(found.persistence))
+            outliers.add(bool((found.labels == OUTLIER).any()))
+    assert seen["eom"] >= {0, 1, 2, 3, 4, 8}
+    assert seen["leaf"] >= {0, 1, 2, 3, 4, 8}
+    assert outliers == {False, True}
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_row_order_and_choice_of_tree_do_not_matter(name: str) -> None:
+    distances = distances_of(name)
+    generator = np.random.default_rng(0)
+    for min_samples in neighbour_counts(name):
+        reachability = reference.mutual_reachability(distances, min_samples)
+        tree = tree_of(name, min_samples)
+        for _ in range(4):
+            # Row i of the shuffled data is row order[i]: another tree wherever distances tie.
+            order = generator.permutation(len(distances))
+            shuffled = reference.prim_tree(reachability[np.ix_(order, order)])
+            flips = generator.random(len(tree.u)) < 0.5
+            u, v = (
+                order[np.where(flips, shuffled.u, shuffled.v)],
+                order[np.where(flips, shuffled.v, shuffled.u)],
+            )
+            edge_order = generator.permutation(len(u))
+            other = SpanningTree(u[edge_order], v[edge_order], shuffled.height[edge_order])
+            for parameters in GRID[::7]:
+                assert_same(extract(other, parameters), extract(tree, parameters), parameters)
+
+
+@pytest.mark.parametrize("name", ["lattice", "tied_groups", "duplicates", "ring_of_clusters", "near_copies"])
+def test_rounding_of_heights_does_not_matter(name: str) -> None:
+    generator = np.random.default_rng(0)
+    tree = tree_of(name, 5)
+    for parameters in GRID[::7]:
+        noise = 1 + generator.uniform(-1e-12, 1e-12, len(tree.height))
+        noisy = SpanningTree(tree.u, tree.v, tree.height * noise)
+        assert_same(extract(noisy, parameters), extract(tree, parameters), parameters)
+
+
+parameters_of_small_trees = st.builds(
+    EffectiveParameters,
+    cluster_selection_epsilon=st.sampled_from([0.0, 0.125, 0.25, 0.3, 0.5, 0.75, 1.1]),
+    min_cluster_size=st.integers(2, 6),
+    min_samples=st.just(1),
+    allow_single_cluster=st.booleans(),
+    cluster_selection_method=st.sampled_from(["eom", "leaf"]),
+    max_cluster_size=st.none() | st.integers(1, 12),
+    distance_floor=st.sampled_from([FLOOR, 0.2]),
+)
+
+
+@st.composite
+def tied_weights(draw: st.DrawFn) -> FloatArray:
+    """Symmetric weights of few distinct values (eighths, so that epsilon can tie too)."""
+    n = draw(st.integers(2, 16))
+    eighths = draw(st.lists(st.integers(1, 8), min_size=n * n, max_size=n * n))
+    weights = np.reshape(eighths, (n, n)) / 8
+    return np.minimum(weights, weights.T)
+
+
+@given(weights=tied_weights(), parameters=parameters_of_small_trees, seed=st.integers(0, 99))
+@settings(max_examples=300, deadline=None)
+def test_any_weights_equal_the_definition_in_any_row_order(
+    weights: FloatArray, parameters: EffectiveParameters, seed: int
+) -> None:
+    merges = reference.threshold_merges(np.maximum(weights, parameters.distance_floor))
+    order = np.random.default_rng(seed).permutation(len(weights))
+    tree = reference.prim_tree(weights[np.ix_(order, order)])
+    tree = SpanningTree(order[tree.u], order[tree.v], tree.height)
+    assert_same(extract(tree, parameters), reference.threshold_clusters(merges, parameters))
+
+
+@given(
+    steps=st.lists(st.floats(1e-4, 2), min_size=1, max_size=60),
+    parameters=parameters_of_small_trees,
+)
+@settings(max_examples=200, deadline=None)
+def test_numbers_stay_in_their_ranges(steps: list[float], parameters: EffectiveParameters) -> None:
+    found = by_smallest_row(extract(path(steps), parameters))
+    inside = found.labels != OUTLIER
+    assert np.all(found.probabilities[~inside] == 0)
+    assert np.all((found.probabilities[inside] > 0) & (found.probabilities[inside] <= 1))
+    assert np.all((found.persistence > 0) & (found.persistence <= 1))
+
+
+# Edges of the domain.
+
+
+def nothing(n: int) -> SpanningTree:
+    return path([0.1] * (n - 1))
+
+
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_fewer_rows_than_min_cluster_size_are_outliers(n: int, single: bool) -> None:
+    found = extract(nothing(n), replace(PLAIN, min_cluster_size=n + 1, allow_single_cluster=single))
+    assert found.labels.tolist() == [OUTLIER] * n
+    assert found.probabilities.tolist() == [0.0] * n
+    assert len(found.persistence) == 0
+
+
+def test_one_row_is_an_outlier() -> None:
+    assert extract(nothing(1), replace(PLAIN, allow_single_cluster=True)).labels.tolist() == [OUTLIER]
+
+
+def test_two_rows_are_a_cluster_only_when_a_single_one_is_allowed() -> None:
+    assert labels_of(nothing(2), PLAIN) == [OUTLIER] * 2
+    assert labels_of(nothing(2), replace(PLAIN, allow_single_cluster=True)) == [0, 0]
+
+
+def test_epsilon_below_every_height_leaves_no_empty_cluster() -> None:
+    parameters = replace(PLAIN, allow_single_cluster=True, cluster_selection_epsilon=0.05)
+    found = extract(nothing(4), parameters)
+    assert found.labels.tolist() == [OUTLIER] * 4
+    assert len(found.persistence) == 0
+
+
+def test_input_is_left_as_it_was() -> None:
+    tree = edges((2, 3, 0.5), (0, 1, 0.0), (1, 2, 0.2))
+    for array in (tree.u, tree.v, tree.height):
+        array.flags.writeable = False
+    extract(tree, PLAIN)
+    assert tree.height.tolist() == [0.5, 0.0, 0.2]
+
+
+def test_edges_that_close_a_cycle_are_refused() -> None:
+    tree = edges((0, 1, 0.1), (3, 2, 0.4), (1, 2, 0.2), (2, 0, 0.3))
+    with pytest.raises(PanicTdaError, match=r"edge 3, \(2, 0\) at height 0.3, closes a cycle"):
+        extract(tree, PLAIN)
+
+
+@pytest.mark.parametrize("edge", [(2, 4, 0.3), (-1, 2, 0.3), (2, 3, np.nan), (2, 3, np.inf)])
+def test_edges_outside_the_rows_or_without_height_are_refused(edge: tuple[int, int, float]) -> None:
+    tree = edges((0, 1, 0.1), edge, (1, 2, 0.2))
+    with pytest.raises(PanicTdaError, match=r"edge 1, .* lies outside the 4 rows or has no finite height"):
+        extract(tree, PLAIN)
+
+
+# Deep trees.
+
+
+def test_a_chain_of_100_000_points() -> None:
+    n = 100_000
+    heights = np.linspace(0.1, 0.5, n - 1)
+    parameters = replace(PLAIN, allow_single_cluster=True, min_cluster_size=100)
+    found = extract(path(heights), replace(parameters, cluster_selection_epsilon=0.3))
+    expected = np.where(np.concatenate([heights[:1], heights]) <= 0.3, 0, OUTLIER)
+    np.testing.assert_array_equal(found.labels, expected)
+    # Without epsilon: the last 100 rows to hold together, which fall apart at once.
+    np.testing.assert_array_equal(
+        extract(path(heights), parameters).labels, np.where(np.arange(n) < 100, 0, OUTLIER)
+    )
+    assert np.all(extract(path(heights), replace(PLAIN, cluster_selection_method="leaf")).labels == OUTLIER)
+
+
+@pytest.mark.parametrize("shape", ["star", "path"])
+def test_a_pile_of_10_000_equal_rows(shape: str) -> None:
+    n = 10_000
+    v = np.arange(1, n)
+    tree = SpanningTree(np.zeros(n - 1, dtype=np.int64) if shape == "star" else v - 1, v, np.zeros(n - 1))
+    found = extract(tree, replace(PLAIN, allow_single_cluster=True, min_cluster_size=10))
+    assert np.all(found.labels == 0)
+    assert np.all(found.probabilities == 1)
+    assert found.persistence.tolist() == [1.0]
+    assert np.all(extract(tree, replace(PLAIN, min_cluster_size=10)).labels == OUTLIER)
+
+
+def nested_pairs(n_pairs: int) -> SpanningTree:
+    """Pairs that join one after the other: a condensed tree as deep as there are pairs."""
+    inside, between = np.full(n_pairs, 0.01), np.linspace(0.1, 0.5, n_pairs - 1)
+    first = np.arange(n_pairs) * 2
+    return SpanningTree(
+        np.concatenate([first, first[:-1]]),
+        np.concatenate([first + 1, first[1:]]),
+        np.concatenate([inside, between]),
+    )
+
+
+def test_50_000_nested_clusters() -> None:
+    n_pairs = 50_000
+    tree = nested_pairs(n_pairs)
+    leaves = replace(PLAIN, cluster_selection_method="leaf")
+    assert labels_of(tree, leaves) == np.repeat(np.arange(n_pairs), 2).tolist()
+    # Every leaf climbs to the cluster just above epsilon: the rest of the pairs stay alone.
+    raised = labels_of(tree, replace(leaves, cluster_selection_epsilon=0.3))
+    n_joined = int(np.searchsorted(np.linspace(0.1, 0.5, n_pairs - 1), 0.3)) + 1
+    expected = np.maximum(np.repeat(np.arange(n_pairs), 2) - (n_joined - 1), 0)
+    assert raised == expected.tolist()
+    # One below the root: all but the last pair.
+    assert labels_of(tree, replace(PLAIN, cluster_selection_epsilon=2.0)) == [0] * (2 * n_pairs - 2) + [1, 1]

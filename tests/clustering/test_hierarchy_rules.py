@@ -1,0 +1,235 @@
+"""The rules of the hierarchy one by one, on trees small enough to follow by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+
+from panic_tda.clustering.hierarchy import TIE_SPAN, _Condensed, _stabilities, extract
+from panic_tda.errors import OUTLIER
+from panic_tda.types import SpanningTree
+from tests.trees import FLOOR, PLAIN, by_smallest_row, edges, labels_of, path
+
+# Ties.
+
+TIED = 0.4
+
+
+@pytest.mark.parametrize(("gap", "n_clusters"), [(0.0, 0), (0.9e-9, 0), (1.1e-9, 2), (1e-6, 2)])
+def test_merges_within_the_tolerance_are_one(gap: float, n_clusters: int) -> None:
+    # Rows 2 and 3 merge just below the height at which they meet 0 and 1: a cluster of their own or nothing.
+    tree = edges((0, 1, 0.1), (2, 3, TIED), (1, 2, TIED * (1 + gap)))
+    found = extract(tree, replace(PLAIN, cluster_selection_method="leaf"))
+    assert len(found.persistence) == n_clusters
+
+
+def test_the_tolerance_is_the_tree_s() -> None:
+    tree = edges((0, 1, 0.1), (2, 3, TIED), (1, 2, TIED * (1 + 5e-7)))
+    leaves = replace(PLAIN, cluster_selection_method="leaf")
+    assert len(extract(tree, leaves).persistence) == 2
+    assert len(extract(replace(tree, tie_tolerance=1e-6), leaves).persistence) == 0
+
+
+def test_ties_are_transitive_along_a_branch() -> None:
+    # Each step is within 1e-9, the whole is not; rows 2, 3, 4 fall out of {0, 1} together.
+    heights = [TIED * (1 + step * 0.8e-9) for step in range(3)]
+    tree = edges((0, 1, 0.1), (2, 3, heights[0]), (3, 4, heights[1]), (1, 2, heights[2]))
+    found = extract(tree, replace(PLAIN, cluster_selection_method="leaf"))
+    assert np.all(found.labels == OUTLIER)
+
+
+def test_ties_do_not_chain_through_the_whole_tree() -> None:
+    # Rows fall out of {0, 1} one by one, each within the tolerance of the one before: 9.4 % in all. A pair
+    # far away makes {0, 1} and all of them a cluster.
+    n, step = 100_000, 0.9e-6
+    heights = TIED * (1 + step) ** np.arange(n)
+    ends = np.arange(1, n + 1)
+    tree = SpanningTree(
+        np.concatenate([ends - 1, [0, n + 1]]),
+        np.concatenate([ends, [n + 1, n + 2]]),
+        np.concatenate([heights, [1.9, TIED]]),
+        tie_tolerance=1e-6,
+    )
+    found = by_smallest_row(extract(tree, PLAIN))
+    assert np.bincount(found.labels).tolist() == [n + 1, 2]
+    strengths = heights[0] / np.concatenate([heights[:1], heights])
+    assert strengths.min() < 0.92
+    np.testing.assert_allclose(found.probabilities[: n + 1], strengths, rtol=2 * TIE_SPAN * 1e-6)
+
+
+def test_equal_heights_in_unrelated_branches_stay_apart() -> None:
+    tree = edges((0, 1, 0.1), (1, 2, 0.2), (3, 4, 0.1), (4, 5, 0.2), (2, 3, 0.7))
+    found = by_smallest_row(extract(tree, replace(PLAIN, min_cluster_size=3)))
+    assert found.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_a_tie_splits_into_all_its_large_children() -> None:
+    # Three pairs at one distance, and a lone row at the same: binary merges would nest two of the pairs.
+    tree = edges((0, 1, 0.1), (2, 3, 0.1), (4, 5, 0.1), (0, 2, TIED), (2, 4, TIED), (4, 6, TIED))
+    found = by_smallest_row(extract(tree, PLAIN))
+    assert found.labels.tolist() == [0, 0, 1, 1, 2, 2, OUTLIER]
+    np.testing.assert_allclose(found.persistence, 1 - 0.1 / TIED)
+
+
+# The rules of selection.
+
+# Pairs at 0.1; {0..3} from two of them at 0.3, {4..7} at 0.5, all at 0.8, and row 8 at 0.9.
+PAIRS = edges(
+    *((0, 1, 0.1), (2, 3, 0.1), (4, 5, 0.1), (6, 7, 0.1)),
+    *((1, 2, 0.3), (5, 6, 0.5), (3, 4, 0.8), (7, 8, 0.9)),
+)
+LEAVES = [0, 0, 1, 1, 2, 2, 3, 3, OUTLIER]
+HALVES = [0, 0, 0, 0, 1, 1, 1, 1, OUTLIER]
+
+
+@pytest.mark.parametrize("method", ["eom", "leaf"])
+@pytest.mark.parametrize(
+    ("epsilon", "expected"),
+    [
+        (0.0, LEAVES),
+        (0.3, LEAVES),  # born at epsilon is not below it
+        (0.4, [0, 0, 0, 0, 1, 1, 2, 2, OUTLIER]),
+        (0.5, [0, 0, 0, 0, 1, 1, 2, 2, OUTLIER]),
+        (0.6, HALVES),
+        (1.5, HALVES),  # one below the root is as far as it goes
+    ],
+)
+def test_epsilon_raises_clusters_born_below_it(method: str, epsilon: float, expected: list[int]) -> None:
+    parameters = replace(PLAIN, cluster_selection_method=method, cluster_selection_epsilon=epsilon)
+    assert labels_of(PAIRS, parameters) == expected
+
+
+@pytest.mark.parametrize("method", ["eom", "leaf"])
+def test_epsilon_may_reach_the_root_when_a_single_cluster_is_allowed(method: str) -> None:
+    parameters = replace(
+        PLAIN, cluster_selection_method=method, allow_single_cluster=True, cluster_selection_epsilon=0.85
+    )
+    found = extract(PAIRS, parameters)
+    # Row 8 joins at 0.9, outside epsilon.
+    assert found.labels.tolist() == [0] * 8 + [OUTLIER]
+    assert found.persistence.tolist() == [1.0]
+    assert labels_of(PAIRS, replace(parameters, cluster_selection_epsilon=0.95)) == [0] * 9
+
+
+def test_a_descendant_born_at_epsilon_stays_beside_its_raised_relatives() -> None:
+    # All at 0.5: {0..3} and {4, 5}. The pairs below 0.25 climb past {0..3}, born exactly at epsilon, to the
+    # root, of which then only {4, 5} is left: the reference does the same.
+    tree = edges((0, 1, 0.0625), (2, 3, 0.0625), (4, 5, 0.0625), (1, 2, 0.25), (3, 4, 0.5))
+    parameters = replace(PLAIN, allow_single_cluster=True, cluster_selection_epsilon=0.5)
+    assert labels_of(tree, parameters) == [OUTLIER] * 4 + [0, 0]
+
+
+def test_a_chosen_root_without_epsilon_labels_its_densest_level() -> None:
+    parameters = replace(PLAIN, allow_single_cluster=True, min_cluster_size=3)
+    # No split: the densest rows are those of the last merge.
+    assert labels_of(path([0.2, 0.2, 0.4, 0.6]), parameters) == [0, 0, 0, OUTLIER, OUTLIER]
+    # A split at 0.58 is the root's densest level; what lies below it belongs, row 6 does not.
+    split = edges((0, 1, 0.55), (1, 2, 0.55), (3, 4, 0.55), (4, 5, 0.55), (2, 3, 0.58), (5, 6, 0.9))
+    found = extract(split, parameters)
+    assert found.labels.tolist() == [0] * 6 + [OUTLIER]
+    assert found.probabilities.tolist() == [1.0] * 6 + [0.0]
+
+
+def test_leaf_finds_nothing_without_a_split() -> None:
+    for single, epsilon in product((False, True), (0.0, 0.7)):
+        parameters = replace(
+            PLAIN,
+            cluster_selection_method="leaf",
+            min_cluster_size=3,
+            allow_single_cluster=single,
+            cluster_selection_epsilon=epsilon,
+        )
+        assert labels_of(path([0.2, 0.2, 0.4, 0.6]), parameters) == [OUTLIER] * 5
+
+
+def test_eom_keeps_a_cluster_whose_children_are_hardly_born() -> None:
+    # {0..3} lives from 0.8 to 0.12, its pairs only from 0.12 to 0.1.
+    tree = edges((0, 1, 0.1), (2, 3, 0.1), (1, 2, 0.12), (3, 4, 0.8), (4, 5, 0.1))
+    assert labels_of(tree, PLAIN) == [0, 0, 0, 0, 1, 1]
+    assert labels_of(tree, replace(PLAIN, cluster_selection_method="leaf")) == [0, 0, 1, 1, 2, 2]
+
+
+def test_equal_stabilities_keep_the_outer_cluster() -> None:
+    # λ: {0..3} is born at 1 and lives to 2, its pairs to 3: 4 · 1 on either side.
+    tree = edges((0, 1, 1 / 3), (2, 3, 1 / 3), (1, 2, 1 / 2), (3, 4, 1.0), (4, 5, 1 / 3))
+    assert labels_of(tree, PLAIN) == [0, 0, 0, 0, 1, 1]
+    # A millionth more below the split decides for the pairs.
+    more = edges((0, 1, 1 / 3.00001), (2, 3, 1 / 3.00001), (1, 2, 1 / 2), (3, 4, 1.0), (4, 5, 1 / 3))
+    assert labels_of(more, PLAIN) == [0, 0, 1, 1, 2, 2]
+
+
+def test_stabilities_are_sums_that_know_no_order_of_rows() -> None:
+    # A pile at the floor in a sparse surrounding: a plain sum differs in its last digits from order to order.
+    generator = np.random.default_rng(0)
+    heights = np.concatenate([np.full(1000, FLOOR), generator.uniform(0.1, 1, 99_000)])
+    expected = math.fsum(1 / heights)
+    for _ in range(3):
+        generator.shuffle(heights)
+        root = _Condensed(
+            parent=np.zeros(1, dtype=np.int64),
+            birth=np.array([np.inf]),
+            size=np.array([len(heights)]),
+            row_cluster=np.zeros(len(heights), dtype=np.int64),
+            row_height=heights,
+        )
+        assert _stabilities(root)[0] == expected
+
+
+def test_max_cluster_size_splits_further() -> None:
+    tree = edges((0, 1, 0.1), (2, 3, 0.1), (1, 2, 0.12), (3, 4, 0.8), (4, 5, 0.1))
+    assert labels_of(tree, replace(PLAIN, max_cluster_size=4)) == [0, 0, 0, 0, 1, 1]
+    assert labels_of(tree, replace(PLAIN, max_cluster_size=3)) == [0, 0, 1, 1, 2, 2]
+    # Too large and with nothing inside: its rows are in no cluster.
+    assert labels_of(path([0.2, 0.2]), replace(PLAIN, max_cluster_size=2)) == [OUTLIER] * 3
+
+
+def test_max_cluster_size_sees_the_root_as_the_sum_of_its_clusters() -> None:
+    # Nine rows, of which eight are in the root's two clusters.
+    halves = edges(
+        *((0, 1, 0.5), (1, 2, 0.5), (2, 3, 0.5), (4, 5, 0.5), (5, 6, 0.5), (6, 7, 0.5)),
+        *((3, 4, 0.51), (7, 8, 0.52)),
+    )
+    parameters = replace(PLAIN, allow_single_cluster=True, min_cluster_size=4)
+    assert labels_of(halves, replace(parameters, max_cluster_size=8)) == [0] * 8 + [OUTLIER]
+    assert labels_of(halves, replace(parameters, max_cluster_size=7)) == HALVES
+    # Without clusters inside, the root counts as empty and is never too large.
+    assert labels_of(path([0.2] * 5), replace(parameters, max_cluster_size=1)) == [0] * 6
+
+
+# Probability and persistence.
+
+
+def test_probability_is_the_share_of_the_density_reached() -> None:
+    # {0, 1, 2}: 0 and 1 at 0.1, 2 at 0.4. {3, 4} at 0.2.
+    tree = edges((0, 1, 0.1), (1, 2, 0.4), (2, 3, 0.8), (3, 4, 0.2))
+    found = by_smallest_row(extract(tree, PLAIN))
+    assert found.labels.tolist() == [0, 0, 0, 1, 1]
+    np.testing.assert_allclose(found.probabilities, [1, 1, 0.25, 1, 1])
+    np.testing.assert_allclose(found.persistence, [np.mean([0.875, 0.875, 0.5]), 0.75])
+
+
+def test_probability_distinguishes_nothing_below_epsilon() -> None:
+    tree = edges((0, 1, 0.1), (1, 2, 0.25), (2, 3, 0.5), (3, 4, 0.8), (4, 5, 0.1))
+    found = extract(tree, replace(PLAIN, cluster_selection_epsilon=0.3))
+    np.testing.assert_allclose(found.probabilities, [1, 1, 1, 0.6, 1, 1])
+
+
+def test_copies_do_not_fade_their_surroundings() -> None:
+    # Two copies at distance 0 count as the floor: without it, λ would be infinite and row 2's share 0.
+    tree = edges((0, 1, 0.0), (1, 2, 0.4), (2, 3, 0.8), (3, 4, 0.0))
+    plain = by_smallest_row(extract(tree, PLAIN))
+    np.testing.assert_allclose(plain.probabilities[2], FLOOR / 0.4)
+    raised = by_smallest_row(extract(tree, replace(PLAIN, cluster_selection_epsilon=0.4)))
+    assert raised.probabilities.tolist() == [1.0] * 5
+    np.testing.assert_allclose(raised.persistence[0], np.mean([1 - FLOOR / 0.8] * 2 + [0.5]))
+
+
+def test_members_of_swallowed_clusters_are_certain() -> None:
+    # The pairs inside {0..3} are denser than the cluster ever was: 1, not more.
+    found = extract(PAIRS, replace(PLAIN, cluster_selection_epsilon=0.6))
+    assert found.probabilities.tolist() == [1.0] * 8 + [0.0]
+    np.testing.assert_allclose(by_smallest_row(found).persistence, [1 - 0.1 / 0.8] * 2)

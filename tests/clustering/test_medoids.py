@@ -1,0 +1,184 @@
+"""Medoids against pairwise cosine distances, and the rules for ties, weights and memory."""
+
+from __future__ import annotations
+
+import tracemalloc
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from panic_tda.clustering import medoids as medoids_module
+from panic_tda.clustering.hierarchy import extract
+from panic_tda.clustering.medoids import medoids
+from panic_tda.errors import OUTLIER
+from tests import reference
+from tests.datasets import DATASETS, unit_rows
+from tests.trees import PLAIN, neighbour_counts, tree_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from panic_tda.types import Float32Array, FloatArray, IntArray
+
+
+def random_members(n: int, d: int, n_clusters: int) -> tuple[Float32Array, IntArray, FloatArray]:
+    """Unit rows, labels (some of them outliers) and weights."""
+    generator = np.random.default_rng(n)
+    labels = generator.integers(OUTLIER, n_clusters, n)
+    labels[:n_clusters] = np.arange(n_clusters)
+    return unit_rows(generator.normal(size=(n, d)) + 0.5), labels, generator.uniform(0, 3, n)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_equal_the_oracle_s_on_every_cluster(name: str) -> None:
+    vectors = DATASETS[name]()
+    n_checked = 0
+    for min_samples in neighbour_counts(name):
+        for epsilon, size in ((0.0, 2), (0.0, 5), (0.2, 5), (0.9, 2)):
+            parameters = replace(
+                PLAIN, min_cluster_size=size, cluster_selection_epsilon=epsilon, allow_single_cluster=True
+            )
+            flat = extract(tree_of(name, min_samples), parameters)
+            found = medoids(vectors, flat.labels, flat.probabilities, len(flat.persistence))
+            assert found == reference.medoids(vectors, flat.labels, flat.probabilities)
+            assert list(found) == list(range(len(flat.persistence)))
+            assert all(flat.labels[row] == label for label, row in found.items())
+            n_checked += len(found)
+    assert n_checked > 0
+
+
+@pytest.mark.parametrize(("n", "d", "n_clusters"), [(7, 3, 7), (500, 1, 2), (500, 5, 40), (900, 100, 3)])
+def test_random_clusters_equal_the_oracle_s(n: int, d: int, n_clusters: int) -> None:
+    vectors, labels, weights = random_members(n, d, n_clusters)
+    assert medoids(vectors, labels, weights, n_clusters) == reference.medoids(vectors, labels, weights)
+
+
+@given(
+    numbers=st.lists(
+        st.tuples(st.integers(-2, 2), st.integers(-2, 2), st.integers(1, 3)), min_size=1, max_size=30
+    ),
+    label_seed=st.integers(0, 1000),
+    n_clusters=st.integers(1, 4),
+)
+@settings(max_examples=200, deadline=None)
+def test_tied_rows_equal_the_oracle_s(
+    numbers: list[tuple[int, int, int]], label_seed: int, n_clusters: int
+) -> None:
+    # Few directions and few weights: scores tie all the time.
+    generator = np.random.default_rng(label_seed)
+    labels = generator.integers(OUTLIER, n_clusters, len(numbers))
+    labels = np.unique(np.append(labels, OUTLIER), return_inverse=True)[1][:-1] - 1
+    weights = generator.integers(0, 3, len(numbers)).astype(np.float64)
+    vectors = unit_rows(numbers)
+    found = medoids(vectors, labels, weights, int(labels.max()) + 1)
+    assert found == reference.medoids(vectors, labels, weights)
+
+
+@pytest.mark.parametrize("rows_per_chunk", [1, 7, 100])
+def test_chunks_do_not_matter(rows_per_chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, labels, weights = random_members(600, 16, 5)
+    vectors[300:] = vectors[:300]  # ties between rows of different chunks
+    expected = medoids(vectors, labels, weights, 5)
+    monkeypatch.setattr(medoids_module, "_HOST_CHUNK_BYTES", rows_per_chunk * 16 * 8)
+    assert medoids(vectors, labels, weights, 5) == expected
+
+
+def test_the_earliest_of_equal_rows_is_taken() -> None:
+    middle, left, right = [1.0, 0.0], [1.0, 1.0], [1.0, -1.0]
+    vectors = unit_rows([left, right, middle, left, middle, right, middle])
+    assert medoids(vectors, np.zeros(7, dtype=np.int64), np.ones(7), 1) == {0: 2}
+    # Left and right score the same by symmetry, not by being the same row.
+    assert medoids(vectors[:2], np.zeros(2, dtype=np.int64), np.ones(2), 1) == {0: 0}
+
+
+def test_scores_within_the_tolerance_are_equal_and_others_are_not() -> None:
+    # Both rows lie beside the direction of the sum, at angles that put their scores this far apart.
+    def found(gap: float) -> int:
+        angle = np.sqrt(2 * gap)
+        vectors = np.array([[np.cos(angle), np.sin(angle)], [1.0, 0.0], [1.0, 0.0]])
+        return medoids(vectors, np.zeros(3, dtype=np.int64), np.array([0.0, 1.0, 1.0]), 1)[0]
+
+    assert found(0.9e-9) == 0
+    assert found(1.1e-9) == 1
+
+
+def test_weights_move_the_medoid() -> None:
+    vectors = unit_rows([[1.0, 0.0], [1.0, 0.5], [0.0, 1.0]])
+    labels = np.zeros(3, dtype=np.int64)
+    assert medoids(vectors, labels, np.array([1.0, 1.0, 1.0]), 1) == {0: 1}
+    assert medoids(vectors, labels, np.array([1.0, 0.1, 0.1]), 1) == {0: 0}
+    assert medoids(vectors, labels, np.array([1.0, 1.0, 9.0]), 1) == {0: 2}
+
+
+def test_clusters_without_weight_take_their_earliest_row() -> None:
+    vectors, labels, weights = random_members(50, 4, 3)
+    weights[labels == 1] = 0
+    assert medoids(vectors, labels, weights, 3)[1] == np.flatnonzero(labels == 1)[0]
+
+
+def test_outliers_have_no_medoid() -> None:
+    vectors, _, weights = random_members(20, 4, 1)
+    assert medoids(vectors, np.full(20, OUTLIER), weights, 0) == {}
+    labels = np.full(20, OUTLIER)
+    labels[13] = 0
+    assert medoids(vectors, labels, weights, 1) == {0: 13}
+
+
+def test_a_cluster_without_rows_is_refused() -> None:
+    vectors, labels, weights = random_members(50, 4, 3)
+    labels[labels == 1] = 2
+    with pytest.raises(ValueError, match="cluster 1 has none"):
+        medoids(vectors, labels, weights, 3)
+
+
+@pytest.mark.parametrize("rows_per_chunk", [7, 100, 10_000])
+def test_a_device_takes_the_same_rows(
+    upload: Callable[[Any], Any], rows_per_chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors, labels, weights = random_members(600, 16, 5)
+    vectors[300:] = vectors[:300]
+    weights[labels == 3] = 0
+    monkeypatch.setattr(medoids_module, "_DEVICE_CHUNK_BYTES", rows_per_chunk * 16 * 8)
+    found = medoids(upload(vectors), labels, weights, 5)
+    assert found == medoids(vectors, labels, weights, 5) == reference.medoids(vectors, labels, weights)
+    assert {type(row) for row in found.values()} == {int}
+
+
+def test_a_device_s_ties_go_to_the_earliest_row(upload: Callable[[Any], Any]) -> None:
+    vectors = upload(unit_rows([[1.0, 1.0], [1.0, -1.0], [1.0, 0.0], [1.0, 1.0], [1.0, 0.0]]))
+    assert medoids(vectors, np.zeros(5, dtype=np.int64), np.ones(5), 1) == {0: 2}
+    assert medoids(vectors[:2], np.zeros(2, dtype=np.int64), np.ones(2), 1) == {0: 0}
+
+
+def test_rows_may_lie_in_a_file(tmp_path: Path) -> None:
+    vectors, labels, weights = random_members(300, 8, 4)
+    np.save(tmp_path / "rows.npy", vectors)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    assert medoids(mapped, labels, weights, 4) == medoids(vectors, labels, weights, 4)
+
+
+def test_one_cluster_of_30_000_rows_takes_little_memory() -> None:
+    n, d, planted = 30_000, 768, 12_345
+    generator = np.random.default_rng(0)
+    vectors = generator.standard_normal((n, d), dtype=np.float32) + np.float32(0.3)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    weights = generator.uniform(0, 1, n)
+    # The direction of the weighted sum is nearer to it than any other (Cauchy-Schwarz).
+    weights[planted] = 0
+    total = weights @ vectors
+    vectors[planted] = total / np.linalg.norm(total)
+    labels = np.zeros(n, dtype=np.int64)
+
+    tracemalloc.start()
+    try:
+        found = medoids(vectors, labels, weights, 1)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found == {0: planted}
+    assert peak < 16 * 2**20  # a pairwise matrix would be 6.7 GiB

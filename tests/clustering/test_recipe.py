@@ -1,0 +1,420 @@
+"""From vectors to labels, probabilities and medoids: the oracle's answer, whatever form the rows come in."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from panic_tda.clustering import backends
+from panic_tda.clustering import recipe as clustering
+from panic_tda.clustering.backends.base import FitOptions
+from panic_tda.clustering.recipe import canonicalise, hdbscan, normalise
+from panic_tda.errors import OUTLIER, BadVectors, InvalidParameter, UnsupportedOnBackend
+from panic_tda.parameters import ClusteringParameters
+from panic_tda.types import Clustering, FlatClusters, SpanningTree
+from tests import reference
+
+if TYPE_CHECKING:
+    from panic_tda.types import Float32Array, IntArray
+
+
+def caps(sizes: list[int], d: int, spread: float, seed: int = 0) -> np.ndarray:
+    """Rows around random directions, of many lengths."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((len(sizes), d))
+    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    rows = np.repeat(centres, sizes, axis=0) + spread * rng.standard_normal((sum(sizes), d)) / np.sqrt(d)
+    return rows * np.exp(rng.standard_normal(len(rows)))[:, None]
+
+
+def make_data() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(1)
+    angles = np.cumsum(np.linspace(0.005, 0.03, 90))
+    blobs = caps([40, 25, 15, 10], 12, 0.15)
+    return {
+        "blobs": blobs,
+        "blobs in noise": np.concatenate([blobs, rng.standard_normal((40, 12))]),
+        "one cap": caps([80], 6, 0.2),
+        "noise": rng.standard_normal((80, 64)),
+        "chain": np.stack([np.cos(angles), np.sin(angles)], axis=1),
+        "lattice": np.array([p for p in np.ndindex(3, 3, 3, 3) if p != (1, 1, 1, 1)]) - 1.0,
+        "copies": caps([9, 8, 3], 5, 0.2)[rng.integers(0, 20, 120)],
+        "a pile among blobs": np.concatenate([blobs, np.repeat(blobs[:1], 50, axis=0)]),
+        "equal blobs": np.concatenate(
+            [np.roll(np.eye(12)[:1] + 0.05 * np.eye(12), s, axis=1) for s in (0, 4, 8)]
+        ),
+    }
+
+
+DATA = make_data()
+SETTINGS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "no epsilon": {"epsilon": 0.0},
+    "no single cluster": {"epsilon": 0.0, "allow_single_cluster": False},
+    "epsilon, no single cluster": {"epsilon": 0.3, "allow_single_cluster": False},
+    "leaf": {"epsilon": 0.0, "selection_method": "leaf"},
+    "small clusters": {"epsilon": 0.1, "min_cluster_size": 3, "min_samples": 1},
+    "share": {"epsilon": 0.2, "min_cluster_size": 0.07, "min_samples": 4},
+    "limited size": {"epsilon": 0.0, "min_cluster_size": 4, "max_cluster_size": 20},
+    "high floor": {"epsilon": 0.0, "distance_floor": 0.2},
+}
+
+
+@pytest.fixture(params=[name for name in backends.NAMES if name != backends.AUTO])
+def backend(request: pytest.FixtureRequest) -> str:
+    try:
+        if not backends.get(request.param).exact:
+            pytest.skip(f"backend {request.param} is not exact; its own tests say how close it is")
+    except ImportError as error:
+        pytest.skip(f"backend {request.param} needs more than is installed: {error}")
+    return str(request.param)
+
+
+def unit_rows(vectors: np.ndarray) -> Float32Array:
+    rows = vectors.astype(np.float32).astype(np.float64)
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def renumbered(labels: IntArray) -> IntArray:
+    """Number clusters by size, then by smallest row; slow and obvious."""
+    found = sorted(set(labels.tolist()) - {OUTLIER})
+    rows = {label: np.flatnonzero(labels == label) for label in found}
+    order = sorted(found, key=lambda label: (-len(rows[label]), rows[label][0]))
+    return np.array([OUTLIER if label == OUTLIER else order.index(label) for label in labels])
+
+
+def assert_is_the_oracles(found: Clustering, vectors: np.ndarray, asked: ClusteringParameters) -> None:
+    rows = unit_rows(vectors)
+    expected = reference.cluster_rows(rows, asked.resolve(len(rows)))
+    labels = renumbered(expected.labels)
+    assert found.labels.tolist() == labels.tolist()
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=1e-9)
+    number_of = {
+        number: old for number, old in zip(labels.tolist(), expected.labels.tolist(), strict=True) if old >= 0
+    }
+    np.testing.assert_allclose(
+        found.persistence,
+        [expected.persistence[number_of[number]] for number in range(len(number_of))],
+        rtol=1e-9,
+        atol=1e-12,
+    )
+    assert found.medoid_indices == reference.medoids(rows, labels, expected.probabilities)
+
+
+@pytest.mark.parametrize("asked", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("vectors", DATA.values(), ids=DATA)
+def test_the_oracles_answer(backend: str, vectors: np.ndarray, asked: dict[str, Any]) -> None:
+    found = hdbscan(vectors, backend=backend, **asked)
+    assert_is_the_oracles(found, vectors, ClusteringParameters(**asked))
+    assert found.parameters["n_clusters"] == found.n_clusters == len(set(found.labels.tolist()) - {OUTLIER})
+    assert found.parameters["n_outliers"] == np.count_nonzero(found.labels == OUTLIER)
+    for label, row in found.medoid_indices.items():
+        assert found.labels[row] == label
+
+
+def test_the_data_have_something_to_find() -> None:
+    # Otherwise the comparisons above would compare nothing.
+    found = {
+        (data, setting): hdbscan(DATA[data], **SETTINGS[setting]).n_clusters
+        for data in DATA
+        for setting in ("no epsilon", "no single cluster", "small clusters")
+    }
+    assert found["blobs", "no epsilon"] >= 3
+    assert found["blobs in noise", "no epsilon"] >= 3
+    assert found["copies", "small clusters"] >= 2
+    assert found["a pile among blobs", "no single cluster"] >= 3
+    assert found["equal blobs", "no single cluster"] == 3
+    assert len(set(found.values())) >= 4
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.integers(1, 4), st.integers(2, 5), st.integers(1, 5))
+def test_small_lattices_full_of_ties_and_copies(seed: int, n: int, d: int, size: int, samples: int) -> None:
+    vectors = np.random.default_rng(seed).integers(-2, 3, (n, d)).astype(np.float64)
+    vectors[(vectors == 0).all(axis=1), 0] = 1
+    asked = {"epsilon": 0.0, "min_cluster_size": size, "min_samples": min(samples, n)}
+    assert_is_the_oracles(hdbscan(vectors, **asked), vectors, ClusteringParameters(**asked))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from(sorted(DATA)), st.sampled_from(sorted(SETTINGS)), st.randoms())
+def test_shuffled_rows_give_the_shuffled_answer(data: str, setting: str, random: Any) -> None:
+    vectors = DATA[data]
+    order = np.array(random.sample(range(len(vectors)), len(vectors)))
+    found, shuffled = hdbscan(vectors, **SETTINGS[setting]), hdbscan(vectors[order], **SETTINGS[setting])
+    assert shuffled.labels.tolist() == renumbered(found.labels[order]).tolist()
+    np.testing.assert_allclose(shuffled.probabilities, found.probabilities[order], rtol=1e-9)
+    np.testing.assert_allclose(
+        np.sort(shuffled.persistence), np.sort(found.persistence), rtol=1e-9, atol=1e-12
+    )
+
+
+class _Weighted:
+    """The slow oracle's tree behind the weighted contract: distinct rows in, multiplicities counted."""
+
+    name, exact, weighted = "weighted", True, True
+
+    def check(self, _n_rows: int, _n_features: int, _options: FitOptions) -> None:
+        pass
+
+    def rows_on_device(self, _n_rows: int, _n_features: int, _options: FitOptions) -> bool:
+        return False
+
+    def fit(self, vectors: Float32Array, weights: IntArray, options: FitOptions) -> SpanningTree:
+        assert len(np.unique(vectors, axis=0)) == len(vectors)
+        everything = reference.chord_distances(np.repeat(vectors, weights, axis=0))
+        first = np.cumsum(weights) - weights
+        cores = np.maximum(
+            reference.core_distances(everything, options.min_samples)[first], options.distance_floor
+        )
+        distances = reference.chord_distances(vectors)
+        tree = reference.prim_tree(np.maximum(distances, np.maximum(cores[:, None], cores)))
+        return SpanningTree(tree.u, tree.v, tree.height, cores)
+
+
+@pytest.mark.parametrize("asked", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("data", ["copies", "a pile among blobs", "lattice"])
+def test_collapsed_copies_equal_clustering_all_rows(
+    monkeypatch: pytest.MonkeyPatch, data: str, asked: dict[str, Any]
+) -> None:
+    rng = np.random.default_rng(2)
+    vectors = DATA[data][rng.integers(0, len(DATA[data]), 150)]
+    everything = hdbscan(vectors, backend="sklearn", **asked)
+    monkeypatch.setattr(backends, "get", lambda _name: _Weighted())
+    collapsed = hdbscan(vectors, **asked)
+    assert collapsed.parameters["backend"] == "weighted"
+    assert collapsed.parameters["n_unique"] < len(vectors)
+    assert collapsed.labels.tolist() == everything.labels.tolist()
+    np.testing.assert_allclose(collapsed.probabilities, everything.probabilities, rtol=1e-9)
+    np.testing.assert_allclose(collapsed.persistence, everything.persistence, rtol=1e-9, atol=1e-12)
+    assert collapsed.medoid_indices == everything.medoid_indices
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3])
+def test_next_to_no_rows(caplog: pytest.LogCaptureFixture, n: int) -> None:
+    with caplog.at_level(logging.WARNING, "panic_tda"):
+        found = hdbscan(np.eye(4)[:n].reshape(n, 4))
+    assert len(found.labels) == len(found.probabilities) == n
+    if n < 2:
+        assert found.labels.tolist() == [OUTLIER] * n
+        assert found.n_clusters == 0
+        assert found.medoid_indices == {}
+        assert f"all {n} rows are outliers" in caplog.text
+    else:
+        assert_is_the_oracles(found, np.eye(4)[:n], ClusteringParameters())
+
+
+def test_two_equal_rows_are_one_cluster() -> None:
+    found = hdbscan([[1, 2], [2, 4]])
+    assert found.labels.tolist() == [0, 0]
+    assert found.medoid_indices == {0: 0}
+    assert found.parameters["n_unique"] == 1
+
+
+@pytest.mark.parametrize("asked", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("n", [2, 30, 500])
+def test_rows_that_are_all_identical(backend: str, n: int, asked: dict[str, Any]) -> None:
+    vectors = np.tile([0.3, -0.2, 0.9], (n, 1))
+    found = hdbscan(vectors, backend=backend, **asked)
+    if ClusteringParameters(**asked).resolve(n).min_samples <= n <= 30:
+        assert_is_the_oracles(found, vectors, ClusteringParameters(**asked))
+    assert len(set(found.labels.tolist())) == 1
+    assert found.parameters["n_unique"] == 1
+    assert np.isfinite(found.probabilities).all()
+    assert np.isfinite(found.persistence).all()
+
+
+def test_a_pile_of_equal_rows() -> None:
+    vectors = np.concatenate([np.tile([1.0, 0.0], (1_500, 1)), [[0, 1], [-1, 0]]])
+    found = hdbscan(vectors)
+    assert found.labels.tolist() == [0] * 1_500 + [OUTLIER] * 2
+    assert found.medoid_indices == {0: 0}
+
+
+def test_fewer_rows_than_a_cluster_or_a_neighbourhood(caplog: pytest.LogCaptureFixture) -> None:
+    for asked in ({"min_cluster_size": 91}, {"min_samples": 91}, {"min_cluster_size": 10**30}):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "panic_tda"):
+            found = hdbscan(DATA["blobs"], **asked)  # type: ignore[arg-type]
+        assert set(found.labels.tolist()) == {OUTLIER}
+        assert found.probabilities.tolist() == [0.0] * 90
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "more than there are rows" in caplog.text
+
+
+def test_as_many_as_there_are_rows_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    asked = {"min_cluster_size": 90, "min_samples": 90, "epsilon": 2.0}
+    assert_is_the_oracles(hdbscan(DATA["blobs"], **asked), DATA["blobs"], ClusteringParameters(**asked))
+    assert caplog.records == []
+
+
+def test_a_limit_beyond_every_integer_is_no_limit() -> None:
+    asked = {"epsilon": 0.0, "min_cluster_size": 4}
+    unlimited = hdbscan(DATA["blobs"], **asked)
+    assert (
+        hdbscan(DATA["blobs"], max_cluster_size=10**30, **asked).labels.tolist() == unlimited.labels.tolist()
+    )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite(value: float) -> None:
+    vectors = DATA["blobs"].copy()
+    vectors[[3, 70], 5] = value
+    with pytest.raises(BadVectors, match="rows must be finite and not zero; the first that are not: 3, 70"):
+        hdbscan(vectors)
+
+
+def test_zero_rows_have_no_direction() -> None:
+    vectors = DATA["blobs"].copy()
+    vectors[:7] = -0.0
+    with pytest.raises(BadVectors, match=r"the first that are not: 0, 1, 2, 3, 4$"):
+        hdbscan(vectors)
+
+
+@pytest.mark.parametrize("value", [1e300, 1e-300])
+def test_values_beyond_single_precision_are_bad_and_raise_no_other_alarm(value: float) -> None:
+    vectors = DATA["blobs"].copy()
+    vectors[4] = value
+    with pytest.raises(BadVectors, match=r"the first that are not: 4$"):
+        hdbscan(vectors)
+
+
+def test_signalling_nans_raise_no_other_alarm() -> None:
+    vectors = DATA["blobs"].astype(np.float32)
+    vectors[4] = np.array([0x7F800001], dtype=np.uint32).view(np.float32)
+    with pytest.raises(BadVectors, match=r"the first that are not: 4$"):
+        hdbscan(vectors)
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [[[1, 2], [3]], [], [1.0, 2.0], [[[1.0]]], [[], []], 3.0, [["a", "b"]], None],
+    ids=["ragged", "empty list", "one axis", "three axes", "no columns", "number", "text", "nothing"],
+)
+def test_what_is_no_matrix_is_refused(vectors: Any) -> None:
+    with pytest.raises(BadVectors, match="vectors must be a matrix"):
+        hdbscan(vectors)
+
+
+def test_the_callers_array_is_not_touched() -> None:
+    for vectors in (DATA["copies"].copy(), DATA["copies"].astype(np.float32)):
+        before = vectors.copy()
+        hdbscan(vectors)
+        assert np.array_equal(vectors, before)
+
+
+def test_any_layout_and_type_of_array_gives_one_answer() -> None:
+    vectors = DATA["blobs in noise"].astype(np.float32)
+    expected = hdbscan(vectors)
+    padded = np.zeros((len(vectors), 40), dtype=np.float32)
+    padded[:, ::2][:, :12] = vectors
+    for same in (vectors.tolist(), np.asfortranarray(vectors), padded[:, ::2][:, :12], vectors.astype(">f4")):
+        found = hdbscan(same)
+        assert found.labels.tolist() == expected.labels.tolist()
+        assert found.probabilities.tolist() == expected.probabilities.tolist()
+
+
+def test_lengths_do_not_matter() -> None:
+    rng = np.random.default_rng(3)
+    scaled = DATA["blobs"].astype(np.float32) * 2.0 ** rng.integers(-60, 60, (90, 1)).astype(np.float32)
+    assert hdbscan(scaled).labels.tolist() == hdbscan(DATA["blobs"]).labels.tolist()
+
+
+def test_rows_are_normalised_in_double_precision() -> None:
+    rng = np.random.default_rng(4)
+    vectors = rng.standard_normal((40_000, 8)).astype(np.float32)
+    vectors[0] = [0, -0.0, 3, 0, 0, -4, 0, 0]
+    vectors[1], vectors[2] = np.finfo(np.float32).max, np.finfo(np.float32).smallest_subnormal
+    expected = unit_rows(vectors)
+    normalise(vectors)
+    assert vectors.tobytes() == (expected + 0.0).tobytes()
+    assert vectors[0].tolist() == [0, 0, np.float32(0.6), 0, 0, np.float32(-0.8), 0, 0]
+    assert not np.signbit(vectors[0, 1])
+
+
+def test_negative_zeros_make_no_second_row() -> None:
+    found = hdbscan([[0.0, 1.0], [-0.0, 1.0], [1.0, 0.0]], min_cluster_size=2, min_samples=1)
+    assert found.parameters["n_unique"] == 2
+
+
+@given(st.lists(st.integers(-1, 6), max_size=40))
+def test_clusters_are_numbered_by_size_then_by_smallest_row(drawn: list[int]) -> None:
+    names, labels = np.unique([label for label in drawn if label >= 0], return_inverse=True)
+    raw = np.full(len(drawn), OUTLIER)
+    raw[[row for row, label in enumerate(drawn) if label >= 0]] = labels
+    persistence = names / 10
+    found = canonicalise(FlatClusters(raw, np.zeros(len(raw)), persistence))
+    assert found.labels.tolist() == renumbered(raw).tolist()
+    for label in range(len(names)):
+        row = np.flatnonzero(found.labels == label)[0]
+        assert found.persistence[label] == persistence[raw[row]]
+
+
+def test_every_effective_value_is_recorded() -> None:
+    asked: dict[str, Any] = {"epsilon": 0.25, "min_cluster_size": 0.05, "selection_method": "leaf"}
+    found = hdbscan(DATA["copies"], **asked)
+    effective = asdict(ClusteringParameters(**asked).resolve(120))
+    assert {name: found.parameters[name] for name in effective} == effective
+    assert effective["min_cluster_size"] == 6
+    assert found.parameters["backend"] in backends.NAMES[1:]
+    assert found.parameters["exact"] is True
+    assert found.parameters["n_embeddings"] == 120
+    assert found.parameters["n_unique"] == len(np.unique(DATA["copies"], axis=0)) == 20
+    assert set(found.parameters["versions"]) >= {"python", "panic_tda", "numpy"}
+    assert json.loads(json.dumps(found.parameters)) == found.parameters
+    assert set(found.seconds) == {"fit", "medoids"}
+
+
+def test_parameters_and_backends_are_refused_by_the_library_too() -> None:
+    with pytest.raises(InvalidParameter, match="epsilon must be"):
+        hdbscan(DATA["blobs"], epsilon=-0.1)
+    with pytest.raises(InvalidParameter, match="backend must be one of"):
+        hdbscan(DATA["blobs"], backend="fastest")
+
+
+def test_a_named_backend_that_refuses_is_an_error_also_for_copies() -> None:
+    vectors = np.tile(np.eye(2), (10_001, 1))
+    with pytest.raises(UnsupportedOnBackend, match="up to 20,000 rows"):
+        hdbscan(vectors, backend="sklearn")
+
+
+def test_phases_are_told_in_their_order() -> None:
+    told: list[str] = []
+
+    class Recorder:
+        def phase(self, name: str, total: float | None = None) -> None:
+            told.append(name)
+
+        def advance(self, amount: float) -> None:
+            assert amount > 0
+
+    hdbscan(DATA["blobs"], progress=Recorder())
+    assert told[0] == "normalise, find duplicates"
+    assert told[-2:] == ["hierarchy", "medoids"]
+    assert len(told) > 3
+
+
+def test_the_recipe_may_be_called_from_the_package() -> None:
+    import panic_tda
+
+    assert panic_tda.hdbscan is clustering.hdbscan
+    assert set(panic_tda.__all__) <= set(dir(panic_tda))
+    for name in panic_tda.__all__:
+        assert getattr(panic_tda, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        panic_tda.nonsense  # noqa: B018 (the attribute access is what is tested)
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_finding_nothing_is_said_with_what_to_try(single: bool, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "panic_tda"):
+        assert hdbscan(np.eye(30), allow_single_cluster=single).medoid_indices == {}
+    assert "no clusters: all 30 rows are outliers" in caplog.text
+    assert ("--no-allow-single-cluster" in caplog.text) == single

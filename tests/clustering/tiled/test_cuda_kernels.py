@@ -1,0 +1,107 @@
+"""The CUDA kernel's own source, compiled for the host with its threads one after the other."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from panic_tda.clustering.tiled import cuda_kernels, device
+from panic_tda.devices import cuda
+
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+CUDA_IN_CPP = """
+#include <cmath>
+#define __global__
+struct Place { int x, y; };
+static Place blockIdx, threadIdx, blockDim, gridDim;
+static unsigned long long atomicAdd(unsigned long long* at, unsigned long long more)
+{
+    const unsigned long long before = *at;
+    *at += more;
+    return before;
+}
+"""
+LAUNCH = """
+extern "C" void launch(const int blocks_x, const int blocks_y, const int threads, const float* products,
+                       const float* lower_rows, const float* lower_columns, const int width,
+                       const long long limit, int* codes, unsigned long long* found)
+{
+    gridDim = {blocks_x, blocks_y};
+    blockDim = {threads, 1};
+    for (blockIdx.y = 0; blockIdx.y < blocks_y; ++blockIdx.y)
+        for (blockIdx.x = 0; blockIdx.x < blocks_x; ++blockIdx.x)
+            for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x)
+                collect(products, lower_rows, lower_columns, width, limit, codes, found);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    if COMPILER is None:
+        pytest.skip("no C++ compiler: install g++ to run the kernel's source on the host")
+    folder: Path = tmp_path_factory.mktemp("kernel")
+    source, library = folder / "collect.cpp", folder / "collect.so"
+    source.write_text(CUDA_IN_CPP + cuda_kernels.COLLECT + LAUNCH)
+    subprocess.run([COMPILER, "-O1", "-shared", "-fPIC", source, "-o", library], check=True)
+    return ctypes.CDLL(str(library)).launch  # type: ignore[no-any-return]
+
+
+def collected(
+    launch: Callable[..., None], products: np.ndarray, lower: tuple[np.ndarray, np.ndarray], room: int
+) -> tuple[np.ndarray, int]:
+    height, width = products.shape
+    codes, found = np.full(room + 1, -7, dtype=np.int32), np.zeros(1, dtype=np.uint64)
+    pointers = (array.ctypes.data_as(ctypes.c_void_p) for array in (products, *lower))
+    blocks = cuda_kernels.grid(height, width)
+    launch(
+        *blocks, cuda_kernels.THREADS, *pointers, width, ctypes.c_longlong(room),
+        codes.ctypes.data_as(ctypes.c_void_p), found.ctypes.data_as(ctypes.c_void_p),
+    )  # fmt: skip
+    assert codes[room] == -7, "the kernel wrote past its room"
+    return codes, int(found[0])
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 700), (50, 255), (64, 256), (20, 2_500)])
+def test_the_kernel_finds_what_the_array_operations_find(
+    launch: Callable[..., None], height: int, width: int
+) -> None:
+    rng = np.random.default_rng(width)
+    products = rng.uniform(-1, 1, (height, width)).astype(np.float32)
+    lower = rng.uniform(0.5, 1, height).astype(np.float32), rng.uniform(0.5, 1, width).astype(np.float32)
+    # Equal to a threshold counts; infinite thresholds leave it to the other side.
+    lower[0][0], lower[1][-1] = products[0, 0], np.inf
+    expected = device.collect(np, products, lower, products.size)
+    codes, found = collected(launch, products, lower, products.size)
+    assert found == len(expected) > 0
+    np.testing.assert_array_equal(np.sort(codes[:found]), expected)
+
+
+def test_the_kernel_counts_what_it_has_no_room_for(launch: Callable[..., None]) -> None:
+    products = np.ones((10, 30), dtype=np.float32)
+    lower = np.zeros(10, dtype=np.float32), np.zeros(30, dtype=np.float32)
+    codes, found = collected(launch, products, lower, 17)
+    assert found == 300
+    assert len(np.unique(codes[:17])) == 17
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(cuda.unusable_because() is not None, reason=f"{cuda.unusable_because()}")
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.9])
+def test_the_kernel_on_a_device(share: float) -> None:
+    import cupy
+
+    rng = np.random.default_rng(0)
+    products = rng.random((1_500, 2_100), dtype=np.float32)
+    lower = np.full(1_500, 1 - share, dtype=np.float32), np.full(2_100, np.inf, dtype=np.float32)
+    expected = device.collect(np, products, lower, products.size)
+    found = device.collect(cupy, *(cupy.asarray(products), tuple(map(cupy.asarray, lower))), products.size)
+    np.testing.assert_array_equal(found.get(), expected)
+    limited = device.collect(cupy, cupy.asarray(products), tuple(map(cupy.asarray, lower)), 100)
+    assert (limited is None) == (len(expected) > 100)

@@ -1,0 +1,73 @@
+"""A clustering that is killed goes on from its work folder, and stores what it would have stored."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from panic_tda.clustering_manager import cluster_all_data
+from panic_tda.parameters import ClusteringParameters
+from panic_tda.types import CLUSTERED
+from tests.conftest import MakeFile
+from tests.field_files import FieldSpec
+from tests.snapshots import run_python
+
+# Kills itself after some steps of a phase; states are saved at every chance, not once a minute.
+KILLED = """
+import functools, os, signal, sys
+from panic_tda import clustering_manager
+from panic_tda.clustering.checkpoint import Checkpoint
+from panic_tda.parameters import ClusteringParameters
+from panic_tda.clustering.tiled import engine
+
+class Killer:
+    def phase(self, name, total=None):
+        self.name, self.left = name, int(sys.argv[3])
+        self.advance(0)
+    def advance(self, amount):
+        self.left -= 1
+        if self.name == f"Nomic: {sys.argv[2]}" and self.left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+clustering_manager.Checkpoint = functools.partial(Checkpoint, save_seconds=0)
+engine.TiledBackend.__init__.__defaults__ = (engine.Settings(tile_rows=64),)
+asked = ClusteringParameters(backend="tiled")
+clustering_manager.cluster_all_data(sys.argv[1], parameters=asked, progress=Killer())
+"""
+
+
+def rows_of(path: Path, key: int) -> list[tuple[object, ...]]:
+    query = "SELECT embedding_id, label, probability FROM embeddingcluster WHERE result_key = ? ORDER BY 1"
+    with sqlite3.connect(path) as connection:
+        rows = connection.execute(query, (key,)).fetchall()
+    connection.close()
+    return rows
+
+
+@pytest.mark.parametrize(
+    "kills",
+    [
+        [("neighbours", 20), ("neighbours", 40), ("verify", 10)],
+        [("load", 1), ("forest", 0), ("hierarchy", 0)],
+        [("medoids", 0), ("save", 0)],
+    ],
+    ids=["passes", "between", "after"],
+)
+def test_killed_at_any_stage_the_same_result_is_stored(
+    upgraded: MakeFile, kills: list[tuple[str, int]]
+) -> None:
+    file = upgraded(FieldSpec(text_models=("Nomic",), runs=12, length=120, dimensions=48))
+    folder = file.path.with_name(f"{file.path.name}.panic-tda")
+    for phase, steps in kills:
+        done = run_python(KILLED, str(file.path), phase, str(steps))
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert rows_of(file.path, 1) == []
+    assert list(folder.rglob("*.npz"))
+    asked = ClusteringParameters(backend="tiled")
+    resumed, whole = (cluster_all_data(file.database, parameters=asked)[0] for _ in range(2))
+    assert (resumed.status, whole.status) == (CLUSTERED, CLUSTERED)
+    assert rows_of(file.path, 1) == rows_of(file.path, 2) != []
+    assert not folder.exists()

@@ -1,0 +1,244 @@
+"""The tiled engine on device arrays, against the same oracle as in host memory.
+
+Without a GPU the arrays are the strict stand-ins of `strict_arrays`: every line runs but the compiled CUDA
+kernel. The tests marked gpu are the same ones on a real device.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from panic_tda.clustering.backends.base import FitOptions
+from panic_tda.clustering.checkpoint import Checkpoint
+from panic_tda.clustering.tiled import device
+from panic_tda.clustering.tiled.engine import Settings, TiledBackend
+from panic_tda.clustering.tiled.space import describe
+from panic_tda.devices import cuda
+from panic_tda.errors import PanicTdaError, UnsupportedOnBackend
+from panic_tda.types import SpanningTree
+from tests import strict_arrays
+from tests.clustering.tiled.test_tiled import (
+    DATA,
+    FLOOR,
+    anisotropic,
+    assert_exact,
+    blobs,
+    fit,
+    near_copies,
+    problems,
+    random_tree,
+    unit,
+)
+
+STRICT = strict_arrays.namespace
+NO_GPU = cuda.unusable_because()
+real = pytest.param(
+    "cupy", marks=[pytest.mark.gpu, pytest.mark.skipif(NO_GPU is not None, reason=f"{NO_GPU}")]
+)
+LIBRARIES = ["stand-in", real]
+# Whether the rows lie on the device, or come tile by tile from host memory.
+PLACES = [True, False]
+
+
+def library_of(name: str) -> Any:
+    if name == "stand-in":
+        return STRICT
+    import cupy
+
+    return cupy
+
+
+def on_device(
+    library: str, rows: np.ndarray, *others: object, resident: bool = True, **how: object
+) -> SpanningTree:
+    xp = library_of(library)
+    return fit(rows, *others, upload=xp.asarray if resident else np.asarray, library=xp, **how)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize(("min_samples", "resident"), [(1, True), (5, False), (30, True)])
+@pytest.mark.parametrize("name", DATA)
+def test_weights_and_cores_equal_the_oracle(
+    name: str, min_samples: int, resident: bool, library: str
+) -> None:
+    rows = unit(DATA[name](np.random.default_rng(1)))
+    k = min(min_samples, len(rows))
+    assert_exact(on_device(library, rows, k, tile_rows=100, resident=resident), rows, k)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("tile_rows", [7, 300, 301, 1024])
+def test_tile_size_changes_nothing(tile_rows: int, library: str) -> None:
+    rows = unit(blobs(np.random.default_rng(2), 300))
+    assert_exact(on_device(library, rows, 6, tile_rows=tile_rows), rows, 6)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize(("dead_rows", "resident"), [(False, True), (True, False)])
+@pytest.mark.parametrize("n_axes", [0, 64])
+def test_pruning_changes_nothing(resident: bool, n_axes: int, dead_rows: bool, library: str) -> None:
+    rows = unit(anisotropic(np.random.default_rng(3)))
+    tree = on_device(library, rows, 8, tile_rows=128, n_axes=n_axes, dead_rows=dead_rows, resident=resident)
+    assert_exact(tree, rows, 8)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("name", ["blobs", "rings", "near_copies", "anisotropic_768", "touching_arcs"])
+def test_verify_pass_repairs_any_first_tree(name: str, library: str) -> None:
+    rows = unit(DATA[name](np.random.default_rng(5)))
+    tree = on_device(library, rows, 5, tile_rows=100, first_tree=random_tree)
+    assert_exact(tree, rows, 5)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("min_samples", [1, 3, 12, 40])
+def test_copies_count_as_rows(min_samples: int, library: str) -> None:
+    rng = np.random.default_rng(6)
+    rows = unit(anisotropic(rng, 400, 200))
+    weights = np.where(rng.random(len(rows)) < 0.3, rng.integers(2, 30, len(rows)), 1)
+    tree = on_device(library, rows, min_samples, weights, tile_rows=90, n_axes=32)
+    assert_exact(tree, rows, min_samples, weights)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("extra", [0, 7, 40])
+def test_min_samples_up_to_all_rows(extra: int, library: str) -> None:
+    rows = unit(blobs(np.random.default_rng(8), 40, 12))
+    weights = np.full(len(rows), 2)
+    tree = on_device(library, rows, len(rows) + extra, weights, tile_rows=16)
+    assert_exact(tree, rows, len(rows) + extra, weights)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("resident", PLACES)
+def test_short_lists_are_looked_up_again(resident: bool, library: str) -> None:
+    rng = np.random.default_rng(11)
+    centres = np.repeat(rng.standard_normal((3, 768)), 150, axis=0)
+    rows = unit(centres + 2e-4 * rng.standard_normal((450, 768)))
+    tree = on_device(library, rows, 40, floor=1e-6, tile_rows=128, resident=resident)
+    assert_exact(tree, rows, 40, floor=1e-6)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_nearest_row_of_another_component(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_CHUNK_BYTES", 1 << 16)  # several tiles
+    xp, rng = library_of(library), np.random.default_rng(13)
+    rows, cores, leader = unit(rng.standard_normal((900, 5))), rng.random(900), rng.integers(0, 4, 900)
+    asking = np.sort(rng.choice(900, 200, replace=False))
+    weights = np.maximum(cores[asking][:, None], cores)
+    products = rows[asking].astype(np.float64) @ rows.astype(np.float64).T
+    weights = np.maximum(weights, np.sqrt(np.maximum(2 - 2 * products, 0)))
+    weights[leader[asking][:, None] == leader] = np.inf
+    best, weight = device.nearest_outside(xp, xp.asarray(rows), cores, leader, asking)
+    np.testing.assert_allclose(weight, weights.min(axis=1), atol=1e-6)
+    np.testing.assert_allclose(weights[np.arange(200), best], weights.min(axis=1), atol=1e-6)
+    nowhere = device.nearest_outside(xp, xp.asarray(rows), cores, np.zeros(900, dtype=np.int64), asking)[1]
+    assert np.isinf(nowhere).all()
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("floor", [1e-9, 1e-4, 0.3])
+def test_distance_floor(floor: float, library: str) -> None:
+    rows = unit(near_copies(np.random.default_rng(10)))
+    assert_exact(on_device(library, rows, 10, floor=floor, tile_rows=100), rows, 10, floor=floor)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_three_thousand_rows_with_the_tiles_of_a_device(library: str) -> None:
+    rows = unit(anisotropic(np.random.default_rng(12), 3000, 192))
+    assert_exact(on_device(library, rows, 12), rows, 12)
+
+
+@settings(deadline=None, max_examples=40)
+@given(problem=problems())
+def test_any_small_problem(problem: tuple[np.ndarray, np.ndarray, int]) -> None:
+    rows, weights, min_samples = problem
+    for resident in PLACES:
+        tree = on_device("stand-in", rows, min_samples, weights, tile_rows=17, n_axes=4, resident=resident)
+        assert_exact(tree, rows, min_samples, weights)
+
+
+class Killed(Exception):
+    """Stands for a kill: nothing after it is done."""
+
+
+class Dying(Checkpoint):
+    """Keeps every state it is offered, and dies after some of them."""
+
+    def __init__(self, folder: Any, states: int) -> None:
+        super().__init__(folder, save_seconds=0)
+        self.left = states
+
+    def save(self, name: str, **arrays: Any) -> None:
+        super().save(name, **arrays)
+        self.left -= 1
+        if not self.left:
+            raise Killed
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("states", [1, 2, 3, 4])
+def test_a_killed_fit_goes_on(states: int, library: str, tmp_path: Any) -> None:
+    """From lists on the device, half filled, and from a half finished verify pass."""
+    rows = unit(anisotropic(np.random.default_rng(20), 900, 192))
+    xp = library_of(library)
+    backend = TiledBackend(Settings(tile_rows=40, library=xp))
+    ones = np.ones(len(rows), dtype=np.int64)
+
+    def options(checkpoint: Checkpoint) -> FitOptions:
+        return FitOptions(min_samples=8, distance_floor=FLOOR, checkpoint=checkpoint)
+
+    with pytest.raises(Killed):
+        backend.fit(xp.asarray(rows), ones, options(Dying(tmp_path, states)))
+    assert list(tmp_path.glob("*.npz"))
+    tree = backend.fit(xp.asarray(rows), ones, options(Checkpoint(tmp_path)))
+    assert_exact(tree, rows, 8)
+
+
+def test_lists_that_do_not_fit_are_refused_before_anything_is_allocated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """1.1 million rows of 768 with 64 neighbours: 3.1 GiB of rows, and less beside them."""
+    backend, shape = TiledBackend(), (1_100_000, 768)
+    options = FitOptions(min_samples=64, distance_floor=FLOOR, on_device=True)
+    needed = backend.device_bytes(*shape, 64)
+    assert 2 * 2**30 < needed < 4 * 2**30
+    monkeypatch.setattr(cuda, "free_bytes", lambda: needed + 4 * 768 * 1_100_000)
+    backend.check(*shape, options)
+    assert backend.rows_on_device(*shape, options)
+    monkeypatch.setattr(cuda, "free_bytes", lambda: needed)
+    backend.check(*shape, options)
+    assert not backend.rows_on_device(*shape, options)
+    monkeypatch.setattr(cuda, "free_bytes", lambda: needed - 1)
+    with pytest.raises(
+        UnsupportedOnBackend, match=r"GiB of device memory for 1,100,000 rows.*--devices none"
+    ):
+        backend.check(*shape, options)
+
+
+class Coarse(np.ndarray):
+    """Rows whose float32 products keep 10 bits of mantissa, as TF32 does."""
+
+    def __matmul__(self, other: Any) -> Any:
+        if self.dtype == np.float64:
+            return np.asarray(self) @ np.asarray(other)
+        return _ten_bits(self) @ _ten_bits(other)
+
+
+def _ten_bits(values: np.ndarray) -> np.ndarray:
+    mantissa, exponent = np.frexp(np.asarray(values))
+    return np.ldexp(np.round(mantissa * 2**11) / 2**11, exponent).astype(np.float32)
+
+
+@pytest.mark.parametrize("d", [64, 768, 4096])
+def test_imprecise_products_are_refused(d: int) -> None:
+    """At 4,096 dimensions the margin, 2.5e-4, let TF32's products pass: they are off by 4e-5."""
+    rng = np.random.default_rng(0)
+    rows = unit(rng.standard_normal((600, d)))
+    assert describe(np, rows, 0, rng).margin < 1e-7 * d
+    with pytest.raises(PanicTdaError, match="TF32"):
+        describe(np, rows.view(Coarse), 0, rng)

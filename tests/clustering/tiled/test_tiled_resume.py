@@ -1,0 +1,162 @@
+"""Killed runs of the tiled engine go on and end the same; files stand in for memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from panic_tda.clustering.backends.base import FitOptions
+from panic_tda.clustering.checkpoint import Checkpoint
+from panic_tda.clustering.tiled.engine import Settings, TiledBackend
+from panic_tda.types import SpanningTree
+from tests.snapshots import REPOSITORY
+
+MIN_SAMPLES = 7
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+from pathlib import Path
+from panic_tda.clustering.backends.base import FitOptions
+from panic_tda.clustering.tiled.engine import Settings, TiledBackend
+from panic_tda.clustering.checkpoint import Checkpoint
+
+class Killer:
+    def phase(self, name, total=None):
+        self.name, self.left = name, int(sys.argv[3])
+    def advance(self, amount):
+        self.left -= 1
+        if self.name == sys.argv[2] and self.left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+folder = Path(sys.argv[1])
+rows = np.load(folder / "rows.npy", mmap_mode="r")
+options = FitOptions(
+    min_samples=7, distance_floor=1e-3, progress=Killer(),
+    checkpoint=Checkpoint(folder / "work", save_seconds=0),
+)
+TiledBackend(Settings(tile_rows=60, threads=2)).fit(rows, np.ones(len(rows), dtype=np.int64), options)
+"""
+
+
+class Recorder:
+    """Counts the work of each phase, and what it began with."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, list[float]] = {}
+
+    def phase(self, name: str, total: float | None = None) -> None:
+        self.name = name
+        self.steps[name] = []
+
+    def advance(self, amount: float) -> None:
+        self.steps[self.name].append(amount)
+
+
+@pytest.fixture(scope="module")
+def rows() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    spectrum = np.arange(1, 201) ** -0.5
+    drawn = (
+        rng.standard_normal((9, 200))[rng.integers(9, size=1200)] + rng.standard_normal((1200, 200))
+    ) * spectrum
+    return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+
+
+def fit(rows: np.ndarray, recorder: Recorder | None = None, **options: object) -> SpanningTree:
+    asked = FitOptions(
+        min_samples=MIN_SAMPLES, distance_floor=1e-3, progress=recorder or Recorder(), **options
+    )  # type: ignore[arg-type]
+    return TiledBackend(Settings(tile_rows=60)).fit(rows, np.ones(len(rows), dtype=np.int64), asked)
+
+
+def kill(folder: Path, phase: str, after: int) -> None:
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", KILLED, str(folder), phase, str(after)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def assert_same(one: SpanningTree, two: SpanningTree) -> None:
+    np.testing.assert_array_equal(one.core_distances, two.core_distances)
+    np.testing.assert_array_equal(np.sort(one.height), np.sort(two.height))
+
+
+def test_three_kills_in_different_phases_change_nothing(tmp_path: Path, rows: np.ndarray) -> None:
+    np.save(tmp_path / "rows.npy", rows)
+    kill(tmp_path, "neighbours", 150)
+    assert (tmp_path / "work" / "neighbours.npz").exists()
+    kill(tmp_path, "core distances", 0)
+    kill(tmp_path, "verify", 100)
+    assert (tmp_path / "work" / "verify.npz").exists()
+    recorder = Recorder()
+    resumed = fit(rows, recorder, checkpoint=Checkpoint(tmp_path / "work"))
+    assert "neighbours" not in recorder.steps
+    assert recorder.steps["verify"][0] > 1
+    assert_same(resumed, fit(rows))
+
+
+def test_a_finished_tree_waits_until_it_is_discarded(tmp_path: Path, rows: np.ndarray) -> None:
+    checkpoint = Checkpoint(tmp_path / "work", save_seconds=0)
+    finished = fit(rows, checkpoint=checkpoint)
+    assert [path.name for path in (tmp_path / "work").glob("*.npz")] == ["finished-tree.npz"]
+    recorder = Recorder()
+    assert_same(fit(rows, recorder, checkpoint=Checkpoint(tmp_path / "work")), finished)
+    assert recorder.steps == {}
+    checkpoint.discard()
+    assert not (tmp_path / "work").exists()
+
+
+def test_neighbours_go_on_where_they_stopped(tmp_path: Path, rows: np.ndarray) -> None:
+    np.save(tmp_path / "rows.npy", rows)
+    kill(tmp_path, "neighbours", 180)
+    recorder, whole = Recorder(), Recorder()
+    resumed = fit(rows, recorder, checkpoint=Checkpoint(tmp_path / "work"))
+    assert_same(resumed, fit(rows, whole))
+    assert len(recorder.steps["neighbours"]) < len(whole.steps["neighbours"])
+    assert sum(recorder.steps["neighbours"]) == sum(whole.steps["neighbours"])
+
+
+def test_changed_input_starts_afresh(tmp_path: Path, rows: np.ndarray) -> None:
+    np.save(tmp_path / "rows.npy", rows)
+    kill(tmp_path, "verify", 100)
+    other = rows[::-1].copy()
+    recorder = Recorder()
+    resumed = fit(other, recorder, checkpoint=Checkpoint(tmp_path / "work"))
+    assert "neighbours" in recorder.steps
+    assert_same(resumed, fit(other))
+
+
+def test_a_memory_map_and_lists_in_files_give_the_same(tmp_path: Path, rows: np.ndarray) -> None:
+    np.save(tmp_path / "rows.npy", rows)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    assert_same(fit(mapped, memory_limit=1), fit(rows))
+    checkpoint = Checkpoint(tmp_path / "work", save_seconds=0)
+    assert_same(fit(mapped, memory_limit=1, checkpoint=checkpoint), fit(rows))
+    checkpoint.discard()
+    assert not (tmp_path / "work").exists()
+
+
+def test_progress_adds_up(rows: np.ndarray) -> None:
+    """The time left is extrapolated from these numbers, so they must reach the total that was announced."""
+
+    class Totals(Recorder):
+        totals: dict[str, float]
+
+        def phase(self, name: str, total: float | None = None) -> None:
+            super().phase(name, total)
+            self.totals = getattr(self, "totals", {})
+            if total is not None:
+                self.totals[name] = total
+
+    recorder = Totals()
+    fit(rows, recorder)
+    assert set(recorder.totals) == {"neighbours", "core distances", "verify"}
+    for name, total in recorder.totals.items():
+        assert sum(recorder.steps[name]) == pytest.approx(total)

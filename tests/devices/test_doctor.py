@@ -1,0 +1,149 @@
+"""What `doctor --environment` says of this machine is what can be seen of it otherwise."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import sqlite3
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from panic_tda.cli.rendering import environment_json, environment_text
+from panic_tda.clustering import backends
+from panic_tda.devices import cuda
+from panic_tda.devices.doctor import examine_environment
+from panic_tda.errors import InvalidParameter
+from panic_tda.main import main
+from panic_tda.types import Environment
+
+DEVICES = (
+    cuda.CudaDevice(0, "NVIDIA H200", 150_000_000_000, 149_000_000_000, "9.0"),
+    cuda.CudaDevice(1, "NVIDIA RTX A6000", 51_000_000_000, 1_000_000_000, "8.6"),
+)
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A driver's tool of two devices, as the path to write it to."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return tmp_path / "nvidia-smi"
+
+
+def write_tool(path: Path, body: str) -> None:
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def test_libraries_and_machine_are_those_of_this_process() -> None:
+    found = examine_environment()
+    for name, package in (("NumPy", "numpy"), ("numba", "numba"), ("SQLAlchemy", "sqlalchemy")):
+        assert found.versions[name] == importlib.metadata.version(package)
+    assert found.versions["SQLite"] == sqlite3.sqlite_version
+    assert set(found.versions) >= {"panic_tda", "scikit-learn", "pyarrow", "CuPy", "cuML"}
+    assert found.memory_bytes == pytest.approx(psutil.virtual_memory().total, rel=0.01)
+    assert found.available_bytes is not None
+    assert 0 < found.available_bytes < found.memory_bytes
+    assert found.cores == len(psutil.Process().cpu_affinity())
+
+
+def test_what_is_not_there_has_a_reason_with_the_remedy() -> None:
+    found = examine_environment()
+    assert set(found.backends) == set(backends.NAMES) - {backends.AUTO}
+    assert found.backends["tiled"] is found.backends["sklearn"] is None
+    if cuda.count():
+        pytest.skip("there is a CUDA device here")
+    assert found.cuda_unusable_because == cuda.unusable_because() is not None
+    assert (found.devices, found.driver_cuda, found.cuda_runtime) == ((), None, None)
+
+
+def test_unknown_backends_have_no_state() -> None:
+    with pytest.raises(InvalidParameter, match="backend must be one of"):
+        backends.unusable_because("faiss")
+
+
+def test_the_driver_is_asked_for_its_version(nvidia_smi: Path) -> None:
+    write_tool(nvidia_smi, 'test "$1" = --query-gpu=driver_version && printf "580.95.05\\n580.95.05\\n"')
+    assert examine_environment().driver == "580.95.05"
+
+
+@pytest.mark.parametrize("body", ["echo 'NVIDIA-SMI has failed'; exit 9", "exit 0"])
+def test_a_driver_that_does_not_answer_is_none(nvidia_smi: Path, body: str) -> None:
+    write_tool(nvidia_smi, body)
+    assert examine_environment().driver is None
+
+
+def with_devices() -> Environment:
+    return replace(
+        examine_environment(),
+        driver="580.95.05",
+        driver_cuda="13.0",
+        cuda_runtime="13.0",
+        cuda_unusable_because=None,
+        devices=DEVICES,
+        backends={"cuml": "cuML is not installed; install it", "tiled": None},
+    )
+
+
+def test_text_says_what_there_is_and_what_is_missing() -> None:
+    lines = environment_text(with_devices()).splitlines()
+    assert "CUDA      driver 580.95.05 (CUDA up to 13.0), runtime 13.0" in lines
+    assert "device 0  NVIDIA H200, compute capability 9.0, 139.7 GiB memory, 138.8 GiB free" in lines
+    assert "device 1  NVIDIA RTX A6000, compute capability 8.6, 47.5 GiB memory, 0.9 GiB free" in lines
+    assert "backend   cuml: cannot be used: cuML is not installed; install it" in lines
+    assert "backend   tiled: can be used" in lines
+
+
+def test_text_without_cuda_says_why() -> None:
+    found = replace(with_devices(), driver=None, devices=(), cuda_unusable_because="CuPy is not installed")
+    text = environment_text(replace(found, memory_bytes=None, versions={"cuML": None, "numba": "1"}))
+    assert "CUDA      driver none found; cannot be used: CuPy is not installed\n" in text
+    assert "unknown memory" in text
+    assert "versions  cuML (not installed), numba 1\n" in text
+    assert "device" not in text
+
+
+def test_json_has_every_field() -> None:
+    said = json.loads(json.dumps(environment_json(with_devices())))
+    assert said["devices"][1] == {
+        "number": 1,
+        "name": "NVIDIA RTX A6000",
+        "total_bytes": 51_000_000_000,
+        "free_bytes": 1_000_000_000,
+        "compute_capability": "8.6",
+    }
+    assert said["backends"]["tiled"] is None
+
+
+def test_the_command_needs_no_database_and_prints_text_or_json(tmp_path: Path) -> None:
+    missing = str(tmp_path / "none.sqlite")
+    text = CliRunner().invoke(main, ["doctor", "--environment", "--db", missing])
+    assert text.exit_code == 0, text.output
+    assert "backend   tiled: can be used" in text.stdout
+    answer = CliRunner().invoke(main, ["doctor", "--environment", "--json", "--db", missing])
+    assert answer.exit_code == 0
+    assert json.loads(answer.stdout)["backends"]["tiled"] is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_says_what_it_can_examine() -> None:
+    result = CliRunner().invoke(main, ["doctor"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--environment" in result.stderr
+
+
+@pytest.mark.gpu
+def test_on_a_device_everything_is_known() -> None:
+    if cuda.unusable_because():
+        pytest.skip(f"{cuda.unusable_because()}; with a device, run: pytest -m gpu")
+    found = examine_environment()
+    assert found.cuda_unusable_because is None
+    assert found.driver is not None
+    assert found.driver_cuda is not None
+    assert found.cuda_runtime is not None
+    assert len(found.devices) == cuda.count()

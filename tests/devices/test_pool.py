@@ -1,0 +1,294 @@
+"""Tasks in processes of their own: real processes, real signals, no device."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from panic_tda.cli.terminal import LoggedProgress
+from panic_tda.devices import pool as device_pool
+from panic_tda.devices.pool import Lost, run_on_devices
+from panic_tda.progress import Silent, beside
+from tests.device_work import SECONDS, tell, wait_for
+from tests.snapshots import REPOSITORY
+
+DEVICES = {f"device {number}": {"CUDA_VISIBLE_DEVICES": str(number)} for number in range(2)}
+ONE = {"device 0": DEVICES["device 0"]}
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running() -> Iterator[None]:
+    before = set(psutil.Process().children())
+    yield
+    assert set(psutil.Process().children()) == before
+
+
+@pytest.fixture(autouse=True)
+def logs_reach_the_test() -> Iterator[None]:
+    # `configure_logging` of an earlier command keeps them to itself.
+    logger = logging.getLogger("panic_tda")
+    before = logger.propagate, logger.level
+    logger.propagate = True
+    yield
+    logger.propagate = before[0]
+    logger.setLevel(before[1])
+
+
+class Heard:
+    """A listener that writes everything down."""
+
+    def __init__(self, name: str = "first") -> None:
+        self.name = name
+        self.said: list[tuple[str, Any]] = []
+        self.others: list[Heard] = []
+
+    def phase(self, name: str, total: float | None = None) -> None:
+        self.said.append((name, total))
+
+    def advance(self, amount: float) -> None:
+        self.said.append(("+", amount))
+
+    def beside(self) -> Heard:
+        self.others.append(Heard(f"other {len(self.others)}"))
+        return self.others[-1]
+
+
+def test_results_come_in_the_order_of_the_tasks_from_processes_that_see_one_device() -> None:
+    results = run_on_devices(tell, [("square", number) for number in range(7)], DEVICES)
+    assert [result[0] for result in results] == [0, 1, 4, 9, 16, 25, 36]
+    seen = {(result[1], result[2]) for result in results}
+    assert len(seen) == 2
+    assert {device for _, device in seen} == {"0", "1"}
+    assert os.getpid() not in {process for process, _ in seen}
+
+
+def test_without_tasks_nothing_starts() -> None:
+    assert run_on_devices(tell, [], DEVICES) == []
+
+
+def test_more_devices_than_tasks() -> None:
+    assert run_on_devices(tell, [("square", 3)], DEVICES)[0][0] == 9
+
+
+def test_as_many_tasks_as_devices_are_done_at_the_same_time(tmp_path: Path) -> None:
+    tasks = [("meet", (str(tmp_path), number, 2)) for number in range(2)]
+    assert run_on_devices(tell, tasks, DEVICES) == [["0", "1"], ["0", "1"]]
+
+
+@pytest.mark.parametrize(
+    ("death", "reason"),
+    [
+        (("kill", signal.SIGKILL), "was ended by SIGKILL, as the system does where memory runs out"),
+        (("kill", signal.SIGSEGV), "was ended by SIGSEGV"),
+        (("exit", 7), "ended with exit status 7"),
+        (("exit", 0), "ended with exit status 0"),
+    ],
+)
+def test_a_process_that_dies_loses_its_own_task_only(death: tuple[str, int], reason: str) -> None:
+    tasks = [("square", 1), death, ("square", 3), ("square", 4)]
+    results = run_on_devices(tell, tasks, ONE)
+    assert results[1] == Lost(f"its process on device 0 {reason}")
+    assert [results[number][0] for number in (0, 2, 3)] == [1, 9, 16]
+    # Those after it had a new process.
+    assert results[0][1] != results[2][1] == results[3][1]
+
+
+def test_when_all_processes_die_the_rest_is_done_by_new_ones() -> None:
+    tasks = [("kill", signal.SIGKILL)] * 3 + [("square", 5)]
+    *lost, last = run_on_devices(tell, tasks, DEVICES)
+    assert [type(result) for result in lost] == [Lost] * 3
+    assert last[0] == 25
+
+
+def test_what_raises_loses_its_own_task_and_keeps_its_process() -> None:
+    tasks = [("square", 1), ("raise", "broken"), ("unpicklable", None), ("square", 2)]
+    first, raised, unpicklable, last = run_on_devices(tell, tasks, ONE)
+    assert raised == Lost("unexpected ValueError: broken")
+    assert unpicklable.reason.startswith("unexpected ")
+    assert first[1] == last[1]
+
+
+def test_what_is_printed_and_read_stays_out_of_the_pipes(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_on_devices(tell, [("print", "a"), ("print", "b")], ONE) == ["", ""]
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err == "a\nab\nb"
+
+
+def test_each_process_is_heard_beside_the_others_under_its_name() -> None:
+    heard = Heard()
+    run_on_devices(tell, [("square", number) for number in range(3)], ONE, heard)
+    assert heard.said == []
+    (other,) = heard.others
+    assert other.said == [("device 0: square", 2), ("", None)] * 3
+
+
+def test_steps_are_added_up_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[str, Any]] = []
+
+    class Channel:
+        def send(self, kind: str, content: Any) -> None:
+            sent.append((kind, content))
+
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    told = device_pool._Told(Channel())  # type: ignore[arg-type]
+    told.phase("distances", 10.0)
+    for _ in range(8):
+        now[0] += 0.06
+        told.advance(1.0)
+    assert sent == [("phase", ("distances", 10.0)), ("advance", 4.0), ("advance", 4.0)]
+
+
+def test_logs_come_with_the_name_of_the_device_and_only_where_they_are_wanted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logging.getLogger("panic_tda").setLevel(logging.INFO)  # the handler of `caplog` takes everything
+    with caplog.at_level(logging.NOTSET):
+        run_on_devices(tell, [("warn", "take care"), ("raise", "broken")], ONE)
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "device 0: take care")
+    ]
+    with caplog.at_level(logging.DEBUG, "panic_tda"):
+        run_on_devices(tell, [("raise", "broken")], ONE)
+    assert "Traceback" in caplog.text
+    assert "ValueError: broken" in caplog.text
+
+
+def interrupt_after(place: Path, asleep: int) -> Any:
+    """Make a listener that interrupts the caller when so many processes sleep."""
+
+    class Interrupting(Heard):
+        def phase(self, name: str, total: float | None = None) -> None:
+            super().phase(name, total)
+            if name and len(self.said) == asleep:
+                wait_for(lambda: len(list(place.glob("asleep-*"))) == asleep)
+                raise KeyboardInterrupt
+
+        def beside(self) -> Heard:
+            return self
+
+    return Interrupting()
+
+
+def test_an_interruption_ends_the_processes_and_hears_their_last_words(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_on_devices(tell, [("sleep", str(tmp_path))] * 4, DEVICES, interrupt_after(tmp_path, 2))
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert sorted(warnings) == [f"device {number}: kept in {tmp_path}" for number in range(2)]
+    # The two that waited never began.
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_hears_no_signal_is_killed_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_pool, "GRACE_SECONDS", 0.2)
+    with pytest.raises(KeyboardInterrupt):
+        run_on_devices(tell, [("stubborn", str(tmp_path))], ONE, interrupt_after(tmp_path, 1))
+    (pid,) = (int(path.name.removeprefix("asleep-")) for path in tmp_path.iterdir())
+    assert not psutil.pid_exists(pid)
+
+
+class SignalledSink:
+    """Gets the signal in the middle of every message."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def write(self, data: bytes) -> None:
+        half = len(data) // 2
+        self.data += data[:half]
+        os.kill(os.getpid(), signal.SIGTERM)
+        self.data += data[half:]
+
+    def flush(self) -> None: ...
+
+
+def test_a_message_is_whole_before_a_signal_takes_effect() -> None:
+    sink = SignalledSink()
+    channel = device_pool._Channel(sink)  # type: ignore[arg-type]
+    previous = signal.signal(signal.SIGTERM, channel.terminate)
+    try:
+        for word in ("first", "last word"):
+            with pytest.raises(SystemExit) as leaving:
+                channel.send("log", word)
+            assert leaving.value.code == 143
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    stream = io.BytesIO(sink.data)
+    assert [pickle.load(stream), pickle.load(stream)] == [("log", "first"), ("log", "last word")]
+
+
+CALLER = """
+import sys
+from tests.device_work import tell
+from panic_tda.devices.pool import run_on_devices
+devices = {"device 0": {"CUDA_VISIBLE_DEVICES": "0"}}
+run_on_devices(tell, [("chatty", sys.argv[1])], devices)
+"""
+
+
+def test_processes_end_with_a_caller_that_was_killed(tmp_path: Path) -> None:
+    caller = subprocess.Popen([sys.executable, "-c", CALLER, str(tmp_path)], cwd=REPOSITORY)
+    try:
+        wait_for(lambda: list(tmp_path.iterdir()))
+        (worker,) = psutil.Process(caller.pid).children()
+    finally:
+        caller.kill()
+        caller.wait()
+    psutil.wait_procs([worker], timeout=SECONDS)
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_caller_without_a_main_guard_is_not_run_again(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(CALLER.replace('("chatty", sys.argv[1])', '("square", 3)') + "print('once')\n")
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "once\n"), done.stderr
+
+
+def test_listeners_beside_each_other() -> None:
+    class Plain:
+        def phase(self, name: str, total: float | None = None) -> None: ...
+        def advance(self, amount: float) -> None: ...
+
+    for plain in (Plain(), Silent()):
+        assert beside(plain) is plain
+    with LoggedProgress() as progress:
+        assert beside(progress) is not progress
+
+
+def test_lines_of_several_listeners_stand_beside_each_other(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "panic_tda"), LoggedProgress(0.01) as progress:
+        progress.phase("count")
+        progress.phase("")
+        first, second = progress.beside(), progress.beside()
+        first.phase("device 0: fit")
+        second.phase("device 1: fit")
+        wait_for(lambda: "device 0: fit: running" in caplog.text and "device 1: fit: running" in caplog.text)
+        first.phase("")
+        caplog.clear()
+        wait_for(lambda: caplog.text.count("device 1: fit: running") >= 5)
+        # One line may have been on its way.
+        assert caplog.text.count("device 0") <= 1
+    assert "device 1: fit: done in" in caplog.text

@@ -1,0 +1,539 @@
+"""Files of embeddings become runs, invocations and embeddings; twice is once, and errors name the row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet as pq
+import pytest
+
+from panic_tda.errors import BadInput, DatabaseError, MissingPath, NeedsUpgrade, WrongUsage
+from panic_tda.files import embedding_files
+from panic_tda.files.importing import import_embeddings, require_files, sample_files
+from panic_tda.storage.database import Database, open_database
+from panic_tda.storage.upgrade import upgrade
+from tests.field_files import EVERYTHING, write_field_file
+from tests.snapshots import KILL_AFTER, run_python, snapshot
+
+RNG = np.random.default_rng(0)
+OURS = ("experimentconfig", "run", "invocation", "embedding")
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    return open_database(tmp_path / "new.sqlite", create=True)
+
+
+def columns(n_rows: int = 6, width: int = 4, **changed: Any) -> dict[str, Any]:
+    """Two runs of captions, as they come out of a network of two models."""
+    half = -(-n_rows // 2)
+    made: dict[str, Any] = {
+        "run": ["first"] * half + ["second"] * (n_rows - half),
+        "sequence_number": [2 * (row % half) + 1 for row in range(n_rows)],
+        "text": [f"text {row}" for row in range(n_rows)],
+        "vector": vectors(n_rows, width),
+        "embedding_model": ["Model"] * n_rows,
+        "network": [["SDXLTurbo", "BLIP2"]] * n_rows,
+        "initial_prompt": ["a pear"] * n_rows,
+        "seed": [42] * n_rows,
+    }
+    made |= changed
+    return {name: column for name, column in made.items() if column is not None}
+
+
+def vectors(n_rows: int, width: int = 4, kind: Any = np.float32) -> pa.Array:
+    values = RNG.standard_normal((n_rows, width)).astype(kind)
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), width)
+
+
+def ragged(*rows: Any, kind: pa.DataType | None = None) -> pa.Array:
+    return pa.array([None if row is None else list(row) for row in rows], pa.list_(kind or pa.float32()))
+
+
+def write(path: Path, made: dict[str, Any]) -> Path:
+    pq.write_table(pa.table(made), path)
+    return path
+
+
+def rows(database: Database, query: str) -> list[tuple[Any, ...]]:
+    assert database.path is not None
+    connection = sqlite3.connect(database.path)
+    try:
+        return connection.execute(query).fetchall()
+    finally:
+        connection.close()
+
+
+def count(database: Database) -> tuple[int, ...]:
+    """Rows of the four tables."""
+    return tuple(rows(database, f"SELECT count(*) FROM {table}")[0][0] for table in OURS)
+
+
+def expected_id(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).digest()[:16].hex()
+
+
+# --------------------------------------------------------------------------- what is stored
+
+
+def test_a_file_becomes_runs_invocations_and_embeddings(tmp_path: Path, database: Database) -> None:
+    made = columns()
+    summary = import_embeddings([write(tmp_path / "a.parquet", made)], database)
+
+    assert (summary.n_rows, summary.n_new_embeddings, summary.n_new_invocations) == (6, 6, 6)
+    assert (summary.n_new_runs, summary.models, summary.n_present) == (2, ("Model",), 0)
+    run = expected_id("run", "first", 42, ["SDXLTurbo", "BLIP2"], "a pear")
+    invocation = expected_id("invocation", run, 3)
+    embedding = expected_id("embedding", invocation, "Model")
+    assert summary.experiment_id is not None
+    stored = rows(database, f"SELECT * FROM run WHERE id = '{run}'")
+    assert stored == [(run, '["SDXLTurbo", "BLIP2"]', 42, 6, "a pear", summary.experiment_id.hex)]
+    stored = rows(database, f"SELECT * FROM invocation WHERE id = '{invocation}'")
+    assert stored == [(invocation, None, None, "BLIP2", "TEXT", 42, run, 3, None, "text 1", None)]
+    stored = rows(database, f"SELECT * FROM embedding WHERE id = '{embedding}'")
+    vector = np.array(made["vector"][1].as_py(), dtype="<f4").tobytes()
+    assert stored == [(embedding, None, None, invocation, "Model", vector)]
+    ((identity, networks, seeds, prompts, models, length, *times),) = rows(
+        database, "SELECT * FROM experimentconfig"
+    )
+    assert identity == summary.experiment_id.hex
+    assert json.loads(networks) == [["SDXLTurbo", "BLIP2"]]
+    assert (seeds, prompts, models, length, times) == ("[42]", '["a pear"]', '["Model"]', 6, [None, None])
+
+
+def test_the_model_of_an_invocation_is_the_networks_at_its_place(tmp_path: Path, database: Database) -> None:
+    networks = [["A", "B", "C"]] * 3 + [None] * 3
+    made = columns(network=networks, sequence_number=[0, 4, 8] * 2)
+    import_embeddings([write(tmp_path / "a.parquet", made)], database)
+    stored = rows(database, "SELECT model FROM invocation ORDER BY output_text")
+    assert [model for (model,) in stored] == ["A", "B", "C", "imported", "imported", "imported"]
+
+
+def test_the_sample_imports(database: Database) -> None:
+    summary = import_embeddings(sample_files(), database)
+    assert count(database) == (1, 48, 2400, 4800)
+    assert summary.models == ("LSA", "MiniLM")
+    assert "added 4,800 embeddings (LSA, MiniLM), 2,400 invocations and 48 runs" in str(summary)
+    assert set(rows(database, "SELECT embedding_model, length(vector) FROM embedding")) == {
+        ("LSA", 4 * 64),
+        ("MiniLM", 4 * 384),
+    }
+    assert rows(database, "SELECT DISTINCT max_length FROM run") == [(100,)]
+
+
+def test_texts_come_back_as_they_were(tmp_path: Path, database: Database) -> None:
+    texts = ["", "  ", "two\nlines", "=1+1", "風船 🎈", "x" * 3000]
+    import_embeddings([write(tmp_path / "a.parquet", columns(text=texts))], database)
+    assert {text for (text,) in rows(database, "SELECT output_text FROM invocation")} == set(texts)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("layout", ["fixed", "list", "large"])
+def test_every_layout_of_vectors_is_stored_as_float32(
+    tmp_path: Path, database: Database, kind: Any, layout: str
+) -> None:
+    column = vectors(6, 5, kind)
+    value = column.type.value_type
+    wanted = {"fixed": column.type, "list": pa.list_(value), "large": pa.large_list(value)}[layout]
+    path = tmp_path / "a.feather"  # Parquet has no float16 in all versions
+    pyarrow.feather.write_feather(pa.table(columns(vector=column.cast(wanted))), path)
+    import_embeddings([path], database)
+    stored = rows(
+        database,
+        "SELECT vector FROM embedding e JOIN invocation i ON i.id = invocation_id ORDER BY output_text",
+    )
+    expected = np.array(column.to_pylist(), dtype=kind).astype(np.float32)
+    np.testing.assert_array_equal(np.stack([np.frombuffer(v, "<f4") for (v,) in stored]), expected)
+
+
+def write_feather(table: pa.Table, path: Path) -> None:
+    pyarrow.feather.write_feather(table, path, compression="lz4", chunksize=4)
+
+
+def write_stream(table: pa.Table, path: Path) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+@pytest.mark.parametrize("writer", [write_feather, write_stream])
+def test_formats_are_told_by_content_and_give_the_same_database(
+    tmp_path: Path, database: Database, writer: Callable[[pa.Table, Path], None]
+) -> None:
+    made = columns(9)
+    import_embeddings([write(tmp_path / "a.parquet", made)], database)
+    before = count(database)
+    writer(pa.table(made | {"unknown": [None] * 9}), tmp_path / "b.dat")
+    assert import_embeddings([tmp_path / "b.dat"], database).n_present == 9
+    assert count(database) == before
+
+
+@pytest.mark.parametrize("batch_rows", [1, 3, 4096])
+def test_batches_change_nothing(
+    tmp_path: Path, database: Database, batch_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two models in one file, and neither runs nor sequence numbers: everything depends on the order.
+    texts = [f"text {row % 5}" for row in range(10)]
+    models = ["A"] * 5 + ["B"] * 5
+    made = {"text": texts, "embedding_model": models, "vector": vectors(10)}
+    path = write(tmp_path / "a.parquet", made)
+    import_embeddings([path], database)
+    monkeypatch.setattr(embedding_files, "BATCH_ROWS", batch_rows)
+    other = open_database(tmp_path / "other.sqlite", create=True)
+    import_embeddings([path], other)
+    assert database.path is not None
+    assert other.path is not None
+    assert snapshot(other.path) == snapshot(database.path)
+    assert count(database) == (1, 1, 5, 10)
+
+
+# --------------------------------------------------------------------------- keys
+
+
+def test_importing_again_adds_nothing_and_says_so(tmp_path: Path, database: Database) -> None:
+    path = write(tmp_path / "a.parquet", columns())
+    import_embeddings([path], database)
+    assert database.path is not None
+    before = snapshot(database.path)
+    again = import_embeddings([path, path], database)
+    assert (again.n_rows, again.n_present, again.n_new_runs, again.experiment_id) == (12, 12, 0, None)
+    assert "nothing to add" in str(again)
+    assert snapshot(database.path) == before
+
+
+def test_a_file_that_has_grown_adds_what_is_new(tmp_path: Path, database: Database) -> None:
+    made = columns(8)
+    first = import_embeddings([write(tmp_path / "a.parquet", columns(8) | made)], database)
+    longer = {name: pa.concat_arrays([_array(column), _array(column)[:2]]) for name, column in made.items()}
+    longer["sequence_number"] = pa.array([*made["sequence_number"], 9, 11])
+    longer["text"] = pa.array([*made["text"], "later", "latest"])
+    second = import_embeddings([write(tmp_path / "b.parquet", longer)], database)
+    assert (second.n_new_embeddings, second.n_new_invocations, second.n_new_runs) == (2, 2, 0)
+    assert second.experiment_id is None
+    assert first.experiment_id is not None
+    assert sorted(rows(database, "SELECT max_length FROM run")) == [(8,), (12,)]
+    assert rows(database, "SELECT id, max_length FROM experimentconfig") == [(first.experiment_id.hex, 12)]
+
+
+def _array(column: Any) -> pa.Array:
+    return column if isinstance(column, pa.Array) else pa.array(column)
+
+
+def test_two_models_of_the_same_texts_share_invocations(tmp_path: Path, database: Database) -> None:
+    first = import_embeddings([write(tmp_path / "a.parquet", columns())], database)
+    made = columns(embedding_model=["Other"] * 6, vector=vectors(6, 9))
+    second = import_embeddings([write(tmp_path / "b.parquet", made)], database)
+    assert count(database) == (1, 2, 6, 12)
+    assert (second.n_new_invocations, second.n_new_embeddings) == (0, 6)
+    assert first.experiment_id is not None
+    assert rows(database, "SELECT embedding_models FROM experimentconfig") == [('["Model", "Other"]',)]
+
+
+def test_without_runs_the_content_is_the_run(tmp_path: Path, database: Database) -> None:
+    texts = [f"text {row}" for row in range(5)]
+    for model in ("A", "B"):
+        path = write(tmp_path / f"{model}.parquet", {"text": texts, "vector": vectors(5)})
+        import_embeddings([path], database, model=model)
+    assert count(database) == (1, 1, 5, 10)
+    assert rows(database, "SELECT sequence_number, output_text FROM invocation ORDER BY 1") == [
+        *enumerate(texts)
+    ]
+    assert rows(database, "SELECT network, seed, initial_prompt, max_length FROM run") == [
+        ('["imported"]', -1, "", 5)
+    ]
+    # Another order of the texts is another run, and so is another cut between them.
+    for name, other in (("c", texts[::-1]), ("d", ["text 0text 1", "", *texts[2:]])):
+        path = write(tmp_path / f"{name}.parquet", {"text": other, "vector": vectors(5)})
+        import_embeddings([path], database, model="A")
+    assert count(database) == (3, 3, 15, 20)
+
+
+def test_without_sequence_numbers_rows_are_numbered_per_run(tmp_path: Path, database: Database) -> None:
+    made = columns(run=["x", "y", "x", "y", "x", "x"], sequence_number=None)
+    import_embeddings([write(tmp_path / "a.parquet", made)], database)
+    stored = rows(database, "SELECT output_text, sequence_number FROM invocation ORDER BY output_text")
+    assert [number for _, number in stored] == [0, 0, 1, 1, 2, 3]
+
+
+def test_every_part_of_the_key_makes_another_run(tmp_path: Path, database: Database) -> None:
+    networks = [["A", "B"], ["AB"], ["A", "B"], ["A", "B"], ["A", "B"], ["A"]]
+    made = columns(
+        run=["r", "r", "r", "r", "s", "r"],
+        network=networks,
+        seed=[1, 1, 2, 1, 1, 1],
+        initial_prompt=["p", "p", "p", "q", "p", "p"],
+        sequence_number=[0] * 6,
+    )
+    summary = import_embeddings([write(tmp_path / "a.parquet", made)], database)
+    assert summary.n_new_runs == 6
+    stored = rows(
+        database, "SELECT network FROM run r JOIN invocation i ON run_id = r.id ORDER BY output_text"
+    )
+    assert [json.loads(network) for (network,) in stored] == networks
+
+
+def test_files_of_one_call_make_one_experiment(tmp_path: Path, database: Database) -> None:
+    paths = [
+        write(tmp_path / f"{name}.parquet", columns(run=[name] * 6, sequence_number=list(range(6))))
+        for name in "abc"
+    ]
+    import_embeddings(paths[:2], database)
+    assert count(database)[:2] == (1, 2)
+    import_embeddings(paths, database)
+    assert count(database)[:2] == (2, 3)
+
+
+def test_integer_runs_and_dictionary_columns(tmp_path: Path, database: Database) -> None:
+    plain = columns(run=["7"] * 3 + ["8"] * 3)
+    import_embeddings([write(tmp_path / "a.parquet", plain)], database)
+    encoded = plain | {
+        name: pa.array(plain[name]).dictionary_encode()
+        for name in ("text", "embedding_model", "initial_prompt")
+    }
+    encoded["run"] = [7] * 3 + [8] * 3
+    encoded["seed"] = pa.array(plain["seed"], pa.int8())
+    encoded["network"] = pa.array(plain["network"], pa.list_(pa.string(), 2))
+    pyarrow.feather.write_feather(pa.table(encoded), tmp_path / "b.feather")
+    assert import_embeddings([tmp_path / "b.feather"], database).n_present == 6
+
+
+def test_missing_values_of_optional_columns_count_as_unknown(tmp_path: Path, database: Database) -> None:
+    absent = columns(seed=None, network=None, initial_prompt=None)
+    import_embeddings([write(tmp_path / "a.parquet", absent)], database)
+    networks = pa.nulls(6, pa.list_(pa.string()))
+    missing = absent | {"seed": pa.nulls(6), "network": networks, "initial_prompt": [None] * 5 + [""]}
+    assert import_embeddings([write(tmp_path / "b.parquet", missing)], database).n_present == 6
+
+
+def test_a_file_without_rows_adds_nothing(tmp_path: Path, database: Database) -> None:
+    empty = pa.table(columns()).slice(0, 0)
+    pq.write_table(empty, tmp_path / "a.parquet")
+    assert import_embeddings([tmp_path / "a.parquet"], database).n_rows == 0
+    assert count(database) == (0, 0, 0, 0)
+
+
+def test_an_upgraded_field_file_takes_imports(tmp_path: Path) -> None:
+    facts = write_field_file(tmp_path / "field.sqlite", EVERYTHING)
+    database = open_database(facts.path)
+    upgrade(database)
+    before = {name: table for name, table in snapshot(facts.path).items() if name not in OURS}
+    summary = import_embeddings([write(tmp_path / "a.parquet", columns())], database)
+    assert (summary.n_new_runs, summary.n_new_embeddings) == (2, 6)
+    after = snapshot(facts.path)
+    assert before.items() <= after.items()
+    assert rows(database, "SELECT DISTINCT started_at FROM embedding WHERE embedding_model = 'Model'") == [
+        (None,)
+    ]
+
+
+# --------------------------------------------------------------------------- what is refused
+
+
+BAD_COLUMNS: dict[str, tuple[dict[str, Any], str]] = {
+    "null vector": ({"vector": ragged(*[[1.0, 2]] * 4, None, [1, 2])}, r"row 4 .*vector is missing"),
+    "null value": ({"vector": ragged(*[[1.0, 2]] * 2, [None, 1], *[[1, 2]] * 3)}, r"row 2 .*missing value"),
+    "ragged": ({"vector": ragged(*[[1.0, 2]] * 3, [1, 2, 3], [1, 2], [1])}, r"row 3 .*3 dimensions.*have 2"),
+    "empty vector": ({"vector": ragged(*[[]] * 6)}, r"row 0 .*vector is empty"),
+    "NaN": ({"vector": ragged(*[[1.0, 2]] * 5, [np.nan, 1])}, r"row 5 .*not finite"),
+    "infinite": ({"vector": ragged([1.0, 2], [1, -np.inf], *[[1, 2]] * 4)}, r"row 1 .*not finite"),
+    "too large": (
+        {"vector": ragged([1.0, 1e39], *[[1, 2]] * 5, kind=pa.float64())},
+        r"row 0 .*not finite in float32",
+    ),
+    "zero": ({"vector": ragged(*[[1.0, 2]] * 3, [0, -0.0], [1, 2], [0, 0])}, r"row 3 .*zero"),
+    "null text": ({"text": ["a", "b", None, "c", "d", "e"]}, r"row 2 .*text is missing"),
+    "null run": ({"run": [None, *"bcdef"]}, r"row 0 .*run is missing"),
+    "null model": ({"embedding_model": [*"aaaaa", None]}, r"row 5 .*embedding_model is missing"),
+    "empty model": ({"embedding_model": [*"aaaa", "", "a"]}, r"row 4 .*embedding_model is empty"),
+    "null sequence number": (
+        {"sequence_number": [1, 2, 3, 4, None, 6]},
+        r"row 4 .*sequence_number is missing",
+    ),
+    "negative sequence number": ({"sequence_number": [1, 2, 3, 4, 5, -6]}, r"row 5 .*at least 0; got -6"),
+    "unnamed network": (
+        {"network": [["A", "B"], ["A"], [], ["A", None], ["A"], ["A"]]},
+        r"row 3 .*model without a name",
+    ),
+    "no text": ({"text": None}, r"has no column text; needed are text, vector.*it has run, seq"),
+    "no vector": ({"vector": None}, r"has no column vector"),
+    "text of numbers": ({"text": list(range(6))}, r"column text must hold strings; got int64"),
+    "vector of integers": (
+        {"vector": pa.array([[1, 2]] * 6)},
+        r"column vector must hold lists .* of float16, float32 or float64; got list<.*int64>",
+    ),
+    "vector of numbers": ({"vector": [1.0] * 6}, r"column vector must hold lists .*; got double"),
+    "sequence of floats": ({"sequence_number": [1.0] * 6}, r"column sequence_number must hold integers"),
+    "seed too large": ({"seed": pa.array([2**64 - 1] * 6, pa.uint64())}, r"cannot be read .*not in range"),
+}
+
+
+@pytest.mark.parametrize(("changed", "message"), BAD_COLUMNS.values(), ids=BAD_COLUMNS)
+def test_bad_rows_are_named_and_nothing_is_imported(
+    tmp_path: Path, database: Database, changed: dict[str, Any], message: str
+) -> None:
+    good = write(tmp_path / "good.parquet", columns(run=["good"] * 6, sequence_number=list(range(6))))
+    bad = write(tmp_path / "bad.parquet", columns(**changed))
+    with pytest.raises(BadInput, match=message) as caught:
+        import_embeddings([good, bad], database)
+    assert str(bad) in str(caught.value)
+    assert count(database) == (0, 0, 0, 0)
+
+
+def test_row_numbers_count_over_batches(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedding_files, "BATCH_ROWS", 4)
+    models = ["A", "B"] * 5
+    bad = ragged(*[[1.0, 2]] * 9, [0, 0])
+    path = write(tmp_path / "a.parquet", columns(10, embedding_model=models, vector=bad))
+    with pytest.raises(BadInput, match=r"row 9 \(counted from 0\): the vector is zero"):
+        import_embeddings([path], database)
+
+
+def test_another_text_under_the_same_key_is_an_error(tmp_path: Path, database: Database) -> None:
+    made = columns()
+    import_embeddings([write(tmp_path / "a.parquet", made)], database)
+    assert database.path is not None
+    before = snapshot(database.path)
+    made["text"] = [*made["text"][:4], "another", made["text"][5]]
+    with pytest.raises(BadInput, match=r"b\.parquet, row 4 .*run second, sequence number 3.*another text"):
+        import_embeddings([write(tmp_path / "b.parquet", made)], database)
+    assert snapshot(database.path) == before
+
+
+def test_another_vector_under_the_same_key_is_an_error(tmp_path: Path, database: Database) -> None:
+    made = columns()
+    import_embeddings([write(tmp_path / "a.parquet", made)], database)
+    assert database.path is not None
+    before = snapshot(database.path)
+    made["vector"] = pa.concat_arrays([made["vector"][:2], vectors(4)])
+    with pytest.raises(BadInput, match=r"row 2 .*run first, sequence number 5, model Model: another vector"):
+        import_embeddings([write(tmp_path / "b.parquet", made)], database)
+    assert snapshot(database.path) == before
+
+
+def test_the_same_key_twice_in_one_file(tmp_path: Path, database: Database) -> None:
+    same = {"text": ["a", "a"], "run": ["r", "r"], "sequence_number": [0, 0]}
+    vector = ragged([1.0, 2], [1, 2])
+    path = write(tmp_path / "a.parquet", same | {"vector": vector})
+    summary = import_embeddings([path], database, model="M")
+    assert (summary.n_new_embeddings, summary.n_present) == (1, 1)
+    path = write(tmp_path / "b.parquet", same | {"run": ["s", "s"], "vector": ragged([1.0, 2], [1, 3])})
+    with pytest.raises(BadInput, match=r"row 1 .*another vector"):
+        import_embeddings([path], database, model="M")
+
+
+def test_a_model_has_one_dimension_in_all_files_and_the_database(tmp_path: Path, database: Database) -> None:
+    first = write(tmp_path / "a.parquet", columns(width=4))
+    other = write(tmp_path / "b.parquet", columns(width=5, run=["third"] * 6, sequence_number=[*range(6)]))
+    message = r"b\.parquet, row 0 .*the vector has 5 dimensions, those of Model before it have 4"
+    with pytest.raises(BadInput, match=message):
+        import_embeddings([first, other], database)
+    assert count(database) == (0, 0, 0, 0)
+    import_embeddings([first], database)
+    with pytest.raises(BadInput, match=message):
+        import_embeddings([other], database)
+
+
+def test_the_model_is_named_once(tmp_path: Path, database: Database) -> None:
+    path = write(tmp_path / "a.parquet", columns())
+    with pytest.raises(WrongUsage, match="column embedding_model says Model, and model Other was asked for"):
+        import_embeddings([path], database, model="Other")
+    assert count(database) == (0, 0, 0, 0)
+    assert import_embeddings([path], database, model="Model").n_new_embeddings == 6
+    path = write(tmp_path / "b.parquet", columns(embedding_model=None))
+    with pytest.raises(WrongUsage, match=r"has no column embedding_model.*--model"):
+        import_embeddings([path], database)
+
+
+def test_files_that_are_none(tmp_path: Path, database: Database) -> None:
+    with pytest.raises(MissingPath, match=r"no file .*nowhere\.parquet"):
+        import_embeddings([tmp_path / "nowhere.parquet"], database)
+    with pytest.raises(MissingPath, match="is a folder"):
+        import_embeddings([tmp_path], database)
+    with pytest.raises(WrongUsage, match="no file to import"):
+        import_embeddings([], database)
+    for content in (b"", b"text,vector\n", b"PAR1 and then nothing", b"ARROW1 and then nothing"):
+        (tmp_path / "odd").write_bytes(content)
+        with pytest.raises(BadInput, match="odd cannot be read as Parquet or Arrow"):
+            import_embeddings([tmp_path / "odd"], database)
+
+
+def test_a_damaged_file_imports_nothing(tmp_path: Path, database: Database) -> None:
+    path = write(tmp_path / "a.parquet", columns(4000, width=64))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3 : len(content) // 3 + 3000] = bytes(3000)
+    path.write_bytes(content)
+    with pytest.raises(BadInput):
+        import_embeddings([path], database)
+    assert count(database) == (0, 0, 0, 0)
+
+
+def test_files_are_checked_before_a_database_is_made(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", columns(vector=None))
+    with pytest.raises(BadInput, match="no column vector"):
+        require_files([path])
+
+
+def test_a_database_that_needs_an_upgrade_is_refused(tmp_path: Path) -> None:
+    facts = write_field_file(tmp_path / "field.sqlite")
+    before = facts.path.read_bytes()
+    with pytest.raises(NeedsUpgrade):
+        import_embeddings(sample_files(), open_database(facts.path))
+    assert facts.path.read_bytes() == before
+
+
+# --------------------------------------------------------------------------- all or nothing
+
+IMPORT = """
+import sys
+from panic_tda.storage.database import open_database
+from panic_tda.files.importing import import_embeddings
+import_embeddings(sys.argv[2:], open_database(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("statement", "times"),
+    [("INSERT INTO run", 1), ("INSERT INTO invocation", 2), ("INSERT INTO embedding", 2), ("UPDATE run", 1)],
+)
+def test_killed_in_the_middle_the_database_is_as_it_was(
+    tmp_path: Path, database: Database, statement: str, times: int
+) -> None:
+    import_embeddings([write(tmp_path / "a.parquet", columns())], database)
+    assert database.path is not None
+    before = snapshot(database.path)
+    code = f"{KILL_AFTER}\nkill_after({statement!r}, {times})\n{IMPORT}"
+    killed = run_python(code, database.path, *sample_files())
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert snapshot(database.path) == before
+    assert import_embeddings(sample_files(), database).n_new_embeddings == 4800
+
+
+def test_a_full_disk_leaves_the_database_as_it_was(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from panic_tda.storage import database as module
+
+    import_embeddings([write(tmp_path / "a.parquet", columns())], database)
+    assert database.path is not None
+    before = snapshot(database.path)
+    connect = module._connect
+
+    def small(*arguments: Any) -> sqlite3.Connection:
+        connection = connect(*arguments)
+        connection.execute("PRAGMA max_page_count = 200")
+        return connection
+
+    monkeypatch.setattr(module, "_connect", small)
+    with pytest.raises(DatabaseError, match="full"):
+        import_embeddings(sample_files(), database)
+    assert snapshot(database.path) == before

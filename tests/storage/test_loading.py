@@ -1,0 +1,375 @@
+"""Vectors come out of the database as they went in, in one order, and bad ones are found."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import re
+import sqlite3
+from pathlib import Path
+from uuid import UUID
+
+import numpy as np
+import pytest
+
+from panic_tda.arrays import rows
+from panic_tda.errors import BadVectors, DatabaseError, InvalidParameter
+from panic_tda.storage import loading
+from panic_tda.storage.database import Database, open_database
+from panic_tda.storage.loading import (
+    ModelCensus,
+    input_sha256,
+    load_embeddings,
+    read_vectors,
+    require_valid,
+    stored_ids,
+    take_census,
+)
+from panic_tda.types import EmbeddingMatrix
+from tests.conftest import MakeFile, UpgradedFile
+from tests.field_files import BAD_KINDS, EVERYTHING, FieldSpec, StoredEmbedding
+
+SPOILED = FieldSpec(null_vectors=2, short_vectors=1, nan_vectors=3, infinite_vectors=1, zero_vectors=2)
+
+
+def load(database: Database, model: str = "Nomic", factor: int = 1, *, skip: bool = False) -> EmbeddingMatrix:
+    census = take_census(database, factor)[model]
+    return load_embeddings(database, census, downsample=factor, skip_invalid=skip)
+
+
+def assert_holds(matrix: EmbeddingMatrix, expected: list[StoredEmbedding]) -> None:
+    assert [found.decode() for found in matrix.ids] == [embedding.id for embedding in expected]
+    assert matrix.vectors.dtype == np.float32
+    assert matrix.vectors.flags.c_contiguous
+    vectors = [embedding.vector for embedding in expected if embedding.vector is not None]
+    np.testing.assert_array_equal(matrix.vectors, np.array(vectors))
+
+
+def store_vectors(file: UpgradedFile, vectors: np.ndarray) -> list[str]:
+    """Give the first embeddings of Nomic other vectors; return all ids of the model."""
+    ids = [embedding.id for embedding in file.facts.of("Nomic")]
+    with sqlite3.connect(file.path) as connection:
+        connection.executemany(
+            "UPDATE embedding SET vector = ? WHERE id = ?",
+            [(row.tobytes(), identity) for row, identity in zip(vectors, ids, strict=False)],
+        )
+    return ids
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("model", ["Nomic", "STSBMpnet", "NomicVision", "Dummy"])
+def test_rows_are_those_of_the_file_by_ascending_id(upgraded: MakeFile, model: str, factor: int) -> None:
+    spec = FieldSpec(vision_models=("NomicVision",), dummy_rows=5, holes=((0, 3),), orphan_invocations=2)
+    database, facts = upgraded(spec)
+    matrix = load(database, model, factor)
+    assert_holds(matrix, facts.sample(model, factor))
+    assert matrix.model == model
+    assert matrix.downsample == factor
+    assert matrix.n_total == facts.count(model)
+    assert matrix.n_sampled == len(matrix.ids)
+    assert matrix.n_excluded == 0
+
+
+def test_the_order_of_the_table_does_not_matter(upgraded: MakeFile) -> None:
+    file = upgraded(FieldSpec(runs=10))
+    expected = load(file.database)
+    rows = sqlite3.connect(file.path).execute("SELECT * FROM embedding").fetchall()
+    for shuffled in (sorted(rows), sorted(rows, reverse=True), rows[1::2] + rows[::2]):
+        with sqlite3.connect(file.path) as connection:
+            connection.execute("DELETE FROM embedding")
+            marks = ", ".join("?" * len(rows[0]))
+            connection.executemany(f"INSERT INTO embedding VALUES ({marks})", shuffled)
+        found = load(file.database)
+        assert found.ids.tolist() == expected.ids.tolist()
+        assert found.vectors.tobytes() == expected.vectors.tobytes()
+        assert input_sha256(found) == input_sha256(expected)
+
+
+@pytest.mark.parametrize("batch_bytes", [1, 64, 65, 200, 1000, 1 << 24])
+@pytest.mark.parametrize("factor", [1, 3])
+def test_the_batch_size_never_changes_the_arrays(
+    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, batch_bytes: int, factor: int
+) -> None:
+    database, facts = upgraded(FieldSpec(runs=7, length=21))
+    monkeypatch.setattr(loading, "BATCH_BYTES", batch_bytes)
+    assert_holds(load(database, factor=factor), facts.sample("Nomic", factor))
+
+
+@pytest.mark.parametrize("permute_bytes", [1, 1000, 4000])
+def test_columns_are_permuted_in_blocks(
+    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, permute_bytes: int
+) -> None:
+    database, facts = upgraded(FieldSpec(runs=10, dimensions=37))
+    monkeypatch.setattr(rows, "PERMUTE_BYTES", permute_bytes)
+    assert_holds(load(database), facts.sample("Nomic"))
+
+
+def test_orphans_are_counted_and_left_out(upgraded: MakeFile) -> None:
+    database, facts = upgraded(FieldSpec(orphan_embeddings=4))
+    for factor in (1, 2):
+        matrix = load(database, factor=factor)
+        assert_holds(matrix, facts.sample("Nomic", factor))
+        assert (matrix.n_total, matrix.n_excluded) == (44, 4)
+        assert matrix.n_sampled == 40 // factor
+
+
+@pytest.mark.parametrize("kind", ["null", "short"])
+def test_missing_and_short_vectors_are_found_by_the_census(upgraded: MakeFile, kind: str) -> None:
+    database, facts = upgraded(FieldSpec(**{f"{kind}_vectors": 7}))  # type: ignore[arg-type]
+    census = take_census(database)["Nomic"]
+    assert (census.n_sampled, census.n_usable, census.width) == (40, 33, 32)
+    with pytest.raises(BadVectors, match="7 of 40 vectors of model Nomic are invalid") as found:
+        require_valid(database, census)
+    text = str(found.value)
+    assert ("7 missing" if kind == "null" else "7 of 28 bytes") in text
+    assert "8 float32 values expected" in text
+    assert "--skip-invalid" in text
+    assert re.findall(r"[0-9a-f-]{36}", text) == [str(UUID(bad)) for bad in facts.bad("Nomic")[:5]]
+    require_valid(database, take_census(database)["STSBMpnet"])
+    with pytest.raises(BadVectors, match="7 of 40 vectors"):
+        load(database)
+
+
+@pytest.mark.parametrize("kind", ["nan", "infinite", "zero"])
+def test_values_that_are_no_direction_are_found_while_loading(upgraded: MakeFile, kind: str) -> None:
+    database, facts = upgraded(FieldSpec(**{f"{kind}_vectors": 6}))  # type: ignore[arg-type]
+    require_valid(database, take_census(database)["Nomic"])
+    with pytest.raises(BadVectors, match="6 vectors of model Nomic are zero, NaN or infinite") as found:
+        load(database)
+    named = re.findall(r"[0-9a-f-]{36}", str(found.value))
+    assert named == [str(UUID(bad)) for bad in facts.bad("Nomic")[:5]]
+    assert len(load(database, "STSBMpnet").ids) == 40
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_skipping_leaves_out_exactly_the_bad_ones_and_counts_them(upgraded: MakeFile, factor: int) -> None:
+    database, facts = upgraded(SPOILED)
+    sampled = facts.sample("Nomic", factor)
+    matrix = load(database, factor=factor, skip=True)
+    assert_holds(matrix, [embedding for embedding in sampled if embedding.kind == "good"])
+    assert matrix.n_total == 40
+    assert matrix.n_sampled == len(sampled)
+    assert matrix.n_excluded == sum(embedding.kind in BAD_KINDS for embedding in sampled)
+
+
+def test_bad_vectors_outside_the_sample_do_no_harm(upgraded: MakeFile) -> None:
+    file = upgraded(FieldSpec(runs=1, length=20))
+    outside = sorted({e.id for e in file.facts.of("Nomic")} - {e.id for e in file.facts.sample("Nomic", 5)})
+    with sqlite3.connect(file.path) as connection:
+        connection.executemany("UPDATE embedding SET vector = NULL WHERE id = ?", [(i,) for i in outside])
+    require_valid(file.database, take_census(file.database, 5)["Nomic"], 5)
+    assert_holds(load(file.database, factor=5), file.facts.sample("Nomic", 5))
+
+
+def test_mixed_dimensions_go_by_the_commonest(upgraded: MakeFile) -> None:
+    file = upgraded()
+    rng = np.random.default_rng(0)
+    ids = store_vectors(file, rng.standard_normal((25, 3)).astype("<f4"))
+    census = take_census(file.database)["Nomic"]
+    assert census.sampled == {12: 25, 32: 15}
+    with pytest.raises(BadVectors, match="15 of 32 bytes; 3 float32 values expected"):
+        load(file.database)
+    matrix = load(file.database, skip=True)
+    assert matrix.vectors.shape == (25, 3)
+    assert [found.decode() for found in matrix.ids] == ids[:25]
+    assert matrix.n_excluded == 15
+
+
+def test_lengths_that_are_no_whole_number_of_floats_are_never_taken(upgraded: MakeFile) -> None:
+    file = upgraded()
+    store_vectors(file, np.ones((30, 27), dtype=np.uint8))
+    census = take_census(file.database)["Nomic"]
+    assert (census.width, census.n_usable) == (32, 10)
+
+
+@pytest.mark.parametrize("content", ["NULL", "x''", "x'010203'"])
+def test_no_usable_vector_at_all(upgraded: MakeFile, content: str) -> None:
+    file = upgraded()
+    with sqlite3.connect(file.path) as connection:
+        connection.execute(f"UPDATE embedding SET vector = {content} WHERE embedding_model = 'Nomic'")
+    census = take_census(file.database)["Nomic"]
+    assert (census.n_sampled, census.n_usable, census.width) == (40, 0, 0)
+    reason = {"NULL": "40 missing", "x''": "40 of 0 bytes", "x'010203'": "40 of 3 bytes"}[content]
+    with pytest.raises(BadVectors, match=reason) as found:
+        require_valid(file.database, census)
+    assert "some float32 values expected" in str(found.value)
+
+
+def test_finite_values_beyond_single_precision_squares_are_no_error(upgraded: MakeFile) -> None:
+    file = upgraded()
+    largest, smallest = np.finfo(np.float32).max, np.finfo(np.float32).smallest_subnormal
+    extreme = np.array([[largest] * 8, [-largest] + [0] * 7, [smallest] * 8, [0] * 7 + [-smallest]], "<f4")
+    store_vectors(file, extreme)
+    np.testing.assert_array_equal(load(file.database).vectors[:4], extreme)
+
+
+def test_every_kind_of_nan_is_found_without_a_warning(upgraded: MakeFile) -> None:
+    file = upgraded()
+    vectors = np.ones((4, 8), dtype="<f4")
+    # Quiet, negative, signalling, and one with every bit set.
+    vectors[:, 3] = np.array([0x7FC00000, 0xFFC00000, 0x7F800001, 0xFFFFFFFF], dtype="<u4").view("<f4")
+    store_vectors(file, vectors)
+    with pytest.raises(BadVectors, match="4 vectors of model Nomic"):
+        load(file.database)
+    assert len(load(file.database, skip=True).ids) == 36
+
+
+def test_negative_zero_is_zero(upgraded: MakeFile) -> None:
+    file = upgraded()
+    store_vectors(file, np.full((1, 8), -0.0, dtype="<f4"))
+    with pytest.raises(BadVectors, match="1 vectors of model Nomic"):
+        load(file.database)
+
+
+def test_the_census_of_everything(upgraded: MakeFile) -> None:
+    database, facts = upgraded(EVERYTHING)
+    census = take_census(database)
+    assert list(census) == ["Dummy", "Nomic", "NomicVision", "STSBMpnet"]
+    nomic = census["Nomic"]
+    assert nomic.n_total == facts.count("Nomic")
+    assert nomic.n_orphans == 3
+    assert nomic.sampled == {None: 2, 28: 1, 32: facts.count("Nomic") - 6}
+    assert nomic.n_usable == facts.count("Nomic") - 6
+    longest = take_census(database, 2)
+    # Runs with texts at every step have 20 of them, the others 10; Dummy is in one run only.
+    assert {name: found.longest for name, found in longest.items()} == {
+        "Dummy": 6,
+        "Nomic": 20,
+        "NomicVision": 10,
+        "STSBMpnet": 20,
+    }
+
+
+def test_a_tie_of_lengths_goes_to_the_longer() -> None:
+    assert ModelCensus("Nomic", 4, 0, sampled={8: 2, 16: 2}).width == 16
+    assert ModelCensus("Nomic", 4, 0, sampled={16: 2, 8: 2}).width == 16
+
+
+def test_rows_that_came_and_went_since_the_census(upgraded: MakeFile) -> None:
+    file = upgraded(FieldSpec(runs=6))
+    censuses = {factor: take_census(file.database, factor)["Nomic"] for factor in (1, 2)}
+    gone = {e.id for e in file.facts.of("Nomic")[10:30]}
+    with sqlite3.connect(file.path) as connection:
+        connection.executemany("DELETE FROM embedding WHERE id = ?", [(i,) for i in gone])
+    for factor, census in censuses.items():
+        matrix = load_embeddings(file.database, census, downsample=factor)
+        assert_holds(matrix, [e for e in file.facts.sample("Nomic", factor) if e.id not in gone])
+        assert matrix.n_total == 40
+    rows = take_census(file.database, 1)["Nomic"]
+    with sqlite3.connect(file.path) as connection:
+        connection.execute(
+            "INSERT INTO embedding (id, invocation_id, embedding_model, vector) "
+            "SELECT 'f' || substr(id, 2), invocation_id, embedding_model, vector FROM embedding "
+            "WHERE embedding_model = 'Nomic'"
+        )
+    matrix = load_embeddings(file.database, rows)
+    assert len(matrix.ids) == 80
+    # Counted again where it is read: a matrix that had to grow would have been in memory twice.
+    held = matrix.vectors.base if matrix.vectors.base is not None else matrix.vectors
+    assert held.nbytes == matrix.vectors.nbytes
+
+
+def test_rows_that_came_since_the_census_stay_in_the_memory_map(upgraded: MakeFile, tmp_path: Path) -> None:
+    file = upgraded()
+    census = take_census(file.database)["Nomic"]
+    with sqlite3.connect(file.path) as connection:
+        connection.execute(
+            "INSERT INTO embedding (id, invocation_id, embedding_model, vector) "
+            "SELECT 'f' || substr(id, 2), invocation_id, embedding_model, vector FROM embedding "
+            "WHERE embedding_model = 'Nomic'"
+        )
+    matrix = load_embeddings(file.database, census, memory_limit=1, work_dir=tmp_path)
+    assert len(matrix.ids) == 2 * census.n_usable
+    held: object = matrix.vectors
+    while isinstance(held, np.ndarray) and held.base is not None:
+        held = held.base
+    assert isinstance(held, mmap.mmap)
+
+
+def test_a_model_that_went_altogether(upgraded: MakeFile) -> None:
+    file = upgraded()
+    censuses = {factor: take_census(file.database, factor)["Nomic"] for factor in (1, 2)}
+    with sqlite3.connect(file.path) as connection:
+        connection.execute("DELETE FROM embedding WHERE embedding_model = 'Nomic'")
+    for factor, census in censuses.items():
+        for skip in (False, True):
+            matrix = load_embeddings(file.database, census, downsample=factor, skip_invalid=skip)
+            assert len(matrix.ids) == 0
+
+
+def test_vectors_that_turned_bad_since_the_census(upgraded: MakeFile) -> None:
+    file = upgraded()
+    census = take_census(file.database)["Nomic"]
+    with sqlite3.connect(file.path) as connection:
+        connection.execute("UPDATE embedding SET vector = NULL WHERE embedding_model = 'Nomic'")
+    with pytest.raises(BadVectors, match="40 of 40 vectors of model Nomic"):
+        load_embeddings(file.database, census)
+
+
+def test_an_id_of_another_form_is_an_error_that_says_so(upgraded: MakeFile) -> None:
+    file = upgraded()
+    with sqlite3.connect(file.path) as connection:
+        connection.execute(
+            "UPDATE embedding SET id = ? WHERE id = ?",
+            (str(UUID(file.facts.of("Nomic")[7].id)), file.facts.of("Nomic")[7].id),
+        )
+    with pytest.raises(DatabaseError, match=r"values of 32 bytes were expected, got lengths \[32, 36\]"):
+        load(file.database)
+
+
+@pytest.mark.parametrize("name", ["it's 100 %", 'say "so"', ":name", "?", "日本", "a\\b", "%s %(x)s"])
+def test_models_of_any_name(upgraded: MakeFile, name: str) -> None:
+    database, facts = upgraded(FieldSpec(text_models=("Other", name)))
+    for factor in (1, 2):
+        assert_holds(load(database, name, factor), facts.sample(name, factor))
+
+
+def test_a_damaged_page_is_a_database_error(upgraded: MakeFile) -> None:
+    file = upgraded(FieldSpec(runs=60, dimensions=300))
+    census = take_census(file.database)["Nomic"]
+    with sqlite3.connect(file.path) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        page_size = connection.execute("PRAGMA page_size").fetchone()[0]
+        (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'embedding'").fetchone()
+    with Path(file.path).open("r+b") as content:
+        content.seek((root - 1) * page_size)
+        content.write(b"\xff" * 100)
+    with pytest.raises(DatabaseError, match=r"malformed"):
+        load_embeddings(file.database, census)
+
+
+def test_a_factor_below_one_is_refused(upgraded: MakeFile) -> None:
+    database, _ = upgraded()
+    with pytest.raises(InvalidParameter, match="downsample"):
+        take_census(database, 0)
+
+
+def test_the_fingerprint_is_that_of_ids_and_rows(upgraded: MakeFile) -> None:
+    file = upgraded()
+    matrix = load(file.database)
+    content = b"".join(matrix.ids.tolist()) + matrix.vectors.astype("<f4").tobytes()
+    assert input_sha256(matrix) == hashlib.sha256(content).hexdigest()
+    before = input_sha256(matrix)
+    matrix.vectors[3, 2] = np.nextafter(matrix.vectors[3, 2], np.float32(2))
+    assert input_sha256(matrix) != before
+
+
+def test_ids_and_vectors_of_some_rows(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    database, facts = upgraded(FieldSpec(digit_ids=True, orphan_embeddings=2))
+    monkeypatch.setattr(loading, "_QUERY_IDS", 3)
+    some = facts.sample("Nomic")[5:15]
+    with database.reading() as connection:
+        assert sorted(stored_ids(connection, "Nomic").tolist()) == [e.id.encode() for e in facts.of("Nomic")]
+        assert stored_ids(connection, "Nobody").tolist() == []
+        found = read_vectors(connection, np.array([e.id for e in some], dtype="S32"))
+    np.testing.assert_array_equal(found, np.array([e.vector for e in some]))
+
+
+def test_reading_leaves_the_file_as_it_was(upgraded: MakeFile) -> None:
+    file = upgraded(EVERYTHING)
+    sqlite3.connect(file.path).execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    before = file.path.read_bytes()
+    load(file.database, skip=True, factor=2)
+    with pytest.raises(BadVectors):
+        load(open_database(file.path))
+    assert file.path.read_bytes() == before

@@ -1,0 +1,148 @@
+"""The main job on a real PostgreSQL server, which is started for these tests where its programs are found."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from click.testing import CliRunner
+from sqlalchemy.orm import Session
+
+from panic_tda import cluster_all_data, get_medoid_invocation, hdbscan
+from panic_tda.errors import DatabaseError
+from panic_tda.main import main
+from panic_tda.storage.database import Database, open_database
+from panic_tda.storage.schemas import Embedding, EmbeddingCluster, Invocation, InvocationType, Run
+
+MODEL = "Odd % name"
+N_RUNS, LENGTH = 4, 50
+
+
+def _server_programs() -> Path | None:
+    found = shutil.which("initdb")
+    folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    return folders[-1] if folders else None
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """A URL: PANIC_TDA_POSTGRES where it is set, else a server of our own in a temporary folder."""
+    if given := os.environ.get("PANIC_TDA_POSTGRES"):
+        yield given
+        return
+    programs = _server_programs()
+    if programs is None:
+        pytest.skip(
+            "no PostgreSQL server programs found (apt-get install postgresql), nor PANIC_TDA_POSTGRES set"
+        )
+    # The server refuses to run as root; its own user is there wherever its package is installed.
+    as_owner = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        if as_owner:
+            shutil.chown(folder, "postgres")
+        data = f"{folder}/data"
+
+        def run(program: str, *arguments: str) -> None:
+            command = [*as_owner, str(programs / program), "-D", data, *arguments]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)
+
+        run("initdb", "-A", "trust", "-U", "postgres")
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
+        run("pg_ctl", "-o", options, "-l", f"{folder}/log", "-w", "start")
+        try:
+            yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        finally:
+            run("pg_ctl", "-m", "immediate", "-w", "stop")
+
+
+@pytest.fixture
+def database(server: str) -> Iterator[Database]:
+    database = open_database(server, create=True)
+    generator = np.random.default_rng(0)
+    with database.writing() as connection, Session(connection) as session:
+        for number in range(N_RUNS):
+            run = Run(network=["a"], seed=number, max_length=LENGTH, initial_prompt="p")
+            for step in range(LENGTH):
+                vector = 0.3 * generator.standard_normal(8)
+                vector[number] += 5
+                invocation = Invocation(
+                    model="a",
+                    type=InvocationType.TEXT,
+                    seed=number,
+                    run=run,
+                    sequence_number=step,
+                    output_text=f"run {number} step {step}",
+                )
+                session.add(Embedding(invocation=invocation, embedding_model=MODEL, vector=vector))
+        session.flush()
+    yield database
+    with database.writing() as connection:
+        for table in ("embeddingcluster", "cluster", "clusteringresult", "embedding", "invocation", "run"):
+            connection.execute(sa.text(f"DELETE FROM {table}"))
+
+
+def test_clusters_on_postgres_are_those_of_the_library(database: Database) -> None:
+    (outcome,) = cluster_all_data(database)
+    assert (outcome.status, outcome.n_embeddings, outcome.n_clusters) == (
+        "clustered",
+        N_RUNS * LENGTH,
+        N_RUNS,
+    )
+    with database.session() as session:
+        rows = session.execute(sa.select(Embedding.id, Embedding.vector).order_by(Embedding.id)).all()
+        stored = dict(session.execute(sa.select(EmbeddingCluster.embedding_id, EmbeddingCluster.label)).all())
+        medoid = get_medoid_invocation(0, outcome.id, session)
+        assert medoid is not None
+        medoid_text = medoid.output_text
+    expected = hdbscan(np.stack([vector for _, vector in rows]))
+    np.testing.assert_array_equal([stored[found] for found, _ in rows], expected.labels)
+    with database.session() as session:
+        row = expected.medoid_indices[0]
+        query = sa.select(Invocation.output_text).join(Embedding).where(Embedding.id == rows[row][0])
+        assert session.scalar(query) == medoid_text
+
+
+def test_downsampling_on_postgres_follows_the_rule(database: Database) -> None:
+    (outcome,) = cluster_all_data(database, downsample=3)
+    assert (outcome.n_total, outcome.n_sampled) == (N_RUNS * LENGTH, N_RUNS * 17)
+
+
+def test_a_failed_save_on_postgres_leaves_nothing(database: Database) -> None:
+    with pytest.raises(DatabaseError, match="duplicate key"), database.writing() as connection:
+        connection.execute(sa.text("INSERT INTO run SELECT * FROM run"))
+    with database.reading() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM run")).scalar() == N_RUNS
+
+
+def test_commands_on_postgres(server: str, database: Database) -> None:
+    runner = CliRunner()
+    made = runner.invoke(main, ["cluster-embeddings", "--json", "--db", server])
+    assert made.exit_code == 0, made.stderr
+    (result,) = json.loads(made.stdout)["results"]
+    shown = runner.invoke(main, ["show-clustering", result["id"][:20], "--json", "--db", server])
+    (clustering,) = json.loads(shown.stdout)
+    assert (
+        sum(cluster["size"] for cluster in clustering["clusters"]) == LENGTH * N_RUNS - result["n_outliers"]
+    )
+    gone = runner.invoke(main, ["delete-clusterings", "--all", "--yes", "--db", server])
+    assert gone.exit_code == 0
+    with database.reading() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM embeddingcluster")).scalar() == 0
+
+
+def test_an_unreachable_server_is_an_error_without_password() -> None:
+    result = CliRunner().invoke(main, ["list-clusterings", "--db", "postgresql://me:secret@127.0.0.1:9/none"])
+    assert result.exit_code == 1
+    assert "secret" not in result.stderr

@@ -1,0 +1,443 @@
+"""What is saved comes back bit by bit, whole or not at all, and goes without a trace when deleted."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from panic_tda.errors import DatabaseError, UnknownClustering
+from panic_tda.storage import results
+from panic_tda.storage.database import Database, open_database
+from panic_tda.storage.results import (
+    cluster_details,
+    delete_results,
+    find_clusterings,
+    is_saved,
+    latest_summaries,
+    list_summaries,
+    medoid_invocation,
+    save_clustering,
+)
+from panic_tda.storage.schemas import Base, Embedding, InvocationType
+from panic_tda.types import FinishedClustering
+from tests.conftest import MakeFile, UpgradedFile, make_finished
+from tests.field_files import FieldSpec
+from tests.snapshots import KILL_AFTER, run_python, snapshot
+
+UNLUCKY = (
+    "06888680501e75097830817616369915",  # as a number: infinite
+    "06888680501875097830817616369915",  # as a number: 6.888e30
+    "00000000000000000000000000000000",
+    "00000000000000000000000000000001",
+    "99999999999999999999999999999999",
+    "1e000000000000000000000000000000",
+    "0000000000000000000000000000000e",
+    "e0000000000000000000000000000001",
+)
+
+
+def ids_of(file: UpgradedFile, model: str = "Nomic") -> list[str]:
+    return [embedding.id for embedding in file.facts.sample(model)]
+
+
+def save(database: Database, *finished: FinishedClustering) -> None:
+    for one in finished:
+        with database.writing() as connection:
+            save_clustering(connection, one)
+
+
+def rows(path: Path, query: str, *values: object) -> list[tuple[Any, ...]]:
+    connection = sqlite3.connect(path)
+    try:
+        return connection.execute(query, values).fetchall()
+    finally:
+        connection.close()
+
+
+def stored_assignments(path: Path, finished: FinishedClustering) -> list[tuple[Any, ...]]:
+    return rows(
+        path,
+        "SELECT embedding_id, label, probability FROM embeddingcluster "
+        "JOIN clusteringresult ON key = result_key WHERE id = ? ORDER BY embedding_id",
+        finished.id.hex,
+    )
+
+
+@pytest.mark.parametrize("digit_ids", [False, True])
+def test_what_was_saved_is_stored_bit_by_bit(upgraded: MakeFile, digit_ids: bool) -> None:
+    file = upgraded(FieldSpec(digit_ids=digit_ids))
+    finished = make_finished(ids_of(file))
+    finished.probabilities[:4] = [1.0, 5e-324, np.nextafter(1, 0), 0.1 + 0.2]
+    save(file.database, finished)
+
+    found = stored_assignments(file.path, finished)
+    assert [row[0] for row in found] == [identity.decode() for identity in finished.ids]
+    assert [row[1] for row in found] == finished.labels.tolist()
+    assert np.array([row[2] for row in found]).tobytes() == finished.probabilities.tobytes()
+    clusters = rows(
+        file.path, "SELECT label, medoid_embedding_id, size, persistence FROM cluster ORDER BY label"
+    )
+    assert clusters == [
+        (
+            label,
+            finished.ids[finished.medoids[label]].decode(),
+            int((finished.labels == label).sum()),
+            finished.persistence[label],
+        )
+        for label in sorted(finished.medoids)
+    ]
+    with file.database.session() as session:
+        (summary,) = list_summaries(session)
+    assert (summary.id, summary.embedding_model, summary.algorithm) == (finished.id, "Nomic", "hdbscan")
+    assert (summary.started_at, summary.completed_at) == (finished.started_at, finished.completed_at)
+    assert summary.parameters == finished.parameters
+    assert summary.seconds == 6299.876544
+
+
+def test_ids_of_digits_stay_text_in_every_table(upgraded: MakeFile) -> None:
+    # A column declared UUID has numeric affinity: such ids became floats, often infinite.
+    file = upgraded()
+    originals = ids_of(file)[: len(UNLUCKY)]
+    with sqlite3.connect(file.path) as connection:
+        connection.executemany(
+            "UPDATE embedding SET id = ? WHERE id = ?", zip(UNLUCKY, originals, strict=True)
+        )
+    finished = make_finished(UNLUCKY)
+    for result_id in UNLUCKY:
+        save(file.database, replace(finished, id=UUID(result_id)))
+    for table, column in [
+        ("clusteringresult", "id"),
+        ("cluster", "medoid_embedding_id"),
+        ("embeddingcluster", "embedding_id"),
+        ("embedding", "id"),
+    ]:
+        assert rows(file.path, f"SELECT DISTINCT typeof({column}) FROM {table}") == [("text",)]
+    assert {row[0] for row in rows(file.path, "SELECT id FROM clusteringresult")} == set(UNLUCKY)
+    assert {row[0] for row in rows(file.path, "SELECT embedding_id FROM embeddingcluster")} == set(UNLUCKY)
+    with file.database.session() as session:
+        for result_id in UNLUCKY:
+            details = cluster_details(session, UUID(result_id))
+            assert {detail.label: detail.medoid_embedding_id for detail in details} == {
+                label: UUID(finished.ids[row].decode()) for label, row in finished.medoids.items()
+            }
+            assert [found.id for found in find_clusterings(session, [result_id])] == [UUID(result_id)]
+        assert session.get(Embedding, UUID(UNLUCKY[0])) is not None
+    delete_results(file.database, [UUID(result_id) for result_id in UNLUCKY])
+    assert rows(file.path, "SELECT count(*) FROM embeddingcluster") == [(0,)]
+
+
+def test_every_id_column_is_of_a_type_without_numeric_affinity() -> None:
+    for table in Base.metadata.tables.values():
+        for column in table.columns:
+            if column.name == "id" or column.name.endswith("_id"):
+                assert column.type.compile(dialect=sa.create_engine("sqlite://").dialect) == "CHAR(32)", (
+                    column
+                )
+
+
+@pytest.mark.parametrize("n_rows", [0, 1])
+def test_a_clustering_without_clusters(upgraded: MakeFile, n_rows: int) -> None:
+    file = upgraded()
+    finished = make_finished(ids_of(file)[:n_rows])
+    finished = replace(finished, labels=np.full(n_rows, -1), medoids={}, persistence={})
+    save(file.database, finished)
+    assert len(stored_assignments(file.path, finished)) == n_rows
+    with file.database.session() as session:
+        assert cluster_details(session, finished.id) == []
+
+
+def test_chunks_of_assignments_make_no_difference(
+    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = upgraded()
+    monkeypatch.setattr(results, "_INSERT_ROWS", 7)
+    finished = make_finished(ids_of(file))
+    save(file.database, finished)
+    assert [row[1] for row in stored_assignments(file.path, finished)] == finished.labels.tolist()
+
+
+def test_a_cluster_without_medoid_is_not_saved(upgraded: MakeFile) -> None:
+    file = upgraded()
+    before = snapshot(file.path)
+    finished = make_finished(ids_of(file))
+    del finished.medoids[1]
+    with pytest.raises(KeyError):
+        save(file.database, finished)
+    assert snapshot(file.path) == before
+
+
+@pytest.mark.parametrize("lost", ["medoid", "member"])
+def test_an_embedding_that_is_gone_saves_nothing(upgraded: MakeFile, lost: str) -> None:
+    file = upgraded()
+    finished = make_finished(ids_of(file))
+    medoids = set(finished.medoids.values())
+    row = min(medoids if lost == "medoid" else set(range(len(finished.ids))) - medoids)
+    with sqlite3.connect(file.path) as connection:
+        connection.execute("DELETE FROM embedding WHERE id = ?", (finished.ids[row].decode(),))
+    before = snapshot(file.path)
+    with pytest.raises(DatabaseError, match="FOREIGN KEY"):
+        save(file.database, finished)
+    assert snapshot(file.path) == before
+
+
+SAVE = """
+import sys
+from panic_tda.storage.database import open_database
+from panic_tda.storage import pending, results
+from pathlib import Path
+finished = pending.read(Path(sys.argv[2]))
+with open_database(sys.argv[1]).writing() as connection:
+    results.save_clustering(connection, finished)
+    print("written", flush=True)
+"""
+KILL_WHILE_INSERTING = """
+import os, signal
+from panic_tda.storage import results
+whole = results._assignments
+
+def dying(key, finished):
+    for number, row in enumerate(whole(key, finished)):
+        if number == len(finished.ids) // 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield row
+
+results._assignments = dying
+"""
+
+
+@pytest.mark.parametrize(
+    "killer",
+    [
+        f"{KILL_AFTER}\nkill_after('nothing: only so that changes reach the disk')\n{KILL_WHILE_INSERTING}",
+        f"{KILL_AFTER}\nkill_after('INSERT INTO clusteringresult')",
+    ],
+    ids=["among the assignments", "after the result"],
+)
+def test_a_crash_in_the_middle_of_a_save_leaves_nothing_behind(
+    upgraded: MakeFile, tmp_path: Path, killer: str
+) -> None:
+    from panic_tda.storage import pending
+
+    file = upgraded(FieldSpec(runs=60, length=60))
+    first = make_finished(ids_of(file), seed=1)
+    save(file.database, first)
+    before = snapshot(file.path)
+    finished = make_finished(ids_of(file), seed=2)
+    path = pending.keep(file.database, finished)
+    killed = run_python(f"{killer}\n{SAVE}", file.path, path)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert killed.stdout == ""
+    if "_assignments" in killer:
+        assert file.path.with_name("field.sqlite-wal").stat().st_size > 10_000
+    assert snapshot(file.path) == before
+    done = run_python(SAVE, file.path, path)
+    assert (done.returncode, done.stdout) == (0, "written\n")
+    assert len(stored_assignments(file.path, finished)) == len(finished.ids)
+    assert len(stored_assignments(file.path, first)) == len(first.ids)
+
+
+def test_deleting_an_embedding_takes_its_assignments_and_the_cluster_it_stands_for(
+    upgraded: MakeFile,
+) -> None:
+    file = upgraded()
+    first, second = (make_finished(ids_of(file), seed=seed) for seed in (1, 2))
+    save(file.database, first, second)
+    row = first.medoids[0]
+    gone = first.ids[row].decode()
+    with file.database.writing() as connection:
+        connection.execute(sa.delete(Embedding).where(Embedding.id == UUID(gone)))
+    for finished in (first, second):
+        left = [identity for identity, *_ in stored_assignments(file.path, finished)]
+        assert left == [identity.decode() for identity in finished.ids if identity.decode() != gone]
+    labels = {
+        (UUID(identity), label)
+        for identity, label in rows(
+            file.path,
+            "SELECT clusteringresult.id, label FROM cluster JOIN clusteringresult ON key = result_key",
+        )
+    }
+    expected = {
+        (finished.id, label)
+        for finished in (first, second)
+        for label, medoid in finished.medoids.items()
+        if finished.ids[medoid].decode() != gone
+    }
+    assert labels == expected
+    assert (first.id, 0) not in labels
+    assert rows(file.path, "SELECT count(*) FROM clusteringresult") == [(2,)]
+    assert rows(file.path, "PRAGMA foreign_key_check") == []
+
+
+def test_deleting_a_clustering_takes_its_rows_and_no_others(upgraded: MakeFile) -> None:
+    file = upgraded(FieldSpec(orphan_embeddings=2))
+    empty = snapshot(file.path)
+    first, second, third = (make_finished(ids_of(file), seed=seed) for seed in (1, 2, 3))
+    save(file.database, first, third)
+    kept = stored_assignments(file.path, first), stored_assignments(file.path, third)
+    save(file.database, second)
+    delete_results(file.database, [second.id])
+    assert kept == (stored_assignments(file.path, first), stored_assignments(file.path, third))
+    assert stored_assignments(file.path, second) == []
+    with file.database.reading() as connection:
+        assert is_saved(connection, first.id)
+        assert not is_saved(connection, second.id)
+    delete_results(file.database, [third.id, first.id])
+    delete_results(file.database, [])
+    assert snapshot(file.path) == empty
+
+
+def test_an_assignment_takes_at_most_110_bytes(upgraded: MakeFile) -> None:
+    file = upgraded()
+    n_rows = 50_000
+    rng = np.random.default_rng(0)
+    ids = [
+        f"{time_part:015x}{random:017x}"
+        for time_part, random in zip(range(n_rows), rng.integers(0, 2**62, n_rows), strict=True)
+    ]
+    with sqlite3.connect(file.path) as connection:
+        connection.executemany(
+            "INSERT INTO embedding (id, invocation_id, embedding_model) VALUES (?, 'none', 'Large')",
+            ((identity,) for identity in ids),
+        )
+    size = database_bytes(file.path)
+    save(file.database, make_finished(ids, model="Large"))
+    assert 40 * n_rows < database_bytes(file.path) - size <= 110 * n_rows
+
+
+def database_bytes(path: Path) -> int:
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    return path.stat().st_size
+
+
+def test_latest_goes_by_time_of_creation_never_by_id(
+    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = upgraded()
+    ids = [f"{first}" + "0" * 31 for first in "9f31"]
+    times = ["2025-07-15 10:00:00", "2025-07-15 12:00:00", "2025-07-15 11:00:00", "2025-07-15 12:00:00"]
+    for identity in ids:
+        save(file.database, replace(make_finished(ids_of(file)), id=UUID(identity)))
+    with sqlite3.connect(file.path) as connection:
+        connection.executemany(
+            "UPDATE clusteringresult SET created_at = ? WHERE id = ?", zip(times, ids, strict=True)
+        )
+    other = make_finished(ids_of(file, "STSBMpnet"), model="STSBMpnet")
+    save(file.database, other)
+    with file.database.session() as session:
+        ordered = [found.id.hex for found in list_summaries(session, model="Nomic")]
+        # Of two at one time the one saved later comes first.
+        assert ordered == [ids[3], ids[1], ids[2], ids[0]]
+        assert [found.id.hex for found in list_summaries(session, limit=2)] == [other.id.hex, ids[3]]
+        latest = {found.embedding_model: found.id.hex for found in latest_summaries(session)}
+        assert latest == {"Nomic": ids[3], "STSBMpnet": other.id.hex}
+        assert [found.id for found in latest_summaries(session, model="STSBMpnet")] == [other.id]
+        assert latest_summaries(session, model="Nobody") == []
+
+
+def test_ids_may_be_shortened_to_a_unique_beginning(upgraded: MakeFile) -> None:
+    file = upgraded()
+    ids = ["01968a3c" + "7" * 24, "01968a3d" + "7" * 24, "f" * 32]
+    for identity in ids:
+        save(file.database, replace(make_finished(ids_of(file)), id=UUID(identity)))
+    with file.database.session() as session:
+
+        def found(*references: str) -> list[str]:
+            return [summary.id.hex for summary in find_clusterings(session, references)]
+
+        assert found("01968a3c") == ids[:1]
+        assert found("01968A3C-7777") == ids[:1]
+        assert found(str(UUID(ids[1]))) == ids[1:2]
+        assert found(ids[1].upper(), "f") == ids[1:]
+        assert found("f", "ff", "f" * 32) == ids[2:]
+        assert found() == []
+        for wrong, count in [("01968a3", "2"), ("02", "none"), ("", "none"), ("-", "none"), ("%", "none")]:
+            with pytest.raises(UnknownClustering, match=f"^{count} of 3 stored clusterings begin with"):
+                find_clusterings(session, [wrong])
+
+
+def test_details_lead_from_the_medoid_to_its_run(upgraded: MakeFile) -> None:
+    file = upgraded(FieldSpec(runs=6, duplicates=0.5, vision_models=("NomicVision",)))
+    for model in ("Nomic", "NomicVision"):
+        by_id = {embedding.id: embedding for embedding in file.facts.of(model)}
+        finished = make_finished(ids_of(file, model), model=model)
+        save(file.database, finished)
+        with file.database.session() as session:
+            details = cluster_details(session, finished.id)
+            assert [detail.label for detail in details] == sorted(finished.medoids)
+            for detail in details:
+                members = finished.ids[finished.labels == detail.label]
+                medoid = by_id[finished.ids[finished.medoids[detail.label]].decode()].invocation
+                assert medoid is not None
+                assert detail.size == len(members)
+                assert detail.persistence == finished.persistence[detail.label]
+                assert detail.medoid_invocation_id == UUID(medoid.id)
+                assert detail.medoid_run_id == UUID(medoid.run_id)
+                assert detail.medoid_text == medoid.text
+                found = medoid_invocation(session, finished.id, detail.label)
+                assert found is not None
+                assert found.id == UUID(medoid.id)
+                if model == "NomicVision":
+                    assert detail.medoid_image_invocation_id == UUID(medoid.id)
+                    assert detail.medoid_copies is None
+                    assert found.type is InvocationType.IMAGE
+                else:
+                    assert medoid.input_id is not None
+                    assert detail.medoid_image_invocation_id == UUID(medoid.input_id)
+                    texts = [by_id[member.decode()].invocation for member in members]
+                    assert detail.medoid_copies == sum(i is not None and i.text == medoid.text for i in texts)
+            assert medoid_invocation(session, finished.id, -1) is None
+            assert medoid_invocation(session, UUID(int=7), 0) is None
+            assert cluster_details(session, UUID(int=7)) == []
+            assert [detail.label for detail in cluster_details(session, finished.id, limit=2)] == [0, 1]
+
+
+def test_the_image_is_none_where_it_was_not_stored(upgraded: MakeFile) -> None:
+    file = upgraded(FieldSpec(runs=0, text_only_runs=3))
+    finished = make_finished(ids_of(file))
+    save(file.database, finished)
+    with file.database.session() as session:
+        assert {detail.medoid_image_invocation_id for detail in cluster_details(session, finished.id)} == {
+            None
+        }
+
+
+def test_more_clusters_than_a_statement_has_room_for(upgraded: MakeFile) -> None:
+    # Two variables a cluster made 12,000 clusters "too many SQL variables".
+    file = upgraded()
+    n_clusters = 17_000
+    ids = [f"{number:032x}" for number in range(2 * n_clusters)]
+    invocation = file.facts.sample("Nomic")[0].invocation
+    assert invocation is not None
+    with sqlite3.connect(file.path) as connection:
+        connection.executemany(
+            "INSERT INTO embedding (id, invocation_id, embedding_model) VALUES (?, ?, 'Large')",
+            ((identity, invocation.id) for identity in ids),
+        )
+    finished = replace(
+        make_finished(ids, model="Large"),
+        labels=np.repeat(np.arange(n_clusters), 2),
+        medoids={label: 2 * label for label in range(n_clusters)},
+        persistence=dict.fromkeys(range(n_clusters), 0.5),
+    )
+    save(file.database, finished)
+    with file.database.session() as session:
+        details = cluster_details(session, finished.id)
+    assert len(details) == n_clusters
+    assert {detail.medoid_copies for detail in details} == {2}
+
+
+def test_opening_another_time_shows_the_same(upgraded: MakeFile) -> None:
+    file = upgraded()
+    save(file.database, make_finished(ids_of(file)))
+    with file.database.session() as first, open_database(file.path).session() as second:
+        assert list_summaries(first) == list_summaries(second)
