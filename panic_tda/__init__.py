@@ -5,8 +5,9 @@ Names are loaded when they are first used (PEP 562), so that `import panic_tda` 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from panic_tda.lazy import handed_on
 
 if TYPE_CHECKING:
     from panic_tda.clustering.recipe import hdbscan as hdbscan
@@ -22,29 +23,21 @@ if TYPE_CHECKING:
     from panic_tda.storage.database import open_database as open_database
     from panic_tda.types import Clustering as Clustering
 
-_HOMES = {
-    "Clustering": "types",
-    "ClusteringParameters": "parameters",
-    "Database": "storage.database",
-    "OUTLIER": "errors",
-    "PanicTdaError": "errors",
-    "cluster_all_data": "clustering_manager",
-    "delete_clusterings": "clustering_manager",
-    "get_cluster_details": "clustering_manager",
-    "get_medoid_invocation": "clustering_manager",
-    "hdbscan": "clustering.recipe",
-    "list_clusterings": "clustering_manager",
-    "open_database": "storage.database",
-}
 
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+__getattr__, __dir__, __all__ = handed_on(
+    __name__,
+    {
+        "Clustering": "types",
+        "ClusteringParameters": "parameters",
+        "Database": "storage.database",
+        "OUTLIER": "errors",
+        "PanicTdaError": "errors",
+        "cluster_all_data": "clustering_manager",
+        "delete_clusterings": "clustering_manager",
+        "get_cluster_details": "clustering_manager",
+        "get_medoid_invocation": "clustering_manager",
+        "hdbscan": "clustering.recipe",
+        "list_clusterings": "clustering_manager",
+        "open_database": "storage.database",
+    },
+)

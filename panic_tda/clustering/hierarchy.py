@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numba import njit
 
+from panic_tda.clustering.trees import find
 from panic_tda.errors import OUTLIER, PanicTdaError
 from panic_tda.types import FlatClusters
 
@@ -165,7 +166,7 @@ def _merge_rows(u: IntArray, v: IntArray) -> tuple[IntArray, IntArray, int]:
     leader = np.arange(2 * n - 1)
     for edge in range(n - 1):
         merge = n + edge
-        left, right = _find(leader, u[edge]), _find(leader, v[edge])
+        left, right = find(leader, u[edge]), find(leader, v[edge])
         if left == right:
             return parent, size, edge
         for node in (left, right):
@@ -173,14 +174,6 @@ def _merge_rows(u: IntArray, v: IntArray) -> tuple[IntArray, IntArray, int]:
             leader[node] = merge
         size[merge] = size[left] + size[right]
     return parent, size, n - 1
-
-
-@njit(cache=True)
-def _find(leader: IntArray, node: int) -> int:
-    while leader[node] != node:
-        leader[node] = leader[leader[node]]
-        node = leader[node]
-    return node
 
 
 def _condense(linkage: _Linkage, min_cluster_size: int, tie_tolerance: float) -> _Condensed:

@@ -1,0 +1,27 @@
+"""Files that people bring or take along: Parquet, Arrow IPC (Feather) and Arrow streams.
+
+In flow files; `arrow_files` tells their format by their first bytes and reads columns by batches,
+`embedding_files` turns them into checked batches of texts and vectors, and `importing` puts these into a
+database, through `storage.additions`. Another format to read or to write is another file here.
+
+Words: a *batch* is some thousand rows of one embedding model; a *run* is known by its name, seed, network
+and prompt.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from panic_tda.lazy import handed_on
+
+if TYPE_CHECKING:
+    from panic_tda.files.importing import import_embeddings as import_embeddings
+    from panic_tda.files.importing import sample_files as sample_files
+
+__getattr__, __dir__, __all__ = handed_on(
+    __name__,
+    {
+        "import_embeddings": "importing",
+        "sample_files": "importing",
+    },
+)

@@ -1,0 +1,41 @@
+"""Database ⇄ arrays: every SQL statement of the package lives here.
+
+In flows a database: an SQLite file or a PostgreSQL URL, written by the generation pipeline or made by
+`open_database(..., create=True)`. Out flow arrays (`loading`: ids and a float32 matrix) and what was stored
+before (`results`). Back in flow finished clusterings, saved whole or not at all; what cannot be saved waits
+as a file (`pending`) until it can be (`recovery`).
+
+From the bottom up: `schemas` (the tables) and `sampling` (the downsampling rule, as SQL); `database`
+(opening, transactions, streams: all that differs between SQLite and PostgreSQL); `migrations` and `upgrade`
+(bringing a field file to our tables); `loading`, `results`, `additions` (rows that an import adds) and
+`pending`; `recovery`.
+
+Words: an *embedding* is a stored vector; it belongs to an *invocation* (one output of a model), which
+belongs to a *run*. A *census* counts a model's embeddings before they are loaded; an *orphan* is an
+embedding whose invocation is missing. A *result key* is the short number by which clusters and assignments
+name their clustering.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from panic_tda.lazy import handed_on
+
+if TYPE_CHECKING:
+    from panic_tda.storage.database import Database as Database
+    from panic_tda.storage.database import open_current as open_current
+    from panic_tda.storage.database import open_database as open_database
+    from panic_tda.storage.loading import load_embeddings as load_embeddings
+    from panic_tda.storage.loading import take_census as take_census
+
+__getattr__, __dir__, __all__ = handed_on(
+    __name__,
+    {
+        "Database": "database",
+        "load_embeddings": "loading",
+        "open_current": "database",
+        "open_database": "database",
+        "take_census": "loading",
+    },
+)

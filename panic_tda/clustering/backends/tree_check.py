@@ -7,15 +7,12 @@ between their ends are the proof: in a minimum spanning tree there is none.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from panic_tda.arrays.namespace import namespace, to_host
-from panic_tda.clustering.tiled.forest import Edges
-from panic_tda.clustering.tiled.margins import UNIT_ROUNDOFF
-from panic_tda.clustering.tiled.verify import LeafOrder, leaf_order
+from panic_tda.clustering.trees import Edges, LeafOrder, PathsFrom, leaf_order, paths_from
 from panic_tda.progress import Progress, Silent
 from panic_tda.types import LighterEdges
 
@@ -25,6 +22,8 @@ if TYPE_CHECKING:
 SAMPLE_ROWS = 2_048
 _COLUMNS = 2_048
 _SEED = 0
+_UNIT_ROUNDOFF = 2.0**-24
+"""Of float32."""
 
 
 def lighter_edges(
@@ -78,7 +77,7 @@ def lighter_edges(
     if tree.core_distances is None:
         raise ValueError("the check needs the core distances that the tree was made with")
     n, d = vectors.shape
-    margin = 8 * 1.01 * d * UNIT_ROUNDOFF if margin is None else margin
+    margin = 8 * 1.01 * d * _UNIT_ROUNDOFF if margin is None else margin
     leaves = _leaves(tree, distance_floor)
     cores = np.maximum(tree.core_distances, distance_floor)[leaves.order]
     positions = np.flatnonzero(np.isin(leaves.order, sampled_rows(n, sample_rows)))
@@ -102,61 +101,17 @@ class _Leads(NamedTuple):
     path: FloatArray
 
 
-class _Paths(NamedTuple):
-    """Path maxima between sampled rows and all others, in parts that any array library puts together.
-
-    Attributes
-    ----------
-    stretch : (n,) int64
-        Number of the stretch of each position; a stretch ends with a sampled row, or with the last row.
-    from_start, to_end : (n,) float64
-        Largest gap from the sampled row before the stretch up to a position, and from there to its end.
-    reach : (sampled, stretches) float64
-        Largest gap from a sampled row to the near end of a stretch.
-    """
-
-    stretch: IntArray
-    from_start: FloatArray
-    to_end: FloatArray
-    reach: FloatArray
-
-
 def _leaves(tree: SpanningTree, distance_floor: float) -> LeafOrder:
     order = np.argsort(tree.height, kind="stable")
     height = np.maximum(tree.height[order], distance_floor)
     return leaf_order(len(order) + 1, Edges(tree.u[order], tree.v[order], height))
 
 
-def _paths(gaps: FloatArray, positions: IntArray) -> _Paths:
-    starts = np.concatenate([[0], positions + 1, [len(gaps)]])
-    from_start, to_end = np.empty(len(gaps)), np.zeros(len(gaps))
-    for begin, end in pairwise(starts.tolist()):
-        from_start[begin:end] = np.maximum.accumulate(gaps[begin:end])
-        to_end[begin : max(begin, end - 1)] = np.maximum.accumulate(gaps[begin + 1 : end][::-1])[::-1]
-    stretch = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-    # Gap between neighbouring sampled rows; what lies before the first of them counts for no pair.
-    between = from_start[positions]
-    reach = np.zeros((len(positions), len(starts) - 1))
-    for row in range(len(positions)):
-        reach[row, row + 2 :] = np.maximum.accumulate(between[row + 1 :])
-        reach[row, :row] = np.maximum.accumulate(between[row:0:-1])[::-1]
-    return _Paths(stretch, from_start, to_end, reach)
-
-
-def _path_maxima(paths: _Paths, part: slice) -> FloatArray:
-    """Heaviest edge between each sampled row and those at some positions, (sampled, positions)."""
-    xp: Any = namespace(paths.reach)
-    stretch, numbers = paths.stretch[part], xp.arange(len(paths.reach))
-    beyond = xp.where(stretch[None, :] > numbers[:, None], paths.from_start[part], paths.to_end[part])
-    highest: FloatArray = xp.maximum(paths.reach[:, stretch], beyond)
-    return highest
-
-
 def _largest_leads(
     vectors: Float32Array, leaves: LeafOrder, cores: FloatArray, positions: IntArray, progress: Progress
 ) -> _Leads:
     xp: Any = namespace(vectors)
-    paths = _Paths(*(xp.asarray(part) for part in _paths(leaves.gaps, positions)))
+    paths = PathsFrom(*(xp.asarray(part) for part in paths_from(leaves.gaps, positions)))
     order, squares = xp.asarray(leaves.order), xp.asarray(cores**2)
     sampled = xp.asarray(positions)
     rows = vectors[order[sampled]]
@@ -166,7 +121,7 @@ def _largest_leads(
     progress.phase("check a sample of the tree", total=float(len(positions) * len(cores)))
     for begin in range(0, len(cores), _COLUMNS):
         part = slice(begin, min(begin + _COLUMNS, len(cores)))
-        highest = _path_maxima(paths, part)
+        highest = paths.maxima(part)
         weight = 2.0 - 2.0 * (rows @ vectors[order[part]].T)
         weight = xp.maximum(xp.maximum(weight, squares[part][None, :]), own)
         leads = highest**2 - weight

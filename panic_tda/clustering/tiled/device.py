@@ -16,6 +16,7 @@ from panic_tda.arrays.namespace import namespace, part, take, to_host
 from panic_tda.clustering.tiled import margins
 from panic_tda.clustering.tiled.device_lists import Lists
 from panic_tda.clustering.tiled.survivors import Filter, LightPairs, Patience, Survivors, loosened
+from panic_tda.clustering.trees import RangeMaxima
 
 if TYPE_CHECKING:
     from panic_tda.clustering.tiled.layout import Layout
@@ -77,12 +78,12 @@ class Scanner:
         """Find light pairs of one tile, some rows at a time."""
         xp, space, width = self._space.xp, self._space, len(rows)
         products = self._multiply(space.vectors, rows, rows)
-        largest = _Largest(xp, gaps)
+        largest = RangeMaxima(gaps)
         found = []
         step = max(1, _CHUNK_BYTES // (8 * width))
         for begin in range(0, width, step):
             first = xp.arange(begin, min(begin + step, width))
-            heights = largest.between(first)
+            heights = largest.of(first[:, None] + 1, xp.arange(1, width + 1)[None, :])
             some = (
                 (products[begin : begin + step] >= margins.lower_products(heights, space.margin))
                 & (cores[first][:, None] < heights)
@@ -155,32 +156,6 @@ scanner = Scanner
 def _places(chosen: Any) -> IntArray:
     places: IntArray = to_host(chosen).astype(np.int64)
     return places
-
-
-class _Largest:
-    """Largest value of many ranges, from maxima of powers of two."""
-
-    def __init__(self, xp: Any, values: Any) -> None:
-        self._xp, levels = xp, [values]
-        while 2 ** len(levels) <= len(values):
-            half, last = 2 ** (len(levels) - 1), levels[-1]
-            # The end of a level, where its ranges would not fit, is never asked for.
-            levels.append(xp.concatenate([xp.maximum(last[:-half], last[half:]), last[-half:]]))
-        self._table = xp.stack(levels)
-        # By the length of a range, 0 taken as 1: the level of the two ranges that cover it, and their length.
-        level = np.maximum(np.frexp(np.arange(len(values)))[1] - 1, 0)
-        self._level, self._span = xp.asarray(level), xp.asarray(2 ** level.astype(np.int64))
-
-    def between(self, first: Any) -> Any:
-        """Return the largest of values[i + 1 : j + 1] for every i in `first` and every j; 0 where j <= i."""
-        xp = self._xp
-        i, j = first[:, None], xp.arange(self._table.shape[1])[None, :]
-        length = xp.maximum(j - i, 0)
-        level = self._level[length]
-        end = xp.maximum(j - self._span[length] + 1, 0)
-        begin = xp.minimum(i + 1, self._table.shape[1] - 1)
-        largest = xp.maximum(self._table[level, begin], self._table[level, end])
-        return xp.where(j > i, largest, 0.0)
 
 
 def collect(xp: Any, products: Any, lower: tuple[Any, Any], limit: int) -> Any:

@@ -15,10 +15,10 @@ from panic_tda.arrays.namespace import namespace, on_device
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.tiled import axes, device, forest, layout, neighbours, verify
 from panic_tda.clustering.tiled.cores import core_distances
-from panic_tda.clustering.tiled.forest import Edges
 from panic_tda.clustering.tiled.joining import join_components
 from panic_tda.clustering.tiled.space import Lists, Space, describe, work_on
 from panic_tda.clustering.tiled.workers import Workers, workers
+from panic_tda.clustering.trees import Edges, concatenate, minimum_forest
 from panic_tda.devices import cuda
 from panic_tda.errors import InvalidParameter, UnsupportedOnBackend
 from panic_tda.types import SpanningTree
@@ -222,7 +222,7 @@ class TiledBackend:
             tree = forest.measure(space, cores, ends, team)
         else:
             tree = self._joined(space, cores, lists, team, rng)
-        tree = forest.minimum_forest(len(weights), tree)
+        tree = minimum_forest(len(weights), tree)
         self._store(options, _FIRST_TREE, cores, tree)
         return cores, tree
 
@@ -262,7 +262,7 @@ class TiledBackend:
         groups = forest.without_joints(len(cores), known, _GROUP_ROWS)
         _log.debug("%d edges of the neighbour graph, %d groups", len(known.u), len(np.unique(groups)))
         joints = join_components(space, cores, groups, team, rng)
-        return forest.concatenate([known, forest.measure(space, cores, joints, team)])
+        return concatenate([known, forest.measure(space, cores, joints, team)])
 
     def _close(
         self, space: Space, cores: FloatArray, tree: Edges, options: FitOptions, team: Workers

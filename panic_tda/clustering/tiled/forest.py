@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numba import njit
 
 from panic_tda.arrays.namespace import to_host
+from panic_tda.clustering.trees import Edges, find
 
 if TYPE_CHECKING:
     from panic_tda.clustering.tiled.space import Lists, Space
     from panic_tda.clustering.tiled.workers import Workers
     from panic_tda.types import Float32Array, FloatArray, Int32Array, IntArray
-
-
-class Edges(NamedTuple):
-    """Edges with their mutual reachability distances.
-
-    Attributes
-    ----------
-    u, v : (edges,) int64
-        The rows that each edge joins.
-    height : (edges,) float64
-        Chord lengths.
-    """
-
-    u: IntArray
-    v: IntArray
-    height: FloatArray
-
-
-def concatenate(parts: list[Edges]) -> Edges:
-    """Join lists of edges."""
-    return Edges(*(np.concatenate([part[field] for part in parts]) for field in range(3)))
 
 
 def measure(space: Space, cores: FloatArray, ends: tuple[IntArray, IntArray], team: Workers) -> Edges:
@@ -46,27 +26,6 @@ def measure(space: Space, cores: FloatArray, ends: tuple[IntArray, IntArray], te
 
     team.chunks(chunk, len(u))
     return Edges(u, v, np.maximum(height, np.maximum(cores[u], cores[v])))
-
-
-def minimum_forest(n: int, edges: Edges) -> Edges:
-    """Kruskal's algorithm; edges come back by ascending height."""
-    order = np.argsort(edges.height, kind="stable")
-    kept = order[: _kruskal(n, edges.u, edges.v, order)]
-    return Edges(edges.u[kept], edges.v[kept], edges.height[kept])
-
-
-@njit(cache=True, nogil=True)
-def _kruskal(n: int, u: IntArray, v: IntArray, order: IntArray) -> int:
-    """Move the edges of the forest to the front of `order`, and count them."""
-    leader = np.arange(n)
-    kept = 0
-    for edge in order:
-        a, b = find(leader, u[edge]), find(leader, v[edge])
-        if a != b:
-            leader[max(a, b)] = min(a, b)
-            order[kept] = edge
-            kept += 1
-    return kept
 
 
 def without_joints(n: int, tree: Edges, size: int) -> IntArray:
@@ -103,15 +62,6 @@ def _join_small(u: IntArray, v: IntArray, size: int, leader: IntArray) -> None:
         rows[b] += rows[a]
     for row in range(n):
         leader[row] = find(leader, row)
-
-
-@njit(cache=True, nogil=True)
-def find(leader: IntArray, row: int) -> int:
-    """Return the leader of a row's component, shortening the way there."""
-    while leader[row] != row:
-        leader[row] = leader[leader[row]]
-        row = leader[row]
-    return row
 
 
 def neighbour_forest(lists: Lists, cores: FloatArray) -> tuple[IntArray, IntArray]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from panic_tda.clustering.tiled.forest import find
+from panic_tda.clustering.trees import find
 
 if TYPE_CHECKING:
     from panic_tda.clustering.tiled.space import Space

@@ -12,13 +12,19 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from panic_tda.arrays.namespace import namespace, to_host
-from panic_tda.clustering.tiled import forest
-from panic_tda.clustering.tiled.forest import Edges, find
 from panic_tda.clustering.tiled.layout import Layout, expected_work, schedule, tile_starts
 from panic_tda.clustering.tiled.workers import PerThread, Workers
+from panic_tda.clustering.trees import (
+    Edges,
+    LeafOrder,
+    RangeMaxima,
+    concatenate,
+    leaf_order,
+    minimum_forest,
+    path_maxima,
+)
 
 if TYPE_CHECKING:
     from panic_tda.clustering.backends.base import Checkpoint
@@ -39,53 +45,6 @@ _POOR_TREE = 0.1
 """Candidates of the first wave, per row, from which on starting over with the better tree pays."""
 _THIN_OUT = 1 << 20
 """Edges held beyond the number of rows at which they are thinned out."""
-
-
-class LeafOrder(NamedTuple):
-    """The leaves of a spanning tree's hierarchy, side by side as they merge.
-
-    Attributes
-    ----------
-    order : (n,) int32
-        Row at each position.
-    gaps : (n,) float64
-        Height at which the row at a position joined the one before it; the first is infinite. The largest
-        gap after position p up to position q is the heaviest edge on the path between their rows.
-    """
-
-    order: Int32Array
-    gaps: FloatArray
-
-
-def leaf_order(n: int, tree: Edges) -> LeafOrder:
-    """Order the rows by joining lists along the edges, which come by ascending height.
-
-    The larger list comes first, which keeps rows that were joined late at the end.
-    """
-    order, gaps = np.empty(n, dtype=np.int32), np.empty(n)
-    _join_lists(tree.u, tree.v, tree.height, order, gaps)
-    return LeafOrder(order, gaps)
-
-
-@njit(cache=True, nogil=True)
-def _join_lists(u: IntArray, v: IntArray, height: FloatArray, order: Int32Array, gaps: FloatArray) -> None:
-    n = len(order)
-    leader, size, tail, following = np.arange(n), np.ones(n, np.int64), np.arange(n), np.full(n, -1)
-    head = np.arange(n)
-    joined = np.full(n, np.inf)
-    for t in range(len(u)):
-        a, b = find(leader, u[t]), find(leader, v[t])
-        if size[a] < size[b]:
-            a, b = b, a
-        following[tail[a]] = head[b]
-        joined[head[b]] = height[t]
-        tail[a] = tail[b]
-        leader[b] = a
-        size[a] += size[b]
-    row = head[find(leader, 0)]
-    for position in range(n):
-        order[position], gaps[position] = row, joined[row]
-        row = following[row]
 
 
 class _Tiles(NamedTuple):
@@ -234,55 +193,8 @@ class Verifier:
                 found.append(edges)
                 held += len(edges.u)
             if held > n + _THIN_OUT:
-                found, held = [forest.minimum_forest(n, forest.concatenate(found))], 0
-        return forest.minimum_forest(n, forest.concatenate(found)) if len(found) > 1 else found[0]
-
-
-def path_maxima(tree: Edges, order: Int32Array) -> FloatArray:
-    """Heaviest edge on the tree's path between the rows at each position and the one before it.
-
-    Parameters
-    ----------
-    tree : Edges
-        A spanning tree, by ascending height.
-    order : (n,) int32
-        Row at each position.
-
-    Returns
-    -------
-    (n,) float64
-        The first is infinite.
-    """
-    gaps = np.empty(len(order))
-    _climb(tree.u, tree.v, tree.height, order, gaps)
-    return gaps
-
-
-@njit(cache=True, nogil=True)
-def _climb(u: IntArray, v: IntArray, height: FloatArray, order: Int32Array, gaps: FloatArray) -> None:
-    n = len(order)
-    # Joined by size and never shortened, the forest of leaders is at most log2(n) deep, and heights rise
-    # along it: the path maximum is met where the climbs from both rows meet.
-    leader, size, joined = np.arange(n), np.ones(n, np.int64), np.full(n, np.inf)
-    for t in range(len(u)):
-        a, b = u[t], v[t]
-        while leader[a] != a:
-            a = leader[a]
-        while leader[b] != b:
-            b = leader[b]
-        if size[a] < size[b]:
-            a, b = b, a
-        leader[b], joined[b] = a, height[t]
-        size[a] += size[b]
-    gaps[0] = np.inf
-    for position in range(1, n):
-        a, b, highest = order[position - 1], order[position], 0.0
-        while a != b:
-            if joined[a] > joined[b]:
-                a, b = b, a
-            highest = joined[a]
-            a = leader[a]
-        gaps[position] = highest
+                found, held = [minimum_forest(n, concatenate(found))], 0
+        return minimum_forest(n, concatenate(found)) if len(found) > 1 else found[0]
 
 
 def _prepare(
@@ -295,27 +207,13 @@ def _prepare(
         from_start[begin:end] = np.maximum.accumulate(gaps)
         to_end[end - 1] = 0.0
         to_end[begin : end - 1] = np.maximum.accumulate(gaps[:0:-1])[::-1]
-    between = _range_maxima(
-        from_start[starts[1:] - 1], pairs[:, 0].astype(np.int64) + 1, pairs[:, 1].astype(np.int64)
+    # Largest gap of the whole tiles that lie between the two of a pair.
+    between = RangeMaxima(from_start[starts[1:] - 1]).of(
+        pairs[:, 0].astype(np.int64) + 1, pairs[:, 1].astype(np.int64)
     )
     layout = Layout(xp.asarray(leaves.order), starts)
     rows = (xp.asarray(values) for values in (cores[leaves.order], leaves.gaps, to_end, from_start))
     return _Tiles(layout, *rows), between
-
-
-def _range_maxima(values: FloatArray, begin: IntArray, end: IntArray) -> FloatArray:
-    """Largest of values[begin:end] for many ranges, 0 for empty ones, from maxima of powers of two."""
-    table = [values]
-    while 2 ** len(table) <= len(values):
-        half = 2 ** (len(table) - 1)
-        table.append(np.maximum(table[-1][:-half], table[-1][half:]))
-    level = np.frexp(np.maximum(end - begin, 1))[1] - 1
-    largest = np.zeros(len(begin))
-    for power, maxima in enumerate(table):
-        chosen = (level == power) & (end > begin)
-        first, last = begin[chosen], end[chosen] - 2**power
-        largest[chosen] = np.maximum(maxima[first], maxima[last])
-    return largest
 
 
 def _within(scanner: Scanner, tiles: _Tiles, tile: int) -> Edges:
@@ -352,5 +250,5 @@ def _local_forest(rows: Any, columns: Any, pairs: LightPairs) -> Edges:
         return _NOTHING
     one, two = (to_host(side).astype(np.int64) for side in (rows, columns))
     apart = 0 if rows is columns else len(one)
-    kept = forest.minimum_forest(apart + len(two), Edges(pairs.i, pairs.j + apart, pairs.height))
+    kept = minimum_forest(apart + len(two), Edges(pairs.i, pairs.j + apart, pairs.height))
     return Edges(one[kept.u], two[kept.v - apart], kept.height)

@@ -110,18 +110,6 @@ def test_a_sample_has_its_own_share(monkeypatch: pytest.MonkeyPatch, sample_rows
         assert (found.share, found.sample) == (expected, sample_rows)
 
 
-@pytest.mark.parametrize("n_sampled", [1, 2, 9, 40])
-def test_path_maxima_are_the_largest_gaps_between(n_sampled: int) -> None:
-    rng = np.random.default_rng(n_sampled)
-    gaps = np.concatenate([[np.inf], rng.random(39)])
-    positions = np.sort(rng.choice(40, n_sampled, replace=False))
-    found = tree_check._path_maxima(tree_check._paths(gaps, positions), slice(0, 40))
-    for row, position in enumerate(positions.tolist()):
-        for other in range(40):
-            low, high = sorted((position, other))
-            assert found[row, other] == max(gaps[low + 1 : high + 1], default=0)
-
-
 def test_one_heavy_link_shows_in_the_rows_behind_it() -> None:
     rows = clusters()
     tree = exact_tree(rows)
