@@ -348,11 +348,13 @@ def save_pending(database: str, files: tuple[Path, ...], as_json: bool) -> None:
 def doctor(database: str, environment: bool, as_json: bool) -> None:
     """Say what is there to work with, and what is missing for more."""
     from panic_tda.cli import rendering
+    from panic_tda.clustering import backends
     from panic_tda.devices.doctor import examine_environment
+    from panic_tda.storage.database import sqlite_version
 
     if not environment:
         raise click.UsageError("say what to examine: --environment looks at libraries, devices and backends")
-    found = examine_environment()
+    found = examine_environment(backends=backends.reasons(), sqlite=sqlite_version())
     _print(rendering.environment_json(found) if as_json else rendering.environment_text(found))
 
 

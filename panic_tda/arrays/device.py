@@ -19,6 +19,7 @@ import numpy as np
 from panic_tda.arrays import rows
 from panic_tda.devices import cuda
 from panic_tda.errors import DeviceOutOfMemory
+from panic_tda.parameters import format_bytes
 
 if TYPE_CHECKING:
     from panic_tda.types import BoolArray, Float32Array
@@ -128,9 +129,9 @@ def explained(n_rows: int, n_features: int, backend: str) -> Iterator[None]:
         factor = max(2, math.ceil(needed / max(1, free)))
         raise DeviceOutOfMemory(
             f"out of device memory ({error}): the {n_rows:,} × {n_features:,} rows alone are "
-            f"{_gib(matrix)}, and {_gib(free)} were free before the work of backend {backend} began; use "
-            f"--backend tiled (with --devices none --memory-limit SIZE it takes no device memory at all), a "
-            f"smaller --min-samples, or --downsample {factor}"
+            f"{format_bytes(matrix)}, and {format_bytes(free)} were free before the work of backend "
+            f"{backend} began; use --backend tiled (with --devices none --memory-limit SIZE it takes no "
+            f"device memory at all), a smaller --min-samples, or --downsample {factor}"
         ) from error
 
 
@@ -204,7 +205,3 @@ def _out_of_memory_error() -> type[Exception]:
 
     error: type[Exception] = cupy.cuda.memory.OutOfMemoryError
     return error
-
-
-def _gib(n_bytes: int) -> str:
-    return f"{n_bytes / 2**30:.2f} GiB"

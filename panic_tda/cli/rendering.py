@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from panic_tda.parameters import chord_to_cosine
+from panic_tda.parameters import chord_to_cosine, format_bytes
 from panic_tda.storage.results import ClusterDetails, ClusteringSummary
 from panic_tda.types import Environment, ImportSummary, ModelOutcome, SavedPending
 
@@ -211,13 +211,13 @@ def environment_text(found: Environment) -> str:
     versions = [f"{name} {version or '(not installed)'}" for name, version in found.versions.items()]
     lines = [
         f"system    {found.platform}, {found.cores} cores, "
-        f"{_gib(found.memory_bytes)} memory, {_gib(found.available_bytes)} available",
+        f"{_bytes(found.memory_bytes)} memory, {_bytes(found.available_bytes)} available",
         f"versions  {', '.join(versions)}",
         f"CUDA      {state}",
     ]
     lines += [
         f"device {one.number}  {one.name}, compute capability {one.compute_capability}, "
-        f"{_gib(one.total_bytes)} memory, {_gib(one.free_bytes)} free"
+        f"{_bytes(one.total_bytes)} memory, {_bytes(one.free_bytes)} free"
         for one in found.devices
     ]
     lines += [
@@ -227,8 +227,8 @@ def environment_text(found: Environment) -> str:
     return "\n".join(lines)
 
 
-def _gib(size: int | None) -> str:
-    return "unknown" if size is None else f"{size / 2**30:.1f} GiB"
+def _bytes(size: int | None) -> str:
+    return "unknown" if size is None else format_bytes(size)
 
 
 def _parameter_lines(said: dict[str, Any]) -> list[str]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import subprocess
+from collections.abc import Mapping
 
-from panic_tda.clustering import backends
-from panic_tda.devices import cuda
-from panic_tda.storage.database import sqlite_version
+from panic_tda.devices import cuda, machine
 from panic_tda.types import Environment
 
 _PACKAGES = {
@@ -27,13 +25,21 @@ _DRIVER_QUERY = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,nohea
 _QUERY_SECONDS = 20.0
 
 
-def examine_environment() -> Environment:
-    """Look at the machine, the libraries, the devices and the backends; changes nothing."""
+def examine_environment(*, backends: Mapping[str, str | None], sqlite: str) -> Environment:
+    """Look at the machine, the libraries and the devices; changes nothing.
+
+    Parameters
+    ----------
+    backends : mapping of str to str or None
+        By name, why a backend can do nothing here (`clustering.backends.reasons`).
+    sqlite : str
+        Version of the SQLite library of this process (`storage.database.sqlite_version`).
+    """
     versions = cuda.versions()
-    memory_bytes, available_bytes = _memory()
+    memory_bytes, available_bytes = machine.host_memory()
     return Environment(
         platform=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        cores=_cores(),
+        cores=machine.available_cores(),
         memory_bytes=memory_bytes,
         available_bytes=available_bytes,
         driver=_driver(),
@@ -41,23 +47,9 @@ def examine_environment() -> Environment:
         cuda_runtime=None if versions is None else versions[1],
         cuda_unusable_because=cuda.unusable_because(),
         devices=tuple(cuda.devices()),
-        versions={name: _version(names) for name, names in _PACKAGES.items()} | {"SQLite": sqlite_version()},
-        backends={name: backends.unusable_because(name) for name in backends.NAMES if name != backends.AUTO},
+        versions={name: _version(names) for name, names in _PACKAGES.items()} | {"SQLite": sqlite},
+        backends=dict(backends),
     )
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _memory() -> tuple[int | None, int | None]:
-    try:
-        page = os.sysconf("SC_PAGE_SIZE")
-        return page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # no such call, or no such number, on this system
-        return None, None
 
 
 def _driver() -> str | None:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from panic_tda.errors import DatabaseError, NeedsUpgrade
+from panic_tda.parameters import format_bytes
 from panic_tda.storage.database import SCHEMA_VERSION, VERSION_TABLE, Database, migrate, schema_version
 
 CLUSTERING_TABLES = ("clusteringresult", "cluster", "embeddingcluster")
@@ -69,8 +70,8 @@ class UpgradePlan:
         lines.append(f"- creates {', '.join(self.created)}")
         lines.append("- leaves every other table as it is, row for row")
         lines.append("- keeps other programs from writing while it runs, and reads every embedding once")
-        free = "" if self.bytes_free is None else f"; {_mebibytes(self.bytes_free)} are free"
-        lines.append(f"- needs about {_mebibytes(self.bytes_needed)} of disk while it runs{free}")
+        free = "" if self.bytes_free is None else f"; {format_bytes(self.bytes_free)} are free"
+        lines.append(f"- needs about {format_bytes(self.bytes_needed)} of disk while it runs{free}")
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -109,8 +110,8 @@ def upgrade(database: Database) -> UpgradePlan:
         return plan
     if plan.bytes_free is not None and plan.bytes_free < plan.bytes_needed:
         raise DatabaseError(
-            f"the upgrade of {database} takes up to {_mebibytes(plan.bytes_needed)} of disk, "
-            f"{_mebibytes(plan.bytes_free)} are free on its file system; make room and run it again"
+            f"the upgrade of {database} takes up to {format_bytes(plan.bytes_needed)} of disk, "
+            f"{format_bytes(plan.bytes_free)} are free on its file system; make room and run it again"
         )
     database.require_writable()
     # Foreign keys off: with them on, dropping a table first deletes its rows, and with them whatever rows of
@@ -143,7 +144,3 @@ def _plan(database: Database, connection: Connection) -> UpgradePlan:
 
 def _count(connection: Connection, table: str) -> int:
     return int(connection.execute(sa.select(sa.func.count()).select_from(sa.table(table))).scalar_one())
-
-
-def _mebibytes(size: int) -> str:
-    return f"{size / 2**20:,.0f} MiB"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -364,13 +365,10 @@ def cuda_unusable_because() -> str | None:
 def environment() -> dict[str, Any]:
     """Describe card, driver and libraries."""
     sys.path.insert(0, str(ROOT))
-    try:
-        from panic_tda.devices.doctor import examine_environment
-    except ImportError as error:  # a device machine may have less than the whole environment
-        from panic_tda.devices import cuda
+    from panic_tda.clustering import backends
+    from panic_tda.devices.doctor import examine_environment
 
-        return {"devices": [asdict(one) for one in cuda.devices()], "environment": f"incomplete: {error}"}
-    return asdict(examine_environment())
+    return asdict(examine_environment(backends=backends.reasons(), sqlite=sqlite3.sqlite_version))
 
 
 def row_text(row: dict[str, Any]) -> str:

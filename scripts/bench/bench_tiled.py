@@ -33,7 +33,7 @@ from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.duplicates import attach_copies, find_distinct, keep_distinct
 from panic_tda.clustering.tiled import engine
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
-from panic_tda.clustering.tiled.workers import available_cores
+from panic_tda.devices.machine import available_cores
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.progress import Silent, TimeLeft
 

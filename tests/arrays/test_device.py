@@ -228,7 +228,7 @@ def test_running_out_is_explained_with_numbers(stand_in: StandIn, monkeypatch: p
         upload(np.ones((5, 4), dtype=np.float32))
     text = str(found.value)
     assert "the stand-in is full" in text
-    assert "1,100,000 × 768 rows alone are 3.15 GiB, and 2.00 GiB were free" in text
+    assert "1,100,000 × 768 rows alone are 3.1 GiB, and 2.0 GiB were free" in text
     assert "backend cuml" in text
     for option in ("--backend tiled", "--memory-limit SIZE", "--min-samples", "--downsample 2"):
         assert option in text

@@ -34,7 +34,7 @@ SECONDS = 60
 # Commands run as users run them, but a fit says that it began and then takes its time.
 SLOW = """
 import sys, time
-import panic_tda.terminal as terminal
+import panic_tda.cli.terminal as terminal
 if "--beat" in sys.argv:
     sys.argv.remove("--beat")
     make = terminal.LoggedProgress.__init__

@@ -20,6 +20,7 @@ from panic_tda.devices import cuda
 from panic_tda.devices.doctor import examine_environment
 from panic_tda.errors import InvalidParameter
 from panic_tda.main import main
+from panic_tda.storage.database import sqlite_version
 from panic_tda.types import Environment
 
 DEVICES = (
@@ -35,13 +36,17 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "nvidia-smi"
 
 
+def examine() -> Environment:
+    return examine_environment(backends=backends.reasons(), sqlite=sqlite_version())
+
+
 def write_tool(path: Path, body: str) -> None:
     path.write_text(f"#!/bin/sh\n{body}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 
 def test_libraries_and_machine_are_those_of_this_process() -> None:
-    found = examine_environment()
+    found = examine()
     for name, package in (("NumPy", "numpy"), ("numba", "numba"), ("SQLAlchemy", "sqlalchemy")):
         assert found.versions[name] == importlib.metadata.version(package)
     assert found.versions["SQLite"] == sqlite3.sqlite_version
@@ -53,7 +58,7 @@ def test_libraries_and_machine_are_those_of_this_process() -> None:
 
 
 def test_what_is_not_there_has_a_reason_with_the_remedy() -> None:
-    found = examine_environment()
+    found = examine()
     assert set(found.backends) == set(backends.NAMES) - {backends.AUTO}
     assert found.backends["tiled"] is found.backends["sklearn"] is None
     if cuda.count():
@@ -69,18 +74,18 @@ def test_unknown_backends_have_no_state() -> None:
 
 def test_the_driver_is_asked_for_its_version(nvidia_smi: Path) -> None:
     write_tool(nvidia_smi, 'test "$1" = --query-gpu=driver_version && printf "580.95.05\\n580.95.05\\n"')
-    assert examine_environment().driver == "580.95.05"
+    assert examine().driver == "580.95.05"
 
 
 @pytest.mark.parametrize("body", ["echo 'NVIDIA-SMI has failed'; exit 9", "exit 0"])
 def test_a_driver_that_does_not_answer_is_none(nvidia_smi: Path, body: str) -> None:
     write_tool(nvidia_smi, body)
-    assert examine_environment().driver is None
+    assert examine().driver is None
 
 
 def with_devices() -> Environment:
     return replace(
-        examine_environment(),
+        examine(),
         driver="580.95.05",
         driver_cuda="13.0",
         cuda_runtime="13.0",
@@ -94,7 +99,7 @@ def test_text_says_what_there_is_and_what_is_missing() -> None:
     lines = environment_text(with_devices()).splitlines()
     assert "CUDA      driver 580.95.05 (CUDA up to 13.0), runtime 13.0" in lines
     assert "device 0  NVIDIA H200, compute capability 9.0, 139.7 GiB memory, 138.8 GiB free" in lines
-    assert "device 1  NVIDIA RTX A6000, compute capability 8.6, 47.5 GiB memory, 0.9 GiB free" in lines
+    assert "device 1  NVIDIA RTX A6000, compute capability 8.6, 47.5 GiB memory, 954 MiB free" in lines
     assert "backend   cuml: cannot be used: cuML is not installed; install it" in lines
     assert "backend   tiled: can be used" in lines
 
@@ -141,7 +146,7 @@ def test_the_command_says_what_it_can_examine() -> None:
 def test_on_a_device_everything_is_known() -> None:
     if cuda.unusable_because():
         pytest.skip(f"{cuda.unusable_because()}; with a device, run: pytest -m gpu")
-    found = examine_environment()
+    found = examine()
     assert found.cuda_unusable_because is None
     assert found.driver is not None
     assert found.driver_cuda is not None

@@ -131,6 +131,11 @@ def _checked(name: str, shape: Shape, options: FitOptions) -> Backend:
     return backend
 
 
+def reasons() -> dict[str, str | None]:
+    """Say of every backend, by name, what `unusable_because` says of it."""
+    return {name: unusable_because(name) for name in _HOMES}
+
+
 def unusable_because(name: str) -> str | None:
     """Say in one line why a backend can do nothing on this machine, with the remedy; None where it can.
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Checkpoint(Protocol):
-    """Keeps the state of a fit through a kill; `panic_tda.checkpoint` has the one there is."""
+    """Keeps the state of a fit through a kill; `panic_tda.clustering.checkpoint` has the one there is."""
 
     folder: Path
     """A place for large files of this run."""

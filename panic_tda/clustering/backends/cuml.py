@@ -19,6 +19,7 @@ from panic_tda.clustering.backends.base import FitOptions, cannot_run
 from panic_tda.clustering.backends.tree_check import lighter_edges
 from panic_tda.devices import cuda
 from panic_tda.errors import DeviceOutOfMemory, UnsupportedOnBackend
+from panic_tda.parameters import format_bytes
 from panic_tda.types import SpanningTree
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ MIN_SAMPLES = (2, 1_024)
 TIE_TOLERANCE = 1e-6
 """One distance measured twice in float32 differs by less, relatively."""
 _ROW_BYTES, _NEIGHBOUR_BYTES = 72, 140
-_GIB = 2**30
 _OUT_OF_MEMORY = re.compile(r"out[ _]of[ _]memory|bad_alloc|cudaErrorMemoryAllocation", re.IGNORECASE)
 
 
@@ -133,8 +133,9 @@ class CumlBackend:
         needed, free = _estimate(n_rows, n_features, options), cuda.free_bytes()
         if needed > free:
             raise UnsupportedOnBackend(
-                f"backend cuml needs about {_gib(needed)} of device memory for {n_rows:,} × {n_features:,} "
-                f"rows at min_samples {options.min_samples}, and {_gib(free)} are free; "
+                f"backend cuml needs about {format_bytes(needed)} of device memory for {n_rows:,} × "
+                f"{n_features:,} rows at min_samples {options.min_samples}, and {format_bytes(free)} are "
+                f"free; "
                 f"{_what_fits(n_rows, n_features, options, free)}"
             )
 
@@ -221,14 +222,10 @@ def _out_of_memory(error: Exception, shape: tuple[int, int], options: FitOptions
     said = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return DeviceOutOfMemory(
         f"backend cuml ran out of device memory ({said}) on {n_rows:,} × {n_features:,} rows at min_samples "
-        f"{options.min_samples}: the estimate is {_gib(_estimate(n_rows, n_features, options))} and "
-        f"{_gib(free)} are free now beside the rows; "
+        f"{options.min_samples}: the estimate is {format_bytes(_estimate(n_rows, n_features, options))} and "
+        f"{format_bytes(free)} are free now beside the rows; "
         f"{_what_fits(n_rows, n_features, options, without, known_to_fail=True)}"
     )
-
-
-def _gib(n_bytes: int) -> str:
-    return f"{n_bytes / _GIB:.1f} GiB"
 
 
 def _tree(vectors: Float32Array, options: FitOptions) -> SpanningTree:

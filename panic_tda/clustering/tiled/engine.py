@@ -21,6 +21,7 @@ from panic_tda.clustering.tiled.workers import Workers, workers
 from panic_tda.clustering.trees import Edges, concatenate, minimum_forest
 from panic_tda.devices import cuda
 from panic_tda.errors import InvalidParameter, UnsupportedOnBackend
+from panic_tda.parameters import format_bytes
 from panic_tda.types import SpanningTree
 
 if TYPE_CHECKING:
@@ -109,8 +110,8 @@ class TiledBackend:
         needed, free = self.device_bytes(n_rows, n_features, options.min_samples), cuda.free_bytes()
         if needed > free:
             raise UnsupportedOnBackend(
-                f"backend tiled needs {needed / 2**30:.1f} GiB of device memory for {n_rows:,} rows, beside "
-                f"the rows themselves; {free / 2**30:.1f} GiB are free: use --devices none, a smaller "
+                f"backend tiled needs {format_bytes(needed)} of device memory for {n_rows:,} rows, beside "
+                f"the rows themselves; {format_bytes(free)} are free: use --devices none, a smaller "
                 "--min-samples, or a sample with --downsample"
             )
 
@@ -236,7 +237,7 @@ class TiledBackend:
         if limit is not None and self.memory(n, length, space, team) > limit:
             folder = Path(tempfile.gettempdir()) if options.checkpoint is None else options.checkpoint.folder
             folder.mkdir(parents=True, exist_ok=True)
-            _log.info("neighbour lists of %.1f GiB go into a file in %s", 8 * n * length / 2**30, folder)
+            _log.info("neighbour lists of %s go into a file in %s", format_bytes(8 * n * length), folder)
         lists = space.work.empty_lists(space.xp, where, length, folder)
         asking = space if self.settings.bound_neighbours else replace(space, bounded=False)
         neighbours.find_neighbours(asking, where, lists, team, options.progress, options.checkpoint)

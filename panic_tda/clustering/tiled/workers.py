@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,19 +12,14 @@ from typing import Generic, TypeVar
 
 from threadpoolctl import threadpool_limits
 
+from panic_tda.devices.machine import available_cores
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Kept = TypeVar("Kept")
 
 _AHEAD = 4
 """Tasks per thread that wait in the queue: enough to keep it busy, few enough to stop soon."""
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class PerThread(Generic[Kept]):

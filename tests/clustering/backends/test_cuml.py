@@ -334,7 +334,7 @@ def test_an_exhausted_device_costs_its_model_alone(upgraded: MakeFile) -> None:
     for part in (
         "ran out of device memory (std::bad_alloc: out_of_memory)",
         f"on {Exhausted.failed[0]} × 8 rows",
-        "the estimate is 0.0 GiB",
+        "the estimate is 0 MiB",
         "24.0 GiB are free now beside the rows",
         "--backend tiled",
         "--memory-limit",
