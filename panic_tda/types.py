@@ -211,45 +211,6 @@ class ModelOutcome:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Environment:
-    """What this machine has; the fields are the keys of `doctor --environment --json`.
-
-    Attributes
-    ----------
-    platform : str
-        Operating system, processor and Python.
-    cores : int
-        Those that this process may use.
-    memory_bytes, available_bytes : int or None
-        Of the host: all of it, and what can be had; None where the system does not say.
-    driver : str or None
-        Version of the NVIDIA driver; None where there is none.
-    driver_cuda, cuda_runtime : str or None
-        CUDA version up to which the driver goes, and that of the runtime which CuPy uses; None without CUDA.
-    cuda_unusable_because : str or None
-        Why CuPy can do nothing, with the remedy; None where it can.
-    devices : tuple
-        Visible devices, as `cuda.devices` lists them.
-    versions : dict of str to str or None
-        By package; None for what is not installed.
-    backends : dict of str to str or None
-        By name: why it can do nothing here, with the remedy; None where it can.
-    """
-
-    platform: str
-    cores: int
-    memory_bytes: int | None
-    available_bytes: int | None
-    driver: str | None
-    driver_cuda: str | None
-    cuda_runtime: str | None
-    cuda_unusable_because: str | None
-    devices: tuple[Any, ...]
-    versions: dict[str, str | None]
-    backends: dict[str, str | None]
-
-
 @dataclass(frozen=True)
 class SavedPending:
     """A kept clustering that is in the database now."""
@@ -257,47 +218,3 @@ class SavedPending:
     id: UUID
     embedding_model: str
     n_vanished: int
-
-
-@dataclass(frozen=True)
-class ImportSummary:
-    """What an import added.
-
-    Attributes
-    ----------
-    n_files, n_rows : int
-        Read.
-    n_new_embeddings, n_new_invocations, n_new_runs : int
-        Added; the other rows were in the database already, with the same text and vector.
-    models : tuple of str
-        Embedding models of the rows, sorted.
-    experiment_id : UUID or None
-        The new runs' experiment; None where all runs were there.
-    """
-
-    n_files: int
-    n_rows: int
-    n_new_embeddings: int
-    n_new_invocations: int
-    n_new_runs: int
-    models: tuple[str, ...]
-    experiment_id: UUID | None
-
-    @property
-    def n_present(self) -> int:
-        """Rows whose embedding was in the database already."""
-        return self.n_rows - self.n_new_embeddings
-
-    def describe(self) -> str:
-        """Say in one or two lines what was added."""
-        read = f"read {self.n_rows:,} rows from {self.n_files} {'file' if self.n_files == 1 else 'files'}"
-        if not self.n_new_embeddings:
-            return f"{read}: nothing to add, all of them are in the database already"
-        present = f"; {self.n_present:,} were there already" if self.n_present else ""
-        return (
-            f"{read}: added {self.n_new_embeddings:,} embeddings ({', '.join(self.models)}), "
-            f"{self.n_new_invocations:,} invocations and {self.n_new_runs:,} runs{present}"
-        )
-
-    def __str__(self) -> str:
-        return self.describe()

@@ -10,9 +10,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from panic_tda.devices.doctor import Environment
 from panic_tda.parameters import chord_to_cosine, format_bytes
+from panic_tda.storage.additions import ImportSummary
 from panic_tda.storage.results import ClusterDetails, ClusteringSummary
-from panic_tda.types import Environment, ImportSummary, ModelOutcome, SavedPending
+from panic_tda.types import ModelOutcome, SavedPending
 
 PIPE_COLUMNS = 160
 """Width of the output where it goes to a file or another program."""

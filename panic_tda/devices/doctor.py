@@ -6,9 +6,9 @@ import importlib.metadata
 import platform
 import subprocess
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from panic_tda.devices import cuda, machine
-from panic_tda.types import Environment
 
 _PACKAGES = {
     "panic_tda": ("panic_tda",),
@@ -23,6 +23,45 @@ _PACKAGES = {
 """By name: what the package is called where it is installed from, which for some differs by CUDA version."""
 _DRIVER_QUERY = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
 _QUERY_SECONDS = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """What this machine has; the fields are the keys of `doctor --environment --json`.
+
+    Attributes
+    ----------
+    platform : str
+        Operating system, processor and Python.
+    cores : int
+        Those that this process may use.
+    memory_bytes, available_bytes : int or None
+        Of the host: all of it, and what can be had; None where the system does not say.
+    driver : str or None
+        Version of the NVIDIA driver; None where there is none.
+    driver_cuda, cuda_runtime : str or None
+        CUDA version up to which the driver goes, and that of the runtime which CuPy uses; None without CUDA.
+    cuda_unusable_because : str or None
+        Why CuPy can do nothing, with the remedy; None where it can.
+    devices : tuple of CudaDevice
+        Visible devices, as `cuda.devices` lists them.
+    versions : dict of str to str or None
+        By package; None for what is not installed.
+    backends : dict of str to str or None
+        By name: why it can do nothing here, with the remedy; None where it can.
+    """
+
+    platform: str
+    cores: int
+    memory_bytes: int | None
+    available_bytes: int | None
+    driver: str | None
+    driver_cuda: str | None
+    cuda_runtime: str | None
+    cuda_unusable_because: str | None
+    devices: tuple[cuda.CudaDevice, ...]
+    versions: dict[str, str | None]
+    backends: dict[str, str | None]
 
 
 def examine_environment(*, backends: Mapping[str, str | None], sqlite: str) -> Environment:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,6 +13,7 @@ import pyarrow.compute as pc
 
 from panic_tda.errors import BadInput, WrongUsage
 from panic_tda.files.arrow_files import open_arrow_file, readable
+from panic_tda.storage.additions import EmbeddingBatch, RunKey, refuse_row
 
 if TYPE_CHECKING:
     from panic_tda.types import Float32Array, IntArray
@@ -25,56 +25,6 @@ UNKNOWN_SEED = -1
 """The seed of runs that have none; the pipeline writes it for runs that were not seeded."""
 UNKNOWN_NETWORK = ("imported",)
 """The network of runs that have none, and thereby the model of their invocations."""
-
-
-@dataclass(frozen=True)
-class RunKey:
-    """What a run is known by."""
-
-    name: str
-    seed: int
-    network: tuple[str, ...]
-    initial_prompt: str
-
-
-@dataclass(frozen=True)
-class EmbeddingBatch:
-    """Some rows of a file, all of one embedding model.
-
-    Attributes
-    ----------
-    path : Path
-        The file.
-    rows : (b,) int64
-        Row numbers in the file, counted from 0.
-    model : str
-        The embedding model.
-    runs : list of RunKey
-        The runs that occur, each once.
-    run_codes : (b,) int64
-        Index into `runs` of each row.
-    sequence_numbers : (b,) int64
-        Position of each row's text in its run, from 0.
-    texts : list of str
-        One a row.
-    vectors : (b, d) float32
-        Finite and not zero.
-    """
-
-    path: Path
-    rows: IntArray
-    model: str
-    runs: list[RunKey]
-    run_codes: IntArray
-    sequence_numbers: IntArray
-    texts: list[str]
-    vectors: Float32Array
-
-    def refuse(self, index: int, problem: str) -> NoReturn:
-        """Raise `BadInput` about the row at `index` of this batch."""
-        run = self.runs[self.run_codes[index]].name
-        problem = f"run {run}, sequence number {self.sequence_numbers[index]}, {problem}"
-        _refuse(self.path, int(self.rows[index]), problem)
 
 
 class EmbeddingFile:
@@ -180,7 +130,7 @@ class EmbeddingFile:
         numbers: IntArray = column.to_numpy(zero_copy_only=False)
         if (numbers < 0).any():
             row = int(np.argmax(numbers < 0))
-            _refuse(self.path, first + row, f"sequence_number must be at least 0; got {numbers[row]}")
+            refuse_row(self.path, first + row, f"sequence_number must be at least 0; got {numbers[row]}")
         return numbers
 
     def _models(self, batch: pa.RecordBatch, first: int) -> Iterator[tuple[str, IntArray]]:
@@ -192,7 +142,7 @@ class EmbeddingFile:
         for code, name in enumerate(names):
             rows = np.flatnonzero(codes == code)
             if not name:
-                _refuse(self.path, first + int(rows[0]), "embedding_model is empty")
+                refuse_row(self.path, first + int(rows[0]), "embedding_model is empty")
             if self._model not in (None, name):
                 raise WrongUsage(
                     f"{self.path}, row {first + rows[0]}: column embedding_model says {name}, and model "
@@ -226,7 +176,7 @@ class EmbeddingFile:
         models = column.flatten()
         if models.null_count:
             row = int(np.searchsorted(lengths.cumsum(), _first_null(models), side="right"))
-            _refuse(self.path, first + row, "network has a model without a name")
+            refuse_row(self.path, first + row, "network has a model without a name")
         names, codes = _encode(models)
         table = np.full((batch.num_rows, max(1, lengths.max(initial=0))), -1)
         table[np.arange(table.shape[1]) < lengths[:, None]] = codes
@@ -244,7 +194,7 @@ class EmbeddingFile:
     def _complete(self, batch: pa.RecordBatch, name: str, kind: pa.DataType, first: int) -> pa.Array:
         column = batch.column(name).cast(kind)
         if column.null_count:
-            _refuse(self.path, first + _first_null(column), f"{name} is missing (null)")
+            refuse_row(self.path, first + _first_null(column), f"{name} is missing (null)")
         return column
 
     def _vectors(self, batch: pa.RecordBatch, first: int, rows: IntArray) -> Float32Array:
@@ -253,7 +203,7 @@ class EmbeddingFile:
             column = column.take(pa.array(rows))
 
         def refuse(wrong: Any, problem: str) -> NoReturn:
-            _refuse(self.path, first + int(rows[int(np.argmax(wrong))]), f"the vector {problem}")
+            refuse_row(self.path, first + int(rows[int(np.argmax(wrong))]), f"the vector {problem}")
 
         if column.null_count:
             refuse(column.is_null().to_numpy(zero_copy_only=False), "is missing (null)")
@@ -311,10 +261,6 @@ def _encode(column: pa.Array) -> tuple[list[Any], IntArray]:
 
 def _first_null(column: pa.Array) -> int:
     return int(pc.index(column.is_null(), True).as_py())
-
-
-def _refuse(path: Path, row: int, problem: str) -> NoReturn:
-    raise BadInput(f"{path}, row {row} (counted from 0): {problem}; nothing was imported")
 
 
 def _is_string(kind: pa.DataType) -> bool:

@@ -1,4 +1,4 @@
-"""Opening databases: URLs, connections, pragmas, Arrow streams, and every difference between dialects.
+"""Opening databases: URLs, connections, pragmas, transactions, versions.
 
 SQLite is read through Python's own `sqlite3` only. A second SQLite library in the process would drop the
 first one's POSIX locks whenever it closes the file, and committed rows would be lost with them.
@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import shlex
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
-import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
-from sqlalchemy.sql import Select
 
 from panic_tda.errors import DatabaseError, MissingPath, NeedsUpgrade, WrongUsage
 
@@ -215,137 +212,6 @@ def schema_version(connection: Connection) -> str | None:
         return None
     version = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalar()
     return None if version is None else str(version)
-
-
-def stream_vectors(
-    connection: Connection, query: Select[Any], *, width: int, batch_rows: int
-) -> Iterator[pa.RecordBatch]:
-    """Stream `(id, vector)` rows as Arrow record batches.
-
-    Parameters
-    ----------
-    connection : Connection
-        From `Database.reading`.
-    query : Select
-        Two result columns: a 32-character id and a vector of exactly `width` bytes.
-    width : int
-        Bytes of one vector.
-    batch_rows : int
-        Most rows of a batch.
-
-    Yields
-    ------
-    pyarrow.RecordBatch
-        Columns `id` (fixed_size_binary(32)) and `vector` (fixed_size_binary(width)).
-
-    Raises
-    ------
-    DatabaseError
-        A value is missing or of another length, or the file is damaged.
-    """
-    sql = str(query.compile(connection, compile_kwargs={"literal_binds": True}))
-    # The driver's own cursor: turning each of millions of rows into a result object would double the time.
-    cursor = _streaming_cursor(connection)
-    try:
-        # The empty parameters make every driver read the doubled percent signs of the compiled query alike.
-        cursor.execute(sql, ())
-        while rows := cursor.fetchmany(batch_rows):
-            ids, vectors = zip(*rows, strict=True)
-            batch = pa.record_batch({"id": _fixed_width(ids, 32), "vector": _fixed_width(vectors, width)})
-            # Freed before the next rows come, their memory is still in the cache when it is used again.
-            del rows, ids, vectors
-            yield batch
-    except connection.dialect.loaded_dbapi.Error as error:
-        raise DatabaseError(f"reading vectors: {error}") from error
-    finally:
-        cursor.close()
-
-
-def insert_rows(
-    connection: Connection, table: type[DeclarativeBase], rows: Iterable[tuple[Any, ...]]
-) -> None:
-    """Insert many rows at the driver's own speed.
-
-    Parameters
-    ----------
-    connection : Connection
-        From `Database.writing`.
-    table : mapped class
-        Where the rows go.
-    rows : iterable of tuple
-        Values of all columns in the table's order, as they are stored (ids as 32 characters).
-    """
-    names = [column.name for column in table.__table__.columns]
-    cursor: Any = connection.connection.cursor()
-    try:
-        if connection.dialect.name == "postgresql":
-            with cursor.copy(f"COPY {table.__tablename__} ({', '.join(names)}) FROM STDIN") as copy:
-                for row in rows:
-                    copy.write_row(row)
-        else:
-            marks = ", ".join("?" * len(names))
-            cursor.executemany(
-                f"INSERT INTO {table.__tablename__} ({', '.join(names)}) VALUES ({marks})", rows
-            )
-    except connection.dialect.loaded_dbapi.Error as error:
-        raise DatabaseError(f"inserting into {table.__tablename__}: {error}") from error
-    finally:
-        cursor.close()
-
-
-def insert_new_rows(
-    connection: Connection, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
-) -> int:
-    """Insert the rows whose id is not in the table yet, and leave those that are there as they are.
-
-    Parameters
-    ----------
-    connection : Connection
-        From `Database.writing`.
-    table : str
-        A table with the primary key `id`.
-    columns : sequence of str
-        The columns that are given; the others take their defaults.
-    rows : sequence of tuple
-        Values as the driver takes them: ids as text of 32 characters, vectors as bytes.
-
-    Returns
-    -------
-    int
-        How many rows were inserted.
-    """
-    # The driver's own statement: SQLAlchemy's preparation of each row costs as much as inserting it.
-    mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
-    sql = (
-        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join([mark] * len(columns))}) "
-        "ON CONFLICT (id) DO NOTHING"
-    )
-    return connection.exec_driver_sql(sql, list(rows)).rowcount if rows else 0
-
-
-def _fixed_width(values: tuple[Any, ...], width: int) -> pa.Array:
-    try:
-        if isinstance(values[0], str):
-            data = "".join(values).encode("ascii")
-        else:
-            # Too long and too short ones would make up for each other in the sum.
-            data = b"".join(values) if set(map(len, values)) == {width} else b""
-        if len(data) == len(values) * width:
-            return pa.FixedSizeBinaryArray.from_buffers(
-                pa.binary(width), len(values), [None, pa.py_buffer(data)]
-            )
-    except (TypeError, UnicodeEncodeError):
-        pass  # A missing value has no length, and no id has a letter beyond f.
-    lengths = sorted({-1 if value is None else len(value) for value in values})
-    raise DatabaseError(f"values of {width} bytes were expected, got lengths {lengths} (-1: missing)")
-
-
-def _streaming_cursor(connection: Connection) -> Any:
-    # psycopg's plain cursor holds the whole result in memory; a named one lives on the server.
-    if connection.dialect.name == "postgresql":
-        driver: Any = connection.connection
-        return driver.cursor(name="panic_tda_stream", binary=True)
-    return connection.connection.cursor()
 
 
 def _parse(target: str | Path) -> URL:

@@ -23,7 +23,8 @@ from panic_tda.devices import cuda
 from panic_tda.errors import BadVectors, DatabaseError
 from panic_tda.parameters import validate_downsample
 from panic_tda.progress import Progress, Silent
-from panic_tda.storage.database import Database, stream_vectors
+from panic_tda.storage.bulk import stream_vectors
+from panic_tda.storage.database import Database
 from panic_tda.storage.sampling import Sample, sample
 from panic_tda.storage.schemas import Embedding
 from panic_tda.types import EmbeddingMatrix

@@ -15,7 +15,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session, aliased
 
 from panic_tda.errors import OUTLIER, UnknownClustering
-from panic_tda.storage.database import Database, insert_rows
+from panic_tda.storage.bulk import insert_rows
+from panic_tda.storage.database import Database
 from panic_tda.storage.schemas import (
     Cluster,
     ClusteringResult,

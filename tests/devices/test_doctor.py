@@ -17,11 +17,10 @@ from click.testing import CliRunner
 from panic_tda.cli.rendering import environment_json, environment_text
 from panic_tda.clustering import backends
 from panic_tda.devices import cuda
-from panic_tda.devices.doctor import examine_environment
+from panic_tda.devices.doctor import Environment, examine_environment
 from panic_tda.errors import InvalidParameter
 from panic_tda.main import main
 from panic_tda.storage.database import sqlite_version
-from panic_tda.types import Environment
 
 DEVICES = (
     cuda.CudaDevice(0, "NVIDIA H200", 150_000_000_000, 149_000_000_000, "9.0"),

@@ -15,15 +15,8 @@ import sqlalchemy as sa
 
 from panic_tda.errors import DatabaseError, MissingPath, NeedsUpgrade, WrongUsage
 from panic_tda.storage import database as database_module
-from panic_tda.storage.database import (
-    SCHEMA_VERSION,
-    VERSION_TABLE,
-    Database,
-    insert_new_rows,
-    open_database,
-    schema_version,
-    stream_vectors,
-)
+from panic_tda.storage.bulk import insert_new_rows, stream_vectors
+from panic_tda.storage.database import SCHEMA_VERSION, VERSION_TABLE, Database, open_database, schema_version
 from panic_tda.storage.schemas import Embedding, ExperimentConfig
 from tests.field_files import FieldSpec, write_field_file
 from tests.snapshots import run_python, snapshot
