@@ -31,15 +31,9 @@ from panic_tda.errors import (
 from panic_tda.parameters import ClusteringParameters, Resources, validate_downsample
 from panic_tda.progress import Prefixed, Progress, Silent
 from panic_tda.storage import pending, results
+from panic_tda.storage.census import ModelCensus, require_valid, stored_models, take_census
 from panic_tda.storage.database import Database, open_current, open_database
-from panic_tda.storage.loading import (
-    ModelCensus,
-    input_sha256,
-    load_embeddings,
-    require_valid,
-    stored_models,
-    take_census,
-)
+from panic_tda.storage.loading import input_sha256, load_embeddings
 from panic_tda.storage.results import ClusterDetails, ClusteringSummary
 from panic_tda.storage.schemas import Invocation, utc_now, uuid7
 from panic_tda.types import (

@@ -40,8 +40,9 @@ from panic_tda.errors import (
 from panic_tda.parameters import ClusteringParameters, Resources
 from panic_tda.storage import database as database_module
 from panic_tda.storage import pending
+from panic_tda.storage.census import take_census
 from panic_tda.storage.database import Database, open_database
-from panic_tda.storage.loading import input_sha256, load_embeddings, take_census
+from panic_tda.storage.loading import input_sha256, load_embeddings
 from panic_tda.storage.recovery import save_pending
 from panic_tda.storage.upgrade import CLUSTERING_TABLES
 from panic_tda.types import CLUSTERED, FAILED, SKIPPED, ModelOutcome

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING
 from panic_tda.lazy import handed_on
 
 if TYPE_CHECKING:
+    from panic_tda.storage.census import take_census as take_census
     from panic_tda.storage.database import Database as Database
     from panic_tda.storage.database import open_current as open_current
     from panic_tda.storage.database import open_database as open_database
     from panic_tda.storage.loading import load_embeddings as load_embeddings
-    from panic_tda.storage.loading import take_census as take_census
 
 __getattr__, __dir__, __all__ = handed_on(
     __name__,
@@ -36,6 +36,6 @@ __getattr__, __dir__, __all__ = handed_on(
         "load_embeddings": "loading",
         "open_current": "database",
         "open_database": "database",
-        "take_census": "loading",
+        "take_census": "census",
     },
 )

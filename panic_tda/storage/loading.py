@@ -1,10 +1,9 @@
-"""Database to arrays: counts and checks of all models, then one model's vectors as one matrix."""
+"""Database to arrays: one model's vectors as one matrix, in ascending order of their ids."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -24,8 +23,9 @@ from panic_tda.errors import BadVectors, DatabaseError
 from panic_tda.parameters import validate_downsample
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.bulk import stream_vectors
+from panic_tda.storage.census import FLOAT_BYTES, NAMED_IDS, ModelCensus, count, require_valid, take_census
 from panic_tda.storage.database import Database
-from panic_tda.storage.sampling import Sample, sample
+from panic_tda.storage.sampling import sample
 from panic_tda.storage.schemas import Embedding
 from panic_tda.types import EmbeddingMatrix
 
@@ -36,98 +36,9 @@ BATCH_BYTES = 1 << 17
 """Size of an Arrow batch. Small enough to be packed while it is in the processor's cache and to be recycled
 by the allocator, large enough to hide a call: 100,000 vectors of 256 bytes took 0.09 s of processor time
 like this, 0.15 s in batches of 16 KiB or of 1 MiB, and a bare scan of them 0.06 s."""
-_FLOAT_BYTES = 4
-_NAMED_IDS = 5
 _QUERY_IDS = 500
 
 _embedding = Embedding.__table__
-
-
-@dataclass(frozen=True)
-class ModelCensus:
-    """What the database holds of one embedding model.
-
-    Attributes
-    ----------
-    model : str
-        Name of the embedding model.
-    n_total : int
-        All its embeddings.
-    n_orphans : int
-        Those whose invocation is missing: they belong to no run and can never be sampled.
-    longest : int
-        Outputs of the longest run; known (not 0) only where a sampling factor above 1 was asked for.
-    sampled : dict of int or None to int
-        Number of sampled embeddings by the length of their vector in bytes; None counts missing vectors.
-    """
-
-    model: str
-    n_total: int
-    n_orphans: int
-    longest: int = 0
-    sampled: dict[int | None, int] = field(default_factory=dict)
-
-    @property
-    def n_sampled(self) -> int:
-        """Embeddings that the downsampling rule chose."""
-        return sum(self.sampled.values())
-
-    @property
-    def width(self) -> int:
-        """Bytes of a vector: the commonest legal length among the sampled ones, 0 where there is none."""
-        legal = {
-            size: count for size, count in self.sampled.items() if size and size % _FLOAT_BYTES == 0 and count
-        }
-        return max(legal, key=lambda size: (legal[size], size), default=0)
-
-    @property
-    def n_usable(self) -> int:
-        """Sampled embeddings with a vector of that length."""
-        return self.sampled.get(self.width, 0) if self.width else 0
-
-
-def take_census(database: Database, downsample: int = 1) -> dict[str, ModelCensus]:
-    """Count and measure the embeddings of every model in one query.
-
-    Parameters
-    ----------
-    database : Database
-        A database of the generation pipeline.
-    downsample : int
-        Sampling factor; 1 keeps every row.
-
-    Returns
-    -------
-    dict of str to ModelCensus
-        By model name, in alphabetical order.
-    """
-    with database.reading() as connection:
-        return _census(connection, sample(validate_downsample(downsample)))
-
-
-def require_valid(database: Database, census: ModelCensus, downsample: int = 1) -> None:
-    """Check that every sampled vector of a model is present and of one length.
-
-    Raises
-    ------
-    BadVectors
-        With the model, how many vectors are bad in which way, and the first ids.
-    """
-    bad = census.n_sampled - census.n_usable
-    if not bad:
-        return
-    chosen = sample(downsample)
-    wrong = sa.or_(_embedding.c.vector.is_(None), sa.func.length(_embedding.c.vector) != census.width)
-    query = (
-        sa.select(_embedding.c.id)
-        .select_from(chosen.source)
-        .where(_embedding.c.embedding_model == census.model, chosen.chosen, wrong)
-        .order_by(_embedding.c.id)
-        .limit(_NAMED_IDS)
-    )
-    with database.reading() as connection:
-        first = [str(found) for found in connection.execute(query).scalars()]
-    raise BadVectors(_explain_lengths(census, bad, first))
 
 
 def load_embeddings(
@@ -179,25 +90,25 @@ def load_embeddings(
     """
     progress = progress or Silent()
     validate_downsample(downsample)
+    # Where nothing is left out, invocations need not be looked up at all.
+    everything = downsample == 1 and not census.n_orphans and not skip_invalid
     with database.reading() as connection:
-        everything = downsample == 1 and not census.n_orphans and not skip_invalid
-        if not everything:
-            census = _census(connection, sample(downsample), census.model).get(census.model, census)
-        # The census of all models may be hours older: a matrix of its size would have to grow, and double.
-        n_rows = _count(connection, census.model) if everything else census.n_usable
+        census, n_rows = _recounted(connection, census, downsample, everything=everything)
         progress.phase("load", total=n_rows)
-        query = _vector_query(census, downsample, filtered=skip_invalid)
-        shape = (n_rows, census.width // _FLOAT_BYTES)
-        destination: Destination = (
-            DeviceRows(*shape)
-            if to_device and cuda.unusable_because() is None
-            else HostRows(*shape, memory_limit=memory_limit, work_dir=work_dir)
+        destination = _destination(
+            n_rows,
+            census.width // FLOAT_BYTES,
+            to_device=to_device,
+            memory_limit=memory_limit,
+            work_dir=work_dir,
         )
         # Whatever happens, no copy may be under way to memory that is free again.
         with contextlib.closing(destination):
             try:
-                ids = _fill(connection, query, destination, shape, progress)
+                query = _vector_query(census, downsample, filtered=skip_invalid)
+                ids = _stream(connection, query, destination, (n_rows, census.width), progress)
             except DatabaseError:
+                # A missing or ragged vector has a better message than that a batch could not be packed.
                 require_valid(database, take_census(database, downsample)[census.model], downsample)
                 raise
             vectors, valid = destination.finish()
@@ -226,12 +137,6 @@ def input_sha256(matrix: EmbeddingMatrix) -> str:
     return digest.hexdigest()
 
 
-def stored_models(connection: Connection) -> list[str]:
-    """Return the names of all embedding models in alphabetical order."""
-    query = sa.select(_embedding.c.embedding_model).distinct().order_by(_embedding.c.embedding_model)
-    return list(connection.execute(query).scalars())
-
-
 def stored_ids(connection: Connection, model: str) -> BytesArray:
     """Return the ids of all embeddings of a model, (n,) S32, in no order."""
     query = sa.select(sa.type_coerce(_embedding.c.id, sa.String)).where(_embedding.c.embedding_model == model)
@@ -248,39 +153,27 @@ def read_vectors(connection: Connection, ids: BytesArray) -> Float32Array:
     return np.concatenate(batches)
 
 
-def _census(connection: Connection, chosen: Sample, model: str | None = None) -> dict[str, ModelCensus]:
-    size = sa.func.length(_embedding.c.vector)
-    query = (
-        sa.select(
-            _embedding.c.embedding_model,
-            size,
-            sa.func.count(),
-            sa.func.sum(sa.case((chosen.orphaned, 1), else_=0)),
-            sa.func.sum(sa.case((chosen.chosen, 1), else_=0)),
-            sa.func.coalesce(sa.func.max(chosen.output_index), -1) + 1,
-        )
-        .select_from(chosen.source)
-        .group_by(_embedding.c.embedding_model, size)
-        .order_by(_embedding.c.embedding_model)
-    )
-    if model is not None:
-        query = query.where(_embedding.c.embedding_model == model)
-    found: dict[str, ModelCensus] = {}
-    for name, length, n_rows, n_orphans, n_sampled, longest in connection.execute(query):
-        before = found.get(name, ModelCensus(name, 0, 0))
-        found[name] = ModelCensus(
-            model=name,
-            n_total=before.n_total + n_rows,
-            n_orphans=before.n_orphans + n_orphans,
-            longest=max(before.longest, longest),
-            sampled=before.sampled | ({length: n_sampled} if n_sampled else {}),
-        )
-    return found
+def _recounted(
+    connection: Connection, census: ModelCensus, downsample: int, *, everything: bool
+) -> tuple[ModelCensus, int]:
+    """Return what there is of a model now, and how many rows will come at most.
+
+    The census of all models may be hours older: a matrix of its size would have to grow, and double.
+    """
+    if everything:
+        query = sa.select(sa.func.count()).where(_embedding.c.embedding_model == census.model)
+        return census, int(connection.execute(query).scalar_one())
+    census = count(connection, downsample, census.model).get(census.model, census)
+    return census, census.n_usable
 
 
-def _count(connection: Connection, model: str) -> int:
-    query = sa.select(sa.func.count()).where(_embedding.c.embedding_model == model)
-    return int(connection.execute(query).scalar_one())
+def _destination(
+    n_rows: int, n_features: int, *, to_device: bool, memory_limit: int | None, work_dir: Path | None
+) -> Destination:
+    """Allocate the matrix where its rows belong."""
+    if to_device and cuda.unusable_because() is None:
+        return DeviceRows(n_rows, n_features)
+    return HostRows(n_rows, n_features, memory_limit=memory_limit, work_dir=work_dir)
 
 
 def _vector_query(census: ModelCensus, downsample: int, *, filtered: bool) -> Select[Any]:
@@ -295,16 +188,19 @@ def _vector_query(census: ModelCensus, downsample: int, *, filtered: bool) -> Se
     return query.where(sa.func.length(_embedding.c.vector) == census.width) if filtered else query
 
 
-def _fill(
+def _stream(
     connection: Connection,
     query: Select[Any],
     destination: Destination,
     shape: tuple[int, int],
     progress: Progress,
 ) -> BytesArray:
-    """Send all vectors to their destination, and return their ids in the same order."""
-    # There are as many rows as were counted at most: both are asked for in one transaction.
-    n_rows, width = shape[0], _FLOAT_BYTES * shape[1]
+    """Send all vectors to their destination, and return their ids in the same order.
+
+    `shape` is the number of rows and the bytes of a vector. There are as many rows as were counted at most:
+    both are asked for in one transaction.
+    """
+    n_rows, width = shape
     ids = np.empty(n_rows, dtype="S32")
     filled = 0
     for batch in stream_vectors(
@@ -329,24 +225,8 @@ def _in_order(ids: BytesArray, vectors: Any) -> tuple[BytesArray, Any]:
     return ids[order], vectors
 
 
-def _explain_lengths(census: ModelCensus, bad: int, first: list[str]) -> str:
-    missing = census.sampled.get(None, 0)
-    lengths = ", ".join(
-        f"{count} of {size} bytes"
-        for size, count in census.sampled.items()
-        if size is not None and (size != census.width or not size)
-    )
-    expected = f"{census.width // _FLOAT_BYTES or 'some'} float32 values expected"
-    kinds = "; ".join(part for part in (f"{missing} missing" if missing else "", lengths, expected) if part)
-    return (
-        f"{bad} of {census.n_sampled} vectors of model {census.model} are invalid ({kinds}); "
-        f"first embedding ids: {', '.join(first)}; "
-        "repair them, or leave them out with --skip-invalid"
-    )
-
-
 def _explain_values(model: str, ids: BytesArray) -> str:
-    first = ", ".join(str(UUID(found.decode())) for found in np.sort(ids)[:_NAMED_IDS])
+    first = ", ".join(str(UUID(found.decode())) for found in np.sort(ids)[:NAMED_IDS])
     return (
         f"{len(ids)} vectors of model {model} are zero, NaN or infinite; first embedding ids: {first}; "
         "repair them, or leave them out with --skip-invalid"

@@ -18,8 +18,9 @@ from panic_tda.arrays.namespace import on_device, to_host
 from panic_tda.devices import cuda
 from panic_tda.errors import BadVectors, DatabaseError, DeviceOutOfMemory
 from panic_tda.storage import loading
+from panic_tda.storage.census import take_census
 from panic_tda.storage.database import Database
-from panic_tda.storage.loading import input_sha256, load_embeddings, take_census
+from panic_tda.storage.loading import input_sha256, load_embeddings
 from panic_tda.types import EmbeddingMatrix
 from tests.conftest import MakeFile
 from tests.field_files import FieldSpec

@@ -15,16 +15,9 @@ import pytest
 from panic_tda.arrays import rows
 from panic_tda.errors import BadVectors, DatabaseError, InvalidParameter
 from panic_tda.storage import loading
+from panic_tda.storage.census import ModelCensus, require_valid, take_census
 from panic_tda.storage.database import Database, open_database
-from panic_tda.storage.loading import (
-    ModelCensus,
-    input_sha256,
-    load_embeddings,
-    read_vectors,
-    require_valid,
-    stored_ids,
-    take_census,
-)
+from panic_tda.storage.loading import input_sha256, load_embeddings, read_vectors, stored_ids
 from panic_tda.types import EmbeddingMatrix
 from tests.conftest import MakeFile, UpgradedFile
 from tests.field_files import BAD_KINDS, EVERYTHING, FieldSpec, StoredEmbedding

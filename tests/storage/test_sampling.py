@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from panic_tda.storage.census import take_census
 from panic_tda.storage.database import Database, open_database
-from panic_tda.storage.loading import load_embeddings, take_census
+from panic_tda.storage.loading import load_embeddings
 from panic_tda.storage.sampling import sample
 from panic_tda.storage.schemas import Embedding
 from tests.conftest import MakeFile

@@ -12,7 +12,8 @@ import pytest
 
 from panic_tda.clustering_manager import list_clusterings
 from panic_tda.storage import pending
-from panic_tda.storage.loading import load_embeddings, take_census
+from panic_tda.storage.census import take_census
+from panic_tda.storage.loading import load_embeddings
 from panic_tda.storage.results import save_clustering
 from tests.conftest import MakeFile, UpgradedFile, make_finished
 from tests.field_files import FieldSpec
@@ -28,7 +29,8 @@ from dataclasses import replace
 from pathlib import Path
 from panic_tda.storage import pending, results
 from panic_tda.storage.database import open_database
-from panic_tda.storage.loading import load_embeddings, take_census
+from panic_tda.storage.loading import load_embeddings
+from panic_tda.storage.census import take_census
 from panic_tda.storage.schemas import uuid7
 database, rounds = open_database(sys.argv[1]), int(sys.argv[3])
 kept = pending.read(Path(sys.argv[2]))
