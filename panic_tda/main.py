@@ -166,17 +166,6 @@ def import_embeddings(database: str, files: tuple[Path, ...], model: str | None,
     help="What builds the spanning tree; a backend that is named never gives way to another.",
 )
 @click.option("--exact", is_flag=True, help="No approximate tree: auto takes tiled, also on a CUDA device.")
-@click.option("--nn-descent", is_flag=True, help="An approximate neighbour graph by NN descent (cuml only).")
-@click.option(
-    "--graph-degree", type=int, metavar="N", help="Neighbours of a row in that graph.  [default: 64]"
-)
-@click.option(
-    "--intermediate-graph-degree",
-    type=int,
-    metavar="N",
-    help="Neighbours kept on the way to it.  [default: twice the degree, at least 128]",
-)
-@click.option("--graph-iterations", type=int, metavar="N", help="Rounds of the descent.  [default: 20]")
 @click.option(
     "--memory-limit",
     metavar="SIZE",

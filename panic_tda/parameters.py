@@ -16,8 +16,6 @@ DISTANCE_FLOOR = 1e-3
 MIN_CLUSTER_SHARE = 0.001
 MIN_SAMPLES_CAP = 64
 SELECTION_METHODS = ("eom", "leaf")
-APPROXIMATE_BACKENDS = ("auto", "cuml")
-"""Backends, by name, whose tree may be approximate."""
 _LARGEST_INTEGER = 2**63 - 1
 """What a database takes as an integer."""
 
@@ -37,40 +35,6 @@ class EffectiveParameters:
     cluster_selection_method: str
     max_cluster_size: int | None
     distance_floor: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class NnDescent:
-    """An approximate neighbour graph by NN descent, in place of all products; see cuML's `build_kwds`.
-
-    Parameters
-    ----------
-    graph_degree : int
-        Neighbours of each row in the graph; at least `min_samples`.
-    intermediate_graph_degree : int
-        Neighbours kept on the way, at least `graph_degree`; more find better ones.
-    max_iterations : int
-        Rounds of the descent.
-
-    Raises
-    ------
-    InvalidParameter
-        A value outside its range.
-    """
-
-    graph_degree: int = 64
-    intermediate_graph_degree: int = 128
-    max_iterations: int = 20
-
-    def __post_init__(self) -> None:
-        _require_count(2, "graph_degree", "a count of at least 2", self.graph_degree)
-        _require_count(
-            self.graph_degree,
-            "intermediate_graph_degree",
-            f"at least graph_degree, {self.graph_degree}",
-            self.intermediate_graph_degree,
-        )
-        _require_count(1, "max_iterations", "a count of at least 1", self.max_iterations)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +63,6 @@ class ClusteringParameters:
         Name of the backend that builds the spanning tree, or "auto".
     exact : bool
         Whether "auto" leaves out backends whose tree is not that of the complete graph.
-    nn_descent : NnDescent or None
-        Take an approximate neighbour graph, which only the backend "cuml" can.
 
     Raises
     ------
@@ -117,7 +79,6 @@ class ClusteringParameters:
     distance_floor: float = DISTANCE_FLOOR
     backend: str = "auto"
     exact: bool = False
-    nn_descent: NnDescent | None = None
 
     def __post_init__(self) -> None:
         _require(0 <= self.epsilon <= 2, "epsilon", "a chord distance from 0 to 2", self.epsilon)
@@ -147,11 +108,6 @@ class ClusteringParameters:
             raise InvalidParameter(
                 "backend cuml is not exact: its tree is that of a neighbour graph; "
                 "use --backend auto or tiled with --exact, or leave --exact out"
-            )
-        if self.nn_descent is not None and (self.exact or self.backend not in APPROXIMATE_BACKENDS):
-            asked = "exact" if self.exact else f"backend {self.backend}"
-            raise InvalidParameter(
-                f"nn_descent makes an approximate graph, which only backend cuml takes; got it with {asked}"
             )
 
     def resolve(self, n_rows: int) -> EffectiveParameters:
@@ -262,44 +218,16 @@ def parse_min_cluster_size(text: str) -> int | float:
         ) from None
 
 
-def from_options(
-    *,
-    min_cluster_size: str | None = None,
-    nn_descent: bool = False,
-    graph_degree: int | None = None,
-    intermediate_graph_degree: int | None = None,
-    graph_iterations: int | None = None,
-    **others: Any,
-) -> ClusteringParameters:
+def from_options(*, min_cluster_size: str | None = None, **others: Any) -> ClusteringParameters:
     """Make parameters from the options of a command, where `min_cluster_size` is text.
 
     Raises
     ------
     InvalidParameter
-        A value outside its range, or an option of the approximate graph without `nn_descent`.
+        A value outside its range.
     """
     size = None if min_cluster_size is None else parse_min_cluster_size(min_cluster_size)
-    graph_options = {
-        "graph_degree": graph_degree,
-        "intermediate_graph_degree": intermediate_graph_degree,
-        "max_iterations": graph_iterations,
-    }
-    given = {name: value for name, value in graph_options.items() if value is not None}
-    if given and not nn_descent:
-        raise InvalidParameter(
-            "--graph-degree, --intermediate-graph-degree and --graph-iterations are options of --nn-descent, "
-            "which was not asked for"
-        )
-    graph = _graph(**given) if nn_descent else None
-    return ClusteringParameters(min_cluster_size=size, nn_descent=graph, **others)
-
-
-def _graph(**given: int) -> NnDescent:
-    degree = given.get("graph_degree", NnDescent.graph_degree)
-    # A degree alone takes the intermediate one along.
-    return NnDescent(
-        **{"intermediate_graph_degree": max(2 * degree, NnDescent.intermediate_graph_degree)} | given
-    )
+    return ClusteringParameters(min_cluster_size=size, **others)
 
 
 def validate_downsample(factor: int) -> int:

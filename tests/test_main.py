@@ -540,6 +540,22 @@ def test_odd_texts_stay_on_one_line_and_control_no_terminal(upgraded: MakeFile) 
         assert said[0]["clusters"][0]["medoid_text"] == text
 
 
+def test_what_older_versions_stored_is_still_listed_and_shown(clustered: UpgradedFile) -> None:
+    graph = {"graph_degree": 64, "intermediate_graph_degree": 128, "max_iterations": 20}
+    with sqlite3.connect(clustered.path) as connection:
+        connection.execute(
+            "UPDATE clusteringresult SET parameters = json_set(parameters, '$.exact', json('false'), "
+            "'$.nn_descent', json(?), '$.lighter_edge_share', 0.25, '$.lighter_edge_sample', 40)",
+            (json.dumps(graph),),
+        )
+    connection.close()
+    for command in ("list-clusterings", "show-clustering"):
+        assert succeed(command, db=clustered.path).stdout.count("Nomic") == 1
+    assert "25.00 % of 40 sampled rows" in succeed("show-clustering", db=clustered.path).stdout
+    for one in json.loads(succeed("show-clustering", "--json", db=clustered.path).stdout):
+        assert one["parameters"]["nn_descent"] == graph
+
+
 # ---------------------------------------------------------------------------- delete-clusterings
 
 

@@ -250,17 +250,13 @@ def _parameter_lines(said: dict[str, Any]) -> list[str]:
 
 
 def _approximation_lines(said: dict[str, Any]) -> list[str]:
-    lines = []
-    if graph := said.get("nn_descent"):
-        values = ", ".join(f"{name} {value}" for name, value in graph.items())
-        lines.append(f"  neighbour graph by NN descent: {values}")
     share = said.get("lighter_edge_share")
-    if share is not None:
-        lines.append(
-            f"  {100 * share:.2f} % of {said['lighter_edge_sample']} sampled rows have an edge lighter than "
-            "their path in the tree (0 % in an exact one)"
-        )
-    return lines
+    if share is None:
+        return []
+    return [
+        f"  {100 * share:.2f} % of {said['lighter_edge_sample']} sampled rows have an edge lighter than "
+        "their path in the tree (0 % in an exact one)"
+    ]
 
 
 def _cluster_lines(cluster: ClusterDetails, n_embeddings: int, width: int) -> list[str]:

@@ -30,7 +30,7 @@ from panic_tda.clustering.duplicates import DistinctRows, attach_copies, find_di
 from panic_tda.clustering.medoids import medoids
 from panic_tda.devices import cuda
 from panic_tda.errors import OUTLIER, BadVectors, UnsupportedOnBackend
-from panic_tda.parameters import ClusteringParameters, EffectiveParameters, NnDescent
+from panic_tda.parameters import ClusteringParameters, EffectiveParameters
 from panic_tda.progress import Progress, Silent
 from panic_tda.types import Clustering, FlatClusters, SpanningTree
 
@@ -76,7 +76,6 @@ def hdbscan(
     distance_floor: float = parameters.DISTANCE_FLOOR,
     backend: str = backends.AUTO,
     exact: bool = False,
-    nn_descent: NnDescent | None = None,
     progress: Progress | None = None,
 ) -> Clustering:
     """Cluster vectors by density on cosine geometry.
@@ -86,7 +85,7 @@ def hdbscan(
     vectors : (n, d) array_like
         One vector a row, of any length but zero; taken as float32.
     epsilon, min_cluster_size, min_samples, allow_single_cluster, selection_method, max_cluster_size, \
-distance_floor, backend, exact, nn_descent
+distance_floor, backend, exact
         See `ClusteringParameters`; distances are chord lengths between unit vectors, sqrt(2 - 2 cos).
     progress : Progress, optional
         Told what is being done.
@@ -123,7 +122,6 @@ distance_floor, backend, exact, nn_descent
         distance_floor=distance_floor,
         backend=backend,
         exact=exact,
-        nn_descent=nn_descent,
     )
     return cluster_rows(_as_matrix(vectors), asked, progress or Silent())
 
@@ -224,7 +222,7 @@ def cluster_rows(
         probabilities=flat.probabilities,
         persistence=flat.persistence,
         medoid_indices=found,
-        parameters=_record(effective, backend, distinct, flat) | _approximation(backend, asked, tree),
+        parameters=_record(effective, backend, distinct, flat) | _approximation(backend, tree),
         seconds={"fit": fitted - began, "medoids": time.monotonic() - fitted},
     )
 
@@ -275,7 +273,6 @@ def _options(asked: ClusteringParameters, effective: EffectiveParameters, **othe
         min_samples=effective.min_samples,
         distance_floor=effective.distance_floor,
         exact=asked.exact,
-        nn_descent=asked.nn_descent,
         # Asking means importing CuPy, which nobody should wait for who named a backend without use for it.
         on_device=asked.backend not in backends.ON_HOST and cuda.unusable_because() is None,
         **others,
@@ -353,15 +350,12 @@ def _record(
     }
 
 
-def _approximation(
-    backend: Backend, asked: ClusteringParameters, tree: SpanningTree | None
-) -> dict[str, Any]:
-    """What is stored of a tree that need not be a minimum one, and of the graph it came from."""
+def _approximation(backend: Backend, tree: SpanningTree | None) -> dict[str, Any]:
+    """What is stored of a tree that need not be a minimum one."""
     if backend.exact:
         return {}
     checked = None if tree is None else tree.lighter_edges
     return {
-        "nn_descent": None if asked.nn_descent is None else asdict(asked.nn_descent),
         "lighter_edge_share": None if checked is None else checked.share,
         "lighter_edge_sample": 0 if checked is None else checked.sample,
     }

@@ -29,13 +29,8 @@ from bench import machine, resident
 from bench_data import trajectories_at_once
 
 ROOT = Path(__file__).parents[2]
-PEERS = {
-    "tiled": ("tiled", False),
-    "cuml brute_force": ("cuml", False),
-    "cuml nn_descent": ("cuml", True),
-}
-"""By name: the backend, and whether its graph is the approximate one. The exact one comes first: the others
-are measured against it."""
+PEERS = ("tiled", "cuml")
+"""Backends by name. The exact one comes first: the other is measured against it."""
 WARM_UP_ROWS = 20_000
 """Three tiles of a device, so that no kernel is left to be compiled while the fit is timed."""
 SAMPLE_SECONDS = 0.01
@@ -54,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 300_000, 1_100_000])
     parser.add_argument("--dimensions", type=int, default=768)
-    parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS))
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS)
     parser.add_argument("--min-samples", type=int, help="default: 0.1 %% of the rows, 10 to 64")
     parser.add_argument("--host", action="store_true", help="on the processor: a trial of this script")
     parser.add_argument("--budget", type=float, default=400, help="seconds in all")
@@ -128,7 +123,7 @@ def measure_size(n: int, args: argparse.Namespace, place: str, folder: Path, clo
             clock.learn(peer, n, found["seconds"], found["whole"])
             with np.load(folder / "found.npz") as stored:
                 labels = stored["labels"]
-            if PEERS[peer][0] == "tiled":
+            if peer == "tiled":
                 reference = labels, found["tree_weight"]
             found |= quality(labels, found["tree_weight"], reference)
         yield row | found
@@ -214,10 +209,9 @@ def fit(place: str, n: int, d: int, folder: str, min_samples: int, peer: str) ->
     from panic_tda.errors import UnsupportedOnBackend
     from panic_tda.parameters import ClusteringParameters
 
-    name, approximate = PEERS[peer]
-    if (reason := missing(name, place, approximate)) is not None:
+    if (reason := missing(peer, place)) is not None:
         return {"status": f"skipped: {reason}"}
-    backend = backends.get(name)
+    backend = backends.get(peer)
     with np.load(Path(folder, "distinct.npz")) as stored:
         distinct = DistinctRows(**stored)
     rows = np.load(Path(folder, "rows.npy"), mmap_mode="r")
@@ -228,19 +222,19 @@ def fit(place: str, n: int, d: int, folder: str, min_samples: int, peer: str) ->
     xp = library(place)
     rows = xp.ascontiguousarray(xp.asarray(rows))
     try:
-        backend.check(*rows.shape, fit_options(min_samples, place, approximate))
+        backend.check(*rows.shape, fit_options(min_samples, place))
     except UnsupportedOnBackend as refusal:
         return {"status": f"skipped: {refusal}"}
     some = min(WARM_UP_ROWS, len(rows))
     backend.fit(
         rows[:some].copy(),
         np.ones(some, dtype=np.int64),
-        fit_options(min(min_samples, some), place, approximate),
+        fit_options(min(min_samples, some), place),
     )
     base = settled(place)
     with Peak(lambda: used_bytes(place)) as peak:
         began = time.perf_counter()
-        tree = backend.fit(rows, weights, fit_options(min_samples, place, approximate))
+        tree = backend.fit(rows, weights, fit_options(min_samples, place))
         synchronise(place)
         seconds = time.perf_counter() - began
     if backend.weighted:
@@ -255,23 +249,20 @@ def fit(place: str, n: int, d: int, folder: str, min_samples: int, peer: str) ->
     }
 
 
-def fit_options(min_samples: int, place: str, approximate: bool) -> Any:
+def fit_options(min_samples: int, place: str) -> Any:
     """Make the options of a fit."""
     from panic_tda import parameters
     from panic_tda.clustering.backends.base import FitOptions
 
-    more = {"nn_descent": parameters.NnDescent()} if approximate else {}
     return FitOptions(
         min_samples=min_samples,
         distance_floor=parameters.DISTANCE_FLOOR,
         on_device=place == "device",
-        **more,
     )
 
 
-def missing(name: str, place: str, approximate: bool) -> str | None:
+def missing(name: str, place: str) -> str | None:
     """Say why a backend cannot be measured here."""
-    from panic_tda import parameters
     from panic_tda.clustering import backends
 
     if name not in backends.NAMES:
@@ -280,8 +271,6 @@ def missing(name: str, place: str, approximate: bool) -> str | None:
         return reason
     if place == "host" and name == "cuml":
         return "works on a device only"
-    if approximate and not hasattr(parameters, "NnDescent"):
-        return "there is no approximate graph"
     return None
 
 

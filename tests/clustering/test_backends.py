@@ -15,7 +15,7 @@ from panic_tda.clustering.backends import sklearn as sklearn_backend
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.duplicates import attach_copies, find_distinct
 from panic_tda.errors import InvalidParameter, UnsupportedOnBackend
-from panic_tda.parameters import ClusteringParameters, NnDescent
+from panic_tda.parameters import ClusteringParameters
 from panic_tda.progress import Silent
 from panic_tda.types import SpanningTree
 from tests import reference
@@ -366,25 +366,10 @@ def test_auto_takes_tiled_where_an_exact_tree_is_asked_for(n_rows: int) -> None:
     assert select("auto", Shape(n_rows, n_rows, 768), options(64, exact=True)).name == "tiled"
 
 
-@pytest.mark.usefixtures("device")
-def test_an_approximate_graph_is_cumls_or_nobodys() -> None:
-    asked, shape = options(10, nn_descent=NnDescent()), Shape(5_000, 5_000, 8)
-    assert select("auto", shape, asked).name == "cuml"
-    with pytest.raises(UnsupportedOnBackend, match="backend cuml accepts an NN descent graph of at least"):
-        select("auto", shape, options(100, nn_descent=NnDescent()))
-    for name in ("sklearn", "tiled"):
-        with pytest.raises(UnsupportedOnBackend, match=f"backend {name} makes no approximate"):
-            select(name, shape, asked)
-
-
 @pytest.mark.usefixtures("no_device")
 def test_what_cannot_run_here_is_refused_before_anything_is_loaded() -> None:
-    for asked in (
-        ClusteringParameters(backend="cuml"),
-        ClusteringParameters(nn_descent=NnDescent()),
-    ):
-        with pytest.raises(UnsupportedOnBackend, match="backend cuml cannot run here: CuPy is not installed"):
-            backends.require_usable(asked)
+    with pytest.raises(UnsupportedOnBackend, match="backend cuml cannot run here: CuPy is not installed"):
+        backends.require_usable(ClusteringParameters(backend="cuml"))
     for name in ("auto", "sklearn", "tiled"):
         backends.require_usable(ClusteringParameters(backend=name))
     with pytest.raises(InvalidParameter, match="backend must be one of"):

@@ -30,8 +30,6 @@ ON_HOST = ("sklearn",)
 _AUTO_ORDER = ("cuml", "sklearn", "tiled")
 _AUTO_EXACT_ORDER = ("tiled",)
 """Where `exact` was asked for: the one exact backend that works on a device too."""
-_AUTO_APPROXIMATE_ORDER = ("cuml",)
-"""Where an approximate graph was asked for."""
 _AUTO_UP_TO = {"sklearn": 2_000}
 """Rows above which `auto` passes a backend over although it would not refuse: here both take half a second
 at 768 dimensions; at 8,000 rows scikit-learn takes five times as long as the tiles."""
@@ -68,13 +66,11 @@ def require_usable(asked: ClusteringParameters) -> None:
     Raises
     ------
     UnsupportedOnBackend
-        With the reason and the remedy. `auto` always finds another, but for an approximate graph.
+        With the reason and the remedy. `auto` always finds another.
     InvalidParameter
         There is no backend of this name.
     """
     name = asked.backend
-    if name == AUTO and asked.nn_descent is not None:
-        (name,) = _AUTO_APPROXIMATE_ORDER
     if name != AUTO and (reason := unusable_because(name)) is not None:
         raise cannot_run(name, reason)
 
@@ -95,7 +91,7 @@ def select(name: str, shape: Shape, options: FitOptions) -> Backend:
     if name != AUTO:
         return _checked(name, shape, options)
     reasons = []
-    for candidate in _auto_order(options):
+    for candidate in _AUTO_EXACT_ORDER if options.exact else _AUTO_ORDER:
         if shape.n_rows > _AUTO_UP_TO.get(candidate, shape.n_rows):
             continue
         try:
@@ -108,12 +104,6 @@ def select(name: str, shape: Shape, options: FitOptions) -> Backend:
     raise UnsupportedOnBackend("no backend can do this: " + "; ".join(reasons))
 
 
-def _auto_order(options: FitOptions) -> tuple[str, ...]:
-    if options.exact:
-        return _AUTO_EXACT_ORDER
-    return _AUTO_ORDER if options.nn_descent is None else _AUTO_APPROXIMATE_ORDER
-
-
 @cache
 def _say_once(refusal: str) -> None:
     """Log a refusal: a machine without a device would say so for every model otherwise."""
@@ -122,11 +112,6 @@ def _say_once(refusal: str) -> None:
 
 def _checked(name: str, shape: Shape, options: FitOptions) -> Backend:
     backend = get(name)
-    if options.nn_descent is not None and name not in _AUTO_APPROXIMATE_ORDER:
-        raise UnsupportedOnBackend(
-            f"backend {name} makes no approximate neighbour graph; use --backend cuml, "
-            "or leave --nn-descent out"
-        )
     backend.check(shape.n_distinct if backend.weighted else shape.n_rows, shape.n_features, options)
     return backend
 

@@ -10,7 +10,6 @@ from panic_tda.errors import UnsupportedOnBackend
 from panic_tda.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    from panic_tda.parameters import NnDescent
     from panic_tda.types import IntArray, SpanningTree
 
 
@@ -64,8 +63,6 @@ class FitOptions:
         the device are always worked on there.
     exact : bool
         "auto" passes backends over whose tree is not exact.
-    nn_descent : NnDescent or None
-        Take an approximate neighbour graph; backends that cannot refuse.
     """
 
     min_samples: int
@@ -75,7 +72,6 @@ class FitOptions:
     memory_limit: int | None = None
     on_device: bool = False
     exact: bool = False
-    nn_descent: NnDescent | None = None
 
 
 class Backend(Protocol):

@@ -23,7 +23,6 @@ from panic_tda.parameters import format_bytes
 from panic_tda.types import SpanningTree
 
 if TYPE_CHECKING:
-    from panic_tda.parameters import NnDescent
     from panic_tda.types import Float32Array, IntArray
 
 MIN_SAMPLES = (2, 1_024)
@@ -43,13 +42,7 @@ def unusable_because() -> str | None:
     return None
 
 
-def estimate_bytes(
-    n_rows: int,
-    n_features: int,
-    min_samples: int,
-    *,
-    nn_descent: NnDescent | None = None,
-) -> int:
+def estimate_bytes(n_rows: int, n_features: int, min_samples: int) -> int:
     """Estimate the device memory that a fit takes, its rows included.
 
     Parameters
@@ -58,18 +51,13 @@ def estimate_bytes(
         Shape of the matrix, copies of rows counted.
     min_samples : int
         The row itself counted.
-    nn_descent : NnDescent, optional
-        Adds the copy of the rows that NN descent makes, and takes its graph where that is wider.
 
     Returns
     -------
     int
         72·n + 140·n·k bytes, and 4·n·d for the rows.
     """
-    neighbours, copies = min_samples, 1
-    if nn_descent is not None:
-        neighbours, copies = max(neighbours, nn_descent.graph_degree), 2
-    return n_rows * (_ROW_BYTES + _NEIGHBOUR_BYTES * neighbours + 4 * n_features * copies)
+    return n_rows * (_ROW_BYTES + _NEIGHBOUR_BYTES * min_samples + 4 * n_features)
 
 
 def cuml_arguments(n_rows: int, options: FitOptions) -> dict[str, Any]:
@@ -78,7 +66,7 @@ def cuml_arguments(n_rows: int, options: FitOptions) -> dict[str, Any]:
     cuML cannot be kept from labelling. With a smallest cluster of all rows that is one pass over the tree;
     choosing its root, or splitting it, can take O(n²).
     """
-    arguments: dict[str, Any] = {
+    return {
         "metric": "euclidean",
         "alpha": 1.0,
         "min_samples": options.min_samples - 1,
@@ -90,14 +78,6 @@ def cuml_arguments(n_rows: int, options: FitOptions) -> dict[str, Any]:
         "output_type": "cupy",
         "build_algo": "brute_force",
     }
-    if (graph := options.nn_descent) is not None:
-        arguments["build_algo"] = "nn_descent"
-        arguments["build_kwds"] = {
-            "nnd_graph_degree": graph.graph_degree,
-            "nnd_intermediate_graph_degree": graph.intermediate_graph_degree,
-            "nnd_max_iterations": graph.max_iterations,
-        }
-    return arguments
 
 
 class CumlBackend:
@@ -128,9 +108,7 @@ class CumlBackend:
                 f"backend cuml accepts min_samples from {least} to {most:,} (the row itself counted), "
                 f"got {options.min_samples:,}; use --backend tiled or another --min-samples"
             )
-        if options.nn_descent is not None:
-            _check_graph(n_rows, options.min_samples, options.nn_descent)
-        needed, free = _estimate(n_rows, n_features, options), cuda.free_bytes()
+        needed, free = estimate_bytes(n_rows, n_features, options.min_samples), cuda.free_bytes()
         if needed > free:
             raise UnsupportedOnBackend(
                 f"backend cuml needs about {format_bytes(needed)} of device memory for {n_rows:,} × "
@@ -174,24 +152,6 @@ class CumlBackend:
         )
 
 
-def _check_graph(n_rows: int, min_samples: int, graph: NnDescent) -> None:
-    # cuML would raise the degrees by itself, and say so in its own log at most.
-    if graph.graph_degree < min_samples:
-        raise UnsupportedOnBackend(
-            f"backend cuml accepts an NN descent graph of at least min_samples neighbours, {min_samples}, "
-            f"got {graph.graph_degree}; use --graph-degree {min_samples} or a smaller --min-samples"
-        )
-    if n_rows <= graph.intermediate_graph_degree:
-        raise UnsupportedOnBackend(
-            f"backend cuml accepts NN descent for more rows than neighbours, "
-            f"{graph.intermediate_graph_degree}, got {n_rows:,} rows; leave --nn-descent out"
-        )
-
-
-def _estimate(n_rows: int, n_features: int, options: FitOptions) -> int:
-    return estimate_bytes(n_rows, n_features, options.min_samples, nn_descent=options.nn_descent)
-
-
 def _what_fits(
     n_rows: int, n_features: int, options: FitOptions, free: int, *, known_to_fail: bool = False
 ) -> str:
@@ -199,13 +159,13 @@ def _what_fits(
 
     A fit that failed although the estimate allowed it took more: half of it is advised then.
     """
-    whole = _estimate(n_rows, n_features, options)
+    whole = estimate_bytes(n_rows, n_features, options.min_samples)
     factor = max(2, math.ceil(whole / max(1, free)))
     least, most = MIN_SAMPLES[0], options.min_samples // 2 if known_to_fail else options.min_samples - 1
     base = whole - n_rows * _NEIGHBOUR_BYTES * options.min_samples
     samples = min(most, (free - base) // (n_rows * _NEIGHBOUR_BYTES))
     advice = ["--backend tiled (with --memory-limit, where the host is short too)"]
-    if samples >= least and options.nn_descent is None:
+    if samples >= least:
         advice.append(f"--min-samples {samples}")
     return f"use {', '.join(advice)} or --downsample {factor}"
 
@@ -219,10 +179,11 @@ def _out_of_memory(error: Exception, shape: tuple[int, int], options: FitOptions
     free, (n_rows, n_features) = cuda.free_bytes(), shape
     # Another run begins without the rows that are there now.
     without = free + 4 * n_rows * n_features
+    estimate = estimate_bytes(n_rows, n_features, options.min_samples)
     said = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return DeviceOutOfMemory(
         f"backend cuml ran out of device memory ({said}) on {n_rows:,} × {n_features:,} rows at min_samples "
-        f"{options.min_samples}: the estimate is {format_bytes(_estimate(n_rows, n_features, options))} and "
+        f"{options.min_samples}: the estimate is {format_bytes(estimate)} and "
         f"{format_bytes(free)} are free now beside the rows; "
         f"{_what_fits(n_rows, n_features, options, without, known_to_fail=True)}"
     )

@@ -66,8 +66,8 @@ def lighter_edges(
 
     Notes
     -----
-    An edge weighs what the tree's own core distances make of it. Those of an approximate neighbour graph are
-    too large, never too small, and so are the weights: the share is then a lower bound.
+    An edge weighs what the tree's own core distances make of it. Those that miss a neighbour are too large,
+    never too small, and so are the weights: the share is then a lower bound.
 
     Each row is judged by one edge, that with the largest lead in float32, measured again in float64: leads
     below float32's rounding of a product can be missed, and none is invented.

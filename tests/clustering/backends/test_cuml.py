@@ -25,7 +25,7 @@ from panic_tda.clustering.backends.tree_check import lighter_edges
 from panic_tda.clustering_manager import cluster_all_data, get_cluster_details, list_clusterings
 from panic_tda.errors import DeviceOutOfMemory, InvalidParameter, UnsupportedOnBackend
 from panic_tda.main import main
-from panic_tda.parameters import ClusteringParameters, NnDescent
+from panic_tda.parameters import ClusteringParameters
 from panic_tda.types import CLUSTERED, FAILED, LighterEdges, SpanningTree
 from tests import reference
 from tests.clustering.test_backends import FLOOR, ROWS, FitOptions, assert_spans, options, unit
@@ -40,7 +40,6 @@ from tests.strict_arrays import StrictArray
 def test_brute_force_is_asked_for_by_default() -> None:
     asked = cuml_arguments(1_000, options(12))
     assert asked["build_algo"] == "brute_force"
-    assert "build_kwds" not in asked
     assert (asked["metric"], asked["alpha"]) == ("euclidean", 1.0)
     assert asked["gen_min_span_tree"] is True
 
@@ -56,34 +55,15 @@ def test_cumls_labels_are_made_to_cost_nothing() -> None:
     assert asked["cluster_selection_epsilon"] == 0
 
 
-def test_an_approximate_graph_takes_its_options_along() -> None:
-    graph = NnDescent(graph_degree=70, intermediate_graph_degree=100, max_iterations=7)
-    asked = cuml_arguments(1_000, options(12, nn_descent=graph))
-    assert asked["build_algo"] == "nn_descent"
-    assert asked["build_kwds"] == {
-        "nnd_graph_degree": 70,
-        "nnd_intermediate_graph_degree": 100,
-        "nnd_max_iterations": 7,
-    }
-    rest = {"build_algo", "build_kwds"}
-    plain = cuml_arguments(1_000, options(12))
-    assert {k: v for k, v in asked.items() if k not in rest} == {
-        k: v for k, v in plain.items() if k not in rest
-    }
-
-
 def test_the_installed_cuml_knows_every_argument_and_what_is_read_of_it() -> None:
     pytest.importorskip("cuml", reason="needs cuML: pip install 'panic-tda[cuda13]'")
     from cuml.cluster.hdbscan import hdbscan as installed
 
-    graph = NnDescent()
-    estimator = installed.HDBSCAN(**cuml_arguments(1_000, options(12, nn_descent=graph)))
-    given = cuml_arguments(1_000, options(12, nn_descent=graph))
+    given = cuml_arguments(1_000, options(12))
+    estimator = installed.HDBSCAN(**given)
     assert {name: value for name, value in estimator.get_params().items() if name in given} == given
     assert estimator._min_spanning_tree is None
     assert callable(installed._HDBSCANState.to_dict)
-    for word in ("knn_n_clusters", *given["build_kwds"]):
-        assert word in installed.HDBSCAN.__doc__
 
 
 # Refusals.
@@ -125,26 +105,9 @@ def test_min_samples_beyond_what_cuml_takes(k: int) -> None:
         assert part in said
 
 
-@pytest.mark.usefixtures("device")
-def test_a_graph_narrower_than_min_samples() -> None:
-    said = refusal(10_000, 8, options(65, nn_descent=NnDescent()))
-    for part in ("at least min_samples neighbours, 65", "got 64", "--graph-degree 65"):
-        assert part in said
-    CumlBackend().check(10_000, 8, options(64, nn_descent=NnDescent()))
-
-
-@pytest.mark.usefixtures("device")
-def test_fewer_rows_than_neighbours_in_the_graph() -> None:
-    assert "got 128 rows; leave --nn-descent out" in refusal(128, 8, options(5, nn_descent=NnDescent()))
-    CumlBackend().check(129, 8, options(5, nn_descent=NnDescent()))
-
-
 def test_the_estimate_is_the_stated_one() -> None:
     n, d, k = 1_100_000, 768, 64
     assert estimate_bytes(n, d, k) == 72 * n + 140 * n * k + 4 * n * d
-    assert estimate_bytes(n, d, k, nn_descent=NnDescent()) == estimate_bytes(n, d, k) + 4 * n * d
-    wide = NnDescent(graph_degree=100)
-    assert estimate_bytes(n, d, k, nn_descent=wide) == estimate_bytes(n, d, 100) + 4 * n * d
 
 
 @pytest.mark.usefixtures("device")
@@ -191,11 +154,10 @@ def run(file: Any, *words: str) -> Result:
 
 
 @pytest.mark.usefixtures("no_device")
-@pytest.mark.parametrize("words", [["--backend", "cuml"], ["--nn-descent"]])
-def test_a_command_that_cannot_run_here_fails_with_one_line(upgraded: MakeFile, words: list[str]) -> None:
+def test_a_command_that_cannot_run_here_fails_with_one_line(upgraded: MakeFile) -> None:
     file = upgraded()
     before = snapshot(file.path)
-    result = run(file, *words)
+    result = run(file, "--backend", "cuml")
     assert result.exit_code == 1
     assert result.stdout == ""
     assert result.stderr == "Error: backend cuml cannot run here: CuPy is not installed\n"
@@ -211,25 +173,10 @@ def test_auto_runs_anyway_and_says_why_in_one_line(upgraded: MakeFile) -> None:
     assert len(re.findall("cuml", result.stderr)) == 1
 
 
-@pytest.mark.parametrize(
-    ("words", "part"),
-    [
-        (["--exact", "--backend", "cuml"], "backend cuml is not exact"),
-        (["--exact", "--nn-descent"], "got it with exact"),
-        (["--backend", "tiled", "--nn-descent"], "got it with backend tiled"),
-        (["--graph-degree", "32"], "options of --nn-descent"),
-        (["--nn-descent", "--graph-degree", "1"], "graph_degree must be"),
-        (
-            ["--nn-descent", "--graph-degree", "90", "--intermediate-graph-degree", "80"],
-            "at least graph_degree",
-        ),
-        (["--nn-descent", "--graph-iterations", "0"], "max_iterations must be"),
-    ],
-)
-def test_what_contradicts_itself_is_wrong_usage(upgraded: MakeFile, words: list[str], part: str) -> None:
-    result = run(upgraded(), *words)
+def test_what_contradicts_itself_is_wrong_usage(upgraded: MakeFile) -> None:
+    result = run(upgraded(), "--exact", "--backend", "cuml")
     assert result.exit_code == 2
-    assert part in result.stderr
+    assert "backend cuml is not exact" in result.stderr
 
 
 def test_exact_takes_tiled_at_any_size(upgraded: MakeFile) -> None:
@@ -290,7 +237,6 @@ def test_the_share_is_stored_and_shown(upgraded: MakeFile) -> None:
         details = get_cluster_details(summary.id, session)
     said = summary.parameters
     assert said["exact"] is False
-    assert said["nn_descent"] is None
     assert 0 < said["lighter_edge_share"] <= 1
     assert said["lighter_edge_sample"] == outcome.n_embeddings
     shown = rendering.details_text(summary, details, 100)
@@ -303,25 +249,8 @@ def test_the_share_is_stored_and_shown(upgraded: MakeFile) -> None:
 
 def test_exact_clusterings_have_no_share() -> None:
     rows = np.random.default_rng(0).standard_normal((50, 4))
-    assert not {"lighter_edge_share", "lighter_edge_sample", "nn_descent"} & set(
-        hdbscan(rows, backend="tiled").parameters
-    )
-
-
-@pytest.mark.usefixtures("more_backends")
-def test_the_graph_that_was_asked_for_is_stored_and_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "_AUTO_APPROXIMATE_ORDER", ("rough",))
-    rows = np.random.default_rng(0).standard_normal((50, 4))
-    said = hdbscan(rows, nn_descent=NnDescent(max_iterations=7)).parameters
-    assert said["nn_descent"] == {
-        "graph_degree": 64,
-        "intermediate_graph_degree": 128,
-        "max_iterations": 7,
-    }
-    (line, _) = rendering._approximation_lines(said)
-    assert line.strip() == (
-        "neighbour graph by NN descent: graph_degree 64, intermediate_graph_degree 128, max_iterations 7"
-    )
+    stored = hdbscan(rows, backend="tiled").parameters
+    assert not {"lighter_edge_share", "lighter_edge_sample"} & set(stored)
 
 
 @pytest.mark.usefixtures("more_backends", "device")
@@ -464,11 +393,10 @@ def separated(n: int = 20_000, d: int = 64) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("real_device")
-@pytest.mark.parametrize("graph", [None, NnDescent()], ids=["brute force", "NN descent"])
-def test_separated_data_give_the_exact_partition(graph: NnDescent | None) -> None:
+def test_separated_data_give_the_exact_partition() -> None:
     rows, _ = separated()
     asked: dict[str, Any] = {"min_cluster_size": 50, "min_samples": 15, "epsilon": 0.0}
-    found = hdbscan(rows, backend="cuml", nn_descent=graph, **asked)
+    found = hdbscan(rows, backend="cuml", **asked)
     exact = hdbscan(rows, backend="tiled", **asked)
     assert found.n_clusters == exact.n_clusters == 12
     assert adjusted_rand_score(found.labels, exact.labels) >= 0.99
@@ -523,6 +451,3 @@ def test_a_device_without_room_is_told_with_numbers() -> None:
 def test_parameters_refuse_what_contradicts_itself() -> None:
     with pytest.raises(InvalidParameter, match="backend cuml is not exact"):
         ClusteringParameters(backend="cuml", exact=True)
-    for bad in ({"exact": True}, {"backend": "sklearn"}, {"backend": "tiled"}):
-        with pytest.raises(InvalidParameter, match="only backend cuml takes"):
-            ClusteringParameters(nn_descent=NnDescent(), **bad)  # type: ignore[arg-type]
