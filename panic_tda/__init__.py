@@ -12,15 +12,15 @@ from panic_tda.lazy import handed_on
 if TYPE_CHECKING:
     from panic_tda.clustering.recipe import hdbscan as hdbscan
     from panic_tda.clustering_manager import cluster_all_data as cluster_all_data
-    from panic_tda.clustering_manager import delete_clusterings as delete_clusterings
-    from panic_tda.clustering_manager import get_cluster_details as get_cluster_details
-    from panic_tda.clustering_manager import get_medoid_invocation as get_medoid_invocation
-    from panic_tda.clustering_manager import list_clusterings as list_clusterings
     from panic_tda.errors import OUTLIER as OUTLIER
     from panic_tda.errors import PanicTdaError as PanicTdaError
     from panic_tda.parameters import ClusteringParameters as ClusteringParameters
     from panic_tda.storage.database import Database as Database
     from panic_tda.storage.database import open_database as open_database
+    from panic_tda.storage.results import get_cluster_details as get_cluster_details
+    from panic_tda.storage.results import get_medoid_invocation as get_medoid_invocation
+    from panic_tda.storage.results import list_clusterings as list_clusterings
+    from panic_tda.storage.saving import delete_clusterings as delete_clusterings
     from panic_tda.types import Clustering as Clustering
 
 
@@ -33,11 +33,11 @@ __getattr__, __dir__, __all__ = handed_on(
         "OUTLIER": "errors",
         "PanicTdaError": "errors",
         "cluster_all_data": "clustering_manager",
-        "delete_clusterings": "clustering_manager",
-        "get_cluster_details": "clustering_manager",
-        "get_medoid_invocation": "clustering_manager",
+        "delete_clusterings": "storage.saving",
+        "get_cluster_details": "storage.results",
+        "get_medoid_invocation": "storage.results",
         "hdbscan": "clustering.recipe",
-        "list_clusterings": "clustering_manager",
+        "list_clusterings": "storage.results",
         "open_database": "storage.database",
     },
 )

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shlex
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
-from uuid import UUID
 
 from panic_tda.arrays import device
 from panic_tda.clustering import backends
@@ -20,22 +18,22 @@ from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.clustering.recipe import Placement, cluster_rows, place
 from panic_tda.devices import cuda, pool
 from panic_tda.errors import (
-    DatabaseError,
-    InvalidParameter,
     NoEmbeddings,
     PanicTdaError,
-    SaveFailed,
-    UnknownClustering,
     UnknownModel,
 )
 from panic_tda.parameters import ClusteringParameters, Resources, validate_downsample
 from panic_tda.progress import Prefixed, Progress, Silent
-from panic_tda.storage import pending, results
-from panic_tda.storage.census import ModelCensus, require_valid, stored_models, take_census
-from panic_tda.storage.database import Database, open_current, open_database
+from panic_tda.storage.census import ModelCensus, require_valid, take_census
+from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.loading import input_sha256, load_embeddings
-from panic_tda.storage.results import ClusterDetails, ClusteringSummary
-from panic_tda.storage.schemas import Invocation, utc_now, uuid7
+from panic_tda.storage.results import find_clusterings as find_clusterings
+from panic_tda.storage.results import get_cluster_details as get_cluster_details
+from panic_tda.storage.results import get_medoid_invocation as get_medoid_invocation
+from panic_tda.storage.results import list_clusterings as list_clusterings
+from panic_tda.storage.saving import delete_clusterings as delete_clusterings
+from panic_tda.storage.saving import save_or_keep
+from panic_tda.storage.schemas import utc_now, uuid7
 from panic_tda.types import (
     CLUSTERED,
     FAILED,
@@ -45,10 +43,6 @@ from panic_tda.types import (
     FinishedClustering,
     ModelOutcome,
 )
-
-if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
 
 MIN_ROWS = 2
 
@@ -127,88 +121,6 @@ def cluster_all_data(
     return [refused[census.model] or clustered[census.model] for census in chosen]
 
 
-def get_medoid_invocation(
-    cluster_id: int, clustering_result_id: UUID | str, session: Session
-) -> Invocation | None:
-    """Return the invocation that stands for a cluster.
-
-    Parameters
-    ----------
-    cluster_id : int
-        Label of the cluster within its clustering.
-    clustering_result_id : UUID or str
-        Id of the clustering, with or without dashes.
-    session : Session
-        For example from `Database.session`.
-
-    Returns
-    -------
-    Invocation or None
-        None where there is no such clustering or no such cluster (outliers have no medoid).
-
-    Raises
-    ------
-    InvalidParameter
-        The id is none: it has not 32 hexadecimal digits.
-    """
-    return results.medoid_invocation(session, _uuid(clustering_result_id), cluster_id)
-
-
-def list_clusterings(session: Session, *, model: str | None = None) -> list[ClusteringSummary]:
-    """Return the stored clusterings, of one model or of all, the latest first.
-
-    Raises
-    ------
-    UnknownModel
-        The database has neither clusterings nor embeddings of `model`.
-    """
-    found = results.list_summaries(session, model=model)
-    if model is not None and not found:
-        known = stored_models(session.connection())
-        if model not in known:
-            raise UnknownModel(f"no embeddings of model {model}; the database has: {', '.join(known)}")
-    return found
-
-
-def get_cluster_details(
-    clustering_result_id: UUID | str, session: Session, *, limit: int | None = None
-) -> list[ClusterDetails]:
-    """Return the clusters of one clustering with their medoids, the largest first."""
-    return results.cluster_details(session, _uuid(clustering_result_id), limit=limit)
-
-
-def find_clusterings(
-    session: Session, references: Iterable[str] = (), *, model: str | None = None
-) -> list[ClusteringSummary]:
-    """Return the clusterings that ids, beginnings of ids or the word `latest` stand for.
-
-    `latest`, or no reference at all, means the latest clustering of each model (or of `model`).
-
-    Raises
-    ------
-    UnknownClustering
-        A reference fits none or several.
-    UnknownModel
-        There is no clustering of `model`.
-    """
-    references = list(references) or ["latest"]
-    if model is not None and not results.list_summaries(session, model=model, limit=1):
-        raise UnknownModel(f"no clustering of model {model!r} is stored; see panic-tda list-clusterings")
-    found = results.latest_summaries(session, model=model) if "latest" in references else []
-    named = results.find_clusterings(session, [name for name in references if name != "latest"])
-    for summary in named:
-        if model not in (None, summary.embedding_model):
-            raise UnknownClustering(
-                f"clustering {summary.id} is of model {summary.embedding_model}, not of {model}"
-            )
-    return list({summary.id: summary for summary in [*found, *named]}.values())
-
-
-def delete_clusterings(database: Database | str | Path, clustering_ids: Sequence[UUID]) -> None:
-    """Delete clusterings with their clusters and assignments; embeddings stay."""
-    results.delete_results(open_database(database), list(clustering_ids))
-
-
 @dataclass(frozen=True)
 class _Job:
     """What all models of one call share."""
@@ -231,15 +143,6 @@ class _Job:
         """Folder for the state of one model's clustering."""
         # No model's folder is another folder: quoting leaves dots, and two of them are the folder above.
         return self.root / (quote(model, safe="").replace(".", "%2E") or "%")
-
-
-def _uuid(text: UUID | str) -> UUID:
-    try:
-        return UUID(str(text))
-    except ValueError:
-        raise InvalidParameter(
-            f"clustering_result_id must have 32 hexadecimal digits, with or without dashes; got {text!r}"
-        ) from None
 
 
 def _refusal(job: _Job, census: ModelCensus) -> ModelOutcome | None:
@@ -398,7 +301,7 @@ def _load_cluster_save(job: _Job, census: ModelCensus, placement: Placement) -> 
     finished = _finish(matrix, clustering, started_at, {"input_sha256": fingerprint, "seconds": seconds})
     progress.phase("save")
     saving = time.monotonic()
-    _save(job.database, finished)
+    save_or_keep(job.database, finished)
     if checkpoint is not None:
         _discard(checkpoint)
     _remove_empty(folder, folder.parent if job.resources.work_dir is None else None)
@@ -439,33 +342,6 @@ def _finish(
         probabilities=clustering.probabilities,
         medoids=clustering.medoid_indices,
         persistence=dict(enumerate(clustering.persistence.tolist())),
-    )
-
-
-def _save(database: Database, finished: FinishedClustering) -> None:
-    try:
-        with database.writing() as connection:
-            results.save_clustering(connection, finished)
-    except Exception as error:
-        # Whatever it is, hours of computing are not lost to it.
-        if not isinstance(error, (DatabaseError, OSError)):
-            _log.debug("saving %s failed unexpectedly", finished.embedding_model, exc_info=True)
-        reason = str(error) or type(error).__name__
-        raise SaveFailed(f"computed but not saved ({reason}); {_keep(database, finished)}") from error
-    except (KeyboardInterrupt, SystemExit):
-        _log.warning("interrupted while saving; %s", _keep(database, finished))
-        raise
-
-
-def _keep(database: Database, finished: FinishedClustering) -> str:
-    """Keep the result as a file, and say how to save it, or why it is lost."""
-    try:
-        path = pending.keep(database, finished)
-    except OSError as error:
-        return f"it could not be kept as a file either ({error}), and is lost"
-    return (
-        f"the result is kept in {path}; when the cause is gone, save it with: "
-        f"panic-tda save-pending --db {shlex.quote(str(database))} {shlex.quote(str(path))}"
     )
 
 

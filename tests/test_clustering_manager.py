@@ -39,7 +39,7 @@ from panic_tda.errors import (
 )
 from panic_tda.parameters import ClusteringParameters, Resources
 from panic_tda.storage import database as database_module
-from panic_tda.storage import pending
+from panic_tda.storage import pending, saving
 from panic_tda.storage.census import take_census
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.loading import input_sha256, load_embeddings
@@ -654,7 +654,7 @@ def test_a_result_is_kept_whatever_breaks_while_saving(
 
     file = upgraded()
     with monkeypatch.context() as broken:
-        broken.setattr(clustering_manager.results, "save_clustering", save)
+        broken.setattr(saving, "save_clustering", save)
         (outcome,) = cluster_all_data(file.database, ["Nomic"])
     assert outcome.status == FAILED
     assert "computed but not saved (ZeroDivisionError)" in (outcome.reason or "")

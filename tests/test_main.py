@@ -441,7 +441,7 @@ def test_nothing_to_list_or_show_says_how_to_make_some(upgraded: MakeFile) -> No
 def test_lists_are_bounded_by_default(upgraded: MakeFile) -> None:
     file = upgraded()
     ids = [embedding.id for embedding in file.facts.sample("Nomic")]
-    from panic_tda.storage.results import save_clustering
+    from panic_tda.storage.saving import save_clustering
 
     with file.database.writing() as connection:
         for seed in range(55):

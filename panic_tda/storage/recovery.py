@@ -11,7 +11,7 @@ import numpy as np
 
 from panic_tda.clustering.recipe import medoid_of
 from panic_tda.errors import BadInput, PanicTdaError
-from panic_tda.storage import pending, results
+from panic_tda.storage import pending, saving
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.loading import read_vectors, stored_ids
 from panic_tda.types import FinishedClustering, SavedPending
@@ -68,8 +68,8 @@ def _save_kept(database: Database, path: Path) -> SavedPending:
                 f"none of the {len(kept.ids)} embeddings in {path} are in {database}; "
                 "name the database it belongs to with --db, or delete the file"
             )
-        if not results.is_saved(connection, kept.id):
-            results.save_clustering(connection, remaining)
+        if not saving.is_saved(connection, kept.id):
+            saving.save_clustering(connection, remaining)
     path.unlink()
     return SavedPending(kept.id, kept.embedding_model, len(kept.ids) - len(remaining.ids))
 

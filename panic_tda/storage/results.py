@@ -1,22 +1,18 @@
-"""Arrays to database and back: saving, listing, showing and deleting clusterings."""
+"""What was stored before: clusterings by id or model, their clusters, and the invocations behind them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import repeat
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import numpy as np
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session, aliased
 
-from panic_tda.errors import OUTLIER, UnknownClustering
-from panic_tda.storage.bulk import insert_rows
-from panic_tda.storage.database import Database
+from panic_tda.errors import OUTLIER, InvalidParameter, UnknownClustering, UnknownModel
+from panic_tda.storage.census import stored_models
 from panic_tda.storage.schemas import (
     Cluster,
     ClusteringResult,
@@ -24,11 +20,10 @@ from panic_tda.storage.schemas import (
     EmbeddingCluster,
     Invocation,
     InvocationType,
-    utc_now,
 )
 
 if TYPE_CHECKING:
-    from panic_tda.types import FinishedClustering
+    pass
 
 ALGORITHM = "hdbscan"
 _INSERT_ROWS = 100_000
@@ -81,99 +76,54 @@ class ClusterDetails:
     medoid_copies: int | None
 
 
-def save_clustering(connection: Connection, finished: FinishedClustering) -> None:
-    """Write a result, its clusters and its assignments.
-
-    Parameters
-    ----------
-    connection : Connection
-        From `Database.writing`: all or nothing is written.
-    finished : FinishedClustering
-        Every cluster needs its medoid.
+def list_clusterings(session: Session, *, model: str | None = None) -> list[ClusteringSummary]:
+    """Return the stored clusterings, of one model or of all, the latest first.
 
     Raises
     ------
-    DatabaseError
-        An embedding is gone, the disk is full, …; raised where the transaction ends.
+    UnknownModel
+        The database has neither clusterings nor embeddings of `model`.
     """
-    key = connection.execute(
-        sa.select(sa.func.coalesce(sa.func.max(ClusteringResult.key), 0) + 1)
-    ).scalar_one()
-    connection.execute(
-        sa.insert(ClusteringResult).values(
-            id=finished.id,
-            key=key,
-            created_at=utc_now(),
-            started_at=finished.started_at,
-            completed_at=finished.completed_at,
-            embedding_model=finished.embedding_model,
-            algorithm=ALGORITHM,
-            parameters=finished.parameters,
-        )
-    )
-    insert_rows(
-        connection,
-        Cluster,
-        (
-            (key, label, finished.ids[finished.medoids[label]].decode(), size, finished.persistence[label])
-            for label, size in _sizes(finished)
-        ),
-    )
-    insert_rows(connection, EmbeddingCluster, _assignments(key, finished))
+    found = _summaries(session, model=model)
+    if model is not None and not found:
+        known = stored_models(session.connection())
+        if model not in known:
+            raise UnknownModel(f"no embeddings of model {model}; the database has: {', '.join(known)}")
+    return found
 
 
-def is_saved(connection: Connection, clustering_id: UUID) -> bool:
-    """Tell whether a clustering with this id is in the database."""
-    query = sa.select(ClusteringResult.key).where(ClusteringResult.id == clustering_id)
-    return connection.execute(query).first() is not None
-
-
-def list_summaries(
-    session: Session, *, model: str | None = None, limit: int | None = None
+def find_clusterings(
+    session: Session, references: Iterable[str] = (), *, model: str | None = None
 ) -> list[ClusteringSummary]:
-    """Return the stored clusterings, the latest first."""
-    query = sa.select(ClusteringResult).order_by(
-        ClusteringResult.created_at.desc(), ClusteringResult.key.desc()
-    )
-    if model is not None:
-        query = query.where(ClusteringResult.embedding_model == model)
-    return [_summary(found) for found in session.scalars(query.limit(limit))]
+    """Return the clusterings that ids, beginnings of ids or the word `latest` stand for.
 
-
-def find_clusterings(session: Session, references: Iterable[str]) -> list[ClusteringSummary]:
-    """Return the clusterings that full ids or unique beginnings of ids stand for.
+    `latest`, or no reference at all, means the latest clustering of each model (or of `model`).
 
     Raises
     ------
     UnknownClustering
-        A reference fits none, or more than one.
+        A reference fits none or several.
+    UnknownModel
+        There is no clustering of `model`.
     """
-    stored = list_summaries(session)
-    found: dict[UUID, ClusteringSummary] = {}
-    for reference in references:
-        digits = reference.lower().replace("-", "")
-        fitting = [summary for summary in stored if digits and summary.id.hex.startswith(digits)]
-        if len(fitting) != 1:
+    references = list(references) or ["latest"]
+    if model is not None and not _summaries(session, model=model, limit=1):
+        raise UnknownModel(f"no clustering of model {model!r} is stored; see panic-tda list-clusterings")
+    found = _latest(session, model) if "latest" in references else []
+    named = _named(session, [name for name in references if name != "latest"])
+    for summary in named:
+        if model not in (None, summary.embedding_model):
             raise UnknownClustering(
-                f"{len(fitting) or 'none'} of {len(stored)} stored clusterings begin with {reference!r}; "
-                "give an id that list-clusterings shows, or enough of its beginning to be unique"
+                f"clustering {summary.id} is of model {summary.embedding_model}, not of {model}"
             )
-        found[fitting[0].id] = fitting[0]
-    return list(found.values())
+    return list({summary.id: summary for summary in [*found, *named]}.values())
 
 
-def latest_summaries(session: Session, *, model: str | None = None) -> list[ClusteringSummary]:
-    """Return the latest clustering of each model, by time of creation."""
-    latest: dict[str, ClusteringSummary] = {}
-    for summary in list_summaries(session, model=model):
-        latest.setdefault(summary.embedding_model, summary)
-    return [latest[name] for name in sorted(latest)]
-
-
-def cluster_details(
-    session: Session, clustering_id: UUID, *, limit: int | None = None
+def get_cluster_details(
+    clustering_result_id: UUID | str, session: Session, *, limit: int | None = None
 ) -> list[ClusterDetails]:
-    """Return the clusters of one clustering by label, which is by size."""
+    """Return the clusters of one clustering with their medoids, the largest first."""
+    clustering_id = _uuid(clustering_result_id)
     source = aliased(Invocation)
     query = (
         sa.select(
@@ -217,42 +167,74 @@ def cluster_details(
     ]
 
 
-def medoid_invocation(session: Session, clustering_id: UUID, label: int) -> Invocation | None:
-    """Return the invocation that is the medoid of a cluster, None where there is no such cluster."""
+def get_medoid_invocation(
+    cluster_id: int, clustering_result_id: UUID | str, session: Session
+) -> Invocation | None:
+    """Return the invocation that stands for a cluster.
+
+    Parameters
+    ----------
+    cluster_id : int
+        Label of the cluster within its clustering.
+    clustering_result_id : UUID or str
+        Id of the clustering, with or without dashes.
+    session : Session
+        For example from `Database.session`.
+
+    Returns
+    -------
+    Invocation or None
+        None where there is no such clustering or no such cluster (outliers have no medoid).
+
+    Raises
+    ------
+    InvalidParameter
+        The id is none: it has not 32 hexadecimal digits.
+    """
     query = (
         sa.select(Invocation)
         .join(Embedding, Embedding.invocation_id == Invocation.id)
         .join(Cluster, Cluster.medoid_embedding_id == Embedding.id)
         .join(ClusteringResult, ClusteringResult.key == Cluster.result_key)
-        .where(ClusteringResult.id == clustering_id, Cluster.label == label)
+        .where(ClusteringResult.id == _uuid(clustering_result_id), Cluster.label == cluster_id)
     )
     return session.scalars(query).one_or_none()
 
 
-def delete_results(database: Database, clustering_ids: Sequence[UUID]) -> None:
-    """Delete clusterings with their clusters and assignments, in one transaction."""
-    with database.writing() as connection:
-        keys = sa.select(ClusteringResult.key).where(ClusteringResult.id.in_(clustering_ids))
-        for table in (EmbeddingCluster, Cluster):
-            connection.execute(sa.delete(table).where(table.result_key.in_(keys)))
-        connection.execute(sa.delete(ClusteringResult).where(ClusteringResult.id.in_(clustering_ids)))
+def _summaries(
+    session: Session, *, model: str | None = None, limit: int | None = None
+) -> list[ClusteringSummary]:
+    """Return the stored clusterings, the latest first."""
+    query = sa.select(ClusteringResult).order_by(
+        ClusteringResult.created_at.desc(), ClusteringResult.key.desc()
+    )
+    if model is not None:
+        query = query.where(ClusteringResult.embedding_model == model)
+    return [_summary(found) for found in session.scalars(query.limit(limit))]
 
 
-def _sizes(finished: FinishedClustering) -> Iterator[tuple[int, int]]:
-    labels, counts = np.unique(finished.labels[finished.labels != OUTLIER], return_counts=True)
-    yield from zip(labels.tolist(), counts.tolist(), strict=True)
+def _named(session: Session, references: Iterable[str]) -> list[ClusteringSummary]:
+    """Return the clusterings that full ids or unique beginnings of ids stand for."""
+    stored = _summaries(session)
+    found: dict[UUID, ClusteringSummary] = {}
+    for reference in references:
+        digits = reference.lower().replace("-", "")
+        fitting = [summary for summary in stored if digits and summary.id.hex.startswith(digits)]
+        if len(fitting) != 1:
+            raise UnknownClustering(
+                f"{len(fitting) or 'none'} of {len(stored)} stored clusterings begin with {reference!r}; "
+                "give an id that list-clusterings shows, or enough of its beginning to be unique"
+            )
+        found[fitting[0].id] = fitting[0]
+    return list(found.values())
 
 
-def _assignments(key: int, finished: FinishedClustering) -> Iterator[tuple[int, str, int, float]]:
-    for begin in range(0, len(finished.ids), _INSERT_ROWS):
-        rows = slice(begin, begin + _INSERT_ROWS)
-        yield from zip(
-            repeat(key),
-            finished.ids[rows].astype("U32").tolist(),
-            finished.labels[rows].tolist(),
-            finished.probabilities[rows].tolist(),
-            strict=False,
-        )
+def _latest(session: Session, model: str | None) -> list[ClusteringSummary]:
+    """Return the latest clustering of each model, by time of creation."""
+    latest: dict[str, ClusteringSummary] = {}
+    for summary in _summaries(session, model=model):
+        latest.setdefault(summary.embedding_model, summary)
+    return [latest[name] for name in sorted(latest)]
 
 
 def _count_copies(session: Session, clustering_id: UUID, last_label: int) -> dict[int, int]:
@@ -296,3 +278,12 @@ def _summary(found: ClusteringResult) -> ClusteringSummary:
         completed_at=found.completed_at,
         parameters=found.parameters,
     )
+
+
+def _uuid(text: UUID | str) -> UUID:
+    try:
+        return UUID(str(text))
+    except ValueError:
+        raise InvalidParameter(
+            f"clustering_result_id must have 32 hexadecimal digits, with or without dashes; got {text!r}"
+        ) from None

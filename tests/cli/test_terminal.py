@@ -129,8 +129,8 @@ def test_a_signal_during_the_fit_leaves_the_database_as_it_was(
 
 SLOW_SAVE = """
 import sys, time
-from panic_tda.storage import results
-whole = results._assignments
+from panic_tda.storage import saving
+whole = saving._assignments
 
 def slow(key, finished):
     for number, row in enumerate(whole(key, finished)):
@@ -139,7 +139,7 @@ def slow(key, finished):
         time.sleep(0.5 if number >= 20 else 0)
         yield row
 
-results._assignments = slow
+saving._assignments = slow
 from panic_tda.main import main
 main(prog_name="panic-tda")
 """

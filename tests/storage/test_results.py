@@ -13,19 +13,16 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from panic_tda.errors import DatabaseError, UnknownClustering
-from panic_tda.storage import results
+from panic_tda.errors import DatabaseError, UnknownClustering, UnknownModel
+from panic_tda.storage import saving
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.results import (
-    cluster_details,
-    delete_results,
     find_clusterings,
-    is_saved,
-    latest_summaries,
-    list_summaries,
-    medoid_invocation,
-    save_clustering,
+    get_cluster_details,
+    get_medoid_invocation,
+    list_clusterings,
 )
+from panic_tda.storage.saving import delete_clusterings, is_saved, save_clustering
 from panic_tda.storage.schemas import Base, Embedding, InvocationType
 from panic_tda.types import FinishedClustering
 from tests.conftest import MakeFile, UpgradedFile, make_finished
@@ -95,7 +92,7 @@ def test_what_was_saved_is_stored_bit_by_bit(upgraded: MakeFile, digit_ids: bool
         for label in sorted(finished.medoids)
     ]
     with file.database.session() as session:
-        (summary,) = list_summaries(session)
+        (summary,) = list_clusterings(session)
     assert (summary.id, summary.embedding_model, summary.algorithm) == (finished.id, "Nomic", "hdbscan")
     assert (summary.started_at, summary.completed_at) == (finished.started_at, finished.completed_at)
     assert summary.parameters == finished.parameters
@@ -124,13 +121,13 @@ def test_ids_of_digits_stay_text_in_every_table(upgraded: MakeFile) -> None:
     assert {row[0] for row in rows(file.path, "SELECT embedding_id FROM embeddingcluster")} == set(UNLUCKY)
     with file.database.session() as session:
         for result_id in UNLUCKY:
-            details = cluster_details(session, UUID(result_id))
+            details = get_cluster_details(UUID(result_id), session)
             assert {detail.label: detail.medoid_embedding_id for detail in details} == {
                 label: UUID(finished.ids[row].decode()) for label, row in finished.medoids.items()
             }
             assert [found.id for found in find_clusterings(session, [result_id])] == [UUID(result_id)]
         assert session.get(Embedding, UUID(UNLUCKY[0])) is not None
-    delete_results(file.database, [UUID(result_id) for result_id in UNLUCKY])
+    delete_clusterings(file.database, [UUID(result_id) for result_id in UNLUCKY])
     assert rows(file.path, "SELECT count(*) FROM embeddingcluster") == [(0,)]
 
 
@@ -151,14 +148,14 @@ def test_a_clustering_without_clusters(upgraded: MakeFile, n_rows: int) -> None:
     save(file.database, finished)
     assert len(stored_assignments(file.path, finished)) == n_rows
     with file.database.session() as session:
-        assert cluster_details(session, finished.id) == []
+        assert get_cluster_details(finished.id, session) == []
 
 
 def test_chunks_of_assignments_make_no_difference(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = upgraded()
-    monkeypatch.setattr(results, "_INSERT_ROWS", 7)
+    monkeypatch.setattr(saving, "_INSERT_ROWS", 7)
     finished = make_finished(ids_of(file))
     save(file.database, finished)
     assert [row[1] for row in stored_assignments(file.path, finished)] == finished.labels.tolist()
@@ -191,17 +188,17 @@ def test_an_embedding_that_is_gone_saves_nothing(upgraded: MakeFile, lost: str) 
 SAVE = """
 import sys
 from panic_tda.storage.database import open_database
-from panic_tda.storage import pending, results
+from panic_tda.storage import pending, saving
 from pathlib import Path
 finished = pending.read(Path(sys.argv[2]))
 with open_database(sys.argv[1]).writing() as connection:
-    results.save_clustering(connection, finished)
+    saving.save_clustering(connection, finished)
     print("written", flush=True)
 """
 KILL_WHILE_INSERTING = """
 import os, signal
-from panic_tda.storage import results
-whole = results._assignments
+from panic_tda.storage import saving
+whole = saving._assignments
 
 def dying(key, finished):
     for number, row in enumerate(whole(key, finished)):
@@ -209,7 +206,7 @@ def dying(key, finished):
             os.kill(os.getpid(), signal.SIGKILL)
         yield row
 
-results._assignments = dying
+saving._assignments = dying
 """
 
 
@@ -283,14 +280,14 @@ def test_deleting_a_clustering_takes_its_rows_and_no_others(upgraded: MakeFile) 
     save(file.database, first, third)
     kept = stored_assignments(file.path, first), stored_assignments(file.path, third)
     save(file.database, second)
-    delete_results(file.database, [second.id])
+    delete_clusterings(file.database, [second.id])
     assert kept == (stored_assignments(file.path, first), stored_assignments(file.path, third))
     assert stored_assignments(file.path, second) == []
     with file.database.reading() as connection:
         assert is_saved(connection, first.id)
         assert not is_saved(connection, second.id)
-    delete_results(file.database, [third.id, first.id])
-    delete_results(file.database, [])
+    delete_clusterings(file.database, [third.id, first.id])
+    delete_clusterings(file.database, [])
     assert snapshot(file.path) == empty
 
 
@@ -334,14 +331,15 @@ def test_latest_goes_by_time_of_creation_never_by_id(
     other = make_finished(ids_of(file, "STSBMpnet"), model="STSBMpnet")
     save(file.database, other)
     with file.database.session() as session:
-        ordered = [found.id.hex for found in list_summaries(session, model="Nomic")]
+        ordered = [found.id.hex for found in list_clusterings(session, model="Nomic")]
         # Of two at one time the one saved later comes first.
         assert ordered == [ids[3], ids[1], ids[2], ids[0]]
-        assert [found.id.hex for found in list_summaries(session, limit=2)] == [other.id.hex, ids[3]]
-        latest = {found.embedding_model: found.id.hex for found in latest_summaries(session)}
+        assert [found.id.hex for found in list_clusterings(session)[:2]] == [other.id.hex, ids[3]]
+        latest = {found.embedding_model: found.id.hex for found in find_clusterings(session)}
         assert latest == {"Nomic": ids[3], "STSBMpnet": other.id.hex}
-        assert [found.id for found in latest_summaries(session, model="STSBMpnet")] == [other.id]
-        assert latest_summaries(session, model="Nobody") == []
+        assert [found.id for found in find_clusterings(session, model="STSBMpnet")] == [other.id]
+        with pytest.raises(UnknownModel, match="no clustering of model 'Nobody'"):
+            find_clusterings(session, model="Nobody")
 
 
 def test_ids_may_be_shortened_to_a_unique_beginning(upgraded: MakeFile) -> None:
@@ -359,7 +357,7 @@ def test_ids_may_be_shortened_to_a_unique_beginning(upgraded: MakeFile) -> None:
         assert found(str(UUID(ids[1]))) == ids[1:2]
         assert found(ids[1].upper(), "f") == ids[1:]
         assert found("f", "ff", "f" * 32) == ids[2:]
-        assert found() == []
+        assert found() == found("latest") == ids[2:]
         for wrong, count in [("01968a3", "2"), ("02", "none"), ("", "none"), ("-", "none"), ("%", "none")]:
             with pytest.raises(UnknownClustering, match=f"^{count} of 3 stored clusterings begin with"):
                 find_clusterings(session, [wrong])
@@ -372,7 +370,7 @@ def test_details_lead_from_the_medoid_to_its_run(upgraded: MakeFile) -> None:
         finished = make_finished(ids_of(file, model), model=model)
         save(file.database, finished)
         with file.database.session() as session:
-            details = cluster_details(session, finished.id)
+            details = get_cluster_details(finished.id, session)
             assert [detail.label for detail in details] == sorted(finished.medoids)
             for detail in details:
                 members = finished.ids[finished.labels == detail.label]
@@ -383,7 +381,7 @@ def test_details_lead_from_the_medoid_to_its_run(upgraded: MakeFile) -> None:
                 assert detail.medoid_invocation_id == UUID(medoid.id)
                 assert detail.medoid_run_id == UUID(medoid.run_id)
                 assert detail.medoid_text == medoid.text
-                found = medoid_invocation(session, finished.id, detail.label)
+                found = get_medoid_invocation(detail.label, finished.id, session)
                 assert found is not None
                 assert found.id == UUID(medoid.id)
                 if model == "NomicVision":
@@ -395,10 +393,10 @@ def test_details_lead_from_the_medoid_to_its_run(upgraded: MakeFile) -> None:
                     assert detail.medoid_image_invocation_id == UUID(medoid.input_id)
                     texts = [by_id[member.decode()].invocation for member in members]
                     assert detail.medoid_copies == sum(i is not None and i.text == medoid.text for i in texts)
-            assert medoid_invocation(session, finished.id, -1) is None
-            assert medoid_invocation(session, UUID(int=7), 0) is None
-            assert cluster_details(session, UUID(int=7)) == []
-            assert [detail.label for detail in cluster_details(session, finished.id, limit=2)] == [0, 1]
+            assert get_medoid_invocation(-1, finished.id, session) is None
+            assert get_medoid_invocation(0, UUID(int=7), session) is None
+            assert get_cluster_details(UUID(int=7), session) == []
+            assert [detail.label for detail in get_cluster_details(finished.id, session, limit=2)] == [0, 1]
 
 
 def test_the_image_is_none_where_it_was_not_stored(upgraded: MakeFile) -> None:
@@ -406,9 +404,8 @@ def test_the_image_is_none_where_it_was_not_stored(upgraded: MakeFile) -> None:
     finished = make_finished(ids_of(file))
     save(file.database, finished)
     with file.database.session() as session:
-        assert {detail.medoid_image_invocation_id for detail in cluster_details(session, finished.id)} == {
-            None
-        }
+        details = get_cluster_details(finished.id, session)
+        assert {detail.medoid_image_invocation_id for detail in details} == {None}
 
 
 def test_more_clusters_than_a_statement_has_room_for(upgraded: MakeFile) -> None:
@@ -431,7 +428,7 @@ def test_more_clusters_than_a_statement_has_room_for(upgraded: MakeFile) -> None
     )
     save(file.database, finished)
     with file.database.session() as session:
-        details = cluster_details(session, finished.id)
+        details = get_cluster_details(finished.id, session)
     assert len(details) == n_clusters
     assert {detail.medoid_copies for detail in details} == {2}
 
@@ -440,4 +437,4 @@ def test_opening_another_time_shows_the_same(upgraded: MakeFile) -> None:
     file = upgraded()
     save(file.database, make_finished(ids_of(file)))
     with file.database.session() as first, open_database(file.path).session() as second:
-        assert list_summaries(first) == list_summaries(second)
+        assert list_clusterings(first) == list_clusterings(second)

@@ -14,7 +14,7 @@ from panic_tda.clustering_manager import list_clusterings
 from panic_tda.storage import pending
 from panic_tda.storage.census import take_census
 from panic_tda.storage.loading import load_embeddings
-from panic_tda.storage.results import save_clustering
+from panic_tda.storage.saving import save_clustering
 from tests.conftest import MakeFile, UpgradedFile, make_finished
 from tests.field_files import FieldSpec
 from tests.snapshots import REPOSITORY
@@ -27,7 +27,7 @@ SAVER = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from panic_tda.storage import pending, results
+from panic_tda.storage import pending, saving
 from panic_tda.storage.database import open_database
 from panic_tda.storage.loading import load_embeddings
 from panic_tda.storage.census import take_census
@@ -40,7 +40,7 @@ sys.stdin.readline()
 for _ in range(rounds):
     one = replace(kept, id=uuid7())
     with database.writing() as connection:
-        results.save_clustering(connection, one)
+        saving.save_clustering(connection, one)
         assert len(load_embeddings(database, census).ids) == census.n_total
     print(one.id.hex, flush=True)
 """

@@ -1,0 +1,140 @@
+"""Arrays to database: a finished clustering is saved whole, or kept as a file; and deleting saved ones."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from panic_tda.errors import OUTLIER, DatabaseError, SaveFailed
+from panic_tda.storage import pending
+from panic_tda.storage.bulk import insert_rows
+from panic_tda.storage.database import Database, open_database
+from panic_tda.storage.schemas import Cluster, ClusteringResult, EmbeddingCluster, utc_now
+
+if TYPE_CHECKING:
+    from panic_tda.types import FinishedClustering
+
+ALGORITHM = "hdbscan"
+_INSERT_ROWS = 100_000
+
+_log = logging.getLogger(__name__)
+
+
+def save_or_keep(database: Database, finished: FinishedClustering) -> None:
+    """Save a clustering in one write transaction; what cannot be saved is kept as a file.
+
+    Raises
+    ------
+    SaveFailed
+        It was not saved; the message says why, where it was kept, and how to save it later.
+
+    Notes
+    -----
+    Where a signal ends the process in the middle, the clustering is kept too, and the log says where.
+    """
+    try:
+        with database.writing() as connection:
+            save_clustering(connection, finished)
+    except Exception as error:
+        # Whatever it is, hours of computing are not lost to it.
+        if not isinstance(error, (DatabaseError, OSError)):
+            _log.debug("saving %s failed unexpectedly", finished.embedding_model, exc_info=True)
+        reason = str(error) or type(error).__name__
+        raise SaveFailed(f"computed but not saved ({reason}); {_keep(database, finished)}") from error
+    except (KeyboardInterrupt, SystemExit):
+        _log.warning("interrupted while saving; %s", _keep(database, finished))
+        raise
+
+
+def _keep(database: Database, finished: FinishedClustering) -> str:
+    """Keep the result as a file, and say how to save it, or why it is lost."""
+    try:
+        path = pending.keep(database, finished)
+    except OSError as error:
+        return f"it could not be kept as a file either ({error}), and is lost"
+    return (
+        f"the result is kept in {path}; when the cause is gone, save it with: "
+        f"panic-tda save-pending --db {shlex.quote(str(database))} {shlex.quote(str(path))}"
+    )
+
+
+def save_clustering(connection: Connection, finished: FinishedClustering) -> None:
+    """Write a result, its clusters and its assignments.
+
+    Parameters
+    ----------
+    connection : Connection
+        From `Database.writing`: all or nothing is written.
+    finished : FinishedClustering
+        Every cluster needs its medoid.
+
+    Raises
+    ------
+    DatabaseError
+        An embedding is gone, the disk is full, …; raised where the transaction ends.
+    """
+    key = connection.execute(
+        sa.select(sa.func.coalesce(sa.func.max(ClusteringResult.key), 0) + 1)
+    ).scalar_one()
+    connection.execute(
+        sa.insert(ClusteringResult).values(
+            id=finished.id,
+            key=key,
+            created_at=utc_now(),
+            started_at=finished.started_at,
+            completed_at=finished.completed_at,
+            embedding_model=finished.embedding_model,
+            algorithm=ALGORITHM,
+            parameters=finished.parameters,
+        )
+    )
+    insert_rows(
+        connection,
+        Cluster,
+        (
+            (key, label, finished.ids[finished.medoids[label]].decode(), size, finished.persistence[label])
+            for label, size in _sizes(finished)
+        ),
+    )
+    insert_rows(connection, EmbeddingCluster, _assignments(key, finished))
+
+
+def is_saved(connection: Connection, clustering_id: UUID) -> bool:
+    """Tell whether a clustering with this id is in the database."""
+    query = sa.select(ClusteringResult.key).where(ClusteringResult.id == clustering_id)
+    return connection.execute(query).first() is not None
+
+
+def delete_clusterings(database: Database | str | Path, clustering_ids: Sequence[UUID]) -> None:
+    """Delete clusterings with their clusters and assignments, in one transaction; embeddings stay."""
+    with open_database(database).writing() as connection:
+        keys = sa.select(ClusteringResult.key).where(ClusteringResult.id.in_(clustering_ids))
+        for table in (EmbeddingCluster, Cluster):
+            connection.execute(sa.delete(table).where(table.result_key.in_(keys)))
+        connection.execute(sa.delete(ClusteringResult).where(ClusteringResult.id.in_(clustering_ids)))
+
+
+def _sizes(finished: FinishedClustering) -> Iterator[tuple[int, int]]:
+    labels, counts = np.unique(finished.labels[finished.labels != OUTLIER], return_counts=True)
+    yield from zip(labels.tolist(), counts.tolist(), strict=True)
+
+
+def _assignments(key: int, finished: FinishedClustering) -> Iterator[tuple[int, str, int, float]]:
+    for begin in range(0, len(finished.ids), _INSERT_ROWS):
+        rows = slice(begin, begin + _INSERT_ROWS)
+        yield from zip(
+            repeat(key),
+            finished.ids[rows].astype("U32").tolist(),
+            finished.labels[rows].tolist(),
+            finished.probabilities[rows].tolist(),
+            strict=False,
+        )
