@@ -297,8 +297,8 @@ def _load_cluster_save(job: _Job, census: ModelCensus, placement: Placement) -> 
         memory_limit=job.resources.memory_limit,
         name=matrix.model,
     )
-    seconds = {"load": loaded - began, **clustering.seconds}
-    finished = _finish(matrix, clustering, started_at, {"input_sha256": fingerprint, "seconds": seconds})
+    seconds = {"load": loaded - began, **clustering.record.seconds}
+    finished = _finish(matrix, clustering, started_at, seconds=seconds, input_sha256=fingerprint)
     progress.phase("save")
     saving = time.monotonic()
     save_or_keep(job.database, finished)
@@ -323,20 +323,22 @@ def _remove_empty(*folders: Path | None) -> None:
 
 
 def _finish(
-    matrix: EmbeddingMatrix, clustering: Clustering, started_at: datetime, more: dict[str, Any]
+    matrix: EmbeddingMatrix, clustering: Clustering, started_at: datetime, **known: Any
 ) -> FinishedClustering:
-    sampled = {
-        "downsample": matrix.downsample,
-        "n_total": matrix.n_total,
-        "n_sampled": matrix.n_sampled,
-        "n_excluded": matrix.n_excluded,
-    }
+    record = replace(
+        clustering.record,
+        downsample=matrix.downsample,
+        n_total=matrix.n_total,
+        n_sampled=matrix.n_sampled,
+        n_excluded=matrix.n_excluded,
+        **known,
+    )
     return FinishedClustering(
         id=uuid7(),
         embedding_model=matrix.model,
         started_at=started_at,
         completed_at=utc_now(),
-        parameters=clustering.parameters | sampled | more,
+        record=record,
         ids=matrix.ids,
         labels=clustering.labels,
         probabilities=clustering.probabilities,
@@ -346,25 +348,29 @@ def _finish(
 
 
 def _outcome(finished: FinishedClustering, seconds: dict[str, float]) -> ModelOutcome:
-    said = finished.parameters
+    said = finished.record
     _log.info(
         "%s: %d clusters, %d outliers (%.1f %%) by backend %s in %.1f s; clustering %s",
         finished.embedding_model,
-        said["n_clusters"],
-        said["n_outliers"],
-        100 * said["n_outliers"] / said["n_embeddings"],
-        said["backend"],
+        said.n_clusters,
+        said.n_outliers,
+        100 * said.n_outliers / said.n_embeddings,
+        said.backend,
         sum(seconds.values()),
         finished.id,
     )
-    counts = ("n_total", "n_sampled", "n_excluded", "n_embeddings", "n_clusters", "n_outliers")
     return ModelOutcome(
         id=finished.id,
         embedding_model=finished.embedding_model,
         status=CLUSTERED,
         reason=None,
-        backend=said["backend"],
-        exact=said["exact"],
+        backend=said.backend,
+        exact=said.exact,
         seconds=seconds,
-        **{name: said[name] for name in counts},
+        n_total=said.n_total or 0,
+        n_sampled=said.n_sampled or 0,
+        n_excluded=said.n_excluded or 0,
+        n_embeddings=said.n_embeddings,
+        n_clusters=said.n_clusters,
+        n_outliers=said.n_outliers,
     )

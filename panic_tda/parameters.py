@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import operator
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from panic_tda.errors import InvalidParameter
+from panic_tda.errors import DatabaseError, InvalidParameter
 
 EPSILON = 0.4
 DISTANCE_FLOOR = 1e-3
@@ -35,6 +36,84 @@ class EffectiveParameters:
     cluster_selection_method: str
     max_cluster_size: int | None
     distance_floor: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusteringRecord(EffectiveParameters):
+    """How a clustering came about, as it is stored: the parameters that were used, and what they met with.
+
+    Attributes
+    ----------
+    backend : str
+        What built the spanning tree.
+    exact : bool
+        Whether the tree is that of the complete graph.
+    n_embeddings, n_unique, n_clusters, n_outliers : int
+        Rows, distinct rows among them, and what they came to.
+    versions : dict of str to str
+        Of the libraries that had a part in it.
+    seconds : dict of str to float
+        Wall-clock time, by stage.
+    lighter_edge_share : float or None
+        What a sample of rows says of a tree that is not exact (see `types.LighterEdges`); None of others.
+    lighter_edge_sample : int or None
+        Rows of that sample.
+    downsample, n_total, n_sampled, n_excluded : int or None
+        How the rows were chosen from a database (see `types.EmbeddingMatrix`); None where there was none.
+    n_vanished : int or None
+        Embeddings that had gone before a kept result could be saved.
+    input_sha256 : str or None
+        Of the embedding ids and the rows.
+    further : dict
+        Values that other versions stored and this one knows nothing of; they are kept as they are.
+    """
+
+    backend: str
+    exact: bool
+    n_embeddings: int
+    n_unique: int
+    n_clusters: int
+    n_outliers: int
+    versions: dict[str, str]
+    seconds: dict[str, float] = field(default_factory=dict)
+    lighter_edge_share: float | None = None
+    lighter_edge_sample: int | None = None
+    downsample: int | None = None
+    n_total: int | None = None
+    n_sampled: int | None = None
+    n_excluded: int | None = None
+    n_vanished: int | None = None
+    input_sha256: str | None = None
+    further: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that is stored; values that do not apply are left out."""
+        said = asdict(self)
+        further: dict[str, Any] = said.pop("further")
+        always = ("max_cluster_size",)
+        return {name: value for name, value in said.items() if value is not None or name in always} | further
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """Read what `to_json` returned, in this version or an older one.
+
+        Raises
+        ------
+        DatabaseError
+            A value is missing without which a clustering means nothing.
+        """
+        known = {one.name: one for one in fields(cls) if one.name != "further"}
+        missing = [
+            name
+            for name, one in known.items()
+            if one.default is MISSING and one.default_factory is MISSING and name not in stored
+        ]
+        if missing:
+            raise DatabaseError(f"the stored parameters lack {', '.join(missing)}: they are not panic_tda's")
+        return cls(
+            **{name: value for name, value in stored.items() if name in known},
+            further={name: value for name, value in stored.items() if name not in known},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

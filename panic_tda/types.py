@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from panic_tda.parameters import ClusteringRecord
+
     FloatArray: TypeAlias = NDArray[np.float64]
     Float32Array: TypeAlias = NDArray[np.float32]
     IntArray: TypeAlias = NDArray[np.int64]
@@ -135,18 +137,15 @@ class Clustering:
         Persistence of each cluster, 0 to 1.
     medoid_indices : dict of int to int
         Row of the medoid of each cluster, by label.
-    parameters : dict
-        Every effective value, as it is stored with the result.
-    seconds : dict of str to float
-        Wall-clock seconds of the stages `fit` and `medoids`.
+    record : ClusteringRecord
+        Every effective value, as it is stored with the result; its `seconds` are those of the stages here.
     """
 
     labels: IntArray
     probabilities: FloatArray
     persistence: FloatArray
     medoid_indices: dict[int, int]
-    parameters: dict[str, Any]
-    seconds: dict[str, float] = field(default_factory=dict)
+    record: ClusteringRecord
 
     @property
     def n_clusters(self) -> int:
@@ -166,8 +165,8 @@ class FinishedClustering:
         Name of the embedding model.
     started_at, completed_at : datetime
         Naive UTC times of the computation.
-    parameters : dict
-        Every effective value; must be JSON.
+    record : ClusteringRecord
+        Every effective value, and how the rows were chosen.
     ids : (n,) S32
         Embedding ids, ascending.
     labels : (n,) int64
@@ -184,7 +183,7 @@ class FinishedClustering:
     embedding_model: str
     started_at: datetime
     completed_at: datetime
-    parameters: dict[str, Any]
+    record: ClusteringRecord
     ids: BytesArray
     labels: IntArray
     probabilities: FloatArray

@@ -13,6 +13,7 @@ import pytest
 from panic_tda.clustering import backends
 from panic_tda.clustering.backends import cuml
 from panic_tda.devices import cuda
+from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.schemas import uuid7
 from panic_tda.storage.upgrade import upgrade
@@ -93,16 +94,24 @@ def make_finished(ids: Sequence[str], *, model: str = "Nomic", seed: int = 0) ->
         embedding_model=model,
         started_at=datetime(2025, 7, 15, 10, 0, 0, 123456),
         completed_at=datetime(2025, 7, 15, 11, 45),
-        parameters={
-            "cluster_selection_epsilon": 0.4,
-            "downsample": 1,
-            "backend": "sklearn",
-            "exact": True,
-            "n_embeddings": n,
-            "n_clusters": len(found),
-            "n_outliers": int((labels == -1).sum()),
-            "seconds": {"fit": 0.1 + 0.2},
-        },
+        record=ClusteringRecord(
+            cluster_selection_epsilon=0.4,
+            min_cluster_size=10,
+            min_samples=5,
+            allow_single_cluster=True,
+            cluster_selection_method="eom",
+            max_cluster_size=None,
+            distance_floor=1e-3,
+            backend="sklearn",
+            exact=True,
+            n_embeddings=n,
+            n_unique=n,
+            n_clusters=len(found),
+            n_outliers=int((labels == -1).sum()),
+            versions={"numpy": np.__version__},
+            seconds={"fit": 0.1 + 0.2},
+            downsample=1,
+        ),
         ids=np.array(sorted(ids), dtype="S32"),
         labels=labels,
         probabilities=np.where(labels == -1, 0.0, rng.random(n)),

@@ -204,7 +204,7 @@ def test_the_epsilon_that_is_stored_is_the_one_that_decided(upgraded: MakeFile, 
     (outcome,) = cluster_all_data(file.database, ["Nomic"], parameters=ClusteringParameters(epsilon=epsilon))
     with file.database.session() as session:
         (summary,) = list_clusterings(session)
-    assert summary.parameters["cluster_selection_epsilon"] == epsilon
+    assert summary.record.cluster_selection_epsilon == epsilon
     vectors = np.array([embedding.vector for embedding in file.facts.sample("Nomic")])
     expected = hdbscan(vectors, epsilon=epsilon).labels.tolist()
     stored = assignments(file.database, outcome.id)

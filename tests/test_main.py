@@ -195,7 +195,7 @@ def test_clustering_as_json(upgraded: MakeFile) -> None:
     nomic = by_model["Nomic"]
     assert nomic["id"] == str(summary.id)
     assert {name: nomic[name] for name in nomic if name.startswith("n_")} == {
-        name: summary.parameters[name] for name in nomic if name.startswith("n_")
+        name: getattr(summary.record, name) for name in nomic if name.startswith("n_")
     }
     assert set(nomic["seconds"]) == {"load", "fit", "medoids", "save"}
     assert nomic["reason"] is None
@@ -239,7 +239,7 @@ def test_a_failed_model_is_exit_1_and_the_others_are_saved(upgraded: MakeFile) -
     assert result.exit_code == 1
     assert [outcome["status"] for outcome in json.loads(result.stdout)["results"]] == ["failed", "clustered"]
     succeed("cluster-embeddings", "--skip-invalid", db=file.path)
-    assert stored(file)[1].parameters["n_excluded"] == 2
+    assert stored(file)[1].record.n_excluded == 2
 
 
 @pytest.mark.parametrize(
@@ -405,7 +405,7 @@ def test_listing(clustered: UpgradedFile) -> None:
     for line, summary in zip(lines[1:], stored(clustered), strict=True):
         cells = line.split()
         assert cells[:4] == [str(summary.id), summary.embedding_model, "hdbscan", "0.4"]
-        assert str(summary.parameters["n_embeddings"]) in cells
+        assert str(summary.record.n_embeddings) in cells
     only = succeed("list-clusterings", "--model", "Nomic", db=clustered.path).stdout.splitlines()
     assert [line.split()[1] for line in only[1:]] == ["Nomic"]
 
@@ -489,7 +489,7 @@ def test_showing_is_bounded_by_default(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(runs=30, dimensions=64))
     options = ("--epsilon", 0, "--min-cluster-size", 2, "--min-samples", 1)
     succeed("cluster-embeddings", "Nomic", *options, db=file.path)
-    n_clusters = stored(file)[0].parameters["n_clusters"]
+    n_clusters = stored(file)[0].record.n_clusters
     assert n_clusters > 21
     shown = succeed("show-clustering", db=file.path).stdout
     assert shown.count("persistence") == 20
@@ -531,7 +531,7 @@ def test_odd_texts_stay_on_one_line_and_control_no_terminal(upgraded: MakeFile) 
         if not stored(file):
             succeed("cluster-embeddings", "--epsilon", 2, db=file.path)
         result = succeed("show-clustering", db=file.path)
-        assert stored(file)[0].parameters["n_clusters"] == 1
+        assert stored(file)[0].record.n_clusters == 1
         (line,) = (line for line in result.stdout.split("\n") if "persistence" in line)
         assert "×10" in line
         assert all(character.isprintable() for character in line)

@@ -126,8 +126,8 @@ def test_arrays_of_the_host_are_moved_there(backend: str) -> None:
     vectors[10:30] = vectors[50:70]
     found = hdbscan(vectors, backend=backend, epsilon=0.0)
     expected = hdbscan(vectors, backend="sklearn", epsilon=0.0)
-    assert found.parameters["backend"] == "on-device"
-    assert found.parameters["n_unique"] == 60
+    assert found.record.backend == "on-device"
+    assert found.record.n_unique == 60
     assert found.labels.tolist() == expected.labels.tolist()
     assert found.medoid_indices == expected.medoid_indices
 

@@ -140,7 +140,10 @@ def listing_text(summaries: Sequence[ClusteringSummary], n_stored: int) -> str:
 
 def details_json(summary: ClusteringSummary, clusters: Sequence[ClusterDetails]) -> dict[str, Any]:
     """Return one element of the list that `show-clustering --json` prints."""
-    return _plain(asdict(summary)) | {"clusters": [_plain(asdict(cluster)) for cluster in clusters]}
+    said = _plain(asdict(summary))
+    del said["record"]
+    found = [_plain(asdict(cluster)) for cluster in clusters]
+    return said | {"parameters": summary.record.to_json(), "clusters": found}
 
 
 def details_text(

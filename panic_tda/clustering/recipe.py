@@ -30,7 +30,7 @@ from panic_tda.clustering.duplicates import DistinctRows, attach_copies, find_di
 from panic_tda.clustering.medoids import medoids
 from panic_tda.devices import cuda
 from panic_tda.errors import OUTLIER, BadVectors, UnsupportedOnBackend
-from panic_tda.parameters import ClusteringParameters, EffectiveParameters
+from panic_tda.parameters import ClusteringParameters, ClusteringRecord, EffectiveParameters
 from panic_tda.progress import Progress, Silent
 from panic_tda.types import Clustering, FlatClusters, SpanningTree
 
@@ -222,8 +222,10 @@ def cluster_rows(
         probabilities=flat.probabilities,
         persistence=flat.persistence,
         medoid_indices=found,
-        parameters=_record(effective, backend, distinct, flat) | _approximation(backend, tree),
-        seconds={"fit": fitted - began, "medoids": time.monotonic() - fitted},
+        record=replace(
+            _record(effective, backend, distinct, flat, tree),
+            seconds={"fit": fitted - began, "medoids": time.monotonic() - fitted},
+        ),
     )
 
 
@@ -337,28 +339,25 @@ def _medoids(rows: Any, distinct: DistinctRows, flat: FlatClusters) -> dict[int,
 
 
 def _record(
-    effective: EffectiveParameters, backend: Backend, distinct: DistinctRows, flat: FlatClusters
-) -> dict[str, Any]:
-    return asdict(effective) | {
-        "backend": backend.name,
-        "exact": backend.exact,
-        "n_embeddings": len(distinct.inverse),
-        "n_unique": len(distinct.first),
-        "n_clusters": len(flat.persistence),
-        "n_outliers": int(np.count_nonzero(flat.labels == OUTLIER)),
-        "versions": _versions(),
-    }
-
-
-def _approximation(backend: Backend, tree: SpanningTree | None) -> dict[str, Any]:
-    """What is stored of a tree that need not be a minimum one."""
-    if backend.exact:
-        return {}
+    effective: EffectiveParameters,
+    backend: Backend,
+    distinct: DistinctRows,
+    flat: FlatClusters,
+    tree: SpanningTree | None,
+) -> ClusteringRecord:
     checked = None if tree is None else tree.lighter_edges
-    return {
-        "lighter_edge_share": None if checked is None else checked.share,
-        "lighter_edge_sample": 0 if checked is None else checked.sample,
-    }
+    return ClusteringRecord(
+        **asdict(effective),
+        backend=backend.name,
+        exact=backend.exact,
+        n_embeddings=len(distinct.inverse),
+        n_unique=len(distinct.first),
+        n_clusters=len(flat.persistence),
+        n_outliers=int(np.count_nonzero(flat.labels == OUTLIER)),
+        versions=_versions(),
+        lighter_edge_share=None if checked is None else checked.share,
+        lighter_edge_sample=None if checked is None else checked.sample,
+    )
 
 
 def _versions() -> dict[str, str]:

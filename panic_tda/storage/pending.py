@@ -9,6 +9,7 @@ import glob
 import hashlib
 import json
 import tempfile
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import ipc
 
-from panic_tda.errors import OUTLIER, BadInput, MissingPath
+from panic_tda.errors import OUTLIER, BadInput, DatabaseError, MissingPath
+from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage.database import Database
 from panic_tda.types import FinishedClustering
 
@@ -69,7 +71,15 @@ def read(path: Path) -> FinishedClustering:
         return _finished(table, json.loads(table.schema.metadata[_METADATA_KEY]))
     except FileNotFoundError as error:
         raise MissingPath(f"no file at {path}; without a name, save-pending takes those that wait") from error
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (
+        DatabaseError,
+        pa.ArrowException,
+        OSError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:
         raise BadInput(f"{path} is no complete clustering kept by panic_tda: {error}") from error
 
 
@@ -79,7 +89,7 @@ def _finished(table: pa.Table, said: dict[str, Any]) -> FinishedClustering:
         embedding_model=said["embedding_model"],
         started_at=datetime.fromisoformat(said["started_at"]),
         completed_at=datetime.fromisoformat(said["completed_at"]),
-        parameters=said["parameters"],
+        record=ClusteringRecord.from_json(said["parameters"]),
         ids=np.array(table.column("id").to_pylist(), dtype="S32"),
         labels=table.column("label").to_numpy(),
         probabilities=table.column("probability").to_numpy(),
@@ -98,18 +108,19 @@ def without(finished: FinishedClustering, present: BoolArray, medoids: dict[int,
     labels = finished.labels[present]
     left = set(np.unique(labels).tolist())
     chosen = finished.medoids | medoids
-    counts: dict[str, Any] = {
-        "n_embeddings": int(present.sum()),
-        "n_vanished": int((~present).sum()),
-        "n_clusters": len(left - {OUTLIER}),
-        "n_outliers": int((labels == OUTLIER).sum()),
-    }
+    record = replace(
+        finished.record,
+        n_embeddings=int(present.sum()),
+        n_vanished=int((~present).sum()),
+        n_clusters=len(left - {OUTLIER}),
+        n_outliers=int((labels == OUTLIER).sum()),
+    )
     return FinishedClustering(
         id=finished.id,
         embedding_model=finished.embedding_model,
         started_at=finished.started_at,
         completed_at=finished.completed_at,
-        parameters=finished.parameters | counts,
+        record=record,
         ids=finished.ids[present],
         labels=labels,
         probabilities=finished.probabilities[present],
@@ -124,7 +135,7 @@ def _write(path: Path, finished: FinishedClustering) -> Path:
         "embedding_model": finished.embedding_model,
         "started_at": finished.started_at.isoformat(),
         "completed_at": finished.completed_at.isoformat(),
-        "parameters": finished.parameters,
+        "parameters": finished.record.to_json(),
         "medoids": finished.medoids,
         "persistence": finished.persistence,
     }

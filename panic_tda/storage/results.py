@@ -11,7 +11,8 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, aliased
 
-from panic_tda.errors import OUTLIER, InvalidParameter, UnknownClustering, UnknownModel
+from panic_tda.errors import OUTLIER, DatabaseError, InvalidParameter, UnknownClustering, UnknownModel
+from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage.census import stored_models
 from panic_tda.storage.schemas import (
     Cluster,
@@ -39,7 +40,11 @@ class ClusteringSummary:
     created_at: datetime
     started_at: datetime
     completed_at: datetime
-    parameters: dict[str, Any]
+    record: ClusteringRecord
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return self.record.to_json()
 
     @property
     def seconds(self) -> float:
@@ -269,6 +274,10 @@ def _count_copies(session: Session, clustering_id: UUID, last_label: int) -> dic
 
 
 def _summary(found: ClusteringResult) -> ClusteringSummary:
+    try:
+        record = ClusteringRecord.from_json(found.parameters)
+    except DatabaseError as error:
+        raise DatabaseError(f"clustering {found.id}: {error}") from error
     return ClusteringSummary(
         id=found.id,
         embedding_model=found.embedding_model,
@@ -276,7 +285,7 @@ def _summary(found: ClusteringResult) -> ClusteringSummary:
         created_at=found.created_at,
         started_at=found.started_at,
         completed_at=found.completed_at,
-        parameters=found.parameters,
+        record=record,
     )
 
 

@@ -94,7 +94,7 @@ def save_clustering(connection: Connection, finished: FinishedClustering) -> Non
             completed_at=finished.completed_at,
             embedding_model=finished.embedding_model,
             algorithm=ALGORITHM,
-            parameters=finished.parameters,
+            parameters=finished.record.to_json(),
         )
     )
     insert_rows(

@@ -13,11 +13,13 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 
+from panic_tda.parameters import ClusteringParameters, ClusteringRecord
 from panic_tda.storage.census import take_census
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.loading import load_embeddings
@@ -107,7 +109,16 @@ def save(database: Database, matrix: EmbeddingMatrix) -> None:
         embedding_model=MODEL,
         started_at=utc_now(),
         completed_at=utc_now(),
-        parameters={},
+        record=ClusteringRecord(
+            **asdict(ClusteringParameters().resolve(n_rows)),
+            backend="none",
+            exact=True,
+            n_embeddings=n_rows,
+            n_unique=n_rows,
+            n_clusters=100,
+            n_outliers=int(np.count_nonzero(labels < 0)),
+            versions={},
+        ),
         ids=matrix.ids,
         labels=labels,
         probabilities=np.random.default_rng(1).random(n_rows),

@@ -240,7 +240,7 @@ def _memory_worker(args: argparse.Namespace) -> None:
     with Watch(rows.shape[1]) as watch:
         # No limit at all, and the engine would not ask itself.
         found = clustering.cluster_rows(rows, asked, watch, memory_limit=1 << 62)
-    m = found.parameters["n_unique"]
+    m = found.record.n_unique
     peaks = {name: phase.peak - base for name, phase in watch.phases.items()}
     tree = max(peaks[name] for name in ("neighbours", "core distances", "forest", "verify"))
     stated = m * (8 * (max(k, 16) + 8) + 120 + 4 * (engine.Settings().n_axes + 1)) + (256 << 20)

@@ -17,7 +17,7 @@ from panic_tda.clustering import recipe as clustering
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.recipe import canonicalise, hdbscan, normalise
 from panic_tda.errors import OUTLIER, BadVectors, InvalidParameter, UnsupportedOnBackend
-from panic_tda.parameters import ClusteringParameters
+from panic_tda.parameters import ClusteringParameters, ClusteringRecord
 from panic_tda.types import Clustering, FlatClusters, SpanningTree
 from tests import reference
 
@@ -113,8 +113,8 @@ def assert_is_the_oracles(found: Clustering, vectors: np.ndarray, asked: Cluster
 def test_the_oracles_answer(backend: str, vectors: np.ndarray, asked: dict[str, Any]) -> None:
     found = hdbscan(vectors, backend=backend, **asked)
     assert_is_the_oracles(found, vectors, ClusteringParameters(**asked))
-    assert found.parameters["n_clusters"] == found.n_clusters == len(set(found.labels.tolist()) - {OUTLIER})
-    assert found.parameters["n_outliers"] == np.count_nonzero(found.labels == OUTLIER)
+    assert found.record.n_clusters == found.n_clusters == len(set(found.labels.tolist()) - {OUTLIER})
+    assert found.record.n_outliers == np.count_nonzero(found.labels == OUTLIER)
     for label, row in found.medoid_indices.items():
         assert found.labels[row] == label
 
@@ -189,8 +189,8 @@ def test_collapsed_copies_equal_clustering_all_rows(
     everything = hdbscan(vectors, backend="sklearn", **asked)
     monkeypatch.setattr(backends, "get", lambda _name: _Weighted())
     collapsed = hdbscan(vectors, **asked)
-    assert collapsed.parameters["backend"] == "weighted"
-    assert collapsed.parameters["n_unique"] < len(vectors)
+    assert collapsed.record.backend == "weighted"
+    assert collapsed.record.n_unique < len(vectors)
     assert collapsed.labels.tolist() == everything.labels.tolist()
     np.testing.assert_allclose(collapsed.probabilities, everything.probabilities, rtol=1e-9)
     np.testing.assert_allclose(collapsed.persistence, everything.persistence, rtol=1e-9, atol=1e-12)
@@ -215,7 +215,7 @@ def test_two_equal_rows_are_one_cluster() -> None:
     found = hdbscan([[1, 2], [2, 4]])
     assert found.labels.tolist() == [0, 0]
     assert found.medoid_indices == {0: 0}
-    assert found.parameters["n_unique"] == 1
+    assert found.record.n_unique == 1
 
 
 @pytest.mark.parametrize("asked", SETTINGS.values(), ids=SETTINGS)
@@ -226,7 +226,7 @@ def test_rows_that_are_all_identical(backend: str, n: int, asked: dict[str, Any]
     if ClusteringParameters(**asked).resolve(n).min_samples <= n <= 30:
         assert_is_the_oracles(found, vectors, ClusteringParameters(**asked))
     assert len(set(found.labels.tolist())) == 1
-    assert found.parameters["n_unique"] == 1
+    assert found.record.n_unique == 1
     assert np.isfinite(found.probabilities).all()
     assert np.isfinite(found.persistence).all()
 
@@ -341,7 +341,7 @@ def test_rows_are_normalised_in_double_precision() -> None:
 
 def test_negative_zeros_make_no_second_row() -> None:
     found = hdbscan([[0.0, 1.0], [-0.0, 1.0], [1.0, 0.0]], min_cluster_size=2, min_samples=1)
-    assert found.parameters["n_unique"] == 2
+    assert found.record.n_unique == 2
 
 
 @given(st.lists(st.integers(-1, 6), max_size=40))
@@ -361,15 +361,15 @@ def test_every_effective_value_is_recorded() -> None:
     asked: dict[str, Any] = {"epsilon": 0.25, "min_cluster_size": 0.05, "selection_method": "leaf"}
     found = hdbscan(DATA["copies"], **asked)
     effective = asdict(ClusteringParameters(**asked).resolve(120))
-    assert {name: found.parameters[name] for name in effective} == effective
+    assert {name: getattr(found.record, name) for name in effective} == effective
     assert effective["min_cluster_size"] == 6
-    assert found.parameters["backend"] in backends.NAMES[1:]
-    assert found.parameters["exact"] is True
-    assert found.parameters["n_embeddings"] == 120
-    assert found.parameters["n_unique"] == len(np.unique(DATA["copies"], axis=0)) == 20
-    assert set(found.parameters["versions"]) >= {"python", "panic_tda", "numpy"}
-    assert json.loads(json.dumps(found.parameters)) == found.parameters
-    assert set(found.seconds) == {"fit", "medoids"}
+    assert found.record.backend in backends.NAMES[1:]
+    assert found.record.exact is True
+    assert found.record.n_embeddings == 120
+    assert found.record.n_unique == len(np.unique(DATA["copies"], axis=0)) == 20
+    assert set(found.record.versions) >= {"python", "panic_tda", "numpy"}
+    assert ClusteringRecord.from_json(json.loads(json.dumps(found.record.to_json()))) == found.record
+    assert set(found.record.seconds) == {"fit", "medoids"}
 
 
 def test_parameters_and_backends_are_refused_by_the_library_too() -> None:

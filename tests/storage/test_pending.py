@@ -41,7 +41,7 @@ def assert_equal(found: FinishedClustering, expected: FinishedClustering) -> Non
         "embedding_model",
         "started_at",
         "completed_at",
-        "parameters",
+        "record",
         "medoids",
         "persistence",
     ):
@@ -124,9 +124,9 @@ def test_saving_puts_it_into_the_database_and_removes_the_file(upgraded: MakeFil
     }
     assert not any(path.exists() for path in paths)
     with file.database.session() as session:
-        assert {found.id: found.parameters for found in list_clusterings(session)} == {
-            first.id: first.parameters,
-            second.id: second.parameters,
+        assert {found.id: found.record for found in list_clusterings(session)} == {
+            first.id: first.record,
+            second.id: second.record,
         }
     assert save_pending(file.database) == []
 
@@ -161,10 +161,10 @@ def test_vanished_rows_are_left_out_and_counted(upgraded: MakeFile) -> None:
     }
     with file.database.session() as session:
         (summary,) = list_clusterings(session)
-    assert summary.parameters["n_embeddings"] == len(left)
-    assert summary.parameters["n_vanished"] == len(gone)
-    assert summary.parameters["n_outliers"] == int((finished.labels[left] == -1).sum())
-    assert summary.parameters["seconds"] == finished.parameters["seconds"]
+    assert summary.record.n_embeddings == len(left)
+    assert summary.record.n_vanished == len(gone)
+    assert summary.record.n_outliers == int((finished.labels[left] == -1).sum())
+    assert summary.record.seconds == finished.record.seconds
 
 
 def unit_rows(file: UpgradedFile, finished: FinishedClustering) -> np.ndarray:
@@ -203,7 +203,7 @@ def test_a_cluster_that_lost_everything_is_left_out(upgraded: MakeFile) -> None:
     save_pending(file.database)
     with file.database.session() as session:
         (summary,) = list_clusterings(session)
-    assert summary.parameters["n_clusters"] == len(finished.medoids) - 1
+    assert summary.record.n_clusters == len(finished.medoids) - 1
     # The others keep their numbers: somebody may have written them down.
     assert {row[2] for row in snapshot(file.path)["cluster"][1]} == set(finished.medoids) - {1}
 

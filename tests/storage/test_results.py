@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sqlite3
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from panic_tda.errors import DatabaseError, UnknownClustering, UnknownModel
+from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage import saving
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.results import (
@@ -95,7 +97,7 @@ def test_what_was_saved_is_stored_bit_by_bit(upgraded: MakeFile, digit_ids: bool
         (summary,) = list_clusterings(session)
     assert (summary.id, summary.embedding_model, summary.algorithm) == (finished.id, "Nomic", "hdbscan")
     assert (summary.started_at, summary.completed_at) == (finished.started_at, finished.completed_at)
-    assert summary.parameters == finished.parameters
+    assert summary.record == finished.record
     assert summary.seconds == 6299.876544
 
 
@@ -438,3 +440,57 @@ def test_opening_another_time_shows_the_same(upgraded: MakeFile) -> None:
     save(file.database, make_finished(ids_of(file)))
     with file.database.session() as first, open_database(file.path).session() as second:
         assert list_clusterings(first) == list_clusterings(second)
+
+
+OLDER = {
+    "cluster_selection_epsilon": 0.4,
+    "min_cluster_size": 10,
+    "min_samples": 10,
+    "allow_single_cluster": True,
+    "cluster_selection_method": "eom",
+    "max_cluster_size": None,
+    "distance_floor": 0.001,
+    "backend": "cuml",
+    "exact": False,
+    "n_embeddings": 2400,
+    "n_unique": 1231,
+    "n_clusters": 59,
+    "n_outliers": 746,
+    "versions": {"python": "3.11.7", "panic_tda": "0.1.0", "numpy": "2.4.6", "cuml": "26.10.00"},
+    "nn_descent": {"graph_degree": 64, "intermediate_graph_degree": 128, "max_iterations": 20},
+    "lighter_edge_share": None,
+    "lighter_edge_sample": 0,
+    "downsample": 1,
+    "n_total": 2400,
+    "n_sampled": 2400,
+    "n_excluded": 0,
+    "input_sha256": "5f" * 32,
+    "seconds": {"load": 0.01, "fit": 0.08, "medoids": 0.002},
+}
+"""Parameters as version 0.1.0 stored them while cuML's neighbour graph could be approximate."""
+
+
+def restored(file: UpgradedFile, parameters: dict[str, Any]) -> None:
+    save(file.database, make_finished(ids_of(file)))
+    with sqlite3.connect(file.path) as connection:
+        connection.execute("UPDATE clusteringresult SET parameters = ?", [json.dumps(parameters)])
+    connection.close()
+
+
+def test_what_older_versions_stored_still_reads(upgraded: MakeFile) -> None:
+    file = upgraded()
+    restored(file, OLDER)
+    with file.database.session() as session:
+        (found,) = list_clusterings(session)
+    kept = {name: value for name, value in OLDER.items() if name != "lighter_edge_share"}
+    assert found.record.to_json() == kept
+    assert found.record.further == {"nn_descent": OLDER["nn_descent"]}
+    assert ClusteringRecord.from_json(found.record.to_json()) == found.record
+
+
+@pytest.mark.parametrize("name", ["n_clusters", "cluster_selection_epsilon", "versions"])
+def test_parameters_of_another_kind_are_named(upgraded: MakeFile, name: str) -> None:
+    file = upgraded()
+    restored(file, {key: value for key, value in OLDER.items() if key != name})
+    with file.database.session() as session, pytest.raises(DatabaseError, match=f"clustering .* lack {name}"):
+        list_clusterings(session)

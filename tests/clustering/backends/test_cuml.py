@@ -235,7 +235,7 @@ def test_the_share_is_stored_and_shown(upgraded: MakeFile) -> None:
     with file.database.session() as session:
         (summary,) = list_clusterings(session)
         details = get_cluster_details(summary.id, session)
-    said = summary.parameters
+    said = summary.record.to_json()
     assert said["exact"] is False
     assert 0 < said["lighter_edge_share"] <= 1
     assert said["lighter_edge_sample"] == outcome.n_embeddings
@@ -249,7 +249,7 @@ def test_the_share_is_stored_and_shown(upgraded: MakeFile) -> None:
 
 def test_exact_clusterings_have_no_share() -> None:
     rows = np.random.default_rng(0).standard_normal((50, 4))
-    stored = hdbscan(rows, backend="tiled").parameters
+    stored = hdbscan(rows, backend="tiled").record.to_json()
     assert not {"lighter_edge_share", "lighter_edge_sample"} & set(stored)
 
 
@@ -400,18 +400,18 @@ def test_separated_data_give_the_exact_partition() -> None:
     exact = hdbscan(rows, backend="tiled", **asked)
     assert found.n_clusters == exact.n_clusters == 12
     assert adjusted_rand_score(found.labels, exact.labels) >= 0.99
-    assert found.parameters["backend"] == "cuml"
-    assert found.parameters["exact"] is False
-    assert found.parameters["lighter_edge_sample"] == 2_048
-    assert {"cupy", "cuml"} <= set(found.parameters["versions"])
+    assert found.record.backend == "cuml"
+    assert found.record.exact is False
+    assert found.record.lighter_edge_sample == 2_048
+    assert {"cupy", "cuml"} <= set(found.record.versions)
 
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("real_device")
 def test_auto_takes_cuml_and_exact_does_not() -> None:
     rows, _ = separated(3_000)
-    assert hdbscan(rows).parameters["backend"] == "cuml"
-    assert hdbscan(rows, exact=True).parameters["backend"] == "tiled"
+    assert hdbscan(rows).record.backend == "cuml"
+    assert hdbscan(rows, exact=True).record.backend == "tiled"
 
 
 def test_cupy_keeps_its_pool() -> None:
