@@ -287,7 +287,7 @@ def _load_cluster_save(job: _Job, census: ModelCensus, placement: Placement) -> 
         return _skipped(job, census, len(matrix.ids))
     progress.phase("fingerprint")
     fingerprint = input_sha256(matrix)
-    checkpoint = Checkpoint(folder) if job.resources.checkpoints else None
+    checkpoint = Checkpoint(folder, fingerprint) if job.resources.checkpoints else None
     clustering = cluster_rows(
         matrix.vectors,
         job.parameters,

@@ -9,70 +9,56 @@ import logging
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
-from panic_tda.arrays.namespace import to_host
-
-if TYPE_CHECKING:
-    from panic_tda.types import IntArray
-
 SAVE_SECONDS = 60.0
 """Least time between two saved states of one stage: a kill costs at most this much and one save."""
-_FORMAT = 1
-_META = "checkpoint.json"
-_KEY_FIELD = "panic_tda_key"
-_CHUNK_ROWS = 16_384
+_FORMAT = 2
+_ABOUT = "checkpoint.json"
 
 _log = logging.getLogger(__name__)
 
 
-def fingerprint(vectors: Any, weights: IntArray, **parameters: Any) -> str:
-    """Hash everything that a saved state depends on.
-
-    Parameters
-    ----------
-    vectors : (n, d) float32
-        Rows, in host or device memory.
-    weights : (n,) int64
-        Their multiplicities.
-    parameters
-        Whatever else may not change between two runs; must have a JSON form.
-    """
-    digest = hashlib.sha256(json.dumps([_FORMAT, list(vectors.shape), parameters], sort_keys=True).encode())
-    for begin in range(0, len(vectors), _CHUNK_ROWS):
-        digest.update(np.ascontiguousarray(to_host(vectors[begin : begin + _CHUNK_ROWS])).data)
-    digest.update(np.ascontiguousarray(weights).data)
-    return digest.hexdigest()
-
-
 class Checkpoint:
-    """Named states in a folder; each is replaced as a whole or not at all.
+    """Named states of one input and one set of parameters; each is replaced as a whole or not at all.
 
     Parameters
     ----------
-    folder : Path
-        Made when the first state is saved. States of another input or other parameters in it are removed,
-        files that are no states stay.
+    root : Path
+        Every set of parameters has a folder of its own in it, made when the first state is saved. States of
+        other parameters stay: they are of use to whoever asks for these again.
+    input_sha256 : str
+        Identity of the input, such as `storage.loading.input_sha256`. A state is taken up only for the same.
     save_seconds : float
         Least time between two saves for which `due` says yes.
+
+    Notes
+    -----
+    A folder that cannot be written or read costs the chance to go on, never the run: that is warned of.
     """
 
-    def __init__(self, folder: Path, *, save_seconds: float = SAVE_SECONDS) -> None:
-        self.folder = folder
+    def __init__(self, root: Path, input_sha256: str, *, save_seconds: float = SAVE_SECONDS) -> None:
+        self.root = self.folder = root
+        self._input = input_sha256
+        self._about: dict[str, Any] = {}
         self._save_seconds = save_seconds
         self._saved = time.monotonic()
-        self._key = ""
 
-    def open(self, key: str) -> None:
-        """Take up the states saved under `key`, and remove all others."""
-        self._key = key
-        if self._stored_key() != key:
-            self.discard()
+    def open(self, **parameters: Any) -> None:
+        """Turn to the states of these parameters, of which `folder` is the place from now on.
 
-    fingerprint = staticmethod(fingerprint)
+        Parameters
+        ----------
+        parameters
+            Whatever else than the input a state depends on, the format of the code that wrote it included;
+            must have a JSON form.
+        """
+        self._about = {"format": _FORMAT, "input_sha256": self._input, "parameters": parameters}
+        key = hashlib.sha256(json.dumps(self._about, sort_keys=True).encode()).hexdigest()
+        self.folder = self.root / key[:16]
 
     def due(self) -> bool:
         """Say whether enough time has passed since the last save."""
@@ -95,67 +81,56 @@ class Checkpoint:
             with contextlib.suppress(OSError):
                 self._partial(name).unlink(missing_ok=True)
 
+    def load(self, name: str) -> dict[str, Any] | None:
+        """Return the arrays stored under a name, or None."""
+        path = self._path(name)
+        try:
+            saved = path.stat().st_mtime
+            with path.open("rb") as file, np.load(file) as stored:
+                state = dict(stored)
+        except (OSError, BadZipFile, KeyError, ValueError, EOFError):
+            return None
+        _log.info(
+            "going on from the state %s, saved %s", path, time.strftime("%H:%M:%S", time.localtime(saved))
+        )
+        return state
+
+    def remove(self, name: str) -> None:
+        """Forget a state."""
+        with contextlib.suppress(OSError):
+            self._path(name).unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Remove the states of these parameters, and folders that are empty then; other files stay."""
+        if not self._about:
+            return
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for pattern in ("*.npz", self._partial("*").name, _ABOUT):
+                for file in self.folder.glob(pattern):
+                    file.unlink(missing_ok=True)
+        for folder in (self.folder, self.root):
+            with contextlib.suppress(OSError):  # something else is in it, or it never was there
+                folder.rmdir()
+
     def _store(self, name: str, arrays: dict[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self._stored_key() != self._key:
-            self._replace(_META, json.dumps({"fingerprint": self._key}).encode())
+        about = self.folder / _ABOUT
+        if not about.exists():
+            # For people: whose states these are.
+            about.write_text(json.dumps(self._about, indent=1))
         partial = self._partial(name)
         with partial.open("wb") as file:
-            # Every state says whose it is: two runs in one folder may replace each other's.
-            np.savez(file, **arrays | {_KEY_FIELD: np.array(self._key)})
+            np.savez(file, **arrays)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self._path(name))
         self._sync_folder()
-
-    def load(self, name: str) -> dict[str, Any] | None:
-        """Return the arrays stored under a name for the key of `open`, or None."""
-        try:
-            with self._path(name).open("rb") as file, np.load(file) as stored:
-                if str(stored[_KEY_FIELD]) != self._key:
-                    return None
-                return {field: stored[field] for field in stored.files if field != _KEY_FIELD}
-        except (OSError, BadZipFile, KeyError, ValueError, EOFError):
-            return None
-
-    def remove(self, name: str) -> None:
-        """Forget a state."""
-        self._path(name).unlink(missing_ok=True)
-
-    def discard(self) -> None:
-        """Remove everything that was saved, and the folder when nothing else is in it."""
-        if not self.folder.is_dir():
-            return
-        # The key goes first: what is left behind by a kill right here is never taken up.
-        (self.folder / _META).unlink(missing_ok=True)
-        for file in [
-            *filter(_is_state, self.folder.glob("*.npz")),
-            *self.folder.glob(self._partial("*").name),
-        ]:
-            file.unlink(missing_ok=True)
-        if not any(self.folder.iterdir()):
-            self.folder.rmdir()
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.npz"
 
     def _partial(self, name: str) -> Path:
         return self.folder / f"{name}.panic-tda.partial"
-
-    def _stored_key(self) -> str | None:
-        try:
-            key = json.loads((self.folder / _META).read_text())["fingerprint"]
-        except (OSError, ValueError, KeyError):
-            return None
-        return str(key)
-
-    def _replace(self, name: str, content: bytes) -> None:
-        partial = self._partial(name)
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.folder / name)
 
     def _sync_folder(self) -> None:
         if os.name == "posix":
@@ -164,12 +139,3 @@ class Checkpoint:
                 os.fsync(folder)
             finally:
                 os.close(folder)
-
-
-def _is_state(path: Path) -> bool:
-    # The folder is the user's to name, and people keep vectors in .npz files.
-    try:
-        with np.load(path) as stored:
-            return _KEY_FIELD in stored.files
-    except (OSError, BadZipFile, ValueError, EOFError):
-        return False

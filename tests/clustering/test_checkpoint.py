@@ -1,117 +1,117 @@
-"""Saved states: taken up only by the run they belong to, never half written."""
+"""Saved states: taken up only by the run they belong to, never half written, never in anybody's way."""
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from panic_tda.clustering.checkpoint import Checkpoint, fingerprint
+from panic_tda.clustering.checkpoint import Checkpoint
 
 ROWS = np.eye(5, 3, dtype=np.float32)
-ONES = np.ones(5, dtype=np.int64)
 
 
-def test_states_come_back_under_the_same_key(tmp_path: Path) -> None:
-    first = Checkpoint(tmp_path / "work")
-    first.open("key")
-    first.save("state", rows=ROWS, done=3)
-    second = Checkpoint(tmp_path / "work")
-    second.open("key")
-    stored = second.load("state")
+def opened(root: Path, input_sha256: str = "rows", **parameters: Any) -> Checkpoint:
+    checkpoint = Checkpoint(root, input_sha256)
+    checkpoint.open(**parameters)
+    return checkpoint
+
+
+def test_states_come_back_for_the_same_input_and_parameters(tmp_path: Path) -> None:
+    opened(tmp_path / "work", k=3).save("state", rows=ROWS, done=3)
+    stored = opened(tmp_path / "work", k=3).load("state")
     assert stored is not None
     assert stored["done"] == 3
     np.testing.assert_array_equal(stored["rows"], ROWS)
 
 
-def test_another_key_removes_them(tmp_path: Path) -> None:
-    first = Checkpoint(tmp_path / "work")
-    first.open("key")
+def test_a_run_says_from_where_it_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = opened(tmp_path, k=3)
     first.save("state", rows=ROWS)
-    second = Checkpoint(tmp_path / "work")
-    second.open("other")
-    assert second.load("state") is None
-    assert not (tmp_path / "work").exists()
+    with caplog.at_level(logging.INFO, "panic_tda"):
+        assert opened(tmp_path, k=4).load("state") is None
+        assert caplog.text == ""
+        opened(tmp_path, k=3).load("state")
+    assert f"going on from the state {first.folder}" in caplog.text
 
 
-def test_states_without_a_key_are_not_taken_up(tmp_path: Path) -> None:
-    """A kill in the middle of removing states leaves files whose key has gone."""
-    first = Checkpoint(tmp_path)
-    first.open("key")
+@pytest.mark.parametrize("other", [{"input_sha256": "others"}, {"k": 4}, {"k": 3, "format": 2}])
+def test_states_of_another_run_are_neither_taken_nor_removed(tmp_path: Path, other: dict[str, Any]) -> None:
+    first, second = opened(tmp_path, k=3), opened(tmp_path, **{"k": 3} | other)
     first.save("state", rows=ROWS)
-    (tmp_path / "checkpoint.json").unlink()
-    second = Checkpoint(tmp_path)
-    second.open("key")
     assert second.load("state") is None
+    second.save("state", rows=2 * ROWS)
+    second.discard()
+    stored = opened(tmp_path, k=3).load("state")
+    assert stored is not None
+    np.testing.assert_array_equal(stored["rows"], ROWS)
 
 
-def test_half_a_state_is_none(tmp_path: Path) -> None:
-    checkpoint = Checkpoint(tmp_path)
-    checkpoint.open("key")
+def test_people_can_read_whose_states_these_are(tmp_path: Path) -> None:
+    checkpoint = opened(tmp_path, k=3)
     checkpoint.save("state", rows=ROWS)
-    path = tmp_path / "state.npz"
-    path.write_bytes(path.read_bytes()[:100])
+    about = json.loads((checkpoint.folder / "checkpoint.json").read_text())
+    assert about["input_sha256"] == "rows"
+    assert about["parameters"] == {"k": 3}
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"null", None])
+def test_half_a_state_is_none(tmp_path: Path, content: bytes | None) -> None:
+    checkpoint = opened(tmp_path)
+    checkpoint.save("state", rows=ROWS)
+    path = checkpoint.folder / "state.npz"
+    path.write_bytes(path.read_bytes()[:100] if content is None else content)
     assert checkpoint.load("state") is None
 
 
-def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    checkpoint = Checkpoint(tmp_path)
-    checkpoint.open("key")
+@pytest.mark.parametrize("content", ["null", "[]", "3", "{", ""])
+def test_what_people_read_is_not_needed(tmp_path: Path, content: str) -> None:
+    checkpoint = opened(tmp_path)
     checkpoint.save("state", rows=ROWS)
-    checkpoint.discard()
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    (checkpoint.folder / "checkpoint.json").write_text(content)
+    again = opened(tmp_path)
+    assert again.load("state") is not None
+    again.discard()
+    assert list(tmp_path.glob("*")) == []
 
 
-def test_a_save_that_fails_does_not_end_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "work").write_text("a file where the folder should be")
-    checkpoint = Checkpoint(tmp_path / "work")
-    checkpoint.open("key")
-    with caplog.at_level(logging.WARNING, "panic_tda"):
-        checkpoint.save("state", rows=ROWS)
-    assert "could not be saved" in caplog.text
-
-
-@pytest.mark.parametrize("seconds", [0.0, 3600.0])
-def test_due(tmp_path: Path, seconds: float) -> None:
-    assert Checkpoint(tmp_path, save_seconds=seconds).due() == (seconds == 0)
-
-
-def test_fingerprint_sees_every_change() -> None:
-    changed = ROWS.copy()
-    changed[4, 2] = 1e-30
-    heavier = ONES.copy()
-    heavier[2] = 2
-    prints = [
-        fingerprint(ROWS, ONES, k=1),
-        fingerprint(ROWS, ONES, k=2),
-        fingerprint(changed, ONES, k=1),
-        fingerprint(ROWS, heavier, k=1),
-        fingerprint(ROWS.reshape(3, 5), ONES, k=1),
-    ]
-    assert len(set(prints)) == len(prints)
-    assert fingerprint(ROWS.copy(), ONES.copy(), k=1) == prints[0]
-
-
-def test_arrays_of_the_user_are_left_alone(tmp_path: Path) -> None:
+def test_discarding_leaves_other_files_and_folders_alone(tmp_path: Path) -> None:
     np.savez(tmp_path / "vectors.npz", rows=ROWS)
-    checkpoint = Checkpoint(tmp_path)
-    checkpoint.open("key")
+    checkpoint = opened(tmp_path)
     checkpoint.save("state", rows=ROWS)
+    (checkpoint.folder / "notes.txt").write_text("mine")
+    checkpoint.discard()
+    kept = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+    assert kept == ["notes.txt", "vectors.npz"]
+    (checkpoint.folder / "notes.txt").unlink()
     checkpoint.discard()
     assert [path.name for path in tmp_path.iterdir()] == ["vectors.npz"]
 
 
-def test_a_run_never_takes_up_the_state_of_another_in_the_same_folder(tmp_path: Path) -> None:
-    """The second run replaces the first one's states; the first goes on, and claims the folder again."""
-    first, second = Checkpoint(tmp_path), Checkpoint(tmp_path)
-    first.open("one")
-    second.open("two")
-    second.save("cores", rows=2 * ROWS)
-    first.save("tree", rows=ROWS)
-    again = Checkpoint(tmp_path)
-    again.open("one")
-    assert again.load("tree") is not None
-    assert again.load("cores") is None
+def test_discarding_what_was_never_opened_removes_nothing(tmp_path: Path) -> None:
+    np.savez(tmp_path / "vectors.npz", rows=ROWS)
+    Checkpoint(tmp_path, "rows").discard()
+    assert (tmp_path / "vectors.npz").exists()
+
+
+def test_a_folder_that_is_a_file_does_not_end_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "work").write_text("a file where the folder should be")
+    checkpoint = opened(tmp_path / "work")
+    with caplog.at_level(logging.WARNING, "panic_tda"):
+        checkpoint.save("state", rows=ROWS)
+    assert "could not be saved" in caplog.text
+    assert checkpoint.load("state") is None
+    checkpoint.remove("state")
+    checkpoint.discard()
+    assert (tmp_path / "work").read_text() == "a file where the folder should be"
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3600.0])
+def test_due(tmp_path: Path, seconds: float) -> None:
+    assert Checkpoint(tmp_path, "rows", save_seconds=seconds).due() == (seconds == 0)

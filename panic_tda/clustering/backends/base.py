@@ -14,13 +14,16 @@ if TYPE_CHECKING:
 
 
 class Checkpoint(Protocol):
-    """Keeps the state of a fit through a kill; `panic_tda.clustering.checkpoint` has the one there is."""
+    """Keeps the state of a fit through a kill; `panic_tda.clustering.checkpoint` has the one there is.
+
+    It belongs to one input; the backend says on what else its states depend.
+    """
 
     folder: Path
     """A place for large files of this run."""
 
-    def open(self, key: str) -> None:
-        """Take up what was saved under `key`, and remove everything else."""
+    def open(self, **parameters: Any) -> None:
+        """Turn to the states that were saved with these parameters; others stay where they are."""
 
     def due(self) -> bool:
         """Say whether enough time has passed since the last save."""
@@ -36,9 +39,6 @@ class Checkpoint(Protocol):
 
     def discard(self) -> None:
         """Forget everything: what the fit was for is safe."""
-
-    def fingerprint(self, vectors: Any, weights: IntArray, **parameters: Any) -> str:
-        """Hash everything that a saved state depends on."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from panic_tda.types import FloatArray, IntArray
 
 _SEED = 0
+_FORMAT = 1
+"""Of the saved states: another one where a pass would misread what an earlier version of it left behind."""
 _FIRST_TREE, _FINISHED_TREE = "first-tree", "finished-tree"
 _STATES = (neighbours.STATE, _FIRST_TREE, verify.STATE, _FINISHED_TREE)
 """What a checkpoint holds, in the order in which it is written; each makes those before it useless."""
@@ -151,7 +153,7 @@ class TiledBackend:
             vectors = np.asarray(vectors)
         xp = self._library(vectors, options)
         tile_rows, threads = self._tile_rows(xp), work_on(xp).THREADS or self.settings.threads
-        self._open(options, vectors, weights, xp)
+        self._open(options, xp)
         if finished := self._stored(options, _FINISHED_TREE):
             return _as_spanning_tree(*finished)
         rng = np.random.default_rng(_SEED)
@@ -177,19 +179,16 @@ class TiledBackend:
     def _tile_rows(self, xp: Any) -> int:
         return self.settings.tile_rows or work_on(xp).TILE_ROWS
 
-    def _open(self, options: FitOptions, vectors: Any, weights: IntArray, xp: Any) -> None:
+    def _open(self, options: FitOptions, xp: Any) -> None:
         if options.checkpoint is not None:
             options.checkpoint.open(
-                options.checkpoint.fingerprint(
-                    vectors,
-                    weights,
-                    backend=self.name,
-                    min_samples=options.min_samples,
-                    distance_floor=options.distance_floor,
-                    # Lists are kept as the library has them.
-                    library=xp.__name__,
-                    tile_rows=self._tile_rows(xp),
-                )
+                backend=self.name,
+                format=_FORMAT,
+                min_samples=options.min_samples,
+                distance_floor=options.distance_floor,
+                # Lists are kept as the library has them, and tiles are counted off.
+                library=xp.__name__,
+                tile_rows=self._tile_rows(xp),
             )
 
     def _stored(self, options: FitOptions, name: str) -> tuple[FloatArray, Edges] | None:

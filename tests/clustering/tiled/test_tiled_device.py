@@ -170,7 +170,7 @@ class Dying(Checkpoint):
     """Keeps every state it is offered, and dies after some of them."""
 
     def __init__(self, folder: Any, states: int) -> None:
-        super().__init__(folder, save_seconds=0)
+        super().__init__(folder, "rows", save_seconds=0)
         self.left = states
 
     def save(self, name: str, **arrays: Any) -> None:
@@ -194,8 +194,8 @@ def test_a_killed_fit_goes_on(states: int, library: str, tmp_path: Any) -> None:
 
     with pytest.raises(Killed):
         backend.fit(xp.asarray(rows), ones, options(Dying(tmp_path, states)))
-    assert list(tmp_path.glob("*.npz"))
-    tree = backend.fit(xp.asarray(rows), ones, options(Checkpoint(tmp_path)))
+    assert list(tmp_path.glob("*/*.npz"))
+    tree = backend.fit(xp.asarray(rows), ones, options(Checkpoint(tmp_path, "rows")))
     assert_exact(tree, rows, 8)
 
 

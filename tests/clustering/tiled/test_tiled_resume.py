@@ -39,7 +39,7 @@ folder = Path(sys.argv[1])
 rows = np.load(folder / "rows.npy", mmap_mode="r")
 options = FitOptions(
     min_samples=7, distance_floor=1e-3, progress=Killer(),
-    checkpoint=Checkpoint(folder / "work", save_seconds=0),
+    checkpoint=Checkpoint(folder / "work", "rows", save_seconds=0),
 )
 TiledBackend(Settings(tile_rows=60, threads=2)).fit(rows, np.ones(len(rows), dtype=np.int64), options)
 """
@@ -83,6 +83,11 @@ def kill(folder: Path, phase: str, after: int) -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
+def stored(folder: Path) -> list[str]:
+    """Names of the states in a work folder."""
+    return sorted(path.name for path in (folder / "work").glob("*/*.npz"))
+
+
 def assert_same(one: SpanningTree, two: SpanningTree) -> None:
     np.testing.assert_array_equal(one.core_distances, two.core_distances)
     np.testing.assert_array_equal(np.sort(one.height), np.sort(two.height))
@@ -91,23 +96,23 @@ def assert_same(one: SpanningTree, two: SpanningTree) -> None:
 def test_three_kills_in_different_phases_change_nothing(tmp_path: Path, rows: np.ndarray) -> None:
     np.save(tmp_path / "rows.npy", rows)
     kill(tmp_path, "neighbours", 150)
-    assert (tmp_path / "work" / "neighbours.npz").exists()
+    assert stored(tmp_path) == ["neighbours.npz"]
     kill(tmp_path, "core distances", 0)
     kill(tmp_path, "verify", 100)
-    assert (tmp_path / "work" / "verify.npz").exists()
+    assert "verify.npz" in stored(tmp_path)
     recorder = Recorder()
-    resumed = fit(rows, recorder, checkpoint=Checkpoint(tmp_path / "work"))
+    resumed = fit(rows, recorder, checkpoint=Checkpoint(tmp_path / "work", "rows"))
     assert "neighbours" not in recorder.steps
     assert recorder.steps["verify"][0] > 1
     assert_same(resumed, fit(rows))
 
 
 def test_a_finished_tree_waits_until_it_is_discarded(tmp_path: Path, rows: np.ndarray) -> None:
-    checkpoint = Checkpoint(tmp_path / "work", save_seconds=0)
+    checkpoint = Checkpoint(tmp_path / "work", "rows", save_seconds=0)
     finished = fit(rows, checkpoint=checkpoint)
-    assert [path.name for path in (tmp_path / "work").glob("*.npz")] == ["finished-tree.npz"]
+    assert stored(tmp_path) == ["finished-tree.npz"]
     recorder = Recorder()
-    assert_same(fit(rows, recorder, checkpoint=Checkpoint(tmp_path / "work")), finished)
+    assert_same(fit(rows, recorder, checkpoint=Checkpoint(tmp_path / "work", "rows")), finished)
     assert recorder.steps == {}
     checkpoint.discard()
     assert not (tmp_path / "work").exists()
@@ -117,7 +122,7 @@ def test_neighbours_go_on_where_they_stopped(tmp_path: Path, rows: np.ndarray) -
     np.save(tmp_path / "rows.npy", rows)
     kill(tmp_path, "neighbours", 180)
     recorder, whole = Recorder(), Recorder()
-    resumed = fit(rows, recorder, checkpoint=Checkpoint(tmp_path / "work"))
+    resumed = fit(rows, recorder, checkpoint=Checkpoint(tmp_path / "work", "rows"))
     assert_same(resumed, fit(rows, whole))
     assert len(recorder.steps["neighbours"]) < len(whole.steps["neighbours"])
     assert sum(recorder.steps["neighbours"]) == sum(whole.steps["neighbours"])
@@ -128,7 +133,7 @@ def test_changed_input_starts_afresh(tmp_path: Path, rows: np.ndarray) -> None:
     kill(tmp_path, "verify", 100)
     other = rows[::-1].copy()
     recorder = Recorder()
-    resumed = fit(other, recorder, checkpoint=Checkpoint(tmp_path / "work"))
+    resumed = fit(other, recorder, checkpoint=Checkpoint(tmp_path / "work", "other rows"))
     assert "neighbours" in recorder.steps
     assert_same(resumed, fit(other))
 
@@ -137,7 +142,7 @@ def test_a_memory_map_and_lists_in_files_give_the_same(tmp_path: Path, rows: np.
     np.save(tmp_path / "rows.npy", rows)
     mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
     assert_same(fit(mapped, memory_limit=1), fit(rows))
-    checkpoint = Checkpoint(tmp_path / "work", save_seconds=0)
+    checkpoint = Checkpoint(tmp_path / "work", "rows", save_seconds=0)
     assert_same(fit(mapped, memory_limit=1, checkpoint=checkpoint), fit(rows))
     checkpoint.discard()
     assert not (tmp_path / "work").exists()
