@@ -15,7 +15,8 @@ from urllib.parse import quote
 from panic_tda.arrays import device
 from panic_tda.clustering import backends
 from panic_tda.clustering.checkpoint import Checkpoint
-from panic_tda.clustering.recipe import Placement, cluster_rows, place
+from panic_tda.clustering.placement import Placement, place
+from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.devices import cuda, pool
 from panic_tda.errors import (
     NoEmbeddings,
@@ -294,7 +295,6 @@ def _load_cluster_save(job: _Job, census: ModelCensus, placement: Placement) -> 
         progress,
         placement=placement,
         checkpoint=checkpoint,
-        memory_limit=job.resources.memory_limit,
         name=matrix.model,
     )
     seconds = {"load": loaded - began, **clustering.record.seconds}

@@ -23,15 +23,15 @@ from typing import TYPE_CHECKING
 from panic_tda.lazy import handed_on
 
 if TYPE_CHECKING:
+    from panic_tda.clustering.placement import place as place
     from panic_tda.clustering.recipe import cluster_rows as cluster_rows
     from panic_tda.clustering.recipe import hdbscan as hdbscan
-    from panic_tda.clustering.recipe import place as place
 
 __getattr__, __dir__, __all__ = handed_on(
     __name__,
     {
         "cluster_rows": "recipe",
         "hdbscan": "recipe",
-        "place": "recipe",
+        "place": "placement",
     },
 )

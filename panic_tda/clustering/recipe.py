@@ -15,21 +15,19 @@ import logging
 import platform
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from panic_tda import parameters
-from panic_tda.arrays import device
-from panic_tda.arrays.namespace import on_device, to_host
 from panic_tda.arrays.rows import normalise
 from panic_tda.clustering import backends, hierarchy
 from panic_tda.clustering.backends.base import Backend, Checkpoint, FitOptions
 from panic_tda.clustering.duplicates import DistinctRows, attach_copies, find_distinct, keep_distinct
 from panic_tda.clustering.medoids import medoids
-from panic_tda.devices import cuda
-from panic_tda.errors import OUTLIER, BadVectors, UnsupportedOnBackend
+from panic_tda.clustering.placement import Placement, place
+from panic_tda.errors import OUTLIER, BadVectors
 from panic_tda.parameters import ClusteringParameters, ClusteringRecord, EffectiveParameters
 from panic_tda.progress import Progress, Silent
 from panic_tda.types import Clustering, FlatClusters, SpanningTree
@@ -43,25 +41,6 @@ _VERSIONED = ("panic_tda", "numpy", "numba", "scikit-learn")
 _VERSIONED_IF_LOADED = ("cupy", "cuml")
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Which backend takes a matrix, and where its rows belong.
-
-    Attributes
-    ----------
-    backend : Backend
-        The one that was named, or that "auto" chose.
-    rows_on_device : bool
-        Whether the rows belong into the memory of the CUDA device.
-    on_device : bool
-        Whether there is a device that a backend may work on; its rows may lie in host memory all the same.
-    """
-
-    backend: Backend
-    rows_on_device: bool
-    on_device: bool
 
 
 def hdbscan(
@@ -126,41 +105,6 @@ distance_floor, backend, exact
     return cluster_rows(_as_matrix(vectors), asked, progress or Silent())
 
 
-def place(
-    asked: ClusteringParameters, n_rows: int, n_features: int, *, memory_limit: int | None = None
-) -> Placement:
-    """Choose the backend for a matrix, and with it the memory for its rows, before they are loaded.
-
-    Parameters
-    ----------
-    asked : ClusteringParameters
-        What was asked for.
-    n_rows, n_features : int
-        Shape of the matrix, copies of rows counted.
-    memory_limit : int, optional
-        Bytes that the backend may take above the rows.
-
-    Raises
-    ------
-    UnsupportedOnBackend
-        The chosen backend cannot do this.
-    """
-    shape = backends.Shape(n_rows, n_rows, n_features)
-    options = _options(asked, asked.resolve(n_rows), memory_limit=memory_limit)
-    try:
-        backend = backends.select(asked.backend, shape, options)
-    except UnsupportedOnBackend as refusal:
-        if asked.backend != backends.AUTO or not options.on_device:
-            raise
-        # Nobody is there at night to say `--devices none`.
-        _log.info("%s; trying in host memory", refusal)
-        options = replace(options, on_device=False)
-        backend = backends.select(asked.backend, shape, options)
-    return Placement(
-        backend, backend.rows_on_device(n_rows, n_features, options), on_device=options.on_device
-    )
-
-
 def cluster_rows(
     vectors: Any,
     asked: ClusteringParameters,
@@ -168,7 +112,6 @@ def cluster_rows(
     *,
     placement: Placement | None = None,
     checkpoint: Checkpoint | None = None,
-    memory_limit: int | None = None,
     name: str = "",
 ) -> Clustering:
     """Cluster the rows of a matrix that may be overwritten; see `hdbscan`.
@@ -186,28 +129,25 @@ def cluster_rows(
         What `place` said; None asks it.
     checkpoint : Checkpoint, optional
         Where a backend that can go on after a kill keeps its state.
-    memory_limit : int, optional
-        Bytes that the backend may take above the rows.
     name : str
         What the log calls these rows, where there are several such jobs.
     """
     began = time.monotonic()
     n = len(vectors)
     effective = asked.resolve(n)
-    placement = placement or place(asked, *vectors.shape, memory_limit=memory_limit)
-    backend, vectors = placement.backend, _moved(vectors, placement)
+    placement = placement or place(asked, *vectors.shape)
+    backend, vectors = placement.backend, placement.bring(vectors)
     progress.phase("normalise, find duplicates")
     normalise(vectors)
     distinct = find_distinct(vectors)
     rows = keep_distinct(vectors, distinct) if backend.weighted else vectors
 
-    options = _options(asked, effective, progress=progress, checkpoint=checkpoint, memory_limit=memory_limit)
-    options = replace(options, on_device=placement.on_device)
+    tree = None
     if max(effective.min_cluster_size, effective.min_samples) > n:
-        tree = None
         _warn_of_too_few(n, effective, name)
     else:
-        tree = _spanning_tree(rows, distinct, effective, backend, options)
+        options = placement.options(effective, progress, checkpoint)
+        tree = _spanning_tree(rows, distinct, backend, options)
     progress.phase("hierarchy")
     flat = _all_outliers(n) if tree is None else hierarchy.extract(tree, effective)
     flat = canonicalise(flat)
@@ -270,34 +210,16 @@ def _as_matrix(vectors: ArrayLike) -> Float32Array:
     return matrix
 
 
-def _options(asked: ClusteringParameters, effective: EffectiveParameters, **others: Any) -> FitOptions:
-    return FitOptions(
-        min_samples=effective.min_samples,
-        distance_floor=effective.distance_floor,
-        exact=asked.exact,
-        # Asking means importing CuPy, which nobody should wait for who named a backend without use for it.
-        on_device=asked.backend not in backends.ON_HOST and cuda.unusable_because() is None,
-        **others,
-    )
-
-
-def _moved(vectors: Any, placement: Placement) -> Any:
-    if placement.rows_on_device == on_device(vectors):
-        return vectors
-    return device.upload(vectors) if placement.rows_on_device else to_host(vectors)
-
-
 def _spanning_tree(
     rows: Any,
     distinct: DistinctRows,
-    effective: EffectiveParameters,
     backend: Backend,
     options: FitOptions,
 ) -> SpanningTree:
     n, m = len(distinct.inverse), len(distinct.first)
     if m == 1:
         # All rows are copies of one: a star, whatever the backend.
-        floor = np.full(1, effective.distance_floor)
+        floor = np.full(1, options.distance_floor)
         empty = np.empty(0, dtype=np.int64)
         return attach_copies(SpanningTree(empty, empty, np.empty(0), floor), distinct)
     if backend.weighted:

@@ -18,7 +18,6 @@ from panic_tda.arrays import rows
 from panic_tda.arrays.destinations import Destination, HostRows
 from panic_tda.arrays.device import DeviceRows
 from panic_tda.arrays.namespace import to_host
-from panic_tda.devices import cuda
 from panic_tda.errors import BadVectors, DatabaseError
 from panic_tda.parameters import validate_downsample
 from panic_tda.progress import Progress, Silent
@@ -73,7 +72,7 @@ def load_embeddings(
     work_dir : Path, optional
         Folder for that file; None takes the temporary folder.
     to_device : bool
-        Load into the memory of the CUDA device, where there is one that can be used. Host memory then holds
+        Load into the memory of the CUDA device, which must be there. Host memory then holds
         a few batches and what belongs to the ids, some 100 bytes a row.
 
     Returns
@@ -171,7 +170,7 @@ def _destination(
     n_rows: int, n_features: int, *, to_device: bool, memory_limit: int | None, work_dir: Path | None
 ) -> Destination:
     """Allocate the matrix where its rows belong."""
-    if to_device and cuda.unusable_because() is None:
+    if to_device:
         return DeviceRows(n_rows, n_features)
     return HostRows(n_rows, n_features, memory_limit=memory_limit, work_dir=work_dir)
 

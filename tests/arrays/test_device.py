@@ -142,16 +142,6 @@ def test_bad_vectors_are_found_on_the_device(upgraded: MakeFile) -> None:
     assert sorted(facts.bad("Nomic"))[0] in str(found.value).replace("-", "")
 
 
-def test_without_a_device_the_same_call_loads_into_host_memory(
-    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cuda, "unusable_because", lambda: "there is none")
-    database, _ = upgraded()
-    here, there = load_both(database)
-    assert not on_device(there.vectors)
-    assert here.vectors.tobytes() == there.vectors.tobytes()
-
-
 def test_no_copy_is_under_way_after_a_failure(
     stand_in: StandIn, upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,8 @@ from panic_tda.arrays.namespace import on_device
 from panic_tda.clustering import backends
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.backends.sklearn import SklearnBackend
-from panic_tda.clustering.recipe import hdbscan, place
+from panic_tda.clustering.placement import place
+from panic_tda.clustering.recipe import hdbscan
 from panic_tda.clustering.tiled.engine import TiledBackend
 from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.devices import cuda

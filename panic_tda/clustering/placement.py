@@ -1,0 +1,113 @@
+"""Which backend takes a matrix, and in which memory: decided once, before the rows are loaded."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from panic_tda.arrays import device
+from panic_tda.arrays.namespace import on_device, to_host
+from panic_tda.clustering import backends
+from panic_tda.clustering.backends.base import Backend, Checkpoint, FitOptions
+from panic_tda.devices import cuda
+from panic_tda.errors import UnsupportedOnBackend
+
+if TYPE_CHECKING:
+    from panic_tda.parameters import ClusteringParameters, EffectiveParameters
+    from panic_tda.progress import Progress
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Which backend takes a matrix, where its rows belong and where it is worked on.
+
+    Attributes
+    ----------
+    backend : Backend
+        The one that was named, or that "auto" chose.
+    on_device : bool
+        Whether the work is done on the CUDA device; its rows may lie in host memory all the same.
+    rows_on_device : bool
+        Whether the rows belong into the memory of the device.
+    memory_limit : int or None
+        Bytes that the backend may take above the rows, as far as it can.
+    """
+
+    backend: Backend
+    on_device: bool
+    rows_on_device: bool
+    memory_limit: int | None = None
+
+    def bring(self, vectors: Any) -> Any:
+        """Return the rows in the memory where they belong; themselves where they lie there."""
+        if self.rows_on_device == on_device(vectors):
+            return vectors
+        return device.upload(vectors) if self.rows_on_device else to_host(vectors)
+
+    def options(
+        self, effective: EffectiveParameters, progress: Progress, checkpoint: Checkpoint | None
+    ) -> FitOptions:
+        """Return what the backend needs beside the rows."""
+        return FitOptions(
+            min_samples=effective.min_samples,
+            distance_floor=effective.distance_floor,
+            progress=progress,
+            checkpoint=checkpoint,
+            memory_limit=self.memory_limit,
+            on_device=self.on_device,
+        )
+
+
+def place(
+    asked: ClusteringParameters, n_rows: int, n_features: int, *, memory_limit: int | None = None
+) -> Placement:
+    """Choose the backend for a matrix, and with it the memory for its rows.
+
+    Parameters
+    ----------
+    asked : ClusteringParameters
+        What was asked for.
+    n_rows, n_features : int
+        Shape of the matrix, copies of rows counted.
+    memory_limit : int, optional
+        Bytes that the backend may take above the rows.
+
+    Raises
+    ------
+    UnsupportedOnBackend
+        The chosen backend cannot do this.
+    """
+    # Asking means importing CuPy, which nobody should wait for who named a backend without use for it.
+    has_device = asked.backend not in backends.ON_HOST and cuda.unusable_because() is None
+    try:
+        return _placed(asked, (n_rows, n_features), memory_limit, on_device=has_device)
+    except UnsupportedOnBackend as refusal:
+        if asked.backend != backends.AUTO or not has_device:
+            raise
+        # Nobody is there at night to say `--devices none`.
+        _log.info("%s; trying in host memory", refusal)
+        return _placed(asked, (n_rows, n_features), memory_limit, on_device=False)
+
+
+def _placed(
+    asked: ClusteringParameters, shape: tuple[int, int], memory_limit: int | None, *, on_device: bool
+) -> Placement:
+    n_rows, n_features = shape
+    effective = asked.resolve(n_rows)
+    options = FitOptions(
+        min_samples=effective.min_samples,
+        distance_floor=effective.distance_floor,
+        memory_limit=memory_limit,
+        on_device=on_device,
+        exact=asked.exact,
+    )
+    backend = backends.select(asked.backend, backends.Shape(n_rows, n_rows, n_features), options)
+    return Placement(
+        backend=backend,
+        on_device=on_device,
+        rows_on_device=backend.rows_on_device(n_rows, n_features, options),
+        memory_limit=memory_limit,
+    )
