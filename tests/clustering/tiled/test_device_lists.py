@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -78,6 +78,7 @@ def filled(problem: Problem) -> Lists:
     return lists
 
 
+@settings(deadline=None)
 @given(problem=problems())
 def test_lists_are_those_of_a_loop(problem: Problem) -> None:
     lists = filled(problem)
@@ -91,6 +92,7 @@ def test_lists_are_those_of_a_loop(problem: Problem) -> None:
     ]
 
 
+@settings(deadline=None)
 @given(problem=problems())
 def test_what_waits_never_makes_a_threshold_too_high(problem: Problem) -> None:
     lists, expected = filled(problem), reference_lists(problem)
@@ -106,6 +108,7 @@ def test_lists_fill_before_they_are_settled() -> None:
     assert lists.worst(XP.asarray(np.arange(4))).get().tolist() == [0.5] * 4
 
 
+@settings(deadline=None)
 @given(entries=st.lists(st.tuples(st.integers(0, 2**20), products | st.just(-np.inf)), max_size=40))
 def test_keys_are_in_the_order_of_owners_and_falling_products(entries: list[tuple[int, float]]) -> None:
     owners = np.array([owner for owner, _ in entries], dtype=np.int64)

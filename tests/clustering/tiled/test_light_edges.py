@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panic_tda.arrays.rows import normalise
@@ -48,6 +48,7 @@ def tile_pairs(starts: np.ndarray) -> np.ndarray:
     return np.stack(np.triu_indices(len(starts) - 1), axis=1).astype(np.int32)
 
 
+@settings(deadline=None)
 @given(problem=problems())
 def test_the_path_maximum_of_two_tiles_is_the_larger_height(problem: Problem) -> None:
     tiles = by_position(np, problem.leaves, problem.cores, problem.starts)
@@ -65,6 +66,7 @@ def test_the_path_maximum_of_two_tiles_is_the_larger_height(problem: Problem) ->
 
 @pytest.mark.parametrize("dead_rows", [False, True])
 @pytest.mark.parametrize("xp", [np, strict_arrays.namespace], ids=["host", "device"])
+@settings(deadline=None)
 @given(problem=problems())
 def test_edges_are_the_forest_of_all_light_pairs(xp: object, dead_rows: bool, problem: Problem) -> None:
     vectors, cores, distances, leaves, starts = problem
