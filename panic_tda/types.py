@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     Int32Array: TypeAlias = NDArray[np.int32]
     BytesArray: TypeAlias = NDArray[np.bytes_]
     BoolArray: TypeAlias = NDArray[np.bool_]
+    # NumPy's array or CuPy's, and the one of the two modules that it belongs to: CuPy ships no types.
+    Array: TypeAlias = Any
+    ArrayModule: TypeAlias = Any
 
 CLUSTERED, SKIPPED, FAILED = "clustered", "skipped", "failed"
 """What may become of one embedding model."""

@@ -1,6 +1,6 @@
 """Where the rows of a matrix go while they are read: what every destination does, and that in host memory.
 
-The one in device memory is `device_memory.DeviceRows`.
+The one in device memory is `device.DeviceRows`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from panic_tda.arrays import rows
+from panic_tda.arrays.mapped import new_array
 
 if TYPE_CHECKING:
     from panic_tda.types import BoolArray, Float32Array
@@ -51,7 +52,9 @@ class HostRows:
         memory_limit: int | None = None,
         work_dir: Path | None = None,
     ) -> None:
-        self._vectors = _new_matrix((n_rows, n_features), memory_limit, work_dir)
+        fits = memory_limit is None or 4 * n_rows * n_features <= memory_limit
+        folder = None if fits else work_dir or Path(tempfile.gettempdir())
+        self._vectors = new_array((n_rows, n_features), np.float32, folder)
         self._valid = np.empty(n_rows, dtype=bool)
         self._filled = 0
 
@@ -68,13 +71,3 @@ class HostRows:
 
     def close(self) -> None:
         """Do nothing: nothing is under way between two calls."""
-
-
-def _new_matrix(shape: tuple[int, int], memory_limit: int | None, work_dir: Path | None) -> Float32Array:
-    if memory_limit is None or 4 * shape[0] * shape[1] <= memory_limit:
-        return np.empty(shape, dtype=np.float32)
-    if work_dir is not None:
-        work_dir.mkdir(parents=True, exist_ok=True)
-    # The file has no name: however the process ends, nothing is left of it.
-    with tempfile.TemporaryFile(dir=work_dir) as file:
-        return np.asarray(np.memmap(file, dtype=np.float32, shape=shape))

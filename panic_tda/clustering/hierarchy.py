@@ -177,6 +177,50 @@ def _merge_rows(u: IntArray, v: IntArray) -> tuple[IntArray, IntArray, int]:
 
 
 def _condense(linkage: _Linkage, min_cluster_size: int, tie_tolerance: float) -> _Condensed:
+    """Find the clusters, and where every row leaves them.
+
+    Notes
+    -----
+    Both loops go through the nodes from the last one to the first. A parent has a larger number than its
+    children, so whatever is asked of it (its uppermost merge, its cluster) is known before they come.
+
+    Examples
+    --------
+    Rows 0 to 2 are equally far from each other, rows 3 and 4 are as close, row 5 is farther from them. The
+    merges are 6 to 10; 6 and 7 are at one height::
+
+        4          10
+               ┌───┴───┐
+        2      │       9
+               │     ┌─┴─┐
+        1     6,7    8   │
+             ┌─┼─┐  ┌┴┐  │
+        0    0 1 2  3 4  5
+
+    >>> from panic_tda.types import SpanningTree
+    >>> u, v, height = np.array([0, 1, 3, 4, 2]), np.array([1, 2, 4, 5, 3]), np.array([1.0, 1, 1, 2, 4])
+    >>> linkage = _single_linkage(SpanningTree(u, v, height), distance_floor=0.1)
+    >>> linkage.parent.tolist()
+    [6, 6, 7, 8, 8, 9, 7, 10, 9, 10, -1]
+
+    Node 6 joins its parent's multiway merge, so rows 0, 1 and 2 all leave at merge 7. With clusters of at
+    least two rows, merge 10 has two large children, 7 and 9, and splits; merge 9 has one, 8, and goes on:
+
+    >>> top, n_large = _contract(linkage, 2, 1e-9)
+    >>> top.tolist()
+    [0, 1, 2, 3, 4, 5, 7, 7, 8, 9, 10]
+    >>> n_large.tolist()
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2]
+
+    From the top, node 9 is met first and becomes cluster 1, node 8 stays in it, node 7 becomes cluster 2,
+    node 6 is passed over. Row 5 is too small to go on at merge 9, height 2; the others fall out at height 1:
+
+    >>> condensed = _condense(linkage, 2, 1e-9)
+    >>> condensed.parent.tolist(), condensed.birth.tolist(), condensed.size.tolist()
+    ([0, 0, 0], [inf, 4.0, 4.0], [6, 3, 3])
+    >>> condensed.row_cluster.tolist(), condensed.row_height.tolist()
+    ([2, 2, 2, 1, 1, 1], [1.0, 1.0, 1.0, 1.0, 1.0, 2.0])
+    """
     top, n_large = _contract(linkage, min_cluster_size, tie_tolerance)
     n_clusters = 1 + int(n_large[n_large >= 2].sum())
     return _follow_clusters(linkage, min_cluster_size, top, n_large, n_clusters)
@@ -192,6 +236,8 @@ def _contract(linkage: _Linkage, min_cluster_size: int, tolerance: float) -> tup
         Uppermost merge of the node's multiway merge, whose height holds for all of it; rows are their own.
     n_large : (2n - 1,) int64
         At every `top`, how many of its children have at least `min_cluster_size` rows.
+
+    See `_condense` for an example.
     """
     parent, size, height = linkage.parent, linkage.size, linkage.height
     n_nodes, n = len(parent), len(height) + 1
@@ -215,7 +261,10 @@ def _contract(linkage: _Linkage, min_cluster_size: int, tolerance: float) -> tup
 def _follow_clusters(
     linkage: _Linkage, min_cluster_size: int, top: IntArray, n_large: IntArray, n_clusters: int
 ) -> _Condensed:
-    """Follow the clusters down from the root: split at two or more large children, else lose the small."""
+    """Follow the clusters down from the root: split at two or more large children, else lose the small.
+
+    See `_condense` for an example.
+    """
     height = linkage.height
     n_nodes, n = len(linkage.parent), len(height) + 1
     parent = np.zeros(n_clusters, dtype=np.int64)

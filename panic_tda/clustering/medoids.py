@@ -7,27 +7,21 @@ cluster, and no distance between two members is ever needed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from panic_tda.arrays.namespace import namespace
+from panic_tda.arrays.rows import chunks
 
 if TYPE_CHECKING:
-    from panic_tda.types import FloatArray, IntArray
+    from panic_tda.types import Array, ArrayModule, FloatArray, IntArray
 
 TIE_TOLERANCE = 1e-9
 """Scores this close, relative to the cluster's weight, are equal: products in other chunks differ by less."""
 
-_HOST_CHUNK_BYTES = 1 << 20
-"""Size of the float64 copies of rows. 1 MiB stays in the second-level cache and below the size at which the
-BLAS takes threads: on 200,000 × 768 rows and one cluster 0.2 s, where 16 MiB take 1 s."""
 
-_DEVICE_CHUNK_BYTES = 1 << 26
-"""The same on a GPU, where each of the dozen calls for a chunk costs some microseconds to launch."""
-
-
-def medoids(vectors: Any, labels: IntArray, weights: FloatArray, n_clusters: int) -> dict[int, int]:
+def medoids(vectors: Array, labels: IntArray, weights: FloatArray, n_clusters: int) -> dict[int, int]:
     """Find the medoid of every cluster.
 
     Parameters
@@ -69,24 +63,22 @@ def medoids(vectors: Any, labels: IntArray, weights: FloatArray, n_clusters: int
     }
 
 
-def _medoid_of(vectors: Any, rows: IntArray, weights: FloatArray) -> int:
+def _medoid_of(vectors: Array, rows: IntArray, weights: FloatArray) -> int:
     """Medoid among `rows`, which are ascending."""
     xp = namespace(vectors)
-    chunk_bytes = _HOST_CHUNK_BYTES if xp is np else _DEVICE_CHUNK_BYTES
-    step = max(1, chunk_bytes // (8 * vectors.shape[1]))
-    chunks = [rows[begin : begin + step] for begin in range(0, len(rows), step)]
+    groups = [rows[some] for some in chunks(vectors, len(rows))]
 
     total = xp.zeros(vectors.shape[1], dtype=xp.float64)
-    for chunk in chunks:
-        total += xp.asarray(weights[chunk]) @ _members(xp, vectors, chunk)
-    scores = xp.concatenate([_scores(xp, _members(xp, vectors, chunk), total) for chunk in chunks])
+    for group in groups:
+        total += xp.asarray(weights[group]) @ _members(xp, vectors, group)
+    scores = xp.concatenate([_scores(xp, _members(xp, vectors, group), total) for group in groups])
     threshold = xp.max(scores) - TIE_TOLERANCE * float(weights[rows].sum())
     return int(rows[int(xp.argmax(scores >= threshold))])
 
 
-def _members(xp: Any, vectors: Any, rows: IntArray) -> Any:
+def _members(xp: ArrayModule, vectors: Array, rows: IntArray) -> Array:
     return xp.asarray(xp.take(vectors, xp.asarray(rows), axis=0), dtype=xp.float64)
 
 
-def _scores(xp: Any, members: Any, total: Any) -> Any:
+def _scores(xp: ArrayModule, members: Array, total: Array) -> Array:
     return members @ total / xp.sqrt(xp.sum(members * members, axis=1))

@@ -133,9 +133,9 @@ class Watch:
         self._now.in_products += seconds
         self._count(matrix, len(rows) * len(columns))
 
-    def _dotted(self, seconds: float, _scanner: Any, _rows: Any, _columns: Any, found: int) -> None:
+    def _dotted(self, seconds: float, _scanner: Any, _rows: Any, _columns: Any, codes: Any) -> None:
         self._now.in_products += seconds
-        self._now.rows += found
+        self._now.rows += len(codes)
 
     def _copied(self, seconds: float, *_: Any) -> None:
         # Copies are made inside of what counts as a product, and are none.

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from panic_tda.arrays import rows
 from panic_tda.arrays.namespace import namespace, on_device, to_host
-from panic_tda.arrays.rows import chunks, keep, normalise, permute, usable
+from panic_tda.arrays.rows import chunks, keep, normalise, permute, slices, usable
 from panic_tda.errors import BadVectors
 from tests import strict_arrays
 
@@ -224,6 +224,15 @@ def test_permuting_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         tracemalloc.stop()
     assert peak < vectors.nbytes / 8
+
+
+@given(n=st.integers(0, 60), at_once=st.integers(0, 70))
+def test_slices_are_as_long_as_asked_but_the_last(n: int, at_once: int) -> None:
+    pieces = [list(range(n))[some] for some in slices(n, at_once)]
+    assert [element for piece in pieces for element in piece] == list(range(n))
+    assert {len(piece) for piece in pieces[:-1]} <= {max(1, at_once)}
+    assert all(0 < len(piece) <= max(1, at_once) for piece in pieces)
+    assert all(some.stop <= n for some in slices(n, at_once))
 
 
 @pytest.mark.parametrize(("n", "d"), [(0, 5), (1, 5), (1000, 0), (100, 3)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from panic_tda.clustering import hierarchy
 from panic_tda.clustering.hierarchy import extract
 from panic_tda.errors import OUTLIER, PanicTdaError
 from panic_tda.parameters import EffectiveParameters
@@ -240,3 +242,9 @@ def test_50_000_nested_clusters() -> None:
     assert raised == expected.tolist()
     # One below the root: all but the last pair.
     assert labels_of(tree, replace(PLAIN, cluster_selection_epsilon=2.0)) == [0] * (2 * n_pairs - 2) + [1, 1]
+
+
+def test_the_worked_example_is_what_happens() -> None:
+    found = doctest.testmod(hierarchy)
+    assert found.attempted > 0
+    assert found.failed == 0

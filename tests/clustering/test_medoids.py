@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panic_tda.clustering import medoids as medoids_module
+from panic_tda.arrays import rows
 from panic_tda.clustering.hierarchy import extract
 from panic_tda.clustering.medoids import medoids
 from panic_tda.errors import OUTLIER
@@ -84,7 +84,7 @@ def test_chunks_do_not_matter(rows_per_chunk: int, monkeypatch: pytest.MonkeyPat
     vectors, labels, weights = random_members(600, 16, 5)
     vectors[300:] = vectors[:300]  # ties between rows of different chunks
     expected = medoids(vectors, labels, weights, 5)
-    monkeypatch.setattr(medoids_module, "_HOST_CHUNK_BYTES", rows_per_chunk * 16 * 8)
+    monkeypatch.setattr(rows, "HOST_CHUNK_BYTES", rows_per_chunk * 16 * 8)
     assert medoids(vectors, labels, weights, 5) == expected
 
 
@@ -143,7 +143,7 @@ def test_a_device_takes_the_same_rows(
     vectors, labels, weights = random_members(600, 16, 5)
     vectors[300:] = vectors[:300]
     weights[labels == 3] = 0
-    monkeypatch.setattr(medoids_module, "_DEVICE_CHUNK_BYTES", rows_per_chunk * 16 * 8)
+    monkeypatch.setattr(rows, "DEVICE_CHUNK_BYTES", rows_per_chunk * 16 * 8)
     found = medoids(upload(vectors), labels, weights, 5)
     assert found == medoids(vectors, labels, weights, 5) == reference.medoids(vectors, labels, weights)
     assert {type(row) for row in found.values()} == {int}

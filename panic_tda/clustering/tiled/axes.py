@@ -7,23 +7,26 @@ energy on a few dozen axes, so the bound rejects most pairs of rows at a tenth o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from panic_tda.arrays.namespace import part, squared_lengths, take, to_host
+from panic_tda.arrays.rows import slices
 
 if TYPE_CHECKING:
-    from panic_tda.types import FloatArray
+    from panic_tda.types import Array, ArrayModule, FloatArray
 
 N_AXES = 64
 MIN_FEATURES = 160
 """Fewer dimensions than this cost hardly more than the bound itself."""
 _SAMPLE_ROWS = 16_384
-_CHUNK_ROWS = _MOMENT_ROWS = 2_048
+_CHUNK_ROWS = 2_048
+_PATIENCE = 16
+"""Most tiles done densely without asking the bound, after it was asked in vain as many times in a row."""
 
 
-def principal_axes(xp: Any, vectors: Any, n_axes: int, rng: np.random.Generator) -> FloatArray:
+def principal_axes(xp: ArrayModule, vectors: Array, n_axes: int, rng: np.random.Generator) -> FloatArray:
     """Return the leading axes of the second moment about the origin, from a sample of the rows.
 
     Any orthonormal axes give a valid bound; the leading ones give the tightest. The moment is not centred:
@@ -37,8 +40,8 @@ def principal_axes(xp: Any, vectors: Any, n_axes: int, rng: np.random.Generator)
     n = len(vectors)
     rows = np.arange(n) if n <= _SAMPLE_ROWS else np.sort(rng.choice(n, _SAMPLE_ROWS, replace=False))
     moment = xp.zeros((vectors.shape[1], vectors.shape[1]), dtype=xp.float64)
-    for begin in range(0, len(rows), _MOMENT_ROWS):
-        sample = take(xp, vectors, xp.asarray(rows[begin : begin + _MOMENT_ROWS]))
+    for some in slices(len(rows), _CHUNK_ROWS):
+        sample = take(xp, vectors, xp.asarray(rows[some]))
         # Two buffers: some BLAS builds take X.T @ X on one buffer as a symmetric update, which has crashed.
         moment += sample.T @ sample.copy()
     moment = to_host(moment)
@@ -46,7 +49,7 @@ def principal_axes(xp: Any, vectors: Any, n_axes: int, rng: np.random.Generator)
     return np.ascontiguousarray(axes)
 
 
-def coordinates(xp: Any, vectors: Any, axes: FloatArray) -> Any:
+def coordinates(xp: ArrayModule, vectors: Array, axes: FloatArray) -> Array:
     """Project the rows on the axes and append the length of what is left over.
 
     Returns
@@ -58,8 +61,7 @@ def coordinates(xp: Any, vectors: Any, axes: FloatArray) -> Any:
     n, m = len(vectors), axes.shape[1]
     columns = xp.asarray(axes)
     projected = xp.empty((n, m + 1), dtype=xp.float32)
-    for begin in range(0, n, _CHUNK_ROWS):
-        rows = slice(begin, begin + _CHUNK_ROWS)
+    for rows in slices(n, _CHUNK_ROWS):
         chunk = part(xp, vectors, rows).astype(xp.float64)
         z = chunk @ columns
         rest = squared_lengths(chunk) - squared_lengths(z)
@@ -68,3 +70,22 @@ def coordinates(xp: Any, vectors: Any, axes: FloatArray) -> Any:
         projected[rows, :m] = z
         projected[rows, m] = xp.nextafter(residual, xp.asarray(xp.inf, dtype=xp.float32))
     return projected
+
+
+class Patience:
+    """Asks the bound less often the more often it was asked in vain."""
+
+    def __init__(self) -> None:
+        self._wait = self._in_vain = 0
+
+    def asks(self) -> bool:
+        """Say whether the bound is to be asked this time."""
+        asked = not self._wait
+        self._wait = max(0, self._wait - 1)
+        return asked
+
+    def learn(self, *, in_vain: bool) -> None:
+        """Take note of whether the bound left few pairs."""
+        if in_vain:
+            self._wait = min(self._in_vain, _PATIENCE)
+        self._in_vain = self._in_vain + 1 if in_vain else 0

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from panic_tda.types import Array
 
 COLLECT = r"""
 extern "C" __global__ void collect(const float* products, const float* lower_rows, const float* lower_columns,
@@ -39,7 +42,7 @@ def _compiled() -> Any:
     return cupy.RawKernel(COLLECT, "collect")
 
 
-def collect(products: Any, lower_rows: Any, lower_columns: Any, limit: int) -> Any:
+def collect(products: Array, lower_rows: Array, lower_columns: Array, limit: int) -> Array:
     """Do what `device.collect` says, in one pass over the products.
 
     There is room for few codes at first, since few is the rule; where there are more, a second pass follows.

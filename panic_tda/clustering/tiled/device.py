@@ -7,22 +7,25 @@ NumPy's interface, which is how they are tested without a device.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from panic_tda.arrays.namespace import namespace, part, take, to_host
-from panic_tda.clustering.tiled import margins
+from panic_tda.arrays.rows import slices
+from panic_tda.clustering.tiled import contract, margins
+from panic_tda.clustering.tiled.axes import Patience
+from panic_tda.clustering.tiled.contract import LightPairs, Survivors
+from panic_tda.clustering.tiled.cores import weighted_kth
 from panic_tda.clustering.tiled.device_lists import Lists
-from panic_tda.clustering.tiled.survivors import Filter, LightPairs, Patience, Survivors, loosened
 from panic_tda.clustering.trees import RangeMaxima
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from panic_tda.clustering.tiled.contract import Filter, Space
     from panic_tda.clustering.tiled.layout import Layout
-    from panic_tda.clustering.tiled.space import Lists as AnyLists
-    from panic_tda.clustering.tiled.space import Space
-    from panic_tda.types import BoolArray, Float32Array, FloatArray, IntArray
+    from panic_tda.types import Array, ArrayModule, BoolArray, Float32Array, FloatArray, IntArray
 
 TILE_ROWS = 8_192
 THREADS = 1
@@ -36,13 +39,13 @@ _SAMPLED = 8
 
 
 class Scanner:
-    """See `space.Scanner`."""
+    """See `contract.Scanner`."""
 
     def __init__(self, space: Space, tile_rows: int) -> None:
         self._space = space
         self._patience = Patience()
 
-    def nearest(self, rows: Any, best: int) -> Survivors:
+    def nearest(self, rows: Array, best: int) -> Survivors:
         """Find the largest products of every row: those that reach its `best`-th largest in a sample."""
         xp, width = self._space.xp, len(rows)
         products = self._multiply(self._space.vectors, rows, rows)
@@ -57,49 +60,50 @@ class Scanner:
         codes = collect(xp, products, (lower, never), products.size)
         # Where a list takes all rows, everything is collected, the diagonal too.
         codes = codes[codes // width != codes % width]
-        return Survivors(codes, xp.take(products.reshape(-1), codes), len(codes))
+        return Survivors(codes, xp.take(products.reshape(-1), codes))
 
-    def pairs(self, rows: Any, columns: Any, lower: tuple[Any, Any], drop: Filter | None = None) -> Survivors:
-        """Find survivors; `drop` takes codes and returns those it left."""
+    def pairs(
+        self, rows: Array, columns: Array, lower: tuple[Array, Array], drop: Filter | None = None
+    ) -> Survivors:
+        """Find survivors, by single products where the bound left few pairs."""
         xp = self._space.xp
         codes = self._bounded(rows, columns, lower)
         if codes is None:
             products = self._multiply(self._space.vectors, rows, columns)
             codes = collect(xp, products, lower, products.size)
             codes = drop(codes) if drop else codes
-            return Survivors(codes, xp.take(products.reshape(-1), codes), len(codes))
+            return Survivors(codes, xp.take(products.reshape(-1), codes))
         codes = drop(codes) if drop else codes
         sims = self._dots(rows, columns, codes)
         i, j = codes // len(columns), codes % len(columns)
         kept = xp.flatnonzero(sims >= xp.minimum(lower[0][i], lower[1][j]))
-        return Survivors(codes[kept], sims[kept], len(kept))
+        return Survivors(codes[kept], sims[kept])
 
-    def light_within(self, rows: Any, gaps: Any, cores: Any) -> LightPairs:
+    def light_within(self, rows: Array, gaps: Array, cores: Array) -> LightPairs:
         """Find light pairs of one tile, some rows at a time."""
         xp, space, width = self._space.xp, self._space, len(rows)
         products = self._multiply(space.vectors, rows, rows)
         largest = RangeMaxima(gaps)
         found = []
-        step = max(1, _CHUNK_BYTES // (8 * width))
-        for begin in range(0, width, step):
-            first = xp.arange(begin, min(begin + step, width))
+        for some in slices(width, _CHUNK_BYTES // (8 * width)):
+            first = xp.arange(some.start, some.stop)
             heights = largest.of(first[:, None] + 1, xp.arange(1, width + 1)[None, :])
-            some = (
-                (products[begin : begin + step] >= margins.lower_products(heights, space.margin))
-                & (cores[first][:, None] < heights)
+            light = (
+                (products[some] >= margins.lower_products(heights, space.margin))
+                & (cores[some][:, None] < heights)
                 & (cores[None, :] < heights)
             )
-            i, j = xp.nonzero(some)
-            found.append(self._lighter((rows, rows), (i + begin, j), (cores, cores), heights[i, j]))
+            i, j = xp.nonzero(light)
+            found.append(self._lighter((rows, rows), (i + some.start, j), (cores, cores), heights[i, j]))
         return LightPairs(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
     def light_across(
-        self, sides: tuple[Any, Any], cores: tuple[Any, Any], heights: tuple[Any, Any]
+        self, sides: tuple[Array, Array], cores: tuple[Array, Array], heights: tuple[Array, Array]
     ) -> LightPairs:
         """Find light pairs of two tiles."""
         xp, width = self._space.xp, len(sides[1])
 
-        def drop(codes: Any) -> Any:
+        def drop(codes: Array) -> Array:
             i, j = codes // width, codes % width
             room = xp.maximum(cores[0][i], cores[1][j]) < xp.maximum(heights[0][i], heights[1][j])
             return codes[xp.flatnonzero(room)]
@@ -110,7 +114,11 @@ class Scanner:
         return self._lighter(sides, (i, j), cores, xp.maximum(heights[0][i], heights[1][j]))
 
     def _lighter(
-        self, sides: tuple[Any, Any], pairs: tuple[Any, Any], cores: tuple[Any, Any], heights: Any
+        self,
+        sides: tuple[Array, Array],
+        pairs: tuple[Array, Array],
+        cores: tuple[Array, Array],
+        heights: Array,
     ) -> LightPairs:
         """Keep the pairs that are lighter than `heights`, strictly, in float64."""
         xp, (i, j) = self._space.xp, pairs
@@ -121,44 +129,40 @@ class Scanner:
         kept = xp.flatnonzero(w < heights)
         return LightPairs(_places(i[kept]), _places(j[kept]), to_host(w[kept]))
 
-    def _bounded(self, rows: Any, columns: Any, lower: tuple[Any, Any]) -> Any:
+    def _bounded(self, rows: Array, columns: Array, lower: tuple[Array, Array]) -> Array | None:
         if not self._space.bounded or not self._patience.asks():
             return None
         products = self._multiply(self._space.points, rows, columns)
-        loose = loosened(lower, self._space.slack)
+        loose = margins.loosened(lower, self._space.slack)
         codes = collect(self._space.xp, products, loose, int(DENSE_SHARE * products.size))
         self._patience.learn(in_vain=codes is None)
         return codes
 
-    def _dots(self, rows: Any, columns: Any, codes: Any) -> Any:
+    def _dots(self, rows: Array, columns: Array, codes: Array) -> Array:
         xp, width = self._space.xp, len(columns)
         sims = xp.empty(len(codes), dtype=xp.float32)
         if not len(codes):
             return sims
         left, i = _located(self._space, rows[codes // width])
         right, j = _located(self._space, columns[codes % width])
-        for some in _chunks(len(codes), 4 * left.shape[1]):
+        for some in slices(len(codes), _CHUNK_BYTES // (4 * left.shape[1])):
             sims[some] = xp.sum(xp.take(left, i[some], axis=0) * xp.take(right, j[some], axis=0), axis=1)
         return sims
 
-    def _multiply(self, matrix: Any, rows: Any, columns: Any) -> Any:
+    def _multiply(self, matrix: Array, rows: Array, columns: Array) -> Array:
         xp = self._space.xp
-        left = self._space.take(rows) if matrix is self._space.vectors else xp.take(matrix, rows, axis=0)
-        right = (
-            self._space.take(columns) if matrix is self._space.vectors else xp.take(matrix, columns, axis=0)
-        )
-        return left @ right.T
+        return take(xp, matrix, rows) @ take(xp, matrix, columns).T
 
 
 scanner = Scanner
 
 
-def _places(chosen: Any) -> IntArray:
+def _places(chosen: Array) -> IntArray:
     places: IntArray = to_host(chosen).astype(np.int64)
     return places
 
 
-def collect(xp: Any, products: Any, lower: tuple[Any, Any], limit: int) -> Any:
+def collect(xp: ArrayModule, products: Array, lower: tuple[Array, Array], limit: int) -> Array:
     """List the pairs of a tile whose product reaches the lower of its row's and its column's threshold.
 
     Returns
@@ -174,7 +178,7 @@ def collect(xp: Any, products: Any, lower: tuple[Any, Any], limit: int) -> Any:
     return None if int(xp.count_nonzero(reach)) > limit else xp.flatnonzero(reach)
 
 
-def empty_lists(xp: Any, layout: Layout, length: int, folder: Path | None) -> Lists:
+def empty_lists(xp: ArrayModule, layout: Layout, length: int, folder: Path | None) -> Lists:
     """Return lists without entries; they lie on the device whatever `folder` says."""
     return Lists(xp, layout, length)
 
@@ -195,18 +199,18 @@ def distances(space: Space, u: IntArray, v: IntArray) -> FloatArray:
     return measured
 
 
-def _distances(space: Space, u: Any, v: Any) -> Any:
+def _distances(space: Space, u: Array, v: Array) -> Array:
     xp = space.xp
     out = xp.empty(len(u), dtype=xp.float64)
     (left, i), (right, j) = _located(space, u), _located(space, v)
-    for some in _chunks(len(u), 8 * left.shape[1]):
+    for some in slices(len(u), _CHUNK_BYTES // (8 * left.shape[1])):
         apart = xp.take(left, i[some], axis=0).astype(xp.float64)
         apart -= xp.take(right, j[some], axis=0)
         out[some] = xp.sqrt(xp.sum(apart * apart, axis=1))
     return out
 
 
-def _located(space: Space, rows: Any) -> tuple[Any, Any]:
+def _located(space: Space, rows: Array) -> tuple[Array, Array]:
     """Return a matrix on the device and where in it each of the rows stands; none is uploaded twice."""
     if namespace(space.vectors) is space.xp:
         return space.vectors, rows
@@ -214,21 +218,20 @@ def _located(space: Space, rows: Any) -> tuple[Any, Any]:
     return space.take(used), places
 
 
-def _chunks(n: int, row_bytes: int) -> list[slice]:
-    step = max(1, _CHUNK_BYTES // row_bytes)
-    return [slice(begin, min(n, begin + step)) for begin in range(0, n, step)]
-
-
 def cores_from_lists(
     space: Space,
     weights: IntArray,
-    lists: AnyLists,
+    lists: contract.Lists,
     chosen: slice,
+    *,
     min_samples: int,
     floor: float,
     out: tuple[FloatArray, Float32Array, BoolArray],
 ) -> None:
-    """Measure some rows' core distances; the lists come with the nearest rows first."""
+    """Measure some rows' core distances; the docstring of `cores` has the proof and the names.
+
+    The lists come with the nearest rows first.
+    """
     xp = space.xp
     near, sims = lists.rows[chosen], lists.sims[chosen]
     n_rows, length = near.shape
@@ -239,14 +242,13 @@ def cores_from_lists(
     here = xp.arange(n_rows)
     kth = sims[here, at]
     middle = kth.astype(xp.float64)[:, None]
-    # Sorted by product, so what is certainly nearer comes first, then what has to be measured.
-    first = xp.sum(sims > middle + 2 * space.margin, axis=1)
-    last = xp.sum(sims >= middle - 2 * space.margin, axis=1)
+    high, low = middle + 2 * space.margin, middle - 2 * space.margin
+    first, last = xp.sum(sims > high, axis=1), xp.sum(sims >= low, axis=1)
     missing -= xp.where(first > 0, reached[here, xp.maximum(first - 1, 0)], 0)
     place = xp.arange(length)[None, :]
     i, t = xp.nonzero((place >= first[:, None]) & (place < last[:, None]))
     measured = _distances(space, i + chosen.start, near[i, t])
-    core = _weighted_kth(xp, i, measured, everyone[near[i, t]], missing)
+    core = weighted_kth(xp, i, measured, everyone[near[i, t]], missing)
     # A row with so many copies that no other row is needed.
     alone = everyone[chosen] >= min_samples
     core = xp.where(alone, floor, xp.maximum(core, floor))
@@ -255,23 +257,8 @@ def cores_from_lists(
     again[chosen] = to_host((last == length) & (core > floor)) & (length < len(weights) - 1)
 
 
-def _weighted_kth(xp: Any, groups: Any, values: Any, weights: Any, wanted: Any) -> Any:
-    """Smallest value of every group at which the weights of the values up to it reach what is wanted.
-
-    Groups are numbers in ascending order, none without values; the largest value where it is never reached.
-    """
-    order = xp.argsort(values, kind="stable")
-    order = order[xp.argsort(groups[order], kind="stable")]
-    ends = xp.searchsorted(groups, xp.arange(len(wanted)), side="right")
-    begins = xp.concatenate([xp.zeros(1, dtype=ends.dtype), ends[:-1]])
-    total = xp.concatenate([xp.zeros(1, dtype=xp.int64), xp.cumsum(weights[order])])
-    short = (total[1:] - total[begins[groups]]) < wanted[groups]
-    counts = xp.concatenate([xp.zeros(1, dtype=xp.int64), xp.cumsum(short.astype(xp.int64))])
-    return values[order[xp.minimum(begins + counts[ends] - counts[begins], ends - 1)]]
-
-
 def nearest_outside(
-    xp: Any, matrix: Any, cores: FloatArray, leader: IntArray, asking: IntArray
+    xp: ArrayModule, matrix: Array, cores: FloatArray, leader: IntArray, asking: IntArray
 ) -> tuple[IntArray, FloatArray]:
     """Ask all rows, tile by tile, in float32.
 
@@ -283,15 +270,13 @@ def nearest_outside(
     left, here = take(xp, matrix, rows), xp.arange(len(asking))
     best = xp.zeros(len(asking), dtype=xp.int64)
     product = xp.full(len(asking), -xp.inf, dtype=xp.float32)
-    step = max(1, _CHUNK_BYTES // (4 * len(asking)))
-    for begin in range(0, len(leader), step):
-        columns = slice(begin, begin + step)
+    for columns in slices(len(leader), _CHUNK_BYTES // (4 * len(asking))):
         products = xp.minimum(left @ part(xp, matrix, columns).T, most[columns][None, :])
         inside = leaders[rows][:, None] == leaders[columns][None, :]
         products = xp.where(inside, xp.float32(-xp.inf), products)
         nearest = xp.argmax(products, axis=1)
         largest = products[here, nearest]
-        best = xp.where(largest > product, nearest + begin, best)
+        best = xp.where(largest > product, nearest + columns.start, best)
         product = xp.maximum(product, largest)
     # A row's own core distance is the same for all others.
     weight = xp.sqrt(xp.maximum(2 - 2 * xp.minimum(product, most[rows]), 0))
@@ -311,11 +296,13 @@ def nearest_members(
     return inside
 
 
-def _nearest_member(xp: Any, space: Space, cores: FloatArray, outside: IntArray, group: IntArray) -> IntArray:
+def _nearest_member(
+    xp: ArrayModule, space: Space, cores: FloatArray, outside: IntArray, group: IntArray
+) -> IntArray:
     left, here = space.take(xp.asarray(outside)), xp.arange(len(outside))
     best = xp.zeros(len(outside), dtype=xp.int64)
     weight = xp.full(len(outside), xp.inf, dtype=xp.float32)
-    for some in _chunks(len(group), 4 * space.vectors.shape[1]):
+    for some in slices(len(group), _CHUNK_BYTES // (4 * space.vectors.shape[1])):
         w = xp.sqrt(xp.maximum(2 - 2 * (left @ space.take(xp.asarray(group[some])).T), 0))
         w = xp.maximum(w, xp.asarray(cores[some].astype(np.float32))[None, :])
         nearest = xp.argmin(w, axis=1)

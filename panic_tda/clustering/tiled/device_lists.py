@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from panic_tda.clustering.tiled.contract import Survivors
     from panic_tda.clustering.tiled.layout import Layout
-    from panic_tda.clustering.tiled.survivors import Survivors
+    from panic_tda.types import Array, ArrayModule
 
 
 class Lists:
-    """See `space.Lists`: each list has the nearest row first.
+    """See `contract.Lists`: each list has the nearest row first.
 
     Offers wait, tile by tile, until there is enough for half the lists of the tile, and then go in by one
     sort. Among equal products the one that was offered first stays.
     """
 
-    def __init__(self, xp: Any, layout: Layout, length: int) -> None:
+    def __init__(self, xp: ArrayModule, layout: Layout, length: int) -> None:
         n = len(layout.order)
         self._xp, self._layout, self._length = xp, layout, length
         self._order = xp.asarray(layout.order)
-        self._waiting: list[list[tuple[Any, Any, Any]]] = [[] for _ in range(layout.n_tiles)]
+        self._waiting: list[list[tuple[Array, Array, Array]]] = [[] for _ in range(layout.n_tiles)]
         self.rows = xp.full((n, length), -1, dtype=xp.int32)
         self.sims = xp.full((n, length), -xp.inf, dtype=xp.float32)
 
-    def worst(self, rows: Any) -> Any:
+    def worst(self, rows: Array) -> Array:
         """Return thresholds; those that waiting offers would raise let a few more pairs pass."""
         return self.sims[rows, self._length - 1]
 
-    def offer(self, found: Survivors, pair: tuple[int, int], rows: Any, columns: Any) -> None:
+    def offer(self, found: Survivors, pair: tuple[int, int], rows: Array, columns: Array) -> None:
         """Let the pairs wait for the lists of both sides."""
         width = len(columns)
         i, j = found.codes // width, found.codes % width
@@ -41,7 +42,7 @@ class Lists:
         for tile in range(self._layout.n_tiles):
             self._enter(tile)
 
-    def _wait(self, tile: int, owners: Any, others: Any, sims: Any) -> None:
+    def _wait(self, tile: int, owners: Array, others: Array, sims: Array) -> None:
         if not len(owners):
             return
         waiting = self._waiting[tile]
@@ -77,7 +78,7 @@ class Lists:
         self.sims[rows] = sims[kept].reshape(-1, length)
 
 
-def _keys(xp: Any, owners: Any, sims: Any) -> Any:
+def _keys(xp: ArrayModule, owners: Array, sims: Array) -> Array:
     """Integers in the order of the owners and, for each, of falling products.
 
     The bits of a float32, read as an integer, are in its order where it is positive, in the reverse where it

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.tiled import axes, device, forest, layout, neighbours, verify
 from panic_tda.clustering.tiled.cores import core_distances
 from panic_tda.clustering.tiled.joining import join_components
-from panic_tda.clustering.tiled.space import Lists, Space, describe, work_on
+from panic_tda.clustering.tiled.space import describe, work_on
 from panic_tda.clustering.tiled.workers import Workers, workers
 from panic_tda.clustering.trees import Edges, concatenate, minimum_forest
 from panic_tda.devices import cuda
@@ -25,7 +25,8 @@ from panic_tda.parameters import format_bytes
 from panic_tda.types import SpanningTree
 
 if TYPE_CHECKING:
-    from panic_tda.types import FloatArray, IntArray
+    from panic_tda.clustering.tiled.contract import Lists, Space
+    from panic_tda.types import Array, ArrayModule, FloatArray, IntArray
 
 _SEED = 0
 _FORMAT = 1
@@ -80,7 +81,7 @@ class Settings:
     dead_rows: bool = True
     threads: int | None = None
     first_tree: FirstTree | None = None
-    library: Any = None
+    library: ArrayModule | None = None
 
 
 class TiledBackend:
@@ -131,7 +132,7 @@ class TiledBackend:
         tile_rows = min(n_rows, self.settings.tile_rows or device.TILE_ROWS)
         return n_rows * by_row + device.buffer_bytes(tile_rows, max(n_features, axes_floats))
 
-    def fit(self, vectors: Any, weights: IntArray, options: FitOptions) -> SpanningTree:
+    def fit(self, vectors: Array, weights: IntArray, options: FitOptions) -> SpanningTree:
         """Build the tree; see `Backend.fit`.
 
         Raises
@@ -169,17 +170,17 @@ class TiledBackend:
         self._store(options, _FINISHED_TREE, cores, tree)
         return _as_spanning_tree(cores, tree)
 
-    def _library(self, vectors: Any, options: FitOptions) -> Any:
+    def _library(self, vectors: Array, options: FitOptions) -> ArrayModule:
         if self.settings.library is None and options.on_device and not on_device(vectors):
             import cupy
 
             return cupy
         return self.settings.library or namespace(vectors)
 
-    def _tile_rows(self, xp: Any) -> int:
+    def _tile_rows(self, xp: ArrayModule) -> int:
         return self.settings.tile_rows or work_on(xp).TILE_ROWS
 
-    def _open(self, options: FitOptions, xp: Any) -> None:
+    def _open(self, options: FitOptions, xp: ArrayModule) -> None:
         if options.checkpoint is not None:
             options.checkpoint.open(
                 backend=self.name,
@@ -213,7 +214,13 @@ class TiledBackend:
     ) -> tuple[FloatArray, Edges]:
         lists = self._neighbours(space, options, team, rng)
         cores, n_redone = core_distances(
-            space, weights, lists, options.min_samples, options.distance_floor, team, options.progress
+            space,
+            weights,
+            lists,
+            min_samples=options.min_samples,
+            floor=options.distance_floor,
+            team=team,
+            progress=options.progress,
         )
         _log.debug("%d of %d lists were too short for an exact core distance", n_redone, len(weights))
         options.progress.phase("forest")
@@ -235,11 +242,12 @@ class TiledBackend:
         limit = options.memory_limit if space.xp is np else None
         if limit is not None and self.memory(n, length, space, team) > limit:
             folder = Path(tempfile.gettempdir()) if options.checkpoint is None else options.checkpoint.folder
-            folder.mkdir(parents=True, exist_ok=True)
             _log.info("neighbour lists of %s go into a file in %s", format_bytes(8 * n * length), folder)
         lists = space.work.empty_lists(space.xp, where, length, folder)
         asking = space if self.settings.bound_neighbours else replace(space, bounded=False)
-        neighbours.find_neighbours(asking, where, lists, team, options.progress, options.checkpoint)
+        neighbours.find_neighbours(
+            asking, where, lists, team=team, progress=options.progress, checkpoint=options.checkpoint
+        )
         return lists
 
     def memory(self, n: int, length: int, space: Space, team: Workers) -> int:
@@ -270,9 +278,9 @@ class TiledBackend:
         verifier = verify.Verifier(
             space if self.settings.bound_verify else replace(space, bounded=False),
             cores,
-            self._tile_rows(space.xp),
-            team,
-            options.progress,
+            tile_rows=self._tile_rows(space.xp),
+            team=team,
+            progress=options.progress,
             dead_rows=self.settings.dead_rows,
             checkpoint=options.checkpoint,
         )

@@ -11,7 +11,7 @@ from panic_tda.arrays.namespace import to_host
 from panic_tda.clustering.trees import Edges, find
 
 if TYPE_CHECKING:
-    from panic_tda.clustering.tiled.space import Lists, Space
+    from panic_tda.clustering.tiled.contract import Lists, Space
     from panic_tda.clustering.tiled.workers import Workers
     from panic_tda.types import Float32Array, FloatArray, Int32Array, IntArray
 

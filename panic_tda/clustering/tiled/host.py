@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from panic_tda.clustering.tiled import kernels, margins, row_kernels
+from panic_tda.arrays.mapped import new_array
+from panic_tda.clustering.tiled import contract, kernels, margins, row_kernels
+from panic_tda.clustering.tiled.axes import Patience
+from panic_tda.clustering.tiled.contract import LightPairs, Survivors
 from panic_tda.clustering.tiled.layout import tile_starts
-from panic_tda.clustering.tiled.survivors import Filter, LightPairs, Patience, Survivors, loosened
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from panic_tda.clustering.tiled.contract import Filter, Space
     from panic_tda.clustering.tiled.layout import Layout
-    from panic_tda.clustering.tiled.space import Lists as AnyLists
-    from panic_tda.clustering.tiled.space import Space
-    from panic_tda.types import BoolArray, Float32Array, FloatArray, Int32Array, IntArray
+    from panic_tda.types import ArrayModule, BoolArray, Float32Array, FloatArray, Int32Array, IntArray
 
 TILE_ROWS = 1_024
 THREADS = None
@@ -33,7 +34,7 @@ _ASKED_ROWS = 1_024
 
 
 class Scanner:
-    """See `space.Scanner`."""
+    """See `contract.Scanner`."""
 
     def __init__(self, space: Space, tile_rows: int) -> None:
         self._space = space
@@ -45,15 +46,14 @@ class Scanner:
         longest = max(space.vectors.shape[1], space.points.shape[1])
         self._left = np.empty(tile_rows * longest, dtype=np.float32)
         self._right = np.empty(tile_rows * longest, dtype=np.float32)
-        self._positions = np.arange(tile_rows, dtype=np.int32)
+        self._places = np.arange(tile_rows, dtype=np.int32)
         self._patience = Patience()
 
     def nearest(self, rows: Int32Array, best: int) -> Survivors:
         """Find the `best` largest products of every row, and those equal to the last."""
         products = self.multiply(self._space.vectors, rows, rows)
         found = kernels.collect_best(products, best, self._codes)
-        kernels.gather(products, self._codes, found, self._sims)
-        return Survivors(self._codes, self._sims, found)
+        return self._gathered(products, self._codes[:found])
 
     def pairs(
         self,
@@ -62,17 +62,17 @@ class Scanner:
         lower: tuple[Float32Array, Float32Array],
         drop: Filter | None = None,
     ) -> Survivors:
-        """Find survivors; `drop` takes codes and their number, and says how many it left in front."""
+        """Find survivors, by single products where the bound left few pairs."""
         found = self._bounded(rows, columns, lower)
         if found == kernels.DENSE:
             products = self.multiply(self._space.vectors, rows, columns)
-            found = kernels.collect(products, *lower, self._codes, products.size)
-            found = drop(self._codes, found) if drop else found
-            kernels.gather(products, self._codes, found, self._sims)
-            return Survivors(self._codes, self._sims, found)
-        found = drop(self._codes, found) if drop else found
-        self._dots(rows, columns, found)
-        return Survivors(self._codes, self._sims, kernels.keep_above(self._codes, self._sims, found, *lower))
+            codes = self._codes[: kernels.collect(products, *lower, self._codes, products.size)]
+            return self._gathered(products, drop(codes) if drop else codes)
+        codes = self._codes[:found]
+        codes = drop(codes) if drop else codes
+        sims = self._dots(rows, columns, codes)
+        kept = kernels.keep_above(codes, sims, *lower)
+        return Survivors(codes[:kept], sims[:kept])
 
     def light_within(self, rows: Int32Array, gaps: FloatArray, cores: FloatArray) -> LightPairs:
         """Find light pairs of one tile."""
@@ -81,10 +81,10 @@ class Scanner:
         # The gap before the first row belongs to the pairs with the tiles before.
         finite = np.where(np.isfinite(gaps), gaps, 0.0)
         lower = margins.lower_products(finite, self._space.margin)
-        found = kernels.collect_within(products, lower, gaps, cores, self._codes)
-        height = np.empty(found + 1)
-        found = kernels.light_pairs_within(vectors, rows, self._codes, found, cores, gaps, height)
-        return self._light(len(rows), found, height)
+        codes = self._codes[: kernels.collect_within(products, lower, gaps, cores, self._codes)]
+        height = np.empty(len(codes))
+        found = kernels.light_pairs_within(vectors, rows, codes, cores, gaps, height)
+        return _light_pairs(codes[:found], len(rows), height)
 
     def light_across(
         self,
@@ -94,24 +94,27 @@ class Scanner:
     ) -> LightPairs:
         """Find light pairs of two tiles."""
         lower = margins.thresholds(heights, cores, self._space.margin)
-        found = self.pairs(
-            *sides, lower, lambda codes, found: kernels.drop_dead_pairs(codes, found, cores, heights)
-        ).found
-        height = np.empty(found + 1)
-        found = kernels.light_pairs(self._space.vectors, sides, self._codes, found, cores, heights, height)
-        return self._light(len(sides[1]), found, height)
+        codes = self.pairs(
+            *sides, lower, lambda codes: codes[: kernels.drop_dead_pairs(codes, cores, heights)]
+        ).codes
+        height = np.empty(len(codes))
+        found = kernels.light_pairs(self._space.vectors, sides, codes, cores, heights, height)
+        return _light_pairs(codes[:found], len(sides[1]), height)
 
-    def _light(self, width: int, found: int, height: FloatArray) -> LightPairs:
-        return LightPairs(*np.divmod(self._codes[:found].astype(np.int64), width), height[:found])
+    def _gathered(self, products: Float32Array, codes: Int32Array) -> Survivors:
+        sims = self._sims[: len(codes)]
+        kernels.gather(products, codes, sims)
+        return Survivors(codes, sims)
 
-    def _dots(self, rows: Int32Array, columns: Int32Array, found: int) -> None:
-        vectors = self._space.vectors
-        if found <= _REUSE * (len(rows) + len(columns)):
-            kernels.dots(vectors, vectors, (rows, columns), self._codes, found, self._sims)
-            return
+    def _dots(self, rows: Int32Array, columns: Int32Array, codes: Int32Array) -> Float32Array:
+        vectors, sims = self._space.vectors, self._sims[: len(codes)]
+        if len(codes) <= _REUSE * (len(rows) + len(columns)):
+            kernels.dots(vectors, vectors, (rows, columns), codes, sims)
+            return sims
         left, right = self._gather(vectors, rows, columns)
-        sides = self._positions[: len(rows)], self._positions[: len(columns)]
-        kernels.dots(left, right, sides, self._codes, found, self._sims)
+        sides = self._places[: len(rows)], self._places[: len(columns)]
+        kernels.dots(left, right, sides, codes, sims)
+        return sims
 
     def _bounded(
         self, rows: Int32Array, columns: Int32Array, lower: tuple[Float32Array, Float32Array]
@@ -119,7 +122,7 @@ class Scanner:
         if not self._space.bounded or not self._patience.asks():
             return kernels.DENSE
         products = self.multiply(self._space.points, rows, columns)
-        loose = loosened(lower, self._space.slack)
+        loose = margins.loosened(lower, self._space.slack)
         found: int = kernels.collect(products, *loose, self._codes, int(DENSE_SHARE * products.size))
         self._patience.learn(in_vain=found == kernels.DENSE)
         return found
@@ -145,8 +148,12 @@ class Scanner:
 scanner = Scanner
 
 
+def _light_pairs(codes: Int32Array, width: int, height: FloatArray) -> LightPairs:
+    return LightPairs(*np.divmod(codes.astype(np.int64), width), height[: len(codes)])
+
+
 class Lists:
-    """See `space.Lists`: each list is a heap with the worst neighbour first."""
+    """See `contract.Lists`: each list is a heap with the worst neighbour first."""
 
     def __init__(self, rows: Int32Array, sims: Float32Array, n_tiles: int) -> None:
         self.rows, self.sims = rows, sims
@@ -169,20 +176,12 @@ class Lists:
         """Nothing waits: every offer was entered at once."""
 
 
-def empty_lists(xp: Any, layout: Layout, length: int, folder: Path | None) -> Lists:
+def empty_lists(xp: ArrayModule, layout: Layout, length: int, folder: Path | None) -> Lists:
     """Return lists without entries."""
     shape = len(layout.order), length
-    rows, sims = (_array(folder, shape, kind) for kind in (np.int32, np.float32))
+    rows, sims = (new_array(shape, kind, folder) for kind in (np.int32, np.float32))
     rows[:], sims[:] = -1, -np.inf
     return Lists(rows, sims, layout.n_tiles)
-
-
-def _array(folder: Path | None, shape: tuple[int, int], kind: type) -> Any:
-    if folder is None:
-        return np.empty(shape, dtype=kind)
-    # The file has no name: it goes with the process, however that ends.
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return np.asarray(np.memmap(file, dtype=kind, mode="w+", shape=shape))
 
 
 def buffer_bytes(tile_rows: int, longest_row: int) -> int:
@@ -205,8 +204,9 @@ def distances(space: Space, u: IntArray, v: IntArray) -> FloatArray:
 def cores_from_lists(
     space: Space,
     weights: IntArray,
-    lists: AnyLists,
+    lists: contract.Lists,
     chosen: slice,
+    *,
     min_samples: int,
     floor: float,
     out: tuple[FloatArray, Float32Array, BoolArray],
@@ -219,7 +219,7 @@ def cores_from_lists(
 
 
 def nearest_outside(
-    xp: Any, matrix: Float32Array, cores: FloatArray, leader: IntArray, asking: IntArray
+    xp: ArrayModule, matrix: Float32Array, cores: FloatArray, leader: IntArray, asking: IntArray
 ) -> tuple[IntArray, FloatArray]:
     """Ask all rows, tile by tile."""
     best, weight = np.zeros(len(asking), dtype=np.int64), np.full(len(asking), np.inf)

@@ -2,14 +2,25 @@
 
 Any spanning tree will do as a start, but every joint that is heavier than need be makes the verify pass look
 at all pairs across it: at 50,000 rows, 81 edges of 42,611 that were not the lightest (0.03 % of the tree's
-weight) made that pass eight times longer. So a round first asks through representatives, then walks from
-the best answers: to the row outside that is nearest to the row inside, back to the row inside that is
-nearest to the row outside.
+weight) made that pass eight times longer.
+
+A round joins every component to another one:
+
+1. *Ask.* Some rows of every component, its representatives, ask all rows for the nearest one in another
+   component. The answer is a *joint*; products on the axes give its weight, to about 0.01: an *estimate*.
+2. *Choose.* The lightest joints of every component but the largest are kept. The largest has the most rows to
+   ask and the least need, since all others can reach it.
+3. *Walk.* From the outside row of a joint back to the row inside that is nearest to it, and from there to the
+   row outside that is nearest to that one, now by products of whole rows. Neither step makes the joint
+   heavier.
+4. *Unite.* Each component takes its first joint in this order: those that were walked by ascending weight,
+   then estimates by ascending weight. Walked joints come first, since an estimate that claims to be lighter
+   may be wrong by more than that; it counts only for a component that has no walked joint.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -17,9 +28,9 @@ from numba import njit
 from panic_tda.clustering.trees import find
 
 if TYPE_CHECKING:
-    from panic_tda.clustering.tiled.space import Space
+    from panic_tda.clustering.tiled.contract import Space
     from panic_tda.clustering.tiled.workers import Workers
-    from panic_tda.types import FloatArray, IntArray
+    from panic_tda.types import Array, BoolArray, FloatArray, IntArray
 
 MAX_REPRESENTATIVES = 2_048
 MAX_WALKS = 8
@@ -32,7 +43,15 @@ _WALKS_AT_ONCE = 64
 
 
 class Joints(NamedTuple):
-    """Edges that leave a component: from an inside row to an outside row, with their approximate weight."""
+    """Edges that leave a component, with their weight as far as float32 can tell.
+
+    Attributes
+    ----------
+    inside, outside : (joints,) int64
+        Rows.
+    weight : (joints,) float64
+        Mutual reachability distances; infinite where nothing is outside.
+    """
 
     inside: IntArray
     outside: IntArray
@@ -64,7 +83,7 @@ def join_components(
 
     Notes
     -----
-    A round takes products of at most max(components, 8,192, n / 8) by n rows on the axes, of n / 64 by n
+    A round takes products of at most max(components, 2,048, n / 16) by n rows on the axes, of n / 64 by n
     whole rows for each step of the walks, and joins every component to another: their number halves.
     """
     # The product on the axes alone estimates the whole one to about 0.01, which beats leaving rows out.
@@ -74,18 +93,14 @@ def join_components(
     while (leader != leader[0]).any():
         at_most = max(MAX_REPRESENTATIVES, len(leader) // 16)
         asking = representatives(cores, leader, at_most, rng)
-        joints = _nearest_outside(space, points, cores, leader, asking, team)
-        starts = _starts(leader, joints)
-        walked = _walk(space, cores, leader, starts, team)
-        joints = Joints(*(np.concatenate(both) for both in zip(walked, joints, strict=True)))
-        # Walks come first: an estimate counts only where there was none.
-        order = np.argsort(joints.weight[: len(walked.inside)], kind="stable")
-        rest = len(order) + np.argsort(joints.weight[len(order) :], kind="stable")
-        chosen = np.empty(len(joints.inside), dtype=np.int64)
-        order = np.concatenate([order, rest])
-        chosen = chosen[: _unite(leader, joints.inside, joints.outside, order, chosen)]
-        u.append(joints.inside[chosen])
-        v.append(joints.outside[chosen])
+        estimates = _nearest_outside(space, points, cores, leader, asking, team)
+        walked = _walk(space, cores, leader, _starts(leader, estimates), team)
+        inside, outside, weight = (np.concatenate(both) for both in zip(walked, estimates, strict=True))
+        estimated = np.arange(len(inside)) >= len(walked.inside)
+        order, chosen = np.lexsort((weight, estimated)), np.empty(len(inside), dtype=np.int64)
+        chosen = chosen[: _unite(leader, inside, outside, order, chosen)]
+        u.append(inside[chosen])
+        v.append(outside[chosen])
     empty = np.empty(0, dtype=np.int64)
     return np.concatenate([empty, *u]), np.concatenate([empty, *v])
 
@@ -105,7 +120,7 @@ def representatives(cores: FloatArray, leader: IntArray, at_most: int, rng: np.r
     return np.flatnonzero(chosen)
 
 
-def _first_of_each(component: IntArray, sizes: IntArray, key: FloatArray, count: int) -> np.ndarray:
+def _first_of_each(component: IntArray, sizes: IntArray, key: FloatArray, count: int) -> BoolArray:
     """Mark the `count` elements of every component with the smallest keys."""
     order = np.lexsort((key, component))
     rank = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -123,11 +138,12 @@ def _starts(leader: IntArray, joints: Joints) -> Joints:
     # On small data a few walks cost nothing; on many components the representatives have to do.
     walks = walks or int(len(sizes) <= MAX_REPRESENTATIVES // 8)
     kept = small[_first_of_each(component, sizes, joints.weight[small], walks)]
-    return Joints(*(field[kept] for field in joints))
+    return Joints(joints.inside[kept], joints.outside[kept], joints.weight[kept])
 
 
 def _walk(space: Space, cores: FloatArray, leader: IntArray, joints: Joints, team: Workers) -> Joints:
     """Improve every joint by turns at its inner and its outer end."""
+    # A component is a range of `members`.
     members = np.argsort(leader, kind="stable")
     bounds = np.searchsorted(leader[members], [leader[joints.inside], leader[joints.inside] + 1])
     for _ in range(_STEPS):
@@ -143,7 +159,7 @@ def _walk(space: Space, cores: FloatArray, leader: IntArray, joints: Joints, tea
 
 
 def _nearest_outside(
-    space: Space, matrix: Any, cores: FloatArray, leader: IntArray, asking: IntArray, team: Workers
+    space: Space, matrix: Array, cores: FloatArray, leader: IntArray, asking: IntArray, team: Workers
 ) -> Joints:
     """Find, among all rows, the one nearest to every asking row in another component."""
     best, weight = np.zeros(len(asking), dtype=np.int64), np.full(len(asking), np.inf)
@@ -157,7 +173,11 @@ def _nearest_outside(
 
 @njit(cache=True, nogil=True)
 def _unite(leader: IntArray, inside: IntArray, outside: IntArray, order: IntArray, chosen: IntArray) -> int:
-    """Borůvka's step: of the edges by ascending weight, take each component's first."""
+    """Borůvka's step: of the edges in `order`, take each component's first that joins it to another.
+
+    Updates `leader`, writes the edges taken to the front of `chosen`, and returns their number. A component
+    is served by the edge it takes as the inner end; that others take edges to it costs it nothing.
+    """
     n = len(leader)
     old = leader.copy()
     served = np.zeros(n, dtype=np.bool_)

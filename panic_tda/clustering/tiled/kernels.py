@@ -1,7 +1,8 @@
 """Compiled inner loops of the tile passes, on NumPy arrays.
 
 All of them release the interpreter lock, so that worker threads run tiles side by side. A pair inside a
-tile of `width` columns has the code `i * width + j`.
+tile of `width` columns has the code `i * width + j`. What lists pairs writes their codes to the front of a
+buffer and returns their number; what reads them takes that front alone.
 """
 
 from __future__ import annotations
@@ -105,10 +106,10 @@ def _nth_largest(values: Float32Array, n: int) -> float:
 
 
 @njit(cache=True, nogil=True)
-def gather(products: Float32Array, codes: Int32Array, found: int, out: Float32Array) -> None:
+def gather(products: Float32Array, codes: Int32Array, out: Float32Array) -> None:
     """Copy the products of the listed pairs."""
     flat = products.reshape(-1)
-    for t in range(found):
+    for t in range(len(codes)):
         out[t] = flat[codes[t]]
 
 
@@ -118,7 +119,6 @@ def dots(
     right: Float32Array,
     sides: tuple[Int32Array, Int32Array],
     codes: Int32Array,
-    found: int,
     out: Float32Array,
 ) -> None:
     """Multiply the listed pairs of rows; `sides` tells where they stand in the two matrices.
@@ -129,12 +129,12 @@ def dots(
     rows, columns = sides
     width, d = len(columns), left.shape[1]
     t = 0
-    while t < found:
+    while t < len(codes):
         i = codes[t] // width
         x = left[rows[i]]
         y0 = right[columns[codes[t] % width]]
         a = np.float32(0)
-        if t + 3 < found and codes[t + 3] // width == i:
+        if t + 3 < len(codes) and codes[t + 3] // width == i:
             y1 = right[columns[codes[t + 1] % width]]
             y2 = right[columns[codes[t + 2] % width]]
             y3 = right[columns[codes[t + 3] % width]]
@@ -157,14 +157,13 @@ def dots(
 def keep_above(
     codes: Int32Array,
     sims: Float32Array,
-    found: int,
     lower_rows: Float32Array,
     lower_columns: Float32Array,
 ) -> int:
     """Keep, in place, the listed pairs whose product reaches the lower of both thresholds."""
     width = len(lower_columns)
     kept = 0
-    for t in range(found):
+    for t in range(len(codes)):
         code, s = codes[t], sims[t]
         codes[kept], sims[kept] = code, s
         kept += s >= min(lower_rows[code // width], lower_columns[code % width])
@@ -175,7 +174,6 @@ def keep_above(
 def merge_into_lists(
     codes: Int32Array,
     sims: Float32Array,
-    found: int,
     rows: Int32Array,
     columns: Int32Array,
     list_rows: Int32Array,
@@ -186,7 +184,7 @@ def merge_into_lists(
     A list is a heap with its worst entry first: the smallest product, among equals the largest row number.
     """
     width = len(columns)
-    for t in range(found):
+    for t in range(len(codes)):
         i = rows[codes[t] // width]
         _offer(list_rows[i], list_sims[i], columns[codes[t] % width], sims[t])
 
@@ -195,7 +193,6 @@ def merge_into_lists(
 def merge_transposed(
     codes: Int32Array,
     sims: Float32Array,
-    found: int,
     rows: Int32Array,
     columns: Int32Array,
     list_rows: Int32Array,
@@ -203,7 +200,7 @@ def merge_transposed(
 ) -> None:
     """Offer every listed pair to the neighbour list of its column."""
     width = len(columns)
-    for t in range(found):
+    for t in range(len(codes)):
         j = columns[codes[t] % width]
         _offer(list_rows[j], list_sims[j], rows[codes[t] // width], sims[t])
 
@@ -251,7 +248,6 @@ def distances(vectors: Float32Array, u: IntArray, v: IntArray, out: FloatArray) 
 @njit(cache=True, nogil=True)
 def drop_dead_pairs(
     codes: Int32Array,
-    found: int,
     cores: tuple[FloatArray, FloatArray],
     heights: tuple[FloatArray, FloatArray],
 ) -> int:
@@ -261,7 +257,7 @@ def drop_dead_pairs(
     """
     width = len(cores[1])
     kept = 0
-    for t in range(found):
+    for t in range(len(codes)):
         code = codes[t]
         i, j = code // width, code % width
         codes[kept] = code
@@ -294,7 +290,6 @@ def light_pairs(
     vectors: Float32Array,
     sides: tuple[Int32Array, Int32Array],
     codes: Int32Array,
-    found: int,
     cores: tuple[FloatArray, FloatArray],
     heights: tuple[FloatArray, FloatArray],
     out: FloatArray,
@@ -305,7 +300,7 @@ def light_pairs(
     """
     width = len(sides[1])
     kept = 0
-    for t in range(found):
+    for t in range(len(codes)):
         code = codes[t]
         i, j = code // width, code % width
         w = max(cores[0][i], cores[1][j], distance(vectors[sides[0][i]], vectors[sides[1][j]]))
@@ -319,7 +314,6 @@ def light_pairs_within(
     vectors: Float32Array,
     rows: Int32Array,
     codes: Int32Array,
-    found: int,
     cores: FloatArray,
     gaps: FloatArray,
     out: FloatArray,
@@ -328,7 +322,7 @@ def light_pairs_within(
     width = len(rows)
     kept = 0
     at, last, highest = -1, 0, 0.0
-    for t in range(found):
+    for t in range(len(codes)):
         code = codes[t]
         i, j = code // width, code % width
         if i != at:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from panic_tda.arrays.namespace import namespace, to_host
+from panic_tda.arrays.rows import slices
 
 if TYPE_CHECKING:
-    from panic_tda.types import Float32Array, FloatArray, Int32Array, IntArray
+    from panic_tda.types import Array, Float32Array, FloatArray, Int32Array, IntArray
 
 _MAX_PIVOTS = 2_048
 _ROWS_PER_PIVOT = 64
@@ -33,7 +33,7 @@ class Layout:
         Position at which each tile begins, and the end.
     """
 
-    order: Any
+    order: Array
     starts: IntArray
 
     @property
@@ -41,9 +41,13 @@ class Layout:
         """Number of tiles."""
         return len(self.starts) - 1
 
-    def rows(self, tile: int) -> Any:
+    def positions(self, tile: int) -> slice:
+        """Return the positions of a tile."""
+        return slice(int(self.starts[tile]), int(self.starts[tile + 1]))
+
+    def rows(self, tile: int) -> Array:
         """Return the rows of a tile."""
-        return self.order[self.starts[tile] : self.starts[tile + 1]]
+        return self.order[self.positions(tile)]
 
 
 def tile_starts(n: int, tile_rows: int) -> IntArray:
@@ -51,7 +55,7 @@ def tile_starts(n: int, tile_rows: int) -> IntArray:
     return np.linspace(0, n, -(-n // tile_rows) + 1).astype(np.int64)
 
 
-def local_layout(points: Any, tile_rows: int, rng: np.random.Generator) -> Layout:
+def local_layout(points: Array, tile_rows: int, rng: np.random.Generator) -> Layout:
     """Bring rows that resemble each other into the same tile.
 
     Rows gather at the most similar of some random pivots, and the pivots follow a tour that always goes on
@@ -80,16 +84,14 @@ def local_layout(points: Any, tile_rows: int, rng: np.random.Generator) -> Layou
         return Layout(np.arange(n, dtype=np.int32), starts)
     pivots = points[xp.asarray(np.sort(rng.choice(n, n_pivots, replace=False)))]
     nearest = np.empty(n, dtype=np.int64)
-    for begin in range(0, n, _CHUNK_ROWS):
-        nearest[begin : begin + _CHUNK_ROWS] = to_host(
-            xp.argmax(points[begin : begin + _CHUNK_ROWS] @ pivots.T, axis=1)
-        )
+    for some in slices(n, _CHUNK_ROWS):
+        nearest[some] = to_host(xp.argmax(points[some] @ pivots.T, axis=1))
     place = np.empty(n_pivots, dtype=np.int64)
     place[_tour(to_host(pivots @ pivots.copy().T))] = np.arange(n_pivots)
     return Layout(np.argsort(place[nearest], kind="stable").astype(np.int32), starts)
 
 
-def schedule(points: Any, layout: Layout) -> Int32Array:
+def schedule(points: Array, layout: Layout) -> Int32Array:
     """List all tile pairs: the diagonal first, then some that look most similar, then the rest at random.
 
     Near pairs decide most; after them a random order makes the time spent so far tell the time left.
@@ -100,9 +102,8 @@ def schedule(points: Any, layout: Layout) -> Int32Array:
         Tiles I <= J, every pair once.
     """
     xp = namespace(points)
-    order = xp.asarray(layout.order)
-    tiles = [order[begin:end] for begin, end in pairwise(layout.starts.tolist())]
-    means = xp.stack([xp.mean(points[rows], axis=0) for rows in tiles])
+    there = Layout(xp.asarray(layout.order), layout.starts)
+    means = xp.stack([xp.mean(points[there.rows(tile)], axis=0) for tile in range(layout.n_tiles)])
     similarity = to_host(means @ means.copy().T)
     first, second = np.triu_indices(layout.n_tiles, 1)
     apart = np.argsort(-similarity[first, second], kind="stable")

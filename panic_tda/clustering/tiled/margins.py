@@ -11,20 +11,24 @@ References
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from panic_tda.arrays.namespace import namespace, part, squared_lengths
+from panic_tda.arrays.rows import slices
+
+if TYPE_CHECKING:
+    from panic_tda.types import Array, ArrayModule
 
 UNIT_ROUNDOFF = 2.0**-24
 """Of float32, the arithmetic of the products."""
 _CHUNK_ROWS = 2_048
 
 
-def norm_error(xp: Any, vectors: Any) -> float:
+def norm_error(xp: ArrayModule, vectors: Array) -> float:
     """Return the largest | ‖x‖² - 1 | over the rows, rounded up."""
     worst = 0.0
-    for begin in range(0, len(vectors), _CHUNK_ROWS):
-        chunk = part(xp, vectors, slice(begin, begin + _CHUNK_ROWS)).astype(xp.float64)
+    for rows in slices(len(vectors), _CHUNK_ROWS):
+        chunk = part(xp, vectors, rows).astype(xp.float64)
         squares = squared_lengths(chunk)
         worst = max(worst, float(xp.max(xp.absolute(squares - 1))))
     return worst + 1e-12
@@ -59,7 +63,7 @@ def bound_margin(n_axes: int, norm_error: float) -> float:
     return 1.01 * (n_axes + 5) * UNIT_ROUNDOFF * (1 + norm_error) + 1e-12
 
 
-def lower_products(heights: Any, margin: float) -> Any:
+def lower_products(heights: Array, margin: float) -> Array:
     """Product below which a pair is certainly at least `heights` apart, as float32 rounded down.
 
     Parameters
@@ -72,7 +76,9 @@ def lower_products(heights: Any, margin: float) -> Any:
     return round_down(1.0 - heights * heights / 2 - margin)
 
 
-def thresholds(heights: tuple[Any, Any], cores: tuple[Any, Any], margin: float) -> tuple[Any, Any]:
+def thresholds(
+    heights: tuple[Array, Array], cores: tuple[Array, Array], margin: float
+) -> tuple[Array, Array]:
     """Product below which a row's own largest gap rules a pair out, for the rows of both sides.
 
     A row whose core distance exceeds that gap has none: its pairs live only below the other row's.
@@ -85,7 +91,15 @@ def thresholds(heights: tuple[Any, Any], cores: tuple[Any, Any], margin: float) 
     return one, two
 
 
-def round_down(values: Any) -> Any:
+def loosened(lower: tuple[Array, Array], slack: float) -> tuple[Array, Array]:
+    """Lower the thresholds of both sides by what a product of points may lack, rounded down to float32."""
+    xp = namespace(lower[0])
+    down = xp.asarray(-xp.inf, dtype=xp.float32)
+    one, two = (xp.nextafter(side - xp.float32(slack), down) for side in lower)
+    return one, two
+
+
+def round_down(values: Array) -> Array:
     """Convert to float32, towards minus infinity."""
     xp = namespace(values)
     return xp.nextafter(values.astype(xp.float32), xp.asarray(-xp.inf, dtype=xp.float32))

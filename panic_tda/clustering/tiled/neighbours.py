@@ -12,7 +12,7 @@ from panic_tda.clustering.tiled.workers import PerThread, Workers
 
 if TYPE_CHECKING:
     from panic_tda.clustering.backends.base import Checkpoint
-    from panic_tda.clustering.tiled.space import Lists, Scanner, Space
+    from panic_tda.clustering.tiled.contract import Lists, Scanner, Space
     from panic_tda.progress import Progress
 
 SPARE_NEIGHBOURS = 8
@@ -34,6 +34,7 @@ def find_neighbours(
     space: Space,
     layout: Layout,
     lists: Lists,
+    *,
     team: Workers,
     progress: Progress,
     checkpoint: Checkpoint | None = None,
@@ -42,6 +43,21 @@ def find_neighbours(
 
     Every pair of rows is looked at once. The threshold of a row is the worst product on its list, so a pair
     that could not enter either list is dropped.
+
+    Parameters
+    ----------
+    space : Space
+        n rows.
+    layout : Layout
+        Tiles of rows that resemble each other; where a killed run stopped, its own order counts.
+    lists : Lists
+        Without entries.
+    team : Workers
+        Threads.
+    progress : Progress
+        Told the pairs of rows looked at.
+    checkpoint : Checkpoint or None
+        Where the lists are kept between batches.
     """
     order, pairs, done = layout.order, schedule(space.points, layout), 0
     if checkpoint is not None and (stored := checkpoint.load(STATE)) is not None:

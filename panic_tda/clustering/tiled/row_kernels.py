@@ -28,7 +28,10 @@ def cores_from_lists(
     kth: Float32Array,
     again: BoolArray,
 ) -> None:
-    """Measure the core distances of rows begin to end, and flag those whose lists may be too short."""
+    """Measure the core distances of rows begin to end, and flag those whose lists may be too short.
+
+    The docstring of `cores` has the proof and the names; `at` is where the k-th neighbour stands.
+    """
     length = list_rows.shape[1]
     complete = length == len(weights) - 1
     measured = np.empty(length)

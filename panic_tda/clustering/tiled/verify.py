@@ -1,25 +1,32 @@
 """Second pass: every edge that the first tree missed, or the proof that there is none.
 
-A pair of rows can only be in a minimum spanning tree instead of an edge of the first one when it is lighter
-than the heaviest edge on the tree's path between them; otherwise it is a heaviest edge of a cycle. With the
-rows in leaf order, that path maximum is the largest of the gaps between them, and most rows of most tiles
-cannot have a lighter edge: their core distance alone is too large.
+A spanning tree is a minimum one when no edge is lighter than the heaviest edge on the tree's path between its
+ends: each edge outside the tree is then a heaviest one of a cycle. With the rows in leaf order, that path
+maximum is the largest of the gaps between them, and most rows of most tiles cannot have a lighter edge: their
+core distance alone is too large (`light_edges`).
+
+Tile pairs are looked at in *waves*. After each, the best tree of all edges known so far takes the place of
+the one before, and the next wave is measured against it. Path maxima only fall from a tree to the next, so an
+edge that was no lighter than one of them is no lighter than the last: finished tile pairs stay finished. They
+are pairs of ranges of positions, so every row keeps its position; what changes are the gaps, to the new
+tree's path maxima between neighbouring positions. A range of those bounds the path maximum between its ends
+from above, and no edge is passed over that could matter.
+
+The first wave doubles as a test: where it finds many edges the tree was poor, and one fresh start, in the
+leaf order of the better tree, saves more than the wave cost. Later waves grow, since each takes a sort of the
+edges and the tree improves less and less; between two of them the state can be saved.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
-from panic_tda.arrays.namespace import namespace, to_host
 from panic_tda.clustering.tiled.layout import Layout, expected_work, schedule, tile_starts
+from panic_tda.clustering.tiled.light_edges import by_position, edges_of_pair, gaps_between
 from panic_tda.clustering.tiled.workers import PerThread, Workers
 from panic_tda.clustering.trees import (
     Edges,
     LeafOrder,
-    RangeMaxima,
     concatenate,
     leaf_order,
     minimum_forest,
@@ -28,10 +35,9 @@ from panic_tda.clustering.trees import (
 
 if TYPE_CHECKING:
     from panic_tda.clustering.backends.base import Checkpoint
-    from panic_tda.clustering.tiled.space import Scanner, Space
-    from panic_tda.clustering.tiled.survivors import LightPairs
+    from panic_tda.clustering.tiled.contract import Space
     from panic_tda.progress import Progress
-    from panic_tda.types import FloatArray, Int32Array, IntArray
+    from panic_tda.types import FloatArray, Int32Array
 
 
 _FIRST_WAVE = 2
@@ -47,31 +53,33 @@ _THIN_OUT = 1 << 20
 """Edges held beyond the number of rows at which they are thinned out."""
 
 
-class _Tiles(NamedTuple):
-    """What a tile pair needs of its rows, in the memory where they are worked on.
-
-    All but the layout by position.
-    """
-
-    layout: Layout
-    cores: Any
-    gaps: Any
-    to_end: Any
-    """Largest gap after a position, up to the end of its tile."""
-    from_start: Any
-    """Largest gap from the start of its tile up to a position, both included."""
-
-
 class _State(NamedTuple):
-    """Where the pass is: the best tree so far, the order of its start, and the pairs still to look at."""
+    """Where the pass is, between two waves.
+
+    Attributes
+    ----------
+    tree : Edges
+        The best spanning tree so far, by ascending height; its ends are rows.
+    leaves : LeafOrder
+        Positions of the rows, which stay from the first wave on, and the tree's gaps between them.
+    pairs : (pairs, 2) int32
+        All tile pairs in the order in which they are looked at.
+    done : int
+        How many of them have been.
+    size : int
+        How many the next wave takes.
+    """
 
     tree: Edges
     leaves: LeafOrder
     pairs: Int32Array
     done: int
     size: int
-    """Tile pairs of the next wave."""
-    may_start_over: bool = True
+
+    @property
+    def finished(self) -> bool:
+        """Whether all tile pairs have been looked at."""
+        return self.done >= len(self.pairs)
 
 
 class Verifier:
@@ -93,17 +101,22 @@ class Verifier:
         Whether rows that cannot have a lighter edge leave the products; switching it off changes nothing
         but the time.
     checkpoint : Checkpoint or None
-        Where the tree is kept between waves.
+        Where the state is kept between waves.
+
+    Attributes
+    ----------
+    n_candidates : int
+        Edges found that were lighter than a tree's path.
     """
 
     def __init__(
         self,
         space: Space,
         cores: FloatArray,
+        *,
         tile_rows: int,
         team: Workers,
         progress: Progress,
-        *,
         dead_rows: bool = True,
         checkpoint: Checkpoint | None = None,
     ) -> None:
@@ -119,48 +132,44 @@ class Verifier:
         Parameters
         ----------
         tree : Edges
-            Any spanning tree with true heights, ascending.
+            Any spanning tree with true heights, ascending. Where a killed run stopped, its own counts.
         """
-        n, n_tiles = len(self._cores), len(self._starts) - 1
-        n_pairs = n_tiles * (n_tiles + 1) // 2
-        at = self._resumed() or self._start(tree, _FIRST_WAVE * n_tiles)
-        self._announce(at)
-        while at.done < n_pairs:
-            before = self.n_candidates
-            tree = self._wave(at)
-            poor = self.n_candidates - before > _POOR_TREE * n
-            if poor and at.done == 0 and at.may_start_over and at.size < n_pairs:
-                # A poor tree shows between the tiles that look most similar, and the leaf order of a better
-                # one then saves more than these pairs cost.
-                at = self._start(tree, at.size)._replace(may_start_over=False)
-                self._announce(at)
-                continue
-            # Positions stay, so that finished pairs stay finished; only the gaps shrink.
-            leaves = LeafOrder(at.leaves.order, path_maxima(tree, at.leaves.order))
-            size = min(2 * at.size, max(_FIRST_WAVE * n_tiles, n_pairs // _LAST_WAVES))
-            at = at._replace(tree=tree, leaves=leaves, done=at.done + at.size, size=size)
-            self._save(at, n_pairs)
+        at = self._resumed() or self._first_wave(tree)
+        while not at.finished:
+            at = self._after(at, self._wave(at))
         return at.tree
 
-    def _start(self, tree: Edges, size: int) -> _State:
+    def _first_wave(self, tree: Edges) -> _State:
+        """Look at the first tile pairs; begin once more if the tree turns out to be poor."""
+        at = self._begin(tree)
+        better = self._wave(at)
+        poor = self.n_candidates > _POOR_TREE * len(self._cores)
+        if poor and at.size < len(at.pairs):
+            # A poor tree shows between the tiles that look most similar, and the leaf order of a better
+            # one then saves more than these pairs cost.
+            at = self._begin(better)
+            better = self._wave(at)
+        return self._after(at, better)
+
+    def _begin(self, tree: Edges) -> _State:
         leaves = leaf_order(len(self._cores), tree)
-        return _State(tree, leaves, schedule(self._space.points, Layout(leaves.order, self._starts)), 0, size)
+        pairs = schedule(self._space.points, Layout(leaves.order, self._starts))
+        at = _State(tree, leaves, pairs, 0, self._first_size)
+        self._announce(at)
+        return at
 
-    def _announce(self, at: _State) -> None:
-        work = self._work(at.leaves, at.pairs)
-        self._progress.phase("verify", float(work.sum()))
-        if at.done:
-            self._progress.advance(float(work[: at.done].sum()))
-
-    def _work(self, leaves: LeafOrder, pairs: Int32Array) -> FloatArray:
-        near = _NEAR_WORK if self._space.bounded else ()
-        return expected_work(Layout(leaves.order, self._starts), pairs, near)
-
-    def _save(self, at: _State, n_pairs: int) -> None:
-        if self._checkpoint is not None and at.done < n_pairs and self._checkpoint.due():
+    def _after(self, at: _State, tree: Edges) -> _State:
+        """Return the state after a wave that led to `tree`, and save it when that is due."""
+        # Positions stay, so that finished pairs stay finished; only the gaps shrink.
+        leaves = LeafOrder(at.leaves.order, path_maxima(tree, at.leaves.order))
+        size = min(2 * at.size, max(self._first_size, len(at.pairs) // _LAST_WAVES))
+        after = _State(tree, leaves, at.pairs, at.done + at.size, size)
+        if self._checkpoint is not None and not after.finished and self._checkpoint.due():
+            edges, leaves_now = after.tree._asdict(), after.leaves._asdict()
             self._checkpoint.save(
-                STATE, **at.tree._asdict(), **at.leaves._asdict(), pairs=at.pairs, done=at.done, size=at.size
+                STATE, **edges, **leaves_now, pairs=after.pairs, done=after.done, size=after.size
             )
+        return after
 
     def _resumed(self) -> _State | None:
         stored = None if self._checkpoint is None else self._checkpoint.load(STATE)
@@ -168,23 +177,36 @@ class Verifier:
             return None
         tree = Edges(*(stored[name] for name in Edges._fields))
         leaves = LeafOrder(*(stored[name] for name in LeafOrder._fields))
-        return _State(tree, leaves, stored["pairs"], int(stored["done"]), int(stored["size"]), False)
+        at = _State(tree, leaves, stored["pairs"], int(stored["done"]), int(stored["size"]))
+        self._announce(at)
+        return at
+
+    @property
+    def _first_size(self) -> int:
+        return _FIRST_WAVE * (len(self._starts) - 1)
+
+    def _announce(self, at: _State) -> None:
+        work = self._work(at)
+        self._progress.phase("verify", float(work.sum()))
+        if at.done:
+            self._progress.advance(float(work[: at.done].sum()))
+
+    def _work(self, at: _State) -> FloatArray:
+        near = _NEAR_WORK if self._space.bounded else ()
+        return expected_work(Layout(at.leaves.order, self._starts), at.pairs, near)
 
     def _wave(self, at: _State) -> Edges:
         """Look at some tile pairs, and return the best tree from all edges known then."""
-        n, leaves = len(self._cores), at.leaves
-        part = slice(at.done, at.done + at.size)
-        pairs, work = at.pairs[part], self._work(leaves, at.pairs)[part]
-        tiles, between = _prepare(self._space.xp, leaves, self._cores, self._starts, pairs)
+        n, part = len(self._cores), slice(at.done, at.done + at.size)
+        pairs, work = at.pairs[part], self._work(at)[part]
+        tiles = by_position(self._space.xp, at.leaves, self._cores, self._starts)
+        between = gaps_between(at.leaves, self._starts, pairs)
         found, held = [at.tree], 0
 
         def one(number: int) -> Edges:
-            first, second = (int(tile) for tile in pairs[number])
-            if first == second:
-                return _within(self._scanners.get(), tiles, first)
-            return _across(
-                self._scanners.get(), tiles, (first, second), float(between[number]), self._dead_rows
-            )
+            pair = int(pairs[number, 0]), int(pairs[number, 1])
+            scanner = self._scanners.get()
+            return edges_of_pair(scanner, tiles, pair, float(between[number]), dead_rows=self._dead_rows)
 
         for amount, edges in zip(work, self._team.map(one, range(len(pairs))), strict=True):
             self._progress.advance(float(amount))
@@ -195,60 +217,3 @@ class Verifier:
             if held > n + _THIN_OUT:
                 found, held = [minimum_forest(n, concatenate(found))], 0
         return minimum_forest(n, concatenate(found)) if len(found) > 1 else found[0]
-
-
-def _prepare(
-    xp: Any, leaves: LeafOrder, cores: FloatArray, starts: IntArray, pairs: Int32Array
-) -> tuple[_Tiles, FloatArray]:
-    n = len(cores)
-    to_end, from_start = np.empty(n), np.empty(n)
-    for begin, end in pairwise(starts):
-        gaps = leaves.gaps[begin:end]
-        from_start[begin:end] = np.maximum.accumulate(gaps)
-        to_end[end - 1] = 0.0
-        to_end[begin : end - 1] = np.maximum.accumulate(gaps[:0:-1])[::-1]
-    # Largest gap of the whole tiles that lie between the two of a pair.
-    between = RangeMaxima(from_start[starts[1:] - 1]).of(
-        pairs[:, 0].astype(np.int64) + 1, pairs[:, 1].astype(np.int64)
-    )
-    layout = Layout(xp.asarray(leaves.order), starts)
-    rows = (xp.asarray(values) for values in (cores[leaves.order], leaves.gaps, to_end, from_start))
-    return _Tiles(layout, *rows), between
-
-
-def _within(scanner: Scanner, tiles: _Tiles, tile: int) -> Edges:
-    part = slice(tiles.layout.starts[tile], tiles.layout.starts[tile + 1])
-    rows = tiles.layout.rows(tile)
-    return _local_forest(rows, rows, scanner.light_within(rows, tiles.gaps[part], tiles.cores[part]))
-
-
-def _across(scanner: Scanner, tiles: _Tiles, pair: tuple[int, int], between: float, dead_rows: bool) -> Edges:
-    xp, starts = namespace(tiles.cores), tiles.layout.starts
-    one, two = (slice(starts[tile], starts[tile + 1]) for tile in pair)
-    rows, columns = tiles.layout.order[one], tiles.layout.order[two]
-    cores = tiles.cores[one], tiles.cores[two]
-    heights = tiles.to_end[one], xp.maximum(tiles.from_start[two], between)
-    if dead_rows:
-        alive = xp.flatnonzero(cores[0] < xp.maximum(heights[0], xp.max(heights[1])))
-        if not len(alive):
-            return _NOTHING
-        rows, cores, heights = rows[alive], (cores[0][alive], cores[1]), (heights[0][alive], heights[1])
-        alive = xp.flatnonzero(cores[1] < xp.maximum(heights[1], xp.max(heights[0])))
-        if not len(alive):
-            return _NOTHING
-        columns, cores = columns[alive], (cores[0], cores[1][alive])
-        heights = heights[0], heights[1][alive]
-    return _local_forest(rows, columns, scanner.light_across((rows, columns), cores, heights))
-
-
-_NOTHING = Edges(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0))
-
-
-def _local_forest(rows: Any, columns: Any, pairs: LightPairs) -> Edges:
-    """Keep a minimum spanning forest of a tile's pairs: no other of them can be in that of all rows."""
-    if not len(pairs.height):
-        return _NOTHING
-    one, two = (to_host(side).astype(np.int64) for side in (rows, columns))
-    apart = 0 if rows is columns else len(one)
-    kept = minimum_forest(apart + len(two), Edges(pairs.i, pairs.j + apart, pairs.height))
-    return Edges(one[kept.u], two[kept.v - apart], kept.height)

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 
 from threadpoolctl import threadpool_limits
 
+from panic_tda.arrays.rows import slices
 from panic_tda.devices.machine import available_cores
 
 Task = TypeVar("Task")
@@ -70,8 +71,8 @@ class Workers:
 
     def chunks(self, work: Callable[[slice], None], n: int, *, largest: int = 8_192) -> None:
         """Do `work` on slices of `n` elements."""
-        size = max(1, min(largest, -(-n // (2 * self.n_threads))))
-        for _ in self.map(work, (slice(begin, min(n, begin + size)) for begin in range(0, n, size))):
+        at_once = min(largest, -(-n // (2 * self.n_threads)))
+        for _ in self.map(work, slices(n, at_once)):
             pass
 
 

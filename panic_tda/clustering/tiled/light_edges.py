@@ -1,0 +1,170 @@
+"""Edges of a pair of tiles that are lighter than the tree's path between their ends.
+
+Three kinds of numbers meet here, and only here:
+
+*row*       a number of the matrix, in no order that means anything;
+*position*  a place in the tree's leaf order: `layout.order[position]` is a row, and path maxima are maxima of
+            ranges of positions. A tile is such a range;
+*place*     a number within the rows or the columns of one tile, after dead ones have left: what a scanner
+            answers with.
+
+`by_position` brings what belongs to rows into the order of positions; `edges_of_pair` cuts tiles out of it,
+and makes rows again of the places that come back.
+
+For positions p < q of two tiles, the largest gap in (p, q] is the largest of three: from p to the end of its
+tile (`to_end`), of the tiles between, and from the start of the other tile to q (`from_start`). So each row
+has one number, its *height*, and the path maximum of a pair is the larger of its rows' heights.
+
+A pair (p, q) can only matter when core_p and core_q are both below its path maximum. A row whose core
+distance is not below its own height and not below the largest height on the other side is *dead*: none of its
+pairs in this pair of tiles can matter, and it leaves the products.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from panic_tda.arrays.namespace import namespace, to_host
+from panic_tda.clustering.tiled.layout import Layout
+from panic_tda.clustering.trees import Edges, LeafOrder, RangeMaxima, minimum_forest
+
+if TYPE_CHECKING:
+    from panic_tda.clustering.tiled.contract import LightPairs, Scanner
+    from panic_tda.types import Array, ArrayModule, FloatArray, Int32Array, IntArray
+
+
+class ByPosition(NamedTuple):
+    """What tile pairs need of their rows, by position, in the memory where they are worked on.
+
+    Attributes
+    ----------
+    layout : Layout
+        n positions in tiles.
+    cores : (n,) float64
+        Core distances.
+    gaps : (n,) float64
+        See `trees.LeafOrder`.
+    to_end : (n,) float64
+        Largest gap after a position, up to the end of its tile; 0 at the end.
+    from_start : (n,) float64
+        Largest gap from the start of its tile up to a position, both included.
+    """
+
+    layout: Layout
+    cores: Array
+    gaps: Array
+    to_end: Array
+    from_start: Array
+
+
+def by_position(xp: ArrayModule, leaves: LeafOrder, cores: FloatArray, starts: IntArray) -> ByPosition:
+    """Bring rows into leaf order.
+
+    Parameters
+    ----------
+    xp : module
+        The library that works.
+    leaves : LeafOrder
+        n positions.
+    cores : (n,) float64
+        Core distances by row.
+    starts : (tiles + 1,) int64
+        Position at which each tile begins, and the end.
+    """
+    here = Layout(leaves.order, starts)
+    to_end, from_start = np.zeros(len(cores)), np.empty(len(cores))
+    for tile in range(here.n_tiles):
+        part = here.positions(tile)
+        gaps = leaves.gaps[part]
+        from_start[part] = np.maximum.accumulate(gaps)
+        to_end[part][:-1] = np.maximum.accumulate(gaps[:0:-1])[::-1]
+    values = (xp.asarray(of) for of in (cores[leaves.order], leaves.gaps, to_end, from_start))
+    return ByPosition(Layout(xp.asarray(leaves.order), starts), *values)
+
+
+def gaps_between(leaves: LeafOrder, starts: IntArray, pairs: Int32Array) -> FloatArray:
+    """Largest gap of the whole tiles that lie between the two of each pair, 0 where there are none.
+
+    Parameters
+    ----------
+    leaves : LeafOrder
+        n positions.
+    starts : (tiles + 1,) int64
+        As for `by_position`.
+    pairs : (pairs, 2) int32
+        Tiles I <= J.
+    """
+    largest = RangeMaxima(np.maximum.reduceat(leaves.gaps, starts[:-1]))
+    between: FloatArray = largest.of(pairs[:, 0].astype(np.int64) + 1, pairs[:, 1].astype(np.int64))
+    return between
+
+
+def edges_of_pair(
+    scanner: Scanner, tiles: ByPosition, pair: tuple[int, int], between: float, *, dead_rows: bool
+) -> Edges:
+    """Find the edges of a tile pair that may replace one of the tree.
+
+    Parameters
+    ----------
+    scanner : Scanner
+        This thread's.
+    tiles : ByPosition
+        Rows in leaf order.
+    pair : (int, int)
+        Tiles I <= J.
+    between : float
+        Largest gap of the tiles between them.
+    dead_rows : bool
+        Whether dead rows leave the products.
+
+    Returns
+    -------
+    Edges
+        Between rows, in host memory: a minimum spanning forest of the tile pair's light pairs. No other of
+        them can be in that of all rows.
+    """
+    if pair[0] == pair[1]:
+        return _within(scanner, tiles, pair[0])
+    return _across(scanner, tiles, pair, between, dead_rows)
+
+
+def _within(scanner: Scanner, tiles: ByPosition, tile: int) -> Edges:
+    part, rows = tiles.layout.positions(tile), tiles.layout.rows(tile)
+    return _forest(rows, rows, scanner.light_within(rows, tiles.gaps[part], tiles.cores[part]))
+
+
+def _across(
+    scanner: Scanner, tiles: ByPosition, pair: tuple[int, int], between: float, dead_rows: bool
+) -> Edges:
+    xp = namespace(tiles.cores)
+    one, two = (tiles.layout.positions(tile) for tile in pair)
+    rows, columns = (tiles.layout.rows(tile) for tile in pair)
+    cores = tiles.cores[one], tiles.cores[two]
+    heights = tiles.to_end[one], xp.maximum(tiles.from_start[two], between)
+    if dead_rows:
+        alive = xp.flatnonzero(cores[0] < xp.maximum(heights[0], xp.max(heights[1])))
+        if not len(alive):
+            return _NOTHING
+        rows, cores, heights = rows[alive], (cores[0][alive], cores[1]), (heights[0][alive], heights[1])
+        alive = xp.flatnonzero(cores[1] < xp.maximum(heights[1], xp.max(heights[0])))
+        if not len(alive):
+            return _NOTHING
+        columns, cores = columns[alive], (cores[0], cores[1][alive])
+        heights = heights[0], heights[1][alive]
+    return _forest(rows, columns, scanner.light_across((rows, columns), cores, heights))
+
+
+_NOTHING = Edges(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0))
+
+
+def _forest(rows: Array, columns: Array, pairs: LightPairs) -> Edges:
+    """Turn places into rows, and keep a minimum spanning forest."""
+    if not len(pairs.height):
+        return _NOTHING
+    one, two = (to_host(side).astype(np.int64) for side in (rows, columns))
+    # Rows and columns of two tiles are different ones, so their places are told apart by an offset.
+    offset = 0 if rows is columns else len(one)
+    kept = minimum_forest(offset + len(two), Edges(pairs.i, pairs.j + offset, pairs.height))
+    return Edges(one[kept.u], two[kept.v - offset], kept.height)
