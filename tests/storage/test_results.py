@@ -430,10 +430,16 @@ def test_more_clusters_than_a_statement_has_room_for(upgraded: MakeFile) -> None
         persistence=dict.fromkeys(range(n_clusters), 0.5),
     )
     save(file.database, finished)
+    steps: list[None] = []
     with file.database.session() as session:
+        driver = session.connection().connection.driver_connection
+        assert driver is not None
+        driver.set_progress_handler(lambda: steps.append(None), 1000)
         details = cluster_details(session, finished.id)
     assert len(details) == n_clusters
     assert {detail.medoid_copies for detail in details} == {2}
+    # Some 100 of SQLite's steps for each row, and not the more the more clusters there are.
+    assert 1000 * len(steps) < 300 * len(ids), len(steps)
 
 
 def test_opening_another_time_shows_the_same(upgraded: MakeFile) -> None:
