@@ -63,5 +63,9 @@ class SaveFailed(PanicTdaError):
 
 
 def unexpected(error: Exception) -> str:
-    """Say what an exception was that nobody had thought of."""
+    """Say what an exception was that nobody had thought of.
+
+    >>> unexpected(KeyError("row"))
+    "unexpected KeyError: 'row'"
+    """
     return f"unexpected {type(error).__name__}: {error}"

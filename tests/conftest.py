@@ -1,7 +1,8 @@
-"""Databases that the tests start from."""
+"""What the tests start from: databases, devices, and how several processes share them out."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from panic_tda.clustering import backends
 from panic_tda.clustering.backends import cuml
 from panic_tda.devices import cuda
+from panic_tda.devices.machine import available_cores
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.schemas import uuid7
 from panic_tda.storage.upgrade import upgrade
@@ -37,6 +39,20 @@ class UpgradedFile(NamedTuple):
 MakeFile = Callable[..., UpgradedFile]
 PLAIN = FieldSpec()
 FREE_BYTES = 24 * 2**30
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: Sequence[object]) -> None:
+    """Give each of several processes, and those it starts, its share of the cores for BLAS and OpenMP."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // len(specs))))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep in one process what needs a device: two would share its memory, which tests measure."""
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.xdist_group("device"))
 
 
 @pytest.fixture
