@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -89,6 +90,15 @@ def real_file(tmp_path: Path) -> Database:
     return database
 
 
+@pytest.fixture
+def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for temporary files that no other program uses."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
 def require_backend(name: str, *, on_device: bool) -> None:
     """Skip the test where a backend cannot run, or there is no device to run it on."""
     reason = backends.unusable_because(name)
@@ -96,6 +106,11 @@ def require_backend(name: str, *, on_device: bool) -> None:
         reason = cuda.unusable_because()
     if reason is not None:
         pytest.skip(f"{reason}; with a device, run: pytest -m gpu")
+
+
+def ids_of(file: UpgradedFile, model: str = "Nomic") -> list[str]:
+    """Return the ids of a model's embeddings, ascending."""
+    return [embedding.id for embedding in file.facts.sample(model)]
 
 
 def make_finished(ids: Sequence[str], *, model: str = "Nomic", seed: int = 0) -> FinishedClustering:

@@ -28,7 +28,7 @@ from panic_tda.storage.results import (
 )
 from panic_tda.storage.schemas import Base, Embedding, InvocationType
 from panic_tda.types import FinishedClustering
-from tests.conftest import MakeFile, UpgradedFile, make_finished
+from tests.conftest import MakeFile, ids_of, make_finished
 from tests.field_files import FieldSpec
 from tests.snapshots import KILL_AFTER, run_python, snapshot
 
@@ -42,10 +42,6 @@ UNLUCKY = (
     "0000000000000000000000000000000e",
     "e0000000000000000000000000000001",
 )
-
-
-def ids_of(file: UpgradedFile, model: str = "Nomic") -> list[str]:
-    return [embedding.id for embedding in file.facts.sample(model)]
 
 
 def save(database: Database, *finished: FinishedClustering) -> None:
