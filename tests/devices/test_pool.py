@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
-import pickle
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,7 @@ import psutil
 import pytest
 
 from panic_tda.cli.terminal import LoggedProgress
-from panic_tda.devices import pool, worker
+from panic_tda.devices import pool
 from panic_tda.devices.pool import Lost, run_on_devices
 from panic_tda.progress import Silent, beside
 from tests.device_work import SECONDS, tell, wait_for
@@ -135,23 +132,6 @@ def test_each_process_is_heard_beside_the_others_under_its_name() -> None:
     assert other.said == [("device 0: square", 2), ("", None)] * 3
 
 
-def test_steps_are_added_up_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[worker.Message] = []
-
-    class Channel:
-        def send(self, message: worker.Message) -> None:
-            sent.append(message)
-
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    told = worker._Told(Channel())  # type: ignore[arg-type]
-    told.phase("distances", 10.0)
-    for _ in range(8):
-        now[0] += 0.06
-        told.advance(1.0)
-    assert sent == [worker.Phase("distances", 10.0), worker.Advanced(4.0), worker.Advanced(4.0)]
-
-
 def test_logs_come_with_the_name_of_the_device_and_only_where_they_are_wanted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -200,36 +180,6 @@ def test_what_hears_no_signal_is_killed_in_the_end(tmp_path: Path, monkeypatch: 
         run_on_devices(tell, [("stubborn", str(tmp_path))], ONE, interrupt_after(tmp_path, 1))
     (pid,) = (int(path.name.removeprefix("asleep-")) for path in tmp_path.iterdir())
     assert not psutil.pid_exists(pid)
-
-
-class SignalledSink:
-    """Gets the signal in the middle of every message."""
-
-    def __init__(self) -> None:
-        self.data = b""
-
-    def write(self, data: bytes) -> None:
-        half = len(data) // 2
-        self.data += data[:half]
-        os.kill(os.getpid(), signal.SIGTERM)
-        self.data += data[half:]
-
-    def flush(self) -> None: ...
-
-
-def test_a_message_is_whole_before_a_signal_takes_effect() -> None:
-    sink = SignalledSink()
-    channel = worker._Channel(sink)  # type: ignore[arg-type]
-    previous = signal.signal(signal.SIGTERM, channel.terminate)
-    try:
-        for word in ("first", "last word"):
-            with pytest.raises(SystemExit) as leaving:
-                channel.send(worker.Failed(word))
-            assert leaving.value.code == 143
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-    stream = io.BytesIO(sink.data)
-    assert [pickle.load(stream) for _ in range(2)] == [worker.Failed("first"), worker.Failed("last word")]
 
 
 CALLER = """
