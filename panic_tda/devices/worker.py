@@ -138,19 +138,20 @@ class _Channel:
 class _Told:
     """Progress of a task, as messages."""
 
-    def __init__(self, channel: _Channel) -> None:
+    def __init__(self, channel: _Channel, clock: Callable[[], float] = time.monotonic) -> None:
         self._channel = channel
+        self._clock = clock
         self._unsaid = 0.0
         self._said = 0.0
 
     def phase(self, name: str, total: float | None = None) -> None:
-        self._unsaid, self._said = 0.0, time.monotonic()
+        self._unsaid, self._said = 0.0, self._clock()
         self._channel.send(Phase(name, total))
 
     def advance(self, amount: float) -> None:
         self._unsaid += amount
-        if time.monotonic() - self._said >= ADVANCE_SECONDS:
-            said, self._unsaid, self._said = self._unsaid, 0.0, time.monotonic()
+        if self._clock() - self._said >= ADVANCE_SECONDS:
+            said, self._unsaid, self._said = self._unsaid, 0.0, self._clock()
             self._channel.send(Advanced(said))
 
 

@@ -6,14 +6,13 @@ import io
 import os
 import pickle
 import signal
-import time
 
 import pytest
 
 from panic_tda.devices import worker
 
 
-def test_steps_are_added_up_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_are_added_up_not_lost() -> None:
     sent: list[worker.Message] = []
 
     class Channel:
@@ -21,8 +20,7 @@ def test_steps_are_added_up_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
             sent.append(message)
 
     now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    told = worker._Told(Channel())  # type: ignore[arg-type]
+    told = worker._Told(Channel(), clock=lambda: now[0])  # type: ignore[arg-type]
     told.phase("distances", 10.0)
     for _ in range(8):
         now[0] += 0.06
