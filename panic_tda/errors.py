@@ -1,4 +1,4 @@
-"""The exceptions of this package, and the one label that is not a cluster."""
+"""The exceptions of this package, what is said of all others, and the one label that is not a cluster."""
 
 from __future__ import annotations
 
@@ -60,3 +60,12 @@ class DeviceOutOfMemory(PanicTdaError):
 
 class SaveFailed(PanicTdaError):
     """A finished clustering could not be stored; it was kept as a file."""
+
+
+def unexpected(error: Exception) -> str:
+    """Say what an exception was that nobody had thought of.
+
+    >>> unexpected(KeyError("row"))
+    "unexpected KeyError: 'row'"
+    """
+    return f"unexpected {type(error).__name__}: {error}"

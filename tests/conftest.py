@@ -1,7 +1,9 @@
-"""Databases that the tests start from."""
+"""What the tests start from: databases, devices, and how several processes share them out."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from panic_tda.clustering import backends
 from panic_tda.clustering.backends import cuml
 from panic_tda.devices import cuda
+from panic_tda.devices.machine import available_cores
 from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.schemas import uuid7
@@ -38,6 +41,20 @@ class UpgradedFile(NamedTuple):
 MakeFile = Callable[..., UpgradedFile]
 PLAIN = FieldSpec()
 FREE_BYTES = 24 * 2**30
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: Sequence[object]) -> None:
+    """Give each of several processes, and those it starts, its share of the cores for BLAS and OpenMP."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // len(specs))))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep in one process what needs a device: two would share its memory, which tests measure."""
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.xdist_group("device"))
 
 
 @pytest.fixture
@@ -74,6 +91,15 @@ def real_file(tmp_path: Path) -> Database:
     return database
 
 
+@pytest.fixture
+def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for temporary files that no other program uses."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
 def require_backend(name: str, *, on_device: bool) -> None:
     """Skip the test where a backend cannot run, or there is no device to run it on."""
     reason = backends.unusable_because(name)
@@ -81,6 +107,11 @@ def require_backend(name: str, *, on_device: bool) -> None:
         reason = cuda.unusable_because()
     if reason is not None:
         pytest.skip(f"{reason}; with a device, run: pytest -m gpu")
+
+
+def ids_of(file: UpgradedFile, model: str = "Nomic") -> list[str]:
+    """Return the ids of a model's embeddings, ascending."""
+    return [embedding.id for embedding in file.facts.sample(model)]
 
 
 def make_finished(ids: Sequence[str], *, model: str = "Nomic", seed: int = 0) -> FinishedClustering:

@@ -13,7 +13,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from panic_tda.types import CLUSTERED, FAILED, SKIPPED, ModelOutcome
 from tests.conftest import MakeFile, UpgradedFile
 from tests.device_work import SECONDS, wait_for
 from tests.field_files import FieldSpec
+from tests.processes import started
 from tests.snapshots import REPOSITORY, snapshot
 
 MODELS = ("A", "B", "C", "D")
@@ -265,22 +266,13 @@ main(prog_name="panic-tda")
 """
 
 
-@contextmanager
-def command(file: UpgradedFile, *words: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
+def command(file: UpgradedFile, *words: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    return started(
         [sys.executable, "-c", COMMAND, "cluster-embeddings", "--backend", "tiled", *words],
         cwd=file.path.parent,
         env=os.environ
         | {"PYTHONPATH": str(REPOSITORY), "PANIC_TDA_DB": str(file.path), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
     )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_the_command_says_who_does_what(upgraded: MakeFile) -> None:

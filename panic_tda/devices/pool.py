@@ -9,7 +9,6 @@ caller's main module again.
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import os
 import pickle
@@ -22,9 +21,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from types import FrameType
-from typing import Any, BinaryIO, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
+from panic_tda.devices.worker import Advanced, Done, Failed, Logged, Message, Phase
 from panic_tda.progress import Progress, Silent, beside
 
 Task = TypeVar("Task")
@@ -32,14 +31,8 @@ Result = TypeVar("Result")
 
 GRACE_SECONDS = 30.0
 """What a process that was told to stop gets for keeping a result which it is just saving."""
-ADVANCE_SECONDS = 0.2
-"""Least time between two messages of the same phase."""
-_EXIT_TERMINATED = 128 + signal.SIGTERM
 # -P: nothing in the working folder takes the place of a module.
-_COMMAND = (sys.executable, "-P", "-c", "from panic_tda.devices.pool import serve; serve()")
-_LOG, _PHASE, _ADVANCE, _RESULT, _FAILURE = "log", "phase", "advance", "result", "failure"
-_END = ("end", None)
-"""What is heard last of every process."""
+_COMMAND = (sys.executable, "-P", "-c", "from panic_tda.devices.worker import serve; serve()")
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +48,13 @@ class Lost:
     """
 
     reason: str
+
+
+class _Ended:
+    """What is heard last of every process."""
+
+
+_Inbox: TypeAlias = "SimpleQueue[tuple[_Worker[Any, Any], Message | _Ended]]"
 
 
 def run_on_devices(
@@ -87,7 +87,7 @@ def run_on_devices(
     -----
     An exception in the caller, such as KeyboardInterrupt, ends all processes before it goes on.
     """
-    inbox: SimpleQueue[tuple[_Worker[Task, Result], Any]] = SimpleQueue()
+    inbox: _Inbox = SimpleQueue()
     waiting = deque(enumerate(tasks))
     results: dict[int, Result | Lost] = {}
     team = [
@@ -121,7 +121,7 @@ class _Worker(Generic[Task, Result]):
         name: str,
         environment: Mapping[str, str],
         progress: Progress,
-        inbox: SimpleQueue[tuple[_Worker[Task, Result], Any]],
+        inbox: _Inbox,
     ) -> None:
         self._work = work
         self._name = name
@@ -143,27 +143,26 @@ class _Worker(Generic[Task, Result]):
             self._send((self._work, self._name))
         self._send(task)
 
-    def hear(self, message: tuple[str, Any]) -> tuple[int, Result | Lost] | None:
+    def hear(self, message: Message | _Ended) -> tuple[int, Result | Lost] | None:
         """Pass on what the process says; return the number and result of its task when that is over."""
-        kind, content = message
-        if kind == _LOG:
-            logger = logging.getLogger(content.name)
-            if logger.isEnabledFor(content.levelno):
-                logger.handle(content)
-        elif kind == _PHASE:
-            name, total = content
-            self._progress.phase(f"{self._name}: {name}", total)
-        elif kind == _ADVANCE:
-            self._progress.advance(content)
-        elif kind == _RESULT:
-            return self._over(content)
-        elif kind == _FAILURE:
-            return self._over(Lost(content))
-        elif self._process is not None:
-            reason = f"its process on {self._name} {_ending(self._process)}"
-            self._close()
-            self._process = None
-            return None if self._task is None else self._over(Lost(reason))
+        match message:
+            case Logged(record):
+                logger = logging.getLogger(record.name)
+                if logger.isEnabledFor(record.levelno):
+                    logger.handle(record)
+            case Phase(name, total):
+                self._progress.phase(f"{self._name}: {name}", total)
+            case Advanced(amount):
+                self._progress.advance(amount)
+            case Done(result):
+                return self._over(result)
+            case Failed(reason):
+                return self._over(Lost(reason))
+            case _Ended() if self._process is not None:
+                reason = f"its process on {self._name} {_ending(self._process)}"
+                self._close()
+                self._process = None
+                return None if self._task is None else self._over(Lost(reason))
         return None
 
     @property
@@ -212,7 +211,7 @@ class _Worker(Generic[Task, Result]):
             if not isinstance(error, (EOFError, pickle.UnpicklingError)):
                 _log.debug("%s: not understood", self._name, exc_info=True)
                 process.kill()
-        self._inbox.put((self, _END))
+        self._inbox.put((self, _Ended()))
 
     def _send(self, content: Any) -> None:
         assert self._process is not None
@@ -234,7 +233,7 @@ class _Worker(Generic[Task, Result]):
                 self._process.stdin.close()
 
 
-def _terminate(team: Sequence[_Worker[Any, Any]], inbox: SimpleQueue[tuple[_Worker[Any, Any], Any]]) -> None:
+def _terminate(team: Sequence[_Worker[Any, Any]], inbox: _Inbox) -> None:
     for worker in team:
         worker.terminate()
     deadline = time.monotonic() + GRACE_SECONDS
@@ -246,7 +245,7 @@ def _terminate(team: Sequence[_Worker[Any, Any]], inbox: SimpleQueue[tuple[_Work
             worker, message = inbox.get(timeout=max(0.0, deadline - time.monotonic()))
         except Empty:
             return
-        if message[0] in (_LOG, _END[0]):
+        if isinstance(message, (Logged, _Ended)):
             worker.hear(message)
 
 
@@ -258,109 +257,3 @@ def _ending(process: subprocess.Popen[bytes]) -> str:
     name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
     hint = ", as the system does where memory runs out" if number == signal.SIGKILL else ""
     return f"was ended by {name}{hint}"
-
-
-# ---------------------------------------------------------------------------- the process of a device
-
-
-def serve() -> None:
-    """Be the process of one device: do the tasks that come on stdin, tell of them on stdout."""
-    # The two pipes are kept from whatever a library reads or prints.
-    source = os.fdopen(os.dup(0), "rb")
-    channel = _Channel(os.fdopen(os.dup(1), "wb"))
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)
-    signal.signal(signal.SIGTERM, channel.terminate)
-    work, name = pickle.load(source)
-    logger = logging.getLogger("panic_tda")
-    logger.setLevel(logging.DEBUG)
-    logger.propagate = False
-    logger.addHandler(_Forwarded(channel, name))
-    while True:
-        try:
-            task = pickle.load(source)
-        except EOFError:
-            return
-        channel.send(*_outcome(work, task, _Told(channel)))
-
-
-def _outcome(work: Callable[[Any, Progress], Any], task: Any, progress: Progress) -> tuple[str, Any]:
-    try:
-        result = work(task, progress)
-        pickle.dumps(result)
-    except Exception as error:
-        # Whatever breaks in one task must not cost the others theirs; the log has the whole story.
-        _log.debug("a task failed unexpectedly", exc_info=True)
-        return _FAILURE, f"unexpected {type(error).__name__}: {error}"
-    return _RESULT, result
-
-
-class _Channel:
-    """Sends messages whole, whatever signal comes in between."""
-
-    def __init__(self, sink: BinaryIO) -> None:
-        self._sink = sink
-        self._lock = threading.Lock()
-        self._sending = self._terminated = False
-
-    def send(self, kind: str, content: Any) -> None:
-        data = pickle.dumps((kind, content))
-        # Signals are handled in the main thread only, so that only its own messages could be cut.
-        is_main = threading.current_thread() is threading.main_thread()
-        self._sending |= is_main
-        try:
-            with self._lock:
-                self._sink.write(data)
-                self._sink.flush()
-        except OSError:
-            # Nobody listens any more: the caller was killed, and nobody waits for a result.
-            sys.exit(_EXIT_TERMINATED)
-        finally:
-            self._sending &= not is_main
-        if is_main and self._terminated:
-            self._leave()
-
-    def terminate(self, _number: int, _frame: FrameType | None) -> None:
-        """Handle SIGTERM."""
-        self._terminated = True
-        if not self._sending:
-            self._leave()
-
-    def _leave(self) -> None:
-        self._terminated = False  # What is said on the way out is to be heard.
-        sys.exit(_EXIT_TERMINATED)
-
-
-class _Told:
-    """Progress of a task, as messages."""
-
-    def __init__(self, channel: _Channel) -> None:
-        self._channel = channel
-        self._unsaid = 0.0
-        self._said = 0.0
-
-    def phase(self, name: str, total: float | None = None) -> None:
-        self._unsaid, self._said = 0.0, time.monotonic()
-        self._channel.send(_PHASE, (name, total))
-
-    def advance(self, amount: float) -> None:
-        self._unsaid += amount
-        if time.monotonic() - self._said >= ADVANCE_SECONDS:
-            said, self._unsaid, self._said = self._unsaid, 0.0, time.monotonic()
-            self._channel.send(_ADVANCE, said)
-
-
-class _Forwarded(logging.Handler):
-    """Log records as messages, under the name of the device."""
-
-    def __init__(self, channel: _Channel, name: str) -> None:
-        super().__init__()
-        self._channel = channel
-        self._prefix = f"{name}: "
-
-    def emit(self, record: logging.LogRecord) -> None:
-        # Arguments and tracebacks cannot all be pickled: the message goes as text.
-        said = copy.copy(record)
-        said.msg, said.args = self._prefix + self.format(record), None
-        said.exc_info = said.exc_text = said.stack_info = None
-        self._channel.send(_LOG, said)

@@ -255,7 +255,9 @@ def _count_copies(session: Session, clustering_id: UUID, last_label: int) -> dic
         .join(
             Cluster,
             sa.and_(
-                Cluster.result_key == EmbeddingCluster.result_key, Cluster.label == EmbeddingCluster.label
+                Cluster.result_key == EmbeddingCluster.result_key,
+                # A sum, or SQLite goes through all assignments once for each cluster (17,000: 25 s, not 0.4).
+                Cluster.label == EmbeddingCluster.label + 0,
             ),
         )
         .join(stands, stands.id == Cluster.medoid_embedding_id)

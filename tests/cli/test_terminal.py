@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from panic_tda.parameters import ClusteringParameters
 from panic_tda.storage import pending
 from panic_tda.storage.recovery import save_pending
 from panic_tda.types import CLUSTERED
+from tests import processes
 from tests.conftest import MakeFile, UpgradedFile
 from tests.field_files import FieldSpec, write_field_file
 from tests.snapshots import REPOSITORY, snapshot
@@ -74,21 +75,9 @@ def run(*words: object, cwd: Path, code: str | None = None, **env: str) -> subpr
     )
 
 
-@contextmanager
-def started(file: UpgradedFile, code: str, *words: object) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *COMMAND, "--db", str(file.path), *map(str, words)],
-        cwd=file.path.parent,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+def started(file: UpgradedFile, code: str, *words: object) -> AbstractContextManager[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", code, *COMMAND, "--db", str(file.path), *map(str, words)]
+    return processes.started(command, cwd=file.path.parent, env=environment())
 
 
 def read_until(process: subprocess.Popen[str], pattern: str, times: int = 1) -> str:

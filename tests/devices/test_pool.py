@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
-import pickle
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,7 @@ import psutil
 import pytest
 
 from panic_tda.cli.terminal import LoggedProgress
-from panic_tda.devices import pool as device_pool
+from panic_tda.devices import pool
 from panic_tda.devices.pool import Lost, run_on_devices
 from panic_tda.progress import Silent, beside
 from tests.device_work import SECONDS, tell, wait_for
@@ -135,23 +132,6 @@ def test_each_process_is_heard_beside_the_others_under_its_name() -> None:
     assert other.said == [("device 0: square", 2), ("", None)] * 3
 
 
-def test_steps_are_added_up_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[tuple[str, Any]] = []
-
-    class Channel:
-        def send(self, kind: str, content: Any) -> None:
-            sent.append((kind, content))
-
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    told = device_pool._Told(Channel())  # type: ignore[arg-type]
-    told.phase("distances", 10.0)
-    for _ in range(8):
-        now[0] += 0.06
-        told.advance(1.0)
-    assert sent == [("phase", ("distances", 10.0)), ("advance", 4.0), ("advance", 4.0)]
-
-
 def test_logs_come_with_the_name_of_the_device_and_only_where_they_are_wanted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -195,41 +175,11 @@ def test_an_interruption_ends_the_processes_and_hears_their_last_words(
 
 
 def test_what_hears_no_signal_is_killed_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_pool, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(pool, "GRACE_SECONDS", 0.2)
     with pytest.raises(KeyboardInterrupt):
         run_on_devices(tell, [("stubborn", str(tmp_path))], ONE, interrupt_after(tmp_path, 1))
     (pid,) = (int(path.name.removeprefix("asleep-")) for path in tmp_path.iterdir())
     assert not psutil.pid_exists(pid)
-
-
-class SignalledSink:
-    """Gets the signal in the middle of every message."""
-
-    def __init__(self) -> None:
-        self.data = b""
-
-    def write(self, data: bytes) -> None:
-        half = len(data) // 2
-        self.data += data[:half]
-        os.kill(os.getpid(), signal.SIGTERM)
-        self.data += data[half:]
-
-    def flush(self) -> None: ...
-
-
-def test_a_message_is_whole_before_a_signal_takes_effect() -> None:
-    sink = SignalledSink()
-    channel = device_pool._Channel(sink)  # type: ignore[arg-type]
-    previous = signal.signal(signal.SIGTERM, channel.terminate)
-    try:
-        for word in ("first", "last word"):
-            with pytest.raises(SystemExit) as leaving:
-                channel.send("log", word)
-            assert leaving.value.code == 143
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-    stream = io.BytesIO(sink.data)
-    assert [pickle.load(stream), pickle.load(stream)] == [("log", "first"), ("log", "last word")]
 
 
 CALLER = """
@@ -245,12 +195,12 @@ def test_processes_end_with_a_caller_that_was_killed(tmp_path: Path) -> None:
     caller = subprocess.Popen([sys.executable, "-c", CALLER, str(tmp_path)], cwd=REPOSITORY)
     try:
         wait_for(lambda: list(tmp_path.iterdir()))
-        (worker,) = psutil.Process(caller.pid).children()
+        (process,) = psutil.Process(caller.pid).children()
     finally:
         caller.kill()
         caller.wait()
-    psutil.wait_procs([worker], timeout=SECONDS)
-    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+    psutil.wait_procs([process], timeout=SECONDS)
+    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_caller_without_a_main_guard_is_not_run_again(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from panic_tda.storage.schemas import Embedding, EmbeddingCluster, Invocation, I
 
 MODEL = "Odd % name"
 N_RUNS, LENGTH = 4, 50
+# One server, and tests that empty its tables.
+pytestmark = pytest.mark.xdist_group("postgres")
 
 
 def _server_programs() -> Path | None:

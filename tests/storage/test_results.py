@@ -27,7 +27,7 @@ from panic_tda.storage.results import (
 from panic_tda.storage.saving import delete_clusterings, is_saved, save_clustering
 from panic_tda.storage.schemas import Base, Embedding, InvocationType
 from panic_tda.types import FinishedClustering
-from tests.conftest import MakeFile, UpgradedFile, make_finished
+from tests.conftest import MakeFile, ids_of, make_finished
 from tests.field_files import FieldSpec
 from tests.snapshots import KILL_AFTER, run_python, snapshot
 
@@ -41,10 +41,6 @@ UNLUCKY = (
     "0000000000000000000000000000000e",
     "e0000000000000000000000000000001",
 )
-
-
-def ids_of(file: UpgradedFile, model: str = "Nomic") -> list[str]:
-    return [embedding.id for embedding in file.facts.sample(model)]
 
 
 def save(database: Database, *finished: FinishedClustering) -> None:
@@ -429,10 +425,16 @@ def test_more_clusters_than_a_statement_has_room_for(upgraded: MakeFile) -> None
         persistence=dict.fromkeys(range(n_clusters), 0.5),
     )
     save(file.database, finished)
+    steps: list[None] = []
     with file.database.session() as session:
+        driver = session.connection().connection.driver_connection
+        assert driver is not None
+        driver.set_progress_handler(lambda: steps.append(None), 1000)
         details = get_cluster_details(finished.id, session)
     assert len(details) == n_clusters
     assert {detail.medoid_copies for detail in details} == {2}
+    # Some 100 of SQLite's steps for each row, and not the more the more clusters there are.
+    assert 1000 * len(steps) < 300 * len(ids), len(steps)
 
 
 def test_opening_another_time_shows_the_same(upgraded: MakeFile) -> None:

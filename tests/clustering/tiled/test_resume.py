@@ -19,6 +19,7 @@ from tests.snapshots import run_python
 KILLED = """
 import functools, os, signal, sys
 from panic_tda import clustering_manager
+from panic_tda.clustering import backends
 from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.clustering.tiled import engine
@@ -33,7 +34,7 @@ class Killer:
             os.kill(os.getpid(), signal.SIGKILL)
 
 clustering_manager.Checkpoint = functools.partial(Checkpoint, save_seconds=0)
-engine.TiledBackend.__init__.__defaults__ = (engine.Settings(tile_rows=64),)
+backends.get = lambda _name: engine.TiledBackend(engine.Settings(tile_rows=64))
 asked = ClusteringParameters(backend="tiled")
 clustering_manager.cluster_all_data(sys.argv[1], parameters=asked, progress=Killer())
 """
