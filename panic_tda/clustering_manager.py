@@ -18,11 +18,7 @@ from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.clustering.placement import Placement, place
 from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.devices import cuda, pool
-from panic_tda.errors import (
-    NoEmbeddings,
-    PanicTdaError,
-    UnknownModel,
-)
+from panic_tda.errors import NoEmbeddings, PanicTdaError, UnknownModel, unexpected
 from panic_tda.parameters import ClusteringParameters, Resources, validate_downsample
 from panic_tda.progress import Prefixed, Progress, Silent
 from panic_tda.storage.census import ModelCensus, require_valid, take_census
@@ -246,7 +242,7 @@ def _cluster_model(job: _Job, census: ModelCensus) -> ModelOutcome:
     except Exception as error:
         # Whatever breaks in one model must not cost the others theirs; the log has the whole story.
         _log.debug("%s failed unexpectedly", census.model, exc_info=True)
-        return _without_result(census, FAILED, f"unexpected {type(error).__name__}: {error}")
+        return _without_result(census, FAILED, unexpected(error))
     finally:
         device.release()
 
