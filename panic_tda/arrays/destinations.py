@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from panic_tda.arrays import rows
 from panic_tda.arrays.mapped import new_array
 
 if TYPE_CHECKING:
-    from panic_tda.types import BoolArray, Float32Array
+    from panic_tda.types import Array, BoolArray, Float32Array
 
 
 class Destination(Protocol):
@@ -24,7 +24,7 @@ class Destination(Protocol):
     def put(self, batch: Float32Array) -> None:
         """Add rows at the end; the array is free for other use afterwards."""
 
-    def finish(self) -> tuple[Any, BoolArray]:
+    def finish(self) -> tuple[Array, BoolArray]:
         """Return the rows that were put, (n, d) float32, and which of them are a direction, (n,) bool."""
 
     def close(self) -> None:
@@ -65,7 +65,7 @@ class HostRows:
         self._valid[some] = rows.usable(self._vectors[some])
         self._filled = some.stop
 
-    def finish(self) -> tuple[Any, BoolArray]:
+    def finish(self) -> tuple[Array, BoolArray]:
         """Return the rows, and which are a direction; see `Destination`."""
         return self._vectors[: self._filled], self._valid[: self._filled]
 

@@ -24,11 +24,11 @@ from numba import njit
 
 from panic_tda.clustering.trees import find
 from panic_tda.errors import OUTLIER, PanicTdaError
-from panic_tda.types import FlatClusters
+from panic_tda.types import FlatClusters, SpanningTree
 
 if TYPE_CHECKING:
     from panic_tda.parameters import EffectiveParameters
-    from panic_tda.types import BoolArray, FloatArray, IntArray, SpanningTree
+    from panic_tda.types import BoolArray, FloatArray, IntArray
 
 ROOT = 0
 """Number of the condensed tree's root, which holds all rows."""
@@ -169,9 +169,7 @@ def _merge_rows(u: IntArray, v: IntArray) -> tuple[IntArray, IntArray, int]:
         left, right = find(leader, u[edge]), find(leader, v[edge])
         if left == right:
             return parent, size, edge
-        for node in (left, right):
-            parent[node] = merge
-            leader[node] = merge
+        parent[left] = parent[right] = leader[left] = leader[right] = merge
         size[merge] = size[left] + size[right]
     return parent, size, n - 1
 
@@ -179,47 +177,27 @@ def _merge_rows(u: IntArray, v: IntArray) -> tuple[IntArray, IntArray, int]:
 def _condense(linkage: _Linkage, min_cluster_size: int, tie_tolerance: float) -> _Condensed:
     """Find the clusters, and where every row leaves them.
 
-    Notes
-    -----
-    Both loops go through the nodes from the last one to the first. A parent has a larger number than its
-    children, so whatever is asked of it (its uppermost merge, its cluster) is known before they come.
+    Both loops go down: a parent has a larger number than its children, so what is asked of it, its uppermost
+    merge or its cluster, is known before they come. Six rows, `min_cluster_size` 2::
 
-    Examples
-    --------
-    Rows 0 to 2 are equally far from each other, rows 3 and 4 are as close, row 5 is farther from them. The
-    merges are 6 to 10; 6 and 7 are at one height::
-
-        4          10
+        4          10       cluster 0 splits
                ┌───┴───┐
-        2      │       9
+        2      │       9    cluster 1 goes on with merge 8, and row 5 falls out
                │     ┌─┴─┐
-        1     6,7    8   │
+        1     6,7    8   │  merge 6 is a part of 7, cluster 2; rows 0 to 4 fall out
              ┌─┼─┐  ┌┴┐  │
         0    0 1 2  3 4  5
 
-    >>> from panic_tda.types import SpanningTree
-    >>> u, v, height = np.array([0, 1, 3, 4, 2]), np.array([1, 2, 4, 5, 3]), np.array([1.0, 1, 1, 2, 4])
+    >>> u, v, height = np.array([[0, 1, 3, 4, 2], [1, 2, 4, 5, 3], [1, 1, 1, 2, 4]])
     >>> linkage = _single_linkage(SpanningTree(u, v, height), distance_floor=0.1)
     >>> linkage.parent.tolist()
     [6, 6, 7, 8, 8, 9, 7, 10, 9, 10, -1]
-
-    Node 6 joins its parent's multiway merge, so rows 0, 1 and 2 all leave at merge 7. With clusters of at
-    least two rows, merge 10 has two large children, 7 and 9, and splits; merge 9 has one, 8, and goes on:
-
     >>> top, n_large = _contract(linkage, 2, 1e-9)
-    >>> top.tolist()
-    [0, 1, 2, 3, 4, 5, 7, 7, 8, 9, 10]
-    >>> n_large.tolist()
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2]
-
-    From the top, node 9 is met first and becomes cluster 1, node 8 stays in it, node 7 becomes cluster 2,
-    node 6 is passed over. Row 5 is too small to go on at merge 9, height 2; the others fall out at height 1:
-
-    >>> condensed = _condense(linkage, 2, 1e-9)
-    >>> condensed.parent.tolist(), condensed.birth.tolist(), condensed.size.tolist()
-    ([0, 0, 0], [inf, 4.0, 4.0], [6, 3, 3])
-    >>> condensed.row_cluster.tolist(), condensed.row_height.tolist()
-    ([2, 2, 2, 1, 1, 1], [1.0, 1.0, 1.0, 1.0, 1.0, 2.0])
+    >>> top[6:].tolist(), n_large[6:].tolist()
+    ([7, 7, 8, 9, 10], [0, 0, 0, 1, 2])
+    >>> clusters = _condense(linkage, 2, 1e-9)
+    >>> clusters.birth.tolist(), clusters.row_cluster.tolist(), clusters.row_height.tolist()
+    ([inf, 4.0, 4.0], [2, 2, 2, 1, 1, 1], [1.0, 1.0, 1.0, 1.0, 1.0, 2.0])
     """
     top, n_large = _contract(linkage, min_cluster_size, tie_tolerance)
     n_clusters = 1 + int(n_large[n_large >= 2].sum())
@@ -236,8 +214,6 @@ def _contract(linkage: _Linkage, min_cluster_size: int, tolerance: float) -> tup
         Uppermost merge of the node's multiway merge, whose height holds for all of it; rows are their own.
     n_large : (2n - 1,) int64
         At every `top`, how many of its children have at least `min_cluster_size` rows.
-
-    See `_condense` for an example.
     """
     parent, size, height = linkage.parent, linkage.size, linkage.height
     n_nodes, n = len(parent), len(height) + 1
@@ -261,10 +237,7 @@ def _contract(linkage: _Linkage, min_cluster_size: int, tolerance: float) -> tup
 def _follow_clusters(
     linkage: _Linkage, min_cluster_size: int, top: IntArray, n_large: IntArray, n_clusters: int
 ) -> _Condensed:
-    """Follow the clusters down from the root: split at two or more large children, else lose the small.
-
-    See `_condense` for an example.
-    """
+    """Follow the clusters down from the root: split at two or more large children, else lose the small."""
     height = linkage.height
     n_nodes, n = len(linkage.parent), len(height) + 1
     parent = np.zeros(n_clusters, dtype=np.int64)
@@ -398,9 +371,7 @@ def _flatten(condensed: _Condensed, chosen: BoolArray, parameters: EffectivePara
     probabilities = np.zeros(len(owner))
     probabilities[members] = np.minimum(strengths, 1.0)
     share_of_life = 1.0 - heights / condensed.birth[numbers][of_member]
-    persistence = np.bincount(of_member, share_of_life, len(numbers)) / np.bincount(
-        of_member, minlength=len(numbers)
-    )
+    persistence = np.bincount(of_member, share_of_life) / np.bincount(of_member)
     return FlatClusters(labels, probabilities, persistence)
 
 

@@ -19,8 +19,10 @@ class Lists:
 
     def __init__(self, xp: ArrayModule, layout: Layout, length: int) -> None:
         n = len(layout.order)
-        self._xp, self._layout, self._length = xp, layout, length
-        self._order = xp.asarray(layout.order)
+        self._xp, self._length = xp, length
+        # Rows of each tile as they come with its offers: a run that goes on has the order of the one before,
+        # whatever layout it began with.
+        self._tiles: dict[int, Array] = {}
         self._waiting: list[list[tuple[Array, Array, Array]]] = [[] for _ in range(layout.n_tiles)]
         self.rows = xp.full((n, length), -1, dtype=xp.int32)
         self.sims = xp.full((n, length), -xp.inf, dtype=xp.float32)
@@ -33,13 +35,14 @@ class Lists:
         """Let the pairs wait for the lists of both sides."""
         width = len(columns)
         i, j = found.codes // width, found.codes % width
+        self._tiles |= {pair[0]: rows, pair[1]: columns}
         self._wait(pair[0], i, columns[j], found.sims)
         if pair[0] != pair[1]:
             self._wait(pair[1], j, rows[i], found.sims)
 
     def settle(self) -> None:
         """Enter what still waits."""
-        for tile in range(self._layout.n_tiles):
+        for tile in range(len(self._waiting)):
             self._enter(tile)
 
     def _wait(self, tile: int, owners: Array, others: Array, sims: Array) -> None:
@@ -47,8 +50,7 @@ class Lists:
             return
         waiting = self._waiting[tile]
         waiting.append((owners.astype(self._xp.int32), others, sims))
-        size = int(self._layout.starts[tile + 1] - self._layout.starts[tile])
-        if 2 * sum(len(some[0]) for some in waiting) >= size * self._length:
+        if 2 * sum(len(some[0]) for some in waiting) >= len(self._tiles[tile]) * self._length:
             self._enter(tile)
 
     def _enter(self, tile: int) -> None:
@@ -58,7 +60,7 @@ class Lists:
         owners, others, sims = (xp.concatenate(parts) for parts in zip(*self._waiting[tile], strict=True))
         self._waiting[tile] = []
         touched = xp.flatnonzero(xp.bincount(owners))
-        rows = self._order[self._layout.starts[tile] + touched]
+        rows = self._tiles[tile][touched]
         # What is on the lists comes first, so that it stays where an offer is no better.
         number = xp.arange(len(touched))
         owners = xp.concatenate(

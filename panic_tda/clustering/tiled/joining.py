@@ -143,7 +143,7 @@ def _starts(leader: IntArray, joints: Joints) -> Joints:
 
 def _walk(space: Space, cores: FloatArray, leader: IntArray, joints: Joints, team: Workers) -> Joints:
     """Improve every joint by turns at its inner and its outer end."""
-    # A component is a range of `members`.
+    # A component is a range of `members`, which a walk does not leave at its inner end.
     members = np.argsort(leader, kind="stable")
     bounds = np.searchsorted(leader[members], [leader[joints.inside], leader[joints.inside] + 1])
     for _ in range(_STEPS):

@@ -47,6 +47,11 @@ def describe(xp: ArrayModule, vectors: Array, n_axes: int, rng: np.random.Genera
     rng : numpy.random.Generator
         Chooses the rows from which the axes are found.
 
+    Returns
+    -------
+    Space
+        With points on the axes where the bound pays.
+
     Raises
     ------
     PanicTdaError

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.checkpoint import Checkpoint
-from panic_tda.clustering.tiled import device
+from panic_tda.clustering.tiled import device, layout
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
 from panic_tda.clustering.tiled.space import describe
 from panic_tda.devices import cuda
@@ -197,6 +197,30 @@ def test_a_killed_fit_goes_on(states: int, library: str, tmp_path: Any) -> None:
     assert list(tmp_path.glob("*/*.npz"))
     tree = backend.fit(xp.asarray(rows), ones, options(Checkpoint(tmp_path, "rows")))
     assert_exact(tree, rows, 8)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_half_filled_lists_outlive_another_layout(
+    library: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another device may find axes that differ in their last bits, and then another order of the rows."""
+    rows = unit(anisotropic(np.random.default_rng(20), 900, 192))
+    xp = library_of(library)
+    backend = TiledBackend(Settings(tile_rows=40, library=xp))
+    ones = np.ones(len(rows), dtype=np.int64)
+    dying = FitOptions(min_samples=8, distance_floor=FLOOR, checkpoint=Dying(tmp_path, 2))
+    with pytest.raises(Killed):
+        backend.fit(xp.asarray(rows), ones, dying)
+    assert list(tmp_path.glob("neighbours.npz"))
+
+    def turned(*arguments: Any) -> layout.Layout:
+        found = local_layout(*arguments)
+        return layout.Layout(found.order[::-1].copy(), found.starts)
+
+    local_layout = layout.local_layout
+    monkeypatch.setattr(layout, "local_layout", turned)
+    resumed = FitOptions(min_samples=8, distance_floor=FLOOR, checkpoint=Checkpoint(tmp_path))
+    assert_exact(backend.fit(xp.asarray(rows), ones, resumed), rows, 8)
 
 
 def test_lists_that_do_not_fit_are_refused_before_anything_is_allocated(
