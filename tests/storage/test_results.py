@@ -27,7 +27,7 @@ from panic_tda.storage.results import (
 from panic_tda.storage.saving import delete_clusterings, is_saved, save_clustering
 from panic_tda.storage.schemas import Base, Embedding, InvocationType
 from panic_tda.types import FinishedClustering
-from tests.conftest import MakeFile, ids_of, make_finished
+from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec
 from tests.snapshots import KILL_AFTER, run_python, snapshot
 
