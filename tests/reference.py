@@ -139,7 +139,11 @@ def threshold_merges(reachability: FloatArray, tie_tolerance: float = 1e-9) -> M
             return Merge(rows)
         among = reachability[np.ix_(rows, rows)]
         thresholds = np.unique(among[np.triu_indices(len(rows), 1)])
-        low, high = 0, len(thresholds) - 1
+        # No component is whole before every row is linked to its nearest one; most are whole just then.
+        farthest = np.where(np.eye(len(rows), dtype=bool), inf, among).min(axis=1).max()
+        low, high = int(np.searchsorted(thresholds, farthest)), len(thresholds) - 1
+        if connected_components(among <= farthest)[0] == 1:
+            high = low
         while low < high:
             middle = (low + high) // 2
             if connected_components(among <= thresholds[middle])[0] == 1:

@@ -19,11 +19,13 @@ from typing import Any
 
 import psutil
 import pytest
+from click.testing import CliRunner
 
 from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.devices import cuda
 from panic_tda.devices import pool as device_pool
 from panic_tda.errors import InvalidParameter
+from panic_tda.main import main
 from panic_tda.parameters import ClusteringParameters, Resources, parse_devices
 from panic_tda.storage import pending
 from panic_tda.storage.recovery import save_pending
@@ -291,10 +293,10 @@ def test_the_command_says_who_does_what(upgraded: MakeFile) -> None:
 
 @pytest.mark.parametrize("words", [("--devices", "5"), ("--devices", "one")])
 def test_the_command_refuses_wrong_devices(upgraded: MakeFile, words: tuple[str, ...]) -> None:
-    with command(upgraded(SPEC), *words) as process:
-        stdout, stderr = process.communicate(timeout=SECONDS)
-    assert (process.returncode, stdout) == (2, "")
-    assert "devices" in stderr
+    asked = ["cluster-embeddings", "--backend", "tiled", *words, "--db", str(upgraded(SPEC).path)]
+    result = CliRunner().invoke(main, asked)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "devices" in result.stderr
 
 
 @pytest.mark.parametrize(

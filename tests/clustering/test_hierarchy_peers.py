@@ -39,6 +39,9 @@ NO_ANSWER = {("lattice", 1), ("lattice", 2), ("lattice", 5), ("lattice", 10), ("
 """Data set and min_samples where all merges between clusters tie. Which clusters come out is there up to the
 order of the rows (hdbscan against itself: mean ARI 0.53 and 0.82), so that no number says who is right."""
 
+# What the peers are asked for is computed once a process.
+pytestmark = pytest.mark.xdist_group("peers")
+
 
 @cache
 def rows_of(name: str) -> FloatArray:
