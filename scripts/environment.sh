@@ -69,6 +69,9 @@ make_environment() {
     echo "$name" > .venv/panic_tda.env
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$lock" || return 1
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e . || return 1
+    # The first clustering need not compile then.
+    .venv/bin/python -c 'from panic_tda.clustering.warm_up import compile_everything; compile_everything()' ||
+        echo "the compiled loops could not be prepared; the first clustering will try again" >&2
     echo "$wanted" > .venv/panic_tda.lock
 }
 

@@ -20,8 +20,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from panic_tda.clustering.compiled import compiled
 from panic_tda.clustering.trees import find
 from panic_tda.errors import OUTLIER, PanicTdaError
 from panic_tda.types import FlatClusters, SpanningTree
@@ -156,7 +156,7 @@ def _not_a_tree(tree: SpanningTree, edge: int, fault: str) -> PanicTdaError:
     )
 
 
-@njit(cache=True)
+@compiled
 def _merge_rows(u: IntArray, v: IntArray) -> tuple[IntArray, IntArray, int]:
     """Join rows along edges of ascending height; stops early at an edge within one component."""
     n = len(u) + 1
@@ -204,7 +204,7 @@ def _condense(linkage: _Linkage, min_cluster_size: int, tie_tolerance: float) ->
     return _follow_clusters(linkage, min_cluster_size, top, n_large, n_clusters)
 
 
-@njit(cache=True)
+@compiled
 def _contract(linkage: _Linkage, min_cluster_size: int, tolerance: float) -> tuple[IntArray, IntArray]:
     """Make one multiway merge of merges that follow each other at one height.
 
@@ -233,7 +233,7 @@ def _contract(linkage: _Linkage, min_cluster_size: int, tolerance: float) -> tup
     return top, n_large
 
 
-@njit(cache=True)
+@compiled
 def _follow_clusters(
     linkage: _Linkage, min_cluster_size: int, top: IntArray, n_large: IntArray, n_clusters: int
 ) -> _Condensed:
@@ -279,7 +279,7 @@ def _select(condensed: _Condensed, parameters: EffectiveParameters) -> BoolArray
     return chosen
 
 
-@njit(cache=True)
+@compiled
 def _excess_of_mass(condensed: _Condensed, max_cluster_size: int, allow_root: bool) -> BoolArray:
     """Choose the clusters of largest total stability, none inside another."""
     parent = condensed.parent
@@ -303,7 +303,7 @@ def _excess_of_mass(condensed: _Condensed, max_cluster_size: int, allow_root: bo
     return chosen
 
 
-@njit(cache=True)
+@compiled
 def _stabilities(condensed: _Condensed) -> FloatArray:
     """Sum of λ - λ_birth over the rows of each cluster, while they are in it."""
     parent, birth = condensed.parent, condensed.birth
@@ -317,7 +317,7 @@ def _stabilities(condensed: _Condensed) -> FloatArray:
     return total + carry
 
 
-@njit(cache=True)
+@compiled
 def _add(total: FloatArray, carry: FloatArray, index: int, value: float) -> None:
     """Add `value` and keep what rounding drops (Neumaier), so that the order of the rows is no matter."""
     old = total[index]
@@ -329,7 +329,7 @@ def _add(total: FloatArray, carry: FloatArray, index: int, value: float) -> None
     total[index] = new
 
 
-@njit(cache=True)
+@compiled
 def _climb_to_epsilon(
     condensed: _Condensed, chosen: BoolArray, epsilon: float, allow_root: bool
 ) -> BoolArray:
@@ -375,7 +375,7 @@ def _flatten(condensed: _Condensed, chosen: BoolArray, parameters: EffectivePara
     return FlatClusters(labels, probabilities, persistence)
 
 
-@njit(cache=True)
+@compiled
 def _nearest_chosen(parent: IntArray, chosen: BoolArray) -> IntArray:
     """Innermost chosen cluster around each cluster, itself included, or `OUTLIER`."""
     nearest = np.full(len(parent), OUTLIER, dtype=np.int64)
@@ -387,7 +387,7 @@ def _nearest_chosen(parent: IntArray, chosen: BoolArray) -> IntArray:
     return nearest
 
 
-@njit(cache=True)
+@compiled
 def _densest_levels(condensed: _Condensed) -> FloatArray:
     """Lowest height at which rows or child clusters leave each cluster."""
     densest = np.full(len(condensed.parent), np.inf)

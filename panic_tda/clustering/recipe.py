@@ -27,6 +27,7 @@ from panic_tda.clustering.backends.base import Backend, Checkpoint, FitOptions
 from panic_tda.clustering.duplicates import DistinctRows, attach_copies, find_distinct, keep_distinct
 from panic_tda.clustering.medoids import medoids
 from panic_tda.clustering.placement import Placement, place
+from panic_tda.clustering.warm_up import compile_kernels
 from panic_tda.errors import OUTLIER, BadVectors
 from panic_tda.parameters import ClusteringParameters, ClusteringRecord, EffectiveParameters
 from panic_tda.progress import Progress, Silent
@@ -132,10 +133,11 @@ def cluster_rows(
     name : str
         What the log calls these rows, where there are several such jobs.
     """
-    began = time.monotonic()
     n = len(vectors)
     effective = asked.resolve(n)
     placement = placement or place(asked, *vectors.shape)
+    compiling = compile_kernels(placement.backend, progress)
+    began = time.monotonic()
     backend, vectors = placement.backend, placement.bring(vectors)
     progress.phase("normalise, find duplicates")
     normalise(vectors)
@@ -164,7 +166,8 @@ def cluster_rows(
         medoid_indices=found,
         record=replace(
             _record(effective, backend, distinct, flat, tree),
-            seconds={"fit": fitted - began, "medoids": time.monotonic() - fitted},
+            seconds=({"compile": compiling} if compiling else {})
+            | {"fit": fitted - began, "medoids": time.monotonic() - fitted},
         ),
     )
 

@@ -19,9 +19,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from panic_tda.arrays.namespace import namespace
+from panic_tda.clustering.compiled import compiled
 
 if TYPE_CHECKING:
     from panic_tda.types import FloatArray, Int32Array, IntArray
@@ -48,7 +48,7 @@ def concatenate(parts: list[Edges]) -> Edges:
     return Edges(*(np.concatenate([part[field] for part in parts]) for field in range(3)))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def find(leader: IntArray, row: int) -> int:
     """Return the leader of a row's component, shortening the way there (path halving)."""
     while leader[row] != row:
@@ -64,7 +64,7 @@ def minimum_forest(n: int, edges: Edges) -> Edges:
     return Edges(edges.u[kept], edges.v[kept], edges.height[kept])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _kruskal(n: int, u: IntArray, v: IntArray, order: IntArray) -> int:
     """Move the edges of the forest to the front of `order`, and count them."""
     leader = np.arange(n)
@@ -104,7 +104,7 @@ def leaf_order(n: int, tree: Edges) -> LeafOrder:
     return LeafOrder(order, gaps)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _join_lists(u: IntArray, v: IntArray, height: FloatArray, order: Int32Array, gaps: FloatArray) -> None:
     n = len(order)
     leader, size, tail, following = np.arange(n), np.ones(n, np.int64), np.arange(n), np.full(n, -1)
@@ -145,7 +145,7 @@ def path_maxima(tree: Edges, order: Int32Array) -> FloatArray:
     return gaps
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _climb(u: IntArray, v: IntArray, height: FloatArray, order: Int32Array, gaps: FloatArray) -> None:
     n = len(order)
     # Joined by size and never shortened, the forest of leaders is at most log2(n) deep, and heights rise

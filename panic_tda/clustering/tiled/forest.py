@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
 from panic_tda.arrays.namespace import to_host
+from panic_tda.clustering.compiled import compiled
 from panic_tda.clustering.trees import Edges, find
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def without_joints(n: int, tree: Edges, size: int) -> IntArray:
     return leader
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _join_small(u: IntArray, v: IntArray, size: int, leader: IntArray) -> None:
     n = len(leader)
     whole, rows = np.arange(n), np.ones(n, np.int64)
@@ -91,7 +91,7 @@ def neighbour_forest(lists: Lists, cores: FloatArray) -> tuple[IntArray, IntArra
     return u[:found].copy(), v[:found].copy()
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _boruvka(
     list_rows: Int32Array,
     list_sims: Float32Array,
@@ -122,7 +122,7 @@ def _boruvka(
             return found
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _lightest_edges(
     list_rows: Int32Array,
     list_sims: Float32Array,

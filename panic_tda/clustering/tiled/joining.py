@@ -23,8 +23,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from panic_tda.clustering.compiled import compiled
 from panic_tda.clustering.trees import find
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _nearest_outside(
     return Joints(asking, best, weight)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _unite(leader: IntArray, inside: IntArray, outside: IntArray, order: IntArray, chosen: IntArray) -> int:
     """Borůvka's step: of the edges in `order`, take each component's first that joins it to another.
 

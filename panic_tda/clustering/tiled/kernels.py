@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
+
+from panic_tda.clustering.compiled import IN_ANY_ORDER, compiled
 
 if TYPE_CHECKING:
     from panic_tda.types import Float32Array, FloatArray, Int32Array, IntArray
@@ -19,14 +20,14 @@ DENSE = -1
 """Answer of `collect` when there are more pairs than it was allowed to list."""
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def take(vectors: Float32Array, rows: Int32Array, out: Float32Array) -> None:
     """Copy `rows` of a matrix into a buffer."""
     for i in range(len(rows)):
         out[i] = vectors[rows[i]]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def collect(
     products: Float32Array,
     lower_rows: Float32Array,
@@ -58,7 +59,7 @@ def collect(
     return found
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def collect_best(products: Float32Array, best: int, codes: Int32Array) -> int:
     """List the `best` pairs of every row of a tile multiplied with itself, and those equal to the last.
 
@@ -80,7 +81,7 @@ def collect_best(products: Float32Array, best: int, codes: Int32Array) -> int:
     return found
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _nth_largest(values: Float32Array, n: int) -> float:
     """Return the n-th largest value (n from 1); reorders `values`."""
     low, high = 0, len(values) - 1
@@ -105,7 +106,7 @@ def _nth_largest(values: Float32Array, n: int) -> float:
     return float(values[n - 1])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def gather(products: Float32Array, codes: Int32Array, out: Float32Array) -> None:
     """Copy the products of the listed pairs."""
     flat = products.reshape(-1)
@@ -113,7 +114,7 @@ def gather(products: Float32Array, codes: Int32Array, out: Float32Array) -> None
         out[t] = flat[codes[t]]
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+@compiled(fastmath=IN_ANY_ORDER)
 def dots(
     left: Float32Array,
     right: Float32Array,
@@ -153,7 +154,7 @@ def dots(
             t += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def keep_above(
     codes: Int32Array,
     sims: Float32Array,
@@ -170,7 +171,7 @@ def keep_above(
     return kept
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def merge_into_lists(
     codes: Int32Array,
     sims: Float32Array,
@@ -189,7 +190,7 @@ def merge_into_lists(
         _offer(list_rows[i], list_sims[i], columns[codes[t] % width], sims[t])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def merge_transposed(
     codes: Int32Array,
     sims: Float32Array,
@@ -205,7 +206,7 @@ def merge_transposed(
         _offer(list_rows[j], list_sims[j], rows[codes[t] // width], sims[t])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _offer(heap_rows: Int32Array, heap_sims: Float32Array, row: int, s: float) -> None:
     if s < heap_sims[0] or (s == heap_sims[0] and row > heap_rows[0]):
         return
@@ -228,7 +229,7 @@ def _offer(heap_rows: Int32Array, heap_sims: Float32Array, row: int, s: float) -
     heap_sims[hole], heap_rows[hole] = s, row
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+@compiled(fastmath=IN_ANY_ORDER)
 def distance(x: Float32Array, y: Float32Array) -> float:
     """Chord length of two float32 rows, evaluated in float64."""
     total = 0.0
@@ -238,14 +239,14 @@ def distance(x: Float32Array, y: Float32Array) -> float:
     return float(np.sqrt(total))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def distances(vectors: Float32Array, u: IntArray, v: IntArray, out: FloatArray) -> None:
     """Chord lengths of pairs of rows."""
     for t in range(len(u)):
         out[t] = distance(vectors[u[t]], vectors[v[t]])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def drop_dead_pairs(
     codes: Int32Array,
     cores: tuple[FloatArray, FloatArray],
@@ -265,7 +266,7 @@ def drop_dead_pairs(
     return kept
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def collect_within(
     products: Float32Array,
     lower_gaps: Float32Array,
@@ -285,7 +286,7 @@ def collect_within(
     return found
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def light_pairs(
     vectors: Float32Array,
     sides: tuple[Int32Array, Int32Array],
@@ -309,7 +310,7 @@ def light_pairs(
     return kept
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def light_pairs_within(
     vectors: Float32Array,
     rows: Int32Array,

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
+from panic_tda.clustering.compiled import IN_ANY_ORDER, compiled
 from panic_tda.clustering.tiled import kernels
 
 if TYPE_CHECKING:
     from panic_tda.types import BoolArray, Float32Array, FloatArray, Int32Array, IntArray
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def cores_from_lists(
     vectors: Float32Array,
     weights: IntArray,
@@ -64,7 +64,7 @@ def cores_from_lists(
         again[row] = last == length and not complete and core > floor
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _weighted_kth(
     measured: FloatArray, weights: IntArray, rows: Int32Array, entries: IntArray, missing: int
 ) -> float:
@@ -77,7 +77,7 @@ def _weighted_kth(
     return float(measured[order[-1]])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def update_best(
     products: Float32Array,
     rows: IntArray,
@@ -102,7 +102,7 @@ def update_best(
                 lower = 1 - w * w / 2
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+@compiled(fastmath=IN_ANY_ORDER)
 def nearest_members(
     vectors: Float32Array,
     cores: FloatArray,

@@ -1,0 +1,148 @@
+"""Compiling has a phase of its own, once for an installation, wherever its cache may be."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from panic_tda.clustering.warm_up import PHASE
+from tests.snapshots import REPOSITORY, run_python
+
+CLUSTER = """
+import json, logging, sys
+import numpy as np
+from panic_tda.clustering.recipe import hdbscan
+from panic_tda.clustering import compiled
+from panic_tda.progress import Silent
+
+logging.basicConfig(stream=sys.stderr, level=logging.INFO)
+
+class Phases(Silent):
+    names = []
+    def phase(self, name, total=None):
+        self.names.append(name)
+
+rows = np.random.default_rng(0).standard_normal((60, 3))
+found = hdbscan(rows, backend="sklearn", epsilon=0, progress=Phases())
+print(json.dumps({
+    "phases": Phases.names,
+    "labels": found.labels.tolist(),
+    "seconds": found.record.seconds,
+    "misses": sum(sum(kernel.stats.cache_misses.values()) for kernel in compiled.KERNELS),
+    "cache": str(compiled.cache_folder()),
+}))
+"""
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Path:
+    """A copy of the package in which nothing can be cached: a file stands where the folder would."""
+    package = tmp_path / "site" / "panic_tda"
+    shutil.copytree(REPOSITORY / "panic_tda", package, ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in (package, *filter(Path.is_dir, package.rglob("*"))):
+        (folder / "__pycache__").touch()
+    return package.parent
+
+
+def started(installation: Path, home: Path, *command: str) -> subprocess.Popen[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("NUMBA", "XDG"))}
+    return subprocess.Popen(
+        [sys.executable, *command],
+        env=kept | {"HOME": str(home), "PYTHONPATH": str(installation), "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd=installation,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[dict[str, Any], str]:
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    return json.loads(stdout), stderr
+
+
+@pytest.mark.slow
+def test_two_that_compile_at_once_do_no_harm_and_the_third_has_it_from_the_cache(
+    installation: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    both = [started(installation, home, "-c", CLUSTER) for _ in range(2)]
+    first, second = (finished(process)[0] for process in both)
+    third, _ = finished(started(installation, home, "-c", CLUSTER))
+    assert first["labels"] == second["labels"] == third["labels"]
+    for one in (first, second):
+        assert one["phases"][0] == PHASE
+        assert one["seconds"]["compile"] > 0
+        assert Path(one["cache"]).is_relative_to(home)
+    assert PHASE not in third["phases"]
+    assert "compile" not in third["seconds"]
+    assert third["misses"] == 0
+
+
+@pytest.mark.slow
+def test_without_any_folder_for_a_cache_the_fit_runs_and_says_so(installation: Path, tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("a file where the home folder should be")
+    found, said = finished(started(installation, tmp_path / "home", "-c", CLUSTER))
+    assert PHASE in found["phases"]
+    assert said.count("no folder takes compiled code") == 1
+    assert "NUMBA_CACHE_DIR" in said
+
+
+def test_listing_needs_no_cache_and_no_compiler(installation: Path, tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("a file where the home folder should be")
+    code = (
+        "import sys\nfrom panic_tda.main import main\n"
+        "try: main(['list-clusterings', '--json', '--db', sys.argv[1]])\n"
+        "except SystemExit as ending: assert not ending.code, ending.code\n"
+        "assert 'numba' not in sys.modules"
+    )
+    database = tmp_path / "new.sqlite"
+    made = run_python(
+        "import sys\nfrom panic_tda.storage import open_database\nopen_database(sys.argv[1], create=True)",
+        str(database),
+    )
+    assert made.returncode == 0, made.stderr
+    listed, _ = finished(started(installation, tmp_path / "home", "-c", code, str(database)))
+    assert listed == []
+
+
+def test_everything_that_fits_call_is_compiled_before() -> None:
+    """In a process of its own: here other tests have compiled what they met with."""
+    done = run_python(
+        """
+import numpy as np
+from panic_tda.clustering import compiled, warm_up
+from panic_tda.clustering.backends.base import FitOptions
+from panic_tda.clustering.recipe import hdbscan
+from panic_tda.clustering.tiled.engine import Settings, TiledBackend
+
+warm_up._hierarchy()
+warm_up._tiled()
+before = {kernel: len(kernel.signatures) for kernel in compiled.KERNELS}
+assert len(before) > 30
+rng = np.random.default_rng(1)
+piles = np.repeat(rng.standard_normal((30, 200)), 20, axis=0) + 1e-4 * rng.standard_normal((600, 200))
+for rows in (rng.standard_normal((500, 256)), rng.standard_normal((400, 5)), piles):
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    weights = rng.integers(1, 3, len(rows))
+    for bound, limit in ((True, None), (True, 1), (False, None)):
+        settings = Settings(tile_rows=64, bound_neighbours=bound, bound_verify=bound)
+        options = FitOptions(min_samples=9, distance_floor=1e-3, memory_limit=limit)
+        TiledBackend(settings).fit(rows, weights, options)
+    for asked in ({}, {"epsilon": 0}, {"selection_method": "leaf"}, {"max_cluster_size": 30}):
+        hdbscan(rows, min_cluster_size=5, **asked)
+later = [kernel.py_func.__name__ for kernel in compiled.KERNELS if len(kernel.signatures) > before[kernel]]
+print("compiled later:", later)
+"""
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "compiled later: []"
