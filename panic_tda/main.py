@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import click
 
 from panic_tda import parameters
-from panic_tda.cli import options, terminal
+from panic_tda.cli import display, options, terminal
 from panic_tda.cli.options import option
 
 # Named here so that --help need not import them; a test holds them against the registry.
@@ -47,15 +46,15 @@ def upgrade(database: str, yes: bool) -> None:
 
     opened = open_database(database)
     plan = plan_upgrade(opened)
-    click.echo(plan.describe())
+    _print(plan.describe())
     if plan.is_current:
         return
     if not yes:
         click.confirm("Go on?", abort=True, err=True)
-    with terminal.make_progress() as progress:
+    with display.make_progress() as progress:
         progress.phase("upgrade")
         apply(opened)
-    click.echo(f"{opened} is up to date.")
+    _print(f"{opened} is up to date.")
 
 
 @main.command("import-embeddings")
@@ -75,7 +74,7 @@ def import_embeddings(database: str, files: tuple[Path, ...], model: str | None,
 
     importing.require_files(files, model=model)
     opened = open_database(database, create=True)
-    with terminal.make_progress() as progress:
+    with display.make_progress() as progress:
         summary = importing.import_embeddings(files, opened, model=model, progress=progress)
     _print(rendering.import_json(summary) if as_json else rendering.import_text(summary))
 
@@ -159,7 +158,7 @@ def cluster_embeddings(
         checkpoints=not no_checkpoint,
         devices=None if devices is None else parameters.parse_devices(devices),
     )
-    with terminal.make_progress() as progress:
+    with display.make_progress() as progress:
         outcomes = clustering_manager.cluster_all_data(
             database,
             models,
@@ -169,7 +168,11 @@ def cluster_embeddings(
             resources=resources,
             progress=progress,
         )
-    _print(rendering.outcomes_json(outcomes) if as_json else rendering.outcomes_text(outcomes))
+    _print(
+        rendering.outcomes_json(outcomes)
+        if as_json
+        else rendering.outcomes_text(outcomes, rendering.table_width())
+    )
     if any(outcome.status == FAILED for outcome in outcomes):
         sys.exit(terminal.EXIT_FAILED)
 
@@ -188,7 +191,11 @@ def list_clusterings(database: str, model: str | None, limit: int, as_json: bool
     with open_current(database).session() as session:
         found = clustering_manager.list_clusterings(session, model=model)
     shown = found[: limit or None]
-    _print(rendering.listing_json(shown) if as_json else rendering.listing_text(shown, len(found)))
+    _print(
+        rendering.listing_json(shown)
+        if as_json
+        else rendering.listing_text(shown, len(found), rendering.table_width())
+    )
 
 
 @main.command("show-clustering")
@@ -208,7 +215,7 @@ def show_clustering(database: str, reference: str, model: str | None, limit: int
     from panic_tda.cli import rendering
     from panic_tda.storage.database import open_current
 
-    quiet_end = terminal.make_progress(ended=logging.DEBUG)
+    quiet_end = display.make_progress(ended=logging.DEBUG)
     with open_current(database).session() as session, quiet_end as progress:
         # The texts of all members of the shown clusters are compared with their medoids'.
         progress.phase("read clusters")
@@ -249,15 +256,15 @@ def delete_clusterings(
             found = clustering_manager.find_clusterings(session, references)
         else:
             found = clustering_manager.list_clusterings(session, model=model)
-    click.echo(rendering.deletion_text(found))
+    _print(rendering.deletion_text(found, rendering.table_width()))
     if not found:
         return
     if not yes:
         click.confirm("Delete?", abort=True, err=True)
-    with terminal.make_progress() as progress:
+    with display.make_progress() as progress:
         progress.phase("delete")
         clustering_manager.delete_clusterings(opened, [summary.id for summary in found])
-    click.echo(f"Deleted {len(found)}.")
+    _print(f"Deleted {len(found)}.")
 
 
 @main.command("save-pending")
@@ -294,6 +301,7 @@ def doctor(database: str, environment: bool, as_json: bool) -> None:
 
 
 def _print(data: object) -> None:
-    if not isinstance(data, str):
-        data = json.dumps(data, indent=2, ensure_ascii=not terminal.stdout_takes_all_scripts())
-    click.echo(data)
+    if isinstance(data, str):
+        terminal.print_text(data)
+    else:
+        terminal.print_json(data)

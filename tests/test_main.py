@@ -165,7 +165,9 @@ def test_clustering_everything(upgraded: MakeFile) -> None:
     result = succeed("cluster-embeddings", db=file.path)
     found = {summary.embedding_model: summary for summary in stored(file)}
     assert set(found) == {"Nomic", "NomicVision", "STSBMpnet"}
-    header, *lines = result.stdout.splitlines()
+    listed, reason = result.stdout.strip().split("\n\n")
+    assert reason.startswith("Dummy: ")
+    header, *lines = listed.splitlines()
     assert header.split()[:3] == ["model", "status", "embeddings"]
     assert [line.split()[:2] for line in lines] == [
         ["Dummy", "skipped"],

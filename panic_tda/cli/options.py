@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from panic_tda.cli import terminal
+from panic_tda.cli.text import harmless
 
 DEFAULT_DATABASE = "db/trajectory_data.sqlite"
 _OWN, _COMMON = "Options", "Common options"
@@ -49,16 +51,40 @@ class Group(click.Group):
 
     command_class = Command
 
-    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        context.obj = "--json" in args
-        return super().parse_args(context, args)
+    def main(self, *arguments: Any, **settings: Any) -> Any:
+        """Run the command that the words ask for."""
+        terminal.open_closed_streams()
+        return super().main(*arguments, **settings)
 
-    def invoke(self, context: click.Context) -> Any:
-        try:
-            return super().invoke(context)
-        except click.UsageError as error:
-            terminal.print_error(type(error).__name__, error.format_message(), as_json=context.obj)
-            raise
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the words before the name of the command."""
+        ctx.obj = "--json" in args
+        with _answered(as_json=ctx.obj):
+            try:
+                return super().parse_args(ctx, args)
+            except click.NoSuchOption as error:
+                name = error.option_name
+                if not any(name in one.opts for command in self.commands.values() for one in command.params):
+                    raise
+                hint = f"{name} goes behind the name of the command: {ctx.info_name} COMMAND {name} …"
+                raise click.UsageError(hint, ctx) from error
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with _answered(as_json=ctx.obj):
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _answered(*, as_json: bool) -> Iterator[None]:
+    try:
+        yield
+    except click.UsageError as error:
+        message = error.format_message()
+        terminal.print_error(type(error).__name__, message, as_json=as_json)
+        if (shown := harmless(message)) != message:
+            raise click.UsageError(shown, error.ctx) from error
+        raise
 
 
 def common(function: Callable[..., None]) -> Callable[..., None]:
@@ -96,4 +122,10 @@ yes = option("--yes", is_flag=True, help="Do not ask.")
 
 def model(text: str) -> Callable[..., Any]:
     """Make the option that names an embedding model."""
-    return option("--model", metavar="NAME", help=text)
+    return option("--model", metavar="NAME", callback=_named, help=text)
+
+
+def _named(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:
+    if name is not None and not name.strip():
+        raise click.BadParameter(f"a model's name has more than spaces, such as Nomic; got {name!r}")
+    return name

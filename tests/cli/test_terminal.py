@@ -3,102 +3,33 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-import pty
-import re
 import signal
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from panic_tda.cli import terminal
 from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.storage import pending
 from panic_tda.storage.recovery import save_pending
 from panic_tda.types import CLUSTERED
-from tests.conftest import MakeFile, UpgradedFile
+from tests.cli.processes import (
+    SECONDS,
+    SLOW,
+    STARTED,
+    count_results,
+    environment,
+    read_until,
+    run,
+    started,
+)
+from tests.conftest import MakeFile
 from tests.field_files import FieldSpec, write_field_file
-from tests.snapshots import REPOSITORY, snapshot
-
-SECONDS = 60
-"""After this long a process that should have done something is considered stuck."""
-
-# Commands run as users run them, but a fit says that it began and then takes its time.
-SLOW = """
-import sys, time
-import panic_tda.cli.terminal as terminal
-if "--beat" in sys.argv:
-    sys.argv.remove("--beat")
-    make = terminal.LoggedProgress.__init__
-    terminal.LoggedProgress.__init__ = lambda self, **options: make(self, 0.05, **options)
-from panic_tda.clustering.backends.sklearn import SklearnBackend
-
-def slow(self, vectors, weights, options):
-    options.progress.phase("distances", total=100)
-    print("HERE NOW", file=sys.stderr, flush=True)
-    for step in range(3000):
-        time.sleep(0.02)
-        options.progress.advance(0.01)
-
-SklearnBackend.fit = slow
-from panic_tda.main import main
-main(prog_name="panic-tda")
-"""
-COMMAND = ("cluster-embeddings", "Nomic", "--backend", "sklearn")
-STARTED = "HERE NOW"
-
-
-def environment(**more: str) -> dict[str, str]:
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
-    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)} | more
-
-
-def run(*words: object, cwd: Path, code: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *(["-c", code] if code else ["-m", "panic_tda"]), *map(str, words)],
-        cwd=cwd,
-        env=environment(**env),
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-
-
-@contextmanager
-def started(file: UpgradedFile, code: str, *words: object) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *COMMAND, "--db", str(file.path), *map(str, words)],
-        cwd=file.path.parent,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def read_until(process: subprocess.Popen[str], pattern: str, times: int = 1) -> str:
-    assert process.stderr is not None
-    said = ""
-    while len(re.findall(pattern, said)) < times:
-        line = process.stderr.readline()
-        assert line, f"ended without {pattern!r}: {said}"
-        said += line
-    return said
+from tests.snapshots import snapshot
 
 
 @pytest.mark.parametrize(
@@ -115,7 +46,7 @@ def test_a_signal_during_the_fit_leaves_the_database_as_it_was(
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=SECONDS)
     assert process.returncode == code, stderr
-    assert f"{word}; nothing unfinished was saved" in stderr
+    assert f"{word}; nothing unfinished is in the database" in stderr
     assert "Traceback" not in stderr
     assert stdout == ""
     assert snapshot(file.path) == before
@@ -175,64 +106,6 @@ def test_a_signal_leaves_what_was_saved_before(upgraded: MakeFile) -> None:
         process.communicate(timeout=SECONDS)
     assert process.returncode == 143
     assert snapshot(file.path) == before
-
-
-def test_under_nohup_there_is_a_line_from_time_to_time(upgraded: MakeFile) -> None:
-    with started(upgraded(), SLOW, "--beat") as process:
-        said = read_until(process, r"Nomic: distances: \d+ %", times=3)
-    lines = [line for line in said.splitlines() if "%" in line and "distances" in line]
-    for line in lines:
-        when, rest = line.split(" INFO    Nomic: distances: ")
-        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", when)
-        assert re.fullmatch(r"\d+ %, (about .+ left|running for .+)", rest)
-    assert re.search(r"Nomic: load: done in \d+\.\d s", said)
-
-
-def test_heartbeats_say_how_long_a_phase_without_total_runs(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "panic_tda"), terminal.LoggedProgress(0.01) as progress:
-        progress.phase("linkage")
-        deadline = time.monotonic() + SECONDS
-        while "linkage: running for" not in caplog.text and time.monotonic() < deadline:
-            time.sleep(0.01)
-        progress.phase("distances", total=1e4)
-        # What is there at once was done by a run before this one, and says nothing of this one's speed.
-        progress.advance(5e3)
-        while "distances: 50 %" not in caplog.text and time.monotonic() < deadline:
-            time.sleep(0.01)
-        while "left" not in caplog.text and time.monotonic() < deadline:
-            progress.advance(1)
-            time.sleep(0.01)
-    assert "linkage: running for 0 s" in caplog.text
-    assert "distances: 50 %, running for 0 s" in caplog.text
-    assert re.search(r"distances: 5\d %, about [\d.]+ (s|min|h) left", caplog.text)
-    messages = [record.getMessage() for record in caplog.records]
-    assert [message.split(":")[0] for message in messages if "done in" in message] == ["linkage", "distances"]
-
-
-@pytest.fixture(autouse=True)
-def logs_reach_the_test() -> Iterator[None]:
-    # `configure_logging` of an earlier command keeps them to itself.
-    logger = logging.getLogger("panic_tda")
-    before = logger.propagate
-    logger.propagate = True
-    yield
-    logger.propagate = before
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"),
-        (89, "89 s"),
-        (90, "1.5 min"),
-        (600, "10 min"),
-        (5399, "90 min"),
-        (5400, "1.5 h"),
-        (90_000, "25.0 h"),
-    ],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert terminal._duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -317,49 +190,6 @@ def test_a_stderr_that_is_gone_costs_no_result(upgraded: MakeFile) -> None:
     assert done.returncode == 0
     assert done.stdout.count("clustered") == 2
     assert count_results(file.path) == 2
-
-
-def count_results(path: Path) -> int:
-    connection = sqlite3.connect(path)
-    (count,) = connection.execute("SELECT count(*) FROM clusteringresult").fetchone()
-    connection.close()
-    return int(count)
-
-
-def on_a_terminal(file: UpgradedFile, *words: str) -> str:
-    """Run a command whose stderr is a terminal; return what the terminal got."""
-    master, slave = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "panic_tda", *words, "--db", str(file.path)],
-        cwd=file.path.parent,
-        env=environment(TERM="xterm", COLUMNS="100"),
-        stdout=subprocess.PIPE,
-        stderr=slave,
-        stdin=subprocess.DEVNULL,
-    )
-    os.close(slave)
-    said = b""
-    try:
-        while chunk := os.read(master, 65536):
-            said += chunk
-    except OSError:
-        pass  # Linux's way to say that the other end is closed.
-    os.close(master)
-    process.communicate(timeout=SECONDS)
-    assert process.returncode == 0, said.decode()
-    return said.decode()
-
-
-def test_a_person_sees_a_bar_unless_it_is_to_be_quiet(upgraded: MakeFile) -> None:
-    file = upgraded()
-    escape = "\x1b["
-    seen = on_a_terminal(file, "cluster-embeddings")
-    assert escape in seen
-    assert "Nomic: load: done in" in seen
-    quiet = on_a_terminal(file, "cluster-embeddings", "--quiet")
-    assert escape not in quiet
-    assert "done in" not in quiet
-    assert count_results(file.path) == 4
 
 
 def test_a_terminal_of_one_script_still_shows_everything_else(upgraded: MakeFile) -> None:
