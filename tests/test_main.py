@@ -278,6 +278,13 @@ def test_options_out_of_range_are_wrong_usage(upgraded: MakeFile, options: list[
     assert snapshot(file.path) == before
 
 
+def test_clusters_that_are_all_too_large_are_advised_about(upgraded: MakeFile) -> None:
+    words = ("cluster-embeddings", "Nomic", "--min-cluster-size", "10%", "--max-cluster-size", 3)
+    words += ("--no-allow-single-cluster",)
+    said = succeed(*words, db=upgraded().path).stderr
+    assert "all 40 rows are outliers; max_cluster_size is 3, below min_cluster_size, 4" in said
+
+
 def test_a_model_that_does_not_exist(upgraded: MakeFile) -> None:
     file = upgraded()
     before = snapshot(file.path)

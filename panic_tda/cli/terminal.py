@@ -101,8 +101,15 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     return record.exc_info is None
 
 
+class _HarmlessFormatter(logging.Formatter):
+    """Writes lines that can be shown on a terminal, also later, from the log file."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return harmless(super().format(record))
+
+
 def _line_format() -> logging.Formatter:
-    return logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+    return _HarmlessFormatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
 
 
 def print_text(text: str) -> None:

@@ -160,7 +160,7 @@ def test_a_listing_fits_the_terminal_and_says_which_columns_have_no_room(width: 
 
 
 def test_a_long_name_is_cut_where_no_more_columns_can_go() -> None:
-    (_, line, _) = rendering.listing_text([named("風船" * 40)], 1, 80).splitlines()
+    (_, line, *_) = rendering.listing_text([named("風船" * 40)], 1, 80).splitlines()
     assert line.startswith(f"{UUID(int=0xABC)}  風船")
     assert "…" in line
     assert columns(line) <= 80

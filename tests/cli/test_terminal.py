@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -23,6 +24,8 @@ from tests.cli.processes import (
     STARTED,
     count_results,
     environment,
+    in_a_shell,
+    on_a_terminal,
     read_until,
     run,
     started,
@@ -91,6 +94,7 @@ def test_a_signal_while_saving_leaves_the_database_as_it_was_and_keeps_the_resul
     (path,) = pending.find(file.database)
     assert str(path) in stderr
     assert "save-pending" in stderr
+    assert re.search("(interrupted|terminated); nothing unfinished is in the database\n$", stderr)
     assert "Traceback" not in stderr
     assert [saved.n_vanished for saved in save_pending(file.database)] == [0]
     assert count_results(file.path) == 1
@@ -170,6 +174,114 @@ def test_a_reader_that_goes_away_is_no_failure(upgraded: MakeFile, unbuffered: s
     os.close(writing)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("more", ["", "--json"])
+def test_a_reader_that_goes_away_hides_no_failure(upgraded: MakeFile, more: str) -> None:
+    """`| true` made every failure a success."""
+    file = upgraded(FieldSpec(nan_vectors=1))
+    done = in_a_shell(f"panic-tda cluster-embeddings {more} --db {file.path} | true", file.path.parent)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert count_results(file.path) == 1
+    done = in_a_shell(f"panic-tda show-clustering Nonesuch {more} --db {file.path} | true", file.path.parent)
+    assert done.returncode == 2, done.stderr
+    assert "begin with 'Nonesuch'" in done.stderr
+
+
+def test_a_reader_that_goes_away_stops_no_work(tmp_path: Path) -> None:
+    """The upgrade ended after the first line that nobody read, and said that all was well."""
+    facts = write_field_file(tmp_path / "field.sqlite")
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "panic_tda", "upgrade", "--yes", "--db", str(facts.path)],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    os.close(writing)
+    assert done.returncode == 0, done.stderr
+    assert count_results(facts.path) == 0
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_no_exit_code(upgraded: MakeFile, closed: str) -> None:
+    """Streams that were closed are None in Python: an AttributeError was all that a command said."""
+    file = upgraded(FieldSpec(nan_vectors=1))
+    for words, code in (
+        ("cluster-embeddings --json", 1),
+        ("list-clusterings", 0),
+        ("list-clusterings --json", 0),
+        ("show-clustering", 0),
+        ("show-clustering Nonesuch", 2),
+        ("show-clustering --nonsense", 2),
+    ):
+        done = in_a_shell(f"panic-tda {words} --db {file.path} {closed}", file.path.parent)
+        assert done.returncode == code, words + done.stderr
+        assert "AttributeError" not in done.stdout + done.stderr
+    assert count_results(file.path) == 1
+
+
+def test_a_closed_stream_leaves_its_number_to_no_other_file(upgraded: MakeFile) -> None:
+    """The log file would get what libraries print on stdout, and a database could."""
+    file = upgraded()
+    code = (
+        "import os\nfrom panic_tda.main import main\n"
+        "try: main(['list-clusterings', '--log-file', 'run.log'])\n"
+        "finally: os.write(1, b'printed'); os.write(2, b'printed')"
+    )
+    command = f"PANIC_TDA_DB={file.path} '{sys.executable}' -c \"$CODE\" >&- 2>&-"
+    done = in_a_shell(command, file.path.parent, CODE=code)
+    assert done.returncode == 0
+    assert "printed" not in (file.path.parent / "run.log").read_text()
+
+
+EVIL = "Evil\x1b]0;title\x07\x9b2J"
+
+
+def test_a_terminal_obeys_no_name(upgraded: MakeFile) -> None:
+    """Names of models went to the terminal and into the log as they were, escape sequences and all."""
+    file = upgraded(FieldSpec(text_models=("Nomic",)))
+    with sqlite3.connect(file.path) as connection:
+        connection.execute("UPDATE embedding SET embedding_model = ?", (EVIL,))
+    connection.close()
+    folder, db = file.path.parent, ("--db", file.path)
+    for words in (
+        ("cluster-embeddings", "-v", "--log-file", "run.log"),
+        ("cluster-embeddings", "Nonesuch"),
+        ("cluster-embeddings", EVIL + "!"),
+        ("list-clusterings",),
+        ("show-clustering",),
+        ("show-clustering", "--limit", EVIL),
+        ("show-clustering", EVIL),
+        ("delete-clusterings", "--model", EVIL, "--yes"),
+    ):
+        done = run(*words, *db, cwd=folder)
+        said = done.stdout + done.stderr
+        assert "Evil" in said, words
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", said), words
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", (folder / "run.log").read_text())
+    as_json = run("cluster-embeddings", "--json", *db, cwd=folder).stdout
+    assert json.loads(as_json)["results"][0]["embedding_model"] == EVIL
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", as_json)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_listing_fits_a_real_terminal(upgraded: MakeFile, columns: int) -> None:
+    file = upgraded()
+    cluster_all_data(file.database)
+    words = ("list-clusterings", "--db", file.path)
+    seen = on_a_terminal(*words, cwd=file.path.parent, columns=columns, stdout=True)
+    header, *lines = seen.last
+    assert header.startswith("id ")
+    assert [line.split()[1] for line in lines[:2]] == ["STSBMpnet", "Nomic"]
+    assert " ".join(lines[2:]).startswith("(no room for: algorithm")
+    assert "no room" not in run(*words, cwd=file.path.parent).stdout
 
 
 def test_a_stderr_that_is_gone_costs_no_result(upgraded: MakeFile) -> None:
