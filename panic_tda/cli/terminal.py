@@ -26,7 +26,8 @@ from panic_tda.errors import PanicTdaError, WrongUsage
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
-_MORE_CONTROLS = re.compile("[\x7f-\x9f]")
+_NOT_AS_IT_IS = re.compile("[\x7f-\x9f\ud800-\udfff]")
+"""Controls that JSON does not escape, and bytes of the command line that are no text."""
 
 _log = logging.getLogger("panic_tda")
 
@@ -120,8 +121,7 @@ def print_text(text: str) -> None:
 def print_json(data: object) -> None:
     """Print an object on stdout, for programs."""
     text = json.dumps(data, indent=2, ensure_ascii=not _takes_all_scripts(sys.stdout))
-    # JSON escapes no control characters but those of ASCII's first row.
-    _echo(_MORE_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    _echo(_NOT_AS_IT_IS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def _echo(text: str) -> None:

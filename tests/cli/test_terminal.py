@@ -209,7 +209,7 @@ def test_a_reader_that_goes_away_stops_no_work(tmp_path: Path) -> None:
     assert count_results(facts.path) == 0
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_change_no_exit_code(upgraded: MakeFile, closed: str) -> None:
     """Streams that were closed are None in Python: an AttributeError was all that a command said."""
     file = upgraded(FieldSpec(nan_vectors=1))
@@ -269,6 +269,13 @@ def test_a_terminal_obeys_no_name(upgraded: MakeFile) -> None:
     as_json = run("cluster-embeddings", "--json", *db, cwd=folder).stdout
     assert json.loads(as_json)["results"][0]["embedding_model"] == EVIL
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", as_json)
+
+
+def test_words_that_are_no_text_are_answered_as_json(tmp_path: Path) -> None:
+    done = in_a_shell("panic-tda list-clusterings --json --db $'nowhere\\xff'", tmp_path)
+    assert done.returncode == 2
+    assert f"no database at {tmp_path}/nowhere\udcff;" in json.loads(done.stdout)["error"]["message"]
+    assert f"no database at {tmp_path}/nowhere\N{REPLACEMENT CHARACTER};" in done.stderr
 
 
 @pytest.mark.parametrize("columns", [80, 120])
