@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -160,8 +159,14 @@ class ClusteringParameters:
     exact: bool = False
 
     def __post_init__(self) -> None:
+        _make_plain(self)
+        _require_number("epsilon", "a chord distance from 0 to 2", self.epsilon)
         _require(0 <= self.epsilon <= 2, "epsilon", "a chord distance from 0 to 2", self.epsilon)
+        _require_number("distance_floor", "above 0 and up to 2", self.distance_floor)
         _require(0 < self.distance_floor <= 2, "distance_floor", "above 0 and up to 2", self.distance_floor)
+        for name in ("allow_single_cluster", "exact"):
+            _require_bool(name, getattr(self, name))
+        _require(isinstance(self.backend, str), "backend", "the name of a backend", repr(self.backend))
         _require(
             self.selection_method in SELECTION_METHODS,
             "selection_method",
@@ -188,20 +193,22 @@ class ClusteringParameters:
                 "backend cuml is not exact: its tree is that of a neighbour graph; "
                 "use --backend auto or tiled with --exact, or leave --exact out"
             )
+        smallest, largest = self.min_cluster_size, self.max_cluster_size
+        if self.selection_method == "eom" and isinstance(smallest, int) and largest is not None:
+            allowed = f"at least min_cluster_size, {smallest}"
+            _require(largest >= smallest, "max_cluster_size", allowed, largest)
 
     def resolve(self, n_rows: int) -> EffectiveParameters:
         """Fill in what depends on the number of rows, duplicates counted."""
         size = self._cluster_size(n_rows)
         samples = self.min_samples if self.min_samples is not None else min(size, MIN_SAMPLES_CAP)
-        largest = self.max_cluster_size
-        # Plain numbers, as JSON stores no others: callers may have given NumPy's.
         return EffectiveParameters(
             cluster_selection_epsilon=float(self.epsilon),
-            min_cluster_size=int(size),
-            min_samples=int(samples),
-            allow_single_cluster=bool(self.allow_single_cluster),
+            min_cluster_size=size,
+            min_samples=samples,
+            allow_single_cluster=self.allow_single_cluster,
             cluster_selection_method=self.selection_method,
-            max_cluster_size=None if largest is None else int(largest),
+            max_cluster_size=self.max_cluster_size,
             distance_floor=float(self.distance_floor),
         )
 
@@ -237,10 +244,21 @@ class Resources:
     devices: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        _make_plain(self)
         if self.memory_limit is not None:
-            _require(self.memory_limit > 0, "memory_limit", "above 0 bytes", self.memory_limit)
-        if self.work_dir is not None and self.work_dir.exists():
-            _require(self.work_dir.is_dir(), "work_dir", "a folder, or a place for one", self.work_dir)
+            _require_count(1, "memory_limit", "above 0 bytes", self.memory_limit)
+        if self.work_dir is not None:
+            allowed = "a folder, or a place for one, as a pathlib.Path"
+            _require(isinstance(self.work_dir, Path), "work_dir", allowed, repr(self.work_dir))
+            is_place = self.work_dir.is_dir() or not self.work_dir.exists()
+            _require(is_place, "work_dir", allowed, self.work_dir)
+        _require_bool("checkpoints", self.checkpoints)
+        if self.devices is not None:
+            allowed = "a tuple of device numbers such as (0, 1)"
+            _require(isinstance(self.devices, (tuple, list)), "devices", allowed, repr(self.devices))
+            object.__setattr__(self, "devices", tuple(map(_plain, self.devices)))
+            for number in self.devices:
+                _require_count(0, "devices", allowed, number)
 
 
 def parse_bytes(text: str) -> int:
@@ -318,9 +336,10 @@ def validate_downsample(factor: int) -> int:
         Anything else.
     """
     allowed = "a whole number of at least 1 (1 keeps every row) that fits into 64 bits"
-    _require_count(1, "downsample", allowed, factor)
-    _require(factor <= _LARGEST_INTEGER, "downsample", allowed, factor)
-    return int(factor)
+    plain: int = _plain(factor)
+    _require_count(1, "downsample", allowed, plain)
+    _require(plain <= _LARGEST_INTEGER, "downsample", allowed, plain)
+    return plain
 
 
 def chord_to_cosine(chord: float) -> float:
@@ -338,9 +357,26 @@ def _require(holds: bool, name: str, allowed: str, got: Any) -> None:
         raise InvalidParameter(f"{name} must be {allowed}; got {got}")
 
 
+def _plain(value: Any) -> Any:
+    """Make Python's number of NumPy's, which JSON does not know."""
+    return value.item() if hasattr(value, "item") and not getattr(value, "shape", ()) else value
+
+
+def _make_plain(given: Any) -> None:
+    for one in fields(given):
+        # The way into a frozen dataclass.
+        object.__setattr__(given, one.name, _plain(getattr(given, one.name)))
+
+
+def _require_number(name: str, allowed: str, got: Any) -> None:
+    is_number = isinstance(got, (int, float)) and not isinstance(got, bool)
+    _require(is_number, name, allowed, repr(got))
+
+
+def _require_bool(name: str, got: Any) -> None:
+    _require(isinstance(got, bool), name, "True or False", repr(got))
+
+
 def _require_count(least: int, name: str, allowed: str, got: Any) -> None:
-    try:
-        count = operator.index(got)
-    except TypeError:
-        raise InvalidParameter(f"{name} must be {allowed}; got {got!r}") from None
-    _require(count >= least, name, allowed, got)
+    _require(isinstance(got, int) and not isinstance(got, bool), name, allowed, repr(got))
+    _require(got >= least, name, allowed, got)

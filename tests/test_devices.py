@@ -325,7 +325,7 @@ def test_a_signal_ends_the_processes_and_leaves_the_database_as_it_was(
         lock.release()
         _, stderr = process.communicate(timeout=SECONDS)
     assert process.returncode == code, stderr
-    assert f"{word}; nothing unfinished was saved" in stderr
+    assert f"{word}; nothing unfinished is in the database" in stderr
     assert "Traceback" not in stderr
     assert len(workers) == 2
     assert not any(map(_runs, workers))

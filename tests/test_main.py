@@ -165,7 +165,9 @@ def test_clustering_everything(upgraded: MakeFile) -> None:
     result = succeed("cluster-embeddings", db=file.path)
     found = {summary.embedding_model: summary for summary in stored(file)}
     assert set(found) == {"Nomic", "NomicVision", "STSBMpnet"}
-    header, *lines = result.stdout.splitlines()
+    listed, reason = result.stdout.strip().split("\n\n")
+    assert reason.startswith("Dummy: ")
+    header, *lines = listed.splitlines()
     assert header.split()[:3] == ["model", "status", "embeddings"]
     assert [line.split()[:2] for line in lines] == [
         ["Dummy", "skipped"],
@@ -274,6 +276,13 @@ def test_options_out_of_range_are_wrong_usage(upgraded: MakeFile, options: list[
     name = str(options[0]).removeprefix("--")
     assert name in said or name.replace("-", "_") in said
     assert snapshot(file.path) == before
+
+
+def test_clusters_that_are_all_too_large_are_advised_about(upgraded: MakeFile) -> None:
+    words = ("cluster-embeddings", "Nomic", "--min-cluster-size", "10%", "--max-cluster-size", 3)
+    words += ("--no-allow-single-cluster",)
+    said = succeed(*words, db=upgraded().path).stderr
+    assert "all 40 rows are outliers; max_cluster_size is 3, below min_cluster_size, 4" in said
 
 
 def test_a_model_that_does_not_exist(upgraded: MakeFile) -> None:

@@ -124,6 +124,19 @@ def test_given_values_are_not_changed() -> None:
         ("distance_floor", 2.5),
         ("distance_floor", math.nan),
         ("selection_method", "EOM"),
+        ("epsilon", "0.4"),
+        ("epsilon", None),
+        ("epsilon", True),
+        ("epsilon", np.array([0.4])),
+        ("distance_floor", "0.1"),
+        ("min_cluster_size", "10"),
+        ("min_samples", "10"),
+        ("min_samples", True),
+        ("max_cluster_size", [10]),
+        ("allow_single_cluster", "no"),
+        ("allow_single_cluster", 1),
+        ("exact", None),
+        ("backend", ["tiled"]),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(name: str, value: Any) -> None:
@@ -168,6 +181,52 @@ def test_chords_and_cosines() -> None:
     assert chord_to_cosine(2) == 2
     first, second = np.array([1.0, 0.0]), np.array([0.6, 0.8])
     assert chord_to_cosine(float(np.linalg.norm(first - second))) == pytest.approx(1 - first @ second)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("work_dir", "work"),
+        ("memory_limit", "2GiB"),
+        ("memory_limit", 2.5),
+        ("checkpoints", "no"),
+        ("devices", 0),
+        ("devices", "0,1"),
+        ("devices", (0, "1")),
+        ("devices", (0, -1)),
+    ],
+)
+def test_resources_of_another_type_are_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(InvalidParameter, match=rf"{name} must be .*; got "):
+        Resources(**{name: value})
+
+
+def test_numbers_of_numpy_become_plain_where_they_enter() -> None:
+    asked = ClusteringParameters(
+        epsilon=np.float64(0.3),
+        min_cluster_size=np.float32(0.25),
+        min_samples=np.int64(5),
+        max_cluster_size=np.uint8(50),
+        allow_single_cluster=np.bool_(False),
+        distance_floor=np.float32(0.5),
+        exact=np.bool_(True),
+    )
+    assert json.loads(json.dumps(asdict(asked))) == asdict(asked)
+    assert asked.resolve(100).min_cluster_size == 25
+    resources = Resources(memory_limit=np.int64(1 << 30), devices=[np.int32(0), 1])  # type: ignore[arg-type]
+    assert json.dumps([resources.memory_limit, resources.devices]) == "[1073741824, [0, 1]]"
+    assert hash(resources) == hash(Resources(memory_limit=1 << 30, devices=(0, 1)))
+
+
+def test_a_largest_size_below_the_smallest_is_refused_where_both_are_known() -> None:
+    with pytest.raises(
+        InvalidParameter, match="max_cluster_size must be at least min_cluster_size, 10; got 9"
+    ):
+        ClusteringParameters(min_cluster_size=10, max_cluster_size=9)
+    assert ClusteringParameters(min_cluster_size=10, max_cluster_size=10).max_cluster_size == 10
+    # Leaves are not split further, and the size of a share is not known yet.
+    ClusteringParameters(min_cluster_size=10, max_cluster_size=9, selection_method="leaf")
+    ClusteringParameters(min_cluster_size=0.5, max_cluster_size=9)
 
 
 def test_effective_parameters_are_plain_numbers_whatever_was_given() -> None:

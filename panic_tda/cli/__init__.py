@@ -1,9 +1,10 @@
 """What a command says, and how: terminal, text and JSON, shared options.
 
-In flow the plain results of the library; out flow characters. `terminal` has progress, logs, signals and
-exit codes, `rendering` turns results into text for people and JSON for programs, `options` has the Click
-options that commands share. The commands themselves are in `panic_tda.main`; nothing here computes or opens
-anything.
+In flow the plain results of the library; out flow characters. `terminal` has output, logs, signals and exit
+codes, `display` the bars and lines of progress, `rendering` turns results into text for people and JSON for
+programs, `text` knows what a terminal would obey, how wide it shows a line, and tables, and `options` has the
+Click options that commands share and the sections of their help. The commands themselves are in
+`panic_tda.main`; nothing here computes or opens anything.
 
 Words: *data* goes to stdout, *progress* and logs to stderr.
 """

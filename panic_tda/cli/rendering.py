@@ -10,8 +10,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from panic_tda.cli.text import Column, on_one_line, paragraph, shorten, table
 from panic_tda.devices.doctor import Environment
-from panic_tda.parameters import chord_to_cosine, format_bytes
+from panic_tda.parameters import ClusteringRecord, chord_to_cosine, format_bytes
 from panic_tda.storage.additions import ImportSummary
 from panic_tda.storage.results import ClusterDetails, ClusteringSummary
 from panic_tda.types import ModelOutcome, SavedPending
@@ -21,7 +22,31 @@ PIPE_COLUMNS = 160
 _COUNTED = ("n_total", "n_sampled", "n_excluded", "n_embeddings", "n_unique", "n_clusters", "n_outliers")
 NO_CLUSTERINGS = "No clusterings are stored; make some with panic-tda cluster-embeddings."
 _DELETED_SHOWN = 50
-_TABLE_GAP = "  "
+_OUTCOME_COLUMNS = (
+    Column("model", elastic=True),
+    Column("status"),
+    Column("embeddings", right=True, rank=1),
+    Column("clusters", right=True),
+    Column("outliers", right=True),
+    Column("backend", rank=3),
+    Column("exact", rank=4),
+    Column("time", right=True, rank=2),
+    Column("clustering"),
+)
+_LISTED_COLUMNS = (
+    Column("id"),
+    Column("model", elastic=True),
+    Column("algorithm", rank=8),
+    Column("epsilon", right=True, rank=1),
+    Column("downsample", right=True, rank=4),
+    Column("backend", rank=5),
+    Column("exact", rank=6),
+    Column("clusters", right=True),
+    Column("assigned", right=True, rank=3),
+    Column("outliers", right=True),
+    Column("created (UTC)", rank=2),
+    Column("time", right=True, rank=7),
+)
 
 
 def terminal_width() -> int:
@@ -29,13 +54,18 @@ def terminal_width() -> int:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_COLUMNS
 
 
+def table_width() -> int:
+    """Columns for a table on stdout; where it is no terminal, no table is too wide."""
+    return terminal_width() if sys.stdout.isatty() else sys.maxsize
+
+
 def outcomes_json(outcomes: Sequence[ModelOutcome]) -> dict[str, Any]:
     """Return the object that `cluster-embeddings --json` prints."""
     return {"results": [_plain(asdict(outcome)) for outcome in outcomes]}
 
 
-def outcomes_text(outcomes: Sequence[ModelOutcome]) -> str:
-    """Return one line a model."""
+def outcomes_text(outcomes: Sequence[ModelOutcome], width: int) -> str:
+    """Return one line a model, and below them the reason of each that was not clustered."""
     rows = [
         (
             outcome.embedding_model,
@@ -46,22 +76,17 @@ def outcomes_text(outcomes: Sequence[ModelOutcome]) -> str:
             outcome.backend or "-",
             _yes_no(outcome.exact),
             f"{sum(outcome.seconds.values()):.1f} s",
-            str(outcome.id or outcome.reason),
+            str(outcome.id or "-"),
         )
         for outcome in outcomes
     ]
-    header = (
-        "model",
-        "status",
-        "embeddings",
-        "clusters",
-        "outliers",
-        "backend",
-        "exact",
-        "time",
-        "clustering",
-    )
-    return _table(header, rows, right=(2, 3, 4, 7))
+    listed = table(_OUTCOME_COLUMNS, rows, width)
+    reasons = [
+        paragraph(on_one_line(f"{outcome.embedding_model}: {outcome.reason}"), width)
+        for outcome in outcomes
+        if outcome.reason
+    ]
+    return "\n\n".join([listed, *reasons])
 
 
 def import_json(summary: ImportSummary) -> dict[str, Any]:
@@ -83,12 +108,12 @@ def listing_json(summaries: Sequence[ClusteringSummary]) -> list[dict[str, Any]]
                 "id": summary.id,
                 "embedding_model": summary.embedding_model,
                 "algorithm": summary.algorithm,
-                "epsilon": summary.parameters.get("cluster_selection_epsilon"),
-                "downsample": summary.parameters.get("downsample"),
-                "backend": summary.parameters.get("backend"),
-                "exact": summary.parameters.get("exact"),
-                "n_clusters": summary.parameters.get("n_clusters"),
-                "n_assignments": summary.parameters.get("n_embeddings"),
+                "epsilon": summary.record.cluster_selection_epsilon,
+                "downsample": summary.record.downsample,
+                "backend": summary.record.backend,
+                "exact": summary.record.exact,
+                "n_clusters": summary.record.n_clusters,
+                "n_assignments": summary.record.n_embeddings,
                 "outlier_percent": _share(summary),
                 "created_at": summary.created_at,
                 "duration_seconds": summary.seconds,
@@ -98,7 +123,7 @@ def listing_json(summaries: Sequence[ClusteringSummary]) -> list[dict[str, Any]]
     ]
 
 
-def listing_text(summaries: Sequence[ClusteringSummary], n_stored: int) -> str:
+def listing_text(summaries: Sequence[ClusteringSummary], n_stored: int, width: int) -> str:
     """Return one line a stored clustering, the latest first, and how many of `n_stored` are not shown."""
     if not summaries:
         return NO_CLUSTERINGS
@@ -107,35 +132,21 @@ def listing_text(summaries: Sequence[ClusteringSummary], n_stored: int) -> str:
             str(summary.id),
             summary.embedding_model,
             summary.algorithm,
-            f"{summary.parameters['cluster_selection_epsilon']:g}",
-            str(summary.parameters["downsample"]),
-            summary.parameters["backend"],
-            _yes_no(summary.parameters["exact"]),
-            str(summary.parameters["n_clusters"]),
-            str(summary.parameters["n_embeddings"]),
-            _percent(summary.parameters["n_outliers"], summary.parameters["n_embeddings"]),
+            f"{summary.record.cluster_selection_epsilon:g}",
+            str(summary.record.downsample),
+            summary.record.backend,
+            _yes_no(summary.record.exact),
+            str(summary.record.n_clusters),
+            str(summary.record.n_embeddings),
+            _percent(summary.record.n_outliers, summary.record.n_embeddings),
             f"{summary.created_at:%Y-%m-%d %H:%M}",
             f"{summary.seconds:.1f} s",
         )
         for summary in summaries
     ]
-    header = (
-        "id",
-        "model",
-        "algorithm",
-        "epsilon",
-        "sample",
-        "backend",
-        "exact",
-        "clusters",
-        "assigned",
-        "outliers",
-        "created (UTC)",
-        "time",
-    )
-    table = _table(header, rows, right=(3, 4, 7, 8, 9, 11))
+    listed = table(_LISTED_COLUMNS, rows, width)
     hidden = n_stored - len(summaries)
-    return f"{table}\n… and {hidden} older ones; list-clusterings --limit 0 lists all" if hidden else table
+    return f"{listed}\n… and {hidden} older ones; list-clusterings --limit 0 lists all" if hidden else listed
 
 
 def details_json(summary: ClusteringSummary, clusters: Sequence[ClusterDetails]) -> dict[str, Any]:
@@ -153,18 +164,18 @@ def details_text(
 
     `limit` is how many clusters were asked for, 0 meaning all.
     """
-    said = summary.parameters
+    said = summary.record
     lines = [
-        f"Clustering {summary.id} of {summary.embedding_model}, {summary.created_at:%Y-%m-%d %H:%M} UTC, "
-        f"{summary.seconds:.1f} s",
+        f"Clustering {summary.id} of {on_one_line(summary.embedding_model)}, "
+        f"{summary.created_at:%Y-%m-%d %H:%M} UTC, {summary.seconds:.1f} s",
         *_parameter_lines(said),
         "",
     ]
-    if not said["n_clusters"]:
+    if not said.n_clusters:
         lines.append("No clusters: every embedding is an outlier.")
     for cluster in clusters:
-        lines += _cluster_lines(cluster, said["n_embeddings"], width)
-    hidden = said["n_clusters"] - len(clusters)
+        lines += _cluster_lines(cluster, said.n_embeddings, width)
+    hidden = said.n_clusters - len(clusters)
     if hidden > 0 and len(clusters) == limit:
         lines.append(f"… and {hidden} smaller clusters; --limit 0 shows all")
     elif hidden > 0:
@@ -172,14 +183,14 @@ def details_text(
     return "\n".join(lines)
 
 
-def deletion_text(summaries: Sequence[ClusteringSummary]) -> str:
+def deletion_text(summaries: Sequence[ClusteringSummary], width: int) -> str:
     """Say what a deletion takes away."""
     if not summaries:
         return "Nothing to delete."
-    n_clusters = sum(summary.parameters["n_clusters"] for summary in summaries)
-    n_assignments = sum(summary.parameters["n_embeddings"] for summary in summaries)
+    n_clusters = sum(summary.record.n_clusters for summary in summaries)
+    n_assignments = sum(summary.record.n_embeddings for summary in summaries)
     return (
-        f"{listing_text(summaries[:_DELETED_SHOWN], len(summaries))}\n"
+        f"{listing_text(summaries[:_DELETED_SHOWN], len(summaries), width)}\n"
         f"{len(summaries)} clusterings go, with {n_clusters} clusters and {n_assignments} assignments."
     )
 
@@ -193,7 +204,7 @@ def saved_text(saved: Sequence[SavedPending]) -> str:
     """Return one line a clustering that is in the database now."""
     return (
         "\n".join(
-            f"Saved clustering {one.id} of {one.embedding_model}"
+            f"Saved clustering {one.id} of {on_one_line(one.embedding_model)}"
             + (f"; {one.n_vanished} embeddings have gone since and were left out" if one.n_vanished else "")
             for one in saved
         )
@@ -236,28 +247,28 @@ def _bytes(size: int | None) -> str:
     return "unknown" if size is None else format_bytes(size)
 
 
-def _parameter_lines(said: dict[str, Any]) -> list[str]:
-    epsilon = said["cluster_selection_epsilon"]
-    counts = ", ".join(f"{name.removeprefix('n_')} {said[name]}" for name in _COUNTED if name in said)
-    limit = said.get("max_cluster_size")
+def _parameter_lines(said: ClusteringRecord) -> list[str]:
+    epsilon = said.cluster_selection_epsilon
+    counts = ", ".join(f"{name.removeprefix('n_')} {getattr(said, name)}" for name in _COUNTED)
+    limit = said.max_cluster_size
     largest = f", max_cluster_size {limit}" if limit else ""
     return [
         f"  epsilon {epsilon:g} chord (cosine distance {chord_to_cosine(epsilon):g}), min_cluster_size "
-        f"{said['min_cluster_size']}{largest}, min_samples {said['min_samples']}, "
-        f"{said['cluster_selection_method']}, "
-        f"single cluster {'allowed' if said['allow_single_cluster'] else 'not allowed'}",
-        f"  backend {said['backend']} ({'exact' if said['exact'] else 'approximate'}), "
-        f"downsample {said['downsample']}; {counts}",
+        f"{said.min_cluster_size}{largest}, min_samples {said.min_samples}, "
+        f"{said.cluster_selection_method}, "
+        f"single cluster {'allowed' if said.allow_single_cluster else 'not allowed'}",
+        f"  backend {said.backend} ({'exact' if said.exact else 'approximate'}), "
+        f"downsample {said.downsample}; {counts}",
         *_approximation_lines(said),
     ]
 
 
-def _approximation_lines(said: dict[str, Any]) -> list[str]:
-    share = said.get("lighter_edge_share")
+def _approximation_lines(said: ClusteringRecord) -> list[str]:
+    share = said.lighter_edge_share
     if share is None:
         return []
     return [
-        f"  {100 * share:.2f} % of {said['lighter_edge_sample']} sampled rows have an edge lighter than "
+        f"  {100 * share:.2f} % of {said.lighter_edge_sample} sampled rows have an edge lighter than "
         "their path in the tree (0 % in an exact one)"
     ]
 
@@ -268,14 +279,15 @@ def _cluster_lines(cluster: ClusterDetails, n_embeddings: int, width: int) -> li
         f"{cluster.label:>5}  {cluster.size:>8}  {_percent(cluster.size, n_embeddings):>7}  "
         f"persistence {cluster.persistence:.3f}{copies:>7}  "
     )
-    text = "(image)" if cluster.medoid_text is None else _on_one_line(cluster.medoid_text)
+    is_image = cluster.medoid_invocation_id == cluster.medoid_image_invocation_id is not None
+    text = on_one_line(cluster.medoid_text or "") or ("(image)" if is_image else "(no text)")
     ids = {
         "embedding": cluster.medoid_embedding_id,
         "invocation": cluster.medoid_invocation_id,
         "run": cluster.medoid_run_id,
         "image": cluster.medoid_image_invocation_id,
     }
-    return [head + _shorten(text, max(20, width - len(head))), *_id_lines(ids, width), ""]
+    return [head + shorten(text, max(20, width - len(head))), *_id_lines(ids, width), ""]
 
 
 def _id_lines(ids: dict[str, UUID | None], width: int) -> list[str]:
@@ -288,36 +300,13 @@ def _id_lines(ids: dict[str, UUID | None], width: int) -> list[str]:
     return lines
 
 
-def _on_one_line(text: str) -> str:
-    # Texts are generated: escape sequences in them must not reach the terminal.
-    words = " ".join(text.split())
-    return "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in words
-    )
-
-
-def _shorten(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int]) -> str:
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    return "\n".join(
-        _TABLE_GAP.join(
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (header, *rows)
-    )
-
-
 def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "-"
 
 
 def _share(summary: ClusteringSummary) -> float | None:
-    n_embeddings = summary.parameters.get("n_embeddings")
-    return 100 * summary.parameters["n_outliers"] / n_embeddings if n_embeddings else None
+    n_embeddings = summary.record.n_embeddings
+    return 100 * summary.record.n_outliers / n_embeddings if n_embeddings else None
 
 
 def _yes_no(value: bool | None) -> str:

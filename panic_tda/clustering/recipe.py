@@ -242,7 +242,12 @@ def _warn_of_too_few(n: int, effective: EffectiveParameters, name: str) -> None:
 
 def _warn_of_nothing(n: int, effective: EffectiveParameters, name: str) -> None:
     advice = "try a smaller min_cluster_size or min_samples"
-    if effective.allow_single_cluster:
+    smallest, largest = effective.min_cluster_size, effective.max_cluster_size
+    if effective.cluster_selection_method == "eom" and largest is not None and largest < smallest:
+        advice = (
+            f"max_cluster_size is {largest}, below min_cluster_size, {smallest}: try a larger one, or none"
+        )
+    elif effective.allow_single_cluster:
         # The whole may be more stable than its parts, and have no row that is dense enough to be a member.
         advice = (
             f"none is dense within epsilon {effective.cluster_selection_epsilon:g}; try a larger epsilon, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -41,10 +41,6 @@ class ClusteringSummary:
     started_at: datetime
     completed_at: datetime
     record: ClusteringRecord
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return self.record.to_json()
 
     @property
     def seconds(self) -> float:

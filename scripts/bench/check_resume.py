@@ -36,8 +36,8 @@ ROOT = Path(__file__).parents[2]
 CLUSTERS = ("--epsilon", "0", "--no-allow-single-cluster")
 BEATING = """
 import sys
-from panic_tda.cli import terminal
-terminal.LoggedProgress.__init__.__defaults__ = (float(sys.argv.pop(1)),)
+from panic_tda.cli import display
+display.HEARTBEAT_SECONDS = float(sys.argv.pop(1))
 from panic_tda.main import main
 main(prog_name="panic-tda")
 """

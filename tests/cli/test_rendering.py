@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
@@ -11,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from panic_tda.cli import rendering
+from panic_tda.cli.text import columns
 from panic_tda.storage.results import ClusterDetails, ClusteringSummary
 from panic_tda.types import CLUSTERED, FAILED, SKIPPED, ModelOutcome, SavedPending
 
+WIDE = 10_000
 PARAMETERS = {
     "cluster_selection_epsilon": 0.4,
     "min_cluster_size": 10,
@@ -46,7 +50,9 @@ def summary(**changes: object) -> ClusteringSummary:
     )
 
 
-def cluster(label: int = 0, text: str | None = "a living room", copies: int | None = 4) -> ClusterDetails:
+def cluster(
+    label: int = 0, text: str | None = "a living room", copies: int | None = 4, image: int | None = None
+) -> ClusterDetails:
     return ClusterDetails(
         label=label,
         size=33,
@@ -54,10 +60,14 @@ def cluster(label: int = 0, text: str | None = "a living room", copies: int | No
         medoid_embedding_id=UUID(int=1),
         medoid_invocation_id=UUID(int=2),
         medoid_run_id=UUID(int=3),
-        medoid_image_invocation_id=None,
+        medoid_image_invocation_id=None if image is None else UUID(int=image),
         medoid_text=text,
         medoid_copies=copies,
     )
+
+
+def named(model: str) -> ClusteringSummary:
+    return replace(summary(), embedding_model=model)
 
 
 def outcome(status: str, reason: str | None = None) -> ModelOutcome:
@@ -82,29 +92,28 @@ def outcome(status: str, reason: str | None = None) -> ModelOutcome:
 OUTCOMES = [outcome(CLUSTERED), outcome(SKIPPED, "one row"), outcome(FAILED, "bad vectors")]
 
 
-def test_outcomes_are_a_table_with_their_reasons() -> None:
-    header, *lines = rendering.outcomes_text(OUTCOMES).splitlines()
+def test_outcomes_are_a_table_with_the_reasons_below() -> None:
+    listed, *reasons = rendering.outcomes_text(OUTCOMES, WIDE).split("\n\n")
+    header, *lines = listed.splitlines()
     assert len(lines) == 3
     assert lines[0].split() == [
-        *(
-            "Modelclustered",
-            "clustered",
-            "38",
-            "3",
-            "50.0",
-            "%",
-            "sklearn",
-            "yes",
-            "1.2",
-            "s",
-            str(UUID(int=7)),
-        )
+        *("Modelclustered", "clustered", "38", "3", "50.0", "%", "sklearn", "yes", "1.2", "s"),
+        str(UUID(int=7)),
     ]
-    assert lines[1].endswith("one row")
-    assert lines[2].endswith("bad vectors")
     column = header.index("clustering", header.index("time"))
-    assert lines[0][column:] == str(UUID(int=7))
-    assert lines[2][column:] == "bad vectors"
+    assert [line[column:] for line in lines] == [str(UUID(int=7)), "-", "-"]
+    assert reasons == ["Modelskipped: one row", "Modelfailed: bad vectors"]
+
+
+def test_a_long_reason_is_a_paragraph_whose_words_stay_whole() -> None:
+    reason = "use --backend tiled (with --memory-limit, where the host is short too) " * 6
+    listed, paragraph = rendering.outcomes_text([outcome(FAILED, reason)], 80).split("\n\n")
+    assert max(map(len, listed.splitlines())) <= 80
+    lines = paragraph.splitlines()
+    assert 1 < len(lines) <= len(reason) // 60
+    assert max(map(len, lines)) <= 80
+    assert " ".join(lines) == f"Modelfailed: {reason.strip()}"
+    assert rendering.outcomes_text([outcome(FAILED, reason)], WIDE).endswith(f"\n\n{' '.join(lines)}")
 
 
 def test_outcomes_as_json_are_plain() -> None:
@@ -115,7 +124,8 @@ def test_outcomes_as_json_are_plain() -> None:
 
 def test_a_listing_shows_whether_it_is_exact() -> None:
     for exact, word in ((True, "yes"), (False, "no")):
-        header, line = rendering.listing_text([summary(exact=exact)], 1).splitlines()
+        header, line = rendering.listing_text([summary(exact=exact)], 1, WIDE).splitlines()
+        assert header.split()[:5] == ["id", "model", "algorithm", "epsilon", "downsample"]
         assert line[header.index("exact") :].split()[0] == word
         assert line.split()[:5] == [str(UUID(int=0xABC)), "Nomic", "hdbscan", "0.4", "10"]
         assert line.endswith("2025-07-15 11:45  6300.0 s")
@@ -126,16 +136,63 @@ def test_a_listing_shows_whether_it_is_exact() -> None:
 
 
 def test_a_listing_says_what_it_leaves_out() -> None:
-    assert "… and 4 older ones; list-clusterings --limit 0 lists all" in rendering.listing_text(
-        [summary()], 5
+    said = rendering.listing_text([summary()], 5, WIDE)
+    assert "… and 4 older ones; list-clusterings --limit 0 lists all" in said
+    assert "…" not in rendering.listing_text([summary()], 1, WIDE)
+
+
+LISTED = {
+    *("id", "model", "algorithm", "epsilon", "downsample", "backend", "exact", "clusters", "assigned"),
+    *("outliers", "created (UTC)", "time"),
+}
+
+
+@pytest.mark.parametrize("width", [70, 80, 100, 120, 200])
+def test_a_listing_fits_the_terminal_and_says_which_columns_have_no_room(width: int) -> None:
+    header, *lines = rendering.listing_text([summary(), summary(n_clusters=12_345)], 2, width).splitlines()
+    assert max(map(len, (header, *lines))) <= width
+    assert all(line.startswith(f"{UUID(int=0xABC)}  Nomic  ") for line in lines[:2])
+    said = re.findall(r"^\(no room for: (.*); --json has all\)$", " ".join(lines[2:]))
+    hidden = {name for names in said for name in names.split(", ")}
+    assert {name for name in LISTED if name in header} == LISTED - hidden
+    assert bool(hidden) == (width < 130)
+    assert not hidden & {"id", "model", "clusters", "outliers"}
+
+
+def test_a_long_name_is_cut_where_no_more_columns_can_go() -> None:
+    (_, line, *_) = rendering.listing_text([named("風船" * 40)], 1, 80).splitlines()
+    assert line.startswith(f"{UUID(int=0xABC)}  風船")
+    assert "…" in line
+    assert columns(line) <= 80
+    assert "風船" * 40 in rendering.listing_text([named("風船" * 40)], 1, WIDE)
+
+
+def test_wide_characters_keep_the_columns_straight() -> None:
+    header, *lines = rendering.listing_text([named("風船"), named("Nomic")], 2, WIDE).splitlines()
+    place = header.index("algorithm")
+    assert [columns(line[: line.index("hdbscan")]) for line in lines] == [place, place]
+
+
+def test_names_are_shown_without_what_a_terminal_would_obey() -> None:
+    evil = "\x1b]0;title\x07\nSecond\x9b2J"
+    texts = (
+        rendering.listing_text([named(evil)], 1, WIDE),
+        rendering.details_text(named(evil), [], 100),
+        rendering.deletion_text([named(evil)], WIDE),
+        rendering.outcomes_text([replace(outcome(FAILED, evil), embedding_model=evil)], WIDE),
+        rendering.saved_text([SavedPending(UUID(int=1), evil, 0)]),
     )
-    assert "…" not in rendering.listing_text([summary()], 1)
+    for text in texts:
+        assert "Second" in text
+        assert all(line.isprintable() for line in text.split("\n"))
+        assert not any(line.startswith("Second") for line in text.split("\n"))
+    assert rendering.listing_json([named(evil)])[0]["embedding_model"] == evil
 
 
 def test_a_clustering_without_rows_divides_by_nothing() -> None:
     empty = summary(n_embeddings=0, n_clusters=0, n_outliers=0)
     assert rendering.listing_json([empty])[0]["outlier_percent"] is None
-    assert len(rendering.listing_text([empty], 1).splitlines()) == 2
+    assert len(rendering.listing_text([empty], 1, WIDE).splitlines()) == 2
     assert "every embedding is an outlier" in rendering.details_text(empty, [], 80)
 
 
@@ -176,13 +233,18 @@ def test_any_text_makes_one_printable_line_within_the_width(text: str, width: in
     shown = rendering.details_text(summary(n_clusters=1), [cluster(text=text)], width)
     (line,) = (line for line in shown.split("\n") if "persistence" in line)
     assert line.isprintable()
-    assert len(line) <= max(width, 80)
+    assert columns(line) <= max(width, 80)
     said = rendering.details_json(summary(), [cluster(text=text)])
     assert said["clusters"][0]["medoid_text"] == text
 
 
-def test_images_have_no_text() -> None:
-    assert "(image)" in rendering.details_text(summary(), [cluster(text=None, copies=None)], 100)
+def test_images_have_no_text_and_texts_without_one_are_no_images() -> None:
+    image = rendering.details_text(summary(), [cluster(text=None, copies=None, image=2)], 100)
+    assert "(image)" in image
+    for described in (3, None):
+        bare = rendering.details_text(summary(), [cluster(text=None, copies=None, image=described)], 100)
+        assert "(no text)" in bare
+        assert "(image)" not in bare
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 250])
@@ -193,11 +255,11 @@ def test_ids_are_never_cut(width: int) -> None:
 
 
 def test_what_a_deletion_takes_is_counted() -> None:
-    assert rendering.deletion_text([]) == "Nothing to delete."
-    text = rendering.deletion_text([summary(), summary(n_clusters=4, n_embeddings=1)])
+    assert rendering.deletion_text([], WIDE) == "Nothing to delete."
+    text = rendering.deletion_text([summary(), summary(n_clusters=4, n_embeddings=1)], WIDE)
     assert "2 clusterings go, with 7 clusters and 100 assignments." in text
     assert text.count(str(UUID(int=0xABC))) == 2
-    many = rendering.deletion_text([summary()] * 1000)
+    many = rendering.deletion_text([summary()] * 1000, WIDE)
     assert len(many.splitlines()) == 53
     assert "and 950 older ones" in many
     assert "1000 clusterings go" in many

@@ -3,91 +3,36 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-import pty
 import re
 import signal
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from panic_tda.cli import terminal
 from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.storage import pending
 from panic_tda.storage.recovery import save_pending
 from panic_tda.types import CLUSTERED
-from tests import processes
-from tests.conftest import MakeFile, UpgradedFile
+from tests.cli.processes import (
+    SECONDS,
+    SLOW,
+    STARTED,
+    count_results,
+    environment,
+    in_a_shell,
+    on_a_terminal,
+    read_until,
+    run,
+    started,
+)
+from tests.conftest import MakeFile
 from tests.field_files import FieldSpec, write_field_file
-from tests.snapshots import REPOSITORY, snapshot
-
-SECONDS = 60
-"""After this long a process that should have done something is considered stuck."""
-
-# Commands run as users run them, but a fit says that it began and then takes its time.
-SLOW = """
-import sys, time
-import panic_tda.cli.terminal as terminal
-if "--beat" in sys.argv:
-    sys.argv.remove("--beat")
-    make = terminal.LoggedProgress.__init__
-    terminal.LoggedProgress.__init__ = lambda self, **options: make(self, 0.05, **options)
-from panic_tda.clustering.backends.sklearn import SklearnBackend
-
-def slow(self, vectors, weights, options):
-    options.progress.phase("distances", total=100)
-    print("HERE NOW", file=sys.stderr, flush=True)
-    for step in range(3000):
-        time.sleep(0.02)
-        options.progress.advance(0.01)
-
-SklearnBackend.fit = slow
-from panic_tda.main import main
-main(prog_name="panic-tda")
-"""
-COMMAND = ("cluster-embeddings", "Nomic", "--backend", "sklearn")
-STARTED = "HERE NOW"
-
-
-def environment(**more: str) -> dict[str, str]:
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
-    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)} | more
-
-
-def run(*words: object, cwd: Path, code: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *(["-c", code] if code else ["-m", "panic_tda"]), *map(str, words)],
-        cwd=cwd,
-        env=environment(**env),
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-
-
-def started(file: UpgradedFile, code: str, *words: object) -> AbstractContextManager[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", code, *COMMAND, "--db", str(file.path), *map(str, words)]
-    return processes.started(command, cwd=file.path.parent, env=environment())
-
-
-def read_until(process: subprocess.Popen[str], pattern: str, times: int = 1) -> str:
-    assert process.stderr is not None
-    said = ""
-    while len(re.findall(pattern, said)) < times:
-        line = process.stderr.readline()
-        assert line, f"ended without {pattern!r}: {said}"
-        said += line
-    return said
+from tests.snapshots import snapshot
 
 
 @pytest.mark.parametrize(
@@ -104,7 +49,7 @@ def test_a_signal_during_the_fit_leaves_the_database_as_it_was(
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=SECONDS)
     assert process.returncode == code, stderr
-    assert f"{word}; nothing unfinished was saved" in stderr
+    assert f"{word}; nothing unfinished is in the database" in stderr
     assert "Traceback" not in stderr
     assert stdout == ""
     assert snapshot(file.path) == before
@@ -149,6 +94,7 @@ def test_a_signal_while_saving_leaves_the_database_as_it_was_and_keeps_the_resul
     (path,) = pending.find(file.database)
     assert str(path) in stderr
     assert "save-pending" in stderr
+    assert re.search("(interrupted|terminated); nothing unfinished is in the database\n$", stderr)
     assert "Traceback" not in stderr
     assert [saved.n_vanished for saved in save_pending(file.database)] == [0]
     assert count_results(file.path) == 1
@@ -164,64 +110,6 @@ def test_a_signal_leaves_what_was_saved_before(upgraded: MakeFile) -> None:
         process.communicate(timeout=SECONDS)
     assert process.returncode == 143
     assert snapshot(file.path) == before
-
-
-def test_under_nohup_there_is_a_line_from_time_to_time(upgraded: MakeFile) -> None:
-    with started(upgraded(), SLOW, "--beat") as process:
-        said = read_until(process, r"Nomic: distances: \d+ %", times=3)
-    lines = [line for line in said.splitlines() if "%" in line and "distances" in line]
-    for line in lines:
-        when, rest = line.split(" INFO    Nomic: distances: ")
-        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", when)
-        assert re.fullmatch(r"\d+ %, (about .+ left|running for .+)", rest)
-    assert re.search(r"Nomic: load: done in \d+\.\d s", said)
-
-
-def test_heartbeats_say_how_long_a_phase_without_total_runs(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "panic_tda"), terminal.LoggedProgress(0.01) as progress:
-        progress.phase("linkage")
-        deadline = time.monotonic() + SECONDS
-        while "linkage: running for" not in caplog.text and time.monotonic() < deadline:
-            time.sleep(0.01)
-        progress.phase("distances", total=1e4)
-        # What is there at once was done by a run before this one, and says nothing of this one's speed.
-        progress.advance(5e3)
-        while "distances: 50 %" not in caplog.text and time.monotonic() < deadline:
-            time.sleep(0.01)
-        while "left" not in caplog.text and time.monotonic() < deadline:
-            progress.advance(1)
-            time.sleep(0.01)
-    assert "linkage: running for 0 s" in caplog.text
-    assert "distances: 50 %, running for 0 s" in caplog.text
-    assert re.search(r"distances: 5\d %, about [\d.]+ (s|min|h) left", caplog.text)
-    messages = [record.getMessage() for record in caplog.records]
-    assert [message.split(":")[0] for message in messages if "done in" in message] == ["linkage", "distances"]
-
-
-@pytest.fixture(autouse=True)
-def logs_reach_the_test() -> Iterator[None]:
-    # `configure_logging` of an earlier command keeps them to itself.
-    logger = logging.getLogger("panic_tda")
-    before = logger.propagate
-    logger.propagate = True
-    yield
-    logger.propagate = before
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"),
-        (89, "89 s"),
-        (90, "1.5 min"),
-        (600, "10 min"),
-        (5399, "90 min"),
-        (5400, "1.5 h"),
-        (90_000, "25.0 h"),
-    ],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert terminal._duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -288,6 +176,121 @@ def test_a_reader_that_goes_away_is_no_failure(upgraded: MakeFile, unbuffered: s
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("more", ["", "--json"])
+def test_a_reader_that_goes_away_hides_no_failure(upgraded: MakeFile, more: str) -> None:
+    """`| true` made every failure a success."""
+    file = upgraded(FieldSpec(nan_vectors=1))
+    done = in_a_shell(f"panic-tda cluster-embeddings {more} --db {file.path} | true", file.path.parent)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert count_results(file.path) == 1
+    done = in_a_shell(f"panic-tda show-clustering Nonesuch {more} --db {file.path} | true", file.path.parent)
+    assert done.returncode == 2, done.stderr
+    assert "begin with 'Nonesuch'" in done.stderr
+
+
+def test_a_reader_that_goes_away_stops_no_work(tmp_path: Path) -> None:
+    """The upgrade ended after the first line that nobody read, and said that all was well."""
+    facts = write_field_file(tmp_path / "field.sqlite")
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "panic_tda", "upgrade", "--yes", "--db", str(facts.path)],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    os.close(writing)
+    assert done.returncode == 0, done.stderr
+    assert count_results(facts.path) == 0
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_no_exit_code(upgraded: MakeFile, closed: str) -> None:
+    """Streams that were closed are None in Python: an AttributeError was all that a command said."""
+    file = upgraded(FieldSpec(nan_vectors=1))
+    for words, code in (
+        ("cluster-embeddings --json", 1),
+        ("list-clusterings", 0),
+        ("list-clusterings --json", 0),
+        ("show-clustering", 0),
+        ("show-clustering Nonesuch", 2),
+        ("show-clustering --nonsense", 2),
+    ):
+        done = in_a_shell(f"panic-tda {words} --db {file.path} {closed}", file.path.parent)
+        assert done.returncode == code, words + done.stderr
+        assert "AttributeError" not in done.stdout + done.stderr
+    assert count_results(file.path) == 1
+
+
+def test_a_closed_stream_leaves_its_number_to_no_other_file(upgraded: MakeFile) -> None:
+    """The log file would get what libraries print on stdout, and a database could."""
+    file = upgraded()
+    code = (
+        "import os\nfrom panic_tda.main import main\n"
+        "try: main(['list-clusterings', '--log-file', 'run.log'])\n"
+        "finally: os.write(1, b'printed'); os.write(2, b'printed')"
+    )
+    command = f"PANIC_TDA_DB={file.path} '{sys.executable}' -c \"$CODE\" >&- 2>&-"
+    done = in_a_shell(command, file.path.parent, CODE=code)
+    assert done.returncode == 0
+    assert "printed" not in (file.path.parent / "run.log").read_text()
+
+
+EVIL = "Evil\x1b]0;title\x07\x9b2J"
+
+
+def test_a_terminal_obeys_no_name(upgraded: MakeFile) -> None:
+    """Names of models went to the terminal and into the log as they were, escape sequences and all."""
+    file = upgraded(FieldSpec(text_models=("Nomic",)))
+    with sqlite3.connect(file.path) as connection:
+        connection.execute("UPDATE embedding SET embedding_model = ?", (EVIL,))
+    connection.close()
+    folder, db = file.path.parent, ("--db", file.path)
+    for words in (
+        ("cluster-embeddings", "-v", "--log-file", "run.log"),
+        ("cluster-embeddings", "Nonesuch"),
+        ("cluster-embeddings", EVIL + "!"),
+        ("list-clusterings",),
+        ("show-clustering",),
+        ("show-clustering", "--limit", EVIL),
+        ("show-clustering", EVIL),
+        ("delete-clusterings", "--model", EVIL, "--yes"),
+    ):
+        done = run(*words, *db, cwd=folder)
+        said = done.stdout + done.stderr
+        assert "Evil" in said, words
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", said), words
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", (folder / "run.log").read_text())
+    as_json = run("cluster-embeddings", "--json", *db, cwd=folder).stdout
+    assert json.loads(as_json)["results"][0]["embedding_model"] == EVIL
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", as_json)
+
+
+def test_words_that_are_no_text_are_answered_as_json(tmp_path: Path) -> None:
+    done = in_a_shell("panic-tda list-clusterings --json --db $'nowhere\\xff'", tmp_path)
+    assert done.returncode == 2
+    assert f"no database at {tmp_path}/nowhere\udcff;" in json.loads(done.stdout)["error"]["message"]
+    assert f"no database at {tmp_path}/nowhere\N{REPLACEMENT CHARACTER};" in done.stderr
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_listing_fits_a_real_terminal(upgraded: MakeFile, columns: int) -> None:
+    file = upgraded()
+    cluster_all_data(file.database)
+    words = ("list-clusterings", "--db", file.path)
+    seen = on_a_terminal(*words, cwd=file.path.parent, columns=columns, stdout=True)
+    header, *lines = seen.last
+    assert header.startswith("id ")
+    assert [line.split()[1] for line in lines[:2]] == ["STSBMpnet", "Nomic"]
+    assert " ".join(lines[2:]).startswith("(no room for: algorithm")
+    assert "no room" not in run(*words, cwd=file.path.parent).stdout
+
+
 def test_a_stderr_that_is_gone_costs_no_result(upgraded: MakeFile) -> None:
     file = upgraded()
     reading, writing = os.pipe()
@@ -306,49 +309,6 @@ def test_a_stderr_that_is_gone_costs_no_result(upgraded: MakeFile) -> None:
     assert done.returncode == 0
     assert done.stdout.count("clustered") == 2
     assert count_results(file.path) == 2
-
-
-def count_results(path: Path) -> int:
-    connection = sqlite3.connect(path)
-    (count,) = connection.execute("SELECT count(*) FROM clusteringresult").fetchone()
-    connection.close()
-    return int(count)
-
-
-def on_a_terminal(file: UpgradedFile, *words: str) -> str:
-    """Run a command whose stderr is a terminal; return what the terminal got."""
-    master, slave = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "panic_tda", *words, "--db", str(file.path)],
-        cwd=file.path.parent,
-        env=environment(TERM="xterm", COLUMNS="100"),
-        stdout=subprocess.PIPE,
-        stderr=slave,
-        stdin=subprocess.DEVNULL,
-    )
-    os.close(slave)
-    said = b""
-    try:
-        while chunk := os.read(master, 65536):
-            said += chunk
-    except OSError:
-        pass  # Linux's way to say that the other end is closed.
-    os.close(master)
-    process.communicate(timeout=SECONDS)
-    assert process.returncode == 0, said.decode()
-    return said.decode()
-
-
-def test_a_person_sees_a_bar_unless_it_is_to_be_quiet(upgraded: MakeFile) -> None:
-    file = upgraded()
-    escape = "\x1b["
-    seen = on_a_terminal(file, "cluster-embeddings")
-    assert escape in seen
-    assert "Nomic: load: done in" in seen
-    quiet = on_a_terminal(file, "cluster-embeddings", "--quiet")
-    assert escape not in quiet
-    assert "done in" not in quiet
-    assert count_results(file.path) == 4
 
 
 def test_a_terminal_of_one_script_still_shows_everything_else(upgraded: MakeFile) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from panic_tda.cli.terminal import LoggedProgress
+from panic_tda.cli.display import Display
 from panic_tda.devices import pool
 from panic_tda.devices.pool import Lost, run_on_devices
 from panic_tda.progress import Silent, beside
@@ -224,12 +224,12 @@ def test_listeners_beside_each_other() -> None:
 
     for plain in (Plain(), Silent()):
         assert beside(plain) is plain
-    with LoggedProgress() as progress:
+    with Display() as progress:
         assert beside(progress) is not progress
 
 
 def test_lines_of_several_listeners_stand_beside_each_other(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "panic_tda"), LoggedProgress(0.01) as progress:
+    with caplog.at_level(logging.INFO, "panic_tda"), Display(0.01) as progress:
         progress.phase("count")
         progress.phase("")
         first, second = progress.beside(), progress.beside()

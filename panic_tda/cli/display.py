@@ -1,0 +1,191 @@
+"""Progress for people: a bar with the time left where a person watches, else lines of the log."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from panic_tda.progress import Progress, TimeLeft
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as LiveDisplay
+
+HEARTBEAT_SECONDS = 30.0
+
+_log = logging.getLogger("panic_tda")
+
+
+class PhaseLog:
+    """Keeps the state of a phase, and logs how long it took, and where it is when it is asked to.
+
+    Parameters
+    ----------
+    ended : int
+        Level at which the end of a phase is logged.
+    """
+
+    def __init__(self, *, ended: int = logging.INFO) -> None:
+        self._ended = ended
+        self._name = ""
+        self._total: float | None = None
+        self._done = 0.0
+        self._began = 0.0
+        self._left = TimeLeft()
+
+    def phase(self, name: str, total: float | None = None) -> None:
+        """Log how long the last phase took, and begin the next."""
+        self.end()
+        self._total, self._done, self._began, self._left = total, 0.0, time.monotonic(), TimeLeft()
+        self._name = name
+        if name:
+            _log.debug("%s …", name)
+
+    def advance(self, amount: float) -> None:
+        """Count work done."""
+        self._done += amount
+        if self._total:
+            self._left.note(time.monotonic() - self._began, self._done / self._total)
+
+    def end(self) -> None:
+        """Log how long the phase took, where there is one."""
+        if self._name:
+            _log.log(self._ended, "%s: done in %.1f s", self._name, time.monotonic() - self._began)
+        self._name = ""
+
+    def tell(self) -> None:
+        """Log how far the phase is, where there is one."""
+        name, total, done = self._name, self._total, self._done
+        if not name:
+            return
+        elapsed = time.monotonic() - self._began
+        share = f"{100 * done / total:.0f} %, " if total and done else ""
+        left = self._left.seconds(elapsed, done / total) if total and done else None
+        if left is None:
+            _log.info("%s: %srunning for %s", name, share, _duration(elapsed))
+        else:
+            _log.info("%s: %sabout %s left", name, share, _duration(left))
+
+
+class Bar:
+    """Draws a phase as a bar of a live display, and tells the log of it."""
+
+    def __init__(self, live: LiveDisplay, log: PhaseLog) -> None:
+        self._live, self._log = live, log
+        self._task = live.add_task("starting", total=None)
+
+    def phase(self, name: str, total: float | None = None) -> None:
+        """Start the bar anew."""
+        self._log.phase(name, total)
+        self._live.reset(self._task, description=name, total=total, visible=bool(name))
+
+    def advance(self, amount: float) -> None:
+        """Move the bar."""
+        self._log.advance(amount)
+        self._live.advance(self._task, amount)
+
+
+class Display:
+    """Shows the progress of what goes on inside a `with`: one thing, and others beside it.
+
+    Parameters
+    ----------
+    interval : float, optional
+        Seconds between lines of the log while a phase lasts, where there are no bars; by default
+        `HEARTBEAT_SECONDS`.
+    ended : int
+        Level at which the end of a phase is logged.
+    live : rich.progress.Progress, optional
+        Where to draw bars.
+    """
+
+    def __init__(
+        self, interval: float | None = None, *, ended: int = logging.INFO, live: LiveDisplay | None = None
+    ) -> None:
+        self._interval = HEARTBEAT_SECONDS if interval is None else interval
+        self._ended, self._live = ended, live
+        self._logs: list[PhaseLog] = []
+        self._stop = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._first = self.beside()
+
+    def __enter__(self) -> Display:
+        if self._live is None:
+            self._heart.start()
+        else:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live is None:
+            self._stop.set()
+            self._heart.join()
+        else:
+            self._live.stop()
+        if exception[0] is None:
+            for log in self._logs:
+                log.end()
+
+    def beside(self) -> Progress:
+        """Return a listener with lines of its own, for what goes on meanwhile; it ends with this one."""
+        log = PhaseLog(ended=self._ended)
+        self._logs.append(log)
+        return log if self._live is None else Bar(self._live, log)
+
+    def phase(self, name: str, total: float | None = None) -> None:
+        """Begin the phase `name`."""
+        self._first.phase(name, total)
+
+    def advance(self, amount: float) -> None:
+        """Count work done."""
+        self._first.advance(amount)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self._interval):
+            for log in tuple(self._logs):
+                log.tell()
+
+
+def make_progress(*, ended: int = logging.INFO) -> Display:
+    """Return what shows progress on this stderr: no bar where only warnings are to be seen.
+
+    `ended` is the level at which the end of a phase is logged; what lasts is shown in any case.
+    """
+    quiet = any(handler.level >= logging.WARNING for handler in _log.handlers)
+    if quiet or not sys.stderr.isatty():
+        return Display(ended=ended)
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        SpinnerColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    live = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        # The terminal breaks long lines: a command that a message ends with can be copied as one.
+        console=Console(stderr=True, soft_wrap=True),
+        transient=True,
+        redirect_stdout=False,
+    )
+    return Display(ended=ended, live=live)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 600:
+        # Whole minutes alone would be up to a third off.
+        return f"{seconds / 60:.1f} min"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

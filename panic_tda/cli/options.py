@@ -1,0 +1,131 @@
+"""What all commands share: their options, the sections of their help, and how a wrong option is answered."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from panic_tda.cli import terminal
+from panic_tda.cli.text import harmless
+
+DEFAULT_DATABASE = "db/trajectory_data.sqlite"
+_OWN, _COMMON = "Options", "Common options"
+
+
+class _Option(click.Option):
+    """An option that stands in a section of its command's help."""
+
+    def __init__(self, *arguments: Any, section: str = _OWN, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.section = section
+
+
+option = functools.partial(click.option, cls=_Option)
+"""`click.option`, with the `section` in which the option stands."""
+_common_option = functools.partial(option, section=_COMMON)
+
+
+class Command(click.Command):
+    """A command whose help has its options in sections, those that all commands have last."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections in the order of their first options."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if isinstance(parameter, click.Option) and record is not None:
+                # --help is Click's own.
+                sections.setdefault(getattr(parameter, "section", _COMMON), []).append(record)
+        for name, records in sections.items():
+            with formatter.section(name):
+                formatter.write_dl(records)
+
+
+class Group(click.Group):
+    """Answers wrong options with a JSON object too, where JSON was asked for."""
+
+    command_class = Command
+
+    def main(self, *arguments: Any, **settings: Any) -> Any:
+        """Run the command that the words ask for."""
+        terminal.open_closed_streams()
+        return super().main(*arguments, **settings)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the words before the name of the command."""
+        ctx.obj = "--json" in args
+        with _answered(as_json=ctx.obj):
+            try:
+                return super().parse_args(ctx, args)
+            except click.NoSuchOption as error:
+                name = error.option_name
+                if not any(name in one.opts for command in self.commands.values() for one in command.params):
+                    raise
+                hint = f"{name} goes behind the name of the command: {ctx.info_name} COMMAND {name} …"
+                raise click.UsageError(hint, ctx) from error
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with _answered(as_json=ctx.obj):
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _answered(*, as_json: bool) -> Iterator[None]:
+    try:
+        yield
+    except click.UsageError as error:
+        message = error.format_message()
+        terminal.print_error(type(error).__name__, message, as_json=as_json)
+        if (shown := harmless(message)) != message:
+            raise click.UsageError(shown, error.ctx) from error
+        raise
+
+
+def common(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options all commands have, and the one translation of errors to exit codes."""
+
+    @functools.wraps(function)
+    def run(*, verbose: bool, quiet: bool, log_file: Path | None, **options: Any) -> None:
+        with terminal.exit_codes(as_json=options.get("as_json", False)):
+            terminal.configure_logging(verbose=verbose, quiet=quiet, log_file=log_file)
+            function(**options)
+
+    for decorate in (
+        _common_option(
+            "--log-file", type=click.Path(path_type=Path), help="Also write the full log to this file."
+        ),
+        _common_option("-q", "--quiet", is_flag=True, help="Log warnings and errors only."),
+        _common_option("-v", "--verbose", is_flag=True, help="Log everything, tracebacks included."),
+        _common_option(
+            "--db",
+            "database",
+            envvar="PANIC_TDA_DB",
+            default=DEFAULT_DATABASE,
+            show_default=True,
+            show_envvar=True,
+            help="Path of an SQLite file, or an SQLAlchemy URL.",
+        ),
+    ):
+        run = decorate(run)
+    return run
+
+
+json_output = _common_option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+yes = option("--yes", is_flag=True, help="Do not ask.")
+
+
+def model(text: str) -> Callable[..., Any]:
+    """Make the option that names an embedding model."""
+    return option("--model", metavar="NAME", callback=_named, help=text)
+
+
+def _named(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:
+    if name is not None and not name.strip():
+        raise click.BadParameter(f"a model's name has more than spaces, such as Nomic; got {name!r}")
+    return name

@@ -1,0 +1,124 @@
+"""Text for a terminal: nothing that it would obey, as wide as it is shown, and tables that fit."""
+
+from __future__ import annotations
+
+import textwrap
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_GAP = "  "
+_LEAST_COLUMNS = 8
+"""To which a cell that may be shortened is shortened at most."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Parameters
+    ----------
+    name : str
+        Its header.
+    right : bool
+        Whether its cells are flush right.
+    rank : int
+        Where a table is too wide, columns go by their rank, the highest first; 0 stays.
+    elastic : bool
+        Whether its cells may be shortened when no more columns can go.
+    """
+
+    name: str
+    right: bool = False
+    rank: int = 0
+    elastic: bool = False
+
+
+def harmless(text: str) -> str:
+    """Replace what a terminal would obey rather than show; lines stay lines."""
+    return "".join(
+        character
+        if character.isprintable() or character in "\n\t" or unicodedata.category(character) == "Zs"
+        else "\N{REPLACEMENT CHARACTER}"
+        for character in text
+    )
+
+
+def on_one_line(text: str) -> str:
+    """Make one harmless line of a text."""
+    return harmless(" ".join(text.split()))
+
+
+def columns(text: str) -> int:
+    """Count the columns of a terminal that a line takes: East Asian wide characters take two."""
+    return len(text) if text.isascii() else sum(map(_columns_of, text))
+
+
+def _columns_of(character: str) -> int:
+    if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def shorten(text: str, width: int) -> str:
+    """Cut a line to a width, with an ellipsis in its last column."""
+    if columns(text) <= width:
+        return text
+    taken, room = 0, width - 1
+    for position, character in enumerate(text):
+        taken += _columns_of(character)
+        if taken > room:
+            return text[:position] + "…"
+    return text
+
+
+def paragraph(text: str, width: int) -> str:
+    """Break a text between words into lines of a width."""
+    # Options and ids are to be copied: they are not broken.
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+
+
+def table(heads: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> str:
+    """Lay out rows in columns that fit into a width, as far as they can.
+
+    Parameters
+    ----------
+    heads : sequence of Column
+        The columns, from left to right.
+    rows : sequence of sequence of str
+        A cell for every column.
+    width : int
+        Columns of the terminal. Where the table is wider, the columns of the highest rank are left out, which
+        its last line says; then elastic cells are shortened.
+    """
+    cells = [[on_one_line(cell) for cell in row] for row in rows]
+    widths = [
+        max([columns(head.name), *(columns(row[number]) for row in cells)])
+        for number, head in enumerate(heads)
+    ]
+    shown = list(range(len(heads)))
+    while _total(widths, shown) > width and any(heads[number].rank for number in shown):
+        shown.remove(max(shown, key=lambda number: heads[number].rank))
+    for number in shown:
+        excess = _total(widths, shown) - width
+        if heads[number].elastic and excess > 0:
+            widths[number] = max(min(widths[number], _LEAST_COLUMNS), widths[number] - excess)
+    header = [head.name for head in heads]
+    lines = [
+        _GAP.join(_padded(row[number], widths[number], heads[number].right) for number in shown).rstrip()
+        for row in (header, *cells)
+    ]
+    hidden = ", ".join(head.name for number, head in enumerate(heads) if number not in shown)
+    if hidden:
+        lines.append(paragraph(f"(no room for: {hidden}; --json has all)", width))
+    return "\n".join(lines)
+
+
+def _total(widths: Sequence[int], shown: Sequence[int]) -> int:
+    return sum(widths[number] for number in shown) + len(_GAP) * (len(shown) - 1)
+
+
+def _padded(cell: str, width: int, right: bool) -> str:
+    cell = shorten(cell, width)
+    space = " " * (width - columns(cell))
+    return space + cell if right else cell + space

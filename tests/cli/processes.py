@@ -1,0 +1,145 @@
+"""Commands run as users run them: in processes of their own, with real pipes, signals and terminals."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import sqlite3
+import struct
+import subprocess
+import sys
+import termios
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import NamedTuple
+
+import pyte
+
+from tests import processes
+from tests.conftest import UpgradedFile
+from tests.snapshots import REPOSITORY
+
+SECONDS = 60
+"""After this long a process that should have done something is considered stuck."""
+
+# A fit says that it began and then takes its time.
+SLOW = """
+import sys, time
+from panic_tda.cli import display
+if "--beat" in sys.argv:
+    sys.argv.remove("--beat")
+    display.HEARTBEAT_SECONDS = 0.05
+from panic_tda.clustering.backends.sklearn import SklearnBackend
+
+def slow(self, vectors, weights, options):
+    options.progress.phase("distances", total=100)
+    print("HERE NOW", file=sys.stderr, flush=True)
+    for step in range(3000):
+        time.sleep(0.02)
+        options.progress.advance(0.01)
+
+SklearnBackend.fit = slow
+from panic_tda.main import main
+main(prog_name="panic-tda")
+"""
+COMMAND = ("cluster-embeddings", "Nomic", "--backend", "sklearn")
+STARTED = "HERE NOW"
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)} | more
+
+
+def run(*words: object, cwd: Path, code: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *(["-c", code] if code else ["-m", "panic_tda"]), *map(str, words)],
+        cwd=cwd,
+        env=environment(**env),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def in_a_shell(line: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of shell in which `panic-tda` is the command; a pipe fails with its first failure."""
+    command = f'panic-tda() {{ "{sys.executable}" -m panic_tda "$@"; }}\nset -o pipefail\n{line}'
+    return subprocess.run(
+        ["bash", "-c", command],
+        cwd=cwd,
+        env=environment(**env),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def started(file: UpgradedFile, code: str, *words: object) -> AbstractContextManager[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", code, *COMMAND, "--db", str(file.path), *map(str, words)]
+    return processes.started(command, cwd=file.path.parent, env=environment())
+
+
+def read_until(process: subprocess.Popen[str], pattern: str, times: int = 1) -> str:
+    assert process.stderr is not None
+    said = ""
+    while len(re.findall(pattern, said)) < times:
+        line = process.stderr.readline()
+        assert line, f"ended without {pattern!r}: {said}"
+        said += line
+    return said
+
+
+def count_results(path: Path) -> int:
+    connection = sqlite3.connect(path)
+    (count,) = connection.execute("SELECT count(*) FROM clusteringresult").fetchone()
+    connection.close()
+    return int(count)
+
+
+class Seen(NamedTuple):
+    """What a terminal got, and what it showed: at the end, and each time before that something came."""
+
+    text: str
+    screens: list[list[str]]
+
+    @property
+    def last(self) -> list[str]:
+        return self.screens[-1]
+
+
+def on_a_terminal(
+    *words: object, cwd: Path, code: str | None = None, columns: int = 100, stdout: bool = False
+) -> Seen:
+    """Run a command, or code, whose stderr is a terminal, and its stdout too where that is asked for."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 60, columns, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, *(["-c", code] if code else ["-m", "panic_tda"]), *map(str, words)],
+        cwd=cwd,
+        env=environment(TERM="xterm"),
+        stdout=slave if stdout else subprocess.PIPE,
+        stderr=slave,
+        stdin=slave,
+    )
+    os.close(slave)
+    screen = pyte.Screen(columns, 60)
+    stream = pyte.ByteStream(screen)
+    said, screens = b"", []
+    try:
+        while chunk := os.read(master, 65536):
+            said += chunk
+            stream.feed(chunk)
+            screens.append([line.rstrip() for line in screen.display if line.strip()])
+    except OSError:
+        pass  # Linux's way to say that the other end is closed.
+    os.close(master)
+    process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, said.decode()
+    return Seen(said.decode(), screens)

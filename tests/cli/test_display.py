@@ -1,0 +1,129 @@
+"""Progress as bars on a real terminal, and as lines of the log elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from panic_tda.cli import display
+from panic_tda.cli.display import Display
+from tests.cli.processes import SECONDS, SLOW, count_results, on_a_terminal, read_until, started
+from tests.conftest import MakeFile
+
+STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
+
+# Log lines between two drawings of the bars; one of them is longer than the terminal is wide.
+LOGGING = """
+import logging, sys, time
+from panic_tda.cli import display, terminal
+display.HEARTBEAT_SECONDS = 0.05
+terminal.configure_logging(verbose=False, quiet=False, log_file=None)
+log = logging.getLogger("panic_tda")
+with display.make_progress() as progress:
+    progress.phase("count")
+    progress.phase("")
+    bars = [progress.beside() for _ in range(int(sys.argv[1]))]
+    for number, bar in enumerate(bars):
+        bar.phase(f"device {number}", total=100)
+        bar.advance(50)
+    for number in range(5):
+        time.sleep(0.25)
+        log.info("line %d %s", number, "word " * 30 if number == 2 else "")
+    time.sleep(0.25)
+"""
+
+
+@pytest.mark.parametrize("bars", [1, 3])
+def test_log_lines_stand_above_the_bars(tmp_path: Path, bars: int) -> None:
+    seen = on_a_terminal(bars, cwd=tmp_path, code=LOGGING)
+    drawn = [f"device {number}" for number in range(bars)]
+    shown = [re.findall(r"(device \d) ━", "\n".join(screen)) for screen in seen.screens]
+    assert max(shown, key=len) == drawn
+    for screen in seen.screens:
+        assert not [row for row in screen if "━" in row and re.search(STAMP, row)]
+        barred = [number for number, row in enumerate(screen) if "━" in row]
+        assert not barred or barred[-1] == len(screen) - 1
+    said = "".join(row.ljust(100) for row in seen.last)
+    lines = [line.rstrip() for line in re.split(rf"{STAMP} INFO    ", said)[1:]]
+    assert lines == [
+        "count: done in 0.0 s",
+        *("line 0", "line 1", f"line 2 {'word ' * 30}".rstrip(), "line 3", "line 4"),
+        *(f"{name}: done in {line.split()[-2]} s" for name, line in zip(drawn, lines[6:], strict=True)),
+    ]
+
+
+def test_a_person_sees_a_bar_unless_it_is_to_be_quiet(upgraded: MakeFile) -> None:
+    file = upgraded()
+    words = ("cluster-embeddings", "--db", file.path)
+    escape = "\x1b["
+    seen = on_a_terminal(*words, cwd=file.path.parent, columns=300)
+    assert escape in seen.text
+    assert any("━" in row for screen in seen.screens for row in screen)
+    assert sum("Nomic: load: done in" in row for row in seen.last) == 1
+    assert all(re.match(STAMP, row) for row in seen.last)
+    quiet = on_a_terminal(*words, "--quiet", cwd=file.path.parent)
+    assert quiet.text == ""
+    assert count_results(file.path) == 4
+
+
+def test_under_nohup_there_is_a_line_from_time_to_time(upgraded: MakeFile) -> None:
+    with started(upgraded(), SLOW, "--beat") as process:
+        said = read_until(process, r"Nomic: distances: \d+ %", times=3)
+    lines = [line for line in said.splitlines() if "%" in line and "distances" in line]
+    for line in lines:
+        when, rest = line.split(" INFO    Nomic: distances: ")
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", when)
+        assert re.fullmatch(r"\d+ %, (about .+ left|running for .+)", rest)
+    assert re.search(r"Nomic: load: done in \d+\.\d s", said)
+
+
+def test_heartbeats_say_how_long_a_phase_without_total_runs(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "panic_tda"), Display(0.01) as progress:
+        progress.phase("linkage")
+        deadline = time.monotonic() + SECONDS
+        while "linkage: running for" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+        progress.phase("distances", total=1e4)
+        # What is there at once was done by a run before this one, and says nothing of this one's speed.
+        progress.advance(5e3)
+        while "distances: 50 %" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+        while "left" not in caplog.text and time.monotonic() < deadline:
+            progress.advance(1)
+            time.sleep(0.01)
+    assert "linkage: running for 0 s" in caplog.text
+    assert "distances: 50 %, running for 0 s" in caplog.text
+    assert re.search(r"distances: 5\d %, about [\d.]+ (s|min|h) left", caplog.text)
+    messages = [record.getMessage() for record in caplog.records]
+    assert [message.split(":")[0] for message in messages if "done in" in message] == ["linkage", "distances"]
+
+
+@pytest.fixture(autouse=True)
+def logs_reach_the_test() -> Iterator[None]:
+    # `configure_logging` of an earlier command keeps them to itself.
+    logger = logging.getLogger("panic_tda")
+    before = logger.propagate
+    logger.propagate = True
+    yield
+    logger.propagate = before
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (89, "89 s"),
+        (90, "1.5 min"),
+        (600, "10 min"),
+        (5399, "90 min"),
+        (5400, "1.5 h"),
+        (90_000, "25.0 h"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert display._duration(seconds) == text
