@@ -33,7 +33,7 @@ with display.make_progress() as progress:
         bar.advance(50)
     for number in range(5):
         time.sleep(0.25)
-        log.info("line %d %s", number, "word " * 30 if number == 2 else "")
+        log.info("line %d %s", number, "words " * 25 if number == 2 else "")
     time.sleep(0.25)
 """
 
@@ -52,7 +52,7 @@ def test_log_lines_stand_above_the_bars(tmp_path: Path, bars: int) -> None:
     lines = [line.rstrip() for line in re.split(rf"{STAMP} INFO    ", said)[1:]]
     assert lines == [
         "count: done in 0.0 s",
-        *("line 0", "line 1", f"line 2 {'word ' * 30}".rstrip(), "line 3", "line 4"),
+        *("line 0", "line 1", f"line 2 {'words ' * 25}".rstrip(), "line 3", "line 4"),
         *(f"{name}: done in {line.split()[-2]} s" for name, line in zip(drawn, lines[6:], strict=True)),
     ]
 

@@ -256,6 +256,7 @@ def test_a_terminal_obeys_no_name(upgraded: MakeFile) -> None:
         ("cluster-embeddings", "Nonesuch"),
         ("cluster-embeddings", EVIL + "!"),
         ("list-clusterings",),
+        ("list-clusterings", EVIL),
         ("show-clustering",),
         ("show-clustering", "--limit", EVIL),
         ("show-clustering", EVIL),
