@@ -215,7 +215,7 @@ def test_every_option_reaches_the_stored_parameters(upgraded: MakeFile) -> None:
     )
     (summary,) = stored(file)
     assert (
-        summary.parameters
+        summary.record.to_json()
         | {
             "downsample": 2,
             "cluster_selection_epsilon": 0.25,
@@ -227,7 +227,7 @@ def test_every_option_reaches_the_stored_parameters(upgraded: MakeFile) -> None:
             "backend": "sklearn",
             "n_embeddings": 20,
         }
-        == summary.parameters
+        == summary.record.to_json()
     )
 
 
@@ -423,7 +423,7 @@ def test_listing_as_json(clustered: UpgradedFile) -> None:
     said = json.loads(succeed("list-clusterings", "--json", db=clustered.path).stdout)
     first = stored(clustered)[0]
     assert [one["id"] for one in said] == [str(summary.id) for summary in stored(clustered)]
-    parameters = first.parameters
+    parameters = first.record.to_json()
     assert said[0] == {
         "id": str(first.id),
         "embedding_model": first.embedding_model,
@@ -651,6 +651,7 @@ def test_how_much_is_logged(upgraded: MakeFile, tmp_path: Path) -> None:
 
 def test_a_traceback_is_for_the_log_file(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> None:
     from panic_tda import clustering_manager
+    from panic_tda.storage import results
 
     def broken(*_arguments: object, **_options: object) -> None:
         raise ZeroDivisionError("a fault of ours")
@@ -660,7 +661,7 @@ def test_a_traceback_is_for_the_log_file(upgraded: MakeFile, monkeypatch: pytest
     said = fail(1, "cluster-embeddings", "Nomic", "--log-file", "run.log", db=file.path)
     assert "unexpected ZeroDivisionError: a fault of ours" in said
     assert "Traceback" in Path("run.log").read_text()
-    monkeypatch.setattr(clustering_manager, "list_clusterings", broken)
+    monkeypatch.setattr(results, "list_clusterings", broken)
     said = fail(1, "list-clusterings", "--log-file", "list.log", db=file.path)
     assert "unexpected ZeroDivisionError" in said
     assert "--log-file" in said

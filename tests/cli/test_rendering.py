@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from panic_tda.cli import rendering
 from panic_tda.cli.text import columns
+from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage.results import ClusterDetails, ClusteringSummary
 from panic_tda.types import CLUSTERED, FAILED, SKIPPED, ModelOutcome, SavedPending
 
@@ -25,6 +26,7 @@ PARAMETERS = {
     "allow_single_cluster": True,
     "cluster_selection_method": "eom",
     "max_cluster_size": None,
+    "distance_floor": 0.001,
     "backend": "sklearn",
     "exact": True,
     "downsample": 10,
@@ -35,6 +37,7 @@ PARAMETERS = {
     "n_unique": 80,
     "n_clusters": 3,
     "n_outliers": 33,
+    "versions": {},
 }
 
 
@@ -46,7 +49,7 @@ def summary(**changes: object) -> ClusteringSummary:
         created_at=datetime(2025, 7, 15, 11, 45, 1),
         started_at=datetime(2025, 7, 15, 10, 0),
         completed_at=datetime(2025, 7, 15, 11, 45),
-        parameters=PARAMETERS | changes,
+        record=ClusteringRecord.from_json(PARAMETERS | changes),
     )
 
 
