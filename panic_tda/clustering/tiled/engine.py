@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -178,7 +178,7 @@ class TiledBackend:
     def _tile_rows(self, xp: ArrayModule) -> int:
         return self.settings.tile_rows or work_on(xp).TILE_ROWS
 
-    def _open(self, options: FitOptions, vectors: Array, weights: IntArray, xp: ArrayModule) -> None:
+    def _open(self, options: FitOptions, vectors: Any, weights: IntArray, xp: Any) -> None:
         if options.checkpoint is not None:
             options.checkpoint.open(
                 options.checkpoint.fingerprint(
