@@ -22,7 +22,7 @@ from panic_tda.errors import DeviceOutOfMemory
 from panic_tda.parameters import format_bytes
 
 if TYPE_CHECKING:
-    from panic_tda.types import BoolArray, Float32Array
+    from panic_tda.types import Array, BoolArray, Float32Array
 
 STAGE_BYTES = 32 << 20
 """Size of a page-locked buffer: a copy takes a millisecond or two, beside which starting it is nothing."""
@@ -36,7 +36,7 @@ class Lane(Protocol):
     buffer: Float32Array
     """(s, d); may be written once `wait` has returned."""
 
-    def send(self, target: Any) -> None:
+    def send(self, target: Array) -> None:
         """Begin to copy the first rows of the buffer into `target`, (m, d) float32 with m up to s."""
 
     def wait(self) -> None:
@@ -83,7 +83,7 @@ class DeviceRows:
             if self._held == len(buffer):
                 self._send()
 
-    def finish(self) -> tuple[Any, BoolArray]:
+    def finish(self) -> tuple[Array, BoolArray]:
         """Return the rows that were put, and which of them have a direction."""
         if self._held:
             self._send()
@@ -102,7 +102,7 @@ class DeviceRows:
         self._sent, self._held, self._turn = stop, 0, 1 - self._turn
 
 
-def upload(vectors: Float32Array) -> Any:
+def upload(vectors: Float32Array) -> Array:
     """Copy a matrix to the device."""
     with contextlib.closing(DeviceRows(*vectors.shape)) as destination:
         destination.put(vectors)
@@ -166,7 +166,7 @@ class PinnedLane:
         self._stream = stream
         self._arrived = cupy.cuda.Event(disable_timing=True)
 
-    def send(self, target: Any) -> None:
+    def send(self, target: Array) -> None:
         """Queue the copy; see `Lane`."""
         target.data.copy_from_host_async(self.buffer.ctypes.data, target.nbytes, self._stream)
         self._arrived.record(self._stream)
@@ -176,7 +176,7 @@ class PinnedLane:
         self._arrived.synchronize()
 
 
-def _empty(n_rows: int, n_features: int) -> Any:
+def _empty(n_rows: int, n_features: int) -> Array:
     import cupy
 
     matrix = cupy.empty((n_rows, n_features), dtype=cupy.float32)

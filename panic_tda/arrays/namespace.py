@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from panic_tda.types import Array, ArrayModule
 
-def namespace(array: Any) -> Any:
+
+def namespace(array: Array) -> ArrayModule:
     """Return the module whose functions work on `array`: numpy or cupy.
 
     An array that follows the Python array API standard says it itself; CuPy 14's arrays do not.
@@ -17,17 +20,24 @@ def namespace(array: Any) -> Any:
     return says() if says else importlib.import_module(type(array).__module__.partition(".")[0])
 
 
-def on_device(array: Any) -> bool:
+def device_library() -> ArrayModule:
+    """Return the library of arrays in device memory, CuPy."""
+    import cupy
+
+    return cupy
+
+
+def on_device(array: Array) -> bool:
     """Say whether an array lies in device memory."""
     return not isinstance(array, np.ndarray)
 
 
-def to_host(array: Any) -> Any:
+def to_host(array: Array) -> Array:
     """Return an array as NumPy's: a copy when it lies in device memory, itself otherwise."""
     return array.get() if on_device(array) else array
 
 
-def squared_lengths(rows: Any) -> Any:
+def squared_lengths(rows: Array) -> Array:
     """Return the dot product of every row with itself, in the rows' own precision.
 
     Parameters
@@ -47,7 +57,7 @@ def squared_lengths(rows: Any) -> Any:
     return np.einsum("ij,ij->i", rows, rows)
 
 
-def take(xp: Any, matrix: Any, rows: Any) -> Any:
+def take(xp: ArrayModule, matrix: Array, rows: Array) -> Array:
     """Return rows of a matrix, by number, as an array of `xp`; uploads them where the matrix is not one.
 
     Parameters
@@ -64,6 +74,6 @@ def take(xp: Any, matrix: Any, rows: Any) -> Any:
     return xp.asarray(matrix[to_host(rows)])
 
 
-def part(xp: Any, matrix: Any, rows: slice) -> Any:
+def part(xp: ArrayModule, matrix: Array, rows: slice) -> Array:
     """Return consecutive rows of a matrix as an array of `xp`; see `take`."""
     return matrix[rows] if namespace(matrix) is xp else xp.asarray(matrix[rows])

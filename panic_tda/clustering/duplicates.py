@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from panic_tda.arrays.namespace import namespace, to_host
 from panic_tda.types import SpanningTree
 
 if TYPE_CHECKING:
-    from panic_tda.types import BoolArray, FloatArray, IntArray
+    from panic_tda.types import Array, BoolArray, FloatArray, IntArray
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class DistinctRows:
     counts: IntArray
 
 
-def find_distinct(vectors: Any) -> DistinctRows:
+def find_distinct(vectors: Array) -> DistinctRows:
     """Group identical rows.
 
     Parameters
@@ -68,7 +68,7 @@ def find_distinct(vectors: Any) -> DistinctRows:
     return DistinctRows(first=first, inverse=inverse.astype(np.int64), counts=counts.astype(np.int64))
 
 
-def keep_distinct(vectors: Any, distinct: DistinctRows) -> Any:
+def keep_distinct(vectors: Array, distinct: DistinctRows) -> Array:
     """Move the distinct rows to the front of `vectors`, in place, and return the view of them."""
     return rows.keep(vectors, distinct.first)
 
@@ -103,7 +103,7 @@ def attach_copies(tree: SpanningTree, distinct: DistinctRows) -> SpanningTree:
     )
 
 
-def _hash_rows(vectors: Any) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+def _hash_rows(vectors: Array) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
     # Multilinear hashing: random odd 64-bit coefficients, arithmetic modulo 2**64.
     xp = namespace(vectors)
     generator = np.random.default_rng(0)
@@ -120,7 +120,7 @@ def _hash_rows(vectors: Any) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
     return hashes
 
 
-def _groups_are_equal(vectors: Any, order: IntArray, opens_group: BoolArray) -> bool:
+def _groups_are_equal(vectors: Array, order: IntArray, opens_group: BoolArray) -> bool:
     follows = np.flatnonzero(~opens_group)
     for some in rows.chunks(vectors, len(follows)):
         pair = (_bits(vectors, order[at]) for at in (follows[some], follows[some] - 1))
@@ -129,13 +129,13 @@ def _groups_are_equal(vectors: Any, order: IntArray, opens_group: BoolArray) -> 
     return True
 
 
-def _bits(vectors: Any, some: IntArray) -> Any:
+def _bits(vectors: Array, some: IntArray) -> Array:
     # Compared as floats, the smallest ones are zero on a device.
     xp = namespace(vectors)
     return xp.take(vectors, xp.asarray(some), axis=0).view(xp.uint32)
 
 
-def _sort_by_content(vectors: Any) -> tuple[IntArray, BoolArray]:
+def _sort_by_content(vectors: Array) -> tuple[IntArray, BoolArray]:
     row_bytes = np.dtype((np.void, vectors.dtype.itemsize * vectors.shape[1]))
     content = np.ascontiguousarray(vectors).view(row_bytes).reshape(-1)
     order = np.argsort(content, kind="stable")

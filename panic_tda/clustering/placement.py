@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from panic_tda.arrays import device
 from panic_tda.arrays.namespace import on_device, to_host
@@ -16,6 +16,7 @@ from panic_tda.errors import UnsupportedOnBackend
 if TYPE_CHECKING:
     from panic_tda.parameters import ClusteringParameters, EffectiveParameters
     from panic_tda.progress import Progress
+    from panic_tda.types import Array
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class Placement:
     rows_on_device: bool
     memory_limit: int | None = None
 
-    def bring(self, vectors: Any) -> Any:
+    def bring(self, vectors: Array) -> Array:
         """Return the rows in the memory where they belong; themselves where they lie there."""
         if self.rows_on_device == on_device(vectors):
             return vectors

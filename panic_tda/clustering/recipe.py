@@ -16,7 +16,7 @@ import platform
 import sys
 import time
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -36,7 +36,7 @@ from panic_tda.types import Clustering, FlatClusters, SpanningTree
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from panic_tda.types import Float32Array, FloatArray, IntArray
+    from panic_tda.types import Array, Float32Array, FloatArray, IntArray
 
 _VERSIONED = ("panic_tda", "numpy", "numba", "scikit-learn")
 _VERSIONED_IF_LOADED = ("cupy", "cuml")
@@ -107,7 +107,7 @@ distance_floor, backend, exact
 
 
 def cluster_rows(
-    vectors: Any,
+    vectors: Array,
     asked: ClusteringParameters,
     progress: Progress,
     *,
@@ -214,7 +214,7 @@ def _as_matrix(vectors: ArrayLike) -> Float32Array:
 
 
 def _spanning_tree(
-    rows: Any,
+    rows: Array,
     distinct: DistinctRows,
     backend: Backend,
     options: FitOptions,
@@ -260,7 +260,7 @@ def _all_outliers(n: int) -> FlatClusters:
     return FlatClusters(np.full(n, OUTLIER, dtype=np.int64), np.zeros(n), np.empty(0))
 
 
-def _medoids(rows: Any, distinct: DistinctRows, flat: FlatClusters) -> dict[int, int]:
+def _medoids(rows: Array, distinct: DistinctRows, flat: FlatClusters) -> dict[int, int]:
     # Copies share label and probability, so a distinct row stands for its copies with their summed weight.
     labels: IntArray = flat.labels[distinct.first]
     weights = np.bincount(distinct.inverse, weights=flat.probabilities, minlength=len(rows))

@@ -16,7 +16,7 @@ References
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from panic_tda.arrays.namespace import namespace
 from panic_tda.clustering.compiled import compiled
 
 if TYPE_CHECKING:
-    from panic_tda.types import FloatArray, Int32Array, IntArray
+    from panic_tda.types import Array, ArrayModule, FloatArray, Int32Array, IntArray
 
 
 class Edges(NamedTuple):
@@ -185,7 +185,7 @@ class RangeMaxima:
     Takes log2(n) + 1 arrays of n values.
     """
 
-    def __init__(self, values: Any) -> None:
+    def __init__(self, values: Array) -> None:
         xp = self._xp = namespace(values)
         n, levels = len(values), [values]
         while 2 ** len(levels) <= n:
@@ -197,7 +197,7 @@ class RangeMaxima:
         level = np.maximum(np.frexp(np.arange(n + 1))[1] - 1, 0)
         self._level, self._span = xp.asarray(level), xp.asarray(2 ** level.astype(np.int64))
 
-    def of(self, begin: Any, end: Any) -> Any:
+    def of(self, begin: Array, end: Array) -> Array:
         """Return the largest of values[begin:end] for arrays of integers; 0 where a range is empty."""
         xp, n = self._xp, self._table.shape[1]
         length = xp.maximum(end - begin, 0)
@@ -226,7 +226,7 @@ class PathsFrom(NamedTuple):
 
     def maxima(self, part: slice) -> FloatArray:
         """Heaviest edge between each chosen row and those at the positions `part`, (chosen, positions)."""
-        xp: Any = namespace(self.reach)
+        xp: ArrayModule = namespace(self.reach)
         stretch, numbers = self.stretch[part], xp.arange(len(self.reach))
         beyond = xp.where(stretch[None, :] > numbers[:, None], self.from_start[part], self.to_end[part])
         highest: FloatArray = xp.maximum(self.reach[:, stretch], beyond)

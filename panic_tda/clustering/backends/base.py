@@ -10,7 +10,7 @@ from panic_tda.errors import UnsupportedOnBackend
 from panic_tda.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    from panic_tda.types import IntArray, SpanningTree
+    from panic_tda.types import Array, IntArray, SpanningTree
 
 
 class Checkpoint(Protocol):
@@ -93,7 +93,7 @@ class Backend(Protocol):
     def rows_on_device(self, n_rows: int, n_features: int, options: FitOptions) -> bool:
         """Say whether rows of this shape belong into device memory; asked before they are loaded."""
 
-    def fit(self, vectors: Any, weights: IntArray, options: FitOptions) -> SpanningTree:
+    def fit(self, vectors: Array, weights: IntArray, options: FitOptions) -> SpanningTree:
         """Build the tree.
 
         Parameters

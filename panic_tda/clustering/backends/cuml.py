@@ -23,7 +23,7 @@ from panic_tda.parameters import format_bytes
 from panic_tda.types import SpanningTree
 
 if TYPE_CHECKING:
-    from panic_tda.types import Float32Array, IntArray
+    from panic_tda.types import Array, Float32Array, IntArray
 
 MIN_SAMPLES = (2, 1_024)
 """Fewest and most, the row itself counted; cuML does not count it and takes 1 to 1,023."""
@@ -121,7 +121,7 @@ class CumlBackend:
         """Say yes: see `Backend.rows_on_device`."""
         return True
 
-    def fit(self, vectors: Any, weights: IntArray, options: FitOptions) -> SpanningTree:
+    def fit(self, vectors: Array, weights: IntArray, options: FitOptions) -> SpanningTree:
         """Build the tree; see `Backend.fit`.
 
         Raises

@@ -7,7 +7,7 @@ between their ends are the proof: in a minimum spanning tree there is none.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from panic_tda.progress import Progress, Silent
 from panic_tda.types import LighterEdges
 
 if TYPE_CHECKING:
-    from panic_tda.types import Float32Array, FloatArray, IntArray, SpanningTree
+    from panic_tda.types import Array, ArrayModule, Float32Array, FloatArray, IntArray, SpanningTree
 
 SAMPLE_ROWS = 2_048
 _COLUMNS = 2_048
@@ -110,7 +110,7 @@ def _leaves(tree: SpanningTree, distance_floor: float) -> LeafOrder:
 def _largest_leads(
     vectors: Float32Array, leaves: LeafOrder, cores: FloatArray, positions: IntArray, progress: Progress
 ) -> _Leads:
-    xp: Any = namespace(vectors)
+    xp: ArrayModule = namespace(vectors)
     paths = PathsFrom(*(xp.asarray(part) for part in paths_from(leaves.gaps, positions)))
     order, squares = xp.asarray(leaves.order), xp.asarray(cores**2)
     sampled = xp.asarray(positions)
@@ -134,8 +134,8 @@ def _largest_leads(
     return _Leads(to_host(position), to_host(path))
 
 
-def _squared_distances(vectors: Float32Array, first: Any, second: Any) -> FloatArray:
-    xp: Any = namespace(vectors)
+def _squared_distances(vectors: Float32Array, first: Array, second: Array) -> FloatArray:
+    xp: ArrayModule = namespace(vectors)
     difference = vectors[xp.asarray(first)].astype(np.float64) - vectors[xp.asarray(second)]
     squared: FloatArray = to_host(xp.sum(difference * difference, axis=1))
     return squared

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from panic_tda.arrays.namespace import namespace, on_device
+from panic_tda.arrays.namespace import device_library, namespace, on_device
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.tiled import axes, device, forest, layout, neighbours, verify
 from panic_tda.clustering.tiled.cores import core_distances
@@ -172,9 +172,7 @@ class TiledBackend:
 
     def _library(self, vectors: Array, options: FitOptions) -> ArrayModule:
         if self.settings.library is None and options.on_device and not on_device(vectors):
-            import cupy
-
-            return cupy
+            return device_library()
         return self.settings.library or namespace(vectors)
 
     def _tile_rows(self, xp: ArrayModule) -> int:
