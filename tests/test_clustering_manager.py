@@ -173,7 +173,7 @@ def test_stored_parameters_are_those_that_were_used(upgraded: MakeFile) -> None:
     (outcome,) = cluster_all_data(file.database, ["Nomic"], parameters=asked, downsample=2)
     with file.database.session() as session:
         (summary,) = list_clusterings(session)
-    said = summary.parameters
+    said = summary.record.to_json()
     assert set(said) == DESIGN_KEYS
     assert said["cluster_selection_epsilon"] == 0.123
     assert said["min_cluster_size"] == 2
@@ -184,8 +184,9 @@ def test_stored_parameters_are_those_that_were_used(upgraded: MakeFile) -> None:
     assert said["n_unique"] == len(np.unique(vectors, axis=0))
     census = take_census(file.database, 2)["Nomic"]
     assert said["input_sha256"] == input_sha256(load_embeddings(file.database, census, downsample=2))
-    assert set(said["seconds"]) == {"load", "fit", "medoids"}
-    assert set(outcome.seconds) == {"load", "fit", "medoids", "save"}
+    # Compiling is counted where it was done.
+    assert set(said["seconds"]) - {"compile"} == {"load", "fit", "medoids"}
+    assert set(outcome.seconds) == {*said["seconds"], "save"}
     direct = hdbscan(vectors, epsilon=0.123, min_cluster_size=0.1, selection_method="leaf")
     assert said["n_clusters"] == direct.n_clusters
     assert summary.created_at >= summary.completed_at >= summary.started_at

@@ -369,7 +369,7 @@ def test_every_effective_value_is_recorded() -> None:
     assert found.record.n_unique == len(np.unique(DATA["copies"], axis=0)) == 20
     assert set(found.record.versions) >= {"python", "panic_tda", "numpy"}
     assert ClusteringRecord.from_json(json.loads(json.dumps(found.record.to_json()))) == found.record
-    assert set(found.record.seconds) == {"fit", "medoids"}
+    assert set(found.record.seconds) - {"compile"} == {"fit", "medoids"}
 
 
 def test_parameters_and_backends_are_refused_by_the_library_too() -> None:
