@@ -25,9 +25,8 @@ and lists), `device` with CuPy (`device_lists`, `cuda_kernels`). `workers` are t
 Words
 -----
 row            a number of the matrix.
-position       a place in an order of the rows, of which a tile is a range. The neighbour pass has the order
-of
-               `layout`, the verify pass leaf order.
+position       a place in an order of the rows, of which a tile is a range. The neighbour pass has the
+               order of `layout`, the verify pass leaf order.
 place          a number within one tile; a *code*, `i * width + j`, names a pair of places.
 leaf order     the rows as the tree's edges join them (`trees.LeafOrder`).
 gap            height at which a position joined the one before it. The largest gap between two positions is
@@ -44,9 +43,8 @@ margin, slack  how far a product of rows may lie from the truth, and a product o
 
 What each file keeps, so that the answer is exact
 -------------------------------------------------
-`margins`      η bounds the error of a float32 product in any order of summation; every threshold is rounded
-to
-               the side on which nothing is lost.
+`margins`      η bounds the error of a float32 product in any order of summation; every threshold is
+               rounded to the side on which nothing is lost.
 `axes`         a product of points plus the slack is never below that of the rows.
 `neighbours`   every pair of rows is looked at once, and dropped only if it can enter neither list.
 `cores`        every row that can be the k-th is measured; one whose list may be too short is looked up again.
