@@ -144,17 +144,10 @@ def cluster_rows(
     distinct = find_distinct(vectors)
     rows = keep_distinct(vectors, distinct) if backend.weighted else vectors
 
-    tree = None
-    if max(effective.min_cluster_size, effective.min_samples) > n:
-        _warn_of_too_few(n, effective, name)
-    else:
-        options = placement.options(effective, progress, checkpoint)
-        tree = _spanning_tree(rows, distinct, backend, options)
+    options = placement.options(effective, progress, checkpoint)
+    tree = _spanning_tree(rows, distinct, backend, options) if _are_enough(n, effective, name) else None
     progress.phase("hierarchy")
-    flat = _all_outliers(n) if tree is None else hierarchy.extract(tree, effective)
-    flat = canonicalise(flat)
-    if tree is not None and not len(flat.persistence):
-        _warn_of_nothing(n, effective, name)
+    flat = canonicalise(_flat_clusters(tree, n, effective, name))
     fitted = time.monotonic()
 
     progress.phase("medoids")
@@ -214,11 +207,9 @@ def _as_matrix(vectors: ArrayLike) -> Float32Array:
 
 
 def _spanning_tree(
-    rows: Array,
-    distinct: DistinctRows,
-    backend: Backend,
-    options: FitOptions,
+    rows: Array, distinct: DistinctRows, backend: Backend, options: FitOptions
 ) -> SpanningTree:
+    """Build the tree over all rows; copies are collapsed for backends that know of weights."""
     n, m = len(distinct.inverse), len(distinct.first)
     if m == 1:
         # All rows are copies of one: a star, whatever the backend.
@@ -230,7 +221,10 @@ def _spanning_tree(
     return backend.fit(rows, np.ones(n, dtype=np.int64), options)
 
 
-def _warn_of_too_few(n: int, effective: EffectiveParameters, name: str) -> None:
+def _are_enough(n: int, effective: EffectiveParameters, name: str) -> bool:
+    """Say whether there are rows enough for a cluster and for a core distance, and warn where not."""
+    if max(effective.min_cluster_size, effective.min_samples) <= n:
+        return True
     _log.warning(
         "%sall %d rows are outliers: min_cluster_size is %d and min_samples %d, more than there are rows",
         name and f"{name}: ",
@@ -238,6 +232,19 @@ def _warn_of_too_few(n: int, effective: EffectiveParameters, name: str) -> None:
         effective.min_cluster_size,
         effective.min_samples,
     )
+    return False
+
+
+def _flat_clusters(
+    tree: SpanningTree | None, n: int, effective: EffectiveParameters, name: str
+) -> FlatClusters:
+    """Extract clusters from the tree; without one, all rows are outliers."""
+    if tree is None:
+        return FlatClusters(np.full(n, OUTLIER, dtype=np.int64), np.zeros(n), np.empty(0))
+    flat = hierarchy.extract(tree, effective)
+    if not len(flat.persistence):
+        _warn_of_nothing(n, effective, name)
+    return flat
 
 
 def _warn_of_nothing(n: int, effective: EffectiveParameters, name: str) -> None:
@@ -254,10 +261,6 @@ def _warn_of_nothing(n: int, effective: EffectiveParameters, name: str) -> None:
         )
         advice += "no single cluster (--no-allow-single-cluster), or a smaller min_cluster_size"
     _log.warning("%sno clusters: all %d rows are outliers; %s", name and f"{name}: ", n, advice)
-
-
-def _all_outliers(n: int) -> FlatClusters:
-    return FlatClusters(np.full(n, OUTLIER, dtype=np.int64), np.zeros(n), np.empty(0))
 
 
 def _medoids(rows: Array, distinct: DistinctRows, flat: FlatClusters) -> dict[int, int]:
