@@ -16,6 +16,7 @@ from panic_tda.clustering import backends
 from panic_tda.clustering import recipe as clustering
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.recipe import canonicalise, hdbscan, normalise
+from panic_tda.clustering.warm_up import PHASE
 from panic_tda.errors import OUTLIER, BadVectors, InvalidParameter, UnsupportedOnBackend
 from panic_tda.parameters import ClusteringParameters, ClusteringRecord
 from panic_tda.types import Clustering, FlatClusters, SpanningTree
@@ -396,6 +397,8 @@ def test_phases_are_told_in_their_order() -> None:
             assert amount > 0
 
     hdbscan(DATA["blobs"], progress=Recorder())
+    # Compiling comes first, and only where it has to be done.
+    told = [name for name in told if name != PHASE]
     assert told[0] == "normalise, find duplicates"
     assert told[-2:] == ["hierarchy", "medoids"]
     assert len(told) > 3
