@@ -1,5 +1,11 @@
 """Exact density clustering of millions of embedding vectors kept in a database.
 
+The wings, from the top: `main` (the commands), `cli` (how they speak), `clustering_manager` (the main job,
+model by model), `files` (Parquet and Arrow, in and out), `insight` and `report` (what is made of
+clusterings), `storage` (every SQL statement), `clustering` (arrays to clusters), `arrays` (NumPy or CuPy),
+`devices` (the machine); and below them all `types`, `parameters`, `progress` and `errors`. Each wing's
+docstring is its page.
+
 Names are loaded when they are first used (PEP 562), so that `import panic_tda` is instant.
 """
 

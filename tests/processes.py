@@ -10,14 +10,22 @@ from pathlib import Path
 
 
 @contextmanager
-def started(command: Sequence[str], *, cwd: Path, env: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+def started(
+    command: Sequence[str], *, cwd: Path, env: dict[str, str], stdin: int | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """Start a process with pipes, which hears Ctrl-C whatever ours does, and kill it in the end."""
     # Jobs of a shell's background and of some CI are started deaf to SIGINT, and so are their children;
     # what is handled, not ignored, is back at its default in a new program.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         process = subprocess.Popen(
-            command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            cwd=cwd,
+            env=env,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
     finally:
         signal.signal(signal.SIGINT, before)

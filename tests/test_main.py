@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sqlite3
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,9 +21,10 @@ from panic_tda.main import main
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.storage import pending
 from panic_tda.storage.results import ClusteringSummary
+from tests import processes
 from tests.conftest import MakeFile, UpgradedFile, make_finished
 from tests.field_files import ODD_TEXTS, FieldSpec, write_field_file
-from tests.snapshots import snapshot
+from tests.snapshots import REPOSITORY, snapshot
 
 OUTCOME_KEYS = {
     "id",
@@ -704,3 +709,21 @@ def test_sixty_thousand_embeddings_in_three_models_are_clustered_exactly_by_defa
         ).fetchall()
     connection.close()
     assert stored == [("tiled", 20_000)] * 3
+
+
+def test_ctrl_c_at_a_question_is_an_interruption(clustered: UpgradedFile) -> None:
+    before = snapshot(clustered.path)
+    command = [sys.executable, "-m", "panic_tda", "delete-clusterings", "--all", "--db", str(clustered.path)]
+    env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    with processes.started(command, cwd=clustered.path.parent, env=env, stdin=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        asked = ""
+        while not asked.endswith("Delete? [y/N]: "):
+            character = process.stderr.read(1)
+            assert character, f"ended without a question: {asked}"
+            asked += character
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; nothing was changed" in stderr
+    assert snapshot(clustered.path) == before

@@ -5,26 +5,8 @@ worked on in place and in whichever memory it lies. NumPy holds arrays in host m
 device; code above asks `namespace` and never names one of the two.
 
 `namespace` tells the libraries apart, `rows` goes through a matrix in chunks, `destinations` takes rows
-into host memory or into a file mapped there (`mapped`), `device` into the memory of a CUDA device.
+into host memory or into a file that is mapped into it (`mapped`), `device` into the memory of a CUDA device.
 
 Words: *host* is the machine's own memory, *device* a graphics card's; a *chunk* is a slice of rows that is
 worked on at once; a *lane* is a page-locked buffer on the way to the device.
 """
-
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from panic_tda.lazy import handed_on
-
-if TYPE_CHECKING:
-    from panic_tda.arrays.namespace import namespace as namespace
-    from panic_tda.arrays.namespace import to_host as to_host
-
-__getattr__, __dir__, __all__ = handed_on(
-    __name__,
-    {
-        "namespace": "namespace",
-        "to_host": "namespace",
-    },
-)

@@ -67,7 +67,10 @@ def open_closed_streams() -> None:
 
 @contextmanager
 def exit_codes(*, as_json: bool) -> Iterator[None]:
-    """Turn what is raised inside into a message and an exit code; this is the only place that does."""
+    """Turn what is raised inside into a message and an exit code.
+
+    Commands leave with `EXIT_FAILED` themselves where some of their work failed and the rest was printed.
+    """
     previous = _terminate_on_sigterm()
     _replace_what_cannot_be_printed(sys.stdout)
     try:
@@ -81,7 +84,13 @@ def exit_codes(*, as_json: bool) -> Iterator[None]:
         if leaving.code == EXIT_TERMINATED:
             _echo_error("terminated; nothing unfinished is in the database")
         raise
-    except (click.ClickException, click.Abort, click.exceptions.Exit):
+    except click.Abort as error:
+        # Ctrl-C at a question; a "no" is an Abort too, without a cause.
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        _echo_error("interrupted; nothing was changed")
+        sys.exit(EXIT_INTERRUPTED)
+    except (click.ClickException, click.exceptions.Exit):
         raise
     except Exception as error:
         # A fault of ours: one line for the user, the traceback for the log.

@@ -1,4 +1,4 @@
-"""Which backend takes a matrix, and in which memory: decided once, before the rows are loaded."""
+"""Which backend takes a matrix, on the processor or on a CUDA device: decided before the rows are loaded."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def place(
     UnsupportedOnBackend
         The chosen backend cannot do this.
     """
-    # Asking means importing CuPy, which nobody should wait for who named a backend without use for it.
+    # Asking imports CuPy, which takes seconds: not where the backend that was named has no use for it.
     has_device = asked.backend not in backends.ON_HOST and cuda.unusable_because() is None
     try:
         return _placed(asked, (n_rows, n_features), memory_limit, on_device=has_device)
@@ -96,8 +96,7 @@ def place(
 def _placed(
     asked: ClusteringParameters, shape: tuple[int, int], memory_limit: int | None, *, on_device: bool
 ) -> Placement:
-    n_rows, n_features = shape
-    effective = asked.resolve(n_rows)
+    effective = asked.resolve(shape[0])
     options = FitOptions(
         min_samples=effective.min_samples,
         distance_floor=effective.distance_floor,
@@ -105,10 +104,10 @@ def _placed(
         on_device=on_device,
         exact=asked.exact,
     )
-    backend = backends.select(asked.backend, backends.Shape(n_rows, n_rows, n_features), options)
+    backend = backends.select(asked.backend, shape, options)
     return Placement(
         backend=backend,
-        on_device=on_device,
-        rows_on_device=backend.rows_on_device(n_rows, n_features, options),
+        on_device=on_device and backend.name not in backends.ON_HOST,
+        rows_on_device=backend.rows_on_device(*shape, options),
         memory_limit=memory_limit,
     )

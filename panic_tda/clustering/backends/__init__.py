@@ -1,6 +1,9 @@
 """Backends: each builds the spanning tree of the mutual reachability graph in its own way.
 
-A new backend is a new module and one line in `_HOMES`.
+What a backend owes is in `base`: a spanning tree, since labels are made of it for all of them alike; another
+library's labels are not enough. A new one is a module here with a line in `_HOMES`, its name in
+`main.BACKENDS` (a test says so), and a place in `_AUTO_ORDER` if it is to be taken unasked. `tree_check`
+tells how far a tree is from a minimum one, for those that are not exact.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ import logging
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from panic_tda.clustering.backends.base import Backend, FitOptions, cannot_run
 from panic_tda.errors import InvalidParameter, UnsupportedOnBackend
@@ -31,8 +34,8 @@ _AUTO_ORDER = ("cuml", "sklearn", "tiled")
 _AUTO_EXACT_ORDER = ("tiled",)
 """Where `exact` was asked for: the one exact backend that works on a device too."""
 _AUTO_UP_TO = {"sklearn": 2_000}
-"""Rows above which `auto` passes a backend over although it would not refuse: here both take half a second
-at 768 dimensions; at 8,000 rows scikit-learn takes five times as long as the tiles."""
+"""Rows above which `auto` skips a backend although it would not refuse. At 2,000 rows of 768 dimensions
+scikit-learn and the tiles both take half a second; at 8,000 scikit-learn takes five times as long."""
 
 _log = logging.getLogger(__name__)
 
@@ -52,14 +55,6 @@ def get(name: str) -> Backend:
     return backend
 
 
-class Shape(NamedTuple):
-    """How many rows there are, how many of them are distinct, and their dimensions."""
-
-    n_rows: int
-    n_distinct: int
-    n_features: int
-
-
 def require_usable(asked: ClusteringParameters) -> None:
     """Refuse a backend that this machine cannot run, before anything is loaded for it.
 
@@ -75,8 +70,8 @@ def require_usable(asked: ClusteringParameters) -> None:
         raise cannot_run(name, reason)
 
 
-def select(name: str, shape: Shape, options: FitOptions) -> Backend:
-    """Choose the backend for a matrix of `shape`.
+def select(name: str, shape: tuple[int, int], options: FitOptions) -> Backend:
+    """Choose the backend for a matrix of `shape`, rows (copies counted) and dimensions.
 
     A backend that is named is taken or refuses; only `auto` goes on to the next one, and says so. It takes
     cuML's where that can run, unless an exact tree was asked for, and then the faster one for the shape.
@@ -92,7 +87,7 @@ def select(name: str, shape: Shape, options: FitOptions) -> Backend:
         return _checked(name, shape, options)
     reasons = []
     for candidate in _AUTO_EXACT_ORDER if options.exact else _AUTO_ORDER:
-        if shape.n_rows > _AUTO_UP_TO.get(candidate, shape.n_rows):
+        if shape[0] > _AUTO_UP_TO.get(candidate, shape[0]):
             continue
         try:
             return _checked(candidate, shape, options)
@@ -110,9 +105,9 @@ def _say_once(refusal: str) -> None:
     _log.info("%s", refusal)
 
 
-def _checked(name: str, shape: Shape, options: FitOptions) -> Backend:
+def _checked(name: str, shape: tuple[int, int], options: FitOptions) -> Backend:
     backend = get(name)
-    backend.check(shape.n_distinct if backend.weighted else shape.n_rows, shape.n_features, options)
+    backend.check(*shape, options)
     return backend
 
 

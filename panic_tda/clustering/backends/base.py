@@ -62,7 +62,7 @@ class FitOptions:
         Work on the CUDA device although the rows lie in host memory, for backends that can. Rows that lie on
         the device are always worked on there.
     exact : bool
-        "auto" passes backends over whose tree is not exact.
+        "auto" skips backends whose tree is not that of the complete graph.
     """
 
     min_samples: int
@@ -114,5 +114,5 @@ class Backend(Protocol):
 
 
 def cannot_run(name: str, reason: str) -> UnsupportedOnBackend:
-    """Make the refusal of a backend that this machine has not what it takes for."""
+    """Make the refusal of a backend for which something is missing on this machine."""
     return UnsupportedOnBackend(f"backend {name} cannot run here: {reason}")

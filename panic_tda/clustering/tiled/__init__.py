@@ -53,13 +53,5 @@ What each file keeps, so that the answer is exact
 `verify`       every pair of tiles is looked at once, and path maxima only fall.
 `kernels`, `device`  distances are sums in float64 of squared differences of the float32 rows.
 
-Why neither tiles nor threads nor the device change the answer
---------------------------------------------------------------
-A core distance is the k-th smallest of numbers in float64, each a function of two rows, and the heights of a
-minimum spanning tree are unique even where the tree is not. Float32 products, the bound, dead rows, the size
-and order of tiles and what a kill interrupted decide only which pairs are measured; of every pair left out it
-is proved that it cannot matter. The proof of each step stands where the step is: `margins` (Higham's bound),
-`axes` (Cauchy-Schwarz), `cores` (order statistics within a margin), `light_edges` (path maxima as ranges),
-`verify` (cycles). Labels do not depend on which of several equally light trees came out (`hierarchy`).
-Between libraries a distance may differ in its last bits, since they sum in different orders.
+Why neither tiles nor threads nor the device change the answer is proved in `proof`, step by step.
 """
