@@ -104,7 +104,7 @@ def load_embeddings(
         # Whatever happens, no copy may be under way to memory that is free again.
         with contextlib.closing(destination):
             try:
-                query = _vector_query(census, downsample, filtered=skip_invalid)
+                query = _vector_query(connection, census, downsample, filtered=skip_invalid)
                 ids = _stream(connection, query, destination, (n_rows, census.width), progress)
             except DatabaseError:
                 # A missing or ragged vector has a better message than that a batch could not be packed.
@@ -175,16 +175,23 @@ def _destination(
     return HostRows(n_rows, n_features, memory_limit=memory_limit, work_dir=work_dir)
 
 
-def _vector_query(census: ModelCensus, downsample: int, *, filtered: bool) -> Select[Any]:
-    # No ORDER BY: the file is read in its own order, which is the fast one, and sorted in memory.
-    query = sa.select(_embedding.c.id, _embedding.c.vector).where(
-        _embedding.c.embedding_model == census.model
-    )
+def _vector_query(
+    connection: Connection, census: ModelCensus, downsample: int, *, filtered: bool
+) -> Select[Any]:
+    # The rows are found in the indexes, and read in the order of the file, which is the fast one: they are
+    # sorted by id in memory.
+    sqlite = connection.dialect.name == "sqlite"
+    place = sa.literal_column("embedding.rowid") if sqlite else _embedding.c.id
+    wanted = sa.select(place).where(_embedding.c.embedding_model == census.model)
     if downsample > 1 or census.n_orphans:
         # Looking up every invocation costs half as much again as reading the vectors.
         chosen = sample(downsample)
-        query = query.select_from(chosen.source).where(chosen.chosen)
-    return query.where(sa.func.length(_embedding.c.vector) == census.width) if filtered else query
+        wanted = wanted.select_from(chosen.source).where(chosen.chosen)
+    else:
+        wanted = wanted.select_from(_embedding)
+    if filtered:
+        wanted = wanted.where(sa.func.length(_embedding.c.vector) == census.width)
+    return sa.select(_embedding.c.id, _embedding.c.vector).where(place.in_(wanted.correlate(None)))
 
 
 def _stream(
