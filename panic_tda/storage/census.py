@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,6 +122,15 @@ def _count_model(connection: Connection, downsample: int, model: str) -> ModelCe
     return census
 
 
+def stored_width(connection: Connection, model: str) -> int:
+    """Return the bytes of a model's vectors: the commonest legal length, 0 where there is none."""
+    this_model = _embedding.c.embedding_model == model
+    rows = sa.select(sa.func.count()).select_from(_embedding).where(this_model)
+    sizes = _successive(connection, _size, this_model)
+    counted = {size: connection.execute(rows.where(_size == size)).scalar_one() for size in sizes}
+    return ModelCensus(model, 0, 0, sampled=counted).width
+
+
 def count_mixed(database: Database, model: str) -> tuple[int, int]:
     """Count the embeddings that one would not expect beside the others of a model, without reading a row.
 
@@ -162,11 +172,10 @@ def require_valid(database: Database, census: ModelCensus, downsample: int = 1) 
         sa.select(_embedding.c.id)
         .select_from(chosen.source)
         .where(_embedding.c.embedding_model == census.model, chosen.chosen, wrong)
-        .order_by(_embedding.c.id)
-        .limit(NAMED_IDS)
     )
     with database.reading() as connection:
-        first = [str(found) for found in connection.execute(query).scalars()]
+        # Asked for in order, SQLite would go through all rows in the order of their ids.
+        first = [str(found) for found in heapq.nsmallest(NAMED_IDS, connection.execute(query).scalars())]
     raise BadVectors(_explain_lengths(census, bad, first))
 
 

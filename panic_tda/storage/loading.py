@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -29,7 +30,7 @@ from panic_tda.storage.schemas import Embedding
 from panic_tda.types import EmbeddingMatrix
 
 if TYPE_CHECKING:
-    from panic_tda.types import BytesArray, Float32Array
+    from panic_tda.types import BoolArray, BytesArray, Float32Array
 
 BATCH_BYTES = 1 << 17
 """Size of an Arrow batch. Small enough to be packed while it is in the processor's cache and to be recycled
@@ -136,20 +137,27 @@ def input_sha256(matrix: EmbeddingMatrix) -> str:
     return digest.hexdigest()
 
 
-def stored_ids(connection: Connection, model: str) -> BytesArray:
-    """Return the ids of all embeddings of a model, (n,) S32, in no order."""
-    query = sa.select(sa.type_coerce(_embedding.c.id, sa.String)).where(_embedding.c.embedding_model == model)
-    return np.array(connection.execute(query).scalars().all(), dtype="S32")
+def are_stored(connection: Connection, ids: BytesArray) -> BoolArray:
+    """Tell of each id, (n,) bool, whether there is an embedding of it; no vector is read."""
+    found: list[str] = []
+    for some in _chunks(ids):
+        query = sa.select(sa.type_coerce(_embedding.c.id, sa.String)).where(_embedding.c.id.in_(some))
+        found += connection.execute(query).scalars()
+    return np.isin(ids, np.array(found, dtype="S32"))
 
 
 def read_vectors(connection: Connection, ids: BytesArray) -> Float32Array:
     """Return the vectors of some embeddings, (n, d) float32, in the order of `ids`, which ascend."""
     batches = []
-    for first in range(0, len(ids), _QUERY_IDS):
-        some = [UUID(found.decode()) for found in ids[first : first + _QUERY_IDS]]
+    for some in _chunks(ids):
         query = sa.select(_embedding.c.vector).where(_embedding.c.id.in_(some)).order_by(_embedding.c.id)
         batches.append(np.stack(connection.execute(query).scalars().all()))
     return np.concatenate(batches)
+
+
+def _chunks(ids: BytesArray) -> Iterator[list[UUID]]:
+    for first in range(0, len(ids), _QUERY_IDS):
+        yield [UUID(found.decode()) for found in ids[first : first + _QUERY_IDS]]
 
 
 def _recounted(

@@ -17,7 +17,7 @@ from panic_tda.errors import BadVectors, DatabaseError, InvalidParameter
 from panic_tda.storage import loading
 from panic_tda.storage.census import ModelCensus, require_valid, take_census
 from panic_tda.storage.database import Database, open_database
-from panic_tda.storage.loading import input_sha256, load_embeddings, read_vectors, stored_ids
+from panic_tda.storage.loading import are_stored, input_sha256, load_embeddings, read_vectors
 from panic_tda.types import EmbeddingMatrix
 from tests.conftest import MakeFile, UpgradedFile
 from tests.field_files import BAD_KINDS, EVERYTHING, FieldSpec, StoredEmbedding
@@ -352,8 +352,10 @@ def test_ids_and_vectors_of_some_rows(upgraded: MakeFile, monkeypatch: pytest.Mo
     monkeypatch.setattr(loading, "_QUERY_IDS", 3)
     some = facts.sample("Nomic")[5:15]
     with database.reading() as connection:
-        assert sorted(stored_ids(connection, "Nomic").tolist()) == [e.id.encode() for e in facts.of("Nomic")]
-        assert stored_ids(connection, "Nobody").tolist() == []
+        asked = [e.id for e in facts.of("Nomic")] + ["f" * 32, *(e.id for e in facts.of("STSBMpnet"))]
+        stored = are_stored(connection, np.array(asked, dtype="S32"))
+        assert stored.tolist() == [identity != "f" * 32 for identity in asked]
+        assert are_stored(connection, np.array([], dtype="S32")).tolist() == []
         found = read_vectors(connection, np.array([e.id for e in some], dtype="S32"))
     np.testing.assert_array_equal(found, np.array([e.vector for e in some]))
 
