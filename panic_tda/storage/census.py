@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -166,17 +168,33 @@ def require_valid(database: Database, census: ModelCensus, downsample: int = 1) 
     bad = census.n_sampled - census.n_usable
     if not bad:
         return
-    chosen = sample(downsample)
-    wrong = sa.or_(_size.is_(None), _size < census.width, _size > census.width)
-    query = (
-        sa.select(_embedding.c.id)
-        .select_from(chosen.source)
-        .where(_embedding.c.embedding_model == census.model, chosen.chosen, wrong)
-    )
     with database.reading() as connection:
         # Asked for in order, SQLite would go through all rows in the order of their ids.
-        first = [str(found) for found in heapq.nsmallest(NAMED_IDS, connection.execute(query).scalars())]
+        first = heapq.nsmallest(NAMED_IDS, ids_of_other_lengths(connection, census, downsample))
     raise BadVectors(_explain_lengths(census, bad, first))
+
+
+def ids_of_other_lengths(connection: Connection, census: ModelCensus, downsample: int = 1) -> Iterator[str]:
+    """Yield, in no order, the ids of the sampled embeddings without a vector of the common length."""
+    chosen = sample(downsample)
+    query = (
+        sa.select(sa.type_coerce(_embedding.c.id, sa.String))
+        .select_from(chosen.source)
+        .where(
+            _embedding.c.embedding_model == census.model,
+            chosen.chosen,
+            sa.or_(_size.is_(None), _size < census.width, _size > census.width),
+        )
+    )
+    return map(show_id, connection.execute(query).scalars())
+
+
+def show_id(stored: object) -> str:
+    """Return an id as the commands show it; what is none, as it is stored."""
+    try:
+        return str(UUID(str(stored)))
+    except ValueError:
+        return repr(stored)
 
 
 def stored_models(connection: Connection) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,17 @@ from panic_tda.arrays.namespace import to_host
 from panic_tda.errors import BadVectors, DatabaseError
 from panic_tda.parameters import validate_downsample
 from panic_tda.progress import Progress, Silent
-from panic_tda.storage.bulk import stream_vectors
-from panic_tda.storage.census import FLOAT_BYTES, NAMED_IDS, ModelCensus, count, require_valid, take_census
+from panic_tda.storage.bulk import ID_LENGTH, stream_vectors
+from panic_tda.storage.census import (
+    FLOAT_BYTES,
+    NAMED_IDS,
+    ModelCensus,
+    count,
+    ids_of_other_lengths,
+    require_valid,
+    show_id,
+    take_census,
+)
 from panic_tda.storage.database import Database
 from panic_tda.storage.sampling import sample
 from panic_tda.storage.schemas import Embedding
@@ -38,7 +48,12 @@ by the allocator, large enough to hide a call: 100,000 vectors of 256 bytes took
 like this, 0.15 s in batches of 16 KiB or of 1 MiB, and a bare scan of them 0.06 s."""
 _QUERY_IDS = 500
 
+_NO_IDS = "ids of model {model} are not 32 lower-case hexadecimal digits"
+_NO_DIRECTION = "vectors of model {model} are zero, NaN or infinite"
+_OTHER_LENGTH = "vectors of model {model} are missing or not of the common length"
+
 _embedding = Embedding.__table__
+_log = logging.getLogger(__name__)
 
 
 def load_embeddings(
@@ -64,7 +79,7 @@ def load_embeddings(
     downsample : int
         Sampling factor; 1 keeps every row.
     skip_invalid : bool
-        Leave invalid vectors out and count them, instead of raising.
+        Leave invalid vectors and ids out, count them and say in the log which, instead of raising.
     progress : Progress, optional
         Told the rows read.
     memory_limit : int, optional
@@ -84,7 +99,8 @@ def load_embeddings(
     Raises
     ------
     BadVectors
-        A vector is missing, of another length, not finite or zero, and `skip_invalid` is off.
+        A vector is missing, of another length, not finite or zero, or an id is none, and `skip_invalid` is
+        off.
     MemoryError
         There is no room for the matrix.
     """
@@ -92,6 +108,7 @@ def load_embeddings(
     validate_downsample(downsample)
     # Where nothing is left out, invocations need not be looked up at all.
     everything = downsample == 1 and not census.n_orphans and not skip_invalid
+    no_ids: list[Any] = []
     with database.reading() as connection:
         census, n_rows = _recounted(connection, census, downsample, everything=everything)
         progress.phase("load", total=n_rows)
@@ -106,14 +123,26 @@ def load_embeddings(
         with contextlib.closing(destination):
             try:
                 query = _vector_query(connection, census, downsample, filtered=skip_invalid)
-                ids = _stream(connection, query, destination, (n_rows, census.width), progress)
+                batches = stream_vectors(
+                    connection,
+                    query,
+                    width=census.width,
+                    batch_rows=max(1, BATCH_BYTES // (census.width + ID_LENGTH)),
+                    no_ids=no_ids,
+                )
+                ids = _fill(destination, batches, n_rows, progress)
             except DatabaseError:
                 # A missing or ragged vector has a better message than that a batch could not be packed.
                 require_valid(database, take_census(database, downsample)[census.model], downsample)
                 raise
             vectors, valid = destination.finish()
-    if not skip_invalid and not valid.all():
-        raise BadVectors(_explain_values(census.model, ids[~valid]))
+        left_out = {
+            _NO_IDS: sorted(map(repr, no_ids)),
+            _NO_DIRECTION: [show_id(found.decode()) for found in np.sort(ids[~valid])],
+        }
+        if skip_invalid and census.n_sampled > census.n_usable:
+            left_out[_OTHER_LENGTH] = sorted(ids_of_other_lengths(connection, census, downsample))
+    _report(census.model, left_out, skip_invalid=skip_invalid)
     if everything:
         # What was read is what there is now.
         census = ModelCensus(census.model, n_total=len(ids), n_orphans=0, sampled={census.width: len(ids)})
@@ -202,24 +231,16 @@ def _vector_query(
     return sa.select(_embedding.c.id, _embedding.c.vector).where(place.in_(wanted.correlate(None)))
 
 
-def _stream(
-    connection: Connection,
-    query: Select[Any],
-    destination: Destination,
-    shape: tuple[int, int],
-    progress: Progress,
+def _fill(
+    destination: Destination, batches: Iterator[pa.RecordBatch], n_rows: int, progress: Progress
 ) -> BytesArray:
     """Send all vectors to their destination, and return their ids in the same order.
 
-    `shape` is the number of rows and the bytes of a vector. There are as many rows as were counted at most:
-    both are asked for in one transaction.
+    There are `n_rows` at most: as many were counted in the same transaction.
     """
-    n_rows, width = shape
     ids = np.empty(n_rows, dtype="S32")
     filled = 0
-    for batch in stream_vectors(
-        connection, query, width=width, batch_rows=max(1, BATCH_BYTES // (width + 32))
-    ):
+    for batch in batches:
         ids[filled : filled + batch.num_rows] = _view(batch.column("id"), np.dtype("S32"))
         destination.put(_view(batch.column("vector"), np.dtype("<f4")).reshape(batch.num_rows, -1))
         filled += batch.num_rows
@@ -239,9 +260,13 @@ def _in_order(ids: BytesArray, vectors: Any) -> tuple[BytesArray, Any]:
     return ids[order], vectors
 
 
-def _explain_values(model: str, ids: BytesArray) -> str:
-    first = ", ".join(str(UUID(found.decode())) for found in np.sort(ids)[:NAMED_IDS])
-    return (
-        f"{len(ids)} vectors of model {model} are zero, NaN or infinite; first embedding ids: {first}; "
-        "repair them, or leave them out with --skip-invalid"
-    )
+def _report(model: str, left_out: dict[str, list[str]], *, skip_invalid: bool) -> None:
+    """Say in the log what was left out; or raise `BadVectors` for it."""
+    for what, ids in left_out.items():
+        if not ids:
+            continue
+        found = f"{len(ids)} {what.format(model=model)}; first embedding ids: {', '.join(ids[:NAMED_IDS])}"
+        if not skip_invalid:
+            raise BadVectors(f"{found}; repair them, or leave them out with --skip-invalid")
+        _log.warning("left out %s", found)
+        _log.debug("all of them: %s", ", ".join(ids))
