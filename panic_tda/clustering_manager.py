@@ -21,7 +21,7 @@ from panic_tda.devices import cuda, pool
 from panic_tda.errors import NoEmbeddings, PanicTdaError, UnknownModel, unexpected
 from panic_tda.parameters import ClusteringParameters, Resources, validate_downsample
 from panic_tda.progress import Prefixed, Progress, Silent
-from panic_tda.storage.census import ModelCensus, require_valid, take_census
+from panic_tda.storage.census import ModelCensus, count_mixed, require_valid, take_census
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.loading import input_sha256, load_embeddings
 from panic_tda.storage.results import find_clusterings as find_clusterings
@@ -112,7 +112,7 @@ def cluster_all_data(
             f"no embeddings of model {', '.join(unknown)}; the database has: {', '.join(censuses)}"
         )
     chosen = [censuses[model] for model in dict.fromkeys(models)] or list(censuses.values())
-    # Bad input is found before the first fit, which may take hours.
+    # What the indexes show of bad input is found before the first fit, which may take hours.
     refused = {census.model: _refusal(job, census) for census in chosen}
     clustered = _cluster_models(job, [one for one in chosen if refused[one.model] is None], devices)
     return [refused[census.model] or clustered[census.model] for census in chosen]
@@ -157,7 +157,27 @@ def _refusal(job: _Job, census: ModelCensus) -> ModelOutcome | None:
             job.downsample,
             census.longest,
         )
+    _warn_of_mixtures(job, census)
     return None
+
+
+def _warn_of_mixtures(job: _Job, census: ModelCensus) -> None:
+    """Say what no one model's embeddings should be; they are clustered as they are."""
+    n_repeated, n_images = count_mixed(job.database, census.model)
+    if n_repeated:
+        _log.warning(
+            "%s: %d of %d embeddings are of an invocation that has one of this model already; each counts",
+            census.model,
+            n_repeated,
+            census.n_total,
+        )
+    if 0 < n_images < census.n_total - census.n_orphans:
+        _log.warning(
+            "%s: %d of %d embeddings are of images, the others of texts; they are clustered together",
+            census.model,
+            n_images,
+            census.n_total,
+        )
 
 
 def _skipped(job: _Job, census: ModelCensus, n_usable: int) -> ModelOutcome:
@@ -201,9 +221,11 @@ def _cluster_models(
     if tuple(devices) in ((), (0,)):
         # The first device is the one that this process takes anyway.
         with cuda.ruled_out() if job.resources.devices == () else contextlib.nullcontext():
-            return {census.model: _cluster_model(job, census) for census in censuses}
+            # The smallest first: a vector that is not finite is found when its model is loaded, and what
+            # fails on every model fails on the cheapest.
+            return {census.model: _cluster_model(job, census) for census in sorted(censuses, key=_work)}
     # The longest first, so that no device is left with it at the end.
-    ordered = sorted(censuses, key=lambda census: -census.n_usable * census.width)
+    ordered = sorted(censuses, key=_work, reverse=True)
     # One process must not remove the common folder while another one makes its own in it.
     shared = replace(
         job, progress=Silent(), resources=replace(job.resources, work_dir=job.root, devices=None)
@@ -223,6 +245,11 @@ def _cluster_models(
         else outcome
         for census, outcome in zip(ordered, found, strict=True)
     }
+
+
+def _work(census: ModelCensus) -> int:
+    """Return what a model's clustering is ordered by: the bytes of its vectors."""
+    return census.n_usable * census.width
 
 
 def _cluster_task(task: tuple[_Job, ModelCensus], progress: Progress) -> ModelOutcome:

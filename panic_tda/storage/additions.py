@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 
 from panic_tda.errors import BadInput
 from panic_tda.storage.bulk import insert_new_rows
+from panic_tda.storage.census import stored_width
 from panic_tda.storage.schemas import Embedding, ExperimentConfig, Run
 
 if TYPE_CHECKING:
@@ -201,11 +202,7 @@ class Additions:
         """Check that a model's vectors have the length of those before them, here and in the database."""
         model, width = batch.model, batch.vectors.shape[1]
         if model not in self._widths:
-            query = sa.select(sa.func.length(_embedding.c.vector)).where(
-                _embedding.c.embedding_model == model, _embedding.c.vector.is_not(None)
-            )
-            stored = self._connection.execute(query.limit(1)).scalar()
-            self._widths[model] = width if stored is None else stored // 4
+            self._widths[model] = stored_width(self._connection, model) // 4 or width
         if width != self._widths[model]:
             batch.refuse(
                 0, f"the vector has {width} dimensions, those of {model} before it have {self._widths[model]}"

@@ -12,9 +12,12 @@ from sqlalchemy.sql import Select
 
 from panic_tda.errors import DatabaseError
 
+ID_LENGTH = 32
+_HEXADECIMAL = b"0123456789abcdef"
+
 
 def stream_vectors(
-    connection: Connection, query: Select[Any], *, width: int, batch_rows: int
+    connection: Connection, query: Select[Any], *, width: int, batch_rows: int, no_ids: list[Any]
 ) -> Iterator[pa.RecordBatch]:
     """Stream `(id, vector)` rows as Arrow record batches.
 
@@ -23,11 +26,14 @@ def stream_vectors(
     connection : Connection
         From `Database.reading`.
     query : Select
-        Two result columns: a 32-character id and a vector of exactly `width` bytes.
+        Two result columns: an id and a vector of exactly `width` bytes.
     width : int
         Bytes of one vector.
     batch_rows : int
         Most rows of a batch.
+    no_ids : list
+        Takes what stands where ids of 32 lower-case hexadecimal digits are due; those rows are not in the
+        batches.
 
     Yields
     ------
@@ -37,7 +43,7 @@ def stream_vectors(
     Raises
     ------
     DatabaseError
-        A value is missing or of another length, or the file is damaged.
+        A vector is missing or of another length, or the file is damaged.
     """
     sql = str(query.compile(connection, compile_kwargs={"literal_binds": True}))
     # The driver's own cursor: turning each of millions of rows into a result object would double the time.
@@ -47,9 +53,20 @@ def stream_vectors(
         cursor.execute(sql, ())
         while rows := cursor.fetchmany(batch_rows):
             ids, vectors = zip(*rows, strict=True)
-            batch = pa.record_batch({"id": _fixed_width(ids, 32), "vector": _fixed_width(vectors, width)})
+            digits = _digits(ids)
+            if digits is None:
+                no_ids += [found for found in ids if _digits((found,)) is None]
+                pairs = [pair for pair in rows if _digits(pair[:1]) is not None]
+                ids, vectors = zip(*pairs, strict=True) if pairs else ((), ())
+                digits = _digits(ids) or b""
+            batch = pa.record_batch(
+                {
+                    "id": _fixed_width(digits, ID_LENGTH),
+                    "vector": _fixed_width(_joined(vectors, width), width),
+                }
+            )
             # Freed before the next rows come, their memory is still in the cache when it is used again.
-            del rows, ids, vectors
+            del rows, ids, vectors, digits
             yield batch
     except connection.dialect.loaded_dbapi.Error as error:
         raise DatabaseError(f"reading vectors: {error}") from error
@@ -119,21 +136,37 @@ def insert_new_rows(
     return connection.exec_driver_sql(sql, list(rows)).rowcount if rows else 0
 
 
-def _fixed_width(values: tuple[Any, ...], width: int) -> pa.Array:
+def _digits(ids: tuple[Any, ...]) -> bytes | None:
+    """Return ids one after the other, or None where one is no id of 32 lower-case hexadecimal digits."""
+    # Where each ends must show: one of 31 characters and one of 33 have the length of two together. A mark
+    # behind each costs a quarter of asking each for its length.
+    ends = b"\n" * len(ids)
     try:
-        if isinstance(values[0], str):
-            data = "".join(values).encode("ascii")
-        else:
-            # Too long and too short ones would make up for each other in the sum.
-            data = b"".join(values) if set(map(len, values)) == {width} else b""
-        if len(data) == len(values) * width:
-            return pa.FixedSizeBinaryArray.from_buffers(
-                pa.binary(width), len(values), [None, pa.py_buffer(data)]
-            )
+        marked = "\n".join((*ids, "")).encode("ascii")
     except (TypeError, UnicodeEncodeError):
-        pass  # A missing value has no length, and no id has a letter beyond f.
-    lengths = sorted({-1 if value is None else len(value) for value in values})
-    raise DatabaseError(f"values of {width} bytes were expected, got lengths {lengths} (-1: missing)")
+        return None  # missing, a number (as a column declared UUID stores some), or of another alphabet
+    if marked[ID_LENGTH :: ID_LENGTH + 1] != ends or marked.translate(None, _HEXADECIMAL) != ends:
+        return None
+    return "".join(ids).encode("ascii")
+
+
+def _joined(vectors: tuple[Any, ...], width: int) -> bytes:
+    try:
+        lengths = set(map(len, vectors))
+        if lengths <= {width}:
+            return b"".join(vectors)
+    except TypeError:
+        pass  # a missing one, which has no length
+    lengths = {len(vector) if isinstance(vector, bytes) else -1 for vector in vectors}
+    raise DatabaseError(
+        f"vectors of {width} bytes were expected, got lengths {sorted(lengths)} (-1: missing, or no bytes)"
+    )
+
+
+def _fixed_width(data: bytes, width: int) -> pa.Array:
+    return pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(width), len(data) // width, [None, pa.py_buffer(data)]
+    )
 
 
 def _streaming_cursor(connection: Connection) -> Any:

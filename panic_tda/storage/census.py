@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
+from sqlalchemy.sql import ColumnElement
 
 from panic_tda.errors import BadVectors
 from panic_tda.parameters import validate_downsample
 from panic_tda.storage.database import Database
-from panic_tda.storage.sampling import sample
-from panic_tda.storage.schemas import Embedding
+from panic_tda.storage.sampling import in_one_index, sample
+from panic_tda.storage.schemas import Embedding, Invocation, InvocationType
 
 FLOAT_BYTES = 4
 NAMED_IDS = 5
 """So many ids of bad vectors a message names."""
 
 _embedding = Embedding.__table__
+_invocation = Invocation.__table__
+_size = sa.func.length(_embedding.c.vector)
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class ModelCensus:
 
 
 def take_census(database: Database, downsample: int = 1) -> dict[str, ModelCensus]:
-    """Count and measure the embeddings of every model in one query.
+    """Count and measure the embeddings of every model, without reading a row.
 
     Parameters
     ----------
@@ -84,34 +91,70 @@ def take_census(database: Database, downsample: int = 1) -> dict[str, ModelCensu
 
 def count(connection: Connection, downsample: int, model: str | None = None) -> dict[str, ModelCensus]:
     """Do what `take_census` does, inside a transaction, for all models or one."""
+    names = stored_models(connection) if model is None else [model]
+    found = {name: _count_model(connection, downsample, name) for name in names}
+    return {name: census for name, census in found.items() if census.n_total}
+
+
+def _count_model(connection: Connection, downsample: int, model: str) -> ModelCensus:
+    # One query a length of vector: grouped by it, every SQLite before 3.41 reads the vectors to measure them.
+    this_model = _embedding.c.embedding_model == model
+    sizes = _successive(connection, _size, this_model)
+    missing = sa.select(_embedding.c.id).where(this_model, _size.is_(None)).limit(1)
+    if connection.execute(missing).first() is not None:
+        sizes = [None, *sizes]
     chosen = sample(downsample)
-    size = sa.func.length(_embedding.c.vector)
-    query = (
-        sa.select(
-            _embedding.c.embedding_model,
-            size,
-            sa.func.count(),
-            sa.func.sum(sa.case((chosen.orphaned, 1), else_=0)),
-            sa.func.sum(sa.case((chosen.chosen, 1), else_=0)),
-            sa.func.coalesce(sa.func.max(chosen.output_index), -1) + 1,
+    counts = sa.select(
+        sa.func.count(),
+        sa.func.coalesce(sa.func.sum(sa.case((chosen.orphaned, 1), else_=0)), 0),
+        sa.func.coalesce(sa.func.sum(sa.case((chosen.chosen, 1), else_=0)), 0),
+        sa.func.coalesce(sa.func.max(chosen.output_index), -1) + 1,
+    ).select_from(chosen.source)
+    census = ModelCensus(model, 0, 0)
+    for size in sizes:
+        these = sa.and_(this_model, _size.is_(None) if size is None else _size == size)
+        n_rows, n_orphans, n_sampled, longest = connection.execute(counts.where(these)).one()
+        census = ModelCensus(
+            model=model,
+            n_total=census.n_total + n_rows,
+            n_orphans=census.n_orphans + n_orphans,
+            longest=max(census.longest, longest),
+            sampled=census.sampled | ({size: n_sampled} if n_sampled else {}),
         )
-        .select_from(chosen.source)
-        .group_by(_embedding.c.embedding_model, size)
-        .order_by(_embedding.c.embedding_model)
-    )
-    if model is not None:
-        query = query.where(_embedding.c.embedding_model == model)
-    found: dict[str, ModelCensus] = {}
-    for name, length, n_rows, n_orphans, n_sampled, longest in connection.execute(query):
-        before = found.get(name, ModelCensus(name, 0, 0))
-        found[name] = ModelCensus(
-            model=name,
-            n_total=before.n_total + n_rows,
-            n_orphans=before.n_orphans + n_orphans,
-            longest=max(before.longest, longest),
-            sampled=before.sampled | ({length: n_sampled} if n_sampled else {}),
-        )
-    return found
+    return census
+
+
+def stored_width(connection: Connection, model: str) -> int:
+    """Return the bytes of a model's vectors: the commonest legal length, 0 where there is none."""
+    this_model = _embedding.c.embedding_model == model
+    rows = sa.select(sa.func.count()).select_from(_embedding).where(this_model)
+    sizes = _successive(connection, _size, this_model)
+    counted = {size: connection.execute(rows.where(_size == size)).scalar_one() for size in sizes}
+    return ModelCensus(model, 0, 0, sampled=counted).width
+
+
+def count_mixed(database: Database, model: str) -> tuple[int, int]:
+    """Count the embeddings that one would not expect beside the others of a model, without reading a row.
+
+    Returns
+    -------
+    n_repeated, n_images : int
+        Embeddings beyond the first of an invocation (with vectors of one length), and those of images.
+    """
+    this_model = _embedding.c.embedding_model == model
+    # Two queries: SQLite counts the distinct values of an index without a list of them only where nothing
+    # else is asked for.
+    rows = sa.select(sa.func.count()).select_from(_embedding)
+    invocations = sa.select(sa.func.count(_embedding.c.invocation_id.distinct()))
+    images = sa.select(sa.func.count()).select_from(_embedding.outerjoin(_invocation, in_one_index()))
+    of_image = sa.case((_invocation.c.type == InvocationType.IMAGE, 1), else_=0) == 1
+    with database.reading() as connection:
+        n_repeated = 0
+        for size in _successive(connection, _size, this_model):
+            for sign, query in ((1, rows), (-1, invocations)):
+                n_repeated += sign * connection.execute(query.where(this_model, _size == size)).scalar_one()
+        n_images = connection.execute(images.where(this_model, of_image)).scalar_one()
+    return n_repeated, n_images
 
 
 def require_valid(database: Database, census: ModelCensus, downsample: int = 1) -> None:
@@ -125,24 +168,51 @@ def require_valid(database: Database, census: ModelCensus, downsample: int = 1) 
     bad = census.n_sampled - census.n_usable
     if not bad:
         return
-    chosen = sample(downsample)
-    wrong = sa.or_(_embedding.c.vector.is_(None), sa.func.length(_embedding.c.vector) != census.width)
-    query = (
-        sa.select(_embedding.c.id)
-        .select_from(chosen.source)
-        .where(_embedding.c.embedding_model == census.model, chosen.chosen, wrong)
-        .order_by(_embedding.c.id)
-        .limit(NAMED_IDS)
-    )
     with database.reading() as connection:
-        first = [str(found) for found in connection.execute(query).scalars()]
+        # Asked for in order, SQLite would go through all rows in the order of their ids.
+        first = heapq.nsmallest(NAMED_IDS, ids_of_other_lengths(connection, census, downsample))
     raise BadVectors(_explain_lengths(census, bad, first))
+
+
+def ids_of_other_lengths(connection: Connection, census: ModelCensus, downsample: int = 1) -> Iterator[str]:
+    """Yield, in no order, the ids of the sampled embeddings without a vector of the common length."""
+    chosen = sample(downsample)
+    query = (
+        sa.select(sa.type_coerce(_embedding.c.id, sa.String))
+        .select_from(chosen.source)
+        .where(
+            _embedding.c.embedding_model == census.model,
+            chosen.chosen,
+            sa.or_(_size.is_(None), _size < census.width, _size > census.width),
+        )
+    )
+    return map(show_id, connection.execute(query).scalars())
+
+
+def show_id(stored: object) -> str:
+    """Return an id as the commands show it; what is none, as it is stored."""
+    try:
+        return str(UUID(str(stored)))
+    except ValueError:
+        return repr(stored)
 
 
 def stored_models(connection: Connection) -> list[str]:
     """Return the names of all embedding models in alphabetical order."""
-    query = sa.select(_embedding.c.embedding_model).distinct().order_by(_embedding.c.embedding_model)
-    return list(connection.execute(query).scalars())
+    return _successive(connection, _embedding.c.embedding_model)
+
+
+def _successive(
+    connection: Connection, column: ColumnElement[Any], *conditions: ColumnElement[bool]
+) -> list[Any]:
+    """Return the distinct values of what an index is sorted by, ascending: one look into it for each."""
+    smallest = sa.select(sa.func.min(column)).where(*conditions)
+    found = []
+    value = connection.execute(smallest).scalar()
+    while value is not None:
+        found.append(value)
+        value = connection.execute(smallest.where(column > value)).scalar()
+    return found
 
 
 def _explain_lengths(census: ModelCensus, bad: int, first: list[str]) -> str:

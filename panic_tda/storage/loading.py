@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -21,15 +23,24 @@ from panic_tda.arrays.namespace import to_host
 from panic_tda.errors import BadVectors, DatabaseError
 from panic_tda.parameters import validate_downsample
 from panic_tda.progress import Progress, Silent
-from panic_tda.storage.bulk import stream_vectors
-from panic_tda.storage.census import FLOAT_BYTES, NAMED_IDS, ModelCensus, count, require_valid, take_census
+from panic_tda.storage.bulk import ID_LENGTH, stream_vectors
+from panic_tda.storage.census import (
+    FLOAT_BYTES,
+    NAMED_IDS,
+    ModelCensus,
+    count,
+    ids_of_other_lengths,
+    require_valid,
+    show_id,
+    take_census,
+)
 from panic_tda.storage.database import Database
 from panic_tda.storage.sampling import sample
 from panic_tda.storage.schemas import Embedding
 from panic_tda.types import EmbeddingMatrix
 
 if TYPE_CHECKING:
-    from panic_tda.types import BytesArray, Float32Array
+    from panic_tda.types import BoolArray, BytesArray, Float32Array
 
 BATCH_BYTES = 1 << 17
 """Size of an Arrow batch. Small enough to be packed while it is in the processor's cache and to be recycled
@@ -37,7 +48,12 @@ by the allocator, large enough to hide a call: 100,000 vectors of 256 bytes took
 like this, 0.15 s in batches of 16 KiB or of 1 MiB, and a bare scan of them 0.06 s."""
 _QUERY_IDS = 500
 
+_NO_IDS = "ids of model {model} are not 32 lower-case hexadecimal digits"
+_NO_DIRECTION = "vectors of model {model} are zero, NaN or infinite"
+_OTHER_LENGTH = "vectors of model {model} are missing or not of the common length"
+
 _embedding = Embedding.__table__
+_log = logging.getLogger(__name__)
 
 
 def load_embeddings(
@@ -63,7 +79,7 @@ def load_embeddings(
     downsample : int
         Sampling factor; 1 keeps every row.
     skip_invalid : bool
-        Leave invalid vectors out and count them, instead of raising.
+        Leave invalid vectors and ids out, count them and say in the log which, instead of raising.
     progress : Progress, optional
         Told the rows read.
     memory_limit : int, optional
@@ -83,7 +99,8 @@ def load_embeddings(
     Raises
     ------
     BadVectors
-        A vector is missing, of another length, not finite or zero, and `skip_invalid` is off.
+        A vector is missing, of another length, not finite or zero, or an id is none, and `skip_invalid` is
+        off.
     MemoryError
         There is no room for the matrix.
     """
@@ -91,6 +108,7 @@ def load_embeddings(
     validate_downsample(downsample)
     # Where nothing is left out, invocations need not be looked up at all.
     everything = downsample == 1 and not census.n_orphans and not skip_invalid
+    no_ids: list[Any] = []
     with database.reading() as connection:
         census, n_rows = _recounted(connection, census, downsample, everything=everything)
         progress.phase("load", total=n_rows)
@@ -104,15 +122,27 @@ def load_embeddings(
         # Whatever happens, no copy may be under way to memory that is free again.
         with contextlib.closing(destination):
             try:
-                query = _vector_query(census, downsample, filtered=skip_invalid)
-                ids = _stream(connection, query, destination, (n_rows, census.width), progress)
+                query = _vector_query(connection, census, downsample, filtered=skip_invalid)
+                batches = stream_vectors(
+                    connection,
+                    query,
+                    width=census.width,
+                    batch_rows=max(1, BATCH_BYTES // (census.width + ID_LENGTH)),
+                    no_ids=no_ids,
+                )
+                ids = _fill(destination, batches, n_rows, progress)
             except DatabaseError:
                 # A missing or ragged vector has a better message than that a batch could not be packed.
                 require_valid(database, take_census(database, downsample)[census.model], downsample)
                 raise
             vectors, valid = destination.finish()
-    if not skip_invalid and not valid.all():
-        raise BadVectors(_explain_values(census.model, ids[~valid]))
+        left_out = {
+            _NO_IDS: sorted(map(repr, no_ids)),
+            _NO_DIRECTION: [show_id(found.decode()) for found in np.sort(ids[~valid])],
+        }
+        if skip_invalid and census.n_sampled > census.n_usable:
+            left_out[_OTHER_LENGTH] = sorted(ids_of_other_lengths(connection, census, downsample))
+    _report(census.model, left_out, skip_invalid=skip_invalid)
     if everything:
         # What was read is what there is now.
         census = ModelCensus(census.model, n_total=len(ids), n_orphans=0, sampled={census.width: len(ids)})
@@ -136,20 +166,27 @@ def input_sha256(matrix: EmbeddingMatrix) -> str:
     return digest.hexdigest()
 
 
-def stored_ids(connection: Connection, model: str) -> BytesArray:
-    """Return the ids of all embeddings of a model, (n,) S32, in no order."""
-    query = sa.select(sa.type_coerce(_embedding.c.id, sa.String)).where(_embedding.c.embedding_model == model)
-    return np.array(connection.execute(query).scalars().all(), dtype="S32")
+def are_stored(connection: Connection, ids: BytesArray) -> BoolArray:
+    """Tell of each id, (n,) bool, whether there is an embedding of it; no vector is read."""
+    found: list[str] = []
+    for some in _chunks(ids):
+        query = sa.select(sa.type_coerce(_embedding.c.id, sa.String)).where(_embedding.c.id.in_(some))
+        found += connection.execute(query).scalars()
+    return np.isin(ids, np.array(found, dtype="S32"))
 
 
 def read_vectors(connection: Connection, ids: BytesArray) -> Float32Array:
     """Return the vectors of some embeddings, (n, d) float32, in the order of `ids`, which ascend."""
     batches = []
-    for first in range(0, len(ids), _QUERY_IDS):
-        some = [UUID(found.decode()) for found in ids[first : first + _QUERY_IDS]]
+    for some in _chunks(ids):
         query = sa.select(_embedding.c.vector).where(_embedding.c.id.in_(some)).order_by(_embedding.c.id)
         batches.append(np.stack(connection.execute(query).scalars().all()))
     return np.concatenate(batches)
+
+
+def _chunks(ids: BytesArray) -> Iterator[list[UUID]]:
+    for first in range(0, len(ids), _QUERY_IDS):
+        yield [UUID(found.decode()) for found in ids[first : first + _QUERY_IDS]]
 
 
 def _recounted(
@@ -175,36 +212,35 @@ def _destination(
     return HostRows(n_rows, n_features, memory_limit=memory_limit, work_dir=work_dir)
 
 
-def _vector_query(census: ModelCensus, downsample: int, *, filtered: bool) -> Select[Any]:
-    # No ORDER BY: the file is read in its own order, which is the fast one, and sorted in memory.
-    query = sa.select(_embedding.c.id, _embedding.c.vector).where(
-        _embedding.c.embedding_model == census.model
-    )
+def _vector_query(
+    connection: Connection, census: ModelCensus, downsample: int, *, filtered: bool
+) -> Select[Any]:
+    # The rows are found in the indexes, and read in the order of the file, which is the fast one: they are
+    # sorted by id in memory.
+    sqlite = connection.dialect.name == "sqlite"
+    place = sa.literal_column("embedding.rowid") if sqlite else _embedding.c.id
+    wanted = sa.select(place).where(_embedding.c.embedding_model == census.model)
     if downsample > 1 or census.n_orphans:
         # Looking up every invocation costs half as much again as reading the vectors.
         chosen = sample(downsample)
-        query = query.select_from(chosen.source).where(chosen.chosen)
-    return query.where(sa.func.length(_embedding.c.vector) == census.width) if filtered else query
+        wanted = wanted.select_from(chosen.source).where(chosen.chosen)
+    else:
+        wanted = wanted.select_from(_embedding)
+    if filtered:
+        wanted = wanted.where(sa.func.length(_embedding.c.vector) == census.width)
+    return sa.select(_embedding.c.id, _embedding.c.vector).where(place.in_(wanted.correlate(None)))
 
 
-def _stream(
-    connection: Connection,
-    query: Select[Any],
-    destination: Destination,
-    shape: tuple[int, int],
-    progress: Progress,
+def _fill(
+    destination: Destination, batches: Iterator[pa.RecordBatch], n_rows: int, progress: Progress
 ) -> BytesArray:
     """Send all vectors to their destination, and return their ids in the same order.
 
-    `shape` is the number of rows and the bytes of a vector. There are as many rows as were counted at most:
-    both are asked for in one transaction.
+    There are `n_rows` at most: as many were counted in the same transaction.
     """
-    n_rows, width = shape
     ids = np.empty(n_rows, dtype="S32")
     filled = 0
-    for batch in stream_vectors(
-        connection, query, width=width, batch_rows=max(1, BATCH_BYTES // (width + 32))
-    ):
+    for batch in batches:
         ids[filled : filled + batch.num_rows] = _view(batch.column("id"), np.dtype("S32"))
         destination.put(_view(batch.column("vector"), np.dtype("<f4")).reshape(batch.num_rows, -1))
         filled += batch.num_rows
@@ -224,9 +260,13 @@ def _in_order(ids: BytesArray, vectors: Any) -> tuple[BytesArray, Any]:
     return ids[order], vectors
 
 
-def _explain_values(model: str, ids: BytesArray) -> str:
-    first = ", ".join(str(UUID(found.decode())) for found in np.sort(ids)[:NAMED_IDS])
-    return (
-        f"{len(ids)} vectors of model {model} are zero, NaN or infinite; first embedding ids: {first}; "
-        "repair them, or leave them out with --skip-invalid"
-    )
+def _report(model: str, left_out: dict[str, list[str]], *, skip_invalid: bool) -> None:
+    """Say in the log what was left out; or raise `BadVectors` for it."""
+    for what, ids in left_out.items():
+        if not ids:
+            continue
+        found = f"{len(ids)} {what.format(model=model)}; first embedding ids: {', '.join(ids[:NAMED_IDS])}"
+        if not skip_invalid:
+            raise BadVectors(f"{found}; repair them, or leave them out with --skip-invalid")
+        _log.warning("left out %s", found)
+        _log.debug("all of them: %s", ", ".join(ids))

@@ -13,7 +13,7 @@ from panic_tda.clustering.recipe import medoid_of
 from panic_tda.errors import BadInput, PanicTdaError
 from panic_tda.storage import pending, saving
 from panic_tda.storage.database import Database, open_current
-from panic_tda.storage.loading import read_vectors, stored_ids
+from panic_tda.storage.loading import are_stored, read_vectors
 from panic_tda.types import FinishedClustering, SavedPending
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _save_kept(database: Database, path: Path) -> SavedPending:
 
 
 def _still_there(connection: Connection, kept: FinishedClustering) -> FinishedClustering:
-    present = np.isin(kept.ids, stored_ids(connection, kept.embedding_model))
+    present = are_stored(connection, kept.ids)
     if present.all():
         return kept
     lost = [label for label, row in kept.medoids.items() if not present[row]]

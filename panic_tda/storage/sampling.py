@@ -33,11 +33,20 @@ class Sample(NamedTuple):
 
 
 def sample(downsample: int) -> Sample:
-    """Return the join and the condition for one sampling factor."""
-    joined = _embedding.outerjoin(_invocation, _embedding.c.invocation_id == _invocation.c.id)
+    """Return the join and the condition for one sampling factor.
+
+    Notes
+    -----
+    All that a factor above 1 asks of an invocation stands in one index, but for an equality SQLite would
+    take the one on the bare id, and read the rows: see `in_one_index`.
+
+    A condition that no row without an invocation meets would let SQLite turn the join around, and go
+    through all embeddings of a model for each invocation. It does not see through a CASE.
+    """
     orphaned = _invocation.c.id.is_(None)
     if downsample == 1:
-        return Sample(joined, _invocation.c.id.is_not(None), orphaned, sa.cast(sa.null(), sa.Integer))
+        joined = _embedding.outerjoin(_invocation, _embedding.c.invocation_id == _invocation.c.id)
+        return Sample(joined, _holds(~orphaned), orphaned, sa.cast(sa.null(), sa.Integer))
     parity = _invocation.c.sequence_number % 2
     stride = (
         sa.select(
@@ -48,8 +57,20 @@ def sample(downsample: int) -> Sample:
         .group_by(_invocation.c.run_id, _invocation.c.type)
         .cte("stride")
     )
-    joined = joined.outerjoin(
+    joined = _embedding.outerjoin(_invocation, in_one_index()).outerjoin(
         stride, sa.and_(stride.c.run_id == _invocation.c.run_id, stride.c.type == _invocation.c.type)
     )
     index = _invocation.c.sequence_number // stride.c.stride
-    return Sample(joined, index % downsample == 0, orphaned, index)
+    return Sample(joined, _holds(index % downsample == 0), orphaned, index)
+
+
+def in_one_index() -> ColumnElement[bool]:
+    """Join embeddings to their invocations by a range of one id.
+
+    Type, run and sequence number then come from the covering index on them, and no invocation's row is read.
+    """
+    return _invocation.c.id.between(_embedding.c.invocation_id, _embedding.c.invocation_id)
+
+
+def _holds(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    return sa.case((condition, 1), else_=0) == 1

@@ -13,11 +13,19 @@ from panic_tda.parameters import format_bytes
 from panic_tda.storage.database import SCHEMA_VERSION, VERSION_TABLE, Database, migrate, schema_version
 
 CLUSTERING_TABLES = ("clusteringresult", "cluster", "embeddingcluster")
-MODEL_INDEX = "ix_embedding_embedding_model"
+INDEXES = (
+    "ix_embedding_model_length_invocation",
+    "ix_invocation_id_run_type_number",
+    "ix_invocation_run_type_number",
+)
+OLD_INDEX = "ix_embedding_embedding_model"
 
-# The index takes 20 bytes a row (measured on 3 million rows with the field's model names). It is written
-# to the log and then to the file, and sorted in temporary files before.
-_INDEX_BYTES_PER_ROW = 64
+# Of an index of all embeddings and of the two of all invocations (measured: 50 and 132, with a model's name
+# of five letters).
+_BYTES_PER_EMBEDDING = 64
+_BYTES_PER_INVOCATION = 144
+# An index is written to the log and then to the file, and sorted in temporary files before.
+_COPIES = 3
 # Some builds of SQLite overwrite what is dropped, and that goes through the log too: 400 bytes a row of
 # the old tables with their indexes.
 _DROPPED_BYTES_PER_ROW = 512
@@ -36,8 +44,12 @@ class UpgradePlan:
         Version of the clustering tables that are there; None for those of the old pipeline, or none.
     dropped : tuple of (str, int)
         Tables that go, with their row counts.
+    replaced : tuple of str
+        Indexes that go, because what comes serves in their place.
     created : tuple of str
         Tables and indexes that come; empty where the database is up to date.
+    bytes_kept : int
+        What the new indexes make the file larger by, estimated.
     bytes_needed : int
         Disk that is taken while the upgrade runs, generously estimated.
     bytes_free : int or None
@@ -47,7 +59,9 @@ class UpgradePlan:
     database: str
     version: str | None
     dropped: tuple[tuple[str, int], ...] = ()
+    replaced: tuple[str, ...] = ()
     created: tuple[str, ...] = ()
+    bytes_kept: int = 0
     bytes_needed: int = 0
     bytes_free: int | None = None
 
@@ -67,9 +81,18 @@ class UpgradePlan:
                 f"    {table}: {rows:,} {'row' if rows == 1 else 'rows'}" for table, rows in self.dropped
             ]
             lines.append("  The old pipeline's own clustering commands stop working on this file.")
+        if self.replaced:
+            lines.append(f"- drops index {', '.join(self.replaced)}, which the new ones replace")
         lines.append(f"- creates {', '.join(self.created)}")
-        lines.append("- leaves every other table as it is, row for row")
-        lines.append("- keeps other programs from writing while it runs, and reads every embedding once")
+        if self.version is None:
+            lines.append("- leaves every other table as it is, row for row")
+        else:
+            lines.append("- keeps every clustering, and every table as it is, row for row")
+        lines.append(
+            "- keeps other programs from writing while it runs, and reads every embedding once and what "
+            "stands before the images of the invocations"
+        )
+        lines.append(f"- makes the file larger by about {format_bytes(self.bytes_kept)}")
         free = "" if self.bytes_free is None else f"; {format_bytes(self.bytes_free)} are free"
         lines.append(f"- needs about {format_bytes(self.bytes_needed)} of disk while it runs{free}")
         return "\n".join(lines)
@@ -123,21 +146,27 @@ def upgrade(database: Database) -> UpgradePlan:
 
 def _plan(database: Database, connection: Connection) -> UpgradePlan:
     inspector = sa.inspect(connection)
+    version = schema_version(connection)
     present = set(inspector.get_table_names())
-    dropped = tuple((table, _count(connection, table)) for table in CLUSTERING_TABLES if table in present)
-    created = [f"table {table}" for table in CLUSTERING_TABLES]
-    needed = _SPARE_BYTES + _DROPPED_BYTES_PER_ROW * sum(rows for _, rows in dropped)
-    if MODEL_INDEX not in {index["name"] for index in inspector.get_indexes("embedding")}:
-        created.append(f"index {MODEL_INDEX}")
-        needed += _INDEX_BYTES_PER_ROW * _count(connection, "embedding")
+    # What a version of ours holds stays.
+    ours = CLUSTERING_TABLES if version is None else ()
+    dropped = tuple((table, _count(connection, table)) for table in ours if table in present)
+    created = [f"table {table}" for table in ours]
+    created += [f"index {index}" for index in INDEXES]
     if VERSION_TABLE not in present:
         created.append(f"table {VERSION_TABLE}")
+    kept = _BYTES_PER_EMBEDDING * _count(connection, "embedding")
+    kept += _BYTES_PER_INVOCATION * _count(connection, "invocation")
     return UpgradePlan(
         database=str(database),
-        version=schema_version(connection),
+        version=version,
         dropped=dropped,
+        replaced=(OLD_INDEX,) if inspector.has_index("embedding", OLD_INDEX) else (),
         created=tuple(created),
-        bytes_needed=needed,
+        bytes_kept=kept,
+        bytes_needed=_SPARE_BYTES
+        + _COPIES * kept
+        + _DROPPED_BYTES_PER_ROW * sum(rows for _, rows in dropped),
         bytes_free=shutil.disk_usage(database.path.parent).free if database.path else None,
     )
 

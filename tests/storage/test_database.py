@@ -341,7 +341,7 @@ def test_vectors_stream_as_they_are_stored(tmp_path: Path, batch_rows: int) -> N
         .order_by(Embedding.id)
     )
     with database.reading() as connection:
-        batches = list(stream_vectors(connection, query, width=32, batch_rows=batch_rows))
+        batches = list(stream_vectors(connection, query, width=32, batch_rows=batch_rows, no_ids=[]))
     expected = facts.of("Nomic")
     assert max(batch.num_rows for batch in batches) == min(batch_rows, len(expected))
     ids = [found.decode() for batch in batches for found in batch.column("id").to_pylist()]
@@ -355,10 +355,10 @@ def test_a_vector_of_another_length_stops_the_stream(tmp_path: Path, spoiled: di
     facts = write_field_file(tmp_path / "field.sqlite", FieldSpec(**spoiled))  # type: ignore[arg-type]
     query = sa.select(Embedding.id, Embedding.__table__.c.vector)
     with (
-        pytest.raises(DatabaseError, match="values of 32 bytes were expected"),
+        pytest.raises(DatabaseError, match="vectors of 32 bytes were expected"),
         open_database(facts.path).reading() as connection,
     ):
-        list(stream_vectors(connection, query, width=32, batch_rows=10))
+        list(stream_vectors(connection, query, width=32, batch_rows=10, no_ids=[]))
 
 
 def test_rows_that_are_there_are_left_as_they_are(database: Database) -> None:

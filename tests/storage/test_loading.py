@@ -6,6 +6,7 @@ import hashlib
 import mmap
 import re
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from uuid import UUID
 
@@ -17,7 +18,7 @@ from panic_tda.errors import BadVectors, DatabaseError, InvalidParameter
 from panic_tda.storage import loading
 from panic_tda.storage.census import ModelCensus, require_valid, take_census
 from panic_tda.storage.database import Database, open_database
-from panic_tda.storage.loading import input_sha256, load_embeddings, read_vectors, stored_ids
+from panic_tda.storage.loading import are_stored, input_sha256, load_embeddings, read_vectors
 from panic_tda.types import EmbeddingMatrix
 from tests.conftest import MakeFile, UpgradedFile
 from tests.field_files import BAD_KINDS, EVERYTHING, FieldSpec, StoredEmbedding
@@ -299,15 +300,76 @@ def test_vectors_that_turned_bad_since_the_census(upgraded: MakeFile) -> None:
         load_embeddings(file.database, census)
 
 
-def test_an_id_of_another_form_is_an_error_that_says_so(upgraded: MakeFile) -> None:
-    file = upgraded()
-    with sqlite3.connect(file.path) as connection:
+def give_ids(file: UpgradedFile, first: int, *ids: object) -> None:
+    """Give embeddings of Nomic other ids, from the `first` one on."""
+    known = [embedding.id for embedding in file.facts.of("Nomic")[first:]]
+    with closing(sqlite3.connect(file.path)) as connection, connection:
+        # As a column declared UUID keeps them: its affinity is that of a number.
+        connection.execute("PRAGMA writable_schema = ON")
         connection.execute(
-            "UPDATE embedding SET id = ? WHERE id = ?",
-            (str(UUID(file.facts.of("Nomic")[7].id)), file.facts.of("Nomic")[7].id),
+            "UPDATE sqlite_master SET sql = replace(sql, 'id CHAR(32)', 'id UUID') WHERE name = 'embedding'"
         )
-    with pytest.raises(DatabaseError, match=r"values of 32 bytes were expected, got lengths \[32, 36\]"):
-        load(file.database)
+        connection.execute("PRAGMA writable_schema = RESET")
+        connection.executemany("UPDATE embedding SET id = ? WHERE id = ?", zip(ids, known, strict=False))
+
+
+GOOD = "0123456789abcdef0123456789abcde"
+NO_IDS: dict[str, tuple[object, ...]] = {
+    "dashes": ("067ffc18-c000-7000-8000-000000000001",),
+    # Together they have the length of two ids, and every later one would be shifted by a character.
+    "one short and one long": (GOOD, f"{GOOD}ff"),
+    "a number": (6.5,),
+    "infinity": ("06888680501e75097830817616369915",),
+    "numbers only": tuple(float(row) + 0.5 for row in range(38)),
+    "bytes": (b"0123456789abcdef0123456789abcdef",),
+    "upper case": (f"{GOOD}F",),
+    "letters beyond f": (f"{GOOD}g",),
+    "another alphabet": (f"{GOOD}é",),
+    "empty": ("",),
+}
+
+
+@pytest.mark.parametrize("ids", NO_IDS.values(), ids=NO_IDS)
+@pytest.mark.parametrize("factor", [1, 2])
+def test_what_is_no_id_is_named_or_left_out(
+    upgraded: MakeFile, caplog: pytest.LogCaptureFixture, ids: tuple[object, ...], factor: int
+) -> None:
+    file = upgraded(FieldSpec(runs=4, length=20))
+    give_ids(file, 2, *ids)
+    with closing(sqlite3.connect(file.path)) as connection:
+        known = [e.id for e in file.facts.of("Nomic")]
+        stored = {row for (row,) in connection.execute("SELECT id FROM embedding")}
+    expected = [e for e in file.facts.sample("Nomic", factor) if e.id in stored]
+    n_bad = len(file.facts.sample("Nomic", factor)) - len(expected)
+    assert len(stored & set(known)) == 40 - len(ids)
+    if n_bad:
+        with pytest.raises(BadVectors, match=f"{n_bad} ids of model Nomic are not 32 lower-case") as found:
+            load(file.database, factor=factor)
+        named = str(found.value).split("first embedding ids: ")[1].split(";")[0].split(", ")
+        assert set(named) <= {repr(value) for value in stored if value not in known}
+        assert len(named) == min(n_bad, 5)
+    caplog.set_level("DEBUG", "panic_tda")
+    matrix = load(file.database, factor=factor, skip=True)
+    assert_holds(matrix, expected)
+    assert (matrix.n_excluded, len(matrix.ids)) == (n_bad, len(expected))
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [re.match(rf"left out {n_bad} ids of model Nomic", line) is not None for line in warned] == (
+        [True] if n_bad else []
+    )
+
+
+def test_all_that_was_left_out_is_in_the_log(upgraded: MakeFile, caplog: pytest.LogCaptureFixture) -> None:
+    file = upgraded(FieldSpec(null_vectors=4, short_vectors=3, nan_vectors=6, zero_vectors=1))
+    caplog.set_level("DEBUG", "panic_tda")
+    assert len(load(file.database, skip=True).ids) == 26
+    shown: dict[str, set[str]] = {"WARNING": set(), "DEBUG": set()}
+    for record in caplog.records:
+        shown[record.levelname] |= set(re.findall(r"[0-9a-f]{8}-[0-9a-f-]{27}", record.getMessage()))
+    lengths = [e for kind in ("null", "short") for e in file.facts.bad("Nomic", kind)]
+    values = [e for kind in ("nan", "zero") for e in file.facts.bad("Nomic", kind)]
+    assert shown["DEBUG"] == {str(UUID(identity)) for identity in lengths + values}
+    first = sorted(lengths)[:5] + sorted(values)[:5]
+    assert shown["WARNING"] == {str(UUID(identity)) for identity in first}
 
 
 @pytest.mark.parametrize("name", ["it's 100 %", 'say "so"', ":name", "?", "日本", "a\\b", "%s %(x)s"])
@@ -352,8 +414,10 @@ def test_ids_and_vectors_of_some_rows(upgraded: MakeFile, monkeypatch: pytest.Mo
     monkeypatch.setattr(loading, "_QUERY_IDS", 3)
     some = facts.sample("Nomic")[5:15]
     with database.reading() as connection:
-        assert sorted(stored_ids(connection, "Nomic").tolist()) == [e.id.encode() for e in facts.of("Nomic")]
-        assert stored_ids(connection, "Nobody").tolist() == []
+        asked = [e.id for e in facts.of("Nomic")] + ["f" * 32, *(e.id for e in facts.of("STSBMpnet"))]
+        stored = are_stored(connection, np.array(asked, dtype="S32"))
+        assert stored.tolist() == [identity != "f" * 32 for identity in asked]
+        assert are_stored(connection, np.array([], dtype="S32")).tolist() == []
         found = read_vectors(connection, np.array([e.id for e in some], dtype="S32"))
     np.testing.assert_array_equal(found, np.array([e.vector for e in some]))
 

@@ -18,8 +18,10 @@ from panic_tda.errors import DatabaseError, NeedsUpgrade
 from panic_tda.storage import database as database_module
 from panic_tda.storage import upgrade as upgrade_module
 from panic_tda.storage.database import SCHEMA_VERSION, VERSION_TABLE, open_database
+from panic_tda.storage.saving import save_clustering
 from panic_tda.storage.schemas import Base
-from panic_tda.storage.upgrade import CLUSTERING_TABLES, MODEL_INDEX, plan_upgrade, upgrade
+from panic_tda.storage.upgrade import CLUSTERING_TABLES, INDEXES, OLD_INDEX, plan_upgrade, upgrade
+from tests.conftest import MakeFile, make_finished
 from tests.field_files import EVERYTHING, FieldSpec, write_field_file
 from tests.snapshots import KILL_AFTER, field_copy, run_python, snapshot
 
@@ -38,7 +40,8 @@ SPECS = {
 
 def without_ours(path: Path) -> dict[str, object]:
     others: dict[str, object] = dict(snapshot(path, without=OURS))
-    others.pop(MODEL_INDEX, None)
+    for name in (*INDEXES, OLD_INDEX):
+        others.pop(name, None)
     return others
 
 
@@ -79,7 +82,7 @@ def test_an_upgrade_changes_the_clustering_tables_only(
     assert dict(plan.dropped) == facts.old_rows
     assert without_ours(facts.path) == before
     after = snapshot(facts.path)
-    for name in [*CLUSTERING_TABLES, MODEL_INDEX]:
+    for name in [*CLUSTERING_TABLES, *INDEXES]:
         assert after[name] == described[name]
     assert after[VERSION_TABLE][1] == [(SCHEMA_VERSION, "text")]
     database.require_current()
@@ -120,7 +123,8 @@ def test_a_plan_says_what_goes_and_changes_nothing(tmp_path: Path) -> None:
         }
     )
     tables = [f"table {table}" for table in CLUSTERING_TABLES]
-    assert list(plan.created) == [*tables, f"index {MODEL_INDEX}", f"table {VERSION_TABLE}"]
+    indexes = [f"index {index}" for index in INDEXES]
+    assert list(plan.created) == [*tables, *indexes, f"table {VERSION_TABLE}"]
     text = str(plan)
     assert "embeddingcluster: 1,200 rows" in text
     assert "The old pipeline's own clustering commands stop working on this file" in text
@@ -135,14 +139,66 @@ def test_a_file_without_old_tables_loses_nothing(tmp_path: Path) -> None:
     assert "stop working" not in str(plan)
 
 
-def test_a_present_model_index_is_kept(tmp_path: Path) -> None:
+def as_version_0001(path: Path) -> None:
+    """Make an upgraded file what the first version left behind."""
+    with sqlite3.connect(path) as connection:
+        for name in INDEXES:
+            connection.execute(f"DROP INDEX {name}")
+        connection.execute(f"CREATE INDEX {OLD_INDEX} ON embedding (embedding_model)")
+        connection.execute(f"UPDATE {VERSION_TABLE} SET version_num = '0001'")
+    connection.close()
+
+
+def test_a_file_of_version_0001_keeps_everything_but_one_index(
+    upgraded: MakeFile, described: dict[str, object]
+) -> None:
+    database, facts = upgraded(EVERYTHING)
+    finished = make_finished([e.id for e in facts.sample("Nomic")])
+    with database.writing() as connection:
+        save_clustering(connection, finished)
+    after = snapshot(facts.path)
+    as_version_0001(facts.path)
+    with pytest.raises(NeedsUpgrade, match=r"version 0002 yet \(it has 0001\)"):
+        database.require_current()
+
+    plan = plan_upgrade(database)
+
+    assert plan.dropped == ()
+    assert plan.replaced == (OLD_INDEX,)
+    assert plan.created == tuple(f"index {index}" for index in INDEXES)
+    assert f"- drops index {OLD_INDEX}, which the new ones replace" in str(plan)
+    assert "- keeps every clustering" in str(plan)
+    assert "stop working" not in str(plan)
+    assert upgrade(database) == plan
+    assert snapshot(facts.path) == after
+    assert len(after["embeddingcluster"][1]) == len(finished.ids)
+
+
+def test_an_index_on_the_models_is_dropped_and_named(tmp_path: Path) -> None:
     facts = write_field_file(tmp_path / "field.sqlite")
     with sqlite3.connect(facts.path) as connection:
-        connection.execute(f"CREATE INDEX {MODEL_INDEX} ON embedding (embedding_model)")
-    before = snapshot(facts.path)[MODEL_INDEX]
+        connection.execute(f"CREATE INDEX {OLD_INDEX} ON embedding (embedding_model)")
     plan = upgrade(open_database(facts.path))
-    assert f"index {MODEL_INDEX}" not in plan.created
-    assert snapshot(facts.path)[MODEL_INDEX] == before
+    assert f"drops index {OLD_INDEX}" in str(plan)
+    assert OLD_INDEX not in snapshot(facts.path)
+
+
+def test_an_upgrade_of_a_field_file_reads_the_embeddings_for_one_index(tmp_path: Path) -> None:
+    facts = write_field_file(tmp_path / "field.sqlite")
+    made: list[str] = []
+
+    def see(*arguments: object) -> None:
+        statement = str(arguments[2])
+        if statement.startswith("CREATE INDEX") and "ON embedding " in statement:
+            made.append(statement)
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", see)
+    try:
+        upgrade(open_database(facts.path))
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", see)
+    assert len(made) == 1
+    assert INDEXES[0] in made[0]
 
 
 def test_a_second_upgrade_has_nothing_to_do(tmp_path: Path) -> None:
@@ -159,8 +215,13 @@ def test_a_second_upgrade_has_nothing_to_do(tmp_path: Path) -> None:
 
 def test_the_estimate_covers_what_the_file_grows_by(tmp_path: Path) -> None:
     facts = write_field_file(tmp_path / "field.sqlite", FieldSpec(layout=0, runs=2, clusterings=0))
-    n_rows = 200_000
+    n_rows = 100_000
     with sqlite3.connect(facts.path) as connection:
+        connection.executemany(
+            "INSERT INTO invocation (id, model, type, seed, run_id, sequence_number) "
+            "VALUES (?, 'BLIP2', 'TEXT', -1, ?, ?)",
+            ((f"{row:032x}", f"{row // 1000:032x}", row % 1000) for row in range(n_rows)),
+        )
         connection.executemany(
             "INSERT INTO embedding (id, invocation_id, embedding_model) VALUES (?, 'none', ?)",
             ((f"{row:032x}", f"STSBDistilRoberta{row % 4}") for row in range(n_rows)),
@@ -169,8 +230,9 @@ def test_the_estimate_covers_what_the_file_grows_by(tmp_path: Path) -> None:
     size = facts.path.stat().st_size
     plan = upgrade(database)
     growth = facts.path.stat().st_size - size
-    assert growth > 15 * n_rows
-    # The index lies in the log, in the sorter's temporary file and in the file itself.
+    assert growth > 150 * n_rows
+    assert 0.8 * growth < plan.bytes_kept < 1.3 * growth
+    # An index lies in the log, in the sorter's temporary file and in the file itself.
     assert plan.bytes_needed > 2.5 * growth
 
 
@@ -247,7 +309,7 @@ upgrade(open_database(sys.argv[1]))
         "DROP TABLE embeddingcluster",
         "CREATE TABLE clusteringresult",
         "CREATE TABLE embeddingcluster",
-        f"CREATE INDEX {MODEL_INDEX}",
+        *(f"CREATE INDEX IF NOT EXISTS {index}" for index in INDEXES),
         f"INSERT INTO {VERSION_TABLE}",
     ],
 )
@@ -277,5 +339,5 @@ def test_a_real_field_file(tmp_path: Path, described: dict[str, object]) -> None
     assert dict(plan.dropped).keys() == {"clusteringresult", "embeddingcluster"}
     assert without_ours(path) == without_ours(untouched)
     after = snapshot(path)
-    for name in [*CLUSTERING_TABLES, MODEL_INDEX]:
+    for name in [*CLUSTERING_TABLES, *INDEXES]:
         assert after[name] == described[name]

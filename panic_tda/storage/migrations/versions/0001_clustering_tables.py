@@ -1,6 +1,8 @@
 """Replace the old clustering tables of any layout by ours; make the pipeline's tables where absent.
 
-Frozen: this says what version 0001 is, whatever `schemas` says later.
+Frozen: this says what version 0001 is, whatever `schemas` says later. But for one thing: an index on
+`embedding.embedding_model` belonged to it, which 0002 drops. Both run in one transaction, so that no file is
+left without it, and making it here would read every embedding for nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ depends_on = None
 
 # In the order in which foreign keys allow them to be dropped.
 OLD_TABLES = ("embeddingcluster", "cluster", "clusteringresult")
-MODEL_INDEX = "ix_embedding_embedding_model"
 
 ID = sa.CHAR(32)
 
@@ -30,9 +31,6 @@ def upgrade() -> None:
         if name not in present:
             create()
     _create_clustering_tables()
-    indexes = sa.inspect(op.get_bind()).get_indexes("embedding")
-    if MODEL_INDEX not in {index["name"] for index in indexes}:
-        op.create_index(MODEL_INDEX, "embedding", ["embedding_model"])
 
 
 def _create_experimentconfig() -> None:

@@ -1,0 +1,194 @@
+"""No query goes through the rows of invocations or embeddings: in the field they are 130 GB, and cold."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+from panic_tda.clustering_manager import cluster_all_data
+from panic_tda.errors import BadVectors, UnknownModel
+from panic_tda.files.importing import import_embeddings
+from panic_tda.storage import pending
+from panic_tda.storage.census import count_mixed, require_valid, stored_models, take_census
+from panic_tda.storage.database import Database
+from panic_tda.storage.loading import load_embeddings
+from panic_tda.storage.recovery import save_pending
+from panic_tda.storage.results import (
+    find_clusterings,
+    get_cluster_details,
+    get_medoid_invocation,
+    list_clusterings,
+)
+from panic_tda.storage.saving import delete_clusterings
+from tests.conftest import MakeFile, UpgradedFile, make_finished
+from tests.field_files import EVERYTHING, FieldSpec
+
+BIG = ("invocation", "embedding")
+SPECS = {unique: replace(EVERYTHING, unique=unique) for unique in ("none", "constraint", "index")}
+IMAGE_BYTES = 100_000
+
+
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    """Collect what SQLite is asked on any connection, with the values in it."""
+    seen: list[str] = []
+
+    def trace(connection: sqlite3.Connection, _record: object) -> None:
+        connection.set_trace_callback(seen.append)
+
+    event.listen(Engine, "connect", trace)
+    try:
+        yield seen
+    finally:
+        event.remove(Engine, "connect", trace)
+
+
+def queries(seen: list[str]) -> list[str]:
+    kinds = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE")
+    return list(dict.fromkeys(found for found in seen if found.lstrip().startswith(kinds)))
+
+
+def plan(connection: sqlite3.Connection, sql: str) -> list[str]:
+    return [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}")]
+
+
+def rows_are_gone_through(step: str) -> bool:
+    return re.match(r"SCAN (invocation|embedding)(_\d+)?( |$)", step) is not None and "COVERING" not in step
+
+
+def tables_read(connection: sqlite3.Connection, sql: str) -> set[str]:
+    """Which of the big tables a query reads values of, instead of an index's."""
+    roots = dict(connection.execute("SELECT rootpage, name FROM sqlite_master WHERE type = 'table'"))
+    program = connection.execute(f"EXPLAIN {sql}").fetchall()
+    opened = {row[2]: roots.get(row[3]) for row in program if row[1] == "OpenRead"}
+    return {str(opened[row[2]]) for row in program if row[1] == "Column" and opened.get(row[2]) in BIG}
+
+
+def use_everything(file: UpgradedFile, folder: Path) -> None:
+    """Ask whatever the commands ask."""
+    database = file.database
+    cluster_all_data(database, skip_invalid=True)
+    (outcome,) = cluster_all_data(database, ["Nomic"], downsample=2, skip_invalid=True)
+    with pytest.raises(BadVectors):
+        require_valid(database, take_census(database, 3)["Nomic"], 3)
+    for factor in (1, 2):
+        load_embeddings(database, take_census(database, factor)["NomicVision"], downsample=factor)
+    with database.session() as session:
+        with pytest.raises(UnknownModel):
+            list_clusterings(session, model="none")
+        (found,) = find_clusterings(session, [str(outcome.id)])
+        assert get_cluster_details(found.id, session)
+        assert get_medoid_invocation(0, found.id, session) is not None
+    usable = [e.id for e in file.facts.sample("Nomic") if e.kind == "good"]
+    kept = make_finished([*usable, "f" * 32])
+    kept.medoids[0] = len(kept.ids) - 1
+    pending.keep(database, kept)
+    (saved,) = save_pending(database)
+    assert saved.n_vanished == 1
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(16, dtype="f4")), 8)
+    path = folder / "more.parquet"
+    pq.write_table(pa.table({"text": ["one", "two"], "vector": vectors}), path)
+    for _ in range(2):
+        import_embeddings([path], database, model="Nomic")
+    delete_clusterings(database, [found.id])
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_no_query_goes_through_rows(upgraded: MakeFile, tmp_path: Path, spec: FieldSpec) -> None:
+    file = upgraded(spec)
+    with statements() as seen:
+        use_everything(file, tmp_path)
+    asked = queries(seen)
+    assert len(asked) > 40
+    with closing(sqlite3.connect(file.path)) as connection:
+        plans = {sql: plan(connection, sql) for sql in asked}
+    found = {sql: [step for step in steps if rows_are_gone_through(step)] for sql, steps in plans.items()}
+    assert {sql: steps for sql, steps in found.items() if steps} == {}
+    # Turned around, the join would go through all embeddings of a model for each invocation.
+    assert not [sql for sql, steps in plans.items() if "SCAN stride" in steps]
+    # A sorter would carry the vectors, or the texts of all invocations, into a temporary file.
+    sorted_rows = [sql for sql, steps in plans.items() if any("TEMP B-TREE FOR GROUP" in s for s in steps)]
+    assert not [sql for sql in sorted_rows if re.search(r"FROM (invocation|embedding)\b", sql)]
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_counting_reads_indexes_only(upgraded: MakeFile, spec: FieldSpec) -> None:
+    database, facts = upgraded(spec)
+    with statements() as seen:
+        for factor in (1, 2, 10):
+            take_census(database, factor)
+        for model in facts.models:
+            count_mixed(database, model)
+        with database.reading() as connection:
+            stored_models(connection)
+    asked = [sql for sql in queries(seen) if " LIMIT " not in sql]
+    assert len(asked) > 20
+    with closing(sqlite3.connect(facts.path)) as raw:
+        # The next length of a model is looked up in the index, and measured on the one row it leads to.
+        looked_up = [sql for sql in asked if "min(length(" in sql]
+        rows = {sql: tables_read(raw, sql) for sql in asked if sql not in looked_up}
+        assert not {sql: tables for sql, tables in rows.items() if tables}
+        temporary = [sql for sql in asked if any("TEMP B-TREE" in step for step in plan(raw, sql))]
+        assert temporary == []
+
+
+def read_and_written() -> tuple[int, int]:
+    """Bytes that this process had from disk, and those it wrote into files."""
+    try:
+        text = Path("/proc/self/io").read_text()
+    except OSError as error:
+        pytest.skip(f"/proc/self/io says how much was read; here it cannot be read: {error}")
+    counts = dict(line.split(": ") for line in text.splitlines())
+    return int(counts["read_bytes"]), int(counts["write_bytes"])
+
+
+def forget(path: Path) -> None:
+    """Have the next read of a file come from the disk."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(file)
+
+
+def cost(path: Path, work: Callable[[], object]) -> tuple[int, int]:
+    forget(path)
+    before = read_and_written()
+    work()
+    after = read_and_written()
+    return after[0] - before[0], after[1] - before[1]
+
+
+def load_sample(database: Database, factor: int) -> int:
+    census = take_census(database, factor)["Nomic"]
+    return len(load_embeddings(database, census, downsample=factor).ids)
+
+
+def test_a_sample_reads_indexes_and_its_own_vectors(upgraded: MakeFile) -> None:
+    # As in the field: most of the file are images. Each is a page of the table and 24 behind it.
+    file = upgraded(FieldSpec(layout=0, runs=12, length=100, dimensions=768, image_bytes=IMAGE_BYTES))
+    with closing(sqlite3.connect(file.path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    size = file.path.stat().st_size
+    assert size > 600 * IMAGE_BYTES
+    whole, _ = cost(file.path, file.path.read_bytes)
+    if whole < size:
+        pytest.skip("the file cannot be made to come from the disk here (a file system in memory?)")
+    assert load_sample(file.database, 1000) == 12
+    n_read, n_written = cost(file.path, lambda: load_sample(file.database, 1000))
+    assert n_read < 0.01 * size
+    # No more than the index of the log, which whoever opens the file makes.
+    assert n_written < 100_000
