@@ -357,7 +357,10 @@ BAD_COLUMNS: dict[str, tuple[dict[str, Any], str]] = {
         {"sequence_number": [1, 2, 3, 4, None, 6]},
         r"row 4 .*sequence_number is missing",
     ),
-    "negative sequence number": ({"sequence_number": [1, 2, 3, 4, 5, -6]}, r"row 5 .*at least 0; got -6"),
+    "negative sequence number": (
+        {"sequence_number": [1, 2, 3, 4, 5, -6]},
+        r"row 5 .*at least 0, and below 2⁶³ − 1; got -6",
+    ),
     "unnamed network": (
         {"network": [["A", "B"], ["A"], [], ["A", None], ["A"], ["A"]]},
         r"row 3 .*model without a name",
@@ -371,7 +374,10 @@ BAD_COLUMNS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "vector of numbers": ({"vector": [1.0] * 6}, r"column vector must hold lists .*; got double"),
     "sequence of floats": ({"sequence_number": [1.0] * 6}, r"column sequence_number must hold integers"),
-    "seed too large": ({"seed": pa.array([2**64 - 1] * 6, pa.uint64())}, r"cannot be read .*not in range"),
+    "seed too large": (
+        {"seed": pa.array([2**64 - 1] * 6, pa.uint64())},
+        r"row 0 .*seed cannot be read.*not in range",
+    ),
 }
 
 

@@ -1,0 +1,117 @@
+"""Names for the runs of files that do not name them.
+
+A run is named by the shortest beginning of its file that names no other run, which is its first row alone
+unless another file begins alike. What is named so is that run again whenever its stored texts and those of
+a file agree wherever both have one: for a file that has grown, for one that has not grown as far as another
+model's, and for the same rows in another order. A file that differs in one text is another run. Of two files
+of which one is the beginning of the other, nothing tells whether it has grown: they are one run.
+
+Earlier versions hashed all rows that a file had then. Runs of these names are found by the hash of each
+beginning of the file, and go on under them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+
+from panic_tda.files.embedding_files import EmbeddingFile
+from panic_tda.storage.additions import Additions
+from panic_tda.storage.batches import RunKey
+
+_FEW = 64
+_MANY = 8192
+
+
+def name_of(file: EmbeddingFile, additions: Additions) -> str:
+    """Return the name of a file's run: of the one in the database that it continues, or a new one.
+
+    Of several that it could continue it is the one with the most of its texts.
+
+    Raises
+    ------
+    BadInput
+        As `EmbeddingFile.batches`.
+    """
+    new, candidates = _by_opening(file, additions)
+    candidates += _by_former_name(file, additions)
+    found, most = new, -1
+    for name in candidates:
+        n_stored = additions.count_stored_texts(file.texts(name))
+        if n_stored is not None and n_stored > most:
+            found, most = name, n_stored
+    return found
+
+
+def _by_opening(file: EmbeddingFile, additions: Additions) -> tuple[str, list[str]]:
+    """Return the first name that is free, and those before it and soon after it that are not."""
+    names = _names(file)
+    stored: list[str] = []
+    while few := list(islice(names, _FEW)):
+        known = additions.stored_runs(few)
+        stored += [key.name for key in known]
+        free = next((key for key in few if key not in known), None)
+        if free is not None:
+            return free.name, stored
+    return stored[0] if stored else "", stored
+
+
+def _names(file: EmbeddingFile) -> Iterator[RunKey]:
+    """Name the beginnings of a file by its rows' sequence numbers, whatever their order and models.
+
+    Rows that say the same count once. The run of the first one is that of all these names.
+    """
+    keys: dict[RunKey, int] = {}
+    numbers, digests, codes = [], [], []
+    for batch in file.texts():
+        run_codes = np.array([keys.setdefault(key, len(keys)) for key in batch.runs])
+        said = [json.dumps([key.seed, key.network, key.initial_prompt]).encode() for key in batch.runs]
+        hashed = [
+            hashlib.sha256(said[code] + text.encode()).digest()[:16]
+            for code, text in zip(batch.run_codes.tolist(), batch.texts, strict=True)
+        ]
+        numbers.append(batch.sequence_numbers)
+        digests.append(np.frombuffer(b"".join(hashed), dtype="<u8").reshape(-1, 2))
+        codes.append(run_codes[batch.run_codes])
+    if not numbers:
+        return
+    number, digest = np.concatenate(numbers), np.concatenate(digests)
+    order = np.lexsort((digest[:, 1], digest[:, 0], number))
+    opening = list(keys)[int(np.concatenate(codes)[order[0]])]
+    name, before = b"", None
+    for row in order:
+        item = (int(number[row]), digest[row].tobytes())
+        if item != before:
+            before = item
+            name = hashlib.sha256(name + item[0].to_bytes(8, "little") + item[1]).digest()
+            yield replace(opening, name=name.hex())
+
+
+def _by_former_name(file: EmbeddingFile, additions: Additions) -> list[str]:
+    first = next(file.texts(), None)
+    if first is None:
+        return []
+    key = first.runs[first.run_codes[0]]
+    names = (replace(key, name=name) for name in _former_names(file))
+    stored: list[str] = []
+    while many := list(islice(names, _MANY)):
+        stored += [known.name for known in additions.stored_runs(many)]
+    return stored
+
+
+def _former_names(file: EmbeddingFile) -> Iterator[str]:
+    """Hash every beginning of a file as earlier versions hashed the whole."""
+    lengths, texts, numbers = (hashlib.sha256() for _ in range(3))
+    for some_texts, sequence in file.contents():
+        stored_numbers = sequence.astype("<i8").tobytes()
+        for row, text in enumerate(some_texts):
+            encoded = text.encode()
+            lengths.update(len(encoded).to_bytes(8, "little"))
+            texts.update(encoded)
+            numbers.update(stored_numbers[8 * row : 8 * row + 8])
+            yield hashlib.sha256(lengths.digest() + texts.digest() + numbers.digest()).hexdigest()
