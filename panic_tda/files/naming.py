@@ -21,11 +21,10 @@ from itertools import islice
 import numpy as np
 
 from panic_tda.files.embedding_files import EmbeddingFile
-from panic_tda.storage.additions import Additions
+from panic_tda.storage.additions import Additions, run_id
 from panic_tda.storage.batches import RunKey
 
 _FEW = 64
-_MANY = 8192
 
 
 def name_of(file: EmbeddingFile, additions: Additions) -> str:
@@ -39,26 +38,24 @@ def name_of(file: EmbeddingFile, additions: Additions) -> str:
         As `EmbeddingFile.batches`.
     """
     new, candidates = _by_opening(file, additions)
-    candidates += _by_former_name(file, additions)
     found, most = new, -1
-    for name in candidates:
-        n_stored = additions.count_stored_texts(file.texts(name))
+    for key in [*candidates, *_by_former_name(file, additions, candidates)]:
+        n_stored = additions.count_stored_texts(file.texts(key.name))
         if n_stored is not None and n_stored > most:
-            found, most = name, n_stored
+            found, most = key.name, n_stored
     return found
 
 
-def _by_opening(file: EmbeddingFile, additions: Additions) -> tuple[str, list[str]]:
-    """Return the first name that is free, and those before it and soon after it that are not."""
+def _by_opening(file: EmbeddingFile, additions: Additions) -> tuple[str, list[RunKey]]:
+    """Return the first name that is free, and the runs of those before it and soon after it."""
     names = _names(file)
-    stored: list[str] = []
+    stored: list[RunKey] = []
     while few := list(islice(names, _FEW)):
-        known = additions.stored_runs(few)
-        stored += [key.name for key in known]
+        stored += (known := additions.stored_runs(few))
         free = next((key for key in few if key not in known), None)
         if free is not None:
             return free.name, stored
-    return stored[0] if stored else "", stored
+    return "", stored
 
 
 def _names(file: EmbeddingFile) -> Iterator[RunKey]:
@@ -92,16 +89,17 @@ def _names(file: EmbeddingFile) -> Iterator[RunKey]:
             yield replace(opening, name=name.hex())
 
 
-def _by_former_name(file: EmbeddingFile, additions: Additions) -> list[str]:
+def _by_former_name(file: EmbeddingFile, additions: Additions, known: list[RunKey]) -> list[RunKey]:
     first = next(file.texts(), None)
     if first is None:
         return []
     key = first.runs[first.run_codes[0]]
-    names = (replace(key, name=name) for name in _former_names(file))
-    stored: list[str] = []
-    while many := list(islice(names, _MANY)):
-        stored += [known.name for known in additions.stored_runs(many)]
-    return stored
+    likely = additions.runs_that_say(key, int(first.sequence_numbers[0]), first.texts[0])
+    # To hash all beginnings takes half as long as to add the rows, and seldom finds anything.
+    if not likely - {run_id(other) for other in known}:
+        return []
+    keys = (replace(key, name=name) for name in _former_names(file))
+    return [key for key in keys if run_id(key) in likely]
 
 
 def _former_names(file: EmbeddingFile) -> Iterator[str]:

@@ -129,19 +129,26 @@ class Additions:
         self._n_rows += len(batch.rows)
 
     def stored_runs(self, keys: Iterable[RunKey]) -> list[RunKey]:
-        """Return those of the keys under which a run is in the database already, in their order."""
-        by_id = {_run_id(key): key for key in keys}
-        found: set[str] = set()
-        for chunk in _chunks(list(by_id)):
-            query = sa.select(_run.c.id).where(_run.c.id.in_([UUID(identity) for identity in chunk]))
-            found.update(identity.hex for identity in self._connection.execute(query).scalars())
+        """Return those of a few keys under which a run is in the database already, in their order."""
+        by_id = {UUID(run_id(key)): key for key in keys}
+        query = sa.select(_run.c.id).where(_run.c.id.in_(list(by_id)))
+        found = set(self._connection.execute(query).scalars())
         return [key for identity, key in by_id.items() if identity in found]
+
+    def runs_that_say(self, key: RunKey, number: int, text: str) -> set[str]:
+        """Return the ids of the runs with this text at this place, whatever their names and networks."""
+        query = sa.select(_run.c.id).where(
+            _run.c.seed == key.seed, _run.c.initial_prompt == key.initial_prompt
+        )
+        runs = {_invocation_id(run.hex, number): run.hex for run in self._connection.execute(query).scalars()}
+        stored = self._stored(_STORED_TEXTS, list(runs))
+        return {runs[invocation] for invocation, said in stored.items() if said == text}
 
     def count_stored_texts(self, batches: Iterable[TextBatch]) -> int | None:
         """Count the texts that are in the database already; None where one is another there."""
         n_stored = 0
         for batch in batches:
-            ids = _invocation_ids(batch, [_run_id(key) for key in batch.runs])
+            ids = _invocation_ids(batch, [run_id(key) for key in batch.runs])
             stored = self._stored(_STORED_TEXTS, ids)
             n_stored += sum(identity in stored for identity in ids)
             if any(
@@ -188,7 +195,7 @@ class Additions:
 
     def _find_runs(self, batch: EmbeddingBatch) -> None:
         """Look up the batch's runs that were not seen before, and add those that are not in the database."""
-        unseen = {_run_id(key): key for key in batch.runs if key not in self._runs}
+        unseen = {run_id(key): key for key in batch.runs if key not in self._runs}
         if not unseen:
             return
         query = sa.select(_run.c.id, _run.c.max_length, _run.c.experiment_id)
@@ -336,16 +343,18 @@ class Additions:
             self._connection.execute(sa.update(ExperimentConfig).where(this).values(**after))
 
 
-def _run_id(key: RunKey) -> str:
+def run_id(key: RunKey) -> str:
+    """Return the id of the run with this key."""
     return _identity("run", key.name, key.seed, key.network, key.initial_prompt)
+
+
+def _invocation_id(run: str, number: int) -> str:
+    return _hash(f'["invocation", "{run}", {number}]')
 
 
 def _invocation_ids(batch: TextBatch, run_ids: list[str]) -> list[str]:
     codes, numbers = batch.run_codes.tolist(), batch.sequence_numbers.tolist()
-    return [
-        _hash(f'["invocation", "{run_ids[code]}", {number}]')
-        for code, number in zip(codes, numbers, strict=True)
-    ]
+    return [_invocation_id(run_ids[code], number) for code, number in zip(codes, numbers, strict=True)]
 
 
 def _identity(*parts: Any) -> str:
