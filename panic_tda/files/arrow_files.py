@@ -67,12 +67,18 @@ def open_arrow_file(path: Path) -> ArrowFile:
             magic = file.read(6)
         if magic.startswith(b"PAR1"):
             with pq.ParquetFile(path) as parquet:
-                return ArrowFile(path, parquet.schema_arrow, parquet.metadata.num_rows, _read_parquet)
+                return ArrowFile(path, _named(parquet.schema_arrow), parquet.metadata.num_rows, _read_parquet)
         if magic == b"ARROW1":
             with pa.memory_map(str(path)) as source:
-                return ArrowFile(path, pa.ipc.open_file(source).schema, None, _read_file)
+                return ArrowFile(path, _named(pa.ipc.open_file(source).schema), None, _read_file)
         with pa.memory_map(str(path)) as source:
-            return ArrowFile(path, pa.ipc.open_stream(source).schema, None, _read_stream)
+            return ArrowFile(path, _named(pa.ipc.open_stream(source).schema), None, _read_stream)
+
+
+def _named(schema: pa.Schema) -> pa.Schema:
+    # Names are decoded when they are asked for, and fail only then.
+    _ = schema.names
+    return schema
 
 
 def first_failing(n_rows: int, check: Callable[[int], object]) -> int | None:
