@@ -13,16 +13,19 @@ beginning of the file, and go on under them.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from panic_tda.files.embedding_files import EmbeddingFile
 from panic_tda.storage.additions import Additions, run_id
 from panic_tda.storage.batches import RunKey
+
+if TYPE_CHECKING:
+    from panic_tda.types import IntArray
 
 _FEW = 64
 
@@ -59,33 +62,30 @@ def _by_opening(file: EmbeddingFile, additions: Additions) -> tuple[str, list[Ru
 
 
 def _names(file: EmbeddingFile) -> Iterator[RunKey]:
-    """Name the beginnings of a file by its rows' sequence numbers, whatever their order and models.
+    """Name the beginnings of a file in the order of its sequence numbers, whatever its models.
 
-    Rows that say the same count once. The run of the first one is that of all these names.
+    Texts of equal numbers stand in the order of the file, and the same text of another model counts once.
+    Runs that differ in seed, network or prompt have one name: the key is that of the first one.
     """
-    keys: dict[RunKey, int] = {}
-    numbers, digests, codes = [], [], []
+    numbers: list[IntArray] = []
+    digests, keys = [], []
     for batch in file.texts():
-        run_codes = np.array([keys.setdefault(key, len(keys)) for key in batch.runs])
-        said = [json.dumps([key.seed, key.network, key.initial_prompt]).encode() for key in batch.runs]
-        hashed = [
-            hashlib.sha256(said[code] + text.encode()).digest()[:16]
-            for code, text in zip(batch.run_codes.tolist(), batch.texts, strict=True)
-        ]
+        hashed = [hashlib.sha256(text.encode()).digest()[:16] for text in batch.texts]
         numbers.append(batch.sequence_numbers)
-        digests.append(np.frombuffer(b"".join(hashed), dtype="<u8").reshape(-1, 2))
-        codes.append(run_codes[batch.run_codes])
+        digests.append(np.frombuffer(b"".join(hashed), dtype="V16"))
+        keys.append(batch.runs[batch.run_codes[int(np.argmin(batch.sequence_numbers))]])
     if not numbers:
         return
+    opening = keys[int(np.argmin([np.min(some) for some in numbers]))]
     number, digest = np.concatenate(numbers), np.concatenate(digests)
-    order = np.lexsort((digest[:, 1], digest[:, 0], number))
-    opening = list(keys)[int(np.concatenate(codes)[order[0]])]
-    name, before = b"", None
-    for row in order:
-        item = (int(number[row]), digest[row].tobytes())
-        if item != before:
-            before = item
-            name = hashlib.sha256(name + item[0].to_bytes(8, "little") + item[1]).digest()
+    name, here, said = b"", -1, set[bytes]()
+    for row in np.argsort(number, kind="stable"):
+        if number[row] != here:
+            here, said = int(number[row]), set()
+        text = digest[row].tobytes()
+        if text not in said:
+            said.add(text)
+            name = hashlib.sha256(name + here.to_bytes(8, "little") + text).digest()
             yield replace(opening, name=name.hex())
 
 

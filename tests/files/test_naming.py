@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from panic_tda.files import importing
+from panic_tda.files import embedding_files, importing
 from panic_tda.files.importing import import_embeddings
 from panic_tda.storage.database import Database, open_database
 from tests.snapshots import snapshot
@@ -167,13 +167,15 @@ def test_another_order_is_another_run_unless_rows_are_numbered(tmp_path: Path, d
 
 
 def test_models_of_one_file_meet_those_of_others(tmp_path: Path, database: Database) -> None:
+    beginning_alike = [*TEXTS[:2], "something else"]
+    import_embeddings([write(tmp_path, beginning_alike)], database, model="A")
     import_embeddings([write(tmp_path, TEXTS[:200])], database, model="A")
     both = write(tmp_path, [*TEXTS, *TEXTS], embedding_model=["A"] * 300 + ["B"] * 300)
     import_embeddings([both], database)
-    assert count(database) == (1, 300, 600)
+    assert count(database) == (2, 303, 603)
     grown = [*TEXTS, "one more"]
     import_embeddings([write(tmp_path, grown * 2, embedding_model=["A"] * 301 + ["B"] * 301)], database)
-    assert count(database) == (1, 301, 602)
+    assert count(database) == (2, 304, 605)
 
 
 def test_seeds_of_one_file_are_runs_of_their_own(tmp_path: Path, database: Database) -> None:
@@ -181,9 +183,27 @@ def test_seeds_of_one_file_are_runs_of_their_own(tmp_path: Path, database: Datab
     for length in (200, 300):
         import_embeddings([write(tmp_path, TEXTS[:length], seed=seeds[:length])], database, model="A")
     assert count(database) == (3, 300, 300)
+    # Runs of further seeds come behind, whatever they begin with.
+    more = [f"further {number}" for number in range(60)]
+    grown = write(tmp_path, [*TEXTS, *more], seed=[*seeds, *range(10, 70)])
+    assert import_embeddings([grown], database, model="A").n_present == 300
+    assert count(database) == (63, 360, 360)
     # Other seeds are other runs, whatever the texts.
     import_embeddings([write(tmp_path, TEXTS)], database, model="A")
-    assert count(database) == (4, 600, 600)
+    assert count(database) == (64, 660, 660)
+
+
+def test_a_seed_that_comes_in_front_changes_nothing(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedding_files, "BATCH_ROWS", 7)
+    numbers = list(range(300))
+    import_embeddings([write(tmp_path, [*TEXTS[:2], "something else"], seed=[1] * 3)], database, model="A")
+    import_embeddings([write(tmp_path, TEXTS, sequence_number=numbers, seed=[1] * 300)], database, model="A")
+    texts, numbers, seeds = ["last", *TEXTS, "last"], [400, *numbers, 400], [2] + [1] * 300 + [3]
+    path = write(tmp_path, texts, sequence_number=numbers, seed=seeds)
+    assert import_embeddings([path], database, model="A").n_present == 300
+    assert count(database) == (4, 305, 305)
 
 
 def test_named_runs_stay_apart(tmp_path: Path, database: Database) -> None:
