@@ -60,6 +60,8 @@ class FieldSpec:
     migrated : bool
         Columns in another order, `DEFAULT (datetime('now'))`, timestamps without fraction, a unique
         (run_id, sequence_number).
+    times_required : bool
+        No time of an invocation or an embedding may be NULL.
     unique : {"none", "constraint", "index"}
         How (invocation_id, embedding_model) is kept unique.
     alembic_version : str or None
@@ -97,6 +99,7 @@ class FieldSpec:
     orphan_invocations: int = 0
     duplicates: float = 0.15
     migrated: bool = False
+    times_required: bool = False
     unique: Literal["none", "constraint", "index"] = "none"
     alembic_version: str | None = None
     wal: bool = False
@@ -365,7 +368,10 @@ def _create_tables(connection: sqlite3.Connection, spec: FieldSpec) -> None:
     if spec.unique == "constraint":
         uniques["embedding"] = ", UNIQUE (invocation_id, embedding_model)"
     for name, text in _TABLES.items():
-        columns = text.format(now=" DEFAULT (datetime('now'))" if spec.migrated else "").split(";")
+        now = " DEFAULT (datetime('now'))" if spec.migrated else ""
+        if spec.times_required and name in ("invocation", "embedding"):
+            now += " NOT NULL"
+        columns = text.format(now=now).split(";")
         ordered = ", ".join(columns[::-1] if spec.migrated else columns)
         connection.execute(f"CREATE TABLE {name} ({ordered}, PRIMARY KEY (id){uniques.get(name, '')})")
     indexes = ["run(experiment_id)", "invocation(run_id)", "invocation(input_invocation_id)"]

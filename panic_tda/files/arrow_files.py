@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from panic_tda.errors import BadInput, MissingPath
+from panic_tda.storage.batches import refuse_row
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,10 @@ class ArrowFile:
             The file is damaged.
         """
         with readable(self.path):
+            n_rows = 0
             for batch in self._read(self.path, columns, batch_rows):
+                _require_valid(batch, self.path, n_rows)
+                n_rows += batch.num_rows
                 # The one batch of an Arrow file may be the whole file.
                 for start in range(0, batch.num_rows, batch_rows):
                     yield batch.slice(start, batch_rows)
@@ -62,12 +67,60 @@ def open_arrow_file(path: Path) -> ArrowFile:
             magic = file.read(6)
         if magic.startswith(b"PAR1"):
             with pq.ParquetFile(path) as parquet:
-                return ArrowFile(path, parquet.schema_arrow, parquet.metadata.num_rows, _read_parquet)
+                return ArrowFile(path, _named(parquet.schema_arrow), parquet.metadata.num_rows, _read_parquet)
         if magic == b"ARROW1":
             with pa.memory_map(str(path)) as source:
-                return ArrowFile(path, pa.ipc.open_file(source).schema, None, _read_file)
+                return ArrowFile(path, _named(pa.ipc.open_file(source).schema), None, _read_file)
         with pa.memory_map(str(path)) as source:
-            return ArrowFile(path, pa.ipc.open_stream(source).schema, None, _read_stream)
+            return ArrowFile(path, _named(pa.ipc.open_stream(source).schema), None, _read_stream)
+
+
+def _named(schema: pa.Schema) -> pa.Schema:
+    # Names are decoded when they are asked for, and fail only then.
+    _ = schema.names
+    return schema
+
+
+def first_failing(n_rows: int, check: Callable[[int], object]) -> int | None:
+    """Find the row without which what `check` does to the first rows, so many of them, does not fail.
+
+    Parameters
+    ----------
+    n_rows : int
+        With so many rows `check` raises `pyarrow.ArrowInvalid`.
+    check : callable
+        Takes a number of rows.
+
+    Returns
+    -------
+    int or None
+        Counted from 0; None where it fails without any row.
+    """
+    passing, failing = -1, n_rows
+    while failing - passing > 1:
+        middle = (passing + failing) // 2
+        try:
+            check(middle)
+            passing = middle
+        except pa.ArrowInvalid:
+            failing = middle
+    return failing - 1 if failing else None
+
+
+def _require_valid(batch: pa.RecordBatch, path: Path, first: int) -> None:
+    # What reads a batch believes its offsets and indices: wrong ones end the process.
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid as error:
+            row = first_failing(len(column), partial(_validate_rows, column))
+            if row is None:
+                raise BadInput(f"{path}: column {name} is damaged: {error}; nothing was imported") from error
+            refuse_row(path, first + row, f"{name} is damaged: {error}")
+
+
+def _validate_rows(column: pa.Array, n_rows: int) -> None:
+    column.slice(0, n_rows).validate(full=True)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from panic_tda.errors import BadInput, WrongUsage
-from panic_tda.files.arrow_files import open_arrow_file, readable
-from panic_tda.storage.additions import EmbeddingBatch, RunKey, refuse_row
+from panic_tda.files.arrow_files import first_failing, open_arrow_file, readable
+from panic_tda.storage.batches import EmbeddingBatch, RunKey, TextBatch, refuse_row
 
 if TYPE_CHECKING:
     from panic_tda.types import Float32Array, IntArray
@@ -44,7 +44,7 @@ class EmbeddingFile:
     BadInput
         It is of another format, or columns are missing or of a wrong type.
     WrongUsage
-        Neither the file nor `model` names the embedding model.
+        Neither the file nor `model` names the embedding model, or `model` is no name.
     """
 
     def __init__(self, path: Path, model: str | None = None) -> None:
@@ -58,6 +58,9 @@ class EmbeddingFile:
             for field in self._file.schema
             if field.name in OPTIONAL and not pa.types.is_null(field.type)
         }
+        problem = None if model is None else _wrong_with(model)
+        if problem:
+            raise WrongUsage(f"the model's name {problem}; got {model!r}")
         if model is None and "embedding_model" not in self._columns:
             raise WrongUsage(
                 f"{path} has no column embedding_model, and no model was named; name it with --model"
@@ -68,36 +71,67 @@ class EmbeddingFile:
         """Rows of the file; None where only reading it all would tell."""
         return self._file.n_rows
 
-    def batches(self) -> Iterator[EmbeddingBatch]:
-        """Read the file once, some thousand rows at a time (twice where it has no column `run`).
+    @property
+    def names_runs(self) -> bool:
+        """Whether the file says which run each row belongs to."""
+        return "run" in self._columns
+
+    def batches(self, name: str = "") -> Iterator[EmbeddingBatch]:
+        """Read the file once, some thousand rows at a time.
+
+        Parameters
+        ----------
+        name : str
+            Of the run, where the file has no column `run`.
 
         Raises
         ------
         BadInput
             A row lacks a value or holds an impossible one; the message names it.
         """
-        name = None if "run" in self._columns else self._content_name()
         counters: dict[tuple[RunKey, str], int] = {}
         for first, batch in self._record_batches([*REQUIRED, *sorted(self._columns)]):
-            with readable(self.path):
-                texts = self._texts(batch, first)
-                runs, codes = self._runs(batch, first, name)
-                numbers = self._sequence_numbers(batch, first)
-                parts = list(self._models(batch, first))
-            for model, rows in parts:
-                part_codes = codes[rows]
-                yield EmbeddingBatch(
-                    path=self.path,
-                    rows=first + rows,
-                    model=model,
-                    runs=runs,
-                    run_codes=part_codes,
-                    sequence_numbers=(
-                        _row_order(runs, part_codes, model, counters) if numbers is None else numbers[rows]
-                    ),
-                    texts=texts if len(rows) == len(texts) else [texts[row] for row in rows],
-                    vectors=self._vectors(batch, first, rows),
-                )
+            for part in self._parts(batch, first, name, counters):
+                vectors = self._vectors(batch, first, part.rows - first)
+                yield EmbeddingBatch(**vars(part), vectors=vectors)
+
+    def texts(self, name: str = "") -> Iterator[TextBatch]:
+        """Read the same batches without their vectors, which are most of the file."""
+        counters: dict[tuple[RunKey, str], int] = {}
+        for first, batch in self._record_batches(["text", *sorted(self._columns)]):
+            yield from self._parts(batch, first, name, counters)
+
+    def contents(self) -> Iterator[tuple[list[str], IntArray]]:
+        """Read the texts in the order of the file, with its sequence numbers or else those of its rows."""
+        numbered = "sequence_number" in self._columns
+        for first, batch in self._record_batches(["text", *(["sequence_number"] if numbered else [])]):
+            numbers = self._sequence_numbers(batch, first)
+            if numbers is None:
+                numbers = np.arange(first, first + batch.num_rows)
+            yield self._texts(batch, first), numbers
+
+    def _parts(
+        self, batch: pa.RecordBatch, first: int, name: str, counters: dict[tuple[RunKey, str], int]
+    ) -> Iterator[TextBatch]:
+        """Divide some rows by their embedding model."""
+        with readable(self.path):
+            texts = self._texts(batch, first)
+            runs, codes = self._runs(batch, first, name)
+            numbers = self._sequence_numbers(batch, first)
+            models = list(self._models(batch, first))
+        for model, rows in models:
+            of_rows = codes[rows]
+            yield TextBatch(
+                path=self.path,
+                rows=first + rows,
+                model=model,
+                runs=runs,
+                run_codes=of_rows,
+                sequence_numbers=(
+                    _row_order(runs, of_rows, model, counters) if numbers is None else numbers[rows]
+                ),
+                texts=texts if len(rows) == len(texts) else [texts[row] for row in rows],
+            )
 
     def _record_batches(self, columns: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
         first = 0
@@ -105,22 +139,10 @@ class EmbeddingFile:
             yield first, batch
             first += batch.num_rows
 
-    def _content_name(self) -> str:
-        """Hash the text and sequence columns: the same texts in another model make the same run."""
-        lengths, texts, numbers = (hashlib.sha256() for _ in range(3))
-        columns = ["text", "sequence_number"] if "sequence_number" in self._columns else ["text"]
-        for first, batch in self._record_batches(columns):
-            encoded = [text.encode() for text in self._texts(batch, first)]
-            lengths.update(np.array([len(text) for text in encoded], dtype="<i8").tobytes())
-            texts.update(b"".join(encoded))
-            sequence = self._sequence_numbers(batch, first)
-            if sequence is None:
-                sequence = np.arange(first, first + batch.num_rows)
-            numbers.update(sequence.astype("<i8").tobytes())
-        return hashlib.sha256(lengths.digest() + texts.digest() + numbers.digest()).hexdigest()
-
     def _texts(self, batch: pa.RecordBatch, first: int) -> list[str]:
-        texts: list[str] = self._complete(batch, "text", pa.large_string(), first).to_pylist()
+        column = self._complete(batch, "text", pa.large_string(), first)
+        self._refuse_nul(column, "text", first)
+        texts: list[str] = column.to_pylist()
         return texts
 
     def _sequence_numbers(self, batch: pa.RecordBatch, first: int) -> IntArray | None:
@@ -128,9 +150,12 @@ class EmbeddingFile:
             return None
         column = self._complete(batch, "sequence_number", pa.int64(), first)
         numbers: IntArray = column.to_numpy(zero_copy_only=False)
-        if (numbers < 0).any():
-            row = int(np.argmax(numbers < 0))
-            refuse_row(self.path, first + row, f"sequence_number must be at least 0; got {numbers[row]}")
+        # The length of a run is one more, and has to be a number too.
+        wrong = (numbers < 0) | (numbers == np.iinfo(np.int64).max)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            problem = f"sequence_number must be at least 0, and below 2⁶³ − 1; got {numbers[row]}"
+            refuse_row(self.path, first + row, problem)
         return numbers
 
     def _models(self, batch: pa.RecordBatch, first: int) -> Iterator[tuple[str, IntArray]]:
@@ -141,8 +166,9 @@ class EmbeddingFile:
         names, codes = _encode(self._complete(batch, "embedding_model", pa.string(), first))
         for code, name in enumerate(names):
             rows = np.flatnonzero(codes == code)
-            if not name:
-                refuse_row(self.path, first + int(rows[0]), "embedding_model is empty")
+            problem = _wrong_with(name)
+            if problem:
+                refuse_row(self.path, first + int(rows[0]), f"embedding_model {problem}; got {name!r}")
             if self._model not in (None, name):
                 raise WrongUsage(
                     f"{self.path}, row {first + rows[0]}: column embedding_model says {name}, and model "
@@ -150,15 +176,17 @@ class EmbeddingFile:
                 )
             yield name, rows
 
-    def _runs(self, batch: pa.RecordBatch, first: int, name: str | None) -> tuple[list[RunKey], IntArray]:
+    def _runs(self, batch: pa.RecordBatch, first: int, name: str) -> tuple[list[RunKey], IntArray]:
         """Return the distinct runs of a batch, and the index of each row's."""
+        prompts = self._encoded(batch, "initial_prompt", pa.string(), "", first)
+        self._refuse_nul(pa.array(prompts[0], pa.string()).take(prompts[1]), "initial_prompt", first)
         parts: list[tuple[list[Any], IntArray]] = [
-            ([name], np.zeros(batch.num_rows, dtype=np.int64))
-            if name is not None
-            else _encode(self._complete(batch, "run", pa.string(), first)),
-            self._encoded(batch, "seed", pa.int64(), UNKNOWN_SEED),
+            _encode(self._complete(batch, "run", pa.string(), first))
+            if self.names_runs
+            else ([name], np.zeros(batch.num_rows, dtype=np.int64)),
+            self._encoded(batch, "seed", pa.int64(), UNKNOWN_SEED, first),
             self._networks(batch, first),
-            self._encoded(batch, "initial_prompt", pa.string(), ""),
+            prompts,
         ]
         combined = np.zeros(batch.num_rows, dtype=np.int64)
         for values, codes in parts:
@@ -171,12 +199,16 @@ class EmbeddingFile:
     def _networks(self, batch: pa.RecordBatch, first: int) -> tuple[list[Any], IntArray]:
         if "network" not in self._columns:
             return [UNKNOWN_NETWORK], np.zeros(batch.num_rows, dtype=np.int64)
-        column = batch.column("network").cast(pa.list_(pa.string()))
+        column = self._cast(batch, "network", pa.list_(pa.string()), first)
         lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
         models = column.flatten()
         if models.null_count:
             row = int(np.searchsorted(lengths.cumsum(), _first_null(models), side="right"))
             refuse_row(self.path, first + row, "network has a model without a name")
+        wrong = pc.find_substring(models, "\0").to_numpy(zero_copy_only=False) >= 0
+        if wrong.any():
+            row = int(np.searchsorted(lengths.cumsum(), np.argmax(wrong), side="right"))
+            refuse_row(self.path, first + row, f"network {_HOLDS_NUL}")
         names, codes = _encode(models)
         table = np.full((batch.num_rows, max(1, lengths.max(initial=0))), -1)
         table[np.arange(table.shape[1]) < lengths[:, None]] = codes
@@ -185,17 +217,31 @@ class EmbeddingFile:
         return networks, of_rows.reshape(-1)
 
     def _encoded(
-        self, batch: pa.RecordBatch, name: str, kind: pa.DataType, default: Any
+        self, batch: pa.RecordBatch, name: str, kind: pa.DataType, default: Any, first: int
     ) -> tuple[list[Any], IntArray]:
         if name not in self._columns:
             return [default], np.zeros(batch.num_rows, dtype=np.int64)
-        return _encode(batch.column(name).cast(kind).fill_null(default))
+        return _encode(self._cast(batch, name, kind, first).fill_null(default))
 
     def _complete(self, batch: pa.RecordBatch, name: str, kind: pa.DataType, first: int) -> pa.Array:
-        column = batch.column(name).cast(kind)
+        column = self._cast(batch, name, kind, first)
         if column.null_count:
             refuse_row(self.path, first + _first_null(column), f"{name} is missing (null)")
         return column
+
+    def _cast(self, batch: pa.RecordBatch, name: str, kind: pa.DataType, first: int) -> pa.Array:
+        column = batch.column(name)
+        try:
+            return column.cast(kind)
+        except pa.ArrowInvalid as error:
+            row = first_failing(len(column), lambda n_rows: column.slice(0, n_rows).cast(kind))
+            refuse_row(self.path, first + (row or 0), f"{name} cannot be read: {error}")
+
+    def _refuse_nul(self, column: pa.Array, name: str, first: int) -> None:
+        # PostgreSQL takes no such text, and SQLite's functions end where it stands.
+        found = pc.find_substring(column, "\0").to_numpy(zero_copy_only=False) >= 0
+        if found.any():
+            refuse_row(self.path, first + int(np.argmax(found)), f"{name} {_HOLDS_NUL}")
 
     def _vectors(self, batch: pa.RecordBatch, first: int, rows: IntArray) -> Float32Array:
         column = batch.column("vector")
@@ -222,6 +268,19 @@ class EmbeddingFile:
         if zero.any():
             refuse(zero, "is zero and has no direction")
         return vectors
+
+
+_HOLDS_NUL = "holds the character NUL, which databases do not take in texts"
+
+
+def _wrong_with(model: str) -> str | None:
+    """Say why an embedding model cannot have this name; None where it can."""
+    if not model.strip():
+        return "is empty"
+    # It is typed and shown in commands, which show such characters as something else.
+    if any(not character.isprintable() and unicodedata.category(character) != "Zs" for character in model):
+        return "holds a control character"
+    return None
 
 
 def _width(column: pa.Array, refuse: Callable[[Any, str], NoReturn]) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from panic_tda.errors import WrongUsage
 from panic_tda.files.embedding_files import EmbeddingFile
+from panic_tda.files.naming import name_of
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.additions import Additions, ImportSummary
 from panic_tda.storage.database import Database
@@ -31,11 +32,14 @@ def import_embeddings(
     Needed are columns `text` and `vector` (lists of float16, float32 or float64, stored as float32), and an
     embedding model: the column `embedding_model`, or `model`. Columns `run`, `sequence_number`,
     `initial_prompt`, `network` and `seed` say where a text comes from. Without `run`, a file is one run,
-    known by its texts and their order, so that the same texts in another model's file meet the same
-    invocations. Without `sequence_number` texts are numbered in the order of the file, per run and model.
+    known by its texts and their sequence numbers (see `naming`): the same texts in another model's file meet
+    the same invocations, and a file that has grown the run that it was. Without `sequence_number` texts are
+    numbered in the order of the file, per run and model.
 
     Ids are hashes of (run, seed, network, prompt, sequence number, model): importing again adds nothing, and
-    a file that has grown adds what is new. The runs that are new form one experiment.
+    a file that has grown adds what is new. The runs that are new form one experiment. When a text or a vector
+    was made is not known: the times of new rows are NULL, or 1970-01-01 00:00 in a file of the generation
+    pipeline whose columns do not take NULL.
 
     Parameters
     ----------
@@ -57,6 +61,7 @@ def import_embeddings(
     ------
     BadInput
         A file lacks a column, or a row cannot be imported: its vector is missing, ragged, zero or not finite,
+        the name of its model is empty or holds a control character, a text or a name holds NUL,
         or a text or a vector differs from the one in the database under the same key. Nothing is imported.
     WrongUsage
         No file, or an embedding model that is not named, or named differently by the file and the caller.
@@ -69,7 +74,8 @@ def import_embeddings(
     with database.writing() as connection:
         additions = Additions(connection)
         for source in sources:
-            for batch in source.batches():
+            name = "" if source.names_runs else name_of(source, additions)
+            for batch in source.batches(name):
                 additions.add(batch)
                 progress.advance(len(batch.rows))
         return additions.finish(len(sources))

@@ -5,26 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from hashlib import sha256
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 from uuid import UUID
 
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from panic_tda.errors import BadInput
+from panic_tda.storage.batches import EmbeddingBatch, RunKey, TextBatch
 from panic_tda.storage.bulk import insert_new_rows
 from panic_tda.storage.census import stored_width
 from panic_tda.storage.schemas import Embedding, ExperimentConfig, Run
 
-if TYPE_CHECKING:
-    from panic_tda.types import Float32Array, IntArray
-
 _experiment = ExperimentConfig.__table__
 _run = Run.__table__
 _embedding = Embedding.__table__
+
+UNKNOWN_TIME = datetime(1970, 1, 1)
+"""What stands for a time that is not known where a column does not take NULL: before there was any model."""
 
 _TIMES = ("started_at", "completed_at")
 # The id and the value that is compared come first. The times are given because some files in the field
@@ -34,56 +34,6 @@ _EMBEDDING_COLUMNS = ("id", "vector", "invocation_id", "embedding_model", *_TIME
 _IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
 _STORED_TEXTS = sa.text("SELECT id, output_text FROM invocation WHERE id IN :ids").bindparams(_IDS)
 _STORED_VECTORS = sa.text("SELECT id, vector FROM embedding WHERE id IN :ids").bindparams(_IDS)
-
-
-@dataclass(frozen=True)
-class RunKey:
-    """What a run is known by."""
-
-    name: str
-    seed: int
-    network: tuple[str, ...]
-    initial_prompt: str
-
-
-@dataclass(frozen=True)
-class EmbeddingBatch:
-    """Some rows of a file, all of one embedding model.
-
-    Attributes
-    ----------
-    path : Path
-        The file.
-    rows : (b,) int64
-        Row numbers in the file, counted from 0.
-    model : str
-        The embedding model.
-    runs : list of RunKey
-        The runs that occur, each once.
-    run_codes : (b,) int64
-        Index into `runs` of each row.
-    sequence_numbers : (b,) int64
-        Position of each row's text in its run, from 0.
-    texts : list of str
-        One a row.
-    vectors : (b, d) float32
-        Finite and not zero.
-    """
-
-    path: Path
-    rows: IntArray
-    model: str
-    runs: list[RunKey]
-    run_codes: IntArray
-    sequence_numbers: IntArray
-    texts: list[str]
-    vectors: Float32Array
-
-    def refuse(self, index: int, problem: str) -> NoReturn:
-        """Raise `BadInput` about the row at `index` of this batch."""
-        run = self.runs[self.run_codes[index]].name
-        problem = f"run {run}, sequence number {self.sequence_numbers[index]}, {problem}"
-        refuse_row(self.path, int(self.rows[index]), problem)
 
 
 @dataclass(frozen=True)
@@ -118,6 +68,8 @@ class ImportSummary:
     def describe(self) -> str:
         """Say in one or two lines what was added."""
         read = f"read {self.n_rows:,} rows from {self.n_files} {'file' if self.n_files == 1 else 'files'}"
+        if not self.n_rows:
+            return f"{read}: nothing to add"
         if not self.n_new_embeddings:
             return f"{read}: nothing to add, all of them are in the database already"
         present = f"; {self.n_present:,} were there already" if self.n_present else ""
@@ -164,6 +116,7 @@ class Additions:
         self._changes: dict[UUID, _ExperimentChange] = {}
         self._new_experiment: UUID | None = None
         self._widths: dict[str, int] = {}
+        self._times: dict[str, dict[str, datetime | None]] = {}
         self._n_rows = self._n_runs = self._n_invocations = self._n_embeddings = 0
 
     def add(self, batch: EmbeddingBatch) -> None:
@@ -175,6 +128,35 @@ class Additions:
         self._add_embeddings(batch, invocations)
         self._note(batch, runs)
         self._n_rows += len(batch.rows)
+
+    def stored_runs(self, keys: Iterable[RunKey]) -> list[RunKey]:
+        """Return those of a few keys under which a run is in the database already, in their order."""
+        by_id = {UUID(run_id(key)): key for key in keys}
+        query = sa.select(_run.c.id).where(_run.c.id.in_(list(by_id)))
+        found = set(self._connection.execute(query).scalars())
+        return [key for identity, key in by_id.items() if identity in found]
+
+    def runs_that_say(self, key: RunKey, number: int, text: str) -> set[str]:
+        """Return the ids of the runs with this text at this place, whatever their names and networks."""
+        query = sa.select(_run.c.id).where(
+            _run.c.seed == key.seed, _run.c.initial_prompt == key.initial_prompt
+        )
+        runs = {_invocation_id(run.hex, number): run.hex for run in self._connection.execute(query).scalars()}
+        stored = self._stored(_STORED_TEXTS, list(runs))
+        return {runs[invocation] for invocation, said in stored.items() if said == text}
+
+    def count_stored_texts(self, batches: Iterable[TextBatch]) -> int | None:
+        """Count the texts that are in the database already; None where one is another there."""
+        n_stored = 0
+        for batch in batches:
+            ids = _invocation_ids(batch, [run_id(key) for key in batch.runs])
+            stored = self._stored(_STORED_TEXTS, ids)
+            n_stored += sum(identity in stored for identity in ids)
+            if any(
+                stored.get(identity, text) != text for identity, text in zip(ids, batch.texts, strict=True)
+            ):
+                return None
+        return n_stored
 
     def finish(self, n_files: int) -> ImportSummary:
         """Bring the lengths of runs and the lists of experiments up to date."""
@@ -210,11 +192,7 @@ class Additions:
 
     def _find_runs(self, batch: EmbeddingBatch) -> None:
         """Look up the batch's runs that were not seen before, and add those that are not in the database."""
-        unseen = {
-            _identity("run", key.name, key.seed, key.network, key.initial_prompt): key
-            for key in batch.runs
-            if key not in self._runs
-        }
+        unseen = {run_id(key): key for key in batch.runs if key not in self._runs}
         if not unseen:
             return
         query = sa.select(_run.c.id, _run.c.max_length, _run.c.experiment_id)
@@ -257,23 +235,37 @@ class Additions:
                     "embedding_models": [model],
                     "max_length": 1,
                 }
+                values |= self._unknown_times("experimentconfig")
                 self._connection.execute(
                     sa.insert(ExperimentConfig).values(id=self._new_experiment, **values)
                 )
         return self._new_experiment
 
+    def _unknown_times(self, table: str) -> dict[str, datetime | None]:
+        """Return what stands in a table for times that are not known: NULL, where its columns take it."""
+        if table not in self._times:
+            takes_null = {
+                column["name"]: column["nullable"]
+                for column in sa.inspect(self._connection).get_columns(table)
+            }
+            self._times[table] = {name: None if takes_null[name] else UNKNOWN_TIME for name in _TIMES}
+        return self._times[table]
+
+    def _stored_times(self, table: str) -> list[str | None]:
+        """Return the same as these columns are written."""
+        times = self._unknown_times(table).values()
+        return [None if time is None else time.strftime("%Y-%m-%d %H:%M:%S.%f") for time in times]
+
     def _add_invocations(self, batch: EmbeddingBatch, run_ids: list[str]) -> list[str]:
         codes, numbers = batch.run_codes.tolist(), batch.sequence_numbers.tolist()
-        ids = [
-            _hash(f'["invocation", "{run_ids[code]}", {number}]')
-            for code, number in zip(codes, numbers, strict=True)
-        ]
+        ids = _invocation_ids(batch, run_ids)
+        times = self._stored_times("invocation")
         networks = [key.network for key in batch.runs]
         models = [
             networks[code][number % len(networks[code])] for code, number in zip(codes, numbers, strict=True)
         ]
         rows = [
-            (identity, text, model, "TEXT", batch.runs[code].seed, run_ids[code], number, None, None)
+            (identity, text, model, "TEXT", batch.runs[code].seed, run_ids[code], number, *times)
             for identity, text, model, code, number in zip(
                 ids, batch.texts, models, codes, numbers, strict=True
             )
@@ -288,8 +280,9 @@ class Additions:
         name, model = batch.model, json.dumps(batch.model)
         vectors = np.ascontiguousarray(batch.vectors, dtype="<f4")
         blobs = vectors.view(f"V{4 * vectors.shape[1]}")[:, 0].tolist()
+        times = self._stored_times("embedding")
         rows = [
-            (_hash(f'["embedding", "{invocation}", {model}]'), vector, invocation, name, None, None)
+            (_hash(f'["embedding", "{invocation}", {model}]'), vector, invocation, name, *times)
             for invocation, vector in zip(invocations, blobs, strict=True)
         ]
         n_new = insert_new_rows(self._connection, "embedding", _EMBEDDING_COLUMNS, rows)
@@ -301,9 +294,7 @@ class Additions:
         self, batch: EmbeddingBatch, rows: list[tuple[Any, ...]], stored: sa.TextClause, what: str
     ) -> None:
         """Check that what is stored under the ids of these rows is what the rows say."""
-        values: dict[str, Any] = {}
-        for chunk in _chunks([row[0] for row in rows]):
-            values.update((row[0], row[1]) for row in self._connection.execute(stored, {"ids": chunk}))
+        values = self._stored(stored, [row[0] for row in rows])
         for index, (identity, value, *_) in enumerate(rows):
             if values[identity] != value:
                 batch.refuse(
@@ -311,6 +302,12 @@ class Additions:
                     f"model {batch.model}: another {what} is stored under this key already; if it is another "
                     "text of the run, give it another sequence number",
                 )
+
+    def _stored(self, query: sa.TextClause, ids: Sequence[str]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for chunk in _chunks(ids):
+            values.update((row[0], row[1]) for row in self._connection.execute(query, {"ids": chunk}))
+        return values
 
     def _note(self, batch: EmbeddingBatch, runs: list[_KnownRun]) -> None:
         """Remember how long each run is now, and what its experiment has to list."""
@@ -343,6 +340,20 @@ class Additions:
             self._connection.execute(sa.update(ExperimentConfig).where(this).values(**after))
 
 
+def run_id(key: RunKey) -> str:
+    """Return the id of the run with this key."""
+    return _identity("run", key.name, key.seed, key.network, key.initial_prompt)
+
+
+def _invocation_id(run: str, number: int) -> str:
+    return _hash(f'["invocation", "{run}", {number}]')
+
+
+def _invocation_ids(batch: TextBatch, run_ids: list[str]) -> list[str]:
+    codes, numbers = batch.run_codes.tolist(), batch.sequence_numbers.tolist()
+    return [_invocation_id(run_ids[code], number) for code, number in zip(codes, numbers, strict=True)]
+
+
 def _identity(*parts: Any) -> str:
     # JSON says where each part ends; joined by a mark, two different keys could read the same.
     return _hash(json.dumps(parts))
@@ -362,8 +373,3 @@ def _united(stored: list[Any], more: Iterable[Any]) -> list[Any]:
 
 def _chunks(ids: Sequence[str], size: int = 8192) -> Iterable[Sequence[str]]:
     return (ids[start : start + size] for start in range(0, len(ids), size))
-
-
-def refuse_row(path: Path, row: int, problem: str) -> NoReturn:
-    """Raise `BadInput` about a row of a file."""
-    raise BadInput(f"{path}, row {row} (counted from 0): {problem}; nothing was imported")

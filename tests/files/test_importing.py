@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import signal
 import sqlite3
 from collections.abc import Callable
@@ -15,13 +16,16 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
 
 from panic_tda.errors import BadInput, DatabaseError, MissingPath, NeedsUpgrade, WrongUsage
 from panic_tda.files import embedding_files
 from panic_tda.files.importing import import_embeddings, require_files, sample_files
+from panic_tda.storage.additions import UNKNOWN_TIME
 from panic_tda.storage.database import Database, open_database
+from panic_tda.storage.schemas import Invocation
 from panic_tda.storage.upgrade import upgrade
-from tests.field_files import EVERYTHING, write_field_file
+from tests.field_files import EVERYTHING, FieldSpec, write_field_file
 from tests.snapshots import KILL_AFTER, run_python, snapshot
 
 RNG = np.random.default_rng(0)
@@ -316,7 +320,10 @@ def test_missing_values_of_optional_columns_count_as_unknown(tmp_path: Path, dat
 def test_a_file_without_rows_adds_nothing(tmp_path: Path, database: Database) -> None:
     empty = pa.table(columns()).slice(0, 0)
     pq.write_table(empty, tmp_path / "a.parquet")
-    assert import_embeddings([tmp_path / "a.parquet"], database).n_rows == 0
+    summary = import_embeddings([tmp_path / "a.parquet"], database)
+    assert str(summary) == "read 0 rows from 1 file: nothing to add"
+    pq.write_table(empty.drop("run"), tmp_path / "b.parquet")
+    assert import_embeddings([tmp_path / "b.parquet"], database).n_rows == 0
     assert count(database) == (0, 0, 0, 0)
 
 
@@ -329,9 +336,37 @@ def test_an_upgraded_field_file_takes_imports(tmp_path: Path) -> None:
     assert (summary.n_new_runs, summary.n_new_embeddings) == (2, 6)
     after = snapshot(facts.path)
     assert before.items() <= after.items()
-    assert rows(database, "SELECT DISTINCT started_at FROM embedding WHERE embedding_model = 'Model'") == [
-        (None,)
-    ]
+    assert times_of_imported(database) == {(None, None)}
+
+
+def times_of_imported(database: Database) -> set[tuple[Any, ...]]:
+    return {
+        pair
+        for source in (
+            "embedding WHERE embedding_model = 'Model'",
+            "invocation WHERE output_text LIKE 'text %'",
+            """experimentconfig WHERE embedding_models = '["Model"]'""",
+        )
+        for pair in rows(database, f"SELECT started_at, completed_at FROM {source}")
+    }
+
+
+@pytest.mark.parametrize("migrated", [False, True])
+@pytest.mark.parametrize("layout", [0, 1, 2, 3])
+def test_a_time_that_is_not_known_stands_before_all_others(
+    tmp_path: Path, layout: Any, migrated: bool
+) -> None:
+    spec = FieldSpec(layout=layout, migrated=migrated, times_required=True)
+    database = open_database(write_field_file(tmp_path / "field.sqlite", spec).path)
+    upgrade(database)
+    import_embeddings([write(tmp_path / "a.parquet", columns())], database)
+    unknown = "1970-01-01 00:00:00.000000"
+    # Experiments take NULL in every layout.
+    assert times_of_imported(database) == {(unknown, unknown), (None, None)}
+    assert import_embeddings([tmp_path / "a.parquet"], database).n_present == 6
+    with database.session() as session:
+        found = session.scalars(sa.select(Invocation).where(Invocation.output_text == "text 0")).one()
+        assert found.started_at == UNKNOWN_TIME
 
 
 # --------------------------------------------------------------------------- what is refused
@@ -353,11 +388,37 @@ BAD_COLUMNS: dict[str, tuple[dict[str, Any], str]] = {
     "null run": ({"run": [None, *"bcdef"]}, r"row 0 .*run is missing"),
     "null model": ({"embedding_model": [*"aaaaa", None]}, r"row 5 .*embedding_model is missing"),
     "empty model": ({"embedding_model": [*"aaaa", "", "a"]}, r"row 4 .*embedding_model is empty"),
+    "blank model": (
+        {"embedding_model": [*"aa", " \u3000", *"aaa"]},
+        r"row 2 .*embedding_model is empty; got",
+    ),
+    "model that steers a terminal": (
+        {"embedding_model": [*"aaa", "a\x1b[31m", "a", "a"]},
+        r"row 3 .*embedding_model holds a control character; got 'a\\x1b\[31m'",
+    ),
+    "NUL in a model": ({"embedding_model": [*"aaaaa", "a\0b"]}, r"row 5 .*control character; got 'a\\x00b'"),
+    "NUL in a text": ({"text": ["a", "b", "c", "d", "e\0", "\0"]}, r"row 4 .*text holds the character NUL"),
+    "NUL in a prompt": ({"initial_prompt": [*"pp", "p\0", *"ppp"]}, r"row 2 .*initial_prompt holds .* NUL"),
+    "NUL in a network": (
+        {"network": [["A", "B"], None, [], ["A", "\0"], ["A"], ["A"]]},
+        r"row 3 .*network holds the character NUL",
+    ),
     "null sequence number": (
         {"sequence_number": [1, 2, 3, 4, None, 6]},
         r"row 4 .*sequence_number is missing",
     ),
-    "negative sequence number": ({"sequence_number": [1, 2, 3, 4, 5, -6]}, r"row 5 .*at least 0; got -6"),
+    "negative sequence number": (
+        {"sequence_number": [1, 2, 3, 4, 5, -6]},
+        r"row 5 .*at least 0, and below 2⁶³ − 1; got -6",
+    ),
+    "sequence number beyond all": (
+        {"sequence_number": [1, 2, 2**63 - 1, 4, 5, 6]},
+        r"row 2 .*below 2⁶³ − 1; got 9223372036854775807",
+    ),
+    "sequence number of 64 bits": (
+        {"sequence_number": pa.array([1, 2, 3, 2**63, 2**64 - 1, 6], pa.uint64())},
+        r"row 3 .*sequence_number cannot be read: Integer value 9223372036854775808 not in range",
+    ),
     "unnamed network": (
         {"network": [["A", "B"], ["A"], [], ["A", None], ["A"], ["A"]]},
         r"row 3 .*model without a name",
@@ -371,7 +432,10 @@ BAD_COLUMNS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "vector of numbers": ({"vector": [1.0] * 6}, r"column vector must hold lists .*; got double"),
     "sequence of floats": ({"sequence_number": [1.0] * 6}, r"column sequence_number must hold integers"),
-    "seed too large": ({"seed": pa.array([2**64 - 1] * 6, pa.uint64())}, r"cannot be read .*not in range"),
+    "seed too large": (
+        {"seed": pa.array([2**64 - 1] * 6, pa.uint64())},
+        r"row 0 .*seed cannot be read.*not in range",
+    ),
 }
 
 
@@ -450,6 +514,9 @@ def test_the_model_is_named_once(tmp_path: Path, database: Database) -> None:
     assert count(database) == (0, 0, 0, 0)
     assert import_embeddings([path], database, model="Model").n_new_embeddings == 6
     path = write(tmp_path / "b.parquet", columns(embedding_model=None))
+    for name, problem in (("", "is empty"), (" \t", "is empty"), ("a\0b", "holds a control character")):
+        with pytest.raises(WrongUsage, match=f"the model's name {problem}; got {re.escape(repr(name))}"):
+            import_embeddings([path], database, model=name)
     with pytest.raises(WrongUsage, match=r"has no column embedding_model.*--model"):
         import_embeddings([path], database)
 

@@ -1,0 +1,115 @@
+"""Names for the runs of files that do not name them.
+
+A run is named by the shortest beginning of its file that names no other run, which is its first row alone
+unless another file begins alike. What is named so is that run again whenever its stored texts and those of
+a file agree wherever both have one: for a file that has grown, for one that has not grown as far as another
+model's, and for the same rows in another order. A file that differs in one text is another run. Of two files
+of which one is the beginning of the other, nothing tells whether it has grown: they are one run.
+
+Earlier versions hashed all rows that a file had then. Runs of these names are found by the hash of each
+beginning of the file, and go on under them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from panic_tda.files.embedding_files import EmbeddingFile
+from panic_tda.storage.additions import Additions, run_id
+from panic_tda.storage.batches import RunKey
+
+if TYPE_CHECKING:
+    from panic_tda.types import IntArray
+
+_FEW = 64
+
+
+def name_of(file: EmbeddingFile, additions: Additions) -> str:
+    """Return the name of a file's run: of the one in the database that it continues, or a new one.
+
+    Of several that it could continue it is the one with the most of its texts.
+
+    Raises
+    ------
+    BadInput
+        As `EmbeddingFile.batches`.
+    """
+    new, candidates = _by_opening(file, additions)
+    found, most = new, -1
+    for key in [*candidates, *_by_former_name(file, additions, candidates)]:
+        n_stored = additions.count_stored_texts(file.texts(key.name))
+        if n_stored is not None and n_stored > most:
+            found, most = key.name, n_stored
+    return found
+
+
+def _by_opening(file: EmbeddingFile, additions: Additions) -> tuple[str, list[RunKey]]:
+    """Return the first name that is free, and the runs of those before it and soon after it."""
+    names = _names(file)
+    stored: list[RunKey] = []
+    while few := list(islice(names, _FEW)):
+        stored += (known := additions.stored_runs(few))
+        free = next((key for key in few if key not in known), None)
+        if free is not None:
+            return free.name, stored
+    return "", stored
+
+
+def _names(file: EmbeddingFile) -> Iterator[RunKey]:
+    """Name the beginnings of a file in the order of its sequence numbers, whatever its models.
+
+    Texts of equal numbers stand in the order of the file, and the same text of another model counts once.
+    Runs that differ in seed, network or prompt have one name: the key is that of the first one.
+    """
+    numbers: list[IntArray] = []
+    digests, keys = [], []
+    for batch in file.texts():
+        hashed = [hashlib.sha256(text.encode()).digest()[:16] for text in batch.texts]
+        numbers.append(batch.sequence_numbers)
+        digests.append(np.frombuffer(b"".join(hashed), dtype="V16"))
+        keys.append(batch.runs[batch.run_codes[int(np.argmin(batch.sequence_numbers))]])
+    if not numbers:
+        return
+    opening = keys[int(np.argmin([np.min(some) for some in numbers]))]
+    number, digest = np.concatenate(numbers), np.concatenate(digests)
+    name, here, said = b"", -1, set[bytes]()
+    for row in np.argsort(number, kind="stable"):
+        if number[row] != here:
+            here, said = int(number[row]), set()
+        text = digest[row].tobytes()
+        if text not in said:
+            said.add(text)
+            name = hashlib.sha256(name + here.to_bytes(8, "little") + text).digest()
+            yield replace(opening, name=name.hex())
+
+
+def _by_former_name(file: EmbeddingFile, additions: Additions, known: list[RunKey]) -> list[RunKey]:
+    first = next(file.texts(), None)
+    if first is None:
+        return []
+    key = first.runs[first.run_codes[0]]
+    likely = additions.runs_that_say(key, int(first.sequence_numbers[0]), first.texts[0])
+    # To hash all beginnings takes half as long as to add the rows, and seldom finds anything.
+    if not likely - {run_id(other) for other in known}:
+        return []
+    keys = (replace(key, name=name) for name in _former_names(file))
+    return [key for key in keys if run_id(key) in likely]
+
+
+def _former_names(file: EmbeddingFile) -> Iterator[str]:
+    """Hash every beginning of a file as earlier versions hashed the whole."""
+    lengths, texts, numbers = (hashlib.sha256() for _ in range(3))
+    for some_texts, sequence in file.contents():
+        stored_numbers = sequence.astype("<i8").tobytes()
+        for row, text in enumerate(some_texts):
+            encoded = text.encode()
+            lengths.update(len(encoded).to_bytes(8, "little"))
+            texts.update(encoded)
+            numbers.update(stored_numbers[8 * row : 8 * row + 8])
+            yield hashlib.sha256(lengths.digest() + texts.digest() + numbers.digest()).hexdigest()

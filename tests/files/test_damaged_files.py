@@ -1,0 +1,204 @@
+"""Whatever stands in the bytes of a file, reading it ends in batches or in an error that names it."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from panic_tda.errors import BadInput, WrongUsage
+from panic_tda.files import embedding_files
+from panic_tda.files.embedding_files import EmbeddingFile
+from tests.snapshots import run_python
+
+N_ROWS = 40
+
+
+def table(**changed: Any) -> pa.Table:
+    """Every column that is read, with some missing values."""
+    vectors = np.random.default_rng(0).standard_normal((N_ROWS, 3)).tolist()
+    columns = {
+        "text": [f"text {row} é" for row in range(N_ROWS)],
+        "vector": pa.array(vectors, pa.list_(pa.float32())),
+        "embedding_model": ["Ä" if row % 2 else "B" for row in range(N_ROWS)],
+        "run": [f"r{row % 3}" for row in range(N_ROWS)],
+        "sequence_number": pa.array(range(N_ROWS), pa.uint64()),
+        "initial_prompt": ["a pear" if row % 4 else None for row in range(N_ROWS)],
+        "network": [["A", "B"] if row % 5 else None for row in range(N_ROWS)],
+        "seed": pa.array([7] * N_ROWS, pa.int32()),
+    }
+    return pa.table(columns | changed)
+
+
+def encoded(made: pa.Table) -> pa.Table:
+    """The same with dictionaries, and vectors of fixed width."""
+    for name in ("embedding_model", "initial_prompt", "text"):
+        made = made.set_column(made.schema.get_field_index(name), name, made[name].dictionary_encode())
+    place = made.schema.get_field_index("vector")
+    return made.set_column(place, "vector", made["vector"].cast(pa.list_(pa.float32(), 3)))
+
+
+def as_parquet(made: pa.Table, compression: str | None = None) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(made, file, compression=compression or "none", row_group_size=25)
+    return file.getvalue()
+
+
+def as_file(made: pa.Table, compression: str | None = None) -> bytes:
+    return _as_ipc(pa.ipc.new_file, made, compression)
+
+
+def as_stream(made: pa.Table, compression: str | None = None) -> bytes:
+    return _as_ipc(pa.ipc.new_stream, made, compression)
+
+
+def _as_ipc(new: Any, made: pa.Table, compression: str | None) -> bytes:
+    sink = pa.BufferOutputStream()
+    with new(sink, made.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+        writer.write_table(made, max_chunksize=25)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+FORMATS: dict[str, Callable[[pa.Table], bytes]] = {
+    "parquet": as_parquet,
+    "file": as_file,
+    "stream": as_stream,
+}
+
+
+def read_patched(folder: str, seeds: range) -> None:
+    """Read files with some bytes patched in both ways, and print how many could be read and how many not."""
+    files = [
+        content
+        for made in (table(), encoded(table()))
+        for content in (
+            *(as_parquet(made, compression) for compression in (None, "snappy")),
+            *(write(made, compression) for write in (as_file, as_stream) for compression in (None, "lz4")),
+        )
+    ]
+    path, counts = Path(folder) / "patched", {True: 0, False: 0}
+    for seed in seeds:
+        path.write_bytes(patched(files[seed % len(files)], np.random.default_rng(seed)))
+        try:
+            file = EmbeddingFile(path)
+            for batch in (*file.texts(), *file.batches()):
+                repr(batch)
+            counts[True] += 1
+        except (BadInput, WrongUsage):
+            # The latter where the name of the column is gone that names the model.
+            counts[False] += 1
+    print(counts[True], counts[False])  # noqa: T201
+
+
+def patched(content: bytes, rng: np.random.Generator) -> bytes:
+    """Change up to three places, to numbers that offsets and lengths go wrong by."""
+    data = bytearray(content)
+    for _ in range(rng.integers(1, 4)):
+        place, kind = int(rng.integers(6, len(data) - 8)), rng.integers(4)
+        if kind == 0:
+            data[place] ^= 1 << int(rng.integers(8))
+        elif kind == 1:
+            data[place] = int(rng.integers(256))
+        else:
+            width = 4 * int(kind) - 4
+            top = 1 << (8 * width - 1)
+            number = [0, 1, -1, top - 1, -top, 1000, 1 << 20][rng.integers(7)]
+            data[place : place + width] = number.to_bytes(width, "little", signed=True)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("first", [0, 200])
+def test_patched_bytes_never_end_the_process(tmp_path: Path, first: int) -> None:
+    code = (
+        "import sys; from tests.files.test_damaged_files import read_patched; "
+        f"read_patched(sys.argv[1], range({first}, {first + 200}))"
+    )
+    done = run_python(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+    read, refused = map(int, done.stdout.split())
+    assert read + refused == 200
+    assert min(read, refused) > 10
+
+
+def test_a_name_that_is_no_text_is_a_damaged_file(tmp_path: Path) -> None:
+    for write in (as_file, as_stream):
+        path = tmp_path / "a"
+        path.write_bytes(write(table()).replace(b"network", b"netw\xefrk"))
+        with pytest.raises(BadInput, match="a cannot be read as Parquet or Arrow"):
+            EmbeddingFile(path)
+
+
+def strings(values: list[bytes]) -> pa.Array:
+    """Strings of any bytes."""
+    made = pa.array(values, pa.binary())
+    return pa.Array.from_buffers(pa.string(), len(values), made.buffers())
+
+
+def far_offset() -> pa.Array:
+    """Strings of which row 30 begins far behind their end."""
+    offsets = np.arange(N_ROWS + 1, dtype="<i4")
+    offsets[30] = 1 << 30
+    return pa.Array.from_buffers(
+        pa.string(), N_ROWS, [None, pa.py_buffer(offsets), pa.py_buffer(b"x" * N_ROWS)]
+    )
+
+
+def far_index() -> pa.Array:
+    """Strings by a dictionary of two, of which row 33 names the tenth."""
+    indices = pa.array([9 if row == 33 else row % 2 for row in range(N_ROWS)], pa.int32())
+    return pa.DictionaryArray.from_arrays(indices, pa.array(["a", "b"]), safe=False)
+
+
+NO_UTF8 = strings([b"\xff\xfe" if row == 28 else b"text" for row in range(N_ROWS)])
+ANY, ARROW = ("parquet", "file", "stream"), ("file", "stream")
+BY_ROW = {
+    "text": (ANY, {"text": NO_UTF8}, r"row 28 .*text is damaged: .*UTF8"),
+    "prompt": (ANY, {"initial_prompt": NO_UTF8}, r"row 28 .*initial_prompt is damaged: .*UTF8"),
+    # Row 29 ends where row 30 begins.
+    "offset": (ARROW, {"text": far_offset()}, r"row 29 .*text is damaged: "),
+    "index": (
+        ARROW,
+        {"embedding_model": far_index()},
+        r"row 33 .*embedding_model is damaged: .*out of bounds: 9 ",
+    ),
+}
+
+
+@pytest.mark.parametrize("batch_rows", [7, 4096])
+@pytest.mark.parametrize(
+    ("form", "changed", "message"),
+    [
+        pytest.param(form, changed, message, id=f"{name}-{form}")
+        for name, (forms, changed, message) in BY_ROW.items()
+        for form in forms
+    ],
+)
+def test_damaged_values_are_named_by_their_row(
+    tmp_path: Path,
+    form: str,
+    changed: dict[str, pa.Array],
+    message: str,
+    batch_rows: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(FORMATS[form](table(**changed)))
+    monkeypatch.setattr(embedding_files, "BATCH_ROWS", batch_rows)
+    with pytest.raises(BadInput, match=message) as caught:
+        list(EmbeddingFile(path).batches())
+    assert re.search(rf"^{re.escape(str(path))}, row ", str(caught.value))
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_what_is_whole_is_read(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "a"
+    for made in (table(), encoded(table())):
+        path.write_bytes(FORMATS[form](made))
+        assert sum(len(batch.texts) for batch in EmbeddingFile(path).batches()) == N_ROWS

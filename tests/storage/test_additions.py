@@ -1,0 +1,102 @@
+"""What an import asks the database: look-ups by key, whatever the database holds."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from panic_tda.files.importing import import_embeddings
+from panic_tda.storage import database as module
+from panic_tda.storage.additions import Additions
+from panic_tda.storage.batches import RunKey
+from tests.conftest import MakeFile
+from tests.field_files import EVERYTHING
+
+TEXTS = [f"a text, number {row}" for row in range(40)]
+
+
+def write(path: Path, texts: list[str], **more: Any) -> Path:
+    vectors = pa.array([[len(text), row + 1.0] for row, text in enumerate(texts)], pa.list_(pa.float32()))
+    pq.write_table(pa.table({"text": texts, "vector": vectors} | more), path)
+    return path
+
+
+@pytest.fixture
+def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """All statements of connections opened from now on, with their values."""
+    seen: list[str] = []
+    connect = module._connect
+
+    def traced(*arguments: Any) -> sqlite3.Connection:
+        connection = connect(*arguments)
+        connection.set_trace_callback(seen.append)
+        return connection
+
+    monkeypatch.setattr(module, "_connect", traced)
+    return seen
+
+
+def test_no_look_up_goes_through_all_rows(tmp_path: Path, upgraded: MakeFile, statements: list[str]) -> None:
+    database, facts = upgraded(EVERYTHING)
+    statements.clear()
+    model = facts.spec.text_models[1]
+    width = facts.spec.dimensions
+    wide = pa.array([[row + 1.0] * width for row in range(40)], pa.list_(pa.float32()))
+    import_embeddings([write(tmp_path / "a.parquet", TEXTS[:30])], database, model="New")
+    import_embeddings([write(tmp_path / "b.parquet", TEXTS)], database, model="New")
+    import_embeddings([write(tmp_path / "c.parquet", TEXTS, vector=wide)], database, model=model)
+    import_embeddings([write(tmp_path / "d.parquet", TEXTS, run=["named"] * 40)], database, model="New")
+
+    asked = {statement for statement in statements if re.match(r"SELECT|UPDATE|INSERT|DELETE", statement)}
+    with sqlite3.connect(facts.path) as connection:
+        plans = {
+            statement: [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
+            for statement in asked
+        }
+    connection.close()
+    lines = {line for plan in plans.values() for line in plan}
+    # Of runs there are few: each stands for hundreds of rows of the other tables.
+    for table in ("invocation", "embedding", "experimentconfig"):
+        assert any(line.startswith(f"SEARCH {table} USING") for line in lines)
+        assert not any(line.startswith(f"SCAN {table}") for line in lines)
+
+
+def test_the_width_of_a_model_is_read_off_its_index(
+    tmp_path: Path, upgraded: MakeFile, statements: list[str]
+) -> None:
+    database, facts = upgraded()
+    with sqlite3.connect(facts.path) as connection:
+        connection.execute("DROP INDEX ix_embedding_embedding_model")
+        connection.execute(
+            "CREATE INDEX lengths ON embedding (embedding_model, invocation_id, length(vector))"
+        )
+    connection.close()
+    import_embeddings([write(tmp_path / "a.parquet", TEXTS)], database, model="New")
+    (asked,) = {statement for statement in statements if "length(" in statement}
+    with sqlite3.connect(facts.path) as connection:
+        ((page,),) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'lengths'")
+        steps = [row[1:4] for row in connection.execute(f"EXPLAIN {asked}")]
+    connection.close()
+    (cursor,) = {step[1] for step in steps if step[0] == "OpenRead" and step[2] == page}
+    # Of the table, in which the vectors are, nothing is read.
+    assert {step[1] for step in steps if step[0] == "Column"} == {cursor}
+
+
+def test_runs_are_found_by_what_they_say(tmp_path: Path, upgraded: MakeFile) -> None:
+    database, _ = upgraded()
+    import_embeddings([write(tmp_path / "a.parquet", TEXTS, run=["named"] * 40)], database, model="New")
+    key = RunKey("named", -1, ("imported",), "")
+    with database.reading() as connection:
+        additions = Additions(connection)
+        assert additions.stored_runs([RunKey("other", -1, ("imported",), ""), key]) == [key]
+        (run,) = additions.runs_that_say(key, 39, TEXTS[39])
+        ((stored,),) = connection.exec_driver_sql("SELECT id FROM run WHERE initial_prompt = ''")
+        assert run == stored
+        assert additions.runs_that_say(key, 39, TEXTS[38]) == set()
+        assert additions.runs_that_say(RunKey("named", 1, ("imported",), ""), 39, TEXTS[39]) == set()
