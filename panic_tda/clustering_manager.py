@@ -29,7 +29,7 @@ from panic_tda.storage.results import get_cluster_details as get_cluster_details
 from panic_tda.storage.results import get_medoid_invocation as get_medoid_invocation
 from panic_tda.storage.results import list_clusterings as list_clusterings
 from panic_tda.storage.saving import delete_clusterings as delete_clusterings
-from panic_tda.storage.saving import save_or_keep
+from panic_tda.storage.saving import require_savable, save_or_keep
 from panic_tda.storage.schemas import utc_now, uuid7
 from panic_tda.types import (
     CLUSTERED,
@@ -101,7 +101,7 @@ def cluster_all_data(
         progress=progress or Silent(),
     )
     backends.require_usable(job.parameters)
-    database.require_writable()
+    require_savable(database)
     job.progress.phase("count embeddings")
     censuses = take_census(database, downsample)
     if not censuses:
@@ -132,9 +132,7 @@ class _Job:
     @property
     def root(self) -> Path:
         """Folder for the state of all models."""
-        beside = self.database.path
-        default = beside.with_name(f"{beside.name}.panic-tda") if beside else Path("panic-tda-work")
-        return self.resources.work_dir or default
+        return self.resources.work_dir or self.database.work_root
 
     def work_dir(self, model: str) -> Path:
         """Folder for the state of one model's clustering."""
