@@ -53,7 +53,7 @@ def keep(database: Database, finished: FinishedClustering) -> Path:
 def find(database: Database) -> list[Path]:
     """Return the files that wait beside the database or in the temporary folder."""
     return [
-        path
+        path.absolute()
         for folder, stem in _places(database)
         for path in sorted(folder.glob(f"{glob.escape(stem)}*.arrow"))
     ]
