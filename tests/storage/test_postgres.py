@@ -145,6 +145,8 @@ def test_commands_on_postgres(server: str, database: Database) -> None:
     assert (
         sum(cluster["size"] for cluster in clustering["clusters"]) == LENGTH * N_RUNS - result["n_outliers"]
     )
+    examined = runner.invoke(main, ["doctor", "--json", "--db", server])
+    assert (examined.exit_code, json.loads(examined.stdout)["findings"]) == (0, []), examined.output
     gone = runner.invoke(main, ["delete-clusterings", "--all", "--yes", "--db", server])
     assert gone.exit_code == 0
     with database.reading() as connection:
