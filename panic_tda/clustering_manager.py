@@ -20,7 +20,7 @@ from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.devices import cuda, pool
 from panic_tda.errors import NoEmbeddings, PanicTdaError, UnknownModel, unexpected
 from panic_tda.parameters import ClusteringParameters, Resources, validate_downsample
-from panic_tda.progress import Prefixed, Progress, Silent
+from panic_tda.progress import Prefixed, Progress, Silent, failed
 from panic_tda.storage.census import ModelCensus, require_valid, take_census
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.loading import input_sha256, load_embeddings
@@ -233,16 +233,21 @@ def _cluster_model(job: _Job, census: ModelCensus) -> ModelOutcome:
     try:
         return _place_and_cluster(job, census)
     except PanicTdaError as error:
-        return _without_result(census, FAILED, str(error))
+        return _failed(job, census, str(error))
     except MemoryError as error:
         reason = f"out of memory ({error or 'no details'}); sample with --downsample"
-        return _without_result(census, FAILED, reason)
+        return _failed(job, census, reason)
     except Exception as error:
         # Whatever breaks in one model must not cost the others theirs; the log has the whole story.
         _log.debug("%s failed unexpectedly", census.model, exc_info=True)
-        return _without_result(census, FAILED, unexpected(error))
+        return _failed(job, census, unexpected(error))
     finally:
         device.release()
+
+
+def _failed(job: _Job, census: ModelCensus, reason: str) -> ModelOutcome:
+    failed(job.progress)
+    return _without_result(census, FAILED, reason)
 
 
 def _place_and_cluster(job: _Job, census: ModelCensus) -> ModelOutcome:
