@@ -20,7 +20,7 @@ from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.devices import cuda, pool
 from panic_tda.errors import NoEmbeddings, PanicTdaError, UnknownModel, unexpected
 from panic_tda.parameters import ClusteringParameters, Resources, validate_downsample
-from panic_tda.progress import Prefixed, Progress, Silent
+from panic_tda.progress import Prefixed, Progress, Silent, failed
 from panic_tda.storage.census import ModelCensus, count_mixed, require_valid, take_census
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.loading import input_sha256, load_embeddings
@@ -29,7 +29,7 @@ from panic_tda.storage.results import get_cluster_details as get_cluster_details
 from panic_tda.storage.results import get_medoid_invocation as get_medoid_invocation
 from panic_tda.storage.results import list_clusterings as list_clusterings
 from panic_tda.storage.saving import delete_clusterings as delete_clusterings
-from panic_tda.storage.saving import save_or_keep
+from panic_tda.storage.saving import require_savable, save_or_keep
 from panic_tda.storage.schemas import utc_now, uuid7
 from panic_tda.types import (
     CLUSTERED,
@@ -101,7 +101,7 @@ def cluster_all_data(
         progress=progress or Silent(),
     )
     backends.require_usable(job.parameters)
-    database.require_writable()
+    require_savable(database)
     job.progress.phase("count embeddings")
     censuses = take_census(database, downsample)
     if not censuses:
@@ -132,9 +132,7 @@ class _Job:
     @property
     def root(self) -> Path:
         """Folder for the state of all models."""
-        beside = self.database.path
-        default = beside.with_name(f"{beside.name}.panic-tda") if beside else Path("panic-tda-work")
-        return self.resources.work_dir or default
+        return self.resources.work_dir or self.database.work_root
 
     def work_dir(self, model: str) -> Path:
         """Folder for the state of one model's clustering."""
@@ -262,16 +260,21 @@ def _cluster_model(job: _Job, census: ModelCensus) -> ModelOutcome:
     try:
         return _place_and_cluster(job, census)
     except PanicTdaError as error:
-        return _without_result(census, FAILED, str(error))
+        return _failed(job, census, str(error))
     except MemoryError as error:
         reason = f"out of memory ({error or 'no details'}); sample with --downsample"
-        return _without_result(census, FAILED, reason)
+        return _failed(job, census, reason)
     except Exception as error:
         # Whatever breaks in one model must not cost the others theirs; the log has the whole story.
         _log.debug("%s failed unexpectedly", census.model, exc_info=True)
-        return _without_result(census, FAILED, unexpected(error))
+        return _failed(job, census, unexpected(error))
     finally:
         device.release()
+
+
+def _failed(job: _Job, census: ModelCensus, reason: str) -> ModelOutcome:
+    failed(job.progress)
+    return _without_result(census, FAILED, reason)
 
 
 def _place_and_cluster(job: _Job, census: ModelCensus) -> ModelOutcome:

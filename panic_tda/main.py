@@ -288,16 +288,34 @@ def save_pending(database: str, files: tuple[Path, ...], as_json: bool) -> None:
 @options.json_output
 @options.common
 def doctor(database: str, environment: bool, as_json: bool) -> None:
-    """Say what is there to work with, and what is missing for more."""
-    from panic_tda.cli import rendering
-    from panic_tda.clustering import backends
-    from panic_tda.devices.doctor import examine_environment
-    from panic_tda.storage.database import sqlite_version
+    """Say what is wrong in the database, and what waits beside it.
 
-    if not environment:
-        raise click.UsageError("say what to examine: --environment looks at libraries, devices and backends")
-    found = examine_environment(backends=backends.reasons(), sqlite=sqlite_version())
-    _print(rendering.environment_json(found) if as_json else rendering.environment_text(found))
+    Exits 1 where something is found. Reads indexes and assignments, no vectors, and changes nothing. With
+    --environment: what this machine has to work with, and what is missing for more.
+    """
+    from panic_tda.cli import rendering
+
+    if environment:
+        from panic_tda.clustering import backends
+        from panic_tda.devices.doctor import examine_environment
+        from panic_tda.storage.database import sqlite_version
+
+        found = examine_environment(backends=backends.reasons(), sqlite=sqlite_version())
+        _print(rendering.environment_json(found) if as_json else rendering.environment_text(found))
+        return
+    from panic_tda.storage.database import open_current
+    from panic_tda.storage.doctor import examine_database
+
+    with display.make_progress(ended=logging.DEBUG) as progress:
+        progress.phase("examine")
+        examined = examine_database(open_current(database))
+    _print(
+        rendering.examination_json(examined)
+        if as_json
+        else rendering.examination_text(examined, rendering.terminal_width())
+    )
+    if examined.findings:
+        sys.exit(terminal.EXIT_FAILED)
 
 
 def _print(data: object) -> None:

@@ -62,6 +62,20 @@ def beside(progress: Progress) -> Progress:
     return progress.beside() if isinstance(progress, Branching) else progress
 
 
+@runtime_checkable
+class Failing(Protocol):
+    """A listener that tells a phase that failed from one that is done."""
+
+    def failed(self) -> None:
+        """End the phase, which failed."""
+
+
+def failed(progress: Progress) -> None:
+    """Tell a listener that its phase failed, where it wants to know."""
+    if isinstance(progress, Failing):
+        progress.failed()
+
+
 class Silent:
     """A listener that hears nothing; the library's default."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from panic_tda.progress import Progress
+from panic_tda.progress import Progress, failed
 
 SECONDS = 60.0
 """After this long something that was waited for is considered lost."""
@@ -31,6 +31,13 @@ def tell(task: tuple[str, Any], progress: Progress) -> Any:
     progress.phase(word, total=2)
     progress.advance(1)
     return globals()[f"_{word}"](content)
+
+
+def give_up(task: str, progress: Progress) -> str:
+    """Begin, and say that it failed."""
+    progress.phase(task)
+    failed(progress)
+    return task
 
 
 def _square(number: int) -> tuple[int, int, str]:

@@ -57,6 +57,7 @@ READING = (
     ["show-clustering"],
     ["delete-clusterings", "--all", "--yes"],
     ["save-pending"],
+    ["doctor"],
 )
 EVERY = (["cluster-embeddings"], *READING)
 
@@ -372,6 +373,17 @@ def test_a_read_only_file(upgraded: MakeFile) -> None:
     succeed("list-clusterings", db=file.path)
 
 
+def test_nothing_is_deleted_or_saved_in_a_read_only_file(clustered: UpgradedFile) -> None:
+    # Root could write it all the same.
+    path = pending.keep(clustered.database, make_finished([e.id for e in clustered.facts.sample("Nomic")]))
+    clustered.path.chmod(0o444)
+    before = snapshot(clustered.path)
+    for words in (["delete-clusterings", "--all", "--yes"], ["save-pending"]):
+        assert "read-only; make it writable" in fail(1, *words, db=clustered.path)
+    assert snapshot(clustered.path) == before
+    assert path.exists()
+
+
 def test_the_database_may_come_from_the_environment_or_a_url(clustered: UpgradedFile) -> None:
     listed = succeed("list-clusterings", db=clustered.path).stdout
     assert succeed("list-clusterings", PANIC_TDA_DB=str(clustered.path)).stdout == listed
@@ -633,6 +645,46 @@ def test_files_that_cannot_be_saved(upgraded: MakeFile, tmp_path: Path) -> None:
     (tmp_path / "text.arrow").write_text("hello")
     assert "is no complete clustering" in fail(1, "save-pending", tmp_path / "text.arrow", db=file.path)
     assert fail_as_json(1, "save-pending", tmp_path / "text.arrow", db=file.path)["type"] == "BadInput"
+
+
+# ---------------------------------------------------------------------------- doctor
+
+
+def change(file: UpgradedFile, statement: str) -> None:
+    """Change a file as the sqlite3 shell does, without foreign keys."""
+    connection = sqlite3.connect(file.path)
+    with connection:
+        connection.execute(statement)
+    connection.close()
+
+
+def test_a_database_in_which_nothing_is_wrong(clustered: UpgradedFile) -> None:
+    assert f"{clustered.path}: no findings" in succeed("doctor", db=clustered.path).stdout
+    said = json.loads(succeed("doctor", "--json", db=clustered.path).stdout)
+    assert set(said) == {"database", "findings", "unchecked"}
+    assert said["findings"] == []
+
+
+def test_what_is_wrong_is_said_by_name_and_exit_code(clustered: UpgradedFile) -> None:
+    change(clustered, "DELETE FROM clusteringresult WHERE embedding_model = 'Nomic'")
+    before = snapshot(clustered.path)
+    shown = invoke("doctor", db=clustered.path)
+    as_json = invoke("doctor", "--json", db=clustered.path)
+    assert (shown.exit_code, as_json.exit_code) == (1, 1)
+    found = {one["name"]: one for one in json.loads(as_json.stdout)["findings"]}
+    assert set(found) == {"orphaned-assignments", "orphaned-clusters"}
+    assert found["orphaned-assignments"]["count"] == 40
+    assert "orphaned-assignments: 40\n" in shown.stdout
+    assert found["orphaned-assignments"]["examples"][0] in shown.stdout
+    assert snapshot(clustered.path) == before
+
+
+def test_no_share_is_above_all_where_rows_are_not_a_clusterings_own(clustered: UpgradedFile) -> None:
+    # 14 embeddings with the assignments of another model's clustering: 2107.1 %.
+    change(clustered, "UPDATE cluster SET size = 295 WHERE label = 0")
+    said = succeed("show-clustering", "--model", "Nomic", db=clustered.path).stdout
+    assert "The stored counts and the rows differ; panic-tda doctor says more." in said
+    assert "%" not in next(line for line in said.splitlines() if " 295 " in line)
 
 
 # ---------------------------------------------------------------------------- logs

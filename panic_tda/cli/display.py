@@ -8,7 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from panic_tda.progress import Progress, TimeLeft
+from panic_tda.progress import TimeLeft
 
 if TYPE_CHECKING:
     from rich.progress import Progress as LiveDisplay
@@ -51,9 +51,11 @@ class PhaseLog:
 
     def end(self) -> None:
         """Log how long the phase took, where there is one."""
-        if self._name:
-            _log.log(self._ended, "%s: done in %.1f s", self._name, time.monotonic() - self._began)
-        self._name = ""
+        self._end("done in")
+
+    def failed(self) -> None:
+        """Log that the phase failed, and after how long."""
+        self._end("failed after")
 
     def tell(self) -> None:
         """Log how far the phase is, where there is one."""
@@ -67,6 +69,11 @@ class PhaseLog:
             _log.info("%s: %srunning for %s", name, share, _duration(elapsed))
         else:
             _log.info("%s: %sabout %s left", name, share, _duration(left))
+
+    def _end(self, how: str) -> None:
+        if self._name:
+            _log.log(self._ended, "%s: %s %.1f s", self._name, how, time.monotonic() - self._began)
+        self._name = ""
 
 
 class Bar:
@@ -85,6 +92,11 @@ class Bar:
         """Move the bar."""
         self._log.advance(amount)
         self._live.advance(self._task, amount)
+
+    def failed(self) -> None:
+        """Take the bar away."""
+        self._log.failed()
+        self.phase("")
 
 
 class Display:
@@ -128,7 +140,7 @@ class Display:
             for log in self._logs:
                 log.end()
 
-    def beside(self) -> Progress:
+    def beside(self) -> PhaseLog | Bar:
         """Return a listener with lines of its own, for what goes on meanwhile; it ends with this one."""
         log = PhaseLog(ended=self._ended)
         self._logs.append(log)
@@ -141,6 +153,10 @@ class Display:
     def advance(self, amount: float) -> None:
         """Count work done."""
         self._first.advance(amount)
+
+    def failed(self) -> None:
+        """End the phase, which failed."""
+        self._first.failed()
 
     def _beat(self) -> None:
         while not self._stop.wait(self._interval):

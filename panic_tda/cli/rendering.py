@@ -14,6 +14,7 @@ from panic_tda.cli.text import Column, on_one_line, paragraph, shorten, table
 from panic_tda.devices.doctor import Environment
 from panic_tda.parameters import ClusteringRecord, chord_to_cosine, format_bytes
 from panic_tda.storage.additions import ImportSummary
+from panic_tda.storage.doctor import Examination
 from panic_tda.storage.results import ClusterDetails, ClusteringSummary
 from panic_tda.types import ModelOutcome, SavedPending
 
@@ -173,6 +174,8 @@ def details_text(
     ]
     if not said.n_clusters:
         lines.append("No clusters: every embedding is an outlier.")
+    if len(clusters) > said.n_clusters or sum(one.size for one in clusters) > said.n_embeddings:
+        lines += ["The stored counts and the rows differ; panic-tda doctor says more.", ""]
     for cluster in clusters:
         lines += _cluster_lines(cluster, said.n_embeddings, width)
     hidden = said.n_clusters - len(clusters)
@@ -210,6 +213,22 @@ def saved_text(saved: Sequence[SavedPending]) -> str:
         )
         or "No clustering waits to be saved."
     )
+
+
+def examination_json(found: Examination) -> dict[str, Any]:
+    """Return the object that `doctor --json` prints."""
+    return asdict(found)
+
+
+def examination_text(found: Examination, width: int) -> str:
+    """Say what is wrong in a database, how often, and where first."""
+    lines = [f"{found.database}: {len(found.findings) or 'no'} findings"]
+    for finding in found.findings:
+        lines += ["", f"{finding.name}: {finding.count}", paragraph(finding.text, width)]
+        lines += [f"  {shorten(on_one_line(example), max(20, width - 2))}" for example in finding.examples]
+    if found.unchecked:
+        lines += ["", f"not checked, as no index has what is asked: {', '.join(found.unchecked)}"]
+    return "\n".join(lines)
 
 
 def environment_json(found: Environment) -> dict[str, Any]:
@@ -301,7 +320,8 @@ def _id_lines(ids: dict[str, UUID | None], width: int) -> list[str]:
 
 
 def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "-"
+    # No part is larger than its whole, unless the two are not of one clustering.
+    return f"{100 * part / whole:.1f} %" if part <= whole != 0 else "-"
 
 
 def _share(summary: ClusteringSummary) -> float | None:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -18,8 +19,66 @@ SAVE_SECONDS = 60.0
 """Least time between two saved states of one stage: a kill costs at most this much and one save."""
 _FORMAT = 2
 _ABOUT = "checkpoint.json"
+_PARTIAL = ".panic-tda.partial"
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """The state of a run that has not ended, or was stopped.
+
+    Attributes
+    ----------
+    folder : Path
+        Where it lies.
+    input_sha256 : str or None
+        Identity of its input; None where the folder does not say.
+    n_bytes : int
+        Size of its files.
+    saved_at : float
+        When the latest of them was written, in seconds since 1970.
+    """
+
+    folder: Path
+    input_sha256: str | None
+    n_bytes: int
+    saved_at: float
+
+
+def saved_states(root: Path) -> list[SavedState]:
+    """Return the states in the folders below `root`, in the order of their names."""
+    found = (_saved_state(about.parent) for about in sorted(root.rglob(_ABOUT)))
+    return [state for state in found if state is not None]
+
+
+def discard_states(root: Path, input_sha256: str) -> None:
+    """Remove the states of one input below `root`, whatever their parameters, and folders empty then.
+
+    Raises
+    ------
+    OSError
+        A file cannot be removed.
+    """
+    for state in saved_states(root):
+        if state.input_sha256 == input_sha256:
+            _discard(state.folder)
+            _remove_empty(state.folder.parent)
+    _remove_empty(root)
+
+
+def _saved_state(folder: Path) -> SavedState | None:
+    try:
+        about = json.loads((folder / _ABOUT).read_text())
+    except (OSError, ValueError):
+        about = None
+    try:
+        files = [file.stat() for file in folder.iterdir()]
+        times = [file.st_mtime for file in files]
+        known = about.get("input_sha256") if isinstance(about, dict) else None
+        return SavedState(folder, known, sum(file.st_size for file in files), max(times))
+    except (OSError, ValueError):  # just removed by the run whose it was
+        return None
 
 
 class Checkpoint:
@@ -102,15 +161,9 @@ class Checkpoint:
 
     def discard(self) -> None:
         """Remove the states of these parameters, and folders that are empty then; other files stay."""
-        if not self._about:
-            return
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            for pattern in ("*.npz", self._partial("*").name, _ABOUT):
-                for file in self.folder.glob(pattern):
-                    file.unlink(missing_ok=True)
-        for folder in (self.folder, self.root):
-            with contextlib.suppress(OSError):  # something else is in it, or it never was there
-                folder.rmdir()
+        if self._about:
+            _discard(self.folder)
+            _remove_empty(self.root)
 
     def _store(self, name: str, arrays: dict[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -130,7 +183,7 @@ class Checkpoint:
         return self.folder / f"{name}.npz"
 
     def _partial(self, name: str) -> Path:
-        return self.folder / f"{name}.panic-tda.partial"
+        return self.folder / f"{name}{_PARTIAL}"
 
     def _sync_folder(self) -> None:
         if os.name == "posix":
@@ -139,3 +192,15 @@ class Checkpoint:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+
+
+def _discard(folder: Path) -> None:
+    for pattern in ("*.npz", f"*{_PARTIAL}", _ABOUT) if folder.is_dir() else ():
+        for file in folder.glob(pattern):
+            file.unlink(missing_ok=True)
+    _remove_empty(folder)
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # something else is in it, or it never was there
+        folder.rmdir()

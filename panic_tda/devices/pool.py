@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from panic_tda.devices.worker import Advanced, Done, Failed, Logged, Message, Phase
-from panic_tda.progress import Progress, Silent, beside
+from panic_tda.devices.worker import Advanced, Done, Failed, Logged, Message, Phase, PhaseFailed
+from panic_tda.progress import Progress, Silent, beside, failed
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -154,11 +154,15 @@ class _Worker(Generic[Task, Result]):
                 self._progress.phase(f"{self._name}: {name}", total)
             case Advanced(amount):
                 self._progress.advance(amount)
+            case PhaseFailed():
+                failed(self._progress)
             case Done(result):
                 return self._over(result)
             case Failed(reason):
+                failed(self._progress)
                 return self._over(Lost(reason))
             case _Ended() if self._process is not None:
+                failed(self._progress)
                 reason = f"its process on {self._name} {_ending(self._process)}"
                 self._close()
                 self._process = None

@@ -51,6 +51,11 @@ class Advanced:
 
 
 @dataclass(frozen=True)
+class PhaseFailed:
+    """The phase is over, and failed."""
+
+
+@dataclass(frozen=True)
 class Done:
     """The task is over, with what the work returned."""
 
@@ -64,7 +69,7 @@ class Failed:
     reason: str
 
 
-Message = Logged | Phase | Advanced | Done | Failed
+Message = Logged | Phase | Advanced | PhaseFailed | Done | Failed
 
 
 def serve() -> None:
@@ -153,6 +158,9 @@ class _Told:
         if self._clock() - self._said >= ADVANCE_SECONDS:
             said, self._unsaid, self._said = self._unsaid, 0.0, self._clock()
             self._channel.send(Advanced(said))
+
+    def failed(self) -> None:
+        self._channel.send(PhaseFailed())
 
 
 class _Forwarded(logging.Handler):

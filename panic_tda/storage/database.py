@@ -6,9 +6,11 @@ first one's POSIX locks whenever it closes the file, and committed rows would be
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -26,8 +28,15 @@ SCHEMA_VERSION = "0002"
 """The revision that this code reads and writes; the newest one in `migrations/versions`."""
 VERSION_TABLE = "panic_tda_version"
 BUSY_TIMEOUT_SECONDS = 60.0
+_SAY_AFTER_SECONDS, _PAUSE_SECONDS = 2.0, 0.02
 CACHE_KIBIBYTES = 256 << 10
 PIPELINE_TABLES = ("experimentconfig", "run", "invocation", "embedding")
+_SECRETS = ("password", "sslpassword")
+"""What a URL may say behind its question mark and nobody else is to read."""
+_SAVING_LOCK = 0x70616E6963746461
+"""The advisory lock on PostgreSQL under which a clustering takes its key: `panictda` in ASCII."""
+
+_log = logging.getLogger(__name__)
 
 
 class Database:
@@ -41,17 +50,48 @@ class Database:
         self.path = Path(url.database).resolve() if _is_sqlite(url) and url.database else None
 
     def __str__(self) -> str:
-        return str(self.path) if self.path else self.url.render_as_string(hide_password=True)
+        # Shown without password: it goes to terminals and logs.
+        shown = self.url.difference_update_query(_SECRETS)
+        return str(self.path) if self.path else shown.render_as_string(hide_password=True)
+
+    @property
+    def work_root(self) -> Path:
+        """Folder in which runs keep their unfinished states, where none is named."""
+        return self.path.with_name(f"{self.path.name}.panic-tda") if self.path else Path("panic-tda-work")
+
+    def command(self, name: str, *words: object) -> str:
+        """Return a line of shell that runs a command on this database; a password is left to the environment.
+
+        >>> Database(make_url("sqlite:////data/a b.sqlite")).command("upgrade")
+        "panic-tda upgrade --db '/data/a b.sqlite'"
+        """
+        secret = self.url.password is not None or any(name in self.url.query for name in _SECRETS)
+        option = [] if secret else ["--db", str(self)]
+        line = shlex.join(["panic-tda", name, *option, *map(str, words)])
+        return f"{line} (with PANIC_TDA_DB set to the URL of the database)" if secret else line
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Open a connection that cannot write, inside one read transaction."""
-        with self._connected("ro", "BEGIN") as connection:
+        # A plain BEGIN takes no lock yet: the first read does, and is waited for here.
+        with self._connected("ro", "BEGIN", "SELECT 1 FROM sqlite_master LIMIT 1") as connection:
             yield connection
 
     @contextmanager
     def writing(self, *, foreign_keys: bool = True) -> Iterator[Connection]:
-        """Open a write transaction; it commits when the block ends and rolls back when it raises."""
+        """Open a write transaction; it commits when the block ends and rolls back when it raises.
+
+        Raises
+        ------
+        DatabaseError
+            The file is marked read-only, another process keeps it locked, or a statement fails.
+        """
+        if self.path and self.path.exists() and not self.path.stat().st_mode & 0o222:
+            # Root may write it all the same; the mark is the owner's word.
+            raise DatabaseError(
+                f"{self} is read-only; make it writable (chmod u+w), with {self.path.name}-wal and -shm "
+                "where they are, or work on a copy"
+            )
         with self._connected("rw", "BEGIN IMMEDIATE", foreign_keys=foreign_keys) as connection:
             yield connection
 
@@ -81,7 +121,7 @@ class Database:
         if version is None or version < SCHEMA_VERSION:
             raise NeedsUpgrade(
                 f"{self} has no clustering tables of version {SCHEMA_VERSION} yet "
-                f"(it has {version or 'none'}); run: panic-tda upgrade --db {shlex.quote(str(self))}"
+                f"(it has {version or 'none'}); run: {self.command('upgrade')}"
             )
         if version > SCHEMA_VERSION:
             raise DatabaseError(
@@ -90,24 +130,18 @@ class Database:
             )
 
     def require_writable(self) -> None:
-        """Check now, not after hours of computing, that a result can be saved.
+        """Check that a write transaction can be opened.
 
         Raises
         ------
         DatabaseError
-            The file is marked read-only, or no write transaction can be opened.
+            As `writing`.
         """
-        if self.path and not self.path.stat().st_mode & 0o222:
-            # Root may write it all the same; the mark is the owner's word.
-            raise DatabaseError(
-                f"{self} is read-only; make it writable (chmod u+w), with {self.path.name}-wal and -shm "
-                "where they are, or work on a copy"
-            )
         with self.writing() as connection:
             connection.rollback()
 
     @contextmanager
-    def _connected(self, mode: str, begin: str, *, foreign_keys: bool = True) -> Iterator[Connection]:
+    def _connected(self, mode: str, *begin: str, foreign_keys: bool = True) -> Iterator[Connection]:
         engine = self._engine(mode, begin, foreign_keys=foreign_keys)
         try:
             with engine.begin() as connection:
@@ -117,7 +151,7 @@ class Database:
         finally:
             engine.dispose()
 
-    def _engine(self, mode: str, begin: str, *, foreign_keys: bool) -> Engine:
+    def _engine(self, mode: str, begin: tuple[str, ...], *, foreign_keys: bool) -> Engine:
         if self.path is None:
             try:
                 engine = sa.create_engine(self.url, poolclass=NullPool)
@@ -125,14 +159,15 @@ class Database:
                 raise DatabaseError("PostgreSQL needs a driver: pip install 'psycopg[binary]'") from error
             if mode == "ro":
                 return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-            return engine
+            # Whatever the server's default: who has waited for a lock is to see what was committed meanwhile.
+            return engine.execution_options(isolation_level="READ COMMITTED")
         path = self.path
         engine = sa.create_engine(
             "sqlite://", creator=lambda: _connect(path, mode, foreign_keys), poolclass=NullPool
         )
         # The driver's own transaction control opens none for reads, so that two SELECTs could see two
         # states of the file; here every connection begins explicitly.
-        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+        event.listen(engine, "begin", lambda connection: _begin(connection, begin, path))
         return engine
 
 
@@ -214,6 +249,66 @@ def schema_version(connection: Connection) -> str | None:
     return None if version is None else str(version)
 
 
+def lock_for_saving(connection: Connection) -> None:
+    """Keep others from saving until this transaction ends; on SQLite it has the one write lock already.
+
+    Raises
+    ------
+    DatabaseError
+        Another process kept the lock for `BUSY_TIMEOUT_SECONDS`.
+    """
+    if connection.dialect.name != "postgresql":
+        return
+
+    def attempt() -> None:
+        # Tried, not waited for: any role may, and a wait in the server could neither be told of nor ended.
+        if not connection.execute(sa.select(sa.func.pg_try_advisory_xact_lock(_SAVING_LOCK))).scalar():
+            raise _Taken(f"another clustering was being saved for {BUSY_TIMEOUT_SECONDS:g} s; try again")
+
+    _patiently(attempt, "the database")
+
+
+class _Taken(DatabaseError):
+    """Another process has the lock."""
+
+
+def _patiently(attempt: Callable[[], object], name: object) -> None:
+    """Repeat what fails for a lock of another process, up to `BUSY_TIMEOUT_SECONDS`.
+
+    SQLite's own wait runs in C and keeps Python's signal handlers from running, so that Ctrl-C would be heard
+    only after it.
+    """
+    began, said = time.monotonic(), False
+    while True:
+        try:
+            attempt()
+            return
+        except (sqlite3.OperationalError, DBAPIError, _Taken) as error:
+            waited = time.monotonic() - began
+            if not _is_lock(error) or waited >= BUSY_TIMEOUT_SECONDS:
+                raise
+        if waited >= _SAY_AFTER_SECONDS and not said:
+            said = True
+            _log.info("%s: waiting for a lock held by another process", name)
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _is_lock(error: Exception) -> bool:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    code = getattr(cause, "sqlite_errorcode", None)
+    # The extended codes have the plain one in their lowest byte.
+    return isinstance(cause, _Taken) or (code is not None and code & 0xFF == sqlite3.SQLITE_BUSY)
+
+
+def _begin(connection: Connection, statements: tuple[str, ...], path: Path) -> None:
+    # What fails rolls back, hence all of them again.
+    _patiently(lambda: [connection.exec_driver_sql(one) for one in statements], path)
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    # From here on there is hardly anything left to wait for.
+    driver.execute(f"PRAGMA busy_timeout = {1000 * BUSY_TIMEOUT_SECONDS:.0f}")
+
+
 def _parse(target: str | Path) -> URL:
     text = str(target)
     if not text:
@@ -222,7 +317,10 @@ def _parse(target: str | Path) -> URL:
         return URL.create("sqlite", database=text)
     try:
         url = make_url(text)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
+        if "@" in text:
+            # What cannot be taken apart may hold a password, and the error a part of it.
+            raise WrongUsage("the database URL (not shown: it may hold a password) is none") from None
         raise WrongUsage(f"{text!r} is neither a path nor a database URL: {error}") from error
     backend = url.get_backend_name()
     if backend not in ("sqlite", "postgresql"):
@@ -241,10 +339,10 @@ def _is_sqlite(url: URL) -> bool:
 def _connect(path: Path, mode: str, foreign_keys: bool) -> sqlite3.Connection:
     # The path is percent-encoded: a '?' or '#' in it would end it, a '%' would be taken for an escape.
     uri = f"file:{quote(str(path))}?mode={mode}"
-    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
+    connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)
     try:
-        _configure(connection, mode, foreign_keys)
-    except sqlite3.Error:
+        _patiently(lambda: _configure(connection, mode, foreign_keys), path)
+    except BaseException:
         connection.close()
         raise
     return connection

@@ -167,26 +167,27 @@ def input_sha256(matrix: EmbeddingMatrix) -> str:
 
 
 def are_stored(connection: Connection, ids: BytesArray) -> BoolArray:
-    """Tell of each id, (n,) bool, whether there is an embedding of it; no vector is read."""
-    found: list[str] = []
-    for some in _chunks(ids):
-        query = sa.select(sa.type_coerce(_embedding.c.id, sa.String)).where(_embedding.c.id.in_(some))
-        found += connection.execute(query).scalars()
-    return np.isin(ids, np.array(found, dtype="S32"))
+    """Tell of each id, (n,) S32, whether there is an embedding of it; only the index on ids is read.
+
+    Ids are compared as whole texts: one that is no id at all is there as little as one that has gone.
+    """
+    column = sa.type_coerce(_embedding.c.id, sa.String)
+    present = np.zeros(len(ids), dtype=bool)
+    for first in range(0, len(ids), _QUERY_IDS):
+        some = [identity.decode("ascii", "replace") for identity in ids[first : first + _QUERY_IDS].tolist()]
+        found = set(connection.execute(sa.select(column).where(column.in_(some))).scalars())
+        present[first : first + _QUERY_IDS] = [identity in found for identity in some]
+    return present
 
 
 def read_vectors(connection: Connection, ids: BytesArray) -> Float32Array:
     """Return the vectors of some embeddings, (n, d) float32, in the order of `ids`, which ascend."""
     batches = []
-    for some in _chunks(ids):
+    for first in range(0, len(ids), _QUERY_IDS):
+        some = [UUID(found.decode()) for found in ids[first : first + _QUERY_IDS]]
         query = sa.select(_embedding.c.vector).where(_embedding.c.id.in_(some)).order_by(_embedding.c.id)
         batches.append(np.stack(connection.execute(query).scalars().all()))
     return np.concatenate(batches)
-
-
-def _chunks(ids: BytesArray) -> Iterator[list[UUID]]:
-    for first in range(0, len(ids), _QUERY_IDS):
-        yield [UUID(found.decode()) for found in ids[first : first + _QUERY_IDS]]
 
 
 def _recounted(

@@ -28,10 +28,14 @@ if TYPE_CHECKING:
     from panic_tda.types import BoolArray, IntArray
 
 _METADATA_KEY = b"panic_tda_clustering"
+_ID_BYTES = 32
+_NAME_CHARACTERS = 40
 
 
 def keep(database: Database, finished: FinishedClustering) -> Path:
     """Write `finished` beside the database, or into the temporary folder where that fails, and return where.
+
+    Values that JSON does not know are kept as text.
 
     Raises
     ------
@@ -49,7 +53,7 @@ def keep(database: Database, finished: FinishedClustering) -> Path:
 def find(database: Database) -> list[Path]:
     """Return the files that wait beside the database or in the temporary folder."""
     return [
-        path
+        path.absolute()
         for folder, stem in _places(database)
         for path in sorted(folder.glob(f"{glob.escape(stem)}*.arrow"))
     ]
@@ -67,8 +71,10 @@ def read(path: Path) -> FinishedClustering:
     """
     try:
         with pa.OSFile(str(path)) as source:
-            table = ipc.open_file(source).read_all().combine_chunks()
-        return _finished(table, json.loads(table.schema.metadata[_METADATA_KEY]))
+            table = ipc.open_file(source).read_all()
+            # What is damaged inside would be read beyond its end.
+            table.validate(full=True)
+        return _finished(table.combine_chunks(), json.loads(table.schema.metadata[_METADATA_KEY]))
     except FileNotFoundError as error:
         raise MissingPath(f"no file at {path}; without a name, save-pending takes those that wait") from error
     except (
@@ -84,7 +90,9 @@ def read(path: Path) -> FinishedClustering:
 
 
 def _finished(table: pa.Table, said: dict[str, Any]) -> FinishedClustering:
-    return FinishedClustering(
+    if table.column("id").type != pa.binary(_ID_BYTES) or any(column.null_count for column in table.columns):
+        raise ValueError("its ids are none, or a value is missing")
+    found = FinishedClustering(
         id=UUID(said["id"]),
         embedding_model=said["embedding_model"],
         started_at=datetime.fromisoformat(said["started_at"]),
@@ -96,6 +104,12 @@ def _finished(table: pa.Table, said: dict[str, Any]) -> FinishedClustering:
         medoids={int(label): row for label, row in said["medoids"].items()},
         persistence={int(label): value for label, value in said["persistence"].items()},
     )
+    clusters = set(found.labels.tolist()) - {OUTLIER}
+    if not clusters == set(found.medoids) == set(found.persistence):
+        raise ValueError("a cluster has no medoid or no persistence")
+    if not all(0 <= row < len(found.ids) for row in found.medoids.values()):
+        raise ValueError("a medoid is none of its embeddings")
+    return found
 
 
 def without(finished: FinishedClustering, present: BoolArray, medoids: dict[int, int]) -> FinishedClustering:
@@ -104,6 +118,8 @@ def without(finished: FinishedClustering, present: BoolArray, medoids: dict[int,
     A cluster that lost its medoid gets the one in `medoids`, by label, as a row before leaving out. A cluster
     that lost all its members is left out too; labels stay as they were.
     """
+    if present.all():
+        return finished
     row_now: IntArray = np.cumsum(present) - 1
     labels = finished.labels[present]
     left = set(np.unique(labels).tolist())
@@ -136,14 +152,16 @@ def _write(path: Path, finished: FinishedClustering) -> Path:
         "started_at": finished.started_at.isoformat(),
         "completed_at": finished.completed_at.isoformat(),
         "parameters": finished.record.to_json(),
-        "medoids": finished.medoids,
-        "persistence": finished.persistence,
+        # NumPy's numbers are no keys in JSON.
+        "medoids": {int(label): int(row) for label, row in finished.medoids.items()},
+        "persistence": {int(label): float(value) for label, value in finished.persistence.items()},
     }
     ids = pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(32), len(finished.ids), [None, pa.py_buffer(np.ascontiguousarray(finished.ids))]
+        pa.binary(_ID_BYTES), len(finished.ids), [None, pa.py_buffer(np.ascontiguousarray(finished.ids))]
     )
     table = pa.table({"id": ids, "label": finished.labels, "probability": finished.probabilities})
-    table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(said).encode()})
+    table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(said, default=_plain).encode()})
+    path = path.absolute()
     unfinished = path.with_suffix(".part")
     try:
         with pa.OSFile(str(unfinished), "wb") as sink, ipc.new_file(sink, table.schema) as writer:
@@ -157,7 +175,14 @@ def _write(path: Path, finished: FinishedClustering) -> Path:
 def _places(database: Database) -> tuple[tuple[Path, str], tuple[Path, str]]:
     """Folder and beginning of the names: beside the database, and in the temporary folder."""
     name = database.path.name if database.path else str(database.url.database)
-    folder = database.path.parent if database.path else Path.cwd()
-    # The temporary folder is everybody's, and most databases have the same name.
+    folder = database.path.parent if database.path else Path()
+    # The temporary folder is everybody's, and most databases have the same name. A long one would not fit
+    # into a file's with all that is added, and what does not fit beside the database must fit here.
     owner = hashlib.sha256(str(database).encode()).hexdigest()[:12]
-    return (folder, f"{name}.pending-"), (Path(tempfile.gettempdir()), f"{name}.{owner}.pending-")
+    temporary = f"{name[:_NAME_CHARACTERS]}.{owner}.pending-"
+    return (folder, f"{name}.pending-"), (Path(tempfile.gettempdir()), temporary)
+
+
+def _plain(value: Any) -> Any:
+    """Make of a value what JSON has: NumPy's numbers and arrays as numbers and lists, all else as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import sqlalchemy as sa
 
+from panic_tda.clustering.checkpoint import discard_states
 from panic_tda.clustering.recipe import medoid_of
-from panic_tda.errors import BadInput, PanicTdaError
+from panic_tda.errors import BadInput, BadVectors, DatabaseError, PanicTdaError, unexpected
 from panic_tda.storage import pending, saving
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.loading import are_stored, read_vectors
+from panic_tda.storage.schemas import Embedding
 from panic_tda.types import FinishedClustering, SavedPending
 
 if TYPE_CHECKING:
@@ -21,14 +24,15 @@ if TYPE_CHECKING:
 
     from panic_tda.types import BoolArray
 
+
 _log = logging.getLogger(__name__)
 
 
 def save_pending(database: Database | str | Path, files: Sequence[Path] = ()) -> list[SavedPending]:
-    """Save the clusterings that were kept as files, and remove the files.
+    """Save the clusterings that were kept as files, and remove the files and the states they grew from.
 
-    Embeddings that have gone since are left out; a cluster that lost its medoid gets the exact medoid of
-    the members that are left.
+    Embeddings that have gone since are left out, of which the log warns; a cluster that lost its medoid
+    gets the exact medoid of the members that are left.
 
     Parameters
     ----------
@@ -39,7 +43,7 @@ def save_pending(database: Database | str | Path, files: Sequence[Path] = ()) ->
 
     Raises
     ------
-    MissingPath, BadInput, DatabaseError
+    MissingPath, BadInput, BadVectors, DatabaseError
         A file is missing or damaged, belongs to another database, or cannot be saved now either; it stays,
         and the others are saved all the same.
     """
@@ -52,6 +56,11 @@ def save_pending(database: Database | str | Path, files: Sequence[Path] = ()) ->
         except PanicTdaError as error:
             failures.append(error)
             continue
+        except Exception as error:
+            # One file's trouble is not the others'.
+            _log.debug("saving %s failed unexpectedly", path, exc_info=True)
+            failures.append(DatabaseError(f"{path}: {unexpected(error)}"))
+            continue
         _log.info("saved clustering %s of %s", saved[-1].id, saved[-1].embedding_model)
     if failures:
         also = f" ({len(saved)} other clusterings were saved)" if saved else ""
@@ -61,26 +70,69 @@ def save_pending(database: Database | str | Path, files: Sequence[Path] = ()) ->
 
 def _save_kept(database: Database, path: Path) -> SavedPending:
     kept = pending.read(path)
+    present, medoids = _look_up(database, kept, path)
+    while True:
+        if not present.all():
+            _warn_of_missing(database, kept, path, int((~present).sum()))
+        try:
+            _save(database, pending.without(kept, present, medoids))
+            break
+        except DatabaseError:
+            # Nothing was locked while it was looked up: an embedding may have gone since, which its foreign
+            # key does not let pass.
+            before = present
+            present, medoids = _look_up(database, kept, path)
+            if np.array_equal(before, present):
+                raise
+    _tidy(database, kept, path)
+    return SavedPending(kept.id, kept.embedding_model, int((~present).sum()))
+
+
+def _save(database: Database, remaining: FinishedClustering) -> None:
     with database.writing() as connection:
-        remaining = _still_there(connection, kept)
-        if not len(remaining.ids):
+        # Killed between the commit and the removal of its file, it is there already.
+        if not saving.is_saved(connection, remaining.id):
+            saving.save_clustering(connection, remaining)
+
+
+def _tidy(database: Database, kept: FinishedClustering, path: Path) -> None:
+    """Remove the file, and the states from which the computation would have gone on."""
+    try:
+        path.unlink()
+        if kept.record.input_sha256 is not None:
+            discard_states(database.work_root, kept.record.input_sha256)
+    except OSError as error:  # the result is saved: what is left over is no failure
+        _log.warning("%s is saved, but not everything of it could be removed: %s", kept.id, error)
+
+
+def _look_up(database: Database, kept: FinishedClustering, path: Path) -> tuple[BoolArray, dict[int, int]]:
+    """Tell which rows are still there, and find new medoids for clusters that lost theirs."""
+    with database.reading() as connection:
+        present = are_stored(connection, kept.ids)
+        if len(present) and not present.any():
             raise BadInput(
                 f"none of the {len(kept.ids)} embeddings in {path} are in {database}; "
                 "name the database it belongs to with --db, or delete the file"
             )
-        if not saving.is_saved(connection, kept.id):
-            saving.save_clustering(connection, remaining)
-    path.unlink()
-    return SavedPending(kept.id, kept.embedding_model, len(kept.ids) - len(remaining.ids))
+        lost = [label for label, row in kept.medoids.items() if not present[row]]
+        found = {label: _medoid_of_rest(connection, kept, present, label) for label in lost}
+    return present, {label: row for label, row in found.items() if row is not None}
 
 
-def _still_there(connection: Connection, kept: FinishedClustering) -> FinishedClustering:
-    present = are_stored(connection, kept.ids)
-    if present.all():
-        return kept
-    lost = [label for label, row in kept.medoids.items() if not present[row]]
-    found = {label: _medoid_of_rest(connection, kept, present, label) for label in lost}
-    return pending.without(kept, present, {label: row for label, row in found.items() if row is not None})
+def _warn_of_missing(database: Database, kept: FinishedClustering, path: Path, n_missing: int) -> None:
+    query = sa.select(sa.func.count()).where(Embedding.embedding_model == kept.embedding_model)
+    with database.reading() as connection:
+        n_now = connection.execute(query).scalar_one()
+    _log.warning(
+        "%s: %d of its %d embeddings are not in the database and are left out; of %s there are %d now, and "
+        "there were %s when it was clustered",
+        path,
+        n_missing,
+        len(kept.ids),
+        kept.embedding_model,
+        n_now,
+        kept.record.n_total,
+    )
 
 
 def _medoid_of_rest(
@@ -89,4 +141,15 @@ def _medoid_of_rest(
     rows = np.flatnonzero(present & (kept.labels == label))
     if not len(rows):
         return None
-    return int(rows[medoid_of(read_vectors(connection, kept.ids[rows]), kept.probabilities[rows])])
+    try:
+        vectors = read_vectors(connection, kept.ids[rows])
+        usable = vectors.ndim == 2 and bool(np.isfinite(vectors).all() and vectors.any(axis=1).all())
+    except (TypeError, ValueError):  # NumPy's word for what is missing or of another length
+        usable = False
+    if not usable:
+        raise BadVectors(
+            f"clustering {kept.id} of {kept.embedding_model}: cluster {label} lost its medoid, and none can "
+            "be found anew, as vectors of its members are missing, of another length, not finite or zero; "
+            "restore them, or delete the file and cluster again"
+        )
+    return int(rows[medoid_of(vectors, kept.probabilities[rows])])

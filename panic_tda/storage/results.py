@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -22,12 +21,6 @@ from panic_tda.storage.schemas import (
     Invocation,
     InvocationType,
 )
-
-if TYPE_CHECKING:
-    pass
-
-ALGORITHM = "hdbscan"
-_INSERT_ROWS = 100_000
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
@@ -14,11 +13,11 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from panic_tda.errors import OUTLIER, DatabaseError, SaveFailed
+from panic_tda.errors import OUTLIER, DatabaseError, SaveFailed, unexpected
 from panic_tda.storage import pending
 from panic_tda.storage.bulk import insert_rows
-from panic_tda.storage.database import Database, open_database
-from panic_tda.storage.schemas import Cluster, ClusteringResult, EmbeddingCluster, utc_now
+from panic_tda.storage.database import Database, lock_for_saving, open_database
+from panic_tda.storage.schemas import Cluster, ClusteringResult, Embedding, EmbeddingCluster, utc_now, uuid7
 
 if TYPE_CHECKING:
     from panic_tda.types import FinishedClustering
@@ -46,9 +45,9 @@ def save_or_keep(database: Database, finished: FinishedClustering) -> None:
             save_clustering(connection, finished)
     except Exception as error:
         # Whatever it is, hours of computing are not lost to it.
+        reason = _reason(error)
         if not isinstance(error, (DatabaseError, OSError)):
             _log.debug("saving %s failed unexpectedly", finished.embedding_model, exc_info=True)
-        reason = str(error) or type(error).__name__
         raise SaveFailed(f"computed but not saved ({reason}); {_keep(database, finished)}") from error
     except (KeyboardInterrupt, SystemExit):
         _log.warning("interrupted while saving; %s", _keep(database, finished))
@@ -59,12 +58,39 @@ def _keep(database: Database, finished: FinishedClustering) -> str:
     """Keep the result as a file, and say how to save it, or why it is lost."""
     try:
         path = pending.keep(database, finished)
-    except OSError as error:
-        return f"it could not be kept as a file either ({error}), and is lost"
-    return (
-        f"the result is kept in {path}; when the cause is gone, save it with: "
-        f"panic-tda save-pending --db {shlex.quote(str(database))} {shlex.quote(str(path))}"
-    )
+        command = database.command("save-pending", path)
+    except Exception as error:
+        # Whatever it is, it must not hide why the saving failed.
+        _log.debug("keeping %s failed", finished.embedding_model, exc_info=True)
+        return f"it could not be kept as a file either ({_reason(error)}), and is lost"
+    return f"the result is kept in {path}; when the cause is gone, save it with: {command}"
+
+
+def require_savable(database: Database) -> None:
+    """Check now, not after hours of computing, that a result can be saved: save one, and take it back.
+
+    Raises
+    ------
+    DatabaseError
+        The file is marked read-only or locked, or this user may not write what saving writes.
+    """
+    with database.writing() as connection:
+        key = _next_key(connection)
+        connection.execute(
+            sa.insert(ClusteringResult).values(
+                id=uuid7(),
+                key=key,
+                started_at=utc_now(),
+                completed_at=utc_now(),
+                embedding_model="",
+                algorithm=ALGORITHM,
+                parameters={},
+            )
+        )
+        some = connection.execute(sa.select(sa.type_coerce(Embedding.id, sa.String)).limit(1)).scalars().all()
+        insert_rows(connection, Cluster, ((key, 0, identity, 1, 0.0) for identity in some))
+        insert_rows(connection, EmbeddingCluster, ((key, identity, 0, 1.0) for identity in some))
+        connection.rollback()
 
 
 def save_clustering(connection: Connection, finished: FinishedClustering) -> None:
@@ -82,9 +108,7 @@ def save_clustering(connection: Connection, finished: FinishedClustering) -> Non
     DatabaseError
         An embedding is gone, the disk is full, …; raised where the transaction ends.
     """
-    key = connection.execute(
-        sa.select(sa.func.coalesce(sa.func.max(ClusteringResult.key), 0) + 1)
-    ).scalar_one()
+    key = _next_key(connection)
     connection.execute(
         sa.insert(ClusteringResult).values(
             id=finished.id,
@@ -115,12 +139,34 @@ def is_saved(connection: Connection, clustering_id: UUID) -> bool:
 
 
 def delete_clusterings(database: Database | str | Path, clustering_ids: Sequence[UUID]) -> None:
-    """Delete clusterings with their clusters and assignments, in one transaction; embeddings stay."""
+    """Delete clusterings with their clusters and assignments, in one transaction; embeddings stay.
+
+    Raises
+    ------
+    DatabaseError
+        The file is marked read-only, or cannot be written.
+    """
     with open_database(database).writing() as connection:
         keys = sa.select(ClusteringResult.key).where(ClusteringResult.id.in_(clustering_ids))
         for table in (EmbeddingCluster, Cluster):
             connection.execute(sa.delete(table).where(table.result_key.in_(keys)))
         connection.execute(sa.delete(ClusteringResult).where(ClusteringResult.id.in_(clustering_ids)))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, (DatabaseError, OSError)):
+        return str(error) or type(error).__name__
+    # What SQLAlchemy wraps, without the statement.
+    return unexpected(getattr(error, "orig", None) or error)
+
+
+def _next_key(connection: Connection) -> int:
+    """Return a key above all that were ever used and left a row, and keep others from taking it."""
+    lock_for_saving(connection)
+    # Rows whose clustering was deleted by hand, without foreign keys, are nobody's, and are to stay so. Each
+    # of the three is one look at the end of an index.
+    keys = (ClusteringResult.key, Cluster.result_key, EmbeddingCluster.result_key)
+    return 1 + max(connection.execute(sa.select(sa.func.max(key))).scalar() or 0 for key in keys)
 
 
 def _sizes(finished: FinishedClustering) -> Iterator[tuple[int, int]]:

@@ -12,7 +12,7 @@ import pytest
 
 from panic_tda.cli import display
 from panic_tda.cli.display import Display
-from tests.cli.processes import SECONDS, SLOW, count_results, on_a_terminal, read_until, started
+from tests.cli.processes import SECONDS, SLOW, count_results, on_a_terminal, read_until, run, started
 from tests.conftest import MakeFile
 
 STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
@@ -127,3 +127,30 @@ def logs_reach_the_test() -> Iterator[None]:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert display._duration(seconds) == text
+
+
+SAVED_NOWHERE = """
+from panic_tda import clustering_manager
+from panic_tda.errors import SaveFailed
+
+def refuse(database, finished):
+    raise SaveFailed("no room")
+
+clustering_manager.save_or_keep = refuse
+from panic_tda.main import main
+try:
+    main(prog_name="panic-tda")
+except SystemExit as leaving:
+    assert leaving.code == 1
+"""
+
+
+def test_a_phase_that_failed_is_not_done(upgraded: MakeFile) -> None:
+    file = upgraded()
+    words = ("cluster-embeddings", "--db", file.path)
+    in_lines = run(*words, cwd=file.path.parent, code=SAVED_NOWHERE).stderr
+    on_screen = "\n".join(on_a_terminal(*words, cwd=file.path.parent, code=SAVED_NOWHERE, columns=300).last)
+    for said in (in_lines, on_screen):
+        assert len(re.findall(r"(Nomic|STSBMpnet): save: failed after \d+\.\d s", said)) == 2
+        assert "save: done" not in said
+        assert "count embeddings: done in" in said

@@ -135,12 +135,6 @@ def test_the_command_needs_no_database_and_prints_text_or_json(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_says_what_it_can_examine() -> None:
-    result = CliRunner().invoke(main, ["doctor"])
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert "--environment" in result.stderr
-
-
 @pytest.mark.gpu
 def test_on_a_device_everything_is_known() -> None:
     if cuda.unusable_because():

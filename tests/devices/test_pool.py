@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from panic_tda.cli.display import Display
 from panic_tda.devices import pool
 from panic_tda.devices.pool import Lost, run_on_devices
 from panic_tda.progress import Silent, beside
-from tests.device_work import SECONDS, tell, wait_for
+from tests.device_work import SECONDS, give_up, tell, wait_for
 from tests.snapshots import REPOSITORY
 
 DEVICES = {f"device {number}": {"CUDA_VISIBLE_DEVICES": str(number)} for number in range(2)}
@@ -242,3 +243,16 @@ def test_lines_of_several_listeners_stand_beside_each_other(caplog: pytest.LogCa
         # One line may have been on its way.
         assert caplog.text.count("device 0") <= 1
     assert "device 1: fit: done in" in caplog.text
+
+
+def test_what_failed_is_not_said_to_be_done(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "panic_tda"), Display() as progress:
+        tasks = [("square", 1), ("kill", signal.SIGKILL), ("raise", "broken")]
+        run_on_devices(tell, tasks, ONE, progress)
+        run_on_devices(give_up, ["save"], ONE, progress)
+    lines = [re.fullmatch(r"(.*) \d+\.\d s", record.message) for record in caplog.records]
+    ended = [line[1] for line in lines if line]
+    assert ended == [
+        f"device 0: {phase}"
+        for phase in ("square: done in", "kill: failed after", "raise: failed after", "save: failed after")
+    ]

@@ -15,13 +15,20 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
+from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
 from panic_tda import cluster_all_data, get_medoid_invocation, hdbscan
-from panic_tda.errors import DatabaseError
+from panic_tda.errors import DatabaseError, SaveFailed
 from panic_tda.main import main
-from panic_tda.storage.database import Database, open_database
+from panic_tda.storage import database as database_module
+from panic_tda.storage import pending
+from panic_tda.storage.database import Database, lock_for_saving, open_database
+from panic_tda.storage.saving import save_or_keep
 from panic_tda.storage.schemas import Embedding, EmbeddingCluster, Invocation, InvocationType, Run
+from panic_tda.types import FinishedClustering
+from tests.conftest import make_finished
+from tests.storage.test_two_processes import finish, go, start
 
 MODEL = "Odd % name"
 N_RUNS, LENGTH = 4, 50
@@ -138,6 +145,8 @@ def test_commands_on_postgres(server: str, database: Database) -> None:
     assert (
         sum(cluster["size"] for cluster in clustering["clusters"]) == LENGTH * N_RUNS - result["n_outliers"]
     )
+    examined = runner.invoke(main, ["doctor", "--json", "--db", server])
+    assert (examined.exit_code, json.loads(examined.stdout)["findings"]) == (0, []), examined.output
     gone = runner.invoke(main, ["delete-clusterings", "--all", "--yes", "--db", server])
     assert gone.exit_code == 0
     with database.reading() as connection:
@@ -148,3 +157,93 @@ def test_an_unreachable_server_is_an_error_without_password() -> None:
     result = CliRunner().invoke(main, ["list-clusterings", "--db", "postgresql://me:secret@127.0.0.1:9/none"])
     assert result.exit_code == 1
     assert "secret" not in result.stderr
+
+
+# What two devices do that end at once.
+SAVER = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from panic_tda.storage import pending, saving
+from panic_tda.storage.database import open_database
+from panic_tda.storage.schemas import uuid7
+database, kept = open_database(sys.argv[1]), pending.read(Path(sys.argv[2]))
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(int(sys.argv[3])):
+    one = replace(kept, id=uuid7())
+    saving.save_or_keep(database, one)
+    print(one.id.hex, flush=True)
+"""
+ROUNDS = 15
+
+
+def invented(database: Database) -> FinishedClustering:
+    with database.session() as session:
+        ids = [found.hex for found in session.scalars(sa.select(Embedding.id))]
+    return make_finished(ids, model=MODEL)
+
+
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
+def test_two_processes_that_save_at_once_lose_nothing(
+    server: str, database: Database, isolation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = pending.keep(database, invented(database))
+    options = {"options": f"-c default_transaction_isolation={isolation.replace(' ', chr(92) + ' ')}"}
+    url = make_url(server).update_query_dict(options).render_as_string(hide_password=False)
+    savers = [start(SAVER, url, path, ROUNDS) for _ in range(2)]
+    go(*savers)
+    saved = {identity for saver in savers for identity in finish(saver)}
+    with database.reading() as connection:
+        stored = connection.execute(sa.text("SELECT id, key FROM clusteringresult")).all()
+        counts = connection.execute(sa.text("SELECT count(*) FROM embeddingcluster GROUP BY result_key"))
+        assert set(counts.scalars()) == {N_RUNS * LENGTH}
+    assert {identity for identity, _ in stored} == saved
+    assert len({key for _, key in stored}) == len(saved) == 2 * ROUNDS
+
+
+def test_a_lock_for_saving_that_is_held_keeps_the_result(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(database_module, "BUSY_TIMEOUT_SECONDS", 0.05)
+    finished = invented(database)
+    with database.writing() as connection:
+        lock_for_saving(connection)
+        with pytest.raises(SaveFailed, match=r"another clustering was being saved for 0\.05 s; try again"):
+            save_or_keep(database, finished)
+    (path,) = pending.find(database)
+    assert path.parent == tmp_path
+
+
+@pytest.fixture
+def reader(server: str, database: Database) -> Iterator[Database]:
+    """The same database for a user who may read it all, and write one of the three tables."""
+    with database.writing() as connection:
+        connection.execute(sa.text("CREATE ROLE reader LOGIN PASSWORD 'sesame'"))
+        connection.execute(sa.text("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader"))
+        connection.execute(sa.text("GRANT INSERT ON clusteringresult TO reader"))
+    url = make_url(server).set(username="reader", password="sesame")
+    yield open_database(url.render_as_string(hide_password=False))
+    with database.writing() as connection:
+        connection.execute(sa.text("DROP OWNED BY reader"))
+        connection.execute(sa.text("DROP ROLE reader"))
+
+
+def test_missing_rights_are_found_before_computing(reader: Database) -> None:
+    with pytest.raises(DatabaseError, match="permission denied for table cluster"):
+        cluster_all_data(reader)
+
+
+def test_a_hint_shows_no_password_and_no_command_that_lacks_it(
+    reader: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SaveFailed) as refusal:
+        save_or_keep(reader, invented(reader))
+    (path,) = tmp_path.iterdir()
+    said = str(refusal.value)
+    assert said.endswith(f"panic-tda save-pending {path} (with PANIC_TDA_DB set to the URL of the database)")
+    assert "sesame" not in said
+    assert "***" not in said

@@ -5,14 +5,16 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import numpy as np
 import pytest
 
+from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.clustering_manager import list_clusterings
-from panic_tda.errors import BadInput, DatabaseError, MissingPath, NeedsUpgrade
-from panic_tda.storage import pending
+from panic_tda.errors import BadInput, BadVectors, DatabaseError, MissingPath, NeedsUpgrade
+from panic_tda.storage import pending, recovery
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.recovery import save_pending
 from panic_tda.types import FinishedClustering
@@ -216,3 +218,157 @@ def test_a_file_that_needs_an_upgrade_is_refused_first(tmp_path: Path) -> None:
     with pytest.raises(NeedsUpgrade):
         save_pending(database)
     assert path.exists()
+
+
+def spoil(file: UpgradedFile, identity: str, kind: str) -> None:
+    vector = {"missing": None, "short": b"\0" * 28, "zero": b"\0" * 32, "infinite": b"\0\0\x80\x7f" * 8}[kind]
+    with sqlite3.connect(file.path) as connection:
+        connection.execute("UPDATE embedding SET vector = ? WHERE id = ?", (vector, identity))
+    connection.close()
+
+
+@pytest.mark.parametrize("kind", ["missing", "short", "zero", "infinite"])
+def test_a_vector_that_is_none_fails_its_file_alone(upgraded: MakeFile, kind: str) -> None:
+    # NumPy's ValueError left the loop, and the files behind this one unsaved.
+    file = upgraded()
+    first, second = make_finished(ids_of(file)), make_finished(ids_of(file, "STSBMpnet"), model="STSBMpnet")
+    first = replace(first, id=UUID(int=1))
+    path, _ = (pending.keep(file.database, finished) for finished in (first, second))
+    members = np.flatnonzero(first.labels == 0)
+    spoil(file, first.ids[members[members != first.medoids[0]][0]].decode(), kind)
+    delete_embeddings(file, [first.ids[first.medoids[0]].decode()])
+    with pytest.raises(BadVectors, match=r"cluster 0 lost its medoid.*\(1 other clusterings were saved\)"):
+        save_pending(file.database)
+    assert pending.find(file.database) == [path]
+    with file.database.session() as session:
+        assert [found.id for found in list_clusterings(session)] == [second.id]
+
+
+def test_what_nobody_had_thought_of_fails_its_file_alone(
+    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = upgraded()
+    paths = [
+        pending.keep(file.database, replace(make_finished(ids_of(file)), id=UUID(int=number)))
+        for number in (1, 2)
+    ]
+    whole = pending.read
+
+    def broken(path: Path) -> FinishedClustering:
+        if path == paths[0]:
+            raise ZeroDivisionError("of all things")
+        return whole(path)
+
+    monkeypatch.setattr(pending, "read", broken)
+    with pytest.raises(DatabaseError, match="unexpected ZeroDivisionError: of all things") as refusal:
+        save_pending(file.database)
+    assert str(paths[0]) in str(refusal.value)
+    assert [path.exists() for path in paths] == [True, False]
+
+
+def test_what_goes_between_reading_and_saving_is_left_out_too(
+    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database is not locked while medoids are found anew: whoever deletes meanwhile need not wait."""
+    file = upgraded()
+    finished = make_finished(ids_of(file))
+    pending.keep(file.database, finished)
+    delete_embeddings(file, [finished.ids[finished.medoids[0]].decode()])
+    victims = iter([finished.ids[finished.medoids[1]].decode(), finished.ids[finished.medoids[2]].decode()])
+    whole = recovery.medoid_of
+
+    def meanwhile(*arguments: Any) -> int:
+        for victim in victims:
+            delete_embeddings(file, [victim])
+            break
+        return whole(*arguments)
+
+    monkeypatch.setattr(recovery, "medoid_of", meanwhile)
+    (saved,) = save_pending(file.database)
+    assert saved.n_vanished == 3
+    stored = {row[2] for row in snapshot(file.path)["embeddingcluster"][1]}
+    assert stored == set(ids_of(file)) - {
+        finished.ids[finished.medoids[label]].decode() for label in (0, 1, 2)
+    }
+
+
+def test_how_many_are_missing_is_said_before_they_are_left_out(
+    upgraded: MakeFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Of ids that were one character too short and one too long in one batch, 7 of 25 "had gone since".
+    file = upgraded()
+    finished = make_finished(ids_of(file))
+    odd = finished.ids.copy()
+    odd[:7] = [identity[1:] for identity in odd[:7]]
+    finished = replace(
+        finished,
+        ids=odd,
+        record=replace(finished.record, n_total=40),
+        medoids={label: 7 + label for label in finished.medoids},
+        labels=np.r_[[-1] * 7, sorted(finished.medoids), [-1] * (33 - len(finished.medoids))],
+    )
+    path = pending.keep(file.database, finished)
+    (saved,) = save_pending(file.database)
+    assert saved.n_vanished == 7
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert f"{path}: 7 of its 40 embeddings are not in the database and are left out" in said
+    assert "of Nomic there are 40 now, and there were 40 when it was clustered" in said
+
+
+def test_ids_are_compared_whole(upgraded: MakeFile) -> None:
+    file = upgraded()
+    finished = make_finished(ids_of(file))
+    pending.keep(file.database, finished)
+    row = next(row for row in range(40) if row not in finished.medoids.values())
+    with sqlite3.connect(file.path) as connection:
+        connection.execute("UPDATE embedding SET id = id || '0' WHERE id = ?", (finished.ids[row].decode(),))
+    connection.close()
+    (saved,) = save_pending(file.database)
+    assert saved.n_vanished == 1
+
+
+@pytest.mark.parametrize("lacking", ["medoids", "persistence"])
+def test_a_file_whose_clusters_lack_something_is_incomplete(upgraded: MakeFile, lacking: str) -> None:
+    file = upgraded()
+    finished = make_finished(ids_of(file))
+    del getattr(finished, lacking)[1]
+    path = pending.keep(file.database, finished)
+    with pytest.raises(BadInput, match="a cluster has no medoid or no persistence"):
+        save_pending(file.database)
+    assert path.exists()
+
+
+def test_the_states_of_a_saved_clusterings_input_go_with_its_file(upgraded: MakeFile) -> None:
+    file = upgraded()
+    finished = make_finished(ids_of(file))
+    finished = replace(finished, record=replace(finished.record, input_sha256="5f" * 32))
+    path = pending.keep(file.database, finished)
+    root = file.path.with_name("field.sqlite.panic-tda")
+    states = {}
+    for name, model, identity in (("ours", "Nomic", "5f" * 32), ("theirs", "STSBMpnet", "00" * 32)):
+        states[name] = Checkpoint(root / model, identity)
+        states[name].open(min_samples=5)
+        states[name].save("finished-tree", height=np.arange(3))
+    odd = root / "odd"
+    odd.mkdir()
+    (odd / "checkpoint.json").write_text("null")
+    assert [saved.id for saved in save_pending(file.database, [path])] == [finished.id]
+    assert not (root / "Nomic").exists()
+    assert states["theirs"].load("finished-tree") is not None
+    assert (odd / "checkpoint.json").exists()
+    save_pending(file.database, [pending.keep(file.database, replace(finished, id=UUID(int=9)))])
+
+
+def test_a_file_that_cannot_be_removed_is_saved_all_the_same(
+    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = upgraded()
+    path = pending.keep(file.database, make_finished(ids_of(file)))
+
+    def refuse(_path: Path, **_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    (saved,) = save_pending(file.database)
+    assert path.exists()
+    assert f"{saved.id} is saved, but not everything of it could be removed" in caplog.text

@@ -1,0 +1,104 @@
+"""A lock of another process is waited for where signals are heard, and is told of."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from panic_tda.storage import pending
+from tests import processes
+from tests.cli.processes import SECONDS, count_results, environment, read_until
+from tests.conftest import MakeFile, UpgradedFile
+
+WAITING = "waiting for a lock held by another process"
+COMMAND = [sys.executable, "-m", "panic_tda"]
+# The fit ends when the test says so.
+HELD_UP = """
+import sys, time
+from pathlib import Path
+from panic_tda import clustering_manager
+whole = clustering_manager.cluster_rows
+
+def held_up(*arguments, **options):
+    found = whole(*arguments, **options)
+    print("HERE NOW", file=sys.stderr, flush=True)
+    while not Path("go on").exists():
+        time.sleep(0.01)
+    return found
+
+clustering_manager.cluster_rows = held_up
+from panic_tda.main import main
+main(prog_name="panic-tda")
+"""
+
+
+@contextmanager
+def held(path: Path, *statements: str) -> Iterator[sqlite3.Connection]:
+    """Hold a lock on a file, from which a connection of this process keeps all others."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+        yield connection
+
+
+def started(file: UpgradedFile, command: list[str]) -> AbstractContextManager[subprocess.Popen[str]]:
+    return processes.started([*command, "--db", str(file.path)], cwd=file.path.parent, env=environment())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("command", "lock"),
+    [
+        (["cluster-embeddings"], ["BEGIN IMMEDIATE"]),
+        (["delete-clusterings", "--all", "--yes"], ["PRAGMA locking_mode = EXCLUSIVE", "BEGIN IMMEDIATE"]),
+        (["list-clusterings"], ["PRAGMA journal_mode = DELETE", "BEGIN EXCLUSIVE"]),
+    ],
+)
+def test_who_waits_for_a_lock_says_so_and_stops_at_a_signal(
+    upgraded: MakeFile, command: list[str], lock: list[str], number: signal.Signals, code: int
+) -> None:
+    file = upgraded()
+    with held(file.path, *lock) as connection, started(file, [*COMMAND, *command]) as process:
+        read_until(process, f"{re.escape(str(file.path))}: {WAITING}")
+        process.send_signal(number)
+        assert process.wait(timeout=SECONDS) == code
+        assert connection.in_transaction
+
+
+def test_a_lock_that_is_let_go_costs_nothing(upgraded: MakeFile) -> None:
+    file = upgraded()
+    lock = held(file.path, "PRAGMA locking_mode = EXCLUSIVE", "BEGIN IMMEDIATE")
+    with lock as connection, started(file, [*COMMAND, "cluster-embeddings"]) as process:
+        read_until(process, WAITING)
+        connection.close()
+        _, stderr = process.communicate(timeout=SECONDS)
+        assert process.returncode == 0, stderr
+    assert count_results(file.path) == 2
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_result_whose_saving_waits_is_kept_at_a_signal(
+    upgraded: MakeFile, number: signal.Signals, code: int
+) -> None:
+    file = upgraded()
+    command = [sys.executable, "-c", HELD_UP, "cluster-embeddings", "Nomic"]
+    with started(file, command) as process:
+        read_until(process, "HERE NOW")
+        with held(file.path, "BEGIN IMMEDIATE"):
+            (file.path.parent / "go on").touch()
+            read_until(process, WAITING)
+            process.send_signal(number)
+            assert process.wait(timeout=SECONDS) == code
+            assert process.stderr is not None
+            said = process.stderr.read()
+    (path,) = pending.find(file.database)
+    assert f"interrupted while saving; the result is kept in {path}" in said
+    assert count_results(file.path) == 0

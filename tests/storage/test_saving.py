@@ -1,0 +1,180 @@
+"""Whatever fails while saving, the result ends in a file; and what cannot be saved is known beforehand."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from panic_tda.errors import DatabaseError, SaveFailed
+from panic_tda.storage import pending
+from panic_tda.storage.recovery import save_pending
+from panic_tda.storage.results import get_cluster_details, list_clusterings
+from panic_tda.storage.saving import require_savable, save_or_keep
+from panic_tda.types import FinishedClustering
+from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
+from tests.snapshots import snapshot
+
+pytestmark = pytest.mark.usefixtures("temporary_folder")
+
+
+def forget_the_results(file: UpgradedFile) -> None:
+    """Delete as the sqlite3 shell does, without foreign keys."""
+    with sqlite3.connect(file.path) as connection:
+        connection.execute("DELETE FROM clusteringresult")
+    connection.close()
+
+
+def save(file: UpgradedFile, finished: FinishedClustering) -> None:
+    save_or_keep(file.database, finished)
+
+
+@pytest.mark.parametrize("left", ["assignments", "clusters"])
+def test_a_key_is_above_those_of_rows_whose_clustering_is_gone(upgraded: MakeFile, left: str) -> None:
+    # 14 embeddings of one model inherited 999 assignments of another.
+    file = upgraded()
+    for number in (1, 2, 3):
+        save(file, replace(make_finished(ids_of(file)), id=UUID(int=number)))
+    forget_the_results(file)
+    with sqlite3.connect(file.path) as connection:
+        connection.execute(f"DELETE FROM {'cluster' if left == 'assignments' else 'embeddingcluster'}")
+    connection.close()
+    finished = make_finished(ids_of(file, "STSBMpnet")[:14], model="STSBMpnet")
+    save(file, finished)
+    with file.database.session() as session:
+        (found,) = list_clusterings(session)
+        details = get_cluster_details(found.id, session)
+    assert sum(one.size for one in details) == int((finished.labels >= 0).sum())
+    with sqlite3.connect(file.path) as connection:
+        ((key,),) = connection.execute("SELECT key FROM clusteringresult")
+        ((assigned,),) = connection.execute(
+            "SELECT count(*) FROM embeddingcluster WHERE result_key = ?", (key,)
+        )
+    connection.close()
+    assert (key, assigned) == (4, 14)
+
+
+def test_a_key_is_found_without_going_through_the_assignments(upgraded: MakeFile) -> None:
+    file = upgraded()
+    save(file, make_finished(ids_of(file)))
+    plans: list[str] = []
+    explain = "EXPLAIN QUERY PLAN "
+
+    def look(_connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith("SELECT max"):
+            plans.extend(row[3] for row in cursor.execute(explain + statement, parameters).fetchall())
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", look)
+    try:
+        require_savable(file.database)
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", look)
+    assert len(plans) == 3
+    assert {plan.split()[0] for plan in plans} == {"SEARCH"}
+
+
+class Odd:
+    """A value that JSON does not know."""
+
+    def __str__(self) -> str:
+        return "an odd value"
+
+
+ODD = {
+    "NumPy's number": (np.int64(5), 5),
+    "NumPy's array": (np.arange(3), [0, 1, 2]),
+    "a path": (Path("/x"), "/x"),
+    "bytes": (b"\xff", "b'\\xff'"),
+    "an object": (Odd(), "an odd value"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_parameters_that_json_does_not_know_cost_no_result(upgraded: MakeFile, kind: str) -> None:
+    file = upgraded()
+    value, kept_as = ODD[kind]
+    finished = make_finished(ids_of(file))
+    finished = replace(finished, record=replace(finished.record, further={"odd": value}))
+    with pytest.raises(SaveFailed, match=r"not saved \(unexpected TypeError: .*\); the result is kept in"):
+        save(file, finished)
+    (saved,) = save_pending(file.database)
+    with file.database.session() as session:
+        (found,) = list_clusterings(session)
+    assert (saved.id, found.record.further) == (finished.id, {"odd": kept_as})
+
+
+def test_labels_that_are_numpys_are_kept(upgraded: MakeFile) -> None:
+    file = upgraded()
+    finished = make_finished(ids_of(file))
+    odd = replace(
+        finished,
+        medoids={np.int64(label): np.int64(row) for label, row in finished.medoids.items()},
+        persistence={np.int64(label): np.float32(0.5) for label in finished.persistence},
+    )
+    found = pending.read(pending.keep(file.database, odd))
+    assert found.medoids == finished.medoids
+    assert found.persistence == dict.fromkeys(finished.persistence, 0.5)
+
+
+def test_what_no_file_takes_is_lost_with_both_reasons(
+    upgraded: MakeFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = upgraded()
+    caplog.set_level(logging.DEBUG)
+    finished = make_finished(ids_of(file))
+    broken = replace(finished, probabilities=finished.probabilities[:-1], medoids={0: 0})
+    with pytest.raises(SaveFailed) as refusal:
+        save(file, broken)
+    said = str(refusal.value)
+    assert "computed but not saved" in said
+    assert "it could not be kept as a file either (unexpected ArrowInvalid: " in said
+    assert said.endswith("and is lost")
+    assert any(record.exc_info for record in caplog.records if "keeping" in record.message)
+
+
+def test_a_database_that_is_none_costs_no_word(upgraded: MakeFile) -> None:
+    finished = make_finished(ids_of(upgraded()))
+    with pytest.raises(SaveFailed, match=r"computed but not saved .*could not be kept as a file either"):
+        save_or_keep(None, finished)  # type: ignore[arg-type]
+
+
+def test_a_name_too_long_for_a_file_beside_is_kept_in_the_temporary_folder(
+    upgraded: MakeFile, temporary_folder: Path
+) -> None:
+    file = upgraded(name=f"{'n' * 230}.sqlite")
+    path = pending.keep(file.database, make_finished(ids_of(file)))
+    assert path.parent == temporary_folder
+    assert pending.find(file.database) == [path]
+
+
+def test_what_no_user_may_write_is_found_before_and_nothing_stays(upgraded: MakeFile) -> None:
+    file = upgraded()
+    before = snapshot(file.path)
+    require_savable(file.database)
+    assert snapshot(file.path) == before
+    for table in ("clusteringresult", "cluster", "embeddingcluster"):
+        with sqlite3.connect(file.path) as connection:
+            connection.execute(
+                f"CREATE TRIGGER no BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'not {table}'); END"
+            )
+        with pytest.raises(DatabaseError, match=f"not {table}"):
+            require_savable(file.database)
+        with sqlite3.connect(file.path) as connection:
+            connection.execute("DROP TRIGGER no")
+        connection.close()
+    assert snapshot(file.path) == before
+
+
+def test_a_database_without_embeddings_can_be_promised(upgraded: MakeFile) -> None:
+    file = upgraded()
+    with sqlite3.connect(file.path) as connection:
+        connection.execute("DELETE FROM embedding")
+    connection.close()
+    require_savable(file.database)
