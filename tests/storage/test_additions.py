@@ -71,16 +71,12 @@ def test_the_width_of_a_model_is_read_off_its_index(
     tmp_path: Path, upgraded: MakeFile, statements: list[str]
 ) -> None:
     database, facts = upgraded()
-    with sqlite3.connect(facts.path) as connection:
-        connection.execute("DROP INDEX ix_embedding_embedding_model")
-        connection.execute(
-            "CREATE INDEX lengths ON embedding (embedding_model, invocation_id, length(vector))"
-        )
-    connection.close()
     import_embeddings([write(tmp_path / "a.parquet", TEXTS)], database, model="New")
     (asked,) = {statement for statement in statements if "length(" in statement}
     with sqlite3.connect(facts.path) as connection:
-        ((page,),) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'lengths'")
+        ((page,),) = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'ix_embedding_model_length_invocation'"
+        )
         steps = [row[1:4] for row in connection.execute(f"EXPLAIN {asked}")]
     connection.close()
     (cursor,) = {step[1] for step in steps if step[0] == "OpenRead" and step[2] == page}
