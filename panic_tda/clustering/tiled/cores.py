@@ -92,9 +92,8 @@ def core_distances(
         space.work.cores_from_lists(
             space, weights, lists, rows, min_samples=min_samples, floor=floor, out=(cores, kth, again)
         )
-        progress.advance(float(rows.stop - rows.start))
 
-    team.chunks(chunk, n)
+    team.chunks(chunk, n, progress=progress)
     flagged = np.flatnonzero(again)
 
     def batch(chosen: slice) -> None:
