@@ -11,7 +11,7 @@ import pytest
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.tiled import device_lists, engine, host
 from panic_tda.clustering.tiled.contract import Space, Survivors
-from panic_tda.clustering.tiled.cores import Cores
+from panic_tda.clustering.tiled.cores import Cores, _Nearest
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
 from panic_tda.clustering.tiled.layout import Layout, tile_starts
 from panic_tda.clustering.tiled.space import describe
@@ -65,6 +65,17 @@ def test_few_pairs_of_a_pile_are_measured(monkeypatch: pytest.MonkeyPatch) -> No
     ((n_redone, n_measured),) = seen
     assert n_redone == 2000
     assert n_measured < 2000 * 2000 / 8
+
+
+def test_no_more_rows_are_kept_than_are_missing() -> None:
+    """Where every tile comes nearer than the one before, all rows were once among the nearest."""
+    missing, weights = np.array([3, 9]), np.random.default_rng(0).integers(1, 4, 400)
+    nearest = _Nearest(np.full(2, 500.0), missing)
+    for value in range(400, 0, -1):
+        owners = np.arange(2)
+        nearest.meet(owners, np.full(2, float(value)), np.full(2, weights[value - 1]))
+        assert len(nearest._values) <= missing.sum()
+    assert nearest.cores.tolist() == (np.searchsorted(np.cumsum(weights), missing) + 1).tolist()
 
 
 def test_what_is_offered_at_once_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
