@@ -6,18 +6,31 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
+import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from types import MappingProxyType
+from typing import IO, TYPE_CHECKING, Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
+
+from panic_tda.arrays.namespace import namespace
+from panic_tda.arrays.rows import slices
+
+if TYPE_CHECKING:
+    from panic_tda.types import Array
 
 SAVE_SECONDS = 60.0
 """Least time between two saved states of one stage: a kill costs at most this much and one save."""
 _FORMAT = 2
 _ABOUT = "checkpoint.json"
+_PARTIAL = ".panic-tda.partial"
+_KEY_DIGITS = 16
+_PIECE_BYTES = 1 << 20
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +71,7 @@ class Checkpoint:
         """
         self._about = {"format": _FORMAT, "input_sha256": self._input, "parameters": parameters}
         key = hashlib.sha256(json.dumps(self._about, sort_keys=True).encode()).hexdigest()
-        self.folder = self.root / key[:16]
+        self.folder = self.root / key[:_KEY_DIGITS]
 
     def due(self) -> bool:
         """Say whether enough time has passed since the last save."""
@@ -81,13 +94,24 @@ class Checkpoint:
             with contextlib.suppress(OSError):
                 self._partial(name).unlink(missing_ok=True)
 
-    def load(self, name: str) -> dict[str, Any] | None:
-        """Return the arrays stored under a name, or None."""
+    def load(self, name: str, into: Mapping[str, Array] = MappingProxyType({})) -> dict[str, Any] | None:
+        """Return the arrays stored under a name, or None.
+
+        Parameters
+        ----------
+        name : str
+        into : mapping of str to array
+            Arrays, in host or in device memory or in files, into which those of these names are read piece by
+            piece. Where None is returned something may have been written to them already.
+        """
         path = self._path(name)
         try:
             saved = path.stat().st_mtime
-            with path.open("rb") as file, np.load(file) as stored:
-                state = dict(stored)
+            with ZipFile(path) as stored:
+                members = [Path(member).stem for member in stored.namelist()]
+                state = {member: _read(stored, member, into.get(member)) for member in members}
+                if missing := into.keys() - state:
+                    raise KeyError(missing)
         except (OSError, BadZipFile, KeyError, ValueError, EOFError):
             return None
         _log.info(
@@ -102,15 +126,9 @@ class Checkpoint:
 
     def discard(self) -> None:
         """Remove the states of these parameters, and folders that are empty then; other files stay."""
-        if not self._about:
-            return
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            for pattern in ("*.npz", self._partial("*").name, _ABOUT):
-                for file in self.folder.glob(pattern):
-                    file.unlink(missing_ok=True)
-        for folder in (self.folder, self.root):
-            with contextlib.suppress(OSError):  # something else is in it, or it never was there
-                folder.rmdir()
+        if self._about:
+            _discard(self.folder)
+            _remove_empty(self.root)
 
     def _store(self, name: str, arrays: dict[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -130,7 +148,7 @@ class Checkpoint:
         return self.folder / f"{name}.npz"
 
     def _partial(self, name: str) -> Path:
-        return self.folder / f"{name}.panic-tda.partial"
+        return self.folder / f"{name}{_PARTIAL}"
 
     def _sync_folder(self) -> None:
         if os.name == "posix":
@@ -139,3 +157,57 @@ class Checkpoint:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+
+
+def discard_all(root: Path) -> None:
+    """Remove the states of every set of parameters below a folder, and folders that are empty then."""
+    try:
+        for folder in sorted(root.iterdir()) if root.is_dir() else ():
+            if re.fullmatch(rf"[0-9a-f]{{{_KEY_DIGITS}}}", folder.name) and folder.is_dir():
+                _discard(folder)
+                _log.info("discarded the states in %s", folder)
+    except OSError as error:
+        _log.warning("not all states in %s could be discarded: %s", root, error)
+    _remove_empty(root)
+
+
+def _discard(folder: Path) -> None:
+    for pattern in ("*.npz", f"*{_PARTIAL}", _ABOUT) if folder.is_dir() else ():
+        for file in folder.glob(pattern):
+            file.unlink(missing_ok=True)
+    _remove_empty(folder)
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # something else is in it, or it never was there
+        folder.rmdir()
+
+
+def _read(stored: ZipFile, name: str, into: Array | None) -> Array:
+    """Read an array of a state, in pieces where there is one to take it: no second one is made then."""
+    with stored.open(f"{name}.npy") as member:
+        if into is None:
+            return np.lib.format.read_array(member)
+        shape, columns_first, dtype = _header(member)
+        if (shape, columns_first, dtype) != (into.shape, False, into.dtype):
+            raise ValueError(f"{name} is {shape} of {dtype}, not {into.shape} of {into.dtype}")
+        row_bytes = dtype.itemsize * math.prod(shape[1:])
+        for rows in slices(len(into), _PIECE_BYTES // max(1, row_bytes)):
+            n_rows = rows.stop - rows.start
+            piece = np.frombuffer(_exactly(member, n_rows * row_bytes), dtype=dtype)
+            into[rows] = namespace(into).asarray(piece.reshape(n_rows, *shape[1:]))
+    return into
+
+
+def _header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(member)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(member)
+    return np.lib.format.read_array_header_2_0(member)
+
+
+def _exactly(member: IO[bytes], size: int) -> bytes:
+    found = member.read(size)
+    if len(found) < size:
+        raise EOFError("the state ends too soon")
+    return found

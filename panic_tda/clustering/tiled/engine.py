@@ -154,7 +154,7 @@ class TiledBackend:
             vectors = np.asarray(vectors)
         xp = self._library(vectors, options)
         tile_rows, threads = self._tile_rows(xp), work_on(xp).THREADS or self.settings.threads
-        self._open(options, xp)
+        self._open(options, xp, n)
         if finished := self._stored(options, _FINISHED_TREE):
             return _as_spanning_tree(*finished)
         rng = np.random.default_rng(_SEED)
@@ -178,16 +178,18 @@ class TiledBackend:
     def _tile_rows(self, xp: ArrayModule) -> int:
         return self.settings.tile_rows or work_on(xp).TILE_ROWS
 
-    def _open(self, options: FitOptions, xp: ArrayModule) -> None:
+    def _open(self, options: FitOptions, xp: ArrayModule, n_rows: int) -> None:
         if options.checkpoint is not None:
             options.checkpoint.open(
                 backend=self.name,
                 format=_FORMAT,
                 min_samples=options.min_samples,
                 distance_floor=options.distance_floor,
-                # Lists are kept as the library has them, and tiles are counted off.
+                # Lists are kept as the library has them, and tiles are counted off. Orders of rows and of
+                # tile pairs, which axes, threads and the rest of the settings change, are in the state.
                 library=xp.__name__,
                 tile_rows=self._tile_rows(xp),
+                neighbours=neighbours.list_length(n_rows, options.min_samples),
             )
 
     def _stored(self, options: FitOptions, name: str) -> tuple[FloatArray, Edges] | None:
@@ -239,7 +241,7 @@ class TiledBackend:
         folder = None
         limit = options.memory_limit if space.xp is np else None
         if limit is not None and self.memory(space, options.min_samples, team) > limit:
-            folder = Path(tempfile.gettempdir()) if options.checkpoint is None else options.checkpoint.folder
+            folder = options.work_dir or Path(tempfile.gettempdir())
             _log.info("neighbour lists of %s go into a file in %s", format_bytes(8 * n * length), folder)
         lists = space.work.empty_lists(space.xp, where, length, folder)
         asking = space if self.settings.bound_neighbours else replace(space, bounded=False)

@@ -199,6 +199,57 @@ def test_a_killed_fit_goes_on(states: int, library: str, tmp_path: Any) -> None:
     assert_exact(tree, rows, 8)
 
 
+OTHERS = [
+    {"n_axes": 0},
+    {"n_axes": 16, "threads": 1},
+    {"bound_neighbours": False, "bound_verify": False},
+    {"dead_rows": False, "threads": 3},
+]
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("states", [1, 2, 3, 4])
+@pytest.mark.parametrize("library", ["numpy", "stand-in"])
+def test_a_killed_fit_goes_on_with_other_settings(
+    library: str, states: int, other: dict[str, Any], tmp_path: Any
+) -> None:
+    """What changes the order of rows or of tile pairs need not be in the key: both are in the state."""
+    rows = unit(anisotropic(np.random.default_rng(20), 900, 192))
+    xp = np if library == "numpy" else STRICT
+    ones = np.ones(len(rows), dtype=np.int64)
+
+    def run(checkpoint: Checkpoint, **how: Any) -> SpanningTree:
+        options = FitOptions(min_samples=8, distance_floor=FLOOR, checkpoint=checkpoint)
+        return TiledBackend(Settings(tile_rows=40, library=xp, **how)).fit(xp.asarray(rows), ones, options)
+
+    with pytest.raises(Killed):
+        run(Dying(tmp_path, states))
+    resumed = Checkpoint(tmp_path, "rows", save_seconds=0)
+    assert_exact(run(resumed, **other), rows, 8)
+    assert len(list(tmp_path.iterdir())) == 1  # it went on from the same states
+
+
+@pytest.mark.parametrize("library", ["numpy", "stand-in"])
+def test_broken_lists_are_not_gone_on_from(library: str, tmp_path: Any) -> None:
+    """They are read straight into the lists, and found out at their end."""
+    rows = unit(anisotropic(np.random.default_rng(20), 900, 192))
+    xp = np if library == "numpy" else STRICT
+    ones = np.ones(len(rows), dtype=np.int64)
+    backend = TiledBackend(Settings(tile_rows=40, library=xp))
+    for checkpoint in (Dying(tmp_path, 2), Checkpoint(tmp_path, "rows")):
+        options = FitOptions(min_samples=8, distance_floor=FLOOR, checkpoint=checkpoint)
+        if isinstance(checkpoint, Dying):
+            with pytest.raises(Killed):
+                backend.fit(xp.asarray(rows), ones, options)
+            (path,) = tmp_path.glob("*/neighbours.npz")
+            content = bytearray(path.read_bytes())
+            # Within the products, which come last.
+            content[-2000] ^= 1
+            path.write_bytes(bytes(content))
+        else:
+            assert_exact(backend.fit(xp.asarray(rows), ones, options), rows, 8)
+
+
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_half_filled_lists_outlive_another_layout(
     library: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
