@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from panic_tda.clustering import checkpoint as checkpoint_module
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.clustering.tiled import device, layout
@@ -230,8 +231,11 @@ def test_a_killed_fit_goes_on_with_other_settings(
 
 
 @pytest.mark.parametrize("library", ["numpy", "stand-in"])
-def test_broken_lists_are_not_gone_on_from(library: str, tmp_path: Any) -> None:
-    """They are read straight into the lists, and found out at their end."""
+def test_broken_lists_are_not_gone_on_from(
+    library: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are read straight into the lists, piece by piece, and found out at their end."""
+    monkeypatch.setattr(checkpoint_module, "_PIECE_BYTES", 1000)
     rows = unit(anisotropic(np.random.default_rng(20), 900, 192))
     xp = np if library == "numpy" else STRICT
     ones = np.ones(len(rows), dtype=np.int64)
