@@ -18,7 +18,7 @@ looked up again among all rows. What its list came to bounds the distance looked
 say that is not nearer, and fewer have from one tile to the next, since the nearest so far lower that bound.
 So a row keeps at most as many others as it misses samples, however many lie within η of the k-th. Where
 float32 products leave much of a tile in doubt, those of float64 rows come before the measuring: they err by
-1e-12 (`margins.square_margin`), and cost half as much as measuring.
+1e-12 (`margins.square_margin`), and cost half as much as measuring. A tile after such a one begins with them.
 
 Two codes follow the rule of the lists, with these names: `row_kernels.cores_from_lists` for those that `host`
 keeps, and `device.cores_from_lists`.
@@ -171,30 +171,34 @@ def _among_all(
     space: Space, weights: IntArray, rows: IntArray, missing: IntArray, cores: FloatArray
 ) -> FloatArray:
     """Measure core distances of some rows, of which `cores` are upper bounds, among all other rows."""
-    xp = space.xp
+    xp, dense = space.xp, False
     batch, nearest = space.take(xp.asarray(rows)), _Nearest(cores, missing)
     for tile in slices(len(weights), _width(space)):
-        i, j = _perhaps_nearer(space, batch, part(xp, space.vectors, tile), xp.asarray(nearest.cores))
-        i, j = to_host(i), to_host(j) + tile.start
+        columns, bounds = part(xp, space.vectors, tile), xp.asarray(nearest.cores)
+        if not dense:
+            reach = batch @ columns.T >= margins.lower_products(bounds, space.margin)[:, None]
+            dense = int(xp.count_nonzero(reach)) > _DENSE_SHARE * reach.size
+        if dense:
+            squares, margin = _squares(batch, columns), margins.square_margin(batch.shape[1], space.margin)
+            reach = squares <= (bounds * bounds + margin)[:, None]
+            in_doubt = xp.count_nonzero(squares <= (bounds * bounds + 2 * space.margin)[:, None])
+            dense = int(in_doubt) > _DENSE_SHARE * reach.size
+        i, j = (to_host(ends) for ends in xp.nonzero(reach))
+        j = j + tile.start
         others = np.flatnonzero(rows[i] != j)
         i, j = i[others], j[others]
         nearest.meet(i, space.work.distances(space, rows[i], j), weights[j])
     return nearest.cores
 
 
-def _perhaps_nearer(space: Space, batch: Array, tile: Array, cores: Array) -> tuple[Array, Array]:
-    """List the pairs of the batch and the tile that may be nearer than the bounds of the batch's rows."""
-    xp = space.xp
-    reach = batch @ tile.T >= margins.lower_products(cores, space.margin)[:, None]
-    if int(xp.count_nonzero(reach)) > _DENSE_SHARE * reach.size:
-        left, right = batch.astype(xp.float64), tile.astype(xp.float64)
-        squares = left @ right.T
-        squares *= -2
-        squares += squared_lengths(left)[:, None]
-        squares += squared_lengths(right)[None, :]
-        reach &= squares <= (cores * cores + margins.square_margin(batch.shape[1], space.margin))[:, None]
-    i, j = xp.nonzero(reach)
-    return i, j
+def _squares(batch: Array, columns: Array) -> Array:
+    """Return ‖x‖² + ‖y‖² - 2·x·y in float64."""
+    left, right = batch.astype(np.float64), columns.astype(np.float64)
+    squares = left @ right.T
+    squares *= -2
+    squares += squared_lengths(left)[:, None]
+    squares += squared_lengths(right)[None, :]
+    return squares
 
 
 def weighted_kth(xp: ArrayModule, groups: Array, values: Array, weights: Array, missing: Array) -> Array:
