@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -253,7 +254,8 @@ class Resources:
         if self.work_dir is not None:
             allowed = "a folder, or a place for one, as a pathlib.Path"
             _require(isinstance(self.work_dir, Path), "work_dir", allowed, repr(self.work_dir))
-            is_place = self.work_dir.is_dir() or not self.work_dir.exists()
+            # Unlike the methods of a path, these raise nothing where a name is too long or nobody may look.
+            is_place = os.path.isdir(self.work_dir) or not os.path.exists(self.work_dir)
             _require(is_place, "work_dir", allowed, self.work_dir)
         for name in ("checkpoints", "discard_checkpoints"):
             _require_bool(name, getattr(self, name))

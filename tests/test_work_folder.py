@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.clustering_manager import cluster_all_data
+from panic_tda.main import main
 from panic_tda.parameters import ClusteringParameters, Resources
 from panic_tda.types import CLUSTERED, FAILED
 from tests.conftest import MakeFile
@@ -50,6 +53,16 @@ def test_states_of_the_models_that_are_clustered_are_discarded_when_that_is_said
     assert len(states(work / "B")) == 2
 
 
+def test_the_command_discards_when_it_is_told_to(upgraded: MakeFile, tmp_path: Path) -> None:
+    file, work = upgraded(TWO_MODELS), tmp_path / "work"
+    asked = ["cluster-embeddings", "A", "--db", str(file.path), "--work-dir", str(work)]
+    for option, left in (([], 2), (["--discard-checkpoints"], 0)):
+        leave_states(work / "A")
+        done = CliRunner().invoke(main, [*asked, *option])
+        assert done.exit_code == 0, done.output
+        assert len(states(work)) == left
+
+
 @pytest.mark.parametrize("discard", [True, False])
 def test_a_work_folder_that_is_a_file_costs_the_chance_to_go_on_and_not_the_run(
     upgraded: MakeFile, discard: bool
@@ -62,6 +75,19 @@ def test_a_work_folder_that_is_a_file_costs_the_chance_to_go_on_and_not_the_run(
     )
     assert [outcome.status for outcome in outcomes] == [CLUSTERED, CLUSTERED]
     assert beside.read_text() == "mine"
+
+
+@pytest.mark.parametrize("discard", [True, False])
+def test_a_work_folder_that_cannot_be_made_costs_no_run(
+    upgraded: MakeFile, tmp_path: Path, discard: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No file system takes names of 300 characters; models may have such."""
+    database = upgraded(replace(TWO_MODELS, text_models=("A" * 300, "B"))).database
+    for work in (None, tmp_path / ("w" * 300)):
+        resources = Resources(work_dir=work, discard_checkpoints=discard)
+        outcomes = cluster_all_data(database, parameters=TILED, resources=resources)
+        assert [outcome.status for outcome in outcomes] == [CLUSTERED, CLUSTERED]
+    assert "could not be removed" not in caplog.text
 
 
 def test_where_a_file_is_needed_such_a_folder_is_an_error_that_names_the_option(upgraded: MakeFile) -> None:

@@ -162,7 +162,7 @@ class Checkpoint:
 def discard_all(root: Path) -> None:
     """Remove the states of every set of parameters below a folder, and folders that are empty then."""
     try:
-        for folder in sorted(root.iterdir()) if root.is_dir() else ():
+        for folder in sorted(root.iterdir()) if os.path.isdir(root) else ():
             if re.fullmatch(rf"[0-9a-f]{{{_KEY_DIGITS}}}", folder.name) and folder.is_dir():
                 _discard(folder)
                 _log.info("discarded the states in %s", folder)
@@ -172,7 +172,8 @@ def discard_all(root: Path) -> None:
 
 
 def _discard(folder: Path) -> None:
-    for pattern in ("*.npz", f"*{_PARTIAL}", _ABOUT) if folder.is_dir() else ():
+    # A path's own method raises where the name is too long for a folder, in which then nothing was saved.
+    for pattern in ("*.npz", f"*{_PARTIAL}", _ABOUT) if os.path.isdir(folder) else ():
         for file in folder.glob(pattern):
             file.unlink(missing_ok=True)
     _remove_empty(folder)

@@ -154,7 +154,7 @@ class TiledBackend:
             vectors = np.asarray(vectors)
         xp = self._library(vectors, options)
         tile_rows, threads = self._tile_rows(xp), work_on(xp).THREADS or self.settings.threads
-        self._open(options, xp, n)
+        self._open(options, xp)
         if finished := self._stored(options, _FINISHED_TREE):
             return _as_spanning_tree(*finished)
         rng = np.random.default_rng(_SEED)
@@ -178,18 +178,17 @@ class TiledBackend:
     def _tile_rows(self, xp: ArrayModule) -> int:
         return self.settings.tile_rows or work_on(xp).TILE_ROWS
 
-    def _open(self, options: FitOptions, xp: ArrayModule, n_rows: int) -> None:
+    def _open(self, options: FitOptions, xp: ArrayModule) -> None:
         if options.checkpoint is not None:
             options.checkpoint.open(
                 backend=self.name,
                 format=_FORMAT,
                 min_samples=options.min_samples,
                 distance_floor=options.distance_floor,
-                # Lists are kept as the library has them, and tiles are counted off. Orders of rows and of
-                # tile pairs, which axes, threads and the rest of the settings change, are in the state.
+                # Lists are kept as the library has them, and tiles are counted off. The orders of rows and of
+                # tile pairs are in the state, whatever the other settings would make of them.
                 library=xp.__name__,
                 tile_rows=self._tile_rows(xp),
-                neighbours=neighbours.list_length(n_rows, options.min_samples),
             )
 
     def _stored(self, options: FitOptions, name: str) -> tuple[FloatArray, Edges] | None:

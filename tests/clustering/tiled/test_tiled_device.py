@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from panic_tda.clustering import checkpoint as checkpoint_module
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.checkpoint import Checkpoint
-from panic_tda.clustering.tiled import device, layout
+from panic_tda.clustering.tiled import device, layout, neighbours
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
 from panic_tda.clustering.tiled.space import describe
 from panic_tda.devices import cuda
@@ -228,6 +228,23 @@ def test_a_killed_fit_goes_on_with_other_settings(
     resumed = Checkpoint(tmp_path, "rows", save_seconds=0)
     assert_exact(run(resumed, **other), rows, 8)
     assert len(list(tmp_path.iterdir())) == 1  # it went on from the same states
+
+
+@pytest.mark.parametrize("library", ["numpy", "stand-in"])
+def test_lists_of_another_length_are_not_gone_on_from(
+    library: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a version that keeps more neighbours would find them."""
+    rows = unit(anisotropic(np.random.default_rng(20), 900, 192))
+    xp = np if library == "numpy" else STRICT
+    ones = np.ones(len(rows), dtype=np.int64)
+    backend = TiledBackend(Settings(tile_rows=40, library=xp))
+    dying = FitOptions(min_samples=8, distance_floor=FLOOR, checkpoint=Dying(tmp_path, 2))
+    with pytest.raises(Killed):
+        backend.fit(xp.asarray(rows), ones, dying)
+    monkeypatch.setattr(neighbours, "SPARE_NEIGHBOURS", neighbours.SPARE_NEIGHBOURS + 1)
+    resumed = FitOptions(min_samples=8, distance_floor=FLOOR, checkpoint=Checkpoint(tmp_path, "rows"))
+    assert_exact(backend.fit(xp.asarray(rows), ones, resumed), rows, 8)
 
 
 @pytest.mark.parametrize("library", ["numpy", "stand-in"])
