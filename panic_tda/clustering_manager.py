@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from panic_tda.arrays import device
 from panic_tda.clustering import backends
-from panic_tda.clustering.checkpoint import Checkpoint
+from panic_tda.clustering.checkpoint import Checkpoint, discard_all
 from panic_tda.clustering.placement import Placement, place
 from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.devices import cuda, pool
@@ -279,7 +279,10 @@ def _failed(job: _Job, census: ModelCensus, reason: str) -> ModelOutcome:
 
 def _place_and_cluster(job: _Job, census: ModelCensus) -> ModelOutcome:
     shape = census.n_usable, census.width // 4
-    placement = place(job.parameters, *shape, memory_limit=job.resources.memory_limit)
+    folder = job.work_dir(census.model)
+    placement = place(job.parameters, *shape, memory_limit=job.resources.memory_limit, work_dir=folder)
+    if job.resources.discard_checkpoints:
+        discard_all(folder)
     if not placement.on_device:
         return _load_cluster_save(job, census, placement)
     with device.explained(*shape, placement.backend.name):

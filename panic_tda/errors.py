@@ -58,6 +58,10 @@ class DeviceOutOfMemory(PanicTdaError):
     """The device had less memory than a fit took, with the numbers and the options that would fit."""
 
 
+class NoRoom(PanicTdaError):
+    """A folder could not take a temporary file, with its size and the options that help."""
+
+
 class SaveFailed(PanicTdaError):
     """A finished clustering could not be stored; it was kept as a file."""
 

@@ -132,6 +132,7 @@ def import_embeddings(database: str, files: tuple[Path, ...], model: str | None,
     help="Where unfinished work is kept.  [default: NAME.panic-tda beside the database]",
 )
 @_machine("--no-checkpoint", is_flag=True, help="Keep no state: a killed run starts afresh.")
+@_machine("--discard-checkpoints", is_flag=True, help="Remove what earlier runs of these models kept.")
 @options.json_output
 @options.common
 def cluster_embeddings(
@@ -143,6 +144,7 @@ def cluster_embeddings(
     devices: str | None,
     work_dir: Path | None,
     no_checkpoint: bool,
+    discard_checkpoints: bool,
     as_json: bool,
     **asked: Any,
 ) -> None:
@@ -156,6 +158,7 @@ def cluster_embeddings(
         memory_limit=None if memory_limit is None else parameters.parse_bytes(memory_limit),
         work_dir=work_dir,
         checkpoints=not no_checkpoint,
+        discard_checkpoints=discard_checkpoints,
         devices=None if devices is None else parameters.parse_devices(devices),
     )
     with display.make_progress() as progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -233,6 +234,8 @@ class Resources:
         Folder for the state of unfinished runs; None takes `<name>.panic-tda` beside the database.
     checkpoints : bool
         Whether the state is kept, so that the same command goes on after a kill.
+    discard_checkpoints : bool
+        Whether the states that earlier runs left of the models, with whatever parameters, are removed first.
     devices : tuple of int or None
         CUDA devices among which models are shared out, by their numbers among the visible ones; none of them
         does without CUDA, and None takes all.
@@ -241,6 +244,7 @@ class Resources:
     memory_limit: int | None = None
     work_dir: Path | None = None
     checkpoints: bool = True
+    discard_checkpoints: bool = False
     devices: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -250,9 +254,11 @@ class Resources:
         if self.work_dir is not None:
             allowed = "a folder, or a place for one, as a pathlib.Path"
             _require(isinstance(self.work_dir, Path), "work_dir", allowed, repr(self.work_dir))
-            is_place = self.work_dir.is_dir() or not self.work_dir.exists()
+            # Unlike the methods of a path, these raise nothing where a name is too long or nobody may look.
+            is_place = os.path.isdir(self.work_dir) or not os.path.exists(self.work_dir)
             _require(is_place, "work_dir", allowed, self.work_dir)
-        _require_bool("checkpoints", self.checkpoints)
+        for name in ("checkpoints", "discard_checkpoints"):
+            _require_bool(name, getattr(self, name))
         if self.devices is not None:
             allowed = "a tuple of device numbers such as (0, 1)"
             _require(isinstance(self.devices, (tuple, list)), "devices", allowed, repr(self.devices))

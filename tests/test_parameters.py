@@ -190,6 +190,7 @@ def test_chords_and_cosines() -> None:
         ("memory_limit", "2GiB"),
         ("memory_limit", 2.5),
         ("checkpoints", "no"),
+        ("discard_checkpoints", 1),
         ("devices", 0),
         ("devices", "0,1"),
         ("devices", (0, "1")),

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import math
+import os
+import shutil
 import tempfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from panic_tda.errors import NoRoom
+from panic_tda.parameters import format_bytes
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import DTypeLike, NDArray
+
+_NOT_RESERVABLE = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What file systems say that know no reserving."""
 
 
 def new_array(shape: tuple[int, ...], dtype: DTypeLike, folder: Path | None) -> NDArray[Any]:
@@ -23,10 +33,42 @@ def new_array(shape: tuple[int, ...], dtype: DTypeLike, folder: Path | None) -> 
     folder : Path or None
         None takes memory. A folder, made where there is none, takes a file without a name, which is mapped
         into memory: however the process ends, nothing is left of it.
+
+    Raises
+    ------
+    NoRoom
+        The folder cannot take the file; the message says how much it was, and which options help.
     """
     if folder is None:
         return np.empty(shape, dtype=dtype)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        # A plain view: compiled kernels take memory maps only as ordinary arrays.
-        return np.asarray(np.memmap(file, dtype=dtype, mode="w+", shape=shape))
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            _reserve(file.fileno(), size)
+            # A plain view: compiled kernels take memory maps only as ordinary arrays.
+            return np.asarray(np.memmap(file, dtype=dtype, mode="w+", shape=shape))
+    except OSError as error:
+        raise NoRoom(
+            f"a temporary file of {format_bytes(size)} could not be made in {folder} "
+            f"({error.strerror}{_free(folder)}): name another folder with --work-dir, raise or leave out "
+            "--memory-limit, or cluster a sample with --downsample"
+        ) from error
+
+
+def _reserve(file: int, size: int) -> None:
+    """Take the space on the disk: where none is left, writing to a mapped file kills the process (SIGBUS)."""
+    if not size or not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        if error.errno not in _NOT_RESERVABLE:
+            raise
+
+
+def _free(folder: Path) -> str:
+    try:
+        return f", {format_bytes(shutil.disk_usage(folder).free)} are free"
+    except OSError:
+        return ""

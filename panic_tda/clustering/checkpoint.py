@@ -6,20 +6,32 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
+import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from types import MappingProxyType
+from typing import IO, TYPE_CHECKING, Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
+
+from panic_tda.arrays.namespace import namespace
+from panic_tda.arrays.rows import slices
+
+if TYPE_CHECKING:
+    from panic_tda.types import Array
 
 SAVE_SECONDS = 60.0
 """Least time between two saved states of one stage: a kill costs at most this much and one save."""
 _FORMAT = 2
 _ABOUT = "checkpoint.json"
 _PARTIAL = ".panic-tda.partial"
+_KEY_DIGITS = 16
+_PIECE_BYTES = 1 << 20
 
 _log = logging.getLogger(__name__)
 
@@ -117,7 +129,7 @@ class Checkpoint:
         """
         self._about = {"format": _FORMAT, "input_sha256": self._input, "parameters": parameters}
         key = hashlib.sha256(json.dumps(self._about, sort_keys=True).encode()).hexdigest()
-        self.folder = self.root / key[:16]
+        self.folder = self.root / key[:_KEY_DIGITS]
 
     def due(self) -> bool:
         """Say whether enough time has passed since the last save."""
@@ -140,13 +152,24 @@ class Checkpoint:
             with contextlib.suppress(OSError):
                 self._partial(name).unlink(missing_ok=True)
 
-    def load(self, name: str) -> dict[str, Any] | None:
-        """Return the arrays stored under a name, or None."""
+    def load(self, name: str, into: Mapping[str, Array] = MappingProxyType({})) -> dict[str, Any] | None:
+        """Return the arrays stored under a name, or None.
+
+        Parameters
+        ----------
+        name : str
+        into : mapping of str to array
+            Arrays, in host or in device memory or in files, into which those of these names are read piece by
+            piece. Where None is returned something may have been written to them already.
+        """
         path = self._path(name)
         try:
             saved = path.stat().st_mtime
-            with path.open("rb") as file, np.load(file) as stored:
-                state = dict(stored)
+            with ZipFile(path) as stored:
+                members = [Path(member).stem for member in stored.namelist()]
+                state = {member: _read(stored, member, into.get(member)) for member in members}
+                if missing := into.keys() - state:
+                    raise KeyError(missing)
         except (OSError, BadZipFile, KeyError, ValueError, EOFError):
             return None
         _log.info(
@@ -194,8 +217,21 @@ class Checkpoint:
                 os.close(folder)
 
 
+def discard_all(root: Path) -> None:
+    """Remove the states of every set of parameters below a folder, and folders that are empty then."""
+    try:
+        for folder in sorted(root.iterdir()) if os.path.isdir(root) else ():
+            if re.fullmatch(rf"[0-9a-f]{{{_KEY_DIGITS}}}", folder.name) and folder.is_dir():
+                _discard(folder)
+                _log.info("discarded the states in %s", folder)
+    except OSError as error:
+        _log.warning("not all states in %s could be discarded: %s", root, error)
+    _remove_empty(root)
+
+
 def _discard(folder: Path) -> None:
-    for pattern in ("*.npz", f"*{_PARTIAL}", _ABOUT) if folder.is_dir() else ():
+    # A path's own method raises where the name is too long for a folder, in which then nothing was saved.
+    for pattern in ("*.npz", f"*{_PARTIAL}", _ABOUT) if os.path.isdir(folder) else ():
         for file in folder.glob(pattern):
             file.unlink(missing_ok=True)
     _remove_empty(folder)
@@ -204,3 +240,33 @@ def _discard(folder: Path) -> None:
 def _remove_empty(folder: Path) -> None:
     with contextlib.suppress(OSError):  # something else is in it, or it never was there
         folder.rmdir()
+
+
+def _read(stored: ZipFile, name: str, into: Array | None) -> Array:
+    """Read an array of a state, in pieces where there is one to take it: no second one is made then."""
+    with stored.open(f"{name}.npy") as member:
+        if into is None:
+            return np.lib.format.read_array(member)
+        shape, columns_first, dtype = _header(member)
+        if (shape, columns_first, dtype) != (into.shape, False, into.dtype):
+            raise ValueError(f"{name} is {shape} of {dtype}, not {into.shape} of {into.dtype}")
+        row_bytes = dtype.itemsize * math.prod(shape[1:])
+        for rows in slices(len(into), _PIECE_BYTES // max(1, row_bytes)):
+            n_rows = rows.stop - rows.start
+            piece = np.frombuffer(_exactly(member, n_rows * row_bytes), dtype=dtype)
+            into[rows] = namespace(into).asarray(piece.reshape(n_rows, *shape[1:]))
+    return into
+
+
+def _header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(member)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(member)
+    return np.lib.format.read_array_header_2_0(member)
+
+
+def _exactly(member: IO[bytes], size: int) -> bytes:
+    found = member.read(size)
+    if len(found) < size:
+        raise EOFError("the state ends too soon")
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from panic_tda.arrays import device
@@ -14,6 +14,8 @@ from panic_tda.devices import cuda
 from panic_tda.errors import UnsupportedOnBackend
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from panic_tda.parameters import ClusteringParameters, EffectiveParameters
     from panic_tda.progress import Progress
     from panic_tda.types import Array
@@ -35,12 +37,15 @@ class Placement:
         Whether the rows belong into the memory of the device.
     memory_limit : int or None
         Bytes that the backend may take above the rows, as far as it can.
+    work_dir : Path or None
+        Folder for the files that take what exceeds it; None is the temporary folder.
     """
 
     backend: Backend
     on_device: bool
     rows_on_device: bool
     memory_limit: int | None = None
+    work_dir: Path | None = None
 
     def bring(self, vectors: Array) -> Array:
         """Return the rows in the memory where they belong; themselves where they lie there."""
@@ -58,12 +63,18 @@ class Placement:
             progress=progress,
             checkpoint=checkpoint,
             memory_limit=self.memory_limit,
+            work_dir=self.work_dir,
             on_device=self.on_device,
         )
 
 
 def place(
-    asked: ClusteringParameters, n_rows: int, n_features: int, *, memory_limit: int | None = None
+    asked: ClusteringParameters,
+    n_rows: int,
+    n_features: int,
+    *,
+    memory_limit: int | None = None,
+    work_dir: Path | None = None,
 ) -> Placement:
     """Choose the backend for a matrix, and with it the memory for its rows.
 
@@ -75,6 +86,8 @@ def place(
         Shape of the matrix, copies of rows counted.
     memory_limit : int, optional
         Bytes that the backend may take above the rows.
+    work_dir : Path, optional
+        Folder for the files that take what exceeds it.
 
     Raises
     ------
@@ -84,13 +97,14 @@ def place(
     # Asking imports CuPy, which takes seconds: not where the backend that was named has no use for it.
     has_device = asked.backend not in backends.ON_HOST and cuda.unusable_because() is None
     try:
-        return _placed(asked, (n_rows, n_features), memory_limit, on_device=has_device)
+        placed = _placed(asked, (n_rows, n_features), memory_limit, on_device=has_device)
     except UnsupportedOnBackend as refusal:
         if asked.backend != backends.AUTO or not has_device:
             raise
         # Nobody is there at night to say `--devices none`.
         _log.info("%s; trying in host memory", refusal)
-        return _placed(asked, (n_rows, n_features), memory_limit, on_device=False)
+        placed = _placed(asked, (n_rows, n_features), memory_limit, on_device=False)
+    return replace(placed, work_dir=work_dir)
 
 
 def _placed(

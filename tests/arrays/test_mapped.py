@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from panic_tda.arrays.mapped import new_array
+from panic_tda.errors import NoRoom
+from tests.snapshots import run_python
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
@@ -24,3 +29,70 @@ def test_a_file_holds_the_values_and_has_no_name(tmp_path: Path, dtype: type) ->
 def test_without_a_folder_it_lies_in_memory() -> None:
     found = new_array((3, 5), np.float32, None)
     assert (found.shape, found.dtype, found.base) == ((3, 5), np.float32, None)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount here")
+    if done.returncode:
+        pytest.skip(f"only root may mount: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+FILLED = """
+import sys
+from pathlib import Path
+import numpy as np
+from panic_tda.arrays.mapped import new_array
+
+arrays = []
+for _ in range(int(sys.argv[2])):
+    arrays.append(new_array((3 << 17,), np.float32, Path(sys.argv[1])))
+    arrays[-1][:] = 1
+"""
+
+
+def test_a_full_disk_is_said_before_anything_is_written(small_disk: Path) -> None:
+    """The file was sparse: the first write beyond the end of the disk ended the process by SIGBUS."""
+    done = run_python(FILLED, str(small_disk), "2")
+    assert done.returncode == 0, done.stderr
+    done = run_python(FILLED, str(small_disk), "3")
+    assert done.returncode == 1, "killed"
+    said = done.stderr.splitlines()[-1]
+    assert f"a temporary file of 2 MiB could not be made in {small_disk}" in said
+    assert "1 MiB are free" in said
+    for option in ("--work-dir", "--memory-limit", "--downsample"):
+        assert option in said
+
+
+LIMITED = (
+    """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, 1 << 19))
+"""
+    + FILLED
+)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no limits of file sizes here")
+def test_a_file_that_may_not_grow_so_large_is_said(tmp_path: Path) -> None:
+    done = run_python(LIMITED, str(tmp_path), "1")
+    assert done.returncode == 1
+    assert "could not be made" in done.stderr.splitlines()[-1]
+
+
+def test_a_folder_that_is_a_file_is_said(tmp_path: Path) -> None:
+    (tmp_path / "work").write_text("mine")
+    with pytest.raises(NoRoom, match="--work-dir"):
+        new_array((3, 5), np.float32, tmp_path / "work" / "model")
+    assert (tmp_path / "work").read_text() == "mine"

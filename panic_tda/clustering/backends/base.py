@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from panic_tda.errors import UnsupportedOnBackend
 from panic_tda.progress import Progress, Silent
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from panic_tda.types import Array, IntArray, SpanningTree
 
 
@@ -18,9 +20,6 @@ class Checkpoint(Protocol):
 
     It belongs to one input; the backend says on what else its states depend.
     """
-
-    folder: Path
-    """A place for large files of this run."""
 
     def open(self, **parameters: Any) -> None:
         """Turn to the states that were saved with these parameters; others stay where they are."""
@@ -31,8 +30,8 @@ class Checkpoint(Protocol):
     def save(self, name: str, **arrays: Any) -> None:
         """Store arrays under a name, in the place of those before."""
 
-    def load(self, name: str) -> dict[str, Any] | None:
-        """Return the arrays stored under a name, or None."""
+    def load(self, name: str, into: Mapping[str, Array] = ...) -> dict[str, Any] | None:
+        """Return the arrays stored under a name, or None; some are read into arrays that are there."""
 
     def remove(self, name: str) -> None:
         """Forget the arrays stored under a name."""
@@ -58,6 +57,8 @@ class FitOptions:
     memory_limit : int or None
         Bytes that a backend may take above its input, as far as it can: what does not fit goes into
         temporary files. None sets no limit.
+    work_dir : Path or None
+        Folder for these files; None takes the temporary folder.
     on_device : bool
         Work on the CUDA device although the rows lie in host memory, for backends that can. Rows that lie on
         the device are always worked on there.
@@ -70,6 +71,7 @@ class FitOptions:
     progress: Progress = field(default_factory=Silent)
     checkpoint: Checkpoint | None = None
     memory_limit: int | None = None
+    work_dir: Path | None = None
     on_device: bool = False
     exact: bool = False
 

@@ -11,7 +11,7 @@ of a tile with `width` columns has the code `i * width + j`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from panic_tda.clustering.tiled.layout import Layout
-    from panic_tda.types import Array, ArrayModule, BoolArray, Float32Array, FloatArray, IntArray
+    from panic_tda.types import Array, ArrayModule, BoolArray, FloatArray, IntArray
 
 Filter: TypeAlias = "Callable[[Array], Array]"
 """Takes codes, before their products are computed, and returns those that are left; it may overwrite the
@@ -74,13 +74,16 @@ class Scanner(Protocol):
     ) -> Survivors:
         """Find the pairs of two tiles whose product reaches the lower threshold of the two, float32."""
 
-    def light_within(self, rows: Array, gaps: Array, cores: Array) -> LightPairs:
-        """Find the pairs i < j of one tile that are lighter than the largest gap from i + 1 to j."""
+    def light_within(self, rows: Array, gaps: Array, cores: Array) -> Iterator[LightPairs]:
+        """Find the pairs i < j of one tile that are lighter than the largest gap from i + 1 to j.
+
+        They come in parts, in ascending order; all of a tile's pairs would take much more than its products.
+        """
 
     def light_across(
         self, sides: tuple[Array, Array], cores: tuple[Array, Array], heights: tuple[Array, Array]
-    ) -> LightPairs:
-        """Find the pairs of two tiles that are lighter than the larger of their rows' heights.
+    ) -> Iterator[LightPairs]:
+        """Find the pairs of two tiles that are lighter than the larger of their rows' heights, in parts.
 
         A pair without room between the cores and the heights may be left out of the products.
         """
@@ -145,11 +148,11 @@ class Work(Protocol):
         *,
         min_samples: int,
         floor: float,
-        out: tuple[FloatArray, Float32Array, BoolArray],
+        out: tuple[FloatArray, BoolArray],
     ) -> None:
         """Do what the docstring of `cores` says for some rows.
 
-        Fills core distances, products of the k-th neighbours, and whether a list was too short.
+        Fills core distances, of which those with too short a list are upper bounds, and whether it was one.
         """
 
     def nearest_outside(

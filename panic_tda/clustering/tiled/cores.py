@@ -14,31 +14,38 @@ need not be measured, but counts: `missing` goes down by its weight.
 `missing`-th of them by distance is the one looked for.
 
 A list whose last entry still has s̃ ≥ `low` may have lost some of them, unless it holds all rows; its row is
-looked up again among all rows, by the same rule and with the same `kth`. That this came of another product of
-the same rows does no harm: the proof needs of `kth` only that the one looked for has s' within η of it.
+looked up again among all rows. What its list came to bounds the distance looked for from above: no row has a
+say that is not nearer, and fewer have from one tile to the next, since the nearest so far lower that bound.
+So a row keeps at most as many others as it misses samples, however many lie within η of the k-th. Where
+float32 products leave much of a tile in doubt, those of float64 rows come before the measuring: they err by
+1e-12 (`margins.square_margin`), and cost half as much as measuring. A tile after such a one begins with them.
 
-Three codes follow this, with these names: the lists as `host` keeps them (`row_kernels.cores_from_lists`), as
-`device` does (`device.cores_from_lists`), and all rows (`_among_all`).
+Two codes follow the rule of the lists, with these names: `row_kernels.cores_from_lists` for those that `host`
+keeps, and `device.cores_from_lists`.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from panic_tda.arrays.namespace import part, to_host
-from panic_tda.clustering.tiled.layout import tile_starts
+from panic_tda.arrays.namespace import part, squared_lengths, to_host
+from panic_tda.arrays.rows import slices
+from panic_tda.clustering.tiled import margins
 
 if TYPE_CHECKING:
     from panic_tda.clustering.tiled.contract import Lists, Space
     from panic_tda.clustering.tiled.workers import Workers
     from panic_tda.progress import Progress
-    from panic_tda.types import Array, ArrayModule, Float32Array, FloatArray, IntArray
+    from panic_tda.types import Array, ArrayModule, FloatArray, IntArray
 
-_BATCH_ROWS = 256
-_TILE_ROWS = 4_096
+_BATCH_ROWS, _BATCH_NEAREST = 256, 1 << 16
+"""Most rows that are looked up at once, and most that these keep, but for a single one that needs more."""
+_DENSE_SHARE = 1 / 3
+"""Pairs of a tile from which on products in float64 pay: at 768 dimensions 40 ns a pair, measuring 100."""
+_PAIR_BYTES = 128
+"""A pair of rows, its products, its distance, and what sorting takes."""
 
 
 class Cores(NamedTuple):
@@ -86,49 +93,112 @@ def core_distances(
     progress.phase("core distances", float(n))
     cores = np.empty(n)
     again = np.zeros(n, dtype=np.bool_)
-    kth = np.empty(n, dtype=np.float32)
 
     def chunk(rows: slice) -> None:
         space.work.cores_from_lists(
-            space, weights, lists, rows, min_samples=min_samples, floor=floor, out=(cores, kth, again)
+            space, weights, lists, rows, min_samples=min_samples, floor=floor, out=(cores, again)
         )
-        progress.advance(float(rows.stop - rows.start))
 
-    team.chunks(chunk, n)
+    team.chunks(chunk, n, progress=progress)
     flagged = np.flatnonzero(again)
 
     def batch(chosen: slice) -> None:
         rows = flagged[chosen]
-        missing = min_samples - weights[rows]
-        cores[rows] = np.maximum(_among_all(space, weights, rows, missing, kth[rows]), floor)
+        found = _among_all(space, weights, rows, min_samples - weights[rows], cores[rows])
+        cores[rows] = np.maximum(found, floor)
 
-    team.chunks(batch, len(flagged), largest=_BATCH_ROWS)
+    team.chunks(batch, len(flagged), largest=_batch_rows(min_samples))
     return Cores(cores, len(flagged))
 
 
-def _among_all(
-    space: Space, weights: IntArray, rows: IntArray, missing: IntArray, kth: Float32Array
-) -> FloatArray:
-    """Measure core distances of some rows with all other rows as their neighbours."""
-    xp, n = space.xp, len(weights)
-    asking = xp.asarray(rows)
-    batch = space.take(asking)
-    middle = xp.asarray(kth.astype(np.float64))[:, None]
-    high, low = middle + 2 * space.margin, middle - 2 * space.margin
-    nearer = xp.zeros(len(rows), dtype=xp.int64)
-    between: list[tuple[IntArray, IntArray]] = []
-    for begin, end in pairwise(tile_starts(n, _TILE_ROWS).tolist()):
-        products = batch @ part(xp, space.vectors, slice(begin, end)).T
-        others = xp.arange(begin, end) != asking[:, None]
-        nearer += xp.sum(
-            xp.where((products > high) & others, xp.asarray(weights[begin:end])[None, :], 0), axis=1
+def batch_bytes(space: Space, min_samples: int) -> int:
+    """Bytes that a thread takes to look rows up again, at most."""
+    batch, width, d = _batch_rows(min_samples), _width(space), space.vectors.shape[1]
+    taken: int = batch * (width + min_samples) * _PAIR_BYTES + 12 * (batch + width) * d
+    return taken
+
+
+def _batch_rows(min_samples: int) -> int:
+    return max(1, min(_BATCH_ROWS, _BATCH_NEAREST // min_samples))
+
+
+def _width(space: Space) -> int:
+    width: int = space.work.TILE_ROWS // 2
+    return width
+
+
+class _Nearest:
+    """The nearest rows that some rows have met so far, as many of them as may have a say.
+
+    Attributes
+    ----------
+    cores : (m,) float64
+        For each row that asks, the distance from which on nothing matters any more; in the end, its core
+        distance.
+    """
+
+    def __init__(self, cores: FloatArray, missing: IntArray) -> None:
+        self.cores, self._missing = cores, missing
+        self._owners, self._weights = np.empty((2, 0), dtype=np.int64)
+        self._values = np.empty(0)
+
+    def meet(self, owners: IntArray, values: FloatArray, weights: IntArray) -> None:
+        """Look at distances of further rows, with the numbers of those that ask and their own weights."""
+        near = np.flatnonzero(values < self.cores[owners])
+        if not len(near):
+            return
+        owners, values, weights = (
+            np.concatenate([before, new[near]])
+            for before, new in (
+                (self._owners, owners),
+                (self._values, values),
+                (self._weights, weights),
+            )
         )
-        i, j = xp.nonzero((products <= high) & (products >= low) & others)
-        between.append((to_host(i), to_host(j) + begin))
-    i, j = (np.concatenate(ends) for ends in zip(*between, strict=True))
-    measured = space.work.distances(space, rows[i], j)
-    found: FloatArray = weighted_kth(np, i, measured, weights[j], missing - to_host(nearer))
-    return found
+        order = np.lexsort((values, owners))
+        owners, values, weights = owners[order], values[order], weights[order]
+        total = np.cumsum(weights)
+        before = total - weights
+        before -= before[np.searchsorted(owners, owners)]
+        missing = self._missing[owners]
+        last = (before < missing) & (before + weights >= missing)
+        self.cores[owners[last]] = values[last]
+        kept = np.flatnonzero(before < missing)
+        self._owners, self._values, self._weights = owners[kept], values[kept], weights[kept]
+
+
+def _among_all(
+    space: Space, weights: IntArray, rows: IntArray, missing: IntArray, cores: FloatArray
+) -> FloatArray:
+    """Measure core distances of some rows, of which `cores` are upper bounds, among all other rows."""
+    xp, dense = space.xp, False
+    batch, nearest = space.take(xp.asarray(rows)), _Nearest(cores, missing)
+    for tile in slices(len(weights), _width(space)):
+        columns, bounds = part(xp, space.vectors, tile), xp.asarray(nearest.cores)
+        if not dense:
+            reach = batch @ columns.T >= margins.lower_products(bounds, space.margin)[:, None]
+            dense = int(xp.count_nonzero(reach)) > _DENSE_SHARE * reach.size
+        if dense:
+            squares, margin = _squares(batch, columns), margins.square_margin(batch.shape[1], space.margin)
+            reach = squares <= (bounds * bounds + margin)[:, None]
+            in_doubt = xp.count_nonzero(squares <= (bounds * bounds + 2 * space.margin)[:, None])
+            dense = int(in_doubt) > _DENSE_SHARE * reach.size
+        i, j = (to_host(ends) for ends in xp.nonzero(reach))
+        j = j + tile.start
+        others = np.flatnonzero(rows[i] != j)
+        i, j = i[others], j[others]
+        nearest.meet(i, space.work.distances(space, rows[i], j), weights[j])
+    return nearest.cores
+
+
+def _squares(batch: Array, columns: Array) -> Array:
+    """Return ‖x‖² + ‖y‖² - 2·x·y in float64."""
+    left, right = batch.astype(np.float64), columns.astype(np.float64)
+    squares = left @ right.T
+    squares *= -2
+    squares += squared_lengths(left)[:, None]
+    squares += squared_lengths(right)[None, :]
+    return squares
 
 
 def weighted_kth(xp: ArrayModule, groups: Array, values: Array, weights: Array, missing: Array) -> Array:

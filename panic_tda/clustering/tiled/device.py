@@ -21,11 +21,12 @@ from panic_tda.clustering.tiled.device_lists import Lists
 from panic_tda.clustering.trees import RangeMaxima
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from panic_tda.clustering.tiled.contract import Filter, Space
     from panic_tda.clustering.tiled.layout import Layout
-    from panic_tda.types import Array, ArrayModule, BoolArray, Float32Array, FloatArray, IntArray
+    from panic_tda.types import Array, ArrayModule, BoolArray, FloatArray, IntArray
 
 TILE_ROWS = 8_192
 THREADS = 1
@@ -34,6 +35,8 @@ DENSE_SHARE = 1 / 256
 at 768 dimensions 1,536 operations against 12 kB of memory traffic."""
 _CHUNK_BYTES = 64 << 20
 """Size of the intermediate arrays."""
+_PART_PAIRS = 1 << 22
+"""Pairs of a tile that are worked on at once; where most rows of two are alike, there are 67 million."""
 _SAMPLED = 8
 """A diagonal tile's thresholds come from this part of its columns."""
 
@@ -79,12 +82,11 @@ class Scanner:
         kept = xp.flatnonzero(sims >= xp.minimum(lower[0][i], lower[1][j]))
         return Survivors(codes[kept], sims[kept])
 
-    def light_within(self, rows: Array, gaps: Array, cores: Array) -> LightPairs:
+    def light_within(self, rows: Array, gaps: Array, cores: Array) -> Iterator[LightPairs]:
         """Find light pairs of one tile, some rows at a time."""
         xp, space, width = self._space.xp, self._space, len(rows)
         products = self._multiply(space.vectors, rows, rows)
         largest = RangeMaxima(gaps)
-        found = []
         for some in slices(width, _CHUNK_BYTES // (8 * width)):
             first = xp.arange(some.start, some.stop)
             heights = largest.of(first[:, None] + 1, xp.arange(1, width + 1)[None, :])
@@ -94,24 +96,28 @@ class Scanner:
                 & (cores[None, :] < heights)
             )
             i, j = xp.nonzero(light)
-            found.append(self._lighter((rows, rows), (i + some.start, j), (cores, cores), heights[i, j]))
-        return LightPairs(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+            yield self._lighter((rows, rows), (i + some.start, j), (cores, cores), heights[i, j])
 
     def light_across(
         self, sides: tuple[Array, Array], cores: tuple[Array, Array], heights: tuple[Array, Array]
-    ) -> LightPairs:
+    ) -> Iterator[LightPairs]:
         """Find light pairs of two tiles."""
         xp, width = self._space.xp, len(sides[1])
 
-        def drop(codes: Array) -> Array:
+        def with_room(codes: Array) -> Array:
             i, j = codes // width, codes % width
             room = xp.maximum(cores[0][i], cores[1][j]) < xp.maximum(heights[0][i], heights[1][j])
             return codes[xp.flatnonzero(room)]
 
+        def drop(codes: Array) -> Array:
+            parts = [with_room(codes[some]) for some in slices(len(codes), _PART_PAIRS)]
+            return xp.concatenate(parts) if len(parts) > 1 else with_room(codes)
+
         lower = margins.thresholds(heights, cores, self._space.margin)
         codes = self.pairs(*sides, lower, drop).codes
-        i, j = codes // width, codes % width
-        return self._lighter(sides, (i, j), cores, xp.maximum(heights[0][i], heights[1][j]))
+        for some in slices(len(codes), _PART_PAIRS):
+            i, j = codes[some] // width, codes[some] % width
+            yield self._lighter(sides, (i, j), cores, xp.maximum(heights[0][i], heights[1][j]))
 
     def _lighter(
         self,
@@ -226,7 +232,7 @@ def cores_from_lists(
     *,
     min_samples: int,
     floor: float,
-    out: tuple[FloatArray, Float32Array, BoolArray],
+    out: tuple[FloatArray, BoolArray],
 ) -> None:
     """Measure some rows' core distances; the docstring of `cores` has the proof and the names.
 
@@ -240,8 +246,7 @@ def cores_from_lists(
     reached = xp.cumsum(everyone[near], axis=1)
     at = xp.minimum(xp.sum(reached < missing[:, None], axis=1), length - 1)
     here = xp.arange(n_rows)
-    kth = sims[here, at]
-    middle = kth.astype(xp.float64)[:, None]
+    middle = sims[here, at].astype(xp.float64)[:, None]
     high, low = middle + 2 * space.margin, middle - 2 * space.margin
     first, last = xp.sum(sims > high, axis=1), xp.sum(sims >= low, axis=1)
     missing -= xp.where(first > 0, reached[here, xp.maximum(first - 1, 0)], 0)
@@ -252,8 +257,8 @@ def cores_from_lists(
     # A row with so many copies that no other row is needed.
     alone = everyone[chosen] >= min_samples
     core = xp.where(alone, floor, xp.maximum(core, floor))
-    cores, all_kth, again = out
-    cores[chosen], all_kth[chosen] = to_host(core), to_host(kth)
+    cores, again = out
+    cores[chosen] = to_host(core)
     again[chosen] = to_host((last == length) & (core > floor)) & (length < len(weights) - 1)
 
 

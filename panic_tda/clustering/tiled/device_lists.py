@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from panic_tda.arrays.rows import slices
+
 if TYPE_CHECKING:
     from panic_tda.clustering.tiled.contract import Survivors
     from panic_tda.clustering.tiled.layout import Layout
     from panic_tda.types import Array, ArrayModule
+
+_OFFERED = 1 << 21
+"""Pairs entered at once: sorting takes some 60 bytes for each, and a pair of tiles may have 67 million."""
 
 
 class Lists:
@@ -34,11 +39,13 @@ class Lists:
     def offer(self, found: Survivors, pair: tuple[int, int], rows: Array, columns: Array) -> None:
         """Let the pairs wait for the lists of both sides."""
         width = len(columns)
-        i, j = found.codes // width, found.codes % width
         self._tiles |= {pair[0]: rows, pair[1]: columns}
-        self._wait(pair[0], i, columns[j], found.sims)
-        if pair[0] != pair[1]:
-            self._wait(pair[1], j, rows[i], found.sims)
+        for some in slices(len(found.codes), _OFFERED):
+            codes, sims = found.codes[some], found.sims[some]
+            i, j = codes // width, codes % width
+            self._wait(pair[0], i, columns[j], sims)
+            if pair[0] != pair[1]:
+                self._wait(pair[1], j, rows[i], sims)
 
     def settle(self) -> None:
         """Enter what still waits."""

@@ -14,7 +14,7 @@ import numpy as np
 from panic_tda.arrays.namespace import device_library, namespace, on_device
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.tiled import axes, device, forest, layout, neighbours, verify
-from panic_tda.clustering.tiled.cores import core_distances
+from panic_tda.clustering.tiled.cores import batch_bytes, core_distances
 from panic_tda.clustering.tiled.joining import join_components
 from panic_tda.clustering.tiled.space import describe, work_on
 from panic_tda.clustering.tiled.workers import Workers, workers
@@ -185,7 +185,8 @@ class TiledBackend:
                 format=_FORMAT,
                 min_samples=options.min_samples,
                 distance_floor=options.distance_floor,
-                # Lists are kept as the library has them, and tiles are counted off.
+                # Lists are kept as the library has them, and tiles are counted off. The orders of rows and of
+                # tile pairs are in the state, whatever the other settings would make of them.
                 library=xp.__name__,
                 tile_rows=self._tile_rows(xp),
             )
@@ -238,8 +239,8 @@ class TiledBackend:
         where = layout.local_layout(space.points, self._tile_rows(space.xp), rng)
         folder = None
         limit = options.memory_limit if space.xp is np else None
-        if limit is not None and self.memory(n, length, space, team) > limit:
-            folder = Path(tempfile.gettempdir()) if options.checkpoint is None else options.checkpoint.folder
+        if limit is not None and self.memory(space, options.min_samples, team) > limit:
+            folder = options.work_dir or Path(tempfile.gettempdir())
             _log.info("neighbour lists of %s go into a file in %s", format_bytes(8 * n * length), folder)
         lists = space.work.empty_lists(space.xp, where, length, folder)
         asking = space if self.settings.bound_neighbours else replace(space, bounded=False)
@@ -248,11 +249,15 @@ class TiledBackend:
         )
         return lists
 
-    def memory(self, n: int, length: int, space: Space, team: Workers) -> int:
+    def memory(self, space: Space, min_samples: int, team: Workers) -> int:
         """Bytes taken above the input, at most: lists, axes and trees by row, buffers by thread."""
+        n = len(space.vectors)
+        length = neighbours.list_length(n, min_samples)
         axes_bytes = 4 * space.points.shape[1] if space.bounded else 0
         longest = max(space.points.shape[1], space.vectors.shape[1])
         buffers = space.work.buffer_bytes(self._tile_rows(space.xp), longest)
+        # One pass after the other: what each takes for its tiles is gone when the next begins.
+        buffers = max(buffers, batch_bytes(space, min_samples) if length < n - 1 else 0)
         return int(n * (space.work.list_bytes(length) + axes_bytes + _ROW_BYTES) + team.n_threads * buffers)
 
     def _joined(

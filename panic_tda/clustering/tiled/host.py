@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from panic_tda.arrays.mapped import new_array
+from panic_tda.arrays.rows import slices
 from panic_tda.clustering.tiled import contract, kernels, margins, row_kernels
 from panic_tda.clustering.tiled.axes import Patience
 from panic_tda.clustering.tiled.contract import LightPairs, Survivors
 from panic_tda.clustering.tiled.layout import tile_starts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from panic_tda.clustering.tiled.contract import Filter, Space
@@ -31,6 +33,10 @@ Measured at 768 dimensions: 15 ns a pair in a matrix product, 50 ns a single pro
 _REUSE = 4
 """Single products per row of the tiles from which on copying the rows side by side pays."""
 _ASKED_ROWS = 1_024
+_PART_PAIRS = 1 << 17
+"""Light pairs that are handed on at once."""
+_PAIR_BYTES = 64
+"""A light pair, and what making a forest of many takes."""
 
 
 class Scanner:
@@ -74,7 +80,7 @@ class Scanner:
         kept = kernels.keep_above(codes, sims, *lower)
         return Survivors(codes[:kept], sims[:kept])
 
-    def light_within(self, rows: Int32Array, gaps: FloatArray, cores: FloatArray) -> LightPairs:
+    def light_within(self, rows: Int32Array, gaps: FloatArray, cores: FloatArray) -> Iterator[LightPairs]:
         """Find light pairs of one tile."""
         vectors = self._space.vectors
         products = self.multiply(vectors, rows, rows)
@@ -82,24 +88,26 @@ class Scanner:
         finite = np.where(np.isfinite(gaps), gaps, 0.0)
         lower = margins.lower_products(finite, self._space.margin)
         codes = self._codes[: kernels.collect_within(products, lower, gaps, cores, self._codes)]
-        height = np.empty(len(codes))
-        found = kernels.light_pairs_within(vectors, rows, codes, cores, gaps, height)
-        return _light_pairs(codes[:found], len(rows), height)
+        for part in _parts(codes):
+            height = np.empty(len(part))
+            found = kernels.light_pairs_within(vectors, rows, part, cores, gaps, height)
+            yield _light_pairs(part[:found], len(rows), height)
 
     def light_across(
         self,
         sides: tuple[Int32Array, Int32Array],
         cores: tuple[FloatArray, FloatArray],
         heights: tuple[FloatArray, FloatArray],
-    ) -> LightPairs:
+    ) -> Iterator[LightPairs]:
         """Find light pairs of two tiles."""
         lower = margins.thresholds(heights, cores, self._space.margin)
         codes = self.pairs(
             *sides, lower, lambda codes: codes[: kernels.drop_dead_pairs(codes, cores, heights)]
         ).codes
-        height = np.empty(len(codes))
-        found = kernels.light_pairs(self._space.vectors, sides, codes, cores, heights, height)
-        return _light_pairs(codes[:found], len(sides[1]), height)
+        for part in _parts(codes):
+            height = np.empty(len(part))
+            found = kernels.light_pairs(self._space.vectors, sides, part, cores, heights, height)
+            yield _light_pairs(part[:found], len(sides[1]), height)
 
     def _gathered(self, products: Float32Array, codes: Int32Array) -> Survivors:
         sims = self._sims[: len(codes)]
@@ -148,6 +156,10 @@ class Scanner:
 scanner = Scanner
 
 
+def _parts(codes: Int32Array) -> Iterator[Int32Array]:
+    return (codes[some] for some in slices(len(codes), _PART_PAIRS))
+
+
 def _light_pairs(codes: Int32Array, width: int, height: FloatArray) -> LightPairs:
     return LightPairs(*np.divmod(codes.astype(np.int64), width), height[: len(codes)])
 
@@ -185,8 +197,9 @@ def empty_lists(xp: ArrayModule, layout: Layout, length: int, folder: Path | Non
 
 
 def buffer_bytes(tile_rows: int, longest_row: int) -> int:
-    """Products, codes and their products; rows of both sides."""
-    return 4 * tile_rows * (3 * tile_rows + 2 * longest_row)
+    """Products, codes and their products; rows of both sides; light pairs."""
+    light = _PAIR_BYTES * min(_PART_PAIRS, tile_rows * tile_rows)
+    return 4 * tile_rows * (3 * tile_rows + 2 * longest_row) + light
 
 
 def list_bytes(length: int) -> int:
@@ -209,7 +222,7 @@ def cores_from_lists(
     *,
     min_samples: int,
     floor: float,
-    out: tuple[FloatArray, Float32Array, BoolArray],
+    out: tuple[FloatArray, BoolArray],
 ) -> None:
     """Measure some rows' core distances."""
     row_kernels.cores_from_lists(

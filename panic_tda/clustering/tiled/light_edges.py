@@ -28,9 +28,11 @@ import numpy as np
 
 from panic_tda.arrays.namespace import namespace, to_host
 from panic_tda.clustering.tiled.layout import Layout
-from panic_tda.clustering.trees import Edges, LeafOrder, RangeMaxima, minimum_forest
+from panic_tda.clustering.trees import Edges, LeafOrder, RangeMaxima, concatenate, minimum_forest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from panic_tda.clustering.tiled.contract import LightPairs, Scanner
     from panic_tda.types import Array, ArrayModule, FloatArray, Int32Array, IntArray
 
@@ -159,12 +161,16 @@ def _across(
 _NOTHING = Edges(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0))
 
 
-def _forest(rows: Array, columns: Array, pairs: LightPairs) -> Edges:
+def _forest(rows: Array, columns: Array, parts: Iterable[LightPairs]) -> Edges:
     """Turn places into rows, and keep a minimum spanning forest."""
-    if not len(pairs.height):
+    # Rows and columns of two tiles are different ones, so their places are told apart by an offset.
+    offset = 0 if rows is columns else len(rows)
+    kept = _NOTHING
+    for pairs in parts:
+        if len(pairs.height):
+            more = Edges(pairs.i, pairs.j + offset, pairs.height)
+            kept = minimum_forest(offset + len(columns), concatenate([kept, more]) if len(kept.u) else more)
+    if not len(kept.u):
         return _NOTHING
     one, two = (to_host(side).astype(np.int64) for side in (rows, columns))
-    # Rows and columns of two tiles are different ones, so their places are told apart by an offset.
-    offset = 0 if rows is columns else len(one)
-    kept = minimum_forest(offset + len(two), Edges(pairs.i, pairs.j + offset, pairs.height))
     return Edges(one[kept.u], two[kept.v - offset], kept.height)

@@ -63,6 +63,16 @@ def bound_margin(n_axes: int, norm_error: float) -> float:
     return 1.01 * (n_axes + 5) * UNIT_ROUNDOFF * (1 + norm_error) + 1e-12
 
 
+def square_margin(n_features: int, norm_error: float) -> float:
+    """Bound how far ‖x‖² + ‖y‖² - 2·x·y in float64 may lie above a distance that was measured, squared.
+
+    Each of the three sums is off by at most γ(1 + ν), twice that for the last, with γ for 2⁻⁵³; the squared
+    distance, at most 4(1 + ν), by a relative γ, and so is the one that it is compared with. The four more
+    terms are for differences, roots and squares.
+    """
+    return 12.2 * (n_features + 4) * 2.0**-53 * (1 + norm_error)
+
+
 def lower_products(heights: Array, margin: float) -> Array:
     """Product below which a pair is certainly at least `heights` apart, as float32 rounded down.
 

@@ -60,9 +60,13 @@ def find_neighbours(
         Where the lists are kept between batches.
     """
     order, pairs, done = layout.order, schedule(space.points, layout), 0
-    if checkpoint is not None and (stored := checkpoint.load(STATE)) is not None:
-        order, pairs, done = stored["order"], stored["pairs"], int(stored["done"])
-        lists.rows[:], lists.sims[:] = (space.xp.asarray(stored[name]) for name in ("rows", "sims"))
+    if checkpoint is not None:
+        stored = checkpoint.load(STATE, {"rows": lists.rows, "sims": lists.sims})
+        if stored is not None:
+            order, pairs, done = stored["order"], stored["pairs"], int(stored["done"])
+        else:
+            # Half a state may have been read.
+            lists.rows[:], lists.sims[:] = -1, -np.inf
     layout = Layout(space.xp.asarray(order), layout.starts)
     sizes = np.diff(layout.starts)
     near, decline = (_NEAR_WORK, _DECLINE) if space.bounded else ((), 0.0)

@@ -25,7 +25,6 @@ def cores_from_lists(
     begin: int,
     end: int,
     cores: FloatArray,
-    kth: Float32Array,
     again: BoolArray,
 ) -> None:
     """Measure the core distances of rows begin to end, and flag those whose lists may be too short.
@@ -47,8 +46,8 @@ def cores_from_lists(
             if reached >= missing or at == length - 1:
                 break
             at += 1
-        kth[row] = list_sims[row, order[at]]
-        high, low = kth[row] + 2 * margin, kth[row] - 2 * margin
+        kth = list_sims[row, order[at]]
+        high, low = kth + 2 * margin, kth - 2 * margin
         first = 0
         while first < at and list_sims[row, order[first]] > high:
             missing -= weights[list_rows[row, order[first]]]

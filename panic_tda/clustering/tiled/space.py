@@ -2,8 +2,8 @@
 
 The two numbers that it measures carry the proof. η, the margin, says how far a float32 product of two rows
 may lie from the truth; it follows from the number of dimensions and from how far norms are from 1
-(`margins`). The slack adds to it what a product on the axes may lack (`axes`). Both suppose products as
-precise as float32's, which is compared with float64 on a sample before anything rests on it.
+(`margins`). The slack adds to it what a product on the axes may lack (`axes`). Both suppose that float32
+numbers are multiplied as they are, which is put to the test before anything rests on it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,8 @@ if TYPE_CHECKING:
     from panic_tda.types import Array, ArrayModule
 
 _SAMPLE_ROWS = 512
-_COARSEST = 1e-5
-"""Float32 products of a sample are closer to exact ones than this. Those of TF32 are off by 1e-4 at 768
-dimensions, and by 4e-5 at 4,096, which is within the margin there: the margin grows with the dimensions, the
-errors do not."""
+_ALL_BITS = 1 - 2.0**-24
+"""A float32 number that no type of fewer bits holds: TF32, bfloat16 and float16 make 1 of it."""
 
 
 def work_on(xp: ArrayModule) -> Work:
@@ -68,16 +66,26 @@ def describe(xp: ArrayModule, vectors: Array, n_axes: int, rng: np.random.Genera
 
 
 def _require_precise(xp: ArrayModule, vectors: Array, margin: float) -> None:
-    """Compare a sample of products with float64: TF32 and its like, once switched on, break every bound.
+    """Refuse a library that multiplies less than float32: every bound rests on that.
 
-    A sample within the margin is no proof for all pairs, so it must be as close as float32's always are.
+    Rows cannot tell: with many dimensions TF32's errors stay within the margin of a sample, and float32's own
+    exceed whatever lies below it. So numbers that need all of float32's bits are multiplied by 1, and nothing
+    else; the sums of such products are exact in any order. The sample is for what nobody thought of.
     """
     sample = part(xp, vectors, slice(0, _SAMPLE_ROWS))
+    ones = xp.zeros_like(sample) + xp.float32(1)
+    fine, here = xp.zeros_like(sample), xp.arange(len(sample))
+    fine[here, here % sample.shape[1]] = _ALL_BITS
+    for product in (fine @ ones.copy().T, ones @ fine.copy().T):
+        if bool((product != xp.float32(_ALL_BITS)).any()):
+            raise PanicTdaError(
+                "float32 rows are multiplied in fewer bits than they have, as TF32 and bfloat16 do: unset "
+                "CUPY_TF32 and NVIDIA_TF32_OVERRIDE"
+            )
     exact = sample.astype(xp.float64) @ sample.astype(xp.float64).T.copy()
     worst = float(xp.max(xp.absolute(sample @ sample.copy().T - exact)))
-    allowed = min(margin, _COARSEST)
-    if worst > allowed:
+    if worst > margin:
         raise PanicTdaError(
-            f"products of float32 rows must be within {allowed:.1e} of exact ones; here they are off by "
-            f"{worst:.1e}, as TF32 would be: unset CUPY_TF32 and NVIDIA_TF32_OVERRIDE"
+            f"products of float32 rows must be within {margin:.1e} of exact ones; here they are off by "
+            f"{worst:.1e}: this machine's matrix library is not to be trusted"
         )

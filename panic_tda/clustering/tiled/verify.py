@@ -50,7 +50,7 @@ STATE = "verify"
 _POOR_TREE = 0.1
 """Candidates of the first wave, per row, from which on starting over with the better tree pays."""
 _THIN_OUT = 1 << 20
-"""Edges held beyond the number of rows at which they are thinned out."""
+"""Edges held beyond the number of rows, and no more than there are rows, at which they are thinned out."""
 
 
 class _State(NamedTuple):
@@ -214,6 +214,6 @@ class Verifier:
             if len(edges.u):
                 found.append(edges)
                 held += len(edges.u)
-            if held > n + _THIN_OUT:
+            if held > n + min(n, _THIN_OUT):
                 found, held = [minimum_forest(n, concatenate(found))], 0
         return minimum_forest(n, concatenate(found)) if len(found) > 1 else found[0]

@@ -6,14 +6,17 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from threadpoolctl import threadpool_limits
 
 from panic_tda.arrays.rows import slices
 from panic_tda.devices.machine import available_cores
+
+if TYPE_CHECKING:
+    from panic_tda.progress import Progress
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -69,18 +72,61 @@ class Workers:
             for future in running:
                 future.cancel()
 
-    def chunks(self, work: Callable[[slice], None], n: int, *, largest: int = 8_192) -> None:
-        """Do `work` on slices of `n` elements."""
+    def chunks(
+        self,
+        work: Callable[[slice], None],
+        n: int,
+        *,
+        largest: int = 8_192,
+        progress: Progress | None = None,
+    ) -> None:
+        """Do `work` on slices of `n` elements; whoever is told of each hears it in the thread that asks."""
+
+        def one(some: slice) -> int:
+            work(some)
+            length: int = some.stop - some.start
+            return length
+
         at_once = min(largest, -(-n // (2 * self.n_threads)))
-        for _ in self.map(work, slices(n, at_once)):
-            pass
+        for amount in self.map(one, slices(n, at_once)):
+            if progress is not None:
+                progress.advance(float(amount))
+
+
+class _Shared:
+    """A context that all threads of the process share: the first one in enters it, the last one out leaves.
+
+    The number of threads of a BLAS library is one for the process. Of two threads that each set it and put
+    back what they found, the one that came second would put back the setting of the first.
+    """
+
+    def __init__(self, make: Callable[[], AbstractContextManager[object]]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._entered = ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._entered.enter_context(self._make())
+            self._inside += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._entered.close()
+
+
+_one_blas_thread = _Shared(lambda: threadpool_limits(limits=1, user_api="blas"))
 
 
 @contextmanager
 def workers(n_threads: int | None = None) -> Iterator[Workers]:
     """Open a pool, by default of one thread per available core."""
     team = Workers(n_threads or available_cores())
-    with threadpool_limits(limits=1, user_api="blas"):
+    with _one_blas_thread:
         try:
             yield team
         finally:

@@ -269,6 +269,13 @@ def test_short_lists_are_looked_up_again() -> None:
     assert_exact(fit(rows, 40, floor=1e-6, tile_rows=128), rows, 40, floor=1e-6)
 
 
+@pytest.mark.parametrize("min_samples", [3, 30, 290])
+def test_rows_that_are_all_equally_far_are_looked_up_again(min_samples: int) -> None:
+    """No product, in whatever precision, says which of them is the k-th."""
+    rows, weights = np.eye(300, dtype=np.float32), np.random.default_rng(0).integers(1, 4, 300)
+    assert_exact(fit(rows, min_samples, weights, tile_rows=128), rows, min_samples, weights)
+
+
 def test_five_thousand_rows() -> None:
     rows = unit(anisotropic(np.random.default_rng(12), 5000, 192))
     assert_exact(fit(rows, 12), rows, 12)

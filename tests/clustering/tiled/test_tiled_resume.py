@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,47 @@ def test_neighbours_go_on_where_they_stopped(tmp_path: Path, rows: np.ndarray) -
     assert_same(resumed, fit(rows, whole))
     assert len(recorder.steps["neighbours"]) < len(whole.steps["neighbours"])
     assert sum(recorder.steps["neighbours"]) == sum(whole.steps["neighbours"])
+
+
+@pytest.mark.parametrize(("memory_limit", "at_most"), [(1, 0.5), (None, 1.5)])
+def test_stored_lists_are_read_into_those_that_are_there(
+    tmp_path: Path, memory_limit: int | None, at_most: float
+) -> None:
+    """Under a limit they were held in memory once, without one twice."""
+    rows = np.random.default_rng(0).standard_normal((4000, 8)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    peaks = []
+
+    class Traced(Recorder):
+        def phase(self, name: str, total: float | None = None) -> None:
+            super().phase(name, total)
+            if tracemalloc.is_tracing():
+                peaks.append(tracemalloc.get_traced_memory()[1])
+
+    class Once(Checkpoint):
+        def save(self, name: str, **arrays: object) -> None:
+            super().save(name, **arrays)
+            raise KeyboardInterrupt
+
+    def run(checkpoint: Checkpoint) -> None:
+        options = FitOptions(
+            min_samples=800,
+            distance_floor=1e-3,
+            progress=Traced(),
+            checkpoint=checkpoint,
+            memory_limit=memory_limit,
+            work_dir=tmp_path,
+        )
+        TiledBackend(Settings(tile_rows=60, threads=1)).fit(rows, np.ones(len(rows), dtype=np.int64), options)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Once(tmp_path / "work", "rows", save_seconds=0))
+    tracemalloc.start()
+    try:
+        run(Checkpoint(tmp_path / "work", "rows"))
+    finally:
+        tracemalloc.stop()
+    assert peaks[0] < at_most * 8 * 808 * len(rows)
 
 
 def test_changed_input_starts_afresh(tmp_path: Path, rows: np.ndarray) -> None:
