@@ -21,7 +21,7 @@ from panic_tda.devices import cuda, pool
 from panic_tda.errors import NoEmbeddings, PanicTdaError, UnknownModel, unexpected
 from panic_tda.parameters import ClusteringParameters, Resources, validate_downsample
 from panic_tda.progress import Prefixed, Progress, Silent, failed
-from panic_tda.storage.census import ModelCensus, count_mixed, require_valid, take_census
+from panic_tda.storage.census import ModelCensus, require_valid, take_census, warn_of_mixed
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.loading import input_sha256, load_embeddings
 from panic_tda.storage.results import find_clusterings as find_clusterings
@@ -155,27 +155,8 @@ def _refusal(job: _Job, census: ModelCensus) -> ModelOutcome | None:
             job.downsample,
             census.longest,
         )
-    _warn_of_mixtures(job, census)
+    warn_of_mixed(job.database, census)
     return None
-
-
-def _warn_of_mixtures(job: _Job, census: ModelCensus) -> None:
-    """Say what no one model's embeddings should be; they are clustered as they are."""
-    n_repeated, n_images = count_mixed(job.database, census.model)
-    if n_repeated:
-        _log.warning(
-            "%s: %d of %d embeddings are of an invocation that has one of this model already; each counts",
-            census.model,
-            n_repeated,
-            census.n_total,
-        )
-    if 0 < n_images < census.n_total - census.n_orphans:
-        _log.warning(
-            "%s: %d of %d embeddings are of images, the others of texts; they are clustered together",
-            census.model,
-            n_images,
-            census.n_total,
-        )
 
 
 def _skipped(job: _Job, census: ModelCensus, n_usable: int) -> ModelOutcome:

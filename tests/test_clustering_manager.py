@@ -281,6 +281,59 @@ def test_missing_vectors_are_found_before_the_first_fit(upgraded: MakeFile) -> N
     assert refused_at == [1], "only the counting comes before the refusal"
 
 
+def test_the_smallest_model_is_clustered_first(upgraded: MakeFile, caplog: pytest.LogCaptureFixture) -> None:
+    # What only shows when vectors are loaded is to cost the least.
+    file = upgraded(FieldSpec(text_models=("Alpha", "Beta"), dummy_rows=5, orphan_embeddings=30))
+    with sqlite3.connect(file.path) as connection:
+        connection.execute(
+            "DELETE FROM embedding WHERE id IN "
+            "(SELECT id FROM embedding WHERE embedding_model = 'Beta' LIMIT 20)"
+        )
+    with caplog.at_level(logging.INFO, "panic_tda"):
+        outcomes = cluster_all_data(file.database)
+    assert [outcome.embedding_model for outcome in outcomes] == ["Alpha", "Beta", "Dummy"]
+    saved = [r.getMessage().split(":")[0] for r in caplog.records if "; clustering " in r.getMessage()]
+    assert saved == ["Dummy", "Beta", "Alpha"]
+
+
+def test_repeated_embeddings_are_counted_in_a_warning(
+    upgraded: MakeFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = upgraded(FieldSpec(unique="none", vision_models=("NomicVision",)))
+    with sqlite3.connect(file.path) as connection:
+        connection.execute(
+            "INSERT INTO embedding (id, invocation_id, embedding_model, vector) "
+            "SELECT 'f' || substr(id, 2), invocation_id, embedding_model, vector FROM embedding "
+            "WHERE embedding_model = 'Nomic' LIMIT 4"
+        )
+    with caplog.at_level(logging.WARNING, "panic_tda"):
+        outcomes = by_model(cluster_all_data(file.database))
+    assert outcomes["Nomic"].n_embeddings == 44
+    warned = [record.getMessage() for record in caplog.records if "of an invocation" in record.getMessage()]
+    assert warned == [
+        "Nomic: 4 of 44 embeddings are of an invocation that has one of this model already; each counts"
+    ]
+    assert "of images" not in caplog.text
+
+
+def test_images_among_the_texts_of_a_model_are_counted_in_a_warning(
+    upgraded: MakeFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = upgraded(FieldSpec(vision_models=("NomicVision",), orphan_embeddings=2))
+    with sqlite3.connect(file.path) as connection:
+        connection.execute(
+            "UPDATE embedding SET embedding_model = 'STSBMpnet' WHERE id IN "
+            "(SELECT id FROM embedding WHERE embedding_model = 'NomicVision' LIMIT 3)"
+        )
+    with caplog.at_level(logging.WARNING, "panic_tda"):
+        cluster_all_data(file.database, downsample=2)
+    warned = [record.getMessage() for record in caplog.records if "of images" in record.getMessage()]
+    assert warned == [
+        "STSBMpnet: 3 of 43 embeddings are of images, the others of texts; they are clustered together"
+    ]
+    assert "of an invocation" not in caplog.text
+
+
 def test_an_unexpected_failure_of_one_model_costs_no_other(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,7 @@ FLOAT_BYTES = 4
 NAMED_IDS = 5
 """So many ids of bad vectors a message names."""
 
+_log = logging.getLogger(__name__)
 _embedding = Embedding.__table__
 _invocation = Invocation.__table__
 _size = sa.func.length(_embedding.c.vector)
@@ -155,6 +157,26 @@ def count_mixed(database: Database, model: str) -> tuple[int, int]:
                 n_repeated += sign * connection.execute(query.where(this_model, _size == size)).scalar_one()
         n_images = connection.execute(images.where(this_model, of_image)).scalar_one()
     return n_repeated, n_images
+
+
+def warn_of_mixed(database: Database, census: ModelCensus) -> None:
+    """Say in the log what one would not expect among a model's embeddings; they are clustered as they are."""
+    n_repeated, n_images = count_mixed(database, census.model)
+    of_all = f"of {census.n_total} embeddings are of"
+    if n_repeated:
+        _log.warning(
+            "%s: %d %s an invocation that has one of this model already; each counts",
+            census.model,
+            n_repeated,
+            of_all,
+        )
+    if 0 < n_images < census.n_total - census.n_orphans:
+        _log.warning(
+            "%s: %d %s images, the others of texts; they are clustered together",
+            census.model,
+            n_images,
+            of_all,
+        )
 
 
 def require_valid(database: Database, census: ModelCensus, downsample: int = 1) -> None:

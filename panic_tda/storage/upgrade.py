@@ -88,10 +88,8 @@ class UpgradePlan:
             lines.append("- leaves every other table as it is, row for row")
         else:
             lines.append("- keeps every clustering, and every table as it is, row for row")
-        lines.append(
-            "- keeps other programs from writing while it runs, and reads every embedding once and what "
-            "stands before the images of the invocations"
-        )
+        lines.append("- keeps other programs from writing while it runs, and reads every embedding once")
+        lines.append("- reads every invocation, but no image where images stand last in a row")
         lines.append(f"- makes the file larger by about {format_bytes(self.bytes_kept)}")
         free = "" if self.bytes_free is None else f"; {format_bytes(self.bytes_free)} are free"
         lines.append(f"- needs about {format_bytes(self.bytes_needed)} of disk while it runs{free}")
