@@ -1,8 +1,9 @@
 """Files that people bring or take along: Parquet, Arrow IPC (Feather) and Arrow streams.
 
 In flow files; `arrow_files` tells their format by their first bytes and reads columns by batches,
-`embedding_files` turns them into checked batches of texts and vectors, and `importing` puts these into a
-database, through `storage.additions`. Another format to read or to write is another file here.
+`embedding_files` turns them into checked batches of texts and vectors, `naming` finds the runs of files that
+do not name theirs, and `importing` puts all of it into a database, through `storage.additions`. Another
+format to read or to write is another file here.
 
 Words: a *batch* is some thousand rows of one embedding model; a *run* is known by its name, seed, network
 and prompt.

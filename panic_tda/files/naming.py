@@ -3,8 +3,9 @@
 A run is named by the shortest beginning of its file that names no other run, which is its first row alone
 unless another file begins alike. What is named so is that run again whenever its stored texts and those of
 a file agree wherever both have one: for a file that has grown, for one that has not grown as far as another
-model's, and for the same rows in another order. A file that differs in one text is another run. Of two files
-of which one is the beginning of the other, nothing tells whether it has grown: they are one run.
+model's, and, where rows have sequence numbers, for the same rows in another order. A file that differs in
+one text is another run. Of two files of which one is the beginning of the other, nothing tells whether it
+has grown: they are one run.
 
 Earlier versions hashed all rows that a file had then. Runs of these names are found by the hash of each
 beginning of the file, and go on under them.

@@ -200,10 +200,11 @@ def test_a_seed_that_comes_in_front_changes_nothing(
     numbers = list(range(300))
     import_embeddings([write(tmp_path, [*TEXTS[:2], "something else"], seed=[1] * 3)], database, model="A")
     import_embeddings([write(tmp_path, TEXTS, sequence_number=numbers, seed=[1] * 300)], database, model="A")
-    texts, numbers, seeds = ["last", *TEXTS, "last"], [400, *numbers, 400], [2] + [1] * 300 + [3]
-    path = write(tmp_path, texts, sequence_number=numbers, seed=seeds)
+    late = list(range(400, 410))
+    texts, seeds = ["last"] * 10 + TEXTS + ["last"] * 10, [2] * 10 + [1] * 300 + [3] * 10
+    path = write(tmp_path, texts, sequence_number=[*late, *numbers, *late], seed=seeds)
     assert import_embeddings([path], database, model="A").n_present == 300
-    assert count(database) == (4, 305, 305)
+    assert count(database) == (4, 323, 323)
 
 
 def test_named_runs_stay_apart(tmp_path: Path, database: Database) -> None:
