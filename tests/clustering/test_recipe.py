@@ -396,7 +396,8 @@ def test_phases_are_told_in_their_order() -> None:
             assert amount > 0
 
     hdbscan(DATA["blobs"], progress=Recorder())
-    assert told[0] == "normalise, find duplicates"
+    # The first fit on a machine compiles before.
+    assert next(name for name in told if not name.startswith("compile")) == "normalise, find duplicates"
     assert told[-2:] == ["hierarchy", "medoids"]
     assert len(told) > 3
 
