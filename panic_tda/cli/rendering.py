@@ -222,7 +222,8 @@ def examination_json(found: Examination) -> dict[str, Any]:
 
 def examination_text(found: Examination, width: int) -> str:
     """Say what is wrong in a database, how often, and where first."""
-    lines = [f"{found.database}: {len(found.findings) or 'no'} findings"]
+    n_found = len(found.findings)
+    lines = [f"{found.database}: {n_found or 'no'} finding{'s' * (n_found != 1)}"]
     for finding in found.findings:
         lines += ["", f"{finding.name}: {finding.count}", paragraph(finding.text, width)]
         lines += [f"  {shorten(on_one_line(example), max(20, width - 2))}" for example in finding.examples]

@@ -60,8 +60,11 @@ class SavedState:
 
 def saved_states(root: Path) -> list[SavedState]:
     """Return the states in the folders below `root`, in the order of their names."""
-    found = (_saved_state(about.parent) for about in sorted(root.rglob(_ABOUT)))
-    return [state for state in found if state is not None]
+    try:
+        places = sorted(about.parent for about in root.rglob(_ABOUT))
+    except OSError:  # its name is too long for a folder, in which then nothing was saved
+        return []
+    return [state for place in places if (state := _saved_state(place)) is not None]
 
 
 def discard_states(root: Path, input_sha256: str) -> None:

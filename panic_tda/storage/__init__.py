@@ -8,7 +8,7 @@ as a file (`pending`) until it can be (`recovery`).
 From the bottom up: `schemas` (the tables) and `sampling` (the downsampling rule, as SQL); `database`
 (opening, transactions, streams: all that differs between SQLite and PostgreSQL); `migrations` and `upgrade`
 (bringing a field file to our tables); `loading`, `results`, `additions` (rows that an import adds) and
-`pending`; `recovery`.
+`pending`; `saving`; `recovery`, and `doctor`, which says what is wrong in a database.
 
 Words: an *embedding* is a stored vector; it belongs to an *invocation* (one output of a model), which
 belongs to a *run*. A *census* counts a model's embeddings before they are loaded; an *orphan* is an

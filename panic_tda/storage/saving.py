@@ -154,10 +154,11 @@ def delete_clusterings(database: Database | str | Path, clustering_ids: Sequence
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, (DatabaseError, OSError)):
-        return str(error) or type(error).__name__
     # What SQLAlchemy wraps, without the statement.
-    return unexpected(getattr(error, "orig", None) or error)
+    cause = getattr(error, "orig", None) or error
+    if not str(cause):
+        return type(cause).__name__
+    return str(cause) if isinstance(cause, (DatabaseError, OSError)) else unexpected(cause)
 
 
 def _next_key(connection: Connection) -> int:

@@ -166,6 +166,12 @@ def test_what_waits_beside_the_database(indexed: MakeIndexed) -> None:
     assert unfinished.examples[0] == f"{state.folder}: 2 MiB, saved 3 days ago"
 
 
+def test_a_name_that_no_folder_beside_can_have(upgraded: MakeFile) -> None:
+    file = upgraded(name=f"{'n' * 239}.sqlite")
+    assert len(file.database.work_root.name) > 255
+    assert examined(file).findings == ()
+
+
 def test_a_check_without_its_index_is_left_out_by_name(upgraded: MakeFile) -> None:
     file = upgraded()
     write(file, *(f"DROP INDEX IF EXISTS {index.split()[0]}" for index in INDEXES))
