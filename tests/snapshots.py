@@ -7,12 +7,21 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@contextmanager
+def opened(path: Path | str, **options: Any) -> Iterator[sqlite3.Connection]:
+    """Open an SQLite file: commits when the block ends, and closes the file, which sqlite3's own does not."""
+    with closing(sqlite3.connect(path, **options)) as connection, connection:
+        yield connection
 
 
 def snapshot(path: Path, *, without: tuple[str, ...] = ()) -> dict[str, tuple[str, list[Any]]]:

@@ -47,7 +47,7 @@ from panic_tda.storage.upgrade import CLUSTERING_TABLES
 from panic_tda.types import CLUSTERED, FAILED, SKIPPED, ModelOutcome
 from tests.conftest import MakeFile, UpgradedFile
 from tests.field_files import EVERYTHING, FieldSpec, write_field_file
-from tests.snapshots import REPOSITORY, snapshot
+from tests.snapshots import REPOSITORY, opened, snapshot
 
 SPECS = {
     "layout 0": FieldSpec(layout=0),
@@ -284,7 +284,7 @@ def test_missing_vectors_are_found_before_the_first_fit(upgraded: MakeFile) -> N
 def test_the_smallest_model_is_clustered_first(upgraded: MakeFile, caplog: pytest.LogCaptureFixture) -> None:
     # What only shows when vectors are loaded is to cost the least.
     file = upgraded(FieldSpec(text_models=("Alpha", "Beta"), dummy_rows=5, orphan_embeddings=30))
-    with sqlite3.connect(file.path) as connection:
+    with opened(file.path) as connection:
         connection.execute(
             "DELETE FROM embedding WHERE id IN "
             "(SELECT id FROM embedding WHERE embedding_model = 'Beta' LIMIT 20)"
@@ -300,7 +300,7 @@ def test_repeated_embeddings_are_counted_in_a_warning(
     upgraded: MakeFile, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = upgraded(FieldSpec(unique="none", vision_models=("NomicVision",)))
-    with sqlite3.connect(file.path) as connection:
+    with opened(file.path) as connection:
         connection.execute(
             "INSERT INTO embedding (id, invocation_id, embedding_model, vector) "
             "SELECT 'f' || substr(id, 2), invocation_id, embedding_model, vector FROM embedding "
@@ -320,7 +320,7 @@ def test_images_among_the_texts_of_a_model_are_counted_in_a_warning(
     upgraded: MakeFile, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = upgraded(FieldSpec(vision_models=("NomicVision",), orphan_embeddings=2))
-    with sqlite3.connect(file.path) as connection:
+    with opened(file.path) as connection:
         connection.execute(
             "UPDATE embedding SET embedding_model = 'STSBMpnet' WHERE id IN "
             "(SELECT id FROM embedding WHERE embedding_model = 'NomicVision' LIMIT 3)"
@@ -477,7 +477,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
 
 def write_meanwhile(file: UpgradedFile, sql: str) -> Callable[[], None]:
     def act() -> None:
-        with sqlite3.connect(file.path, timeout=0.1) as connection:
+        with opened(file.path, timeout=0.1) as connection:
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute(sql)
 
@@ -664,9 +664,8 @@ def test_a_memory_limit_and_a_work_folder_change_no_row_of_the_result(
         for resources in (None, limits)
     )
     query = "SELECT embedding_id, label, probability FROM embeddingcluster WHERE result_key = ? ORDER BY 1"
-    with sqlite3.connect(file.path) as connection:
+    with opened(file.path) as connection:
         first, second = (connection.execute(query, (key,)).fetchall() for key in (1, 2))
-    connection.close()
     assert first == second
     assert (plain.status, limited.status) == (CLUSTERED, CLUSTERED)
     # Finished runs leave no state behind, neither there nor beside the database.

@@ -34,7 +34,7 @@ from tests.conftest import MakeFile, UpgradedFile
 from tests.device_work import SECONDS, wait_for
 from tests.field_files import FieldSpec
 from tests.processes import started
-from tests.snapshots import REPOSITORY, snapshot
+from tests.snapshots import REPOSITORY, opened, snapshot
 
 MODELS = ("A", "B", "C", "D")
 SPEC = FieldSpec(runs=6, length=40, dimensions=16, text_models=MODELS)
@@ -125,7 +125,7 @@ def test_several_devices_store_what_one_process_stores(upgraded: MakeFile) -> No
 
 def test_the_largest_model_comes_first_and_outcomes_in_the_order_asked_for(upgraded: MakeFile) -> None:
     file = upgraded(SPEC)
-    with sqlite3.connect(file.path) as connection:
+    with opened(file.path) as connection:
         connection.execute("DELETE FROM embedding WHERE embedding_model IN ('A', 'B') AND rowid % 2")
     begun: list[str] = []
 
@@ -140,7 +140,7 @@ def test_the_largest_model_comes_first_and_outcomes_in_the_order_asked_for(upgra
 
 def test_models_that_are_refused_go_to_no_device(upgraded: MakeFile) -> None:
     file = upgraded(SPEC)
-    with sqlite3.connect(file.path) as connection:
+    with opened(file.path) as connection:
         connection.execute(
             "UPDATE embedding SET vector = x'00' WHERE embedding_model = 'A' AND rowid % 7 = 0"
         )

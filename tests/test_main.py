@@ -24,7 +24,7 @@ from panic_tda.storage.results import ClusteringSummary
 from tests import processes
 from tests.conftest import MakeFile, UpgradedFile, make_finished
 from tests.field_files import ODD_TEXTS, FieldSpec, write_field_file
-from tests.snapshots import REPOSITORY, snapshot
+from tests.snapshots import REPOSITORY, opened, snapshot
 
 OUTCOME_KEYS = {
     "id",
@@ -552,7 +552,7 @@ def test_odd_texts_stay_on_one_line_and_control_no_terminal(upgraded: MakeFile) 
         "tab\tand\rreturn\x85\u2028",
         "風" * 300,
     ):
-        with sqlite3.connect(file.path) as connection:
+        with opened(file.path) as connection:
             connection.execute("UPDATE invocation SET output_text = ? WHERE type = 'TEXT'", (text,))
         if not stored(file):
             succeed("cluster-embeddings", "--epsilon", 2, db=file.path)
@@ -568,13 +568,12 @@ def test_odd_texts_stay_on_one_line_and_control_no_terminal(upgraded: MakeFile) 
 
 def test_what_older_versions_stored_is_still_listed_and_shown(clustered: UpgradedFile) -> None:
     graph = {"graph_degree": 64, "intermediate_graph_degree": 128, "max_iterations": 20}
-    with sqlite3.connect(clustered.path) as connection:
+    with opened(clustered.path) as connection:
         connection.execute(
             "UPDATE clusteringresult SET parameters = json_set(parameters, '$.exact', json('false'), "
             "'$.nn_descent', json(?), '$.lighter_edge_share', 0.25, '$.lighter_edge_sample', 40)",
             (json.dumps(graph),),
         )
-    connection.close()
     for command in ("list-clusterings", "show-clustering"):
         assert succeed(command, db=clustered.path).stdout.count("Nomic") == 1
     assert "25.00 % of 40 sampled rows" in succeed("show-clustering", db=clustered.path).stdout
@@ -629,7 +628,7 @@ def test_saving_what_waits(upgraded: MakeFile) -> None:
     finished = make_finished(ids)
     pending.keep(file.database, finished)
     outlier = next(row for row in range(40) if row not in finished.medoids.values())
-    with sqlite3.connect(file.path) as connection:
+    with opened(file.path) as connection:
         connection.execute("DELETE FROM embedding WHERE id = ?", (finished.ids[outlier].decode(),))
     said = succeed("save-pending", db=file.path).stdout
     assert f"Saved clustering {finished.id} of Nomic; 1 embeddings have gone since" in said
@@ -754,12 +753,11 @@ def test_sixty_thousand_embeddings_in_three_models_are_clustered_exactly_by_defa
     shown = [(found["embedding_model"], found["n_embeddings"], found["backend"]) for found in outcomes]
     assert shown == [(model, 20_000, "tiled") for model in models]
     assert all(found["exact"] for found in outcomes)
-    with sqlite3.connect(file.path) as connection:
+    with opened(file.path) as connection:
         stored = connection.execute(
             "SELECT json_extract(r.parameters, '$.backend'), count(*) "
             "FROM clusteringresult r JOIN embeddingcluster a ON a.result_key = r.key GROUP BY r.key"
         ).fetchall()
-    connection.close()
     assert stored == [("tiled", 20_000)] * 3
 
 

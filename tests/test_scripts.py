@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import sqlite3
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from click.testing import CliRunner
 
 from panic_tda.files.importing import sample_files
 from panic_tda.main import main
+from tests.snapshots import opened
 
 ROOT = Path(__file__).parent.parent
 WAIT_SECONDS = 120
@@ -48,13 +48,11 @@ def _start(*arguments: str, folder: Path) -> tuple[int, Path]:
 
 
 def _parameters(path: Path) -> list[tuple[object, ...]]:
-    with sqlite3.connect(path) as connection:
-        rows = connection.execute(
+    with opened(path) as connection:
+        return connection.execute(
             "SELECT json_extract(parameters, '$.downsample'), "
             "json_extract(parameters, '$.cluster_selection_epsilon') FROM clusteringresult"
         ).fetchall()
-    connection.close()
-    return rows
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="waits for a process through /proc")

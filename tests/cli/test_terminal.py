@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +31,7 @@ from tests.cli.processes import (
 )
 from tests.conftest import MakeFile
 from tests.field_files import FieldSpec, write_field_file
-from tests.snapshots import snapshot
+from tests.snapshots import opened, snapshot
 
 
 @pytest.mark.parametrize(
@@ -247,9 +246,8 @@ EVIL = "Evil\x1b]0;title\x07\x9b2J"
 def test_a_terminal_obeys_no_name(upgraded: MakeFile) -> None:
     """Names of models went to the terminal and into the log as they were, escape sequences and all."""
     file = upgraded(FieldSpec(text_models=("Nomic",)))
-    with sqlite3.connect(file.path) as connection:
+    with opened(file.path) as connection:
         connection.execute("UPDATE embedding SET embedding_model = ?", (EVIL,))
-    connection.close()
     folder, db = file.path.parent, ("--db", file.path)
     for words in (
         ("cluster-embeddings", "-v", "--log-file", "run.log"),
@@ -315,7 +313,7 @@ def test_a_stderr_that_is_gone_costs_no_result(upgraded: MakeFile) -> None:
 def test_a_terminal_of_one_script_still_shows_everything_else(upgraded: MakeFile) -> None:
     """Texts with emoji, and our own ellipsis, ended a listing with a UnicodeEncodeError."""
     file = upgraded(FieldSpec(runs=1, text_models=("Nomic",)))
-    with sqlite3.connect(file.path) as connection:
+    with opened(file.path) as connection:
         connection.execute("UPDATE invocation SET output_text = '風船 🎈' WHERE type = 'TEXT'")
     cluster_all_data(file.database, parameters=ClusteringParameters(epsilon=2))
     words = ("show-clustering", "--limit", "0", "--db", file.path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 import sys
 import types
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from panic_tda.storage import loading
 from panic_tda.types import CLUSTERED, FAILED, ModelOutcome, SpanningTree
 from tests.conftest import MakeFile, UpgradedFile
 from tests.field_files import FieldSpec
+from tests.snapshots import opened
 from tests.stand_ins import StandIn, StandInOutOfMemory, require_device
 from tests.strict_arrays import StrictArray
 
@@ -78,7 +78,7 @@ def during(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], None]],
 
 def assignments(file: UpgradedFile, outcome: ModelOutcome) -> list[tuple[Any, ...]]:
     assert outcome.id is not None
-    with sqlite3.connect(file.path) as connection:
+    with opened(file.path) as connection:
         return connection.execute(
             "SELECT embedding_id, embeddingcluster.label, probability, medoid_embedding_id "
             "FROM embeddingcluster JOIN clusteringresult ON key = embeddingcluster.result_key "
@@ -161,7 +161,7 @@ def test_a_model_without_room_fails_alone(stand_in: StandIn, upgraded: MakeFile)
     assert "80.0 GiB were free" in reason
     for option in ("--backend tiled", "--memory-limit", "--min-samples", "--downsample"):
         assert option in reason
-    with sqlite3.connect(file.path) as connection:
+    with opened(file.path) as connection:
         stored = connection.execute("SELECT embedding_model FROM clusteringresult ORDER BY 1").fetchall()
     assert stored == [("First",), ("Third",)]
 

@@ -17,6 +17,7 @@ from panic_tda.storage.additions import Additions
 from panic_tda.storage.batches import RunKey
 from tests.conftest import MakeFile
 from tests.field_files import EVERYTHING
+from tests.snapshots import opened
 
 TEXTS = [f"a text, number {row}" for row in range(40)]
 
@@ -54,12 +55,11 @@ def test_no_look_up_goes_through_all_rows(tmp_path: Path, upgraded: MakeFile, st
     import_embeddings([write(tmp_path / "d.parquet", TEXTS, run=["named"] * 40)], database, model="New")
 
     asked = {statement for statement in statements if re.match(r"SELECT|UPDATE|INSERT|DELETE", statement)}
-    with sqlite3.connect(facts.path) as connection:
+    with opened(facts.path) as connection:
         plans = {
             statement: [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
             for statement in asked
         }
-    connection.close()
     lines = {line for plan in plans.values() for line in plan}
     # Of runs there are few: each stands for hundreds of rows of the other tables.
     for table in ("invocation", "embedding", "experimentconfig"):
@@ -76,7 +76,7 @@ def test_the_width_of_a_model_is_read_off_its_index(
         statement for statement in statements if statement.startswith("SELECT") and "length(" in statement
     }
     assert asked
-    with sqlite3.connect(facts.path) as connection:
+    with opened(facts.path) as connection:
         query = "SELECT rootpage FROM sqlite_master WHERE name = 'ix_embedding_model_length_invocation'"
         ((page,),) = connection.execute(query)
         for statement in asked:
@@ -85,7 +85,6 @@ def test_the_width_of_a_model_is_read_off_its_index(
             (cursor,) = {step[1] for step in steps if step[0] == "OpenRead" and step[2] == page}
             # Of the table, in which the vectors are, nothing is read.
             assert {step[1] for step in steps if step[0] == "Column"} <= {cursor}
-    connection.close()
 
 
 def test_runs_are_found_by_what_they_say(tmp_path: Path, upgraded: MakeFile) -> None:

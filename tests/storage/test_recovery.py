@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,13 @@ from panic_tda.types import FinishedClustering
 from tests import reference
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec, write_field_file
-from tests.snapshots import snapshot
+from tests.snapshots import opened, snapshot
 
 pytestmark = pytest.mark.usefixtures("temporary_folder")
 
 
 def delete_embeddings(file: UpgradedFile, ids: list[str]) -> None:
-    with sqlite3.connect(file.path) as connection:
+    with opened(file.path) as connection:
         connection.executemany("DELETE FROM embedding WHERE id = ?", [(identity,) for identity in ids])
 
 
@@ -199,7 +198,7 @@ def test_a_file_that_is_not_there(upgraded: MakeFile, tmp_path: Path) -> None:
 def test_when_it_cannot_be_saved_now_either_the_file_stays(upgraded: MakeFile) -> None:
     file = upgraded()
     path = pending.keep(file.database, make_finished(ids_of(file)))
-    with sqlite3.connect(file.path) as connection:
+    with opened(file.path) as connection:
         connection.execute(
             "CREATE TRIGGER full BEFORE INSERT ON embeddingcluster WHEN new.label = 2 "
             "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
@@ -222,7 +221,7 @@ def test_a_file_that_needs_an_upgrade_is_refused_first(tmp_path: Path) -> None:
 
 def spoil(file: UpgradedFile, identity: str, kind: str) -> None:
     vector = {"missing": None, "short": b"\0" * 28, "zero": b"\0" * 32, "infinite": b"\0\0\x80\x7f" * 8}[kind]
-    with sqlite3.connect(file.path) as connection:
+    with opened(file.path) as connection:
         connection.execute("UPDATE embedding SET vector = ? WHERE id = ?", (vector, identity))
     connection.close()
 
@@ -320,7 +319,7 @@ def test_ids_are_compared_whole(upgraded: MakeFile) -> None:
     finished = make_finished(ids_of(file))
     pending.keep(file.database, finished)
     row = next(row for row in range(40) if row not in finished.medoids.values())
-    with sqlite3.connect(file.path) as connection:
+    with opened(file.path) as connection:
         connection.execute("UPDATE embedding SET id = id || '0' WHERE id = ?", (finished.ids[row].decode(),))
     connection.close()
     (saved,) = save_pending(file.database)

@@ -29,7 +29,7 @@ from panic_tda.storage.schemas import Base, Embedding, InvocationType
 from panic_tda.types import FinishedClustering
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec
-from tests.snapshots import KILL_AFTER, run_python, snapshot
+from tests.snapshots import KILL_AFTER, opened, run_python, snapshot
 
 UNLUCKY = (
     "06888680501e75097830817616369915",  # as a number: infinite
@@ -101,7 +101,7 @@ def test_ids_of_digits_stay_text_in_every_table(upgraded: MakeFile) -> None:
     # A column declared UUID has numeric affinity: such ids became floats, often infinite.
     file = upgraded()
     originals = ids_of(file)[: len(UNLUCKY)]
-    with sqlite3.connect(file.path) as connection:
+    with opened(file.path) as connection:
         connection.executemany(
             "UPDATE embedding SET id = ? WHERE id = ?", zip(UNLUCKY, originals, strict=True)
         )
@@ -175,7 +175,7 @@ def test_an_embedding_that_is_gone_saves_nothing(upgraded: MakeFile, lost: str) 
     finished = make_finished(ids_of(file))
     medoids = set(finished.medoids.values())
     row = min(medoids if lost == "medoid" else set(range(len(finished.ids))) - medoids)
-    with sqlite3.connect(file.path) as connection:
+    with opened(file.path) as connection:
         connection.execute("DELETE FROM embedding WHERE id = ?", (finished.ids[row].decode(),))
     before = snapshot(file.path)
     with pytest.raises(DatabaseError, match="FOREIGN KEY"):
@@ -297,7 +297,7 @@ def test_an_assignment_takes_at_most_110_bytes(upgraded: MakeFile) -> None:
         f"{time_part:015x}{random:017x}"
         for time_part, random in zip(range(n_rows), rng.integers(0, 2**62, n_rows), strict=True)
     ]
-    with sqlite3.connect(file.path) as connection:
+    with opened(file.path) as connection:
         connection.executemany(
             "INSERT INTO embedding (id, invocation_id, embedding_model) VALUES (?, 'none', 'Large')",
             ((identity,) for identity in ids),
@@ -322,7 +322,7 @@ def test_latest_goes_by_time_of_creation_never_by_id(
     times = ["2025-07-15 10:00:00", "2025-07-15 12:00:00", "2025-07-15 11:00:00", "2025-07-15 12:00:00"]
     for identity in ids:
         save(file.database, replace(make_finished(ids_of(file)), id=UUID(identity)))
-    with sqlite3.connect(file.path) as connection:
+    with opened(file.path) as connection:
         connection.executemany(
             "UPDATE clusteringresult SET created_at = ? WHERE id = ?", zip(times, ids, strict=True)
         )
@@ -413,7 +413,7 @@ def test_more_clusters_than_a_statement_has_room_for(upgraded: MakeFile) -> None
     ids = [f"{number:032x}" for number in range(2 * n_clusters)]
     invocation = file.facts.sample("Nomic")[0].invocation
     assert invocation is not None
-    with sqlite3.connect(file.path) as connection:
+    with opened(file.path) as connection:
         connection.executemany(
             "INSERT INTO embedding (id, invocation_id, embedding_model) VALUES (?, ?, 'Large')",
             ((identity, invocation.id) for identity in ids),
@@ -474,9 +474,8 @@ OLDER = {
 
 def restored(file: UpgradedFile, parameters: dict[str, Any]) -> None:
     save(file.database, make_finished(ids_of(file)))
-    with sqlite3.connect(file.path) as connection:
+    with opened(file.path) as connection:
         connection.execute("UPDATE clusteringresult SET parameters = ?", [json.dumps(parameters)])
-    connection.close()
 
 
 def test_what_older_versions_stored_still_reads(upgraded: MakeFile) -> None:

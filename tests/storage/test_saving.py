@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,15 @@ from panic_tda.storage.results import get_cluster_details, list_clusterings
 from panic_tda.storage.saving import require_savable, save_or_keep
 from panic_tda.types import FinishedClustering
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
-from tests.snapshots import snapshot
+from tests.snapshots import opened, snapshot
 
 pytestmark = pytest.mark.usefixtures("temporary_folder")
 
 
 def forget_the_results(file: UpgradedFile) -> None:
     """Delete as the sqlite3 shell does, without foreign keys."""
-    with sqlite3.connect(file.path) as connection:
+    with opened(file.path) as connection:
         connection.execute("DELETE FROM clusteringresult")
-    connection.close()
 
 
 def save(file: UpgradedFile, finished: FinishedClustering) -> None:
@@ -43,21 +41,19 @@ def test_a_key_is_above_those_of_rows_whose_clustering_is_gone(upgraded: MakeFil
     for number in (1, 2, 3):
         save(file, replace(make_finished(ids_of(file)), id=UUID(int=number)))
     forget_the_results(file)
-    with sqlite3.connect(file.path) as connection:
+    with opened(file.path) as connection:
         connection.execute(f"DELETE FROM {'cluster' if left == 'assignments' else 'embeddingcluster'}")
-    connection.close()
     finished = make_finished(ids_of(file, "STSBMpnet")[:14], model="STSBMpnet")
     save(file, finished)
     with file.database.session() as session:
         (found,) = list_clusterings(session)
         details = get_cluster_details(found.id, session)
     assert sum(one.size for one in details) == int((finished.labels >= 0).sum())
-    with sqlite3.connect(file.path) as connection:
+    with opened(file.path) as connection:
         ((key,),) = connection.execute("SELECT key FROM clusteringresult")
         ((assigned,),) = connection.execute(
             "SELECT count(*) FROM embeddingcluster WHERE result_key = ?", (key,)
         )
-    connection.close()
     assert (key, assigned) == (4, 14)
 
 
@@ -160,21 +156,19 @@ def test_what_no_user_may_write_is_found_before_and_nothing_stays(upgraded: Make
     require_savable(file.database)
     assert snapshot(file.path) == before
     for table in ("clusteringresult", "cluster", "embeddingcluster"):
-        with sqlite3.connect(file.path) as connection:
+        with opened(file.path) as connection:
             connection.execute(
                 f"CREATE TRIGGER no BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'not {table}'); END"
             )
         with pytest.raises(DatabaseError, match=f"not {table}"):
             require_savable(file.database)
-        with sqlite3.connect(file.path) as connection:
+        with opened(file.path) as connection:
             connection.execute("DROP TRIGGER no")
-        connection.close()
     assert snapshot(file.path) == before
 
 
 def test_a_database_without_embeddings_can_be_promised(upgraded: MakeFile) -> None:
     file = upgraded()
-    with sqlite3.connect(file.path) as connection:
+    with opened(file.path) as connection:
         connection.execute("DELETE FROM embedding")
-    connection.close()
     require_savable(file.database)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -33,6 +32,7 @@ from panic_tda.storage.schemas import (
 )
 from panic_tda.storage.upgrade import upgrade
 from tests.field_files import EVERYTHING, FieldSpec, write_field_file
+from tests.snapshots import opened
 
 # The first was stored as infinity in the field: digits and one e, an exponent of 75 million.
 NUMBERS = [
@@ -166,9 +166,8 @@ def test_valid_rows_are_stored(database: Database) -> None:
         assert stored.experiment is not None
         assert stored.experiment.networks == [["A", "B"]]
     assert database.path is not None
-    with sqlite3.connect(database.path) as raw:
+    with opened(database.path) as raw:
         assert set(raw.execute("SELECT type FROM invocation")) == {("IMAGE",), ("TEXT",)}
-    raw.close()
 
 
 # --------------------------------------------------------------------------- ids
@@ -212,12 +211,11 @@ def test_ids_that_look_like_numbers_round_trip_through_every_table(
             assert (step.run.id, step.run.experiment_id) == (identity(number, 1), identity(number, 2))
             assert [found.id for found in step.embeddings] == [identity(number, 3)]
     assert database.path is not None
-    with sqlite3.connect(database.path) as raw:
+    with opened(database.path) as raw:
         for column in _id_columns():
             kinds = f"SELECT DISTINCT typeof({column.name}), length({column.name}) FROM {column.table.name}"
             stored = set(raw.execute(f"{kinds} WHERE {column.name} IS NOT NULL"))
             assert stored == {("text", 32)}, column
-    raw.close()
 
 
 def _id_columns() -> list[sa.Column[Any]]:
@@ -234,11 +232,10 @@ def test_no_id_column_has_numeric_affinity(tmp_path: Path, make: Callable[[Path]
     database = make(tmp_path)
     assert database.path is not None
     assert len(_id_columns()) == 11
-    with sqlite3.connect(database.path) as raw:
+    with opened(database.path) as raw:
         for column in _id_columns():
             types = {row[1]: row[2] for row in raw.execute(f"PRAGMA table_info({column.table.name})")}
             assert types[column.name] == "CHAR(32)", column
-    raw.close()
 
 
 # --------------------------------------------------------------------------- values
@@ -253,9 +250,8 @@ def test_vectors_are_raw_little_endian_float32(database: Database) -> None:
         Embedding(invocation=first, embedding_model="N", vector=None),
     )
     assert database.path is not None
-    with sqlite3.connect(database.path) as raw:
+    with opened(database.path) as raw:
         stored = dict(raw.execute("SELECT embedding_model, vector FROM embedding"))
-    raw.close()
     assert stored == {"M": vector.astype("<f4").tobytes(), "N": None}
     with database.session() as session:
         read = {found.embedding_model: found.vector for found in session.scalars(sa.select(Embedding))}

@@ -17,7 +17,7 @@ from panic_tda.storage.loading import load_embeddings
 from panic_tda.storage.saving import save_clustering
 from tests.conftest import MakeFile, UpgradedFile, make_finished
 from tests.field_files import FieldSpec
-from tests.snapshots import REPOSITORY
+from tests.snapshots import REPOSITORY, opened
 
 ROUNDS = 15
 
@@ -167,7 +167,7 @@ def test_counting_and_reading_see_one_state(file: UpgradedFile) -> None:
     with file.database.reading() as connection:
         count = "SELECT count(*) FROM embedding"
         before = connection.exec_driver_sql(count).scalar()
-        with sqlite3.connect(file.path) as other:
+        with opened(file.path) as other:
             other.execute("DELETE FROM embedding WHERE rowid % 2")
         assert connection.exec_driver_sql(count).scalar() == before
     assert rows(file.path, "SELECT count(*) FROM embedding") != [(before,)]

@@ -23,7 +23,7 @@ from panic_tda.storage.schemas import Base
 from panic_tda.storage.upgrade import CLUSTERING_TABLES, INDEXES, OLD_INDEX, plan_upgrade, upgrade
 from tests.conftest import MakeFile, make_finished
 from tests.field_files import EVERYTHING, FieldSpec, write_field_file
-from tests.snapshots import KILL_AFTER, field_copy, run_python, snapshot
+from tests.snapshots import KILL_AFTER, field_copy, opened, run_python, snapshot
 
 OURS = (*CLUSTERING_TABLES, VERSION_TABLE)
 SPECS = {
@@ -96,7 +96,7 @@ def test_the_old_pipelines_own_version_is_kept(tmp_path: Path) -> None:
 
 def test_rows_of_others_that_refer_to_dropped_ones_stay(tmp_path: Path) -> None:
     facts = write_field_file(tmp_path / "field.sqlite")
-    with sqlite3.connect(facts.path) as connection:
+    with opened(facts.path) as connection:
         connection.execute(
             "CREATE TABLE notes (note, result CHAR(32) REFERENCES clusteringresult (id) ON DELETE CASCADE)"
         )
@@ -141,12 +141,11 @@ def test_a_file_without_old_tables_loses_nothing(tmp_path: Path) -> None:
 
 def as_version_0001(path: Path) -> None:
     """Make an upgraded file what the first version left behind."""
-    with sqlite3.connect(path) as connection:
+    with opened(path) as connection:
         for name in INDEXES:
             connection.execute(f"DROP INDEX {name}")
         connection.execute(f"CREATE INDEX {OLD_INDEX} ON embedding (embedding_model)")
         connection.execute(f"UPDATE {VERSION_TABLE} SET version_num = '0001'")
-    connection.close()
 
 
 def test_a_file_of_version_0001_keeps_everything_but_one_index(
@@ -176,7 +175,7 @@ def test_a_file_of_version_0001_keeps_everything_but_one_index(
 
 def test_an_index_on_the_models_is_dropped_and_named(tmp_path: Path) -> None:
     facts = write_field_file(tmp_path / "field.sqlite")
-    with sqlite3.connect(facts.path) as connection:
+    with opened(facts.path) as connection:
         connection.execute(f"CREATE INDEX {OLD_INDEX} ON embedding (embedding_model)")
     plan = upgrade(open_database(facts.path))
     assert f"drops index {OLD_INDEX}" in str(plan)
@@ -216,7 +215,7 @@ def test_a_second_upgrade_has_nothing_to_do(tmp_path: Path) -> None:
 def test_the_estimate_covers_what_the_file_grows_by(tmp_path: Path) -> None:
     facts = write_field_file(tmp_path / "field.sqlite", FieldSpec(layout=0, runs=2, clusterings=0))
     n_rows = 100_000
-    with sqlite3.connect(facts.path) as connection:
+    with opened(facts.path) as connection:
         connection.executemany(
             "INSERT INTO invocation (id, model, type, seed, run_id, sequence_number) "
             "VALUES (?, 'BLIP2', 'TEXT', -1, ?, ?)",
@@ -250,7 +249,7 @@ def test_too_little_disk_is_an_error_before_anything_changes(
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.sqlite"
-    with sqlite3.connect(path) as connection:
+    with opened(path) as connection:
         connection.execute("CREATE TABLE cluster (name)")
         connection.execute("INSERT INTO cluster VALUES ('grapes')")
     before = snapshot(path)
@@ -262,7 +261,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "new.sqlite"
     database = open_database(path, create=True)
-    with sqlite3.connect(path) as connection:
+    with opened(path) as connection:
         connection.execute(f"UPDATE {VERSION_TABLE} SET version_num = '0999'")
     before = snapshot(path)
     with pytest.raises(DatabaseError, match=r"newer panic_tda \(tables of version 0999"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from panic_tda.parameters import ClusteringParameters
 from panic_tda.types import CLUSTERED
 from tests.conftest import MakeFile
 from tests.field_files import FieldSpec
-from tests.snapshots import run_python
+from tests.snapshots import opened, run_python
 
 # Kills itself after some steps of a phase; states are saved at every chance, not once a minute.
 KILLED = """
@@ -42,10 +41,8 @@ clustering_manager.cluster_all_data(sys.argv[1], parameters=asked, progress=Kill
 
 def rows_of(path: Path, key: int) -> list[tuple[object, ...]]:
     query = "SELECT embedding_id, label, probability FROM embeddingcluster WHERE result_key = ? ORDER BY 1"
-    with sqlite3.connect(path) as connection:
-        rows = connection.execute(query, (key,)).fetchall()
-    connection.close()
-    return rows
+    with opened(path) as connection:
+        return connection.execute(query, (key,)).fetchall()
 
 
 @pytest.mark.parametrize(
