@@ -1,4 +1,4 @@
-"""Stored and fresh clusterings as text for people and as plain data for JSON."""
+"""What commands answer, as text for people and as plain data for JSON."""
 
 from __future__ import annotations
 

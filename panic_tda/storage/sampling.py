@@ -3,7 +3,8 @@
 Factor N keeps an invocation when its output index is 0 modulo N. The output index counts a run's outputs
 of one type: where text and image alternate, the sequence numbers of one type all share a parity, and the
 index is `sequence_number // 2`; where both parities occur it is the sequence number itself. A hole in a run
-does not shift the index, and no factor can starve a text model only because texts sit at odd numbers.
+does not shift the index (unless a run with both parities has lost all outputs of one), and no factor can
+starve a text model only because texts sit at odd numbers.
 """
 
 from __future__ import annotations

@@ -3,7 +3,11 @@
 The pipeline's tables (`experimentconfig`, `run`, `invocation`, `embedding`) are described exactly as they
 stand in the databases in the field. Ids are `CHAR(32)`, 32 lower-case hexadecimal characters: a column
 declared `UUID` has numeric affinity in SQLite, which stores an id such as
-`06888680501e75097830817616369915` as the float infinity.
+`06888680501e75097830817616369915` as the float infinity. Only indexes are added to them.
+
+A column of our own is a line here and in a migration after the last one (`migrations/versions`, and
+`database.SCHEMA_VERSION`), is written by `saving`, kept by `pending` and read by `results`. A value of a
+clustering that nobody searches by needs none of it: it is a field of `parameters.ClusteringRecord`.
 """
 
 from __future__ import annotations

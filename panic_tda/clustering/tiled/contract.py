@@ -117,7 +117,7 @@ class Lists(Protocol):
 
 
 class Work(Protocol):
-    """What `host` and `device` have in common."""
+    """All that the passes ask of the memory they work in; `host` and `device` are its two forms."""
 
     TILE_ROWS: int
     """Rows of a tile at which matrix products are fast and the rest stays in a cache, or in memory."""
@@ -165,7 +165,8 @@ class Work(Protocol):
     ) -> IntArray:
         """Find the row of a group nearest to each outside row.
 
-        `groups` are row numbers, and for every outside row where its group begins and ends there.
+        `groups` are three arrays: row numbers, group after group, then for every outside row the places
+        among them at which its group begins and ends.
         """
 
 

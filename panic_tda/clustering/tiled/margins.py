@@ -89,9 +89,10 @@ def lower_products(heights: Array, margin: float) -> Array:
 def thresholds(
     heights: tuple[Array, Array], cores: tuple[Array, Array], margin: float
 ) -> tuple[Array, Array]:
-    """Product below which a row's own largest gap rules a pair out, for the rows of both sides.
+    """Product below which a row's own height rules a pair out, for the rows of both sides, as float32.
 
-    A row whose core distance exceeds that gap has none: its pairs live only below the other row's.
+    A pair may matter when its product reaches the lower of its rows' thresholds. A row whose core distance
+    is not below its own height can matter by the other row's height only: its threshold is infinite.
     """
     xp = namespace(heights[0])
     one, two = (
