@@ -26,7 +26,7 @@ from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.schemas import Invocation
 from panic_tda.storage.upgrade import upgrade
 from tests.field_files import EVERYTHING, FieldSpec, write_field_file
-from tests.snapshots import KILL_AFTER, run_python, snapshot
+from tests.snapshots import KILL_AFTER, opened, run_python, snapshot
 
 RNG = np.random.default_rng(0)
 OURS = ("experimentconfig", "run", "invocation", "embedding")
@@ -70,11 +70,8 @@ def write(path: Path, made: dict[str, Any]) -> Path:
 
 def rows(database: Database, query: str) -> list[tuple[Any, ...]]:
     assert database.path is not None
-    connection = sqlite3.connect(database.path)
-    try:
+    with opened(database.path) as connection:
         return connection.execute(query).fetchall()
-    finally:
-        connection.close()
 
 
 def count(database: Database) -> tuple[int, ...]:

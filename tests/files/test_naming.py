@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pytest
 from panic_tda.files import embedding_files, importing
 from panic_tda.files.importing import import_embeddings
 from panic_tda.storage.database import Database, open_database
-from tests.snapshots import snapshot
+from tests.snapshots import opened, snapshot
 
 TEXTS = [f"text {row % 150}" for row in range(300)]
 NAMES = itertools.count()
@@ -40,11 +39,8 @@ def write(folder: Path, texts: list[str], **more: Any) -> Path:
 
 def rows(database: Database, query: str) -> list[tuple[Any, ...]]:
     assert database.path is not None
-    connection = sqlite3.connect(database.path)
-    try:
+    with opened(database.path) as connection:
         return connection.execute(query).fetchall()
-    finally:
-        connection.close()
 
 
 def count(database: Database) -> tuple[int, ...]:
