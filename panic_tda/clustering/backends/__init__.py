@@ -27,7 +27,7 @@ _HOMES = {
 }
 AUTO = "auto"
 NAMES = (AUTO, *_HOMES)
-"""What `--backend` accepts."""
+"""What `--backend` accepts; `main.BACKENDS` says it again, so that --help need not import this."""
 ON_HOST = ("sklearn",)
 """Those that have no use for a device."""
 _AUTO_ORDER = ("cuml", "sklearn", "tiled")

@@ -1,13 +1,20 @@
 """Why neither tiles, nor threads, nor a kill, nor the device change the answer: the whole argument.
 
-Let x be the n distinct float32 rows. d(p, q) = ‖x_p − x_q‖ is measured in float64; core_p is the
-`min_samples`-th smallest of the distances from p, itself and copies counted; w(p, q) = max(core_p,
-core_q, d(p, q)), and nothing is less than the distance floor. The engine owes a minimum spanning tree of
-the complete graph with weights w. Such a tree need not be unique, but its sorted weights are, and so is
-all that the hierarchy makes of it (`hierarchy`: merges at one height happen at once).
+Let x be the n distinct float32 rows, of unit length but for rounding. d(p, q) = ‖x_p − x_q‖ is measured
+in float64; core_p is the `min_samples`-th smallest of the distances from p, itself and copies counted;
+w(p, q) = max(core_p, core_q, d(p, q)), and nothing is less than the distance floor. The engine owes a
+minimum spanning tree of the complete graph with weights w. Such a tree need not be unique, but its sorted
+weights are, and so is all that the hierarchy makes of it (`hierarchy`: merges at one height happen at
+once). s̃ is the product of two rows as float32 gives it; the other words are those of the engine's page
+(`panic_tda.clustering.tiled`).
+
+What is claimed: with one library of arrays, the same heights to the last bit, and so the same clusters.
+With another one (a device), distances that differ in the last of some sixteen digits, since sums are
+taken in another order; heights within nine digits count as equal, so that the clusters are the same
+unless two heights lie just that far apart.
 
 1. **What decides is a function of two rows.** Every distance that ends up in a core distance or a height
-   is a sum of squared differences in float64 (`kernels.distance`, `device._distances`). No tile, thread
+   is a sum of squared differences in float64 (`kernels.distance`, `tiled.device`). No tile, thread
    or order of rows enters it.
 2. **What float32 products do is leave pairs out.** For every pair, in any order of summation, |s̃ − (1 −
    d²/2)| ≤ η (`margins.product_margin`, after Higham). A pair is left out only when s̃ lies more than η
@@ -33,13 +40,11 @@ all that the hierarchy makes of it (`hierarchy`: merges at one height happen at 
    positions stay (`verify`): what was no lighter than before is no lighter now.
 10. **So neither does a kill.** A state is the lists, or the tree, with the pairs of tiles that are done;
     what comes after it is the same argument over the pairs that are left.
-
-Two libraries add up the terms of 1. in other orders, and so may differ in the last of some sixteen
-digits. The hierarchy takes heights within nine digits as equal, so this moves no row, unless two heights
-lie as far apart as that tolerance, to seven digits.
+11. **Nor does a device.** The passes are the same there, over `tiled.device` in the place of `tiled.host`;
+    each step above asks of a product only that it is within η, and of a distance that it is in float64.
 
 Below, one data set in tiles of several sizes, with and without the bound, and from a tree that is as poor
-as can be:
+as can be. `tests/clustering/tiled` has the kills (`test_tiled_resume`) and the device (`test_tiled_device`).
 
 >>> import numpy as np
 >>> from panic_tda.clustering.backends.base import FitOptions
