@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
-import pyte
+import pytest
 
 from tests import processes
 from tests.conftest import UpgradedFile
@@ -118,6 +118,9 @@ def on_a_terminal(
     *words: object, cwd: Path, code: str | None = None, columns: int = 100, stdout: bool = False
 ) -> Seen:
     """Run a command, or code, whose stderr is a terminal, and its stdout too where that is asked for."""
+    pyte = pytest.importorskip(
+        "pyte", reason="pyte shows what a terminal shows; a device's machine may lack it"
+    )
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 60, columns, 0, 0))
     process = subprocess.Popen(
