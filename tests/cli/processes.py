@@ -54,23 +54,20 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def run(*words: object, cwd: Path, code: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *(["-c", code] if code else ["-m", "panic_tda"]), *map(str, words)],
-        cwd=cwd,
-        env=environment(**env),
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-        stdin=subprocess.DEVNULL,
+    return _done(
+        [sys.executable, *(["-c", code] if code else ["-m", "panic_tda"]), *map(str, words)], cwd, env
     )
 
 
 def in_a_shell(line: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a line of shell in which `panic-tda` is the command; a pipe fails with its first failure."""
     command = f'panic-tda() {{ "{sys.executable}" -m panic_tda "$@"; }}\nset -o pipefail\n{line}'
+    return _done(["bash", "-c", command], cwd, env)
+
+
+def _done(command: list[str], cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["bash", "-c", command],
+        command,
         cwd=cwd,
         env=environment(**env),
         capture_output=True,
