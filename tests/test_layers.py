@@ -55,10 +55,10 @@ def test_help_loads_no_heavy_library_either() -> None:
 
 
 def test_the_commands_know_the_backends() -> None:
-    from panic_tda import main
     from panic_tda.clustering import backends
+    from panic_tda.commands import fitting
 
-    assert main.BACKENDS == backends.NAMES
+    assert fitting.BACKENDS == backends.NAMES
 
 
 def test_only_loading_code_speaks_to_drivers() -> None:

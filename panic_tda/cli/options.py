@@ -31,7 +31,17 @@ _common_option = functools.partial(option, section=_COMMON)
 
 
 class Command(click.Command):
-    """A command whose help has its options in sections, those that all commands have last."""
+    """A command whose help has its options in sections, those that all commands have last.
+
+    Parameters
+    ----------
+    example : str
+        Words behind `panic-tda` that make sense; the help ends with them.
+    """
+
+    def __init__(self, *arguments: Any, example: str, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.example = example
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the sections in the order of their first options."""
@@ -45,11 +55,18 @@ class Command(click.Command):
             with formatter.section(name):
                 formatter.write_dl(records)
 
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the example."""
+        formatter.write(f"\nExample: panic-tda {self.example}\n")
+
+
+def command(name: str, *, example: str) -> Callable[[Callable[..., None]], Command]:
+    """Make a command of a function, with an example of how it is called."""
+    return click.command(name, cls=Command, example=example)
+
 
 class Group(click.Group):
     """Answers wrong options with a JSON object too, where JSON was asked for."""
-
-    command_class = Command
 
     def main(self, *arguments: Any, **settings: Any) -> Any:
         """Run the command that the words ask for."""
@@ -117,6 +134,8 @@ def common(function: Callable[..., None]) -> Callable[..., None]:
 
 
 json_output = _common_option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+reference = click.argument("reference", metavar="[ID|latest]", default="latest")
+"""The clustering that a command is about."""
 yes = option("--yes", is_flag=True, help="Do not ask.")
 
 

@@ -122,6 +122,14 @@ def _line_format() -> logging.Formatter:
     return _HarmlessFormatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
 
 
+def print_data(data: object) -> None:
+    """Print what a command answers: text as it is, everything else as JSON."""
+    if isinstance(data, str):
+        print_text(data)
+    else:
+        print_json(data)
+
+
 def print_text(text: str) -> None:
     """Print on stdout what people read."""
     _echo(harmless(text))

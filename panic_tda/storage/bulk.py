@@ -74,6 +74,37 @@ def stream_vectors(
         cursor.close()
 
 
+def stream_rows(
+    connection: Connection, query: Select[Any], *, batch_rows: int
+) -> Iterator[list[tuple[Any, ...]]]:
+    """Stream rows of any columns, as the driver gives them: ids as text, vectors as bytes.
+
+    Parameters
+    ----------
+    connection : Connection
+        From `Database.reading`.
+    query : Select
+        What is read.
+    batch_rows : int
+        Most rows of a batch; no more are in memory at once.
+
+    Raises
+    ------
+    DatabaseError
+        The file is damaged.
+    """
+    sql = str(query.compile(connection, compile_kwargs={"literal_binds": True}))
+    cursor = _streaming_cursor(connection)
+    try:
+        cursor.execute(sql, ())
+        while rows := cursor.fetchmany(batch_rows):
+            yield rows
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise DatabaseError(f"reading: {error}") from error
+    finally:
+        cursor.close()
+
+
 def insert_rows(
     connection: Connection, table: type[DeclarativeBase], rows: Iterable[tuple[Any, ...]]
 ) -> None:

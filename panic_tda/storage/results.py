@@ -113,6 +113,31 @@ def find_clusterings(
     return list({summary.id: summary for summary in [*found, *named]}.values())
 
 
+def find_clustering(
+    session: Session, reference: str = "latest", *, model: str | None = None
+) -> ClusteringSummary:
+    """Return the one clustering that an id, the beginning of an id or the word `latest` stands for.
+
+    Raises
+    ------
+    UnknownClustering
+        It fits none or several; `latest` does where there are clusterings of several models, and none is
+        named.
+    UnknownModel
+        There is no clustering of `model`.
+    """
+    found = find_clusterings(session, [reference], model=model)
+    if not found:
+        raise UnknownClustering("no clustering is stored; make one with panic-tda cluster-embeddings")
+    if len(found) > 1:
+        names = ", ".join(summary.embedding_model for summary in found)
+        raise UnknownClustering(
+            f"latest is the latest clustering of one model, and there are clusterings of {names}; "
+            "choose one with --model, or give an id that list-clusterings shows"
+        )
+    return found[0]
+
+
 def get_cluster_details(
     clustering_result_id: UUID | str, session: Session, *, limit: int | None = None
 ) -> list[ClusterDetails]:

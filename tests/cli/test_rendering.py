@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panic_tda.cli import rendering
+from panic_tda.cli.rendering import clusterings as rendering
 from panic_tda.cli.text import columns
 from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage.results import ClusterDetails, ClusteringSummary

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from panic_tda.cli.rendering import environment_json, environment_text
+from panic_tda.cli.rendering.databases import environment_json, environment_text
 from panic_tda.clustering import backends
 from panic_tda.devices import cuda
 from panic_tda.devices.doctor import Environment, examine_environment

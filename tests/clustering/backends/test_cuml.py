@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from sklearn.metrics import adjusted_rand_score
 
 from panic_tda import hdbscan
-from panic_tda.cli import rendering
+from panic_tda.cli.rendering import clusterings as rendering
 from panic_tda.clustering import backends
 from panic_tda.clustering.backends import cuml
 from panic_tda.clustering.backends.cuml import CumlBackend, cuml_arguments, estimate_bytes

@@ -1,25 +1,18 @@
-"""What commands answer, as text for people and as plain data for JSON."""
+"""What is said of clusterings: made, listed, shown, deleted, saved at last."""
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from panic_tda.cli.rendering.common import percent, plain, yes_no
 from panic_tda.cli.text import Column, on_one_line, paragraph, shorten, table
-from panic_tda.devices.doctor import Environment
-from panic_tda.parameters import ClusteringRecord, chord_to_cosine, format_bytes
-from panic_tda.storage.additions import ImportSummary
-from panic_tda.storage.doctor import Examination
+from panic_tda.parameters import ClusteringRecord, chord_to_cosine
 from panic_tda.storage.results import ClusterDetails, ClusteringSummary
 from panic_tda.types import ModelOutcome, SavedPending
 
-PIPE_COLUMNS = 160
-"""Width of the output where it goes to a file or another program."""
 _COUNTED = ("n_total", "n_sampled", "n_excluded", "n_embeddings", "n_unique", "n_clusters", "n_outliers")
 NO_CLUSTERINGS = "No clusterings are stored; make some with panic-tda cluster-embeddings."
 _DELETED_SHOWN = 50
@@ -50,19 +43,9 @@ _LISTED_COLUMNS = (
 )
 
 
-def terminal_width() -> int:
-    """Columns of stdout, `PIPE_COLUMNS` where it is no terminal."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_COLUMNS
-
-
-def table_width() -> int:
-    """Columns for a table on stdout; where it is no terminal, no table is too wide."""
-    return terminal_width() if sys.stdout.isatty() else sys.maxsize
-
-
 def outcomes_json(outcomes: Sequence[ModelOutcome]) -> dict[str, Any]:
     """Return the object that `cluster-embeddings --json` prints."""
-    return {"results": [_plain(asdict(outcome)) for outcome in outcomes]}
+    return {"results": [plain(asdict(outcome)) for outcome in outcomes]}
 
 
 def outcomes_text(outcomes: Sequence[ModelOutcome], width: int) -> str:
@@ -73,9 +56,9 @@ def outcomes_text(outcomes: Sequence[ModelOutcome], width: int) -> str:
             outcome.status,
             str(outcome.n_embeddings),
             str(outcome.n_clusters),
-            _percent(outcome.n_outliers, outcome.n_embeddings),
+            percent(outcome.n_outliers, outcome.n_embeddings),
             outcome.backend or "-",
-            _yes_no(outcome.exact),
+            yes_no(outcome.exact),
             f"{sum(outcome.seconds.values()):.1f} s",
             str(outcome.id or "-"),
         )
@@ -90,21 +73,10 @@ def outcomes_text(outcomes: Sequence[ModelOutcome], width: int) -> str:
     return "\n\n".join([listed, *reasons])
 
 
-def import_json(summary: ImportSummary) -> dict[str, Any]:
-    """Return the object that `import-embeddings --json` prints."""
-    return _plain(asdict(summary)) | {"n_present": summary.n_present}
-
-
-def import_text(summary: ImportSummary) -> str:
-    """Say what an import added, and what was there before."""
-    text = summary.describe()
-    return text[0].upper() + text[1:] + "."
-
-
 def listing_json(summaries: Sequence[ClusteringSummary]) -> list[dict[str, Any]]:
     """Return the list that `list-clusterings --json` prints."""
     return [
-        _plain(
+        plain(
             {
                 "id": summary.id,
                 "embedding_model": summary.embedding_model,
@@ -136,10 +108,10 @@ def listing_text(summaries: Sequence[ClusteringSummary], n_stored: int, width: i
             f"{summary.record.cluster_selection_epsilon:g}",
             str(summary.record.downsample),
             summary.record.backend,
-            _yes_no(summary.record.exact),
+            yes_no(summary.record.exact),
             str(summary.record.n_clusters),
             str(summary.record.n_embeddings),
-            _percent(summary.record.n_outliers, summary.record.n_embeddings),
+            percent(summary.record.n_outliers, summary.record.n_embeddings),
             f"{summary.created_at:%Y-%m-%d %H:%M}",
             f"{summary.seconds:.1f} s",
         )
@@ -152,9 +124,9 @@ def listing_text(summaries: Sequence[ClusteringSummary], n_stored: int, width: i
 
 def details_json(summary: ClusteringSummary, clusters: Sequence[ClusterDetails]) -> dict[str, Any]:
     """Return one element of the list that `show-clustering --json` prints."""
-    said = _plain(asdict(summary))
+    said = plain(asdict(summary))
     del said["record"]
-    found = [_plain(asdict(cluster)) for cluster in clusters]
+    found = [plain(asdict(cluster)) for cluster in clusters]
     return said | {"parameters": summary.record.to_json(), "clusters": found}
 
 
@@ -200,7 +172,7 @@ def deletion_text(summaries: Sequence[ClusteringSummary], width: int) -> str:
 
 def saved_json(saved: Sequence[SavedPending]) -> dict[str, Any]:
     """Return the object that `save-pending --json` prints."""
-    return {"saved": [_plain(asdict(one)) for one in saved]}
+    return {"saved": [plain(asdict(one)) for one in saved]}
 
 
 def saved_text(saved: Sequence[SavedPending]) -> str:
@@ -213,58 +185,6 @@ def saved_text(saved: Sequence[SavedPending]) -> str:
         )
         or "No clustering waits to be saved."
     )
-
-
-def examination_json(found: Examination) -> dict[str, Any]:
-    """Return the object that `doctor --json` prints."""
-    return asdict(found)
-
-
-def examination_text(found: Examination, width: int) -> str:
-    """Say what is wrong in a database, how often, and where first."""
-    n_found = len(found.findings)
-    lines = [f"{found.database}: {n_found or 'no'} finding{'s' * (n_found != 1)}"]
-    for finding in found.findings:
-        lines += ["", f"{finding.name}: {finding.count}", paragraph(finding.text, width)]
-        lines += [f"  {shorten(on_one_line(example), max(20, width - 2))}" for example in finding.examples]
-    if found.unchecked:
-        lines += ["", f"not checked, as no index has what is asked: {', '.join(found.unchecked)}"]
-    return "\n".join(lines)
-
-
-def environment_json(found: Environment) -> dict[str, Any]:
-    """Return the object that `doctor --environment --json` prints."""
-    return asdict(found)
-
-
-def environment_text(found: Environment) -> str:
-    """Say what this machine has, which backends run on it, and what would make the others run."""
-    driver = f"driver {found.driver or 'none found'}"
-    if found.cuda_unusable_because is None:
-        state = f"{driver} (CUDA up to {found.driver_cuda}), runtime {found.cuda_runtime}"
-    else:
-        state = f"{driver}; cannot be used: {found.cuda_unusable_because}"
-    versions = [f"{name} {version or '(not installed)'}" for name, version in found.versions.items()]
-    lines = [
-        f"system    {found.platform}, {found.cores} cores, "
-        f"{_bytes(found.memory_bytes)} memory, {_bytes(found.available_bytes)} available",
-        f"versions  {', '.join(versions)}",
-        f"CUDA      {state}",
-    ]
-    lines += [
-        f"device {one.number}  {one.name}, compute capability {one.compute_capability}, "
-        f"{_bytes(one.total_bytes)} memory, {_bytes(one.free_bytes)} free"
-        for one in found.devices
-    ]
-    lines += [
-        f"backend   {name}: {'can be used' if reason is None else f'cannot be used: {reason}'}"
-        for name, reason in found.backends.items()
-    ]
-    return "\n".join(lines)
-
-
-def _bytes(size: int | None) -> str:
-    return "unknown" if size is None else format_bytes(size)
 
 
 def _parameter_lines(said: ClusteringRecord) -> list[str]:
@@ -296,7 +216,7 @@ def _approximation_lines(said: ClusteringRecord) -> list[str]:
 def _cluster_lines(cluster: ClusterDetails, n_embeddings: int, width: int) -> list[str]:
     copies = f" ×{cluster.medoid_copies}" if cluster.medoid_copies else ""
     head = (
-        f"{cluster.label:>5}  {cluster.size:>8}  {_percent(cluster.size, n_embeddings):>7}  "
+        f"{cluster.label:>5}  {cluster.size:>8}  {percent(cluster.size, n_embeddings):>7}  "
         f"persistence {cluster.persistence:.3f}{copies:>7}  "
     )
     is_image = cluster.medoid_invocation_id == cluster.medoid_image_invocation_id is not None
@@ -320,25 +240,6 @@ def _id_lines(ids: dict[str, UUID | None], width: int) -> list[str]:
     return lines
 
 
-def _percent(part: int, whole: int) -> str:
-    # No part is larger than its whole, unless the two are not of one clustering.
-    return f"{100 * part / whole:.1f} %" if part <= whole != 0 else "-"
-
-
 def _share(summary: ClusteringSummary) -> float | None:
     n_embeddings = summary.record.n_embeddings
     return 100 * summary.record.n_outliers / n_embeddings if n_embeddings else None
-
-
-def _yes_no(value: bool | None) -> str:
-    return "-" if value is None else "yes" if value else "no"
-
-
-def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    return {name: _plain_value(item) for name, item in value.items()}
-
-
-def _plain_value(value: Any) -> Any:
-    if isinstance(value, UUID):
-        return str(value)
-    return value.isoformat(sep=" ") if isinstance(value, datetime) else value

@@ -1,0 +1,44 @@
+"""What all answers share: how wide they may be, and how shares, ids and times are said."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+PIPE_COLUMNS = 160
+"""Width of the output where it goes to a file or another program."""
+
+
+def terminal_width() -> int:
+    """Columns of stdout, `PIPE_COLUMNS` where it is no terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_COLUMNS
+
+
+def table_width() -> int:
+    """Columns for a table on stdout; where it is no terminal, no table is too wide."""
+    return terminal_width() if sys.stdout.isatty() else sys.maxsize
+
+
+def percent(part: int, whole: int) -> str:
+    """Say a share as `12.3 %`, or `-` where there is none."""
+    # No part is larger than its whole, unless the two are not of one clustering.
+    return f"{100 * part / whole:.1f} %" if part <= whole != 0 else "-"
+
+
+def yes_no(value: bool | None) -> str:
+    """Say `yes`, `no`, or `-` for None."""
+    return "-" if value is None else "yes" if value else "no"
+
+
+def plain(value: dict[str, Any]) -> dict[str, Any]:
+    """Make text of ids and times, which JSON does not know."""
+    return {name: _plain_value(item) for name, item in value.items()}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, UUID):
+        return str(value)
+    return value.isoformat(sep=" ") if isinstance(value, datetime) else value

@@ -1,0 +1,76 @@
+"""What is said of a database, and of the machine: imports, findings, the environment."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from panic_tda.cli.rendering.common import plain
+from panic_tda.cli.text import on_one_line, paragraph, shorten
+from panic_tda.devices.doctor import Environment
+from panic_tda.parameters import format_bytes
+from panic_tda.storage.additions import ImportSummary
+from panic_tda.storage.doctor import Examination
+
+
+def import_json(summary: ImportSummary) -> dict[str, Any]:
+    """Return the object that `import-embeddings --json` prints."""
+    return plain(asdict(summary)) | {"n_present": summary.n_present}
+
+
+def import_text(summary: ImportSummary) -> str:
+    """Say what an import added, and what was there before."""
+    text = summary.describe()
+    return text[0].upper() + text[1:] + "."
+
+
+def examination_json(found: Examination) -> dict[str, Any]:
+    """Return the object that `doctor --json` prints."""
+    return asdict(found)
+
+
+def examination_text(found: Examination, width: int) -> str:
+    """Say what is wrong in a database, how often, and where first."""
+    n_found = len(found.findings)
+    lines = [f"{found.database}: {n_found or 'no'} finding{'s' * (n_found != 1)}"]
+    for finding in found.findings:
+        lines += ["", f"{finding.name}: {finding.count}", paragraph(finding.text, width)]
+        lines += [f"  {shorten(on_one_line(example), max(20, width - 2))}" for example in finding.examples]
+    if found.unchecked:
+        lines += ["", f"not checked, as no index has what is asked: {', '.join(found.unchecked)}"]
+    return "\n".join(lines)
+
+
+def environment_json(found: Environment) -> dict[str, Any]:
+    """Return the object that `doctor --environment --json` prints."""
+    return asdict(found)
+
+
+def environment_text(found: Environment) -> str:
+    """Say what this machine has, which backends run on it, and what would make the others run."""
+    driver = f"driver {found.driver or 'none found'}"
+    if found.cuda_unusable_because is None:
+        state = f"{driver} (CUDA up to {found.driver_cuda}), runtime {found.cuda_runtime}"
+    else:
+        state = f"{driver}; cannot be used: {found.cuda_unusable_because}"
+    versions = [f"{name} {version or '(not installed)'}" for name, version in found.versions.items()]
+    lines = [
+        f"system    {found.platform}, {found.cores} cores, "
+        f"{_bytes(found.memory_bytes)} memory, {_bytes(found.available_bytes)} available",
+        f"versions  {', '.join(versions)}",
+        f"CUDA      {state}",
+    ]
+    lines += [
+        f"device {one.number}  {one.name}, compute capability {one.compute_capability}, "
+        f"{_bytes(one.total_bytes)} memory, {_bytes(one.free_bytes)} free"
+        for one in found.devices
+    ]
+    lines += [
+        f"backend   {name}: {'can be used' if reason is None else f'cannot be used: {reason}'}"
+        for name, reason in found.backends.items()
+    ]
+    return "\n".join(lines)
+
+
+def _bytes(size: int | None) -> str:
+    return "unknown" if size is None else format_bytes(size)

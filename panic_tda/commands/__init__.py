@@ -1,0 +1,8 @@
+"""The commands, a file for each family of them.
+
+Each parses its options, calls one function of the library, and prints what came back; so what a command can
+do, a program can. In flow words of a shell, out flow text for people or JSON for programs, by `cli`.
+
+`data` (what is in a database), `fitting` (making clusterings), `stored` (listing, showing, deleting them).
+`panic_tda.main` gathers them. What a command computes with is imported when it runs: --help is instant.
+"""

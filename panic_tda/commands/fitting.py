@@ -1,0 +1,122 @@
+"""Making clusterings."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from panic_tda import parameters
+from panic_tda.cli import display, options, terminal
+from panic_tda.cli.options import option
+from panic_tda.cli.rendering import common
+
+# Named here so that --help need not import them; a test holds them against the registry.
+BACKENDS = ("auto", "cuml", "sklearn", "tiled")
+_what, _clustering, _machine = (
+    functools.partial(option, section=section) for section in ("What to cluster", "Clustering", "Machine")
+)
+
+
+@options.command("cluster-embeddings", example="cluster-embeddings Nomic --downsample 10 --epsilon 0.35")
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@_what("--downsample", type=int, default=1, show_default=True, metavar="N", help="Keep every N-th output.")
+@_what("--skip-invalid", is_flag=True, help="Leave invalid vectors out instead of failing their model.")
+@_clustering(
+    "--epsilon",
+    type=float,
+    default=parameters.EPSILON,
+    show_default=True,
+    help="Chord distance below which clusters are not split (cosine distance epsilon²/2).",
+)
+@_clustering(
+    "--min-cluster-size", metavar="N|P%", help="Fewest members, or a share of the rows such as 0.1%."
+)
+@_clustering("--min-samples", type=int, help="Neighbours that make a row dense, itself counted.")
+@_clustering(
+    "--allow-single-cluster/--no-allow-single-cluster",
+    default=True,
+    show_default=True,
+    help="Whether all rows may be one cluster.",
+)
+@_clustering(
+    "--selection-method",
+    type=click.Choice(parameters.SELECTION_METHODS),
+    default="eom",
+    show_default=True,
+    help="Excess of mass, or the leaves of the hierarchy.",
+)
+@_clustering("--max-cluster-size", type=int, help="Split larger clusters further (eom only).")
+@_machine(
+    "--backend",
+    type=click.Choice(BACKENDS),
+    default="auto",
+    show_default=True,
+    help="What builds the spanning tree; a backend that is named never gives way to another.",
+)
+@_machine("--exact", is_flag=True, help="No approximate tree: auto takes tiled, also on a CUDA device.")
+@_machine(
+    "--memory-limit",
+    metavar="SIZE",
+    help="Bytes above the vectors, such as 2GiB; what exceeds it goes into files (tiled only).",
+)
+@_machine(
+    "--devices",
+    metavar="N,…|none",
+    help="CUDA devices by number, one model on each at a time, or none.  [default: all]",
+)
+@_machine(
+    "--work-dir",
+    type=click.Path(path_type=Path),
+    help="Where unfinished work is kept.  [default: NAME.panic-tda beside the database]",
+)
+@_machine("--no-checkpoint", is_flag=True, help="Keep no state: a killed run starts afresh.")
+@_machine("--discard-checkpoints", is_flag=True, help="Remove what earlier runs of these models kept.")
+@options.json_output
+@options.common
+def cluster_embeddings(
+    database: str,
+    models: tuple[str, ...],
+    downsample: int,
+    skip_invalid: bool,
+    memory_limit: str | None,
+    devices: str | None,
+    work_dir: Path | None,
+    no_checkpoint: bool,
+    discard_checkpoints: bool,
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """Cluster all embeddings of the named embedding models, or of all models, and save the results."""
+    from panic_tda import clustering_manager
+    from panic_tda.cli.rendering import clusterings as rendering
+    from panic_tda.types import FAILED
+
+    wanted = parameters.from_options(**asked)
+    resources = parameters.Resources(
+        memory_limit=None if memory_limit is None else parameters.parse_bytes(memory_limit),
+        work_dir=work_dir,
+        checkpoints=not no_checkpoint,
+        discard_checkpoints=discard_checkpoints,
+        devices=None if devices is None else parameters.parse_devices(devices),
+    )
+    with display.make_progress() as progress:
+        outcomes = clustering_manager.cluster_all_data(
+            database,
+            models,
+            parameters=wanted,
+            downsample=downsample,
+            skip_invalid=skip_invalid,
+            resources=resources,
+            progress=progress,
+        )
+    terminal.print_data(
+        rendering.outcomes_json(outcomes)
+        if as_json
+        else rendering.outcomes_text(outcomes, common.table_width())
+    )
+    if any(outcome.status == FAILED for outcome in outcomes):
+        sys.exit(terminal.EXIT_FAILED)
