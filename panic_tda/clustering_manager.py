@@ -308,7 +308,14 @@ def _load_cluster_save(job: _Job, census: ModelCensus, placement: Placement) -> 
         name=matrix.model,
     )
     seconds = {"load": loaded - began, **clustering.record.seconds}
-    finished = _finish(matrix, clustering, started_at, seconds=seconds, input_sha256=fingerprint)
+    finished = _finish(
+        matrix,
+        clustering,
+        started_at,
+        keep_tree=job.resources.keep_tree,
+        seconds=seconds,
+        input_sha256=fingerprint,
+    )
     progress.phase("save")
     saving = time.monotonic()
     save_or_keep(job.database, finished)
@@ -333,7 +340,7 @@ def _remove_empty(*folders: Path | None) -> None:
 
 
 def _finish(
-    matrix: EmbeddingMatrix, clustering: Clustering, started_at: datetime, **known: Any
+    matrix: EmbeddingMatrix, clustering: Clustering, started_at: datetime, *, keep_tree: bool, **known: Any
 ) -> FinishedClustering:
     record = replace(
         clustering.record,
@@ -354,6 +361,8 @@ def _finish(
         probabilities=clustering.probabilities,
         medoids=clustering.medoid_indices,
         persistence=dict(enumerate(clustering.persistence.tolist())),
+        medoid_copies=clustering.medoid_copies,
+        tree=clustering.tree if keep_tree else None,
     )
 
 

@@ -224,7 +224,7 @@ class ClusteringParameters:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What a run may take and where it keeps its state; none of it changes the result.
+    """What a run may take and where it keeps its state; none of it changes the clusters.
 
     Parameters
     ----------
@@ -239,6 +239,9 @@ class Resources:
     devices : tuple of int or None
         CUDA devices among which models are shared out, by their numbers among the visible ones; none of them
         does without CUDA, and None takes all.
+    keep_tree : bool
+        Whether the spanning tree is stored with the result, some 20 bytes a row, so that the clusters can be
+        cut anew without fitting again.
     """
 
     memory_limit: int | None = None
@@ -246,6 +249,7 @@ class Resources:
     checkpoints: bool = True
     discard_checkpoints: bool = False
     devices: tuple[int, ...] | None = None
+    keep_tree: bool = True
 
     def __post_init__(self) -> None:
         _make_plain(self)
@@ -257,7 +261,7 @@ class Resources:
             # Unlike the methods of a path, these raise nothing where a name is too long or nobody may look.
             is_place = os.path.isdir(self.work_dir) or not os.path.exists(self.work_dir)
             _require(is_place, "work_dir", allowed, self.work_dir)
-        for name in ("checkpoints", "discard_checkpoints"):
+        for name in ("checkpoints", "discard_checkpoints", "keep_tree"):
             _require_bool(name, getattr(self, name))
         if self.devices is not None:
             allowed = "a tuple of device numbers such as (0, 1)"

@@ -90,8 +90,8 @@ class SpanningTree:
     height : (n - 1,) float64
         Mutual reachability distance of each edge (chord length), not necessarily sorted.
     core_distances : (n,) float64 or None
-        Distance of each row to its `min_samples`-th neighbour; needed where rows carry weights, because
-        the copies of a row are attached at this height.
+        Distance of each row to its `min_samples`-th neighbour, the row itself counted, and the distance floor
+        at least. Every backend gives them; None where a tree was made by hand.
     tie_tolerance : float
         Relative difference up to which two heights are one number measured twice.
     lighter_edges : LighterEdges or None
@@ -140,15 +140,21 @@ class Clustering:
         Persistence of each cluster, 0 to 1.
     medoid_indices : dict of int to int
         Row of the medoid of each cluster, by label.
+    medoid_copies : dict of int to int
+        Rows that equal the medoid bit by bit once normalised, the medoid among them, by label.
     record : ClusteringRecord
         Every effective value, as it is stored with the result; its `seconds` are those of the stages here.
+    tree : SpanningTree or None
+        The tree over all rows that the clusters were cut from; None where there were too few rows for one.
     """
 
     labels: IntArray
     probabilities: FloatArray
     persistence: FloatArray
     medoid_indices: dict[int, int]
+    medoid_copies: dict[int, int]
     record: ClusteringRecord
+    tree: SpanningTree | None = None
 
     @property
     def n_clusters(self) -> int:
@@ -180,6 +186,10 @@ class FinishedClustering:
         Row of the medoid by cluster label; one for every cluster.
     persistence : dict of int to float
         By cluster label.
+    medoid_copies : dict of int to int
+        Embeddings with the medoid's very vector, the medoid among them, by label; empty where nobody counted.
+    tree : SpanningTree or None
+        The tree over all rows, in the order of `ids`; None where it is not kept.
     """
 
     id: UUID
@@ -192,6 +202,8 @@ class FinishedClustering:
     probabilities: FloatArray
     medoids: dict[int, int]
     persistence: dict[int, float]
+    medoid_copies: dict[int, int] = field(default_factory=dict)
+    tree: SpanningTree | None = None
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from panic_tda.types import Array, Float32Array, FloatArray, IntArray
 
 _VERSIONED = ("panic_tda", "numpy", "numba", "scikit-learn")
+_HIERARCHY_ONLY = "sklearn"
+"""A backend without loops of its own to compile."""
 _VERSIONED_IF_LOADED = ("cupy", "cuml")
 
 _log = logging.getLogger(__name__)
@@ -152,17 +154,62 @@ def cluster_rows(
 
     progress.phase("medoids")
     found = _medoids(rows if backend.weighted else keep_distinct(vectors, distinct), distinct, flat)
-    return Clustering(
-        labels=flat.labels,
-        probabilities=flat.probabilities,
-        persistence=flat.persistence,
-        medoid_indices=found,
-        record=replace(
-            _record(effective, backend, distinct, flat, tree),
-            seconds=({"compile": compiling} if compiling else {})
-            | {"fit": fitted - began, "medoids": time.monotonic() - fitted},
-        ),
+    record = replace(
+        _record(effective, backend, distinct, flat, tree),
+        seconds=({"compile": compiling} if compiling else {})
+        | {"fit": fitted - began, "medoids": time.monotonic() - fitted},
     )
+    return _clustering(flat, distinct, found, record=record, tree=tree)
+
+
+def recut_rows(
+    vectors: Array,
+    tree: SpanningTree,
+    effective: EffectiveParameters,
+    *,
+    source: ClusteringRecord,
+    progress: Progress,
+) -> Clustering:
+    """Cut other clusters from the tree of an earlier fit: what a fit with these parameters would find.
+
+    Parameters
+    ----------
+    vectors : (n, d) float32
+        The rows of that fit, in its order; writable, normalised in place, distinct rows moved to the front.
+    tree : SpanningTree
+        Over these rows.
+    effective : EffectiveParameters
+        Those of the fit but for what the tree does not depend on: epsilon, `min_cluster_size`, the method,
+        `max_cluster_size`, the single cluster.
+    source : ClusteringRecord
+        Of that fit.
+    progress : Progress
+        Told what is being done.
+
+    Returns
+    -------
+    Clustering
+        Its record says what cut it, and of the tree what the source's says.
+    """
+    compiling = compile_kernels(backends.get(_HIERARCHY_ONLY), progress)
+    began = time.monotonic()
+    progress.phase("hierarchy")
+    flat = canonicalise(_flat_clusters(tree, len(vectors), effective, ""))
+    cut = time.monotonic()
+    progress.phase("medoids")
+    normalise(vectors)
+    distinct = find_distinct(vectors)
+    found = _medoids(keep_distinct(vectors, distinct), distinct, flat)
+    record = replace(
+        source,
+        **asdict(effective),
+        n_clusters=len(flat.persistence),
+        n_outliers=int(np.count_nonzero(flat.labels == OUTLIER)),
+        versions=_versions(),
+        seconds=({"compile": compiling} if compiling else {})
+        | {"cut": cut - began, "medoids": time.monotonic() - cut},
+    )
+    return _clustering(flat, distinct, found, record=record, tree=tree)
 
 
 def medoid_of(vectors: Float32Array, probabilities: FloatArray) -> int:
@@ -269,6 +316,25 @@ def _medoids(rows: Array, distinct: DistinctRows, flat: FlatClusters) -> dict[in
     weights = np.bincount(distinct.inverse, weights=flat.probabilities, minlength=len(rows))
     found = medoids(rows, labels, weights.astype(np.float64, copy=False), len(flat.persistence))
     return {label: int(distinct.first[row]) for label, row in found.items()}
+
+
+def _clustering(
+    flat: FlatClusters,
+    distinct: DistinctRows,
+    medoids: dict[int, int],
+    *,
+    record: ClusteringRecord,
+    tree: SpanningTree | None,
+) -> Clustering:
+    return Clustering(
+        labels=flat.labels,
+        probabilities=flat.probabilities,
+        persistence=flat.persistence,
+        medoid_indices=medoids,
+        medoid_copies={label: int(distinct.counts[distinct.inverse[row]]) for label, row in medoids.items()},
+        record=record,
+        tree=tree,
+    )
 
 
 def _record(

@@ -30,7 +30,7 @@ _what, _clustering, _machine = (
     type=float,
     default=parameters.EPSILON,
     show_default=True,
-    help="Chord distance below which clusters are not split (cosine distance epsilon²/2).",
+    help="Chord below which clusters are not split (cosine epsilon²/2).",
 )
 @_clustering(
     "--min-cluster-size", metavar="N|P%", help="Fewest members, or a share of the rows such as 0.1%."
@@ -55,13 +55,13 @@ _what, _clustering, _machine = (
     type=click.Choice(BACKENDS),
     default="auto",
     show_default=True,
-    help="What builds the spanning tree; a backend that is named never gives way to another.",
+    help="What builds the spanning tree; a named one never gives way to another.",
 )
 @_machine("--exact", is_flag=True, help="No approximate tree: auto takes tiled, also on a CUDA device.")
 @_machine(
     "--memory-limit",
     metavar="SIZE",
-    help="Bytes above the vectors, such as 2GiB; what exceeds it goes into files (tiled only).",
+    help="Bytes above the vectors, such as 2GiB; the rest goes into files.",
 )
 @_machine(
     "--devices",
@@ -74,7 +74,8 @@ _what, _clustering, _machine = (
     help="Where unfinished work is kept.  [default: NAME.panic-tda beside the database]",
 )
 @_machine("--no-checkpoint", is_flag=True, help="Keep no state: a killed run starts afresh.")
-@_machine("--discard-checkpoints", is_flag=True, help="Remove what earlier runs of these models kept.")
+@_machine("--discard-checkpoints", is_flag=True, help="Remove what earlier runs kept.")
+@_machine("--no-tree", is_flag=True, help="Do not store the spanning tree.")
 @options.json_output
 @options.common
 def cluster_embeddings(
@@ -87,6 +88,7 @@ def cluster_embeddings(
     work_dir: Path | None,
     no_checkpoint: bool,
     discard_checkpoints: bool,
+    no_tree: bool,
     as_json: bool,
     **asked: Any,
 ) -> None:
@@ -101,6 +103,7 @@ def cluster_embeddings(
         work_dir=work_dir,
         checkpoints=not no_checkpoint,
         discard_checkpoints=discard_checkpoints,
+        keep_tree=not no_tree,
         devices=None if devices is None else parameters.parse_devices(devices),
     )
     with display.make_progress() as progress:

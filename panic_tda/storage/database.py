@@ -24,7 +24,7 @@ from sqlalchemy.pool import NullPool
 
 from panic_tda.errors import DatabaseError, MissingPath, NeedsUpgrade, WrongUsage
 
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0003"
 """The revision that this code reads and writes; the newest one in `migrations/versions`."""
 VERSION_TABLE = "panic_tda_version"
 BUSY_TIMEOUT_SECONDS = 60.0

@@ -26,6 +26,7 @@ from panic_tda.storage.database import Database
 from panic_tda.storage.schemas import (
     Cluster,
     ClusteringResult,
+    ClusteringTree,
     Embedding,
     EmbeddingCluster,
     Invocation,
@@ -103,7 +104,7 @@ def examine_database(database: Database) -> Examination:
 
 def _orphaned_rows(connection: Connection) -> Iterator[Finding]:
     known = set(connection.execute(sa.select(ClusteringResult.key)).scalars())
-    for table, what in ((EmbeddingCluster, "assignments"), (Cluster, "clusters")):
+    for table, what in ((EmbeddingCluster, "assignments"), (Cluster, "clusters"), (ClusteringTree, "trees")):
         query = sa.select(sa.func.count()).select_from(table)
         counts = {
             key: connection.execute(query.where(table.result_key == key)).scalar_one()

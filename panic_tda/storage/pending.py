@@ -1,6 +1,7 @@
 """Finished clusterings that could not be saved, kept as files until they can be.
 
-A file is Arrow IPC: one row an embedding (`id`, `label`, `probability`), the rest as JSON in its metadata.
+A file is Arrow IPC: one row an embedding (`id`, `label`, `probability`, and the columns of its tree where it
+has one, see `trees`), the rest as JSON in its metadata.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pyarrow import ipc
 
 from panic_tda.errors import OUTLIER, BadInput, DatabaseError, MissingPath
 from panic_tda.parameters import ClusteringRecord
+from panic_tda.storage import trees
 from panic_tda.storage.database import Database
 from panic_tda.types import FinishedClustering
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 _METADATA_KEY = b"panic_tda_clustering"
 _ID_BYTES = 32
+_COLUMNS = ["id", "label", "probability"]
+_TREE_COLUMN = "core_distance"
 _NAME_CHARACTERS = 40
 
 
@@ -90,7 +94,8 @@ def read(path: Path) -> FinishedClustering:
 
 
 def _finished(table: pa.Table, said: dict[str, Any]) -> FinishedClustering:
-    if table.column("id").type != pa.binary(_ID_BYTES) or any(column.null_count for column in table.columns):
+    columns = [table.column(name) for name in _COLUMNS]
+    if columns[0].type != pa.binary(_ID_BYTES) or any(column.null_count for column in columns):
         raise ValueError("its ids are none, or a value is missing")
     found = FinishedClustering(
         id=UUID(said["id"]),
@@ -103,6 +108,9 @@ def _finished(table: pa.Table, said: dict[str, Any]) -> FinishedClustering:
         probabilities=table.column("probability").to_numpy(),
         medoids={int(label): row for label, row in said["medoids"].items()},
         persistence={int(label): value for label, value in said["persistence"].items()},
+        # Files of earlier versions have neither.
+        medoid_copies={int(label): count for label, count in said.get("medoid_copies", {}).items()},
+        tree=trees.as_tree(table if _TREE_COLUMN in table.column_names else None),
     )
     clusters = set(found.labels.tolist()) - {OUTLIER}
     if not clusters == set(found.medoids) == set(found.persistence):
@@ -116,7 +124,8 @@ def without(finished: FinishedClustering, present: BoolArray, medoids: dict[int,
     """Leave out the rows that are not `present`.
 
     A cluster that lost its medoid gets the one in `medoids`, by label, as a row before leaving out. A cluster
-    that lost all its members is left out too; labels stay as they were.
+    that lost all its members is left out too; labels stay as they were. The tree, which joins all rows, and
+    the counts of copies do not hold any more, and go.
     """
     if present.all():
         return finished
@@ -155,12 +164,19 @@ def _write(path: Path, finished: FinishedClustering) -> Path:
         # NumPy's numbers are no keys in JSON.
         "medoids": {int(label): int(row) for label, row in finished.medoids.items()},
         "persistence": {int(label): float(value) for label, value in finished.persistence.items()},
+        "medoid_copies": {int(label): int(count) for label, count in finished.medoid_copies.items()},
     }
     ids = pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(_ID_BYTES), len(finished.ids), [None, pa.py_buffer(np.ascontiguousarray(finished.ids))]
     )
-    table = pa.table({"id": ids, "label": finished.labels, "probability": finished.probabilities})
-    table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(said, default=_plain).encode()})
+    table = pa.table([ids, finished.labels, finished.probabilities], names=_COLUMNS)
+    metadata = {_METADATA_KEY: json.dumps(said, default=_plain).encode()}
+    if finished.tree is not None:
+        kept = trees.as_table(finished.tree)
+        metadata |= kept.schema.metadata
+        for name in kept.column_names:
+            table = table.append_column(name, kept.column(name))
+    table = table.replace_schema_metadata(metadata)
     path = path.absolute()
     unfinished = path.with_suffix(".part")
     try:

@@ -56,7 +56,8 @@ class ClusterDetails:
     medoid_text : str or None
         Text of the medoid; None where it is an image.
     medoid_copies : int or None
-        Members with exactly this text, the medoid among them.
+        Members with the medoid's very vector, as equal texts have, the medoid among them. Clusterings of
+        earlier versions do not say: there members with exactly its text are counted, each looked up.
     """
 
     label: int
@@ -149,6 +150,7 @@ def get_cluster_details(
             Cluster.label,
             Cluster.size,
             Cluster.persistence,
+            Cluster.medoid_copies,
             Cluster.medoid_embedding_id,
             Invocation.id,
             Invocation.run_id,
@@ -168,8 +170,8 @@ def get_cluster_details(
         .limit(limit)
     )
     rows = session.execute(query).all()
-    has_texts = any(kind is InvocationType.TEXT for *_, kind, _, _ in rows)
-    copies = _count_copies(session, clustering_id, rows[-1][0]) if has_texts else {}
+    uncounted = any(row[3] is None and row.type is InvocationType.TEXT for row in rows)
+    copies = _count_copies(session, clustering_id, rows[-1][0]) if uncounted else {}
     return [
         ClusterDetails(
             label=label,
@@ -180,9 +182,11 @@ def get_cluster_details(
             medoid_run_id=run_id,
             medoid_image_invocation_id=invocation_id if kind is InvocationType.IMAGE else image_id,
             medoid_text=text,
-            medoid_copies=copies.get(label),
+            medoid_copies=copies.get(label) if counted is None else counted,
         )
-        for label, size, persistence, embedding_id, invocation_id, run_id, kind, text, image_id in rows
+        for label, size, persistence, counted, embedding_id, invocation_id, run_id, kind, text, image_id in (
+            rows
+        )
     ]
 
 

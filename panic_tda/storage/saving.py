@@ -17,7 +17,16 @@ from panic_tda.errors import OUTLIER, DatabaseError, SaveFailed, unexpected
 from panic_tda.storage import pending
 from panic_tda.storage.bulk import insert_rows
 from panic_tda.storage.database import Database, lock_for_saving, open_database
-from panic_tda.storage.schemas import Cluster, ClusteringResult, Embedding, EmbeddingCluster, utc_now, uuid7
+from panic_tda.storage.schemas import (
+    Cluster,
+    ClusteringResult,
+    ClusteringTree,
+    Embedding,
+    EmbeddingCluster,
+    utc_now,
+    uuid7,
+)
+from panic_tda.storage.trees import save_tree
 
 if TYPE_CHECKING:
     from panic_tda.types import FinishedClustering
@@ -88,13 +97,14 @@ def require_savable(database: Database) -> None:
             )
         )
         some = connection.execute(sa.select(sa.type_coerce(Embedding.id, sa.String)).limit(1)).scalars().all()
-        insert_rows(connection, Cluster, ((key, 0, identity, 1, 0.0) for identity in some))
+        insert_rows(connection, Cluster, ((key, 0, identity, 1, 0.0, None) for identity in some))
         insert_rows(connection, EmbeddingCluster, ((key, identity, 0, 1.0) for identity in some))
+        insert_rows(connection, ClusteringTree, [(key, 0, b"")])
         connection.rollback()
 
 
 def save_clustering(connection: Connection, finished: FinishedClustering) -> None:
-    """Write a result, its clusters and its assignments.
+    """Write a result, its clusters, its assignments and, where it has one, its tree.
 
     Parameters
     ----------
@@ -121,15 +131,10 @@ def save_clustering(connection: Connection, finished: FinishedClustering) -> Non
             parameters=finished.record.to_json(),
         )
     )
-    insert_rows(
-        connection,
-        Cluster,
-        (
-            (key, label, finished.ids[finished.medoids[label]].decode(), size, finished.persistence[label])
-            for label, size in _sizes(finished)
-        ),
-    )
+    insert_rows(connection, Cluster, _clusters(key, finished))
     insert_rows(connection, EmbeddingCluster, _assignments(key, finished))
+    if finished.tree is not None:
+        save_tree(connection, key, finished.tree)
 
 
 def is_saved(connection: Connection, clustering_id: UUID) -> bool:
@@ -139,7 +144,7 @@ def is_saved(connection: Connection, clustering_id: UUID) -> bool:
 
 
 def delete_clusterings(database: Database | str | Path, clustering_ids: Sequence[UUID]) -> None:
-    """Delete clusterings with their clusters and assignments, in one transaction; embeddings stay.
+    """Delete clusterings with their clusters, assignments and trees, in one transaction; embeddings stay.
 
     Raises
     ------
@@ -148,7 +153,7 @@ def delete_clusterings(database: Database | str | Path, clustering_ids: Sequence
     """
     with open_database(database).writing() as connection:
         keys = sa.select(ClusteringResult.key).where(ClusteringResult.id.in_(clustering_ids))
-        for table in (EmbeddingCluster, Cluster):
+        for table in (ClusteringTree, EmbeddingCluster, Cluster):
             connection.execute(sa.delete(table).where(table.result_key.in_(keys)))
         connection.execute(sa.delete(ClusteringResult).where(ClusteringResult.id.in_(clustering_ids)))
 
@@ -165,14 +170,22 @@ def _next_key(connection: Connection) -> int:
     """Return a key above all that were ever used and left a row, and keep others from taking it."""
     lock_for_saving(connection)
     # Rows whose clustering was deleted by hand, without foreign keys, are nobody's, and are to stay so. Each
-    # of the three is one look at the end of an index.
-    keys = (ClusteringResult.key, Cluster.result_key, EmbeddingCluster.result_key)
+    # of the four is one look at the end of an index.
+    keys = (
+        *(ClusteringResult.key, Cluster.result_key, EmbeddingCluster.result_key),
+        ClusteringTree.result_key,
+    )
     return 1 + max(connection.execute(sa.select(sa.func.max(key))).scalar() or 0 for key in keys)
 
 
-def _sizes(finished: FinishedClustering) -> Iterator[tuple[int, int]]:
+def _clusters(
+    key: int, finished: FinishedClustering
+) -> Iterator[tuple[int, int, str, int, float, int | None]]:
     labels, counts = np.unique(finished.labels[finished.labels != OUTLIER], return_counts=True)
-    yield from zip(labels.tolist(), counts.tolist(), strict=True)
+    for label, size in zip(labels.tolist(), counts.tolist(), strict=True):
+        medoid = finished.ids[finished.medoids[label]].decode()
+        copies = finished.medoid_copies.get(label)
+        yield key, label, medoid, size, finished.persistence[label], copies
 
 
 def _assignments(key: int, finished: FinishedClustering) -> Iterator[tuple[int, str, int, float]]:

@@ -1,4 +1,4 @@
-"""The tables: four that the generation pipeline writes, three of our own.
+"""The tables: four that the generation pipeline writes, four of our own.
 
 The pipeline's tables (`experimentconfig`, `run`, `invocation`, `embedding`) are described exactly as they
 stand in the databases in the field. Ids are `CHAR(32)`, 32 lower-case hexadecimal characters: a column
@@ -197,7 +197,7 @@ class Embedding(Base):
 class ClusteringResult(Base):
     """One clustering of all embeddings of one embedding model.
 
-    `key` is a short integer that the many rows of the other two tables refer to.
+    `key` is a short integer that the many rows of the other three tables refer to.
     """
 
     __tablename__ = "clusteringresult"
@@ -230,6 +230,8 @@ class Cluster(Base):
     )
     size: Mapped[int] = mapped_column()
     persistence: Mapped[float] = mapped_column()
+    # NULL where it was not counted when the clustering was made.
+    medoid_copies: Mapped[int | None] = mapped_column()
 
     result: Mapped[ClusteringResult] = relationship(back_populates="clusters")
     medoid: Mapped[Embedding] = relationship()
@@ -252,6 +254,18 @@ class EmbeddingCluster(Base):
     )
     label: Mapped[int] = mapped_column()
     probability: Mapped[float] = mapped_column()
+
+
+class ClusteringTree(Base):
+    """A part of the spanning tree that a clustering was cut from; see `storage.trees`."""
+
+    __tablename__ = "clusteringtree"
+
+    result_key: Mapped[int] = mapped_column(
+        ForeignKey("clusteringresult.key", ondelete="CASCADE"), primary_key=True
+    )
+    part: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    data: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 def _positive(max_length: int) -> int:

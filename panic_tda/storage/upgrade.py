@@ -12,13 +12,14 @@ from panic_tda.errors import DatabaseError, NeedsUpgrade
 from panic_tda.parameters import format_bytes
 from panic_tda.storage.database import SCHEMA_VERSION, VERSION_TABLE, Database, migrate, schema_version
 
-CLUSTERING_TABLES = ("clusteringresult", "cluster", "embeddingcluster")
+CLUSTERING_TABLES = ("clusteringresult", "cluster", "embeddingcluster", "clusteringtree")
 INDEXES = (
     "ix_embedding_model_length_invocation",
     "ix_invocation_id_run_type_number",
     "ix_invocation_run_type_number",
 )
 OLD_INDEX = "ix_embedding_embedding_model"
+_SINCE_0003 = (f"table {CLUSTERING_TABLES[-1]}", "column cluster.medoid_copies")
 
 # Of an index of all embeddings and of the two of all invocations (measured: 50 and 132, with a model's name
 # of five letters).
@@ -88,9 +89,10 @@ class UpgradePlan:
             lines.append("- leaves every other table as it is, row for row")
         else:
             lines.append("- keeps every clustering, and every table as it is, row for row")
-        lines.append("- keeps other programs from writing while it runs, and reads every embedding once")
-        lines.append("- reads every invocation, but no image where images stand last in a row")
-        lines.append(f"- makes the file larger by about {format_bytes(self.bytes_kept)}")
+        if self.bytes_kept:
+            lines.append("- keeps other programs from writing while it runs, and reads every embedding once")
+            lines.append("- reads every invocation, but no image where images stand last in a row")
+            lines.append(f"- makes the file larger by about {format_bytes(self.bytes_kept)}")
         free = "" if self.bytes_free is None else f"; {format_bytes(self.bytes_free)} are free"
         lines.append(f"- needs about {format_bytes(self.bytes_needed)} of disk while it runs{free}")
         return "\n".join(lines)
@@ -149,17 +151,21 @@ def _plan(database: Database, connection: Connection) -> UpgradePlan:
     # What a version of ours holds stays.
     ours = CLUSTERING_TABLES if version is None else ()
     dropped = tuple((table, _count(connection, table)) for table in ours if table in present)
+    has_indexes = version is not None and version >= "0002"
     created = [f"table {table}" for table in ours]
-    created += [f"index {index}" for index in INDEXES]
+    created += [] if has_indexes else [f"index {index}" for index in INDEXES]
+    created += [] if version is None else _SINCE_0003
     if VERSION_TABLE not in present:
         created.append(f"table {VERSION_TABLE}")
-    kept = _BYTES_PER_EMBEDDING * _count(connection, "embedding")
-    kept += _BYTES_PER_INVOCATION * _count(connection, "invocation")
+    kept = 0
+    if not has_indexes:
+        kept = _BYTES_PER_EMBEDDING * _count(connection, "embedding")
+        kept += _BYTES_PER_INVOCATION * _count(connection, "invocation")
     return UpgradePlan(
         database=str(database),
         version=version,
         dropped=dropped,
-        replaced=(OLD_INDEX,) if inspector.has_index("embedding", OLD_INDEX) else (),
+        replaced=(OLD_INDEX,) if not has_indexes and inspector.has_index("embedding", OLD_INDEX) else (),
         created=tuple(created),
         bytes_kept=kept,
         bytes_needed=_SPARE_BYTES

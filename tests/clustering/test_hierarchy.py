@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panic_tda.clustering import hierarchy
+from panic_tda.clustering import condensed
 from panic_tda.clustering.hierarchy import extract
 from panic_tda.errors import OUTLIER, PanicTdaError
 from panic_tda.parameters import EffectiveParameters
@@ -245,6 +245,6 @@ def test_50_000_nested_clusters() -> None:
 
 
 def test_the_worked_example_is_what_happens() -> None:
-    found = doctest.testmod(hierarchy)
+    found = doctest.testmod(condensed)
     assert found.attempted > 0
     assert found.failed == 0

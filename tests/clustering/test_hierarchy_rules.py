@@ -9,7 +9,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from panic_tda.clustering.hierarchy import TIE_SPAN, _Condensed, _stabilities, extract
+from panic_tda.clustering.condensed import TIE_SPAN, Condensed
+from panic_tda.clustering.hierarchy import _stabilities, extract
 from panic_tda.errors import OUTLIER
 from panic_tda.types import SpanningTree
 from tests.trees import FLOOR, PLAIN, by_smallest_row, edges, labels_of, path
@@ -169,7 +170,7 @@ def test_stabilities_are_sums_that_know_no_order_of_rows() -> None:
     expected = math.fsum(1 / heights)
     for _ in range(3):
         generator.shuffle(heights)
-        root = _Condensed(
+        root = Condensed(
             parent=np.zeros(1, dtype=np.int64),
             birth=np.array([np.inf]),
             size=np.array([len(heights)]),

@@ -72,7 +72,7 @@ def test_a_key_is_found_without_going_through_the_assignments(upgraded: MakeFile
         require_savable(file.database)
     finally:
         sa.event.remove(sa.Engine, "before_cursor_execute", look)
-    assert len(plans) == 3
+    assert len(plans) == 4
     assert {plan.split()[0] for plan in plans} == {"SEARCH"}
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import sqlite3
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -38,6 +40,13 @@ SPECS = {
 }
 
 
+def plainly(found: dict[str, Any]) -> dict[str, Any]:
+    """Make words of a definition: a column that was added stands behind the constraints."""
+    return {
+        name: (sorted(re.findall(r"\w+|[^\w\s,]", sql or "")), rows) for name, (sql, rows) in found.items()
+    }
+
+
 def without_ours(path: Path) -> dict[str, object]:
     others: dict[str, object] = dict(snapshot(path, without=OURS))
     for name in (*INDEXES, OLD_INDEX):
@@ -55,10 +64,13 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, 
     return snapshot(path)
 
 
-def test_a_new_database_is_what_schemas_describes(tmp_path: Path, described: dict[str, object]) -> None:
+def test_a_new_database_is_what_schemas_describes(tmp_path: Path, described: dict[str, Any]) -> None:
     path = tmp_path / "new.sqlite"
     open_database(path, create=True).require_current()
-    assert snapshot(path, without=(VERSION_TABLE,)) == described
+    assert plainly(snapshot(path, without=(VERSION_TABLE,))) == plainly(described)
+    with opened(path) as connection:
+        columns = [row[1] for row in connection.execute("PRAGMA table_info(cluster)")]
+    assert columns == [column.name for column in Base.metadata.tables["cluster"].columns]
 
 
 def test_the_schema_version_is_the_newest_migration() -> None:
@@ -69,7 +81,7 @@ def test_the_schema_version_is_the_newest_migration() -> None:
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_an_upgrade_changes_the_clustering_tables_only(
-    tmp_path: Path, spec: FieldSpec, described: dict[str, object]
+    tmp_path: Path, spec: FieldSpec, described: dict[str, Any]
 ) -> None:
     facts = write_field_file(tmp_path / "field.sqlite", spec)
     before = without_ours(facts.path)
@@ -83,7 +95,7 @@ def test_an_upgrade_changes_the_clustering_tables_only(
     assert without_ours(facts.path) == before
     after = snapshot(facts.path)
     for name in [*CLUSTERING_TABLES, *INDEXES]:
-        assert after[name] == described[name]
+        assert plainly(after)[name] == plainly(described)[name]
     assert after[VERSION_TABLE][1] == [(SCHEMA_VERSION, "text")]
     database.require_current()
 
@@ -139,8 +151,17 @@ def test_a_file_without_old_tables_loses_nothing(tmp_path: Path) -> None:
     assert "stop working" not in str(plan)
 
 
+def as_version_0002(path: Path) -> None:
+    """Make an upgraded file what the second version left behind."""
+    with opened(path) as connection:
+        connection.execute("DROP TABLE clusteringtree")
+        connection.execute("ALTER TABLE cluster DROP COLUMN medoid_copies")
+        connection.execute(f"UPDATE {VERSION_TABLE} SET version_num = '0002'")
+
+
 def as_version_0001(path: Path) -> None:
     """Make an upgraded file what the first version left behind."""
+    as_version_0002(path)
     with opened(path) as connection:
         for name in INDEXES:
             connection.execute(f"DROP INDEX {name}")
@@ -149,7 +170,7 @@ def as_version_0001(path: Path) -> None:
 
 
 def test_a_file_of_version_0001_keeps_everything_but_one_index(
-    upgraded: MakeFile, described: dict[str, object]
+    upgraded: MakeFile, described: dict[str, Any]
 ) -> None:
     database, facts = upgraded(EVERYTHING)
     finished = make_finished([e.id for e in facts.sample("Nomic")])
@@ -157,20 +178,45 @@ def test_a_file_of_version_0001_keeps_everything_but_one_index(
         save_clustering(connection, finished)
     after = snapshot(facts.path)
     as_version_0001(facts.path)
-    with pytest.raises(NeedsUpgrade, match=r"version 0002 yet \(it has 0001\)"):
+    with pytest.raises(NeedsUpgrade, match=r"version 0003 yet \(it has 0001\)"):
         database.require_current()
 
     plan = plan_upgrade(database)
 
     assert plan.dropped == ()
     assert plan.replaced == (OLD_INDEX,)
-    assert plan.created == tuple(f"index {index}" for index in INDEXES)
+    indexes = [f"index {index}" for index in INDEXES]
+    assert plan.created == (*indexes, "table clusteringtree", "column cluster.medoid_copies")
     assert f"- drops index {OLD_INDEX}, which the new ones replace" in str(plan)
     assert "- keeps every clustering" in str(plan)
     assert "stop working" not in str(plan)
     assert replace(upgrade(database), bytes_free=plan.bytes_free) == plan
     assert snapshot(facts.path) == after
     assert len(after["embeddingcluster"][1]) == len(finished.ids)
+
+
+def test_a_file_of_version_0002_gets_a_table_and_a_column_without_reading_a_row(upgraded: MakeFile) -> None:
+    database, facts = upgraded(EVERYTHING)
+    finished = make_finished([e.id for e in facts.sample("Nomic")])
+    with database.writing() as connection:
+        save_clustering(connection, finished)
+    after = snapshot(facts.path)
+    as_version_0002(facts.path)
+    statements: list[str] = []
+
+    def see(*arguments: object) -> None:
+        statements.append(str(arguments[2]))
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", see)
+    try:
+        plan = upgrade(database)
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", see)
+    assert plan.created == ("table clusteringtree", "column cluster.medoid_copies")
+    assert (plan.dropped, plan.bytes_kept) == ((), 0)
+    assert "reads every" not in str(plan)
+    assert not any(re.search(r"FROM (embedding|invocation)\b|CREATE INDEX", one) for one in statements)
+    assert snapshot(facts.path) == after
 
 
 def test_an_index_on_the_models_is_dropped_and_named(tmp_path: Path) -> None:
@@ -308,6 +354,8 @@ upgrade(open_database(sys.argv[1]))
         "DROP TABLE embeddingcluster",
         "CREATE TABLE clusteringresult",
         "CREATE TABLE embeddingcluster",
+        "ALTER TABLE cluster ADD",
+        "CREATE TABLE clusteringtree",
         *(f"CREATE INDEX IF NOT EXISTS {index}" for index in INDEXES),
         f"INSERT INTO {VERSION_TABLE}",
     ],
@@ -330,7 +378,7 @@ def test_an_upgrade_says_nothing_by_itself(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_a_real_field_file(tmp_path: Path, described: dict[str, object]) -> None:
+def test_a_real_field_file(tmp_path: Path, described: dict[str, Any]) -> None:
     path = field_copy(tmp_path)
     untouched = tmp_path / "untouched.sqlite"
     shutil.copyfile(path, untouched)
@@ -339,4 +387,4 @@ def test_a_real_field_file(tmp_path: Path, described: dict[str, object]) -> None
     assert without_ours(path) == without_ours(untouched)
     after = snapshot(path)
     for name in [*CLUSTERING_TABLES, *INDEXES]:
-        assert after[name] == described[name]
+        assert plainly(after)[name] == plainly(described)[name]

@@ -111,7 +111,8 @@ class Backend(Protocol):
         Returns
         -------
         SpanningTree
-            n - 1 edges over the rows given, all heights from one consistent set of numbers.
+            n - 1 edges over the rows given, all heights from one consistent set of numbers, with the core
+            distance of every row.
         """
 
 

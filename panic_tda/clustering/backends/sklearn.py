@@ -58,6 +58,8 @@ class SklearnBackend:
         options.progress.phase("distances", total=n * n / 2)
         distances = chord_distance_matrix(vectors, options)
         options.progress.phase("linkage")
+        # Before scikit-learn overwrites the matrix with mutual reachability.
+        cores = _core_distances(distances, options)
         model = HDBSCAN(
             metric="precomputed",
             min_samples=options.min_samples,
@@ -66,7 +68,7 @@ class SklearnBackend:
             allow_single_cluster=False,
             copy=False,
         ).fit(distances)
-        return _spanning_tree(model._single_linkage_tree_, n)
+        return _spanning_tree(model._single_linkage_tree_, cores)
 
 
 def chord_distance_matrix(vectors: Float32Array, options: FitOptions) -> FloatArray:
@@ -113,11 +115,21 @@ def _tile_distances(rows: FloatArray, columns: FloatArray) -> FloatArray:
     return np.sqrt(squared)
 
 
-def _spanning_tree(merges: np.ndarray, n: int) -> SpanningTree:
+def _core_distances(distances: FloatArray, options: FitOptions) -> FloatArray:
+    nearest = options.min_samples - 1
+    cores = [
+        np.partition(distances[first : first + TILE_ROWS], nearest, axis=1)[:, nearest]
+        for first in range(0, len(distances), TILE_ROWS)
+    ]
+    return np.maximum(np.concatenate(cores), options.distance_floor)
+
+
+def _spanning_tree(merges: np.ndarray, cores: FloatArray) -> SpanningTree:
     # A merge joins two components by their numbers in SciPy's layout; any leaf of each side will do.
     left = merges["left_node"].astype(np.int64)
     right = merges["right_node"].astype(np.int64)
+    n = len(cores)
     leaf = np.concatenate([np.arange(n), np.empty(len(merges), dtype=np.int64)])
     for merge, node in enumerate(left.tolist()):
         leaf[n + merge] = leaf[node]
-    return SpanningTree(u=leaf[left], v=leaf[right], height=merges["value"].astype(np.float64))
+    return SpanningTree(leaf[left], leaf[right], merges["value"].astype(np.float64), cores)

@@ -1,0 +1,165 @@
+"""The spanning tree of a clustering, kept with it, so that nothing is fitted twice.
+
+A tree is stored as Arrow IPC streams, compressed with zstd, one a row of `clusteringtree`. Row i of them has
+edge i (`u`, `v`: row numbers; `height`), the shortest edges first, and the core distance of row i, which is
+the i-th assignment by ascending embedding id. A tree over n rows has n - 1 edges: the last row has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import numpy as np
+import pyarrow as pa
+import sqlalchemy as sa
+from pyarrow import ipc
+from sqlalchemy.engine import Connection
+
+from panic_tda.errors import DatabaseError
+from panic_tda.storage.assignments import key_of
+from panic_tda.storage.bulk import insert_rows, stream_rows
+from panic_tda.storage.schemas import ClusteringTree
+from panic_tda.types import SpanningTree
+
+if TYPE_CHECKING:
+    from panic_tda.types import FloatArray
+
+PART_BYTES = 8 << 20
+_ROW_BYTES = 24
+PART_ROWS = (PART_BYTES - (1 << 14)) // _ROW_BYTES
+"""So that a part fits into `PART_BYTES` whatever its compression comes to."""
+_TOLERANCE = b"tie_tolerance"
+_SCHEMA = pa.schema(
+    [("u", pa.int32()), ("v", pa.int32()), ("height", pa.float64()), ("core_distance", pa.float64())]
+)
+_OPTIONS = ipc.IpcWriteOptions(compression="zstd")
+
+
+def save_tree(connection: Connection, key: int, tree: SpanningTree) -> None:
+    """Write a tree with the result of this key, part by part.
+
+    Parameters
+    ----------
+    connection : Connection
+        From `Database.writing`.
+    key : int
+        Of the clustering.
+    tree : SpanningTree
+        n - 1 edges over the n assignments, which are fewer than 2**31; with core distances.
+    """
+    insert_rows(connection, ClusteringTree, ((key, part, data) for part, data in enumerate(_parts(tree))))
+
+
+def has_tree(connection: Connection, clustering_id: UUID) -> bool:
+    """Tell whether a clustering was stored with its tree."""
+    query = sa.select(ClusteringTree.part).where(ClusteringTree.result_key == key_of(clustering_id)).limit(1)
+    return connection.execute(query).first() is not None
+
+
+def read_tree(connection: Connection, clustering_id: UUID) -> SpanningTree | None:
+    """Return the tree of a clustering, None where none was stored.
+
+    Raises
+    ------
+    DatabaseError
+        What is stored is no tree, or not all of it.
+    """
+    try:
+        return as_tree(_read(connection, clustering_id, _SCHEMA.names))
+    except ValueError as error:
+        raise _damaged(clustering_id, str(error)) from error
+
+
+def read_core_distances(connection: Connection, clustering_id: UUID) -> FloatArray | None:
+    """Return the core distances of a clustering's rows, (n,) float64, None where no tree was stored.
+
+    Raises
+    ------
+    DatabaseError
+        As `read_tree`.
+    """
+    table = _read(connection, clustering_id, ["core_distance"])
+    return None if table is None else table.column("core_distance").to_numpy()
+
+
+def as_table(tree: SpanningTree) -> pa.Table:
+    """Return a tree as a table of one row an assignment, the shortest edges first."""
+    order = np.argsort(tree.height, kind="stable")
+    missing = np.arange(len(order) + 1) == len(order)
+    columns = [
+        pa.array(np.append(values[order], 0), type=kind, mask=missing)
+        for values, kind in ((tree.u, pa.int32()), (tree.v, pa.int32()), (tree.height, pa.float64()))
+    ]
+    table = pa.table([*columns, pa.array(tree.core_distances, pa.float64())], schema=_SCHEMA)
+    return table.replace_schema_metadata({_TOLERANCE: repr(tree.tie_tolerance).encode()})
+
+
+def as_tree(table: pa.Table | None) -> SpanningTree | None:
+    """Return what `as_table` made a table of.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError
+        It is none.
+    """
+    if table is None:
+        return None
+    edges = table.select(_SCHEMA.names).slice(0, max(0, table.num_rows - 1))
+    if any(column.null_count for column in edges.columns) or table.column("core_distance").null_count:
+        raise ValueError("a value of its tree is missing")
+    u, v, height = (edges.column(name).to_numpy() for name in ("u", "v", "height"))
+    return SpanningTree(
+        u=u.astype(np.int64),
+        v=v.astype(np.int64),
+        height=height,
+        core_distances=table.column("core_distance").to_numpy(),
+        tie_tolerance=float(table.schema.metadata[_TOLERANCE]),
+    )
+
+
+def _parts(tree: SpanningTree) -> Iterator[bytes]:
+    table = as_table(tree)
+    for first in range(0, table.num_rows, PART_ROWS):
+        sink = pa.BufferOutputStream()
+        with ipc.new_stream(sink, table.schema, options=_OPTIONS) as writer:
+            writer.write_table(table.slice(first, PART_ROWS))
+        yield sink.getvalue().to_pybytes()
+
+
+def _read(connection: Connection, clustering_id: UUID, names: list[str]) -> pa.Table | None:
+    columns: tuple[Any, ...] = (ClusteringTree.part, ClusteringTree.data)
+    of_this = ClusteringTree.result_key == key_of(clustering_id)
+    query = sa.select(*columns).where(of_this).order_by(ClusteringTree.part)
+    tables: list[pa.Table] = []
+    for rows in stream_rows(connection, query, batch_rows=1):
+        ((part, data),) = rows
+        if part != len(tables):
+            raise _damaged(clustering_id, f"part {len(tables)} is missing")
+        tables.append(_part(clustering_id, data, names))
+    if not tables:
+        return None
+    if any(len(one) != PART_ROWS for one in tables[:-1]):
+        raise _damaged(clustering_id, "a part is not whole")
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def _part(clustering_id: UUID, data: Any, names: list[str]) -> pa.Table:
+    try:
+        with ipc.open_stream(data) as reader:
+            table = reader.read_all()
+        # What is damaged inside would be read beyond its end.
+        table.validate(full=True)
+        if table.schema != _SCHEMA or _TOLERANCE not in (table.schema.metadata or {}):
+            raise ValueError("its columns are not those of a tree")
+        return table.select(names)
+    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
+        raise _damaged(clustering_id, str(error)) from error
+
+
+def _damaged(clustering_id: UUID, fault: str) -> DatabaseError:
+    return DatabaseError(
+        f"the stored tree of clustering {clustering_id} is damaged ({fault}); its clusters do not depend on "
+        "it: cluster again to have a tree"
+    )

@@ -1,0 +1,251 @@
+"""A clustering is stored with the tree that it was cut from, and the tree comes back as it was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import ipc
+
+from panic_tda import clustering_manager
+from panic_tda.clustering import hierarchy
+from panic_tda.clustering.recipe import canonicalise
+from panic_tda.errors import BadInput, DatabaseError
+from panic_tda.files.importing import import_embeddings
+from panic_tda.parameters import Resources
+from panic_tda.storage import pending, trees
+from panic_tda.storage.assignments import read_assignments
+from panic_tda.storage.database import Database, open_database
+from panic_tda.storage.recovery import save_pending
+from panic_tda.storage.results import find_clustering, get_cluster_details
+from panic_tda.storage.saving import delete_clusterings, save_clustering
+from panic_tda.types import FinishedClustering, SpanningTree
+from tests.conftest import MakeFile, ids_of, make_finished
+from tests.snapshots import opened
+
+SAMPLE = Path(__file__).parents[2] / "panic_tda" / "sample"
+
+
+def random_tree(n: int, seed: int = 0) -> SpanningTree:
+    rng = np.random.default_rng(seed)
+    v = np.arange(1, n)
+    return SpanningTree(
+        u=rng.integers(0, v),
+        v=v,
+        height=rng.choice([0.25, 0.5, rng.random()], n - 1),
+        core_distances=rng.random(n),
+        tie_tolerance=1e-6,
+    )
+
+
+def edges_of(tree: SpanningTree) -> list[tuple[float, int, int]]:
+    return sorted(zip(tree.height.tolist(), tree.u.tolist(), tree.v.tolist(), strict=True))
+
+
+def with_tree(file_ids: list[str], seed: int = 0) -> FinishedClustering:
+    finished = make_finished(file_ids, seed=seed)
+    copies = dict.fromkeys(finished.medoids, 2)
+    return replace(finished, tree=random_tree(len(file_ids), seed), medoid_copies=copies)
+
+
+def assert_is_tree(found: SpanningTree | None, expected: SpanningTree | None) -> None:
+    assert found is not None
+    assert expected is not None
+    assert edges_of(found) == edges_of(expected)
+    assert (found.u.dtype, found.v.dtype, found.height.dtype) == (np.int64, np.int64, np.float64)
+    np.testing.assert_array_equal(found.core_distances, expected.core_distances)
+    assert found.tie_tolerance == expected.tie_tolerance
+
+
+@pytest.mark.parametrize("rows_of_a_part", [1, 7, 10_000])
+def test_a_tree_comes_back_as_it_was(
+    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, rows_of_a_part: int
+) -> None:
+    monkeypatch.setattr(trees, "PART_ROWS", rows_of_a_part)
+    file = upgraded()
+    first, second = (with_tree(ids_of(file), seed) for seed in (1, 2))
+    without = make_finished(ids_of(file), seed=3)
+    with file.database.writing() as connection:
+        for finished in (first, second, without):
+            save_clustering(connection, finished)
+    with file.database.reading() as connection:
+        for finished in (first, second):
+            assert trees.has_tree(connection, finished.id)
+            assert_is_tree(trees.read_tree(connection, finished.id), finished.tree)
+            np.testing.assert_array_equal(
+                trees.read_core_distances(connection, finished.id), finished.tree.core_distances
+            )
+        assert not trees.has_tree(connection, without.id)
+        assert trees.read_tree(connection, without.id) is None
+        assert trees.read_core_distances(connection, without.id) is None
+
+
+def test_a_part_fits_into_what_is_said(tmp_path: Path) -> None:
+    # Random numbers do not compress.
+    rng = np.random.default_rng(0)
+    n = trees.PART_ROWS + 1000
+    tree = SpanningTree(
+        rng.integers(0, 2**31 - 1, n - 1), rng.integers(0, 2**31 - 1, n - 1), rng.random(n - 1), rng.random(n)
+    )
+    parts = [len(part) for part in trees._parts(tree)]
+    assert len(parts) == 2
+    assert max(parts) <= trees.PART_BYTES
+
+
+def test_a_tree_goes_with_its_clustering(upgraded: MakeFile) -> None:
+    file = upgraded()
+    first, second = (with_tree(ids_of(file), seed) for seed in (1, 2))
+    with file.database.writing() as connection:
+        save_clustering(connection, first)
+        save_clustering(connection, second)
+    delete_clusterings(file.database, [first.id])
+    with opened(file.path) as connection:
+        keys = connection.execute("SELECT DISTINCT result_key FROM clusteringtree").fetchall()
+        assert keys == connection.execute("SELECT key FROM clusteringresult").fetchall() != []
+
+
+@pytest.mark.parametrize(
+    ("statement", "fault"),
+    [
+        ("UPDATE clusteringtree SET data = x'00' WHERE part = 1", "damaged"),
+        ("UPDATE clusteringtree SET data = 'text' WHERE part = 1", "damaged"),
+        ("UPDATE clusteringtree SET data = substr(data, 1, 200) WHERE part = 1", "damaged"),
+        ("DELETE FROM clusteringtree WHERE part = 1", "part 1 is missing"),
+        (
+            "UPDATE clusteringtree SET data = (SELECT data FROM clusteringtree WHERE part = 3) "
+            "WHERE part = 1",
+            "not whole|missing",
+        ),
+    ],
+)
+def test_a_damaged_tree_is_named(
+    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, statement: str, fault: str
+) -> None:
+    file = upgraded()
+    finished = with_tree(ids_of(file))
+    monkeypatch.setattr(trees, "PART_ROWS", (len(finished.ids) - 1) // 3)
+    with file.database.writing() as connection:
+        save_clustering(connection, finished)
+    with opened(file.path) as connection:
+        connection.execute(statement)
+    with (
+        file.database.reading() as connection,
+        pytest.raises(DatabaseError, match=f"tree of clustering {finished.id}.*({fault})"),
+    ):
+        trees.read_tree(connection, finished.id)
+
+
+def test_what_is_kept_as_a_file_keeps_its_tree(upgraded: MakeFile) -> None:
+    file = upgraded()
+    finished = with_tree(ids_of(file))
+    path = pending.keep(file.database, finished)
+    kept = pending.read(path)
+    assert_is_tree(kept.tree, finished.tree)
+    assert kept.medoid_copies == finished.medoid_copies
+    save_pending(file.database)
+    with file.database.reading() as connection:
+        assert_is_tree(trees.read_tree(connection, finished.id), finished.tree)
+
+
+def test_a_kept_tree_with_a_hole_is_refused(upgraded: MakeFile) -> None:
+    file = upgraded()
+    path = pending.keep(file.database, with_tree(ids_of(file)))
+    with pa.OSFile(str(path)) as source:
+        table = ipc.open_file(source).read_all()
+    holes = pa.array([None] * table.num_rows, pa.int32())
+    damaged = table.set_column(table.column_names.index("u"), "u", holes)
+    with pa.OSFile(str(path), "wb") as sink, ipc.new_file(sink, damaged.schema) as writer:
+        writer.write_table(damaged)
+    with pytest.raises(BadInput, match="a value of its tree is missing"):
+        pending.read(path)
+
+
+def test_embeddings_that_went_take_the_tree_along(upgraded: MakeFile) -> None:
+    file = upgraded()
+    finished = with_tree(ids_of(file))
+    pending.keep(file.database, finished)
+    with opened(file.path) as connection:
+        connection.execute("DELETE FROM embedding WHERE id = ?", (finished.ids[0].decode(),))
+    ((saved),) = save_pending(file.database)
+    assert saved.n_vanished == 1
+    with file.database.session() as session:
+        assert not trees.has_tree(session.connection(), finished.id)
+        # Nobody counted these anew: they are looked up.
+        details = get_cluster_details(finished.id, session)
+        assert all(one.medoid_copies is not None and one.medoid_copies < one.size for one in details)
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Database:
+    database = open_database(tmp_path_factory.mktemp("sample") / "sample.sqlite", create=True)
+    import_embeddings(sorted(SAMPLE.glob("*.parquet")), database)
+    return database
+
+
+@pytest.mark.parametrize("backend", ["tiled", "sklearn"])
+def test_the_stored_tree_gives_the_stored_clusters(sample: Database, backend: str) -> None:
+    asked = clustering_manager.ClusteringParameters(backend=backend)
+    (outcome,) = clustering_manager.cluster_all_data(sample, ["MiniLM"], parameters=asked)
+    assert outcome.id is not None
+    with sample.session() as session:
+        record = find_clustering(session, str(outcome.id)).record
+        tree = trees.read_tree(session.connection(), outcome.id)
+        stored = read_assignments(session.connection(), outcome.id)
+        details = get_cluster_details(outcome.id, session)
+        texts = {one.label: one.medoid_text for one in details}
+    assert tree is not None
+    flat = canonicalise(hierarchy.extract(tree, record))
+    np.testing.assert_array_equal(flat.labels, stored.labels)
+    np.testing.assert_array_equal(flat.probabilities, stored.probabilities)
+    with opened(sample.path) as connection:
+        query = """
+            SELECT a.label, count(*) FROM clusteringresult r JOIN embeddingcluster a ON a.result_key = r.key
+            JOIN embedding e ON e.id = a.embedding_id JOIN invocation i ON i.id = e.invocation_id
+            JOIN cluster c ON c.result_key = r.key AND c.label = a.label
+            JOIN embedding m ON m.id = c.medoid_embedding_id JOIN invocation n ON n.id = m.invocation_id
+            WHERE r.id = ? AND n.output_text = i.output_text GROUP BY a.label"""
+        by_text = dict(connection.execute(query, (outcome.id.hex,)).fetchall())
+        stored_copies = dict(
+            connection.execute(
+                "SELECT label, medoid_copies FROM cluster WHERE result_key = (SELECT key FROM "
+                "clusteringresult WHERE id = ?)",
+                (outcome.id.hex,),
+            ).fetchall()
+        )
+    assert len(texts) > 10
+    assert stored_copies == by_text == {one.label: one.medoid_copies for one in details}
+    assert max(by_text.values()) > 5
+
+
+def test_core_distances_are_those_of_all_rows(sample: Database) -> None:
+    found = []
+    for backend in ("tiled", "sklearn"):
+        asked = clustering_manager.ClusteringParameters(backend=backend, min_samples=7)
+        (outcome,) = clustering_manager.cluster_all_data(sample, ["LSA"], parameters=asked, downsample=3)
+        assert outcome.id is not None
+        with sample.reading() as connection:
+            cores = trees.read_core_distances(connection, outcome.id)
+            ids = read_assignments(connection, outcome.id).ids
+        assert cores is not None
+        found.append(cores)
+    with opened(sample.path) as connection:
+        stored = dict(connection.execute("SELECT id, vector FROM embedding WHERE embedding_model = 'LSA'"))
+    rows = np.stack([np.frombuffer(stored[one.decode()], dtype="<f4") for one in ids]).astype(np.float64)
+    rows /= np.linalg.norm(rows, axis=1)[:, None]
+    differences = rows[:, None, :] - rows[None, :, :]
+    expected = np.sort(np.linalg.norm(differences, axis=2), axis=1)[:, 6]
+    for cores in found:
+        np.testing.assert_allclose(cores, np.maximum(expected, 1e-3), rtol=1e-6, atol=1e-9)
+
+
+def test_no_tree_is_kept_where_none_is_wanted(sample: Database) -> None:
+    (outcome,) = clustering_manager.cluster_all_data(
+        sample, ["MiniLM"], downsample=10, resources=Resources(keep_tree=False)
+    )
+    assert outcome.id is not None
+    with sample.reading() as connection:
+        assert not trees.has_tree(connection, outcome.id)
+        assert len(read_assignments(connection, outcome.id).ids) == outcome.n_embeddings
