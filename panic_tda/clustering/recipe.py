@@ -22,7 +22,7 @@ import numpy as np
 
 from panic_tda import parameters
 from panic_tda.arrays.rows import normalise
-from panic_tda.clustering import backends, hierarchy
+from panic_tda.clustering import backends, cuts, hierarchy
 from panic_tda.clustering.backends.base import Backend, Checkpoint, FitOptions
 from panic_tda.clustering.duplicates import DistinctRows, attach_copies, find_distinct, keep_distinct
 from panic_tda.clustering.medoids import medoids
@@ -289,25 +289,26 @@ def _flat_clusters(
     if tree is None:
         return FlatClusters(np.full(n, OUTLIER, dtype=np.int64), np.zeros(n), np.empty(0))
     flat = hierarchy.extract(tree, effective)
+    prefix = name and f"{name}: "
     if not len(flat.persistence):
-        _warn_of_nothing(n, effective, name)
+        _log.warning("%sno clusters: all %d rows are outliers; %s", prefix, n, _advice(tree, effective, name))
+    elif len(flat.persistence) == 1 and (largest := cuts.largest_of(flat.labels)) > cuts.NEARLY_ALL * n:
+        advice = _advice(tree, effective, name)
+        _log.info("%sone cluster holds %.1f %% of the rows; %s", prefix, 100 * largest / n, advice)
     return flat
 
 
-def _warn_of_nothing(n: int, effective: EffectiveParameters, name: str) -> None:
-    advice = "try a smaller min_cluster_size or min_samples"
-    smallest, largest = effective.min_cluster_size, effective.max_cluster_size
-    if effective.cluster_selection_method == "eom" and largest is not None and largest < smallest:
-        advice = (
-            f"max_cluster_size is {largest}, below min_cluster_size, {smallest}: try a larger one, or none"
-        )
-    elif effective.allow_single_cluster:
-        # The whole may be more stable than its parts, and have no row that is dense enough to be a member.
-        advice = (
-            f"none is dense within epsilon {effective.cluster_selection_epsilon:g}; try a larger epsilon, "
-        )
-        advice += "no single cluster (--no-allow-single-cluster), or a smaller min_cluster_size"
-    _log.warning("%sno clusters: all %d rows are outliers; %s", name and f"{name}: ", n, advice)
+def _advice(tree: SpanningTree, effective: EffectiveParameters, name: str) -> str:
+    """Say which settings near these give more, from the tree at hand."""
+    n, found = len(tree.height) + 1, cuts.nearby(tree, effective)
+    if not found:
+        return "no setting near it finds other clusters in this tree; try a smaller min_samples"
+    said = ", ".join(
+        f"{cut.options(effective)} gives {cut.n_clusters} clusters and "
+        f"{100 * cut.n_outliers / n:.1f} % outliers"
+        for cut in found
+    )
+    return f"in the same tree {said}" + (" (recut-clustering stores it without another fit)" if name else "")
 
 
 def _medoids(rows: Array, distinct: DistinctRows, flat: FlatClusters) -> dict[int, int]:
