@@ -7,9 +7,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from panic_tda.arrays import device
@@ -29,17 +27,9 @@ from panic_tda.storage.results import get_cluster_details as get_cluster_details
 from panic_tda.storage.results import get_medoid_invocation as get_medoid_invocation
 from panic_tda.storage.results import list_clusterings as list_clusterings
 from panic_tda.storage.saving import delete_clusterings as delete_clusterings
-from panic_tda.storage.saving import require_savable, save_or_keep
-from panic_tda.storage.schemas import utc_now, uuid7
-from panic_tda.types import (
-    CLUSTERED,
-    FAILED,
-    SKIPPED,
-    Clustering,
-    EmbeddingMatrix,
-    FinishedClustering,
-    ModelOutcome,
-)
+from panic_tda.storage.saving import finish, require_savable, save_or_keep
+from panic_tda.storage.schemas import utc_now
+from panic_tda.types import FAILED, SKIPPED, FinishedClustering, ModelOutcome
 
 MIN_ROWS = 2
 
@@ -308,14 +298,10 @@ def _load_cluster_save(job: _Job, census: ModelCensus, placement: Placement) -> 
         name=matrix.model,
     )
     seconds = {"load": loaded - began, **clustering.record.seconds}
-    finished = _finish(
-        matrix,
-        clustering,
-        started_at,
-        keep_tree=job.resources.keep_tree,
-        seconds=seconds,
-        input_sha256=fingerprint,
-    )
+    if not job.resources.keep_tree:
+        clustering = replace(clustering, tree=None)
+    record = replace(clustering.record, **matrix.chosen, seconds=seconds, input_sha256=fingerprint)
+    finished = finish(matrix, replace(clustering, record=record), started_at)
     progress.phase("save")
     saving = time.monotonic()
     save_or_keep(job.database, finished)
@@ -339,33 +325,6 @@ def _remove_empty(*folders: Path | None) -> None:
                 folder.rmdir()
 
 
-def _finish(
-    matrix: EmbeddingMatrix, clustering: Clustering, started_at: datetime, *, keep_tree: bool, **known: Any
-) -> FinishedClustering:
-    record = replace(
-        clustering.record,
-        downsample=matrix.downsample,
-        n_total=matrix.n_total,
-        n_sampled=matrix.n_sampled,
-        n_excluded=matrix.n_excluded,
-        **known,
-    )
-    return FinishedClustering(
-        id=uuid7(),
-        embedding_model=matrix.model,
-        started_at=started_at,
-        completed_at=utc_now(),
-        record=record,
-        ids=matrix.ids,
-        labels=clustering.labels,
-        probabilities=clustering.probabilities,
-        medoids=clustering.medoid_indices,
-        persistence=dict(enumerate(clustering.persistence.tolist())),
-        medoid_copies=clustering.medoid_copies,
-        tree=clustering.tree if keep_tree else None,
-    )
-
-
 def _outcome(finished: FinishedClustering, seconds: dict[str, float]) -> ModelOutcome:
     said = finished.record
     _log.info(
@@ -378,18 +337,4 @@ def _outcome(finished: FinishedClustering, seconds: dict[str, float]) -> ModelOu
         sum(seconds.values()),
         finished.id,
     )
-    return ModelOutcome(
-        id=finished.id,
-        embedding_model=finished.embedding_model,
-        status=CLUSTERED,
-        reason=None,
-        backend=said.backend,
-        exact=said.exact,
-        seconds=seconds,
-        n_total=said.n_total or 0,
-        n_sampled=said.n_sampled or 0,
-        n_excluded=said.n_excluded or 0,
-        n_embeddings=said.n_embeddings,
-        n_clusters=said.n_clusters,
-        n_outliers=said.n_outliers,
-    )
+    return ModelOutcome.of(finished, seconds)

@@ -62,6 +62,10 @@ class NoRoom(PanicTdaError):
     """A folder could not take a temporary file, with its size and the options that help."""
 
 
+class NoTree(PanicTdaError):
+    """The spanning tree of a clustering was not stored, or rows that it joins have gone."""
+
+
 class SaveFailed(PanicTdaError):
     """A finished clustering could not be stored; it was kept as a file."""
 

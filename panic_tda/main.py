@@ -5,16 +5,18 @@ from __future__ import annotations
 import click
 
 from panic_tda.cli import options
-from panic_tda.commands import data, fitting, stored
+from panic_tda.commands import data, fitting, insight, stored
 
 COMMANDS = (
     data.upgrade,
     data.import_embeddings,
     fitting.cluster_embeddings,
+    fitting.recut_clustering,
     stored.list_clusterings,
     stored.show_clustering,
     stored.delete_clusterings,
     stored.save_pending,
+    insight.sweep_clustering,
     data.doctor,
 )
 

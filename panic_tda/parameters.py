@@ -64,6 +64,8 @@ class ClusteringRecord(EffectiveParameters):
         Embeddings that had gone before a kept result could be saved.
     input_sha256 : str or None
         Of the embedding ids and the rows.
+    recut_of : str or None
+        Id of the clustering whose tree was cut anew; None of those that were fitted.
     further : dict
         Values that other versions stored and this one knows nothing of; they are kept as they are.
     """
@@ -84,6 +86,7 @@ class ClusteringRecord(EffectiveParameters):
     n_excluded: int | None = None
     n_vanished: int | None = None
     input_sha256: str | None = None
+    recut_of: str | None = None
     further: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

@@ -61,6 +61,12 @@ class EmbeddingMatrix:
     n_excluded: int
     downsample: int
 
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """How the rows were chosen, by the names of `ClusteringRecord`."""
+        names = ("downsample", "n_total", "n_sampled", "n_excluded")
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclass(frozen=True)
 class LighterEdges:
@@ -223,6 +229,26 @@ class ModelOutcome:
     backend: str | None = None
     exact: bool | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, finished: FinishedClustering, seconds: dict[str, float]) -> ModelOutcome:
+        """Say what became of a model that was clustered, in so many seconds by stage."""
+        said = finished.record
+        return cls(
+            id=finished.id,
+            embedding_model=finished.embedding_model,
+            status=CLUSTERED,
+            reason=None,
+            backend=said.backend,
+            exact=said.exact,
+            seconds=seconds,
+            n_total=said.n_total or 0,
+            n_sampled=said.n_sampled or 0,
+            n_excluded=said.n_excluded or 0,
+            n_embeddings=said.n_embeddings,
+            n_clusters=said.n_clusters,
+            n_outliers=said.n_outliers,
+        )
 
 
 @dataclass(frozen=True)

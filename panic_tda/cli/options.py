@@ -14,6 +14,7 @@ from panic_tda.cli import terminal
 from panic_tda.cli.text import harmless
 
 DEFAULT_DATABASE = "db/trajectory_data.sqlite"
+_MOST_VALUES = 100_000
 _OWN, _COMMON = "Options", "Common options"
 
 
@@ -142,6 +143,37 @@ yes = option("--yes", is_flag=True, help="Do not ask.")
 def model(text: str) -> Callable[..., Any]:
     """Make the option that names an embedding model."""
     return option("--model", metavar="NAME", callback=_named, help=text)
+
+
+def values(read: Callable[[str], Any]) -> Callable[..., list[Any] | None]:
+    """Make the callback of an option that takes numbers: `a,b,…`, or `FROM:TO:STEP` with both ends.
+
+    Parameters
+    ----------
+    read : callable
+        Makes a number of a word; raises ValueError where it is none.
+    """
+
+    def parse(_context: click.Context, _option: click.Parameter, text: str | None) -> list[Any] | None:
+        if text is None:
+            return None
+        try:
+            return _range(text, read) if ":" in text else [read(word) for word in text.split(",")]
+        except (ValueError, OverflowError) as error:
+            raise click.BadParameter(
+                "numbers such as 0.2,0.3 or FROM:TO:STEP such as 0.2:0.6:0.05 are allowed; "
+                f"got {text!r} ({error})"
+            ) from error
+
+    return parse
+
+
+def _range(text: str, read: Callable[[str], Any]) -> list[Any]:
+    first, last, step = (read(word) for word in text.split(":"))
+    if not step > 0 or not last >= first or not (last - first) / step < _MOST_VALUES:
+        raise ValueError("FROM must not be above TO, and STEP not be too small for the two")
+    # 0.1 three times is not 0.3: steps are counted, and what they come to is rounded.
+    return [round(first + number * step, 12) for number in range(int((last - first) / step + 1e-9) + 1)]
 
 
 def _named(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:

@@ -19,7 +19,7 @@ from panic_tda.parameters import SELECTION_METHODS, EffectiveParameters
 from panic_tda.types import FlatClusters, SpanningTree
 
 if TYPE_CHECKING:
-    from panic_tda.types import IntArray
+    from panic_tda.types import Int32Array, IntArray
 
 Found = TypeVar("Found")
 
@@ -125,7 +125,7 @@ def nearby(tree: SpanningTree, effective: EffectiveParameters) -> list[Cut]:
     return sorted(best, key=lambda cut: cut.n_outliers)[:_MOST_SUGGESTED]
 
 
-def largest_of(labels: IntArray) -> int:
+def largest_of(labels: IntArray | Int32Array) -> int:
     """Return the number of rows in the largest cluster, 0 where there is none."""
     members = labels[labels != OUTLIER]
     return int(np.bincount(members).max()) if len(members) else 0

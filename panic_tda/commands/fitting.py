@@ -16,8 +16,9 @@ from panic_tda.cli.rendering import common
 
 # Named here so that --help need not import them; a test holds them against the registry.
 BACKENDS = ("auto", "cuml", "sklearn", "tiled")
-_what, _clustering, _machine = (
-    functools.partial(option, section=section) for section in ("What to cluster", "Clustering", "Machine")
+_what, _clustering, _machine, _cut = (
+    functools.partial(option, section=section)
+    for section in ("What to cluster", "Clustering", "Machine", "What is to be other than there")
 )
 
 
@@ -123,3 +124,62 @@ def cluster_embeddings(
     )
     if any(outcome.status == FAILED for outcome in outcomes):
         sys.exit(terminal.EXIT_FAILED)
+
+
+@options.command("recut-clustering", example="recut-clustering latest --model MiniLM --epsilon 0.3")
+@options.reference
+@options.model("The latest clustering of this embedding model.")
+@_cut("--epsilon", type=float, help="Chord below which clusters are not split.")
+@_cut("--min-cluster-size", metavar="N|P%", help="Fewest members, or a share of the rows such as 0.1%.")
+@_cut("--min-samples", type=int, help="Belongs to the tree; another number than the tree's is refused.")
+@_cut(
+    "--allow-single-cluster/--no-allow-single-cluster",
+    default=None,
+    help="Whether all rows may be one cluster.",
+)
+@_cut(
+    "--selection-method",
+    type=click.Choice(parameters.SELECTION_METHODS),
+    help="Excess of mass, or the leaves of the hierarchy.",
+)
+@_cut("--max-cluster-size", type=int, help="Split larger clusters further (eom only); 0 for no limit.")
+@option("--memory-limit", metavar="SIZE", help="Vectors of more bytes, such as 8GiB, go into a file.")
+@options.json_output
+@options.common
+def recut_clustering(
+    database: str,
+    reference: str,
+    model: str | None,
+    min_cluster_size: str | None,
+    memory_limit: str | None,
+    as_json: bool,
+    **changes: Any,
+) -> None:
+    """Cut other clusters from the tree of a stored clustering, without fitting again.
+
+    The result is stored like any other, and equals what clustering the same embeddings anew would give.
+    """
+    from panic_tda.cli.rendering import clusterings as rendering
+    from panic_tda.insight.recut import Changes
+    from panic_tda.insight.recut import recut_clustering as recut
+    from panic_tda.storage.database import open_current
+    from panic_tda.storage.results import find_clustering
+
+    size = None if min_cluster_size is None else parameters.parse_min_cluster_size(min_cluster_size)
+    limit = None if memory_limit is None else parameters.parse_bytes(memory_limit)
+    opened = open_current(database)
+    with opened.session() as session:
+        source = find_clustering(session, reference, model=model)
+    with display.make_progress() as progress:
+        outcome = recut(
+            opened,
+            source,
+            Changes(min_cluster_size=size, **changes),
+            memory_limit=limit,
+            progress=progress,
+        )
+    terminal.print_data(
+        rendering.outcomes_json([outcome])
+        if as_json
+        else rendering.outcomes_text([outcome], common.table_width())
+    )

@@ -14,15 +14,16 @@ import numpy as np
 import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.sql import Select
+from sqlalchemy.sql import ColumnElement, Select
 
 from panic_tda.arrays import rows
 from panic_tda.arrays.destinations import Destination, HostRows
 from panic_tda.arrays.device import DeviceRows
 from panic_tda.arrays.namespace import to_host
 from panic_tda.errors import BadVectors, DatabaseError
-from panic_tda.parameters import validate_downsample
+from panic_tda.parameters import ClusteringRecord, validate_downsample
 from panic_tda.progress import Progress, Silent
+from panic_tda.storage.assignments import key_of
 from panic_tda.storage.bulk import ID_LENGTH, stream_vectors
 from panic_tda.storage.census import (
     FLOAT_BYTES,
@@ -36,7 +37,7 @@ from panic_tda.storage.census import (
 )
 from panic_tda.storage.database import Database
 from panic_tda.storage.sampling import sample
-from panic_tda.storage.schemas import Embedding
+from panic_tda.storage.schemas import Embedding, EmbeddingCluster
 from panic_tda.types import EmbeddingMatrix
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def load_embeddings(
                     connection,
                     query,
                     width=census.width,
-                    batch_rows=max(1, BATCH_BYTES // (census.width + ID_LENGTH)),
+                    batch_rows=_batch_rows(census.width),
                     no_ids=no_ids,
                 )
                 ids = _fill(destination, batches, n_rows, progress)
@@ -156,6 +157,67 @@ def load_embeddings(
         n_excluded=census.n_orphans + census.n_sampled - len(ids),
         downsample=downsample,
     )
+
+
+def load_assigned(
+    database: Database,
+    clustering_id: UUID,
+    record: ClusteringRecord,
+    *,
+    model: str,
+    progress: Progress | None = None,
+    memory_limit: int | None = None,
+) -> EmbeddingMatrix:
+    """Read the rows of a stored clustering once more, in the order of its assignments.
+
+    Parameters
+    ----------
+    database : Database
+        Read in one short transaction.
+    clustering_id : UUID
+        Of the clustering.
+    record, model
+        As stored with it.
+    progress : Progress, optional
+        Told the rows read.
+    memory_limit : int, optional
+        As of `load_embeddings`.
+
+    Raises
+    ------
+    DatabaseError
+        Embeddings have gone since, or vectors are others now.
+    """
+    progress = progress or Silent()
+    no_ids: list[Any] = []
+    of_this = EmbeddingCluster.result_key == key_of(clustering_id)
+    joined = EmbeddingCluster.__table__.join(_embedding, _embedding.c.id == EmbeddingCluster.embedding_id)
+    with database.reading() as connection:
+        counted = sa.select(sa.func.count()).select_from(EmbeddingCluster).where(of_this)
+        n_rows = int(connection.execute(counted).scalar_one())
+        first = sa.select(sa.func.length(_embedding.c.vector)).select_from(joined).where(of_this).limit(1)
+        width = int(connection.execute(first).scalar() or 0)
+        progress.phase("load", total=n_rows)
+        place = _place(connection)
+        # The rows are found in the indexes, and read in the order of the file.
+        wanted = sa.select(place).select_from(joined).where(of_this)
+        query = sa.select(_embedding.c.id, _embedding.c.vector).where(place.in_(wanted.correlate(None)))
+        destination = HostRows(n_rows, width // FLOAT_BYTES, memory_limit=memory_limit)
+        with contextlib.closing(destination):
+            batches = stream_vectors(
+                connection, query, width=width, batch_rows=_batch_rows(width), no_ids=no_ids
+            )
+            ids = _fill(destination, batches, n_rows, progress)
+            vectors, _ = destination.finish()
+    ids, vectors = _in_order(ids, vectors)
+    chosen = (record.n_total, record.n_sampled, record.n_excluded, record.downsample)
+    matrix = EmbeddingMatrix(model, ids, vectors, *(number or 0 for number in chosen))
+    if input_sha256(matrix) != record.input_sha256:
+        raise DatabaseError(
+            f"the embeddings of clustering {clustering_id} are not those that it was made of: some have gone "
+            "or have other vectors now; cluster again (panic-tda cluster-embeddings)"
+        )
+    return matrix
 
 
 def input_sha256(matrix: EmbeddingMatrix) -> str:
@@ -218,8 +280,7 @@ def _vector_query(
 ) -> Select[Any]:
     # The rows are found in the indexes, and read in the order of the file, which is the fast one: they are
     # sorted by id in memory.
-    sqlite = connection.dialect.name == "sqlite"
-    place = sa.literal_column("embedding.rowid") if sqlite else _embedding.c.id
+    place = _place(connection)
     wanted = sa.select(place).where(_embedding.c.embedding_model == census.model)
     if downsample > 1 or census.n_orphans:
         # Looking up every invocation costs half as much again as reading the vectors.
@@ -230,6 +291,16 @@ def _vector_query(
     if filtered:
         wanted = wanted.where(sa.func.length(_embedding.c.vector) == census.width)
     return sa.select(_embedding.c.id, _embedding.c.vector).where(place.in_(wanted.correlate(None)))
+
+
+def _place(connection: Connection) -> ColumnElement[Any]:
+    """Return by what rows of embeddings are looked up: in SQLite their place in the file."""
+    sqlite = connection.dialect.name == "sqlite"
+    return sa.literal_column("embedding.rowid") if sqlite else _embedding.c.id
+
+
+def _batch_rows(width: int) -> int:
+    return max(1, BATCH_BYTES // (width + ID_LENGTH))
 
 
 def _fill(

@@ -27,14 +27,35 @@ from panic_tda.storage.schemas import (
     uuid7,
 )
 from panic_tda.storage.trees import save_tree
+from panic_tda.types import FinishedClustering
 
 if TYPE_CHECKING:
-    from panic_tda.types import FinishedClustering
+    from datetime import datetime
+
+    from panic_tda.types import Clustering, EmbeddingMatrix
 
 ALGORITHM = "hdbscan"
 _INSERT_ROWS = 100_000
 
 _log = logging.getLogger(__name__)
+
+
+def finish(matrix: EmbeddingMatrix, clustering: Clustering, started_at: datetime) -> FinishedClustering:
+    """Give a clustering of a model's rows an id and a time of completion: it is ready to be saved."""
+    return FinishedClustering(
+        id=uuid7(),
+        embedding_model=matrix.model,
+        started_at=started_at,
+        completed_at=utc_now(),
+        record=clustering.record,
+        ids=matrix.ids,
+        labels=clustering.labels,
+        probabilities=clustering.probabilities,
+        medoids=clustering.medoid_indices,
+        persistence=dict(enumerate(clustering.persistence.tolist())),
+        medoid_copies=clustering.medoid_copies,
+        tree=clustering.tree,
+    )
 
 
 def save_or_keep(database: Database, finished: FinishedClustering) -> None:

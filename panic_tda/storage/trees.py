@@ -17,8 +17,9 @@ import sqlalchemy as sa
 from pyarrow import ipc
 from sqlalchemy.engine import Connection
 
-from panic_tda.errors import DatabaseError
-from panic_tda.storage.assignments import key_of
+from panic_tda.errors import DatabaseError, NoTree
+from panic_tda.parameters import ClusteringRecord
+from panic_tda.storage.assignments import Assignments, key_of, read_assignments
 from panic_tda.storage.bulk import insert_rows, stream_rows
 from panic_tda.storage.schemas import ClusteringTree
 from panic_tda.types import SpanningTree
@@ -70,6 +71,41 @@ def read_tree(connection: Connection, clustering_id: UUID) -> SpanningTree | Non
         return as_tree(_read(connection, clustering_id, _SCHEMA.names))
     except ValueError as error:
         raise _damaged(clustering_id, str(error)) from error
+
+
+def read_with_tree(
+    connection: Connection, clustering_id: UUID, record: ClusteringRecord
+) -> tuple[Assignments, SpanningTree]:
+    """Return the assignments of a clustering and the tree over them, row by row.
+
+    Raises
+    ------
+    NoTree
+        None was stored, or embeddings have gone since, so that nobody knows which row is which.
+    DatabaseError
+        As `read_tree`.
+    """
+    tree = read_tree(connection, clustering_id)
+    if tree is None:
+        needed = max(record.min_cluster_size, record.min_samples)
+        why = (
+            f"it has {record.n_embeddings} embeddings, fewer than min_cluster_size or min_samples ({needed})"
+            if needed > record.n_embeddings
+            else "it was stored without one, by an earlier version or with --no-tree"
+        )
+        raise NoTree(
+            f"clustering {clustering_id} has no spanning tree: {why}; cluster again "
+            "(panic-tda cluster-embeddings), then the new clustering has one"
+        )
+    assigned = read_assignments(connection, clustering_id)
+    n_rows = len(tree.height) + 1
+    if len(assigned.ids) != n_rows:
+        raise NoTree(
+            f"the tree of clustering {clustering_id} joins {n_rows} rows, and there are "
+            f"{len(assigned.ids)} assignments: embeddings have gone since; cluster again "
+            "(panic-tda cluster-embeddings)"
+        )
+    return assigned, tree
 
 
 def read_core_distances(connection: Connection, clustering_id: UUID) -> FloatArray | None:

@@ -1,0 +1,77 @@
+"""What clusterings say: how they depend on their settings, and how they differ."""
+
+from __future__ import annotations
+
+import logging
+
+import click
+
+from panic_tda import parameters
+from panic_tda.cli import display, options, terminal
+from panic_tda.cli.options import option
+from panic_tda.cli.rendering import common
+
+
+@options.command("sweep-clustering", example="sweep-clustering latest --model MiniLM --epsilon 0.2:0.6:0.1")
+@options.reference
+@options.model("The latest clustering of this embedding model.")
+@option("--epsilon", "epsilons", callback=options.values(float), metavar="A:B:STEP|a,b,…", help="Chords.")
+@option(
+    "--min-cluster-size",
+    "sizes",
+    callback=options.values(parameters.parse_min_cluster_size),
+    metavar="A:B:STEP|a,b,…",
+    help="Counts, or shares of the rows such as 0.1%,1%.",
+)
+@option(
+    "--selection-method",
+    "methods",
+    type=click.Choice(parameters.SELECTION_METHODS),
+    multiple=True,
+    help="May be given twice, for both.",
+)
+@option(
+    "--allow-single-cluster/--no-allow-single-cluster",
+    default=None,
+    help="Whether all rows may be one cluster.",
+)
+@options.json_output
+@options.common
+def sweep_clustering(
+    database: str,
+    reference: str,
+    model: str | None,
+    epsilons: list[float] | None,
+    sizes: list[int | float] | None,
+    methods: tuple[str, ...],
+    allow_single_cluster: bool | None,
+    as_json: bool,
+) -> None:
+    """Show what other settings would give, from the tree of a stored clustering; nothing is stored.
+
+    Every combination of the values is a row; what is not given stays as in the clustering. Without any
+    values, epsilon goes from 0 to 1.2.
+    """
+    from panic_tda.cli.rendering import sweep as rendering
+    from panic_tda.insight import sweep
+    from panic_tda.storage.database import open_current
+    from panic_tda.storage.results import find_clustering
+
+    if epsilons is None and sizes is None and not methods:
+        epsilons = [round(0.1 * number, 1) for number in range(13)]
+    opened = open_current(database)
+    with opened.session() as session:
+        source = find_clustering(session, reference, model=model)
+    grid = sweep.Grid(
+        epsilons=epsilons,
+        min_cluster_sizes=sizes,
+        selection_methods=methods,
+        allow_single_cluster=allow_single_cluster,
+    )
+    with display.make_progress(ended=logging.DEBUG) as progress:
+        settings = sweep.sweep_clustering(opened, source, grid, progress=progress)
+    terminal.print_data(
+        rendering.sweep_json(source, settings)
+        if as_json
+        else rendering.sweep_text(source, settings, common.table_width())
+    )

@@ -1,0 +1,207 @@
+"""What is cut from a stored tree is what another fit finds, label for label and medoid for medoid."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from panic_tda import clustering_manager
+from panic_tda.errors import DatabaseError, InvalidParameter, NoTree
+from panic_tda.files.importing import import_embeddings
+from panic_tda.insight.recut import Changes, recut_clustering
+from panic_tda.main import main
+from panic_tda.parameters import ClusteringParameters, Resources
+from panic_tda.storage.database import Database, open_database
+from panic_tda.storage.results import ClusteringSummary, find_clustering
+from panic_tda.storage.saving import delete_clusterings
+from panic_tda.storage.upgrade import upgrade
+from tests.snapshots import field_copy, opened
+
+SAMPLE = Path(__file__).parents[2] / "panic_tda" / "sample"
+SETTINGS: dict[str, dict[str, Any]] = {
+    "epsilon 0": {"epsilon": 0.0},
+    "epsilon 0.25": {"epsilon": 0.25},
+    "epsilon 0.7, not single": {"epsilon": 0.7, "allow_single_cluster": False},
+    "not single": {"allow_single_cluster": False},
+    "leaf": {"selection_method": "leaf"},
+    "leaf, epsilon 0": {"selection_method": "leaf", "epsilon": 0.0},
+    "size 4": {"min_cluster_size": 4},
+    "a share": {"min_cluster_size": 0.02},
+    "small clusters only": {"max_cluster_size": 60, "epsilon": 0.0},
+    "everything": {
+        "epsilon": 0.3,
+        "min_cluster_size": 6,
+        "max_cluster_size": 200,
+        "allow_single_cluster": False,
+    },
+}
+
+
+def sample(folder: Path) -> tuple[Database, str]:
+    database = open_database(folder / "sample.sqlite", create=True)
+    import_embeddings(sorted(SAMPLE.glob("*.parquet")), database)
+    return database, "MiniLM"
+
+
+def latent(folder: Path) -> tuple[Database, str]:
+    database, _ = sample(folder)
+    return database, "LSA"
+
+
+def field(folder: Path) -> tuple[Database, str]:
+    database = open_database(field_copy(folder))
+    upgrade(database)
+    return database, "Nomic"
+
+
+DATA = {"sample, MiniLM": sample, "sample, LSA": latent, "field file": field}
+
+
+def summary(database: Database, clustering_id: object) -> ClusteringSummary:
+    with database.session() as session:
+        return find_clustering(session, str(clustering_id))
+
+
+def cluster(database: Database, model: str, **asked: Any) -> ClusteringSummary:
+    (outcome,) = clustering_manager.cluster_all_data(
+        database, [model], parameters=ClusteringParameters(**asked)
+    )
+    assert outcome.id is not None, outcome.reason
+    return summary(database, outcome.id)
+
+
+def stored(database: Database, found: ClusteringSummary) -> dict[str, list[Any]]:
+    """Everything that is stored of a clustering but its id, times and parameters."""
+    queries = {
+        "assignments": "SELECT embedding_id, label, probability FROM embeddingcluster",
+        "clusters": "SELECT label, medoid_embedding_id, size, persistence, medoid_copies FROM cluster",
+        "tree": "SELECT part, data FROM clusteringtree",
+    }
+    with opened(database.path or "") as connection:
+        query = "SELECT key FROM clusteringresult WHERE id = ?"
+        ((key,),) = connection.execute(query, (found.id.hex,)).fetchall()
+        return {
+            name: sorted(connection.execute(f"{query} WHERE result_key = ?", (key,)))
+            for name, query in queries.items()
+        }
+
+
+@pytest.mark.parametrize("make", DATA.values(), ids=DATA)
+def test_a_recut_is_what_a_fit_finds(tmp_path: Path, make: Any) -> None:
+    database, model = make(tmp_path)
+    source = cluster(database, model)
+    n_different = set()
+    for name, changes in SETTINGS.items():
+        outcome = recut_clustering(database, source, Changes(**changes))
+        recut = summary(database, outcome.id)
+        fit = cluster(database, model, min_samples=source.record.min_samples, **changes)
+        found, expected = stored(database, recut), stored(database, fit)
+        assert found["assignments"] == expected["assignments"], name
+        assert found["clusters"] == expected["clusters"], name
+        said, fitted = recut.record.to_json(), fit.record.to_json()
+        assert said.pop("recut_of") == str(source.id)
+        assert "recut_of" not in fitted
+        assert said | {"seconds": 0} == fitted | {"seconds": 0}
+        n_different.add((outcome.n_clusters, outcome.n_outliers))
+    # Settings that all find the same would show nothing.
+    assert len(n_different) >= 8
+
+
+def test_a_recut_can_be_cut_again_when_its_source_is_gone(tmp_path: Path) -> None:
+    database, model = sample(tmp_path)
+    source = cluster(database, model)
+    first = summary(database, recut_clustering(database, source, Changes(epsilon=0.2)).id)
+    expected = stored(database, summary(database, recut_clustering(database, source, Changes()).id))
+    assert expected == stored(database, source)
+    delete_clusterings(database, [source.id])
+    back = recut_clustering(database, first, Changes(epsilon=source.record.cluster_selection_epsilon))
+    assert stored(database, summary(database, back.id)) == expected
+
+
+def test_a_recut_is_of_the_rows_that_were_clustered(tmp_path: Path) -> None:
+    database, model = sample(tmp_path)
+    (outcome,) = clustering_manager.cluster_all_data(database, [model], downsample=3)
+    source = summary(database, outcome.id)
+    recut = recut_clustering(database, source, Changes(epsilon=0.3))
+    record = summary(database, recut.id).record
+    assert (record.downsample, record.n_embeddings, record.n_total) == (3, outcome.n_embeddings, 2400)
+    # Rows that came since do not matter.
+    with opened(database.path or "") as connection:
+        connection.execute(
+            "INSERT INTO embedding (id, invocation_id, embedding_model, vector) "
+            "SELECT '0' || substr(id, 2), invocation_id, 'MiniLM', vector FROM embedding "
+            "WHERE embedding_model = 'LSA' AND invocation_id NOT IN (SELECT invocation_id FROM embedding "
+            "WHERE embedding_model = 'MiniLM') LIMIT 1"
+        )
+    again = recut_clustering(database, source, Changes(epsilon=0.3))
+    assert stored(database, summary(database, again.id)) == stored(database, summary(database, recut.id))
+
+
+def test_what_belongs_to_the_tree_cannot_be_changed(tmp_path: Path) -> None:
+    database, model = sample(tmp_path)
+    source = cluster(database, model)
+    with pytest.raises(InvalidParameter, match=r"has 10, got 12; cluster again .* --min-samples"):
+        recut_clustering(database, source, Changes(min_samples=12))
+    assert recut_clustering(database, source, Changes(min_samples=10)).n_clusters
+    # The size may go below the tree's min_samples, which stays.
+    small = recut_clustering(database, source, Changes(min_cluster_size=3))
+    assert summary(database, small.id).record.min_samples == 10
+    with pytest.raises(InvalidParameter, match="epsilon must be"):
+        recut_clustering(database, source, Changes(epsilon=3.0))
+
+
+def test_without_a_tree_there_is_nothing_to_cut(tmp_path: Path) -> None:
+    database, model = sample(tmp_path)
+    (outcome,) = clustering_manager.cluster_all_data(
+        database, [model], resources=Resources(keep_tree=False), downsample=5
+    )
+    with pytest.raises(NoTree, match=r"--no-tree; cluster again"):
+        recut_clustering(database, summary(database, outcome.id), Changes(epsilon=0.2))
+    few = cluster(database, model, min_cluster_size=3000)
+    with pytest.raises(NoTree, match=r"has 2400 embeddings, fewer than .*\(3000\)"):
+        recut_clustering(database, few, Changes(min_cluster_size=10))
+
+
+def test_embeddings_that_went_or_changed_are_noticed(tmp_path: Path) -> None:
+    database, model = sample(tmp_path)
+    source = cluster(database, model)
+    copy = tmp_path / "copy.sqlite"
+    shutil.copyfile(database.path or "", copy)
+    with opened(copy, isolation_level=None) as connection:
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(
+            "DELETE FROM embedding WHERE id = (SELECT min(embedding_id) FROM embeddingcluster)"
+        )
+    with pytest.raises(NoTree, match="joins 2400 rows, and there are 2399 assignments"):
+        recut_clustering(copy, source, Changes(epsilon=0.2))
+    with opened(database.path or "") as connection:
+        connection.execute(
+            "UPDATE embedding SET vector = "
+            "(SELECT vector FROM embedding WHERE embedding_model = 'MiniLM' LIMIT 1) "
+            "WHERE id = (SELECT max(id) FROM embedding WHERE embedding_model = 'MiniLM')"
+        )
+    with pytest.raises(DatabaseError, match="have other vectors now; cluster again"):
+        recut_clustering(database, source, Changes(epsilon=0.2))
+
+
+def test_the_command_answers_like_cluster_embeddings(tmp_path: Path) -> None:
+    database, model = sample(tmp_path)
+    source = cluster(database, model)
+    words = ["recut-clustering", "--model", model, "--min-cluster-size", "1%", "--no-allow-single-cluster"]
+    result = CliRunner().invoke(main, [*words, "--epsilon", "0.3", "--json", "--db", str(database)])
+    assert result.exit_code == 0, result.output
+    (said,) = json.loads(result.stdout)["results"]
+    record = summary(database, said["id"]).record
+    assert (said["status"], said["n_embeddings"]) == ("clustered", 2400)
+    assert (record.min_cluster_size, record.allow_single_cluster) == (24, False)
+    assert (record.cluster_selection_epsilon, record.recut_of) == (0.3, str(source.id))
+    refused = CliRunner().invoke(
+        main, ["recut-clustering", said["id"], "--min-samples", "3", "--db", str(database)]
+    )
+    assert refused.exit_code == 2
+    assert "min_samples belongs to the tree" in refused.stderr

@@ -1,0 +1,209 @@
+"""A sweep says of every setting what recut would store, and how the labels change on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import adjusted_rand_score
+
+from panic_tda import clustering_manager
+from panic_tda.errors import InvalidParameter
+from panic_tda.files.importing import import_embeddings
+from panic_tda.insight.agreement import adjusted_rand, contingency
+from panic_tda.insight.recut import Changes, recut_clustering
+from panic_tda.insight.sweep import CLIFF_ARI, Grid, relative_validity, sweep_clustering
+from panic_tda.main import main
+from panic_tda.storage.assignments import read_assignments
+from panic_tda.storage.database import Database, open_database
+from panic_tda.storage.results import ClusteringSummary, find_clustering, get_cluster_details
+from panic_tda.types import SpanningTree
+from tests.snapshots import snapshot
+
+SAMPLE = Path(__file__).parents[2] / "panic_tda" / "sample"
+GRID = Grid(
+    epsilons=[0.0, 0.3, 0.6, 0.9, 1.1],
+    min_cluster_sizes=[4, 10, 0.05],
+    selection_methods=["eom", "leaf"],
+)
+
+
+@pytest.fixture(scope="module")
+def clustered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Database, ClusteringSummary]:
+    database = open_database(tmp_path_factory.mktemp("sweep") / "sample.sqlite", create=True)
+    import_embeddings(sorted(SAMPLE.glob("*_lsa.parquet")), database)
+    clustering_manager.cluster_all_data(database)
+    with database.session() as session:
+        return database, find_clustering(session)
+
+
+def labels_of(database: Database, clustering_id: Any) -> Any:
+    with database.reading() as connection:
+        return read_assignments(connection, clustering_id).labels
+
+
+def test_a_row_is_what_recut_stores(clustered: tuple[Database, ClusteringSummary], tmp_path: Path) -> None:
+    source_database, source = clustered
+    settings = sweep_clustering(source_database, source, GRID)
+    asked = [
+        (method, size, epsilon)
+        for method in ("eom", "leaf")
+        for size in (4, 10, 120)
+        for epsilon in GRID.epsilons
+    ]
+    assert [(one.selection_method, one.min_cluster_size, one.epsilon) for one in settings] == asked
+    shutil.copyfile(source_database.path or "", tmp_path / "copy.sqlite")
+    database = open_database(tmp_path / "copy.sqlite")
+    stored = labels_of(database, source.id)
+    cut: dict[tuple[str, int, float], Any] = {}
+    for one, key in zip(settings, asked, strict=True):
+        changes = Changes(epsilon=one.epsilon, min_cluster_size=one.min_cluster_size, selection_method=key[0])
+        outcome = recut_clustering(database, source, changes)
+        assert (one.n_clusters, one.n_outliers) == (outcome.n_clusters, outcome.n_outliers)
+        cut[key] = labels = labels_of(database, outcome.id)
+        with database.session() as session:
+            details = get_cluster_details(outcome.id, session)
+        sizes = [detail.size for detail in details]
+        assert one.largest_share == pytest.approx(max(sizes, default=0) / len(labels))
+        persistence = [detail.persistence for detail in details]
+        assert one.median_persistence == (pytest.approx(np.median(persistence)) if persistence else None)
+        assert one.ari_stored == pytest.approx(adjusted_rand_score(stored, labels))
+    for number, (one, (method, size, epsilon)) in enumerate(zip(settings, asked, strict=True)):
+        before: tuple[str, int, float] | None = None
+        if epsilon != GRID.epsilons[0]:
+            before = asked[number - 1]
+        elif size != 4:
+            before = (method, {10: 4, 120: 10}[size], epsilon)
+        if before is None:
+            assert (one.ari_previous, one.cliff) == (None, False)
+        else:
+            expected = adjusted_rand_score(cut[before], cut[method, size, epsilon])
+            assert one.ari_previous == pytest.approx(expected)
+            assert one.cliff == (expected < CLIFF_ARI)
+    assert {one.cliff for one in settings} == {True, False}
+    assert len({one.n_clusters for one in settings}) > 10
+
+
+def test_what_is_not_asked_stays_and_the_stored_setting_agrees_fully(
+    clustered: tuple[Database, ClusteringSummary],
+) -> None:
+    database, source = clustered
+    (one,) = sweep_clustering(database, source, Grid())
+    record = source.record
+    assert (one.n_clusters, one.n_outliers) == (record.n_clusters, record.n_outliers)
+    assert (one.ari_stored, one.ari_previous) == (1.0, None)
+    (other,) = sweep_clustering(database, source, Grid(allow_single_cluster=False, epsilons=[1.2]))
+    assert other.n_clusters > 1
+    with pytest.raises(InvalidParameter, match="epsilon must be"):
+        sweep_clustering(database, source, Grid(epsilons=[0.4, 2.1]))
+    with pytest.raises(InvalidParameter, match=r"up to 1,000 settings, got 2,000"):
+        sweep_clustering(database, source, Grid(epsilons=[0.001 * step for step in range(2000)]))
+
+
+@given(st.lists(st.tuples(st.integers(-1, 4), st.integers(-1, 3)), min_size=1, max_size=60))
+def test_agreement_is_scikit_learns(pairs: list[tuple[int, int]]) -> None:
+    # So many rows that scikit-learn does not take the labels for measurements.
+    left, right = np.repeat(np.array(pairs), 3, axis=0).T
+    assert adjusted_rand(contingency(left, right)) == pytest.approx(
+        adjusted_rand_score(left, right), abs=1e-12
+    )
+
+
+def obvious_validity(tree: SpanningTree, labels: Any) -> float:
+    """The definition, edge by edge, with dictionaries."""
+    inside: dict[int, list[float]] = {}
+    between: dict[int, list[float]] = {}
+    to_outlier = []
+    for u, v, height in zip(tree.u, tree.v, tree.height, strict=True):
+        a, b = labels[u], labels[v]
+        if a == b != -1:
+            inside.setdefault(a, []).append(height)
+        elif a != -1 and b != -1:
+            between.setdefault(a, []).append(height)
+            between.setdefault(b, []).append(height)
+        elif a != b:
+            to_outlier.append(height)
+    clusters = set(labels.tolist()) - {-1}
+    longest = max(tree.height)
+    instead = 2 * (longest if len(clusters) > 1 else min(to_outlier, default=longest))
+    total = 0.0
+    for cluster in clusters:
+        sparse = max(inside.get(cluster, [0.0]))
+        apart = min(between.get(cluster, [instead]))
+        total += (labels == cluster).sum() * (apart - sparse) / max(apart, sparse)
+    return total / len(labels)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_validity_is_what_the_definition_says(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = np.arange(1, 60)
+    tree = SpanningTree(rng.integers(0, rows), rows, rng.random(59))
+    n_clusters = 1 + seed % 4
+    labels = rng.integers(-1, n_clusters, 60)
+    labels[:n_clusters] = np.arange(n_clusters)
+    assert relative_validity(tree, labels, n_clusters) == pytest.approx(obvious_validity(tree, labels))
+    assert relative_validity(tree, np.full(60, -1), 0) is None
+
+
+def test_validity_is_hdbscans() -> None:
+    from hdbscan import HDBSCAN
+
+    rng = np.random.default_rng(3)
+    rows = np.concatenate([rng.normal(centre, 0.3, (40, 3)) for centre in (0.0, 2.0, 5.0)])
+    model = HDBSCAN(min_cluster_size=10, min_samples=4, gen_min_span_tree=True, algorithm="generic").fit(rows)
+    edges = model.minimum_spanning_tree_.to_numpy()
+    tree = SpanningTree(edges[:, 0].astype(int), edges[:, 1].astype(int), edges[:, 2])
+    labels = model.labels_.astype(np.int64)
+    assert labels.max() == 2
+    assert relative_validity(tree, labels, 3) == pytest.approx(model.relative_validity_)
+
+
+def test_the_command_reads_a_file_that_nobody_may_write(
+    clustered: tuple[Database, ClusteringSummary], tmp_path: Path
+) -> None:
+    database, source = clustered
+    copy = tmp_path / "copy.sqlite"
+    shutil.copyfile(database.path or "", copy)
+    before = snapshot(copy)
+    os.chmod(copy, stat.S_IREAD)
+    words = ["sweep-clustering", "--epsilon", "0.2:0.6:0.2", "--min-cluster-size", "10,2%", "--db", str(copy)]
+    as_json = CliRunner().invoke(main, [*words, "--json"])
+    assert as_json.exit_code == 0, as_json.output
+    said = json.loads(as_json.stdout)
+    assert said["clustering"] == str(source.id)
+    assert [(one["min_cluster_size"], one["epsilon"]) for one in said["settings"]] == [
+        *((10, 0.2), (10, 0.4), (10, 0.6), (48, 0.2), (48, 0.4), (48, 0.6))
+    ]
+    assert said["settings"][0].keys() >= {
+        *("epsilon", "min_cluster_size", "selection_method", "allow_single_cluster", "n_clusters"),
+        *("n_outliers", "largest_share", "median_persistence", "ari_stored", "ari_previous", "cliff"),
+    }
+    shown = CliRunner().invoke(main, words)
+    assert shown.exit_code == 0, shown.output
+    (line,) = (line for line in shown.stdout.splitlines() if line.endswith("  stored"))
+    assert line.split()[:2] == ["0.4", "10"]
+    assert snapshot(copy) == before
+    plain = CliRunner().invoke(main, ["sweep-clustering", "--json", "--db", str(copy)])
+    assert [one["epsilon"] for one in json.loads(plain.stdout)["settings"]] == [
+        *(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["0.2:0.6", "0.6:0.2:0.1", "0:1:0", "0:1:1e-9", "x", "", "0.1,,0.2", "nan:1:1"]
+)
+def test_values_that_are_none_are_refused(clustered: tuple[Database, ClusteringSummary], text: str) -> None:
+    result = CliRunner().invoke(main, ["sweep-clustering", "--epsilon", text, "--db", str(clustered[0])])
+    assert result.exit_code == 2
+    assert "FROM:TO:STEP such as 0.2:0.6:0.05" in result.stderr
+    assert repr(text) in result.stderr
