@@ -40,7 +40,7 @@ def blocks(text: str = README) -> list[Block]:
 
 
 BLOCKS = blocks()
-SESSION = next(block for block in BLOCKS if block.text.startswith("$ "))
+SESSION, *LATER = (block for block in BLOCKS if block.text.startswith("$ "))
 QUERIES = [block for block in BLOCKS if block.kind == "sql"]
 (PYTHON,) = (block for block in BLOCKS if block.kind == "python")
 UPGRADE = next(block for block in BLOCKS if block.text.startswith("panic-tda upgrade"))
@@ -71,7 +71,7 @@ def test_every_command_and_option_is_documented(name: str) -> None:
 
 
 def test_every_block_is_run_or_there_is_a_reason() -> None:
-    run = [SESSION, UPGRADE, PYTHON, *QUERIES]
+    run = [SESSION, *LATER, UPGRADE, PYTHON, *QUERIES]
     not_run = [block for block in BLOCKS if block not in run]
     for block in not_run:
         assert any(block.text.startswith(beginning) for beginning in NOT_RUN), block
@@ -141,6 +141,18 @@ def test_session_of_the_readme_goes_as_it_says(session: tuple[Shell, list[str]])
     shown = [alike(output) for _, output in said(SESSION.text)]
     assert [alike(output) for output in session[1]] == shown
     assert sum(map(bool, shown)) == 3
+
+
+def test_what_is_shown_after_the_session_happens_too(session: tuple[Shell, list[str]], tmp_path: Path) -> None:
+    # On a copy: some of it adds clusterings, and the other blocks are about the latest.
+    shell = Shell(tmp_path)
+    shutil.copytree(session[0].folder / "db", tmp_path / "db")
+    commands = [pair for block in LATER for pair in said(block.text)]
+    begin = [command for command, _ in said(SESSION.text)][:2]
+    printed = shell.run(*begin, *(command for command, _ in commands))[len(begin) :]
+    assert len(printed) == len(commands) > 0
+    for (command, shown), output in zip(commands, printed, strict=True):
+        assert alike(output) == alike(shown), command
 
 
 @pytest.fixture

@@ -146,7 +146,7 @@ def model(text: str) -> Callable[..., Any]:
 
 
 def values(read: Callable[[str], Any]) -> Callable[..., list[Any] | None]:
-    """Make the callback of an option that takes numbers: `a,b,…`, or `FROM:TO:STEP` with both ends.
+    """Make the callback of an option that takes numbers, or `FROM:TO:STEP` with both ends, after commas.
 
     Parameters
     ----------
@@ -158,7 +158,8 @@ def values(read: Callable[[str], Any]) -> Callable[..., list[Any] | None]:
         if text is None:
             return None
         try:
-            return _range(text, read) if ":" in text else [read(word) for word in text.split(",")]
+            parts = (_range(word, read) if ":" in word else [read(word)] for word in text.split(","))
+            return [value for part in parts for value in part]
         except (ValueError, OverflowError) as error:
             raise click.BadParameter(
                 "numbers such as 0.2,0.3 or FROM:TO:STEP such as 0.2:0.6:0.05 are allowed; "

@@ -116,7 +116,7 @@ def nearby(tree: SpanningTree, effective: EffectiveParameters) -> list[Cut]:
         fewest first. Empty where none does.
     """
     kinds = _neighbours(effective)
-    cuts = cut_all(tree, [one for kind in kinds for one in kind], _look)
+    cuts = cut_all(tree, [one for kind in kinds for one in kind], count_rows)
     n = len(tree.height) + 1
     best: list[Cut] = []
     for kind in kinds:
@@ -131,7 +131,8 @@ def largest_of(labels: IntArray | Int32Array) -> int:
     return int(np.bincount(members).max()) if len(members) else 0
 
 
-def _look(one: EffectiveParameters, flat: FlatClusters) -> Cut:
+def count_rows(one: EffectiveParameters, flat: FlatClusters) -> Cut:
+    """Count what a setting gives; for `cut_all`."""
     return Cut(
         parameters=one,
         n_clusters=len(flat.persistence),

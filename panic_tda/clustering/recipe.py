@@ -304,7 +304,7 @@ def _advice(tree: SpanningTree, effective: EffectiveParameters, name: str) -> st
     if not found:
         return "no setting near it finds other clusters in this tree; try a smaller min_samples"
     said = ", ".join(
-        f"{cut.options(effective)} gives {cut.n_clusters} clusters and "
+        f"{cut.options(effective)} gives {cut.n_clusters} cluster{'s' * (cut.n_clusters > 1)} and "
         f"{100 * cut.n_outliers / n:.1f} % outliers"
         for cut in found
     )

@@ -24,6 +24,8 @@ import pyarrow.parquet as pq
 from bench_data import RUN_LENGTH, Shape, trajectories_at_once
 
 MODEL = "Bench"
+# Settings under which these data have hundreds of clusters.
+SETTINGS = ("--epsilon", "0", "--no-allow-single-cluster", "--min-cluster-size", "200", "--min-samples", "64")
 RUNS_OF_A_FILE = 1000
 NETWORKS = (["FluxSchnell", "Moondream"], ["SDXLTurbo", "BLIP2"], ["FluxSchnell", "BLIP2"])
 MIB = 1 << 20
@@ -109,13 +111,14 @@ def main() -> None:
             path.unlink()
     stored = json.loads(run(database, "list-clusterings", "--json", "--limit", "0")[0])
     if not stored:
-        _, seconds, peak = run(database, "cluster-embeddings", "--json", "-q")
-        print(f"| cluster-embeddings | {seconds:.1f} | {peak:,.0f} |", flush=True)
+        _, seconds, peak = run(database, "cluster-embeddings", *SETTINGS, "--json", "-q")
+        print(f"| cluster-embeddings {' '.join(SETTINGS)} | {seconds:.1f} | {peak:,.0f} |", flush=True)
         stored = json.loads(run(database, "list-clusterings", "--json")[0])
-    for words in commands(asked.folder, stored[-1]["id"]):
+    clustering = max(stored, key=lambda one: one["n_clusters"])["id"]
+    for words in commands(asked.folder, clustering):
         if not asked.only or words[0] in asked.only:
             _, seconds, peak = run(database, *words, "-q")
-            said = " ".join(words).replace(stored[-1]["id"], "ID").replace(f"{asked.folder}/", "")
+            said = " ".join(words).replace(clustering, "ID").replace(f"{asked.folder}/", "")
             print(f"| {said} | {seconds:.1f} | {peak:,.0f} |", flush=True)
 
 

@@ -424,7 +424,7 @@ def advice(text: str) -> list[tuple[dict[str, Any], int, float]]:
         "--selection-method": ("selection_method", str),
     }
     found = []
-    said = re.findall(r"((?:--[\w-]+ ?[\w.]* ?)+)gives (\d+) clusters and ([\d.]+) % outliers", text)
+    said = re.findall(r"((?:--[\w-]+ ?[\w.]* ?)+)gives (\d+) clusters? and ([\d.]+) % outliers", text)
     for options, n_clusters, percent in said:
         changed: dict[str, Any] = {"allow_single_cluster": False} if "--no-allow" in options else {}
         for option, (name, kind) in names.items():

@@ -1,0 +1,198 @@
+"""Is the sea of outliers real? Where a clustering is dense, and on what its outliers depend.
+
+References
+----------
+.. [1] Hartigan, Hartigan (1985). The dip test of unimodality. The Annals of Statistics 13(1), 70-84.
+   https://doi.org/10.1214/aos/1176346577
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from panic_tda.clustering.cuts import Cut, count_rows, cut_all
+from panic_tda.devices.machine import available_cores
+from panic_tda.progress import Progress, Silent
+from panic_tda.types import SpanningTree
+
+if TYPE_CHECKING:
+    from panic_tda.parameters import EffectiveParameters
+    from panic_tda.types import BoolArray, FloatArray, IntArray
+
+BINS = 200
+DECILES = 10
+MOST_DIP_ROWS = 72_000
+"""Beyond this many rows the tables of the dip test's p-value end."""
+N_SIZES, LARGEST_SIZE_SHARE = 12, 0.01
+EPSILONS = tuple(round(0.1 * step, 1) for step in range(13))
+INSTALL = "pip install 'panic-tda[density]'"
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Core distances (chords) in bins of equal width.
+
+    Attributes
+    ----------
+    edges : list of float
+        The 201 ends of the 200 bins; the last bin has its upper end too.
+    all, outliers : list of int
+        Rows, and outliers among them, in each bin.
+    """
+
+    edges: list[float]
+    all: list[int]
+    outliers: list[int]
+
+
+@dataclass(frozen=True)
+class Dip:
+    """Hartigan's dip test [1]_ for one mode of the core distances against more.
+
+    Attributes
+    ----------
+    statistic, p_value : float
+        A small p-value says that there is more than one mode.
+    n_rows : int
+        Distinct rows that it is of: all of them, or `MOST_DIP_ROWS` drawn at random.
+    """
+
+    statistic: float
+    p_value: float
+    n_rows: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """The outliers among some rows.
+
+    Attributes
+    ----------
+    first, last : float or None
+        The smallest and the largest value in the group, where groups are ranges of values.
+    name : str or None
+        What the group is called, where it has a name.
+    n_rows : int
+        Rows of the group.
+    outlier_share : float
+        Share of them that are outliers, 0 to 1.
+    """
+
+    first: float | None
+    last: float | None
+    name: str | None
+    n_rows: int
+    outlier_share: float
+
+
+def histogram(core_distances: FloatArray, are_outliers: BoolArray) -> Histogram:
+    """Count core distances, (n,) float64, and those of outliers in bins from the smallest to the largest."""
+    edges = np.histogram_bin_edges(core_distances, BINS)
+    return Histogram(
+        edges=edges.tolist(),
+        all=np.histogram(core_distances, edges)[0].tolist(),
+        outliers=np.histogram(core_distances[are_outliers], edges)[0].tolist(),
+    )
+
+
+def dip(core_distances: FloatArray) -> Dip | None:
+    """Test the core distances of distinct rows, (m,) float64; None where the package `diptest` is missing.
+
+    Of more than `MOST_DIP_ROWS`, so many are drawn, always the same ones.
+    """
+    try:
+        from diptest import diptest
+    except ImportError:
+        return None
+    if len(core_distances) > MOST_DIP_ROWS:
+        chosen = np.random.default_rng(0).choice(len(core_distances), MOST_DIP_ROWS, replace=False)
+        core_distances = core_distances[chosen]
+    statistic, p_value = diptest(np.sort(core_distances))
+    return Dip(float(statistic), float(p_value), len(core_distances))
+
+
+def by_setting(
+    tree: SpanningTree, effective: EffectiveParameters, progress: Progress | None = None
+) -> tuple[list[Cut], list[Cut]]:
+    """Cut a tree at many sizes and at many epsilons, everything else as it was.
+
+    Returns
+    -------
+    by_min_cluster_size, by_epsilon : list of Cut
+        At up to 12 sizes from 2 to 1 % of the rows in geometric steps, and at 13 epsilons from 0 to 1.2.
+    """
+    progress = progress or Silent()
+    sizes = cluster_sizes(len(tree.height) + 1)
+    settings = [replace(effective, min_cluster_size=size) for size in sizes]
+    settings += [replace(effective, cluster_selection_epsilon=epsilon) for epsilon in EPSILONS]
+    progress.phase("cut the tree", total=len(settings))
+    cuts = []
+    for cut in cut_all(tree, settings, count_rows, threads=available_cores()):
+        cuts.append(cut)
+        progress.advance(1)
+    return cuts[: len(sizes)], cuts[len(sizes) :]
+
+
+def cluster_sizes(n_rows: int) -> list[int]:
+    """Return the sizes at which a tree over so many rows is cut.
+
+    >>> cluster_sizes(100_000)
+    [2, 4, 6, 11, 19, 34, 59, 104, 183, 323, 568, 1000]
+    """
+    largest = max(2.0, LARGEST_SIZE_SHARE * n_rows)
+    return sorted(set(np.geomspace(2, largest, N_SIZES).round().astype(int).tolist()))
+
+
+def by_decile(values: IntArray, are_outliers: BoolArray) -> list[Share]:
+    """Share rows out into ten groups of ascending values, as equal as ties allow, and count outliers.
+
+    Parameters
+    ----------
+    values : (n,) int64
+        What the rows are ordered by.
+    are_outliers : (n,) bool
+        Which of them are outliers.
+
+    Returns
+    -------
+    list of Share
+        At most ten; equal values are never in two groups.
+    """
+    if not len(values):
+        return []
+    ends = np.unique(np.quantile(values, np.linspace(0, 1, DECILES + 1)[1:], method="inverted_cdf"))
+    group = np.searchsorted(ends, values)
+    starts = [int(values[group == number].min()) for number in range(len(ends))]
+    return [
+        Share(float(first), float(last), None, int(in_group.sum()), float(are_outliers[in_group].mean()))
+        for first, last, in_group in (
+            (first, last, group == number)
+            for number, (first, last) in enumerate(zip(starts, ends, strict=True))
+        )
+    ]
+
+
+def by_name(codes: IntArray, names: Sequence[str], are_outliers: BoolArray) -> list[Share]:
+    """Count outliers among the rows of each name, the most frequent first.
+
+    Parameters
+    ----------
+    codes : (n,) int64
+        Position in `names` of each row.
+    names : sequence of str
+        What groups are called.
+    are_outliers : (n,) bool
+        Which of them are outliers.
+    """
+    counts = np.bincount(codes, minlength=len(names))
+    outliers = np.bincount(codes[are_outliers], minlength=len(names))
+    found = [
+        Share(None, None, name, int(count), float(out / count))
+        for name, count, out in zip(names, counts, outliers, strict=True)
+        if count
+    ]
+    return sorted(found, key=lambda share: (-share.n_rows, share.name))
