@@ -4,7 +4,7 @@ In flow the plain results of the library; out flow characters. `terminal` has ou
 codes, `display` the bars and lines of progress, `rendering` turns results into text for people and JSON for
 programs, `text` knows what a terminal would obey, how wide it shows a line, and tables, and `options` has the
 Click options that commands share and the sections of their help. The commands themselves are in
-`panic_tda.main`; nothing here computes or opens anything.
+`panic_tda.commands`; nothing here computes or opens anything.
 
 Words: *data* goes to stdout, *progress* and logs to stderr.
 """

@@ -1,6 +1,7 @@
 """What is computed from stored clusterings: recuts, sweeps, comparisons, trajectories, density.
 
-The door is here and the rooms are to come, one file a question. In flow results that `storage` reads (labels,
-probabilities, trees, the steps of runs); out flow plain data for `cli` and `report`. Nothing here knows a
-terminal, and every query is a function of `storage`.
+One file a question: `recut` (other clusters from the same tree), `sweep` (many settings side by side),
+`density` (are the outliers real?), over `agreement` (how far labels agree). In flow results that `storage`
+reads (labels, probabilities, trees, the steps of runs); out flow plain data for `cli` and `report`. Nothing
+here knows a terminal, and every query is a function of `storage`.
 """

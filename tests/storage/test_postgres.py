@@ -18,20 +18,35 @@ from click.testing import CliRunner
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
-from panic_tda import cluster_all_data, get_medoid_invocation, hdbscan
+from panic_tda import (
+    ClusteringParameters,
+    cluster_all_data,
+    delete_clusterings,
+    get_medoid_invocation,
+    hdbscan,
+)
 from panic_tda.errors import DatabaseError, SaveFailed
+from panic_tda.insight.recut import Changes, recut_clustering
+from panic_tda.insight.sweep import Grid, sweep_clustering
 from panic_tda.main import main
 from panic_tda.storage import database as database_module
 from panic_tda.storage import pending
+from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.database import Database, lock_for_saving, open_database
+from panic_tda.storage.results import find_clustering
 from panic_tda.storage.saving import save_or_keep
 from panic_tda.storage.schemas import Embedding, EmbeddingCluster, Invocation, InvocationType, Run
+from panic_tda.storage.trees import read_with_tree
 from panic_tda.types import FinishedClustering
 from tests.conftest import make_finished
 from tests.storage.test_two_processes import finish, go, start
 
 MODEL = "Odd % name"
 N_RUNS, LENGTH = 4, 50
+TABLES = (
+    *("clusteringtree", "embeddingcluster", "cluster", "clusteringresult"),
+    *("embedding", "invocation", "run"),
+)
 # One server, and tests that empty its tables.
 pytestmark = pytest.mark.xdist_group("postgres")
 
@@ -98,7 +113,7 @@ def database(server: str) -> Iterator[Database]:
         session.flush()
     yield database
     with database.writing() as connection:
-        for table in ("embeddingcluster", "cluster", "clusteringresult", "embedding", "invocation", "run"):
+        for table in TABLES:
             connection.execute(sa.text(f"DELETE FROM {table}"))
 
 
@@ -121,6 +136,25 @@ def test_clusters_on_postgres_are_those_of_the_library(database: Database) -> No
         row = expected.medoid_indices[0]
         query = sa.select(Invocation.output_text).join(Embedding).where(Embedding.id == rows[row][0])
         assert session.scalar(query) == medoid_text
+
+
+def test_trees_on_postgres_are_cut_as_on_sqlite(database: Database) -> None:
+    (outcome,) = cluster_all_data(database, parameters=ClusteringParameters(min_samples=5))
+    with database.session() as session:
+        source = find_clustering(session)
+        assigned, tree = read_with_tree(session.connection(), source.id, source.record)
+    assert len(tree.height) + 1 == len(assigned.ids) == N_RUNS * LENGTH
+    (same, other) = sweep_clustering(database, source, Grid(epsilons=[0.4, 2.0]))
+    assert (same.n_clusters, same.ari_stored) == (outcome.n_clusters, 1.0)
+    recut = recut_clustering(database, source, Changes(epsilon=2.0))
+    assert (recut.n_clusters, recut.n_outliers) == (other.n_clusters, other.n_outliers) == (1, 0)
+    with database.reading() as connection:
+        np.testing.assert_array_equal(read_assignments(connection, source.id).labels, assigned.labels)
+        counted = "SELECT count(*), count(medoid_copies) FROM cluster"
+        assert connection.execute(sa.text(counted)).one() == (N_RUNS + 1, N_RUNS + 1)
+    delete_clusterings(database, [source.id])
+    with database.reading() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM clusteringtree")).scalar() == 1
 
 
 def test_downsampling_on_postgres_follows_the_rule(database: Database) -> None:
