@@ -1,7 +1,7 @@
 """Exact density clustering of millions of embedding vectors kept in a database.
 
-The wings, from the top: `commands`, which `main` gathers, `cli` (how they speak), `report` and `insight` (what
-is made of clusterings), `clustering_manager` (the main job, model by model), `files` (Parquet and Arrow, in
+The wings, from the top: `commands`, which `main` gathers, `cli` (how they speak), `report` and `insight`
+(what is made of clusterings), `clustering_manager` (the main job, model by model), `files` (Parquet and Arrow, in
 and out), `storage` (every SQL statement), `clustering` (arrays to clusters), `arrays` (NumPy or CuPy),
 `devices` (the machine); and below them all `types`, `parameters`, `progress` and `errors`. Each wing's
 docstring is its page.
