@@ -1,10 +1,10 @@
 """Exact density clustering of millions of embedding vectors kept in a database.
 
 The wings, from the top: `commands`, which `main` gathers, `cli` (how they speak), `report` and `insight`
-(what is made of clusterings), `clustering_manager` (the main job, model by model), `files` (Parquet and Arrow, in
-and out), `storage` (every SQL statement), `clustering` (arrays to clusters), `arrays` (NumPy or CuPy),
-`devices` (the machine); and below them all `types`, `parameters`, `progress` and `errors`. Each wing's
-docstring is its page.
+(what is made of clusterings), `clustering_manager` (the main job, model by model), `files` (Parquet and
+Arrow, in and out), `storage` (every SQL statement), `clustering` (arrays to clusters), `arrays` (NumPy or
+CuPy), `devices` (the machine); and below them all `types`, `parameters`, `progress` and `errors`. Each
+wing's docstring is its page.
 
 Names are loaded when they are first used (PEP 562), so that `import panic_tda` is instant.
 """

@@ -143,9 +143,7 @@ def test_session_of_the_readme_goes_as_it_says(session: tuple[Shell, list[str]])
     assert sum(map(bool, shown)) == 3
 
 
-def test_what_is_shown_after_the_session_happens_too(
-    session: tuple[Shell, list[str]], tmp_path: Path
-) -> None:
+def test_what_is_shown_later_happens_too(session: tuple[Shell, list[str]], tmp_path: Path) -> None:
     # On a copy: some of it adds clusterings, and the other blocks are about the latest.
     shell = Shell(tmp_path)
     shutil.copytree(session[0].folder / "db", tmp_path / "db")

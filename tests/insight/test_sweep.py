@@ -176,15 +176,8 @@ def test_the_command_reads_a_file_that_nobody_may_write(
     shutil.copyfile(database.path or "", copy)
     before = snapshot(copy)
     os.chmod(copy, stat.S_IREAD)
-    words = [
-        "sweep-clustering",
-        "--epsilon",
-        "0.2,0.4:0.6:0.2",
-        "--min-cluster-size",
-        "10,2%",
-        "--db",
-        str(copy),
-    ]
+    words = ["sweep-clustering", "--epsilon", "0.2,0.4:0.6:0.2", "--min-cluster-size", "10,2%"]
+    words += ["--db", str(copy)]
     as_json = CliRunner().invoke(main, [*words, "--json"])
     assert as_json.exit_code == 0, as_json.output
     said = json.loads(as_json.stdout)
