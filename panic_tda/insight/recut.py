@@ -17,7 +17,7 @@ from panic_tda.storage.loading import load_assigned
 from panic_tda.storage.results import ClusteringSummary
 from panic_tda.storage.saving import finish, require_savable, save_or_keep
 from panic_tda.storage.schemas import utc_now
-from panic_tda.storage.trees import read_with_tree
+from panic_tda.storage.trees import require_tree
 from panic_tda.types import ModelOutcome
 
 Value = TypeVar("Value")
@@ -117,7 +117,7 @@ def recut_clustering(
     started_at, began = utc_now(), time.monotonic()
     progress.phase("read the tree")
     with database.reading() as connection:
-        _, tree = read_with_tree(connection, source.id, source.record)
+        tree = require_tree(connection, source.id, source.record)
     matrix = load_assigned(
         database,
         source.id,

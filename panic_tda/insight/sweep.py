@@ -21,9 +21,10 @@ from panic_tda.errors import OUTLIER, InvalidParameter
 from panic_tda.insight.agreement import adjusted_rand, contingency
 from panic_tda.insight.recut import Changes
 from panic_tda.progress import Progress, Silent
+from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.results import ClusteringSummary
-from panic_tda.storage.trees import read_with_tree
+from panic_tda.storage.trees import require_tree
 from panic_tda.types import FlatClusters, SpanningTree
 
 if TYPE_CHECKING:
@@ -150,7 +151,8 @@ def sweep_clustering(
     settings = resolve(grid, source)
     progress.phase("read the tree")
     with open_current(database).reading() as connection:
-        assigned, tree = read_with_tree(connection, source.id, source.record)
+        tree = require_tree(connection, source.id, source.record)
+        assigned = read_assignments(connection, source.id)
     return sweep(tree, assigned.labels, settings, progress=progress)
 
 

@@ -19,9 +19,9 @@ from sqlalchemy.engine import Connection
 
 from panic_tda.errors import DatabaseError, NoTree
 from panic_tda.parameters import ClusteringRecord
-from panic_tda.storage.assignments import Assignments, key_of, read_assignments
+from panic_tda.storage.assignments import key_of
 from panic_tda.storage.bulk import insert_rows, stream_rows
-from panic_tda.storage.schemas import ClusteringTree
+from panic_tda.storage.schemas import ClusteringTree, EmbeddingCluster
 from panic_tda.types import SpanningTree
 
 if TYPE_CHECKING:
@@ -73,10 +73,8 @@ def read_tree(connection: Connection, clustering_id: UUID) -> SpanningTree | Non
         raise _damaged(clustering_id, str(error)) from error
 
 
-def read_with_tree(
-    connection: Connection, clustering_id: UUID, record: ClusteringRecord
-) -> tuple[Assignments, SpanningTree]:
-    """Return the assignments of a clustering and the tree over them, row by row.
+def require_tree(connection: Connection, clustering_id: UUID, record: ClusteringRecord) -> SpanningTree:
+    """Return the tree over the assignments of a clustering, row by row.
 
     Raises
     ------
@@ -97,15 +95,15 @@ def read_with_tree(
             f"clustering {clustering_id} has no spanning tree: {why}; cluster again "
             "(panic-tda cluster-embeddings), then the new clustering has one"
         )
-    assigned = read_assignments(connection, clustering_id)
-    n_rows = len(tree.height) + 1
-    if len(assigned.ids) != n_rows:
+    of_this = EmbeddingCluster.result_key == key_of(clustering_id)
+    query = sa.select(sa.func.count()).select_from(EmbeddingCluster).where(of_this)
+    n_rows, n_assigned = len(tree.height) + 1, int(connection.execute(query).scalar_one())
+    if n_assigned != n_rows:
         raise NoTree(
-            f"the tree of clustering {clustering_id} joins {n_rows} rows, and there are "
-            f"{len(assigned.ids)} assignments: embeddings have gone since; cluster again "
-            "(panic-tda cluster-embeddings)"
+            f"the tree of clustering {clustering_id} joins {n_rows} rows, and there are {n_assigned} "
+            "assignments: embeddings have gone since; cluster again (panic-tda cluster-embeddings)"
         )
-    return assigned, tree
+    return tree
 
 
 def read_core_distances(connection: Connection, clustering_id: UUID) -> FloatArray | None:

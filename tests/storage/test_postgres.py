@@ -36,7 +36,7 @@ from panic_tda.storage.database import Database, lock_for_saving, open_database
 from panic_tda.storage.results import find_clustering
 from panic_tda.storage.saving import save_or_keep
 from panic_tda.storage.schemas import Embedding, EmbeddingCluster, Invocation, InvocationType, Run
-from panic_tda.storage.trees import read_with_tree
+from panic_tda.storage.trees import require_tree
 from panic_tda.types import FinishedClustering
 from tests.conftest import make_finished
 from tests.storage.test_two_processes import finish, go, start
@@ -142,7 +142,8 @@ def test_trees_on_postgres_are_cut_as_on_sqlite(database: Database) -> None:
     (outcome,) = cluster_all_data(database, parameters=ClusteringParameters(min_samples=5))
     with database.session() as session:
         source = find_clustering(session)
-        assigned, tree = read_with_tree(session.connection(), source.id, source.record)
+        tree = require_tree(session.connection(), source.id, source.record)
+        assigned = read_assignments(session.connection(), source.id)
     assert len(tree.height) + 1 == len(assigned.ids) == N_RUNS * LENGTH
     (same, other) = sweep_clustering(database, source, Grid(epsilons=[0.4, 2.0]))
     assert (same.n_clusters, same.ari_stored) == (outcome.n_clusters, 1.0)
