@@ -9,12 +9,16 @@ starve a text model only because texts sit at odd numbers.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import sqlalchemy as sa
-from sqlalchemy.sql import ColumnElement, FromClause
+from sqlalchemy.sql import ColumnElement, FromClause, Select
 
 from panic_tda.storage.schemas import Embedding, Invocation
+
+if TYPE_CHECKING:
+    from panic_tda.types import IntArray
 
 _embedding = Embedding.__table__
 _invocation = Invocation.__table__
@@ -48,21 +52,40 @@ def sample(downsample: int) -> Sample:
     if downsample == 1:
         joined = _embedding.outerjoin(_invocation, _embedding.c.invocation_id == _invocation.c.id)
         return Sample(joined, _holds(~orphaned), orphaned, sa.cast(sa.null(), sa.Integer))
-    parity = _invocation.c.sequence_number % 2
-    stride = (
-        sa.select(
-            _invocation.c.run_id,
-            _invocation.c.type,
-            sa.case((sa.func.min(parity) == sa.func.max(parity), 2), else_=1).label("stride"),
-        )
-        .group_by(_invocation.c.run_id, _invocation.c.type)
-        .cte("stride")
-    )
+    stride = strides().cte("stride")
     joined = _embedding.outerjoin(_invocation, in_one_index()).outerjoin(
         stride, sa.and_(stride.c.run_id == _invocation.c.run_id, stride.c.type == _invocation.c.type)
     )
     index = _invocation.c.sequence_number // stride.c.stride
     return Sample(joined, _holds(index % downsample == 0), orphaned, index)
+
+
+def strides() -> Select[Any]:
+    """Return the query for what sequence numbers are divided by, for each run and type of output."""
+    parity = _invocation.c.sequence_number % 2
+    stride = sa.case((sa.func.min(parity) == sa.func.max(parity), 2), else_=1).label("stride")
+    return sa.select(_invocation.c.run_id, _invocation.c.type, stride).group_by(
+        _invocation.c.run_id, _invocation.c.type
+    )
+
+
+def output_indices(sequence_numbers: IntArray) -> IntArray:
+    """Return the output indices of a run's outputs of one type, where all of them are at hand.
+
+    Parameters
+    ----------
+    sequence_numbers : (m,) int64
+        Of all its outputs of that type.
+
+    Returns
+    -------
+    (m,) int64
+        What `strides` divides them to.
+
+    >>> output_indices(np.array([1, 5, 7])), output_indices(np.array([1, 4, 7]))
+    (array([0, 2, 3]), array([1, 4, 7]))
+    """
+    return sequence_numbers // (2 if len(np.unique(sequence_numbers % 2)) == 1 else 1)
 
 
 def in_one_index() -> ColumnElement[bool]:
