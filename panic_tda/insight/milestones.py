@@ -1,0 +1,203 @@
+"""Milestones of runs: which cluster each step belongs to when no step is left without one.
+
+A core is a cluster's members, or the strong ones among them. The state of a step is the cluster whose core
+the run visited last, so that a run is a sequence of symbols, and its dwells and transitions are those of a
+core-set Markov model (Schütte, Noé, Lu, Sarich and Vanden-Eijnden, J. Chem. Phys. 134, 204105 (2011), doi
+10.1063/1.3590108). Everything here is arrays in, arrays out; time is the output index.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from panic_tda.errors import OUTLIER, InvalidParameter
+from panic_tda.storage.trajectories import RunSteps
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from panic_tda.types import BoolArray, IntArray
+
+CORE, TRANSIT, ENTERING = 0, 1, 2
+FLAGS = ("core", "transit", "entering")
+"""What a step may be, by code: a member of a core; one since the last core; one before the first."""
+NO_STATE = -1
+"""State of all steps of a run that never visits a core."""
+SETTLED_STEPS = 20
+_SETTLED_SHARE = 10
+
+
+@dataclass(frozen=True)
+class Trajectories(RunSteps):
+    """The steps of runs with their states.
+
+    Attributes
+    ----------
+    states : (n,) int64
+        The cluster whose core the run visited last; before its first core, that one; `NO_STATE` in a run that
+        never visits any.
+    flags : (n,) int8
+        `CORE`, `TRANSIT` or `ENTERING`. A run that never visits a core is entering all the time.
+    visits : (n,) int64
+        Which of its run's visits the step belongs to, from 0.
+    """
+
+    states: IntArray
+    flags: NDArray[np.int8]
+    visits: IntArray
+
+
+@dataclass(frozen=True)
+class Visits:
+    """Maximal stretches of one state, run by run.
+
+    Attributes
+    ----------
+    runs : (v,) int64
+        Position of the run in `run_ids`, ascending.
+    states : (v,) int64
+        As those of the steps.
+    first_steps : (v,) int64
+        Output index at which the visit begins.
+    dwells : (v,) int64
+        Output steps from there to the beginning of the next visit. The last visit of a run is cut off: its
+        dwell counts the steps up to the run's last sampled one, and that one, and would have been no shorter.
+    censored : (v,) bool
+        The last visits.
+    """
+
+    runs: IntArray
+    states: IntArray
+    first_steps: IntArray
+    dwells: IntArray
+    censored: BoolArray
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """How often a state was followed by a state, ascending by the two.
+
+    Attributes
+    ----------
+    sources, targets, counts : (c,) int64
+        The state, the one a lag later, and the number of such pairs; a state may follow itself.
+    """
+
+    sources: IntArray
+    targets: IntArray
+    counts: IntArray
+
+
+def find_states(steps: RunSteps, *, core_probability: float = 0.0) -> Trajectories:
+    """Give every step its state, its flag and the number of its visit.
+
+    Parameters
+    ----------
+    steps : RunSteps
+        Of one clustering.
+    core_probability : float
+        Members of a cluster with at least this membership probability are its core; at 0 all are.
+
+    Raises
+    ------
+    InvalidParameter
+        `core_probability` is no probability.
+    """
+    if not 0 <= core_probability <= 1:
+        raise InvalidParameter(f"core_probability must be a probability from 0 to 1; got {core_probability}")
+    n = len(steps.steps)
+    positions, runs = np.arange(n), steps.run_numbers
+    begins, ends = steps.offsets[:-1][runs], steps.offsets[1:][runs]
+    in_core = (steps.labels != OUTLIER) & (steps.probabilities >= core_probability)
+    last = np.maximum.accumulate(np.where(in_core, positions, -1))
+    coming = np.minimum.accumulate(np.where(in_core, positions, n)[::-1])[::-1]
+    entered, to_enter = last >= begins, coming < ends
+    states = np.full(n, NO_STATE, dtype=np.int64)
+    states[to_enter] = steps.labels[coming[to_enter]]
+    states[entered] = steps.labels[last[entered]]
+    flags = np.where(in_core, CORE, np.where(entered, TRANSIT, ENTERING)).astype(np.int8)
+    visits = np.cumsum(_begin_visits(runs, states)) - 1
+    return Trajectories(**vars(steps), states=states, flags=flags, visits=visits - visits[begins])
+
+
+def find_visits(trajectories: Trajectories) -> Visits:
+    """Return the visits of all runs, those of a run one after another."""
+    runs = trajectories.run_numbers
+    begins = np.flatnonzero(_begin_visits(runs, trajectories.states))
+    runs, first_steps = runs[begins], trajectories.steps[begins]
+    censored = np.ones(len(begins), dtype=bool)
+    censored[:-1] = runs[:-1] != runs[1:]
+    dwells = np.zeros(len(begins), dtype=np.int64)
+    dwells[:-1] = np.diff(first_steps)
+    last_steps = trajectories.steps[trajectories.offsets[1:] - 1]
+    dwells[censored] = last_steps - first_steps[censored] + 1
+    return Visits(runs, trajectories.states[begins], first_steps, dwells, censored)
+
+
+def find_settled(
+    trajectories: Trajectories, visits: Visits, *, settled_steps: int = SETTLED_STEPS
+) -> tuple[IntArray, IntArray]:
+    """Find the states in which runs settled.
+
+    Parameters
+    ----------
+    trajectories, visits
+        The steps, and the visits that `find_visits` found in them.
+    settled_steps : int
+        A run has settled where its final visit has at least so many output steps, and at least a tenth of
+        those from its first step to its last.
+
+    Returns
+    -------
+    states, first_steps : (r,) int64
+        The state of the final visit and its first step; `NO_STATE` twice where a run has not settled. One
+        that never visits a core settles nowhere.
+    """
+    first, last = trajectories.offsets[:-1], trajectories.offsets[1:] - 1
+    lengths = trajectories.steps[last] - trajectories.steps[first] + 1
+    final = visits.censored
+    # Whole numbers: a tenth of 201 steps is more than 20.
+    settled = visits.dwells[final] >= settled_steps
+    settled &= visits.dwells[final] >= -(-lengths // _SETTLED_SHARE)
+    settled &= visits.states[final] != NO_STATE
+    return (
+        np.where(settled, visits.states[final], NO_STATE),
+        np.where(settled, visits.first_steps[final], NO_STATE),
+    )
+
+
+def count_transitions(trajectories: Trajectories, lag: int) -> Transitions:
+    """Count the pairs of states that lie `lag` output steps apart in a run, from every step on.
+
+    A pair counts where both steps were sampled. Runs that never visit a core have no states to go between,
+    and are left out.
+    """
+    # Steps are numbered among all that occur, so that a run and a step are one number without an overflow.
+    occurring, ranks = np.unique(trajectories.steps, return_inverse=True)
+    later = np.searchsorted(occurring, trajectories.steps + lag)
+    occurs = later < len(occurring)
+    occurs[occurs] = occurring[later[occurs]] == trajectories.steps[occurs] + lag
+    of_run = trajectories.run_numbers * len(occurring)
+    keys = of_run + ranks
+    sources = np.flatnonzero(occurs & (trajectories.states != NO_STATE))
+    wanted = of_run[sources] + later[sources]
+    targets = np.searchsorted(keys, wanted)
+    targets[targets == len(keys)] = 0
+    found = keys[targets] == wanted
+    states = trajectories.states
+    return _counted(states[sources[found]], states[targets[found]])
+
+
+def _counted(sources: IntArray, targets: IntArray) -> Transitions:
+    n_states = int(max(sources.max(initial=0), targets.max(initial=0))) + 1
+    pairs, counts = np.unique(sources * n_states + targets, return_counts=True)
+    return Transitions(pairs // n_states, pairs % n_states, counts)
+
+
+def _begin_visits(runs: IntArray, states: IntArray) -> BoolArray:
+    begins = np.ones(len(states), dtype=bool)
+    begins[1:] = (np.diff(runs) != 0) | (np.diff(states) != 0)
+    return begins

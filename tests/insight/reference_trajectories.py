@@ -1,0 +1,249 @@
+"""What runs do, written out from the definitions: loops over lists, one step at a time.
+
+Nothing here shares code with the package: the file is read with plain `sqlite3`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections import Counter, defaultdict
+from contextlib import closing
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from statistics import median
+from typing import Any
+from uuid import UUID
+
+from scipy.optimize import minimize_scalar
+
+CHI_SQUARE_95 = 3.841458820694124
+"""95 % of a chi-square distribution with one degree of freedom lies below (table)."""
+
+
+@dataclass(frozen=True)
+class Walk:
+    """One run: its sampled steps and, by output step, its texts."""
+
+    steps: list[int]
+    labels: list[int]
+    probabilities: list[float]
+    texts: dict[int, str]
+
+
+def states_of(labels: list[int], probabilities: list[float], core: float) -> tuple[list[int], list[str]]:
+    """Return the state and the flag of each step of a run."""
+    in_core = [label >= 0 and p >= core for label, p in zip(labels, probabilities, strict=True)]
+    first = next((label for label, yes in zip(labels, in_core, strict=True) if yes), -1)
+    states, flags, entered = [], [], False
+    for label, yes in zip(labels, in_core, strict=True):
+        if yes:
+            entered = True
+            states.append(label)
+            flags.append("core")
+        else:
+            states.append(states[-1] if entered else first)
+            flags.append("transit" if entered else "entering")
+    return states, flags
+
+
+def visits_of(steps: list[int], states: list[int]) -> list[list[int]]:
+    """Return [state, first step, dwell] of each visit; the last one lasts to the last step, counting it."""
+    begins = [i for i in range(len(steps)) if i == 0 or states[i] != states[i - 1]]
+    found = []
+    for position, i in enumerate(begins):
+        is_last = position == len(begins) - 1
+        end = steps[-1] + 1 if is_last else steps[begins[position + 1]]
+        found.append([states[i], steps[i], end - steps[i]])
+    return found
+
+
+def settled_of(steps: list[int], visits: list[list[int]], settled_steps: int = 20) -> tuple[Any, Any]:
+    """Return where a run settled, and when."""
+    state, first, dwell = visits[-1]
+    length = steps[-1] - steps[0] + 1
+    if state == -1 or dwell < settled_steps or dwell < Fraction(length, 10):
+        return None, None
+    return state, first
+
+
+def transitions_of(steps: list[int], states: list[int], lag: int) -> Counter[tuple[int, int]]:
+    """Count the pairs of states `lag` apart."""
+    at = dict(zip(steps, states, strict=True))
+    return Counter((at[t], at[t + lag]) for t in steps if t + lag in at and at[t] != -1)
+
+
+def recurrence_of(texts: dict[int, str]) -> dict[str, Any]:
+    """Return what the texts of a run, by output step, come back to."""
+    seen: set[str] = set()
+    returns = 0
+    for t in sorted(texts):
+        returns += texts[t] in seen
+        seen.add(texts[t])
+    found = {"distinct_texts": len(seen), "returns": returns, "period": None, "absorbed_at": None}
+    if not texts:
+        return found
+    begin, end = min(texts), max(texts)
+    for p in range(1, 17):
+        for s in range(begin, end + 1):
+            if end - s + 1 < max(3, 2 * p):
+                break
+            if all(t in texts and texts[t] == texts.get(t + p) for t in range(s, end - p + 1)):
+                return found | {"period": p, "absorbed_at": s}
+    return found
+
+
+def median_of(ended: list[int], cut_off: list[int]) -> float | None:
+    """Return the first duration at which the Kaplan-Meier product is at most a half."""
+    survival = Fraction(1)
+    for t in sorted(set(ended)):
+        at_risk = sum(d >= t for d in ended) + sum(c >= t for c in cut_off)
+        survival *= 1 - Fraction(ended.count(t), at_risk)
+        if survival <= Fraction(1, 2):
+            return float(t)
+    return None
+
+
+def log_likelihood(shape: float, scale: float, ended: list[int], cut_off: list[int]) -> float:
+    """Return the log-likelihood of a Weibull distribution, term by term."""
+    total = 0.0
+    for t in ended:
+        total += math.log(shape / scale) + (shape - 1) * math.log(t / scale) - (t / scale) ** shape
+    for c in cut_off:
+        total -= (c / scale) ** shape
+    return total
+
+
+def best_scale(shape: float, ended: list[int], cut_off: list[int]) -> float:
+    """Return the likeliest scale for a shape."""
+    return (sum(t**shape for t in [*ended, *cut_off]) / len(ended)) ** (1 / shape)
+
+
+def weibull_of(ended: list[int], cut_off: list[int]) -> tuple[float | None, bool | None]:
+    """Return the likeliest shape, and whether the tail is heavier than the exponential one's."""
+    if len(ended) < 2 or (len(set(ended)) == 1 and max(cut_off, default=0) <= ended[0]):
+        return None, None
+
+    def loss(log_shape: float) -> float:
+        shape = math.exp(log_shape)
+        return -log_likelihood(shape, best_scale(shape, ended, cut_off), ended, cut_off)
+
+    found = minimize_scalar(loss, bounds=(-4, 4), method="bounded", options={"xatol": 1e-10})
+    shape = math.exp(found.x)
+    return shape, bool(shape < 1 and 2 * (loss(0.0) - found.fun) > CHI_SQUARE_95)
+
+
+def dwell_of(runs: list[list[list[int]]]) -> dict[str, Any]:
+    """Describe the visits of some runs; a run that never visits a core has none."""
+    ended = [dwell for visits in runs for state, _, dwell in visits[:-1] if state != -1]
+    # Seen to its last step, a visit is known to outlast one step fewer than it counts.
+    cut_off = [visits[-1][2] - 1 for visits in runs if visits[-1][0] != -1]
+    shape, is_heavy = weibull_of(ended, cut_off)
+    return {
+        "visits": len(ended) + len(cut_off),
+        "censored": len(cut_off),
+        "median": median_of(ended, cut_off),
+        "weibull_shape": shape,
+        "heavier_than_exponential": is_heavy,
+    }
+
+
+def read_walks(path: Path, clustering: str) -> dict[str, Walk]:
+    """Read the runs of a clustering from the file itself."""
+    with closing(sqlite3.connect(path)) as connection:
+        (key, model), *_ = connection.execute(
+            "SELECT key, embedding_model FROM clusteringresult WHERE id = ?", (clustering.replace("-", ""),)
+        ).fetchall()
+        parities: dict[tuple[str, str], set[int]] = defaultdict(set)
+        texts: dict[str, dict[int, str]] = defaultdict(dict)
+        outputs = connection.execute(
+            "SELECT run_id, type, sequence_number, output_text FROM invocation ORDER BY rowid"
+        ).fetchall()
+        for run, kind, number, _ in outputs:
+            parities[run, kind].add(number % 2)
+        stride = {key: 1 if len(found) == 2 else 2 for key, found in parities.items()}
+        for run, kind, number, text in outputs:
+            if kind == "TEXT" and text is not None:
+                texts[run].setdefault(number // stride[run, kind], text)
+        assigned = connection.execute(
+            "SELECT i.run_id, i.type, i.sequence_number, a.label, a.probability FROM embeddingcluster a "
+            "JOIN embedding e ON e.id = a.embedding_id JOIN invocation i ON i.id = e.invocation_id "
+            "WHERE a.result_key = ? AND e.embedding_model = ? ORDER BY i.sequence_number, e.id",
+            (key, model),
+        ).fetchall()
+    at: dict[str, dict[int, tuple[int, float]]] = defaultdict(dict)
+    for run, kind, number, label, probability in assigned:
+        at[run].setdefault(number // stride[run, kind], (label, probability))
+    return {
+        run: Walk(
+            steps=sorted(found),
+            labels=[found[step][0] for step in sorted(found)],
+            probabilities=[found[step][1] for step in sorted(found)],
+            texts=texts[run],
+        )
+        for run, found in sorted(at.items())
+    }
+
+
+def report(
+    path: Path, clustering: str, *, by: str = "network", lag: int = 1, core_probability: float = 0.0
+) -> dict[str, Any]:
+    """Return what `show-trajectories --json --runs` is to print."""
+    paths = read_walks(path, clustering)
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    counts: Counter[tuple[int, int]] = Counter()
+    runs = []
+    for run, one in paths.items():
+        states, flags = states_of(one.labels, one.probabilities, core_probability)
+        visits = visits_of(one.steps, states)
+        settled_in, settled_at = settled_of(one.steps, visits)
+        recurrence = recurrence_of(one.texts)
+        del recurrence["returns"]
+        found = recurrence | {
+            "run_id": str(UUID(run)),
+            "n_steps": len(one.steps),
+            "settled_in": settled_in,
+            "settled_at": settled_at,
+            "transit_share": sum(flag != "core" for flag in flags) / len(flags),
+            "visits": visits,
+        }
+        runs.append(found)
+        counts += transitions_of(one.steps, states, lag)
+        groups[json.dumps(group_of(path, run, by), ensure_ascii=False)].append(found)
+    return {
+        "clustering": clustering,
+        "lag": lag,
+        "groups": [summed(json.loads(key), groups[key]) for key in sorted(groups)],
+        "transitions": [
+            {"from": source, "to": target, "count": count}
+            for (source, target), count in sorted(counts.items())
+        ],
+        "runs": runs,
+    }
+
+
+def group_of(path: Path, run: str, by: str) -> dict[str, Any]:
+    """Return what a run is grouped by."""
+    with closing(sqlite3.connect(path)) as connection:
+        found = connection.execute("SELECT network, initial_prompt FROM run WHERE id = ?", (run,)).fetchone()
+    network, prompt = (json.loads(found[0]), found[1]) if found else (None, None)
+    return {name: {"network": network, "prompt": prompt}[name] for name in by.split(",")}
+
+
+def summed(group: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Sum up some runs."""
+    n_steps = sum(run["n_steps"] for run in runs)
+    absorbed = [run["absorbed_at"] for run in runs if run["period"] is not None]
+    periods = Counter(run["period"] for run in runs if run["period"] is not None)
+    return {
+        "group": group,
+        "n_runs": len(runs),
+        "n_steps": n_steps,
+        "transit_share": sum(run["transit_share"] * run["n_steps"] for run in runs) / n_steps,
+        "settled_runs": sum(run["settled_in"] is not None for run in runs),
+        "periodic_runs": {str(period): count for period, count in sorted(periods.items())},
+        "median_absorbed_at": float(median(absorbed)) if absorbed else None,
+        "dwell": dwell_of([run["visits"] for run in runs]),
+    }
