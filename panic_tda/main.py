@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from panic_tda.cli import options
-from panic_tda.commands import data, fitting, insight, stored
+from panic_tda.commands import data, fitting, insight, stored, trajectories
 
 COMMANDS = (
     data.upgrade,
@@ -14,6 +14,7 @@ COMMANDS = (
     fitting.recut_clustering,
     stored.list_clusterings,
     stored.show_clustering,
+    trajectories.show_trajectories,
     stored.delete_clusterings,
     stored.save_pending,
     insight.sweep_clustering,

@@ -55,6 +55,7 @@ CLUSTER_KEYS = {
 READING = (
     ["list-clusterings"],
     ["show-clustering"],
+    ["show-trajectories"],
     ["delete-clusterings", "--all", "--yes"],
     ["save-pending"],
     ["doctor"],

@@ -36,6 +36,7 @@ from panic_tda.storage.database import Database, lock_for_saving, open_database
 from panic_tda.storage.results import find_clustering
 from panic_tda.storage.saving import save_or_keep
 from panic_tda.storage.schemas import Embedding, EmbeddingCluster, Invocation, InvocationType, Run
+from panic_tda.storage.trajectories import read_medoid_texts, read_steps, stream_texts
 from panic_tda.storage.trees import require_tree
 from panic_tda.types import FinishedClustering
 from tests.conftest import make_finished
@@ -186,6 +187,41 @@ def test_commands_on_postgres(server: str, database: Database) -> None:
     assert gone.exit_code == 0
     with database.reading() as connection:
         assert connection.execute(sa.text("SELECT count(*) FROM embeddingcluster")).scalar() == 0
+
+
+def test_trajectories_on_postgres(server: str, database: Database) -> None:
+    (outcome,) = cluster_all_data(database, downsample=3)
+    assert outcome.id is not None
+    with database.session() as session:
+        clustering = find_clustering(session, str(outcome.id))
+        label = dict(session.execute(sa.select(EmbeddingCluster.embedding_id, EmbeddingCluster.label)).all())
+        rows = session.execute(
+            sa.select(Invocation.run_id, Invocation.sequence_number, Embedding.id)
+            .join(Embedding.invocation)
+            .order_by(Invocation.run_id, Invocation.sequence_number)
+        ).all()
+    sampled = [(run.hex, number, label[one]) for run, number, one in rows if one in label]
+    assert len(sampled) == N_RUNS * 17
+    with database.reading() as connection:
+        found = read_steps(connection, clustering)
+        texts = list(stream_texts(connection, found.run_ids))
+        medoids = read_medoid_texts(connection, clustering.id, [0])
+    runs = [found.run_ids[number] for number in found.run_numbers]
+    assert list(zip(runs, found.steps.tolist(), found.labels.tolist(), strict=True)) == sampled
+    ascending = sorted(identity.hex for identity in label)
+    by_id = {one.hex: (run.hex, number) for run, number, one in rows}
+    assert [by_id[ascending[row]] for row in found.rows] == [one[:2] for one in sampled]
+    assert [one.steps.tolist() for one in texts] == [list(range(LENGTH))] * N_RUNS
+    assert {one.run_id for one in texts} == {run for run, *_ in sampled}
+    assert {one.texts[7][-7:] for one in texts} == {" step 7"}
+    assert "step" in str(medoids[0])
+    words = ["show-trajectories", str(outcome.id), "--db", server, "--by", "model"]
+    shown = CliRunner().invoke(main, [*words, "--json", "--runs"])
+    assert shown.exit_code == 0, shown.output
+    said = json.loads(shown.stdout)
+    assert [(one["group"], one["n_runs"]) for one in said["groups"]] == [({"model": "a"}, N_RUNS)]
+    assert [(one["n_steps"], one["distinct_texts"]) for one in said["runs"]] == [(17, LENGTH)] * N_RUNS
+    assert CliRunner().invoke(main, words).exit_code == 0
 
 
 def test_an_unreachable_server_is_an_error_without_password() -> None:

@@ -1,0 +1,286 @@
+"""`show-trajectories`: the object has the keys that were promised, the text fits and steers no terminal."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from panic_tda.cli.rendering import trajectories as rendering
+from panic_tda.cli.text import columns
+from panic_tda.commands.trajectories import GROUPINGS
+from panic_tda.insight import trajectories
+from panic_tda.insight.dwell import DwellStatistics
+from panic_tda.insight.milestones import Transitions
+from panic_tda.insight.trajectories import GroupSummary, RunSummary, TrajectoryStudy
+from panic_tda.main import main
+from panic_tda.storage.results import ClusteringSummary
+from panic_tda.storage.trajectories import RunFacts
+from tests.cli.test_rendering import summary
+from tests.insight.planted import PlantedRun, plant, run_id
+from tests.snapshots import opened, snapshot
+
+RUNS = [
+    PlantedRun([0] * 5 + [-1] + [1] * 25, [*"abcde", *["a cat"] * 26]),
+    PlantedRun([0, 1] * 12, ["a cat", "a dog"] * 12, network=("SDXLTurbo", "Moondream"), prompt="a king"),
+    PlantedRun([-1] * 4),
+]
+WIDE = 10_000
+
+
+def invoke(*words: object) -> Result:
+    result = CliRunner().invoke(main, ["show-trajectories", *map(str, words)])
+    assert "Traceback" not in result.output
+    return result
+
+
+def asked(*words: object) -> Any:
+    result = invoke(*words, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    plant(tmp_path / "one.sqlite", RUNS)
+    return tmp_path / "one.sqlite"
+
+
+def test_the_object_has_the_keys_that_were_promised(path: Path) -> None:
+    said = asked("--db", path, "--runs")
+    assert list(said) == ["clustering", "lag", "groups", "transitions", "runs"]
+    assert UUID(said["clustering"])
+    for group in said["groups"]:
+        assert list(group) == [
+            *("group", "n_runs", "n_steps", "transit_share", "settled_runs", "periodic_runs"),
+            *("median_absorbed_at", "dwell"),
+        ]
+        assert list(group["dwell"]) == [
+            *("visits", "censored", "median", "weibull_shape", "heavier_than_exponential")
+        ]
+    for one in said["transitions"]:
+        assert list(one) == ["from", "to", "count"]
+    for run in said["runs"]:
+        assert list(run) == [
+            *("run_id", "n_steps", "distinct_texts", "period", "absorbed_at", "settled_in", "settled_at"),
+            *("transit_share", "visits"),
+        ]
+    assert said["groups"][1] == {
+        "group": {"network": ["SDXLTurbo", "Moondream"]},
+        "n_runs": 1,
+        "n_steps": 24,
+        "transit_share": 0.0,
+        "settled_runs": 0,
+        "periodic_runs": {"2": 1},
+        "median_absorbed_at": 0.0,
+        "dwell": {
+            "visits": 24,
+            "censored": 1,
+            "median": 1.0,
+            "weibull_shape": None,
+            "heavier_than_exponential": None,
+        },
+    }
+    assert said["runs"][0] == {
+        "run_id": str(UUID(run_id(0))),
+        "n_steps": 31,
+        "distinct_texts": 6,
+        "period": 1,
+        "absorbed_at": 5,
+        "settled_in": 1,
+        "settled_at": 6,
+        "transit_share": 1 / 31,
+        "visits": [[0, 0, 6], [1, 6, 25]],
+    }
+    assert said["transitions"] == [
+        {"from": 0, "to": 0, "count": 5},
+        {"from": 0, "to": 1, "count": 13},
+        {"from": 1, "to": 0, "count": 11},
+        {"from": 1, "to": 1, "count": 24},
+    ]
+
+
+def test_runs_are_in_the_object_where_they_were_asked_for(path: Path) -> None:
+    assert "runs" not in asked("--db", path)
+    (one,) = asked("--db", path, "--run", run_id(1)[:9])["runs"]
+    assert one["run_id"] == str(UUID(run_id(1)))
+    assert len(asked("--db", path, "--run", run_id(1), "--runs")["runs"]) == 3
+
+
+def test_every_option_counts(path: Path) -> None:
+    assert asked("latest", "--db", path, "--lag", 2)["lag"] == 2
+    assert asked("--db", path, "--lag", 2)["transitions"] != asked("--db", path)["transitions"]
+    assert [one["group"] for one in asked("--db", path, "--by", "prompt")["groups"]] == [
+        {"prompt": "a king"},
+        {"prompt": "a red apple"},
+    ]
+    assert [one["group"] for one in asked("--db", path, "--by", "model")["groups"]] == [
+        {"model": "BLIP2"},
+        {"model": "Moondream"},
+    ]
+    with opened(path) as connection:
+        connection.execute("UPDATE embeddingcluster SET probability = 0.4 WHERE label = 1")
+    weak = asked("--db", path, "--core-probability", 0.5, "--runs")
+    assert [run["visits"] for run in weak["runs"]] == [[[0, 0, 31]], [[0, 0, 24]], [[-1, 0, 4]]]
+
+
+def test_groupings_are_the_librarys() -> None:
+    assert GROUPINGS == trajectories.GROUPINGS
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--run", "ffff"], "none of the 3 runs"),
+        (["--run", ""], "none of the 3 runs"),
+        (["--run", "0000"], "3 of the 3 runs"),
+        (["--lag", "31"], "lag must be at most 30"),
+        (["--lag", "0"], "--lag"),
+        (["--core-probability", "2"], "--core-probability"),
+        (["--core-probability", "nan"], "core_probability must be"),
+        (["--by", "seed"], "--by"),
+        (["ffff"], "stored clusterings begin with"),
+        (["--model", "Nomic"], "no clustering of model"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_is_wrong_is_said(path: Path, words: list[str], reason: str) -> None:
+    result = invoke("--db", path, *words)
+    assert result.exit_code == 2
+    assert reason in result.stderr
+    answer = invoke("--db", path, "--json", *words)
+    assert answer.exit_code == 2
+    assert reason in json.loads(answer.stdout)["error"]["message"]
+
+
+def test_a_read_only_file_is_read_and_left_as_it_is(path: Path) -> None:
+    before = snapshot(path)
+    path.chmod(0o444)
+    assert invoke("--db", path, "--runs", "--run", run_id(0)).exit_code == 0
+    assert snapshot(path) == before
+
+
+def test_the_text_says_it_all(path: Path) -> None:
+    text = invoke("--db", path, "--runs", "--run", run_id(0)).stdout
+    head, groups, totals, moves, runs, run = text.strip().split("\n\n")
+    assert "of Planted" in head
+    assert "Times are output steps." in head
+    assert [line.split()[:4] for line in groups.splitlines()[1:]] == [
+        ["FluxDev", "→", "BLIP2", "2"],
+        ["SDXLTurbo", "→", "Moondream", "1"],
+    ]
+    totals = " ".join(totals.split())
+    assert "All 3 runs: 8.5 % of 59 steps are in transit, 1 settled" in totals
+    assert "1 end in a fixed point of their texts and 1 in a loop" in totals
+    assert moves.splitlines()[0] == "Most frequent transitions at lag 1:"
+    # The medoids are the first members by id.
+    assert [line.split()[:2] for line in moves.splitlines()[2:]] == [["13", "0"], ["11", "1"]]
+    assert len(runs.splitlines()) == 4
+    assert str(UUID(run_id(2))) in runs
+    first, way, ending, *legend = run.splitlines()
+    assert first == f'Run {UUID(run_id(0))}, FluxDev → BLIP2, "a red apple", seed 0'
+    assert way == "0×6 → 1×25+"
+    assert "settled in 1 at step 6" in ending
+    assert "a fixed point from step 5 on" in ending
+    assert [line.split()[0] for line in legend] == ["1", "0"]
+
+
+def test_a_sampled_clustering_says_how_far_steps_are_apart(tmp_path: Path) -> None:
+    plant(tmp_path / "ten.sqlite", RUNS, downsample=10)
+    text = invoke("--db", tmp_path / "ten.sqlite").stdout
+    assert "Times are output steps, 10 from one sampled step to the next." in text
+    assert asked("--db", tmp_path / "ten.sqlite")["lag"] == 10
+
+
+def test_nothing_left_is_said(path: Path) -> None:
+    with opened(path) as connection:
+        connection.execute("DELETE FROM embeddingcluster")
+    assert "No run has a step in it any more." in invoke("--db", path).stdout
+    assert asked("--db", path, "--runs")["groups"] == []
+
+
+# ---------------------------------------------------------------------------- text that fits
+
+
+def run(**changes: Any) -> RunSummary:
+    made = RunSummary(
+        run_id="a" * 32,
+        facts=RunFacts(("FluxDev", "BLIP2"), "a prompt", 7),
+        n_steps=100,
+        transit_steps=31,
+        distinct_texts=40,
+        returns=60,
+        period=None,
+        absorbed_at=None,
+        settled_in=None,
+        settled_at=None,
+        visits=np.array([[step % 13, step, 1] for step in range(100)]),
+    )
+    return replace(made, **changes)
+
+
+def study(group: dict[str, Any], *runs: RunSummary) -> TrajectoryStudy:
+    dwell = DwellStatistics(100, 1, 3.0, 0.71, 20.0, True)
+    found = GroupSummary(group, 1, 100, 31, 1, {1: 1, 3: 2}, 17.5, dwell)
+    pairs = Transitions(np.array([0, 0, 1]), np.array([0, 1, 0]), np.array([50, 30, 20]))
+    return TrajectoryStudy(UUID(int=5), 1, 1, (found,), replace(found, group={}), pairs, runs or (run(),))
+
+
+def text(found: TrajectoryStudy, texts: dict[int, str | None], width: int, **more: Any) -> str:
+    clustering: ClusteringSummary = replace(summary(), **more)
+    return rendering.trajectories_text(found, clustering, texts, width=width, table_width=width)
+
+
+@pytest.mark.parametrize("width", [70, 80, 120, 200])
+def test_text_fits_the_terminal(width: int) -> None:
+    found = study({"network": ["A very long name of a model"] * 4, "prompt": "風船 " * 60})
+    texts: dict[int, str | None] = {0: "a cat " * 50, 1: "風船 " * 50}
+    groups = text(found, texts, width).splitlines()[1:]
+    others = [rendering.run_text(run(), texts, width), rendering.runs_text([run()], width)]
+    assert max(map(columns, [*groups, *"\n".join(others).splitlines()])) <= width
+    assert ("(no room for: " in "\n".join(groups)) == (width < 200)
+    assert "…" in "\n".join(groups)
+
+
+def test_a_long_path_breaks_between_visits() -> None:
+    _, *lines = rendering.run_text(run(), {}, 80).splitlines()
+    way = " ".join(line for line in lines if "×" in line)
+    assert way == " → ".join(f"{step % 13}×1" for step in range(100)) + "+"
+    assert lines[-10].split() == ["0", "(no", "text)"]
+
+
+def test_what_a_terminal_would_obey_is_not_shown() -> None:
+    evil = "\x1b]0;title\x07\nSecond\x9b2J"
+    facts = RunFacts((evil, "BLIP2"), evil, 0)
+    shown = [
+        text(study({"network": [evil], "prompt": evil}), {0: evil, 1: None}, WIDE, embedding_model=evil),
+        rendering.run_text(run(facts=facts), {0: evil}, WIDE),
+        rendering.runs_text([run(run_id=evil)], WIDE),
+    ]
+    for said in shown:
+        assert "Second" in said
+        assert all(line.isprintable() for line in said.split("\n"))
+        assert not any(line.startswith("Second") for line in said.split("\n"))
+
+
+def test_runs_without_facts_and_empty_ends_are_said() -> None:
+    said = rendering.run_text(run(facts=None, visits=np.array([[-1, 0, 9]]), period=3, absorbed_at=4), {}, 80)
+    assert said.splitlines() == [
+        f"Run {UUID('a' * 32)}",
+        "-1×9+",
+        "31.0 % of 100 steps in transit, 40 different texts of 100, a loop of 3 from step",
+        "4 on.",
+    ]
+    nothing = replace(study({"network": None}), transitions=Transitions(*[np.empty(0, dtype=np.int64)] * 3))
+    nothing = replace(nothing, groups=(replace(nothing.groups[0], dwell=DwellStatistics(0, 0, *[None] * 4)),))
+    shown = text(nothing, {}, WIDE)
+    assert "(gone)" in shown
+    assert "Most frequent" not in shown
+    assert re.search(r" 0 +- +- +-$", shown, re.MULTILINE)
