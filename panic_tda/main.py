@@ -18,6 +18,7 @@ COMMANDS = (
     stored.delete_clusterings,
     stored.save_pending,
     insight.sweep_clustering,
+    insight.show_density,
     data.doctor,
 )
 

@@ -57,7 +57,7 @@ class Cut(NamedTuple):
         if ours.cluster_selection_method != base.cluster_selection_method:
             said.append(f"--selection-method {ours.cluster_selection_method}")
         if ours.max_cluster_size != base.max_cluster_size:
-            said.append(f"--max-cluster-size {ours.max_cluster_size or 0}")
+            said.append("without --max-cluster-size")
         if ours.allow_single_cluster != base.allow_single_cluster:
             said.append(
                 "--allow-single-cluster" if ours.allow_single_cluster else "--no-allow-single-cluster"

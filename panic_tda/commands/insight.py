@@ -75,3 +75,31 @@ def sweep_clustering(
         if as_json
         else rendering.sweep_text(source, settings, common.table_width())
     )
+
+
+@options.command("show-density", example="show-density latest --model MiniLM")
+@options.reference
+@options.model("The latest clustering of this embedding model.")
+@options.json_output
+@options.common
+def show_density(database: str, reference: str, model: str | None, as_json: bool) -> None:
+    """Show whether the outliers are real: core distances, and on what the outliers depend.
+
+    The core distance of an embedding is the distance to its min_samples-th neighbour; outliers are counted
+    by min_cluster_size and epsilon, by length and writer of the text, and by output step.
+    """
+    from panic_tda.cli.rendering import density as rendering
+    from panic_tda.insight import density
+    from panic_tda.storage.database import open_current
+    from panic_tda.storage.results import find_clustering
+
+    opened = open_current(database)
+    with opened.session() as session:
+        source = find_clustering(session, reference, model=model)
+    with display.make_progress(ended=logging.DEBUG) as progress:
+        found = density.examine(opened, source, progress=progress)
+    terminal.print_data(
+        rendering.density_json(source, found)
+        if as_json
+        else rendering.density_text(source, found, common.table_width())
+    )

@@ -8,18 +8,26 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from panic_tda.clustering.cuts import Cut, count_rows, cut_all
 from panic_tda.devices.machine import available_cores
+from panic_tda.errors import OUTLIER, NoTree
 from panic_tda.progress import Progress, Silent
+from panic_tda.storage.assignments import read_assignments
+from panic_tda.storage.database import Database, open_current
+from panic_tda.storage.results import ClusteringSummary
+from panic_tda.storage.trajectories import RunSteps, RunTexts, read_steps, stream_texts
+from panic_tda.storage.trees import require_tree
 from panic_tda.types import SpanningTree
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from panic_tda.parameters import EffectiveParameters
     from panic_tda.types import BoolArray, FloatArray, IntArray
 
@@ -141,7 +149,7 @@ def cluster_sizes(n_rows: int) -> list[int]:
     """Return the sizes at which a tree over so many rows is cut.
 
     >>> cluster_sizes(100_000)
-    [2, 4, 6, 11, 19, 34, 59, 104, 183, 323, 568, 1000]
+    [2, 4, 6, 11, 19, 34, 59, 104, 184, 323, 568, 1000]
     """
     largest = max(2.0, LARGEST_SIZE_SHARE * n_rows)
     return sorted(set(np.geomspace(2, largest, N_SIZES).round().astype(int).tolist()))
@@ -196,3 +204,127 @@ def by_name(codes: IntArray, names: Sequence[str], are_outliers: BoolArray) -> l
         if count
     ]
     return sorted(found, key=lambda share: (-share.n_rows, share.name))
+
+
+@dataclass(frozen=True)
+class Density:
+    """What `show-density` says of one clustering.
+
+    Attributes
+    ----------
+    n_rows, n_outliers : int
+        Rows, and those in no cluster.
+    n_distinct : int
+        Rows whose text no row before has, and all rows that are no texts.
+    histogram : Histogram
+        Of the core distances.
+    dip : Dip or None
+        Of those of distinct rows; None where `diptest` is missing.
+    by_min_cluster_size, by_epsilon : list of Cut
+        What other settings would make outliers.
+    by_text_length, by_step : list of Share
+        By the length of the text in characters, and by output step; the first only of texts.
+    by_writer : list of Share
+        By the model that wrote the text; only of texts.
+    """
+
+    n_rows: int
+    n_outliers: int
+    n_distinct: int
+    histogram: Histogram
+    dip: Dip | None
+    by_min_cluster_size: list[Cut]
+    by_epsilon: list[Cut]
+    by_text_length: list[Share]
+    by_step: list[Share]
+    by_writer: list[Share]
+
+
+class _Texts(NamedTuple):
+    """What is known of the text of each row: (n,) arrays; -1 and False where there is none."""
+
+    lengths: IntArray
+    writers: IntArray
+    names: list[str]
+    is_first: BoolArray
+
+
+def examine(
+    database: Database | str | Path, source: ClusteringSummary, *, progress: Progress | None = None
+) -> Density:
+    """Look at where a stored clustering is dense, and on what its outliers depend.
+
+    Parameters
+    ----------
+    database : Database, str or Path
+        The one that the clustering is in; it may be read-only.
+    source : ClusteringSummary
+        From `results.find_clustering`.
+    progress : Progress, optional
+        Told what is being read.
+
+    Raises
+    ------
+    NoTree
+        It was stored without a tree, or embeddings have gone since.
+
+    Notes
+    -----
+    Reads the tree, the assignments, the indexes on steps, and the texts of all runs, one run at a time; no
+    vector and no image. Takes some 200 bytes a row.
+    """
+    progress = progress or Silent()
+    with open_current(database).reading() as connection:
+        progress.phase("read the tree")
+        tree = require_tree(connection, source.id, source.record)
+        labels = read_assignments(connection, source.id).labels
+        steps = read_steps(connection, source, progress)
+        progress.phase("read texts", total=len(steps.run_ids))
+        texts = _gather(stream_texts(connection, steps.run_ids), steps, progress)
+    are_outliers = labels == OUTLIER
+    cores = tree.core_distances
+    if cores is None:
+        raise NoTree(f"the tree of clustering {source.id} has no core distances; cluster again")
+    sizes, epsilons = by_setting(tree, source.record, progress)
+    progress.phase("count")
+    # What has gone from its run since has a core distance, but no step and no text.
+    rows = steps.rows
+    of_texts = rows[texts.lengths >= 0]
+    known = texts.lengths >= 0
+    return Density(
+        n_rows=len(cores),
+        n_outliers=int(are_outliers.sum()),
+        n_distinct=int(texts.is_first.sum()),
+        histogram=histogram(cores, are_outliers),
+        dip=dip(cores[rows[texts.is_first]]),
+        by_min_cluster_size=sizes,
+        by_epsilon=epsilons,
+        by_text_length=by_decile(texts.lengths[known], are_outliers[of_texts]),
+        by_step=by_decile(steps.steps, are_outliers[rows]),
+        by_writer=by_name(texts.writers[known], texts.names, are_outliers[of_texts]),
+    )
+
+
+def _gather(runs: Iterable[RunTexts], steps: RunSteps, progress: Progress) -> _Texts:
+    """Note what is asked of the texts of all steps, in the order of the steps; no text is kept."""
+    n = len(steps.rows)
+    lengths, writers = np.full(n, -1, dtype=np.int64), np.full(n, -1, dtype=np.int64)
+    codes = np.zeros(n, dtype=np.int64)
+    numbers = {run: number for number, run in enumerate(steps.run_ids)}
+    names: dict[str, int] = {}
+    for of_run in runs:
+        first, last = steps.offsets[numbers[of_run.run_id]], steps.offsets[numbers[of_run.run_id] + 1]
+        sampled = np.flatnonzero(steps.are_texts[first:last])
+        at = np.searchsorted(of_run.steps, steps.steps[first:last][sampled])
+        at[at == len(of_run.steps)] = 0
+        there = of_run.steps[at] == steps.steps[first:last][sampled] if len(of_run.steps) else at != at
+        for row, text in zip((first + sampled[there]).tolist(), at[there].tolist(), strict=True):
+            lengths[row] = len(of_run.texts[text])
+            codes[row] = hash(of_run.texts[text])
+            writers[row] = names.setdefault(of_run.models[text], len(names))
+        progress.advance(1)
+    is_first = np.ones(n, dtype=bool)
+    known = np.flatnonzero(lengths >= 0)
+    is_first[known] = False
+    is_first[known[np.unique(codes[known], return_index=True)[1]]] = True
+    return _Texts(lengths, writers, list(names), is_first)

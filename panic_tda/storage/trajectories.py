@@ -104,11 +104,14 @@ class RunTexts:
         Output indices, ascending. A text that is missing (NULL) is a hole, as one that failed is.
     texts : list of str
         One a step.
+    models : list of str
+        Which model wrote each.
     """
 
     run_id: str
     steps: IntArray
     texts: list[str]
+    models: list[str]
 
 
 def read_steps(
@@ -195,16 +198,17 @@ def stream_texts(connection: Connection, run_ids: Sequence[str]) -> Iterator[Run
     two texts at one sequence number, which only files without a constraint have, the first found counts.
     """
     run_id = sa.type_coerce(_invocation.c.run_id, sa.String)
+    columns = (_invocation.c.sequence_number, _invocation.c.output_text, _invocation.c.model)
     for first in range(0, len(run_ids), _RUNS):
         query = (
-            sa.select(run_id, _invocation.c.sequence_number, _invocation.c.output_text)
+            sa.select(run_id, *columns)
             .where(run_id.in_(run_ids[first : first + _RUNS]), _invocation.c.type == InvocationType.TEXT)
             .order_by(run_id, _invocation.c.sequence_number)
         )
         found = (row for rows in stream_rows(connection, query, batch_rows=_ROWS) for row in rows)
         for identity, of_run in groupby(found, key=itemgetter(0)):
-            _, numbers, texts = zip(*of_run, strict=True)
-            yield _texts_of(identity, np.array(numbers, dtype=np.int64), texts)
+            _, numbers, texts, models = zip(*of_run, strict=True)
+            yield _texts_of(identity, np.array(numbers, dtype=np.int64), texts, models)
 
 
 def read_writers(connection: Connection, outputs: Iterable[tuple[str, Sequence[int]]]) -> Iterator[set[str]]:
@@ -337,13 +341,14 @@ def _strides_of(connection: Connection, run_ids: Sequence[str]) -> IntArray:
     return found
 
 
-def _texts_of(run_id: str, numbers: IntArray, texts: Sequence[str | None]) -> RunTexts:
+def _texts_of(run_id: str, numbers: IntArray, texts: Sequence[str | None], models: Sequence[str]) -> RunTexts:
     steps = output_indices(numbers)
-    first_of: dict[int, str] = {}
-    for step, text in zip(steps.tolist(), texts, strict=True):
+    first_of: dict[int, tuple[str, str]] = {}
+    for step, text, model in zip(steps.tolist(), texts, models, strict=True):
         if text is not None:
-            first_of.setdefault(step, text)
-    return RunTexts(run_id, np.fromiter(first_of, dtype=np.int64), list(first_of.values()))
+            first_of.setdefault(step, (text, model))
+    kept, steps = list(first_of.values()), np.fromiter(first_of, dtype=np.int64)
+    return RunTexts(run_id, steps, [text for text, _ in kept], [model for _, model in kept])
 
 
 def _in_sqlite(connection: Connection) -> bool:

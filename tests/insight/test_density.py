@@ -1,0 +1,249 @@
+"""What is said of core distances and outliers is what counting by hand gives."""
+
+from __future__ import annotations
+
+import builtins
+import itertools
+import json
+import os
+import shutil
+import stat
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from panic_tda import clustering_manager
+from panic_tda.errors import NoTree
+from panic_tda.files.importing import import_embeddings
+from panic_tda.insight import density
+from panic_tda.insight.recut import Changes, recut_clustering
+from panic_tda.main import main
+from panic_tda.parameters import ClusteringParameters, Resources
+from panic_tda.storage.database import Database, open_database
+from panic_tda.storage.results import ClusteringSummary, find_clustering
+from panic_tda.storage.trees import read_core_distances
+from tests.snapshots import opened, snapshot
+
+SAMPLE = Path(__file__).parents[2] / "panic_tda" / "sample"
+
+
+@pytest.fixture(scope="module")
+def clustered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Database, ClusteringSummary]:
+    database = open_database(tmp_path_factory.mktemp("density") / "sample.sqlite", create=True)
+    import_embeddings(sorted(SAMPLE.glob("*_minilm.parquet")), database)
+    # Three writers, so that there is something to tell apart.
+    with opened(database.path or "") as connection:
+        connection.execute("UPDATE invocation SET model = 'writer ' || (length(output_text) % 3)")
+    clustering_manager.cluster_all_data(database, downsample=2)
+    with database.session() as session:
+        return database, find_clustering(session)
+
+
+@pytest.fixture(scope="module")
+def rows(clustered: tuple[Database, ClusteringSummary]) -> list[dict[str, Any]]:
+    """Every assigned embedding with its text, its step and its core distance, by plain SQL."""
+    database, source = clustered
+    with database.reading() as connection:
+        cores = read_core_distances(connection, source.id)
+    assert cores is not None
+    with opened(database.path or "") as connection:
+        found = connection.execute(
+            "SELECT a.label, i.output_text, i.model, i.run_id, i.sequence_number FROM embeddingcluster a "
+            "JOIN embedding e ON e.id = a.embedding_id JOIN invocation i ON i.id = e.invocation_id "
+            "ORDER BY a.embedding_id"
+        ).fetchall()
+        parities = connection.execute(
+            "SELECT run_id, min(sequence_number % 2) = max(sequence_number % 2) FROM invocation GROUP BY 1"
+        )
+        strides = {run: 2 if alike else 1 for run, alike in parities}
+    return [
+        {
+            "outlier": label == -1,
+            "text": text,
+            "writer": writer,
+            "step": number // strides[run],
+            "core": core,
+        }
+        for (label, text, writer, run, number), core in zip(found, cores.tolist(), strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def found(clustered: tuple[Database, ClusteringSummary]) -> density.Density:
+    return density.examine(*clustered)
+
+
+def test_the_histogram_counts_every_row_once(found: density.Density, rows: list[dict[str, Any]]) -> None:
+    edges = found.histogram.edges
+    assert (len(edges), len(found.histogram.all)) == (201, 200)
+    width = edges[1] - edges[0]
+    assert np.allclose(np.diff(edges), width)
+    cores = [row["core"] for row in rows]
+    assert (edges[0], edges[-1]) == (min(cores), max(cores))
+    for chosen, counts in (
+        (rows, found.histogram.all),
+        ([r for r in rows if r["outlier"]], found.histogram.outliers),
+    ):
+        expected = [0] * 200
+        for row in chosen:
+            # Beyond the last edge that is not above it.
+            number = sum(edge <= row["core"] for edge in edges) - 1
+            expected[min(number, 199)] += 1
+        assert counts == expected
+    assert (found.n_rows, found.n_outliers) == (len(rows), sum(row["outlier"] for row in rows))
+
+
+def test_the_dip_is_of_distinct_texts(found: density.Density, rows: list[dict[str, Any]]) -> None:
+    from diptest import diptest
+
+    distinct = {row["text"]: row["core"] for row in rows}
+    # Equal texts have equal vectors, and so one core distance.
+    assert all(distinct[row["text"]] == pytest.approx(row["core"]) for row in rows)
+    assert found.n_distinct == len(distinct) < len(rows)
+    statistic, p_value = diptest(np.array(sorted(distinct.values())))
+    assert found.dip is not None
+    assert (found.dip.statistic, found.dip.p_value) == (pytest.approx(statistic), pytest.approx(p_value))
+    assert found.dip.n_rows == len(distinct)
+
+
+def test_two_piles_have_two_modes_and_one_has_one() -> None:
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(0.3, 0.05, 500), rng.normal(0.9, 0.05, 500)
+    both = density.dip(np.concatenate([one, other]))
+    single = density.dip(one)
+    assert both is not None
+    assert single is not None
+    assert both.p_value < 0.001 < 0.05 < single.p_value
+    many = density.dip(rng.normal(size=80_000))
+    assert many is not None
+    assert many.n_rows == 72_000
+    assert density.dip(rng.normal(size=80_000)) != many
+
+
+def shares(rows: list[dict[str, Any]], key: Any) -> dict[Any, tuple[int, float]]:
+    groups: dict[Any, list[bool]] = defaultdict(list)
+    for row in rows:
+        groups[key(row)].append(row["outlier"])
+    return {name: (len(some), sum(some) / len(some)) for name, some in groups.items()}
+
+
+def test_outliers_are_counted_by_writer(found: density.Density, rows: list[dict[str, Any]]) -> None:
+    expected = shares(rows, lambda row: row["writer"])
+    assert len(expected) == 3
+    assert {one.name: (one.n_rows, pytest.approx(one.outlier_share)) for one in found.by_writer} == expected
+    counts = [one.n_rows for one in found.by_writer]
+    assert counts == sorted(counts, reverse=True)
+
+
+@pytest.mark.parametrize(("name", "key"), [("by_step", "step"), ("by_text_length", "text")])
+def test_outliers_are_counted_by_deciles(
+    found: density.Density, rows: list[dict[str, Any]], name: str, key: str
+) -> None:
+    values = [len(row[key]) if key == "text" else row[key] for row in rows]
+    deciles = getattr(found, name)
+    assert 5 < len(deciles) <= 10
+    assert deciles[0].first == min(values)
+    assert deciles[-1].last == max(values)
+    assert sum(one.n_rows for one in deciles) == len(rows)
+    for one in deciles:
+        inside = [
+            row["outlier"] for row, value in zip(rows, values, strict=True) if one.first <= value <= one.last
+        ]
+        assert (len(inside), sum(inside) / len(inside)) == (one.n_rows, pytest.approx(one.outlier_share))
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=80))
+def test_deciles_divide_as_evenly_as_ties_allow(values: list[int]) -> None:
+    found = density.by_decile(np.array(values), np.zeros(len(values), dtype=bool))
+    # Groups do not overlap, and none is wider than a tenth but for the ties at its end.
+    for one, other in itertools.pairwise(found):
+        assert one.first is not None
+        assert one.last is not None
+        assert one.first <= one.last < (other.first or 0)
+    for one in found:
+        below_last = sum((one.first or 0) <= value < (one.last or 0) for value in values)
+        assert below_last < max(1.0, len(values) / 10) + 1
+    assert sum(one.n_rows for one in found) == len(values)
+
+
+def test_other_settings_make_the_outliers_that_recut_stores(
+    clustered: tuple[Database, ClusteringSummary], found: density.Density, tmp_path: Path
+) -> None:
+    source_database, source = clustered
+    shutil.copyfile(source_database.path or "", tmp_path / "copy.sqlite")
+    database = open_database(tmp_path / "copy.sqlite")
+    assert [cut.parameters.cluster_selection_epsilon for cut in found.by_epsilon] == list(density.EPSILONS)
+    sizes = [cut.parameters.min_cluster_size for cut in found.by_min_cluster_size]
+    assert (sizes[0], sizes[-1]) == (2, 12)
+    assert sizes == sorted(set(sizes))
+    for cut in (*found.by_epsilon[::4], *found.by_min_cluster_size[::4]):
+        outcome = recut_clustering(
+            database,
+            source,
+            Changes(
+                epsilon=cut.parameters.cluster_selection_epsilon,
+                min_cluster_size=cut.parameters.min_cluster_size,
+            ),
+        )
+        assert (cut.n_clusters, cut.n_outliers) == (outcome.n_clusters, outcome.n_outliers)
+
+
+def test_the_command_reads_a_file_that_nobody_may_write(
+    clustered: tuple[Database, ClusteringSummary], found: density.Density, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy.sqlite"
+    shutil.copyfile(clustered[0].path or "", copy)
+    before = snapshot(copy)
+    os.chmod(copy, stat.S_IREAD)
+    as_json = CliRunner().invoke(main, ["show-density", "--json", "--db", str(copy)])
+    assert as_json.exit_code == 0, as_json.output
+    said = json.loads(as_json.stdout)
+    assert said["clustering"] == str(clustered[1].id)
+    assert said["histogram"]["all"] == found.histogram.all
+    assert len(said["by_epsilon"]) == 13
+    assert said["by_epsilon"][0]["outlier_share"] == found.by_epsilon[0].n_outliers / found.n_rows
+    shown = CliRunner().invoke(main, ["show-density", "latest", "--db", str(copy)])
+    assert shown.exit_code == 0, shown.output
+    assert max(map(len, shown.stdout.splitlines())) <= 100
+    bars = [line for line in shown.stdout.splitlines() if " to " in line and ("█" in line or "░" in line)]
+    assert bars
+    assert max(map(len, bars)) <= 80
+    assert f"on {found.n_distinct} distinct embeddings" in shown.stdout
+    assert snapshot(copy) == before
+
+
+def test_without_the_package_the_dip_is_left_out(
+    clustered: tuple[Database, ClusteringSummary], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = builtins.__import__
+
+    def refuse(name: str, *arguments: Any, **named: Any) -> Any:
+        if name == "diptest":
+            raise ImportError(name)
+        return really(name, *arguments, **named)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    words = ["show-density", "--db", str(clustered[0])]
+    shown = CliRunner().invoke(main, words)
+    assert shown.exit_code == 0, shown.output
+    assert "needs the package diptest: pip install 'panic-tda[density]'" in " ".join(shown.stdout.split())
+    assert json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)["dip"] is None
+
+
+def test_without_a_tree_there_are_no_core_distances(
+    clustered: tuple[Database, ClusteringSummary], tmp_path: Path
+) -> None:
+    shutil.copyfile(clustered[0].path or "", tmp_path / "copy.sqlite")
+    database = open_database(tmp_path / "copy.sqlite")
+    asked = ClusteringParameters(epsilon=0.2)
+    clustering_manager.cluster_all_data(
+        database, parameters=asked, downsample=4, resources=Resources(keep_tree=False)
+    )
+    with database.session() as session, pytest.raises(NoTree, match="has no spanning tree"):
+        density.examine(database, find_clustering(session))
