@@ -66,7 +66,7 @@ def _histogram_text(found: Histogram) -> str:
         sparse = round(_BAR * outliers / largest)
         bar = "█" * (length - sparse) + "░" * sparse
         share = percent(outliers, count) if count else ""
-        lines.append(f"{low:6.3f} to {high:6.3f}  {bar:<{_BAR}} {count:>9} {share:>8}")
+        lines.append(f"{low:6.3f} to {high:6.3f}  {bar:<{_BAR}} {count:>9} {share:>8}".rstrip())
     return "\n".join(
         [f"{'core distance':<18}{'█ clustered  ░ outliers':<{_BAR}} {'rows':>9} {'outliers':>8}", *lines]
     )
