@@ -1,7 +1,7 @@
 """Files that people bring or take along: Parquet, Arrow IPC (Feather) and Arrow streams.
 
-In flow files; `arrow_files` tells their format by their first bytes and reads columns by batches,
-`embedding_files` turns them into checked batches of texts and vectors, `naming` finds the runs of files
+In flow files; `arrow_files` tells their format by their first bytes and reads columns by batches, `columns`
+checks them, `embedding_files` turns them into batches of texts and vectors, `naming` finds the runs of files
 that do not name theirs, and `importing` puts all of it into a database, through `storage.additions`.
 Another format to read is another file here; so is an export, which takes what it writes from
 `storage.results`, and gets a command in `main`.

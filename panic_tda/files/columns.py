@@ -1,0 +1,232 @@
+"""Columns of a file as checked arrays: what cannot be read is refused by its row."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from panic_tda.errors import BadInput
+from panic_tda.files.arrow_files import ArrowFile, first_failing
+from panic_tda.storage.batches import refuse_row
+
+if TYPE_CHECKING:
+    from panic_tda.types import Float32Array, IntArray
+
+Kind = tuple[str, Callable[[pa.DataType], bool]]
+"""What a column may hold: as a message says it, and as a test of its type."""
+HOLDS_NUL = "holds the character NUL, which databases do not take in texts"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a file, and where they stand in it.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    numbers : (b,) int64
+        Row numbers in the file, counted from 0.
+    batch : pyarrow.RecordBatch
+        Their columns.
+    """
+
+    path: Path
+    numbers: IntArray
+    batch: pa.RecordBatch
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def take(self, rows: IntArray) -> Rows:
+        """Return some of these rows, by their index."""
+        if len(rows) == len(self):
+            return self
+        return Rows(self.path, self.numbers[rows], self.batch.take(pa.array(rows)))
+
+    def refuse(self, row: int, problem: str) -> NoReturn:
+        """Raise `BadInput` about the row at this index."""
+        refuse_row(self.path, int(self.numbers[row]), problem)
+
+    def refuse_first(self, wrong: Any, problem: str) -> NoReturn:
+        """Raise `BadInput` about the first row of which a mask is true."""
+        self.refuse(int(np.argmax(wrong)), problem)
+
+    def cast(self, name: str, kind: pa.DataType) -> pa.Array:
+        """Return a column as this type."""
+        column = self.batch.column(name)
+        try:
+            return column.cast(kind)
+        except pa.ArrowInvalid as error:
+            row = first_failing(len(column), lambda n_rows: column.slice(0, n_rows).cast(kind))
+            self.refuse(row or 0, f"{name} cannot be read: {error}")
+
+    def complete(self, name: str, kind: pa.DataType) -> pa.Array:
+        """Return a column as this type, in which nothing may be missing."""
+        column = self.cast(name, kind)
+        if column.null_count:
+            self.refuse(first_null(column), f"{name} is missing (null)")
+        return column
+
+    def integers(self, name: str, *, least: int) -> IntArray:
+        """Return a column of integers in which nothing is missing, nor below `least`."""
+        numbers: IntArray = self.complete(name, pa.int64()).to_numpy(zero_copy_only=False)
+        # A length is one more than the greatest sequence number, and has to be a number too.
+        wrong = (numbers < least) | (numbers == np.iinfo(np.int64).max)
+        if wrong.any():
+            got = numbers[int(np.argmax(wrong))]
+            self.refuse_first(wrong, f"{name} must be at least {least}, and below 2⁶³ − 1; got {got}")
+        return numbers
+
+    def texts(self, name: str) -> list[str]:
+        """Return a column of texts in which nothing is missing."""
+        column = self.complete(name, pa.large_string())
+        self.refuse_nul(column, name)
+        texts: list[str] = column.to_pylist()
+        return texts
+
+    def refuse_nul(self, column: pa.Array, name: str) -> None:
+        """Check that no text of a column, which has a value for each row, holds NUL."""
+        # PostgreSQL takes no such text, and SQLite's functions end where it stands.
+        found = pc.find_substring(column, "\0").fill_null(-1).to_numpy(zero_copy_only=False) >= 0
+        if found.any():
+            self.refuse_first(found, f"{name} {HOLDS_NUL}")
+
+    def models(self) -> Iterator[tuple[str, IntArray]]:
+        """Divide the rows by their embedding model: its name, and the indices of its rows."""
+        names, codes = encode(self.complete("embedding_model", pa.string()))
+        for code, name in enumerate(names):
+            rows = np.flatnonzero(codes == code)
+            problem = wrong_with(name)
+            if problem:
+                self.refuse(int(rows[0]), f"embedding_model {problem}; got {name!r}")
+            yield name, rows
+
+    def vectors(self) -> Float32Array:
+        """Return the column `vector`, of one model, as (b, d) float32: finite, and not zero."""
+        column = self.batch.column("vector")
+        if column.null_count:
+            self.refuse_first(column.is_null().to_numpy(zero_copy_only=False), "the vector is missing (null)")
+        width = self._width(column)
+        values = column.flatten()
+        if values.null_count:
+            missing = values.is_null().to_numpy(zero_copy_only=False).reshape(-1, width).any(axis=1)
+            self.refuse_first(missing, "the vector has a missing value (null)")
+        with np.errstate(over="ignore"):
+            numbers = values.to_numpy(zero_copy_only=False).astype("<f4", copy=False)
+        vectors: Float32Array = numbers.reshape(-1, width)
+        finite = np.isfinite(vectors).all(axis=1)
+        if not finite.all():
+            self.refuse_first(~finite, "the vector is not finite in float32 (NaN or infinite)")
+        zero = ~vectors.any(axis=1)
+        if zero.any():
+            self.refuse_first(zero, "the vector is zero and has no direction")
+        return vectors
+
+    def _width(self, column: pa.Array) -> int:
+        if pa.types.is_fixed_size_list(column.type):
+            lengths = np.full(len(column), column.type.list_size)
+        else:
+            lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
+        width = int(lengths[0])
+        if width == 0:
+            self.refuse_first(lengths == 0, "the vector is empty")
+        ragged = lengths != width
+        if ragged.any():
+            got = lengths[int(np.argmax(ragged))]
+            self.refuse_first(ragged, f"the vector has {got} dimensions, those before it have {width}")
+        return width
+
+
+def read_rows(file: ArrowFile, columns: Sequence[str], *, batch_rows: int) -> Iterator[Rows]:
+    """Read the named columns of a file, at most `batch_rows` rows at a time.
+
+    Raises
+    ------
+    BadInput
+        The file is damaged.
+    """
+    first = 0
+    for batch in file.batches(list(columns), batch_rows=batch_rows):
+        yield Rows(file.path, np.arange(first, first + batch.num_rows), batch)
+        first += batch.num_rows
+
+
+def check_columns(file: ArrowFile, required: Mapping[str, Kind], optional: Mapping[str, Kind]) -> list[str]:
+    """Check the columns of a file, and return those of them that say something, in this order.
+
+    Raises
+    ------
+    BadInput
+        A required one is missing, one is there twice, or one is of a wrong type.
+    """
+    path, schema = file.path, file.schema
+    missing = [name for name in required if name not in schema.names]
+    if missing:
+        raise BadInput(
+            f"{path} has no column {' and no column '.join(missing)}; needed are {', '.join(required)}, and "
+            f"where they are known {', '.join(optional)}; it has {', '.join(schema.names) or 'none'}"
+        )
+    found = []
+    for name, (allowed, is_allowed) in {**required, **optional}.items():
+        if schema.names.count(name) > 1:
+            raise BadInput(f"{path} has several columns {name}; keep one")
+        if name not in schema.names:
+            continue
+        kind = schema.field(name).type
+        # A column of nothing but nulls has no type, and says nothing.
+        if pa.types.is_null(kind) and name in optional:
+            continue
+        if not is_allowed(kind):
+            raise BadInput(f"{path}: column {name} must hold {allowed}; got {kind}")
+        found.append(name)
+    return found
+
+
+def wrong_with(model: str) -> str | None:
+    """Say why an embedding model cannot have this name; None where it can."""
+    if not model.strip():
+        return "is empty"
+    # It is typed and shown in commands, which show such characters as something else.
+    if any(not character.isprintable() and unicodedata.category(character) != "Zs" for character in model):
+        return "holds a control character"
+    return None
+
+
+def encode(column: pa.Array) -> tuple[list[Any], IntArray]:
+    """Return the distinct values of a column without nulls, and the index of each row's."""
+    encoded = column.dictionary_encode()
+    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def first_null(column: pa.Array) -> int:
+    """Return the index of the first missing value; there is one."""
+    return int(pc.index(column.is_null(), True).as_py())
+
+
+def is_string(kind: pa.DataType) -> bool:
+    """Tell strings, of any layout."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def is_list_of(kind: pa.DataType, is_member: Callable[[pa.DataType], bool]) -> bool:
+    """Tell lists, of any layout, of something."""
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(is_list(kind) for is_list in lists) and bool(is_member(kind.value_type))
+
+
+STRINGS: Kind = ("strings", is_string)
+INTEGERS: Kind = ("integers", pa.types.is_integer)
+VECTORS: Kind = (
+    "lists or fixed-size lists of float16, float32 or float64",
+    lambda kind: is_list_of(kind, pa.types.is_floating),
+)
