@@ -91,6 +91,11 @@ class EmbeddingFile:
         """Whether the file says which run each row belongs to."""
         return "run" in self._columns
 
+    @property
+    def numbers_rows(self) -> bool:
+        """Whether the file says the place of each row's text in its run."""
+        return "sequence_number" in self._columns
+
     def batches(self, name: str = "") -> Iterator[EmbeddingBatch]:
         """Read the file once, some thousand rows at a time.
 
@@ -118,8 +123,7 @@ class EmbeddingFile:
 
     def contents(self) -> Iterator[tuple[list[str], IntArray]]:
         """Read the texts in the order of the file, with its sequence numbers or else those of its rows."""
-        numbered = "sequence_number" in self._columns
-        for rows in self._rows(["text", *(["sequence_number"] if numbered else [])]):
+        for rows in self._rows(["text", *(["sequence_number"] if self.numbers_rows else [])]):
             numbers = self._sequence_numbers(rows)
             yield rows.texts("text"), rows.numbers if numbers is None else numbers
 
@@ -148,7 +152,7 @@ class EmbeddingFile:
             )
 
     def _sequence_numbers(self, rows: Rows) -> IntArray | None:
-        return rows.integers("sequence_number", least=0) if "sequence_number" in self._columns else None
+        return rows.integers("sequence_number", least=0) if self.numbers_rows else None
 
     def _models(self, rows: Rows) -> Iterator[tuple[str, IntArray]]:
         if "embedding_model" not in self._columns:

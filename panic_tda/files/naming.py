@@ -3,9 +3,11 @@
 A run is named by the shortest beginning of its file that names no other run, which is its first row alone
 unless another file begins alike. What is named so is that run again whenever its stored texts and those of
 a file agree wherever both have one: for a file that has grown, for one that has not grown as far as another
-model's, and, where rows have sequence numbers, for the same rows in another order. A file that differs in
-one text is another run. Of two files of which one is the beginning of the other, nothing tells whether it
-has grown: they are one run.
+model's, and, where rows have sequence numbers, for the same rows in another order and for rows that have come
+between them or before them. Without sequence numbers a row that comes between others moves those behind it:
+the file is another run then, or, where it names its runs, refused. A file that differs in one text is another
+run. Of two files of which one is the beginning of the other, nothing tells whether it has grown: they are one
+run.
 
 Earlier versions hashed all rows that a file had then. Runs of these names are found by the hash of each
 beginning of the file, and go on under them.
@@ -16,7 +18,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,7 +43,9 @@ def name_of(file: EmbeddingFile, additions: Additions) -> str:
     BadInput
         As `EmbeddingFile.batches`.
     """
-    new, candidates = _by_opening(file, additions)
+    openings = _Openings(file)
+    new, candidates = _by_opening(openings, 0, additions)
+    candidates += _by_later_opening(openings, additions, candidates)
     found, most = new, -1
     for key in [*candidates, *_by_former_name(file, additions, candidates)]:
         n_stored = additions.count_stored_texts(file.texts(key.name))
@@ -50,9 +54,9 @@ def name_of(file: EmbeddingFile, additions: Additions) -> str:
     return found
 
 
-def _by_opening(file: EmbeddingFile, additions: Additions) -> tuple[str, list[RunKey]]:
+def _by_opening(openings: _Openings, start: int, additions: Additions) -> tuple[str, list[RunKey]]:
     """Return the first name that is free, and the runs of those before it and soon after it."""
-    names = _names(file)
+    names = openings.names(start)
     stored: list[RunKey] = []
     while few := list(islice(names, _FEW)):
         stored += (known := additions.stored_runs(few))
@@ -62,32 +66,68 @@ def _by_opening(file: EmbeddingFile, additions: Additions) -> tuple[str, list[Ru
     return "", stored
 
 
-def _names(file: EmbeddingFile) -> Iterator[RunKey]:
-    """Name the beginnings of a file in the order of its sequence numbers, whatever its models.
+def _by_later_opening(openings: _Openings, additions: Additions, known: list[RunKey]) -> list[RunKey]:
+    """Return the runs of which the file has rows from before the one that named them."""
+    # Where the order of the file numbers its rows, one that is put before others makes other texts of them.
+    if not openings.numbered:
+        return []
+    stored = additions.first_texts(openings.keys)
+    likely = {run for run, first in stored.items() if openings.has(*first)} - set(map(run_id, known))
+    found = []
+    for start in range(1, len(openings)):
+        # To name all rows takes half as long as to add them, and seldom finds anything.
+        if not likely:
+            break
+        for key in takewhile(lambda key: run_id(key) in stored, openings.names(start)):
+            if run_id(key) in likely:
+                likely.remove(run_id(key))
+                found.append(key)
+    return found
+
+
+class _Openings:
+    """The texts of a file in the order of its sequence numbers, whatever its models.
 
     Texts of equal numbers stand in the order of the file, and the same text of another model counts once.
     Runs that differ in seed, network or prompt have one name: the key is that of the first one.
     """
-    numbers: list[IntArray] = []
-    digests, keys = [], []
-    for batch in file.texts():
-        hashed = [hashlib.sha256(text.encode()).digest()[:16] for text in batch.texts]
-        numbers.append(batch.sequence_numbers)
-        digests.append(np.frombuffer(b"".join(hashed), dtype="V16"))
-        keys.append(batch.runs[batch.run_codes[int(np.argmin(batch.sequence_numbers))]])
-    if not numbers:
-        return
-    opening = keys[int(np.argmin([np.min(some) for some in numbers]))]
-    number, digest = np.concatenate(numbers), np.concatenate(digests)
-    name, here, said = b"", -1, set[bytes]()
-    for row in np.argsort(number, kind="stable"):
-        if number[row] != here:
-            here, said = int(number[row]), set()
-        text = digest[row].tobytes()
-        if text not in said:
-            said.add(text)
-            name = hashlib.sha256(name + here.to_bytes(8, "little") + text).digest()
-            yield replace(opening, name=name.hex())
+
+    def __init__(self, file: EmbeddingFile) -> None:
+        self.numbered = file.numbers_rows
+        numbers, digests, codes = [], [], []
+        known: dict[RunKey, int] = {}
+        for batch in file.texts():
+            numbers.append(batch.sequence_numbers)
+            digests.append(np.frombuffer(b"".join(map(_digest, batch.texts)), dtype="V16"))
+            of_batch = np.array([known.setdefault(key, len(known)) for key in batch.runs])
+            codes.append(of_batch[batch.run_codes])
+        self.keys = list(known)
+        # Empty arrays stand first, so that a file without rows has some too.
+        number = np.concatenate([np.zeros(0, dtype=np.int64), *numbers])
+        order = np.argsort(number, kind="stable")
+        self._numbers: IntArray = number[order]
+        self._digests = np.concatenate([np.zeros(0, dtype="V16"), *digests])[order]
+        self._codes: IntArray = np.concatenate([np.zeros(0, dtype=np.int64), *codes])[order]
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def names(self, start: int) -> Iterator[RunKey]:
+        """Name what begins at a row: this row alone, it and the next one, and so on."""
+        name, here, said = b"", -1, set[bytes]()
+        for row in range(start, len(self._numbers)):
+            if self._numbers[row] != here:
+                here, said = int(self._numbers[row]), set()
+            text = self._digests[row].tobytes()
+            if text not in said:
+                said.add(text)
+                name = hashlib.sha256(name + here.to_bytes(8, "little") + text).digest()
+                yield replace(self.keys[self._codes[start]], name=name.hex())
+
+    def has(self, number: int, text: str) -> bool:
+        """Tell whether the file has this text at this place."""
+        first, last = np.searchsorted(self._numbers, [number, number + 1])
+        return _digest(text) in self._digests[first:last].tolist()
 
 
 def _by_former_name(file: EmbeddingFile, additions: Additions, known: list[RunKey]) -> list[RunKey]:
@@ -114,3 +154,7 @@ def _former_names(file: EmbeddingFile) -> Iterator[str]:
             texts.update(encoded)
             numbers.update(stored_numbers[8 * row : 8 * row + 8])
             yield hashlib.sha256(lengths.digest() + texts.digest() + numbers.digest()).hexdigest()
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()[:16]

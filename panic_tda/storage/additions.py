@@ -17,10 +17,11 @@ from sqlalchemy.engine import Connection
 from panic_tda.storage.batches import EmbeddingBatch, RunKey, TextBatch
 from panic_tda.storage.bulk import insert_new_rows
 from panic_tda.storage.census import stored_width
-from panic_tda.storage.schemas import Embedding, ExperimentConfig, Run
+from panic_tda.storage.schemas import Embedding, ExperimentConfig, Invocation, InvocationType, Run
 
 _experiment = ExperimentConfig.__table__
 _run = Run.__table__
+_invocation = Invocation.__table__
 _embedding = Embedding.__table__
 
 UNKNOWN_TIME = datetime(1970, 1, 1)
@@ -144,6 +145,29 @@ class Additions:
         runs = {_invocation_id(run.hex, number): run.hex for run in self._connection.execute(query).scalars()}
         stored = self._stored(_STORED_TEXTS, list(runs))
         return {runs[invocation] for invocation, said in stored.items() if said == text}
+
+    def first_texts(self, keys: Iterable[RunKey]) -> dict[str, tuple[int, str]]:
+        """Return the first sequence number and text of each run with the seed and prompt of one of these."""
+        origins = list({(key.seed, key.initial_prompt) for key in keys})
+        is_text = _invocation.c.type == InvocationType.TEXT
+        earlier = _invocation.alias()
+        first = sa.select(sa.func.min(earlier.c.sequence_number)).where(
+            earlier.c.run_id == _run.c.id, earlier.c.type == InvocationType.TEXT
+        )
+        query = (
+            sa.select(_run.c.id, _invocation.c.sequence_number, _invocation.c.output_text)
+            .join(_invocation, sa.and_(_invocation.c.run_id == _run.c.id, is_text))
+            .where(
+                _invocation.c.sequence_number == first.scalar_subquery(),
+                _invocation.c.output_text.is_not(None),
+            )
+        )
+        found: dict[str, tuple[int, str]] = {}
+        for some in _chunks(origins):
+            these = query.where(sa.tuple_(_run.c.seed, _run.c.initial_prompt).in_(some))
+            rows = self._connection.execute(these)
+            found.update((run.hex, (number, text)) for run, number, text in rows)
+        return found
 
     def count_stored_texts(self, batches: Iterable[TextBatch]) -> int | None:
         """Count the texts that are in the database already; None where one is another there."""
@@ -371,5 +395,5 @@ def _united(stored: list[Any], more: Iterable[Any]) -> list[Any]:
     return list(known.values())
 
 
-def _chunks(ids: Sequence[str], size: int = 8192) -> Iterable[Sequence[str]]:
+def _chunks(ids: Sequence[Any], size: int = 8192) -> Iterable[Sequence[Any]]:
     return (ids[start : start + size] for start in range(0, len(ids), size))
