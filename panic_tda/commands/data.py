@@ -39,15 +39,18 @@ def upgrade(database: str, yes: bool) -> None:
 
 
 @options.command("import-embeddings", example="import-embeddings captions.parquet --model MiniLM")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE|FOLDER...")
 @options.model("Name of the embedding model, where the files have no column embedding_model.")
 @options.json_output
 @options.common
 def import_embeddings(database: str, files: tuple[Path, ...], model: str | None, as_json: bool) -> None:
-    """Read texts and their vectors from Parquet or Arrow files; makes the database where there is none.
+    """Read embeddings from Parquet or Arrow files; makes the database where there is none.
 
-    Columns: text, vector; optional: embedding_model, run, sequence_number, initial_prompt, network, seed.
-    Importing the same rows again changes nothing.
+    Columns of a FILE: text, vector; optional: embedding_model, run, sequence_number, initial_prompt, network,
+    seed. A FOLDER is a dump of the generation pipeline: runs.parquet, invocations.parquet,
+    embeddings.parquet and, where it is there, experiments.parquet; what is in it keeps its ids.
+
+    Importing the same rows again changes nothing, and what has grown adds what is new.
     """
     from panic_tda.cli.rendering import databases as rendering
     from panic_tda.files import importing

@@ -2,12 +2,13 @@
 
 In flow files; `arrow_files` tells their format by their first bytes and reads columns by batches, `columns`
 checks them, `embedding_files` turns them into batches of texts and vectors, `naming` finds the runs of files
-that do not name theirs, and `importing` puts all of it into a database, through `storage.additions`.
+that do not name theirs, `pipeline_dumps` reads folders that the generation pipeline has written, and
+`importing` puts all of it into a database, through `storage.additions` and `storage.dumps`.
 Another format to read is another file here; so is an export, which takes what it writes from
 `storage.results`, and gets a command in `main`.
 
 Words: a *batch* is some thousand rows of one embedding model; a *run* is known by its name, seed, network
-and prompt.
+and prompt, and in a *dump* by its id.
 """
 
 from __future__ import annotations

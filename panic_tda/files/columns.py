@@ -49,7 +49,13 @@ class Rows:
         """Return some of these rows, by their index."""
         if len(rows) == len(self):
             return self
-        return Rows(self.path, self.numbers[rows], self.batch.take(pa.array(rows)))
+        # Arrow takes no rows of the views that some programs write strings as.
+        columns = [
+            column.cast(pa.large_string()) if pa.types.is_string_view(column.type) else column
+            for column in self.batch.columns
+        ]
+        batch = pa.RecordBatch.from_arrays(columns, names=self.batch.schema.names)
+        return Rows(self.path, self.numbers[rows], batch.take(pa.array(rows)))
 
     def refuse(self, row: int, problem: str) -> NoReturn:
         """Raise `BadInput` about the row at this index."""

@@ -9,9 +9,12 @@ from pathlib import Path
 from panic_tda.errors import WrongUsage
 from panic_tda.files.embedding_files import EmbeddingFile
 from panic_tda.files.naming import name_of
+from panic_tda.files.pipeline_dumps import PipelineDump
 from panic_tda.progress import Progress, Silent
-from panic_tda.storage.additions import Additions, ImportSummary
+from panic_tda.storage.additions import Additions
 from panic_tda.storage.database import Database
+from panic_tda.storage.dumps import DumpAdditions
+from panic_tda.storage.import_summary import ImportSummary
 
 
 def sample_files() -> list[Path]:
@@ -27,14 +30,18 @@ def import_embeddings(
     model: str | None = None,
     progress: Progress | None = None,
 ) -> ImportSummary:
-    """Import Parquet or Arrow files of embeddings in one transaction.
+    """Import Parquet or Arrow files of embeddings, or dumps of the generation pipeline, in one transaction.
 
-    Needed are columns `text` and `vector` (lists of float16, float32 or float64, stored as float32), and an
-    embedding model: the column `embedding_model`, or `model`. Columns `run`, `sequence_number`,
-    `initial_prompt`, `network` and `seed` say where a text comes from. Without `run`, a file is one run,
-    known by its texts and their sequence numbers (see `naming`): the same texts in another model's file meet
-    the same invocations, and a file that has grown the run that it was. Without `sequence_number` texts are
-    numbered in the order of the file, per run and model.
+    A folder is a dump (see `pipeline_dumps`): its rows keep their ids, so that medoids lead back to the same
+    invocations. What is in the database under an id stays as it is; what differs, what belongs to nothing and
+    what would count twice is left out, counted, and told in the log.
+
+    Of a file, needed are columns `text` and `vector` (lists of float16, float32 or float64, stored as
+    float32), and an embedding model: the column `embedding_model`, or `model`. Columns `run`,
+    `sequence_number`, `initial_prompt`, `network` and `seed` say where a text comes from. Without `run`, a
+    file is one run, known by its texts and their sequence numbers (see `naming`): the same texts in another
+    model's file meet the same invocations, and a file that has grown the run that it was. Without
+    `sequence_number` texts are numbered in the order of the file, per run and model.
 
     Ids are hashes of (run, seed, network, prompt, sequence number, model): importing again adds nothing, and
     a file that has grown adds what is new. The runs that are new form one experiment. When a text or a vector
@@ -44,11 +51,11 @@ def import_embeddings(
     Parameters
     ----------
     files : iterable of str or Path
-        Parquet, Arrow IPC (Feather) or Arrow stream files.
+        Parquet, Arrow IPC (Feather) or Arrow stream files, and folders.
     database : Database
         With tables of the current version; `open_database(path, create=True)` makes one.
     model : str, optional
-        The embedding model of files that have no column for it.
+        The embedding model of files that have no column for it; not with a dump, which names its models.
     progress : Progress, optional
         Told the rows imported.
 
@@ -72,16 +79,42 @@ def import_embeddings(
     counts = [source.n_rows for source in sources]
     progress.phase("import", None if None in counts else float(sum(count or 0 for count in counts)))
     with database.writing() as connection:
-        additions = Additions(connection)
+        additions, n_files, dumped = Additions(connection), 0, []
         for source in sources:
+            if isinstance(source, PipelineDump):
+                dumped.append(_add_dump(source, DumpAdditions(connection), progress))
+                continue
+            n_files += 1
             name = "" if source.names_runs else name_of(source, additions)
             for batch in source.batches(name):
                 additions.add(batch)
                 progress.advance(len(batch.rows))
-        return additions.finish(len(sources))
+        return sum(dumped, start=additions.finish(n_files))
 
 
-def require_files(files: Iterable[str | Path], *, model: str | None = None) -> list[EmbeddingFile]:
+def _add_dump(dump: PipelineDump, additions: DumpAdditions, progress: Progress) -> ImportSummary:
+    """Add the rows of a dump, those that others refer to first, whatever their order in its files."""
+    for experiments in dump.experiments():
+        additions.add_experiments(experiments)
+        progress.advance(len(experiments))
+    for runs in dump.runs():
+        additions.add_runs(runs)
+        progress.advance(len(runs))
+    for invocations in dump.invocations():
+        additions.add_invocations(invocations)
+        progress.advance(len(invocations.ids))
+    if additions.lacks_inputs:
+        for ids, input_ids in dump.inputs():
+            additions.add_inputs(ids, input_ids)
+    for embeddings in dump.embeddings():
+        additions.add_embeddings(embeddings)
+        progress.advance(len(embeddings.ids))
+    return additions.finish(dump.n_files)
+
+
+def require_files(
+    files: Iterable[str | Path], *, model: str | None = None
+) -> list[EmbeddingFile | PipelineDump]:
     """Open all files and check their columns; what is wrong is found before a database is made for them.
 
     Raises
@@ -89,7 +122,18 @@ def require_files(files: Iterable[str | Path], *, model: str | None = None) -> l
     BadInput, WrongUsage
         As `import_embeddings`.
     """
-    sources = [EmbeddingFile(Path(file), model) for file in files]
+    sources = [_opened(Path(file), model) for file in files]
     if not sources:
-        raise WrongUsage("no file to import; name Parquet or Arrow files")
+        raise WrongUsage("no file to import; name Parquet or Arrow files, or the folder of a dump")
     return sources
+
+
+def _opened(path: Path, model: str | None) -> EmbeddingFile | PipelineDump:
+    if not path.is_dir():
+        return EmbeddingFile(path, model)
+    if model is not None:
+        raise WrongUsage(
+            f"{path} is a folder, and a dump names its models; model {model} was asked for: leave out "
+            "--model, or import the dump on its own"
+        )
+    return PipelineDump(path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from hashlib import sha256
 from typing import Any
 from uuid import UUID
@@ -17,70 +16,22 @@ from sqlalchemy.engine import Connection
 from panic_tda.storage.batches import EmbeddingBatch, RunKey, TextBatch
 from panic_tda.storage.bulk import insert_new_rows
 from panic_tda.storage.census import stored_width
+from panic_tda.storage.import_summary import ImportSummary
 from panic_tda.storage.schemas import Embedding, ExperimentConfig, Invocation, InvocationType, Run
+from panic_tda.storage.times import TIMES, UnknownTimes
 
 _experiment = ExperimentConfig.__table__
 _run = Run.__table__
 _invocation = Invocation.__table__
 _embedding = Embedding.__table__
 
-UNKNOWN_TIME = datetime(1970, 1, 1)
-"""What stands for a time that is not known where a column does not take NULL: before there was any model."""
-
-_TIMES = ("started_at", "completed_at")
 # The id and the value that is compared come first. The times are given because some files in the field
 # would put the present there: when these rows were made is not known.
-_INVOCATION_COLUMNS = ("id", "output_text", "model", "type", "seed", "run_id", "sequence_number", *_TIMES)
-_EMBEDDING_COLUMNS = ("id", "vector", "invocation_id", "embedding_model", *_TIMES)
+_INVOCATION_COLUMNS = ("id", "output_text", "model", "type", "seed", "run_id", "sequence_number", *TIMES)
+_EMBEDDING_COLUMNS = ("id", "vector", "invocation_id", "embedding_model", *TIMES)
 _IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
 _STORED_TEXTS = sa.text("SELECT id, output_text FROM invocation WHERE id IN :ids").bindparams(_IDS)
 _STORED_VECTORS = sa.text("SELECT id, vector FROM embedding WHERE id IN :ids").bindparams(_IDS)
-
-
-@dataclass(frozen=True)
-class ImportSummary:
-    """What an import added.
-
-    Attributes
-    ----------
-    n_files, n_rows : int
-        Read.
-    n_new_embeddings, n_new_invocations, n_new_runs : int
-        Added; the other rows were in the database already, with the same text and vector.
-    models : tuple of str
-        Embedding models of the rows, sorted.
-    experiment_id : UUID or None
-        The new runs' experiment; None where all runs were there.
-    """
-
-    n_files: int
-    n_rows: int
-    n_new_embeddings: int
-    n_new_invocations: int
-    n_new_runs: int
-    models: tuple[str, ...]
-    experiment_id: UUID | None
-
-    @property
-    def n_present(self) -> int:
-        """Rows whose embedding was in the database already."""
-        return self.n_rows - self.n_new_embeddings
-
-    def describe(self) -> str:
-        """Say in one or two lines what was added."""
-        read = f"read {self.n_rows:,} rows from {self.n_files} {'file' if self.n_files == 1 else 'files'}"
-        if not self.n_rows:
-            return f"{read}: nothing to add"
-        if not self.n_new_embeddings:
-            return f"{read}: nothing to add, all of them are in the database already"
-        present = f"; {self.n_present:,} were there already" if self.n_present else ""
-        return (
-            f"{read}: added {self.n_new_embeddings:,} embeddings ({', '.join(self.models)}), "
-            f"{self.n_new_invocations:,} invocations and {self.n_new_runs:,} runs{present}"
-        )
-
-    def __str__(self) -> str:
-        return self.describe()
 
 
 @dataclass
@@ -117,7 +68,7 @@ class Additions:
         self._changes: dict[UUID, _ExperimentChange] = {}
         self._new_experiment: UUID | None = None
         self._widths: dict[str, int] = {}
-        self._times: dict[str, dict[str, datetime | None]] = {}
+        self._times = UnknownTimes(connection)
         self._n_rows = self._n_runs = self._n_invocations = self._n_embeddings = 0
 
     def add(self, batch: EmbeddingBatch) -> None:
@@ -149,24 +100,22 @@ class Additions:
     def first_texts(self, keys: Iterable[RunKey]) -> dict[str, tuple[int, str]]:
         """Return the first sequence number and text of each run with the seed and prompt of one of these."""
         origins = list({(key.seed, key.initial_prompt) for key in keys})
-        is_text = _invocation.c.type == InvocationType.TEXT
-        earlier = _invocation.alias()
-        first = sa.select(sa.func.min(earlier.c.sequence_number)).where(
-            earlier.c.run_id == _run.c.id, earlier.c.type == InvocationType.TEXT
-        )
-        query = (
-            sa.select(_run.c.id, _invocation.c.sequence_number, _invocation.c.output_text)
-            .join(_invocation, sa.and_(_invocation.c.run_id == _run.c.id, is_text))
+        first = (
+            sa.select(_invocation.c.sequence_number, _invocation.c.output_text)
             .where(
-                _invocation.c.sequence_number == first.scalar_subquery(),
+                _invocation.c.run_id == sa.bindparam("run"),
+                _invocation.c.type == InvocationType.TEXT,
                 _invocation.c.output_text.is_not(None),
             )
+            .order_by(_invocation.c.sequence_number)
+            .limit(1)
         )
         found: dict[str, tuple[int, str]] = {}
-        for some in _chunks(origins):
-            these = query.where(sa.tuple_(_run.c.seed, _run.c.initial_prompt).in_(some))
-            rows = self._connection.execute(these)
-            found.update((run.hex, (number, text)) for run, number, text in rows)
+        for some in chunks(origins):
+            these = sa.tuple_(_run.c.seed, _run.c.initial_prompt).in_(some)
+            for run in self._connection.execute(sa.select(_run.c.id).where(these)).scalars():
+                for number, text in self._connection.execute(first, {"run": run}):
+                    found[run.hex] = number, text
         return found
 
     def count_stored_texts(self, batches: Iterable[TextBatch]) -> int | None:
@@ -220,7 +169,7 @@ class Additions:
         if not unseen:
             return
         query = sa.select(_run.c.id, _run.c.max_length, _run.c.experiment_id)
-        for chunk in _chunks(list(unseen)):
+        for chunk in chunks(list(unseen)):
             ids = [UUID(identity) for identity in chunk]
             for identity, length, experiment in self._connection.execute(query.where(_run.c.id.in_(ids))):
                 self._runs[unseen.pop(identity.hex)] = _KnownRun(identity.hex, length, length, experiment)
@@ -259,31 +208,16 @@ class Additions:
                     "embedding_models": [model],
                     "max_length": 1,
                 }
-                values |= self._unknown_times("experimentconfig")
+                values |= self._times.unknown("experimentconfig")
                 self._connection.execute(
                     sa.insert(ExperimentConfig).values(id=self._new_experiment, **values)
                 )
         return self._new_experiment
 
-    def _unknown_times(self, table: str) -> dict[str, datetime | None]:
-        """Return what stands in a table for times that are not known: NULL, where its columns take it."""
-        if table not in self._times:
-            takes_null = {
-                column["name"]: column["nullable"]
-                for column in sa.inspect(self._connection).get_columns(table)
-            }
-            self._times[table] = {name: None if takes_null[name] else UNKNOWN_TIME for name in _TIMES}
-        return self._times[table]
-
-    def _stored_times(self, table: str) -> list[str | None]:
-        """Return the same as these columns are written."""
-        times = self._unknown_times(table).values()
-        return [None if time is None else time.strftime("%Y-%m-%d %H:%M:%S.%f") for time in times]
-
     def _add_invocations(self, batch: EmbeddingBatch, run_ids: list[str]) -> list[str]:
         codes, numbers = batch.run_codes.tolist(), batch.sequence_numbers.tolist()
         ids = _invocation_ids(batch, run_ids)
-        times = self._stored_times("invocation")
+        times = self._times.stored("invocation")
         networks = [key.network for key in batch.runs]
         models = [
             networks[code][number % len(networks[code])] for code, number in zip(codes, numbers, strict=True)
@@ -304,7 +238,7 @@ class Additions:
         name, model = batch.model, json.dumps(batch.model)
         vectors = np.ascontiguousarray(batch.vectors, dtype="<f4")
         blobs = vectors.view(f"V{4 * vectors.shape[1]}")[:, 0].tolist()
-        times = self._stored_times("embedding")
+        times = self._times.stored("embedding")
         rows = [
             (_hash(f'["embedding", "{invocation}", {model}]'), vector, invocation, name, *times)
             for invocation, vector in zip(invocations, blobs, strict=True)
@@ -329,7 +263,7 @@ class Additions:
 
     def _stored(self, query: sa.TextClause, ids: Sequence[str]) -> dict[str, Any]:
         values: dict[str, Any] = {}
-        for chunk in _chunks(ids):
+        for chunk in chunks(ids):
             values.update((row[0], row[1]) for row in self._connection.execute(query, {"ids": chunk}))
         return values
 
@@ -354,10 +288,10 @@ class Additions:
         if before is None:
             return
         after = {
-            "networks": _united(before["networks"], (list(network) for network in change.networks)),
-            "seeds": _united(before["seeds"], change.seeds),
-            "prompts": _united(before["prompts"], change.prompts),
-            "embedding_models": _united(before["embedding_models"], change.models),
+            "networks": united(before["networks"], (list(network) for network in change.networks)),
+            "seeds": united(before["seeds"], change.seeds),
+            "prompts": united(before["prompts"], change.prompts),
+            "embedding_models": united(before["embedding_models"], change.models),
             "max_length": max(before["max_length"], change.length),
         }
         if any(before[name] != value for name, value in after.items()):
@@ -388,12 +322,14 @@ def _hash(text: str) -> str:
     return sha256(text.encode()).hexdigest()[:32]
 
 
-def _united(stored: list[Any], more: Iterable[Any]) -> list[Any]:
+def united(stored: list[Any], more: Iterable[Any]) -> list[Any]:
+    """Return a list of JSON values with those others that are not in it, without repetition."""
     known = {json.dumps(value): value for value in stored}
     for value in more:
         known.setdefault(json.dumps(value), value)
     return list(known.values())
 
 
-def _chunks(ids: Sequence[Any], size: int = 8192) -> Iterable[Sequence[Any]]:
+def chunks(ids: Sequence[Any], size: int = 8192) -> Iterable[Sequence[Any]]:
+    """Divide what a statement asks for, so that it takes all of it."""
     return (ids[start : start + size] for start in range(0, len(ids), size))

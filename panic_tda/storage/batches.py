@@ -1,8 +1,14 @@
-"""What an import hands to the database: batches of texts with their runs, and their vectors."""
+"""What an import hands to the database: batches of texts with their runs and vectors, or of a dump's rows.
+
+Ids are 32 lower-case hexadecimal digits; those of prompts in a dump begin with `PROMPT`, and are no ids of
+the database. Times are naive.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -70,6 +76,100 @@ class EmbeddingBatch(TextBatch):
     """
 
     vectors: Float32Array
+
+
+PROMPT = "prompt-"
+"""How the ids of prompts begin, which a dump may hold as outputs before the first one."""
+
+
+@dataclass(frozen=True)
+class DumpedExperiment:
+    """A row of a dump's experiments."""
+
+    id: str
+    networks: list[list[str]]
+    seeds: list[int]
+    prompts: list[str]
+    embedding_models: list[str]
+    max_length: int
+    started_at: datetime | None
+    completed_at: datetime | None
+
+
+@dataclass(frozen=True)
+class DumpedRun:
+    """A row of a dump's runs."""
+
+    id: str
+    network: list[str]
+    seed: int
+    max_length: int
+    initial_prompt: str
+    experiment_id: str | None
+
+
+@dataclass(frozen=True)
+class DumpedInvocations:
+    """Some rows of a dump's invocations, each a place in all of these lists.
+
+    Attributes
+    ----------
+    ids, run_ids, input_ids : sequence of str
+        Of each, of its run and of the invocation that it was made from; None where nothing is said of it.
+    sequence_numbers : list of int
+        From 0 in each run; −1 is its prompt.
+    types : list of str
+        `TEXT` or `IMAGE`.
+    models : list of str
+        What made it; prompts may have none.
+    seeds : list of int
+        None where it is that of the run.
+    texts : list of str
+        None where there is none.
+    started_at, completed_at : list of datetime
+        None where it is not known.
+    """
+
+    ids: Sequence[str]
+    run_ids: Sequence[str]
+    input_ids: Sequence[str | None]
+    sequence_numbers: list[int]
+    types: list[str]
+    models: list[str | None]
+    seeds: list[int | None]
+    texts: list[str | None]
+    started_at: list[datetime | None]
+    completed_at: list[datetime | None]
+
+
+@dataclass(frozen=True)
+class DumpedEmbeddings:
+    """Some rows of a dump's embeddings, all of one model.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    first_row : int
+        Number in the file of the first one, counted from 0.
+    model : str
+        The embedding model.
+    ids, invocation_ids : sequence of str
+        Of each, and of its invocation.
+    started_at, completed_at : list of datetime
+        None where it is not known.
+    vectors : (b, d) float32 or None
+        Finite and not zero; None where none of these rows has one.
+    """
+
+    path: Path
+    first_row: int
+    model: str
+    ids: Sequence[str]
+    invocation_ids: Sequence[str]
+    started_at: list[datetime | None]
+    completed_at: list[datetime | None]
+    vectors: Float32Array | None
 
 
 def refuse_row(path: Path, row: int, problem: str) -> NoReturn:

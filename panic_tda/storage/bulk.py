@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +14,8 @@ from sqlalchemy.sql import Select
 from panic_tda.errors import DatabaseError
 
 ID_LENGTH = 32
+_KEYS = 8192
+"""So many keys of two columns a statement takes; SQLite takes 32,766 values."""
 _HEXADECIMAL = b"0123456789abcdef"
 
 
@@ -165,6 +168,68 @@ def insert_new_rows(
         "ON CONFLICT (id) DO NOTHING"
     )
     return connection.exec_driver_sql(sql, list(rows)).rowcount if rows else 0
+
+
+def select_by_keys(
+    connection: Connection,
+    table: str,
+    columns: Sequence[str],
+    keys: Mapping[str, Sequence[Any]],
+    *,
+    also: str = "1 = 1",
+) -> Iterator[tuple[Any, ...]]:
+    """Look up rows of a table by a key of one column or two, some thousand at a time.
+
+    Parameters
+    ----------
+    connection : Connection
+        From `Database.reading` or `Database.writing`.
+    table : str
+        Where they are.
+    columns : sequence of str
+        What of them is asked for.
+    keys : mapping of str to sequence
+        By column of the key: its value in each of the keys that are looked up. An index begins with these
+        columns.
+    also : str
+        A condition that holds for the rows, in SQL.
+
+    Yields
+    ------
+    tuple
+        Values as the driver gives them, in no order: ids as text, vectors as bytes.
+    """
+    # The driver's own statement: SQLAlchemy's lists of values take twice as long as the look-up, and leave
+    # their memory to the garbage collector, which does not see how much it is. And a join in this order: of
+    # keys of two columns in a list, SQLite would go through the table.
+    chosen = ", ".join(f"{table}.{column}" for column in columns)
+    equal = " AND ".join(f"{table}.{name} = wanted.{name}" for name in keys)
+    rows = list(zip(*keys.values(), strict=True))
+    cursor: Any = connection.connection.cursor()
+    try:
+        for start in range(0, len(rows), _KEYS):
+            wanted, values = _wanted(connection, tuple(keys), rows[start : start + _KEYS])
+            cursor.execute(
+                f"{wanted} SELECT {chosen} FROM wanted CROSS JOIN {table} WHERE {equal} AND {also}", values
+            )
+            yield from cursor.fetchall()
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise DatabaseError(f"reading: {error}") from error
+    finally:
+        cursor.close()
+
+
+def _wanted(
+    connection: Connection, names: tuple[str, ...], rows: list[tuple[Any, ...]]
+) -> tuple[str, list[Any]]:
+    """Return the beginning of a statement that names some keys as a table `wanted`, and its values."""
+    table = f"WITH wanted ({', '.join(names)}) AS"
+    if connection.dialect.name == "sqlite":
+        one = f"({', '.join('?' * len(names))})"
+        return f"{table} (VALUES {', '.join([one] * len(rows))})", list(chain.from_iterable(rows))
+    # What is compared to ids as text would be compared to all of them.
+    arrays = ", ".join("%s::bpchar[]" if isinstance(value, str) else "%s" for value in rows[0])
+    return f"{table} (SELECT * FROM unnest({arrays}))", [list(column) for column in zip(*rows, strict=True)]
 
 
 def _digits(ids: tuple[Any, ...]) -> bytes | None:

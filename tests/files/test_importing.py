@@ -21,9 +21,9 @@ import sqlalchemy as sa
 from panic_tda.errors import BadInput, DatabaseError, MissingPath, NeedsUpgrade, WrongUsage
 from panic_tda.files import embedding_files
 from panic_tda.files.importing import import_embeddings, require_files, sample_files
-from panic_tda.storage.additions import UNKNOWN_TIME
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.schemas import Invocation
+from panic_tda.storage.times import UNKNOWN_TIME
 from panic_tda.storage.upgrade import upgrade
 from tests.field_files import EVERYTHING, FieldSpec, write_field_file
 from tests.snapshots import KILL_AFTER, opened, run_python, snapshot
@@ -304,6 +304,15 @@ def test_integer_runs_and_dictionary_columns(tmp_path: Path, database: Database)
     encoded["network"] = pa.array(plain["network"], pa.list_(pa.string(), 2))
     pyarrow.feather.write_feather(pa.table(encoded), tmp_path / "b.feather")
     assert import_embeddings([tmp_path / "b.feather"], database).n_present == 6
+
+
+def test_strings_written_as_views_are_divided_by_model(tmp_path: Path, database: Database) -> None:
+    made = columns(embedding_model=["A", "B"] * 3)
+    names = ("text", "embedding_model", "initial_prompt", "run")
+    views = {name: pa.array(made[name], pa.string_view()) for name in names}
+    pyarrow.feather.write_feather(pa.table(made | views), tmp_path / "a.feather", compression="lz4")
+    assert import_embeddings([tmp_path / "a.feather"], database).models == ("A", "B")
+    assert import_embeddings([write(tmp_path / "b.parquet", made)], database).n_present == 6
 
 
 def test_missing_values_of_optional_columns_count_as_unknown(tmp_path: Path, database: Database) -> None:

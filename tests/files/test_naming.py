@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from panic_tda.errors import BadInput
 from panic_tda.files import embedding_files, importing
 from panic_tda.files.importing import import_embeddings
 from panic_tda.storage.database import Database, open_database
@@ -203,6 +204,75 @@ def test_a_seed_that_comes_in_front_changes_nothing(
     assert count(database) == (4, 323, 323)
 
 
+@pytest.mark.parametrize("missing", [range(5), range(3, 9), (0, 4, 19)])
+@pytest.mark.parametrize("in_columns", [{}, {"seed": 7}, {"initial_prompt": "p"}])
+def test_numbered_rows_may_come_anywhere(
+    tmp_path: Path, database: Database, missing: Any, in_columns: dict[str, Any]
+) -> None:
+    there = [row for row in range(20) if row not in missing]
+    # Another run has the same first text, so that the name of this one is not that of its first row alone.
+    other = [TEXTS[there[0]], "something else"]
+    more = {name: [value] * 2 for name, value in in_columns.items()}
+    import_embeddings([write(tmp_path, other, sequence_number=there[:2], **more)], database, model="A")
+    for model in "AB":
+        for rows_now in (there, range(20), there):
+            more = {name: [value] * len(rows_now) for name, value in in_columns.items()}
+            texts, numbers = [TEXTS[row] for row in rows_now], list(rows_now)
+            import_embeddings(
+                [write(tmp_path, texts, sequence_number=numbers, **more)], database, model=model
+            )
+    assert count(database) == (2, 22, 42)
+
+
+def test_a_row_in_front_is_another_run_where_texts_disagree(tmp_path: Path, database: Database) -> None:
+    import_embeddings([write(tmp_path, TEXTS[5:20], sequence_number=list(range(5, 20)))], database, model="A")
+    corrected = [*TEXTS[:10], "corrected", *TEXTS[11:20]]
+    import_embeddings([write(tmp_path, corrected, sequence_number=list(range(20)))], database, model="A")
+    assert count(database) == (2, 35, 35)
+
+
+@pytest.mark.parametrize("place", [0, 7])
+def test_without_numbers_a_row_between_others_makes_another_run(
+    tmp_path: Path, database: Database, place: int
+) -> None:
+    import_embeddings([write(tmp_path, TEXTS[:20])], database, model="A")
+    longer = [*TEXTS[:place], "put in", *TEXTS[place:20]]
+    import_embeddings([write(tmp_path, longer)], database, model="A")
+    assert count(database) == (2, 41, 41)
+    import_embeddings([write(tmp_path, TEXTS[:20], run=["named"] * 20)], database, model="A")
+    with pytest.raises(BadInput, match=rf"row {place} .*another text is stored .* another sequence number"):
+        import_embeddings([write(tmp_path, longer, run=["named"] * 21)], database, model="A")
+
+
+def test_both_models_of_a_file_grow_wherever_their_rows_stand(tmp_path: Path, database: Database) -> None:
+    def both(first: list[int], second: list[int], order: str) -> Path:
+        rows_of = {"A": iter(first), "B": iter(second)}
+        texts = [TEXTS[next(rows_of[model])] for model in order]
+        return write(tmp_path, texts, embedding_model=list(order))
+
+    four, six = list(range(4)), list(range(6))
+    import_embeddings([both(four, four, "AAAABBBB")], database)
+    assert count(database) == (1, 4, 8)
+    import_embeddings([both(six, four, "AAAAAABBBB")], database)
+    assert count(database) == (1, 6, 10)
+    import_embeddings([both(six, six, "AAAABBBBAABB")], database)
+    import_embeddings([both(six, six, "ABABABABABAB")], database)
+    assert count(database) == (1, 6, 12)
+
+
+@pytest.mark.parametrize("numbered", [False, True])
+def test_named_runs_grow_in_the_middle_of_their_file(
+    tmp_path: Path, database: Database, numbered: bool
+) -> None:
+    for length in (5, 8):
+        for model in "AB":
+            names = ["first"] * length + ["second"] * length
+            numbers = {"sequence_number": [*range(length)] * 2} if numbered else {}
+            path = write(tmp_path, TEXTS[: 2 * length : 2] + TEXTS[1 : 2 * length : 2], run=names, **numbers)
+            import_embeddings([path], database, model=model)
+    assert count(database) == (2, 16, 32)
+
+
 def test_named_runs_stay_apart(tmp_path: Path, database: Database) -> None:
     import_embeddings([write(tmp_path, TEXTS, run=["named"] * 300)], database, model="A")
     import_embeddings([write(tmp_path, TEXTS)], database, model="A")
@@ -219,8 +289,6 @@ def test_files_of_one_call_know_each_other(tmp_path: Path, database: Database) -
 
 
 def test_a_contradiction_within_one_file_is_refused(tmp_path: Path, database: Database) -> None:
-    from panic_tda.errors import BadInput
-
     path = write(tmp_path, ["a", "b"], sequence_number=[0, 0])
     with pytest.raises(BadInput, match=r"row 1 .*another text"):
         import_embeddings([path], database, model="A")

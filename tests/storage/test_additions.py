@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from panic_tda.files import pipeline_dumps
 from panic_tda.files.importing import import_embeddings
 from panic_tda.storage import database as module
 from panic_tda.storage.additions import Additions
 from panic_tda.storage.batches import RunKey
 from tests.conftest import MakeFile
+from tests.dump_files import DumpSpec, dump_tables, import_tables, mixed
 from tests.field_files import EVERYTHING
 from tests.snapshots import opened
 
@@ -53,9 +57,40 @@ def test_no_look_up_goes_through_all_rows(tmp_path: Path, upgraded: MakeFile, st
     import_embeddings([write(tmp_path / "b.parquet", TEXTS)], database, model="New")
     import_embeddings([write(tmp_path / "c.parquet", TEXTS, vector=wide)], database, model=model)
     import_embeddings([write(tmp_path / "d.parquet", TEXTS, run=["named"] * 40)], database, model="New")
+    numbered = write(tmp_path / "e.parquet", TEXTS, sequence_number=[2 * row + 1 for row in range(40)])
+    import_embeddings([numbered], database, model="New")
+    require_search(facts.path, statements)
+    assert any("run.initial_prompt) IN" in statement for statement in statements)
 
-    asked = {statement for statement in statements if re.match(r"SELECT|UPDATE|INSERT|DELETE", statement)}
-    with opened(facts.path) as connection:
+
+@pytest.mark.parametrize("unique", ["none", "constraint", "index"])
+def test_no_look_up_of_a_dump_goes_through_all_rows(
+    tmp_path: Path,
+    upgraded: MakeFile,
+    statements: list[str],
+    unique: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    database, facts = upgraded(replace(EVERYTHING, unique=unique))
+    tables = dump_tables()
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(pipeline_dumps, "BATCH_ROWS", 16)
+    statements.clear()
+    import_tables(tmp_path / "dump", {name: mixed(table, rng) for name, table in tables.items()}, database)
+    longer = dump_tables(DumpSpec(length=30))
+    import_tables(tmp_path / "dump", {name: mixed(table, rng) for name, table in longer.items()}, database)
+    lines = require_search(facts.path, statements)
+    # Of a step both are looked up, not all steps of its run.
+    steps = [line for line in lines if re.match(r"SEARCH invocation .*\(run_id=\?", line)]
+    assert steps
+    assert all("sequence_number=?" in line for line in steps)
+    assert any(statement.startswith("UPDATE invocation") for statement in statements)
+
+
+def require_search(path: Path, statements: list[str]) -> set[str]:
+    """Check that no statement goes through a table, and return what their plans say."""
+    asked = {one for one in statements if re.match(r"SELECT|WITH|UPDATE|INSERT|DELETE", one)}
+    with opened(path) as connection:
         plans = {
             statement: [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
             for statement in asked
@@ -65,6 +100,7 @@ def test_no_look_up_goes_through_all_rows(tmp_path: Path, upgraded: MakeFile, st
     for table in ("invocation", "embedding", "experimentconfig"):
         assert any(line.startswith(f"SEARCH {table} USING") for line in lines)
         assert not any(line.startswith(f"SCAN {table}") for line in lines)
+    return lines
 
 
 def test_the_width_of_a_model_is_read_off_its_index(

@@ -9,8 +9,8 @@ from panic_tda.cli.rendering.common import plain
 from panic_tda.cli.text import on_one_line, paragraph, shorten
 from panic_tda.devices.doctor import Environment
 from panic_tda.parameters import format_bytes
-from panic_tda.storage.additions import ImportSummary
 from panic_tda.storage.doctor import Examination
+from panic_tda.storage.import_summary import ImportSummary
 
 
 def import_json(summary: ImportSummary) -> dict[str, Any]:

@@ -1,0 +1,58 @@
+"""Rows are looked up by their keys, however many, and nothing of it stays in memory."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import pytest
+
+from panic_tda.storage import bulk
+from panic_tda.storage.bulk import insert_new_rows, select_by_keys
+from panic_tda.storage.database import Database, open_database
+
+RUNS = [f"{number:032x}" for number in range(50)]
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    """Runs with a step of every third number each."""
+    database = open_database(tmp_path / "new.sqlite", create=True)
+    columns = ("id", "model", "type", "seed", "run_id", "sequence_number")
+    with database.writing(foreign_keys=False) as connection:
+        rows = [
+            (f"{run}{number:02x}"[-32:], "m", "TEXT", 0, run, number)
+            for run in RUNS
+            for number in range(0, 90, 3)
+        ]
+        insert_new_rows(connection, "invocation", columns, rows)
+    return database
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 8192])
+def test_rows_are_found_by_keys_of_one_column_or_two(
+    database: Database, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "_KEYS", at_once)
+    wanted = [(run, number) for run in RUNS[10:20] for number in (1, 3, 88, 87)]
+    keys = {"run_id": [run for run, _ in wanted], "sequence_number": [number for _, number in wanted]}
+    with database.reading() as connection:
+        found = list(select_by_keys(connection, "invocation", ("sequence_number", "run_id"), keys))
+        assert sorted(found) == sorted((number, run) for run, number in wanted if number % 3 == 0)
+        none = select_by_keys(connection, "invocation", ("id",), keys, also="invocation.type = 'IMAGE'")
+        assert list(none) == []
+        of_run = select_by_keys(connection, "invocation", ("id",), {"run_id": [RUNS[3], "nothing"]})
+        assert len(list(of_run)) == 30
+        assert list(select_by_keys(connection, "invocation", ("id",), {"id": []})) == []
+
+
+def test_look_ups_leave_nothing_to_the_garbage_collector(database: Database) -> None:
+    with database.reading() as connection:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(20):
+                list(select_by_keys(connection, "invocation", ("id",), {"run_id": RUNS}))
+            assert gc.collect() == 0
+        finally:
+            gc.enable()

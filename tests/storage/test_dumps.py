@@ -1,0 +1,389 @@
+"""A dump's rows keep their ids; twice is once, what has grown is added, and nothing else is touched."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pytest
+
+from panic_tda import cluster_all_data, get_cluster_details, get_medoid_invocation, hdbscan
+from panic_tda.errors import BadInput
+from panic_tda.files import pipeline_dumps
+from panic_tda.files.importing import import_embeddings
+from panic_tda.storage.database import Database, open_database
+from panic_tda.storage.doctor import examine_database
+from panic_tda.storage.import_summary import LeftOut
+from tests.conftest import MakeFile
+from tests.dump_files import (
+    DumpSpec,
+    Tables,
+    contents,
+    count,
+    dump_tables,
+    import_tables,
+    mixed,
+    place,
+    plain,
+    rows,
+    rows_where,
+    write_dump,
+)
+from tests.field_files import EVERYTHING
+from tests.snapshots import KILL_AFTER, run_python, snapshot
+
+SPEC = DumpSpec()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    return open_database(tmp_path / "new.sqlite", create=True)
+
+
+# --------------------------------------------------------------------------- what is stored
+
+
+def test_a_dump_becomes_rows_under_its_own_ids(tmp_path: Path, database: Database) -> None:
+    tables = dump_tables()
+    summary = import_tables(tmp_path / "dump", tables, database)
+    # 10 texts and 10 images in each of 3 runs; a prompt each, which has an embedding in both text models.
+    assert count(database) == (1, 3, 60, 90)
+    assert (summary.n_files, summary.n_rows, summary.n_present, summary.experiment_id) == (4, 96, 0, None)
+    assert (summary.n_new_runs, summary.n_new_invocations, summary.n_new_embeddings) == (3, 60, 90)
+    assert summary.models == ("Nomic", "NomicVision", "Qwen3Embed")
+    assert summary.left_out == LeftOut(prompts=3, prompt_embeddings=6)
+    assert str(summary).endswith("and 3 runs; left out 3 prompts, 6 embeddings of prompts")
+
+    started, completed = "2026-02-12 03:04:05.123456", "2026-02-12 03:04:07.000000"
+    experiment, run = plain(tables["experiments"]["id"][0]), tables["runs"]["id"][1]
+    prompts = '["prompt 0", "prompt 1", "prompt 2"]'
+    models = '["Nomic", "Qwen3Embed", "NomicVision"]'
+    network = '["ZImageTurbo", "Moondream"]'
+    assert rows(database, "SELECT * FROM experimentconfig") == [
+        (experiment, f"[{network}]", "[-1]", prompts, models, 20, started, completed)
+    ]
+    stored = rows(database, f"SELECT * FROM run WHERE id = '{plain(run)}'")
+    assert stored == [(plain(run), network, -1, 20, "prompt 1", experiment)]
+    steps = tables["invocations"]
+    for number, kind, model in ((6, "IMAGE", "ZImageTurbo"), (7, "TEXT", "Moondream")):
+        row = place(steps, run_id=run, sequence_number=number)
+        identity = plain(steps["id"][row])
+        before = plain(steps["id"][place(steps, run_id=run, sequence_number=number - 1)])
+        expected = (identity, started, completed, model, kind, -1, plain(run), number, before)
+        stored = rows(database, f"SELECT * FROM invocation WHERE id = '{identity}'")
+        assert stored == [(*expected, steps["output_text"][row], None)]
+        assert (steps["output_text"][row] is None) == (kind == "IMAGE")
+    assert rows(
+        database, "SELECT DISTINCT sequence_number FROM invocation WHERE input_invocation_id IS NULL"
+    ) == [(0,)]
+    made = tables["embeddings"]
+    row = place(made, invocation_id=steps["id"][row], embedding_model="Qwen3Embed")
+    stored = rows(database, f"SELECT * FROM embedding WHERE id = '{plain(made['id'][row])}'")
+    vector = np.array(made["vector"][row], dtype="<f4").tobytes()
+    assert stored == [(plain(made["id"][row]), started, completed, identity, "Qwen3Embed", vector)]
+
+
+@pytest.fixture(scope="module")
+def clustered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tables, Database, dict[str, UUID]]:
+    """A dump, the database that it was imported into, and its clusterings by model."""
+    folder, tables = tmp_path_factory.mktemp("clustered"), dump_tables(DumpSpec(runs=6, length=40))
+    database = open_database(folder / "new.sqlite", create=True)
+    import_tables(folder / "dump", tables, database)
+    outcomes = cluster_all_data(database)
+    return tables, database, {outcome.embedding_model: outcome.id for outcome in outcomes if outcome.id}
+
+
+@pytest.mark.parametrize("model", ["Nomic", "NomicVision"])
+def test_medoids_lead_back_to_the_invocations_of_the_dump(
+    clustered: tuple[Tables, Database, dict[str, UUID]], model: str
+) -> None:
+    tables, database, clusterings = clustered
+    steps = tables["invocations"]
+    of_model = rows_where(
+        tables["embeddings"],
+        lambda row: row["embedding_model"] == model and not row["id"].startswith("prompt-"),
+    )
+    order = np.argsort([plain(identity) for identity in of_model["id"]])
+    expected = hdbscan(np.array(of_model["vector"], dtype=np.float32)[order])
+    assert expected.n_clusters > 1
+    with database.session() as session:
+        for label, medoid in expected.medoid_indices.items():
+            named = of_model["invocation_id"][order[medoid]]
+            found = get_medoid_invocation(label, clusterings[model], session)
+            assert found is not None
+            assert str(found.id) == named
+            row = place(steps, id=named)
+            assert (found.output_text, str(found.run_id)) == (steps["output_text"][row], steps["run_id"][row])
+            assert found.output_image_data is None
+        assert get_medoid_invocation(expected.n_clusters, clusterings[model], session) is None
+
+
+def test_images_without_bytes_are_nothing_unexpected(
+    clustered: tuple[Tables, Database, dict[str, UUID]],
+) -> None:
+    tables, database, clusterings = clustered
+    assert examine_database(database).findings == ()
+    with database.session() as session:
+        for cluster in get_cluster_details(clusterings["NomicVision"], session):
+            assert cluster.medoid_text is None
+            assert cluster.medoid_image_invocation_id == cluster.medoid_invocation_id
+        steps = tables["invocations"]
+        images = {
+            UUID(identity)
+            for identity, kind in zip(steps["id"], steps["type"], strict=True)
+            if kind == "image"
+        }
+        for cluster in get_cluster_details(clusterings["Nomic"], session):
+            assert cluster.medoid_image_invocation_id in images
+
+
+# --------------------------------------------------------------------------- again, and more
+
+
+def test_importing_a_dump_again_changes_nothing(tmp_path: Path, database: Database) -> None:
+    first = import_tables(tmp_path / "dump", dump_tables(), database)
+    assert database.path is not None
+    before = snapshot(database.path)
+    again = import_embeddings([tmp_path / "dump", tmp_path / "dump"], database)
+    assert snapshot(database.path) == before
+    assert (again.n_rows, again.n_present, again.n_new_runs, again.n_differing) == (192, 180, 0, 0)
+    assert again.left_out == first.left_out + first.left_out
+    assert "nothing to add; 180 were there already; left out 6 prompts" in str(again)
+
+
+def test_a_dump_that_has_grown_adds_what_is_new(tmp_path: Path, database: Database) -> None:
+    import_tables(tmp_path / "dump", dump_tables(), database)
+    (clustering, *_) = cluster_all_data(database)
+    before = contents(database)
+    grown = dump_tables(replace(SPEC, runs=4, length=30, text_models=(*SPEC.text_models, "Jina")))
+    summary = import_tables(tmp_path / "dump", grown, database)
+    assert (summary.n_new_runs, summary.n_new_invocations) == (1, 4 * 30 - 60)
+    # A text of each two steps, in three models now, and an image.
+    assert summary.n_new_embeddings == 4 * 15 * 4 - 90
+    assert (summary.n_differing, summary.n_present) == (0, 90)
+    after = contents(database)
+    for name in ("invocation", "embedding", "clusteringresult", "cluster", "embeddingcluster"):
+        assert set(map(repr, before[name])) <= set(map(repr, after[name])), name
+    assert rows(database, "SELECT DISTINCT max_length FROM run") == [(30,)]
+    ((prompts, models, length),) = rows(
+        database, "SELECT prompts, embedding_models, max_length FROM experimentconfig"
+    )
+    assert (json.loads(prompts), length) == ([f"prompt {run}" for run in range(4)], 30)
+    assert set(json.loads(models)) == {"Nomic", "Qwen3Embed", "NomicVision", "Jina"}
+    with database.session() as session:
+        assert get_medoid_invocation(0, clustering.id or "", session) is not None
+    other = open_database(tmp_path / "other.sqlite", create=True)
+    import_embeddings([tmp_path / "dump"], other)
+    assert {name: after[name] for name in ("run", "invocation", "embedding")} == {
+        name: contents(other)[name] for name in ("run", "invocation", "embedding")
+    }
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_was_missing_comes_with_the_whole(tmp_path: Path, database: Database, seed: int) -> None:
+    whole = dump_tables(replace(SPEC, runs=2, length=8))
+    rng = np.random.default_rng(seed)
+    part = {name: rows_where(table, lambda _: rng.random() < 0.7) for name, table in whole.items()}
+    import_tables(tmp_path / "part", part, database)
+    import_tables(tmp_path / "whole", whole, database)
+    other = open_database(tmp_path / "other.sqlite", create=True)
+    import_embeddings([tmp_path / "whole"], other)
+    assert contents(database) == contents(other)
+
+
+@pytest.mark.parametrize("batch_rows", [1, 7, 8192])
+def test_order_and_batches_change_nothing(
+    tmp_path: Path, database: Database, batch_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_tables(tmp_path / "dump", dump_tables(), database)
+    monkeypatch.setattr(pipeline_dumps, "BATCH_ROWS", batch_rows)
+    rng = np.random.default_rng(0)
+    other = open_database(tmp_path / "other.sqlite", create=True)
+    shuffled = {
+        name: mixed(table, rng) | {"further": ["x"] * len(table["id"])}
+        for name, table in dump_tables().items()
+    }
+    summary = import_tables(tmp_path / "mixed", shuffled, other)
+    assert contents(other) == contents(database)
+    assert (summary.n_unlinked, summary.left_out) == (0, LeftOut(prompts=3, prompt_embeddings=6))
+    before = contents(other)
+    import_embeddings([tmp_path / "dump", tmp_path / "mixed"], other)
+    assert contents(other) == before
+
+
+def test_without_experiments_runs_belong_to_none(tmp_path: Path, database: Database) -> None:
+    tables = dump_tables()
+    experiments = {"experiments": tables.pop("experiments")}
+    summary = import_tables(tmp_path / "dump", tables, database)
+    assert (summary.n_files, count(database)) == (3, (0, 3, 60, 90))
+    assert rows(database, "SELECT DISTINCT experiment_id FROM run") == [(None,)]
+    import_tables(tmp_path / "dump", experiments, database)
+    other = open_database(tmp_path / "other.sqlite", create=True)
+    import_embeddings([tmp_path / "dump"], other)
+    assert contents(database) == contents(other)
+
+
+# --------------------------------------------------------------------------- what does not belong there
+
+
+@pytest.mark.parametrize("unique", ["none", "constraint", "index"])
+def test_what_belongs_to_nothing_or_is_there_already_is_left_out(
+    tmp_path: Path, upgraded: MakeFile, unique: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, logger="panic_tda")
+    logging.getLogger("panic_tda").propagate = True
+    database, facts = upgraded(replace(EVERYTHING, unique=unique))
+    before = contents(database)
+    tables = dump_tables()
+    steps, made = tables["invocations"], tables["embeddings"]
+    run = tables["runs"]["id"].pop(2)
+    for name in tables["runs"]:
+        if name != "id":
+            tables["runs"][name].pop(2)
+    last = place(steps, run_id=tables["runs"]["id"][0], sequence_number=19)
+    made["vector"][place(made, invocation_id=steps["id"][last], embedding_model="Nomic")] = None
+    repeated_step = {name: column[last] for name, column in steps.items()} | {"id": str(UUID(int=1))}
+    repeated = {name: column[-1] for name, column in made.items()}
+    repeated |= {"id": str(UUID(int=2)), "invocation_id": steps["id"][last], "embedding_model": "Qwen3Embed"}
+    for table, row in ((steps, repeated_step), (made, repeated)):
+        for name, value in row.items():
+            table[name].append(value)
+    for again in range(2):
+        caplog.clear()
+        summary = import_tables(tmp_path / "dump", tables, database)
+        assert summary.left_out == LeftOut(
+            prompts=3,
+            prompt_embeddings=6,
+            orphaned_invocations=20,
+            orphaned_embeddings=30,
+            repeated_invocations=1,
+            repeated_embeddings=1,
+            embeddings_without_vector=1,
+        )
+        new = 0 if again else 59
+        assert (summary.n_new_embeddings, summary.n_present) == (new, 59 - new)
+        said = caplog.text
+        assert "20 invocations whose run is missing were left out; the first: " in said
+        assert "1 embeddings whose invocation has another one of this model were left out" in said
+        assert f"first: {UUID(int=2)}" in said
+        assert "prompts" not in said
+        assert run not in {row[0] for row in rows(database, "SELECT id FROM run")}
+    after = contents(database)
+    assert all(set(map(repr, before[name])) <= set(map(repr, after[name])) for name in before)
+    assert database.path == facts.path
+
+
+def test_an_invocation_whose_input_is_missing_gets_it_later(tmp_path: Path, database: Database) -> None:
+    whole = dump_tables()
+    part = dump_tables()
+    part["invocations"] = rows_where(part["invocations"], lambda row: row["sequence_number"] not in (3, 4))
+    summary = import_tables(tmp_path / "dump", part, database)
+    assert (summary.n_unlinked, summary.left_out.orphaned_embeddings) == (3, 9)
+    assert rows(
+        database, "SELECT DISTINCT sequence_number FROM invocation WHERE input_invocation_id IS NULL"
+    ) == [(0,), (5,)]
+    before = contents(database)
+    assert import_embeddings([tmp_path / "dump"], database).n_unlinked == 3
+    assert contents(database) == before
+    assert import_tables(tmp_path / "dump", whole, database).n_unlinked == 0
+    other = open_database(tmp_path / "other.sqlite", create=True)
+    import_embeddings([tmp_path / "dump"], other)
+    assert contents(database) == contents(other)
+
+
+def test_what_differs_stays_as_it_is_and_is_counted(
+    tmp_path: Path, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("panic_tda").propagate = True
+    import_tables(tmp_path / "dump", dump_tables(), database)
+    before = contents(database)
+    tables = dump_tables()
+    made, steps = tables["embeddings"], tables["invocations"]
+    changed = [row for row, identity in enumerate(made["id"]) if not identity.startswith("prompt-")]
+    for row in changed[:7]:
+        made["vector"][row] = made["vector"][row][::-1]
+    row = place(steps, run_id=tables["runs"]["id"][0], sequence_number=5)
+    steps["output_text"][row] = "another text"
+    row = place(steps, run_id=tables["runs"]["id"][1], sequence_number=5)
+    steps["input_invocation_id"][row] = steps["id"][0 if not steps["id"][0].startswith("prompt-") else 1]
+    tables["runs"]["initial_prompt"][2] = "another prompt"
+    summary = import_tables(tmp_path / "dump", tables, database)
+    assert contents(database) == before
+    assert (summary.n_differing, summary.n_present, summary.n_new_embeddings) == (10, 90, 0)
+    assert "10 differ from what is stored under their ids, which stays" in str(summary)
+    assert re.search(r"10 rows differ from those under their ids.*another database; the first: ", caplog.text)
+
+
+def test_prompts_are_known_by_their_sequence_number_too(tmp_path: Path, database: Database) -> None:
+    tables = dump_tables()
+    other = {
+        identity: str(UUID(int=number + 1))
+        for number, identity in enumerate(tables["invocations"]["id"])
+        if identity.startswith("prompt-")
+    }
+    for table, name in (("invocations", "id"), ("embeddings", "invocation_id")):
+        tables[table][name] = [other.get(identity, identity) for identity in tables[table][name]]
+    steps = tables["invocations"]
+    for row, number in enumerate(steps["sequence_number"]):
+        if number == 0:
+            steps["input_invocation_id"][row] = other[f"prompt-{steps['run_id'][row]}"]
+    summary = import_tables(tmp_path / "dump", tables, database)
+    assert (summary.left_out, summary.n_unlinked) == (LeftOut(prompts=3, prompt_embeddings=6), 0)
+    assert count(database) == (1, 3, 60, 90)
+    assert rows(database, "SELECT count(*) FROM invocation WHERE input_invocation_id IS NULL") == [(3,)]
+
+
+def test_a_model_has_one_dimension_in_the_dump_and_the_database(tmp_path: Path, database: Database) -> None:
+    import_tables(tmp_path / "dump", dump_tables(), database)
+    before = contents(database)
+    other = dump_tables(DumpSpec(dimensions=5, seed=1, prompts=False))
+    message = r"embeddings\.parquet, row \d+ .*the vector has 5 dimensions, those of \w+ before it have 8"
+    with pytest.raises(BadInput, match=message):
+        import_tables(tmp_path / "other", other, database)
+    assert contents(database) == before
+
+
+# --------------------------------------------------------------------------- all or nothing
+
+IMPORT = """
+import sys
+from panic_tda.files import pipeline_dumps
+from panic_tda.storage.database import open_database
+from panic_tda.files.importing import import_embeddings
+pipeline_dumps.BATCH_ROWS = 16
+import_embeddings([sys.argv[2]], open_database(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("statement", "times"),
+    [
+        ("INSERT INTO run", 1),
+        ("INSERT INTO invocation", 3),
+        ("UPDATE invocation", 2),
+        ("INSERT INTO embedding", 4),
+    ],
+)
+def test_killed_in_the_middle_the_database_is_as_it_was(
+    tmp_path: Path, database: Database, statement: str, times: int
+) -> None:
+    import_tables(tmp_path / "first", dump_tables(replace(SPEC, seed=1)), database)
+    before = contents(database)
+    # Mixed, so that inputs are named after the invocations are there.
+    shuffled = {name: mixed(table, np.random.default_rng(1)) for name, table in dump_tables().items()}
+    folder = write_dump(tmp_path / "dump", shuffled)
+    code = f"{KILL_AFTER}\nkill_after({statement!r}, {times})\n{IMPORT}"
+    killed = run_python(code, database.path, folder)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert contents(database) == before
+    summary = import_embeddings([folder], database)
+    assert (summary.n_new_runs, summary.n_new_invocations, summary.n_new_embeddings) == (3, 60, 90)
+    assert count(database) == (2, 6, 120, 180)
+    assert rows(database, "SELECT count(*) FROM invocation WHERE input_invocation_id IS NULL") == [(6,)]
