@@ -72,6 +72,8 @@ def import_embeddings(
         or a text or a vector differs from the one in the database under the same key. Nothing is imported.
     WrongUsage
         No file, or an embedding model that is not named, or named differently by the file and the caller.
+    MissingPath
+        There is no such file, or a folder holds no dump.
     """
     progress = progress or Silent()
     sources = require_files(files, model=model)

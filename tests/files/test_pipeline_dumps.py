@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 
 from panic_tda.errors import BadInput, MissingPath, WrongUsage
 from panic_tda.files.importing import import_embeddings, require_files
 from panic_tda.files.pipeline_dumps import PipelineDump
+from panic_tda.main import main
 from panic_tda.storage.database import Database, open_database
 from tests.dump_files import (
     DumpSpec,
@@ -190,6 +192,34 @@ def test_a_dump_and_a_file_in_one_call(tmp_path: Path, database: Database) -> No
     assert count(database) == (2, 5, 66, 96)
 
 
+def test_the_command_takes_folders(tmp_path: Path) -> None:
+    folder, path = write_dump(tmp_path / "dump", dump_tables()), tmp_path / "new.sqlite"
+    words = ["import-embeddings", str(folder), "--db", str(path)]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == (
+        "Read 96 rows from 4 files: added 90 embeddings (Nomic, NomicVision, Qwen3Embed), 60 invocations and "
+        "3 runs; left out 3 prompts, 6 embeddings of prompts.\n"
+    )
+    found = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
+    assert (found["n_rows"], found["n_present"], found["n_new_embeddings"]) == (96, 90, 0)
+    assert found["left_out"] == {
+        "prompts": 3,
+        "prompt_embeddings": 6,
+        "orphaned_invocations": 0,
+        "orphaned_embeddings": 0,
+        "repeated_invocations": 0,
+        "repeated_embeddings": 0,
+        "embeddings_without_vector": 0,
+    }
+    assert (found["n_differing"], found["n_unlinked"], found["experiment_id"]) == (0, 0, None)
+    (folder / "runs.parquet").unlink()
+    other = tmp_path / "other.sqlite"
+    refused = CliRunner().invoke(main, [*words[:-1], str(other)])
+    assert (refused.exit_code, other.exists()) == (2, False)
+    assert "dump is a folder without runs.parquet" in refused.stderr
+
+
 # --------------------------------------------------------------------------- what is refused
 
 BAD_VALUES: dict[str, tuple[str, str, int, Any, str]] = {
@@ -270,6 +300,16 @@ def test_columns_are_checked_before_a_database_is_made(
     folder = write_dump(tmp_path / "dump", tables)
     with pytest.raises(BadInput, match=rf"{table}\.parquet.*{message}"):
         require_files([folder])
+
+
+def test_a_model_has_one_dimension_in_the_dump_and_the_database(tmp_path: Path, database: Database) -> None:
+    import_tables(tmp_path / "dump", dump_tables(), database)
+    before = contents(database)
+    other = dump_tables(DumpSpec(dimensions=5, seed=1, prompts=False))
+    message = r"embeddings\.parquet, row \d+ .*the vector has 5 dimensions, those of \w+ before it have 8"
+    with pytest.raises(BadInput, match=message):
+        import_tables(tmp_path / "other", other, database)
+    assert contents(database) == before
 
 
 def test_folders_that_are_no_dump(tmp_path: Path, database: Database) -> None:

@@ -10,8 +10,11 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
@@ -26,6 +29,8 @@ from panic_tda import (
     hdbscan,
 )
 from panic_tda.errors import DatabaseError, SaveFailed
+from panic_tda.files import pipeline_dumps
+from panic_tda.files.importing import import_embeddings
 from panic_tda.insight.recut import Changes, recut_clustering
 from panic_tda.insight.sweep import Grid, sweep_clustering
 from panic_tda.main import main
@@ -35,18 +40,26 @@ from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.database import Database, lock_for_saving, open_database
 from panic_tda.storage.results import find_clustering
 from panic_tda.storage.saving import save_or_keep
-from panic_tda.storage.schemas import Embedding, EmbeddingCluster, Invocation, InvocationType, Run
+from panic_tda.storage.schemas import (
+    Embedding,
+    EmbeddingCluster,
+    ExperimentConfig,
+    Invocation,
+    InvocationType,
+    Run,
+)
 from panic_tda.storage.trajectories import read_medoid_texts, read_steps, stream_texts
 from panic_tda.storage.trees import require_tree
 from panic_tda.types import FinishedClustering
 from tests.conftest import make_finished
+from tests.dump_files import DumpSpec, dump_tables, import_tables, mixed, rows_where
 from tests.storage.test_two_processes import finish, go, start
 
 MODEL = "Odd % name"
 N_RUNS, LENGTH = 4, 50
 TABLES = (
     *("clusteringtree", "embeddingcluster", "cluster", "clusteringresult"),
-    *("embedding", "invocation", "run"),
+    *("embedding", "invocation", "run", "experimentconfig"),
 )
 # One server, and tests that empty its tables.
 pytestmark = pytest.mark.xdist_group("postgres")
@@ -222,6 +235,56 @@ def test_trajectories_on_postgres(server: str, database: Database) -> None:
     assert [(one["group"], one["n_runs"]) for one in said["groups"]] == [({"model": "a"}, N_RUNS)]
     assert [(one["n_steps"], one["distinct_texts"]) for one in said["runs"]] == [(17, LENGTH)] * N_RUNS
     assert CliRunner().invoke(main, words).exit_code == 0
+
+
+def everything(database: Database) -> dict[str, list[tuple[Any, ...]]]:
+    """All rows that are not ours."""
+    tables = (ExperimentConfig, Run, Invocation, Embedding)
+    with database.reading() as connection:
+        return {
+            table.__tablename__: [
+                tuple(value.tobytes() if isinstance(value, np.ndarray) else value for value in row)
+                for row in connection.execute(sa.select(table.__table__).order_by(table.id))
+            ]
+            for table in tables
+        }
+
+
+def test_a_dump_on_postgres_is_what_it_is_on_sqlite(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline_dumps, "BATCH_ROWS", 16)
+    before = everything(database)
+    other = open_database(tmp_path / "other.sqlite", create=True)
+    part, whole = dump_tables(DumpSpec(length=10)), dump_tables()
+    part["invocations"] = rows_where(part["invocations"], lambda row: row["sequence_number"] != 4)
+    rng = np.random.default_rng(0)
+    for tables in (part, whole, whole):
+        shuffled = {name: mixed(table, rng) for name, table in tables.items()}
+        summaries = [import_tables(tmp_path / "dump", shuffled, one) for one in (database, other)]
+        assert summaries[0] == summaries[1]
+        after = everything(database)
+        assert {name: [row for row in rows if row not in before[name]] for name, rows in after.items()} == (
+            everything(other)
+        )
+    assert (summaries[0].n_present, summaries[0].n_new_invocations, summaries[0].n_unlinked) == (90, 0, 0)
+    (outcome,) = cluster_all_data(database, ["Nomic"])
+    with database.session() as session:
+        medoid = get_medoid_invocation(0, outcome.id or "", session)
+        assert medoid is not None
+        assert str(medoid.id) in whole["invocations"]["id"]
+
+
+def test_a_numbered_file_that_grew_in_front_is_its_run_on_postgres(
+    database: Database, tmp_path: Path
+) -> None:
+    texts = [f"text {row}" for row in range(20)]
+    for first in (5, 0, 0):
+        vectors = pa.array([[row + 1.0, 1.0] for row in range(first, 20)], pa.list_(pa.float32()))
+        made = {"text": texts[first:], "vector": vectors, "sequence_number": list(range(first, 20))}
+        pq.write_table(pa.table(made), tmp_path / "a.parquet")
+        summary = import_embeddings([tmp_path / "a.parquet"], database, model="New")
+    assert (summary.n_present, len(everything(database)["run"])) == (20, N_RUNS + 1)
 
 
 def test_an_unreachable_server_is_an_error_without_password() -> None:
