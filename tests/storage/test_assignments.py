@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from panic_tda.errors import UnknownClustering, UnknownModel
-from panic_tda.storage.assignments import read_assignments
+from panic_tda.storage.assignments import read_assignments, read_invocations
 from panic_tda.storage.results import find_clustering
 from panic_tda.storage.saving import save_clustering
 from panic_tda.storage.schemas import uuid7
 from tests.conftest import MakeFile, ids_of, make_finished
+from tests.field_files import FieldSpec
+from tests.snapshots import opened
 
 
 def test_assignments_are_read_back_in_the_order_of_ids(upgraded: MakeFile) -> None:
@@ -27,6 +29,25 @@ def test_assignments_are_read_back_in_the_order_of_ids(upgraded: MakeFile) -> No
     np.testing.assert_array_equal(found.probabilities, second.probabilities)
     assert not np.array_equal(first.labels, second.labels)
     assert (len(nothing.ids), nothing.ids.dtype, nothing.labels.dtype) == (0, np.dtype("S32"), np.int64)
+
+
+@pytest.mark.parametrize("digit_ids", [False, True])
+def test_invocations_stand_beside_their_assignments(upgraded: MakeFile, digit_ids: bool) -> None:
+    file = upgraded(FieldSpec(digit_ids=digit_ids, unique="index"))
+    of = {one.id: one.invocation.id for one in file.facts.embeddings if one.invocation is not None}
+    finished = make_finished(ids_of(file)[::2])
+    with file.database.writing() as connection:
+        save_clustering(connection, finished)
+    gone = finished.ids[3].decode()
+    with opened(file.path) as raw:  # where nothing cascades
+        raw.execute("DELETE FROM embedding WHERE id = ?", (gone,))
+    with file.database.reading() as connection:
+        found = read_invocations(connection, finished.id)
+        nothing = read_invocations(connection, uuid7())
+    assert found.tolist() == [
+        b"" if one.decode() == gone else of[one.decode()].encode() for one in finished.ids.tolist()
+    ]
+    assert (len(nothing), nothing.dtype) == (0, np.dtype("S32"))
 
 
 def test_latest_is_of_one_model(upgraded: MakeFile) -> None:
