@@ -4,6 +4,10 @@ References
 ----------
 .. [1] Hubert, Arabie (1985). Comparing partitions. Journal of Classification 2, 193-218.
    https://doi.org/10.1007/BF01908075
+.. [2] Vinh, Epps, Bailey (2010). Information theoretic measures for clusterings comparison. Journal of Machine
+   Learning Research 11, 2837-2854.
+.. [3] Hoeffding (1963). Probability inequalities for sums of bounded random variables. Journal of the American
+   Statistical Association 58, 13-30. https://doi.org/10.1080/01621459.1963.10500830
 """
 
 from __future__ import annotations
@@ -13,7 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from panic_tda.types import Int32Array, IntArray
+    from panic_tda.types import FloatArray, Int32Array, IntArray
+
+_TAIL = 45.0
+"""What is left out of a sum has a chance below exp(-45) in each of its two tails: 3e-20."""
 
 
 def contingency(left: IntArray | Int32Array, right: IntArray | Int32Array) -> Any:
@@ -51,6 +58,72 @@ def adjusted_rand(table: Any) -> float:
         return 1.0
     expected = left * right / _pairs(np.array([n]))
     return float((together - expected) / ((left + right) / 2 - expected))
+
+
+def adjusted_mutual_information(table: Any) -> float:
+    """Return the adjusted mutual information [2]_ of a contingency table, 1 for equal partitions.
+
+    Adjusted by the mean of the two entropies, as in scikit-learn, whose number it is. That one sums the
+    expected mutual information over every pair of clusters and every overlap that the pair could have: 15 to
+    35 s for 1,000,000 rows in 1,000 clusters, 100 s in 10,000. A pair's part depends on its two sizes alone,
+    and overlaps far from the mean have no chance: summed once for every pair of different sizes, over the
+    overlaps that matter, it takes a fraction of a second.
+    """
+    left, right = (np.asarray(table.sum(axis=axis)).ravel() for axis in (1, 0))
+    row, column = table.nonzero()
+    shared = table.data[table.data > 0]
+    sizes = left[left > 0], right[right > 0]
+    if len(shared) == len(sizes[0]) == len(sizes[1]):
+        return 1.0
+    if 1 in (len(sizes[0]), len(sizes[1])):
+        return 0.0
+    n = int(left.sum())
+    mutual = float(shared / n @ np.log(n * shared / (left[row] * right[column])))
+    expected = _expected(*sizes, n)
+    largest = (_entropy(sizes[0]) + _entropy(sizes[1])) / 2
+    return (mutual - expected) / (largest - expected)
+
+
+def _entropy(sizes: IntArray) -> float:
+    shares = sizes / sizes.sum()
+    return float(-(shares @ np.log(shares)))
+
+
+def _expected(left: IntArray, right: IntArray, n: int) -> float:
+    """Return the mutual information that labelings with clusters of these sizes have by chance."""
+    from scipy.special import gammaln
+
+    log_factorial = gammaln(np.arange(n + 1) + 1.0)
+    others, times_other = np.unique(right, return_counts=True)
+    return sum(
+        int(times) * float(times_other @ _expected_beside(int(size), others, log_factorial))
+        for size, times in zip(*np.unique(left, return_counts=True), strict=True)
+    )
+
+
+def _expected_beside(size: int, others: IntArray, log_factorial: FloatArray) -> FloatArray:
+    """Return what a cluster of `size` rows contributes beside one of each other size, (len(others),)."""
+    n = len(log_factorial) - 1
+    mean = size * others / n
+    # Bernstein's bound, which holds for draws without replacement too [3]_.
+    reach = _TAIL / 3 + np.sqrt(_TAIL**2 / 9 + 2 * _TAIL * mean)
+    low = np.maximum(np.maximum(1, size + others - n), np.floor(mean - reach).astype(np.int64))
+    high = np.minimum(np.minimum(size, others), np.ceil(mean + reach).astype(np.int64))
+    counts = high - low + 1
+    first = np.cumsum(counts) - counts
+    overlap = np.arange(counts.sum()) + np.repeat(low - first, counts)
+    other = np.repeat(others, counts)
+    constant = (
+        log_factorial[size] + log_factorial[others] + log_factorial[n - size] + log_factorial[n - others]
+    )
+    log_chance = np.repeat(constant - log_factorial[n], counts) - (
+        log_factorial[overlap]
+        + log_factorial[size - overlap]
+        + log_factorial[other - overlap]
+        + log_factorial[n - size - other + overlap]
+    )
+    part = overlap / n * np.log(n * overlap / (float(size) * other)) * np.exp(log_chance)
+    return np.add.reduceat(part, first)
 
 
 def _pairs(counts: Any) -> float:
