@@ -26,6 +26,10 @@ class UnknownClustering(WrongUsage):
     """No stored clustering has this id, or several begin with it."""
 
 
+class NothingShared(WrongUsage):
+    """Two clusterings have no embedding and no invocation in common, so that nothing can be compared."""
+
+
 class MissingPath(WrongUsage):
     """A file that was named does not exist."""
 

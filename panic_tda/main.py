@@ -15,6 +15,7 @@ COMMANDS = (
     stored.list_clusterings,
     stored.show_clustering,
     trajectories.show_trajectories,
+    insight.compare_clusterings,
     stored.delete_clusterings,
     stored.save_pending,
     insight.sweep_clustering,

@@ -56,6 +56,7 @@ READING = (
     ["list-clusterings"],
     ["show-clustering"],
     ["show-trajectories"],
+    ["compare-clusterings", "latest", "latest"],
     ["delete-clusterings", "--all", "--yes"],
     ["save-pending"],
     ["doctor"],

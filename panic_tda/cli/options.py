@@ -14,6 +14,7 @@ from panic_tda.cli import terminal
 from panic_tda.cli.text import harmless
 
 DEFAULT_DATABASE = "db/trajectory_data.sqlite"
+LATEST = "latest"
 _MOST_VALUES = 100_000
 _OWN, _COMMON = "Options", "Common options"
 
@@ -135,7 +136,9 @@ def common(function: Callable[..., None]) -> Callable[..., None]:
 
 
 json_output = _common_option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
-reference = click.argument("reference", metavar="[ID|latest]", default="latest")
+clustering = click.argument
+"""An argument that names a clustering: an id, the beginning of one, or `LATEST`."""
+reference = clustering("reference", metavar="[ID|latest]", default=LATEST)
 """The clustering that a command is about."""
 yes = option("--yes", is_flag=True, help="Do not ask.")
 

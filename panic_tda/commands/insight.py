@@ -103,3 +103,54 @@ def show_density(database: str, reference: str, model: str | None, as_json: bool
         if as_json
         else rendering.density_text(source, found, common.table_width())
     )
+
+
+@options.command("compare-clusterings", example="compare-clusterings 01a1fbfd-1 01a1fbfd-2 --limit 3")
+@options.clustering("first", metavar="A")
+@options.clustering("second", metavar="B")
+@options.model("The model whose latest clustering latest means.")
+@option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="Most changed clusters as text; 0 for all.",
+)
+@options.json_output
+@options.common
+def compare_clusterings(
+    database: str, first: str, second: str, model: str | None, limit: int, as_json: bool
+) -> None:
+    """Compare two clusterings: how alike they are, and what became of each cluster of A in B.
+
+    On the embeddings that both contain; of two models, or of samples that share none, on the invocations. A
+    and B are ids, which may be shortened, or latest.
+    """
+    from panic_tda.cli.rendering import comparison as rendering
+    from panic_tda.insight import comparison
+    from panic_tda.storage import results
+    from panic_tda.storage.database import open_current
+    from panic_tda.storage.trajectories import read_medoid_texts
+
+    if model is not None and options.LATEST not in (first, second):
+        raise click.UsageError("--model is for latest: ids are of one model each")
+    opened = open_current(database)
+    with opened.session() as session:
+        a, b = (
+            results.find_clustering(session, one, model=model if one == options.LATEST else None)
+            for one in (first, second)
+        )
+    with display.make_progress(ended=logging.DEBUG) as progress:
+        compared = comparison.compare_clusterings(opened, a, b, progress=progress)
+    if as_json:
+        terminal.print_data(rendering.comparison_json(compared))
+        return
+    changed, new = compared.found.changed[: limit or None], compared.found.new[: limit or None]
+    concerned = [*(label for one in changed for label, _ in one.into), *new]
+    with opened.reading() as connection:
+        texts = (
+            read_medoid_texts(connection, a.id, [one.a for one in changed]),
+            read_medoid_texts(connection, b.id, concerned),
+        )
+    width = common.terminal_width()
+    terminal.print_data(rendering.comparison_text(compared, (a, b), texts, width=width, limit=limit))

@@ -4,10 +4,10 @@ References
 ----------
 .. [1] Hubert, Arabie (1985). Comparing partitions. Journal of Classification 2, 193-218.
    https://doi.org/10.1007/BF01908075
-.. [2] Vinh, Epps, Bailey (2010). Information theoretic measures for clusterings comparison. Journal of Machine
-   Learning Research 11, 2837-2854.
-.. [3] Hoeffding (1963). Probability inequalities for sums of bounded random variables. Journal of the American
-   Statistical Association 58, 13-30. https://doi.org/10.1080/01621459.1963.10500830
+.. [2] Vinh, Epps, Bailey (2010). Information theoretic measures for clusterings comparison. Journal of
+   Machine Learning Research 11, 2837-2854.
+.. [3] Hoeffding (1963). Probability inequalities for sums of bounded random variables. Journal of the
+   American Statistical Association 58, 13-30. https://doi.org/10.1080/01621459.1963.10500830
 """
 
 from __future__ import annotations

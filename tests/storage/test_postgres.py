@@ -36,10 +36,10 @@ from panic_tda.insight.sweep import Grid, sweep_clustering
 from panic_tda.main import main
 from panic_tda.storage import database as database_module
 from panic_tda.storage import pending
-from panic_tda.storage.assignments import read_assignments
+from panic_tda.storage.assignments import read_assignments, read_invocations
 from panic_tda.storage.database import Database, lock_for_saving, open_database
 from panic_tda.storage.results import find_clustering
-from panic_tda.storage.saving import save_or_keep
+from panic_tda.storage.saving import save_clustering, save_or_keep
 from panic_tda.storage.schemas import (
     Embedding,
     EmbeddingCluster,
@@ -194,6 +194,8 @@ def test_commands_on_postgres(server: str, database: Database) -> None:
     assert (
         sum(cluster["size"] for cluster in clustering["clusters"]) == LENGTH * N_RUNS - result["n_outliers"]
     )
+    compared = runner.invoke(main, ["compare-clusterings", "latest", "latest", "--json", "--db", server])
+    assert json.loads(compared.stdout)["ari"] == 1.0, compared.stderr
     examined = runner.invoke(main, ["doctor", "--json", "--db", server])
     assert (examined.exit_code, json.loads(examined.stdout)["findings"]) == (0, []), examined.output
     gone = runner.invoke(main, ["delete-clusterings", "--all", "--yes", "--db", server])
@@ -285,6 +287,17 @@ def test_a_numbered_file_that_grew_in_front_is_its_run_on_postgres(
         pq.write_table(pa.table(made), tmp_path / "a.parquet")
         summary = import_embeddings([tmp_path / "a.parquet"], database, model="New")
     assert (summary.n_present, len(everything(database)["run"])) == (20, N_RUNS + 1)
+
+
+def test_invocations_on_postgres_stand_beside_their_assignments(database: Database) -> None:
+    finished = invented(database)
+    with database.writing() as connection:
+        save_clustering(connection, finished)
+        stored = dict(connection.execute(sa.text("SELECT id, invocation_id FROM embedding")).all())
+    with database.reading() as connection:
+        found = read_invocations(connection, finished.id)
+        of = read_assignments(connection, finished.id).ids
+    assert [one.decode() for one in found] == [stored[one.decode()] for one in of]
 
 
 def test_an_unreachable_server_is_an_error_without_password() -> None:

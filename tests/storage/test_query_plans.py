@@ -20,7 +20,9 @@ from sqlalchemy.engine import Engine
 from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.errors import BadVectors, UnknownModel
 from panic_tda.files.importing import import_embeddings
+from panic_tda.insight.comparison import compare_clusterings
 from panic_tda.storage import pending
+from panic_tda.storage.assignments import read_invocations
 from panic_tda.storage.census import count_mixed, require_valid, stored_models, take_census
 from panic_tda.storage.database import Database
 from panic_tda.storage.loading import load_embeddings
@@ -31,7 +33,8 @@ from panic_tda.storage.results import (
     get_medoid_invocation,
     list_clusterings,
 )
-from panic_tda.storage.saving import delete_clusterings
+from panic_tda.storage.saving import delete_clusterings, save_clustering
+from panic_tda.storage.trajectories import read_medoid_texts
 from tests.conftest import MakeFile, UpgradedFile, make_finished
 from tests.field_files import EVERYTHING, FieldSpec
 
@@ -91,6 +94,10 @@ def use_everything(file: UpgradedFile, folder: Path) -> None:
         (found,) = find_clusterings(session, [str(outcome.id)])
         assert get_cluster_details(found.id, session)
         assert get_medoid_invocation(0, found.id, session) is not None
+        of_two = find_clusterings(session, ["latest"])[:2]
+    assert compare_clusterings(database, *of_two).by == "invocation"
+    with database.reading() as connection:
+        assert read_medoid_texts(connection, found.id, [0])
     usable = [e.id for e in file.facts.sample("Nomic") if e.kind == "good"]
     kept = make_finished([*usable, "f" * 32])
     kept.medoids[0] = len(kept.ids) - 1
@@ -142,6 +149,27 @@ def test_counting_reads_indexes_only(upgraded: MakeFile, spec: FieldSpec) -> Non
         assert not {sql: tables for sql, tables in rows.items() if tables}
         temporary = [sql for sql in asked if any("TEMP B-TREE" in step for step in plan(raw, sql))]
         assert temporary == []
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_the_invocations_of_a_clustering_are_in_indexes(upgraded: MakeFile, spec: FieldSpec) -> None:
+    database, facts = upgraded(spec)
+    finished = make_finished([e.id for e in facts.sample("Nomic")])
+    with database.writing() as connection:
+        save_clustering(connection, finished)
+    with statements() as seen, database.reading() as connection:
+        assert len(read_invocations(connection, finished.id)) == len(finished.ids)
+    asked = [sql for sql in queries(seen) if "embedding" in sql]
+    with closing(sqlite3.connect(facts.path)) as raw:
+        assert [
+            step for sql in asked for step in plan(raw, sql) if re.match(r"(SCAN|SEARCH) embedding ", step)
+        ] == [
+            "SEARCH embedding USING COVERING INDEX sqlite_autoindex_embedding_1 (id=?) LEFT-JOIN",
+            "SEARCH embedding USING COVERING INDEX ix_embedding_model_length_invocation (embedding_model=?)",
+        ]
+        assert set().union(*(tables_read(raw, sql) for sql in asked)) == set()
+        # Sorted it would be, had the assignments been read by the index on embeddings.
+        assert not [step for sql in asked for step in plan(raw, sql) if "TEMP B-TREE" in step]
 
 
 def read_and_written() -> tuple[int, int]:

@@ -1,0 +1,154 @@
+"""What is said of two clusterings side by side."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from panic_tda.cli.rendering.common import percent
+from panic_tda.cli.text import Column, on_one_line, paragraph, table
+from panic_tda.insight.comparison import FATES, KEPT, ClusterFate, ClusteringComparison, LabelComparison
+from panic_tda.storage.results import ClusteringSummary
+
+_VERDICTS = ((0.9, "Nearly the same"), (0.6, "Alike"), (0.2, "Alike in part"), (-1.0, "Different"))
+"""What is said from which adjusted Rand index on."""
+_COLUMNS = (
+    Column("A", right=True),
+    Column("rows", right=True, rank=2),
+    Column("fate"),
+    Column("B", right=True),
+    Column("share", right=True, rank=1),
+    Column("medoid", elastic=True),
+)
+Texts = Mapping[int, str | None]
+
+
+def comparison_json(comparison: ClusteringComparison) -> dict[str, Any]:
+    """Return the object that `compare-clusterings --json` prints."""
+    found = comparison.found
+    return {
+        "a": str(comparison.a),
+        "b": str(comparison.b),
+        "by": comparison.by,
+        "n_shared": found.n_shared,
+        "ari": found.ari,
+        "ami": found.ami,
+        "ari_with_outliers": found.ari_with_outliers,
+        "ami_with_outliers": found.ami_with_outliers,
+        "outliers": {
+            "both": found.outliers_both,
+            "only_a": found.outliers_only_a,
+            "only_b": found.outliers_only_b,
+        },
+        "clusters": [
+            {
+                "a": one.a,
+                "b": one.b,
+                "jaccard": one.jaccard,
+                "fate": one.fate,
+                "into": [{"b": label, "share": share} for label, share in one.into],
+            }
+            for one in found.clusters
+        ],
+        "new": list(found.new),
+    }
+
+
+def comparison_text(
+    comparison: ClusteringComparison,
+    summaries: tuple[ClusteringSummary, ClusteringSummary],
+    texts: tuple[Texts, Texts],
+    *,
+    width: int,
+    limit: int = 0,
+) -> str:
+    """Return a verdict, and below it the clusters that changed.
+
+    Parameters
+    ----------
+    comparison : ClusteringComparison
+        What was found.
+    summaries : pair of ClusteringSummary
+        A and B.
+    texts : pair of mappings
+        Medoid texts of A's and B's clusters, by label.
+    width : int
+        Columns of the terminal.
+    limit : int
+        Most changed clusters, and most new ones; 0 shows all.
+    """
+    found = comparison.found
+    lines = [
+        paragraph(verdict(found), width),
+        "",
+        *(paragraph(f"{name}: {_named(one)}", width) for name, one in zip("AB", summaries, strict=True)),
+        paragraph(_shared(comparison, summaries), width),
+    ]
+    changed, new = found.changed[: limit or None], found.new[: limit or None]
+    if changed or new:
+        rows = [*_changed_rows(changed, *texts), *_new_rows(new, texts[1])]
+        lines += ["", table(_COLUMNS, rows, width)]
+    hidden = len(found.changed) + len(found.new) - len(changed) - len(new)
+    if hidden:
+        lines.append(f"… and {hidden} more; --limit 0 shows all")
+    return "\n".join(lines)
+
+
+def verdict(found: LabelComparison) -> str:
+    """Say in a line how alike two labelings are: the worse of the two Rand indices decides."""
+    counts = Counter(one.fate for one in found.clusters)
+    fates = ", ".join(f"{counts[fate]} {fate}" for fate in FATES if fate != KEPT and counts[fate])
+    return (
+        f"{_word(found)}: ARI {_number(found.ari)}, AMI {_number(found.ami)}, "
+        f"{counts[KEPT]} of {len(found.clusters)} clusters kept{f' ({fates})' if fates else ''}, "
+        f"{len(found.new)} of {found.n_clusters_b} new."
+    )
+
+
+def _word(found: LabelComparison) -> str:
+    worse = min(found.ari_with_outliers, 1.0 if found.ari is None else found.ari)
+    if worse == 1:
+        return "The same"
+    return next(word for least, word in _VERDICTS if worse >= least)
+
+
+def _named(summary: ClusteringSummary) -> str:
+    said = summary.record
+    return (
+        f"{summary.id} of {on_one_line(summary.embedding_model)}, {summary.created_at:%Y-%m-%d %H:%M} UTC, "
+        f"{said.n_clusters} clusters, {percent(said.n_outliers, said.n_embeddings)} outliers"
+    )
+
+
+def _shared(comparison: ClusteringComparison, summaries: tuple[ClusteringSummary, ClusteringSummary]) -> str:
+    found = comparison.found
+    stored = [summary.record.n_clusters for summary in summaries]
+    there = [len(found.clusters), found.n_clusters_b]
+    clusters = f", in {there[0]} of A's {stored[0]} clusters and {there[1]} of B's {stored[1]}"
+    return (
+        f"On {found.n_shared} shared {comparison.by}s{clusters if there != stored else ''}. "
+        f"Outliers: {found.outliers_both} in both, {found.outliers_only_a} only in A, "
+        f"{found.outliers_only_b} only in B. With them as one more cluster: "
+        f"ARI {_number(found.ari_with_outliers)}, AMI {_number(found.ami_with_outliers)}."
+    )
+
+
+def _changed_rows(changed: Sequence[ClusterFate], in_a: Texts, in_b: Texts) -> Iterator[tuple[str, ...]]:
+    for one in changed:
+        yield str(one.a), str(one.size), one.fate, "", "", _text(in_a, one.a)
+        for label, share in one.into:
+            yield "", "", "", str(label), f"{100 * share:.1f} %", _text(in_b, label)
+
+
+def _new_rows(new: Sequence[int], in_b: Texts) -> Iterator[tuple[str, ...]]:
+    for label in new:
+        yield "", "", "new", str(label), "", _text(in_b, label)
+
+
+def _text(texts: Texts, label: int) -> str:
+    return texts.get(label) or "(no text)"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

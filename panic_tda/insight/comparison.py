@@ -1,0 +1,335 @@
+"""Two clusterings side by side: how alike they are, and what became of each cluster of the first.
+
+Clusters are matched one to one by the largest total Jaccard index. A cluster of A is
+
+- *kept* where its Jaccard index with its match is at least 0.5;
+- *split* where at least two clusters of B each hold a tenth of it and lie half inside it;
+- *merged* where half of it lies inside a cluster of B inside which half of another one lies too;
+- *dissolved* where half of it are outliers in B;
+- *moved* otherwise.
+
+The first that holds counts. *New* are the clusters of B of which no cluster of A holds half.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+
+from panic_tda.errors import NothingShared
+from panic_tda.insight.agreement import adjusted_mutual_information, adjusted_rand, contingency
+from panic_tda.progress import Progress, Silent
+from panic_tda.storage.assignments import read_assignments, read_invocations
+from panic_tda.storage.database import Database
+from panic_tda.storage.results import ClusteringSummary
+
+if TYPE_CHECKING:
+    from panic_tda.types import BoolArray, BytesArray, FloatArray, IntArray
+
+BY_EMBEDDING, BY_INVOCATION = "embedding", "invocation"
+FATES = KEPT, SPLIT, MERGED, DISSOLVED, MOVED = ("kept", "split", "merged", "dissolved", "moved")
+_UNMATCHED = -1
+
+
+@dataclass(frozen=True)
+class ClusterFate:
+    """What became of a cluster of A.
+
+    Attributes
+    ----------
+    a : int
+        Its label.
+    size : int
+        Its rows among the shared ones.
+    b : int or None
+        Label of its match in B; None where it has none with which it shares a row.
+    jaccard : float
+        Rows in both of the two / rows in either, 0 without a match.
+    fate : str
+        One of `FATES`.
+    into : tuple of (int, float)
+        Labels of the clusters of B that it is about, each with its share of this one's rows, the largest
+        first: of a kept cluster its match, of a split one its parts, of a merged one where it went, of the
+        others those that hold a tenth of it.
+    """
+
+    a: int
+    size: int
+    b: int | None
+    jaccard: float
+    fate: str
+    into: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class LabelComparison:
+    """How two labelings of the same rows compare.
+
+    Attributes
+    ----------
+    n_shared : int
+        The rows.
+    ari, ami : float or None
+        Adjusted Rand index and adjusted mutual information over the rows that are outliers in neither; None
+        where there is no such row.
+    ari_with_outliers, ami_with_outliers : float
+        The same over all rows, the outliers being one more cluster.
+    outliers_both, outliers_only_a, outliers_only_b : int
+        Rows that are outliers.
+    clusters : tuple of ClusterFate
+        The clusters of A that have rows here, by label.
+    new : tuple of int
+        Labels of the new clusters of B.
+    n_clusters_b : int
+        Clusters of B that have rows here.
+    """
+
+    n_shared: int
+    ari: float | None
+    ami: float | None
+    ari_with_outliers: float
+    ami_with_outliers: float
+    outliers_both: int
+    outliers_only_a: int
+    outliers_only_b: int
+    clusters: tuple[ClusterFate, ...]
+    new: tuple[int, ...]
+    n_clusters_b: int
+
+    @property
+    def changed(self) -> tuple[ClusterFate, ...]:
+        """The clusters of A that were not kept."""
+        return tuple(one for one in self.clusters if one.fate != KEPT)
+
+
+@dataclass(frozen=True)
+class ClusteringComparison:
+    """How two stored clusterings compare.
+
+    Attributes
+    ----------
+    a, b : UUID
+        Their ids.
+    by : str
+        What their rows were paired by: "embedding" or "invocation".
+    found : LabelComparison
+        How they compare on the rows of both.
+    """
+
+    a: UUID
+    b: UUID
+    by: str
+    found: LabelComparison
+
+
+def compare_clusterings(
+    database: Database, a: ClusteringSummary, b: ClusteringSummary, *, progress: Progress | None = None
+) -> ClusteringComparison:
+    """Compare two stored clusterings on the embeddings, or else the invocations, that both contain.
+
+    Parameters
+    ----------
+    database : Database
+        Where both are stored.
+    a, b : ClusteringSummary
+        From `results.find_clustering`.
+    progress : Progress, optional
+        Told what is being done.
+
+    Returns
+    -------
+    ClusteringComparison
+        By embedding where they share any, else by invocation; where a model embedded an invocation twice,
+        the embedding of the smaller id counts.
+
+    Raises
+    ------
+    NothingShared
+        They have neither in common.
+
+    Notes
+    -----
+    Some 250 bytes of memory for each row of the two clusterings, 400 where invocations are read.
+    """
+    progress = progress or Silent()
+    by = BY_EMBEDDING
+    with database.reading() as connection:
+        progress.phase("read assignments")
+        rows_a, rows_b = (read_assignments(connection, one.id) for one in (a, b))
+        shared_a, shared_b = _shared(rows_a.ids, rows_b.ids)
+        if not len(shared_a):
+            by = BY_INVOCATION
+            progress.phase("read invocations")
+            shared_a, shared_b = _shared(*(read_invocations(connection, one.id) for one in (a, b)))
+    if not len(shared_a):
+        raise NothingShared(
+            f"clustering {a.id} of {a.embedding_model} and clustering {b.id} of {b.embedding_model} have no "
+            "embedding and no invocation in common (as of texts and images, or of other samples), so there "
+            "is nothing to compare"
+        )
+    progress.phase("compare")
+    return ClusteringComparison(
+        a.id, b.id, by, compare_labels(rows_a.labels[shared_a], rows_b.labels[shared_b])
+    )
+
+
+def compare_labels(a: IntArray, b: IntArray) -> LabelComparison:
+    """Compare two labelings of the same rows.
+
+    Parameters
+    ----------
+    a, b : (n,) int64
+        Label of each row, or `OUTLIER`; n is at least 1.
+    """
+    table = contingency(a, b)
+    # Outliers have the first row and the first column.
+    clustered = table[1:, 1:]
+    outliers = int(table[0, 0])
+    overlaps = _overlaps(table)
+    return LabelComparison(
+        n_shared=len(a),
+        ari=adjusted_rand(clustered) if clustered.nnz else None,
+        ami=adjusted_mutual_information(clustered) if clustered.nnz else None,
+        ari_with_outliers=adjusted_rand(table),
+        ami_with_outliers=adjusted_mutual_information(table),
+        outliers_both=outliers,
+        outliers_only_a=int(table[[0]].sum()) - outliers,
+        outliers_only_b=int(table[:, [0]].sum()) - outliers,
+        clusters=_fates(overlaps),
+        new=_new(overlaps),
+        n_clusters_b=len(overlaps.labels_b),
+    )
+
+
+@dataclass(frozen=True)
+class _Overlaps:
+    """The pairs of clusters that share rows, by cluster of A, the largest overlap first.
+
+    Attributes
+    ----------
+    labels_a, labels_b : (ka,), (kb,) int64
+        The clusters that have rows, ascending.
+    sizes_a, sizes_b : (ka,), (kb,) int64
+        Their rows, those that are outliers in the other labeling included.
+    a, b, rows : (m,) int64
+        Of each pair: index of the cluster of A, of the one of B, and the rows in both.
+    """
+
+    labels_a: IntArray
+    labels_b: IntArray
+    sizes_a: IntArray
+    sizes_b: IntArray
+    a: IntArray
+    b: IntArray
+    rows: IntArray
+
+    @property
+    def unions(self) -> IntArray:
+        """Rows in either of each pair, (m,)."""
+        return self.sizes_a[self.a] + self.sizes_b[self.b] - self.rows
+
+    @property
+    def jaccard(self) -> FloatArray:
+        """Jaccard index of each pair, (m,)."""
+        return self.rows / self.unions
+
+    @property
+    def shares(self) -> FloatArray:
+        """Share that each pair has of the rows of its cluster of A, (m,)."""
+        return self.rows / self.sizes_a[self.a]
+
+    def count_a(self, pairs: BoolArray) -> IntArray:
+        """Count, for every cluster of A, the pairs that are marked, (ka,)."""
+        return np.bincount(self.a[pairs], minlength=len(self.labels_a))
+
+
+def _shared(ids_a: BytesArray, ids_b: BytesArray) -> tuple[IntArray, IntArray]:
+    """Return where the ids stand that both have, in each of the two; of equal ones the first."""
+    common, in_a, in_b = np.intersect1d(ids_a, ids_b, return_indices=True)
+    known = common != b""
+    return in_a[known], in_b[known]
+
+
+def _overlaps(table: Any) -> _Overlaps:
+    sizes_a, sizes_b = (np.asarray(table.sum(axis=axis)).ravel()[1:] for axis in (1, 0))
+    labels_a, labels_b = np.flatnonzero(sizes_a), np.flatnonzero(sizes_b)
+    pairs = table[1:, 1:].tocoo()
+    row, column = (
+        np.searchsorted(labels, index)
+        for labels, index in zip((labels_a, labels_b), pairs.coords, strict=True)
+    )
+    order = np.lexsort((column, -pairs.data, row))
+    return _Overlaps(
+        labels_a, labels_b, sizes_a[labels_a], sizes_b[labels_b], row[order], column[order], pairs.data[order]
+    )
+
+
+def _fates(overlaps: _Overlaps) -> tuple[ClusterFate, ...]:
+    rows, sizes = overlaps.rows, overlaps.sizes_a
+    match = _matches(overlaps)
+    is_match = match[overlaps.a] == overlaps.b
+    # Counts are compared, not shares: a half is a half.
+    is_kept = is_match & (2 * rows >= overlaps.unions)
+    is_tenth, is_half = 10 * rows >= sizes[overlaps.a], 2 * rows >= sizes[overlaps.a]
+    is_part = is_tenth & (2 * rows >= overlaps.sizes_b[overlaps.b])
+    is_joined = (
+        is_half & (np.bincount(overlaps.b[is_half], minlength=len(overlaps.labels_b)) >= 2)[overlaps.b]
+    )
+    clustered = np.bincount(overlaps.a, weights=rows, minlength=len(sizes))
+    fates = np.select(
+        [
+            overlaps.count_a(is_kept) > 0,
+            overlaps.count_a(is_part) >= 2,
+            overlaps.count_a(is_joined) > 0,
+            2 * clustered <= sizes,
+        ],
+        [KEPT, SPLIT, MERGED, DISSOLVED],
+        MOVED,
+    )
+    of_pair = fates[overlaps.a]
+    told = np.select(
+        [of_pair == KEPT, of_pair == SPLIT, of_pair == MERGED], [is_kept, is_part, is_joined], is_tenth
+    )
+    ends = np.searchsorted(overlaps.a[told], np.arange(len(sizes) + 1))
+    into = list(
+        zip(overlaps.labels_b[overlaps.b[told]].tolist(), overlaps.shares[told].tolist(), strict=True)
+    )
+    jaccard = np.zeros(len(sizes))
+    jaccard[overlaps.a[is_match]] = overlaps.jaccard[is_match]
+    return tuple(
+        ClusterFate(
+            a=int(overlaps.labels_a[one]),
+            size=int(sizes[one]),
+            b=int(overlaps.labels_b[match[one]]) if match[one] != _UNMATCHED else None,
+            jaccard=float(jaccard[one]),
+            fate=str(fates[one]),
+            into=tuple(into[ends[one] : ends[one + 1]]),
+        )
+        for one in range(len(sizes))
+    )
+
+
+def _matches(overlaps: _Overlaps) -> IntArray:
+    """Return the index of each cluster's match, (ka,): one to one, of the largest total Jaccard index."""
+    n_a, n_b = len(overlaps.labels_a), len(overlaps.labels_b)
+    if not len(overlaps.rows):
+        return np.full(n_a, _UNMATCHED)
+    # Every cluster may also stay alone, in a column of its own. One more on all weights favours none, and no
+    # weight is 0, which would be no edge.
+    alone = np.arange(n_a)
+    weights = np.concatenate([1 + overlaps.jaccard, np.ones(n_a)])
+    places = np.concatenate([overlaps.a, alone]), np.concatenate([overlaps.b, n_b + alone])
+    graph = sparse.coo_array((weights, places), shape=(n_a, n_b + n_a)).tocsr()
+    _, match = min_weight_full_bipartite_matching(graph, maximize=True)
+    return np.where(match < n_b, match, _UNMATCHED)
+
+
+def _new(overlaps: _Overlaps) -> tuple[int, ...]:
+    is_held = 2 * overlaps.rows >= overlaps.sizes_b[overlaps.b]
+    held = np.bincount(overlaps.b[is_held], minlength=len(overlaps.labels_b)) > 0
+    return tuple(overlaps.labels_b[~held].tolist())

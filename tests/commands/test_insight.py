@@ -1,0 +1,160 @@
+"""What the commands say of stored clusterings: re-read from their JSON, and as people see it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from panic_tda.main import main
+from panic_tda.storage.saving import save_clustering
+from panic_tda.types import FinishedClustering
+from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
+from tests.snapshots import snapshot
+
+IDS = ("01a1fbfd-1fbd-75e0-b267-8ccba18d90c1", "01a1fbfd-2068-7bb5-bf27-f9438c0dd32e")
+KEYS = ["a", "b", "by", "n_shared", "ari", "ami", "ari_with_outliers", "ami_with_outliers", "outliers"]
+
+
+def invoke(*words: object, file: UpgradedFile) -> Result:
+    result = CliRunner().invoke(main, [*map(str, words), "--db", str(file.path)])
+    assert "Traceback" not in result.output
+    return result
+
+
+def compare(*words: object, file: UpgradedFile) -> dict[str, Any]:
+    result = invoke("compare-clusterings", *words, "--json", file=file)
+    assert result.exit_code == 0, result.output
+    return dict(json.loads(result.stdout))
+
+
+def relabelled(finished: FinishedClustering, labels: np.ndarray, identity: str) -> FinishedClustering:
+    found = sorted(set(labels.tolist()) - {-1})
+    return replace(
+        finished,
+        id=UUID(identity),
+        labels=labels,
+        medoids={label: int(np.flatnonzero(labels == label)[0]) for label in found},
+        persistence=dict.fromkeys(found, 0.5),
+        record=replace(finished.record, n_clusters=len(found), n_outliers=int((labels == -1).sum())),
+    )
+
+
+@pytest.fixture
+def file(upgraded: MakeFile) -> UpgradedFile:
+    """Two clusterings of Nomic: one cluster kept, one split, one dissolved, one new; and one of STSBMpnet."""
+    file = upgraded()
+    finished = make_finished(ids_of(file))
+    a, b = np.full((2, len(finished.ids)), -1)
+    a[:10], a[10:20], a[20:25] = 0, 1, 2
+    b[:10], b[10:15], b[15:20], b[30:34] = 0, 1, 2, 3
+    other = make_finished(ids_of(file, "STSBMpnet"), model="STSBMpnet")
+    with file.database.writing() as connection:
+        for one in (relabelled(finished, a, IDS[0]), relabelled(finished, b, IDS[1]), other):
+            save_clustering(connection, one)
+    return file
+
+
+def test_json_says_what_became_of_every_cluster(file: UpgradedFile) -> None:
+    found = compare(IDS[0][:10], IDS[1], file=file)
+    assert list(found) == [*KEYS, "clusters", "new"]
+    assert (found["a"], found["b"], found["by"], found["n_shared"]) == (*IDS, "embedding", 40)
+    assert found["outliers"] == {"both": 11, "only_a": 4, "only_b": 5}
+    assert found["clusters"] == [
+        {"a": 0, "b": 0, "jaccard": 1.0, "fate": "kept", "into": [{"b": 0, "share": 1.0}]},
+        {"a": 1, "b": found["clusters"][1]["b"], "jaccard": 0.5, "fate": "kept", "into": [
+            {"b": found["clusters"][1]["b"], "share": 0.5}]},
+        {"a": 2, "b": None, "jaccard": 0.0, "fate": "dissolved", "into": []},
+    ]  # fmt: skip
+    assert found["new"] == [3]
+    assert 0 < found["ari_with_outliers"] < found["ari"] < 1
+
+
+def test_text_has_a_verdict_and_the_clusters_that_changed(file: UpgradedFile) -> None:
+    shown = invoke("compare-clusterings", *IDS, file=file)
+    assert shown.exit_code == 0
+    first, _, *named = shown.stdout.splitlines()
+    assert first.startswith("Alike in part: ARI 0.")
+    assert first.endswith("2 of 3 clusters kept (1 dissolved), 1 of 4 new.")
+    assert [line.split(" of ")[0] for line in named[:2]] == [f"A: {IDS[0]}", f"B: {IDS[1]}"]
+    assert "On 40 shared embeddings. Outliers: 11 in both, 4 only in A, 5 only in B." in named[2]
+    texts = {one.id: one.invocation.text for one in file.facts.sample("Nomic") if one.invocation}
+    order = sorted(texts)
+    (dissolved,) = (line for line in named if "dissolved" in line)
+    assert dissolved.split()[:3] == ["2", "5", "dissolved"]
+    assert dissolved.endswith(" ".join(str(texts[order[20]]).split()))
+    (new,) = (line for line in named if " new " in line)
+    assert new.split()[:2] == ["new", "3"]
+    assert new.endswith(" ".join(str(texts[order[30]]).split()))
+    assert not [line for line in named if "kept" in line]
+
+
+def test_the_same_clustering_twice_is_the_same(file: UpgradedFile) -> None:
+    found = compare("latest", "latest", "--model", "STSBMpnet", file=file)
+    assert (found["ari"], found["ami"], found["ari_with_outliers"], found["ami_with_outliers"]) == (1,) * 4
+    assert found["new"] == []
+    assert {one["fate"] for one in found["clusters"]} == {"kept"}
+    shown = invoke("compare-clusterings", "latest", "latest", "--model", "STSBMpnet", file=file)
+    assert shown.stdout.startswith("The same: ARI 1.000, AMI 1.000, ")
+    assert "dissolved" not in shown.stdout
+
+
+def test_latest_is_the_latest_of_a_model(file: UpgradedFile) -> None:
+    found = compare("latest", IDS[0], "--model", "STSBMpnet", file=file)
+    assert (found["b"], found["by"], found["n_shared"]) == (IDS[0], "invocation", 40)
+    refused = invoke("compare-clusterings", "latest", IDS[0], file=file)
+    assert refused.exit_code == 2
+    assert "choose one with --model" in refused.stderr
+    useless = invoke("compare-clusterings", *IDS, "--model", "Nomic", file=file)
+    assert useless.exit_code == 2
+    assert "--model is for latest" in useless.stderr
+    missing = invoke("compare-clusterings", IDS[0], "ffff", file=file)
+    assert missing.exit_code == 2
+    assert "none of 3 stored clusterings begin with 'ffff'" in missing.stderr
+
+
+def test_few_of_many_changes_are_shown_on_request(file: UpgradedFile) -> None:
+    other = invoke("compare-clusterings", "latest", IDS[0], "--model", "STSBMpnet", "--limit", 1, file=file)
+    everything = compare("latest", IDS[0], "--model", "STSBMpnet", file=file)
+    changed = [one for one in everything["clusters"] if one["fate"] != "kept"]
+    hidden = max(0, len(changed) - 1) + max(0, len(everything["new"]) - 1)
+    assert hidden
+    assert other.stdout.rstrip().endswith(f"… and {hidden} more; --limit 0 shows all")
+    assert "more; --limit" not in invoke(
+        "compare-clusterings", "latest", IDS[0], "--model", "STSBMpnet", "--limit", 0, file=file
+    ).stdout  # fmt: skip
+
+
+def test_a_read_only_file_is_compared(file: UpgradedFile) -> None:
+    file.path.chmod(0o444)
+    before = snapshot(file.path)
+    assert compare("latest", IDS[1], "--model", "STSBMpnet", file=file)["by"] == "invocation"
+    assert snapshot(file.path) == before
+
+
+def test_what_cannot_be_compared_says_why(file: UpgradedFile) -> None:
+    ids = ids_of(file)
+    halves = [
+        replace(make_finished(half), id=UUID(int=number)) for number, half in enumerate((ids[:9], ids[9:]))
+    ]
+    with file.database.writing() as connection:
+        for one in halves:
+            save_clustering(connection, one)
+    result = invoke("compare-clusterings", *(one.id for one in halves), "--json", file=file)
+    assert result.exit_code == 2
+    error = json.loads(result.stdout)["error"]
+    assert error["type"] == "NothingShared"
+    assert "no embedding and no invocation in common" in error["message"]
+
+
+def test_what_is_no_database_stays_none(tmp_path: Path) -> None:
+    target = tmp_path / "none.sqlite"
+    result = CliRunner().invoke(main, ["compare-clusterings", "a", "b", "--db", str(target)])
+    assert result.exit_code == 2
+    assert not target.exists()

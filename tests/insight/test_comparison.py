@@ -1,0 +1,289 @@
+"""Comparisons say what loops over sets say, and planted changes get their names."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from panic_tda.clustering_manager import cluster_all_data
+from panic_tda.errors import OUTLIER, NothingShared
+from panic_tda.insight.comparison import ClusterFate, LabelComparison, compare_clusterings, compare_labels
+from panic_tda.storage.database import Database
+from panic_tda.storage.results import ClusteringSummary, find_clusterings, list_clusterings
+from panic_tda.storage.saving import save_clustering
+from panic_tda.types import FinishedClustering
+from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
+from tests.field_files import FieldSpec
+from tests.snapshots import opened
+
+Sets = dict[int, set[int]]
+
+
+def as_sets(labels: Iterable[int]) -> Sets:
+    found: Sets = {}
+    for row, label in enumerate(labels):
+        found.setdefault(label, set()).add(row)
+    return found
+
+
+def jaccard(one: set[int], other: set[int]) -> float:
+    return len(one & other) / len(one | other)
+
+
+def largest_total(a: Sets, b: Sets) -> float:
+    """Try every matching."""
+    small, large = sorted(([*a.values()], [*b.values()]), key=len)
+    return max(sum(map(jaccard, small, chosen)) for chosen in itertools.permutations(large, len(small)))
+
+
+def fate(members: set[int], match: int | None, a: Sets, b: Sets, outliers_b: set[int]) -> str:
+    """What became of a cluster, by the definitions word for word."""
+    if match is not None and jaccard(members, b[match]) >= 0.5:
+        return "kept"
+    parts = [
+        other
+        for other in b.values()
+        if len(members & other) >= 0.1 * len(members) and len(members & other) >= 0.5 * len(other)
+    ]
+    if len(parts) >= 2:
+        return "split"
+    for other in b.values():
+        inside = [one for one in a.values() if len(one & other) >= 0.5 * len(one)]
+        if members in inside and len(inside) >= 2:
+            return "merged"
+    return "dissolved" if len(members & outliers_b) >= 0.5 * len(members) else "moved"
+
+
+def rand_index(a: Sequence[int], b: Sequence[int]) -> float:
+    """Hubert and Arabie's, over all pairs of rows."""
+    pairs = list(itertools.combinations(range(len(a)), 2))
+    in_a = [a[i] == a[j] for i, j in pairs]
+    in_b = [b[i] == b[j] for i, j in pairs]
+    both, expected = sum(map(min, in_a, in_b)), sum(in_a) * sum(in_b) / max(1, len(pairs))
+    largest = (sum(in_a) + sum(in_b)) / 2
+    return 1.0 if math.isclose(largest, expected) else (both - expected) / (largest - expected)
+
+
+labelings = st.integers(1, 30).flatmap(
+    lambda n: st.tuples(*[st.lists(st.integers(-1, 4), min_size=n, max_size=n)] * 2)
+)
+
+
+def check(found: LabelComparison, a: Sequence[int], b: Sequence[int]) -> None:
+    """Hold a comparison against the sets, but for AMI."""
+    in_a, in_b = as_sets(a), as_sets(b)
+    out_a, out_b = in_a.pop(OUTLIER, set()), in_b.pop(OUTLIER, set())
+    both = [(x, y) for x, y in zip(a, b, strict=True) if OUTLIER not in (x, y)]
+    assert found.n_shared == len(a)
+    assert found.ari_with_outliers == pytest.approx(rand_index(a, b))
+    expected = rand_index([x for x, _ in both], [y for _, y in both]) if both else None
+    assert found.ari == pytest.approx(expected)
+    assert (found.ami is None) == (not both)
+    assert (found.outliers_both, found.outliers_only_a, found.outliers_only_b) == (
+        *(len(out_a & out_b), len(out_a - out_b), len(out_b - out_a)),
+    )
+    assert [(one.a, one.size) for one in found.clusters] == sorted((x, len(rows)) for x, rows in in_a.items())
+    assert found.n_clusters_b == len(in_b)
+    matches = {one.a: one.b for one in found.clusters if one.b is not None}
+    assert len(set(matches.values())) == len(matches)
+    total = sum(one.jaccard for one in found.clusters)
+    assert total == pytest.approx(largest_total(in_a, in_b))
+    for one in found.clusters:
+        assert one.jaccard == (0 if one.b is None else jaccard(in_a[one.a], in_b[one.b]))
+        assert one.fate == fate(in_a[one.a], one.b, in_a, in_b, out_b)
+        assert all(share == len(in_a[one.a] & in_b[label]) / one.size for label, share in one.into)
+        assert [share for _, share in one.into] == sorted((share for _, share in one.into), reverse=True)
+    assert list(found.new) == sorted(
+        label
+        for label, rows in in_b.items()
+        if not any(len(rows & other) >= 0.5 * len(rows) for other in in_a.values())
+    )
+
+
+@settings(deadline=None, max_examples=300)
+@given(labelings)
+def test_comparisons_are_those_of_sets(pair: tuple[list[int], list[int]]) -> None:
+    check(compare_labels(*map(np.array, pair)), *pair)
+
+
+def rows(*groups: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Make two labelings of (label in A, label in B, how many)."""
+    return tuple(  # type: ignore[return-value]
+        np.concatenate([np.full(group[2], group[side]) for group in groups]) for side in (0, 1)
+    )
+
+
+def fates(found: LabelComparison) -> dict[int, tuple[str, tuple[int, ...]]]:
+    return {one.a: (one.fate, tuple(label for label, _ in one.into)) for one in found.clusters}
+
+
+PLANTED = {
+    "kept, though a fifth of it became outliers": [(0, 0, 80), (0, -1, 20)],
+    "split into three": [(1, 1, 40), (1, 2, 30), (1, 3, 30)],
+    "merged, three of them": [(2, 4, 40), (2, -1, 20), (3, 4, 20), (7, 4, 18)],
+    "dissolved": [(4, -1, 30), (4, 0, 10)],
+    "moved: less than half of either is the other": [(5, 5, 45), (5, 6, 4), (-1, 5, 60), (5, -1, 20)],
+    "new": [(-1, 6, 20)],
+    "outliers of both": [(-1, -1, 100)],
+}
+"""What became of clusters: (label in A, label in B, rows)."""
+
+
+def test_planted_changes_get_their_names() -> None:
+    found = compare_labels(*rows(*itertools.chain.from_iterable(PLANTED.values())))
+    assert fates(found) == {
+        0: ("kept", (0,)),
+        1: ("split", (1, 2, 3)),
+        2: ("merged", (4,)),
+        3: ("merged", (4,)),
+        4: ("dissolved", (0,)),
+        5: ("moved", (5,)),
+        7: ("merged", (4,)),
+    }
+    assert found.new == (5, 6)
+    assert [one.b for one in found.clusters] == [0, 1, 4, None, None, 5, None]
+    by_label = {one.a: one for one in found.clusters}
+    assert by_label[1].into == ((1, 0.4), (2, 0.3), (3, 0.3))
+    assert by_label[5].jaccard == 45 / (69 + 105 - 45)
+    assert (found.outliers_both, found.outliers_only_a, found.outliers_only_b) == (100, 80, 90)
+
+
+def test_thresholds_are_in() -> None:
+    halves = compare_labels(*rows((0, 0, 2), (0, 1, 2)))
+    # Either half is as good a match; a Jaccard index of a half is kept.
+    assert [one.fate for one in halves.clusters] == ["kept"]
+    assert [one.jaccard for one in halves.clusters] == [0.5]
+    parts = compare_labels(*rows((0, 0, 4), (0, 1, 1), (-1, 1, 1), (0, -1, 5)))
+    assert fates(parts) == {0: ("split", (0, 1))}
+    smaller = compare_labels(*rows((0, 0, 8), (0, 1, 1), (-1, 1, 1), (0, -1, 10)))
+    assert fates(smaller) == {0: ("dissolved", (0,))}
+    assert smaller.new == ()
+
+
+def test_a_clustering_is_itself() -> None:
+    labels = make_finished([f"{number:032x}" for number in range(200)]).labels
+    found = compare_labels(labels, labels)
+    assert (found.ari, found.ami, found.ari_with_outliers, found.ami_with_outliers) == (1.0,) * 4
+    assert [(one.b, one.jaccard, one.into) for one in found.clusters] == [
+        (one.a, 1.0, ((one.a, 1.0),)) for one in found.clusters
+    ]
+    assert (found.changed, found.new) == ((), ())
+
+
+@pytest.mark.parametrize("labels", [[-1], [-1, -1, -1]])
+def test_nothing_but_outliers(labels: list[int]) -> None:
+    a = np.array(labels)
+    alone = compare_labels(a, a)
+    assert (alone.ari, alone.ami, alone.ari_with_outliers, alone.clusters) == (None, None, 1.0, ())
+    there = compare_labels(np.zeros_like(a), a)
+    assert fates(there) == {0: ("dissolved", ())}
+    assert compare_labels(a, np.zeros_like(a)).new == (0,)
+
+
+def test_thousands_of_clusters_are_matched_best() -> None:
+    # Every cluster lies over two others, so that all hang together; a dense table would have 10^8 cells.
+    a = np.arange(60_000) // 6
+    found = compare_labels(a, (np.arange(60_000) + 2) // 6)
+    assert len(found.clusters) == 10_000
+    assert sum(one.jaccard for one in found.clusters) == pytest.approx(9999 * 0.5 + 4 / 6)
+    assert {one.fate for one in found.clusters} == {"kept"}
+
+
+# ---------------------------------------------------------------------------- stored clusterings
+
+
+def saved(database: Database, *finished: FinishedClustering) -> list[ClusteringSummary]:
+    with database.writing() as connection:
+        for one in finished:
+            save_clustering(connection, one)
+    with database.session() as session:
+        return find_clusterings(session, [str(one.id) for one in finished])
+
+
+def part(finished: FinishedClustering, keep: np.ndarray) -> FinishedClustering:
+    """Make a clustering of some of the embeddings."""
+    kept = make_finished([found.decode() for found in finished.ids[keep]], model=finished.embedding_model)
+    return replace(kept, labels=finished.labels[keep])
+
+
+def test_rows_are_paired_by_embedding(upgraded: MakeFile) -> None:
+    file = upgraded()
+    a = make_finished(ids_of(file), seed=1)
+    b = part(make_finished(ids_of(file), seed=2), np.arange(len(a.ids)) % 3 > 0)
+    compared = compare_clusterings(file.database, *saved(file.database, a, b))
+    in_a = dict(zip(a.ids.tolist(), a.labels.tolist(), strict=True))
+    assert (compared.a, compared.b, compared.by) == (a.id, b.id, "embedding")
+    check(compared.found, [in_a[found] for found in b.ids.tolist()], b.labels.tolist())
+
+
+def by_invocation(file: UpgradedFile, finished: FinishedClustering) -> dict[str, int]:
+    of = {one.id: one.invocation.id for one in file.facts.sample(finished.embedding_model)}
+    return {
+        of[found.decode()]: label
+        for found, label in reversed(list(zip(finished.ids, finished.labels.tolist(), strict=True)))
+    }
+
+
+@pytest.mark.parametrize("unique", ["none", "constraint", "index"])
+def test_rows_of_two_models_are_paired_by_invocation(upgraded: MakeFile, unique: str) -> None:
+    file = upgraded(FieldSpec(unique=unique, dummy_rows=11))  # type: ignore[arg-type]
+    a, b = (make_finished(ids_of(file, model), model=model, seed=3) for model in ("STSBMpnet", "Nomic"))
+    compared = compare_clusterings(file.database, *saved(file.database, a, b))
+    in_a, in_b = by_invocation(file, a), by_invocation(file, b)
+    assert compared.by == "invocation"
+    assert compared.found.n_shared == len(a.ids)
+    order = sorted(in_a)
+    check(compared.found, [in_a[one] for one in order], [in_b[one] for one in order])
+
+
+def test_embeddings_that_have_gone_are_no_pair(upgraded: MakeFile) -> None:
+    file = upgraded()
+    a, b = (make_finished(ids_of(file, model), model=model) for model in ("STSBMpnet", "Nomic"))
+    summaries = saved(file.database, a, b)
+    with opened(file.path) as raw:  # where nothing cascades
+        for model, gone in (("STSBMpnet", 3), ("Nomic", 7)):
+            raw.execute("DELETE FROM embedding WHERE id = ?", (ids_of(file, model)[gone],))
+    assert compare_clusterings(file.database, *summaries).found.n_shared == len(a.ids) - 2
+
+
+def test_what_shares_nothing_is_refused(upgraded: MakeFile) -> None:
+    file = upgraded(FieldSpec(vision_models=("NomicVision",)))
+    halves = [
+        part(whole, np.arange(len(whole.ids)) % 2 == remainder)
+        for whole in [make_finished(ids_of(file))]
+        for remainder in (0, 1)
+    ]
+    images = make_finished(ids_of(file, "NomicVision"), model="NomicVision")
+    first, second, vision = saved(file.database, *halves, images)
+    for other in (second, vision):
+        with pytest.raises(NothingShared, match=rf"{first.id}.*{other.id}.*in common"):
+            compare_clusterings(file.database, first, other)
+
+
+def test_two_models_of_a_real_file_see_alike(real_file: Database) -> None:
+    cluster_all_data(real_file, ["Nomic", "STSBRoberta"])
+    with real_file.session() as session:
+        a, b = list_clusterings(session)
+    compared = compare_clusterings(real_file, a, b)
+    assert (compared.by, compared.found.n_shared) == ("invocation", 985)
+    assert compared.found.ari is not None
+    assert compared.found.ari > 0.8
+    assert sum(one.fate == "kept" for one in compared.found.clusters) > 6
+    back = compare_clusterings(real_file, b, a).found
+    assert back.ami == pytest.approx(compared.found.ami)
+    assert {(one.a, one.b) for one in back.clusters if one.fate == "kept"} == {
+        (one.b, one.a) for one in compared.found.clusters if one.fate == "kept"
+    }
+
+
+def test_a_fate_is_a_plain_thing() -> None:
+    (one,) = compare_labels(*rows((0, 5, 3))).clusters
+    assert one == ClusterFate(a=0, size=3, b=5, jaccard=1.0, fate="kept", into=((5, 1.0),))
+    assert [type(value) for value in (one.a, one.b, one.jaccard, one.fate)] == [int, int, float, str]
