@@ -25,13 +25,18 @@ COMMANDS = (
 
 
 @click.group(
-    cls=options.Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=options.Group,
+    example="--db trajectory_data.sqlite show-clustering latest --model MiniLM",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(package_name="panic_tda")
-def main() -> None:
+@options.version
+@options.json_output
+@options.before_commands
+def main(**_for_the_command: object) -> None:
     """Find the places in meaning-space that generative trajectories visit.
 
     Clusters all embeddings of a database, per embedding model, and keeps the result in the same database.
+    The common options may stand before the name of a command or behind it.
     """
 
 

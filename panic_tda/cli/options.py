@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from panic_tda.cli import terminal
 from panic_tda.cli.text import harmless
@@ -17,6 +18,7 @@ DEFAULT_DATABASE = "db/trajectory_data.sqlite"
 LATEST = "latest"
 _MOST_VALUES = 100_000
 _OWN, _COMMON = "Options", "Common options"
+_LOUDNESS = "panic_tda.loudness"
 
 
 class _Option(click.Option):
@@ -33,12 +35,12 @@ _common_option = functools.partial(option, section=_COMMON)
 
 
 class Command(click.Command):
-    """A command whose help has its options in sections, those that all commands have last.
+    """A command whose help has its options in sections, those that all commands have last, and an example.
 
     Parameters
     ----------
     example : str
-        Words behind `panic-tda` that make sense; the help ends with them.
+        Words behind `panic-tda` that make sense.
     """
 
     def __init__(self, *arguments: Any, example: str, **settings: Any) -> None:
@@ -67,13 +69,18 @@ def command(name: str, *, example: str) -> Callable[[Callable[..., None]], Comma
     return click.command(name, cls=Command, example=example)
 
 
-class Group(click.Group):
-    """Answers wrong options with a JSON object too, where JSON was asked for."""
+class Group(Command, click.Group):
+    """Takes common options before the name of the command too, and answers wrong ones in JSON where asked."""
 
     def main(self, *arguments: Any, **settings: Any) -> Any:
         """Run the command that the words ask for."""
         terminal.open_closed_streams()
         return super().main(*arguments, **settings)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, then the commands."""
+        super().format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the words before the name of the command."""
@@ -88,10 +95,29 @@ class Group(click.Group):
                 hint = f"{name} goes behind the name of the command: {ctx.info_name} COMMAND {name} …"
                 raise click.UsageError(hint, ctx) from error
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, and put what was said before its name behind it."""
+        name, found, words = super().resolve_command(ctx, args)
+        # In front of its own words: the last of two counts.
+        return name, found, [*_said_before(ctx), *words]
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         with _answered(as_json=ctx.obj):
             return super().invoke(ctx)
+
+
+def _said_before(group: click.Context) -> Iterator[str]:
+    for parameter in group.command.params:
+        name = parameter.name
+        if name in group.params and group.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            value = group.params[name]
+            if not isinstance(value, bool):
+                yield from (parameter.opts[-1], str(value))
+            elif value:
+                yield parameter.opts[-1]
 
 
 @contextmanager
@@ -110,17 +136,25 @@ def common(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options all commands have, and the one translation of errors to exit codes."""
 
     @functools.wraps(function)
-    def run(*, verbose: bool, quiet: bool, log_file: Path | None, **options: Any) -> None:
+    def run(*, log_file: Path | None, **options: Any) -> None:
+        said = click.get_current_context().meta.get(_LOUDNESS)
         with terminal.exit_codes(as_json=options.get("as_json", False)):
-            terminal.configure_logging(verbose=verbose, quiet=quiet, log_file=log_file)
+            terminal.configure_logging(verbose=said == "verbose", quiet=said == "quiet", log_file=log_file)
             function(**options)
 
+    return before_commands(run)
+
+
+def before_commands(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a function the options that may stand before the name of a command too."""
+    # Of two, the last counts.
+    loudness = functools.partial(_common_option, is_flag=True, expose_value=False, callback=_loudness)
     for decorate in (
         _common_option(
             "--log-file", type=click.Path(path_type=Path), help="Also write the full log to this file."
         ),
-        _common_option("-q", "--quiet", is_flag=True, help="Log warnings and errors only."),
-        _common_option("-v", "--verbose", is_flag=True, help="Log everything, tracebacks included."),
+        loudness("-q", "--quiet", help="Log warnings and errors only."),
+        loudness("-v", "--verbose", help="Log everything, tracebacks included."),
         _common_option(
             "--db",
             "database",
@@ -131,10 +165,17 @@ def common(function: Callable[..., None]) -> Callable[..., None]:
             help="Path of an SQLite file, or an SQLAlchemy URL.",
         ),
     ):
-        run = decorate(run)
-    return run
+        function = decorate(function)
+    return function
 
 
+def _loudness(context: click.Context, option: click.Parameter, given: bool) -> None:
+    # Click asks in the order in which options were given, and a command's context has the group's notes.
+    if given:
+        context.meta[_LOUDNESS] = option.name
+
+
+version = click.version_option(package_name="panic_tda", cls=_Option)
 json_output = _common_option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 clustering = click.argument
 """An argument that names a clustering: an id, the beginning of one, or `LATEST`."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
+from panic_tda.cli.rendering.clusterings import NO_CLUSTERINGS
 from panic_tda.main import main
+from panic_tda.storage.database import open_database
+from tests.field_files import write_field_file
 
 
 def sections(command: str) -> dict[str, list[str]]:
@@ -43,18 +47,93 @@ def test_the_longest_help_is_in_sections_and_fits_one_screen() -> None:
     assert max(map(len, shown.splitlines())) <= 100
 
 
-@pytest.mark.parametrize("words", [["--db", "x.sqlite"], ["--db=x.sqlite"], ["-v"], ["--log-file", "x"]])
+def invoke(*words: object, **env: str) -> Result:
+    return CliRunner().invoke(main, [*map(str, words)], env=env, prog_name="panic-tda")
+
+
+def empty_database(path: Path) -> Path:
+    open_database(path, create=True)
+    return path
+
+
+NOT_THERE = "no database at"
+
+
+@pytest.mark.parametrize("form", ["--db {}", "--db={}", "--json --db {}", "-v --db {}"])
+def test_the_database_may_be_named_before_the_command(tmp_path: Path, form: str) -> None:
+    path = empty_database(tmp_path / "here.sqlite")
+    result = invoke(*form.format(path).split(), "list-clusterings", PANIC_TDA_DB="nowhere.sqlite")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ("[]\n" if "--json" in form else f"{NO_CLUSTERINGS}\n")
+
+
+def test_what_is_said_behind_the_command_counts(tmp_path: Path) -> None:
+    here, nowhere = empty_database(tmp_path / "here.sqlite"), tmp_path / "nowhere.sqlite"
+    assert invoke("--db", nowhere, "list-clusterings", "--db", here).exit_code == 0
+    assert NOT_THERE in invoke("--db", here, "list-clusterings", "--db", nowhere).stderr
+    first, second = tmp_path / "first.log", tmp_path / "second.log"
+    assert invoke("--log-file", first, "--db", here, "list-clusterings", "--log-file", second).exit_code == 0
+    assert (first.exists(), second.exists()) == (False, True)
+    # An empty name is a name that was said, and is refused.
+    assert (
+        "name of the database is empty"
+        in invoke("--db", "", "list-clusterings", PANIC_TDA_DB=str(here)).stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "behind", "least"),
+    [
+        ("", "", logging.INFO),
+        ("-v", "", logging.DEBUG),
+        ("-q", "", logging.WARNING),
+        ("-v", "-q", logging.WARNING),
+        ("-q", "-v", logging.DEBUG),
+        ("-q -v", "", logging.DEBUG),
+        ("", "-v -q", logging.WARNING),
+    ],
+)
+def test_the_last_word_on_loudness_counts(tmp_path: Path, before: str, behind: str, least: int) -> None:
+    path = empty_database(tmp_path / "here.sqlite")
+    result = invoke(*before.split(), "list-clusterings", "--db", path, *behind.split())
+    assert result.exit_code == 0
+    (handler,) = logging.getLogger("panic_tda").handlers
+    assert handler.level == least
+
+
+def test_a_log_file_before_the_command_gets_the_log(tmp_path: Path) -> None:
+    path = tmp_path / "here.log"
+    result = invoke(
+        "--log-file", path, "--quiet", "upgrade", "--yes", "--db", write_field_file(tmp_path / "f").path
+    )
+    assert result.exit_code == 0, result.output
+    assert "upgrade: done in" in path.read_text()
+
+
+@pytest.mark.parametrize("words", [["--limit", "3"], ["--limit=3"], ["--yes"], ["--epsilon", "x"]])
 @pytest.mark.parametrize("json_too", [[], ["--json"]])
-def test_options_before_the_command_are_told_where_they_go(words: list[str], json_too: list[str]) -> None:
-    result = CliRunner().invoke(main, [*words, "list-clusterings", *json_too], prog_name="panic-tda")
+def test_options_of_one_command_are_told_where_they_go(words: list[str], json_too: list[str]) -> None:
+    result = invoke(*words, "list-clusterings", *json_too)
     name = words[0].partition("=")[0]
     said = f"{name} goes behind the name of the command: panic-tda COMMAND {name} …"
     assert result.exit_code == 2
     assert said in result.stderr
     if json_too:
         assert json.loads(result.stdout) == {"error": {"type": "UsageError", "message": said}}
-    other = CliRunner().invoke(main, ["--nonsense", "list-clusterings"])
+    other = invoke("--nonsense", "list-clusterings")
     assert (other.exit_code, "goes behind" in other.stderr) == (2, False)
+
+
+def test_a_command_without_json_says_so_wherever_it_is_asked_for(tmp_path: Path) -> None:
+    for words in (["--json", "upgrade"], ["upgrade", "--json"]):
+        result = invoke(*words, "--db", tmp_path / "x")
+        assert result.exit_code == 2
+        assert "No such option" in json.loads(result.stdout)["error"]["message"]
+
+
+def test_common_options_alone_are_no_command() -> None:
+    result = invoke("--db", "x.sqlite")
+    assert (result.exit_code, "Missing command" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("name", ["", "  "])
