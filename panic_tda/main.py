@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from panic_tda.cli import options
-from panic_tda.commands import data, fitting, insight, stored, trajectories
+from panic_tda.commands import data, fitting, insight, shell, stored, trajectories
 
 COMMANDS = (
     data.upgrade,
@@ -21,6 +21,7 @@ COMMANDS = (
     insight.sweep_clustering,
     insight.show_density,
     data.doctor,
+    shell.complete,
 )
 
 

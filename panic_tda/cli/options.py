@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from panic_tda.cli import terminal
+from panic_tda.cli import completion, terminal
+from panic_tda.cli.completion import LATEST as LATEST
 from panic_tda.cli.text import harmless
 
 DEFAULT_DATABASE = "db/trajectory_data.sqlite"
-LATEST = "latest"
 _MOST_VALUES = 100_000
 _OWN, _COMMON = "Options", "Common options"
 _LOUDNESS = "panic_tda.loudness"
@@ -75,7 +76,13 @@ class Group(Command, click.Group):
     def main(self, *arguments: Any, **settings: Any) -> Any:
         """Run the command that the words ask for."""
         terminal.open_closed_streams()
-        return super().main(*arguments, **settings)
+        if not completion.is_asked_for():
+            return super().main(*arguments, **settings)
+        try:
+            return super().main(*arguments, **settings)
+        except Exception:
+            # A traceback would land in the middle of what somebody types.
+            sys.exit(terminal.EXIT_FAILED)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, then the commands."""
@@ -162,6 +169,7 @@ def before_commands(function: Callable[..., None]) -> Callable[..., None]:
             default=DEFAULT_DATABASE,
             show_default=True,
             show_envvar=True,
+            shell_complete=completion.files,
             help="Path of an SQLite file, or an SQLAlchemy URL.",
         ),
     ):
@@ -177,7 +185,7 @@ def _loudness(context: click.Context, option: click.Parameter, given: bool) -> N
 
 version = click.version_option(package_name="panic_tda", cls=_Option)
 json_output = _common_option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
-clustering = click.argument
+clustering = functools.partial(click.argument, shell_complete=completion.ids_or_latest)
 """An argument that names a clustering: an id, the beginning of one, or `LATEST`."""
 reference = clustering("reference", metavar="[ID|latest]", default=LATEST)
 """The clustering that a command is about."""
@@ -186,7 +194,7 @@ yes = option("--yes", is_flag=True, help="Do not ask.")
 
 def model(text: str) -> Callable[..., Any]:
     """Make the option that names an embedding model."""
-    return option("--model", metavar="NAME", callback=_named, help=text)
+    return option("--model", metavar="NAME", callback=_named, shell_complete=completion.models, help=text)
 
 
 def values(read: Callable[[str], Any]) -> Callable[..., list[Any] | None]:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from panic_tda import parameters
-from panic_tda.cli import display, options, terminal
+from panic_tda.cli import completion, display, options, terminal
 from panic_tda.cli.options import option
 from panic_tda.cli.rendering import common
 
@@ -23,7 +23,7 @@ _what, _clustering, _machine, _cut = (
 
 
 @options.command("cluster-embeddings", example="cluster-embeddings Nomic --downsample 10 --epsilon 0.35")
-@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=completion.models)
 @_what("--downsample", type=int, default=1, show_default=True, metavar="N", help="Keep every N-th output.")
 @_what("--skip-invalid", is_flag=True, help="Leave invalid vectors out instead of failing their model.")
 @_clustering(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from panic_tda.cli import display, options, terminal
+from panic_tda.cli import completion, display, options, terminal
 from panic_tda.cli.options import option
 from panic_tda.cli.rendering import common
 
@@ -67,7 +67,7 @@ def show_clustering(database: str, reference: str, model: str | None, limit: int
 
 
 @options.command("delete-clusterings", example="delete-clusterings 01a1fbfd")
-@click.argument("references", nargs=-1, metavar="[ID]...")
+@click.argument("references", nargs=-1, metavar="[ID]...", shell_complete=completion.ids)
 @options.model("All clusterings of this embedding model.")
 @option("--all", "everything", is_flag=True, help="All clusterings.")
 @options.yes

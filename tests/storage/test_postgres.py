@@ -38,6 +38,7 @@ from panic_tda.storage import database as database_module
 from panic_tda.storage import pending
 from panic_tda.storage.assignments import read_assignments, read_invocations
 from panic_tda.storage.database import Database, lock_for_saving, open_database
+from panic_tda.storage.glance import stored_clusterings, stored_models
 from panic_tda.storage.results import find_clustering
 from panic_tda.storage.saving import save_clustering, save_or_keep
 from panic_tda.storage.schemas import (
@@ -298,6 +299,15 @@ def test_invocations_on_postgres_stand_beside_their_assignments(database: Databa
         found = read_invocations(connection, finished.id)
         of = read_assignments(connection, finished.id).ids
     assert [one.decode() for one in found] == [stored[one.decode()] for one in of]
+
+
+def test_a_glance_at_postgres(server: str, database: Database) -> None:
+    finished = invented(database)
+    with database.writing() as connection:
+        save_clustering(connection, finished)
+    (found,) = stored_clusterings(server)
+    assert (found.id, found.embedding_model, len(found.created_at)) == (str(finished.id), MODEL, 16)
+    assert stored_models(server) == [MODEL]
 
 
 def test_an_unreachable_server_is_an_error_without_password() -> None:

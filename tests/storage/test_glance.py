@@ -1,0 +1,110 @@
+"""A glance at a database: what is there, at once; and nothing where anything is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from panic_tda.storage import glance
+from panic_tda.storage.glance import stored_clusterings, stored_models
+from panic_tda.storage.saving import save_clustering
+from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
+from tests.field_files import FieldSpec, write_field_file
+from tests.snapshots import opened
+
+
+@pytest.fixture
+def clustered(upgraded: MakeFile) -> tuple[UpgradedFile, list[str]]:
+    """A file with a clustering of each of two models, and their ids, the latest first."""
+    file = upgraded(FieldSpec(dummy_rows=1))
+    finished = [make_finished(ids_of(file, model), model=model) for model in ("Nomic", "STSBMpnet")]
+    for one in finished:
+        with file.database.writing() as connection:
+            save_clustering(connection, one)
+    with opened(file.path) as raw:
+        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return file, [str(one.id) for one in reversed(finished)]
+
+
+@pytest.mark.parametrize("form", ["{}", "sqlite:///{}", "sqlite+pysqlite:///{}?timeout=1"])
+def test_clusterings_and_models(clustered: tuple[UpgradedFile, list[str]], form: str) -> None:
+    file, ids = clustered
+    target = form.format(file.path)
+    found = stored_clusterings(target)
+    assert [one.id for one in found] == ids
+    assert [one.embedding_model for one in found] == ["STSBMpnet", "Nomic"]
+    with opened(file.path) as raw:
+        times = [row[0] for row in raw.execute("SELECT created_at FROM clusteringresult ORDER BY key DESC")]
+    assert [one.created_at for one in found] == [one[:16] for one in times]
+    assert stored_models(target) == ["Dummy", "Nomic", "STSBMpnet"]
+
+
+def spoil(kind: str, path: Path) -> None:
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "text":
+        path.write_text("no database at all\n" * 500)
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "not upgraded":
+        write_field_file(path, FieldSpec(layout=2, wal=True))
+
+
+@pytest.mark.parametrize("kind", ["missing", "a folder", "text", "empty", "not upgraded"])
+def test_what_is_no_database_of_ours_has_nothing(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.sqlite"
+    spoil(kind, path)
+    before = sorted(tmp_path.iterdir())
+    for target in (str(path), f"sqlite:///{path}"):
+        assert stored_clusterings(target) == stored_models(target) == []
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "target", ["", "://", "nonsense://host/db", "sqlite://", ":memory:", "postgresql://me@127.0.0.1:9/x"]
+)
+def test_what_names_no_database_has_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert stored_clusterings(target) == stored_models(target) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_made_beside_a_file(clustered: tuple[UpgradedFile, list[str]]) -> None:
+    file, ids = clustered
+    before = sorted(file.path.parent.iterdir())
+    assert [one.name for one in before] == [file.path.name]
+    file.path.chmod(0o444)
+    assert [one.id for one in stored_clusterings(str(file.path))] == ids
+    assert stored_models(str(file.path))
+    assert sorted(file.path.parent.iterdir()) == before
+
+
+def test_what_others_have_written_so_far_is_seen(clustered: tuple[UpgradedFile, list[str]]) -> None:
+    file, ids = clustered
+    with opened(file.path) as writing:
+        writing.execute("DELETE FROM clusteringresult WHERE embedding_model = 'Nomic'")
+        writing.commit()
+        writing.execute("BEGIN EXCLUSIVE")
+        assert [one.id for one in stored_clusterings(str(file.path))] == ids[:1]
+
+
+def test_a_tilde_is_the_home_folder(
+    clustered: tuple[UpgradedFile, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, ids = clustered
+    monkeypatch.setenv("HOME", str(file.path.parent))
+    assert [one.id for one in stored_clusterings(f"~/{file.path.name}")] == ids
+
+
+def test_models_are_looked_up_in_the_index(upgraded: MakeFile) -> None:
+    file = upgraded()
+    with opened(file.path) as raw:
+        (step,) = [row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {glance._NEXT_MODEL}", ("",))]
+        index = "INDEX ix_embedding_model_length_invocation (embedding_model>?)"
+        assert step == f"SEARCH embedding USING COVERING {index}"
+        raw.execute("DROP INDEX ix_embedding_model_length_invocation")
+    # Without it, all rows would have to be read.
+    assert stored_models(str(file.path)) == []
