@@ -22,7 +22,7 @@ _what, _clustering, _machine, _cut = (
 )
 
 
-@options.command("cluster-embeddings", example="cluster-embeddings Nomic --downsample 10 --epsilon 0.35")
+@options.command("cluster-embeddings", example="cluster-embeddings MiniLM --downsample 2 --epsilon 0.35")
 @click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=completion.models)
 @_what("--downsample", type=int, default=1, show_default=True, metavar="N", help="Keep every N-th output.")
 @_what("--skip-invalid", is_flag=True, help="Leave invalid vectors out instead of failing their model.")

@@ -12,7 +12,7 @@ from panic_tda.cli.options import option
 from panic_tda.cli.rendering import common
 
 
-@options.command("list-clusterings", example="list-clusterings --model Nomic --limit 10")
+@options.command("list-clusterings", example="list-clusterings --model MiniLM --limit 10")
 @options.model("Only clusterings of this embedding model.")
 @option("--limit", type=click.IntRange(min=0), default=50, show_default=True, help="Most rows; 0 for all.")
 @options.json_output
@@ -33,7 +33,7 @@ def list_clusterings(database: str, model: str | None, limit: int, as_json: bool
     )
 
 
-@options.command("show-clustering", example="show-clustering latest --model Nomic --limit 5")
+@options.command("show-clustering", example="show-clustering latest --model MiniLM --limit 5")
 @options.reference
 @options.model("Only clusterings of this embedding model.")
 @option(
@@ -66,7 +66,7 @@ def show_clustering(database: str, reference: str, model: str | None, limit: int
         terminal.print_data("\n\n".join(texts) or rendering.NO_CLUSTERINGS)
 
 
-@options.command("delete-clusterings", example="delete-clusterings 01a1fbfd")
+@options.command("delete-clusterings", example="delete-clusterings 01a1fbfd-1")
 @click.argument("references", nargs=-1, metavar="[ID]...", shell_complete=completion.ids)
 @options.model("All clusterings of this embedding model.")
 @option("--all", "everything", is_flag=True, help="All clusterings.")

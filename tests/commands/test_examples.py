@@ -1,0 +1,82 @@
+"""Every help ends with an example, and the example does what it says on the sample."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from click.testing import CliRunner, Result
+
+from panic_tda import clustering_manager
+from panic_tda.cli import options
+from panic_tda.main import main
+from tests.snapshots import REPOSITORY
+
+IDS = ("01a1fbfd-1fbd-75e0-b267-8ccba18d90c1", "01a1fbfd-2068-7bb5-bf27-f9438c0dd32e")
+"""Of the clusterings of the sample, by models; examples name them by their beginnings."""
+DATABASE = "trajectory_data.sqlite"
+NOT_RUN: dict[str, str] = {}
+"""Why the example of a command cannot be run on the sample."""
+COMMANDS: dict[str, options.Command] = {"": main} | main.commands  # type: ignore[dict-item]
+
+
+def invoke(*words: str, **settings: str) -> Result:
+    return CliRunner().invoke(main, words, prog_name="panic-tda", **settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with the sample and a clustering of each of its models."""
+    folder = tmp_path_factory.mktemp("sample")
+    numbers = iter(map(UUID, IDS))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(clustering_manager, "uuid7", lambda: next(numbers))
+        files = sorted(map(str, (REPOSITORY / "panic_tda" / "sample").glob("*.parquet")))
+        for words in (["import-embeddings", *files], ["cluster-embeddings"]):
+            result = invoke(*words, "-q", "--db", DATABASE)
+            assert result.exit_code == 0, result.output
+    assert next(numbers, None) is None
+    return folder / DATABASE
+
+
+@pytest.fixture
+def checkout(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout, as far as examples see it, with the sample's database, which the environment names."""
+    shutil.copyfile(sample, tmp_path / DATABASE)
+    (tmp_path / "panic_tda").symlink_to(REPOSITORY / "panic_tda")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PANIC_TDA_DB", DATABASE)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_help_ends_with_an_example(name: str) -> None:
+    words = [name] if name else []
+    shown = invoke(*words, "--help").stdout
+    assert shown.endswith(f"\n\nExample: panic-tda {COMMANDS[name].example}\n")
+
+
+@pytest.mark.parametrize("name", main.commands)
+def test_an_example_is_understood(name: str) -> None:
+    first, *words = shlex.split(COMMANDS[name].example)
+    assert first == name
+    # Without --help, or nothing would be asked of the words.
+    with main.commands[name].make_context(name, words) as context:
+        assert context.args == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_example_runs_on_the_sample(name: str, checkout: None) -> None:
+    if name in NOT_RUN:
+        pytest.skip(NOT_RUN[name])
+    result = invoke(*shlex.split(COMMANDS[name].example), input="y\n")
+    assert result.exit_code == 0, result.output
+    assert result.stdout
+    assert "Traceback" not in result.output
+
+
+def test_reasons_are_of_commands_that_there_are() -> None:
+    assert set(NOT_RUN) <= set(COMMANDS)
