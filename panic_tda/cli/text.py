@@ -72,14 +72,18 @@ def shorten(text: str, width: int) -> str:
     return text
 
 
-def paragraph(text: str, width: int) -> str:
-    """Break a text between words into lines of a width."""
+def paragraph(text: str, width: int, *, indent: int | None = None) -> str:
+    """Break a text between words into lines of a width, by default all as far from the edge as it begins."""
+    if indent is None:
+        indent = len(text) - len(text.lstrip())
     # Options and ids are to be copied: they are not broken.
-    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(
+        text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def table(heads: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> str:
-    """Lay out rows in columns that fit into a width, as far as they can.
+    """Lay out rows in columns that fit into a width.
 
     Parameters
     ----------
@@ -89,7 +93,7 @@ def table(heads: Sequence[Column], rows: Sequence[Sequence[str]], width: int) ->
         A cell for every column.
     width : int
         Columns of the terminal. Where the table is wider, the columns of the highest rank are left out, which
-        its last line says; then elastic cells are shortened.
+        its last line says; then elastic cells are shortened, and at last whole lines.
     """
     cells = [[on_one_line(cell) for cell in row] for row in rows]
     widths = [
@@ -108,6 +112,7 @@ def table(heads: Sequence[Column], rows: Sequence[Sequence[str]], width: int) ->
         _GAP.join(_padded(row[number], widths[number], heads[number].right) for number in shown).rstrip()
         for row in (header, *cells)
     ]
+    lines = [shorten(line, width) for line in lines]
     hidden = ", ".join(head.name for number, head in enumerate(heads) if number not in shown)
     if hidden:
         lines.append(paragraph(f"(no room for: {hidden}; --json has all)", width))

@@ -82,7 +82,9 @@ def doctor(database: str, environment: bool, as_json: bool) -> None:
 
         found = examine_environment(backends=backends.reasons(), sqlite=sqlite_version())
         terminal.print_data(
-            rendering.environment_json(found) if as_json else rendering.environment_text(found)
+            rendering.environment_json(found)
+            if as_json
+            else rendering.environment_text(found, common.table_width())
         )
         return
     from panic_tda.storage.database import open_current
@@ -94,7 +96,7 @@ def doctor(database: str, environment: bool, as_json: bool) -> None:
     terminal.print_data(
         rendering.examination_json(examined)
         if as_json
-        else rendering.examination_text(examined, common.terminal_width())
+        else rendering.examination_text(examined, common.table_width())
     )
     if examined.findings:
         sys.exit(terminal.EXIT_FAILED)

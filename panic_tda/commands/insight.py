@@ -152,5 +152,5 @@ def compare_clusterings(
             read_medoid_texts(connection, a.id, [one.a for one in changed]),
             read_medoid_texts(connection, b.id, concerned),
         )
-    width = common.terminal_width()
+    width = common.table_width()
     terminal.print_data(rendering.comparison_text(compared, (a, b), texts, width=width, limit=limit))

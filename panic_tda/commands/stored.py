@@ -61,7 +61,7 @@ def show_clustering(database: str, reference: str, model: str | None, limit: int
     if as_json:
         terminal.print_data([rendering.details_json(*pair) for pair in shown])
     else:
-        width = common.terminal_width()
+        width = common.table_width()
         texts = [rendering.details_text(*pair, width, limit=limit) for pair in shown]
         terminal.print_data("\n\n".join(texts) or rendering.NO_CLUSTERINGS)
 

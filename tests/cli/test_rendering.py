@@ -200,7 +200,7 @@ def test_a_clustering_without_rows_divides_by_nothing() -> None:
 
 
 def test_details_have_every_parameter_that_matters() -> None:
-    text = rendering.details_text(summary(), [cluster(label) for label in range(3)], 120, limit=3)
+    text = rendering.details_text(summary(), [cluster(label) for label in range(3)], WIDE, limit=3)
     for part in (
         "epsilon 0.4 chord (cosine distance 0.08)",
         "min_cluster_size 10",
@@ -232,13 +232,21 @@ def test_a_limited_size_is_shown() -> None:
 
 
 @given(st.text(max_size=400), st.integers(60, 250))
-def test_any_text_makes_one_printable_line_within_the_width(text: str, width: int) -> None:
-    shown = rendering.details_text(summary(n_clusters=1), [cluster(text=text)], width)
-    (line,) = (line for line in shown.split("\n") if "persistence" in line)
-    assert line.isprintable()
-    assert columns(line) <= max(width, 80)
+def test_any_text_is_printable_and_within_the_width(text: str, width: int) -> None:
+    shown = rendering.details_text(summary(n_clusters=1), [cluster(text=text)], width).split("\n")
+    assert all(line.isprintable() and columns(line) <= width for line in shown)
     said = rendering.details_json(summary(), [cluster(text=text)])
     assert said["clusters"][0]["medoid_text"] == text
+
+
+def test_without_room_beside_the_figures_the_text_stands_below() -> None:
+    text = "a living room with a couch, a lamp and a large window"
+    wide, narrow = (
+        rendering.details_text(summary(), [cluster(text=text)], width).splitlines() for width in (72, 71)
+    )
+    assert next(line for line in wide if "×4" in line).endswith("×4  a living room with …")
+    (number,) = (number for number, line in enumerate(narrow) if line.endswith("×4"))
+    assert narrow[number + 1].strip() == text
 
 
 def test_images_have_no_text_and_texts_without_one_are_no_images() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from panic_tda.cli import terminal
-from panic_tda.cli.text import Column, columns, harmless, shorten, table
+from panic_tda.cli.text import Column, columns, harmless, on_one_line, paragraph, shorten, table
 
 
 @pytest.mark.parametrize(
@@ -42,4 +44,26 @@ def test_columns_go_by_their_rank() -> None:
     lines = table(heads, rows, 24).splitlines()
     assert lines[:2] == ["name  second  last", "ab         2  3"]
     assert lines[3:] == ["(no room for: first;", "--json has all)"]
-    assert table(heads, rows, 1).splitlines()[:2] == ["name  last", "ab    3"]
+    assert table(heads, rows, 10).splitlines()[:2] == ["name  last", "ab    3"]
+    # When no more columns can go, lines are cut, and no cell is that has room.
+    assert table(heads, rows, 7).splitlines()[:3] == ["name  …", "ab    3", "c     …"]
+
+
+@given(
+    st.lists(st.tuples(st.text(max_size=12), st.booleans(), st.integers(0, 3), st.booleans()), min_size=1),
+    st.integers(1, 60),
+    st.data(),
+)
+def test_no_line_of_a_table_is_wider_than_the_terminal(
+    heads: list[tuple[str, bool, int, bool]], width: int, data: st.DataObject
+) -> None:
+    shown = [Column(on_one_line(name), right, rank, elastic) for name, right, rank, elastic in heads]
+    rows = data.draw(st.lists(st.tuples(*[st.text(max_size=20)] * len(heads)), max_size=3))
+    lines = table(shown, rows, width).split("\n")[: len(rows) + 1]
+    assert len(lines) == len(rows) + 1
+    assert max(map(columns, lines)) <= width
+
+
+def test_a_paragraph_goes_on_below_where_it_began() -> None:
+    assert paragraph("  one two three", 9) == "  one two\n  three"
+    assert paragraph("key  one two", 9, indent=5) == "key  one\n     two"

@@ -95,7 +95,7 @@ def with_devices() -> Environment:
 
 
 def test_text_says_what_there_is_and_what_is_missing() -> None:
-    lines = environment_text(with_devices()).splitlines()
+    lines = environment_text(with_devices(), 1000).splitlines()
     assert "CUDA      driver 580.95.05 (CUDA up to 13.0), runtime 13.0" in lines
     assert "device 0  NVIDIA H200, compute capability 9.0, 139.7 GiB memory, 138.8 GiB free" in lines
     assert "device 1  NVIDIA RTX A6000, compute capability 8.6, 47.5 GiB memory, 954 MiB free" in lines
@@ -105,11 +105,18 @@ def test_text_says_what_there_is_and_what_is_missing() -> None:
 
 def test_text_without_cuda_says_why() -> None:
     found = replace(with_devices(), driver=None, devices=(), cuda_unusable_because="CuPy is not installed")
-    text = environment_text(replace(found, memory_bytes=None, versions={"cuML": None, "numba": "1"}))
+    text = environment_text(replace(found, memory_bytes=None, versions={"cuML": None, "numba": "1"}), 1000)
     assert "CUDA      driver none found; cannot be used: CuPy is not installed\n" in text
     assert "unknown memory" in text
     assert "versions  cuML (not installed), numba 1\n" in text
     assert "device" not in text
+
+
+def test_text_fits_a_terminal() -> None:
+    found = replace(with_devices(), backends={"cuml": "CuPy is not installed; " * 9})
+    lines = environment_text(found, 60).splitlines()
+    assert max(map(len, lines)) <= 60
+    assert lines[-2][:10] == lines[-1][:10] == " " * 10
 
 
 def test_json_has_every_field() -> None:

@@ -30,17 +30,19 @@ _OUTCOME_COLUMNS = (
 _LISTED_COLUMNS = (
     Column("id"),
     Column("model", elastic=True),
-    Column("algorithm", rank=8),
-    Column("epsilon", right=True, rank=1),
-    Column("downsample", right=True, rank=4),
-    Column("backend", rank=5),
-    Column("exact", rank=6),
+    Column("algorithm", rank=9),
+    Column("epsilon", right=True, rank=2),
+    Column("downsample", right=True, rank=5),
+    Column("backend", rank=6),
+    Column("exact", rank=7),
     Column("clusters", right=True),
-    Column("assigned", right=True, rank=3),
-    Column("outliers", right=True),
-    Column("created (UTC)", rank=2),
-    Column("time", right=True, rank=7),
+    Column("assigned", right=True, rank=4),
+    Column("outliers", right=True, rank=1),
+    Column("created (UTC)", rank=3),
+    Column("time", right=True, rank=8),
 )
+_LEAST_TEXT = 20
+"""With fewer columns left, a medoid's text gets a line of its own."""
 
 
 def outcomes_json(outcomes: Sequence[ModelOutcome]) -> dict[str, Any]:
@@ -138,12 +140,11 @@ def details_text(
     `limit` is how many clusters were asked for, 0 meaning all.
     """
     said = summary.record
-    lines = [
+    heading = (
         f"Clustering {summary.id} of {on_one_line(summary.embedding_model)}, "
-        f"{summary.created_at:%Y-%m-%d %H:%M} UTC, {summary.seconds:.1f} s",
-        *_parameter_lines(said),
-        "",
-    ]
+        f"{summary.created_at:%Y-%m-%d %H:%M} UTC, {summary.seconds:.1f} s"
+    )
+    lines = [*(paragraph(line, width) for line in (heading, *_parameter_lines(said))), ""]
     if not said.n_clusters:
         lines.append("No clusters: every embedding is an outlier.")
     if len(clusters) > said.n_clusters or sum(one.size for one in clusters) > said.n_embeddings:
@@ -227,7 +228,13 @@ def _cluster_lines(cluster: ClusterDetails, n_embeddings: int, width: int) -> li
         "run": cluster.medoid_run_id,
         "image": cluster.medoid_image_invocation_id,
     }
-    return [head + shorten(text, max(20, width - len(head))), *_id_lines(ids, width), ""]
+    left = width - len(head)
+    first = (
+        [head + shorten(text, left)]
+        if left >= _LEAST_TEXT
+        else [shorten(head.rstrip(), width), shorten(f"{'':7}{text}", width)]
+    )
+    return [*first, *_id_lines(ids, width), ""]
 
 
 def _id_lines(ids: dict[str, UUID | None], width: int) -> list[str]:

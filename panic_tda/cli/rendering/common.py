@@ -18,7 +18,7 @@ def terminal_width() -> int:
 
 
 def table_width() -> int:
-    """Columns for a table on stdout; where it is no terminal, no table is too wide."""
+    """Columns for a table, and for what else is cut; where stdout is no terminal, nothing is too wide."""
     return terminal_width() if sys.stdout.isatty() else sys.maxsize
 
 

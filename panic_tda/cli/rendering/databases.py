@@ -46,7 +46,7 @@ def environment_json(found: Environment) -> dict[str, Any]:
     return asdict(found)
 
 
-def environment_text(found: Environment) -> str:
+def environment_text(found: Environment, width: int) -> str:
     """Say what this machine has, which backends run on it, and what would make the others run."""
     driver = f"driver {found.driver or 'none found'}"
     if found.cuda_unusable_because is None:
@@ -69,7 +69,7 @@ def environment_text(found: Environment) -> str:
         f"backend   {name}: {'can be used' if reason is None else f'cannot be used: {reason}'}"
         for name, reason in found.backends.items()
     ]
-    return "\n".join(lines)
+    return "\n".join(paragraph(line, width, indent=10) for line in lines)
 
 
 def _bytes(size: int | None) -> str:
