@@ -1,9 +1,9 @@
 """What is computed from stored clusterings: recuts, sweeps, comparisons, trajectories, density.
 
 One file a question: `recut` (other clusters from the same tree), `sweep` (many settings side by side),
-`density` (are the outliers real?), over `agreement` (how far labels agree); `trajectories` (what do runs
-do?), over `milestones` (a state for every step), `dwell` (how long visits last) and `recurrence` (fixed
-points and loops of the texts). In flow results that `storage` reads (labels, probabilities, trees, the steps
-of runs); out flow plain data for `cli` and `report`. Nothing here knows a terminal, and every query is a
-function of `storage`.
+`comparison` (what became of each cluster in another clustering), `density` (are the outliers real?), over
+`agreement` (how far labels agree); `trajectories` (what do runs do?), over `milestones` (a state for every
+step), `dwell` (how long visits last) and `recurrence` (fixed points and loops of the texts). In flow results
+that `storage` reads (labels, probabilities, trees, the steps of runs); out flow plain data for `cli` and
+`report`. Nothing here knows a terminal, and every query is a function of `storage`.
 """
