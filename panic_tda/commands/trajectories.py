@@ -13,7 +13,7 @@ from panic_tda.cli.rendering import common
 GROUPINGS = ("network", "prompt", "model", "network,prompt")
 
 
-@options.command("show-trajectories", example="show-trajectories latest --model Nomic --by network,prompt")
+@options.command("show-trajectories", example="show-trajectories latest --model MiniLM --by network,prompt")
 @options.reference
 @options.model("The model whose latest clustering latest means.")
 @option(

@@ -5,18 +5,20 @@ from __future__ import annotations
 import shlex
 import shutil
 from pathlib import Path
-from uuid import UUID
 
 import pytest
 from click.testing import CliRunner, Result
 
-from panic_tda import clustering_manager
 from panic_tda.cli import options
 from panic_tda.main import main
-from tests.snapshots import REPOSITORY
+from tests.snapshots import REPOSITORY, opened
 
-IDS = ("01a1fbfd-1fbd-75e0-b267-8ccba18d90c1", "01a1fbfd-2068-7bb5-bf27-f9438c0dd32e")
-"""Of the clusterings of the sample, by models; examples name them by their beginnings."""
+IDS = {
+    "01a1fbfd-1fbd-75e0-b267-8ccba18d90c1": "LSA",
+    "01a1fbfd-2068-7bb5-bf27-f9438c0dd32e": "MiniLM",
+}
+"""Of the clusterings of the sample's models; examples name them by their beginnings."""
+SAMPLE = sorted((REPOSITORY / "panic_tda" / "sample").glob("*.parquet"))
 DATABASE = "trajectory_data.sqlite"
 NOT_RUN: dict[str, str] = {}
 """Why the example of a command cannot be run on the sample."""
@@ -31,16 +33,17 @@ def invoke(*words: str, **settings: str) -> Result:
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with the sample and a clustering of each of its models."""
     folder = tmp_path_factory.mktemp("sample")
-    numbers = iter(map(UUID, IDS))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(clustering_manager, "uuid7", lambda: next(numbers))
-        files = sorted(map(str, (REPOSITORY / "panic_tda" / "sample").glob("*.parquet")))
-        for words in (["import-embeddings", *files], ["cluster-embeddings"]):
-            result = invoke(*words, "-q", "--db", DATABASE)
-            assert result.exit_code == 0, result.output
-    assert next(numbers, None) is None
-    return folder / DATABASE
+    path = folder / DATABASE
+    for words in (["import-embeddings", *map(str, SAMPLE)], ["cluster-embeddings"]):
+        result = invoke(*words, "-q", "--db", str(path))
+        assert result.exit_code == 0, result.output
+    with opened(path) as raw:
+        for identity, model in IDS.items():
+            raw.execute(
+                "UPDATE clusteringresult SET id = ? WHERE embedding_model = ?",
+                (identity.replace("-", ""), model),
+            )
+    return path
 
 
 @pytest.fixture

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from panic_tda.cli.text import columns
+from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.main import main
-from panic_tda.storage.saving import save_clustering
+from panic_tda.parameters import ClusteringParameters
+from panic_tda.storage.database import open_database
+from panic_tda.storage.upgrade import upgrade
 from tests.cli.processes import on_a_terminal
-from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
-from tests.field_files import FieldSpec
+from tests.field_files import FieldSpec, write_field_file
 from tests.snapshots import opened
 
 COLUMNS = 60
@@ -22,44 +26,52 @@ TEXT = "a living room with a couch and " * 40 + "a lamp"
 SHOWN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "list-clusterings": ((), (MODEL,)),
     "show-clustering": ((), (MODEL, TEXT)),
+    "show-trajectories": ((), (MODEL,)),
+    "show-density": ((), (MODEL,)),
     "compare-clusterings": (("latest", "OLDER"), (MODEL, TEXT)),
     "cluster-embeddings": (("--epsilon", "2"), (MODEL,)),
+    "recut-clustering": (("--epsilon", "1"), (MODEL,)),
+    "sweep-clustering": ((), (MODEL,)),
     "delete-clusterings": (("--all", "--yes"), (MODEL,)),
     "doctor": (("--environment",), ()),
 }
 """Commands with tables: more words, and what is whole where it goes into a file."""
+OTHERS = {"completion", "import-embeddings", "save-pending", "upgrade"}
+"""Commands that say a sentence, or print what a file holds."""
 
 
-@pytest.fixture
-def file(upgraded: MakeFile) -> UpgradedFile:
+@pytest.fixture(scope="module")
+def clustered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with two clusterings of a model whose name is long, and whose texts are."""
-    file = upgraded(FieldSpec(text_models=(MODEL,)))
-    for seed in (0, 1):
-        with file.database.writing() as connection:
-            save_clustering(connection, make_finished(ids_of(file, MODEL), model=MODEL, seed=seed))
-    with opened(file.path) as raw:
-        raw.execute("UPDATE invocation SET output_text = ? WHERE type = 'TEXT'", (TEXT,))
-    return file
+    path = tmp_path_factory.mktemp("tables") / "field.sqlite"
+    write_field_file(path, FieldSpec(text_models=(MODEL,)))
+    database = open_database(path)
+    upgrade(database)
+    for epsilon in (0.0, 2.0):
+        cluster_all_data(database, parameters=ClusteringParameters(epsilon=epsilon, min_cluster_size=2))
+    with opened(path) as raw:
+        raw.execute("UPDATE invocation SET output_text = ? || rowid WHERE type = 'TEXT'", (TEXT,))
+    return path
 
 
 @pytest.fixture
-def words(file: UpgradedFile) -> Callable[[str], list[str]]:
-    """Make the words of a command on the file."""
-    with opened(file.path) as raw:
+def words(clustered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+    """Make the words of a command on a copy of the file."""
+    shutil.copyfile(clustered, tmp_path / "field.sqlite")
+    monkeypatch.chdir(tmp_path)
+    with opened(tmp_path / "field.sqlite") as raw:
         (older,) = raw.execute("SELECT id FROM clusteringresult ORDER BY key LIMIT 1").fetchone()
 
     def of(command: str) -> list[str]:
         more = [older if word == "OLDER" else word for word in SHOWN[command][0]]
-        return [command, *more, "-q", "--db", str(file.path)]
+        return [command, *more, "-q", "--db", "field.sqlite"]
 
     return of
 
 
 @pytest.mark.parametrize("command", SHOWN)
-def test_a_terminal_has_room_for_every_line(
-    command: str, words: Callable[[str], list[str]], file: UpgradedFile
-) -> None:
-    seen = on_a_terminal(*words(command), cwd=file.path.parent, columns=COLUMNS, stdout=True)
+def test_a_terminal_has_room_for_every_line(command: str, words: Callable[[str], list[str]]) -> None:
+    seen = on_a_terminal(*words(command), cwd=Path.cwd(), columns=COLUMNS, stdout=True)
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.text).replace("\r", "").split("\n")
     assert len(shown) > 2
     assert [line for line in shown if columns(line) > COLUMNS] == []
@@ -77,6 +89,4 @@ def test_nothing_is_cut_that_goes_elsewhere(command: str, words: Callable[[str],
 
 
 def test_every_command_that_shows_a_table_is_here() -> None:
-    # The others say a sentence, or what a file holds.
-    others = {"completion", "import-embeddings", "save-pending", "upgrade"}
-    assert set(SHOWN) | others == set(main.commands)
+    assert set(SHOWN) | OTHERS == set(main.commands)

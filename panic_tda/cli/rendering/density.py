@@ -13,7 +13,8 @@ from panic_tda.insight.density import INSTALL, Density, Dip, Histogram, Share
 from panic_tda.storage.results import ClusteringSummary
 
 _LINES = 20
-_BAR = 36
+_BAR, _BESIDE_BAR = 36, 38
+"""Columns of the longest bar, and of what stands beside it."""
 _SIGNIFICANT = 0.05
 _TEXT_WIDTH = 100
 
@@ -36,7 +37,7 @@ def density_text(source: ClusteringSummary, found: Density, width: int) -> str:
     )
     parts = [
         paragraph(head, min(width, _TEXT_WIDTH)),
-        _histogram_text(found.histogram),
+        _histogram_text(found.histogram, max(1, min(_BAR, width - _BESIDE_BAR))),
         paragraph(_dip_text(found.dip), min(width, _TEXT_WIDTH)),
         "outliers by min_cluster_size\n" + _cuts_text("size", found.by_min_cluster_size, found.n_rows, width),
         "outliers by epsilon\n" + _cuts_text("epsilon", found.by_epsilon, found.n_rows, width),
@@ -51,8 +52,8 @@ def density_text(source: ClusteringSummary, found: Density, width: int) -> str:
     return "\n\n".join(parts)
 
 
-def _histogram_text(found: Histogram) -> str:
-    """Draw twenty bars of clustered rows and outliers, 80 columns wide at most."""
+def _histogram_text(found: Histogram, longest: int) -> str:
+    """Draw twenty bars of clustered rows and outliers, the longest of so many columns."""
     per_line = len(found.all) // _LINES
     lines = []
     sums = [
@@ -62,13 +63,13 @@ def _histogram_text(found: Histogram) -> str:
     largest = max(1, *(count for count, _ in sums))
     for number, (count, outliers) in enumerate(sums):
         low, high = found.edges[number * per_line], found.edges[(number + 1) * per_line]
-        length = round(_BAR * count / largest)
-        sparse = round(_BAR * outliers / largest)
+        length = round(longest * count / largest)
+        sparse = round(longest * outliers / largest)
         bar = "█" * (length - sparse) + "░" * sparse
         share = percent(outliers, count) if count else ""
-        lines.append(f"{low:6.3f} to {high:6.3f}  {bar:<{_BAR}} {count:>9} {share:>8}".rstrip())
+        lines.append(f"{low:6.3f} to {high:6.3f}  {bar:<{longest}} {count:>9} {share:>8}".rstrip())
     return "\n".join(
-        [f"{'core distance':<18}{'█ clustered  ░ outliers':<{_BAR}} {'rows':>9} {'outliers':>8}", *lines]
+        [f"{'core distance':<18}{'█ clustered  ░ outliers':<{longest}} {'rows':>9} {'outliers':>8}", *lines]
     )
 
 

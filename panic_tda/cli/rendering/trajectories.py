@@ -87,7 +87,7 @@ def trajectories_text(
     """
     apart = f", {study.sampling} from one sampled step to the next" if study.sampling > 1 else ""
     head = f"Trajectories in clustering {study.clustering} of {on_one_line(clustering.embedding_model)}"
-    parts = [f"{head}\n{paragraph(f'Times are output steps{apart}.', width)}"]
+    parts = [f"{paragraph(head, width)}\n{paragraph(f'Times are output steps{apart}.', width)}"]
     if not study.runs:
         return "\n\n".join([*parts, "No run has a step in it any more."])
     names = list(study.groups[0].group)
