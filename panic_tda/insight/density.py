@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 BINS = 200
 DECILES = 10
-MOST_DIP_ROWS = 72_000
-"""Beyond this many rows the tables of the dip test's p-value end."""
+LEAST_DIP_ROWS, MOST_DIP_ROWS = 4, 72_000
+"""The tables of the dip test's p-value begin and end with so many rows."""
 N_SIZES, LARGEST_SIZE_SHARE = 12, 0.01
 EPSILONS = tuple(round(0.1 * step, 1) for step in range(13))
 INSTALL = "pip install 'panic-tda[density]'"
@@ -108,10 +108,13 @@ def histogram(core_distances: FloatArray, are_outliers: BoolArray) -> Histogram:
 
 
 def dip(core_distances: FloatArray) -> Dip | None:
-    """Test the core distances of distinct rows, (m,) float64; None where the package `diptest` is missing.
+    """Test the core distances of distinct rows, (m,) float64; None of fewer than `LEAST_DIP_ROWS`, or where the
+    package `diptest` is missing.
 
     Of more than `MOST_DIP_ROWS`, so many are drawn, always the same ones.
     """
+    if len(core_distances) < LEAST_DIP_ROWS:
+        return None
     try:
         from diptest import diptest
     except ImportError:

@@ -126,6 +126,11 @@ def test_two_piles_have_two_modes_and_one_has_one() -> None:
     assert density.dip(rng.normal(size=80_000)) != many
 
 
+@pytest.mark.parametrize("n", [0, 1, 3, 4])
+def test_few_rows_are_too_few_for_a_dip(n: int) -> None:
+    assert (density.dip(np.linspace(0.1, 0.2, n)) is None) == (n < 4)
+
+
 def shares(rows: list[dict[str, Any]], key: Any) -> dict[Any, tuple[int, float]]:
     groups: dict[Any, list[bool]] = defaultdict(list)
     for row in rows:

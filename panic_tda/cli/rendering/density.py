@@ -9,7 +9,7 @@ from typing import Any
 from panic_tda.cli.rendering.common import percent
 from panic_tda.cli.text import Column, on_one_line, paragraph, table
 from panic_tda.clustering.cuts import Cut
-from panic_tda.insight.density import INSTALL, Density, Dip, Histogram, Share
+from panic_tda.insight.density import INSTALL, LEAST_DIP_ROWS, Density, Dip, Histogram, Share
 from panic_tda.storage.results import ClusteringSummary
 
 _LINES = 20
@@ -38,7 +38,7 @@ def density_text(source: ClusteringSummary, found: Density, width: int) -> str:
     parts = [
         paragraph(head, min(width, _TEXT_WIDTH)),
         _histogram_text(found.histogram, max(1, min(_BAR, width - _BESIDE_BAR))),
-        paragraph(_dip_text(found.dip), min(width, _TEXT_WIDTH)),
+        paragraph(_dip_text(found.dip, found.n_distinct), min(width, _TEXT_WIDTH)),
         "outliers by min_cluster_size\n" + _cuts_text("size", found.by_min_cluster_size, found.n_rows, width),
         "outliers by epsilon\n" + _cuts_text("epsilon", found.by_epsilon, found.n_rows, width),
     ]
@@ -73,7 +73,9 @@ def _histogram_text(found: Histogram, longest: int) -> str:
     )
 
 
-def _dip_text(found: Dip | None) -> str:
+def _dip_text(found: Dip | None, n_distinct: int) -> str:
+    if n_distinct < LEAST_DIP_ROWS:
+        return f"({n_distinct} distinct embeddings are too few for a dip test)"
     if found is None:
         return f"(Hartigan's dip test needs the package diptest: {INSTALL})"
     several = found.p_value < _SIGNIFICANT
