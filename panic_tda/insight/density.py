@@ -108,8 +108,8 @@ def histogram(core_distances: FloatArray, are_outliers: BoolArray) -> Histogram:
 
 
 def dip(core_distances: FloatArray) -> Dip | None:
-    """Test the core distances of distinct rows, (m,) float64; None of fewer than `LEAST_DIP_ROWS`, or where the
-    package `diptest` is missing.
+    """Test the core distances of distinct rows, (m,) float64; None of fewer than `LEAST_DIP_ROWS`, or where
+    the package `diptest` is missing.
 
     Of more than `MOST_DIP_ROWS`, so many are drawn, always the same ones.
     """
