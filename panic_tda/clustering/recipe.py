@@ -291,18 +291,20 @@ def _flat_clusters(
     flat = hierarchy.extract(tree, effective)
     prefix = name and f"{name}: "
     if not len(flat.persistence):
-        _log.warning("%sno clusters: all %d rows are outliers; %s", prefix, n, _advice(tree, effective, name))
+        advice = _advice(tree, effective, name) or "no setting near it finds any; try a smaller min_samples"
+        _log.warning("%sno clusters: all %d rows are outliers; %s", prefix, n, advice)
     elif len(flat.persistence) == 1 and (largest := cuts.largest_of(flat.labels)) > cuts.NEARLY_ALL * n:
-        advice = _advice(tree, effective, name)
-        _log.info("%sone cluster holds %.1f %% of the rows; %s", prefix, 100 * largest / n, advice)
+        # A whole that nothing near it divides is no news.
+        if advice := _advice(tree, effective, name):
+            _log.info("%sone cluster holds %.1f %% of the rows; %s", prefix, 100 * largest / n, advice)
     return flat
 
 
 def _advice(tree: SpanningTree, effective: EffectiveParameters, name: str) -> str:
-    """Say which settings near these give more, from the tree at hand."""
+    """Say which settings near these find other clusters in the tree at hand; nothing where none does."""
     n, found = len(tree.height) + 1, cuts.nearby(tree, effective)
     if not found:
-        return "no setting near it finds other clusters in this tree; try a smaller min_samples"
+        return ""
     said = ", ".join(
         f"{cut.options(effective)} gives {cut.n_clusters} cluster{'s' * (cut.n_clusters > 1)} and "
         f"{100 * cut.n_outliers / n:.1f} % outliers"
