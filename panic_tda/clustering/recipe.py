@@ -289,14 +289,13 @@ def _flat_clusters(
     if tree is None:
         return FlatClusters(np.full(n, OUTLIER, dtype=np.int64), np.zeros(n), np.empty(0))
     flat = hierarchy.extract(tree, effective)
-    prefix = name and f"{name}: "
-    if not len(flat.persistence):
+    prefix, largest = name and f"{name}: ", cuts.largest_of(flat.labels)
+    if not largest:
         advice = _advice(tree, effective, name) or "no setting near it finds any; try a smaller min_samples"
         _log.warning("%sno clusters: all %d rows are outliers; %s", prefix, n, advice)
-    elif len(flat.persistence) == 1 and (largest := cuts.largest_of(flat.labels)) > cuts.NEARLY_ALL * n:
-        # A whole that nothing near it divides is no news.
-        if advice := _advice(tree, effective, name):
-            _log.info("%sone cluster holds %.1f %% of the rows; %s", prefix, 100 * largest / n, advice)
+    # A whole that nothing near it divides is no news.
+    elif largest > cuts.NEARLY_ALL * n and (advice := _advice(tree, effective, name)):
+        _log.info("%sone cluster holds %.1f %% of the rows; %s", prefix, 100 * largest / n, advice)
     return flat
 
 
