@@ -16,10 +16,10 @@ from panic_tda.clustering.checkpoint import Checkpoint, discard_all
 from panic_tda.clustering.placement import Placement, place
 from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.devices import cuda, pool
-from panic_tda.errors import NoEmbeddings, PanicTdaError, UnknownModel, unexpected
+from panic_tda.errors import PanicTdaError, unexpected
 from panic_tda.parameters import ClusteringParameters, Resources, validate_downsample
 from panic_tda.progress import Prefixed, Progress, Silent, failed
-from panic_tda.storage.census import ModelCensus, require_valid, take_census, warn_of_mixed
+from panic_tda.storage.census import ModelCensus, choose_models, require_valid, take_census, warn_of_mixed
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.loading import input_sha256, load_embeddings
 from panic_tda.storage.results import find_clusterings as find_clusterings
@@ -94,14 +94,7 @@ def cluster_all_data(
     require_savable(database)
     job.progress.phase("count embeddings")
     censuses = take_census(database, downsample)
-    if not censuses:
-        raise NoEmbeddings(f"{database} has no embeddings; import some with panic-tda import-embeddings")
-    unknown = sorted(set(models) - set(censuses))
-    if unknown:
-        raise UnknownModel(
-            f"no embeddings of model {', '.join(unknown)}; the database has: {', '.join(censuses)}"
-        )
-    chosen = [censuses[model] for model in dict.fromkeys(models)] or list(censuses.values())
+    chosen = [censuses[model] for model in choose_models(database, models, list(censuses))]
     # What the indexes show of bad input is found before the first fit, which may take hours.
     refused = {census.model: _refusal(job, census) for census in chosen}
     clustered = _cluster_models(job, [one for one in chosen if refused[one.model] is None], devices)

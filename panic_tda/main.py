@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from panic_tda.cli import options
-from panic_tda.commands import data, fitting, insight, shell, stored, trajectories
+from panic_tda.commands import data, fitting, insight, planning, shell, stored, trajectories
 
 COMMANDS = (
     data.upgrade,
     data.import_embeddings,
+    planning.plan_clustering,
     fitting.cluster_embeddings,
     fitting.recut_clustering,
     stored.list_clusterings,

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # How far down can this machine go? downsample-ladder.sh [HOURS] [options of cluster-embeddings]
-# Clusters with factor 10,000, 1,000, ... 1 until the next step would not finish within HOURS (default 8) in
-# all, and prints what each step took. The time of the next step is taken to grow with the square of its rows.
-# The table goes to stdout, progress to stderr; every step's clusterings are kept.
+# Asks plan-clustering for the smallest sampling factor at which all models end within HOURS (default 8) in all,
+# clusters with it, and prints what it took. The table goes to stdout, the plan and progress to stderr. Exit 1
+# where no factor ends in time; nothing is clustered then.
 set -euo pipefail
 # Paths in the options are meant from where the user stands.
 from=$PWD
@@ -15,32 +15,53 @@ tda=$PWD/.venv/bin/panic-tda python=$PWD/.venv/bin/python
 [ -n "${PANIC_TDA_DB:-}" ] || [[ " $* " == *" --db"* ]] || export PANIC_TDA_DB=$PWD/db/trajectory_data.sqlite
 cd "$from"
 
-printf '%10s %12s %10s %10s\n' factor rows seconds clusters
-began=$(date +%s)
-for factor in 10000 1000 100 10 1; do
-    answer=$("$tda" cluster-embeddings --json --downsample "$factor" "$@") || {
-        echo "factor $factor failed; the reasons are above" >&2
-        exit 1
-    }
-    elapsed=$(($(date +%s) - began))
-    # Prints the table's row, and answers whether the next step fits (or is needed at all).
-    { next=$("$python" - "$factor" "$hours" "$elapsed" "$answer" <<'PYTHON'
+# What the clustering will be told, so far as a plan depends on it.
+plan=$("$python" - "$hours" "$@" <<'PYTHON'
+import sys
+
+import click
+
+from panic_tda.main import main
+
+hours, *words = sys.argv[1:]
+asked, plan = (main.commands[name] for name in ("cluster-embeddings", "plan-clustering"))
+try:
+    context = asked.make_context(asked.name, words)
+except click.UsageError as error:
+    error.show()
+    sys.exit(error.exit_code)
+known = {one.name: context.params.get(one.name) for one in plan.params if one.expose_value}
+with context:
+    plan.callback(**known | {"downsamples": (), "within": f"{hours}h", "as_json": True})
+PYTHON
+) || exit
+
+# Answers the factor, and says what it and the next smaller one would take.
+factor=$("$python" - "$hours" "$plan" <<'PYTHON'
 import json, sys
 
-factor, hours, elapsed = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
-results = json.loads(sys.argv[4])["results"]
-rows = sum(result["n_embeddings"] for result in results)
-seconds = sum(sum(result["seconds"].values()) for result in results)
-clusters = sum(result["n_clusters"] for result in results)
-with open(3, "w") as table:
-    print(f"{factor:>10} {rows:>12} {seconds:>10.1f} {clusters:>10}", file=table)
-more = max((min(10.0, r["n_total"] / r["n_embeddings"]) for r in results if r["n_embeddings"]), default=1.0)
-predicted = seconds * more**2
-fits = elapsed + predicted <= hours * 3600
-if factor > 1 and not fits:
-    print(f"factor {factor // 10} would take about {predicted / 3600:.1f} h more", file=sys.stderr)
-print("go on" if fits else "stop")
+hours, plan = sys.argv[1], json.loads(sys.argv[2])
+factor = plan["smallest_factor_within"]
+for one, seconds in sorted(plan["totals"].items(), key=lambda item: int(item[0])):
+    would = "does not fit here" if seconds is None else f"would take about {seconds / 3600:.2g} h"
+    print(f"factor {one} {would}", file=sys.stderr)
+if factor is None:
+    sys.exit(f"no factor ends within {hours} h; nothing was clustered")
+print(f"clustering with factor {factor}", file=sys.stderr)
+print(factor)
 PYTHON
-    ); } 3>&1
-    [ "$next" = "go on" ] || break
-done
+)
+
+answer=$("$tda" cluster-embeddings "$@" --json --downsample "$factor") || {
+    echo "factor $factor failed; the reasons are above" >&2
+    exit 1
+}
+"$python" - "$factor" "$answer" <<'PYTHON'
+import json, sys
+
+results = json.loads(sys.argv[2])["results"]
+rows, clusters = (sum(result[name] for result in results) for name in ("n_embeddings", "n_clusters"))
+seconds = sum(sum(result["seconds"].values()) for result in results)
+print(f"{'factor':>10} {'rows':>12} {'seconds':>10} {'clusters':>10}")
+print(f"{sys.argv[1]:>10} {rows:>12} {seconds:>10.1f} {clusters:>10}")
+PYTHON

@@ -59,10 +59,10 @@ def test_no_help_loads_a_heavy_library_either() -> None:
 
 
 def test_the_commands_know_the_backends() -> None:
+    from panic_tda.cli import options
     from panic_tda.clustering import backends
-    from panic_tda.commands import fitting
 
-    assert fitting.BACKENDS == backends.NAMES
+    assert options.BACKENDS == backends.NAMES
 
 
 def test_only_loading_code_speaks_to_drivers() -> None:

@@ -60,6 +60,7 @@ READING = (
     ["delete-clusterings", "--all", "--yes"],
     ["save-pending"],
     ["doctor"],
+    ["plan-clustering"],
 )
 EVERY = (["cluster-embeddings"], *READING)
 

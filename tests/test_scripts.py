@@ -80,24 +80,36 @@ def test_perform_clustering_shows_a_wrong_option_at_once(sample: Path) -> None:
     Path(done.stdout.splitlines()[1].removeprefix("log ")).unlink()
 
 
-def test_downsample_ladder_goes_down_to_one_on_a_small_database(sample: Path) -> None:
+def test_downsample_ladder_takes_all_rows_where_they_fit(sample: Path) -> None:
     script = str(ROOT / "scripts" / "downsample-ladder.sh")
     # The path is meant from where the user stands, and the table is what stdout has.
-    command = [script, "1", "--db", sample.name]
+    command = [script, "1", "--db", sample.name, "--epsilon", "0.5", "--min-samples", "5"]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=sample.parent)
-    header, *rows = (line.split() for line in done.stdout.splitlines())
+    header, row = (line.split() for line in done.stdout.splitlines())
     assert header == ["factor", "rows", "seconds", "clusters"]
-    factors = [int(row[0]) for row in rows]
-    assert factors == [10000, 1000, 100, 10, 1]
-    assert [factor for factor, _ in sorted(_parameters(sample), reverse=True)] == factors
+    assert row[:2] == ["1", "2400"]
+    assert _parameters(sample) == [(1, 0.5)]
+    assert "factor 1 would take about" in done.stderr
 
 
-def test_downsample_ladder_stops_before_a_step_that_would_not_finish(sample: Path) -> None:
+def test_downsample_ladder_clusters_nothing_that_would_not_finish(sample: Path) -> None:
     script = str(ROOT / "scripts" / "downsample-ladder.sh")
     environment = os.environ | {"PANIC_TDA_DB": str(sample)}
-    done = subprocess.run([script, "0"], check=True, capture_output=True, text=True, env=environment)
-    assert len(_parameters(sample)) == 1
-    assert "would take" in done.stderr
+    done = subprocess.run([script, "0"], check=False, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert _parameters(sample) == []
+    assert "factor 1000 would take about" in done.stderr
+    assert "no factor ends within 0 h" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [(["--epsilon", "x"], "not a valid float"), (["NoSuchModel"], "the database has: LSA")]
+)
+def test_downsample_ladder_shows_wrong_options(sample: Path, words: list[str], said: str) -> None:
+    command = [str(ROOT / "scripts" / "downsample-ladder.sh"), "--db", str(sample), *words]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (done.returncode, _parameters(sample)) == (2, [])
+    assert said in done.stderr
 
 
 def test_an_environment_of_the_user_is_not_removed(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from panic_tda.cli.text import duration
 from panic_tda.progress import TimeLeft
 
 if TYPE_CHECKING:
@@ -66,9 +67,9 @@ class PhaseLog:
         share = f"{100 * done / total:.0f} %, " if total and done else ""
         left = self._left.seconds(elapsed, done / total) if total and done else None
         if left is None:
-            _log.info("%s: %srunning for %s", name, share, _duration(elapsed))
+            _log.info("%s: %srunning for %s", name, share, duration(elapsed))
         else:
-            _log.info("%s: %sabout %s left", name, share, _duration(left))
+            _log.info("%s: %sabout %s left", name, share, duration(left))
 
     def _end(self, how: str) -> None:
         if self._name:
@@ -194,14 +195,3 @@ def make_progress(*, ended: int = logging.INFO) -> Display:
         redirect_stdout=False,
     )
     return Display(ended=ended, live=live)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 600:
-        # Whole minutes alone would be up to a third off.
-        return f"{seconds / 60:.1f} min"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

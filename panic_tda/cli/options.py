@@ -17,6 +17,8 @@ from panic_tda.cli.completion import LATEST as LATEST
 from panic_tda.cli.text import harmless
 
 DEFAULT_DATABASE = "db/trajectory_data.sqlite"
+BACKENDS = ("auto", "cuml", "sklearn", "tiled")
+"""Named here so that --help need not import them; a test holds them against the registry."""
 _MOST_VALUES = 100_000
 _OWN, _COMMON = "Options", "Common options"
 _LOUDNESS = "panic_tda.loudness"

@@ -1,11 +1,14 @@
-"""Text for a terminal: nothing that it would obey, as wide as it is shown, and tables that fit."""
+"""Text for a terminal: nothing that it would obey, as wide as it is shown, times, and tables that fit."""
 
 from __future__ import annotations
 
+import re
 import textwrap
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from panic_tda.errors import InvalidParameter
 
 _GAP = "  "
 _LEAST_COLUMNS = 8
@@ -70,6 +73,43 @@ def shorten(text: str, width: int) -> str:
         if taken > room:
             return text[:position] + "…"
     return text
+
+
+def duration(seconds: float) -> str:
+    """Say how long something lasts, to two digits or so.
+
+    >>> duration(75.2), duration(400), duration(7200)
+    ('75 s', '6.7 min', '2.0 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 600:
+        # Whole minutes alone would be up to a third off.
+        return f"{seconds / 60:.1f} min"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def parse_duration(text: str) -> float:
+    """Read a time such as `8h`, `30m`, `90s` or `1h30m`, in seconds.
+
+    >>> parse_duration("1h30m")
+    5400.0
+
+    Raises
+    ------
+    InvalidParameter
+        It is none.
+    """
+    found = re.fullmatch(
+        r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?",
+        "".join(text.split()).lower(),
+        flags=re.ASCII,
+    )
+    if not found or not any(found.groups()):
+        raise InvalidParameter(f"a time is such as 8h, 30m, 90s or 1h30m; got {text!r}")
+    return sum(float(amount) * unit for amount, unit in zip(found.groups("0"), (3600, 60, 1), strict=True))
 
 
 def paragraph(text: str, width: int, *, indent: int | None = None) -> str:

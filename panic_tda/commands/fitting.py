@@ -14,8 +14,6 @@ from panic_tda.cli import completion, display, options, terminal
 from panic_tda.cli.options import option
 from panic_tda.cli.rendering import common
 
-# Named here so that --help need not import them; a test holds them against the registry.
-BACKENDS = ("auto", "cuml", "sklearn", "tiled")
 _what, _clustering, _machine, _cut = (
     functools.partial(option, section=section)
     for section in ("What to cluster", "Clustering", "Machine", "What is to be other than there")
@@ -53,7 +51,7 @@ _what, _clustering, _machine, _cut = (
 @_clustering("--max-cluster-size", type=int, help="Split larger clusters further (eom only).")
 @_machine(
     "--backend",
-    type=click.Choice(BACKENDS),
+    type=click.Choice(options.BACKENDS),
     default="auto",
     show_default=True,
     help="What builds the spanning tree; a named one never gives way to another.",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+_MEMINFO = Path("/proc/meminfo")
 
 
 def available_cores() -> int:
@@ -16,6 +19,17 @@ def host_memory() -> tuple[int | None, int | None]:
     """Bytes of host memory, and those that can be had; None where the system does not say."""
     try:
         page = os.sysconf("SC_PAGE_SIZE")
-        return page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
+        total, free = page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
     except (AttributeError, OSError, ValueError):  # no such call, or no such number, on this system
         return None, None
+    return total, _available() or free
+
+
+def _available() -> int | None:
+    """Free bytes, and those that the system gives back when asked: after a large file was read, most."""
+    try:
+        lines = _MEMINFO.read_text().splitlines()
+    except OSError:  # Linux alone has it
+        return None
+    found = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    return 1024 * int(next(found, 0)) or None

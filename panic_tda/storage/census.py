@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
-from panic_tda.errors import BadVectors
+from panic_tda.errors import BadVectors, NoEmbeddings, UnknownModel
 from panic_tda.parameters import validate_downsample
 from panic_tda.storage.database import Database
 from panic_tda.storage.sampling import in_one_index, sample
@@ -91,39 +91,70 @@ def take_census(database: Database, downsample: int = 1) -> dict[str, ModelCensu
         return count(connection, validate_downsample(downsample))
 
 
+def take_censuses(database: Database, model: str, factors: Sequence[int]) -> dict[int, ModelCensus]:
+    """Do what `take_census` does for one model and several sampling factors, in one walk through the indexes.
+
+    Returns
+    -------
+    dict of int to ModelCensus
+        By factor.
+    """
+    factors = [validate_downsample(factor) for factor in factors]
+    with database.reading() as connection:
+        return dict(zip(factors, _count_model(connection, factors, model), strict=True))
+
+
 def count(connection: Connection, downsample: int, model: str | None = None) -> dict[str, ModelCensus]:
     """Do what `take_census` does, inside a transaction, for all models or one."""
     names = stored_models(connection) if model is None else [model]
-    found = {name: _count_model(connection, downsample, name) for name in names}
+    found = {name: _count_model(connection, [downsample], name)[0] for name in names}
     return {name: census for name, census in found.items() if census.n_total}
 
 
-def _count_model(connection: Connection, downsample: int, model: str) -> ModelCensus:
+def choose_models(database: Database, asked: Sequence[str], present: Sequence[str]) -> list[str]:
+    """Return the models that were asked for, each once; all that are present where none was.
+
+    Raises
+    ------
+    NoEmbeddings
+        None is present.
+    UnknownModel
+        One that was asked for is not.
+    """
+    if not present:
+        raise NoEmbeddings(f"{database} has no embeddings; import some with panic-tda import-embeddings")
+    unknown = sorted(set(asked) - set(present))
+    if unknown:
+        raise UnknownModel(
+            f"no embeddings of model {', '.join(unknown)}; the database has: {', '.join(present)}"
+        )
+    return list(dict.fromkeys(asked)) or list(present)
+
+
+def _count_model(connection: Connection, factors: Sequence[int], model: str) -> list[ModelCensus]:
     # One query a length of vector: grouped by it, every SQLite before 3.41 reads the vectors to measure them.
     this_model = _embedding.c.embedding_model == model
     sizes = _successive(connection, _size, this_model)
     missing = sa.select(_embedding.c.id).where(this_model, _size.is_(None)).limit(1)
     if connection.execute(missing).first() is not None:
         sizes = [None, *sizes]
-    chosen = sample(downsample)
+    chosen = sample(max(factors))
+    conditions = [chosen.chosen] if len(factors) == 1 else [chosen.chosen_at(factor) for factor in factors]
     counts = sa.select(
         sa.func.count(),
         sa.func.coalesce(sa.func.sum(sa.case((chosen.orphaned, 1), else_=0)), 0),
-        sa.func.coalesce(sa.func.sum(sa.case((chosen.chosen, 1), else_=0)), 0),
         sa.func.coalesce(sa.func.max(chosen.output_index), -1) + 1,
+        *(sa.func.coalesce(sa.func.sum(sa.case((one, 1), else_=0)), 0) for one in conditions),
     ).select_from(chosen.source)
-    census = ModelCensus(model, 0, 0)
+    n_total = n_orphans = longest = 0
+    sampled: list[dict[int | None, int]] = [{} for _ in factors]
     for size in sizes:
         these = sa.and_(this_model, _size.is_(None) if size is None else _size == size)
-        n_rows, n_orphans, n_sampled, longest = connection.execute(counts.where(these)).one()
-        census = ModelCensus(
-            model=model,
-            n_total=census.n_total + n_rows,
-            n_orphans=census.n_orphans + n_orphans,
-            longest=max(census.longest, longest),
-            sampled=census.sampled | ({size: n_sampled} if n_sampled else {}),
-        )
-    return census
+        n_rows, n_without, n_outputs, *n_chosen = connection.execute(counts.where(these)).one()
+        n_total, n_orphans, longest = n_total + n_rows, n_orphans + n_without, max(longest, n_outputs)
+        for by_size, number in zip(sampled, n_chosen, strict=True):
+            by_size.update({size: number} if number else {})
+    return [ModelCensus(model, n_total, n_orphans, longest, by_size) for by_size in sampled]
 
 
 def stored_width(connection: Connection, model: str) -> int:

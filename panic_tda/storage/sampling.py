@@ -36,6 +36,10 @@ class Sample(NamedTuple):
     orphaned: ColumnElement[bool]
     output_index: ColumnElement[Any]
 
+    def chosen_at(self, factor: int) -> ColumnElement[bool]:
+        """Return the condition for another factor; this sample's own must be above 1."""
+        return holds(self.output_index % factor == 0)
+
 
 def sample(downsample: int) -> Sample:
     """Return the join and the condition for one sampling factor.
@@ -51,13 +55,13 @@ def sample(downsample: int) -> Sample:
     orphaned = _invocation.c.id.is_(None)
     if downsample == 1:
         joined = _embedding.outerjoin(_invocation, _embedding.c.invocation_id == _invocation.c.id)
-        return Sample(joined, _holds(~orphaned), orphaned, sa.cast(sa.null(), sa.Integer))
+        return Sample(joined, holds(~orphaned), orphaned, sa.cast(sa.null(), sa.Integer))
     stride = strides().cte("stride")
     joined = _embedding.outerjoin(_invocation, in_one_index()).outerjoin(
         stride, sa.and_(stride.c.run_id == _invocation.c.run_id, stride.c.type == _invocation.c.type)
     )
     index = _invocation.c.sequence_number // stride.c.stride
-    return Sample(joined, _holds(index % downsample == 0), orphaned, index)
+    return Sample(joined, holds(index % downsample == 0), orphaned, index)
 
 
 def strides() -> Select[Any]:
@@ -96,5 +100,6 @@ def in_one_index() -> ColumnElement[bool]:
     return _invocation.c.id.between(_embedding.c.invocation_id, _embedding.c.invocation_id)
 
 
-def _holds(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+def holds(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Wrap a condition on an invocation so that SQLite keeps the order of the join; see `sample`."""
     return sa.case((condition, 1), else_=0) == 1

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from panic_tda.cli import display
 from panic_tda.cli.display import Display
 from tests.cli.processes import SECONDS, SLOW, count_results, on_a_terminal, read_until, run, started
 from tests.conftest import MakeFile
@@ -111,22 +110,6 @@ def logs_reach_the_test() -> Iterator[None]:
     logger.propagate = True
     yield
     logger.propagate = before
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"),
-        (89, "89 s"),
-        (90, "1.5 min"),
-        (600, "10 min"),
-        (5399, "90 min"),
-        (5400, "1.5 h"),
-        (90_000, "25.0 h"),
-    ],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert display._duration(seconds) == text
 
 
 SAVED_NOWHERE = """

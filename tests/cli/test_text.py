@@ -7,7 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from panic_tda.cli import terminal
-from panic_tda.cli.text import Column, columns, harmless, on_one_line, paragraph, shorten, table
+from panic_tda.cli.text import (
+    Column,
+    columns,
+    duration,
+    harmless,
+    on_one_line,
+    paragraph,
+    parse_duration,
+    shorten,
+    table,
+)
 
 
 @pytest.mark.parametrize(
@@ -67,3 +77,35 @@ def test_no_line_of_a_table_is_wider_than_the_terminal(
 def test_a_paragraph_goes_on_below_where_it_began() -> None:
     assert paragraph("  one two three", 9) == "  one two\n  three"
     assert paragraph("key  one two", 9, indent=5) == "key  one\n     two"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (89, "89 s"),
+        (90, "1.5 min"),
+        (600, "10 min"),
+        (5399, "90 min"),
+        (5400, "1.5 h"),
+        (90_000, "25.0 h"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("8h", 28_800),
+        ("30m", 1_800),
+        ("90s", 90),
+        ("1h30m", 5_400),
+        ("1H 5s", 3_605),
+        ("0.5h", 1_800),
+        ("0s", 0),
+    ],
+)
+def test_times_are_read(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds

@@ -31,6 +31,7 @@ SHOWN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "compare-clusterings": (("latest", "OLDER"), (MODEL, TEXT)),
     "cluster-embeddings": (("--epsilon", "2"), (MODEL,)),
     "recut-clustering": (("--epsilon", "1"), (MODEL,)),
+    "plan-clustering": (("--downsample", "1"), (MODEL,)),
     "sweep-clustering": ((), (MODEL,)),
     "delete-clusterings": (("--all", "--yes"), (MODEL,)),
     "doctor": (("--environment",), ()),

@@ -37,7 +37,9 @@ from panic_tda.main import main
 from panic_tda.storage import database as database_module
 from panic_tda.storage import pending
 from panic_tda.storage.assignments import read_assignments, read_invocations
+from panic_tda.storage.census import take_census
 from panic_tda.storage.database import Database, lock_for_saving, open_database
+from panic_tda.storage.excerpts import read_excerpt
 from panic_tda.storage.glance import stored_clusterings, stored_models
 from panic_tda.storage.results import find_clustering
 from panic_tda.storage.saving import save_clustering, save_or_keep
@@ -308,6 +310,23 @@ def test_a_glance_at_postgres(server: str, database: Database) -> None:
     (found,) = stored_clusterings(server)
     assert (found.id, found.embedding_model, len(found.created_at)) == (str(finished.id), MODEL, 16)
     assert stored_models(server) == [MODEL]
+
+
+def test_a_plan_on_postgres_is_measured_on_its_rows(server: str, database: Database) -> None:
+    words = ["--downsample", "1", "--downsample", "7", "--within", "1h"]
+    planned = CliRunner().invoke(main, ["plan-clustering", *words, "--json", "--db", server])
+    assert planned.exit_code == 0, planned.stderr
+    (model,) = json.loads(planned.stdout)["models"]
+    assert [one["n_rows"] for one in model["plans"]] == [N_RUNS * LENGTH, N_RUNS * 8]
+    assert [one["measured_rows"] for one in model["plans"]] == [N_RUNS * LENGTH, N_RUNS * 8]
+    assert [one["measured_runs"] for one in model["plans"]] == [N_RUNS] * 2
+    assert model["smallest_factor_within"] == 1
+    census = take_census(database)[MODEL]
+    piece = read_excerpt(database, census, downsample=3, n_rows=40)
+    with database.session() as session:
+        stored = {vector.tobytes() for vector in session.scalars(sa.select(Embedding.vector))}
+    assert {vector.tobytes() for vector in piece.vectors} <= stored
+    assert 20 <= len(piece.vectors) <= 40
 
 
 def test_an_unreachable_server_is_an_error_without_password() -> None:

@@ -21,10 +21,12 @@ from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.errors import BadVectors, UnknownModel
 from panic_tda.files.importing import import_embeddings
 from panic_tda.insight.comparison import compare_clusterings
+from panic_tda.insight.planning import plan_clustering
 from panic_tda.storage import pending
 from panic_tda.storage.assignments import read_invocations
-from panic_tda.storage.census import count_mixed, require_valid, stored_models, take_census
+from panic_tda.storage.census import count_mixed, require_valid, stored_models, take_census, take_censuses
 from panic_tda.storage.database import Database
+from panic_tda.storage.excerpts import read_excerpt
 from panic_tda.storage.loading import load_embeddings
 from panic_tda.storage.recovery import save_pending
 from panic_tda.storage.results import (
@@ -86,6 +88,7 @@ def use_everything(file: UpgradedFile, folder: Path) -> None:
     (outcome,) = cluster_all_data(database, ["Nomic"], downsample=2, skip_invalid=True)
     with pytest.raises(BadVectors):
         require_valid(database, take_census(database, 3)["Nomic"], 3)
+    plan_clustering(database, downsamples=[1, 2])
     for factor in (1, 2):
         load_embeddings(database, take_census(database, factor)["NomicVision"], downsample=factor)
     with database.session() as session:
@@ -138,10 +141,13 @@ def test_counting_reads_indexes_only(upgraded: MakeFile, spec: FieldSpec) -> Non
             take_census(database, factor)
         for model in facts.models:
             count_mixed(database, model)
+            for factor, census in take_censuses(database, model, (1, 2, 10)).items():
+                for n_rows in (5, 10_000):
+                    read_excerpt(database, census, downsample=factor, n_rows=n_rows)
         with database.reading() as connection:
             stored_models(connection)
-    asked = [sql for sql in queries(seen) if " LIMIT " not in sql]
-    assert len(asked) > 20
+    asked = [sql for sql in queries(seen) if " LIMIT " not in sql and "embedding.vector \n" not in sql]
+    assert len(asked) > 40
     with closing(sqlite3.connect(facts.path)) as raw:
         # The next length of a model is looked up in the index, and measured on the one row it leads to.
         looked_up = [sql for sql in asked if "min(length(" in sql]
@@ -205,9 +211,10 @@ def load_sample(database: Database, factor: int) -> int:
     return len(load_embeddings(database, census, downsample=factor).ids)
 
 
-def test_a_sample_reads_indexes_and_its_own_vectors(upgraded: MakeFile) -> None:
-    # As in the field: most of the file are images. Each is a page of the table and 24 behind it.
-    file = upgraded(FieldSpec(layout=0, runs=12, length=100, dimensions=768, image_bytes=IMAGE_BYTES))
+def field_of_images(upgraded: MakeFile) -> UpgradedFile:
+    """Write a file that is mostly images, as in the field: each is a page of the table and 24 behind it."""
+    spec = FieldSpec(layout=0, runs=12, length=100, dimensions=768, image_bytes=IMAGE_BYTES)
+    file = upgraded(replace(spec, migrated=True))
     with closing(sqlite3.connect(file.path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     size = file.path.stat().st_size
@@ -215,6 +222,29 @@ def test_a_sample_reads_indexes_and_its_own_vectors(upgraded: MakeFile) -> None:
     whole, _ = cost(file.path, file.path.read_bytes)
     if whole < size:
         pytest.skip("the file cannot be made to come from the disk here (a file system in memory?)")
+    return file
+
+
+def test_an_excerpt_reads_indexes_and_its_own_vectors(upgraded: MakeFile) -> None:
+    file = field_of_images(upgraded)
+    size = file.path.stat().st_size
+    census = take_census(file.database)["Nomic"]
+    for factor, n_rows in ((1, 48), (10, 40)):
+        found = []
+
+        def read(factor: int = factor, n_rows: int = n_rows, found: list[int] = found) -> None:
+            rows = read_excerpt(file.database, census, downsample=factor, n_rows=n_rows).vectors
+            found.append(len(rows))
+
+        n_read, n_written = cost(file.path, read)
+        assert n_rows / 2 <= found[0] <= n_rows
+        assert n_read < 0.02 * size
+        assert n_written < 100_000
+
+
+def test_a_sample_reads_indexes_and_its_own_vectors(upgraded: MakeFile) -> None:
+    file = field_of_images(upgraded)
+    size = file.path.stat().st_size
     assert load_sample(file.database, 1000) == 12
     n_read, n_written = cost(file.path, lambda: load_sample(file.database, 1000))
     assert n_read < 0.01 * size

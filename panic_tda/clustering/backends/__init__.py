@@ -2,8 +2,8 @@
 
 What a backend owes is in `base`: a spanning tree, since labels are made of it for all of them alike; another
 library's labels are not enough. A new one is a module here with a line in `_HOMES`, its name in
-`main.BACKENDS` (a test says so), and a place in `_AUTO_ORDER` if it is to be taken unasked. `tree_check`
-tells how far a tree is from a minimum one, for those that are not exact.
+`cli.options.BACKENDS` (a test says so), and a place in `_AUTO_ORDER` if it is to be taken unasked.
+`tree_check` tells how far a tree is from a minimum one, for those that are not exact.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _HOMES = {
 }
 AUTO = "auto"
 NAMES = (AUTO, *_HOMES)
-"""What `--backend` accepts; `main.BACKENDS` says it again, so that --help need not import this."""
+"""What `--backend` accepts; `cli.options.BACKENDS` says it again, so that --help need not import this."""
 ON_HOST = ("sklearn",)
 """Those that have no use for a device."""
 _AUTO_ORDER = ("cuml", "sklearn", "tiled")

@@ -95,6 +95,9 @@ class Backend(Protocol):
     def rows_on_device(self, n_rows: int, n_features: int, options: FitOptions) -> bool:
         """Say whether rows of this shape belong into device memory; asked before they are loaded."""
 
+    def bytes_needed(self, n_rows: int, n_features: int, options: FitOptions) -> int:
+        """Estimate the bytes of a fit in the memory where it works, with the rows where they lie there."""
+
     def fit(self, vectors: Array, weights: IntArray, options: FitOptions) -> SpanningTree:
         """Build the tree.
 

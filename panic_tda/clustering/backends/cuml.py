@@ -121,6 +121,10 @@ class CumlBackend:
         """Say yes: see `Backend.rows_on_device`."""
         return True
 
+    def bytes_needed(self, n_rows: int, n_features: int, options: FitOptions) -> int:
+        """Device memory, rows included; see `estimate_bytes`."""
+        return estimate_bytes(n_rows, n_features, options.min_samples)
+
     def fit(self, vectors: Array, weights: IntArray, options: FitOptions) -> SpanningTree:
         """Build the tree; see `Backend.fit`.
 

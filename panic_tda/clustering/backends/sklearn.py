@@ -43,6 +43,10 @@ class SklearnBackend:
         """Say no: see `Backend.rows_on_device`."""
         return False
 
+    def bytes_needed(self, n_rows: int, n_features: int, options: FitOptions) -> int:
+        """Three matrices of distances, and the rows; see `fit`."""
+        return 24 * n_rows * n_rows + 4 * n_rows * n_features
+
     def fit(self, vectors: Float32Array, weights: IntArray, options: FitOptions) -> SpanningTree:
         """Build the tree; see `Backend.fit`.
 

@@ -26,6 +26,11 @@ _PATIENCE = 16
 """Most tiles done densely without asking the bound, after it was asked in vain as many times in a row."""
 
 
+def pay(n_axes: int, n_features: int) -> bool:
+    """Say whether so many axes are worth their products for rows of so many dimensions."""
+    return MIN_FEATURES <= n_features > n_axes > 0
+
+
 def principal_axes(xp: ArrayModule, vectors: Array, n_axes: int, rng: np.random.Generator) -> FloatArray:
     """Return the leading axes of the second moment about the origin, from a sample of the rows.
 

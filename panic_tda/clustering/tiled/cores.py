@@ -35,7 +35,7 @@ from panic_tda.arrays.rows import slices
 from panic_tda.clustering.tiled import margins
 
 if TYPE_CHECKING:
-    from panic_tda.clustering.tiled.contract import Lists, Space
+    from panic_tda.clustering.tiled.contract import Lists, Space, Work
     from panic_tda.clustering.tiled.workers import Workers
     from panic_tda.progress import Progress
     from panic_tda.types import Array, ArrayModule, FloatArray, IntArray
@@ -111,10 +111,10 @@ def core_distances(
     return Cores(cores, len(flagged))
 
 
-def batch_bytes(space: Space, min_samples: int) -> int:
+def batch_bytes(work: Work, n_features: int, min_samples: int) -> int:
     """Bytes that a thread takes to look rows up again, at most."""
-    batch, width, d = _batch_rows(min_samples), _width(space), space.vectors.shape[1]
-    taken: int = batch * (width + min_samples) * _PAIR_BYTES + 12 * (batch + width) * d
+    batch, width = _batch_rows(min_samples), _width(work)
+    taken: int = batch * (width + min_samples) * _PAIR_BYTES + 12 * (batch + width) * n_features
     return taken
 
 
@@ -122,8 +122,8 @@ def _batch_rows(min_samples: int) -> int:
     return max(1, min(_BATCH_ROWS, _BATCH_NEAREST // min_samples))
 
 
-def _width(space: Space) -> int:
-    width: int = space.work.TILE_ROWS // 2
+def _width(work: Work) -> int:
+    width: int = work.TILE_ROWS // 2
     return width
 
 
@@ -173,7 +173,7 @@ def _among_all(
     """Measure core distances of some rows, of which `cores` are upper bounds, among all other rows."""
     xp, dense = space.xp, False
     batch, nearest = space.take(xp.asarray(rows)), _Nearest(cores, missing)
-    for tile in slices(len(weights), _width(space)):
+    for tile in slices(len(weights), _width(space.work)):
         columns, bounds = part(xp, space.vectors, tile), xp.asarray(nearest.cores)
         if not dense:
             reach = batch @ columns.T >= margins.lower_products(bounds, space.margin)[:, None]

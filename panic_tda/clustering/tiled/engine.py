@@ -20,12 +20,13 @@ from panic_tda.clustering.tiled.space import describe, work_on
 from panic_tda.clustering.tiled.workers import Workers, workers
 from panic_tda.clustering.trees import Edges, concatenate, minimum_forest
 from panic_tda.devices import cuda
+from panic_tda.devices.machine import available_cores
 from panic_tda.errors import InvalidParameter, UnsupportedOnBackend
 from panic_tda.parameters import format_bytes
 from panic_tda.types import SpanningTree
 
 if TYPE_CHECKING:
-    from panic_tda.clustering.tiled.contract import Lists, Space
+    from panic_tda.clustering.tiled.contract import Lists, Space, Work
     from panic_tda.types import Array, ArrayModule, FloatArray, IntArray
 
 _SEED = 0
@@ -132,6 +133,21 @@ class TiledBackend:
         tile_rows = min(n_rows, self.settings.tile_rows or device.TILE_ROWS)
         return n_rows * by_row + device.buffer_bytes(tile_rows, max(n_features, axes_floats))
 
+    def bytes_needed(self, n_rows: int, n_features: int, options: FitOptions) -> int:
+        """Bytes of the rows and what the work takes beside them; see `Backend.bytes_needed`."""
+        rows = 4 * n_rows * n_features
+        if options.on_device:
+            beside = self.device_bytes(n_rows, n_features, options.min_samples)
+            return beside + rows if self.rows_on_device(n_rows, n_features, options) else beside
+        n_axes = self._n_axes(n_rows, np)
+        return rows + self._bytes(
+            (n_rows, n_features),
+            options.min_samples,
+            work=work_on(np),
+            axes_floats=n_axes + 1 if axes.pay(n_axes, n_features) else 0,
+            n_threads=self.settings.threads or available_cores(),
+        )
+
     def fit(self, vectors: Array, weights: IntArray, options: FitOptions) -> SpanningTree:
         """Build the tree; see `Backend.fit`.
 
@@ -153,14 +169,12 @@ class TiledBackend:
             # A plain view: the compiled kernels take memory maps only as ordinary arrays.
             vectors = np.asarray(vectors)
         xp = self._library(vectors, options)
-        tile_rows, threads = self._tile_rows(xp), work_on(xp).THREADS or self.settings.threads
+        threads = work_on(xp).THREADS or self.settings.threads
         self._open(options, xp)
         if finished := self._stored(options, _FINISHED_TREE):
             return _as_spanning_tree(*finished)
         rng = np.random.default_rng(_SEED)
-        # With two tiles, finding the axes takes longer than the one product that they could spare.
-        n_axes = self.settings.n_axes if n > 2 * tile_rows else 0
-        space = describe(xp, vectors, n_axes, rng)
+        space = describe(xp, vectors, self._n_axes(n, xp), rng)
         with workers(threads) as team:
             cores, tree = self._stored(options, _FIRST_TREE) or self._first_tree(
                 space, weights, options, team, rng
@@ -177,6 +191,10 @@ class TiledBackend:
 
     def _tile_rows(self, xp: ArrayModule) -> int:
         return self.settings.tile_rows or work_on(xp).TILE_ROWS
+
+    def _n_axes(self, n_rows: int, xp: ArrayModule) -> int:
+        # With two tiles, finding the axes takes longer than the one product that they could spare.
+        return self.settings.n_axes if n_rows > 2 * self._tile_rows(xp) else 0
 
     def _open(self, options: FitOptions, xp: ArrayModule) -> None:
         if options.checkpoint is not None:
@@ -251,14 +269,19 @@ class TiledBackend:
 
     def memory(self, space: Space, min_samples: int, team: Workers) -> int:
         """Bytes taken above the input, at most: lists, axes and trees by row, buffers by thread."""
-        n = len(space.vectors)
+        n, axes_floats = len(space.vectors), space.points.shape[1] if space.bounded else 0
+        shape, n_threads = (n, space.vectors.shape[1]), team.n_threads
+        return self._bytes(shape, min_samples, work=space.work, axes_floats=axes_floats, n_threads=n_threads)
+
+    def _bytes(
+        self, shape: tuple[int, int], min_samples: int, *, work: Work, axes_floats: int, n_threads: int
+    ) -> int:
+        n, d = shape
         length = neighbours.list_length(n, min_samples)
-        axes_bytes = 4 * space.points.shape[1] if space.bounded else 0
-        longest = max(space.points.shape[1], space.vectors.shape[1])
-        buffers = space.work.buffer_bytes(self._tile_rows(space.xp), longest)
+        buffers = work.buffer_bytes(self.settings.tile_rows or work.TILE_ROWS, max(d, axes_floats))
         # One pass after the other: what each takes for its tiles is gone when the next begins.
-        buffers = max(buffers, batch_bytes(space, min_samples) if length < n - 1 else 0)
-        return int(n * (space.work.list_bytes(length) + axes_bytes + _ROW_BYTES) + team.n_threads * buffers)
+        buffers = max(buffers, batch_bytes(work, d, min_samples) if length < n - 1 else 0)
+        return int(n * (work.list_bytes(length) + 4 * axes_floats + _ROW_BYTES) + n_threads * buffers)
 
     def _joined(
         self,

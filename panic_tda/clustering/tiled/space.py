@@ -59,7 +59,7 @@ def describe(xp: ArrayModule, vectors: Array, n_axes: int, rng: np.random.Genera
     error = margins.norm_error(xp, vectors)
     margin = margins.product_margin(d, error)
     _require_precise(xp, vectors, margin)
-    if not n_axes or d < axes.MIN_FEATURES or n_axes >= d:
+    if not axes.pay(n_axes, d):
         return Space(vectors, vectors, False, margin, 0.0, xp, work_on(xp))
     points = axes.coordinates(xp, vectors, axes.principal_axes(xp, vectors, n_axes, rng))
     return Space(vectors, points, True, margin, margin + margins.bound_margin(n_axes, error), xp, work_on(xp))

@@ -1,0 +1,408 @@
+"""What clusterings would take here: rows, memory and time by model and sampling factor, before any is made.
+
+Nothing is written. Rows are counted in the indexes, memory follows from their number, and time from fits of
+some thousand rows of each model and factor (`costs`): rows of whole runs, since what a fit costs depends on
+how near the nearest rows are (`storage.excerpts`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from panic_tda.arrays import device
+from panic_tda.clustering import backends
+from panic_tda.clustering.placement import Placement, place
+from panic_tda.devices import cuda
+from panic_tda.errors import PanicTdaError
+from panic_tda.insight.costs import measure, rows_to_measure
+from panic_tda.insight.memory import BackendMemory, memory_by_backend
+from panic_tda.parameters import ClusteringParameters, validate_downsample
+from panic_tda.progress import Prefixed, Progress, Silent
+from panic_tda.storage.census import FLOAT_BYTES, ModelCensus, choose_models, stored_models, take_censuses
+from panic_tda.storage.database import Database, open_current
+from panic_tda.storage.excerpts import read_excerpt
+
+DOWNSAMPLES = (1, 10, 100, 1_000)
+"""Factors that are planned where none is named."""
+SAVED_ROWS_PER_SECOND = 250_000
+"""Assignments with their tree, on the disk of two machines; an hour's fit saves for seconds."""
+_FEWEST_ROWS = 2
+_REFINEMENTS = 3
+"""Factors between the default ones that are looked at for the smallest that ends in time."""
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Predicted time of the stages of one model's clustering."""
+
+    load: float
+    fit: float
+    save: float
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return self.load + self.fit + self.save
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactorPlan:
+    """What clustering a model at one sampling factor would take.
+
+    Attributes
+    ----------
+    downsample : int
+        The factor.
+    n_rows : int
+        Rows with a valid vector.
+    backend : str or None
+        What would fit them; None where nothing would.
+    reason : str or None
+        Why there would be no clustering, or none that fits into memory.
+    memory : dict of str to BackendMemory
+        By backend.
+    measured_rows, measured_runs : int
+        From how many rows of how many runs the time is predicted.
+    seconds : Seconds or None
+        None where there would be no clustering.
+    """
+
+    downsample: int
+    n_rows: int
+    backend: str | None = None
+    reason: str | None = None
+    memory: dict[str, BackendMemory] = field(default_factory=dict)
+    measured_rows: int = 0
+    measured_runs: int = 0
+    seconds: Seconds | None = None
+
+    @property
+    def usable_seconds(self) -> float | None:
+        """Time until it ends; None where there would be no clustering, or no memory for it."""
+        if self.n_rows < _FEWEST_ROWS:
+            return 0.0
+        return None if self.reason or self.seconds is None else self.seconds.total
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What was done to predict a model's times.
+
+    Attributes
+    ----------
+    n_rows : int
+        Rows that were read and fitted, of all factors.
+    counting_seconds : float
+        What counting the rows took; loading a sample does it twice.
+    seconds : float
+        All of it.
+    """
+
+    n_rows: int
+    counting_seconds: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelPlan:
+    """What clusterings of one model would take.
+
+    Attributes
+    ----------
+    embedding_model : str
+    n_total : int
+        Its embeddings.
+    dimensions : int
+        Of its vectors.
+    longest_run : int
+        Outputs of its longest run; 0 where no factor above 1 was planned.
+    calibration : Calibration
+        What the times are predicted from.
+    plans : tuple of FactorPlan
+        By ascending factor.
+    smallest_factor_within : int or None
+        The smallest of these that ends in time; None where none does, or no time was named.
+    notes : tuple of str
+        What one should know of the rows.
+    """
+
+    embedding_model: str
+    n_total: int
+    dimensions: int
+    longest_run: int
+    calibration: Calibration
+    plans: tuple[FactorPlan, ...]
+    smallest_factor_within: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What clusterings of some models would take.
+
+    Attributes
+    ----------
+    models : tuple of ModelPlan
+    within_seconds : float or None
+        The time that was named.
+    smallest_factor_within : int or None
+        The smallest factor at which all models together end within it; None where none does, or no time was
+        named.
+    totals : dict of int to float or None
+        Time of all models by factor, one after the other or shared out among the devices; None where one of
+        them would have no clustering.
+    start_seconds : float
+        Of each fit's time: what the first fit of a process takes to load.
+    seconds : float
+        What planning took.
+    """
+
+    models: tuple[ModelPlan, ...]
+    within_seconds: float | None
+    smallest_factor_within: int | None
+    totals: dict[int, float | None]
+    start_seconds: float
+    seconds: float
+
+
+def plan_clustering(
+    database: Database | str | Path,
+    models: Sequence[str] = (),
+    *,
+    parameters: ClusteringParameters | None = None,
+    downsamples: Sequence[int] = (),
+    within: float | None = None,
+    devices: tuple[int, ...] | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """Predict what clusterings of these models would take on this machine, as busy as it is now.
+
+    Parameters
+    ----------
+    database : Database, str or Path
+        A database with tables of this version; read only.
+    models : sequence of str
+        Embedding models; none means all.
+    parameters : ClusteringParameters, optional
+        Those of the clusterings; the defaults where not given.
+    downsamples : sequence of int
+        Sampling factors; none means `DOWNSAMPLES` and, with `within`, what lies between them.
+    within : float, optional
+        Seconds in which the clusterings are to end.
+    devices : tuple of int, optional
+        As `Resources.devices`; what is measured is the first device that this process sees.
+    progress : Progress, optional
+        Told what is being done.
+
+    Raises
+    ------
+    UnknownModel, NoEmbeddings, NeedsUpgrade, DatabaseError, InvalidParameter, UnsupportedOnBackend
+        Before anything was measured.
+    """
+    began = time.monotonic()
+    factors = sorted({validate_downsample(factor) for factor in downsamples}) or list(DOWNSAMPLES)
+    asked = parameters or ClusteringParameters()
+    database = open_current(database)
+    with cuda.ruled_out() if devices == () else contextlib.nullcontext():
+        backends.require_usable(asked)
+        n_lanes = max(1, len(cuda.choose(devices)))
+        with database.reading() as connection:
+            present = stored_models(connection)
+        planner = _Planner(database, asked, progress or Silent())
+        found = [planner.plan(model, factors) for model in choose_models(database, models, present)]
+        totals = _totals(found, n_lanes)
+        for _ in range(_REFINEMENTS if within is not None and not downsamples else 0):
+            factor = factor_between(totals, within or 0.0)
+            if factor is None:
+                break
+            found = [planner.extend(model, factor) for model in found]
+            totals = _totals(found, n_lanes)
+    return Plan(
+        models=tuple(
+            replace(model, smallest_factor_within=smallest_within(_seconds(model), within)) for model in found
+        ),
+        within_seconds=within,
+        smallest_factor_within=smallest_within(totals, within),
+        totals=totals,
+        start_seconds=max(planner.starts.values(), default=0.0),
+        seconds=time.monotonic() - began,
+    )
+
+
+def smallest_within(seconds: Mapping[int, float | None], within: float | None) -> int | None:
+    """Return the smallest factor whose time is known and no longer than `within`, if there is one."""
+    if within is None:
+        return None
+    return min((factor for factor, one in seconds.items() if one is not None and one <= within), default=None)
+
+
+def factor_between(seconds: Mapping[int, float | None], within: float) -> int | None:
+    """Return the factor that may be the smallest to end in time, between those whose times are known.
+
+    Parameters
+    ----------
+    seconds : mapping of int to float or None
+        Time by factor; None where there can be no clustering.
+    within : float
+        Time in which it is to end.
+
+    Returns
+    -------
+    int or None
+        Between the smallest factor that ends in time and the next smaller one, where a power law through both
+        ends just in time; None where no whole number lies between them.
+    """
+    best = smallest_within(seconds, within)
+    below = max((factor for factor in seconds if best is not None and factor < best), default=None)
+    if best is None or below is None or best - below < 2:
+        return None
+    faster, slower = seconds[best], seconds[below]
+    if slower is None or not faster or slower <= faster:
+        candidate = math.sqrt(best * below)
+    else:
+        growth = math.log(slower / faster) / math.log(best / below)
+        candidate = best * (faster / within) ** (1 / growth)
+    return min(max(math.ceil(candidate), below + 1), best - 1)
+
+
+def _totals(models: Sequence[ModelPlan], n_lanes: int) -> dict[int, float | None]:
+    totals: dict[int, float | None] = {}
+    for plans in zip(*(model.plans for model in models), strict=True):
+        each = [plan.usable_seconds for plan in plans]
+        known = [seconds for seconds in each if seconds is not None]
+        # Nothing is shorter than its longest model, nor than all of them shared out evenly.
+        total = max(max(known, default=0.0), sum(known) / n_lanes)
+        totals[plans[0].downsample] = None if len(known) < len(each) else total
+    return totals
+
+
+def _seconds(model: ModelPlan) -> dict[int, float | None]:
+    return {plan.downsample: plan.usable_seconds for plan in model.plans}
+
+
+class _Planner:
+    """Plans model by model, and remembers what is the same for all.
+
+    Attributes
+    ----------
+    starts : dict of str to float
+        By backend, what the first fit of a process takes in addition.
+    """
+
+    def __init__(self, database: Database, asked: ClusteringParameters, progress: Progress) -> None:
+        self._database, self._asked, self._progress = database, asked, progress
+        self._folder = database.work_root.resolve().parent
+        self.starts: dict[str, float] = {}
+
+    def plan(self, model: str, factors: Sequence[int]) -> ModelPlan:
+        """Plan one model."""
+        progress = Prefixed(self._progress, f"{model}: ")
+        progress.phase("count embeddings")
+        began = time.monotonic()
+        censuses = take_censuses(self._database, model, factors)
+        counting = time.monotonic() - began
+        some = max(censuses.values(), key=lambda census: census.n_usable)
+        plans = [self._plan_factor(census, factor, counting, progress) for factor, census in censuses.items()]
+        return ModelPlan(
+            embedding_model=model,
+            n_total=some.n_total,
+            dimensions=some.width // FLOAT_BYTES,
+            longest_run=some.longest,
+            calibration=Calibration(
+                n_rows=sum(plan.measured_rows for plan in plans),
+                counting_seconds=counting,
+                seconds=time.monotonic() - began,
+            ),
+            plans=tuple(plans),
+            notes=tuple(_notes(censuses)),
+        )
+
+    def extend(self, model: ModelPlan, factor: int) -> ModelPlan:
+        """Plan one more factor of a model."""
+        further = self.plan(model.embedding_model, [factor])
+        plans = sorted((*model.plans, *further.plans), key=lambda plan: plan.downsample)
+        calibration = replace(
+            model.calibration,
+            n_rows=model.calibration.n_rows + further.calibration.n_rows,
+            seconds=model.calibration.seconds + further.calibration.seconds,
+        )
+        return replace(model, calibration=calibration, plans=tuple(plans))
+
+    def _plan_factor(
+        self, census: ModelCensus, factor: int, counting: float, progress: Progress
+    ) -> FactorPlan:
+        shape = census.n_usable, census.width // FLOAT_BYTES
+        plan = FactorPlan(downsample=factor, n_rows=census.n_usable)
+        if census.n_usable < _FEWEST_ROWS:
+            return replace(plan, reason=f"at least {_FEWEST_ROWS} rows are needed")
+        plan = replace(plan, memory=memory_by_backend(self._asked, *shape, folder=self._folder))
+        try:
+            placement = place(self._asked, *shape)
+            name = placement.backend.name
+            with device.explained(*shape, name) if placement.on_device else contextlib.nullcontext():
+                plan = self._measured(plan, census, placement, counting=counting, progress=progress)
+        except PanicTdaError as error:
+            return replace(plan, reason=str(error))
+        finally:
+            device.release()
+        return replace(plan, reason=plan.reason or plan.memory[name].reason)
+
+    def _measured(
+        self,
+        plan: FactorPlan,
+        census: ModelCensus,
+        placement: Placement,
+        *,
+        counting: float,
+        progress: Progress,
+    ) -> FactorPlan:
+        name, factor = placement.backend.name, plan.downsample
+        progress.phase(f"read rows at factor {factor:,}")
+        wanted = min(census.n_usable, rows_to_measure(placement))
+        excerpt = read_excerpt(self._database, census, downsample=factor, n_rows=wanted)
+        if not len(excerpt.vectors):
+            return replace(plan, reason="none of the rows that were read has a direction")
+        costs = measure(
+            excerpt.vectors,
+            replace(self._asked, min_samples=self._asked.resolve(census.n_usable).min_samples),
+            placement,
+            start=self.starts.get(name),
+            progress=progress,
+        )
+        self.starts[name] = costs.start
+        read = excerpt.seconds / max(1, len(excerpt.vectors))
+        looked_up = factor > 1 or census.n_orphans
+        return replace(
+            plan,
+            backend=name,
+            measured_rows=len(excerpt.vectors),
+            measured_runs=excerpt.n_runs,
+            seconds=Seconds(
+                load=census.n_usable * read + (2 * counting if looked_up else 0.0),
+                fit=costs.predict(census.n_usable),
+                save=census.n_usable / SAVED_ROWS_PER_SECOND,
+            ),
+        )
+
+
+def _notes(censuses: Mapping[int, ModelCensus]) -> list[str]:
+    notes = []
+    beyond = [factor for factor, census in censuses.items() if factor > 1 and census.longest <= factor]
+    if beyond:
+        longest = censuses[beyond[0]].longest
+        notes.append(
+            f"factors from {longest:,} on keep nothing but the first outputs: the longest run has {longest:,}"
+        )
+    census = censuses[min(censuses)]
+    n_invalid = census.n_sampled - census.n_usable
+    if n_invalid:
+        notes.append(
+            f"{n_invalid:,} of {census.n_sampled:,} vectors are missing or not of the common length: without "
+            "--skip-invalid the model fails"
+        )
+    return notes

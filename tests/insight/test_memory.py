@@ -1,0 +1,87 @@
+"""Memory is told by backend, where the work would be done, with the reason where it cannot be had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from panic_tda.clustering import backends
+from panic_tda.clustering.backends.base import FitOptions
+from panic_tda.clustering.tiled.engine import TiledBackend
+from panic_tda.clustering.tiled.space import describe
+from panic_tda.clustering.tiled.workers import workers
+from panic_tda.devices import cuda
+from panic_tda.insight import memory
+from panic_tda.insight.memory import memory_by_backend
+from panic_tda.parameters import ClusteringParameters
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def available(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with 8 GiB of free memory."""
+    monkeypatch.setattr(memory, "host_memory", lambda: (16 * GIB, 8 * GIB))
+
+
+@pytest.mark.usefixtures("available", "no_device")
+def test_what_a_laptop_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "unusable_because", lambda: "CuPy is not installed")
+    found = memory_by_backend(ClusteringParameters(), 15_000, 768, folder=tmp_path)
+    assert set(found) == set(backends.NAMES) - {backends.AUTO}
+    # Three matrices of 15,000² float64, and the rows.
+    assert found["sklearn"].bytes == 3 * 8 * 15_000**2 + 4 * 15_000 * 768
+    assert (found["sklearn"].fits, found["sklearn"].on_device, found["sklearn"].reason) == (True, False, None)
+    assert found["tiled"].fits
+    assert found["tiled"].bytes < 0.2 * GIB
+    assert (found["cuml"].fits, found["cuml"].reason) == (False, "CuPy is not installed")
+    assert found["cuml"].on_device
+    more = memory_by_backend(ClusteringParameters(), 3_000_000, 768, folder=tmp_path)
+    assert "accepts up to 20,000 rows" in (more["sklearn"].reason or "")
+    assert not more["tiled"].fits
+    said = more["tiled"].reason or ""
+    assert "11." in said.partition(" GiB")[0], "the rows alone take 8.6 GiB"
+    assert "8.0 GiB can be had" in said
+    assert "--memory-limit" in said
+    (tight,) = (memory_by_backend(ClusteringParameters(), 19_000, 768, folder=tmp_path)["sklearn"],)
+    assert tight.reason == "backend sklearn needs 8.1 GiB, and 8.0 GiB can be had"
+
+
+@pytest.mark.usefixtures("available", "stand_in", "device")
+def test_what_a_device_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # 24 GiB of it are free.
+    found = memory_by_backend(ClusteringParameters(), 1_000_000, 768, folder=tmp_path)
+    assert found["cuml"].bytes == 1_000_000 * (72 + 140 * 64 + 4 * 768)
+    assert [found[name].on_device for name in ("cuml", "tiled", "sklearn")] == [True, True, False]
+    assert [found[name].fits for name in ("cuml", "tiled", "sklearn")] == [True, True, False]
+    more = memory_by_backend(ClusteringParameters(), 3_000_000, 768, folder=tmp_path)
+    assert "use --backend tiled" in (more["cuml"].reason or "")
+    assert more["tiled"].fits
+    monkeypatch.setattr(cuda, "free_bytes", lambda: 1000)
+    # What auto does: it works in host memory then; who names the backend is told.
+    there = memory_by_backend(ClusteringParameters(), 100_000, 768, folder=tmp_path)["tiled"]
+    assert (there.on_device, there.fits) == (False, True)
+    named = memory_by_backend(ClusteringParameters(backend="tiled"), 100_000, 768, folder=tmp_path)["tiled"]
+    assert not named.fits
+    assert "--devices none" in (named.reason or "")
+
+
+def test_a_system_that_does_not_say_has_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "host_memory", lambda: (None, None))
+    asked = ClusteringParameters(backend="tiled")
+    with cuda.ruled_out():
+        assert memory_by_backend(asked, 10**8, 768, folder=tmp_path)["tiled"].fits
+
+
+@pytest.mark.parametrize("shape", [(3_000, 192), (1_500, 192), (3_000, 64), (20, 8)])
+def test_tiled_says_before_what_it_says_at_work(shape: tuple[int, int]) -> None:
+    """With axes and without: for few rows, and for few dimensions, they do not pay."""
+    rows = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    backend, options = TiledBackend(), FitOptions(min_samples=10, distance_floor=1e-3)
+    n_axes = backend.settings.n_axes if shape[0] > 2 * 1024 else 0
+    with workers() as team:
+        at_work = backend.memory(describe(np, rows, n_axes, np.random.default_rng(0)), 10, team)
+    assert backend.bytes_needed(*shape, options) == at_work + rows.nbytes

@@ -1,0 +1,307 @@
+"""A plan counts what a clustering would take, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from panic_tda import cluster_all_data
+from panic_tda.devices import cuda
+from panic_tda.errors import InvalidParameter, NeedsUpgrade, NoEmbeddings, UnknownModel, UnsupportedOnBackend
+from panic_tda.files.importing import import_embeddings, sample_files
+from panic_tda.insight import memory, planning
+from panic_tda.insight.costs import Costs
+from panic_tda.insight.planning import factor_between, plan_clustering, smallest_within
+from panic_tda.main import main
+from panic_tda.parameters import ClusteringParameters
+from panic_tda.storage.database import Database, open_database
+from tests.conftest import MakeFile
+from tests.field_files import EVERYTHING, FieldSpec, write_field_file
+from tests.snapshots import snapshot
+
+times = st.dictionaries(st.integers(1, 10**6), st.none() | st.floats(0.01, 1e6), min_size=1, max_size=6)
+
+
+@given(seconds=times, within=st.floats(0.01, 1e6))
+def test_the_smallest_factor_in_time_is_the_smallest_of_those_in_time(
+    seconds: dict[int, float | None], within: float
+) -> None:
+    in_time = []
+    for factor in sorted(seconds):
+        taken = seconds[factor]
+        if taken is not None and not taken > within:
+            in_time.append(factor)
+    assert smallest_within(seconds, within) == (in_time[0] if in_time else None)
+    assert smallest_within(seconds, None) is None
+
+
+@given(seconds=times, within=st.floats(0.01, 1e6))
+def test_the_next_factor_lies_between_the_last_too_long_and_the_first_in_time(
+    seconds: dict[int, float | None], within: float
+) -> None:
+    found, best = factor_between(seconds, within), smallest_within(seconds, within)
+    smaller = [factor for factor in seconds if best is not None and factor < best]
+    if best is None or not smaller or best - max(smaller) == 1:
+        assert found is None
+    else:
+        assert found is not None
+        assert max(smaller) < found < best
+
+
+@settings(deadline=None)
+@given(growth=st.floats(0.5, 2), n_total=st.integers(10**5, 10**8), answer=st.integers(2, 900))
+def test_the_smallest_of_all_factors_is_found_where_time_is_a_power_of_the_rows(
+    growth: float, n_total: int, answer: int
+) -> None:
+    def taken(factor: int) -> float:
+        return 1e-3 * (n_total / factor) ** growth
+
+    within = taken(answer) * (1 + 1e-9)
+    seconds: dict[int, float | None] = {factor: taken(factor) for factor in (1, 10, 100, 1_000)}
+    # The law is guessed at once; the others are its neighbours.
+    for _ in range(3):
+        if (factor := factor_between(seconds, within)) is not None:
+            seconds[factor] = taken(factor)
+    assert factor_between(seconds, within) is None
+    assert smallest_within(seconds, within) == answer
+
+
+def test_what_cannot_be_is_left_out_and_halved_in_powers() -> None:
+    assert factor_between({1: None, 100: 5.0}, 10.0) == 10
+    assert factor_between({1: 50.0, 100: None}, 10.0) is None
+
+
+@pytest.fixture
+def sample(tmp_path: Path) -> Database:
+    database = open_database(tmp_path / "sample.sqlite", create=True)
+    import_embeddings(sample_files(), database)
+    return database
+
+
+def test_a_plan_of_the_sample_says_what_clustering_it_does(sample: Database) -> None:
+    plan = plan_clustering(sample, ["MiniLM"], downsamples=[50, 1, 4, 1])
+    (model,) = plan.models
+    assert (model.embedding_model, model.n_total, model.dimensions, model.longest_run) == (
+        "MiniLM",
+        2400,
+        384,
+        50,
+    )
+    assert [one.downsample for one in model.plans] == [1, 4, 50]
+    before = math.inf
+    for one in model.plans:
+        (outcome,) = cluster_all_data(sample, ["MiniLM"], downsample=one.downsample)
+        assert (one.n_rows, one.backend) == (outcome.n_embeddings, outcome.backend)
+        assert (one.measured_rows, one.measured_runs) == (one.n_rows, 48)
+        assert one.seconds is not None
+        assert min(one.seconds.load, one.seconds.fit, one.seconds.save) > 0
+        assert one.seconds.total == one.seconds.load + one.seconds.fit + one.seconds.save
+        assert one.seconds.save < before
+        before = one.seconds.save
+        assert plan.totals[one.downsample] == one.seconds.total
+        assert one.memory[one.backend or ""].fits
+    assert model.calibration.n_rows == 2400 + 48 * 13 + 48
+    assert 0 < model.calibration.counting_seconds < model.calibration.seconds < plan.seconds
+    assert plan.smallest_factor_within is model.smallest_factor_within is plan.within_seconds is None
+    (note,) = model.notes
+    assert note == "factors from 50 on keep nothing but the first outputs: the longest run has 50"
+
+
+@pytest.fixture
+def slow_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which a fit takes 3 s a row, beside which the rest is nothing."""
+    law = Costs("tiled", {100: {"fit": 300.0}, 200: {"fit": 600.0}}, {"fit": 1.0}, start=0.0)
+    monkeypatch.setattr(planning, "measure", lambda *_, **__: law)
+
+
+@pytest.mark.usefixtures("slow_fits")
+def test_the_smallest_factor_that_ends_in_time_is_looked_for(sample: Database) -> None:
+    # Two models of 48 runs of 50 outputs: factor 7 keeps 8 of each, 8 keeps 7.
+    plan = plan_clustering(sample, within=2 * 3 * 48 * 7.5)
+    assert sorted(plan.totals) == [1, 7, 8, 10, 100, 1000]
+    assert plan.totals[8] == pytest.approx(2 * 3 * 48 * 7, rel=0.02)
+    assert plan.smallest_factor_within == 8
+    # Each of them alone has twice the time.
+    assert [model.smallest_factor_within for model in plan.models] == [7, 7]
+    assert [[one.downsample for one in model.plans] for model in plan.models] == [sorted(plan.totals)] * 2
+
+
+@pytest.mark.usefixtures("slow_fits")
+def test_factors_that_are_named_are_all_that_is_planned(sample: Database) -> None:
+    plan = plan_clustering(sample, ["LSA"], within=3 * 48 * 15.0, downsamples=[1, 25])
+    assert sorted(plan.totals) == [1, 25]
+    assert plan.smallest_factor_within == 25
+    assert plan_clustering(sample, within=1.0, downsamples=[1, 25]).smallest_factor_within is None
+
+
+@pytest.mark.usefixtures("slow_fits", "stand_in")
+def test_devices_share_the_models(sample: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = plan_clustering(sample, downsamples=[1], devices=())
+    assert alone.totals[1] == pytest.approx(2 * 3 * 2400, rel=0.02)
+    monkeypatch.setattr(cuda, "count", lambda: 2)
+    assert plan_clustering(sample, downsamples=[1]).totals[1] == pytest.approx(3 * 2400, rel=0.02)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_planning_changes_nothing(upgraded: MakeFile, read_only: bool) -> None:
+    file = upgraded(EVERYTHING)
+    if read_only:
+        file.path.chmod(0o444)
+    before = snapshot(file.path)
+    plan = plan_clustering(file.database, within=3600.0)
+    assert [model.embedding_model for model in plan.models] == file.facts.models
+    assert plan.smallest_factor_within == 1
+    assert snapshot(file.path) == before
+    assert not file.database.work_root.exists()
+
+
+def test_counts_are_those_of_the_rule_and_invalid_vectors_are_told(upgraded: MakeFile) -> None:
+    file = upgraded(EVERYTHING)
+    plan = plan_clustering(file.database, downsamples=[1, 2])
+    for model in plan.models:
+        assert model.n_total == file.facts.count(model.embedding_model)
+        for one in model.plans:
+            sampled = file.facts.sample(model.embedding_model, one.downsample)
+            assert one.n_rows == sum(row.kind not in ("null", "short") for row in sampled)
+    notes = {model.embedding_model: model.notes for model in plan.models}
+    assert "3 of " in notes["Nomic"][0]
+    assert "without --skip-invalid the model fails" in notes["Nomic"][0]
+    assert notes["STSBMpnet"] == ()
+
+
+def test_models_of_few_rows_are_no_matter(upgraded: MakeFile) -> None:
+    file = upgraded(FieldSpec(dummy_rows=1))
+    plan = plan_clustering(file.database, downsamples=[1, 1000], within=60.0)
+    dummy = next(model for model in plan.models if model.embedding_model == "Dummy")
+    assert [(one.n_rows, one.backend, one.seconds) for one in dummy.plans] == [(1, None, None)] * 2
+    assert dummy.plans[0].reason == "at least 2 rows are needed"
+    assert plan.smallest_factor_within == 1
+
+
+def test_copies_of_one_text_are_planned(upgraded: MakeFile) -> None:
+    file = upgraded(FieldSpec(duplicates=1.0, text_models=("Nomic",)))
+    (model,) = plan_clustering(file.database, downsamples=[1]).models
+    assert model.plans[0].seconds is not None
+    assert model.plans[0].seconds.fit > 0
+
+
+def test_rows_without_direction_are_not_measured(upgraded: MakeFile) -> None:
+    file = upgraded(FieldSpec(text_models=("Nomic",), nan_vectors=40))
+    (model,) = plan_clustering(file.database, downsamples=[1]).models
+    (one,) = model.plans
+    assert (one.n_rows, one.measured_rows) == (40, 0)
+    assert one.seconds is None
+    assert one.reason == "none of the rows that were read has a direction"
+
+
+def test_a_backend_that_refuses_says_why(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = upgraded(FieldSpec(runs=3))
+    monkeypatch.setattr("panic_tda.clustering.backends.sklearn.MAX_ROWS", 20)
+    asked = ClusteringParameters(backend="sklearn")
+    plan = plan_clustering(file.database, ["Nomic"], parameters=asked, downsamples=[1, 10], within=60.0)
+    refused, taken = plan.models[0].plans
+    assert refused.seconds is refused.backend is None
+    assert "accepts up to 20 rows" in (refused.reason or "")
+    assert refused.memory["sklearn"].reason == refused.reason
+    assert (taken.backend, taken.reason) == ("sklearn", None)
+    assert plan.smallest_factor_within == 10
+
+
+def test_what_does_not_fit_into_memory_is_not_in_time(
+    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = upgraded(FieldSpec(runs=30))
+    monkeypatch.setattr(memory, "host_memory", lambda: (1 << 40, 1 << 20))
+    plan = plan_clustering(file.database, ["Nomic"], downsamples=[1, 10], within=1e6)
+    whole, part = plan.models[0].plans
+    assert whole.seconds is not None
+    assert "1 MiB can be had" in (whole.reason or "")
+    assert (part.reason, plan.smallest_factor_within) == (None, 10)
+    assert plan.totals[1] is None
+
+
+def test_wrong_questions_are_refused_before_anything_is_measured(
+    tmp_path: Path, upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "measure", lambda *_, **__: pytest.fail("measured"))
+    file = upgraded()
+    with pytest.raises(UnknownModel, match="the database has: Nomic, STSBMpnet"):
+        plan_clustering(file.database, ["Nomic", "none"])
+    for factors in ([0], [1, -3], [2**70]):
+        with pytest.raises(InvalidParameter, match="downsample must be"):
+            plan_clustering(file.database, downsamples=factors)
+    with pytest.raises(UnsupportedOnBackend, match="backend cuml cannot run here"):
+        plan_clustering(file.database, parameters=ClusteringParameters(backend="cuml"), devices=())
+    with pytest.raises(NeedsUpgrade):
+        plan_clustering(write_field_file(tmp_path / "old.sqlite").path)
+    with pytest.raises(NoEmbeddings):
+        plan_clustering(open_database(tmp_path / "empty.sqlite", create=True))
+
+
+def run(path: Path, *words: str) -> str:
+    result = CliRunner().invoke(main, ["plan-clustering", *words, "--db", str(path)])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_json_has_the_words_of_the_plan(upgraded: MakeFile) -> None:
+    file = upgraded(EVERYTHING)
+    said = json.loads(run(file.path, "Nomic", "Dummy", "--downsample", "3", "--within", "1h30m", "--json"))
+    assert set(said) == {
+        "models", "within_seconds", "smallest_factor_within", "totals", "start_seconds", "seconds"
+    }  # fmt: skip
+    assert (said["within_seconds"], said["smallest_factor_within"]) == (5400, 3)
+    nomic, _ = said["models"]
+    assert set(nomic) == {
+        "embedding_model", "n_total", "dimensions", "longest_run", "calibration", "plans",
+        "smallest_factor_within", "notes",
+    }  # fmt: skip
+    (one,) = nomic["plans"]
+    assert one["downsample"] == 3
+    assert set(one["memory"]) == {"cuml", "sklearn", "tiled"}
+    assert set(one["memory"]["tiled"]) == {"bytes", "on_device", "fits", "reason"}
+    assert one["seconds"]["total"] == pytest.approx(
+        sum(one["seconds"][name] for name in ("load", "fit", "save"))
+    )
+
+
+def test_text_is_a_line_for_each_and_the_answer(upgraded: MakeFile) -> None:
+    file = upgraded(FieldSpec(null_vectors=1, length=50))
+    said = run(file.path, "--within", "2h")
+    lines = said.splitlines()
+    assert lines[0].split()[:4] == ["model", "factor", "rows", "backend"]
+    assert lines[1].split()[:4] == ["Nomic", "1", "99", "sklearn"]
+    assert len([line for line in lines if line.startswith(("Nomic ", "STSBMpnet "))]) == 8
+    assert "Nomic: factors from 25 on keep nothing but the first outputs" in said
+    assert "Nomic: 1 of 100 vectors are missing" in said
+    assert "all models: factor 1 ends within 2.0 h, in about" in said
+    named = run(file.path, "Nomic", "--within", "0s", "--downsample", "2")
+    assert "Nomic: none of these factors ends within 0 s; the soonest is factor 2, in about" in named
+    assert "ends within" not in run(file.path, "Nomic", "--downsample", "2")
+
+
+@pytest.mark.parametrize("text", ["", "8", "h", "1h 2", "-1h", "1d", "soon"])
+def test_a_time_that_is_none_is_wrong_usage(upgraded: MakeFile, text: str) -> None:
+    result = CliRunner().invoke(main, ["plan-clustering", "--within", text, "--db", str(upgraded().path)])
+    assert result.exit_code == 2
+    assert f"a time is such as 8h, 30m, 90s or 1h30m; got {text!r}" in result.stderr
+
+
+def test_planning_reads_pieces_of_runs_of_what_is_large(
+    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = upgraded(FieldSpec(runs=40, length=60))
+    monkeypatch.setattr(planning, "rows_to_measure", lambda _placement: 200)
+    (one,) = plan_clustering(file.database, ["Nomic"], downsamples=[1]).models[0].plans
+    assert one.n_rows == 1200
+    assert 100 <= one.measured_rows <= 200
+    assert one.measured_runs >= 16
+    assert one.seconds is not None
+    assert np.isfinite(one.seconds.total)

@@ -1,0 +1,104 @@
+"""An excerpt is rows of whole runs or of long pieces, and nothing but rows that the sampling rule chooses."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from panic_tda.storage.census import take_census, take_censuses
+from panic_tda.storage.excerpts import FEWEST_RUNS, Excerpt, read_excerpt
+from tests.conftest import MakeFile, UpgradedFile
+from tests.field_files import EVERYTHING, FieldSpec, StoredEmbedding
+from tests.storage.test_sampling import FACTORS, SPECS
+
+MANY_RUNS = FieldSpec(runs=40, length=60, duplicates=0.0, dummy_rows=12)
+"""40 runs of 30 texts, no two alike; of the model Dummy, the texts of the first run only."""
+
+
+def excerpt(file: UpgradedFile, model: str, factor: int, n_rows: int) -> Excerpt:
+    census = take_census(file.database, factor)[model]
+    return read_excerpt(file.database, census, downsample=factor, n_rows=n_rows)
+
+
+def good(file: UpgradedFile, model: str, factor: int) -> list[StoredEmbedding]:
+    """Sampled embeddings with a valid vector, of runs that are there."""
+    return [
+        embedding
+        for embedding in file.facts.sample(model, factor)
+        if embedding.kind == "good" and embedding.invocation.run_id in file.facts.runs
+    ]
+
+
+def as_bytes(vectors: np.ndarray) -> list[bytes]:
+    return [vector.tobytes() for vector in vectors]
+
+
+@pytest.mark.parametrize("spec", [*SPECS.values(), EVERYTHING], ids=[*SPECS, "all"])
+def test_an_excerpt_of_all_rows_is_all_valid_ones(upgraded: MakeFile, spec: FieldSpec) -> None:
+    file = upgraded(spec)
+    for model in file.facts.models:
+        for factor in (1, 2, 7, 1000):
+            rows = good(file, model, factor)
+            found = excerpt(file, model, factor, 10_000)
+            assert sorted(as_bytes(found.vectors)) == sorted(row.vector.tobytes() for row in rows)
+            assert found.n_runs == len({row.invocation.run_id for row in rows})
+
+
+@pytest.mark.parametrize("factor", [1, 3])
+@pytest.mark.parametrize("n_rows", [1, 15, 100, 200, 399])
+def test_an_excerpt_is_pieces_of_many_runs(upgraded: MakeFile, factor: int, n_rows: int) -> None:
+    file = upgraded(MANY_RUNS)
+    found = excerpt(file, "Nomic", factor, n_rows)
+    assert n_rows / 2 <= len(found.vectors) <= n_rows
+    assert found.n_runs >= min(FEWEST_RUNS, n_rows)
+    known = {row.vector.tobytes(): row.invocation for row in good(file, "Nomic", factor)}
+    pieces = defaultdict(list)
+    for vector in as_bytes(found.vectors):
+        pieces[known[vector].run_id].append(known[vector].sequence_number)
+    longest, whole = max(1, n_rows // FEWEST_RUNS), -(-30 // factor)
+    for numbers in pieces.values():
+        # Texts are at odd numbers: neighbours on the output index are two apart.
+        assert set(np.diff(numbers)) <= {2 * factor}
+        assert len(numbers) <= longest
+    assert sum(len(numbers) < min(longest, whole) for numbers in pieces.values()) <= 1
+    # The beginnings of runs are not like the rest of them.
+    if len(pieces) > 1 and longest < whole:
+        assert len({numbers[0] for numbers in pieces.values()}) > 2
+    # Runs stand one after the other.
+    runs = [known[vector].run_id for vector in as_bytes(found.vectors)]
+    assert sum(one != other for one, other in pairwise(runs)) == found.n_runs - 1
+
+
+def test_an_excerpt_is_the_same_every_time_and_for_other_factors_another(upgraded: MakeFile) -> None:
+    file = upgraded(MANY_RUNS)
+    first, second, third = (as_bytes(excerpt(file, "Nomic", factor, 100).vectors) for factor in (1, 1, 2))
+    assert first == second != third
+
+
+def test_a_model_that_embeds_few_runs_is_found(upgraded: MakeFile) -> None:
+    file = upgraded(MANY_RUNS)
+    found = excerpt(file, "Dummy", 1, 6)
+    assert (len(found.vectors), found.n_runs) == (6, 1)
+
+
+def test_nothing_is_an_excerpt_of_nothing(upgraded: MakeFile) -> None:
+    file = upgraded(FieldSpec(text_models=("Nomic",), nan_vectors=40, runs=4, length=20))
+    found = excerpt(file, "Nomic", 1, 100)
+    assert (found.vectors.shape, found.n_runs) == ((0, 8), 0)
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_counting_several_factors_at_once_counts_each(upgraded: MakeFile, spec: FieldSpec) -> None:
+    database, facts = upgraded(spec)
+    for model in facts.models:
+        together = take_censuses(database, model, FACTORS)
+        assert list(together) == list(FACTORS)
+        for factor, census in together.items():
+            alone = take_census(database, factor)[model]
+            assert (census.n_total, census.n_orphans) == (alone.n_total, alone.n_orphans)
+            assert census.sampled == alone.sampled
+            if factor > 1:
+                assert census.longest == alone.longest
