@@ -21,6 +21,7 @@ COMMANDS = (
     insight.sweep_clustering,
     insight.show_density,
     exports.export_clustering,
+    exports.export_trajectories,
     data.doctor,
     shell.complete,
 )

@@ -4,7 +4,7 @@ In flow files; `arrow_files` tells their format by their first bytes and reads c
 checks them, `embedding_files` turns them into batches of texts and vectors, `naming` finds the runs of files
 that do not name theirs, `pipeline_dumps` reads folders that the generation pipeline has written, and
 `importing` puts all of it into a database, through `storage.additions` and `storage.dumps`. Out flow files:
-`exporting` writes the rows that `storage.exports` streams. Another format to read is
+`exporting` writes the rows that `storage.exports` and `insight.step_rows` stream. Another format to read is
 another file here; one to write is a function in `exporting`.
 
 Words: a *batch* is some thousand rows of one embedding model; a *run* is known by its name, seed, network
