@@ -133,6 +133,7 @@ def alike(output: str) -> str:
         (r"\b\d{4}-\d\d-\d\d \d\d:\d\d UTC", "TIME"),
         (r"\b\d+\.\d s\b", "SECONDS"),
         (CLUSTERING, "CLUSTERING"),
+        (r"\b[\d,]+ bytes\b", "BYTES"),
         (r" {2,}", "  "),
     ):
         output = re.sub(pattern, name, output)
