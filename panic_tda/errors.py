@@ -66,6 +66,10 @@ class NoRoom(PanicTdaError):
     """A folder could not take a temporary file, with its size and the options that help."""
 
 
+class CannotWrite(PanicTdaError):
+    """A file could not be written, for a reason of its disk or its folder."""
+
+
 class NoTree(PanicTdaError):
     """The spanning tree of a clustering was not stored, or rows that it joins have gone."""
 

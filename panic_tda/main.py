@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from panic_tda.cli import options
-from panic_tda.commands import data, fitting, insight, planning, shell, stored, trajectories
+from panic_tda.commands import data, exports, fitting, insight, planning, shell, stored, trajectories
 
 COMMANDS = (
     data.upgrade,
@@ -21,6 +21,8 @@ COMMANDS = (
     stored.save_pending,
     insight.sweep_clustering,
     insight.show_density,
+    exports.export_clustering,
+    exports.export_trajectories,
     data.doctor,
     shell.complete,
 )

@@ -134,6 +134,7 @@ def alike(output: str) -> str:
         (r"\b\d+\.\d s\b", "SECONDS"),
         (CLUSTERING, "CLUSTERING"),
         (r"\b\d+ MiB\b", "MEMORY"),
+        (r"\b[\d,]+ bytes\b", "BYTES"),
         (r" {2,}", "  "),
     ):
         output = re.sub(pattern, name, output)

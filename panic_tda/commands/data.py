@@ -46,9 +46,10 @@ def upgrade(database: str, yes: bool) -> None:
 def import_embeddings(database: str, files: tuple[Path, ...], model: str | None, as_json: bool) -> None:
     """Read embeddings from Parquet or Arrow files; makes the database where there is none.
 
-    Columns of a FILE: text, vector; optional: embedding_model, run, sequence_number, initial_prompt, network,
-    seed. A FOLDER is a dump of the generation pipeline: runs.parquet, invocations.parquet,
-    embeddings.parquet and, where it is there, experiments.parquet; what is in it keeps its ids.
+    Columns of a FILE: text, vector; optional: embedding_model, run (or run_id, as exports call it),
+    sequence_number, initial_prompt, network, seed. A FOLDER is a dump of the generation pipeline:
+    runs.parquet, invocations.parquet, embeddings.parquet and, where it is there, experiments.parquet; what is
+    in it keeps its ids.
 
     Importing the same rows again changes nothing, and what has grown adds what is new.
     """

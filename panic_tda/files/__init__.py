@@ -3,9 +3,9 @@
 In flow files; `arrow_files` tells their format by their first bytes and reads columns by batches, `columns`
 checks them, `embedding_files` turns them into batches of texts and vectors, `naming` finds the runs of files
 that do not name theirs, `pipeline_dumps` reads folders that the generation pipeline has written, and
-`importing` puts all of it into a database, through `storage.additions` and `storage.dumps`.
-Another format to read is another file here; so is an export, which takes what it writes from
-`storage.results`, and gets a command in `main`.
+`importing` puts all of it into a database, through `storage.additions` and `storage.dumps`. Out flow files:
+`exporting` writes the rows that `storage.exports` and `insight.step_rows` stream. Another format to read is
+another file here; one to write is a function in `exporting`.
 
 Words: a *batch* is some thousand rows of one embedding model; a *run* is known by its name, seed, network
 and prompt, and in a *dump* by its id.
@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING
 from panic_tda.lazy import handed_on
 
 if TYPE_CHECKING:
+    from panic_tda.files.exporting import export_clustering as export_clustering
     from panic_tda.files.importing import import_embeddings as import_embeddings
     from panic_tda.files.importing import sample_files as sample_files
 
 __getattr__, __dir__, __all__ = handed_on(
     __name__,
     {
+        "export_clustering": "exporting",
         "import_embeddings": "importing",
         "sample_files": "importing",
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,12 +35,19 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 8192
 REQUIRED: dict[str, Kind] = {"text": STRINGS, "vector": VECTORS}
+RUNS: Kind = ("strings or integers", lambda kind: is_string(kind) or pa.types.is_integer(kind))
+NETWORKS: Kind = (
+    "lists of strings, or JSON of such lists",
+    lambda kind: is_string(kind) or is_list_of(kind, is_string),
+)
 OPTIONAL: dict[str, Kind] = {
     "embedding_model": STRINGS,
-    "run": ("strings or integers", lambda kind: is_string(kind) or pa.types.is_integer(kind)),
+    "run": RUNS,
+    # What `run` is called in files that were exported; it counts where there is no `run`.
+    "run_id": RUNS,
     "sequence_number": INTEGERS,
     "initial_prompt": STRINGS,
-    "network": ("lists of strings", lambda kind: is_list_of(kind, is_string)),
+    "network": NETWORKS,
     "seed": INTEGERS,
 }
 UNKNOWN_SEED = -1
@@ -73,6 +81,8 @@ class EmbeddingFile:
         self._model = model
         self._file = open_arrow_file(path)
         self._columns = set(check_columns(self._file, REQUIRED, OPTIONAL)) - set(REQUIRED)
+        self._run = "run" if "run" in self._columns else "run_id"
+        self._columns -= {"run", "run_id"} - {self._run}
         problem = None if model is None else wrong_with(model)
         if problem:
             raise WrongUsage(f"the model's name {problem}; got {model!r}")
@@ -89,7 +99,7 @@ class EmbeddingFile:
     @property
     def names_runs(self) -> bool:
         """Whether the file says which run each row belongs to."""
-        return "run" in self._columns
+        return self._run in self._columns
 
     @property
     def numbers_rows(self) -> bool:
@@ -102,7 +112,7 @@ class EmbeddingFile:
         Parameters
         ----------
         name : str
-            Of the run, where the file has no column `run`.
+            Of the run, where the file has no column for it.
 
         Raises
         ------
@@ -172,7 +182,7 @@ class EmbeddingFile:
         prompts = self._encoded(rows, "initial_prompt", pa.string(), "")
         rows.refuse_nul(pa.array(prompts[0], pa.string()).take(prompts[1]), "initial_prompt")
         parts: list[tuple[list[Any], IntArray]] = [
-            encode(rows.complete("run", pa.string()))
+            encode(rows.complete(self._run, pa.string()))
             if self.names_runs
             else ([name], np.zeros(len(rows), dtype=np.int64)),
             self._encoded(rows, "seed", pa.int64(), UNKNOWN_SEED),
@@ -190,6 +200,8 @@ class EmbeddingFile:
     def _networks(self, rows: Rows) -> tuple[list[Any], IntArray]:
         if "network" not in self._columns:
             return [UNKNOWN_NETWORK], np.zeros(len(rows), dtype=np.int64)
+        if is_string(rows.batch.schema.field("network").type):
+            return self._networks_as_json(rows)
         column = rows.cast("network", pa.list_(pa.string()))
         lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
         models = column.flatten()
@@ -206,6 +218,21 @@ class EmbeddingFile:
         unique, of_rows = np.unique(table, axis=0, return_inverse=True)
         networks = [tuple(names[code] for code in row if code >= 0) or UNKNOWN_NETWORK for row in unique]
         return networks, of_rows.reshape(-1)
+
+    def _networks_as_json(self, rows: Rows) -> tuple[list[Any], IntArray]:
+        texts, codes = self._encoded(rows, "network", pa.string(), "[]")
+        networks = []
+        for code, text in enumerate(texts):
+            try:
+                network = json.loads(text)
+                json.dumps(network, ensure_ascii=False).encode()  # JSON can name halves of characters.
+            except (ValueError, RecursionError):
+                network = None
+            is_list = isinstance(network, list) and all(isinstance(name, str) for name in network)
+            if not is_list or any("\0" in name for name in network):
+                rows.refuse_first(codes == code, f"network must be JSON of a list of names; got {text!r}")
+            networks.append(tuple(network) or UNKNOWN_NETWORK)
+        return networks, codes
 
     def _encoded(self, rows: Rows, name: str, kind: pa.DataType, default: Any) -> tuple[list[Any], IntArray]:
         if name not in self._columns:

@@ -37,11 +37,12 @@ def import_embeddings(
     what would count twice is left out, counted, and told in the log.
 
     Of a file, needed are columns `text` and `vector` (lists of float16, float32 or float64, stored as
-    float32), and an embedding model: the column `embedding_model`, or `model`. Columns `run`,
-    `sequence_number`, `initial_prompt`, `network` and `seed` say where a text comes from. Without `run`, a
-    file is one run, known by its texts and their sequence numbers (see `naming`): the same texts in another
-    model's file meet the same invocations, and a file that has grown the run that it was. Without
-    `sequence_number` texts are numbered in the order of the file, per run and model.
+    float32), and an embedding model: the column `embedding_model`, or `model`. Columns `run` (else `run_id`,
+    as exports call it), `sequence_number`, `initial_prompt`, `network` (lists of names, or JSON of them) and
+    `seed` say where a text comes from. Without a run, a file is one, known by its texts and their sequence
+    numbers (see `naming`): the same texts in another model's file meet the same invocations, and a file that
+    has grown the run that it was. Without `sequence_number` texts are numbered in the order of the file, per
+    run and model.
 
     Ids are hashes of (run, seed, network, prompt, sequence number, model): importing again adds nothing, and
     a file that has grown adds what is new. The runs that are new form one experiment. When a text or a vector

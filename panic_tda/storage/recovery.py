@@ -14,6 +14,7 @@ from panic_tda.clustering.checkpoint import discard_states
 from panic_tda.clustering.recipe import medoid_of
 from panic_tda.errors import BadInput, BadVectors, DatabaseError, PanicTdaError, unexpected
 from panic_tda.storage import pending, saving
+from panic_tda.storage.census import FLOAT_BYTES, stored_width
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.loading import are_stored, read_vectors
 from panic_tda.storage.schemas import Embedding
@@ -141,12 +142,9 @@ def _medoid_of_rest(
     rows = np.flatnonzero(present & (kept.labels == label))
     if not len(rows):
         return None
-    try:
-        vectors = read_vectors(connection, kept.ids[rows])
-        usable = vectors.ndim == 2 and bool(np.isfinite(vectors).all() and vectors.any(axis=1).all())
-    except (TypeError, ValueError):  # NumPy's word for what is missing or of another length
-        usable = False
-    if not usable:
+    dimensions = stored_width(connection, kept.embedding_model) // FLOAT_BYTES
+    vectors = read_vectors(connection, kept.ids[rows], dimensions=dimensions)
+    if not (np.isfinite(vectors).all() and vectors.any(axis=1).all()):
         raise BadVectors(
             f"clustering {kept.id} of {kept.embedding_model}: cluster {label} lost its medoid, and none can "
             "be found anew, as vectors of its members are missing, of another length, not finite or zero; "

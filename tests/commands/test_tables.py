@@ -37,7 +37,16 @@ SHOWN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "doctor": (("--environment",), ()),
 }
 """Commands with tables: more words, and what is whole where it goes into a file."""
-OTHERS = {"completion", "import-embeddings", "save-pending", "upgrade"}
+OTHERS = {
+    *(
+        "completion",
+        "export-clustering",
+        "export-trajectories",
+        "import-embeddings",
+        "save-pending",
+        "upgrade",
+    )
+}
 """Commands that say a sentence, or print what a file holds."""
 
 

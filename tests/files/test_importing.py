@@ -306,6 +306,24 @@ def test_integer_runs_and_dictionary_columns(tmp_path: Path, database: Database)
     assert import_embeddings([tmp_path / "b.feather"], database).n_present == 6
 
 
+def test_files_that_were_exported_name_runs_and_networks_in_their_way(
+    tmp_path: Path, database: Database
+) -> None:
+    networks = [["A", "B"], ["風", 'a "b"'], [], None, ["A", "B"], ["A"]]
+    plain = columns(run=["r", "s", "t", "u", "r", "v"], network=networks)
+    import_embeddings([write(tmp_path / "a.parquet", plain)], database)
+    texts = [None if network is None else json.dumps(network) for network in networks]
+    texts[4] = '["A","B"]'
+    called = {name: column for name, column in plain.items() if name != "run"} | {"run_id": plain["run"]}
+    for name, made in {"b": called | {"network": texts}, "c": plain | {"run_id": ["other"] * 6}}.items():
+        summary = import_embeddings([write(tmp_path / f"{name}.parquet", made)], database)
+        assert (summary.n_present, summary.n_new_runs) == (6, 0)
+    stored = rows(
+        database, "SELECT network FROM run r JOIN invocation i ON run_id = r.id ORDER BY output_text"
+    )
+    assert [json.loads(network) for (network,) in stored] == [network or ["imported"] for network in networks]
+
+
 def test_strings_written_as_views_are_divided_by_model(tmp_path: Path, database: Database) -> None:
     made = columns(embedding_model=["A", "B"] * 3)
     names = ("text", "embedding_model", "initial_prompt", "run")
@@ -409,6 +427,17 @@ BAD_COLUMNS: dict[str, tuple[dict[str, Any], str]] = {
         {"network": [["A", "B"], None, [], ["A", "\0"], ["A"], ["A"]]},
         r"row 3 .*network holds the character NUL",
     ),
+    "network of no JSON": (
+        {"network": ['["A"]', "A → B", "[]", None, "[]", "[]"]},
+        r"row 1 .*network must be JSON of a list of names; got 'A → B'",
+    ),
+    "network of numbers": (
+        {"network": ["[]", "[]", "[1]", *["[]"] * 3]},
+        r"row 2 .*list of names; got '\[1\]'",
+    ),
+    "network of another thing": ({"network": ['"AB"', *["[]"] * 5]}, r"row 0 .*list of names"),
+    "NUL in a network of JSON": ({"network": [*["[]"] * 5, '["\\u0000"]']}, r"row 5 .*list of names"),
+    "half of a character": ({"network": [*["[]"] * 4, '["\\ud800"]', "[]"]}, r"row 4 .*list of names"),
     "null sequence number": (
         {"sequence_number": [1, 2, 3, 4, None, 6]},
         r"row 4 .*sequence_number is missing",

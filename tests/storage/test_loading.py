@@ -420,8 +420,14 @@ def test_ids_and_vectors_of_some_rows(upgraded: MakeFile, monkeypatch: pytest.Mo
         stored = are_stored(connection, np.array(asked, dtype="S32"))
         assert stored.tolist() == [identity != "f" * 32 for identity in asked]
         assert are_stored(connection, np.array([], dtype="S32")).tolist() == []
-        found = read_vectors(connection, np.array([e.id for e in some], dtype="S32"))
-    np.testing.assert_array_equal(found, np.array([e.vector for e in some]))
+        shuffled = [some[row] for row in np.random.default_rng(0).permutation(10)]
+        found = read_vectors(connection, np.array([e.id for e in shuffled], dtype="S32"), dimensions=8)
+        others = np.array([some[0].id, "f" * 32], dtype="S32")
+        of_other_length = read_vectors(connection, others, dimensions=7)
+        gone = read_vectors(connection, others, dimensions=8)
+    np.testing.assert_array_equal(found, np.array([e.vector for e in shuffled]))
+    assert np.isnan(of_other_length).all()
+    assert np.isnan(gone).any(axis=1).tolist() == [False, True]
 
 
 def test_reading_leaves_the_file_as_it_was(upgraded: MakeFile) -> None:

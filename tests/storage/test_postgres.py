@@ -44,6 +44,7 @@ from panic_tda.storage.glance import stored_clusterings, stored_models
 from panic_tda.storage.results import find_clustering
 from panic_tda.storage.saving import save_clustering, save_or_keep
 from panic_tda.storage.schemas import (
+    Cluster,
     Embedding,
     EmbeddingCluster,
     ExperimentConfig,
@@ -327,6 +328,53 @@ def test_a_plan_on_postgres_is_measured_on_its_rows(server: str, database: Datab
         stored = {vector.tobytes() for vector in session.scalars(sa.select(Embedding.vector))}
     assert {vector.tobytes() for vector in piece.vectors} <= stored
     assert 20 <= len(piece.vectors) <= 40
+
+
+def test_exports_from_postgres(server: str, database: Database, tmp_path: Path) -> None:
+    (outcome,) = cluster_all_data(database)
+    path, steps = tmp_path / "rows.parquet", tmp_path / "steps.parquet"
+    for words in (
+        ("export-clustering", path, "--with-vectors"),
+        ("export-trajectories", steps, "--with-drift"),
+    ):
+        command = [words[0], str(outcome.id), *map(str, words[1:]), "--db", server]
+        done = CliRunner().invoke(main, command)
+        assert done.exit_code == 0, done.output
+    rows = pq.read_table(path).to_pylist()
+    with database.session() as session:
+        assigned = session.scalars(sa.select(EmbeddingCluster).order_by(EmbeddingCluster.embedding_id)).all()
+        embeddings = {one.id: one for one in session.scalars(sa.select(Embedding))}
+        medoids = {one.label: one.medoid for one in session.scalars(sa.select(Cluster))}
+        wanted = [
+            {
+                "embedding_id": str(one.embedding_id),
+                "invocation_id": str(embeddings[one.embedding_id].invocation_id),
+                "run_id": str(embeddings[one.embedding_id].invocation.run_id),
+                "experiment_id": None,
+                "initial_prompt": "p",
+                "network": '["a"]',
+                "seed": embeddings[one.embedding_id].invocation.run.seed,
+                "sequence_number": embeddings[one.embedding_id].invocation.sequence_number,
+                "step": embeddings[one.embedding_id].invocation.sequence_number,
+                "model": "a",
+                "embedding_model": MODEL,
+                "text": embeddings[one.embedding_id].invocation.output_text,
+                "label": one.label,
+                "probability": one.probability,
+                "is_medoid": medoids[one.label].id == one.embedding_id,
+                "medoid_text": medoids[one.label].invocation.output_text,
+                "vector": embeddings[one.embedding_id].vector.tolist(),
+            }
+            for one in assigned
+        ]
+    assert all(row.pop("core_distance") > 0 for row in rows)
+    assert rows == wanted
+    walked = pq.read_table(steps).to_pylist()
+    assert [(one["run_id"], one["step"]) for one in walked] == sorted(
+        (row["run_id"], row["step"]) for row in wanted
+    )
+    assert [one["stride"] is None for one in walked] == [one["step"] == 0 for one in walked]
+    assert all(one["drift"] < 2 for one in walked)
 
 
 def test_an_unreachable_server_is_an_error_without_password() -> None:

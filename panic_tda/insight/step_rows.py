@@ -1,0 +1,163 @@
+"""The steps of runs as rows: where each is, in which state, and how far the run has come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from panic_tda.insight.milestones import FLAGS, Trajectories, find_states
+from panic_tda.progress import Progress
+from panic_tda.storage.assignments import read_assignments
+from panic_tda.storage.census import FLOAT_BYTES, stored_width
+from panic_tda.storage.database import Database
+from panic_tda.storage.exports import RowStream, describe, with_dashes
+from panic_tda.storage.loading import read_vectors
+from panic_tda.storage.results import ClusteringSummary
+from panic_tda.storage.trajectories import read_steps
+
+if TYPE_CHECKING:
+    from panic_tda.types import BytesArray, Float32Array, FloatArray, IntArray
+
+_BATCH_ROWS = 2048
+_COLUMNS = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("step", pa.int64()),
+        ("sequence_number", pa.int64()),
+        ("label", pa.int64()),
+        ("state", pa.int64()),
+        ("flag", pa.string()),
+        ("visit", pa.int64()),
+    ]
+)
+_DRIFT = (pa.field("drift", pa.float64()), pa.field("stride", pa.float64()))
+
+
+class Course:
+    """Measures how far runs go, step by step, some steps of some runs at a time.
+
+    Distances are chords between vectors scaled to unit length.
+    """
+
+    def __init__(self, dimensions: int) -> None:
+        self._first = self._previous = np.full(dimensions, np.nan)
+
+    def measure(self, vectors: Float32Array, positions: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Go on by some steps.
+
+        Parameters
+        ----------
+        vectors : (n, d) float32
+            Of the steps after those that were measured before.
+        positions : (n,) int64
+            How many steps of its run come before each: 0 where a run begins.
+
+        Returns
+        -------
+        drift, stride : (n,) float64
+            Distance of each step to the first of its run, and to the one before. NaN where a vector has no
+            direction, and the stride of a first step.
+        """
+        with np.errstate(invalid="ignore"):
+            wide = vectors.astype(np.float64)
+            units = wide / np.linalg.norm(wide, axis=1, keepdims=True)
+            # Behind the first of the run that is going on, the first of which is not among these.
+            known = np.concatenate([self._first[None], units])
+            firsts = known[np.maximum(0, np.arange(len(units)) - positions + 1)]
+            before = np.concatenate([self._previous[None], units[:-1]])
+            drift = np.linalg.norm(units - firsts, axis=1)
+            stride = np.linalg.norm(units - before, axis=1)
+        stride[positions == 0] = np.nan
+        self._first, self._previous = firsts[-1], units[-1]
+        return drift, stride
+
+
+@contextmanager
+def open_steps(
+    database: Database,
+    clustering: ClusteringSummary,
+    *,
+    core_probability: float = 0.0,
+    with_drift: bool = False,
+    progress: Progress | None = None,
+) -> Iterator[RowStream]:
+    """Read the steps of all runs in a clustering, and give them as rows, by run and step.
+
+    Parameters
+    ----------
+    database : Database
+        Read in one transaction, which lasts as long as the block.
+    clustering : ClusteringSummary
+        One that is stored.
+    core_probability : float
+        Members of a cluster with at least this membership probability are its core; at 0 all are.
+    with_drift : bool
+        Whether there are columns `drift` and `stride`: the chords from the step's vector, scaled to unit
+        length, to that of the run's first sampled step, and to that of the step before. Each vector is looked
+        up once, when its row is gone through.
+    progress : Progress, optional
+        Told the assignments and steps read; not the rows that are gone through afterwards.
+
+    Yields
+    ------
+    RowStream
+        Columns as `milestones.Trajectories` has them. Memory: as `read_steps`, and 48 bytes an assignment for
+        the drift.
+
+    Raises
+    ------
+    InvalidParameter
+        `core_probability` is no probability.
+    """
+    with database.reading() as connection:
+        steps = find_states(read_steps(connection, clustering, progress), core_probability=core_probability)
+        schema, measured = _COLUMNS, None
+        if with_drift:
+            schema = pa.schema([*_COLUMNS, *_DRIFT])
+            dimensions = stored_width(connection, clustering.embedding_model) // FLOAT_BYTES
+            ids = read_assignments(connection, clustering.id).ids[steps.rows]
+            look_up = partial(read_vectors, connection, dimensions=dimensions)
+            measured = _measured(ids, _positions(steps), Course(dimensions), look_up)
+        schema = schema.with_metadata(describe(clustering, core_probability=core_probability))
+        # Closed before what it reads from, whatever becomes of the block.
+        with closing(_batches(steps, measured, schema)) as batches:
+            yield RowStream(schema, len(steps.steps), batches)
+
+
+def _batches(
+    steps: Trajectories, measured: Iterator[tuple[FloatArray, FloatArray]] | None, schema: pa.Schema
+) -> Generator[pa.RecordBatch, None, None]:
+    run_ids, numbers = with_dashes(pa.array(steps.run_ids, pa.string())), steps.run_numbers
+    flags = pa.array(FLAGS)
+    for first in range(0, len(numbers), _BATCH_ROWS):
+        some = slice(first, first + _BATCH_ROWS)
+        columns = [
+            run_ids.take(pa.array(numbers[some])),
+            pa.array(steps.steps[some]),
+            pa.array(steps.sequence_numbers[some]),
+            pa.array(steps.labels[some]),
+            pa.array(steps.states[some]),
+            flags.take(pa.array(steps.flags[some])),
+            pa.array(steps.visits[some]),
+        ]
+        if measured is not None:
+            columns += [pa.array(column, from_pandas=True) for column in next(measured)]
+        yield pa.record_batch(columns, schema=schema)
+
+
+def _measured(
+    ids: BytesArray, positions: IntArray, course: Course, look_up: Callable[[BytesArray], Float32Array]
+) -> Iterator[tuple[FloatArray, FloatArray]]:
+    for first in range(0, len(ids), _BATCH_ROWS):
+        some = slice(first, first + _BATCH_ROWS)
+        yield course.measure(look_up(ids[some]), positions[some])
+
+
+def _positions(steps: Trajectories) -> IntArray:
+    """Return how many steps of its run come before each."""
+    return np.arange(len(steps.steps)) - steps.offsets[:-1][steps.run_numbers]

@@ -1,0 +1,132 @@
+"""Clusterings to export, and what an export has to hold.
+
+What is expected is looked up one value at a time: slow, obvious, and by no code of the package.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+
+from panic_tda.clustering_manager import cluster_all_data
+from panic_tda.parameters import ClusteringParameters
+from panic_tda.storage.database import Database
+from panic_tda.storage.results import ClusteringSummary, find_clustering
+from tests.snapshots import opened
+
+COLUMNS = (
+    "embedding_id",
+    "invocation_id",
+    "run_id",
+    "experiment_id",
+    "initial_prompt",
+    "network",
+    "seed",
+    "sequence_number",
+    "step",
+    "model",
+    "embedding_model",
+    "text",
+    "label",
+    "probability",
+    "core_distance",
+    "is_medoid",
+    "medoid_text",
+)
+
+
+def clustered(database: Database, model: str = "Nomic", downsample: int = 1) -> ClusteringSummary:
+    """Cluster a model of a field file into some clusters, with outliers between them."""
+    parameters = ClusteringParameters(
+        min_cluster_size=3, min_samples=3, epsilon=0.0, allow_single_cluster=False
+    )
+    (outcome,) = cluster_all_data(
+        database, [model], downsample=downsample, parameters=parameters, skip_invalid=True
+    )
+    with database.session() as session:
+        return find_clustering(session, str(outcome.id))
+
+
+def expected_rows(path: Path, clustering: object) -> list[dict[str, Any]]:
+    """Return the rows of an export of a clustering, but for the core distances."""
+    with opened(path) as connection:
+        connection.row_factory = lambda cursor, row: dict(
+            zip((column[0] for column in cursor.description), row, strict=True)
+        )
+
+        def all_of(table: str, columns: str) -> dict[str, dict[str, Any]]:
+            return {row["id"]: row for row in connection.execute(f"SELECT {columns} FROM {table}")}
+
+        runs = all_of("run", "id, network, seed, initial_prompt, experiment_id")
+        invocations = all_of("invocation", "id, run_id, type, model, sequence_number, output_text")
+        embeddings = all_of("embedding", "id, invocation_id")
+        parities: dict[tuple[str, str], set[int]] = {}
+        for row in invocations.values():
+            parities.setdefault((row["run_id"], row["type"]), set()).add(row["sequence_number"] % 2)
+        result = connection.execute(
+            "SELECT key, embedding_model FROM clusteringresult WHERE id = ?", (UUID(str(clustering)).hex,)
+        ).fetchone()
+        medoids = {
+            row["label"]: row["medoid_embedding_id"]
+            for row in connection.execute("SELECT * FROM cluster WHERE result_key = ?", (result["key"],))
+        }
+        assignments = connection.execute(
+            "SELECT * FROM embeddingcluster WHERE result_key = ?", (result["key"],)
+        ).fetchall()
+
+    def output(embedding: str | None) -> dict[str, Any]:
+        return invocations.get(embeddings.get(embedding or "", {}).get("invocation_id"), {})
+
+    rows = []
+    for one in sorted(assignments, key=lambda row: row["embedding_id"]):
+        invocation = output(one["embedding_id"])
+        run = runs.get(invocation.get("run_id", ""), {})
+        stride = (
+            2 if len(parities.get((invocation.get("run_id", ""), invocation.get("type", "")), ())) == 1 else 1
+        )
+        number = invocation.get("sequence_number")
+        medoid = medoids.get(one["label"])
+        row = {
+            "embedding_id": dashed(one["embedding_id"]),
+            "invocation_id": dashed(embeddings.get(one["embedding_id"], {}).get("invocation_id")),
+            "run_id": dashed(invocation.get("run_id")),
+            "experiment_id": dashed(run.get("experiment_id")),
+            "initial_prompt": run.get("initial_prompt"),
+            "network": None if not run else json.dumps(json.loads(run["network"]), ensure_ascii=False),
+            "seed": run.get("seed"),
+            "sequence_number": number,
+            "step": None if number is None else number // stride,
+            "model": invocation.get("model"),
+            "embedding_model": result["embedding_model"],
+            "text": invocation.get("output_text"),
+            "label": one["label"],
+            "probability": one["probability"],
+            "is_medoid": medoid == one["embedding_id"],
+            "medoid_text": output(medoid).get("output_text"),
+        }
+        rows.append(row)
+    return rows
+
+
+def expected_core_distances(path: Path, rows: list[dict[str, Any]], min_samples: int, floor: float) -> Any:
+    """Return the distance of each row to its `min_samples`-th nearest, itself counted, from all distances."""
+    vectors = stored_vectors(path, rows).astype(np.float64)
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    chords = np.linalg.norm(units[:, None] - units[None, :], axis=2)
+    return np.maximum(np.sort(chords, axis=1)[:, min_samples - 1], floor)
+
+
+def stored_vectors(path: Path, rows: list[dict[str, Any]]) -> Any:
+    """Return the vectors of these rows as the database has them."""
+    with opened(path) as connection:
+        found = dict(connection.execute("SELECT id, vector FROM embedding"))
+    return np.stack([np.frombuffer(found[row["embedding_id"].replace("-", "")], "<f4") for row in rows])
+
+
+def dashed(identity: str | None) -> str | None:
+    """Write an id with its dashes."""
+    return None if identity is None else str(UUID(identity))

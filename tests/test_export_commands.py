@@ -1,0 +1,175 @@
+"""The exports as commands: what they print, what is in the files, and how they fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+
+from panic_tda.main import main
+from tests import processes
+from tests.cli.processes import environment
+from tests.conftest import MakeFile, UpgradedFile
+from tests.exported import clustered, expected_rows
+from tests.field_files import FieldSpec
+from tests.insight.test_step_rows import COLUMNS as STEP_COLUMNS
+from tests.snapshots import REPOSITORY
+
+EXPORTS = ("export-clustering", "export-trajectories")
+
+
+@pytest.fixture
+def file(upgraded: MakeFile) -> UpgradedFile:
+    made = upgraded(FieldSpec(text_models=("Nomic", "STSBMpnet")))
+    for model in made.facts.models:
+        clustered(made.database, model)
+    return made
+
+
+def invoke(file: UpgradedFile, *words: object) -> Result:
+    result = CliRunner().invoke(main, [*map(str, words), "--db", str(file.path)])
+    assert "Traceback" not in result.output
+    return result
+
+
+def exported(file: UpgradedFile, *words: object) -> str:
+    result = invoke(file, *words)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def refused(file: UpgradedFile, *words: object, code: int = 2) -> str:
+    result = invoke(file, *words)
+    assert result.exit_code == code, result.output
+    return result.stderr
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    return rows
+
+
+def test_a_clustering_is_exported(file: UpgradedFile, tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    said = exported(file, "export-clustering", "latest", path, "--model", "STSBMpnet")
+    rows = rows_of(path)
+    assert said == f"Wrote {len(rows)} rows to {path} ({path.stat().st_size:,} bytes).\n"
+    listed = json.loads(exported(file, "list-clusterings", "--json"))
+    (identity,) = (one["id"] for one in listed if one["embedding_model"] == "STSBMpnet")
+    assert [row["embedding_id"] for row in rows] == [
+        row["embedding_id"] for row in expected_rows(file.path, identity)
+    ]
+    by_id = tmp_path / "by_id.parquet"
+    said = exported(file, "export-clustering", identity[:13], by_id, "--with-vectors", "--json")
+    assert json.loads(said) == {"file": str(by_id), "rows": len(rows), "bytes": by_id.stat().st_size}
+    found = rows_of(by_id)
+    assert {len(row.pop("vector")) for row in found} == {8}
+    assert found == rows
+
+
+def test_trajectories_are_exported(file: UpgradedFile, tmp_path: Path) -> None:
+    path = tmp_path / "steps.parquet"
+    said = json.loads(
+        exported(file, "export-trajectories", "latest", path, "--model", "Nomic", "--json", "--with-drift")
+    )
+    rows = rows_of(path)
+    assert said == {"file": str(path), "rows": len(rows), "bytes": path.stat().st_size}
+    assert list(rows[0]) == [*STEP_COLUMNS, "drift", "stride"]
+    assert len(rows) == file.facts.spec.runs * file.facts.spec.length // 2
+    strict = tmp_path / "strict.parquet"
+    exported(file, "export-trajectories", "latest", strict, "--model", "Nomic", "--core-probability", "1")
+    cores = [sum(row["flag"] == "core" for row in found) for found in (rows, rows_of(strict))]
+    assert 0 < cores[1] < cores[0]
+
+
+@pytest.mark.parametrize("command", EXPORTS)
+def test_wrong_usage_is_said_before_anything_is_read(
+    file: UpgradedFile, tmp_path: Path, command: str
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("before")
+    assert "exists; replace it with --force" in refused(file, command, "latest", path, "--model", "Nomic")
+    assert path.read_text() == "before"
+    assert "must end in .parquet" in refused(
+        file, command, "latest", tmp_path / "rows.xlsx", "--model", "Nomic"
+    )
+    assert "no folder" in refused(file, command, "latest", tmp_path / "none" / "rows.csv", "--model", "Nomic")
+    assert "choose one with --model" in refused(file, command, "latest", tmp_path / "other.csv")
+    assert "Missing argument 'FILE'" in refused(file, command, tmp_path / "other.csv")
+    assert "none of 2 stored clusterings" in refused(file, command, "ffff", tmp_path / "other.csv")
+    assert sorted(one.name for one in tmp_path.iterdir() if one.suffix == ".csv") == ["rows.csv"]
+    exported(file, command, "latest", path, "--model", "Nomic", "--force")
+    assert path.read_text() != "before"
+
+
+def test_csv_with_vectors_is_wrong_usage(file: UpgradedFile, tmp_path: Path) -> None:
+    words = ("export-clustering", "latest", tmp_path / "rows.csv", "--model", "Nomic", "--with-vectors")
+    assert "a .csv file has no vectors" in refused(file, *words)
+    failed = invoke(file, *words, "--json")
+    assert json.loads(failed.stdout)["error"]["type"] == "WrongUsage"
+
+
+@pytest.mark.parametrize("command", EXPORTS)
+def test_a_file_that_nobody_may_write_is_exported(file: UpgradedFile, tmp_path: Path, command: str) -> None:
+    before = file.path.read_bytes()
+    file.path.chmod(0o444)
+    path = tmp_path / "rows.ndjson"
+    exported(file, command, "latest", path, "--model", "Nomic")
+    assert path.stat().st_size > 1000
+    assert file.path.read_bytes() == before
+
+
+SLOW = """
+import sys, time
+from panic_tda.files import exporting
+from panic_tda.storage import exports
+
+exporting.GROUP_ROWS = exports._BATCH_ROWS = 5
+write = exporting._write_csv
+
+def slowly(file, schema, groups):
+    def slow():
+        for number, group in enumerate(groups):
+            yield group
+            if number == 2:
+                print("HERE NOW", file=sys.stderr, flush=True)
+                time.sleep(60)
+    write(file, schema, slow())
+
+exporting.FORMATS[".csv"] = slowly
+from panic_tda.main import main
+main(prog_name="panic-tda")
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_leaves_what_was_there(
+    file: UpgradedFile, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    path = folder / "rows.csv"
+    path.write_text("before")
+    words = ["export-clustering", "latest", str(path), "--model", "Nomic", "--force", "--db", str(file.path)]
+    command = [sys.executable, "-c", SLOW, *words]
+    with processes.started(command, cwd=REPOSITORY, env=environment()) as process:
+        assert process.stderr is not None
+        watchdog = threading.Timer(60, process.kill)
+        watchdog.start()
+        while "HERE NOW" not in (line := process.stderr.readline()):
+            assert line
+        assert len(list(folder.iterdir())) == 2
+        os.kill(process.pid, number)
+        _, said = process.communicate(timeout=60)
+        watchdog.cancel()
+        assert process.returncode == code
+    assert "Traceback" not in said
+    assert [(one.name, one.read_text()) for one in folder.iterdir()] == [("rows.csv", "before")]
