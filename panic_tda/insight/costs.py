@@ -3,9 +3,10 @@
 A fit costs something for every row and something for every pair of rows: `a·n + b·n^growth`, phase by phase.
 Parts of a quarter, a half and the whole of some thousand rows tell the two apart. For a matrix of distances
 the growth is 2. The tiled engine looks at all pairs of tiles, but rules out more of what is in them the more
-rows there are, since the nearest rows of each are nearer. From 16,000 rows on to 20,000 … 300,000 of 768 and
-384 dimensions, in runs of 100 to 1,000 steps, a growth of 1.9 gave 0.78 to 1.30 times the processor time that
-the fit took (16 cases), 2 gave 0.87 to 1.47 times, and 1.8 gave 0.70 to 1.21 times.
+rows there are, since the nearest rows of each are nearer; on the other hand they leave the processor's cache.
+From 16,000 rows on to 20,000 … 300,000 of 768 and 384 dimensions, in runs of 100 to 1,000 steps, a growth of
+1.95 gave 0.82 to 1.38 times the time that the fit took on one core (16 cases; with 1.9, 0.78 to 1.30; with 2,
+0.87 to 1.47), and 0.77 to 1.00 times on two (20,000 to 100,000 rows).
 
 What is measured is processor time, and how many cores each phase keeps at work: whatever else the machine
 does meanwhile then hardly matters, as it would by the clock.
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 DIVISIONS = (4, 2, 1)
 """Into how many parts the rows are divided; each part is fitted."""
-_GROWTH = {"tiled": 1.9}
+_GROWTH = {"tiled": 1.95}
 _QUADRATIC = 2.0
 LINEAR = ("normalise, find duplicates", "core distances", "hierarchy", "medoids")
 """Phases that look at no pairs of rows: they take something, and something a row."""

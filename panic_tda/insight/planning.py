@@ -140,6 +140,11 @@ class ModelPlan:
     smallest_factor_within: int | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def seconds(self) -> dict[int, float | None]:
+        """Time until it ends, by factor."""
+        return {plan.downsample: plan.usable_seconds for plan in self.plans}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -180,7 +185,7 @@ def plan_clustering(
     devices: tuple[int, ...] | None = None,
     progress: Progress | None = None,
 ) -> Plan:
-    """Predict what clusterings of these models would take on this machine, as busy as it is now.
+    """Predict what clusterings of these models would take on this machine, when it does nothing else.
 
     Parameters
     ----------
@@ -210,7 +215,7 @@ def plan_clustering(
     database = open_current(database)
     with cuda.ruled_out() if devices == () else contextlib.nullcontext():
         backends.require_usable(asked)
-        n_lanes = max(1, len(cuda.choose(devices)))
+        n_lanes = max(1, 0 if asked.backend in backends.ON_HOST else len(cuda.choose(devices)))
         with database.reading() as connection:
             present = stored_models(connection)
         planner = _Planner(database, asked, progress or Silent())
@@ -224,7 +229,7 @@ def plan_clustering(
             totals = _totals(found, n_lanes)
     return Plan(
         models=tuple(
-            replace(model, smallest_factor_within=smallest_within(_seconds(model), within)) for model in found
+            replace(model, smallest_factor_within=smallest_within(model.seconds, within)) for model in found
         ),
         within_seconds=within,
         smallest_factor_within=smallest_within(totals, within),
@@ -244,18 +249,8 @@ def smallest_within(seconds: Mapping[int, float | None], within: float | None) -
 def factor_between(seconds: Mapping[int, float | None], within: float) -> int | None:
     """Return the factor that may be the smallest to end in time, between those whose times are known.
 
-    Parameters
-    ----------
-    seconds : mapping of int to float or None
-        Time by factor; None where there can be no clustering.
-    within : float
-        Time in which it is to end.
-
-    Returns
-    -------
-    int or None
-        Between the smallest factor that ends in time and the next smaller one, where a power law through both
-        ends just in time; None where no whole number lies between them.
+    It lies between the smallest factor that ends in time and the next smaller one, where a power law through
+    both ends just in time; None where no whole number lies between them.
     """
     best = smallest_within(seconds, within)
     below = max((factor for factor in seconds if best is not None and factor < best), default=None)
@@ -279,10 +274,6 @@ def _totals(models: Sequence[ModelPlan], n_lanes: int) -> dict[int, float | None
         total = max(max(known, default=0.0), sum(known) / n_lanes)
         totals[plans[0].downsample] = None if len(known) < len(each) else total
     return totals
-
-
-def _seconds(model: ModelPlan) -> dict[int, float | None]:
-    return {plan.downsample: plan.usable_seconds for plan in model.plans}
 
 
 class _Planner:
