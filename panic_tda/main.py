@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from panic_tda.cli import options
-from panic_tda.commands import data, exports, fitting, insight, planning, shell, stored, trajectories
+from panic_tda.commands import data, exports, figure, fitting, insight, planning, shell, stored, trajectories
 
 COMMANDS = (
     data.upgrade,
@@ -23,6 +23,7 @@ COMMANDS = (
     insight.show_density,
     exports.export_clustering,
     exports.export_trajectories,
+    figure.plot_clustering,
     data.doctor,
     shell.complete,
 )

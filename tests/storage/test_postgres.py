@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +42,8 @@ from panic_tda.storage.census import take_census
 from panic_tda.storage.database import Database, lock_for_saving, open_database
 from panic_tda.storage.excerpts import read_excerpt
 from panic_tda.storage.glance import stored_clusterings, stored_models
+from panic_tda.storage.medoids import find_medoid_images, read_image, read_medoid_ids
+from panic_tda.storage.picking import pick_vectors
 from panic_tda.storage.results import find_clustering
 from panic_tda.storage.saving import save_clustering, save_or_keep
 from panic_tda.storage.schemas import (
@@ -234,6 +237,16 @@ def test_trajectories_on_postgres(server: str, database: Database) -> None:
     assert {one.run_id for one in texts} == {run for run, *_ in sampled}
     assert {one.texts[7][-7:] for one in texts} == {" step 7"}
     assert "step" in str(medoids[0])
+    with database.reading() as connection:
+        of_medoids = read_medoid_ids(connection, clustering.id)
+        vectors = pick_vectors(connection, np.array(list(of_medoids.values()), dtype="S32"))
+        assert find_medoid_images(connection, clustering.id, of_medoids) == {}
+        assert read_image(connection, rows[0][0]) is None
+    with database.session() as session:
+        for (number, identity), vector in zip(of_medoids.items(), vectors, strict=True):
+            stored = session.get_one(Embedding, UUID(identity.decode()))
+            assert label[stored.id] == number
+            np.testing.assert_array_equal(vector, stored.vector)
     words = ["show-trajectories", str(outcome.id), "--db", server, "--by", "model"]
     shown = CliRunner().invoke(main, [*words, "--json", "--runs"])
     assert shown.exit_code == 0, shown.output

@@ -1,0 +1,57 @@
+"""The embeddings that stand for clusters, and the images that their texts describe, each looked up by id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.orm import aliased
+
+from panic_tda.storage.assignments import key_of
+from panic_tda.storage.schemas import Cluster, Embedding, Invocation, InvocationType
+
+
+def read_medoid_ids(connection: Connection, clustering_id: UUID) -> dict[int, bytes]:
+    """Return the ids of the embeddings that stand for the clusters, as 32 characters, by ascending label.
+
+    Those that have gone are left out.
+    """
+    # Not the cluster's own column: the embedding may have gone where foreign keys are not enforced.
+    query = (
+        sa.select(Cluster.label, sa.type_coerce(Embedding.id, sa.String))
+        .select_from(Cluster)
+        .join(Embedding, Embedding.id == Cluster.medoid_embedding_id)
+        .where(Cluster.result_key == key_of(clustering_id))
+        .order_by(Cluster.label)
+    )
+    return {label: found.encode() for label, found in connection.execute(query)}
+
+
+def find_medoid_images(connection: Connection, clustering_id: UUID, labels: Iterable[int]) -> dict[int, UUID]:
+    """Return the invocations of the images that the medoids of some clusters describe, or are, by label.
+
+    Labels of medoids without one are left out. Nothing is read of an image.
+    """
+    source = aliased(Invocation)
+    own = Invocation.type == InvocationType.IMAGE
+    query = (
+        sa.select(Cluster.label, sa.case((own, Invocation.id), else_=source.id))
+        .select_from(Cluster)
+        .join(Embedding, Embedding.id == Cluster.medoid_embedding_id)
+        .join(Invocation, Invocation.id == Embedding.invocation_id)
+        .outerjoin(
+            source,
+            sa.and_(source.id == Invocation.input_invocation_id, source.type == InvocationType.IMAGE),
+        )
+        .where(Cluster.result_key == key_of(clustering_id), Cluster.label.in_(list(labels)))
+        .order_by(Cluster.label)
+    )
+    return {label: found for label, found in connection.execute(query) if found is not None}
+
+
+def read_image(connection: Connection, invocation_id: UUID) -> bytes | None:
+    """Return the image that an invocation put out, as stored; None where there is none."""
+    query = sa.select(Invocation.output_image_data).where(Invocation.id == invocation_id)
+    return connection.execute(query).scalar()

@@ -1,0 +1,297 @@
+"""`plot-clustering`: whole files, the same for the same seed, whatever texts say."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from panic_tda.main import main
+from panic_tda.progress import Silent
+from panic_tda.report import drawing, figure
+from panic_tda.report.drawing import LINE_CHARACTERS, LINES, Style, colour
+from panic_tda.report.figure import read_scene
+from panic_tda.storage.database import Database
+from panic_tda.storage.results import ClusteringSummary, find_clustering
+from panic_tda.storage.saving import save_or_keep
+from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
+from tests.field_files import FieldSpec
+from tests.insight.planted import PlantedRun, plant
+from tests.snapshots import opened, snapshot
+
+pytest.importorskip("datamapplot", reason="DataMapPlot is not installed (extra report)")
+Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed (extra report)")
+
+HOSTILE = [
+    r"$\frac{1}{0}$ and $ \undefined{ $x_{$",
+    "<script>alert(1)</script> & --> <!-- ]]>",
+    "שלום עולם, این یک متن است\u202e\u2066",
+    "風船 in the sky 🎈👩‍👩‍👧",
+    "two\nlines\r\tand\x00 NUL \x1b[31m",
+    "word" * 25_000,
+    "",
+    " ",
+]
+
+
+def run(*words: object) -> Result:
+    result = CliRunner().invoke(main, ["plot-clustering", *map(str, words)])
+    assert "Traceback" not in result.output
+    return result
+
+
+def plotted(*words: object) -> Any:
+    result = run(*words, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def latest(database: Database) -> ClusteringSummary:
+    with database.session() as session:
+        return find_clustering(session)
+
+
+def svg_texts(path: Path) -> list[str]:
+    """Return what is written in an SVG of Matplotlib's, which draws texts and names each in a comment."""
+    return [
+        found.strip() for found in re.findall(r"<!-- (.*?) -->", path.read_text(encoding="utf-8"), re.DOTALL)
+    ]
+
+
+@pytest.fixture
+def clustered(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> UpgradedFile:
+    # UMAP has its own tests, and to compile it takes longer than all of this.
+    monkeypatch.setitem(sys.modules, "umap", None)
+    file = upgraded(FieldSpec(runs=6, length=60))
+    save_or_keep(file.database, make_finished(ids_of(file)))
+    return file
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where figures go: beside a database there are its logs."""
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    return folder
+
+
+def test_a_png_has_300_dots_an_inch(clustered: UpgradedFile, folder: Path) -> None:
+    path = folder / "map.png"
+    before = snapshot(clustered.path)
+    clustered.path.chmod(0o444)
+    said = plotted("--db", clustered.path, "-o", path)
+    assert list(said) == ["file", "rows", "clusters", "method"]
+    assert (said["file"], said["rows"], said["clusters"]) == (str(path), 180, 4)
+    assert said["method"].startswith("PCA")
+    with Image.open(path) as image:
+        assert image.size == (2160, 2160)
+        assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    assert (pixels == 255).all(axis=1).mean() > 0.7
+    found = {tuple(map(int, pixel)) for pixel in np.unique(pixels, axis=0)}
+    # The lines to the labels have the colours of the clusters; points are transparent.
+    colours = [drawing._COLOURS[False][number] for number in range(4)]
+    assert sum(tuple(bytes.fromhex(name[1:])) in found for name in colours) >= 2
+    assert sorted(at.name for at in folder.iterdir()) == ["map.png"]
+    assert snapshot(clustered.path) == before
+
+
+def test_dark_and_narrow(clustered: UpgradedFile, tmp_path: Path) -> None:
+    path = tmp_path / "map.png"
+    assert run("--db", clustered.path, "-o", path, "--dark", "--width", 3).exit_code == 0
+    with Image.open(path) as image:
+        assert image.size == (900, 900)
+        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    assert (pixels == 0).all(axis=1).mean() > 0.7
+
+
+@pytest.mark.parametrize("kind", figure.FORMATS)
+def test_the_same_seed_gives_the_same_file(clustered: UpgradedFile, tmp_path: Path, kind: str) -> None:
+    one, same, other = (tmp_path / f"{name}.{kind}" for name in ("one", "same", "other"))
+    for path, seed in ((one, 0), (same, 0), (other, 1)):
+        plotted("--db", clustered.path, "-o", path, "--seed", seed, "--map-rows", 60, "--width", 3)
+    assert one.read_bytes() == same.read_bytes()
+    assert one.read_bytes() != other.read_bytes()
+
+
+def test_vectors_show_title_settings_and_labels(clustered: UpgradedFile, tmp_path: Path) -> None:
+    svg, pdf = tmp_path / "map.svg", tmp_path / "map.pdf"
+    source = latest(clustered.database)
+    plotted("--db", clustered.path, "-o", svg, "--labels", 3)
+    texts = svg_texts(svg)
+    n, of = source.record.n_clusters, source.record.n_embeddings
+    assert f"{n} clusters of {of} Nomic embeddings" in texts
+    caption = " ".join(texts).replace("\n", " ")
+    assert "min_cluster_size 10, min_samples 5, epsilon 0.4, eom" in caption
+    assert f"; all {of} embeddings. Labels: medoids of the largest clusters (3)." in caption
+    assert str(source.id) in caption
+    with opened(clustered.path) as connection:
+        query = (
+            "SELECT output_text FROM cluster JOIN embedding ON embedding.id = medoid_embedding_id "
+            "JOIN invocation ON invocation.id = invocation_id ORDER BY label"
+        )
+        said = [text for (text,) in connection.execute(query)]
+    shown = " ".join(" ".join(texts).split())
+    assert min(map(len, said)) > 10
+    assert [text in shown for text in said] == [True] * 3 + [False]
+    # Points are an image in it: an editor opens it gladly.
+    assert svg.read_text().count("<image") == 1
+    assert svg.stat().st_size < 1_000_000
+    plotted("--db", clustered.path, "-o", pdf, "--title", "My $own$ title")
+    assert pdf.read_bytes().startswith(b"%PDF-")
+    assert b"/CreationDate" not in pdf.read_bytes()
+    assert b"/Type3" not in pdf.read_bytes()
+    plotted("--db", clustered.path, "-o", svg, "--title", "My $own$ title", "--force")
+    assert "My $own$ title" in svg_texts(svg)
+    plotted("--db", clustered.path, "-o", svg, "--title", "", "--force", "--map-rows", 50)
+    texts = svg_texts(svg)
+    assert not [text for text in texts if "clusters of" in text]
+    assert "; 50 embeddings, sampled evenly over runs and steps." in " ".join(" ".join(texts).split())
+
+
+def test_hostile_texts_are_drawn_as_they_are(tmp_path: Path) -> None:
+    labels = np.repeat(np.arange(len(HOSTILE)), 3).tolist()
+    texts = np.repeat(HOSTILE, 3).tolist()
+    path = tmp_path / "hostile.sqlite"
+    database, source = plant(path, [PlantedRun(labels, texts)])
+    for kind in figure.FORMATS:
+        said = plotted("--db", path, "-o", tmp_path / f"map.{kind}")
+        assert (said["rows"], said["clusters"]) == (24, 8)
+    svg = (tmp_path / "map.svg").read_text(encoding="utf-8")
+    assert "<script" not in svg
+    scene = read_scene(database, source, style=Style(), n_rows=100, seed=0, progress=Silent())
+    by_text = [place.text for place in scene.places]
+    assert by_text[0].startswith(r"$\frac{1}{0}$ and $")
+    assert by_text[6:] == ["(no text)"] * 2
+    for text in by_text:
+        assert len(text.splitlines()) <= LINES
+        assert max(map(len, text.splitlines())) <= LINE_CHARACTERS
+        assert all(character.isprintable() for character in text.replace("\n", ""))
+    assert by_text[5] == f"{('word' * 5 + chr(10)) * 2}{'word' * 4}wor…"
+
+
+SMALL = {
+    "no clusters": [-1] * 30,
+    "one cluster": [0] * 30,
+    "two clusters": [0] * 10 + [1] * 10,
+    "one row": [0],
+    "one outlier": [-1],
+}
+
+
+@pytest.mark.parametrize("labels", SMALL.values(), ids=SMALL)
+def test_little_to_draw(tmp_path: Path, labels: list[int]) -> None:
+    # All vectors of planted runs are zero: everything lies at one place.
+    plant(tmp_path / "small.sqlite", [PlantedRun(labels)])
+    said = plotted("--db", tmp_path / "small.sqlite", "-o", tmp_path / "map.svg")
+    assert (said["rows"], said["clusters"]) == (len(labels), len(set(labels) - {-1}))
+    assert sum("step" in text for text in svg_texts(tmp_path / "map.svg") if "HDBSCAN" not in text) == len(
+        set(labels) - {-1}
+    )
+
+
+def test_labels_do_not_collide(clustered: UpgradedFile) -> None:
+    from matplotlib.text import Text
+
+    rng = np.random.default_rng(0)
+    found = read_scene(
+        clustered.database, latest(clustered.database), style=Style(), n_rows=100, seed=0, progress=Silent()
+    )
+    places = tuple(
+        drawing.Place(
+            label, "a photograph of the\nplace with the long\nname that is cut…", 5, (float(x), float(y))
+        )
+        for label, (x, y) in enumerate(rng.standard_normal((30, 2)))
+    )
+    scene = drawing.Scene(found.map, found.labels, places, "", "")
+    with drawing.drawing_alone():
+        drawn = drawing.draw(scene, Style())
+        drawn.canvas.draw()
+        (axes,) = drawn.axes
+        # Without the lines that lead there.
+        boxes = [Text.get_window_extent(text) for text in axes.texts]
+    assert len(boxes) == 30
+    assert all(box.y0 >= 0 and box.x0 >= 0 and box.x1 <= 2160 and box.y1 <= 2160 for box in boxes)
+    overlapping = [(a, b) for number, a in enumerate(boxes) for b in boxes[:number] if a.overlaps(b)]
+    assert overlapping == []
+
+
+def test_what_the_user_has_set_for_matplotlib_does_not_count(clustered: UpgradedFile, tmp_path: Path) -> None:
+    import matplotlib
+
+    plotted("--db", clustered.path, "-o", tmp_path / "one.svg")
+    with matplotlib.rc_context({"text.usetex": True, "svg.fonttype": "none", "font.size": 30.0}):
+        plotted("--db", clustered.path, "-o", tmp_path / "two.svg")
+        assert matplotlib.rcParams["text.usetex"]
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+
+
+def test_a_file_that_exists_is_replaced_whole_or_not_at_all(
+    clustered: UpgradedFile, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    def write_half(_figure: Figure, at: Path, **_options: object) -> None:
+        at.write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = folder / "map.svg"
+    path.write_text("mine")
+    result = run("--db", clustered.path, "-o", path)
+    assert result.exit_code == 2
+    assert "exists; replace it with --force" in result.stderr
+    with monkeypatch.context() as patched:
+        patched.setattr(Figure, "savefig", write_half)
+        result = run("--db", clustered.path, "-o", path, "--force")
+        assert result.exit_code == 1
+        assert f"{path} cannot be written: No space left on device" in result.stderr
+    assert path.read_text() == "mine"
+    assert sorted(at.name for at in folder.iterdir()) == ["map.svg"]
+    plotted("--db", clustered.path, "-o", path, "--force")
+    assert path.read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("map.jpg", "ends in .png, .svg or .pdf; got map.jpg"),
+        ("map", "ends in .png, .svg or .pdf; got map"),
+        ("nowhere/map.png", "there is no folder"),
+        ("folder.png", "folder.png is a folder"),
+    ],
+)
+def test_where_no_figure_can_go(clustered: UpgradedFile, tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "folder.png").mkdir()
+    result = run("--db", clustered.path, "-o", tmp_path / name)
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_without_datamapplot_it_says_what_to_install(
+    clustered: UpgradedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "datamapplot", None)
+    result = run("--db", clustered.path, "-o", tmp_path / "map.png")
+    assert result.exit_code == 1
+    assert "pip install 'panic-tda[report]'" in result.stderr
+
+
+def test_near_places_have_other_colours() -> None:
+    xy = np.random.default_rng(0).standard_normal((300, 2))
+    names = ["a", "b", "c", "d", "e", "f"]
+    chosen = np.array(colour(xy, names))
+    assert set(chosen.tolist()) == set(range(6))
+    distances = np.linalg.norm(xy[:, None] - xy, axis=2)
+    np.fill_diagonal(distances, np.inf)
+    nearest = distances.argmin(axis=1)
+    by_chance = np.random.default_rng(1).permutation(chosen)
+    assert np.mean(chosen == chosen[nearest]) < 0.05 < np.mean(by_chance == by_chance[nearest])
+    assert colour(np.empty((0, 2)), names) == []

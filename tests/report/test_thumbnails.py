@@ -1,0 +1,193 @@
+"""Thumbnails: the image that a medoid's text describes, small, and nothing that is no image."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sqlite3
+import sys
+from contextlib import closing
+from uuid import UUID
+
+import numpy as np
+import pytest
+
+from panic_tda.errors import PanicTdaError
+from panic_tda.report import thumbnails
+from panic_tda.report.thumbnails import read_thumbnails, shrink
+from panic_tda.storage.database import Database
+from panic_tda.storage.results import ClusteringSummary, find_clustering
+from panic_tda.storage.saving import save_or_keep
+from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
+from tests.field_files import FieldSpec
+from tests.snapshots import opened
+from tests.storage.test_query_plans import plan, queries, rows_are_gone_through, statements
+
+Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed (extra report)")
+
+COLOURS = {0: (200, 30, 30), 1: (30, 200, 30), 2: (30, 30, 200), 3: (200, 200, 30)}
+LABELS = range(4)
+
+
+def picture(
+    colour: tuple[int, ...], size: tuple[int, int] = (400, 300), kind: str = "WEBP", **more: object
+) -> bytes:
+    """Make an image as the pipeline stores it: one colour, lossless."""
+    data = io.BytesIO()
+    mode = "RGBA" if len(colour) == 4 else "RGB"
+    Image.new(mode, size, colour).save(data, kind, lossless=True, **more)
+    return data.getvalue()
+
+
+def seen(data: bytes) -> tuple[str, tuple[int, int], np.ndarray]:
+    with Image.open(io.BytesIO(data)) as image:
+        return (
+            image.format,
+            image.size,
+            np.asarray(image.convert("RGB"), dtype=int).reshape(-1, 3).mean(axis=0),
+        )
+
+
+def latest(database: Database) -> ClusteringSummary:
+    with database.session() as session:
+        return find_clustering(session)
+
+
+@pytest.fixture
+def images(upgraded: MakeFile) -> tuple[UpgradedFile, dict[int, str]]:
+    """A clustering whose medoids' texts describe images of four colours, and the ids of those."""
+    file = upgraded(FieldSpec(runs=6, length=40))
+    finished = make_finished(ids_of(file))
+    save_or_keep(file.database, finished)
+    by_id = {embedding.id: embedding for embedding in file.facts.of("Nomic")}
+    described = {}
+    for label, row in finished.medoids.items():
+        invocation = by_id[finished.ids[row].decode()].invocation
+        assert invocation is not None
+        assert invocation.input_id is not None
+        described[label] = invocation.input_id
+    assert list(described) == list(LABELS)
+    for label, identity in described.items():
+        put(file, identity, picture(COLOURS[label]))
+    return file, described
+
+
+def put(file: UpgradedFile, invocation: str, data: bytes | None) -> None:
+    with opened(file.path) as connection:
+        done = connection.execute(
+            "UPDATE invocation SET output_image_data = ? WHERE id = ? AND type = 'IMAGE'", (data, invocation)
+        )
+        assert done.rowcount == 1
+
+
+def test_each_cluster_has_the_image_that_its_medoid_describes(
+    images: tuple[UpgradedFile, dict[int, str]],
+) -> None:
+    database = images[0].database
+    found = read_thumbnails(database, latest(database), LABELS)
+    assert list(found) == list(LABELS)
+    for label, data in found.items():
+        kind, size, mean = seen(data)
+        assert (kind, size) == ("WEBP", (128, 96))
+        assert np.abs(mean - COLOURS[label]).max() < 8
+        assert len(data) < 1000
+    assert list(read_thumbnails(database, latest(database), [3, 1])) == [1, 3]
+    assert seen(read_thumbnails(database, latest(database), [2], size=40)[2])[1] == (40, 30)
+
+
+def test_a_medoid_that_is_an_image_is_shown_itself(upgraded: MakeFile) -> None:
+    file = upgraded(FieldSpec(vision_models=("NomicVision",)))
+    finished = make_finished(ids_of(file, "NomicVision"), model="NomicVision")
+    save_or_keep(file.database, finished)
+    by_id = {embedding.id: embedding for embedding in file.facts.of("NomicVision")}
+    for label, row in finished.medoids.items():
+        invocation = by_id[finished.ids[row].decode()].invocation
+        assert invocation is not None
+        put(file, invocation.id, picture(COLOURS[label]))
+    found = read_thumbnails(file.database, latest(file.database), LABELS)
+    assert {label: int(seen(data)[2].argmax()) for label, data in found.items() if label < 3} == {
+        0: 0,
+        1: 1,
+        2: 2,
+    }
+
+
+BAD = {
+    "missing": None,
+    "empty": b"",
+    "cut": picture((1, 2, 3))[:30],
+    "png": picture((1, 2, 3), kind="PNG"),
+    "text": b"RIFF\x00\x00\x00\x00WEBPVP8L and then nothing that is one",
+}
+
+
+@pytest.mark.parametrize("data", BAD.values(), ids=BAD)
+def test_what_is_no_image_is_left_out_and_named(
+    images: tuple[UpgradedFile, dict[int, str]], data: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, described = images
+    put(file, described[1], data)
+    with caplog.at_level(logging.WARNING, logger="panic_tda"):
+        found = read_thumbnails(file.database, latest(file.database), LABELS)
+    assert list(found) == [0, 2, 3]
+    (line,) = caplog.messages
+    assert line.startswith(f"cluster 1 has no thumbnail: image {UUID(described[1])}: ")
+
+
+@pytest.mark.parametrize("bound", [300 * 400 - 1, 300 * 400 // 3])
+def test_an_image_far_too_large_is_refused(monkeypatch: pytest.MonkeyPatch, bound: int) -> None:
+    # Up to twice the bound Pillow would only warn.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", bound)
+    with pytest.raises(ValueError, match="DecompressionBomb"):
+        shrink(picture((1, 2, 3)), 128)
+
+
+def test_an_image_that_is_gone_with_its_row_has_no_thumbnail(
+    images: tuple[UpgradedFile, dict[int, str]],
+) -> None:
+    file, described = images
+    with opened(file.path) as connection:
+        connection.execute("DELETE FROM invocation WHERE id = ?", (described[2],))
+    assert list(read_thumbnails(file.database, latest(file.database), LABELS)) == [0, 1, 3]
+
+
+def test_the_largest_clusters_have_one(
+    images: tuple[UpgradedFile, dict[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thumbnails, "MOST", 2)
+    database = images[0].database
+    assert list(read_thumbnails(database, latest(database), [3, 2, 1, 0])) == [0, 1]
+    assert read_thumbnails(database, latest(database), []) == {}
+
+
+@pytest.mark.parametrize("colour", [(200, 30, 30), (200, 30, 30, 255)], ids=["opaque", "transparent"])
+def test_small_images_stay_small_and_lose_what_is_written_in_them(colour: tuple[int, ...]) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "where I live"
+    profile = b"a profile " * 100
+    data = picture(colour, (50, 20), exif=exif, icc_profile=profile)
+    assert b"where I live" in data
+    assert profile in data
+    small = shrink(data, 128)
+    assert seen(small)[1] == (50, 20)
+    assert b"where I live" not in small
+    assert profile not in small
+
+
+def test_no_rows_are_gone_through(images: tuple[UpgradedFile, dict[int, str]]) -> None:
+    file = images[0]
+    with statements() as asked:
+        read_thumbnails(file.database, latest(file.database), LABELS)
+    reading = [sql for sql in queries(asked) if "output_image_data" in sql]
+    assert len(reading) == len(LABELS)
+    with closing(sqlite3.connect(file.path)) as connection:
+        steps = [step for sql in queries(asked) for step in plan(connection, sql)]
+    assert not [step for step in steps if rows_are_gone_through(step)]
+
+
+def test_without_pillow_it_says_what_to_install(
+    images: tuple[UpgradedFile, dict[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    with pytest.raises(PanicTdaError, match=r"pip install 'panic-tda\[report\]'"):
+        read_thumbnails(images[0].database, latest(images[0].database), LABELS)
