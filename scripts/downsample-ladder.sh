@@ -36,7 +36,7 @@ with context:
 PYTHON
 ) || exit
 
-# Answers the factor, and says what it and the next smaller one would take.
+# Answers the factor, and says what each of those that were planned would take.
 factor=$("$python" - "$hours" "$plan" <<'PYTHON'
 import json, sys
 

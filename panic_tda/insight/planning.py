@@ -29,8 +29,8 @@ from panic_tda.storage.excerpts import read_excerpt
 
 DOWNSAMPLES = (1, 10, 100, 1_000)
 """Factors that are planned where none is named."""
-SAVED_ROWS_PER_SECOND = 250_000
-"""Assignments with their tree, on the disk of two machines; an hour's fit saves for seconds."""
+SAVED_ROWS_PER_SECOND, SAVED_BY_A_SERVER = 350_000, 40_000
+"""Assignments with their tree: into an SQLite file, and into PostgreSQL. An hour's fit saves for seconds."""
 _FEWEST_ROWS = 2
 _REFINEMENTS = 3
 """Factors between the default ones that are looked at for the smallest that ends in time."""
@@ -376,7 +376,7 @@ class _Planner:
             seconds=Seconds(
                 load=census.n_usable * read + (2 * counting if looked_up else 0.0),
                 fit=costs.predict(census.n_usable),
-                save=census.n_usable / SAVED_ROWS_PER_SECOND,
+                save=census.n_usable / (SAVED_ROWS_PER_SECOND if self._database.path else SAVED_BY_A_SERVER),
             ),
         )
 

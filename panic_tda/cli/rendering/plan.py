@@ -9,7 +9,7 @@ from typing import Any
 from panic_tda.cli.rendering.common import PIPE_COLUMNS
 from panic_tda.cli.text import Column, duration, on_one_line, paragraph, table
 from panic_tda.insight.memory import BackendMemory
-from panic_tda.insight.planning import SAVED_ROWS_PER_SECOND, FactorPlan, Plan
+from panic_tda.insight.planning import FactorPlan, Plan
 from panic_tda.parameters import format_bytes
 
 _COLUMNS = (
@@ -115,6 +115,6 @@ def _basis(plan: Plan) -> str:
     most = max((one.measured_rows for _, one in _all(plan)), default=0)
     return (
         f"Planned in {_short(plan.seconds)} from fits of up to {most:,} rows of each. Times are those of a "
-        "machine with nothing else to do: load as fast as the rows of those fits were read, save at "
-        f"{SAVED_ROWS_PER_SECOND:,} rows a second. Memory is that of the rows and of the work on them."
+        "machine with nothing else to do; loading goes on as fast as the rows of those fits were read, and "
+        "saving as fast as elsewhere. Memory is that of the rows and of the work on them."
     )
