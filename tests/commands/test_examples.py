@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,9 @@ IDS = {
 """Of the clusterings of the sample's models; examples name them by their beginnings."""
 SAMPLE = sorted((REPOSITORY / "panic_tda" / "sample").glob("*.parquet"))
 DATABASE = "trajectory_data.sqlite"
-NOT_RUN: dict[str, str] = {}
+NOT_RUN: dict[str, str] = (
+    {} if find_spec("datamapplot") else {"plot-clustering": "DataMapPlot is not installed (extra report)"}
+)
 """Why the example of a command cannot be run on the sample."""
 COMMANDS: dict[str, options.Command] = {"": main} | main.commands  # type: ignore[dict-item]
 

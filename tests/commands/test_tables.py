@@ -45,7 +45,8 @@ OTHERS = {
         "import-embeddings",
         "save-pending",
         "upgrade",
-    )
+    ),
+    "plot-clustering",
 }
 """Commands that say a sentence, or print what a file holds."""
 
