@@ -5,7 +5,18 @@ from __future__ import annotations
 import click
 
 from panic_tda.cli import options
-from panic_tda.commands import data, exports, figure, fitting, insight, planning, shell, stored, trajectories
+from panic_tda.commands import (
+    data,
+    exports,
+    figure,
+    fitting,
+    insight,
+    planning,
+    report,
+    shell,
+    stored,
+    trajectories,
+)
 
 COMMANDS = (
     data.upgrade,
@@ -21,6 +32,7 @@ COMMANDS = (
     stored.save_pending,
     insight.sweep_clustering,
     insight.show_density,
+    report.report_clustering,
     exports.export_clustering,
     exports.export_trajectories,
     figure.plot_clustering,

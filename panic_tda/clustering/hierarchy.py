@@ -81,10 +81,10 @@ def extract(tree: SpanningTree, parameters: EffectiveParameters) -> FlatClusters
 
 def flatten(condensed: Condensed, parameters: EffectiveParameters) -> FlatClusters:
     """Choose clusters from a condensed tree; its `min_cluster_size` must be that of the parameters."""
-    return _label(condensed, _select(condensed, parameters), parameters)
+    return _label(condensed, select(condensed, parameters), parameters)
 
 
-def _select(condensed: Condensed, parameters: EffectiveParameters) -> BoolArray:
+def select(condensed: Condensed, parameters: EffectiveParameters) -> BoolArray:
     """Mark the chosen clusters, (m,) bool."""
     epsilon, allow_root = parameters.cluster_selection_epsilon, parameters.allow_single_cluster
     if parameters.cluster_selection_method == "leaf":
@@ -171,8 +171,8 @@ def _climb_to_epsilon(condensed: Condensed, chosen: BoolArray, epsilon: float, a
 def _label(condensed: Condensed, chosen: BoolArray, parameters: EffectiveParameters) -> FlatClusters:
     """Turn chosen clusters into labels, probabilities and persistence."""
     epsilon = parameters.cluster_selection_epsilon
-    densest = _densest_levels(condensed)
-    owner = _nearest_chosen(condensed.parent, chosen)[condensed.row_cluster]
+    densest = densest_levels(condensed)
+    owner = nearest_chosen(condensed.parent, chosen)[condensed.row_cluster]
     if chosen[ROOT]:
         # Beside other clusters, the root's own rows are outliers; it is chosen there only when epsilon is
         # exactly the height of its split.
@@ -195,7 +195,7 @@ def _label(condensed: Condensed, chosen: BoolArray, parameters: EffectiveParamet
 
 
 @compiled
-def _nearest_chosen(parent: IntArray, chosen: BoolArray) -> IntArray:
+def nearest_chosen(parent: IntArray, chosen: BoolArray) -> IntArray:
     """Innermost chosen cluster around each cluster, itself included, or `OUTLIER`."""
     nearest = np.full(len(parent), OUTLIER, dtype=np.int64)
     for cluster in range(len(parent)):
@@ -207,7 +207,7 @@ def _nearest_chosen(parent: IntArray, chosen: BoolArray) -> IntArray:
 
 
 @compiled
-def _densest_levels(condensed: Condensed) -> FloatArray:
+def densest_levels(condensed: Condensed) -> FloatArray:
     """Lowest height at which rows or child clusters leave each cluster."""
     densest = np.full(len(condensed.parent), np.inf)
     for row in range(len(condensed.row_cluster)):

@@ -110,12 +110,30 @@ def median_survival(ended: FloatArray, cut_off: FloatArray) -> float | None:
     ----------
     Kaplan and Meier, J. Am. Stat. Assoc. 53, 457 (1958), doi 10.1080/01621459.1958.10501452.
     """
-    if not len(ended):
-        return None
-    survival = stats.ecdf(stats.CensoredData(uncensored=ended, right=cut_off)).sf
+    times, shares = survival_curve(ended, cut_off)
     # A product of shares such as 3/4 · 2/3 is a half, and not always in floating point.
-    reached = np.flatnonzero(survival.probabilities <= 0.5 + _ROUNDING)
-    return float(survival.quantiles[reached[0]]) if len(reached) else None
+    reached = np.flatnonzero(shares <= 0.5 + _ROUNDING)
+    return float(times[reached[0]]) if len(reached) else None
+
+
+def survival_curve(ended: FloatArray, cut_off: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the Kaplan-Meier estimate of survival.
+
+    Parameters
+    ----------
+    ended, cut_off
+        As for `median_survival`.
+
+    Returns
+    -------
+    times, shares : (t,) float64
+        The durations that occur, ascending, and the share that lasts longer than each. Both are empty where
+        nothing ended.
+    """
+    if not len(ended):
+        return np.empty(0), np.empty(0)
+    survival = stats.ecdf(stats.CensoredData(uncensored=ended, right=cut_off)).sf
+    return survival.quantiles, survival.probabilities
 
 
 def fit_weibull(ended: FloatArray, cut_off: FloatArray) -> WeibullFit | None:

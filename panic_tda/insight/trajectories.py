@@ -238,6 +238,19 @@ def study_trajectories(
     )
 
 
+def group_runs(study: TrajectoryStudy, by: str) -> tuple[GroupSummary, ...]:
+    """Group the runs of a study by something else; by all but `MODEL`, which takes a look into the database.
+
+    Raises
+    ------
+    InvalidParameter
+        Runs are not grouped by that.
+    """
+    if by not in GROUPINGS or by == MODEL:
+        raise InvalidParameter(f"by must be one of {'; '.join(set(GROUPINGS) - {MODEL})}; got {by!r}")
+    return _groups(study.runs, _keys(study.runs, by, ()))
+
+
 def find_run(study: TrajectoryStudy, reference: str) -> RunSummary:
     """Return the run that an id, with or without dashes, or the beginning of one stands for.
 

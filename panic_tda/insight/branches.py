@@ -1,0 +1,126 @@
+"""The condensed tree of a clustering, cluster by cluster: what split off where, and what was chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from panic_tda.clustering.condensed import ROOT, condense, single_linkage
+from panic_tda.clustering.hierarchy import densest_levels, nearest_chosen, select
+from panic_tda.errors import OUTLIER
+from panic_tda.progress import Progress, Silent
+from panic_tda.storage.assignments import read_assignments
+from panic_tda.storage.database import Database
+from panic_tda.storage.results import ClusteringSummary
+from panic_tda.storage.trees import require_tree
+
+if TYPE_CHECKING:
+    from panic_tda.types import FloatArray, IntArray
+
+MOST_BRANCHES = 3_000
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Clusters of a condensed tree; parents come before their children, and the root is the first.
+
+    Attributes
+    ----------
+    parents : (b,) int64
+        Position of the cluster that each split off from; the root's is itself.
+    births, deaths : (b,) float64
+        Heights (chords) at which each split off, and at which it split or its last rows fell out of it. The
+        root, which never split off, was born where its first rows fell out.
+    sizes : (b,) int64
+        Rows at birth.
+    labels : (b,) int64
+        Label of the chosen cluster that each is; `OUTLIER` where it was not chosen.
+    n_all : int
+        Clusters in the whole tree, of which these are those that were chosen, and the largest.
+    """
+
+    parents: IntArray
+    births: FloatArray
+    deaths: FloatArray
+    sizes: IntArray
+    labels: IntArray
+    n_all: int
+
+
+def read_branches(
+    database: Database,
+    source: ClusteringSummary,
+    *,
+    most: int = MOST_BRANCHES,
+    progress: Progress | None = None,
+) -> Branches | None:
+    """Condense the stored tree of a clustering again, and find its clusters in it.
+
+    Parameters
+    ----------
+    database : Database
+        The one that the clustering is in.
+    source : ClusteringSummary
+        From `results.find_clustering`.
+    most : int
+        Of more clusters, so many of the largest are returned, all that were chosen, and what these are in.
+    progress : Progress, optional
+        Told what is being read.
+
+    Returns
+    -------
+    Branches or None
+        None where there are fewer rows than make a cluster.
+
+    Raises
+    ------
+    NoTree
+        It was stored without a tree, or embeddings have gone since.
+    """
+    progress = progress or Silent()
+    progress.phase("read the tree")
+    with database.reading() as connection:
+        tree = require_tree(connection, source.id, source.record)
+        stored = read_assignments(connection, source.id).labels
+    n = len(stored)
+    if n < max(2, source.record.min_cluster_size):
+        return None
+    linkage = single_linkage(tree, source.record.distance_floor)
+    condensed = condense(linkage, source.record.min_cluster_size, tree.tie_tolerance)
+    chosen = select(condensed, source.record)
+    labels = np.full(len(chosen), OUTLIER, dtype=np.int64)
+    owners = nearest_chosen(condensed.parent, chosen)[condensed.row_cluster]
+    members = np.flatnonzero((owners != OUTLIER) & (stored != OUTLIER))
+    labels[owners[members]] = stored[members]
+    kept = _kept(condensed.parent, condensed.size, labels != OUTLIER, most)
+    places = np.cumsum(kept) - 1
+    births = condensed.birth.copy()
+    births[ROOT] = linkage.height[-1]
+    return Branches(
+        parents=places[condensed.parent[kept]],
+        births=births[kept],
+        deaths=densest_or_split(condensed.parent, births, densest_levels(condensed))[kept],
+        sizes=condensed.size[kept],
+        labels=labels[kept],
+        n_all=len(chosen),
+    )
+
+
+def densest_or_split(parents: IntArray, births: FloatArray, densest: FloatArray) -> FloatArray:
+    """Return the height at which each cluster ends: that of its split, or its densest level."""
+    deaths = densest.copy()
+    children = np.arange(1, len(parents))
+    deaths[parents[children]] = births[children]
+    return deaths
+
+
+def _kept(parents: IntArray, sizes: IntArray, chosen: IntArray, most: int) -> IntArray:
+    kept = chosen.copy()
+    kept[np.argsort(-sizes, kind="stable")[:most]] = True
+    for cluster in range(len(parents) - 1, 0, -1):
+        if kept[cluster]:
+            kept[parents[cluster]] = True
+    kept[ROOT] = True
+    return np.asarray(kept)

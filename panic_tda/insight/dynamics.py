@@ -1,0 +1,193 @@
+"""Curves and orders over all runs: survival of visits, shares by step, and which clusters stand together.
+
+What a page draws of trajectories beside their states. Arrays in, arrays out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.cluster import hierarchy
+from scipy.spatial.distance import pdist, squareform
+
+from panic_tda.insight.dwell import WeibullFit, fit_weibull, median_survival, survival_curve
+from panic_tda.insight.milestones import CORE, NO_STATE, Trajectories, Transitions, Visits
+
+if TYPE_CHECKING:
+    from panic_tda.types import BoolArray, Float32Array, FloatArray, IntArray
+
+MOST_BINS = 100
+MOST_ORDERED = 8_000
+"""Runs beyond are ordered by where they are most: all pairs of so many take half a gigabyte."""
+_STATES_COMPARED = 64
+
+
+@dataclass(frozen=True)
+class Survival:
+    """How many visits last longer than so many output steps.
+
+    Attributes
+    ----------
+    times : list of float
+        Dwells at which the estimate falls, ascending.
+    shares : list of float
+        Kaplan-Meier survival from each of them on.
+    mean : float or None
+        Of the likeliest exponential distribution, exp(-t / mean); None where no visit ended.
+    weibull : WeibullFit or None
+        The likeliest Weibull distribution.
+    """
+
+    times: list[float]
+    shares: list[float]
+    mean: float | None
+    weibull: WeibullFit | None
+
+
+@dataclass(frozen=True)
+class ClusterVisits:
+    """How runs visit each cluster: (k,) int64 by label, and the median dwells.
+
+    Attributes
+    ----------
+    runs, entered : (k,) int64
+        Runs that visit the cluster, and visits to it.
+    median_dwells : list of (float or None)
+        Kaplan-Meier medians, in output steps.
+    """
+
+    runs: IntArray
+    entered: IntArray
+    median_dwells: list[float | None]
+
+
+def survive(dwells: IntArray, censored: BoolArray) -> Survival:
+    """Estimate the survival of visits; the arguments are those of `dwell.describe_dwells`."""
+    ended, cut_off = dwells[~censored].astype(float), dwells[censored].astype(float) - 1
+    times, shares = survival_curve(ended, cut_off)
+    mean = float((ended.sum() + cut_off.sum()) / len(ended)) if len(ended) else None
+    return Survival(times.tolist(), shares.tolist(), mean, fit_weibull(ended, cut_off))
+
+
+def visits_of_clusters(visits: Visits, n_clusters: int) -> ClusterVisits:
+    """Sum up the visits to each of the clusters 0 to n_clusters - 1."""
+    order = np.argsort(visits.states, kind="stable")
+    bounds = np.searchsorted(visits.states[order], np.arange(n_clusters + 1))
+    runs, medians = np.zeros(n_clusters, dtype=np.int64), []
+    for label in range(n_clusters):
+        mine = order[bounds[label] : bounds[label + 1]]
+        runs[label] = len(np.unique(visits.runs[mine]))
+        dwells, censored = visits.dwells[mine], visits.censored[mine]
+        medians.append(median_survival(dwells[~censored].astype(float), dwells[censored].astype(float) - 1))
+    return ClusterVisits(runs, np.diff(bounds), medians)
+
+
+def step_bins(steps: IntArray) -> IntArray:
+    """Return the first steps of at most `MOST_BINS` bins over output steps, (b,) int64."""
+    if not len(steps):
+        return np.empty(0, dtype=np.int64)
+    occurring = np.unique(steps)
+    return occurring[:: -(-len(occurring) // MOST_BINS)]
+
+
+def transit_by_step(trajectories: Trajectories, of_step: IntArray, n_groups: int) -> list[list[float | None]]:
+    """Return for each group of runs the share of its steps in no core, bin by bin of `step_bins`.
+
+    Parameters
+    ----------
+    trajectories : Trajectories
+        n steps.
+    of_step : (n,) int64
+        Group of each, from 0.
+    n_groups : int
+        Number of groups.
+    """
+    bins = step_bins(trajectories.steps)
+    cell = of_step * len(bins) + np.searchsorted(bins, trajectories.steps, side="right") - 1
+    counts = np.bincount(cell, minlength=n_groups * len(bins))
+    outside = np.bincount(cell[trajectories.flags != CORE], minlength=n_groups * len(bins))
+    pairs = zip(outside.tolist(), counts.tolist(), strict=True)
+    shares = [out / count if count else None for out, count in pairs]
+    return [shares[group * len(bins) : (group + 1) * len(bins)] for group in range(n_groups)]
+
+
+def drift_by_step(
+    drifts: FloatArray, steps: IntArray, of_step: IntArray, *, bins: IntArray, n_groups: int
+) -> list[list[float | None]]:
+    """Return for each group of runs the median of `drifts`, (m,) float64, in each of the bins of steps."""
+    cells = of_step * len(bins) + np.searchsorted(bins, steps, side="right") - 1
+    order = np.argsort(cells, kind="stable")
+    bounds = np.searchsorted(cells[order], np.arange(n_groups * len(bins) + 1))
+    medians = [
+        float(np.median(drifts[order[first:last]])) if last > first else None
+        for first, last in pairwise(bounds.tolist())
+    ]
+    return [medians[group * len(bins) : (group + 1) * len(bins)] for group in range(n_groups)]
+
+
+def chords(vectors: Float32Array, others: Float32Array) -> FloatArray:
+    """Return the distances between rows of unit length, (m,) float64; NaN where one has no direction."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        units = [
+            some.astype(np.float64) / np.linalg.norm(some.astype(np.float64), axis=1, keepdims=True)
+            for some in (vectors, others)
+        ]
+        return np.asarray(np.linalg.norm(units[0] - units[1], axis=1))
+
+
+def matrix_of(transitions: Transitions, states: IntArray) -> IntArray:
+    """Return the counts between some states, (k, k) int64: row to column."""
+    numbers = {int(state): number for number, state in enumerate(states)}
+    matrix = np.zeros((len(states), len(states)), dtype=np.int64)
+    for source, target, count in zip(
+        transitions.sources.tolist(), transitions.targets.tolist(), transitions.counts.tolist(), strict=True
+    ):
+        if source in numbers and target in numbers:
+            matrix[numbers[source], numbers[target]] = count
+    return matrix
+
+
+def seriate(matrix: IntArray) -> IntArray:
+    """Order states so that those with many transitions between them stand together, (k,) int64.
+
+    The leaves of an average linkage over 1 - (share of transitions between the two), in the order that has
+    the least distance between neighbours (Bar-Joseph, Gifford and Jaakkola, Bioinformatics 17, S22 (2001),
+    doi 10.1093/bioinformatics/17.suppl_1.S22).
+    """
+    if len(matrix) < 3:
+        return np.arange(len(matrix))
+    between = (matrix + matrix.T).astype(float)
+    np.fill_diagonal(between, 0)
+    totals = np.maximum(between.sum(axis=1), 1)
+    likeness = between / np.sqrt(np.outer(totals, totals))
+    distances = 1 - likeness
+    np.fill_diagonal(distances, 0)
+    linked = hierarchy.linkage(squareform(distances, checks=False), "average", optimal_ordering=True)
+    return np.asarray(hierarchy.leaves_list(linked), dtype=np.int64)
+
+
+def order_by_similarity(trajectories: Trajectories) -> IntArray:
+    """Order runs so that those that are in the same clusters stand together, (r,) int64.
+
+    By the leaves of a Ward linkage over the shares of steps in each of the 64 most frequent states; beyond
+    `MOST_ORDERED` runs, by the state in which each run is most.
+    """
+    n_runs = len(trajectories.run_ids)
+    states, counts = np.unique(trajectories.states, return_counts=True)
+    kept = states[np.argsort(-counts, kind="stable")[:_STATES_COMPARED]]
+    kept = np.sort(kept[kept != NO_STATE])
+    if n_runs < 3 or not len(kept):
+        return np.arange(n_runs)
+    at = np.searchsorted(kept, trajectories.states)
+    at[at == len(kept)] = 0
+    there = kept[at] == trajectories.states
+    cells = trajectories.run_numbers[there] * len(kept) + at[there]
+    shares = np.bincount(cells, minlength=n_runs * len(kept)).reshape(n_runs, -1).astype(float)
+    shares /= np.diff(trajectories.offsets)[:, None]
+    if n_runs > MOST_ORDERED:
+        return np.lexsort((-shares.max(axis=1), shares.argmax(axis=1)))
+    linked = hierarchy.linkage(pdist(np.sqrt(shares)), "ward")
+    return np.asarray(hierarchy.leaves_list(linked), dtype=np.int64)

@@ -1,0 +1,110 @@
+"""The head of the page: what the clustering is, how it was made, and one sentence that says what it shows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from panic_tda.insight.trajectories import GroupSummary
+from panic_tda.parameters import chord_to_cosine
+from panic_tda.storage.results import ClusteringSummary
+
+_NOT_PARAMETERS = ("versions", "seconds", "further", "input_sha256", "recut_of")
+
+
+def describe_clustering(source: ClusteringSummary) -> dict[str, Any]:
+    """Return what the page says of a clustering before anything is looked at."""
+    record = source.record
+    said = asdict(record)
+    parameters = [[name, value] for name, value in said.items() if name not in _NOT_PARAMETERS]
+    return {
+        "id": str(source.id),
+        "model": source.embedding_model,
+        "algorithm": source.algorithm,
+        "created": source.created_at.isoformat(sep=" ", timespec="seconds"),
+        "seconds": source.seconds,
+        "exact": record.exact,
+        "epsilon": record.cluster_selection_epsilon,
+        "cosine": chord_to_cosine(record.cluster_selection_epsilon),
+        "min_cluster_size": record.min_cluster_size,
+        "min_samples": record.min_samples,
+        "n_embeddings": record.n_embeddings,
+        "n_clusters": record.n_clusters,
+        "n_outliers": record.n_outliers,
+        "parameters": parameters,
+        "stages": [[name, value] for name, value in record.seconds.items()],
+        "versions": [[name, value] for name, value in sorted(record.versions.items())],
+        "input_sha256": record.input_sha256,
+        "recut_of": record.recut_of,
+        "made_by": command_of(source),
+    }
+
+
+def command_of(source: ClusteringSummary) -> str:
+    """Return the command that would make the clustering again."""
+    record = source.record
+    words = [
+        f"recut-clustering {record.recut_of}"
+        if record.recut_of
+        else f"cluster-embeddings {_quoted(source.embedding_model)} --downsample {record.downsample or 1}",
+        f"--epsilon {record.cluster_selection_epsilon:g} --min-cluster-size {record.min_cluster_size}",
+        f"--min-samples {record.min_samples} --selection-method {record.cluster_selection_method}",
+        "--allow-single-cluster" if record.allow_single_cluster else "--no-allow-single-cluster",
+    ]
+    if record.max_cluster_size:
+        words.append(f"--max-cluster-size {record.max_cluster_size}")
+    if not record.recut_of:
+        words.append(f"--backend {record.backend}" + " --exact" * record.exact)
+    return f"panic-tda {' '.join(words)}"
+
+
+def sentence(source: ClusteringSummary, total: GroupSummary | None, *, outputs: str) -> str:
+    """Say in plain words what was found.
+
+    Parameters
+    ----------
+    source : ClusteringSummary
+        The clustering.
+    total : GroupSummary or None
+        All of its runs; None where there are none.
+    outputs : str
+        What was embedded: texts, images or outputs.
+    """
+    record = source.record
+    n, inside = record.n_embeddings, record.n_embeddings - record.n_outliers
+    of_runs = f" of {_counted(total.n_runs, 'run')}" if total else ""
+    places = "one place" if record.n_clusters == 1 else f"{record.n_clusters:,} places"
+    if record.n_clusters:
+        said = [f"Of {n:,} {outputs}{of_runs}, {100 * inside / n:.0f} % fall into {places}."]
+    else:
+        said = [f"None of {n:,} {outputs}{of_runs} fall into a place that others share."]
+    if total:
+        said += _motion(total, outputs)
+    return " ".join(said)
+
+
+def _motion(total: GroupSummary, outputs: str) -> list[str]:
+    settled = f"{total.settled_runs:,} of {_counted(total.n_runs, 'run')} settle in one"
+    # Half of the visits may not have been seen to their end.
+    dwell = total.dwell.median
+    said = []
+    if dwell is not None:
+        said.append(f"Half of all visits to a place last {_counted(dwell, 'step')} or less; {settled}.")
+    elif total.dwell.visits:
+        said.append(f"{settled[0].upper()}{settled[1:]}.")
+    if outputs != "images":
+        fixed = total.periodic_runs.get(1, 0)
+        loops = sum(total.periodic_runs.values()) - fixed
+        at = total.median_absorbed_at
+        since = f", half of these by step {at:g}" if at is not None and fixed + loops > 1 else ""
+        said.append(f"{fixed:,} end in a fixed point of their texts and {loops:,} in a loop{since}.")
+    return said
+
+
+def _counted(number: float, thing: str) -> str:
+    return f"{number:,g} {thing}{'' if number == 1 else 's'}" if number < 1e6 else f"{number:,.0f} {thing}s"
+
+
+def _quoted(name: str) -> str:
+    plain = name.replace("-", "").replace("_", "").replace(".", "").replace("/", "")
+    return name if plain.isalnum() else "'" + name.replace("'", "'\\''") + "'"

@@ -1,0 +1,96 @@
+/** Opens the page: reads what it carries, then section by section, the map first. */
+import { ClusterSection } from "./clusters.js";
+import { readPage } from "./container.js";
+import { showDensity, showSweep } from "./density.js";
+import { byId, el } from "./dom.js";
+import { DynamicsSection } from "./dynamics.js";
+import { TreeSection } from "./icicle.js";
+import { listenToKeys } from "./keyboard.js";
+import { MapSection } from "./map.js";
+import { choose, chosen, readAddress, whenChosen } from "./state.js";
+import { StripSection } from "./strips.js";
+
+const THEMES = ["", "light", "dark"];
+
+function takeTheme() {
+  const theme = THEMES.includes(chosen.theme) ? chosen.theme : "";
+  document.documentElement.style.colorScheme = theme || "light dark";
+  byId("theme-button").textContent = theme === "dark" ? "Dark" : theme === "light" ? "Light" : "Auto";
+}
+
+function nextTheme() {
+  choose({ theme: THEMES[(THEMES.indexOf(chosen.theme) + 1) % THEMES.length] });
+}
+
+/** Let the browser show what is there before the next part. */
+function breathe() {
+  return new Promise((resolve) => setTimeout(resolve));
+}
+
+/** Mark the section in sight in the navigation. */
+function followScroll() {
+  const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.getAttribute("href")?.slice(1), link]));
+  const seen = new IntersectionObserver(
+    (entries) => {
+      for (const entry of entries) {
+        if (!entry.isIntersecting) continue;
+        for (const link of links.values()) link.removeAttribute("aria-current");
+        links.get(entry.target.id)?.setAttribute("aria-current", "true");
+      }
+    },
+    { rootMargin: "-20% 0px -70% 0px" },
+  );
+  for (const section of document.querySelectorAll("main > section")) seen.observe(section);
+  // The address keeps what is chosen: a link goes to its section without a word of its own there.
+  for (const [id, link] of links) {
+    link.addEventListener("click", (event) => {
+      event.preventDefault();
+      byId(id ?? "").scrollIntoView();
+    });
+  }
+}
+
+async function open() {
+  const page = await readPage(byId("carried").textContent);
+  byId("carried").remove();
+  readAddress(page.runs.ids, page.clusters.sizes.length);
+  whenChosen((changed) => {
+    if (changed.has("theme")) takeTheme();
+  });
+  takeTheme();
+  const map = new MapSection(page);
+  await breathe();
+  const clusters = new ClusterSection(page);
+  await breathe();
+  new TreeSection(page);
+  const strips = new StripSection(page);
+  await breathe();
+  new DynamicsSection(page);
+  showDensity(page);
+  showSweep(page);
+  listenToKeys({ clusters, strips, map, theme: nextTheme });
+  byId("theme-button").addEventListener("click", nextTheme);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    choose({ theme: "light" });
+    choose({ theme: "" });
+  });
+  followScroll();
+  /** @type {string} */ let theme = "";
+  addEventListener("beforeprint", () => {
+    theme = chosen.theme;
+    choose({ theme: "light" });
+    map.drawBase();
+    map.drawOver();
+    strips.draw();
+  });
+  addEventListener("afterprint", () => choose({ theme }));
+  // For whoever looks into the page with a console.
+  Object.assign(globalThis, { report: Object.freeze({ page, chosen }) });
+  document.documentElement.dataset.ready = "true";
+}
+
+open().catch((/** @type {Error} */ error) => {
+  byId("failed").hidden = false;
+  byId("failed").append(el("code", {}, String(error)));
+  throw error;
+});

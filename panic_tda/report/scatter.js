@@ -1,0 +1,159 @@
+/** Points in the plane: drawn in one go, found again under the pointer. */
+import { colourOf, css } from "./colours.js";
+
+/** @typedef {import("./container.js").MapData} Plane */
+
+const CELLS = 128;
+const EXTENT = 65536;
+
+/** Where the map is looked at: the middle in map units, and how much larger than whole. */
+export class View {
+  constructor() {
+    this.x = EXTENT / 2;
+    this.y = EXTENT / 2;
+    this.zoom = 1;
+    this.width = 1;
+    this.height = 1;
+    /** What the points take up. */
+    this.span = { left: 0, right: EXTENT, top: 0, bottom: EXTENT };
+  }
+
+  /** Show all points. */
+  reset() {
+    this.x = (this.span.left + this.span.right) / 2;
+    this.y = (this.span.top + this.span.bottom) / 2;
+    this.zoom = 1;
+  }
+
+  get scale() {
+    const { left, right, top, bottom } = this.span;
+    return 0.9 * this.zoom * Math.min(this.width / Math.max(1, right - left), this.height / Math.max(1, bottom - top));
+  }
+
+  /** @param {number} x */
+  toX(x) {
+    return (x - this.x) * this.scale + this.width / 2;
+  }
+
+  /** @param {number} y */
+  toY(y) {
+    return (this.y - y) * this.scale + this.height / 2;
+  }
+
+  /** @param {number} px @param {number} py @returns {[number, number]} */
+  from(px, py) {
+    return [(px - this.width / 2) / this.scale + this.x, this.y - (py - this.height / 2) / this.scale];
+  }
+
+  /** Zoom so that what is under the pointer stays there. @param {number} factor @param {number} px @param {number} py */
+  zoomAt(factor, px, py) {
+    const [x, y] = this.from(px, py);
+    this.zoom = Math.min(400, Math.max(0.5, this.zoom * factor));
+    const [newX, newY] = this.from(px, py);
+    this.x += x - newX;
+    this.y += y - newY;
+  }
+
+  say() {
+    return `${Math.round(this.x)},${Math.round(this.y)},${this.zoom.toFixed(2)}`;
+  }
+
+  /** @param {string} said */
+  read(said) {
+    const [x, y, zoom] = said.split(",").map(Number);
+    if (!(zoom > 0) || !Number.isFinite(x + y)) return this.reset();
+    this.x = x;
+    this.y = y;
+    this.zoom = Math.min(400, Math.max(0.5, zoom));
+  }
+}
+
+export class Scatter {
+  /** @param {Plane} plane */
+  constructor(plane) {
+    this.plane = plane;
+    this.n = plane.n;
+    const byLabel = Array.from({ length: this.n }, (_, at) => at).sort((a, b) => plane.labels[a] - plane.labels[b] || a - b);
+    /** Points by label, outliers first. */
+    this.order = Uint32Array.from(byLabel);
+    this.index();
+  }
+
+  /** Sort points into the cells of a grid. */
+  index() {
+    const { x, y } = this.plane;
+    const cells = new Uint16Array(this.n);
+    const starts = new Uint32Array(CELLS * CELLS + 1);
+    for (let at = 0; at < this.n; at++) {
+      cells[at] = (y[at] >> 9) * CELLS + (x[at] >> 9);
+      starts[cells[at] + 1]++;
+    }
+    for (let cell = 0; cell < CELLS * CELLS; cell++) starts[cell + 1] += starts[cell];
+    const inCells = new Uint32Array(this.n);
+    const next = starts.slice();
+    for (let at = 0; at < this.n; at++) inCells[next[cells[at]]++] = at;
+    this.starts = starts;
+    this.inCells = inCells;
+  }
+
+  /**
+   * The point nearest to a place, or -1 where none is within some map units.
+   * @param {number} x @param {number} y @param {number} reach
+   */
+  nearest(x, y, reach) {
+    const { plane, starts, inCells } = this;
+    const cell = (/** @type {number} */ value) => Math.min(CELLS - 1, Math.max(0, Math.floor(value / 512)));
+    let found = -1;
+    let best = reach * reach;
+    for (let row = cell(y - reach); row <= cell(y + reach); row++) {
+      const first = /** @type {Uint32Array} */ (starts)[row * CELLS + cell(x - reach)];
+      const last = /** @type {Uint32Array} */ (starts)[row * CELLS + cell(x + reach) + 1];
+      for (let at = first; at < last; at++) {
+        const point = /** @type {Uint32Array} */ (inCells)[at];
+        const distance = (plane.x[point] - x) ** 2 + (plane.y[point] - y) ** 2;
+        if (distance <= best) {
+          // Of points in one place a member of a cluster says more than an outlier.
+          if (distance < best || found < 0 || plane.labels[point] > plane.labels[found]) found = point;
+          best = distance;
+        }
+      }
+    }
+    return found;
+  }
+
+  /** Radius of points in pixels. @param {View} view */
+  radius(view) {
+    const base = this.n > 20000 ? 1.1 : this.n > 5000 ? 1.7 : 2.5;
+    return base * Math.min(2.4, Math.max(1, Math.sqrt(Math.sqrt(view.zoom))));
+  }
+
+  /**
+   * @param {CanvasRenderingContext2D} context
+   * @param {View} view
+   * @param {{selected: number | null, dim: boolean, dark: boolean}} how
+   */
+  draw(context, view, { selected, dim, dark }) {
+    const { order, plane, n } = this;
+    const radius = this.radius(view);
+    const round = n <= 12000;
+    let at = 0;
+    while (at < n) {
+      const label = plane.labels[order[at]];
+      const faded = (selected !== null && label !== selected) || dim;
+      const alpha = label < 0 ? (faded ? 0.25 : 0.5) : faded ? 0.28 : 0.85;
+      context.fillStyle = css(colourOf(label, dark), alpha);
+      const size = label < 0 ? radius * 0.75 : label === selected ? radius * 1.25 : radius;
+      context.beginPath();
+      for (; at < n && plane.labels[order[at]] === label; at++) {
+        const px = view.toX(plane.x[order[at]]);
+        const py = view.toY(plane.y[order[at]]);
+        if (px < -4 || py < -4 || px > view.width + 4 || py > view.height + 4) continue;
+        if (round) {
+          context.moveTo(px + size, py);
+          context.arc(px, py, size, 0, 7);
+        } else context.fillRect(px - size, py - size, 2 * size, 2 * size);
+      }
+      if (round) context.fill();
+    }
+  }
+}

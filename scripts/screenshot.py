@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""Photographs a report for the README: `screenshot.py report.html` writes panic_tda/report/screenshot.webp.
+
+Needs Chromium, Playwright and Pillow; of the sample's report, which scripts/demo.sh makes, it stays below
+200 kB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import shutil
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+TARGET = Path(__file__).parent.parent / "panic_tda" / "report" / "screenshot.webp"
+WIDTH, HEIGHT, MARGIN = 1240, 1000, 32
+MOST_BYTES = 200_000
+
+
+def photograph(page: Path, sections: list[str]) -> list[Image.Image]:
+    """Return some sections of a page as pictures."""
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        opened = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
+        opened.goto(page.resolve().as_uri())
+        opened.wait_for_selector("html[data-ready]", state="attached")
+        pictures = []
+        for name in sections:
+            # The navigation would lie over what is photographed.
+            opened.evaluate("document.querySelector('nav').style.display = 'none'")
+            opened.locator(f"#{name}").scroll_into_view_if_needed()
+            opened.wait_for_timeout(400)
+            pictures.append(Image.open(io.BytesIO(opened.locator(f"#{name}").screenshot())))
+        browser.close()
+    return pictures
+
+
+def main() -> None:
+    """Read the command line and write the picture."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("page", type=Path)
+    parser.add_argument("-o", "--output", type=Path, default=TARGET)
+    said = parser.parse_args()
+    pictures = photograph(said.page, ["head", "map", "runs"])
+    size = (pictures[0].width + 2 * MARGIN, sum(picture.height for picture in pictures) + MARGIN)
+    whole = Image.new("RGB", size, "white")
+    top = 0
+    for picture in pictures:
+        whole.paste(picture, (MARGIN, top))
+        top += picture.height
+    for quality in (88, 80, 70, 60, 50, 40):
+        whole.save(said.output, quality=quality, method=6)
+        if said.output.stat().st_size <= MOST_BYTES:
+            break
+    print(f"{said.output}: {whole.width} x {whole.height}, {said.output.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""A real browser, and what a page did in it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+MILLISECONDS = 20_000
+
+
+@contextmanager
+def started() -> Iterator[Any]:
+    """Start Chromium; skips the tests where it or Playwright is missing."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Opened:
+    """A page in a browser of its own settings, with all that it said and asked for."""
+
+    def __init__(self, browser: Any, path: Path, fragment: str = "", **settings: Any) -> None:
+        self.context = browser.new_context(viewport={"width": 1280, "height": 900}, **settings)
+        self.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        self.page = self.context.new_page()
+        self.said: list[str] = []
+        self.requested: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.said.append(dialog.message))
+        self.page.on("request", lambda request: self.requested.append(request.url))
+        self.page.set_default_timeout(MILLISECONDS)
+        self.page.goto(f"{path.as_uri()}{fragment}")
+        self.page.wait_for_selector("html[data-ready]", state="attached")
+
+    def asks(self, script: str, argument: Any = None) -> Any:
+        return self.page.evaluate(script, argument)
+
+    def until(self, script: str) -> None:
+        """Wait for something; the page's policy lets no text be waited for inside it."""
+        for _ in range(MILLISECONDS // 50):
+            if self.asks(script):
+                return
+            self.page.wait_for_timeout(50)
+        raise AssertionError(f"never: {script}")
+
+    def chosen(self, name: str) -> Any:
+        return self.asks("name => report.chosen[name]", name)
+
+    def copied(self, selector: str) -> list[dict[str, str]]:
+        """Press a button that copies, and return the rows that it copied by their heads."""
+        self.page.locator(f"{selector} >> [data-role=copy]").first.click()
+        heads, *rows = self.asks("navigator.clipboard.readText()").split("\n")
+        return [dict(zip(heads.split("\t"), row.split("\t"), strict=True)) for row in rows]
+
+    def numbers(self, title: str) -> list[dict[str, str]]:
+        """Unfold the numbers of a figure and copy them."""
+        figure = f"figure:has(h3:text-is('{title}'))"
+        self.page.locator(f"{figure} >> summary").first.click()
+        return self.copied(figure)
+
+    def cells(self, selector: str) -> list[str]:
+        return list(self.page.locator(selector).all_inner_texts())
+
+    def close(self) -> None:
+        self.context.close()

@@ -1,0 +1,63 @@
+"""One browser for all tests of the page, and pages that none of them changes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.report.browser import Opened, started
+from tests.report.walks import Walk, make_walks, run_command
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Any]:
+    with started() as found:
+        yield found
+
+
+@pytest.fixture(scope="package")
+def no_umap() -> Iterator[None]:
+    """As where umap-learn is not installed: importing it takes longer than all pages."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "umap", None)
+        yield
+
+
+MakePage = Callable[..., Path]
+
+
+@pytest.fixture(scope="package")
+def make_page(tmp_path_factory: pytest.TempPathFactory, no_umap: None) -> MakePage:
+    """Make the page of some walks; the database lies beside it."""
+    pytest.importorskip("jinja2", reason="Jinja2 is not installed")
+
+    def make(walk: Walk, *words: str) -> Path:
+        folder = tmp_path_factory.mktemp("page")
+        database = make_walks(folder, walk)
+        run_command("report-clustering", "--db", database, "-o", folder / "page.html", "-q", *words)
+        return folder / "page.html"
+
+    return make
+
+
+@pytest.fixture(scope="package")
+def plain_page(make_page: MakePage) -> Path:
+    return make_page(Walk())
+
+
+@pytest.fixture
+def opened(browser: Any) -> Iterator[Callable[..., Opened]]:
+    """Open pages, and close them with the test."""
+    pages: list[Opened] = []
+
+    def open_page(path: Path, fragment: str = "", **settings: Any) -> Opened:
+        pages.append(Opened(browser, path, fragment, **settings))
+        return pages[-1]
+
+    yield open_page
+    for page in pages:
+        page.close()

@@ -1,0 +1,52 @@
+"""What is packed comes back, as the page reads it."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from panic_tda.report.container import pack, unpack
+
+VALUES = st.one_of(
+    arrays.arrays(np.int64, st.integers(0, 9), elements=st.integers(-(2**31), 2**31 - 1)),
+    arrays.arrays(np.float64, st.integers(0, 9), elements=st.floats(allow_nan=False)),
+    arrays.arrays(np.float32, st.integers(0, 9), elements=st.floats(width=32, allow_nan=False)),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(st.text("abc", max_size=3), VALUES), st.text())
+def test_arrays_and_texts_come_back(found: dict[str, Any], text: str) -> None:
+    said = unpack(pack({"arrays": found, "text": text, "none": [None, True, 1.5]}))
+    assert said["text"] == text.encode("utf-8", "replace").decode()
+    assert said["none"] == [None, True, 1.5]
+    assert said["arrays"].keys() == found.keys()
+    for name, values in found.items():
+        np.testing.assert_array_equal(said["arrays"][name], values)
+
+
+def test_whole_numbers_take_as_few_bytes_as_hold_them() -> None:
+    for highest, width in ((255, 1), (65_535, 2), (2**31, 4)):
+        assert unpack(pack({"a": np.array([0, highest])}))["a"].itemsize == width
+    assert unpack(pack({"a": np.array([-1, 40_000])}))["a"].itemsize == 4
+
+
+def test_every_array_begins_where_a_browser_can_look_at_it() -> None:
+    """A typed array of 8-byte numbers begins at a multiple of 8, or is an error there."""
+    packed = pack({"text": "ä", "a": np.arange(3), "b": np.linspace(0, 1, 5), "c": np.arange(5)})
+    raw = gzip.decompress(base64.b64decode(packed))
+    length = int.from_bytes(raw[:4], "little")
+    assert (4 + length) % 8 == 0
+    assert len(raw) % 8 == 0
+
+
+def test_what_is_not_finite_is_refused() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        pack({"share": float("nan")})

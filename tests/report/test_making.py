@@ -1,0 +1,95 @@
+"""The file is whole or not there, and nobody's file is replaced by accident."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from panic_tda.main import main
+from panic_tda.report import making
+from panic_tda.report.gathering import gather
+from panic_tda.storage.database import open_current
+from panic_tda.storage.results import find_clustering
+from tests.report.conftest import MakePage
+from tests.report.walks import Walk
+
+
+def made(database: Path, path: Path, *words: str) -> Any:
+    return CliRunner().invoke(
+        main, ["report-clustering", "--db", str(database), "-o", str(path), "--json", *words]
+    )
+
+
+@pytest.fixture
+def database(plain_page: Path) -> Path:
+    return plain_page.parent / "walks.sqlite"
+
+
+def test_a_file_is_replaced_only_when_asked(database: Path, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text("mine")
+    refused = made(database, path)
+    assert refused.exit_code == 2
+    assert "--force" in refused.stderr
+    assert path.read_text() == "mine"
+    done = made(database, path, "--force")
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert said["bytes"] == path.stat().st_size
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask()
+    assert os.listdir(tmp_path) == ["page.html"]
+
+
+def test_a_folder_that_is_not_there_is_named(database: Path, tmp_path: Path) -> None:
+    done = made(database, tmp_path / "nowhere" / "page.html")
+    assert done.exit_code == 2
+    assert "nowhere" in done.stderr
+
+
+@pytest.mark.parametrize("when", ["open", "replace"])
+def test_an_interruption_leaves_no_half_page(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "page.html"
+    path.write_text("mine")
+    opened = open_current(database)
+    with opened.session() as session:
+        source = find_clustering(session)
+    monkeypatch.setattr(making.os, "fdopen" if when == "open" else "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        making.write_report(opened, source, path, force=True)
+    assert path.read_text() == "mine"
+    assert os.listdir(tmp_path) == ["page.html"]
+
+
+def test_the_page_comes_from_a_file_that_cannot_be_written(database: Path, tmp_path: Path) -> None:
+    before = database.stat().st_mtime_ns
+    assert made(database, tmp_path / "page.html").exit_code == 0
+    assert database.stat().st_mtime_ns == before
+
+
+def test_a_small_map_says_so_and_has_all_medoids(make_page: MakePage) -> None:
+    page = make_page(Walk(), "--map-rows", "40")
+    opened = open_current(page.parent / "walks.sqlite")
+    with opened.session() as session:
+        source = find_clustering(session)
+    found = gather(opened, source, map_rows=40)
+    assert found["map"]["n"] == 40
+    assert found["map"]["n_all"] == 320
+    labels = found["map"]["labels"][found["clusters"]["points"]]
+    assert labels.tolist() == list(range(source.record.n_clusters))
+
+
+def umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,232 @@
+"""The page in a browser: it asks for nothing, runs nothing it carries, and does what its controls say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.report.browser import Opened
+from tests.report.conftest import MakePage
+from tests.report.walks import Walk
+
+Open = Callable[..., Opened]
+
+HOSTILE = (
+    "<script>alert('text')</script>",
+    "</script><script>alert('end')</script>",
+    "\"'><img src=x onerror=alert('image')>",
+    "x" * 100_000,
+    "مرحبا \u202e بالعالم",
+    "👩‍👩‍👧‍👦 🎉",
+    "a\x01b\x7f\x00c\u2028d",
+    "{{ 7 * 7 }} ${7 * 7} <!-- -->",
+)
+
+
+def hostile(name: str) -> str:
+    """Give every place, prompt and network a name that means harm, with a number behind it."""
+    kind = HOSTILE[sum(map(ord, name.split(" seen")[0])) % len(HOSTILE)]
+    return f"{kind} {name[-1]}".replace("\x00", "")
+
+
+PAGES = {
+    "plain": Walk(),
+    "hostile": Walk(places=8, rename=hostile, model="<img src=x onerror=alert('model')>"),
+    "one run": Walk(runs=1, places=2),
+    "no clusters": Walk(noise=3.0, options=("--min-cluster-size", "200", "--no-allow-single-cluster")),
+    "no tree": Walk(options=("--min-cluster-size", "5", "--no-tree")),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_opens_without_a_message_or_a_request(make_page: MakePage, opened: Open, name: str) -> None:
+    path = make_page(PAGES[name])
+    page = opened(path)
+    page.page.keyboard.press("ArrowDown")
+    page.page.keyboard.press("ArrowRight")
+    page.page.locator("#map-box .over").hover(position={"x": 300, "y": 300})
+    for details in page.page.locator("details").all():
+        details.evaluate("one => { one.open = true; }")
+    page.page.wait_for_timeout(200)
+    assert page.said == []
+    assert [url for url in page.requested if not url.startswith("data:")] == [path.as_uri()]
+    assert page.asks("document.querySelectorAll('script, img[src=x], b').length") == 1 + 5
+    assert page.asks("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_hostile_texts_are_shown_as_they_are(make_page: MakePage, opened: Open) -> None:
+    page = opened(make_page(PAGES["hostile"]))
+    assert page.page.title().startswith("<img src=x onerror=alert('model')>")
+    texts = " ".join(page.cells("#cluster-rows td.wide"))
+    assert "<script>alert('text')" in texts or "</script><script>" in texts
+    assert max(map(len, page.asks("report.page.texts"))) <= 1000
+
+
+def test_what_is_missing_is_said(make_page: MakePage, opened: Open) -> None:
+    page = opened(make_page(PAGES["no tree"]))
+    assert "no spanning tree" in page.page.locator(".note").first.inner_text()
+    for section in ("tree", "density", "sweep"):
+        assert "none was stored" in page.page.locator(f"#{section}").inner_text().lower().replace(
+            "no tree was", "none was"
+        )
+
+
+def test_search_sort_and_choice(plain_page: Path, opened: Open) -> None:
+    page = opened(plain_page)
+    labels = "#cluster-rows tr[data-label]"
+    n = page.page.locator(labels).count()
+    assert n > 3
+    page.page.keyboard.press("/")
+    page.page.keyboard.type("place 3")
+    found = page.cells("#cluster-rows td.wide")
+    assert 0 < len(found) < n
+    assert all("place 3" in text for text in found)
+    page.page.keyboard.press("Escape")
+    assert page.page.locator(labels).count() == n
+    persistence = "#cluster-rows tr[data-label] td:nth-child(4)"
+    page.page.locator("th[data-key=persistence] button").click()
+    assert page.cells(persistence) == sorted(page.cells(persistence), reverse=True)
+    page.page.locator("th[data-key=persistence] button").click()
+    assert page.cells(persistence) == sorted(page.cells(persistence))
+    page.page.locator(labels).nth(1).click()
+    label = page.page.locator(labels).nth(1).get_attribute("data-label")
+    assert page.chosen("cluster") == int(str(label))
+    assert f"Cluster {label}" in page.page.locator("#card").inner_text()
+    page.page.keyboard.press("ArrowDown")
+    third = page.page.locator(labels).nth(2).get_attribute("data-label")
+    assert page.page.locator("tr[aria-selected=true]").get_attribute("data-label") == third
+    page.page.keyboard.press("Escape")
+    assert page.chosen("cluster") is None
+    assert page.page.locator("#chosen").is_hidden()
+
+
+def test_a_point_chooses_its_cluster(plain_page: Path, opened: Open) -> None:
+    """Every medoid is found again under the pointer, where the map draws it."""
+    page = opened(plain_page)
+    medoids: Any = page.asks("() => Array.from(report.page.clusters.points)")
+    page.page.locator("#map-box").scroll_into_view_if_needed()
+    page.page.wait_for_timeout(500)
+    box = page.page.locator("#map-box .over").bounding_box()
+    places = page.asks(
+        """points => {
+            const { x, y, n } = report.page.map;
+            const span = (values) => [Math.min(...values), Math.max(...values)];
+            const [[left, right], [top, bottom]] = [span(x), span(y)];
+            const { clientWidth: w, clientHeight: h } = document.querySelector('#map-box');
+            const scale = 0.9 * Math.min(w / (right - left), h / (bottom - top));
+            return points.map((at) => [(x[at] - (left + right) / 2) * scale + w / 2,
+                                       ((top + bottom) / 2 - y[at]) * scale + h / 2]);
+        }""",
+        medoids,
+    )
+    assert box
+    for label, (x, y) in enumerate(places):
+        page.page.mouse.move(box["x"] + x, box["y"] + y)
+        assert f"cluster {label}," in page.page.locator(".tip").inner_text()
+        page.page.mouse.click(box["x"] + x, box["y"] + y)
+        assert page.chosen("cluster") == label
+        page.page.keyboard.press("Escape")
+    assert page.said == []
+
+
+def test_runs_are_filtered_grouped_and_played(plain_page: Path, opened: Open) -> None:
+    page = opened(plain_page)
+    page.page.select_option("#strips-controls label:has(span:text-is('Network')) select", "1")
+    assert page.page.locator("#run-count").inner_text() == "4 of 8 runs"
+    assert {row["network"] for row in page.copied("#strips-controls")} == {"Net1 → Writer"}
+    page.page.select_option("#strips-controls label:has(span:text-is('Order')) select", "absorbed")
+    absorbed = [row["absorbed_at"] for row in page.copied("#strips-controls")]
+    assert absorbed == sorted(absorbed, key=lambda step: float(step or "inf"))
+    page.page.keyboard.press("ArrowRight")
+    run = page.chosen("run")
+    assert run is not None
+    page.page.locator("#play").click()
+    assert page.page.locator("#play").inner_text() == "Pause"
+    page.until("report.chosen.step >= 3")
+    page.page.locator("#play").click()
+    step = page.chosen("step")
+    page.page.wait_for_timeout(400)
+    assert page.chosen("step") == step
+    assert page.page.locator("#step-said").inner_text().startswith(f"step {step},")
+
+
+def test_the_address_opens_the_same_view(plain_page: Path, opened: Open) -> None:
+    page = opened(plain_page)
+    page.page.locator("#cluster-rows tr[data-label]").nth(2).click()
+    page.page.keyboard.press("ArrowRight")
+    page.page.locator("#search").fill("place")
+    page.page.locator("th[data-key=label] button").click()
+    page.page.select_option("#strips-controls label:has(span:text-is('Group')) select", "prompt")
+    page.page.locator("#map-box .over").dblclick(position={"x": 20, "y": 20})
+    page.page.wait_for_timeout(300)
+    fragment = page.asks("location.hash")
+    other = opened(plain_page, fragment)
+    mine, theirs = page.asks("({...report.chosen})"), other.asks("({...report.chosen})")
+    assert mine == theirs
+    assert theirs["run"] is not None
+    assert theirs["group"] == "prompt"
+    assert theirs["view"]
+    assert other.page.locator("#search").input_value() == "place"
+    assert other.asks("document.querySelector('#strips-box .spacer').style.height") == page.asks(
+        "document.querySelector('#strips-box .spacer').style.height"
+    )
+
+
+@pytest.mark.parametrize(
+    "fragment", ["#cluster=99999&run=zz", "#view=a,b,c&by=nothing&sort=none&network=77", "#%"]
+)
+def test_an_address_that_means_nothing_opens_the_page(plain_page: Path, opened: Open, fragment: str) -> None:
+    page = opened(plain_page, fragment)
+    assert page.said == []
+    assert page.chosen("cluster") is None
+    assert page.page.locator("#cluster-rows tr[data-label]").count() > 3
+
+
+def test_light_and_dark(plain_page: Path, opened: Open) -> None:
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = opened(plain_page, color_scheme="light")
+    dark = opened(plain_page, color_scheme="dark")
+    bright, dim = light.asks(ground), dark.asks(ground)
+    assert bright != dim
+    light.page.keyboard.press("d")
+    light.page.keyboard.press("d")
+    assert light.asks(ground) == dim
+    assert opened(plain_page, "#theme=dark", color_scheme="light").asks(ground) == dim
+    pixel = (
+        "() => [...document.querySelector('#strips-box canvas').getContext('2d')"
+        ".getImageData(2, 2, 1, 1).data].slice(0, 3).reduce((sum, one) => sum + one)"
+    )
+    dark.page.locator("#strips-box").scroll_into_view_if_needed()
+    dark.page.wait_for_timeout(100)
+    assert dark.asks(pixel) < 200
+
+
+def test_help_and_a_phone(plain_page: Path, opened: Open) -> None:
+    page = opened(plain_page, has_touch=True)
+    page.page.keyboard.press("?")
+    assert page.page.locator("#help").is_visible()
+    page.page.keyboard.press("Escape")
+    assert page.page.locator("#help").is_hidden()
+    page.page.set_viewport_size({"width": 390, "height": 844})
+    page.page.wait_for_timeout(100)
+    assert page.asks("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_nothing_may_be_added_to_the_page(plain_page: Path, opened: Open) -> None:
+    """The policy stops a script, a style and a request, had one got in."""
+    page = opened(plain_page)
+    assert page.asks(
+        """async () => {
+            const script = document.createElement('script');
+            script.textContent = 'globalThis.added = true';
+            document.body.append(script);
+            const style = document.createElement('style');
+            style.textContent = 'body { opacity: 0.5 }';
+            document.body.append(style);
+            const asked = await fetch('https://example.org/').then(() => true, () => false);
+            return [globalThis.added === true, getComputedStyle(document.body).opacity, asked];
+        }"""
+    ) == [False, "1", False]

@@ -1,0 +1,191 @@
+"""What the page shows is what the commands say: read out of a browser, by the buttons that copy."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from panic_tda.insight.density import cluster_sizes
+from tests.report.browser import Opened
+from tests.report.walks import asked
+
+Open = Callable[..., Opened]
+
+
+def number(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def database(page: Path) -> Path:
+    return page.parent / "walks.sqlite"
+
+
+@pytest.mark.parametrize("by", ["network", "prompt", "network,prompt"])
+def test_groups_are_those_of_show_trajectories(plain_page: Path, opened: Open, by: str) -> None:
+    page = opened(plain_page, f"#by={by}")
+    shown = page.copied("#groups-box")
+    said = asked("show-trajectories", "--db", database(plain_page), "--by", by)["groups"]
+    assert len(shown) == len(said) > 1
+    for row, group in zip(shown, said, strict=True):
+        names = [" → ".join(one) if isinstance(one, list) else one for one in group["group"].values()]
+        assert [row[name] for name in by.split(",")] == names
+        assert int(row["runs"]) == group["n_runs"]
+        assert int(row["steps"]) == group["n_steps"]
+        assert float(row["transit"]) == group["transit_share"]
+        assert int(row["settled"]) == group["settled_runs"]
+        assert int(row["fixed points"]) == group["periodic_runs"].get("1", 0)
+        assert number(row["absorbed at (median)"]) == group["median_absorbed_at"]
+        assert int(row["visits"]) == group["dwell"]["visits"]
+        assert number(row["dwell (median)"]) == group["dwell"]["median"]
+        assert number(row["Weibull shape"]) == group["dwell"]["weibull_shape"]
+
+
+def test_runs_are_those_of_show_trajectories(plain_page: Path, opened: Open) -> None:
+    page = opened(plain_page, "#order=name")
+    shown = page.copied("#strips-controls")
+    said = asked("show-trajectories", "--db", database(plain_page), "--runs")["runs"]
+    assert len(shown) == len(said) == 8
+    for row, run in zip(shown, said, strict=True):
+        assert row["run_id"] == run["run_id"]
+        assert int(row["visits"]) == len(run["visits"])
+        for name in ("n_steps", "period", "absorbed_at", "settled_in", "settled_at", "distinct_texts"):
+            assert number(row[name]) == run[name], name
+        assert float(row["transit_share"]) == run["transit_share"]
+    assert any(run["period"] == 1 for run in said)
+
+
+def test_strips_show_the_states_of_all_steps(plain_page: Path, opened: Open) -> None:
+    """The colour in the middle of each step that is in a core is its cluster's; others are paler."""
+    page = opened(plain_page, "#order=name")
+    page.page.locator("#strips-box").scroll_into_view_if_needed()
+    page.page.wait_for_timeout(100)
+    said = asked("show-trajectories", "--db", database(plain_page), "--runs")["runs"]
+    seen = page.asks(
+        """() => {
+            const canvas = document.querySelector('#strips-box canvas');
+            const context = canvas.getContext('2d');
+            const wide = canvas.width - 74 - 30;
+            const rows = [];
+            for (let run = 0; run < 8; run++) {
+                const row = [];
+                for (let step = 0; step < 40; step++) {
+                    const x = Math.round(74 + ((step + 0.6) / 40) * wide);
+                    const pixels = context.getImageData(x, 22 + 15 * run + 4, 5, 1).data;
+                    row.push([...pixels].join());
+                }
+                rows.push(row);
+            }
+            return rows;
+        }"""
+    )
+    flags = page.asks("() => Array.from(report.page.runs.flags)")
+    colours: dict[int, set[str]] = {}
+    for run, row, of_run in zip(said, seen, np.array(flags).reshape(8, 40), strict=True):
+        states = [state for state, _, dwell in run["visits"] for _ in range(dwell)]
+        for state, colour, flag in zip(states, row, of_run, strict=True):
+            if flag == 0:
+                colours.setdefault(state, set()).add(colour)
+    assert all(len(found) == 1 for found in colours.values()), colours
+    assert len({next(iter(found)) for found in colours.values()}) == len(colours) > 3
+
+
+def test_clusters_are_those_of_the_database(plain_page: Path, opened: Open) -> None:
+    shown = opened(plain_page, "#sort=label").copied("#cluster-controls")
+    (said,) = asked("show-clustering", "--db", database(plain_page))
+    visits = [
+        (run["run_id"], state)
+        for run in asked("show-trajectories", "--db", database(plain_page), "--runs")["runs"]
+        for state, _, _ in run["visits"]
+    ]
+    entered = Counter(state for _, state in visits)
+    runs = Counter(state for _, state in set(visits))
+    assert [int(row["cluster"]) for row in shown] == [one["label"] for one in said["clusters"]]
+    for row, one in zip(shown, said["clusters"], strict=True):
+        assert int(row["size"]) == one["size"]
+        assert float(row["persistence"]) == one["persistence"]
+        assert int(row["copies"]) == one["medoid_copies"]
+        assert row["medoid"] == one["medoid_text"]
+        assert int(row["entered"]) == entered[one["label"]]
+        assert int(row["runs"]) == runs[one["label"]]
+
+
+def test_transitions_are_those_of_show_trajectories(plain_page: Path, opened: Open) -> None:
+    shown = opened(plain_page).numbers("Transitions")
+    counts = {
+        (int(row["from / to"]), int(to)): int(count)
+        for row in shown
+        for to, count in row.items()
+        if to != "from / to" and count != "0"
+    }
+    said = asked("show-trajectories", "--db", database(plain_page))["transitions"]
+    assert counts == {(one["from"], one["to"]): one["count"] for one in said}
+
+
+def test_density_is_that_of_show_density(plain_page: Path, opened: Open) -> None:
+    page = opened(plain_page)
+    said = asked("show-density", "--db", database(plain_page))
+    bars = page.numbers("Core distances")
+    assert [float(row["from"]) for row in bars] == said["histogram"]["edges"][:-1]
+    assert [int(row["rows"]) for row in bars] == said["histogram"]["all"]
+    assert [int(row["outliers"]) for row in bars] == said["histogram"]["outliers"]
+    for title, name in (
+        ("Outliers by length of text", "by_text_length"),
+        ("Outliers by output step", "by_step"),
+        ("Outliers by writer", "by_writer"),
+    ):
+        rows = page.numbers(title)
+        assert [float(row["outlier share"]) for row in rows] == [one["outlier_share"] for one in said[name]]
+        assert [int(row["rows"]) for row in rows] == [one["n_rows"] for one in said[name]]
+    for title, name in (
+        ("Outliers by smallest cluster size", "by_min_cluster_size"),
+        ("Outliers by epsilon", "by_epsilon"),
+    ):
+        rows = page.numbers(title)
+        assert [int(row["outliers"]) for row in rows] == [one["n_outliers"] for one in said[name]]
+        assert [int(row["clusters"]) for row in rows] == [one["n_clusters"] for one in said[name]]
+
+
+@pytest.mark.parametrize("axis", ["epsilon", "min_cluster_size"])
+def test_sweeps_are_those_of_sweep_clustering(plain_page: Path, opened: Open, axis: str) -> None:
+    page = opened(plain_page)
+    shown = page.copied(f"[data-sweep={axis}]")
+    sizes = ",".join(map(str, cluster_sizes(320)))
+    words = [] if axis == "epsilon" else ["--min-cluster-size", sizes]
+    said = asked("sweep-clustering", "--db", database(plain_page), *words)["settings"]
+    assert len(shown) == len(said)
+    for row, one in zip(shown, said, strict=True):
+        assert float(row["epsilon"]) == one["epsilon"]
+        assert int(row["min_cluster_size"]) == one["min_cluster_size"]
+        assert (int(row["clusters"]), int(row["outliers"])) == (one["n_clusters"], one["n_outliers"])
+        for title, name in (
+            ("largest", "largest_share"),
+            ("persistence", "median_persistence"),
+            ("validity", "relative_validity"),
+            ("ARI stored", "ari_stored"),
+            ("ARI before", "ari_previous"),
+        ):
+            assert number(row[title]) == one[name], name
+        assert (row["cliff"] == "true") == one["cliff"]
+    marked = page.cells(f"[data-sweep={axis}] tr.stored td:nth-child({1 if axis == 'epsilon' else 2})")
+    assert marked == (["0"] if axis == "epsilon" else ["5"] if 5 in cluster_sizes(320) else [])
+
+
+def test_the_points_of_the_map_are_the_assignments(plain_page: Path, opened: Open) -> None:
+    """What is said of each point under the pointer is what its step is in the database."""
+    page = opened(plain_page)
+    said = asked("show-trajectories", "--db", database(plain_page), "--runs")["runs"]
+    found: Any = page.asks(
+        "() => { const { map, texts } = report.page; return Array.from({ length: map.n }, (_, at) => "
+        "[map.runs[at], map.steps[at], map.labels[at], texts[map.texts[at]]]); }"
+    )
+    assert len(found) == sum(run["n_steps"] for run in said)
+    assert len({(run, step) for run, step, _, _ in found}) == len(found)
+    states = [[state for state, _, dwell in run["visits"] for _ in range(dwell)] for run in said]
+    for run, step, label, text in found:
+        assert label in (-1, states[run][step])
+        assert (label == -1) == text.startswith("nowhere"), text

@@ -1,0 +1,138 @@
+"""A thousand clusters and 50,000 points: times as ratios to those of a page that has next to nothing."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from panic_tda.report.gathering import gather
+from panic_tda.report.page import render
+from panic_tda.storage.database import open_current
+from panic_tda.storage.results import find_clustering
+from tests.report.browser import Opened
+
+POINTS, CLUSTERS = 50_000, 1_000
+HOVER = """() => {
+    const canvas = document.querySelector('#map-box .over');
+    const times = [];
+    for (let at = 0; at < 150; at++) {
+        const event = new PointerEvent('pointermove', { clientX: 0, clientY: 0, pointerId: 1 });
+        Object.defineProperty(event, 'offsetX', { value: 60 + ((at * 37) % 900) });
+        Object.defineProperty(event, 'offsetY', { value: 40 + ((at * 53) % 560) });
+        const before = performance.now();
+        canvas.dispatchEvent(event);
+        times.push(performance.now() - before);
+    }
+    return times;
+}"""
+PAINTED = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
+
+
+@pytest.fixture(scope="module")
+def large(plain_page: Path, no_umap: None) -> Path:
+    """The plain page with as many points and clusters as a page may have, spread at random."""
+    database = open_current(plain_page.parent / "walks.sqlite")
+    with database.session() as session:
+        page = gather(database, find_clustering(session))
+    rng = np.random.default_rng(0)
+    page["texts"] = [f"a photograph of place {number} by the sea" for number in range(POINTS)]
+    page["map"] |= {
+        "n": POINTS,
+        "n_all": POINTS,
+        "x": rng.integers(0, 65_536, POINTS),
+        "y": rng.integers(0, 65_536, POINTS),
+        "labels": rng.integers(-1, CLUSTERS, POINTS),
+        "probabilities": rng.integers(0, 10_001, POINTS),
+        "runs": rng.integers(0, 8, POINTS),
+        "steps": rng.integers(0, 40, POINTS),
+        "texts": np.arange(POINTS),
+    }
+    some = rng.integers(1, 100, CLUSTERS)
+    page["clusters"] = {
+        "sizes": -np.sort(-some),
+        "persistence": rng.random(CLUSTERS).tolist(),
+        "runs": some,
+        "entered": some,
+        "median_dwells": [None, 2.0] * (CLUSTERS // 2),
+        "copies": [1] * CLUSTERS,
+        "texts": np.arange(CLUSTERS),
+        "points": np.arange(CLUSTERS),
+        "medoid_runs": some % 8,
+        "near": [[]] * CLUSTERS,
+        "far": [[]] * CLUSTERS,
+    }
+    path = plain_page.parent / "large.html"
+    path.write_text(render(page, command="panic-tda report-clustering"), encoding="utf-8")
+    return path
+
+
+def test_only_rows_in_sight_are_in_the_document(large: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(large)
+    rows = page.page.locator("#cluster-rows tr[data-label]")
+    assert 10 < rows.count() < 100
+    page.asks("document.querySelector('#cluster-rows').scrollTop = 34 * 700")
+    page.page.wait_for_timeout(100)
+    shown = [
+        int(label)
+        for label in page.asks(
+            "[...document.querySelectorAll('tr[data-label]')].map((row) => row.dataset.label)"
+        )
+    ]
+    assert 700 in shown
+    assert shown[0] > 600
+    page.asks("document.querySelector('#cluster-rows').scrollTop = 0")
+    page.page.locator("th[data-key=label] button").click()
+    page.page.keyboard.press("ArrowUp")
+    assert page.chosen("cluster") == CLUSTERS - 1
+    assert page.page.locator("tr[aria-selected=true]").is_visible()
+    assert page.said == []
+
+
+def test_labels_do_not_collide_at_any_zoom(large: Path, opened: Callable[..., Opened]) -> None:
+    """The labels' own boxes, drawn one by one: what stands in the canvas is read from the drawing calls."""
+    page = opened(large)
+    page.asks(
+        """() => {
+            globalThis.drawn = [];
+            const { fillText } = CanvasRenderingContext2D.prototype;
+            CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+                if (this.canvas.className === 'over') drawn.push([x, y, this.measureText(text).width, text]);
+                return fillText.apply(this, arguments);
+            };
+        }"""
+    )
+    page.page.locator("#map-box .over").focus()
+    for _ in range(5):
+        page.asks("() => { drawn.length = 0; }")
+        page.page.keyboard.press("+")
+        page.page.wait_for_timeout(80)
+        drawn: list[Any] = page.asks("drawn")
+        assert len(drawn) > 10
+        for number, (x, y, width, text) in enumerate(drawn):
+            for other_x, other_y, other_width, other in drawn[:number]:
+                apart = x + width <= other_x or other_x + other_width <= x or abs(y - other_y) >= 12
+                assert apart, (text, other)
+
+
+def test_first_paint_and_hover_do_not_grow_with_the_page(
+    large: Path, plain_page: Path, tmp_path: Path, browser: Any, opened: Callable[..., Opened]
+) -> None:
+    empty = tmp_path / "empty.html"
+    empty.write_text("<!doctype html><html data-ready><title>empty</title><p>Nothing.</p></html>")
+
+    def painted(path: Path) -> float:
+        times = []
+        for _ in range(3):
+            page = opened(path)
+            page.until(PAINTED)
+            times.append(page.asks(PAINTED))
+        return float(min(times))
+
+    assert painted(large) < 10 * max(20.0, painted(empty))
+    many, few = (statistics.median(opened(path).asks(HOVER)) for path in (large, plain_page))
+    assert many < 10 * max(0.2, few)
