@@ -47,6 +47,7 @@ OTHERS = {
         "upgrade",
     ),
     "plot-clustering",
+    "report-clustering",
 }
 """Commands that say a sentence, or print what a file holds."""
 
