@@ -50,11 +50,12 @@ def report_clustering(
     One self-contained HTML file, to be opened in a browser or sent as an attachment. The database is only
     read.
     """
+    from panic_tda.files.replacing import require_place
     from panic_tda.report import making
     from panic_tda.storage.database import open_current
     from panic_tda.storage.results import find_clustering
 
-    making.require_target(output, force=force)
+    require_place(output, force=force)
     opened = open_current(database)
     with opened.session() as session:
         source = find_clustering(session, reference, model=model)

@@ -7,10 +7,7 @@ of the name that was asked for is complete, and one that was there before stays 
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -20,7 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import csv, ipc
 
-from panic_tda.errors import CannotWrite, MissingPath, WrongUsage
+from panic_tda.errors import WrongUsage
+from panic_tda.files.replacing import replacing, require_place
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
 from panic_tda.storage.exports import RowStream, open_rows
@@ -118,12 +116,7 @@ def require_target(path: Path, *, force: bool = False, with_lists: bool = False)
     if with_lists and name in _WITHOUT_LISTS:
         others = ", ".join(other for other in FORMATS if other not in _WITHOUT_LISTS)
         raise WrongUsage(f"{path}: a {name} file has no vectors; name one that ends in {others}")
-    if not path.resolve().parent.is_dir():
-        raise MissingPath(f"no folder {path.parent} for the file {path.name}")
-    if path.exists() and not path.is_file():
-        raise WrongUsage(f"{path} is there, and no file")
-    if path.exists() and not force:
-        raise WrongUsage(f"{path} exists; replace it with --force, or give another name")
+    require_place(path, force=force)
 
 
 def write_rows(
@@ -161,7 +154,7 @@ def write_rows(
             n_written += group.num_rows
             progress.advance(group.num_rows)
 
-    with _replacing(path, force=force) as file:
+    with replacing(path, force=force) as file:
         FORMATS[path.suffix.lower()](file, rows.schema, groups())
     return Written(path, n_written, path.stat().st_size)
 
@@ -253,34 +246,3 @@ def _finite(column: pa.Array) -> pa.Array:
 
 def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_fixed_size_list(kind))
-
-
-@contextmanager
-def _replacing(path: Path, *, force: bool) -> Iterator[IO[bytes]]:
-    """Open a file that takes the place of another when the block ends, and goes when it raises."""
-    # What a link points to is replaced, as writing into it would do.
-    target = path.resolve()
-    partial = target.with_name(f".panic-tda-{secrets.token_hex(8)}.part")
-    try:
-        # Not by tempfile: its files are for their owner alone, whatever the umask.
-        with partial.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        require_target(path, force=force)
-        partial.replace(target)
-        _sync(target.parent)
-    except OSError as error:
-        raise CannotWrite(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
-
-
-def _sync(folder: Path) -> None:
-    if os.name == "posix":
-        opened = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from panic_tda.cli.text import on_one_line
-from panic_tda.errors import OUTLIER, CannotWrite, MissingPath, PanicTdaError, WrongUsage
+from panic_tda.errors import OUTLIER, PanicTdaError, WrongUsage
+from panic_tda.files.replacing import replacing, require_place
 from panic_tda.progress import Progress, Silent
 from panic_tda.report.drawing import DPI, Place, Scene, Style, draw, drawing_alone, label_of, require_plotting
 from panic_tda.report.layout import N_ROWS, Map, find_rows, read_map
@@ -80,9 +77,9 @@ def plot_clustering(
     progress = progress or Silent()
     scene = read_scene(database, source, style=style, n_rows=n_rows, seed=seed, progress=progress)
     progress.phase("draw")
-    with drawing_alone(), _replacing(path) as unfinished:
+    with drawing_alone(), replacing(path, force=force) as file:
         figure = draw(scene, style)
-        figure.savefig(unfinished, format=kind, dpi=DPI, metadata=_METADATA[kind])
+        figure.savefig(file, format=kind, dpi=DPI, metadata=_METADATA[kind])
     return Plotted(path, len(scene.map.rows), len(scene.places), scene.map.method)
 
 
@@ -99,12 +96,7 @@ def require_target(path: Path, *, force: bool) -> str:
     kind = path.suffix.lower().removeprefix(".")
     if kind not in FORMATS:
         raise WrongUsage(f"a figure ends in .png, .svg or .pdf; got {path.name}")
-    if path.is_dir():
-        raise WrongUsage(f"{path} is a folder")
-    if not path.parent.is_dir():
-        raise MissingPath(f"there is no folder {path.parent}")
-    if path.exists() and not force:
-        raise WrongUsage(f"{path} exists; replace it with --force")
+    require_place(path, force=force)
     return kind
 
 
@@ -158,19 +150,3 @@ def _caption(source: ClusteringSummary, found: Map, n_labels: int) -> str:
         + (f"Labels: medoids of the largest clusters ({n_labels:,}). " if n_labels else "")
         + f"Clustering {source.id}."
     )
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Give a file to write that takes the place of another when the block ends, and goes when it raises."""
-    # What a link points to is replaced, as writing into it would do.
-    target = path.resolve()
-    unfinished = target.with_name(f".panic-tda-{secrets.token_hex(8)}.part")
-    try:
-        yield unfinished
-        os.replace(unfinished, target)
-    except OSError as error:
-        raise CannotWrite(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            unfinished.unlink()

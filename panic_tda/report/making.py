@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
-from panic_tda.errors import MissingPath, PanicTdaError, WrongUsage
+from panic_tda.files.replacing import replacing, require_place
 from panic_tda.progress import Progress, Silent
 from panic_tda.report.gathering import gather
 from panic_tda.report.layout import N_ROWS
 from panic_tda.report.page import render
 from panic_tda.storage.database import Database
 from panic_tda.storage.results import ClusteringSummary
-
-
-class CannotWrite(PanicTdaError):
-    """The page could not be written to its place."""
-
-
-def require_target(path: Path, *, force: bool = False) -> None:
-    """Check that the page can be made, before anything is read for it.
-
-    Raises
-    ------
-    WrongUsage
-        It exists, and may not be replaced, or is no file.
-    MissingPath
-        Its folder does not exist.
-    """
-    if not path.resolve().parent.is_dir():
-        raise MissingPath(f"no folder {path.parent} for the file {path.name}")
-    if path.exists() and not path.is_file():
-        raise WrongUsage(f"{path} is there, and no file")
-    if path.exists() and not force:
-        raise WrongUsage(f"{path} exists; replace it with --force, or give another name")
 
 
 def write_report(
@@ -61,11 +37,11 @@ def write_report(
     Raises
     ------
     WrongUsage, MissingPath
-        As `require_target`.
+        As `files.replacing.require_place`.
     CannotWrite
         The disk is full, or the folder takes no file.
     """
-    require_target(path, force=force)
+    require_place(path, force=force)
     progress = progress or Silent()
     page = gather(database, source, map_rows=map_rows, seed=seed, progress=progress)
     command = f"panic-tda report-clustering {source.id} --db {database} -o {path.name}"
@@ -73,24 +49,6 @@ def write_report(
         command += f" --map-rows {map_rows} --seed {seed}"
     progress.phase("write the page")
     text = render(page, command=command).encode("utf-8", "replace")
-    try:
-        _replace(path, text)
-    except OSError as error:
-        raise CannotWrite(f"{path} could not be written: {error.strerror}") from error
+    with replacing(path, force=force) as file:
+        file.write(text)
     return len(text)
-
-
-def _replace(path: Path, text: bytes) -> None:
-    """Write beside the place, then move there, so that whatever happens no half page is left."""
-    handle, name = tempfile.mkstemp(dir=path.resolve().parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(text)
-        # As open() would have made it; mkstemp lets nobody else read.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

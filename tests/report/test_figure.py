@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -239,8 +239,8 @@ def test_a_file_that_exists_is_replaced_whole_or_not_at_all(
 ) -> None:
     from matplotlib.figure import Figure
 
-    def write_half(_figure: Figure, at: Path, **_options: object) -> None:
-        at.write_text("half")
+    def write_half(_figure: Figure, file: IO[bytes], **_options: object) -> None:
+        file.write(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     path = folder / "map.svg"
@@ -264,8 +264,8 @@ def test_a_file_that_exists_is_replaced_whole_or_not_at_all(
     [
         ("map.jpg", "ends in .png, .svg or .pdf; got map.jpg"),
         ("map", "ends in .png, .svg or .pdf; got map"),
-        ("nowhere/map.png", "there is no folder"),
-        ("folder.png", "folder.png is a folder"),
+        ("nowhere/map.png", "no folder "),
+        ("folder.png", "folder.png is there, and no file"),
     ],
 )
 def test_where_no_figure_can_go(clustered: UpgradedFile, tmp_path: Path, name: str, words: str) -> None:

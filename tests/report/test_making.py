@@ -52,7 +52,7 @@ def test_a_folder_that_is_not_there_is_named(database: Path, tmp_path: Path) -> 
     assert "nowhere" in done.stderr
 
 
-@pytest.mark.parametrize("when", ["open", "replace"])
+@pytest.mark.parametrize("when", ["fsync", "replace"])
 def test_an_interruption_leaves_no_half_page(
     database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
@@ -64,7 +64,8 @@ def test_an_interruption_leaves_no_half_page(
     opened = open_current(database)
     with opened.session() as session:
         source = find_clustering(session)
-    monkeypatch.setattr(making.os, "fdopen" if when == "open" else "replace", interrupt)
+    owner: Any = Path if when == "replace" else os
+    monkeypatch.setattr(owner, when, interrupt)
     with pytest.raises(KeyboardInterrupt):
         making.write_report(opened, source, path, force=True)
     assert path.read_text() == "mine"

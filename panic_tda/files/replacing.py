@@ -1,0 +1,76 @@
+"""Files that are there whole or not at all, in the place of others only when that was asked for."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from panic_tda.errors import CannotWrite, MissingPath, WrongUsage
+
+
+def require_place(path: Path, *, force: bool = False) -> None:
+    """Check that a file can be made, before anything is read for it.
+
+    Parameters
+    ----------
+    path : Path
+        Of the file.
+    force : bool
+        Whether it may exist.
+
+    Raises
+    ------
+    WrongUsage
+        It exists, or something that is no file.
+    MissingPath
+        Its folder does not.
+    """
+    if not path.resolve().parent.is_dir():
+        raise MissingPath(f"no folder {path.parent} for the file {path.name}")
+    if path.exists() and not path.is_file():
+        raise WrongUsage(f"{path} is there, and no file")
+    if path.exists() and not force:
+        raise WrongUsage(f"{path} exists; replace it with --force, or give another name")
+
+
+@contextmanager
+def replacing(path: Path, *, force: bool = False) -> Iterator[IO[bytes]]:
+    """Open a file that takes the place of another when the block ends, and goes when it raises.
+
+    Raises
+    ------
+    CannotWrite
+        The disk is full, or the folder takes no file.
+    WrongUsage, MissingPath
+        As `require_place`, when the block ends.
+    """
+    # What a link points to is replaced, as writing into it would do.
+    target = path.resolve()
+    partial = target.with_name(f".panic-tda-{secrets.token_hex(8)}.part")
+    try:
+        # Not by tempfile: its files are for their owner alone, whatever the umask.
+        with partial.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        require_place(path, force=force)
+        partial.replace(target)
+        _sync(target.parent)
+    except OSError as error:
+        raise CannotWrite(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def _sync(folder: Path) -> None:
+    if os.name == "posix":
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
