@@ -15,6 +15,11 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def busy_cores() -> float:
+    """Cores that were at work or wanted in the last minute, all processes counted; 0 where nobody says."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
 def host_memory() -> tuple[int | None, int | None]:
     """Bytes of host memory, and those that can be had; None where the system does not say."""
     try:

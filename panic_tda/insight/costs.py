@@ -8,8 +8,8 @@ From 16,000 rows on to 20,000 … 300,000 of 768 and 384 dimensions, in runs of 
 1.95 gave 0.82 to 1.38 times the time that the fit took on one core (16 cases; with 1.9, 0.78 to 1.30; with 2,
 0.87 to 1.47), and 0.77 to 1.00 times on two (20,000 to 100,000 rows).
 
-What is measured is processor time, and how many cores each phase keeps at work: whatever else the machine
-does meanwhile then hardly matters, as it would by the clock.
+What is measured is processor time, and how many cores each phase keeps at work: what else the machine does
+meanwhile misleads less than it would by the clock.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from panic_tda.arrays import device
 from panic_tda.clustering import backends
 from panic_tda.clustering.placement import Placement, place
 from panic_tda.devices import cuda
+from panic_tda.devices.machine import busy_cores
 from panic_tda.errors import PanicTdaError
 from panic_tda.insight.costs import measure, rows_to_measure
 from panic_tda.insight.memory import BackendMemory, memory_by_backend
@@ -97,10 +98,8 @@ class Calibration:
     ----------
     n_rows : int
         Rows that were read and fitted, of all factors.
-    counting_seconds : float
-        What counting the rows took; loading a sample does it twice.
-    seconds : float
-        All of it.
+    counting_seconds, seconds : float
+        What counting the rows took, which loading a sample does twice, and all of it.
     """
 
     n_rows: int
@@ -126,7 +125,7 @@ class ModelPlan:
     plans : tuple of FactorPlan
         By ascending factor.
     smallest_factor_within : int or None
-        The smallest of these that ends in time; None where none does, or no time was named.
+        The smallest of these that ends in time, if one does.
     notes : tuple of str
         What one should know of the rows.
     """
@@ -154,17 +153,16 @@ class Plan:
     ----------
     models : tuple of ModelPlan
     within_seconds : float or None
-        The time that was named.
     smallest_factor_within : int or None
-        The smallest factor at which all models together end within it; None where none does, or no time was
-        named.
+        The smallest factor at which all models together end within it.
     totals : dict of int to float or None
-        Time of all models by factor, one after the other or shared out among the devices; None where one of
-        them would have no clustering.
+        Time of all models by factor, shared out among the devices; None where one would have no clustering.
     start_seconds : float
         Of each fit's time: what the first fit of a process takes to load.
+    busy_cores : float
+        Cores that others had at work before; where hardly one was left, the times are too long.
     seconds : float
-        What planning took.
+        Of planning.
     """
 
     models: tuple[ModelPlan, ...]
@@ -172,6 +170,7 @@ class Plan:
     smallest_factor_within: int | None
     totals: dict[int, float | None]
     start_seconds: float
+    busy_cores: float
     seconds: float
 
 
@@ -209,7 +208,7 @@ def plan_clustering(
     UnknownModel, NoEmbeddings, NeedsUpgrade, DatabaseError, InvalidParameter, UnsupportedOnBackend
         Before anything was measured.
     """
-    began = time.monotonic()
+    began, busy = time.monotonic(), busy_cores()
     factors = sorted({validate_downsample(factor) for factor in downsamples}) or list(DOWNSAMPLES)
     asked = parameters or ClusteringParameters()
     database = open_current(database)
@@ -235,6 +234,7 @@ def plan_clustering(
         smallest_factor_within=smallest_within(totals, within),
         totals=totals,
         start_seconds=max(planner.starts.values(), default=0.0),
+        busy_cores=busy,
         seconds=time.monotonic() - began,
     )
 

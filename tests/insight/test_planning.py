@@ -255,7 +255,8 @@ def test_json_has_the_words_of_the_plan(upgraded: MakeFile) -> None:
     file = upgraded(EVERYTHING)
     said = json.loads(run(file.path, "Nomic", "Dummy", "--downsample", "3", "--within", "1h30m", "--json"))
     assert set(said) == {
-        "models", "within_seconds", "smallest_factor_within", "totals", "start_seconds", "seconds"
+        "models", "within_seconds", "smallest_factor_within", "totals", "start_seconds", "busy_cores",
+        "seconds",
     }  # fmt: skip
     assert (said["within_seconds"], said["smallest_factor_within"]) == (5400, 3)
     nomic, _ = said["models"]
@@ -285,6 +286,14 @@ def test_text_is_a_line_for_each_and_the_answer(upgraded: MakeFile) -> None:
     named = run(file.path, "Nomic", "--within", "0s", "--downsample", "2")
     assert "Nomic: none of these factors ends within 0 s; the soonest is factor 2, in about" in named
     assert "ends within" not in run(file.path, "Nomic", "--downsample", "2")
+
+
+def test_a_busy_machine_is_told(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = upgraded().path
+    for load, told in ((0.0, False), (1000.0, True)):
+        monkeypatch.setattr(planning, "busy_cores", lambda load=load: load)
+        said = run(path, "Nomic", "--downsample", "10")
+        assert ("The machine was busy (load average 1000.0, " in said) == told
 
 
 @pytest.mark.parametrize("text", ["", "8", "h", "1h 2", "-1h", "1d", "soon"])

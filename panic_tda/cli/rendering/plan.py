@@ -8,6 +8,7 @@ from typing import Any
 
 from panic_tda.cli.rendering.common import PIPE_COLUMNS
 from panic_tda.cli.text import Column, duration, on_one_line, paragraph, table
+from panic_tda.devices.machine import available_cores
 from panic_tda.insight.memory import BackendMemory
 from panic_tda.insight.planning import FactorPlan, Plan
 from panic_tda.parameters import format_bytes
@@ -49,7 +50,7 @@ def plan_text(plan: Plan, width: int) -> str:
         )
         for model, one in _all(plan)
     ]
-    lines = [*_reasons(plan), *_notes(plan), *_verdicts(plan), _basis(plan)]
+    lines = [*_reasons(plan), *_notes(plan), *_verdicts(plan), _basis(plan), *_busy(plan)]
     # Columns stand side by side however wide they are; what is read as a text does not.
     said = [paragraph(line, min(width, PIPE_COLUMNS)) for line in lines]
     return "\n".join([table(columns, rows, width), "", *said])
@@ -118,3 +119,11 @@ def _basis(plan: Plan) -> str:
         "machine with nothing else to do; loading goes on as fast as the rows of those fits were read, and "
         "saving as fast as elsewhere. Memory is that of the rows and of the work on them."
     )
+
+
+def _busy(plan: Plan) -> Iterator[str]:
+    if plan.busy_cores > available_cores() / 2:
+        yield (
+            f"The machine was busy (load average {plan.busy_cores:.1f}, {available_cores()} cores): the "
+            "times may be too long; plan again when it is not."
+        )
