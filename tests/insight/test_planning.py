@@ -162,6 +162,16 @@ def test_planning_changes_nothing(upgraded: MakeFile, read_only: bool) -> None:
     assert not file.database.work_root.exists()
 
 
+def test_the_real_field_file_is_planned(real_file: Database) -> None:
+    plan = plan_clustering(real_file, downsamples=[1, 10], within=3600.0)
+    assert plan.smallest_factor_within == 1
+    for model in plan.models:
+        (whole, part) = model.plans
+        (outcome,) = cluster_all_data(real_file, [model.embedding_model], downsample=10)
+        assert (whole.n_rows, part.n_rows) == (model.n_total, outcome.n_sampled)
+        assert (part.measured_rows, part.backend) == (part.n_rows, outcome.backend)
+
+
 def test_counts_are_those_of_the_rule_and_invalid_vectors_are_told(upgraded: MakeFile) -> None:
     file = upgraded(EVERYTHING)
     plan = plan_clustering(file.database, downsamples=[1, 2])
