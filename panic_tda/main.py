@@ -44,7 +44,7 @@ COMMANDS = (
 @click.group(
     cls=options.Group,
     example="--db trajectory_data.sqlite show-clustering latest --model MiniLM",
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": options.HELP_NAMES, "max_content_width": 100},
 )
 @options.version
 @options.json_output

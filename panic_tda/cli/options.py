@@ -19,6 +19,7 @@ from panic_tda.cli.text import harmless
 DEFAULT_DATABASE = "db/trajectory_data.sqlite"
 BACKENDS = ("auto", "cuml", "sklearn", "tiled")
 """Named here so that --help need not import them; a test holds them against the registry."""
+HELP_NAMES = ["-h", "--help"]
 _MOST_VALUES = 100_000
 _OWN, _COMMON = "Options", "Common options"
 _LOUDNESS = "panic_tda.loudness"
@@ -69,7 +70,9 @@ class Command(click.Command):
 
 def command(name: str, *, example: str) -> Callable[[Callable[..., None]], Command]:
     """Make a command of a function, with an example of how it is called."""
-    return click.command(name, cls=Command, example=example)
+    # Click keeps the help option of the first context that asks for it, whatever the group's says.
+    settings = {"help_option_names": HELP_NAMES}
+    return click.command(name, cls=Command, example=example, context_settings=settings)
 
 
 class Group(Command, click.Group):
