@@ -1,12 +1,12 @@
 """What a fit takes: measured on parts of the rows, and carried on to all of them.
 
 A fit costs something for every row and something for every pair of rows: `a·n + b·n^growth`, phase by phase.
-The halves and the whole of some thousand rows tell the two apart. For a matrix of distances the growth is 2.
-The tiled engine looks at all pairs of tiles, but rules out more of what is in them the more rows there are,
-since the nearest rows of each are nearer; on the other hand they leave the processor's cache. From 16,000
-rows on to 20,000 … 300,000 of 768 and 384 dimensions, in runs of 100 to 1,000 steps, a growth of 1.95 gave
-0.76 to 1.27 times the time that the fit took on one core (16 cases; with 1.85, 0.70 to 1.13; with 2, 0.80 to
-1.41), and 0.84 to 1.05 times on two (20,000 to 100,000 rows).
+Parts of a quarter, a half and the whole of some thousand rows tell the two apart. For a matrix of distances
+the growth is 2. The tiled engine looks at all pairs of tiles, but rules out more of what is in them the more
+rows there are, since the nearest rows of each are nearer; on the other hand they leave the processor's cache.
+From 16,000 rows on to 20,000 … 300,000 of 768 and 384 dimensions, in runs of 100 to 1,000 steps, a growth of
+1.95 gave 0.82 to 1.38 times the time that the fit took on one core (16 cases; with 1.9, 0.78 to 1.30; with 2,
+0.87 to 1.47), and 0.77 to 1.00 times on two (20,000 to 100,000 rows).
 
 What is measured is processor time, and how many cores each phase keeps at work: what else the machine does
 meanwhile misleads less than it would by the clock.
@@ -37,9 +37,8 @@ if TYPE_CHECKING:
     from panic_tda.progress import Progress
     from panic_tda.types import Float32Array
 
-DIVISIONS = (2, 1, 1)
-"""Into how many parts the rows are divided, time and again; each part is fitted. Quarters, of a few tiles,
-say little of what many tiles take: with them, 100,000 rows were expected to take 0.8 of what they took."""
+DIVISIONS = (4, 2, 1)
+"""Into how many parts the rows are divided; each part is fitted."""
 _GROWTH = {"tiled": 1.95}
 _QUADRATIC = 2.0
 LINEAR = ("normalise, find duplicates", "core distances", "hierarchy", "medoids")
