@@ -26,8 +26,8 @@ from panic_tda.errors import PanicTdaError, WrongUsage
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
-_NOT_AS_IT_IS = re.compile("[\x7f-\x9f\ud800-\udfff]")
-"""Controls that JSON does not escape, and bytes of the command line that are no text."""
+_NOT_AS_IT_IS = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Controls that JSON does not escape, also of the direction of text, and bytes that are no text."""
 
 _log = logging.getLogger("panic_tda")
 

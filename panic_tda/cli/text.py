@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from panic_tda.errors import InvalidParameter
 
 _GAP = "  "
+_JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 _LEAST_COLUMNS = 8
 """To which a cell that may be shortened is shortened at most."""
 
@@ -38,12 +39,23 @@ class Column:
 
 
 def harmless(text: str) -> str:
-    """Replace what a terminal would obey rather than show; lines stay lines."""
+    r"""Write what a terminal would obey, rather than show, as its escape; lines stay lines.
+
+    >>> print(harmless("one\x1b[2J\u202etwo"))
+    one\x1b[2J\u202etwo
+    """
+    if text.isascii() and text.isprintable():
+        return text
     return "".join(
-        character
-        if character.isprintable() or character in "\n\t" or unicodedata.category(character) == "Zs"
-        else "\N{REPLACEMENT CHARACTER}"
+        character if _is_shown(character) else character.encode("unicode_escape").decode()
         for character in text
+    )
+
+
+def _is_shown(character: str) -> bool:
+    # Joiners are no controls of a terminal: scripts and emoji are made with them.
+    return (
+        character.isprintable() or character in f"\n\t{_JOINERS}" or unicodedata.category(character) == "Zs"
     )
 
 
@@ -58,7 +70,11 @@ def columns(text: str) -> int:
 
 
 def _columns_of(character: str) -> int:
-    if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me"):
+    if (
+        unicodedata.combining(character)
+        or unicodedata.category(character) in ("Mn", "Me")
+        or character in _JOINERS
+    ):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 

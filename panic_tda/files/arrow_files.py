@@ -14,6 +14,11 @@ import pyarrow.parquet as pq
 from panic_tda.errors import BadInput, MissingPath
 from panic_tda.storage.batches import refuse_row
 
+MAX_VALUES, MAX_VALUE_BYTES = 65_536, 1 << 28
+"""Of a row in a column: dimensions of a vector, and bytes of a text or an image."""
+BATCH_VALUES = 1 << 27
+"""In a column of a batch: wide vectors come by fewer rows."""
+
 
 @dataclass(frozen=True)
 class ArrowFile:
@@ -132,14 +137,51 @@ def readable(path: Path) -> Iterator[None]:
         raise MissingPath(f"no file {path}") from error
     except IsADirectoryError as error:
         raise MissingPath(f"{path} is a folder; name the files in it") from error
-    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError, RuntimeError) as error:
+        # RuntimeError is what is left of an exception of Arrow's own language.
         raise BadInput(f"{path} cannot be read as Parquet or Arrow: {error}") from error
 
 
 def _read_parquet(path: Path, columns: list[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
     # With its default settings the reader keeps every row group that it has read until the end.
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as parquet:
-        yield from parquet.iter_batches(batch_rows, columns=columns)
+        widest = _widest(parquet, path, columns)
+        yield from parquet.iter_batches(min(batch_rows, BATCH_VALUES // widest), columns=columns)
+
+
+def _widest(parquet: pq.ParquetFile, path: Path, columns: list[str]) -> int:
+    """Return the most values a row has on average in a column of a row group, before any of them is read.
+
+    A few bytes can stand for any number of equal values, and the reader makes all of a batch.
+
+    Raises
+    ------
+    BadInput
+        They are more than any vector has, or bytes than any text.
+    """
+    metadata = parquet.metadata
+    paths = [metadata.schema.column(at).path for at in range(metadata.num_columns)]
+    wanted = {at: path.split(".")[0] for at, path in enumerate(paths) if path.split(".")[0] in columns}
+    widest = 1
+    for number in range(parquet.num_row_groups):
+        # What says how long a damaged column is ends the process; readers of it, of no row, only refuse.
+        next(parquet.reader.iter_batches(0, row_groups=[number], column_indices=list(wanted)), None)
+        group = metadata.row_group(number)
+        for at, name in wanted.items():
+            column = group.column(at)
+            width = -(-column.num_values // max(1, group.num_rows))
+            n_bytes = column.total_uncompressed_size // max(1, column.num_values)
+            for claimed, allowed, what in (
+                (width, MAX_VALUES, "values"),
+                (n_bytes, MAX_VALUE_BYTES, "bytes a value"),
+            ):
+                if claimed > allowed:
+                    raise BadInput(
+                        f"{path}: column {name} claims {claimed:,} {what} in a row on average; at most "
+                        f"{allowed:,} are read"
+                    )
+            widest = max(widest, width)
+    return widest
 
 
 def _read_file(path: Path, columns: list[str], _batch_rows: int) -> Iterator[pa.RecordBatch]:

@@ -274,7 +274,7 @@ def test_words_that_are_no_text_are_answered_as_json(tmp_path: Path) -> None:
     done = in_a_shell("panic-tda list-clusterings --json --db $'nowhere\\xff'", tmp_path)
     assert done.returncode == 2
     assert f"no database at {tmp_path}/nowhere\udcff;" in json.loads(done.stdout)["error"]["message"]
-    assert f"no database at {tmp_path}/nowhere\N{REPLACEMENT CHARACTER};" in done.stderr
+    assert f"no database at {tmp_path}/nowhere\\udcff;" in done.stderr
 
 
 @pytest.mark.parametrize("columns", [80, 120])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +203,65 @@ def test_what_is_whole_is_read(tmp_path: Path, form: str) -> None:
     for made in (table(), encoded(table())):
         path.write_bytes(FORMATS[form](made))
         assert sum(len(batch.texts) for batch in EmbeddingFile(path).batches()) == N_ROWS
+
+
+CLAIMS = {
+    "vector": ("column vector claims 1,048,576 values in a row", {"vector": (64, 1 << 20)}),
+    "text": ("column text claims 536,870,9.. bytes a value", {"text": 1 << 29}),
+}
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_a_small_file_that_claims_gigabytes_is_refused_before_it_takes_them(
+    tmp_path: Path, name: str
+) -> None:
+    message, claims = CLAIMS[name]
+    n_rows, width = claims.get("vector", (1, 2))
+    offsets = pa.array(np.arange(n_rows + 1, dtype=np.int32) * width)
+    vectors = pa.ListArray.from_arrays(offsets, pa.array(np.ones(n_rows * width, np.float32)))
+    texts = pa.array(["a" * claims.get("text", 1)] * n_rows, pa.large_string())
+    made = pa.table({"text": texts, "vector": vectors, "embedding_model": ["B"] * n_rows})
+    path = tmp_path / "a"
+    pq.write_table(made, path, compression="zstd", use_dictionary=name == "vector")
+    assert path.stat().st_size < 1e5 < 1e8 < made.nbytes
+    del made, texts, vectors, offsets
+    pool = pa.proxy_memory_pool(pa.default_memory_pool())
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    try:
+        with pytest.raises(BadInput, match=message):
+            list(EmbeddingFile(path).batches())
+    finally:
+        pa.set_memory_pool(before)
+    assert pool.max_memory() < 1e7
+
+
+EXTENSION = """
+import pickle, sys
+from pathlib import Path
+import pyarrow as pa, pyarrow.parquet as pq
+
+class Touch:
+    def __reduce__(self):
+        return Path.touch, (Path(sys.argv[1]) / "touched",)
+
+told = {"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": pickle.dumps(Touch())}
+schema = pa.schema([
+    pa.field("text", pa.string(), metadata=told),
+    pa.field("vector", pa.list_(pa.float32()), metadata=told),
+    pa.field("embedding_model", pa.string(), metadata={"pickled": pickle.dumps(Touch())}),
+])
+made = pa.table([["a"], [[1.0, 2.0]], ["B"]], schema=schema)
+pq.write_table(made, sys.argv[1] + "/parquet")
+with pa.ipc.new_file(sys.argv[1] + "/file", schema) as file:
+    file.write_table(made)
+"""
+
+
+def test_what_is_pickled_in_a_file_is_never_run(tmp_path: Path) -> None:
+    """Arrow once made Python objects of pickled types as soon as a schema was read (CVE-2023-47248)."""
+    assert run_python(EXTENSION, tmp_path).returncode == 0
+    for name in ("parquet", "file"):
+        with suppress(BadInput):
+            list(EmbeddingFile(tmp_path / name).batches())
+    assert not (tmp_path / "touched").exists()

@@ -1,0 +1,43 @@
+"""Whatever stands in a command line, a command answers or fails in words, and nothing is lost."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.field_files import FieldSpec, write_field_file
+from tests.hostile import command_line, require_harmless
+from tests.snapshots import run_python
+
+pytestmark = pytest.mark.xdist_group("hostile arguments")
+
+
+@pytest.fixture(scope="module")
+def clustered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small database with clusterings."""
+    path = tmp_path_factory.mktemp("hostile") / "field.sqlite"
+    write_field_file(path, FieldSpec())
+    for words in ("upgrade --yes", "cluster-embeddings --min-cluster-size 2"):
+        done = run_python("from panic_tda.main import main; main()", *words.split(), "-q", "--db", path)
+        assert done.returncode == 0, done.stderr
+    return path
+
+
+@pytest.fixture(autouse=True)
+def light(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where what takes seconds to import is not installed."""
+    for name in ("umap", "datamapplot"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data(), st.integers(0, 5))
+def test_a_command_line_that_means_harm_is_harmless(
+    clustered: Path, tmp_path: Path, data: st.DataObject, n_words: int
+) -> None:
+    words = command_line(lambda several: data.draw(st.sampled_from(several)), n_words)
+    require_harmless(clustered, tmp_path / "run", words)
