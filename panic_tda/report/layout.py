@@ -215,4 +215,5 @@ def _umap(vectors: Float32Array, start: Float32Array, seed: int) -> tuple[Float3
         random_state=seed,
         n_jobs=1,
     )
-    return model.fit_transform(vectors), f"UMAP (cosine), umap-learn {umap.__version__}"
+    # Which way a map lies means nothing: its widest direction goes from left to right, as a page does.
+    return _principal(model.fit_transform(vectors)), f"UMAP (cosine), umap-learn {umap.__version__}"

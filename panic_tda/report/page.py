@@ -19,6 +19,8 @@ SCRIPTS = (
     "charts",
     "labels",
     "scatter",
+    "hands",
+    "images",
     "map",
     "clusters",
     "icicle",
