@@ -8,7 +8,6 @@ from panic_tda.cli import options
 from panic_tda.commands import (
     data,
     exports,
-    figure,
     fitting,
     insight,
     planning,
@@ -35,7 +34,7 @@ COMMANDS = (
     report.report_clustering,
     exports.export_clustering,
     exports.export_trajectories,
-    figure.plot_clustering,
+    report.plot_clustering,
     data.doctor,
     shell.complete,
 )

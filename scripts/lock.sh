@@ -23,7 +23,8 @@ PYTHON
 
 for name in "${@:-cpu}"; do
     case $name in
-        cpu) lock cpu dev ;;
+        # Never beside CUDA: see pyproject.toml.
+        cpu) lock cpu dev,figure ;;
         cuda12 | cuda13) lock "$name" "$name,dev" ;;
         *) echo "cpu, cuda12 or cuda13; got $name" >&2; exit 2 ;;
     esac

@@ -195,6 +195,7 @@ clustering = functools.partial(click.argument, shell_complete=completion.ids_or_
 reference = clustering("reference", metavar="[ID|latest]", default=LATEST)
 """The clustering that a command is about."""
 yes = option("--yes", is_flag=True, help="Do not ask.")
+force = option("--force", is_flag=True, help="Replace a file that exists, once the new one is complete.")
 
 
 def model(text: str) -> Callable[..., Any]:

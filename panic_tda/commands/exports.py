@@ -12,7 +12,6 @@ from panic_tda.cli.options import option
 # Another word follows: it cannot be left out.
 _reference = options.clustering("reference", metavar="ID|latest")
 _file = click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
-_force = option("--force", is_flag=True, help="Replace a file that exists, once the new one is complete.")
 
 
 @options.command("export-clustering", example="export-clustering latest rows.parquet --model MiniLM")
@@ -20,7 +19,7 @@ _force = option("--force", is_flag=True, help="Replace a file that exists, once 
 @_file
 @options.model("The latest clustering of this embedding model.")
 @option("--with-vectors", is_flag=True, help="Add the vectors; import-embeddings takes the file.")
-@_force
+@options.force
 @options.json_output
 @options.common
 def export_clustering(
@@ -63,7 +62,7 @@ def export_clustering(
     show_default=True,
     help="Least membership probability that makes a core; at 0 all members are.",
 )
-@_force
+@options.force
 @options.json_output
 @options.common
 def export_trajectories(

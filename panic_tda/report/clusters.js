@@ -1,7 +1,8 @@
 /** The table of clusters, and the card of the chosen one. */
-import { colourOf, css, isDark } from "./colours.js";
+import { colourOf, css, isDark, isOnPaper } from "./colours.js";
 import { asTsv, byId, copyButton, decimal, el, oneLine, percent, short, whole } from "./dom.js";
-import { imageOf, medoidText } from "./map.js";
+import { imageOf } from "./images.js";
+import { medoidText } from "./map.js";
 import { choose, chosen, whenChosen } from "./state.js";
 
 /** @typedef {import("./container.js").Page} ReportPage */
@@ -60,8 +61,6 @@ export class ClusterSection {
     byId("cluster-table").append(this.box);
     this.box.addEventListener("scroll", () => this.fill());
     new ResizeObserver(() => this.fill(true)).observe(this.box);
-    addEventListener("beforeprint", () => this.fill(true, true));
-    addEventListener("afterprint", () => this.fill(true));
   }
 
   /** @param {string} key */
@@ -98,10 +97,10 @@ export class ClusterSection {
     this.fill(true);
   }
 
-  /** Put the rows in sight into the document. @param {boolean} [anew] @param {boolean} [all] */
-  fill(anew = false, all = false) {
+  /** Put the rows in sight into the document, and all of them on paper. @param {boolean} [anew] */
+  fill(anew = false) {
     const n = this.labels.length;
-    const virtual = n > MOST_ROWS && !all;
+    const virtual = n > MOST_ROWS && !isOnPaper();
     const first = virtual ? Math.max(0, Math.floor(this.box.scrollTop / ROW) - AROUND) : 0;
     const last = virtual ? Math.min(n, first + Math.ceil(this.box.clientHeight / ROW) + 2 * AROUND) : n;
     const now = `${first} ${last}`;
@@ -124,7 +123,7 @@ export class ClusterSection {
     const cells = this.columns.map(({ key, number, value, show }) => {
       const text = show(value(label));
       if (key === "label") return el("td", { class: "number" }, swatch(label), text);
-      return el("td", number ? { class: "number" } : { class: "wide", dir: "auto", title: text }, text);
+      return number ? el("td", { class: "number" }, text) : el("td", { class: "wide", title: text }, el("div", { class: "two-lines", dir: "auto" }, text));
     });
     const row = el("tr", { data: { label: String(label) }, "aria-selected": String(label === chosen.cluster), onclick: () => choose({ cluster: label === chosen.cluster ? null : label }) }, ...cells);
     return row;

@@ -73,6 +73,16 @@ export function css(rgb, alpha = 1) {
   return `rgb(${rgb[0]} ${rgb[1]} ${rgb[2]} / ${alpha})`;
 }
 
+/** Whether the page is being printed: it is light then, as wide as paper, and all there. */
+export function isOnPaper() {
+  return document.documentElement.classList.contains("paper");
+}
+
+/** Pixels of a canvas in one of the page: three on paper, where a screen's would be seen. */
+export function pixelRatio() {
+  return isOnPaper() ? 3 : devicePixelRatio;
+}
+
 /** @type {HTMLElement | null} */
 let probe = null;
 

@@ -66,7 +66,7 @@
  * @property {string[]} texts
  * @property {MapData} map
  * @property {Clusters} clusters
- * @property {{labels: Numbers, ends: Numbers, data: Uint8Array}} thumbnails
+ * @property {{labels: Numbers, ends: Numbers, data: Uint8Array, missing: string | null}} thumbnails
  * @property {Runs} runs
  * @property {Json} groups
  * @property {Json} dynamics

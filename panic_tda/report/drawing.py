@@ -24,7 +24,7 @@ from panic_tda.report.layout import Map
 if TYPE_CHECKING:
     from panic_tda.types import FloatArray, IntArray
 
-INSTALL = "pip install 'panic-tda[report]'"
+INSTALL = "pip install 'panic-tda[figure]'"
 N_LABELS = 30
 WIDTH = 7.2
 """Inches: two columns of most journals (183 mm)."""

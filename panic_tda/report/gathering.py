@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,12 +17,14 @@ from panic_tda.insight.trajectories import TrajectoryStudy, read_trajectories, s
 from panic_tda.progress import Progress, Silent
 from panic_tda.report import head, motion, places
 from panic_tda.report.layout import N_ROWS, read_map
-from panic_tda.report.thumbnails import read_thumbnails
+from panic_tda.report.thumbnails import NoPillow, read_thumbnails
 from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.database import Database
 from panic_tda.storage.results import ClusterDetails, ClusteringSummary, get_cluster_details
 
 FORMAT = 1
+
+_log = logging.getLogger(__name__)
 
 
 def gather(
@@ -69,6 +72,8 @@ def gather(
         "sentence": head.sentence(source, total, outputs=outputs),
         "page_made": datetime.now(UTC).isoformat(sep=" ", timespec="seconds"),
     }
+    if page["thumbnails"]["missing"]:
+        notes.append(f"There are no images: {page['thumbnails']['missing']}")
     page["tree"] = page["density"] = page["sweep"] = None
     try:
         page["tree"] = _tree(branches.read_branches(database, source, progress=progress))
@@ -118,12 +123,19 @@ def _thumbnails(
     database: Database, source: ClusteringSummary, n_clusters: int, progress: Progress
 ) -> dict[str, Any]:
     """Return the images of the largest clusters, one behind the other."""
-    found = read_thumbnails(database, source, range(n_clusters), progress=progress)
+    found: dict[int, bytes] = {}
+    missing = None
+    try:
+        found = read_thumbnails(database, source, range(n_clusters), progress=progress)
+    except NoPillow as error:
+        missing = str(error)
+        _log.warning("the page has no images: %s", error)
     ends = np.cumsum([len(image) for image in found.values()], dtype=np.int64)
     return {
         "labels": np.array(list(found), dtype=np.int64),
         "ends": ends,
         "data": np.frombuffer(b"".join(found.values()), dtype=np.uint8),
+        "missing": missing,
     }
 
 

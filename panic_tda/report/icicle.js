@@ -1,5 +1,5 @@
 /** The condensed tree as an icicle: width is size, height is distance, the chosen clusters in colour. */
-import { colourOf, css, isDark, themeColour } from "./colours.js";
+import { colourOf, css, isDark, pixelRatio, themeColour } from "./colours.js";
 import { byId, decimal, el, hideTip, oneLine, showTip, whole } from "./dom.js";
 import { medoidText } from "./map.js";
 import { choose, chosen, whenChosen } from "./state.js";
@@ -104,10 +104,10 @@ export class TreeSection {
     const tree = /** @type {import("./container.js").Tree} */ (this.tree);
     const { width, height, high, x, y } = this.scales();
     if (width <= 0) return;
-    this.canvas.width = width * devicePixelRatio;
-    this.canvas.height = height * devicePixelRatio;
+    this.canvas.width = width * pixelRatio();
+    this.canvas.height = height * pixelRatio();
     const context = /** @type {CanvasRenderingContext2D} */ (this.canvas.getContext("2d"));
-    context.scale(devicePixelRatio, devicePixelRatio);
+    context.scale(pixelRatio(), pixelRatio());
     const dark = isDark();
     const [ink, faint, ground] = [themeColour("--ink"), themeColour("--faint"), themeColour("--ground")];
     this.axis(context, { width, high, y, faint });

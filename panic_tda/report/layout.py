@@ -20,6 +20,7 @@ import numpy as np
 from panic_tda.clustering.duplicates import find_distinct
 from panic_tda.errors import InvalidParameter
 from panic_tda.progress import Progress, Silent
+from panic_tda.report.compiled import keep_compiled
 from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.database import Database
 from panic_tda.storage.medoids import read_medoid_ids
@@ -205,6 +206,7 @@ def _umap(vectors: Float32Array, start: Float32Array, seed: int) -> tuple[Float3
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Tensorflow not installed", ImportWarning)
         import umap
+    keep_compiled()
     model = umap.UMAP(
         n_neighbors=NEIGHBOURS,
         min_dist=LEAST_DISTANCE,
@@ -213,4 +215,5 @@ def _umap(vectors: Float32Array, start: Float32Array, seed: int) -> tuple[Float3
         random_state=seed,
         n_jobs=1,
     )
-    return model.fit_transform(vectors), f"UMAP (cosine), umap-learn {umap.__version__}"
+    # Which way a map lies means nothing: its widest direction goes from left to right, as a page does.
+    return _principal(model.fit_transform(vectors)), f"UMAP (cosine), umap-learn {umap.__version__}"

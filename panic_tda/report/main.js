@@ -2,24 +2,52 @@
 import { ClusterSection } from "./clusters.js";
 import { readPage } from "./container.js";
 import { showDensity, showSweep } from "./density.js";
+import { isOnPaper } from "./colours.js";
 import { byId, el } from "./dom.js";
 import { DynamicsSection } from "./dynamics.js";
 import { TreeSection } from "./icicle.js";
 import { listenToKeys } from "./keyboard.js";
 import { MapSection } from "./map.js";
-import { choose, chosen, readAddress, whenChosen } from "./state.js";
+import { choose, chosen, drawAnew, readAddress, whenChosen } from "./state.js";
 import { StripSection } from "./strips.js";
 
 const THEMES = ["", "light", "dark"];
 
 function takeTheme() {
-  const theme = THEMES.includes(chosen.theme) ? chosen.theme : "";
+  const theme = isOnPaper() ? "light" : THEMES.includes(chosen.theme) ? chosen.theme : "";
   document.documentElement.style.colorScheme = theme || "light dark";
   byId("theme-button").textContent = theme === "dark" ? "Dark" : theme === "light" ? "Light" : "Auto";
 }
 
 function nextTheme() {
   choose({ theme: THEMES[(THEMES.indexOf(chosen.theme) + 1) % THEMES.length] });
+}
+
+/**
+ * Paper shows what has to be opened or scrolled to on a screen, and nothing dark.
+ * @param {{map: MapSection, clusters: ClusterSection, strips: StripSection}} parts
+ */
+function listenToPrinting({ map, clusters, strips }) {
+  const facts = /** @type {HTMLDetailsElement} */ (document.querySelector(".facts-box"));
+  let open = false;
+  const turn = (/** @type {boolean} */ on) => {
+    if (on === isOnPaper()) return;
+    document.documentElement.classList.toggle("paper", on);
+    if (on) open = facts.open;
+    facts.open = on || open;
+    takeTheme();
+    drawAnew();
+    // No frame is drawn between this and the print.
+    map.resize();
+    map.drawNow();
+    clusters.fill(true);
+    strips.arrange();
+    strips.draw();
+  };
+  const paper = matchMedia("print");
+  addEventListener("beforeprint", () => turn(true));
+  addEventListener("afterprint", () => turn(paper.matches));
+  paper.addEventListener("change", () => turn(paper.matches));
 }
 
 /** Let the browser show what is there before the next part. */
@@ -70,20 +98,9 @@ async function open() {
   showSweep(page);
   listenToKeys({ clusters, strips, map, theme: nextTheme });
   byId("theme-button").addEventListener("click", nextTheme);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-    choose({ theme: "light" });
-    choose({ theme: "" });
-  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAnew);
   followScroll();
-  /** @type {string} */ let theme = "";
-  addEventListener("beforeprint", () => {
-    theme = chosen.theme;
-    choose({ theme: "light" });
-    map.drawBase();
-    map.drawOver();
-    strips.draw();
-  });
-  addEventListener("afterprint", () => choose({ theme }));
+  listenToPrinting({ map, clusters, strips });
   // For whoever looks into the page with a console.
   Object.assign(globalThis, { report: Object.freeze({ page, chosen }) });
   document.documentElement.dataset.ready = "true";

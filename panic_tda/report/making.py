@@ -8,7 +8,7 @@ from panic_tda.files.replacing import replacing, require_place
 from panic_tda.progress import Progress, Silent
 from panic_tda.report.gathering import gather
 from panic_tda.report.layout import N_ROWS
-from panic_tda.report.page import render
+from panic_tda.report.page import render, require_templates
 from panic_tda.storage.database import Database
 from panic_tda.storage.results import ClusteringSummary
 
@@ -40,8 +40,11 @@ def write_report(
         As `files.replacing.require_place`.
     CannotWrite
         The disk is full, or the folder takes no file.
+    NoTemplates
+        Jinja2 is not installed.
     """
     require_place(path, force=force)
+    require_templates()
     progress = progress or Silent()
     page = gather(database, source, map_rows=map_rows, seed=seed, progress=progress)
     command = f"panic-tda report-clustering {source.id} --db {database} -o {path.name}"

@@ -1,7 +1,9 @@
 /** The map: drag, zoom, point, choose, and follow a run through it. */
-import { colourOf, css, isDark, themeColour } from "./colours.js";
+import { colourOf, css, isDark, isOnPaper, pixelRatio, themeColour } from "./colours.js";
 import { byId, choice, decimal, el, hideTip, oneLine, showTip, whole } from "./dom.js";
-import { inTwoLines, placeLabels } from "./labels.js";
+import { Crowd, inTwoLines, placeLabels } from "./labels.js";
+import { listenToHands } from "./hands.js";
+import { imageOf } from "./images.js";
 import { Scatter, View } from "./scatter.js";
 import { choose, chosen, whenChosen } from "./state.js";
 
@@ -9,26 +11,8 @@ import { choose, chosen, whenChosen } from "./state.js";
 
 const REACH = 12;
 const STEP_MILLISECONDS = 180;
+const FONT = "500 11.5px system-ui, sans-serif";
 const FLAGS = ["core", "transit", "entering"];
-
-/** Images of clusters by label, made once. @type {Map<number, string>} */
-const images = new Map();
-
-/**
- * The image of a cluster's medoid, or nothing.
- * @param {WholePage} page @param {number} label
- */
-export function imageOf(page, label) {
-  const { labels, ends, data } = page.thumbnails;
-  const at = Array.prototype.indexOf.call(labels, label);
-  if (at < 0) return null;
-  if (!images.has(label)) {
-    let characters = "";
-    for (const byte of data.subarray(at ? ends[at - 1] : 0, ends[at])) characters += String.fromCharCode(byte);
-    images.set(label, `data:image/webp;base64,${btoa(characters)}`);
-  }
-  return el("img", { src: images.get(label), alt: "", class: "thumbnail" });
-}
 
 /** @param {WholePage} page @param {number} label */
 export function medoidText(page, label) {
@@ -73,6 +57,8 @@ export class MapSection {
     this.measure();
     this.hovered = -1;
     this.playing = 0;
+    /** Where the labels are, until something moves. @type {import("./labels.js").Placed[] | null} */
+    this.placed = null;
     /** @type {ReturnType<typeof pathOfRun>} */
     this.path = [];
     this.order = Array.from({ length: page.clusters.sizes.length }, (_, label) => label);
@@ -122,37 +108,6 @@ export class MapSection {
   }
 
   listen() {
-    /** @type {Map<number, {x: number, y: number}>} */
-    const held = new Map();
-    let moved = 0;
-    this.over.addEventListener("pointerdown", (/** @type {PointerEvent} */ event) => {
-      held.set(event.pointerId, { x: event.offsetX, y: event.offsetY });
-      this.over.setPointerCapture(event.pointerId);
-      moved = 0;
-    });
-    this.over.addEventListener("pointermove", (/** @type {PointerEvent} */ event) => {
-      const before = held.get(event.pointerId);
-      if (!before) return this.hover(event);
-      const now = { x: event.offsetX, y: event.offsetY };
-      if (held.size === 1) {
-        this.view.x -= (now.x - before.x) / this.view.scale;
-        this.view.y += (now.y - before.y) / this.view.scale;
-      } else {
-        const other = [...held].find(([id]) => id !== event.pointerId)?.[1] ?? before;
-        const [was, is] = [before, now].map((at) => Math.hypot(at.x - other.x, at.y - other.y));
-        this.view.zoomAt(is / Math.max(1, was), (now.x + other.x) / 2, (now.y + other.y) / 2);
-      }
-      moved += Math.hypot(now.x - before.x, now.y - before.y);
-      held.set(event.pointerId, now);
-      this.draw();
-    });
-    const release = (/** @type {PointerEvent} */ event) => {
-      if (!held.delete(event.pointerId)) return;
-      if (moved > 4) choose({ view: this.view.say() });
-      else if (event.type === "pointerup") this.click(event);
-    };
-    this.over.addEventListener("pointerup", release);
-    this.over.addEventListener("pointercancel", release);
     this.over.addEventListener("pointerleave", () => this.unhover());
     this.over.addEventListener("dblclick", (/** @type {MouseEvent} */ event) => this.zoom(2, event.offsetX, event.offsetY));
     // A page is scrolled over a map more often than a map is zoomed: the wheel zooms with Ctrl, or once the map has the focus.
@@ -165,6 +120,17 @@ export class MapSection {
       if (event.key === "+" || event.key === "=") this.zoom(1.4, this.view.width / 2, this.view.height / 2);
       if (event.key === "-") this.zoom(1 / 1.4, this.view.width / 2, this.view.height / 2);
       if (event.key === "0") this.home();
+    });
+    listenToHands(this.over, {
+      hover: (event) => this.hover(event),
+      click: (event) => this.click(event),
+      move: (from, to, factor) => {
+        this.view.x -= (to.x - from.x) / this.view.scale;
+        this.view.y += (to.y - from.y) / this.view.scale;
+        this.view.zoomAt(factor, to.x, to.y);
+        this.draw();
+      },
+      moved: () => choose({ view: this.view.say() }),
     });
   }
 
@@ -284,8 +250,8 @@ export class MapSection {
     if (!clientWidth) return;
     Object.assign(this.view, { width: clientWidth, height: clientHeight });
     for (const canvas of [this.base, this.over]) {
-      canvas.width = Math.round(clientWidth * devicePixelRatio);
-      canvas.height = Math.round(clientHeight * devicePixelRatio);
+      canvas.width = Math.round(clientWidth * pixelRatio());
+      canvas.height = Math.round(clientHeight * pixelRatio());
     }
     this.draw();
   }
@@ -295,20 +261,27 @@ export class MapSection {
     if (this.waiting) return;
     this.waiting = requestAnimationFrame(() => {
       this.waiting = 0;
-      this.drawBase();
-      this.drawOver();
+      this.drawNow();
     });
+  }
+
+  drawNow() {
+    this.drawBase();
+    this.drawOver();
   }
 
   /** @param {HTMLCanvasElement} canvas */
   cleared(canvas) {
     const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
-    context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
-    context.clearRect(0, 0, this.view.width, this.view.height);
+    // Setting the width clears too. Clearing a rectangle of the upper canvas would go through to the lower one on paper.
+    if (isOnPaper()) canvas.width = Math.round(this.view.width * pixelRatio());
+    context.setTransform(pixelRatio(), 0, 0, pixelRatio(), 0, 0);
+    if (!isOnPaper()) context.clearRect(0, 0, this.view.width, this.view.height);
     return context;
   }
 
   drawBase() {
+    this.placed = null;
     this.scatter.draw(this.cleared(this.base), this.view, { selected: chosen.cluster, dim: chosen.run !== null, dark: isDark() });
   }
 
@@ -365,20 +338,13 @@ export class MapSection {
 
   /** @param {CanvasRenderingContext2D} context @param {number[]} ink @param {number[]} ground */
   drawLabels(context, ink, ground) {
-    const { view, page, lines } = this;
-    const { x, y } = page.map;
-    context.font = "500 11.5px system-ui, sans-serif";
+    context.font = FONT;
     context.textBaseline = "top";
-    const order = chosen.cluster === null ? this.order : [chosen.cluster, ...this.order];
-    const candidates = [...new Set(order)].map((label) => {
-      const point = page.clusters.points[label];
-      return { label, lines: lines[label], x: view.toX(x[point]), y: view.toY(y[point]) };
-    });
-    const most = Math.round((view.width * view.height) / 22000) + 4;
-    this.placed = placeLabels(candidates, (text) => context.measureText(text).width, { width: view.width, height: view.height, most });
+    this.placed ??= this.placeLabels(context);
     context.lineJoin = "round";
     for (const box of this.placed) {
       const faded = (chosen.cluster !== null && box.label !== chosen.cluster) || chosen.run !== null;
+      if (box.far) this.leader(context, box, css(ink, faded ? 0.2 : 0.5));
       box.lines.forEach((line, number) => {
         const left = box.x + (box.width - context.measureText(line).width) / 2;
         context.lineWidth = 3.5;
@@ -388,6 +354,32 @@ export class MapSection {
         context.fillText(line, left, box.y + 14 * number);
       });
     }
+  }
+
+  /** Find room for the labels; the chosen cluster's comes first. @param {CanvasRenderingContext2D} context */
+  placeLabels(context) {
+    const { view, page, lines } = this;
+    const { x, y, n } = page.map;
+    const order = chosen.cluster === null ? this.order : [chosen.cluster, ...this.order];
+    const candidates = [...new Set(order)].map((label) => {
+      const point = page.clusters.points[label];
+      return { label, lines: lines[label], x: view.toX(x[point]), y: view.toY(y[point]) };
+    });
+    const { width, height } = view;
+    const crowd = new Crowd(width, height);
+    for (let at = 0; at < n; at++) crowd.add(view.toX(x[at]), view.toY(y[at]));
+    const most = Math.round((width * height) / 22000) + 4;
+    return placeLabels(candidates, (text) => context.measureText(text).width, { width, height, most, crowd });
+  }
+
+  /** A line from a label to its point. @param {CanvasRenderingContext2D} context @param {import("./labels.js").Placed} box @param {string} colour */
+  leader(context, { x, y, width, height, from }, colour) {
+    context.strokeStyle = colour;
+    context.lineWidth = 0.8;
+    context.beginPath();
+    context.moveTo(from[0], from[1]);
+    context.lineTo(Math.min(x + width, Math.max(x, from[0])), Math.min(y + height, Math.max(y, from[1])));
+    context.stroke();
   }
 }
 

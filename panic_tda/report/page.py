@@ -19,6 +19,8 @@ SCRIPTS = (
     "charts",
     "labels",
     "scatter",
+    "hands",
+    "images",
     "map",
     "clusters",
     "icicle",
@@ -38,6 +40,20 @@ class NoTemplates(PanicTdaError):
     """The package that fills in the page is missing."""
 
 
+def require_templates() -> None:
+    """Check that the page can be filled in, before hours of reading for it.
+
+    Raises
+    ------
+    NoTemplates
+        Jinja2 is not installed.
+    """
+    try:
+        import jinja2  # noqa: F401
+    except ImportError as error:
+        raise NoTemplates(f"a page needs Jinja2: {INSTALL}") from error
+
+
 def render(page: dict[str, Any], *, command: str) -> str:
     """Return the page.
 
@@ -53,10 +69,9 @@ def render(page: dict[str, Any], *, command: str) -> str:
     NoTemplates
         Jinja2 is not installed.
     """
-    try:
-        from jinja2 import Environment, FunctionLoader, StrictUndefined
-    except ImportError as error:
-        raise NoTemplates(f"the page needs Jinja2: {INSTALL}") from error
+    require_templates()
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
     environment = Environment(
         loader=FunctionLoader(_read), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )

@@ -53,6 +53,11 @@ export function choose(some) {
   for (const listener of listeners) listener(changed);
 }
 
+/** Let everything be drawn anew. */
+export function drawAnew() {
+  for (const listener of listeners) listener(new Set(["theme"]));
+}
+
 /** @param {any} from @param {string} name */
 function get(from, name) {
   return from[name];

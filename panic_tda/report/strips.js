@@ -1,5 +1,5 @@
 /** Each run as a strip: one colour a cluster, hatched and pale where the run is between clusters. */
-import { colourOf, css, isDark, mixed, themeColour } from "./colours.js";
+import { colourOf, css, isDark, isOnPaper, mixed, pixelRatio, themeColour } from "./colours.js";
 import { asTsv, byId, choice, copyButton, el, hideTip, named, oneLine, showTip, whole } from "./dom.js";
 import { medoidText, runName } from "./map.js";
 import { choose, chosen, whenChosen } from "./state.js";
@@ -11,6 +11,10 @@ const HEAD = 30;
 const GUTTER = 74;
 const MARGIN_RIGHT = 30;
 const MOST_HEIGHT = 560;
+/** One sheet. */
+const PAPER_HEIGHT = 780;
+/** @type {{[name: string]: string}} */
+const ORDERS = { similar: "by similarity", absorbed: "by absorption", name: "by name" };
 const KINDS = ["in its core", "in transit", "entering"];
 
 export class StripSection {
@@ -54,7 +58,7 @@ export class StripSection {
     const { runs } = this.page;
     /** @param {any[]} names @returns {[string, string][]} */
     const all = (names) => [["", "all"], .../** @type {[string, string][]} */ (names.map((name, at) => [String(at), oneLine(named(name), 60)]))];
-    const order = choice("Order", [["similar", "by similarity"], ["absorbed", "by absorption"], ["name", "by name"]], chosen.order, (value) => choose({ order: value }));
+    const order = choice("Order", Object.entries(ORDERS), chosen.order, (value) => choose({ order: value }));
     const group = choice("Group", [["", "none"], ["network", "by network"], ["prompt", "by prompt"]], chosen.group, (value) => choose({ group: value }));
     const network = choice("Network", all(runs.networks), chosen.network, (value) => choose({ network: value }));
     const prompt = choice("Prompt", all(runs.prompts), chosen.prompt, (value) => choose({ prompt: value }));
@@ -99,8 +103,11 @@ export class StripSection {
     }
     this.total = top + 8;
     this.spacer.style.height = `${this.total}px`;
-    this.box.style.height = `${Math.min(MOST_HEIGHT, this.total + 2)}px`;
+    const most = isOnPaper() ? PAPER_HEIGHT : MOST_HEIGHT;
+    this.box.style.height = `${Math.min(most, this.total + 2)}px`;
     this.count.textContent = shown.length === runs.ids.length ? `${whole(shown.length)} runs` : `${whole(shown.length)} of ${whole(runs.ids.length)} runs`;
+    const fit = this.lines.filter((line) => line.run >= 0 && line.top + line.height <= most).length;
+    byId("strips-paper").textContent = `Runs ${ORDERS[chosen.order] ?? ORDERS.similar}: ${fit < runs.ids.length ? `${whole(fit)} of ` : ""}${whole(runs.ids.length)}.`;
     this.later();
   }
 
@@ -151,7 +158,7 @@ export class StripSection {
     const width = this.box.clientWidth;
     const height = this.box.clientHeight;
     if (!width || !height) return;
-    const ratio = devicePixelRatio;
+    const ratio = pixelRatio();
     if (this.canvas.width !== Math.round(width * ratio) || this.canvas.height !== Math.round(height * ratio)) {
       this.canvas.width = Math.round(width * ratio);
       this.canvas.height = Math.round(height * ratio);

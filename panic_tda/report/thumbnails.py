@@ -21,6 +21,10 @@ QUALITY = 75
 _log = logging.getLogger(__name__)
 
 
+class NoPillow(PanicTdaError):
+    """The package that reads images is missing."""
+
+
 def read_thumbnails(
     database: Database,
     source: ClusteringSummary,
@@ -52,19 +56,17 @@ def read_thumbnails(
 
     Raises
     ------
-    PanicTdaError
-        Pillow is not installed.
+    NoPillow
+        It is not installed, and there are images.
     """
-    try:
-        import PIL.Image  # noqa: F401 (said now, not at the first image)
-    except ImportError as error:
-        raise PanicTdaError("thumbnails need Pillow: pip install 'panic-tda[report]'") from error
     progress = progress or Silent()
     # The largest cluster is 0.
     largest = sorted(set(labels))[:MOST]
     thumbnails: dict[int, bytes] = {}
     with database.reading() as connection:
         found = find_medoid_images(connection, source.id, largest)
+        if found:
+            _require_pillow()
         progress.phase("make thumbnails", total=len(found))
         for label, invocation in found.items():
             data = read_image(connection, invocation)
@@ -76,6 +78,13 @@ def read_thumbnails(
                 _log.warning("cluster %d has no thumbnail: image %s: %s", label, invocation, error)
             progress.advance(1)
     return thumbnails
+
+
+def _require_pillow() -> None:
+    try:
+        import PIL.Image  # noqa: F401 (said now, not at the first image)
+    except ImportError as error:
+        raise NoPillow("thumbnails need Pillow: pip install 'panic-tda[report]'") from error
 
 
 def shrink(data: bytes, size: int) -> bytes:

@@ -22,7 +22,7 @@ IDS = {
 SAMPLE = sorted((REPOSITORY / "panic_tda" / "sample").glob("*.parquet"))
 DATABASE = "trajectory_data.sqlite"
 NOT_RUN: dict[str, str] = (
-    {} if find_spec("datamapplot") else {"plot-clustering": "DataMapPlot is not installed (extra report)"}
+    {} if find_spec("datamapplot") else {"plot-clustering": "DataMapPlot is not installed (extra figure)"}
 )
 """Why the example of a command cannot be run on the sample."""
 COMMANDS: dict[str, options.Command] = {"": main} | main.commands  # type: ignore[dict-item]

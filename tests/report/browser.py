@@ -26,6 +26,18 @@ def started() -> Iterator[Any]:
         browser.close()
 
 
+PLACES = """points => {
+    const { x, y } = report.page.map;
+    const span = (values) => [Math.min(...values), Math.max(...values)];
+    const [[left, right], [top, bottom]] = [span(x), span(y)];
+    const { clientWidth: w, clientHeight: h } = document.querySelector('#map-box');
+    const scale = 0.9 * Math.min(w / Math.max(1, right - left), h / Math.max(1, bottom - top));
+    return points.map((at) => [(x[at] - (left + right) / 2) * scale + w / 2,
+                               ((top + bottom) / 2 - y[at]) * scale + h / 2]);
+}"""
+"""Where a whole map draws some of its points, in pixels from its corner."""
+
+
 class Opened:
     """A page in a browser of its own settings, with all that it said and asked for."""
 
@@ -56,6 +68,14 @@ class Opened:
 
     def chosen(self, name: str) -> Any:
         return self.asks("name => report.chosen[name]", name)
+
+    def medoids(self) -> list[tuple[float, float]]:
+        """Bring the map into sight, and return where in the window the medoids are, by label."""
+        self.page.locator("#map-box").scroll_into_view_if_needed()
+        self.page.wait_for_timeout(500)
+        box = self.page.locator("#map-box .over").bounding_box()
+        places = self.asks(PLACES, self.asks("() => Array.from(report.page.clusters.points)"))
+        return [(box["x"] + x, box["y"] + y) for x, y in places]
 
     def copied(self, selector: str) -> list[dict[str, str]]:
         """Press a button that copies, and return the rows that it copied by their heads."""

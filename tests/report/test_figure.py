@@ -27,7 +27,7 @@ from tests.field_files import FieldSpec
 from tests.insight.planted import PlantedRun, plant
 from tests.snapshots import opened, snapshot
 
-pytest.importorskip("datamapplot", reason="DataMapPlot is not installed (extra report)")
+pytest.importorskip("datamapplot", reason="DataMapPlot is not installed (extra figure)")
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed (extra report)")
 
 HOSTILE = [
@@ -281,7 +281,7 @@ def test_without_datamapplot_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "datamapplot", None)
     result = run("--db", clustered.path, "-o", tmp_path / "map.png")
     assert result.exit_code == 1
-    assert "pip install 'panic-tda[report]'" in result.stderr
+    assert "pip install 'panic-tda[figure]'" in result.stderr
 
 
 def test_near_places_have_other_colours() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from panic_tda.storage.database import open_current
 from panic_tda.storage.results import find_clustering
 from tests.report.conftest import MakePage
 from tests.report.walks import Walk
+from tests.storage.test_query_plans import queries, statements
 
 
 def made(database: Path, path: Path, *words: str) -> Any:
@@ -50,6 +52,19 @@ def test_a_folder_that_is_not_there_is_named(database: Path, tmp_path: Path) -> 
     done = made(database, tmp_path / "nowhere" / "page.html")
     assert done.exit_code == 2
     assert "nowhere" in done.stderr
+
+
+def test_without_jinja_nothing_is_read(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with statements() as asked:
+        done = made(database, tmp_path / "page.html")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["error"]["type"] == "NoTemplates"
+    assert "pip install 'panic-tda[report]'" in done.stdout
+    assert not [sql for sql in queries(asked) if "embeddingcluster" in sql]
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("when", ["fsync", "replace"])

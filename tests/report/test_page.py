@@ -10,7 +10,8 @@ import pytest
 
 from tests.report.browser import Opened
 from tests.report.conftest import MakePage
-from tests.report.walks import Walk
+from tests.report.walks import Walk, make_walks, run_command
+from tests.snapshots import opened as raw
 
 Open = Callable[..., Opened]
 
@@ -65,6 +66,24 @@ def test_hostile_texts_are_shown_as_they_are(make_page: MakePage, opened: Open) 
     assert max(map(len, page.asks("report.page.texts"))) <= 1000
 
 
+def test_a_text_may_hold_what_ends_a_string_in_c(
+    make_page: MakePage, tmp_path: Path, opened: Open
+) -> None:
+    """SQLite keeps a NUL in a text; no file can be imported that has one."""
+    database = make_walks(tmp_path, Walk(runs=3, steps=20, places=2))
+    with raw(database) as connection:
+        connection.execute("UPDATE invocation SET output_text = 'before' || char(0) || output_text")
+        connection.execute("UPDATE run SET initial_prompt = char(0), network = '[\"A\\u0000B\"]'")
+    run_command("report-clustering", "--db", database, "-o", tmp_path / "page.html", "-q")
+    page = opened(tmp_path / "page.html")
+    assert page.asks("report.page.texts.every((text) => text.startsWith('before\\0'))")
+    texts = page.cells("#cluster-rows td.wide")
+    assert texts
+    assert all(text.startswith("before place") for text in texts)
+    assert {row["network"] for row in page.copied("#strips-controls")} == {"A B"}
+    assert page.said == []
+
+
 def test_what_is_missing_is_said(make_page: MakePage, opened: Open) -> None:
     page = opened(make_page(PAGES["no tree"]))
     assert "no spanning tree" in page.page.locator(".note").first.inner_text()
@@ -106,27 +125,10 @@ def test_search_sort_and_choice(plain_page: Path, opened: Open) -> None:
 def test_a_point_chooses_its_cluster(plain_page: Path, opened: Open) -> None:
     """Every medoid is found again under the pointer, where the map draws it."""
     page = opened(plain_page)
-    medoids: Any = page.asks("() => Array.from(report.page.clusters.points)")
-    page.page.locator("#map-box").scroll_into_view_if_needed()
-    page.page.wait_for_timeout(500)
-    box = page.page.locator("#map-box .over").bounding_box()
-    places = page.asks(
-        """points => {
-            const { x, y, n } = report.page.map;
-            const span = (values) => [Math.min(...values), Math.max(...values)];
-            const [[left, right], [top, bottom]] = [span(x), span(y)];
-            const { clientWidth: w, clientHeight: h } = document.querySelector('#map-box');
-            const scale = 0.9 * Math.min(w / (right - left), h / (bottom - top));
-            return points.map((at) => [(x[at] - (left + right) / 2) * scale + w / 2,
-                                       ((top + bottom) / 2 - y[at]) * scale + h / 2]);
-        }""",
-        medoids,
-    )
-    assert box
-    for label, (x, y) in enumerate(places):
-        page.page.mouse.move(box["x"] + x, box["y"] + y)
+    for label, (x, y) in enumerate(page.medoids()):
+        page.page.mouse.move(x, y)
         assert f"cluster {label}," in page.page.locator(".tip").inner_text()
-        page.page.mouse.click(box["x"] + x, box["y"] + y)
+        page.page.mouse.click(x, y)
         assert page.chosen("cluster") == label
         page.page.keyboard.press("Escape")
     assert page.said == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,24 @@ from panic_tda.report.gathering import gather
 from panic_tda.report.page import render
 from panic_tda.storage.database import open_current
 from panic_tda.storage.results import find_clustering
-from tests.report.browser import Opened
+from tests.report.browser import PLACES, Opened
 
 POINTS, CLUSTERS = 50_000, 1_000
-HOVER = """() => {
+HOVER = """places => {
     const canvas = document.querySelector('#map-box .over');
-    const times = [];
-    for (let at = 0; at < 150; at++) {
-        const event = new PointerEvent('pointermove', { clientX: 0, clientY: 0, pointerId: 1 });
-        Object.defineProperty(event, 'offsetX', { value: 60 + ((at * 37) % 900) });
-        Object.defineProperty(event, 'offsetY', { value: 40 + ((at * 53) % 560) });
-        const before = performance.now();
+    let said = 0;
+    const before = performance.now();
+    for (const [x, y] of places) {
+        const event = new PointerEvent('pointermove', { clientX: x, clientY: y, pointerId: 1 });
+        Object.defineProperty(event, 'offsetX', { value: x });
+        Object.defineProperty(event, 'offsetY', { value: y });
         canvas.dispatchEvent(event);
-        times.push(performance.now() - before);
+        if (document.querySelector('.tip').getBoundingClientRect().height > 0) said++;
     }
-    return times;
+    return [performance.now() - before, said];
 }"""
+"""Points at places, each drawn and with its tooltip laid out before the next: milliseconds, and tooltips."""
+N_HOVERS = 150
 PAINTED = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
 
 
@@ -119,20 +120,33 @@ def test_labels_do_not_collide_at_any_zoom(large: Path, opened: Callable[..., Op
                 assert apart, (text, other)
 
 
-def test_first_paint_and_hover_do_not_grow_with_the_page(
-    large: Path, plain_page: Path, tmp_path: Path, browser: Any, opened: Callable[..., Opened]
+def test_first_paint_does_not_wait_for_the_data(
+    large: Path, tmp_path: Path, opened: Callable[..., Opened]
 ) -> None:
+    """Less than 6 times an empty page's 50 ms; 3.9 as seen, also where twelve processes share two cores."""
     empty = tmp_path / "empty.html"
     empty.write_text("<!doctype html><html data-ready><title>empty</title><p>Nothing.</p></html>")
-
-    def painted(path: Path) -> float:
-        times = []
-        for _ in range(3):
+    times: dict[Path, list[float]] = {large: [], empty: []}
+    for _ in range(4):
+        for path, found in times.items():
             page = opened(path)
             page.until(PAINTED)
-            times.append(page.asks(PAINTED))
-        return float(min(times))
+            found.append(page.asks(PAINTED))
+            page.close()
+    assert min(times[large]) < 6 * min(times[empty])
 
-    assert painted(large) < 10 * max(20.0, painted(empty))
-    many, few = (statistics.median(opened(path).asks(HOVER)) for path in (large, plain_page))
-    assert many < 10 * max(0.2, few)
+
+def test_hovering_does_not_slow_down_with_points(
+    large: Path, plain_page: Path, opened: Callable[..., Opened]
+) -> None:
+    times = []
+    for path in (large, plain_page):
+        page = opened(path)
+        n = page.asks("report.page.map.n")
+        points = [number * n // N_HOVERS for number in range(N_HOVERS)]
+        places = page.asks(PLACES, points)
+        found = [page.asks(HOVER, places) for _ in range(4)]
+        assert [said for _, said in found] == [N_HOVERS] * 4
+        times.append(min(time for time, _ in found))
+    print(times)
+    assert times[0] < 3 * times[1]

@@ -1,0 +1,60 @@
+/** A pointer that drags, and two fingers that drag and zoom. */
+
+/** @typedef {{x: number, y: number}} Place in pixels of the element */
+
+/**
+ * @param {HTMLElement} element
+ * @param {object} told
+ * @param {(event: PointerEvent) => void} told.hover
+ * @param {(event: PointerEvent) => void} told.click
+ * @param {(from: Place, to: Place, factor: number) => void} told.move   what was at one place is at the other, so much larger
+ * @param {() => void} told.moved   the last one has been lifted
+ */
+export function listenToHands(element, { hover, click, move, moved }) {
+  /** @type {Map<number, Place>} */
+  const held = new Map();
+  let way = 0;
+  element.addEventListener("pointerdown", (event) => {
+    if (!held.size) way = 0;
+    held.set(event.pointerId, placeOf(event));
+    element.setPointerCapture(event.pointerId);
+  });
+  element.addEventListener("pointermove", (event) => {
+    const before = held.get(event.pointerId);
+    if (!before) return hover(event);
+    const now = placeOf(event);
+    const other = [...held].find(([id]) => id !== event.pointerId)?.[1];
+    if (other) move(middle(before, other), middle(now, other), distance(now, other) / Math.max(1, distance(before, other)));
+    else move(before, now, 1);
+    way += distance(before, now);
+    held.set(event.pointerId, now);
+  });
+  const release = (/** @type {PointerEvent} */ event) => {
+    if (!held.delete(event.pointerId) || held.size) return;
+    if (way > 4) moved();
+    else if (event.type === "pointerup") click(event);
+  };
+  element.addEventListener("pointerup", release);
+  element.addEventListener("pointercancel", release);
+  // One finger scrolls the page up and down; two are the element's, whichever way they begin.
+  for (const name of ["touchstart", "touchmove"]) {
+    element.addEventListener(name, (event) => {
+      if (/** @type {TouchEvent} */ (event).touches.length > 1 && event.cancelable) event.preventDefault();
+    }, { passive: false });
+  }
+}
+
+/** @param {PointerEvent} event @returns {Place} */
+function placeOf(event) {
+  return { x: event.offsetX, y: event.offsetY };
+}
+
+/** @param {Place} a @param {Place} b @returns {Place} */
+function middle(a, b) {
+  return { x: (a.x + b.x) / 2, y: (a.y + b.y) / 2 };
+}
+
+/** @param {Place} a @param {Place} b */
+function distance(a, b) {
+  return Math.hypot(a.x - b.x, a.y - b.y);
+}

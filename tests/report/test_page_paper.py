@@ -1,0 +1,138 @@
+"""The page under other hands than a mouse's, and on paper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.report.browser import Opened
+
+Open = Callable[..., Opened]
+
+INK = """selector => {
+    const canvas = document.querySelector(selector);
+    const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+    let [inked, dark] = [0, 0];
+    for (let at = 0; at < data.length; at += 4) {
+        if (data[at + 3] < 128) continue;
+        const sum = data[at] + data[at + 1] + data[at + 2];
+        if (sum < 720) inked++;
+        if (sum < 200) dark++;
+    }
+    return [inked, dark / (canvas.width * canvas.height), canvas.width / canvas.getBoundingClientRect().width];
+}"""
+"""Pixels of a canvas that are no ground, the share of nearly black ones, and pixels a pixel of the page."""
+CANVASES = ("#map-box .base", "#map-box .over", "#tree-box canvas", "#strips-box canvas")
+
+
+def test_on_paper_all_is_there_and_light(plain_page: Path, opened: Open) -> None:
+    page = opened(plain_page, "#theme=dark", color_scheme="dark")
+    n = page.page.locator("#cluster-rows tr[data-label]").count()
+    ground = page.asks("getComputedStyle(document.body).backgroundColor")
+    page.page.emulate_media(media="print")
+    page.until("document.documentElement.classList.contains('paper')")
+    assert page.asks("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.asks("document.querySelector('main').clientWidth") == 700
+    assert page.page.locator(".facts-box table").first.is_visible()
+    for hidden in ("nav", "#map-controls", "#strips-controls", "#groups-box [data-role=copy]"):
+        assert page.page.locator(hidden).is_hidden(), hidden
+    assert page.page.locator("#cluster-rows tr[data-label]").count() == n
+    assert page.asks(
+        "(({ scrollHeight, clientHeight }) => scrollHeight <= clientHeight + 1)"
+        "(document.querySelector('#cluster-rows'))"
+    )
+    assert page.page.locator("#strips-paper").inner_text() == "Runs by similarity: 8."
+    for canvas in CANVASES:
+        inked, dark, ratio = page.asks(INK, canvas)
+        assert inked > 500, canvas
+        assert dark < 0.1, canvas
+        assert ratio > 2.9, canvas
+    page.page.emulate_media(media="screen")
+    page.until("!document.documentElement.classList.contains('paper')")
+    assert page.asks("getComputedStyle(document.body).backgroundColor") == ground
+    assert page.page.locator(".facts-box table").first.is_hidden()
+    assert page.asks("location.hash") == "#theme=dark"
+    assert page.said == []
+
+
+def test_a_print_is_drawn_for_paper_at_once(plain_page: Path, opened: Open) -> None:
+    """Nothing waits for a frame, which a print does not have, nor is cleared, which would clear what is below."""
+    page = opened(plain_page)
+    page.asks(
+        """() => {
+            const found = new Set();
+            const { fill, fillText, putImageData, clearRect } = CanvasRenderingContext2D.prototype;
+            Object.assign(globalThis, { found });
+            for (const [name, plain] of Object.entries({ fill, fillText, putImageData, clearRect })) {
+                CanvasRenderingContext2D.prototype[name] = function (...words) {
+                    const paper = document.documentElement.classList.contains('paper');
+                    if (paper) found.add(`${name} ${this.canvas.className || this.canvas.parentElement.id}`);
+                    return plain.apply(this, words);
+                };
+            }
+        }"""
+    )
+    pdf: bytes = page.page.pdf(format="A4")
+    assert pdf.startswith(b"%PDF-")
+    found: Any = set(page.asks("[...found]"))
+    assert {"fill base", "fillText over", "fillText tree-box", "putImageData strips-box"} <= found
+    assert not [one for one in found if one.startswith("clearRect")]
+    assert page.asks("document.documentElement.className") == ""
+
+
+class Fingers:
+    """Two fingers on a page."""
+
+    def __init__(self, opened: Opened) -> None:
+        self.session = opened.context.new_cdp_session(opened.page)
+
+    def put(self, kind: str, *places: tuple[float, float]) -> None:
+        points = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(places)]
+        self.session.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+
+    def drag(self, *ways: tuple[tuple[float, float], tuple[float, float]], moves: int = 8) -> None:
+        """Put a finger down at the beginning of each way, move all to the ends, and lift them."""
+        self.put("Start", *[begin for begin, _ in ways])
+        for move in range(1, moves + 1):
+            share = move / moves
+            self.put(
+                "Move", *[(a[0] + (b[0] - a[0]) * share, a[1] + (b[1] - a[1]) * share) for a, b in ways]
+            )
+        self.put("End")
+
+
+def view(page: Opened) -> tuple[float, float, float]:
+    x, y, zoom = map(float, page.chosen("view").split(","))
+    return x, y, zoom
+
+
+def test_fingers_move_and_zoom_the_map(plain_page: Path, opened: Open) -> None:
+    page = opened(plain_page, has_touch=True, is_mobile=True)
+    fingers = Fingers(page)
+    page.medoids()
+    scrolled = "document.scrollingElement.scrollTop"
+    before = page.asks(scrolled)
+    box = page.page.locator("#map-box .over").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    # Upwards and downwards, the way in which one finger scrolls the page.
+    fingers.drag(((x, y - 40), (x, y - 120)), ((x, y + 40), (x, y + 120)))
+    page.until("report.chosen.view !== ''")
+    at_x, at_y, zoom = view(page)
+    assert abs(zoom - 3) < 0.2
+    assert page.asks(scrolled) == before
+    # Both to the right: what is looked at lies to the left then, as large as before.
+    fingers.drag(((x - 60, y), (x + 40, y)), ((x + 60, y), (x + 160, y)))
+    page.until(f"report.chosen.view.split(',')[0] < {at_x - 100}")
+    later_x, later_y, later = view(page)
+    assert abs(later - zoom) < 0.05
+    assert abs(later_y - at_y) < abs(later_x - at_x) / 10
+    # One finger to the left.
+    fingers.drag(((x + 60, y), (x - 60, y)))
+    page.until(f"report.chosen.view.split(',')[0] > {later_x + 100}")
+    # A tap chooses, and moves nothing.
+    said = page.chosen("view")
+    page.page.keyboard.press("Escape")
+    page.page.touchscreen.tap(box["x"] + 3, box["y"] + 3)
+    assert page.chosen("view") == said
+    assert page.said == []
