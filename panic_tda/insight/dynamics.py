@@ -13,7 +13,7 @@ import numpy as np
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import pdist, squareform
 
-from panic_tda.insight.dwell import WeibullFit, fit_weibull, median_survival, survival_curve
+from panic_tda.insight.dwell import exponential_mean, median_survival, survival_curve
 from panic_tda.insight.milestones import CORE, NO_STATE, Trajectories, Transitions, Visits
 
 if TYPE_CHECKING:
@@ -36,15 +36,12 @@ class Survival:
     shares : list of float
         Kaplan-Meier survival from each of them on.
     mean : float or None
-        Of the likeliest exponential distribution, exp(-t / mean); None where no visit ended.
-    weibull : WeibullFit or None
-        The likeliest Weibull distribution.
+        Of the likeliest exponential distribution, exp(-t / mean), see `dwell.exponential_mean`.
     """
 
     times: list[float]
     shares: list[float]
     mean: float | None
-    weibull: WeibullFit | None
 
 
 @dataclass(frozen=True)
@@ -64,12 +61,11 @@ class ClusterVisits:
     median_dwells: list[float | None]
 
 
-def survive(dwells: IntArray, censored: BoolArray) -> Survival:
+def survive(dwells: IntArray, censored: BoolArray, *, sampling: int = 1) -> Survival:
     """Estimate the survival of visits; the arguments are those of `dwell.describe_dwells`."""
     ended, cut_off = dwells[~censored].astype(float), dwells[censored].astype(float) - 1
     times, shares = survival_curve(ended, cut_off)
-    mean = float((ended.sum() + cut_off.sum()) / len(ended)) if len(ended) else None
-    return Survival(times.tolist(), shares.tolist(), mean, fit_weibull(ended, cut_off))
+    return Survival(times.tolist(), shares.tolist(), exponential_mean(ended, cut_off, spacing=sampling))
 
 
 def visits_of_clusters(visits: Visits, n_clusters: int) -> ClusterVisits:

@@ -73,9 +73,23 @@ def test_survival_counts_what_was_cut_off_as_at_risk() -> None:
     found = dynamics.survive(np.array([1, 2, 2, 3]), np.array([False, False, False, True]))
     assert found.times == [1.0, 2.0]
     np.testing.assert_allclose(found.shares, [0.75, 0.75 / 3])
-    assert found.mean == pytest.approx((1 + 2 + 2 + 2) / 3)
+    # Of 7 looks 3 saw an end.
+    assert found.mean == pytest.approx(-1 / np.log(1 - 3 / 7))
     nothing = dynamics.survive(np.array([4]), np.array([True]))
-    assert (nothing.times, nothing.mean, nothing.weibull) == ([], None, None)
+    assert (nothing.times, nothing.mean) == ([], None)
+    at_once = dynamics.survive(np.array([1, 1]), np.array([False, False]))
+    assert (at_once.times, at_once.mean) == ([1.0], None)
+
+
+def test_the_exponential_beside_the_curve_is_that_of_a_walk_that_forgets() -> None:
+    """Its survival meets that of the walk at every whole step, however rarely it is looked at."""
+    durations = np.random.default_rng(0).geometric(0.4, 40_000)
+    for sampling in (1, 3):
+        dwells = -(-durations // sampling) * sampling
+        found = dynamics.survive(dwells, np.zeros(len(dwells), dtype=bool), sampling=sampling)
+        assert found.mean is not None
+        assert np.exp(-6 / found.mean) == pytest.approx(0.6**6, rel=0.03)
+        assert found.shares[found.times.index(6)] == pytest.approx(np.exp(-6 / found.mean), rel=0.03)
 
 
 def test_blocks_of_states_stand_together() -> None:
