@@ -226,6 +226,33 @@ def study_trajectories(
         wanted = _few_outputs(steps, facts) if by == MODEL else []
         writers = list(read_writers(connection, wanted))
     progress.phase("sum up")
+    return sum_up(clustering, trajectories, facts, recurrences, by=by, lag=lag, writers=writers)
+
+
+def sum_up(
+    clustering: ClusteringSummary,
+    trajectories: Trajectories,
+    facts: Mapping[str, RunFacts],
+    recurrences: Mapping[str, Recurrence],
+    *,
+    by: str = NETWORK,
+    lag: int | None = None,
+    writers: Sequence[set[str]] = (),
+) -> TrajectoryStudy:
+    """Sum up what was read of runs.
+
+    Parameters
+    ----------
+    clustering, by, lag
+        As for `study_trajectories`, which checks them.
+    trajectories : Trajectories
+        The steps of the clustering.
+    facts, recurrences : mapping
+        By ids of runs: what they were started with, and what their texts come back to.
+    writers : sequence of set of str
+        Models that wrote the outputs of each run; asked for by `MODEL` alone.
+    """
+    sampling = clustering.record.downsample or 1
     runs = _summaries(trajectories, facts, recurrences)
     return TrajectoryStudy(
         clustering=clustering.id,

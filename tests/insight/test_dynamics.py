@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from panic_tda.errors import InvalidParameter, NoTree
+from panic_tda.errors import InvalidParameter
 from panic_tda.insight import dynamics
-from panic_tda.insight.branches import read_branches
+from panic_tda.insight.branches import find_branches
 from panic_tda.insight.milestones import Transitions, find_visits
 from panic_tda.insight.trajectories import group_runs, read_trajectories, study_trajectories
 from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.results import ClusteringSummary, find_clustering
+from panic_tda.storage.trees import require_tree
 from tests.insight.planted import PlantedRun, plant
 from tests.report.walks import Walk, make_walks
 
@@ -126,10 +127,11 @@ def test_groups_are_those_of_a_study(planted: tuple[Database, ClusteringSummary]
 
 def test_the_branches_of_a_tree_hold_the_clusters(tmp_path: Path) -> None:
     database, source = latest(make_walks(tmp_path, Walk()))
-    found = read_branches(database, source)
-    assert found is not None
     with database.reading() as connection:
+        tree = require_tree(connection, source.id, source.record)
         labels = read_assignments(connection, source.id).labels
+    found = find_branches(tree, labels, source.record)
+    assert found is not None
     n = len(labels)
     assert found.sizes[0] == n
     assert (found.deaths <= found.births).all()
@@ -141,12 +143,7 @@ def test_the_branches_of_a_tree_hold_the_clusters(tmp_path: Path) -> None:
     assert sorted(chosen.tolist()) == list(range(source.record.n_clusters))
     for label, size in zip(chosen, found.sizes[found.labels >= 0], strict=True):
         assert size == np.count_nonzero(labels == label)
-    few = read_branches(database, source, most=1)
+    few = find_branches(tree, labels, source.record, most=1)
     assert few is not None
     assert few.n_all == found.n_all == len(found.sizes)
     assert sorted(few.labels[few.labels >= 0].tolist()) == sorted(chosen.tolist())
-
-
-def test_without_a_tree_there_are_no_branches(planted: tuple[Database, ClusteringSummary]) -> None:
-    with pytest.raises(NoTree, match="no spanning tree"):
-        read_branches(*planted)
