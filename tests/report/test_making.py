@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from panic_tda.storage.database import open_current
 from panic_tda.storage.results import find_clustering
 from tests.report.conftest import MakePage
 from tests.report.walks import Walk
+from tests.storage.test_query_plans import statements
 
 
 def made(database: Path, path: Path, *words: str) -> Any:
@@ -88,6 +90,23 @@ def test_a_small_map_says_so_and_has_all_medoids(make_page: MakePage) -> None:
     assert found["map"]["n_all"] == 320
     labels = found["map"]["labels"][found["clusters"]["points"]]
     assert labels.tolist() == list(range(source.record.n_clusters))
+
+
+def test_nothing_is_read_twice(database: Path) -> None:
+    with statements() as seen:
+        opened = open_current(database)
+        with opened.session() as session:
+            source = find_clustering(session)
+        seen.clear()
+        # Fewer points than runs have first steps and clusters have medoids, some of which are both.
+        gather(opened, source, map_rows=20)
+    asked = [sql for sql in seen if sql.startswith("SELECT") and "sqlite_master" not in sql]
+    assert len(asked) == len(set(asked)) > 10
+    (reading,) = [sql for sql in asked if "embedding.rowid IN" in sql]
+    places = re.findall(r"\d+", reading.partition(" IN ")[2])
+    assert 20 <= len(places) == len(set(places)) <= 20 + 8
+    for table in ("clusteringtree.data", "invocation.output_text, invocation.model"):
+        assert sum(table in sql for sql in asked) == 1
 
 
 def umask() -> int:
