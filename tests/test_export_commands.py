@@ -10,18 +10,21 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
 from panic_tda.main import main
+from panic_tda.report.gathering import gather
+from panic_tda.storage.results import find_clustering
 from tests import processes
 from tests.cli.processes import environment
 from tests.conftest import MakeFile, UpgradedFile
-from tests.exported import clustered, expected_rows
+from tests.exported import COLUMNS, clustered, expected_rows
 from tests.field_files import FieldSpec
 from tests.insight.test_step_rows import COLUMNS as STEP_COLUMNS
-from tests.snapshots import REPOSITORY
+from tests.snapshots import REPOSITORY, opened
 
 EXPORTS = ("export-clustering", "export-trajectories")
 
@@ -73,6 +76,37 @@ def test_a_clustering_is_exported(file: UpgradedFile, tmp_path: Path) -> None:
     found = rows_of(by_id)
     assert {len(row.pop("vector")) for row in found} == {8}
     assert found == rows
+
+
+def test_the_map_is_that_of_the_report(
+    file: UpgradedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As where umap-learn is not installed: it takes longer than all else.
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with file.database.session() as session:
+        source = find_clustering(session, model="Nomic")
+    plain = tmp_path / "plain.parquet"
+    exported(file, "export-clustering", source.id, plain)
+    gone = next(row for row in rows_of(plain) if not row["is_medoid"])
+    with opened(file.path) as connection:
+        invocation = gone["invocation_id"].replace("-", "")
+        connection.execute("DELETE FROM invocation WHERE id = ?", (invocation,))
+    path = tmp_path / "rows.parquet"
+    exported(file, "export-clustering", source.id, path, "--with-map")
+    rows = rows_of(path)
+    assert list(rows[0]) == [*COLUMNS, "x", "y"]
+    # What belongs to no step any more is not on the map.
+    assert [row["embedding_id"] for row in rows if row["x"] is None] == [gone["embedding_id"]]
+    placed = [row for row in rows if row["x"] is not None]
+    page = gather(file.database, source)["map"]
+    assert page["n"] == len(placed) == len(rows) - 1
+    xy = np.array([(row["x"], row["y"]) for row in placed], dtype=np.float32)
+    low, high = xy.min(axis=0), xy.max(axis=0)
+    span = (high - low).max()
+    assert span > 0.1
+    np.testing.assert_array_equal(page["x"], np.rint((xy[:, 0] - low[0]) / span * 65_535))
+    np.testing.assert_array_equal(page["y"], np.rint((xy[:, 1] - low[1]) / span * 65_535))
+    assert page["labels"].tolist() == [row["label"] for row in placed]
 
 
 def test_trajectories_are_exported(file: UpgradedFile, tmp_path: Path) -> None:

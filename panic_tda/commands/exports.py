@@ -19,6 +19,11 @@ _file = click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
 @_file
 @options.model("The latest clustering of this embedding model.")
 @option("--with-vectors", is_flag=True, help="Add the vectors; import-embeddings takes the file.")
+@option(
+    "--with-map",
+    is_flag=True,
+    help="Add x and y: where each lies on the map of its report; null where it is not on it.",
+)
 @options.force
 @options.json_output
 @options.common
@@ -28,6 +33,7 @@ def export_clustering(
     file: Path,
     model: str | None,
     with_vectors: bool,
+    with_map: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -37,15 +43,26 @@ def export_clustering(
     """
     from panic_tda.cli.rendering import exports as rendering
     from panic_tda.files import exporting
+    from panic_tda.insight import layout
     from panic_tda.storage.database import open_current
     from panic_tda.storage.results import find_clustering
 
+    exporting.require_target(file, force=force, with_lists=with_vectors)
     opened = open_current(database)
     with opened.session() as session:
         clustering = find_clustering(session, reference, model=model)
     with display.make_progress() as progress:
+        beside = None
+        if with_map:
+            beside = layout.columns_of(layout.read_map(opened, clustering, progress=progress))
         written = exporting.export_clustering(
-            opened, clustering, file, with_vectors=with_vectors, force=force, progress=progress
+            opened,
+            clustering,
+            file,
+            with_vectors=with_vectors,
+            beside=beside,
+            force=force,
+            progress=progress,
         )
     terminal.print_data(rendering.written_json(written) if as_json else rendering.written_text(written))
 

@@ -58,6 +58,7 @@ def export_clustering(
     file: str | Path,
     *,
     with_vectors: bool = False,
+    beside: pa.RecordBatch | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Written:
@@ -73,6 +74,8 @@ def export_clustering(
         Its end says the format, see `FORMATS`.
     with_vectors : bool
         Whether there is a column of vectors; `import_embeddings` takes such a file.
+    beside : pyarrow.RecordBatch, optional
+        Further columns, as for `open_rows`; such as `layout.columns_of` gives.
     force : bool
         Replace a file that exists.
     progress : Progress, optional
@@ -87,7 +90,7 @@ def export_clustering(
     """
     path = Path(file)
     require_target(path, force=force, with_lists=with_vectors)
-    with open_rows(database, clustering, with_vectors=with_vectors) as rows:
+    with open_rows(database, clustering, with_vectors=with_vectors, beside=beside) as rows:
         return write_rows(path, rows, force=force, progress=progress)
 
 

@@ -10,11 +10,8 @@ import numpy as np
 from panic_tda.clustering.condensed import ROOT, condense, single_linkage
 from panic_tda.clustering.hierarchy import densest_levels, nearest_chosen, select
 from panic_tda.errors import OUTLIER
-from panic_tda.progress import Progress, Silent
-from panic_tda.storage.assignments import read_assignments
-from panic_tda.storage.database import Database
-from panic_tda.storage.results import ClusteringSummary
-from panic_tda.storage.trees import require_tree
+from panic_tda.parameters import ClusteringRecord
+from panic_tda.types import SpanningTree
 
 if TYPE_CHECKING:
     from panic_tda.types import FloatArray, IntArray
@@ -49,47 +46,33 @@ class Branches:
     n_all: int
 
 
-def read_branches(
-    database: Database,
-    source: ClusteringSummary,
-    *,
-    most: int = MOST_BRANCHES,
-    progress: Progress | None = None,
+def find_branches(
+    tree: SpanningTree, stored: IntArray, record: ClusteringRecord, *, most: int = MOST_BRANCHES
 ) -> Branches | None:
-    """Condense the stored tree of a clustering again, and find its clusters in it.
+    """Condense the tree of a stored clustering again, and find its clusters in it.
 
     Parameters
     ----------
-    database : Database
-        The one that the clustering is in.
-    source : ClusteringSummary
-        From `results.find_clustering`.
+    tree : SpanningTree
+        Over the n rows of the clustering.
+    stored : (n,) int64
+        Their labels.
+    record : ClusteringRecord
+        As stored.
     most : int
         Of more clusters, so many of the largest are returned, all that were chosen, and what these are in.
-    progress : Progress, optional
-        Told what is being read.
 
     Returns
     -------
     Branches or None
         None where there are fewer rows than make a cluster.
-
-    Raises
-    ------
-    NoTree
-        It was stored without a tree, or embeddings have gone since.
     """
-    progress = progress or Silent()
-    progress.phase("read the tree")
-    with database.reading() as connection:
-        tree = require_tree(connection, source.id, source.record)
-        stored = read_assignments(connection, source.id).labels
     n = len(stored)
-    if n < max(2, source.record.min_cluster_size):
+    if n < max(2, record.min_cluster_size):
         return None
-    linkage = single_linkage(tree, source.record.distance_floor)
-    condensed = condense(linkage, source.record.min_cluster_size, tree.tie_tolerance)
-    chosen = select(condensed, source.record)
+    linkage = single_linkage(tree, record.distance_floor)
+    condensed = condense(linkage, record.min_cluster_size, tree.tie_tolerance)
+    chosen = select(condensed, record)
     labels = np.full(len(chosen), OUTLIER, dtype=np.int64)
     owners = nearest_chosen(condensed.parent, chosen)[condensed.row_cluster]
     members = np.flatnonzero((owners != OUTLIER) & (stored != OUTLIER))

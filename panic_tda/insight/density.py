@@ -8,9 +8,9 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -243,13 +243,50 @@ class Density:
     by_writer: list[Share]
 
 
-class _Texts(NamedTuple):
-    """What is known of the text of each row: (n,) arrays; -1 and False where there is none."""
+class TextNotes:
+    """What is asked of the texts of all steps, noted run by run; no text is kept.
 
-    lengths: IntArray
-    writers: IntArray
-    names: list[str]
-    is_first: BoolArray
+    Attributes
+    ----------
+    lengths, writers : (n,) int64
+        Of the text of each step: its characters, and who wrote it (a position in `names`); -1 where there
+        is none.
+    """
+
+    def __init__(self, steps: RunSteps) -> None:
+        n = len(steps.rows)
+        self.lengths, self.writers = np.full(n, -1, dtype=np.int64), np.full(n, -1, dtype=np.int64)
+        self._codes = np.zeros(n, dtype=np.int64)
+        self._steps = steps
+        self._numbers = {run: number for number, run in enumerate(steps.run_ids)}
+        self._names: dict[str, int] = {}
+
+    def add(self, run: RunTexts) -> None:
+        """Note the texts of a run."""
+        steps, number = self._steps, self._numbers[run.run_id]
+        first, last = steps.offsets[number], steps.offsets[number + 1]
+        sampled = np.flatnonzero(steps.are_texts[first:last])
+        at = np.searchsorted(run.steps, steps.steps[first:last][sampled])
+        at[at == len(run.steps)] = 0
+        there = run.steps[at] == steps.steps[first:last][sampled] if len(run.steps) else at != at
+        for row, text in zip((first + sampled[there]).tolist(), at[there].tolist(), strict=True):
+            self.lengths[row] = len(run.texts[text])
+            self._codes[row] = hash(run.texts[text])
+            self.writers[row] = self._names.setdefault(run.models[text], len(self._names))
+
+    @property
+    def names(self) -> list[str]:
+        """The models that wrote."""
+        return list(self._names)
+
+    @property
+    def is_first(self) -> BoolArray:
+        """(n,) bool: whether a step says what none before it says; true of all that are no texts."""
+        found = np.ones(len(self.lengths), dtype=bool)
+        known = np.flatnonzero(self.lengths >= 0)
+        found[known] = False
+        found[known[np.unique(self._codes[known], return_index=True)[1]]] = True
+        return found
 
 
 def examine(
@@ -283,7 +320,37 @@ def examine(
         labels = read_assignments(connection, source.id).labels
         steps = read_steps(connection, source, progress)
         progress.phase("read texts", total=len(steps.run_ids))
-        texts = _gather(stream_texts(connection, steps.run_ids), steps, progress)
+        texts = TextNotes(steps)
+        for run in stream_texts(connection, steps.run_ids):
+            texts.add(run)
+            progress.advance(1)
+    return describe(source, tree, labels, steps=steps, texts=texts, progress=progress)
+
+
+def describe(
+    source: ClusteringSummary,
+    tree: SpanningTree,
+    labels: IntArray,
+    *,
+    steps: RunSteps,
+    texts: TextNotes,
+    progress: Progress,
+) -> Density:
+    """Say of what was read where a clustering is dense; see `examine`.
+
+    Parameters
+    ----------
+    source, progress
+        As for `examine`.
+    tree : SpanningTree
+        Over the n rows of the clustering.
+    labels : (n,) int64
+        Of the rows.
+    steps : RunSteps
+        The steps of the rows.
+    texts : TextNotes
+        With the texts of all runs.
+    """
     are_outliers = labels == OUTLIER
     cores = tree.core_distances
     if cores is None:
@@ -292,42 +359,17 @@ def examine(
     progress.phase("count")
     # What has gone from its run since has a core distance, but no step and no text.
     rows = steps.rows
-    of_texts = rows[texts.lengths >= 0]
-    known = texts.lengths >= 0
+    known, is_first = texts.lengths >= 0, texts.is_first
+    of_texts = rows[known]
     return Density(
         n_rows=len(cores),
         n_outliers=int(are_outliers.sum()),
-        n_distinct=int(texts.is_first.sum()),
+        n_distinct=int(is_first.sum()),
         histogram=histogram(cores, are_outliers),
-        dip=dip(cores[rows[texts.is_first]]),
+        dip=dip(cores[rows[is_first]]),
         by_min_cluster_size=sizes,
         by_epsilon=epsilons,
         by_text_length=by_decile(texts.lengths[known], are_outliers[of_texts]),
         by_step=by_decile(steps.steps, are_outliers[rows]),
         by_writer=by_name(texts.writers[known], texts.names, are_outliers[of_texts]),
     )
-
-
-def _gather(runs: Iterable[RunTexts], steps: RunSteps, progress: Progress) -> _Texts:
-    """Note what is asked of the texts of all steps, in the order of the steps; no text is kept."""
-    n = len(steps.rows)
-    lengths, writers = np.full(n, -1, dtype=np.int64), np.full(n, -1, dtype=np.int64)
-    codes = np.zeros(n, dtype=np.int64)
-    numbers = {run: number for number, run in enumerate(steps.run_ids)}
-    names: dict[str, int] = {}
-    for of_run in runs:
-        first, last = steps.offsets[numbers[of_run.run_id]], steps.offsets[numbers[of_run.run_id] + 1]
-        sampled = np.flatnonzero(steps.are_texts[first:last])
-        at = np.searchsorted(of_run.steps, steps.steps[first:last][sampled])
-        at[at == len(of_run.steps)] = 0
-        there = of_run.steps[at] == steps.steps[first:last][sampled] if len(of_run.steps) else at != at
-        for row, text in zip((first + sampled[there]).tolist(), at[there].tolist(), strict=True):
-            lengths[row] = len(of_run.texts[text])
-            codes[row] = hash(of_run.texts[text])
-            writers[row] = names.setdefault(of_run.models[text], len(names))
-        progress.advance(1)
-    is_first = np.ones(n, dtype=bool)
-    known = np.flatnonzero(lengths >= 0)
-    is_first[known] = False
-    is_first[known[np.unique(codes[known], return_index=True)[1]]] = True
-    return _Texts(lengths, writers, list(names), is_first)

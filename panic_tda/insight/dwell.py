@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import stats
-from scipy.optimize import brentq
 
 if TYPE_CHECKING:
     from panic_tda.types import BoolArray, FloatArray, IntArray
 
 SIGNIFICANCE = 0.05
-_STEEPEST = 1e6
-"""Shapes beyond are none: the visits last equally long, up to rounding."""
+_MOST_STEPS = 100
+"""Of Newton's method, which takes a handful."""
 _ROUNDING = 1e-12
 
 
@@ -69,7 +68,7 @@ class DwellStatistics:
     heavier_than_exponential: bool | None
 
 
-def describe_dwells(dwells: IntArray, censored: BoolArray) -> DwellStatistics:
+def describe_dwells(dwells: IntArray, censored: BoolArray, *, sampling: int = 1) -> DwellStatistics:
     """Describe the dwells of visits.
 
     Parameters
@@ -78,15 +77,18 @@ def describe_dwells(dwells: IntArray, censored: BoolArray) -> DwellStatistics:
         Output steps, 1 or more. A censored one is known up to its last step, which counts.
     censored : (v,) bool
         The visits that the end of a run cut off.
+    sampling : int
+        Output steps from one sampled step to the next.
 
     Notes
     -----
     A censored visit of c steps was seen to outlast c - 1: whether it would have lasted c or longer, the next
-    step would have shown. It is at risk up to there, as censoring in Kaplan and Meier has it. So the shape 1
-    has the likelihood of a walk that leaves with the same chance at every step.
+    step would have shown. It is at risk up to there, as censoring in Kaplan and Meier has it. One that ended
+    after d steps was still there at the sampled step before. So the shape 1 has the likelihood of a walk that
+    leaves with the same chance at every step.
     """
     ended, cut_off = dwells[~censored].astype(float), dwells[censored].astype(float) - 1
-    fit = fit_weibull(ended, cut_off)
+    fit = fit_weibull(ended, cut_off, spacing=sampling)
     shape = (None,) * 3 if fit is None else (fit.shape, fit.log_likelihood_ratio, fit.is_heavier)
     return DwellStatistics(len(dwells), len(cut_off), median_survival(ended, cut_off), *shape)
 
@@ -136,61 +138,106 @@ def survival_curve(ended: FloatArray, cut_off: FloatArray) -> tuple[FloatArray, 
     return survival.quantiles, survival.probabilities
 
 
-def fit_weibull(ended: FloatArray, cut_off: FloatArray) -> WeibullFit | None:
-    """Fit a Weibull distribution to durations by maximum likelihood.
+def exponential_mean(ended: FloatArray, cut_off: FloatArray, *, spacing: int = 1) -> float | None:
+    """Return the mean of the likeliest exponential distribution; the arguments are those of `fit_weibull`.
+
+    Returns
+    -------
+    float or None
+        None where nothing ended, or nothing was seen to outlast anything.
+    """
+    outlasted = float(ended.sum() + cut_off.sum()) - len(ended) * spacing
+    return spacing / math.log1p(len(ended) * spacing / outlasted) if len(ended) and outlasted else None
+
+
+def fit_weibull(ended: FloatArray, cut_off: FloatArray, *, spacing: int = 1) -> WeibullFit | None:
+    """Fit a Weibull distribution to durations that are known up to the time between two looks at them.
 
     Parameters
     ----------
     ended : (e,) float64
-        Durations that were seen to their end, above 0.
+        Durations after which the end was seen, `spacing` or more.
     cut_off : (c,) float64
         Durations that the others were seen to outlast, 0 or more.
+    spacing : int
+        From one look to the next: what ended after t lasted longer than t - `spacing`, and t at most.
 
     Returns
     -------
     WeibullFit or None
-        None for fewer than two durations that ended, and where the likelihood grows with the shape without
-        end: all that ended lasted equally long, and none of the others longer.
+        None for fewer than two durations that ended, and where the likelihood has no maximum: all of these
+        ended at the first look, or one and the same duration agrees with all that is known.
 
     Notes
     -----
-    The scale that is likeliest for a shape k has a closed form; what is left is the one root of a function
-    that grows with k, (Σ tᵏ ln t / Σ tᵏ) - 1/k - (mean of ln t over those that ended), where the sums go over
-    all durations. Durations are whole steps, and the distribution is continuous: where most visits last a
-    step or two, the shape is above 1 whatever the walk remembers.
+    The likelihood is that of the intervals [1]_. Taken for exact, the dwells of a walk that leaves with the
+    same chance at every step, which are those of an exponential distribution rounded up, have the shape 1.6
+    where they last for 2 steps on average, and not 1.
+
+    With survival exp(-exp(shape ln t + b)) the log-likelihood is concave in shape and b [2]_: Newton's method
+    finds its maximum.
 
     References
     ----------
-    Cohen, Technometrics 7, 579 (1965), doi 10.1080/00401706.1965.10490300.
+    .. [1] Prentice, Gloeckler (1978). Regression analysis of grouped survival data with application to breast
+       cancer data. Biometrics 34(1), 57-67. https://doi.org/10.2307/2529588
+    .. [2] Burridge (1981). A note on maximum likelihood estimation for regression models using grouped data.
+       Journal of the Royal Statistical Society B 43(1), 41-45.
     """
-    if len(ended) < 2:
+    mean = exponential_mean(ended, cut_off, spacing=spacing)
+    if mean is None or len(ended) < 2 or ended.max() <= spacing:
         return None
-    times = np.concatenate([ended, cut_off[cut_off > 0]])
-    # In units of the longest, powers of any size stay finite. Equal durations are counted, not repeated.
-    longest = float(times.max())
-    values, counts = np.unique(times / longest, return_counts=True)
-    logs, mean_log = np.log(values), float(np.mean(np.log(ended / longest)))
-    if -mean_log <= _ROUNDING:
+    if max(ended.max() - spacing, cut_off.max(initial=0.0)) <= ended.min():
         return None
+    likelihood = _Likelihood(ended, cut_off, spacing)
+    at = np.array([1.0, math.log(likelihood.unit / mean)])
+    value, slope, curvature = exponential = likelihood.look(at)
+    for _ in range(_MOST_STEPS):
+        step = np.linalg.solve(-curvature, slope)
+        gain = float(slope @ step)
+        # Far from the maximum a whole step may lead too far. Near it there is none that rounding would see.
+        while not (ahead := likelihood.look(at + step))[0] > value and gain > _ROUNDING * abs(value):
+            step /= 2
+            gain /= 2
+        if gain <= _ROUNDING * abs(value):
+            break
+        at, (value, slope, curvature) = at + step, ahead
+    with np.errstate(over="ignore"):
+        scale = likelihood.unit * np.exp(-at[1] / at[0])
+    return WeibullFit(float(at[0]), float(scale), max(0.0, value - exponential[0]))
 
-    def slope(shape: float) -> float:
-        weights = counts * values**shape
-        return float(weights @ logs / weights.sum()) - 1 / shape - mean_log
 
-    low, high = 1.0, 1.0
-    while slope(low) > 0:
-        low /= 2
-    while slope(high) < 0:
-        high *= 2
-        if high > _STEEPEST:
-            return None
-    shape = float(brentq(slope, low, high, xtol=1e-12)) if low < high else 1.0
+class _Likelihood:
+    """The log-likelihood of Weibull distributions; equal durations are counted, not repeated."""
 
-    def profile(shape: float) -> tuple[float, float]:
-        """Return the log-likelihood per duration that ended, and the mean power of the durations."""
-        mean_power = float(counts @ values**shape) / len(ended)
-        return math.log(shape) - math.log(mean_power) + (shape - 1) * mean_log, mean_power
+    def __init__(self, ended: FloatArray, cut_off: FloatArray, spacing: int) -> None:
+        # In units of the longest, powers of any size stay finite.
+        self.unit = max(float(ended.max()), float(cut_off.max(initial=0.0)))
+        last, self._n_ended = np.unique(ended, return_counts=True)
+        outlasted, self._n_cut_off = np.unique(cut_off, return_counts=True)
+        times = (last, last - spacing, outlasted)
+        self._times = [time / self.unit for time in times]
+        self._logs = [np.log(time, out=np.zeros(len(time)), where=time > 0) for time in self._times]
 
-    likelihood, mean_power = profile(shape)
-    ratio = len(ended) * (likelihood - profile(1.0)[0])
-    return WeibullFit(shape, longest * mean_power ** (1 / shape), max(0.0, ratio))
+    def look(self, at: FloatArray) -> tuple[float, FloatArray, FloatArray]:
+        """Return the logarithm at (shape, b) with its first and second derivatives; -inf at no shape."""
+        if at[0] <= 0:
+            return -math.inf, at, at
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            hazards = []
+            for time, log in zip(self._times, self._logs, strict=True):
+                hazard = np.where(time > 0, np.exp(at[0] * log + at[1]), 0.0)
+                hazards.append(np.array([hazard, hazard * log, hazard * log**2]))
+            before, cut_off = hazards[1], hazards[2]
+            inside = hazards[0] - before
+            odds = 1 / np.expm1(inside[0])
+            value = self._n_ended @ (np.log(-np.expm1(-inside[0])) - before[0]) - self._n_cut_off @ cut_off[0]
+            # By b once, by shape once, and by b twice, by both, by shape twice.
+            first = (odds * inside - before) @ self._n_ended - cut_off @ self._n_cut_off
+            pairs = np.array([inside[0] ** 2, inside[0] * inside[1], inside[1] ** 2])
+            second = first - (odds * (1 + odds) * pairs) @ self._n_ended
+        return (
+            float(value),
+            np.array([first[1], first[0]]),
+            np.array([[second[2], second[1]], [second[1], second[0]]]),
+        )

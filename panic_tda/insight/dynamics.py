@@ -13,7 +13,8 @@ import numpy as np
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import pdist, squareform
 
-from panic_tda.insight.dwell import WeibullFit, fit_weibull, median_survival, survival_curve
+from panic_tda.arrays.rows import slices
+from panic_tda.insight.dwell import exponential_mean, median_survival, survival_curve
 from panic_tda.insight.milestones import CORE, NO_STATE, Trajectories, Transitions, Visits
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ MOST_BINS = 100
 MOST_ORDERED = 8_000
 """Runs beyond are ordered by where they are most: all pairs of so many take half a gigabyte."""
 _STATES_COMPARED = 64
+_CHORDS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
@@ -36,15 +38,12 @@ class Survival:
     shares : list of float
         Kaplan-Meier survival from each of them on.
     mean : float or None
-        Of the likeliest exponential distribution, exp(-t / mean); None where no visit ended.
-    weibull : WeibullFit or None
-        The likeliest Weibull distribution.
+        Of the likeliest exponential distribution, exp(-t / mean), see `dwell.exponential_mean`.
     """
 
     times: list[float]
     shares: list[float]
     mean: float | None
-    weibull: WeibullFit | None
 
 
 @dataclass(frozen=True)
@@ -64,12 +63,11 @@ class ClusterVisits:
     median_dwells: list[float | None]
 
 
-def survive(dwells: IntArray, censored: BoolArray) -> Survival:
+def survive(dwells: IntArray, censored: BoolArray, *, sampling: int = 1) -> Survival:
     """Estimate the survival of visits; the arguments are those of `dwell.describe_dwells`."""
     ended, cut_off = dwells[~censored].astype(float), dwells[censored].astype(float) - 1
     times, shares = survival_curve(ended, cut_off)
-    mean = float((ended.sum() + cut_off.sum()) / len(ended)) if len(ended) else None
-    return Survival(times.tolist(), shares.tolist(), mean, fit_weibull(ended, cut_off))
+    return Survival(times.tolist(), shares.tolist(), exponential_mean(ended, cut_off, spacing=sampling))
 
 
 def visits_of_clusters(visits: Visits, n_clusters: int) -> ClusterVisits:
@@ -130,12 +128,14 @@ def drift_by_step(
 
 def chords(vectors: Float32Array, others: Float32Array) -> FloatArray:
     """Return the distances between rows of unit length, (m,) float64; NaN where one has no direction."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        units = [
-            some.astype(np.float64) / np.linalg.norm(some.astype(np.float64), axis=1, keepdims=True)
-            for some in (vectors, others)
-        ]
-        return np.asarray(np.linalg.norm(units[0] - units[1], axis=1))
+    found = np.empty(len(vectors))
+    # In float64, of which there is to be only a little.
+    for some in slices(len(vectors), _CHORDS_AT_ONCE):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            wide = (vectors[some].astype(np.float64), others[some].astype(np.float64))
+            units = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in wide]
+            found[some] = np.linalg.norm(units[0] - units[1], axis=1)
+    return found
 
 
 def matrix_of(transitions: Transitions, states: IntArray) -> IntArray:

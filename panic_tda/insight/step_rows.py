@@ -16,7 +16,7 @@ from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.census import FLOAT_BYTES, stored_width
 from panic_tda.storage.database import Database
 from panic_tda.storage.exports import RowStream, describe, with_dashes
-from panic_tda.storage.loading import read_vectors
+from panic_tda.storage.picking import read_vectors
 from panic_tda.storage.results import ClusteringSummary
 from panic_tda.storage.trajectories import read_steps
 

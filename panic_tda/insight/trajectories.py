@@ -226,13 +226,40 @@ def study_trajectories(
         wanted = _few_outputs(steps, facts) if by == MODEL else []
         writers = list(read_writers(connection, wanted))
     progress.phase("sum up")
+    return sum_up(clustering, trajectories, facts, recurrences, by=by, lag=lag, writers=writers)
+
+
+def sum_up(
+    clustering: ClusteringSummary,
+    trajectories: Trajectories,
+    facts: Mapping[str, RunFacts],
+    recurrences: Mapping[str, Recurrence],
+    *,
+    by: str = NETWORK,
+    lag: int | None = None,
+    writers: Sequence[set[str]] = (),
+) -> TrajectoryStudy:
+    """Sum up what was read of runs.
+
+    Parameters
+    ----------
+    clustering, by, lag
+        As for `study_trajectories`, which checks them.
+    trajectories : Trajectories
+        The steps of the clustering.
+    facts, recurrences : mapping
+        By ids of runs: what they were started with, and what their texts come back to.
+    writers : sequence of set of str
+        Models that wrote the outputs of each run; asked for by `MODEL` alone.
+    """
+    sampling = clustering.record.downsample or 1
     runs = _summaries(trajectories, facts, recurrences)
     return TrajectoryStudy(
         clustering=clustering.id,
         sampling=sampling,
         lag=lag or sampling,
-        groups=_groups(runs, _keys(runs, by, writers)),
-        total=_summed({}, runs),
+        groups=_groups(runs, _keys(runs, by, writers), sampling),
+        total=_summed({}, runs, sampling),
         transitions=count_transitions(trajectories, lag or sampling),
         runs=runs,
     )
@@ -248,7 +275,7 @@ def group_runs(study: TrajectoryStudy, by: str) -> tuple[GroupSummary, ...]:
     """
     if by not in GROUPINGS or by == MODEL:
         raise InvalidParameter(f"by must be one of {'; '.join(set(GROUPINGS) - {MODEL})}; got {by!r}")
-    return _groups(study.runs, _keys(study.runs, by, ()))
+    return _groups(study.runs, _keys(study.runs, by, ()), study.sampling)
 
 
 def find_run(study: TrajectoryStudy, reference: str) -> RunSummary:
@@ -349,17 +376,19 @@ def _value(name: str, facts: RunFacts | None) -> str | list[str] | None:
     return facts.initial_prompt if name == PROMPT else list(facts.network)
 
 
-def _groups(runs: Sequence[RunSummary], keys: Sequence[dict[str, Any]]) -> tuple[GroupSummary, ...]:
+def _groups(
+    runs: Sequence[RunSummary], keys: Sequence[dict[str, Any]], sampling: int
+) -> tuple[GroupSummary, ...]:
     members: dict[str, list[int]] = {}
     for number, key in enumerate(keys):
         members.setdefault(json.dumps(key, ensure_ascii=False), []).append(number)
     return tuple(
-        _summed(keys[numbers[0]], [runs[number] for number in numbers])
+        _summed(keys[numbers[0]], [runs[number] for number in numbers], sampling)
         for _, numbers in sorted(members.items())
     )
 
 
-def _summed(group: dict[str, Any], runs: Sequence[RunSummary]) -> GroupSummary:
+def _summed(group: dict[str, Any], runs: Sequence[RunSummary], sampling: int) -> GroupSummary:
     visits = np.concatenate([np.empty((0, 3), dtype=np.int64), *(run.visits for run in runs)])
     censored = np.zeros(len(visits), dtype=bool)
     censored[np.cumsum([len(run.visits) for run in runs], dtype=np.int64) - 1] = True
@@ -374,5 +403,5 @@ def _summed(group: dict[str, Any], runs: Sequence[RunSummary]) -> GroupSummary:
         settled_runs=sum(run.settled_in is not None for run in runs),
         periodic_runs=dict(sorted(periods.items())),
         median_absorbed_at=float(np.median(absorbed)) if absorbed else None,
-        dwell=describe_dwells(visits[of_cluster, 2], censored[of_cluster]),
+        dwell=describe_dwells(visits[of_cluster, 2], censored[of_cluster], sampling=sampling),
     )

@@ -19,7 +19,7 @@ import numpy as np
 
 from panic_tda.cli.text import on_one_line
 from panic_tda.errors import OUTLIER, PanicTdaError
-from panic_tda.report.layout import Map
+from panic_tda.insight.layout import Map
 
 if TYPE_CHECKING:
     from panic_tda.types import FloatArray, IntArray

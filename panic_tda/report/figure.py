@@ -11,9 +11,9 @@ import numpy as np
 from panic_tda.cli.text import on_one_line
 from panic_tda.errors import OUTLIER, PanicTdaError, WrongUsage
 from panic_tda.files.replacing import replacing, require_place
+from panic_tda.insight.layout import N_ROWS, Map, find_rows, read_map
 from panic_tda.progress import Progress, Silent
 from panic_tda.report.drawing import DPI, Place, Scene, Style, draw, drawing_alone, label_of, require_plotting
-from panic_tda.report.layout import N_ROWS, Map, find_rows, read_map
 from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.database import Database
 from panic_tda.storage.medoids import read_medoid_ids

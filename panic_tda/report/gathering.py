@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,15 +12,18 @@ from panic_tda.cli.rendering.density import density_json
 from panic_tda.cli.rendering.sweep import sweep_json
 from panic_tda.errors import NoTree
 from panic_tda.insight import branches, density, sweep
+from panic_tda.insight.layout import N_ROWS, Map, lay_out
 from panic_tda.insight.milestones import Trajectories, find_visits
-from panic_tda.insight.trajectories import TrajectoryStudy, read_trajectories, study_trajectories
 from panic_tda.progress import Progress, Silent
 from panic_tda.report import head, motion, places
-from panic_tda.report.layout import N_ROWS, read_map
+from panic_tda.report.reading import Material, read_material
 from panic_tda.report.thumbnails import NoPillow, read_thumbnails
-from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.database import Database
-from panic_tda.storage.results import ClusterDetails, ClusteringSummary, get_cluster_details
+from panic_tda.storage.results import ClusteringSummary
+from panic_tda.types import SpanningTree
+
+if TYPE_CHECKING:
+    from panic_tda.types import IntArray
 
 FORMAT = 1
 
@@ -56,15 +59,14 @@ def gather(
         Plain values and arrays; see `container.pack`. What cannot be had is None, and `notes` say why.
     """
     progress = progress or Silent()
-    notes: list[str] = []
-    with database.session() as session:
-        details = get_cluster_details(source.id, session)
-    trajectories = read_trajectories(database, source, progress=progress)
-    study = study_trajectories(database, source, progress=progress)
-    page = _places_and_motion(
-        database, source, details, trajectories, study, map_rows=map_rows, seed=seed, progress=progress
-    )
-    outputs = _outputs(trajectories)
+    material = read_material(database, source, map_rows=map_rows, seed=seed, progress=progress)
+    progress.phase("lay out")
+    points, n_rows = material.points, len(material.assigned.ids)
+    layout = Map(points.rows, *lay_out(points.vectors, seed=seed), n_total=n_rows)
+    progress.phase("sum up")
+    page = _places_and_motion(material, layout)
+    page["thumbnails"] = _thumbnails(database, source, len(material.details), progress)
+    study, outputs = material.study, _outputs(material.trajectories)
     total = study.total if study.runs else None
     page["head"] = head.describe_clustering(source) | {
         "n_runs": len(study.runs),
@@ -72,50 +74,49 @@ def gather(
         "sentence": head.sentence(source, total, outputs=outputs),
         "page_made": datetime.now(UTC).isoformat(sep=" ", timespec="seconds"),
     }
+    notes = []
     if page["thumbnails"]["missing"]:
         notes.append(f"There are no images: {page['thumbnails']['missing']}")
     page["tree"] = page["density"] = page["sweep"] = None
-    try:
-        page["tree"] = _tree(branches.read_branches(database, source, progress=progress))
-        page["density"] = density_json(source, density.examine(database, source, progress=progress))
-        page["sweep"] = _sweeps(database, source, progress)
-    except NoTree as error:
-        notes.append(f"There is no tree, no density and no sweep: {error}")
+    if isinstance(material.tree, NoTree):
+        notes.append(f"There is no tree, no density and no sweep: {material.tree}")
+    else:
+        page |= _of_tree(source, material, material.tree, progress)
     return page | {"format": FORMAT, "notes": notes}
 
 
-def _places_and_motion(
-    database: Database,
-    source: ClusteringSummary,
-    details: list[ClusterDetails],
-    trajectories: Trajectories,
-    study: TrajectoryStudy,
-    *,
-    map_rows: int,
-    seed: int,
-    progress: Progress,
-) -> dict[str, Any]:
-    texts, visits = places.Texts(), find_visits(trajectories)
-    layout = read_map(database, source, n_rows=map_rows, seed=seed, progress=progress)
-    with database.reading() as connection:
-        assigned = read_assignments(connection, source.id)
-    points = places.read_points(database, layout, assigned, trajectories, texts=texts, progress=progress)
-    progress.phase("sum up")
+def _places_and_motion(material: Material, layout: Map) -> dict[str, Any]:
+    points, assigned, trajectories = material.points, material.assigned, material.trajectories
+    visits = find_visits(trajectories)
     clusters = places.describe_clusters(
-        details, visits, points, assigned, trajectories=trajectories, texts=texts
+        material.details, visits, points, assigned, trajectories=trajectories, texts=material.texts
     )
-    drifts = places.drifts(database, points, assigned, trajectories)
+    drifts = places.drifts(points, material.firsts, trajectories)
     known = points.at >= 0
     return {
         "map": places.describe_map(layout, points, assigned, trajectories),
         "clusters": clusters,
-        "texts": texts.all,
-        "thumbnails": _thumbnails(database, source, len(details), progress),
-        "runs": motion.describe_runs(trajectories, study),
-        "groups": motion.describe_groups(study),
+        "texts": material.texts.all,
+        "runs": motion.describe_runs(trajectories, material.study),
+        "groups": motion.describe_groups(material.study),
         "dynamics": motion.describe_dynamics(
-            trajectories, visits, study, points=points.at[known], drifts=drifts[known]
+            trajectories, visits, material.study, points=points.at[known], drifts=drifts[known]
         ),
+    }
+
+
+def _of_tree(
+    source: ClusteringSummary, material: Material, tree: SpanningTree, progress: Progress
+) -> dict[str, Any]:
+    """Return what the tree gives: the tree itself, density, and what other settings give."""
+    labels = material.assigned.labels
+    found = density.describe(
+        source, tree, labels, steps=material.trajectories, texts=material.notes, progress=progress
+    )
+    return {
+        "tree": _tree(branches.find_branches(tree, labels, source.record)),
+        "density": density_json(source, found),
+        "sweep": _sweeps(source, tree, labels, progress),
     }
 
 
@@ -152,19 +153,20 @@ def _tree(found: branches.Branches | None) -> dict[str, Any] | None:
     }
 
 
-def _sweeps(database: Database, source: ClusteringSummary, progress: Progress) -> dict[str, Any]:
+def _sweeps(
+    source: ClusteringSummary, tree: SpanningTree, labels: IntArray, progress: Progress
+) -> dict[str, Any]:
     """Return what other settings give, along each of two axes through the chosen one."""
     sizes = density.cluster_sizes(source.record.n_embeddings)
     grids = {
         "epsilon": sweep.Grid(epsilons=density.EPSILONS),
         "min_cluster_size": sweep.Grid(min_cluster_sizes=sizes),
     }
-    return {
-        name: sweep_json(source, sweep.sweep_clustering(database, source, grid, progress=progress))[
-            "settings"
-        ]
-        for name, grid in grids.items()
-    }
+    found = {}
+    for name, grid in grids.items():
+        settings = sweep.sweep(tree, labels, sweep.resolve(grid, source), progress=progress)
+        found[name] = sweep_json(source, settings)["settings"]
+    return found
 
 
 def _outputs(trajectories: Trajectories) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from panic_tda.files.replacing import replacing, require_place
+from panic_tda.insight.layout import N_ROWS
 from panic_tda.progress import Progress, Silent
 from panic_tda.report.gathering import gather
-from panic_tda.report.layout import N_ROWS
 from panic_tda.report.page import render, require_templates
 from panic_tda.storage.database import Database
 from panic_tda.storage.results import ClusteringSummary

@@ -138,8 +138,7 @@ def _survivals(visits: Visits, study: TrajectoryStudy) -> list[dict[str, Any]]:
     found = []
     for number, name in enumerate(names):
         mine = (codes[visits.runs] == number) & (visits.states != NO_STATE)
-        curve = dynamics.survive(visits.dwells[mine], visits.censored[mine])
-        weibull = curve.weibull
+        curve = dynamics.survive(visits.dwells[mine], visits.censored[mine], sampling=study.sampling)
         found.append(
             {
                 "name": name,
@@ -147,8 +146,6 @@ def _survivals(visits: Visits, study: TrajectoryStudy) -> list[dict[str, Any]]:
                 "times": curve.times,
                 "shares": curve.shares,
                 "mean": curve.mean,
-                "shape": weibull.shape if weibull else None,
-                "scale": weibull.scale if weibull else None,
             }
         )
     return found

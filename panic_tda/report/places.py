@@ -10,14 +10,11 @@ import numpy as np
 
 from panic_tda.errors import OUTLIER
 from panic_tda.insight import dynamics
+from panic_tda.insight.layout import Map
 from panic_tda.insight.milestones import Trajectories, Visits
-from panic_tda.progress import Progress
-from panic_tda.report.layout import Map
 from panic_tda.storage.assignments import Assignments
-from panic_tda.storage.database import Database
-from panic_tda.storage.picking import pick_vectors
 from panic_tda.storage.results import ClusterDetails
-from panic_tda.storage.trajectories import stream_texts
+from panic_tda.storage.trajectories import RunTexts
 
 if TYPE_CHECKING:
     from panic_tda.types import Float32Array, FloatArray, IntArray
@@ -70,40 +67,47 @@ class Points:
     vectors: Float32Array
 
 
-def read_points(
-    database: Database,
-    layout: Map,
-    assigned: Assignments,
-    trajectories: Trajectories,
-    *,
-    texts: Texts,
-    progress: Progress,
-) -> Points:
-    """Look up the texts and vectors of the embeddings on the map."""
-    at = np.full(len(assigned.ids), -1, dtype=np.int64)
+class PointTexts:
+    """The texts of the steps on the map, found run by run.
+
+    Parameters
+    ----------
+    at : (m,) int64
+        Steps of the points, as in `Points`.
+    trajectories : Trajectories
+        The steps of all runs.
+    texts : Texts
+        Takes the texts.
+
+    Attributes
+    ----------
+    numbers : (m,) int64
+        Numbers of their texts, -1 where there is none.
+    """
+
+    def __init__(self, at: IntArray, trajectories: Trajectories, texts: Texts) -> None:
+        self.numbers = np.full(len(at), -1, dtype=np.int64)
+        self._at, self._steps, self._texts = at, trajectories.steps, texts
+        self._of_run: dict[str, list[int]] = {}
+        on_map = np.flatnonzero(at >= 0)
+        on_map = on_map[trajectories.are_texts[at[on_map]]]
+        runs = trajectories.run_numbers[at[on_map]]
+        for point, run in zip(on_map.tolist(), runs.tolist(), strict=True):
+            self._of_run.setdefault(trajectories.run_ids[run], []).append(point)
+
+    def add(self, run: RunTexts) -> None:
+        """Note the texts of a run."""
+        mine = self._of_run.get(run.run_id, [])
+        found = dict(zip(run.steps.tolist(), run.texts, strict=True)) if mine else {}
+        for point, step in zip(mine, self._steps[self._at[mine]].tolist(), strict=True):
+            self.numbers[point] = self._texts.add(found.get(step))
+
+
+def steps_of(rows: IntArray, n_assigned: int, trajectories: Trajectories) -> IntArray:
+    """Return the step of each of some assignments, as positions among all steps; -1 where there is none."""
+    at = np.full(n_assigned, -1, dtype=np.int64)
     at[trajectories.rows] = np.arange(len(trajectories.rows))
-    at = at[layout.rows]
-    numbers = np.full(len(at), -1, dtype=np.int64)
-    on_map = np.flatnonzero(at >= 0)
-    runs = trajectories.run_numbers[at[on_map]]
-    wanted = np.unique(runs)
-    run_ids = [trajectories.run_ids[run] for run in wanted.tolist()]
-    order = np.argsort(runs, kind="stable")
-    bounds = np.searchsorted(runs[order], np.append(wanted, len(trajectories.run_ids)))
-    places = {run: number for number, run in enumerate(run_ids)}
-    progress.phase("read texts", total=len(run_ids))
-    with database.reading() as connection:
-        for run in stream_texts(connection, run_ids):
-            number = places[run.run_id]
-            mine = on_map[order[bounds[number] : bounds[number + 1]]]
-            mine = mine[trajectories.are_texts[at[mine]]]
-            found = dict(zip(run.steps.tolist(), run.texts, strict=True))
-            for point, step in zip(mine.tolist(), trajectories.steps[at[mine]].tolist(), strict=True):
-                numbers[point] = texts.add(found.get(step))
-            progress.advance(1)
-        progress.phase("read vectors", total=len(layout.rows))
-        vectors = pick_vectors(connection, assigned.ids[layout.rows], progress=progress)
-    return Points(layout.rows, at, numbers, vectors)
+    return at[rows]
 
 
 def describe_map(
@@ -162,20 +166,15 @@ def describe_clusters(
     }
 
 
-def drifts(
-    database: Database, points: Points, assigned: Assignments, trajectories: Trajectories
-) -> FloatArray:
-    """Return the chord from each point on the map to the first step of its run, (m,) float64, or NaN."""
+def drifts(points: Points, firsts: Float32Array, trajectories: Trajectories) -> FloatArray:
+    """Return the chord from each point on the map to the first step of its run, (m,) float64, or NaN.
+
+    The vectors of these steps are `firsts`, (r, d) float32.
+    """
     found = np.full(len(points.rows), np.nan)
     there = np.flatnonzero(points.at >= 0)
-    if not len(there):
-        return found
-    firsts = trajectories.rows[trajectories.offsets[:-1]]
-    order = np.argsort(firsts)
-    with database.reading() as connection:
-        vectors = pick_vectors(connection, assigned.ids[firsts[order]])
-    places = np.argsort(order)[trajectories.run_numbers[points.at[there]]]
-    found[there] = dynamics.chords(points.vectors[there], vectors[places])
+    of_runs = trajectories.run_numbers[points.at[there]]
+    found[there] = dynamics.chords(points.vectors[there], firsts[of_runs])
     return found
 
 

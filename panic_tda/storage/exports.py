@@ -10,11 +10,11 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -33,9 +33,6 @@ from panic_tda.storage.results import ClusteringSummary
 from panic_tda.storage.sampling import strides
 from panic_tda.storage.schemas import Cluster, Embedding, EmbeddingCluster, Invocation, InvocationType, Run
 from panic_tda.storage.trees import read_core_distances
-
-if TYPE_CHECKING:
-    from panic_tda.types import FloatArray
 
 METADATA_KEY = "panic_tda"
 """Under which the schema of a stream says what clustering it is of."""
@@ -109,7 +106,11 @@ def with_dashes(ids: pa.Array) -> pa.Array:
 
 @contextmanager
 def open_rows(
-    database: Database, clustering: ClusteringSummary, *, with_vectors: bool = False
+    database: Database,
+    clustering: ClusteringSummary,
+    *,
+    with_vectors: bool = False,
+    beside: pa.RecordBatch | None = None,
 ) -> Iterator[RowStream]:
     """Give the assignments of a clustering, each with its output, its run and the medoid of its cluster.
 
@@ -121,6 +122,8 @@ def open_rows(
         One that is stored.
     with_vectors : bool
         Whether there is a column `vector`, a fixed-size list of float32, as stored.
+    beside : pyarrow.RecordBatch, optional
+        Further columns: a row for each assignment, in the order of `assignments.read_assignments`.
 
     Yields
     ------
@@ -131,7 +134,8 @@ def open_rows(
     Raises
     ------
     DatabaseError
-        A number is none, or the file is damaged; also while batches are read.
+        A number is none, there are not as many assignments as rows `beside`, or the file is damaged; also
+        while batches are read.
 
     Notes
     -----
@@ -147,16 +151,24 @@ def open_rows(
         if with_vectors:
             dimensions = stored_width(connection, clustering.embedding_model) // FLOAT_BYTES
             columns = columns.append(pa.field(VECTOR, pa.list_(pa.float32(), dimensions)))
+        aligned = {"core_distance": _core_distances(connection, clustering.id, n_rows)}
+        if beside is not None:
+            if len(beside) != n_rows:
+                raise DatabaseError(
+                    f"clustering {clustering.id} has {n_rows} assignments, and had {len(beside)} when its "
+                    "map was made: embeddings have gone since; export again"
+                )
+            columns = pa.schema([*columns, *beside.schema])
+            aligned |= dict(zip(beside.schema.names, beside.columns, strict=True))
         schema = columns.with_metadata(describe(clustering))
         # Closed before what it reads from, whatever becomes of the block.
-        with closing(_batches(connection, clustering, schema, n_rows)) as batches:
+        with closing(_batches(connection, clustering, schema, aligned)) as batches:
             yield RowStream(schema, n_rows, batches)
 
 
 def _batches(
-    connection: Connection, clustering: ClusteringSummary, schema: pa.Schema, n_rows: int
+    connection: Connection, clustering: ClusteringSummary, schema: pa.Schema, aligned: Mapping[str, pa.Array]
 ) -> Generator[pa.RecordBatch, None, None]:
-    core_distances = _core_distances(connection, clustering.id, n_rows)
     medoids = _read_medoids(connection, clustering.id)
     writers = _Writers(connection)
     query = _query(clustering.id, with_vectors=VECTOR in schema.names)
@@ -171,11 +183,7 @@ def _batches(
         made["network"] = _strings([_network(network) for network in found["network"]])
         made["model"] = _strings(writers.of(found))
         made["embedding_model"] = pa.repeat(clustering.embedding_model, len(rows))
-        made["core_distance"] = (
-            pa.nulls(len(rows), pa.float64())
-            if core_distances is None
-            else pa.array(core_distances[first : first + len(rows)])
-        )
+        made |= {name: column.slice(first, len(rows)) for name, column in aligned.items()}
         made["is_medoid"] = pc.is_in(_strings(found["embedding_id"]), medoids.ids)
         made["medoid_text"] = _strings([medoids.texts.get(label) for label in found["label"]])
         if VECTOR in found:
@@ -311,20 +319,21 @@ def _network(stored: str | None) -> str | None:
     return text
 
 
-def _core_distances(connection: Connection, clustering_id: UUID, n_rows: int) -> FloatArray | None:
+def _core_distances(connection: Connection, clustering_id: UUID, n_rows: int) -> pa.Array:
+    none = pa.nulls(n_rows, pa.float64())
     try:
         found = read_core_distances(connection, clustering_id)
     except DatabaseError as error:
         _log.warning("core distances are null: %s", error)
-        return None
+        return none
     if found is not None and len(found) != n_rows:
         _log.warning(
             "core distances are null: there are %d for %d assignments, as embeddings have gone since",
             len(found),
             n_rows,
         )
-        return None
-    return found
+        return none
+    return none if found is None else pa.array(found)
 
 
 def _array(name: str, values: Sequence[Any], kind: pa.DataType) -> pa.Array:

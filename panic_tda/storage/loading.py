@@ -24,7 +24,7 @@ from panic_tda.errors import BadVectors, DatabaseError
 from panic_tda.parameters import ClusteringRecord, validate_downsample
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.assignments import key_of
-from panic_tda.storage.bulk import ID_LENGTH, stream_rows, stream_vectors
+from panic_tda.storage.bulk import ID_LENGTH, stream_vectors
 from panic_tda.storage.census import (
     FLOAT_BYTES,
     NAMED_IDS,
@@ -41,7 +41,7 @@ from panic_tda.storage.schemas import Embedding, EmbeddingCluster
 from panic_tda.types import EmbeddingMatrix
 
 if TYPE_CHECKING:
-    from panic_tda.types import BoolArray, BytesArray, Float32Array
+    from panic_tda.types import BoolArray, BytesArray
 
 BATCH_BYTES = 1 << 17
 """Size of an Arrow batch. Small enough to be packed while it is in the processor's cache and to be recycled
@@ -240,38 +240,6 @@ def are_stored(connection: Connection, ids: BytesArray) -> BoolArray:
         found = set(connection.execute(sa.select(column).where(column.in_(some))).scalars())
         present[first : first + _QUERY_IDS] = [identity in found for identity in some]
     return present
-
-
-def read_vectors(connection: Connection, ids: BytesArray, *, dimensions: int) -> Float32Array:
-    """Return the vectors of some embeddings in the order of `ids`.
-
-    Parameters
-    ----------
-    connection : Connection
-        From `Database.reading`.
-    ids : (n,) S32
-        Embedding ids, in any order.
-    dimensions : int
-        Of the vectors.
-
-    Returns
-    -------
-    (n, dimensions) float32
-        As stored. NaN where there is none, or one of another length.
-    """
-    vectors = np.full((len(ids), dimensions), np.nan, dtype="<f4")
-    columns: list[Any] = [sa.type_coerce(_embedding.c.id, sa.String), _embedding.c.vector]
-    # Ascending, which is nearly the order of the file where ids are ordered by time.
-    order = np.argsort(ids)
-    for first in range(0, len(order), _QUERY_IDS):
-        rows = order[first : first + _QUERY_IDS]
-        places = dict(zip((found.decode() for found in ids[rows].tolist()), rows.tolist(), strict=True))
-        query = sa.select(*columns).where(columns[0].in_(list(places)))
-        for some in stream_rows(connection, query, batch_rows=_QUERY_IDS):
-            for identity, vector in some:
-                if vector is not None and len(vector) == FLOAT_BYTES * dimensions:
-                    vectors[places[identity]] = np.frombuffer(vector, dtype="<f4")
-    return vectors
 
 
 def _recounted(

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from panic_tda.errors import DatabaseError
 from panic_tda.progress import Progress, Silent
-from panic_tda.storage.census import FLOAT_BYTES
+from panic_tda.storage.census import FLOAT_BYTES, stored_width
 from panic_tda.storage.schemas import Embedding
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ _QUERY_IDS = 500
 _embedding = Embedding.__table__
 
 
-def pick_vectors(
-    connection: Connection, ids: BytesArray, *, progress: Progress | None = None
+def read_vectors(
+    connection: Connection, ids: BytesArray, *, dimensions: int, progress: Progress | None = None
 ) -> Float32Array:
     """Read the vectors of some embeddings.
 
@@ -33,18 +33,15 @@ def pick_vectors(
         From `Database.reading`.
     ids : (n,) S32
         Each once, in any order.
+    dimensions : int
+        Of the vectors.
     progress : Progress, optional
         Told the rows read.
 
     Returns
     -------
-    (n, d) float32
-        In the order of `ids`; (0, 0) where there are none.
-
-    Raises
-    ------
-    DatabaseError
-        Embeddings have gone, or vectors are missing or of several lengths.
+    (n, dimensions) float32
+        As stored, in the order of `ids`. NaN where there is none, or one of another length.
 
     Notes
     -----
@@ -61,21 +58,36 @@ def pick_vectors(
     for some in _chunks(list(numbers)):
         query = sa.select(place, identity).where(identity.in_(some))
         number_at |= {at: numbers[found] for at, found in connection.execute(query).all()}
-    vectors: list[bytes | None] = [None] * len(ids)
+    vectors = np.full((len(ids), dimensions), np.nan, dtype="<f4")
     # The bytes themselves: not every one of another length is a vector.
     stored = sa.type_coerce(_embedding.c.vector, sa.LargeBinary)
     for some in _chunks(sorted(number_at)):
         for at, vector in connection.execute(sa.select(place, stored).where(place.in_(some))):
-            vectors[number_at[at]] = vector
+            if vector is not None and len(vector) == FLOAT_BYTES * dimensions:
+                vectors[number_at[at]] = np.frombuffer(vector, dtype="<f4")
         progress.advance(len(some))
-    lengths = {-1 if vector is None else len(vector) for vector in vectors}
-    if len(lengths) > 1 or any(length < 0 or length % FLOAT_BYTES for length in lengths):
+    return vectors
+
+
+def require_vectors(
+    connection: Connection, ids: BytesArray, *, model: str, progress: Progress | None = None
+) -> Float32Array:
+    """Read vectors of a model as `read_vectors` does, all of which are to be there.
+
+    Raises
+    ------
+    DatabaseError
+        Embeddings have gone, or vectors are missing or not of the model's length.
+    """
+    dimensions = stored_width(connection, model) // FLOAT_BYTES
+    vectors = read_vectors(connection, ids, dimensions=dimensions, progress=progress)
+    n_missing = int(np.isnan(vectors).any(axis=1).sum()) if dimensions else len(ids)
+    if n_missing:
         raise DatabaseError(
-            f"vectors of one length were expected, got {sorted(lengths)} bytes (-1: missing, or the "
-            "embedding has gone); cluster again (panic-tda cluster-embeddings)"
+            f"{n_missing} of {len(ids)} vectors of {model} are missing or not of the common length, or their "
+            "embeddings have gone; cluster again (panic-tda cluster-embeddings)"
         )
-    joined = np.frombuffer(b"".join(found for found in vectors if found is not None), dtype="<f4")
-    return joined.reshape(len(ids), -1 if len(ids) else 0)
+    return vectors
 
 
 def _chunks(values: list[Any]) -> Iterator[list[Any]]:

@@ -16,7 +16,8 @@ from panic_tda.errors import BadInput, BadVectors, DatabaseError, PanicTdaError,
 from panic_tda.storage import pending, saving
 from panic_tda.storage.census import FLOAT_BYTES, stored_width
 from panic_tda.storage.database import Database, open_current
-from panic_tda.storage.loading import are_stored, read_vectors
+from panic_tda.storage.loading import are_stored
+from panic_tda.storage.picking import read_vectors
 from panic_tda.storage.schemas import Embedding
 from panic_tda.types import FinishedClustering, SavedPending
 

@@ -487,6 +487,41 @@ def test_pandas_opens_it(parquet: Path, expected: list[dict[str, Any]]) -> None:
     assert {None if pandas.isna(name) else name: n for name, n in found.items()} == counted(expected)
 
 
+def read_by(program: str, path: Path) -> list[tuple[float | None, float | None]]:
+    """Read the columns x and y with another program."""
+    if program == "duckdb":
+        duckdb = pytest.importorskip("duckdb", reason="DuckDB is not installed: pip install duckdb")
+        return list(duckdb.sql(f"SELECT x, y FROM '{path}'").fetchall())
+    if program == "polars":
+        polars = pytest.importorskip("polars", reason="polars is not installed: pip install polars")
+        read = polars.read_csv if path.suffix == ".csv" else polars.read_parquet
+        return list(read(path).select("x", "y").iter_rows())
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed: pip install pandas")
+    frame = (pandas.read_csv if path.suffix == ".csv" else pandas.read_parquet)(path)[["x", "y"]]
+    return list(frame.astype(object).where(frame.notna(), None).itertuples(index=False, name=None))
+
+
+@pytest.mark.parametrize("program", ["duckdb", "polars", "pandas"])
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_places_on_the_map_are_numbers_and_others_are_missing(
+    database: Database, expected: list[dict[str, Any]], tmp_path: Path, program: str, suffix: str
+) -> None:
+    places = [(None, None) if row % 3 else (row / 7, -row) for row in range(len(expected))]
+    columns = [pa.array(column, pa.float32()) for column in zip(*places, strict=True)]
+    beside = pa.record_batch(columns, names=["x", "y"])
+    path = tmp_path / f"rows{suffix}"
+    export_clustering(database, clustering(database), path, beside=beside)
+    for found, planted in zip(read_by(program, path), places, strict=True):
+        assert found == (planted if None in planted else pytest.approx(planted, rel=1e-6))
+
+
+def test_a_map_of_other_rows_is_refused(database: Database, tmp_path: Path) -> None:
+    beside = pa.record_batch([pa.array([0.5])], names=["x"])
+    with pytest.raises(DatabaseError, match="assignments, and had 1 when its map was made"):
+        export_clustering(database, clustering(database), tmp_path / "rows.csv", beside=beside)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec("embedding_atlas") is None,
     reason="embedding-atlas is not installed: pip install embedding-atlas (6 GB)",

@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 from uuid import UUID
 
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 
 CHI_SQUARE_95 = 3.841458820694124
 """95 % of a chi-square distribution with one degree of freedom lies below (table)."""
@@ -106,41 +106,59 @@ def median_of(ended: list[int], cut_off: list[int]) -> float | None:
     return None
 
 
-def log_likelihood(shape: float, scale: float, ended: list[int], cut_off: list[int]) -> float:
-    """Return the log-likelihood of a Weibull distribution, term by term."""
+def log_likelihood(
+    shape: float, scale: float, ended: list[int], cut_off: list[int], spacing: int = 1
+) -> float:
+    """Return the log-likelihood of a Weibull distribution, term by term: what ended after t had not yet ended
+    `spacing` before.
+    """
     total = 0.0
     for t in ended:
-        total += math.log(shape / scale) + (shape - 1) * math.log(t / scale) - (t / scale) ** shape
+        before, after = ((at / scale) ** shape for at in (t - spacing, t))
+        # exp(-before) - exp(-after), whose logarithm is finite where both are next to nothing.
+        total += math.log(-math.expm1(before - after)) - before
     for c in cut_off:
         total -= (c / scale) ** shape
     return total
 
 
-def best_scale(shape: float, ended: list[int], cut_off: list[int]) -> float:
-    """Return the likeliest scale for a shape."""
-    return (sum(t**shape for t in [*ended, *cut_off]) / len(ended)) ** (1 / shape)
+def best_mean(ended: list[int], cut_off: list[int], spacing: int = 1) -> float:
+    """Return the mean of the likeliest exponential distribution: where one leaves with the same chance at
+    every look, that chance is how many of the looks saw an end.
+    """
+    looks = Fraction(sum(ended) + sum(cut_off), spacing)
+    return -spacing / math.log(1 - len(ended) / looks)
 
 
-def weibull_of(ended: list[int], cut_off: list[int]) -> tuple[float | None, bool | None]:
+def weibull_of(ended: list[int], cut_off: list[int], spacing: int = 1) -> tuple[float | None, bool | None]:
     """Return the likeliest shape, and whether the tail is heavier than the exponential one's."""
-    if len(ended) < 2 or (len(set(ended)) == 1 and max(cut_off, default=0) <= ended[0]):
+    if len(ended) < 2 or all(t == spacing for t in ended):
         return None, None
+    for agreed in {*ended, *(t - spacing for t in ended), *cut_off}:
+        if all(t - spacing <= agreed <= t for t in ended) and all(c <= agreed for c in cut_off):
+            return None, None
 
-    def loss(log_shape: float) -> float:
-        shape = math.exp(log_shape)
-        return -log_likelihood(shape, best_scale(shape, ended, cut_off), ended, cut_off)
+    def loss(at: Any) -> float:
+        shape, scale = (math.exp(min(100.0, logarithm)) for logarithm in at)
+        try:
+            return -log_likelihood(shape, scale, ended, cut_off, spacing)
+        except (ValueError, OverflowError):
+            return math.inf
 
-    found = minimize_scalar(loss, bounds=(-4, 4), method="bounded", options={"xatol": 1e-10})
-    shape = math.exp(found.x)
-    return shape, bool(shape < 1 and 2 * (loss(0.0) - found.fun) > CHI_SQUARE_95)
+    start = [0.0, math.log(best_mean(ended, cut_off, spacing))]
+    found = minimize(
+        loss, start, method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-10, "maxiter": 4000}
+    )
+    shape = math.exp(found.x[0])
+    return shape, bool(shape < 1 and 2 * (loss(start) - found.fun) > CHI_SQUARE_95)
 
 
-def dwell_of(runs: list[list[list[int]]]) -> dict[str, Any]:
+def dwell_of(runs: list[list[list[int]]], spacing: int) -> dict[str, Any]:
     """Describe the visits of some runs; a run that never visits a core has none."""
     ended = [dwell for visits in runs for state, _, dwell in visits[:-1] if state != -1]
     # Seen to its last step, a visit is known to outlast one step fewer than it counts.
     cut_off = [visits[-1][2] - 1 for visits in runs if visits[-1][0] != -1]
-    shape, is_heavy = weibull_of(ended, cut_off)
+    shape, is_heavy = weibull_of(ended, cut_off, spacing)
     return {
         "visits": len(ended) + len(cut_off),
         "censored": len(cut_off),
@@ -187,11 +205,19 @@ def read_walks(path: Path, clustering: str) -> dict[str, Walk]:
     }
 
 
+def sampling_of(path: Path, clustering: str) -> int:
+    """Return how many outputs apart the steps of a clustering are."""
+    with closing(sqlite3.connect(path)) as connection:
+        query = "SELECT parameters FROM clusteringresult WHERE id = ?"
+        ((parameters,),) = connection.execute(query, (clustering.replace("-", ""),)).fetchall()
+    return int(json.loads(parameters).get("downsample") or 1)
+
+
 def report(
     path: Path, clustering: str, *, by: str = "network", lag: int = 1, core_probability: float = 0.0
 ) -> dict[str, Any]:
     """Return what `show-trajectories --json --runs` is to print."""
-    paths = read_walks(path, clustering)
+    paths, sampling = read_walks(path, clustering), sampling_of(path, clustering)
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     counts: Counter[tuple[int, int]] = Counter()
     runs = []
@@ -215,7 +241,7 @@ def report(
     return {
         "clustering": clustering,
         "lag": lag,
-        "groups": [summed(json.loads(key), groups[key]) for key in sorted(groups)],
+        "groups": [summed(json.loads(key), groups[key], sampling) for key in sorted(groups)],
         "transitions": [
             {"from": source, "to": target, "count": count}
             for (source, target), count in sorted(counts.items())
@@ -232,7 +258,7 @@ def group_of(path: Path, run: str, by: str) -> dict[str, Any]:
     return {name: {"network": network, "prompt": prompt}[name] for name in by.split(",")}
 
 
-def summed(group: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
+def summed(group: dict[str, Any], runs: list[dict[str, Any]], sampling: int) -> dict[str, Any]:
     """Sum up some runs."""
     n_steps = sum(run["n_steps"] for run in runs)
     absorbed = [run["absorbed_at"] for run in runs if run["period"] is not None]
@@ -245,5 +271,5 @@ def summed(group: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
         "settled_runs": sum(run["settled_in"] is not None for run in runs),
         "periodic_runs": {str(period): count for period, count in sorted(periods.items())},
         "median_absorbed_at": float(median(absorbed)) if absorbed else None,
-        "dwell": dwell_of([run["visits"] for run in runs]),
+        "dwell": dwell_of([run["visits"] for run in runs], sampling),
     }

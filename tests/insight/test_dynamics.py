@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from panic_tda.errors import InvalidParameter, NoTree
+from panic_tda.errors import InvalidParameter
 from panic_tda.insight import dynamics
-from panic_tda.insight.branches import read_branches
+from panic_tda.insight.branches import find_branches
 from panic_tda.insight.milestones import Transitions, find_visits
 from panic_tda.insight.trajectories import group_runs, read_trajectories, study_trajectories
 from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.results import ClusteringSummary, find_clustering
+from panic_tda.storage.trees import require_tree
 from tests.insight.planted import PlantedRun, plant
 from tests.report.walks import Walk, make_walks
 
@@ -73,9 +74,23 @@ def test_survival_counts_what_was_cut_off_as_at_risk() -> None:
     found = dynamics.survive(np.array([1, 2, 2, 3]), np.array([False, False, False, True]))
     assert found.times == [1.0, 2.0]
     np.testing.assert_allclose(found.shares, [0.75, 0.75 / 3])
-    assert found.mean == pytest.approx((1 + 2 + 2 + 2) / 3)
+    # Of 7 looks 3 saw an end.
+    assert found.mean == pytest.approx(-1 / np.log(1 - 3 / 7))
     nothing = dynamics.survive(np.array([4]), np.array([True]))
-    assert (nothing.times, nothing.mean, nothing.weibull) == ([], None, None)
+    assert (nothing.times, nothing.mean) == ([], None)
+    at_once = dynamics.survive(np.array([1, 1]), np.array([False, False]))
+    assert (at_once.times, at_once.mean) == ([1.0], None)
+
+
+def test_the_exponential_beside_the_curve_is_that_of_a_walk_that_forgets() -> None:
+    """Its survival meets that of the walk at every whole step, however rarely it is looked at."""
+    durations = np.random.default_rng(0).geometric(0.4, 40_000)
+    for sampling in (1, 3):
+        dwells = -(-durations // sampling) * sampling
+        found = dynamics.survive(dwells, np.zeros(len(dwells), dtype=bool), sampling=sampling)
+        assert found.mean is not None
+        assert np.exp(-6 / found.mean) == pytest.approx(0.6**6, rel=0.03)
+        assert found.shares[found.times.index(6)] == pytest.approx(np.exp(-6 / found.mean), rel=0.03)
 
 
 def test_blocks_of_states_stand_together() -> None:
@@ -112,10 +127,11 @@ def test_groups_are_those_of_a_study(planted: tuple[Database, ClusteringSummary]
 
 def test_the_branches_of_a_tree_hold_the_clusters(tmp_path: Path) -> None:
     database, source = latest(make_walks(tmp_path, Walk()))
-    found = read_branches(database, source)
-    assert found is not None
     with database.reading() as connection:
+        tree = require_tree(connection, source.id, source.record)
         labels = read_assignments(connection, source.id).labels
+    found = find_branches(tree, labels, source.record)
+    assert found is not None
     n = len(labels)
     assert found.sizes[0] == n
     assert (found.deaths <= found.births).all()
@@ -127,12 +143,7 @@ def test_the_branches_of_a_tree_hold_the_clusters(tmp_path: Path) -> None:
     assert sorted(chosen.tolist()) == list(range(source.record.n_clusters))
     for label, size in zip(chosen, found.sizes[found.labels >= 0], strict=True):
         assert size == np.count_nonzero(labels == label)
-    few = read_branches(database, source, most=1)
+    few = find_branches(tree, labels, source.record, most=1)
     assert few is not None
     assert few.n_all == found.n_all == len(found.sizes)
     assert sorted(few.labels[few.labels >= 0].tolist()) == sorted(chosen.tolist())
-
-
-def test_without_a_tree_there_are_no_branches(planted: tuple[Database, ClusteringSummary]) -> None:
-    with pytest.raises(NoTree, match="no spanning tree"):
-        read_branches(*planted)

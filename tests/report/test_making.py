@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import sys
 from pathlib import Path
@@ -103,6 +104,23 @@ def test_a_small_map_says_so_and_has_all_medoids(make_page: MakePage) -> None:
     assert found["map"]["n_all"] == 320
     labels = found["map"]["labels"][found["clusters"]["points"]]
     assert labels.tolist() == list(range(source.record.n_clusters))
+
+
+def test_nothing_is_read_twice(database: Path) -> None:
+    with statements() as seen:
+        opened = open_current(database)
+        with opened.session() as session:
+            source = find_clustering(session)
+        seen.clear()
+        # Fewer points than runs have first steps and clusters have medoids, some of which are both.
+        gather(opened, source, map_rows=20)
+    asked = [sql for sql in seen if sql.startswith("SELECT") and "sqlite_master" not in sql]
+    assert len(asked) == len(set(asked)) > 10
+    (reading,) = [sql for sql in asked if "embedding.rowid IN" in sql]
+    places = re.findall(r"\d+", reading.partition(" IN ")[2])
+    assert 20 <= len(places) == len(set(places)) <= 20 + 8
+    for table in ("clusteringtree.data", "invocation.output_text, invocation.model"):
+        assert sum(table in sql for sql in asked) == 1
 
 
 def umask() -> int:

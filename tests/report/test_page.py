@@ -66,9 +66,7 @@ def test_hostile_texts_are_shown_as_they_are(make_page: MakePage, opened: Open) 
     assert max(map(len, page.asks("report.page.texts"))) <= 1000
 
 
-def test_a_text_may_hold_what_ends_a_string_in_c(
-    make_page: MakePage, tmp_path: Path, opened: Open
-) -> None:
+def test_a_text_may_hold_what_ends_a_string_in_c(make_page: MakePage, tmp_path: Path, opened: Open) -> None:
     """SQLite keeps a NUL in a text; no file can be imported that has one."""
     database = make_walks(tmp_path, Walk(runs=3, steps=20, places=2))
     with raw(database) as connection:

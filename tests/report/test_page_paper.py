@@ -96,9 +96,7 @@ class Fingers:
         self.put("Start", *[begin for begin, _ in ways])
         for move in range(1, moves + 1):
             share = move / moves
-            self.put(
-                "Move", *[(a[0] + (b[0] - a[0]) * share, a[1] + (b[1] - a[1]) * share) for a, b in ways]
-            )
+            self.put("Move", *[(a[0] + (b[0] - a[0]) * share, a[1] + (b[1] - a[1]) * share) for a, b in ways])
         self.put("End")
 
 

@@ -19,7 +19,7 @@ from panic_tda.storage import exports
 from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.database import Database
 from panic_tda.storage.exports import METADATA_KEY, open_rows, with_dashes
-from panic_tda.storage.loading import read_vectors
+from panic_tda.storage.picking import read_vectors
 from panic_tda.storage.results import ClusteringSummary
 from tests.conftest import MakeFile
 from tests.exported import COLUMNS, clustered, expected_core_distances, expected_rows, stored_vectors

@@ -43,7 +43,7 @@ from panic_tda.storage.database import Database, lock_for_saving, open_database
 from panic_tda.storage.excerpts import read_excerpt
 from panic_tda.storage.glance import stored_clusterings, stored_models
 from panic_tda.storage.medoids import find_medoid_images, read_image, read_medoid_ids
-from panic_tda.storage.picking import pick_vectors
+from panic_tda.storage.picking import require_vectors
 from panic_tda.storage.results import find_clustering
 from panic_tda.storage.saving import save_clustering, save_or_keep
 from panic_tda.storage.schemas import (
@@ -239,7 +239,9 @@ def test_trajectories_on_postgres(server: str, database: Database) -> None:
     assert "step" in str(medoids[0])
     with database.reading() as connection:
         of_medoids = read_medoid_ids(connection, clustering.id)
-        vectors = pick_vectors(connection, np.array(list(of_medoids.values()), dtype="S32"))
+        vectors = require_vectors(
+            connection, np.array(list(of_medoids.values()), dtype="S32"), model=clustering.embedding_model
+        )
         assert find_medoid_images(connection, clustering.id, of_medoids) == {}
         assert read_image(connection, rows[0][0]) is None
     with database.session() as session:

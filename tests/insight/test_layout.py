@@ -16,12 +16,12 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import trustworthiness
 
 from panic_tda.errors import DatabaseError, InvalidParameter
-from panic_tda.report.layout import NEIGHBOURS, find_rows, lay_out, read_map, sample_rows
+from panic_tda.insight.layout import NEIGHBOURS, columns_of, find_rows, lay_out, read_map, sample_rows
 from panic_tda.storage import picking
 from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.database import Database
 from panic_tda.storage.medoids import read_medoid_ids
-from panic_tda.storage.picking import pick_vectors
+from panic_tda.storage.picking import read_vectors
 from panic_tda.storage.results import ClusteringSummary, find_clustering
 from panic_tda.storage.saving import save_or_keep
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
@@ -144,8 +144,8 @@ def test_vectors_come_in_the_order_of_the_ids(
     monkeypatch.setattr(picking, "_QUERY_IDS", 7)
     some = [clustered.facts.sample("Nomic")[row] for row in np.random.default_rng(0).permutation(100)]
     with clustered.database.reading() as connection:
-        found = pick_vectors(connection, np.array([e.id for e in some], dtype="S32"))
-        assert pick_vectors(connection, np.array([], dtype="S32")).shape == (0, 0)
+        found = read_vectors(connection, np.array([e.id for e in some], dtype="S32"), dimensions=8)
+        assert read_vectors(connection, np.array([], dtype="S32"), dimensions=8).shape == (0, 8)
     np.testing.assert_array_equal(found, np.array([e.vector for e in some]))
 
 
@@ -153,7 +153,7 @@ def test_vectors_come_in_the_order_of_the_ids(
 def test_vectors_that_have_gone_are_named(clustered: UpgradedFile, fault: str) -> None:
     with opened(clustered.path) as connection:
         connection.execute(f"UPDATE embedding SET vector = {fault} WHERE id = ?", (ids_of(clustered)[3],))
-    with pytest.raises(DatabaseError, match="of one length were expected"):
+    with pytest.raises(DatabaseError, match="1 of 180 vectors of Nomic are missing"):
         read_map(clustered.database, latest(clustered.database), n_rows=180)
 
 
@@ -164,13 +164,23 @@ def test_only_the_rows_of_the_map_are_read(clustered: UpgradedFile) -> None:
     with closing(sqlite3.connect(clustered.path)) as connection:
         plans = {sql: plan(connection, sql) for sql in asked}
     assert {sql: steps for sql, steps in plans.items() if any(map(rows_are_gone_through, steps))} == {}
-    (reading,) = [sql for sql in asked if "embedding.vector" in sql]
+    (reading,) = [sql for sql in asked if "embedding.rowid IN" in sql]
     assert plans[reading] == ["SEARCH embedding USING INTEGER PRIMARY KEY (rowid=?)"]
     places = [int(word) for word in re.findall(r"\d+", reading.partition(" IN ")[2])]
     assert len(places) == 15
     assert places == sorted(places)
     (finding,) = [sql for sql in asked if "embedding.id IN" in sql]
     assert all("COVERING" in step for step in plans[finding])
+
+
+def test_columns_have_a_place_for_each_row_of_the_map(clustered: UpgradedFile) -> None:
+    found = read_map(clustered.database, latest(clustered.database), n_rows=15)
+    columns = columns_of(found)
+    assert columns.num_rows == 180
+    places = list(zip(*columns.to_pydict().values(), strict=True))
+    of_rows = dict(zip(found.rows.tolist(), found.xy.tolist(), strict=True))
+    assert places == [tuple(of_rows.get(row, (None, None))) for row in range(180)]
+    assert columns.schema.field("x").metadata == {b"layout": found.method.encode()}
 
 
 # --------------------------------------------------------------------------- the layout

@@ -16,15 +16,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
 from panic_tda.clustering.duplicates import find_distinct
 from panic_tda.errors import InvalidParameter
+from panic_tda.insight.umap_loops import keep_compiled
 from panic_tda.progress import Progress, Silent
-from panic_tda.report.compiled import keep_compiled
 from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.database import Database
 from panic_tda.storage.medoids import read_medoid_ids
-from panic_tda.storage.picking import pick_vectors
+from panic_tda.storage.picking import require_vectors
 from panic_tda.storage.results import ClusteringSummary
 from panic_tda.storage.trajectories import read_steps
 
@@ -102,8 +103,6 @@ def read_map(
     -----
     Memory: about 200 bytes an assignment, and the vectors of the sampled rows twice. Only those are read.
     """
-    if n_rows < 1:
-        raise InvalidParameter(f"a map needs at least 1 row; got {n_rows}")
     progress = progress or Silent()
     with database.reading() as connection:
         in_order = read_steps(connection, source, progress).rows
@@ -111,10 +110,22 @@ def read_map(
         medoids = find_rows(ids, list(read_medoid_ids(connection, source.id).values()))
         chosen = sample_rows(in_order, medoids, n_rows=n_rows, seed=seed)
         progress.phase("read vectors", total=len(chosen))
-        vectors = pick_vectors(connection, ids[chosen], progress=progress)
+        vectors = require_vectors(connection, ids[chosen], model=source.embedding_model, progress=progress)
     progress.phase("lay out")
-    xy, method = lay_out(vectors, seed=seed)
-    return Map(rows=chosen, xy=xy, method=method, n_total=len(ids))
+    return Map(chosen, *lay_out(vectors, seed=seed), n_total=len(ids))
+
+
+def columns_of(found: Map) -> pa.RecordBatch:
+    """Return columns `x` and `y` of all assignments, null where a row is not on the map; see `open_rows`."""
+    missing = np.ones(found.n_total, dtype=bool)
+    missing[found.rows] = False
+    columns = []
+    for axis in found.xy.T:
+        values = np.zeros(found.n_total, dtype=np.float32)
+        values[found.rows] = axis
+        columns.append(pa.array(values, mask=missing))
+    fields = [pa.field(name, pa.float32(), metadata={"layout": found.method}) for name in ("x", "y")]
+    return pa.record_batch(columns, schema=pa.schema(fields))
 
 
 def find_rows(ids: BytesArray, wanted: Sequence[bytes]) -> IntArray:
@@ -141,12 +152,19 @@ def sample_rows(in_order: IntArray, medoids: IntArray, *, n_rows: int, seed: int
     (m,) int64
         Ascending.
 
+    Raises
+    ------
+    InvalidParameter
+        `n_rows` is below 1.
+
     Notes
     -----
     The rows in order are cut into stretches of equal length, and one is drawn of each: a run has its share
     of the sample but for two at most, and so has each part of a run. Every so-maniest row instead would
     fall in step with loops, and on the same steps of runs of the same length.
     """
+    if n_rows < 1:
+        raise InvalidParameter(f"a map needs at least 1 row; got {n_rows}")
     medoids = np.unique(medoids)
     others = in_order[~np.isin(in_order, medoids)]
     n_others = min(len(others), max(0, n_rows - len(medoids)))
