@@ -119,8 +119,9 @@ _ALL = (
     ),
     Kind(
         runs.OUTPUT,
-        "invocations of type TEXT without a text, and of type IMAGE without an image; an empty text is one",
-        "generate the step again; what was embedded of it is clustered all the same",
+        "invocations of type TEXT without a text (an empty one is a text), and of type IMAGE without an "
+        "image where the database has images at all",
+        "generate the step again; nothing, where a dump came without images",
         runs.check_outputs,
     ),
     Kind(
@@ -165,8 +166,7 @@ _ALL = (
     Kind(
         beside.UNFINISHED,
         "results that were computed and wait to be saved, and states of runs that have not ended",
-        "panic-tda save-pending saves results; the command that was stopped goes on from its state; or delete "
-        "it",
+        "panic-tda save-pending saves results; the stopped command goes on from its state; or delete it",
         beside.check_beside,
     ),
 )

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.sql import Select
+from sqlalchemy.sql import ColumnElement, Select
 
 from panic_tda.storage.bulk import stream_rows
 from panic_tda.storage.doctor.findings import Findings
 from panic_tda.storage.doctor.subject import (
     BATCH_ROWS,
-    IMAGE,
     Subject,
     first_values,
     ids_at,
@@ -45,8 +44,7 @@ def check_orphan_invocations(subject: Subject, found: Findings) -> None:
     joined = _invocation.outerjoin(_run, _run.c.id == _invocation.c.run_id)
     with subject.reading("look for the runs of invocations") as connection:
         wanted = sa.select(place(connection, _invocation)).select_from(joined).where(_run.c.id.is_(None))
-        # The ids take a way through a whole index: not where there are none.
-        if connection.execute(wanted.limit(1)).first() is not None:
+        if _is_any(connection, wanted):
             for identity in ids_at(connection, _invocation, wanted):
                 found.add(ORPHAN_INVOCATION, identity)
 
@@ -76,82 +74,95 @@ def check_orphan_diagrams(subject: Subject, found: Findings) -> None:
 
 
 def check_outputs(subject: Subject, found: Findings) -> None:
-    """Find texts without text, and images without image; of each row the beginning is read, no image."""
+    """Find texts without text, and images without image; of each row the beginning is read, no image.
+
+    Dumps come without images: where there is not one, none is missing.
+    """
     is_text, is_image = (_invocation.c.type == kind for kind in (InvocationType.TEXT, InvocationType.IMAGE))
     no_text = _invocation.c.output_text.is_(None)
     image = _invocation.c.output_image_data
     no_image = sa.or_(image.is_(None), sa.func.length(image) == 0)
     with subject.reading("look for outputs") as connection:
         at = place(connection, _invocation)
-        of_type = sa.select(at).where(is_text)
-        if connection.dialect.name == "sqlite" and not reads_invocations(connection, of_type):
-            pairs = (is_text, no_text), (is_image, no_image)
-            queries = [
-                sa.select(at).where(at.in_(sa.select(at).where(kind).correlate(None)), nothing)
-                for kind, nothing in pairs
-            ]
+        texts, images = (sa.select(at).where(kind) for kind in (is_text, is_image))
+        if connection.dialect.name == "sqlite" and not reads_invocations(connection, texts):
+            texts, images = (sa.select(at).where(at.in_(rows.correlate(None))) for rows in (texts, images))
+            queries = [texts.where(no_text)]
+            if _is_any(connection, images.where(~no_image)):
+                queries.append(images.where(no_image))
         else:
-            # An image that is missing is nothing to go through: what stands behind it is read for nothing.
-            odd = sa.and_(no_text, is_text)
-            if IMAGE in subject.columns["invocation"] and not subject.before_images(["type"]):
+            lacking = is_image if _is_any(connection, sa.select(at).where(~no_image)) else sa.false()
+            odd: ColumnElement[bool] = no_text & is_text
+            if not subject.before_images(["type"]):
                 odd = sa.false()
                 why = "whether a text has an image in its place is seen in an index only: upgrade first"
                 found.leave_out([OUTPUT], why)
-            queries = [
-                sa.select(at).where(
-                    sa.case((no_image, sa.or_(sa.and_(no_text, is_text), is_image)), else_=odd)
-                )
-            ]
+            # Of an image that is missing there is nothing to go through: the type behind it can be read.
+            queries = [sa.select(at).where(sa.case((no_image, (no_text & is_text) | lacking), else_=odd))]
         for query in queries:
-            if connection.execute(query.limit(1)).first() is not None:
+            # The ids take a way through a whole index: not where there are none.
+            if _is_any(connection, query):
                 for identity in ids_at(connection, _invocation, query):
                     found.add(OUTPUT, identity)
+
+
+class _Steps(NamedTuple):
+    """The steps of a run: None where it has none.
+
+    Attributes
+    ----------
+    n_steps, n_numbers : int
+        How many there are, and how many sequence numbers they have.
+    first, last : int
+        The lowest and the highest number.
+    stride : int
+        2 where all numbers are odd, or all even: those of one type of output where the other was not stored.
+    """
+
+    n_steps: int | None
+    n_numbers: int
+    first: int
+    last: int
+    stride: int
 
 
 def check_sequences(subject: Subject, found: Findings) -> None:
     """Find runs with steps missing, with steps of one number, and those that end too soon."""
     number = _invocation.c.sequence_number
     parity = sa.func.abs(number % 2)
-    steps = (
-        sa.select(
-            _invocation.c.run_id,
-            sa.func.count().label("n_steps"),
-            sa.func.count(number.distinct()).label("n_numbers"),
-            # SQLite takes anything for a number.
-            sa.cast(sa.func.max(number), sa.Integer).label("last"),
-            sa.case((sa.func.min(parity) == sa.func.max(parity), 2), else_=1).label("stride"),
-        )
-        .group_by(_invocation.c.run_id)
-        .subquery()
+    counted = (
+        sa.func.count(),
+        sa.func.count(number.distinct()),
+        # SQLite takes anything for a number.
+        sa.cast(sa.func.min(number), sa.Integer),
+        sa.cast(sa.func.max(number), sa.Integer),
+        sa.case((sa.func.min(parity) == sa.func.max(parity), 2), else_=1),
     )
-    query = sa.select(
-        _run.c.id, _run.c.max_length, steps.c.n_steps, steps.c.n_numbers, steps.c.last, steps.c.stride
-    ).select_from(_run.outerjoin(steps, steps.c.run_id == _run.c.id))
+    named = (column.label(name) for name, column in zip(_Steps._fields, counted, strict=True))
+    steps = sa.select(_invocation.c.run_id, *named).group_by(_invocation.c.run_id).subquery()
+    query = sa.select(_run.c.id, _run.c.max_length, *(steps.c[name] for name in _Steps._fields))
+    query = query.select_from(_run.outerjoin(steps, steps.c.run_id == _run.c.id))
     with subject.reading("count the steps of runs") as connection:
         names = ["run_id", "sequence_number"]
         if subject.may_read(connection, query, names, found, GAP, REPEATED, UNFINISHED):
             for rows in stream_rows(connection, query, batch_rows=BATCH_ROWS):
-                for identity, length, n_steps, *others in rows:
-                    if n_steps is None:
-                        found.add(UNFINISHED, identity, f"no step of {length}")
-                    else:
-                        _check_run(found, identity, length, n_steps, *others)
+                for identity, length, *of_run in rows:
+                    _check_run(found, identity, length, _Steps(*of_run))
 
 
-def _check_run(
-    found: Findings, identity: object, length: int, n_steps: int, n_numbers: int, last: int, stride: int
-) -> None:
-    """Compare the steps of a run with what they should be.
-
-    Numbers that are all odd, or all even, are those of one type where the other was not stored.
-    """
-    n_expected = last // stride + 1
-    if n_numbers != n_expected:
-        found.add(GAP, identity, f"{n_numbers} of the numbers that {n_expected} steps have")
-    if n_steps > n_numbers:
-        found.add(REPEATED, identity, f"{n_steps} steps have {n_numbers} numbers")
-    if last + stride < length:
-        found.add(UNFINISHED, identity, f"the last number is {last}, of {length} steps")
+def _check_run(found: Findings, identity: object, length: int, steps: _Steps) -> None:
+    if steps.n_steps is None:
+        found.add(UNFINISHED, identity, f"no step of {length}")
+        return
+    n_expected = steps.last // steps.stride + 1
+    if steps.n_numbers != n_expected or steps.first < 0:
+        found.add(
+            GAP, identity, f"{n_expected} numbers up to {steps.last}, of which {steps.n_numbers} are there"
+        )
+    if steps.n_steps > steps.n_numbers:
+        found.add(REPEATED, identity, f"{steps.n_steps} steps have {steps.n_numbers} numbers")
+    if steps.last + steps.stride < length:
+        found.add(UNFINISHED, identity, f"the last number is {steps.last}, of {length} steps")
 
 
 def check_ids(subject: Subject, found: Findings) -> None:
@@ -162,6 +173,10 @@ def check_ids(subject: Subject, found: Findings) -> None:
             with subject.reading(f"look at the ids of {name}") as connection:
                 for identity in first_values(connection, _bad_ids(connection, name)):
                     found.add(BAD_ID, identity, f"in {name}")
+
+
+def _is_any(connection: Connection, query: Select[Any]) -> bool:
+    return connection.execute(query.limit(1)).first() is not None
 
 
 def _bad_ids(connection: Connection, name: str) -> Select[Any]:

@@ -17,7 +17,7 @@ from panic_tda.storage.doctor.subject import BATCH_ROWS, Subject, has_index
 from panic_tda.storage.schemas import Embedding
 
 if TYPE_CHECKING:
-    from sqlalchemy.sql import Select
+    from sqlalchemy.sql import ColumnElement, Select
 
 MISSING, LENGTH, NOT_FINITE, ZERO = "missing_vector", "vector_length", "vector_not_finite", "vector_zero"
 _BATCH_BYTES = 1 << 20
@@ -32,7 +32,7 @@ def check_vectors(subject: Subject, found: Findings) -> None:
         widths = _widths(subject, connection)
         n_rows = connection.execute(sa.select(sa.func.count()).select_from(_embedding)).scalar_one()
         subject.progress.phase("read vectors", n_rows)
-        query = sa.select(_embedding.c.id, _embedding.c.embedding_model, _embedding.c.vector)
+        query = sa.select(_embedding.c.id, _embedding.c.embedding_model, _bytes(connection))
         at_once = max(1, _BATCH_BYTES // max([1, *widths.values()]))
         for rows in stream_rows(connection, query, batch_rows=min(BATCH_ROWS, at_once)):
             _check_rows(rows, widths, found)
@@ -52,6 +52,14 @@ def _widths(subject: Subject, connection: Connection) -> dict[str, int]:
     return {model: ModelCensus(model, 0, 0, sampled=sizes).width for model, sizes in counted.items()}
 
 
+def _bytes(connection: Connection) -> ColumnElement[Any]:
+    """Return the column of vectors, with a number where SQLite has a text, which might not be decoded."""
+    vector = _embedding.c.vector
+    if connection.dialect.name != "sqlite":
+        return vector
+    return sa.case((sa.func.typeof(vector) == "text", sa.literal_column("0")), else_=vector)
+
+
 def _check_rows(rows: list[tuple[Any, ...]], widths: dict[str, int], found: Findings) -> None:
     of_width: defaultdict[int, tuple[list[Any], list[bytes]]] = defaultdict(lambda: ([], []))
     for identity, model, vector in rows:
@@ -63,7 +71,7 @@ def _check_rows(rows: list[tuple[Any, ...]], widths: dict[str, int], found: Find
         elif vector is None or size == 0:
             found.add(MISSING, identity, model)
         else:
-            stored = f"{size} bytes" if size >= 0 else type(vector).__name__
+            stored = f"{size} bytes" if size >= 0 else "no bytes"
             found.add(LENGTH, identity, f"{model}, {stored}, not {widths.get(model) or 'float32 values'}")
     for size, (ids, vectors) in of_width.items():
         matrix = np.frombuffer(b"".join(vectors), dtype="<f4").reshape(-1, size // FLOAT_BYTES)
