@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import click
 import pytest
@@ -349,7 +350,7 @@ def test_what_is_no_database_is_left_alone(tmp_path: Path, command: list[str]) -
     assert path.read_bytes() == b""
 
 
-@pytest.mark.parametrize("command", EVERY, ids=" ".join)
+@pytest.mark.parametrize("command", [words for words in EVERY if words != ["doctor"]], ids=" ".join)
 def test_a_file_that_needs_an_upgrade_says_how(tmp_path: Path, command: list[str]) -> None:
     facts = write_field_file(tmp_path / "field.sqlite")
     before = facts.path.read_bytes()
@@ -667,8 +668,7 @@ def change(file: UpgradedFile, statement: str) -> None:
 def test_a_database_in_which_nothing_is_wrong(clustered: UpgradedFile) -> None:
     assert f"{clustered.path}: no findings" in succeed("doctor", db=clustered.path).stdout
     said = json.loads(succeed("doctor", "--json", db=clustered.path).stdout)
-    assert set(said) == {"database", "findings", "unchecked"}
-    assert said["findings"] == []
+    assert said == {"database": str(clustered.path), "findings": [], "unchecked": []}
 
 
 def test_what_is_wrong_is_said_by_name_and_exit_code(clustered: UpgradedFile) -> None:
@@ -677,12 +677,85 @@ def test_what_is_wrong_is_said_by_name_and_exit_code(clustered: UpgradedFile) ->
     shown = invoke("doctor", db=clustered.path)
     as_json = invoke("doctor", "--json", db=clustered.path)
     assert (shown.exit_code, as_json.exit_code) == (1, 1)
-    found = {one["name"]: one for one in json.loads(as_json.stdout)["findings"]}
-    assert set(found) == {"orphaned-assignments", "orphaned-clusters", "orphaned-trees"}
-    assert found["orphaned-assignments"]["count"] == 40
-    assert "orphaned-assignments: 40\n" in shown.stdout
-    assert found["orphaned-assignments"]["examples"][0] in shown.stdout
+    (found,) = json.loads(as_json.stdout)["findings"]
+    assert set(found) == {"kind", "count", "ids", "what", "remedy", "details"}
+    assert (found["kind"], found["count"], len(found["ids"])) == ("orphan_assignment", 40, 10)
+    assert "orphan_assignment: 40\n" in shown.stdout
+    for line in (found["ids"][0], found["what"], found["remedy"], found["details"][0], "30 more"):
+        assert line in " ".join(shown.stdout.split())
     assert snapshot(clustered.path) == before
+    (found,) = json.loads(invoke("doctor", "--json", "--limit", 0, db=clustered.path).stdout)["findings"]
+    assert found["ids"] == sorted(str(UUID(one.id)) for one in clustered.facts.of("Nomic"))
+    assert succeed("doctor", "missing_vector", "bad_id", db=clustered.path).stdout.endswith("no findings\n")
+    assert invoke("doctor", "bad_id", "orphan_assignment", db=clustered.path).exit_code == 1
+
+
+def test_a_file_is_looked_at_before_its_upgrade(tmp_path: Path) -> None:
+    facts = write_field_file(tmp_path / "field.sqlite", FieldSpec(layout=2, migrated=True, null_vectors=2))
+    facts.path.chmod(0o444)
+    before = facts.path.read_bytes()
+    result = invoke("doctor", "--json", db=facts.path)
+    said = json.loads(result.stdout)
+    assert result.exit_code == 1, result.output
+    found = {one["kind"]: one["ids"] for one in said["findings"]}
+    assert found == {
+        "missing_vector": [str(UUID(one)) for one in facts.bad("Nomic", "null")],
+        "old_clustering_tables": ["cluster", "clusteringresult", "embeddingcluster"],
+    }
+    assert [one["kind"] for one in said["unchecked"]] == ["wrong_type", "missing_output"]
+    shown = invoke("doctor", db=facts.path).stdout
+    assert "not looked for: wrong_type (no index has type" in shown
+    assert "panic-tda upgrade" in shown
+    assert facts.path.read_bytes() == before
+    assert "panic-tda upgrade --db" in fail(1, "doctor", "--fix", db=facts.path)
+
+
+def test_what_is_found_cannot_steer_a_terminal(upgraded: MakeFile) -> None:
+    file = upgraded()
+    change(
+        file,
+        "UPDATE embedding SET id = char(27) || '[31m' || char(10) || 'x' WHERE rowid = 1",
+    )
+    shown = invoke("doctor", db=file.path).stdout
+    assert "\x1b" not in shown
+    assert "[31m x: in embedding" in shown
+    (found,) = json.loads(invoke("doctor", "--json", db=file.path).stdout)["findings"]
+    assert found["ids"] == ["\x1b[31m\nx"]
+
+
+def test_what_can_be_mended_is_said_asked_for_and_done(clustered: UpgradedFile) -> None:
+    path = clustered.path
+    assert "orphan_assignment: none\n" in succeed("doctor", "--fix", db=path).stdout
+    change(clustered, "DELETE FROM clusteringresult WHERE embedding_model = 'Nomic'")
+    change(clustered, "UPDATE clusteringresult SET parameters = '{}'")
+    before = snapshot(path)
+    refused = invoke("doctor", "--fix", db=path, answer="n\n")
+    assert refused.exit_code == 1
+    assert "orphan_assignment: 40 assignments whose clustering" in refused.stdout
+    assert "broken_clustering: 1 clusterings" in refused.stdout
+    assert "Delete?" in refused.stderr
+    assert snapshot(path) == before
+    for words in (["bad_id"], ["nonsense"], ["orphan_assignment", "wrong_type"]):
+        said = fail(2, "doctor", "--fix", "--yes", *words, db=path)
+        assert "duplicate_embedding, orphan_assignment, broken_clustering can be mended" in said
+    path.chmod(0o444)
+    assert "read-only; make it writable" in fail(1, "doctor", "--fix", "--yes", db=path)
+    path.chmod(0o644)
+    assert snapshot(path) == before
+    assert succeed("doctor", "--fix", "broken_clustering", "--yes", db=path).stdout.endswith("Deleted 1.\n")
+    assert stored(clustered) == []
+    fixed = json.loads(succeed("doctor", "--fix", "--yes", "--json", db=path).stdout)["fixed"]
+    assert [(one["kind"], one["count"], one["left"]) for one in fixed] == [
+        ("duplicate_embedding", 0, 0),
+        ("orphan_assignment", 40, 0),
+        ("broken_clustering", 0, 0),
+    ]
+    assert succeed("doctor", db=path).stdout.endswith("no findings\n")
+
+
+@pytest.mark.parametrize("words", [["--limit", "-1"], ["--limit", "many"], ["nonsense"], ["--fix", "bad_id"]])
+def test_wrong_words_to_the_doctor(clustered: UpgradedFile, words: list[str]) -> None:
+    fail(2, "doctor", *words, db=clustered.path)
 
 
 def test_no_share_is_above_all_where_rows_are_not_a_clusterings_own(clustered: UpgradedFile) -> None:

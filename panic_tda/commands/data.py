@@ -64,36 +64,55 @@ def import_embeddings(database: str, files: tuple[Path, ...], model: str | None,
     terminal.print_data(rendering.import_json(summary) if as_json else rendering.import_text(summary))
 
 
-@options.command("doctor", example="doctor --environment")
+@options.command("doctor", example="doctor --db trajectory_data.sqlite")
+@click.argument("kinds", nargs=-1, metavar="[KIND]...")
+@option("--limit", type=click.IntRange(min=0), default=10, show_default=True, help="Most ids; 0 for all.")
+@option("--fix", is_flag=True, help="Mend what can be mended without losing anything.")
+@options.yes
 @option("--environment", is_flag=True, help="The machine: libraries, devices, and backends that run.")
 @options.json_output
 @options.common
-def doctor(database: str, environment: bool, as_json: bool) -> None:
+def doctor(
+    database: str, kinds: tuple[str, ...], limit: int, fix: bool, yes: bool, environment: bool, as_json: bool
+) -> None:
     """Say what is wrong in the database, and what waits beside it.
 
-    Exits 1 where something is found. Reads indexes and assignments, no vectors, and changes nothing. With
-    --environment: what this machine has to work with, and what is missing for more.
+    Takes databases of the generation pipeline before and after their upgrade. Exits 1 where something is
+    found. Reads every vector once and no image, and changes nothing. KIND: only these, as findings name them.
+
+    With --fix: deletes exact duplicates, orphaned assignments and broken clusterings (or KIND alone), after
+    saying how many, and asks. With --environment: what this machine has to work with, and what is missing
+    for more.
     """
-    from panic_tda.cli.rendering import databases as rendering
-
     if environment:
-        from panic_tda.clustering import backends
-        from panic_tda.devices.doctor import examine_environment
-        from panic_tda.storage.database import sqlite_version
+        _examine_environment(as_json=as_json)
+    elif fix:
+        _mend(database, kinds, yes=yes, as_json=as_json)
+    else:
+        _examine(database, kinds, limit=limit, as_json=as_json)
 
-        found = examine_environment(backends=backends.reasons(), sqlite=sqlite_version())
-        terminal.print_data(
-            rendering.environment_json(found)
-            if as_json
-            else rendering.environment_text(found, common.table_width())
-        )
-        return
-    from panic_tda.storage.database import open_current
+
+def _examine_environment(*, as_json: bool) -> None:
+    from panic_tda.cli.rendering import databases as rendering
+    from panic_tda.clustering import backends
+    from panic_tda.devices.doctor import examine_environment
+    from panic_tda.storage.database import sqlite_version
+
+    found = examine_environment(backends=backends.reasons(), sqlite=sqlite_version())
+    terminal.print_data(
+        rendering.environment_json(found)
+        if as_json
+        else rendering.environment_text(found, common.table_width())
+    )
+
+
+def _examine(database: str, kinds: tuple[str, ...], *, limit: int, as_json: bool) -> None:
+    from panic_tda.cli.rendering import databases as rendering
+    from panic_tda.storage.database import open_database
     from panic_tda.storage.doctor import examine_database
 
     with display.make_progress(ended=logging.DEBUG) as progress:
-        progress.phase("examine")
-        examined = examine_database(open_current(database))
+        examined = examine_database(open_database(database), kinds, limit=limit, progress=progress)
     terminal.print_data(
         rendering.examination_json(examined)
         if as_json
@@ -101,3 +120,24 @@ def doctor(database: str, environment: bool, as_json: bool) -> None:
     )
     if examined.findings:
         sys.exit(terminal.EXIT_FAILED)
+
+
+def _mend(database: str, kinds: tuple[str, ...], *, yes: bool, as_json: bool) -> None:
+    from panic_tda.cli.rendering import databases as rendering
+    from panic_tda.storage.database import open_database
+    from panic_tda.storage.doctor import plan_repairs, repair
+
+    opened = open_database(database)
+    with display.make_progress(ended=logging.DEBUG) as progress:
+        planned = plan_repairs(opened, kinds, progress=progress)
+    if not as_json:
+        terminal.print_data(rendering.repairs_text(planned, common.table_width()))
+    is_needed = any(one.count for one in planned)
+    if is_needed and not yes:
+        click.confirm("Delete?", abort=True, err=True)
+    with display.make_progress() as progress:
+        removed = repair(opened, planned, progress=progress)
+    if as_json:
+        terminal.print_data(rendering.repairs_json(str(opened), planned, removed))
+    elif is_needed:
+        terminal.print_data(f"Deleted {sum(removed):,}.")

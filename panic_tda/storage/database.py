@@ -7,6 +7,7 @@ first one's POSIX locks whenever it closes the file, and committed rows would be
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sqlite3
 import time
@@ -338,7 +339,7 @@ def _is_sqlite(url: URL) -> bool:
 
 def _connect(path: Path, mode: str, foreign_keys: bool) -> sqlite3.Connection:
     # The path is percent-encoded: a '?' or '#' in it would end it, a '%' would be taken for an escape.
-    uri = f"file:{quote(str(path))}?mode={mode}"
+    uri = f"file:{quote(str(path))}?mode={mode}{'&immutable=1' if _is_shut(path, mode) else ''}"
     connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)
     try:
         _patiently(lambda: _configure(connection, mode, foreign_keys), path)
@@ -346,6 +347,15 @@ def _connect(path: Path, mode: str, foreign_keys: bool) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _is_shut(path: Path, mode: str) -> bool:
+    """Tell whether a file is read in whose folder SQLite can make no log, and where there is none.
+
+    It would not open a file in WAL mode there, but for the word that nobody writes it meanwhile.
+    """
+    in_use = (path.with_name(path.name + suffix).exists() for suffix in ("-wal", "-shm", "-journal"))
+    return mode == "ro" and not os.access(path.parent, os.W_OK) and not any(in_use)
 
 
 def _configure(connection: sqlite3.Connection, mode: str, foreign_keys: bool) -> None:

@@ -1,155 +1,237 @@
-"""The doctor names what is wrong in a database, counts it, and changes nothing."""
+"""The doctor finds exactly what is wrong in a database of any layout, and changes nothing."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import sqlite3
-from collections.abc import Callable
+import tempfile
 from contextlib import closing
 from dataclasses import replace
-from uuid import UUID
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from panic_tda.clustering.checkpoint import Checkpoint
+from panic_tda.errors import DatabaseError
 from panic_tda.storage import pending
-from panic_tda.storage.doctor import Examination, Finding, examine_database
+from panic_tda.storage.database import open_database
+from panic_tda.storage.doctor import KINDS, Examination, examine_database
 from panic_tda.storage.saving import save_or_keep
-from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
-from tests.field_files import FieldSpec
-from tests.snapshots import snapshot
+from panic_tda.storage.upgrade import upgrade
+from tests.conftest import MakeFile, ids_of, make_finished
+from tests.field_files import EVERYTHING, FieldSpec, write_field_file
+from tests.snapshots import opened, run_python
+from tests.storage.doctor_oracle import OURS, expected, read_tables, shown
+from tests.storage.field_damage import IDS, LAYOUTS, Layout, change, changes, copy_of, damage, found_in
+from tests.storage.test_query_plans import cost, plan, queries, rows_are_gone_through, statements
 
 pytestmark = pytest.mark.usefixtures("temporary_folder")
 
-INDEXES = (
-    "ix_embedding_model_length_invocation ON embedding (embedding_model, length(vector), invocation_id)",
-    "ix_invocation_id_run_type_number ON invocation (id, run_id, type, sequence_number)",
-)
-MakeIndexed = Callable[..., UpgradedFile]
+# ------------------------------------------------------------------------------ against the oracle
 
 
-def write(file: UpgradedFile, *statements: str) -> None:
-    """Change a file as the sqlite3 shell does, without foreign keys."""
-    with closing(sqlite3.connect(file.path)) as connection, connection:
-        for statement in statements:
-            connection.execute(statement)
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[Layout, Path]:
+    folder = tmp_path_factory.mktemp("layouts")
+    return {one: one.write(folder / f"{number}.sqlite") for number, one in enumerate(LAYOUTS.values())}
 
 
-@pytest.fixture
-def indexed(upgraded: MakeFile) -> MakeIndexed:
-    """Make a file with the indexes that counting needs."""
-
-    def make(spec: FieldSpec = FieldSpec()) -> UpgradedFile:  # noqa: B008 (frozen)
-        file = upgraded(spec)
-        write(file, *(f"CREATE INDEX IF NOT EXISTS {index}" for index in INDEXES))
-        return file
-
-    return make
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_nothing_is_wrong_with_a_plain_file(written: dict[Layout, Path], layout: Layout) -> None:
+    path = written[layout]
+    old = [] if layout.upgraded else [table for table in OURS if table in read_tables(path)]
+    assert found_in(path) == ({"old_clustering_tables": sorted(old)} if old else {})
+    unchecked = {one.kind for one in examine_database(open_database(path)).unchecked}
+    assert unchecked == (set() if layout.sees_types else {"wrong_type", "missing_output"})
 
 
-def examined(file: UpgradedFile) -> Examination:
-    before = snapshot(file.path)
-    found = examine_database(file.database)
-    assert snapshot(file.path) == before
-    return found
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), layout=st.sampled_from(list(LAYOUTS.values())))
+def test_what_is_found_is_what_the_oracle_finds(
+    written: dict[Layout, Path], tmp_path: Path, data: st.DataObject, layout: Layout
+) -> None:
+    path = tmp_path / "damaged.sqlite"
+    shutil.copyfile(written[layout], path)
+    with opened(path) as connection:
+        # Old clusterings are of no value, whatever is in them.
+        mine = changes if layout.upgraded else changes.filter(lambda one: one[2] not in OURS)
+        for one in data.draw(st.lists(mine, max_size=12)):
+            if layout.upgraded or one[0].partition(".")[0] not in OURS:
+                change(connection, *one)
+    wanted = expected(read_tables(path), upgraded=layout.upgraded, sees_types=layout.sees_types)
+    examined = examine_database(open_database(path), limit=0)
+    assert {one.kind: list(one.ids) for one in examined.findings} == wanted
+    assert all(one.count == len(one.ids) for one in examined.findings)
 
 
-def only(file: UpgradedFile) -> Finding:
-    (finding,) = examined(file).findings
-    return finding
+def test_the_oracle_has_every_kind_but_what_lies_beside_the_file(tmp_path: Path) -> None:
+    changes_of_all = [
+        "UPDATE embedding SET vector = NULL WHERE id = {0}",
+        "UPDATE embedding SET vector = x'00' WHERE id = {1}",
+        "UPDATE embedding SET vector = x'0000807f000000000000000000000000' WHERE id = {2}",
+        "UPDATE embedding SET vector = zeroblob(16) WHERE id = {3}",
+        "UPDATE embedding SET invocation_id = 'none' WHERE id = {4}",
+        "UPDATE invocation SET run_id = 'none' WHERE id IN (SELECT id FROM invocation LIMIT 1)",
+        "UPDATE invocation SET output_text = NULL",
+        "UPDATE invocation SET sequence_number = 7 WHERE sequence_number = 5",
+        "UPDATE run SET experiment_id = 'none', max_length = 9",
+        "UPDATE persistencediagram SET run_id = 'none'",
+        "UPDATE experimentconfig SET id = 'short'",
+        "UPDATE embedding SET invocation_id = (SELECT id FROM invocation WHERE type = 'IMAGE') "
+        "WHERE id = {6}",
+        f"UPDATE embeddingcluster SET embedding_id = '{IDS[1]}' WHERE embedding_id = {{7}} "
+        "AND result_key = 1",
+    ]
+    path = Layout(1, migrated=False, upgraded=True).write(tmp_path / "all.sqlite")
+    names = [f"'{row['id']}'" for row in read_tables(path)["embedding"] if row["embedding_model"] == "Nomic"]
+    damage(path, copy_of(names[5][1:-1], IDS[0]), *(change.format(*names) for change in changes_of_all))
+    wanted = expected(read_tables(path))
+    assert set(wanted) == set(KINDS) - {"old_clustering_tables", "unfinished_work"}
+    assert found_in(path) == wanted
+    for kind, ids in wanted.items():
+        if kind != "sequence_gap":
+            # Each kind alone is what it is among all.
+            assert found_in(path, kinds=[kind]) == {kind: ids}
 
 
-def test_nothing_is_wrong_with_a_plain_file(indexed: MakeIndexed) -> None:
-    file = indexed(FieldSpec(vision_models=("NomicVision",)))
-    save_or_keep(file.database, make_finished(ids_of(file)))
-    assert examined(file) == Examination(str(file.path), (), ())
+# ------------------------------------------------------------------------------ what was planted
+
+SPOILED = {
+    "missing_vector": "null",
+    "vector_length": "short",
+    "vector_zero": "zero",
+}
 
 
-def test_rows_of_clusterings_that_are_gone(indexed: MakeIndexed) -> None:
-    file = indexed()
-    for number in (1, 2, 3):
-        save_or_keep(file.database, replace(make_finished(ids_of(file)), id=UUID(int=number)))
-    write(file, "DELETE FROM clusteringresult WHERE key IN (1, 3)")
-    found = {finding.name: finding for finding in examined(file).findings}
-    assert set(found) == {"orphaned-assignments", "orphaned-clusters"}
-    assert found["orphaned-assignments"].count == 80
-    assert found["orphaned-assignments"].examples == (
-        "40 assignments with result_key 1",
-        "40 assignments with result_key 3",
+@pytest.mark.parametrize("is_upgraded", [False, True], ids=["before", "upgraded"])
+@pytest.mark.parametrize("layout", [0, 1, 2, 3])
+def test_a_file_with_everything_of_the_field(tmp_path: Path, layout: Any, is_upgraded: bool) -> None:
+    facts = write_field_file(tmp_path / "field.sqlite", replace(EVERYTHING, layout=layout))
+    if is_upgraded:
+        upgrade(open_database(facts.path))
+    bad = {kind: facts.bad("Nomic", spoiled) for kind, spoiled in SPOILED.items()}
+    bad["vector_not_finite"] = sorted(facts.bad("Nomic", "nan") + facts.bad("Nomic", "infinite"))
+    bad["orphan_embedding"] = [one.id for one in facts.of("Nomic") if one.invocation is None]
+    bad["orphan_invocation"] = [one.id for one in facts.invocations if one.run_id not in facts.runs]
+    bad["sequence_gap"] = sorted(facts.runs[run] for run in {run for run, _ in facts.spec.holes})
+    if not is_upgraded and layout:
+        bad["old_clustering_tables"] = sorted(facts.old_rows)
+    assert [len(ids) for ids in bad.values()][:7] == [2, 1, 1, 3, 3, 2, 4]
+    assert found_in(facts.path) == {kind: [shown(one) for one in sorted(ids)] for kind, ids in bad.items()}
+
+
+def test_ids_that_look_like_numbers_are_ids(tmp_path: Path) -> None:
+    path = tmp_path / "field.sqlite"
+    write_field_file(path, FieldSpec(layout=0, digit_ids=True))
+    assert found_in(path) == {}
+
+
+def test_ids_that_a_column_declared_uuid_made_numbers_of(tmp_path: Path) -> None:
+    path = tmp_path / "field.sqlite"
+    write_field_file(path, FieldSpec(layout=0))
+    digits = "06888680501e75097830817616369915"
+    damage(
+        path,
+        "CREATE TABLE other (id UUID NOT NULL PRIMARY KEY, networks, seeds, prompts, embedding_models, "
+        "max_length)",
+        f"INSERT INTO other VALUES ('{digits}', '[]', '[]', '[]', '[]', 1)",
+        "DROP TABLE experimentconfig",
+        "ALTER TABLE other RENAME TO experimentconfig",
     )
-    assert found["orphaned-clusters"].count == 2 * len(make_finished(ids_of(file)).medoids)
+    found = found_in(path)
+    assert found["bad_id"] == ["inf"]
+    assert len(found["orphan_run"]) == 3
+
+
+def test_a_text_in_place_of_a_vector_is_no_vector_of_its_length(upgraded: MakeFile) -> None:
+    file = upgraded(FieldSpec(dimensions=8))
+    identity = ids_of(file)[3]
+    for text in ("'" + "x" * 32 + "'", "CAST(x'" + "ff" * 32 + "' AS TEXT)", "7", "0.5"):
+        damage(file.path, f"UPDATE embedding SET vector = {text} WHERE id = '{identity}'")
+        (finding,) = examine_database(file.database).findings
+        assert (finding.kind, finding.ids) == ("vector_length", (shown(identity),))
+
+
+def test_files_of_another_time_lack_columns(tmp_path: Path) -> None:
+    path = tmp_path / "field.sqlite"
+    facts = write_field_file(path, FieldSpec(layout=0))
+    first = facts.of("Nomic")[0]
+    assert first.invocation is not None
+    damage(
+        path,
+        "DROP INDEX ix_run_experiment_id",
+        "ALTER TABLE run DROP COLUMN experiment_id",
+        "ALTER TABLE embedding DROP COLUMN started_at",
+        "DROP TABLE persistencediagram",
+        f"INSERT INTO embedding (id, invocation_id, embedding_model, vector) SELECT '{'f' * 32}', "
+        f"invocation_id, embedding_model, vector FROM embedding WHERE id = '{first.id}'",
+    )
+    examined = examine_database(open_database(path))
+    assert [(one.kind, one.ids) for one in examined.findings] == [("duplicate_embedding", (shown("f" * 32),))]
+    assert [one.kind for one in examined.unchecked] == ["orphan_run"]
+
+
+def test_what_is_no_database_of_the_pipeline(tmp_path: Path) -> None:
+    path = tmp_path / "other.sqlite"
+    damage(path, "CREATE TABLE embedding (id)")
+    with pytest.raises(DatabaseError, match="it has no table experimentconfig, invocation, run"):
+        examine_database(open_database(path))
+
+
+def test_clusterings_that_were_left_in_part(written: dict[Layout, Path], tmp_path: Path) -> None:
+    path = tmp_path / "field.sqlite"
+    shutil.copyfile(written[LAYOUTS["layout 1, upgraded"]], path)
+    damage(
+        path,
+        "DELETE FROM clusteringresult WHERE key = 1",
+        "DELETE FROM embeddingcluster WHERE result_key = 1",
+    )
+    (finding,) = examine_database(open_database(path)).findings
+    assert (finding.kind, finding.count, finding.ids) == ("broken_clustering", 1, ("result_key 1",))
+    assert re.fullmatch(r"result_key 1: [2-4] clusters without a clustering", finding.details[0])
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("DELETE FROM embeddingcluster WHERE label = -1", "assignments stored"),
-        ("UPDATE embeddingcluster SET label = -1 WHERE label = 2", "outliers stored"),
-        ("DELETE FROM cluster WHERE label = 1", "clusters stored and 3 there"),
-        ("UPDATE clusteringresult SET parameters = '{}'", "the stored parameters lack"),
-        ("UPDATE clusteringresult SET parameters = '[]'", "the stored parameters"),
+        (
+            "DELETE FROM embeddingcluster WHERE label = -1",
+            r"12 assignments stored and \d+ there, \d outliers",
+        ),
+        ("UPDATE embeddingcluster SET label = -1 WHERE label = 2", "cluster 2 has 0 members, not"),
+        ("DELETE FROM cluster WHERE label = 1", "clusters stored and 3 there, no cluster for label 1"),
+        ("UPDATE cluster SET size = 99 WHERE label = 1", "cluster 1 has [0-9]+ members, not 99"),
+        (
+            "UPDATE cluster SET medoid_embedding_id = (SELECT embedding_id FROM embeddingcluster "
+            "WHERE label = 0) WHERE label = 1",
+            "the medoid of cluster 1 is none of its members",
+        ),
+        ("UPDATE clusteringresult SET parameters = '{}'", "cannot be read .the stored parameters lack"),
+        ("UPDATE clusteringresult SET parameters = '[]'", "cannot be read"),
+        ("UPDATE clusteringresult SET parameters = 'x'", "cannot be read"),
     ],
 )
-def test_clusterings_whose_counts_and_rows_differ(indexed: MakeIndexed, change: str, said: str) -> None:
-    file = indexed()
-    finished = make_finished(ids_of(file))
-    save_or_keep(file.database, finished)
-    write(file, change)
-    finding = only(file)
-    assert (finding.name, finding.count) == ("broken-clusterings", 1)
-    assert finding.examples[0].startswith(f"{finished.id}: ")
-    assert said in finding.examples[0]
+def test_it_says_how_clusterings_are_broken(
+    written: dict[Layout, Path], tmp_path: Path, change: str, said: str
+) -> None:
+    path = tmp_path / "field.sqlite"
+    shutil.copyfile(written[LAYOUTS["layout 1, upgraded"]], path)
+    damage(path, "DELETE FROM clusteringresult WHERE key = 2", change)
+    damage(path, *(f"DELETE FROM {table} WHERE result_key = 2" for table in ("cluster", "embeddingcluster")))
+    (finding,) = examine_database(open_database(path)).findings
+    assert (finding.kind, finding.count) == ("broken_clustering", 1)
+    assert finding.details[0].startswith(f"{finding.ids[0]}: ")
+    assert re.search(said, finding.details[0])
 
 
-def test_embeddings_without_invocation(indexed: MakeIndexed) -> None:
-    file = indexed(FieldSpec(orphan_embeddings=7))
-    orphans = {str(UUID(e.id)) for e in file.facts.of("Nomic") if e.invocation is None}
-    finding = only(file)
-    assert (finding.name, finding.count, len(finding.examples)) == ("orphaned-embeddings", 7, 5)
-    assert {example.removeprefix("embedding ") for example in finding.examples} < orphans
-
-
-def test_two_embeddings_of_one_invocation(indexed: MakeIndexed) -> None:
-    file = indexed()
-    first = file.facts.of("Nomic")[0]
-    assert first.invocation is not None
-    copy = "INSERT INTO embedding (id, invocation_id, embedding_model, vector) SELECT '{}' || substr(id, 2), "
-    source = f"invocation_id, embedding_model, vector FROM embedding WHERE id = '{first.id}'"
-    write(file, copy.format("e") + source, copy.format("f") + source)
-    finding = only(file)
-    assert (finding.name, finding.count) == ("duplicate-embeddings", 1)
-    assert finding.examples == (f"Nomic: invocation {UUID(first.invocation.id)}",)
-
-
-@pytest.mark.parametrize(("model", "kind", "other"), [("Nomic", "IMAGE", "TEXT"), ("Seen", "TEXT", "IMAGE")])
-def test_embeddings_of_the_other_type(indexed: MakeIndexed, model: str, kind: str, other: str) -> None:
-    file = indexed(FieldSpec(text_models=("Nomic",), vision_models=("Seen",)))
-    strangers = [found.id for found in file.facts.invocations if found.type == kind][:3]
-    ids = [found.id for found in file.facts.of(model)][:3]
-    write(
-        file,
-        *(
-            f"UPDATE embedding SET invocation_id = '{invocation}' WHERE id = '{identity}'"
-            for invocation, identity in zip(strangers, ids, strict=True)
-        ),
-    )
-    finding = only(file)
-    assert (finding.name, finding.count) == ("mixed-types", 3)
-    assert finding.examples == (f"{model}: 3 of 40 belong to {kind} invocations",)
-
-
-def test_vectors_that_are_missing_or_of_another_length(indexed: MakeIndexed) -> None:
-    file = indexed(FieldSpec(null_vectors=2, short_vectors=1, zero_vectors=1))
-    finding = only(file)
-    assert (finding.name, finding.count) == ("bad-vectors", 3)
-    assert all(str(UUID(bad)) in finding.examples[0] for bad in file.facts.bad("Nomic", "null"))
-
-
-def test_what_waits_beside_the_database(indexed: MakeIndexed) -> None:
-    file = indexed()
+def test_what_waits_beside_the_database(upgraded: MakeFile) -> None:
+    file = upgraded()
     path = pending.keep(file.database, make_finished(ids_of(file)))
     state = Checkpoint(file.path.with_name("field.sqlite.panic-tda") / "Nomic", "5f" * 32)
     state.open(min_samples=5)
@@ -159,41 +241,125 @@ def test_what_waits_beside_the_database(indexed: MakeIndexed) -> None:
     odd = file.path.with_name("field.sqlite.panic-tda") / "odd"
     odd.mkdir()
     (odd / "checkpoint.json").write_text("null")
-    waiting, unfinished = examined(file).findings
-    assert (waiting.name, waiting.count, waiting.examples) == ("waiting-clusterings", 1, (str(path),))
-    assert waiting.text.endswith(f"panic-tda save-pending --db {file.path}")
-    assert (unfinished.name, unfinished.count) == ("unfinished-states", 2)
-    assert unfinished.examples[0] == f"{state.folder}: 2 MiB, saved 3 days ago"
+    (finding,) = examine_database(file.database).findings
+    assert (finding.kind, finding.count) == ("unfinished_work", 3)
+    assert finding.ids == tuple(sorted(map(str, (path, state.folder, odd))))
+    assert finding.details[0].endswith(f"panic-tda save-pending --db {file.path}")
+    assert f"{state.folder}: a state of 2 MiB, saved 3 days ago" in finding.details
 
 
 def test_a_name_that_no_folder_beside_can_have(upgraded: MakeFile) -> None:
     file = upgraded(name=f"{'n' * 239}.sqlite")
     assert len(file.database.work_root.name) > 255
-    assert examined(file).findings == ()
+    assert examine_database(file.database).findings == ()
 
 
-def test_a_check_without_its_index_is_left_out_by_name(upgraded: MakeFile) -> None:
-    file = upgraded()
-    write(file, *(f"DROP INDEX IF EXISTS {index.split()[0]}" for index in INDEXES))
-    assert examined(file).unchecked == ("duplicate-embeddings", "mixed-types")
+def test_as_many_ids_as_are_asked_for(upgraded: MakeFile) -> None:
+    file = upgraded(FieldSpec(orphan_embeddings=20, null_vectors=3))
+    orphans = {shown(one.id) for one in file.facts.of("Nomic") if one.invocation is None}
+    for limit, n_shown in ((1, 1), (10, 10), (0, 20), (30, 20)):
+        missing, orphaned = examine_database(file.database, limit=limit).findings
+        assert (missing.count, orphaned.count) == (3, 20)
+        assert len(missing.ids) == len(missing.details) == min(3, n_shown)
+        assert len(orphaned.ids) == n_shown
+        assert set(orphaned.ids) <= orphans
+        assert list(orphaned.ids) == sorted(orphaned.ids)
 
 
-def test_no_check_goes_through_rows_of_embeddings_or_invocations(indexed: MakeIndexed) -> None:
-    file = indexed(FieldSpec(orphan_embeddings=2, null_vectors=1))
+# ------------------------------------------------------------------------------ what is read
+
+
+@pytest.mark.parametrize("unique", ["none", "constraint", "index"])
+@pytest.mark.parametrize("migrated", [False, True])
+def test_rows_are_read_for_vectors_and_outputs_only(upgraded: MakeFile, unique: Any, migrated: bool) -> None:
+    file = upgraded(replace(EVERYTHING, unique=unique, migrated=migrated))
     save_or_keep(file.database, make_finished(ids_of(file)[5:]))
-    plans: dict[str, list[str]] = {}
+    damage(
+        file.path,
+        "UPDATE invocation SET type = 'IMAGE' WHERE id IN "
+        "(SELECT id FROM invocation WHERE type = 'TEXT' LIMIT 2)",
+        f"UPDATE embeddingcluster SET embedding_id = '{IDS[0]}' WHERE embedding_id = '{ids_of(file)[9]}'",
+    )
+    with statements() as seen:
+        kinds = {one.kind for one in examine_database(file.database).findings}
+    assert {"wrong_type", "missing_output", "orphan_invocation", "orphan_assignment"} < kinds
+    asked = queries(seen)
+    assert len(asked) > 40
+    with closing(sqlite3.connect(file.path)) as connection:
+        plans = {sql: plan(connection, sql) for sql in asked}
+    through = [sql for sql, steps in plans.items() if any(map(rows_are_gone_through, steps))]
+    assert [" ".join(sql.split()) for sql in through] == [
+        "SELECT embedding.id, embedding.embedding_model, CASE WHEN (typeof(embedding.vector) = 'text') "
+        "THEN 0 ELSE embedding.vector END AS anon_1 FROM embedding"
+    ]
+    # By their place, invocations are read for outputs alone.
+    placed = [
+        sql
+        for sql, steps in plans.items()
+        for step in steps
+        if re.match(r"SEARCH invocation\b.*\(rowid=", step)
+    ]
+    assert placed
+    assert all("output_" in sql for sql in placed)
+    # A row is found by an index that has all that is asked for, or by its place.
+    rows = re.compile(r"SEARCH invocation\b(?!.*( COVERING INDEX |\(rowid=))")
+    assert not [step for steps in plans.values() for step in steps if rows.match(step)]
 
-    def look(_connection: object, cursor: sqlite3.Cursor, statement: str, values: object, *_: object) -> None:
-        if statement.startswith("SELECT") and "embedding" in statement:
-            plan = cursor.execute(f"EXPLAIN QUERY PLAN {statement}", values)  # type: ignore[arg-type]
-            plans[statement] = [row[3] for row in plan.fetchall()]
 
-    sa.event.listen(sa.Engine, "before_cursor_execute", look)
-    try:
-        examine_database(file.database)
-    finally:
-        sa.event.remove(sa.Engine, "before_cursor_execute", look)
-    rows = re.compile(r"SCAN (embedding|invocation)\b(?!.* COVERING INDEX )")
-    through = {s: plan for s, plan in plans.items() if "length(" not in s and any(map(rows.match, plan))}
-    assert len(plans) > 5
-    assert through == {}
+@pytest.mark.parametrize(
+    ("migrated", "is_upgraded"),
+    [(False, False), (True, False), (True, True)],
+    ids=["plain", "migrated", "ours"],
+)
+def test_no_image_is_read(tmp_path: Path, migrated: bool, is_upgraded: bool) -> None:
+    spec = FieldSpec(layout=0, runs=4, length=80, dimensions=64, image_bytes=100_000, migrated=migrated)
+    path = write_field_file(tmp_path / "field.sqlite", spec).path
+    database = open_database(path)
+    if is_upgraded:
+        upgrade(database)
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    size = path.stat().st_size
+    assert size > 160 * spec.image_bytes
+    whole, _ = cost(path, path.read_bytes)
+    if whole < size:
+        pytest.skip("the file cannot be made to come from the disk here (a file system in memory?)")
+    found: list[Examination] = []
+    n_read, _ = cost(path, lambda: found.append(examine_database(database)))
+    assert found[0].findings == ()
+    # The page on which each row begins, and the indexes: a sixteenth, with images of 100 kB.
+    assert n_read < 0.1 * size
+
+
+AS_ANYBODY = """
+import os, sys
+from panic_tda.storage.database import open_database
+from panic_tda.storage.doctor import examine_database
+# Whatever is imported on the way: the superuser's own Python may be nobody else's.
+examine_database(open_database(sys.argv[2]))
+if os.geteuid() == 0:
+    os.setuid(65534)
+print([(one.kind, one.count) for one in examine_database(open_database(sys.argv[1])).findings])
+"""
+
+
+@pytest.mark.parametrize("is_upgraded", [False, True], ids=["before", "upgraded"])
+def test_a_read_only_file_in_a_read_only_folder(tmp_path: Path, is_upgraded: bool) -> None:
+    """In write-ahead mode, in which SQLite makes files beside the one that it reads."""
+    # The folder of the test itself is the superuser's alone.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "field.sqlite"
+        write_field_file(path, FieldSpec(layout=0, wal=True, null_vectors=2))
+        if is_upgraded:
+            upgrade(open_database(path))
+        other = shutil.copyfile(path, tmp_path / "other.sqlite")
+        path.chmod(0o444)
+        os.chmod(folder, 0o555)
+        try:
+            before = path.read_bytes()
+            done = run_python(AS_ANYBODY, path, other)
+            assert done.stdout == "[('missing_vector', 2)]\n", done.stderr
+            assert [one.name for one in Path(folder).iterdir()] == ["field.sqlite"]
+            assert path.read_bytes() == before
+        finally:
+            os.chmod(folder, 0o755)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,7 +10,7 @@ from panic_tda.cli.rendering.common import plain
 from panic_tda.cli.text import on_one_line, paragraph, shorten
 from panic_tda.devices.doctor import Environment
 from panic_tda.parameters import format_bytes
-from panic_tda.storage.doctor import Examination
+from panic_tda.storage.doctor import Examination, Repair
 from panic_tda.storage.import_summary import ImportSummary
 
 
@@ -30,15 +31,49 @@ def examination_json(found: Examination) -> dict[str, Any]:
 
 
 def examination_text(found: Examination, width: int) -> str:
-    """Say what is wrong in a database, how often, and where first."""
+    """Say what is wrong in a database, how often, where first, and what to do about it."""
     n_found = len(found.findings)
     lines = [f"{found.database}: {n_found or 'no'} finding{'s' * (n_found != 1)}"]
     for finding in found.findings:
-        lines += ["", f"{finding.name}: {finding.count}", paragraph(finding.text, width)]
-        lines += [f"  {shorten(on_one_line(example), max(20, width - 2))}" for example in finding.examples]
-    if found.unchecked:
-        lines += ["", f"not checked, as no index has what is asked: {', '.join(found.unchecked)}"]
+        lines += ["", f"{finding.kind}: {finding.count:,}", paragraph(finding.what, width)]
+        lines.append(paragraph(f"remedy: {finding.remedy}", width))
+        # A line that says more of an id begins with it.
+        said = [*finding.details, *(one for one in finding.ids if one not in _heads(finding.details))]
+        n_shown = len(finding.ids)
+        lines += [f"  {shorten(on_one_line(line), max(20, width - 2))}" for line in said]
+        if n_shown < finding.count:
+            lines.append(f"  … {finding.count - n_shown:,} more (--limit 0 names all)")
+    for one in found.unchecked:
+        lines += ["", paragraph(f"not looked for: {one.kind} ({one.why})", width)]
     return "\n".join(lines)
+
+
+def repairs_json(database: str, planned: Sequence[Repair], removed: Sequence[int]) -> dict[str, Any]:
+    """Return the object that `doctor --fix --json` prints."""
+    return {
+        "database": database,
+        "fixed": [
+            {"kind": one.kind, "count": count, "left": one.n_left, "what": one.what}
+            for one, count in zip(planned, removed, strict=True)
+        ],
+    }
+
+
+def repairs_text(planned: Sequence[Repair], width: int) -> str:
+    """Say what would be mended, and what stays as it is."""
+    lines = []
+    for one in planned:
+        lines.append(
+            paragraph(f"{one.kind}: {one.count:,} {one.what}" if one.count else f"{one.kind}: none", width)
+        )
+        if one.n_left:
+            left = f"  {one.n_left:,} stay: clusterings name them, or their vectors differ"
+            lines.append(paragraph(left, width))
+    return "\n".join(lines)
+
+
+def _heads(details: Sequence[str]) -> set[str]:
+    return {detail.partition(": ")[0] for detail in details}
 
 
 def environment_json(found: Environment) -> dict[str, Any]:
