@@ -153,7 +153,7 @@ class Checkpoint:
                 "the state could not be saved in %s, the run goes on without: %s", self.folder, error
             )
             with contextlib.suppress(OSError):
-                self._partial(name).unlink(missing_ok=True)
+                self._partial(name).unlink()
 
     def load(self, name: str, into: Mapping[str, Array] = MappingProxyType({})) -> dict[str, Any] | None:
         """Return the arrays stored under a name, or None.
@@ -183,7 +183,7 @@ class Checkpoint:
     def remove(self, name: str) -> None:
         """Forget a state."""
         with contextlib.suppress(OSError):
-            self._path(name).unlink(missing_ok=True)
+            self._path(name).unlink()
 
     def discard(self) -> None:
         """Remove the states of these parameters, and folders that are empty then; other files stay."""
