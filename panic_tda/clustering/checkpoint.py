@@ -250,7 +250,9 @@ def _read(stored: ZipFile, name: str, into: Array | None) -> Array:
     with stored.open(f"{name}.npy") as member:
         if into is None:
             return np.lib.format.read_array(member)
-        shape, columns_first, dtype = _header(member)
+        # Headers of plain numbers are of the first version.
+        np.lib.format.read_magic(member)
+        shape, columns_first, dtype = np.lib.format.read_array_header_1_0(member)
         if (shape, columns_first, dtype) != (into.shape, False, into.dtype):
             raise ValueError(f"{name} is {shape} of {dtype}, not {into.shape} of {into.dtype}")
         row_bytes = dtype.itemsize * math.prod(shape[1:])
@@ -259,13 +261,6 @@ def _read(stored: ZipFile, name: str, into: Array | None) -> Array:
             piece = np.frombuffer(_exactly(member, n_rows * row_bytes), dtype=dtype)
             into[rows] = namespace(into).asarray(piece.reshape(n_rows, *shape[1:]))
     return into
-
-
-def _header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(member)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(member)
-    return np.lib.format.read_array_header_2_0(member)
 
 
 def _exactly(member: IO[bytes], size: int) -> bytes:
