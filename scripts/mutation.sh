@@ -11,7 +11,7 @@ python=$PWD/.venv/bin/python explained=$PWD/scripts/mutation_survivors.txt
     { echo "mutmut is missing: .venv/bin/python -m pip install 'mutmut>=3.8'" >&2; exit 2; }
 
 # Compiled loops run as plain Python, which takes other sizes.
-slow_without_compiler="by_thresholds or grid or chain or 50_000 or 10_000 or row_order or rounding_of"
+slow_without_compiler="by_thresholds or grid or chain_of or 50_000 or 10_000 or order_and_choice or rounding_of"
 export OMP_NUM_THREADS=1 NUMBA_DISABLE_JIT=1
 unset PYTHONPATH
 work=$(mktemp -d)
@@ -32,6 +32,7 @@ mutate() {
     for change in $("$python" -m mutmut results | sed -n 's/^ *\(.*\): \(survived\|no tests\|suspicious\)$/\1/p'); do
         "$python" -m mutmut show "$change" > shown
         lines=$(sed -n 's/^+ *\([^+ ].*\)/\1/p' shown)
+        [ -n "$lines" ] || lines=$(sed -n 's/^- *\([^- ].*\)/removed: \1/p' shown)
         grep --quiet --invert-match --line-regexp --fixed-strings --file="$explained" <<< "$lines" || continue
         cat shown
         survived=$((survived + 1))
@@ -53,7 +54,7 @@ for name in "$@"; do
         sampling)
             mutate "$name" panic_tda/storage/sampling.py tests/storage/test_sampling.py \
                 tests/storage/test_query_plans.py -k "not through_rows" ;;
-        results) mutate "$name" panic_tda/storage/results.py tests/storage/test_results.py ;;
+        results) mutate "$name" panic_tda/storage/results.py tests/storage/test_results{,_lookup}.py ;;
         *) echo "medoids, sampling, results, checkpoint, condensed or hierarchy; got $name" >&2; exit 2 ;;
     esac
 done

@@ -13,7 +13,7 @@ from panic_tda.clustering.condensed import TIE_SPAN, Condensed, condense, single
 from panic_tda.clustering.hierarchy import _add, _stabilities, extract, select
 from panic_tda.errors import OUTLIER
 from panic_tda.types import SpanningTree
-from tests.trees import FLOOR, PLAIN, by_smallest_row, edges, labels_of, path
+from tests.trees import FLOOR, PLAIN, assert_same, by_smallest_row, edges, labels_of, path
 
 # Ties.
 
@@ -33,6 +33,23 @@ def test_the_tolerance_is_the_tree_s() -> None:
     leaves = replace(PLAIN, cluster_selection_method="leaf")
     assert len(extract(tree, leaves).persistence) == 2
     assert len(extract(replace(tree, tie_tolerance=1e-6), leaves).persistence) == 0
+
+
+def test_without_a_tolerance_equal_heights_are_one_merge() -> None:
+    # Rows 2 and 3 meet at the height at which they meet 0 and 1, and then one digit below it.
+    leaves = replace(PLAIN, cluster_selection_method="leaf")
+    for below, n_clusters in ((TIED, 0), (np.nextafter(TIED, 0), 2)):
+        tree = replace(edges((0, 1, 0.1), (2, 3, below), (1, 2, TIED)), tie_tolerance=0.0)
+        assert len(extract(tree, leaves).persistence) == n_clusters
+
+
+def test_heights_of_single_precision_count_as_the_numbers_they_are() -> None:
+    heights = np.random.default_rng(0).uniform(0.1, 1, 60).astype(np.float32)
+    rows = np.arange(60, dtype=np.int32)
+    tree = SpanningTree(rows, rows + np.int32(1), heights)
+    for epsilon in (0.0, 0.6):
+        parameters = replace(PLAIN, allow_single_cluster=True, cluster_selection_epsilon=epsilon)
+        assert_same(extract(tree, parameters), extract(path(heights.tolist()), parameters))
 
 
 def test_ties_are_transitive_along_a_branch() -> None:
@@ -201,6 +218,23 @@ def test_epsilon_raises_to_the_first_cluster_born_above_it() -> None:
     ):
         parameters = replace(PLAIN, cluster_selection_method="leaf", cluster_selection_epsilon=epsilon)
         assert labels_of(tree, parameters) == expected
+
+
+def test_trees_are_arrays_of_the_shapes_and_kinds_that_they_say() -> None:
+    linkage = single_linkage(PAIRS, FLOOR)
+    assert [(array.shape, array.dtype) for array in linkage] == [
+        ((17,), np.int64),
+        ((17,), np.int64),
+        ((8,), np.float64),
+    ]
+    clusters = condense(linkage, 2, 1e-9)
+    assert [(array.shape, array.dtype) for array in clusters] == [
+        ((7,), np.int64),
+        ((7,), np.float64),
+        ((7,), np.int64),
+        ((9,), np.int64),
+        ((9,), np.float64),
+    ]
 
 
 def test_clusters_are_marked_by_truth_values() -> None:
