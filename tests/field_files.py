@@ -15,6 +15,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -194,19 +195,24 @@ class FieldFacts:
 
     def sample(self, model: str, downsample: int = 1) -> list[StoredEmbedding]:
         """What the downsampling rule keeps, by ascending id: orphans never, bad vectors as all others."""
-        parities: dict[tuple[str, str], set[int]] = {}
+        return [
+            embedding
+            for embedding in self.of(model)
+            if embedding.invocation and self.output_index(embedding.invocation) % downsample == 0
+        ]
+
+    def output_index(self, invocation: StoredInvocation) -> int:
+        """Which of its run's outputs of its type it is, as the downsampling rule counts them."""
+        both_parities = len(self._parities[invocation.run_id, invocation.type]) == 2
+        return invocation.sequence_number // (1 if both_parities else 2)
+
+    @cached_property
+    def _parities(self) -> dict[tuple[str, str], set[int]]:
+        found: dict[tuple[str, str], set[int]] = {}
         for invocation in self.invocations:
             key = invocation.run_id, invocation.type
-            parities.setdefault(key, set()).add(invocation.sequence_number % 2)
-        kept = []
-        for embedding in self.of(model):
-            invocation = embedding.invocation
-            if invocation is None:
-                continue
-            step = 1 if len(parities[invocation.run_id, invocation.type]) == 2 else 2
-            if invocation.sequence_number // step % downsample == 0:
-                kept.append(embedding)
-        return kept
+            found.setdefault(key, set()).add(invocation.sequence_number % 2)
+        return found
 
 
 def write_field_file(path: Path, spec: FieldSpec = FieldSpec()) -> FieldFacts:

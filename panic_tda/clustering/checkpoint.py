@@ -153,7 +153,7 @@ class Checkpoint:
                 "the state could not be saved in %s, the run goes on without: %s", self.folder, error
             )
             with contextlib.suppress(OSError):
-                self._partial(name).unlink(missing_ok=True)
+                self._partial(name).unlink()
 
     def load(self, name: str, into: Mapping[str, Array] = MappingProxyType({})) -> dict[str, Any] | None:
         """Return the arrays stored under a name, or None.
@@ -183,7 +183,7 @@ class Checkpoint:
     def remove(self, name: str) -> None:
         """Forget a state."""
         with contextlib.suppress(OSError):
-            self._path(name).unlink(missing_ok=True)
+            self._path(name).unlink()
 
     def discard(self) -> None:
         """Remove the states of these parameters, and folders that are empty then; other files stay."""
@@ -250,7 +250,9 @@ def _read(stored: ZipFile, name: str, into: Array | None) -> Array:
     with stored.open(f"{name}.npy") as member:
         if into is None:
             return np.lib.format.read_array(member)
-        shape, columns_first, dtype = _header(member)
+        # Headers of plain numbers are of the first version.
+        np.lib.format.read_magic(member)
+        shape, columns_first, dtype = np.lib.format.read_array_header_1_0(member)
         if (shape, columns_first, dtype) != (into.shape, False, into.dtype):
             raise ValueError(f"{name} is {shape} of {dtype}, not {into.shape} of {into.dtype}")
         row_bytes = dtype.itemsize * math.prod(shape[1:])
@@ -259,13 +261,6 @@ def _read(stored: ZipFile, name: str, into: Array | None) -> Array:
             piece = np.frombuffer(_exactly(member, n_rows * row_bytes), dtype=dtype)
             into[rows] = namespace(into).asarray(piece.reshape(n_rows, *shape[1:]))
     return into
-
-
-def _header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(member)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(member)
-    return np.lib.format.read_array_header_2_0(member)
 
 
 def _exactly(member: IO[bytes], size: int) -> bytes:

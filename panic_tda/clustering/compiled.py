@@ -39,7 +39,8 @@ def compiled(function: Any = None, /, *, fastmath: frozenset[str] = frozenset())
             kernel = njit(cache=True, **options)(plain)
         except RuntimeError:  # no folder takes a cache, which numba says on import already
             kernel = njit(**options)(plain)
-        KERNELS.append(kernel)
+        if kernel is not plain:  # NUMBA_DISABLE_JIT
+            KERNELS.append(kernel)
         return kernel
 
     return decorate if function is None else decorate(function)

@@ -40,14 +40,14 @@ def compile_kernels(backend: Backend, progress: Progress) -> float:
     Returns
     -------
     float
-        Seconds that it took; 0 where everything was compiled before.
+        Seconds that it took; 0 where everything was compiled before, or NUMBA_DISABLE_JIT forbids it.
 
     Notes
     -----
     Once is once for each machine, installation and version of numba: a marker beside numba's cache says so.
     Two processes that compile at once both do all of it; numba replaces its files as a whole.
     """
-    if _is_done(backend.name):
+    if not compiled.KERNELS or _is_done(backend.name):
         return 0.0
     began = time.monotonic()
     progress.phase(PHASE)

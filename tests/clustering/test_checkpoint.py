@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import stat
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,8 @@ import numpy as np
 import pytest
 
 from panic_tda.arrays.mapped import new_array
-from panic_tda.clustering.checkpoint import Checkpoint, discard_all
+from panic_tda.clustering import checkpoint as checkpoint_module
+from panic_tda.clustering.checkpoint import Checkpoint, discard_all, discard_states, saved_states
 from tests import strict_arrays
 
 ROWS = np.eye(5, 3, dtype=np.float32)
@@ -30,6 +34,67 @@ def test_states_come_back_for_the_same_input_and_parameters(tmp_path: Path) -> N
     assert stored is not None
     assert stored["done"] == 3
     np.testing.assert_array_equal(stored["rows"], ROWS)
+
+
+def test_the_order_of_parameters_makes_no_other_run(tmp_path: Path) -> None:
+    opened(tmp_path, k=3, floor=0.1).save("state", rows=ROWS)
+    assert opened(tmp_path, floor=0.1, k=3).load("state") is not None
+
+
+def test_a_state_of_another_format_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened(tmp_path).save("state", rows=ROWS)
+    monkeypatch.setattr(checkpoint_module, "_FORMAT", checkpoint_module._FORMAT + 1)
+    assert opened(tmp_path).load("state") is None
+
+
+def test_the_later_state_takes_the_place_of_the_earlier(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = opened(tmp_path)
+    checkpoint.save("state", rows=ROWS)
+    checkpoint.save("state", rows=2 * ROWS)
+    stored = checkpoint.load("state")
+    assert stored is not None
+    np.testing.assert_array_equal(stored["rows"], 2 * ROWS)
+    assert sorted(path.name for path in checkpoint.folder.iterdir()) == ["checkpoint.json", "state.npz"]
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_a_state_is_on_the_disk_before_it_takes_the_place_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = opened(tmp_path)
+    synced: list[tuple[bool, bool]] = []
+
+    def sync(file: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(file).st_mode)
+        synced.append((is_folder, (checkpoint.folder / "state.npz").exists()))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    checkpoint.save("state", rows=ROWS)
+    # The file while it has no name yet, the folder once it has.
+    assert synced == [(False, False), (True, True)]
+
+
+def test_a_state_that_cannot_be_saved_leaves_nothing_and_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = opened(tmp_path)
+    (checkpoint.folder / "state.npz").mkdir(parents=True)  # nothing can take its place
+    checkpoint.save("state", rows=ROWS)
+    assert sorted(path.name for path in checkpoint.folder.iterdir()) == ["checkpoint.json", "state.npz"]
+    said = f"the state could not be saved in {checkpoint.folder}, the run goes on without: [Errno "
+    assert caplog.messages[0].startswith(said)
+
+
+def test_a_state_that_was_removed_is_none_and_others_stay(tmp_path: Path) -> None:
+    checkpoint = opened(tmp_path)
+    for name in ("first", "second"):
+        checkpoint.save(name, rows=ROWS)
+    checkpoint.remove("first")
+    checkpoint.remove("never saved")
+    assert checkpoint.load("first") is None
+    assert checkpoint.load("second") is not None
 
 
 def test_a_state_is_read_into_what_is_there(tmp_path: Path) -> None:
@@ -94,14 +159,34 @@ def test_states_of_all_parameters_can_be_discarded_and_nothing_else(tmp_path: Pa
     assert left == ["mine", "state.npz", "vectors.npz"]
 
 
+def test_every_folder_that_is_discarded_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = opened(tmp_path).folder
+    opened(tmp_path).save("state", rows=ROWS)
+    with caplog.at_level(logging.INFO, "panic_tda"):
+        discard_all(tmp_path)
+    assert caplog.messages == [f"discarded the states in {folder}"]
+
+
+def test_a_state_that_cannot_be_discarded_ends_no_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = opened(tmp_path)
+    (checkpoint.folder / "state.npz").mkdir(parents=True)
+    discard_all(tmp_path)
+    (said,) = caplog.messages
+    assert said.startswith(f"not all states in {tmp_path} could be discarded: [Errno ")
+    assert str(checkpoint.folder / "state.npz") in said
+
+
 @pytest.mark.parametrize("place", ["nothing", "file", "states"])
-def test_discarding_all_ends_no_run(tmp_path: Path, place: str) -> None:
+def test_discarding_all_ends_no_run(tmp_path: Path, place: str, caplog: pytest.LogCaptureFixture) -> None:
     if place == "file":
         (tmp_path / "work").write_text("mine")
     elif place == "states":
         opened(tmp_path / "work").save("state", rows=ROWS)
     discard_all(tmp_path / "work")
     assert (tmp_path / "work").exists() == (place == "file")
+    assert caplog.messages == []
 
 
 def test_a_run_says_from_where_it_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -110,8 +195,11 @@ def test_a_run_says_from_where_it_goes_on(tmp_path: Path, caplog: pytest.LogCapt
     with caplog.at_level(logging.INFO, "panic_tda"):
         assert opened(tmp_path, k=4).load("state") is None
         assert caplog.text == ""
+        path = first.folder / "state.npz"
+        os.utime(path, (0, 1e9))
         opened(tmp_path, k=3).load("state")
-    assert f"going on from the state {first.folder}" in caplog.text
+    saved = time.strftime("%H:%M:%S", time.localtime(1e9))
+    assert caplog.messages == [f"going on from the state {path}, saved {saved}"]
 
 
 @pytest.mark.parametrize("other", [{"input_sha256": "others"}, {"k": 4}, {"k": 3, "format": 2}])
@@ -132,6 +220,47 @@ def test_people_can_read_whose_states_these_are(tmp_path: Path) -> None:
     about = json.loads((checkpoint.folder / "checkpoint.json").read_text())
     assert about["input_sha256"] == "rows"
     assert about["parameters"] == {"k": 3}
+    assert about["format"] == checkpoint_module._FORMAT
+
+
+def test_saved_states_are_told_by_input_size_and_time(tmp_path: Path) -> None:
+    for input_sha256, k in (("rows", 3), ("rows", 4), ("others", 3)):
+        checkpoint = opened(tmp_path / "work" / "model", input_sha256, k=k)
+        checkpoint.save("state", rows=ROWS)
+        checkpoint.save("more", rows=ROWS)
+        os.utime(checkpoint.folder / "state.npz", (0, 1e9))
+        os.utime(checkpoint.folder / "more.npz", (0, 1e9 - k))
+        os.utime(checkpoint.folder / "checkpoint.json", (0, 1e9 - 100))
+    opened(tmp_path / "work" / "nothing saved")
+    found = saved_states(tmp_path / "work")
+    assert [state.folder for state in found] == sorted((tmp_path / "work" / "model").iterdir())
+    assert sorted(str(state.input_sha256) for state in found) == ["others", "rows", "rows"]
+    assert {state.saved_at for state in found} == {1e9}
+    for state in found:
+        assert state.n_bytes == sum(path.stat().st_size for path in state.folder.iterdir())
+    assert saved_states(tmp_path / ("long" * 100)) == []
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "3", "{", "{}", ""])
+def test_a_saved_state_without_its_input_is_told_too(tmp_path: Path, content: str) -> None:
+    checkpoint = opened(tmp_path)
+    checkpoint.save("state", rows=ROWS)
+    (checkpoint.folder / "checkpoint.json").write_text(content)
+    (state,) = saved_states(tmp_path)
+    assert state.input_sha256 is None
+    assert state.n_bytes > ROWS.nbytes
+
+
+def test_the_states_of_one_input_can_be_discarded(tmp_path: Path) -> None:
+    ours = [opened(tmp_path / "work" / place, k=k) for place, k in (("a", 3), ("a", 4), ("b", 3))]
+    other = opened(tmp_path / "work" / "b", "others", k=3)
+    for checkpoint in (*ours, other):
+        checkpoint.save("state", rows=ROWS)
+    discard_states(tmp_path / "work", "rows")
+    assert [state.folder for state in saved_states(tmp_path)] == [other.folder]
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["b"]
+    discard_states(tmp_path / "work", "others")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"null", None])
@@ -173,6 +302,15 @@ def test_discarding_what_was_never_opened_removes_nothing(tmp_path: Path) -> Non
     assert (tmp_path / "vectors.npz").exists()
 
 
+def test_a_folder_with_too_long_a_name_takes_no_state_and_ends_no_run(tmp_path: Path) -> None:
+    checkpoint = opened(tmp_path / ("long" * 100))
+    checkpoint.save("state", rows=ROWS)
+    assert checkpoint.load("state") is None
+    checkpoint.remove("state")
+    checkpoint.discard()
+    discard_all(checkpoint.root)
+
+
 def test_a_folder_that_is_a_file_does_not_end_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -189,4 +327,24 @@ def test_a_folder_that_is_a_file_does_not_end_the_run(
 
 @pytest.mark.parametrize("seconds", [0.0, 3600.0])
 def test_due(tmp_path: Path, seconds: float) -> None:
-    assert Checkpoint(tmp_path, "rows", save_seconds=seconds).due() == (seconds == 0)
+    checkpoint = Checkpoint(tmp_path, "rows", save_seconds=seconds)
+    assert checkpoint.due() == (seconds == 0)
+    checkpoint.open()
+    checkpoint.save("state", rows=ROWS)
+    assert checkpoint.due() == (seconds == 0)
+
+
+def test_a_save_begins_the_time_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    checkpoint = Checkpoint(tmp_path, "rows", save_seconds=60)
+    checkpoint.open()
+    now += 59
+    assert not checkpoint.due()
+    now += 1
+    assert checkpoint.due()
+    checkpoint.save("state", rows=ROWS)
+    now += 59
+    assert not checkpoint.due()
+    now += 2
+    assert checkpoint.due()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import doctest
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -57,6 +57,28 @@ def test_the_grid_exercises_every_rule() -> None:
     assert seen["eom"] >= {0, 1, 2, 3, 4, 8}
     assert seen["leaf"] >= {0, 1, 2, 3, 4, 8}
     assert outliers == {False, True}
+
+
+@pytest.mark.parametrize(
+    "plainer",
+    [
+        {"cluster_selection_epsilon": 0.0},
+        {"allow_single_cluster": False},
+        {"cluster_selection_method": "eom"},
+        {"max_cluster_size": None},
+        {"min_cluster_size": 2},
+    ],
+    ids=lambda plainer: next(iter(plainer)),
+)
+def test_every_parameter_of_the_grid_decides_something(plainer: dict[str, Any]) -> None:
+    decided = set()
+    for name in DATASETS:
+        tree = tree_of(name, 2)
+        for parameters in GRID:
+            without = replace(parameters, **plainer)
+            if without != parameters and labels_of(tree, parameters) != labels_of(tree, without):
+                decided.add(name)
+    assert len(decided) >= 5, decided
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -121,6 +143,18 @@ def test_any_weights_equal_the_definition_in_any_row_order(
     order = np.random.default_rng(seed).permutation(len(weights))
     tree = reference.prim_tree(weights[np.ix_(order, order)])
     tree = SpanningTree(order[tree.u], order[tree.v], tree.height)
+    assert_same(extract(tree, parameters), reference.threshold_clusters(merges, parameters))
+
+
+@given(weights=tied_weights(), parameters=parameters_of_small_trees, seed=st.integers(0, 99))
+@settings(max_examples=100, deadline=None)
+def test_noisy_weights_equal_the_definition_with_their_tolerance(
+    weights: FloatArray, parameters: EffectiveParameters, seed: int
+) -> None:
+    noise = np.random.default_rng(seed).uniform(-2e-7, 2e-7, weights.shape)
+    noisy = np.maximum(weights * (1 + np.maximum(noise, noise.T)), parameters.distance_floor)
+    tree = replace(reference.prim_tree(noisy), tie_tolerance=1e-6)
+    merges = reference.threshold_merges(noisy, tie_tolerance=1e-6)
     assert_same(extract(tree, parameters), reference.threshold_clusters(merges, parameters))
 
 

@@ -9,11 +9,11 @@ from itertools import product
 import numpy as np
 import pytest
 
-from panic_tda.clustering.condensed import TIE_SPAN, Condensed
-from panic_tda.clustering.hierarchy import _stabilities, extract
+from panic_tda.clustering.condensed import TIE_SPAN, Condensed, condense, single_linkage
+from panic_tda.clustering.hierarchy import _add, _stabilities, extract, select
 from panic_tda.errors import OUTLIER
 from panic_tda.types import SpanningTree
-from tests.trees import FLOOR, PLAIN, by_smallest_row, edges, labels_of, path
+from tests.trees import FLOOR, PLAIN, assert_same, by_smallest_row, edges, labels_of, path
 
 # Ties.
 
@@ -33,6 +33,23 @@ def test_the_tolerance_is_the_tree_s() -> None:
     leaves = replace(PLAIN, cluster_selection_method="leaf")
     assert len(extract(tree, leaves).persistence) == 2
     assert len(extract(replace(tree, tie_tolerance=1e-6), leaves).persistence) == 0
+
+
+def test_without_a_tolerance_equal_heights_are_one_merge() -> None:
+    # Rows 2 and 3 meet at the height at which they meet 0 and 1, and then one digit below it.
+    leaves = replace(PLAIN, cluster_selection_method="leaf")
+    for below, n_clusters in ((TIED, 0), (np.nextafter(TIED, 0), 2)):
+        tree = replace(edges((0, 1, 0.1), (2, 3, below), (1, 2, TIED)), tie_tolerance=0.0)
+        assert len(extract(tree, leaves).persistence) == n_clusters
+
+
+def test_heights_of_single_precision_count_as_the_numbers_they_are() -> None:
+    heights = np.random.default_rng(0).uniform(0.1, 1, 60).astype(np.float32)
+    rows = np.arange(60, dtype=np.int32)
+    tree = SpanningTree(rows, rows + np.int32(1), heights)
+    for epsilon in (0.0, 0.6):
+        parameters = replace(PLAIN, allow_single_cluster=True, cluster_selection_epsilon=epsilon)
+        assert_same(extract(tree, parameters), extract(path(heights.tolist()), parameters))
 
 
 def test_ties_are_transitive_along_a_branch() -> None:
@@ -158,9 +175,83 @@ def test_equal_stabilities_keep_the_outer_cluster() -> None:
     # λ: {0..3} is born at 1 and lives to 2, its pairs to 3: 4 · 1 on either side.
     tree = edges((0, 1, 1 / 3), (2, 3, 1 / 3), (1, 2, 1 / 2), (3, 4, 1.0), (4, 5, 1 / 3))
     assert labels_of(tree, PLAIN) == [0, 0, 0, 0, 1, 1]
-    # A millionth more below the split decides for the pairs.
-    more = edges((0, 1, 1 / 3.00001), (2, 3, 1 / 3.00001), (1, 2, 1 / 2), (3, 4, 1.0), (4, 5, 1 / 3))
-    assert labels_of(more, PLAIN) == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+@pytest.mark.parametrize(("more", "expected"), [(0.5e-9, [0, 0, 0, 0, 1, 1]), (2e-9, [0, 0, 1, 1, 2, 2])])
+def test_children_need_more_stability_by_a_share_of_it(
+    scale: float, more: float, expected: list[int]
+) -> None:
+    pair = 1 / scale / (3 + more)  # λ a third of `more` higher for each of 12: the share of 4 that it says
+    tree = edges((0, 1, pair), (2, 3, pair), (1, 2, 1 / scale / 2), (3, 4, 1 / scale), (4, 5, pair))
+    assert labels_of(tree, PLAIN) == expected
+
+
+def nested(split: float, halves: float, pairs: float) -> SpanningTree:
+    """Four pairs at λ `pairs`, in two halves until λ `halves`, in one until λ `split`; a fifth joins at 1."""
+    return edges(
+        *((2 * pair, 2 * pair + 1, 1 / pairs) for pair in range(5)),
+        *((1, 2, 1 / halves), (5, 6, 1 / halves), (3, 4, 1 / split), (7, 8, 1.0)),
+    )
+
+
+def test_what_is_chosen_inside_a_cluster_is_weighed_not_what_it_replaced() -> None:
+    # Stabilities: the whole 8, its halves 2 each, its pairs 3 each: 4 are less than 8, 12 are more.
+    assert labels_of(nested(2, 2.5, 4), PLAIN) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+
+
+def test_a_chosen_cluster_swallows_what_was_chosen_deep_inside() -> None:
+    # Stabilities: the whole 16, its halves 2 each, its pairs 3 each: these are chosen before the whole is.
+    assert labels_of(nested(3, 3.5, 5), PLAIN) == [0] * 8 + [1] * 2
+
+
+def test_epsilon_raises_to_the_first_cluster_born_above_it() -> None:
+    # One inside the other: pairs, {0..3} below 0.5, {0..5} below 0.7, {0..7} below 0.9.
+    tree = edges(
+        *((row, row + 1, 0.1) for row in range(0, 10, 2)),
+        *((1, 2, 0.3), (3, 4, 0.5), (5, 6, 0.7), (7, 8, 0.9)),
+    )
+    for epsilon, expected in (
+        (0.4, [0, 0, 0, 0, 1, 1, 2, 2, 3, 3]),
+        (0.6, [0, 0, 0, 0, 0, 0, 1, 1, 2, 2]),
+        (0.8, [0, 0, 0, 0, 0, 0, 0, 0, 1, 1]),
+    ):
+        parameters = replace(PLAIN, cluster_selection_method="leaf", cluster_selection_epsilon=epsilon)
+        assert labels_of(tree, parameters) == expected
+
+
+def test_trees_are_arrays_of_the_shapes_and_kinds_that_they_say() -> None:
+    linkage = single_linkage(PAIRS, FLOOR)
+    assert [(array.shape, array.dtype) for array in linkage] == [
+        ((17,), np.int64),
+        ((17,), np.int64),
+        ((8,), np.float64),
+    ]
+    clusters = condense(linkage, 2, 1e-9)
+    assert [(array.shape, array.dtype) for array in clusters] == [
+        ((7,), np.int64),
+        ((7,), np.float64),
+        ((7,), np.int64),
+        ((9,), np.int64),
+        ((9,), np.float64),
+    ]
+
+
+def test_clusters_are_marked_by_truth_values() -> None:
+    clusters = condense(single_linkage(PAIRS, FLOOR), 2, 1e-9)
+    for method, epsilon in product(("eom", "leaf"), (0.0, 0.6)):
+        parameters = replace(PLAIN, cluster_selection_method=method, cluster_selection_epsilon=epsilon)
+        chosen = select(clusters, parameters)
+        assert chosen.dtype == np.bool_
+        assert chosen.sum() == (2 if epsilon else 4)
+
+
+def test_a_sum_keeps_what_rounding_drops() -> None:
+    total, carry = np.zeros(2), np.zeros(2)
+    for value in (1.0, 1e100, -1e100, 1.0, 1e100, -1e100):
+        _add(total, carry, 1, value)
+    assert total[1] + carry[1] == 2
+    assert total[0] == carry[0] == 0
 
 
 def test_stabilities_are_sums_that_know_no_order_of_rows() -> None:

@@ -162,6 +162,23 @@ def test_rows_may_lie_in_a_file(tmp_path: Path) -> None:
     assert medoids(mapped, labels, weights, 4) == medoids(vectors, labels, weights, 4)
 
 
+def test_many_small_clusters_are_read_in_as_many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A piece for each chunk of the whole matrix, most of them empty, would make time a product of the two.
+    n, n_clusters = 900, 300
+    vectors, _, weights = random_members(n, 16, 1)
+    reads: list[int] = []
+    take = np.take
+
+    def counting(matrix: Any, wanted: Any, **options: Any) -> Any:
+        reads.append(len(wanted))
+        return take(matrix, wanted, **options)
+
+    monkeypatch.setattr(rows, "HOST_CHUNK_BYTES", 100 * 16 * 8)
+    monkeypatch.setattr(np, "take", counting)
+    medoids(vectors, np.arange(n) % n_clusters, weights, n_clusters)
+    assert reads == [n // n_clusters] * 2 * n_clusters
+
+
 def test_one_cluster_of_30_000_rows_takes_little_memory() -> None:
     n, d, planted = 30_000, 768, 12_345
     generator = np.random.default_rng(0)

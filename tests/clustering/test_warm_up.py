@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from panic_tda import hdbscan
 from panic_tda.clustering.warm_up import PHASE
 from tests.snapshots import REPOSITORY, run_python
 
@@ -146,3 +148,24 @@ print("compiled later:", later)
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "compiled later: []"
+
+
+def test_without_a_compiler_the_fit_runs_as_it_is() -> None:
+    done = run_python(
+        """
+import json, os
+os.environ["NUMBA_DISABLE_JIT"] = "1"
+import numpy as np
+from panic_tda import hdbscan
+rows = np.random.default_rng(0).standard_normal((60, 3))
+for backend in ("sklearn", "tiled"):
+    found = hdbscan(rows, backend=backend, epsilon=0, allow_single_cluster=False)
+    print(json.dumps([found.labels.tolist(), sorted(found.record.seconds)]))
+"""
+    )
+    assert done.returncode == 0, done.stderr
+    rows = np.random.default_rng(0).standard_normal((60, 3))
+    compiled = hdbscan(rows, epsilon=0, allow_single_cluster=False)
+    assert len(compiled.persistence) > 1
+    expected = [compiled.labels.tolist(), ["fit", "medoids"]]
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [expected, expected]

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 
 from panic_tda.storage.census import take_census
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.loading import load_embeddings
-from panic_tda.storage.sampling import sample
+from panic_tda.storage.sampling import output_indices, sample
 from panic_tda.storage.schemas import Embedding
 from tests.conftest import MakeFile
-from tests.field_files import EVERYTHING, FieldSpec
+from tests.field_files import EVERYTHING, FieldSpec, StoredInvocation
 
 FACTORS = (1, 2, 3, 4, 5, 7, 10, 19, 20, 21, 1000)
 HOLES = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 3), (2, 19), (3, 10), (3, 11))
@@ -54,6 +55,39 @@ def test_the_rule_holds_in_every_kind_of_file(upgraded: MakeFile, spec: FieldSpe
         for factor in FACTORS:
             expected = [embedding.id for embedding in facts.sample(model, factor)]
             assert chosen_ids(database, model, factor) == expected, (model, factor)
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_what_is_not_sampled_is_the_rest(upgraded: MakeFile, spec: FieldSpec) -> None:
+    database, facts = upgraded(spec)
+    for factor in (1, 3):
+        rule = sample(factor)
+        query = sa.select(Embedding.id).select_from(rule.source)
+        with database.reading() as connection:
+            left_out = {found.hex for found in connection.scalars(query.where(~rule.chosen))}
+            orphaned = {found.hex for found in connection.scalars(query.where(rule.orphaned))}
+        sampled = {e.id for model in facts.models for e in facts.sample(model, factor)}
+        assert left_out == {e.id for e in facts.embeddings} - sampled
+        assert orphaned == {e.id for e in facts.embeddings if e.invocation is None}
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_an_output_index_is_one_number_in_sql_and_beside_it(upgraded: MakeFile, spec: FieldSpec) -> None:
+    database, facts = upgraded(spec)
+    expected = {e.id: facts.output_index(e.invocation) if e.invocation else None for e in facts.embeddings}
+    for factor, indices in ((2, expected), (1, dict.fromkeys(expected))):
+        rule = sample(factor)
+        query = sa.select(Embedding.id, rule.output_index).select_from(rule.source)
+        with database.reading() as connection:
+            found = {identity.hex: index for identity, index in connection.execute(query)}
+        assert found == indices
+        assert {type(index) for index in found.values()} <= {int, type(None)}
+    of_run: dict[tuple[str, str], list[StoredInvocation]] = {}
+    for invocation in facts.invocations:
+        of_run.setdefault((invocation.run_id, invocation.type), []).append(invocation)
+    for run in of_run.values():
+        numbers = np.array([invocation.sequence_number for invocation in run])
+        assert output_indices(numbers).tolist() == [facts.output_index(invocation) for invocation in run]
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)

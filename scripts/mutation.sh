@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# What the tests do not see: mutmut changes a module in one place after the other, and runs the tests that know
+# the module on each change. Prints the changes that none of them noticed, without those that
+# scripts/mutation_survivors.txt explains, and exits 1 where there are any.
+#   scripts/mutation.sh medoids        medoids, sampling, results, checkpoint, condensed or hierarchy; none: all
+# Needs mutmut: .venv/bin/python -m pip install 'mutmut>=3.8'. A module takes minutes, by one process.
+set -euo pipefail
+source "$(dirname "$0")/environment.sh"
+python=$PWD/.venv/bin/python explained=$PWD/scripts/mutation_survivors.txt
+"$python" -c 'import mutmut' 2>/dev/null ||
+    { echo "mutmut is missing: .venv/bin/python -m pip install 'mutmut>=3.8'" >&2; exit 2; }
+
+# Compiled loops run as plain Python, which takes other sizes.
+slow_without_compiler="by_thresholds or grid or chain_of or 50_000 or 10_000 or order_and_choice or rounding_of"
+export OMP_NUM_THREADS=1 NUMBA_DISABLE_JIT=1
+unset PYTHONPATH
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+mutate() {
+    local name=$1 module=$2 change lines survived=0
+    shift 2
+    mkdir "$work/$name"
+    git ls-files -z --cached --others --exclude-standard panic_tda tests scripts env README.md pyproject.toml |
+        xargs -0 cp --parents --target-directory "$work/$name"
+    cd "$work/$name"
+    # It passes over decorated functions; without a compiler this decorator does nothing.
+    sed -i '/^@compiled$/d' panic_tda/clustering/{condensed,hierarchy}.py
+    sed -i "s|^\[tool.mutmut\]|&\nonly_mutate = [\"$module\"]\npytest_add_cli_args_test_selection = [$(printf '"%s", ' "$@")]|" \
+        pyproject.toml
+    nice "$python" -m mutmut run --max-children 1 > log 2>&1 || { tail -c 3000 log >&2; exit 1; }
+    for change in $("$python" -m mutmut results | sed -n 's/^ *\(.*\): \(survived\|no tests\|suspicious\)$/\1/p'); do
+        "$python" -m mutmut show "$change" > shown
+        lines=$(sed -n 's/^+ *\([^+ ].*\)/\1/p' shown)
+        [ -n "$lines" ] || lines=$(sed -n 's/^- *\([^- ].*\)/removed: \1/p' shown)
+        grep --quiet --invert-match --line-regexp --fixed-strings --file="$explained" <<< "$lines" || continue
+        cat shown
+        survived=$((survived + 1))
+    done
+    cd - > /dev/null
+    echo "$name: $(tr '\r' '\n' < "$work/$name/log" | sed -n 's|.* \([0-9]*\)/\1 .*|\1|p' | tail -n 1) changes, $survived unseen and not explained"
+    [ "$survived" = 0 ] || failed=1
+}
+
+[ $# -gt 0 ] || set -- medoids sampling results checkpoint condensed hierarchy
+failed=0
+for name in "$@"; do
+    case $name in
+        medoids | checkpoint)
+            mutate "$name" "panic_tda/clustering/$name.py" "tests/clustering/test_$name.py" ;;
+        condensed | hierarchy)
+            mutate "$name" "panic_tda/clustering/$name.py" tests/clustering/test_hierarchy{,_rules}.py \
+                -k "not ($slow_without_compiler)" ;;
+        sampling)
+            mutate "$name" panic_tda/storage/sampling.py tests/storage/test_sampling.py \
+                tests/storage/test_query_plans.py -k "not through_rows" ;;
+        results) mutate "$name" panic_tda/storage/results.py tests/storage/test_results{,_lookup}.py ;;
+        *) echo "medoids, sampling, results, checkpoint, condensed or hierarchy; got $name" >&2; exit 2 ;;
+    esac
+done
+exit "$failed"
