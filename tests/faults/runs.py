@@ -27,7 +27,7 @@ from panic_tda.storage.upgrade import CLUSTERING_TABLES, upgrade
 from tests.field_files import FieldSpec, write_field_file
 from tests.snapshots import REPOSITORY, opened, snapshot
 
-SECONDS = 300
+SECONDS = 120
 """After this long a process that should have ended is considered stuck."""
 
 COMMAND = """
@@ -109,9 +109,8 @@ def run(
         str(path),
         *map(str, words[1:]),
     ]
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     began, done = time.perf_counter(), Run()
-    try:
+    with _hearing():
         process = subprocess.Popen(
             command,
             cwd=path.parent,
@@ -121,13 +120,13 @@ def run(
             stderr=subprocess.PIPE,
             text=True,
         )
-    finally:
-        signal.signal(signal.SIGINT, before)
 
     def send() -> None:
         done.signalled = time.perf_counter() - began
         process.send_signal(number)
 
+    limit = threading.Timer(SECONDS, process.kill)
+    limit.start()
     timer = None if after is None else threading.Timer(after, send)
     if timer is not None and phase is None:
         timer.start()
@@ -139,11 +138,25 @@ def run(
             if timer is not None and found and found[1] == phase and not timer.is_alive():
                 timer.start()
                 phase = None
-    done.code = process.wait(timeout=SECONDS)
+    done.code = process.wait()
+    limit.cancel()
     done.seconds = time.perf_counter() - began
     if timer is not None:
         timer.cancel()
     return done
+
+
+@contextmanager
+def _hearing() -> Iterator[None]:
+    """Let what is started hear Ctrl-C, though this process may have been started deaf to it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # --------------------------------------------------------------------------- what must hold
