@@ -21,6 +21,12 @@ INDEXES = (
     "ix_invocation_run_type_number",
 )
 OLD_INDEX = "ix_embedding_embedding_model"
+_NEEDED = {
+    "run": ("id",),
+    "invocation": ("id", "run_id", "type", "sequence_number"),
+    "embedding": ("id", "invocation_id", "embedding_model", "vector"),
+}
+"""Columns without which there is nothing to cluster."""
 _SINCE_0003 = (f"table {CLUSTERING_TABLES[-1]}", "column cluster.medoid_copies")
 
 # Of an index of all embeddings and of the two of all invocations (measured: 50 and 132, with a model's name
@@ -170,6 +176,7 @@ def upgrade(database: Database) -> UpgradePlan:
 
 def _plan(database: Database, connection: Connection) -> UpgradePlan:
     inspector = sa.inspect(connection)
+    _require_columns(database, inspector)
     version = schema_version(connection)
     present = set(inspector.get_table_names())
     # What a version of ours holds stays.
@@ -200,6 +207,15 @@ def _plan(database: Database, connection: Connection) -> UpgradePlan:
         sorting_folder=folder if elsewhere else None,
         sorting_free=shutil.disk_usage(folder).free if folder is not None and elsewhere else None,
     )
+
+
+def _require_columns(database: Database, inspector: sa.Inspector) -> None:
+    """Check now, not after minutes of reading, that there is what the new indexes are made of."""
+    for table, columns in _NEEDED.items():
+        present = {column["name"] for column in inspector.get_columns(table)}
+        for column in columns:
+            if column not in present:
+                raise DatabaseError(f"{database}: table {table} has no column {column}; nothing was changed")
 
 
 def _sorting_folder() -> Path | None:
