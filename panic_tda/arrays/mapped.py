@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import math
 import os
-import shutil
 import tempfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from panic_tda.disk import free_text
 from panic_tda.errors import NoRoom
 from panic_tda.parameters import format_bytes
 
@@ -51,7 +51,7 @@ def new_array(shape: tuple[int, ...], dtype: DTypeLike, folder: Path | None) -> 
     except OSError as error:
         raise NoRoom(
             f"a temporary file of {format_bytes(size)} could not be made in {folder} "
-            f"({error.strerror}{_free(folder)}): name another folder with --work-dir, raise or leave out "
+            f"({error.strerror}{free_text(folder)}): name another folder with --work-dir, raise or leave out "
             "--memory-limit, or cluster a sample with --downsample"
         ) from error
 
@@ -65,10 +65,3 @@ def _reserve(file: int, size: int) -> None:
     except OSError as error:
         if error.errno not in _NOT_RESERVABLE:
             raise
-
-
-def _free(folder: Path) -> str:
-    try:
-        return f", {format_bytes(shutil.disk_usage(folder).free)} are free"
-    except OSError:
-        return ""

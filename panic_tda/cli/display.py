@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from panic_tda.cli.interruption import last_words
 from panic_tda.cli.text import duration
 from panic_tda.progress import TimeLeft
 
@@ -57,6 +58,11 @@ class PhaseLog:
     def failed(self) -> None:
         """Log that the phase failed, and after how long."""
         self._end("failed after")
+
+    def stopped(self) -> None:
+        """Log that a signal ended the phase, and after how long."""
+        self._ended = logging.INFO
+        self._end("stopped after")
 
     def tell(self) -> None:
         """Log how far the phase is, where there is one."""
@@ -125,6 +131,7 @@ class Display:
         self._first = self.beside()
 
     def __enter__(self) -> Display:
+        last_words.append(self._stopped)
         if self._live is None:
             self._heart.start()
         else:
@@ -132,14 +139,17 @@ class Display:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        last_words.remove(self._stopped)
         if self._live is None:
             self._stop.set()
             self._heart.join()
         else:
             self._live.stop()
-        if exception[0] is None:
-            for log in self._logs:
+        for log in self._logs:
+            if exception[0] is None:
                 log.end()
+            elif not isinstance(exception[1], Exception):
+                log.stopped()
 
     def beside(self) -> PhaseLog | Bar:
         """Return a listener with lines of its own, for what goes on meanwhile; it ends with this one."""
@@ -158,6 +168,12 @@ class Display:
     def failed(self) -> None:
         """End the phase, which failed."""
         self._first.failed()
+
+    def _stopped(self) -> None:
+        for log in self._logs:
+            log.stopped()
+        if self._live is not None:
+            self._live.stop()
 
     def _beat(self) -> None:
         while not self._stop.wait(self._interval):

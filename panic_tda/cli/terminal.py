@@ -10,21 +10,20 @@ import json
 import logging
 import os
 import re
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
-from typing import Any, TextIO
+from typing import TextIO
 
 import click
 
+from panic_tda.cli.interruption import EXIT_INTERRUPTED, EXIT_TERMINATED, heard
 from panic_tda.cli.text import harmless
 from panic_tda.errors import PanicTdaError, WrongUsage
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
+EXIT_FAILED, EXIT_USAGE = 1, 2
+_STOPPED = {EXIT_INTERRUPTED: "interrupted", EXIT_TERMINATED: "terminated"}
 
 _NOT_AS_IT_IS = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Controls that JSON does not escape, also of the direction of text, and bytes that are no text."""
@@ -71,18 +70,18 @@ def exit_codes(*, as_json: bool) -> Iterator[None]:
 
     Commands leave with `EXIT_FAILED` themselves where some of their work failed and the rest was printed.
     """
-    previous = _terminate_on_sigterm()
     _replace_what_cannot_be_printed(sys.stdout)
     try:
-        yield
+        with heard(_say_stopped):
+            yield
     except PanicTdaError as error:
         _fail(error, EXIT_USAGE if isinstance(error, WrongUsage) else EXIT_FAILED, as_json=as_json)
     except KeyboardInterrupt:
-        _echo_error("interrupted; nothing unfinished is in the database")
+        _say_stopped(EXIT_INTERRUPTED)
         sys.exit(EXIT_INTERRUPTED)
     except SystemExit as leaving:
         if leaving.code == EXIT_TERMINATED:
-            _echo_error("terminated; nothing unfinished is in the database")
+            _say_stopped(EXIT_TERMINATED)
         raise
     except click.Abort as error:
         # Ctrl-C at a question; a "no" is an Abort too, without a cause.
@@ -95,9 +94,10 @@ def exit_codes(*, as_json: bool) -> Iterator[None]:
     except Exception as error:
         # A fault of ours: one line for the user, the traceback for the log.
         _fail(error, EXIT_FAILED, as_json=as_json)
-    finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
+
+
+def _say_stopped(code: int) -> None:
+    _echo_error(f"{_STOPPED[code]}; nothing unfinished is in the database")
 
 
 class _StderrHandler(logging.Handler):
@@ -188,14 +188,3 @@ def _discard(stream: TextIO) -> None:
     """Send what is still in the buffer nowhere: the interpreter would fail when it writes it at exit."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _terminate_on_sigterm() -> Any:
-    if threading.current_thread() is not threading.main_thread():
-        return None
-
-    def terminate(_number: int, _frame: FrameType | None) -> None:
-        # Nothing is printed here: the signal may have come in the middle of another line.
-        sys.exit(EXIT_TERMINATED)
-
-    return signal.signal(signal.SIGTERM, terminate)

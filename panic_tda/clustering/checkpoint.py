@@ -10,7 +10,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +21,13 @@ import numpy as np
 
 from panic_tda.arrays.namespace import namespace
 from panic_tda.arrays.rows import slices
+from panic_tda.disk import free_text, sync_folder
+from panic_tda.parameters import format_bytes
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from panic_tda.types import Array
@@ -150,10 +157,12 @@ class Checkpoint:
         except OSError as error:
             # Hours of work are worth more than the chance to repeat them sooner.
             _log.warning(
-                "the state could not be saved in %s, the run goes on without: %s", self.folder, error
+                "the state of %s could not be saved in %s%s, the run goes on without: %s",
+                format_bytes(sum(getattr(one, "nbytes", 0) for one in arrays.values())),
+                self.folder,
+                free_text(self.folder),
+                error,
             )
-            with contextlib.suppress(OSError):
-                self._partial(name).unlink()
 
     def load(self, name: str, into: Mapping[str, Array] = MappingProxyType({})) -> dict[str, Any] | None:
         """Return the arrays stored under a name, or None.
@@ -193,31 +202,35 @@ class Checkpoint:
 
     def _store(self, name: str, arrays: dict[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        about = self.folder / _ABOUT
-        if not about.exists():
-            # For people: whose states these are.
-            about.write_text(json.dumps(self._about, indent=1))
-        partial = self._partial(name)
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self._path(name))
-        self._sync_folder()
+        if not (self.folder / _ABOUT).exists():
+            # For people, and for whoever tidies up: whose states these are.
+            about = json.dumps(self._about, indent=1).encode()
+            self._replace(self.folder / _ABOUT, lambda file: file.write(about))
+            for folder in (self.root, self.root.parent):
+                sync_folder(folder)
+        self._replace(self._path(name), lambda file: np.savez(file, **arrays))
+
+    def _replace(self, path: Path, write: Callable[[IO[bytes]], object]) -> None:
+        """Put a file that is written whole, and on the disk, in the place of another."""
+        partial = path.with_name(f"{path.stem}{_PARTIAL}")
+        with _only_writer(partial) as file:
+            if file is None:
+                # Another run of the same input and parameters is at it: what it saves is of use to both.
+                _log.debug("another process is writing %s", partial)
+                return
+            try:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+                partial.replace(path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    partial.unlink(missing_ok=True)
+                raise
+        sync_folder(self.folder)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.npz"
-
-    def _partial(self, name: str) -> Path:
-        return self.folder / f"{name}{_PARTIAL}"
-
-    def _sync_folder(self) -> None:
-        if os.name == "posix":
-            folder = os.open(self.folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
 
 
 def discard_all(root: Path) -> None:
@@ -238,6 +251,29 @@ def _discard(folder: Path) -> None:
         for file in folder.glob(pattern):
             file.unlink(missing_ok=True)
     _remove_empty(folder)
+
+
+@contextlib.contextmanager
+def _only_writer(path: Path) -> Iterator[IO[bytes] | None]:
+    """Open a file, empty, that no other process writes; give None where one does.
+
+    A killed process keeps no lock: what it left behind is overwritten.
+    """
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield None
+                return
+            except OSError:  # a file system without locks
+                pass
+            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                # Between the opening and the lock it got its name: it is the state itself now.
+                yield None
+                return
+        file.truncate(0)
+        yield file
 
 
 def _remove_empty(folder: Path) -> None:

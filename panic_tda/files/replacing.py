@@ -9,7 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from panic_tda.disk import free_text, sync_folder
 from panic_tda.errors import CannotWrite, MissingPath, WrongUsage
+from panic_tda.parameters import format_bytes
 
 
 def require_place(path: Path, *, force: bool = False) -> None:
@@ -59,18 +61,18 @@ def replacing(path: Path, *, force: bool = False) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         require_place(path, force=force)
         partial.replace(target)
-        _sync(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
-        raise CannotWrite(f"{path} cannot be written: {error.strerror or error}") from error
+        raise CannotWrite(f"{path} cannot be written: {error.strerror or error}{_room(partial)}") from error
     finally:
         with suppress(OSError):
             partial.unlink()
 
 
-def _sync(folder: Path) -> None:
-    if os.name == "posix":
-        opened = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
+def _room(partial: Path) -> str:
+    """Say how much of a file was written, and what is left for it."""
+    try:
+        written = format_bytes(partial.stat().st_size)
+    except OSError:
+        return ""
+    return f" ({written} of it were written{free_text(partial.parent)})"

@@ -24,6 +24,8 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from panic_tda.errors import DatabaseError, MissingPath, NeedsUpgrade, WrongUsage
+from panic_tda.interrupts import interruptible
+from panic_tda.storage.reasons import reason
 
 SCHEMA_VERSION = "0003"
 """The revision that this code reads and writes; the newest one in `migrations/versions`."""
@@ -85,7 +87,8 @@ class Database:
         Raises
         ------
         DatabaseError
-            The file is marked read-only, another process keeps it locked, or a statement fails.
+            The file is marked read-only, another process keeps it locked, a statement fails, or somebody
+            removed the file meanwhile.
         """
         if self.path and self.path.exists() and not self.path.stat().st_mode & 0o222:
             # Root may write it all the same; the mark is the owner's word.
@@ -93,8 +96,14 @@ class Database:
                 f"{self} is read-only; make it writable (chmod u+w), with {self.path.name}-wal and -shm "
                 "where they are, or work on a copy"
             )
+        before = self._file()
         with self._connected("rw", "BEGIN IMMEDIATE", foreign_keys=foreign_keys) as connection:
             yield connection
+        if self._file() != before:
+            # SQLite goes on in the file that it opened, which has no name any more, and says nothing.
+            raise DatabaseError(
+                f"{self} was removed or replaced while it was written; nothing of it is in what is there now"
+            )
 
     @contextmanager
     def session(self) -> Iterator[Session]:
@@ -141,14 +150,24 @@ class Database:
         with self.writing() as connection:
             connection.rollback()
 
+    def _file(self) -> tuple[int, int] | None:
+        """Return what tells the file from another one under its name; None where there is none."""
+        try:
+            found = self.path.stat() if self.path else None
+        except OSError:
+            return None
+        return None if found is None else (found.st_dev, found.st_ino)
+
     @contextmanager
     def _connected(self, mode: str, *begin: str, foreign_keys: bool = True) -> Iterator[Connection]:
         engine = self._engine(mode, begin, foreign_keys=foreign_keys)
         try:
             with engine.begin() as connection:
                 yield connection
-        except DBAPIError as error:
-            raise DatabaseError(f"{self}: {_reason(error)}") from error
+        except (DBAPIError, DatabaseError) as error:
+            if isinstance(error, DatabaseError) and not isinstance(error.__cause__, sqlite3.Error):
+                raise
+            raise DatabaseError(f"{self}: {reason(error, self.path, BUSY_TIMEOUT_SECONDS)}") from error
         finally:
             engine.dispose()
 
@@ -269,6 +288,10 @@ def lock_for_saving(connection: Connection) -> None:
     _patiently(attempt, "the database")
 
 
+class _Connection(sqlite3.Connection):
+    """One that can be referred to weakly, which the driver's own cannot."""
+
+
 class _Taken(DatabaseError):
     """Another process has the lock."""
 
@@ -340,7 +363,8 @@ def _is_sqlite(url: URL) -> bool:
 def _connect(path: Path, mode: str, foreign_keys: bool) -> sqlite3.Connection:
     # The path is percent-encoded: a '?' or '#' in it would end it, a '%' would be taken for an escape.
     uri = f"file:{quote(str(path))}?mode={mode}{'&immutable=1' if _is_shut(path, mode) else ''}"
-    connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)
+    connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, factory=_Connection)
+    interruptible.add(connection)
     try:
         _patiently(lambda: _configure(connection, mode, foreign_keys), path)
     except BaseException:
@@ -362,6 +386,8 @@ def _configure(connection: sqlite3.Connection, mode: str, foreign_keys: bool) ->
     connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
     # Ids are looked up and inserted in no order: a million rows' indexes are to fit. Taken when needed only.
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
+    # Whatever SQLite was built with: what was committed outlasts a machine that stops, in a log or without.
+    connection.execute("PRAGMA synchronous = EXTRA")
     if mode == "rw" and connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         connection.execute("PRAGMA journal_mode = WAL")
 
@@ -369,16 +395,3 @@ def _configure(connection: sqlite3.Connection, mode: str, foreign_keys: bool) ->
 def _create_tables(database: Database) -> None:
     with database.writing() as connection:
         migrate(connection)
-
-
-def _reason(error: DBAPIError) -> str:
-    reason = str(error.orig)
-    if "locked" in reason:
-        return f"{reason} for {BUSY_TIMEOUT_SECONDS:g} s by another process; try again when it is done"
-    if "readonly" in reason or "unable to open" in reason:
-        # A file in WAL mode is not opened without its log and the index of it.
-        return (
-            f"{reason}; the file must be readable, and the folder and the -wal and -shm in it writable "
-            "(SQLite keeps its log there, also while reading); or work on a copy"
-        )
-    return reason

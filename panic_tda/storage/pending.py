@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import os
 import tempfile
 from dataclasses import replace
 from datetime import datetime
@@ -20,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import ipc
 
+from panic_tda.disk import sync_folder
 from panic_tda.errors import OUTLIER, BadInput, DatabaseError, MissingPath
 from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage import trees
@@ -180,9 +182,14 @@ def _write(path: Path, finished: FinishedClustering) -> Path:
     path = path.absolute()
     unfinished = path.with_suffix(".part")
     try:
-        with pa.OSFile(str(unfinished), "wb") as sink, ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
+        with unfinished.open("wb") as sink:
+            with ipc.new_file(sink, table.schema) as writer:
+                writer.write_table(table)
+            sink.flush()
+            # On the disk before it has its name: a machine that stops leaves a whole file or none.
+            os.fsync(sink.fileno())
         unfinished.replace(path)
+        sync_folder(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
     return path

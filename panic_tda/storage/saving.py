@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from panic_tda.errors import OUTLIER, DatabaseError, SaveFailed, unexpected
+from panic_tda.parameters import format_bytes
 from panic_tda.storage import pending
 from panic_tda.storage.bulk import insert_rows
 from panic_tda.storage.database import Database, lock_for_saving, open_database
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 ALGORITHM = "hdbscan"
 _INSERT_ROWS = 100_000
+_BYTES_PER_ROW = 2 * 130
+"""An assignment with its index, and its edge of the tree; in the log, and in the file (measured: 125)."""
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +80,9 @@ def save_or_keep(database: Database, finished: FinishedClustering) -> None:
     except Exception as error:
         # Whatever it is, hours of computing are not lost to it.
         reason = _reason(error)
+        if "is full" in reason:
+            n_bytes = _BYTES_PER_ROW * len(finished.ids)
+            reason = f"{reason}; saving takes up to {format_bytes(n_bytes)} while it lasts"
         if not isinstance(error, (DatabaseError, OSError)):
             _log.debug("saving %s failed unexpectedly", finished.embedding_model, exc_info=True)
         raise SaveFailed(f"computed but not saved ({reason}); {_keep(database, finished)}") from error
@@ -144,7 +151,7 @@ def save_clustering(connection: Connection, finished: FinishedClustering) -> Non
         sa.insert(ClusteringResult).values(
             id=finished.id,
             key=key,
-            created_at=utc_now(),
+            created_at=_created_at(connection),
             started_at=finished.started_at,
             completed_at=finished.completed_at,
             embedding_model=finished.embedding_model,
@@ -197,6 +204,23 @@ def _next_key(connection: Connection) -> int:
         ClusteringTree.result_key,
     )
     return 1 + max(connection.execute(sa.select(sa.func.max(key))).scalar() or 0 for key in keys)
+
+
+def _created_at(connection: Connection) -> datetime:
+    """Return the present, or just after the latest clustering where the clock went back.
+
+    Which one is the latest is told by this time alone.
+    """
+    now = utc_now()
+    latest = connection.execute(sa.select(sa.func.max(ClusteringResult.created_at))).scalar()
+    if latest is None or latest < now:
+        return now
+    _log.warning(
+        "the clock is behind the latest clustering in the database (%s UTC): this one is stored as made "
+        "just after it, so that it is the latest",
+        f"{latest:%Y-%m-%d %H:%M:%S}",
+    )
+    return latest + timedelta(microseconds=1)
 
 
 def _clusters(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -19,14 +21,20 @@ INDEXES = (
     "ix_invocation_run_type_number",
 )
 OLD_INDEX = "ix_embedding_embedding_model"
+_NEEDED = {
+    "run": ("id",),
+    "invocation": ("id", "run_id", "type", "sequence_number"),
+    "embedding": ("id", "invocation_id", "embedding_model", "vector"),
+}
+"""Columns without which there is nothing to cluster."""
 _SINCE_0003 = (f"table {CLUSTERING_TABLES[-1]}", "column cluster.medoid_copies")
 
 # Of an index of all embeddings and of the two of all invocations (measured: 50 and 132, with a model's name
 # of five letters).
 _BYTES_PER_EMBEDDING = 64
 _BYTES_PER_INVOCATION = 144
-# An index is written to the log and then to the file, and sorted in temporary files before.
-_COPIES = 3
+# An index is written to the log and then to the file.
+_COPIES = 2
 # Some builds of SQLite overwrite what is dropped, and that goes through the log too: 400 bytes a row of
 # the old tables with their indexes.
 _DROPPED_BYTES_PER_ROW = 512
@@ -55,6 +63,10 @@ class UpgradePlan:
         Disk that is taken while the upgrade runs, generously estimated.
     bytes_free : int or None
         Free on the file's file system; None where that is not ours to see (PostgreSQL).
+    sorting_folder : Path or None
+        Where SQLite sorts what goes into an index, in temporary files.
+    sorting_free : int or None
+        Free there.
     """
 
     database: str
@@ -65,6 +77,13 @@ class UpgradePlan:
     bytes_kept: int = 0
     bytes_needed: int = 0
     bytes_free: int | None = None
+    sorting_folder: Path | None = None
+    sorting_free: int | None = None
+
+    @property
+    def bytes_sorted(self) -> int:
+        """Bytes of the temporary files: the indexes are sorted one after the other."""
+        return self.bytes_kept
 
     @property
     def is_current(self) -> bool:
@@ -95,6 +114,11 @@ class UpgradePlan:
             lines.append(f"- makes the file larger by about {format_bytes(self.bytes_kept)}")
         free = "" if self.bytes_free is None else f"; {format_bytes(self.bytes_free)} are free"
         lines.append(f"- needs about {format_bytes(self.bytes_needed)} of disk while it runs{free}")
+        if self.sorting_free is not None:
+            lines.append(
+                f"- sorts in temporary files of up to {format_bytes(self.bytes_sorted)} in "
+                f"{self.sorting_folder}; {format_bytes(self.sorting_free)} are free there"
+            )
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -136,6 +160,12 @@ def upgrade(database: Database) -> UpgradePlan:
             f"the upgrade of {database} takes up to {format_bytes(plan.bytes_needed)} of disk, "
             f"{format_bytes(plan.bytes_free)} are free on its file system; make room and run it again"
         )
+    if plan.sorting_free is not None and plan.sorting_free < plan.bytes_sorted:
+        raise DatabaseError(
+            f"the upgrade of {database} sorts in temporary files of up to {format_bytes(plan.bytes_sorted)} "
+            f"in {plan.sorting_folder}, where {format_bytes(plan.sorting_free)} are free; make room, or name "
+            "another folder in the environment variable SQLITE_TMPDIR, and run it again"
+        )
     database.require_writable()
     # Foreign keys off: with them on, dropping a table first deletes its rows, and with them whatever rows of
     # other tables refer to them.
@@ -146,6 +176,7 @@ def upgrade(database: Database) -> UpgradePlan:
 
 def _plan(database: Database, connection: Connection) -> UpgradePlan:
     inspector = sa.inspect(connection)
+    _require_columns(database, inspector)
     version = schema_version(connection)
     present = set(inspector.get_table_names())
     # What a version of ours holds stays.
@@ -161,6 +192,9 @@ def _plan(database: Database, connection: Connection) -> UpgradePlan:
     if not has_indexes:
         kept = _BYTES_PER_EMBEDDING * _count(connection, "embedding")
         kept += _BYTES_PER_INVOCATION * _count(connection, "invocation")
+    needed = _SPARE_BYTES + _COPIES * kept + _DROPPED_BYTES_PER_ROW * sum(rows for _, rows in dropped)
+    folder = _sorting_folder() if kept and database.path else None
+    elsewhere = folder is not None and not _same_disk(folder, database)
     return UpgradePlan(
         database=str(database),
         version=version,
@@ -168,11 +202,34 @@ def _plan(database: Database, connection: Connection) -> UpgradePlan:
         replaced=(OLD_INDEX,) if not has_indexes and inspector.has_index("embedding", OLD_INDEX) else (),
         created=tuple(created),
         bytes_kept=kept,
-        bytes_needed=_SPARE_BYTES
-        + _COPIES * kept
-        + _DROPPED_BYTES_PER_ROW * sum(rows for _, rows in dropped),
+        bytes_needed=needed if elsewhere or database.path is None else needed + kept,
         bytes_free=shutil.disk_usage(database.path.parent).free if database.path else None,
+        sorting_folder=folder if elsewhere else None,
+        sorting_free=shutil.disk_usage(folder).free if folder is not None and elsewhere else None,
     )
+
+
+def _require_columns(database: Database, inspector: sa.Inspector) -> None:
+    """Check now, not after minutes of reading, that there is what the new indexes are made of."""
+    for table, columns in _NEEDED.items():
+        present = {column["name"] for column in inspector.get_columns(table)}
+        for column in columns:
+            if column not in present:
+                raise DatabaseError(f"{database}: table {table} has no column {column}; nothing was changed")
+
+
+def _sorting_folder() -> Path | None:
+    """Return the folder that SQLite takes for temporary files (https://sqlite.org/tempfiles.html, 5)."""
+    named = (os.environ.get(name) for name in ("SQLITE_TMPDIR", "TMPDIR"))
+    for folder in (*named, "/var/tmp", "/usr/tmp", "/tmp", "."):
+        if folder and os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
+            return Path(folder)
+    return None
+
+
+def _same_disk(folder: Path, database: Database) -> bool:
+    assert database.path is not None
+    return folder.stat().st_dev == database.path.parent.stat().st_dev
 
 
 def _count(connection: Connection, table: str) -> int:

@@ -1,0 +1,352 @@
+"""Runs of the real command that are killed, stopped and starved, and what must hold of a database then."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from panic_tda.storage.database import open_database
+from panic_tda.storage.upgrade import CLUSTERING_TABLES, upgrade
+from tests.field_files import FieldSpec, write_field_file
+from tests.snapshots import REPOSITORY, opened, snapshot
+
+SECONDS = 120
+"""After this long a process that should have ended is considered stuck."""
+
+COMMAND = """
+import sys
+from panic_tda.clustering.checkpoint import Checkpoint
+# A state is saved whenever there could be one: a kill is to find some.
+Checkpoint.__init__.__kwdefaults__["save_seconds"] = 0.0
+from panic_tda.main import main
+main(prog_name="panic-tda")
+"""
+FIT = ("cluster-embeddings", "--backend", "tiled", "--epsilon", "0", "--no-allow-single-cluster")
+FILES_AND_STATES = ("--memory-limit", "1MiB")
+"""Rows and lists go into files."""
+PHASE = re.compile(r"DEBUG +(?:[\w ]+: )?(.*) …$")
+
+
+@dataclass
+class Run:
+    """A run of the command.
+
+    Attributes
+    ----------
+    code : int
+        Exit code; below zero the signal that killed it.
+    seconds : float
+        From start to end.
+    lines : list of (float, str)
+        What it said on stderr, and when.
+    signalled : float
+        When a signal was sent.
+    """
+
+    code: int = 0
+    seconds: float = 0.0
+    lines: list[tuple[float, str]] = field(default_factory=list)
+    signalled: float = math.nan
+
+    @property
+    def stderr(self) -> str:
+        return "\n".join(line for _, line in self.lines)
+
+    @property
+    def phases(self) -> list[tuple[float, str]]:
+        """The phases that began, and when."""
+        return [(when, found[1]) for when, line in self.lines if (found := PHASE.search(line))]
+
+    @property
+    def where(self) -> str:
+        return self.phases[-1][1] if self.phases else "before the first phase"
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {
+        name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "NUMBA_CACHE_DIR") if name in os.environ
+    }
+    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)} | more
+
+
+def run(
+    path: Path,
+    words: Sequence[object],
+    *,
+    after: float | None = None,
+    phase: str | None = None,
+    number: signal.Signals = signal.SIGKILL,
+    code: str = COMMAND,
+    env: dict[str, str] | None = None,
+    prefix: Sequence[str] = (),
+) -> Run:
+    """Run the command on a database, and send it a signal `after` seconds from its start, or of a phase."""
+    command = [
+        *prefix,
+        sys.executable,
+        "-c",
+        code,
+        str(words[0]),
+        "-v",
+        "--db",
+        str(path),
+        *map(str, words[1:]),
+    ]
+    began, done = time.perf_counter(), Run()
+    with _hearing():
+        process = subprocess.Popen(
+            command,
+            cwd=path.parent,
+            env=env or environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def send() -> None:
+        done.signalled = time.perf_counter() - began
+        process.send_signal(number)
+
+    limit = threading.Timer(SECONDS, process.kill)
+    limit.start()
+    timer = None if after is None else threading.Timer(after, send)
+    if timer is not None and phase is None:
+        timer.start()
+    assert process.stderr is not None
+    with process.stderr:
+        for line in process.stderr:
+            done.lines.append((time.perf_counter() - began, line.rstrip("\n")))
+            found = PHASE.search(line)
+            if timer is not None and found and found[1] == phase and not timer.is_alive():
+                timer.start()
+                phase = None
+    done.code = process.wait()
+    limit.cancel()
+    done.seconds = time.perf_counter() - began
+    if timer is not None:
+        timer.cancel()
+    return done
+
+
+@contextmanager
+def _hearing() -> Iterator[None]:
+    """Let what is started hear Ctrl-C, though this process may have been started deaf to it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# --------------------------------------------------------------------------- what must hold
+
+
+def require_whole(path: Path) -> int:
+    """Check the file and every clustering in it against its own record, and count the clusterings."""
+    if not path.exists() or not path.stat().st_size:
+        return 0
+    with closing(sqlite3.connect(path)) as connection:
+        found = connection.execute("PRAGMA integrity_check").fetchall()
+        assert found == [("ok",)], found
+        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if "clusteringtree" not in tables:
+            return 0
+        keys = dict(connection.execute("SELECT key, parameters FROM clusteringresult").fetchall())
+        for table in CLUSTERING_TABLES[1:]:
+            referring = {row[0] for row in connection.execute(f"SELECT DISTINCT result_key FROM {table}")}
+            assert referring <= set(keys), f"{table} has rows of a clustering that is not there"
+        for key in keys:
+            _require_whole_clustering(connection, key)
+    return len(keys)
+
+
+def _require_whole_clustering(connection: sqlite3.Connection, key: int) -> None:
+    def one(query: str) -> Any:
+        return connection.execute(query, (key,)).fetchone()[0]
+
+    said = {
+        name: one(f"SELECT json_extract(parameters, '$.{name}') FROM clusteringresult WHERE key = ?")
+        for name in ("n_embeddings", "n_outliers", "n_clusters", "input_sha256")
+    }
+    assert one("SELECT count(*) FROM embeddingcluster WHERE result_key = ?") == said["n_embeddings"]
+    outliers = one("SELECT count(*) FROM embeddingcluster WHERE label = -1 AND result_key = ?")
+    assert outliers == said["n_outliers"]
+    sizes = dict(
+        connection.execute(
+            "SELECT label, count(*) FROM embeddingcluster WHERE result_key = ? AND label >= 0 GROUP BY label",
+            (key,),
+        )
+    )
+    clusters = connection.execute(
+        "SELECT c.label, c.size, a.label FROM cluster c LEFT JOIN embeddingcluster a "
+        "ON a.result_key = c.result_key AND a.embedding_id = c.medoid_embedding_id WHERE c.result_key = ?",
+        (key,),
+    ).fetchall()
+    assert {label: size for label, size, _ in clusters} == sizes
+    assert len(clusters) == said["n_clusters"]
+    assert all(label == of_medoid for label, _, of_medoid in clusters)
+    assert said["input_sha256"]
+    assert one("SELECT count(*) FROM clusteringtree WHERE result_key = ?") >= 1
+
+
+def answers(path: Path) -> dict[str, Any]:
+    """Return, by model, what the latest clustering found and of what input: nothing of when and how fast."""
+    found = {}
+    with closing(sqlite3.connect(path)) as connection:
+        for model, key, sha256 in connection.execute(
+            "SELECT embedding_model, key, json_extract(parameters, '$.input_sha256') FROM clusteringresult "
+            "ORDER BY created_at"
+        ).fetchall():
+            rows = connection.execute(
+                "SELECT embedding_id, label, probability FROM embeddingcluster WHERE result_key = ? "
+                "ORDER BY 1",
+                (key,),
+            ).fetchall()
+            clusters = connection.execute(
+                "SELECT label, medoid_embedding_id, size, persistence FROM cluster WHERE result_key = ? "
+                "ORDER BY 1",
+                (key,),
+            ).fetchall()
+            found[model] = sha256, rows, clusters
+    return found
+
+
+def everything(path: Path) -> dict[str, Any]:
+    """Return all rows of all tables."""
+    return dict(snapshot(path))
+
+
+def left_over(path: Path) -> list[str]:
+    """Return the names of files beside a database that nobody closed, finished or asked for."""
+    known = {path.name, f"{path.name}-wal", f"{path.name}-shm"}
+    return sorted(
+        str(one.relative_to(path.parent))
+        for one in path.parent.rglob("*")
+        if one.is_file() and one.name not in known
+    )
+
+
+# --------------------------------------------------------------------------- stages
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Work that is disturbed.
+
+    Attributes
+    ----------
+    words : tuple
+        The command.
+    prepare : callable
+        Makes the database before it, of about so many rows.
+    outcome : callable
+        Reads what the work comes to.
+    phases : tuple of str
+        Those within which it is to be disturbed.
+    again_words : tuple, optional
+        Of the run that completes the work; the same by default.
+    """
+
+    words: tuple[object, ...]
+    prepare: Callable[[Path, int], None]
+    outcome: Callable[[Path], Any]
+    phases: tuple[str, ...]
+
+
+def spec(n_rows: int, **more: Any) -> FieldSpec:
+    """A file with about so many embeddings in each of two models."""
+    length = 40 if n_rows < 5_000 else 400
+    return FieldSpec(runs=max(1, 2 * n_rows // length), length=length, dimensions=32, **more)
+
+
+def field_file(path: Path, n_rows: int) -> None:
+    write_field_file(path, spec(n_rows, layout=2, wal=True, unique="index", alembic_version="3f2a9c1d0b7e"))
+
+
+def upgraded_file(path: Path, n_rows: int) -> None:
+    write_field_file(path, spec(n_rows, layout=0))
+    upgrade(open_database(path))
+
+
+def clustered_file(path: Path, n_rows: int) -> None:
+    upgraded_file(path, n_rows)
+    done = run(path, FIT)
+    assert done.code == 0, done.stderr
+
+
+def nothing(path: Path, n_rows: int) -> None:
+    """Write what is to be imported; no database."""
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((n_rows, 32)).astype(np.float32)
+    texts = [f"a text {row}" for row in range(n_rows)]
+    columns = {
+        "text": texts,
+        "vector": pa.FixedSizeListArray.from_arrays(vectors.ravel(), 32),
+        "embedding_model": ["Imported"] * n_rows,
+        "run": [f"run {row // 100}" for row in range(n_rows)],
+        "sequence_number": [row % 100 for row in range(n_rows)],
+    }
+    pq.write_table(pa.table(columns), path.parent / "import.parquet")
+
+
+_PASSES = ("neighbours", "core distances", "forest", "verify")
+STAGES = {
+    "import": Stage(("import-embeddings", "import.parquet"), nothing, everything, ("import",)),
+    "upgrade": Stage(("upgrade", "--yes"), field_file, everything, ("upgrade",)),
+    "load": Stage((*FIT, *FILES_AND_STATES), upgraded_file, answers, ("load", "fingerprint")),
+    "fit": Stage((*FIT, *FILES_AND_STATES), upgraded_file, answers, _PASSES),
+    "save": Stage((*FIT, *FILES_AND_STATES), upgraded_file, answers, ("hierarchy", "medoids", "save")),
+    "delete": Stage(("delete-clusterings", "--all", "--yes"), clustered_file, everything, ("delete",)),
+}
+
+
+@contextmanager
+def prepared(stage: Stage, template: Path, place: Path) -> Iterator[Path]:
+    """Copy what a stage starts from to another folder, and remove it in the end."""
+    shutil.copytree(template, place)
+    try:
+        yield place / "field.sqlite"
+    finally:
+        shutil.rmtree(place)
+
+
+def make_template(stage: Stage, folder: Path, n_rows: int) -> Path:
+    folder.mkdir()
+    stage.prepare(folder / "field.sqlite", n_rows)
+    return folder
+
+
+def without_log(path: Path) -> None:
+    """Bring the log into the file, which can then be copied alone."""
+    with opened(path) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def longest(undisturbed: Run, phase: str) -> float:
+    """Return how long a phase lasted the first time."""
+    starts = [when for when, _ in undisturbed.phases] + [undisturbed.seconds]
+    for number, (when, name) in enumerate(undisturbed.phases):
+        if name == phase:
+            return starts[number + 1] - when
+    raise AssertionError(f"no phase {phase!r} in {undisturbed.phases}")

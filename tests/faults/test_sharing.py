@@ -1,0 +1,251 @@
+"""Others at the same file: locks, second runs, writers, and whoever takes the file away or spoils it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sqlite3
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from panic_tda.clustering_manager import cluster_all_data
+from panic_tda.errors import DatabaseError
+from panic_tda.main import main
+from panic_tda.storage import pending
+from panic_tda.storage.recovery import save_pending
+from tests.conftest import MakeFile, UpgradedFile, ids_of
+from tests.faults.runs import FIT, environment, left_over, require_whole, run
+from tests.field_files import FieldSpec
+from tests.snapshots import REPOSITORY, opened, snapshot
+
+FILE = FieldSpec(runs=20, length=40, dimensions=16, layout=0)
+MEANWHILE = """
+import sqlite3, sys
+from pathlib import Path
+from panic_tda import clustering_manager
+from panic_tda.storage import database
+database.BUSY_TIMEOUT_SECONDS = 0.2
+path = Path(sys.argv[sys.argv.index("--db") + 1])
+whole = clustering_manager.cluster_rows
+kept = []
+
+def cluster_rows(*arguments, **options):
+    found = whole(*arguments, **options)
+    other = sqlite3.connect(path, isolation_level=None)
+    kept.append(other)
+    {meanwhile}
+    return found
+
+clustering_manager.cluster_rows = cluster_rows
+from panic_tda.main import main
+main(prog_name="panic-tda")
+"""
+NOBODY = 65534
+
+
+def meanwhile(statement: str) -> str:
+    """Return a program in which somebody else does something between the fit and the saving."""
+    return MEANWHILE.replace("{meanwhile}", statement)
+
+
+def test_a_lock_that_stays_costs_the_saving_and_not_the_result(upgraded: MakeFile) -> None:
+    file = upgraded(FILE)
+    done = run(file.path, (*FIT, "Nomic"), code=meanwhile("other.execute('BEGIN IMMEDIATE')"))
+    assert done.code == 1
+    (kept,) = pending.find(file.database)
+    assert re.search(
+        r"computed but not saved \(.*locked for 0\.2 s by another process; try again", done.stderr
+    )
+    assert f"the result is kept in {kept}" in done.stderr
+    assert require_whole(file.path) == 0
+    assert [saved.n_vanished for saved in save_pending(file.database)] == [0]
+    assert require_whole(file.path) == 1
+    assert left_over(file.path) == []
+
+
+def test_embeddings_that_come_and_go_during_a_fit_cost_no_result(upgraded: MakeFile) -> None:
+    file = upgraded(FILE)
+    victim = ids_of(file)[5]
+    change = (
+        f"other.execute(\"DELETE FROM embedding WHERE id = '{victim}'\"); "
+        'other.execute("INSERT INTO embedding (id, invocation_id, embedding_model, vector) "\n'
+        "        \"SELECT printf('%032x', rowid), 'new' || rowid, embedding_model, vector FROM embedding \"\n"
+        "        \"WHERE embedding_model = 'Nomic' LIMIT 7\")"
+    )
+    done = run(file.path, (*FIT, "Nomic"), code=meanwhile(change))
+    assert done.code == 1
+    assert "FOREIGN KEY constraint failed" in done.stderr
+    assert "the result is kept in" in done.stderr
+    assert require_whole(file.path) == 0
+    (saved,) = save_pending(file.database)
+    assert saved.n_vanished == 1
+    with opened(file.path) as connection:
+        found = {row[0] for row in connection.execute("SELECT embedding_id FROM embeddingcluster")}
+    assert found == set(ids_of(file)) - {victim}
+
+
+def test_a_file_that_is_taken_away_during_a_fit_is_not_made_anew(upgraded: MakeFile) -> None:
+    file = upgraded(FILE)
+    elsewhere = file.path.with_name("elsewhere.sqlite")
+    shutil.copy(file.path, elsewhere)
+    done = run(file.path, (*FIT, "Nomic"), code=meanwhile("other.close(); path.unlink()"))
+    assert done.code == 1
+    assert not file.path.exists()
+    (kept,) = pending.find(file.database)
+    assert f"the result is kept in {kept}" in done.stderr
+    assert "unexpected" not in done.stderr
+    shutil.move(elsewhere, file.path)
+    assert [saved.n_vanished for saved in save_pending(file.database)] == [0]
+    assert require_whole(file.path) == 1
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_is_taken_away_while_it_is_written_is_told(upgraded: MakeFile, replaced: bool) -> None:
+    """SQLite commits to the file without a name, and says nothing."""
+    file = upgraded(FILE)
+    other = Path(shutil.copy(file.path, file.path.with_name("other.sqlite")))
+
+    def write() -> None:
+        with file.database.writing() as connection:
+            connection.exec_driver_sql("DELETE FROM persistencediagram")
+            file.path.unlink()
+            if replaced:
+                other.rename(file.path)
+
+    with pytest.raises(DatabaseError, match="removed or replaced while it was written"):
+        write()
+
+
+def test_two_runs_of_one_model_and_one_of_another_save_three_whole_clusterings(upgraded: MakeFile) -> None:
+    file = upgraded(FILE)
+    found = {}
+    threads = [
+        threading.Thread(target=lambda name=name, words=words: found.update({name: run(file.path, words)}))
+        for name, words in (
+            ("one", (*FIT, "Nomic")),
+            ("two", (*FIT, "Nomic")),
+            ("other", (*FIT, "STSBMpnet")),
+        )
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {name: done.code for name, done in found.items()} == {"one": 0, "two": 0, "other": 0}, found
+    assert require_whole(file.path) == 3
+    with opened(file.path) as connection:
+        hashes = connection.execute(
+            "SELECT embedding_model, json_extract(parameters, '$.input_sha256') FROM clusteringresult"
+        ).fetchall()
+        labels = connection.execute(
+            "SELECT embedding_id, count(DISTINCT label), count(*) FROM embeddingcluster GROUP BY embedding_id"
+        ).fetchall()
+    assert len(set(hashes)) == 2
+    # The two of one model agree on every row.
+    assert {count for _, count, _ in labels} == {1}
+    assert sorted(n for _, _, n in labels) == [1] * 400 + [2] * 400
+    assert left_over(file.path) == []
+
+
+# --------------------------------------------------------------------------- damage
+
+
+@pytest.mark.parametrize("table", ["embedding", "ix_embedding_model_length_invocation", "embeddingcluster"])
+@pytest.mark.parametrize("content", [b"\xff", b"\x00"])
+def test_a_page_that_was_overwritten_is_an_error_that_says_so(
+    upgraded: MakeFile, table: str, content: bytes
+) -> None:
+    file = upgraded(FILE)
+    cluster_all_data(file.database)
+    with closing(sqlite3.connect(file.path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        pages = [
+            row[0]
+            for row in connection.execute("SELECT pageno FROM dbstat WHERE name = ? ORDER BY path", (table,))
+        ]
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    with file.path.open("r+b") as opened_file:
+        # The root stays: the first look at the file finds nothing.
+        for page in pages[1:]:
+            opened_file.seek((page - 1) * size)
+            opened_file.write(content * size)
+    before = file.path.read_bytes()
+    refused = 0
+    for words in (
+        ["list-clusterings"],
+        ["show-clustering"],
+        ["show-trajectories", "--model", "Nomic"],
+        ["cluster-embeddings"],
+        ["export-clustering", "latest", str(file.path.with_name("rows.csv")), "--model", "Nomic"],
+        ["delete-clusterings", "--all", "--yes"],
+    ):
+        # What was refused changed nothing; deleting needs some of the pages only.
+        assert file.path.read_bytes() == before
+        done = CliRunner().invoke(main, [*words, "--db", str(file.path)])
+        assert done.exit_code in (0, 1), (words, done.output)
+        assert "Traceback" not in done.stderr
+        if done.exit_code:
+            assert "unexpected" not in done.output, (words, done.output)
+            refused += "malformed; the file is damaged, or its disk is" in done.stderr
+    assert refused >= 1
+
+
+# --------------------------------------------------------------------------- another user
+
+
+@pytest.fixture
+def strangers_file(upgraded: MakeFile) -> Iterator[UpgradedFile]:
+    """A file in a folder that everybody reaches; commands on it run as nobody."""
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("only root can run a command as another user, with setpriv")
+    made = upgraded(FILE)
+    cluster_all_data(made.database)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        with opened(made.path) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        shutil.copy(made.path, folder / "field.sqlite")
+        yield UpgradedFile(made.database, replace(made.facts, path=folder / "field.sqlite"))
+        folder.chmod(0o755)
+
+
+def as_nobody(file: UpgradedFile, *words: str) -> tuple[int, str]:
+    prefix = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
+    env = environment(NUMBA_CACHE_DIR=tempfile.gettempdir(), HOME="/nonexistent", PYTHONDONTWRITEBYTECODE="1")
+    if run(file.path, ("list-clusterings", "--help"), prefix=prefix, env=env).code:
+        pytest.skip(f"nobody may not read {sys.executable} or {REPOSITORY}")
+    done = run(file.path, words, prefix=prefix, env=env)
+    return done.code, done.stderr
+
+
+def test_a_file_of_another_user_in_a_folder_of_another_user(strangers_file: UpgradedFile) -> None:
+    before = strangers_file.path.read_bytes()
+    for words in (("list-clusterings",), ("cluster-embeddings",), ("delete-clusterings", "--all", "--yes")):
+        code, stderr = as_nobody(strangers_file, *words)
+        assert code == 1
+        assert "the -wal and -shm in it writable" in stderr
+        assert "unexpected" not in stderr
+    assert strangers_file.path.read_bytes() == before
+    assert list(strangers_file.path.parent.iterdir()) == [strangers_file.path]
+
+
+def test_a_file_of_another_user_in_a_folder_of_everybody(strangers_file: UpgradedFile) -> None:
+    strangers_file.path.parent.chmod(0o777)
+    before = snapshot(strangers_file.path)
+    assert as_nobody(strangers_file, "list-clusterings")[0] == 0
+    for words in (("cluster-embeddings",), ("delete-clusterings", "--all", "--yes")):
+        code, stderr = as_nobody(strangers_file, *words)
+        assert code == 1
+        assert "readonly" in stderr
+        assert "unexpected" not in stderr
+    assert snapshot(strangers_file.path) == before

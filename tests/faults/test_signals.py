@@ -1,0 +1,109 @@
+"""SIGTERM and Ctrl-C end a command at once, also where Python hears nothing of them."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from panic_tda.storage import pending
+from panic_tda.storage.recovery import save_pending
+from tests.conftest import MakeFile
+from tests.faults.runs import left_over, require_whole, run
+from tests.field_files import FieldSpec, write_field_file
+from tests.snapshots import snapshot
+
+CODES = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+NEVER, SOON = 1e6, 0.2
+START = """
+import sys
+import numpy as np
+from panic_tda.cli import interruption
+interruption.GRACE_SECONDS = {grace}
+{body}
+from panic_tda.main import main
+main(prog_name="panic-tda")
+"""
+# One call that takes an hour and no memory.
+NUMPY = """
+from panic_tda.clustering.backends.sklearn import SklearnBackend
+
+def fit(self, vectors, weights, options):
+    options.progress.phase("one product")
+    np.add.reduce(np.broadcast_to(np.float64(1), (10**13,)))
+    print("IT ENDED", file=sys.stderr)
+
+SklearnBackend.fit = fit
+"""
+ENDLESS = """
+import sqlalchemy as sa
+ENDLESS = sa.text("WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT count(*) FROM c")
+"""
+UPGRADE = f"""{ENDLESS}
+from panic_tda.storage import upgrade
+whole = upgrade.migrate
+
+def migrate(connection):
+    whole(connection)
+    connection.execute(ENDLESS)
+    print("IT ENDED", file=sys.stderr)
+
+upgrade.migrate = migrate
+"""
+SAVE = f"""{ENDLESS}
+from panic_tda.storage import saving
+whole = saving.save_clustering
+
+def save_clustering(connection, finished):
+    whole(connection, finished)
+    connection.execute(ENDLESS)
+    print("IT ENDED", file=sys.stderr)
+
+saving.save_clustering = save_clustering
+"""
+
+
+@pytest.mark.parametrize(("number", "code", "word"), CODES)
+def test_a_signal_ends_a_long_native_call(
+    upgraded: MakeFile, number: signal.Signals, code: int, word: str
+) -> None:
+    file = upgraded()
+    before = snapshot(file.path)
+    words = ("cluster-embeddings", "Nomic", "--backend", "sklearn")
+    program = START.format(grace=SOON, body=NUMPY)
+    done = run(file.path, words, after=0.3, phase="one product", number=number, code=program)
+    assert done.code == code, done.stderr
+    assert "IT ENDED" not in done.stderr
+    assert "Nomic: one product: stopped after" in done.stderr
+    assert done.stderr.endswith(f"{word}; nothing unfinished is in the database")
+    assert snapshot(file.path) == before
+    assert left_over(file.path) == []
+
+
+def test_a_signal_ends_a_long_statement(tmp_path: Path) -> None:
+    facts = write_field_file(tmp_path / "field.sqlite", FieldSpec(wal=True))
+    before = snapshot(facts.path)
+    program = START.format(grace=NEVER, body=UPGRADE)
+    done = run(
+        facts.path, ("upgrade", "--yes"), after=1.0, phase="upgrade", number=signal.SIGTERM, code=program
+    )
+    assert done.code == 143, done.stderr
+    assert "IT ENDED" not in done.stderr
+    assert "upgrade: stopped after" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert snapshot(facts.path) == before
+
+
+def test_a_result_whose_saving_is_a_long_statement_is_kept(upgraded: MakeFile) -> None:
+    file = upgraded()
+    words = ("cluster-embeddings", "Nomic", "--backend", "sklearn")
+    program = START.format(grace=NEVER, body=SAVE)
+    done = run(file.path, words, after=0.5, phase="save", number=signal.SIGINT, code=program)
+    assert done.code == 130, done.stderr
+    (kept,) = pending.find(file.database)
+    assert re.search(f"interrupted while saving; the result is kept in {re.escape(str(kept))}", done.stderr)
+    assert require_whole(file.path) == 0
+    assert [saved.n_vanished for saved in save_pending(file.database)] == [0]
+    assert require_whole(file.path) == 1
