@@ -6,6 +6,7 @@ import click
 
 from panic_tda.cli import options
 from panic_tda.commands import (
+    copying,
     data,
     exports,
     figure,
@@ -36,6 +37,7 @@ COMMANDS = (
     exports.export_clustering,
     exports.export_trajectories,
     figure.plot_clustering,
+    copying.copy_database,
     data.doctor,
     shell.complete,
 )
