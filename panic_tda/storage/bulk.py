@@ -122,20 +122,25 @@ def insert_rows(
     rows : iterable of tuple
         Values of all columns in the table's order, as they are stored (ids as 32 characters).
     """
-    names = [column.name for column in table.__table__.columns]
+    insert_into(connection, table.__tablename__, table.__table__.columns.keys(), rows)
+
+
+def insert_into(
+    connection: Connection, table: str, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]
+) -> None:
+    """Do what `insert_rows` does, for the columns that are named."""
+    names = ", ".join(columns)
     cursor: Any = connection.connection.cursor()
     try:
         if connection.dialect.name == "postgresql":
-            with cursor.copy(f"COPY {table.__tablename__} ({', '.join(names)}) FROM STDIN") as copy:
+            with cursor.copy(f"COPY {table} ({names}) FROM STDIN") as copy:
                 for row in rows:
                     copy.write_row(row)
         else:
-            marks = ", ".join("?" * len(names))
-            cursor.executemany(
-                f"INSERT INTO {table.__tablename__} ({', '.join(names)}) VALUES ({marks})", rows
-            )
+            marks = ", ".join("?" * len(columns))
+            cursor.executemany(f"INSERT INTO {table} ({names}) VALUES ({marks})", rows)
     except connection.dialect.loaded_dbapi.Error as error:
-        raise DatabaseError(f"inserting into {table.__tablename__}: {error}") from error
+        raise DatabaseError(f"inserting into {table}: {error}") from error
     finally:
         cursor.close()
 
@@ -230,6 +235,11 @@ def _wanted(
     # What is compared to ids as text would be compared to all of them.
     arrays = ", ".join("%s::bpchar[]" if isinstance(value, str) else "%s" for value in rows[0])
     return f"{table} (SELECT * FROM unnest({arrays}))", [list(column) for column in zip(*rows, strict=True)]
+
+
+def are_ids(values: tuple[Any, ...]) -> bool:
+    """Tell whether all of some stored values are ids: text of 32 lower-case hexadecimal digits."""
+    return _digits(values) is not None
 
 
 def _digits(ids: tuple[Any, ...]) -> bytes | None:

@@ -25,11 +25,14 @@ from sqlalchemy.pool import NullPool
 
 from panic_tda.errors import DatabaseError, MissingPath, NeedsUpgrade, WrongUsage
 from panic_tda.interrupts import interruptible
+from panic_tda.storage import pgvector
 from panic_tda.storage.reasons import reason
 
 SCHEMA_VERSION = "0003"
 """The revision that this code reads and writes; the newest one in `migrations/versions`."""
 VERSION_TABLE = "panic_tda_version"
+COPY_TABLE = "panic_tda_copy"
+"""Stands in a copy of a database that is not complete yet; see `copying`."""
 BUSY_TIMEOUT_SECONDS = 60.0
 _SAY_AFTER_SECONDS, _PAUSE_SECONDS = 2.0, 0.02
 CACHE_KIBIBYTES = 256 << 10
@@ -123,7 +126,12 @@ class Database:
         """
         with self.reading() as connection:
             version = schema_version(connection)
-            missing = sorted(set(PIPELINE_TABLES) - set(sa.inspect(connection).get_table_names()))
+            present = sa.inspect(connection).get_table_names()
+        if COPY_TABLE in present:
+            raise DatabaseError(
+                f"{self} is an unfinished copy; complete it with: panic-tda copy-database SOURCE {self}"
+            )
+        missing = sorted(set(PIPELINE_TABLES) - set(present))
         if missing:
             raise DatabaseError(
                 f"{self} is not a database of the generation pipeline: it has no table {', '.join(missing)}"
@@ -177,6 +185,7 @@ class Database:
                 engine = sa.create_engine(self.url, poolclass=NullPool)
             except ModuleNotFoundError as error:
                 raise DatabaseError("PostgreSQL needs a driver: pip install 'psycopg[binary]'") from error
+            pgvector.read_as_bytes(engine)
             if mode == "ro":
                 return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             # Whatever the server's default: who has waited for a lock is to see what was committed meanwhile.
@@ -191,7 +200,7 @@ class Database:
         return engine
 
 
-def open_database(target: Database | str | Path, *, create: bool = False) -> Database:
+def open_database(target: Database | str | Path, *, create: bool = False, tables: bool = True) -> Database:
     """Open a database by path or SQLAlchemy URL.
 
     Parameters
@@ -201,6 +210,8 @@ def open_database(target: Database | str | Path, *, create: bool = False) -> Dat
         is returned as it is.
     create : bool
         Make a new, empty database where there is none.
+    tables : bool
+        Give it our tables.
 
     Raises
     ------
@@ -221,13 +232,14 @@ def open_database(target: Database | str | Path, *, create: bool = False) -> Dat
             path.touch()
         except OSError as error:
             raise DatabaseError(f"no database can be made at {path}: {error.strerror}") from error
-        _create_tables(database)
+        if tables:
+            _create_tables(database)
     elif path is not None and path.is_dir():
         raise MissingPath(f"{path} is a folder; name a database file with --db or PANIC_TDA_DB")
     else:
         with database.reading() as connection:
             empty = not sa.inspect(connection).get_table_names()
-        if empty and create:
+        if empty and create and tables:
             _create_tables(database)
     return database
 
@@ -251,13 +263,16 @@ def sqlite_version() -> str:
 
 
 def migrate(connection: Connection) -> None:
-    """Run all outstanding migrations inside the transaction of `connection`."""
+    """Run all outstanding migrations inside the transaction of `connection`, alone."""
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", "panic_tda.storage:migrations")
     config.attributes["connection"] = connection
+    # Who comes second finds nothing outstanding.
+    lock_for_saving(connection)
+    pgvector.measure_as_bytes(connection)
     command.upgrade(config, "head")
 
 
@@ -283,7 +298,7 @@ def lock_for_saving(connection: Connection) -> None:
     def attempt() -> None:
         # Tried, not waited for: any role may, and a wait in the server could neither be told of nor ended.
         if not connection.execute(sa.select(sa.func.pg_try_advisory_xact_lock(_SAVING_LOCK))).scalar():
-            raise _Taken(f"another clustering was being saved for {BUSY_TIMEOUT_SECONDS:g} s; try again")
+            raise _Taken(f"another process was saving or upgrading for {BUSY_TIMEOUT_SECONDS:g} s; try again")
 
     _patiently(attempt, "the database")
 

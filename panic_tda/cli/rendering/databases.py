@@ -10,6 +10,7 @@ from panic_tda.cli.rendering.common import plain
 from panic_tda.cli.text import on_one_line, paragraph, shorten
 from panic_tda.devices.doctor import Environment
 from panic_tda.parameters import format_bytes
+from panic_tda.storage.copying import CopySummary
 from panic_tda.storage.doctor import Examination, Repair
 from panic_tda.storage.import_summary import ImportSummary
 
@@ -23,6 +24,22 @@ def import_text(summary: ImportSummary) -> str:
     """Say what an import added, and what was there before."""
     text = summary.describe()
     return text[0].upper() + text[1:] + "."
+
+
+def copy_json(summary: CopySummary) -> dict[str, Any]:
+    """Return the object that `copy-database --json` prints."""
+    return plain(asdict(summary))
+
+
+def copy_text(summary: CopySummary) -> str:
+    """Say what both databases hold now, and what stayed behind."""
+    lines = [f"{summary.destination} holds what {summary.source} holds:"]
+    lines += [f"  {one.table:16}  {one.rows:>12,} rows  checksum {one.checksum}" for one in summary.tables]
+    if summary.n_before:
+        lines.append(f"{summary.n_before:,} of these rows were there from before.")
+    if summary.left_out:
+        lines.append(f"Not copied: {', '.join(map(on_one_line, summary.left_out))}.")
+    return "\n".join(lines)
 
 
 def examination_json(found: Examination) -> dict[str, Any]:
