@@ -246,14 +246,14 @@ class Soak:
                 raise Inconsistent(f"clustering {one['id']} differs from an earlier one of the same")
 
     def _question(self, identity: str) -> str:
-        wanted = ("input_sha256", "epsilon", "min_cluster_size", "min_samples", "cluster_selection_method")
+        wanted = ("input_sha256", "cluster_selection_epsilon", "min_cluster_size", "min_samples")
         with closing(sqlite3.connect(self.database)) as raw:
             model, parameters = raw.execute(
                 "SELECT embedding_model, parameters FROM clusteringresult WHERE id = ?",
                 (identity.replace("-", ""),),
             ).fetchone()
         said: dict[str, Any] = json.loads(parameters)
-        return json.dumps([model, {name: said.get(name) for name in wanted}], sort_keys=True)
+        return json.dumps([model, {name: said[name] for name in wanted}], sort_keys=True)
 
     def _answer(self, identity: str) -> str:
         with closing(sqlite3.connect(self.database)) as raw:

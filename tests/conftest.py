@@ -58,6 +58,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children whose lines are not counted: what counts them is loaded, and writes a file at the end."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+
+
+@pytest.fixture
 def no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without a device, whatever this one is."""
     monkeypatch.setattr(cuml, "unusable_because", lambda: "CuPy is not installed")

@@ -35,7 +35,7 @@ def modules() -> list[Path]:
 
 
 @pytest.mark.parametrize("module", ["panic_tda", "panic_tda.main"])
-def test_commands_start_without_heavy_libraries(module: str) -> None:
+def test_commands_start_without_heavy_libraries(module: str, unmeasured: None) -> None:
     code = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
     done = run_python(code)
     assert done.returncode == 0, done.stderr
@@ -44,7 +44,7 @@ def test_commands_start_without_heavy_libraries(module: str) -> None:
     assert loaded & set(HEAVY) == set()
 
 
-def test_no_help_loads_a_heavy_library_either() -> None:
+def test_no_help_loads_a_heavy_library_either(unmeasured: None) -> None:
     code = (
         "import sys\nfrom panic_tda.main import main\n"
         "for words in ([], *([name] for name in main.commands)):\n"

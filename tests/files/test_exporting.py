@@ -385,7 +385,7 @@ except CannotWrite as error:
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".csv", ".ndjson"])
-def test_a_disk_that_is_full_is_named(tmp_path: Path, suffix: str) -> None:
+def test_a_disk_that_is_full_is_named(tmp_path: Path, suffix: str, unmeasured: None) -> None:
     path = tmp_path / f"rows{suffix}"
     done = run_python(FULL_DISK, path)
     assert (done.returncode, done.stderr) == (0, "")
