@@ -95,8 +95,8 @@ class Soak:
         except subprocess.TimeoutExpired:
             process.send_signal(kind)
         said = process.communicate()[1]
-        if process.returncode == SIGNALS[kind] or (process.returncode < 0 and "Traceback" not in said):
-            # Before the program has begun a signal ends the interpreter itself.
+        if process.returncode == SIGNALS[kind] or (process.returncode == -kind and "panic_tda" not in said):
+            # Before the program is there a signal ends the interpreter itself.
             self.stopped[kind.name] += 1
         elif process.returncode:
             raise Inconsistent(f"{name} stopped by {kind.name}: exit {process.returncode}: {said[-2000:]}")

@@ -333,3 +333,22 @@ def test_an_upgrade_says_that_it_is_at_work(tmp_path: Path) -> None:
     done = run("upgrade", "--yes", "--db", facts.path, cwd=tmp_path)
     assert done.returncode == 0
     assert "upgrade: done in" in done.stderr
+
+
+LOADING = """
+import signal, sys
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "panic_tda.cli.options":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+from panic_tda.__main__ import run
+run()
+"""
+
+
+def test_an_interruption_while_the_command_is_loaded_ends_it_as_later(tmp_path: Path) -> None:
+    done = run("list-clusterings", cwd=tmp_path, code=LOADING)
+    assert (done.returncode, done.stderr) == (130, "")

@@ -3,6 +3,9 @@
 All of them release the interpreter lock, so that worker threads run tiles side by side. A pair inside a
 tile of `width` columns has the code `i * width + j`. What lists pairs writes their codes to the front of a
 buffer and returns their number; what reads them takes that front alone.
+
+A number's type is written down where NumPy's scalars and the compiler would choose different ones: sums
+of bytes, and floats that are more than a row's.
 """
 
 from __future__ import annotations
@@ -55,7 +58,7 @@ def collect(
             if packed[word]:
                 for j in range(word * 8, word * 8 + 8):
                     codes[found] = i * width + j
-                    found += mask[j]
+                    found += np.int64(mask[j])
     return found
 
 

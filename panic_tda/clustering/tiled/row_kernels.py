@@ -46,7 +46,7 @@ def cores_from_lists(
             if reached >= missing or at == length - 1:
                 break
             at += 1
-        kth = list_sims[row, order[at]]
+        kth = np.float64(list_sims[row, order[at]])
         high, low = kth + 2 * margin, kth - 2 * margin
         first = 0
         while first < at and list_sims[row, order[first]] > high:
