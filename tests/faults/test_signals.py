@@ -38,6 +38,7 @@ def fit(self, vectors, weights, options):
 SklearnBackend.fit = fit
 """
 ENDLESS = """
+import logging
 import sqlalchemy as sa
 ENDLESS = sa.text("WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT count(*) FROM c")
 """
@@ -47,6 +48,7 @@ whole = upgrade.migrate
 
 def migrate(connection):
     whole(connection)
+    logging.getLogger("panic_tda").debug("statement …")
     connection.execute(ENDLESS)
     print("IT ENDED", file=sys.stderr)
 
@@ -58,6 +60,7 @@ whole = saving.save_clustering
 
 def save_clustering(connection, finished):
     whole(connection, finished)
+    logging.getLogger("panic_tda").debug("statement …")
     connection.execute(ENDLESS)
     print("IT ENDED", file=sys.stderr)
 
@@ -73,7 +76,7 @@ def test_a_signal_ends_a_long_native_call(
     before = snapshot(file.path)
     words = ("cluster-embeddings", "Nomic", "--backend", "sklearn")
     program = START.format(grace=SOON, body=NUMPY)
-    done = run(file.path, words, after=0.3, phase="one product", number=number, code=program)
+    done = run(file.path, words, after=0.5, phase="one product", number=number, code=program)
     assert done.code == code, done.stderr
     assert "IT ENDED" not in done.stderr
     assert "Nomic: one product: stopped after" in done.stderr
@@ -87,7 +90,7 @@ def test_a_signal_ends_a_long_statement(tmp_path: Path) -> None:
     before = snapshot(facts.path)
     program = START.format(grace=NEVER, body=UPGRADE)
     done = run(
-        facts.path, ("upgrade", "--yes"), after=1.0, phase="upgrade", number=signal.SIGTERM, code=program
+        facts.path, ("upgrade", "--yes"), after=0.5, phase="statement", number=signal.SIGTERM, code=program
     )
     assert done.code == 143, done.stderr
     assert "IT ENDED" not in done.stderr
@@ -100,7 +103,7 @@ def test_a_result_whose_saving_is_a_long_statement_is_kept(upgraded: MakeFile) -
     file = upgraded()
     words = ("cluster-embeddings", "Nomic", "--backend", "sklearn")
     program = START.format(grace=NEVER, body=SAVE)
-    done = run(file.path, words, after=0.5, phase="save", number=signal.SIGINT, code=program)
+    done = run(file.path, words, after=0.5, phase="statement", number=signal.SIGINT, code=program)
     assert done.code == 130, done.stderr
     (kept,) = pending.find(file.database)
     assert re.search(f"interrupted while saving; the result is kept in {re.escape(str(kept))}", done.stderr)
