@@ -35,6 +35,7 @@ from tests.faults.runs import (  # noqa: E402 (the tests are not installed)
 )
 
 MOST_SECONDS = 5.0
+ATTEMPTS = 4
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
@@ -82,17 +83,21 @@ def disturb(name: str, folder: Path, args: argparse.Namespace) -> tuple[list[str
     faults, slowest = [], 0.0
     for turn, number in enumerate(numbers):
         after, phase = moment(stage, undisturbed, draw, turn)
-        with prepared(stage, template, folder / f"{name}-{turn}") as path:
-            try:
-                done = run(path, stage.words, after=after, phase=phase, number=number)
-                said = check(stage, path, done, number, expected)
-            except AssertionError as error:
-                faults.append(f"{name}, {number.name} {after:.2f} s into {phase or 'the run'}: {error}")
-                said = f"FAULT {error}"
-            else:
-                if number in CODES and done.code == CODES[number]:
-                    slowest = max(slowest, done.seconds - done.signalled)
-        print(f"  {number.name} {after:6.2f} s into {phase or 'the run'}: {said}", flush=True)
+        for attempt in range(ATTEMPTS):
+            with prepared(stage, template, folder / f"{name}-{turn}-{attempt}") as path:
+                try:
+                    done = run(path, stage.words, after=after, phase=phase, number=number)
+                    said = check(stage, path, done, number, expected)
+                except AssertionError as error:
+                    faults.append(f"{name}, {number.name} {after:.2f} s into {phase or 'the run'}: {error}")
+                    said = f"FAULT {error}"
+            print(f"  {number.name} {after:6.2f} s into {phase or 'the run'}: {said}", flush=True)
+            if number in CODES and done.code == CODES[number]:
+                slowest = max(slowest, done.seconds - done.signalled)
+            if done.code:
+                break
+            # The undisturbed run met a busier machine than this one.
+            after /= 3
     return faults, slowest
 
 

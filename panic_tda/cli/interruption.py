@@ -1,16 +1,13 @@
-"""Signals that are heard in time, also while native code keeps Python from hearing anything.
+"""What a command does when SIGTERM or Ctrl-C comes, whatever it is doing.
 
-Python runs a signal's handler between two steps of the main thread. A statement of a database, a sort or a
-product of matrices is one step, however long it lasts. So another thread hears of the signal too: it ends
-statements, and where the handler has not run after `GRACE_SECONDS`, the process. What a process leaves behind
-that ends like this is what one leaves that was killed: nothing unfinished.
+A process that ends in the middle of native code leaves behind what one leaves that was killed: nothing
+unfinished.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -18,11 +15,9 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from panic_tda.interrupts import interrupt_all
+from panic_tda.interrupts import watched
 
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
-GRACE_SECONDS = 3.0
-"""So long native code may take to come back."""
 _WORDS_SECONDS = 0.5
 _CODES = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
 
@@ -57,32 +52,14 @@ def heard(say: Callable[[int], None]) -> Iterator[None]:
     # A job of a shell's background is deaf to Ctrl-C, and stays so.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
-    receiver, sender = socket.socketpair()
-    sender.setblocking(False)
-    woken = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-    watcher = threading.Thread(target=_watch, args=(receiver, ran, say), name="signals", daemon=True)
-    watcher.start()
     try:
-        yield
+        with watched(set(_CODES), ran, lambda number: _end(_CODES[signal.Signals(number)], say)):
+            yield
     finally:
-        signal.set_wakeup_fd(woken)
         for number, handler in before.items():
             # One that was not set by Python cannot be set back.
             if handler is not None:
                 signal.signal(number, handler)
-        sender.close()
-        watcher.join()
-        receiver.close()
-
-
-def _watch(receiver: socket.socket, ran: threading.Event, say: Callable[[int], None]) -> None:
-    while numbers := receiver.recv(1):
-        code = _CODES.get(signal.Signals(numbers[0]))
-        if code is None:
-            continue
-        interrupt_all()
-        if not ran.wait(GRACE_SECONDS):
-            _end(code, say)
 
 
 def _end(code: int, say: Callable[[int], None]) -> None:

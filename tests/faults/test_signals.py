@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 from panic_tda.storage import pending
 from panic_tda.storage.recovery import save_pending
+from tests import processes
 from tests.conftest import MakeFile
-from tests.faults.runs import left_over, require_whole, run
+from tests.device_work import wait_for
+from tests.faults.runs import SECONDS, environment, left_over, require_whole, run
 from tests.field_files import FieldSpec, write_field_file
-from tests.snapshots import snapshot
+from tests.snapshots import REPOSITORY, snapshot
 
 CODES = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 NEVER, SOON = 1e6, 0.2
 START = """
 import sys
 import numpy as np
-from panic_tda.cli import interruption
-interruption.GRACE_SECONDS = {grace}
+from panic_tda import interrupts
+interrupts.GRACE_SECONDS = {grace}
 {body}
 from panic_tda.main import main
 main(prog_name="panic-tda")
@@ -38,6 +41,7 @@ def fit(self, vectors, weights, options):
 SklearnBackend.fit = fit
 """
 ENDLESS = """
+import logging
 import sqlalchemy as sa
 ENDLESS = sa.text("WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT count(*) FROM c")
 """
@@ -47,6 +51,7 @@ whole = upgrade.migrate
 
 def migrate(connection):
     whole(connection)
+    logging.getLogger("panic_tda").debug("statement …")
     connection.execute(ENDLESS)
     print("IT ENDED", file=sys.stderr)
 
@@ -58,6 +63,7 @@ whole = saving.save_clustering
 
 def save_clustering(connection, finished):
     whole(connection, finished)
+    logging.getLogger("panic_tda").debug("statement …")
     connection.execute(ENDLESS)
     print("IT ENDED", file=sys.stderr)
 
@@ -73,7 +79,7 @@ def test_a_signal_ends_a_long_native_call(
     before = snapshot(file.path)
     words = ("cluster-embeddings", "Nomic", "--backend", "sklearn")
     program = START.format(grace=SOON, body=NUMPY)
-    done = run(file.path, words, after=0.3, phase="one product", number=number, code=program)
+    done = run(file.path, words, after=0.5, phase="one product", number=number, code=program)
     assert done.code == code, done.stderr
     assert "IT ENDED" not in done.stderr
     assert "Nomic: one product: stopped after" in done.stderr
@@ -87,7 +93,7 @@ def test_a_signal_ends_a_long_statement(tmp_path: Path) -> None:
     before = snapshot(facts.path)
     program = START.format(grace=NEVER, body=UPGRADE)
     done = run(
-        facts.path, ("upgrade", "--yes"), after=1.0, phase="upgrade", number=signal.SIGTERM, code=program
+        facts.path, ("upgrade", "--yes"), after=0.5, phase="statement", number=signal.SIGTERM, code=program
     )
     assert done.code == 143, done.stderr
     assert "IT ENDED" not in done.stderr
@@ -100,10 +106,34 @@ def test_a_result_whose_saving_is_a_long_statement_is_kept(upgraded: MakeFile) -
     file = upgraded()
     words = ("cluster-embeddings", "Nomic", "--backend", "sklearn")
     program = START.format(grace=NEVER, body=SAVE)
-    done = run(file.path, words, after=0.5, phase="save", number=signal.SIGINT, code=program)
+    done = run(file.path, words, after=0.5, phase="statement", number=signal.SIGINT, code=program)
     assert done.code == 130, done.stderr
     (kept,) = pending.find(file.database)
     assert re.search(f"interrupted while saving; the result is kept in {re.escape(str(kept))}", done.stderr)
     assert require_whole(file.path) == 0
     assert [saved.n_vanished for saved in save_pending(file.database)] == [0]
     assert require_whole(file.path) == 1
+
+
+POOL = """
+import sys
+from panic_tda.devices import pool
+from tests.device_work import tell
+# It goes of its own accord, and not because it is killed at last.
+pool.GRACE_SECONDS = 1e6
+try:
+    pool.run_on_devices(tell, [("deaf", sys.argv[1])], {"device 0": {}})
+except KeyboardInterrupt:
+    print("ended")
+"""
+
+
+def test_a_process_of_a_device_that_hears_nothing_is_ended_too(tmp_path: Path) -> None:
+    """It was waited for half a minute, in which a result might have been kept."""
+    beginning = tmp_path / "begun"
+    command = [sys.executable, "-c", POOL, str(beginning)]
+    with processes.started(command, cwd=REPOSITORY, env=environment()) as process:
+        wait_for(beginning.exists)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=SECONDS)
+    assert (process.returncode, stdout) == (0, "ended\n"), stderr
