@@ -45,6 +45,7 @@ def test_without_a_tolerance_equal_heights_are_one_merge() -> None:
 
 def test_heights_of_single_precision_count_as_the_numbers_they_are() -> None:
     heights = np.random.default_rng(0).uniform(0.1, 1, 60).astype(np.float32)
+    heights[:3] = 0  # the floor has no such form
     rows = np.arange(60, dtype=np.int32)
     tree = SpanningTree(rows, rows + np.int32(1), heights)
     for epsilon in (0.0, 0.6):
@@ -206,15 +207,16 @@ def test_a_chosen_cluster_swallows_what_was_chosen_deep_inside() -> None:
 
 
 def test_epsilon_raises_to_the_first_cluster_born_above_it() -> None:
-    # One inside the other: pairs, {0..3} below 0.5, {0..5} below 0.7, {0..7} below 0.9.
+    # One inside the other: pairs, {0..3} below 0.5, {0..5} below 0.7, {0..7} below 0.9. Row 10 is in the last
+    # two, row 11 in the last alone: they tell which of them was chosen.
     tree = edges(
         *((row, row + 1, 0.1) for row in range(0, 10, 2)),
-        *((1, 2, 0.3), (3, 4, 0.5), (5, 6, 0.7), (7, 8, 0.9)),
+        *((1, 2, 0.3), (3, 4, 0.5), (5, 10, 0.6), (5, 6, 0.7), (7, 11, 0.8), (7, 8, 0.9)),
     )
     for epsilon, expected in (
-        (0.4, [0, 0, 0, 0, 1, 1, 2, 2, 3, 3]),
-        (0.6, [0, 0, 0, 0, 0, 0, 1, 1, 2, 2]),
-        (0.8, [0, 0, 0, 0, 0, 0, 0, 0, 1, 1]),
+        (0.4, [0, 0, 0, 0, 1, 1, 2, 2, 3, 3, OUTLIER, OUTLIER]),
+        (0.6, [0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 0, OUTLIER]),
+        (0.8, [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0]),
     ):
         parameters = replace(PLAIN, cluster_selection_method="leaf", cluster_selection_epsilon=epsilon)
         assert labels_of(tree, parameters) == expected

@@ -93,6 +93,7 @@ class _Peer:
             selection_method=self.cluster_selection_method,
             max_cluster_size=self.max_cluster_size or None,
             distance_floor=FLOOR,
+            backend="tiled",  # the small ones' own would ask scikit-learn about itself
         )
         return self
 
