@@ -139,6 +139,9 @@ export class TreeSection {
       context.fillStyle = css(ink);
       context.font = "11px system-ui, sans-serif";
       context.textAlign = "right";
+      context.lineWidth = 3;
+      context.strokeStyle = css(ground, 0.85);
+      context.strokeText(`epsilon ${epsilon}`, width - MARGIN.right - 4, y(epsilon) - 5);
       context.fillText(`epsilon ${epsilon}`, width - MARGIN.right - 4, y(epsilon) - 5);
     }
     this.canvas.style.height = `${height}px`;

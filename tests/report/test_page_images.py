@@ -1,4 +1,4 @@
-"""The images of clusters in a page: that which the medoid's text describes, and nothing where none can be had."""
+"""The images of clusters in a page: those that the medoids' texts describe, and none where none can be had."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def field(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> tuple[Upgraded
     file = upgraded(FieldSpec(runs=6, length=40))
     save_or_keep(file.database, make_finished(ids_of(file)))
     with raw(file.path) as connection:
-        ids = [one for (one,) in connection.execute("SELECT id FROM invocation WHERE type = 'IMAGE' ORDER BY id")]
+        ids = [
+            one for (one,) in connection.execute("SELECT id FROM invocation WHERE type = 'IMAGE' ORDER BY id")
+        ]
         assert 100 < len(ids) <= 216
         colours = {one: colour_of(number) for number, one in enumerate(ids)}
         for one, colour in colours.items():
