@@ -1,6 +1,6 @@
 /** The table of clusters, and the card of the chosen one. */
 import { colourOf, css, isDark, isOnPaper } from "./colours.js";
-import { asTsv, byId, copyButton, decimal, el, oneLine, percent, short, whole } from "./dom.js";
+import { asTsv, byId, copyButton, counted, decimal, el, oneLine, percent, short, whole } from "./dom.js";
 import { imageOf } from "./images.js";
 import { medoidText } from "./map.js";
 import { choose, chosen, whenChosen } from "./state.js";
@@ -88,7 +88,7 @@ export class ClusterSection {
       return (falling ? -compared : compared) || a - b;
     });
     this.labels = order.map((at) => found[at]);
-    this.count.textContent = words.length ? `${whole(this.labels.length)} of ${whole(this.folded.length)}` : `${whole(this.folded.length)} clusters`;
+    this.count.textContent = words.length ? `${whole(this.labels.length)} of ${whole(this.folded.length)}` : counted(this.folded.length, "cluster");
     for (const head of this.heads) {
       const sorted = head.dataset.key === column.key;
       head.setAttribute("aria-sort", sorted ? (falling ? "descending" : "ascending") : "none");
@@ -197,7 +197,7 @@ export class ClusterSection {
     if (!found.length) return [];
     return [
       el("h4", {}, title),
-      el("ul", { class: "examples" }, ...found.map(([text, chord]) => el("li", {}, el("span", { class: "number" }, decimal(chord)), el("span", { dir: "auto" }, oneLine(this.page.texts[text], 160))))),
+      el("ul", { class: "examples" }, ...found.map(([text, chord]) => el("li", {}, el("span", { class: "number" }, decimal(chord)), el("span", { dir: "auto" }, oneLine(this.page.texts[text], 160) || "(no text)")))),
     ];
   }
 }

@@ -82,6 +82,11 @@ export function oneLine(text, characters = Infinity) {
   return `${cut.join("")}…`;
 }
 
+/** @param {number} number @param {string} thing @param {string} [things] */
+export function counted(number, thing, things = `${thing}s`) {
+  return `${whole(number)} ${number === 1 ? thing : things}`;
+}
+
 /** @param {string[] | string | null} value @returns {string} */
 export function named(value) {
   return value === null ? "gone" : Array.isArray(value) ? value.map((one) => oneLine(one)).join(" → ") : oneLine(value);

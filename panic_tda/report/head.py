@@ -84,7 +84,10 @@ def sentence(source: ClusteringSummary, total: GroupSummary | None, *, outputs: 
 
 
 def _motion(total: GroupSummary, outputs: str) -> list[str]:
-    settled = f"{total.settled_runs:,} of {_counted(total.n_runs, 'run')} settle in one"
+    verb = _do(total.settled_runs, "settle")
+    settled = f"{total.settled_runs:,} of {_counted(total.n_runs, 'run')} {verb} in one"
+    if total.n_runs == 1:
+        settled = f"its run settles in {'one' if total.settled_runs else 'none'}"
     # Half of the visits may not have been seen to their end.
     dwell = total.dwell.median
     said = []
@@ -97,8 +100,17 @@ def _motion(total: GroupSummary, outputs: str) -> list[str]:
         loops = sum(total.periodic_runs.values()) - fixed
         at = total.median_absorbed_at
         since = f", half of these by step {at:g}" if at is not None and fixed + loops > 1 else ""
-        said.append(f"{fixed:,} end in a fixed point of their texts and {loops:,} in a loop{since}.")
+        if total.n_runs == 1:
+            end = "a fixed point" if fixed else "a loop" if loops else "no fixed point and no loop"
+            said.append(f"It ends in {end} of its texts{f' from step {at:g} on' if at is not None else ''}.")
+        else:
+            ends = f"{fixed:,} {_do(fixed, 'end')} in a fixed point of their texts"
+            said.append(f"{ends} and {loops:,} in a loop{since}.")
     return said
+
+
+def _do(number: int, verb: str) -> str:
+    return f"{verb}s" if number == 1 else verb
 
 
 def _counted(number: float, thing: str) -> str:

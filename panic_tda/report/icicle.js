@@ -1,6 +1,6 @@
 /** The condensed tree as an icicle: width is size, height is distance, the chosen clusters in colour. */
 import { colourOf, css, isDark, pixelRatio, themeColour } from "./colours.js";
-import { byId, decimal, el, hideTip, oneLine, showTip, whole } from "./dom.js";
+import { byId, counted, decimal, el, hideTip, oneLine, showTip, whole } from "./dom.js";
 import { medoidText } from "./map.js";
 import { choose, chosen, whenChosen } from "./state.js";
 
@@ -24,7 +24,7 @@ export class TreeSection {
     this.place();
     const { n_all: all, parents } = this.tree;
     byId("tree-caption").textContent =
-      `${all > parents.length ? `The chosen and the largest ${whole(parents.length)} of ${whole(all)}` : whole(all)} branches. Each is as wide as it has embeddings and as high as the distances over which it lives; ` +
+      `${all > parents.length ? `The chosen and the largest ${whole(parents.length)} of ${whole(all)} branches` : counted(all, "branch", "branches")}. Each is as wide as it has embeddings and as high as the distances over which it lives; ` +
       "coloured ones were chosen as clusters. The dashed line is epsilon: below it nothing is divided.";
     this.canvas.addEventListener("pointermove", (/** @type {PointerEvent} */ event) => this.hover(event));
     this.canvas.addEventListener("pointerleave", hideTip);
@@ -139,6 +139,9 @@ export class TreeSection {
       context.fillStyle = css(ink);
       context.font = "11px system-ui, sans-serif";
       context.textAlign = "right";
+      context.lineWidth = 3;
+      context.strokeStyle = css(ground, 0.85);
+      context.strokeText(`epsilon ${epsilon}`, width - MARGIN.right - 4, y(epsilon) - 5);
       context.fillText(`epsilon ${epsilon}`, width - MARGIN.right - 4, y(epsilon) - 5);
     }
     this.canvas.style.height = `${height}px`;

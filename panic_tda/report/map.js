@@ -173,7 +173,7 @@ export class MapSection {
     const run = map.runs[point];
     const place = label < 0 ? "outlier" : `cluster ${label}, probability ${decimal(map.probabilities[point] / 10000)}`;
     return [
-      text < 0 ? "(no text)" : page_text(this.page, text),
+      (text < 0 ? "" : page_text(this.page, text)) || "(no text)",
       run < 0 ? place : `${place} · run ${runName(this.page, run)}, step ${map.steps[point]}`,
       run < 0 ? null : el("div", { class: "faint", dir: "auto" }, oneLine(runs.prompts[runs.prompt[run]] ?? "", 80)),
       label < 0 ? null : imageOf(this.page, label),

@@ -76,6 +76,10 @@ export class Scatter {
     const byLabel = Array.from({ length: this.n }, (_, at) => at).sort((a, b) => plane.labels[a] - plane.labels[b] || a - b);
     /** Points by label, outliers first. */
     this.order = Uint32Array.from(byLabel);
+    const places = new Set(byLabel.map((at) => plane.x[at] * EXTENT + plane.y[at])).size;
+    /** In pixels, where the whole map is seen: copies lie at one place, and few places can be large. */
+    this.size = places > 20000 ? 1.1 : places > 5000 ? 1.7 : places > 500 ? 2.6 : 4;
+    this.hasClusters = this.n > 0 && plane.labels[byLabel[this.n - 1]] >= 0;
     this.index();
   }
 
@@ -123,8 +127,7 @@ export class Scatter {
 
   /** Radius of points in pixels. @param {View} view */
   radius(view) {
-    const base = this.n > 20000 ? 1.1 : this.n > 5000 ? 1.7 : 2.5;
-    return base * Math.min(2.4, Math.max(1, Math.sqrt(Math.sqrt(view.zoom))));
+    return this.size * Math.min(2.4, Math.max(1, Math.sqrt(Math.sqrt(view.zoom))));
   }
 
   /**
@@ -140,7 +143,7 @@ export class Scatter {
     while (at < n) {
       const label = plane.labels[order[at]];
       const faded = (selected !== null && label !== selected) || dim;
-      const alpha = label < 0 ? (faded ? 0.25 : 0.5) : faded ? 0.28 : 0.85;
+      const alpha = label < 0 && this.hasClusters ? (faded ? 0.25 : 0.5) : faded ? 0.28 : 0.85;
       context.fillStyle = css(colourOf(label, dark), alpha);
       const size = label < 0 ? radius * 0.75 : label === selected ? radius * 1.25 : radius;
       context.beginPath();

@@ -1,6 +1,6 @@
 /** Each run as a strip: one colour a cluster, hatched and pale where the run is between clusters. */
 import { colourOf, css, isDark, isOnPaper, mixed, pixelRatio, themeColour } from "./colours.js";
-import { asTsv, byId, choice, copyButton, el, hideTip, named, oneLine, showTip, whole } from "./dom.js";
+import { asTsv, byId, choice, copyButton, counted, el, hideTip, named, oneLine, showTip, whole } from "./dom.js";
 import { medoidText, runName } from "./map.js";
 import { choose, chosen, whenChosen } from "./state.js";
 
@@ -105,7 +105,7 @@ export class StripSection {
     this.spacer.style.height = `${this.total}px`;
     const most = isOnPaper() ? PAPER_HEIGHT : MOST_HEIGHT;
     this.box.style.height = `${Math.min(most, this.total + 2)}px`;
-    this.count.textContent = shown.length === runs.ids.length ? `${whole(shown.length)} runs` : `${whole(shown.length)} of ${whole(runs.ids.length)} runs`;
+    this.count.textContent = shown.length === runs.ids.length ? counted(shown.length, "run") : `${whole(shown.length)} of ${counted(runs.ids.length, "run")}`;
     const fit = this.lines.filter((line) => line.run >= 0 && line.top + line.height <= most).length;
     byId("strips-paper").textContent = `Runs ${ORDERS[chosen.order] ?? ORDERS.similar}: ${fit < runs.ids.length ? `${whole(fit)} of ` : ""}${whole(runs.ids.length)}.`;
     this.later();

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,6 +13,9 @@ from tests.report.walks import Walk, make_walks, run_command
 from tests.snapshots import opened as raw
 
 Open = Callable[..., Opened]
+
+SHOWN = "[...document.querySelectorAll('tr[data-label]')].map((row) => Number(row.dataset.label))"
+"""Clusters in the table, from above."""
 
 HOSTILE = (
     "<script>alert('text')</script>",
@@ -97,12 +99,20 @@ def test_search_sort_and_choice(plain_page: Path, opened: Open) -> None:
     n = page.page.locator(labels).count()
     assert n > 3
     page.page.keyboard.press("/")
-    page.page.keyboard.type("place 3")
+    page.page.keyboard.type("PLACE 3")
     found = page.cells("#cluster-rows td.wide")
     assert 0 < len(found) < n
     assert all("place 3" in text for text in found)
+    assert page.page.locator("#cluster-count").inner_text() == f"{len(found)} of {n}"
+    page.page.locator("#search").fill("#2")
+    assert page.asks(SHOWN) == [2]
+    page.page.locator("#search").fill("no such place")
+    assert page.asks(SHOWN) == []
+    page.page.locator("#search").focus()
     page.page.keyboard.press("Escape")
     assert page.page.locator(labels).count() == n
+    sizes = page.asks("() => Array.from(report.page.clusters.sizes)")
+    assert page.asks(SHOWN) == sorted(range(n), key=lambda label: -sizes[label])
     persistence = "#cluster-rows tr[data-label] td:nth-child(4)"
     page.page.locator("th[data-key=persistence] button").click()
     assert page.cells(persistence) == sorted(page.cells(persistence), reverse=True)
@@ -147,6 +157,7 @@ def test_runs_are_filtered_grouped_and_played(plain_page: Path, opened: Open) ->
     assert page.page.locator("#play").inner_text() == "Pause"
     page.until("report.chosen.step >= 3")
     page.page.locator("#play").click()
+    assert page.page.locator("#play").inner_text() == "Play"
     step = page.chosen("step")
     page.page.wait_for_timeout(400)
     assert page.chosen("step") == step

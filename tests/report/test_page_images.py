@@ -1,4 +1,4 @@
-"""The images of clusters in a page: that which the medoid's text describes, and nothing where none can be had."""
+"""The images of clusters in a page: those that the medoids' texts describe, and how it goes without."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ INK = """selector => {
         if (sum < 720) inked++;
         if (sum < 200) dark++;
     }
-    return [inked, dark / (canvas.width * canvas.height), canvas.width / canvas.getBoundingClientRect().width];
+    const { width } = canvas.getBoundingClientRect();
+    return [inked, dark / (canvas.width * canvas.height), canvas.width / width];
 }"""
 """Pixels of a canvas that are no ground, the share of nearly black ones, and pixels a pixel of the page."""
 CANVASES = ("#map-box .base", "#map-box .over", "#tree-box canvas", "#strips-box canvas")
@@ -57,7 +58,7 @@ def test_on_paper_all_is_there_and_light(plain_page: Path, opened: Open) -> None
 
 
 def test_a_print_is_drawn_for_paper_at_once(plain_page: Path, opened: Open) -> None:
-    """Nothing waits for a frame, which a print does not have, nor is cleared, which would clear what is below."""
+    """Nothing waits for a frame, which a print does not have; what is cleared is cleared in what is below."""
     page = opened(plain_page)
     page.asks(
         """() => {

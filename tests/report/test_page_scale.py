@@ -139,6 +139,7 @@ def test_first_paint_does_not_wait_for_the_data(
 def test_hovering_does_not_slow_down_with_points(
     large: Path, plain_page: Path, opened: Callable[..., Opened]
 ) -> None:
+    """Less than 4 times what it takes over 320 points in 8 places, 0.4 ms; 2.6 as seen (1.1 ms)."""
     times = []
     for path in (large, plain_page):
         page = opened(path)
@@ -148,5 +149,4 @@ def test_hovering_does_not_slow_down_with_points(
         found = [page.asks(HOVER, places) for _ in range(4)]
         assert [said for _, said in found] == [N_HOVERS] * 4
         times.append(min(time for time, _ in found))
-    print(times)
-    assert times[0] < 3 * times[1]
+    assert times[0] < 4 * times[1]

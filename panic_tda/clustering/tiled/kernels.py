@@ -58,7 +58,7 @@ def collect(
             if packed[word]:
                 for j in range(word * 8, word * 8 + 8):
                     codes[found] = i * width + j
-                    found += np.int64(mask[j])
+                    found += int(mask[j])
     return found
 
 
