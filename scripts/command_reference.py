@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Writes the README's command reference from the commands' own --help.
+"""Writes the README's command reference from the commands' own --help, and its table of the doctor's kinds.
 
-`command_reference.py` rewrites the part of README.md between the two markers; `--check` only compares, and
-exits 1 where they differ.
+`command_reference.py` rewrites the parts of README.md between the markers; `--check` only compares, and exits
+1 where they differ.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from pathlib import Path
 import click
 
 from panic_tda.main import main as group
+from panic_tda.storage.doctor import KINDS
 
 README = Path(__file__).parent.parent / "README.md"
-BEGIN, END = "<!-- commands: begin -->\n", "<!-- commands: end -->\n"
+MARKERS = "<!-- {}: begin -->\n", "<!-- {}: end -->\n"
 WIDTH = 100
 
 
@@ -24,6 +25,15 @@ def reference() -> str:
     parts = [_block("panic-tda", group)]
     parts += [_block(f"panic-tda {name}", group.commands[name]) for name in sorted(group.commands)]
     return "\n".join(parts)
+
+
+def kinds() -> str:
+    """Return the kinds of findings as a table in Markdown."""
+    rows = [
+        f"| `{kind.name}`{' (mended by `--fix`)' * (kind.plan is not None)} | {kind.what} | {kind.remedy} |"
+        for kind in KINDS.values()
+    ]
+    return "\n".join(["| kind | what it is | what to do |", "|---|---|---|", *rows, ""])
 
 
 def _block(name: str, command: click.Command) -> str:
@@ -39,10 +49,13 @@ def _block(name: str, command: click.Command) -> str:
 
 
 def replaced(text: str) -> str:
-    """Return the README's text with the reference as it should be."""
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    return f"{before}{BEGIN}\n{reference()}\n{END}{after}"
+    """Return the README's text with the reference and the table as they should be."""
+    for name, part in (("commands", reference()), ("kinds", kinds())):
+        begin, end = (marker.format(name) for marker in MARKERS)
+        before, rest = text.split(begin)
+        after = rest.split(end)[1]
+        text = f"{before}{begin}\n{part}\n{end}{after}"
+    return text
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.orm import Session
 
 from panic_tda import (
@@ -60,6 +60,7 @@ from panic_tda.storage.trees import require_tree
 from panic_tda.types import FinishedClustering
 from tests.conftest import make_finished
 from tests.dump_files import DumpSpec, dump_tables, import_tables, mixed, rows_where
+from tests.storage.doctor_oracle import expected
 from tests.storage.test_two_processes import finish, go, start
 
 MODEL = "Odd % name"
@@ -486,3 +487,73 @@ def test_a_hint_shows_no_password_and_no_command_that_lacks_it(
     assert said.endswith(f"panic-tda save-pending {path} (with PANIC_TDA_DB set to the URL of the database)")
     assert "sesame" not in said
     assert "***" not in said
+
+
+def tables_of(connection: Connection) -> dict[str, list[dict[str, Any]]]:
+    """Return all rows as the doctor's oracle reads them."""
+    names = [name for name in TABLES if name != "clusteringtree"]
+    found = {}
+    for name in names:
+        rows = connection.execute(sa.text(f"SELECT * FROM {name}")).mappings().all()
+        found[name] = [
+            {key: str(one) if "_at" in key and one else one for key, one in row.items()} for row in rows
+        ]
+    return found
+
+
+def test_the_doctor_on_postgres_finds_what_the_oracle_finds(server: str, database: Database) -> None:
+    for _ in range(2):
+        save_or_keep(database, invented(database))
+    with database.reading() as connection:
+        ids = connection.execute(sa.text("SELECT id FROM embedding ORDER BY id")).scalars().all()
+        steps = connection.execute(sa.text("SELECT id FROM invocation ORDER BY id")).scalars().all()
+    copy = (
+        "INSERT INTO embedding (id, invocation_id, embedding_model, vector, started_at) "
+        "SELECT '{}', invocation_id, embedding_model, {}, '2030-01-01' FROM embedding WHERE id = '{}'"
+    )
+    changes = [
+        f"UPDATE embedding SET vector = NULL WHERE id IN ('{ids[0]}', '{ids[1]}')",
+        f"UPDATE embedding SET vector = decode('0000c07f' || repeat('0', 56), 'hex') WHERE id = '{ids[2]}'",
+        f"UPDATE embedding SET vector = decode(repeat('0', 64), 'hex') WHERE id = '{ids[3]}'",
+        f"UPDATE embedding SET vector = decode('00', 'hex') WHERE id = '{ids[4]}'",
+        copy.format("f" * 32, "vector", ids[5]),
+        copy.format("e" * 32, "decode(repeat('01', 32), 'hex')", ids[6]),
+        f"DELETE FROM invocation WHERE id = '{steps[7]}'",
+        f"UPDATE invocation SET type = 'IMAGE' WHERE id = '{steps[8]}'",
+        f"UPDATE invocation SET output_text = NULL WHERE id = '{steps[9]}'",
+        f"UPDATE invocation SET run_id = '{'0' * 32}' WHERE id = '{steps[10]}'",
+        f"UPDATE invocation SET id = 'short' WHERE id = '{steps[11]}'",
+        f"UPDATE run SET experiment_id = '{'0' * 32}', max_length = 99",
+        "DELETE FROM clusteringresult WHERE key = 1",
+        f"DELETE FROM embedding WHERE id = '{ids[12]}'",
+    ]
+    unique = "uq_embedding_invocation_id"
+    with database.writing() as connection:
+        connection.execute(sa.text(f"ALTER TABLE embedding DROP CONSTRAINT {unique}"))
+        # As in the field: nobody looks at foreign keys.
+        connection.execute(sa.text("SET LOCAL session_replication_role = replica"))
+        for change in changes:
+            connection.execute(sa.text(change))
+    try:
+        for _ in range(2):
+            with database.reading() as connection:
+                wanted = expected(tables_of(connection))
+            examined = CliRunner().invoke(main, ["doctor", "--limit", "0", "--json", "--db", server])
+            said = json.loads(examined.stdout)
+            assert {one["kind"]: one["ids"] for one in said["findings"]} == wanted
+            assert said["unchecked"] == []
+            mended = CliRunner().invoke(main, ["doctor", "--fix", "--yes", "--json", "--db", server])
+            fixed = {one["kind"]: (one["count"], one["left"]) for one in json.loads(mended.stdout)["fixed"]}
+            n_wanted = {kind: len(wanted.get(kind, [])) for kind in fixed}
+            assert {kind: sum(counts) for kind, counts in fixed.items()} == n_wanted
+        assert fixed == {
+            "duplicate_embedding": (0, 1),
+            "orphan_assignment": (0, 0),
+            "broken_clustering": (0, 0),
+        }
+    finally:
+        with database.writing() as connection:
+            for table in TABLES:
+                connection.execute(sa.text(f"DELETE FROM {table}"))
+            columns = "UNIQUE (invocation_id, embedding_model)"
+            connection.execute(sa.text(f"ALTER TABLE embedding ADD CONSTRAINT {unique} {columns}"))
