@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -48,6 +49,7 @@ from panic_tda.storage.schemas import (
     Invocation,
     InvocationType,
     Run,
+    uuid7,
 )
 from panic_tda.storage.trajectories import read_medoid_texts, read_steps, stream_texts
 from panic_tda.storage.trees import require_tree
@@ -272,7 +274,7 @@ def test_an_unreachable_server_is_an_error_without_password() -> None:
     assert "secret" not in result.stderr
 
 
-# What two devices do that end at once.
+# What two devices do that end at once, after an upgrade where there is one to do.
 SAVER = """
 import sys
 from dataclasses import replace
@@ -280,15 +282,17 @@ from pathlib import Path
 from panic_tda.storage import pending, saving
 from panic_tda.storage.database import open_database
 from panic_tda.storage.schemas import uuid7
+from panic_tda.storage.upgrade import upgrade
 database, kept = open_database(sys.argv[1]), pending.read(Path(sys.argv[2]))
 print("ready", flush=True)
 sys.stdin.readline()
+upgrade(database)
 for _ in range(int(sys.argv[3])):
     one = replace(kept, id=uuid7())
     saving.save_or_keep(database, one)
     print(one.id.hex, flush=True)
 """
-ROUNDS = 15
+ROUNDS = 10
 
 
 def invented(database: Database) -> FinishedClustering:
@@ -297,23 +301,96 @@ def invented(database: Database) -> FinishedClustering:
     return make_finished(ids, model=MODEL)
 
 
-@pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
+@pytest.mark.parametrize(
+    ("isolation", "other_model"), [("read committed", MODEL), ("repeatable read", "Another")]
+)
 def test_two_processes_that_save_at_once_lose_nothing(
-    url: str, database: Database, isolation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    url: str,
+    database: Database,
+    isolation: str,
+    other_model: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    finished = invented(database)
+    paths = [
+        pending.keep(database, replace(finished, id=uuid7(), embedding_model=model))
+        for model in (MODEL, other_model)
+    ]
+    options = {"options": f"-c default_transaction_isolation={isolation.replace(' ', chr(92) + ' ')}"}
+    target = make_url(url).update_query_dict(options).render_as_string(hide_password=False)
+    savers = [start(SAVER, target, path, ROUNDS) for path in paths]
+    go(*savers)
+    saved = {identity for saver in savers for identity in finish(saver)}
+    assert len(saved) == 2 * ROUNDS
+    assert whole_clusterings(database) == saved
+
+
+def whole_clusterings(database: Database) -> set[str]:
+    """Return the ids of the clusterings, all of which have all assignments and a key of their own."""
+    with database.reading() as connection:
+        stored = dict(connection.execute(sa.text("SELECT key, id FROM clusteringresult")).all())
+        for table in ("cluster", "embeddingcluster"):
+            counts = f"SELECT result_key, count(*) FROM {table} GROUP BY result_key"
+            counted = dict(connection.execute(sa.text(counts)).all())
+            assert counted.keys() == stored.keys()
+            assert len(set(counted.values())) <= 1
+    return set(stored.values())
+
+
+# Deletes whatever is there, until it has seen enough of it.
+DELETER = """
+import sys
+from uuid import UUID
+from panic_tda.clustering_manager import list_clusterings
+from panic_tda.storage import saving
+from panic_tda.storage.database import open_database
+database = open_database(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+gone = set()
+while len(gone) < int(sys.argv[2]):
+    with database.session() as session:
+        found = [one.id for one in list_clusterings(session)][:2]
+    saving.delete_clusterings(database, found)
+    gone |= set(found)
+print(*(one.hex for one in gone), flush=True)
+"""
+
+
+def test_saving_and_deleting_at_once_leave_whole_clusterings(
+    url: str, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = pending.keep(database, invented(database))
-    options = {"options": f"-c default_transaction_isolation={isolation.replace(' ', chr(92) + ' ')}"}
-    target = make_url(url).update_query_dict(options).render_as_string(hide_password=False)
-    savers = [start(SAVER, target, path, ROUNDS) for _ in range(2)]
+    savers = [start(SAVER, url, path, ROUNDS) for _ in range(2)]
+    deleter = start(DELETER, url, ROUNDS)
+    go(*savers, deleter)
+    gone = set(finish(deleter))
+    saved = {identity for saver in savers for identity in finish(saver)}
+    assert len(gone) >= ROUNDS
+    assert whole_clusterings(database) == saved - gone
+
+
+def test_upgrading_and_saving_at_once(
+    url: str, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = pending.keep(database, invented(database))
+    with database.writing() as connection:
+        for statement in (
+            "DROP TABLE clusteringtree",
+            "ALTER TABLE cluster DROP COLUMN medoid_copies",
+            "UPDATE panic_tda_version SET version_num = '0002'",
+        ):
+            connection.exec_driver_sql(statement)
+    savers = [start(SAVER, url, path, 3) for _ in range(2)]
     go(*savers)
     saved = {identity for saver in savers for identity in finish(saver)}
-    with database.reading() as connection:
-        stored = connection.execute(sa.text("SELECT id, key FROM clusteringresult")).all()
-        counts = connection.execute(sa.text("SELECT count(*) FROM embeddingcluster GROUP BY result_key"))
-        assert set(counts.scalars()) == {N_RUNS * LENGTH}
-    assert {identity for identity, _ in stored} == saved
-    assert len({key for _, key in stored}) == len(saved) == 2 * ROUNDS
+    database.require_current()
+    assert len(saved) == 6
+    assert whole_clusterings(database) == saved
 
 
 def test_a_lock_for_saving_that_is_held_keeps_the_result(
