@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -21,9 +22,10 @@ from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.schemas import uuid7
 from panic_tda.storage.upgrade import upgrade
 from panic_tda.types import FinishedClustering
-from tests import strict_arrays
+from tests import servers, strict_arrays
 from tests.field_files import FieldFacts, FieldSpec, write_field_file
-from tests.snapshots import field_copy
+from tests.servers import Server
+from tests.snapshots import field_copy, opened, snapshot
 from tests.stand_ins import StandIn, require_device
 
 
@@ -35,7 +37,22 @@ class UpgradedFile(NamedTuple):
 
     @property
     def path(self) -> Path:
-        return self.facts.path
+        """Of the SQLite file, where it is one."""
+        assert self.database.path is not None, "the test asks for a file: mark it sqlite_only"
+        return self.database.path
+
+    @property
+    def target(self) -> str:
+        """What opens it: a path or a URL."""
+        return str(self.database.path or self.database.url.render_as_string(hide_password=False))
+
+    def opened(self) -> AbstractContextManager[Any]:
+        """Open it as other programs do, without foreign keys: commits when the block ends."""
+        return opened(self.target)
+
+    def snapshot(self) -> dict[str, tuple[str, list[Any]]]:
+        """Return all that is in it; see `snapshots.snapshot`."""
+        return snapshot(self.target)
 
 
 MakeFile = Callable[..., UpgradedFile]
@@ -76,17 +93,51 @@ def device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "free_bytes", lambda: FREE_BYTES)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what works on a database on both kinds, but for what is SQLite's own."""
+    if "engine" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_engines"):
+        kinds = ["sqlite"]
+        if not metafunc.definition.get_closest_marker("sqlite_only"):
+            kinds.append(pytest.param("postgresql", marks=pytest.mark.xdist_group("postgres")))
+        metafunc.parametrize("engine", kinds, indirect=True)
+
+
 @pytest.fixture
-def upgraded(tmp_path: Path) -> MakeFile:
-    """Write a field file by its spec and bring it to our tables."""
+def engine(request: pytest.FixtureRequest) -> str:
+    """The kind of database that a test works on."""
+    return getattr(request, "param", "sqlite")
 
-    def make(spec: FieldSpec = PLAIN, name: str = "field.sqlite") -> UpgradedFile:
-        facts = write_field_file(tmp_path / name, spec)
-        database = open_database(facts.path)
-        upgrade(database)
-        return UpgradedFile(database, facts)
 
-    return make
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A PostgreSQL server."""
+    with servers.started() as server:
+        yield server
+
+
+@pytest.fixture
+def url(server: Server) -> Iterator[str]:
+    """The URL of a database without tables on a PostgreSQL server."""
+    with server.database() as url:
+        yield url
+
+
+@pytest.fixture
+def upgraded(tmp_path: Path, engine: str, request: pytest.FixtureRequest) -> Iterator[MakeFile]:
+    """Write a field file by its spec and bring it to our tables, or to a server."""
+    with ExitStack() as databases:
+
+        def make(spec: FieldSpec = PLAIN, name: str = "field.sqlite") -> UpgradedFile:
+            if engine == "sqlite":
+                facts = write_field_file(tmp_path / name, spec)
+                database = open_database(facts.path)
+                upgrade(database)
+                return UpgradedFile(database, facts)
+            server: Server = request.getfixturevalue("server")
+            template, facts = server.field_database(spec, tmp_path / name)
+            return UpgradedFile(open_database(databases.enter_context(server.database(template))), facts)
+
+        yield make
 
 
 @pytest.fixture

@@ -51,15 +51,17 @@ def clustered(database: Database, model: str = "Nomic", downsample: int = 1) -> 
         return find_clustering(session, str(outcome.id))
 
 
-def expected_rows(path: Path, clustering: object) -> list[dict[str, Any]]:
+def expected_rows(target: Path | str, clustering: object) -> list[dict[str, Any]]:
     """Return the rows of an export of a clustering, but for the core distances."""
-    with opened(path) as connection:
-        connection.row_factory = lambda cursor, row: dict(
-            zip((column[0] for column in cursor.description), row, strict=True)
-        )
+    with opened(target) as connection:
+
+        def asked(query: str, *values: Any) -> list[dict[str, Any]]:
+            cursor = connection.execute(query, values)
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor]
 
         def all_of(table: str, columns: str) -> dict[str, dict[str, Any]]:
-            return {row["id"]: row for row in connection.execute(f"SELECT {columns} FROM {table}")}
+            return {row["id"]: row for row in asked(f"SELECT {columns} FROM {table}")}
 
         runs = all_of("run", "id, network, seed, initial_prompt, experiment_id")
         invocations = all_of("invocation", "id, run_id, type, model, sequence_number, output_text")
@@ -67,16 +69,14 @@ def expected_rows(path: Path, clustering: object) -> list[dict[str, Any]]:
         parities: dict[tuple[str, str], set[int]] = {}
         for row in invocations.values():
             parities.setdefault((row["run_id"], row["type"]), set()).add(row["sequence_number"] % 2)
-        result = connection.execute(
-            "SELECT key, embedding_model FROM clusteringresult WHERE id = ?", (UUID(str(clustering)).hex,)
-        ).fetchone()
+        (result,) = asked(
+            "SELECT key, embedding_model FROM clusteringresult WHERE id = ?", UUID(str(clustering)).hex
+        )
         medoids = {
             row["label"]: row["medoid_embedding_id"]
-            for row in connection.execute("SELECT * FROM cluster WHERE result_key = ?", (result["key"],))
+            for row in asked("SELECT * FROM cluster WHERE result_key = ?", result["key"])
         }
-        assignments = connection.execute(
-            "SELECT * FROM embeddingcluster WHERE result_key = ?", (result["key"],)
-        ).fetchall()
+        assignments = asked("SELECT * FROM embeddingcluster WHERE result_key = ?", result["key"])
 
     def output(embedding: str | None) -> dict[str, Any]:
         return invocations.get(embeddings.get(embedding or "", {}).get("invocation_id"), {})
@@ -112,17 +112,19 @@ def expected_rows(path: Path, clustering: object) -> list[dict[str, Any]]:
     return rows
 
 
-def expected_core_distances(path: Path, rows: list[dict[str, Any]], min_samples: int, floor: float) -> Any:
+def expected_core_distances(
+    target: Path | str, rows: list[dict[str, Any]], min_samples: int, floor: float
+) -> Any:
     """Return the distance of each row to its `min_samples`-th nearest, itself counted, from all distances."""
-    vectors = stored_vectors(path, rows).astype(np.float64)
+    vectors = stored_vectors(target, rows).astype(np.float64)
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     chords = np.linalg.norm(units[:, None] - units[None, :], axis=2)
     return np.maximum(np.sort(chords, axis=1)[:, min_samples - 1], floor)
 
 
-def stored_vectors(path: Path, rows: list[dict[str, Any]]) -> Any:
+def stored_vectors(target: Path | str, rows: list[dict[str, Any]]) -> Any:
     """Return the vectors of these rows as the database has them."""
-    with opened(path) as connection:
+    with opened(target) as connection:
         found = dict(connection.execute("SELECT id, vector FROM embedding"))
     return np.stack([np.frombuffer(found[row["embedding_id"].replace("-", "")], "<f4") for row in rows])
 

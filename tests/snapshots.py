@@ -14,18 +14,30 @@ from typing import Any
 
 import pytest
 
+from tests import servers
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @contextmanager
-def opened(path: Path | str, **options: Any) -> Iterator[sqlite3.Connection]:
-    """Open an SQLite file: commits when the block ends, and closes the file, which sqlite3's own does not."""
-    with closing(sqlite3.connect(path, **options)) as connection, connection:
-        yield connection
+def opened(target: Path | str, **options: Any) -> Iterator[Any]:
+    """Open an SQLite file: commits when the block ends, and closes the file, which sqlite3's own does not.
+
+    At a URL, do the same with a database of a server.
+    """
+    if "://" in str(target):
+        with servers.opened(str(target)) as connection:
+            yield connection
+    else:
+        with closing(sqlite3.connect(target, **options)) as connection, connection:
+            yield connection
 
 
-def snapshot(path: Path, *, without: tuple[str, ...] = ()) -> dict[str, tuple[str, list[Any]]]:
+def snapshot(target: Path | str, *, without: tuple[str, ...] = ()) -> dict[str, tuple[str, list[Any]]]:
     """Return each table's and index's definition and rows with their storage classes, by name."""
+    if "://" in str(target):
+        return servers.snapshot(str(target))
+    path = Path(target)
     connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
     try:
         tables = connection.execute(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -79,7 +79,7 @@ def stream_vectors(
 
 def stream_rows(
     connection: Connection, query: Select[Any], *, batch_rows: int
-) -> Iterator[list[tuple[Any, ...]]]:
+) -> Generator[list[tuple[Any, ...]], None, None]:
     """Stream rows of any columns, as the driver gives them: ids as text, vectors as bytes.
 
     Parameters

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -18,6 +19,7 @@ from panic_tda.storage.bulk import are_ids
 from panic_tda.storage.database import PIPELINE_TABLES, VERSION_TABLE, migrate
 from panic_tda.storage.schemas import Base, Id
 
+_Result = TypeVar("_Result")
 _IMAGE = "output_image_data"
 # Rows with large values are asked for few at a time.
 _FETCH_ROWS, _FETCH_LARGE_ROWS = 2048, 16
@@ -135,6 +137,22 @@ class CopiedTable:
         return sa.literal_column(text)
 
 
+def _quiet(function: Callable[..., _Result]) -> Callable[..., _Result]:
+    """Have SQLAlchemy look at tables without a warning of what it does not know.
+
+    Indexes on an expression, of which none that we ask for is one, and columns of pgvector.
+    """
+
+    @functools.wraps(function)
+    def quietly(*arguments: Any, **options: Any) -> _Result:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SAWarning)
+            return function(*arguments, **options)
+
+    return quietly
+
+
+@_quiet
 def find(connection: Connection, *, clusterings: bool, exact: bool) -> tuple[list[CopiedTable], list[str]]:
     """Return the tables of a source that are copied, and the names of tables and columns that are not.
 
@@ -163,6 +181,7 @@ def find(connection: Connection, *, clusterings: bool, exact: bool) -> tuple[lis
     return tables, left_out
 
 
+@_quiet
 def create(connection: Connection, *, like: Connection, tables: Collection[CopiedTable]) -> None:
     """Make the tables of a copy, in its first transaction.
 
@@ -174,13 +193,8 @@ def create(connection: Connection, *, like: Connection, tables: Collection[Copie
     for table in tables:
         if table.name in _OURS:
             continue
-        with warnings.catch_warnings():
-            # An index on an expression is not told of; none that we ask for is one.
-            warnings.simplefilter("ignore", SAWarning)
-            found: list[Any] = [
-                *inspector.get_unique_constraints(table.name),
-                *inspector.get_indexes(table.name),
-            ]
+        found: list[Any] = [*inspector.get_unique_constraints(table.name)]
+        found += inspector.get_indexes(table.name)
         unique = [set(one["column_names"]) for one in found if one.get("unique", True)]
         made = table.described.to_metadata(together)
         for constraint in list(made.constraints):

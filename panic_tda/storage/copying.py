@@ -186,12 +186,14 @@ class _Copying:
         self._progress.phase(f"copy {table.name}", total=total)
         self._progress.advance(n_rows)
         self._n_keys = len(table.place(reader))
-        rows = self._counted(stream_rows(reader, table.behind(reader, position), batch_rows=table.fetch_rows))
         n_bytes = 0
-        for first in rows:
-            self._n_bytes = 0
-            self._bring(chain([first], rows))
-            n_bytes += self._n_bytes
+        batches = stream_rows(reader, table.behind(reader, position), batch_rows=table.fetch_rows)
+        with contextlib.closing(batches):
+            rows = self._counted(batches)
+            for first in rows:
+                self._n_bytes = 0
+                self._bring(chain([first], rows))
+                n_bytes += self._n_bytes
         seconds, n_new = max(1e-9, time.monotonic() - began), self._n_rows - n_rows
         _log.info(
             "%s: %d rows, %s in %.1f s (%.0f rows/s, %s/s)",

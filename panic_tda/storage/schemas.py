@@ -23,9 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Enum,
     ForeignKey,
     Index,
+    Integer,
     LargeBinary,
     UniqueConstraint,
     Uuid,
@@ -81,6 +83,9 @@ class Vector(TypeDecorator[NDArray[np.float32]]):
 # Stored as CHAR(32) by every database, also by those that have a UUID type of their own.
 Id = Uuid(as_uuid=True, native_uuid=False)
 
+# SQLite's integers have 64 bits, and so have the seeds of the field.
+Seed = BigInteger().with_variant(Integer(), "sqlite")
+
 
 class Base(DeclarativeBase):
     """The registry of all tables."""
@@ -122,7 +127,7 @@ class Run(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
     network: Mapped[list[str]] = mapped_column(JSON)
-    seed: Mapped[int] = mapped_column()
+    seed: Mapped[int] = mapped_column(Seed)
     max_length: Mapped[int] = mapped_column()
     initial_prompt: Mapped[str] = mapped_column()
     experiment_id: Mapped[UUID | None] = mapped_column(ForeignKey("experimentconfig.id"), index=True)
@@ -159,7 +164,7 @@ class Invocation(Base):
     completed_at: Mapped[datetime | None] = mapped_column()
     model: Mapped[str] = mapped_column()
     type: Mapped[InvocationType] = mapped_column(Enum(InvocationType, native_enum=False))
-    seed: Mapped[int] = mapped_column()
+    seed: Mapped[int] = mapped_column(Seed)
     run_id: Mapped[UUID] = mapped_column(ForeignKey("run.id"), index=True)
     sequence_number: Mapped[int] = mapped_column()
     input_invocation_id: Mapped[UUID | None] = mapped_column(ForeignKey("invocation.id"), index=True)

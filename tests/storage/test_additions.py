@@ -23,6 +23,8 @@ from tests.dump_files import DumpSpec, dump_tables, import_tables, mixed
 from tests.field_files import EVERYTHING
 from tests.snapshots import opened
 
+pytestmark = pytest.mark.both_engines
+
 TEXTS = [f"a text, number {row}" for row in range(40)]
 
 
@@ -47,6 +49,7 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
+@pytest.mark.sqlite_only("its plans")
 def test_no_look_up_goes_through_all_rows(tmp_path: Path, upgraded: MakeFile, statements: list[str]) -> None:
     database, facts = upgraded(EVERYTHING)
     statements.clear()
@@ -63,6 +66,7 @@ def test_no_look_up_goes_through_all_rows(tmp_path: Path, upgraded: MakeFile, st
     assert any("run.initial_prompt) IN" in statement for statement in statements)
 
 
+@pytest.mark.sqlite_only("its plans")
 @pytest.mark.parametrize("unique", ["none", "constraint", "index"])
 def test_no_look_up_of_a_dump_goes_through_all_rows(
     tmp_path: Path,
@@ -103,6 +107,7 @@ def require_search(path: Path, statements: list[str]) -> set[str]:
     return lines
 
 
+@pytest.mark.sqlite_only("its plans")
 def test_the_width_of_a_model_is_read_off_its_index(
     tmp_path: Path, upgraded: MakeFile, statements: list[str]
 ) -> None:

@@ -12,7 +12,8 @@ from panic_tda.storage.saving import save_clustering
 from panic_tda.storage.schemas import uuid7
 from tests.conftest import MakeFile, ids_of, make_finished
 from tests.field_files import FieldSpec
-from tests.snapshots import opened
+
+pytestmark = pytest.mark.both_engines
 
 
 def test_assignments_are_read_back_in_the_order_of_ids(upgraded: MakeFile) -> None:
@@ -39,7 +40,7 @@ def test_invocations_stand_beside_their_assignments(upgraded: MakeFile, digit_id
     with file.database.writing() as connection:
         save_clustering(connection, finished)
     gone = finished.ids[3].decode()
-    with opened(file.path) as raw:  # where nothing cascades
+    with file.opened() as raw:  # where nothing cascades
         raw.execute("DELETE FROM embedding WHERE id = ?", (gone,))
     with file.database.reading() as connection:
         found = read_invocations(connection, finished.id)

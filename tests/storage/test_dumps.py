@@ -38,6 +38,8 @@ from tests.dump_files import (
 from tests.field_files import EVERYTHING, FieldSpec
 from tests.snapshots import KILL_AFTER, run_python, snapshot
 
+pytestmark = pytest.mark.both_engines
+
 SPEC = DumpSpec()
 
 

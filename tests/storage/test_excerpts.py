@@ -14,6 +14,8 @@ from tests.conftest import MakeFile, UpgradedFile
 from tests.field_files import EVERYTHING, FieldSpec, StoredEmbedding
 from tests.storage.test_sampling import FACTORS, SPECS
 
+pytestmark = pytest.mark.both_engines
+
 MANY_RUNS = FieldSpec(runs=40, length=60, duplicates=0.0, dummy_rows=12)
 """40 runs of 30 texts, no two alike; of the model Dummy, the texts of the first run only."""
 

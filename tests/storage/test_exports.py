@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import sqlite3
-from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +22,6 @@ from panic_tda.storage.results import ClusteringSummary
 from tests.conftest import MakeFile
 from tests.exported import COLUMNS, clustered, expected_core_distances, expected_rows, stored_vectors
 from tests.field_files import EVERYTHING, FieldSpec
-from tests.snapshots import opened
 from tests.storage.test_query_plans import (
     IMAGE_BYTES,
     SPECS,
@@ -34,6 +31,8 @@ from tests.storage.test_query_plans import (
     rows_are_gone_through,
     statements,
 )
+
+pytestmark = pytest.mark.both_engines
 
 PLAIN = FieldSpec(vision_models=("NomicVision",))
 
@@ -64,14 +63,14 @@ def test_rows_are_those_that_looking_up_finds(
     clustering = clustered(file.database, model, downsample)
     table = streamed(file.database, clustering)
     assert tuple(table.column_names) == COLUMNS
-    rows = expected_rows(file.path, clustering.id)
+    rows = expected_rows(file.target, clustering.id)
     assert len(rows) > 5
     assert any(row["is_medoid"] for row in rows)
     if model == "Nomic" and downsample == 1:
         assert -1 in {row["label"] for row in rows}
     assert plain_rows(table) == rows
     record = clustering.record
-    core_distances = expected_core_distances(file.path, rows, record.min_samples, record.distance_floor)
+    core_distances = expected_core_distances(file.target, rows, record.min_samples, record.distance_floor)
     np.testing.assert_allclose(table["core_distance"].to_numpy(), core_distances, rtol=1e-6, atol=1e-6)
 
 
@@ -108,7 +107,7 @@ def test_vectors_are_those_stored(upgraded: MakeFile) -> None:
     assert table.schema.field("vector").type == pa.list_(pa.float32(), 8)
     rows = plain_rows(table)
     vectors = np.array(table["vector"].to_pylist(), dtype="<f4")
-    np.testing.assert_array_equal(vectors, stored_vectors(file.path, rows))
+    np.testing.assert_array_equal(vectors, stored_vectors(file.target, rows))
 
 
 def test_schema_says_what_the_rows_are_of(upgraded: MakeFile) -> None:
@@ -117,7 +116,7 @@ def test_schema_says_what_the_rows_are_of(upgraded: MakeFile) -> None:
     said = json.loads(streamed(file.database, clustering).schema.metadata[METADATA_KEY.encode()])
     assert said["clustering"] == str(clustering.id)
     assert said["embedding_model"] == "Nomic"
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         ((stored,),) = connection.execute("SELECT parameters FROM clusteringresult")
     assert said["parameters"] == json.loads(stored)
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", said["version"])
@@ -126,7 +125,7 @@ def test_schema_says_what_the_rows_are_of(upgraded: MakeFile) -> None:
 def test_what_has_gone_is_null(upgraded: MakeFile, caplog: pytest.LogCaptureFixture) -> None:
     file = upgraded()
     clustering = clustered(file.database, "Nomic")
-    before = expected_rows(file.path, clustering.id)
+    before = expected_rows(file.target, clustering.id)
     plain = [row for row in before if not row["is_medoid"]]
     first, second, third, fourth = (
         {name: str(row[name]).replace("-", "") for name in ("embedding_id", "invocation_id", "run_id")}
@@ -134,12 +133,12 @@ def test_what_has_gone_is_null(upgraded: MakeFile, caplog: pytest.LogCaptureFixt
     )
     assert len({row["run_id"] for row in (first, second, third, fourth)}) > 2
     # Other programs enforce no foreign keys.
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.execute("DELETE FROM embedding WHERE id = ?", (first["embedding_id"],))
         connection.execute("DELETE FROM invocation WHERE id = ?", (second["invocation_id"],))
         connection.execute("DELETE FROM run WHERE id = ?", (fourth["run_id"],))
         connection.execute("UPDATE embedding SET vector = x'00' WHERE id = ?", (third["embedding_id"],))
-    rows = expected_rows(file.path, clustering.id)
+    rows = expected_rows(file.target, clustering.id)
     assert [row["text"] for row in rows].count(None) == 2
     with caplog.at_level(logging.WARNING):
         table = streamed(file.database, clustering, with_vectors=True)
@@ -159,7 +158,7 @@ def test_core_distances_are_null_where_nobody_knows_whose_they_are(
     file = upgraded()
     clustering = clustered(file.database, "Nomic")
     n_rows = clustering.record.n_embeddings
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.execute(
             "DELETE FROM embeddingcluster "
             "WHERE embedding_id = (SELECT min(embedding_id) FROM embeddingcluster)"
@@ -167,14 +166,14 @@ def test_core_distances_are_null_where_nobody_knows_whose_they_are(
     with caplog.at_level(logging.WARNING):
         assert streamed(file.database, clustering)["core_distance"].null_count == n_rows - 1
     assert f"there are {n_rows} for {n_rows - 1} assignments" in caplog.text
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.execute("UPDATE clusteringtree SET data = x'00'")
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         assert streamed(file.database, clustering)["core_distance"].null_count == n_rows - 1
     assert re.search("core distances are null: the stored tree .* is damaged", caplog.text)
     # A clustering of an earlier version has none, and that is no fault.
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.execute("DELETE FROM clusteringtree")
     caplog.clear()
     with caplog.at_level(logging.WARNING):
@@ -182,26 +181,28 @@ def test_core_distances_are_null_where_nobody_knows_whose_they_are(
     assert caplog.text == ""
 
 
+@pytest.mark.sqlite_only("JSON that is none")
 def test_networks_are_written_alike(upgraded: MakeFile) -> None:
     file = upgraded()
     clustering = clustered(file.database, "Nomic")
     written = ('["SDXLTurbo","BLIP2"]', '[ "SDXLTurbo", "BLIP2" ]', "no JSON", '["\\u98a8", "\\ud800"]')
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         for run, network in zip(sorted(file.facts.runs), written, strict=True):
             connection.execute("UPDATE run SET network = ? WHERE id = ?", (network, run))
     found = streamed(file.database, clustering)["network"].unique().to_pylist()
     assert sorted(found) == sorted(['["SDXLTurbo", "BLIP2"]', "no JSON", written[3]])
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.execute("UPDATE run SET network = ?", ('["\\u98a8"]',))
     assert streamed(file.database, clustering)["network"].unique().to_pylist() == ['["風"]']
 
 
+@pytest.mark.sqlite_only("columns of any length")
 def test_what_is_no_id_stays_as_it_is(upgraded: MakeFile) -> None:
     ids = ["06888680501e75097830817616369915", "inf", "06888680501E75097830817616369915", "", None, "0" * 33]
     assert with_dashes(pa.array(ids)).to_pylist() == ["06888680-501e-7509-7830-817616369915", *ids[1:]]
     file = upgraded()
     clustering = clustered(file.database, "Nomic")
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.execute("UPDATE run SET experiment_id = 1e400")
         connection.execute("UPDATE embedding SET invocation_id = x'ff00'")
     table = streamed(file.database, clustering)
@@ -209,25 +210,28 @@ def test_what_is_no_id_stays_as_it_is(upgraded: MakeFile) -> None:
     assert table["run_id"].null_count == table.num_rows
 
 
+@pytest.mark.sqlite_only("columns of any type")
 def test_a_number_that_is_none_is_refused(upgraded: MakeFile) -> None:
     file = upgraded()
     clustering = clustered(file.database, "Nomic")
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.execute("UPDATE run SET seed = 'many'")
     with pytest.raises(DatabaseError, match=r"a stored seed is no int64: .*many"):
         streamed(file.database, clustering)
 
 
+@pytest.mark.sqlite_only("columns of any type")
 def test_a_text_that_is_none_is_refused(upgraded: MakeFile) -> None:
     file = upgraded()
     clustering = clustered(file.database, "Nomic")
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         # Half of a surrogate pair, as no Python program could have written it.
         connection.execute("UPDATE invocation SET output_text = CAST(x'61eda080' AS TEXT)")
     with pytest.raises(DatabaseError, match="Could not decode to UTF-8 column"):
         streamed(file.database, clustering)
 
 
+@pytest.mark.sqlite_only("its plans")
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_no_query_goes_through_rows_or_sorts_them(upgraded: MakeFile, spec: FieldSpec) -> None:
     file = upgraded(spec)
@@ -240,13 +244,14 @@ def test_no_query_goes_through_rows_or_sorts_them(upgraded: MakeFile, spec: Fiel
                 assert np.isfinite(read_vectors(connection, ids, dimensions=8)).all()
     asked = queries(seen)
     assert any("ORDER BY embeddingcluster.embedding_id" in sql for sql in asked)
-    with closing(sqlite3.connect(file.path)) as connection:
+    with file.opened() as connection:
         plans = {sql: plan(connection, sql) for sql in asked}
     assert not [step for steps in plans.values() for step in steps if rows_are_gone_through(step)]
     assert not [step for steps in plans.values() for step in steps if step.startswith("SCAN step")]
     assert not [step for steps in plans.values() for step in steps if "TEMP B-TREE" in step]
 
 
+@pytest.mark.sqlite_only("its pages")
 @pytest.mark.parametrize("migrated", [False, True])
 def test_images_are_not_read(upgraded: MakeFile, migrated: bool) -> None:
     """In migrated files the name of the model that wrote an image may lie behind the image."""
@@ -260,7 +265,7 @@ def test_images_are_not_read(upgraded: MakeFile, migrated: bool) -> None:
     )
     file = upgraded(spec)
     clustering = clustered(file.database, "NomicVision")
-    with closing(sqlite3.connect(file.path)) as connection:
+    with file.opened() as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     size = file.path.stat().st_size
     assert size > 300 * IMAGE_BYTES

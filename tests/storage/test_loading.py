@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import mmap
 import re
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from uuid import UUID
 
@@ -23,7 +21,8 @@ from panic_tda.storage.picking import read_vectors
 from panic_tda.types import EmbeddingMatrix
 from tests.conftest import MakeFile, UpgradedFile
 from tests.field_files import BAD_KINDS, EVERYTHING, FieldSpec, StoredEmbedding
-from tests.snapshots import opened
+
+pytestmark = pytest.mark.both_engines
 
 SPOILED = FieldSpec(null_vectors=2, short_vectors=1, nan_vectors=3, infinite_vectors=1, zero_vectors=2)
 
@@ -44,7 +43,7 @@ def assert_holds(matrix: EmbeddingMatrix, expected: list[StoredEmbedding]) -> No
 def store_vectors(file: UpgradedFile, vectors: np.ndarray) -> list[str]:
     """Give the first embeddings of Nomic other vectors; return all ids of the model."""
     ids = [embedding.id for embedding in file.facts.of("Nomic")]
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.executemany(
             "UPDATE embedding SET vector = ? WHERE id = ?",
             [(row.tobytes(), identity) for row, identity in zip(vectors, ids, strict=False)],
@@ -52,27 +51,28 @@ def store_vectors(file: UpgradedFile, vectors: np.ndarray) -> list[str]:
     return ids
 
 
-@pytest.mark.parametrize("factor", [1, 2, 3, 7, 100])
 @pytest.mark.parametrize("model", ["Nomic", "STSBMpnet", "NomicVision", "Dummy"])
-def test_rows_are_those_of_the_file_by_ascending_id(upgraded: MakeFile, model: str, factor: int) -> None:
+def test_rows_are_those_of_the_file_by_ascending_id(upgraded: MakeFile, model: str) -> None:
     spec = FieldSpec(vision_models=("NomicVision",), dummy_rows=5, holes=((0, 3),), orphan_invocations=2)
     database, facts = upgraded(spec)
-    matrix = load(database, model, factor)
-    assert_holds(matrix, facts.sample(model, factor))
-    assert matrix.model == model
-    assert matrix.downsample == factor
-    assert matrix.n_total == facts.count(model)
-    assert matrix.n_sampled == len(matrix.ids)
-    assert matrix.n_excluded == 0
+    for factor in (1, 2, 3, 7, 100):
+        matrix = load(database, model, factor)
+        assert_holds(matrix, facts.sample(model, factor))
+        assert matrix.model == model
+        assert matrix.downsample == factor
+        assert matrix.n_total == facts.count(model)
+        assert matrix.n_sampled == len(matrix.ids)
+        assert matrix.n_excluded == 0
 
 
+@pytest.mark.sqlite_only("order of rows")
 def test_the_order_of_the_table_does_not_matter(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(runs=10))
     expected = load(file.database)
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         rows = connection.execute("SELECT * FROM embedding").fetchall()
     for shuffled in (sorted(rows), sorted(rows, reverse=True), rows[1::2] + rows[::2]):
-        with opened(file.path) as connection:
+        with file.opened() as connection:
             connection.execute("DELETE FROM embedding")
             marks = ", ".join("?" * len(rows[0]))
             connection.executemany(f"INSERT INTO embedding VALUES ({marks})", shuffled)
@@ -152,7 +152,7 @@ def test_skipping_leaves_out_exactly_the_bad_ones_and_counts_them(upgraded: Make
 def test_bad_vectors_outside_the_sample_do_no_harm(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(runs=1, length=20))
     outside = sorted({e.id for e in file.facts.of("Nomic")} - {e.id for e in file.facts.sample("Nomic", 5)})
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.executemany("UPDATE embedding SET vector = NULL WHERE id = ?", [(i,) for i in outside])
     require_valid(file.database, take_census(file.database, 5)["Nomic"], 5)
     assert_holds(load(file.database, factor=5), file.facts.sample("Nomic", 5))
@@ -182,7 +182,7 @@ def test_lengths_that_are_no_whole_number_of_floats_are_never_taken(upgraded: Ma
 @pytest.mark.parametrize("content", ["NULL", "x''", "x'010203'"])
 def test_no_usable_vector_at_all(upgraded: MakeFile, content: str) -> None:
     file = upgraded()
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.execute(f"UPDATE embedding SET vector = {content} WHERE embedding_model = 'Nomic'")
     census = take_census(file.database)["Nomic"]
     assert (census.n_sampled, census.n_usable, census.width) == (40, 0, 0)
@@ -246,14 +246,14 @@ def test_rows_that_came_and_went_since_the_census(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(runs=6))
     censuses = {factor: take_census(file.database, factor)["Nomic"] for factor in (1, 2)}
     gone = {e.id for e in file.facts.of("Nomic")[10:30]}
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.executemany("DELETE FROM embedding WHERE id = ?", [(i,) for i in gone])
     for factor, census in censuses.items():
         matrix = load_embeddings(file.database, census, downsample=factor)
         assert_holds(matrix, [e for e in file.facts.sample("Nomic", factor) if e.id not in gone])
         assert matrix.n_total == 40
     rows = take_census(file.database, 1)["Nomic"]
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.execute(
             "INSERT INTO embedding (id, invocation_id, embedding_model, vector) "
             "SELECT 'f' || substr(id, 2), invocation_id, embedding_model, vector FROM embedding "
@@ -269,7 +269,7 @@ def test_rows_that_came_and_went_since_the_census(upgraded: MakeFile) -> None:
 def test_rows_that_came_since_the_census_stay_in_the_memory_map(upgraded: MakeFile, tmp_path: Path) -> None:
     file = upgraded()
     census = take_census(file.database)["Nomic"]
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.execute(
             "INSERT INTO embedding (id, invocation_id, embedding_model, vector) "
             "SELECT 'f' || substr(id, 2), invocation_id, embedding_model, vector FROM embedding "
@@ -286,7 +286,7 @@ def test_rows_that_came_since_the_census_stay_in_the_memory_map(upgraded: MakeFi
 def test_a_model_that_went_altogether(upgraded: MakeFile) -> None:
     file = upgraded()
     censuses = {factor: take_census(file.database, factor)["Nomic"] for factor in (1, 2)}
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.execute("DELETE FROM embedding WHERE embedding_model = 'Nomic'")
     for factor, census in censuses.items():
         for skip in (False, True):
@@ -297,7 +297,7 @@ def test_a_model_that_went_altogether(upgraded: MakeFile) -> None:
 def test_vectors_that_turned_bad_since_the_census(upgraded: MakeFile) -> None:
     file = upgraded()
     census = take_census(file.database)["Nomic"]
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.execute("UPDATE embedding SET vector = NULL WHERE embedding_model = 'Nomic'")
     with pytest.raises(BadVectors, match="40 of 40 vectors of model Nomic"):
         load_embeddings(file.database, census)
@@ -306,7 +306,7 @@ def test_vectors_that_turned_bad_since_the_census(upgraded: MakeFile) -> None:
 def give_ids(file: UpgradedFile, first: int, *ids: object) -> None:
     """Give embeddings of Nomic other ids, from the `first` one on."""
     known = [embedding.id for embedding in file.facts.of("Nomic")[first:]]
-    with closing(sqlite3.connect(file.path)) as connection, connection:
+    with file.opened() as connection:
         # As a column declared UUID keeps them: its affinity is that of a number.
         connection.execute("PRAGMA writable_schema = ON")
         connection.execute(
@@ -332,6 +332,7 @@ NO_IDS: dict[str, tuple[object, ...]] = {
 }
 
 
+@pytest.mark.sqlite_only("columns of any type")
 @pytest.mark.parametrize("ids", NO_IDS.values(), ids=NO_IDS)
 @pytest.mark.parametrize("factor", [1, 2])
 def test_what_is_no_id_is_named_or_left_out(
@@ -339,7 +340,7 @@ def test_what_is_no_id_is_named_or_left_out(
 ) -> None:
     file = upgraded(FieldSpec(runs=4, length=20))
     give_ids(file, 2, *ids)
-    with closing(sqlite3.connect(file.path)) as connection:
+    with file.opened() as connection:
         known = [e.id for e in file.facts.of("Nomic")]
         stored = {row for (row,) in connection.execute("SELECT id FROM embedding")}
     expected = [e for e in file.facts.sample("Nomic", factor) if e.id in stored]
@@ -382,10 +383,11 @@ def test_models_of_any_name(upgraded: MakeFile, name: str) -> None:
         assert_holds(load(database, name, factor), facts.sample(name, factor))
 
 
+@pytest.mark.sqlite_only("its pages")
 def test_a_damaged_page_is_a_database_error(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(runs=60, dimensions=300))
     census = take_census(file.database)["Nomic"]
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         page_size = connection.execute("PRAGMA page_size").fetchone()[0]
         (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'embedding'").fetchone()
@@ -432,9 +434,10 @@ def test_ids_and_vectors_of_some_rows(upgraded: MakeFile, monkeypatch: pytest.Mo
     assert np.isnan(gone).any(axis=1).tolist() == [False, True]
 
 
+@pytest.mark.sqlite_only("its file")
 def test_reading_leaves_the_file_as_it_was(upgraded: MakeFile) -> None:
     file = upgraded(EVERYTHING)
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     before = file.path.read_bytes()
     load(file.database, skip=True, factor=2)

@@ -1,14 +1,10 @@
-"""The main job on a real PostgreSQL server, which is started for these tests where its programs are found."""
+"""What is PostgreSQL's own, and the commands on it; what both databases do is tested on both elsewhere."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import socket
-import subprocess
-import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -37,7 +33,7 @@ from panic_tda.insight.sweep import Grid, sweep_clustering
 from panic_tda.main import main
 from panic_tda.storage import database as database_module
 from panic_tda.storage import pending
-from panic_tda.storage.assignments import read_assignments, read_invocations
+from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.census import take_census
 from panic_tda.storage.database import Database, lock_for_saving, open_database
 from panic_tda.storage.excerpts import read_excerpt
@@ -47,13 +43,13 @@ from panic_tda.storage.picking import require_vectors
 from panic_tda.storage.results import find_clustering
 from panic_tda.storage.saving import save_clustering, save_or_keep
 from panic_tda.storage.schemas import (
-    Cluster,
     Embedding,
     EmbeddingCluster,
     ExperimentConfig,
     Invocation,
     InvocationType,
     Run,
+    uuid7,
 )
 from panic_tda.storage.trajectories import read_medoid_texts, read_steps, stream_texts
 from panic_tda.storage.trees import require_tree
@@ -65,57 +61,12 @@ from tests.storage.test_two_processes import finish, go, start
 
 MODEL = "Odd % name"
 N_RUNS, LENGTH = 4, 50
-TABLES = (
-    *("clusteringtree", "embeddingcluster", "cluster", "clusteringresult"),
-    *("embedding", "invocation", "run", "experimentconfig"),
-)
-# One server, and tests that empty its tables.
 pytestmark = pytest.mark.xdist_group("postgres")
 
 
-def _server_programs() -> Path | None:
-    found = shutil.which("initdb")
-    folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    return folders[-1] if folders else None
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """A URL: PANIC_TDA_POSTGRES where it is set, else a server of our own in a temporary folder."""
-    if given := os.environ.get("PANIC_TDA_POSTGRES"):
-        yield given
-        return
-    programs = _server_programs()
-    if programs is None:
-        pytest.skip(
-            "no PostgreSQL server programs found (apt-get install postgresql), nor PANIC_TDA_POSTGRES set"
-        )
-    # The server refuses to run as root; its own user is there wherever its package is installed.
-    as_owner = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        if as_owner:
-            shutil.chown(folder, "postgres")
-        data = f"{folder}/data"
-
-        def run(program: str, *arguments: str) -> None:
-            command = [*as_owner, str(programs / program), "-D", data, *arguments]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)
-
-        run("initdb", "-A", "trust", "-U", "postgres")
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
-        run("pg_ctl", "-o", options, "-l", f"{folder}/log", "-w", "start")
-        try:
-            yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
-        finally:
-            run("pg_ctl", "-m", "immediate", "-w", "stop")
-
-
 @pytest.fixture
-def database(server: str) -> Iterator[Database]:
-    database = open_database(server, create=True)
+def database(url: str) -> Database:
+    database = open_database(url, create=True)
     generator = np.random.default_rng(0)
     with database.writing() as connection, Session(connection) as session:
         for number in range(N_RUNS):
@@ -133,10 +84,7 @@ def database(server: str) -> Iterator[Database]:
                 )
                 session.add(Embedding(invocation=invocation, embedding_model=MODEL, vector=vector))
         session.flush()
-    yield database
-    with database.writing() as connection:
-        for table in TABLES:
-            connection.execute(sa.text(f"DELETE FROM {table}"))
+    return database
 
 
 def test_clusters_on_postgres_are_those_of_the_library(database: Database) -> None:
@@ -180,39 +128,27 @@ def test_trees_on_postgres_are_cut_as_on_sqlite(database: Database) -> None:
         assert connection.execute(sa.text("SELECT count(*) FROM clusteringtree")).scalar() == 1
 
 
-def test_downsampling_on_postgres_follows_the_rule(database: Database) -> None:
-    (outcome,) = cluster_all_data(database, downsample=3)
-    assert (outcome.n_total, outcome.n_sampled) == (N_RUNS * LENGTH, N_RUNS * 17)
-
-
-def test_a_failed_save_on_postgres_leaves_nothing(database: Database) -> None:
-    with pytest.raises(DatabaseError, match="duplicate key"), database.writing() as connection:
-        connection.execute(sa.text("INSERT INTO run SELECT * FROM run"))
-    with database.reading() as connection:
-        assert connection.execute(sa.text("SELECT count(*) FROM run")).scalar() == N_RUNS
-
-
-def test_commands_on_postgres(server: str, database: Database) -> None:
+def test_commands_on_postgres(url: str, database: Database) -> None:
     runner = CliRunner()
-    made = runner.invoke(main, ["cluster-embeddings", "--json", "--db", server])
+    made = runner.invoke(main, ["cluster-embeddings", "--json", "--db", url])
     assert made.exit_code == 0, made.stderr
     (result,) = json.loads(made.stdout)["results"]
-    shown = runner.invoke(main, ["show-clustering", result["id"][:20], "--json", "--db", server])
+    shown = runner.invoke(main, ["show-clustering", result["id"][:20], "--json", "--db", url])
     (clustering,) = json.loads(shown.stdout)
     assert (
         sum(cluster["size"] for cluster in clustering["clusters"]) == LENGTH * N_RUNS - result["n_outliers"]
     )
-    compared = runner.invoke(main, ["compare-clusterings", "latest", "latest", "--json", "--db", server])
+    compared = runner.invoke(main, ["compare-clusterings", "latest", "latest", "--json", "--db", url])
     assert json.loads(compared.stdout)["ari"] == 1.0, compared.stderr
-    examined = runner.invoke(main, ["doctor", "--json", "--db", server])
+    examined = runner.invoke(main, ["doctor", "--json", "--db", url])
     assert (examined.exit_code, json.loads(examined.stdout)["findings"]) == (0, []), examined.output
-    gone = runner.invoke(main, ["delete-clusterings", "--all", "--yes", "--db", server])
+    gone = runner.invoke(main, ["delete-clusterings", "--all", "--yes", "--db", url])
     assert gone.exit_code == 0
     with database.reading() as connection:
         assert connection.execute(sa.text("SELECT count(*) FROM embeddingcluster")).scalar() == 0
 
 
-def test_trajectories_on_postgres(server: str, database: Database) -> None:
+def test_trajectories_on_postgres(url: str, database: Database) -> None:
     (outcome,) = cluster_all_data(database, downsample=3)
     assert outcome.id is not None
     with database.session() as session:
@@ -250,7 +186,7 @@ def test_trajectories_on_postgres(server: str, database: Database) -> None:
             stored = session.get_one(Embedding, UUID(identity.decode()))
             assert label[stored.id] == number
             np.testing.assert_array_equal(vector, stored.vector)
-    words = ["show-trajectories", str(outcome.id), "--db", server, "--by", "model"]
+    words = ["show-trajectories", str(outcome.id), "--db", url, "--by", "model"]
     shown = CliRunner().invoke(main, [*words, "--json", "--runs"])
     assert shown.exit_code == 0, shown.output
     said = json.loads(shown.stdout)
@@ -309,29 +245,18 @@ def test_a_numbered_file_that_grew_in_front_is_its_run_on_postgres(
     assert (summary.n_present, len(everything(database)["run"])) == (20, N_RUNS + 1)
 
 
-def test_invocations_on_postgres_stand_beside_their_assignments(database: Database) -> None:
+def test_a_glance_at_postgres(url: str, database: Database) -> None:
     finished = invented(database)
     with database.writing() as connection:
         save_clustering(connection, finished)
-        stored = dict(connection.execute(sa.text("SELECT id, invocation_id FROM embedding")).all())
-    with database.reading() as connection:
-        found = read_invocations(connection, finished.id)
-        of = read_assignments(connection, finished.id).ids
-    assert [one.decode() for one in found] == [stored[one.decode()] for one in of]
-
-
-def test_a_glance_at_postgres(server: str, database: Database) -> None:
-    finished = invented(database)
-    with database.writing() as connection:
-        save_clustering(connection, finished)
-    (found,) = stored_clusterings(server)
+    (found,) = stored_clusterings(url)
     assert (found.id, found.embedding_model, len(found.created_at)) == (str(finished.id), MODEL, 16)
-    assert stored_models(server) == [MODEL]
+    assert stored_models(url) == [MODEL]
 
 
-def test_a_plan_on_postgres_is_measured_on_its_rows(server: str, database: Database) -> None:
+def test_a_plan_on_postgres_is_measured_on_its_rows(url: str, database: Database) -> None:
     words = ["--downsample", "1", "--downsample", "7", "--within", "1h"]
-    planned = CliRunner().invoke(main, ["plan-clustering", *words, "--json", "--db", server])
+    planned = CliRunner().invoke(main, ["plan-clustering", *words, "--json", "--db", url])
     assert planned.exit_code == 0, planned.stderr
     (model,) = json.loads(planned.stdout)["models"]
     assert [one["n_rows"] for one in model["plans"]] == [N_RUNS * LENGTH, N_RUNS * 8]
@@ -346,60 +271,13 @@ def test_a_plan_on_postgres_is_measured_on_its_rows(server: str, database: Datab
     assert 20 <= len(piece.vectors) <= 40
 
 
-def test_exports_from_postgres(server: str, database: Database, tmp_path: Path) -> None:
-    (outcome,) = cluster_all_data(database)
-    path, steps = tmp_path / "rows.parquet", tmp_path / "steps.parquet"
-    for words in (
-        ("export-clustering", path, "--with-vectors"),
-        ("export-trajectories", steps, "--with-drift"),
-    ):
-        command = [words[0], str(outcome.id), *map(str, words[1:]), "--db", server]
-        done = CliRunner().invoke(main, command)
-        assert done.exit_code == 0, done.output
-    rows = pq.read_table(path).to_pylist()
-    with database.session() as session:
-        assigned = session.scalars(sa.select(EmbeddingCluster).order_by(EmbeddingCluster.embedding_id)).all()
-        embeddings = {one.id: one for one in session.scalars(sa.select(Embedding))}
-        medoids = {one.label: one.medoid for one in session.scalars(sa.select(Cluster))}
-        wanted = [
-            {
-                "embedding_id": str(one.embedding_id),
-                "invocation_id": str(embeddings[one.embedding_id].invocation_id),
-                "run_id": str(embeddings[one.embedding_id].invocation.run_id),
-                "experiment_id": None,
-                "initial_prompt": "p",
-                "network": '["a"]',
-                "seed": embeddings[one.embedding_id].invocation.run.seed,
-                "sequence_number": embeddings[one.embedding_id].invocation.sequence_number,
-                "step": embeddings[one.embedding_id].invocation.sequence_number,
-                "model": "a",
-                "embedding_model": MODEL,
-                "text": embeddings[one.embedding_id].invocation.output_text,
-                "label": one.label,
-                "probability": one.probability,
-                "is_medoid": medoids[one.label].id == one.embedding_id,
-                "medoid_text": medoids[one.label].invocation.output_text,
-                "vector": embeddings[one.embedding_id].vector.tolist(),
-            }
-            for one in assigned
-        ]
-    assert all(row.pop("core_distance") > 0 for row in rows)
-    assert rows == wanted
-    walked = pq.read_table(steps).to_pylist()
-    assert [(one["run_id"], one["step"]) for one in walked] == sorted(
-        (row["run_id"], row["step"]) for row in wanted
-    )
-    assert [one["stride"] is None for one in walked] == [one["step"] == 0 for one in walked]
-    assert all(one["drift"] < 2 for one in walked)
-
-
 def test_an_unreachable_server_is_an_error_without_password() -> None:
     result = CliRunner().invoke(main, ["list-clusterings", "--db", "postgresql://me:secret@127.0.0.1:9/none"])
     assert result.exit_code == 1
     assert "secret" not in result.stderr
 
 
-# What two devices do that end at once.
+# What two devices do that end at once, after an upgrade where there is one to do.
 SAVER = """
 import sys
 from dataclasses import replace
@@ -407,15 +285,17 @@ from pathlib import Path
 from panic_tda.storage import pending, saving
 from panic_tda.storage.database import open_database
 from panic_tda.storage.schemas import uuid7
+from panic_tda.storage.upgrade import upgrade
 database, kept = open_database(sys.argv[1]), pending.read(Path(sys.argv[2]))
 print("ready", flush=True)
 sys.stdin.readline()
+upgrade(database)
 for _ in range(int(sys.argv[3])):
     one = replace(kept, id=uuid7())
     saving.save_or_keep(database, one)
     print(one.id.hex, flush=True)
 """
-ROUNDS = 15
+ROUNDS = 10
 
 
 def invented(database: Database) -> FinishedClustering:
@@ -424,23 +304,96 @@ def invented(database: Database) -> FinishedClustering:
     return make_finished(ids, model=MODEL)
 
 
-@pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
+@pytest.mark.parametrize(
+    ("isolation", "other_model"), [("read committed", MODEL), ("repeatable read", "Another")]
+)
 def test_two_processes_that_save_at_once_lose_nothing(
-    server: str, database: Database, isolation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    url: str,
+    database: Database,
+    isolation: str,
+    other_model: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    finished = invented(database)
+    paths = [
+        pending.keep(database, replace(finished, id=uuid7(), embedding_model=model))
+        for model in (MODEL, other_model)
+    ]
+    options = {"options": f"-c default_transaction_isolation={isolation.replace(' ', chr(92) + ' ')}"}
+    target = make_url(url).update_query_dict(options).render_as_string(hide_password=False)
+    savers = [start(SAVER, target, path, ROUNDS) for path in paths]
+    go(*savers)
+    saved = {identity for saver in savers for identity in finish(saver)}
+    assert len(saved) == 2 * ROUNDS
+    assert whole_clusterings(database) == saved
+
+
+def whole_clusterings(database: Database) -> set[str]:
+    """Return the ids of the clusterings, all of which have all assignments and a key of their own."""
+    with database.reading() as connection:
+        stored = dict(connection.execute(sa.text("SELECT key, id FROM clusteringresult")).all())
+        for table in ("cluster", "embeddingcluster"):
+            counts = f"SELECT result_key, count(*) FROM {table} GROUP BY result_key"
+            counted = dict(connection.execute(sa.text(counts)).all())
+            assert counted.keys() == stored.keys()
+            assert len(set(counted.values())) <= 1
+    return set(stored.values())
+
+
+# Deletes whatever is there, until it has seen enough of it.
+DELETER = """
+import sys
+from uuid import UUID
+from panic_tda.clustering_manager import list_clusterings
+from panic_tda.storage import saving
+from panic_tda.storage.database import open_database
+database = open_database(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+gone = set()
+while len(gone) < int(sys.argv[2]):
+    with database.session() as session:
+        found = [one.id for one in list_clusterings(session)][:2]
+    saving.delete_clusterings(database, found)
+    gone |= set(found)
+print(*(one.hex for one in gone), flush=True)
+"""
+
+
+def test_saving_and_deleting_at_once_leave_whole_clusterings(
+    url: str, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = pending.keep(database, invented(database))
-    options = {"options": f"-c default_transaction_isolation={isolation.replace(' ', chr(92) + ' ')}"}
-    url = make_url(server).update_query_dict(options).render_as_string(hide_password=False)
     savers = [start(SAVER, url, path, ROUNDS) for _ in range(2)]
+    deleter = start(DELETER, url, ROUNDS)
+    go(*savers, deleter)
+    gone = set(finish(deleter))
+    saved = {identity for saver in savers for identity in finish(saver)}
+    assert len(gone) >= ROUNDS
+    assert whole_clusterings(database) == saved - gone
+
+
+def test_upgrading_and_saving_at_once(
+    url: str, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = pending.keep(database, invented(database))
+    with database.writing() as connection:
+        for statement in (
+            "DROP TABLE clusteringtree",
+            "ALTER TABLE cluster DROP COLUMN medoid_copies",
+            "UPDATE panic_tda_version SET version_num = '0002'",
+        ):
+            connection.exec_driver_sql(statement)
+    savers = [start(SAVER, url, path, 3) for _ in range(2)]
     go(*savers)
     saved = {identity for saver in savers for identity in finish(saver)}
-    with database.reading() as connection:
-        stored = connection.execute(sa.text("SELECT id, key FROM clusteringresult")).all()
-        counts = connection.execute(sa.text("SELECT count(*) FROM embeddingcluster GROUP BY result_key"))
-        assert set(counts.scalars()) == {N_RUNS * LENGTH}
-    assert {identity for identity, _ in stored} == saved
-    assert len({key for _, key in stored}) == len(saved) == 2 * ROUNDS
+    database.require_current()
+    assert len(saved) == 6
+    assert whole_clusterings(database) == saved
 
 
 def test_a_lock_for_saving_that_is_held_keeps_the_result(
@@ -451,21 +404,21 @@ def test_a_lock_for_saving_that_is_held_keeps_the_result(
     finished = invented(database)
     with database.writing() as connection:
         lock_for_saving(connection)
-        with pytest.raises(SaveFailed, match=r"another clustering was being saved for 0\.05 s; try again"):
+        with pytest.raises(SaveFailed, match=r"another process was saving .* for 0\.05 s"):
             save_or_keep(database, finished)
     (path,) = pending.find(database)
     assert path.parent == tmp_path
 
 
 @pytest.fixture
-def reader(server: str, database: Database) -> Iterator[Database]:
+def reader(url: str, database: Database) -> Iterator[Database]:
     """The same database for a user who may read it all, and write one of the three tables."""
     with database.writing() as connection:
         connection.execute(sa.text("CREATE ROLE reader LOGIN PASSWORD 'sesame'"))
         connection.execute(sa.text("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader"))
         connection.execute(sa.text("GRANT INSERT ON clusteringresult TO reader"))
-    url = make_url(server).set(username="reader", password="sesame")
-    yield open_database(url.render_as_string(hide_password=False))
+    target = make_url(url).set(username="reader", password="sesame")
+    yield open_database(target.render_as_string(hide_password=False))
     with database.writing() as connection:
         connection.execute(sa.text("DROP OWNED BY reader"))
         connection.execute(sa.text("DROP ROLE reader"))

@@ -20,13 +20,14 @@ from panic_tda.types import FinishedClustering
 from tests import reference
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec, write_field_file
-from tests.snapshots import opened, snapshot
+
+pytestmark = pytest.mark.both_engines
 
 pytestmark = pytest.mark.usefixtures("temporary_folder")
 
 
 def delete_embeddings(file: UpgradedFile, ids: list[str]) -> None:
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.executemany("DELETE FROM embedding WHERE id = ?", [(identity,) for identity in ids])
 
 
@@ -54,10 +55,10 @@ def test_what_is_saved_already_is_not_saved_twice(upgraded: MakeFile) -> None:
     finished = make_finished(ids_of(file))
     pending.keep(file.database, finished)
     save_pending(file.database)
-    before = snapshot(file.path)
+    before = file.snapshot()
     path = pending.keep(file.database, finished)
     assert [saved.id for saved in save_pending(file.database)] == [finished.id]
-    assert snapshot(file.path) == before
+    assert file.snapshot() == before
     assert not path.exists()
 
 
@@ -70,7 +71,7 @@ def test_vanished_rows_are_left_out_and_counted(upgraded: MakeFile) -> None:
     delete_embeddings(file, [finished.ids[row].decode() for row in gone])
     (saved,) = save_pending(file.database)
     assert saved.n_vanished == len(gone) > 3
-    stored = snapshot(file.path)
+    stored = file.snapshot()
     left = sorted(set(range(len(finished.ids))) - set(gone))
     assert {(row[2], row[4], row[6]) for row in stored["embeddingcluster"][1]} == {
         (finished.ids[row].decode(), int(finished.labels[row]), float(finished.probabilities[row]))
@@ -105,7 +106,7 @@ def test_a_lost_medoid_is_found_anew_among_those_that_are_left(upgraded: MakeFil
     expected = {label: row for label, row in finished.medoids.items() if row not in gone}
     expected |= {label: row for label, row in oracle.items() if finished.medoids[label] in gone}
     assert set(expected) == set(finished.medoids)
-    stored = snapshot(file.path)["cluster"][1]
+    stored = file.snapshot()["cluster"][1]
     assert {(row[2], row[4], row[6]) for row in stored} == {
         (label, finished.ids[row].decode(), int((labels == label).sum())) for label, row in expected.items()
     }
@@ -122,17 +123,17 @@ def test_a_cluster_that_lost_everything_is_left_out(upgraded: MakeFile) -> None:
         (summary,) = list_clusterings(session)
     assert summary.record.n_clusters == len(finished.medoids) - 1
     # The others keep their numbers: somebody may have written them down.
-    assert {row[2] for row in snapshot(file.path)["cluster"][1]} == set(finished.medoids) - {1}
+    assert {row[2] for row in file.snapshot()["cluster"][1]} == set(finished.medoids) - {1}
 
 
 def test_a_result_is_never_saved_into_a_database_that_has_none_of_its_rows(upgraded: MakeFile) -> None:
     ours, theirs = upgraded(FieldSpec()), upgraded(FieldSpec(seed=5), "other.sqlite")
     path = pending.keep(ours.database, make_finished(ids_of(ours)))
-    before = snapshot(theirs.path)
+    before = theirs.snapshot()
     with pytest.raises(BadInput, match=r"none of the 40 embeddings in .* are in .*other\.sqlite") as refusal:
         save_pending(theirs.database, [path])
     assert "--db" in str(refusal.value)
-    assert snapshot(theirs.path) == before
+    assert theirs.snapshot() == before
     assert path.exists()
 
 
@@ -198,16 +199,16 @@ def test_a_file_that_is_not_there(upgraded: MakeFile, tmp_path: Path) -> None:
 def test_when_it_cannot_be_saved_now_either_the_file_stays(upgraded: MakeFile) -> None:
     file = upgraded()
     path = pending.keep(file.database, make_finished(ids_of(file)))
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.execute(
             "CREATE TRIGGER full BEFORE INSERT ON embeddingcluster WHEN new.label = 2 "
             "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
         )
-    before = snapshot(file.path)
+    before = file.snapshot()
     with pytest.raises(DatabaseError, match="disk is full"):
         save_pending(file.database)
     assert path.exists()
-    assert snapshot(file.path) == before
+    assert file.snapshot() == before
 
 
 def test_a_file_that_needs_an_upgrade_is_refused_first(tmp_path: Path) -> None:
@@ -221,7 +222,7 @@ def test_a_file_that_needs_an_upgrade_is_refused_first(tmp_path: Path) -> None:
 
 def spoil(file: UpgradedFile, identity: str, kind: str) -> None:
     vector = {"missing": None, "short": b"\0" * 28, "zero": b"\0" * 32, "infinite": b"\0\0\x80\x7f" * 8}[kind]
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.execute("UPDATE embedding SET vector = ? WHERE id = ?", (vector, identity))
     connection.close()
 
@@ -285,7 +286,7 @@ def test_what_goes_between_reading_and_saving_is_left_out_too(
     monkeypatch.setattr(recovery, "medoid_of", meanwhile)
     (saved,) = save_pending(file.database)
     assert saved.n_vanished == 3
-    stored = {row[2] for row in snapshot(file.path)["embeddingcluster"][1]}
+    stored = {row[2] for row in file.snapshot()["embeddingcluster"][1]}
     assert stored == set(ids_of(file)) - {
         finished.ids[finished.medoids[label]].decode() for label in (0, 1, 2)
     }
@@ -319,7 +320,7 @@ def test_ids_are_compared_whole(upgraded: MakeFile) -> None:
     finished = make_finished(ids_of(file))
     pending.keep(file.database, finished)
     row = next(row for row in range(40) if row not in finished.medoids.values())
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.execute("UPDATE embedding SET id = id || '0' WHERE id = ?", (finished.ids[row].decode(),))
     connection.close()
     (saved,) = save_pending(file.database)

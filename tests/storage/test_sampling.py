@@ -17,6 +17,8 @@ from panic_tda.storage.schemas import Embedding
 from tests.conftest import MakeFile
 from tests.field_files import EVERYTHING, FieldSpec, StoredInvocation
 
+pytestmark = pytest.mark.both_engines
+
 FACTORS = (1, 2, 3, 4, 5, 7, 10, 19, 20, 21, 1000)
 HOLES = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 3), (2, 19), (3, 10), (3, 11))
 SPECS = {

@@ -19,14 +19,15 @@ from panic_tda.storage.results import get_cluster_details, list_clusterings
 from panic_tda.storage.saving import require_savable, save_or_keep
 from panic_tda.types import FinishedClustering
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
-from tests.snapshots import opened, snapshot
+
+pytestmark = pytest.mark.both_engines
 
 pytestmark = pytest.mark.usefixtures("temporary_folder")
 
 
 def forget_the_results(file: UpgradedFile) -> None:
     """Delete as the sqlite3 shell does, without foreign keys."""
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.execute("DELETE FROM clusteringresult")
 
 
@@ -41,7 +42,7 @@ def test_a_key_is_above_those_of_rows_whose_clustering_is_gone(upgraded: MakeFil
     for number in (1, 2, 3):
         save(file, replace(make_finished(ids_of(file)), id=UUID(int=number)))
     forget_the_results(file)
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.execute(f"DELETE FROM {'cluster' if left == 'assignments' else 'embeddingcluster'}")
     finished = make_finished(ids_of(file, "STSBMpnet")[:14], model="STSBMpnet")
     save(file, finished)
@@ -49,7 +50,7 @@ def test_a_key_is_above_those_of_rows_whose_clustering_is_gone(upgraded: MakeFil
         (found,) = list_clusterings(session)
         details = get_cluster_details(found.id, session)
     assert sum(one.size for one in details) == int((finished.labels >= 0).sum())
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         ((key,),) = connection.execute("SELECT key FROM clusteringresult")
         ((assigned,),) = connection.execute(
             "SELECT count(*) FROM embeddingcluster WHERE result_key = ?", (key,)
@@ -152,23 +153,23 @@ def test_a_name_too_long_for_a_file_beside_is_kept_in_the_temporary_folder(
 
 def test_what_no_user_may_write_is_found_before_and_nothing_stays(upgraded: MakeFile) -> None:
     file = upgraded()
-    before = snapshot(file.path)
+    before = file.snapshot()
     require_savable(file.database)
-    assert snapshot(file.path) == before
+    assert file.snapshot() == before
     for table in ("clusteringresult", "cluster", "embeddingcluster"):
-        with opened(file.path) as connection:
+        with file.opened() as connection:
             connection.execute(
                 f"CREATE TRIGGER no BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'not {table}'); END"
             )
         with pytest.raises(DatabaseError, match=f"not {table}"):
             require_savable(file.database)
-        with opened(file.path) as connection:
+        with file.opened() as connection:
             connection.execute("DROP TRIGGER no")
-    assert snapshot(file.path) == before
+    assert file.snapshot() == before
 
 
 def test_a_database_without_embeddings_can_be_promised(upgraded: MakeFile) -> None:
     file = upgraded()
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.execute("DELETE FROM embedding")
     require_savable(file.database)

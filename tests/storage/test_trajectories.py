@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from itertools import product
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -25,7 +25,6 @@ from panic_tda.storage.trajectories import (
 )
 from tests.conftest import MakeFile, UpgradedFile, make_finished
 from tests.field_files import EVERYTHING, FieldSpec, StoredEmbedding
-from tests.snapshots import opened
 from tests.storage.test_query_plans import (
     IMAGE_BYTES,
     cost,
@@ -35,6 +34,8 @@ from tests.storage.test_query_plans import (
     statements,
     tables_read,
 )
+
+pytestmark = pytest.mark.both_engines
 
 HOLES = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 3), (2, 19), (3, 10), (3, 11))
 SPECS = {
@@ -79,15 +80,14 @@ def strides(file: UpgradedFile) -> dict[tuple[str, str], int]:
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-@pytest.mark.parametrize("factor", [1, 2, 5])
-def test_steps_of_every_kind_of_file(upgraded: MakeFile, spec: FieldSpec, factor: int) -> None:
+def test_steps_of_every_kind_of_file(upgraded: MakeFile, spec: FieldSpec) -> None:
     file = upgraded(spec)
     stride = strides(file)
-    for model in (*spec.text_models[:1], *spec.vision_models):
+    for model, factor in product((*spec.text_models[:1], *spec.vision_models), (1, 2, 5)):
         sample = {one.id: one for one in file.facts.sample(model, factor)}
         with clustered(file, model, factor) as (connection, clustering):
             found = read_steps(connection, clustering)
-        with closing(sqlite3.connect(file.path)) as raw:
+        with file.opened() as raw:
             stored = raw.execute(
                 "SELECT embedding_id, label, probability FROM embeddingcluster JOIN clusteringresult "
                 "ON key = result_key WHERE id = ? ORDER BY embedding_id",
@@ -131,7 +131,7 @@ def test_texts_are_all_of_a_runs_texts(upgraded: MakeFile, spec: FieldSpec) -> N
 
 def test_a_text_that_is_missing_is_a_hole(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(runs=2))
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.execute(
             "UPDATE invocation SET output_text = NULL WHERE run_id = ? AND sequence_number IN (3, 9)",
             (file.facts.runs[0],),
@@ -158,7 +158,7 @@ def test_what_has_gone_is_left_out_and_said(upgraded: MakeFile, caplog: pytest.L
     assert gone.invocation is not None
     run, *others = file.facts.runs
     # Without foreign keys the assignments stay.
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.execute("DELETE FROM embedding WHERE id = ?", (gone.id,))
         connection.execute("DELETE FROM invocation WHERE run_id = ?", (run,))
     with caplog.at_level(logging.WARNING, logger="panic_tda"), file.database.reading() as connection:
@@ -174,7 +174,7 @@ def test_an_invocation_with_two_embeddings_is_one_step(
     file = upgraded(FieldSpec(runs=2))
     sample = file.facts.sample("Nomic")
     # Embeddings of an invocation that has one already, with ids before and after all others.
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.execute("DROP INDEX IF EXISTS uq_embedding_invocation_id")
         for identity, one in (("0" * 32, sample[3]), ("f" * 32, sample[4])):
             assert one.invocation is not None
@@ -202,12 +202,13 @@ def test_writers_and_medoids_are_looked_up(upgraded: MakeFile) -> None:
         )
         assert list(found) == [{"BLIP2"}, {"SDXLTurbo"}, {"BLIP2", "SDXLTurbo"}, set()]
         texts = read_medoid_texts(connection, clustering.id, [0, 2, 99])
-    with closing(sqlite3.connect(file.path)) as raw:
+    with file.opened() as raw:
         medoids = dict(raw.execute("SELECT label, medoid_embedding_id FROM cluster").fetchall())
     by_id = {one.id: one.invocation.text for one in file.facts.of("Nomic") if one.invocation}
     assert texts == {label: by_id[medoids[label]] for label in (0, 2)}
 
 
+@pytest.mark.sqlite_only("its plans")
 def test_no_row_of_an_embedding_or_an_image_is_read(upgraded: MakeFile) -> None:
     for unique in ("none", "constraint", "index"):
         file = upgraded(replace(EVERYTHING, unique=unique), f"{unique}.sqlite")
@@ -216,7 +217,7 @@ def test_no_row_of_an_embedding_or_an_image_is_read(upgraded: MakeFile) -> None:
             with statements() as seen:
                 study_trajectories(file.database, clustering)
             asked = [sql for sql in queries(seen) if "sqlite_master" not in sql]
-            with closing(sqlite3.connect(file.path)) as raw:
+            with file.opened() as raw:
                 plans = {sql: plan(raw, sql) for sql in asked}
                 rows = {sql: tables_read(raw, sql) for sql in asked}
             assert not [step for steps in plans.values() for step in steps if rows_are_gone_through(step)]
@@ -229,6 +230,7 @@ def test_no_row_of_an_embedding_or_an_image_is_read(upgraded: MakeFile) -> None:
             }
 
 
+@pytest.mark.sqlite_only("its plans")
 def test_who_wrote_is_looked_up_by_run_and_number(upgraded: MakeFile) -> None:
     file = upgraded(replace(EVERYTHING, unique="none"))
     clustering = saved(file, file.facts.sample("NomicVision"), "NomicVision")
@@ -239,18 +241,19 @@ def test_who_wrote_is_looked_up_by_run_and_number(upgraded: MakeFile) -> None:
     assert len(asked) == len(
         {one.invocation.run_id for one in file.facts.sample("NomicVision") if one.invocation}
     )
-    with closing(sqlite3.connect(file.path)) as raw:
+    with file.opened() as raw:
         for sql in asked:
             (step,) = plan(raw, sql)
             assert step.startswith("SEARCH invocation USING INDEX")
             assert "sequence_number=?" in step
 
 
+@pytest.mark.sqlite_only("its pages")
 def test_images_stay_on_the_disk(upgraded: MakeFile) -> None:
     # As in the field: most of the file are images. Each is a page of the table and 24 behind it.
     file = upgraded(FieldSpec(layout=0, runs=12, length=60, dimensions=768, image_bytes=IMAGE_BYTES))
     clustering = saved(file, file.facts.sample("Nomic"), "Nomic")
-    with closing(sqlite3.connect(file.path)) as connection:
+    with file.opened() as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     size = file.path.stat().st_size
     assert size > 360 * IMAGE_BYTES

@@ -26,6 +26,8 @@ from panic_tda.types import FinishedClustering, SpanningTree
 from tests.conftest import MakeFile, ids_of, make_finished
 from tests.snapshots import opened
 
+pytestmark = pytest.mark.both_engines
+
 SAMPLE = Path(__file__).parents[2] / "panic_tda" / "sample"
 
 
@@ -102,7 +104,7 @@ def test_a_tree_goes_with_its_clustering(upgraded: MakeFile) -> None:
         save_clustering(connection, first)
         save_clustering(connection, second)
     delete_clusterings(file.database, [first.id])
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         keys = connection.execute("SELECT DISTINCT result_key FROM clusteringtree").fetchall()
         assert keys == connection.execute("SELECT key FROM clusteringresult").fetchall() != []
 
@@ -129,7 +131,7 @@ def test_a_damaged_tree_is_named(
     monkeypatch.setattr(trees, "PART_ROWS", (len(finished.ids) - 1) // 3)
     with file.database.writing() as connection:
         save_clustering(connection, finished)
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.execute(statement)
     with (
         file.database.reading() as connection,
@@ -167,7 +169,7 @@ def test_embeddings_that_went_take_the_tree_along(upgraded: MakeFile) -> None:
     file = upgraded()
     finished = with_tree(ids_of(file))
     pending.keep(file.database, finished)
-    with opened(file.path) as connection:
+    with file.opened() as connection:
         connection.execute("DELETE FROM embedding WHERE id = ?", (finished.ids[0].decode(),))
     ((saved),) = save_pending(file.database)
     assert saved.n_vanished == 1

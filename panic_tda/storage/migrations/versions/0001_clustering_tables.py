@@ -19,6 +19,8 @@ depends_on = None
 OLD_TABLES = ("embeddingcluster", "cluster", "clusteringresult")
 
 ID = sa.CHAR(32)
+# On PostgreSQL, tables made before this was said have 32 bits, until ALTER TABLE … ALTER seed TYPE bigint.
+SEED = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
@@ -52,7 +54,7 @@ def _create_run() -> None:
         "run",
         sa.Column("id", ID, primary_key=True),
         sa.Column("network", sa.JSON, nullable=False),
-        sa.Column("seed", sa.Integer, nullable=False),
+        sa.Column("seed", SEED, nullable=False),
         sa.Column("max_length", sa.Integer, nullable=False),
         sa.Column("initial_prompt", sa.String, nullable=False),
         sa.Column("experiment_id", ID, sa.ForeignKey("experimentconfig.id")),
@@ -68,7 +70,7 @@ def _create_invocation() -> None:
         sa.Column("completed_at", sa.DateTime),
         sa.Column("model", sa.String, nullable=False),
         sa.Column("type", sa.String(5), nullable=False),
-        sa.Column("seed", sa.Integer, nullable=False),
+        sa.Column("seed", SEED, nullable=False),
         sa.Column("run_id", ID, sa.ForeignKey("run.id"), nullable=False),
         sa.Column("sequence_number", sa.Integer, nullable=False),
         sa.Column("input_invocation_id", ID, sa.ForeignKey("invocation.id")),
