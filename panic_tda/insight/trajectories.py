@@ -1,6 +1,6 @@
 """What runs do between the clusters: dwells, transitions, fixed points and loops, by network or prompt.
 
-`read_trajectories` gives the steps themselves, with a state for each; `study_trajectories` what they come to.
+`study_trajectories` reads the steps and the texts of all runs, and `sum_up` says what they come to.
 """
 
 from __future__ import annotations
@@ -143,40 +143,6 @@ class TrajectoryStudy:
     runs: tuple[RunSummary, ...]
 
 
-def read_trajectories(
-    database: Database,
-    clustering: ClusteringSummary,
-    *,
-    core_probability: float = 0.0,
-    progress: Progress | None = None,
-) -> Trajectories:
-    """Read the steps of all runs in a clustering, and give each its state, flag and visit.
-
-    Parameters
-    ----------
-    database : Database
-        Read in one short transaction.
-    clustering : ClusteringSummary
-        One that is stored.
-    core_probability : float
-        Members of a cluster with at least this membership probability are its core; at 0 all are.
-    progress : Progress, optional
-        Told the rows read.
-
-    Returns
-    -------
-    Trajectories
-        Memory: about 200 bytes an assignment while they are made, 60 after.
-
-    Raises
-    ------
-    InvalidParameter
-        `core_probability` is no probability.
-    """
-    with database.reading() as connection:
-        return find_states(read_steps(connection, clustering, progress), core_probability=core_probability)
-
-
 def study_trajectories(
     database: Database,
     clustering: ClusteringSummary,
@@ -190,14 +156,20 @@ def study_trajectories(
 
     Parameters
     ----------
-    database, clustering, core_probability, progress
-        As for `read_trajectories`.
+    database : Database
+        Read in one short transaction.
+    clustering : ClusteringSummary
+        One that is stored.
     by : str
         What the runs are grouped by, one of `GROUPINGS`. The model is that which wrote the sampled outputs;
         where several did, their names stand side by side.
     lag : int, optional
         Output steps between the two states of a transition; by default those from one sampled step to the
         next.
+    core_probability : float
+        Members of a cluster with at least this membership probability are its core; at 0 all are.
+    progress : Progress, optional
+        Told the rows read.
 
     Raises
     ------
@@ -208,7 +180,7 @@ def study_trajectories(
     Notes
     -----
     A run that never visits a core has no visits that would count in the dwells of its group, settles nowhere,
-    and goes from no state to another; all its steps are in transit.
+    and goes from no state to another; all its steps are in transit. Memory: about 200 bytes an assignment.
     """
     progress = progress or Silent()
     sampling = clustering.record.downsample or 1

@@ -27,6 +27,7 @@ from panic_tda.errors import CannotWrite, DatabaseError, MissingPath, WrongUsage
 from panic_tda.files import exporting
 from panic_tda.files.exporting import FORMATS, export_clustering, write_rows
 from panic_tda.files.importing import import_embeddings
+from panic_tda.storage import exports
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.exports import RowStream
 from panic_tda.storage.results import ClusteringSummary, list_clusterings
@@ -505,8 +506,14 @@ def read_by(program: str, path: Path) -> list[tuple[float | None, float | None]]
 @pytest.mark.parametrize("program", ["duckdb", "polars", "pandas"])
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
 def test_places_on_the_map_are_numbers_and_others_are_missing(
-    database: Database, expected: list[dict[str, Any]], tmp_path: Path, program: str, suffix: str
+    database: Database,
+    expected: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    program: str,
+    suffix: str,
 ) -> None:
+    monkeypatch.setattr(exports, "_BATCH_ROWS", 7)
     places = [(None, None) if row % 3 else (row / 7, -row) for row in range(len(expected))]
     columns = [pa.array(column, pa.float32()) for column in zip(*places, strict=True)]
     beside = pa.record_batch(columns, names=["x", "y"])

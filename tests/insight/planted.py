@@ -10,9 +10,11 @@ from typing import Literal
 
 import numpy as np
 
+from panic_tda.insight.milestones import Trajectories, find_states
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.results import ClusteringSummary, find_clustering
 from panic_tda.storage.saving import save_clustering
+from panic_tda.storage.trajectories import read_steps
 from tests.conftest import make_finished
 from tests.snapshots import opened
 
@@ -88,6 +90,12 @@ def plant(
                     sure = run.probabilities[step] if run.probabilities else 1.0
                     assigned[identity[::-1]] = label, sure if label >= 0 else 0.0
     return database, _cluster(database, assigned, downsample)
+
+
+def read_trajectories(database: Database, clustering: ClusteringSummary) -> Trajectories:
+    """Read the steps of all runs, with a state for each."""
+    with database.reading() as connection:
+        return find_states(read_steps(connection, clustering))
 
 
 def _cluster(

@@ -22,7 +22,6 @@ from panic_tda.insight.trajectories import (
     RunSummary,
     TrajectoryStudy,
     find_run,
-    read_trajectories,
     study_trajectories,
 )
 from panic_tda.parameters import ClusteringParameters
@@ -31,7 +30,7 @@ from panic_tda.storage.results import ClusteringSummary, find_clustering
 from tests.conftest import MakeFile
 from tests.field_files import EVERYTHING, FieldSpec
 from tests.insight import reference_trajectories as reference
-from tests.insight.planted import PlantedRun, plant, run_id
+from tests.insight.planted import PlantedRun, plant, read_trajectories, run_id
 from tests.snapshots import REPOSITORY, opened
 
 # Every shape in one file, so that groups have several runs of several fates.
