@@ -142,6 +142,8 @@ export class DynamicsSection {
     shown.forEach((/** @type {any} */ one, /** @type {number} */ tone) => {
       const points = one.times.map((/** @type {number} */ time, /** @type {number} */ at) => [time, one.shares[at] > 0 ? one.shares[at] : null]);
       series.push({ name: named(one.name), points: [[0, 1], ...points], tone, steps: true });
+      // All that ended did so at the first look: no exponential is the likeliest.
+      if (one.mean === null) return;
       const last = one.times[one.times.length - 1];
       const model = Array.from({ length: 41 }, (_, at) => [(last * at) / 40, Math.exp(-(last * at) / 40 / one.mean)]);
       series.push({ name: `${named(one.name)}, exponential`, points: /** @type {any} */ (model), tone, dashed: true });

@@ -11,6 +11,9 @@ const HEAD = 30;
 const GUTTER = 74;
 const MARGIN_RIGHT = 30;
 const MOST_HEIGHT = 560;
+/** Every so many pixels a line of a hatch. */
+const HATCH = 5;
+const MOST_PATTERNS = 400;
 /** One sheet. */
 const PAPER_HEIGHT = 780;
 /** @type {{[name: string]: string}} */
@@ -44,6 +47,11 @@ export class StripSection {
     this.lines = [];
     /** @type {number[]} */
     this.shown = [];
+    /** @type {ImageData | undefined} */
+    this.image = undefined;
+    /** @type {Map<number, Uint32Array>} */
+    this.patterns = new Map();
+    this.look = "";
     this.controls();
     this.arrange();
     this.box.addEventListener("scroll", () => this.later());
@@ -184,22 +192,44 @@ export class StripSection {
     const wide = Math.floor((width - GUTTER - MARGIN_RIGHT) * ratio);
     const high = Math.round(height * ratio);
     if (wide <= 0) return;
-    const image = context.createImageData(wide, high);
-    const pixels = new Uint32Array(image.data.buffer).fill(asWord(theme.ground));
-    const row = new Uint32Array(wide);
-    const hatched = new Uint32Array(wide);
+    if (this.image?.width !== wide || this.image.height !== high) this.image = context.createImageData(wide, high);
+    const pixels = new Uint32Array(this.image.data.buffer).fill(asWord(theme.ground));
     const gap = this.rowHeight >= 10 ? Math.round(2 * ratio) : Math.round(ratio);
     for (const line of lines) {
       if (line.run < 0) continue;
-      this.colourRow(line.run, row, hatched, theme);
+      const pattern = this.patternOf(line.run, wide, theme);
       const top = Math.round((line.top - this.box.scrollTop) * ratio);
       const bottom = top + Math.round(line.height * ratio) - gap;
       for (let y = Math.max(0, top); y < Math.min(high, bottom); y++) {
-        const start = y * wide;
-        for (let x = 0; x < wide; x++) pixels[start + x] = (x + y) % 5 === 0 ? hatched[x] : row[x];
+        const from = ((y - top) % HATCH) * wide;
+        pixels.set(pattern.subarray(from, from + wide), y * wide);
       }
     }
-    context.putImageData(image, Math.round(GUTTER * ratio), 0);
+    context.putImageData(this.image, Math.round(GUTTER * ratio), 0);
+  }
+
+  /**
+   * The lines of pixels of a run, which repeat; most runs in sight were so in the frame before.
+   * @param {number} run @param {number} wide @param {any} theme
+   */
+  patternOf(run, wide, theme) {
+    const look = [wide, asWord(theme.ground), theme.dark, chosen.cluster].join();
+    if (look !== this.look || this.patterns.size > MOST_PATTERNS) {
+      this.look = look;
+      this.patterns.clear();
+    }
+    const known = this.patterns.get(run);
+    if (known) return known;
+    const row = new Uint32Array(wide);
+    const hatched = new Uint32Array(wide);
+    this.colourRow(run, row, hatched, theme);
+    const pattern = new Uint32Array(HATCH * wide);
+    for (let y = 0; y < HATCH; y++) {
+      pattern.set(row, y * wide);
+      for (let x = (HATCH - y) % HATCH; x < wide; x += HATCH) pattern[y * wide + x] = hatched[x];
+    }
+    this.patterns.set(run, pattern);
+    return pattern;
   }
 
   /** @param {number} run @param {Uint32Array} row @param {Uint32Array} hatched @param {any} theme */
