@@ -56,6 +56,10 @@ def copy_of(identity: str, other: str, *, vector: str = "vector", started: str =
     )
 
 
+def floats(*values: float) -> bytes:
+    return struct.pack(f"<{len(values)}f", *values)
+
+
 @dataclass(frozen=True)
 class Layout:
     """One way in which a file may stand."""
@@ -72,6 +76,11 @@ class Layout:
     def write(self, path: Path) -> Path:
         spec = replace(BASE, layout=self.layout, migrated=self.migrated)
         facts = write_field_file(path, spec)
+        # Models are known by their own lengths.
+        with opened(path) as connection:
+            of_model = "SELECT vector, id FROM embedding WHERE embedding_model = 'STSBMpnet'"
+            longer = [(vector + floats(1, 1), identity) for vector, identity in connection.execute(of_model)]
+            connection.executemany("UPDATE embedding SET vector = ? WHERE id = ?", longer)
         if self.upgraded:
             database = open_database(path)
             upgrade(database)
@@ -90,10 +99,6 @@ LAYOUTS = {
     for layout, migrated in ((0, True), (1, False), (1, True), (2, False), (3, False))
     for upgraded in (False, True)
 }
-
-
-def floats(*values: float) -> bytes:
-    return struct.pack(f"<{len(values)}f", *values)
 
 
 VALUES: dict[str, list[Any]] = {
