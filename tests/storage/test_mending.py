@@ -192,7 +192,7 @@ def test_what_was_planned_is_looked_at_again(whole: Path, tmp_path: Path) -> Non
             connection.execute(
                 f"INSERT OR IGNORE INTO embedding ({names}) VALUES ({marks})", tuple(row.values())
             )
-        connection.execute(f"UPDATE embedding SET vector = zeroblob(16) WHERE id = '{'f' * 32}'")
+        connection.execute(f"UPDATE embedding SET vector = zeroblob(24) WHERE id = '{'f' * 32}'")
         connection.execute("DELETE FROM cluster WHERE result_key = 9")
     assert repair(database, planned) == [0, 12, 0]
     assert sorted(found_in(path)) == ["duplicate_embedding", "vector_zero"]
