@@ -12,8 +12,8 @@ driver's own speed), `times`, `batches` (what an import brings) and `import_summ
 before anything is loaded); `loading`, `results`, `assignments` (which cluster each embedding belongs to),
 `trajectories` (the same run by run, and the texts of runs), `additions` (rows that an import adds, ids by
 hash), `dumps` (rows that bring their ids) and `pending`; `saving`; `exports` (a clustering with all that
-stands behind it, row by row); `recovery`; `doctor`, which says what is wrong in a database; and `glance`, for
-a shell that completes a name.
+stands behind it, row by row); `recovery`; `doctor`, which says what is wrong in a database and
+mends what can be; and `glance`, for a shell that completes a name.
 
 Words: an *embedding* is a stored vector; it belongs to an *invocation* (one output of a model), which
 belongs to a *run*. A *census* counts a model's embeddings before they are loaded; an *orphan* is an

@@ -21,7 +21,7 @@ from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.errors import DatabaseError
 from panic_tda.storage import pending
 from panic_tda.storage.database import open_database
-from panic_tda.storage.doctor import KINDS, Examination, examine_database
+from panic_tda.storage.doctor import KINDS, Examination, duplicates, examine_database
 from panic_tda.storage.saving import save_or_keep
 from panic_tda.storage.upgrade import upgrade
 from tests.conftest import MakeFile, ids_of, make_finished
@@ -189,6 +189,18 @@ def test_a_text_in_place_of_a_vector_is_no_vector_of_its_length(upgraded: MakeFi
         damage(file.path, f"UPDATE embedding SET vector = {text} WHERE id = '{identity}'")
         (finding,) = examine_database(file.database).findings
         assert (finding.kind, finding.ids) == ("vector_length", (shown(identity),))
+
+
+def test_copies_by_two_models_of_one_output_are_told_once(
+    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(duplicates, "_AT_ONCE", 1)
+    file = upgraded()
+    pair = [next(one for one in file.facts.of(model) if one.invocation) for model in ("Nomic", "STSBMpnet")]
+    assert len({one.invocation for one in pair}) == 1
+    copies = [letter * 32 for letter in "ef"]
+    damage(file.path, *(copy_of(one.id, other) for one, other in zip(pair, copies, strict=True)))
+    assert found_in(file.path) == {"duplicate_embedding": [shown(one) for one in copies]}
 
 
 def test_files_of_another_time_lack_columns(tmp_path: Path) -> None:
