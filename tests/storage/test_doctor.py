@@ -191,6 +191,22 @@ def test_a_text_in_place_of_a_vector_is_no_vector_of_its_length(upgraded: MakeFi
         assert (finding.kind, finding.ids) == ("vector_length", (shown(identity),))
 
 
+@pytest.mark.parametrize(("model", "kind"), [("Nomic", "IMAGE"), ("Seen", "TEXT")])
+@pytest.mark.parametrize("n_strange", [1, 4, 5])
+def test_a_tenth_of_a_model_may_be_strange(upgraded: MakeFile, model: str, kind: str, n_strange: int) -> None:
+    file = upgraded(FieldSpec(text_models=("Nomic",), vision_models=("Seen",)))
+    others = [one.id for one in file.facts.invocations if one.type == kind][:n_strange]
+    ids = [one.id for one in file.facts.of(model)][:n_strange]
+    moved = "UPDATE embedding SET invocation_id = ? WHERE id = ?"
+    damage(file.path, *((moved, pair) for pair in zip(others, ids, strict=True)))
+    examined = examine_database(file.database, limit=0)
+    # From five of forty on, the model embeds both.
+    wanted = [("wrong_type", tuple(sorted(map(shown, ids))))] if n_strange < 5 else []
+    assert [(one.kind, one.ids) for one in examined.findings] == wanted
+    said = f"{model}: {n_strange} of 40 belong to {kind} outputs"
+    assert [one.details for one in examined.findings] == [(said,)] * len(wanted)
+
+
 def test_copies_by_two_models_of_one_output_are_told_once(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
