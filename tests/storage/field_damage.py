@@ -112,7 +112,7 @@ VALUES: dict[str, list[Any]] = {
     "embedding.id": ["short", "A" * 32, "", b"\1\2", "g" * 32, "0" * 33, IDS[0]],
     "invocation.id": [IDS[1], "another"],
     "invocation.run_id": IDS,
-    "invocation.type": ["TEXT", "IMAGE"],
+    "invocation.type": ["TEXT", "IMAGE", "IMAGE", "TEXT"],
     "invocation.output_text": [None, ""],
     "invocation.output_image_data": [None, b"", b"RIFF"],
     "invocation.sequence_number": [-1, 0, 3, 7, 9],

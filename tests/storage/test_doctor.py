@@ -207,6 +207,22 @@ def test_a_tenth_of_a_model_may_be_strange(upgraded: MakeFile, model: str, kind:
     assert [one.details for one in examined.findings] == [(said,)] * len(wanted)
 
 
+@pytest.mark.parametrize("stored", ["TEXT", "IMAGE"])
+def test_runs_of_which_one_type_was_stored_are_whole(tmp_path: Path, stored: str) -> None:
+    path = tmp_path / "field.sqlite"
+    facts = write_field_file(path, FieldSpec(layout=0, vision_models=("Seen",)))
+    others = f"SELECT id FROM invocation WHERE type <> '{stored}'"
+    damage(path, f"DELETE FROM embedding WHERE invocation_id IN ({others})")
+    damage(path, f"DELETE FROM invocation WHERE id IN ({others})")
+    assert found_in(path) == {}
+    one, other = facts.runs[:2]
+    last = "sequence_number >= 18"
+    damage(path, "DELETE FROM embedding")
+    damage(path, f"DELETE FROM invocation WHERE run_id = '{one}' AND {last}")
+    damage(path, f"DELETE FROM invocation WHERE run_id = '{other}' AND sequence_number IN (4, 5)")
+    assert found_in(path) == {"sequence_gap": [shown(other)], "unfinished_run": [shown(one)]}
+
+
 def test_copies_by_two_models_of_one_output_are_told_once(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +288,14 @@ def test_clusterings_that_were_left_in_part(written: dict[Layout, Path], tmp_pat
             "UPDATE cluster SET medoid_embedding_id = (SELECT embedding_id FROM embeddingcluster "
             "WHERE label = 0) WHERE label = 1",
             "the medoid of cluster 1 is none of its members",
+        ),
+        *(
+            (f"UPDATE clusteringresult SET parameters = json_set(parameters, '$.n_{name}', 99)", f"99 {said}")
+            for name, said in (
+                ("embeddings", "assignments stored and 12 there$"),
+                ("outliers", "outliers stored and [0-9]+ there$"),
+                ("clusters", "clusters stored and 4 there$"),
+            )
         ),
         ("UPDATE clusteringresult SET parameters = '{}'", "cannot be read .the stored parameters lack"),
         ("UPDATE clusteringresult SET parameters = '[]'", "cannot be read"),
