@@ -109,7 +109,7 @@ VALUES: dict[str, list[Any]] = {
     ],
     "embedding.invocation_id": IDS,
     "embedding.embedding_model": ["Nomic", "STSBMpnet", "NomicVision", "New"],
-    "embedding.id": ["short", "A" * 32, "", b"\1\2", "g" * 32, "0" * 33, IDS[0]],
+    "embedding.id": ["short", "A" * 32, "", b"\1\2", b"0" * 32, "g" * 32, "0" * 33, IDS[0]],
     "invocation.id": [IDS[1], "another"],
     "invocation.run_id": IDS,
     "invocation.type": ["TEXT", "IMAGE", "IMAGE", "TEXT"],

@@ -96,6 +96,9 @@ def test_what_a_clustering_names_stays(upgraded: MakeFile) -> None:
     assert set(copies) & rows_of(file.path) == set(copies[:10])
     assert set(ids) < rows_of(file.path)
     assert list(found_in(file.path)) == ["duplicate_embedding"]
+    # What is left of clusterings that are gone names nothing.
+    damage(file.path, "DELETE FROM clusteringresult")
+    assert mend(file.path, "duplicate_embedding") == {"duplicate_embedding": (10, 0, 10)}
 
 
 def broken(whole: Path, path: Path) -> Path:
