@@ -753,7 +753,9 @@ def test_what_can_be_mended_is_said_asked_for_and_done(clustered: UpgradedFile) 
     assert succeed("doctor", db=path).stdout.endswith("no findings\n")
 
 
-@pytest.mark.parametrize("words", [["--limit", "-1"], ["--limit", "many"], ["nonsense"], ["--fix", "bad_id"]])
+@pytest.mark.parametrize(
+    "words", [["--limit", "-1"], ["--limit", "many"], ["nonsense"], ["--fix", "bad_id"], ["--fix", "--json"]]
+)
 def test_wrong_words_to_the_doctor(clustered: UpgradedFile, words: list[str]) -> None:
     fail(2, "doctor", *words, db=clustered.path)
 

@@ -12,7 +12,7 @@ import shlex
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -377,7 +377,9 @@ def _is_sqlite(url: URL) -> bool:
 
 def _connect(path: Path, mode: str, foreign_keys: bool) -> sqlite3.Connection:
     # The path is percent-encoded: a '?' or '#' in it would end it, a '%' would be taken for an escape.
-    uri = f"file:{quote(str(path))}?mode={mode}{'&immutable=1' if _is_shut(path, mode) else ''}"
+    uri = f"file:{quote(str(path))}?mode={mode}"
+    if mode == "ro" and _is_shut(path, uri):
+        uri += "&immutable=1"
     connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, factory=_Connection)
     interruptible.add(connection)
     try:
@@ -388,13 +390,20 @@ def _connect(path: Path, mode: str, foreign_keys: bool) -> sqlite3.Connection:
     return connection
 
 
-def _is_shut(path: Path, mode: str) -> bool:
-    """Tell whether a file is read in whose folder SQLite can make no log, and where there is none.
+def _is_shut(path: Path, uri: str) -> bool:
+    """Tell whether SQLite opens a file only on the word that nobody writes it.
 
-    It would not open a file in WAL mode there, but for the word that nobody writes it meanwhile.
+    In WAL mode it makes a log and an index of that beside the file, where there are none, even to read it.
     """
-    in_use = (path.with_name(path.name + suffix).exists() for suffix in ("-wal", "-shm", "-journal"))
-    return mode == "ro" and not os.access(path.parent, os.W_OK) and not any(in_use)
+    logs = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+    if os.access(path.parent, os.W_OK) or any(log.exists() for log in logs):
+        return False
+    with closing(sqlite3.connect(uri, uri=True, timeout=0)) as connection:
+        try:
+            connection.execute("SELECT 1 FROM sqlite_master LIMIT 1")
+        except sqlite3.OperationalError as error:
+            return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+    return False
 
 
 def _configure(connection: sqlite3.Connection, mode: str, foreign_keys: bool) -> None:

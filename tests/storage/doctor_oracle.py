@@ -126,7 +126,7 @@ def _duplicates(tables: Tables, found: defaultdict[str, list[Any]], upgraded: bo
     for rows in groups.values():
         # What a clustering names stays before all others, then the oldest.
         late = "9999"
-        rows.sort(key=lambda r: (r["started_at"] or late, r["completed_at"] or late, r["id"]))
+        rows.sort(key=lambda r: (r["started_at"] or late, r["completed_at"] or late, str(r["id"])))
         rows.sort(key=lambda row: row["id"] not in named)
         found["duplicate_embedding"] += [row["id"] for row in rows[1:]]
 

@@ -56,6 +56,10 @@ def copy_of(identity: str, other: str, *, vector: str = "vector", started: str =
     )
 
 
+def floats(*values: float) -> bytes:
+    return struct.pack(f"<{len(values)}f", *values)
+
+
 @dataclass(frozen=True)
 class Layout:
     """One way in which a file may stand."""
@@ -72,6 +76,11 @@ class Layout:
     def write(self, path: Path) -> Path:
         spec = replace(BASE, layout=self.layout, migrated=self.migrated)
         facts = write_field_file(path, spec)
+        # Models are known by their own lengths.
+        with opened(path) as connection:
+            of_model = "SELECT vector, id FROM embedding WHERE embedding_model = 'STSBMpnet'"
+            longer = [(vector + floats(1, 1), identity) for vector, identity in connection.execute(of_model)]
+            connection.executemany("UPDATE embedding SET vector = ? WHERE id = ?", longer)
         if self.upgraded:
             database = open_database(path)
             upgrade(database)
@@ -92,10 +101,6 @@ LAYOUTS = {
 }
 
 
-def floats(*values: float) -> bytes:
-    return struct.pack(f"<{len(values)}f", *values)
-
-
 VALUES: dict[str, list[Any]] = {
     "embedding.vector": [
         *(None, b"", b"\0" * 16, floats(0, -0.0, 0, 0), floats(1, 2, 3), floats(1, 2, 3, 4, 5)),
@@ -104,10 +109,10 @@ VALUES: dict[str, list[Any]] = {
     ],
     "embedding.invocation_id": IDS,
     "embedding.embedding_model": ["Nomic", "STSBMpnet", "NomicVision", "New"],
-    "embedding.id": ["short", "A" * 32, "", b"\1\2", "g" * 32, "0" * 33, IDS[0]],
+    "embedding.id": ["short", "A" * 32, "", b"\1\2", b"0" * 32, "g" * 32, "0" * 33, IDS[0]],
     "invocation.id": [IDS[1], "another"],
     "invocation.run_id": IDS,
-    "invocation.type": ["TEXT", "IMAGE"],
+    "invocation.type": ["TEXT", "IMAGE", "IMAGE", "TEXT"],
     "invocation.output_text": [None, ""],
     "invocation.output_image_data": [None, b"", b"RIFF"],
     "invocation.sequence_number": [-1, 0, 3, 7, 9],

@@ -21,7 +21,7 @@ from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.errors import DatabaseError
 from panic_tda.storage import pending
 from panic_tda.storage.database import open_database
-from panic_tda.storage.doctor import KINDS, Examination, examine_database
+from panic_tda.storage.doctor import KINDS, Examination, duplicates, examine_database
 from panic_tda.storage.saving import save_or_keep
 from panic_tda.storage.upgrade import upgrade
 from tests.conftest import MakeFile, ids_of, make_finished
@@ -191,6 +191,50 @@ def test_a_text_in_place_of_a_vector_is_no_vector_of_its_length(upgraded: MakeFi
         assert (finding.kind, finding.ids) == ("vector_length", (shown(identity),))
 
 
+@pytest.mark.parametrize(("model", "kind"), [("Nomic", "IMAGE"), ("Seen", "TEXT")])
+@pytest.mark.parametrize("n_strange", [1, 4, 5])
+def test_a_tenth_of_a_model_may_be_strange(upgraded: MakeFile, model: str, kind: str, n_strange: int) -> None:
+    file = upgraded(FieldSpec(text_models=("Nomic",), vision_models=("Seen",)))
+    others = [one.id for one in file.facts.invocations if one.type == kind][:n_strange]
+    ids = [one.id for one in file.facts.of(model)][:n_strange]
+    moved = "UPDATE embedding SET invocation_id = ? WHERE id = ?"
+    damage(file.path, *((moved, pair) for pair in zip(others, ids, strict=True)))
+    examined = examine_database(file.database, limit=0)
+    # From five of forty on, the model embeds both.
+    wanted = [("wrong_type", tuple(sorted(map(shown, ids))))] if n_strange < 5 else []
+    assert [(one.kind, one.ids) for one in examined.findings] == wanted
+    said = f"{model}: {n_strange} of 40 belong to {kind} outputs"
+    assert [one.details for one in examined.findings] == [(said,)] * len(wanted)
+
+
+@pytest.mark.parametrize("stored", ["TEXT", "IMAGE"])
+def test_runs_of_which_one_type_was_stored_are_whole(tmp_path: Path, stored: str) -> None:
+    path = tmp_path / "field.sqlite"
+    facts = write_field_file(path, FieldSpec(layout=0, vision_models=("Seen",)))
+    others = f"SELECT id FROM invocation WHERE type <> '{stored}'"
+    damage(path, f"DELETE FROM embedding WHERE invocation_id IN ({others})")
+    damage(path, f"DELETE FROM invocation WHERE id IN ({others})")
+    assert found_in(path) == {}
+    one, other = facts.runs[:2]
+    last = "sequence_number >= 18"
+    damage(path, "DELETE FROM embedding")
+    damage(path, f"DELETE FROM invocation WHERE run_id = '{one}' AND {last}")
+    damage(path, f"DELETE FROM invocation WHERE run_id = '{other}' AND sequence_number IN (4, 5)")
+    assert found_in(path) == {"sequence_gap": [shown(other)], "unfinished_run": [shown(one)]}
+
+
+def test_copies_by_two_models_of_one_output_are_told_once(
+    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(duplicates, "_AT_ONCE", 1)
+    file = upgraded()
+    pair = [next(one for one in file.facts.of(model) if one.invocation) for model in ("Nomic", "STSBMpnet")]
+    assert len({one.invocation for one in pair}) == 1
+    copies = [letter * 32 for letter in "ef"]
+    damage(file.path, *(copy_of(one.id, other) for one, other in zip(pair, copies, strict=True)))
+    assert found_in(file.path) == {"duplicate_embedding": [shown(one) for one in copies]}
+
+
 def test_files_of_another_time_lack_columns(tmp_path: Path) -> None:
     path = tmp_path / "field.sqlite"
     facts = write_field_file(path, FieldSpec(layout=0))
@@ -244,6 +288,14 @@ def test_clusterings_that_were_left_in_part(written: dict[Layout, Path], tmp_pat
             "UPDATE cluster SET medoid_embedding_id = (SELECT embedding_id FROM embeddingcluster "
             "WHERE label = 0) WHERE label = 1",
             "the medoid of cluster 1 is none of its members",
+        ),
+        *(
+            (f"UPDATE clusteringresult SET parameters = json_set(parameters, '$.n_{name}', 99)", f"99 {said}")
+            for name, said in (
+                ("embeddings", "assignments stored and 12 there$"),
+                ("outliers", "outliers stored and [0-9]+ there$"),
+                ("clusters", "clusters stored and 4 there$"),
+            )
         ),
         ("UPDATE clusteringresult SET parameters = '{}'", "cannot be read .the stored parameters lack"),
         ("UPDATE clusteringresult SET parameters = '[]'", "cannot be read"),

@@ -96,6 +96,9 @@ def test_what_a_clustering_names_stays(upgraded: MakeFile) -> None:
     assert set(copies) & rows_of(file.path) == set(copies[:10])
     assert set(ids) < rows_of(file.path)
     assert list(found_in(file.path)) == ["duplicate_embedding"]
+    # What is left of clusterings that are gone names nothing.
+    damage(file.path, "DELETE FROM clusteringresult")
+    assert mend(file.path, "duplicate_embedding") == {"duplicate_embedding": (10, 0, 10)}
 
 
 def broken(whole: Path, path: Path) -> Path:
@@ -192,10 +195,13 @@ def test_what_was_planned_is_looked_at_again(whole: Path, tmp_path: Path) -> Non
             connection.execute(
                 f"INSERT OR IGNORE INTO embedding ({names}) VALUES ({marks})", tuple(row.values())
             )
-        connection.execute(f"UPDATE embedding SET vector = zeroblob(16) WHERE id = '{'f' * 32}'")
-        connection.execute("DELETE FROM cluster WHERE result_key = 9")
+        connection.execute(f"UPDATE embedding SET vector = zeroblob(24) WHERE id = '{'f' * 32}'")
+        connection.execute("UPDATE cluster SET result_key = 11 WHERE result_key = 9")
     assert repair(database, planned) == [0, 12, 0]
-    assert sorted(found_in(path)) == ["duplicate_embedding", "vector_zero"]
+    # What nobody was asked about stays.
+    found = found_in(path)
+    assert found["broken_clustering"] == ["result_key 11"]
+    assert sorted(found) == ["broken_clustering", "duplicate_embedding", "vector_zero"]
 
 
 def test_what_cannot_be_mended_is_refused(upgraded: MakeFile, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ _TABLES = (
     *(*PIPELINE_TABLES, "persistencediagram"),
     *("clusteringresult", "cluster", "embeddingcluster", "clusteringtree"),
 )
-_ROWS = re.compile(r"(SCAN|SEARCH) invocation(_\d+)?\b(?!.* COVERING INDEX )")
+_ROWS = re.compile(r"(SCAN|SEARCH) (TABLE )?invocation(_\d+)?\b(?!.* COVERING INDEX )")
 
 
 @dataclass(frozen=True)
