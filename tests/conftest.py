@@ -123,8 +123,13 @@ def url(server: Server) -> Iterator[str]:
 
 
 @pytest.fixture
-def upgraded(tmp_path: Path, engine: str, request: pytest.FixtureRequest) -> Iterator[MakeFile]:
+def upgraded(
+    tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[MakeFile]:
     """Write a field file by its spec and bring it to our tables, or to a server."""
+    if engine == "postgresql":
+        # What is kept beside a file is kept in the current folder there.
+        monkeypatch.chdir(tmp_path)
     with ExitStack() as databases:
 
         def make(spec: FieldSpec = PLAIN, name: str = "field.sqlite") -> UpgradedFile:

@@ -34,6 +34,10 @@ _SETTINGS = {
 }
 
 
+# Tests put another one in its place, which the server's user may not enter.
+_TEMPORARY = tempfile.gettempdir()
+
+
 class Server:
     """A server that runs, and may make databases.
 
@@ -162,7 +166,7 @@ def started() -> Iterator[Server]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=_TEMPORARY) as folder:
         if as_owner:
             shutil.chown(folder, "postgres")
         data = f"{folder}/data"

@@ -38,7 +38,7 @@ class Sample(NamedTuple):
 
     def chosen_at(self, factor: int) -> ColumnElement[bool]:
         """Return the condition for another factor; this sample's own must be above 1."""
-        return holds(self.output_index % factor == 0)
+        return holds(_is_multiple(self.output_index, factor))
 
 
 def sample(downsample: int) -> Sample:
@@ -61,7 +61,7 @@ def sample(downsample: int) -> Sample:
         stride, sa.and_(stride.c.run_id == _invocation.c.run_id, stride.c.type == _invocation.c.type)
     )
     index = _invocation.c.sequence_number // stride.c.stride
-    return Sample(joined, holds(index % downsample == 0), orphaned, index)
+    return Sample(joined, holds(_is_multiple(index, downsample)), orphaned, index)
 
 
 def strides() -> Select[Any]:
@@ -103,3 +103,8 @@ def in_one_index() -> ColumnElement[bool]:
 def holds(condition: ColumnElement[bool]) -> ColumnElement[bool]:
     """Wrap a condition on an invocation so that SQLite keeps the order of the join; see `sample`."""
     return sa.case((condition, 1), else_=0) == 1
+
+
+def _is_multiple(index: ColumnElement[int], factor: int) -> ColumnElement[bool]:
+    # PostgreSQL would take a factor for one of 32 bits, as sequence numbers are.
+    return index % sa.literal(factor, sa.BigInteger) == 0

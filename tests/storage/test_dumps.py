@@ -38,8 +38,6 @@ from tests.dump_files import (
 from tests.field_files import EVERYTHING, FieldSpec
 from tests.snapshots import KILL_AFTER, run_python, snapshot
 
-pytestmark = pytest.mark.both_engines
-
 SPEC = DumpSpec()
 
 

@@ -13,8 +13,6 @@ from panic_tda.types import FinishedClustering
 from tests.conftest import MakeFile, ids_of, make_finished
 from tests.field_files import FieldSpec
 
-pytestmark = pytest.mark.both_engines
-
 pytestmark = pytest.mark.usefixtures("temporary_folder")
 
 

@@ -20,9 +20,7 @@ from panic_tda.storage.saving import require_savable, save_or_keep
 from panic_tda.types import FinishedClustering
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 
-pytestmark = pytest.mark.both_engines
-
-pytestmark = pytest.mark.usefixtures("temporary_folder")
+pytestmark = [pytest.mark.both_engines, pytest.mark.usefixtures("temporary_folder")]
 
 
 def forget_the_results(file: UpgradedFile) -> None:
@@ -58,6 +56,7 @@ def test_a_key_is_above_those_of_rows_whose_clustering_is_gone(upgraded: MakeFil
     assert (key, assigned) == (4, 14)
 
 
+@pytest.mark.sqlite_only("its plans")
 def test_a_key_is_found_without_going_through_the_assignments(upgraded: MakeFile) -> None:
     file = upgraded()
     save(file, make_finished(ids_of(file)))
@@ -142,6 +141,7 @@ def test_a_database_that_is_none_costs_no_word(upgraded: MakeFile) -> None:
         save_or_keep(None, finished)  # type: ignore[arg-type]
 
 
+@pytest.mark.sqlite_only("its file")
 def test_a_name_too_long_for_a_file_beside_is_kept_in_the_temporary_folder(
     upgraded: MakeFile, temporary_folder: Path
 ) -> None:
@@ -151,6 +151,7 @@ def test_a_name_too_long_for_a_file_beside_is_kept_in_the_temporary_folder(
     assert pending.find(file.database) == [path]
 
 
+@pytest.mark.sqlite_only("its triggers")
 def test_what_no_user_may_write_is_found_before_and_nothing_stays(upgraded: MakeFile) -> None:
     file = upgraded()
     before = file.snapshot()
