@@ -120,12 +120,13 @@ def test_fingers_move_and_zoom_the_map(plain_page: Path, opened: Open) -> None:
     at_x, at_y, zoom = view(page)
     assert abs(zoom - 3) < 0.2
     assert page.asks(scrolled) == before
-    # Both to the right: what is looked at lies to the left then, as large as before.
-    fingers.drag(((x - 60, y), (x + 40, y)), ((x + 60, y), (x + 160, y)))
-    page.until(f"report.chosen.view.split(',')[0] < {at_x - 100}")
+    # Both upwards: what is looked at lies below then, as large as before.
+    fingers.drag(((x - 60, y + 40), (x - 60, y - 60)), ((x + 60, y + 40), (x + 60, y - 60)))
+    page.until(f"report.chosen.view.split(',')[1] < {at_y - 100}")
     later_x, later_y, later = view(page)
     assert abs(later - zoom) < 0.05
-    assert abs(later_y - at_y) < abs(later_x - at_x) / 10
+    assert abs(later_x - at_x) < abs(later_y - at_y) / 10
+    assert page.asks(scrolled) == before
     # One finger to the left.
     fingers.drag(((x + 60, y), (x - 60, y)))
     page.until(f"report.chosen.view.split(',')[0] > {later_x + 100}")
