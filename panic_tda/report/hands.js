@@ -1,4 +1,4 @@
-/** A pointer that drags, and two fingers that drag and zoom. */
+/** A pointer that drags, and two fingers that drag and zoom; one finger up or down scrolls the page (`touch-action`). */
 
 /** @typedef {{x: number, y: number}} Place in pixels of the element */
 
@@ -36,12 +36,6 @@ export function listenToHands(element, { hover, click, move, moved }) {
   };
   element.addEventListener("pointerup", release);
   element.addEventListener("pointercancel", release);
-  // One finger scrolls the page up and down; two are the element's, whichever way they begin.
-  for (const name of ["touchstart", "touchmove"]) {
-    element.addEventListener(name, (event) => {
-      if (/** @type {TouchEvent} */ (event).touches.length > 1 && event.cancelable) event.preventDefault();
-    }, { passive: false });
-  }
 }
 
 /** @param {PointerEvent} event @returns {Place} */

@@ -6,6 +6,7 @@ import re
 import sqlite3
 import sys
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -190,6 +191,15 @@ def test_neighbours_stay_neighbours(captions: np.ndarray, laid_out: np.ndarray) 
     anywhere = np.random.default_rng(0).random(laid_out.shape)
     assert distinct_neighbours(anywhere, captions) < 0.6
     assert distinct_neighbours(laid_out, captions) > 0.93
+
+
+def test_what_was_compiled_is_kept(laid_out: np.ndarray) -> None:
+    """Read back or written by this process; a loop that is not kept knows neither."""
+    from umap import umap_
+
+    for loop in (umap_.smooth_knn_dist, umap_.compute_membership_strengths):
+        assert sum(loop.stats.cache_hits.values()) + sum(loop.stats.cache_misses.values()) > 0
+        assert Path(loop.stats.cache_path).is_dir()
 
 
 def test_the_same_seed_gives_the_same_map(captions: np.ndarray, laid_out: np.ndarray) -> None:

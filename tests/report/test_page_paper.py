@@ -59,7 +59,7 @@ def test_on_paper_all_is_there_and_light(plain_page: Path, opened: Open) -> None
 
 def test_a_print_is_drawn_for_paper_at_once(plain_page: Path, opened: Open) -> None:
     """Nothing waits for a frame, which a print does not have; what is cleared is cleared in what is below."""
-    page = opened(plain_page)
+    page = opened(plain_page, "#theme=dark")
     page.asks(
         """() => {
             const found = new Set();
@@ -68,6 +68,7 @@ def test_a_print_is_drawn_for_paper_at_once(plain_page: Path, opened: Open) -> N
             for (const [name, plain] of Object.entries({ fill, fillText, putImageData, clearRect })) {
                 CanvasRenderingContext2D.prototype[name] = function (...words) {
                     const paper = document.documentElement.classList.contains('paper');
+                    if (paper) found.add(getComputedStyle(document.body).backgroundColor);
                     if (paper) found.add(`${name} ${this.canvas.className || this.canvas.parentElement.id}`);
                     return plain.apply(this, words);
                 };
@@ -79,7 +80,17 @@ def test_a_print_is_drawn_for_paper_at_once(plain_page: Path, opened: Open) -> N
     found: Any = set(page.asks("[...found]"))
     assert {"fill base", "fillText over", "fillText tree-box", "putImageData strips-box"} <= found
     assert not [one for one in found if one.startswith("clearRect")]
+    assert [one for one in found if one.startswith("rgb")] == ["rgb(255, 255, 255)"]
     assert page.asks("document.documentElement.className") == ""
+
+
+SCALE = """() => {
+    const { x, y } = report.page.map;
+    const { clientWidth, clientHeight } = document.querySelector('#map-box');
+    const span = (values) => Math.max(...values) - Math.min(...values);
+    return 0.9 * Math.min(clientWidth / span(x), clientHeight / span(y));
+}"""
+"""Pixels a unit of the whole map."""
 
 
 class Fingers:
@@ -120,12 +131,15 @@ def test_fingers_move_and_zoom_the_map(plain_page: Path, opened: Open) -> None:
     at_x, at_y, zoom = view(page)
     assert abs(zoom - 3) < 0.2
     assert page.asks(scrolled) == before
-    # Both to the right: what is looked at lies to the left then, as large as before.
-    fingers.drag(((x - 60, y), (x + 40, y)), ((x + 60, y), (x + 160, y)))
-    page.until(f"report.chosen.view.split(',')[0] < {at_x - 100}")
+    # Both upwards: what is looked at lies below then, as large as before.
+    fingers.drag(((x - 60, y + 40), (x - 60, y - 60)), ((x + 60, y + 40), (x + 60, y - 60)))
+    page.until(f"report.chosen.view.split(',')[1] < {at_y - 100}")
     later_x, later_y, later = view(page)
     assert abs(later - zoom) < 0.05
-    assert abs(later_y - at_y) < abs(later_x - at_x) / 10
+    assert abs(later_x - at_x) < abs(later_y - at_y) / 10
+    scale = page.asks(SCALE) * later
+    assert abs((at_y - later_y) * scale - 100) < 5
+    assert page.asks(scrolled) == before
     # One finger to the left.
     fingers.drag(((x + 60, y), (x - 60, y)))
     page.until(f"report.chosen.view.split(',')[0] > {later_x + 100}")
