@@ -18,7 +18,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 mutate() {
-    local name=$1 module=$2 change lines survived=0
+    local name=$1 module=$2 change lines n_changes n_explained=0 n_unseen=0
     shift 2
     mkdir "$work/$name"
     git ls-files -z --cached --others --exclude-standard panic_tda tests scripts env README.md pyproject.toml |
@@ -33,13 +33,17 @@ mutate() {
         "$python" -m mutmut show "$change" > shown
         lines=$(sed -n 's/^+ *\([^+ ].*\)/\1/p' shown)
         [ -n "$lines" ] || lines=$(sed -n 's/^- *\([^- ].*\)/removed: \1/p' shown)
-        grep --quiet --invert-match --line-regexp --fixed-strings --file="$explained" <<< "$lines" || continue
-        cat shown
-        survived=$((survived + 1))
+        if grep --quiet --invert-match --line-regexp --fixed-strings --file="$explained" <<< "$lines"; then
+            cat shown
+            n_unseen=$((n_unseen + 1))
+        else
+            n_explained=$((n_explained + 1))
+        fi
     done
+    n_changes=$(tr '\r' '\n' < log | sed -n 's|.* \([0-9]*\)/\1 .*|\1|p' | tail -n 1)
     cd - > /dev/null
-    echo "$name: $(tr '\r' '\n' < "$work/$name/log" | sed -n 's|.* \([0-9]*\)/\1 .*|\1|p' | tail -n 1) changes, $survived unseen and not explained"
-    [ "$survived" = 0 ] || failed=1
+    echo "$name: $n_changes changes, $n_explained explained, $n_unseen unseen"
+    [ "$n_unseen" = 0 ] || failed=1
 }
 
 [ $# -gt 0 ] || set -- medoids sampling results checkpoint condensed hierarchy
