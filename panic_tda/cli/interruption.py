@@ -19,7 +19,7 @@ from panic_tda.interrupts import watched
 
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 _WORDS_SECONDS = 0.5
-_CODES = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
+_CODES: dict[int, int] = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
 
 last_words: list[Callable[[], None]] = []
 """What is said by whoever has something to say of where the process was, when it ends in the middle."""
@@ -48,12 +48,12 @@ def heard(say: Callable[[int], None]) -> Iterator[None]:
         ran.set()
         raise KeyboardInterrupt
 
-    before: dict[int, Any] = {signal.SIGTERM: signal.signal(signal.SIGTERM, terminate)}
+    before: dict[signal.Signals, Any] = {signal.SIGTERM: signal.signal(signal.SIGTERM, terminate)}
     # A job of a shell's background is deaf to Ctrl-C, and stays so.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
-        with watched(set(_CODES), ran, lambda number: _end(_CODES[signal.Signals(number)], say)):
+        with watched(set(before), ran, lambda number: _end(_CODES[number], say)):
             yield
     finally:
         for number, handler in before.items():

@@ -125,7 +125,8 @@ def run(
         done.signalled = time.perf_counter() - began
         process.send_signal(number)
 
-    limit = threading.Timer(SECONDS, process.kill)
+    stuck = threading.Event()
+    limit = threading.Timer(SECONDS, lambda: (stuck.set(), process.kill()))
     limit.start()
     timer = None if after is None else threading.Timer(after, send)
     if timer is not None and phase is None:
@@ -140,6 +141,7 @@ def run(
                 phase = None
     done.code = process.wait()
     limit.cancel()
+    assert not stuck.is_set(), f"it did not end: {done.stderr}"
     done.seconds = time.perf_counter() - began
     if timer is not None:
         timer.cancel()

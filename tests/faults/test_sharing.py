@@ -159,8 +159,14 @@ def test_two_runs_of_one_model_and_one_of_another_save_three_whole_clusterings(u
 # --------------------------------------------------------------------------- damage
 
 
-@pytest.mark.parametrize("table", ["embedding", "ix_embedding_model_length_invocation", "embeddingcluster"])
-@pytest.mark.parametrize("content", [b"\xff", b"\x00"])
+@pytest.mark.parametrize(
+    ("table", "content"),
+    [
+        ("embedding", b"\xff"),
+        ("ix_embedding_model_length_invocation", b"\x00"),
+        ("embeddingcluster", b"\xff"),
+    ],
+)
 def test_a_page_that_was_overwritten_is_an_error_that_says_so(
     upgraded: MakeFile, table: str, content: bytes
 ) -> None:
