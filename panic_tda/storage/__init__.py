@@ -13,8 +13,8 @@ PostgreSQL), `bulk` (many rows at the driver's own speed), `times`, `batches` (w
 each embedding belongs to), `trajectories` (the same run by run, and the texts of runs), `additions` (rows
 that an import adds, ids by hash), `dumps` (rows that bring their ids) and `pending`; `saving`; `exports` (a
 clustering with all that stands behind it, row by row); `recovery`; `doctor`, which says what is wrong in a
-database and mends what can be; `copied_tables` and `copying` (one database into another, of either kind); and `glance`, for a shell
-that completes a name.
+database and mends what can be; `copied_tables` and `copying` (one database into another, of either kind);
+and `glance`, for a shell that completes a name.
 
 Words: an *embedding* is a stored vector; it belongs to an *invocation* (one output of a model), which
 belongs to a *run*. A *census* counts a model's embeddings before they are loaded; an *orphan* is an
