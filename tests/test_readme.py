@@ -216,3 +216,16 @@ def test_upgrade_of_the_readme_runs(tmp_path: Path) -> None:
     upgraded, clustered = Shell(tmp_path).run(". .venv/bin/activate", *commands, answer="y\n")[1:]
     assert "is up to date." in upgraded
     assert re.search(r"^Nomic +clustered +4 ", clustered, re.MULTILINE)
+
+
+def test_promises_are_held_by_what_is_there() -> None:
+    told = README.partition("## Promises\n")[2].partition("\n## ")[0]
+    rows = [line for line in told.splitlines() if line.startswith("| ")][2:]
+    named = re.findall(r"`((?:scripts/)?[\w/]+\.(?:py|sh))(?:::(\w+))?(?: \d+)?`", told)
+    assert len(named) > len(rows) > 15
+    for file, test in named:
+        path = ROOT / file if file.startswith("scripts/") else ROOT / "tests" / file
+        assert path.is_file(), file
+        assert not test or f"def {test}(" in path.read_text(encoding="utf-8"), test
+    for row in rows:
+        assert ".py" in row or ".sh" in row, row
