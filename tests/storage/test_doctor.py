@@ -315,6 +315,17 @@ def test_it_says_how_clusterings_are_broken(
     assert re.search(said, finding.details[0])
 
 
+def test_no_cluster_has_a_label_below_that_of_outliers(written: dict[Layout, Path], tmp_path: Path) -> None:
+    path = tmp_path / "field.sqlite"
+    shutil.copyfile(written[LAYOUTS["layout 1, upgraded"]], path)
+    damage(
+        path, *(f"UPDATE {table} SET label = -2 WHERE label = 1" for table in ("cluster", "embeddingcluster"))
+    )
+    (finding,) = examine_database(open_database(path)).findings
+    assert (finding.kind, finding.count) == ("broken_clustering", 2)
+    assert all(one.endswith(": label -2 is no cluster's") for one in finding.details)
+
+
 def test_what_waits_beside_the_database(upgraded: MakeFile) -> None:
     file = upgraded()
     path = pending.keep(file.database, make_finished(ids_of(file)))

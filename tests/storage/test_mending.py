@@ -197,11 +197,16 @@ def test_what_was_planned_is_looked_at_again(whole: Path, tmp_path: Path) -> Non
             )
         connection.execute(f"UPDATE embedding SET vector = zeroblob(24) WHERE id = '{'f' * 32}'")
         connection.execute("UPDATE cluster SET result_key = 11 WHERE result_key = 9")
+        # And an embedding of the clustering that was whole has gone.
+        of_whole = "SELECT max(embedding_id) FROM embeddingcluster WHERE result_key = 3"
+        connection.execute(f"DELETE FROM embedding WHERE id = ({of_whole})")
     assert repair(database, planned) == [0, 12, 0]
     # What nobody was asked about stays.
     found = found_in(path)
-    assert found["broken_clustering"] == ["result_key 11"]
-    assert sorted(found) == ["broken_clustering", "duplicate_embedding", "vector_zero"]
+    assert sorted(found) == ["broken_clustering", "duplicate_embedding", "orphan_assignment", "vector_zero"]
+    assert len(found["orphan_assignment"]) == 1
+    assert len(found["broken_clustering"]) == 2
+    assert found["broken_clustering"][1] == "result_key 11"
 
 
 def test_what_cannot_be_mended_is_refused(upgraded: MakeFile, tmp_path: Path) -> None:
