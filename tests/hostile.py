@@ -18,7 +18,7 @@ from tests.snapshots import opened
 
 COMMANDS = sorted(main.commands)
 WORDS = (
-    *("", " ", "-", "--", "---", "--json", "--db", "-q", "latest", "LATEST", "*", "%", "_", "'", '"'),
+    *("", " ", "-", "---", "-q", "latest", "LATEST", "*", "%", "_", "'", '"'),
     *("0", "-0", "-1", "1", "2", "3.5", "1e400", "nan", "inf", "-inf", "1e-320", "9" * 30, "٣", "0x10"),
     *("1_0", "0.1:0.5:0.1", "1:0:1", "0:1:0", "0:1:nan", ":::", ",", "0,", "0:1e9:1e-9"),
     *("\x1b[2J\x1b]0;title\x07", "\u202eevil", "\udcff\udc9b31m", "a\rb\nc", "x" * 5_000, "👩\u200d🎨"),

@@ -7,9 +7,7 @@ import click
 from panic_tda.cli import display, options, terminal
 
 
-@options.command(
-    "copy-database", example="copy-database trajectory_data.sqlite postgresql://me@server/trajectories"
-)
+@options.command("copy-database", example="copy-database trajectory_data.sqlite copy.sqlite")
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST")
 @options.json_output

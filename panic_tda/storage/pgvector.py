@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.engine import Connection, Engine
 
 _HEAD_BYTES = 4
+# Or whoever asks which columns a table has is warned of a type that nobody knows.
+ischema_names.setdefault("vector", sa.LargeBinary)
 
 
 def read_as_bytes(engine: Engine) -> None:

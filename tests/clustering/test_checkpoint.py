@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import stat
 import time
 import tracemalloc
@@ -72,8 +73,9 @@ def test_a_state_is_on_the_disk_before_it_takes_the_place_of_another(
 
     monkeypatch.setattr(os, "fsync", sync)
     checkpoint.save("state", rows=ROWS)
-    # The file while it has no name yet, the folder once it has.
-    assert synced == [(False, False), (True, True)]
+    # What is written about it before; then the file while it has no name yet, the folder once it has.
+    assert (False, True) not in synced
+    assert synced[-2:] == [(False, False), (True, True)]
 
 
 def test_a_state_that_cannot_be_saved_leaves_nothing_and_is_told_of(
@@ -83,8 +85,11 @@ def test_a_state_that_cannot_be_saved_leaves_nothing_and_is_told_of(
     (checkpoint.folder / "state.npz").mkdir(parents=True)  # nothing can take its place
     checkpoint.save("state", rows=ROWS)
     assert sorted(path.name for path in checkpoint.folder.iterdir()) == ["checkpoint.json", "state.npz"]
-    said = f"the state could not be saved in {checkpoint.folder}, the run goes on without: [Errno "
-    assert caplog.messages[0].startswith(said)
+    folder = re.escape(str(checkpoint.folder))
+    said = (
+        rf"the state of 0 MiB could not be saved in {folder}, .* are free, the run goes on without: \[Errno "
+    )
+    assert re.match(said, caplog.messages[0])
 
 
 def test_a_state_that_was_removed_is_none_and_others_stay(tmp_path: Path) -> None:
@@ -186,7 +191,7 @@ def test_discarding_all_ends_no_run(tmp_path: Path, place: str, caplog: pytest.L
         opened(tmp_path / "work").save("state", rows=ROWS)
     discard_all(tmp_path / "work")
     assert (tmp_path / "work").exists() == (place == "file")
-    assert caplog.messages == []
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_a_run_says_from_where_it_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -46,6 +46,7 @@ OTHERS = {
         "save-pending",
         "upgrade",
     ),
+    "copy-database",
     "plot-clustering",
     "report-clustering",
 }

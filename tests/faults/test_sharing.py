@@ -11,7 +11,6 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.errors import DatabaseError
 from panic_tda.main import main
 from panic_tda.storage import pending
+from panic_tda.storage.database import open_database
 from panic_tda.storage.recovery import save_pending
 from tests.conftest import MakeFile, UpgradedFile, ids_of
 from tests.faults.runs import FIT, environment, left_over, require_whole, run
@@ -221,7 +221,7 @@ def strangers_file(upgraded: MakeFile) -> Iterator[UpgradedFile]:
         with opened(made.path) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         shutil.copy(made.path, folder / "field.sqlite")
-        yield UpgradedFile(made.database, replace(made.facts, path=folder / "field.sqlite"))
+        yield UpgradedFile(open_database(folder / "field.sqlite"), made.facts)
         folder.chmod(0o755)
 
 
@@ -236,7 +236,8 @@ def as_nobody(file: UpgradedFile, *words: str) -> tuple[int, str]:
 
 def test_a_file_of_another_user_in_a_folder_of_another_user(strangers_file: UpgradedFile) -> None:
     before = strangers_file.path.read_bytes()
-    for words in (("list-clusterings",), ("cluster-embeddings",), ("delete-clusterings", "--all", "--yes")):
+    assert as_nobody(strangers_file, "list-clusterings")[0] == 0
+    for words in (("cluster-embeddings",), ("delete-clusterings", "--all", "--yes")):
         code, stderr = as_nobody(strangers_file, *words)
         assert code == 1
         assert "the -wal and -shm in it writable" in stderr

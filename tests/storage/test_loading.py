@@ -368,7 +368,8 @@ def test_all_that_was_left_out_is_in_the_log(upgraded: MakeFile, caplog: pytest.
     assert len(load(file.database, skip=True).ids) == 26
     shown: dict[str, set[str]] = {"WARNING": set(), "DEBUG": set()}
     for record in caplog.records:
-        shown[record.levelname] |= set(re.findall(r"[0-9a-f]{8}-[0-9a-f-]{27}", record.getMessage()))
+        found = re.findall(r"[0-9a-f]{8}-[0-9a-f-]{27}", record.getMessage())
+        shown.setdefault(record.levelname, set()).update(found)
     lengths = [e for kind in ("null", "short") for e in file.facts.bad("Nomic", kind)]
     values = [e for kind in ("nan", "zero") for e in file.facts.bad("Nomic", kind)]
     assert shown["DEBUG"] == {str(UUID(identity)) for identity in lengths + values}

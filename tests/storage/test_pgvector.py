@@ -13,7 +13,7 @@ from panic_tda.storage.census import take_census
 from panic_tda.storage.copying import copy_database
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.loading import load_embeddings
-from panic_tda.storage.picking import pick_vectors
+from panic_tda.storage.picking import read_vectors
 from panic_tda.storage.upgrade import upgrade
 from tests.field_files import FieldFacts, FieldSpec
 from tests.servers import Server
@@ -73,7 +73,9 @@ def test_vectors_are_read_bit_by_bit(stored: Stored, tmp_path: Path) -> None:
     some = matrix.ids[[3, 1, 7]]
     with database.reading() as connection:
         # Through a cursor that asks for text.
-        np.testing.assert_array_equal(pick_vectors(connection, some), matrix.vectors[[3, 1, 7]])
+        np.testing.assert_array_equal(
+            read_vectors(connection, some, dimensions=12), matrix.vectors[[3, 1, 7]]
+        )
     copy_database(database, tmp_path / "copy.sqlite")
     with opened(tmp_path / "copy.sqlite") as raw:
         copied = dict(raw.execute("SELECT id, vector FROM embedding"))
