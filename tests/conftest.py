@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -72,6 +73,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.xdist_group("device"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def loaded_for_good() -> None:
+    """Keep what earlier modules have loaded out of the search for garbage, which every clustering asks for."""
+    gc.freeze()
 
 
 @pytest.fixture
