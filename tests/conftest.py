@@ -77,7 +77,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def loaded_for_good() -> None:
-    """Keep what earlier modules have loaded out of the search for garbage, which every clustering asks for."""
+    """Keep what was loaded before out of the search for garbage, for which every clustering asks."""
     gc.freeze()
 
 

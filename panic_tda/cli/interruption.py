@@ -21,8 +21,17 @@ EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 _WORDS_SECONDS = 0.5
 _CODES: dict[int, int] = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
 
+came: set[int] = set()
+"""Signals that were heard. Some native calls drop what a handler raises, and a module that was being loaded is
+left in part: what fails then fails of the signal."""
+
 last_words: list[Callable[[], None]] = []
 """What is said by whoever has something to say of where the process was, when it ends in the middle."""
+
+
+def code_of_signal() -> int | None:
+    """Return the exit code of a signal that came; None where none did."""
+    return next((_CODES[signal.Signals(number)] for number in came), None)
 
 
 @contextmanager
@@ -38,14 +47,17 @@ def heard(say: Callable[[int], None]) -> Iterator[None]:
         yield
         return
     ran = threading.Event()
+    came.clear()
 
     def terminate(_number: int, _frame: FrameType | None) -> None:
         ran.set()
+        came.add(signal.SIGTERM)
         # Nothing is printed here: the signal may have come in the middle of another line.
         sys.exit(EXIT_TERMINATED)
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         ran.set()
+        came.add(signal.SIGINT)
         raise KeyboardInterrupt
 
     before: dict[signal.Signals, Any] = {signal.SIGTERM: signal.signal(signal.SIGTERM, terminate)}

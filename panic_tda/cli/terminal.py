@@ -18,7 +18,7 @@ from typing import TextIO
 
 import click
 
-from panic_tda.cli.interruption import EXIT_INTERRUPTED, EXIT_TERMINATED, heard
+from panic_tda.cli.interruption import EXIT_INTERRUPTED, EXIT_TERMINATED, code_of_signal, heard
 from panic_tda.cli.text import harmless
 from panic_tda.errors import PanicTdaError, WrongUsage
 
@@ -162,7 +162,7 @@ def _fail(error: Exception, code: int, *, as_json: bool) -> None:
     print_error(type(error).__name__, message, as_json=as_json)
     hint = "" if expected else " (the traceback is in --log-file, or on stderr with -v)"
     _echo_error(f"Error: {message}{hint}")
-    sys.exit(code)
+    sys.exit(code_of_signal() or code)
 
 
 def _echo_error(message: str) -> None:

@@ -352,3 +352,29 @@ run()
 def test_an_interruption_while_the_command_is_loaded_ends_it_as_later(tmp_path: Path) -> None:
     done = run("list-clusterings", cwd=tmp_path, code=LOADING)
     assert (done.returncode, done.stderr) == (130, "")
+
+
+DROPPED = """
+import signal, sys
+from panic_tda.storage import results
+
+def dropping(*_, **__):
+    try:
+        signal.raise_signal(signal.{name})
+    except BaseException:
+        pass
+    raise AttributeError("partially initialized module")
+
+results.list_clusterings = dropping
+from panic_tda.__main__ import run
+run()
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_what_fails_after_a_signal_that_a_library_dropped_fails_of_the_signal(
+    upgraded: MakeFile, name: str, code: int
+) -> None:
+    file = upgraded()
+    done = run("list-clusterings", "--db", file.path, cwd=file.path.parent, code=DROPPED.format(name=name))
+    assert (done.returncode, "partially initialized" in done.stderr) == (code, True)

@@ -221,7 +221,10 @@ def strangers_file(upgraded: MakeFile) -> Iterator[UpgradedFile]:
         with opened(made.path) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         shutil.copy(made.path, folder / "field.sqlite")
-        yield UpgradedFile(open_database(folder / "field.sqlite"), made.facts)
+        there = UpgradedFile(open_database(folder / "field.sqlite"), made.facts)
+        for suffix in ("-wal", "-shm"):
+            (folder / f"field.sqlite{suffix}").unlink(missing_ok=True)
+        yield there
         folder.chmod(0o755)
 
 
