@@ -22,8 +22,8 @@ _WORDS_SECONDS = 0.5
 _CODES: dict[int, int] = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
 
 came: set[int] = set()
-"""Signals that were heard. Some native calls drop what a handler raises, and a module that was being loaded is
-left in part: what fails then fails of the signal."""
+"""Signals that were heard. Some native calls drop what a handler raises, and a module that was being loaded
+is left in part: what fails then fails of the signal."""
 
 last_words: list[Callable[[], None]] = []
 """What is said by whoever has something to say of where the process was, when it ends in the middle."""
