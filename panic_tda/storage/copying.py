@@ -102,8 +102,8 @@ def copy_database(
     source : Database, str or Path
         A database of the generation pipeline, upgraded or not.
     target : Database, str or Path
-        An SQLite file that is not there, a database of a PostgreSQL server without tables, or an unfinished
-        copy of the same source.
+        An SQLite file that is not there, a database of a PostgreSQL server without tables, or a copy of the
+        same source: one that is unfinished goes on, a complete one is compared.
     progress : Progress, optional
         Told the rows of each table.
 
@@ -124,6 +124,9 @@ def copy_database(
         )
         if left_out:
             _log.warning("not copied: %s", ", ".join(left_out))
+        if (whole := _whole(reader, target, tables, progress)) is not None:
+            _log.info("%s was copied before: nothing is left to do", target)
+            return CopySummary(str(source), str(target), whole, tuple(left_out), sum(t.rows for t in whole))
         states = _states(source, target) or _begin(source, target, reader, tables)
         n_before = sum(n_rows for _, n_rows in states.values())
         try:
@@ -141,17 +144,37 @@ def copy_database(
     return CopySummary(str(source), str(target), compared, tuple(left_out), n_before)
 
 
+def _whole(
+    reader: Connection, target: Database, tables: list[CopiedTable], progress: Progress
+) -> tuple[TableSummary, ...] | None:
+    """Compare with a copy that is complete; None where there is none yet, or only a part of one.
+
+    A copy that was killed after its last step is one, and who asks for it again is told so.
+    """
+    with target.reading() as copied:
+        present = set(sa.inspect(copied).get_table_names())
+        if not present or COPY_TABLE in present:
+            return None
+        if all(table.name in present and _count(copied, table) == _count(reader, table) for table in tables):
+            with contextlib.suppress(DatabaseError):
+                return tuple(_compare(reader, copied, table, progress) for table in tables)
+        raise DatabaseError(
+            f"{target} holds something else already (table {min(present)} and others); a copy goes into a "
+            "database without tables, or goes on in an unfinished copy"
+        )
+
+
+def _count(connection: Connection, table: CopiedTable) -> int:
+    counted = sa.select(sa.func.count()).select_from(sa.table(table.name))
+    return int(connection.execute(counted).scalar_one())
+
+
 def _states(source: Database, target: Database) -> dict[str, tuple[list[Any], int]]:
     """Return how far a copy that was stopped is, last position and rows by table; empty where none is."""
     with target.reading() as connection:
         present = sa.inspect(connection).get_table_names()
         if not present:
             return {}
-        if COPY_TABLE not in present:
-            raise DatabaseError(
-                f"{target} holds something already (table {present[0]} and others); a copy goes into a "
-                "database without tables, or goes on in an unfinished copy"
-            )
         rows = connection.execute(sa.select(_copy)).all()
     if origins := sorted({row.source for row in rows} - {str(source)}):
         raise DatabaseError(f"{target} is an unfinished copy of {origins[0]}, not of {source}")
@@ -182,8 +205,7 @@ class _Copying:
         """Bring what lies behind a position; `n_rows` are there already."""
         self._position, self._n_rows = position, n_rows
         table, began = self._table, time.monotonic()
-        total = reader.execute(sa.select(sa.func.count()).select_from(sa.table(table.name))).scalar_one()
-        self._progress.phase(f"copy {table.name}", total=total)
+        self._progress.phase(f"copy {table.name}", total=_count(reader, table))
         self._progress.advance(n_rows)
         self._n_keys = len(table.place(reader))
         n_bytes = 0
@@ -244,8 +266,7 @@ def _compare(reader: Connection, copy: Connection, table: CopiedTable, progress:
 def checksum(connection: Connection, table: CopiedTable, progress: Progress | None = None) -> TableSummary:
     """Count the rows of a table and sum their hashes, as the head of this file says."""
     progress = progress or Silent()
-    counted = sa.select(sa.func.count()).select_from(sa.table(table.name))
-    progress.phase(f"check {table.name}", total=connection.execute(counted).scalar_one())
+    progress.phase(f"check {table.name}", total=_count(connection, table))
     encode = json.JSONEncoder(separators=(",", ":")).encode
     n_rows = total = 0
     for batch in stream_rows(connection, table.summed(connection), batch_rows=table.fetch_rows):
