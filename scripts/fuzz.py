@@ -76,7 +76,9 @@ def fuzz(target: str, corpus: str, seconds: str) -> None:
             "-rss_limit_mb=4096",
             "-timeout=60",
         ]
-        atheris.Setup([sys.argv[0], corpus, "-max_len=16384", "-print_final_stats=1", *limits], run)
+        atheris.Setup(
+            [sys.argv[0], corpus, "-max_len=16384", "-len_control=0", "-print_final_stats=1", *limits], run
+        )
         atheris.Fuzz()
 
 

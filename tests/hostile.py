@@ -52,7 +52,7 @@ def command_line(choose: Callable[[Sequence[Any]], Any], n_words: int) -> list[s
     return words
 
 
-def require_harmless(database: Path, folder: Path, words: list[str]) -> None:
+def require_harmless(database: Path, folder: Path, words: list[str], *, also: str | None = None) -> None:
     """Run a command line on a copy of a database; it answers, or fails in words, and loses nothing.
 
     Parameters
@@ -63,10 +63,14 @@ def require_harmless(database: Path, folder: Path, words: list[str]) -> None:
         To run in; whatever it holds goes.
     words : list of str
         Without the program's name.
+    also : str, optional
+        A copy has this name, too.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     copy = shutil.copyfile(database, folder / "field.sqlite")
+    if also is not None:
+        shutil.copyfile(database, folder / also)
     before = os.getcwd()
     os.chdir(folder)
     try:

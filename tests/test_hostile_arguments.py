@@ -41,3 +41,29 @@ def test_a_command_line_that_means_harm_is_harmless(
 ) -> None:
     words = command_line(lambda several: data.draw(st.sampled_from(several)), n_words)
     require_harmless(clustered, tmp_path / "run", words)
+
+
+NO_TEXT = "\udcff\udc9b31m"
+"""As bytes that are no UTF-8 come from the command line."""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["import-embeddings", NO_TEXT],
+        ["list-clusterings", "--db", NO_TEXT],
+        ["list-clusterings", "--model", NO_TEXT],
+        ["show-clustering", NO_TEXT],
+        ["copy-database", NO_TEXT, NO_TEXT],
+        ["list-clusterings", "--log-file", NO_TEXT],
+        ["export-clustering", "latest", NO_TEXT + ".parquet", "--model", "Nomic"],
+        ["report-clustering", "-o", NO_TEXT + ".html", "--model", "Nomic"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_bytes_that_are_no_text_are_names_of_files_and_of_nothing_else(
+    clustered: Path, tmp_path: Path, words: list[str]
+) -> None:
+    # With a file of that name, and without one.
+    for there in (True, False):
+        require_harmless(clustered, tmp_path / "run", words, also=NO_TEXT if there else None)

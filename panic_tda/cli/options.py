@@ -238,4 +238,7 @@ def _range(text: str, read: Callable[[str], Any]) -> list[Any]:
 def _named(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:
     if name is not None and not name.strip():
         raise click.BadParameter(f"a model's name has more than spaces, such as Nomic; got {name!r}")
+    # Bytes of the command line that are no text come as halves of characters.
+    if name is not None and not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise click.BadParameter(f"a model's name is text in UTF-8, such as Nomic; got {name!r}")
     return name

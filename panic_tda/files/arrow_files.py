@@ -137,7 +137,7 @@ def readable(path: Path) -> Iterator[None]:
         raise MissingPath(f"no file {path}") from error
     except IsADirectoryError as error:
         raise MissingPath(f"{path} is a folder; name the files in it") from error
-    except (pa.ArrowException, UnicodeDecodeError, OSError, RuntimeError) as error:
+    except (pa.ArrowException, UnicodeError, OSError, RuntimeError) as error:
         # RuntimeError is what is left of an exception of Arrow's own language.
         raise BadInput(f"{path} cannot be read as Parquet or Arrow: {error}") from error
 

@@ -377,7 +377,7 @@ def _is_sqlite(url: URL) -> bool:
 
 def _connect(path: Path, mode: str, foreign_keys: bool) -> sqlite3.Connection:
     # The path is percent-encoded: a '?' or '#' in it would end it, a '%' would be taken for an escape.
-    uri = f"file:{quote(str(path))}?mode={mode}"
+    uri = f"file:{quote(os.fsencode(path))}?mode={mode}"
     if mode == "ro" and _is_shut(path, uri):
         uri += "&immutable=1"
     connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, factory=_Connection)
