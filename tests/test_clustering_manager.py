@@ -37,8 +37,7 @@ from panic_tda.errors import (
     UnknownModel,
 )
 from panic_tda.parameters import ClusteringParameters, Resources
-from panic_tda.storage import database as database_module
-from panic_tda.storage import pending, saving
+from panic_tda.storage import connections, pending, saving
 from panic_tda.storage.census import take_census
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.loading import input_sha256, load_embeddings
@@ -456,7 +455,7 @@ def test_a_locked_file_is_refused_before_computing(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = upgraded()
-    monkeypatch.setattr(database_module, "BUSY_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(connections, "BUSY_TIMEOUT_SECONDS", 0.05)
     writer = sqlite3.connect(file.path, isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
     with pytest.raises(DatabaseError, match=r"locked for 0\.05 s by another process; try again"):
@@ -526,7 +525,7 @@ def test_a_lock_while_saving_costs_the_saving_and_not_the_result(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = upgraded()
-    monkeypatch.setattr(database_module, "BUSY_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(connections, "BUSY_TIMEOUT_SECONDS", 0.05)
     writer = sqlite3.connect(file.path, isolation_level=None, check_same_thread=False)
     meanwhile(monkeypatch, lambda: writer.execute("BEGIN IMMEDIATE") and None)
     (outcome,) = cluster_all_data(file.database, ["Nomic"])

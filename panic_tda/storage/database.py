@@ -1,4 +1,4 @@
-"""Opening databases: URLs, connections, pragmas, transactions, versions.
+"""Opening databases: URLs, transactions, versions.
 
 SQLite is read through Python's own `sqlite3` only. A second SQLite library in the process would drop the
 first one's POSIX locks whenever it closes the file, and committed rows would be lost with them.
@@ -6,15 +6,11 @@ first one's POSIX locks whenever it closes the file, and committed rows would be
 
 from __future__ import annotations
 
-import logging
-import os
 import shlex
 import sqlite3
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -24,8 +20,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from panic_tda.errors import DatabaseError, MissingPath, NeedsUpgrade, WrongUsage
-from panic_tda.interrupts import interruptible
-from panic_tda.storage import pgvector
+from panic_tda.storage import connections, pgvector
 from panic_tda.storage.reasons import reason
 
 SCHEMA_VERSION = "0003"
@@ -33,16 +28,11 @@ SCHEMA_VERSION = "0003"
 VERSION_TABLE = "panic_tda_version"
 COPY_TABLE = "panic_tda_copy"
 """Stands in a copy of a database that is not complete yet; see `copying`."""
-BUSY_TIMEOUT_SECONDS = 60.0
-_SAY_AFTER_SECONDS, _PAUSE_SECONDS = 2.0, 0.02
-CACHE_KIBIBYTES = 256 << 10
 PIPELINE_TABLES = ("experimentconfig", "run", "invocation", "embedding")
 _SECRETS = ("password", "sslpassword")
 """What a URL may say behind its question mark and nobody else is to read."""
 _SAVING_LOCK = 0x70616E6963746461
 """The advisory lock on PostgreSQL under which a clustering takes its key: `panictda` in ASCII."""
-
-_log = logging.getLogger(__name__)
 
 
 class Database:
@@ -175,7 +165,9 @@ class Database:
         except (DBAPIError, DatabaseError) as error:
             if isinstance(error, DatabaseError) and not isinstance(error.__cause__, sqlite3.Error):
                 raise
-            raise DatabaseError(f"{self}: {reason(error, self.path, BUSY_TIMEOUT_SECONDS)}") from error
+            raise DatabaseError(
+                f"{self}: {reason(error, self.path, connections.BUSY_TIMEOUT_SECONDS)}"
+            ) from error
         finally:
             engine.dispose()
 
@@ -192,11 +184,11 @@ class Database:
             return engine.execution_options(isolation_level="READ COMMITTED")
         path = self.path
         engine = sa.create_engine(
-            "sqlite://", creator=lambda: _connect(path, mode, foreign_keys), poolclass=NullPool
+            "sqlite://", creator=lambda: connections.connect(path, mode, foreign_keys), poolclass=NullPool
         )
         # The driver's own transaction control opens none for reads, so that two SELECTs could see two
         # states of the file; here every connection begins explicitly.
-        event.listen(engine, "begin", lambda connection: _begin(connection, begin, path))
+        event.listen(engine, "begin", lambda connection: connections.begin(connection, begin, path))
         return engine
 
 
@@ -290,7 +282,7 @@ def lock_for_saving(connection: Connection) -> None:
     Raises
     ------
     DatabaseError
-        Another process kept the lock for `BUSY_TIMEOUT_SECONDS`.
+        Another process kept the lock for `connections.BUSY_TIMEOUT_SECONDS`.
     """
     if connection.dialect.name != "postgresql":
         return
@@ -298,54 +290,12 @@ def lock_for_saving(connection: Connection) -> None:
     def attempt() -> None:
         # Tried, not waited for: any role may, and a wait in the server could neither be told of nor ended.
         if not connection.execute(sa.select(sa.func.pg_try_advisory_xact_lock(_SAVING_LOCK))).scalar():
-            raise _Taken(f"another process was saving or upgrading for {BUSY_TIMEOUT_SECONDS:g} s; try again")
+            seconds = connections.BUSY_TIMEOUT_SECONDS
+            raise connections.LockTaken(
+                f"another process was saving or upgrading for {seconds:g} s; try again"
+            )
 
-    _patiently(attempt, "the database")
-
-
-class _Connection(sqlite3.Connection):
-    """One that can be referred to weakly, which the driver's own cannot."""
-
-
-class _Taken(DatabaseError):
-    """Another process has the lock."""
-
-
-def _patiently(attempt: Callable[[], object], name: object) -> None:
-    """Repeat what fails for a lock of another process, up to `BUSY_TIMEOUT_SECONDS`.
-
-    SQLite's own wait runs in C and keeps Python's signal handlers from running, so that Ctrl-C would be heard
-    only after it.
-    """
-    began, said = time.monotonic(), False
-    while True:
-        try:
-            attempt()
-            return
-        except (sqlite3.OperationalError, DBAPIError, _Taken) as error:
-            waited = time.monotonic() - began
-            if not _is_lock(error) or waited >= BUSY_TIMEOUT_SECONDS:
-                raise
-        if waited >= _SAY_AFTER_SECONDS and not said:
-            said = True
-            _log.info("%s: waiting for a lock held by another process", name)
-        time.sleep(_PAUSE_SECONDS)
-
-
-def _is_lock(error: Exception) -> bool:
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    code = getattr(cause, "sqlite_errorcode", None)
-    # The extended codes have the plain one in their lowest byte.
-    return isinstance(cause, _Taken) or (code is not None and code & 0xFF == sqlite3.SQLITE_BUSY)
-
-
-def _begin(connection: Connection, statements: tuple[str, ...], path: Path) -> None:
-    # What fails rolls back, hence all of them again.
-    _patiently(lambda: [connection.exec_driver_sql(one) for one in statements], path)
-    driver = connection.connection.driver_connection
-    assert driver is not None
-    # From here on there is hardly anything left to wait for.
-    driver.execute(f"PRAGMA busy_timeout = {1000 * BUSY_TIMEOUT_SECONDS:.0f}")
+    connections.retry_while_locked(attempt, "the database")
 
 
 def _parse(target: str | Path) -> URL:
@@ -373,47 +323,6 @@ def _parse(target: str | Path) -> URL:
 
 def _is_sqlite(url: URL) -> bool:
     return url.get_backend_name() == "sqlite"
-
-
-def _connect(path: Path, mode: str, foreign_keys: bool) -> sqlite3.Connection:
-    # The path is percent-encoded: a '?' or '#' in it would end it, a '%' would be taken for an escape.
-    uri = f"file:{quote(os.fsencode(path))}?mode={mode}"
-    if mode == "ro" and _is_shut(path, uri):
-        uri += "&immutable=1"
-    connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, factory=_Connection)
-    interruptible.add(connection)
-    try:
-        _patiently(lambda: _configure(connection, mode, foreign_keys), path)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _is_shut(path: Path, uri: str) -> bool:
-    """Tell whether SQLite opens a file only on the word that nobody writes it.
-
-    In WAL mode it makes a log and an index of that beside the file, where there are none, even to read it.
-    """
-    logs = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
-    if os.access(path.parent, os.W_OK) or any(log.exists() for log in logs):
-        return False
-    with closing(sqlite3.connect(uri, uri=True, timeout=0)) as connection:
-        try:
-            connection.execute("SELECT 1 FROM sqlite_master LIMIT 1")
-        except sqlite3.OperationalError as error:
-            return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
-    return False
-
-
-def _configure(connection: sqlite3.Connection, mode: str, foreign_keys: bool) -> None:
-    connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
-    # Ids are looked up and inserted in no order: a million rows' indexes are to fit. Taken when needed only.
-    connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
-    # Whatever SQLite was built with: what was committed outlasts a machine that stops, in a log or without.
-    connection.execute("PRAGMA synchronous = EXTRA")
-    if mode == "rw" and connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-        connection.execute("PRAGMA journal_mode = WAL")
 
 
 def _create_tables(database: Database) -> None:

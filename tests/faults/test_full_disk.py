@@ -222,7 +222,7 @@ def test_an_upgrade_that_finds_no_room_changes_nothing(
     filler = fill(folder, leave=200_000)
     with monkeypatch.context() as patched:
         patched.setattr("panic_tda.storage.upgrade._SPARE_BYTES", -100 * MIB)
-        patched.setattr("panic_tda.storage.database.CACHE_KIBIBYTES", 100)
+        patched.setattr("panic_tda.storage.connections.CACHE_KIBIBYTES", 100)
         with pytest.raises(DatabaseError, match=rf"is full: in {re.escape(str(folder))}, .*make room"):
             upgrade(database)
     assert snapshot(path) == before

@@ -32,8 +32,8 @@ MEANWHILE = """
 import sqlite3, sys
 from pathlib import Path
 from panic_tda import clustering_manager
-from panic_tda.storage import database
-database.BUSY_TIMEOUT_SECONDS = 0.2
+from panic_tda.storage import connections
+connections.BUSY_TIMEOUT_SECONDS = 0.2
 path = Path(sys.argv[sys.argv.index("--db") + 1])
 whole = clustering_manager.cluster_rows
 kept = []

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from panic_tda.errors import DatabaseError, MissingPath, NeedsUpgrade, WrongUsage
-from panic_tda.storage import database as database_module
+from panic_tda.storage import connections
 from panic_tda.storage.bulk import insert_new_rows, stream_vectors
 from panic_tda.storage.database import SCHEMA_VERSION, VERSION_TABLE, Database, open_database, schema_version
 from panic_tda.storage.schemas import Embedding, ExperimentConfig
@@ -253,7 +253,7 @@ def test_a_place_that_takes_no_log_is_an_error_that_says_what_is_needed(database
 
 
 def test_a_writer_that_holds_on_is_named(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "BUSY_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(connections, "BUSY_TIMEOUT_SECONDS", 0.05)
     with other_connection(database) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(DatabaseError, match=r"locked for 0\.05 s by another process; try again"):

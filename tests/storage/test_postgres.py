@@ -31,8 +31,7 @@ from panic_tda.files.importing import import_embeddings
 from panic_tda.insight.recut import Changes, recut_clustering
 from panic_tda.insight.sweep import Grid, sweep_clustering
 from panic_tda.main import main
-from panic_tda.storage import database as database_module
-from panic_tda.storage import pending
+from panic_tda.storage import connections, pending
 from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.census import take_census
 from panic_tda.storage.database import Database, lock_for_saving, open_database
@@ -401,7 +400,7 @@ def test_a_lock_for_saving_that_is_held_keeps_the_result(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(database_module, "BUSY_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(connections, "BUSY_TIMEOUT_SECONDS", 0.05)
     finished = invented(database)
     with database.writing() as connection:
         lock_for_saving(connection)

@@ -17,7 +17,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from panic_tda.errors import DatabaseError, NeedsUpgrade
-from panic_tda.storage import database as database_module
+from panic_tda.storage import connections
 from panic_tda.storage import upgrade as upgrade_module
 from panic_tda.storage.database import SCHEMA_VERSION, VERSION_TABLE, open_database
 from panic_tda.storage.saving import save_clustering
@@ -328,7 +328,7 @@ def test_a_file_that_another_process_writes_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts = write_field_file(tmp_path / "field.sqlite", FieldSpec(wal=True))
-    monkeypatch.setattr(database_module, "BUSY_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(connections, "BUSY_TIMEOUT_SECONDS", 0.05)
     before = snapshot(facts.path)
     writer = sqlite3.connect(facts.path, isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
