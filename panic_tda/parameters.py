@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from panic_tda.errors import DatabaseError, InvalidParameter
+from panic_tda.paths import expand_home
 
 EPSILON = 0.4
 DISTANCE_FLOOR = 1e-3
@@ -261,6 +262,7 @@ class Resources:
         if self.work_dir is not None:
             allowed = "a folder, or a place for one, as a pathlib.Path"
             _require(isinstance(self.work_dir, Path), "work_dir", allowed, repr(self.work_dir))
+            object.__setattr__(self, "work_dir", expand_home(self.work_dir))
             # Unlike the methods of a path, these raise nothing where a name is too long or nobody may look.
             is_place = os.path.isdir(self.work_dir) or not os.path.exists(self.work_dir)
             _require(is_place, "work_dir", allowed, self.work_dir)

@@ -13,6 +13,7 @@ import numpy as np
 from panic_tda.disk import free_text
 from panic_tda.errors import NoRoom
 from panic_tda.parameters import format_bytes
+from panic_tda.paths import expand_home
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +43,7 @@ def new_array(shape: tuple[int, ...], dtype: DTypeLike, folder: Path | None) -> 
     if folder is None:
         return np.empty(shape, dtype=dtype)
     size = math.prod(shape) * np.dtype(dtype).itemsize
+    folder = expand_home(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:

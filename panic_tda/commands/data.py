@@ -39,7 +39,7 @@ def upgrade(database: str, yes: bool) -> None:
 
 
 @options.command("import-embeddings", example="import-embeddings panic_tda/sample/captions_minilm.parquet")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE|FOLDER...")
+@click.argument("files", nargs=-1, required=True, type=options.PATH, metavar="FILE|FOLDER...")
 @options.model("Name of the embedding model, where the files have no column embedding_model.")
 @options.json_output
 @options.common

@@ -10,6 +10,7 @@ from panic_tda.errors import WrongUsage
 from panic_tda.files.embedding_files import EmbeddingFile
 from panic_tda.files.naming import name_of
 from panic_tda.files.pipeline_dumps import PipelineDump
+from panic_tda.paths import expand_home
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.additions import Additions
 from panic_tda.storage.database import Database
@@ -125,7 +126,7 @@ def require_files(
     BadInput, WrongUsage
         As `import_embeddings`.
     """
-    sources = [_opened(Path(file), model) for file in files]
+    sources = [_opened(expand_home(file), model) for file in files]
     if not sources:
         raise WrongUsage("no file to import; name Parquet or Arrow files, or the folder of a dump")
     return sources

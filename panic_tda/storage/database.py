@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from panic_tda.errors import DatabaseError, MissingPath, NeedsUpgrade, WrongUsage
+from panic_tda.paths import expand_home
 from panic_tda.storage import connections, pgvector
 from panic_tda.storage.reasons import reason
 
@@ -198,8 +199,8 @@ def open_database(target: Database | str | Path, *, create: bool = False, tables
     Parameters
     ----------
     target : Database, str or Path
-        A path of an SQLite file, or a URL (`sqlite:///…`, `postgresql+psycopg://…`); what is open already
-        is returned as it is.
+        A path of an SQLite file (`~` is the home folder), or a URL (`sqlite:///…`, `postgresql://…`,
+        `postgres://…`); what is open already is returned as it is.
     create : bool
         Make a new, empty database where there is none.
     tables : bool
@@ -303,7 +304,7 @@ def _parse(target: str | Path) -> URL:
     if not text:
         raise WrongUsage("the name of the database is empty; give a path with --db or PANIC_TDA_DB")
     if "://" not in text:
-        return URL.create("sqlite", database=text)
+        return URL.create("sqlite", database=str(expand_home(text)))
     try:
         url = make_url(text)
     except (ArgumentError, ValueError) as error:
@@ -312,13 +313,18 @@ def _parse(target: str | Path) -> URL:
             raise WrongUsage("the database URL (not shown: it may hold a password) is none") from None
         raise WrongUsage(f"{text!r} is neither a path nor a database URL: {error}") from error
     backend = url.get_backend_name()
+    if backend == "postgres":
+        # What libpq also takes, and hosts of databases hand out.
+        backend = "postgresql"
     if backend not in ("sqlite", "postgresql"):
         raise WrongUsage(f"databases are SQLite or PostgreSQL; got {backend} in {url.render_as_string()}")
     if backend == "sqlite" and url.database in (None, "", ":memory:"):
         raise WrongUsage(
             f"{text} names no file, so nothing would be kept; give a path with --db or PANIC_TDA_DB"
         )
-    return url.set(drivername="postgresql+psycopg") if backend == "postgresql" else url
+    if backend == "postgresql":
+        return url.set(drivername="postgresql+psycopg")
+    return url.set(database=str(expand_home(url.database or "")))
 
 
 def _is_sqlite(url: URL) -> bool:
