@@ -231,6 +231,7 @@ def open_database(target: Database | str | Path, *, create: bool = False, tables
         raise MissingPath(f"{path} is a folder; name a database file with --db or PANIC_TDA_DB")
     else:
         with database.reading() as connection:
+            pgvector.require_readable(connection, database)
             empty = not sa.inspect(connection).get_table_names()
         if empty and create and tables:
             _create_tables(database)
