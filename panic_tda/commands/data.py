@@ -49,7 +49,7 @@ def import_embeddings(database: str, files: tuple[Path, ...], model: str | None,
     Columns of a FILE: text, vector; optional: embedding_model, run (or run_id, as exports call it),
     sequence_number, initial_prompt, network, seed. A FOLDER is a dump of the generation pipeline:
     runs.parquet, invocations.parquet, embeddings.parquet and, where it is there, experiments.parquet; what is
-    in it keeps its ids.
+    in it keeps its ids. An SQLite FILE of the pipeline's newer generation is read like its dump.
 
     Importing the same rows again changes nothing, and what has grown adds what is new.
     """

@@ -9,6 +9,7 @@ from pathlib import Path
 from panic_tda.errors import WrongUsage
 from panic_tda.files.embedding_files import EmbeddingFile
 from panic_tda.files.naming import name_of
+from panic_tda.files.pipeline_databases import is_sqlite_file
 from panic_tda.files.pipeline_dumps import PipelineDump
 from panic_tda.paths import expand_home
 from panic_tda.progress import Progress, Silent
@@ -33,9 +34,10 @@ def import_embeddings(
 ) -> ImportSummary:
     """Import Parquet or Arrow files of embeddings, or dumps of the generation pipeline, in one transaction.
 
-    A folder is a dump (see `pipeline_dumps`): its rows keep their ids, so that medoids lead back to the same
-    invocations. What is in the database under an id stays as it is; what differs, what belongs to nothing and
-    what would count twice is left out, counted, and told in the log.
+    A folder is a dump (see `pipeline_dumps`); an SQLite database of the pipeline's newer generation is
+    read like one. The rows keep their ids, so that medoids lead back to the same invocations. What is in
+    the database under an id stays as it is; what differs, what belongs to nothing and what would count
+    twice is left out, counted, and told in the log.
 
     Of a file, needed are columns `text` and `vector` (lists of float16, float32 or float64, stored as
     float32), and an embedding model: the column `embedding_model`, or `model`. Columns `run` (else `run_id`,
@@ -53,7 +55,7 @@ def import_embeddings(
     Parameters
     ----------
     files : iterable of str or Path
-        Parquet, Arrow IPC (Feather) or Arrow stream files, and folders.
+        Parquet, Arrow IPC (Feather) or Arrow stream files, SQLite databases of the pipeline, and folders.
     database : Database
         With tables of the current version; `open_database(path, create=True)` makes one.
     model : str, optional
@@ -133,11 +135,12 @@ def require_files(
 
 
 def _opened(path: Path, model: str | None) -> EmbeddingFile | PipelineDump:
-    if not path.is_dir():
+    is_database = is_sqlite_file(path)
+    if not is_database and not path.is_dir():
         return EmbeddingFile(path, model)
     if model is not None:
         raise WrongUsage(
-            f"{path} is a folder, and a dump names its models; model {model} was asked for: leave out "
-            "--model, or import the dump on its own"
+            f"{path} is a {'database' if is_database else 'folder'}, and names its models; model {model} was "
+            "asked for: leave out --model, or import it on its own"
         )
     return PipelineDump(path)

@@ -30,6 +30,8 @@ VERSION_TABLE = "panic_tda_version"
 COPY_TABLE = "panic_tda_copy"
 """Stands in a copy of a database that is not complete yet; see `copying`."""
 PIPELINE_TABLES = ("experimentconfig", "run", "invocation", "embedding")
+NEWER_TABLES = ("experiments", "runs", "invocations", "embeddings")
+"""Tables of the pipeline's newer generation, whose databases are imported, not worked on."""
 _SECRETS = ("password", "sslpassword")
 """What a URL may say behind its question mark and nobody else is to read."""
 _SAVING_LOCK = 0x70616E6963746461
@@ -121,6 +123,13 @@ class Database:
         if COPY_TABLE in present:
             raise DatabaseError(
                 f"{self} is an unfinished copy; complete it with: panic-tda copy-database SOURCE {self}"
+            )
+        if set(NEWER_TABLES) <= set(present):
+            source = shlex.quote(str(self))
+            raise DatabaseError(
+                f"{self} is a database of the pipeline's newer generation (tables "
+                f"{', '.join(NEWER_TABLES)}); import it into a new one: "
+                f"panic-tda import-embeddings {source} --db NEW.sqlite"
             )
         missing = sorted(set(PIPELINE_TABLES) - set(present))
         if missing:
