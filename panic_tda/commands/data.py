@@ -41,15 +41,23 @@ def upgrade(database: str, yes: bool) -> None:
 @options.command("import-embeddings", example="import-embeddings panic_tda/sample/captions_minilm.parquet")
 @click.argument("files", nargs=-1, required=True, type=options.PATH, metavar="FILE|FOLDER...")
 @options.model("Name of the embedding model, where the files have no column embedding_model.")
+@option(
+    "--skip-invalid",
+    is_flag=True,
+    help="Leave out embeddings without a usable vector; their texts keep their places.",
+)
 @options.json_output
 @options.common
-def import_embeddings(database: str, files: tuple[Path, ...], model: str | None, as_json: bool) -> None:
+def import_embeddings(
+    database: str, files: tuple[Path, ...], model: str | None, skip_invalid: bool, as_json: bool
+) -> None:
     """Read embeddings from Parquet or Arrow files; makes the database where there is none.
 
     Columns of a FILE: text, vector; optional: embedding_model, run (or run_id, as exports call it),
-    sequence_number, initial_prompt, network, seed. A FOLDER is a dump of the generation pipeline:
-    runs.parquet, invocations.parquet, embeddings.parquet and, where it is there, experiments.parquet; what is
-    in it keeps its ids. An SQLite FILE of the pipeline's newer generation is read like its dump.
+    sequence_number, initial_prompt, network, seed, output_type (text or image; such rows may be without a
+    text). A FOLDER is a dump of the generation pipeline: runs.parquet, invocations.parquet,
+    embeddings.parquet and, where it is there, experiments.parquet; what is in it keeps its ids. An SQLite
+    FILE of the pipeline's newer generation is read like its dump.
 
     Importing the same rows again changes nothing, and what has grown adds what is new.
     """
@@ -60,7 +68,9 @@ def import_embeddings(database: str, files: tuple[Path, ...], model: str | None,
     importing.require_files(files, model=model)
     opened = open_database(database, create=True)
     with display.make_progress() as progress:
-        summary = importing.import_embeddings(files, opened, model=model, progress=progress)
+        summary = importing.import_embeddings(
+            files, opened, model=model, skip_invalid=skip_invalid, progress=progress
+        )
     terminal.print_data(rendering.import_json(summary) if as_json else rendering.import_text(summary))
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Kind = tuple[str, Callable[[pa.DataType], bool]]
 """What a column may hold: as a message says it, and as a test of its type."""
+OUTPUT_TYPES = ("TEXT", "IMAGE")
 HOLDS_NUL = "holds the character NUL, which databases do not take in texts"
 
 
@@ -97,6 +98,23 @@ class Rows:
         self.refuse_nul(column, name)
         texts: list[str] = column.to_pylist()
         return texts
+
+    def known_texts(self, name: str) -> list[str | None]:
+        """Return a column of texts, of which some may be missing."""
+        column = self.cast(name, pa.large_string())
+        self.refuse_nul(column, name)
+        texts: list[str | None] = column.to_pylist()
+        return texts
+
+    def output_types(self, name: str) -> list[str]:
+        """Return a column of types of outputs, none of which may be missing, as databases store them."""
+        types = pc.ascii_upper(self.complete(name, pa.string()))
+        wrong = pc.index(pc.is_in(types, pa.array(OUTPUT_TYPES)), False).as_py()
+        if wrong >= 0:
+            allowed = " or ".join(OUTPUT_TYPES).lower()
+            self.refuse(wrong, f"{name} must be {allowed}; got {self.batch.column(name)[wrong].as_py()!r}")
+        found: list[str] = types.to_pylist()
+        return found
 
     def refuse_nul(self, column: pa.Array, name: str) -> None:
         """Check that no text of a column, which has a value for each row, holds NUL."""

@@ -28,6 +28,7 @@ from panic_tda.files.columns import (
     read_rows,
     wrong_with,
 )
+from panic_tda.files.usable_vectors import read_all_vectors, read_usable_vectors
 from panic_tda.storage.batches import EmbeddingBatch, RunKey, TextBatch
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ OPTIONAL: dict[str, Kind] = {
     "initial_prompt": STRINGS,
     "network": NETWORKS,
     "seed": INTEGERS,
+    # `text` or `image`, as exports say: only rows of which it is known may be without a text.
+    "output_type": STRINGS,
 }
 UNKNOWN_SEED = -1
 """The seed of runs that have none; the pipeline writes it for runs that were not seeded."""
@@ -106,13 +109,15 @@ class EmbeddingFile:
         """Whether the file says the place of each row's text in its run."""
         return "sequence_number" in self._columns
 
-    def batches(self, name: str = "") -> Iterator[EmbeddingBatch]:
+    def batches(self, name: str = "", *, skip_invalid: bool = False) -> Iterator[EmbeddingBatch]:
         """Read the file once, some thousand rows at a time.
 
         Parameters
         ----------
         name : str
             Of the run, where the file has no column for it.
+        skip_invalid : bool
+            Leave out vectors that cannot be used, instead of refusing their rows.
 
         Raises
         ------
@@ -120,10 +125,19 @@ class EmbeddingFile:
             A row lacks a value or holds an impossible one; the message names it.
         """
         counters: dict[tuple[RunKey, str], int] = {}
+        widths: dict[str, int] = {}
         for rows in self._rows([*REQUIRED, *sorted(self._columns)]):
             for part in self._parts(rows, name, counters):
-                vectors = rows.take(part.rows - rows.numbers[0]).vectors()
-                yield EmbeddingBatch(**vars(part), vectors=vectors)
+                of_model = rows.take(part.rows - rows.numbers[0])
+                if not skip_invalid:
+                    places = np.arange(len(of_model))
+                    vectors = read_all_vectors(of_model)
+                    yield EmbeddingBatch(**vars(part), vectors=vectors, places=places, invalid=[])
+                    continue
+                usable = read_usable_vectors(of_model, widths.get(part.model, 0))
+                if len(usable.places):
+                    widths[part.model] = usable.vectors.shape[1]
+                yield EmbeddingBatch(**vars(part), **vars(usable))
 
     def texts(self, name: str = "") -> Iterator[TextBatch]:
         """Read the same batches without their vectors, which are most of the file."""
@@ -131,11 +145,11 @@ class EmbeddingFile:
         for rows in self._rows(["text", *sorted(self._columns)]):
             yield from self._parts(rows, name, counters)
 
-    def contents(self) -> Iterator[tuple[list[str], IntArray]]:
+    def contents(self) -> Iterator[tuple[list[str | None], IntArray]]:
         """Read the texts in the order of the file, with its sequence numbers or else those of its rows."""
-        for rows in self._rows(["text", *(["sequence_number"] if self.numbers_rows else [])]):
+        for rows in self._rows(["text", *sorted(self._columns & {"sequence_number", "output_type"})]):
             numbers = self._sequence_numbers(rows)
-            yield rows.texts("text"), rows.numbers if numbers is None else numbers
+            yield self._outputs(rows)[0], rows.numbers if numbers is None else numbers
 
     def _rows(self, columns: list[str]) -> Iterator[Rows]:
         return read_rows(self._file, columns, batch_rows=BATCH_ROWS)
@@ -143,7 +157,7 @@ class EmbeddingFile:
     def _parts(self, rows: Rows, name: str, counters: dict[tuple[RunKey, str], int]) -> Iterator[TextBatch]:
         """Divide some rows by their embedding model."""
         with readable(self.path):
-            texts = rows.texts("text")
+            texts, types = self._outputs(rows)
             runs, codes = self._runs(rows, name)
             numbers = self._sequence_numbers(rows)
             models = list(self._models(rows))
@@ -159,7 +173,23 @@ class EmbeddingFile:
                     _row_order(runs, of_rows, model, counters) if numbers is None else numbers[of_model]
                 ),
                 texts=texts if len(of_model) == len(texts) else [texts[row] for row in of_model],
+                types=types if len(of_model) == len(types) else [types[row] for row in of_model],
+                names_runs=self.names_runs,
             )
+
+    def _outputs(self, rows: Rows) -> tuple[list[str | None], list[str]]:
+        """Return the text and the type of each output.
+
+        Only where the file says the type may a text be missing: elsewhere that is a fault of the file, and
+        every output is a text. An image has no text.
+        """
+        if "output_type" not in self._columns:
+            return [*rows.texts("text")], ["TEXT"] * len(rows)
+        texts, types = rows.known_texts("text"), rows.output_types("output_type")
+        for row, (text, kind) in enumerate(zip(texts, types, strict=True)):
+            if kind == "IMAGE" and text is not None:
+                rows.refuse(row, "output_type is image, and an image has no text; got one")
+        return texts, types
 
     def _sequence_numbers(self, rows: Rows) -> IntArray | None:
         return rows.integers("sequence_number", least=0) if self.numbers_rows else None

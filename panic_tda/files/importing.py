@@ -30,6 +30,7 @@ def import_embeddings(
     database: Database,
     *,
     model: str | None = None,
+    skip_invalid: bool = False,
     progress: Progress | None = None,
 ) -> ImportSummary:
     """Import Parquet or Arrow files of embeddings, or dumps of the generation pipeline, in one transaction.
@@ -47,6 +48,9 @@ def import_embeddings(
     has grown the run that it was. Without `sequence_number` texts are numbered in the order of the file, per
     run and model.
 
+    Rows without a text are taken where the column `output_type` says what they are, `text` or `image`. The
+    same text with another vector than the stored one is counted, and what is stored stays.
+
     Ids are hashes of (run, seed, network, prompt, sequence number, model): importing again adds nothing, and
     a file that has grown adds what is new. The runs that are new form one experiment. When a text or a vector
     was made is not known: the times of new rows are NULL, or 1970-01-01 00:00 in a file of the generation
@@ -60,6 +64,9 @@ def import_embeddings(
         With tables of the current version; `open_database(path, create=True)` makes one.
     model : str, optional
         The embedding model of files that have no column for it; not with a dump, which names its models.
+    skip_invalid : bool
+        Leave out embeddings whose vector cannot be used (missing, of another length than most, zero or not
+        finite), count them, and say in the log which. The text keeps its place in its run.
     progress : Progress, optional
         Told the rows imported.
 
@@ -71,9 +78,10 @@ def import_embeddings(
     Raises
     ------
     BadInput
-        A file lacks a column, or a row cannot be imported: its vector is missing, ragged, zero or not finite,
-        the name of its model is empty or holds a control character, a text or a name holds NUL,
-        or a text or a vector differs from the one in the database under the same key. Nothing is imported.
+        A file lacks a column, or a row cannot be imported: its vector is missing, ragged, zero or not finite
+        (without `skip_invalid`), the name of its model is empty or holds a control character, a text or a
+        name holds NUL, or its text differs from the one in the database under the same key. Nothing is
+        imported.
     WrongUsage
         No file, or an embedding model that is not named, or named differently by the file and the caller.
     MissingPath
@@ -88,17 +96,21 @@ def import_embeddings(
         additions, n_files, dumped = Additions(connection), 0, []
         for source in sources:
             if isinstance(source, PipelineDump):
-                dumped.append(_add_dump(source, DumpAdditions(connection), progress))
+                dumped.append(
+                    _add_dump(source, DumpAdditions(connection), progress, skip_invalid=skip_invalid)
+                )
                 continue
             n_files += 1
             name = "" if source.names_runs else name_of(source, additions)
-            for batch in source.batches(name):
+            for batch in source.batches(name, skip_invalid=skip_invalid):
                 additions.add(batch)
                 progress.advance(len(batch.rows))
         return sum(dumped, start=additions.finish(n_files))
 
 
-def _add_dump(dump: PipelineDump, additions: DumpAdditions, progress: Progress) -> ImportSummary:
+def _add_dump(
+    dump: PipelineDump, additions: DumpAdditions, progress: Progress, *, skip_invalid: bool
+) -> ImportSummary:
     """Add the rows of a dump, those that others refer to first, whatever their order in its files."""
     for experiments in dump.experiments():
         additions.add_experiments(experiments)
@@ -112,7 +124,7 @@ def _add_dump(dump: PipelineDump, additions: DumpAdditions, progress: Progress) 
     if additions.lacks_inputs:
         for ids, input_ids in dump.inputs():
             additions.add_inputs(ids, input_ids)
-    for embeddings in dump.embeddings():
+    for embeddings in dump.embeddings(skip_invalid=skip_invalid):
         additions.add_embeddings(embeddings)
         progress.advance(len(embeddings.ids))
     return additions.finish(dump.n_files)

@@ -124,7 +124,7 @@ class _Openings:
                 name = hashlib.sha256(name + here.to_bytes(8, "little") + text).digest()
                 yield replace(self.keys[self._codes[start]], name=name.hex())
 
-    def has(self, number: int, text: str) -> bool:
+    def has(self, number: int, text: str | None) -> bool:
         """Tell whether the file has this text at this place."""
         first, last = np.searchsorted(self._numbers, [number, number + 1])
         return _digest(text) in self._digests[first:last].tolist()
@@ -132,7 +132,7 @@ class _Openings:
 
 def _by_former_name(file: EmbeddingFile, additions: Additions, known: list[RunKey]) -> list[RunKey]:
     first = next(file.texts(), None)
-    if first is None:
+    if first is None or first.texts[0] is None:
         return []
     key = first.runs[first.run_codes[0]]
     likely = additions.runs_that_say(key, int(first.sequence_numbers[0]), first.texts[0])
@@ -149,12 +149,14 @@ def _former_names(file: EmbeddingFile) -> Iterator[str]:
     for some_texts, sequence in file.contents():
         stored_numbers = sequence.astype("<i8").tobytes()
         for row, text in enumerate(some_texts):
-            encoded = text.encode()
+            # Earlier versions took no file with a row without a text.
+            encoded = b"\0" if text is None else text.encode()
             lengths.update(len(encoded).to_bytes(8, "little"))
             texts.update(encoded)
             numbers.update(stored_numbers[8 * row : 8 * row + 8])
             yield hashlib.sha256(lengths.digest() + texts.digest() + numbers.digest()).hexdigest()
 
 
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()[:16]
+def _digest(text: str | None) -> bytes:
+    # No text holds NUL: this stands for an output that has none.
+    return hashlib.sha256(b"\0" if text is None else text.encode()).digest()[:16]

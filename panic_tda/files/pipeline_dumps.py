@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -39,6 +41,7 @@ from panic_tda.files.columns import (
 )
 from panic_tda.files.embedding_files import UNKNOWN_SEED
 from panic_tda.files.pipeline_databases import open_pipeline_database
+from panic_tda.files.usable_vectors import read_all_vectors, read_usable_vectors
 from panic_tda.storage.batches import (
     PROMPT,
     DumpedEmbeddings,
@@ -47,11 +50,13 @@ from panic_tda.storage.batches import (
     DumpedRun,
 )
 
+if TYPE_CHECKING:
+    from panic_tda.types import Float32Array
+
 BATCH_ROWS = 8192
 TABLES = ("experiments", "runs", "invocations", "embeddings")
 """In the order in which rows refer to each other."""
 OPTIONAL_TABLE = "experiments"
-_TYPES = ("TEXT", "IMAGE")
 _MOST_RUNS = 100_000
 """So many runs of one network and prompt are listed in an experiment; a greater number is damage."""
 _SHOWN = 80
@@ -153,11 +158,12 @@ class PipelineDump:
                 made = table.ids("id", or_prompts=True), table.inputs()
             yield made
 
-    def embeddings(self) -> Iterator[DumpedEmbeddings]:
-        """Read the embeddings, some thousand of one model at a time."""
+    def embeddings(self, *, skip_invalid: bool = False) -> Iterator[DumpedEmbeddings]:
+        """Read the embeddings, some thousand of one model at a time; `skip_invalid` as for imports."""
+        widths: dict[str, int] | None = {} if skip_invalid else None
         for rows in self._rows("embeddings"):
             with readable(rows.path):
-                made = list(_embeddings(rows))
+                made = list(_embeddings(rows, widths))
             yield from made
 
     def _rows(self, table: str, columns: tuple[str, ...] = ()) -> Iterator[Rows]:
@@ -214,13 +220,6 @@ class _Table:
     def inputs(self) -> list[str | None]:
         """Return the ids of what invocations were made from."""
         return self.known_ids("input_invocation_id", or_prompts=True)
-
-    def texts(self, name: str) -> list[str | None]:
-        """Return texts, of which some may be missing."""
-        column = self.rows.cast(name, pa.large_string())
-        self.rows.refuse_nul(column, name)
-        texts: list[str | None] = column.to_pylist()
-        return texts
 
     def integers(self, name: str) -> list[int | None]:
         """Return integers, of which some may be missing."""
@@ -301,46 +300,68 @@ def _runs(table: _Table) -> list[DumpedRun]:
 
 def _invocations(table: _Table) -> DumpedInvocations:
     rows = table.rows
-    ids, models = table.ids("id", or_prompts=True), table.texts("model")
+    ids, models = table.ids("id", or_prompts=True), rows.known_texts("model")
     numbers = rows.integers("sequence_number", least=-1)
     for row, model in enumerate(models):
         if model is None and numbers[row] >= 0 and not ids[row].startswith(PROMPT):
             rows.refuse(row, "model is missing (null)")
-    types = pc.ascii_upper(rows.complete("type", pa.string()))
-    wrong = pc.index(pc.is_in(types, pa.array(_TYPES)), False).as_py()
-    if wrong >= 0:
-        got = rows.batch.column("type")[wrong].as_py()
-        rows.refuse(wrong, f"type must be {' or '.join(_TYPES).lower()}; got {_shown(got)}")
     return DumpedInvocations(
         ids=ids,
         run_ids=table.ids("run_id"),
         input_ids=table.inputs(),
         sequence_numbers=numbers.tolist(),
-        types=types.to_pylist(),
+        types=rows.output_types("type"),
         models=models,
         seeds=table.integers("seed"),
-        texts=table.texts("output_text"),
+        texts=rows.known_texts("output_text"),
         started_at=table.times("started_at"),
         completed_at=table.times("completed_at"),
     )
 
 
-def _embeddings(rows: Rows) -> Iterator[DumpedEmbeddings]:
+def _embeddings(rows: Rows, widths: dict[str, int] | None) -> Iterator[DumpedEmbeddings]:
+    """Divide embeddings by their model, and by whether they have a vector.
+
+    Parameters
+    ----------
+    rows : Rows
+        Of the table.
+    widths : dict of str to int or None
+        Dimensions of each model's vectors so far, which this adds to. None refuses vectors that are invalid.
+    """
     for model, of_model in rows.models():
         is_missing = rows.batch.column("vector").is_null().to_numpy(zero_copy_only=False)[of_model]
-        for missing in sorted(set(is_missing.tolist())):
-            some = rows.take(of_model[is_missing == missing])
-            table = _Table(some)
-            yield DumpedEmbeddings(
-                path=some.path,
-                first_row=int(some.numbers[0]),
-                model=model,
-                ids=table.ids("id", or_prompts=True),
-                invocation_ids=table.ids("invocation_id", or_prompts=True),
-                started_at=table.times("started_at"),
-                completed_at=table.times("completed_at"),
-                vectors=None if missing else some.vectors(),
-            )
+        if not is_missing.all():
+            yield from _with_vectors(model, rows.take(of_model[~is_missing]), widths)
+        if is_missing.any():
+            yield _embeddings_of(model, rows.take(of_model[is_missing]))
+
+
+def _with_vectors(model: str, rows: Rows, widths: dict[str, int] | None) -> Iterator[DumpedEmbeddings]:
+    if widths is None:
+        yield _embeddings_of(model, rows, read_all_vectors(rows))
+        return
+    usable = read_usable_vectors(rows, widths.get(model, 0))
+    if len(usable.places):
+        widths[model] = usable.vectors.shape[1]
+        yield _embeddings_of(model, rows.take(usable.places), usable.vectors)
+    if usable.invalid:
+        others = np.setdiff1d(np.arange(len(rows)), usable.places)
+        yield replace(_embeddings_of(model, rows.take(others)), are_invalid=True)
+
+
+def _embeddings_of(model: str, rows: Rows, vectors: Float32Array | None = None) -> DumpedEmbeddings:
+    table = _Table(rows)
+    return DumpedEmbeddings(
+        path=rows.path,
+        first_row=int(rows.numbers[0]),
+        model=model,
+        ids=table.ids("id", or_prompts=True),
+        invocation_ids=table.ids("invocation_id", or_prompts=True),
+        started_at=table.times("started_at"),
+        completed_at=table.times("completed_at"),
+        vectors=vectors,
+    )
 
 
 def _from_text(text: str) -> datetime:

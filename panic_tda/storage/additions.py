@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -15,8 +16,9 @@ from sqlalchemy.engine import Connection
 
 from panic_tda.storage.batches import EmbeddingBatch, RunKey, TextBatch
 from panic_tda.storage.bulk import insert_new_rows
-from panic_tda.storage.census import stored_width
-from panic_tda.storage.import_summary import ImportSummary
+from panic_tda.storage.census import NAMED_IDS, stored_width
+from panic_tda.storage.drift import Drift
+from panic_tda.storage.import_summary import ImportSummary, LeftOut
 from panic_tda.storage.schemas import Embedding, ExperimentConfig, Invocation, InvocationType, Run
 from panic_tda.storage.times import TIMES, UnknownTimes
 
@@ -32,6 +34,8 @@ _EMBEDDING_COLUMNS = ("id", "vector", "invocation_id", "embedding_model", *TIMES
 _IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
 _STORED_TEXTS = sa.text("SELECT id, output_text FROM invocation WHERE id IN :ids").bindparams(_IDS)
 _STORED_VECTORS = sa.text("SELECT id, vector FROM embedding WHERE id IN :ids").bindparams(_IDS)
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -70,10 +74,16 @@ class Additions:
         self._widths: dict[str, int] = {}
         self._times = UnknownTimes(connection)
         self._n_rows = self._n_runs = self._n_invocations = self._n_embeddings = 0
+        self._invalid: list[str] = []
+        self._drift: dict[str, Drift] = {}
 
     def add(self, batch: EmbeddingBatch) -> None:
         """Write one batch."""
-        self._require_width(batch)
+        if len(batch.places):
+            self._require_width(batch)
+        self._invalid += (
+            f"{batch.path}, row {row} (counted from 0): {problem}" for row, problem in batch.invalid
+        )
         self._find_runs(batch)
         runs = [self._runs[key] for key in batch.runs]
         invocations = self._add_invocations(batch, [run.id for run in runs])
@@ -143,6 +153,7 @@ class Additions:
             self._connection.execute(update.values(max_length=sa.bindparam("length")), longer)
         for identity, change in self._changes.items():
             self._update_experiment(identity, change)
+        self._warn()
         return ImportSummary(
             n_files=n_files,
             n_rows=self._n_rows,
@@ -151,7 +162,19 @@ class Additions:
             n_new_runs=self._n_runs,
             models=tuple(sorted(self._widths)),
             experiment_id=self._new_experiment,
+            left_out=LeftOut(invalid_vectors=len(self._invalid)),
+            n_differing=sum(drift.count for drift in self._drift.values()),
         )
+
+    def _warn(self) -> None:
+        """Say in the log which vectors were left out, and which differ from the stored ones."""
+        if self._invalid:
+            first = "; ".join(self._invalid[:NAMED_IDS])
+            _log.warning(
+                "%d embeddings with an invalid vector were left out; the first: %s", len(self._invalid), first
+            )
+        for model, drift in self._drift.items():
+            _log.warning("%s: %s", model, drift.describe())
 
     def _require_width(self, batch: EmbeddingBatch) -> None:
         """Check that a model's vectors have the length of those before them, here and in the database."""
@@ -223,43 +246,61 @@ class Additions:
             networks[code][number % len(networks[code])] for code, number in zip(codes, numbers, strict=True)
         ]
         rows = [
-            (identity, text, model, "TEXT", batch.runs[code].seed, run_ids[code], number, *times)
-            for identity, text, model, code, number in zip(
-                ids, batch.texts, models, codes, numbers, strict=True
+            (identity, text, model, kind, batch.runs[code].seed, run_ids[code], number, *times)
+            for identity, text, kind, model, code, number in zip(
+                ids, batch.texts, batch.types, models, codes, numbers, strict=True
             )
         ]
         n_new = insert_new_rows(self._connection, "invocation", _INVOCATION_COLUMNS, rows)
         if n_new < len(rows):
-            self._compare(batch, rows, _STORED_TEXTS, "text")
+            self._compare_texts(batch, rows)
         self._n_invocations += n_new
         return ids
 
     def _add_embeddings(self, batch: EmbeddingBatch, invocations: list[str]) -> None:
+        if not len(batch.places):
+            return
         name, model = batch.model, json.dumps(batch.model)
         vectors = np.ascontiguousarray(batch.vectors, dtype="<f4")
         blobs = vectors.view(f"V{4 * vectors.shape[1]}")[:, 0].tolist()
         times = self._times.stored("embedding")
         rows = [
             (_hash(f'["embedding", "{invocation}", {model}]'), vector, invocation, name, *times)
-            for invocation, vector in zip(invocations, blobs, strict=True)
+            for invocation, vector in zip((invocations[place] for place in batch.places), blobs, strict=True)
         ]
         n_new = insert_new_rows(self._connection, "embedding", _EMBEDDING_COLUMNS, rows)
         if n_new < len(rows):
-            self._compare(batch, rows, _STORED_VECTORS, "vector")
+            self._compare_vectors(batch, rows)
         self._n_embeddings += n_new
 
-    def _compare(
-        self, batch: EmbeddingBatch, rows: list[tuple[Any, ...]], stored: sa.TextClause, what: str
-    ) -> None:
-        """Check that what is stored under the ids of these rows is what the rows say."""
-        values = self._stored(stored, [row[0] for row in rows])
-        for index, (identity, value, *_) in enumerate(rows):
-            if values[identity] != value:
+    def _compare_texts(self, batch: EmbeddingBatch, rows: list[tuple[Any, ...]]) -> None:
+        """Check that the texts that are stored under the ids of these rows are those of the rows."""
+        stored = self._stored(_STORED_TEXTS, [row[0] for row in rows])
+        for index, (identity, text, *_) in enumerate(rows):
+            if stored[identity] != text:
                 batch.refuse(
                     index,
-                    f"model {batch.model}: another {what} is stored under this key already; if it is another "
-                    "text of the run, give it another sequence number",
+                    f"model {batch.model}: another text is stored at this place; give this one another "
+                    "sequence number, or its run another name",
                 )
+
+    def _compare_vectors(self, batch: EmbeddingBatch, rows: list[tuple[Any, ...]]) -> None:
+        """Count the vectors that differ from those that are stored under the ids of these rows, which stay.
+
+        Models are not all deterministic: the same text embedded again has a vector beside the first one.
+        Where neither a text nor the name of the run tells what was embedded, the row is refused.
+        """
+        stored = self._stored(_STORED_VECTORS, [row[0] for row in rows])
+        for place, (identity, vector, *_) in zip(batch.places.tolist(), rows, strict=True):
+            if stored[identity] == vector:
+                continue
+            if batch.texts[place] is None and not batch.names_runs:
+                batch.refuse(
+                    place,
+                    f"model {batch.model}: another vector is stored at this place, and no text tells whether "
+                    "it is of the same output; name the runs in a column run",
+                )
+            self._drift.setdefault(batch.model, Drift()).add(stored[identity], vector)
 
     def _stored(self, query: sa.TextClause, ids: Sequence[str]) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -279,7 +320,8 @@ class Additions:
             change.networks[key.network] = None
             change.seeds[key.seed] = None
             change.prompts[key.initial_prompt] = None
-            change.models[batch.model] = None
+            if len(batch.places):
+                change.models[batch.model] = None
             change.length = max(change.length, run.length)
 
     def _update_experiment(self, identity: UUID, change: _ExperimentChange) -> None:

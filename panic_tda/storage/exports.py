@@ -51,6 +51,7 @@ _COLUMNS = pa.schema(
         ("seed", pa.int64()),
         ("sequence_number", pa.int64()),
         ("step", pa.int64()),
+        ("output_type", pa.string()),
         ("model", pa.string()),
         ("embedding_model", pa.string()),
         ("text", pa.string()),
@@ -62,7 +63,10 @@ _COLUMNS = pa.schema(
     ]
 )
 _IDS = ("embedding_id", "invocation_id", "run_id", "experiment_id")
-_AS_THEY_ARE = ("initial_prompt", "seed", "sequence_number", "step", "text", "label", "probability")
+_AS_THEY_ARE = (
+    *("initial_prompt", "seed", "sequence_number", "step"),
+    *("output_type", "text", "label", "probability"),
+)
 _log = logging.getLogger(__name__)
 
 
@@ -140,9 +144,9 @@ def open_rows(
     Notes
     -----
     `network` is JSON, as the database has it: a value that a CSV file holds and every program groups by.
-    `step` is the output index (see `sampling`). `model` wrote the output. Texts of images, medoids of
-    outliers and core distances of clusterings without a tree are null, and so is whatever has gone since the
-    clustering.
+    `step` is the output index (see `sampling`). `output_type` is `text` or `image`. `model` wrote the
+    output. Texts of images, medoids of outliers and core distances of clusterings without a tree are null,
+    and so is whatever has gone since the clustering.
     """
     of_this = EmbeddingCluster.result_key == key_of(clustering.id)
     columns = _COLUMNS
@@ -221,6 +225,7 @@ def _query(clustering_id: UUID, *, with_vectors: bool) -> Select[Any]:
         run.c.seed,
         step.c.sequence_number,
         (step.c.sequence_number // stride.c.stride).label("step"),
+        sa.func.lower(step.c.type).label("output_type"),
         said.c.model,
         said.c.output_text.label("text"),
         assignment.c.label,

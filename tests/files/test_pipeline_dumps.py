@@ -244,6 +244,7 @@ def test_the_command_takes_folders(tmp_path: Path) -> None:
         "repeated_invocations": 0,
         "repeated_embeddings": 0,
         "embeddings_without_vector": 0,
+        "invalid_vectors": 0,
     }
     assert (found["n_differing"], found["n_unlinked"], found["experiment_id"]) == (0, 0, None)
     (folder / "runs.parquet").unlink()
