@@ -1,11 +1,13 @@
 """Files that people bring or take along: Parquet, Arrow IPC (Feather) and Arrow streams.
 
-In flow files; `arrow_files` tells their format by their first bytes and reads columns by batches, `columns`
-checks them, `embedding_files` turns them into batches of texts and vectors, `naming` finds the runs of files
-that do not name theirs, `pipeline_dumps` reads folders that the generation pipeline has written, and
-`importing` puts all of it into a database, through `storage.additions` and `storage.dumps`. Out flow files:
-`exporting` writes the rows that `storage.exports` and `insight.step_rows` stream. Another format to read is
-another file here; one to write is a function in `exporting`.
+In flow files; `arrow_files` tells their format by their first bytes and reads columns by batches,
+`columns` checks them, `usable_vectors` leaves invalid vectors out, `embedding_files` turns them into
+batches of texts and vectors, `naming` finds the runs of files that do not name theirs, `pipeline_dumps`
+reads folders that the generation pipeline has written (`pipeline_databases` its SQLite files, as if they
+were such folders), and `importing` puts all of it into a database, through `storage.additions` and
+`storage.dumps`. Out flow files: `exporting` writes the rows that `storage.exports` and
+`insight.step_rows` stream. Another format to read is another file here; one to write is a function in
+`exporting`.
 
 Words: a *batch* is some thousand rows of one embedding model; a *run* is known by its name, seed, network
 and prompt, and in a *dump* by its id.

@@ -74,16 +74,17 @@ class Additions:
         self._widths: dict[str, int] = {}
         self._times = UnknownTimes(connection)
         self._n_rows = self._n_runs = self._n_invocations = self._n_embeddings = 0
-        self._invalid: list[str] = []
+        self._n_invalid = 0
+        self._first_invalid: list[str] = []
         self._drift: dict[str, Drift] = {}
 
     def add(self, batch: EmbeddingBatch) -> None:
         """Write one batch."""
         if len(batch.places):
             self._require_width(batch)
-        self._invalid += (
-            f"{batch.path}, row {row} (counted from 0): {problem}" for row, problem in batch.invalid
-        )
+        self._n_invalid += len(batch.invalid)
+        for row, problem in batch.invalid[: NAMED_IDS - len(self._first_invalid)]:
+            self._first_invalid.append(f"{batch.path}, row {row} (counted from 0): {problem}")
         self._find_runs(batch)
         runs = [self._runs[key] for key in batch.runs]
         invocations = self._add_invocations(batch, [run.id for run in runs])
@@ -162,16 +163,16 @@ class Additions:
             n_new_runs=self._n_runs,
             models=tuple(sorted(self._widths)),
             experiment_id=self._new_experiment,
-            left_out=LeftOut(invalid_vectors=len(self._invalid)),
+            left_out=LeftOut(invalid_vectors=self._n_invalid),
             n_differing=sum(drift.count for drift in self._drift.values()),
         )
 
     def _warn(self) -> None:
         """Say in the log which vectors were left out, and which differ from the stored ones."""
-        if self._invalid:
-            first = "; ".join(self._invalid[:NAMED_IDS])
+        if self._n_invalid:
+            first = "; ".join(self._first_invalid)
             _log.warning(
-                "%d embeddings with an invalid vector were left out; the first: %s", len(self._invalid), first
+                "%d embeddings with an invalid vector were left out; the first: %s", self._n_invalid, first
             )
         for model, drift in self._drift.items():
             _log.warning("%s: %s", model, drift.describe())
