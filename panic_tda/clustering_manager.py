@@ -12,10 +12,12 @@ from urllib.parse import quote
 
 from panic_tda.arrays import device
 from panic_tda.clustering import backends
+from panic_tda.clustering.advice import warn_if_doubtful
 from panic_tda.clustering.checkpoint import Checkpoint, discard_all
 from panic_tda.clustering.placement import Placement, place
 from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.devices import cuda, pool
+from panic_tda.doubts import Wording
 from panic_tda.errors import PanicTdaError, unexpected
 from panic_tda.parameters import ClusteringParameters, Resources, validate_downsample
 from panic_tda.progress import Prefixed, Progress, Silent, failed
@@ -27,7 +29,7 @@ from panic_tda.storage.results import get_cluster_details as get_cluster_details
 from panic_tda.storage.results import get_medoid_invocation as get_medoid_invocation
 from panic_tda.storage.results import list_clusterings as list_clusterings
 from panic_tda.storage.saving import delete_clusterings as delete_clusterings
-from panic_tda.storage.saving import finish, require_savable, save_or_keep
+from panic_tda.storage.saving import finish, how_to_recut, require_savable, save_or_keep
 from panic_tda.storage.schemas import utc_now
 from panic_tda.types import FAILED, SKIPPED, FinishedClustering, ModelOutcome
 
@@ -45,6 +47,7 @@ def cluster_all_data(
     skip_invalid: bool = False,
     resources: Resources | None = None,
     progress: Progress | None = None,
+    wording: Wording = "parameters",
 ) -> list[ModelOutcome]:
     """Cluster all embeddings of all experiments, per embedding model, and save the results.
 
@@ -65,6 +68,8 @@ def cluster_all_data(
         several of them as many models are clustered at once, each in a process of its own.
     progress : Progress, optional
         Told what is being done.
+    wording : {"parameters", "options"}
+        Whether the log names settings as parameters in Python or as options of the commands.
 
     Returns
     -------
@@ -89,6 +94,7 @@ def cluster_all_data(
         skip_invalid=skip_invalid,
         resources=resources,
         progress=progress or Silent(),
+        wording=wording,
     )
     backends.require_usable(job.parameters)
     require_savable(database)
@@ -111,6 +117,7 @@ class _Job:
     skip_invalid: bool
     resources: Resources
     progress: Progress
+    wording: Wording
 
     @property
     def root(self) -> Path:
@@ -124,11 +131,13 @@ class _Job:
 
 
 def _refusal(job: _Job, census: ModelCensus) -> ModelOutcome | None:
-    if not job.skip_invalid:
-        try:
+    try:
+        if not job.skip_invalid:
             require_valid(job.database, census, job.downsample)
-        except PanicTdaError as error:
-            return _without_result(census, FAILED, str(error))
+        # A share of the rows may contradict another parameter.
+        job.parameters.resolve(census.n_usable)
+    except PanicTdaError as error:
+        return _without_result(census, FAILED, str(error))
     if census.n_usable < MIN_ROWS:
         return _skipped(job, census, census.n_usable)
     if job.downsample > 1 and census.longest <= job.downsample:
@@ -291,17 +300,24 @@ def _load_cluster_save(job: _Job, census: ModelCensus, placement: Placement) -> 
         name=matrix.model,
     )
     seconds = {"load": loaded - began, **clustering.record.seconds}
-    if not job.resources.keep_tree:
-        clustering = replace(clustering, tree=None)
     record = replace(clustering.record, **matrix.chosen, seconds=seconds, input_sha256=fingerprint)
-    finished = finish(matrix, replace(clustering, record=record), started_at)
+    stored_tree = clustering.tree if job.resources.keep_tree else None
+    finished = finish(matrix, replace(clustering, record=record, tree=stored_tree), started_at)
     progress.phase("save")
     saving = time.monotonic()
     save_or_keep(job.database, finished)
     if checkpoint is not None:
         _discard(checkpoint)
     _remove_empty(folder, folder.parent if job.resources.work_dir is None else None)
-    return _outcome(finished, seconds | {"save": time.monotonic() - saving})
+    outcome = _outcome(finished, seconds | {"save": time.monotonic() - saving})
+    warn_if_doubtful(
+        record,
+        clustering.tree,
+        name=matrix.model,
+        wording=job.wording,
+        remedy=how_to_recut(job.database, finished, job.wording),
+    )
+    return outcome
 
 
 def _discard(checkpoint: Checkpoint) -> None:

@@ -58,7 +58,7 @@ def find_doubts(
         largest = n - n_outliers
     doubts = []
     if not n_clusters:
-        doubts.append(Doubt(NO_CLUSTERS, f"No clusters were found: all {n:,} rows are outliers."))
+        doubts.append(Doubt(NO_CLUSTERS, f"There are no clusters: all {n:,} rows are outliers."))
     if record.root_selected:
         doubts.append(Doubt(ROOT_SELECTED, _root_sentence(record, wording)))
     if n_clusters and are_mostly_outliers(n_outliers, n):

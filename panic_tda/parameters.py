@@ -16,6 +16,7 @@ EPSILON = 0.4
 DISTANCE_FLOOR = 1e-3
 MIN_CLUSTER_SHARE = 0.001
 MIN_SAMPLES_CAP = 64
+ALLOW_SINGLE_CLUSTER = False
 SELECTION_METHODS = ("eom", "leaf")
 _LARGEST_INTEGER = 2**63 - 1
 """What a database takes as an integer."""
@@ -141,11 +142,11 @@ class ClusteringParameters:
         The core distance of a row is the distance to its `min_samples`-th nearest row, the row itself
         being the first. None takes `min_cluster_size`, at most 64.
     allow_single_cluster : bool
-        Whether all rows may form one cluster.
+        Whether the root cluster, which holds all rows, may be selected.
     selection_method : {"eom", "leaf"}
         Excess of mass, or the leaves of the hierarchy.
     max_cluster_size : int or None
-        Clusters above this size are split further when the method is "eom".
+        Clusters above this size are split further, and epsilon merges none beyond it; of "eom" only.
     distance_floor : float
         Smaller chord distances count as this one, so that densities stay finite.
     backend : str
@@ -162,7 +163,7 @@ class ClusteringParameters:
     epsilon: float = EPSILON
     min_cluster_size: int | float | None = None
     min_samples: int | None = None
-    allow_single_cluster: bool = True
+    allow_single_cluster: bool = ALLOW_SINGLE_CLUSTER
     selection_method: str = "eom"
     max_cluster_size: int | None = None
     distance_floor: float = DISTANCE_FLOOR
@@ -204,14 +205,35 @@ class ClusteringParameters:
                 "backend cuml is not exact: its tree is that of a neighbour graph; "
                 "use --backend auto or tiled with --exact, or leave --exact out"
             )
-        smallest, largest = self.min_cluster_size, self.max_cluster_size
-        if self.selection_method == "eom" and isinstance(smallest, int) and largest is not None:
-            allowed = f"at least min_cluster_size, {smallest}"
-            _require(largest >= smallest, "max_cluster_size", allowed, largest)
+        if isinstance(self.min_cluster_size, int):
+            _require_size_above(self.min_cluster_size, self.max_cluster_size)
+        is_leaf = self.selection_method == "leaf"
+        if is_leaf and self.max_cluster_size is not None:
+            raise InvalidParameter(
+                f"max_cluster_size has no effect on the selection method leaf; got {self.max_cluster_size}; "
+                "use eom, or leave the limit out"
+            )
+        if is_leaf and self.epsilon == 0 and self.allow_single_cluster:
+            raise InvalidParameter(
+                "allow_single_cluster has no effect on the selection method leaf at epsilon 0: no leaf is "
+                "the root cluster; use eom or an epsilon above 0, or leave it out"
+            )
+        if 0 < self.epsilon < self.distance_floor:
+            raise InvalidParameter(
+                f"epsilon must be 0 or at least distance_floor, {self.distance_floor:g}: no distance is "
+                f"below that; got {self.epsilon:g}"
+            )
 
     def resolve(self, n_rows: int) -> EffectiveParameters:
-        """Fill in what depends on the number of rows, duplicates counted."""
+        """Fill in what depends on the number of rows, duplicates counted.
+
+        Raises
+        ------
+        InvalidParameter
+            `min_cluster_size` is a share, or the default, and comes to more rows than `max_cluster_size`.
+        """
         size = self._cluster_size(n_rows)
+        _require_size_above(size, self.max_cluster_size)
         samples = self.min_samples if self.min_samples is not None else min(size, MIN_SAMPLES_CAP)
         return EffectiveParameters(
             cluster_selection_epsilon=float(self.epsilon),
@@ -370,6 +392,11 @@ def chord_to_cosine(chord: float) -> float:
 def _share_of(share: float, n_rows: int) -> int:
     # 0.001 * 3000 is 3.0000000000000004 in floating point; that is 3 rows, not 4.
     return math.ceil(round(share * n_rows, 9))
+
+
+def _require_size_above(smallest: int, largest: int | None) -> None:
+    allowed = f"at least min_cluster_size, {smallest}"
+    _require(largest is None or largest >= smallest, "max_cluster_size", allowed, largest)
 
 
 def _require(holds: bool, name: str, allowed: str, got: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from panic_tda import parameters
+from panic_tda import hdbscan, parameters
 from panic_tda.errors import InvalidParameter, WrongUsage
 from panic_tda.parameters import (
     ClusteringParameters,
@@ -56,7 +58,7 @@ def test_the_defaults_of_the_design() -> None:
         "cluster_selection_epsilon": 0.4,
         "min_cluster_size": 10,
         "min_samples": 10,
-        "allow_single_cluster": True,
+        "allow_single_cluster": False,
         "cluster_selection_method": "eom",
         "max_cluster_size": None,
         "distance_floor": 1e-3,
@@ -209,7 +211,7 @@ def test_numbers_of_numpy_become_plain_where_they_enter() -> None:
         min_samples=np.int64(5),
         max_cluster_size=np.uint8(50),
         allow_single_cluster=np.bool_(False),
-        distance_floor=np.float32(0.5),
+        distance_floor=np.float32(0.25),
         exact=np.bool_(True),
     )
     assert json.loads(json.dumps(asdict(asked))) == asdict(asked)
@@ -225,9 +227,106 @@ def test_a_largest_size_below_the_smallest_is_refused_where_both_are_known() -> 
     ):
         ClusteringParameters(min_cluster_size=10, max_cluster_size=9)
     assert ClusteringParameters(min_cluster_size=10, max_cluster_size=10).max_cluster_size == 10
-    # Leaves are not split further, and the size of a share is not known yet.
-    ClusteringParameters(min_cluster_size=10, max_cluster_size=9, selection_method="leaf")
-    ClusteringParameters(min_cluster_size=0.5, max_cluster_size=9)
+    # The size of a share, and of the default, is known with the rows.
+    for asked in (
+        ClusteringParameters(min_cluster_size=0.5, max_cluster_size=9),
+        ClusteringParameters(max_cluster_size=9),
+    ):
+        with pytest.raises(InvalidParameter, match=r"at least min_cluster_size, \d+; got 9"):
+            asked.resolve(100)
+    assert ClusteringParameters(min_cluster_size=0.5, max_cluster_size=9).resolve(18).min_cluster_size == 9
+
+
+SHARED_LIMIT = {"min_cluster_size": 0.9, "max_cluster_size": 50}
+VOID_PAIRS = [
+    ({"selection_method": "leaf", "max_cluster_size": 50}, "max_cluster_size has no effect"),
+    ({"selection_method": "leaf", "epsilon": 0, "allow_single_cluster": True}, "allow_single_cluster has no"),
+    ({"min_cluster_size": 60, "max_cluster_size": 50}, "at least min_cluster_size, 60; got 50"),
+    (SHARED_LIMIT, "at least min_cluster_size, 90; got 50"),
+    ({"epsilon": 0.1, "distance_floor": 0.2}, "epsilon must be 0 or at least distance_floor, 0.2"),
+    ({"distance_floor": 0.5}, "epsilon must be 0 or at least distance_floor, 0.5"),
+    ({"exact": True, "backend": "cuml"}, "backend cuml is not exact"),
+]
+"""Options of which one takes all effect from another, or contradicts it."""
+
+GROUND: dict[str, tuple[Any, ...]] = {
+    "epsilon": (0.0, 0.45, 0.9),
+    "allow_single_cluster": (False, True),
+    "selection_method": ("eom", "leaf"),
+    "min_samples": (3,),
+    "min_cluster_size": (4,),
+}
+"""Where the effects of options are looked for."""
+
+VALUES: dict[str, tuple[Any, Any]] = {
+    "epsilon": (0.0, 0.45),
+    "min_cluster_size": (0.04, 4),
+    "min_samples": (2, 6),
+    "allow_single_cluster": (False, True),
+    "selection_method": ("eom", "leaf"),
+    "max_cluster_size": (None, 12),
+    "distance_floor": (1e-3, 0.3),
+}
+"""Two values of each option that changes clusters."""
+
+
+@pytest.mark.parametrize(("asked", "message"), VOID_PAIRS)
+def test_an_option_that_another_makes_void_is_refused(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidParameter, match=message):
+        ClusteringParameters(**asked).resolve(100)
+
+
+@pytest.fixture(scope="module")
+def nested_groups() -> NDArray[np.float32]:
+    """Four far groups of three near ones of eight rows, and rows between: every option changes something."""
+    rng = np.random.default_rng(1)
+    far = 2.0 * np.repeat(np.eye(4, 9), 24, axis=0)
+    near = np.repeat(np.tile(np.eye(3, 9, k=4), (4, 1)), 8, axis=0)
+    rows = far + near + 0.12 * rng.standard_normal((96, 9))
+    return np.vstack([rows, rng.standard_normal((14, 9))]).astype(np.float32)
+
+
+@pytest.mark.parametrize(("first", "second"), list(combinations(VALUES, 2)))
+def test_of_every_pair_each_option_has_an_effect_or_is_refused(
+    first: str, second: str, nested_groups: NDArray[np.float32]
+) -> None:
+    # An option is void under a value of another one if it changes nothing on any of these grounds.
+    grounds = [dict(zip(GROUND, values, strict=True)) for values in product(*GROUND.values())]
+    for option, other in ((first, second), (second, first)):
+        for value in VALUES[other]:
+            refused = changed = False
+            for ground in grounds:
+                asked = [ground | {other: value, option: each} for each in VALUES[option]]
+                try:
+                    labels = [hdbscan(nested_groups, **each).labels.tolist() for each in asked]
+                except InvalidParameter:
+                    refused = True
+                    continue
+                changed |= labels[0] != labels[1]
+                if changed:
+                    break
+            assert changed or refused, (option, other, value)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.4, 0.9, 2.0])
+@pytest.mark.parametrize("single", [False, True])
+def test_no_cluster_is_larger_than_max_cluster_size(
+    epsilon: float, single: bool, nested_groups: NDArray[np.float32]
+) -> None:
+    # At the default epsilon, merging to it gave clusters of 200 and 122 where 100 were asked for.
+    for rows in (nested_groups, np.ones((60, 3), dtype=np.float32)):
+        for largest in (4, 8, 23, 24, 50):
+            found = hdbscan(
+                rows,
+                epsilon=epsilon,
+                min_cluster_size=4,
+                min_samples=3,
+                max_cluster_size=largest,
+                allow_single_cluster=single,
+            )
+            assert found.record.largest_cluster_size is not None
+            assert found.record.largest_cluster_size <= largest
+            assert np.bincount(found.labels[found.labels >= 0], minlength=1).max() <= largest
 
 
 def test_effective_parameters_are_plain_numbers_whatever_was_given() -> None:

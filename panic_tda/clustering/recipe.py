@@ -22,8 +22,10 @@ import numpy as np
 
 from panic_tda import parameters
 from panic_tda.arrays.rows import normalise
-from panic_tda.clustering import backends, cuts, hierarchy
+from panic_tda.clustering import backends, hierarchy
+from panic_tda.clustering.advice import warn_if_doubtful
 from panic_tda.clustering.backends.base import Backend, Checkpoint, FitOptions
+from panic_tda.clustering.cuts import largest_of
 from panic_tda.clustering.duplicates import DistinctRows, attach_copies, find_distinct, keep_distinct
 from panic_tda.clustering.medoids import medoids
 from panic_tda.clustering.placement import Placement, place
@@ -52,7 +54,7 @@ def hdbscan(
     epsilon: float = parameters.EPSILON,
     min_cluster_size: int | float | None = None,
     min_samples: int | None = None,
-    allow_single_cluster: bool = True,
+    allow_single_cluster: bool = parameters.ALLOW_SINGLE_CLUSTER,
     selection_method: str = "eom",
     max_cluster_size: int | None = None,
     distance_floor: float = parameters.DISTANCE_FLOOR,
@@ -105,7 +107,9 @@ distance_floor, backend, exact
         backend=backend,
         exact=exact,
     )
-    return cluster_rows(_as_matrix(vectors), asked, progress or Silent())
+    clustering = cluster_rows(_as_matrix(vectors), asked, progress or Silent())
+    warn_if_doubtful(clustering.record, clustering.tree)
+    return clustering
 
 
 def cluster_rows(
@@ -149,7 +153,7 @@ def cluster_rows(
     options = placement.options(effective, progress, checkpoint)
     tree = _spanning_tree(rows, distinct, backend, options) if _are_enough(n, effective, name) else None
     progress.phase("hierarchy")
-    flat = canonicalise(_flat_clusters(tree, n, effective, name))
+    flat = canonicalise(_flat_clusters(tree, n, effective))
     fitted = time.monotonic()
 
     progress.phase("medoids")
@@ -194,7 +198,7 @@ def recut_rows(
     compiling = compile_kernels(backends.get(_HIERARCHY_ONLY), progress)
     began = time.monotonic()
     progress.phase("hierarchy")
-    flat = canonicalise(_flat_clusters(tree, len(vectors), effective, ""))
+    flat = canonicalise(_flat_clusters(tree, len(vectors), effective))
     cut = time.monotonic()
     progress.phase("medoids")
     normalise(vectors)
@@ -281,34 +285,11 @@ def _are_enough(n: int, effective: EffectiveParameters, name: str) -> bool:
     return False
 
 
-def _flat_clusters(
-    tree: SpanningTree | None, n: int, effective: EffectiveParameters, name: str
-) -> FlatClusters:
+def _flat_clusters(tree: SpanningTree | None, n: int, effective: EffectiveParameters) -> FlatClusters:
     """Extract clusters from the tree; without one, all rows are outliers."""
     if tree is None:
         return FlatClusters(np.full(n, OUTLIER, dtype=np.int64), np.zeros(n), np.empty(0))
-    flat = hierarchy.extract(tree, effective)
-    prefix, largest = name and f"{name}: ", cuts.largest_of(flat.labels)
-    if not largest:
-        advice = _advice(tree, effective, name) or "no setting near it finds any; try a smaller min_samples"
-        _log.warning("%sno clusters: all %d rows are outliers; %s", prefix, n, advice)
-    # A whole that nothing near it divides is no news.
-    elif largest > cuts.NEARLY_ALL * n and (advice := _advice(tree, effective, name)):
-        _log.info("%sone cluster holds %.1f %% of the rows; %s", prefix, 100 * largest / n, advice)
-    return flat
-
-
-def _advice(tree: SpanningTree, effective: EffectiveParameters, name: str) -> str:
-    """Say which settings near these find other clusters in the tree at hand; nothing where none does."""
-    n, found = len(tree.height) + 1, cuts.nearby(tree, effective)
-    if not found:
-        return ""
-    said = ", ".join(
-        f"{cut.options(effective)} gives {cut.n_clusters} cluster{'s' * (cut.n_clusters > 1)} and "
-        f"{100 * cut.n_outliers / n:.1f} % outliers"
-        for cut in found
-    )
-    return f"in the same tree {said}" + (" (recut-clustering stores it without another fit)" if name else "")
+    return hierarchy.extract(tree, effective)
 
 
 def _medoids(rows: Array, distinct: DistinctRows, flat: FlatClusters) -> dict[int, int]:
@@ -365,7 +346,7 @@ def _counts(flat: FlatClusters) -> dict[str, Any]:
         "n_clusters": len(flat.persistence),
         "n_outliers": int(np.count_nonzero(flat.labels == OUTLIER)),
         "root_selected": flat.root_selected,
-        "largest_cluster_size": cuts.largest_of(flat.labels),
+        "largest_cluster_size": largest_of(flat.labels),
     }
 
 

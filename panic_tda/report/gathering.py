@@ -157,7 +157,10 @@ def _sweeps(
     source: ClusteringSummary, tree: SpanningTree, labels: IntArray, progress: Progress
 ) -> dict[str, Any]:
     """Return what other settings give, along each of two axes through the chosen one."""
-    sizes = density.cluster_sizes(source.record.n_embeddings)
+    limit = source.record.max_cluster_size
+    sizes = [
+        size for size in density.cluster_sizes(source.record.n_embeddings) if limit is None or size <= limit
+    ]
     grids = {
         "epsilon": sweep.Grid(epsilons=density.EPSILONS),
         "min_cluster_size": sweep.Grid(min_cluster_sizes=sizes),

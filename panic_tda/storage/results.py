@@ -14,6 +14,7 @@ from panic_tda.errors import OUTLIER, DatabaseError, InvalidParameter, UnknownCl
 from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage.census import stored_models
 from panic_tda.storage.schemas import (
+    UNDEFINED_PERSISTENCE,
     Cluster,
     ClusteringResult,
     Embedding,
@@ -47,8 +48,10 @@ class ClusterDetails:
 
     Attributes
     ----------
-    label, size, persistence
+    label, size
         As stored.
+    persistence : float or None
+        As stored; None for the root cluster, of which it is undefined.
     medoid_embedding_id, medoid_invocation_id, medoid_run_id : UUID
         The chain from the medoid to its run.
     medoid_image_invocation_id : UUID or None
@@ -62,7 +65,7 @@ class ClusterDetails:
 
     label: int
     size: int
-    persistence: float
+    persistence: float | None
     medoid_embedding_id: UUID
     medoid_invocation_id: UUID | None
     medoid_run_id: UUID | None
@@ -176,7 +179,7 @@ def get_cluster_details(
         ClusterDetails(
             label=label,
             size=size,
-            persistence=persistence,
+            persistence=None if persistence >= UNDEFINED_PERSISTENCE else persistence,
             medoid_embedding_id=embedding_id,
             medoid_invocation_id=invocation_id,
             medoid_run_id=run_id,

@@ -122,7 +122,6 @@ def obvious_validity(tree: SpanningTree, labels: Any) -> float:
     """The definition, edge by edge, with dictionaries."""
     inside: dict[int, list[float]] = {}
     between: dict[int, list[float]] = {}
-    to_outlier = []
     for u, v, height in zip(tree.u, tree.v, tree.height, strict=True):
         a, b = labels[u], labels[v]
         if a == b != -1:
@@ -130,11 +129,9 @@ def obvious_validity(tree: SpanningTree, labels: Any) -> float:
         elif a != -1 and b != -1:
             between.setdefault(a, []).append(height)
             between.setdefault(b, []).append(height)
-        elif a != b:
-            to_outlier.append(height)
     clusters = set(labels.tolist()) - {-1}
     longest = max(tree.height)
-    instead = 2 * (longest if len(clusters) > 1 else min(to_outlier, default=longest))
+    instead = 2 * longest
     total = 0.0
     for cluster in clusters:
         sparse = max(inside.get(cluster, [0.0]))
@@ -148,11 +145,13 @@ def test_validity_is_what_the_definition_says(seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows = np.arange(1, 60)
     tree = SpanningTree(rng.integers(0, rows), rows, rng.random(59))
-    n_clusters = 1 + seed % 4
+    n_clusters = 2 + seed % 3
     labels = rng.integers(-1, n_clusters, 60)
     labels[:n_clusters] = np.arange(n_clusters)
     assert relative_validity(tree, labels, n_clusters) == pytest.approx(obvious_validity(tree, labels))
     assert relative_validity(tree, np.full(60, -1), 0) is None
+    assert relative_validity(tree, np.zeros(60, dtype=int), 1) is None
+    assert relative_validity(tree, np.where(labels == 0, 0, -1), 1) is None
 
 
 def test_validity_is_hdbscans() -> None:

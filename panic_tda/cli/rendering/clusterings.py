@@ -7,8 +7,9 @@ from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
-from panic_tda.cli.rendering.common import percent, plain, yes_no
+from panic_tda.cli.rendering.common import decimal, percent, plain, yes_no
 from panic_tda.cli.text import Column, on_one_line, paragraph, shorten, table
+from panic_tda.doubts import find_doubts
 from panic_tda.parameters import ClusteringRecord, chord_to_cosine
 from panic_tda.storage.results import ClusterDetails, ClusteringSummary
 from panic_tda.types import ModelOutcome, SavedPending
@@ -88,6 +89,8 @@ def listing_json(summaries: Sequence[ClusteringSummary]) -> list[dict[str, Any]]
                 "backend": summary.record.backend,
                 "exact": summary.record.exact,
                 "n_clusters": summary.record.n_clusters,
+                "root_selected": summary.record.root_selected,
+                "doubts": _doubts_json(summary.record),
                 "n_assignments": summary.record.n_embeddings,
                 "outlier_percent": _share(summary),
                 "created_at": summary.created_at,
@@ -111,7 +114,7 @@ def listing_text(summaries: Sequence[ClusteringSummary], n_stored: int, width: i
             str(summary.record.downsample),
             summary.record.backend,
             yes_no(summary.record.exact),
-            str(summary.record.n_clusters),
+            str(summary.record.n_clusters) + " (root)" * bool(summary.record.root_selected),
             str(summary.record.n_embeddings),
             percent(summary.record.n_outliers, summary.record.n_embeddings),
             f"{summary.created_at:%Y-%m-%d %H:%M}",
@@ -129,7 +132,8 @@ def details_json(summary: ClusteringSummary, clusters: Sequence[ClusterDetails])
     said = plain(asdict(summary))
     del said["record"]
     found = [plain(asdict(cluster)) for cluster in clusters]
-    return said | {"parameters": summary.record.to_json(), "clusters": found}
+    about = {"parameters": summary.record.to_json(), "doubts": _doubts_json(summary.record)}
+    return said | about | {"clusters": found}
 
 
 def details_text(
@@ -144,9 +148,8 @@ def details_text(
         f"Clustering {summary.id} of {on_one_line(summary.embedding_model)}, "
         f"{summary.created_at:%Y-%m-%d %H:%M} UTC, {summary.seconds:.1f} s"
     )
-    lines = [*(paragraph(line, width) for line in (heading, *_parameter_lines(said))), ""]
-    if not said.n_clusters:
-        lines.append("No clusters: every embedding is an outlier.")
+    doubts = [f"  doubtful: {doubt.sentence}" for doubt in find_doubts(said)]
+    lines = [*(paragraph(line, width) for line in (heading, *_parameter_lines(said), *doubts)), ""]
     if len(clusters) > said.n_clusters or sum(one.size for one in clusters) > said.n_embeddings:
         lines += ["The stored counts and the rows differ; panic-tda doctor says more.", ""]
     for cluster in clusters:
@@ -218,7 +221,7 @@ def _cluster_lines(cluster: ClusterDetails, n_embeddings: int, width: int) -> li
     copies = f" ×{cluster.medoid_copies}" if cluster.medoid_copies else ""
     head = (
         f"{cluster.label:>5}  {cluster.size:>8}  {percent(cluster.size, n_embeddings):>7}  "
-        f"persistence {cluster.persistence:.3f}{copies:>7}  "
+        f"persistence {decimal(cluster.persistence):>5}{copies:>7}  "
     )
     is_image = cluster.medoid_invocation_id == cluster.medoid_image_invocation_id is not None
     text = on_one_line(cluster.medoid_text or "") or ("(image)" if is_image else "(no text)")
@@ -245,6 +248,10 @@ def _id_lines(ids: dict[str, UUID | None], width: int) -> list[str]:
             lines.append(" " * 5)
         lines[-1] += item
     return lines
+
+
+def _doubts_json(record: ClusteringRecord) -> list[dict[str, str]]:
+    return [asdict(doubt) for doubt in find_doubts(record)]
 
 
 def _share(summary: ClusteringSummary) -> float | None:

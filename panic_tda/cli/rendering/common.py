@@ -28,6 +28,11 @@ def percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if part <= whole != 0 else "-"
 
 
+def decimal(value: float | None) -> str:
+    """Write a number with three decimals, or `–` where it is undefined."""
+    return "–" if value is None else f"{value:.3f}"
+
+
 def yes_no(value: bool | None) -> str:
     """Say `yes`, `no`, or `-` for None."""
     return "-" if value is None else "yes" if value else "no"
