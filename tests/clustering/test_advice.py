@@ -47,10 +47,10 @@ DOUBTFUL: list[tuple[Any, dict[str, Any], str]] = [
     (groups, {"min_cluster_size": 40, "min_samples": 5, "epsilon": 0.01}, "no clusters"),
     (groups, {"min_cluster_size": 10, "max_cluster_size": 11}, "no clusters"),
     (groups, {"epsilon": 2.0, "allow_single_cluster": True}, "root cluster"),
-    (groups, {"min_samples": 90, "min_cluster_size": 5, "epsilon": 0.0}, ""),
+    (groups, {"min_samples": 90, "min_cluster_size": 5, "epsilon": 0.0}, "no clusters"),
     (spread_groups, {"allow_single_cluster": True}, "root cluster"),
-    (spread_groups, {"epsilon": 0.0, "min_cluster_size": 45, "min_samples": 3}, ""),
-    (spread_groups, {"selection_method": "leaf", "min_cluster_size": 30, "epsilon": 0.01}, ""),
+    (spread_groups, {"epsilon": 0.0, "min_cluster_size": 5, "min_samples": 60}, "more than 60 %"),
+    (spread_groups, {"min_cluster_size": 45, "min_samples": 60}, "no clusters"),
     (apart, {"epsilon": 0.1}, "no clusters"),
 ]
 
