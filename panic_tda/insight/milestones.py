@@ -172,7 +172,7 @@ def find_settled(
 
 
 def _mostly_in_core(trajectories: Trajectories) -> BoolArray:
-    """Return for each run whether more than half of the sampled steps of its final visit are core, (r,) bool."""
+    """Return whether more than half of the sampled steps of each final visit are core, (r,) bool."""
     runs, n_runs = trajectories.run_numbers, len(trajectories.run_ids)
     in_final = trajectories.visits == trajectories.visits[trajectories.offsets[1:] - 1][runs]
     n_steps = np.bincount(runs[in_final], minlength=n_runs)

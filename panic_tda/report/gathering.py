@@ -68,7 +68,7 @@ def gather(
     page["thumbnails"] = _thumbnails(database, source, len(material.details), progress)
     study, outputs = material.study, _outputs(material.trajectories)
     total = study.total if study.runs else None
-    page["head"] = head.describe_clustering(source) | {
+    page["head"] = head.describe_clustering(source, database) | {
         "n_runs": len(study.runs),
         "outputs": outputs,
         "sentence": head.sentence(source, total, outputs=outputs),

@@ -47,9 +47,10 @@ def write_report(
     require_templates()
     progress = progress or Silent()
     page = gather(database, source, map_rows=map_rows, seed=seed, progress=progress)
-    command = f"panic-tda report-clustering {source.id} --db {database} -o {path.name}"
+    options: list[object] = ["-o", path.name]
     if (map_rows, seed) != (N_ROWS, 0):
-        command += f" --map-rows {map_rows} --seed {seed}"
+        options += ["--map-rows", map_rows, "--seed", seed]
+    command = database.command("report-clustering", *options, source.id)
     progress.phase("write the page")
     text = render(page, command=command).encode("utf-8", "replace")
     with replacing(path, force=force) as file:

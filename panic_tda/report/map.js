@@ -20,9 +20,9 @@ export function medoidText(page, label) {
   return text < 0 || text === undefined ? "an image" : page.texts[text];
 }
 
-/** What is said of a run in a line. @param {WholePage} page @param {number} run */
+/** The beginning of the id of a run, as long as it takes to be no other's. @param {WholePage} page @param {number} run */
 export function runName(page, run) {
-  return page.runs.ids[run].slice(0, 8);
+  return page.runs.names[run];
 }
 
 /**
@@ -89,7 +89,7 @@ export class MapSection {
   controls() {
     const { runs, map } = this.page;
     /** @type {[string, string][]} */
-    const choices = runs.ids.length > 5000 ? [] : runs.ids.map((id, run) => [String(run), `${id.slice(0, 8)} ${oneLine(runs.prompts[runs.prompt[run]] ?? "", 40)}`]);
+    const choices = runs.ids.length > 5000 ? [] : runs.names.map((name, run) => [String(run), `${name} ${oneLine(runs.prompts[runs.prompt[run]] ?? "", 40)}`]);
     const { element, select } = choice("Run", [["", "none"], ...choices], "", (value) => choose({ run: value === "" ? null : Number(value), step: null }));
     this.select = select;
     this.playButton = el("button", { type: "button", id: "play", onclick: () => this.play() }, "Play");

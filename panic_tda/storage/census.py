@@ -122,7 +122,9 @@ def choose_models(database: Database, asked: Sequence[str], present: Sequence[st
         One that was asked for is not.
     """
     if not present:
-        raise NoEmbeddings(f"{database} has no embeddings; import some with panic-tda import-embeddings")
+        raise NoEmbeddings(
+            f"{database} has no embeddings; import some with: {database.command('import-embeddings')} FILE"
+        )
     unknown = sorted(set(asked) - set(present))
     if unknown:
         raise UnknownModel(
