@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from panic_tda.cli.text import on_one_line
-from panic_tda.errors import OUTLIER, PanicTdaError
+from panic_tda.errors import OUTLIER, PanicTdaError, install_extra
 from panic_tda.insight.layout import Map
 
 if TYPE_CHECKING:
     from panic_tda.types import FloatArray, IntArray
 
-INSTALL = "pip install 'panic-tda[figure]'"
 N_LABELS = 30
 WIDTH = 7.2
 """Inches: two columns of most journals (183 mm)."""
@@ -134,7 +133,7 @@ def require_plotting() -> None:
     try:
         _import_render_plot()
     except ImportError as error:
-        raise PanicTdaError(f"figures need DataMapPlot: {INSTALL} ({error})") from error
+        raise PanicTdaError(f"figures need DataMapPlot: {install_extra('figure')} ({error})") from error
 
 
 def draw(scene: Scene, style: Style) -> Any:

@@ -8,7 +8,7 @@ import re
 from importlib.resources import files
 from typing import Any
 
-from panic_tda.errors import PanicTdaError
+from panic_tda.errors import PanicTdaError, install_extra
 from panic_tda.report.container import pack
 
 SCRIPTS = (
@@ -31,7 +31,6 @@ SCRIPTS = (
     "main",
 )
 """The modules of the page's script, each after those that it imports."""
-INSTALL = "pip install 'panic-tda[report]'"
 _IMPORT = re.compile(r"^import\s[^;]*?;\n", re.MULTILINE | re.DOTALL)
 _EXPORT = re.compile(r"^export ", re.MULTILINE)
 
@@ -51,7 +50,7 @@ def require_templates() -> None:
     try:
         import jinja2  # noqa: F401
     except ImportError as error:
-        raise NoTemplates(f"a page needs Jinja2: {INSTALL}") from error
+        raise NoTemplates(f"a page needs Jinja2: {install_extra('report')}") from error
 
 
 def render(page: dict[str, Any], *, command: str) -> str:

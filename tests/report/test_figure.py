@@ -282,7 +282,7 @@ def test_without_datamapplot_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "datamapplot", None)
     result = run("--db", clustered.path, "-o", tmp_path / "map.png")
     assert result.exit_code == 1
-    assert "pip install 'panic-tda[figure]'" in result.stderr
+    assert "pip install '.[figure]'" in result.stderr
 
 
 def test_near_places_have_other_colours() -> None:

@@ -63,7 +63,7 @@ def test_without_jinja_nothing_is_read(
         done = made(database, tmp_path / "page.html")
     assert done.exit_code == 1
     assert json.loads(done.stdout)["error"]["type"] == "NoTemplates"
-    assert "pip install 'panic-tda[report]'" in done.stdout
+    assert "pip install '.[report]'" in done.stdout
     assert not [sql for sql in queries(asked) if "embeddingcluster" in sql]
     assert os.listdir(tmp_path) == []
 

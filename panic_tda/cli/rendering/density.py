@@ -9,7 +9,8 @@ from typing import Any
 from panic_tda.cli.rendering.common import percent
 from panic_tda.cli.text import Column, on_one_line, paragraph, table
 from panic_tda.clustering.cuts import Cut
-from panic_tda.insight.density import INSTALL, LEAST_DIP_ROWS, Density, Dip, Histogram, Share
+from panic_tda.errors import install_extra
+from panic_tda.insight.density import LEAST_DIP_ROWS, Density, Dip, Histogram, Share
 from panic_tda.storage.results import ClusteringSummary
 
 _LINES = 20
@@ -77,7 +78,7 @@ def _dip_text(found: Dip | None, n_distinct: int) -> str:
     if n_distinct < LEAST_DIP_ROWS:
         return f"({n_distinct} distinct embeddings are too few for a dip test)"
     if found is None:
-        return f"(Hartigan's dip test needs the package diptest: {INSTALL})"
+        return f"(Hartigan's dip test needs the package diptest: {install_extra('density')})"
     several = found.p_value < _SIGNIFICANT
     said = (
         "more than one mode: dense regions stand apart from a sparse one"
