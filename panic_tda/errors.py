@@ -6,15 +6,6 @@ OUTLIER = -1
 """Label of rows that belong to no cluster."""
 
 
-def install_extra(extra: str) -> str:
-    """Return how an extra of this package is installed: no index has it, so it takes a checkout.
-
-    >>> install_extra("report")
-    "pip install '.[report]' in the checkout of panic_tda"
-    """
-    return f"pip install '.[{extra}]' in the checkout of panic_tda"
-
-
 class PanicTdaError(Exception):
     """Something that was asked for could not be done; the message says what to do next."""
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import click
 import pytest
 
-from panic_tda.errors import install_extra
 from panic_tda.main import main
+from panic_tda.wording import install_extra
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "panic_tda").rglob("*.py"))

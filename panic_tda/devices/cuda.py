@@ -10,7 +10,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 
-from panic_tda.errors import InvalidParameter, install_extra
+from panic_tda.errors import InvalidParameter
+from panic_tda.wording import install_extra
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 INSTALL = f"{install_extra('cuda13')} (or '.[cuda12]', by the driver's CUDA version)"

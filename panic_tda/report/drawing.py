@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from panic_tda.cli.text import on_one_line
-from panic_tda.errors import OUTLIER, PanicTdaError, install_extra
+from panic_tda.errors import OUTLIER, PanicTdaError
 from panic_tda.insight.layout import Map
+from panic_tda.wording import install_extra
 
 if TYPE_CHECKING:
     from panic_tda.types import FloatArray, IntArray

@@ -1,7 +1,7 @@
 /** What runs do between the clusters: groups, transitions, dwells, and what changes over steps. */
 import { lineChart } from "./charts.js";
 import { css, isDark, mixed, themeColour } from "./colours.js";
-import { asTsv, byId, choice, copyButton, decimal, el, figure, hideTip, named, numbersOf, oneLine, percent, plainTable, short, showTip, whole } from "./dom.js";
+import { asTsv, byId, choice, copyButton, counted, decimal, el, figure, hideTip, named, numbersOf, oneLine, percent, plainTable, short, showTip, whole } from "./dom.js";
 import { medoidText } from "./map.js";
 import { CHOICES, choose, chosen, whenChosen } from "./state.js";
 
@@ -127,7 +127,7 @@ export class DynamicsSection {
     const [from, to] = cell.map((at) => states[at]);
     const count = matrix[cell[0] * states.length + cell[1]];
     showTip(event, [
-      from === to ? `${whole(count)} times on in ${from}` : `${whole(count)} times from ${from} to ${to}`,
+      from === to ? `${counted(count, "time")} on in ${from}` : `${counted(count, "time")} from ${from} to ${to}`,
       oneLine(medoidText(this.page, from), 90),
       from === to ? null : `→ ${oneLine(medoidText(this.page, to), 90)}`,
     ]);

@@ -19,6 +19,7 @@ from panic_tda.storage.database import Database
 from panic_tda.storage.medoids import read_medoid_ids
 from panic_tda.storage.results import ClusteringSummary
 from panic_tda.storage.trajectories import read_medoid_texts
+from panic_tda.wording import pluralize
 
 FORMATS = ("png", "svg", "pdf")
 _METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
@@ -133,7 +134,8 @@ def read_scene(
 def _title(source: ClusteringSummary) -> str:
     n_clusters, n = source.record.n_clusters, source.record.n_embeddings
     return (
-        f"{n_clusters:,} cluster{'s' if n_clusters != 1 else ''} of {n:,} {source.embedding_model} embeddings"
+        f"{n_clusters:,} {pluralize(n_clusters, 'cluster')} of {n:,} {source.embedding_model} "
+        f"{pluralize(n, 'embedding')}"
     )
 
 

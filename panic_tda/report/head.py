@@ -9,6 +9,7 @@ from panic_tda.insight.trajectories import GroupSummary
 from panic_tda.parameters import chord_to_cosine
 from panic_tda.storage.database import Database
 from panic_tda.storage.results import ClusteringSummary
+from panic_tda.wording import pluralize
 
 _NOT_PARAMETERS = ("versions", "seconds", "further", "input_sha256", "recut_of")
 
@@ -22,7 +23,7 @@ def describe_clustering(source: ClusteringSummary, database: Database) -> dict[s
         "id": str(source.id),
         "model": source.embedding_model,
         "algorithm": source.algorithm,
-        "created": source.created_at.isoformat(sep=" ", timespec="seconds"),
+        "created": f"{source.created_at.isoformat(sep=' ', timespec='seconds')} UTC",
         "seconds": source.seconds,
         "exact": record.exact,
         "epsilon": record.cluster_selection_epsilon,
@@ -116,4 +117,5 @@ def _do(number: int, verb: str) -> str:
 
 
 def _counted(number: float, thing: str) -> str:
-    return f"{number:,g} {thing}{'' if number == 1 else 's'}" if number < 1e6 else f"{number:,.0f} {thing}s"
+    things = pluralize(number, thing)
+    return f"{number:,g} {things}" if number < 1e6 else f"{number:,.0f} {things}"

@@ -94,7 +94,7 @@ export class TreeSection {
     const inside = this.owner(at);
     const what = label >= 0 ? `cluster ${label}` : inside >= 0 ? `part of cluster ${inside}` : at === 0 ? "everything" : "not chosen";
     showTip(event, [
-      `${whole(tree.sizes[at])} embeddings, ${what}`,
+      `${counted(tree.sizes[at], "embedding")}, ${what}`,
       `from ${decimal(tree.births[at], 3)} down to ${decimal(tree.deaths[at], 3)}`,
       inside < 0 ? null : oneLine(medoidText(this.page, inside), 120),
     ]);

@@ -1,6 +1,6 @@
 /** The map: drag, zoom, point, choose, and follow a run through it. */
 import { colourOf, css, isDark, isOnPaper, pixelRatio, themeColour } from "./colours.js";
-import { byId, choice, decimal, el, hideTip, oneLine, showTip, whole } from "./dom.js";
+import { byId, choice, counted, decimal, el, hideTip, oneLine, showTip, whole } from "./dom.js";
 import { Crowd, inTwoLines, placeLabels } from "./labels.js";
 import { listenToHands } from "./hands.js";
 import { imageOf } from "./images.js";
@@ -97,7 +97,7 @@ export class MapSection {
     this.said = el("span", { class: "said", id: "step-said", dir: "auto" });
     const reset = el("button", { type: "button", class: "quiet", onclick: () => this.home() }, "Whole map");
     byId("map-controls").append(element, this.playButton, this.slider, this.said, reset);
-    const sampled = map.n < map.n_all ? `${whole(map.n)} of ${whole(map.n_all)} embeddings, sampled evenly over steps and runs, all medoids among them` : `all ${whole(map.n)} embeddings`;
+    const sampled = map.n < map.n_all ? `${whole(map.n)} of ${counted(map.n_all, "embedding")}, sampled evenly over steps and runs, all medoids among them` : `all ${counted(map.n, "embedding")}`;
     byId("map-caption").textContent = `Layout: ${map.method}; ${sampled}. Distances far apart mean little in two dimensions; neighbours do. Labels are the texts of medoids.`;
   }
 

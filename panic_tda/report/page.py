@@ -8,8 +8,9 @@ import re
 from importlib.resources import files
 from typing import Any
 
-from panic_tda.errors import PanicTdaError, install_extra
+from panic_tda.errors import PanicTdaError
 from panic_tda.report.container import pack
+from panic_tda.wording import install_extra
 
 SCRIPTS = (
     "container",

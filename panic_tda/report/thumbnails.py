@@ -7,11 +7,12 @@ import logging
 import warnings
 from collections.abc import Iterable
 
-from panic_tda.errors import PanicTdaError, install_extra
+from panic_tda.errors import PanicTdaError
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
 from panic_tda.storage.medoids import find_medoid_images, read_image
 from panic_tda.storage.results import ClusteringSummary
+from panic_tda.wording import install_extra
 
 SIZE = 128
 MOST = 300
