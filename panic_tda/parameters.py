@@ -68,6 +68,11 @@ class ClusteringRecord(EffectiveParameters):
         Of the embedding ids and the rows.
     recut_of : str or None
         Id of the clustering whose tree was cut anew; None of those that were fitted.
+    root_selected : bool or None
+        Whether the root cluster, which holds all rows, was selected (not merely allowed); None where an
+        older version stored the clustering.
+    largest_cluster_size : int or None
+        Rows of the largest cluster, 0 without clusters; None where an older version stored the clustering.
     further : dict
         Values that other versions stored and this one knows nothing of; they are kept as they are.
     """
@@ -89,6 +94,8 @@ class ClusteringRecord(EffectiveParameters):
     n_vanished: int | None = None
     input_sha256: str | None = None
     recut_of: str | None = None
+    root_selected: bool | None = None
+    largest_cluster_size: int | None = None
     further: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

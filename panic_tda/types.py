@@ -124,11 +124,14 @@ class FlatClusters:
         Membership strength in 0 to 1; 0 for outliers.
     persistence : (n_clusters,) float64
         Mean share of its life that a member spends inside the cluster, 0 to 1.
+    root_selected : bool
+        Whether the root cluster, which holds all rows, was selected.
     """
 
     labels: IntArray
     probabilities: FloatArray
     persistence: FloatArray
+    root_selected: bool = False
 
 
 @dataclass(frozen=True)

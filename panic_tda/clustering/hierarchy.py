@@ -191,7 +191,7 @@ def _label(condensed: Condensed, chosen: BoolArray, parameters: EffectiveParamet
     probabilities[members] = np.minimum(strengths, 1.0)
     share_of_life = 1.0 - heights / condensed.birth[numbers][of_member]
     persistence = np.bincount(of_member, share_of_life) / np.bincount(of_member)
-    return FlatClusters(labels, probabilities, persistence)
+    return FlatClusters(labels, probabilities, persistence, root_selected=bool(chosen[ROOT]))
 
 
 @compiled

@@ -16,7 +16,7 @@ import platform
 import sys
 import time
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -203,8 +203,7 @@ def recut_rows(
     record = replace(
         source,
         **asdict(effective),
-        n_clusters=len(flat.persistence),
-        n_outliers=int(np.count_nonzero(flat.labels == OUTLIER)),
+        **_counts(flat),
         versions=_versions(),
         seconds=({"compile": compiling} if compiling else {})
         | {"cut": cut - began, "medoids": time.monotonic() - cut},
@@ -238,7 +237,7 @@ def canonicalise(flat: FlatClusters) -> FlatClusters:
     number[order] = np.arange(n_clusters)
     labels = np.full(len(flat.labels), OUTLIER, dtype=np.int64)
     labels[members] = number[flat.labels[members]]
-    return FlatClusters(labels, flat.probabilities, flat.persistence[order])
+    return replace(flat, labels=labels, persistence=flat.persistence[order])
 
 
 def _as_matrix(vectors: ArrayLike) -> Float32Array:
@@ -353,12 +352,21 @@ def _record(
         exact=backend.exact,
         n_embeddings=len(distinct.inverse),
         n_unique=len(distinct.first),
-        n_clusters=len(flat.persistence),
-        n_outliers=int(np.count_nonzero(flat.labels == OUTLIER)),
+        **_counts(flat),
         versions=_versions(),
         lighter_edge_share=None if checked is None else checked.share,
         lighter_edge_sample=None if checked is None else checked.sample,
     )
+
+
+def _counts(flat: FlatClusters) -> dict[str, Any]:
+    """Return what a record says of the clusters, by the names of `ClusteringRecord`."""
+    return {
+        "n_clusters": len(flat.persistence),
+        "n_outliers": int(np.count_nonzero(flat.labels == OUTLIER)),
+        "root_selected": flat.root_selected,
+        "largest_cluster_size": cuts.largest_of(flat.labels),
+    }
 
 
 def _versions() -> dict[str, str]:
