@@ -96,10 +96,11 @@ export function named(value) {
  * What a spreadsheet takes for a formula, or for a cell in quotes that may hold one; also as East Asian
  * spreadsheets write the signs.
  */
-const TAKEN_FOR_MORE = /^[=+\-@"＝＋－＠]/;
+const TAKEN_FOR_MORE = /^'*[=+\-@"＝＋－＠]/;
 
 /**
- * A text as a cell for a spreadsheet, which takes what follows an apostrophe as text and does not show it.
+ * A text as a cell for a spreadsheet, which takes what follows an apostrophe as text and does not show it. As
+ * in the exports, a text that looks so already gets another one: who takes one away has the text.
  * @param {string} text
  */
 function asCell(text) {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from panic_tda.doubts import Doubt
 from panic_tda.insight.trajectories import GroupSummary
 from panic_tda.parameters import chord_to_cosine
 from panic_tda.storage.database import Database
@@ -61,8 +63,10 @@ def clustering_command(source: ClusteringSummary, database: Database) -> str:
     return database.command("cluster-embeddings", *options, source.embedding_model)
 
 
-def sentence(source: ClusteringSummary, total: GroupSummary | None, *, outputs: str) -> str:
-    """Say in plain words what was found.
+def sentence(
+    source: ClusteringSummary, total: GroupSummary | None, *, outputs: str, doubts: Sequence[Doubt] = ()
+) -> str:
+    """Say in plain words what was found, after the gravest reason to doubt it where there is one.
 
     Parameters
     ----------
@@ -72,6 +76,8 @@ def sentence(source: ClusteringSummary, total: GroupSummary | None, *, outputs: 
         All of its runs; None where there are none.
     outputs : str
         What was embedded: texts, images or outputs.
+    doubts : sequence of Doubt
+        From `doubts.find_doubts`.
     """
     record = source.record
     n, inside = record.n_embeddings, record.n_embeddings - record.n_outliers
@@ -83,6 +89,8 @@ def sentence(source: ClusteringSummary, total: GroupSummary | None, *, outputs: 
         said = [f"None of {n:,} {outputs}{of_runs} fall into a place that others share."]
     if total:
         said += _motion(total, outputs)
+    if doubts:
+        said.insert(0, f"This clustering is doubtful. {doubts[0].sentence}")
     return " ".join(said)
 
 

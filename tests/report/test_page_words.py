@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from panic_tda.doubts import find_doubts
 from panic_tda.main import main
 from panic_tda.storage.database import open_database
 from panic_tda.storage.results import find_clustering
@@ -227,3 +228,27 @@ def test_commands_on_the_page_may_be_pasted(
     run_command(*shlex.split(unescape(command))[1:], "-q")
     with open_database(database).session() as session:
         assert find_clustering(session).record.cluster_selection_epsilon == 0.123456789
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--min-cluster-size", "200"), "all 320 rows are outliers."),
+        (("--min-cluster-size", "5", "--epsilon", "2", "--allow-single-cluster"), "The root cluster"),
+        (("--min-cluster-size", "40", "--epsilon", "0"), "of 320 rows"),
+    ],
+)
+def test_the_headline_warns_first(tmp_path: Path, no_umap: None, options: tuple[str, ...], said: str) -> None:
+    noise = 3.0 if "200" in options or "40" in options else 0.1
+    database = make_walks(tmp_path, Walk(noise=noise, options=(*options, "-q")))
+    run_command("report-clustering", "--db", database, "-o", tmp_path / "page.html", "-q")
+    (headline,) = re.findall("<h1>(.*?)</h1>", (tmp_path / "page.html").read_text(encoding="utf-8"))
+    with open_database(database).session() as session:
+        doubts = find_doubts(find_clustering(session).record)
+    assert headline.startswith(f"This clustering is doubtful. {doubts[0].sentence} ")
+    assert said in headline
+
+
+def test_a_sound_clustering_is_not_doubted(plain_page: Path) -> None:
+    (headline,) = re.findall("<h1>(.*?)</h1>", plain_page.read_text(encoding="utf-8"))
+    assert headline.startswith("Of 320 texts of 8 runs, ")
