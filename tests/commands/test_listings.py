@@ -59,7 +59,7 @@ def test_ids_are_as_long_as_it_takes_and_are_taken(run: Callable[..., str]) -> N
         assert one in run("compare-clusterings", name, names[0])
     deleted = run("delete-clusterings", names[1], "--yes")
     assert shown(deleted) == [names[1]]
-    assert "1 clustering goes, with 2 clusters and 60 assignments." in deleted
+    assert "1 clustering goes, with 6 clusters and 60 assignments." in deleted
     assert whole[1] not in run("list-clusterings", "--json")
 
 
@@ -109,7 +109,7 @@ def test_one_of_everything_is_one(tmp_path: Path) -> None:
     assert set(re.findall(r"(?<![\d.,])1 ((?:\w+ )?\w+s)\b", said)) <= set(verbs)
     assert "The only run: 0.0 % of 5 steps are in transit" in said
     assert "1 of 1 cluster kept" in said
-    assert "1 clustering goes, with 1 cluster and 5 assignments." in said
+    assert "1 clustering goes, with 4 clusters and 5 assignments." in said
 
 
 def test_texts_are_whole_where_they_go_elsewhere(tmp_path: Path) -> None:
