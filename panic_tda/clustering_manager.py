@@ -32,6 +32,7 @@ from panic_tda.storage.saving import delete_clusterings as delete_clusterings
 from panic_tda.storage.saving import finish, how_to_recut, require_savable, save_or_keep
 from panic_tda.storage.schemas import utc_now
 from panic_tda.types import FAILED, SKIPPED, FinishedClustering, ModelOutcome
+from panic_tda.wording import pluralize
 
 MIN_ROWS = 2
 
@@ -153,7 +154,8 @@ def _refusal(job: _Job, census: ModelCensus) -> ModelOutcome | None:
 
 def _skipped(job: _Job, census: ModelCensus, n_usable: int) -> ModelOutcome:
     reason = (
-        f"{n_usable} usable of {census.n_total} embeddings at downsample {job.downsample}; "
+        f"{n_usable} usable of {census.n_total} "
+        f"{pluralize(census.n_total, 'embedding')} at downsample {job.downsample}; "
         f"at least {MIN_ROWS} are needed"
     )
     return _without_result(census, SKIPPED, reason, n_usable)

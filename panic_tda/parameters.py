@@ -18,6 +18,8 @@ MIN_CLUSTER_SHARE = 0.001
 MIN_SAMPLES_CAP = 64
 ALLOW_SINGLE_CLUSTER = False
 SELECTION_METHODS = ("eom", "leaf")
+LEAST_MEMORY = 2**20
+"""Bytes; less is a number whose unit was forgotten."""
 _LARGEST_INTEGER = 2**63 - 1
 """What a database takes as an integer."""
 
@@ -261,7 +263,8 @@ class Resources:
     Parameters
     ----------
     memory_limit : int or None
-        Bytes above the vectors; lists beyond it go into files, and so do vectors that are larger than it.
+        Bytes above the vectors, at least 1 MiB; lists beyond it go into files, and so do vectors that are
+        larger than it.
     work_dir : Path or None
         Folder for the state of unfinished runs; None takes `<name>.panic-tda` beside the database.
     checkpoints : bool
@@ -286,7 +289,7 @@ class Resources:
     def __post_init__(self) -> None:
         _make_plain(self)
         if self.memory_limit is not None:
-            _require_count(1, "memory_limit", "above 0 bytes", self.memory_limit)
+            validate_memory_limit(self.memory_limit)
         if self.work_dir is not None:
             allowed = "a folder, or a place for one, as a pathlib.Path"
             _require(isinstance(self.work_dir, Path), "work_dir", allowed, repr(self.work_dir))
@@ -381,6 +384,20 @@ def validate_downsample(factor: int) -> int:
     plain: int = _plain(factor)
     _require_count(1, "downsample", allowed, plain)
     _require(plain <= _LARGEST_INTEGER, "downsample", allowed, plain)
+    return plain
+
+
+def validate_memory_limit(limit: int) -> int:
+    """Return `limit` when it is a number of bytes that something can be done in.
+
+    Raises
+    ------
+    InvalidParameter
+        It is below 1 MiB, or no whole number.
+    """
+    allowed = "at least 1 MiB in bytes, or a size such as 2GiB as an option"
+    plain: int = _plain(limit)
+    _require_count(LEAST_MEMORY, "memory_limit", allowed, plain)
     return plain
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import asdict
 from functools import cache
 from itertools import combinations, product
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 from panic_tda import hdbscan, parameters
 from panic_tda.clustering.hierarchy import extract
 from panic_tda.errors import InvalidParameter, WrongUsage
+from panic_tda.main import main
 from panic_tda.parameters import (
     ClusteringParameters,
     Resources,
@@ -373,9 +376,24 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         parse_bytes(text)
 
 
-def test_a_memory_limit_of_nothing_is_refused() -> None:
-    with pytest.raises(InvalidParameter, match="memory_limit"):
-        Resources(memory_limit=0)
+@pytest.mark.parametrize("text", ["2", "2 ", " 2 B", "0", "0.5MiB", "1023KiB", "1MB", "0GiB"])
+def test_a_memory_limit_in_which_nothing_can_be_done_is_refused(text: str, tmp_path: Path) -> None:
+    """A number without a unit is bytes."""
+    said = "memory_limit must be at least 1 MiB .* such as 2GiB"
+    with pytest.raises(InvalidParameter, match=said):
+        Resources(memory_limit=parse_bytes(text))
+    for command in ("cluster-embeddings", "recut-clustering"):
+        result = CliRunner().invoke(
+            main, [command, "--memory-limit", text, "--db", str(tmp_path / "no.sqlite")]
+        )
+        assert (result.exit_code, len(re.findall(said, result.stderr))) == (2, 1), result.output
+
+
+def test_the_least_memory_limit_is_a_mebibyte() -> None:
+    assert [Resources(memory_limit=parse_bytes(text)).memory_limit for text in ("1MiB", "2GiB")] == [
+        1 << 20,
+        2 << 30,
+    ]
 
 
 def test_a_work_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ _what, _clustering, _machine, _cut = (
 @_machine(
     "--memory-limit",
     metavar="SIZE",
-    help="Bytes above the vectors, such as 2GiB; the rest goes into files.",
+    help="Bytes above the vectors, such as 2GiB, at least 1MiB; the rest goes into files.",
 )
 @_machine(
     "--devices",
@@ -143,7 +143,11 @@ def cluster_embeddings(
     help="Excess of mass, or the leaves of the hierarchy.",
 )
 @_cut("--max-cluster-size", type=int, help="Most rows of a cluster (eom only); 0 for no limit.")
-@option("--memory-limit", metavar="SIZE", help="Vectors of more bytes, such as 8GiB, go into a file.")
+@option(
+    "--memory-limit",
+    metavar="SIZE",
+    help="Vectors of more bytes, such as 8GiB, at least 1MiB, go into a file.",
+)
 @options.json_output
 @options.common
 def recut_clustering(
@@ -166,7 +170,11 @@ def recut_clustering(
     from panic_tda.storage.results import find_clustering
 
     size = None if min_cluster_size is None else parameters.parse_min_cluster_size(min_cluster_size)
-    limit = None if memory_limit is None else parameters.parse_bytes(memory_limit)
+    limit = (
+        None
+        if memory_limit is None
+        else parameters.validate_memory_limit(parameters.parse_bytes(memory_limit))
+    )
     opened = open_current(database)
     with opened.session() as session:
         source = find_clustering(session, reference, model=model)

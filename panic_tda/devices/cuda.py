@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from functools import cache
 
 from panic_tda.errors import InvalidParameter
+from panic_tda.wording import install_extra
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-INSTALL = "pip install 'panic-tda[cuda13]' (or [cuda12], by the driver's CUDA version)"
+INSTALL = f"{install_extra('cuda13')} (or '.[cuda12]', by the driver's CUDA version)"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from panic_tda.errors import BadInput
 from panic_tda.files.arrow_files import ArrowFile, first_failing
 from panic_tda.storage.batches import refuse_row
+from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:
     from panic_tda.types import Float32Array, IntArray
@@ -147,7 +148,9 @@ class Rows:
         ragged = lengths != width
         if ragged.any():
             got = lengths[int(np.argmax(ragged))]
-            self.refuse_first(ragged, f"the vector has {got} dimensions, those before it have {width}")
+            self.refuse_first(
+                ragged, f"the vector has {got} {pluralize(got, 'dimension')}, those before it have {width}"
+            )
         return width
 
 

@@ -12,7 +12,12 @@ from panic_tda.clustering.advice import warn_if_doubtful
 from panic_tda.clustering.recipe import recut_rows
 from panic_tda.doubts import Wording
 from panic_tda.errors import InvalidParameter
-from panic_tda.parameters import ClusteringParameters, ClusteringRecord, EffectiveParameters
+from panic_tda.parameters import (
+    ClusteringParameters,
+    ClusteringRecord,
+    EffectiveParameters,
+    validate_memory_limit,
+)
 from panic_tda.progress import Prefixed, Progress, Silent
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.loading import load_assigned
@@ -110,7 +115,7 @@ def recut_clustering(
     changes : Changes
         What is to be other than there.
     memory_limit : int, optional
-        Vectors of more bytes are mapped from a temporary file.
+        Vectors of more bytes, at least 1 MiB, are mapped from a temporary file.
     progress : Progress, optional
         Told what is being done.
     wording : {"parameters", "options"}
@@ -128,10 +133,12 @@ def recut_clustering(
     NoTree
         It was stored without a tree, or embeddings have gone since.
     InvalidParameter
-        See `Changes.resolve`.
+        See `Changes.resolve`; or the memory limit is too small.
     DatabaseError
         Vectors are others now, or the result cannot be saved.
     """
+    if memory_limit is not None:
+        validate_memory_limit(memory_limit)
     database = open_current(database)
     effective = changes.resolve(source.record)
     if asdict(effective) == _settings(_drop_void(source.record)):

@@ -221,7 +221,7 @@ def test_embeddings_that_went_or_changed_are_noticed(tmp_path: Path) -> None:
         connection.execute(
             "DELETE FROM embedding WHERE id = (SELECT min(embedding_id) FROM embeddingcluster)"
         )
-    with pytest.raises(NoTree, match="joins 2400 rows, and there are 2399 assignments"):
+    with pytest.raises(NoTree, match="joins 2400 rows, and 2399 assignments are there"):
         recut_clustering(copy, source, Changes(epsilon=0.2))
     with opened(database.path or "") as connection:
         connection.execute(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 from uuid import UUID
@@ -13,6 +13,7 @@ from panic_tda.doubts import find_doubts
 from panic_tda.parameters import ClusteringRecord, chord_to_cosine
 from panic_tda.storage.results import ClusterDetails, ClusteringSummary
 from panic_tda.types import ModelOutcome, SavedPending
+from panic_tda.wording import pluralize
 
 _COUNTED = ("n_total", "n_sampled", "n_excluded", "n_embeddings", "n_unique", "n_clusters", "n_outliers")
 NO_CLUSTERINGS = "No clusterings are stored; make some with panic-tda cluster-embeddings."
@@ -101,13 +102,22 @@ def listing_json(summaries: Sequence[ClusteringSummary]) -> list[dict[str, Any]]
     ]
 
 
-def listing_text(summaries: Sequence[ClusteringSummary], n_stored: int, width: int) -> str:
-    """Return one line a stored clustering, the latest first, and how many of `n_stored` are not shown."""
+def listing_text(
+    summaries: Sequence[ClusteringSummary],
+    n_stored: int,
+    width: int,
+    *,
+    names: Mapping[str, str] | None = None,
+) -> str:
+    """Return one line a stored clustering, the latest first, and how many of `n_stored` are not shown.
+
+    `names` are the ids of all stored clusterings, shortened (`text.shorten_ids`); without them ids are whole.
+    """
     if not summaries:
         return NO_CLUSTERINGS
     rows = [
         (
-            str(summary.id),
+            (names or {}).get(str(summary.id), str(summary.id)),
             summary.embedding_model,
             summary.algorithm,
             f"{summary.record.cluster_selection_epsilon:g}",
@@ -124,7 +134,8 @@ def listing_text(summaries: Sequence[ClusteringSummary], n_stored: int, width: i
     ]
     listed = table(_LISTED_COLUMNS, rows, width)
     hidden = n_stored - len(summaries)
-    return f"{listed}\n… and {hidden} older ones; list-clusterings --limit 0 lists all" if hidden else listed
+    older = pluralize(hidden, "older one")
+    return f"{listed}\n… and {hidden} {older}; list-clusterings --limit 0 lists all" if hidden else listed
 
 
 def details_json(summary: ClusteringSummary, clusters: Sequence[ClusterDetails]) -> dict[str, Any]:
@@ -156,21 +167,27 @@ def details_text(
         lines += _cluster_lines(cluster, said.n_embeddings, width)
     hidden = said.n_clusters - len(clusters)
     if hidden > 0 and len(clusters) == limit:
-        lines.append(f"… and {hidden} smaller clusters; --limit 0 shows all")
+        lines.append(f"… and {hidden} smaller {pluralize(hidden, 'cluster')}; --limit 0 shows all")
     elif hidden > 0:
-        lines.append(f"{hidden} clusters have gone since, with the embeddings that were their medoids")
+        have = pluralize(hidden, "cluster has", "clusters have")
+        were = pluralize(hidden, "embedding that was its medoid", "embeddings that were their medoids")
+        lines.append(f"{hidden} {have} gone since, with the {were}")
     return "\n".join(lines)
 
 
-def deletion_text(summaries: Sequence[ClusteringSummary], width: int) -> str:
-    """Say what a deletion takes away."""
+def deletion_text(
+    summaries: Sequence[ClusteringSummary], width: int, *, names: Mapping[str, str] | None = None
+) -> str:
+    """Say what a deletion takes away; `names` as for `listing_text`."""
     if not summaries:
         return "Nothing to delete."
     n_clusters = sum(summary.record.n_clusters for summary in summaries)
     n_assignments = sum(summary.record.n_embeddings for summary in summaries)
+    n_gone = len(summaries)
     return (
-        f"{listing_text(summaries[:_DELETED_SHOWN], len(summaries), width)}\n"
-        f"{len(summaries)} clusterings go, with {n_clusters} clusters and {n_assignments} assignments."
+        f"{listing_text(summaries[:_DELETED_SHOWN], n_gone, width, names=names)}\n"
+        f"{n_gone} {pluralize(n_gone, 'clustering goes', 'clusterings go')}, with {n_clusters} "
+        f"{pluralize(n_clusters, 'cluster')} and {n_assignments} {pluralize(n_assignments, 'assignment')}."
     )
 
 
@@ -184,11 +201,16 @@ def saved_text(saved: Sequence[SavedPending]) -> str:
     return (
         "\n".join(
             f"Saved clustering {one.id} of {on_one_line(one.embedding_model)}"
-            + (f"; {one.n_vanished} embeddings have gone since and were left out" if one.n_vanished else "")
+            + (f"; {_vanished(one.n_vanished)}" if one.n_vanished else "")
             for one in saved
         )
         or "No clustering waits to be saved."
     )
+
+
+def _vanished(number: int) -> str:
+    have = pluralize(number, "embedding has gone since and was", "embeddings have gone since and were")
+    return f"{number} {have} left out"
 
 
 def _parameter_lines(said: ClusteringRecord) -> list[str]:

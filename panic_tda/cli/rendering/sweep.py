@@ -10,6 +10,7 @@ from panic_tda.cli.rendering.common import decimal, percent
 from panic_tda.cli.text import Column, on_one_line, paragraph, table
 from panic_tda.insight.sweep import CLIFF_ARI, Setting
 from panic_tda.storage.results import ClusteringSummary
+from panic_tda.wording import pluralize
 
 _SINGLE = "single cluster"
 _ABOUT_SINGLE = "single cluster: whether it was allowed; where both give the same, one line stands for both."
@@ -59,7 +60,8 @@ def sweep_text(source: ClusteringSummary, settings: Sequence[Setting], width: in
         for one in settings
     ]
     head = (
-        f"Clustering {source.id} of {on_one_line(source.embedding_model)}, {record.n_embeddings} embeddings, "
+        f"Clustering {source.id} of {on_one_line(source.embedding_model)}, {record.n_embeddings} "
+        f"{pluralize(record.n_embeddings, 'embedding')}, "
         f"min_samples {record.min_samples}, cut anew; nothing is stored"
     )
     foot = (

@@ -56,7 +56,7 @@ def test_cumls_labels_are_made_to_cost_nothing() -> None:
 
 
 def test_the_installed_cuml_knows_every_argument_and_what_is_read_of_it() -> None:
-    pytest.importorskip("cuml", reason="needs cuML: pip install 'panic-tda[cuda13]'")
+    pytest.importorskip("cuml", reason="needs cuML: pip install '.[cuda13]'")
     from cuml.cluster.hdbscan import hdbscan as installed
 
     given = cuml_arguments(1_000, options(12))
@@ -92,7 +92,7 @@ def test_without_a_device_the_reason_comes_first() -> None:
 def test_cuml_is_looked_for_without_being_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuml.cuda, "unusable_because", lambda: None)
     monkeypatch.setattr(cuml.importlib.util, "find_spec", lambda _: None)
-    assert re.match(r"cuML is not installed; pip install 'panic-tda\[cuda1", cuml.unusable_because() or "")
+    assert re.match(r"cuML is not installed; pip install '\.\[cuda1", cuml.unusable_because() or "")
     monkeypatch.setattr(cuml.cuda, "unusable_because", lambda: "no driver")
     assert cuml.unusable_because() == "no driver"
 
@@ -415,7 +415,7 @@ def test_auto_takes_cuml_and_exact_does_not() -> None:
 
 
 def test_cupy_keeps_its_pool() -> None:
-    pytest.importorskip("cuml", reason="needs cuML: pip install 'panic-tda[cuda13]'")
+    pytest.importorskip("cuml", reason="needs cuML: pip install '.[cuda13]'")
     # In a process of its own: cuML takes the pool away at its first import.
     done = run_python(
         "import sys, cupy\n"
