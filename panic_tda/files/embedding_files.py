@@ -24,7 +24,8 @@ from panic_tda.files.columns import (
     encode,
     first_null,
     is_list_of,
-    is_string,
+    is_number,
+    is_text,
     read_rows,
     wrong_with,
 )
@@ -35,10 +36,10 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 8192
 REQUIRED: dict[str, Kind] = {"text": STRINGS, "vector": VECTORS}
-RUNS: Kind = ("strings or integers", lambda kind: is_string(kind) or pa.types.is_integer(kind))
+RUNS: Kind = ("strings or integers", lambda kind: is_text(kind) or is_number(kind))
 NETWORKS: Kind = (
     "lists of strings, or JSON of such lists",
-    lambda kind: is_string(kind) or is_list_of(kind, is_string),
+    lambda kind: is_text(kind) or is_list_of(kind, lambda value: is_text(value) or pa.types.is_null(value)),
 )
 OPTIONAL: dict[str, Kind] = {
     "embedding_model": STRINGS,
@@ -200,7 +201,7 @@ class EmbeddingFile:
     def _networks(self, rows: Rows) -> tuple[list[Any], IntArray]:
         if "network" not in self._columns:
             return [UNKNOWN_NETWORK], np.zeros(len(rows), dtype=np.int64)
-        if is_string(rows.batch.schema.field("network").type):
+        if is_text(rows.batch.schema.field("network").type):
             return self._networks_as_json(rows)
         column = rows.cast("network", pa.list_(pa.string()))
         lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)

@@ -36,7 +36,7 @@ def import_embeddings(
     invocations. What is in the database under an id stays as it is; what differs, what belongs to nothing and
     what would count twice is left out, counted, and told in the log.
 
-    Of a file, needed are columns `text` and `vector` (lists of float16, float32 or float64, stored as
+    Of a file, needed are columns `text` and `vector` (lists of numbers, stored as
     float32), and an embedding model: the column `embedding_model`, or `model`. Columns `run` (else `run_id`,
     as exports call it), `sequence_number`, `initial_prompt`, `network` (lists of names, or JSON of them) and
     `seed` say where a text comes from. Without a run, a file is one, known by its texts and their sequence

@@ -461,12 +461,19 @@ BAD_COLUMNS: dict[str, tuple[dict[str, Any], str]] = {
     "no text": ({"text": None}, r"has no column text; needed are text, vector.*it has run, seq"),
     "no vector": ({"vector": None}, r"has no column vector"),
     "text of numbers": ({"text": list(range(6))}, r"column text must hold strings; got int64"),
-    "vector of integers": (
-        {"vector": pa.array([[1, 2]] * 6)},
-        r"column vector must hold lists .* of float16, float32 or float64; got list<.*int64>",
+    "vector of strings": (
+        {"vector": pa.array([["1", "2"]] * 6)},
+        r"column vector must hold lists or tensors of one dimension of numbers; got list<.*string>",
     ),
     "vector of numbers": ({"vector": [1.0] * 6}, r"column vector must hold lists .*; got double"),
-    "sequence of floats": ({"sequence_number": [1.0] * 6}, r"column sequence_number must hold integers"),
+    "sequence of fractions": (
+        {"sequence_number": [1.0, 3.0, 5.0, 1.5, 3.0, 5.0]},
+        r"row 3 .*sequence_number must be a whole number of 64 bits at most; got 1\.5",
+    ),
+    "sequence of strings": (
+        {"sequence_number": ["1"] * 6},
+        r"column sequence_number must hold integers; got string",
+    ),
     "seed too large": (
         {"seed": pa.array([2**64 - 1] * 6, pa.uint64())},
         r"row 0 .*seed cannot be read.*not in range",
