@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from panic_tda.errors import BadInput, MissingPath
+from panic_tda.files import formats
 from panic_tda.files.casting import (
     BATCH_VALUES,
     MAX_VALUES,
@@ -97,28 +98,41 @@ def _parts(arrays: list[pa.Array], names: list[str], batch_rows: int) -> Iterato
 
 
 def open_arrow_file(path: Path) -> ArrowFile:
-    """Recognise a file by its first bytes, and read its schema.
+    """Recognise a file of Parquet or Arrow by its first bytes, and read its schema.
 
     Raises
     ------
     MissingPath
         There is no such file.
     BadInput
-        It is of another format, or damaged.
+        It is of another format, which the message names, or damaged.
     """
     with readable(path):
-        with path.open("rb") as file:
-            magic = file.read(6)
-        if magic.startswith(b"PAR1"):
+        form = formats.recognise(path)
+        if form is formats.PARQUET:
             with pq.ParquetFile(path) as parquet:
                 return ArrowFile(
                     path, _plain_schema(parquet.schema_arrow), parquet.metadata.num_rows, _read_parquet
                 )
-        if magic == b"ARROW1":
+        if form is formats.ARROW_FILE:
             with pa.memory_map(str(path)) as source:
                 return ArrowFile(path, _plain_schema(pa.ipc.open_file(source).schema), None, _read_file)
+        if form is formats.ARROW_STREAM or _is_old_stream(path, form):
+            with pa.memory_map(str(path)) as source:
+                return ArrowFile(path, _plain_schema(pa.ipc.open_stream(source).schema), None, _read_stream)
+    raise BadInput(f"{path} is {form.name}; {form.advice}")
+
+
+def _is_old_stream(path: Path, form: formats.Format) -> bool:
+    """Tell streams as Arrow wrote them before version 0.15, which begin with no mark."""
+    if form is not formats.UNKNOWN:
+        return False
+    try:
         with pa.memory_map(str(path)) as source:
-            return ArrowFile(path, _plain_schema(pa.ipc.open_stream(source).schema), None, _read_stream)
+            _ = pa.ipc.open_stream(source).schema
+    except (pa.ArrowException, OSError, RuntimeError):
+        return False
+    return True
 
 
 def _plain_schema(schema: pa.Schema) -> pa.Schema:
