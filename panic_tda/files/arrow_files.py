@@ -25,7 +25,8 @@ from panic_tda.storage.batches import refuse_row
 
 MAX_VALUE_BYTES = 1 << 28
 """Of a text or an image in a row."""
-PARQUET_OR_ARROW = "Parquet or Arrow"
+PARQUET_OR_ARROW, CSV, NDJSON, NUMPY = "Parquet or Arrow", "CSV", "NDJSON", "NumPy"
+"""Formats, as messages call them."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 import pyarrow as pa
 
 from panic_tda.errors import BadInput, WrongUsage
-from panic_tda.files.arrow_files import ArrowFile
-from panic_tda.files.columns import STRINGS, VECTORS
+from panic_tda.files.arrow_files import CSV, NUMPY, ArrowFile
+from panic_tda.files.columns import STRINGS, VECTORS, is_string
 
 _LIKE_VECTOR = (
     "vectors",
@@ -101,6 +101,11 @@ def require_text_and_vector(file: ArrowFile, columns: Columns, optional: Sequenc
     missing = [name for name in needed if file.stored_name(name) is None]
     if not missing:
         return
+    if missing == ["text"] and file.format == NUMPY and len(file.schema) == 1:
+        raise BadInput(
+            f"{file.path} holds vectors alone; name a file of their texts with --texts FILE, or import them "
+            "without with --no-text"
+        )
     options, several = [], []
     for name in missing:
         likely = _likely(file, name, optional)
@@ -128,10 +133,10 @@ def _likely(file: ArrowFile, name: str, optional: Sequence[str]) -> list[str]:
         if not is_other(field.name) and (is_right(field.type) or _may_be_parsed(file, name, field.type))
     ]
     of_name = [column for column in of_type if column.lower() in usual]
-    if of_name or (name == "vector" and file.format == "CSV"):
+    if of_name or (name == "vector" and file.format == CSV):
         return of_name
     return of_type
 
 
 def _may_be_parsed(file: ArrowFile, name: str, kind: pa.DataType) -> bool:
-    return name == "vector" and file.format == "CSV" and bool(pa.types.is_string(kind))
+    return name == "vector" and file.format == CSV and is_string(kind)

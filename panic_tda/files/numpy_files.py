@@ -19,11 +19,10 @@ import numpy as np
 import pyarrow as pa
 
 from panic_tda.errors import BadInput
-from panic_tda.files.arrow_files import ArrowFile, readable
+from panic_tda.files.arrow_files import NUMPY, ArrowFile, readable
 from panic_tda.files.casting import BATCH_VALUES, MAX_VALUES
 from panic_tda.files.texts_files import TextsFile
 
-FORMAT = "NumPy"
 _WHOLE_BYTES = 1 << 30
 """Of an array in an archive that is stored by columns, and can only be read whole."""
 
@@ -51,6 +50,10 @@ class _Array:
             return value
         is_matrix = len(self.shape) == 2 and self.dtype.kind in "iuf" and self.shape[1] <= MAX_VALUES
         return pa.list_(value, self.shape[1]) if is_matrix else None
+
+    def columns(self, batch_rows: int) -> Iterator[pa.Array]:
+        """Read the rows as parts of a column, `batch_rows` at a time."""
+        return (_to_arrow(rows, self.kind) for rows in self.rows(batch_rows))
 
     def rows(self, batch_rows: int) -> Iterator[np.ndarray[Any, Any]]:
         """Read the rows, `batch_rows` at a time."""
@@ -106,7 +109,7 @@ def open_numpy_file(
     BadInput
         It is damaged, its one array is none of vectors, or there is another number of texts than of rows.
     """
-    with readable(path, FORMAT), _numpy_errors():
+    with readable(path, NUMPY), _numpy_errors():
         arrays = _read_archive_headers(path) if is_archive else {"vector": _read_file_header(path)}
     if len(arrays) == 1 and names.get("vector") in (None, "vector"):
         arrays = {"vector": next(iter(arrays.values()))}
@@ -124,7 +127,7 @@ def open_numpy_file(
                 f"{texts.path} has {n_texts:,} texts, and {path} {n_rows:,} rows; it needs one text a row"
             )
     read = partial(_read_columns, columns, texts)
-    return ArrowFile(path, pa.schema(schema), n_rows, read, format=FORMAT, names=names)
+    return ArrowFile(path, pa.schema(schema), n_rows, read, format=NUMPY, names=names)
 
 
 def _require_vectors(array: _Array) -> None:
@@ -149,9 +152,7 @@ def _read_columns(
         raise BadInput(f"{_path}: its arrays have different numbers of rows: {lengths}")
     widths = [array.shape[1] for array in chosen.values() if len(array.shape) == 2]
     step = min(batch_rows, BATCH_VALUES // max(1, *widths, 1))
-    streams: dict[str, Iterator[pa.Array]] = {
-        name: (_to_arrow(rows, array.kind) for rows in array.rows(step)) for name, array in chosen.items()
-    }
+    streams = {name: array.columns(step) for name, array in chosen.items()}
     if texts is not None and "text" in columns:
         streams["text"] = texts.batches(step)
     with _numpy_errors():
@@ -161,6 +162,8 @@ def _read_columns(
 
 
 def _to_arrow(rows: np.ndarray[Any, Any], kind: pa.DataType) -> pa.Array:
+    if rows.dtype.kind in "US":
+        return pa.array(rows.tolist(), kind)
     native = rows.astype(rows.dtype.newbyteorder("="), copy=False)
     if not pa.types.is_fixed_size_list(kind):
         return pa.array(native, kind)

@@ -16,12 +16,12 @@ import pyarrow.compute as pc
 from pyarrow import csv, json
 
 from panic_tda.errors import BadInput
-from panic_tda.files.arrow_files import MAX_VALUE_BYTES, ArrowFile, first_failing, readable
+from panic_tda.files.arrow_files import CSV, MAX_VALUE_BYTES, NDJSON, ArrowFile, first_failing, readable
 from panic_tda.files.casting import is_list
 from panic_tda.storage.batches import refuse_row
 
-CSV, NDJSON = "CSV", "NDJSON"
-_BLOCK_BYTES = 1 << 24
+_BLOCK_BYTES = 1 << 22
+"""Of a file at a time, and the most of a row of CSV. The reader of CSV is up to 32 blocks ahead."""
 _SHOWN = 60
 _VECTOR = pa.large_list(pa.float64())
 _NUMBERS = ("sequence_number", "seed")
