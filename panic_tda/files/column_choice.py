@@ -106,20 +106,20 @@ def require_text_and_vector(file: ArrowFile, columns: Columns, optional: Sequenc
             f"{file.path} holds vectors alone; name a file of their texts with --texts FILE, or import them "
             "without with --no-text"
         )
-    options, several = [], []
+    options, choices = [], []
     for name in missing:
         likely = _likely(file, name, optional)
         if len(likely) == 1:
             options.append(f"--{name}-column {likely[0]}")
+        elif likely:
+            choices.append(f"choose one of {', '.join(likely)} with --{name}-column")
         else:
-            several.append(f"name one with --{name}-column" + (f" ({', '.join(likely)})" if likely else ""))
-        if name == "text" and not likely:
-            several.append("leave texts out with --no-text")
-    advice = [f"use {' '.join(options)}"] if options else []
+            without = ", or import without texts with --no-text" if name == "text" else ""
+            choices.append(f"name a column of {name}s with --{name}-column{without}")
+    advice = "; ".join([*([f"use {' '.join(options)}"] if options else []), *choices])
     raise BadInput(
-        f"{file.path} has no column {' and no column '.join(missing)}; {', or '.join([*advice, *several])}; "
-        f"needed are {', '.join(needed)}, and where they are known {', '.join(optional)}; it has "
-        f"{', '.join(file.schema.names) or 'none'}"
+        f"{file.path} has no column {' and no column '.join(missing)}; it has "
+        f"{', '.join(file.schema.names) or 'none'}. {advice[0].upper()}{advice[1:]}"
     )
 
 

@@ -103,24 +103,25 @@ def test_a_named_column_that_is_missing_is_wrong_usage(tmp_path: Path, database:
 ADVICE: dict[str, tuple[dict[str, Any], str]] = {
     "both": (
         {"content": ["a"] * 3, "embedding": VECTORS},
-        "use --text-column content --vector-column embedding;",
+        r"no column text and no column vector; it has content, embedding\. "
+        r"Use --text-column content --vector-column embedding$",
     ),
-    "vector": (
-        {"text": ["a"] * 3, "Embeddings": VECTORS},
-        "no column vector; use --vector-column Embeddings;",
-    ),
-    "the one list": ({"text": ["a"] * 3, "ada-002": VECTORS}, "use --vector-column ada-002;"),
-    "the one text": ({"quote": ["a"] * 3, "vector": VECTORS}, "no column text; use --text-column quote;"),
-    "the usual name": ({"id": ["1"] * 3, "title": ["a"] * 3, "vector": VECTORS}, "use --text-column title;"),
+    "vector": ({"text": ["a"] * 3, "Embeddings": VECTORS}, r"\. Use --vector-column Embeddings$"),
+    "the one list": ({"text": ["a"] * 3, "ada-002": VECTORS}, r"\. Use --vector-column ada-002$"),
+    "the one text": ({"quote": ["a"] * 3, "vector": VECTORS}, r"\. Use --text-column quote$"),
+    "the usual name": ({"id": ["1"] * 3, "title": ["a"] * 3, "vector": VECTORS}, "Use --text-column title$"),
     "several": (
         {"text": ["a"] * 3, "emb": VECTORS, "openai": VECTORS},
-        r"no column vector; name one with --vector-column \(emb, openai\)",
+        r"\. Choose one of emb, openai with --vector-column$",
     ),
     "no text": (
         {"id": [1, 2, 3], "emb": VECTORS},
-        "use --vector-column emb, or .*leave texts out with --no-text",
+        r"\. Use --vector-column emb; name a column of texts with --text-column, or import without texts with --no-text$",
     ),
-    "nothing": ({"id": [1, 2, 3]}, "no column text and no column vector; name one with --text-column"),
+    "nothing": (
+        {"id": [1, 2, 3]},
+        r"\. Name a column of texts with .*; name a column of vectors with --vector-column$",
+    ),
 }
 
 

@@ -458,7 +458,10 @@ BAD_COLUMNS: dict[str, tuple[dict[str, Any], str]] = {
         {"network": [["A", "B"], ["A"], [], ["A", None], ["A"], ["A"]]},
         r"row 3 .*model without a name",
     ),
-    "no text": ({"text": None}, r"has no column text; needed are text, vector.*it has run, seq"),
+    "no text": (
+        {"text": None},
+        r"has no column text; it has run, seq.*\. Name a column of texts with --text-column, or import without texts",
+    ),
     "no vector": ({"vector": None}, r"has no column vector"),
     "text of numbers": ({"text": list(range(6))}, r"column text must hold strings; got int64"),
     "vector of strings": (
