@@ -116,7 +116,7 @@ ADVICE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no text": (
         {"id": [1, 2, 3], "emb": VECTORS},
-        r"\. Use --vector-column emb; name a column of texts with --text-column, or import without texts with --no-text$",
+        r"\. Use --vector-column emb; name a column of texts with .*, or import .* --no-text$",
     ),
     "nothing": (
         {"id": [1, 2, 3]},

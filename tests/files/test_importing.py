@@ -460,7 +460,7 @@ BAD_COLUMNS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no text": (
         {"text": None},
-        r"has no column text; it has run, seq.*\. Name a column of texts with --text-column, or import without texts",
+        r"has no column text; it has run, seq.*\. Name a column of texts with --text-column, or import w",
     ),
     "no vector": ({"vector": None}, r"has no column vector"),
     "text of numbers": ({"text": list(range(6))}, r"column text must hold strings; got int64"),
