@@ -121,7 +121,7 @@ _ALL = (
         runs.OUTPUT,
         "invocations of type TEXT without a text (an empty one is a text), and of type IMAGE without an "
         "image where the database has images at all",
-        "generate the step again; nothing, where a dump came without images",
+        "generate the step again; nothing, where a dump came without images, or vectors without texts",
         runs.check_outputs,
     ),
     Kind(
