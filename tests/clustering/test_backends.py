@@ -144,9 +144,10 @@ def test_tree_weights_equal_prims(backend: Placed, rows: np.ndarray, min_samples
     tree = fit_all_rows(backend, rows, options(k))
     assert_spans(tree, len(rows))
     weights = reference.mutual_reachability(reference.chord_distances(rows), k, FLOOR)
-    found = np.sort(np.maximum(tree.height, FLOOR))
-    np.testing.assert_allclose(found, reference.prim_weights(weights), rtol=1e-12)
-    # Which rows an edge names is free, as long as everything merges at the same heights.
+    heights = np.maximum(tree.height, FLOOR)
+    np.testing.assert_allclose(np.sort(heights), reference.prim_weights(weights), rtol=1e-12)
+    np.testing.assert_allclose(heights, weights[tree.u, tree.v], rtol=1e-12)
+    # Among equal edges the choice is free, as long as everything merges at the same heights.
     np.testing.assert_allclose(merge_heights(tree), merge_heights(reference.prim_tree(weights)), rtol=1e-11)
     if tree.core_distances is not None:
         cores = reference.core_distances(reference.chord_distances(rows), k)
@@ -227,21 +228,16 @@ def test_tiles_of_sklearns_matrix_make_no_difference(monkeypatch: pytest.MonkeyP
         assert np.array_equal(distances, distances.T)
 
 
-def test_sklearns_private_tree_is_still_what_the_backend_reads() -> None:
+@pytest.mark.parametrize("min_samples", [1, 2, 5])
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
+def test_tree_heights_are_those_of_sklearns_linkage(rows: np.ndarray, min_samples: int) -> None:
     from sklearn.cluster import HDBSCAN
 
-    rows = ROWS["blobs"]
-    model = HDBSCAN(metric="precomputed", min_samples=3, copy=True).fit(reference.chord_distances(rows))
-    merges = model._single_linkage_tree_
-    assert merges.shape == (len(rows) - 1,)
-    assert merges.dtype.names == ("left_node", "right_node", "value", "cluster_size")
-    assert (np.diff(merges["value"]) >= 0).all()
-    n = len(rows)
-    ends = np.concatenate([merges["left_node"], merges["right_node"]])
-    # SciPy's layout: rows are 0 to n - 1, the i-th merge is n + i, and all but the last are merged once.
-    assert sorted(ends.tolist()) == list(range(2 * n - 2))
-    assert (np.maximum(merges["left_node"], merges["right_node"]) < n + np.arange(n - 1)).all()
-    assert merges["cluster_size"][-1] == n
+    k = min(min_samples, len(rows))
+    tree = sklearn_backend.SklearnBackend().fit(rows, np.ones(len(rows), dtype=np.int64), options(k))
+    distances = sklearn_backend.chord_distance_matrix(rows, options(k))
+    model = HDBSCAN(metric="precomputed", min_samples=k, min_cluster_size=2, copy=True).fit(distances)
+    np.testing.assert_array_equal(np.sort(tree.height), model._single_linkage_tree_["value"])
 
 
 def test_sklearn_refuses_more_rows_than_its_matrix_is_reasonable_for() -> None:
