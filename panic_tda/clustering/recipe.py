@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from panic_tda import parameters
+from panic_tda.arrays.matrices import as_matrix
 from panic_tda.arrays.rows import normalise
 from panic_tda.clustering import backends, cuts, hierarchy
 from panic_tda.clustering.backends.base import Backend, Checkpoint, FitOptions
@@ -28,7 +29,7 @@ from panic_tda.clustering.duplicates import DistinctRows, attach_copies, find_di
 from panic_tda.clustering.medoids import medoids
 from panic_tda.clustering.placement import Placement, place
 from panic_tda.clustering.warm_up import compile_kernels
-from panic_tda.errors import OUTLIER, BadVectors
+from panic_tda.errors import OUTLIER
 from panic_tda.parameters import ClusteringParameters, ClusteringRecord, EffectiveParameters
 from panic_tda.progress import Progress, Silent
 from panic_tda.types import Clustering, FlatClusters, SpanningTree
@@ -65,7 +66,8 @@ def hdbscan(
     Parameters
     ----------
     vectors : (n, d) array_like
-        One vector a row, of any length but zero; taken as float32.
+        One vector a row, of any length but zero; taken as float32. Also a table of numbers, or a column of
+        vectors, of pandas, polars or Arrow.
     epsilon, min_cluster_size, min_samples, allow_single_cluster, selection_method, max_cluster_size, \
 distance_floor, backend, exact
         See `ClusteringParameters`; distances are chord lengths between unit vectors, sqrt(2 - 2 cos).
@@ -82,7 +84,7 @@ distance_floor, backend, exact
     InvalidParameter
         A parameter outside its range.
     BadVectors
-        Not a matrix, or rows that are zero, NaN or infinite.
+        Not a matrix (see `arrays.matrices.as_matrix`), or rows that are zero, NaN or infinite.
     UnsupportedOnBackend
         The chosen backend cannot do this.
     DeviceOutOfMemory
@@ -105,7 +107,7 @@ distance_floor, backend, exact
         backend=backend,
         exact=exact,
     )
-    return cluster_rows(_as_matrix(vectors), asked, progress or Silent())
+    return cluster_rows(as_matrix(vectors), asked, progress or Silent())
 
 
 def cluster_rows(
@@ -239,18 +241,6 @@ def canonicalise(flat: FlatClusters) -> FlatClusters:
     labels = np.full(len(flat.labels), OUTLIER, dtype=np.int64)
     labels[members] = number[flat.labels[members]]
     return FlatClusters(labels, flat.probabilities, flat.persistence[order])
-
-
-def _as_matrix(vectors: ArrayLike) -> Float32Array:
-    try:
-        # Values too large for single precision become infinite, and are refused as such.
-        with np.errstate(over="ignore", invalid="ignore"):
-            matrix = np.array(vectors, dtype=np.float32, order="C")
-    except (TypeError, ValueError) as error:
-        raise BadVectors(f"vectors must be a matrix of shape (rows, dimensions): {error}") from error
-    if matrix.ndim != 2 or (len(matrix) and not matrix.shape[1]):
-        raise BadVectors(f"vectors must be a matrix of shape (rows, dimensions); got shape {matrix.shape}")
-    return matrix
 
 
 def _spanning_tree(
