@@ -90,7 +90,8 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without a device, whatever this one is."""
-    monkeypatch.setattr(cuml, "unusable_because", lambda: "CuPy is not installed")
+    for module in (cuda, cuml):
+        monkeypatch.setattr(module, "unusable_because", lambda: "CuPy is not installed")
 
 
 @pytest.fixture

@@ -21,15 +21,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from panic_tda import parameters
+from panic_tda.arrays import device
 from panic_tda.arrays.matrices import as_matrix
 from panic_tda.arrays.rows import normalise
 from panic_tda.clustering import backends, cuts, hierarchy
 from panic_tda.clustering.backends.base import Backend, Checkpoint, FitOptions
 from panic_tda.clustering.duplicates import DistinctRows, attach_copies, find_distinct, keep_distinct
 from panic_tda.clustering.medoids import medoids
-from panic_tda.clustering.placement import Placement, place
+from panic_tda.clustering.placement import Placement, place, place_instead
 from panic_tda.clustering.warm_up import compile_kernels
-from panic_tda.errors import OUTLIER
+from panic_tda.errors import OUTLIER, BackendFailure
 from panic_tda.parameters import ClusteringParameters, ClusteringRecord, EffectiveParameters
 from panic_tda.progress import Progress, Silent
 from panic_tda.types import Clustering, FlatClusters, SpanningTree
@@ -89,6 +90,8 @@ distance_floor, backend, exact
         The chosen backend cannot do this.
     DeviceOutOfMemory
         The device had less memory than the fit took.
+    BackendFailure
+        The backend that was named could not build a tree; instead of one that "auto" chose, `tiled` does.
 
     Notes
     -----
@@ -107,7 +110,18 @@ distance_floor, backend, exact
         backend=backend,
         exact=exact,
     )
-    return cluster_rows(as_matrix(vectors), asked, progress or Silent())
+    progress = progress or Silent()
+    try:
+        return cluster_rows(as_matrix(vectors), asked, progress)
+    except BackendFailure as failure:
+        if backend != backends.AUTO:
+            raise
+        reason = str(failure)
+    # Out of the handler, which holds the rows of the failed fit.
+    device.release()
+    matrix = as_matrix(vectors)
+    placement = place_instead(asked, *matrix.shape, reason=reason)
+    return cluster_rows(matrix, asked, progress, placement=placement)
 
 
 def cluster_rows(

@@ -14,6 +14,8 @@ from panic_tda.clustering.backends import cuml, select
 from panic_tda.clustering.backends import sklearn as sklearn_backend
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.duplicates import attach_copies, find_distinct
+from panic_tda.clustering.placement import place
+from panic_tda.devices import cuda
 from panic_tda.errors import InvalidParameter, UnsupportedOnBackend
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.progress import Silent
@@ -86,7 +88,7 @@ def backend(request: pytest.FixtureRequest) -> Placed:
 
 @pytest.fixture(autouse=True)
 def refusals_are_said_again() -> None:
-    backends._say_once.cache_clear()
+    backends.log_once.cache_clear()
 
 
 def test_every_backend_is_in_the_suite() -> None:
@@ -321,38 +323,37 @@ def test_when_all_refuse_every_reason_is_named() -> None:
 @pytest.mark.usefixtures("no_device")
 def test_without_a_device_auto_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "panic_tda"):
-        chosen = [select("auto", (n, 8), options(5)).name for n in (100, 5_000, 200)]
+        chosen = [place(ClusteringParameters(), n, 8).backend.name for n in (100, 5_000, 200)]
     assert chosen == ["sklearn", "tiled", "sklearn"]
     (record,) = caplog.records
     assert record.levelno == logging.INFO
-    assert record.getMessage() == "backend cuml cannot run here: CuPy is not installed"
+    assert record.getMessage() == "no CUDA device is used: CuPy is not installed"
 
 
 @pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("n_rows", [100, 1_100_000])
-def test_on_a_device_auto_takes_cuml(n_rows: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_on_a_device_auto_takes_tiled(n_rows: int, exact: bool, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "panic_tda"):
-        assert select("auto", (n_rows, 768), options(64)).name == "cuml"
+        asked = options(64, on_device=True, exact=exact)
+        assert select("auto", (n_rows, 768), asked).name == "tiled"
     assert caplog.records == []
 
 
 @pytest.mark.usefixtures("device")
-@pytest.mark.parametrize(("n_rows", "name"), [(100, "sklearn"), (3_300_000, "tiled")])
-def test_auto_goes_on_with_one_line_when_cuml_refuses(
-    n_rows: int, name: str, caplog: pytest.LogCaptureFixture
+def test_on_a_device_auto_takes_cuml_with_one_line_where_tiled_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # One neighbour is too few for cuML; 3.3 million rows are too many for the device.
-    asked = options(1 if n_rows == 100 else 64)
+    # Too little for the products of a tile, and enough for some neighbours of a hundred rows.
+    monkeypatch.setattr(cuda, "free_bytes", lambda: 1 << 20)
     with caplog.at_level(logging.INFO, "panic_tda"):
-        assert select("auto", (n_rows, 768), asked).name == name
+        assert select("auto", (100, 8), options(5, on_device=True)).name == "cuml"
     (record,) = caplog.records
-    assert "backend cuml" in record.getMessage()
-
-
-@pytest.mark.usefixtures("device")
-@pytest.mark.parametrize("n_rows", [100, 1_100_000])
-def test_auto_takes_tiled_where_an_exact_tree_is_asked_for(n_rows: int) -> None:
-    assert select("auto", (n_rows, 768), options(64, exact=True)).name == "tiled"
+    assert "backend tiled" in record.getMessage()
+    with pytest.raises(UnsupportedOnBackend, match="backend tiled"):
+        select("auto", (100, 8), options(5, on_device=True, exact=True))
+    with pytest.raises(UnsupportedOnBackend, match=r"backend tiled .*; backend cuml accepts min_samples"):
+        select("auto", (100, 8), options(1, on_device=True))
 
 
 @pytest.mark.usefixtures("no_device")

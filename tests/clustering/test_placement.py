@@ -222,6 +222,7 @@ def test_auto_chooses_once(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(backends, "_AUTO_ORDER", ("all", "sklearn"))
+    monkeypatch.setattr(backends, "_AUTO_DEVICE_ORDER", ("all", "sklearn"))
     with caplog.at_level(logging.INFO, "panic_tda"):
         outcomes = run(upgraded(FieldSpec(runs=101, text_models=("First",))), "auto")
     assert outcomes[0].backend == "sklearn"
