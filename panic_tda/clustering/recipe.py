@@ -30,6 +30,7 @@ from panic_tda.clustering.duplicates import DistinctRows, attach_copies, find_di
 from panic_tda.clustering.medoids import medoids
 from panic_tda.clustering.placement import Placement, place, place_instead
 from panic_tda.clustering.warm_up import compile_kernels
+from panic_tda.devices.kernel_cache import translate_cache_errors
 from panic_tda.errors import OUTLIER, BackendFailure
 from panic_tda.parameters import ClusteringParameters, ClusteringRecord, EffectiveParameters
 from panic_tda.progress import Progress, Silent
@@ -112,7 +113,8 @@ distance_floor, backend, exact
     )
     progress = progress or Silent()
     try:
-        return cluster_rows(as_matrix(vectors), asked, progress)
+        with translate_cache_errors():
+            return cluster_rows(as_matrix(vectors), asked, progress)
     except BackendFailure as failure:
         if backend != backends.AUTO:
             raise
@@ -121,7 +123,8 @@ distance_floor, backend, exact
     device.release()
     matrix = as_matrix(vectors)
     placement = place_instead(asked, *matrix.shape, reason=reason)
-    return cluster_rows(matrix, asked, progress, placement=placement)
+    with translate_cache_errors():
+        return cluster_rows(matrix, asked, progress, placement=placement)
 
 
 def cluster_rows(
