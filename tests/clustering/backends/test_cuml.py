@@ -16,19 +16,16 @@ import pytest
 from click.testing import CliRunner, Result
 from sklearn.metrics import adjusted_rand_score
 
+import panic_tda
 from panic_tda import hdbscan
-from panic_tda.cli.rendering import clusterings as rendering
 from panic_tda.clustering import backends
 from panic_tda.clustering.backends import cuml
 from panic_tda.clustering.backends.cuml import CumlBackend, cuml_arguments, estimate_bytes
 from panic_tda.clustering.backends.sklearn import SklearnBackend
 from panic_tda.clustering.backends.tree_check import lighter_edges
-from panic_tda.clustering_manager import cluster_all_data, get_cluster_details, list_clusterings
 from panic_tda.devices import cuda
 from panic_tda.errors import BackendFailure, DeviceOutOfMemory, InvalidParameter, UnsupportedOnBackend
-from panic_tda.main import main
 from panic_tda.parameters import ClusteringParameters
-from panic_tda.storage.assignments import read_assignments
 from panic_tda.types import CLUSTERED, FAILED, LighterEdges, SpanningTree
 from tests import reference
 from tests.clustering.test_backends import FLOOR, ROWS, FitOptions, assert_spans, options, unit
@@ -154,6 +151,8 @@ def test_rows_in_host_memory_never_reach_cuml() -> None:
 
 
 def run(file: Any, *words: str) -> Result:
+    from panic_tda.main import main
+
     return CliRunner().invoke(main, ["cluster-embeddings", *words, "--db", str(file.path)])
 
 
@@ -233,12 +232,14 @@ def more_backends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("more_backends")
 def test_the_share_is_stored_and_shown(upgraded: MakeFile) -> None:
+    from panic_tda.cli.rendering import clusterings as rendering
+
     file = upgraded(FieldSpec(text_models=("Nomic",)))
-    (outcome,) = cluster_all_data(file.database, parameters=ClusteringParameters(backend="rough"))
+    (outcome,) = panic_tda.cluster_all_data(file.database, parameters=ClusteringParameters(backend="rough"))
     assert (outcome.status, outcome.exact) == (CLUSTERED, False)
     with file.database.session() as session:
-        (summary,) = list_clusterings(session)
-        details = get_cluster_details(summary.id, session)
+        (summary,) = panic_tda.list_clusterings(session)
+        details = panic_tda.get_cluster_details(summary.id, session)
     said = summary.record.to_json()
     assert said["exact"] is False
     assert 0 < said["lighter_edge_share"] <= 1
@@ -260,7 +261,7 @@ def test_exact_clusterings_have_no_share() -> None:
 @pytest.mark.usefixtures("more_backends", "device")
 def test_an_exhausted_device_costs_its_model_alone(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(text_models=("A", "B", "C")))
-    outcomes = cluster_all_data(file.database, parameters=ClusteringParameters(backend="exhausted"))
+    outcomes = panic_tda.cluster_all_data(file.database, parameters=ClusteringParameters(backend="exhausted"))
     assert [outcome.status for outcome in outcomes] == [FAILED, CLUSTERED, CLUSTERED]
     reason = outcomes[0].reason or ""
     assert reason.startswith("backend cuml ran out of device memory")
@@ -276,14 +277,16 @@ def test_an_exhausted_device_costs_its_model_alone(upgraded: MakeFile) -> None:
     ):
         assert part in reason, part
     with file.database.session() as session:
-        assert {found.embedding_model for found in list_clusterings(session)} == {"B", "C"}
+        assert {found.embedding_model for found in panic_tda.list_clusterings(session)} == {"B", "C"}
 
 
 @pytest.mark.usefixtures("more_backends", "device")
 def test_an_exhausted_device_leaves_the_database_as_it_was(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(text_models=("A",)))
     before = snapshot(file.path)
-    (outcome,) = cluster_all_data(file.database, parameters=ClusteringParameters(backend="exhausted"))
+    (outcome,) = panic_tda.cluster_all_data(
+        file.database, parameters=ClusteringParameters(backend="exhausted")
+    )
     assert outcome.status == FAILED
     assert snapshot(file.path) == before
 
@@ -425,15 +428,17 @@ def test_auto_falls_back_to_tiled_where_cuml_fails(
 def test_a_model_falls_back_with_rows_that_are_loaded_again(
     unconnected: StandIn, upgraded: MakeFile, caplog: pytest.LogCaptureFixture
 ) -> None:
+    from panic_tda.storage.assignments import read_assignments
+
     file = upgraded(FieldSpec(text_models=("A", "B"), duplicates=3))
     with caplog.at_level(logging.INFO, "panic_tda"):
-        found = cluster_all_data(file.database)
-    expected = cluster_all_data(file.database, parameters=ClusteringParameters(backend="sklearn"))
+        found = panic_tda.cluster_all_data(file.database)
+    expected = panic_tda.cluster_all_data(file.database, parameters=ClusteringParameters(backend="sklearn"))
     assert [(one.status, one.backend) for one in found] == [(CLUSTERED, "tiled")] * 2
     # The rows of the first model are given up before the second one comes.
     assert unconnected.alive == [0, 0]
     with file.database.session() as session:
-        records = {one.id: one.record for one in list_clusterings(session)}
+        records = {one.id: one.record for one in panic_tda.list_clusterings(session)}
     with file.database.reading() as connection:
         for there, here in zip(found, expected, strict=True):
             assert there.id is not None
@@ -451,7 +456,7 @@ def test_cuml_by_name_does_not_fall_back(upgraded: MakeFile) -> None:
         hdbscan(ROWS["blobs"], backend="cuml")
     file = upgraded(FieldSpec(text_models=("A",)))
     before = snapshot(file.path)
-    (outcome,) = cluster_all_data(file.database, parameters=ClusteringParameters(backend="cuml"))
+    (outcome,) = panic_tda.cluster_all_data(file.database, parameters=ClusteringParameters(backend="cuml"))
     assert outcome.status == FAILED
     assert (outcome.reason or "").startswith("backend cuml could not connect its neighbour graph")
     assert snapshot(file.path) == before
