@@ -8,17 +8,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from panic_tda.arrays import device
 from panic_tda.clustering import backends
 from panic_tda.clustering.advice import warn_if_doubtful
 from panic_tda.clustering.checkpoint import Checkpoint, discard_all
-from panic_tda.clustering.placement import Placement, place
+from panic_tda.clustering.placement import Placement, place, place_instead
 from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.devices import cuda, pool
 from panic_tda.doubts import Wording
-from panic_tda.errors import PanicTdaError, unexpected
+from panic_tda.errors import BackendFailure, PanicTdaError, unexpected
 from panic_tda.parameters import ClusteringParameters, Resources, validate_downsample
 from panic_tda.progress import Prefixed, Progress, Silent, failed
 from panic_tda.storage.census import ModelCensus, choose_models, require_valid, take_census, warn_of_mixed
@@ -255,12 +256,25 @@ def _failed(job: _Job, census: ModelCensus, reason: str) -> ModelOutcome:
 def _place_and_cluster(job: _Job, census: ModelCensus) -> ModelOutcome:
     shape = census.n_usable, census.width // 4
     folder = job.work_dir(census.model)
-    placement = place(job.parameters, *shape, memory_limit=job.resources.memory_limit, work_dir=folder)
+    limits: dict[str, Any] = {"memory_limit": job.resources.memory_limit, "work_dir": folder}
+    placement = place(job.parameters, *shape, **limits)
     if job.resources.discard_checkpoints:
         discard_all(folder)
+    try:
+        return _cluster_at(job, census, placement)
+    except BackendFailure as failure:
+        if job.parameters.backend != backends.AUTO:
+            raise
+        reason = f"{census.model}: {failure}"
+    # Out of the handler, which holds the rows of the failed fit; they are loaded again.
+    device.release()
+    return _cluster_at(job, census, place_instead(job.parameters, *shape, reason=reason, **limits))
+
+
+def _cluster_at(job: _Job, census: ModelCensus, placement: Placement) -> ModelOutcome:
     if not placement.on_device:
         return _load_cluster_save(job, census, placement)
-    with device.explained(*shape, placement.backend.name):
+    with device.explained(census.n_usable, census.width // 4, placement.backend.name):
         return _load_cluster_save(job, census, placement)
 
 

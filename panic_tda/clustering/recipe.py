@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from panic_tda import parameters
+from panic_tda.arrays import device
+from panic_tda.arrays.matrices import as_matrix
 from panic_tda.arrays.rows import normalise
 from panic_tda.clustering import backends, hierarchy
 from panic_tda.clustering.advice import warn_if_doubtful
@@ -28,9 +30,10 @@ from panic_tda.clustering.backends.base import Backend, Checkpoint, FitOptions
 from panic_tda.clustering.cuts import largest_of
 from panic_tda.clustering.duplicates import DistinctRows, attach_copies, find_distinct, keep_distinct
 from panic_tda.clustering.medoids import medoids
-from panic_tda.clustering.placement import Placement, place
+from panic_tda.clustering.placement import Placement, place, place_instead
 from panic_tda.clustering.warm_up import compile_kernels
-from panic_tda.errors import OUTLIER, BadVectors
+from panic_tda.devices.kernel_cache import translate_cache_errors
+from panic_tda.errors import OUTLIER, BackendFailure
 from panic_tda.parameters import ClusteringParameters, ClusteringRecord, EffectiveParameters
 from panic_tda.progress import Progress, Silent
 from panic_tda.types import Clustering, FlatClusters, SpanningTree
@@ -67,7 +70,8 @@ def hdbscan(
     Parameters
     ----------
     vectors : (n, d) array_like
-        One vector a row, of any length but zero; taken as float32.
+        One vector a row, of any length but zero; taken as float32. Also a table of numbers, or a column of
+        vectors, of pandas, polars or Arrow.
     epsilon, min_cluster_size, min_samples, allow_single_cluster, selection_method, max_cluster_size, \
 distance_floor, backend, exact
         See `ClusteringParameters`; distances are chord lengths between unit vectors, sqrt(2 - 2 cos).
@@ -84,11 +88,13 @@ distance_floor, backend, exact
     InvalidParameter
         A parameter outside its range.
     BadVectors
-        Not a matrix, or rows that are zero, NaN or infinite.
+        Not a matrix (see `arrays.matrices.as_matrix`), or rows that are zero, NaN or infinite.
     UnsupportedOnBackend
         The chosen backend cannot do this.
     DeviceOutOfMemory
         The device had less memory than the fit took.
+    BackendFailure
+        The backend that was named could not build a tree; instead of one that "auto" chose, `tiled` does.
 
     Notes
     -----
@@ -107,9 +113,26 @@ distance_floor, backend, exact
         backend=backend,
         exact=exact,
     )
-    clustering = cluster_rows(_as_matrix(vectors), asked, progress or Silent())
+    clustering = _fit(vectors, asked, progress or Silent())
     warn_if_doubtful(clustering.record, clustering.tree)
     return clustering
+
+
+def _fit(vectors: Any, asked: ClusteringParameters, progress: Progress) -> Clustering:
+    """Cluster the rows, and once more on another backend where `auto` took one that failed."""
+    try:
+        with translate_cache_errors():
+            return cluster_rows(as_matrix(vectors), asked, progress)
+    except BackendFailure as failure:
+        if asked.backend != backends.AUTO:
+            raise
+        reason = str(failure)
+    # Out of the handler, which holds the rows of the failed fit.
+    device.release()
+    matrix = as_matrix(vectors)
+    placement = place_instead(asked, *matrix.shape, reason=reason)
+    with translate_cache_errors():
+        return cluster_rows(matrix, asked, progress, placement=placement)
 
 
 def cluster_rows(
@@ -242,18 +265,6 @@ def canonicalise(flat: FlatClusters) -> FlatClusters:
     labels = np.full(len(flat.labels), OUTLIER, dtype=np.int64)
     labels[members] = number[flat.labels[members]]
     return replace(flat, labels=labels, persistence=flat.persistence[order])
-
-
-def _as_matrix(vectors: ArrayLike) -> Float32Array:
-    try:
-        # Values too large for single precision become infinite, and are refused as such.
-        with np.errstate(over="ignore", invalid="ignore"):
-            matrix = np.array(vectors, dtype=np.float32, order="C")
-    except (TypeError, ValueError) as error:
-        raise BadVectors(f"vectors must be a matrix of shape (rows, dimensions): {error}") from error
-    if matrix.ndim != 2 or (len(matrix) and not matrix.shape[1]):
-        raise BadVectors(f"vectors must be a matrix of shape (rows, dimensions); got shape {matrix.shape}")
-    return matrix
 
 
 def _spanning_tree(

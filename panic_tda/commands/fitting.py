@@ -56,7 +56,7 @@ _what, _clustering, _machine, _cut = (
     show_default=True,
     help="What builds the spanning tree; a named one never gives way to another.",
 )
-@_machine("--exact", is_flag=True, help="No approximate tree: auto takes tiled, also on a CUDA device.")
+@_machine("--exact", is_flag=True, help="No approximate tree: auto does not take cuml.")
 @_machine(
     "--memory-limit",
     metavar="SIZE",

@@ -12,6 +12,7 @@ from panic_tda.storage.doctor import (
     embeddings,
     repairs,
     runs,
+    trees,
     vectors,
 )
 from panic_tda.storage.doctor.findings import Findings
@@ -156,6 +157,14 @@ _ALL = (
         "doctor --fix broken_clustering deletes them; then cluster again",
         clusterings.check_clusterings,
         repairs.plan_broken_clusterings,
+    ),
+    Kind(
+        trees.WRONG_TREE,
+        "spanning trees that are damaged, or have edges whose height is not that of their two rows, as an "
+        "earlier version stored for small models: clusters are right, validity is not",
+        "cluster again (panic-tda cluster-embeddings), then delete the old clustering (panic-tda "
+        "delete-clusterings)",
+        trees.check_trees,
     ),
     Kind(
         clusterings.OLD,
