@@ -58,6 +58,10 @@ class UnsupportedOnBackend(PanicTdaError):
     """A backend refuses a request, with the reason and the alternative."""
 
 
+class BackendFailure(PanicTdaError):
+    """A backend could not build a tree of rows that it had accepted; these rows must not be used again."""
+
+
 class DeviceOutOfMemory(PanicTdaError):
     """The device had less memory than a fit took, with the numbers and the options that would fit."""
 

@@ -24,7 +24,7 @@ PYTHON
 for name in "${@:-cpu}"; do
     case $name in
         # Never beside CUDA: see pyproject.toml.
-        cpu) lock cpu dev,figure ;;
+        cpu) lock cpu dev,figure,nvrtc ;;
         cuda12 | cuda13) lock "$name" "$name,dev" ;;
         *) echo "cpu, cuda12 or cuda13; got $name" >&2; exit 2 ;;
     esac

@@ -186,9 +186,9 @@ def test_memory_of_the_engine_is_within_its_bounds() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="waits for a process as Linux has it")
 def test_kills_at_random_moments_change_nothing() -> None:
-    arguments = ["--rows", "4000", "--dimensions", "64", "--memory-limit", "512KiB", "--beat", "0.2"]
+    arguments = ["--rows", "5000", "--dimensions", "64", "--memory-limit", "1MiB", "--beat", "0.2"]
     said = _python("check_resume.py", *arguments)
     assert len(re.findall(r"^killed at", said, re.MULTILINE)) >= 3
     assert "in files: vectors, neighbour lists" in said
-    assert "4,000 assignments: identical" in said
+    assert "5,000 assignments: identical" in said
     assert re.search(r"\d clusters with medoids: identical", said)

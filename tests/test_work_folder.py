@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from panic_tda import parameters
 from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.main import main
@@ -90,7 +91,10 @@ def test_a_work_folder_that_cannot_be_made_costs_no_run(
     assert "could not be removed" not in caplog.text
 
 
-def test_where_a_file_is_needed_such_a_folder_is_an_error_that_names_the_option(upgraded: MakeFile) -> None:
+def test_where_a_file_is_needed_such_a_folder_is_an_error_that_names_the_option(
+    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parameters, "LEAST_MEMORY", 1)
     file = upgraded(TWO_MODELS)
     beside = file.path.with_name(f"{file.path.name}.panic-tda")
     beside.write_text("mine")
@@ -106,6 +110,7 @@ def test_without_checkpoints_large_files_lie_in_the_work_folder_too(
 ) -> None:
     """The neighbour lists went into the temporary folder, which is often memory itself."""
     file = upgraded(TWO_MODELS)
+    monkeypatch.setattr(parameters, "LEAST_MEMORY", 1)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "not" / "for" / "this"))
     (tmp_path / "not").write_text("a file, so that nothing can be made below it")
     asked = Resources(memory_limit=1000, work_dir=tmp_path / "work", checkpoints=False)

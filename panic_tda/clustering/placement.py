@@ -95,7 +95,11 @@ def place(
         The chosen backend cannot do this.
     """
     # Asking imports CuPy, which takes seconds: not where the backend that was named has no use for it.
-    has_device = asked.backend not in backends.ON_HOST and cuda.unusable_because() is None
+    wants_device = asked.backend not in backends.ON_HOST
+    reason = cuda.unusable_because() if wants_device else None
+    has_device = wants_device and reason is None
+    if reason is not None and asked.backend == backends.AUTO:
+        backends.log_once(f"no CUDA device is used: {reason}")
     try:
         placed = _placed(asked, (n_rows, n_features), memory_limit, on_device=has_device)
     except UnsupportedOnBackend as refusal:
@@ -105,6 +109,24 @@ def place(
         _log.info("%s; trying in host memory", refusal)
         placed = _placed(asked, (n_rows, n_features), memory_limit, on_device=False)
     return replace(placed, work_dir=work_dir)
+
+
+def place_instead(
+    asked: ClusteringParameters,
+    n_rows: int,
+    n_features: int,
+    *,
+    reason: str,
+    memory_limit: int | None = None,
+    work_dir: Path | None = None,
+) -> Placement:
+    """Choose `tiled` for a matrix on which the backend that "auto" chose has failed, and log the reason.
+
+    The rows that the failed backend was given must not be used again: they have to be loaded anew.
+    """
+    _log.warning("%s; falling back to backend tiled", reason)
+    exact = replace(asked, exact=True)
+    return place(exact, n_rows, n_features, memory_limit=memory_limit, work_dir=work_dir)
 
 
 def _placed(

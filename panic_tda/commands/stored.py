@@ -10,6 +10,7 @@ import click
 from panic_tda.cli import completion, display, options, terminal
 from panic_tda.cli.options import option
 from panic_tda.cli.rendering import common
+from panic_tda.cli.text import shorten_ids
 
 
 @options.command("list-clusterings", example="list-clusterings --model MiniLM --limit 10")
@@ -18,18 +19,22 @@ from panic_tda.cli.rendering import common
 @options.json_output
 @options.common
 def list_clusterings(database: str, model: str | None, limit: int, as_json: bool) -> None:
-    """List the stored clusterings, the latest first."""
+    """List the stored clusterings, the latest first.
+
+    Ids are shortened to what no other clustering's begins with; wherever an ID is taken, so is that.
+    """
     from panic_tda.cli.rendering import clusterings as rendering
     from panic_tda.storage import results
     from panic_tda.storage.database import open_current
 
     with open_current(database).session() as session:
         found = results.list_clusterings(session, model=model)
+        names = shorten_ids(results.read_clustering_ids(session))
     shown = found[: limit or None]
     terminal.print_data(
         rendering.listing_json(shown)
         if as_json
-        else rendering.listing_text(shown, len(found), common.table_width())
+        else rendering.listing_text(shown, len(found), common.table_width(), names=names)
     )
 
 
@@ -91,7 +96,8 @@ def delete_clusterings(
             found = results.find_clusterings(session, references)
         else:
             found = results.list_clusterings(session, model=model)
-    terminal.print_data(rendering.deletion_text(found, common.table_width()))
+        names = shorten_ids(results.read_clustering_ids(session))
+    terminal.print_data(rendering.deletion_text(found, common.table_width(), names=names))
     if not found:
         return
     if not yes:

@@ -1,9 +1,9 @@
-"""Parquet and Arrow files of embeddings, read as checked batches of plain arrays."""
+"""Files of embeddings, of any format that is read, as checked batches of plain arrays."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from panic_tda.errors import WrongUsage
-from panic_tda.files.arrow_files import open_arrow_file, readable
+from panic_tda.files.arrow_files import readable
+from panic_tda.files.column_choice import Columns, require_text_and_vector
 from panic_tda.files.columns import (
     HOLDS_NUL,
     INTEGERS,
@@ -24,10 +25,13 @@ from panic_tda.files.columns import (
     encode,
     first_null,
     is_list_of,
-    is_string,
+    is_number,
+    is_text,
     read_rows,
     wrong_with,
 )
+from panic_tda.files.tables import open_table
+from panic_tda.files.texts_files import TextsFile
 from panic_tda.files.usable_vectors import read_all_vectors, read_usable_vectors
 from panic_tda.storage.batches import EmbeddingBatch, RunKey, TextBatch
 
@@ -36,10 +40,10 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 8192
 REQUIRED: dict[str, Kind] = {"text": STRINGS, "vector": VECTORS}
-RUNS: Kind = ("strings or integers", lambda kind: is_string(kind) or pa.types.is_integer(kind))
+RUNS: Kind = ("strings or integers", lambda kind: is_text(kind) or is_number(kind))
 NETWORKS: Kind = (
     "lists of strings, or JSON of such lists",
-    lambda kind: is_string(kind) or is_list_of(kind, is_string),
+    lambda kind: is_text(kind) or is_list_of(kind, lambda value: is_text(value) or pa.types.is_null(value)),
 )
 OPTIONAL: dict[str, Kind] = {
     "embedding_model": STRINGS,
@@ -60,7 +64,7 @@ UNKNOWN_NETWORK = ("imported",)
 
 
 class EmbeddingFile:
-    """One Parquet, Arrow IPC (Feather) or Arrow stream file, whatever its name ends in.
+    """One file of Parquet, Arrow, CSV, NDJSON or NumPy's arrays, whatever its name ends in.
 
     Parameters
     ----------
@@ -68,6 +72,10 @@ class EmbeddingFile:
         The file.
     model : str, optional
         The embedding model, where no column `embedding_model` says so.
+    columns : Columns, optional
+        What its columns are called, where they have other names, and whether it has texts.
+    texts : Path, optional
+        A file with a text for each row of a NumPy array (see `texts_files`).
 
     Raises
     ------
@@ -76,14 +84,32 @@ class EmbeddingFile:
     BadInput
         It is of another format, or columns are missing or of a wrong type.
     WrongUsage
-        Neither the file nor `model` names the embedding model, or `model` is no name.
+        Neither the file nor `model` names the embedding model, `model` is no name, or a column that `columns`
+        names is missing.
     """
 
-    def __init__(self, path: Path, model: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        model: str | None = None,
+        *,
+        columns: Columns | None = None,
+        texts: Path | None = None,
+    ) -> None:
         self.path = path
         self._model = model
-        self._file = open_arrow_file(path)
-        self._columns = set(check_columns(self._file, REQUIRED, OPTIONAL)) - set(REQUIRED)
+        columns = columns or Columns()
+        if texts is not None and (columns.no_text or columns.text is not None):
+            raise WrongUsage(f"the texts come from {texts}; name no text column, and do not leave texts out")
+        names = columns.names([*REQUIRED, *OPTIONAL])
+        self._file = open_table(path, names, None if texts is None else TextsFile(texts))
+        columns.require(self._file)
+        require_text_and_vector(self._file, columns, list(OPTIONAL))
+        self.has_texts = not columns.no_text
+        """Whether texts are read; of some rows they may be missing all the same."""
+        self._required = ["text", "vector"] if self.has_texts else ["vector"]
+        required = {name: REQUIRED[name] for name in self._required}
+        self._columns = set(check_columns(self._file, required, OPTIONAL)) - set(REQUIRED)
         self._run = "run" if "run" in self._columns else "run_id"
         self._columns -= {"run", "run_id"} - {self._run}
         problem = None if model is None else wrong_with(model)
@@ -109,7 +135,7 @@ class EmbeddingFile:
         """Whether the file says the place of each row's text in its run."""
         return "sequence_number" in self._columns
 
-    def batches(self, name: str = "", *, skip_invalid: bool = False) -> Iterator[EmbeddingBatch]:
+    def batches(self, name: str = "", *, skip_invalid: bool = False) -> Generator[EmbeddingBatch, None, None]:
         """Read the file once, some thousand rows at a time.
 
         Parameters
@@ -126,7 +152,7 @@ class EmbeddingFile:
         """
         counters: dict[tuple[RunKey, str], int] = {}
         widths: dict[str, int] = {}
-        for rows in self._rows([*REQUIRED, *sorted(self._columns)]):
+        for rows in self._rows([*self._required, *sorted(self._columns)]):
             for part in self._parts(rows, name, counters):
                 of_model = rows.take(part.rows - rows.numbers[0])
                 if not skip_invalid:
@@ -156,7 +182,7 @@ class EmbeddingFile:
 
     def _parts(self, rows: Rows, name: str, counters: dict[tuple[RunKey, str], int]) -> Iterator[TextBatch]:
         """Divide some rows by their embedding model."""
-        with readable(self.path):
+        with readable(self.path, self._file.format):
             texts, types = self._outputs(rows)
             runs, codes = self._runs(rows, name)
             numbers = self._sequence_numbers(rows)
@@ -178,17 +204,24 @@ class EmbeddingFile:
             )
 
     def _outputs(self, rows: Rows) -> tuple[list[str | None], list[str]]:
-        """Return the text and the type of each output.
+        """Return the text and the type of each output; None where a text may be missing and is.
 
-        Only where the file says the type may a text be missing: elsewhere that is a fault of the file, and
-        every output is a text. An image has no text.
+        That is so where the caller leaves texts out, and where the file says the type. Elsewhere a missing
+        text is a fault of the file, and every output is a text. An image has no text, which a format that
+        cannot say so writes as an empty one.
         """
-        if "output_type" not in self._columns:
-            return [*rows.texts("text")], ["TEXT"] * len(rows)
-        texts, types = rows.known_texts("text"), rows.output_types("output_type")
-        for row, (text, kind) in enumerate(zip(texts, types, strict=True)):
-            if kind == "IMAGE" and text is not None:
-                rows.refuse(row, "output_type is image, and an image has no text; got one")
+        has_types = "output_type" in self._columns
+        types = rows.output_types("output_type") if has_types else ["TEXT"] * len(rows)
+        if not self.has_texts:
+            return [None] * len(rows), types
+        if not has_types:
+            return [*rows.texts("text")], types
+        texts = rows.known_texts("text")
+        for row, kind in enumerate(types):
+            if kind == "IMAGE":
+                if texts[row]:
+                    rows.refuse(row, "output_type is image, and an image has no text; got one")
+                texts[row] = None
         return texts, types
 
     def _sequence_numbers(self, rows: Rows) -> IntArray | None:
@@ -230,7 +263,7 @@ class EmbeddingFile:
     def _networks(self, rows: Rows) -> tuple[list[Any], IntArray]:
         if "network" not in self._columns:
             return [UNKNOWN_NETWORK], np.zeros(len(rows), dtype=np.int64)
-        if is_string(rows.batch.schema.field("network").type):
+        if is_text(rows.batch.schema.field("network").type):
             return self._networks_as_json(rows)
         column = rows.cast("network", pa.list_(pa.string()))
         lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)

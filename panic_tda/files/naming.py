@@ -9,6 +9,9 @@ the file is another run then, or, where it names its runs, refused. A file that 
 run. Of two files of which one is the beginning of the other, nothing tells whether it has grown: they are one
 run.
 
+A run without any text is named by its first usable vector and the embedding model of it: a file that has
+grown is the run that it was, and the vectors of another model are another run.
+
 Earlier versions hashed all rows that a file had then. Runs of these names are found by the hash of each
 beginning of the file, and go on under them.
 """
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING
@@ -33,17 +37,22 @@ if TYPE_CHECKING:
 _FEW = 64
 
 
-def name_of(file: EmbeddingFile, additions: Additions) -> str:
+def name_of(file: EmbeddingFile, additions: Additions, *, skip_invalid: bool = False) -> str:
     """Return the name of a file's run: of the one in the database that it continues, or a new one.
 
-    Of several that it could continue it is the one with the most of its texts.
+    Of several that it could continue it is the one with the most of its texts. `skip_invalid` is that of
+    `EmbeddingFile.batches`.
 
     Raises
     ------
     BadInput
         As `EmbeddingFile.batches`.
     """
+    if not file.has_texts:
+        return _by_first_vector(file, skip_invalid)
     openings = _Openings(file)
+    if not openings.has_texts:
+        return _by_first_vector(file, skip_invalid)
     new, candidates = _by_opening(openings, 0, additions)
     candidates += _by_later_opening(openings, additions, candidates)
     found, most = new, -1
@@ -52,6 +61,20 @@ def name_of(file: EmbeddingFile, additions: Additions) -> str:
         if n_stored is not None and n_stored > most:
             found, most = key.name, n_stored
     return found
+
+
+def _by_first_vector(file: EmbeddingFile, skip_invalid: bool) -> str:
+    first_row, content = -1, b""
+    with closing(file.batches(skip_invalid=skip_invalid)) as batches:
+        for batch in batches:
+            # Batches of several models take turns; those that begin later hold no earlier row.
+            if content and batch.rows[0] > first_row:
+                break
+            row = int(batch.rows[batch.places[0]]) if len(batch.places) else -1
+            if row >= 0 and (not content or row < first_row):
+                vector = batch.vectors[0].astype("<f4").tobytes()
+                first_row, content = row, b"vectors\0" + batch.model.encode() + b"\0" + vector
+    return hashlib.sha256(content).hexdigest() if content else ""
 
 
 def _by_opening(openings: _Openings, start: int, additions: Additions) -> tuple[str, list[RunKey]]:
@@ -96,7 +119,9 @@ class _Openings:
         self.numbered = file.numbers_rows
         numbers, digests, codes = [], [], []
         known: dict[RunKey, int] = {}
+        self.has_texts = False
         for batch in file.texts():
+            self.has_texts = self.has_texts or any(text is not None for text in batch.texts)
             numbers.append(batch.sequence_numbers)
             digests.append(np.frombuffer(b"".join(map(_digest, batch.texts)), dtype="V16"))
             of_batch = np.array([known.setdefault(key, len(known)) for key in batch.runs])
@@ -134,8 +159,9 @@ def _by_former_name(file: EmbeddingFile, additions: Additions, known: list[RunKe
     first = next(file.texts(), None)
     if first is None or first.texts[0] is None:
         return []
-    key = first.runs[first.run_codes[0]]
-    likely = additions.runs_that_say(key, int(first.sequence_numbers[0]), first.texts[0])
+    key, text = first.runs[first.run_codes[0]], first.texts[0]
+    assert text is not None
+    likely = additions.runs_that_say(key, int(first.sequence_numbers[0]), text)
     # To hash all beginnings takes half as long as to add the rows, and seldom finds anything.
     if not likely - {run_id(other) for other in known}:
         return []

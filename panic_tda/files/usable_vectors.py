@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from panic_tda.errors import BadInput
-from panic_tda.files.columns import Rows
+from panic_tda.files.columns import Rows, to_float32
 
 if TYPE_CHECKING:
     from panic_tda.types import BoolArray, Float32Array, IntArray
@@ -74,6 +75,8 @@ def read_usable_vectors(rows: Rows, width: int = 0) -> UsableVectors:
         Most of these rows have another number of dimensions than `width`, or two numbers are equally common.
     """
     column = rows.batch.column("vector")
+    if pa.types.is_null(column.type):
+        column = column.cast(pa.list_(pa.float32()))
     lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     width = _agree_on_width(rows, lengths, width)
     problems = np.where(lengths == width, 0, np.where(lengths == 0, _EMPTY, _OTHER_LENGTH))
@@ -109,8 +112,6 @@ def _check_values(rows: Rows, width: int) -> IntArray:
     """Return the problem of each vector, all of which have this length; 0 where there is none."""
     values = rows.batch.column("vector").flatten()
     is_null: BoolArray = values.is_null().to_numpy(zero_copy_only=False).reshape(-1, width)
-    with np.errstate(over="ignore"):
-        numbers = np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64).astype("<f4")
-    vectors = numbers.reshape(-1, width)
+    vectors = to_float32(values).reshape(-1, width)
     conditions = [is_null.any(axis=1), ~np.isfinite(vectors).all(axis=1), ~vectors.any(axis=1)]
     return np.select(conditions, [_MISSING_VALUE, _NOT_FINITE, _ZERO], 0)

@@ -27,6 +27,7 @@ from panic_tda.progress import Prefixed, Progress, Silent
 from panic_tda.storage.census import FLOAT_BYTES, ModelCensus, choose_models, stored_models, take_censuses
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.excerpts import read_excerpt
+from panic_tda.wording import pluralize
 
 DOWNSAMPLES = (1, 10, 100, 1_000)
 """Factors that are planned where none is named."""
@@ -393,7 +394,8 @@ def _notes(censuses: Mapping[int, ModelCensus]) -> list[str]:
     n_invalid = census.n_sampled - census.n_usable
     if n_invalid:
         notes.append(
-            f"{n_invalid:,} of {census.n_sampled:,} vectors are missing or not of the common length: without "
+            f"{n_invalid:,} of {census.n_sampled:,} "
+            f"{pluralize(census.n_sampled, 'vector')} are missing or not of the common length: without "
             "--skip-invalid the model fails"
         )
     return notes

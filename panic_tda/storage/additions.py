@@ -21,6 +21,7 @@ from panic_tda.storage.drift import Drift
 from panic_tda.storage.import_summary import ImportSummary, LeftOut
 from panic_tda.storage.schemas import Embedding, ExperimentConfig, Invocation, InvocationType, Run
 from panic_tda.storage.times import TIMES, UnknownTimes
+from panic_tda.wording import pluralize
 
 _experiment = ExperimentConfig.__table__
 _run = Run.__table__
@@ -32,7 +33,7 @@ _embedding = Embedding.__table__
 _INVOCATION_COLUMNS = ("id", "output_text", "model", "type", "seed", "run_id", "sequence_number", *TIMES)
 _EMBEDDING_COLUMNS = ("id", "vector", "invocation_id", "embedding_model", *TIMES)
 _IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
-_STORED_TEXTS = sa.text("SELECT id, output_text FROM invocation WHERE id IN :ids").bindparams(_IDS)
+_STORED_OUTPUTS = sa.text("SELECT id, output_text, type FROM invocation WHERE id IN :ids").bindparams(_IDS)
 _STORED_VECTORS = sa.text("SELECT id, vector FROM embedding WHERE id IN :ids").bindparams(_IDS)
 
 _log = logging.getLogger(__name__)
@@ -105,8 +106,8 @@ class Additions:
             _run.c.seed == key.seed, _run.c.initial_prompt == key.initial_prompt
         )
         runs = {_invocation_id(run.hex, number): run.hex for run in self._connection.execute(query).scalars()}
-        stored = self._stored(_STORED_TEXTS, list(runs))
-        return {runs[invocation] for invocation, said in stored.items() if said == text}
+        stored = self._stored(_STORED_OUTPUTS, list(runs))
+        return {runs[invocation] for invocation, (stored_text, _) in stored.items() if stored_text == text}
 
     def first_texts(self, keys: Iterable[RunKey]) -> dict[str, tuple[int, str]]:
         """Return the first sequence number and text of each run with the seed and prompt of one of these."""
@@ -134,10 +135,11 @@ class Additions:
         n_stored = 0
         for batch in batches:
             ids = _invocation_ids(batch, [run_id(key) for key in batch.runs])
-            stored = self._stored(_STORED_TEXTS, ids)
+            stored = self._stored(_STORED_OUTPUTS, ids)
             n_stored += sum(identity in stored for identity in ids)
             if any(
-                stored.get(identity, text) != text for identity, text in zip(ids, batch.texts, strict=True)
+                identity in stored and _explain_difference(stored[identity], text, kind)
+                for identity, text, kind in zip(ids, batch.texts, batch.types, strict=True)
             ):
                 return None
         return n_stored
@@ -184,7 +186,9 @@ class Additions:
             self._widths[model] = stored_width(self._connection, model) // 4 or width
         if width != self._widths[model]:
             batch.refuse(
-                0, f"the vector has {width} dimensions, those of {model} before it have {self._widths[model]}"
+                0,
+                f"the vector has {width} {pluralize(width, 'dimension')}, "
+                f"those of {model} before it have {self._widths[model]}",
             )
 
     def _find_runs(self, batch: EmbeddingBatch) -> None:
@@ -254,7 +258,7 @@ class Additions:
         ]
         n_new = insert_new_rows(self._connection, "invocation", _INVOCATION_COLUMNS, rows)
         if n_new < len(rows):
-            self._compare_texts(batch, rows)
+            self._compare_outputs(batch, rows)
         self._n_invocations += n_new
         return ids
 
@@ -274,15 +278,16 @@ class Additions:
             self._compare_vectors(batch, rows)
         self._n_embeddings += n_new
 
-    def _compare_texts(self, batch: EmbeddingBatch, rows: list[tuple[Any, ...]]) -> None:
-        """Check that the texts that are stored under the ids of these rows are those of the rows."""
-        stored = self._stored(_STORED_TEXTS, [row[0] for row in rows])
-        for index, (identity, text, *_) in enumerate(rows):
-            if stored[identity] != text:
+    def _compare_outputs(self, batch: EmbeddingBatch, rows: list[tuple[Any, ...]]) -> None:
+        """Check that the outputs that are stored under the ids of these rows are those of the rows."""
+        stored = self._stored(_STORED_OUTPUTS, [row[0] for row in rows])
+        for index, (row, kind) in enumerate(zip(rows, batch.types, strict=True)):
+            difference = _explain_difference(stored[row[0]], row[1], kind)
+            if difference:
                 batch.refuse(
                     index,
-                    f"model {batch.model}: another text is stored at this place; give this one another "
-                    "sequence number, or its run another name",
+                    f"model {batch.model}: {difference}; give this one another sequence number, or its run "
+                    "another name",
                 )
 
     def _compare_vectors(self, batch: EmbeddingBatch, rows: list[tuple[Any, ...]]) -> None:
@@ -293,7 +298,8 @@ class Additions:
         """
         stored = self._stored(_STORED_VECTORS, [row[0] for row in rows])
         for place, (identity, vector, *_) in zip(batch.places.tolist(), rows, strict=True):
-            if stored[identity] == vector:
+            (stored_vector,) = stored[identity]
+            if stored_vector == vector:
                 continue
             if batch.texts[place] is None and not batch.names_runs:
                 batch.refuse(
@@ -301,12 +307,14 @@ class Additions:
                     f"model {batch.model}: another vector is stored at this place, and no text tells whether "
                     "it is of the same output; name the runs in a column run",
                 )
-            self._drift.setdefault(batch.model, Drift()).add(stored[identity], vector)
+            self._drift.setdefault(batch.model, Drift()).add(stored_vector, vector)
 
-    def _stored(self, query: sa.TextClause, ids: Sequence[str]) -> dict[str, Any]:
-        values: dict[str, Any] = {}
+    def _stored(self, query: sa.TextClause, ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+        """Return the other columns of a query by the id, which is its first one."""
+        values: dict[str, tuple[Any, ...]] = {}
         for chunk in chunks(ids):
-            values.update((row[0], row[1]) for row in self._connection.execute(query, {"ids": chunk}))
+            rows = self._connection.execute(query, {"ids": chunk})
+            values.update((identity, tuple(others)) for identity, *others in rows)
         return values
 
     def _note(self, batch: EmbeddingBatch, runs: list[_KnownRun]) -> None:
@@ -344,6 +352,19 @@ class Additions:
 def run_id(key: RunKey) -> str:
     """Return the id of the run with this key."""
     return _identity("run", key.name, key.seed, key.network, key.initial_prompt)
+
+
+def _explain_difference(stored: tuple[Any, ...], text: str | None, kind: str) -> str | None:
+    """Say how an output differs from the one stored at its place; None where it may be the same.
+
+    An output without a text says nothing of the text that is stored.
+    """
+    stored_text, stored_kind = stored
+    if kind != stored_kind:
+        return f"an output of type {stored_kind.lower()} is stored at this place, not {kind.lower()}"
+    if text is None or text == stored_text:
+        return None
+    return f"{'an output without a' if stored_text is None else 'another'} text is stored at this place"
 
 
 def _invocation_id(run: str, number: int) -> str:

@@ -47,11 +47,11 @@ class TextBatch:
     sequence_numbers : (b,) int64
         Position of each row's text in its run, from 0.
     texts : list of str
-        One a row; None where the output has no text.
+        One a row; None where the output has no text, or the file does not say it.
     types : list of str
         `TEXT` or `IMAGE`, one a row.
     names_runs : bool
-        Whether the file names the runs of its rows; else a run is known by its texts.
+        Whether the file names the runs of its rows; else a run is known by its texts or its first vector.
     """
 
     path: Path

@@ -18,6 +18,7 @@ from panic_tda.parameters import validate_downsample
 from panic_tda.storage.database import Database
 from panic_tda.storage.sampling import in_one_index, sample
 from panic_tda.storage.schemas import Embedding, Invocation, InvocationType
+from panic_tda.wording import pluralize
 
 FLOAT_BYTES = 4
 NAMED_IDS = 5
@@ -122,7 +123,9 @@ def choose_models(database: Database, asked: Sequence[str], present: Sequence[st
         One that was asked for is not.
     """
     if not present:
-        raise NoEmbeddings(f"{database} has no embeddings; import some with panic-tda import-embeddings")
+        raise NoEmbeddings(
+            f"{database} has no embeddings; import some with: {database.command('import-embeddings')} FILE"
+        )
     unknown = sorted(set(asked) - set(present))
     if unknown:
         raise UnknownModel(
@@ -193,7 +196,7 @@ def count_mixed(database: Database, model: str) -> tuple[int, int]:
 def warn_of_mixed(database: Database, census: ModelCensus) -> None:
     """Say in the log what one would not expect among a model's embeddings; they are clustered as they are."""
     n_repeated, n_images = count_mixed(database, census.model)
-    of_all = f"of {census.n_total} embeddings are of"
+    of_all = f"of {census.n_total} {pluralize(census.n_total, 'embedding')} are of"
     if n_repeated:
         _log.warning(
             "%s: %d %s an invocation that has one of this model already; each counts",
@@ -271,14 +274,15 @@ def _successive(
 def _explain_lengths(census: ModelCensus, bad: int, first: list[str]) -> str:
     missing = census.sampled.get(None, 0)
     lengths = ", ".join(
-        f"{count} of {size} bytes"
+        f"{count} of {size} {pluralize(size, 'byte')}"
         for size, count in census.sampled.items()
         if size is not None and (size != census.width or not size)
     )
     expected = f"{census.width // FLOAT_BYTES or 'some'} float32 values expected"
     kinds = "; ".join(part for part in (f"{missing} missing" if missing else "", lengths, expected) if part)
     return (
-        f"{bad} of {census.n_sampled} vectors of model {census.model} are invalid ({kinds}); "
+        f"{bad} of {census.n_sampled} {pluralize(census.n_sampled, 'vector')} of model "
+        f"{census.model} are invalid ({kinds}); "
         f"first embedding ids: {', '.join(first)}; "
         "repair them, or leave them out with --skip-invalid"
     )

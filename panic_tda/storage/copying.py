@@ -39,6 +39,7 @@ from panic_tda.storage.database import (
     open_database,
     schema_version,
 )
+from panic_tda.wording import pluralize
 
 BATCH_BYTES = 64 << 20
 """So many bytes of rows are one transaction; they are passed on row by row, not held."""
@@ -257,7 +258,8 @@ def _compare(reader: Connection, copy: Connection, table: CopiedTable, progress:
     found, copied = (checksum(connection, table, progress) for connection in (reader, copy))
     if found != copied:
         raise DatabaseError(
-            f"the copy differs from its source in table {table.name}: {copied.rows} rows with checksum "
+            f"the copy differs from its source in table {table.name}: {copied.rows} "
+            f"{pluralize(copied.rows, 'row')} with checksum "
             f"{copied.checksum}, not {found.rows} with {found.checksum}"
         )
     return found

@@ -64,10 +64,13 @@ class Database:
         >>> Database(make_url("sqlite:////data/a b.sqlite")).command("upgrade")
         "panic-tda upgrade --db '/data/a b.sqlite'"
         """
-        secret = self.url.password is not None or any(name in self.url.query for name in _SECRETS)
-        option = [] if secret else ["--db", str(self)]
+        option = [] if self._has_secret else ["--db", str(self)]
         line = shlex.join(["panic-tda", name, *option, *map(str, words)])
-        return f"{line} (with PANIC_TDA_DB set to the URL of the database)" if secret else line
+        return f"{line} (with PANIC_TDA_DB set to the URL of the database)" if self._has_secret else line
+
+    @property
+    def _has_secret(self) -> bool:
+        return self.url.password is not None or any(name in self.url.query for name in _SECRETS)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -121,8 +124,9 @@ class Database:
             version = schema_version(connection)
             present = sa.inspect(connection).get_table_names()
         if COPY_TABLE in present:
+            name = "TARGET, the URL of this database" if self._has_secret else shlex.quote(str(self))
             raise DatabaseError(
-                f"{self} is an unfinished copy; complete it with: panic-tda copy-database SOURCE {self}"
+                f"{self} is an unfinished copy; complete it with: panic-tda copy-database SOURCE {name}"
             )
         if set(NEWER_TABLES) <= set(present):
             source = shlex.quote(str(self))

@@ -33,6 +33,7 @@ from panic_tda.storage.results import ClusteringSummary
 from panic_tda.storage.sampling import strides
 from panic_tda.storage.schemas import Cluster, Embedding, EmbeddingCluster, Invocation, InvocationType, Run
 from panic_tda.storage.trees import read_core_distances
+from panic_tda.wording import format_utc, pluralize
 
 METADATA_KEY = "panic_tda"
 """Under which the schema of a stream says what clustering it is of."""
@@ -94,7 +95,7 @@ def describe(clustering: ClusteringSummary, **more: Any) -> dict[bytes, bytes]:
     said: dict[str, Any] = {
         "clustering": str(clustering.id),
         "embedding_model": clustering.embedding_model,
-        "created_at": clustering.created_at.isoformat(sep=" "),
+        "created_at": format_utc(clustering.created_at),
         "parameters": clustering.record.to_json(),
     }
     with suppress(importlib.metadata.PackageNotFoundError):
@@ -159,7 +160,8 @@ def open_rows(
         if beside is not None:
             if len(beside) != n_rows:
                 raise DatabaseError(
-                    f"clustering {clustering.id} has {n_rows} assignments, and had {len(beside)} when its "
+                    f"clustering {clustering.id} has {n_rows} "
+                    f"{pluralize(n_rows, 'assignment')}, and had {len(beside)} when its "
                     "map was made: embeddings have gone since; export again"
                 )
             columns = pa.schema([*columns, *beside.schema])

@@ -141,6 +141,7 @@ def without(finished: FinishedClustering, present: BoolArray, medoids: dict[int,
         n_vanished=int((~present).sum()),
         n_clusters=len(left - {OUTLIER}),
         n_outliers=int((labels == OUTLIER).sum()),
+        largest_cluster_size=int(np.bincount(labels[labels != OUTLIER], minlength=1).max()),
     )
     return FinishedClustering(
         id=finished.id,

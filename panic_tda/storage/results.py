@@ -12,8 +12,9 @@ from sqlalchemy.orm import Session, aliased
 
 from panic_tda.errors import OUTLIER, DatabaseError, InvalidParameter, UnknownClustering, UnknownModel
 from panic_tda.parameters import ClusteringRecord
-from panic_tda.storage.census import stored_models
+from panic_tda.storage.census import show_id, stored_models
 from panic_tda.storage.schemas import (
+    UNDEFINED_PERSISTENCE,
     Cluster,
     ClusteringResult,
     Embedding,
@@ -21,6 +22,7 @@ from panic_tda.storage.schemas import (
     Invocation,
     InvocationType,
 )
+from panic_tda.wording import pluralize
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,10 @@ class ClusterDetails:
 
     Attributes
     ----------
-    label, size, persistence
+    label, size
         As stored.
+    persistence : float or None
+        As stored; None for the root cluster, of which it is undefined.
     medoid_embedding_id, medoid_invocation_id, medoid_run_id : UUID
         The chain from the medoid to its run.
     medoid_image_invocation_id : UUID or None
@@ -62,7 +66,7 @@ class ClusterDetails:
 
     label: int
     size: int
-    persistence: float
+    persistence: float | None
     medoid_embedding_id: UUID
     medoid_invocation_id: UUID | None
     medoid_run_id: UUID | None
@@ -85,6 +89,14 @@ def list_clusterings(session: Session, *, model: str | None = None) -> list[Clus
         if model not in known:
             raise UnknownModel(f"no embeddings of model {model}; the database has: {', '.join(known)}")
     return found
+
+
+def read_clustering_ids(session: Session) -> list[str]:
+    """Return the ids of all stored clusterings, as they are shown."""
+    return [
+        show_id(stored)
+        for stored in session.scalars(sa.select(sa.type_coerce(ClusteringResult.id, sa.String)))
+    ]
 
 
 def find_clusterings(
@@ -176,7 +188,7 @@ def get_cluster_details(
         ClusterDetails(
             label=label,
             size=size,
-            persistence=persistence,
+            persistence=None if persistence >= UNDEFINED_PERSISTENCE else persistence,
             medoid_embedding_id=embedding_id,
             medoid_invocation_id=invocation_id,
             medoid_run_id=run_id,
@@ -244,9 +256,11 @@ def _named(session: Session, references: Iterable[str]) -> list[ClusteringSummar
         digits = reference.lower().replace("-", "")
         fitting = [summary for summary in stored if digits and summary.id.hex.startswith(digits)]
         if len(fitting) != 1:
+            several = f"{len(fitting) or 'none'} of {len(stored)} stored clusterings begin"
+            begin = pluralize(len(stored), "the only stored clustering does not begin", several)
             raise UnknownClustering(
-                f"{len(fitting) or 'none'} of {len(stored)} stored clusterings begin with {reference!r}; "
-                "give an id that list-clusterings shows, or enough of its beginning to be unique"
+                f"{begin} with {reference!r}; give an id that list-clusterings shows, or enough of its "
+                "beginning to be unique"
             )
         found[fitting[0].id] = fitting[0]
     return list(found.values())

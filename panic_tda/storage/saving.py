@@ -20,6 +20,7 @@ from panic_tda.storage import pending
 from panic_tda.storage.bulk import insert_rows
 from panic_tda.storage.database import Database, lock_for_saving, open_database
 from panic_tda.storage.schemas import (
+    UNDEFINED_PERSISTENCE,
     Cluster,
     ClusteringResult,
     ClusteringTree,
@@ -34,6 +35,7 @@ from panic_tda.types import FinishedClustering
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from panic_tda.doubts import Wording
     from panic_tda.types import Clustering, EmbeddingMatrix
 
 ALGORITHM = "hdbscan"
@@ -56,10 +58,20 @@ def finish(matrix: EmbeddingMatrix, clustering: Clustering, started_at: datetime
         labels=clustering.labels,
         probabilities=clustering.probabilities,
         medoids=clustering.medoid_indices,
-        persistence=dict(enumerate(clustering.persistence.tolist())),
+        # The column takes no missing value; 1, which no other cluster reaches, stands for the root's.
+        persistence=dict(
+            enumerate(np.nan_to_num(clustering.persistence, nan=UNDEFINED_PERSISTENCE).tolist())
+        ),
         medoid_copies=clustering.medoid_copies,
         tree=clustering.tree,
     )
+
+
+def how_to_recut(database: Database, finished: FinishedClustering, wording: Wording) -> str:
+    """Return the sentence that says which command stores other settings; nothing without a stored tree."""
+    if finished.tree is None or wording != "options":
+        return ""
+    return f"To store one of them, add its options to: {database.command('recut-clustering', finished.id)}"
 
 
 def save_or_keep(database: Database, finished: FinishedClustering) -> None:

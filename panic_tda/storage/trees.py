@@ -23,6 +23,7 @@ from panic_tda.storage.assignments import key_of
 from panic_tda.storage.bulk import insert_rows, stream_rows
 from panic_tda.storage.schemas import ClusteringTree, EmbeddingCluster
 from panic_tda.types import SpanningTree
+from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:
     from panic_tda.types import FloatArray
@@ -87,7 +88,8 @@ def require_tree(connection: Connection, clustering_id: UUID, record: Clustering
     if tree is None:
         needed = max(record.min_cluster_size, record.min_samples)
         why = (
-            f"it has {record.n_embeddings} embeddings, fewer than min_cluster_size or min_samples ({needed})"
+            f"it has {record.n_embeddings} {pluralize(record.n_embeddings, 'embedding')}, "
+            f"fewer than min_cluster_size or min_samples ({needed})"
             if needed > record.n_embeddings
             else "it was stored without one, by an earlier version or with --no-tree"
         )
@@ -99,9 +101,11 @@ def require_tree(connection: Connection, clustering_id: UUID, record: Clustering
     query = sa.select(sa.func.count()).select_from(EmbeddingCluster).where(of_this)
     n_rows, n_assigned = len(tree.height) + 1, int(connection.execute(query).scalar_one())
     if n_assigned != n_rows:
+        are = pluralize(n_assigned, "assignment is", "assignments are")
         raise NoTree(
-            f"the tree of clustering {clustering_id} joins {n_rows} rows, and there are {n_assigned} "
-            "assignments: embeddings have gone since; cluster again (panic-tda cluster-embeddings)"
+            f"the tree of clustering {clustering_id} joins {n_rows} {pluralize(n_rows, 'row')}, and "
+            f"{n_assigned} {are} there: embeddings have gone since; cluster again "
+            "(panic-tda cluster-embeddings)"
         )
     return tree
 

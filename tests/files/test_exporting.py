@@ -602,7 +602,8 @@ def test_import_takes_back_the_sample_and_a_real_file(tmp_path: Path) -> None:
     import_embeddings(sample_files(), sample)
     databases = {"sample": (sample, ("LSA", "MiniLM"))}
     if os.environ.get("PANIC_TDA_FIELD_DB"):
-        shutil.copy(os.environ["PANIC_TDA_FIELD_DB"], tmp_path / "field.sqlite")
+        # Without the permissions: the file may be read-only.
+        shutil.copyfile(os.environ["PANIC_TDA_FIELD_DB"], tmp_path / "field.sqlite")
         field = open_database(tmp_path / "field.sqlite")
         upgrade(field)
         databases["field"] = field, tuple(sorted(set(take_census(field)) - {"Dummy"}))

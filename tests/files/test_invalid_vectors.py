@@ -182,7 +182,7 @@ def test_the_log_names_the_first_and_the_command_counts_all(tmp_path: Path) -> N
         assert f"a.parquet, row {row} (counted from 0): the vector {problem}" in result.stderr
     assert "5 embeddings with an invalid vector were left out" in result.stderr
     result = CliRunner().invoke(main, ["-q", *words, "--db", str(tmp_path / "text.sqlite")])
-    assert "added 1 embeddings (M), 6 invocations and 1 runs" in result.stdout
+    assert "added 1 embedding (M), 6 invocations and 1 run" in result.stdout
     assert "left out 5 embeddings whose vector is invalid" in " ".join(result.stdout.split())
 
 
@@ -235,7 +235,7 @@ def test_what_is_stored_stays_and_new_rows_go_in(
     with caplog.at_level(logging.WARNING):
         summary = import_embeddings([file("two.parquet", ["a", "b", "c"], new)], database, model="M")
     assert (summary.n_new_embeddings, summary.n_present, summary.n_differing) == (1, 2, 2)
-    assert "2 differ from what is stored under their ids, which stays" in summary.describe()
+    assert "2 differ from what is stored under the same id, which stays" in summary.describe()
     expected = dict(zip("abc", [*old.tolist(), [1, 0]], strict=True))
     assert vectors_by_text(database, "M") == expected
     assert count(database) == (1, 1, 3, 3)

@@ -58,7 +58,7 @@ class Settings:
     Parameters
     ----------
     tile_rows : int or None
-        Most rows of a tile; None takes what suits the memory where it is worked.
+        Most rows of a tile, up to `layout.MAX_TILE_ROWS`; None takes what suits the memory where it works.
     n_axes : int
         Principal axes of the bound; 0 does without.
     bound_neighbours, bound_verify : bool
@@ -83,6 +83,11 @@ class Settings:
     threads: int | None = None
     first_tree: FirstTree | None = None
     library: ArrayModule | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse tiles whose pairs have no number."""
+        if self.tile_rows is not None and not 1 <= self.tile_rows <= layout.MAX_TILE_ROWS:
+            raise InvalidParameter(f"tile_rows must be 1 to {layout.MAX_TILE_ROWS:,}; got {self.tile_rows:,}")
 
 
 class TiledBackend:

@@ -16,6 +16,7 @@ from panic_tda.storage.bulk import stream_rows
 from panic_tda.storage.doctor.findings import Findings, show
 from panic_tda.storage.doctor.subject import BATCH_ROWS, Subject, first_values
 from panic_tda.storage.schemas import Cluster, ClusteringResult, ClusteringTree, Embedding, EmbeddingCluster
+from panic_tda.wording import pluralize
 
 ORPHAN, BROKEN, OLD = "orphan_assignment", "broken_clustering", "old_clustering_tables"
 _TABLES = {table.__tablename__: table for table in (EmbeddingCluster, Cluster, ClusteringTree)}
@@ -85,7 +86,8 @@ def check_old_tables(subject: Subject, found: Findings) -> None:
         with subject.reading("count rows of old clusterings") as connection:
             for table in present:
                 count = sa.select(sa.func.count()).select_from(sa.table(table))
-                found.add(OLD, table, f"{connection.execute(count).scalar_one()} rows")
+                n_rows = connection.execute(count).scalar_one()
+                found.add(OLD, table, f"{n_rows} {pluralize(n_rows, 'row')}")
 
 
 def gone_keys(subject: Subject, connection: Connection) -> list[Gone]:
@@ -140,7 +142,8 @@ def differs(connection: Connection, one: Clustering, n_lost: int) -> str:
         if label < 0:
             reasons.append(f"label {label} is no cluster's")
         if size != sizes.get(label, 0):
-            reasons.append(f"cluster {label} has {sizes.get(label, 0)} members, not {size}")
+            n_members = sizes.get(label, 0)
+            reasons.append(f"cluster {label} has {n_members} {pluralize(n_members, 'member')}, not {size}")
         if label_of_medoid != label:
             reasons.append(f"the medoid of cluster {label} is none of its members")
     return ", ".join(reasons)

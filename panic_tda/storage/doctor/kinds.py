@@ -12,6 +12,7 @@ from panic_tda.storage.doctor import (
     embeddings,
     repairs,
     runs,
+    trees,
     vectors,
 )
 from panic_tda.storage.doctor.findings import Findings
@@ -121,7 +122,7 @@ _ALL = (
         runs.OUTPUT,
         "invocations of type TEXT without a text (an empty one is a text), and of type IMAGE without an "
         "image where the database has images at all",
-        "generate the step again; nothing, where a dump came without images",
+        "generate the step again; nothing, where a dump came without images, or vectors without texts",
         runs.check_outputs,
     ),
     Kind(
@@ -156,6 +157,14 @@ _ALL = (
         "doctor --fix broken_clustering deletes them; then cluster again",
         clusterings.check_clusterings,
         repairs.plan_broken_clusterings,
+    ),
+    Kind(
+        trees.WRONG_TREE,
+        "spanning trees that are damaged, or have edges whose height is not that of their two rows, as an "
+        "earlier version stored for small models: clusters are right, validity is not",
+        "cluster again (panic-tda cluster-embeddings), then delete the old clustering (panic-tda "
+        "delete-clusterings)",
+        trees.check_trees,
     ),
     Kind(
         clusterings.OLD,
