@@ -16,7 +16,7 @@ from panic_tda.clustering.checkpoint import Checkpoint, discard_all
 from panic_tda.clustering.placement import Placement, place
 from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.devices import cuda, pool
-from panic_tda.errors import PanicTdaError, unexpected
+from panic_tda.errors import PanicTdaError, release_frames, unexpected
 from panic_tda.parameters import ClusteringParameters, Resources, validate_downsample
 from panic_tda.progress import Prefixed, Progress, Silent, failed
 from panic_tda.storage.census import ModelCensus, choose_models, require_valid, take_census, warn_of_mixed
@@ -223,17 +223,23 @@ def _cluster_task(task: tuple[_Job, ModelCensus], progress: Progress) -> ModelOu
 def _cluster_model(job: _Job, census: ModelCensus) -> ModelOutcome:
     try:
         return _place_and_cluster(job, census)
-    except PanicTdaError as error:
-        return _failed(job, census, str(error))
-    except MemoryError as error:
-        reason = f"out of memory ({error or 'no details'}); sample with --downsample"
-        return _failed(job, census, reason)
     except Exception as error:
-        # Whatever breaks in one model must not cost the others theirs; the log has the whole story.
-        _log.debug("%s failed unexpectedly", census.model, exc_info=True)
-        return _failed(job, census, unexpected(error))
+        # Whatever breaks in one model must not cost the others theirs.
+        reason = _reason_of(error, census)
+        release_frames(error)
+        return _failed(job, census, reason)
     finally:
         device.release()
+
+
+def _reason_of(error: Exception, census: ModelCensus) -> str:
+    if isinstance(error, PanicTdaError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"out of memory ({error or 'no details'}); sample with --downsample"
+    # The log has the whole story.
+    _log.debug("%s failed unexpectedly", census.model, exc_info=error)
+    return unexpected(error)
 
 
 def _failed(job: _Job, census: ModelCensus, reason: str) -> ModelOutcome:

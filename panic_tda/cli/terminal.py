@@ -18,7 +18,7 @@ from typing import TextIO
 
 import click
 
-from panic_tda.cli.interruption import EXIT_INTERRUPTED, EXIT_TERMINATED, code_of_signal, heard
+from panic_tda.cli.interruption import EXIT_INTERRUPTED, EXIT_TERMINATED, code_of_signal, signal_scope
 from panic_tda.cli.text import harmless
 from panic_tda.errors import PanicTdaError, WrongUsage
 
@@ -72,7 +72,7 @@ def exit_codes(*, as_json: bool) -> Iterator[None]:
     """
     _replace_what_cannot_be_printed(sys.stdout)
     try:
-        with heard(_say_stopped):
+        with signal_scope(_say_stopped):
             yield
     except PanicTdaError as error:
         _fail(error, EXIT_USAGE if isinstance(error, WrongUsage) else EXIT_FAILED, as_json=as_json)
