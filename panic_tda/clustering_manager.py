@@ -13,7 +13,7 @@ from urllib.parse import quote
 from panic_tda.arrays import device
 from panic_tda.clustering import backends
 from panic_tda.clustering.checkpoint import Checkpoint, discard_all
-from panic_tda.clustering.placement import Placement, place
+from panic_tda.clustering.placement import Placement, place, require_host_memory
 from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.devices import cuda, pool
 from panic_tda.errors import PanicTdaError, release_frames, unexpected
@@ -251,6 +251,7 @@ def _place_and_cluster(job: _Job, census: ModelCensus) -> ModelOutcome:
     shape = census.n_usable, census.width // 4
     folder = job.work_dir(census.model)
     placement = place(job.parameters, *shape, memory_limit=job.resources.memory_limit, work_dir=folder)
+    require_host_memory(placement, job.parameters, shape)
     if job.resources.discard_checkpoints:
         discard_all(folder)
     if not placement.on_device:

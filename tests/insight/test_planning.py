@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panic_tda import cluster_all_data
+from panic_tda.clustering import placement
 from panic_tda.devices import cuda
 from panic_tda.errors import InvalidParameter, NeedsUpgrade, NoEmbeddings, UnknownModel, UnsupportedOnBackend
 from panic_tda.files.importing import import_embeddings, sample_files
-from panic_tda.insight import memory, planning
+from panic_tda.insight import planning
 from panic_tda.insight.costs import Costs
 from panic_tda.insight.planning import factor_between, plan_clustering, smallest_within
 from panic_tda.main import main
@@ -272,11 +273,11 @@ def test_what_does_not_fit_into_memory_is_not_in_time(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = upgraded(FieldSpec(runs=30))
-    monkeypatch.setattr(memory, "host_memory", lambda: (1 << 40, 1 << 20))
+    monkeypatch.setattr(placement, "host_memory", lambda: (1 << 40, 1 << 20))
     plan = plan_clustering(file.database, ["Nomic"], downsamples=[1, 10], within=1e6)
     whole, part = plan.models[0].plans
     assert whole.seconds is not None
-    assert "1 MiB can be had" in (whole.reason or "")
+    assert "1 MiB of memory can be had" in (whole.reason or "")
     assert (part.reason, plan.smallest_factor_within) == (None, 10)
     assert plan.totals[1] is None
 
