@@ -10,10 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-import llvmlite.binding
-import numba
-from numba import njit
-from numba.core.caching import FunctionCache
+from panic_tda.errors import WrongUsage
+
+try:
+    import llvmlite.binding
+    import numba
+    from numba import njit
+    from numba.core.caching import FunctionCache
+except ValueError as error:
+    raise WrongUsage(
+        f"Numba does not accept its environment variables ({error}); unset those that begin with "
+        "NUMBA_, such as NUMBA_NUM_THREADS"
+    ) from error
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from panic_tda.disk import require_regular_file
 from panic_tda.errors import BadInput, MissingPath
 from panic_tda.storage.batches import refuse_row
 
@@ -67,6 +68,7 @@ def open_arrow_file(path: Path) -> ArrowFile:
     BadInput
         It is of another format, or damaged.
     """
+    require_regular_file(path)
     with readable(path):
         with path.open("rb") as file:
             magic = file.read(6)
