@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 OUTLIER = -1
 """Label of rows that belong to no cluster."""
 
@@ -80,6 +82,22 @@ class NoTree(PanicTdaError):
 
 class SaveFailed(PanicTdaError):
     """A finished clustering could not be stored; it was kept as a file."""
+
+
+def release_frames(error: BaseException) -> None:
+    """Free the local variables of the functions that an exception and its causes passed through.
+
+    The arrays of a failed model live as long as these frames, which often hold each other in a cycle: until
+    the next garbage collection.
+    """
+    pending: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while pending:
+        link = pending.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            traceback.clear_frames(link.__traceback__)
+            pending += link.__cause__, link.__context__
 
 
 def unexpected(error: Exception) -> str:

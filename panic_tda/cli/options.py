@@ -82,7 +82,12 @@ class Group(Command, click.Group):
         """Run the command that the words ask for."""
         terminal.open_closed_streams()
         if not completion.is_asked_for():
-            return super().main(*arguments, **settings)
+            terminal.replace_unprintable(sys.stdout)
+            try:
+                return super().main(*arguments, **settings)
+            except OSError as error:
+                terminal.end_unwritten(error)
+        completion.limit_time()
         try:
             return super().main(*arguments, **settings)
         except Exception:

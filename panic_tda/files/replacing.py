@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from panic_tda.disk import free_text, sync_folder
+from panic_tda.disk import free_text, resolve_path, sync_folder
 from panic_tda.errors import CannotWrite, MissingPath, WrongUsage
 from panic_tda.parameters import format_bytes
 
@@ -31,7 +31,7 @@ def require_place(path: Path, *, force: bool = False) -> None:
     MissingPath
         Its folder does not.
     """
-    if not path.resolve().parent.is_dir():
+    if not resolve_path(path).parent.is_dir():
         raise MissingPath(f"no folder {path.parent} for the file {path.name}")
     if path.exists() and not path.is_file():
         raise WrongUsage(f"{path} is there, and no file")
@@ -51,7 +51,7 @@ def replacing(path: Path, *, force: bool = False) -> Iterator[IO[bytes]]:
         As `require_place`, when the block ends.
     """
     # What a link points to is replaced, as writing into it would do.
-    target = path.resolve()
+    target = resolve_path(path)
     partial = target.with_name(f".panic-tda-{secrets.token_hex(8)}.part")
     try:
         # Not by tempfile: its files are for their owner alone, whatever the umask.

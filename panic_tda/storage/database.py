@@ -19,6 +19,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
+from panic_tda.disk import require_regular_file, resolve_path
 from panic_tda.errors import DatabaseError, MissingPath, NeedsUpgrade, WrongUsage
 from panic_tda.storage import connections, pgvector
 from panic_tda.storage.reasons import reason
@@ -43,7 +44,7 @@ class Database:
 
     def __init__(self, url: URL) -> None:
         self.url = url
-        self.path = Path(url.database).resolve() if _is_sqlite(url) and url.database else None
+        self.path = resolve_path(Path(url.database)) if _is_sqlite(url) and url.database else None
 
     def __str__(self) -> str:
         # Shown without password: it goes to terminals and logs.
@@ -230,9 +231,9 @@ def open_database(target: Database | str | Path, *, create: bool = False, tables
             raise DatabaseError(f"no database can be made at {path}: {error.strerror}") from error
         if tables:
             _create_tables(database)
-    elif path is not None and path.is_dir():
-        raise MissingPath(f"{path} is a folder; name a database file with --db or PANIC_TDA_DB")
     else:
+        if path is not None:
+            require_regular_file(path, "name a database file with --db or PANIC_TDA_DB")
         with database.reading() as connection:
             empty = not sa.inspect(connection).get_table_names()
         if empty and create and tables:

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import ipc
 
-from panic_tda.disk import sync_folder
+from panic_tda.disk import require_regular_file, sync_folder
 from panic_tda.errors import OUTLIER, BadInput, DatabaseError, MissingPath
 from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage import trees
@@ -75,6 +75,7 @@ def read(path: Path) -> FinishedClustering:
     BadInput
         It is something else, or incomplete.
     """
+    require_regular_file(path)
     try:
         with pa.OSFile(str(path)) as source:
             table = ipc.open_file(source).read_all()

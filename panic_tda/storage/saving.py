@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from panic_tda.errors import OUTLIER, DatabaseError, SaveFailed, unexpected
+from panic_tda.interrupts import rescue
 from panic_tda.parameters import format_bytes
 from panic_tda.storage import pending
 from panic_tda.storage.bulk import insert_rows
@@ -86,6 +87,12 @@ def save_or_keep(database: Database, finished: FinishedClustering) -> None:
     -----
     Where a signal ends the process in the middle, the clustering is kept too, and the log says where.
     """
+    # Rolling back and keeping may take longer than a process has to end after a signal.
+    with rescue():
+        _save_or_keep(database, finished)
+
+
+def _save_or_keep(database: Database, finished: FinishedClustering) -> None:
     try:
         with database.writing() as connection:
             save_clustering(connection, finished)

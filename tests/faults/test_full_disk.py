@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from panic_tda.storage.database import open_database
 from panic_tda.storage.recovery import save_pending
 from panic_tda.storage.upgrade import plan_upgrade, upgrade
 from panic_tda.types import CLUSTERED, FAILED
-from tests.conftest import MakeFile
+from tests.conftest import MakeDisk, MakeFile
 from tests.faults.runs import answers, nothing, require_whole
 from tests.field_files import FieldSpec, write_field_file
 from tests.snapshots import snapshot
@@ -31,30 +30,6 @@ MIB = 1 << 20
 TILED = ClusteringParameters(backend="tiled", epsilon=0.0, allow_single_cluster=False)
 SPEC = FieldSpec(runs=30, length=40, dimensions=512, text_models=("Nomic",), layout=0)
 """600 vectors of 1.2 MiB together."""
-MakeDisk = Callable[[int], Path]
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[MakeDisk]:
-    """Mount a file system of its own, of so many bytes, in memory."""
-    mounted: list[Path] = []
-
-    def make(size: int) -> Path:
-        folder = tmp_path / f"disk {len(mounted)}"
-        folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            pytest.skip("there is no command mount")
-        if done.returncode:
-            pytest.skip(f"a small file system cannot be mounted: {done.stderr.strip()}; only root may")
-        mounted.append(folder)
-        return folder
-
-    yield make
-    for folder in mounted:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def fill(disk: Path, *, leave: int) -> Path:
