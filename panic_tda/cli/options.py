@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from panic_tda.cli import completion, terminal
 from panic_tda.cli.completion import LATEST as LATEST
 from panic_tda.cli.text import harmless
+from panic_tda.outputs import file_of_database
 
 DEFAULT_DATABASE = "db/trajectory_data.sqlite"
 BACKENDS = ("auto", "cuml", "sklearn", "tiled")
@@ -23,6 +24,8 @@ HELP_NAMES = ["-h", "--help"]
 _MOST_VALUES = 100_000
 _OWN, _COMMON = "Options", "Common options"
 _LOUDNESS = "panic_tda.loudness"
+_DATABASES = ("source", "target", "database")
+"""Parameters of commands that name one."""
 
 
 class _Option(click.Option):
@@ -151,10 +154,24 @@ def common(function: Callable[..., None]) -> Callable[..., None]:
     def run(*, log_file: Path | None, **options: Any) -> None:
         said = click.get_current_context().meta.get(_LOUDNESS)
         with terminal.exit_codes(as_json=options.get("as_json", False)):
-            terminal.configure_logging(verbose=said == "verbose", quiet=said == "quiet", log_file=log_file)
+            terminal.configure_logging(
+                verbose=said == "verbose",
+                quiet=said == "quiet",
+                log_file=log_file,
+                inputs=_inputs(options) if log_file is not None else (),
+            )
             function(**options)
 
     return before_commands(run)
+
+
+def _inputs(options: dict[str, Any]) -> list[Path]:
+    """Return the files that a command reads, its databases first: no log is written into one."""
+    named = [file_of_database(options[name]) for name in _DATABASES if options.get(name)]
+    files: list[Path] = [file for file in named if file is not None]
+    for file in options.get("files", ()):
+        files += [file, *sorted(file.glob("*.parquet"))] if file.is_dir() else [file]
+    return files
 
 
 def before_commands(function: Callable[..., None]) -> Callable[..., None]:

@@ -43,7 +43,7 @@ def write_report(
     NoTemplates
         Jinja2 is not installed.
     """
-    require_place(path, force=force)
+    require_place(path, force=force, source=database.path)
     require_templates()
     progress = progress or Silent()
     page = gather(database, source, map_rows=map_rows, seed=seed, progress=progress)
@@ -52,6 +52,6 @@ def write_report(
         command += f" --map-rows {map_rows} --seed {seed}"
     progress.phase("write the page")
     text = render(page, command=command).encode("utf-8", "replace")
-    with replacing(path, force=force) as file:
+    with replacing(path, force=force, source=database.path) as file:
         file.write(text)
     return len(text)
