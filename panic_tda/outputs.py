@@ -53,7 +53,7 @@ def require_apart(output: Path, *inputs: Path | None) -> None:
         for suffix in _BESIDE:
             if _is_same(target, Path(f"{os.path.realpath(file)}{suffix}")):
                 raise WrongUsage(f"{output} belongs to the database {file}; give the output another name")
-    if _KEPT.fullmatch(target.name) or any(folder.name == WORK_FOLDER for folder in target.parents):
+    if _KEPT.fullmatch(target.name) or Path(os.path.realpath(WORK_FOLDER)) in target.parents:
         raise WrongUsage(f"{output} is a result or a state that waits; give the output another name")
 
 
@@ -76,8 +76,8 @@ def create_file(path: Path, source: Path | None = None, *, replaced: Path | None
     """
     mode = 0o666
     for file in (source, replaced):
-        if file is not None and file.exists():
-            mode &= 0o600 | stat.S_IMODE(file.stat().st_mode)
+        if file is not None and os.path.exists(file):
+            mode &= 0o600 | stat.S_IMODE(os.stat(file).st_mode)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     return os.open(path, flags, mode)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -170,7 +171,7 @@ def _inputs(options: dict[str, Any]) -> list[Path]:
     named = [file_of_database(options[name]) for name in _DATABASES if options.get(name)]
     files: list[Path] = [file for file in named if file is not None]
     for file in options.get("files", ()):
-        files += [file, *sorted(file.glob("*.parquet"))] if file.is_dir() else [file]
+        files += [file, *sorted(file.glob("*.parquet"))] if os.path.isdir(file) else [file]
     return files
 
 

@@ -89,7 +89,7 @@ def discard_states(root: Path, input_sha256: str) -> None:
     OSError
         A file cannot be removed.
     """
-    if not os.path.lexists(root):
+    if not os.path.isdir(root):
         return
     require_own_folder(root)
     for state in saved_states(root):
@@ -287,15 +287,21 @@ class Checkpoint:
 
 def discard_all(root: Path) -> None:
     """Remove the states of every set of parameters below a folder, and folders that are empty then."""
+    if not os.path.isdir(root):
+        return
     try:
-        if os.path.isdir(root):
-            require_own_folder(root)
-            for folder in sorted(root.iterdir()):
-                if re.fullmatch(rf"[0-9a-f]{{{_KEY_DIGITS}}}", folder.name):
-                    _discard(folder)
-                    _log.info("discarded the states in %s", folder)
+        require_own_folder(root)
+        folders = sorted(root.iterdir())
     except OSError as error:
-        _log.warning("not all states in %s could be discarded: %s", root, error)
+        _log.warning("the states in %s could not be discarded: %s", root, error)
+        return
+    for folder in folders:
+        if re.fullmatch(rf"[0-9a-f]{{{_KEY_DIGITS}}}", folder.name) and os.path.isdir(folder):
+            try:
+                _discard(folder)
+                _log.info("discarded the states in %s", folder)
+            except OSError as error:
+                _log.warning("not all states in %s could be discarded: %s", root, error)
     _remove_empty(root)
 
 

@@ -258,9 +258,7 @@ class _Medoids:
         self._connection, self._clustering_id = connection, clustering_id
         found = connection.execute(self._query(sa.func.length)).all()
         self.ids = pa.array([identity for _, identity, _ in found], _ID)
-        self._lengths = {label: length or 0 for label, _, length in found}
-        # An empty text is one, and takes no room.
-        self._short = {label: "" for label, _, length in found if length == 0}
+        self._lengths: dict[int, int] = {label: length for label, _, length in found if length is not None}
         self._known: dict[int, str | None] = {}
         self._n_held = 0
 
@@ -270,14 +268,14 @@ class _Medoids:
 
     def texts(self, labels: Sequence[int]) -> list[str | None]:
         """Return the texts of the medoids of some rows, by label."""
-        wanted = {label for label in labels if self.length(label)}
+        wanted = set(labels) & self._lengths.keys()
         if missing := wanted - self._known.keys():
             if self._n_held + sum(map(self.length, missing)) > _MEDOID_BYTES:
                 self._known, self._n_held, missing = {}, 0, wanted
             query = self._query(lambda text: text).where(Cluster.label.in_(sorted(missing)))
             self._known |= {label: text for label, _, text in self._connection.execute(query)}
             self._n_held += sum(map(self.length, missing))
-        return [self._known.get(label, self._short.get(label)) for label in labels]
+        return [self._known.get(label) for label in labels]
 
     def _query(self, of_text: Callable[[Any], Any]) -> Select[Any]:
         embedding = Embedding.__table__

@@ -42,6 +42,14 @@ _COLUMNS = ["id", "label", "probability"]
 _TREE_COLUMN = "core_distance"
 _NAME_CHARACTERS = 40
 _MARK, _DIGEST_BYTES = b"panic-tda result", 32
+_MAY_ASK = "has_function_privilege('pg_control_system()', 'execute')"
+# As text: in JSON a number is exact up to 2**53.
+_SERVER = "system_identifier::text FROM pg_control_system()"
+_NAMES = (
+    "SELECT current_database()::text, "
+    "(SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass('clusteringresult'))"
+)
+"""The database on a PostgreSQL server, and the schema in which our tables are found."""
 _END_OF_ARROW = b"ARROW1"
 """With which files of earlier versions end."""
 
@@ -83,7 +91,10 @@ def identify(database: Database) -> dict[str, Any]:
             database.identity = {"sqlite": str(database.path)}
         else:
             with database.reading() as connection:
-                database.identity = {"postgresql": list(connection.execute(_IDENTITY).one())}
+                # Some servers keep their number to themselves.
+                told = connection.execute(sa.text(f"SELECT {_MAY_ASK}")).scalar()
+                server = connection.execute(sa.text(f"SELECT {_SERVER}")).scalar() if told else None
+                database.identity = {"postgresql": [server, *connection.execute(sa.text(_NAMES)).one()]}
     return database.identity
 
 
@@ -127,14 +138,6 @@ def read_for(database: Database, path: Path) -> FinishedClustering:
             f"{path} belongs to the database {_shown(identity)}, not to {database}; name that one with --db"
         )
     return finished
-
-
-_IDENTITY = sa.text(
-    # A number is exact in JSON up to 2**53.
-    "SELECT (SELECT system_identifier::text FROM pg_control_system()), current_database()::text, "
-    "(SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass('clusteringresult'))"
-)
-"""On PostgreSQL: the server's own number, the database, and the schema in which our tables are found."""
 
 
 def _is_ours(database: Database, path: Path) -> bool:

@@ -353,3 +353,16 @@ def test_a_save_begins_the_time_anew(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not checkpoint.due()
     now += 2
     assert checkpoint.due()
+
+
+def test_a_link_among_states_keeps_no_others_from_being_discarded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    work = tmp_path / "work"
+    checkpoint = opened(work)
+    checkpoint.save("state", rows=ROWS)
+    (tmp_path / "theirs").mkdir()
+    (work / ("0" * 16)).symlink_to(tmp_path / "theirs")
+    discard_all(work)
+    assert [path.name for path in work.iterdir()] == ["0" * 16]
+    assert f"{work / ('0' * 16)}" in caplog.text

@@ -89,6 +89,23 @@ def test_every_row_has_its_texts(upgraded: MakeFile, tmp_path: Path) -> None:
     assert all(row["medoid_text"] == medoids.get(row["label"]) for row in rows)
 
 
+def test_texts_of_medoids_that_begin_with_a_null_character_are_whole(
+    upgraded: MakeFile, tmp_path: Path
+) -> None:
+    """SQLite counts the characters of a text up to the first of these."""
+    database = upgraded(FieldSpec(runs=4, length=20)).database
+    clustered(database)
+    assert database.path is not None
+    with opened(database.path) as connection:
+        connection.execute("UPDATE invocation SET output_text = char(0) || rowid WHERE type = 'TEXT'")
+    path = tmp_path / "rows.parquet"
+    peak(database, "export-clustering", "latest", str(path))
+    rows = pq.read_table(path).to_pylist()
+    medoids = {row["label"]: row["text"] for row in rows if row["is_medoid"]}
+    assert all(text.startswith("\0") and len(text) > 1 for text in medoids.values())
+    assert all(row["medoid_text"] == medoids.get(row["label"]) for row in rows)
+
+
 @pytest.mark.both_engines
 def test_a_batch_ends_where_its_bytes_do(upgraded: MakeFile) -> None:
     database = upgraded(FieldSpec()).database

@@ -14,17 +14,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import ipc
+from sqlalchemy.engine import make_url
 
 from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.clustering_manager import list_clusterings
 from panic_tda.errors import BadInput, BadVectors, DatabaseError, MissingPath, NeedsUpgrade
 from panic_tda.storage import pending, recovery
+from panic_tda.storage.copying import copy_database
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.recovery import save_pending
 from panic_tda.types import FinishedClustering
 from tests import reference
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec, write_field_file
+from tests.servers import Server
 
 pytestmark = [pytest.mark.both_engines, pytest.mark.usefixtures("temporary_folder")]
 
@@ -493,3 +496,26 @@ def test_files_of_earlier_versions_are_saved_where_it_is_clear_into_which_databa
     else:
         saved = save_pending(file.database)
     assert [one.id for one in saved] == [finished.id]
+
+
+def test_a_result_of_one_schema_is_not_saved_into_another(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both in one database of one server, with the same embeddings."""
+    monkeypatch.chdir(tmp_path)
+    template, facts = server.field_database(FieldSpec(), tmp_path / "field.sqlite")
+    with server.database(template) as url:
+        theirs = make_url(url).update_query_dict({"options": "-csearch_path=other"})
+        with open_database(url).writing() as connection:
+            connection.exec_driver_sql("CREATE SCHEMA other")
+        source = write_field_file(tmp_path / "source.sqlite", FieldSpec())
+        copy_database(source.path, theirs.render_as_string(hide_password=False))
+        databases = [open_database(url), open_database(theirs.render_as_string(hide_password=False))]
+        finished = make_finished([one.id for one in facts.sample("Nomic")])
+        path = pending.keep(databases[0], finished)
+        assert pending.find(databases[1]) == []
+        with pytest.raises(BadInput, match=r"belongs to the database \d+/.*/public, not to"):
+            save_pending(databases[1], [path])
+        with databases[1].session() as session:
+            assert list_clusterings(session) == []
+        assert [saved.id for saved in save_pending(databases[0])] == [finished.id]
