@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from panic_tda.clustering.checkpoint import Checkpoint, discard_all
 from panic_tda.clustering.placement import Placement, place, place_instead, require_host_memory
 from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.devices import cuda, pool
+from panic_tda.disk import require_own_folder
 from panic_tda.doubts import Wording
 from panic_tda.errors import BackendFailure, PanicTdaError, release_frames, unexpected
 from panic_tda.parameters import ClusteringParameters, Resources, validate_downsample
@@ -98,6 +100,7 @@ def cluster_all_data(
         progress=progress or Silent(),
         wording=wording,
     )
+    job = _without_foreign_folder(job)
     backends.require_usable(job.parameters)
     require_savable(database)
     job.progress.phase("count embeddings")
@@ -130,6 +133,25 @@ class _Job:
         """Folder for the state of one model's clustering."""
         # No model's folder is another folder: quoting leaves dots, and two of them are the folder above.
         return self.root / (quote(model, safe="").replace(".", "%2E") or "%")
+
+
+def _without_foreign_folder(job: _Job) -> _Job:
+    """Do without states where the folder beside the database is a link or another user's.
+
+    A folder that was named may be either.
+    """
+    if job.resources.work_dir is not None or not os.path.lexists(job.root):
+        return job
+    try:
+        require_own_folder(job.root)
+    except OSError as error:
+        _log.warning(
+            "no states are kept in %s: %s; name a folder of your own with --work-dir",
+            job.root,
+            error.strerror,
+        )
+        return replace(job, resources=replace(job.resources, checkpoints=False, discard_checkpoints=False))
+    return job
 
 
 def _refusal(job: _Job, census: ModelCensus) -> ModelOutcome | None:

@@ -60,6 +60,8 @@ def test_perform_clustering_takes_leading_numbers_and_logs_the_exit_status(sampl
     pid, log = _start("3", "0.5", "--db", sample.name, folder=sample.parent)
     assert _last_line(log, pid) == "exit status 0"
     assert _parameters(sample) == [(3, 0.5)]
+    # The database may be for its owner alone.
+    assert log.stat().st_mode & 0o777 == 0o600
     log.unlink()
 
 

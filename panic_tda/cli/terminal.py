@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn, TextIO
@@ -21,6 +21,7 @@ import click
 from panic_tda.cli.interruption import EXIT_INTERRUPTED, EXIT_TERMINATED, code_of_signal, signal_scope
 from panic_tda.cli.text import harmless
 from panic_tda.errors import PanicTdaError, WrongUsage
+from panic_tda.outputs import create_file, require_harmless
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 _STOPPED = {EXIT_INTERRUPTED: "interrupted", EXIT_TERMINATED: "terminated"}
@@ -31,8 +32,14 @@ _NOT_AS_IT_IS = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _log = logging.getLogger("panic_tda")
 
 
-def configure_logging(*, verbose: bool, quiet: bool, log_file: Path | None) -> None:
-    """Send the package's logs to stderr, and everything with tracebacks to `log_file`."""
+def configure_logging(
+    *, verbose: bool, quiet: bool, log_file: Path | None, inputs: Sequence[Path] = ()
+) -> None:
+    """Send the package's logs to stderr, and everything with tracebacks to `log_file`.
+
+    It may be none of the files that the command reads, the database among them, and a new one is readable by
+    no more users than the first of them.
+    """
     for handler in list(_log.handlers):
         _log.removeHandler(handler)
         handler.close()
@@ -45,8 +52,11 @@ def configure_logging(*, verbose: bool, quiet: bool, log_file: Path | None) -> N
         stderr.addFilter(_without_traceback)
     _log.addHandler(stderr)
     if log_file is not None:
+        require_harmless(log_file, *inputs)
         try:
             log_file.parent.mkdir(parents=True, exist_ok=True)
+            if inputs and not os.path.lexists(log_file):
+                os.close(create_file(log_file, inputs[0]))
             to_file = _LogFile(_require_reader(log_file), encoding="utf-8")
         except OSError as error:
             raise WrongUsage(f"cannot write the log file {log_file}: {error.strerror or error}") from error

@@ -16,6 +16,8 @@ from panic_tda.errors import DatabaseError
 ID_LENGTH = 32
 _KEYS = 8192
 """So many keys of two columns a statement takes; SQLite takes 32,766 values."""
+_FETCH_LARGE_ROWS = 32
+"""Rows that a server is asked for at once where they can be large: their sizes show when they are here."""
 _HEXADECIMAL = b"0123456789abcdef"
 
 
@@ -78,7 +80,7 @@ def stream_vectors(
 
 
 def stream_rows(
-    connection: Connection, query: Select[Any], *, batch_rows: int
+    connection: Connection, query: Select[Any], *, batch_rows: int, batch_bytes: int | None = None
 ) -> Generator[list[tuple[Any, ...]], None, None]:
     """Stream rows of any columns, as the driver gives them: ids as text, vectors as bytes.
 
@@ -90,6 +92,8 @@ def stream_rows(
         What is read.
     batch_rows : int
         Most rows of a batch; no more are in memory at once.
+    batch_bytes : int, optional
+        A batch ends with the row whose texts and bytes bring it to so many; for rows that can be large.
 
     Raises
     ------
@@ -100,12 +104,36 @@ def stream_rows(
     cursor = _streaming_cursor(connection)
     try:
         cursor.execute(sql, ())
+        if batch_bytes is not None:
+            # SQLite's cursor makes one row after the other; a server sends some at once.
+            rows_of = iter(cursor) if connection.dialect.name == "sqlite" else _fetch_few(cursor)
+            yield from _bounded_batches(rows_of, batch_rows, batch_bytes)
         while rows := cursor.fetchmany(batch_rows):
             yield rows
     except connection.dialect.loaded_dbapi.Error as error:
         raise DatabaseError(f"reading: {error}") from error
     finally:
         cursor.close()
+
+
+def _bounded_batches(
+    fetched: Iterator[tuple[Any, ...]], batch_rows: int, batch_bytes: int
+) -> Generator[list[tuple[Any, ...]], None, None]:
+    rows: list[tuple[Any, ...]] = []
+    n_bytes = 0
+    for row in fetched:
+        rows.append(row)
+        n_bytes += sum([len(value) for value in row if isinstance(value, (str, bytes))])
+        if len(rows) >= batch_rows or n_bytes >= batch_bytes:
+            yield rows
+            rows, n_bytes = [], 0
+    if rows:
+        yield rows
+
+
+def _fetch_few(cursor: Any) -> Iterator[tuple[Any, ...]]:
+    while rows := cursor.fetchmany(_FETCH_LARGE_ROWS):
+        yield from rows
 
 
 def insert_rows(

@@ -43,6 +43,7 @@ from panic_tda.wording import pluralize
 
 BATCH_BYTES = 64 << 20
 """So many bytes of rows are one transaction; they are passed on row by row, not held."""
+_FETCH_BYTES = 16 << 20
 _DIGEST_BYTES = 16
 _MODULUS = 1 << 8 * _DIGEST_BYTES
 _OTHER = (
@@ -112,13 +113,15 @@ def copy_database(
     ------
     DatabaseError
         The target holds something else, a value has no place in it, or the two differ in the end.
+    WrongUsage
+        The target is the source, or lies where something belongs to a database.
     """
     progress = progress or Silent()
     source = open_database(source)
     # Older tables, or none of ours, are copied too: what they have has its columns in ours.
     with contextlib.suppress(NeedsUpgrade):
         source.require_current()
-    target = open_database(target, create=True, tables=False)
+    target = open_database(target, create=True, tables=False, source=source)
     with source.reading() as reader:
         tables, left_out = copied_tables.find(
             reader, clusterings=schema_version(reader) is not None, exact=bool(source.path and target.path)
@@ -210,7 +213,9 @@ class _Copying:
         self._progress.advance(n_rows)
         self._n_keys = len(table.place(reader))
         n_bytes = 0
-        batches = stream_rows(reader, table.behind(reader, position), batch_rows=table.fetch_rows)
+        batches = stream_rows(
+            reader, table.behind(reader, position), batch_rows=table.fetch_rows, batch_bytes=_FETCH_BYTES
+        )
         with contextlib.closing(batches):
             rows = self._counted(batches)
             for first in rows:
@@ -271,7 +276,10 @@ def checksum(connection: Connection, table: CopiedTable, progress: Progress | No
     progress.phase(f"check {table.name}", total=_count(connection, table))
     encode = json.JSONEncoder(separators=(",", ":")).encode
     n_rows = total = 0
-    for batch in stream_rows(connection, table.summed(connection), batch_rows=table.fetch_rows):
+    batches = stream_rows(
+        connection, table.summed(connection), batch_rows=table.fetch_rows, batch_bytes=_FETCH_BYTES
+    )
+    for batch in batches:
         total += sum(_hashes(batch, table.n_blobs, encode))
         n_rows += len(batch)
         progress.advance(len(batch))

@@ -6,11 +6,13 @@ first one's POSIX locks whenever it closes the file, and committed rows would be
 
 from __future__ import annotations
 
+import os
 import shlex
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -21,6 +23,7 @@ from sqlalchemy.pool import NullPool
 
 from panic_tda.disk import require_regular_file, resolve_path
 from panic_tda.errors import DatabaseError, MissingPath, NeedsUpgrade, WrongUsage
+from panic_tda.outputs import WORK_FOLDER, WORK_SUFFIX, create_file, require_apart
 from panic_tda.storage import connections, pgvector
 from panic_tda.storage.reasons import reason
 
@@ -45,6 +48,8 @@ class Database:
     def __init__(self, url: URL) -> None:
         self.url = url
         self.path = resolve_path(Path(url.database)) if _is_sqlite(url) and url.database else None
+        self.identity: dict[str, Any] | None = None
+        """What tells it from all others, once `pending.identify` has asked for it."""
 
     def __str__(self) -> str:
         # Shown without password: it goes to terminals and logs.
@@ -54,7 +59,7 @@ class Database:
     @property
     def work_root(self) -> Path:
         """Folder in which runs keep their unfinished states, where none is named."""
-        return self.path.with_name(f"{self.path.name}.panic-tda") if self.path else Path("panic-tda-work")
+        return self.path.with_name(f"{self.path.name}{WORK_SUFFIX}") if self.path else Path(WORK_FOLDER)
 
     def command(self, name: str, *words: object) -> str:
         """Return a line of shell that runs a command on this database; a password is left to the environment.
@@ -197,7 +202,13 @@ class Database:
         return engine
 
 
-def open_database(target: Database | str | Path, *, create: bool = False, tables: bool = True) -> Database:
+def open_database(
+    target: Database | str | Path,
+    *,
+    create: bool = False,
+    tables: bool = True,
+    source: Database | None = None,
+) -> Database:
     """Open a database by path or SQLAlchemy URL.
 
     Parameters
@@ -209,11 +220,16 @@ def open_database(target: Database | str | Path, *, create: bool = False, tables
         Make a new, empty database where there is none.
     tables : bool
         Give it our tables.
+    source : Database, optional
+        What a new one is to be a copy of: a file is then readable by no more users than the source's.
 
     Raises
     ------
     MissingPath
         There is no such file and `create` was not asked for.
+    WrongUsage
+        With `create`: it lies where SQLite or this package keeps what belongs to another database, or it is
+        the source.
     DatabaseError
         It is no database.
     """
@@ -221,12 +237,16 @@ def open_database(target: Database | str | Path, *, create: bool = False, tables
         return target
     database = Database(_parse(target))
     path = database.path
+    if path is not None and create:
+        require_apart(path, source.path if source else None)
     if path is not None and not path.exists():
         if not create:
             raise MissingPath(f"no database at {path}; name an existing file with --db or PANIC_TDA_DB")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
+            os.close(create_file(path, source.path if source else None))
+        except FileExistsError:  # another process has just made it
+            pass
         except OSError as error:
             raise DatabaseError(f"no database can be made at {path}: {error.strerror}") from error
         if tables:

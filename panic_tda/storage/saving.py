@@ -148,6 +148,8 @@ def require_savable(database: Database) -> None:
         insert_rows(connection, EmbeddingCluster, ((key, identity, 0, 1.0) for identity in some))
         insert_rows(connection, ClusteringTree, [(key, 0, b"")])
         connection.rollback()
+    # While the server answers: what cannot be saved in the end is kept with the name of its database.
+    pending.identify(database)
 
 
 def save_clustering(connection: Connection, finished: FinishedClustering) -> None:

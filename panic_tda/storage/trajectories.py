@@ -33,6 +33,8 @@ _ROWS = 2_000
 took 1.3 s like this, 1.6 s with 50,000)."""
 _RUNS = 100
 """Runs in one query for texts: a statement is to stay short."""
+_TEXT_BYTES = 8 << 20
+"""Texts fetched at once, beyond one row."""
 _GONE = -1
 
 _embedding = Embedding.__table__
@@ -205,7 +207,8 @@ def stream_texts(connection: Connection, run_ids: Sequence[str]) -> Iterator[Run
             .where(run_id.in_(run_ids[first : first + _RUNS]), _invocation.c.type == InvocationType.TEXT)
             .order_by(run_id, _invocation.c.sequence_number)
         )
-        found = (row for rows in stream_rows(connection, query, batch_rows=_ROWS) for row in rows)
+        batches = stream_rows(connection, query, batch_rows=_ROWS, batch_bytes=_TEXT_BYTES)
+        found = (row for rows in batches for row in rows)
         for identity, of_run in groupby(found, key=itemgetter(0)):
             _, numbers, texts, models = zip(*of_run, strict=True)
             yield _texts_of(identity, np.array(numbers, dtype=np.int64), texts, models)

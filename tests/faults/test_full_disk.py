@@ -66,13 +66,13 @@ def test_a_state_that_found_no_room_is_saved_when_there_is_some(disk: MakeDisk) 
     assert [path for path in folder.rglob("*") if path.is_file()] == [filler]
     filler.unlink()
     checkpoint.save("state", rows=np.ones(100_000))
-    before = (checkpoint.folder / "state.npz").read_bytes()
+    before = (checkpoint.folder / "state.state").read_bytes()
     fill(folder, leave=100_000)
     checkpoint.save("state", rows=np.zeros(100_000))
-    assert (checkpoint.folder / "state.npz").read_bytes() == before
+    assert (checkpoint.folder / "state.state").read_bytes() == before
     names = sorted(path.name for path in checkpoint.folder.iterdir())
     # Whose state it is can be read: an empty file was left by the first attempt, and stayed.
-    assert names == ["checkpoint.json", "state.npz"]
+    assert names == ["checkpoint.json", "state.state"]
     assert '"input_sha256": "rows"' in (checkpoint.folder / "checkpoint.json").read_text()
 
 
