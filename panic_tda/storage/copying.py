@@ -32,6 +32,7 @@ from panic_tda.parameters import format_bytes
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage import copied_tables
 from panic_tda.storage.bulk import insert_into, stream_rows
+from panic_tda.storage.cells import find_damaged
 from panic_tda.storage.copied_tables import CopiedTable
 from panic_tda.storage.database import (
     COPY_TABLE,
@@ -203,7 +204,7 @@ class _Copying:
 
     def run(self, reader: Connection, position: list[Any], n_rows: int) -> None:
         """Bring what lies behind a position; `n_rows` are there already."""
-        self._position, self._n_rows = position, n_rows
+        self._position, self._n_rows, self._reader = position, n_rows, reader
         table, began = self._table, time.monotonic()
         self._progress.phase(f"copy {table.name}", total=_count(reader, table))
         self._progress.advance(n_rows)
@@ -226,6 +227,20 @@ class _Copying:
     def _bring(self, rows: Iterator[tuple[Any, ...]]) -> None:
         """Write the next rows, and how far that is, in one transaction."""
         table, before = self._table, self._n_rows
+        position = self._position
+        try:
+            self._write(rows, before)
+        except DatabaseError as error:
+            # A server refuses what SQLite stores, and names the line of a batch, not the row.
+            damaged = (
+                None
+                if self._target.path
+                else find_damaged(self._reader, table.behind(self._reader, position))
+            )
+            raise damaged or error from error
+
+    def _write(self, rows: Iterator[tuple[Any, ...]], before: int) -> None:
+        table = self._table
         this = _copy.c.table_name == table.name
         with self._target.writing(foreign_keys=False) as connection:
             noted = connection.execute(sa.select(_copy.c.n_rows).where(this).with_for_update()).scalar()
@@ -242,6 +257,11 @@ class _Copying:
             check(values)
             self._n_bytes += sum(len(value) if isinstance(value, (bytes, str)) else 8 for value in values)
             self._position = list(row[:n_keys])
+            if not all(isinstance(key, (int, str)) for key in self._position):
+                raise DatabaseError(
+                    f"{self._table.name} has a row whose key is neither a number nor a text: "
+                    f"{self._position!r:.80}; delete the row and run it again"
+                )
             self._n_rows += 1
             yield values
             if self._n_bytes >= BATCH_BYTES:
@@ -267,7 +287,7 @@ def checksum(connection: Connection, table: CopiedTable, progress: Progress | No
     """Count the rows of a table and sum their hashes, as the head of this file says."""
     progress = progress or Silent()
     progress.phase(f"check {table.name}", total=_count(connection, table))
-    encode = json.JSONEncoder(separators=(",", ":")).encode
+    encode = json.JSONEncoder(separators=(",", ":"), default=_plain).encode
     n_rows = total = 0
     for batch in stream_rows(connection, table.summed(connection), batch_rows=table.fetch_rows):
         total += sum(_hashes(batch, table.n_blobs, encode))
@@ -280,11 +300,19 @@ def _hashes(rows: list[tuple[Any, ...]], n_blobs: int, encode: Callable[[list[An
     for row in rows:
         values = list(row)
         blobs = values[len(values) - n_blobs :]
-        values[len(values) - n_blobs :] = [None if blob is None else len(blob) for blob in blobs]
+        # SQLite stores other values in columns of bytes, too.
+        values[len(values) - n_blobs :] = [len(blob) if isinstance(blob, bytes) else blob for blob in blobs]
         digest = blake2b(encode(values).encode(), digest_size=_DIGEST_BYTES)
         for blob in blobs:
-            digest.update(blob or b"")
+            digest.update(blob if isinstance(blob, bytes) else b"")
         yield int.from_bytes(digest.digest(), "big")
+
+
+def _plain(value: Any) -> Any:
+    """Return what stands in JSON for bytes, which SQLite stores in columns of any type."""
+    if not isinstance(value, bytes):
+        raise TypeError(f"{type(value).__name__} is not stored by a database")
+    return {"bytes": value.hex()}
 
 
 def _finish(target: Database) -> None:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
-from panic_tda.errors import DatabaseError, MissingPath, NeedsUpgrade, WrongUsage
+from panic_tda.errors import DamagedValue, DatabaseError, MissingPath, NeedsUpgrade, WrongUsage
 from panic_tda.storage import connections, pgvector
 from panic_tda.storage.reasons import reason
 
@@ -163,7 +163,8 @@ class Database:
             with engine.begin() as connection:
                 yield connection
         except (DBAPIError, DatabaseError) as error:
-            if isinstance(error, DatabaseError) and not isinstance(error.__cause__, sqlite3.Error):
+            is_explained = isinstance(error, DamagedValue) or not isinstance(error.__cause__, sqlite3.Error)
+            if isinstance(error, DatabaseError) and is_explained:
                 raise
             raise DatabaseError(
                 f"{self}: {reason(error, self.path, connections.BUSY_TIMEOUT_SECONDS)}"

@@ -33,12 +33,17 @@ SAMPLE = Path(__file__).parents[2] / "panic_tda" / "sample"
 
 def random_tree(n: int, seed: int = 0) -> SpanningTree:
     rng = np.random.default_rng(seed)
-    v = np.arange(1, n)
+    u, v = rng.integers(0, np.arange(1, n)), np.arange(1, n)
+    height = rng.choice([0.25, 0.5, rng.random()], n - 1)
+    # No edge is shorter than the core distances of its ends.
+    cores = rng.random(n)
+    np.minimum.at(cores, u, height)
+    np.minimum.at(cores, v, height)
     return SpanningTree(
-        u=rng.integers(0, v),
+        u=u,
         v=v,
-        height=rng.choice([0.25, 0.5, rng.random()], n - 1),
-        core_distances=rng.random(n),
+        height=height,
+        core_distances=cores,
         tie_tolerance=1e-6,
     )
 

@@ -10,7 +10,7 @@ from uuid import UUID
 from panic_tda.cli.rendering.common import percent, plain, yes_no
 from panic_tda.cli.text import Column, on_one_line, paragraph, shorten, table
 from panic_tda.parameters import ClusteringRecord, chord_to_cosine
-from panic_tda.storage.results import ClusterDetails, ClusteringSummary
+from panic_tda.storage.results import ClusterDetails, ClusteringSummary, UnreadableClustering
 from panic_tda.types import ModelOutcome, SavedPending
 
 _COUNTED = ("n_total", "n_sampled", "n_excluded", "n_embeddings", "n_unique", "n_clusters", "n_outliers")
@@ -40,6 +40,10 @@ _LISTED_COLUMNS = (
     Column("outliers", right=True, rank=1),
     Column("created (UTC)", rank=3),
     Column("time", right=True, rank=8),
+)
+_LISTED_KEYS = (
+    *("id", "embedding_model", "algorithm", "epsilon", "downsample", "backend", "exact", "n_clusters"),
+    *("n_assignments", "outlier_percent", "created_at", "duration_seconds", "unreadable"),
 )
 _LEAST_TEXT = 20
 """With fewer columns left, a medoid's text gets a line of its own."""
@@ -75,9 +79,11 @@ def outcomes_text(outcomes: Sequence[ModelOutcome], width: int) -> str:
     return "\n\n".join([listed, *reasons])
 
 
-def listing_json(summaries: Sequence[ClusteringSummary]) -> list[dict[str, Any]]:
-    """Return the list that `list-clusterings --json` prints."""
-    return [
+def listing_json(
+    summaries: Sequence[ClusteringSummary], unreadable: Sequence[UnreadableClustering] = ()
+) -> list[dict[str, Any]]:
+    """Return the list that `list-clusterings --json` prints, with what cannot be read at its end."""
+    readable = [
         plain(
             {
                 "id": summary.id,
@@ -92,16 +98,35 @@ def listing_json(summaries: Sequence[ClusteringSummary]) -> list[dict[str, Any]]
                 "outlier_percent": _share(summary),
                 "created_at": summary.created_at,
                 "duration_seconds": summary.seconds,
+                "unreadable": None,
             }
         )
         for summary in summaries
     ]
+    return readable + [
+        dict.fromkeys(_LISTED_KEYS)
+        | {
+            "id": clustering.reference,
+            "embedding_model": clustering.embedding_model,
+            "unreadable": clustering.reason,
+        }
+        for clustering in unreadable
+    ]
 
 
-def listing_text(summaries: Sequence[ClusteringSummary], n_stored: int, width: int) -> str:
-    """Return one line a stored clustering, the latest first, and how many of `n_stored` are not shown."""
+def listing_text(
+    summaries: Sequence[ClusteringSummary],
+    n_stored: int,
+    width: int,
+    unreadable: Sequence[UnreadableClustering] = (),
+) -> str:
+    """Return one line a stored clustering, the latest first, and how many of `n_stored` are not shown.
+
+    Below them stand those that cannot be read, each with the reason.
+    """
+    lines = [_unreadable_line(clustering, width) for clustering in unreadable]
     if not summaries:
-        return NO_CLUSTERINGS
+        return "\n".join(lines) or NO_CLUSTERINGS
     rows = [
         (
             str(summary.id),
@@ -121,7 +146,9 @@ def listing_text(summaries: Sequence[ClusteringSummary], n_stored: int, width: i
     ]
     listed = table(_LISTED_COLUMNS, rows, width)
     hidden = n_stored - len(summaries)
-    return f"{listed}\n… and {hidden} older ones; list-clusterings --limit 0 lists all" if hidden else listed
+    if hidden:
+        listed = f"{listed}\n… and {hidden} older ones; list-clusterings --limit 0 lists all"
+    return "\n\n".join([listed, *(["\n".join(lines)] if lines else [])])
 
 
 def details_json(summary: ClusteringSummary, clusters: Sequence[ClusterDetails]) -> dict[str, Any]:
@@ -159,15 +186,18 @@ def details_text(
     return "\n".join(lines)
 
 
-def deletion_text(summaries: Sequence[ClusteringSummary], width: int) -> str:
+def deletion_text(
+    summaries: Sequence[ClusteringSummary], width: int, unreadable: Sequence[UnreadableClustering] = ()
+) -> str:
     """Say what a deletion takes away."""
-    if not summaries:
+    if not summaries and not unreadable:
         return "Nothing to delete."
     n_clusters = sum(summary.record.n_clusters for summary in summaries)
     n_assignments = sum(summary.record.n_embeddings for summary in summaries)
     return (
-        f"{listing_text(summaries[:_DELETED_SHOWN], len(summaries), width)}\n"
-        f"{len(summaries)} clusterings go, with {n_clusters} clusters and {n_assignments} assignments."
+        f"{listing_text(summaries[:_DELETED_SHOWN], len(summaries), width, unreadable)}\n"
+        f"{len(summaries) + len(unreadable)} clusterings go, with {n_clusters} clusters and "
+        f"{n_assignments} assignments."
     )
 
 
@@ -186,6 +216,11 @@ def saved_text(saved: Sequence[SavedPending]) -> str:
         )
         or "No clustering waits to be saved."
     )
+
+
+def _unreadable_line(clustering: UnreadableClustering, width: int) -> str:
+    model = "" if clustering.embedding_model is None else f" of {clustering.embedding_model}"
+    return paragraph(on_one_line(f"{clustering.reference}{model} cannot be read: {clustering.reason}"), width)
 
 
 def _parameter_lines(said: ClusteringRecord) -> list[str]:

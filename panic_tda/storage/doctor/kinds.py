@@ -12,6 +12,7 @@ from panic_tda.storage.doctor import (
     embeddings,
     repairs,
     runs,
+    values,
     vectors,
 )
 from panic_tda.storage.doctor.findings import Findings
@@ -156,6 +157,20 @@ _ALL = (
         "doctor --fix broken_clustering deletes them; then cluster again",
         clusterings.check_clusterings,
         repairs.plan_broken_clusterings,
+    ),
+    Kind(
+        clusterings.TREE,
+        "clusterings whose stored tree is not a spanning tree of distances; their clusters do not depend on "
+        "it",
+        "doctor --fix damaged_tree deletes the tree; cluster again to have one",
+        clusterings.check_trees,
+        repairs.plan_damaged_trees,
+    ),
+    Kind(
+        values.UNREADABLE,
+        "values that are not what their column holds: of another type, text that is not UTF-8, other JSON",
+        "correct them in the database, or delete the rows with all that names them",
+        values.check_values,
     ),
     Kind(
         clusterings.OLD,
