@@ -129,8 +129,9 @@ class ClusteringRecord(EffectiveParameters):
                 raise DatabaseError(f"the stored parameter {one.name} must be {kind}; got {value!r:.40}")
         for name in ("n_unique", "n_clusters", "n_outliers"):
             if (count := getattr(self, name)) > self.n_embeddings:
+                most = self.n_embeddings
                 raise DatabaseError(
-                    f"the stored parameter {name} must be at most n_embeddings, {self.n_embeddings}; got {count}"
+                    f"the stored parameter {name} must be at most {most}, n_embeddings; got {count}"
                 )
 
 

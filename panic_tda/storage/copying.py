@@ -37,6 +37,7 @@ from panic_tda.storage.copied_tables import CopiedTable
 from panic_tda.storage.database import (
     COPY_TABLE,
     Database,
+    lock_for_saving,
     open_database,
     schema_version,
 )
@@ -138,6 +139,7 @@ def copy_database(
             with target.reading() as copied:
                 compared = tuple(_compare(reader, copied, table, progress) for table in tables)
         except DatabaseError as error:
+            _require_unfinished(target)
             # What was begun anew has an error of its own.
             raise DatabaseError(f"{error}; {_OTHER}" if n_before else str(error)) from error
     progress.phase("")
@@ -186,6 +188,9 @@ def _begin(
     source: Database, target: Database, reader: Connection, tables: list[CopiedTable]
 ) -> dict[str, tuple[list[Any], int]]:
     with target.writing(foreign_keys=False) as connection:
+        lock_for_saving(connection)
+        if sa.inspect(connection).get_table_names():
+            raise DatabaseError(f"another process copies into {target}; wait for it, then run this again")
         copied_tables.create(connection, like=reader, tables=tables)
         _copy.create(connection)
         first = {"source": str(source), "position": "[]", "n_rows": 0}
@@ -245,7 +250,9 @@ class _Copying:
         with self._target.writing(foreign_keys=False) as connection:
             noted = connection.execute(sa.select(_copy.c.n_rows).where(this).with_for_update()).scalar()
             if noted != before:
-                raise DatabaseError(f"another process copies into {self._target}")
+                raise DatabaseError(
+                    f"another process copies into {self._target}; wait for it, then run this again"
+                )
             insert_into(connection, table.name, table.columns, self._batch(rows))
             note = {"position": json.dumps(self._position), "n_rows": self._n_rows}
             connection.execute(sa.update(_copy).where(this).values(note))
@@ -315,7 +322,18 @@ def _plain(value: Any) -> Any:
     return {"bytes": value.hex()}
 
 
+def _require_unfinished(target: Database) -> None:
+    """Check that no other process has completed the copy meanwhile."""
+    with target.reading() as connection:
+        if sa.inspect(connection).has_table(COPY_TABLE):
+            return
+    raise DatabaseError(f"another process has completed the copy {target}; run this again to compare it")
+
+
 def _finish(target: Database) -> None:
     with target.writing(foreign_keys=False) as connection:
+        lock_for_saving(connection)
+        if not sa.inspect(connection).has_table(COPY_TABLE):
+            return  # Another process has done it.
         copied_tables.constrain(connection)
         _copy.drop(connection)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import tempfile
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from panic_tda.disk import free_text
 from panic_tda.parameters import format_bytes
 
+_LOCK_NOT_AVAILABLE = "55P03"
 _PROBE_BYTES = 1 << 16
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _SUFFIXES = ("", "-wal", "-journal", "-shm")
@@ -31,9 +31,9 @@ def reason(error: Exception, path: Path | None, busy_seconds: float) -> str:
         For how long a lock was waited for.
     """
     message = str(error.orig if isinstance(error, DBAPIError) else error)
+    if path is None:
+        return _reason_of_server(error, message.strip(), busy_seconds)
     name = error_name(error)
-    if path is None or not name:
-        return message
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return f"{message} for {busy_seconds:g} s by another process; try again when it is done"
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN")):
@@ -59,9 +59,26 @@ def reason(error: Exception, path: Path | None, busy_seconds: float) -> str:
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR")):
         shown = f" ({name})" if name.startswith("SQLITE_IOERR") else ""
         return (
-            f"{message}{shown}; the file is damaged, or its disk is: work on a copy from before, or save what "
-            "can be read of it with the .recover of SQLite's own shell"
+            f"{message}{shown}; the file is damaged, or its disk is: work on a copy from before, or save "
+            "what can be read of it with the .recover of SQLite's own shell"
         )
+    return message
+
+
+def needs_reason(error: Exception) -> bool:
+    """Tell whether an error is the driver's own, or made of one."""
+    cause = error.__cause__
+    return isinstance(error, DBAPIError) or hasattr(cause, "sqlite_errorname") or hasattr(cause, "sqlstate")
+
+
+def _reason_of_server(error: Exception, message: str, busy_seconds: float) -> str:
+    own = error.orig if isinstance(error, DBAPIError) else error.__cause__
+    if getattr(own, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+        return f"another process held a lock for {busy_seconds:g} s ({message}); try again when it is done"
+    if type(own).__name__ == "ConnectionTimeout":
+        return f"the server did not answer in time ({message}); check that it runs, and its host and port"
+    if "row-level security" in message:
+        return f"{message}; use a role that sees all rows: one with BYPASSRLS, or the owner of the tables"
     return message
 
 
@@ -90,27 +107,29 @@ def supports_locks(folder: Path) -> bool:
 def no_locks(path: Path) -> str:
     """Say that files cannot be locked where a database lies, and what to do."""
     return (
-        f"the file system of {path.parent} has no file locks, without which a database can be damaged; move the "
-        "database to a local disk"
+        f"the file system of {path.parent} has no file locks, without which a database can be damaged; move "
+        "the database to a local disk"
     )
 
 
 def _refused_writing(path: Path) -> str:
     """Say why a disk takes no more of a file: SQLite has one code for all that is not a full disk."""
+    import resource
+
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     largest = max((_size(path.with_name(path.name + suffix)) for suffix in _SUFFIXES), default=0)
     if limit != resource.RLIM_INFINITY and largest + _PROBE_BYTES > limit:
         return (
-            f"files of this process may have {format_bytes(limit)} (ulimit -f), and the database or its log has "
-            f"reached it; nothing was changed: raise the limit and run it again"
+            f"files of this process may have {format_bytes(limit)} (ulimit -f), and the database or its log "
+            "has reached it; nothing was changed: raise the limit and run it again"
         )
     code = _probe(path.parent)
     if code == errno.EDQUOT:
         return f"the disk quota of {path.parent} is used up; nothing was changed: make room and run it again"
     cause = f" ({os.strerror(code)})" if code else ""
     return (
-        f"the disk of {path.parent} refused to write{cause}; nothing was changed: check the disk, its quota and "
-        "limits, and run it again"
+        f"the disk of {path.parent} refused to write{cause}; nothing was changed: check the disk, its quota "
+        "and limits, and run it again"
     )
 
 
