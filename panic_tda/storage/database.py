@@ -145,10 +145,10 @@ class Database:
                 f"{self} has no clustering tables of version {SCHEMA_VERSION} yet "
                 f"(it has {version or 'none'}); run: {self.command('upgrade')}"
             )
-        if version != SCHEMA_VERSION and not version.isdigit():
+        if version != SCHEMA_VERSION and not (version.isdigit() and version > SCHEMA_VERSION):
             raise DatabaseError(
-                f"{self} has the unknown version {version!r:.40} in its table {VERSION_TABLE}; this panic_tda "
-                f"knows versions up to {SCHEMA_VERSION}"
+                f"{self} has the unknown version {version!r:.40} in its table {VERSION_TABLE}; this "
+                f"panic_tda knows versions up to {SCHEMA_VERSION}"
             )
         if version != SCHEMA_VERSION:
             raise DatabaseError(
@@ -333,8 +333,8 @@ def _parse(target: str | Path) -> URL:
         if _BROKEN_URL.match(text) and not os.path.exists(text):
             # As a path, folders would be named after the password in it.
             raise WrongUsage(
-                "a database URL has :// after its scheme, as postgresql://USER@HOST/NAME (the one given is not "
-                "shown: it may hold a password)"
+                "a database URL has :// after its scheme, as postgresql://USER@HOST/NAME (the one given is "
+                "not shown: it may hold a password)"
             )
         return URL.create("sqlite", database=text)
     try:

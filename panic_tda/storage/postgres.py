@@ -35,8 +35,8 @@ _log = logging.getLogger(__name__)
 def connect_arguments(url: URL) -> dict[str, Any]:
     """Return the settings of the driver that a URL and the environment leave open.
 
-    A server that does not answer within `connections.BUSY_TIMEOUT_SECONDS` is given up, also one that goes away later;
-    how long a query takes is not limited.
+    A server that does not answer within `connections.BUSY_TIMEOUT_SECONDS` is given up, also one that goes
+    away later; how long a query takes is not limited.
     """
     seconds = max(2, int(connections.BUSY_TIMEOUT_SECONDS))
     settings = {
@@ -55,8 +55,8 @@ def connect_arguments(url: URL) -> dict[str, Any]:
 def prepare(engine: Engine, name: str) -> None:
     """Have every connection of an engine log a wait for the server, and set its session.
 
-    A wait for a lock ends after `connections.BUSY_TIMEOUT_SECONDS`. Rows that a policy hides are an error, not left out.
-    A database in another encoding than UTF-8 is refused with a `DatabaseError`.
+    A wait for a lock ends after `connections.BUSY_TIMEOUT_SECONDS`. Rows that a policy hides are an error,
+    not left out. A database in another encoding than UTF-8 is refused with a `DatabaseError`.
     """
 
     def connect(dialect: Any, _record: Any, arguments: Any, settings: Any) -> Any:

@@ -15,7 +15,6 @@ from panic_tda.parameters import format_bytes
 _LOCK_NOT_AVAILABLE = "55P03"
 _PROBE_BYTES = 1 << 16
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-_SUFFIXES = ("", "-wal", "-journal", "-shm")
 
 
 def reason(error: Exception, path: Path | None, busy_seconds: float) -> str:
@@ -74,7 +73,8 @@ def needs_reason(error: Exception) -> bool:
 def _reason_of_server(error: Exception, message: str, busy_seconds: float) -> str:
     own = error.orig if isinstance(error, DBAPIError) else error.__cause__
     if getattr(own, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
-        return f"another process held a lock for {busy_seconds:g} s ({message}); try again when it is done"
+        first = message.partition("\n")[0]
+        return f"another process held a lock for {busy_seconds:g} s ({first}); try again when it is done"
     if type(own).__name__ == "ConnectionTimeout":
         return f"the server did not answer in time ({message}); check that it runs, and its host and port"
     if "row-level security" in message:
@@ -116,16 +116,15 @@ def _refused_writing(path: Path) -> str:
     """Say why a disk takes no more of a file: SQLite has one code for all that is not a full disk."""
     import resource
 
-    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    largest = max((_size(path.with_name(path.name + suffix)) for suffix in _SUFFIXES), default=0)
-    if limit != resource.RLIM_INFINITY and largest + _PROBE_BYTES > limit:
-        return (
-            f"files of this process may have {format_bytes(limit)} (ulimit -f), and the database or its log "
-            "has reached it; nothing was changed: raise the limit and run it again"
-        )
     code = _probe(path.parent)
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     if code == errno.EDQUOT:
         return f"the disk quota of {path.parent} is used up; nothing was changed: make room and run it again"
+    if limit != resource.RLIM_INFINITY and code in (0, errno.EFBIG):
+        return (
+            f"the disk takes other files, and those of this process may have {format_bytes(limit)} (ulimit "
+            "-f); nothing was changed: raise the limit and run it again"
+        )
     cause = f" ({os.strerror(code)})" if code else ""
     return (
         f"the disk of {path.parent} refused to write{cause}; nothing was changed: check the disk, its quota "
@@ -143,10 +142,3 @@ def _probe(folder: Path) -> int:
     except OSError as error:
         return error.errno or 0
     return 0
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
