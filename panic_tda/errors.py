@@ -40,6 +40,38 @@ class DatabaseError(PanicTdaError):
     """The database cannot be opened, read or written."""
 
 
+class DamagedValue(DatabaseError):
+    """A stored value is not what its column holds; the message names table, column and row.
+
+    Parameters
+    ----------
+    message : str
+        What to do about it, too.
+    place, reason : str
+        Where it is stored, and what is wrong with it.
+    """
+
+    def __init__(self, message: str, *, place: str = "", reason: str = "") -> None:
+        super().__init__(message)
+        self.place, self.reason = place, reason
+
+
+class DamagedTree(DatabaseError):
+    """The stored tree of a clustering is not a spanning tree of its rows.
+
+    Parameters
+    ----------
+    message : str
+        What to do about it, too.
+    fault : str
+        What is wrong with it.
+    """
+
+    def __init__(self, message: str, fault: str = "") -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
 class NeedsUpgrade(DatabaseError):
     """The database has no clustering tables of this version yet."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -12,6 +12,7 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql import Select
 
 from panic_tda.errors import DatabaseError
+from panic_tda.storage.cells import compile_query, find_damaged, naming_damage
 
 ID_LENGTH = 32
 _KEYS = 8192
@@ -50,7 +51,7 @@ def stream_vectors(
     DatabaseError
         A vector is missing or of another length, or the file is damaged.
     """
-    sql = str(query.compile(connection, compile_kwargs={"literal_binds": True}))
+    sql = compile_query(connection, query)
     # The driver's own cursor: turning each of millions of rows into a result object would double the time.
     cursor = _streaming_cursor(connection)
     try:
@@ -74,7 +75,7 @@ def stream_vectors(
             del rows, ids, vectors, digits
             yield batch
     except connection.dialect.loaded_dbapi.Error as error:
-        raise DatabaseError(f"reading vectors: {error}") from error
+        raise find_damaged(connection, query) or DatabaseError(f"reading vectors: {error}") from error
     finally:
         cursor.close()
 
@@ -100,7 +101,7 @@ def stream_rows(
     DatabaseError
         The file is damaged.
     """
-    sql = str(query.compile(connection, compile_kwargs={"literal_binds": True}))
+    sql = compile_query(connection, query)
     cursor = _streaming_cursor(connection)
     try:
         cursor.execute(sql, ())
@@ -111,7 +112,7 @@ def stream_rows(
         while rows := cursor.fetchmany(batch_rows):
             yield rows
     except connection.dialect.loaded_dbapi.Error as error:
-        raise DatabaseError(f"reading: {error}") from error
+        raise find_damaged(connection, query) or DatabaseError(f"reading: {error}") from error
     finally:
         cursor.close()
 
@@ -134,6 +135,31 @@ def _bounded_batches(
 def _fetch_few(cursor: Any) -> Iterator[tuple[Any, ...]]:
     while rows := cursor.fetchmany(_FETCH_LARGE_ROWS):
         yield from rows
+
+
+def stream_columns(
+    connection: Connection, query: Select[Any], *, batch_rows: int, convert: Sequence[Callable[[Any], Any]]
+) -> Generator[tuple[Any, ...], None, None]:
+    """Stream the columns of a query, batch by batch, each converted by a function of its values.
+
+    Parameters
+    ----------
+    connection, query, batch_rows
+        As of `stream_rows`.
+    convert : sequence of callable
+        Takes the tuple of a column's values; raises one of `cells.FAULTS` where one is another than it takes.
+
+    Raises
+    ------
+    DatabaseError
+        The file is damaged.
+    DamagedValue
+        A value could not be converted.
+    """
+    with naming_damage(connection, query):
+        for rows in stream_rows(connection, query, batch_rows=batch_rows):
+            columns = zip(*rows, strict=True)
+            yield tuple(function(values) for function, values in zip(convert, columns, strict=True))
 
 
 def insert_rows(

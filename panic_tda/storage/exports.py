@@ -25,9 +25,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import Select
 
-from panic_tda.errors import DatabaseError
+from panic_tda.errors import OUTLIER, DatabaseError
 from panic_tda.storage.assignments import key_of
 from panic_tda.storage.bulk import stream_rows
+from panic_tda.storage.cells import integers, naming_damage, read_rows, shares
 from panic_tda.storage.census import FLOAT_BYTES, stored_width
 from panic_tda.storage.database import Database
 from panic_tda.storage.results import ClusteringSummary
@@ -66,7 +67,7 @@ _COLUMNS = pa.schema(
     ]
 )
 _IDS = ("embedding_id", "invocation_id", "run_id", "experiment_id")
-_AS_THEY_ARE = ("initial_prompt", "seed", "sequence_number", "step", "text", "label", "probability")
+_AS_THEY_ARE = ("initial_prompt", "seed", "sequence_number", "step", "text")
 _log = logging.getLogger(__name__)
 
 
@@ -186,24 +187,34 @@ def _batches(
     first = n_missing = 0
     stream = stream_rows(connection, query, batch_rows=batch_rows, batch_bytes=_BATCH_BYTES)
     for rows in _with_medoids(stream, medoids, names.index("label")):
-        found = dict(zip(names, zip(*rows, strict=True), strict=True))
-        made = {name: with_dashes(_strings(found[name])) for name in _IDS}
-        made |= {name: _array(name, found[name], schema.field(name).type) for name in _AS_THEY_ARE}
-        made["network"] = _strings([_network(network) for network in found["network"]])
-        made["model"] = _strings(writers.of(found))
+        stored = dict(zip(names, zip(*rows, strict=True), strict=True))
+        with naming_damage(connection, query):
+            made = _columns(stored, schema, dimensions)
+        made["model"] = _strings(writers.of(stored))
         made["embedding_model"] = pa.repeat(clustering.embedding_model, len(rows))
         made |= {name: column.slice(first, len(rows)) for name, column in aligned.items()}
-        made["is_medoid"] = pc.is_in(_strings(found["embedding_id"]), medoids.ids)
-        made["medoid_text"] = _strings(medoids.texts(found["label"]))
-        if VECTOR in found:
-            made[VECTOR] = _vectors(found[VECTOR], dimensions)
-            n_missing += made[VECTOR].null_count
+        made["is_medoid"] = pc.is_in(_strings(stored["embedding_id"]), medoids.ids)
+        made["medoid_text"] = _strings(medoids.texts(stored["label"]))
+        n_missing += made[VECTOR].null_count if VECTOR in made else 0
         yield pa.record_batch([made[name] for name in schema.names], schema=schema)
         first += len(rows)
     if n_missing:
         _log.warning(
             "%d of %d vectors are gone, or do not have %d values; they are null", n_missing, first, dimensions
         )
+
+
+def _columns(stored: Mapping[str, Sequence[Any]], schema: pa.Schema, dimensions: int) -> dict[str, pa.Array]:
+    """Return the stored columns; raises one of `cells.FAULTS` where a value is damaged."""
+    made = {name: with_dashes(_strings(stored[name])) for name in _IDS}
+    made |= {name: _array(stored[name], schema.field(name).type) for name in _AS_THEY_ARE}
+    made["label"] = pa.array(integers(stored["label"], least=OUTLIER, below=2**31))
+    made["probability"] = pa.array(shares(stored["probability"]))
+    made["network"] = _strings([_network(network) for network in stored["network"]])
+    _array(stored["model"], pa.string())
+    if VECTOR in stored:
+        made[VECTOR] = _vectors(stored[VECTOR], dimensions)
+    return made
 
 
 def _query(clustering_id: UUID, *, with_vectors: bool) -> Select[Any]:
@@ -258,7 +269,7 @@ class _Medoids:
 
     def __init__(self, connection: Connection, clustering_id: UUID) -> None:
         self._connection, self._clustering_id = connection, clustering_id
-        found = connection.execute(self._query(sa.func.length)).all()
+        found = read_rows(connection, self._query(sa.func.length))
         self.ids = pa.array([identity for _, identity, _ in found], _ID)
         self._lengths: dict[int, int] = {label: length for label, _, length in found if length is not None}
         self._known: dict[int, str | None] = {}
@@ -275,7 +286,7 @@ class _Medoids:
             if self._n_held + sum(map(self.length, missing)) > _MEDOID_BYTES:
                 self._known, self._n_held, missing = {}, 0, wanted
             query = self._query(lambda text: text).where(Cluster.label.in_(sorted(missing)))
-            self._known |= {label: text for label, _, text in self._connection.execute(query)}
+            self._known |= {label: text for label, _, text in read_rows(self._connection, query)}
             self._n_held += sum(map(self.length, missing))
         return [self._known.get(label) for label in labels]
 
@@ -339,7 +350,7 @@ class _Writers:
         place = (step,) if network is None else (run, number % _length(network))
         if place not in self._known:
             query = sa.select(Invocation.model).where(sa.type_coerce(Invocation.id, sa.String) == step)
-            self._known[place] = self._connection.execute(query).scalar()
+            self._known[place] = next((model for (model,) in read_rows(self._connection, query)), None)
         return self._known[place]
 
 
@@ -347,7 +358,7 @@ class _Writers:
 def _length(network: str) -> int:
     try:
         return len(json.loads(network)) or 1
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return 1
 
 
@@ -381,14 +392,11 @@ def _core_distances(connection: Connection, clustering_id: UUID, n_rows: int) ->
     return none if found is None else pa.array(found)
 
 
-def _array(name: str, values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    if kind == pa.string():
-        return _strings(values)
-    try:
-        return pa.array(values, kind)
-    except (pa.ArrowException, OverflowError, TypeError) as error:
-        # SQLite stores anything in any column.
-        raise DatabaseError(f"a stored {name} is no {kind}: {error}") from error
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    # Arrow takes bytes for texts, and cuts fractions.
+    if (bytes if kind == pa.string() else float) in set(map(type, values)):
+        raise ValueError("a value has another type than its column")
+    return pa.array(values, kind)
 
 
 def _strings(values: Sequence[Any]) -> pa.Array:
