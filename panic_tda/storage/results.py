@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, aliased
 
 from panic_tda.errors import OUTLIER, DamagedValue, InvalidParameter, UnknownClustering, UnknownModel
 from panic_tda.storage.cells import naming_damage, read_rows
-from panic_tda.storage.census import show_id, stored_models
+from panic_tda.storage.census import stored_models
 from panic_tda.storage.schemas import (
     UNDEFINED_PERSISTENCE,
     Cluster,
