@@ -306,10 +306,11 @@ def checksum(connection: Connection, table: CopiedTable, progress: Progress | No
     batches = stream_rows(
         connection, table.summed(connection), batch_rows=table.fetch_rows, batch_bytes=_FETCH_BYTES
     )
-    for batch in batches:
-        total += sum(_hashes(batch, table.n_blobs, encode))
-        n_rows += len(batch)
-        progress.advance(len(batch))
+    with contextlib.closing(batches):
+        for batch in batches:
+            total += sum(_hashes(batch, table.n_blobs, encode))
+            n_rows += len(batch)
+            progress.advance(len(batch))
     return TableSummary(table.name, n_rows, f"{total % _MODULUS:0{2 * _DIGEST_BYTES}x}")
 
 
