@@ -40,7 +40,6 @@ _SHOWN_CHARACTERS = 40
 ROUNDING = 1e-6
 """By how much a stored share may lie outside 0 to 1."""
 _LIMITS: dict[tuple[str, str], tuple[float, float]] = {
-    ("cluster", "label"): (0, 2**31 - 1),
     ("cluster", "size"): (1, 2**31 - 1),
     ("cluster", "persistence"): (-ROUNDING, 1 + ROUNDING),
     ("cluster", "medoid_copies"): (0, 2**31 - 1),
