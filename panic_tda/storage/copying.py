@@ -243,11 +243,9 @@ class _Copying:
             self._write(rows, before)
         except DatabaseError as error:
             # A server refuses what SQLite stores, and names the line of a batch, not the row.
-            damaged = (
-                None
-                if self._target.path
-                else find_damaged(self._reader, table.behind(self._reader, position))
-            )
+            if error.__cause__ is None or self._target.path:
+                raise
+            damaged = find_damaged(self._reader, table.behind(self._reader, position))
             raise damaged or error from error
 
     def _write(self, rows: Iterator[tuple[Any, ...]], before: int) -> None:

@@ -66,7 +66,10 @@ def _check_models(connection: Connection, found: Findings) -> None:
     model = _embedding.c.embedding_model
     names = sa.select(sa.func.min(model))
     rows = sa.select(model)
-    _add(found, cells.damaged_values(connection, rows.where(model.is_(None))))
+    # In the index first: only of what is found there a row is read.
+    missing = sa.select(sa.literal(1)).select_from(_embedding).where(model.is_(None)).limit(1)
+    if connection.execute(missing).first() is not None:
+        _add(found, cells.damaged_values(connection, rows.where(model.is_(None))))
     name = next(first_values(connection, names))
     while name is not None:
         if not isinstance(name, str):
