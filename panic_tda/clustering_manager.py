@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,11 +16,12 @@ from panic_tda.arrays import device
 from panic_tda.clustering import backends
 from panic_tda.clustering.advice import warn_if_doubtful
 from panic_tda.clustering.checkpoint import Checkpoint, discard_all
-from panic_tda.clustering.placement import Placement, place, place_instead
+from panic_tda.clustering.placement import Placement, place, place_instead, require_host_memory
 from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.devices import cuda, pool
+from panic_tda.disk import require_own_folder
 from panic_tda.doubts import Wording
-from panic_tda.errors import BackendFailure, PanicTdaError, unexpected
+from panic_tda.errors import BackendFailure, PanicTdaError, release_frames, unexpected
 from panic_tda.parameters import ClusteringParameters, Resources, validate_downsample
 from panic_tda.progress import Prefixed, Progress, Silent, failed
 from panic_tda.storage.census import ModelCensus, choose_models, require_valid, take_census, warn_of_mixed
@@ -98,6 +100,7 @@ def cluster_all_data(
         progress=progress or Silent(),
         wording=wording,
     )
+    job = _without_foreign_folder(job)
     backends.require_usable(job.parameters)
     require_savable(database)
     job.progress.phase("count embeddings")
@@ -130,6 +133,25 @@ class _Job:
         """Folder for the state of one model's clustering."""
         # No model's folder is another folder: quoting leaves dots, and two of them are the folder above.
         return self.root / (quote(model, safe="").replace(".", "%2E") or "%")
+
+
+def _without_foreign_folder(job: _Job) -> _Job:
+    """Do without states where the folder beside the database is a link or another user's.
+
+    A folder that was named may be either.
+    """
+    if job.resources.work_dir is not None or not os.path.lexists(job.root):
+        return job
+    try:
+        require_own_folder(job.root)
+    except OSError as error:
+        _log.warning(
+            "no states are kept in %s: %s; name a folder of your own with --work-dir",
+            job.root,
+            error.strerror,
+        )
+        return replace(job, resources=replace(job.resources, checkpoints=False, discard_checkpoints=False))
+    return job
 
 
 def _refusal(job: _Job, census: ModelCensus) -> ModelOutcome | None:
@@ -235,17 +257,23 @@ def _cluster_task(task: tuple[_Job, ModelCensus], progress: Progress) -> ModelOu
 def _cluster_model(job: _Job, census: ModelCensus) -> ModelOutcome:
     try:
         return _place_and_cluster(job, census)
-    except PanicTdaError as error:
-        return _failed(job, census, str(error))
-    except MemoryError as error:
-        reason = f"out of memory ({error or 'no details'}); sample with --downsample"
-        return _failed(job, census, reason)
     except Exception as error:
-        # Whatever breaks in one model must not cost the others theirs; the log has the whole story.
-        _log.debug("%s failed unexpectedly", census.model, exc_info=True)
-        return _failed(job, census, unexpected(error))
+        # Whatever breaks in one model must not cost the others theirs.
+        reason = _reason_of(error, census)
+        release_frames(error)
+        return _failed(job, census, reason)
     finally:
         device.release()
+
+
+def _reason_of(error: Exception, census: ModelCensus) -> str:
+    if isinstance(error, PanicTdaError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"out of memory ({error or 'no details'}); sample with --downsample"
+    # The log has the whole story.
+    _log.debug("%s failed unexpectedly", census.model, exc_info=error)
+    return unexpected(error)
 
 
 def _failed(job: _Job, census: ModelCensus, reason: str) -> ModelOutcome:
@@ -258,6 +286,7 @@ def _place_and_cluster(job: _Job, census: ModelCensus) -> ModelOutcome:
     folder = job.work_dir(census.model)
     limits: dict[str, Any] = {"memory_limit": job.resources.memory_limit, "work_dir": folder}
     placement = place(job.parameters, *shape, **limits)
+    require_host_memory(placement, job.parameters, shape)
     if job.resources.discard_checkpoints:
         discard_all(folder)
     try:
@@ -268,7 +297,9 @@ def _place_and_cluster(job: _Job, census: ModelCensus) -> ModelOutcome:
         reason = f"{census.model}: {failure}"
     # Out of the handler, which holds the rows of the failed fit; they are loaded again.
     device.release()
-    return _cluster_at(job, census, place_instead(job.parameters, *shape, reason=reason, **limits))
+    placement = place_instead(job.parameters, *shape, reason=reason, **limits)
+    require_host_memory(placement, job.parameters, shape)
+    return _cluster_at(job, census, placement)
 
 
 def _cluster_at(job: _Job, census: ModelCensus, placement: Placement) -> ModelOutcome:

@@ -114,8 +114,10 @@ class ClusteringRecord(EffectiveParameters):
         Raises
         ------
         DatabaseError
-            A value is missing without which a clustering means nothing.
+            A value is missing without which a clustering means nothing, or is not what its name says.
         """
+        if not isinstance(stored, Mapping):
+            raise DatabaseError(f"the stored parameters are not a JSON object; got {stored!r:.40}")
         known = {one.name: one for one in fields(cls) if one.name != "further"}
         missing = [
             name
@@ -124,10 +126,18 @@ class ClusteringRecord(EffectiveParameters):
         ]
         if missing:
             raise DatabaseError(f"the stored parameters lack {', '.join(missing)}: they are not panic_tda's")
-        return cls(
+        record = cls(
             **{name: value for name, value in stored.items() if name in known},
             further={name: value for name, value in stored.items() if name not in known},
         )
+        record._require_readable()
+        return record
+
+    def _require_readable(self) -> None:
+        for one in fields(self):
+            value, kind = getattr(self, one.name), str(one.type)
+            if not _is_of_kind(value, kind):
+                raise DatabaseError(f"the stored parameter {one.name} must be {kind}; got {value!r:.40}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -416,6 +426,21 @@ def _share_of(share: float, n_rows: int) -> int:
 def _require_size_above(smallest: int, largest: int | None) -> None:
     allowed = f"at least min_cluster_size, {smallest}"
     _require(largest is None or largest >= smallest, "max_cluster_size", allowed, largest)
+
+
+def _is_of_kind(value: Any, kind: str) -> bool:
+    """Tell whether a stored value is of the kind that a field of `ClusteringRecord` is declared as."""
+    if kind.endswith(" | None"):
+        return value is None or _is_of_kind(value, kind.removesuffix(" | None"))
+    if kind.startswith("dict[str, "):
+        inner = kind[len("dict[str, ") : -1]
+        return isinstance(value, dict) and all(_is_of_kind(item, inner) for item in value.values())
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind == "int":
+        return is_number and isinstance(value, int) and 0 <= value <= _LARGEST_INTEGER
+    if kind == "float":
+        return is_number and math.isfinite(value)
+    return kind == "Any" or isinstance(value, {"str": str, "bool": bool}[kind])
 
 
 def _require(holds: bool, name: str, allowed: str, got: Any) -> None:

@@ -7,8 +7,8 @@ cd "$(dirname "$0")/.."
 lock() {
     local report
     report=$(mktemp)
-    python3 -m pip install --quiet --dry-run --ignore-installed --report "$report" "setuptools>=77" ".[$2]"
-    python3 - "$report" "$2" > "env/$1.txt" <<'PYTHON'
+    python3 -P -m pip install --quiet --dry-run --ignore-installed --report "$report" "setuptools>=77" ".[$2]"
+    python3 -P - "$report" "$2" > "env/$1.txt" <<'PYTHON'
 import json, platform, sys
 
 installed = json.load(open(sys.argv[1]))["install"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -60,6 +61,7 @@ class UpgradedFile(NamedTuple):
 MakeFile = Callable[..., UpgradedFile]
 _NEEDS_DEVICE = re.compile(r"\bgpu\b|\bupload\b|\bany_device\b")
 """What a file with tests that need a device has in it: the marker, or a fixture that has it."""
+MakeDisk = Callable[[int], Path]
 PLAIN = FieldSpec()
 FREE_BYTES = 24 * 2**30
 
@@ -277,3 +279,26 @@ def any_device(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("stand_in")
     else:
         require_device()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[MakeDisk]:
+    """Mount a file system of its own, of so many bytes, in memory."""
+    mounted: list[Path] = []
+
+    def make(size: int) -> Path:
+        folder = tmp_path / f"disk {len(mounted)}"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("there is no command mount")
+        if done.returncode:
+            pytest.skip(f"a small file system cannot be mounted: {done.stderr.strip()}; only root may")
+        mounted.append(folder)
+        return folder
+
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=True)

@@ -88,7 +88,7 @@ def test_from_python_too(home: Path) -> None:
         database = open_database(target, create=True)
         assert database.path == home / f"{number}.sqlite"
     import_embeddings(["~/sample.parquet"], database)
-    resources = Resources(work_dir=Path("~/work"), memory_limit=1 << 20)
+    resources = Resources(work_dir=Path("~/work"), memory_limit=1 << 30)
     assert resources.work_dir == home / "work"
     parameters = ClusteringParameters(backend="sklearn")
     cluster_all_data("~/2.sqlite", parameters=parameters, downsample=4, resources=resources)

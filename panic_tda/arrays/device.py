@@ -140,11 +140,11 @@ def explained(n_rows: int, n_features: int, backend: str) -> Iterator[None]:
 
 
 def release() -> None:
-    """Give back what finished work has left behind, for the next model and for cuML's own pool."""
-    # The frames of a failure may hold arrays in a cycle; how often that happens differs by version of Python.
-    gc.collect()
+    """Free what finished work has left in device memory, for the next model and for cuML's own pool."""
     if "cupy" not in sys.modules or cuda.unusable_because() is not None:
         return
+    # CuPy's objects may hold arrays in a cycle. A collection takes 0.1 s and more, whatever was left.
+    gc.collect()
     try:
         _free_pools()
     except Exception as error:

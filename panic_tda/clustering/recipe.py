@@ -16,6 +16,7 @@ import platform
 import sys
 import time
 from dataclasses import asdict, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -330,6 +331,18 @@ def _clustering(
     )
 
 
+@cache
+def _installed_versions() -> dict[str, str]:
+    """Return the versions of installed packages, read once: each is a file of thousands of lines."""
+    versions = {}
+    for name in _VERSIONED:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
 def _record(
     effective: EffectiveParameters,
     backend: Backend,
@@ -362,12 +375,7 @@ def _counts(flat: FlatClusters) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in _VERSIONED:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
+    found = {"python": platform.python_version()} | _installed_versions()
     # Their distributions have other names for every CUDA version, and what is not loaded had no part in it.
     for name in _VERSIONED_IF_LOADED:
         if name in sys.modules:

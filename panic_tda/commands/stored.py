@@ -28,13 +28,13 @@ def list_clusterings(database: str, model: str | None, limit: int, as_json: bool
     from panic_tda.storage.database import open_current
 
     with open_current(database).session() as session:
-        found = results.list_clusterings(session, model=model)
+        readable, unreadable = results.list_all_clusterings(session, model=model)
         names = shorten_ids(results.read_clustering_ids(session))
-    shown = found[: limit or None]
+    shown = readable[: limit or None]
     terminal.print_data(
-        rendering.listing_json(shown)
+        rendering.listing_json(shown, unreadable)
         if as_json
-        else rendering.listing_text(shown, len(found), common.table_width(), names=names)
+        else rendering.listing_text(shown, len(readable), common.table_width(), unreadable, names=names)
     )
 
 
@@ -93,19 +93,19 @@ def delete_clusterings(
     opened = open_current(database)
     with opened.session() as session:
         if references:
-            found = results.find_clusterings(session, references)
+            readable, unreadable = results.find_all_clusterings(session, references)
         else:
-            found = results.list_clusterings(session, model=model)
+            readable, unreadable = results.list_all_clusterings(session, model=model)
         names = shorten_ids(results.read_clustering_ids(session))
-    terminal.print_data(rendering.deletion_text(found, common.table_width(), names=names))
-    if not found:
+    terminal.print_data(rendering.deletion_text(readable, common.table_width(), unreadable, names=names))
+    if not readable and not unreadable:
         return
     if not yes:
         click.confirm("Delete?", abort=True, err=True)
     with display.make_progress() as progress:
         progress.phase("delete")
-        saving.delete_clusterings(opened, [summary.id for summary in found])
-    terminal.print_data(f"Deleted {len(found)}.")
+        saving.delete_clusterings(opened, [summary.id for summary in readable], unreadable)
+    terminal.print_data(f"Deleted {len(readable) + len(unreadable)}.")
 
 
 @options.command("save-pending", example="save-pending --db trajectory_data.sqlite")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from panic_tda.disk import require_regular_file
 from panic_tda.errors import BadInput, MissingPath
 from panic_tda.files import formats
 from panic_tda.files.casting import (
@@ -108,6 +109,7 @@ def open_arrow_file(path: Path) -> ArrowFile:
     BadInput
         It is of another format, which the message names, or damaged.
     """
+    require_regular_file(path)
     with readable(path):
         form = formats.recognise(path)
         if form is formats.PARQUET:

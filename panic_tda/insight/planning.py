@@ -19,7 +19,7 @@ from panic_tda.clustering import backends
 from panic_tda.clustering.placement import Placement, place
 from panic_tda.devices import cuda
 from panic_tda.devices.machine import busy_cores
-from panic_tda.errors import PanicTdaError
+from panic_tda.errors import PanicTdaError, release_frames
 from panic_tda.insight.costs import measure, rows_to_measure
 from panic_tda.insight.memory import BackendMemory, memory_by_backend
 from panic_tda.parameters import ClusteringParameters, validate_downsample
@@ -339,6 +339,7 @@ class _Planner:
             with device.explained(*shape, name) if placement.on_device else contextlib.nullcontext():
                 plan = self._measured(plan, census, placement, counting=counting, progress=progress)
         except PanicTdaError as error:
+            release_frames(error)
             return replace(plan, reason=str(error))
         finally:
             device.release()

@@ -89,32 +89,33 @@ def plot_clustering(
     """
     style = style or Style()
     path = expand_home(path)
-    kind = require_target(path, force=force)
+    kind = require_target(path, force=force, source=database.path)
     require_plotting()
     progress = progress or Silent()
     scene = read_scene(database, source, style=style, n_rows=n_rows, seed=seed, progress=progress)
     progress.phase("draw")
     _warn_of_missing(scene, style)
-    with drawing_alone(), replacing(path, force=force) as file:
+    with drawing_alone(), replacing(path, force=force, source=database.path) as file:
         figure = draw(scene, style)
         figure.savefig(file, format=kind, dpi=DPI, metadata=_METADATA[kind])
     return Plotted(path, len(scene.map.rows), len(scene.places), scene.map.method)
 
 
-def require_target(path: Path, *, force: bool) -> str:
+def require_target(path: Path, *, force: bool, source: Path | None = None) -> str:
     """Return what a file is to be, one of `FORMATS`.
 
     Raises
     ------
     WrongUsage
-        Its ending says none of them, it is a folder, or it exists without `force`.
+        Its ending says none of them, it is a folder, it exists without `force`, or it is a database or lies
+        beside one.
     MissingPath
         Its folder does not exist.
     """
     kind = path.suffix.lower().removeprefix(".")
     if kind not in FORMATS:
         raise WrongUsage(f"a figure ends in .png, .svg or .pdf; got {path.name}")
-    require_place(path, force=force)
+    require_place(path, force=force, source=source)
     return kind
 
 

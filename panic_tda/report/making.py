@@ -48,7 +48,7 @@ def write_report(
         Jinja2 is not installed.
     """
     path = expand_home(path)
-    require_target(path, force=force)
+    require_target(path, force=force, source=database.path)
     require_templates()
     progress = progress or Silent()
     page = gather(database, source, map_rows=map_rows, seed=seed, progress=progress)
@@ -58,12 +58,12 @@ def write_report(
     command = database.command("report-clustering", *options, source.id)
     progress.phase("write the page")
     text = render(page, command=command).encode("utf-8", "replace")
-    with replacing(path, force=force) as file:
+    with replacing(path, force=force, source=database.path) as file:
         file.write(text)
     return len(text)
 
 
-def require_target(path: Path, *, force: bool) -> None:
+def require_target(path: Path, *, force: bool, source: Path | None = None) -> None:
     """Check that a page can be written to a path, before anything is read for it.
 
     Raises
@@ -75,4 +75,4 @@ def require_target(path: Path, *, force: bool) -> None:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise WrongUsage(f"a page ends in {' or '.join(SUFFIXES)}; got {path.name}")
-    require_place(path, force=force)
+    require_place(path, force=force, source=source)

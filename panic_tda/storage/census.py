@@ -13,8 +13,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
-from panic_tda.errors import BadVectors, NoEmbeddings, UnknownModel
+from panic_tda.errors import BadVectors, DatabaseError, NoEmbeddings, UnknownModel
 from panic_tda.parameters import validate_downsample
+from panic_tda.storage.cells import as_literal, find_damaged, stored_values
 from panic_tda.storage.database import Database
 from panic_tda.storage.sampling import in_one_index, sample
 from panic_tda.storage.schemas import Embedding, Invocation, InvocationType
@@ -28,6 +29,7 @@ _log = logging.getLogger(__name__)
 _embedding = Embedding.__table__
 _invocation = Invocation.__table__
 _size = sa.func.length(_embedding.c.vector)
+_MODEL_ROWS = sa.select(_embedding.c.embedding_model)
 
 
 @dataclass(frozen=True)
@@ -254,20 +256,36 @@ def show_id(stored: object) -> str:
 
 
 def stored_models(connection: Connection) -> list[str]:
-    """Return the names of all embedding models in alphabetical order."""
-    return _successive(connection, _embedding.c.embedding_model)
+    """Return the names of all embedding models in alphabetical order.
+
+    Raises
+    ------
+    DamagedValue
+        A name is not text in UTF-8.
+    """
+    return _successive(connection, _embedding.c.embedding_model, rows=_MODEL_ROWS)
 
 
 def _successive(
-    connection: Connection, column: ColumnElement[Any], *conditions: ColumnElement[bool]
+    connection: Connection,
+    column: ColumnElement[Any],
+    *conditions: ColumnElement[bool],
+    rows: sa.Select[Any] | None = None,
 ) -> list[Any]:
-    """Return the distinct values of what an index is sorted by, ascending: one look into it for each."""
+    """Return the distinct values of what an index is sorted by, ascending: one look into it for each.
+
+    Of a text that cannot be read, the first of `rows` that has it is named.
+    """
     smallest = sa.select(sa.func.min(column)).where(*conditions)
     found = []
-    value = connection.execute(smallest).scalar()
+    value = next(stored_values(connection, smallest))
     while value is not None:
         found.append(value)
-        value = connection.execute(smallest.where(column > value)).scalar()
+        if rows is not None and not isinstance(value, str):
+            raise find_damaged(connection, rows.where(column == as_literal(value)).limit(1)) or DatabaseError(
+                f"a name of a model is not text: {value!r:.80}"
+            )
+        value = next(stored_values(connection, smallest.where(column > as_literal(value))))
     return found
 
 

@@ -74,7 +74,7 @@ def save_pending(database: Database | str | Path, files: Sequence[Path] = ()) ->
 
 
 def _save_kept(database: Database, path: Path) -> SavedPending:
-    kept = pending.read(path)
+    kept = pending.read_for(database, path)
     present, medoids = _look_up(database, kept, path)
     while True:
         if not present.all():

@@ -11,7 +11,7 @@ from panic_tda.cli.rendering.common import decimal, percent, plain, yes_no
 from panic_tda.cli.text import Column, on_one_line, paragraph, shorten, table
 from panic_tda.doubts import find_doubts
 from panic_tda.parameters import ClusteringRecord, chord_to_cosine
-from panic_tda.storage.results import ClusterDetails, ClusteringSummary
+from panic_tda.storage.results import ClusterDetails, ClusteringSummary, UnreadableClustering
 from panic_tda.types import ModelOutcome, SavedPending
 from panic_tda.wording import pluralize
 
@@ -42,6 +42,10 @@ _LISTED_COLUMNS = (
     Column("outliers", right=True, rank=1),
     Column("created (UTC)", rank=3),
     Column("time", right=True, rank=8),
+)
+_LISTED_KEYS = (
+    *("id", "embedding_model", "algorithm", "epsilon", "downsample", "backend", "exact", "n_clusters"),
+    *("n_assignments", "outlier_percent", "created_at", "duration_seconds", "unreadable"),
 )
 _LEAST_TEXT = 20
 """With fewer columns left, a medoid's text gets a line of its own."""
@@ -77,9 +81,11 @@ def outcomes_text(outcomes: Sequence[ModelOutcome], width: int) -> str:
     return "\n\n".join([listed, *reasons])
 
 
-def listing_json(summaries: Sequence[ClusteringSummary]) -> list[dict[str, Any]]:
-    """Return the list that `list-clusterings --json` prints."""
-    return [
+def listing_json(
+    summaries: Sequence[ClusteringSummary], unreadable: Sequence[UnreadableClustering] = ()
+) -> list[dict[str, Any]]:
+    """Return the list that `list-clusterings --json` prints, with what cannot be read at its end."""
+    readable = [
         plain(
             {
                 "id": summary.id,
@@ -96,9 +102,19 @@ def listing_json(summaries: Sequence[ClusteringSummary]) -> list[dict[str, Any]]
                 "outlier_percent": _share(summary),
                 "created_at": summary.created_at,
                 "duration_seconds": summary.seconds,
+                "unreadable": None,
             }
         )
         for summary in summaries
+    ]
+    return readable + [
+        dict.fromkeys(_LISTED_KEYS)
+        | {
+            "id": clustering.reference,
+            "embedding_model": clustering.embedding_model,
+            "unreadable": clustering.reason,
+        }
+        for clustering in unreadable
     ]
 
 
@@ -106,15 +122,18 @@ def listing_text(
     summaries: Sequence[ClusteringSummary],
     n_stored: int,
     width: int,
+    unreadable: Sequence[UnreadableClustering] = (),
     *,
     names: Mapping[str, str] | None = None,
 ) -> str:
     """Return one line a stored clustering, the latest first, and how many of `n_stored` are not shown.
 
-    `names` are the ids of all stored clusterings, shortened (`text.shorten_ids`); without them ids are whole.
+    Below them stand those that cannot be read, each with the reason. `names` are the ids of all stored
+    clusterings, shortened (`text.shorten_ids`); without them ids are whole.
     """
+    lines = [_unreadable_line(clustering, width) for clustering in unreadable]
     if not summaries:
-        return NO_CLUSTERINGS
+        return "\n".join(lines) or NO_CLUSTERINGS
     rows = [
         (
             (names or {}).get(str(summary.id), str(summary.id)),
@@ -134,8 +153,10 @@ def listing_text(
     ]
     listed = table(_LISTED_COLUMNS, rows, width)
     hidden = n_stored - len(summaries)
-    older = pluralize(hidden, "older one")
-    return f"{listed}\n… and {hidden} {older}; list-clusterings --limit 0 lists all" if hidden else listed
+    if hidden:
+        older = pluralize(hidden, "older one")
+        listed = f"{listed}\n… and {hidden} {older}; list-clusterings --limit 0 lists all"
+    return "\n\n".join([listed, *(["\n".join(lines)] if lines else [])])
 
 
 def details_json(summary: ClusteringSummary, clusters: Sequence[ClusterDetails]) -> dict[str, Any]:
@@ -176,16 +197,20 @@ def details_text(
 
 
 def deletion_text(
-    summaries: Sequence[ClusteringSummary], width: int, *, names: Mapping[str, str] | None = None
+    summaries: Sequence[ClusteringSummary],
+    width: int,
+    unreadable: Sequence[UnreadableClustering] = (),
+    *,
+    names: Mapping[str, str] | None = None,
 ) -> str:
     """Say what a deletion takes away; `names` as for `listing_text`."""
-    if not summaries:
+    if not summaries and not unreadable:
         return "Nothing to delete."
     n_clusters = sum(summary.record.n_clusters for summary in summaries)
     n_assignments = sum(summary.record.n_embeddings for summary in summaries)
-    n_gone = len(summaries)
+    n_gone = len(summaries) + len(unreadable)
     return (
-        f"{listing_text(summaries[:_DELETED_SHOWN], n_gone, width, names=names)}\n"
+        f"{listing_text(summaries[:_DELETED_SHOWN], len(summaries), width, unreadable, names=names)}\n"
         f"{n_gone} {pluralize(n_gone, 'clustering goes', 'clusterings go')}, with {n_clusters} "
         f"{pluralize(n_clusters, 'cluster')} and {n_assignments} {pluralize(n_assignments, 'assignment')}."
     )
@@ -211,6 +236,11 @@ def saved_text(saved: Sequence[SavedPending]) -> str:
 def _vanished(number: int) -> str:
     have = pluralize(number, "embedding has gone since and was", "embeddings have gone since and were")
     return f"{number} {have} left out"
+
+
+def _unreadable_line(clustering: UnreadableClustering, width: int) -> str:
+    model = "" if clustering.embedding_model is None else f" of {clustering.embedding_model}"
+    return paragraph(on_one_line(f"{clustering.reference}{model} cannot be read: {clustering.reason}"), width)
 
 
 def _parameter_lines(said: ClusteringRecord) -> list[str]:

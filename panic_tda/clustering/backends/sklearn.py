@@ -14,6 +14,7 @@ import numpy as np
 
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.errors import UnsupportedOnBackend
+from panic_tda.parameters import format_bytes
 from panic_tda.types import SpanningTree
 
 if TYPE_CHECKING:
@@ -38,6 +39,13 @@ class SklearnBackend:
             raise UnsupportedOnBackend(
                 f"backend sklearn accepts up to {MAX_ROWS:,} rows (its distance matrix takes 8·n² bytes), "
                 f"got {n_rows:,}; use --backend auto, or sample with --downsample"
+            )
+        needed = 24 * n_rows * n_rows
+        if options.memory_limit is not None and needed > options.memory_limit:
+            raise UnsupportedOnBackend(
+                f"backend sklearn needs {format_bytes(needed)} above the vectors for {n_rows:,} rows, and "
+                f"--memory-limit allows {format_bytes(options.memory_limit)}; use --backend tiled, or sample "
+                "with --downsample"
             )
 
     def rows_on_device(self, n_rows: int, n_features: int, options: FitOptions) -> bool:

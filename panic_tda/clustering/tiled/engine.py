@@ -17,6 +17,7 @@ from panic_tda.clustering.tiled import axes, device, forest, layout, neighbours,
 from panic_tda.clustering.tiled.cores import batch_bytes, core_distances
 from panic_tda.clustering.tiled.joining import join_components
 from panic_tda.clustering.tiled.space import describe, work_on
+from panic_tda.clustering.tiled.state_checks import check_tree, tree_forms
 from panic_tda.clustering.tiled.workers import Workers, workers
 from panic_tda.clustering.trees import Edges, concatenate, minimum_forest
 from panic_tda.devices import cuda
@@ -176,12 +177,12 @@ class TiledBackend:
         xp = self._library(vectors, options)
         threads = work_on(xp).THREADS or self.settings.threads
         self._open(options, xp)
-        if finished := self._stored(options, _FINISHED_TREE):
+        if finished := self._stored(options, _FINISHED_TREE, n):
             return _as_spanning_tree(*finished)
         rng = np.random.default_rng(_SEED)
         space = describe(xp, vectors, self._n_axes(n, xp), rng)
         with workers(threads) as team:
-            cores, tree = self._stored(options, _FIRST_TREE) or self._first_tree(
+            cores, tree = self._stored(options, _FIRST_TREE, n) or self._first_tree(
                 space, weights, options, team, rng
             )
             tree = self._close(space, cores, tree, options, team)
@@ -214,8 +215,10 @@ class TiledBackend:
                 tile_rows=self._tile_rows(xp),
             )
 
-    def _stored(self, options: FitOptions, name: str) -> tuple[FloatArray, Edges] | None:
-        stored = None if options.checkpoint is None else options.checkpoint.load(name)
+    def _stored(self, options: FitOptions, name: str, n_rows: int) -> tuple[FloatArray, Edges] | None:
+        if options.checkpoint is None:
+            return None
+        stored = options.checkpoint.load(name, tree_forms(n_rows), check=check_tree)
         if stored is None:
             return None
         return stored["cores"], Edges(*(stored[field] for field in Edges._fields))

