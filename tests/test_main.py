@@ -490,6 +490,7 @@ def test_listing_as_json(clustered: UpgradedFile) -> None:
         "outlier_percent": 100 * parameters["n_outliers"] / parameters["n_embeddings"],
         "created_at": f"{first.created_at.isoformat(sep=' ')}+00:00",
         "duration_seconds": first.seconds,
+        "unreadable": None,
     }
 
 
@@ -733,7 +734,8 @@ def test_a_file_is_looked_at_before_its_upgrade(tmp_path: Path) -> None:
         "missing_vector": [str(UUID(one)) for one in facts.bad("Nomic", "null")],
         "old_clustering_tables": ["cluster", "clusteringresult", "embeddingcluster"],
     }
-    assert [one["kind"] for one in said["unchecked"]] == ["wrong_type", "missing_output"]
+    kinds = [one["kind"] for one in said["unchecked"]]
+    assert kinds == ["wrong_type", "missing_output", "unreadable_value"]
     shown = invoke("doctor", db=facts.path).stdout
     assert "not looked for: wrong_type (no index has type" in shown
     assert "panic-tda upgrade" in shown
@@ -768,7 +770,7 @@ def test_what_can_be_mended_is_said_asked_for_and_done(clustered: UpgradedFile) 
     assert snapshot(path) == before
     for words in (["bad_id"], ["nonsense"], ["orphan_assignment", "wrong_type"]):
         said = fail(2, "doctor", "--fix", "--yes", *words, db=path)
-        assert "duplicate_embedding, orphan_assignment, broken_clustering can be mended" in said
+        assert "duplicate_embedding, orphan_assignment, broken_clustering, damaged_tree can be mended" in said
     path.chmod(0o444)
     assert "read-only; make it writable" in fail(1, "doctor", "--fix", "--yes", db=path)
     path.chmod(0o644)
@@ -780,6 +782,7 @@ def test_what_can_be_mended_is_said_asked_for_and_done(clustered: UpgradedFile) 
         ("duplicate_embedding", 0, 0),
         ("orphan_assignment", 40, 0),
         ("broken_clustering", 0, 0),
+        ("damaged_tree", 0, 0),
     ]
     assert succeed("doctor", db=path).stdout.endswith("no findings\n")
 
@@ -830,7 +833,7 @@ def test_a_traceback_is_for_the_log_file(upgraded: MakeFile, monkeypatch: pytest
     said = fail(1, "cluster-embeddings", "Nomic", "--log-file", "run.log", db=file.path)
     assert "unexpected ZeroDivisionError: a fault of ours" in said
     assert "Traceback" in Path("run.log").read_text()
-    monkeypatch.setattr(results, "list_clusterings", broken)
+    monkeypatch.setattr(results, "list_all_clusterings", broken)
     said = fail(1, "list-clusterings", "--log-file", "list.log", db=file.path)
     assert "unexpected ZeroDivisionError" in said
     assert "--log-file" in said
