@@ -286,7 +286,7 @@ def test_clusterings_that_were_left_in_part(written: dict[Layout, Path], tmp_pat
         ),
         ("UPDATE embeddingcluster SET label = -1 WHERE label = 2", "cluster 2 has 0 members, not"),
         ("DELETE FROM cluster WHERE label = 1", "clusters stored and 3 there, no cluster for label 1"),
-        ("UPDATE cluster SET size = 99 WHERE label = 1", "cluster 1 has [0-9]+ members, not 99"),
+        ("UPDATE cluster SET size = 99 WHERE label = 1", "cluster 1 has [0-9]+ members?, not 99"),
         (
             "UPDATE cluster SET medoid_embedding_id = (SELECT embedding_id FROM embeddingcluster "
             "WHERE label = 0) WHERE label = 1",
