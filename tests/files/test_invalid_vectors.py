@@ -235,7 +235,7 @@ def test_what_is_stored_stays_and_new_rows_go_in(
     with caplog.at_level(logging.WARNING):
         summary = import_embeddings([file("two.parquet", ["a", "b", "c"], new)], database, model="M")
     assert (summary.n_new_embeddings, summary.n_present, summary.n_differing) == (1, 2, 2)
-    assert "2 differ from what is stored under the same id, which stays" in summary.describe()
+    assert "2 differ from what is stored under their ids, which stays" in summary.describe()
     expected = dict(zip("abc", [*old.tolist(), [1, 0]], strict=True))
     assert vectors_by_text(database, "M") == expected
     assert count(database) == (1, 1, 3, 3)

@@ -334,7 +334,7 @@ def test_what_differs_stays_as_it_is_and_is_counted(
     summary = import_tables(tmp_path / "dump", tables, database)
     assert contents(database) == before
     assert (summary.n_differing, summary.n_present, summary.n_new_embeddings) == (10, 90, 0)
-    assert "10 differ from what is stored under the same id, which stays" in str(summary)
+    assert "10 differ from what is stored under their ids, which stays" in str(summary)
     assert re.search(r"10 rows differ from those under their ids.*another database; the first: ", caplog.text)
 
 
