@@ -11,7 +11,6 @@ References
 from __future__ import annotations
 
 import importlib.metadata
-import logging
 import platform
 import sys
 import time
@@ -44,8 +43,6 @@ _VERSIONED = ("panic_tda", "numpy", "numba", "scikit-learn")
 _HIERARCHY_ONLY = "sklearn"
 """A backend without loops of its own to compile."""
 _VERSIONED_IF_LOADED = ("cupy", "cuml")
-
-_log = logging.getLogger(__name__)
 
 
 def hdbscan(
