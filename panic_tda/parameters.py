@@ -218,8 +218,6 @@ class ClusteringParameters:
                 "backend cuml is not exact: its tree is that of a neighbour graph; "
                 "use --backend auto or tiled with --exact, or leave --exact out"
             )
-        if isinstance(self.min_cluster_size, int):
-            _require_size_above(self.min_cluster_size, self.max_cluster_size)
         is_leaf = self.selection_method == "leaf"
         if is_leaf and self.max_cluster_size is not None:
             raise InvalidParameter(
@@ -231,6 +229,8 @@ class ClusteringParameters:
                 "allow_single_cluster has no effect on the selection method leaf at epsilon 0: no leaf is "
                 "the root cluster; use eom or an epsilon above 0, or leave it out"
             )
+        if isinstance(self.min_cluster_size, int):
+            _require_size_above(self.min_cluster_size, self.max_cluster_size)
         if 0 < self.epsilon < self.distance_floor:
             raise InvalidParameter(
                 f"epsilon must be 0 or at least distance_floor, {self.distance_floor:g}: no distance is "
