@@ -6,12 +6,13 @@ before (`results`). Back in flow finished clusterings, saved whole or not at all
 as a file (`pending`) until it can be (`recovery`).
 
 From the bottom up: `schemas` (the tables), `pgvector` (the same vectors in another column), `reasons` (what
-a database's own errors mean to a person), `connections` (connections to SQLite files, and retries while
-another process holds a lock) and `sampling` (the downsampling rule, as SQL); `database` (opening,
+a database's own errors mean to a person), `columns` and `cells` (stored values are read,
+and those that cannot be read named), `connections` (connections to SQLite files, and retries while another
+process holds a lock), `postgres` (connections to servers, and limits of waits) and `sampling` (the downsampling rule, as SQL); `database` (opening,
 transactions, versions: what differs between SQLite and PostgreSQL), `bulk` (many rows at the driver's own
 speed), `times`, `batches` (what an import brings) and `import_summary` (what it did); `migrations` and
 `upgrade` (bringing a field file to our tables); `census` (what there is of each model, before anything is
-loaded); `assignments` (which cluster each embedding belongs to) and `trees`; `loading`, `picking` (the
+loaded); `assignments` (which cluster each embedding belongs to), `summaries` (the rows of stored clusterings) and `trees`; `loading`, `picking` (the
 vectors of some embeddings) and `excerpts` (pieces of a model, to plan by), `results` and `medoids`,
 `trajectories` (assignments run by run, and the texts of runs), `additions` (rows that an import adds, ids
 by hash), `dumps` (rows that bring their ids) and `pending`; `saving`; `exports` (a clustering with all that

@@ -15,6 +15,7 @@ from panic_tda.errors import OUTLIER
 from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage import cells
 from panic_tda.storage.bulk import ID_LENGTH, stream_columns
+from panic_tda.storage.columns import damaged_value
 from panic_tda.storage.schemas import ClusteringResult, Embedding, EmbeddingCluster
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def require_labels(connection: Connection, clustering_id: UUID, labels: IntArray
         (identity,) = cells.read_rows(
             connection, ids.order_by(EmbeddingCluster.embedding_id).offset(row).limit(1)
         )[0]
-        raise cells.damaged_value(
+        raise damaged_value(
             "embeddingcluster",
             "label",
             [str(clustering_id), str(identity)],
