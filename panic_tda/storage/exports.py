@@ -208,7 +208,7 @@ def _batches(
 
 
 def _columns(stored: Mapping[str, Sequence[Any]], schema: pa.Schema, dimensions: int) -> dict[str, pa.Array]:
-    """Return the stored columns; raises one of `cells.FAULTS` where a value is damaged."""
+    """Return the stored columns; raises one of `columns.FAULTS` where a value is damaged."""
     made = {name: with_dashes(_strings(stored[name])) for name in _IDS}
     made |= {name: _array(stored[name], schema.field(name).type) for name in _AS_THEY_ARE}
     made["label"] = pa.array(integers(stored["label"], least=OUTLIER, below=2**31))
