@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from panic_tda.storage.database import Database
     from tests.servers import Server
 
+_TEMPORARY = tempfile.gettempdir()
+"""Tests put another folder in its place, which the server's user may not enter."""
+
 
 class UpgradedFile(NamedTuple):
     """A database with our tables, and what was written into it before."""
@@ -143,7 +146,7 @@ def server() -> Iterator[Server]:
     """A PostgreSQL server."""
     from tests import servers
 
-    with servers.started() as server:
+    with servers.started(_TEMPORARY) as server:
         yield server
 
 
