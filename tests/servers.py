@@ -19,7 +19,7 @@ import psycopg.types.json
 import pytest
 from sqlalchemy.engine import URL, make_url
 
-from panic_tda.storage.copying import copy_database
+from panic_tda.storage.write.copying import copy_database
 from tests.field_files import FieldFacts, FieldSpec, write_field_file
 
 # Nothing of it outlives the tests: it need not reach the disk.
