@@ -24,7 +24,7 @@ from panic_tda import parameters
 from panic_tda.arrays import device
 from panic_tda.arrays.matrices import as_matrix
 from panic_tda.arrays.rows import normalise
-from panic_tda.clustering import backends, hierarchy
+from panic_tda.clustering import backends, hierarchy, phases
 from panic_tda.clustering.advice import warn_if_doubtful
 from panic_tda.clustering.backends.base import Backend, Checkpoint, FitOptions
 from panic_tda.clustering.cuts import largest_of
@@ -163,7 +163,7 @@ def cluster_rows(
     compiling = compile_kernels(placement.backend, progress)
     began = time.monotonic()
     backend, vectors = placement.backend, placement.bring(vectors)
-    progress.phase("normalise, find duplicates")
+    progress.phase(phases.NORMALISE)
     normalise(vectors)
     distinct = find_distinct(vectors)
     rows = keep_distinct(vectors, distinct) if backend.weighted else vectors
@@ -171,11 +171,11 @@ def cluster_rows(
     options = placement.options(effective, progress, checkpoint)
     are_enough = max(effective.min_cluster_size, effective.min_samples) <= n
     tree = _spanning_tree(rows, distinct, backend, options) if are_enough else None
-    progress.phase("hierarchy")
+    progress.phase(phases.HIERARCHY)
     flat = canonicalise(_flat_clusters(tree, n, effective))
     fitted = time.monotonic()
 
-    progress.phase("medoids")
+    progress.phase(phases.MEDOIDS)
     found = _medoids(rows if backend.weighted else keep_distinct(vectors, distinct), distinct, flat)
     record = replace(
         _record(effective, backend, distinct, flat, tree),
@@ -216,10 +216,10 @@ def recut_rows(
     """
     compiling = compile_kernels(backends.get(_HIERARCHY_ONLY), progress)
     began = time.monotonic()
-    progress.phase("hierarchy")
+    progress.phase(phases.HIERARCHY)
     flat = canonicalise(_flat_clusters(tree, len(vectors), effective))
     cut = time.monotonic()
-    progress.phase("medoids")
+    progress.phase(phases.MEDOIDS)
     normalise(vectors)
     distinct = find_distinct(vectors)
     found = _medoids(keep_distinct(vectors, distinct), distinct, flat)

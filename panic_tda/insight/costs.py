@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from panic_tda.clustering import backends
+from panic_tda.clustering import backends, phases
 from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.clustering.warm_up import compile_kernels
 from panic_tda.devices.machine import available_cores
@@ -39,8 +39,6 @@ DIVISIONS = (4, 2, 1)
 """Into how many parts the rows are divided; each part is fitted."""
 _GROWTH = {"tiled": 1.95}
 _QUADRATIC = 2.0
-LINEAR = ("normalise, find duplicates", "core distances", "hierarchy", "medoids")
-"""Phases that look at no pairs of rows: they take something, and something a row."""
 _DEVICE_ROWS, _MATRIX_ROWS, _ROWS_OF_A_CORE = 65_536, 4_096, 11_585
 """Rows that are measured: on a device; where a matrix of distances is made; and elsewhere, times the root of
 the number of cores, so that each has as many tiles (16,384 rows on two, a second's work)."""
@@ -77,7 +75,7 @@ class Costs:
         seconds = self.start
         for phase, cores in self.cores.items():
             measured = {n: work.get(phase, 0.0) for n, work in self.work.items()}
-            seconds += carry_on(measured, n_rows, (0.0, 1.0) if phase in LINEAR else pairs) / cores
+            seconds += carry_on(measured, n_rows, (0.0, 1.0) if phase in phases.LINEAR else pairs) / cores
         return seconds
 
 
@@ -202,11 +200,6 @@ def _fit(part: Float32Array, asked: ClusteringParameters, placement: Placement) 
     asked = replace(asked, min_samples=samples, min_cluster_size=None, max_cluster_size=None)
     cluster_rows(part.copy(), asked, watch, placement=placement)
     return watch.stop()
-
-
-def _medians(fits: list[dict[str, float]]) -> dict[str, float]:
-    phases = {phase for seconds in fits for phase in seconds}
-    return {phase: statistics.median(seconds.get(phase, 0.0) for seconds in fits) for phase in phases}
 
 
 class _Stopwatch:

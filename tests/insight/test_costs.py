@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panic_tda import hdbscan
+from panic_tda.clustering import phases
 from panic_tda.clustering.placement import place
 from panic_tda.insight import costs
-from panic_tda.insight.costs import DIVISIONS, LINEAR, Costs, carry_on, measure, rows_to_measure
+from panic_tda.insight.costs import DIVISIONS, Costs, carry_on, measure, rows_to_measure
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.progress import Silent
 
@@ -92,8 +93,8 @@ def test_parts_of_real_rows_are_fitted_as_all_will_be(backend: str, monkeypatch:
     assert sorted(found.work) == [100, 200, 400]
     assert found.backend == backend
     assert found.start >= 0
-    assert set(found.work[400]) == set(found.cores) >= set(LINEAR) - {"core distances"}
-    assert ("core distances" in found.cores) == (backend == "tiled")
+    assert set(found.work[400]) == set(found.cores) >= phases.LINEAR - {phases.CORE_DISTANCES}
+    assert (phases.CORE_DISTANCES in found.cores) == (backend == "tiled")
     assert all(cores >= 1 for cores in found.cores.values())
     assert 0 < found.predict(1_000) < found.predict(10_000) < found.predict(1_000_000)
 

@@ -32,6 +32,7 @@ import numpy as np
 
 from panic_tda.arrays.namespace import part, squared_lengths, to_host
 from panic_tda.arrays.rows import slices
+from panic_tda.clustering.phases import CORE_DISTANCES
 from panic_tda.clustering.tiled import margins
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def core_distances(
         (n,) float64 chord lengths.
     """
     n = len(weights)
-    progress.phase("core distances", float(n))
+    progress.phase(CORE_DISTANCES, float(n))
     cores = np.empty(n)
     again = np.zeros(n, dtype=np.bool_)
 
