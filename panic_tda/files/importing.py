@@ -121,7 +121,8 @@ def import_embeddings(
             for batch in source.batches(name, skip_invalid=skip_invalid):
                 additions.add(batch)
                 progress.advance(len(batch.rows))
-        return sum(dumped, start=additions.finish(n_files))
+        additions.update_runs_and_experiments()
+        return sum(dumped, start=additions.summarize(n_files))
 
 
 def _add_dump(
@@ -143,7 +144,7 @@ def _add_dump(
     for embeddings in dump.embeddings(skip_invalid=skip_invalid):
         additions.add_embeddings(embeddings)
         progress.advance(len(embeddings.ids))
-    return additions.finish(dump.n_files)
+    return additions.summarize(dump.n_files)
 
 
 def require_files(

@@ -144,8 +144,8 @@ class Additions:
                 return None
         return n_stored
 
-    def finish(self, n_files: int) -> ImportSummary:
-        """Bring the lengths of runs and the lists of experiments up to date."""
+    def update_runs_and_experiments(self) -> None:
+        """Bring the lengths of runs and the lists of experiments up to date; call it after the last batch."""
         longer = [
             {"of_run": UUID(run.id), "length": run.length}
             for run in self._runs.values()
@@ -156,6 +156,9 @@ class Additions:
             self._connection.execute(update.values(max_length=sa.bindparam("length")), longer)
         for identity, change in self._changes.items():
             self._update_experiment(identity, change)
+
+    def summarize(self, n_files: int) -> ImportSummary:
+        """Return what was added, and log which vectors were left out or differ from the stored ones."""
         self._warn()
         return ImportSummary(
             n_files=n_files,

@@ -205,8 +205,8 @@ class DumpAdditions:
         columns = (*_EMBEDDING, *TIMES)
         self._n_embeddings += insert_new_rows(self._connection, "embedding", columns, rows)
 
-    def finish(self, n_files: int) -> ImportSummary:
-        """Return what was added, and say in the log what one would not expect."""
+    def summarize(self, n_files: int) -> ImportSummary:
+        """Return what was added, and log what one would not expect."""
         for name, examples in self._examples.items():
             if name != "prompts":
                 first = ", ".join(map(show_id, examples))
