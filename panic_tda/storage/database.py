@@ -328,7 +328,7 @@ def migrate(connection: Connection) -> None:
     config.attributes["connection"] = connection
     # Who comes second finds nothing outstanding.
     lock_for_saving(connection)
-    pgvector.measure_as_bytes(connection)
+    pgvector.create_length_function(connection)
     command.upgrade(config, "head")
 
 

@@ -20,6 +20,7 @@ from panic_tda.errors import DatabaseError
 
 READ_TYPES = ("bytea", "vector")
 """PostgreSQL types of the column `embedding.vector` that are read; `vector` is pgvector's."""
+LENGTH_FUNCTION = "length(vector)"
 _HEAD_BYTES = 4
 # Of a domain the type that it is made of, which is what the server sends.
 _COLUMN_TYPE = sa.text(
@@ -36,16 +37,25 @@ def read_as_bytes(engine: Engine) -> None:
     event.listen(engine, "connect", _teach)
 
 
-def measure_as_bytes(connection: Connection) -> None:
+def lacks_length_function(connection: Connection) -> bool:
+    """Return whether the extension is there, and no function that gives the bytes of its vectors."""
+    return connection.dialect.name == "postgresql" and bool(
+        connection.scalar(
+            sa.text(
+                f"SELECT to_regtype('vector') IS NOT NULL AND to_regprocedure('{LENGTH_FUNCTION}') IS NULL"
+            )
+        )
+    )
+
+
+def create_length_function(connection: Connection) -> None:
     """Let `length(vector)` give the bytes of a vector where the extension is, as it does of bytes.
 
     Counting, and an index of ours, ask for it.
     """
-    if connection.dialect.name == "postgresql" and connection.scalar(
-        sa.text("SELECT to_regtype('vector') IS NOT NULL AND to_regprocedure('length(vector)') IS NULL")
-    ):
+    if lacks_length_function(connection):
         connection.exec_driver_sql(
-            "CREATE FUNCTION length(vector) RETURNS integer LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE "
+            f"CREATE FUNCTION {LENGTH_FUNCTION} RETURNS integer LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE "
             "AS 'SELECT 4 * vector_dims($1)'"
         )
 

@@ -16,7 +16,7 @@ from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.read.census import take_census
 from panic_tda.storage.read.loading import load_embeddings
 from panic_tda.storage.read.picking import read_vectors
-from panic_tda.storage.schema.upgrade import upgrade
+from panic_tda.storage.schema.upgrade import UpgradePlan, plan_upgrade, upgrade
 from panic_tda.storage.write.copying import copy_database
 from tests.field_files import FieldFacts, FieldSpec
 from tests.servers import Server
@@ -32,9 +32,17 @@ def require_extension(raw: Any, statement: str) -> None:
         pytest.skip("the server has no pgvector (apt-get install postgresql-NN-pgvector)")
 
 
+_FUNCTIONS = (
+    "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = current_schema()::regnamespace"
+)
+"""Functions of the schema that the connection works in, with the types of their arguments."""
+
+
 class Stored(NamedTuple):
     database: Database
     facts: FieldFacts
+    plan: UpgradePlan
+    new_functions: list[str]
 
 
 @pytest.fixture
@@ -63,12 +71,16 @@ def stored(server: Server, url: str, tmp_path: Path) -> Stored:
             [(str(one.vector.tolist()), one.id) for one in facts.embeddings if one.vector is not None],
         )
     database = open_database(url)
-    upgrade(database)
-    return Stored(database, facts)
+    with opened(url) as raw:
+        before = raw.execute(_FUNCTIONS).fetchall()
+    plan = upgrade(database)
+    with opened(url) as raw:
+        new = [f"function {name}" for (name,) in raw.execute(_FUNCTIONS) if (name,) not in before]
+    return Stored(database, facts, plan, new)
 
 
 def test_vectors_are_read_bit_by_bit(stored: Stored, tmp_path: Path) -> None:
-    database, facts = stored
+    database, facts = stored.database, stored.facts
     expected = {one.id: one.vector for one in facts.embeddings}
     census = take_census(database)
     assert {name: one.sampled for name, one in census.items()} == {
@@ -91,6 +103,13 @@ def test_vectors_are_read_bit_by_bit(stored: Stored, tmp_path: Path) -> None:
     assert copied == {
         identity: None if vector is None else vector.tobytes() for identity, vector in expected.items()
     }
+
+
+def test_the_plan_of_the_upgrade_lists_the_functions_that_it_creates(stored: Stored) -> None:
+    listed = [name for name in stored.plan.created if name.startswith("function ")]
+    assert listed == stored.new_functions == ["function length(vector)"]
+    assert "function length(vector)" in stored.plan.describe()
+    assert plan_upgrade(stored.database).is_current
 
 
 def test_they_are_clustered(stored: Stored) -> None:

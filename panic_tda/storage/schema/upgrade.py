@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 
 from panic_tda.errors import DatabaseError, NeedsUpgrade
 from panic_tda.parameters import format_bytes
+from panic_tda.storage import pgvector
 from panic_tda.storage.database import SCHEMA_VERSION, VERSION_TABLE, Database, migrate, schema_version
 
 CLUSTERING_TABLES = ("clusteringresult", "cluster", "embeddingcluster", "clusteringtree")
@@ -56,7 +57,7 @@ class UpgradePlan:
     replaced : tuple of str
         Indexes that go, because what comes serves in their place.
     created : tuple of str
-        Tables and indexes that come; empty where the database is up to date.
+        Tables, indexes and functions that come; empty where the database is up to date.
     bytes_kept : int
         What the new indexes make the file larger by, estimated.
     bytes_needed : int
@@ -188,6 +189,8 @@ def _plan(database: Database, connection: Connection) -> UpgradePlan:
     created += [] if version is None else _SINCE_0003
     if VERSION_TABLE not in present:
         created.append(f"table {VERSION_TABLE}")
+    if pgvector.lacks_length_function(connection):
+        created.append(f"function {pgvector.LENGTH_FUNCTION}")
     kept = 0
     if not has_indexes:
         kept = _BYTES_PER_EMBEDDING * _count(connection, "embedding")
