@@ -18,7 +18,6 @@ from panic_tda.lazy import handed_on
 if TYPE_CHECKING:
     from panic_tda.clustering.recipe import hdbscan as hdbscan
     from panic_tda.clustering_manager import cluster_all_data as cluster_all_data
-    from panic_tda.errors import OUTLIER as OUTLIER
     from panic_tda.errors import PanicTdaError as PanicTdaError
     from panic_tda.parameters import ClusteringParameters as ClusteringParameters
     from panic_tda.storage.database import Database as Database
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from panic_tda.storage.read.results import get_medoid_invocation as get_medoid_invocation
     from panic_tda.storage.read.results import list_clusterings as list_clusterings
     from panic_tda.storage.write.saving import delete_clusterings as delete_clusterings
+    from panic_tda.types import OUTLIER as OUTLIER
     from panic_tda.types import Clustering as Clustering
 
 
@@ -36,7 +36,7 @@ __getattr__, __dir__, __all__ = handed_on(
         "Clustering": "types",
         "ClusteringParameters": "parameters",
         "Database": "storage.database",
-        "OUTLIER": "errors",
+        "OUTLIER": "types",
         "PanicTdaError": "errors",
         "cluster_all_data": "clustering_manager",
         "delete_clusterings": "storage.write.saving",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from panic_tda.errors import MissingPath
-from panic_tda.parameters import format_bytes
+from panic_tda.wording import format_bytes
 
 PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
 """Permissions of what only our own user needs: states, kept results, and their folders."""

@@ -1,11 +1,8 @@
-"""The exceptions of this package, what is said of all others, and the one label that is not a cluster."""
+"""The exceptions of this package, and what is said of all others."""
 
 from __future__ import annotations
 
 import traceback
-
-OUTLIER = -1
-"""Label of rows that belong to no cluster."""
 
 
 class PanicTdaError(Exception):

@@ -336,11 +336,6 @@ def parse_bytes(text: str) -> int:
     return int(float(found[1]) * base ** " KMGT".index(unit[:1] or " "))
 
 
-def format_bytes(size: int) -> str:
-    """Say a number of bytes as people do: `28.0 GiB`, or `512 MiB` below one."""
-    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
-
-
 def parse_devices(text: str) -> tuple[int, ...]:
     """Read device numbers such as `0,1`, or `none`.
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     Array: TypeAlias = Any
     ArrayModule: TypeAlias = Any
 
+OUTLIER = -1
+"""Label of rows that belong to no cluster."""
 CLUSTERED, SKIPPED, FAILED, UNCHANGED = "clustered", "skipped", "failed", "unchanged"
 """What may become of one embedding model; unchanged is a recut that was stored before."""
 
@@ -112,28 +114,6 @@ class SpanningTree:
     core_distances: FloatArray | None = None
     tie_tolerance: float = 1e-9
     lighter_edges: LighterEdges | None = None
-
-
-@dataclass(frozen=True)
-class FlatClusters:
-    """What the hierarchy says of every row, before clusters get their final numbers.
-
-    Attributes
-    ----------
-    labels : (n,) int64
-        Cluster of each row, 0 to n_clusters - 1, or `OUTLIER`.
-    probabilities : (n,) float64
-        Membership strength in 0 to 1; 0 for outliers.
-    persistence : (n_clusters,) float64
-        Mean share of its life that a member spends inside the cluster, 0 to 1; NaN for the root cluster.
-    root_selected : bool
-        Whether the root cluster, which holds all rows, was selected.
-    """
-
-    labels: IntArray
-    probabilities: FloatArray
-    persistence: FloatArray
-    root_selected: bool = False
 
 
 @dataclass(frozen=True)
@@ -264,12 +244,3 @@ class ModelOutcome:
             root_selected=record.root_selected,
             doubts=tuple(find_doubts(record)),
         )
-
-
-@dataclass(frozen=True)
-class SavedPending:
-    """A kept clustering that is in the database now."""
-
-    id: UUID
-    embedding_model: str
-    n_vanished: int

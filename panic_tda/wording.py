@@ -14,6 +14,15 @@ def pluralize(number: float, noun: str, plural: str | None = None) -> str:
     return noun if number == 1 else plural or f"{noun}s"
 
 
+def format_bytes(size: int) -> str:
+    """Return a number of bytes in GiB, or in MiB below one GiB.
+
+    >>> format_bytes(28 << 30), format_bytes(512 << 20)
+    ('28.0 GiB', '512 MiB')
+    """
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
+
+
 def format_utc(time: datetime) -> str:
     """Return the time of a clustering, which is stored as UTC without saying so, with its zone.
 

@@ -14,8 +14,8 @@ import numpy as np
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
-from panic_tda.errors import OUTLIER
-from panic_tda.types import FlatClusters, SpanningTree
+from panic_tda.clustering.hierarchy import FlatClusters
+from panic_tda.types import OUTLIER, SpanningTree
 
 if TYPE_CHECKING:
     from panic_tda.parameters import EffectiveParameters

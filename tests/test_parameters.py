@@ -401,17 +401,3 @@ def test_a_work_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     file.touch()
     with pytest.raises(InvalidParameter, match="work_dir must be a folder"):
         Resources(work_dir=file)
-
-
-@pytest.mark.parametrize(
-    ("size", "said"),
-    [
-        (0, "0 MiB"),
-        (512 << 20, "512 MiB"),
-        ((1 << 30) - 1, "1,024 MiB"),
-        (1 << 30, "1.0 GiB"),
-        (3 << 40, "3,072.0 GiB"),
-    ],
-)
-def test_bytes_as_people_say_them(size: int, said: str) -> None:
-    assert parameters.format_bytes(size) == said

@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from panic_tda.wording import pluralize
+import pytest
+
+from panic_tda.wording import format_bytes, pluralize
 
 PACKAGE = Path(__file__).parent.parent / "panic_tda"
 NOUNS = re.split(
@@ -75,3 +77,17 @@ def test_nouns_have_their_forms() -> None:
         *("visits", "visit", "visit", "visits", "visits")
     ]
     assert [pluralize(number, "one is", "all are") for number in (1, 3)] == ["one is", "all are"]
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (0, "0 MiB"),
+        (512 << 20, "512 MiB"),
+        ((1 << 30) - 1, "1,024 MiB"),
+        (1 << 30, "1.0 GiB"),
+        (3 << 40, "3,072.0 GiB"),
+    ],
+)
+def test_bytes_as_people_say_them(size: int, said: str) -> None:
+    assert format_bytes(size) == said

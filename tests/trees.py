@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from panic_tda.clustering.hierarchy import extract
-from panic_tda.errors import OUTLIER
+from panic_tda.clustering.hierarchy import FlatClusters, extract
 from panic_tda.parameters import EffectiveParameters
-from panic_tda.types import FlatClusters, SpanningTree
+from panic_tda.types import OUTLIER, SpanningTree
 from tests import reference
 from tests.datasets import DATASETS
 

@@ -20,7 +20,7 @@ from panic_tda.arrays import rows
 from panic_tda.devices import cuda
 from panic_tda.devices.kernel_cache import translate_cache_errors
 from panic_tda.errors import DeviceOutOfMemory
-from panic_tda.parameters import format_bytes
+from panic_tda.wording import format_bytes
 
 if TYPE_CHECKING:
     from panic_tda.types import Array, BoolArray, Float32Array

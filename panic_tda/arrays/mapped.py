@@ -13,8 +13,8 @@ import numpy as np
 
 from panic_tda.disk import free_text, make_own_folder
 from panic_tda.errors import NoRoom
-from panic_tda.parameters import format_bytes
 from panic_tda.paths import expand_home
+from panic_tda.wording import format_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray

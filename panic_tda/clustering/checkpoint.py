@@ -27,7 +27,7 @@ from panic_tda.disk import (
     require_own_folder,
     sync_folder,
 )
-from panic_tda.parameters import format_bytes
+from panic_tda.wording import format_bytes
 
 try:
     import fcntl

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 
 from panic_tda.clustering.condensed import Condensed, Linkage, condense, single_linkage
-from panic_tda.clustering.hierarchy import flatten
-from panic_tda.errors import OUTLIER
+from panic_tda.clustering.hierarchy import FlatClusters, flatten
 from panic_tda.parameters import EffectiveParameters
-from panic_tda.types import FlatClusters, SpanningTree
+from panic_tda.types import OUTLIER, SpanningTree
 
 if TYPE_CHECKING:
     from panic_tda.types import Int32Array, IntArray

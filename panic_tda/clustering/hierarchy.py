@@ -17,14 +17,14 @@ https://doi.org/10.1109/MFI49285.2020.9235263
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from panic_tda.clustering.compiled import compiled
 from panic_tda.clustering.condensed import ROOT, Condensed, condense, single_linkage
-from panic_tda.errors import OUTLIER
-from panic_tda.types import FlatClusters, SpanningTree
+from panic_tda.types import OUTLIER, SpanningTree
 
 if TYPE_CHECKING:
     from panic_tda.parameters import EffectiveParameters
@@ -35,6 +35,28 @@ STABILITY_TOLERANCE = 1e-9
 
 Sums of the same numbers in another order differ in their last digits; those must not choose clusters.
 """
+
+
+@dataclass(frozen=True)
+class FlatClusters:
+    """What the hierarchy says of every row, before clusters get their final numbers.
+
+    Attributes
+    ----------
+    labels : (n,) int64
+        Cluster of each row, 0 to n_clusters - 1, or `OUTLIER`.
+    probabilities : (n,) float64
+        Membership strength in 0 to 1; 0 for outliers.
+    persistence : (n_clusters,) float64
+        Mean share of its life that a member spends inside the cluster, 0 to 1; NaN for the root cluster.
+    root_selected : bool
+        Whether the root cluster, which holds all rows, was selected.
+    """
+
+    labels: IntArray
+    probabilities: FloatArray
+    persistence: FloatArray
+    root_selected: bool = False
 
 
 def extract(tree: SpanningTree, parameters: EffectiveParameters) -> FlatClusters:

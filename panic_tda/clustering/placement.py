@@ -16,8 +16,8 @@ from panic_tda.devices import cuda
 from panic_tda.devices.machine import host_memory
 from panic_tda.disk import free_text
 from panic_tda.errors import UnsupportedOnBackend
-from panic_tda.parameters import format_bytes
 from panic_tda.progress import Silent
+from panic_tda.wording import format_bytes
 
 if TYPE_CHECKING:
     from panic_tda.parameters import ClusteringParameters, EffectiveParameters

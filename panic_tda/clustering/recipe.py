@@ -29,14 +29,15 @@ from panic_tda.clustering.advice import warn_if_doubtful
 from panic_tda.clustering.backends.base import Backend, Checkpoint, FitOptions
 from panic_tda.clustering.cuts import largest_of
 from panic_tda.clustering.duplicates import DistinctRows, attach_copies, find_distinct, keep_distinct
+from panic_tda.clustering.hierarchy import FlatClusters
 from panic_tda.clustering.medoids import medoids
 from panic_tda.clustering.placement import Placement, place, place_instead
 from panic_tda.clustering.warm_up import compile_kernels
 from panic_tda.devices.kernel_cache import translate_cache_errors
-from panic_tda.errors import OUTLIER, BackendFailure
+from panic_tda.errors import BackendFailure
 from panic_tda.parameters import ClusteringParameters, ClusteringRecord, EffectiveParameters
 from panic_tda.progress import Progress, Silent
-from panic_tda.types import Clustering, FlatClusters, SpanningTree
+from panic_tda.types import OUTLIER, Clustering, SpanningTree
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

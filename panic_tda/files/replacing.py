@@ -12,7 +12,7 @@ from typing import IO
 from panic_tda.disk import free_text, resolve_path, sync_folder
 from panic_tda.errors import CannotWrite, MissingPath, WrongUsage
 from panic_tda.outputs import create_file, require_harmless
-from panic_tda.parameters import format_bytes
+from panic_tda.wording import format_bytes
 
 
 def require_place(path: Path, *, force: bool = False, source: Path | None = None) -> None:

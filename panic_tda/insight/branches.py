@@ -9,9 +9,8 @@ import numpy as np
 
 from panic_tda.clustering.condensed import ROOT, condense, single_linkage
 from panic_tda.clustering.hierarchy import densest_levels, nearest_chosen, select
-from panic_tda.errors import OUTLIER
 from panic_tda.parameters import ClusteringRecord
-from panic_tda.types import SpanningTree
+from panic_tda.types import OUTLIER, SpanningTree
 
 if TYPE_CHECKING:
     from panic_tda.types import FloatArray, IntArray

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from panic_tda.errors import OUTLIER, InvalidParameter
+from panic_tda.errors import InvalidParameter
 from panic_tda.storage.read.trajectories import RunSteps
+from panic_tda.types import OUTLIER
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from panic_tda.clustering.cuts import cut_all, largest_of
+from panic_tda.clustering.hierarchy import FlatClusters
 from panic_tda.devices.machine import available_cores
-from panic_tda.errors import OUTLIER, InvalidParameter
+from panic_tda.errors import InvalidParameter
 from panic_tda.insight.agreement import adjusted_rand, contingency
 from panic_tda.insight.recut import Changes
 from panic_tda.progress import Progress, Silent
@@ -26,7 +27,7 @@ from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.read.assignments import read_assignments
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.storage.read.trees import require_tree
-from panic_tda.types import FlatClusters, SpanningTree
+from panic_tda.types import OUTLIER, SpanningTree
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from panic_tda.errors import OUTLIER
 from panic_tda.insight import dynamics
 from panic_tda.insight.layout import Map
 from panic_tda.insight.milestones import Trajectories, Visits
 from panic_tda.storage.read.assignments import Assignments
 from panic_tda.storage.read.results import ClusterDetails
 from panic_tda.storage.read.trajectories import RunTexts
+from panic_tda.types import OUTLIER
 
 if TYPE_CHECKING:
     from panic_tda.types import Float32Array, FloatArray, IntArray

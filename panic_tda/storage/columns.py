@@ -17,7 +17,8 @@ import sqlalchemy as sa
 from sqlalchemy.sql import Select, visitors
 from sqlalchemy.sql.selectable import Join
 
-from panic_tda.errors import OUTLIER, DamagedValue
+from panic_tda.errors import DamagedValue
+from panic_tda.types import OUTLIER
 
 AnySelect: TypeAlias = "Select[*tuple[Any, ...]]"
 

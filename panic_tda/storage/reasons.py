@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy.exc import DBAPIError
 
 from panic_tda.disk import free_text
-from panic_tda.parameters import format_bytes
+from panic_tda.wording import format_bytes
 
 _LOCK_NOT_AVAILABLE = "55P03"
 _PROBE_BYTES = 1 << 16

@@ -16,7 +16,8 @@ from panic_tda.cli.rendering import clusterings as rendering
 from panic_tda.cli.text import columns
 from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage.read.results import ClusterDetails, ClusteringSummary
-from panic_tda.types import CLUSTERED, FAILED, SKIPPED, ModelOutcome, SavedPending
+from panic_tda.storage.write.recovery import SavedPending
+from panic_tda.types import CLUSTERED, FAILED, SKIPPED, ModelOutcome
 
 WIDE = 10_000
 PARAMETERS = {

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from panic_tda.clustering import condensed
 from panic_tda.clustering.hierarchy import extract
-from panic_tda.errors import OUTLIER, PanicTdaError
+from panic_tda.errors import PanicTdaError
 from panic_tda.parameters import EffectiveParameters
-from panic_tda.types import SpanningTree
+from panic_tda.types import OUTLIER, SpanningTree
 from tests import reference
 from tests.datasets import DATASETS
 from tests.trees import (

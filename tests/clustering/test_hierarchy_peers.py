@@ -18,9 +18,8 @@ from scipy.spatial.distance import cdist
 from sklearn import cluster as sklearn_cluster
 from sklearn.metrics import adjusted_rand_score
 
-from panic_tda.clustering.hierarchy import extract
-from panic_tda.errors import OUTLIER
-from panic_tda.types import FlatClusters, SpanningTree
+from panic_tda.clustering.hierarchy import FlatClusters, extract
+from panic_tda.types import OUTLIER, SpanningTree
 from tests import reference
 from tests.datasets import DATASETS
 from tests.trees import FLOOR, GRID, PLAIN, distances_of, merges_of, tree_of

@@ -11,8 +11,7 @@ import pytest
 
 from panic_tda.clustering.condensed import TIE_SPAN, Condensed, condense, single_linkage
 from panic_tda.clustering.hierarchy import _add, _stabilities, extract, select
-from panic_tda.errors import OUTLIER
-from panic_tda.types import SpanningTree
+from panic_tda.types import OUTLIER, SpanningTree
 from tests.trees import FLOOR, PLAIN, assert_same, by_smallest_row, edges, labels_of, path
 
 # Ties.

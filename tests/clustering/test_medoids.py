@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from panic_tda.arrays import rows
 from panic_tda.clustering.hierarchy import extract
 from panic_tda.clustering.medoids import medoids
-from panic_tda.errors import OUTLIER
+from panic_tda.types import OUTLIER
 from tests import reference
 from tests.datasets import DATASETS, unit_rows
 from tests.trees import PLAIN, neighbour_counts, tree_of

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from panic_tda.clustering import backends
 from panic_tda.clustering import recipe as clustering
 from panic_tda.clustering.backends.base import FitOptions
+from panic_tda.clustering.hierarchy import FlatClusters
 from panic_tda.clustering.recipe import canonicalise, hdbscan, normalise
 from panic_tda.clustering.warm_up import PHASE
-from panic_tda.errors import OUTLIER, BadVectors, InvalidParameter, UnsupportedOnBackend
+from panic_tda.errors import BadVectors, InvalidParameter, UnsupportedOnBackend
 from panic_tda.parameters import ClusteringParameters, ClusteringRecord
-from panic_tda.types import Clustering, FlatClusters, SpanningTree
+from panic_tda.types import OUTLIER, Clustering, SpanningTree
 from tests import reference
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import pytest
 
 from panic_tda.cli.rendering.trajectories import trajectories_json
 from panic_tda.clustering_manager import cluster_all_data
-from panic_tda.errors import OUTLIER, InvalidParameter, WrongUsage
+from panic_tda.errors import InvalidParameter, WrongUsage
 from panic_tda.files.importing import import_embeddings
 from panic_tda.insight.milestones import FLAGS
 from panic_tda.insight.trajectories import (
@@ -27,6 +27,7 @@ from panic_tda.insight.trajectories import (
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.read.results import ClusteringSummary, find_clustering
+from panic_tda.types import OUTLIER
 from tests.conftest import MakeFile
 from tests.field_files import EVERYTHING, FieldSpec
 from tests.insight import reference_trajectories as reference

@@ -12,7 +12,8 @@ import sklearn.cluster
 from sklearn.metrics import adjusted_rand_score
 from sklearn.metrics.pairwise import _VALID_METRICS
 
-from panic_tda.errors import OUTLIER, BadVectors
+from panic_tda.errors import BadVectors
+from panic_tda.types import OUTLIER
 from tests.peers.adapter import NO_ERROR, RADIUS, Difference, SklearnPeer, expect, their_tests
 
 METRIC = Difference("unit vectors and their chords: no other metric, and no distances instead of vectors")

@@ -32,9 +32,7 @@ def require_extension(raw: Any, statement: str) -> None:
         pytest.skip("the server has no pgvector (apt-get install postgresql-NN-pgvector)")
 
 
-_FUNCTIONS = (
-    "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = current_schema()::regnamespace"
-)
+_FUNCTIONS = "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = current_schema()::regnamespace"
 """Functions of the schema that the connection works in, with the types of their arguments."""
 
 

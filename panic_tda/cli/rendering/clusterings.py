@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from panic_tda.cli.rendering.common import decimal, percent, plain, yes_no
@@ -12,8 +12,11 @@ from panic_tda.cli.text import Column, on_one_line, paragraph, shorten, table
 from panic_tda.doubts import find_doubts
 from panic_tda.parameters import ClusteringRecord, chord_to_cosine
 from panic_tda.storage.read.results import ClusterDetails, ClusteringSummary, UnreadableClustering
-from panic_tda.types import ModelOutcome, SavedPending
+from panic_tda.types import ModelOutcome
 from panic_tda.wording import pluralize
+
+if TYPE_CHECKING:
+    from panic_tda.storage.write.recovery import SavedPending
 
 _COUNTED = ("n_total", "n_sampled", "n_excluded", "n_embeddings", "n_unique", "n_clusters", "n_outliers")
 NO_CLUSTERINGS = "No clusterings are stored; make some with panic-tda cluster-embeddings."

@@ -11,8 +11,7 @@ from panic_tda.cli.text import Column, duration, on_one_line, paragraph, table
 from panic_tda.devices.machine import available_cores
 from panic_tda.insight.memory import BackendMemory
 from panic_tda.insight.planning import FactorPlan, Plan
-from panic_tda.parameters import format_bytes
-from panic_tda.wording import pluralize
+from panic_tda.wording import format_bytes, pluralize
 
 _COLUMNS = (
     Column("model", elastic=True),

@@ -19,8 +19,8 @@ from panic_tda.clustering.backends.base import FitOptions, cannot_run
 from panic_tda.clustering.backends.tree_check import lighter_edges
 from panic_tda.devices import cuda
 from panic_tda.errors import BackendFailure, DeviceOutOfMemory, UnsupportedOnBackend
-from panic_tda.parameters import format_bytes
 from panic_tda.types import SpanningTree
+from panic_tda.wording import format_bytes
 
 if TYPE_CHECKING:
     from panic_tda.types import Array, Float32Array, IntArray

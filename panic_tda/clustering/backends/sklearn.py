@@ -14,8 +14,8 @@ import numpy as np
 
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.errors import UnsupportedOnBackend
-from panic_tda.parameters import format_bytes
 from panic_tda.types import SpanningTree
+from panic_tda.wording import format_bytes
 
 if TYPE_CHECKING:
     from panic_tda.types import Float32Array, FloatArray, IntArray

@@ -23,8 +23,8 @@ from panic_tda.clustering.trees import Edges, concatenate, minimum_forest
 from panic_tda.devices import cuda
 from panic_tda.devices.machine import available_cores
 from panic_tda.errors import InvalidParameter, UnsupportedOnBackend
-from panic_tda.parameters import format_bytes
 from panic_tda.types import SpanningTree
+from panic_tda.wording import format_bytes
 
 if TYPE_CHECKING:
     from panic_tda.clustering.tiled.contract import Lists, Space, Work

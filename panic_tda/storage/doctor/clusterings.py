@@ -10,7 +10,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from panic_tda.errors import OUTLIER, DamagedTree, DamagedValue, DatabaseError
+from panic_tda.errors import DamagedTree, DamagedValue, DatabaseError
 from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage.cells import as_literal, find_damaged, read_each
 from panic_tda.storage.columns import ROUNDING
@@ -24,6 +24,7 @@ from panic_tda.storage.schema.tables import (
     Embedding,
     EmbeddingCluster,
 )
+from panic_tda.types import OUTLIER
 from panic_tda.wording import pluralize
 
 ORPHAN, BROKEN, OLD = "orphan_assignment", "broken_clustering", "old_clustering_tables"

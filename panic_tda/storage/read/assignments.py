@@ -11,12 +11,12 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from panic_tda.errors import OUTLIER
 from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage import cells
 from panic_tda.storage.bulk import ID_LENGTH, stream_columns
 from panic_tda.storage.columns import damaged_value
 from panic_tda.storage.schema.tables import ClusteringResult, Embedding, EmbeddingCluster
+from panic_tda.types import OUTLIER
 
 if TYPE_CHECKING:
     from panic_tda.types import BytesArray, FloatArray, IntArray

@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import Select
 
-from panic_tda.errors import OUTLIER, DatabaseError
+from panic_tda.errors import DatabaseError
 from panic_tda.storage.bulk import stream_rows
 from panic_tda.storage.cells import integers, naming_damage, read_rows, shares
 from panic_tda.storage.database import Database
@@ -42,6 +42,7 @@ from panic_tda.storage.schema.tables import (
     InvocationType,
     Run,
 )
+from panic_tda.types import OUTLIER
 from panic_tda.wording import format_utc, pluralize
 
 METADATA_KEY = "panic_tda"

@@ -10,7 +10,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, aliased
 
-from panic_tda.errors import OUTLIER, DamagedValue, InvalidParameter, UnknownClustering, UnknownModel
+from panic_tda.errors import DamagedValue, InvalidParameter, UnknownClustering, UnknownModel
 from panic_tda.storage.cells import naming_damage, read_rows
 from panic_tda.storage.read.census import stored_models
 from panic_tda.storage.read.summaries import ClusteringSummary as ClusteringSummary
@@ -25,6 +25,7 @@ from panic_tda.storage.schema.tables import (
     Invocation,
     InvocationType,
 )
+from panic_tda.types import OUTLIER
 from panic_tda.wording import pluralize
 
 _log = logging.getLogger(__name__)

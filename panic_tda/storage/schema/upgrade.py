@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from panic_tda.errors import DatabaseError, NeedsUpgrade
-from panic_tda.parameters import format_bytes
 from panic_tda.storage import pgvector
 from panic_tda.storage.database import SCHEMA_VERSION, VERSION_TABLE, Database, migrate, schema_version
+from panic_tda.wording import format_bytes
 
 CLUSTERING_TABLES = ("clusteringresult", "cluster", "embeddingcluster", "clusteringtree")
 INDEXES = (

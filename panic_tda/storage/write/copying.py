@@ -28,7 +28,6 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from panic_tda.errors import DatabaseError, NeedsUpgrade
-from panic_tda.parameters import format_bytes
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.bulk import insert_into, stream_rows
 from panic_tda.storage.cells import find_damaged
@@ -41,7 +40,7 @@ from panic_tda.storage.database import (
 )
 from panic_tda.storage.write import copied_tables
 from panic_tda.storage.write.copied_tables import CopiedTable
-from panic_tda.wording import pluralize
+from panic_tda.wording import format_bytes, pluralize
 
 BATCH_BYTES = 64 << 20
 """So many bytes of rows are one transaction; they are passed on row by row, not held."""

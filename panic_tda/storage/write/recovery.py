@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import numpy as np
 import sqlalchemy as sa
@@ -20,7 +22,7 @@ from panic_tda.storage.read.loading import are_stored
 from panic_tda.storage.read.picking import read_vectors
 from panic_tda.storage.schema.tables import Embedding
 from panic_tda.storage.write import pending, saving
-from panic_tda.types import FinishedClustering, SavedPending
+from panic_tda.types import FinishedClustering
 from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:
@@ -30,6 +32,15 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SavedPending:
+    """A kept clustering that is in the database now."""
+
+    id: UUID
+    embedding_model: str
+    n_vanished: int
 
 
 def save_pending(database: Database | str | Path, files: Sequence[Path] = ()) -> list[SavedPending]:

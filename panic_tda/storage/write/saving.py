@@ -14,9 +14,8 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from panic_tda.errors import OUTLIER, DatabaseError, SaveFailed, unexpected
+from panic_tda.errors import DatabaseError, SaveFailed, unexpected
 from panic_tda.interrupts import rescue
-from panic_tda.parameters import format_bytes
 from panic_tda.storage.bulk import insert_rows
 from panic_tda.storage.cells import read_each
 from panic_tda.storage.database import Database, lock_for_saving, open_database
@@ -33,7 +32,8 @@ from panic_tda.storage.schema.tables import (
     uuid7,
 )
 from panic_tda.storage.write import pending
-from panic_tda.types import FinishedClustering
+from panic_tda.types import OUTLIER, FinishedClustering
+from panic_tda.wording import format_bytes
 
 if TYPE_CHECKING:
     from datetime import datetime
