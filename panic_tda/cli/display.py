@@ -14,6 +14,7 @@ from panic_tda.progress import TimeLeft
 
 if TYPE_CHECKING:
     from rich.progress import Progress as LiveDisplay
+    from rich.progress import Task
 
 HEARTBEAT_SECONDS = 30.0
 
@@ -69,13 +70,15 @@ class PhaseLog:
         name, total, done = self._name, self._total, self._done
         if not name:
             return
-        elapsed = time.monotonic() - self._began
         share = f"{100 * done / total:.0f} %, " if total and done else ""
-        left = self._left.seconds(elapsed, done / total) if total and done else None
-        if left is None:
-            _log.info("%s: %srunning for %s", name, share, duration(elapsed))
-        else:
-            _log.info("%s: %sabout %s left", name, share, duration(left))
+        running = f"running for {duration(time.monotonic() - self._began)}"
+        _log.info("%s: %s%s", name, share, self.describe_time_left() or running)
+
+    def describe_time_left(self) -> str:
+        """Return how long the phase will still take; nothing where that is unknown."""
+        total, done = self._total, self._done
+        left = self._left.seconds(time.monotonic() - self._began, done / total) if total and done else None
+        return "" if left is None else f"about {duration(left)} left"
 
     def _end(self, how: str) -> None:
         if self._name:
@@ -88,7 +91,7 @@ class Bar:
 
     def __init__(self, live: LiveDisplay, log: PhaseLog) -> None:
         self._live, self._log = live, log
-        self._task = live.add_task("starting", total=None)
+        self._task = live.add_task("starting", total=None, log=log)
 
     def phase(self, name: str, total: float | None = None) -> None:
         """Start the bar anew."""
@@ -193,18 +196,25 @@ def make_progress(*, ended: int = logging.INFO) -> Display:
     from rich.progress import (
         BarColumn,
         Progress,
+        ProgressColumn,
         SpinnerColumn,
         TaskProgressColumn,
         TextColumn,
-        TimeRemainingColumn,
     )
+    from rich.text import Text
+
+    class TimeLeftColumn(ProgressColumn):
+        """Show the time left as the log estimates it."""
+
+        def render(self, task: Task) -> Text:
+            return Text(task.fields["log"].describe_time_left())
 
     live = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
-        TimeRemainingColumn(),
+        TimeLeftColumn(),
         # The terminal breaks long lines: a command that a message ends with can be copied as one.
         console=Console(stderr=True, soft_wrap=True),
         transient=True,

@@ -67,30 +67,21 @@ def on_one_line(text: str) -> str:
 
 
 def columns(text: str) -> int:
-    """Count the columns of a terminal that a line takes: East Asian wide characters take two."""
-    return len(text) if text.isascii() else sum(map(_columns_of, text))
+    """Count the columns of a terminal that a line takes: two of a wide character or of joined emoji."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
 
-
-def _columns_of(character: str) -> int:
-    if (
-        unicodedata.combining(character)
-        or unicodedata.category(character) in ("Mn", "Me")
-        or character in _JOINERS
-    ):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+    return cell_len(text)
 
 
 def shorten(text: str, width: int) -> str:
     """Cut a line to a width, with an ellipsis in its last column."""
     if columns(text) <= width:
         return text
-    taken, room = 0, width - 1
-    for position, character in enumerate(text):
-        taken += _columns_of(character)
-        if taken > room:
-            return text[:position] + "…"
-    return text
+    from rich.cells import chop_cells
+
+    return f"{chop_cells(text, width - 1)[0] if width > 1 else ''}…"
 
 
 def shorten_ids(ids: Iterable[str]) -> Mapping[str, str]:

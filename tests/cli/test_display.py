@@ -56,6 +56,29 @@ def test_log_lines_stand_above_the_bars(tmp_path: Path, bars: int) -> None:
     ]
 
 
+# A first step that a run before this one has done says nothing of the time left; steps of this one do.
+WORKING = """
+import time
+from panic_tda.cli import display
+with display.make_progress() as progress:
+    progress.phase("work", total=100)
+    progress.advance(50)
+    time.sleep(0.5)
+    for step in range(10):
+        time.sleep(0.05)
+        progress.advance(0.05)
+    time.sleep(0.5)
+"""
+
+
+def test_bars_say_the_time_left_as_the_log_does(tmp_path: Path) -> None:
+    seen = on_a_terminal(cwd=tmp_path, code=WORKING)
+    rows = [row for screen in seen.screens for row in screen if "━" in row]
+    said = [re.split(r"\d+%", row)[-1].strip() for row in rows]
+    assert "" in said
+    assert re.fullmatch(r"about [\d.]+ (s|min|h) left", said[-1])
+
+
 def test_a_person_sees_a_bar_unless_it_is_to_be_quiet(upgraded: MakeFile) -> None:
     file = upgraded()
     words = ("cluster-embeddings", "--db", file.path)

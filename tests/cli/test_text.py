@@ -29,7 +29,8 @@ from panic_tda.cli.text import (
         ("e\N{COMBINING ACUTE ACCENT}", 1),
         ("風船", 4),
         ("🎈 ", 3),
-        ("👩\N{ZERO WIDTH JOINER}🎨", 4),
+        ("👩\N{ZERO WIDTH JOINER}🎨", 2),
+        ("❤\N{VARIATION SELECTOR-16}", 2),
     ],
 )
 def test_wide_characters_take_two_columns_and_marks_none(text: str, width: int) -> None:
