@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -60,6 +62,40 @@ def sync_folder(folder: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+def name_partial(path: Path) -> Path:
+    """Return a new name beside a file, for what is written to take its place; nobody can foresee it."""
+    return path.with_name(f".panic-tda-{secrets.token_hex(8)}.part")
+
+
+def commit_file(
+    file: IO[bytes], partial: Path, path: Path, *, check: Callable[[], object] | None = None
+) -> None:
+    """Bring a written file to the disk, and only then put it in the place of another.
+
+    A machine that stops leaves the new file or the old one, never a part.
+
+    Parameters
+    ----------
+    file : binary file
+        Open for writing, and complete.
+    partial, path : Path
+        Its name now and its name from now on, in one folder.
+    check : callable, optional
+        Called when the file is on the disk; what it raises leaves `path` as it was.
+
+    Raises
+    ------
+    OSError
+        The disk is full or fails, or the folder takes no file.
+    """
+    file.flush()
+    os.fsync(file.fileno())
+    if check is not None:
+        check()
+    partial.replace(path)
+    sync_folder(path.parent)
 
 
 def free_text(folder: Path) -> str:

@@ -20,6 +20,7 @@ from panic_tda.clustering.state_files import Form, UnusableState, read_state, wr
 from panic_tda.disk import (
     PRIVATE_FILE,
     UNFOLLOWED,
+    commit_file,
     free_text,
     make_own_folder,
     open_own_file,
@@ -273,14 +274,11 @@ class Checkpoint:
                 return
             try:
                 write(file)
-                file.flush()
-                os.fsync(file.fileno())
-                partial.replace(path)
+                commit_file(file, partial, path)
             except BaseException:
                 with contextlib.suppress(OSError):
                     partial.unlink(missing_ok=True)
                 raise
-        sync_folder(self.folder)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}{_STATE}"

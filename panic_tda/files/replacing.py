@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from panic_tda.disk import free_text, resolve_path, sync_folder
+from panic_tda.disk import commit_file, free_text, name_partial, resolve_path
 from panic_tda.errors import CannotWrite, MissingPath, WrongUsage
 from panic_tda.outputs import create_file, require_harmless
 from panic_tda.wording import format_bytes
@@ -58,16 +57,12 @@ def replacing(path: Path, *, force: bool = False, source: Path | None = None) ->
     """
     # What a link points to is replaced, as writing into it would do.
     target = resolve_path(path)
-    partial = target.with_name(f".panic-tda-{secrets.token_hex(8)}.part")
+    partial = name_partial(target)
     try:
         # Not by tempfile: its files are for their owner alone, whatever the umask.
         with os.fdopen(create_file(partial, source, replaced=target), "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        require_place(path, force=force, source=source)
-        partial.replace(target)
-        sync_folder(target.parent)
+            commit_file(file, partial, target, check=lambda: require_place(path, force=force, source=source))
     except OSError as error:
         raise CannotWrite(f"{path} cannot be written: {error.strerror or error}{_room(partial)}") from error
     finally:

@@ -13,7 +13,6 @@ import hashlib
 import json
 import logging
 import os
-import secrets
 import tempfile
 from dataclasses import replace
 from datetime import datetime
@@ -26,7 +25,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 from pyarrow import ipc
 
-from panic_tda.disk import PRIVATE_FILE, UNFOLLOWED, open_own_file, sync_folder
+from panic_tda.disk import PRIVATE_FILE, UNFOLLOWED, commit_file, name_partial, open_own_file
 from panic_tda.errors import BadInput, DatabaseError, MissingPath
 from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage.database import Database
@@ -309,8 +308,8 @@ def _write(path: Path, finished: FinishedClustering, identity: dict[str, Any] | 
     with ipc.new_file(content, table.schema) as writer:
         writer.write_table(table)
     path = path.absolute()
-    partial = path.with_name(f".panic-tda-{secrets.token_hex(8)}.part")
     # A name that nobody can foresee: in the temporary folder others could have put a link there.
+    partial = name_partial(path)
     number = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | UNFOLLOWED, PRIVATE_FILE)
     try:
         with os.fdopen(number, "wb") as file:
@@ -319,11 +318,7 @@ def _write(path: Path, finished: FinishedClustering, identity: dict[str, Any] | 
                 digest.update(piece)
                 file.write(piece)
             file.write(digest.digest())
-            file.flush()
-            # On the disk before it has its name: a machine that stops leaves a whole file or none.
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync_folder(path.parent)
+            commit_file(file, partial, path)
     finally:
         partial.unlink(missing_ok=True)
     return path
