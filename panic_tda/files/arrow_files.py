@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from panic_tda.arrays.rows import slices
 from panic_tda.disk import require_regular_file
 from panic_tda.errors import BadInput, MissingPath
 from panic_tda.files import formats
@@ -79,13 +80,13 @@ class ArrowFile:
             for batch in self._read(self.path, stored, batch_rows):
                 _require_valid(batch, self.path, n_rows)
                 arrays = [with_plain_dictionary(batch.column(name)) for name in stored]
-                for start, stop in _parts(arrays, stored, batch_rows):
-                    plain = [to_plain(array.slice(start, stop - start)) for array in arrays]
+                for rows in _parts(arrays, stored, batch_rows):
+                    plain = [to_plain(array[rows]) for array in arrays]
                     yield pa.RecordBatch.from_arrays(plain, names=columns)
                 n_rows += batch.num_rows
 
 
-def _parts(arrays: list[pa.Array], names: list[str], batch_rows: int) -> Iterator[tuple[int, int]]:
+def _parts(arrays: list[pa.Array], names: list[str], batch_rows: int) -> Iterator[slice]:
     """Divide the rows of a batch; the one batch of an Arrow file may be the whole file."""
     most = 1
     for array, name in zip(arrays, names, strict=True):
@@ -95,8 +96,7 @@ def _parts(arrays: list[pa.Array], names: list[str], batch_rows: int) -> Iterato
                 f"column {name} claims {n_values:,} values in a row; at most {MAX_VALUES:,} are read"
             )
         most = max(most, n_values)
-    step, n_rows = min(batch_rows, BATCH_VALUES // most), len(arrays[0])
-    return ((start, min(start + step, n_rows)) for start in range(0, n_rows, step))
+    return slices(len(arrays[0]), min(batch_rows, BATCH_VALUES // most))
 
 
 def open_arrow_file(path: Path) -> ArrowFile:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import csv, ipc
 
+from panic_tda.arrays.rows import slices
 from panic_tda.errors import WrongUsage
 from panic_tda.files.replacing import replacing, require_place
 from panic_tda.paths import expand_home
@@ -231,8 +232,8 @@ _WITHOUT_LISTS = (".csv",)
 
 
 def _rows(batch: pa.RecordBatch, at_once: int = 1000) -> Iterator[dict[str, Any]]:
-    for start in range(0, batch.num_rows, at_once):
-        yield from batch.slice(start, at_once).to_pylist()
+    for rows in slices(batch.num_rows, at_once):
+        yield from batch[rows].to_pylist()
 
 
 def _kept_from_spreadsheets(texts: pa.Array) -> pa.Array:

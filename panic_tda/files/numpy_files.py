@@ -18,6 +18,7 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
+from panic_tda.arrays.rows import slices
 from panic_tda.errors import BadInput
 from panic_tda.files.arrow_files import NUMPY, ArrowFile, readable
 from panic_tda.files.casting import BATCH_VALUES, MAX_VALUES
@@ -61,7 +62,7 @@ class _Array:
             return
         if self.member is None:
             array = np.load(self.path, mmap_mode="r", allow_pickle=False)
-            yield from (array[start : start + batch_rows] for start in range(0, len(array), batch_rows))
+            yield from (array[rows] for rows in slices(len(array), batch_rows))
             return
         with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
             _read_header(file)
@@ -72,11 +73,11 @@ class _Array:
                         f"{self.member} is stored by columns; save numpy.ascontiguousarray of it"
                     )
                 array = self._from_bytes(_read_exactly(file, n_bytes), self.shape[::-1]).T
-                yield from (array[start : start + batch_rows] for start in range(0, len(array), batch_rows))
+                yield from (array[rows] for rows in slices(len(array), batch_rows))
                 return
             row_bytes = self.dtype.itemsize * int(np.prod(self.shape[1:]))
-            for start in range(0, self.shape[0], batch_rows):
-                n_rows = min(batch_rows, self.shape[0] - start)
+            for rows in slices(self.shape[0], batch_rows):
+                n_rows = rows.stop - rows.start
                 yield self._from_bytes(_read_exactly(file, n_rows * row_bytes), (n_rows, *self.shape[1:]))
 
     def _from_bytes(self, content: bytes, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:

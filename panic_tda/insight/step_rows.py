@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from panic_tda.arrays.rows import slices
 from panic_tda.insight.milestones import FLAGS, Trajectories, find_states
 from panic_tda.progress import Progress
 from panic_tda.storage.database import Database
@@ -134,8 +135,7 @@ def _batches(
 ) -> Generator[pa.RecordBatch, None, None]:
     run_ids, numbers = with_dashes(pa.array(steps.run_ids, pa.string())), steps.run_numbers
     flags = pa.array(FLAGS)
-    for first in range(0, len(numbers), _BATCH_ROWS):
-        some = slice(first, first + _BATCH_ROWS)
+    for some in slices(len(numbers), _BATCH_ROWS):
         columns = [
             run_ids.take(pa.array(numbers[some])),
             pa.array(steps.steps[some]),
@@ -153,8 +153,7 @@ def _batches(
 def _measured(
     ids: BytesArray, positions: IntArray, course: Course, look_up: Callable[[BytesArray], Float32Array]
 ) -> Iterator[tuple[FloatArray, FloatArray]]:
-    for first in range(0, len(ids), _BATCH_ROWS):
-        some = slice(first, first + _BATCH_ROWS)
+    for some in slices(len(ids), _BATCH_ROWS):
         yield course.measure(look_up(ids[some]), positions[some])
 
 

@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql import Select
 
+from panic_tda.arrays.rows import slices
 from panic_tda.errors import DatabaseError
 from panic_tda.storage.cells import compile_query, find_damaged, naming_damage
 
@@ -266,8 +267,8 @@ def select_by_keys(
     rows = list(zip(*keys.values(), strict=True))
     cursor: Any = connection.connection.cursor()
     try:
-        for start in range(0, len(rows), _KEYS):
-            wanted, values = _wanted(connection, tuple(keys), rows[start : start + _KEYS])
+        for some in slices(len(rows), _KEYS):
+            wanted, values = _wanted(connection, tuple(keys), rows[some])
             cursor.execute(
                 f"{wanted} SELECT {chosen} FROM wanted CROSS JOIN {table} WHERE {equal} AND {also}", values
             )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from panic_tda.arrays.rows import slices
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.errors import UnsupportedOnBackend
 from panic_tda.types import SpanningTree
@@ -85,18 +86,18 @@ def chord_distance_matrix(vectors: Float32Array, options: FitOptions) -> FloatAr
     """
     n = len(vectors)
     distances = np.empty((n, n))
-    starts = range(0, n, TILE_ROWS)
-    for i in starts:
-        rows = vectors[i : i + TILE_ROWS].astype(np.float64)
-        for j in starts[i // TILE_ROWS :]:
-            columns = vectors[j : j + TILE_ROWS].astype(np.float64)
+    tiles = list(slices(n, TILE_ROWS))
+    for number, i in enumerate(tiles):
+        rows = vectors[i].astype(np.float64)
+        for j in tiles[number:]:
+            columns = vectors[j].astype(np.float64)
             tile = np.maximum(_tile_distances(rows, columns), options.distance_floor)
             if i == j:
                 # A product need not round x·y and y·x alike.
                 tile = np.maximum(tile, tile.T)
                 np.fill_diagonal(tile, 0.0)
-            distances[i : i + TILE_ROWS, j : j + TILE_ROWS] = tile
-            distances[j : j + TILE_ROWS, i : i + TILE_ROWS] = tile.T
+            distances[i, j] = tile
+            distances[j, i] = tile.T
             options.progress.advance(tile.size if i != j else tile.size / 2)
     return distances
 
@@ -105,8 +106,7 @@ def _tile_distances(rows: FloatArray, columns: FloatArray) -> FloatArray:
     squared: FloatArray = np.einsum("ij,ij->i", rows, rows)[:, None] - 2 * (rows @ columns.T)
     squared += np.einsum("ij,ij->i", columns, columns)
     p, q = np.nonzero(squared < _CLOSE)
-    for first in range(0, len(p), TILE_ROWS):
-        pairs = slice(first, first + TILE_ROWS)
+    for pairs in slices(len(p), TILE_ROWS):
         difference = rows[p[pairs]] - columns[q[pairs]]
         squared[p[pairs], q[pairs]] = np.einsum("ij,ij->i", difference, difference)
     return np.sqrt(squared)
@@ -116,8 +116,8 @@ def _core_distances(distances: FloatArray, options: FitOptions) -> FloatArray:
     nearest = options.min_samples - 1
     # Copied, since a view of one column would hold the partitioned rows.
     cores = [
-        np.partition(distances[first : first + TILE_ROWS], nearest, axis=1)[:, nearest].copy()
-        for first in range(0, len(distances), TILE_ROWS)
+        np.partition(distances[rows], nearest, axis=1)[:, nearest].copy()
+        for rows in slices(len(distances), TILE_ROWS)
     ]
     return np.maximum(np.concatenate(cores), options.distance_floor)
 

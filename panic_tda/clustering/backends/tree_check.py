@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from panic_tda.arrays.namespace import namespace, to_host
+from panic_tda.arrays.rows import slices
 from panic_tda.clustering.trees import Edges, LeafOrder, PathsFrom, leaf_order, paths_from
 from panic_tda.progress import Progress, Silent
 from panic_tda.types import LighterEdges
@@ -119,8 +120,7 @@ def _largest_leads(
     lead = xp.full(len(positions), -np.inf)
     position, path = xp.zeros(len(positions), dtype=np.int64), xp.zeros(len(positions))
     progress.phase("check a sample of the tree", total=float(len(positions) * len(cores)))
-    for begin in range(0, len(cores), _COLUMNS):
-        part = slice(begin, min(begin + _COLUMNS, len(cores)))
+    for part in slices(len(cores), _COLUMNS):
         highest = paths.maxima(part)
         weight = 2.0 - 2.0 * (rows @ vectors[order[part]].T)
         weight = xp.maximum(xp.maximum(weight, squares[part][None, :]), own)
@@ -128,7 +128,7 @@ def _largest_leads(
         column = xp.argmax(leads, axis=1)
         better = leads[numbers, column] > lead
         lead = xp.where(better, leads[numbers, column], lead)
-        position = xp.where(better, column + begin, position)
+        position = xp.where(better, column + part.start, position)
         path = xp.where(better, highest[numbers, column], path)
         progress.advance(float(len(positions) * (part.stop - part.start)))
     return _Leads(to_host(position), to_host(path))

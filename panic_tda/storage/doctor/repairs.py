@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from panic_tda.arrays.rows import slices
 from panic_tda.storage.doctor import clusterings
 from panic_tda.storage.doctor.duplicates import DUPLICATE, copies_of, duplicates, without_loss
 from panic_tda.storage.doctor.subject import Subject
@@ -131,9 +132,9 @@ def _broken(subject: Subject, connection: Connection, among: list[Any] | None = 
 def _without_loss(
     subject: Subject, connection: Connection, pairs: list[tuple[Any, Any]]
 ) -> Iterator[list[Any]]:
-    for start in range(0, len(pairs), _AT_ONCE):
-        some = copies_of(subject, connection, pairs[start : start + _AT_ONCE], vectors=True)
-        yield [identity for _, copies in some for identity in without_loss(copies)]
+    for some in slices(len(pairs), _AT_ONCE):
+        groups = copies_of(subject, connection, pairs[some], vectors=True)
+        yield [identity for _, copies in groups for identity in without_loss(copies)]
 
 
 def _delete(connection: Connection, ids: list[Any]) -> int:

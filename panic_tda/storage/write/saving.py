@@ -14,6 +14,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from panic_tda.arrays.rows import slices
 from panic_tda.errors import DatabaseError, SaveFailed, unexpected
 from panic_tda.interrupts import rescue
 from panic_tda.storage.bulk import insert_rows
@@ -283,8 +284,7 @@ def _clusters(
 
 
 def _assignments(key: int, finished: FinishedClustering) -> Iterator[tuple[int, str, int, float]]:
-    for begin in range(0, len(finished.ids), _INSERT_ROWS):
-        rows = slice(begin, begin + _INSERT_ROWS)
+    for rows in slices(len(finished.ids), _INSERT_ROWS):
         yield from zip(
             repeat(key),
             finished.ids[rows].astype("U32").tolist(),
