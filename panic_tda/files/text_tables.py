@@ -57,22 +57,7 @@ def open_csv(path: Path, names: Mapping[str, str | None]) -> ArrowFile:
 
 
 def open_ndjson(path: Path, names: Mapping[str, str | None]) -> ArrowFile:
-    """Open a file of one JSON object a line; its first lines say what its columns are.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    names : mapping of str to str
-        As `ArrowFile.names`.
-
-    Raises
-    ------
-    MissingPath
-        There is no such file.
-    BadInput
-        It is damaged.
-    """
+    """Open a file of one JSON object a line, as `open_csv` does; its first lines say what its columns are."""
     with readable(path, NDJSON):
         first = next(_blocks(path, 1 << 20), [])
         options = json.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES)

@@ -6,12 +6,14 @@ from contextlib import suppress
 
 
 def keep_compiled() -> None:
-    """Let Numba keep what it compiles of umap-learn beside that package, as it does for most others.
+    """Let Numba keep what it compiles of umap-learn beside that package; call it before the first layout.
 
     Notes
     -----
     umap-learn 0.5.12 asks for that in one of its loops alone, and compiling the others takes 7 s of every
-    process that lays out a map; read back they take 0.5 s. Call it before the first layout.
+    process that lays out a map; read back they take 0.5 s. Neither package has a setting for it
+    (`NUMBA_CACHE_DIR` only names the folder). Nothing of umap-learn is replaced: `enable_caching` is what
+    `numba.njit(cache=True)` calls, here on the functions that umap-learn made without it.
     """
     from numba.core.dispatcher import Dispatcher
     from umap import layouts, umap_, utils

@@ -79,8 +79,6 @@ def _fault(connection: Connection, stored: _StoredTree) -> str:
         return ""  # Embeddings have gone since, or the tree is damaged, which is a kind of its own.
     edges = _sampled_edges(len(tree.height))
     rows = np.unique([tree.u[edges], tree.v[edges]])
-    if len(rows) and not 0 <= rows[0] <= rows[-1] <= len(tree.height):
-        return "an edge names a row that the clustering does not have"
     ids = read_assignments(connection, stored.id).ids[rows]
     width = stored_width(connection, stored.model) // FLOAT_BYTES
     vectors = read_vectors(connection, ids, dimensions=width)
