@@ -7,7 +7,6 @@ first one's POSIX locks whenever it closes the file, and committed rows would be
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sqlite3
 from collections.abc import Iterator
@@ -17,17 +16,17 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from panic_tda.disk import require_regular_file, resolve_path
-from panic_tda.errors import DamagedValue, DatabaseError, MissingPath, NeedsUpgrade, WrongUsage
+from panic_tda.errors import DamagedValue, DatabaseError, MissingPath, NeedsUpgrade
 from panic_tda.outputs import WORK_FOLDER, WORK_SUFFIX, create_file, require_apart
-from panic_tda.paths import expand_home
 from panic_tda.storage import connections, pgvector, postgres
 from panic_tda.storage.reasons import needs_reason, reason
+from panic_tda.storage.urls import parse_target
 
 SCHEMA_VERSION = "0003"
 """The revision that this code reads and writes; the newest one in `migrations/versions`."""
@@ -39,10 +38,6 @@ NEWER_TABLES = ("experiments", "runs", "invocations", "embeddings")
 """Tables of the pipeline's newer generation, whose databases are imported, not worked on."""
 _SECRETS = ("password", "sslpassword")
 """What a URL may say behind its question mark and nobody else is to read."""
-# `postgres` is what libpq also takes, and hosts of databases hand out.
-_POSTGRES_DRIVERS = ("postgresql", "postgresql+psycopg", "postgres", "postgres+psycopg")
-_DRIVERS = ("sqlite", "sqlite+pysqlite", *_POSTGRES_DRIVERS)
-_BROKEN_URL = re.compile(r"[a-z][a-z0-9+.-]+:/|(sqlite|postgres)[a-z0-9+]*:", flags=re.IGNORECASE)
 _OLDER_VERSIONS = ("0001", "0002")
 _SAVING_LOCK = 0x70616E6963746461
 """The advisory lock on PostgreSQL under which a clustering takes its key: `panictda` in ASCII."""
@@ -73,7 +68,7 @@ class Database:
     def command(self, name: str, *words: object) -> str:
         """Return a line of shell that runs a command on this database; a password is left to the environment.
 
-        >>> Database(make_url("sqlite:////data/a b.sqlite")).command("upgrade")
+        >>> Database(parse_target("sqlite:////data/a b.sqlite")).command("upgrade")
         "panic-tda upgrade --db '/data/a b.sqlite'"
         """
         option = [] if self._has_secret else ["--db", str(self)]
@@ -273,7 +268,7 @@ def open_database(
     """
     if isinstance(target, Database):
         return target
-    database = Database(_parse(target))
+    database = Database(parse_target(target))
     path = database.path
     if path is not None and create:
         require_apart(path, source.path if source else None)
@@ -360,42 +355,6 @@ def lock_for_saving(connection: Connection) -> None:
             )
 
     connections.retry_while_locked(attempt, "the database")
-
-
-def _parse(target: str | Path) -> URL:
-    text = str(target)
-    if not text:
-        raise WrongUsage("the name of the database is empty; give a path with --db or PANIC_TDA_DB")
-    if "://" not in text:
-        if _BROKEN_URL.match(text) and not os.path.exists(text):
-            # As a path, folders would be named after the password in it.
-            raise WrongUsage(
-                "a database URL has :// after its scheme, as postgresql://USER@HOST/NAME (the one given is "
-                "not shown: it may hold a password)"
-            )
-        return URL.create("sqlite", database=str(expand_home(text)))
-    try:
-        url = make_url(text)
-    except (ArgumentError, ValueError) as error:
-        if "@" in text:
-            # What cannot be taken apart may hold a password, and the error a part of it.
-            raise WrongUsage("the database URL (not shown: it may hold a password) is none") from None
-        raise WrongUsage(f"{text!r} is neither a path nor a database URL: {error}") from error
-    backend = url.get_backend_name()
-    if url.drivername not in _DRIVERS:
-        raise WrongUsage(
-            f"databases are SQLite or PostgreSQL (sqlite:///, postgresql://); got {url.drivername}://"
-        )
-    if backend == "sqlite" and (url.query or url.host or url.username):
-        given = ", ".join(url.query) or "a host"
-        raise WrongUsage(f"an SQLite URL is sqlite:/// and a path, without anything else; got {given}")
-    if backend == "sqlite" and url.database in (None, "", ":memory:"):
-        raise WrongUsage(
-            f"{text} names no file, so nothing would be kept; give a path with --db or PANIC_TDA_DB"
-        )
-    if backend != "sqlite":
-        return url.set(drivername="postgresql+psycopg")
-    return url.set(database=str(expand_home(url.database or "")))
 
 
 def _is_sqlite(url: URL) -> bool:

@@ -1,0 +1,61 @@
+"""Paths and URLs of databases."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from panic_tda.errors import WrongUsage
+from panic_tda.paths import expand_home
+
+# `postgres` is what libpq also takes, and hosts of databases hand out.
+_POSTGRES_DRIVERS = ("postgresql", "postgresql+psycopg", "postgres", "postgres+psycopg")
+_DRIVERS = ("sqlite", "sqlite+pysqlite", *_POSTGRES_DRIVERS)
+_BROKEN_URL = re.compile(r"[a-z][a-z0-9+.-]+:/|(sqlite|postgres)[a-z0-9+]*:", flags=re.IGNORECASE)
+
+
+def parse_target(target: str | Path) -> URL:
+    """Return the URL of a database that a path or a URL names.
+
+    Raises
+    ------
+    WrongUsage
+        It is neither, or names a kind of database, or a part of a URL, that is not supported.
+    """
+    text = str(target)
+    if not text:
+        raise WrongUsage("the name of the database is empty; give a path with --db or PANIC_TDA_DB")
+    if "://" not in text:
+        if _BROKEN_URL.match(text) and not os.path.exists(text):
+            # As a path, folders would be named after the password in it.
+            raise WrongUsage(
+                "a database URL has :// after its scheme, as postgresql://USER@HOST/NAME (the one given is "
+                "not shown: it may hold a password)"
+            )
+        return URL.create("sqlite", database=str(expand_home(text)))
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError) as error:
+        if "@" in text:
+            # What cannot be taken apart may hold a password, and the error a part of it.
+            raise WrongUsage("the database URL (not shown: it may hold a password) is none") from None
+        raise WrongUsage(f"{text!r} is neither a path nor a database URL: {error}") from error
+    backend = url.get_backend_name()
+    if url.drivername not in _DRIVERS:
+        raise WrongUsage(
+            f"databases are SQLite or PostgreSQL (sqlite:///, postgresql://); got {url.drivername}://"
+        )
+    if backend == "sqlite" and (url.query or url.host or url.username):
+        given = ", ".join(url.query) or "a host"
+        raise WrongUsage(f"an SQLite URL is sqlite:/// and a path, without anything else; got {given}")
+    if backend == "sqlite" and url.database in (None, "", ":memory:"):
+        raise WrongUsage(
+            f"{text} names no file, so nothing would be kept; give a path with --db or PANIC_TDA_DB"
+        )
+    if backend != "sqlite":
+        return url.set(drivername="postgresql+psycopg")
+    return url.set(database=str(expand_home(url.database or "")))
