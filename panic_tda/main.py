@@ -6,7 +6,6 @@ import click
 
 from panic_tda.cli import options
 from panic_tda.commands import (
-    copying,
     data,
     exports,
     fitting,
@@ -36,7 +35,7 @@ COMMANDS = (
     exports.export_clustering,
     exports.export_trajectories,
     report.plot_clustering,
-    copying.copy_database,
+    data.copy_database,
     data.doctor,
     shell.complete,
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -316,67 +315,6 @@ class Resources:
             object.__setattr__(self, "devices", tuple(map(_plain, self.devices)))
             for number in self.devices:
                 _require_count(0, "devices", allowed, number)
-
-
-def parse_bytes(text: str) -> int:
-    """Read a size in bytes such as `2GiB`, `512MiB` or `4GB`.
-
-    Raises
-    ------
-    InvalidParameter
-        It is none.
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?\s*", text, flags=re.IGNORECASE)
-    if not found:
-        raise InvalidParameter(
-            f"a size must be a number with KiB, MiB, GiB, TiB, KB, MB, GB or TB; got {text!r}"
-        )
-    unit = (found[2] or "").upper()
-    base = 1024 if unit.endswith("I") else 1000
-    return int(float(found[1]) * base ** " KMGT".index(unit[:1] or " "))
-
-
-def parse_devices(text: str) -> tuple[int, ...]:
-    """Read device numbers such as `0,1`, or `none`.
-
-    Raises
-    ------
-    InvalidParameter
-        Neither of the two.
-    """
-    if text.strip().lower() == "none":
-        return ()
-    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", text, flags=re.ASCII):
-        raise InvalidParameter(f"devices are numbers such as 0 or 0,1, or none; got {text!r}")
-    return tuple(int(number) for number in text.split(","))
-
-
-def parse_min_cluster_size(text: str) -> int | float:
-    """Read a count (`25`) or a share of the rows (`0.1%`).
-
-    Raises
-    ------
-    InvalidParameter
-        Neither of the two.
-    """
-    try:
-        return float(text[:-1]) / 100 if text.endswith("%") else int(text)
-    except ValueError:
-        raise InvalidParameter(
-            f"min_cluster_size is a count such as 25 or a share of the rows such as 0.1%; got {text!r}"
-        ) from None
-
-
-def from_options(*, min_cluster_size: str | None = None, **others: Any) -> ClusteringParameters:
-    """Make parameters from the options of a command, where `min_cluster_size` is text.
-
-    Raises
-    ------
-    InvalidParameter
-        A value outside its range.
-    """
-    size = None if min_cluster_size is None else parse_min_cluster_size(min_cluster_size)
-    return ClusteringParameters(min_cluster_size=size, **others)
 
 
 def validate_downsample(factor: int) -> int:

@@ -21,12 +21,13 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
+from panic_tda.cli.parsing import parse_devices
 from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.devices import cuda
 from panic_tda.devices import pool as device_pool
 from panic_tda.errors import InvalidParameter
 from panic_tda.main import main
-from panic_tda.parameters import ClusteringParameters, Resources, parse_devices
+from panic_tda.parameters import ClusteringParameters, Resources
 from panic_tda.storage.write import pending
 from panic_tda.storage.write.recovery import save_pending
 from panic_tda.types import CLUSTERED, FAILED, SKIPPED, ModelOutcome

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from panic_tda import hdbscan, parameters
+from panic_tda.cli.parsing import from_options, parse_bytes, parse_min_cluster_size
 from panic_tda.clustering.hierarchy import extract
 from panic_tda.errors import InvalidParameter, WrongUsage
 from panic_tda.main import main
@@ -26,9 +27,6 @@ from panic_tda.parameters import (
     ClusteringParameters,
     Resources,
     chord_to_cosine,
-    from_options,
-    parse_bytes,
-    parse_min_cluster_size,
     validate_downsample,
 )
 from panic_tda.types import SpanningTree

@@ -233,6 +233,13 @@ clustering = functools.partial(click.argument, shell_complete=completion.ids_or_
 reference = clustering("reference", metavar="[ID|latest]", default=LATEST)
 """The clustering that a command is about."""
 yes = option("--yes", is_flag=True, help="Do not ask.")
+core_probability = option(
+    "--core-probability",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Least membership probability that makes a core; at 0 all members are.",
+)
 force = option("--force", is_flag=True, help="Replace a file that exists, once the new one is complete.")
 
 

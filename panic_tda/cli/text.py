@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-
-from panic_tda.errors import InvalidParameter
 
 _GAP = "  "
 _JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
@@ -112,27 +109,6 @@ def duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
-
-
-def parse_duration(text: str) -> float:
-    """Read a time such as `8h`, `30m`, `90s` or `1h30m`, in seconds.
-
-    >>> parse_duration("1h30m")
-    5400.0
-
-    Raises
-    ------
-    InvalidParameter
-        It is none.
-    """
-    found = re.fullmatch(
-        r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?",
-        "".join(text.split()).lower(),
-        flags=re.ASCII,
-    )
-    if not found or not any(found.groups()):
-        raise InvalidParameter(f"a time is such as 8h, 30m, 90s or 1h30m; got {text!r}")
-    return sum(float(amount) * unit for amount, unit in zip(found.groups("0"), (3600, 60, 1), strict=True))
 
 
 def paragraph(text: str, width: int, *, indent: int | None = None) -> str:

@@ -72,13 +72,7 @@ def export_clustering(
 @_file
 @options.model("The latest clustering of this embedding model.")
 @option("--with-drift", is_flag=True, help="Add the distances to the run's first step and to the one before.")
-@option(
-    "--core-probability",
-    type=click.FloatRange(0, 1),
-    default=0.0,
-    show_default=True,
-    help="Least membership probability that makes a core; at 0 all members are.",
-)
+@options.core_probability
 @options.force
 @options.json_output
 @options.common

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from panic_tda import parameters
-from panic_tda.cli import completion, display, options, terminal
+from panic_tda.cli import completion, display, options, parsing, terminal
 from panic_tda.cli.options import option
 from panic_tda.cli.rendering import common
 
@@ -97,14 +97,14 @@ def cluster_embeddings(
     from panic_tda.cli.rendering import clusterings as rendering
     from panic_tda.types import FAILED
 
-    wanted = parameters.from_options(max_cluster_size=max_cluster_size or None, **asked)
+    wanted = parsing.from_options(max_cluster_size=max_cluster_size or None, **asked)
     resources = parameters.Resources(
-        memory_limit=None if memory_limit is None else parameters.parse_bytes(memory_limit),
+        memory_limit=None if memory_limit is None else parsing.parse_bytes(memory_limit),
         work_dir=work_dir,
         checkpoints=not no_checkpoint,
         discard_checkpoints=discard_checkpoints,
         keep_tree=not no_tree,
-        devices=None if devices is None else parameters.parse_devices(devices),
+        devices=None if devices is None else parsing.parse_devices(devices),
     )
     with display.make_progress() as progress:
         outcomes = clustering_manager.cluster_all_data(
@@ -169,11 +169,9 @@ def recut_clustering(
     from panic_tda.storage.database import open_current
     from panic_tda.storage.read.results import find_clustering
 
-    size = None if min_cluster_size is None else parameters.parse_min_cluster_size(min_cluster_size)
+    size = None if min_cluster_size is None else parsing.parse_min_cluster_size(min_cluster_size)
     limit = (
-        None
-        if memory_limit is None
-        else parameters.validate_memory_limit(parameters.parse_bytes(memory_limit))
+        None if memory_limit is None else parameters.validate_memory_limit(parsing.parse_bytes(memory_limit))
     )
     opened = open_current(database)
     with opened.session() as session:

@@ -7,7 +7,7 @@ import logging
 import click
 
 from panic_tda import parameters
-from panic_tda.cli import display, options, terminal
+from panic_tda.cli import display, options, parsing, terminal
 from panic_tda.cli.options import option
 from panic_tda.cli.rendering import common
 
@@ -19,7 +19,7 @@ from panic_tda.cli.rendering import common
 @option(
     "--min-cluster-size",
     "sizes",
-    callback=options.values(parameters.parse_min_cluster_size),
+    callback=options.values(parsing.parse_min_cluster_size),
     metavar="A:B:STEP|a,b,…",
     help="Counts, or shares of the rows such as 0.1%,1%.",
 )

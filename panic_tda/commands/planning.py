@@ -8,11 +8,9 @@ from typing import Any
 
 import click
 
-from panic_tda import parameters
-from panic_tda.cli import completion, display, options, terminal
+from panic_tda.cli import completion, display, options, parsing, terminal
 from panic_tda.cli.options import option
 from panic_tda.cli.rendering import common
-from panic_tda.cli.text import parse_duration
 
 _clustering = functools.partial(option, section="As cluster-embeddings will be told")
 
@@ -53,15 +51,15 @@ def plan_clustering(
     from panic_tda.cli.rendering import plan as rendering
     from panic_tda.insight import planning
 
-    wanted = parameters.from_options(**asked)
+    wanted = parsing.from_options(**asked)
     with display.make_progress(ended=logging.DEBUG) as progress:
         plan = planning.plan_clustering(
             database,
             models,
             parameters=wanted,
             downsamples=downsamples,
-            within=None if within is None else parse_duration(within),
-            devices=None if devices is None else parameters.parse_devices(devices),
+            within=None if within is None else parsing.parse_duration(within),
+            devices=None if devices is None else parsing.parse_devices(devices),
             progress=progress,
         )
     terminal.print_data(

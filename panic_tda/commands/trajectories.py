@@ -30,13 +30,7 @@ GROUPINGS = ("network", "prompt", "model", "network,prompt")
     type=click.IntRange(min=1),
     help="Output steps between the two states of a transition.  [default: from one sampled step to the next]",
 )
-@option(
-    "--core-probability",
-    type=click.FloatRange(0, 1),
-    default=0.0,
-    show_default=True,
-    help="Least membership probability that makes a core; at 0 all members are.",
-)
+@options.core_probability
 @options.json_output
 @options.common
 def show_trajectories(

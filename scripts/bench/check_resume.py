@@ -28,7 +28,7 @@ import numpy as np
 from bench_data import trajectories
 from bench_io import MODEL, fill
 
-from panic_tda.parameters import parse_bytes
+from panic_tda.cli.parsing import parse_bytes
 from panic_tda.storage.database import open_database
 
 ROOT = Path(__file__).parents[2]

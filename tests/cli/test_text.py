@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from panic_tda.cli import terminal
+from panic_tda.cli.parsing import parse_duration
 from panic_tda.cli.text import (
     Column,
     columns,
@@ -14,7 +15,6 @@ from panic_tda.cli.text import (
     harmless,
     on_one_line,
     paragraph,
-    parse_duration,
     shorten,
     table,
 )
