@@ -65,6 +65,17 @@ def test_the_commands_know_the_backends() -> None:
     assert options.BACKENDS == backends.NAMES
 
 
+def test_files_are_brought_to_the_disk_in_one_place() -> None:
+    callers = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in modules()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in ("fsync", "fdatasync")
+    }
+    # The second keeps nothing: it writes to find out why a disk refuses.
+    assert callers == {"disk.py", "storage/reasons.py"}
+
+
 def test_only_loading_code_speaks_to_drivers() -> None:
     # One SQLite library in the process: a second one would drop the first one's locks.
     forbidden = {"apsw", "adbc_driver_sqlite", "adbc_driver_manager", "duckdb", "pysqlite3"}

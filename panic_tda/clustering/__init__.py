@@ -9,7 +9,8 @@ clusters, number them, find medoids. Its stages are `duplicates`, a backend, `hi
 `placement` chooses the backend, and whether it works on the processor or on a CUDA device. `backends` holds
 the contract of a backend and those that lean on other libraries, `tiled` our own exact engine (its page has
 the passes, `tiled.proof` the proof), `trees` what all of them know of spanning trees, `checkpoint` the
-state that outlives a kill; `compiled` and `warm_up` are about what numba compiles, and when.
+state that outlives a kill; `compiled` and `warm_up` are about what numba compiles, and when; `phases` names
+the phases of a fit whose time grows with the number of rows.
 
 Words: the *core distance* of a row is the distance to its `min_samples`-th row, itself counted; the *mutual
 reachability distance* of two rows is the largest of their distance and their core distances; distances are
