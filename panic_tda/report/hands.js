@@ -35,7 +35,7 @@ export function listenToHands(element, { hover, click, move, moved }) {
   const release = (/** @type {PointerEvent} */ event) => {
     const last = held.get(event.pointerId);
     if (!last || !held.delete(event.pointerId) || held.size) return;
-    // From here on the browser scrolls the page with this finger: the few pixels before did not mean the map.
+    // The browser scrolls the page with this finger from here on: take back the few pixels that it moved the map.
     if (event.type === "pointercancel" && start) move(last, start, 1);
     else if (way > 4) moved();
     else if (event.type === "pointerup") click(event);

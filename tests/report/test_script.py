@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,14 @@ DENO = shutil.which("deno", path=str(Path(sys.executable).parent)) or shutil.whi
 needs_deno = pytest.mark.skipif(DENO is None, reason="Deno is not installed: pip install deno")
 
 
-def run_deno(*words: str, folder: Path = FOLDER, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {"NO_COLOR": "1", "DENO_NO_UPDATE_CHECK": "1", **variables}
+def run_deno(*words: str, folder: Path, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(DENO), *words], cwd=folder, capture_output=True, text=True, env=environment, check=False
+        [str(DENO), *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**environment, "NO_COLOR": "1", "DENO_NO_UPDATE_CHECK": "1"},
+        check=False,
     )
 
 
@@ -45,7 +50,7 @@ def test_the_bundle_neither_imports_nor_ends_its_element() -> None:
 @needs_deno
 @pytest.mark.parametrize("words", [("check", "."), ("lint",)])
 def test_types_and_lint(words: tuple[str, ...], tmp_path: Path) -> None:
-    done = run_deno(*words, DENO_DIR=str(tmp_path))
+    done = run_deno(*words, folder=FOLDER, environment={"DENO_DIR": str(tmp_path), "PATH": ""})
     assert done.returncode == 0, done.stderr
 
 
@@ -54,7 +59,7 @@ def test_the_bundle_is_made_of_the_sources(tmp_path: Path) -> None:
     """Deno fetches esbuild once, with the machine's own settings, and needs no network from then on."""
     folder = tmp_path / "report"
     shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns(BUNDLE.name, "*.py", "__pycache__"))
-    done = run_deno("task", "bundle", folder=folder, **os.environ)
+    done = run_deno("task", "bundle", folder=folder, environment=os.environ)
     if "Failed loading" in done.stderr and "esbuild" in done.stderr:
         pytest.skip("esbuild cannot be fetched without a network")
     assert done.returncode == 0, done.stderr
