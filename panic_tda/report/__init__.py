@@ -13,8 +13,10 @@ or pixels and never markup. The data stands in an element that no browser runs, 
 browser undoes by itself (`DecompressionStream`).
 
 The script is a dozen modules of plain JavaScript with their types in comments (`deno check` and `deno lint`
-in the tests), put into one because such a page has nowhere to import from. They draw on canvases what has
-many parts (map, tree, strips, matrix) and as SVG what has few. Plotly would do the latter too, but its bundle
-weighs 4.6 MB, more than all else together, and its WebGL traces make functions of texts, which the policy
-forbids.
+in the tests). Such a page has nowhere to import from: it carries `page.min.js`, which `deno task bundle` in
+this folder builds from them and from `vendor/`, and which a test compares with a fresh build. The modules
+draw on canvases what has many parts (map, tree, strips, matrix) and as SVG what has few. Plotly would do the
+latter too, but its bundle weighs 4.6 MB, more than all else together, and its WebGL traces make functions of
+texts, which the policy forbids. Observable Plot weighs 256 kB and writes style elements, which the policy
+forbids too; uPlot (52 kB) and d3-zoom (54 kB) would double the script and save few lines.
 """

@@ -14,8 +14,11 @@ export function listenToHands(element, { hover, click, move, moved }) {
   /** @type {Map<number, Place>} */
   const held = new Map();
   let way = 0;
+  /** Where the only finger was put down; null once there was another. @type {Place | null} */
+  let start = null;
   element.addEventListener("pointerdown", (event) => {
     if (!held.size) way = 0;
+    start = held.size ? null : placeOf(event);
     held.set(event.pointerId, placeOf(event));
     element.setPointerCapture(event.pointerId);
   });
@@ -30,8 +33,11 @@ export function listenToHands(element, { hover, click, move, moved }) {
     held.set(event.pointerId, now);
   });
   const release = (/** @type {PointerEvent} */ event) => {
-    if (!held.delete(event.pointerId) || held.size) return;
-    if (way > 4) moved();
+    const last = held.get(event.pointerId);
+    if (!last || !held.delete(event.pointerId) || held.size) return;
+    // The browser scrolls the page with this finger from here on: take back the few pixels that it moved the map.
+    if (event.type === "pointercancel" && start) move(last, start, 1);
+    else if (way > 4) moved();
     else if (event.type === "pointerup") click(event);
   };
   element.addEventListener("pointerup", release);

@@ -4,36 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from importlib.resources import files
 from typing import Any
 
 from panic_tda.errors import PanicTdaError
 from panic_tda.report.container import pack
 from panic_tda.wording import install_extra
-
-SCRIPTS = (
-    "container",
-    "dom",
-    "colours",
-    "state",
-    "charts",
-    "labels",
-    "scatter",
-    "hands",
-    "images",
-    "map",
-    "clusters",
-    "icicle",
-    "strips",
-    "dynamics",
-    "density",
-    "keyboard",
-    "main",
-)
-"""The modules of the page's script, each after those that it imports."""
-_IMPORT = re.compile(r"^import\s[^;]*?;\n", re.MULTILINE | re.DOTALL)
-_EXPORT = re.compile(r"^export ", re.MULTILINE)
 
 
 class NoTemplates(PanicTdaError):
@@ -75,7 +51,7 @@ def render(page: dict[str, Any], *, command: str) -> str:
     environment = Environment(
         loader=FunctionLoader(_read), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    style, script = _read("style.css"), bundle()
+    style, script = _read("style.css"), _read("page.min.js")
     return environment.get_template("template.html.j2").render(
         head=page["head"],
         notes=page["notes"],
@@ -85,18 +61,6 @@ def render(page: dict[str, Any], *, command: str) -> str:
         script=script,
         data=pack(page | {"command": command}),
     )
-
-
-def bundle() -> str:
-    """Return all modules as one: a page without requests has nowhere to import from.
-
-    What is imported stands above already, under its own name.
-    """
-    parts = [_EXPORT.sub("", _IMPORT.sub("", _read(f"{name}.js"))) for name in SCRIPTS]
-    script = "\n".join(parts)
-    if "</script" in script.lower() or "<!--" in script:
-        raise AssertionError("the script would end its own element")
-    return script
 
 
 def _policy(style: str, script: str) -> str:

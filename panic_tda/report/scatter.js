@@ -1,9 +1,9 @@
 /** Points in the plane: drawn in one go, found again under the pointer. */
 import { colourOf, css } from "./colours.js";
+import { quadtree } from "./vendor/d3-quadtree/d3-quadtree.mjs";
 
 /** @typedef {import("./container.js").MapData} Plane */
 
-const CELLS = 128;
 const EXTENT = 65536;
 
 /** Where the map is looked at: the middle in map units, and how much larger than whole. */
@@ -73,56 +73,23 @@ export class Scatter {
   constructor(plane) {
     this.plane = plane;
     this.n = plane.n;
-    const byLabel = Array.from({ length: this.n }, (_, at) => at).sort((a, b) => plane.labels[a] - plane.labels[b] || a - b);
-    /** Points by label, outliers first. */
+    const byLabel = Array.from({ length: this.n }, (_, at) => at).sort((a, b) => plane.labels[a] - plane.labels[b] || b - a);
+    /** Points by label, outliers first, and of one label the first point last. */
     this.order = Uint32Array.from(byLabel);
     const places = new Set(byLabel.map((at) => plane.x[at] * EXTENT + plane.y[at])).size;
     /** In pixels, where the whole map is seen: copies lie at one place, and few places can be large. */
     this.size = places > 20000 ? 1.1 : places > 5000 ? 1.7 : places > 500 ? 2.6 : 4;
     this.hasClusters = this.n > 0 && plane.labels[byLabel[this.n - 1]] >= 0;
-    this.index();
-  }
-
-  /** Sort points into the cells of a grid. */
-  index() {
-    const { x, y } = this.plane;
-    const cells = new Uint16Array(this.n);
-    const starts = new Uint32Array(CELLS * CELLS + 1);
-    for (let at = 0; at < this.n; at++) {
-      cells[at] = (y[at] >> 9) * CELLS + (x[at] >> 9);
-      starts[cells[at] + 1]++;
-    }
-    for (let cell = 0; cell < CELLS * CELLS; cell++) starts[cell + 1] += starts[cell];
-    const inCells = new Uint32Array(this.n);
-    const next = starts.slice();
-    for (let at = 0; at < this.n; at++) inCells[next[cells[at]]++] = at;
-    this.starts = starts;
-    this.inCells = inCells;
+    // Of points in one place the last one added is found: a member of a cluster says more than an outlier.
+    this.tree = quadtree(this.order, (/** @type {number} */ at) => plane.x[at], (/** @type {number} */ at) => plane.y[at]);
   }
 
   /**
-   * The point nearest to a place, or -1 where none is within some map units.
+   * Return the point nearest to a place, or -1 where none is within some map units.
    * @param {number} x @param {number} y @param {number} reach
    */
   nearest(x, y, reach) {
-    const { plane, starts, inCells } = this;
-    const cell = (/** @type {number} */ value) => Math.min(CELLS - 1, Math.max(0, Math.floor(value / 512)));
-    let found = -1;
-    let best = reach * reach;
-    for (let row = cell(y - reach); row <= cell(y + reach); row++) {
-      const first = /** @type {Uint32Array} */ (starts)[row * CELLS + cell(x - reach)];
-      const last = /** @type {Uint32Array} */ (starts)[row * CELLS + cell(x + reach) + 1];
-      for (let at = first; at < last; at++) {
-        const point = /** @type {Uint32Array} */ (inCells)[at];
-        const distance = (plane.x[point] - x) ** 2 + (plane.y[point] - y) ** 2;
-        if (distance <= best) {
-          // Of points in one place a member of a cluster says more than an outlier.
-          if (distance < best || found < 0 || plane.labels[point] > plane.labels[found]) found = point;
-          best = distance;
-        }
-      }
-    }
-    return found;
+    return this.tree.find(x, y, reach) ?? -1;
   }
 
   /** Radius of points in pixels. @param {View} view */

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from panic_tda.report.gathering import gather
+from panic_tda.report.page import render
+from panic_tda.storage.database import open_current
+from panic_tda.storage.read.results import find_clustering
 from tests.report.browser import Opened
 from tests.report.conftest import MakePage
 from tests.report.walks import Walk, make_walks, run_command
@@ -140,6 +145,26 @@ def test_a_point_chooses_its_cluster(plain_page: Path, opened: Open) -> None:
         assert page.chosen("cluster") == label
         page.page.keyboard.press("Escape")
     assert page.said == []
+
+
+def test_of_points_in_one_place_a_member_of_a_cluster_is_pointed_at(plain_page: Path, opened: Open) -> None:
+    """Outliers are put where the medoids are: what is pointed at is the cluster all the same."""
+    database = open_current(plain_page.parent / "walks.sqlite")
+    with database.session() as session:
+        page_data = gather(database, find_clustering(session))
+    page_map, medoids = page_data["map"], np.asarray(page_data["clusters"]["points"])
+    outliers = np.flatnonzero(np.asarray(page_map["labels"]) < 0)
+    assert len(outliers) > len(medoids)
+    for name in ("x", "y"):
+        page_map[name] = np.array(page_map[name])
+        page_map[name][outliers] = page_map[name][np.resize(medoids, len(outliers))]
+    path = plain_page.parent / "one_place.html"
+    path.write_text(render(page_data, command="panic-tda report-clustering"), encoding="utf-8")
+    page = opened(path)
+    for label, (x, y) in enumerate(page.medoids()):
+        page.page.mouse.click(x, y)
+        assert page.chosen("cluster") == label
+        page.page.keyboard.press("Escape")
 
 
 def test_runs_are_filtered_grouped_and_played(plain_page: Path, opened: Open) -> None:

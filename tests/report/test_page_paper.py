@@ -117,6 +117,23 @@ def view(page: Opened) -> tuple[float, float, float]:
     return x, y, zoom
 
 
+def test_a_finger_that_scrolls_the_page_does_not_move_the_map(plain_page: Path, opened: Open) -> None:
+    """The browser takes the finger over after some pixels, which had moved the map 15 of them upwards."""
+    page = opened(plain_page, has_touch=True, is_mobile=True)
+    places = page.medoids()
+    scrolled = "document.scrollingElement.scrollTop"
+    before = page.asks(scrolled)
+    box = page.page.locator("#map-box .over").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    Fingers(page).drag(((x, y), (x, y - 150)))
+    page.until(f"{scrolled} > {before + 50}")
+    page.page.wait_for_timeout(300)
+    assert page.chosen("view") == ""
+    way = page.asks(scrolled) - before
+    page.page.mouse.click(places[0][0], places[0][1] - way)
+    assert page.chosen("cluster") == 0
+
+
 def test_fingers_move_and_zoom_the_map(plain_page: Path, opened: Open) -> None:
     page = opened(plain_page, has_touch=True, is_mobile=True)
     fingers = Fingers(page)
