@@ -1,6 +1,11 @@
 #!/usr/bin/env bash
-# Lint, imports, types, tests by two processes. Arguments go to pytest: scripts/test.sh -n 0 -k hierarchy
-# COVERAGE=1 scripts/test.sh also says which lines of the package no test reaches, and fails above 3 %.
+# Lint, imports, types, and tests by two processes.
+#   scripts/test.sh           a quick answer: all tests but the slow ones (SLOW in tests/conftest.py)
+#   scripts/test.sh --all     every test, as CI runs them
+#   scripts/test.sh WORDS     the tests that pytest makes of WORDS: scripts/test.sh -n 0 -k hierarchy
+# COVERAGE=1 also says which lines of the package the quick tests do not reach, and fails where these are more
+# than pyproject.toml allows. The slow ones are not measured: to trace them takes minutes, and what they add is
+# faults, processes, servers and sizes rather than lines.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 
@@ -9,15 +14,25 @@ source "$(dirname "$0")/environment.sh"
 .venv/bin/mypy
 # It cannot be told to be quiet.
 imports=$(.venv/bin/lint-imports --no-logo 2>&1) || { echo "$imports" >&2; exit 1; }
-run=(.venv/bin/python -P)
-if [ -n "${COVERAGE:-}" ]; then
+
+run_tests() {
+    local python=("$1" "$2")
+    shift 2
+    "${python[@]}" -m pytest --quiet -n 2 --dist loadgroup "$@"
+}
+
+words=("$@")
+[ $# -gt 0 ] || words=(-m "not slow")
+if [ -z "${COVERAGE:-}" ]; then
+    [ "$*" != --all ] || words=()
+    run_tests .venv/bin/python -P "${words[@]}"
+else
+    [ "$*" != --all ] || words=(-m "not slow")
     export COVERAGE_FILE=$PWD/.coverage
     .venv/bin/coverage erase
-    run=(.venv/bin/coverage run)
-fi
-"${run[@]}" -m pytest --quiet -n 2 --dist loadgroup "$@"
-if [ -n "${COVERAGE:-}" ]; then
+    run_tests .venv/bin/coverage run "${words[@]}"
     # What a killed process was writing cannot be read, which is no news here.
     .venv/bin/coverage combine --quiet 2>/dev/null || true
     .venv/bin/coverage report
+    [ "$*" != --all ] || run_tests .venv/bin/python -P -m slow
 fi
