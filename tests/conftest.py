@@ -68,9 +68,9 @@ SLOW = (
     "test_readme.py",
     "test_scripts.py",
 )
-"""What `scripts/test.sh` leaves out unless it is asked for everything (`--all`), by how paths begin: tests that
-start processes, servers or browsers by the dozen, and grids of inputs. Left out are also the runs on PostgreSQL
-of tests for both kinds of database."""
+"""What `scripts/test.sh` leaves out unless it is asked for everything (`--all`), by how paths begin: tests
+that start processes, servers or browsers by the dozen, and grids of inputs. Left out are also the runs on
+PostgreSQL of tests for both kinds of database."""
 _TEMPORARY = tempfile.gettempdir()
 """Tests put another folder in its place, which the server's user may not enter."""
 

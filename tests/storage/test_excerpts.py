@@ -41,10 +41,11 @@ def as_bytes(vectors: np.ndarray) -> list[bytes]:
 @pytest.mark.parametrize("spec", [*SPECS.values(), EVERYTHING], ids=[*SPECS, "all"])
 def test_an_excerpt_of_all_rows_is_all_valid_ones(upgraded: MakeFile, spec: FieldSpec) -> None:
     file = upgraded(spec)
-    for model in file.facts.models:
-        for factor in (1, 2, 7, 1000):
+    for factor in (1, 7):
+        censuses = take_census(file.database, factor)
+        for model in file.facts.models:
             rows = good(file, model, factor)
-            found = excerpt(file, model, factor, 10_000)
+            found = read_excerpt(file.database, censuses[model], downsample=factor, n_rows=10_000)
             assert sorted(as_bytes(found.vectors)) == sorted(row.vector.tobytes() for row in rows)
             assert found.n_runs == len({row.invocation.run_id for row in rows})
 
@@ -95,11 +96,12 @@ def test_nothing_is_an_excerpt_of_nothing(upgraded: MakeFile) -> None:
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_counting_several_factors_at_once_counts_each(upgraded: MakeFile, spec: FieldSpec) -> None:
     database, facts = upgraded(spec)
+    separately = {factor: take_census(database, factor) for factor in FACTORS}
     for model in facts.models:
         together = take_censuses(database, model, FACTORS)
         assert list(together) == list(FACTORS)
         for factor, census in together.items():
-            alone = take_census(database, factor)[model]
+            alone = separately[factor][model]
             assert (census.n_total, census.n_orphans) == (alone.n_total, alone.n_orphans)
             assert census.sampled == alone.sampled
             if factor > 1:
