@@ -135,6 +135,7 @@ def pytest_xdist_setupnodes(specs: Sequence[object]) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is slow, and share tests out among processes by what they have in common."""
+    items[:] = [item for item in items if not _is_of_the_other_engine(item)]
     for item in items:
         path = item.path.relative_to(_TESTS).as_posix() if item.path.is_relative_to(_TESTS) else "examples"
         if path.startswith(SLOW):
@@ -145,6 +146,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         elif not item.get_closest_marker("xdist_group"):
             # Tests of one file share what is made once for it; tests of the page share a browser.
             item.add_marker(pytest.mark.xdist_group("page" if path.startswith("report/test_page") else path))
+
+
+def _is_of_the_other_engine(item: pytest.Item) -> bool:
+    """Whether a single value of a parametrization is marked `sqlite_only`, and this is not SQLite."""
+    values = getattr(item, "callspec", None)
+    on_server = values is not None and values.params.get("engine") == "postgresql"
+    return on_server and item.get_closest_marker("sqlite_only") is not None
 
 
 @pytest.fixture(autouse=True)

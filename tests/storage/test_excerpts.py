@@ -12,7 +12,7 @@ from panic_tda.storage.read.census import take_census, take_censuses
 from panic_tda.storage.read.excerpts import FEWEST_RUNS, Excerpt, read_excerpt
 from tests.conftest import MakeFile, UpgradedFile
 from tests.field_files import EVERYTHING, FieldSpec, StoredEmbedding
-from tests.storage.test_sampling import FACTORS, SPECS
+from tests.storage.test_sampling import EACH_SPEC, FACTORS
 
 pytestmark = pytest.mark.both_engines
 
@@ -38,7 +38,7 @@ def as_bytes(vectors: np.ndarray) -> list[bytes]:
     return [vector.tobytes() for vector in vectors]
 
 
-@pytest.mark.parametrize("spec", [*SPECS.values(), EVERYTHING], ids=[*SPECS, "all"])
+@pytest.mark.parametrize("spec", [*EACH_SPEC, pytest.param(EVERYTHING, id="all")])
 def test_an_excerpt_of_all_rows_is_all_valid_ones(upgraded: MakeFile, spec: FieldSpec) -> None:
     file = upgraded(spec)
     for factor in (1, 7):
@@ -93,7 +93,7 @@ def test_nothing_is_an_excerpt_of_nothing(upgraded: MakeFile) -> None:
     assert (found.vectors.shape, found.n_runs) == ((0, 8), 0)
 
 
-@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+@pytest.mark.parametrize("spec", EACH_SPEC)
 def test_counting_several_factors_at_once_counts_each(upgraded: MakeFile, spec: FieldSpec) -> None:
     database, facts = upgraded(spec)
     separately = {factor: take_census(database, factor) for factor in FACTORS}
