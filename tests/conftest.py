@@ -48,7 +48,6 @@ SLOW = (
     "commands/test_tables.py",
     "devices/test_kernel_cache.py",
     "devices/test_machine.py",
-    "devices/test_pool.py",
     "faults/",
     "files/test_damaged_files.py",
     "files/test_invalid_vectors",
