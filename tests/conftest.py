@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import re
 import subprocess
@@ -31,6 +32,58 @@ if TYPE_CHECKING:
     from panic_tda.storage.database import Database
     from tests.servers import Server
 
+_TESTS = Path(__file__).parent
+SLOW = (
+    "cli/test_display.py",
+    "cli/test_environments.py",
+    "cli/test_terminal.py",
+    "clustering/test_hierarchy_peers.py",
+    "clustering/test_warm_up.py",
+    "clustering/tiled/test_light_edges.py",
+    "clustering/tiled/test_resume.py",
+    "clustering/tiled/test_tiled_device.py",
+    "clustering/tiled/test_tiled_resume.py",
+    "clustering/tiled/test_unusable_states.py",
+    "commands/test_listings.py",
+    "commands/test_tables.py",
+    "devices/test_kernel_cache.py",
+    "devices/test_machine.py",
+    "faults/",
+    "files/test_damaged_files.py",
+    "files/test_invalid_vectors",
+    "files/test_text_tables.py",
+    "insight/test_recut.py",
+    "insight/test_trajectories.py",
+    "peers/",
+    "report/test_figure.py",
+    "report/test_page",
+    "storage/test_copying.py",
+    "storage/test_doctor.py",
+    "storage/test_doctor_trees.py",
+    "storage/test_excerpts.py",
+    "storage/test_large_texts.py",
+    "storage/test_locks.py",
+    "storage/test_mending.py",
+    "storage/test_pgvector.py",
+    "storage/test_postgres.py",
+    "storage/test_recovery.py",
+    "storage/test_sampling.py",
+    "storage/test_server_waits.py",
+    "storage/test_trees.py",
+    "storage/test_two_processes.py",
+    "storage/test_upgrade.py",
+    "test_check_gpu.py",
+    "test_devices.py",
+    "test_export_commands.py",
+    "test_hostile_arguments.py",
+    "test_outputs.py",
+    "test_paths.py",
+    "test_readme.py",
+    "test_scripts.py",
+)
+"""What `scripts/test.sh` leaves out unless it is asked for everything (`--all`), by how paths begin: tests
+that start processes, servers or browsers by the dozen, and grids of inputs. Left out are also the runs on
+PostgreSQL of tests for both kinds of database."""
 _TEMPORARY = tempfile.gettempdir()
 """Tests put another folder in its place, which the server's user may not enter."""
 
@@ -94,10 +147,37 @@ def pytest_xdist_setupnodes(specs: Sequence[object]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep in one process what needs a device: two would share its memory, which tests measure."""
+    """Mark what is slow, and share tests out among processes by what they have in common."""
+    items[:] = [item for item in items if not _is_of_the_other_engine(item)]
     for item in items:
+        path = item.path.relative_to(_TESTS).as_posix() if item.path.is_relative_to(_TESTS) else "examples"
+        if path.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("gpu"):
+            # Two processes would share the device's memory, which tests measure.
             item.add_marker(pytest.mark.xdist_group("device"))
+        elif not item.get_closest_marker("xdist_group"):
+            # Tests of one file share what is made once for it; tests of the page share a browser.
+            item.add_marker(pytest.mark.xdist_group("page" if path.startswith("report/test_page") else path))
+
+
+def _is_of_the_other_engine(item: pytest.Item) -> bool:
+    """Whether a single value of a parametrization is marked `sqlite_only`, and this is not SQLite."""
+    values = getattr(item, "callspec", None)
+    on_server = values is not None and values.params.get("engine") == "postgresql"
+    return on_server and item.get_closest_marker("sqlite_only") is not None
+
+
+@pytest.fixture(autouse=True)
+def log_reaches_the_test() -> Iterator[None]:
+    """Undo what commands make of our log: `caplog` hears it through the root's."""
+    logger = logging.getLogger("panic_tda")
+    yield
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -131,7 +211,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "engine" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_engines"):
         kinds = ["sqlite"]
         if not metafunc.definition.get_closest_marker("sqlite_only"):
-            kinds.append(pytest.param("postgresql", marks=pytest.mark.xdist_group("postgres")))
+            marks = (pytest.mark.xdist_group("postgres"), pytest.mark.slow)
+            kinds.append(pytest.param("postgresql", marks=marks))
         metafunc.parametrize("engine", kinds, indirect=True)
 
 

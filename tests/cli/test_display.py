@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -123,16 +122,6 @@ def test_heartbeats_say_how_long_a_phase_without_total_runs(caplog: pytest.LogCa
     assert re.search(r"distances: 5\d %, about [\d.]+ (s|min|h) left", caplog.text)
     messages = [record.getMessage() for record in caplog.records]
     assert [message.split(":")[0] for message in messages if "done in" in message] == ["linkage", "distances"]
-
-
-@pytest.fixture(autouse=True)
-def logs_reach_the_test() -> Iterator[None]:
-    # `configure_logging` of an earlier command keeps them to itself.
-    logger = logging.getLogger("panic_tda")
-    before = logger.propagate
-    logger.propagate = True
-    yield
-    logger.propagate = before
 
 
 SAVED_NOWHERE = """

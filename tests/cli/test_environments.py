@@ -102,10 +102,8 @@ def test_a_terminal_without_unicode_is_no_failure(folder: Path, settings: dict[s
     fit = ("cluster-embeddings", "--db", "d.sqlite", "--backend", "sklearn", "--min-cluster-size", "2")
     commands = (
         ("--help",),
-        ("cluster-embeddings", "--help"),
         (*fit, "--epsilon", "0"),
         ("show-clustering", "latest", "--db", "d.sqlite"),
-        ("show-clustering", "latest", "--db", "d.sqlite", "--json"),
         ("show-trajectories", "latest", "--db", "d.sqlite"),
     )
     for words in commands:
@@ -124,4 +122,4 @@ def test_a_completion_that_never_ends_is_given_up(folder: Path) -> None:
     settings = {"_PANIC_TDA_COMPLETE": "bash_complete", "COMP_CWORD": "4"}
     words = "panic-tda show-clustering --db endless.sqlite "
     done = run(cwd=folder, COMP_WORDS=words, **settings)
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import random
-import subprocess
-import sys
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 
 import numba
+import numpy as np
 import pytest
 
+from panic_tda.clustering import compiled
 from tests.conftest import MakeDisk
-from tests.snapshots import REPOSITORY
 
-# A kernel of the same kind as ours, which compiles fast, and two signatures of it.
+# A kernel of the same kind as ours, which compiles fast.
 KERNELS = """
-import numpy as np
 from panic_tda.clustering.compiled import compiled
 
 @compiled
@@ -28,39 +28,30 @@ def add_up(values):
         total += value
     return total
 """
-PROGRAM = """
-import json, logging, sys
-import numpy as np
-logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
-import kernels
-print(kernels.add_up(np.arange(5.0)), sum(kernels.add_up.stats.cache_hits.values()))
-"""
+Run = Callable[[Path], tuple[bool, str]]
 
 
 @pytest.fixture
-def kernels(tmp_path: Path) -> Path:
-    folder = tmp_path / "kernels"
-    folder.mkdir()
-    (folder / "kernels.py").write_text(KERNELS)
-    return folder
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Run:
+    """Call the kernel as a new process would; return whether it came from the cache, and the log.
 
+    Numba reads and writes the cache of a function that was decorated anew: a process of its own for each
+    call takes seconds to start and reads the same files.
+    """
+    source = tmp_path / "kernels.py"
+    source.write_text(KERNELS)
+    monkeypatch.setattr(compiled, "KERNELS", [])
 
-def run(kernels: Path, cache: Path) -> tuple[bool, str]:
-    """Call the kernel in a process of its own; return whether it came from the cache, and the log."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("NUMBA", "XDG"))}
-    path = f"{REPOSITORY}{os.pathsep}{kernels}"
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        env=environment | {"NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": path},
-        cwd=kernels,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    total, hits = done.stdout.split()
-    assert total == "10.0"
-    return hits == "1", done.stderr
+    def call(cache: Path) -> tuple[bool, str]:
+        monkeypatch.setattr(numba.config, "CACHE_DIR", str(cache))
+        monkeypatch.setattr(compiled, "cache_failures", set())
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "panic_tda"):
+            add_up = runpy.run_path(str(source))["add_up"]
+            assert add_up(np.arange(5.0)) == 10.0
+        return sum(add_up.stats.cache_hits.values()) == 1, caplog.text
+
+    return call
 
 
 def write_random_bytes(file: Path) -> None:
@@ -96,14 +87,14 @@ def deny_reading(file: Path) -> None:
     [empty, truncate, write_random_bytes, write_other_pickle, replace_by_folder, deny_reading],
 )
 def test_a_damaged_cache_is_named_and_replaced(
-    kernels: Path, tmp_path: Path, damage: Callable[[Path], None], suffix: str
+    run: Run, tmp_path: Path, damage: Callable[[Path], None], suffix: str
 ) -> None:
     cache = tmp_path / "cache"
-    assert run(kernels, cache) == (False, "")
-    assert run(kernels, cache) == (True, "")
+    assert run(cache) == (False, "")
+    assert run(cache) == (True, "")
     (file,) = cache.rglob(f"*{suffix}")
     damage(file)
-    cached, log = run(kernels, cache)
+    cached, log = run(cache)
     assert not cached
     warnings = [line for line in log.splitlines() if "compiled code in" in line]
     assert warnings
@@ -112,26 +103,26 @@ def test_a_damaged_cache_is_named_and_replaced(
     if damage is not replace_by_folder:
         # Numba replaces no folder; what is a file is in order again.
         assert len(warnings) == 1
-        assert run(kernels, cache) == (True, "")
+        assert run(cache) == (True, "")
 
 
-def test_a_file_of_another_is_left_alone(kernels: Path, tmp_path: Path) -> None:
+def test_a_file_of_another_is_left_alone(run: Run, tmp_path: Path) -> None:
     """The cache may be shared: nothing is removed but the index of the function that could not be read."""
     cache = tmp_path / "cache"
-    run(kernels, cache)
+    run(cache)
     (index,) = cache.rglob("*.nbi")
     others = [index.with_name("other.f-1.py311.nbi"), index.with_name("other.f-1.py311.1.nbc")]
     for other in others:
         other.write_bytes(b"of another program")
     empty(index)
-    run(kernels, cache)
+    run(cache)
     assert [other.read_bytes() for other in others] == [b"of another program"] * 2
 
 
-def test_a_full_disk_costs_the_cache_only(kernels: Path, disk: MakeDisk) -> None:
+def test_a_full_disk_costs_the_cache_only(run: Run, disk: MakeDisk) -> None:
     cache = disk(16 << 10)
     for _ in range(2):
-        cached, log = run(kernels, cache)
+        cached, log = run(cache)
         assert not cached
         (line,) = log.splitlines()
         assert str(cache) in line

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from panic_tda.types import FloatArray
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DATASETS)
 def test_equals_the_definition_by_thresholds(name: str) -> None:
     for min_samples in neighbour_counts(name):
@@ -59,6 +60,7 @@ def test_the_grid_exercises_every_rule() -> None:
     assert outliers == {False, True}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "plainer",
     [
@@ -81,6 +83,7 @@ def test_every_parameter_of_the_grid_decides_something(plainer: dict[str, Any]) 
     assert len(decided) >= 5, decided
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DATASETS)
 def test_row_order_and_choice_of_tree_do_not_matter(name: str) -> None:
     distances = distances_of(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,10 +93,19 @@ def renumbered(labels: IntArray) -> IntArray:
     return np.array([OUTLIER if label == OUTLIER else order.index(label) for label in labels])
 
 
-def assert_is_the_oracles(found: Clustering, vectors: np.ndarray, asked: ClusteringParameters) -> None:
-    rows = unit_rows(vectors)
-    expected = reference.cluster_rows(rows, asked.resolve(len(rows)))
+@cache
+def oracles_answer(
+    vectors: bytes, n_rows: int, asked: ClusteringParameters
+) -> tuple[FlatClusters, IntArray, dict[int, int]]:
+    """Return what the oracle finds, its labels renumbered, and its medoids: once for all backends."""
+    rows = unit_rows(np.frombuffer(vectors).reshape(n_rows, -1))
+    expected = reference.cluster_rows(rows, asked.resolve(n_rows))
     labels = renumbered(expected.labels)
+    return expected, labels, reference.medoids(rows, labels, expected.probabilities)
+
+
+def assert_is_the_oracles(found: Clustering, vectors: np.ndarray, asked: ClusteringParameters) -> None:
+    expected, labels, medoids = oracles_answer(vectors.astype(np.float64).tobytes(), len(vectors), asked)
     assert found.labels.tolist() == labels.tolist()
     np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=1e-9)
     number_of = {
@@ -107,7 +117,7 @@ def assert_is_the_oracles(found: Clustering, vectors: np.ndarray, asked: Cluster
         rtol=1e-9,
         atol=1e-12,
     )
-    assert found.medoid_indices == reference.medoids(rows, labels, expected.probabilities)
+    assert found.medoid_indices == medoids
 
 
 @pytest.mark.parametrize("asked", SETTINGS.values(), ids=SETTINGS)

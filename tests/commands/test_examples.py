@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -54,6 +55,8 @@ def checkout(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """A checkout, as far as examples see it, with the sample's database, which the environment names."""
     shutil.copyfile(sample, tmp_path / DATABASE)
     (tmp_path / "panic_tda").symlink_to(REPOSITORY / "panic_tda")
+    # UMAP has its own tests, and scripts/demo.sh a page by it; to compile it takes longer than all of this.
+    monkeypatch.setitem(sys.modules, "umap", None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PANIC_TDA_DB", DATABASE)
 

@@ -33,17 +33,6 @@ def nothing_is_left_running() -> Iterator[None]:
     assert set(psutil.Process().children()) == before
 
 
-@pytest.fixture(autouse=True)
-def logs_reach_the_test() -> Iterator[None]:
-    # `configure_logging` of an earlier command keeps them to itself.
-    logger = logging.getLogger("panic_tda")
-    before = logger.propagate, logger.level
-    logger.propagate = True
-    yield
-    logger.propagate = before[0]
-    logger.setLevel(before[1])
-
-
 class Heard:
     """A listener that writes everything down."""
 

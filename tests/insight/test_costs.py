@@ -121,7 +121,6 @@ def test_copies_of_one_row_are_measured() -> None:
 
 
 def test_nothing_is_said_of_clusters_in_parts(caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("panic_tda").propagate = True
     asked = ClusteringParameters(min_samples=40)
     with caplog.at_level(logging.INFO, "panic_tda"):
         measure(rows(200), asked, place(asked, 200, 16), progress=Silent())

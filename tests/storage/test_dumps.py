@@ -255,7 +255,6 @@ def test_what_belongs_to_nothing_or_is_there_already_is_left_out(
     tmp_path: Path, upgraded: MakeFile, unique: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, logger="panic_tda")
-    logging.getLogger("panic_tda").propagate = True
     database, facts = upgraded(replace(EVERYTHING, unique=unique))
     before = contents(database)
     tables = dump_tables()
@@ -318,7 +317,6 @@ def test_an_invocation_whose_input_is_missing_gets_it_later(tmp_path: Path, data
 def test_what_differs_stays_as_it_is_and_is_counted(
     tmp_path: Path, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logging.getLogger("panic_tda").propagate = True
     import_tables(tmp_path / "dump", dump_tables(), database)
     before = contents(database)
     tables = dump_tables()

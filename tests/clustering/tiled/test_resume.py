@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
@@ -14,28 +15,36 @@ from tests.conftest import MakeFile
 from tests.field_files import FieldSpec
 from tests.snapshots import opened, run_python
 
-# Kills itself after some steps of a phase; states are saved at every chance, not once a minute.
-KILLED = """
-import functools, os, signal, sys
+# Kills itself after some steps of a phase; states are saved at every chance, not once a minute. Each run is a
+# fork of one process, which has loaded what they need and done nothing yet.
+RUNS = """
+import functools, json, os, signal, sys
 from panic_tda import clustering_manager
-from panic_tda.clustering import backends
+from panic_tda.clustering import backends, recipe
 from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.clustering.tiled import engine
 
 class Killer:
+    def __init__(self, phase, steps):
+        self.last, self.left = f"Nomic: {phase}", steps
     def phase(self, name, total=None):
-        self.name, self.left = name, int(sys.argv[3])
+        self.name, self.left_here = name, self.left
         self.advance(0)
     def advance(self, amount):
-        self.left -= 1
-        if self.name == f"Nomic: {sys.argv[2]}" and self.left < 0:
+        self.left_here -= 1
+        if self.name == self.last and self.left_here < 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
 clustering_manager.Checkpoint = functools.partial(Checkpoint, save_seconds=0)
 backends.get = lambda _name: engine.TiledBackend(engine.Settings(tile_rows=64))
 asked = ClusteringParameters(backend="tiled")
-clustering_manager.cluster_all_data(sys.argv[1], parameters=asked, progress=Killer())
+for phase, steps in json.loads(sys.argv[2]):
+    child = os.fork()
+    if not child:
+        clustering_manager.cluster_all_data(sys.argv[1], parameters=asked, progress=Killer(phase, steps))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
@@ -59,13 +68,12 @@ def test_killed_at_any_stage_the_same_result_is_stored(
 ) -> None:
     file = upgraded(FieldSpec(text_models=("Nomic",), runs=12, length=120, dimensions=48))
     folder = file.path.with_name(f"{file.path.name}.panic-tda")
-    for phase, steps in kills:
-        done = run_python(KILLED, str(file.path), phase, str(steps))
-        assert done.returncode == -signal.SIGKILL, done.stderr
-        assert rows_of(file.path, 1) == []
+    killed = run_python(RUNS, str(file.path), json.dumps(kills))
+    assert killed.stdout.split() == [str(-signal.SIGKILL)] * len(kills), killed.stderr
+    assert rows_of(file.path, 1) == []
     assert list(folder.rglob("*.state"))
-    resumed = run_python(KILLED, str(file.path), "never", "0")
-    assert resumed.returncode == 0, resumed.stderr
+    resumed = run_python(RUNS, str(file.path), json.dumps([("never", 0)]))
+    assert resumed.stdout.split() == ["0"], resumed.stderr
     (whole,) = cluster_all_data(file.database, parameters=ClusteringParameters(backend="tiled"))
     assert whole.status == CLUSTERED
     assert rows_of(file.path, 1) == rows_of(file.path, 2) != []
