@@ -99,9 +99,7 @@ def show_density(database: str, reference: str, model: str | None, as_json: bool
     with display.make_progress(ended=logging.DEBUG) as progress:
         found = density.examine(opened, source, progress=progress)
     terminal.print_data(
-        rendering.density_json(source, found)
-        if as_json
-        else rendering.density_text(source, found, common.table_width())
+        found.to_dict() if as_json else rendering.density_text(source, found, common.table_width())
     )
 
 
@@ -143,7 +141,7 @@ def compare_clusterings(
     with display.make_progress(ended=logging.DEBUG) as progress:
         compared = comparison.compare_clusterings(opened, a, b, progress=progress)
     if as_json:
-        terminal.print_data(rendering.comparison_json(compared))
+        terminal.print_data(compared.to_dict())
         return
     changed, new = compared.found.changed[: limit or None], compared.found.new[: limit or None]
     concerned = [*(label for one in changed for label, _ in one.into), *new]

@@ -71,7 +71,8 @@ def show_trajectories(
     run = None if run_id is None else trajectories.find_run(study, run_id)
     runs = study.runs if all_runs else None if run is None else (run,)
     if as_json:
-        terminal.print_data(rendering.trajectories_json(study, runs))
+        listed = {} if runs is None else {"runs": [one.to_dict() for one in runs]}
+        terminal.print_data(study.to_dict() | listed)
         return
     with opened.reading() as connection:
         texts = read_medoid_texts(connection, clustering.id, rendering.shown_states(study, run))

@@ -64,6 +64,16 @@ class ClusterFate:
     fate: str
     into: tuple[tuple[int, float], ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return an element of `clusters` in `compare-clusterings --json`, of plain values."""
+        return {
+            "a": self.a,
+            "b": self.b,
+            "jaccard": self.jaccard,
+            "fate": self.fate,
+            "into": [{"b": label, "share": share} for label, share in self.into],
+        }
+
 
 @dataclass(frozen=True)
 class LabelComparison:
@@ -124,6 +134,27 @@ class ClusteringComparison:
     b: UUID
     by: str
     found: LabelComparison
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object that `compare-clusterings --json` prints, of plain values."""
+        found = self.found
+        return {
+            "a": str(self.a),
+            "b": str(self.b),
+            "by": self.by,
+            "n_shared": found.n_shared,
+            "ari": found.ari,
+            "ami": found.ami,
+            "ari_with_outliers": found.ari_with_outliers,
+            "ami_with_outliers": found.ami_with_outliers,
+            "outliers": {
+                "both": found.outliers_both,
+                "only_a": found.outliers_only_a,
+                "only_b": found.outliers_only_b,
+            },
+            "clusters": [fate.to_dict() for fate in found.clusters],
+            "new": list(found.new),
+        }
 
 
 def compare_clusterings(

@@ -9,8 +9,9 @@ References
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import numpy as np
 
@@ -214,6 +215,8 @@ class Density:
 
     Attributes
     ----------
+    clustering, embedding_model : UUID, str
+        The clustering, and the model of its embeddings.
     n_rows, n_outliers : int
         Rows, and those in no cluster.
     n_distinct : int
@@ -230,6 +233,8 @@ class Density:
         By the model that wrote the text; only of texts.
     """
 
+    clustering: UUID
+    embedding_model: str
     n_rows: int
     n_outliers: int
     n_distinct: int
@@ -240,6 +245,14 @@ class Density:
     by_text_length: list[Share]
     by_step: list[Share]
     by_writer: list[Share]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object that `show-density --json` prints, of plain values."""
+        cuts = {
+            name: [_cut_to_dict(cut, self.n_rows) for cut in getattr(self, name)]
+            for name in ("by_min_cluster_size", "by_epsilon")
+        }
+        return asdict(self) | {"clustering": str(self.clustering)} | cuts
 
 
 class TextNotes:
@@ -361,6 +374,8 @@ def describe(
     known, is_first = texts.lengths >= 0, texts.is_first
     of_texts = rows[known]
     return Density(
+        clustering=source.id,
+        embedding_model=source.embedding_model,
         n_rows=len(cores),
         n_outliers=int(are_outliers.sum()),
         n_distinct=int(is_first.sum()),
@@ -372,3 +387,13 @@ def describe(
         by_step=by_decile(steps.steps, are_outliers[rows]),
         by_writer=by_name(texts.writers[known], texts.names, are_outliers[of_texts]),
     )
+
+
+def _cut_to_dict(cut: Cut, n_rows: int) -> dict[str, Any]:
+    return {
+        "min_cluster_size": cut.parameters.min_cluster_size,
+        "epsilon": cut.parameters.cluster_selection_epsilon,
+        "n_clusters": cut.n_clusters,
+        "n_outliers": cut.n_outliers,
+        "outlier_share": cut.n_outliers / n_rows,
+    }

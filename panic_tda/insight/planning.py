@@ -11,8 +11,9 @@ import contextlib
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from panic_tda.arrays import device
 from panic_tda.clustering import backends
@@ -179,6 +180,15 @@ class Plan:
     start_seconds: float
     busy_cores: float
     seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object that `plan-clustering --json` prints, of plain values."""
+        plain = asdict(self)
+        for model, of_model in zip(self.models, plain["models"], strict=True):
+            for plan, of_factor in zip(model.plans, of_model["plans"], strict=True):
+                if plan.seconds is not None:
+                    of_factor["seconds"]["total"] = plan.seconds.total
+        return plain
 
 
 def plan_clustering(

@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -64,7 +64,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Setting:
-    """What one setting gives; the fields are the keys of `sweep-clustering --json`.
+    """Clusters at one setting, and how they compare with the stored ones and with those of its neighbour.
 
     Attributes
     ----------
@@ -103,6 +103,10 @@ class Setting:
     ari_previous: float | None
     cliff: bool
     relative_validity: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return an element of `settings` in `sweep-clustering --json`, of plain values."""
+        return asdict(self)
 
 
 class _Look(NamedTuple):

@@ -29,6 +29,7 @@ from panic_tda.insight.milestones import (
 from panic_tda.insight.recurrence import Recurrence, find_recurrence
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
+from panic_tda.storage.read.census import show_id
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.storage.read.trajectories import (
     RunFacts,
@@ -83,6 +84,20 @@ class RunSummary:
     settled_at: int | None
     visits: IntArray
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return an element of `runs` in `show-trajectories --json`, of plain values."""
+        return {
+            "run_id": show_id(self.run_id),
+            "n_steps": self.n_steps,
+            "distinct_texts": self.distinct_texts,
+            "period": self.period,
+            "absorbed_at": self.absorbed_at,
+            "settled_in": self.settled_in,
+            "settled_at": self.settled_at,
+            "transit_share": self.transit_steps / self.n_steps,
+            "visits": self.visits.tolist(),
+        }
+
 
 @dataclass(frozen=True)
 class GroupSummary:
@@ -111,6 +126,19 @@ class GroupSummary:
     periodic_runs: dict[int, int]
     median_absorbed_at: float | None
     dwell: DwellStatistics
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return an element of `groups` in `show-trajectories --json`, of plain values."""
+        return {
+            "group": self.group,
+            "n_runs": self.n_runs,
+            "n_steps": self.n_steps,
+            "transit_share": self.transit_steps / self.n_steps,
+            "settled_runs": self.settled_runs,
+            "periodic_runs": {str(period): count for period, count in self.periodic_runs.items()},
+            "median_absorbed_at": self.median_absorbed_at,
+            "dwell": self.dwell.to_dict(),
+        }
 
 
 @dataclass(frozen=True)
@@ -142,6 +170,15 @@ class TrajectoryStudy:
     total: GroupSummary
     transitions: Transitions
     runs: tuple[RunSummary, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object that `show-trajectories --json` prints, of plain values and without the runs."""
+        return {
+            "clustering": str(self.clustering),
+            "lag": self.lag,
+            "groups": [group.to_dict() for group in self.groups],
+            "transitions": self.transitions.to_dicts(),
+        }
 
 
 def study_trajectories(

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from panic_tda.cli.text import on_one_line
 from panic_tda.errors import OUTLIER, PanicTdaError, WrongUsage
 from panic_tda.files.replacing import replacing, require_place
 from panic_tda.insight.layout import N_ROWS, Map, find_rows, read_map
@@ -32,7 +31,7 @@ from panic_tda.storage.read.assignments import read_assignments
 from panic_tda.storage.read.medoids import read_medoid_ids
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.storage.read.trajectories import read_medoid_texts
-from panic_tda.wording import pluralize
+from panic_tda.wording import on_one_line, pluralize
 
 _log = logging.getLogger(__name__)
 

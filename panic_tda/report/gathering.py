@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from panic_tda.cli.rendering.density import density_json
-from panic_tda.cli.rendering.sweep import sweep_json
 from panic_tda.doubts import find_doubts
 from panic_tda.errors import NoTree
 from panic_tda.insight import branches, density, sweep
@@ -119,7 +117,7 @@ def _of_tree(
     )
     return {
         "tree": _tree(branches.find_branches(tree, labels, source.record)),
-        "density": density_json(source, found),
+        "density": found.to_dict(),
         "sweep": _sweeps(source, tree, labels, progress),
     }
 
@@ -172,7 +170,7 @@ def _sweeps(
     found = {}
     for name, grid in grids.items():
         settings = sweep.sweep(tree, labels, sweep.resolve(grid, source), progress=progress)
-        found[name] = sweep_json(source, settings)["settings"]
+        found[name] = [setting.to_dict() for setting in settings]
     return found
 
 

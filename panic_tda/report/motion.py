@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from panic_tda.cli.rendering.trajectories import trajectories_json
-from panic_tda.cli.text import shorten_ids
 from panic_tda.insight import dynamics
 from panic_tda.insight.milestones import NO_STATE, Trajectories, Visits
 from panic_tda.insight.trajectories import GROUPINGS, MODEL, NETWORK, RunSummary, TrajectoryStudy, group_runs
 from panic_tda.storage.read.census import show_id
+from panic_tda.wording import shorten_ids
 
 if TYPE_CHECKING:
     from panic_tda.types import FloatArray, IntArray
@@ -56,8 +55,7 @@ def describe_groups(study: TrajectoryStudy) -> dict[str, Any]:
     for by in GROUPINGS:
         if by != MODEL:
             groups = study.groups if by == NETWORK else group_runs(study, by)
-            said = trajectories_json(study)
-            found[by] = _groups_json(study, groups) if by != NETWORK else said["groups"]
+            found[by] = [group.to_dict() for group in groups]
     return {"lag": study.lag, "sampling": study.sampling, "by": found}
 
 
@@ -159,12 +157,6 @@ def _busiest(visits: Visits) -> IntArray:
     """Return the clusters with the most visits, (k,) int64 ascending."""
     states, counts = np.unique(visits.states[visits.states != NO_STATE], return_counts=True)
     return np.sort(states[np.argsort(-counts, kind="stable")[:MOST_STATES]])
-
-
-def _groups_json(study: TrajectoryStudy, groups: Any) -> Any:
-    from dataclasses import replace
-
-    return trajectories_json(replace(study, groups=groups))["groups"]
 
 
 def _key(run: RunSummary, by: str) -> list[str] | str | None:
