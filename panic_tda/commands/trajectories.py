@@ -57,13 +57,10 @@ def show_trajectories(
     """
     from panic_tda.cli.rendering import trajectories as rendering
     from panic_tda.insight import trajectories
-    from panic_tda.storage.database import open_current
-    from panic_tda.storage.read import results
+    from panic_tda.storage.read.clusterings import find_stored
     from panic_tda.storage.read.trajectories import read_medoid_texts
 
-    opened = open_current(database)
-    with opened.session() as session:
-        clustering = results.find_clustering(session, reference, model=model)
+    opened, clustering = find_stored(database, reference, model=model)
     with display.make_progress(ended=logging.DEBUG) as progress:
         study = trajectories.study_trajectories(
             opened, clustering, by=by, lag=lag, core_probability=core_probability, progress=progress

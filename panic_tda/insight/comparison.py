@@ -24,7 +24,8 @@ from panic_tda.errors import NothingShared
 from panic_tda.insight.agreement import adjusted_mutual_information, adjusted_rand, contingency
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
-from panic_tda.storage.read.assignments import read_assignments, read_invocations
+from panic_tda.storage.read.assignments import read_invocations
+from panic_tda.storage.read.clusterings import StoredClustering
 from panic_tda.storage.read.results import ClusteringSummary
 
 if TYPE_CHECKING:
@@ -189,8 +190,7 @@ def compare_clusterings(
     progress = progress or Silent()
     by = BY_EMBEDDING
     with database.reading() as connection:
-        progress.phase("read assignments")
-        rows_a, rows_b = (read_assignments(connection, one.id) for one in (a, b))
+        rows_a, rows_b = (StoredClustering(connection, one, progress).assignments for one in (a, b))
         shared_a, shared_b = _shared(rows_a.ids, rows_b.ids)
         if not len(shared_a):
             by = BY_INVOCATION

@@ -19,11 +19,10 @@ from panic_tda.clustering.cuts import Cut, count_rows, cut_all
 from panic_tda.devices.machine import available_cores
 from panic_tda.errors import OUTLIER, NoTree
 from panic_tda.progress import Progress, Silent
-from panic_tda.storage.database import Database, open_current
-from panic_tda.storage.read.assignments import read_assignments
+from panic_tda.storage.database import Database
+from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
-from panic_tda.storage.read.trajectories import RunSteps, RunTexts, read_steps, stream_texts
-from panic_tda.storage.read.trees import require_tree
+from panic_tda.storage.read.trajectories import RunSteps, RunTexts
 from panic_tda.types import SpanningTree
 
 if TYPE_CHECKING:
@@ -326,17 +325,11 @@ def examine(
     vector and no image. Takes some 200 bytes a row.
     """
     progress = progress or Silent()
-    with open_current(database).reading() as connection:
-        progress.phase("read the tree")
-        tree = require_tree(connection, source.id, source.record)
-        labels = read_assignments(connection, source.id).labels
-        steps = read_steps(connection, source, progress)
-        progress.phase("read texts", total=len(steps.run_ids))
-        texts = TextNotes(steps)
-        for run in stream_texts(connection, steps.run_ids):
-            texts.add(run)
-            progress.advance(1)
-    return describe(source, tree, labels, steps=steps, texts=texts, progress=progress)
+    with open_clustering(database, source, progress) as stored:
+        tree, texts = stored.tree, TextNotes(stored.steps)
+        stored.read_texts(texts.add)
+    labels = stored.assignments.labels
+    return describe(source, tree, labels, steps=stored.steps, texts=texts, progress=progress)
 
 
 def describe(

@@ -33,7 +33,7 @@ from panic_tda.storage.read.census import (
     stored_models,
     take_censuses,
 )
-from panic_tda.storage.read.excerpts import read_excerpt
+from panic_tda.storage.read.row_samples import read_row_sample
 from panic_tda.wording import pluralize
 
 DOWNSAMPLES = (1, 10, 100, 1_000)
@@ -373,7 +373,7 @@ class _Planner:
         name, factor = placement.backend.name, plan.downsample
         progress.phase(f"read rows at factor {factor:,}")
         wanted = min(census.n_usable, rows_to_measure(placement))
-        excerpt = read_excerpt(self._database, census, downsample=factor, n_rows=wanted)
+        excerpt = read_row_sample(self._database, census, downsample=factor, n_rows=wanted)
         if not len(excerpt.vectors):
             return replace(plan, reason="none of the rows that were read has a direction")
         costs = measure(

@@ -30,16 +30,9 @@ from panic_tda.insight.recurrence import Recurrence, find_recurrence
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.census import show_id
+from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
-from panic_tda.storage.read.trajectories import (
-    RunFacts,
-    RunSteps,
-    RunTexts,
-    read_runs,
-    read_steps,
-    read_writers,
-    stream_texts,
-)
+from panic_tda.storage.read.trajectories import RunFacts, RunSteps, RunTexts, read_writers
 from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:
@@ -181,6 +174,14 @@ class TrajectoryStudy:
         }
 
 
+class Recurrences(dict[str, Recurrence]):
+    """What the texts of each run come back to, by id of the run; no text is kept."""
+
+    def add(self, run: RunTexts) -> None:
+        """Note the texts of a run."""
+        self[run.run_id] = find_recurrence(run.steps, run.texts)
+
+
 def study_trajectories(
     database: Database,
     clustering: ClusteringSummary,
@@ -226,15 +227,15 @@ def study_trajectories(
         raise InvalidParameter(f"by must be one of {'; '.join(GROUPINGS)}; got {by!r}")
     if lag is not None:
         _require_multiple(lag, sampling)
-    with database.reading() as connection:
-        steps = read_steps(connection, clustering, progress)
-        trajectories = find_states(steps, core_probability=core_probability)
+    with open_clustering(database, clustering, progress) as stored:
+        trajectories = find_states(stored.steps, core_probability=core_probability)
         if lag is not None:
             _require_pairs(trajectories, lag)
-        facts = read_runs(connection)
-        recurrences = _recurrences(stream_texts(connection, steps.run_ids), len(steps.run_ids), progress)
-        wanted = _few_outputs(steps, facts) if by == MODEL else []
-        writers = list(read_writers(connection, wanted))
+        recurrences = Recurrences()
+        stored.read_texts(recurrences.add)
+        wanted = _few_outputs(stored.steps, stored.runs) if by == MODEL else []
+        writers = list(read_writers(stored.connection, wanted))
+        facts = stored.runs
     progress.phase("sum up")
     return sum_up(clustering, trajectories, facts, recurrences, by=by, lag=lag, writers=writers)
 
@@ -324,16 +325,6 @@ def _require_pairs(steps: RunSteps, lag: int) -> None:
             f"lag must be at most {longest}, the output steps from the first to the last sampled one of the "
             f"longest run; got {lag}"
         )
-
-
-def _recurrences(found: Iterator[RunTexts], n_runs: int, progress: Progress) -> dict[str, Recurrence]:
-    """Find what the texts of each run come back to; one run's texts are in memory at a time."""
-    progress.phase("read texts", total=n_runs)
-    recurrences = {}
-    for run in found:
-        recurrences[run.run_id] = find_recurrence(run.steps, run.texts)
-        progress.advance(1)
-    return recurrences
 
 
 def _few_outputs(steps: RunSteps, facts: Mapping[str, RunFacts]) -> Iterator[tuple[str, list[int]]]:
