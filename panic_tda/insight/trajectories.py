@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -289,6 +290,15 @@ def group_runs(study: TrajectoryStudy, by: str) -> tuple[GroupSummary, ...]:
     return _groups(study.runs, _keys(study.runs, by, ()), study.sampling)
 
 
+def classify_runs(runs: Sequence[RunSummary], by: str) -> tuple[list[Any], IntArray]:
+    """Return the networks or prompts of runs in the order of their groups, and the position of each run's.
+
+    None, where a run has gone, comes last.
+    """
+    distinct, codes = _number_keys(_keys(runs, by, ()))
+    return [key[by] for key in distinct], codes
+
+
 def find_run(study: TrajectoryStudy, reference: str) -> RunSummary:
     """Return the run that an id, with or without dashes, or the beginning of one stands for.
 
@@ -382,13 +392,19 @@ def _value(name: str, facts: RunFacts | None) -> str | list[str] | None:
 def _groups(
     runs: Sequence[RunSummary], keys: Sequence[dict[str, Any]], sampling: int
 ) -> tuple[GroupSummary, ...]:
-    members: dict[str, list[int]] = {}
-    for number, key in enumerate(keys):
-        members.setdefault(json.dumps(key, ensure_ascii=False), []).append(number)
+    distinct, codes = _number_keys(keys)
     return tuple(
-        _summed(keys[numbers[0]], [runs[number] for number in numbers], sampling)
-        for _, numbers in sorted(members.items())
+        _summed(key, [runs[number] for number in np.flatnonzero(codes == code).tolist()], sampling)
+        for code, key in enumerate(distinct)
     )
+
+
+def _number_keys(keys: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], IntArray]:
+    """Return the distinct keys in alphabetical order, and the position of each key among them."""
+    texts = [json.dumps(key, ensure_ascii=False) for key in keys]
+    distinct = dict(sorted(zip(texts, keys, strict=True), key=itemgetter(0)))
+    codes = {text: code for code, text in enumerate(distinct)}
+    return list(distinct.values()), np.array([codes[text] for text in texts], dtype=np.int64)
 
 
 def _summed(group: dict[str, Any], runs: Sequence[RunSummary], sampling: int) -> GroupSummary:
