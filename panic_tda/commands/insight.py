@@ -122,7 +122,7 @@ def compare_clusterings(
     from panic_tda.insight import comparison
     from panic_tda.storage.database import open_current
     from panic_tda.storage.read import results
-    from panic_tda.storage.read.trajectories import read_medoid_texts
+    from panic_tda.storage.read.clusterings import StoredClustering
 
     if model is not None and options.LATEST not in (first, second):
         raise click.UsageError("--model is for latest: ids are of one model each")
@@ -141,8 +141,8 @@ def compare_clusterings(
     concerned = [*(label for one in changed for label, _ in one.into), *new]
     with opened.reading() as connection:
         texts = (
-            read_medoid_texts(connection, a.id, [one.a for one in changed]),
-            read_medoid_texts(connection, b.id, concerned),
+            StoredClustering(connection, a).read_medoid_texts([one.a for one in changed]),
+            StoredClustering(connection, b).read_medoid_texts(concerned),
         )
     width = common.table_width()
     terminal.print_data(rendering.comparison_text(compared, (a, b), texts, width=width, limit=limit))

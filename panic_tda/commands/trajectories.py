@@ -57,8 +57,7 @@ def show_trajectories(
     """
     from panic_tda.cli.rendering import trajectories as rendering
     from panic_tda.insight import trajectories
-    from panic_tda.storage.read.clusterings import find_stored
-    from panic_tda.storage.read.trajectories import read_medoid_texts
+    from panic_tda.storage.read.clusterings import find_stored, open_clustering
 
     opened, clustering = find_stored(database, reference, model=model)
     with display.make_progress(ended=logging.DEBUG) as progress:
@@ -71,8 +70,8 @@ def show_trajectories(
         listed = {} if runs is None else {"runs": [one.to_dict() for one in runs]}
         terminal.print_data(study.to_dict() | listed)
         return
-    with opened.reading() as connection:
-        texts = read_medoid_texts(connection, clustering.id, rendering.shown_states(study, run))
+    with open_clustering(opened, clustering) as stored:
+        texts = stored.read_medoid_texts(rendering.shown_states(study, run))
     width = common.table_width()
     parts = [rendering.trajectories_text(study, clustering, texts, width=width)]
     if all_runs:

@@ -24,7 +24,6 @@ from panic_tda.errors import NothingShared
 from panic_tda.insight.agreement import adjusted_mutual_information, adjusted_rand, contingency
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
-from panic_tda.storage.read.assignments import read_invocations
 from panic_tda.storage.read.clusterings import StoredClustering
 from panic_tda.storage.read.results import ClusteringSummary
 
@@ -190,12 +189,12 @@ def compare_clusterings(
     progress = progress or Silent()
     by = BY_EMBEDDING
     with database.reading() as connection:
-        rows_a, rows_b = (StoredClustering(connection, one, progress).assignments for one in (a, b))
+        stored = [StoredClustering(connection, one, progress) for one in (a, b)]
+        rows_a, rows_b = (one.assignments for one in stored)
         shared_a, shared_b = _shared(rows_a.ids, rows_b.ids)
         if not len(shared_a):
             by = BY_INVOCATION
-            progress.phase("read invocations")
-            shared_a, shared_b = _shared(*(read_invocations(connection, one.id) for one in (a, b)))
+            shared_a, shared_b = _shared(*(one.invocations for one in stored))
     if not len(shared_a):
         raise NothingShared(
             f"clustering {a.id} of {a.embedding_model} and clustering {b.id} of {b.embedding_model} have no "

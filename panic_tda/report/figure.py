@@ -29,7 +29,6 @@ from panic_tda.report.fonts import find_fonts
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
-from panic_tda.storage.read.trajectories import read_medoid_texts
 from panic_tda.wording import on_one_line, pluralize
 
 _log = logging.getLogger(__name__)
@@ -132,7 +131,7 @@ def read_scene(
         if not len(rows):
             raise PanicTdaError(f"no embedding of clustering {source.id} is in the database any more")
         vectors, assigned, medoids = stored.read_vectors(rows), stored.assignments, stored.medoids
-        texts = read_medoid_texts(stored.connection, source.id, list(medoids)[: style.n_labels])
+        texts = stored.read_medoid_texts(list(medoids)[: style.n_labels])
     progress.phase("lay out")
     found = Map(rows, *lay_out(vectors, seed=seed), n_total=len(assigned.ids))
     at = np.searchsorted(rows, np.array(list(medoids.values()), dtype=np.int64))

@@ -5,7 +5,7 @@ Everything that shows, compares, recuts, draws or exports a clustering reads it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,12 @@ from sqlalchemy.engine import Connection
 
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database, open_current
-from panic_tda.storage.read.assignments import Assignments, count_assignments, read_assignments
+from panic_tda.storage.read.assignments import (
+    Assignments,
+    count_assignments,
+    read_assignments,
+    read_invocations,
+)
 from panic_tda.storage.read.census import FLOAT_BYTES, stored_width
 from panic_tda.storage.read.loading import load_assigned
 from panic_tda.storage.read.medoids import read_medoid_ids
@@ -25,6 +30,7 @@ from panic_tda.storage.read.trajectories import (
     RunFacts,
     RunSteps,
     RunTexts,
+    read_medoid_texts,
     read_runs,
     read_steps,
     stream_texts,
@@ -101,6 +107,16 @@ class StoredClustering:
     def dimensions(self) -> int:
         """Dimensions of the vectors of its embedding model; 0 where there are none."""
         return stored_width(self.connection, self.summary.embedding_model) // FLOAT_BYTES
+
+    @cached_property
+    def invocations(self) -> BytesArray:
+        """The invocation of each assignment, (n,) S32; see `read_invocations`."""
+        self._progress.phase("read invocations")
+        return read_invocations(self.connection, self.summary.id)
+
+    def read_medoid_texts(self, labels: Iterable[int]) -> dict[int, str | None]:
+        """Read what the medoids of some clusters say, by label; None where one is an image."""
+        return read_medoid_texts(self.connection, self.summary.id, labels)
 
     def read_texts(self, *take: Callable[[RunTexts], None]) -> None:
         """Pass the texts of each of its runs to all of these functions; one run is in memory at a time."""

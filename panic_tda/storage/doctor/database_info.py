@@ -28,7 +28,7 @@ _ROWS = re.compile(r"(SCAN|SEARCH) (TABLE )?invocation(_\d+)?\b(?!.* COVERING IN
 
 
 @dataclass(frozen=True)
-class Subject:
+class DatabaseInfo:
     """A database, and what is known of it before anything is looked for.
 
     Attributes
@@ -88,8 +88,8 @@ class Subject:
         return False
 
 
-def look_at(database: Database, progress: Progress) -> Subject:
-    """Open what is to be examined.
+def inspect(database: Database, progress: Progress) -> DatabaseInfo:
+    """Return what a database has, before anything is looked for.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def look_at(database: Database, progress: Progress) -> Subject:
             table: tuple(column["name"] for column in inspector.get_columns(table))
             for table in sorted(set(inspector.get_table_names()) & set(_TABLES))
         }
-        return Subject(database, schema_version(connection), columns, progress)
+        return DatabaseInfo(database, schema_version(connection), columns, progress)
 
 
 def has_index(connection: Connection, name: str) -> bool:
