@@ -149,10 +149,11 @@ def recut_clustering(
     with open_clustering(database, source, progress) as stored:
         tree, matrix = stored.tree, stored.load_matrix(memory_limit=memory_limit)
     loaded = time.monotonic()
-    clustering = recut_rows(matrix.vectors, tree, effective, source=source.record, progress=progress)
-    seconds = {"load": loaded - began, **clustering.record.seconds}
-    record = replace(clustering.record, seconds=seconds, recut_of=str(source.id))
-    finished = finish(matrix, replace(clustering, record=record), started_at)
+    about = {"recut_of": str(source.id), "seconds": {"load": loaded - began}}
+    clustering = recut_rows(
+        matrix.vectors, tree, effective, source=source.record, progress=progress, about=about
+    )
+    record, finished = clustering.record, finish(matrix, clustering, started_at)
     progress.phase("save")
     saving = time.monotonic()
     save_or_keep(database, finished)
@@ -173,7 +174,7 @@ def recut_clustering(
         wording=wording,
         remedy=how_to_recut(database, finished, wording),
     )
-    return ModelOutcome.of(finished, seconds | {"save": time.monotonic() - saving})
+    return ModelOutcome.of(finished, record.seconds | {"save": time.monotonic() - saving})
 
 
 def _settings(record: ClusteringRecord) -> dict[str, Any]:
