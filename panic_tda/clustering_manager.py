@@ -350,18 +350,18 @@ def _load_cluster_save(job: _Job, census: ModelCensus, placement: Placement) -> 
         progress,
         placement=placement,
         checkpoint=checkpoint,
+        about=matrix.chosen | {"input_sha256": fingerprint, "seconds": {"load": loaded - began}},
     )
-    seconds = {"load": loaded - began, **clustering.record.seconds}
-    record = replace(clustering.record, **matrix.chosen, seconds=seconds, input_sha256=fingerprint)
-    stored_tree = clustering.tree if job.resources.keep_tree else None
-    finished = finish(matrix, replace(clustering, record=record, tree=stored_tree), started_at)
+    record = clustering.record
+    to_store = clustering if job.resources.keep_tree else replace(clustering, tree=None)
+    finished = finish(matrix, to_store, started_at)
     progress.phase("save")
     saving = time.monotonic()
     save_or_keep(job.database, finished)
     if checkpoint is not None:
         _discard(checkpoint)
     _remove_empty(folder, folder.parent if job.resources.work_dir is None else None)
-    outcome = _outcome(finished, seconds | {"save": time.monotonic() - saving})
+    outcome = _outcome(finished, record.seconds | {"save": time.monotonic() - saving})
     warn_if_doubtful(
         record,
         clustering.tree,

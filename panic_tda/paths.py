@@ -1,9 +1,10 @@
-"""Paths as users write them: a leading `~` means a home folder, also where no shell has expanded it."""
+"""Paths as users write them, where a leading `~` means a home folder, and as SQLite takes them."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 from panic_tda.errors import WrongUsage
 
@@ -35,3 +36,14 @@ def expand_home(path: str | os.PathLike[str]) -> Path:
         raise WrongUsage(
             f"{plain} is in the home folder, which is unknown; set HOME, or give the whole path"
         ) from error
+
+
+def sqlite_uri(path: Path, mode: str, *, immutable: bool = False) -> str:
+    """Return the URI by which SQLite opens a file; `immutable` promises that nobody writes it.
+
+    The path is percent-encoded: a `?` or `#` in it would end it, a `%` would be taken for an escape.
+
+    >>> sqlite_uri(Path("/data/50%?.sqlite"), "ro")
+    'file:/data/50%25%3F.sqlite?mode=ro'
+    """
+    return f"file:{quote(os.fsencode(path))}?mode={mode}{'&immutable=1' if immutable else ''}"

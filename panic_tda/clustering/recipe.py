@@ -14,6 +14,7 @@ import importlib.metadata
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -141,6 +142,7 @@ def cluster_rows(
     *,
     placement: Placement | None = None,
     checkpoint: Checkpoint | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> Clustering:
     """Cluster the rows of a matrix that may be overwritten; see `hdbscan`.
 
@@ -157,6 +159,8 @@ def cluster_rows(
         What `place` said; None asks it.
     checkpoint : Checkpoint, optional
         Where a backend that can go on after a kill keeps its state.
+    about : mapping, optional
+        Values of the record that are not of the fit, by their names; its `seconds` are of the stages before.
     """
     n = len(vectors)
     effective = asked.resolve(n)
@@ -178,11 +182,9 @@ def cluster_rows(
 
     progress.phase(phases.MEDOIDS)
     found = _medoids(rows if backend.weighted else keep_distinct(vectors, distinct), distinct, flat)
-    record = replace(
-        _record(effective, backend, distinct, flat, tree),
-        seconds=({"compile": compiling} if compiling else {})
-        | {"fit": fitted - began, "medoids": time.monotonic() - fitted},
-    )
+    seconds = {"fit": fitted - began, "medoids": time.monotonic() - fitted}
+    about = _with_seconds(about, ({"compile": compiling} if compiling else {}) | seconds)
+    record = _record(effective, backend, distinct, flat, tree=tree, about=about)
     return _clustering(flat, distinct, found, record=record, tree=tree)
 
 
@@ -193,6 +195,7 @@ def recut_rows(
     *,
     source: ClusteringRecord,
     progress: Progress,
+    about: Mapping[str, Any] | None = None,
 ) -> Clustering:
     """Cut other clusters from the tree of an earlier fit: what a fit with these parameters would find.
 
@@ -209,6 +212,8 @@ def recut_rows(
         Of that fit.
     progress : Progress
         Told what is being done.
+    about : mapping, optional
+        As for `cluster_rows`.
 
     Returns
     -------
@@ -224,14 +229,9 @@ def recut_rows(
     normalise(vectors)
     distinct = find_distinct(vectors)
     found = _medoids(keep_distinct(vectors, distinct), distinct, flat)
-    record = replace(
-        source,
-        **asdict(effective),
-        **_counts(flat),
-        versions=_versions(),
-        seconds=({"compile": compiling} if compiling else {})
-        | {"cut": cut - began, "medoids": time.monotonic() - cut},
-    )
+    seconds = {"cut": cut - began, "medoids": time.monotonic() - cut}
+    about = _with_seconds(about, ({"compile": compiling} if compiling else {}) | seconds)
+    record = replace(source, **asdict(effective), **_counts(flat), versions=_versions(), **about)
     return _clustering(flat, distinct, found, record=record, tree=tree)
 
 
@@ -330,7 +330,9 @@ def _record(
     backend: Backend,
     distinct: DistinctRows,
     flat: FlatClusters,
+    *,
     tree: SpanningTree | None,
+    about: Mapping[str, Any],
 ) -> ClusteringRecord:
     checked = None if tree is None else tree.lighter_edges
     return ClusteringRecord(
@@ -343,7 +345,14 @@ def _record(
         versions=_versions(),
         lighter_edge_share=None if checked is None else checked.share,
         lighter_edge_sample=None if checked is None else checked.sample,
+        **about,
     )
+
+
+def _with_seconds(about: Mapping[str, Any] | None, seconds: dict[str, float]) -> dict[str, Any]:
+    """Add seconds of stages to those that are known."""
+    about = about or {}
+    return {**about, "seconds": about.get("seconds", {}) | seconds}
 
 
 def _counts(flat: FlatClusters) -> dict[str, Any]:

@@ -51,13 +51,9 @@ def show_trajectories(
     """
     from panic_tda.cli.rendering import trajectories as rendering
     from panic_tda.insight import trajectories
-    from panic_tda.storage.database import open_current
-    from panic_tda.storage.read import results
-    from panic_tda.storage.read.trajectories import read_medoid_texts
+    from panic_tda.storage.read.clusterings import find_stored, open_clustering
 
-    opened = open_current(database)
-    with opened.session() as session:
-        clustering = results.find_clustering(session, reference, model=model)
+    opened, clustering = find_stored(database, reference, model=model)
     with display.make_progress(ended=logging.DEBUG) as progress:
         study = trajectories.study_trajectories(
             opened, clustering, by=by, lag=lag, core_probability=core_probability, progress=progress
@@ -65,10 +61,11 @@ def show_trajectories(
     run = None if run_id is None else trajectories.find_run(study, run_id)
     runs = study.runs if all_runs else None if run is None else (run,)
     if as_json:
-        terminal.print_data(rendering.trajectories_json(study, runs))
+        listed = {} if runs is None else {"runs": [one.to_dict() for one in runs]}
+        terminal.print_data(study.to_dict() | listed)
         return
-    with opened.reading() as connection:
-        texts = read_medoid_texts(connection, clustering.id, rendering.shown_states(study, run))
+    with open_clustering(opened, clustering) as stored:
+        texts = stored.read_medoid_texts(rendering.shown_states(study, run))
     width = common.table_width()
     parts = [rendering.trajectories_text(study, clustering, texts, width=width)]
     if all_runs:

@@ -9,8 +9,9 @@ References
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import numpy as np
 
@@ -18,11 +19,10 @@ from panic_tda.clustering.cuts import Cut, count_rows, cut_all
 from panic_tda.devices.machine import available_cores
 from panic_tda.errors import NoTree
 from panic_tda.progress import Progress, Silent
-from panic_tda.storage.database import Database, open_current
-from panic_tda.storage.read.assignments import read_assignments
+from panic_tda.storage.database import Database
+from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
-from panic_tda.storage.read.trajectories import RunSteps, RunTexts, read_steps, stream_texts
-from panic_tda.storage.read.trees import require_tree
+from panic_tda.storage.read.trajectories import RunSteps, RunTexts
 from panic_tda.types import OUTLIER, SpanningTree
 
 if TYPE_CHECKING:
@@ -214,6 +214,8 @@ class Density:
 
     Attributes
     ----------
+    clustering, embedding_model : UUID, str
+        The clustering, and the model of its embeddings.
     n_rows, n_outliers : int
         Rows, and those in no cluster.
     n_distinct : int
@@ -230,6 +232,8 @@ class Density:
         By the model that wrote the text; only of texts.
     """
 
+    clustering: UUID
+    embedding_model: str
     n_rows: int
     n_outliers: int
     n_distinct: int
@@ -240,6 +244,14 @@ class Density:
     by_text_length: list[Share]
     by_step: list[Share]
     by_writer: list[Share]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object that `show-density --json` prints, of plain values."""
+        cuts = {
+            name: [_cut_to_dict(cut, self.n_rows) for cut in getattr(self, name)]
+            for name in ("by_min_cluster_size", "by_epsilon")
+        }
+        return asdict(self) | {"clustering": str(self.clustering)} | cuts
 
 
 class TextNotes:
@@ -313,17 +325,11 @@ def examine(
     vector and no image. Takes some 200 bytes a row.
     """
     progress = progress or Silent()
-    with open_current(database).reading() as connection:
-        progress.phase("read the tree")
-        tree = require_tree(connection, source.id, source.record)
-        labels = read_assignments(connection, source.id).labels
-        steps = read_steps(connection, source, progress)
-        progress.phase("read texts", total=len(steps.run_ids))
-        texts = TextNotes(steps)
-        for run in stream_texts(connection, steps.run_ids):
-            texts.add(run)
-            progress.advance(1)
-    return describe(source, tree, labels, steps=steps, texts=texts, progress=progress)
+    with open_clustering(database, source, progress) as stored:
+        tree, texts = stored.tree, TextNotes(stored.steps)
+        stored.read_texts(texts.add)
+    labels = stored.assignments.labels
+    return describe(source, tree, labels, steps=stored.steps, texts=texts, progress=progress)
 
 
 def describe(
@@ -361,6 +367,8 @@ def describe(
     known, is_first = texts.lengths >= 0, texts.is_first
     of_texts = rows[known]
     return Density(
+        clustering=source.id,
+        embedding_model=source.embedding_model,
         n_rows=len(cores),
         n_outliers=int(are_outliers.sum()),
         n_distinct=int(is_first.sum()),
@@ -372,3 +380,13 @@ def describe(
         by_step=by_decile(steps.steps, are_outliers[rows]),
         by_writer=by_name(texts.writers[known], texts.names, are_outliers[of_texts]),
     )
+
+
+def _cut_to_dict(cut: Cut, n_rows: int) -> dict[str, Any]:
+    return {
+        "min_cluster_size": cut.parameters.min_cluster_size,
+        "epsilon": cut.parameters.cluster_selection_epsilon,
+        "n_clusters": cut.n_clusters,
+        "n_outliers": cut.n_outliers,
+        "outlier_share": cut.n_outliers / n_rows,
+    }

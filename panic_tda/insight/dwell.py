@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
@@ -66,6 +66,16 @@ class DwellStatistics:
     weibull_shape: float | None
     log_likelihood_ratio: float | None
     heavier_than_exponential: bool | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return `dwell` of a group in `show-trajectories --json`, of plain values."""
+        return {
+            "visits": self.visits,
+            "censored": self.censored,
+            "median": self.median,
+            "weibull_shape": self.weibull_shape,
+            "heavier_than_exponential": self.heavier_than_exponential,
+        }
 
 
 def describe_dwells(dwells: IntArray, censored: BoolArray, *, sampling: int = 1) -> DwellStatistics:

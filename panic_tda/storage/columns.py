@@ -312,11 +312,11 @@ def decode(value: Any) -> Any:
 
 
 def decode_or_bytes(value: Any) -> Any:
-    """Return a text decoded, or as bytes where it is not UTF-8; other values as they are."""
+    """Return a text decoded, or as `Undecoded` where it is not UTF-8; other values as they are."""
     try:
         return decode(value)
     except ValueError:
-        return bytes(value)
+        return value
 
 
 def _shortened(value: Any) -> str:

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import quote
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from panic_tda.errors import DatabaseError
 from panic_tda.interrupts import interruptible
+from panic_tda.paths import sqlite_uri
 from panic_tda.storage.reasons import no_locks, supports_locks
 
 BUSY_TIMEOUT_SECONDS = 60.0
@@ -34,10 +34,7 @@ class LockTaken(DatabaseError):
 
 def connect(path: Path, mode: str, foreign_keys: bool) -> sqlite3.Connection:
     """Open a file with mode `ro` or `rw`, outside a transaction; a signal can interrupt its statements."""
-    # The path is percent-encoded: a '?' or '#' in it would end it, a '%' would be taken for an escape.
-    uri = f"file:{quote(os.fsencode(path))}?mode={mode}"
-    if mode == "ro" and _needs_immutable(path, uri):
-        uri += "&immutable=1"
+    uri = sqlite_uri(path, mode, immutable=mode == "ro" and _needs_immutable(path))
     connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, factory=_Connection)
     interruptible.add(connection)
     try:
@@ -85,7 +82,7 @@ class _Connection(sqlite3.Connection):
     """A connection that supports weak references; the driver's own class does not."""
 
 
-def _needs_immutable(path: Path, uri: str) -> bool:
+def _needs_immutable(path: Path) -> bool:
     """Return whether SQLite can open a file only as `immutable`, which promises that nobody writes it.
 
     In WAL mode, even a reader creates a log and its index beside the file if they are missing.
@@ -93,7 +90,7 @@ def _needs_immutable(path: Path, uri: str) -> bool:
     logs = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
     if os.access(path.parent, os.W_OK) or any(log.exists() for log in logs):
         return False
-    with closing(sqlite3.connect(uri, uri=True, timeout=0)) as connection:
+    with closing(sqlite3.connect(sqlite_uri(path, "ro"), uri=True, timeout=0)) as connection:
         try:
             connection.execute("SELECT 1 FROM sqlite_master LIMIT 1")
         except sqlite3.OperationalError as error:

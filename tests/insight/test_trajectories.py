@@ -12,7 +12,6 @@ from uuid import UUID
 
 import pytest
 
-from panic_tda.cli.rendering.trajectories import trajectories_json
 from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.errors import InvalidParameter, WrongUsage
 from panic_tda.files.importing import import_embeddings
@@ -84,7 +83,7 @@ def study_is_the_references(
     assert database.path is not None
     lag = options.pop("lag", None) or clustering.record.downsample
     expected = reference.report(database.path, str(clustering.id), lag=lag, **options)
-    same(trajectories_json(study, study.runs), expected)
+    same(study.to_dict() | {"runs": [run.to_dict() for run in study.runs]}, expected)
     return study
 
 

@@ -15,12 +15,13 @@ from panic_tda.insight.recut import Changes, recut_clustering
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.doctor import examine_database
-from panic_tda.storage.doctor.clusterings import TREE as DAMAGED_TREE
 from panic_tda.storage.doctor.trees import SAMPLE_EDGES, WRONG_TREE
+from panic_tda.storage.doctor.trees import TREE as DAMAGED_TREE
 from panic_tda.storage.read import trees
 from panic_tda.storage.read.assignments import read_assignments
-from panic_tda.storage.read.picking import read_vectors
 from panic_tda.storage.read.results import ClusteringSummary, list_clusterings
+from panic_tda.storage.read.vectors_by_id import read_vectors
+from panic_tda.storage.write.trees import save_tree
 from panic_tda.types import SpanningTree
 from tests.conftest import MakeFile, UpgradedFile
 from tests.field_files import FieldSpec
@@ -50,7 +51,7 @@ def store_tree(database: Database, summary: ClusteringSummary, tree: SpanningTre
         query = f"SELECT key FROM clusteringresult WHERE id = '{summary.id.hex}'"
         key = connection.exec_driver_sql(query).scalar_one()
         connection.exec_driver_sql(f"DELETE FROM clusteringtree WHERE result_key = {key}")
-        trees.save_tree(connection, key, tree)
+        save_tree(connection, key, tree)
 
 
 def as_an_earlier_version_stored(tree: SpanningTree) -> SpanningTree:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from panic_tda.storage.database import open_database
 from panic_tda.storage.read import glance
 from panic_tda.storage.read.glance import stored_clusterings, stored_models
+from panic_tda.storage.read.results import list_clusterings
 from panic_tda.storage.write.saving import save_clustering
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec, write_field_file
@@ -89,6 +92,15 @@ def test_what_others_have_written_so_far_is_seen(clustered: tuple[UpgradedFile, 
         writing.commit()
         writing.execute("BEGIN EXCLUSIVE")
         assert [one.id for one in stored_clusterings(str(file.path))] == ids[:1]
+
+
+@pytest.mark.parametrize("name", ["50% #1?.sqlite", os.fsdecode(b"caf\xe9.sqlite")])
+def test_a_file_of_any_name_is_read(clustered: tuple[UpgradedFile, list[str]], name: str) -> None:
+    file, ids = clustered
+    path = file.path.rename(file.path.with_name(name))
+    assert [one.id for one in stored_clusterings(str(path))] == ids
+    with open_database(path).session() as session:
+        assert [str(one.id) for one in list_clusterings(session)] == ids
 
 
 def test_a_tilde_is_the_home_folder(

@@ -24,6 +24,7 @@ from panic_tda.storage.read import trees
 from panic_tda.storage.read.assignments import read_assignments
 from panic_tda.storage.read.results import find_clustering, get_cluster_details
 from panic_tda.storage.write import pending
+from panic_tda.storage.write import trees as written
 from panic_tda.storage.write.recovery import save_pending
 from panic_tda.storage.write.saving import delete_clusterings, save_clustering
 from panic_tda.types import FinishedClustering, SpanningTree
@@ -101,7 +102,7 @@ def test_a_part_fits_into_what_is_said(tmp_path: Path) -> None:
     tree = SpanningTree(
         rng.integers(0, 2**31 - 1, n - 1), rng.integers(0, 2**31 - 1, n - 1), rng.random(n - 1), rng.random(n)
     )
-    parts = [len(part) for part in trees._parts(tree)]
+    parts = [len(part) for part in written._parts(tree)]
     assert len(parts) == 2
     assert max(parts) <= trees.PART_BYTES
 
@@ -334,9 +335,9 @@ def test_the_order_of_edges_means_nothing(upgraded: MakeFile) -> None:
     assert finished.tree is not None
     order = np.random.default_rng(1).permutation(len(finished.tree.height))
     shuffled = pa.concat_tables(
-        [trees.as_table(finished.tree).take(order), trees.as_table(finished.tree)[-1:]]
+        [written.as_table(finished.tree).take(order), written.as_table(finished.tree)[-1:]]
     )
-    table = trees.as_table(finished.tree)
+    table = written.as_table(finished.tree)
     columns = {name: table.column(name) for name in table.column_names}
     for name in ("u", "v", "height"):
         columns[name] = shuffled.column(name)

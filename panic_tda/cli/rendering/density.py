@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
 
 from panic_tda.cli.rendering.common import percent
-from panic_tda.cli.text import Column, on_one_line, paragraph, table
+from panic_tda.cli.text import Column, paragraph, table
 from panic_tda.clustering.cuts import Cut
 from panic_tda.insight.density import LEAST_DIP_ROWS, Density, Dip, Histogram, Share
 from panic_tda.storage.read.results import ClusteringSummary
-from panic_tda.wording import install_extra, pluralize
+from panic_tda.wording import install_extra, on_one_line, pluralize
 
 _LINES = 20
 _BAR, _BESIDE_BAR = 36, 38
 """Columns of the longest bar, and of what stands beside it."""
 _SIGNIFICANT = 0.05
 _TEXT_WIDTH = 100
-
-
-def density_json(source: ClusteringSummary, found: Density) -> dict[str, Any]:
-    """Return the object that `show-density --json` prints."""
-    said = asdict(found)
-    for name in ("by_min_cluster_size", "by_epsilon"):
-        said[name] = [_cut(cut, found.n_rows) for cut in getattr(found, name)]
-    return {"clustering": str(source.id), "embedding_model": source.embedding_model} | said
 
 
 def density_text(source: ClusteringSummary, found: Density, width: int) -> str:
@@ -119,13 +109,3 @@ def _shares_text(shares: Sequence[Share], width: int) -> str:
         for share in shares
     ]
     return table(columns, rows, width)
-
-
-def _cut(cut: Cut, n_rows: int) -> dict[str, Any]:
-    return {
-        "min_cluster_size": cut.parameters.min_cluster_size,
-        "epsilon": cut.parameters.cluster_selection_epsilon,
-        "n_clusters": cut.n_clusters,
-        "n_outliers": cut.n_outliers,
-        "outlier_share": cut.n_outliers / n_rows,
-    }

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from panic_tda.cli.rendering.common import PIPE_COLUMNS, percent, yes_no
-from panic_tda.cli.text import Column, on_one_line, paragraph, shorten, shorten_ids, table
+from panic_tda.cli.text import Column, paragraph, shorten, table
 from panic_tda.insight.dwell import DwellStatistics
 from panic_tda.insight.milestones import Transitions
 from panic_tda.insight.trajectories import GroupSummary, RunSummary, TrajectoryStudy
 from panic_tda.storage.read.census import show_id
 from panic_tda.storage.read.results import ClusteringSummary
-from panic_tda.wording import pluralize
+from panic_tda.wording import on_one_line, pluralize, shorten_ids
 
 _TRANSITIONS_SHOWN = 5
 _STATES_NAMED = 10
@@ -49,22 +49,6 @@ _TRANSITION_COLUMNS = (
     Column("to", right=True),
     Column("text", elastic=True),
 )
-
-
-def trajectories_json(study: TrajectoryStudy, runs: Sequence[RunSummary] | None = None) -> dict[str, Any]:
-    """Return the object that `show-trajectories --json` prints, with these runs where some were asked for."""
-    found = study.transitions
-    columns = (found.sources.tolist(), found.targets.tolist(), found.counts.tolist())
-    said = {
-        "clustering": str(study.clustering),
-        "lag": study.lag,
-        "groups": [_group_json(group) for group in study.groups],
-        "transitions": [
-            {"from": source, "to": target, "count": count}
-            for source, target, count in zip(*columns, strict=True)
-        ],
-    }
-    return said if runs is None else said | {"runs": [_run_json(run) for run in runs]}
 
 
 def trajectories_text(
@@ -156,39 +140,6 @@ def shown_states(study: TrajectoryStudy, run: RunSummary | None = None) -> set[i
     return {label for source, target, _ in pairs for label in (source, target)} | set(
         _longest_in(run) if run is not None else ()
     )
-
-
-def _group_json(group: GroupSummary) -> dict[str, Any]:
-    return {
-        "group": group.group,
-        "n_runs": group.n_runs,
-        "n_steps": group.n_steps,
-        "transit_share": group.transit_steps / group.n_steps,
-        "settled_runs": group.settled_runs,
-        "periodic_runs": {str(period): count for period, count in group.periodic_runs.items()},
-        "median_absorbed_at": group.median_absorbed_at,
-        "dwell": {
-            "visits": group.dwell.visits,
-            "censored": group.dwell.censored,
-            "median": group.dwell.median,
-            "weibull_shape": group.dwell.weibull_shape,
-            "heavier_than_exponential": group.dwell.heavier_than_exponential,
-        },
-    }
-
-
-def _run_json(run: RunSummary) -> dict[str, Any]:
-    return {
-        "run_id": show_id(run.run_id),
-        "n_steps": run.n_steps,
-        "distinct_texts": run.distinct_texts,
-        "period": run.period,
-        "absorbed_at": run.absorbed_at,
-        "settled_in": run.settled_in,
-        "settled_at": run.settled_at,
-        "transit_share": run.transit_steps / run.n_steps,
-        "visits": run.visits.tolist(),
-    }
 
 
 def _group_cells(group: GroupSummary) -> list[str]:

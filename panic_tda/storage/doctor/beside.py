@@ -5,22 +5,20 @@ from __future__ import annotations
 import time
 
 from panic_tda.clustering.checkpoint import saved_states
+from panic_tda.storage.doctor.database_info import DatabaseInfo
 from panic_tda.storage.doctor.findings import Findings
-from panic_tda.storage.doctor.subject import Subject
 from panic_tda.storage.write import pending
 from panic_tda.wording import format_bytes
 
 UNFINISHED = "unfinished_work"
 
 
-def check_beside(subject: Subject, found: Findings) -> None:
+def check_beside(info: DatabaseInfo, found: Findings) -> None:
     """Find kept results and saved states of this database."""
-    subject.progress.phase("look beside the database")
-    for path in pending.find(subject.database):
-        found.add(
-            UNFINISHED, str(path), f"a result; save it with: {subject.database.command('save-pending')}"
-        )
-    for state in saved_states(subject.database.work_root):
+    info.progress.phase("look beside the database")
+    for path in pending.find(info.database):
+        found.add(UNFINISHED, str(path), f"a result; save it with: {info.database.command('save-pending')}")
+    for state in saved_states(info.database.work_root):
         age = _age(time.time() - state.saved_at)
         found.add(UNFINISHED, str(state.folder), f"a state of {format_bytes(state.n_bytes)}, saved {age} ago")
 

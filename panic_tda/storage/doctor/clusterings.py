@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
-from uuid import UUID
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from panic_tda.errors import DamagedTree, DamagedValue, DatabaseError
-from panic_tda.parameters import ClusteringRecord
-from panic_tda.storage.cells import as_literal, find_damaged, read_each
+from panic_tda.errors import DamagedValue
+from panic_tda.storage.cells import as_literal, find_damaged, stored_values, successive_values
 from panic_tda.storage.columns import ROUNDING
+from panic_tda.storage.doctor.database_info import DatabaseInfo
 from panic_tda.storage.doctor.findings import Findings, show
-from panic_tda.storage.doctor.subject import Subject, first_values
-from panic_tda.storage.read import trees
+from panic_tda.storage.read.summaries import ResultRow, read_result_rows
 from panic_tda.storage.schema.tables import (
     Cluster,
     ClusteringResult,
@@ -28,7 +26,6 @@ from panic_tda.types import OUTLIER
 from panic_tda.wording import pluralize
 
 ORPHAN, BROKEN, OLD = "orphan_assignment", "broken_clustering", "old_clustering_tables"
-TREE = "damaged_tree"
 _TABLES = {table.__tablename__: table for table in (EmbeddingCluster, Cluster, ClusteringTree)}
 _OLD_TABLES = ("clusteringresult", "cluster", "embeddingcluster")
 _result: Any = ClusteringResult.__table__
@@ -37,27 +34,8 @@ _assignment: Any = EmbeddingCluster.__table__
 _embedding: Any = Embedding.__table__
 
 
-class Clustering(NamedTuple):
-    """A stored clustering: its short number and its id, as they are stored.
-
-    Attributes
-    ----------
-    key, id
-        As stored.
-    record : ClusteringRecord or None
-        None where the row cannot be read.
-    fault : str
-        Why it cannot be read; empty where it can.
-    """
-
-    key: Any
-    id: Any
-    record: ClusteringRecord | None
-    fault: str
-
-
 @dataclass(frozen=True)
-class Gone:
+class OrphanRows:
     """Rows by table of a result key without a clustering."""
 
     key: Any
@@ -78,19 +56,19 @@ class Gone:
         return f"result_key {show(self.key)}: {counts} without a clustering"
 
 
-def check_clusterings(subject: Subject, found: Findings) -> None:
+def check_clusterings(info: DatabaseInfo, found: Findings) -> None:
     """Find assignments without a clustering or an embedding, and clusterings that are not whole."""
-    if not subject.has_ours("clusteringresult"):
+    if not info.has_ours("clusteringresult"):
         return
-    with subject.reading("look for the clusterings of assignments") as connection:
-        for gone in gone_keys(subject, connection):
+    with info.reading("look for the clusterings of assignments") as connection:
+        for gone in gone_keys(info, connection):
             if not gone.n_assignments:
                 found.add(BROKEN, f"result_key {show(gone.key)}")
             found.add_all(ORPHAN, gone.n_assignments, _assigned(connection, gone.key))
             found.say(ORPHAN if gone.n_assignments else BROKEN, str(gone))
-        clusterings = stored_clusterings(connection)
+        clusterings = list(read_result_rows(connection))
     for one in clusterings:
-        with subject.reading(f"look at clustering {show(one.id)}") as connection:
+        with info.reading(f"look at clustering {show(one.id)}") as connection:
             n_lost = 0
             for identity in lost_embeddings(connection, one.key):
                 found.add(ORPHAN, identity, f"no such embedding; in clustering {show(one.id)}")
@@ -100,49 +78,25 @@ def check_clusterings(subject: Subject, found: Findings) -> None:
             found.add(BROKEN, one.id, reason)
 
 
-def check_trees(subject: Subject, found: Findings) -> None:
-    """Find stored trees that are not spanning trees of distances."""
-    if not subject.has_ours("clusteringtree"):
-        return
-    for clustering_id, _, fault in damaged_trees(subject):
-        found.add(TREE, clustering_id.hex, fault)
-
-
-def damaged_trees(subject: Subject) -> Iterator[tuple[UUID, Any, str]]:
-    """Yield the ids and keys of clusterings whose trees cannot be read, and why; a tree at a time."""
-    with subject.reading("look for trees") as connection:
-        clusterings = [one for one in stored_clusterings(connection) if one.record is not None]
-    for one in clusterings:
-        with subject.reading(f"look at the tree of clustering {show(one.id)}") as connection:
-            try:
-                trees.read_tree(connection, UUID(one.id))
-            except DamagedTree as error:
-                yield UUID(one.id), one.key, error.fault
-
-
-def delete_tree(connection: Connection, key: Any) -> None:
-    """Delete the tree of a clustering; the clustering stays."""
-    connection.execute(sa.delete(ClusteringTree).where(ClusteringTree.result_key == as_literal(key)))
-
-
-def check_old_tables(subject: Subject, found: Findings) -> None:
+def check_old_tables(info: DatabaseInfo, found: Findings) -> None:
     """Find the clustering tables of the old pipeline."""
-    present = [table for table in _OLD_TABLES if table in subject.columns and not subject.has_ours(table)]
+    present = [table for table in _OLD_TABLES if table in info.columns and not info.has_ours(table)]
     if present:
-        with subject.reading("count rows of old clusterings") as connection:
+        with info.reading("count rows of old clusterings") as connection:
             for table in present:
                 count = sa.select(sa.func.count()).select_from(sa.table(table))
                 n_rows = connection.execute(count).scalar_one()
                 found.add(OLD, table, f"{n_rows} {pluralize(n_rows, 'row')}")
 
 
-def gone_keys(subject: Subject, connection: Connection) -> list[Gone]:
+def gone_keys(info: DatabaseInfo, connection: Connection) -> list[OrphanRows]:
     """Count the rows of keys without a clustering: one look into an index for each key."""
-    known = set(first_values(connection, sa.select(_result.c.key)))
-    tables = {name: table for name, table in _TABLES.items() if name in subject.columns}
-    gone = {key for table in tables.values() for key in _keys(connection, table.result_key)} - known
+    known = set(stored_values(connection, sa.select(_result.c.key)))
+    tables = {name: table for name, table in _TABLES.items() if name in info.columns}
+    columns = [table.result_key for table in tables.values()]
+    gone = {key for column in columns for key in successive_values(connection, column)} - known
     return [
-        Gone(
+        OrphanRows(
             key,
             {name: _count(connection, table.result_key == as_literal(key)) for name, table in tables.items()},
         )
@@ -152,40 +106,15 @@ def gone_keys(subject: Subject, connection: Connection) -> list[Gone]:
     ]
 
 
-def stored_clusterings(connection: Connection) -> list[Clustering]:
-    """Return the stored clusterings, whatever is wrong with them, the oldest first."""
-    names = (
-        "key",
-        "id",
-        "created_at",
-        "started_at",
-        "completed_at",
-        "embedding_model",
-        "algorithm",
-        "parameters",
-    )
-    query = sa.select(*(_result.c[name] for name in names)).order_by(_result.c.key)
-    clusterings = []
-    keys = first_values(connection, sa.select(_result.c.key).order_by(_result.c.key))
-    for key, (values, damaged, stored) in zip(keys, read_each(connection, query), strict=True):
-        record, fault = None, str(damaged or "")
-        try:
-            record = None if values is None else ClusteringRecord.from_json(values[-1])
-        except DatabaseError as error:
-            fault = str(error)
-        clusterings.append(Clustering(key, stored["id"], record, fault))
-    return clusterings
-
-
 def lost_embeddings(connection: Connection, key: Any) -> Iterator[Any]:
     """Yield the ids of embeddings that a clustering names and that are not there, by the indexes on both."""
     joined = _assignment.outerjoin(_embedding, _embedding.c.id == _assignment.c.embedding_id)
     query = sa.select(_assignment.c.embedding_id).select_from(joined)
     of_key = _assignment.c.result_key == as_literal(key)
-    return first_values(connection, query.where(of_key, _embedding.c.id.is_(None)))
+    return stored_values(connection, query.where(of_key, _embedding.c.id.is_(None)))
 
 
-def differs(connection: Connection, one: Clustering, n_lost: int) -> str:
+def differs(connection: Connection, one: ResultRow, n_lost: int) -> str:
     """Say how the rows of a clustering differ from what is stored of them; nothing where they do not."""
     if one.record is None:
         return f"its row cannot be read ({one.fault})"
@@ -261,19 +190,10 @@ def _clusters(connection: Connection, key: int) -> dict[int, tuple[int, int | No
 
 
 def _assigned(connection: Connection, key: int) -> Iterator[Any]:
-    return first_values(
+    return stored_values(
         connection, sa.select(_assignment.c.embedding_id).where(_assignment.c.result_key == as_literal(key))
     )
 
 
 def _count(connection: Connection, condition: Any) -> int:
     return int(connection.execute(sa.select(sa.func.count()).where(condition)).scalar_one())
-
-
-def _keys(connection: Connection, column: Any) -> Iterator[Any]:
-    """Go from key to key through the index, past all the rows that have the same."""
-    query = sa.select(sa.func.min(column))
-    key = next(first_values(connection, query))
-    while key is not None:
-        yield key
-        key = next(first_values(connection, query.where(column > as_literal(key))))

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from panic_tda.storage.bulk import select_by_keys, stream_rows
+from panic_tda.storage.doctor.database_info import DatabaseInfo
 from panic_tda.storage.doctor.findings import Findings
-from panic_tda.storage.doctor.subject import Subject
 from panic_tda.storage.schema.tables import ClusteringResult, Embedding
 
 DUPLICATE = "duplicate_embedding"
@@ -41,16 +41,16 @@ class Copy(NamedTuple):
     vector: bytes | None
 
 
-def check_duplicates(subject: Subject, found: Findings) -> None:
+def check_duplicates(info: DatabaseInfo, found: Findings) -> None:
     """Find the embeddings beyond the first of an invocation and a model."""
-    with subject.reading("look for embeddings of one output") as connection:
-        for _, copies in duplicates(subject, connection):
+    with info.reading("look for embeddings of one output") as connection:
+        for _, copies in duplicates(info, connection):
             for copy in copies[1:]:
                 found.add(DUPLICATE, copy.id)
 
 
 def duplicates(
-    subject: Subject, connection: Connection, *, vectors: bool = False
+    info: DatabaseInfo, connection: Connection, *, vectors: bool = False
 ) -> Iterator[tuple[Pair, list[Copy]]]:
     """Yield each invocation and model with several embeddings, and these in the order in which they stay.
 
@@ -60,14 +60,14 @@ def duplicates(
     query = sa.select(invocation, model).where(invocation.is_not(None)).group_by(model, invocation)
     query = query.having(sa.func.count() > 1)
     for pairs in stream_rows(connection, query, batch_rows=_AT_ONCE):
-        yield from copies_of(subject, connection, pairs, vectors=vectors)
+        yield from copies_of(info, connection, pairs, vectors=vectors)
 
 
 def copies_of(
-    subject: Subject, connection: Connection, pairs: Sequence[Pair], *, vectors: bool
+    info: DatabaseInfo, connection: Connection, pairs: Sequence[Pair], *, vectors: bool
 ) -> Iterator[tuple[Pair, list[Copy]]]:
     """Yield some pairs of an invocation and a model, and their embeddings in the order in which they stay."""
-    times = [name for name in _TIMES if subject.has("embedding", name)]
+    times = [name for name in _TIMES if info.has("embedding", name)]
     columns = ["invocation_id", "embedding_model", "id", *times, *(["vector"] if vectors else [])]
     invocations = list(dict.fromkeys(invocation for invocation, _ in pairs))
     wanted = set(pairs)
@@ -77,7 +77,7 @@ def copies_of(
             digest = _digest(row[-1]) if vectors else None
             found[row[:2]].append((row[2], row[3 : 3 + len(times)], digest))
     ids = [identity for rows in found.values() for identity, *_ in rows]
-    named = named_by_clusterings(subject, connection, ids)
+    named = named_by_clusterings(info, connection, ids)
     for pair, rows in found.items():
         rows.sort(
             key=lambda row: (row[0] not in named, [(one is None, str(one)) for one in row[1]], str(row[0]))
@@ -85,9 +85,9 @@ def copies_of(
         yield pair, [Copy(identity, identity in named, digest) for identity, _, digest in rows]
 
 
-def named_by_clusterings(subject: Subject, connection: Connection, ids: Sequence[Any]) -> set[Any]:
+def named_by_clusterings(info: DatabaseInfo, connection: Connection, ids: Sequence[Any]) -> set[Any]:
     """Return the ids that assignments and medoids of stored clusterings name."""
-    if not subject.has_ours("clusteringresult"):
+    if not info.has_ours("clusteringresult"):
         return set()
     known = set(connection.execute(sa.select(ClusteringResult.key)).scalars())
     return {

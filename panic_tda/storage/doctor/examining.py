@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from panic_tda.errors import DamagedValue, WrongUsage
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
+from panic_tda.storage.doctor.database_info import inspect
 from panic_tda.storage.doctor.findings import Examination, Finding, Findings
 from panic_tda.storage.doctor.kinds import KINDS
 from panic_tda.storage.doctor.repairs import Repair
-from panic_tda.storage.doctor.subject import look_at
 from panic_tda.storage.doctor.values import UNREADABLE
 
 NAMED_IDS = 10
@@ -43,12 +43,12 @@ def examine_database(
         It cannot be read, or is no database of the pipeline.
     """
     wanted = _chosen(kinds, list(KINDS))
-    subject = look_at(database, progress or Silent())
+    info = inspect(database, progress or Silent())
     found = Findings(limit)
     damaged: DamagedValue | None = None
     for check in dict.fromkeys(KINDS[name].check for name in wanted):
         try:
-            check(subject, found)
+            check(info, found)
         except DamagedValue as error:
             # One value that cannot be read does not hide what else there is.
             damaged = damaged or error
@@ -88,8 +88,8 @@ def plan_repairs(
     mendable = [name for name, kind in KINDS.items() if kind.plan is not None]
     wanted = _chosen(kinds, mendable, "can be mended without losing anything")
     database.require_current()
-    subject = look_at(database, progress or Silent())
-    return [plan(subject) for name in wanted if (plan := KINDS[name].plan) is not None]
+    info = inspect(database, progress or Silent())
+    return [plan(info) for name in wanted if (plan := KINDS[name].plan) is not None]
 
 
 def repair(database: Database, planned: Sequence[Repair], *, progress: Progress | None = None) -> list[int]:

@@ -16,9 +16,9 @@ from panic_tda.storage.doctor import (
     values,
     vectors,
 )
+from panic_tda.storage.doctor.database_info import DatabaseInfo
 from panic_tda.storage.doctor.findings import Findings
 from panic_tda.storage.doctor.repairs import Repair
-from panic_tda.storage.doctor.subject import Subject
 
 _EMBED_AGAIN = "embed the output again, or leave it out with cluster-embeddings --skip-invalid"
 
@@ -44,8 +44,8 @@ class Kind:
     name: str
     what: str
     remedy: str
-    check: Callable[[Subject, Findings], None]
-    plan: Callable[[Subject], Repair] | None = None
+    check: Callable[[DatabaseInfo, Findings], None]
+    plan: Callable[[DatabaseInfo], Repair] | None = None
 
 
 _ALL = (
@@ -165,14 +165,14 @@ _ALL = (
         "for small models: clusters are right, validity is not",
         "cluster again (panic-tda cluster-embeddings), then delete the old clustering (panic-tda "
         "delete-clusterings)",
-        trees.check_trees,
+        trees.check_heights,
     ),
     Kind(
-        clusterings.TREE,
+        trees.TREE,
         "clusterings whose stored tree is not a spanning tree of distances; their clusters do not depend on "
         "it",
         "doctor --fix damaged_tree deletes the tree; cluster again to have one",
-        clusterings.check_trees,
+        trees.check_trees,
         repairs.plan_damaged_trees,
     ),
     Kind(

@@ -13,9 +13,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from panic_tda.arrays.rows import slices
-from panic_tda.storage.doctor import clusterings
+from panic_tda.storage.doctor import clusterings, trees
+from panic_tda.storage.doctor.database_info import DatabaseInfo
 from panic_tda.storage.doctor.duplicates import DUPLICATE, copies_of, duplicates, without_loss
-from panic_tda.storage.doctor.subject import Subject
+from panic_tda.storage.read.summaries import read_result_rows
 from panic_tda.storage.schema.tables import Embedding
 
 _AT_ONCE = 500
@@ -47,36 +48,36 @@ class Repair:
     apply: Callable[[Connection], int]
 
 
-def plan_duplicates(subject: Subject) -> Repair:
+def plan_duplicates(info: DatabaseInfo) -> Repair:
     """Remove embeddings that are equal, byte by byte, to one that stays, and that no clustering names."""
     pairs: list[tuple[Any, Any]] = []
     count = n_left = 0
-    with subject.reading("look for embeddings of one output") as connection:
-        for pair, copies in duplicates(subject, connection, vectors=True):
+    with info.reading("look for embeddings of one output") as connection:
+        for pair, copies in duplicates(info, connection, vectors=True):
             n_gone = len(without_loss(copies))
             count, n_left = count + n_gone, n_left + len(copies) - 1 - n_gone
             pairs += [pair] if n_gone else []
 
     def apply(connection: Connection) -> int:
-        return sum(_delete(connection, gone) for gone in _without_loss(subject, connection, pairs))
+        return sum(_delete(connection, gone) for gone in _without_loss(info, connection, pairs))
 
     what = "embeddings that repeat an older one of their invocation and model, byte for byte, are deleted"
     return Repair(DUPLICATE, count, what, n_left, apply)
 
 
-def plan_orphan_assignments(subject: Subject) -> Repair:
+def plan_orphan_assignments(info: DatabaseInfo) -> Repair:
     """Remove assignments without a clustering, with its clusters and tree, and those without an embedding."""
-    with subject.reading("look for the clusterings of assignments") as connection:
-        gone = [one for one in clusterings.gone_keys(subject, connection) if one.n_assignments]
+    with info.reading("look for the clusterings of assignments") as connection:
+        gone = [one for one in clusterings.gone_keys(info, connection) if one.n_assignments]
         lost = {
             one.key: n_lost
-            for one in clusterings.stored_clusterings(connection)
+            for one in read_result_rows(connection)
             if (n_lost := sum(1 for _ in clusterings.lost_embeddings(connection, one.key)))
         }
 
     def apply(connection: Connection) -> int:
         keys = {one.key for one in gone}
-        still = [one for one in clusterings.gone_keys(subject, connection) if one.key in keys]
+        still = [one for one in clusterings.gone_keys(info, connection) if one.key in keys]
         for one in still:
             clusterings.delete_key(connection, one.key)
         n_removed = sum(one.n_assignments for one in still)
@@ -87,14 +88,14 @@ def plan_orphan_assignments(subject: Subject) -> Repair:
     return Repair(clusterings.ORPHAN, count, what, 0, apply)
 
 
-def plan_broken_clusterings(subject: Subject) -> Repair:
+def plan_broken_clusterings(info: DatabaseInfo) -> Repair:
     """Remove clusterings that are not whole, with their assignments; embeddings stay."""
-    with subject.reading("look for broken clusterings") as connection:
-        broken = _broken(subject, connection)
+    with info.reading("look for broken clusterings") as connection:
+        broken = _broken(info, connection)
 
     def apply(connection: Connection) -> int:
         # Broken for good: only these are looked at again, while nobody else can write.
-        still = _broken(subject, connection, among=broken)
+        still = _broken(info, connection, among=broken)
         for key in still:
             clusterings.delete_key(connection, key)
         return len(still)
@@ -103,24 +104,24 @@ def plan_broken_clusterings(subject: Subject) -> Repair:
     return Repair(clusterings.BROKEN, len(broken), what, 0, apply)
 
 
-def plan_damaged_trees(subject: Subject) -> Repair:
+def plan_damaged_trees(info: DatabaseInfo) -> Repair:
     """Remove trees that cannot be read; their clusterings stay, and can no longer be cut anew."""
-    keys = [key for _, key, _ in clusterings.damaged_trees(subject)]
+    keys = [key for _, key, _ in trees.damaged_trees(info)]
 
     def apply(connection: Connection) -> int:
         for key in keys:
-            clusterings.delete_tree(connection, key)
+            trees.delete_tree(connection, key)
         return len(keys)
 
     what = "trees that cannot be read are deleted; their clusterings stay, without a tree"
-    return Repair(clusterings.TREE, len(keys), what, 0, apply)
+    return Repair(trees.TREE, len(keys), what, 0, apply)
 
 
-def _broken(subject: Subject, connection: Connection, among: list[Any] | None = None) -> list[Any]:
-    left = [one.key for one in clusterings.gone_keys(subject, connection) if not one.n_assignments]
+def _broken(info: DatabaseInfo, connection: Connection, among: list[Any] | None = None) -> list[Any]:
+    left = [one.key for one in clusterings.gone_keys(info, connection) if not one.n_assignments]
     broken = left + [
         one.key
-        for one in clusterings.stored_clusterings(connection)
+        for one in read_result_rows(connection)
         if (among is None or one.key in among)
         and clusterings.differs(
             connection, one, sum(1 for _ in clusterings.lost_embeddings(connection, one.key))
@@ -130,10 +131,10 @@ def _broken(subject: Subject, connection: Connection, among: list[Any] | None = 
 
 
 def _without_loss(
-    subject: Subject, connection: Connection, pairs: list[tuple[Any, Any]]
+    info: DatabaseInfo, connection: Connection, pairs: list[tuple[Any, Any]]
 ) -> Iterator[list[Any]]:
     for some in slices(len(pairs), _AT_ONCE):
-        groups = copies_of(subject, connection, pairs[some], vectors=True)
+        groups = copies_of(info, connection, pairs[some], vectors=True)
         yield [identity for _, copies in groups for identity in without_loss(copies)]
 
 

@@ -9,15 +9,14 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement, Select
 
 from panic_tda.storage.bulk import stream_rows
-from panic_tda.storage.doctor.findings import Findings
-from panic_tda.storage.doctor.subject import (
+from panic_tda.storage.cells import row_locator, stored_values
+from panic_tda.storage.doctor.database_info import (
     BATCH_ROWS,
-    Subject,
-    first_values,
+    DatabaseInfo,
     ids_at,
-    place,
     reads_invocations,
 )
+from panic_tda.storage.doctor.findings import Findings
 from panic_tda.storage.schema.tables import ExperimentConfig, Invocation, InvocationType, Run
 from panic_tda.wording import pluralize
 
@@ -40,41 +39,43 @@ _invocation = Invocation.__table__
 _diagram = sa.table("persistencediagram", sa.column("id"), sa.column("run_id"))
 
 
-def check_orphan_invocations(subject: Subject, found: Findings) -> None:
+def check_orphan_invocations(info: DatabaseInfo, found: Findings) -> None:
     """Find invocations without a run, in the indexes on both."""
     joined = _invocation.outerjoin(_run, _run.c.id == _invocation.c.run_id)
-    with subject.reading("look for the runs of invocations") as connection:
-        wanted = sa.select(place(connection, _invocation)).select_from(joined).where(_run.c.id.is_(None))
+    with info.reading("look for the runs of invocations") as connection:
+        wanted = (
+            sa.select(row_locator(connection, _invocation)).select_from(joined).where(_run.c.id.is_(None))
+        )
         if _is_any(connection, wanted):
             for identity in ids_at(connection, _invocation, wanted):
                 found.add(ORPHAN_INVOCATION, identity)
 
 
-def check_orphan_runs(subject: Subject, found: Findings) -> None:
+def check_orphan_runs(info: DatabaseInfo, found: Findings) -> None:
     """Find runs whose experiment is named and missing."""
-    if not subject.has("run", "experiment_id"):
+    if not info.has("run", "experiment_id"):
         found.leave_out([ORPHAN_RUN], "runs have no column experiment_id")
         return
     joined = _run.outerjoin(_experiment, _experiment.c.id == _run.c.experiment_id)
     query = sa.select(_run.c.id).select_from(joined)
     query = query.where(_experiment.c.id.is_(None), _run.c.experiment_id.is_not(None))
-    with subject.reading("look for the experiments of runs") as connection:
-        for identity in first_values(connection, query):
+    with info.reading("look for the experiments of runs") as connection:
+        for identity in stored_values(connection, query):
             found.add(ORPHAN_RUN, identity)
 
 
-def check_orphan_diagrams(subject: Subject, found: Findings) -> None:
+def check_orphan_diagrams(info: DatabaseInfo, found: Findings) -> None:
     """Find persistence diagrams without a run, where there are any."""
-    if not subject.has("persistencediagram", "id", "run_id"):
+    if not info.has("persistencediagram", "id", "run_id"):
         return
     joined = _diagram.outerjoin(_run, _run.c.id == _diagram.c.run_id)
-    with subject.reading("look for the runs of persistence diagrams") as connection:
-        wanted = sa.select(place(connection, _diagram)).select_from(joined).where(_run.c.id.is_(None))
+    with info.reading("look for the runs of persistence diagrams") as connection:
+        wanted = sa.select(row_locator(connection, _diagram)).select_from(joined).where(_run.c.id.is_(None))
         for identity in ids_at(connection, _diagram, wanted):
             found.add(ORPHAN_DIAGRAM, identity)
 
 
-def check_outputs(subject: Subject, found: Findings) -> None:
+def check_outputs(info: DatabaseInfo, found: Findings) -> None:
     """Find texts without text, and images without image; of each row the beginning is read, no image.
 
     Dumps come without images: where there is not one, none is missing.
@@ -83,8 +84,8 @@ def check_outputs(subject: Subject, found: Findings) -> None:
     no_text = _invocation.c.output_text.is_(None)
     image = _invocation.c.output_image_data
     no_image = sa.or_(image.is_(None), sa.func.length(image) == 0)
-    with subject.reading("look for outputs") as connection:
-        at = place(connection, _invocation)
+    with info.reading("look for outputs") as connection:
+        at = row_locator(connection, _invocation)
         texts, images = (sa.select(at).where(kind) for kind in (is_text, is_image))
         if connection.dialect.name == "sqlite" and not reads_invocations(connection, texts):
             texts, images = (sa.select(at).where(at.in_(rows.correlate(None))) for rows in (texts, images))
@@ -94,7 +95,7 @@ def check_outputs(subject: Subject, found: Findings) -> None:
         else:
             lacking = is_image if _is_any(connection, sa.select(at).where(~no_image)) else sa.false()
             odd: ColumnElement[bool] = no_text & is_text
-            if not subject.before_images(["type"]):
+            if not info.before_images(["type"]):
                 odd = sa.false()
                 why = "whether a text has an image in its place is seen in an index only: upgrade first"
                 found.leave_out([OUTPUT], why)
@@ -127,7 +128,7 @@ class _Steps(NamedTuple):
     stride: int
 
 
-def check_sequences(subject: Subject, found: Findings) -> None:
+def check_sequences(info: DatabaseInfo, found: Findings) -> None:
     """Find runs with steps missing, with steps of one number, and those that end too soon."""
     number = _invocation.c.sequence_number
     parity = sa.func.abs(number % 2)
@@ -143,9 +144,9 @@ def check_sequences(subject: Subject, found: Findings) -> None:
     steps = sa.select(_invocation.c.run_id, *named).group_by(_invocation.c.run_id).subquery()
     query = sa.select(_run.c.id, _run.c.max_length, *(steps.c[name] for name in _Steps._fields))
     query = query.select_from(_run.outerjoin(steps, steps.c.run_id == _run.c.id))
-    with subject.reading("count the steps of runs") as connection:
+    with info.reading("count the steps of runs") as connection:
         names = ["run_id", "sequence_number"]
-        if subject.may_read(connection, query, names, found, GAP, REPEATED, UNFINISHED):
+        if info.may_read(connection, query, names, found, GAP, REPEATED, UNFINISHED):
             for rows in stream_rows(connection, query, batch_rows=BATCH_ROWS):
                 for identity, length, *of_run in rows:
                     _check_run(found, identity, length, _Steps(*of_run))
@@ -172,13 +173,13 @@ def _check_run(found: Findings, identity: object, length: int, steps: _Steps) ->
         )
 
 
-def check_ids(subject: Subject, found: Findings) -> None:
+def check_ids(info: DatabaseInfo, found: Findings) -> None:
     """Find ids that are not 32 lower-case hexadecimal digits, in the indexes on ids."""
     for name in _WITH_IDS:
-        is_ours = name != "clusteringresult" or subject.has_ours(name)
-        if is_ours and subject.has(name, "id"):
-            with subject.reading(f"look at the ids of {name}") as connection:
-                for identity in first_values(connection, _bad_ids(connection, name)):
+        is_ours = name != "clusteringresult" or info.has_ours(name)
+        if is_ours and info.has(name, "id"):
+            with info.reading(f"look at the ids of {name}") as connection:
+                for identity in stored_values(connection, _bad_ids(connection, name)):
                     found.add(BAD_ID, identity, f"in {name}")
 
 

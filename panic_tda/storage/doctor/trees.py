@@ -1,91 +1,88 @@
-"""Stored spanning trees with edges that do not have the height of their rows."""
+"""Stored spanning trees: those that cannot be read, and those with edges of a wrong height."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
-from uuid import UUID
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from panic_tda.arrays.rows import normalise, usable
-from panic_tda.errors import DatabaseError, NoTree
+from panic_tda.errors import DamagedTree, NoTree
 from panic_tda.parameters import ClusteringRecord
-from panic_tda.storage.bulk import stream_rows
-from panic_tda.storage.doctor.findings import Findings, is_id
-from panic_tda.storage.doctor.subject import BATCH_ROWS, Subject
-from panic_tda.storage.read.assignments import read_assignments
-from panic_tda.storage.read.census import FLOAT_BYTES, stored_width
-from panic_tda.storage.read.picking import read_vectors
-from panic_tda.storage.read.trees import require_tree
-from panic_tda.storage.schema.tables import ClusteringResult, ClusteringTree
+from panic_tda.storage.cells import as_literal
+from panic_tda.storage.doctor.database_info import DatabaseInfo
+from panic_tda.storage.doctor.findings import Findings
+from panic_tda.storage.read.clusterings import StoredClustering
+from panic_tda.storage.read.summaries import ClusteringSummary, read_result_rows
+from panic_tda.storage.read.trees import read_tree
+from panic_tda.storage.read.vectors_by_id import read_vectors
+from panic_tda.storage.schema.tables import ClusteringTree
 
 if TYPE_CHECKING:
     from panic_tda.types import BoolArray, Float32Array, IntArray, SpanningTree
 
-WRONG_TREE = "wrong_tree"
+TREE, WRONG_TREE = "damaged_tree", "wrong_tree"
 SAMPLE_EDGES = 1_000
 """Edges of a tree that are compared with the vectors of their rows, at most."""
 _SEED = 0
 _EXACT, _SINGLE = 1e-6, 8 * 1.01 * 2.0**-24
 """Tolerance of squared heights: a share of them in an exact tree, else so much a dimension (float32)."""
-_result: Any = ClusteringResult.__table__
 
 
-class _StoredTree(NamedTuple):
-    id: UUID
-    model: str
-    record: ClusteringRecord
+def check_trees(info: DatabaseInfo, found: Findings) -> None:
+    """Find stored trees that are not spanning trees of distances."""
+    for summary, _, fault in damaged_trees(info):
+        found.add(TREE, summary.id.hex, fault)
 
 
-def check_trees(subject: Subject, found: Findings) -> None:
+def damaged_trees(info: DatabaseInfo) -> Iterator[tuple[ClusteringSummary, Any, str]]:
+    """Yield the clusterings whose trees cannot be read, with their keys, and why; a tree at a time."""
+    for stored, key in _clusterings(info):
+        try:
+            read_tree(stored.connection, stored.summary.id)
+        except DamagedTree as error:
+            yield stored.summary, key, error.fault
+
+
+def check_heights(info: DatabaseInfo, found: Findings) -> None:
     """Find trees with sampled edges whose height is not the mutual reachability distance of their rows."""
-    if not subject.has_ours("clusteringtree"):
+    for stored, _ in _clusterings(info):
+        try:
+            tree = stored.tree
+        except (NoTree, DamagedTree):
+            continue  # Embeddings have gone since, or the tree is damaged, which is a kind of its own.
+        if reason := _wrong_heights(stored, tree):
+            found.add(WRONG_TREE, stored.summary.id.hex, reason)
+
+
+def delete_tree(connection: Connection, key: Any) -> None:
+    """Delete the tree of a clustering; the clustering stays."""
+    connection.execute(sa.delete(ClusteringTree).where(ClusteringTree.result_key == as_literal(key)))
+
+
+def _clusterings(info: DatabaseInfo) -> Iterator[tuple[StoredClustering, Any]]:
+    """Yield the clusterings that can be read and their keys, each in a transaction of its own."""
+    if not info.has_ours("clusteringtree"):
         return
-    with subject.reading("look for stored trees") as connection:
-        stored = list(_stored_trees(connection))
-    for tree in stored:
-        with subject.reading(f"look at the tree of clustering {tree.id}") as connection:
-            reason = _fault(connection, tree)
-        if reason:
-            found.add(WRONG_TREE, tree.id.hex, reason)
+    with info.reading("look for trees") as connection:
+        rows = list(read_result_rows(connection))
+    for row in rows:
+        if row.summary is not None:
+            with info.reading(f"look at the tree of clustering {row.summary.id}") as connection:
+                yield StoredClustering(connection, row.summary), row.key
 
 
-def _stored_trees(connection: Connection) -> Iterator[_StoredTree]:
-    """Yield the clusterings with a tree; those that cannot be read are another kind of finding."""
-    has_tree = sa.select(ClusteringTree.part).where(ClusteringTree.result_key == _result.c.key).exists()
-    identity = sa.type_coerce(_result.c.id, sa.String)
-    parameters = sa.type_coerce(_result.c.parameters, sa.String)
-    query = sa.select(identity, _result.c.embedding_model, parameters).where(has_tree).order_by(_result.c.key)
-    for rows in stream_rows(connection, query, batch_rows=BATCH_ROWS):
-        for identity, model, text in rows:
-            try:
-                stored = json.loads(text) if isinstance(text, str) else text
-                record = ClusteringRecord.from_json(stored)
-            except (DatabaseError, TypeError, ValueError):
-                continue
-            if is_id(identity):
-                yield _StoredTree(UUID(identity), model, record)
-
-
-def _fault(connection: Connection, stored: _StoredTree) -> str:
-    """Say what is wrong with a tree; nothing where its sampled edges are right."""
-    try:
-        tree = require_tree(connection, stored.id, stored.record)
-    except (NoTree, DatabaseError):
-        return ""  # Embeddings have gone since, or the tree is damaged, which is a kind of its own.
+def _wrong_heights(stored: StoredClustering, tree: SpanningTree) -> str:
+    """Say how many sampled edges of a tree have another height than their rows; nothing where none has."""
     edges = _sampled_edges(len(tree.height))
     rows = np.unique([tree.u[edges], tree.v[edges]])
-    ids = read_assignments(connection, stored.id).ids[rows]
-    width = stored_width(connection, stored.model) // FLOAT_BYTES
-    vectors = read_vectors(connection, ids, dimensions=width)
-    is_wrong = _wrong_edges(tree, edges, rows, vectors, stored.record)
-    if not is_wrong.any():
-        return ""
-    return f"{np.count_nonzero(is_wrong)} of {len(is_wrong)} sampled edges"
+    ids = stored.assignments.ids[rows]
+    vectors = read_vectors(stored.connection, ids, dimensions=stored.dimensions)
+    is_wrong = _wrong_edges(tree, edges, rows, vectors, stored.summary.record)
+    return f"{np.count_nonzero(is_wrong)} of {len(is_wrong)} sampled edges" if is_wrong.any() else ""
 
 
 def _sampled_edges(n_edges: int) -> IntArray:

@@ -11,8 +11,8 @@ from sqlalchemy.engine import Connection
 
 from panic_tda.arrays.rows import usable
 from panic_tda.storage.bulk import stream_rows
+from panic_tda.storage.doctor.database_info import BATCH_ROWS, DatabaseInfo, has_index
 from panic_tda.storage.doctor.findings import Findings
-from panic_tda.storage.doctor.subject import BATCH_ROWS, Subject, has_index
 from panic_tda.storage.read.census import FLOAT_BYTES, ModelCensus, stored_models, stored_width
 from panic_tda.storage.schema.tables import Embedding
 from panic_tda.wording import pluralize
@@ -27,24 +27,24 @@ _INDEX = "ix_embedding_model_length_invocation"
 _embedding = Embedding.__table__
 
 
-def check_vectors(subject: Subject, found: Findings) -> None:
+def check_vectors(info: DatabaseInfo, found: Findings) -> None:
     """Find vectors that are missing, of another length than their model's, not finite, or zero."""
-    with subject.reading("measure vectors") as connection:
-        widths = _widths(subject, connection)
+    with info.reading("measure vectors") as connection:
+        widths = _widths(info, connection)
         n_rows = connection.execute(sa.select(sa.func.count()).select_from(_embedding)).scalar_one()
-        subject.progress.phase("read vectors", n_rows)
+        info.progress.phase("read vectors", n_rows)
         query = sa.select(_embedding.c.id, _embedding.c.embedding_model, _bytes(connection))
         at_once = max(1, _BATCH_BYTES // max([1, *widths.values()]))
         for rows in stream_rows(connection, query, batch_rows=min(BATCH_ROWS, at_once)):
             _check_rows(rows, widths, found)
-            subject.progress.advance(len(rows))
+            info.progress.advance(len(rows))
 
 
-def _widths(subject: Subject, connection: Connection) -> dict[str, int]:
+def _widths(info: DatabaseInfo, connection: Connection) -> dict[str, int]:
     """Return the bytes of the vectors of each model: the commonest legal length, 0 where there is none."""
     if has_index(connection, _INDEX):
         return {model: stored_width(connection, model) for model in stored_models(connection)}
-    subject.progress.phase("measure vectors: no index has their lengths yet, so embeddings are read")
+    info.progress.phase("measure vectors: no index has their lengths yet, so embeddings are read")
     query: Select[Any] = sa.select(_embedding.c.embedding_model, sa.func.length(_embedding.c.vector))
     counted: defaultdict[str, Counter[int | None]] = defaultdict(Counter)
     for rows in stream_rows(connection, query, batch_rows=BATCH_ROWS):

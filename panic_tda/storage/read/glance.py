@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import quote
 from uuid import UUID
 
-from panic_tda.paths import expand_home
+from panic_tda.paths import expand_home, sqlite_uri
 
 if TYPE_CHECKING:
     from panic_tda.storage.database import Database
@@ -86,7 +85,7 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     # Where others have the file open, its log and the index of that are there. Where they are not, opening it
     # would make them, but for a file of which it is said that nobody writes it.
     in_use = all(path.with_name(path.name + suffix).exists() for suffix in ("-wal", "-shm"))
-    uri = f"file:{quote(str(path))}?mode=ro{'' if in_use else '&immutable=1'}"
+    uri = sqlite_uri(path, "ro", immutable=not in_use)
     with closing(sqlite3.connect(uri, uri=True, timeout=_LOCK_SECONDS)) as connection:
         yield connection
 

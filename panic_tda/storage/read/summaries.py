@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,6 +18,10 @@ from panic_tda.storage.columns import are_ids, show_value
 from panic_tda.storage.schema.tables import ClusteringResult
 
 _ROW = "row="
+_COLUMNS = (
+    *("key", "id", "created_at", "started_at", "completed_at"),
+    *("embedding_model", "algorithm", "parameters"),
+)
 _result = ClusteringResult.__table__
 
 
@@ -60,42 +65,61 @@ class UnreadableClustering:
     row: int
 
 
+@dataclass(frozen=True)
+class ResultRow:
+    """A row of `clusteringresult`, whatever its values are.
+
+    Attributes
+    ----------
+    locator : int
+        What finds it; see `row_column`.
+    key, id, embedding_model
+        As stored.
+    summary : ClusteringSummary or None
+        None where a value cannot be read.
+    fault : str
+        Which value cannot be read, and why; empty where all can.
+    """
+
+    locator: int
+    key: Any
+    id: Any
+    embedding_model: Any
+    summary: ClusteringSummary | None
+    fault: str
+
+    @property
+    def record(self) -> ClusteringRecord | None:
+        """Its record, where all values can be read."""
+        return None if self.summary is None else self.summary.record
+
+
+def read_result_rows(connection: Connection) -> Iterator[ResultRow]:
+    """Yield the rows of all clusterings, in the order in which they were stored."""
+    locator = row_column(connection)
+    query = sa.select(locator, *(_result.c[name] for name in _COLUMNS)).order_by(locator)
+    for values, damaged, stored in cells.read_each(connection, query):
+        summary, fault = None, str(damaged or "")
+        if values is not None:
+            _, _, identity, created, started, completed, model, algorithm, parameters = values
+            try:
+                record = ClusteringRecord.from_json(parameters)
+                summary = ClusteringSummary(identity, model, algorithm, created, started, completed, record)
+            except DatabaseError as error:
+                fault = str(error)
+        row = next(iter(stored.values()))
+        yield ResultRow(row, stored["key"], stored["id"], stored["embedding_model"], summary, fault)
+
+
 def read_summaries(
     connection: Connection, *, model: str | None = None
 ) -> tuple[list[ClusteringSummary], list[UnreadableClustering]]:
     """Return the clusterings of one model or of all, the latest first, and those that cannot be read."""
-    row_number = row_column(connection)
-    names = (
-        "key",
-        "id",
-        "created_at",
-        "started_at",
-        "completed_at",
-        "embedding_model",
-        "algorithm",
-        "parameters",
-    )
-    query = sa.select(row_number, *(_result.c[name] for name in names)).order_by(row_number)
-    readable: list[tuple[tuple[datetime, int], ClusteringSummary]] = []
-    unreadable: list[UnreadableClustering] = []
-    for values, damaged, stored in cells.read_each(connection, query):
-        if model is not None and stored["embedding_model"] != model:
-            continue
-        if values is None:
-            unreadable.append(_unreadable(stored, str(damaged)))
-            continue
-        _, key, clustering_id, created, started, completed, embedding_model, algorithm, parameters = values
-        try:
-            record = ClusteringRecord.from_json(parameters)
-        except DatabaseError as error:
-            unreadable.append(_unreadable(stored, str(error)))
-            continue
-        summary = ClusteringSummary(
-            clustering_id, embedding_model, algorithm, created, started, completed, record
-        )
-        readable.append(((summary.created_at, key), summary))
-    readable.sort(key=lambda pair: pair[0], reverse=True)
-    return [summary for _, summary in readable], unreadable
+    rows = [row for row in read_result_rows(connection) if model in (None, row.embedding_model)]
+    readable = [(row.summary.created_at, row.key, row.summary) for row in rows if row.summary is not None]
+    readable.sort(key=lambda entry: entry[:2], reverse=True)
+    unreadable = [_unreadable(row) for row in rows if row.summary is None]
+    return [summary for _, _, summary in readable], unreadable
 
 
 def row_column(connection: Connection) -> sa.ColumnElement[Any]:
@@ -114,7 +138,7 @@ def matches(clustering: ClusteringSummary | UnreadableClustering, reference: str
     return bool(digits) and name.replace("-", "").startswith(digits)
 
 
-def _unreadable(stored: dict[str, Any], reason: str) -> UnreadableClustering:
-    model, row = stored["embedding_model"], next(iter(stored.values()))
-    reference = show_value(stored["id"]) if are_ids((stored["id"],)) else f"{_ROW}{row}"
-    return UnreadableClustering(reference, model if isinstance(model, str) else None, reason, row)
+def _unreadable(row: ResultRow) -> UnreadableClustering:
+    reference = show_value(row.id) if are_ids((row.id,)) else f"{_ROW}{row.locator}"
+    model = row.embedding_model if isinstance(row.embedding_model, str) else None
+    return UnreadableClustering(reference, model, row.fault, row.locator)

@@ -1,4 +1,4 @@
-"""The spanning tree of a clustering, kept with it, so that nothing is fitted twice.
+"""The spanning tree that is stored with a clustering, so that nothing is fitted twice.
 
 A tree is stored as Arrow IPC streams, compressed with zstd, one a row of `clusteringtree`. Row i of them has
 edge i (`u`, `v`: row numbers; `height`), the shortest edges first, and the core distance of row i, which is
@@ -7,7 +7,6 @@ the i-th assignment by ascending embedding id. A tree over n rows has n - 1 edge
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -20,9 +19,9 @@ from sqlalchemy.engine import Connection
 from panic_tda.clustering.trees import Edges, minimum_forest
 from panic_tda.errors import DamagedTree, NoTree
 from panic_tda.parameters import ClusteringRecord
-from panic_tda.storage.bulk import insert_rows, stream_rows
-from panic_tda.storage.read.assignments import key_of
-from panic_tda.storage.schema.tables import ClusteringTree, EmbeddingCluster
+from panic_tda.storage.bulk import stream_rows
+from panic_tda.storage.read.assignments import count_assignments, key_of
+from panic_tda.storage.schema.tables import ClusteringTree
 from panic_tda.types import SpanningTree
 from panic_tda.wording import pluralize
 
@@ -33,29 +32,13 @@ PART_BYTES = 8 << 20
 _ROW_BYTES = 24
 PART_ROWS = (PART_BYTES - (1 << 14)) // _ROW_BYTES
 """So that a part fits into `PART_BYTES` whatever its compression comes to."""
-_TOLERANCE = b"tie_tolerance"
+TOLERANCE = b"tie_tolerance"
 _MOST_TOLERANCE = 0.1
 _SQUARED_ROUNDING = 1e-3
 """What float32 can do to the square of a distance, and more: 3.7e-4 at 768 dimensions."""
-_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     [("u", pa.int32()), ("v", pa.int32()), ("height", pa.float64()), ("core_distance", pa.float64())]
 )
-_OPTIONS = ipc.IpcWriteOptions(compression="zstd")
-
-
-def save_tree(connection: Connection, key: int, tree: SpanningTree) -> None:
-    """Write a tree with the result of this key, part by part.
-
-    Parameters
-    ----------
-    connection : Connection
-        From `Database.writing`.
-    key : int
-        Of the clustering.
-    tree : SpanningTree
-        n - 1 edges over the n assignments, which are fewer than 2**31; with core distances.
-    """
-    insert_rows(connection, ClusteringTree, ((key, part, data) for part, data in enumerate(_parts(tree))))
 
 
 def has_tree(connection: Connection, clustering_id: UUID) -> bool:
@@ -73,7 +56,7 @@ def read_tree(connection: Connection, clustering_id: UUID) -> SpanningTree | Non
         What is stored is no tree, or not all of it; every value is checked, here and nowhere else.
     """
     try:
-        return as_tree(_read(connection, clustering_id, _SCHEMA.names))
+        return as_tree(_read(connection, clustering_id, SCHEMA.names))
     except (ValueError, TypeError, KeyError) as error:
         raise _damaged(clustering_id, str(error)) from error
 
@@ -101,9 +84,7 @@ def require_tree(connection: Connection, clustering_id: UUID, record: Clustering
             f"clustering {clustering_id} has no spanning tree: {why}; cluster again "
             "(panic-tda cluster-embeddings), then the new clustering has one"
         )
-    of_this = EmbeddingCluster.result_key == key_of(clustering_id)
-    query = sa.select(sa.func.count()).select_from(EmbeddingCluster).where(of_this)
-    n_rows, n_assigned = len(tree.height) + 1, int(connection.execute(query).scalar_one())
+    n_rows, n_assigned = len(tree.height) + 1, count_assignments(connection, clustering_id)
     if n_assigned != n_rows:
         are = pluralize(n_assigned, "assignment is", "assignments are")
         raise NoTree(
@@ -133,29 +114,17 @@ def read_core_distances(connection: Connection, clustering_id: UUID) -> FloatArr
     return cores
 
 
-def as_table(tree: SpanningTree) -> pa.Table:
-    """Return a tree as a table of one row an assignment, the shortest edges first."""
-    order = np.argsort(tree.height, kind="stable")
-    missing = np.arange(len(order) + 1) == len(order)
-    columns = [
-        pa.array(np.append(values[order], 0), type=kind, mask=missing)
-        for values, kind in ((tree.u, pa.int32()), (tree.v, pa.int32()), (tree.height, pa.float64()))
-    ]
-    table = pa.table([*columns, pa.array(tree.core_distances, pa.float64())], schema=_SCHEMA)
-    return table.replace_schema_metadata({_TOLERANCE: repr(tree.tie_tolerance).encode()})
-
-
 def as_tree(table: pa.Table | None) -> SpanningTree | None:
-    """Return what `as_table` made a table of.
+    """Return the tree of a table, such as `write.trees.as_table` makes.
 
     Raises
     ------
     ValueError, KeyError, TypeError
-        It is none, or not a spanning tree of distances; see `require_meaning`.
+        It has none, or no spanning tree of distances; see `require_meaning`.
     """
     if table is None:
         return None
-    edges = table.select(_SCHEMA.names).slice(0, max(0, table.num_rows - 1))
+    edges = table.select(SCHEMA.names).slice(0, max(0, table.num_rows - 1))
     if any(column.null_count for column in edges.columns) or table.column("core_distance").null_count:
         raise ValueError("a value of its tree is missing")
     u, v, height = (edges.column(name).to_numpy() for name in ("u", "v", "height"))
@@ -164,7 +133,7 @@ def as_tree(table: pa.Table | None) -> SpanningTree | None:
         v=v.astype(np.int64),
         height=height,
         core_distances=table.column("core_distance").to_numpy(),
-        tie_tolerance=float(table.schema.metadata[_TOLERANCE]),
+        tie_tolerance=float(table.schema.metadata[TOLERANCE]),
     )
     require_meaning(tree)
     return tree
@@ -205,15 +174,6 @@ def _require_chords(name: str, values: FloatArray) -> None:
         raise ValueError(f"a {name} is not from 0 to 2")
 
 
-def _parts(tree: SpanningTree) -> Iterator[bytes]:
-    table = as_table(tree)
-    for first in range(0, table.num_rows, PART_ROWS):
-        sink = pa.BufferOutputStream()
-        with ipc.new_stream(sink, table.schema, options=_OPTIONS) as writer:
-            writer.write_table(table.slice(first, PART_ROWS))
-        yield sink.getvalue().to_pybytes()
-
-
 def _read(connection: Connection, clustering_id: UUID, names: list[str]) -> pa.Table | None:
     columns: tuple[Any, ...] = (ClusteringTree.part, ClusteringTree.data)
     of_this = ClusteringTree.result_key == key_of(clustering_id)
@@ -237,7 +197,7 @@ def _part(clustering_id: UUID, data: Any, names: list[str]) -> pa.Table:
             table = reader.read_all()
         # What is damaged inside would be read beyond its end.
         table.validate(full=True)
-        if table.schema != _SCHEMA or _TOLERANCE not in (table.schema.metadata or {}):
+        if table.schema != SCHEMA or TOLERANCE not in (table.schema.metadata or {}):
             raise ValueError("its columns are not those of a tree")
         return table.select(names)
     except (pa.ArrowException, OSError, TypeError, ValueError) as error:

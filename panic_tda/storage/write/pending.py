@@ -30,6 +30,7 @@ from panic_tda.errors import BadInput, DatabaseError, MissingPath
 from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage.database import Database
 from panic_tda.storage.read import trees
+from panic_tda.storage.write.trees import as_table
 from panic_tda.types import OUTLIER, FinishedClustering
 
 if TYPE_CHECKING:
@@ -299,7 +300,7 @@ def _write(path: Path, finished: FinishedClustering, identity: dict[str, Any] | 
     table = pa.table([ids, finished.labels, finished.probabilities], names=_COLUMNS)
     metadata = {_METADATA_KEY: json.dumps(said, default=_plain).encode()}
     if finished.tree is not None:
-        kept = trees.as_table(finished.tree)
+        kept = as_table(finished.tree)
         metadata |= kept.schema.metadata
         for name in kept.column_names:
             table = table.append_column(name, kept.column(name))

@@ -21,7 +21,6 @@ from panic_tda.storage.bulk import insert_rows
 from panic_tda.storage.cells import read_each
 from panic_tda.storage.database import Database, lock_for_saving, open_database
 from panic_tda.storage.read.summaries import UnreadableClustering, row_column
-from panic_tda.storage.read.trees import save_tree
 from panic_tda.storage.schema.tables import (
     UNDEFINED_PERSISTENCE,
     Cluster,
@@ -33,6 +32,7 @@ from panic_tda.storage.schema.tables import (
     uuid7,
 )
 from panic_tda.storage.write import pending
+from panic_tda.storage.write.trees import save_tree
 from panic_tda.types import OUTLIER, FinishedClustering
 from panic_tda.wording import format_bytes
 

@@ -1,0 +1,53 @@
+"""Write the spanning tree of a clustering, part by part, as `read.trees` reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import ipc
+from sqlalchemy.engine import Connection
+
+from panic_tda.storage.bulk import insert_rows
+from panic_tda.storage.read import trees
+from panic_tda.storage.schema.tables import ClusteringTree
+from panic_tda.types import SpanningTree
+
+_OPTIONS = ipc.IpcWriteOptions(compression="zstd")
+
+
+def save_tree(connection: Connection, key: int, tree: SpanningTree) -> None:
+    """Write a tree with the result of this key, part by part.
+
+    Parameters
+    ----------
+    connection : Connection
+        From `Database.writing`.
+    key : int
+        Of the clustering.
+    tree : SpanningTree
+        n - 1 edges over the n assignments, which are fewer than 2**31; with core distances.
+    """
+    insert_rows(connection, ClusteringTree, ((key, part, data) for part, data in enumerate(_parts(tree))))
+
+
+def as_table(tree: SpanningTree) -> pa.Table:
+    """Return a tree as a table of one row an assignment, the shortest edges first."""
+    order = np.argsort(tree.height, kind="stable")
+    missing = np.arange(len(order) + 1) == len(order)
+    columns = [
+        pa.array(np.append(values[order], 0), type=kind, mask=missing)
+        for values, kind in ((tree.u, pa.int32()), (tree.v, pa.int32()), (tree.height, pa.float64()))
+    ]
+    table = pa.table([*columns, pa.array(tree.core_distances, pa.float64())], schema=trees.SCHEMA)
+    return table.replace_schema_metadata({trees.TOLERANCE: repr(tree.tie_tolerance).encode()})
+
+
+def _parts(tree: SpanningTree) -> Iterator[bytes]:
+    table = as_table(tree)
+    for first in range(0, table.num_rows, trees.PART_ROWS):
+        sink = pa.BufferOutputStream()
+        with ipc.new_stream(sink, table.schema, options=_OPTIONS) as writer:
+            writer.write_table(table.slice(first, trees.PART_ROWS))
+        yield sink.getvalue().to_pybytes()
