@@ -18,5 +18,6 @@ this folder builds from them and from `vendor/`, and which a test compares with 
 draw on canvases what has many parts (map, tree, strips, matrix) and as SVG what has few. Plotly would do the
 latter too, but its bundle weighs 4.6 MB, more than all else together, and its WebGL traces make functions of
 texts, which the policy forbids. Observable Plot weighs 256 kB and writes style elements, which the policy
-forbids too; uPlot (52 kB) and d3-zoom (54 kB) would double the script and save few lines.
+forbids too. uPlot (52 kB) and d3-zoom (54 kB) would each double the script: the former saves no lines, and
+with the latter one finger cannot both drag the map sideways and scroll the page.
 """

@@ -34,7 +34,8 @@ export function listenToHands(element, { hover, click, move, moved }) {
   });
   const release = (/** @type {PointerEvent} */ event) => {
     const last = held.get(event.pointerId);
-    if (!last || !held.delete(event.pointerId) || held.size) return;
+    held.delete(event.pointerId);
+    if (!last || held.size) return;
     // The browser scrolls the page with this finger from here on: take back the few pixels that it moved the map.
     if (event.type === "pointercancel" && start) move(last, start, 1);
     else if (way > 4) moved();

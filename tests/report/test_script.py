@@ -47,6 +47,14 @@ def test_the_bundle_neither_imports_nor_ends_its_element() -> None:
     assert "<!--" not in bundle
 
 
+def test_the_bundle_has_the_licences_of_what_is_in_it() -> None:
+    licences = list((FOLDER / "vendor").glob("*/LICENSE"))
+    assert len(licences) == len(list((FOLDER / "vendor").iterdir())) > 0
+    bundle = BUNDLE.read_text(encoding="utf-8")
+    for licence in licences:
+        assert licence.read_text(encoding="utf-8").strip() in bundle, licence
+
+
 @needs_deno
 @pytest.mark.parametrize("words", [("check", "."), ("lint",)])
 def test_types_and_lint(words: tuple[str, ...], tmp_path: Path) -> None:
