@@ -2,7 +2,7 @@
 
 Nothing is written. Rows are counted in the indexes, memory follows from their number, and time from fits of
 some thousand rows of each model and factor (`costs`): rows of whole runs, since what a fit costs depends on
-how near the nearest rows are (`storage.read.excerpts`).
+how near the nearest rows are (`storage.read.row_samples`).
 """
 
 from __future__ import annotations

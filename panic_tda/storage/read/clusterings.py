@@ -6,7 +6,7 @@ imported when it is asked for: most commands need neither a tree nor a matrix.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -82,7 +82,8 @@ class StoredClustering:
     def medoids(self) -> dict[int, int]:
         """Positions of the medoids among the assignments, by ascending label; those that are there still."""
         ids = read_medoid_ids(self.connection, self.summary.id)
-        return dict(zip(ids, find_rows(self.assignments.ids, list(ids.values())).tolist(), strict=True))
+        rows = np.searchsorted(self.assignments.ids, np.array(list(ids.values()), dtype="S32"))
+        return dict(zip(ids, rows.tolist(), strict=True))
 
     @cached_property
     def steps(self) -> RunSteps:
@@ -180,8 +181,3 @@ def find_stored(
     database = open_current(target)
     with database.session() as session:
         return database, find_clustering(session, reference, model=model)
-
-
-def find_rows(ids: BytesArray, wanted: Sequence[bytes]) -> IntArray:
-    """Return the positions of ids among ascending ones, (k,) int64; all of them are there."""
-    return np.searchsorted(ids, np.array(wanted, dtype="S32"))
