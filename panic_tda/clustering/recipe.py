@@ -28,7 +28,7 @@ from panic_tda.arrays.rows import normalise
 from panic_tda.clustering import backends, hierarchy, phases
 from panic_tda.clustering.advice import warn_if_doubtful
 from panic_tda.clustering.backends.base import Backend, Checkpoint, FitOptions
-from panic_tda.clustering.cuts import largest_of
+from panic_tda.clustering.cuts import count_rows
 from panic_tda.clustering.duplicates import DistinctRows, attach_copies, find_distinct, keep_distinct
 from panic_tda.clustering.hierarchy import FlatClusters
 from panic_tda.clustering.medoids import medoids
@@ -231,7 +231,7 @@ def recut_rows(
     found = _medoids(keep_distinct(vectors, distinct), distinct, flat)
     seconds = {"cut": cut - began, "medoids": time.monotonic() - cut}
     about = _with_seconds(about, ({"compile": compiling} if compiling else {}) | seconds)
-    record = replace(source, **asdict(effective), **_counts(flat), versions=_versions(), **about)
+    record = replace(source, **asdict(effective), **_counts(effective, flat), versions=_versions(), **about)
     return _clustering(flat, distinct, found, record=record, tree=tree)
 
 
@@ -341,7 +341,7 @@ def _record(
         exact=backend.exact,
         n_embeddings=len(distinct.inverse),
         n_unique=len(distinct.first),
-        **_counts(flat),
+        **_counts(effective, flat),
         versions=_versions(),
         lighter_edge_share=None if checked is None else checked.share,
         lighter_edge_sample=None if checked is None else checked.sample,
@@ -355,13 +355,14 @@ def _with_seconds(about: Mapping[str, Any] | None, seconds: dict[str, float]) ->
     return {**about, "seconds": about.get("seconds", {}) | seconds}
 
 
-def _counts(flat: FlatClusters) -> dict[str, Any]:
+def _counts(effective: EffectiveParameters, flat: FlatClusters) -> dict[str, Any]:
     """Return what a record says of the clusters, by the names of `ClusteringRecord`."""
+    cut = count_rows(effective, flat)
     return {
-        "n_clusters": len(flat.persistence),
-        "n_outliers": int(np.count_nonzero(flat.labels == OUTLIER)),
-        "root_selected": flat.root_selected,
-        "largest_cluster_size": largest_of(flat.labels),
+        "n_clusters": cut.n_clusters,
+        "n_outliers": cut.n_outliers,
+        "root_selected": cut.root_selected,
+        "largest_cluster_size": cut.largest,
     }
 
 

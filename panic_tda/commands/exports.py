@@ -61,7 +61,7 @@ def export_clustering(
             force=force,
             progress=progress,
         )
-    terminal.print_data(rendering.written_json(written) if as_json else rendering.written_text(written))
+    terminal.print_data(written.to_dict() if as_json else rendering.written_text(written))
 
 
 @options.command("export-trajectories", example="export-trajectories latest steps.parquet --model MiniLM")
@@ -105,4 +105,4 @@ def export_trajectories(
         ) as rows,
     ):
         written = exporting.write_rows(file, rows, force=force, progress=progress)
-    terminal.print_data(rendering.written_json(written) if as_json else rendering.written_text(written))
+    terminal.print_data(written.to_dict() if as_json else rendering.written_text(written))

@@ -68,7 +68,7 @@ def sweep_clustering(
     with display.make_progress(ended=logging.DEBUG) as progress:
         settings = sweep.sweep_clustering(opened, source, grid, progress=progress)
     terminal.print_data(
-        rendering.sweep_json(source, settings)
+        {"clustering": str(source.id), "settings": [setting.to_dict() for setting in settings]}
         if as_json
         else rendering.sweep_text(source, settings, common.table_width())
     )

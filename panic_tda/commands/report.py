@@ -126,7 +126,7 @@ def plot_clustering(
             opened, source, output, style=style, n_rows=map_rows, seed=seed, force=force, progress=progress
         )
     if as_json:
-        terminal.print_data({**vars(found), "file": str(found.file)})
+        terminal.print_data(found.to_dict())
         return
     terminal.print_data(
         f"{found.file}: {found.rows:,} {pluralize(found.rows, 'embedding')} and {found.clusters:,} "

@@ -53,6 +53,10 @@ class Written:
     rows: int
     bytes: int
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object that the exports print with `--json`, of plain values."""
+        return {"file": str(self.file), "rows": self.rows, "bytes": self.bytes}
+
 
 def export_clustering(
     database: Database,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from panic_tda.clustering.cuts import cut_all, largest_of
+from panic_tda.clustering.cuts import Cut, count_rows, cut_all
 from panic_tda.clustering.hierarchy import FlatClusters
 from panic_tda.devices.machine import available_cores
 from panic_tda.errors import InvalidParameter
@@ -113,8 +113,7 @@ class _Look(NamedTuple):
     """What is kept of a cut: its labels, and the figures that need the tree."""
 
     labels: Int32Array
-    n_clusters: int
-    root_selected: bool
+    cut: Cut
     median_persistence: float | None
     relative_validity: float | None
 
@@ -228,11 +227,10 @@ def sweep(
     progress.phase("sweep", total=2 * len(settings))
     threads = available_cores()
 
-    def look(_: EffectiveParameters, flat: FlatClusters) -> _Look:
+    def look(setting: EffectiveParameters, flat: FlatClusters) -> _Look:
         return _Look(
             labels=flat.labels.astype(np.int32),
-            n_clusters=len(flat.persistence),
-            root_selected=flat.root_selected,
+            cut=count_rows(setting, flat),
             median_persistence=_median(flat.persistence),
             relative_validity=relative_validity(tree, flat.labels, len(flat.persistence)),
         )
@@ -251,10 +249,10 @@ def sweep(
             min_cluster_size=one.min_cluster_size,
             selection_method=one.cluster_selection_method,
             allow_single_cluster=one.allow_single_cluster,
-            n_clusters=seen.n_clusters,
-            n_outliers=int(np.count_nonzero(seen.labels == OUTLIER)),
-            largest_share=largest_of(seen.labels) / len(seen.labels),
-            root_selected=seen.root_selected,
+            n_clusters=seen.cut.n_clusters,
+            n_outliers=seen.cut.n_outliers,
+            largest_share=seen.cut.largest / len(seen.labels),
+            root_selected=seen.cut.root_selected,
             median_persistence=seen.median_persistence,
             ari_stored=_agreement(stored, seen.labels),
             ari_previous=previous,

@@ -47,6 +47,10 @@ class Plotted:
     clusters: int
     method: str
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object that `plot-clustering --json` prints, of plain values."""
+        return {**vars(self), "file": str(self.file)}
+
 
 def plot_clustering(
     database: Database,

@@ -21,7 +21,6 @@ from panic_tda.insight.layout import NEIGHBOURS, columns_of, lay_out, read_map, 
 from panic_tda.storage.database import Database
 from panic_tda.storage.read import vectors_by_id
 from panic_tda.storage.read.assignments import read_assignments
-from panic_tda.storage.read.clusterings import find_rows
 from panic_tda.storage.read.medoids import read_medoid_ids
 from panic_tda.storage.read.results import ClusteringSummary, find_clustering
 from panic_tda.storage.read.vectors_by_id import read_vectors
@@ -128,7 +127,6 @@ def test_a_map_has_the_medoids_and_no_more_rows_than_asked_for(clustered: Upgrad
         ).fetchall()
     assert [(label, found.decode()) for label, found in medoids.items()] == stored
     rows = {assigned.ids.tolist().index(found) for found in medoids.values()}
-    assert set(find_rows(assigned.ids, list(medoids.values())).tolist()) == rows
     for n_rows in (1, 10):
         found = read_map(clustered.database, source, n_rows=n_rows)
         assert len(found.rows) == max(n_rows, len(rows))

@@ -43,12 +43,18 @@ def test_invocations_stand_beside_their_assignments(upgraded: MakeFile, digit_id
     with file.opened() as raw:  # where nothing cascades
         raw.execute("DELETE FROM embedding WHERE id = ?", (gone,))
     with file.database.reading() as connection:
-        found = read_invocations(connection, finished.id)
-        nothing = read_invocations(connection, uuid7())
+        found, nothing = (
+            read_invocations(
+                connection, "Nomic", read_assignments(connection, one, with_locators=True).locators
+            )
+            for one in (finished.id, uuid7())
+        )
+        of_no_model = read_invocations(connection, "Other", np.array([1, 2]))
     assert found.tolist() == [
         b"" if one.decode() == gone else of[one.decode()].encode() for one in finished.ids.tolist()
     ]
     assert (len(nothing), nothing.dtype) == (0, np.dtype("S32"))
+    assert of_no_model.tolist() == [b"", b""]
 
 
 def test_latest_is_of_one_model(upgraded: MakeFile) -> None:

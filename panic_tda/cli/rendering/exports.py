@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from panic_tda.files.exporting import Written
 from panic_tda.wording import on_one_line, pluralize
-
-
-def written_json(written: Written) -> dict[str, Any]:
-    """Return the object that the exports print with --json."""
-    return {"file": str(written.file), "rows": written.rows, "bytes": written.bytes}
 
 
 def written_text(written: Written) -> str:

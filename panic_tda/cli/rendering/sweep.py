@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from panic_tda.cli.rendering.common import decimal, percent
 from panic_tda.cli.text import Column, paragraph, table
@@ -30,11 +29,6 @@ _COLUMNS = (
     Column("ARI before", right=True),
     Column(""),
 )
-
-
-def sweep_json(source: ClusteringSummary, settings: Sequence[Setting]) -> dict[str, Any]:
-    """Return the object that `sweep-clustering --json` prints."""
-    return {"clustering": str(source.id), "settings": [setting.to_dict() for setting in settings]}
 
 
 def sweep_text(source: ClusteringSummary, settings: Sequence[Setting], width: int) -> str:

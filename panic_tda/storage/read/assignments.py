@@ -83,11 +83,18 @@ def read_assignments(
     identity = sa.type_coerce(_assignment.c.embedding_id, sa.String)
     columns: list[Any] = [identity, _assignment.c.label, _assignment.c.probability]
     convert: list[Callable[[Any], Any]] = [_identities, cells.integers, cells.shares]
+    source: Any = _assignment
     located = with_locators and connection.dialect.name == "sqlite"
     if located:
-        columns.append(_locator_or_gone(connection))
+        source = _assignment.outerjoin(_embedding, _embedding.c.id == _assignment.c.embedding_id)
+        columns.append(sa.func.coalesce(cells.row_locator(connection, _embedding), _GONE))
         convert.append(cells.integers)
-    query = _in_order(clustering_id, columns, with_embeddings=located)
+    query = (
+        sa.select(*columns)
+        .select_from(source)
+        .where(_assignment.c.result_key == key_of(clustering_id))
+        .order_by(_assignment.c.embedding_id)
+    )
     ids, labels, probabilities, *locators = _read_columns(connection, query, convert, progress)
     require_labels(connection, clustering_id, labels)
     elsewhere = ids if with_locators else None
@@ -133,20 +140,22 @@ def require_labels(connection: Connection, clustering_id: UUID, labels: IntArray
         )
 
 
-def read_invocations(connection: Connection, clustering_id: UUID) -> BytesArray:
+def read_invocations(connection: Connection, model: str, locators: IntArray | BytesArray) -> BytesArray:
     """Read the invocation of each assigned embedding, without reading a row of an embedding.
 
     Parameters
     ----------
     connection : Connection
         From `Database.reading`.
-    clustering_id : UUID
-        A stored clustering.
+    model : str
+        The embedding model.
+    locators : (n,) int64 or S32
+        As of `Assignments`.
 
     Returns
     -------
     (n,) S32
-        Ids of invocations, in the order of `read_assignments`; empty where the embedding has gone since.
+        Ids of invocations, in the order of the assignments; empty where the embedding has gone since.
 
     Notes
     -----
@@ -154,41 +163,21 @@ def read_invocations(connection: Connection, clustering_id: UUID) -> BytesArray:
     embeddings' ids, and the invocations by number from the one on models: that is read for the whole model.
     PostgreSQL keeps vectors beside its rows, which are short then.
     """
-    if connection.dialect.name != "sqlite":
-        query = _in_order(clustering_id, [_embedding.c.invocation_id], with_embeddings=True)
-        only: BytesArray = _read_columns(connection, query, [_identities_or_none])[0]
-        return only
-    query = _in_order(clustering_id, [_locator_or_gone(connection)], with_embeddings=True)
-    (wanted,) = _read_columns(connection, query, [cells.integers])
-    model = sa.select(ClusteringResult.embedding_model).where(ClusteringResult.id == clustering_id)
-    of_model = sa.select(cells.row_locator(connection, _embedding), _embedding.c.invocation_id).where(
-        _embedding.c.embedding_model == model.scalar_subquery()
+    of_model = sa.select(cells.row_locator(connection, _embedding), _embedding.c.invocation_id)
+    convert = (cells.integers if connection.dialect.name == "sqlite" else _identities, _identities_or_none)
+    stored, invocations = _read_columns(
+        connection, of_model.where(_embedding.c.embedding_model == model), convert
     )
-    stored, invocations = _read_columns(connection, of_model, [cells.integers, _identities_or_none])
-    stored, invocations = np.append(stored, _GONE), np.append(invocations, b"")
+    if not len(stored):
+        return np.zeros(len(locators), dtype=f"S{ID_LENGTH}")
     order = np.argsort(stored)
-    positions = order[np.searchsorted(stored, wanted, sorter=order).clip(max=len(stored) - 1)]
-    return np.where(stored[positions] == wanted, invocations[positions], b"")
+    positions = order[np.searchsorted(stored, locators, sorter=order).clip(max=len(stored) - 1)]
+    return np.where(stored[positions] == locators, invocations[positions], b"")
 
 
 def key_of(clustering_id: UUID) -> sa.ScalarSelect[Any]:
     """Return the subquery for the key by which rows name this clustering."""
     return sa.select(ClusteringResult.key).where(ClusteringResult.id == clustering_id).scalar_subquery()
-
-
-def _in_order(clustering_id: UUID, columns: Sequence[Any], *, with_embeddings: bool) -> sa.Select[Any]:
-    """Select columns of the assignments, by ascending embedding id, with or without those of embeddings."""
-    joined = _assignment.outerjoin(_embedding, _embedding.c.id == _assignment.c.embedding_id)
-    return (
-        sa.select(*columns)
-        .select_from(joined if with_embeddings else _assignment)
-        .where(_assignment.c.result_key == key_of(clustering_id))
-        .order_by(_assignment.c.embedding_id)
-    )
-
-
-def _locator_or_gone(connection: Connection) -> Any:
-    return sa.func.coalesce(cells.row_locator(connection, _embedding), _GONE)
 
 
 def _read_columns(

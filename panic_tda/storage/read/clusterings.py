@@ -1,11 +1,12 @@
 """One stored clustering, read part by part inside one transaction.
 
-Everything that shows, compares, recuts, draws or exports a clustering reads it here.
+Everything that shows, compares, recuts, draws or exports a clustering reads it here. What imports Numba is
+imported when it is asked for: most commands need neither a tree nor a matrix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,6 @@ from panic_tda.storage.read.assignments import (
     read_invocations,
 )
 from panic_tda.storage.read.census import FLOAT_BYTES, stored_width
-from panic_tda.storage.read.loading import load_assigned
 from panic_tda.storage.read.medoids import read_medoid_ids
 from panic_tda.storage.read.results import ClusterDetails, ClusteringSummary, find_clustering, read_details
 from panic_tda.storage.read.trajectories import (
@@ -35,12 +35,10 @@ from panic_tda.storage.read.trajectories import (
     read_steps,
     stream_texts,
 )
-from panic_tda.storage.read.trees import require_tree
 from panic_tda.storage.read.vectors_by_id import require_vectors
-from panic_tda.types import EmbeddingMatrix, SpanningTree
 
 if TYPE_CHECKING:
-    from panic_tda.types import BytesArray, Float32Array, IntArray
+    from panic_tda.types import BytesArray, EmbeddingMatrix, Float32Array, IntArray, SpanningTree
 
 
 class StoredClustering:
@@ -84,7 +82,8 @@ class StoredClustering:
     def medoids(self) -> dict[int, int]:
         """Positions of the medoids among the assignments, by ascending label; those that are there still."""
         ids = read_medoid_ids(self.connection, self.summary.id)
-        return dict(zip(ids, find_rows(self.assignments.ids, list(ids.values())).tolist(), strict=True))
+        rows = np.searchsorted(self.assignments.ids, np.array(list(ids.values()), dtype="S32"))
+        return dict(zip(ids, rows.tolist(), strict=True))
 
     @cached_property
     def steps(self) -> RunSteps:
@@ -100,6 +99,8 @@ class StoredClustering:
     @cached_property
     def tree(self) -> SpanningTree:
         """The spanning tree over its assignments; see `require_tree`."""
+        from panic_tda.storage.read.trees import require_tree
+
         self._progress.phase("read the tree")
         return require_tree(self.connection, self.summary.id, self.summary.record)
 
@@ -111,8 +112,10 @@ class StoredClustering:
     @cached_property
     def invocations(self) -> BytesArray:
         """The invocation of each assignment, (n,) S32; see `read_invocations`."""
+        locators = self._read_assignments(with_locators=True).locators
+        assert locators is not None
         self._progress.phase("read invocations")
-        return read_invocations(self.connection, self.summary.id)
+        return read_invocations(self.connection, self.summary.embedding_model, locators)
 
     def read_medoid_texts(self, labels: Iterable[int]) -> dict[int, str | None]:
         """Read what the medoids of some clusters say, by label; None where one is an image."""
@@ -140,6 +143,8 @@ class StoredClustering:
 
     def load_matrix(self, *, memory_limit: int | None = None) -> EmbeddingMatrix:
         """Load the vectors of all assignments; see `load_assigned`."""
+        from panic_tda.storage.read.loading import load_assigned
+
         return load_assigned(
             self.connection, self.summary, progress=self._progress, memory_limit=memory_limit
         )
@@ -176,8 +181,3 @@ def find_stored(
     database = open_current(target)
     with database.session() as session:
         return database, find_clustering(session, reference, model=model)
-
-
-def find_rows(ids: BytesArray, wanted: Sequence[bytes]) -> IntArray:
-    """Return the positions of ids among ascending ones, (k,) int64; all of them are there."""
-    return np.searchsorted(ids, np.array(wanted, dtype="S32"))

@@ -25,6 +25,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 from pyarrow import ipc
 
+from panic_tda.clustering.cuts import largest_of
 from panic_tda.disk import PRIVATE_FILE, UNFOLLOWED, commit_file, name_partial, open_own_file
 from panic_tda.errors import BadInput, DatabaseError, MissingPath
 from panic_tda.parameters import ClusteringRecord
@@ -265,7 +266,7 @@ def without(finished: FinishedClustering, present: BoolArray, medoids: dict[int,
         n_vanished=int((~present).sum()),
         n_clusters=len(left - {OUTLIER}),
         n_outliers=int((labels == OUTLIER).sum()),
-        largest_cluster_size=int(np.bincount(labels[labels != OUTLIER], minlength=1).max()),
+        largest_cluster_size=largest_of(labels),
     )
     return FinishedClustering(
         id=finished.id,
