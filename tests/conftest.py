@@ -6,11 +6,14 @@ import gc
 import logging
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -238,15 +241,34 @@ def url(server: Server) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def upgraded_template(tmp_path_factory: pytest.TempPathFactory) -> Callable[[FieldSpec], FieldFacts]:
+    """Write a field file and bring it to our tables, once for each spec: tests work on copies."""
+
+    @cache
+    def make(spec: FieldSpec) -> FieldFacts:
+        from panic_tda.storage.database import open_database
+        from panic_tda.storage.schema.upgrade import upgrade
+
+        facts = write_field_file(tmp_path_factory.mktemp("template") / "field.sqlite", spec)
+        upgrade(open_database(facts.path))
+        return facts
+
+    return make
+
+
 @pytest.fixture
 def upgraded(
-    tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    tmp_path: Path,
+    engine: str,
+    upgraded_template: Callable[[FieldSpec], FieldFacts],
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> Iterator[MakeFile]:
-    """Write a field file by its spec and bring it to our tables, or to a server."""
+    """Make a field file of our tables by its spec, or a database of a server."""
     for name in ("sqlalchemy", "alembic"):
         pytest.importorskip(name, reason=f"needs {name}")
     from panic_tda.storage.database import open_database
-    from panic_tda.storage.schema.upgrade import upgrade
 
     if engine == "postgresql":
         # What is kept beside a file is kept in the current folder there.
@@ -255,26 +277,34 @@ def upgraded(
 
         def make(spec: FieldSpec = PLAIN, name: str = "field.sqlite") -> UpgradedFile:
             if engine == "sqlite":
-                facts = write_field_file(tmp_path / name, spec)
-                database = open_database(facts.path)
-                upgrade(database)
-                return UpgradedFile(database, facts)
+                template = upgraded_template(spec)
+                path = Path(shutil.copyfile(template.path, tmp_path / name))
+                return UpgradedFile(open_database(path), replace(template, path=path))
             server: Server = request.getfixturevalue("server")
-            template, facts = server.field_database(spec, tmp_path / name)
-            return UpgradedFile(open_database(databases.enter_context(server.database(template))), facts)
+            name_of_template, facts = server.field_database(spec, tmp_path / name)
+            url = databases.enter_context(server.database(name_of_template))
+            return UpgradedFile(open_database(url), facts)
 
         yield make
 
 
-@pytest.fixture
-def real_file(tmp_path: Path) -> Database:
-    """A copy of the real field file, upgraded; skips where the environment names none."""
+@pytest.fixture(scope="session")
+def real_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real field file, upgraded; skips where the environment names none."""
     from panic_tda.storage.database import open_database
     from panic_tda.storage.schema.upgrade import upgrade
 
-    database = open_database(field_copy(tmp_path))
-    upgrade(database)
-    return database
+    path = field_copy(tmp_path_factory.mktemp("real"))
+    upgrade(open_database(path))
+    return path
+
+
+@pytest.fixture
+def real_file(tmp_path: Path, real_template: Path) -> Database:
+    """A copy of the real field file with our tables."""
+    from panic_tda.storage.database import open_database
+
+    return open_database(shutil.copyfile(real_template, tmp_path / "field.sqlite"))
 
 
 @pytest.fixture
