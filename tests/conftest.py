@@ -37,10 +37,12 @@ if TYPE_CHECKING:
 
 _TESTS = Path(__file__).parent
 SLOW = (
+    "cli/test_completion.py",
     "cli/test_display.py",
     "cli/test_environments.py",
     "cli/test_terminal.py",
     "clustering/test_hierarchy_peers.py",
+    "clustering/test_uncompiled.py",
     "clustering/test_warm_up.py",
     "clustering/tiled/test_light_edges.py",
     "clustering/tiled/test_resume.py",
@@ -83,6 +85,7 @@ SLOW = (
     "test_paths.py",
     "test_readme.py",
     "test_scripts.py",
+    "test_work_folder.py",
 )
 """What `scripts/test.sh` leaves out unless it is asked for everything (`--all`), by how paths begin: tests
 that start processes, servers or browsers by the dozen, and grids of inputs. Left out are also the runs on
@@ -162,6 +165,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         elif not item.get_closest_marker("xdist_group"):
             # Tests of one file share what is made once for it; tests of the page share a browser.
             item.add_marker(pytest.mark.xdist_group("page" if path.startswith("report/test_page") else path))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Groups are begun in this order: no process is to be left alone with a long one in the end.
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def _is_of_the_other_engine(item: pytest.Item) -> bool:
