@@ -32,7 +32,8 @@ fi
 [ $# -gt 0 ] || set -- -m "not slow"
 [ "$*" != --all ] || set --
 # One process more than CI has cores: they also wait for locks, signals and a browser.
-"${run[@]}" -m pytest --quiet -n 3 --dist loadgroup -o tmp_path_retention_policy=failed "$@"
+"${run[@]}" -m pytest --quiet -n 3 --dist loadgroup --no-loadscope-reorder \
+    -o tmp_path_retention_policy=failed "$@"
 if [ -n "${COVERAGE:-}" ]; then
     # What a killed process was writing cannot be read, which is no news here.
     .venv/bin/coverage combine --quiet 2>/dev/null || true

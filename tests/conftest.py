@@ -6,11 +6,14 @@ import gc
 import logging
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -34,10 +37,12 @@ if TYPE_CHECKING:
 
 _TESTS = Path(__file__).parent
 SLOW = (
+    "cli/test_completion.py",
     "cli/test_display.py",
     "cli/test_environments.py",
     "cli/test_terminal.py",
     "clustering/test_hierarchy_peers.py",
+    "clustering/test_uncompiled.py",
     "clustering/test_warm_up.py",
     "clustering/tiled/test_light_edges.py",
     "clustering/tiled/test_resume.py",
@@ -80,6 +85,7 @@ SLOW = (
     "test_paths.py",
     "test_readme.py",
     "test_scripts.py",
+    "test_work_folder.py",
 )
 """What `scripts/test.sh` leaves out unless it is asked for everything (`--all`), by how paths begin: tests
 that start processes, servers or browsers by the dozen, and grids of inputs. Left out are also the runs on
@@ -159,6 +165,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         elif not item.get_closest_marker("xdist_group"):
             # Tests of one file share what is made once for it; tests of the page share a browser.
             item.add_marker(pytest.mark.xdist_group("page" if path.startswith("report/test_page") else path))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Groups are begun in this order: no process is to be left alone with a long one in the end.
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def _is_of_the_other_engine(item: pytest.Item) -> bool:
@@ -238,15 +247,34 @@ def url(server: Server) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def upgraded_template(tmp_path_factory: pytest.TempPathFactory) -> Callable[[FieldSpec], FieldFacts]:
+    """Write a field file and bring it to our tables, once for each spec: tests work on copies."""
+
+    @cache
+    def make(spec: FieldSpec) -> FieldFacts:
+        from panic_tda.storage.database import open_database
+        from panic_tda.storage.schema.upgrade import upgrade
+
+        facts = write_field_file(tmp_path_factory.mktemp("template") / "field.sqlite", spec)
+        upgrade(open_database(facts.path))
+        return facts
+
+    return make
+
+
 @pytest.fixture
 def upgraded(
-    tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    tmp_path: Path,
+    engine: str,
+    upgraded_template: Callable[[FieldSpec], FieldFacts],
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> Iterator[MakeFile]:
-    """Write a field file by its spec and bring it to our tables, or to a server."""
+    """Make a field file of our tables by its spec, or a database of a server."""
     for name in ("sqlalchemy", "alembic"):
         pytest.importorskip(name, reason=f"needs {name}")
     from panic_tda.storage.database import open_database
-    from panic_tda.storage.schema.upgrade import upgrade
 
     if engine == "postgresql":
         # What is kept beside a file is kept in the current folder there.
@@ -255,26 +283,34 @@ def upgraded(
 
         def make(spec: FieldSpec = PLAIN, name: str = "field.sqlite") -> UpgradedFile:
             if engine == "sqlite":
-                facts = write_field_file(tmp_path / name, spec)
-                database = open_database(facts.path)
-                upgrade(database)
-                return UpgradedFile(database, facts)
+                template = upgraded_template(spec)
+                path = Path(shutil.copyfile(template.path, tmp_path / name))
+                return UpgradedFile(open_database(path), replace(template, path=path))
             server: Server = request.getfixturevalue("server")
-            template, facts = server.field_database(spec, tmp_path / name)
-            return UpgradedFile(open_database(databases.enter_context(server.database(template))), facts)
+            name_of_template, facts = server.field_database(spec, tmp_path / name)
+            url = databases.enter_context(server.database(name_of_template))
+            return UpgradedFile(open_database(url), facts)
 
         yield make
 
 
-@pytest.fixture
-def real_file(tmp_path: Path) -> Database:
-    """A copy of the real field file, upgraded; skips where the environment names none."""
+@pytest.fixture(scope="session")
+def real_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real field file, upgraded; skips where the environment names none."""
     from panic_tda.storage.database import open_database
     from panic_tda.storage.schema.upgrade import upgrade
 
-    database = open_database(field_copy(tmp_path))
-    upgrade(database)
-    return database
+    path = field_copy(tmp_path_factory.mktemp("real"))
+    upgrade(open_database(path))
+    return path
+
+
+@pytest.fixture
+def real_file(tmp_path: Path, real_template: Path) -> Database:
+    """A copy of the real field file with our tables."""
+    from panic_tda.storage.database import open_database
+
+    return open_database(shutil.copyfile(real_template, tmp_path / "field.sqlite"))
 
 
 @pytest.fixture
