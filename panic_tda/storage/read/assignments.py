@@ -57,7 +57,7 @@ def read_assignments(connection: Connection, clustering_id: UUID) -> Assignments
     """
     columns = (EmbeddingCluster.embedding_id, EmbeddingCluster.label, EmbeddingCluster.probability)
     query = (
-        sa.select(sa.type_coerce(columns[0], sa.String), *columns[1:])
+        sa.select(*columns)
         .where(EmbeddingCluster.result_key == key_of(clustering_id))
         .order_by(EmbeddingCluster.embedding_id)
     )
