@@ -22,6 +22,7 @@ from panic_tda.devices import cuda, pool
 from panic_tda.disk import require_own_folder
 from panic_tda.doubts import Wording
 from panic_tda.errors import BackendFailure, PanicTdaError, release_frames, unexpected
+from panic_tda.outputs import require_work_folder
 from panic_tda.parameters import ClusteringParameters, Resources, validate_downsample
 from panic_tda.progress import Prefixed, Progress, Silent, failed
 from panic_tda.storage.database import Database, open_current
@@ -97,6 +98,8 @@ def cluster_all_data(
     parameters = parameters or ClusteringParameters()
     devices = _devices(resources, parameters)
     database = open_current(database)
+    if resources.work_dir is not None:
+        require_work_folder(resources.work_dir, database.path)
     job = _Job(
         database=database,
         parameters=parameters,

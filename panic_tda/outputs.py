@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from panic_tda.errors import WrongUsage
@@ -47,15 +47,44 @@ def require_apart(output: Path, *inputs: Path | None) -> None:
     read = [file for file in inputs if file is not None]
     if any(_is_same(target, file) for file in read):
         raise WrongUsage(f"{output} is read by this command; give the output another name")
+    _require_apart_from_logs(output, read, "give the output another name")
     for database in _possible_databases(target):
         if _is_database(database) or any(_is_same(database, file) for file in read):
             raise WrongUsage(f"{output} belongs to the database {database}; give the output another name")
-    for file in read:
-        for suffix in _BESIDE:
-            if _is_same(target, Path(f"{os.path.realpath(file)}{suffix}")):
-                raise WrongUsage(f"{output} belongs to the database {file}; give the output another name")
     if _KEPT.fullmatch(target.name) or Path(os.path.realpath(WORK_FOLDER)) in target.parents:
         raise WrongUsage(f"{output} is a result or a state that waits; give the output another name")
+
+
+def require_work_folder(folder: Path, database: Path | None) -> None:
+    """Check that a folder for unfinished work, which may not exist yet, takes no name that SQLite needs.
+
+    Parameters
+    ----------
+    folder : Path
+        Where states are to be kept.
+    database : Path or None
+        The file that the command reads.
+
+    Raises
+    ------
+    WrongUsage
+        A database could not be opened any more beside such a folder.
+    """
+    read = [] if database is None else [database]
+    _require_apart_from_logs(folder, read, "name another folder with --work-dir")
+
+
+def require_different(log_file: Path, outputs: Iterable[Path]) -> None:
+    """Check that a log does not go into a file that the command writes.
+
+    Raises
+    ------
+    WrongUsage
+        It would; links and other spellings of the name are seen through.
+    """
+    for output in outputs:
+        if _is_same(log_file, output):
+            raise WrongUsage(f"{log_file} is the output of this command; give the log another name")
 
 
 def create_file(path: Path, source: Path | None = None, *, replaced: Path | None = None) -> int:
@@ -97,11 +126,20 @@ def file_of_database(target: str | Path) -> Path | None:
     return expand_home(name) if scheme.startswith("sqlite") and name else None
 
 
+def _require_apart_from_logs(path: Path, read: Sequence[Path], remedy: str) -> None:
+    """Check that nothing on the way to a path has a name under which SQLite keeps a log of a database."""
+    target = Path(os.path.realpath(path))
+    for part in (target, *target.parents):
+        for suffix in _BESIDE:
+            if not part.name.endswith(suffix) or part.name == suffix:
+                continue
+            database = part.with_name(part.name.removesuffix(suffix))
+            if _is_database(database) or any(_is_same(database, file) for file in read):
+                raise WrongUsage(f"{path} belongs to the database {database}; {remedy}")
+
+
 def _possible_databases(target: Path) -> Iterator[Path]:
     """Give the names that a database would have beside which `target` lies."""
-    for suffix in _BESIDE:
-        if target.name.endswith(suffix) and target.name != suffix:
-            yield target.with_name(target.name.removesuffix(suffix))
     if kept := _KEPT.fullmatch(target.name):
         yield target.with_name(kept["database"])
     for folder in (target, *target.parents):

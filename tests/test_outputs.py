@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,57 @@ def test_what_sqlite_writes_beside_a_database_is_no_output(
     assert contents(tmp_path) == before
     assert writer.execute("SELECT count(*) FROM committed").fetchone() == (0,)
     writer.close()
+
+
+@pytest.fixture
+def spellings(file: UpgradedFile, tmp_path: Path) -> Callable[[Path], list[str]]:
+    """Other names of a path that may not exist: absolute, relative, through links, and of a folder in it."""
+
+    def spell(path: Path) -> list[str]:
+        (tmp_path / "link").symlink_to(path)
+        (tmp_path / "folder").symlink_to(path.parent)
+        linked = tmp_path / "folder" / path.name
+        return [*map(str, (path, tmp_path / "link", linked)), os.path.relpath(path)]
+
+    return spell
+
+
+@pytest.mark.parametrize("end", ["-wal", "-shm", "-journal"])
+def test_no_folder_takes_a_name_that_sqlite_needs(
+    file: UpgradedFile, spellings: Callable[[Path], list[str]], end: str
+) -> None:
+    for name in spellings(Path(f"{file.path}{end}")):
+        inside = f"{name}/new"
+        for words in (
+            ("cluster-embeddings", "--work-dir", name),
+            ("cluster-embeddings", "--work-dir", inside),
+            ("list-clusterings", "--log-file", f"{inside}.log"),
+            ("import-embeddings", SAMPLE, "--db", f"{inside}.sqlite"),
+            ("copy-database", file.path, f"{inside}.sqlite"),
+        ):
+            result = CliRunner().invoke(main, [*map(str, words)], env={"PANIC_TDA_DB": str(file.path)})
+            assert result.exit_code == 2, (words, result.output)
+            # Where SQLite has made its file, it is no folder.
+            assert re.search(f"belongs to the database {file.path}|must be a folder", result.stderr)
+        assert not os.path.isdir(f"{file.path}{end}")
+
+
+def test_the_folder_beside_a_database_may_be_named(file: UpgradedFile) -> None:
+    folder = f"{file.path}.panic-tda"
+    assert invoke(file, "cluster-embeddings", "--backend", "sklearn", "--work-dir", folder).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["report-clustering", "export-clustering", "export-trajectories"])
+def test_a_log_does_not_go_into_the_output(
+    file: UpgradedFile, tmp_path: Path, spellings: Callable[[Path], list[str]], name: str
+) -> None:
+    output = tmp_path / f"output{ENDS.get(name, '.html')}"
+    before = contents(tmp_path)
+    for log in spellings(output):
+        result = invoke(file, *COMMANDS[name], output, "--log-file", log)
+        assert result.exit_code == 2, result.output
+        assert f"{log} is the output of this command" in result.stderr
+        assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("kind", ["same", "link", "hard link", "-wal", "states"])

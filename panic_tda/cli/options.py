@@ -16,7 +16,7 @@ from click.core import ParameterSource
 from panic_tda.cli import completion, terminal
 from panic_tda.cli.completion import LATEST as LATEST
 from panic_tda.errors import WrongUsage
-from panic_tda.outputs import file_of_database
+from panic_tda.outputs import file_of_database, require_different
 from panic_tda.paths import expand_home
 from panic_tda.wording import escape_control_characters
 
@@ -29,6 +29,8 @@ _OWN, _COMMON = "Options", "Common options"
 _LOUDNESS = "panic_tda.loudness"
 _DATABASES = ("source", "target", "database")
 """Parameters of commands that name one."""
+_OUTPUTS = ("file", "output")
+"""Parameters of commands that name a file to be written."""
 
 
 class _Option(click.Option):
@@ -177,6 +179,8 @@ def common(function: Callable[..., None]) -> Callable[..., None]:
     def run(*, log_file: Path | None, **options: Any) -> None:
         said = click.get_current_context().meta.get(_LOUDNESS)
         with terminal.exit_codes(as_json=options.get("as_json", False)):
+            if log_file is not None:
+                require_different(log_file, [options[name] for name in _OUTPUTS if options.get(name)])
             terminal.configure_logging(
                 verbose=said == "verbose",
                 quiet=said == "quiet",

@@ -7,13 +7,15 @@ from itertools import chain
 from typing import Any
 
 import pyarrow as pa
+import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql import Select
 
 from panic_tda.arrays.rows import slices
 from panic_tda.errors import DatabaseError
-from panic_tda.storage.cells import compile_query, find_damaged, naming_damage
+from panic_tda.storage.cells import close_cursor, compile_query, find_damaged, naming_damage, undecoded_texts
+from panic_tda.storage.columns import damaged_value, describe_columns
 
 ID_LENGTH = 32
 _KEYS = 8192
@@ -78,7 +80,7 @@ def stream_vectors(
     except connection.dialect.loaded_dbapi.Error as error:
         raise find_damaged(connection, query) or DatabaseError(f"reading vectors: {error}") from error
     finally:
-        cursor.close()
+        close_cursor(connection, cursor)
 
 
 def stream_rows(
@@ -115,7 +117,7 @@ def stream_rows(
     except connection.dialect.loaded_dbapi.Error as error:
         raise find_damaged(connection, query) or DatabaseError(f"reading: {error}") from error
     finally:
-        cursor.close()
+        close_cursor(connection, cursor)
 
 
 def _bounded_batches(
@@ -197,7 +199,7 @@ def insert_into(
     except connection.dialect.loaded_dbapi.Error as error:
         raise DatabaseError(f"inserting into {table}: {error}") from error
     finally:
-        cursor.close()
+        close_cursor(connection, cursor)
 
 
 def insert_new_rows(
@@ -276,7 +278,63 @@ def select_by_keys(
     except connection.dialect.loaded_dbapi.Error as error:
         raise DatabaseError(f"reading: {error}") from error
     finally:
-        cursor.close()
+        close_cursor(connection, cursor)
+
+
+def read_by_keys(
+    connection: Connection,
+    table: Any,
+    columns: Sequence[str],
+    keys: Mapping[str, Sequence[Any]],
+    *,
+    also: str = "1 = 1",
+) -> Iterator[tuple[Any, ...]]:
+    """Look up rows as `select_by_keys` does, and check that every value is of its column's type.
+
+    Parameters
+    ----------
+    connection, keys, also
+        As of `select_by_keys`.
+    table : sqlalchemy.Table
+        Where the rows are.
+    columns : sequence of str
+        The columns that are read; the primary key is among them, so that a row can be named.
+
+    Raises
+    ------
+    DamagedValue
+        A value is of another type, or a text is not UTF-8.
+    """
+    query = sa.select(*(table.c[name] for name in columns))
+    described = describe_columns(query)
+    types = [_stored_type(column.type) for column in query.selected_columns]
+
+    def checked(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+        for row in rows:
+            for column, stored_type, value in zip(described, types, row, strict=True):
+                # Converting all values would cost as much as looking them up.
+                if type(value) is not stored_type and (fault := column.fault(value)) is not None:
+                    key = [value for other, value in zip(described, row, strict=True) if other.is_key]
+                    raise damaged_value(column.table, column.name, key, fault)
+            yield row
+
+    try:
+        yield from checked(select_by_keys(connection, table.name, columns, keys, also=also))
+    except DatabaseError as error:
+        if error.__cause__ is None:
+            raise
+        with undecoded_texts(connection):
+            rows = list(select_by_keys(connection, table.name, columns, keys, also=also))
+        list(checked(rows))
+        raise
+
+
+def _stored_type(kind: sa.types.TypeEngine[Any]) -> type:
+    """Return the type of the driver's values of a column."""
+    plain = kind.impl_instance if isinstance(kind, sa.types.TypeDecorator) else kind
+    if isinstance(plain, sa.LargeBinary):
+        return bytes
+    return int if isinstance(plain, sa.Integer) else str
 
 
 def _wanted(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,7 +57,7 @@ def read_rows(connection: Connection, query: AnySelect) -> list[tuple[Any, ...]]
                 for row in cursor.fetchall()
             ]
         finally:
-            cursor.close()
+            close_cursor(connection, cursor)
 
 
 @contextmanager
@@ -200,28 +200,40 @@ def compile_query(connection: Connection, query: AnySelect) -> str:
     return str(query.compile(connection, compile_kwargs={"literal_binds": True}))
 
 
+@contextmanager
+def undecoded_texts(connection: Connection) -> Iterator[None]:
+    """Have SQLite give texts as `Undecoded`, whatever their bytes are; other drivers go on as before."""
+    driver: Any = connection.connection.driver_connection
+    # The connection's other readers want texts.
+    before = getattr(driver, "text_factory", None)
+    if connection.dialect.name == "sqlite":
+        driver.text_factory = Undecoded
+    try:
+        yield
+    finally:
+        if connection.dialect.name == "sqlite":
+            driver.text_factory = before
+
+
 def _undecoded_rows(connection: Connection, sql: str) -> Iterator[tuple[Any, ...]]:
     """Yield the rows of a statement, with texts undecoded on SQLite."""
     cursor: Any = connection.connection.cursor()
-    driver: Any = connection.connection.driver_connection
-    is_sqlite = connection.dialect.name == "sqlite"
     try:
         while True:
-            # The connection's other readers want texts.
-            before = getattr(driver, "text_factory", None)
-            try:
-                if is_sqlite:
-                    driver.text_factory = Undecoded
+            with undecoded_texts(connection):
                 if cursor.description is None:
                     cursor.execute(sql, ())
                 rows = cursor.fetchmany(_ROWS)
-            finally:
-                if is_sqlite:
-                    driver.text_factory = before
             if not rows:
                 return
             yield from rows
     except connection.dialect.loaded_dbapi.Error as error:
         raise DatabaseError(f"reading: {error}") from error
     finally:
+        close_cursor(connection, cursor)
+
+
+def close_cursor(connection: Connection, cursor: Any) -> None:
+    """Close a cursor of the driver; that of a generator which outlives its connection was closed with it."""
+    with suppress(connection.dialect.loaded_dbapi.Error):
         cursor.close()

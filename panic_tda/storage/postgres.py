@@ -73,8 +73,35 @@ def prepare(engine: Engine, name: str) -> None:
                 "created WITH ENCODING 'UTF8'"
             )
 
+    event.listen(engine, "connect", _keep_unreadable_times)
     event.listen(engine, "do_connect", connect)
     event.listen(engine, "connect", set_session)
+
+
+def _keep_unreadable_times(connection: Any, _record: Any) -> None:
+    """Have the driver give times that Python has no value for as text, so that readers can name them.
+
+    PostgreSQL stores `infinity`, `-infinity` and years before 1 or above 9999.
+    """
+    from psycopg import DataError
+    from psycopg.types.datetime import TimestampBinaryLoader, TimestampLoader
+
+    class TextLoader(TimestampLoader):
+        def load(self, data: Any) -> Any:
+            try:
+                return super().load(data)
+            except DataError:
+                return bytes(data).decode()
+
+    class BinaryLoader(TimestampBinaryLoader):
+        def load(self, data: Any) -> Any:
+            try:
+                return super().load(data)
+            except DataError as error:
+                return str(error)
+
+    for loader in (TextLoader, BinaryLoader):
+        connection.adapters.register_loader("timestamp", loader)
 
 
 @contextmanager

@@ -80,8 +80,7 @@ def read_assignments(
     DamagedValue
         A label is not one of the clustering's, a probability is not from 0 to 1, or an id is none.
     """
-    identity = sa.type_coerce(_assignment.c.embedding_id, sa.String)
-    columns: list[Any] = [identity, _assignment.c.label, _assignment.c.probability]
+    columns: list[Any] = [_assignment.c.embedding_id, _assignment.c.label, _assignment.c.probability]
     convert: list[Callable[[Any], Any]] = [_identities, cells.integers, cells.shares]
     source: Any = _assignment
     located = with_locators and connection.dialect.name == "sqlite"

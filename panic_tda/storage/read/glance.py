@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 _LOCK_SECONDS = 0.2
 _SERVER_SECONDS = 2
-# By this index or not at all: without it, every embedding would be read.
+# By this index or not at all: without it, every embedding would be read. Bytes sort behind all texts.
 _NEXT_MODEL = (
     "SELECT min(embedding_model) FROM embedding INDEXED BY ix_embedding_model_length_invocation "
-    "WHERE embedding_model > ?"
+    "WHERE embedding_model > CAST(? AS TEXT) AND embedding_model < x''"
 )
 _CLUSTERINGS = (
     "SELECT id, embedding_model, created_at FROM clusteringresult ORDER BY created_at DESC, key DESC"
@@ -60,6 +60,7 @@ def stored_models(target: str) -> list[str]:
         if path is None:
             return _models_of_server(target)
         with _opened(path) as connection:
+            connection.text_factory = bytes
             return list(_models(connection))
     except Exception:
         return []
@@ -91,11 +92,12 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _models(connection: sqlite3.Connection) -> Iterator[str]:
-    name = ""
+    name = b""
     while name is not None:
         (name,) = connection.execute(_NEXT_MODEL, (name,)).fetchone()
-        if name is not None:
-            yield name
+        with suppress(UnicodeDecodeError):
+            if name is not None:
+                yield name.decode()
 
 
 def _clusterings_of_server(target: str) -> list[Glance]:

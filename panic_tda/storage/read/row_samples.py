@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from panic_tda.arrays.rows import usable
+from panic_tda.storage import cells
 from panic_tda.storage.bulk import stream_rows
 from panic_tda.storage.cells import row_locator
 from panic_tda.storage.database import Database
@@ -109,8 +110,10 @@ def read_row_sample(database: Database, census: ModelCensus, *, downsample: int,
 def _find(
     connection: Connection, census: ModelCensus, downsample: int, n_rows: int, rng: np.random.Generator
 ) -> _Found:
-    runs = connection.execute(sa.select(sa.type_coerce(Run.id, sa.String)).order_by(Run.id)).scalars().all()
-    runs = [runs[number] for number in rng.permutation(len(runs))]
+    stored = cells.stored_values(connection, sa.select(Run.id).order_by(Run.id))
+    # No invocation belongs to a run whose id is no text.
+    ids = [identity for identity in stored if isinstance(identity, str)]
+    runs = [ids[number] for number in rng.permutation(len(ids))]
     n_chosen = len(runs)
     if census.n_sampled > n_rows and runs:
         of_one = max(1, min(n_rows // FEWEST_RUNS, census.n_sampled // len(runs)))

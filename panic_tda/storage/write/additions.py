@@ -14,7 +14,8 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from panic_tda.storage.bulk import insert_new_rows
+from panic_tda.storage.bulk import insert_new_rows, read_by_keys
+from panic_tda.storage.cells import read_rows
 from panic_tda.storage.read.census import NAMED_IDS, stored_width
 from panic_tda.storage.schema.tables import Embedding, ExperimentConfig, Invocation, InvocationType, Run
 from panic_tda.storage.write.batches import EmbeddingBatch, RunKey, TextBatch
@@ -32,9 +33,6 @@ _embedding = Embedding.__table__
 # would put the present there: when these rows were made is not known.
 _INVOCATION_COLUMNS = ("id", "output_text", "model", "type", "seed", "run_id", "sequence_number", *TIMES)
 _EMBEDDING_COLUMNS = ("id", "vector", "invocation_id", "embedding_model", *TIMES)
-_IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
-_STORED_OUTPUTS = sa.text("SELECT id, output_text, type FROM invocation WHERE id IN :ids").bindparams(_IDS)
-_STORED_VECTORS = sa.text("SELECT id, vector FROM embedding WHERE id IN :ids").bindparams(_IDS)
 
 _log = logging.getLogger(__name__)
 
@@ -97,7 +95,7 @@ class Additions:
         """Return those of a few keys under which a run is in the database already, in their order."""
         by_id = {UUID(run_id(key)): key for key in keys}
         query = sa.select(_run.c.id).where(_run.c.id.in_(list(by_id)))
-        found = set(self._connection.execute(query).scalars())
+        found = {identity for (identity,) in read_rows(self._connection, query)}
         return [key for identity, key in by_id.items() if identity in found]
 
     def runs_that_say(self, key: RunKey, number: int, text: str) -> set[str]:
@@ -105,8 +103,8 @@ class Additions:
         query = sa.select(_run.c.id).where(
             _run.c.seed == key.seed, _run.c.initial_prompt == key.initial_prompt
         )
-        runs = {_invocation_id(run.hex, number): run.hex for run in self._connection.execute(query).scalars()}
-        stored = self._stored(_STORED_OUTPUTS, list(runs))
+        runs = {_invocation_id(run.hex, number): run.hex for (run,) in read_rows(self._connection, query)}
+        stored = self._stored_outputs(list(runs))
         return {runs[invocation] for invocation, (stored_text, _) in stored.items() if stored_text == text}
 
     def first_texts(self, keys: Iterable[RunKey]) -> dict[str, tuple[int, str]]:
@@ -115,7 +113,6 @@ class Additions:
         first = (
             sa.select(_invocation.c.sequence_number, _invocation.c.output_text)
             .where(
-                _invocation.c.run_id == sa.bindparam("run"),
                 _invocation.c.type == InvocationType.TEXT,
                 _invocation.c.output_text.is_not(None),
             )
@@ -125,8 +122,8 @@ class Additions:
         found: dict[str, tuple[int, str]] = {}
         for some in chunks(origins):
             these = sa.tuple_(_run.c.seed, _run.c.initial_prompt).in_(some)
-            for run in self._connection.execute(sa.select(_run.c.id).where(these)).scalars():
-                for number, text in self._connection.execute(first, {"run": run}):
+            for (run,) in read_rows(self._connection, sa.select(_run.c.id).where(these)):
+                for number, text in read_rows(self._connection, first.where(_invocation.c.run_id == run)):
                     found[run.hex] = number, text
         return found
 
@@ -135,7 +132,7 @@ class Additions:
         n_stored = 0
         for batch in batches:
             ids = _invocation_ids(batch, [run_id(key) for key in batch.runs])
-            stored = self._stored(_STORED_OUTPUTS, ids)
+            stored = self._stored_outputs(ids)
             n_stored += sum(identity in stored for identity in ids)
             if any(
                 identity in stored and _explain_difference(stored[identity], text, kind)
@@ -202,7 +199,7 @@ class Additions:
         query = sa.select(_run.c.id, _run.c.max_length, _run.c.experiment_id)
         for chunk in chunks(list(unseen)):
             ids = [UUID(identity) for identity in chunk]
-            for identity, length, experiment in self._connection.execute(query.where(_run.c.id.in_(ids))):
+            for identity, length, experiment in read_rows(self._connection, query.where(_run.c.id.in_(ids))):
                 self._runs[unseen.pop(identity.hex)] = _KnownRun(identity.hex, length, length, experiment)
         if unseen:
             self._add_runs(unseen, batch.model)
@@ -283,7 +280,7 @@ class Additions:
 
     def _compare_outputs(self, batch: EmbeddingBatch, rows: list[tuple[Any, ...]]) -> None:
         """Check that the outputs that are stored under the ids of these rows are those of the rows."""
-        stored = self._stored(_STORED_OUTPUTS, [row[0] for row in rows])
+        stored = self._stored_outputs([row[0] for row in rows])
         for index, (row, kind) in enumerate(zip(rows, batch.types, strict=True)):
             difference = _explain_difference(stored[row[0]], row[1], kind)
             if difference:
@@ -299,7 +296,7 @@ class Additions:
         Models are not all deterministic: the same text embedded again has a vector beside the first one.
         Where neither a text nor the name of the run tells what was embedded, the row is refused.
         """
-        stored = self._stored(_STORED_VECTORS, [row[0] for row in rows])
+        stored = self._stored(_embedding, ("id", "vector"), [row[0] for row in rows])
         for place, (identity, vector, *_) in zip(batch.places.tolist(), rows, strict=True):
             (stored_vector,) = stored[identity]
             if stored_vector == vector:
@@ -312,13 +309,14 @@ class Additions:
                 )
             self._drift.setdefault(batch.model, Drift()).add(stored_vector, vector)
 
-    def _stored(self, query: sa.TextClause, ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
-        """Return the other columns of a query by the id, which is its first one."""
-        values: dict[str, tuple[Any, ...]] = {}
-        for chunk in chunks(ids):
-            rows = self._connection.execute(query, {"ids": chunk})
-            values.update((identity, tuple(others)) for identity, *others in rows)
-        return values
+    def _stored_outputs(self, ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+        """Return the texts and types of invocations by their id."""
+        return self._stored(_invocation, ("id", "output_text", "type"), ids)
+
+    def _stored(self, table: Any, columns: Sequence[str], ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+        """Return columns of rows by their id, which is the first of them."""
+        rows = read_by_keys(self._connection, table, columns, {"id": ids})
+        return {identity: tuple(others) for identity, *others in rows}
 
     def _note(self, batch: EmbeddingBatch, runs: list[_KnownRun]) -> None:
         """Remember how long each run is now, and what its experiment has to list."""
@@ -338,9 +336,12 @@ class Additions:
 
     def _update_experiment(self, identity: UUID, change: _ExperimentChange) -> None:
         this = _experiment.c.id == identity
-        before = self._connection.execute(sa.select(_experiment).where(this)).mappings().one_or_none()
-        if before is None:
+        names = ("networks", "seeds", "prompts", "embedding_models", "max_length")
+        query = sa.select(*(_experiment.c[name] for name in names)).where(this)
+        rows = read_rows(self._connection, query)
+        if not rows:
             return
+        before = dict(zip(names, rows[0], strict=True))
         after = {
             "networks": united(before["networks"], (list(network) for network in change.networks)),
             "seeds": united(before["seeds"], change.seeds),

@@ -131,7 +131,11 @@ class CopiedTable:
         if isinstance(kind, sa.DateTime) and not self.exact:
             text = f"CASE WHEN length({name}) = 19 THEN {name} || '.000000' ELSE {name} END"
             if _postgresql(connection):
-                text = f"to_char({name}, 'YYYY-MM-DD HH24:MI:SS.US')"
+                # Of infinity it would make NULL, and of a year BC the year of our time.
+                text = (
+                    f"CASE WHEN isfinite({name}) AND {name} >= '0001-01-01' "
+                    f"THEN to_char({name}, 'YYYY-MM-DD HH24:MI:SS.US') ELSE {name}::text END"
+                )
         elif isinstance(kind, sa.JSON) and _postgresql(connection):
             text = f"{name}::text"
         # A column of the schema, so that a value that cannot be read is named.

@@ -27,10 +27,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from panic_tda.errors import DatabaseError, NeedsUpgrade
+from panic_tda.errors import DamagedValue, DatabaseError, NeedsUpgrade
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.bulk import insert_into, stream_rows
-from panic_tda.storage.cells import find_damaged
+from panic_tda.storage.cells import find_damaged, read_rows
 from panic_tda.storage.database import (
     COPY_TABLE,
     Database,
@@ -181,10 +181,26 @@ def _states(source: Database, target: Database) -> dict[str, tuple[list[Any], in
         present = sa.inspect(connection).get_table_names()
         if not present:
             return {}
-        rows = connection.execute(sa.select(_copy)).all()
-    if origins := sorted({row.source for row in rows} - {str(source)}):
+        if COPY_TABLE not in present:
+            raise DatabaseError(_completed_meanwhile(target))
+        position = sa.type_coerce(_copy.c.position, sa.JSON)
+        query = sa.select(_copy.c.table_name, _copy.c.source, position, _copy.c.n_rows)
+        try:
+            rows = read_rows(connection, query)
+        except DamagedValue as error:
+            raise DatabaseError(_damaged_notes(target, str(error.place))) from error
+    if not rows or not all(isinstance(position, list) for _, _, position, _ in rows):
+        raise DatabaseError(_damaged_notes(target, f"table {COPY_TABLE}"))
+    if origins := sorted({origin for _, origin, _, _ in rows} - {str(source)}):
         raise DatabaseError(f"{target} is an unfinished copy of {origins[0]}, not of {source}")
-    return {row.table_name: (json.loads(row.position), row.n_rows) for row in rows}
+    return {name: (position, n_rows) for name, _, position, n_rows in rows}
+
+
+def _damaged_notes(target: Database, place: str) -> str:
+    return (
+        f"{target} is an unfinished copy, and its notes of how far it is cannot be read ({place}); remove "
+        "it, and begin again with panic-tda copy-database"
+    )
 
 
 def _begin(
@@ -335,7 +351,11 @@ def _require_unfinished(target: Database) -> None:
     with target.reading() as connection:
         if sa.inspect(connection).has_table(COPY_TABLE):
             return
-    raise DatabaseError(f"another process has completed the copy {target}; run this again to compare it")
+    raise DatabaseError(_completed_meanwhile(target))
+
+
+def _completed_meanwhile(target: Database) -> str:
+    return f"another process has completed the copy {target}; run this again to compare it"
 
 
 def _finish(target: Database) -> None:

@@ -23,9 +23,10 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from panic_tda.storage.bulk import insert_new_rows, select_by_keys
+from panic_tda.storage.bulk import insert_new_rows, read_by_keys
+from panic_tda.storage.cells import read_rows
 from panic_tda.storage.read.census import NAMED_IDS, show_id, stored_width
-from panic_tda.storage.schema.tables import ExperimentConfig, Run
+from panic_tda.storage.schema.tables import Embedding, ExperimentConfig, Invocation, Run
 from panic_tda.storage.write.additions import chunks
 from panic_tda.storage.write.batches import (
     PROMPT,
@@ -41,6 +42,8 @@ from panic_tda.wording import pluralize
 
 _experiment = ExperimentConfig.__table__
 _run = Run.__table__
+_invocation = Invocation.__table__
+_embedding = Embedding.__table__
 _EXPERIMENT_LISTS = ("networks", "seeds", "prompts", "embedding_models")
 
 _INVOCATION = ("id", "run_id", "sequence_number", "type", "model", "output_text", "input_invocation_id")
@@ -83,8 +86,7 @@ class DumpAdditions:
     def add_experiments(self, experiments: Sequence[DumpedExperiment]) -> None:
         """Add experiments that are not there, and to those that are what they list now."""
         ids = [UUID(experiment.id) for experiment in experiments]
-        found = self._select(sa.select(_experiment), _experiment.c.id, ids)
-        stored = {row.id: dict(row._mapping) for row in found}
+        stored = self._stored_by_id(_experiment, ids)
         for experiment in experiments:
             values = asdict(experiment) | {"id": UUID(experiment.id)}
             before = stored.get(values["id"])
@@ -101,10 +103,10 @@ class DumpAdditions:
     def add_runs(self, runs: Sequence[DumpedRun]) -> None:
         """Add runs that are not there; those that are get longer."""
         ids = [UUID(run.id) for run in runs]
-        stored = {row.id: dict(row._mapping) for row in self._select(sa.select(_run), _run.c.id, ids)}
+        stored = self._stored_by_id(_run, ids)
         named = {UUID(run.experiment_id) for run in runs if run.experiment_id is not None}
         query = sa.select(_experiment.c.id)
-        experiments = {row.id for row in self._select(query, _experiment.c.id, list(named))}
+        experiments = {identity for (identity,) in self._select(query, _experiment.c.id, list(named))}
         new = []
         for run in runs:
             experiment = UUID(run.experiment_id) if run.experiment_id else None
@@ -125,7 +127,7 @@ class DumpAdditions:
     def add_invocations(self, batch: DumpedInvocations) -> None:
         """Add invocations that are not there, each after the one that it was made from."""
         self._find_runs(batch.run_ids)
-        stored = self._stored("invocation", _INVOCATION, batch.ids)
+        stored = self._stored(_invocation, _INVOCATION, batch.ids)
         steps = self._steps(batch, stored)
         known = self._invocations({source for source in batch.input_ids if source}) | stored.keys()
         unknown = self._times.stored("invocation")
@@ -158,7 +160,7 @@ class DumpAdditions:
         """Name the inputs of invocations that were added before them; to be called when all are added."""
         pairs = zip(ids, map(self._input, input_ids), strict=True)
         wanted = {identity: source for identity, source in pairs if source is not None}
-        stored = self._stored("invocation", ("id", "input_invocation_id"), wanted)
+        stored = self._stored(_invocation, ("id", "input_invocation_id"), wanted)
         without = [identity for identity, source in stored.values() if source is None]
         present = self._invocations({wanted[identity] for identity in without})
         for identity in without:
@@ -182,7 +184,7 @@ class DumpAdditions:
         self._require_width(batch, batch.vectors.shape[1])
         vectors = np.ascontiguousarray(batch.vectors, dtype="<f4")
         blobs = vectors.view(f"V{4 * vectors.shape[1]}")[:, 0].tolist()
-        stored = self._stored("embedding", _EMBEDDING, batch.ids)
+        stored = self._stored(_embedding, _EMBEDDING, batch.ids)
         wanted = {batch.invocation_ids[index] for index in places if batch.ids[index] not in stored}
         present = self._invocations(wanted)
         taken = self._embedded(batch.model, present)
@@ -265,7 +267,7 @@ class DumpAdditions:
         }
         # In some files only the index that has the type between these two has both.
         kinds = "invocation.type IN ('TEXT', 'IMAGE')"
-        found = select_by_keys(self._connection, "invocation", (*keys, "id"), keys, also=kinds)
+        found = read_by_keys(self._connection, _invocation, (*keys, "id"), keys, also=kinds)
         return {(run, number): identity for run, number, identity in found}
 
     def _embedded(self, model: str, invocations: Collection[str]) -> dict[str, str]:
@@ -273,23 +275,29 @@ class DumpAdditions:
         # All models: asked for one, SQLite would go through all embeddings of it.
         columns = ("invocation_id", "embedding_model", "id")
         keys = {"invocation_id": list(invocations)}
-        found = select_by_keys(self._connection, "embedding", columns, keys)
+        found = read_by_keys(self._connection, _embedding, columns, keys)
         return {invocation: identity for invocation, of, identity in found if of == model}
 
     def _invocations(self, ids: Iterable[str]) -> set[str]:
         """Return those of some ids that are ids of invocations."""
-        return set(self._stored("invocation", ("id",), ids))
+        return set(self._stored(_invocation, ("id",), ids))
 
-    def _stored(self, table: str, columns: Sequence[str], ids: Iterable[str]) -> dict[str, tuple[Any, ...]]:
+    def _stored_by_id(self, table: Any, ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
+        """Return all columns of some rows of a table, by id."""
+        rows = self._select(sa.select(table), table.c.id, ids)
+        named = (dict(zip(table.c.keys(), row, strict=True)) for row in rows)
+        return {values["id"]: values for values in named}
+
+    def _stored(self, table: Any, columns: Sequence[str], ids: Iterable[str]) -> dict[str, tuple[Any, ...]]:
         """Return rows of a table by their id, the first column."""
-        found = select_by_keys(self._connection, table, columns, {"id": list(ids)})
+        found = read_by_keys(self._connection, table, columns, {"id": list(ids)})
         return {row[0]: tuple(row) for row in found}
 
     def _select(
         self, query: sa.Select[Any], column: sa.ColumnElement[Any], values: Sequence[Any]
     ) -> Iterator[Any]:
         for some in chunks(values):
-            yield from self._connection.execute(query.where(column.in_(some)))
+            yield from read_rows(self._connection, query.where(column.in_(some)))
 
     def _input(self, source: str | None) -> str | None:
         """Return what an invocation was made from; a prompt is no invocation."""

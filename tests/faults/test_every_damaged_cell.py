@@ -1,0 +1,209 @@
+"""Every command meets a hostile value of every storage class in every column that it reads, one at a time."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import sqlalchemy as sa
+from click.testing import Result
+
+from panic_tda.storage.read.glance import stored_clusterings, stored_models
+from panic_tda.storage.schema.tables import Base
+from tests.faults import damaged_cells
+from tests.faults.damaged_cells import COLUMNS, OTHER, ROWS, STORAGE_CLASSES, VALUES, Command, SmallDatabase
+from tests.snapshots import opened
+
+# All of it shares one database.
+pytestmark = pytest.mark.xdist_group("damaged cells")
+Column = tuple[str, str]
+EVERY = {"copy": 4, "plot": 6, "report": 3, "doctor --json": 3, "doctor --fix": 2, "plan": 2}
+"""Of a command that takes long, every so manieth column is enough unless all values are wanted."""
+NAMES = list(damaged_cells.commands(SmallDatabase(Path(), "")))
+N_ROWS = 24
+"""Embeddings of a clustering."""
+DESCRIBED = {table: Base.metadata.tables[table].c for table in COLUMNS if table in Base.metadata.tables}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The small database, all commands on it, and the columns that each of them reads."""
+
+    small: SmallDatabase
+    commands: Mapping[str, Command]
+    columns: Mapping[str, list[Column]]
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Grid:
+    small = damaged_cells.make(tmp_path_factory.mktemp("cells"))
+    commands = damaged_cells.commands(small)
+    folder = tmp_path_factory.mktemp("run")
+    columns = {name: damaged_cells.columns_read(small, folder, command) for name, command in commands.items()}
+    return Grid(small, commands, columns)
+
+
+@pytest.fixture(scope="module")
+def few_values(grid: Grid, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[Column, str]]]:
+    """Of each command some columns with the names of values; every column meets every class that it takes."""
+    copy = tmp_path_factory.mktemp("taken") / "field.sqlite"
+    taken = {column: _values_taken(grid.small.path, copy, column) for column in _all_columns(grid)}
+    turns: Counter[Column] = Counter()
+    cases = defaultdict(list)
+    for command, columns in grid.columns.items():
+        for column in columns[:: EVERY.get(command, 1)]:
+            cases[command].append((column, _value_of_turn(taken[column], turns[column])))
+            turns[column] += 1
+    for column in taken:
+        cheapest = next(name for name, columns in grid.columns.items() if column in columns)
+        while turns[column] < len(taken[column]):
+            cases[cheapest].append((column, _value_of_turn(taken[column], turns[column])))
+            turns[column] += 1
+    return cases
+
+
+def _all_columns(grid: Grid) -> list[Column]:
+    return sorted({column for columns in grid.columns.values() for column in columns})
+
+
+def _values_taken(source: Path, copy: Path, column: Column) -> list[list[str]]:
+    """Return the names of the values that a column stores, by storage class; classes without one left out."""
+    shutil.copyfile(source, copy)
+    classes = ([name for name in values if _takes(copy, column, name)] for values in STORAGE_CLASSES.values())
+    return [names for names in classes if names]
+
+
+def _takes(copy: Path, column: Column, value: str) -> bool:
+    with opened(copy) as connection:
+        connection.execute("BEGIN")
+        try:
+            damaged_cells.replace_value(connection, *column, VALUES[value], rows=ROWS)
+        except sqlite3.IntegrityError:
+            return False
+        finally:
+            connection.rollback()
+    return True
+
+
+def _value_of_turn(taken: list[list[str]], turn: int) -> str:
+    names = taken[turn % len(taken)]
+    return names[turn // len(taken) % len(names)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_command_meets_every_value_with_words_of_its_own(
+    grid: Grid, few_values: Mapping[str, list[tuple[Column, str]]], tmp_path: Path, name: str
+) -> None:
+    _require_words(grid, name, few_values[name], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_command_meets_all_values_in_all_columns(grid: Grid, tmp_path: Path, name: str) -> None:
+    cases = [(column, value) for column in grid.columns[name] for value in VALUES]
+    _require_words(grid, name, cases, tmp_path)
+
+
+def test_every_column_meets_every_storage_class_that_it_takes(
+    grid: Grid, few_values: Mapping[str, list[tuple[Column, str]]], tmp_path: Path
+) -> None:
+    class_of = {name: key for key, values in STORAGE_CLASSES.items() for name in values}
+    met: defaultdict[Column, set[str]] = defaultdict(set)
+    for column, value in (case for cases in few_values.values() for case in cases):
+        met[column].add(class_of[value])
+    for column in _all_columns(grid):
+        taken = _values_taken(grid.small.path, tmp_path / "field.sqlite", column)
+        assert met[column] == {class_of[names[0]] for names in taken}, column
+    # What no command reads is damaged by nobody.
+    unread = {(table, column) for table, columns in COLUMNS.items() for column in columns} - set(met)
+    assert not unread
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_a_shell_completes_what_can_be_read(grid: Grid, tmp_path: Path, value: str) -> None:
+    path = tmp_path / "damaged.sqlite"
+    damaged_columns = [("clusteringresult", column) for column in COLUMNS["clusteringresult"]]
+    for table, column in (*damaged_columns, ("embedding", "embedding_model")):
+        shutil.copyfile(grid.small.path, path)
+        if damaged_cells.damage(path, table, column, VALUES[value]):
+            assert len(stored_clusterings(str(path))) >= 2
+            assert OTHER in stored_models(str(path))
+
+
+def _require_words(grid: Grid, name: str, cases: list[tuple[Column, str]], folder: Path) -> None:
+    """Run a command at each of some values, and check how it ends and that it drops no row in silence."""
+    command, path = grid.commands[name], folder / "damaged.sqlite"
+    (folder / "inputs").symlink_to(grid.small.path.with_name("inputs"))
+    wrong, n_runs = [], 0
+    for (table, column), value in cases:
+        shutil.copyfile(grid.small.path, path)
+        if not damaged_cells.damage(path, table, column, VALUES[value], rows=command.rows):
+            continue
+        n_runs += 1
+        result = damaged_cells.run(path, folder / "run", command.words)
+        problems = [*damaged_cells.faults(result), *_dropped(grid, name, result, folder / "run")]
+        if name == "doctor --json" and result.exit_code == 0 and not _can_hold(path, table, column):
+            problems.append("the doctor finds nothing")
+        wrong += [(table, column, value, problem, result.output) for problem in problems]
+    assert n_runs
+    assert not wrong
+
+
+def _dropped(grid: Grid, name: str, result: Result, folder: Path) -> Iterator[str]:
+    """Yield what a command that succeeded has left out without a word."""
+    if result.exit_code or "WARNING" in result.output:
+        return
+    if name == "list --json":
+        listed = json.loads(result.stdout)
+        if len(listed) != 3 or grid.small.earlier not in {row["id"].replace("-", "") for row in listed}:
+            yield "a clustering is not listed"
+    elif name == "copy" and _undecoded_rows(folder / "copy.sqlite") != _undecoded_rows(
+        folder / "field.sqlite"
+    ):
+        yield "the copy differs"
+    elif name == "export":
+        if pq.read_metadata(folder / "rows.parquet").num_rows != N_ROWS:
+            yield "rows are left out"
+    elif name == "export earlier":
+        lines = (folder / "rows.csv").read_text().splitlines(keepends=True)
+        if len(list(csv.reader(lines))) != 1 + N_ROWS:
+            yield "rows are left out"
+
+
+def _undecoded_rows(path: Path) -> dict[str, list[Any]]:
+    """Return the rows of all tables that are read, texts as bytes."""
+    with opened(path) as connection:
+        connection.text_factory = bytes
+        return {
+            table: sorted(connection.execute(f"SELECT {', '.join(columns)} FROM {table}"), key=repr)
+            for table, columns in COLUMNS.items()
+        }
+
+
+def _can_hold(path: Path, table: str, column: str) -> bool:
+    """Tell whether all values of a column are of a storage class that the column may hold."""
+    if table not in DESCRIBED:
+        return True
+    described = DESCRIBED[table][column]
+    plain = getattr(described.type, "impl", described.type)
+    classes = {"text"}
+    if isinstance(plain, sa.LargeBinary):
+        classes = {"blob"}
+    elif isinstance(plain, sa.Integer):
+        classes = {"integer"}
+    elif isinstance(plain, sa.Numeric):
+        classes = {"real", "integer"}
+    if described.nullable:
+        classes.add("null")
+    with opened(path) as connection:
+        rows = connection.execute(f"SELECT DISTINCT typeof({column}) FROM {table}").fetchall()
+    return {storage_class for (storage_class,) in rows} <= classes

@@ -1,0 +1,155 @@
+"""Two copies into one target at once, and targets that are no copy of this source, end with one sentence."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import MakeFile, UpgradedFile
+from tests.field_files import FieldSpec
+from tests.snapshots import REPOSITORY, opened, run_python
+
+pytestmark = pytest.mark.xdist_group("postgres")
+TABLES = ("experimentconfig", "run", "invocation", "embedding", "clusteringresult")
+COMMAND = """
+import sys
+from panic_tda.main import main
+from panic_tda.storage.write import copying
+copying.BATCH_BYTES = 2000
+print("ready", flush=True)
+sys.stdin.readline()
+main(["copy-database", *sys.argv[1:]], prog_name="panic-tda")
+"""
+KILLED = """
+import os, signal, sys
+from panic_tda.storage.write import copying
+copying.BATCH_BYTES = 2000
+insert, left = copying.insert_into, 5
+
+def insert_or_die(*arguments):
+    global left
+    left -= 1
+    insert(*arguments) if left else os.kill(os.getpid(), signal.SIGKILL)
+
+copying.insert_into = insert_or_die
+copying.copy_database(sys.argv[1], sys.argv[2])
+"""
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def target(tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """Where a copy goes."""
+    return str(request.getfixturevalue("url") if request.param == "postgresql" else tmp_path / "copy.sqlite")
+
+
+@pytest.fixture
+def source(upgraded: MakeFile) -> UpgradedFile:
+    return upgraded(FieldSpec())
+
+
+def start_copy(source: object, target: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, str(source), target],
+        cwd=REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def copy_at_once(n_copies: int, source: object, target: str) -> list[tuple[int, list[str]]]:
+    """Start some copies together; return their exit codes, and the errors that they print."""
+    processes = [start_copy(source, target) for _ in range(n_copies)]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    ended = []
+    for process in processes:
+        _, stderr = process.communicate()
+        assert "Traceback" not in stderr
+        ended.append((process.returncode, [line for line in stderr.splitlines() if line.startswith("Error")]))
+    return ended
+
+
+def rows(target: object) -> dict[str, int]:
+    with opened(str(target)) as connection:
+        return {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in TABLES}
+
+
+def test_two_copies_at_once_lose_nothing_and_say_who_else_copies(source: UpgradedFile, target: str) -> None:
+    for code, errors in copy_at_once(2, source.path, target):
+        if code:
+            (error,) = errors
+            assert code == 1
+            assert "another process" in error
+            assert error.endswith(
+                ("then run this again", "run this again to compare it", "try again when it is done")
+            )
+    # Whoever came second runs it again: it goes on, or compares what the other one has completed.
+    assert copy_at_once(1, source.path, target) == [(0, [])]
+    assert rows(target) == rows(source.path)
+
+
+@pytest.fixture
+def unfinished(source: UpgradedFile, target: str) -> str:
+    """A copy that was killed after its first rows."""
+    assert run_python(KILLED, source.path, target).returncode < 0
+    return target
+
+
+def test_an_unfinished_copy_of_another_source_is_refused(
+    unfinished: str, source: UpgradedFile, upgraded: MakeFile
+) -> None:
+    other = upgraded(FieldSpec(), "other.sqlite")
+    before = rows(unfinished)
+    ((code, (error,)),) = copy_at_once(1, other.path, unfinished)
+    assert code == 1
+    assert f"is an unfinished copy of {source.path}, not of {other.path}" in error
+    assert rows(unfinished) == before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM panic_tda_copy",
+        "UPDATE panic_tda_copy SET position = 'none'",
+        "UPDATE panic_tda_copy SET position = '{}'",
+    ],
+)
+def test_an_unfinished_copy_whose_notes_are_damaged_is_refused(
+    unfinished: str, source: UpgradedFile, statement: str
+) -> None:
+    with opened(unfinished) as connection:
+        connection.execute(statement)
+    ((code, (error,)),) = copy_at_once(1, source.path, unfinished)
+    assert code == 1
+    assert "its notes of how far it is cannot be read (table panic_tda_copy" in error
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("DROP TABLE panic_tda_version", "its table panic_tda_version is missing or empty"),
+        ("DELETE FROM panic_tda_version", "its table panic_tda_version is missing or empty"),
+        ("UPDATE panic_tda_version SET version_num = 'abcd'", "has the unknown version 'abcd'"),
+        ("UPDATE panic_tda_version SET version_num = '9999'", "was written by a newer panic_tda"),
+    ],
+)
+def test_a_version_that_is_lost_or_unknown_is_one_sentence(
+    source: UpgradedFile, target: str, statement: str, words: str
+) -> None:
+    with opened(source.path) as connection:
+        connection.execute(statement)
+    ((code, (error,)),) = copy_at_once(1, source.path, target)
+    assert code == 1
+    assert words in error
