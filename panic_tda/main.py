@@ -10,6 +10,7 @@ from panic_tda.commands import (
     data,
     exports,
     fitting,
+    handbook,
     insight,
     planning,
     report,
@@ -39,6 +40,7 @@ COMMANDS = (
     copying.copy_database,
     data.doctor,
     shell.complete,
+    handbook.show_help,
 )
 
 
@@ -55,6 +57,8 @@ def main(**_for_the_command: object) -> None:
 
     Clusters all embeddings of a database, per embedding model, and keeps the result in the same database.
     The common options may stand before the name of a command or behind it.
+
+    Read the handbook with panic-tda help.
     """
 
 
