@@ -7,6 +7,7 @@ import dataclasses
 import json
 import re
 import runpy
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from panic_tda.main import main
 from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage.read import exports
 from panic_tda.storage.schema.tables import Base
-from tests.documents import GENERATED, PAGES, README, remove_blocks
+from tests.documents import PAGES, README, remove_blocks
 from tests.snapshots import REPOSITORY
 
 MOST_LINES = {README: 250}
@@ -60,17 +61,27 @@ def find_anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", [*PAGES, GENERATED])
-def test_links_resolve(page: str) -> None:
-    path = REPOSITORY / README if page == README else handbook.FOLDER / f"{page}.md"
+LINKED = [README, ".github/CONTRIBUTING.md", *(f"panic_tda/handbook/{topic}.md" for topic in handbook.TOPICS)]
+
+
+@pytest.mark.parametrize("name", LINKED)
+def test_links_resolve(name: str) -> None:
+    path = REPOSITORY / name
     for target in LINK.findall(remove_blocks(path.read_text(encoding="utf-8"))):
         if target.startswith(("http://", "https://")):
             continue
-        name, _, anchor = target.partition("#")
-        file = path.parent / name if name else path
+        other, _, anchor = target.partition("#")
+        file = path.parent / other if other else path
         assert file.is_file(), target
         if anchor:
             assert anchor in find_anchors(file.read_text(encoding="utf-8")), target
+
+
+def test_the_pages_are_installed_with_the_package() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["panic_tda"]
+    installed = {path for pattern in patterns for path in (REPOSITORY / "panic_tda").glob(pattern)}
+    assert {handbook.FOLDER / f"{topic}.md" for topic in handbook.TOPICS} <= installed
 
 
 def test_the_readme_leads_to_every_page() -> None:
