@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 
 from panic_tda.cli import handbook
@@ -83,6 +84,12 @@ def test_an_unknown_topic_is_refused_with_what_is_close(topic: str, hints: list[
     assert result.stdout == ""
     for hint in [f"has no topic {topic!r}", "panic-tda help lists all topics", *hints]:
         assert hint in result.stderr
+
+
+def test_the_shell_completes_pages_and_commands() -> None:
+    completion = ShellComplete(main, {}, "panic-tda", "_PANIC_TDA_COMPLETE")
+    for beginning, name in (("choos", "choosing-parameters"), ("sweep", "sweep-clustering")):
+        assert [item.value for item in completion.get_completions(["help"], beginning)] == [name]
 
 
 def test_a_terminal_shows_a_page_formatted_and_through_the_pager(tmp_path: Path) -> None:
