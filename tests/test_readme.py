@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.documents import BLOCKS, PAGES, README, find_blocks, split_session
+from tests.documents import BLOCKS, PAGES, README, Block, find_blocks, split_session
 from tests.field_files import write_field_file
 from tests.snapshots import REPOSITORY
 
@@ -154,13 +154,11 @@ def test_sql_of_the_handbook_finds_what_it_says(results: list[list[tuple[object,
 
 
 @pytest.mark.parametrize("block", find_blocks("python"), ids=lambda block: block.page)
-def test_python_of_the_documents_runs(
-    block: object, session: tuple[Shell, list[str]], tmp_path: Path
-) -> None:
+def test_python_of_the_documents_runs(block: Block, session: tuple[Shell, list[str]], tmp_path: Path) -> None:
     # On a copy: it adds clusterings, and the other blocks are about the latest.
     shutil.copytree(session[0].folder / "db", tmp_path / "db")
     script = tmp_path / "block.py"
-    script.write_text(block.text)  # type: ignore[attr-defined]
+    script.write_text(block.text)
     done = subprocess.run(
         [sys.executable, script],
         cwd=tmp_path,
