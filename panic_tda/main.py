@@ -9,6 +9,7 @@ from panic_tda.commands import (
     data,
     exports,
     fitting,
+    handbook,
     insight,
     planning,
     report,
@@ -38,6 +39,7 @@ COMMANDS = (
     data.copy_database,
     data.doctor,
     shell.complete,
+    handbook.show_help,
 )
 
 
@@ -54,6 +56,8 @@ def main(**_for_the_command: object) -> None:
 
     Clusters all embeddings of a database, per embedding model, and keeps the result in the same database.
     The common options may stand before the name of a command or behind it.
+
+    Read the handbook with panic-tda help.
     """
 
 

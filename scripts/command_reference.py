@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Writes the README's command reference from the commands' own --help, and its table of the doctor's kinds.
+"""Write the generated parts of the handbook: the command reference and the table of the doctor's kinds.
 
-`command_reference.py` rewrites the parts of README.md between the markers; `--check` only compares, and exits
-1 where they differ.
+`command_reference.py` writes panic_tda/handbook/cli-reference.md, and the part of troubleshooting.md between
+its markers. `--check` only compares, and exits 1 if they differ.
 """
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -15,51 +17,85 @@ import click
 from panic_tda.main import main as group
 from panic_tda.storage.doctor import KINDS
 
-README = Path(__file__).parent.parent / "README.md"
-MARKERS = "<!-- {}: begin -->\n", "<!-- {}: end -->\n"
-WIDTH = 100
+HANDBOOK = Path(__file__).parent.parent / "panic_tda" / "handbook"
+REFERENCE, TROUBLESHOOTING = HANDBOOK / "cli-reference.md", HANDBOOK / "troubleshooting.md"
+BEGIN, END = "<!-- kinds: begin -->\n", "<!-- kinds: end -->\n"
+_KEEP_LINES = "\b\n"
+_COMMON = "Common options"
+_INTRODUCTION = """\
+# Command reference
+
+Every command with its options.
+
+<!-- Generated from --help by scripts/command_reference.py: do not edit. -->
+
+## Common options
+
+Every command has these options. They may stand before the name of the command or after it.
+"""
 
 
-def reference() -> str:
-    """Return the help of the group and of every command as Markdown."""
-    parts = [_block("panic-tda", group)]
-    parts += [_block(f"panic-tda {name}", group.commands[name]) for name in sorted(group.commands)]
-    return "\n".join(parts)
+def generate_pages() -> dict[Path, str]:
+    """Return the text of every page with generated parts, as it should be."""
+    before, rest = TROUBLESHOOTING.read_text(encoding="utf-8").split(BEGIN)
+    after = rest.split(END)[1]
+    return {
+        REFERENCE: generate_reference(),
+        TROUBLESHOOTING: f"{before}{BEGIN}\n{generate_kinds()}\n{END}{after}",
+    }
 
 
-def kinds() -> str:
+def generate_reference() -> str:
+    """Return the page of commands as Markdown."""
+    common = [*_list_options(group, common=True)]
+    parts = ["\n".join([_INTRODUCTION, *common])]
+    parts += [_describe(name, group.commands[name]) for name in sorted(group.commands)]
+    return "\n\n".join(parts) + "\n"
+
+
+def generate_kinds() -> str:
     """Return the kinds of findings as a table in Markdown."""
     rows = [
-        f"| `{kind.name}`{' (mended by `--fix`)' * (kind.plan is not None)} | {kind.what} | {kind.remedy} |"
+        f"| `{kind.name}`{' (repaired by `--fix`)' * (kind.plan is not None)} | {kind.what} | {kind.remedy} |"
         for kind in KINDS.values()
     ]
     return "\n".join(["| kind | what it is | what to do |", "|---|---|---|", *rows, ""])
 
 
-def _block(name: str, command: click.Command) -> str:
-    # The width is given: the help must not depend on the terminal that this runs in.
-    context = click.Context(
-        command,
-        info_name=name,
-        terminal_width=WIDTH,
-        max_content_width=WIDTH,
-        help_option_names=group.context_settings["help_option_names"],
-    )
-    return f"### {name}\n\n```text\n{command.get_help(context)}\n```\n"
+def _describe(name: str, command: click.Command) -> str:
+    context = click.Context(command, info_name=f"panic-tda {name}")
+    usage = " ".join(command.collect_usage_pieces(context))
+    texts = [
+        # Click keeps the lines of a paragraph that begins with \b.
+        f"```text\n{paragraph.removeprefix(_KEEP_LINES)}\n```"
+        if paragraph.startswith(_KEEP_LINES)
+        else paragraph
+        for paragraph in inspect.cleandoc(command.help or "").split("\n\n")
+    ]
+    example = getattr(command, "example", "")
+    options = "\n".join(_list_options(command, common=False))
+    blocks = [
+        f"## {name}",
+        *texts,
+        f"Usage: `panic-tda {name} {usage}`. Example: `panic-tda {example}`",
+        *([options] if options else []),
+    ]
+    return "\n\n".join(blocks)
 
 
-def replaced(text: str) -> str:
-    """Return the README's text with the reference and the table as they should be."""
-    for name, part in (("commands", reference()), ("kinds", kinds())):
-        begin, end = (marker.format(name) for marker in MARKERS)
-        before, rest = text.split(begin)
-        after = rest.split(end)[1]
-        text = f"{before}{begin}\n{part}\n{end}{after}"
-    return text
+def _list_options(command: click.Command, *, common: bool) -> Iterator[str]:
+    context = click.Context(command, help_option_names=group.context_settings["help_option_names"])
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context)
+        if not isinstance(parameter, click.Option) or record is None:
+            continue
+        if (getattr(parameter, "section", _COMMON) == _COMMON or parameter.name == "version") is common:
+            yield f"- `{record[0]}`: {record[1]}"
 
 
 if __name__ == "__main__":
-    text = README.read_text(encoding="utf-8")
+    pages = generate_pages()
     if "--check" in sys.argv:
-        sys.exit(replaced(text) != text)
-    README.write_text(replaced(text), encoding="utf-8")
+        sys.exit(any(path.read_text(encoding="utf-8") != text for path, text in pages.items()))
+    for path, text in pages.items():
+        path.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What messages, help and README tell a user to type is there: commands, options, extras, scripts."""
+"""Commands, options, extras and scripts exist that messages, help, README and handbook name."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pytest
 
 from panic_tda.main import main
 from panic_tda.wording import install_extra
+from tests.documents import BLOCKS, PAGES, Block
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "panic_tda").rglob("*.py"))
 SCRIPTS = sorted([*(ROOT / "scripts").rglob("*.sh"), *(ROOT / "scripts").rglob("*.py")])
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 OPTIONS = {
     name: {word for one in command.params for word in (*one.opts, *one.secondary_opts)} | {"--help", "-h"}
@@ -62,9 +62,12 @@ def messages_of(path: Path) -> Iterator[str]:
 
 MESSAGES = {path.relative_to(ROOT).as_posix(): list(messages_of(path)) for path in SOURCES}
 HELP = {name: str(command.help) for name, command in main.commands.items()}
-PROSE = re.sub(r"<!-- commands: begin -->.*<!-- commands: end -->", "", README, flags=re.DOTALL)
 SHELL = {path.relative_to(ROOT).as_posix(): [path.read_text(encoding="utf-8")] for path in SCRIPTS}
-TOLD = MESSAGES | {f"help of {name}": [text] for name, text in HELP.items()} | {"README.md": [PROSE]}
+TOLD = (
+    MESSAGES
+    | {f"help of {name}": [text] for name, text in HELP.items()}
+    | {page: [text] for page, text in PAGES.items()}
+)
 
 
 def told(pattern: re.Pattern[str], texts: dict[str, list[str]] = TOLD) -> list[tuple[str, str]]:
@@ -83,7 +86,7 @@ def test_options_that_are_named_exist() -> None:
     missing = [
         (place, option)
         for place, option in named
-        if option not in ALL_OPTIONS | OTHERS.keys() and not (place == "README.md" and option in of_scripts)
+        if option not in ALL_OPTIONS | OTHERS.keys() and not (place in PAGES and option in of_scripts)
     ]
     assert missing == []
     assert {option for _, option in named} >= OTHERS.keys()
@@ -113,9 +116,12 @@ def test_command_lines_that_are_shown_are_understood() -> None:
     assert checked > 30
 
 
-@pytest.mark.parametrize("block", re.findall(r"^```(?:sh|text)\n(.*?)^```$", PROSE, re.DOTALL | re.MULTILINE))
-def test_command_lines_of_the_readme_parse(block: str) -> None:
-    for line in block.splitlines():
+SHELL_BLOCKS = [block for block in BLOCKS if block.kind in {"sh", "console"}]
+
+
+@pytest.mark.parametrize("block", SHELL_BLOCKS, ids=lambda block: block.page)
+def test_command_lines_of_the_documents_parse(block: Block) -> None:
+    for line in block.text.splitlines():
         found = re.match(r"(?:\$ )?panic-tda (.*?)(?: *#.*|\| .*)?$", line)
         if found is None:
             continue
@@ -128,11 +134,9 @@ def test_command_lines_of_the_readme_parse(block: str) -> None:
 def test_what_pip_is_told_to_install_can_be_installed() -> None:
     """This package is in no index: an extra of it takes a checkout."""
     found = told(PIP, TOLD | SHELL | {"errors": [install_extra(extra) for extra in EXTRAS]})
-    (others,) = re.findall(r"also (\[.*?\]), or none", PROSE)
-    found += [("README.md", f".{extra}") for extra in others.split(", ")]
+    found += [("installing", extra) for extra in re.findall(r"`(\.\[\w+\])`", PAGES["installing"])]
     extras = {extra for _, what in found for extra in re.findall(r"^\.\[(\w+)\]$", what)}
-    assert extras >= {"report", "figure", "density", "cuda13", "cuda12", "postgres"}
-    assert extras <= EXTRAS.keys() | {"…"}
+    assert extras | {"…"} == EXTRAS.keys() | {"…"}
     assert [pair for pair in found if re.match("panic[-_]tda", pair[1], re.IGNORECASE)] == []
     asked = re.findall(r"install_extra\(['\"](\w+)['\"]\)", "".join(path.read_text() for path in SOURCES))
     assert set(asked) >= {"report", "figure", "density", "cuda13"}

@@ -42,6 +42,7 @@ OTHERS = {
         "completion",
         "export-clustering",
         "export-trajectories",
+        "help",
         "import-embeddings",
         "save-pending",
         "upgrade",
