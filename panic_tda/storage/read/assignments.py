@@ -55,7 +55,7 @@ def read_assignments(connection: Connection, clustering_id: UUID) -> Assignments
     DamagedValue
         A label is not one of the clustering's, a probability is not from 0 to 1, or an id is none.
     """
-    columns = (EmbeddingCluster.embedding_id, EmbeddingCluster.label, EmbeddingCluster.probability)
+    columns: list[Any] = [EmbeddingCluster.embedding_id, EmbeddingCluster.label, EmbeddingCluster.probability]
     query = (
         sa.select(*columns)
         .where(EmbeddingCluster.result_key == key_of(clustering_id))
