@@ -53,45 +53,47 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Grid:
 
 
 @pytest.fixture(scope="module")
-def few_values(grid: Grid, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[Column, str]]]:
-    """Of each command some columns with the names of values; every column meets every class that it takes."""
+def taken(grid: Grid, tmp_path_factory: pytest.TempPathFactory) -> dict[Column, list[list[str]]]:
+    """The names of the values that each column stores, by storage class; classes without one are left out."""
     copy = tmp_path_factory.mktemp("taken") / "field.sqlite"
-    taken = {column: _values_taken(grid.small.path, copy, column) for column in _all_columns(grid)}
+    shutil.copyfile(grid.small.path, copy)
+    with opened(copy) as connection:
+        of_columns = {
+            column: [
+                [name for name in values if _is_taken(connection, column, name)]
+                for values in STORAGE_CLASSES.values()
+            ]
+            for column in sorted({column for columns in grid.columns.values() for column in columns})
+        }
+    return {column: [names for names in classes if names] for column, classes in of_columns.items()}
+
+
+def _is_taken(connection: sqlite3.Connection, column: Column, value: str) -> bool:
+    connection.execute("BEGIN")
+    try:
+        damaged_cells.replace_value(connection, *column, VALUES[value], rows=ROWS)
+    except sqlite3.IntegrityError:
+        return False
+    finally:
+        connection.rollback()
+    return True
+
+
+@pytest.fixture(scope="module")
+def few_values(grid: Grid, taken: Mapping[Column, list[list[str]]]) -> dict[str, list[tuple[Column, str]]]:
+    """Of each command some columns with the names of values; every column meets every class that it takes."""
     turns: Counter[Column] = Counter()
     cases = defaultdict(list)
     for command, columns in grid.columns.items():
         for column in columns[:: EVERY.get(command, 1)]:
             cases[command].append((column, _value_of_turn(taken[column], turns[column])))
             turns[column] += 1
-    for column in taken:
-        cheapest = next(name for name, columns in grid.columns.items() if column in columns)
-        while turns[column] < len(taken[column]):
-            cases[cheapest].append((column, _value_of_turn(taken[column], turns[column])))
+    for column, classes in taken.items():
+        first = next(name for name, columns in grid.columns.items() if column in columns)
+        while turns[column] < len(classes):
+            cases[first].append((column, _value_of_turn(classes, turns[column])))
             turns[column] += 1
     return cases
-
-
-def _all_columns(grid: Grid) -> list[Column]:
-    return sorted({column for columns in grid.columns.values() for column in columns})
-
-
-def _values_taken(source: Path, copy: Path, column: Column) -> list[list[str]]:
-    """Return the names of the values that a column stores, by storage class; classes without one left out."""
-    shutil.copyfile(source, copy)
-    classes = ([name for name in values if _takes(copy, column, name)] for values in STORAGE_CLASSES.values())
-    return [names for names in classes if names]
-
-
-def _takes(copy: Path, column: Column, value: str) -> bool:
-    with opened(copy) as connection:
-        connection.execute("BEGIN")
-        try:
-            damaged_cells.replace_value(connection, *column, VALUES[value], rows=ROWS)
-        except sqlite3.IntegrityError:
-            return False
-        finally:
-            connection.rollback()
-    return True
 
 
 def _value_of_turn(taken: list[list[str]], turn: int) -> str:
@@ -114,18 +116,15 @@ def test_a_command_meets_all_values_in_all_columns(grid: Grid, tmp_path: Path, n
 
 
 def test_every_column_meets_every_storage_class_that_it_takes(
-    grid: Grid, few_values: Mapping[str, list[tuple[Column, str]]], tmp_path: Path
+    taken: Mapping[Column, list[list[str]]], few_values: Mapping[str, list[tuple[Column, str]]]
 ) -> None:
     class_of = {name: key for key, values in STORAGE_CLASSES.items() for name in values}
     met: defaultdict[Column, set[str]] = defaultdict(set)
     for column, value in (case for cases in few_values.values() for case in cases):
         met[column].add(class_of[value])
-    for column in _all_columns(grid):
-        taken = _values_taken(grid.small.path, tmp_path / "field.sqlite", column)
-        assert met[column] == {class_of[names[0]] for names in taken}, column
-    # What no command reads is damaged by nobody.
-    unread = {(table, column) for table, columns in COLUMNS.items() for column in columns} - set(met)
-    assert not unread
+    assert met == {column: {class_of[names[0]] for names in classes} for column, classes in taken.items()}
+    # Every column that commands could read is read by one.
+    assert set(met) == {(table, column) for table, columns in COLUMNS.items() for column in columns}
 
 
 @pytest.mark.parametrize("value", VALUES)
