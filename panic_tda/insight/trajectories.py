@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -291,11 +292,11 @@ def group_runs(study: TrajectoryStudy, by: str) -> tuple[GroupSummary, ...]:
 
 
 def classify_runs(runs: Sequence[RunSummary], by: str) -> tuple[list[Any], IntArray]:
-    """Return the networks or prompts of runs in the order of their groups, and the position of each run's.
+    """Return the networks or prompts of runs in alphabetical order, and the position of each run's.
 
-    None, where a run has gone, comes last.
+    None, where a run has gone, comes last. Texts with an apostrophe come first, other than among groups.
     """
-    distinct, codes = _number_keys(_keys(runs, by, ()))
+    distinct, codes = _number_keys(_keys(runs, by, ()), lambda key: (key[by] is None, repr(key[by])))
     return [key[by] for key in distinct], codes
 
 
@@ -392,19 +393,21 @@ def _value(name: str, facts: RunFacts | None) -> str | list[str] | None:
 def _groups(
     runs: Sequence[RunSummary], keys: Sequence[dict[str, Any]], sampling: int
 ) -> tuple[GroupSummary, ...]:
-    distinct, codes = _number_keys(keys)
+    distinct, codes = _number_keys(keys, partial(json.dumps, ensure_ascii=False))
     return tuple(
         _summed(key, [runs[number] for number in np.flatnonzero(codes == code).tolist()], sampling)
         for code, key in enumerate(distinct)
     )
 
 
-def _number_keys(keys: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], IntArray]:
-    """Return the distinct keys in alphabetical order, and the position of each key among them."""
-    texts = [json.dumps(key, ensure_ascii=False) for key in keys]
-    distinct = dict(sorted(zip(texts, keys, strict=True), key=itemgetter(0)))
+def _number_keys(
+    keys: Sequence[dict[str, Any]], name: Callable[[dict[str, Any]], Any]
+) -> tuple[list[dict[str, Any]], IntArray]:
+    """Return the distinct keys in the order of their names, and the position of each key among them."""
+    names = [name(key) for key in keys]
+    distinct = dict(sorted(zip(names, keys, strict=True), key=itemgetter(0)))
     codes = {text: code for code, text in enumerate(distinct)}
-    return list(distinct.values()), np.array([codes[text] for text in texts], dtype=np.int64)
+    return list(distinct.values()), np.array([codes[text] for text in names], dtype=np.int64)
 
 
 def _summed(group: dict[str, Any], runs: Sequence[RunSummary], sampling: int) -> GroupSummary:

@@ -125,13 +125,14 @@ def test_groups_are_those_of_a_study(planted: tuple[Database, ClusteringSummary]
         group_runs(study, "model")
 
 
-def test_classes_of_runs_stand_in_the_order_of_their_groups(tmp_path: Path) -> None:
+def test_classes_of_runs_are_their_groups(tmp_path: Path) -> None:
     prompts = ["it's a cat", 'a "cat"', "it is", "a\\cat", "it's a cat"]
     plant(tmp_path / "quoted.sqlite", [PlantedRun([0] * 9, prompt=prompt) for prompt in prompts])
     study = study_trajectories(*latest(tmp_path / "quoted.sqlite"), by="prompt")
     names, codes = classify_runs(study.runs, "prompt")
-    assert names == [group.group["prompt"] for group in study.groups]
     assert [names[code] for code in codes] == prompts
+    assert names == ["it's a cat", 'a "cat"', "a\\cat", "it is"]
+    assert [group.group["prompt"] for group in study.groups] == ['a "cat"', "a\\cat", "it is", "it's a cat"]
 
 
 def test_the_branches_of_a_tree_hold_the_clusters(tmp_path: Path) -> None:

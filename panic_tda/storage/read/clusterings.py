@@ -133,13 +133,8 @@ class StoredClustering:
     def read_vectors(self, rows: IntArray) -> Float32Array:
         """Read the vectors of some assignments, (n, d) float32; see `require_vectors`."""
         self._progress.phase("read vectors", total=len(rows))
-        return require_vectors(
-            self.connection,
-            self.assignments.ids[rows],
-            model=self.summary.embedding_model,
-            dimensions=self.dimensions,
-            progress=self._progress,
-        )
+        ids, model = self.assignments.ids[rows], self.summary.embedding_model
+        return require_vectors(self.connection, ids, model=model, progress=self._progress)
 
     def load_matrix(self, *, memory_limit: int | None = None) -> EmbeddingMatrix:
         """Load the vectors of all assignments; see `load_assigned`."""

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from panic_tda.errors import DatabaseError
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.cells import row_locator
-from panic_tda.storage.read.census import FLOAT_BYTES
+from panic_tda.storage.read.census import FLOAT_BYTES, stored_width
 from panic_tda.storage.schema.tables import Embedding
 from panic_tda.wording import pluralize
 
@@ -93,7 +93,7 @@ def read_vectors_at(
 
 
 def require_vectors(
-    connection: Connection, ids: BytesArray, *, model: str, dimensions: int, progress: Progress | None = None
+    connection: Connection, ids: BytesArray, *, model: str, progress: Progress | None = None
 ) -> Float32Array:
     """Read vectors of a model as `read_vectors` does, all of which are to be there.
 
@@ -102,6 +102,7 @@ def require_vectors(
     DatabaseError
         Embeddings have gone, or vectors are missing or not of the model's length.
     """
+    dimensions = stored_width(connection, model) // FLOAT_BYTES
     vectors = read_vectors(connection, ids, dimensions=dimensions, progress=progress)
     n_missing = int(np.isnan(vectors).any(axis=1).sum()) if dimensions else len(ids)
     if n_missing:
