@@ -135,10 +135,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out files without such tests then: machines with a device may lack what those files import."""
-    if not _is_for_device(config) or collection_path.suffix != ".py":
+    """Leave out files whose tests would all be deselected: a machine may lack what they import."""
+    if collection_path.suffix != ".py":
         return None
-    return True if not _NEEDS_DEVICE.search(collection_path.read_text(encoding="utf-8")) else None
+    if config.option.markexpr == "not slow" and _place(collection_path).startswith(SLOW):
+        return True
+    if _is_for_device(config) and not _NEEDS_DEVICE.search(collection_path.read_text(encoding="utf-8")):
+        return True
+    return None
+
+
+def _place(path: Path) -> str:
+    """Return where a file lies among the tests; the package's own examples have one place."""
+    return path.relative_to(_TESTS).as_posix() if path.is_relative_to(_TESTS) else "examples"
 
 
 def _is_for_device(config: pytest.Config) -> bool:
@@ -156,7 +165,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is slow, and share tests out among processes by what they have in common."""
     items[:] = [item for item in items if not _is_of_the_other_engine(item)]
     for item in items:
-        path = item.path.relative_to(_TESTS).as_posix() if item.path.is_relative_to(_TESTS) else "examples"
+        path = _place(item.path)
         if path.startswith(SLOW):
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("gpu"):
