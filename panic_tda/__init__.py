@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from panic_tda.lazy import handed_on
+from panic_tda.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from panic_tda.clustering.recipe import hdbscan as hdbscan
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from panic_tda.types import Clustering as Clustering
 
 
-__getattr__, __dir__, __all__ = handed_on(
+__getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "Clustering": "types",

@@ -15,8 +15,8 @@ from urllib.parse import quote
 from panic_tda.arrays import device
 from panic_tda.clustering import backends
 from panic_tda.clustering.advice import warn_if_doubtful
-from panic_tda.clustering.checkpoint import Checkpoint, discard_all
-from panic_tda.clustering.placement import Placement, place, place_instead, require_host_memory
+from panic_tda.clustering.checkpoint import Checkpoint, discard_all_states
+from panic_tda.clustering.placement import Placement, choose_fallback, choose_placement, require_host_memory
 from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.devices import cuda, pool
 from panic_tda.disk import require_own_folder
@@ -24,7 +24,7 @@ from panic_tda.doubts import Wording
 from panic_tda.errors import BackendFailure, PanicTdaError, release_frames, unexpected
 from panic_tda.outputs import require_work_folder
 from panic_tda.parameters import ClusteringParameters, Resources, validate_downsample
-from panic_tda.progress import Prefixed, Progress, Silent, failed
+from panic_tda.progress import Prefixed, Progress, Silent, report_failure
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.read.census import (
     ModelCensus,
@@ -39,8 +39,8 @@ from panic_tda.storage.read.results import get_cluster_details as get_cluster_de
 from panic_tda.storage.read.results import get_medoid_invocation as get_medoid_invocation
 from panic_tda.storage.read.results import list_clusterings as list_clusterings
 from panic_tda.storage.schema.tables import utc_now
+from panic_tda.storage.write.saving import build_result, recut_hint, require_savable, save_or_keep
 from panic_tda.storage.write.saving import delete_clusterings as delete_clusterings
-from panic_tda.storage.write.saving import finish, how_to_recut, require_savable, save_or_keep
 from panic_tda.types import FAILED, SKIPPED, FinishedClustering, ModelOutcome
 from panic_tda.wording import pluralize
 
@@ -110,7 +110,7 @@ def cluster_all_data(
         wording=wording,
     )
     job = _without_foreign_folder(job)
-    backends.require_usable(job.parameters)
+    backends.require_available(job.parameters)
     require_savable(database)
     job.progress.phase("count embeddings")
     censuses = take_census(database, downsample)
@@ -225,7 +225,7 @@ def _cluster_models(
     devices = devices[: len(censuses)]
     if tuple(devices) in ((), (0,)):
         # The first device is the one that this process takes anyway.
-        with cuda.ruled_out() if job.resources.devices == () else contextlib.nullcontext():
+        with cuda.cuda_disabled() if job.resources.devices == () else contextlib.nullcontext():
             # The smallest first: a vector that is not finite is found when its model is loaded, and what
             # fails on every model fails on the cheapest.
             return {census.model: _cluster_model(job, census) for census in sorted(censuses, key=_work)}
@@ -246,7 +246,7 @@ def _cluster_models(
         _remove_empty(job.root)
     return {
         census.model: _without_result(census, FAILED, outcome.reason)
-        if isinstance(outcome, pool.Lost)
+        if isinstance(outcome, pool.WorkerFailure)
         else outcome
         for census, outcome in zip(ordered, found, strict=True)
     }
@@ -272,7 +272,7 @@ def _cluster_model(job: _Job, census: ModelCensus) -> ModelOutcome:
         release_frames(error)
         return _failed(job, census, reason)
     finally:
-        device.release()
+        device.free_device_memory()
 
 
 def _reason_of(error: Exception, census: ModelCensus) -> str:
@@ -286,7 +286,7 @@ def _reason_of(error: Exception, census: ModelCensus) -> str:
 
 
 def _failed(job: _Job, census: ModelCensus, reason: str) -> ModelOutcome:
-    failed(job.progress)
+    report_failure(job.progress)
     return _without_result(census, FAILED, reason)
 
 
@@ -294,10 +294,10 @@ def _place_and_cluster(job: _Job, census: ModelCensus) -> ModelOutcome:
     shape = census.n_usable, census.width // 4
     folder = job.work_dir(census.model)
     limits: dict[str, Any] = {"memory_limit": job.resources.memory_limit, "work_dir": folder}
-    placement = place(job.parameters, *shape, **limits)
+    placement = choose_placement(job.parameters, *shape, **limits)
     require_host_memory(placement, job.parameters, shape)
     if job.resources.discard_checkpoints:
-        discard_all(folder)
+        discard_all_states(folder)
     try:
         return _cluster_at(job, census, placement)
     except BackendFailure as failure:
@@ -305,8 +305,8 @@ def _place_and_cluster(job: _Job, census: ModelCensus) -> ModelOutcome:
             raise
         reason = f"{census.model}: {failure}"
     # Out of the handler, which holds the rows of the failed fit; they are loaded again.
-    device.release()
-    placement = place_instead(job.parameters, *shape, reason=reason, **limits)
+    device.free_device_memory()
+    placement = choose_fallback(job.parameters, *shape, reason=reason, **limits)
     require_host_memory(placement, job.parameters, shape)
     return _cluster_at(job, census, placement)
 
@@ -314,7 +314,7 @@ def _place_and_cluster(job: _Job, census: ModelCensus) -> ModelOutcome:
 def _cluster_at(job: _Job, census: ModelCensus, placement: Placement) -> ModelOutcome:
     if not placement.on_device:
         return _load_cluster_save(job, census, placement)
-    with device.explained(census.n_usable, census.width // 4, placement.backend.name):
+    with device.translate_out_of_memory(census.n_usable, census.width // 4, placement.backend.name):
         return _load_cluster_save(job, census, placement)
 
 
@@ -357,7 +357,7 @@ def _load_cluster_save(job: _Job, census: ModelCensus, placement: Placement) -> 
     )
     record = clustering.record
     to_store = clustering if job.resources.keep_tree else replace(clustering, tree=None)
-    finished = finish(matrix, to_store, started_at)
+    finished = build_result(matrix, to_store, started_at)
     progress.phase("save")
     saving = time.monotonic()
     save_or_keep(job.database, finished)
@@ -370,7 +370,7 @@ def _load_cluster_save(job: _Job, census: ModelCensus, placement: Placement) -> 
         clustering.tree,
         name=matrix.model,
         wording=job.wording,
-        remedy=how_to_recut(job.database, finished, job.wording),
+        remedy=recut_hint(job.database, finished, job.wording),
     )
     return outcome
 

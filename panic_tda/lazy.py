@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 
-def handed_on(
+def lazy_exports(
     package: str, homes: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Make `__getattr__`, `__dir__` and `__all__` of a package that hands names on from its modules.

@@ -19,7 +19,7 @@ _KEPT = re.compile(r"(?P<database>.+)\.pending-[0-9a-f]{32}\.(arrow|part)", re.D
 _FIRST_BYTES = b"SQLite format 3\0"
 
 
-def require_harmless(output: Path, *inputs: Path | None) -> None:
+def require_safe_output(output: Path, *inputs: Path | None) -> None:
     """Check that writing a file changes no database, nothing that lies beside one, and no input.
 
     No option of a command allows it: what a database holds is worth more than any output.
@@ -36,13 +36,13 @@ def require_harmless(output: Path, *inputs: Path | None) -> None:
     WrongUsage
         It would; links, hard links and other spellings of the name are seen through.
     """
-    require_apart(output, *inputs)
+    require_distinct(output, *inputs)
     if _is_database(output):
         raise WrongUsage(f"{output} is a database, which no output replaces; give the output another name")
 
 
-def require_apart(output: Path, *inputs: Path | None) -> None:
-    """Check what `require_harmless` does, but for an output that may be a database itself, such as a copy."""
+def require_distinct(output: Path, *inputs: Path | None) -> None:
+    """Check what `require_safe_output` does, for an output that may be a database itself, such as a copy."""
     target = Path(os.path.realpath(output))
     read = [file for file in inputs if file is not None]
     if any(_is_same(target, file) for file in read):

@@ -57,7 +57,7 @@ class Branching(Protocol):
         """Return a listener for what goes on at the same time."""
 
 
-def beside(progress: Progress) -> Progress:
+def child_progress(progress: Progress) -> Progress:
     """Return a listener for what goes on at the same time: `progress` itself where it makes no other."""
     return progress.beside() if isinstance(progress, Branching) else progress
 
@@ -70,7 +70,7 @@ class Failing(Protocol):
         """End the phase, which failed."""
 
 
-def failed(progress: Progress) -> None:
+def report_failure(progress: Progress) -> None:
     """Tell a listener that its phase failed, where it wants to know."""
     if isinstance(progress, Failing):
         progress.failed()

@@ -214,13 +214,13 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without a device, whatever this one is."""
     for module in (cuda, cuml):
-        monkeypatch.setattr(module, "unusable_because", lambda: "CuPy is not installed")
+        monkeypatch.setattr(module, "unavailable_reason", lambda: "CuPy is not installed")
 
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device with 24 GiB of free memory, for what is asked before anything runs on it."""
-    monkeypatch.setattr(cuml, "unusable_because", lambda: None)
+    monkeypatch.setattr(cuml, "unavailable_reason", lambda: None)
     monkeypatch.setattr(cuda, "free_bytes", lambda: FREE_BYTES)
 
 
@@ -333,9 +333,9 @@ def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def require_backend(name: str, *, on_device: bool) -> None:
     """Skip the test where a backend cannot run, or there is no device to run it on."""
-    reason = backends.unusable_because(name)
+    reason = backends.unavailable_reason(name)
     if reason is None and on_device:
-        reason = cuda.unusable_because()
+        reason = cuda.unavailable_reason()
     if reason is not None:
         pytest.skip(f"{reason}; with a device, run: pytest -m gpu")
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from panic_tda.progress import Progress, failed
+from panic_tda.progress import Progress, report_failure
 
 SECONDS = 60.0
 """After this long something that was waited for is considered lost."""
@@ -36,7 +36,7 @@ def tell(task: tuple[str, Any], progress: Progress) -> Any:
 def give_up(task: str, progress: Progress) -> str:
     """Begin, and say that it failed."""
     progress.phase(task)
-    failed(progress)
+    report_failure(progress)
     return task
 
 

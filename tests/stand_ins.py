@@ -75,7 +75,7 @@ class StandIn:
         self.matrices: list[weakref.ref[np.ndarray]] = []
         self.alive: list[int] = []
         self.refuses: Callable[[int, int], bool] = lambda _n_rows, _n_features: False
-        monkeypatch.setattr(cuda, "unusable_because", lambda: None)
+        monkeypatch.setattr(cuda, "unavailable_reason", lambda: None)
         monkeypatch.setattr(cuda, "count", lambda: 1)
         monkeypatch.setattr(cuda, "free_bytes", lambda: FREE_BYTES)
         monkeypatch.setattr(device_memory, "_empty", self.empty)
@@ -104,5 +104,5 @@ class StandIn:
 
 def require_device() -> None:
     """Skip the test where there is no CUDA device, and say how there would be one."""
-    if (reason := cuda.unusable_because()) is not None:
+    if (reason := cuda.unavailable_reason()) is not None:
         pytest.skip(reason)

@@ -508,7 +508,7 @@ def test_an_embedding_deleted_meanwhile_costs_the_saving_and_not_the_result(
     (outcome,) = cluster_all_data(file.database, ["Nomic"])
     assert outcome.status == FAILED
     assert "computed but not saved" in (outcome.reason or "")
-    (path,) = pending.find(file.database)
+    (path,) = pending.find_pending(file.database)
     assert f"panic-tda save-pending --db {file.path} {path}" in (outcome.reason or "")
     assert snapshot(file.path, without=("embedding",)) == before
 
@@ -587,7 +587,7 @@ def test_a_disk_that_is_full_while_saving_costs_the_saving_and_not_the_result(
     assert outcome.status == FAILED
     assert "computed but not saved" in (outcome.reason or "")
     assert snapshot(large.path) == before
-    (path,) = pending.find(large.database)
+    (path,) = pending.find_pending(large.database)
     assert str(path) in (outcome.reason or "")
     (saved,) = save_pending(large.database)
     assert saved.n_vanished == 0
@@ -606,7 +606,7 @@ def test_a_disk_without_any_room_says_both(large: UpgradedFile, temporary_folder
     assert "computed but not saved" in (outcome.reason or "")
     assert "could not be kept as a file either" in (outcome.reason or "")
     assert snapshot(large.path) == before
-    assert pending.find(large.database) == []
+    assert pending.find_pending(large.database) == []
     assert list(large.path.parent.rglob("*.part")) == []
 
 

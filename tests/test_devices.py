@@ -232,10 +232,10 @@ def test_without_devices_cuda_is_ruled_out(upgraded: MakeFile) -> None:
         ["A"],
         parameters=TILED,
         resources=Resources(devices=()),
-        progress=Listener(lambda _name: reasons.append(cuda.unusable_because())),
+        progress=Listener(lambda _name: reasons.append(cuda.unavailable_reason())),
     )
     assert reasons[-1] == "CUDA was ruled out (--devices none)"
-    assert cuda.unusable_because() != reasons[-1]
+    assert cuda.unavailable_reason() != reasons[-1]
 
 
 def test_a_wrong_number_is_refused_before_anything_is_done(upgraded: MakeFile) -> None:
@@ -334,7 +334,7 @@ def test_a_signal_ends_the_processes_and_leaves_the_database_as_it_was(
     assert not any(map(_runs, workers))
     assert snapshot(file.path) == before
     # What was computed is kept, and they said where.
-    kept = pending.find(file.database)
+    kept = pending.find_pending(file.database)
     assert len(kept) == 2
     assert all(str(path) in stderr for path in kept), stderr
     assert len(save_pending(file.database)) == 2

@@ -407,7 +407,9 @@ def test_a_read_only_file(upgraded: MakeFile) -> None:
 
 def test_nothing_is_deleted_or_saved_in_a_read_only_file(clustered: UpgradedFile) -> None:
     # Root could write it all the same.
-    path = pending.keep(clustered.database, make_finished([e.id for e in clustered.facts.sample("Nomic")]))
+    path = pending.write_pending(
+        clustered.database, make_finished([e.id for e in clustered.facts.sample("Nomic")])
+    )
     clustered.path.chmod(0o444)
     before = snapshot(clustered.path)
     for words in (["delete-clusterings", "--all", "--yes"], ["save-pending"]):
@@ -666,13 +668,13 @@ def test_saving_what_waits(upgraded: MakeFile) -> None:
     ids = [embedding.id for embedding in file.facts.sample("Nomic")]
     assert "No clustering waits" in succeed("save-pending", db=file.path).stdout
     finished = make_finished(ids)
-    pending.keep(file.database, finished)
+    pending.write_pending(file.database, finished)
     outlier = next(row for row in range(40) if row not in finished.medoids.values())
     with opened(file.path) as connection:
         connection.execute("DELETE FROM embedding WHERE id = ?", (finished.ids[outlier].decode(),))
     said = succeed("save-pending", db=file.path).stdout
     assert f"Saved clustering {finished.id} of Nomic; 1 embedding has gone since" in said
-    path = pending.keep(file.database, make_finished(ids[:20], seed=4))
+    path = pending.write_pending(file.database, make_finished(ids[:20], seed=4))
     as_json = json.loads(succeed("save-pending", path, "--json", db=file.path).stdout)
     assert [one["embedding_model"] for one in as_json["saved"]] == ["Nomic"]
     assert len(stored(file)) == 2

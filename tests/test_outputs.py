@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from panic_tda import outputs
 from panic_tda.main import main
-from panic_tda.outputs import file_of_database, require_harmless
+from panic_tda.outputs import file_of_database, require_safe_output
 from panic_tda.storage.write import pending
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.exported import clustered
@@ -78,7 +78,7 @@ def test_no_output_takes_the_place_of_a_database_or_of_what_belongs_to_it(
         target = tmp_path / f"{path.name}.panic-tda" / "model" / f"x{end}"
         target.parent.mkdir(parents=True)
     else:
-        target = pending.keep(file.database, make_finished(ids_of(file)))
+        target = pending.write_pending(file.database, make_finished(ids_of(file)))
     if kind == "relative":
         (tmp_path / "below").mkdir()
         monkeypatch.chdir(tmp_path / "below")
@@ -241,16 +241,16 @@ def test_a_replaced_file_is_readable_by_no_more_than_before(file: UpgradedFile, 
 
 @pytest.mark.usefixtures("umask")
 def test_kept_results_are_for_their_owner_alone(file: UpgradedFile) -> None:
-    assert pending.keep(file.database, make_finished(ids_of(file))).stat().st_mode & 0o777 == 0o600
+    assert pending.write_pending(file.database, make_finished(ids_of(file))).stat().st_mode & 0o777 == 0o600
 
 
 def test_names_that_only_look_alike_are_outputs(tmp_path: Path) -> None:
     for name in ("report-wal", "x.panic-tda", "notes.pending-1.arrow", "d.sqlite-walk"):
-        require_harmless(tmp_path / name)
+        require_safe_output(tmp_path / name)
     write_field_file(tmp_path / "d.sqlite")
-    require_harmless(tmp_path / "d.sqlite-walk", tmp_path / "d.sqlite")
-    require_harmless(tmp_path / "d.sqlite.html", tmp_path / "d.sqlite")
-    require_harmless(tmp_path / "d.sqlite.log", None)
+    require_safe_output(tmp_path / "d.sqlite-walk", tmp_path / "d.sqlite")
+    require_safe_output(tmp_path / "d.sqlite.html", tmp_path / "d.sqlite")
+    require_safe_output(tmp_path / "d.sqlite.log", None)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from panic_tda import hdbscan, parameters
 from panic_tda.cli.parsing import from_options, parse_bytes, parse_min_cluster_size
-from panic_tda.clustering.hierarchy import extract
+from panic_tda.clustering.hierarchy import extract_clusters
 from panic_tda.errors import InvalidParameter, WrongUsage
 from panic_tda.main import main
 from panic_tda.parameters import (
@@ -298,7 +298,7 @@ def tree_of(seed: int, min_samples: int, distance_floor: float) -> SpanningTree:
 def labels_of(seed: int, asked: dict[str, Any]) -> list[int]:
     effective = ClusteringParameters(**asked).resolve(110)
     tree = tree_of(seed, effective.min_samples, effective.distance_floor)
-    labels: list[int] = extract(tree, effective).labels.tolist()
+    labels: list[int] = extract_clusters(tree, effective).labels.tolist()
     return labels
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from panic_tda.clustering.hierarchy import FlatClusters, extract
+from panic_tda.clustering.hierarchy import FlatClusters, extract_clusters
 from panic_tda.parameters import EffectiveParameters
 from panic_tda.types import OUTLIER, SpanningTree
 from tests import reference
@@ -102,5 +102,5 @@ def assert_same(found: FlatClusters, expected: FlatClusters, note: object = "") 
 
 
 def labels_of(tree: SpanningTree, parameters: EffectiveParameters) -> list[int]:
-    labels: list[int] = by_smallest_row(extract(tree, parameters)).labels.tolist()
+    labels: list[int] = by_smallest_row(extract_clusters(tree, parameters)).labels.tolist()
     return labels

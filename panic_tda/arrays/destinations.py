@@ -62,7 +62,7 @@ class HostRows:
         """Add rows, and look at them while they are in the processor's cache; see `Destination`."""
         some = slice(self._filled, self._filled + len(batch))
         self._vectors[some] = batch
-        self._valid[some] = rows.usable(self._vectors[some])
+        self._valid[some] = rows.has_direction(self._vectors[some])
         self._filled = some.stop
 
     def finish(self) -> tuple[Array, BoolArray]:

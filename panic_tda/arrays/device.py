@@ -90,7 +90,7 @@ class DeviceRows:
             self._send()
         self.close()
         matrix = self._matrix[: self._sent]
-        return matrix, rows.usable(matrix)
+        return matrix, rows.has_direction(matrix)
 
     def close(self) -> None:
         """Return when no copy is under way: memory that is given back must not be written any more."""
@@ -111,7 +111,7 @@ def upload(vectors: Float32Array) -> Array:
 
 
 @contextlib.contextmanager
-def explained(n_rows: int, n_features: int, backend: str) -> Iterator[None]:
+def translate_out_of_memory(n_rows: int, n_features: int, backend: str) -> Iterator[None]:
     """Say of device memory that runs out in this context what was needed and free, and what would fit.
 
     Raises
@@ -139,9 +139,9 @@ def explained(n_rows: int, n_features: int, backend: str) -> Iterator[None]:
         ) from error
 
 
-def release() -> None:
+def free_device_memory() -> None:
     """Free what finished work has left in device memory, for the next model and for cuML's own pool."""
-    if "cupy" not in sys.modules or cuda.unusable_because() is not None:
+    if "cupy" not in sys.modules or cuda.unavailable_reason() is not None:
         return
     # CuPy's objects may hold arrays in a cycle. A collection takes 0.1 s and more, whatever was left.
     gc.collect()

@@ -57,7 +57,7 @@ def squared_lengths(rows: Array) -> Array:
     return np.einsum("ij,ij->i", rows, rows)
 
 
-def take(xp: ArrayModule, matrix: Array, rows: Array) -> Array:
+def take_rows(xp: ArrayModule, matrix: Array, rows: Array) -> Array:
     """Return rows of a matrix, by number, as an array of `xp`; uploads them where the matrix is not one.
 
     Parameters
@@ -74,6 +74,6 @@ def take(xp: ArrayModule, matrix: Array, rows: Array) -> Array:
     return xp.asarray(matrix[to_host(rows)])
 
 
-def part(xp: ArrayModule, matrix: Array, rows: slice) -> Array:
-    """Return consecutive rows of a matrix as an array of `xp`; see `take`."""
+def take_slice(xp: ArrayModule, matrix: Array, rows: slice) -> Array:
+    """Return consecutive rows of a matrix as an array of `xp`; see `take_rows`."""
     return matrix[rows] if namespace(matrix) is xp else xp.asarray(matrix[rows])

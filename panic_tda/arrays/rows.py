@@ -41,7 +41,7 @@ def chunks(vectors: Array, n_rows: int | None = None) -> Iterator[slice]:
     return slices(len(vectors) if n_rows is None else n_rows, chunk_bytes // (8 * max(1, vectors.shape[1])))
 
 
-def usable(vectors: Array) -> BoolArray:
+def has_direction(vectors: Array) -> BoolArray:
     """Say which rows have a direction.
 
     Parameters
@@ -98,7 +98,7 @@ def normalise(vectors: Array) -> None:
             chunk[by_host.rows] = by_host.units
 
 
-def keep(vectors: Array, kept: IntArray) -> Array:
+def move_to_front(vectors: Array, kept: IntArray) -> Array:
     """Move some rows to the front, in place, and return the view of them.
 
     Parameters
@@ -115,7 +115,7 @@ def keep(vectors: Array, kept: IntArray) -> Array:
     return vectors[: len(kept)]
 
 
-def permute(vectors: Array, order: IntArray) -> None:
+def permute_rows(vectors: Array, order: IntArray) -> None:
     """Put row `order[i]` into place i for all rows, in place, by blocks of columns.
 
     Parameters

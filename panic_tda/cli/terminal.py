@@ -20,7 +20,7 @@ import click
 
 from panic_tda.cli.interruption import EXIT_INTERRUPTED, EXIT_TERMINATED, code_of_signal, signal_scope
 from panic_tda.errors import PanicTdaError, WrongUsage
-from panic_tda.outputs import create_file, require_harmless
+from panic_tda.outputs import create_file, require_safe_output
 from panic_tda.wording import escape_control_characters
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
@@ -52,7 +52,7 @@ def configure_logging(
         stderr.addFilter(_without_traceback)
     _log.addHandler(stderr)
     if log_file is not None:
-        require_harmless(log_file, *inputs)
+        require_safe_output(log_file, *inputs)
         try:
             log_file.parent.mkdir(parents=True, exist_ok=True)
             if inputs and not os.path.lexists(log_file):

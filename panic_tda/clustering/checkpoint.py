@@ -73,7 +73,7 @@ class SavedState:
     saved_at: float
 
 
-def saved_states(root: Path) -> list[SavedState]:
+def find_saved_states(root: Path) -> list[SavedState]:
     """Return our own user's states in the folders below `root`, in the order of their names."""
     try:
         places = sorted(about.parent for about in root.rglob(_ABOUT))
@@ -93,7 +93,7 @@ def discard_states(root: Path, input_sha256: str) -> None:
     if not os.path.isdir(root):
         return
     require_own_folder(root)
-    for state in saved_states(root):
+    for state in find_saved_states(root):
         if state.input_sha256 == input_sha256:
             _discard(state.folder)
             _remove_empty(state.folder.parent)
@@ -284,7 +284,7 @@ class Checkpoint:
         return self.folder / f"{name}{_STATE}"
 
 
-def discard_all(root: Path) -> None:
+def discard_all_states(root: Path) -> None:
     """Remove the states of every set of parameters below a folder, and folders that are empty then."""
     if not os.path.isdir(root):
         return

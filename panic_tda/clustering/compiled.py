@@ -100,13 +100,13 @@ class _KernelCache(FunctionCache):
         _log.debug("%s", self, exc_info=error)
 
 
-def cache_folder() -> Path | None:
+def find_cache_folder() -> Path | None:
     """Return a folder in which compiled code is kept, None where there is none."""
     found = KERNELS[0].stats.cache_path if KERNELS else None
     return None if found is None else Path(found)
 
 
-def stamp() -> str:
+def code_stamp() -> str:
     """Return what a piece of compiled code depends on, as a word: sources, versions, processor."""
     about = [numba.__version__, platform.python_version(), llvmlite.binding.get_host_cpu_name()]
     # All of the wing, whichever of its files this process has imported.

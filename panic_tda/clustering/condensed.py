@@ -33,7 +33,7 @@ Ties are few numbers measured twice. Where rows are many, distances are dense: a
 
 
 # Named tuples, not dataclasses: compiled functions take them as they are.
-class Linkage(NamedTuple):
+class SingleLinkageTree(NamedTuple):
     """Single linkage tree. Nodes 0 to n - 1 are rows, n to 2n - 2 are merges in ascending height.
 
     Attributes
@@ -51,8 +51,8 @@ class Linkage(NamedTuple):
     height: FloatArray
 
 
-class Condensed(NamedTuple):
-    """Condensed tree: the clusters, and where every row left them. Parents have smaller numbers.
+class CondensedTree(NamedTuple):
+    """CondensedTree tree: the clusters, and where every row left them. Parents have smaller numbers.
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ class Condensed(NamedTuple):
     row_height: FloatArray
 
 
-def single_linkage(tree: SpanningTree, distance_floor: float) -> Linkage:
+def build_single_linkage(tree: SpanningTree, distance_floor: float) -> SingleLinkageTree:
     """Merge rows along the edges of a spanning tree, the shortest first.
 
     Parameters
@@ -101,7 +101,7 @@ def single_linkage(tree: SpanningTree, distance_floor: float) -> Linkage:
     parent, size, n_merged = _merge_rows(u[order], v[order])
     if n_merged < len(order):
         raise _not_a_tree(tree, int(order[n_merged]), "closes a cycle")
-    return Linkage(parent, size, heights[order])
+    return SingleLinkageTree(parent, size, heights[order])
 
 
 def _not_a_tree(tree: SpanningTree, edge: int, fault: str) -> PanicTdaError:
@@ -129,7 +129,7 @@ def _merge_rows(u: IntArray, v: IntArray) -> tuple[IntArray, IntArray, int]:
     return parent, size, n - 1
 
 
-def condense(linkage: Linkage, min_cluster_size: int, tie_tolerance: float) -> Condensed:
+def condense_tree(linkage: SingleLinkageTree, min_cluster_size: int, tie_tolerance: float) -> CondensedTree:
     """Find the clusters, and where every row leaves them.
 
     Both loops go down: a parent has a larger number than its children, so what is asked of it, its uppermost
@@ -144,7 +144,7 @@ def condense(linkage: Linkage, min_cluster_size: int, tie_tolerance: float) -> C
         0    0 1 2  3 4  5
 
     >>> u, v, height = np.array([[0, 1, 3, 4, 2], [1, 2, 4, 5, 3], [1, 1, 1, 2, 4]])
-    >>> linkage = single_linkage(SpanningTree(u, v, height), distance_floor=0.1)
+    >>> linkage = build_single_linkage(SpanningTree(u, v, height), distance_floor=0.1)
     >>> linkage.parent.tolist()
     [6, 6, 7, 8, 8, 9, 7, 10, 9, 10, -1]
     >>> top, n_large = _contract(linkage, 2, 1e-9)
@@ -160,7 +160,9 @@ def condense(linkage: Linkage, min_cluster_size: int, tie_tolerance: float) -> C
 
 
 @compiled
-def _contract(linkage: Linkage, min_cluster_size: int, tolerance: float) -> tuple[IntArray, IntArray]:
+def _contract(
+    linkage: SingleLinkageTree, min_cluster_size: int, tolerance: float
+) -> tuple[IntArray, IntArray]:
     """Make one multiway merge of merges that follow each other at one height.
 
     Returns
@@ -190,8 +192,8 @@ def _contract(linkage: Linkage, min_cluster_size: int, tolerance: float) -> tupl
 
 @compiled
 def _follow_clusters(
-    linkage: Linkage, min_cluster_size: int, top: IntArray, n_large: IntArray, n_clusters: int
-) -> Condensed:
+    linkage: SingleLinkageTree, min_cluster_size: int, top: IntArray, n_large: IntArray, n_clusters: int
+) -> CondensedTree:
     """Follow the clusters down from the root: split at two or more large children, else lose the small."""
     height = linkage.height
     n_nodes, n = len(linkage.parent), len(height) + 1
@@ -215,4 +217,4 @@ def _follow_clusters(
             size[found] = linkage.size[node]
             cluster[node] = found
             found += 1
-    return Condensed(parent, birth, size, cluster[:n].copy(), fell_at[:n].copy())
+    return CondensedTree(parent, birth, size, cluster[:n].copy(), fell_at[:n].copy())

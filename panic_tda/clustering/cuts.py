@@ -11,8 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
-from panic_tda.clustering.condensed import Condensed, Linkage, condense, single_linkage
-from panic_tda.clustering.hierarchy import FlatClusters, flatten
+from panic_tda.clustering.condensed import (
+    CondensedTree,
+    SingleLinkageTree,
+    build_single_linkage,
+    condense_tree,
+)
+from panic_tda.clustering.hierarchy import FlatClusters, choose_clusters
 from panic_tda.parameters import EffectiveParameters
 from panic_tda.types import OUTLIER, SpanningTree
 
@@ -70,7 +75,7 @@ def cut_all(
     if not settings:
         return
     n = len(tree.height) + 1
-    linkage = single_linkage(tree, settings[0].distance_floor)
+    linkage = build_single_linkage(tree, settings[0].distance_floor)
     sizes = list(dict.fromkeys(one.min_cluster_size for one in settings))
     with ThreadPoolExecutor(max_workers=threads) as team:
         condensed = {size: team.submit(_condense, linkage, size, tree.tie_tolerance) for size in sizes}
@@ -82,7 +87,7 @@ def cut_all(
         yield from team.map(cut, settings)
 
 
-def largest_of(labels: IntArray | Int32Array) -> int:
+def largest_cluster_size(labels: IntArray | Int32Array) -> int:
     """Return the number of rows in the largest cluster, 0 where there is none."""
     members = labels[labels != OUTLIER]
     return int(np.bincount(members).max()) if len(members) else 0
@@ -94,18 +99,18 @@ def count_rows(one: EffectiveParameters, flat: FlatClusters) -> Cut:
         parameters=one,
         n_clusters=len(flat.persistence),
         n_outliers=int(np.count_nonzero(flat.labels == OUTLIER)),
-        largest=largest_of(flat.labels),
+        largest=largest_cluster_size(flat.labels),
         root_selected=flat.root_selected,
     )
 
 
-def _condense(linkage: Linkage, size: int, tolerance: float) -> Condensed | None:
+def _condense(linkage: SingleLinkageTree, size: int, tolerance: float) -> CondensedTree | None:
     """Condense, where there are rows enough for a cluster at all."""
     n = len(linkage.height) + 1
-    return None if n < max(2, size) else condense(linkage, size, tolerance)
+    return None if n < max(2, size) else condense_tree(linkage, size, tolerance)
 
 
-def _flat(condensed: Condensed | None, one: EffectiveParameters, n: int) -> FlatClusters:
+def _flat(condensed: CondensedTree | None, one: EffectiveParameters, n: int) -> FlatClusters:
     if condensed is None:
         return FlatClusters(np.full(n, OUTLIER, dtype=np.int64), np.zeros(n), np.zeros(0))
-    return flatten(condensed, one)
+    return choose_clusters(condensed, one)

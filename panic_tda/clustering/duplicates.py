@@ -70,7 +70,7 @@ def find_distinct(vectors: Array) -> DistinctRows:
 
 def keep_distinct(vectors: Array, distinct: DistinctRows) -> Array:
     """Move the distinct rows to the front of `vectors`, in place, and return the view of them."""
-    return rows.keep(vectors, distinct.first)
+    return rows.move_to_front(vectors, distinct.first)
 
 
 def attach_copies(tree: SpanningTree, distinct: DistinctRows) -> SpanningTree:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from panic_tda.clustering.compiled import compiled
-from panic_tda.clustering.condensed import ROOT, Condensed, condense, single_linkage
+from panic_tda.clustering.condensed import ROOT, CondensedTree, build_single_linkage, condense_tree
 from panic_tda.types import OUTLIER, SpanningTree
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class FlatClusters:
     root_selected: bool = False
 
 
-def extract(tree: SpanningTree, parameters: EffectiveParameters) -> FlatClusters:
+def extract_clusters(tree: SpanningTree, parameters: EffectiveParameters) -> FlatClusters:
     """Choose clusters from the hierarchy of a minimum spanning tree.
 
     Parameters
@@ -103,16 +103,18 @@ def extract(tree: SpanningTree, parameters: EffectiveParameters) -> FlatClusters
     n = len(tree.height) + 1
     if n < max(2, parameters.min_cluster_size):
         return FlatClusters(np.full(n, OUTLIER, dtype=np.int64), np.zeros(n), np.zeros(0))
-    linkage = single_linkage(tree, parameters.distance_floor)
-    return flatten(condense(linkage, parameters.min_cluster_size, tree.tie_tolerance), parameters)
+    linkage = build_single_linkage(tree, parameters.distance_floor)
+    return choose_clusters(
+        condense_tree(linkage, parameters.min_cluster_size, tree.tie_tolerance), parameters
+    )
 
 
-def flatten(condensed: Condensed, parameters: EffectiveParameters) -> FlatClusters:
+def choose_clusters(condensed: CondensedTree, parameters: EffectiveParameters) -> FlatClusters:
     """Choose clusters from a condensed tree; its `min_cluster_size` must be that of the parameters."""
-    return _label(condensed, select(condensed, parameters), parameters)
+    return _label(condensed, mark_chosen(condensed, parameters), parameters)
 
 
-def select(condensed: Condensed, parameters: EffectiveParameters) -> BoolArray:
+def mark_chosen(condensed: CondensedTree, parameters: EffectiveParameters) -> BoolArray:
     """Mark the chosen clusters, (m,) bool."""
     epsilon, allow_root = parameters.cluster_selection_epsilon, parameters.allow_single_cluster
     n = largest = len(condensed.row_cluster)
@@ -132,7 +134,7 @@ def select(condensed: Condensed, parameters: EffectiveParameters) -> BoolArray:
 
 
 @compiled
-def _excess_of_mass(condensed: Condensed, max_cluster_size: int, allow_root: bool) -> BoolArray:
+def _excess_of_mass(condensed: CondensedTree, max_cluster_size: int, allow_root: bool) -> BoolArray:
     """Choose the clusters of largest total stability, none inside another or above the largest size."""
     parent, size = condensed.parent, condensed.size
     stability = _stabilities(condensed)
@@ -154,7 +156,7 @@ def _excess_of_mass(condensed: Condensed, max_cluster_size: int, allow_root: boo
 
 
 @compiled
-def _stabilities(condensed: Condensed) -> FloatArray:
+def _stabilities(condensed: CondensedTree) -> FloatArray:
     """Sum of λ - λ_birth over the rows of each cluster, while they are in it."""
     parent, birth = condensed.parent, condensed.birth
     total, carry = np.zeros(len(parent)), np.zeros(len(parent))
@@ -181,7 +183,7 @@ def _add(total: FloatArray, carry: FloatArray, index: int, value: float) -> None
 
 @compiled
 def _climb_to_epsilon(
-    condensed: Condensed, chosen: BoolArray, epsilon: float, max_cluster_size: int, allow_root: bool
+    condensed: CondensedTree, chosen: BoolArray, epsilon: float, max_cluster_size: int, allow_root: bool
 ) -> BoolArray:
     """Replace chosen clusters born below epsilon by their first ancestor born above it.
 
@@ -206,7 +208,7 @@ def _climb_to_epsilon(
     return raised
 
 
-def _label(condensed: Condensed, chosen: BoolArray, parameters: EffectiveParameters) -> FlatClusters:
+def _label(condensed: CondensedTree, chosen: BoolArray, parameters: EffectiveParameters) -> FlatClusters:
     """Turn chosen clusters into labels, probabilities and persistence."""
     epsilon = parameters.cluster_selection_epsilon
     densest = densest_levels(condensed)
@@ -233,7 +235,7 @@ def _label(condensed: Condensed, chosen: BoolArray, parameters: EffectiveParamet
     return FlatClusters(labels, probabilities, persistence, root_selected=bool(chosen[ROOT]))
 
 
-def _root_limit(condensed: Condensed, epsilon: float) -> float:
+def _root_limit(condensed: CondensedTree, epsilon: float) -> float:
     """Return the height up to which rows belong to the root when it is the only cluster."""
     return epsilon or float(densest_levels(condensed)[ROOT])
 
@@ -251,7 +253,7 @@ def nearest_chosen(parent: IntArray, chosen: BoolArray) -> IntArray:
 
 
 @compiled
-def densest_levels(condensed: Condensed) -> FloatArray:
+def densest_levels(condensed: CondensedTree) -> FloatArray:
     """Lowest height at which rows or child clusters leave each cluster."""
     densest = np.full(len(condensed.parent), np.inf)
     for row in range(len(condensed.row_cluster)):

@@ -21,7 +21,7 @@ TIE_TOLERANCE = 1e-9
 """Scores this close, relative to the cluster's weight, are equal: products in other chunks differ by less."""
 
 
-def medoids(vectors: Array, labels: IntArray, weights: FloatArray, n_clusters: int) -> dict[int, int]:
+def find_medoids(vectors: Array, labels: IntArray, weights: FloatArray, n_clusters: int) -> dict[int, int]:
     """Find the medoid of every cluster.
 
     Parameters

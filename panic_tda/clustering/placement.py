@@ -72,7 +72,7 @@ class Placement:
         )
 
 
-def place(
+def choose_placement(
     asked: ClusteringParameters,
     n_rows: int,
     n_features: int,
@@ -100,7 +100,7 @@ def place(
     """
     # Asking imports CuPy, which takes seconds: not where the backend that was named has no use for it.
     wants_device = asked.backend not in backends.ON_HOST
-    reason = cuda.unusable_because() if wants_device else None
+    reason = cuda.unavailable_reason() if wants_device else None
     has_device = wants_device and reason is None
     if reason is not None and asked.backend == backends.AUTO:
         backends.log_once(f"no CUDA device is used: {reason}")
@@ -115,7 +115,7 @@ def place(
     return replace(placed, work_dir=work_dir)
 
 
-def place_instead(
+def choose_fallback(
     asked: ClusteringParameters,
     n_rows: int,
     n_features: int,
@@ -130,7 +130,7 @@ def place_instead(
     """
     _log.warning("%s; falling back to backend tiled", reason)
     exact = replace(asked, exact=True)
-    return place(exact, n_rows, n_features, memory_limit=memory_limit, work_dir=work_dir)
+    return choose_placement(exact, n_rows, n_features, memory_limit=memory_limit, work_dir=work_dir)
 
 
 def require_host_memory(placement: Placement, asked: ClusteringParameters, shape: tuple[int, int]) -> None:
@@ -190,7 +190,7 @@ def _placed(
         on_device=on_device,
         exact=asked.exact,
     )
-    backend = backends.select(asked.backend, shape, options)
+    backend = backends.select_backend(asked.backend, shape, options)
     return Placement(
         backend=backend,
         on_device=on_device and backend.name not in backends.ON_HOST,

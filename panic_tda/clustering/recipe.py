@@ -31,8 +31,8 @@ from panic_tda.clustering.backends.base import Backend, Checkpoint, FitOptions
 from panic_tda.clustering.cuts import count_rows
 from panic_tda.clustering.duplicates import DistinctRows, attach_copies, find_distinct, keep_distinct
 from panic_tda.clustering.hierarchy import FlatClusters
-from panic_tda.clustering.medoids import medoids
-from panic_tda.clustering.placement import Placement, place, place_instead
+from panic_tda.clustering.medoids import find_medoids
+from panic_tda.clustering.placement import Placement, choose_fallback, choose_placement
 from panic_tda.clustering.warm_up import compile_kernels
 from panic_tda.devices.kernel_cache import translate_cache_errors
 from panic_tda.errors import BackendFailure
@@ -128,9 +128,9 @@ def _fit(vectors: Any, asked: ClusteringParameters, progress: Progress) -> Clust
             raise
         reason = str(failure)
     # Out of the handler, which holds the rows of the failed fit.
-    device.release()
+    device.free_device_memory()
     matrix = as_matrix(vectors)
-    placement = place_instead(asked, *matrix.shape, reason=reason)
+    placement = choose_fallback(asked, *matrix.shape, reason=reason)
     with translate_cache_errors():
         return cluster_rows(matrix, asked, progress, placement=placement)
 
@@ -164,7 +164,7 @@ def cluster_rows(
     """
     n = len(vectors)
     effective = asked.resolve(n)
-    placement = placement or place(asked, *vectors.shape)
+    placement = placement or choose_placement(asked, *vectors.shape)
     compiling = compile_kernels(placement.backend, progress)
     began = time.monotonic()
     backend, vectors = placement.backend, placement.bring(vectors)
@@ -177,7 +177,7 @@ def cluster_rows(
     are_enough = max(effective.min_cluster_size, effective.min_samples) <= n
     tree = _spanning_tree(rows, distinct, backend, options) if are_enough else None
     progress.phase(phases.HIERARCHY)
-    flat = canonicalise(_flat_clusters(tree, n, effective))
+    flat = relabel_by_size(_flat_clusters(tree, n, effective))
     fitted = time.monotonic()
 
     progress.phase(phases.MEDOIDS)
@@ -220,10 +220,10 @@ def recut_rows(
     Clustering
         Its record says what cut it, and of the tree what the source's says.
     """
-    compiling = compile_kernels(backends.get(_HIERARCHY_ONLY), progress)
+    compiling = compile_kernels(backends.get_backend(_HIERARCHY_ONLY), progress)
     began = time.monotonic()
     progress.phase(phases.HIERARCHY)
-    flat = canonicalise(_flat_clusters(tree, len(vectors), effective))
+    flat = relabel_by_size(_flat_clusters(tree, len(vectors), effective))
     cut = time.monotonic()
     progress.phase(phases.MEDOIDS)
     normalise(vectors)
@@ -235,7 +235,7 @@ def recut_rows(
     return _clustering(flat, distinct, found, record=record, tree=tree)
 
 
-def medoid_of(vectors: Float32Array, probabilities: FloatArray) -> int:
+def find_medoid(vectors: Float32Array, probabilities: FloatArray) -> int:
     """Return the row of the medoid when all rows are one cluster.
 
     Parameters
@@ -246,10 +246,10 @@ def medoid_of(vectors: Float32Array, probabilities: FloatArray) -> int:
         Membership strengths.
     """
     normalise(vectors)
-    return medoids(vectors, np.zeros(len(vectors), dtype=np.int64), probabilities, 1)[0]
+    return find_medoids(vectors, np.zeros(len(vectors), dtype=np.int64), probabilities, 1)[0]
 
 
-def canonicalise(flat: FlatClusters) -> FlatClusters:
+def relabel_by_size(flat: FlatClusters) -> FlatClusters:
     """Number clusters by size, the largest first; ties go to the one with the smallest row."""
     n_clusters = len(flat.persistence)
     members = np.flatnonzero(flat.labels != OUTLIER)
@@ -283,14 +283,14 @@ def _flat_clusters(tree: SpanningTree | None, n: int, effective: EffectiveParame
     """Extract clusters from the tree; without one, all rows are outliers."""
     if tree is None:
         return FlatClusters(np.full(n, OUTLIER, dtype=np.int64), np.zeros(n), np.empty(0))
-    return hierarchy.extract(tree, effective)
+    return hierarchy.extract_clusters(tree, effective)
 
 
 def _medoids(rows: Array, distinct: DistinctRows, flat: FlatClusters) -> dict[int, int]:
     # Copies share label and probability, so a distinct row stands for its copies with their summed weight.
     labels: IntArray = flat.labels[distinct.first]
     weights = np.bincount(distinct.inverse, weights=flat.probabilities, minlength=len(rows))
-    found = medoids(rows, labels, weights.astype(np.float64, copy=False), len(flat.persistence))
+    found = find_medoids(rows, labels, weights.astype(np.float64, copy=False), len(flat.persistence))
     return {label: int(distinct.first[row]) for label, row in found.items()}
 
 

@@ -78,7 +78,7 @@ def _kruskal(n: int, u: IntArray, v: IntArray, order: IntArray) -> int:
     return kept
 
 
-class LeafOrder(NamedTuple):
+class DendrogramOrder(NamedTuple):
     """The leaves of a spanning tree's hierarchy, side by side as they merge.
 
     Attributes
@@ -94,14 +94,14 @@ class LeafOrder(NamedTuple):
     gaps: FloatArray
 
 
-def leaf_order(n: int, tree: Edges) -> LeafOrder:
+def dendrogram_order(n: int, tree: Edges) -> DendrogramOrder:
     """Order the rows by joining lists along the edges, which come by ascending height.
 
     The larger list comes first, which keeps rows that were joined late at the end.
     """
     order, gaps = np.empty(n, dtype=np.int32), np.empty(n)
     _join_lists(tree.u, tree.v, tree.height, order, gaps)
-    return LeafOrder(order, gaps)
+    return DendrogramOrder(order, gaps)
 
 
 @compiled

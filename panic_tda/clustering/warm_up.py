@@ -66,13 +66,13 @@ def compile_everything() -> None:
     """Compile for every backend that works in host memory, as an installation does."""
     for name in backends.NAMES:
         if name not in (backends.AUTO, "cuml"):
-            compile_kernels(backends.get(name), Silent())
+            compile_kernels(backends.get_backend(name), Silent())
 
 
 @cache
 def _is_cached(name: str) -> bool:
     """Return whether an earlier process has left the marker."""
-    folder = compiled.cache_folder()
+    folder = compiled.find_cache_folder()
     if folder is None:
         _log.info("no folder takes compiled code, so every run compiles anew; name one by NUMBA_CACHE_DIR")
         return False
@@ -80,14 +80,14 @@ def _is_cached(name: str) -> bool:
 
 
 def _note(name: str) -> None:
-    folder = compiled.cache_folder()
+    folder = compiled.find_cache_folder()
     if folder is not None and compiled.UNWRITABLE not in compiled.cache_failures:
         with contextlib.suppress(OSError):
             (folder / _marker(name)).touch()
 
 
 def _marker(name: str) -> str:
-    return f"panic_tda-{name}-{compiled.stamp()}.compiled"
+    return f"panic_tda-{name}-{compiled.code_stamp()}.compiled"
 
 
 def _hierarchy() -> None:
@@ -98,7 +98,7 @@ def _hierarchy() -> None:
     tree = SpanningTree(u=rows, v=rows + 1, height=height)
     for method in ("eom", "leaf"):
         asked = ClusteringParameters(selection_method=method, min_cluster_size=2, allow_single_cluster=False)
-        hierarchy.extract(tree, asked.resolve(n))
+        hierarchy.extract_clusters(tree, asked.resolve(n))
 
 
 def _tiled() -> None:

@@ -140,7 +140,7 @@ def _examine_environment(*, as_json: bool) -> None:
     from panic_tda.devices.doctor import examine_environment
     from panic_tda.storage.database import sqlite_version
 
-    found = examine_environment(backends=backends.reasons(), sqlite=sqlite_version())
+    found = examine_environment(backends=backends.unavailable_reasons(), sqlite=sqlite_version())
     terminal.print_data(
         rendering.environment_json(found)
         if as_json

@@ -45,7 +45,7 @@ _RULED_OUT: ContextVar[bool] = ContextVar("cuda_ruled_out", default=False)
 
 
 @contextmanager
-def ruled_out() -> Iterator[None]:
+def cuda_disabled() -> Iterator[None]:
     """Do without CUDA inside the block, as on a machine that has none."""
     token = _RULED_OUT.set(True)
     try:
@@ -54,7 +54,7 @@ def ruled_out() -> Iterator[None]:
         _RULED_OUT.reset(token)
 
 
-def unusable_because() -> str | None:
+def unavailable_reason() -> str | None:
     """Say in one line why CuPy can do nothing here, with the remedy; None where it can.
 
     Looks at the installation first: without CuPy nothing is imported, and without a device nothing is
@@ -83,8 +83,8 @@ def _missing() -> str | None:
 
 
 def count() -> int:
-    """Count the visible devices, without taking memory of any; 0 where `unusable_because` has a reason."""
-    if unusable_because() is not None:
+    """Count the visible devices, without taking memory of any; 0 where `unavailable_reason` has a reason."""
+    if unavailable_reason() is not None:
         return 0
     import cupy
 
@@ -107,8 +107,8 @@ def choose(asked: Sequence[int] | None) -> tuple[int, ...]:
     wrong = [number for number in asked if number not in present]
     if wrong and not present:
         raise InvalidParameter(
-            f"devices were asked for by number ({_listed(asked)}), and there are none: {unusable_because()}; "
-            "or do without (--devices none)"
+            f"devices were asked for by number ({_listed(asked)}), and there are none: "
+            f"{unavailable_reason()}; or do without (--devices none)"
         )
     if wrong:
         raise InvalidParameter(
@@ -126,7 +126,7 @@ def environment(number: int) -> dict[str, str]:
 
 
 def devices() -> list[CudaDevice]:
-    """List the visible devices; empty where `unusable_because` has a reason."""
+    """List the visible devices; empty where `unavailable_reason` has a reason."""
     n_devices = count()
     if not n_devices:
         return []
@@ -151,7 +151,7 @@ def devices() -> list[CudaDevice]:
 
 def versions() -> tuple[str, str] | None:
     """Return the CUDA version up to which the driver goes, and that of the runtime; None without CUDA."""
-    if unusable_because() is not None:
+    if unavailable_reason() is not None:
         return None
     import cupy
 

@@ -70,7 +70,7 @@ def examine_environment(*, backends: Mapping[str, str | None], sqlite: str) -> E
     Parameters
     ----------
     backends : mapping of str to str or None
-        By name, why a backend can do nothing here (`clustering.backends.reasons`).
+        By name, why a backend can do nothing here (`clustering.backends.unavailable_reasons`).
     sqlite : str
         Version of the SQLite library of this process (`storage.database.sqlite_version`).
     """
@@ -84,7 +84,7 @@ def examine_environment(*, backends: Mapping[str, str | None], sqlite: str) -> E
         driver=_driver(),
         driver_cuda=None if versions is None else versions[0],
         cuda_runtime=None if versions is None else versions[1],
-        cuda_unusable_because=cuda.unusable_because(),
+        cuda_unusable_because=cuda.unavailable_reason(),
         devices=tuple(cuda.devices()),
         versions={name: _version(names) for name, names in _PACKAGES.items()} | {"SQLite": sqlite},
         backends=dict(backends),

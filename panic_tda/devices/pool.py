@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from panic_tda.devices.worker import Advanced, Done, Failed, Logged, Message, Phase, PhaseFailed
 from panic_tda.interrupts import rescue
-from panic_tda.progress import Progress, Silent, beside, failed
+from panic_tda.progress import Progress, Silent, child_progress, report_failure
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Lost:
+class WorkerFailure:
     """Stands in the place of a result that did not come.
 
     Attributes
@@ -63,7 +63,7 @@ def run_on_devices(
     tasks: Sequence[Task],
     devices: Mapping[str, Mapping[str, str]],
     progress: Progress | None = None,
-) -> list[Result | Lost]:
+) -> list[Result | WorkerFailure]:
     """Do tasks in several processes at once.
 
     Parameters
@@ -76,13 +76,13 @@ def run_on_devices(
         Name of each device, as it stands before its log lines, and the environment variables by which a
         process sees no other one.
     progress : Progress, optional
-        Hears each process beside the others where it can (see `progress.beside`).
+        Hears each process beside the others where it can (see `progress.child_progress`).
 
     Returns
     -------
     list
-        Of each task what `work` returned, or `Lost` where it raised or its process ended; the tasks after it
-        get a new process.
+        Of each task what `work` returned, or `WorkerFailure` where it raised or its process ended; the tasks
+        after it get a new process.
 
     Notes
     -----
@@ -90,9 +90,9 @@ def run_on_devices(
     """
     inbox: _Inbox = SimpleQueue()
     waiting = deque(enumerate(tasks))
-    results: dict[int, Result | Lost] = {}
+    results: dict[int, Result | WorkerFailure] = {}
     team = [
-        _Worker(work, name, environment, beside(progress or Silent()), inbox)
+        _Worker(work, name, environment, child_progress(progress or Silent()), inbox)
         for name, environment in devices.items()
     ]
     try:
@@ -145,7 +145,7 @@ class _Worker(Generic[Task, Result]):
             self._send((self._work, self._name))
         self._send(task)
 
-    def hear(self, message: Message | _Ended) -> tuple[int, Result | Lost] | None:
+    def hear(self, message: Message | _Ended) -> tuple[int, Result | WorkerFailure] | None:
         """Pass on what the process says; return the number and result of its task when that is over."""
         match message:
             case Logged(record):
@@ -157,18 +157,18 @@ class _Worker(Generic[Task, Result]):
             case Advanced(amount):
                 self._progress.advance(amount)
             case PhaseFailed():
-                failed(self._progress)
+                report_failure(self._progress)
             case Done(result):
                 return self._over(result)
             case Failed(reason):
-                failed(self._progress)
-                return self._over(Lost(reason))
+                report_failure(self._progress)
+                return self._over(WorkerFailure(reason))
             case _Ended() if self._process is not None:
-                failed(self._progress)
+                report_failure(self._progress)
                 reason = f"its process on {self._name} {_ending(self._process)}"
                 self._close()
                 self._process = None
-                return None if self._task is None else self._over(Lost(reason))
+                return None if self._task is None else self._over(WorkerFailure(reason))
         return None
 
     @property
@@ -227,7 +227,7 @@ class _Worker(Generic[Task, Result]):
             self._process.stdin.write(data)
             self._process.stdin.flush()
 
-    def _over(self, result: Result | Lost) -> tuple[int, Result | Lost]:
+    def _over(self, result: Result | WorkerFailure) -> tuple[int, Result | WorkerFailure]:
         assert self._task is not None
         number, self._task = self._task, None
         self._progress.phase("")

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from panic_tda.lazy import handed_on
+from panic_tda.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from panic_tda.files.column_choice import Columns as Columns
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from panic_tda.files.importing import import_embeddings as import_embeddings
     from panic_tda.files.importing import sample_files as sample_files
 
-__getattr__, __dir__, __all__ = handed_on(
+__getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "Columns": "column_choice",

@@ -10,7 +10,7 @@ from typing import IO
 
 from panic_tda.disk import commit_file, free_text, name_partial, resolve_path
 from panic_tda.errors import CannotWrite, MissingPath, WrongUsage
-from panic_tda.outputs import create_file, require_harmless
+from panic_tda.outputs import create_file, require_safe_output
 from panic_tda.wording import format_bytes
 
 
@@ -29,7 +29,7 @@ def require_place(path: Path, *, force: bool = False, source: Path | None = None
     Raises
     ------
     WrongUsage
-        It exists, or something that is no file, or it is a database or lies beside one (`require_harmless`).
+        It exists, it is no file, or it is a database or lies beside one (`require_safe_output`).
     MissingPath
         Its folder does not.
     """
@@ -37,7 +37,7 @@ def require_place(path: Path, *, force: bool = False, source: Path | None = None
         raise MissingPath(f"no folder {path.parent} for the file {path.name}")
     if path.exists() and not path.is_file():
         raise WrongUsage(f"{path} is there, and no file")
-    require_harmless(path, source)
+    require_safe_output(path, source)
     if path.exists() and not force:
         raise WrongUsage(f"{path} exists; replace it with --force, or give another name")
 

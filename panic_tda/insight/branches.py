@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from panic_tda.clustering.condensed import ROOT, condense, single_linkage
-from panic_tda.clustering.hierarchy import densest_levels, nearest_chosen, select
+from panic_tda.clustering.condensed import ROOT, build_single_linkage, condense_tree
+from panic_tda.clustering.hierarchy import densest_levels, mark_chosen, nearest_chosen
 from panic_tda.parameters import ClusteringRecord
 from panic_tda.types import OUTLIER, SpanningTree
 
@@ -69,9 +69,9 @@ def find_branches(
     n = len(stored)
     if n < max(2, record.min_cluster_size):
         return None
-    linkage = single_linkage(tree, record.distance_floor)
-    condensed = condense(linkage, record.min_cluster_size, tree.tie_tolerance)
-    chosen = select(condensed, record)
+    linkage = build_single_linkage(tree, record.distance_floor)
+    condensed = condense_tree(linkage, record.min_cluster_size, tree.tie_tolerance)
+    chosen = mark_chosen(condensed, record)
     labels = np.full(len(chosen), OUTLIER, dtype=np.int64)
     owners = nearest_chosen(condensed.parent, chosen)[condensed.row_cluster]
     members = np.flatnonzero((owners != OUTLIER) & (stored != OUTLIER))

@@ -62,9 +62,9 @@ def _memory_of(name: str, asked: ClusteringParameters, shape: tuple[int, int], f
     options = FitOptions(
         min_samples=effective.min_samples,
         distance_floor=effective.distance_floor,
-        on_device=name not in backends.ON_HOST and cuda.unusable_because() is None,
+        on_device=name not in backends.ON_HOST and cuda.unavailable_reason() is None,
     )
-    backend, reason = backends.get(name), backends.unusable_because(name)
+    backend, reason = backends.get_backend(name), backends.unavailable_reason(name)
     if reason is None:
         try:
             backend.check(*shape, options)

@@ -17,7 +17,7 @@ from typing import Any
 
 from panic_tda.arrays import device
 from panic_tda.clustering import backends
-from panic_tda.clustering.placement import Placement, place
+from panic_tda.clustering.placement import Placement, choose_placement
 from panic_tda.devices import cuda
 from panic_tda.devices.machine import busy_cores
 from panic_tda.errors import PanicTdaError, release_frames
@@ -229,8 +229,8 @@ def plan_clustering(
     factors = sorted({validate_downsample(factor) for factor in downsamples}) or list(DOWNSAMPLES)
     asked = parameters or ClusteringParameters()
     database = open_current(database)
-    with cuda.ruled_out() if devices == () else contextlib.nullcontext():
-        backends.require_usable(asked)
+    with cuda.cuda_disabled() if devices == () else contextlib.nullcontext():
+        backends.require_available(asked)
         n_lanes = max(1, 0 if asked.backend in backends.ON_HOST else len(cuda.choose(devices)))
         with database.reading() as connection:
             present = stored_models(connection)
@@ -350,15 +350,19 @@ class _Planner:
             return replace(plan, reason=f"at least {_FEWEST_ROWS} rows are needed")
         plan = replace(plan, memory=memory_by_backend(self._asked, *shape, folder=self._folder))
         try:
-            placement = place(self._asked, *shape)
+            placement = choose_placement(self._asked, *shape)
             name = placement.backend.name
-            with device.explained(*shape, name) if placement.on_device else contextlib.nullcontext():
+            with (
+                device.translate_out_of_memory(*shape, name)
+                if placement.on_device
+                else contextlib.nullcontext()
+            ):
                 plan = self._measured(plan, census, placement, counting=counting, progress=progress)
         except PanicTdaError as error:
             release_frames(error)
             return replace(plan, reason=str(error))
         finally:
-            device.release()
+            device.free_device_memory()
         return replace(plan, reason=plan.reason or plan.memory[name].reason)
 
     def _measured(

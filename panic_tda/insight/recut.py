@@ -23,7 +23,7 @@ from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.storage.schema.tables import utc_now
-from panic_tda.storage.write.saving import finish, how_to_recut, require_savable, save_or_keep
+from panic_tda.storage.write.saving import build_result, recut_hint, require_savable, save_or_keep
 from panic_tda.types import UNCHANGED, ModelOutcome
 from panic_tda.wording import pluralize
 
@@ -153,7 +153,7 @@ def recut_clustering(
     clustering = recut_rows(
         matrix.vectors, tree, effective, source=source.record, progress=progress, about=about
     )
-    record, finished = clustering.record, finish(matrix, clustering, started_at)
+    record, finished = clustering.record, build_result(matrix, clustering, started_at)
     progress.phase("save")
     saving = time.monotonic()
     save_or_keep(database, finished)
@@ -172,7 +172,7 @@ def recut_clustering(
         clustering.tree,
         name=source.embedding_model,
         wording=wording,
-        remedy=how_to_recut(database, finished, wording),
+        remedy=recut_hint(database, finished, wording),
     )
     return ModelOutcome.of(finished, record.seconds | {"save": time.monotonic() - saving})
 

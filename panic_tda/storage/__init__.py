@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from panic_tda.lazy import handed_on
+from panic_tda.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from panic_tda.storage.database import Database as Database
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from panic_tda.storage.read.census import take_census as take_census
     from panic_tda.storage.read.loading import load_embeddings as load_embeddings
 
-__getattr__, __dir__, __all__ = handed_on(
+__getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "Database": "database",

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from panic_tda.errors import DatabaseError
 from panic_tda.interrupts import interruptible
 from panic_tda.paths import sqlite_uri
-from panic_tda.storage.reasons import no_locks, supports_locks
+from panic_tda.storage.reasons import explain_missing_locks, supports_locks
 
 BUSY_TIMEOUT_SECONDS = 60.0
 LOG_AFTER_SECONDS, _PAUSE_SECONDS = 2.0, 0.02
@@ -73,7 +73,7 @@ def retry_while_locked(attempt: Callable[[], object], name: object) -> None:
         if waited >= LOG_AFTER_SECONDS and not is_logged:
             is_logged = True
             if isinstance(name, Path) and not supports_locks(name.parent):
-                raise DatabaseError(f"{name}: {no_locks(name)}")
+                raise DatabaseError(f"{name}: {explain_missing_locks(name)}")
             _log.info("%s: waiting for a lock held by another process", name)
         time.sleep(_PAUSE_SECONDS)
 

@@ -23,9 +23,9 @@ from sqlalchemy.pool import NullPool
 
 from panic_tda.disk import require_regular_file, resolve_path
 from panic_tda.errors import DamagedValue, DatabaseError, MissingPath, NeedsUpgrade
-from panic_tda.outputs import WORK_FOLDER, WORK_SUFFIX, create_file, require_apart
+from panic_tda.outputs import WORK_FOLDER, WORK_SUFFIX, create_file, require_distinct
 from panic_tda.storage import connections, pgvector, postgres
-from panic_tda.storage.reasons import needs_reason, reason
+from panic_tda.storage.reasons import explain_error, is_driver_error
 from panic_tda.storage.urls import parse_target
 
 SCHEMA_VERSION = "0003"
@@ -53,7 +53,7 @@ class Database:
         self.url = url
         self.path = resolve_path(Path(url.database)) if _is_sqlite(url) and url.database else None
         self.identity: dict[str, Any] | None = None
-        """What tells it from all others, once `pending.identify` has asked for it."""
+        """What tells it from all others, once `pending.identify_database` has asked for it."""
 
     def __str__(self) -> str:
         # Shown without password: it goes to terminals and logs.
@@ -198,10 +198,10 @@ class Database:
             with engine.begin() as connection, self._logging_lock_waits(engine, connection):
                 yield connection
         except (DBAPIError, DatabaseError) as error:
-            if isinstance(error, DamagedValue) or not needs_reason(error):
+            if isinstance(error, DamagedValue) or not is_driver_error(error):
                 raise
             raise DatabaseError(
-                f"{self}: {reason(error, self.path, connections.BUSY_TIMEOUT_SECONDS)}"
+                f"{self}: {explain_error(error, self.path, connections.BUSY_TIMEOUT_SECONDS)}"
             ) from error
         finally:
             engine.dispose()
@@ -271,7 +271,7 @@ def open_database(
     database = Database(parse_target(target))
     path = database.path
     if path is not None and create:
-        require_apart(path, source.path if source else None)
+        require_distinct(path, source.path if source else None)
     if path is not None and not path.exists():
         if not create:
             raise MissingPath(f"no database at {path}; name an existing file with --db or PANIC_TDA_DB")

@@ -17,7 +17,7 @@ _PROBE_BYTES = 1 << 16
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
-def reason(error: Exception, path: Path | None, busy_seconds: float) -> str:
+def explain_error(error: Exception, path: Path | None, busy_seconds: float) -> str:
     """Say why a database refused, and what would help.
 
     Parameters
@@ -52,7 +52,7 @@ def reason(error: Exception, path: Path | None, busy_seconds: float) -> str:
             "processes, which SQLite's write-ahead log needs; move the database to a local disk"
         )
     if name.startswith("SQLITE_IOERR") and name.endswith("LOCK"):
-        return f"{message} ({name}): {no_locks(path)}"
+        return f"{message} ({name}): {explain_missing_locks(path)}"
     if name.startswith("SQLITE_IOERR") and ("WRITE" in name or "FSYNC" in name or "TRUNCATE" in name):
         return f"{message} ({name}): {_refused_writing(path)}"
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR")):
@@ -64,7 +64,7 @@ def reason(error: Exception, path: Path | None, busy_seconds: float) -> str:
     return message
 
 
-def needs_reason(error: Exception) -> bool:
+def is_driver_error(error: Exception) -> bool:
     """Tell whether an error is the driver's own, or made of one whose message is not enough."""
     cause = error.__cause__
     is_lock = getattr(cause, "sqlstate", None) == _LOCK_NOT_AVAILABLE
@@ -105,7 +105,7 @@ def supports_locks(folder: Path) -> bool:
     return True
 
 
-def no_locks(path: Path) -> str:
+def explain_missing_locks(path: Path) -> str:
     """Say that files cannot be locked where a database lies, and what to do."""
     return (
         f"the file system of {path.parent} has no file locks, without which a database can be damaged; move "

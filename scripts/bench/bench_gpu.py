@@ -211,7 +211,7 @@ def fit(place: str, n: int, d: int, folder: str, min_samples: int, peer: str) ->
 
     if (reason := missing(peer, place)) is not None:
         return {"status": f"skipped: {reason}"}
-    backend = backends.get(peer)
+    backend = backends.get_backend(peer)
     with np.load(Path(folder, "distinct.npz")) as stored:
         distinct = DistinctRows(**stored)
     rows = np.load(Path(folder, "rows.npy"), mmap_mode="r")
@@ -240,7 +240,7 @@ def fit(place: str, n: int, d: int, folder: str, min_samples: int, peer: str) ->
     if backend.weighted:
         tree = attach_copies(tree, distinct)
     asked = ClusteringParameters(epsilon=0.0, min_samples=min_samples, allow_single_cluster=False)
-    np.savez(Path(folder, "found.npz"), labels=hierarchy.extract(tree, asked.resolve(n)).labels)
+    np.savez(Path(folder, "found.npz"), labels=hierarchy.extract_clusters(tree, asked.resolve(n)).labels)
     return {
         "seconds": seconds,
         "peak_bytes": max(0, peak.bytes - base),
@@ -267,7 +267,7 @@ def missing(name: str, place: str) -> str | None:
 
     if name not in backends.NAMES:
         return f"there is no backend {name}"
-    if (reason := backends.unusable_because(name)) is not None:
+    if (reason := backends.unavailable_reason(name)) is not None:
         return reason
     if place == "host" and name == "cuml":
         return "works on a device only"
@@ -348,7 +348,7 @@ def cuda_unusable_because() -> str | None:
     sys.path.insert(0, str(ROOT))
     from panic_tda.devices import cuda
 
-    return cuda.unusable_because()
+    return cuda.unavailable_reason()
 
 
 def environment() -> dict[str, Any]:
@@ -357,7 +357,7 @@ def environment() -> dict[str, Any]:
     from panic_tda.clustering import backends
     from panic_tda.devices.doctor import examine_environment
 
-    return asdict(examine_environment(backends=backends.reasons(), sqlite=sqlite3.sqlite_version))
+    return asdict(examine_environment(backends=backends.unavailable_reasons(), sqlite=sqlite3.sqlite_version))
 
 
 def row_text(row: dict[str, Any]) -> str:

@@ -43,13 +43,13 @@ def tiled(rows: Rows, min_samples: int, min_cluster_size: int) -> Outcome:
     from panic_tda.progress import Silent
 
     heights = {}
-    extract = hierarchy.extract
+    extract = hierarchy.extract_clusters
 
     def watching(tree: Any, parameters: Any) -> Any:
         heights["tree"] = np.sort(tree.height)
         return extract(tree, parameters)
 
-    hierarchy.extract = watching
+    hierarchy.extract_clusters = watching
     asked = ClusteringParameters(
         epsilon=0.0,
         min_samples=min_samples,
@@ -61,7 +61,7 @@ def tiled(rows: Rows, min_samples: int, min_cluster_size: int) -> Outcome:
     try:
         found = clustering.cluster_rows(rows, asked, Silent())
     finally:
-        hierarchy.extract = extract
+        hierarchy.extract_clusters = extract
     return Outcome(found.labels, heights["tree"])
 
 

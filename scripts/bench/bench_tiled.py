@@ -31,7 +31,7 @@ from bench_watch import Phase, Watch
 from panic_tda.clustering import recipe as clustering
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.duplicates import attach_copies, find_distinct, keep_distinct
-from panic_tda.clustering.placement import place
+from panic_tda.clustering.placement import choose_placement
 from panic_tda.clustering.tiled import engine
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
 from panic_tda.devices.machine import available_cores
@@ -240,7 +240,7 @@ def _memory_worker(args: argparse.Namespace) -> None:
     base = resident()
     with Watch(rows.shape[1]) as watch:
         # No limit at all, and the engine would not ask itself.
-        unlimited = place(asked, *rows.shape, memory_limit=1 << 62)
+        unlimited = choose_placement(asked, *rows.shape, memory_limit=1 << 62)
         found = clustering.cluster_rows(rows, asked, watch, placement=unlimited)
     m = found.record.n_unique
     peaks = {name: phase.peak - base for name, phase in watch.phases.items()}

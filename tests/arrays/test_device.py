@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from panic_tda.arrays import device as device_memory
-from panic_tda.arrays.device import DeviceRows, explained, release, upload
+from panic_tda.arrays.device import DeviceRows, free_device_memory, translate_out_of_memory, upload
 from panic_tda.arrays.namespace import on_device, to_host
 from panic_tda.devices import cuda
 from panic_tda.errors import BadVectors, DatabaseError, DeviceOutOfMemory
@@ -221,7 +221,7 @@ def test_host_memory_holds_a_few_batches_beside_a_real_device(upgraded: MakeFile
 def test_running_out_is_explained_with_numbers(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "free_bytes", lambda: 2 << 30)
     stand_in.refuses = lambda _n_rows, _n_features: True
-    with pytest.raises(DeviceOutOfMemory) as found, explained(1_100_000, 768, "cuml"):
+    with pytest.raises(DeviceOutOfMemory) as found, translate_out_of_memory(1_100_000, 768, "cuml"):
         upload(np.ones((5, 4), dtype=np.float32))
     text = str(found.value)
     assert "the stand-in is full" in text
@@ -239,14 +239,14 @@ def test_the_factor_advised_would_fit(
     monkeypatch.setattr(cuda, "free_bytes", lambda: int(free_gib * 2**30))
     with (
         pytest.raises(DeviceOutOfMemory, match=rf"--downsample {factor}$"),
-        explained(1_100_000, 768, "tiled"),
+        translate_out_of_memory(1_100_000, 768, "tiled"),
     ):
         raise StandInOutOfMemory
 
 
 @pytest.mark.usefixtures("stand_in")
 def test_host_memory_that_ran_out_is_no_matter_of_the_device() -> None:
-    with pytest.raises(MemoryError, match="the host's"), explained(10, 10, "tiled"):
+    with pytest.raises(MemoryError, match="the host's"), translate_out_of_memory(10, 10, "tiled"):
         raise MemoryError("the host's")
 
 
@@ -261,12 +261,12 @@ def test_memory_goes_back_to_the_device() -> None:
     require_device()
     import cupy
 
-    release()
+    free_device_memory()
     pool, before = cupy.get_default_memory_pool(), cuda.free_bytes()
     there = upload(np.ones((100_000, 256), dtype=np.float32))
     assert pool.used_bytes() >= 4 * there.size
     del there
-    release()
+    free_device_memory()
     assert pool.total_bytes() == pool.used_bytes()
     assert cuda.free_bytes() >= before - (64 << 20)
 
@@ -275,9 +275,9 @@ def test_memory_goes_back_to_the_device() -> None:
 def test_a_device_that_is_full_is_explained() -> None:
     require_device()
     n_rows = cuda.devices()[0].total_bytes // (4 * 768) + 1
-    with pytest.raises(DeviceOutOfMemory, match="--downsample"), explained(n_rows, 768, "cuml"):
+    with pytest.raises(DeviceOutOfMemory, match="--downsample"), translate_out_of_memory(n_rows, 768, "cuml"):
         DeviceRows(n_rows, 768)
-    release()
+    free_device_memory()
     with contextlib.closing(DeviceRows(1000, 768)) as destination:
         destination.put(np.ones((1000, 768), dtype=np.float32))
         assert destination.finish()[1].all()

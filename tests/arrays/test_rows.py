@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from panic_tda.arrays import rows
 from panic_tda.arrays.namespace import namespace, on_device, to_host
-from panic_tda.arrays.rows import chunks, keep, normalise, permute, slices, usable
+from panic_tda.arrays.rows import chunks, has_direction, move_to_front, normalise, permute_rows, slices
 from panic_tda.errors import BadVectors
 from tests import strict_arrays
 
@@ -107,7 +107,7 @@ def test_units_are_the_same_bits_on_a_device(
     hnp.arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 9)), elements=finite),
 )
 def test_any_finite_rows_are_the_same_bits_on_the_stand_in(vectors: np.ndarray) -> None:
-    vectors = vectors[usable(vectors)]
+    vectors = vectors[has_direction(vectors)]
     there = strict_arrays.namespace.asarray(vectors)
     normalise(there)
     normalise(vectors)
@@ -178,10 +178,10 @@ def test_which_rows_have_a_direction(upload: Upload, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(rows, "HOST_CHUNK_BYTES", chunk_bytes)
         monkeypatch.setattr(rows, "DEVICE_CHUNK_BYTES", chunk_bytes)
         for matrix in (vectors, upload(vectors)):
-            found = usable(matrix)
+            found = has_direction(matrix)
             assert isinstance(found, np.ndarray)
             assert found.tolist() == expected
-    assert usable(vectors[:0]).tolist() == []
+    assert has_direction(vectors[:0]).tolist() == []
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 100, 1 << 20])
@@ -194,8 +194,8 @@ def test_kept_rows_move_to_the_front(
     for kept in ([0], [89], [1, 2, 50], range(90), range(1, 90), range(0, 90, 2), []):
         which = np.array(kept, dtype=np.int64)
         here, there = vectors.copy(), upload(vectors)
-        assert keep(there, which).get().tobytes() == vectors[which].tobytes()
-        found = keep(here, which)
+        assert move_to_front(there, which).get().tobytes() == vectors[which].tobytes()
+        found = move_to_front(here, which)
         assert found.tobytes() == vectors[which].tobytes()
         assert not len(which) or np.shares_memory(found, here)
 
@@ -208,8 +208,8 @@ def test_rows_are_permuted_in_place(
     vectors = many_rows(80, 13)
     order = np.random.default_rng(0).permutation(80)
     here, there = vectors.copy(), upload(vectors)
-    permute(here, order)
-    permute(there, order)
+    permute_rows(here, order)
+    permute_rows(there, order)
     assert here.tobytes() == there.get().tobytes() == vectors[order].tobytes()
 
 
@@ -219,7 +219,7 @@ def test_permuting_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     order = np.random.default_rng(0).permutation(20_000)
     tracemalloc.start()
     try:
-        permute(vectors, order)
+        permute_rows(vectors, order)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -92,7 +92,7 @@ def test_a_signal_while_saving_leaves_the_database_as_it_was_and_keeps_the_resul
         _, stderr = process.communicate(timeout=SECONDS)
     assert process.returncode == code, stderr
     assert snapshot(file.path) == before
-    (path,) = pending.find(file.database)
+    (path,) = pending.find_pending(file.database)
     assert str(path) in stderr
     assert "save-pending" in stderr
     assert re.search("(interrupted|terminated); nothing unfinished is in the database\n$", stderr)

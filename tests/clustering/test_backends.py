@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from panic_tda.clustering import backends
-from panic_tda.clustering.backends import cuml, select
+from panic_tda.clustering.backends import cuml, select_backend
 from panic_tda.clustering.backends import sklearn as sklearn_backend
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.duplicates import attach_copies, find_distinct
-from panic_tda.clustering.placement import place
+from panic_tda.clustering.placement import choose_placement
 from panic_tda.devices import cuda
 from panic_tda.errors import InvalidParameter, UnsupportedOnBackend
 from panic_tda.parameters import ClusteringParameters
@@ -60,7 +60,7 @@ class Placed(NamedTuple):
     on_device: bool = False
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(backends.get(self.name), name)
+        return getattr(backends.get_backend(self.name), name)
 
     def fit(self, rows: np.ndarray, weights: np.ndarray, asked: FitOptions) -> SpanningTree:
         """Fit rows that lie in host memory."""
@@ -68,7 +68,7 @@ class Placed(NamedTuple):
             import cupy
 
             rows = cupy.asarray(rows)
-        return backends.get(self.name).fit(rows, weights, asked)
+        return backends.get_backend(self.name).fit(rows, weights, asked)
 
 
 PLACED = [
@@ -215,7 +215,7 @@ def test_phases_with_a_total_reach_it_and_never_pass_it(backend: Placed) -> None
 
 
 def test_a_backend_is_called_by_its_own_name(backend: Placed) -> None:
-    assert backends.get(backend.name).name == backend.name
+    assert backends.get_backend(backend.name).name == backend.name
     assert backend.name in backends.NAMES
 
 
@@ -243,7 +243,7 @@ def test_tree_heights_are_those_of_sklearns_linkage(rows: np.ndarray, min_sample
 
 
 def test_sklearn_refuses_more_rows_than_its_matrix_is_reasonable_for() -> None:
-    backend = backends.get("sklearn")
+    backend = backends.get_backend("sklearn")
     backend.check(20_000, 768, options(10))
     with pytest.raises(UnsupportedOnBackend) as refusal:
         backend.check(20_001, 768, options(10))
@@ -253,24 +253,24 @@ def test_sklearn_refuses_more_rows_than_its_matrix_is_reasonable_for() -> None:
 
 def test_a_named_backend_never_falls_back() -> None:
     with pytest.raises(UnsupportedOnBackend, match="up to 20,000 rows"):
-        select("sklearn", (30_000, 8), options(10))
+        select_backend("sklearn", (30_000, 8), options(10))
 
 
 @pytest.mark.parametrize("name", ["", "SKLEARN", "nonsense"])
 def test_unknown_names_are_refused_with_those_there_are(name: str) -> None:
     with pytest.raises(InvalidParameter, match="backend must be one of auto, cuml, sklearn, tiled"):
-        select(name, (10, 2), options(2))
+        select_backend(name, (10, 2), options(2))
 
 
 @pytest.mark.usefixtures("no_device")
 def test_auto_takes_a_backend_for_small_data() -> None:
-    assert select("auto", (100, 8), options(5)).exact
+    assert select_backend("auto", (100, 8), options(5)).exact
 
 
 @pytest.mark.usefixtures("no_device")
 @pytest.mark.parametrize(("n_rows", "name"), [(2_000, "sklearn"), (2_001, "tiled"), (3_000_000, "tiled")])
 def test_auto_takes_the_faster_of_two_exact_backends(n_rows: int, name: str) -> None:
-    assert select("auto", (n_rows, 8), options(5)).name == name
+    assert select_backend("auto", (n_rows, 8), options(5)).name == name
 
 
 class _Limited:
@@ -302,13 +302,13 @@ def two_limited(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("two_limited")
 @pytest.mark.parametrize(("shape", "name"), [((10, 2), "small"), ((50, 2), "large")])
 def test_auto_takes_the_first_that_does_not_refuse(shape: tuple[int, int], name: str) -> None:
-    assert select("auto", shape, options(2)).name == name
+    assert select_backend("auto", shape, options(2)).name == name
 
 
 @pytest.mark.usefixtures("two_limited")
 def test_auto_says_why_it_went_on(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "panic_tda"):
-        select("auto", (50, 2), options(2))
+        select_backend("auto", (50, 2), options(2))
     assert [record.getMessage() for record in caplog.records] == ["backend small accepts 10, got 50"]
 
 
@@ -317,13 +317,13 @@ def test_when_all_refuse_every_reason_is_named() -> None:
     with pytest.raises(
         UnsupportedOnBackend, match=r"small accepts 10, got 500; .*large accepts 100, got 500"
     ):
-        select("auto", (500, 2), options(2))
+        select_backend("auto", (500, 2), options(2))
 
 
 @pytest.mark.usefixtures("no_device")
 def test_without_a_device_auto_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "panic_tda"):
-        chosen = [place(ClusteringParameters(), n, 8).backend.name for n in (100, 5_000, 200)]
+        chosen = [choose_placement(ClusteringParameters(), n, 8).backend.name for n in (100, 5_000, 200)]
     assert chosen == ["sklearn", "tiled", "sklearn"]
     (record,) = caplog.records
     assert record.levelno == logging.INFO
@@ -336,7 +336,7 @@ def test_without_a_device_auto_says_so_once(caplog: pytest.LogCaptureFixture) ->
 def test_on_a_device_auto_takes_tiled(n_rows: int, exact: bool, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "panic_tda"):
         asked = options(64, on_device=True, exact=exact)
-        assert select("auto", (n_rows, 768), asked).name == "tiled"
+        assert select_backend("auto", (n_rows, 768), asked).name == "tiled"
     assert caplog.records == []
 
 
@@ -347,20 +347,20 @@ def test_on_a_device_auto_takes_cuml_with_one_line_where_tiled_does_not_fit(
     # Too little for the products of a tile, and enough for some neighbours of a hundred rows.
     monkeypatch.setattr(cuda, "free_bytes", lambda: 1 << 20)
     with caplog.at_level(logging.INFO, "panic_tda"):
-        assert select("auto", (100, 8), options(5, on_device=True)).name == "cuml"
+        assert select_backend("auto", (100, 8), options(5, on_device=True)).name == "cuml"
     (record,) = caplog.records
     assert "backend tiled" in record.getMessage()
     with pytest.raises(UnsupportedOnBackend, match="backend tiled"):
-        select("auto", (100, 8), options(5, on_device=True, exact=True))
+        select_backend("auto", (100, 8), options(5, on_device=True, exact=True))
     with pytest.raises(UnsupportedOnBackend, match=r"backend tiled .*; backend cuml accepts min_samples"):
-        select("auto", (100, 8), options(1, on_device=True))
+        select_backend("auto", (100, 8), options(1, on_device=True))
 
 
 @pytest.mark.usefixtures("no_device")
 def test_what_cannot_run_here_is_refused_before_anything_is_loaded() -> None:
     with pytest.raises(UnsupportedOnBackend, match="backend cuml cannot run here: CuPy is not installed"):
-        backends.require_usable(ClusteringParameters(backend="cuml"))
+        backends.require_available(ClusteringParameters(backend="cuml"))
     for name in ("auto", "sklearn", "tiled"):
-        backends.require_usable(ClusteringParameters(backend=name))
+        backends.require_available(ClusteringParameters(backend=name))
     with pytest.raises(InvalidParameter, match="backend must be one of"):
-        backends.require_usable(ClusteringParameters(backend="nonsense"))
+        backends.require_available(ClusteringParameters(backend="nonsense"))

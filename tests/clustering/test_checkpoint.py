@@ -17,7 +17,7 @@ import pytest
 
 from panic_tda.arrays.mapped import new_array
 from panic_tda.clustering import checkpoint as checkpoint_module
-from panic_tda.clustering.checkpoint import Checkpoint, discard_all, discard_states, saved_states
+from panic_tda.clustering.checkpoint import Checkpoint, discard_all_states, discard_states, find_saved_states
 from tests import strict_arrays
 
 ROWS = np.eye(5, 3, dtype=np.float32)
@@ -159,7 +159,7 @@ def test_states_of_all_parameters_can_be_discarded_and_nothing_else(tmp_path: Pa
     (tmp_path / "work" / "mine").mkdir()
     (tmp_path / "work" / "mine" / "state.state").write_text("mine")
     np.savez(tmp_path / "work" / "vectors.npz", rows=ROWS)
-    discard_all(tmp_path / "work")
+    discard_all_states(tmp_path / "work")
     left = sorted(path.name for path in (tmp_path / "work").rglob("*"))
     assert left == ["mine", "state.state", "vectors.npz"]
 
@@ -168,7 +168,7 @@ def test_every_folder_that_is_discarded_is_told(tmp_path: Path, caplog: pytest.L
     folder = opened(tmp_path).folder
     opened(tmp_path).save("state", rows=ROWS)
     with caplog.at_level(logging.INFO, "panic_tda"):
-        discard_all(tmp_path)
+        discard_all_states(tmp_path)
     assert caplog.messages == [f"discarded the states in {folder}"]
 
 
@@ -177,7 +177,7 @@ def test_a_state_that_cannot_be_discarded_ends_no_run(
 ) -> None:
     checkpoint = opened(tmp_path)
     (checkpoint.folder / "state.state").mkdir(parents=True)
-    discard_all(tmp_path)
+    discard_all_states(tmp_path)
     (said,) = caplog.messages
     assert said.startswith(f"not all states in {tmp_path} could be discarded: [Errno ")
     assert str(checkpoint.folder / "state.state") in said
@@ -189,7 +189,7 @@ def test_discarding_all_ends_no_run(tmp_path: Path, place: str, caplog: pytest.L
         (tmp_path / "work").write_text("mine")
     elif place == "states":
         opened(tmp_path / "work").save("state", rows=ROWS)
-    discard_all(tmp_path / "work")
+    discard_all_states(tmp_path / "work")
     assert (tmp_path / "work").exists() == (place == "file")
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
@@ -237,13 +237,13 @@ def test_saved_states_are_told_by_input_size_and_time(tmp_path: Path) -> None:
         os.utime(checkpoint.folder / "more.state", (0, 1e9 - k))
         os.utime(checkpoint.folder / "checkpoint.json", (0, 1e9 - 100))
     opened(tmp_path / "work" / "nothing saved")
-    found = saved_states(tmp_path / "work")
+    found = find_saved_states(tmp_path / "work")
     assert [state.folder for state in found] == sorted((tmp_path / "work" / "model").iterdir())
     assert sorted(str(state.input_sha256) for state in found) == ["others", "rows", "rows"]
     assert {state.saved_at for state in found} == {1e9}
     for state in found:
         assert state.n_bytes == sum(path.stat().st_size for path in state.folder.iterdir())
-    assert saved_states(tmp_path / ("long" * 100)) == []
+    assert find_saved_states(tmp_path / ("long" * 100)) == []
 
 
 @pytest.mark.parametrize("content", ["null", "[]", "3", "{", "{}", ""])
@@ -251,7 +251,7 @@ def test_a_saved_state_without_its_input_is_told_too(tmp_path: Path, content: st
     checkpoint = opened(tmp_path)
     checkpoint.save("state", rows=ROWS)
     (checkpoint.folder / "checkpoint.json").write_text(content)
-    (state,) = saved_states(tmp_path)
+    (state,) = find_saved_states(tmp_path)
     assert state.input_sha256 is None
     assert state.n_bytes > ROWS.nbytes
 
@@ -262,7 +262,7 @@ def test_the_states_of_one_input_can_be_discarded(tmp_path: Path) -> None:
     for checkpoint in (*ours, other):
         checkpoint.save("state", rows=ROWS)
     discard_states(tmp_path / "work", "rows")
-    assert [state.folder for state in saved_states(tmp_path)] == [other.folder]
+    assert [state.folder for state in find_saved_states(tmp_path)] == [other.folder]
     assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["b"]
     discard_states(tmp_path / "work", "others")
     assert list(tmp_path.iterdir()) == []
@@ -313,7 +313,7 @@ def test_a_folder_with_too_long_a_name_takes_no_state_and_ends_no_run(tmp_path: 
     assert checkpoint.load("state") is None
     checkpoint.remove("state")
     checkpoint.discard()
-    discard_all(checkpoint.root)
+    discard_all_states(checkpoint.root)
 
 
 def test_a_folder_that_is_a_file_does_not_end_the_run(
@@ -363,6 +363,6 @@ def test_a_link_among_states_keeps_no_others_from_being_discarded(
     checkpoint.save("state", rows=ROWS)
     (tmp_path / "theirs").mkdir()
     (work / ("0" * 16)).symlink_to(tmp_path / "theirs")
-    discard_all(work)
+    discard_all_states(work)
     assert [path.name for path in work.iterdir()] == ["0" * 16]
     assert f"{work / ('0' * 16)}" in caplog.text

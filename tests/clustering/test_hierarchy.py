@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panic_tda.clustering import condensed
-from panic_tda.clustering.hierarchy import extract
+from panic_tda.clustering.hierarchy import extract_clusters
 from panic_tda.errors import PanicTdaError
 from panic_tda.parameters import EffectiveParameters
 from panic_tda.types import OUTLIER, SpanningTree
@@ -44,7 +44,7 @@ def test_equals_the_definition_by_thresholds(name: str) -> None:
         tree, merges = tree_of(name, min_samples), merges_of(name, min_samples)
         for parameters in GRID:
             expected = reference.threshold_clusters(merges, parameters)
-            assert_same(extract(tree, parameters), expected, (min_samples, parameters))
+            assert_same(extract_clusters(tree, parameters), expected, (min_samples, parameters))
 
 
 def test_the_grid_exercises_every_rule() -> None:
@@ -52,7 +52,7 @@ def test_the_grid_exercises_every_rule() -> None:
     outliers = set()
     for name in DATASETS:
         for parameters in GRID:
-            found = extract(tree_of(name, 2), parameters)
+            found = extract_clusters(tree_of(name, 2), parameters)
             seen[parameters.cluster_selection_method].add(len(found.persistence))
             outliers.add(bool((found.labels == OUTLIER).any()))
     assert seen["eom"] >= {0, 1, 2, 3, 4, 8}
@@ -103,7 +103,9 @@ def test_row_order_and_choice_of_tree_do_not_matter(name: str) -> None:
             edge_order = generator.permutation(len(u))
             other = SpanningTree(u[edge_order], v[edge_order], shuffled.height[edge_order])
             for parameters in GRID[::7]:
-                assert_same(extract(other, parameters), extract(tree, parameters), parameters)
+                assert_same(
+                    extract_clusters(other, parameters), extract_clusters(tree, parameters), parameters
+                )
 
 
 @pytest.mark.parametrize("name", ["lattice", "tied_groups", "duplicates", "ring_of_clusters", "near_copies"])
@@ -113,7 +115,7 @@ def test_rounding_of_heights_does_not_matter(name: str) -> None:
     for parameters in GRID[::7]:
         noise = 1 + generator.uniform(-1e-12, 1e-12, len(tree.height))
         noisy = SpanningTree(tree.u, tree.v, tree.height * noise)
-        assert_same(extract(noisy, parameters), extract(tree, parameters), parameters)
+        assert_same(extract_clusters(noisy, parameters), extract_clusters(tree, parameters), parameters)
 
 
 parameters_of_small_trees = st.builds(
@@ -146,7 +148,7 @@ def test_any_weights_equal_the_definition_in_any_row_order(
     order = np.random.default_rng(seed).permutation(len(weights))
     tree = reference.prim_tree(weights[np.ix_(order, order)])
     tree = SpanningTree(order[tree.u], order[tree.v], tree.height)
-    assert_same(extract(tree, parameters), reference.threshold_clusters(merges, parameters))
+    assert_same(extract_clusters(tree, parameters), reference.threshold_clusters(merges, parameters))
 
 
 @given(weights=tied_weights(), parameters=parameters_of_small_trees, seed=st.integers(0, 99))
@@ -158,7 +160,7 @@ def test_noisy_weights_equal_the_definition_with_their_tolerance(
     noisy = np.maximum(weights * (1 + np.maximum(noise, noise.T)), parameters.distance_floor)
     tree = replace(reference.prim_tree(noisy), tie_tolerance=1e-6)
     merges = reference.threshold_merges(noisy, tie_tolerance=1e-6)
-    assert_same(extract(tree, parameters), reference.threshold_clusters(merges, parameters))
+    assert_same(extract_clusters(tree, parameters), reference.threshold_clusters(merges, parameters))
 
 
 @given(
@@ -167,7 +169,7 @@ def test_noisy_weights_equal_the_definition_with_their_tolerance(
 )
 @settings(max_examples=200, deadline=None)
 def test_numbers_stay_in_their_ranges(steps: list[float], parameters: EffectiveParameters) -> None:
-    found = by_smallest_row(extract(path(steps), parameters))
+    found = by_smallest_row(extract_clusters(path(steps), parameters))
     inside = found.labels != OUTLIER
     assert np.all(found.probabilities[~inside] == 0)
     assert np.all((found.probabilities[inside] > 0) & (found.probabilities[inside] <= 1))
@@ -186,14 +188,16 @@ def nothing(n: int) -> SpanningTree:
 @pytest.mark.parametrize("single", [False, True])
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_fewer_rows_than_min_cluster_size_are_outliers(n: int, single: bool) -> None:
-    found = extract(nothing(n), replace(PLAIN, min_cluster_size=n + 1, allow_single_cluster=single))
+    found = extract_clusters(nothing(n), replace(PLAIN, min_cluster_size=n + 1, allow_single_cluster=single))
     assert found.labels.tolist() == [OUTLIER] * n
     assert found.probabilities.tolist() == [0.0] * n
     assert len(found.persistence) == 0
 
 
 def test_one_row_is_an_outlier() -> None:
-    assert extract(nothing(1), replace(PLAIN, allow_single_cluster=True)).labels.tolist() == [OUTLIER]
+    assert extract_clusters(nothing(1), replace(PLAIN, allow_single_cluster=True)).labels.tolist() == [
+        OUTLIER
+    ]
 
 
 def test_two_rows_are_a_cluster_only_when_a_single_one_is_allowed() -> None:
@@ -203,7 +207,7 @@ def test_two_rows_are_a_cluster_only_when_a_single_one_is_allowed() -> None:
 
 def test_epsilon_below_every_height_leaves_no_empty_cluster() -> None:
     parameters = replace(PLAIN, allow_single_cluster=True, cluster_selection_epsilon=0.05)
-    found = extract(nothing(4), parameters)
+    found = extract_clusters(nothing(4), parameters)
     assert found.labels.tolist() == [OUTLIER] * 4
     assert len(found.persistence) == 0
 
@@ -212,21 +216,21 @@ def test_input_is_left_as_it_was() -> None:
     tree = edges((2, 3, 0.5), (0, 1, 0.0), (1, 2, 0.2))
     for array in (tree.u, tree.v, tree.height):
         array.flags.writeable = False
-    extract(tree, PLAIN)
+    extract_clusters(tree, PLAIN)
     assert tree.height.tolist() == [0.5, 0.0, 0.2]
 
 
 def test_edges_that_close_a_cycle_are_refused() -> None:
     tree = edges((0, 1, 0.1), (3, 2, 0.4), (1, 2, 0.2), (2, 0, 0.3))
     with pytest.raises(PanicTdaError, match=r"edge 3, \(2, 0\) at height 0.3, closes a cycle"):
-        extract(tree, PLAIN)
+        extract_clusters(tree, PLAIN)
 
 
 @pytest.mark.parametrize("edge", [(2, 4, 0.3), (-1, 2, 0.3), (2, 3, np.nan), (2, 3, np.inf)])
 def test_edges_outside_the_rows_or_without_height_are_refused(edge: tuple[int, int, float]) -> None:
     tree = edges((0, 1, 0.1), edge, (1, 2, 0.2))
     with pytest.raises(PanicTdaError, match=r"edge 1, .* lies outside the 4 rows or has no finite height"):
-        extract(tree, PLAIN)
+        extract_clusters(tree, PLAIN)
 
 
 # Deep trees.
@@ -236,14 +240,16 @@ def test_a_chain_of_100_000_points() -> None:
     n = 100_000
     heights = np.linspace(0.1, 0.5, n - 1)
     parameters = replace(PLAIN, allow_single_cluster=True, min_cluster_size=100)
-    found = extract(path(heights), replace(parameters, cluster_selection_epsilon=0.3))
+    found = extract_clusters(path(heights), replace(parameters, cluster_selection_epsilon=0.3))
     expected = np.where(np.concatenate([heights[:1], heights]) <= 0.3, 0, OUTLIER)
     np.testing.assert_array_equal(found.labels, expected)
     # Without epsilon: the last 100 rows to hold together, which fall apart at once.
     np.testing.assert_array_equal(
-        extract(path(heights), parameters).labels, np.where(np.arange(n) < 100, 0, OUTLIER)
+        extract_clusters(path(heights), parameters).labels, np.where(np.arange(n) < 100, 0, OUTLIER)
     )
-    assert np.all(extract(path(heights), replace(PLAIN, cluster_selection_method="leaf")).labels == OUTLIER)
+    assert np.all(
+        extract_clusters(path(heights), replace(PLAIN, cluster_selection_method="leaf")).labels == OUTLIER
+    )
 
 
 @pytest.mark.parametrize("shape", ["star", "path"])
@@ -251,12 +257,12 @@ def test_a_pile_of_10_000_equal_rows(shape: str) -> None:
     n = 10_000
     v = np.arange(1, n)
     tree = SpanningTree(np.zeros(n - 1, dtype=np.int64) if shape == "star" else v - 1, v, np.zeros(n - 1))
-    found = extract(tree, replace(PLAIN, allow_single_cluster=True, min_cluster_size=10))
+    found = extract_clusters(tree, replace(PLAIN, allow_single_cluster=True, min_cluster_size=10))
     assert np.all(found.labels == 0)
     assert np.all(found.probabilities == 1)
     assert found.root_selected
     assert np.isnan(found.persistence).tolist() == [True]
-    assert np.all(extract(tree, replace(PLAIN, min_cluster_size=10)).labels == OUTLIER)
+    assert np.all(extract_clusters(tree, replace(PLAIN, min_cluster_size=10)).labels == OUTLIER)
 
 
 def nested_pairs(n_pairs: int) -> SpanningTree:

@@ -18,7 +18,7 @@ from scipy.spatial.distance import cdist
 from sklearn import cluster as sklearn_cluster
 from sklearn.metrics import adjusted_rand_score
 
-from panic_tda.clustering.hierarchy import FlatClusters, extract
+from panic_tda.clustering.hierarchy import FlatClusters, extract_clusters
 from panic_tda.types import OUTLIER, SpanningTree
 from tests import reference
 from tests.datasets import DATASETS
@@ -141,7 +141,9 @@ def iterate_settings(neighbour_counts: tuple[int, ...], epsilons: tuple[float, .
                 allow_single_cluster=single,
                 cluster_selection_method=method,
             )
-            yield Setting(name, parameters, extract(tree, parameters), tie_touches_a_split(merges, size))
+            yield Setting(
+                name, parameters, extract_clusters(tree, parameters), tie_touches_a_split(merges, size)
+            )
 
 
 def of_hdbscan() -> list[Setting]:
@@ -261,7 +263,7 @@ def test_every_rule_of_selection_is_the_reference_s_on_one_tree(seed: int) -> No
     for parameters in GRID:
         if parameters.min_cluster_size > len(distances) or departs_from_hdbscan(parameters):
             continue
-        ours = extract(tree, parameters)
+        ours = extract_clusters(tree, parameters)
         labels, probabilities = hdbscan_of_tree(tree, parameters)
         assert_same_partition(ours.labels, labels, parameters)
         if parameters.cluster_selection_epsilon == 0:
@@ -278,4 +280,6 @@ def test_a_birth_at_epsilon_counts_as_in_the_reference(epsilon: float, single: b
     parameters = replace(
         PLAIN, cluster_selection_epsilon=epsilon, allow_single_cluster=single, cluster_selection_method=method
     )
-    assert_same_partition(extract(tree, parameters).labels, hdbscan_of_tree(tree, parameters)[0], parameters)
+    assert_same_partition(
+        extract_clusters(tree, parameters).labels, hdbscan_of_tree(tree, parameters)[0], parameters
+    )

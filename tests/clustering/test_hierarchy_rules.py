@@ -9,8 +9,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from panic_tda.clustering.condensed import TIE_SPAN, Condensed, condense, single_linkage
-from panic_tda.clustering.hierarchy import _add, _stabilities, extract, select
+from panic_tda.clustering.condensed import TIE_SPAN, CondensedTree, build_single_linkage, condense_tree
+from panic_tda.clustering.hierarchy import _add, _stabilities, extract_clusters, mark_chosen
 from panic_tda.types import OUTLIER, SpanningTree
 from tests.trees import FLOOR, PLAIN, assert_same, by_smallest_row, edges, labels_of, path
 
@@ -23,15 +23,15 @@ TIED = 0.4
 def test_merges_within_the_tolerance_are_one(gap: float, n_clusters: int) -> None:
     # Rows 2 and 3 merge just below the height at which they meet 0 and 1: a cluster of their own or nothing.
     tree = edges((0, 1, 0.1), (2, 3, TIED), (1, 2, TIED * (1 + gap)))
-    found = extract(tree, replace(PLAIN, cluster_selection_method="leaf"))
+    found = extract_clusters(tree, replace(PLAIN, cluster_selection_method="leaf"))
     assert len(found.persistence) == n_clusters
 
 
 def test_the_tolerance_is_the_tree_s() -> None:
     tree = edges((0, 1, 0.1), (2, 3, TIED), (1, 2, TIED * (1 + 5e-7)))
     leaves = replace(PLAIN, cluster_selection_method="leaf")
-    assert len(extract(tree, leaves).persistence) == 2
-    assert len(extract(replace(tree, tie_tolerance=1e-6), leaves).persistence) == 0
+    assert len(extract_clusters(tree, leaves).persistence) == 2
+    assert len(extract_clusters(replace(tree, tie_tolerance=1e-6), leaves).persistence) == 0
 
 
 def test_without_a_tolerance_equal_heights_are_one_merge() -> None:
@@ -39,7 +39,7 @@ def test_without_a_tolerance_equal_heights_are_one_merge() -> None:
     leaves = replace(PLAIN, cluster_selection_method="leaf")
     for below, n_clusters in ((TIED, 0), (np.nextafter(TIED, 0), 2)):
         tree = replace(edges((0, 1, 0.1), (2, 3, below), (1, 2, TIED)), tie_tolerance=0.0)
-        assert len(extract(tree, leaves).persistence) == n_clusters
+        assert len(extract_clusters(tree, leaves).persistence) == n_clusters
 
 
 def test_heights_of_single_precision_count_as_the_numbers_they_are() -> None:
@@ -49,14 +49,14 @@ def test_heights_of_single_precision_count_as_the_numbers_they_are() -> None:
     tree = SpanningTree(rows, rows + np.int32(1), heights)
     for epsilon in (0.0, 0.6):
         parameters = replace(PLAIN, allow_single_cluster=True, cluster_selection_epsilon=epsilon)
-        assert_same(extract(tree, parameters), extract(path(heights.tolist()), parameters))
+        assert_same(extract_clusters(tree, parameters), extract_clusters(path(heights.tolist()), parameters))
 
 
 def test_ties_are_transitive_along_a_branch() -> None:
     # Each step is within 1e-9, the whole is not; rows 2, 3, 4 fall out of {0, 1} together.
     heights = [TIED * (1 + step * 0.8e-9) for step in range(3)]
     tree = edges((0, 1, 0.1), (2, 3, heights[0]), (3, 4, heights[1]), (1, 2, heights[2]))
-    found = extract(tree, replace(PLAIN, cluster_selection_method="leaf"))
+    found = extract_clusters(tree, replace(PLAIN, cluster_selection_method="leaf"))
     assert np.all(found.labels == OUTLIER)
 
 
@@ -72,7 +72,7 @@ def test_ties_do_not_chain_through_the_whole_tree() -> None:
         np.concatenate([heights, [1.9, TIED]]),
         tie_tolerance=1e-6,
     )
-    found = by_smallest_row(extract(tree, PLAIN))
+    found = by_smallest_row(extract_clusters(tree, PLAIN))
     assert np.bincount(found.labels).tolist() == [n + 1, 2]
     strengths = heights[0] / np.concatenate([heights[:1], heights])
     assert strengths.min() < 0.92
@@ -81,14 +81,14 @@ def test_ties_do_not_chain_through_the_whole_tree() -> None:
 
 def test_equal_heights_in_unrelated_branches_stay_apart() -> None:
     tree = edges((0, 1, 0.1), (1, 2, 0.2), (3, 4, 0.1), (4, 5, 0.2), (2, 3, 0.7))
-    found = by_smallest_row(extract(tree, replace(PLAIN, min_cluster_size=3)))
+    found = by_smallest_row(extract_clusters(tree, replace(PLAIN, min_cluster_size=3)))
     assert found.labels.tolist() == [0, 0, 0, 1, 1, 1]
 
 
 def test_a_tie_splits_into_all_its_large_children() -> None:
     # Three pairs at one distance, and a lone row at the same: binary merges would nest two of the pairs.
     tree = edges((0, 1, 0.1), (2, 3, 0.1), (4, 5, 0.1), (0, 2, TIED), (2, 4, TIED), (4, 6, TIED))
-    found = by_smallest_row(extract(tree, PLAIN))
+    found = by_smallest_row(extract_clusters(tree, PLAIN))
     assert found.labels.tolist() == [0, 0, 1, 1, 2, 2, OUTLIER]
     np.testing.assert_allclose(found.persistence, 1 - 0.1 / TIED)
 
@@ -126,7 +126,7 @@ def test_epsilon_may_reach_the_root_when_a_single_cluster_is_allowed(method: str
     parameters = replace(
         PLAIN, cluster_selection_method=method, allow_single_cluster=True, cluster_selection_epsilon=0.85
     )
-    found = extract(PAIRS, parameters)
+    found = extract_clusters(PAIRS, parameters)
     # Row 8 joins at 0.9, outside epsilon.
     assert found.labels.tolist() == [0] * 8 + [OUTLIER]
     assert np.isnan(found.persistence).tolist() == [True]
@@ -147,7 +147,7 @@ def test_a_chosen_root_without_epsilon_labels_its_densest_level() -> None:
     assert labels_of(path([0.2, 0.2, 0.4, 0.6]), parameters) == [0, 0, 0, OUTLIER, OUTLIER]
     # A split at 0.58 is the root's densest level; what lies below it belongs, row 6 does not.
     split = edges((0, 1, 0.55), (1, 2, 0.55), (3, 4, 0.55), (4, 5, 0.55), (2, 3, 0.58), (5, 6, 0.9))
-    found = extract(split, parameters)
+    found = extract_clusters(split, parameters)
     assert found.labels.tolist() == [0] * 6 + [OUTLIER]
     assert found.probabilities.tolist() == [1.0] * 6 + [0.0]
 
@@ -222,13 +222,13 @@ def test_epsilon_raises_to_the_first_cluster_born_above_it() -> None:
 
 
 def test_trees_are_arrays_of_the_shapes_and_kinds_that_they_say() -> None:
-    linkage = single_linkage(PAIRS, FLOOR)
+    linkage = build_single_linkage(PAIRS, FLOOR)
     assert [(array.shape, array.dtype) for array in linkage] == [
         ((17,), np.int64),
         ((17,), np.int64),
         ((8,), np.float64),
     ]
-    clusters = condense(linkage, 2, 1e-9)
+    clusters = condense_tree(linkage, 2, 1e-9)
     assert [(array.shape, array.dtype) for array in clusters] == [
         ((7,), np.int64),
         ((7,), np.float64),
@@ -239,10 +239,10 @@ def test_trees_are_arrays_of_the_shapes_and_kinds_that_they_say() -> None:
 
 
 def test_clusters_are_marked_by_truth_values() -> None:
-    clusters = condense(single_linkage(PAIRS, FLOOR), 2, 1e-9)
+    clusters = condense_tree(build_single_linkage(PAIRS, FLOOR), 2, 1e-9)
     for method, epsilon in product(("eom", "leaf"), (0.0, 0.6)):
         parameters = replace(PLAIN, cluster_selection_method=method, cluster_selection_epsilon=epsilon)
-        chosen = select(clusters, parameters)
+        chosen = mark_chosen(clusters, parameters)
         assert chosen.dtype == np.bool_
         assert chosen.sum() == (2 if epsilon else 4)
 
@@ -262,7 +262,7 @@ def test_stabilities_are_sums_that_know_no_order_of_rows() -> None:
     expected = math.fsum(1 / heights)
     for _ in range(3):
         generator.shuffle(heights)
-        root = Condensed(
+        root = CondensedTree(
             parent=np.zeros(1, dtype=np.int64),
             birth=np.array([np.inf]),
             size=np.array([len(heights)]),
@@ -338,7 +338,7 @@ def test_a_climb_that_is_too_large_ends_at_the_uppermost_cluster_that_is_not() -
 def test_probability_is_the_share_of_the_density_reached() -> None:
     # {0, 1, 2}: 0 and 1 at 0.1, 2 at 0.4. {3, 4} at 0.2.
     tree = edges((0, 1, 0.1), (1, 2, 0.4), (2, 3, 0.8), (3, 4, 0.2))
-    found = by_smallest_row(extract(tree, PLAIN))
+    found = by_smallest_row(extract_clusters(tree, PLAIN))
     assert found.labels.tolist() == [0, 0, 0, 1, 1]
     np.testing.assert_allclose(found.probabilities, [1, 1, 0.25, 1, 1])
     np.testing.assert_allclose(found.persistence, [np.mean([0.875, 0.875, 0.5]), 0.75])
@@ -346,22 +346,22 @@ def test_probability_is_the_share_of_the_density_reached() -> None:
 
 def test_probability_distinguishes_nothing_below_epsilon() -> None:
     tree = edges((0, 1, 0.1), (1, 2, 0.25), (2, 3, 0.5), (3, 4, 0.8), (4, 5, 0.1))
-    found = extract(tree, replace(PLAIN, cluster_selection_epsilon=0.3))
+    found = extract_clusters(tree, replace(PLAIN, cluster_selection_epsilon=0.3))
     np.testing.assert_allclose(found.probabilities, [1, 1, 1, 0.6, 1, 1])
 
 
 def test_copies_do_not_fade_their_surroundings() -> None:
     # Two copies at distance 0 count as the floor: without it, λ would be infinite and row 2's share 0.
     tree = edges((0, 1, 0.0), (1, 2, 0.4), (2, 3, 0.8), (3, 4, 0.0))
-    plain = by_smallest_row(extract(tree, PLAIN))
+    plain = by_smallest_row(extract_clusters(tree, PLAIN))
     np.testing.assert_allclose(plain.probabilities[2], FLOOR / 0.4)
-    raised = by_smallest_row(extract(tree, replace(PLAIN, cluster_selection_epsilon=0.4)))
+    raised = by_smallest_row(extract_clusters(tree, replace(PLAIN, cluster_selection_epsilon=0.4)))
     assert raised.probabilities.tolist() == [1.0] * 5
     np.testing.assert_allclose(raised.persistence[0], np.mean([1 - FLOOR / 0.8] * 2 + [0.5]))
 
 
 def test_members_of_swallowed_clusters_are_certain() -> None:
     # The pairs inside {0..3} are denser than the cluster ever was: 1, not more.
-    found = extract(PAIRS, replace(PLAIN, cluster_selection_epsilon=0.6))
+    found = extract_clusters(PAIRS, replace(PLAIN, cluster_selection_epsilon=0.6))
     assert found.probabilities.tolist() == [1.0] * 8 + [0.0]
     np.testing.assert_allclose(by_smallest_row(found).persistence, [1 - 0.1 / 0.8] * 2)

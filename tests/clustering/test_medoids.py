@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panic_tda.arrays import rows
-from panic_tda.clustering.hierarchy import extract
-from panic_tda.clustering.medoids import medoids
+from panic_tda.clustering.hierarchy import extract_clusters
+from panic_tda.clustering.medoids import find_medoids
 from panic_tda.types import OUTLIER
 from tests import reference
 from tests.datasets import DATASETS, unit_rows
@@ -43,8 +43,8 @@ def test_equal_the_oracle_s_on_every_cluster(name: str) -> None:
             parameters = replace(
                 PLAIN, min_cluster_size=size, cluster_selection_epsilon=epsilon, allow_single_cluster=True
             )
-            flat = extract(tree_of(name, min_samples), parameters)
-            found = medoids(vectors, flat.labels, flat.probabilities, len(flat.persistence))
+            flat = extract_clusters(tree_of(name, min_samples), parameters)
+            found = find_medoids(vectors, flat.labels, flat.probabilities, len(flat.persistence))
             assert found == reference.medoids(vectors, flat.labels, flat.probabilities)
             assert list(found) == list(range(len(flat.persistence)))
             assert all(flat.labels[row] == label for label, row in found.items())
@@ -55,7 +55,7 @@ def test_equal_the_oracle_s_on_every_cluster(name: str) -> None:
 @pytest.mark.parametrize(("n", "d", "n_clusters"), [(7, 3, 7), (500, 1, 2), (500, 5, 40), (900, 100, 3)])
 def test_random_clusters_equal_the_oracle_s(n: int, d: int, n_clusters: int) -> None:
     vectors, labels, weights = random_members(n, d, n_clusters)
-    assert medoids(vectors, labels, weights, n_clusters) == reference.medoids(vectors, labels, weights)
+    assert find_medoids(vectors, labels, weights, n_clusters) == reference.medoids(vectors, labels, weights)
 
 
 @given(
@@ -75,7 +75,7 @@ def test_tied_rows_equal_the_oracle_s(
     labels = np.unique(np.append(labels, OUTLIER), return_inverse=True)[1][:-1] - 1
     weights = generator.integers(0, 3, len(numbers)).astype(np.float64)
     vectors = unit_rows(numbers)
-    found = medoids(vectors, labels, weights, int(labels.max()) + 1)
+    found = find_medoids(vectors, labels, weights, int(labels.max()) + 1)
     assert found == reference.medoids(vectors, labels, weights)
 
 
@@ -83,17 +83,17 @@ def test_tied_rows_equal_the_oracle_s(
 def test_chunks_do_not_matter(rows_per_chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, labels, weights = random_members(600, 16, 5)
     vectors[300:] = vectors[:300]  # ties between rows of different chunks
-    expected = medoids(vectors, labels, weights, 5)
+    expected = find_medoids(vectors, labels, weights, 5)
     monkeypatch.setattr(rows, "HOST_CHUNK_BYTES", rows_per_chunk * 16 * 8)
-    assert medoids(vectors, labels, weights, 5) == expected
+    assert find_medoids(vectors, labels, weights, 5) == expected
 
 
 def test_the_earliest_of_equal_rows_is_taken() -> None:
     middle, left, right = [1.0, 0.0], [1.0, 1.0], [1.0, -1.0]
     vectors = unit_rows([left, right, middle, left, middle, right, middle])
-    assert medoids(vectors, np.zeros(7, dtype=np.int64), np.ones(7), 1) == {0: 2}
+    assert find_medoids(vectors, np.zeros(7, dtype=np.int64), np.ones(7), 1) == {0: 2}
     # Left and right score the same by symmetry, not by being the same row.
-    assert medoids(vectors[:2], np.zeros(2, dtype=np.int64), np.ones(2), 1) == {0: 0}
+    assert find_medoids(vectors[:2], np.zeros(2, dtype=np.int64), np.ones(2), 1) == {0: 0}
 
 
 def test_scores_within_the_tolerance_are_equal_and_others_are_not() -> None:
@@ -101,7 +101,7 @@ def test_scores_within_the_tolerance_are_equal_and_others_are_not() -> None:
     def found(gap: float) -> int:
         angle = np.sqrt(2 * gap)
         vectors = np.array([[np.cos(angle), np.sin(angle)], [1.0, 0.0], [1.0, 0.0]])
-        return medoids(vectors, np.zeros(3, dtype=np.int64), np.array([0.0, 1.0, 1.0]), 1)[0]
+        return find_medoids(vectors, np.zeros(3, dtype=np.int64), np.array([0.0, 1.0, 1.0]), 1)[0]
 
     assert found(0.9e-9) == 0
     assert found(1.1e-9) == 1
@@ -110,30 +110,30 @@ def test_scores_within_the_tolerance_are_equal_and_others_are_not() -> None:
 def test_weights_move_the_medoid() -> None:
     vectors = unit_rows([[1.0, 0.0], [1.0, 0.5], [0.0, 1.0]])
     labels = np.zeros(3, dtype=np.int64)
-    assert medoids(vectors, labels, np.array([1.0, 1.0, 1.0]), 1) == {0: 1}
-    assert medoids(vectors, labels, np.array([1.0, 0.1, 0.1]), 1) == {0: 0}
-    assert medoids(vectors, labels, np.array([1.0, 1.0, 9.0]), 1) == {0: 2}
+    assert find_medoids(vectors, labels, np.array([1.0, 1.0, 1.0]), 1) == {0: 1}
+    assert find_medoids(vectors, labels, np.array([1.0, 0.1, 0.1]), 1) == {0: 0}
+    assert find_medoids(vectors, labels, np.array([1.0, 1.0, 9.0]), 1) == {0: 2}
 
 
 def test_clusters_without_weight_take_their_earliest_row() -> None:
     vectors, labels, weights = random_members(50, 4, 3)
     weights[labels == 1] = 0
-    assert medoids(vectors, labels, weights, 3)[1] == np.flatnonzero(labels == 1)[0]
+    assert find_medoids(vectors, labels, weights, 3)[1] == np.flatnonzero(labels == 1)[0]
 
 
 def test_outliers_have_no_medoid() -> None:
     vectors, _, weights = random_members(20, 4, 1)
-    assert medoids(vectors, np.full(20, OUTLIER), weights, 0) == {}
+    assert find_medoids(vectors, np.full(20, OUTLIER), weights, 0) == {}
     labels = np.full(20, OUTLIER)
     labels[13] = 0
-    assert medoids(vectors, labels, weights, 1) == {0: 13}
+    assert find_medoids(vectors, labels, weights, 1) == {0: 13}
 
 
 def test_a_cluster_without_rows_is_refused() -> None:
     vectors, labels, weights = random_members(50, 4, 3)
     labels[labels == 1] = 2
     with pytest.raises(ValueError, match="cluster 1 has none"):
-        medoids(vectors, labels, weights, 3)
+        find_medoids(vectors, labels, weights, 3)
 
 
 @pytest.mark.parametrize("rows_per_chunk", [7, 100, 10_000])
@@ -144,22 +144,22 @@ def test_a_device_takes_the_same_rows(
     vectors[300:] = vectors[:300]
     weights[labels == 3] = 0
     monkeypatch.setattr(rows, "DEVICE_CHUNK_BYTES", rows_per_chunk * 16 * 8)
-    found = medoids(upload(vectors), labels, weights, 5)
-    assert found == medoids(vectors, labels, weights, 5) == reference.medoids(vectors, labels, weights)
+    found = find_medoids(upload(vectors), labels, weights, 5)
+    assert found == find_medoids(vectors, labels, weights, 5) == reference.medoids(vectors, labels, weights)
     assert {type(row) for row in found.values()} == {int}
 
 
 def test_a_device_s_ties_go_to_the_earliest_row(upload: Callable[[Any], Any]) -> None:
     vectors = upload(unit_rows([[1.0, 1.0], [1.0, -1.0], [1.0, 0.0], [1.0, 1.0], [1.0, 0.0]]))
-    assert medoids(vectors, np.zeros(5, dtype=np.int64), np.ones(5), 1) == {0: 2}
-    assert medoids(vectors[:2], np.zeros(2, dtype=np.int64), np.ones(2), 1) == {0: 0}
+    assert find_medoids(vectors, np.zeros(5, dtype=np.int64), np.ones(5), 1) == {0: 2}
+    assert find_medoids(vectors[:2], np.zeros(2, dtype=np.int64), np.ones(2), 1) == {0: 0}
 
 
 def test_rows_may_lie_in_a_file(tmp_path: Path) -> None:
     vectors, labels, weights = random_members(300, 8, 4)
     np.save(tmp_path / "rows.npy", vectors)
     mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
-    assert medoids(mapped, labels, weights, 4) == medoids(vectors, labels, weights, 4)
+    assert find_medoids(mapped, labels, weights, 4) == find_medoids(vectors, labels, weights, 4)
 
 
 def test_many_small_clusters_are_read_in_as_many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +175,7 @@ def test_many_small_clusters_are_read_in_as_many_pieces(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(rows, "HOST_CHUNK_BYTES", 100 * 16 * 8)
     monkeypatch.setattr(np, "take", counting)
-    medoids(vectors, np.arange(n) % n_clusters, weights, n_clusters)
+    find_medoids(vectors, np.arange(n) % n_clusters, weights, n_clusters)
     assert reads == [n // n_clusters] * 2 * n_clusters
 
 
@@ -193,7 +193,7 @@ def test_one_cluster_of_30_000_rows_takes_little_memory() -> None:
 
     tracemalloc.start()
     try:
-        found = medoids(vectors, labels, weights, 1)
+        found = find_medoids(vectors, labels, weights, 1)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -18,7 +18,7 @@ from panic_tda.arrays.namespace import on_device
 from panic_tda.clustering import backends
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.backends.sklearn import SklearnBackend
-from panic_tda.clustering.placement import place
+from panic_tda.clustering.placement import choose_placement
 from panic_tda.clustering.recipe import hdbscan
 from panic_tda.clustering.tiled.engine import TiledBackend
 from panic_tda.devices import cuda
@@ -238,13 +238,13 @@ def test_auto_works_in_host_memory_where_the_device_is_too_small_even_for_lists(
     monkeypatch.setattr(cuda, "free_bytes", lambda: 1_000)
     asked = ClusteringParameters(exact=True, epsilon=0.1, min_cluster_size=3, min_samples=2)
     with caplog.at_level(logging.INFO, "panic_tda"):
-        placement = place(asked, 5_000, 8)
+        placement = choose_placement(asked, 5_000, 8)
         outcomes = panic_tda.cluster_all_data(upgraded(SPEC).database, parameters=asked)
     assert (placement.backend.name, placement.rows_on_device, placement.on_device) == ("tiled", False, False)
     assert "trying in host memory" in caplog.text
     assert [(outcome.status, outcome.backend) for outcome in outcomes] == [(CLUSTERED, "tiled")] * 3
     with pytest.raises(UnsupportedOnBackend, match="--devices none"):
-        place(replace(asked, backend="tiled"), 5_000, 8)
+        choose_placement(replace(asked, backend="tiled"), 5_000, 8)
 
 
 def test_warnings_name_their_model(upgraded: MakeFile, caplog: pytest.LogCaptureFixture) -> None:
@@ -256,8 +256,8 @@ def test_warnings_name_their_model(upgraded: MakeFile, caplog: pytest.LogCapture
 
 @pytest.mark.usefixtures("on_device_backends")
 def test_without_a_device_rows_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "unusable_because", lambda: "there is none")
-    placement = place(ClusteringParameters(backend="all"), 100, 8)
+    monkeypatch.setattr(cuda, "unavailable_reason", lambda: "there is none")
+    placement = choose_placement(ClusteringParameters(backend="all"), 100, 8)
     assert (placement.rows_on_device, placement.on_device) == (False, False)
 
 
@@ -265,14 +265,14 @@ def test_without_a_device_rows_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("free_gib", [2, 80])
 def test_tiled_has_its_rows_where_they_fit(monkeypatch: pytest.MonkeyPatch, free_gib: int) -> None:
     monkeypatch.setattr(cuda, "free_bytes", lambda: free_gib << 30)
-    placement = place(ClusteringParameters(backend="tiled", min_samples=2), 800_000, 768)
+    placement = choose_placement(ClusteringParameters(backend="tiled", min_samples=2), 800_000, 768)
     assert placement.on_device
     assert placement.rows_on_device == (free_gib == 80)
 
 
 def test_nobody_asks_for_a_device_whose_backend_has_no_use_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "unusable_because", lambda: pytest.fail("CuPy would be imported"))
-    placement = place(ClusteringParameters(backend="sklearn"), 100, 8)
+    monkeypatch.setattr(cuda, "unavailable_reason", lambda: pytest.fail("CuPy would be imported"))
+    placement = choose_placement(ClusteringParameters(backend="sklearn"), 100, 8)
     assert not placement.on_device
 
 

@@ -17,7 +17,7 @@ from panic_tda.clustering import backends
 from panic_tda.clustering import recipe as clustering
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.hierarchy import FlatClusters
-from panic_tda.clustering.recipe import canonicalise, hdbscan, normalise
+from panic_tda.clustering.recipe import hdbscan, normalise, relabel_by_size
 from panic_tda.clustering.warm_up import PHASE
 from panic_tda.errors import BadVectors, InvalidParameter, UnsupportedOnBackend
 from panic_tda.parameters import ClusteringParameters, ClusteringRecord
@@ -73,7 +73,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 @pytest.fixture(params=[name for name in backends.NAMES if name != backends.AUTO])
 def backend(request: pytest.FixtureRequest) -> str:
     try:
-        if not backends.get(request.param).exact:
+        if not backends.get_backend(request.param).exact:
             pytest.skip(f"backend {request.param} is not exact; its own tests say how close it is")
     except ImportError as error:
         pytest.skip(f"backend {request.param} needs more than is installed: {error}")
@@ -199,7 +199,7 @@ def test_collapsed_copies_equal_clustering_all_rows(
     rng = np.random.default_rng(2)
     vectors = DATA[data][rng.integers(0, len(DATA[data]), 150)]
     everything = hdbscan(vectors, backend="sklearn", **asked)
-    monkeypatch.setattr(backends, "get", lambda _name: _Weighted())
+    monkeypatch.setattr(backends, "get_backend", lambda _name: _Weighted())
     collapsed = hdbscan(vectors, **asked)
     assert collapsed.record.backend == "weighted"
     assert collapsed.record.n_unique < len(vectors)
@@ -362,7 +362,7 @@ def test_clusters_are_numbered_by_size_then_by_smallest_row(drawn: list[int]) ->
     raw = np.full(len(drawn), OUTLIER)
     raw[[row for row, label in enumerate(drawn) if label >= 0]] = labels
     persistence = names / 10
-    found = canonicalise(FlatClusters(raw, np.zeros(len(raw)), persistence))
+    found = relabel_by_size(FlatClusters(raw, np.zeros(len(raw)), persistence))
     assert found.labels.tolist() == renumbered(raw).tolist()
     for label in range(len(names)):
         row = np.flatnonzero(found.labels == label)[0]

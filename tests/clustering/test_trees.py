@@ -13,7 +13,7 @@ from panic_tda.clustering.trees import (
     Edges,
     RangeMaxima,
     concatenate,
-    leaf_order,
+    dendrogram_order,
     minimum_forest,
     path_maxima,
     paths_from,
@@ -74,7 +74,7 @@ def test_components_that_no_edge_joins_stay_apart() -> None:
 @given(st.integers(2, 40), st.integers(0, 10_000))
 def test_in_leaf_order_the_largest_gap_between_is_the_heaviest_edge(n: int, seed: int) -> None:
     tree = minimum_forest(n, random_edges(n, seed))
-    order, gaps = leaf_order(n, tree)
+    order, gaps = dendrogram_order(n, tree)
     assert sorted(order.tolist()) == list(range(n))
     heaviest = heaviest_on_path(n, tree)
     for p in range(n):

@@ -55,7 +55,7 @@ def answers(name: str) -> list[Any]:
     found: list[Any] = [np.sort(tree.height).tolist()]
     for asked in ASKED:
         parameters = ClusteringParameters(min_cluster_size=5, **asked).resolve(len(rows))
-        flat = hierarchy.extract(tree, parameters)
+        flat = hierarchy.extract_clusters(tree, parameters)
         found.append([flat.labels.tolist(), flat.probabilities.tolist(), sorted(flat.persistence)])
     return found
 

@@ -38,7 +38,7 @@ print(json.dumps({
     "labels": found.labels.tolist(),
     "seconds": found.record.seconds,
     "misses": sum(sum(kernel.stats.cache_misses.values()) for kernel in compiled.KERNELS),
-    "cache": str(compiled.cache_folder()),
+    "cache": str(compiled.find_cache_folder()),
 }))
 """
 

@@ -27,7 +27,7 @@ def no_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_a_device_the_reason_names_what_is_missing(no_devices: None) -> None:
-    reason = cuda.unusable_because()
+    reason = cuda.unavailable_reason()
     assert reason is not None
     if importlib.util.find_spec("cupy") is None:
         assert reason == "CuPy is not installed; pip install '.[cuda13]' " + (
@@ -43,7 +43,7 @@ def test_without_a_device_the_reason_names_what_is_missing(no_devices: None) -> 
 def test_a_hidden_device_is_no_device() -> None:
     code = (
         "import os\nos.environ['CUDA_VISIBLE_DEVICES'] = ''\n"
-        "from panic_tda.devices import cuda\nprint(cuda.count(), cuda.devices(), cuda.unusable_because())"
+        "from panic_tda.devices import cuda\nprint(cuda.count(), cuda.devices(), cuda.unavailable_reason())"
     )
     done = run_python(code)
     assert done.stdout.startswith("0 [] "), done.stderr
@@ -62,8 +62,8 @@ def test_asking_imports_nothing_where_cupy_is_not_installed() -> None:
 
 @pytest.mark.gpu
 def test_devices_say_what_they_are() -> None:
-    if cuda.unusable_because():
-        pytest.skip(f"{cuda.unusable_because()}")
+    if cuda.unavailable_reason():
+        pytest.skip(f"{cuda.unavailable_reason()}")
     found = cuda.devices()
     assert [device.number for device in found] == list(range(cuda.count()))
     for device in found:
@@ -107,14 +107,14 @@ def test_a_new_process_sees_one_of_the_devices_that_this_one_sees(
 
 
 def test_cuda_can_be_ruled_out_for_a_while() -> None:
-    before = cuda.unusable_because()
+    before = cuda.unavailable_reason()
     elsewhere: list[str | None] = []
-    with cuda.ruled_out():
-        assert cuda.unusable_because() == "CUDA was ruled out (--devices none)"
+    with cuda.cuda_disabled():
+        assert cuda.unavailable_reason() == "CUDA was ruled out (--devices none)"
         assert cuda.count() == 0
         # Another caller in the same process is not concerned.
-        thread = threading.Thread(target=lambda: elsewhere.append(cuda.unusable_because()))
+        thread = threading.Thread(target=lambda: elsewhere.append(cuda.unavailable_reason()))
         thread.start()
         thread.join()
-    assert cuda.unusable_because() == before
+    assert cuda.unavailable_reason() == before
     assert elsewhere == [before]

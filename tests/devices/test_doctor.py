@@ -45,7 +45,7 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def examine() -> Environment:
-    return examine_environment(backends=backends.reasons(), sqlite=sqlite3.sqlite_version)
+    return examine_environment(backends=backends.unavailable_reasons(), sqlite=sqlite3.sqlite_version)
 
 
 def write_tool(path: Path, body: str) -> None:
@@ -73,13 +73,13 @@ def test_what_is_not_there_has_a_reason_with_the_remedy() -> None:
     assert found.backends["tiled"] is found.backends["sklearn"] is None
     if cuda.count():
         pytest.skip("there is a CUDA device here")
-    assert found.cuda_unusable_because == cuda.unusable_because() is not None
+    assert found.cuda_unusable_because == cuda.unavailable_reason() is not None
     assert (found.devices, found.driver_cuda, found.cuda_runtime) == ((), None, None)
 
 
 def test_unknown_backends_have_no_state() -> None:
     with pytest.raises(InvalidParameter, match="backend must be one of"):
-        backends.unusable_because("faiss")
+        backends.unavailable_reason("faiss")
 
 
 def test_the_driver_is_asked_for_its_version(nvidia_smi: Path) -> None:
@@ -157,8 +157,8 @@ def test_the_command_needs_no_database_and_prints_text_or_json(tmp_path: Path) -
 
 @pytest.mark.gpu
 def test_on_a_device_everything_is_known() -> None:
-    if cuda.unusable_because():
-        pytest.skip(f"{cuda.unusable_because()}; with a device, run: pytest -m gpu")
+    if cuda.unavailable_reason():
+        pytest.skip(f"{cuda.unavailable_reason()}; with a device, run: pytest -m gpu")
     found = examine()
     assert found.cuda_unusable_because is None
     assert found.driver is not None

@@ -32,7 +32,7 @@ RUNTIME = "def getDeviceCount():\n    return 1\n"
 IMPORT = "from cupy.cuda import _compiler_cache, runtime\n"
 
 REASON = (
-    "from panic_tda.devices import cuda\nprint(cuda.unusable_because())\n"
+    "from panic_tda.devices import cuda\nprint(cuda.unavailable_reason())\n"
     "import os\nprint(os.environ.get('CUPY_CACHE_DIR'), os.environ.get('CUPY_CACHE_IN_MEMORY'))\n"
     "from cupy.cuda import _compiler_cache\n_compiler_cache.save('kernel', b'code')\n"
 )
@@ -148,7 +148,7 @@ import shutil
 import numpy, panic_tda
 from panic_tda.clustering.backends import sklearn
 from panic_tda.devices import cuda
-assert cuda.unusable_because() is None
+assert cuda.unavailable_reason() is None
 
 def fit(self, vectors, weights, options):
     from cupy.cuda import _compiler_cache

@@ -17,8 +17,8 @@ import pytest
 
 from panic_tda.cli.display import Display
 from panic_tda.devices import pool
-from panic_tda.devices.pool import Lost, run_on_devices
-from panic_tda.progress import Silent, beside
+from panic_tda.devices.pool import WorkerFailure, run_on_devices
+from panic_tda.progress import Silent, child_progress
 from tests.device_work import SECONDS, give_up, tell, wait_for
 from tests.snapshots import REPOSITORY
 
@@ -86,7 +86,7 @@ def test_as_many_tasks_as_devices_are_done_at_the_same_time(tmp_path: Path) -> N
 def test_a_process_that_dies_loses_its_own_task_only(death: tuple[str, int], reason: str) -> None:
     tasks = [("square", 1), death, ("square", 3), ("square", 4)]
     results = run_on_devices(tell, tasks, ONE)
-    assert results[1] == Lost(f"its process on device 0 {reason}")
+    assert results[1] == WorkerFailure(f"its process on device 0 {reason}")
     assert [results[number][0] for number in (0, 2, 3)] == [1, 9, 16]
     # Those after it had a new process.
     assert results[0][1] != results[2][1] == results[3][1]
@@ -95,14 +95,14 @@ def test_a_process_that_dies_loses_its_own_task_only(death: tuple[str, int], rea
 def test_when_all_processes_die_the_rest_is_done_by_new_ones() -> None:
     tasks = [("kill", signal.SIGKILL)] * 3 + [("square", 5)]
     *lost, last = run_on_devices(tell, tasks, DEVICES)
-    assert [type(result) for result in lost] == [Lost] * 3
+    assert [type(result) for result in lost] == [WorkerFailure] * 3
     assert last[0] == 25
 
 
 def test_what_raises_loses_its_own_task_and_keeps_its_process() -> None:
     tasks = [("square", 1), ("raise", "broken"), ("unpicklable", None), ("square", 2)]
     first, raised, unpicklable, last = run_on_devices(tell, tasks, ONE)
-    assert raised == Lost("unexpected ValueError: broken")
+    assert raised == WorkerFailure("unexpected ValueError: broken")
     assert unpicklable.reason.startswith("unexpected ")
     assert first[1] == last[1]
 
@@ -213,9 +213,9 @@ def test_listeners_beside_each_other() -> None:
         def advance(self, amount: float) -> None: ...
 
     for plain in (Plain(), Silent()):
-        assert beside(plain) is plain
+        assert child_progress(plain) is plain
     with Display() as progress:
-        assert beside(progress) is not progress
+        assert child_progress(progress) is not progress
 
 
 def test_lines_of_several_listeners_stand_beside_each_other(caplog: pytest.LogCaptureFixture) -> None:

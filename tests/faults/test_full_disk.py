@@ -109,7 +109,7 @@ def test_a_result_that_finds_no_room_is_kept_elsewhere(
     resources = Resources(work_dir=temporary_folder / "work")
     (outcome,) = cluster_all_data(database, parameters=TILED, resources=resources)
     assert outcome.status == FAILED
-    (kept,) = pending.find(database)
+    (kept,) = pending.find_pending(database)
     assert kept.parent == temporary_folder
     assert re.search(
         rf"is full: in {re.escape(str(folder))}, 0 MiB are free.*saving takes up to .* MiB", outcome.reason

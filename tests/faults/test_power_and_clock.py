@@ -65,7 +65,7 @@ def test_a_file_has_its_name_when_it_is_on_the_disk(
     upgraded: MakeFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, disk = upgraded(), Disk(monkeypatch)
-    kept = pending.keep(file.database, make_finished(ids_of(file)))
+    kept = pending.write_pending(file.database, make_finished(ids_of(file)))
     assert disk.outlasts(kept)
     root = tmp_path / "work" / "Nomic"
     checkpoint = Checkpoint(root, "rows")

@@ -61,7 +61,7 @@ def test_a_lock_that_stays_costs_the_saving_and_not_the_result(upgraded: MakeFil
     file = upgraded(FILE)
     done = run(file.path, (*FIT, "Nomic"), code=meanwhile("other.execute('BEGIN IMMEDIATE')"))
     assert done.code == 1
-    (kept,) = pending.find(file.database)
+    (kept,) = pending.find_pending(file.database)
     assert re.search(
         r"computed but not saved \(.*locked for 0\.2 s by another process; try again", done.stderr
     )
@@ -100,7 +100,7 @@ def test_a_file_that_is_taken_away_during_a_fit_is_not_made_anew(upgraded: MakeF
     done = run(file.path, (*FIT, "Nomic"), code=meanwhile("other.close(); path.unlink()"))
     assert done.code == 1
     assert not file.path.exists()
-    (kept,) = pending.find(file.database)
+    (kept,) = pending.find_pending(file.database)
     assert f"the result is kept in {kept}" in done.stderr
     assert "unexpected" not in done.stderr
     shutil.move(elsewhere, file.path)

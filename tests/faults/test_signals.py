@@ -117,7 +117,7 @@ def test_a_result_whose_saving_is_a_long_statement_is_kept(upgraded: MakeFile) -
     program = START.format(grace=NEVER, body=SAVE)
     done = run(file.path, words, after=0.5, phase="statement", number=signal.SIGINT, code=program)
     assert done.code == 130, done.stderr
-    (kept,) = pending.find(file.database)
+    (kept,) = pending.find_pending(file.database)
     assert re.search(f"interrupted while saving; the result is kept in {re.escape(str(kept))}", done.stderr)
     assert require_whole(file.path) == 0
     assert [saved.n_vanished for saved in save_pending(file.database)] == [0]

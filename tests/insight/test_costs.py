@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from panic_tda import hdbscan
 from panic_tda.clustering import phases
-from panic_tda.clustering.placement import place
+from panic_tda.clustering.placement import choose_placement
 from panic_tda.insight import costs
 from panic_tda.insight.costs import DIVISIONS, Costs, carry_on, measure, rows_to_measure
 from panic_tda.parameters import ClusteringParameters
@@ -85,7 +85,7 @@ def test_parts_of_real_rows_are_fitted_as_all_will_be(backend: str, monkeypatch:
     monkeypatch.setattr(costs, "cluster_rows", noted)
     some = rows(400)
     before = some.copy()
-    found = measure(some, asked, place(asked, 10_000, 16), progress=Silent())
+    found = measure(some, asked, choose_placement(asked, 10_000, 16), progress=Silent())
     np.testing.assert_array_equal(some, before)
     # The first part once more, for what only the first fit of a process does.
     sizes = [400 // count for count in DIVISIONS for _ in range(count)]
@@ -101,14 +101,14 @@ def test_parts_of_real_rows_are_fitted_as_all_will_be(backend: str, monkeypatch:
 
 def test_a_start_that_is_known_is_not_measured_again() -> None:
     asked = ClusteringParameters()
-    found = measure(rows(50), asked, place(asked, 50, 16), start=0.25, progress=Silent())
+    found = measure(rows(50), asked, choose_placement(asked, 50, 16), start=0.25, progress=Silent())
     assert found.start == 0.25
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 9])
 def test_few_rows_are_measured_as_far_as_they_go(n: int) -> None:
     asked = ClusteringParameters(min_samples=5)
-    found = measure(rows(9)[:n], asked, place(asked, 100, 16), progress=Silent())
+    found = measure(rows(9)[:n], asked, choose_placement(asked, 100, 16), progress=Silent())
     assert all(1 < size <= n for size in found.work)
     assert bool(found.work) == (n > 1)
     assert found.predict(100) >= found.start
@@ -116,14 +116,14 @@ def test_few_rows_are_measured_as_far_as_they_go(n: int) -> None:
 
 def test_copies_of_one_row_are_measured() -> None:
     asked = ClusteringParameters(backend="tiled")
-    found = measure(np.ones((64, 8), np.float32), asked, place(asked, 64, 8), progress=Silent())
+    found = measure(np.ones((64, 8), np.float32), asked, choose_placement(asked, 64, 8), progress=Silent())
     assert found.predict(64) > 0
 
 
 def test_nothing_is_said_of_clusters_in_parts(caplog: pytest.LogCaptureFixture) -> None:
     asked = ClusteringParameters(min_samples=40)
     with caplog.at_level(logging.INFO, "panic_tda"):
-        measure(rows(200), asked, place(asked, 200, 16), progress=Silent())
+        measure(rows(200), asked, choose_placement(asked, 200, 16), progress=Silent())
         assert not [record for record in caplog.records if "rows" in record.message]
         hdbscan(rows(50), min_samples=60)
     assert "all 50 rows are outliers" in caplog.text
@@ -131,7 +131,7 @@ def test_nothing_is_said_of_clusters_in_parts(caplog: pytest.LogCaptureFixture) 
 
 def test_more_is_measured_where_more_works(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = ClusteringParameters(backend="tiled")
-    host = replace(place(asked, 100, 16), on_device=False)
+    host = replace(choose_placement(asked, 100, 16), on_device=False)
     measured = []
     for cores in (1, 2, 8, 1_000):
         monkeypatch.setattr(costs, "available_cores", lambda cores=cores: cores)
@@ -140,5 +140,5 @@ def test_more_is_measured_where_more_works(monkeypatch: pytest.MonkeyPatch) -> N
     assert measured == sorted(set(measured))
     assert measured[1] == pytest.approx(16_384, abs=2)
     assert measured[-1] == device_rows
-    sklearn = place(ClusteringParameters(backend="sklearn"), 100, 16)
+    sklearn = choose_placement(ClusteringParameters(backend="sklearn"), 100, 16)
     assert rows_to_measure(sklearn) < measured[0]

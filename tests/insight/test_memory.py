@@ -27,7 +27,7 @@ def available(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("available", "no_device")
 def test_what_a_laptop_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "unusable_because", lambda: "CuPy is not installed")
+    monkeypatch.setattr(cuda, "unavailable_reason", lambda: "CuPy is not installed")
     found = memory_by_backend(ClusteringParameters(), 15_000, 768, folder=tmp_path)
     assert set(found) == set(backends.NAMES) - {backends.AUTO}
     # A matrix of 15,000² float64, and the rows.
@@ -74,7 +74,7 @@ def test_what_a_device_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_system_that_does_not_say_has_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(placement, "host_memory", lambda: (None, None))
     asked = ClusteringParameters(backend="tiled")
-    with cuda.ruled_out():
+    with cuda.cuda_disabled():
         assert memory_by_backend(asked, 10**8, 768, folder=tmp_path)["tiled"].fits
 
 

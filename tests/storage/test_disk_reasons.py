@@ -74,7 +74,7 @@ def test_a_limit_of_file_sizes_is_named_and_nothing_is_changed(upgraded: MakeFil
     ],
 )
 def test_each_code_has_its_words(tmp_path: Path, name: str, words: str) -> None:
-    explained = reasons.reason(error_of(name), tmp_path / "field.sqlite", 60)
+    explained = reasons.explain_error(error_of(name), tmp_path / "field.sqlite", 60)
     assert words in explained
     assert ("the file is damaged" in explained) == (words == "the file is damaged")
 
@@ -82,7 +82,7 @@ def test_each_code_has_its_words(tmp_path: Path, name: str, words: str) -> None:
 def test_a_quota_is_found_by_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A quota takes a file system of its own; what is read of it is the number of its error.
     monkeypatch.setattr(reasons, "_probe", lambda folder: errno.EDQUOT)
-    explained = reasons.reason(error_of("SQLITE_IOERR_WRITE"), tmp_path / "field.sqlite", 60)
+    explained = reasons.explain_error(error_of("SQLITE_IOERR_WRITE"), tmp_path / "field.sqlite", 60)
     assert f"the disk quota of {tmp_path} is used up" in explained
 
 
@@ -100,7 +100,7 @@ def test_codes_are_read_of_errors_that_are_wrapped(upgraded: MakeFile) -> None:
 def test_a_text_that_says_locked_is_no_lock(tmp_path: Path) -> None:
     error = sqlite3.OperationalError("no such table: locked_readonly_malformed")
     error.sqlite_errorname, error.sqlite_errorcode = "SQLITE_ERROR", sqlite3.SQLITE_ERROR
-    assert reasons.reason(error, tmp_path / "field.sqlite", 60) == str(error)
+    assert reasons.explain_error(error, tmp_path / "field.sqlite", 60) == str(error)
 
 
 def test_a_folder_without_locks_is_not_waited_for(

@@ -331,7 +331,7 @@ def test_no_cluster_has_a_label_below_that_of_outliers(written: dict[Layout, Pat
 
 def test_what_waits_beside_the_database(upgraded: MakeFile) -> None:
     file = upgraded()
-    path = pending.keep(file.database, make_finished(ids_of(file)))
+    path = pending.write_pending(file.database, make_finished(ids_of(file)))
     state = Checkpoint(file.path.with_name("field.sqlite.panic-tda") / "Nomic", "5f" * 32)
     state.open(min_samples=5)
     state.save("neighbours", rows=np.zeros(1 << 18))

@@ -99,6 +99,6 @@ def test_a_result_whose_saving_waits_is_kept_at_a_signal(
             assert process.wait(timeout=SECONDS) == code
             assert process.stderr is not None
             said = process.stderr.read()
-    (path,) = pending.find(file.database)
+    (path,) = pending.find_pending(file.database)
     assert f"interrupted while saving; the result is kept in {path}" in said
     assert count_results(file.path) == 0

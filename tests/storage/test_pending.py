@@ -38,18 +38,18 @@ def test_what_was_kept_is_read_bit_by_bit(upgraded: MakeFile, spec: FieldSpec) -
     file = upgraded(spec)
     finished = make_finished(ids_of(file))
     finished.probabilities[:3] = [5e-324, np.nextafter(1, 0), 0.1 + 0.2]
-    path = pending.keep(file.database, finished)
+    path = pending.write_pending(file.database, finished)
     assert path.parent == file.path.parent
     assert path.name.startswith("field.sqlite.pending-")
-    assert pending.find(file.database) == [path]
-    assert_equal(pending.read(path), finished)
+    assert pending.find_pending(file.database) == [path]
+    assert_equal(pending.read_pending(path), finished)
 
 
 @pytest.mark.parametrize("n_rows", [0, 1])
 def test_small_clusterings_are_kept_too(upgraded: MakeFile, n_rows: int) -> None:
     file = upgraded()
     finished = make_finished(ids_of(file)[:n_rows])
-    assert_equal(pending.read(pending.keep(file.database, finished)), finished)
+    assert_equal(pending.read_pending(pending.write_pending(file.database, finished)), finished)
 
 
 def test_a_folder_that_takes_nothing_gives_way_to_the_temporary_one(
@@ -60,11 +60,11 @@ def test_a_folder_that_takes_nothing_gives_way_to_the_temporary_one(
     # Root may write everywhere, but not over a folder.
     there = file.path.parent / f"field.sqlite.pending-{finished.id.hex}.arrow"
     there.mkdir()
-    path = pending.keep(file.database, finished)
+    path = pending.write_pending(file.database, finished)
     assert path.parent == temporary_folder
     there.rmdir()
-    assert pending.find(file.database) == [path]
-    assert_equal(pending.read(path), finished)
+    assert pending.find_pending(file.database) == [path]
+    assert_equal(pending.read_pending(path), finished)
     assert not list(temporary_folder.glob("*.part"))
 
 
@@ -75,19 +75,19 @@ def test_files_of_other_databases_are_not_found(upgraded: MakeFile, tmp_path: Pa
     finished = make_finished(ids_of(theirs))
     there = theirs.path.parent / f"field.sqlite.pending-{finished.id.hex}.arrow"
     there.mkdir()
-    path = pending.keep(theirs.database, finished)
+    path = pending.write_pending(theirs.database, finished)
     there.rmdir()
-    pending.keep(ours.database, make_finished(ids_of(ours)))
+    pending.write_pending(ours.database, make_finished(ids_of(ours)))
     # Both databases are called field.sqlite, and the temporary folder is shared.
-    assert path not in pending.find(ours.database)
-    assert pending.find(theirs.database) == [path]
+    assert path not in pending.find_pending(ours.database)
+    assert pending.find_pending(theirs.database) == [path]
 
 
 @pytest.mark.parametrize("name", ["data[1].sqlite", "what?*.sqlite", "a b#c%20.sqlite", "風船.sqlite"])
 def test_databases_of_any_name(upgraded: MakeFile, name: str) -> None:
     file = upgraded(FieldSpec(), name)
     finished = make_finished(ids_of(file))
-    path = pending.keep(file.database, finished)
-    assert pending.find(file.database) == [path]
+    path = pending.write_pending(file.database, finished)
+    assert pending.find_pending(file.database) == [path]
     assert [saved.id for saved in save_pending(file.database)] == [finished.id]
-    assert pending.find(file.database) == []
+    assert pending.find_pending(file.database) == []

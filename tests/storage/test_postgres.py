@@ -287,7 +287,7 @@ from panic_tda.storage.write import pending, saving
 from panic_tda.storage.database import open_database
 from panic_tda.storage.schema.tables import uuid7
 from panic_tda.storage.schema.upgrade import upgrade
-database, kept = open_database(sys.argv[1]), pending.read(Path(sys.argv[2]))
+database, kept = open_database(sys.argv[1]), pending.read_pending(Path(sys.argv[2]))
 print("ready", flush=True)
 sys.stdin.readline()
 upgrade(database)
@@ -319,7 +319,7 @@ def test_two_processes_that_save_at_once_lose_nothing(
     monkeypatch.chdir(tmp_path)
     finished = invented(database)
     paths = [
-        pending.keep(database, replace(finished, id=uuid7(), embedding_model=model))
+        pending.write_pending(database, replace(finished, id=uuid7(), embedding_model=model))
         for model in (MODEL, other_model)
     ]
     options = {"options": f"-c default_transaction_isolation={isolation.replace(' ', chr(92) + ' ')}"}
@@ -367,7 +367,7 @@ def test_saving_and_deleting_at_once_leave_whole_clusterings(
     url: str, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    path = pending.keep(database, invented(database))
+    path = pending.write_pending(database, invented(database))
     savers = [start(SAVER, url, path, ROUNDS) for _ in range(2)]
     deleter = start(DELETER, url, ROUNDS)
     go(*savers, deleter)
@@ -381,7 +381,7 @@ def test_upgrading_and_saving_at_once(
     url: str, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    path = pending.keep(database, invented(database))
+    path = pending.write_pending(database, invented(database))
     with database.writing() as connection:
         for statement in (
             "DROP TABLE clusteringtree",
@@ -407,7 +407,7 @@ def test_a_lock_for_saving_that_is_held_keeps_the_result(
         lock_for_saving(connection)
         with pytest.raises(SaveFailed, match=r"another process was saving .* for 0\.05 s"):
             save_or_keep(database, finished)
-    (path,) = pending.find(database)
+    (path,) = pending.find_pending(database)
     assert path.parent == tmp_path
 
 

@@ -110,7 +110,7 @@ def use_everything(file: UpgradedFile, folder: Path) -> None:
     usable = [e.id for e in file.facts.sample("Nomic") if e.kind == "good"]
     kept = make_finished([*usable, "f" * 32])
     kept.medoids[0] = len(kept.ids) - 1
-    pending.keep(database, kept)
+    pending.write_pending(database, kept)
     (saved,) = save_pending(database)
     assert saved.n_vanished == 1
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(16, dtype="f4")), 8)

@@ -40,7 +40,7 @@ def delete_embeddings(file: UpgradedFile, ids: list[str]) -> None:
 def test_saving_puts_it_into_the_database_and_removes_the_file(upgraded: MakeFile) -> None:
     file = upgraded()
     first, second = make_finished(ids_of(file)), make_finished(ids_of(file, "STSBMpnet"), model="STSBMpnet")
-    paths = [pending.keep(file.database, finished) for finished in (first, second)]
+    paths = [pending.write_pending(file.database, finished) for finished in (first, second)]
     saved = save_pending(file.database)
     assert {(one.id, one.embedding_model, one.n_vanished) for one in saved} == {
         (first.id, "Nomic", 0),
@@ -59,10 +59,10 @@ def test_what_is_saved_already_is_not_saved_twice(upgraded: MakeFile) -> None:
     # Killed between the commit and the removal of the file.
     file = upgraded()
     finished = make_finished(ids_of(file))
-    pending.keep(file.database, finished)
+    pending.write_pending(file.database, finished)
     save_pending(file.database)
     before = file.snapshot()
-    path = pending.keep(file.database, finished)
+    path = pending.write_pending(file.database, finished)
     assert [saved.id for saved in save_pending(file.database)] == [finished.id]
     assert file.snapshot() == before
     assert not path.exists()
@@ -71,7 +71,7 @@ def test_what_is_saved_already_is_not_saved_twice(upgraded: MakeFile) -> None:
 def test_vanished_rows_are_left_out_and_counted(upgraded: MakeFile) -> None:
     file = upgraded()
     finished = make_finished(ids_of(file))
-    pending.keep(file.database, finished)
+    pending.write_pending(file.database, finished)
     medoids = set(finished.medoids.values())
     gone = [row for row in range(len(finished.ids)) if row not in medoids][::5]
     delete_embeddings(file, [finished.ids[row].decode() for row in gone])
@@ -101,7 +101,7 @@ def unit_rows(file: UpgradedFile, finished: FinishedClustering) -> np.ndarray:
 def test_a_lost_medoid_is_found_anew_among_those_that_are_left(upgraded: MakeFile, seed: int) -> None:
     file = upgraded(FieldSpec(duplicates=0.4, seed=seed))
     finished = make_finished(ids_of(file), seed=seed)
-    pending.keep(file.database, finished)
+    pending.write_pending(file.database, finished)
     gone = sorted(finished.medoids.values())[:2]
     delete_embeddings(file, [finished.ids[row].decode() for row in gone])
     save_pending(file.database)
@@ -121,7 +121,7 @@ def test_a_lost_medoid_is_found_anew_among_those_that_are_left(upgraded: MakeFil
 def test_a_cluster_that_lost_everything_is_left_out(upgraded: MakeFile) -> None:
     file = upgraded()
     finished = make_finished(ids_of(file))
-    pending.keep(file.database, finished)
+    pending.write_pending(file.database, finished)
     gone = np.flatnonzero(finished.labels == 1)
     delete_embeddings(file, [finished.ids[row].decode() for row in gone])
     save_pending(file.database)
@@ -134,7 +134,7 @@ def test_a_cluster_that_lost_everything_is_left_out(upgraded: MakeFile) -> None:
 
 def test_a_result_is_never_saved_into_a_database_that_has_none_of_its_rows(upgraded: MakeFile) -> None:
     ours, theirs = upgraded(FieldSpec()), upgraded(FieldSpec(seed=5), "other.sqlite")
-    path = pending.keep(ours.database, make_finished(ids_of(ours)))
+    path = pending.write_pending(ours.database, make_finished(ids_of(ours)))
     before = theirs.snapshot()
     wanted = rf"belongs to the database .*, not to {re.escape(str(theirs.database))}"
     with pytest.raises(BadInput, match=wanted) as refusal:
@@ -172,7 +172,7 @@ KINDS = ("empty", "half", "tail missing", "text", "folder", "other metadata", "n
 def test_a_damaged_file_is_refused_and_stays_and_costs_no_other(upgraded: MakeFile, kind: str) -> None:
     file = upgraded()
     paths = [
-        pending.keep(file.database, replace(make_finished(ids_of(file)), id=UUID(int=number)))
+        pending.write_pending(file.database, replace(make_finished(ids_of(file)), id=UUID(int=number)))
         for number in (1, 2, 3)
     ]
     damage(paths[1], kind)
@@ -203,7 +203,7 @@ def test_a_file_that_is_not_there(upgraded: MakeFile, tmp_path: Path) -> None:
 @pytest.mark.sqlite_only("its triggers")
 def test_when_it_cannot_be_saved_now_either_the_file_stays(upgraded: MakeFile) -> None:
     file = upgraded()
-    path = pending.keep(file.database, make_finished(ids_of(file)))
+    path = pending.write_pending(file.database, make_finished(ids_of(file)))
     with file.opened() as connection:
         connection.execute(
             "CREATE TRIGGER full BEFORE INSERT ON embeddingcluster WHEN new.label = 2 "
@@ -219,7 +219,7 @@ def test_when_it_cannot_be_saved_now_either_the_file_stays(upgraded: MakeFile) -
 def test_a_file_that_needs_an_upgrade_is_refused_first(tmp_path: Path) -> None:
     facts = write_field_file(tmp_path / "field.sqlite")
     database: Database = open_database(facts.path)
-    path = pending.keep(database, make_finished([e.id for e in facts.sample("Nomic")]))
+    path = pending.write_pending(database, make_finished([e.id for e in facts.sample("Nomic")]))
     with pytest.raises(NeedsUpgrade):
         save_pending(database)
     assert path.exists()
@@ -237,13 +237,13 @@ def test_a_vector_that_is_none_fails_its_file_alone(upgraded: MakeFile, kind: st
     file = upgraded()
     first, second = make_finished(ids_of(file)), make_finished(ids_of(file, "STSBMpnet"), model="STSBMpnet")
     first = replace(first, id=UUID(int=1))
-    path, _ = (pending.keep(file.database, finished) for finished in (first, second))
+    path, _ = (pending.write_pending(file.database, finished) for finished in (first, second))
     members = np.flatnonzero(first.labels == 0)
     spoil(file, first.ids[members[members != first.medoids[0]][0]].decode(), kind)
     delete_embeddings(file, [first.ids[first.medoids[0]].decode()])
     with pytest.raises(BadVectors, match=r"cluster 0 lost its medoid.*\(1 other clustering was saved\)"):
         save_pending(file.database)
-    assert pending.find(file.database) == [path]
+    assert pending.find_pending(file.database) == [path]
     with file.database.session() as session:
         assert [found.id for found in list_clusterings(session)] == [second.id]
 
@@ -253,17 +253,17 @@ def test_what_nobody_had_thought_of_fails_its_file_alone(
 ) -> None:
     file = upgraded()
     paths = [
-        pending.keep(file.database, replace(make_finished(ids_of(file)), id=UUID(int=number)))
+        pending.write_pending(file.database, replace(make_finished(ids_of(file)), id=UUID(int=number)))
         for number in (1, 2)
     ]
-    whole = pending.read_for
+    whole = pending.read_pending_for
 
     def broken(database: Database, path: Path) -> FinishedClustering:
         if path == paths[0]:
             raise ZeroDivisionError("of all things")
         return whole(database, path)
 
-    monkeypatch.setattr(pending, "read_for", broken)
+    monkeypatch.setattr(pending, "read_pending_for", broken)
     with pytest.raises(DatabaseError, match="unexpected ZeroDivisionError: of all things") as refusal:
         save_pending(file.database)
     assert str(paths[0]) in str(refusal.value)
@@ -276,10 +276,10 @@ def test_what_goes_between_reading_and_saving_is_left_out_too(
     """The database is not locked while medoids are found anew: whoever deletes meanwhile need not wait."""
     file = upgraded()
     finished = make_finished(ids_of(file))
-    pending.keep(file.database, finished)
+    pending.write_pending(file.database, finished)
     delete_embeddings(file, [finished.ids[finished.medoids[0]].decode()])
     victims = iter([finished.ids[finished.medoids[1]].decode(), finished.ids[finished.medoids[2]].decode()])
-    whole = recovery.medoid_of
+    whole = recovery.find_medoid
 
     def meanwhile(*arguments: Any) -> int:
         for victim in victims:
@@ -287,7 +287,7 @@ def test_what_goes_between_reading_and_saving_is_left_out_too(
             break
         return whole(*arguments)
 
-    monkeypatch.setattr(recovery, "medoid_of", meanwhile)
+    monkeypatch.setattr(recovery, "find_medoid", meanwhile)
     (saved,) = save_pending(file.database)
     assert saved.n_vanished == 3
     stored = {row[2] for row in file.snapshot()["embeddingcluster"][1]}
@@ -311,7 +311,7 @@ def test_how_many_are_missing_is_said_before_they_are_left_out(
         medoids={label: 7 + label for label in finished.medoids},
         labels=np.r_[[-1] * 7, sorted(finished.medoids), [-1] * (33 - len(finished.medoids))],
     )
-    path = pending.keep(file.database, finished)
+    path = pending.write_pending(file.database, finished)
     (saved,) = save_pending(file.database)
     assert saved.n_vanished == 7
     (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
@@ -323,7 +323,7 @@ def test_how_many_are_missing_is_said_before_they_are_left_out(
 def test_ids_are_compared_whole(upgraded: MakeFile) -> None:
     file = upgraded()
     finished = make_finished(ids_of(file))
-    pending.keep(file.database, finished)
+    pending.write_pending(file.database, finished)
     row = next(row for row in range(40) if row not in finished.medoids.values())
     with file.opened() as connection:
         connection.execute("UPDATE embedding SET id = id || '0' WHERE id = ?", (finished.ids[row].decode(),))
@@ -337,7 +337,7 @@ def test_a_file_whose_clusters_lack_something_is_incomplete(upgraded: MakeFile, 
     file = upgraded()
     finished = make_finished(ids_of(file))
     del getattr(finished, lacking)[1]
-    path = pending.keep(file.database, finished)
+    path = pending.write_pending(file.database, finished)
     with pytest.raises(BadInput, match="a cluster has no medoid or no persistence"):
         save_pending(file.database)
     assert path.exists()
@@ -348,7 +348,7 @@ def test_the_states_of_a_saved_clusterings_input_go_with_its_file(upgraded: Make
     file = upgraded()
     finished = make_finished(ids_of(file))
     finished = replace(finished, record=replace(finished.record, input_sha256="5f" * 32))
-    path = pending.keep(file.database, finished)
+    path = pending.write_pending(file.database, finished)
     root = file.path.with_name("field.sqlite.panic-tda")
     states = {}
     for name, model, identity in (("ours", "Nomic", "5f" * 32), ("theirs", "STSBMpnet", "00" * 32)):
@@ -362,14 +362,14 @@ def test_the_states_of_a_saved_clusterings_input_go_with_its_file(upgraded: Make
     assert not (root / "Nomic").exists()
     assert states["theirs"].load("finished-tree") is not None
     assert (odd / "checkpoint.json").exists()
-    save_pending(file.database, [pending.keep(file.database, replace(finished, id=UUID(int=9)))])
+    save_pending(file.database, [pending.write_pending(file.database, replace(finished, id=UUID(int=9)))])
 
 
 def test_a_file_that_cannot_be_removed_is_saved_all_the_same(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = upgraded()
-    path = pending.keep(file.database, make_finished(ids_of(file)))
+    path = pending.write_pending(file.database, make_finished(ids_of(file)))
 
     def refuse(_path: Path, **_: object) -> None:
         raise PermissionError(13, "Permission denied")
@@ -390,13 +390,13 @@ def test_another_users_file_is_not_saved(
 ) -> None:
     """A forged one with a name that anybody can foresee was saved as a clustering."""
     file = upgraded()
-    path = pending.keep(file.database, make_finished(ids_of(file)))
+    path = pending.write_pending(file.database, make_finished(ids_of(file)))
     if place == "temporary":
         folder, stem = pending._places(file.database)[1]
         path = path.rename(folder / f"{stem}{UUID(int=7).hex}.arrow")
     os.chown(path, 4321, 4321)
     before = file.snapshot()
-    assert pending.find(file.database) == []
+    assert pending.find_pending(file.database) == []
     assert save_pending(file.database) == []
     assert f"{path} belongs to another user, and is left alone" in caplog.text
     with pytest.raises(BadInput, match=r"it belongs to another user \(uid 4321\); copy it, if you trust it"):
@@ -408,7 +408,7 @@ def test_another_users_file_is_not_saved(
 @pytest.mark.parametrize("kind", ["link", "fifo"])
 def test_a_link_or_a_fifo_is_not_saved(upgraded: MakeFile, kind: str) -> None:
     file = upgraded()
-    path = pending.keep(file.database, make_finished(ids_of(file)))
+    path = pending.write_pending(file.database, make_finished(ids_of(file)))
     target = path.rename(path.with_name("elsewhere.arrow"))
     if kind == "link":
         path.symlink_to(target)
@@ -426,7 +426,7 @@ def test_a_link_or_a_fifo_is_not_saved(upgraded: MakeFile, kind: str) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_no_flipped_bit_of_a_kept_result_is_saved(upgraded: MakeFile, seed: int) -> None:
     file = upgraded()
-    path = pending.keep(file.database, make_finished(ids_of(file)))
+    path = pending.write_pending(file.database, make_finished(ids_of(file)))
     content, before = path.read_bytes(), file.snapshot()
     rng = np.random.default_rng(seed)
     for place in (*rng.integers(len(content), size=60), *range(len(content) - 48, len(content), 5)):
@@ -444,7 +444,7 @@ def test_a_result_of_a_copy_with_the_same_rows_is_not_saved_into_the_other(
 ) -> None:
     """Two databases, or two schemas, that were made of the same files have the same embeddings."""
     ours, theirs = upgraded(FieldSpec()), upgraded(FieldSpec(), "other.sqlite")
-    path = pending.keep(ours.database, make_finished(ids_of(ours)))
+    path = pending.write_pending(ours.database, make_finished(ids_of(ours)))
     if not named:
         folder, stem = pending._places(theirs.database)[0]
         path = path.rename(folder / f"{stem}{UUID(int=7).hex}.arrow")
@@ -461,11 +461,11 @@ def test_a_result_of_a_copy_with_the_same_rows_is_not_saved_into_the_other(
 @pytest.mark.sqlite_only("a file that moves")
 def test_a_database_that_was_moved_takes_its_results(upgraded: MakeFile, tmp_path: Path) -> None:
     file = upgraded()
-    path = pending.keep(file.database, make_finished(ids_of(file)))
+    path = pending.write_pending(file.database, make_finished(ids_of(file)))
     (tmp_path / "elsewhere").mkdir()
     moved = [found.rename(tmp_path / "elsewhere" / found.name) for found in (file.path, path)]
     database = open_database(moved[0])
-    assert pending.find(database) == [moved[1]]
+    assert pending.find_pending(database) == [moved[1]]
     assert [saved.n_vanished for saved in save_pending(database)] == [0]
 
 
@@ -487,7 +487,7 @@ def test_files_of_earlier_versions_are_saved_where_it_is_clear_into_which_databa
     """Beside an SQLite file it is; on a server the user has to name the file."""
     file = upgraded()
     finished = make_finished(ids_of(file))
-    path = pending.keep(file.database, finished)
+    path = pending.write_pending(file.database, finished)
     as_written_before(path)
     if file.database.path is None:
         assert save_pending(file.database) == []
@@ -512,8 +512,8 @@ def test_a_result_of_one_schema_is_not_saved_into_another(
         copy_database(source.path, theirs.render_as_string(hide_password=False))
         databases = [open_database(url), open_database(theirs.render_as_string(hide_password=False))]
         finished = make_finished([one.id for one in facts.sample("Nomic")])
-        path = pending.keep(databases[0], finished)
-        assert pending.find(databases[1]) == []
+        path = pending.write_pending(databases[0], finished)
+        assert pending.find_pending(databases[1]) == []
         with pytest.raises(BadInput, match=r"belongs to the database \d+/.*/public, not to"):
             save_pending(databases[1], [path])
         with databases[1].session() as session:

@@ -188,7 +188,7 @@ import sys
 from panic_tda.storage.database import open_database
 from panic_tda.storage.write import pending, saving
 from pathlib import Path
-finished = pending.read(Path(sys.argv[2]))
+finished = pending.read_pending(Path(sys.argv[2]))
 with open_database(sys.argv[1]).writing() as connection:
     saving.save_clustering(connection, finished)
     print("written", flush=True)
@@ -227,7 +227,7 @@ def test_a_crash_in_the_middle_of_a_save_leaves_nothing_behind(
     save(file.database, first)
     before = file.snapshot()
     finished = make_finished(ids_of(file), seed=2)
-    path = pending.keep(file.database, finished)
+    path = pending.write_pending(file.database, finished)
     killed = run_python(f"{killer}\n{SAVE}", file.path, path)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert killed.stdout == ""

@@ -114,7 +114,7 @@ def test_labels_that_are_numpys_are_kept(upgraded: MakeFile) -> None:
         medoids={np.int64(label): np.int64(row) for label, row in finished.medoids.items()},
         persistence={np.int64(label): np.float32(0.5) for label in finished.persistence},
     )
-    found = pending.read(pending.keep(file.database, odd))
+    found = pending.read_pending(pending.write_pending(file.database, odd))
     assert found.medoids == finished.medoids
     assert found.persistence == dict.fromkeys(finished.persistence, 0.5)
 
@@ -146,9 +146,9 @@ def test_a_name_too_long_for_a_file_beside_is_kept_in_the_temporary_folder(
     upgraded: MakeFile, temporary_folder: Path
 ) -> None:
     file = upgraded(name=f"{'n' * 230}.sqlite")
-    path = pending.keep(file.database, make_finished(ids_of(file)))
+    path = pending.write_pending(file.database, make_finished(ids_of(file)))
     assert path.parent == temporary_folder
-    assert pending.find(file.database) == [path]
+    assert pending.find_pending(file.database) == [path]
 
 
 @pytest.mark.sqlite_only("its triggers")

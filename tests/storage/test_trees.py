@@ -14,7 +14,7 @@ from pyarrow import ipc
 
 from panic_tda import clustering_manager
 from panic_tda.clustering import hierarchy
-from panic_tda.clustering.recipe import canonicalise
+from panic_tda.clustering.recipe import relabel_by_size
 from panic_tda.errors import BadInput, DatabaseError
 from panic_tda.files.importing import import_embeddings
 from panic_tda.parameters import Resources
@@ -153,8 +153,8 @@ def test_a_damaged_tree_is_named(
 def test_what_is_kept_as_a_file_keeps_its_tree(upgraded: MakeFile) -> None:
     file = upgraded()
     finished = with_tree(ids_of(file))
-    path = pending.keep(file.database, finished)
-    kept = pending.read(path)
+    path = pending.write_pending(file.database, finished)
+    kept = pending.read_pending(path)
     assert_is_tree(kept.tree, finished.tree)
     assert kept.medoid_copies == finished.medoid_copies
     save_pending(file.database)
@@ -164,7 +164,7 @@ def test_what_is_kept_as_a_file_keeps_its_tree(upgraded: MakeFile) -> None:
 
 def test_a_kept_tree_with_a_hole_is_refused(upgraded: MakeFile) -> None:
     file = upgraded()
-    path = pending.keep(file.database, with_tree(ids_of(file)))
+    path = pending.write_pending(file.database, with_tree(ids_of(file)))
     content = path.read_bytes()
     # The Arrow file ends where the mark begins; the digest of both is behind the mark.
     table = ipc.open_file(content[: content.rindex(pending._MARK)]).read_all()
@@ -176,13 +176,13 @@ def test_a_kept_tree_with_a_hole_is_refused(upgraded: MakeFile) -> None:
     content = arrow.getvalue().to_pybytes() + pending._MARK
     path.write_bytes(content + hashlib.blake2b(content, digest_size=pending._DIGEST_BYTES).digest())
     with pytest.raises(BadInput, match="a value of its tree is missing"):
-        pending.read(path)
+        pending.read_pending(path)
 
 
 def test_embeddings_that_went_take_the_tree_along(upgraded: MakeFile) -> None:
     file = upgraded()
     finished = with_tree(ids_of(file))
-    pending.keep(file.database, finished)
+    pending.write_pending(file.database, finished)
     with file.opened() as connection:
         connection.execute("DELETE FROM embedding WHERE id = ?", (finished.ids[0].decode(),))
     ((saved),) = save_pending(file.database)
@@ -213,7 +213,7 @@ def test_the_stored_tree_gives_the_stored_clusters(sample: Database, backend: st
         details = get_cluster_details(outcome.id, session)
         texts = {one.label: one.medoid_text for one in details}
     assert tree is not None
-    flat = canonicalise(hierarchy.extract(tree, record))
+    flat = relabel_by_size(hierarchy.extract_clusters(tree, record))
     np.testing.assert_array_equal(flat.labels, stored.labels)
     np.testing.assert_array_equal(flat.probabilities, stored.probabilities)
     with opened(sample.path) as connection:

@@ -33,7 +33,7 @@ from panic_tda.storage.read.loading import load_embeddings
 from panic_tda.storage.read.census import take_census
 from panic_tda.storage.schema.tables import uuid7
 database, rounds = open_database(sys.argv[1]), int(sys.argv[3])
-kept = pending.read(Path(sys.argv[2]))
+kept = pending.read_pending(Path(sys.argv[2]))
 census = take_census(database)["Nomic"]
 print("ready", flush=True)
 sys.stdin.readline()
@@ -104,7 +104,7 @@ def rows(path: Path, query: str) -> list[tuple[str, ...]]:
 
 def test_saving_reading_and_generating_at_once_lose_nothing(file: UpgradedFile) -> None:
     ids = [embedding.id for embedding in file.facts.sample("Nomic")]
-    kept = pending.keep(file.database, make_finished(ids))
+    kept = pending.write_pending(file.database, make_finished(ids))
     savers = [start(SAVER, file.path, kept, ROUNDS) for _ in range(2)]
     pipeline = start(PIPELINE, file.path, "0" * 8, 20 * ROUNDS)
     go(*savers, pipeline)

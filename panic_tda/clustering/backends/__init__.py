@@ -15,7 +15,7 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from panic_tda.clustering.backends.base import Backend, FitOptions, cannot_run
+from panic_tda.clustering.backends.base import Backend, FitOptions, build_unavailable_error
 from panic_tda.errors import InvalidParameter, UnsupportedOnBackend
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ scikit-learn and the tiles both take half a second; at 8,000 scikit-learn takes 
 _log = logging.getLogger(__name__)
 
 
-def get(name: str) -> Backend:
+def get_backend(name: str) -> Backend:
     """Return the backend called `name`.
 
     Raises
@@ -58,7 +58,7 @@ def get(name: str) -> Backend:
     return backend
 
 
-def require_usable(asked: ClusteringParameters) -> None:
+def require_available(asked: ClusteringParameters) -> None:
     """Refuse a backend that this machine cannot run, before anything is loaded for it.
 
     Raises
@@ -69,11 +69,11 @@ def require_usable(asked: ClusteringParameters) -> None:
         There is no backend of this name.
     """
     name = asked.backend
-    if name != AUTO and (reason := unusable_because(name)) is not None:
-        raise cannot_run(name, reason)
+    if name != AUTO and (reason := unavailable_reason(name)) is not None:
+        raise build_unavailable_error(name, reason)
 
 
-def select(name: str, shape: tuple[int, int], options: FitOptions) -> Backend:
+def select_backend(name: str, shape: tuple[int, int], options: FitOptions) -> Backend:
     """Choose the backend for a matrix of `shape`, rows (copies counted) and dimensions.
 
     A backend that is named is taken or refuses; only `auto` goes on to the next one, and says so. On a device
@@ -111,17 +111,17 @@ def log_once(message: str) -> None:
 
 
 def _checked(name: str, shape: tuple[int, int], options: FitOptions) -> Backend:
-    backend = get(name)
+    backend = get_backend(name)
     backend.check(*shape, options)
     return backend
 
 
-def reasons() -> dict[str, str | None]:
-    """Say of every backend, by name, what `unusable_because` says of it."""
-    return {name: unusable_because(name) for name in _HOMES}
+def unavailable_reasons() -> dict[str, str | None]:
+    """Say of every backend, by name, what `unavailable_reason` says of it."""
+    return {name: unavailable_reason(name) for name in _HOMES}
 
 
-def unusable_because(name: str) -> str | None:
+def unavailable_reason(name: str) -> str | None:
     """Say in one line why a backend can do nothing on this machine, with the remedy; None where it can.
 
     Raises
@@ -129,5 +129,5 @@ def unusable_because(name: str) -> str | None:
     InvalidParameter
         There is none of this name.
     """
-    ask: Callable[[], str | None] | None = getattr(get(name), "unusable_because", None)
+    ask: Callable[[], str | None] | None = getattr(get_backend(name), "unavailable_reason", None)
     return None if ask is None else ask()

@@ -91,7 +91,7 @@ class FitOptions:
 class Backend(Protocol):
     """Builds the minimum spanning tree of the mutual reachability graph.
 
-    One that not every machine can run says so by a method `unusable_because() -> str | None`.
+    One that not every machine can run says so by a method `unavailable_reason() -> str | None`.
     """
 
     name: str
@@ -131,6 +131,6 @@ class Backend(Protocol):
         """
 
 
-def cannot_run(name: str, reason: str) -> UnsupportedOnBackend:
+def build_unavailable_error(name: str, reason: str) -> UnsupportedOnBackend:
     """Make the refusal of a backend for which something is missing on this machine."""
     return UnsupportedOnBackend(f"backend {name} cannot run here: {reason}")

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from panic_tda.arrays.namespace import on_device
-from panic_tda.clustering.backends.base import FitOptions, cannot_run
-from panic_tda.clustering.backends.tree_check import lighter_edges
+from panic_tda.clustering.backends.base import FitOptions, build_unavailable_error
+from panic_tda.clustering.backends.tree_check import count_improvable_rows
 from panic_tda.devices import cuda
 from panic_tda.errors import BackendFailure, DeviceOutOfMemory, UnsupportedOnBackend
 from panic_tda.types import SpanningTree
@@ -34,9 +34,9 @@ _NOT_CONNECTED = re.compile(r"graph could not be connected|multiple components f
 _OUT_OF_MEMORY = re.compile(r"out[ _]of[ _]memory|bad_alloc|cudaErrorMemoryAllocation", re.IGNORECASE)
 
 
-def unusable_because() -> str | None:
+def unavailable_reason() -> str | None:
     """Say in one line why cuML can do nothing here, with the remedy; None where it can. Imports no cuML."""
-    if (reason := cuda.unusable_because()) is not None:
+    if (reason := cuda.unavailable_reason()) is not None:
         return reason
     if importlib.util.find_spec("cuml") is None:
         return f"cuML is not installed; {cuda.INSTALL}"
@@ -98,14 +98,14 @@ class CumlBackend:
     exact = False
     weighted = False
 
-    def unusable_because(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         """Say in one line why cuML can do nothing here, with the remedy; None where it can."""
-        return unusable_because()
+        return unavailable_reason()
 
     def check(self, n_rows: int, n_features: int, options: FitOptions) -> None:
         """Refuse, before anything is allocated, what cuML or the device has no room for."""
-        if (reason := unusable_because()) is not None:
-            raise cannot_run(self.name, reason)
+        if (reason := unavailable_reason()) is not None:
+            raise build_unavailable_error(self.name, reason)
         least, most = MIN_SAMPLES
         if not least <= options.min_samples <= most:
             raise UnsupportedOnBackend(
@@ -149,7 +149,7 @@ class CumlBackend:
         try:
             tree = _tree(vectors, options)
             # The check has room in what the fit has given back.
-            checked = lighter_edges(
+            checked = count_improvable_rows(
                 vectors, tree, distance_floor=options.distance_floor, progress=options.progress
             )
         except (MemoryError, RuntimeError) as error:
@@ -163,7 +163,12 @@ class CumlBackend:
             _empty_pool()
             raise _out_of_memory(error, (len(vectors), vectors.shape[1]), options) from error
         return SpanningTree(
-            tree.u, tree.v, tree.height, tree.core_distances, tree.tie_tolerance, lighter_edges=checked
+            tree.u,
+            tree.v,
+            tree.height,
+            tree.core_distances,
+            tree.tie_tolerance,
+            lighter_edges=checked,
         )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from panic_tda.arrays.namespace import namespace, to_host
 from panic_tda.arrays.rows import slices
-from panic_tda.clustering.trees import Edges, LeafOrder, PathsFrom, leaf_order, paths_from
+from panic_tda.clustering.trees import DendrogramOrder, Edges, PathsFrom, dendrogram_order, paths_from
 from panic_tda.progress import Progress, Silent
 from panic_tda.types import LighterEdges
 
@@ -27,12 +27,12 @@ _UNIT_ROUNDOFF = 2.0**-24
 """Of float32."""
 
 
-def lighter_edges(
+def count_improvable_rows(
     vectors: Float32Array,
     tree: SpanningTree,
     *,
     distance_floor: float,
-    sample_rows: int = SAMPLE_ROWS,
+    n_sampled: int = SAMPLE_ROWS,
     margin: float | None = None,
     progress: Progress | None = None,
 ) -> LighterEdges:
@@ -46,7 +46,7 @@ def lighter_edges(
         Over these rows, with their core distances.
     distance_floor : float
         Smaller distances count as this one.
-    sample_rows : int
+    n_sampled : int
         Rows to sample, at most; the same ones for the same n.
     margin : float, optional
         Squared distance by which an edge must be lighter to count. By default what rounding can do to the
@@ -81,7 +81,7 @@ def lighter_edges(
     margin = 8 * 1.01 * d * _UNIT_ROUNDOFF if margin is None else margin
     leaves = _leaves(tree, distance_floor)
     cores = np.maximum(tree.core_distances, distance_floor)[leaves.order]
-    positions = np.flatnonzero(np.isin(leaves.order, sampled_rows(n, sample_rows)))
+    positions = np.flatnonzero(np.isin(leaves.order, sample_rows(n, n_sampled)))
     best = _largest_leads(vectors, leaves, cores, positions, progress or Silent())
     squared = _squared_distances(vectors, leaves.order[positions], leaves.order[best.position])
     weight = np.maximum(squared, np.maximum(cores[positions], cores[best.position]) ** 2)
@@ -89,9 +89,9 @@ def lighter_edges(
     return LighterEdges(share=float(lighter / len(positions)), sample=len(positions))
 
 
-def sampled_rows(n: int, sample_rows: int = SAMPLE_ROWS) -> IntArray:
+def sample_rows(n: int, n_sampled: int = SAMPLE_ROWS) -> IntArray:
     """Choose rows at random, the same ones for the same numbers."""
-    chosen: IntArray = np.random.default_rng(_SEED).choice(n, min(n, sample_rows), replace=False)
+    chosen: IntArray = np.random.default_rng(_SEED).choice(n, min(n, n_sampled), replace=False)
     return chosen
 
 
@@ -102,14 +102,14 @@ class _Leads(NamedTuple):
     path: FloatArray
 
 
-def _leaves(tree: SpanningTree, distance_floor: float) -> LeafOrder:
+def _leaves(tree: SpanningTree, distance_floor: float) -> DendrogramOrder:
     order = np.argsort(tree.height, kind="stable")
     height = np.maximum(tree.height[order], distance_floor)
-    return leaf_order(len(order) + 1, Edges(tree.u[order], tree.v[order], height))
+    return dendrogram_order(len(order) + 1, Edges(tree.u[order], tree.v[order], height))
 
 
 def _largest_leads(
-    vectors: Float32Array, leaves: LeafOrder, cores: FloatArray, positions: IntArray, progress: Progress
+    vectors: Float32Array, leaves: DendrogramOrder, cores: FloatArray, positions: IntArray, progress: Progress
 ) -> _Leads:
     xp: ArrayModule = namespace(vectors)
     paths = PathsFrom(*(xp.asarray(part) for part in paths_from(leaves.gaps, positions)))

@@ -28,7 +28,7 @@ row            a number of the matrix.
 position       a place in an order of the rows, of which a tile is a range. The neighbour pass has the
                order of `layout`, the verify pass leaf order.
 place          a number within one tile; a *code*, `i * width + j`, names a pair of places.
-leaf order     the rows as the tree's edges join them (`trees.LeafOrder`).
+leaf order     the rows as the tree's edges join them (`trees.DendrogramOrder`).
 gap            height at which a position joined the one before it. The largest gap between two positions is
                the heaviest edge on the tree's path between their rows: their *path maximum*.
 height         of an edge, its mutual reachability distance. Of a row in one pair of tiles, its share of the

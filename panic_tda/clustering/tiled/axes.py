@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from panic_tda.arrays.namespace import part, squared_lengths, take, to_host
+from panic_tda.arrays.namespace import squared_lengths, take_rows, take_slice, to_host
 from panic_tda.arrays.rows import slices
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def principal_axes(xp: ArrayModule, vectors: Array, n_axes: int, rng: np.random.
     rows = np.arange(n) if n <= _SAMPLE_ROWS else np.sort(rng.choice(n, _SAMPLE_ROWS, replace=False))
     moment = xp.zeros((vectors.shape[1], vectors.shape[1]), dtype=xp.float64)
     for some in slices(len(rows), _CHUNK_ROWS):
-        sample = take(xp, vectors, xp.asarray(rows[some]))
+        sample = take_rows(xp, vectors, xp.asarray(rows[some]))
         # Two buffers: some BLAS builds take X.T @ X on one buffer as a symmetric update, which has crashed.
         moment += sample.T @ sample.copy()
     moment = to_host(moment)
@@ -67,7 +67,7 @@ def coordinates(xp: ArrayModule, vectors: Array, axes: FloatArray) -> Array:
     columns = xp.asarray(axes)
     projected = xp.empty((n, m + 1), dtype=xp.float32)
     for rows in slices(n, _CHUNK_ROWS):
-        chunk = part(xp, vectors, rows).astype(xp.float64)
+        chunk = take_slice(xp, vectors, rows).astype(xp.float64)
         z = chunk @ columns
         rest = squared_lengths(chunk) - squared_lengths(z)
         # The difference of two sums near 1 is good to about 1e-13; what is left over must not be too short.

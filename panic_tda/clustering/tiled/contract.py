@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
-from panic_tda.arrays.namespace import take
+from panic_tda.arrays.namespace import take_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -202,4 +202,4 @@ class Space:
 
     def take(self, rows: Array) -> Array:
         """Return some rows, chosen by an array of `xp`, as an array of `xp`."""
-        return take(self.xp, self.vectors, rows)
+        return take_rows(self.xp, self.vectors, rows)

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from panic_tda.arrays.namespace import part, squared_lengths, to_host
+from panic_tda.arrays.namespace import squared_lengths, take_slice, to_host
 from panic_tda.arrays.rows import slices
 from panic_tda.clustering.phases import CORE_DISTANCES
 from panic_tda.clustering.tiled import margins
@@ -175,7 +175,7 @@ def _among_all(
     xp, dense = space.xp, False
     batch, nearest = space.take(xp.asarray(rows)), _Nearest(cores, missing)
     for tile in slices(len(weights), _width(space.work)):
-        columns, bounds = part(xp, space.vectors, tile), xp.asarray(nearest.cores)
+        columns, bounds = take_slice(xp, space.vectors, tile), xp.asarray(nearest.cores)
         if not dense:
             reach = batch @ columns.T >= margins.lower_products(bounds, space.margin)[:, None]
             dense = int(xp.count_nonzero(reach)) > _DENSE_SHARE * reach.size

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from panic_tda.arrays.namespace import namespace, part, take, to_host
+from panic_tda.arrays.namespace import namespace, take_rows, take_slice, to_host
 from panic_tda.arrays.rows import slices
 from panic_tda.clustering.tiled import contract, margins
 from panic_tda.clustering.tiled.axes import Patience
@@ -157,7 +157,7 @@ class Scanner:
 
     def _multiply(self, matrix: Array, rows: Array, columns: Array) -> Array:
         xp = self._space.xp
-        return take(xp, matrix, rows) @ take(xp, matrix, columns).T
+        return take_rows(xp, matrix, rows) @ take_rows(xp, matrix, columns).T
 
 
 scanner = Scanner
@@ -272,11 +272,11 @@ def nearest_outside(
     """
     rows, leaders = xp.asarray(asking), xp.asarray(leader)
     most = xp.asarray((1 - cores * cores / 2).astype(np.float32))
-    left, here = take(xp, matrix, rows), xp.arange(len(asking))
+    left, here = take_rows(xp, matrix, rows), xp.arange(len(asking))
     best = xp.zeros(len(asking), dtype=xp.int64)
     product = xp.full(len(asking), -xp.inf, dtype=xp.float32)
     for columns in slices(len(leader), _CHUNK_BYTES // (4 * len(asking))):
-        products = xp.minimum(left @ part(xp, matrix, columns).T, most[columns][None, :])
+        products = xp.minimum(left @ take_slice(xp, matrix, columns).T, most[columns][None, :])
         inside = leaders[rows][:, None] == leaders[columns][None, :]
         products = xp.where(inside, xp.float32(-xp.inf), products)
         nearest = xp.argmax(products, axis=1)

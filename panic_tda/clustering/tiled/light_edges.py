@@ -28,7 +28,7 @@ import numpy as np
 
 from panic_tda.arrays.namespace import namespace, to_host
 from panic_tda.clustering.tiled.layout import Layout
-from panic_tda.clustering.trees import Edges, LeafOrder, RangeMaxima, concatenate, minimum_forest
+from panic_tda.clustering.trees import DendrogramOrder, Edges, RangeMaxima, concatenate, minimum_forest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,7 +47,7 @@ class ByPosition(NamedTuple):
     cores : (n,) float64
         Core distances.
     gaps : (n,) float64
-        See `trees.LeafOrder`.
+        See `trees.DendrogramOrder`.
     to_end : (n,) float64
         Largest gap after a position, up to the end of its tile; 0 at the end.
     from_start : (n,) float64
@@ -61,14 +61,14 @@ class ByPosition(NamedTuple):
     from_start: Array
 
 
-def by_position(xp: ArrayModule, leaves: LeafOrder, cores: FloatArray, starts: IntArray) -> ByPosition:
+def by_position(xp: ArrayModule, leaves: DendrogramOrder, cores: FloatArray, starts: IntArray) -> ByPosition:
     """Bring rows into leaf order.
 
     Parameters
     ----------
     xp : module
         The library that works.
-    leaves : LeafOrder
+    leaves : DendrogramOrder
         n positions.
     cores : (n,) float64
         Core distances by row.
@@ -86,12 +86,12 @@ def by_position(xp: ArrayModule, leaves: LeafOrder, cores: FloatArray, starts: I
     return ByPosition(Layout(xp.asarray(leaves.order), starts), *values)
 
 
-def gaps_between(leaves: LeafOrder, starts: IntArray, pairs: Int32Array) -> FloatArray:
+def gaps_between(leaves: DendrogramOrder, starts: IntArray, pairs: Int32Array) -> FloatArray:
     """Largest gap of the whole tiles that lie between the two of each pair, 0 where there are none.
 
     Parameters
     ----------
-    leaves : LeafOrder
+    leaves : DendrogramOrder
         n positions.
     starts : (tiles + 1,) int64
         As for `by_position`.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from panic_tda.arrays.namespace import namespace, part, squared_lengths
+from panic_tda.arrays.namespace import namespace, squared_lengths, take_slice
 from panic_tda.arrays.rows import slices
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def norm_error(xp: ArrayModule, vectors: Array) -> float:
     """Return the largest | ‖x‖² - 1 | over the rows, rounded up."""
     worst = 0.0
     for rows in slices(len(vectors), _CHUNK_ROWS):
-        chunk = part(xp, vectors, rows).astype(xp.float64)
+        chunk = take_slice(xp, vectors, rows).astype(xp.float64)
         squares = squared_lengths(chunk)
         worst = max(worst, float(xp.max(xp.absolute(squares - 1))))
     return worst + 1e-12

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from panic_tda.arrays.namespace import part
+from panic_tda.arrays.namespace import take_slice
 from panic_tda.clustering.tiled import axes, device, host, margins
 from panic_tda.clustering.tiled.contract import Space, Work
 from panic_tda.errors import PanicTdaError
@@ -72,7 +72,7 @@ def _require_precise(xp: ArrayModule, vectors: Array, margin: float) -> None:
     exceed whatever lies below it. So numbers that need all of float32's bits are multiplied by 1, and nothing
     else; the sums of such products are exact in any order. The sample is for what nobody thought of.
     """
-    sample = part(xp, vectors, slice(0, _SAMPLE_ROWS))
+    sample = take_slice(xp, vectors, slice(0, _SAMPLE_ROWS))
     ones = xp.zeros_like(sample) + xp.float32(1)
     fine, here = xp.zeros_like(sample), xp.arange(len(sample))
     fine[here, here % sample.shape[1]] = _ALL_BITS

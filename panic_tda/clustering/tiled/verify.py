@@ -27,10 +27,10 @@ from panic_tda.clustering.tiled.light_edges import by_position, edges_of_pair, g
 from panic_tda.clustering.tiled.state_checks import check_verify, verify_forms
 from panic_tda.clustering.tiled.workers import PerThread, Workers
 from panic_tda.clustering.trees import (
+    DendrogramOrder,
     Edges,
-    LeafOrder,
     concatenate,
-    leaf_order,
+    dendrogram_order,
     minimum_forest,
     path_maxima,
 )
@@ -62,7 +62,7 @@ class _State(NamedTuple):
     ----------
     tree : Edges
         The best spanning tree so far, by ascending height; its ends are rows.
-    leaves : LeafOrder
+    leaves : DendrogramOrder
         Positions of the rows, which stay from the first wave on, and the tree's gaps between them.
     pairs : (pairs, 2) int32
         All tile pairs in the order in which they are looked at.
@@ -73,7 +73,7 @@ class _State(NamedTuple):
     """
 
     tree: Edges
-    leaves: LeafOrder
+    leaves: DendrogramOrder
     pairs: Int32Array
     done: int
     size: int
@@ -154,7 +154,7 @@ class Verifier:
         return self._after(at, better)
 
     def _begin(self, tree: Edges) -> _State:
-        leaves = leaf_order(len(self._cores), tree)
+        leaves = dendrogram_order(len(self._cores), tree)
         pairs = schedule(self._space.points, Layout(leaves.order, self._starts))
         at = _State(tree, leaves, pairs, 0, self._first_size)
         self._announce(at)
@@ -163,7 +163,7 @@ class Verifier:
     def _after(self, at: _State, tree: Edges) -> _State:
         """Return the state after a wave that led to `tree`, and save it when that is due."""
         # Positions stay, so that finished pairs stay finished; only the gaps shrink.
-        leaves = LeafOrder(at.leaves.order, path_maxima(tree, at.leaves.order))
+        leaves = DendrogramOrder(at.leaves.order, path_maxima(tree, at.leaves.order))
         size = min(2 * at.size, max(self._first_size, len(at.pairs) // _LAST_WAVES))
         after = _State(tree, leaves, at.pairs, at.done + at.size, size)
         if self._checkpoint is not None and not after.finished and self._checkpoint.due():
@@ -182,7 +182,7 @@ class Verifier:
         if stored is None:
             return None
         tree = Edges(*(stored[name] for name in Edges._fields))
-        leaves = LeafOrder(*(stored[name] for name in LeafOrder._fields))
+        leaves = DendrogramOrder(*(stored[name] for name in DendrogramOrder._fields))
         at = _State(tree, leaves, stored["pairs"], int(stored["done"]), int(stored["size"]))
         self._announce(at)
         return at

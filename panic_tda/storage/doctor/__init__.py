@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from panic_tda.lazy import handed_on
+from panic_tda.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from panic_tda.storage.doctor.examining import NAMED_IDS as NAMED_IDS
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from panic_tda.storage.doctor.kinds import KINDS as KINDS
     from panic_tda.storage.doctor.repairs import Repair as Repair
 
-__getattr__, __dir__, __all__ = handed_on(
+__getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "KINDS": "kinds",

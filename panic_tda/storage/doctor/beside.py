@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from panic_tda.clustering.checkpoint import saved_states
+from panic_tda.clustering.checkpoint import find_saved_states
 from panic_tda.storage.doctor.database_info import DatabaseInfo
 from panic_tda.storage.doctor.findings import Findings
 from panic_tda.storage.write import pending
@@ -16,9 +16,9 @@ UNFINISHED = "unfinished_work"
 def check_beside(info: DatabaseInfo, found: Findings) -> None:
     """Find kept results and saved states of this database."""
     info.progress.phase("look beside the database")
-    for path in pending.find(info.database):
+    for path in pending.find_pending(info.database):
         found.add(UNFINISHED, str(path), f"a result; save it with: {info.database.command('save-pending')}")
-    for state in saved_states(info.database.work_root):
+    for state in find_saved_states(info.database.work_root):
         age = _age(time.time() - state.saved_at)
         found.add(UNFINISHED, str(state.folder), f"a state of {format_bytes(state.n_bytes)}, saved {age} ago")
 

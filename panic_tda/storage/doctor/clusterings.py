@@ -13,7 +13,7 @@ from panic_tda.errors import DamagedValue
 from panic_tda.storage.cells import as_literal, find_damaged, stored_values, successive_values
 from panic_tda.storage.columns import ROUNDING
 from panic_tda.storage.doctor.database_info import DatabaseInfo
-from panic_tda.storage.doctor.findings import Findings, show
+from panic_tda.storage.doctor.findings import Findings, show_id
 from panic_tda.storage.read.summaries import ResultRow, read_result_rows
 from panic_tda.storage.schema.tables import (
     Cluster,
@@ -53,7 +53,7 @@ class OrphanRows:
             "clusteringtree": "parts of a tree",
         }
         counts = ", ".join(f"{n_rows} {words[table]}" for table, n_rows in self.n_rows.items() if n_rows)
-        return f"result_key {show(self.key)}: {counts} without a clustering"
+        return f"result_key {show_id(self.key)}: {counts} without a clustering"
 
 
 def check_clusterings(info: DatabaseInfo, found: Findings) -> None:
@@ -63,17 +63,17 @@ def check_clusterings(info: DatabaseInfo, found: Findings) -> None:
     with info.reading("look for the clusterings of assignments") as connection:
         for gone in gone_keys(info, connection):
             if not gone.n_assignments:
-                found.add(BROKEN, f"result_key {show(gone.key)}")
+                found.add(BROKEN, f"result_key {show_id(gone.key)}")
             found.add_all(ORPHAN, gone.n_assignments, _assigned(connection, gone.key))
             found.say(ORPHAN if gone.n_assignments else BROKEN, str(gone))
         clusterings = list(read_result_rows(connection))
     for one in clusterings:
-        with info.reading(f"look at clustering {show(one.id)}") as connection:
+        with info.reading(f"look at clustering {show_id(one.id)}") as connection:
             n_lost = 0
-            for identity in lost_embeddings(connection, one.key):
-                found.add(ORPHAN, identity, f"no such embedding; in clustering {show(one.id)}")
+            for identity in find_missing_embeddings(connection, one.key):
+                found.add(ORPHAN, identity, f"no such embedding; in clustering {show_id(one.id)}")
                 n_lost += 1
-            reason = differs(connection, one, n_lost)
+            reason = describe_difference(connection, one, n_lost)
         if reason:
             found.add(BROKEN, one.id, reason)
 
@@ -106,7 +106,7 @@ def gone_keys(info: DatabaseInfo, connection: Connection) -> list[OrphanRows]:
     ]
 
 
-def lost_embeddings(connection: Connection, key: Any) -> Iterator[Any]:
+def find_missing_embeddings(connection: Connection, key: Any) -> Iterator[Any]:
     """Yield the ids of embeddings that a clustering names and that are not there, by the indexes on both."""
     joined = _assignment.outerjoin(_embedding, _embedding.c.id == _assignment.c.embedding_id)
     query = sa.select(_assignment.c.embedding_id).select_from(joined)
@@ -114,7 +114,7 @@ def lost_embeddings(connection: Connection, key: Any) -> Iterator[Any]:
     return stored_values(connection, query.where(of_key, _embedding.c.id.is_(None)))
 
 
-def differs(connection: Connection, one: ResultRow, n_lost: int) -> str:
+def describe_difference(connection: Connection, one: ResultRow, n_lost: int) -> str:
     """Say how the rows of a clustering differ from what is stored of them; nothing where they do not."""
     if one.record is None:
         return f"its row cannot be read ({one.fault})"
@@ -154,7 +154,7 @@ def delete_key(connection: Connection, key: Any) -> None:
     connection.execute(sa.delete(ClusteringResult).where(ClusteringResult.key == as_literal(key)))
 
 
-def delete_lost(connection: Connection, key: Any) -> int:
+def delete_missing(connection: Connection, key: Any) -> int:
     """Delete the assignments of a clustering whose embeddings are not there, and return how many."""
     there = sa.select(_embedding.c.id).where(_embedding.c.id == _assignment.c.embedding_id).exists()
     of_key = _assignment.c.result_key == as_literal(key)

@@ -44,12 +44,12 @@ class Copy(NamedTuple):
 def check_duplicates(info: DatabaseInfo, found: Findings) -> None:
     """Find the embeddings beyond the first of an invocation and a model."""
     with info.reading("look for embeddings of one output") as connection:
-        for _, copies in duplicates(info, connection):
+        for _, copies in find_duplicates(info, connection):
             for copy in copies[1:]:
                 found.add(DUPLICATE, copy.id)
 
 
-def duplicates(
+def find_duplicates(
     info: DatabaseInfo, connection: Connection, *, vectors: bool = False
 ) -> Iterator[tuple[Pair, list[Copy]]]:
     """Yield each invocation and model with several embeddings, and these in the order in which they stay.
@@ -60,10 +60,10 @@ def duplicates(
     query = sa.select(invocation, model).where(invocation.is_not(None)).group_by(model, invocation)
     query = query.having(sa.func.count() > 1)
     for pairs in stream_rows(connection, query, batch_rows=_AT_ONCE):
-        yield from copies_of(info, connection, pairs, vectors=vectors)
+        yield from find_copies(info, connection, pairs, vectors=vectors)
 
 
-def copies_of(
+def find_copies(
     info: DatabaseInfo, connection: Connection, pairs: Sequence[Pair], *, vectors: bool
 ) -> Iterator[tuple[Pair, list[Copy]]]:
     """Yield some pairs of an invocation and a model, and their embeddings in the order in which they stay."""
@@ -77,7 +77,7 @@ def copies_of(
             digest = _digest(row[-1]) if vectors else None
             found[row[:2]].append((row[2], row[3 : 3 + len(times)], digest))
     ids = [identity for rows in found.values() for identity, *_ in rows]
-    named = named_by_clusterings(info, connection, ids)
+    named = find_referenced_ids(info, connection, ids)
     for pair, rows in found.items():
         rows.sort(
             key=lambda row: (row[0] not in named, [(one is None, str(one)) for one in row[1]], str(row[0]))
@@ -85,7 +85,7 @@ def copies_of(
         yield pair, [Copy(identity, identity in named, digest) for identity, _, digest in rows]
 
 
-def named_by_clusterings(info: DatabaseInfo, connection: Connection, ids: Sequence[Any]) -> set[Any]:
+def find_referenced_ids(info: DatabaseInfo, connection: Connection, ids: Sequence[Any]) -> set[Any]:
     """Return the ids that assignments and medoids of stored clusterings name."""
     if not info.has_ours("clusteringresult"):
         return set()
@@ -98,7 +98,7 @@ def named_by_clusterings(info: DatabaseInfo, connection: Connection, ids: Sequen
     }
 
 
-def without_loss(copies: Sequence[Copy]) -> list[Any]:
+def find_removable(copies: Sequence[Copy]) -> list[Any]:
     """Return the ids of the copies that can go: no clustering names them, and an equal one stays."""
     kept: set[bytes] = set()
     gone = []

@@ -10,7 +10,7 @@ from panic_tda.storage.bulk import stream_rows
 from panic_tda.storage.cells import row_locator
 from panic_tda.storage.doctor.database_info import BATCH_ROWS, DatabaseInfo, ids_at
 from panic_tda.storage.doctor.findings import Findings
-from panic_tda.storage.schema.sampling import holds, in_one_index
+from panic_tda.storage.schema.sampling import join_invocations, keep_join_order
 from panic_tda.storage.schema.tables import Embedding, Invocation, InvocationType
 
 ORPHAN, WRONG_TYPE = "orphan_embedding", "wrong_type"
@@ -33,7 +33,7 @@ def check_orphans(info: DatabaseInfo, found: Findings) -> None:
 def check_types(info: DatabaseInfo, found: Findings) -> None:
     """Find embeddings on the type of output that hardly any other of their model is on."""
     kinds = InvocationType.TEXT, InvocationType.IMAGE
-    joined = _embedding.outerjoin(_invocation, in_one_index())
+    joined = _embedding.outerjoin(_invocation, join_invocations())
     of_kind = [sa.func.sum(sa.case((_invocation.c.type == kind, 1), else_=0)) for kind in kinds]
     model: Any = _embedding.c.embedding_model
     query = sa.select(model, *of_kind).select_from(joined).group_by(model)
@@ -48,7 +48,7 @@ def check_types(info: DatabaseInfo, found: Findings) -> None:
                 continue
             found.say(WRONG_TYPE, f"{name}: {n_rarer} of {sum(counts)} belong to {rarer.name} outputs")
             # SQLite would turn the join around, and go through all embeddings for each invocation.
-            strange = model == name, holds(_invocation.c.type == rarer)
+            strange = model == name, keep_join_order(_invocation.c.type == rarer)
             wanted = sa.select(row_locator(connection, _embedding)).select_from(joined).where(*strange)
             for identity in ids_at(connection, _embedding, wanted):
                 found.add(WRONG_TYPE, identity)

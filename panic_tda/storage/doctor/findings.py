@@ -92,7 +92,7 @@ class Findings:
         """Count one more of a kind."""
         self.add_all(kind, 1, [identity])
         if detail:
-            self.say(kind, f"{show(identity)}: {detail}")
+            self.say(kind, f"{show_id(identity)}: {detail}")
 
     def add_all(self, kind: str, count: int, identities: Iterable[object]) -> None:
         """Count some more of a kind, of which at least as many are named as are kept."""
@@ -101,7 +101,7 @@ class Findings:
         for identity in identities:
             if self._is_full(tally.ids):
                 return
-            tally.ids.append(show(identity))
+            tally.ids.append(show_id(identity))
 
     def say(self, kind: str, detail: str) -> None:
         """Add a line about a kind."""
@@ -137,7 +137,7 @@ def is_id(stored: object) -> bool:
     return isinstance(stored, str) and _ID.fullmatch(stored) is not None
 
 
-def show(stored: Any) -> str:
+def show_id(stored: Any) -> str:
     """Return an id with dashes; what is none, as it is stored."""
     if is_id(stored):
         return str(UUID(stored))

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from panic_tda.arrays.rows import slices
 from panic_tda.storage.doctor import clusterings, trees
 from panic_tda.storage.doctor.database_info import DatabaseInfo
-from panic_tda.storage.doctor.duplicates import DUPLICATE, copies_of, duplicates, without_loss
+from panic_tda.storage.doctor.duplicates import DUPLICATE, find_copies, find_duplicates, find_removable
 from panic_tda.storage.read.summaries import read_result_rows
 from panic_tda.storage.schema.tables import Embedding
 
@@ -53,8 +53,8 @@ def plan_duplicates(info: DatabaseInfo) -> Repair:
     pairs: list[tuple[Any, Any]] = []
     count = n_left = 0
     with info.reading("look for embeddings of one output") as connection:
-        for pair, copies in duplicates(info, connection, vectors=True):
-            n_gone = len(without_loss(copies))
+        for pair, copies in find_duplicates(info, connection, vectors=True):
+            n_gone = len(find_removable(copies))
             count, n_left = count + n_gone, n_left + len(copies) - 1 - n_gone
             pairs += [pair] if n_gone else []
 
@@ -72,7 +72,7 @@ def plan_orphan_assignments(info: DatabaseInfo) -> Repair:
         lost = {
             one.key: n_lost
             for one in read_result_rows(connection)
-            if (n_lost := sum(1 for _ in clusterings.lost_embeddings(connection, one.key)))
+            if (n_lost := sum(1 for _ in clusterings.find_missing_embeddings(connection, one.key)))
         }
 
     def apply(connection: Connection) -> int:
@@ -81,7 +81,7 @@ def plan_orphan_assignments(info: DatabaseInfo) -> Repair:
         for one in still:
             clusterings.delete_key(connection, one.key)
         n_removed = sum(one.n_assignments for one in still)
-        return n_removed + sum(clusterings.delete_lost(connection, key) for key in lost)
+        return n_removed + sum(clusterings.delete_missing(connection, key) for key in lost)
 
     what = "assignments whose clustering (with its clusters and tree) or whose embedding is gone are deleted"
     count = sum(one.n_assignments for one in gone) + sum(lost.values())
@@ -123,8 +123,8 @@ def _broken(info: DatabaseInfo, connection: Connection, among: list[Any] | None 
         one.key
         for one in read_result_rows(connection)
         if (among is None or one.key in among)
-        and clusterings.differs(
-            connection, one, sum(1 for _ in clusterings.lost_embeddings(connection, one.key))
+        and clusterings.describe_difference(
+            connection, one, sum(1 for _ in clusterings.find_missing_embeddings(connection, one.key))
         )
     ]
     return broken if among is None else [key for key in broken if key in among]
@@ -134,8 +134,8 @@ def _without_loss(
     info: DatabaseInfo, connection: Connection, pairs: list[tuple[Any, Any]]
 ) -> Iterator[list[Any]]:
     for some in slices(len(pairs), _AT_ONCE):
-        groups = copies_of(info, connection, pairs[some], vectors=True)
-        yield [identity for _, copies in groups for identity in without_loss(copies)]
+        groups = find_copies(info, connection, pairs[some], vectors=True)
+        yield [identity for _, copies in groups for identity in find_removable(copies)]
 
 
 def _delete(connection: Connection, ids: list[Any]) -> int:

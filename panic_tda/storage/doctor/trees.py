@@ -9,7 +9,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from panic_tda.arrays.rows import normalise, usable
+from panic_tda.arrays.rows import has_direction, normalise
 from panic_tda.errors import DamagedTree, NoTree
 from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage.cells import as_literal
@@ -109,7 +109,7 @@ def _wrong_edges(
     record : ClusteringRecord
         Of the clustering.
     """
-    has_vector = usable(vectors)
+    has_vector = has_direction(vectors)
     normalise(vectors := vectors[has_vector])
     places = np.cumsum(has_vector) - 1
     ends = [np.searchsorted(rows, end[edges]) for end in (tree.u, tree.v)]

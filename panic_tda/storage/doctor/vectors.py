@@ -9,7 +9,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from panic_tda.arrays.rows import usable
+from panic_tda.arrays.rows import has_direction
 from panic_tda.storage.bulk import stream_rows
 from panic_tda.storage.doctor.database_info import BATCH_ROWS, DatabaseInfo, has_index
 from panic_tda.storage.doctor.findings import Findings
@@ -76,5 +76,5 @@ def _check_rows(rows: list[tuple[Any, ...]], widths: dict[str, int], found: Find
             found.add(LENGTH, identity, f"{model}, {stored}, not {widths.get(model) or 'float32 values'}")
     for size, (ids, vectors) in of_width.items():
         matrix = np.frombuffer(b"".join(vectors), dtype="<f4").reshape(-1, size // FLOAT_BYTES)
-        for row in np.flatnonzero(~usable(matrix)).tolist():
+        for row in np.flatnonzero(~has_direction(matrix)).tolist():
             found.add(ZERO if np.isfinite(matrix[row]).all() else NOT_FINITE, ids[row])

@@ -15,7 +15,7 @@ from panic_tda.errors import BadVectors, DatabaseError, NoEmbeddings, UnknownMod
 from panic_tda.parameters import validate_downsample
 from panic_tda.storage.cells import as_literal, find_damaged, successive_values
 from panic_tda.storage.database import Database
-from panic_tda.storage.schema.sampling import in_one_index, sample
+from panic_tda.storage.schema.sampling import join_invocations, sample
 from panic_tda.storage.schema.tables import Embedding, Invocation, InvocationType
 from panic_tda.wording import pluralize
 
@@ -182,7 +182,7 @@ def count_mixed(database: Database, model: str) -> tuple[int, int]:
     # else is asked for.
     rows = sa.select(sa.func.count()).select_from(_embedding)
     invocations = sa.select(sa.func.count(_embedding.c.invocation_id.distinct()))
-    images = sa.select(sa.func.count()).select_from(_embedding.outerjoin(_invocation, in_one_index()))
+    images = sa.select(sa.func.count()).select_from(_embedding.outerjoin(_invocation, join_invocations()))
     of_image = sa.case((_invocation.c.type == InvocationType.IMAGE, 1), else_=0) == 1
     with database.reading() as connection:
         n_repeated = 0

@@ -34,7 +34,7 @@ from panic_tda.storage.read.census import FLOAT_BYTES
 from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.storage.read.trees import read_core_distances
-from panic_tda.storage.schema.sampling import strides
+from panic_tda.storage.schema.sampling import stride_query
 from panic_tda.storage.schema.tables import (
     Cluster,
     Embedding,
@@ -232,7 +232,7 @@ def _query(clustering_id: UUID, *, with_vectors: bool) -> Select[Any]:
     assignment, run = EmbeddingCluster.__table__, Run.__table__
     embedding = Embedding.__table__
     step, said = _step_and_text()
-    stride = strides().cte("stride")
+    stride = stride_query().cte("stride")
     joined = (
         assignment.outerjoin(embedding, embedding.c.id == assignment.c.embedding_id)
         .outerjoin(step, step.c.id.between(embedding.c.invocation_id, embedding.c.invocation_id))

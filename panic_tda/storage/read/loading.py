@@ -147,7 +147,7 @@ def load_embeddings(
     if everything:
         # What was read is what there is now.
         census = ModelCensus(census.model, n_total=len(ids), n_orphans=0, sampled={census.width: len(ids)})
-    ids, vectors = _in_order(ids[valid], rows.keep(vectors, np.flatnonzero(valid)))
+    ids, vectors = _in_order(ids[valid], rows.move_to_front(vectors, np.flatnonzero(valid)))
     return EmbeddingMatrix(
         model=census.model,
         ids=ids,
@@ -290,7 +290,7 @@ def _in_order(ids: BytesArray, vectors: Any) -> tuple[BytesArray, Any]:
     if np.all(ids[:-1] < ids[1:]):
         return ids, vectors
     order = np.argsort(ids)
-    rows.permute(vectors, order)
+    rows.permute_rows(vectors, order)
     return ids[order], vectors
 
 

@@ -17,14 +17,14 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from panic_tda.arrays.rows import usable
+from panic_tda.arrays.rows import has_direction
 from panic_tda.storage import cells
 from panic_tda.storage.bulk import stream_rows
 from panic_tda.storage.cells import row_locator
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.census import FLOAT_BYTES, ModelCensus
 from panic_tda.storage.read.vectors_by_id import read_vectors_at
-from panic_tda.storage.schema.sampling import holds, sample
+from panic_tda.storage.schema.sampling import keep_join_order, sample
 from panic_tda.storage.schema.tables import Embedding, Invocation, Run
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def read_row_sample(database: Database, census: ModelCensus, *, downsample: int,
         began = time.monotonic()
         vectors = read_vectors_at(connection, found.locators, dimensions=census.width // FLOAT_BYTES)
         seconds = time.monotonic() - began
-    valid = usable(vectors)
+    valid = has_direction(vectors)
     return RowSample(vectors[valid], len(np.unique(found.runs[valid])), seconds)
 
 
@@ -141,7 +141,7 @@ def _look_up(connection: Connection, census: ModelCensus, downsample: int, runs:
             _embedding.c.embedding_model == census.model,
             sa.func.length(_embedding.c.vector) == census.width,
             rule.chosen_at(downsample),
-            holds(run.in_(runs)),
+            keep_join_order(run.in_(runs)),
         )
     )
     numbers = {name: number for number, name in enumerate(runs)}

@@ -23,7 +23,7 @@ from panic_tda.storage.bulk import stream_columns, stream_rows
 from panic_tda.storage.cells import integers, naming_damage, read_rows, row_locator
 from panic_tda.storage.read.assignments import Assignments, key_of, read_assignments
 from panic_tda.storage.read.summaries import ClusteringSummary
-from panic_tda.storage.schema.sampling import in_one_index, output_indices, strides
+from panic_tda.storage.schema.sampling import join_invocations, output_indices, stride_query
 from panic_tda.storage.schema.tables import (
     Cluster,
     Embedding,
@@ -290,7 +290,7 @@ def _invocations(
             kind,
             sa.func.coalesce(_invocation.c.sequence_number, 0),
         )
-        .select_from(_embedding.outerjoin(_invocation, in_one_index()))
+        .select_from(_embedding.outerjoin(_invocation, join_invocations()))
         .where(_embedding.c.embedding_model == model)
     )
     order = np.argsort(locators)
@@ -339,7 +339,7 @@ def _strides_of(connection: Connection, run_ids: Sequence[str]) -> IntArray:
     """Return the strides of runs, (r, 2): of their images, and of their texts."""
     numbers = {run: number for number, run in enumerate(run_ids)}
     found = np.ones((len(run_ids), 2), dtype=np.int64)
-    for rows in stream_rows(connection, strides(), batch_rows=_ROWS):
+    for rows in stream_rows(connection, stride_query(), batch_rows=_ROWS):
         for run, kind, stride in rows:
             if run in numbers:
                 found[numbers[run], int(kind == InvocationType.TEXT.name)] = stride

@@ -38,7 +38,7 @@ class Sample(NamedTuple):
 
     def chosen_at(self, factor: int) -> ColumnElement[bool]:
         """Return the condition for another factor; this sample's own must be above 1."""
-        return holds(_is_multiple(self.output_index, factor))
+        return keep_join_order(_is_multiple(self.output_index, factor))
 
 
 def sample(downsample: int) -> Sample:
@@ -47,7 +47,7 @@ def sample(downsample: int) -> Sample:
     Notes
     -----
     All that a factor above 1 asks of an invocation stands in one index, but for an equality SQLite would
-    take the one on the bare id, and read the rows: see `in_one_index`.
+    take the one on the bare id, and read the rows: see `join_invocations`.
 
     A condition that no row without an invocation meets would let SQLite turn the join around, and go
     through all embeddings of a model for each invocation. It does not see through a CASE.
@@ -55,16 +55,16 @@ def sample(downsample: int) -> Sample:
     orphaned = _invocation.c.id.is_(None)
     if downsample == 1:
         joined = _embedding.outerjoin(_invocation, _embedding.c.invocation_id == _invocation.c.id)
-        return Sample(joined, holds(~orphaned), orphaned, sa.cast(sa.null(), sa.Integer))
-    stride = strides().cte("stride")
-    joined = _embedding.outerjoin(_invocation, in_one_index()).outerjoin(
+        return Sample(joined, keep_join_order(~orphaned), orphaned, sa.cast(sa.null(), sa.Integer))
+    stride = stride_query().cte("stride")
+    joined = _embedding.outerjoin(_invocation, join_invocations()).outerjoin(
         stride, sa.and_(stride.c.run_id == _invocation.c.run_id, stride.c.type == _invocation.c.type)
     )
     index = _invocation.c.sequence_number // stride.c.stride
-    return Sample(joined, holds(_is_multiple(index, downsample)), orphaned, index)
+    return Sample(joined, keep_join_order(_is_multiple(index, downsample)), orphaned, index)
 
 
-def strides() -> Select[Any]:
+def stride_query() -> Select[Any]:
     """Return the query for what sequence numbers are divided by, for each run and type of output."""
     parity = _invocation.c.sequence_number % 2
     stride = sa.case((sa.func.min(parity) == sa.func.max(parity), 2), else_=1).label("stride")
@@ -84,7 +84,7 @@ def output_indices(sequence_numbers: IntArray) -> IntArray:
     Returns
     -------
     (m,) int64
-        What `strides` divides them to.
+        What `stride_query` divides them to.
 
     >>> output_indices(np.array([1, 5, 7])), output_indices(np.array([1, 4, 7]))
     (array([0, 2, 3]), array([1, 4, 7]))
@@ -92,7 +92,7 @@ def output_indices(sequence_numbers: IntArray) -> IntArray:
     return sequence_numbers // (2 if len(np.unique(sequence_numbers % 2)) == 1 else 1)
 
 
-def in_one_index() -> ColumnElement[bool]:
+def join_invocations() -> ColumnElement[bool]:
     """Join embeddings to their invocations by a range of one id.
 
     Type, run and sequence number then come from the covering index on them, and no invocation's row is read.
@@ -100,7 +100,7 @@ def in_one_index() -> ColumnElement[bool]:
     return _invocation.c.id.between(_embedding.c.invocation_id, _embedding.c.invocation_id)
 
 
-def holds(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+def keep_join_order(condition: ColumnElement[bool]) -> ColumnElement[bool]:
     """Wrap a condition on an invocation so that SQLite keeps the order of the join; see `sample`."""
     return sa.case((condition, 1), else_=0) == 1
 

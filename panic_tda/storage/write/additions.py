@@ -343,10 +343,10 @@ class Additions:
             return
         before = dict(zip(names, rows[0], strict=True))
         after = {
-            "networks": united(before["networks"], (list(network) for network in change.networks)),
-            "seeds": united(before["seeds"], change.seeds),
-            "prompts": united(before["prompts"], change.prompts),
-            "embedding_models": united(before["embedding_models"], change.models),
+            "networks": merge_lists(before["networks"], (list(network) for network in change.networks)),
+            "seeds": merge_lists(before["seeds"], change.seeds),
+            "prompts": merge_lists(before["prompts"], change.prompts),
+            "embedding_models": merge_lists(before["embedding_models"], change.models),
             "max_length": max(before["max_length"], change.length),
         }
         if any(before[name] != value for name, value in after.items()):
@@ -390,7 +390,7 @@ def _hash(text: str) -> str:
     return sha256(text.encode()).hexdigest()[:32]
 
 
-def united(stored: list[Any], more: Iterable[Any]) -> list[Any]:
+def merge_lists(stored: list[Any], more: Iterable[Any]) -> list[Any]:
     """Return a list of JSON values with those others that are not in it, without repetition."""
     known = {json.dumps(value): value for value in stored}
     for value in more:

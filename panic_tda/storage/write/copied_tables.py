@@ -158,7 +158,9 @@ def _quiet(function: Callable[..., _Result]) -> Callable[..., _Result]:
 
 
 @_quiet
-def find(connection: Connection, *, clusterings: bool, exact: bool) -> tuple[list[CopiedTable], list[str]]:
+def find_tables(
+    connection: Connection, *, clusterings: bool, exact: bool
+) -> tuple[list[CopiedTable], list[str]]:
     """Return the tables of a source that are copied, and the names of tables and columns that are not.
 
     Parameters
@@ -187,7 +189,7 @@ def find(connection: Connection, *, clusterings: bool, exact: bool) -> tuple[lis
 
 
 @_quiet
-def create(connection: Connection, *, like: Connection, tables: Collection[CopiedTable]) -> None:
+def create_tables(connection: Connection, *, like: Connection, tables: Collection[CopiedTable]) -> None:
     """Make the tables of a copy, in its first transaction.
 
     What the source does not keep unique, files of the field hold twice, and the copy must too. Orphans are
@@ -217,7 +219,7 @@ def create(connection: Connection, *, like: Connection, tables: Collection[Copie
                 connection.exec_driver_sql(f"ALTER TABLE {name} DROP CONSTRAINT {key['name']}")
 
 
-def constrain(connection: Connection) -> None:
+def add_foreign_keys(connection: Connection) -> None:
     """Give a copy on PostgreSQL its foreign keys: what is written from now on obeys them.
 
     NOT VALID leaves the orphans that are there alone.

@@ -124,7 +124,7 @@ def copy_database(
         source.require_current()
     target = open_database(target, create=True, tables=False, source=source)
     with source.reading() as reader:
-        tables, left_out = copied_tables.find(
+        tables, left_out = copied_tables.find_tables(
             reader, clusterings=schema_version(reader) is not None, exact=bool(source.path and target.path)
         )
         if left_out:
@@ -210,7 +210,7 @@ def _begin(
         lock_for_saving(connection)
         if sa.inspect(connection).get_table_names():
             raise DatabaseError(f"another process copies into {target}; wait for it, then run this again")
-        copied_tables.create(connection, like=reader, tables=tables)
+        copied_tables.create_tables(connection, like=reader, tables=tables)
         _copy.create(connection)
         first = {"source": str(source), "position": "[]", "n_rows": 0}
         connection.execute(sa.insert(_copy), [first | {"table_name": table.name} for table in tables])
@@ -363,5 +363,5 @@ def _finish(target: Database) -> None:
         lock_for_saving(connection)
         if not sa.inspect(connection).has_table(COPY_TABLE):
             return  # Another process has done it.
-        copied_tables.constrain(connection)
+        copied_tables.add_foreign_keys(connection)
         _copy.drop(connection)

@@ -25,7 +25,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 from pyarrow import ipc
 
-from panic_tda.clustering.cuts import largest_of
+from panic_tda.clustering.cuts import largest_cluster_size
 from panic_tda.disk import PRIVATE_FILE, UNFOLLOWED, commit_file, name_partial, open_own_file
 from panic_tda.errors import BadInput, DatabaseError, MissingPath
 from panic_tda.parameters import ClusteringRecord
@@ -57,7 +57,7 @@ _END_OF_ARROW = b"ARROW1"
 _log = logging.getLogger(__name__)
 
 
-def keep(database: Database, finished: FinishedClustering) -> Path:
+def write_pending(database: Database, finished: FinishedClustering) -> Path:
     """Write `finished` beside the database, or into the temporary folder where that fails, and return where.
 
     Values that JSON does not know are kept as text.
@@ -69,7 +69,7 @@ def keep(database: Database, finished: FinishedClustering) -> Path:
     """
     beside, temporary = (folder / f"{stem}{finished.id.hex}.arrow" for folder, stem in _places(database))
     try:
-        identity = identify(database)
+        identity = identify_database(database)
     except DatabaseError:  # its server is gone, which is often why the saving failed
         identity = None
     try:
@@ -79,7 +79,7 @@ def keep(database: Database, finished: FinishedClustering) -> Path:
         return _write(temporary, finished, identity)
 
 
-def identify(database: Database) -> dict[str, Any]:
+def identify_database(database: Database) -> dict[str, Any]:
     """Return what tells a database from all others; a server is asked once.
 
     Raises
@@ -99,7 +99,7 @@ def identify(database: Database) -> dict[str, Any]:
     return database.identity
 
 
-def find(database: Database) -> list[Path]:
+def find_pending(database: Database) -> list[Path]:
     """Return the files that wait beside the database or in the temporary folder, and are ours to save.
 
     Files of other users and of other databases are left out, of which the log warns.
@@ -112,8 +112,8 @@ def find(database: Database) -> list[Path]:
     return [path for path in paths if _is_ours(database, path)]
 
 
-def read(path: Path) -> FinishedClustering:
-    """Read a file that `keep` wrote.
+def read_pending(path: Path) -> FinishedClustering:
+    """Read a file that `write_pending` wrote.
 
     Raises
     ------
@@ -125,8 +125,8 @@ def read(path: Path) -> FinishedClustering:
     return _read(path)[0]
 
 
-def read_for(database: Database, path: Path) -> FinishedClustering:
-    """Read a file that `keep` wrote for this database; raises as `read`.
+def read_pending_for(database: Database, path: Path) -> FinishedClustering:
+    """Read a file that `write_pending` wrote for this database; raises as `read_pending`.
 
     Raises
     ------
@@ -164,7 +164,7 @@ def _is_ours(database: Database, path: Path) -> bool:
 
 def _is_of(database: Database, identity: Any) -> bool:
     """Tell whether a file with this identity is of the database; one without may be, by its user's word."""
-    if identity is None or identity == identify(database):
+    if identity is None or identity == identify_database(database):
         return True
     recorded = identity.get("sqlite") if isinstance(identity, dict) else None
     if database.path is None or not isinstance(recorded, str):
@@ -247,7 +247,9 @@ def _finished(table: pa.Table, said: dict[str, Any]) -> FinishedClustering:
     return found
 
 
-def without(finished: FinishedClustering, present: BoolArray, medoids: dict[int, int]) -> FinishedClustering:
+def drop_rows(
+    finished: FinishedClustering, present: BoolArray, medoids: dict[int, int]
+) -> FinishedClustering:
     """Leave out the rows that are not `present`.
 
     A cluster that lost its medoid gets the one in `medoids`, by label, as a row before leaving out. A cluster
@@ -266,7 +268,7 @@ def without(finished: FinishedClustering, present: BoolArray, medoids: dict[int,
         n_vanished=int((~present).sum()),
         n_clusters=len(left - {OUTLIER}),
         n_outliers=int((labels == OUTLIER).sum()),
-        largest_cluster_size=largest_of(labels),
+        largest_cluster_size=largest_cluster_size(labels),
     )
     return FinishedClustering(
         id=finished.id,

@@ -13,7 +13,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from panic_tda.clustering.checkpoint import discard_states
-from panic_tda.clustering.recipe import medoid_of
+from panic_tda.clustering.recipe import find_medoid
 from panic_tda.errors import BadInput, BadVectors, DatabaseError, PanicTdaError, unexpected
 from panic_tda.paths import expand_home
 from panic_tda.storage.database import Database, open_current
@@ -64,7 +64,7 @@ def save_pending(database: Database | str | Path, files: Sequence[Path] = ()) ->
     database = open_current(database)
     saved: list[SavedPending] = []
     failures: list[PanicTdaError] = []
-    for path in files or pending.find(database):
+    for path in files or pending.find_pending(database):
         try:
             saved.append(_save_kept(database, expand_home(path)))
         except PanicTdaError as error:
@@ -84,13 +84,13 @@ def save_pending(database: Database | str | Path, files: Sequence[Path] = ()) ->
 
 
 def _save_kept(database: Database, path: Path) -> SavedPending:
-    kept = pending.read_for(database, path)
+    kept = pending.read_pending_for(database, path)
     present, medoids = _look_up(database, kept, path)
     while True:
         if not present.all():
             _warn_of_missing(database, kept, path, int((~present).sum()))
         try:
-            _save(database, pending.without(kept, present, medoids))
+            _save(database, pending.drop_rows(kept, present, medoids))
             break
         except DatabaseError:
             # Nothing was locked while it was looked up: an embedding may have gone since, which its foreign
@@ -165,4 +165,4 @@ def _medoid_of_rest(
             "be found anew, as vectors of its members are missing, of another length, not finite or zero; "
             "restore them, or delete the file and cluster again"
         )
-    return int(rows[medoid_of(vectors, kept.probabilities[rows])])
+    return int(rows[find_medoid(vectors, kept.probabilities[rows])])

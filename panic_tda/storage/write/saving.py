@@ -53,7 +53,7 @@ _LAST_YEAR = 9999
 _log = logging.getLogger(__name__)
 
 
-def finish(matrix: EmbeddingMatrix, clustering: Clustering, started_at: datetime) -> FinishedClustering:
+def build_result(matrix: EmbeddingMatrix, clustering: Clustering, started_at: datetime) -> FinishedClustering:
     """Give a clustering of a model's rows an id and a time of completion: it is ready to be saved."""
     return FinishedClustering(
         id=uuid7(),
@@ -74,7 +74,7 @@ def finish(matrix: EmbeddingMatrix, clustering: Clustering, started_at: datetime
     )
 
 
-def how_to_recut(database: Database, finished: FinishedClustering, wording: Wording) -> str:
+def recut_hint(database: Database, finished: FinishedClustering, wording: Wording) -> str:
     """Return the sentence that says which command stores other settings; nothing without a stored tree."""
     if finished.tree is None or wording != "options":
         return ""
@@ -119,7 +119,7 @@ def _save_or_keep(database: Database, finished: FinishedClustering) -> None:
 def _keep(database: Database, finished: FinishedClustering) -> str:
     """Keep the result as a file, and say how to save it, or why it is lost."""
     try:
-        path = pending.keep(database, finished)
+        path = pending.write_pending(database, finished)
         command = database.command("save-pending", path)
     except Exception as error:
         # Whatever it is, it must not hide why the saving failed.
@@ -155,7 +155,7 @@ def require_savable(database: Database) -> None:
         insert_rows(connection, ClusteringTree, [(key, 0, b"")])
         connection.rollback()
     # While the server answers: what cannot be saved in the end is kept with the name of its database.
-    pending.identify(database)
+    pending.identify_database(database)
 
 
 def save_clustering(connection: Connection, finished: FinishedClustering) -> None:

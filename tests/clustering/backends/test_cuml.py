@@ -22,7 +22,7 @@ from panic_tda.clustering import backends
 from panic_tda.clustering.backends import cuml
 from panic_tda.clustering.backends.cuml import CumlBackend, cuml_arguments, estimate_bytes
 from panic_tda.clustering.backends.sklearn import SklearnBackend
-from panic_tda.clustering.backends.tree_check import lighter_edges
+from panic_tda.clustering.backends.tree_check import count_improvable_rows
 from panic_tda.devices import cuda
 from panic_tda.errors import BackendFailure, DeviceOutOfMemory, InvalidParameter, UnsupportedOnBackend
 from panic_tda.parameters import ClusteringParameters
@@ -91,11 +91,11 @@ def test_without_a_device_the_reason_comes_first() -> None:
 
 
 def test_cuml_is_looked_for_without_being_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuml.cuda, "unusable_because", lambda: None)
+    monkeypatch.setattr(cuml.cuda, "unavailable_reason", lambda: None)
     monkeypatch.setattr(cuml.importlib.util, "find_spec", lambda _: None)
-    assert re.match(r"cuML is not installed; pip install '\.\[cuda1", cuml.unusable_because() or "")
-    monkeypatch.setattr(cuml.cuda, "unusable_because", lambda: "no driver")
-    assert cuml.unusable_because() == "no driver"
+    assert re.match(r"cuML is not installed; pip install '\.\[cuda1", cuml.unavailable_reason() or "")
+    monkeypatch.setattr(cuml.cuda, "unavailable_reason", lambda: "no driver")
+    assert cuml.unavailable_reason() == "no driver"
 
 
 @pytest.mark.usefixtures("device")
@@ -201,7 +201,9 @@ class Rough(SklearnBackend):
         height = tree.height.copy()
         height[np.argmax(height)] *= 1.5
         tree = replace(tree, height=height, core_distances=np.zeros(len(vectors)), tie_tolerance=1e-6)
-        return replace(tree, lighter_edges=lighter_edges(vectors, tree, distance_floor=asked.distance_floor))
+        return replace(
+            tree, lighter_edges=count_improvable_rows(vectors, tree, distance_floor=asked.distance_floor)
+        )
 
 
 class Exhausted(SklearnBackend):
@@ -399,7 +401,7 @@ class Unconnected(Estimator):
 @pytest.fixture
 def unconnected(monkeypatch: pytest.MonkeyPatch, stand_in: StandIn) -> StandIn:
     """A device on which `auto` takes cuML, since the tiles do not fit, and cuML fails."""
-    monkeypatch.setattr(cuml, "unusable_because", lambda: None)
+    monkeypatch.setattr(cuml, "unavailable_reason", lambda: None)
     monkeypatch.setattr(cuml, "_hdbscan_class", lambda: Unconnected)
     monkeypatch.setattr(cuml, "_empty_pool", lambda: None)
     monkeypatch.setattr(cuda, "free_bytes", lambda: 1 << 20)

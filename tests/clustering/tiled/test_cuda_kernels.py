@@ -144,7 +144,7 @@ def test_nvidias_compiler_says_what_is_wrong() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(cuda.unusable_because() is not None, reason=f"{cuda.unusable_because()}")
+@pytest.mark.skipif(cuda.unavailable_reason() is not None, reason=f"{cuda.unavailable_reason()}")
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.9])
 def test_the_kernel_on_a_device(share: float) -> None:
     import cupy

@@ -13,7 +13,7 @@ from panic_tda.arrays.rows import normalise
 from panic_tda.clustering.tiled.layout import tile_starts
 from panic_tda.clustering.tiled.light_edges import by_position, edges_of_pair, gaps_between
 from panic_tda.clustering.tiled.space import describe
-from panic_tda.clustering.trees import Edges, LeafOrder, leaf_order, minimum_forest
+from panic_tda.clustering.trees import DendrogramOrder, Edges, dendrogram_order, minimum_forest
 from tests import strict_arrays
 
 
@@ -23,7 +23,7 @@ class Problem(NamedTuple):
     vectors: np.ndarray
     cores: np.ndarray
     distances: np.ndarray
-    leaves: LeafOrder
+    leaves: DendrogramOrder
     starts: np.ndarray
 
 
@@ -38,9 +38,9 @@ def problems(draw: st.DrawFn) -> Problem:
     distances = np.maximum(np.sqrt((apart**2).sum(axis=2)), np.maximum(cores[:, None], cores))
     label = rng.permutation(n)
     u, v = label[1:], label[(rng.random(n - 1) * np.arange(1, n)).astype(np.int64)]
-    leaves = leaf_order(n, minimum_forest(n, Edges(u, v, distances[u, v])))
+    leaves = dendrogram_order(n, minimum_forest(n, Edges(u, v, distances[u, v])))
     # Below the heights by more than their last bits, so that no edge of the tree is light by accident.
-    leaves = LeafOrder(leaves.order, leaves.gaps * (1 - 1e-9))
+    leaves = DendrogramOrder(leaves.order, leaves.gaps * (1 - 1e-9))
     return Problem(vectors, cores, distances, leaves, tile_starts(n, tile_rows))
 
 

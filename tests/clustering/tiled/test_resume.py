@@ -37,7 +37,7 @@ class Killer:
             os.kill(os.getpid(), signal.SIGKILL)
 
 clustering_manager.Checkpoint = functools.partial(Checkpoint, save_seconds=0)
-backends.get = lambda _name: engine.TiledBackend(engine.Settings(tile_rows=64))
+backends.get_backend = lambda _name: engine.TiledBackend(engine.Settings(tile_rows=64))
 asked = ClusteringParameters(backend="tiled")
 for phase, steps in json.loads(sys.argv[2]):
     child = os.fork()

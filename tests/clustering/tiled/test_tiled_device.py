@@ -36,7 +36,7 @@ from tests.clustering.tiled.test_tiled import (
 )
 
 STRICT = strict_arrays.namespace
-NO_GPU = cuda.unusable_because()
+NO_GPU = cuda.unavailable_reason()
 real = pytest.param(
     "cupy", marks=[pytest.mark.gpu, pytest.mark.skipif(NO_GPU is not None, reason=f"{NO_GPU}")]
 )

@@ -61,7 +61,7 @@ def test_the_oracles_answer(
     asked = {name: min(value, n) if name.startswith("min") else value for name, value in asked.items()}
     found = []
     for engine in ENGINES.values():
-        monkeypatch.setattr(backends, "get", lambda _name, engine=engine: TiledBackend(engine))
+        monkeypatch.setattr(backends, "get_backend", lambda _name, engine=engine: TiledBackend(engine))
         found.append(hdbscan(vectors, backend="tiled", **asked))
     assert_is_the_oracles(found[0], vectors, ClusteringParameters(**asked))
     for engine, other in zip(ENGINES, found, strict=True):
