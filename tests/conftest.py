@@ -46,6 +46,7 @@ SLOW = (
     "clustering/test_warm_up.py",
     "clustering/tiled/test_light_edges.py",
     "clustering/tiled/test_resume.py",
+    "clustering/tiled/test_tiled.py",
     "clustering/tiled/test_tiled_device.py",
     "clustering/tiled/test_tiled_resume.py",
     "clustering/tiled/test_unusable_states.py",
