@@ -48,6 +48,7 @@ SLOW = (
     "clustering/tiled/test_resume.py",
     "clustering/tiled/test_tiled.py",
     "clustering/tiled/test_tiled_device.py",
+    "clustering/tiled/test_tiled_labels.py",
     "clustering/tiled/test_tiled_resume.py",
     "clustering/tiled/test_unusable_states.py",
     "commands/test_listings.py",
