@@ -10,7 +10,8 @@ from panic_tda.cli.rendering.trajectories import trajectories_json
 from panic_tda.cli.text import shorten_ids
 from panic_tda.insight import dynamics
 from panic_tda.insight.milestones import NO_STATE, Trajectories, Visits
-from panic_tda.insight.trajectories import GROUPINGS, MODEL, NETWORK, RunSummary, TrajectoryStudy, group_runs
+from panic_tda.insight.run_groups import RunSummary
+from panic_tda.insight.trajectories import GROUPINGS, MODEL, NETWORK, TrajectoryStudy, group_runs
 from panic_tda.storage.read.census import show_id
 
 if TYPE_CHECKING:
