@@ -1,8 +1,14 @@
-"""How messages word what they are about: counts, times, and how to install what is missing."""
+"""Wording that messages, files and pages share: counts, times, ids, and texts of other people on one line."""
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+
+JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
+_LEAST_ID = 8
+"""Characters that are left of an id at least."""
 
 
 def pluralize(number: float, noun: str, plural: str | None = None) -> str:
@@ -30,3 +36,41 @@ def install_extra(extra: str) -> str:
     "pip install '.[report]' in the checkout of panic_tda"
     """
     return f"pip install '.[{extra}]' in the checkout of panic_tda"
+
+
+def escape_control_characters(text: str) -> str:
+    r"""Replace what a terminal would obey, rather than show, by its escape sequence; keep line breaks.
+
+    >>> print(escape_control_characters("one\x1b[2J\u202etwo"))
+    one\x1b[2J\u202etwo
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        character if _is_shown(character) else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def _is_shown(character: str) -> bool:
+    # Joiners are no controls of a terminal: scripts and emoji are made with them.
+    return character.isprintable() or character in f"\n\t{JOINERS}" or unicodedata.category(character) == "Zs"
+
+
+def on_one_line(text: str) -> str:
+    """Return a text as one line, with its control characters escaped."""
+    return escape_control_characters(" ".join(text.split()))
+
+
+def shorten_ids(ids: Iterable[str]) -> Mapping[str, str]:
+    """Return the beginning of each id, as long for all as it takes to tell all of them apart.
+
+    Wherever an id is taken, so is its beginning. Ids that were made one after another begin alike.
+
+    >>> sorted(shorten_ids(["01a1fbfd-1fbd-75e0", "01a1fbfd-2068-7bb5"]).values())
+    ['01a1fbfd-1', '01a1fbfd-2']
+    """
+    distinct, length = set(ids), _LEAST_ID
+    while len({one[:length] for one in distinct}) < len(distinct):
+        length += 1
+    return {one: one[:length] for one in distinct}

@@ -15,7 +15,7 @@ from typing import Any
 import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
 
-from panic_tda.cli.text import on_one_line
+from panic_tda.wording import on_one_line
 
 PROGRAM = "panic-tda"
 VARIABLE = "_PANIC_TDA_COMPLETE"

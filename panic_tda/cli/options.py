@@ -15,10 +15,10 @@ from click.core import ParameterSource
 
 from panic_tda.cli import completion, terminal
 from panic_tda.cli.completion import LATEST as LATEST
-from panic_tda.cli.text import harmless
 from panic_tda.errors import WrongUsage
 from panic_tda.outputs import file_of_database
 from panic_tda.paths import expand_home
+from panic_tda.wording import escape_control_characters
 
 DEFAULT_DATABASE = "db/trajectory_data.sqlite"
 BACKENDS = ("auto", "cuml", "sklearn", "tiled")
@@ -165,7 +165,7 @@ def _answered(*, as_json: bool) -> Iterator[None]:
     except click.UsageError as error:
         message = error.format_message()
         terminal.print_error(type(error).__name__, message, as_json=as_json)
-        if (shown := harmless(message)) != message:
+        if (shown := escape_control_characters(message)) != message:
             raise click.UsageError(shown, error.ctx) from error
         raise
 

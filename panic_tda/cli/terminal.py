@@ -19,9 +19,9 @@ from typing import NoReturn, TextIO
 import click
 
 from panic_tda.cli.interruption import EXIT_INTERRUPTED, EXIT_TERMINATED, code_of_signal, signal_scope
-from panic_tda.cli.text import harmless
 from panic_tda.errors import PanicTdaError, WrongUsage
 from panic_tda.outputs import create_file, require_harmless
+from panic_tda.wording import escape_control_characters
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 _STOPPED = {EXIT_INTERRUPTED: "interrupted", EXIT_TERMINATED: "terminated"}
@@ -164,7 +164,7 @@ class _HarmlessFormatter(logging.Formatter):
     """Writes lines that can be shown on a terminal, also later, from the log file."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return harmless(super().format(record))
+        return escape_control_characters(super().format(record))
 
 
 def _line_format() -> logging.Formatter:
@@ -181,7 +181,7 @@ def print_data(data: object) -> None:
 
 def print_text(text: str) -> None:
     """Print on stdout what people read."""
-    _echo(harmless(text))
+    _echo(escape_control_characters(text))
 
 
 def print_json(data: object) -> None:
@@ -237,7 +237,7 @@ def _require_working_folder() -> None:
 def _echo_error(message: str) -> None:
     try:
         # This very stream: Click would go around the one that prints above a progress bar.
-        click.echo(harmless(message), file=sys.stderr)
+        click.echo(escape_control_characters(message), file=sys.stderr)
     except OSError:
         # A stderr that is gone (a closed pipe, a full disk) is no reason to lose hours of work.
         _discard(sys.stderr)

@@ -1,19 +1,17 @@
-"""Text for a terminal: nothing that it would obey, as wide as it is shown, times, and tables that fit."""
+"""Text for a terminal: widths as it shows them, times, paragraphs and tables that fit."""
 
 from __future__ import annotations
 
 import re
 import textwrap
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from panic_tda.errors import InvalidParameter
+from panic_tda.wording import JOINERS, on_one_line
 
 _GAP = "  "
-_JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
-_LEAST_ID = 8
-"""Characters that are left of an id at least."""
 _LEAST_COLUMNS = 8
 """To which a cell that may be shortened is shortened at most."""
 
@@ -40,32 +38,6 @@ class Column:
     elastic: bool = False
 
 
-def harmless(text: str) -> str:
-    r"""Write what a terminal would obey, rather than show, as its escape; lines stay lines.
-
-    >>> print(harmless("one\x1b[2J\u202etwo"))
-    one\x1b[2J\u202etwo
-    """
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(
-        character if _is_shown(character) else character.encode("unicode_escape").decode()
-        for character in text
-    )
-
-
-def _is_shown(character: str) -> bool:
-    # Joiners are no controls of a terminal: scripts and emoji are made with them.
-    return (
-        character.isprintable() or character in f"\n\t{_JOINERS}" or unicodedata.category(character) == "Zs"
-    )
-
-
-def on_one_line(text: str) -> str:
-    """Make one harmless line of a text."""
-    return harmless(" ".join(text.split()))
-
-
 def columns(text: str) -> int:
     """Count the columns of a terminal that a line takes: East Asian wide characters take two."""
     return len(text) if text.isascii() else sum(map(_columns_of, text))
@@ -75,7 +47,7 @@ def _columns_of(character: str) -> int:
     if (
         unicodedata.combining(character)
         or unicodedata.category(character) in ("Mn", "Me")
-        or character in _JOINERS
+        or character in JOINERS
     ):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
@@ -91,20 +63,6 @@ def shorten(text: str, width: int) -> str:
         if taken > room:
             return text[:position] + "…"
     return text
-
-
-def shorten_ids(ids: Iterable[str]) -> Mapping[str, str]:
-    """Return the beginning of each id, as long for all as it takes to tell all of them apart.
-
-    Wherever an id is taken, so is its beginning. Ids that were made one after another begin alike.
-
-    >>> sorted(shorten_ids(["01a1fbfd-1fbd-75e0", "01a1fbfd-2068-7bb5"]).values())
-    ['01a1fbfd-1', '01a1fbfd-2']
-    """
-    distinct, length = set(ids), _LEAST_ID
-    while len({one[:length] for one in distinct}) < len(distinct):
-        length += 1
-    return {one: one[:length] for one in distinct}
 
 
 def duration(seconds: float) -> str:

@@ -44,13 +44,10 @@ def export_clustering(
     from panic_tda.cli.rendering import exports as rendering
     from panic_tda.files import exporting
     from panic_tda.insight import layout
-    from panic_tda.storage.database import open_current
-    from panic_tda.storage.read.results import find_clustering
+    from panic_tda.storage.read.clusterings import find_stored
 
     exporting.require_target(file, force=force, with_lists=with_vectors)
-    opened = open_current(database)
-    with opened.session() as session:
-        clustering = find_clustering(session, reference, model=model)
+    opened, clustering = find_stored(database, reference, model=model)
     with display.make_progress() as progress:
         beside = None
         if with_map:
@@ -99,13 +96,10 @@ def export_trajectories(
     from panic_tda.cli.rendering import exports as rendering
     from panic_tda.files import exporting
     from panic_tda.insight.step_rows import open_steps
-    from panic_tda.storage.database import open_current
-    from panic_tda.storage.read.results import find_clustering
+    from panic_tda.storage.read.clusterings import find_stored
 
     exporting.require_target(file, force=force)
-    opened = open_current(database)
-    with opened.session() as session:
-        clustering = find_clustering(session, reference, model=model)
+    opened, clustering = find_stored(database, reference, model=model)
     with (
         display.make_progress() as progress,
         open_steps(

@@ -166,8 +166,7 @@ def recut_clustering(
     from panic_tda.cli.rendering import clusterings as rendering
     from panic_tda.insight.recut import Changes
     from panic_tda.insight.recut import recut_clustering as recut
-    from panic_tda.storage.database import open_current
-    from panic_tda.storage.read.results import find_clustering
+    from panic_tda.storage.read.clusterings import find_stored
 
     size = None if min_cluster_size is None else parameters.parse_min_cluster_size(min_cluster_size)
     limit = (
@@ -175,9 +174,7 @@ def recut_clustering(
         if memory_limit is None
         else parameters.validate_memory_limit(parameters.parse_bytes(memory_limit))
     )
-    opened = open_current(database)
-    with opened.session() as session:
-        source = find_clustering(session, reference, model=model)
+    opened, source = find_stored(database, reference, model=model)
     with display.make_progress() as progress:
         outcome = recut(
             opened,

@@ -54,14 +54,11 @@ def sweep_clustering(
     """
     from panic_tda.cli.rendering import sweep as rendering
     from panic_tda.insight import sweep
-    from panic_tda.storage.database import open_current
-    from panic_tda.storage.read.results import find_clustering
+    from panic_tda.storage.read.clusterings import find_stored
 
     if epsilons is None and sizes is None and not methods:
         epsilons = [round(0.1 * number, 1) for number in range(13)]
-    opened = open_current(database)
-    with opened.session() as session:
-        source = find_clustering(session, reference, model=model)
+    opened, source = find_stored(database, reference, model=model)
     grid = sweep.Grid(
         epsilons=epsilons,
         min_cluster_sizes=sizes,
@@ -90,18 +87,13 @@ def show_density(database: str, reference: str, model: str | None, as_json: bool
     """
     from panic_tda.cli.rendering import density as rendering
     from panic_tda.insight import density
-    from panic_tda.storage.database import open_current
-    from panic_tda.storage.read.results import find_clustering
+    from panic_tda.storage.read.clusterings import find_stored
 
-    opened = open_current(database)
-    with opened.session() as session:
-        source = find_clustering(session, reference, model=model)
+    opened, source = find_stored(database, reference, model=model)
     with display.make_progress(ended=logging.DEBUG) as progress:
         found = density.examine(opened, source, progress=progress)
     terminal.print_data(
-        rendering.density_json(source, found)
-        if as_json
-        else rendering.density_text(source, found, common.table_width())
+        found.to_dict() if as_json else rendering.density_text(source, found, common.table_width())
     )
 
 
@@ -143,7 +135,7 @@ def compare_clusterings(
     with display.make_progress(ended=logging.DEBUG) as progress:
         compared = comparison.compare_clusterings(opened, a, b, progress=progress)
     if as_json:
-        terminal.print_data(rendering.comparison_json(compared))
+        terminal.print_data(compared.to_dict())
         return
     changed, new = compared.found.changed[: limit or None], compared.found.new[: limit or None]
     concerned = [*(label for one in changed for label, _ in one.into), *new]

@@ -64,6 +64,4 @@ def plan_clustering(
             devices=None if devices is None else parameters.parse_devices(devices),
             progress=progress,
         )
-    terminal.print_data(
-        rendering.plan_json(plan) if as_json else rendering.plan_text(plan, common.table_width())
-    )
+    terminal.print_data(plan.to_dict() if as_json else rendering.plan_text(plan, common.table_width()))

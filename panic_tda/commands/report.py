@@ -5,17 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from panic_tda.cli import display, options, terminal
 from panic_tda.cli.options import option
 from panic_tda.wording import pluralize
-
-if TYPE_CHECKING:
-    from panic_tda.storage.database import Database
-    from panic_tda.storage.read.results import ClusteringSummary
 
 N_LABELS, WIDTH, MAP_ROWS = 30, 7.2, 50_000
 
@@ -60,9 +56,10 @@ def report_clustering(
     read.
     """
     from panic_tda.report import making
+    from panic_tda.storage.read.clusterings import find_stored
 
     making.require_target(output, force=force)
-    opened, source = _find(database, reference, model)
+    opened, source = find_stored(database, reference, model=model)
     with display.make_progress(ended=logging.DEBUG) as progress:
         size = making.write_report(
             opened, source, output, map_rows=map_rows, seed=seed, force=force, progress=progress
@@ -119,9 +116,10 @@ def plot_clustering(
     """
     from panic_tda.report import figure
     from panic_tda.report.drawing import Style
+    from panic_tda.storage.read.clusterings import find_stored
 
     figure.require_target(output, force=force)
-    opened, source = _find(database, reference, model)
+    opened, source = find_stored(database, reference, model=model)
     style = Style(n_labels=labels, title=title, dark=dark, width=width)
     with display.make_progress() as progress:
         found = figure.plot_clustering(
@@ -134,12 +132,3 @@ def plot_clustering(
         f"{found.file}: {found.rows:,} {pluralize(found.rows, 'embedding')} and {found.clusters:,} "
         f"{pluralize(found.clusters, 'cluster')}; {found.method}"
     )
-
-
-def _find(database: str, reference: str, model: str | None) -> tuple[Database, ClusteringSummary]:
-    from panic_tda.storage.database import open_current
-    from panic_tda.storage.read.results import find_clustering
-
-    opened = open_current(database)
-    with opened.session() as session:
-        return opened, find_clustering(session, reference, model=model)

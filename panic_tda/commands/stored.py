@@ -10,7 +10,7 @@ import click
 from panic_tda.cli import completion, display, options, terminal
 from panic_tda.cli.options import option
 from panic_tda.cli.rendering import common
-from panic_tda.cli.text import shorten_ids
+from panic_tda.wording import shorten_ids
 
 
 @options.command("list-clusterings", example="list-clusterings --model MiniLM --limit 10")

@@ -59,13 +59,10 @@ def show_trajectories(
     from panic_tda.cli.rendering import trajectories as rendering
     from panic_tda.insight import trajectories
     from panic_tda.insight.run_groups import compare_runs
-    from panic_tda.storage.database import open_current
-    from panic_tda.storage.read import results
+    from panic_tda.storage.read.clusterings import find_stored
     from panic_tda.storage.read.trajectories import read_medoid_texts
 
-    opened = open_current(database)
-    with opened.session() as session:
-        clustering = results.find_clustering(session, reference, model=model)
+    opened, clustering = find_stored(database, reference, model=model)
     with display.make_progress(ended=logging.DEBUG) as progress:
         study = trajectories.study_trajectories(
             opened, clustering, by=by, lag=lag, core_probability=core_probability, progress=progress
@@ -75,8 +72,8 @@ def show_trajectories(
     run = None if run_id is None else trajectories.find_run(study, run_id)
     runs = study.runs if all_runs else None if run is None else (run,)
     if as_json:
-        answer = rendering.trajectories_json(study, runs) | {"networks": compared.to_dict()}
-        terminal.print_data(answer)
+        listed = {} if runs is None else {"runs": [one.to_dict() for one in runs]}
+        terminal.print_data(study.to_dict() | {"networks": compared.to_dict()} | listed)
         return
     with opened.reading() as connection:
         texts = read_medoid_texts(connection, clustering.id, rendering.shown_states(study, run))

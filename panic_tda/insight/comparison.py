@@ -24,7 +24,8 @@ from panic_tda.errors import NothingShared
 from panic_tda.insight.agreement import adjusted_mutual_information, adjusted_rand, contingency
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
-from panic_tda.storage.read.assignments import read_assignments, read_invocations
+from panic_tda.storage.read.assignments import read_invocations
+from panic_tda.storage.read.clusterings import StoredClustering
 from panic_tda.storage.read.results import ClusteringSummary
 
 if TYPE_CHECKING:
@@ -63,6 +64,16 @@ class ClusterFate:
     jaccard: float
     fate: str
     into: tuple[tuple[int, float], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return an element of `clusters` in `compare-clusterings --json`, of plain values."""
+        return {
+            "a": self.a,
+            "b": self.b,
+            "jaccard": self.jaccard,
+            "fate": self.fate,
+            "into": [{"b": label, "share": share} for label, share in self.into],
+        }
 
 
 @dataclass(frozen=True)
@@ -125,6 +136,27 @@ class ClusteringComparison:
     by: str
     found: LabelComparison
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object that `compare-clusterings --json` prints, of plain values."""
+        found = self.found
+        return {
+            "a": str(self.a),
+            "b": str(self.b),
+            "by": self.by,
+            "n_shared": found.n_shared,
+            "ari": found.ari,
+            "ami": found.ami,
+            "ari_with_outliers": found.ari_with_outliers,
+            "ami_with_outliers": found.ami_with_outliers,
+            "outliers": {
+                "both": found.outliers_both,
+                "only_a": found.outliers_only_a,
+                "only_b": found.outliers_only_b,
+            },
+            "clusters": [fate.to_dict() for fate in found.clusters],
+            "new": list(found.new),
+        }
+
 
 def compare_clusterings(
     database: Database, a: ClusteringSummary, b: ClusteringSummary, *, progress: Progress | None = None
@@ -158,8 +190,7 @@ def compare_clusterings(
     progress = progress or Silent()
     by = BY_EMBEDDING
     with database.reading() as connection:
-        progress.phase("read assignments")
-        rows_a, rows_b = (read_assignments(connection, one.id) for one in (a, b))
+        rows_a, rows_b = (StoredClustering(connection, one, progress).assignments for one in (a, b))
         shared_a, shared_b = _shared(rows_a.ids, rows_b.ids)
         if not len(shared_a):
             by = BY_INVOCATION

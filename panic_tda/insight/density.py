@@ -9,8 +9,9 @@ References
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import numpy as np
 
@@ -18,11 +19,10 @@ from panic_tda.clustering.cuts import Cut, count_rows, cut_all
 from panic_tda.devices.machine import available_cores
 from panic_tda.errors import OUTLIER, NoTree
 from panic_tda.progress import Progress, Silent
-from panic_tda.storage.database import Database, open_current
-from panic_tda.storage.read.assignments import read_assignments
+from panic_tda.storage.database import Database
+from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
-from panic_tda.storage.read.trajectories import RunSteps, RunTexts, read_steps, stream_texts
-from panic_tda.storage.read.trees import require_tree
+from panic_tda.storage.read.trajectories import RunSteps, RunTexts
 from panic_tda.types import SpanningTree
 
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ class Dip:
     Attributes
     ----------
     statistic, p_value : float
-        A small p-value says that there is more than one mode.
+        Of the rows that the histogram counts; copies of a row are tied, which makes the p-value too small.
     n_rows : int
-        Distinct rows that it is of: all of them, or `MOST_DIP_ROWS` drawn at random.
+        Rows that it is of: all of them, or `MOST_DIP_ROWS` drawn at random.
     """
 
     statistic: float
@@ -107,7 +107,7 @@ def histogram(core_distances: FloatArray, are_outliers: BoolArray) -> Histogram:
 
 
 def dip(core_distances: FloatArray) -> Dip | None:
-    """Test the core distances of distinct rows, (m,) float64; None of fewer than `LEAST_DIP_ROWS`, or where
+    """Test core distances, (m,) float64; None of fewer than `LEAST_DIP_ROWS`, or where
     the package `diptest` is missing.
 
     Of more than `MOST_DIP_ROWS`, so many are drawn, always the same ones.
@@ -214,6 +214,8 @@ class Density:
 
     Attributes
     ----------
+    clustering, embedding_model : UUID, str
+        The clustering, and the model of its embeddings.
     n_rows, n_outliers : int
         Rows, and those in no cluster.
     n_distinct : int
@@ -221,7 +223,7 @@ class Density:
     histogram : Histogram
         Of the core distances.
     dip : Dip or None
-        Of those of distinct rows; None where `diptest` is missing.
+        Of the same rows; None where `diptest` is missing.
     by_min_cluster_size, by_epsilon : list of Cut
         What other settings would make outliers.
     by_text_length, by_step : list of Share
@@ -230,6 +232,8 @@ class Density:
         By the model that wrote the text; only of texts.
     """
 
+    clustering: UUID
+    embedding_model: str
     n_rows: int
     n_outliers: int
     n_distinct: int
@@ -240,6 +244,14 @@ class Density:
     by_text_length: list[Share]
     by_step: list[Share]
     by_writer: list[Share]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object that `show-density --json` prints, of plain values."""
+        cuts = {
+            name: [_cut_to_dict(cut, self.n_rows) for cut in getattr(self, name)]
+            for name in ("by_min_cluster_size", "by_epsilon")
+        }
+        return asdict(self) | {"clustering": str(self.clustering)} | cuts
 
 
 class TextNotes:
@@ -313,17 +325,11 @@ def examine(
     vector and no image. Takes some 200 bytes a row.
     """
     progress = progress or Silent()
-    with open_current(database).reading() as connection:
-        progress.phase("read the tree")
-        tree = require_tree(connection, source.id, source.record)
-        labels = read_assignments(connection, source.id).labels
-        steps = read_steps(connection, source, progress)
-        progress.phase("read texts", total=len(steps.run_ids))
-        texts = TextNotes(steps)
-        for run in stream_texts(connection, steps.run_ids):
-            texts.add(run)
-            progress.advance(1)
-    return describe(source, tree, labels, steps=steps, texts=texts, progress=progress)
+    with open_clustering(database, source, progress) as stored:
+        tree, texts = stored.tree, TextNotes(stored.steps)
+        stored.read_texts(texts.add)
+    labels = stored.assignments.labels
+    return describe(source, tree, labels, steps=stored.steps, texts=texts, progress=progress)
 
 
 def describe(
@@ -361,14 +367,26 @@ def describe(
     known, is_first = texts.lengths >= 0, texts.is_first
     of_texts = rows[known]
     return Density(
+        clustering=source.id,
+        embedding_model=source.embedding_model,
         n_rows=len(cores),
         n_outliers=int(are_outliers.sum()),
         n_distinct=int(is_first.sum()),
         histogram=histogram(cores, are_outliers),
-        dip=dip(cores[rows[is_first]]),
+        dip=dip(cores),
         by_min_cluster_size=sizes,
         by_epsilon=epsilons,
         by_text_length=by_decile(texts.lengths[known], are_outliers[of_texts]),
         by_step=by_decile(steps.steps, are_outliers[rows]),
         by_writer=by_name(texts.writers[known], texts.names, are_outliers[of_texts]),
     )
+
+
+def _cut_to_dict(cut: Cut, n_rows: int) -> dict[str, Any]:
+    return {
+        "min_cluster_size": cut.parameters.min_cluster_size,
+        "epsilon": cut.parameters.cluster_selection_epsilon,
+        "n_clusters": cut.n_clusters,
+        "n_outliers": cut.n_outliers,
+        "outlier_share": cut.n_outliers / n_rows,
+    }

@@ -37,7 +37,7 @@ class DwellStatistics:
     memoryless: MemorylessTest | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `show-trajectories --json` prints of it."""
+        """Return `dwell` of a group in `show-trajectories --json`, of plain values."""
         test = self.memoryless
         return {
             "visits": self.visits,

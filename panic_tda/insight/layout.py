@@ -11,7 +11,6 @@ References
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,14 +22,11 @@ from panic_tda.errors import InvalidParameter
 from panic_tda.insight.umap_loops import keep_compiled
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
-from panic_tda.storage.read.assignments import read_assignments
-from panic_tda.storage.read.medoids import read_medoid_ids
-from panic_tda.storage.read.picking import require_vectors
+from panic_tda.storage.read.clusterings import StoredClustering, open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
-from panic_tda.storage.read.trajectories import read_steps
 
 if TYPE_CHECKING:
-    from panic_tda.types import BytesArray, Float32Array, IntArray
+    from panic_tda.types import Float32Array, IntArray
 
 N_ROWS = 50_000
 NEIGHBOURS = 15
@@ -104,15 +100,17 @@ def read_map(
     Memory: about 200 bytes an assignment, and the vectors of the sampled rows twice. Only those are read.
     """
     progress = progress or Silent()
-    with database.reading() as connection:
-        in_order = read_steps(connection, source, progress).rows
-        ids = read_assignments(connection, source.id).ids
-        medoids = find_rows(ids, list(read_medoid_ids(connection, source.id).values()))
-        chosen = sample_rows(in_order, medoids, n_rows=n_rows, seed=seed)
-        progress.phase("read vectors", total=len(chosen))
-        vectors = require_vectors(connection, ids[chosen], model=source.embedding_model, progress=progress)
+    with open_clustering(database, source, progress) as stored:
+        rows = choose_rows(stored, n_rows=n_rows, seed=seed)
+        vectors = stored.read_vectors(rows)
     progress.phase("lay out")
-    return Map(chosen, *lay_out(vectors, seed=seed), n_total=len(ids))
+    return Map(rows, *lay_out(vectors, seed=seed), n_total=len(stored.assignments.ids))
+
+
+def choose_rows(stored: StoredClustering, *, n_rows: int, seed: int) -> IntArray:
+    """Choose the rows of a map among the assignments of a clustering, (m,) int64; see `sample_rows`."""
+    in_order = stored.steps.rows
+    return sample_rows(in_order, np.array(list(stored.medoids.values()), int), n_rows=n_rows, seed=seed)
 
 
 def columns_of(found: Map) -> pa.RecordBatch:
@@ -126,11 +124,6 @@ def columns_of(found: Map) -> pa.RecordBatch:
         columns.append(pa.array(values, mask=missing))
     fields = [pa.field(name, pa.float32(), metadata={"layout": found.method}) for name in ("x", "y")]
     return pa.record_batch(columns, schema=pa.schema(fields))
-
-
-def find_rows(ids: BytesArray, wanted: Sequence[bytes]) -> IntArray:
-    """Return the positions of ids among ascending ones, (k,) int64; all of them are there."""
-    return np.searchsorted(ids, np.array(wanted, dtype="S32"))
 
 
 def sample_rows(in_order: IntArray, medoids: IntArray, *, n_rows: int, seed: int) -> IntArray:

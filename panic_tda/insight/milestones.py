@@ -92,6 +92,14 @@ class Transitions:
     targets: IntArray
     counts: IntArray
 
+    def to_dicts(self) -> list[dict[str, int]]:
+        """Return one object a transition, of plain values."""
+        columns = (self.sources.tolist(), self.targets.tolist(), self.counts.tolist())
+        return [
+            {"from": source, "to": target, "count": count}
+            for source, target, count in zip(*columns, strict=True)
+        ]
+
 
 def find_states(steps: RunSteps, *, core_probability: float = 0.0) -> Trajectories:
     """Give every step its state, its flag and the number of its visit.

@@ -11,8 +11,9 @@ import contextlib
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from panic_tda.arrays import device
 from panic_tda.clustering import backends
@@ -32,7 +33,7 @@ from panic_tda.storage.read.census import (
     stored_models,
     take_censuses,
 )
-from panic_tda.storage.read.excerpts import read_excerpt
+from panic_tda.storage.read.row_samples import read_row_sample
 from panic_tda.wording import pluralize
 
 DOWNSAMPLES = (1, 10, 100, 1_000)
@@ -179,6 +180,15 @@ class Plan:
     start_seconds: float
     busy_cores: float
     seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object that `plan-clustering --json` prints, of plain values."""
+        plain = asdict(self)
+        for model, of_model in zip(self.models, plain["models"], strict=True):
+            for plan, of_factor in zip(model.plans, of_model["plans"], strict=True):
+                if plan.seconds is not None:
+                    of_factor["seconds"]["total"] = plan.seconds.total
+        return plain
 
 
 def plan_clustering(
@@ -363,7 +373,7 @@ class _Planner:
         name, factor = placement.backend.name, plan.downsample
         progress.phase(f"read rows at factor {factor:,}")
         wanted = min(census.n_usable, rows_to_measure(placement))
-        excerpt = read_excerpt(self._database, census, downsample=factor, n_rows=wanted)
+        excerpt = read_row_sample(self._database, census, downsample=factor, n_rows=wanted)
         if not len(excerpt.vectors):
             return replace(plan, reason="none of the rows that were read has a direction")
         costs = measure(

@@ -20,9 +20,8 @@ from panic_tda.parameters import (
 )
 from panic_tda.progress import Prefixed, Progress, Silent
 from panic_tda.storage.database import Database, open_current
-from panic_tda.storage.read.loading import load_assigned
+from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
-from panic_tda.storage.read.trees import require_tree
 from panic_tda.storage.schema.tables import utc_now
 from panic_tda.storage.write.saving import finish, how_to_recut, require_savable, save_or_keep
 from panic_tda.types import UNCHANGED, ModelOutcome
@@ -147,17 +146,8 @@ def recut_clustering(
     require_savable(database)
     progress = Prefixed(progress or Silent(), f"{source.embedding_model}: ")
     started_at, began = utc_now(), time.monotonic()
-    progress.phase("read the tree")
-    with database.reading() as connection:
-        tree = require_tree(connection, source.id, source.record)
-    matrix = load_assigned(
-        database,
-        source.id,
-        source.record,
-        model=source.embedding_model,
-        progress=progress,
-        memory_limit=memory_limit,
-    )
+    with open_clustering(database, source, progress) as stored:
+        tree, matrix = stored.tree, stored.load_matrix(memory_limit=memory_limit)
     loaded = time.monotonic()
     clustering = recut_rows(matrix.vectors, tree, effective, source=source.record, progress=progress)
     seconds = {"load": loaded - began, **clustering.record.seconds}

@@ -13,12 +13,10 @@ import pyarrow as pa
 from panic_tda.insight.milestones import FLAGS, Trajectories, find_states
 from panic_tda.progress import Progress
 from panic_tda.storage.database import Database
-from panic_tda.storage.read.assignments import read_assignments
-from panic_tda.storage.read.census import FLOAT_BYTES, stored_width
+from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.exports import RowStream, describe, with_dashes
-from panic_tda.storage.read.picking import read_vectors
 from panic_tda.storage.read.results import ClusteringSummary
-from panic_tda.storage.read.trajectories import read_steps
+from panic_tda.storage.read.vectors_by_id import read_vectors
 
 if TYPE_CHECKING:
     from panic_tda.types import BytesArray, Float32Array, FloatArray, IntArray
@@ -114,14 +112,13 @@ def open_steps(
     InvalidParameter
         `core_probability` is no probability.
     """
-    with database.reading() as connection:
-        steps = find_states(read_steps(connection, clustering, progress), core_probability=core_probability)
+    with open_clustering(database, clustering, progress) as stored:
+        steps = find_states(stored.steps, core_probability=core_probability)
         schema, measured = _COLUMNS, None
         if with_drift:
             schema = pa.schema([*_COLUMNS, *_DRIFT])
-            dimensions = stored_width(connection, clustering.embedding_model) // FLOAT_BYTES
-            ids = read_assignments(connection, clustering.id).ids[steps.rows]
-            look_up = partial(read_vectors, connection, dimensions=dimensions)
+            ids, dimensions = stored.assignments.ids[steps.rows], stored.dimensions
+            look_up = partial(read_vectors, stored.connection, dimensions=dimensions)
             measured = _measured(ids, _positions(steps), Course(dimensions), look_up)
         schema = schema.with_metadata(describe(clustering, core_probability=core_probability))
         # Closed before what it reads from, whatever becomes of the block.

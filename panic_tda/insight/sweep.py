@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -22,10 +22,9 @@ from panic_tda.errors import OUTLIER, InvalidParameter
 from panic_tda.insight.agreement import adjusted_rand, contingency
 from panic_tda.insight.recut import Changes
 from panic_tda.progress import Progress, Silent
-from panic_tda.storage.database import Database, open_current
-from panic_tda.storage.read.assignments import read_assignments
+from panic_tda.storage.database import Database
+from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
-from panic_tda.storage.read.trees import require_tree
 from panic_tda.types import FlatClusters, SpanningTree
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Setting:
-    """What one setting gives; the fields are the keys of `sweep-clustering --json`.
+    """Clusters at one setting, and how they compare with the stored ones and with those of its neighbour.
 
     Attributes
     ----------
@@ -104,6 +103,10 @@ class Setting:
     ari_previous: float | None
     cliff: bool
     relative_validity: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return an element of `settings` in `sweep-clustering --json`, of plain values."""
+        return asdict(self)
 
 
 class _Look(NamedTuple):
@@ -157,14 +160,12 @@ def sweep_clustering(
     """
     progress = progress or Silent()
     settings = resolve(grid, source)
-    progress.phase("read the tree")
-    with open_current(database).reading() as connection:
-        tree = require_tree(connection, source.id, source.record)
-        assigned = read_assignments(connection, source.id)
-    described = sweep(tree, assigned.labels, settings, progress=progress)
+    with open_clustering(database, source, progress) as stored:
+        tree, labels = stored.tree, stored.assignments.labels
+    described = sweep(tree, labels, settings, progress=progress)
     if grid.allow_single_cluster is not None:
         return described
-    return _with_opposites(tree, assigned.labels, settings, described, progress)
+    return _with_opposites(tree, labels, settings, described, progress)
 
 
 def _with_opposites(

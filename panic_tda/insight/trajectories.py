@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -29,16 +30,9 @@ from panic_tda.insight.recurrence import Recurrence, find_recurrence
 from panic_tda.insight.run_groups import GroupSummary, RunSummary, sum_up_group
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
+from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
-from panic_tda.storage.read.trajectories import (
-    RunFacts,
-    RunSteps,
-    RunTexts,
-    read_runs,
-    read_steps,
-    read_writers,
-    stream_texts,
-)
+from panic_tda.storage.read.trajectories import RunFacts, RunSteps, RunTexts, read_writers
 from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:
@@ -81,6 +75,25 @@ class TrajectoryStudy:
     transitions: Transitions
     clusters: ClusterVisits
     runs: tuple[RunSummary, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object that `show-trajectories --json` prints, of plain values and without the runs."""
+        return {
+            "clustering": str(self.clustering),
+            "lag": self.lag,
+            "groups": [group.to_dict() for group in self.groups],
+            "total": self.total.to_dict() if self.runs else None,
+            "transitions": self.transitions.to_dicts(),
+            "clusters": self.clusters.to_dicts(),
+        }
+
+
+class Recurrences(dict[str, Recurrence]):
+    """What the texts of each run come back to, by id of the run; no text is kept."""
+
+    def add(self, run: RunTexts) -> None:
+        """Note the texts of a run."""
+        self[run.run_id] = find_recurrence(run.steps, run.texts)
 
 
 def study_trajectories(
@@ -128,15 +141,15 @@ def study_trajectories(
         raise InvalidParameter(f"by must be one of {'; '.join(GROUPINGS)}; got {by!r}")
     if lag is not None:
         _require_multiple(lag, sampling)
-    with database.reading() as connection:
-        steps = read_steps(connection, clustering, progress)
-        trajectories = find_states(steps, core_probability=core_probability)
+    with open_clustering(database, clustering, progress) as stored:
+        trajectories = find_states(stored.steps, core_probability=core_probability)
         if lag is not None:
             _require_pairs(trajectories, lag)
-        facts = read_runs(connection)
-        recurrences = _recurrences(stream_texts(connection, steps.run_ids), len(steps.run_ids), progress)
-        wanted = _few_outputs(steps, facts) if by == MODEL else []
-        writers = list(read_writers(connection, wanted))
+        recurrences = Recurrences()
+        stored.read_texts(recurrences.add)
+        wanted = _few_outputs(stored.steps, stored.runs) if by == MODEL else []
+        writers = list(read_writers(stored.connection, wanted))
+        facts = stored.runs
     progress.phase("sum up")
     return sum_up(clustering, trajectories, facts, recurrences, by=by, lag=lag, writers=writers)
 
@@ -192,6 +205,15 @@ def group_runs(study: TrajectoryStudy, by: str) -> tuple[GroupSummary, ...]:
     return _groups(study.runs, _keys(study.runs, by, ()), study.sampling)
 
 
+def classify_runs(runs: Sequence[RunSummary], by: str) -> tuple[list[Any], IntArray]:
+    """Return the networks or prompts of runs in the order of their groups, and the position of each run's.
+
+    None, where a run has gone, comes last.
+    """
+    distinct, codes = _number_keys(_keys(runs, by, ()))
+    return [key[by] for key in distinct], codes
+
+
 def find_run(study: TrajectoryStudy, reference: str) -> RunSummary:
     """Return the run that an id, with or without dashes, or the beginning of one stands for.
 
@@ -228,16 +250,6 @@ def _require_pairs(steps: RunSteps, lag: int) -> None:
             f"lag must be at most {longest}, the output steps from the first to the last sampled one of the "
             f"longest run; got {lag}"
         )
-
-
-def _recurrences(found: Iterator[RunTexts], n_runs: int, progress: Progress) -> dict[str, Recurrence]:
-    """Find what the texts of each run come back to; one run's texts are in memory at a time."""
-    progress.phase("read texts", total=n_runs)
-    recurrences = {}
-    for run in found:
-        recurrences[run.run_id] = find_recurrence(run.steps, run.texts)
-        progress.advance(1)
-    return recurrences
 
 
 def _few_outputs(steps: RunSteps, facts: Mapping[str, RunFacts]) -> Iterator[tuple[str, list[int]]]:
@@ -298,10 +310,18 @@ def _value(name: str, facts: RunFacts | None) -> str | list[str] | None:
 def _groups(
     runs: Sequence[RunSummary], keys: Sequence[dict[str, Any]], sampling: int
 ) -> tuple[GroupSummary, ...]:
-    members: dict[str, list[int]] = {}
-    for number, key in enumerate(keys):
-        members.setdefault(json.dumps(key, ensure_ascii=False), []).append(number)
+    distinct, codes = _number_keys(keys)
     return tuple(
-        sum_up_group(keys[numbers[0]], [runs[number] for number in numbers], sampling=sampling)
-        for _, numbers in sorted(members.items())
+        sum_up_group(
+            key, [runs[number] for number in np.flatnonzero(codes == code).tolist()], sampling=sampling
+        )
+        for code, key in enumerate(distinct)
     )
+
+
+def _number_keys(keys: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], IntArray]:
+    """Return the distinct keys in alphabetical order, and the position of each key among them."""
+    texts = [json.dumps(key, ensure_ascii=False) for key in keys]
+    distinct = dict(sorted(zip(texts, keys, strict=True), key=itemgetter(0)))
+    codes = {text: code for code, text in enumerate(distinct)}
+    return list(distinct.values()), np.array([codes[text] for text in texts], dtype=np.int64)

@@ -1,8 +1,8 @@
 """The page a person looks at, one self-contained file, and the figure for a paper.
 
 From the bottom up: `thumbnails` (of the medoids' images); `head`, `places` and `motion`, which say what a
-part of the page shows; `container`, which makes one text of all of it; `reading`, which asks `storage` for
-everything once, and `gathering`, which asks `insight` what it comes to; `page`, which fills in the template;
+part of the page shows; `container`, which makes one text of all of it; `gathering`, which reads a clustering
+once and asks `insight` what it comes to; `page`, which fills in the template;
 `making`, which writes the file. `figure` draws the map for print. Nothing here
 computes what a number says: the numbers are those of `show-trajectories`, `show-density` and
 `sweep-clustering`, from the same functions.

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from panic_tda.cli.text import on_one_line
 from panic_tda.errors import OUTLIER, PanicTdaError
 from panic_tda.insight.layout import Map
 from panic_tda.report.fonts import find_fonts
 from panic_tda.report.palette import cluster_colour
-from panic_tda.wording import install_extra
+from panic_tda.wording import install_extra, on_one_line
 
 if TYPE_CHECKING:
     from panic_tda.types import FloatArray, IntArray

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from panic_tda.cli.text import on_one_line
 from panic_tda.errors import OUTLIER, PanicTdaError, WrongUsage
 from panic_tda.files.replacing import replacing, require_place
-from panic_tda.insight.layout import N_ROWS, Map, find_rows, read_map
+from panic_tda.insight.layout import N_ROWS, Map, choose_rows, lay_out
 from panic_tda.paths import expand_home
 from panic_tda.progress import Progress, Silent
 from panic_tda.report.drawing import (
@@ -28,11 +27,10 @@ from panic_tda.report.drawing import (
 )
 from panic_tda.report.fonts import find_fonts
 from panic_tda.storage.database import Database
-from panic_tda.storage.read.assignments import read_assignments
-from panic_tda.storage.read.medoids import read_medoid_ids
+from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.storage.read.trajectories import read_medoid_texts
-from panic_tda.wording import pluralize
+from panic_tda.wording import on_one_line, pluralize
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +72,7 @@ def plot_clustering(
     style : Style
         How it looks.
     n_rows, seed, progress
-        As for `read_map`. The same seed gives the same bytes on one machine.
+        As for `layout.read_map`. The same seed gives the same bytes on one machine.
     force : bool
         Replace a file that exists.
 
@@ -129,15 +127,15 @@ def read_scene(
     progress: Progress,
 ) -> Scene:
     """Lay out a clustering, and read what its places say; raises as `plot_clustering` does."""
-    found = read_map(database, source, n_rows=n_rows, seed=seed, progress=progress)
-    if not len(found.rows):
-        raise PanicTdaError(f"no embedding of clustering {source.id} is in the database any more")
-    progress.phase("read clusters")
-    with database.reading() as connection:
-        assigned = read_assignments(connection, source.id)
-        medoids = read_medoid_ids(connection, source.id)
-        texts = read_medoid_texts(connection, source.id, list(medoids)[: style.n_labels])
-    at = np.searchsorted(found.rows, find_rows(assigned.ids, list(medoids.values())))
+    with open_clustering(database, source, progress) as stored:
+        rows = choose_rows(stored, n_rows=n_rows, seed=seed)
+        if not len(rows):
+            raise PanicTdaError(f"no embedding of clustering {source.id} is in the database any more")
+        vectors, assigned, medoids = stored.read_vectors(rows), stored.assignments, stored.medoids
+        texts = read_medoid_texts(stored.connection, source.id, list(medoids)[: style.n_labels])
+    progress.phase("lay out")
+    found = Map(rows, *lay_out(vectors, seed=seed), n_total=len(assigned.ids))
+    at = np.searchsorted(rows, np.array(list(medoids.values()), dtype=np.int64))
     sizes = np.bincount(assigned.labels[assigned.labels != OUTLIER], minlength=len(medoids))
     labels = {label: label_of(text) for label, text in texts.items()}
     places = tuple(

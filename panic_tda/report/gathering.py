@@ -3,32 +3,69 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from panic_tda.cli.rendering.density import density_json
-from panic_tda.cli.rendering.sweep import sweep_json
 from panic_tda.doubts import find_doubts
 from panic_tda.errors import NoTree
 from panic_tda.insight import branches, density, sweep
-from panic_tda.insight.layout import N_ROWS, Map, lay_out
-from panic_tda.insight.milestones import Trajectories, find_visits
+from panic_tda.insight.layout import N_ROWS, Map, choose_rows, lay_out
+from panic_tda.insight.milestones import Trajectories, find_states, find_visits
+from panic_tda.insight.trajectories import Recurrences, TrajectoryStudy, sum_up
 from panic_tda.progress import Progress, Silent
 from panic_tda.report import head, motion, places
-from panic_tda.report.reading import Material, read_material
 from panic_tda.report.thumbnails import NoPillow, read_thumbnails
 from panic_tda.storage.database import Database
-from panic_tda.storage.read.results import ClusteringSummary
+from panic_tda.storage.read.clusterings import StoredClustering, open_clustering
+from panic_tda.storage.read.results import ClusterDetails, ClusteringSummary
 from panic_tda.types import SpanningTree
 
 if TYPE_CHECKING:
-    from panic_tda.types import IntArray
+    from panic_tda.types import Float32Array, IntArray
 
 FORMAT = 1
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """All that is read of a clustering for its page.
+
+    Attributes
+    ----------
+    stored : StoredClustering
+        With its assignments, steps, clusters and medoids read.
+    clusters : list of ClusterDetails
+        By label.
+    trajectories : Trajectories
+        The steps of its r runs.
+    study : TrajectoryStudy
+        What the runs do, by network.
+    notes : TextNotes
+        What their texts are like.
+    texts : Texts
+        Those of the points.
+    points : Points
+        The rows that are on the map.
+    first_vectors : (r, d) float32
+        Vectors of the first steps of the runs.
+    tree : SpanningTree or NoTree
+        Over the rows; or why there is none.
+    """
+
+    stored: StoredClustering
+    clusters: list[ClusterDetails]
+    trajectories: Trajectories
+    study: TrajectoryStudy
+    notes: density.TextNotes
+    texts: places.Texts
+    points: places.Points
+    first_vectors: Float32Array
+    tree: SpanningTree | NoTree
 
 
 def gather(
@@ -60,17 +97,17 @@ def gather(
         Plain values and arrays; see `container.pack`. What cannot be had is None, and `notes` say why.
     """
     progress = progress or Silent()
-    material = read_material(database, source, map_rows=map_rows, seed=seed, progress=progress)
+    inputs = read_inputs(database, source, map_rows=map_rows, seed=seed, progress=progress)
     progress.phase("lay out")
-    points, n_rows = material.points, len(material.assigned.ids)
+    points, n_rows = inputs.points, len(inputs.stored.assignments.ids)
     layout = Map(points.rows, *lay_out(points.vectors, seed=seed), n_total=n_rows)
     progress.phase("sum up")
-    page = _places_and_motion(material, layout)
-    page["thumbnails"] = _thumbnails(database, source, len(material.details), progress)
-    study, outputs = material.study, _outputs(material.trajectories)
+    page = _places_and_motion(inputs, layout)
+    page["thumbnails"] = _thumbnails(database, source, len(inputs.clusters), progress)
+    study, outputs = inputs.study, _outputs(inputs.trajectories)
     total = study.total if study.runs else None
     # Clusters are numbered by size. Those whose medoid has gone are not among the details.
-    largest = max((one.size for one in material.details), default=None)
+    largest = max((cluster.size for cluster in inputs.clusters), default=None)
     doubts = find_doubts(source.record, largest_cluster_size=largest)
     page["head"] = head.describe_clustering(source, database) | {
         "n_runs": len(study.runs),
@@ -82,44 +119,82 @@ def gather(
     if page["thumbnails"]["missing"]:
         notes.append(f"There are no images: {page['thumbnails']['missing']}")
     page["tree"] = page["density"] = page["sweep"] = None
-    if isinstance(material.tree, NoTree):
-        notes.append(f"There is no tree, no density and no sweep: {material.tree}")
+    if isinstance(inputs.tree, NoTree):
+        notes.append(f"There is no tree, no density and no sweep: {inputs.tree}")
     else:
-        page |= _of_tree(source, material, material.tree, progress)
+        page |= _of_tree(source, inputs, inputs.tree, progress)
     return page | {"format": FORMAT, "notes": notes}
 
 
-def _places_and_motion(material: Material, layout: Map) -> dict[str, Any]:
-    points, assigned, trajectories = material.points, material.assigned, material.trajectories
-    visits = find_visits(trajectories)
-    clusters = places.describe_clusters(
-        material.details, visits, points, assigned, trajectories=trajectories, texts=material.texts
+def read_inputs(
+    database: Database, source: ClusteringSummary, *, map_rows: int, seed: int, progress: Progress
+) -> ReportInputs:
+    """Read a clustering in one transaction; the arguments are those of `gather`.
+
+    Notes
+    -----
+    Texts are gone through once, a run at a time. Memory: some 300 bytes an assignment, and the vectors of the
+    rows on the map and of the first steps twice.
+    """
+    with open_clustering(database, source, progress) as stored:
+        trajectories = find_states(stored.steps)
+        rows = choose_rows(stored, n_rows=map_rows, seed=seed)
+        at = places.steps_of(rows, len(stored.assignments.ids), trajectories)
+        texts, notes, recurrences = places.Texts(), density.TextNotes(trajectories), Recurrences()
+        of_points = places.PointTexts(at, trajectories, texts)
+        stored.read_texts(recurrences.add, notes.add, of_points.add)
+        first_rows = trajectories.rows[trajectories.offsets[:-1]]
+        vector_rows = np.union1d(rows, first_rows)
+        vectors = stored.read_vectors(vector_rows)
+        tree: SpanningTree | NoTree
+        try:
+            tree = stored.tree
+        except NoTree as error:
+            tree = error
+        clusters, runs = stored.clusters, stored.runs
+    progress.phase("sum up")
+    return ReportInputs(
+        stored=stored,
+        clusters=clusters,
+        trajectories=trajectories,
+        study=sum_up(source, trajectories, runs, recurrences),
+        notes=notes,
+        texts=texts,
+        points=places.Points(rows, at, of_points.numbers, vectors[np.searchsorted(vector_rows, rows)]),
+        first_vectors=vectors[np.searchsorted(vector_rows, first_rows)],
+        tree=tree,
     )
-    drifts = places.drifts(points, material.firsts, trajectories)
+
+
+def _places_and_motion(inputs: ReportInputs, layout: Map) -> dict[str, Any]:
+    points, stored, trajectories = inputs.points, inputs.stored, inputs.trajectories
+    visits = find_visits(trajectories)
+    clusters = places.describe_clusters(stored, visits, points, trajectories=trajectories, texts=inputs.texts)
+    drifts = places.drifts(points, inputs.first_vectors, trajectories)
     known = points.at >= 0
     return {
-        "map": places.describe_map(layout, points, assigned, trajectories),
+        "map": places.describe_map(layout, points, stored.assignments, trajectories),
         "clusters": clusters,
-        "texts": material.texts.all,
-        "runs": motion.describe_runs(trajectories, material.study),
-        "groups": motion.describe_groups(material.study),
+        "texts": inputs.texts.all,
+        "runs": motion.describe_runs(trajectories, inputs.study),
+        "groups": motion.describe_groups(inputs.study),
         "dynamics": motion.describe_dynamics(
-            trajectories, visits, material.study, points=points.at[known], drifts=drifts[known]
+            trajectories, visits, inputs.study, points=points.at[known], drifts=drifts[known]
         ),
     }
 
 
 def _of_tree(
-    source: ClusteringSummary, material: Material, tree: SpanningTree, progress: Progress
+    source: ClusteringSummary, inputs: ReportInputs, tree: SpanningTree, progress: Progress
 ) -> dict[str, Any]:
     """Return what the tree gives: the tree itself, density, and what other settings give."""
-    labels = material.assigned.labels
+    labels = inputs.stored.assignments.labels
     found = density.describe(
-        source, tree, labels, steps=material.trajectories, texts=material.notes, progress=progress
+        source, tree, labels, steps=inputs.trajectories, texts=inputs.notes, progress=progress
     )
     return {
         "tree": _tree(branches.find_branches(tree, labels, source.record)),
-        "density": density_json(source, found),
+        "density": found.to_dict(),
         "sweep": _sweeps(source, tree, labels, progress),
     }
 
@@ -172,7 +247,7 @@ def _sweeps(
     found = {}
     for name, grid in grids.items():
         settings = sweep.sweep(tree, labels, sweep.resolve(grid, source), progress=progress)
-        found[name] = sweep_json(source, settings)["settings"]
+        found[name] = [setting.to_dict() for setting in settings]
     return found
 
 

@@ -110,13 +110,13 @@ def _motion(total: GroupSummary, outputs: str) -> list[str]:
         fixed = total.periodic_runs.get(1, 0)
         loops = sum(total.periodic_runs.values()) - fixed
         at = total.absorption.median
-        since = f", half of these by step {at:g}" if at is not None and fixed + loops > 1 else ""
+        since = f", half by step {at:g}" if at is not None and total.n_runs > 1 else ""
         if total.n_runs == 1:
-            end = "a fixed point" if fixed else "a loop" if loops else "no fixed point and no loop"
-            said.append(f"It ends in {end} of its texts{f' from step {at:g} on' if at is not None else ''}.")
+            end = "one text" if fixed else "a loop of texts" if loops else "no text"
+            ending = f"It repeats {end} until its end{f' from step {at:g} on' if at is not None else ''}."
         else:
-            ends = f"{fixed:,} {_do(fixed, 'end')} in a fixed point of their texts"
-            said.append(f"{ends} and {loops:,} in a loop{since}.")
+            ending = f"{fixed:,} {_do(fixed, 'repeat')} one text until their end and {loops:,} a loop{since}."
+        said.append(ending)
     return said
 
 

@@ -6,13 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from panic_tda.cli.rendering.trajectories import trajectories_json
-from panic_tda.cli.text import shorten_ids
 from panic_tda.insight import dynamics
 from panic_tda.insight.milestones import NO_STATE, Trajectories, Visits
 from panic_tda.insight.run_groups import RunSummary
-from panic_tda.insight.trajectories import GROUPINGS, MODEL, NETWORK, TrajectoryStudy, group_runs
+from panic_tda.insight.trajectories import (
+    GROUPINGS,
+    MODEL,
+    NETWORK,
+    PROMPT,
+    TrajectoryStudy,
+    classify_runs,
+    group_runs,
+)
 from panic_tda.storage.read.census import show_id
+from panic_tda.wording import shorten_ids
 
 if TYPE_CHECKING:
     from panic_tda.types import FloatArray, IntArray
@@ -24,8 +31,8 @@ _NONE = -1
 
 def describe_runs(trajectories: Trajectories, study: TrajectoryStudy) -> dict[str, Any]:
     """Return the runs with the state and flag of each step."""
-    networks, of_network = _codes([list(run.facts.network) if run.facts else None for run in study.runs])
-    prompts, of_prompt = _codes([run.facts.initial_prompt if run.facts else None for run in study.runs])
+    networks, of_network = classify_runs(study.runs, NETWORK)
+    prompts, of_prompt = classify_runs(study.runs, PROMPT)
     steps = np.diff(trajectories.steps, prepend=0)
     ids = [show_id(run.run_id) for run in study.runs]
     names = shorten_ids(ids)
@@ -57,8 +64,7 @@ def describe_groups(study: TrajectoryStudy) -> dict[str, Any]:
     for by in GROUPINGS:
         if by != MODEL:
             groups = study.groups if by == NETWORK else group_runs(study, by)
-            said = trajectories_json(study)
-            found[by] = _groups_json(study, groups) if by != NETWORK else said["groups"]
+            found[by] = [group.to_dict() for group in groups]
     return {"lag": study.lag, "sampling": study.sampling, "by": found}
 
 
@@ -86,9 +92,8 @@ def describe_dynamics(
     order = dynamics.seriate(matrix)
     bins = dynamics.step_bins(trajectories.steps)
     groups = {}
-    for by in ("network", "prompt"):
-        of_run = [_key(run, by) for run in study.runs]
-        names, codes = _codes(of_run)
+    for by in (NETWORK, PROMPT):
+        names, codes = classify_runs(study.runs, by)
         groups[by] = _by_step(trajectories, study, names, codes, points=points, drifts=drifts, bins=bins)
     return {
         "states": states[order],
@@ -139,7 +144,7 @@ def _by_step(
 
 def _survivals(visits: Visits, study: TrajectoryStudy) -> list[dict[str, Any]]:
     """Return survival curves by network, in the order of the groups of the study."""
-    names, codes = _codes([_key(run, "network") for run in study.runs])
+    names, codes = classify_runs(study.runs, NETWORK)
     found = []
     for number, name in enumerate(names):
         mine = (codes[visits.runs] == number) & (visits.states != NO_STATE)
@@ -160,27 +165,6 @@ def _busiest(visits: Visits) -> IntArray:
     """Return the clusters with the most visits, (k,) int64 ascending."""
     states, counts = np.unique(visits.states[visits.states != NO_STATE], return_counts=True)
     return np.sort(states[np.argsort(-counts, kind="stable")[:MOST_STATES]])
-
-
-def _groups_json(study: TrajectoryStudy, groups: Any) -> Any:
-    from dataclasses import replace
-
-    return trajectories_json(replace(study, groups=groups))["groups"]
-
-
-def _key(run: RunSummary, by: str) -> list[str] | str | None:
-    if run.facts is None:
-        return None
-    return list(run.facts.network) if by == "network" else run.facts.initial_prompt
-
-
-def _codes(values: list[Any]) -> tuple[list[Any], IntArray]:
-    """Number values in alphabetical order; None, where a run has gone, comes last."""
-    names = {repr(value): value for value in values}
-    order = sorted(names, key=lambda name: (names[name] is None, name))
-    numbers = {name: number for number, name in enumerate(order)}
-    codes = np.array([numbers[repr(value)] for value in values], dtype=np.int64)
-    return [names[name] for name in order], codes
 
 
 def _column(runs: tuple[RunSummary, ...], name: str) -> IntArray:

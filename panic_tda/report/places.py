@@ -13,7 +13,7 @@ from panic_tda.insight import dynamics
 from panic_tda.insight.layout import Map
 from panic_tda.insight.milestones import Trajectories, Visits
 from panic_tda.storage.read.assignments import Assignments
-from panic_tda.storage.read.results import ClusterDetails
+from panic_tda.storage.read.clusterings import StoredClustering
 from panic_tda.storage.read.trajectories import RunTexts
 
 if TYPE_CHECKING:
@@ -136,19 +136,18 @@ def describe_map(
 
 
 def describe_clusters(
-    details: Sequence[ClusterDetails],
+    stored: StoredClustering,
     visits: Visits,
     points: Points,
-    assigned: Assignments,
     *,
     trajectories: Trajectories,
     texts: Texts,
 ) -> dict[str, Any]:
     """Return the table of the clusters, by label, with examples from the map."""
+    details = stored.clusters
     visited = dynamics.visits_of_clusters(visits, len(details))
-    medoids = np.array([one.medoid_embedding_id.hex for one in details], dtype="S32")
-    on_map = np.searchsorted(assigned.ids[points.rows], medoids)
-    near, far = _examples(points, assigned.labels, on_map)
+    on_map = np.searchsorted(points.rows, np.array(list(stored.medoids.values()), dtype=np.int64))
+    near, far = _examples(points, stored.assignments.labels, on_map)
     at = points.at[on_map]
     run_numbers = trajectories.run_numbers
     return {

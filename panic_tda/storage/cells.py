@@ -117,6 +117,27 @@ def stored_values(connection: Connection, query: AnySelect) -> Iterator[Any]:
             yield row[0]
 
 
+def successive_values(
+    connection: Connection, column: Any, *conditions: sa.ColumnElement[bool]
+) -> Iterator[Any]:
+    """Yield the distinct values that an index is sorted by, ascending, as stored: one look-up for each."""
+    smallest = sa.select(sa.func.min(column)).where(*conditions)
+    value = next(stored_values(connection, smallest))
+    while value is not None:
+        yield value
+        value = next(stored_values(connection, smallest.where(column > as_literal(value))))
+
+
+def row_locator(connection: Connection, table: Any) -> sa.ColumnElement[Any]:
+    """Return the column that finds a row fastest: its number in an SQLite file, elsewhere its id.
+
+    Every index of SQLite has the number, and rows in its order lie one after the other.
+    """
+    if connection.dialect.name == "sqlite":
+        return sa.literal_column(f"{table.name}.rowid", sa.Integer)
+    return sa.type_coerce(table.c.id, sa.String)
+
+
 def as_literal(value: Any) -> sa.ColumnElement[Any]:
     """Return a stored value, of whatever type, for a condition; of `stored_values` or the driver."""
     if isinstance(value, Undecoded):

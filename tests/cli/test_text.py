@@ -11,13 +11,12 @@ from panic_tda.cli.text import (
     Column,
     columns,
     duration,
-    harmless,
-    on_one_line,
     paragraph,
     parse_duration,
     shorten,
     table,
 )
+from panic_tda.wording import escape_control_characters, on_one_line
 
 
 @pytest.mark.parametrize(
@@ -44,8 +43,8 @@ def test_what_is_cut_leaves_no_half_of_a_character(width: int, text: str) -> Non
 
 
 def test_lines_stay_lines_and_spaces_spaces() -> None:
-    assert harmless("a\tb\nc\u3000d\u00a0e") == "a\tb\nc\u3000d\u00a0e"
-    assert harmless("\x1b[2J\r\x9b\u202e\ud800") == r"\x1b[2J\r\x9b\u202e\ud800"
+    assert escape_control_characters("a\tb\nc\u3000d\u00a0e") == "a\tb\nc\u3000d\u00a0e"
+    assert escape_control_characters("\x1b[2J\r\x9b\u202e\ud800") == r"\x1b[2J\r\x9b\u202e\ud800"
 
 
 def test_text_on_stdout_is_harmless(capsys: pytest.CaptureFixture[str]) -> None:

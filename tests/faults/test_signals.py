@@ -143,9 +143,9 @@ module.{name} = signalled
 """
 SWALLOWED = """
 import os
-from panic_tda.storage.read import excerpts
+from panic_tda.storage.read import row_samples
 from panic_tda.insight import planning
-whole = excerpts.read_excerpt
+whole = row_samples.read_row_sample
 
 def swallow(*arguments, **settings):
     try:
@@ -155,10 +155,10 @@ def swallow(*arguments, **settings):
         print("SWALLOWED", file=sys.stderr)
     return whole(*arguments, **settings)
 
-planning.read_excerpt = swallow
+planning.read_row_sample = swallow
 """
 WORK = {
-    "plan": (PLAN, {"module": "insight.planning", "name": "read_excerpt"}),
+    "plan": (PLAN, {"module": "insight.planning", "name": "read_row_sample"}),
     "cluster": (FIT_MODELS, {"module": "clustering_manager", "name": "load_embeddings"}),
 }
 

@@ -12,7 +12,7 @@ from panic_tda.errors import InvalidParameter
 from panic_tda.insight import dynamics
 from panic_tda.insight.branches import find_branches
 from panic_tda.insight.milestones import Transitions, find_visits
-from panic_tda.insight.trajectories import group_runs, study_trajectories
+from panic_tda.insight.trajectories import classify_runs, group_runs, study_trajectories
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.read.assignments import read_assignments
 from panic_tda.storage.read.results import ClusteringSummary, find_clustering
@@ -123,6 +123,15 @@ def test_groups_are_those_of_a_study(planted: tuple[Database, ClusteringSummary]
     assert group_runs(study, by) == study_trajectories(*planted, by=by).groups
     with pytest.raises(InvalidParameter, match="by must be one of"):
         group_runs(study, "model")
+
+
+def test_classes_of_runs_stand_in_the_order_of_their_groups(tmp_path: Path) -> None:
+    prompts = ["it's a cat", 'a "cat"', "it is", "a\\cat", "it's a cat"]
+    plant(tmp_path / "quoted.sqlite", [PlantedRun([0] * 9, prompt=prompt) for prompt in prompts])
+    study = study_trajectories(*latest(tmp_path / "quoted.sqlite"), by="prompt")
+    names, codes = classify_runs(study.runs, "prompt")
+    assert names == [group.group["prompt"] for group in study.groups]
+    assert [names[code] for code in codes] == prompts
 
 
 def test_the_branches_of_a_tree_hold_the_clusters(tmp_path: Path) -> None:

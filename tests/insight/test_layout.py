@@ -17,13 +17,14 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import trustworthiness
 
 from panic_tda.errors import DatabaseError, InvalidParameter
-from panic_tda.insight.layout import NEIGHBOURS, columns_of, find_rows, lay_out, read_map, sample_rows
+from panic_tda.insight.layout import NEIGHBOURS, columns_of, lay_out, read_map, sample_rows
 from panic_tda.storage.database import Database
-from panic_tda.storage.read import picking
+from panic_tda.storage.read import vectors_by_id
 from panic_tda.storage.read.assignments import read_assignments
+from panic_tda.storage.read.clusterings import find_rows
 from panic_tda.storage.read.medoids import read_medoid_ids
-from panic_tda.storage.read.picking import read_vectors
 from panic_tda.storage.read.results import ClusteringSummary, find_clustering
+from panic_tda.storage.read.vectors_by_id import read_vectors
 from panic_tda.storage.write.saving import save_or_keep
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec
@@ -142,7 +143,7 @@ def test_a_map_has_the_medoids_and_no_more_rows_than_asked_for(clustered: Upgrad
 def test_vectors_come_in_the_order_of_the_ids(
     clustered: UpgradedFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(picking, "_QUERY_IDS", 7)
+    monkeypatch.setattr(vectors_by_id, "_QUERY_IDS", 7)
     some = [clustered.facts.sample("Nomic")[row] for row in np.random.default_rng(0).permutation(100)]
     with clustered.database.reading() as connection:
         found = read_vectors(connection, np.array([e.id for e in some], dtype="S32"), dimensions=8)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
 from panic_tda import clustering_manager, hdbscan
-from panic_tda.errors import InvalidParameter
+from panic_tda.errors import OUTLIER, InvalidParameter
 from panic_tda.files.importing import import_embeddings
 from panic_tda.insight.agreement import adjusted_rand, contingency
 from panic_tda.insight.recut import Changes, recut_clustering
@@ -88,7 +88,9 @@ def test_a_row_is_what_recut_stores(clustered: tuple[Database, ClusteringSummary
         if before is None:
             assert (one.ari_previous, one.cliff) == (None, False)
         else:
-            expected = adjusted_rand_score(cut[before], cut[method, size, epsilon])
+            left, right = cut[before], cut[method, size, epsilon]
+            both = (left != OUTLIER) & (right != OUTLIER)
+            expected = adjusted_rand_score(left[both], right[both])
             assert one.ari_previous == pytest.approx(expected)
             assert one.cliff == (expected < CLIFF_ARI)
     assert {one.cliff for one in settings} == {True, False}
@@ -318,3 +320,16 @@ def test_values_that_are_none_are_refused(clustered: tuple[Database, ClusteringS
     assert result.exit_code == 2
     assert "FROM:TO:STEP such as 0.2:0.6:0.05" in result.stderr
     assert repr(text) in result.stderr
+
+
+def test_outliers_that_join_are_no_abrupt_change() -> None:
+    # Two clusters of 20 rows, 10 and 11 apart in themselves; 20 rows around each of them join at 0.5.
+    height = np.array([*[0.1] * 19, *[0.4] * 20, *[0.1] * 19, *[0.4] * 20, 0.9])
+    ends = [(row, row + 1) for row in range(39)] + [(row, row + 1) for row in range(40, 79)] + [(0, 40)]
+    u, v = np.array(ends).T
+    settings = resolve_all(80, epsilons=(0.2, 0.5))
+    stored = np.zeros(80, dtype=np.int64)
+    before, after = sweep(SpanningTree(u, v, height), stored, settings)
+    assert (before.n_clusters, after.n_clusters) == (2, 2)
+    assert (before.n_outliers, after.n_outliers) == (40, 0)
+    assert (after.ari_previous, after.cliff) == (1.0, False)

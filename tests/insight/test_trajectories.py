@@ -12,7 +12,6 @@ from uuid import UUID
 
 import pytest
 
-from panic_tda.cli.rendering.trajectories import trajectories_json
 from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.errors import OUTLIER, InvalidParameter, WrongUsage
 from panic_tda.files.importing import import_embeddings
@@ -84,7 +83,7 @@ def study_is_the_references(
     assert database.path is not None
     lag = options.pop("lag", None) or clustering.record.downsample
     expected = reference.report(database.path, str(clustering.id), lag=lag, **options)
-    answer = trajectories_json(study, study.runs)
+    answer = study.to_dict() | {"runs": [run.to_dict() for run in study.runs]}
     # Intervals and rates of clusters have tests of their own.
     del answer["clusters"]
     for group in [*answer["groups"], *([answer["total"]] if answer["total"] else [])]:

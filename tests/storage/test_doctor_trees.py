@@ -19,8 +19,8 @@ from panic_tda.storage.doctor.clusterings import TREE as DAMAGED_TREE
 from panic_tda.storage.doctor.trees import SAMPLE_EDGES, WRONG_TREE
 from panic_tda.storage.read import trees
 from panic_tda.storage.read.assignments import read_assignments
-from panic_tda.storage.read.picking import read_vectors
 from panic_tda.storage.read.results import ClusteringSummary, list_clusterings
+from panic_tda.storage.read.vectors_by_id import read_vectors
 from panic_tda.types import SpanningTree
 from tests.conftest import MakeFile, UpgradedFile
 from tests.field_files import FieldSpec

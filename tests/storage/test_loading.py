@@ -14,10 +14,10 @@ import pytest
 from panic_tda.arrays import rows
 from panic_tda.errors import BadVectors, DatabaseError, InvalidParameter
 from panic_tda.storage.database import Database, open_database
-from panic_tda.storage.read import loading, picking
+from panic_tda.storage.read import loading, vectors_by_id
 from panic_tda.storage.read.census import ModelCensus, require_valid, take_census
-from panic_tda.storage.read.loading import are_stored, input_sha256, load_embeddings
-from panic_tda.storage.read.picking import read_vectors
+from panic_tda.storage.read.loading import input_sha256, load_embeddings
+from panic_tda.storage.read.vectors_by_id import are_stored, read_vectors
 from panic_tda.types import EmbeddingMatrix
 from tests.conftest import MakeFile, UpgradedFile
 from tests.field_files import BAD_KINDS, EVERYTHING, FieldSpec, StoredEmbedding
@@ -417,8 +417,7 @@ def test_the_fingerprint_is_that_of_ids_and_rows(upgraded: MakeFile) -> None:
 
 def test_ids_and_vectors_of_some_rows(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> None:
     database, facts = upgraded(FieldSpec(digit_ids=True, orphan_embeddings=2))
-    for module in (loading, picking):
-        monkeypatch.setattr(module, "_QUERY_IDS", 3)
+    monkeypatch.setattr(vectors_by_id, "_QUERY_IDS", 3)
     some = facts.sample("Nomic")[5:15]
     with database.reading() as connection:
         asked = [e.id for e in facts.of("Nomic")] + ["f" * 32, *(e.id for e in facts.of("STSBMpnet"))]

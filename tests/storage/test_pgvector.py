@@ -15,7 +15,7 @@ from panic_tda.main import main
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.read.census import take_census
 from panic_tda.storage.read.loading import load_embeddings
-from panic_tda.storage.read.picking import read_vectors
+from panic_tda.storage.read.vectors_by_id import read_vectors
 from panic_tda.storage.schema.upgrade import upgrade
 from panic_tda.storage.write.copying import copy_database
 from tests.field_files import FieldFacts, FieldSpec

@@ -35,13 +35,13 @@ from panic_tda.storage import connections
 from panic_tda.storage.database import Database, lock_for_saving, open_database
 from panic_tda.storage.read.assignments import read_assignments
 from panic_tda.storage.read.census import take_census
-from panic_tda.storage.read.excerpts import read_excerpt
 from panic_tda.storage.read.glance import stored_clusterings, stored_models
 from panic_tda.storage.read.medoids import find_medoid_images, read_image, read_medoid_ids
-from panic_tda.storage.read.picking import require_vectors
 from panic_tda.storage.read.results import find_clustering
+from panic_tda.storage.read.row_samples import read_row_sample
 from panic_tda.storage.read.trajectories import read_medoid_texts, read_steps, stream_texts
 from panic_tda.storage.read.trees import require_tree
+from panic_tda.storage.read.vectors_by_id import require_vectors
 from panic_tda.storage.schema.tables import (
     Embedding,
     EmbeddingCluster,
@@ -265,7 +265,7 @@ def test_a_plan_on_postgres_is_measured_on_its_rows(url: str, database: Database
     assert [one["measured_runs"] for one in model["plans"]] == [N_RUNS] * 2
     assert model["smallest_factor_within"] == 1
     census = take_census(database)[MODEL]
-    piece = read_excerpt(database, census, downsample=3, n_rows=40)
+    piece = read_row_sample(database, census, downsample=3, n_rows=40)
     with database.session() as session:
         stored = {vector.tobytes() for vector in session.scalars(sa.select(Embedding.vector))}
     assert {vector.tobytes() for vector in piece.vectors} <= stored

@@ -31,7 +31,6 @@ from panic_tda.storage.read.census import (
     take_census,
     take_censuses,
 )
-from panic_tda.storage.read.excerpts import read_excerpt
 from panic_tda.storage.read.loading import load_embeddings
 from panic_tda.storage.read.results import (
     find_clusterings,
@@ -39,6 +38,7 @@ from panic_tda.storage.read.results import (
     get_medoid_invocation,
     list_clusterings,
 )
+from panic_tda.storage.read.row_samples import read_row_sample
 from panic_tda.storage.read.trajectories import read_medoid_texts
 from panic_tda.storage.write import pending
 from panic_tda.storage.write.recovery import save_pending
@@ -149,7 +149,7 @@ def test_counting_reads_indexes_only(upgraded: MakeFile, spec: FieldSpec) -> Non
             count_mixed(database, model)
             for factor, census in take_censuses(database, model, (1, 2, 10)).items():
                 for n_rows in (5, 10_000):
-                    read_excerpt(database, census, downsample=factor, n_rows=n_rows)
+                    read_row_sample(database, census, downsample=factor, n_rows=n_rows)
         with database.reading() as connection:
             stored_models(connection)
     asked = [sql for sql in queries(seen) if " LIMIT " not in sql and "embedding.vector \n" not in sql]
@@ -231,7 +231,7 @@ def field_of_images(upgraded: MakeFile) -> UpgradedFile:
     return file
 
 
-def test_an_excerpt_reads_indexes_and_its_own_vectors(upgraded: MakeFile) -> None:
+def test_a_row_sample_reads_indexes_and_its_own_vectors(upgraded: MakeFile) -> None:
     file = field_of_images(upgraded)
     size = file.path.stat().st_size
     census = take_census(file.database)["Nomic"]
@@ -239,7 +239,7 @@ def test_an_excerpt_reads_indexes_and_its_own_vectors(upgraded: MakeFile) -> Non
         found = []
 
         def read(factor: int = factor, n_rows: int = n_rows, found: list[int] = found) -> None:
-            rows = read_excerpt(file.database, census, downsample=factor, n_rows=n_rows).vectors
+            rows = read_row_sample(file.database, census, downsample=factor, n_rows=n_rows).vectors
             found.append(len(rows))
 
         n_read, n_written = cost(file.path, read)

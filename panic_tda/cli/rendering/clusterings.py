@@ -8,12 +8,12 @@ from typing import Any
 from uuid import UUID
 
 from panic_tda.cli.rendering.common import decimal, percent, plain, yes_no
-from panic_tda.cli.text import Column, on_one_line, paragraph, shorten, table
+from panic_tda.cli.text import Column, paragraph, shorten, table
 from panic_tda.doubts import find_doubts
 from panic_tda.parameters import ClusteringRecord, chord_to_cosine
 from panic_tda.storage.read.results import ClusterDetails, ClusteringSummary, UnreadableClustering
 from panic_tda.types import ModelOutcome, SavedPending
-from panic_tda.wording import pluralize
+from panic_tda.wording import on_one_line, pluralize
 
 _COUNTED = ("n_total", "n_sampled", "n_excluded", "n_embeddings", "n_unique", "n_clusters", "n_outliers")
 NO_CLUSTERINGS = "No clusterings are stored; make some with panic-tda cluster-embeddings."

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from panic_tda.cli.rendering.common import percent
-from panic_tda.cli.text import Column, on_one_line, paragraph, table
+from panic_tda.cli.text import Column, paragraph, table
 from panic_tda.insight.comparison import FATES, KEPT, ClusterFate, ClusteringComparison, LabelComparison
 from panic_tda.storage.read.results import ClusteringSummary
-from panic_tda.wording import pluralize
+from panic_tda.wording import on_one_line, pluralize
 
 _VERDICTS = ((0.9, "Nearly the same"), (0.6, "Alike"), (0.2, "Alike in part"), (-1.0, "Different"))
 """What is said from which adjusted Rand index on."""
@@ -23,37 +22,6 @@ _COLUMNS = (
     Column("medoid", elastic=True),
 )
 Texts = Mapping[int, str | None]
-
-
-def comparison_json(comparison: ClusteringComparison) -> dict[str, Any]:
-    """Return the object that `compare-clusterings --json` prints."""
-    found = comparison.found
-    return {
-        "a": str(comparison.a),
-        "b": str(comparison.b),
-        "by": comparison.by,
-        "n_shared": found.n_shared,
-        "ari": found.ari,
-        "ami": found.ami,
-        "ari_with_outliers": found.ari_with_outliers,
-        "ami_with_outliers": found.ami_with_outliers,
-        "outliers": {
-            "both": found.outliers_both,
-            "only_a": found.outliers_only_a,
-            "only_b": found.outliers_only_b,
-        },
-        "clusters": [
-            {
-                "a": one.a,
-                "b": one.b,
-                "jaccard": one.jaccard,
-                "fate": one.fate,
-                "into": [{"b": label, "share": share} for label, share in one.into],
-            }
-            for one in found.clusters
-        ],
-        "new": list(found.new),
-    }
 
 
 def comparison_text(

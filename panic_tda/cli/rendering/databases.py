@@ -7,13 +7,13 @@ from dataclasses import asdict
 from typing import Any
 
 from panic_tda.cli.rendering.common import plain
-from panic_tda.cli.text import on_one_line, paragraph, shorten
+from panic_tda.cli.text import paragraph, shorten
 from panic_tda.devices.doctor import Environment
 from panic_tda.parameters import format_bytes
 from panic_tda.storage.doctor import Examination, Repair
 from panic_tda.storage.write.copying import CopySummary
 from panic_tda.storage.write.import_summary import ImportSummary
-from panic_tda.wording import pluralize
+from panic_tda.wording import on_one_line, pluralize
 
 
 def import_json(summary: ImportSummary) -> dict[str, Any]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from panic_tda.cli.text import on_one_line
 from panic_tda.files.exporting import Written
-from panic_tda.wording import pluralize
+from panic_tda.wording import on_one_line, pluralize
 
 
 def written_json(written: Written) -> dict[str, Any]:

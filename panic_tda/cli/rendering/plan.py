@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
-from typing import Any
 
 from panic_tda.cli.rendering.common import PIPE_COLUMNS
-from panic_tda.cli.text import Column, duration, on_one_line, paragraph, table
+from panic_tda.cli.text import Column, duration, paragraph, table
 from panic_tda.devices.machine import available_cores
 from panic_tda.insight.memory import BackendMemory
 from panic_tda.insight.planning import FactorPlan, Plan
 from panic_tda.parameters import format_bytes
-from panic_tda.wording import pluralize
+from panic_tda.wording import on_one_line, pluralize
 
 _COLUMNS = (
     Column("model", elastic=True),
@@ -24,16 +22,6 @@ _COLUMNS = (
     Column("save", right=True, rank=3),
     Column("about", right=True),
 )
-
-
-def plan_json(plan: Plan) -> dict[str, Any]:
-    """Return the object that `plan-clustering --json` prints."""
-    said = asdict(plan)
-    for model, of_model in zip(plan.models, said["models"], strict=True):
-        for one, of_factor in zip(model.plans, of_model["plans"], strict=True):
-            if one.seconds is not None:
-                of_factor["seconds"]["total"] = one.seconds.total
-    return said
 
 
 def plan_text(plan: Plan, width: int) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from panic_tda.cli.rendering.common import decimal, percent
-from panic_tda.cli.text import Column, on_one_line, paragraph, table
+from panic_tda.cli.text import Column, paragraph, table
 from panic_tda.insight.sweep import CLIFF_ARI, Setting
 from panic_tda.storage.read.results import ClusteringSummary
-from panic_tda.wording import pluralize
+from panic_tda.wording import on_one_line, pluralize
 
 _SINGLE = "single cluster"
 _ABOUT_SINGLE = "single cluster: whether it was allowed; where both give the same, one line stands for both."
@@ -35,7 +34,7 @@ _COLUMNS = (
 
 def sweep_json(source: ClusteringSummary, settings: Sequence[Setting]) -> dict[str, Any]:
     """Return the object that `sweep-clustering --json` prints."""
-    return {"clustering": str(source.id), "settings": [asdict(setting) for setting in settings]}
+    return {"clustering": str(source.id), "settings": [setting.to_dict() for setting in settings]}
 
 
 def sweep_text(source: ClusteringSummary, settings: Sequence[Setting], width: int) -> str:

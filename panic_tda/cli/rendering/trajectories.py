@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from panic_tda.cli.rendering.common import PIPE_COLUMNS, percent
-from panic_tda.cli.text import Column, on_one_line, paragraph, shorten, shorten_ids, table
+from panic_tda.cli.text import Column, paragraph, shorten, table
 from panic_tda.insight.memoryless import SIGNIFICANCE
 from panic_tda.insight.milestones import Transitions
 from panic_tda.insight.run_groups import GroupSummary, NetworkComparison, RunSummary
 from panic_tda.insight.trajectories import TrajectoryStudy
 from panic_tda.storage.read.census import show_id
 from panic_tda.storage.read.results import ClusteringSummary
-from panic_tda.wording import pluralize
+from panic_tda.wording import on_one_line, pluralize, shorten_ids
 
 _TRANSITIONS_SHOWN = 5
 _STATES_NAMED = 10
@@ -59,24 +59,6 @@ _TRANSITION_COLUMNS = (
     Column("to", right=True),
     Column("text", elastic=True),
 )
-
-
-def trajectories_json(study: TrajectoryStudy, runs: Sequence[RunSummary] | None = None) -> dict[str, Any]:
-    """Return the object that `show-trajectories --json` prints, with these runs where some were asked for."""
-    found = study.transitions
-    columns = (found.sources.tolist(), found.targets.tolist(), found.counts.tolist())
-    said = {
-        "clustering": str(study.clustering),
-        "lag": study.lag,
-        "groups": [group.to_dict() for group in study.groups],
-        "total": study.total.to_dict() if study.runs else None,
-        "transitions": [
-            {"from": source, "to": target, "count": count}
-            for source, target, count in zip(*columns, strict=True)
-        ],
-        "clusters": study.clusters.to_dicts(),
-    }
-    return said if runs is None else said | {"runs": [run.to_dict() for run in runs]}
 
 
 def trajectories_text(

@@ -12,10 +12,10 @@ from sqlalchemy.engine import Connection
 
 from panic_tda.errors import OUTLIER, DamagedTree, DamagedValue, DatabaseError
 from panic_tda.parameters import ClusteringRecord
-from panic_tda.storage.cells import as_literal, find_damaged, read_each
+from panic_tda.storage.cells import as_literal, find_damaged, read_each, stored_values, successive_values
 from panic_tda.storage.columns import ROUNDING
 from panic_tda.storage.doctor.findings import Findings, show
-from panic_tda.storage.doctor.subject import Subject, first_values
+from panic_tda.storage.doctor.subject import Subject
 from panic_tda.storage.read import trees
 from panic_tda.storage.schema.tables import (
     Cluster,
@@ -137,9 +137,10 @@ def check_old_tables(subject: Subject, found: Findings) -> None:
 
 def gone_keys(subject: Subject, connection: Connection) -> list[Gone]:
     """Count the rows of keys without a clustering: one look into an index for each key."""
-    known = set(first_values(connection, sa.select(_result.c.key)))
+    known = set(stored_values(connection, sa.select(_result.c.key)))
     tables = {name: table for name, table in _TABLES.items() if name in subject.columns}
-    gone = {key for table in tables.values() for key in _keys(connection, table.result_key)} - known
+    columns = [table.result_key for table in tables.values()]
+    gone = {key for column in columns for key in successive_values(connection, column)} - known
     return [
         Gone(
             key,
@@ -165,7 +166,7 @@ def stored_clusterings(connection: Connection) -> list[Clustering]:
     )
     query = sa.select(*(_result.c[name] for name in names)).order_by(_result.c.key)
     clusterings = []
-    keys = first_values(connection, sa.select(_result.c.key).order_by(_result.c.key))
+    keys = stored_values(connection, sa.select(_result.c.key).order_by(_result.c.key))
     for key, (values, damaged, stored) in zip(keys, read_each(connection, query), strict=True):
         record, fault = None, str(damaged or "")
         try:
@@ -181,7 +182,7 @@ def lost_embeddings(connection: Connection, key: Any) -> Iterator[Any]:
     joined = _assignment.outerjoin(_embedding, _embedding.c.id == _assignment.c.embedding_id)
     query = sa.select(_assignment.c.embedding_id).select_from(joined)
     of_key = _assignment.c.result_key == as_literal(key)
-    return first_values(connection, query.where(of_key, _embedding.c.id.is_(None)))
+    return stored_values(connection, query.where(of_key, _embedding.c.id.is_(None)))
 
 
 def differs(connection: Connection, one: Clustering, n_lost: int) -> str:
@@ -260,19 +261,10 @@ def _clusters(connection: Connection, key: int) -> dict[int, tuple[int, int | No
 
 
 def _assigned(connection: Connection, key: int) -> Iterator[Any]:
-    return first_values(
+    return stored_values(
         connection, sa.select(_assignment.c.embedding_id).where(_assignment.c.result_key == as_literal(key))
     )
 
 
 def _count(connection: Connection, condition: Any) -> int:
     return int(connection.execute(sa.select(sa.func.count()).where(condition)).scalar_one())
-
-
-def _keys(connection: Connection, column: Any) -> Iterator[Any]:
-    """Go from key to key through the index, past all the rows that have the same."""
-    query = sa.select(sa.func.min(column))
-    key = next(first_values(connection, query))
-    while key is not None:
-        yield key
-        key = next(first_values(connection, query.where(column > as_literal(key))))

@@ -7,8 +7,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from panic_tda.storage.bulk import stream_rows
+from panic_tda.storage.cells import row_locator
 from panic_tda.storage.doctor.findings import Findings
-from panic_tda.storage.doctor.subject import BATCH_ROWS, Subject, ids_at, place
+from panic_tda.storage.doctor.subject import BATCH_ROWS, Subject, ids_at
 from panic_tda.storage.schema.sampling import holds, in_one_index
 from panic_tda.storage.schema.tables import Embedding, Invocation, InvocationType
 
@@ -23,7 +24,7 @@ def check_orphans(subject: Subject, found: Findings) -> None:
     """Find embeddings without an invocation, in the indexes on both."""
     joined = _embedding.outerjoin(_invocation, _invocation.c.id == _embedding.c.invocation_id)
     with subject.reading("look for the invocations of embeddings") as connection:
-        at = place(connection, _embedding)
+        at = row_locator(connection, _embedding)
         wanted = sa.select(at).select_from(joined).where(_invocation.c.id.is_(None))
         for identity in ids_at(connection, _embedding, wanted):
             found.add(ORPHAN, identity)
@@ -48,6 +49,6 @@ def check_types(subject: Subject, found: Findings) -> None:
             found.say(WRONG_TYPE, f"{name}: {n_rarer} of {sum(counts)} belong to {rarer.name} outputs")
             # SQLite would turn the join around, and go through all embeddings for each invocation.
             strange = model == name, holds(_invocation.c.type == rarer)
-            wanted = sa.select(place(connection, _embedding)).select_from(joined).where(*strange)
+            wanted = sa.select(row_locator(connection, _embedding)).select_from(joined).where(*strange)
             for identity in ids_at(connection, _embedding, wanted):
                 found.add(WRONG_TYPE, identity)

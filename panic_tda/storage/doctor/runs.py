@@ -9,13 +9,12 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement, Select
 
 from panic_tda.storage.bulk import stream_rows
+from panic_tda.storage.cells import row_locator, stored_values
 from panic_tda.storage.doctor.findings import Findings
 from panic_tda.storage.doctor.subject import (
     BATCH_ROWS,
     Subject,
-    first_values,
     ids_at,
-    place,
     reads_invocations,
 )
 from panic_tda.storage.schema.tables import ExperimentConfig, Invocation, InvocationType, Run
@@ -44,7 +43,9 @@ def check_orphan_invocations(subject: Subject, found: Findings) -> None:
     """Find invocations without a run, in the indexes on both."""
     joined = _invocation.outerjoin(_run, _run.c.id == _invocation.c.run_id)
     with subject.reading("look for the runs of invocations") as connection:
-        wanted = sa.select(place(connection, _invocation)).select_from(joined).where(_run.c.id.is_(None))
+        wanted = (
+            sa.select(row_locator(connection, _invocation)).select_from(joined).where(_run.c.id.is_(None))
+        )
         if _is_any(connection, wanted):
             for identity in ids_at(connection, _invocation, wanted):
                 found.add(ORPHAN_INVOCATION, identity)
@@ -59,7 +60,7 @@ def check_orphan_runs(subject: Subject, found: Findings) -> None:
     query = sa.select(_run.c.id).select_from(joined)
     query = query.where(_experiment.c.id.is_(None), _run.c.experiment_id.is_not(None))
     with subject.reading("look for the experiments of runs") as connection:
-        for identity in first_values(connection, query):
+        for identity in stored_values(connection, query):
             found.add(ORPHAN_RUN, identity)
 
 
@@ -69,7 +70,7 @@ def check_orphan_diagrams(subject: Subject, found: Findings) -> None:
         return
     joined = _diagram.outerjoin(_run, _run.c.id == _diagram.c.run_id)
     with subject.reading("look for the runs of persistence diagrams") as connection:
-        wanted = sa.select(place(connection, _diagram)).select_from(joined).where(_run.c.id.is_(None))
+        wanted = sa.select(row_locator(connection, _diagram)).select_from(joined).where(_run.c.id.is_(None))
         for identity in ids_at(connection, _diagram, wanted):
             found.add(ORPHAN_DIAGRAM, identity)
 
@@ -84,7 +85,7 @@ def check_outputs(subject: Subject, found: Findings) -> None:
     image = _invocation.c.output_image_data
     no_image = sa.or_(image.is_(None), sa.func.length(image) == 0)
     with subject.reading("look for outputs") as connection:
-        at = place(connection, _invocation)
+        at = row_locator(connection, _invocation)
         texts, images = (sa.select(at).where(kind) for kind in (is_text, is_image))
         if connection.dialect.name == "sqlite" and not reads_invocations(connection, texts):
             texts, images = (sa.select(at).where(at.in_(rows.correlate(None))) for rows in (texts, images))
@@ -178,7 +179,7 @@ def check_ids(subject: Subject, found: Findings) -> None:
         is_ours = name != "clusteringresult" or subject.has_ours(name)
         if is_ours and subject.has(name, "id"):
             with subject.reading(f"look at the ids of {name}") as connection:
-                for identity in first_values(connection, _bad_ids(connection, name)):
+                for identity in stored_values(connection, _bad_ids(connection, name)):
                     found.add(BAD_ID, identity, f"in {name}")
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.sql import ColumnElement, Select
+from sqlalchemy.sql import Select
 
 from panic_tda.errors import NeedsUpgrade
 from panic_tda.progress import Progress
-from panic_tda.storage.cells import stored_values
+from panic_tda.storage.cells import row_locator, stored_values
 from panic_tda.storage.database import PIPELINE_TABLES, Database, schema_version
 from panic_tda.storage.doctor.findings import Findings
 
@@ -124,25 +124,14 @@ def reads_invocations(connection: Connection, query: Select[Any]) -> bool:
     return any(_ROWS.match(step[3]) for step in plan)
 
 
-def place(connection: Connection, table: sa.TableClause | Any) -> ColumnElement[Any]:
-    """Return by what rows of a table are looked up: in SQLite their place in the file."""
-    sqlite = connection.dialect.name == "sqlite"
-    return sa.literal_column(f"{table.name}.rowid") if sqlite else table.c.id
-
-
 def ids_at(connection: Connection, table: Any, wanted: Select[Any]) -> Iterator[Any]:
     """Yield the ids of the rows at the places that a query finds, as they are stored.
 
     Ids of invocations come from an index that has all of them: there may be an image before the id in a row.
     """
-    at = place(connection, table)
+    at: Any = row_locator(connection, table)
     if table.name == "invocation" and connection.dialect.name == "sqlite":
         # What is no bare column is not looked up: the index on ids is gone through.
         at = sa.literal_column(f"+{table.name}.rowid")
     query = sa.select(table.c.id).where(at.in_(wanted.correlate(None)))
-    return first_values(connection, query)
-
-
-def first_values(connection: Connection, query: Select[Any]) -> Iterator[Any]:
-    """Yield the first column of a query's rows, as it is stored; see `cells.stored_values`."""
     return stored_values(connection, query)

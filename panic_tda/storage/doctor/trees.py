@@ -19,8 +19,8 @@ from panic_tda.storage.doctor.findings import Findings, is_id
 from panic_tda.storage.doctor.subject import BATCH_ROWS, Subject
 from panic_tda.storage.read.assignments import read_assignments
 from panic_tda.storage.read.census import FLOAT_BYTES, stored_width
-from panic_tda.storage.read.picking import read_vectors
 from panic_tda.storage.read.trees import require_tree
+from panic_tda.storage.read.vectors_by_id import read_vectors
 from panic_tda.storage.schema.tables import ClusteringResult, ClusteringTree
 
 if TYPE_CHECKING:

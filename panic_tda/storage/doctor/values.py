@@ -9,8 +9,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from panic_tda.storage import cells
+from panic_tda.storage.cells import row_locator
 from panic_tda.storage.doctor.findings import Findings
-from panic_tda.storage.doctor.subject import Subject, first_values, has_index, place, reads_invocations
+from panic_tda.storage.doctor.subject import Subject, has_index, reads_invocations
 from panic_tda.storage.schema.tables import Embedding, ExperimentConfig, Invocation, InvocationType, Run
 
 UNREADABLE = "unreadable_value"
@@ -51,7 +52,7 @@ def _check_invocations(subject: Subject, connection: Connection, found: Findings
     query = sa.select(kind, number).where(sa.or_(*wrong))
     if subject.may_read(connection, query, ["type", "sequence_number"], found, UNREADABLE):
         _add(found, cells.damaged_values(connection, query))
-    at = place(connection, _invocation)
+    at = row_locator(connection, _invocation)
     texts = sa.select(at).where(kind == InvocationType.TEXT)
     query = sa.select(_invocation.c.model, _invocation.c.output_text)
     if not reads_invocations(connection, texts):
@@ -66,17 +67,14 @@ def _check_invocations(subject: Subject, connection: Connection, found: Findings
 def _check_models(connection: Connection, found: Findings) -> None:
     """Look at each name of a model once, in the index that begins with it."""
     model = _embedding.c.embedding_model
-    names = sa.select(sa.func.min(model))
     rows = sa.select(model)
     # In the index first: only of what is found there a row is read.
     missing = sa.select(sa.literal(1)).select_from(_embedding).where(model.is_(None)).limit(1)
     if connection.execute(missing).first() is not None:
         _add(found, cells.damaged_values(connection, rows.where(model.is_(None))))
-    name = next(first_values(connection, names))
-    while name is not None:
+    for name in cells.successive_values(connection, model):
         if not isinstance(name, str):
             _add(found, cells.damaged_values(connection, rows.where(model == cells.as_literal(name))))
-        name = next(first_values(connection, names.where(model > cells.as_literal(name))))
 
 
 def _add(found: Findings, damaged: Iterator[Any]) -> None:

@@ -6,16 +6,14 @@ import heapq
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.sql import ColumnElement
 
 from panic_tda.errors import BadVectors, DatabaseError, NoEmbeddings, UnknownModel
 from panic_tda.parameters import validate_downsample
-from panic_tda.storage.cells import as_literal, find_damaged, stored_values
+from panic_tda.storage.cells import as_literal, find_damaged, successive_values
 from panic_tda.storage.database import Database
 from panic_tda.storage.schema.sampling import in_one_index, sample
 from panic_tda.storage.schema.tables import Embedding, Invocation, InvocationType
@@ -139,7 +137,7 @@ def choose_models(database: Database, asked: Sequence[str], present: Sequence[st
 def _count_model(connection: Connection, factors: Sequence[int], model: str) -> list[ModelCensus]:
     # One query a length of vector: grouped by it, every SQLite before 3.41 reads the vectors to measure them.
     this_model = _embedding.c.embedding_model == model
-    sizes = _successive(connection, _size, this_model)
+    sizes = list(successive_values(connection, _size, this_model))
     missing = sa.select(_embedding.c.id).where(this_model, _size.is_(None)).limit(1)
     if connection.execute(missing).first() is not None:
         sizes = [None, *sizes]
@@ -166,7 +164,7 @@ def stored_width(connection: Connection, model: str) -> int:
     """Return the bytes of a model's vectors: the commonest legal length, 0 where there is none."""
     this_model = _embedding.c.embedding_model == model
     rows = sa.select(sa.func.count()).select_from(_embedding).where(this_model)
-    sizes = _successive(connection, _size, this_model)
+    sizes = list(successive_values(connection, _size, this_model))
     counted = {size: connection.execute(rows.where(_size == size)).scalar_one() for size in sizes}
     return ModelCensus(model, 0, 0, sampled=counted).width
 
@@ -188,7 +186,7 @@ def count_mixed(database: Database, model: str) -> tuple[int, int]:
     of_image = sa.case((_invocation.c.type == InvocationType.IMAGE, 1), else_=0) == 1
     with database.reading() as connection:
         n_repeated = 0
-        for size in _successive(connection, _size, this_model):
+        for size in successive_values(connection, _size, this_model):
             for sign, query in ((1, rows), (-1, invocations)):
                 n_repeated += sign * connection.execute(query.where(this_model, _size == size)).scalar_one()
         n_images = connection.execute(images.where(this_model, of_image)).scalar_one()
@@ -263,30 +261,14 @@ def stored_models(connection: Connection) -> list[str]:
     DamagedValue
         A name is not text in UTF-8.
     """
-    return _successive(connection, _embedding.c.embedding_model, rows=_MODEL_ROWS)
-
-
-def _successive(
-    connection: Connection,
-    column: ColumnElement[Any],
-    *conditions: ColumnElement[bool],
-    rows: sa.Select[Any] | None = None,
-) -> list[Any]:
-    """Return the distinct values of what an index is sorted by, ascending: one look into it for each.
-
-    Of a text that cannot be read, the first of `rows` that has it is named.
-    """
-    smallest = sa.select(sa.func.min(column)).where(*conditions)
-    found = []
-    value = next(stored_values(connection, smallest))
-    while value is not None:
-        found.append(value)
-        if rows is not None and not isinstance(value, str):
-            raise find_damaged(connection, rows.where(column == as_literal(value)).limit(1)) or DatabaseError(
-                f"a name of a model is not text: {value!r:.80}"
+    names = list(successive_values(connection, _embedding.c.embedding_model))
+    for name in names:
+        if not isinstance(name, str):
+            rows = _MODEL_ROWS.where(_embedding.c.embedding_model == as_literal(name))
+            raise find_damaged(connection, rows.limit(1)) or DatabaseError(
+                f"a name of a model is not text: {name!r:.80}"
             )
-        value = next(stored_values(connection, smallest.where(column > as_literal(value))))
-    return found
+    return names
 
 
 def _explain_lengths(census: ModelCensus, bad: int, first: list[str]) -> str:

@@ -30,7 +30,8 @@ from panic_tda.storage.bulk import stream_rows
 from panic_tda.storage.cells import integers, naming_damage, read_rows, shares
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.assignments import key_of
-from panic_tda.storage.read.census import FLOAT_BYTES, stored_width
+from panic_tda.storage.read.census import FLOAT_BYTES
+from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.storage.read.trees import read_core_distances
 from panic_tda.storage.schema.sampling import strides
@@ -160,13 +161,11 @@ def open_rows(
     output. Texts of images, medoids of outliers and core distances of clusterings without a tree are null,
     and so is whatever has gone since the clustering.
     """
-    of_this = EmbeddingCluster.result_key == key_of(clustering.id)
     columns = _COLUMNS
-    with database.reading() as connection:
-        n_rows = int(connection.execute(sa.select(sa.func.count()).where(of_this)).scalar_one())
+    with open_clustering(database, clustering) as stored:
+        connection, n_rows = stored.connection, stored.n_assigned
         if with_vectors:
-            dimensions = stored_width(connection, clustering.embedding_model) // FLOAT_BYTES
-            columns = columns.append(pa.field(VECTOR, pa.list_(pa.float32(), dimensions)))
+            columns = columns.append(pa.field(VECTOR, pa.list_(pa.float32(), stored.dimensions)))
         aligned = {"core_distance": _core_distances(connection, clustering.id, n_rows)}
         if beside is not None:
             if len(beside) != n_rows:

@@ -8,24 +8,24 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.sql import ColumnElement, Select
+from sqlalchemy.sql import Select
 
 from panic_tda.arrays import rows
 from panic_tda.arrays.destinations import Destination, HostRows
 from panic_tda.arrays.device import DeviceRows
 from panic_tda.arrays.namespace import to_host
 from panic_tda.errors import BadVectors, DatabaseError
-from panic_tda.parameters import ClusteringRecord, validate_downsample
+from panic_tda.parameters import validate_downsample
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.bulk import ID_LENGTH, stream_vectors
+from panic_tda.storage.cells import row_locator
 from panic_tda.storage.database import Database
-from panic_tda.storage.read.assignments import key_of
+from panic_tda.storage.read.assignments import count_assignments, key_of
 from panic_tda.storage.read.census import (
     FLOAT_BYTES,
     NAMED_IDS,
@@ -36,18 +36,18 @@ from panic_tda.storage.read.census import (
     show_id,
     take_census,
 )
+from panic_tda.storage.read.summaries import ClusteringSummary
 from panic_tda.storage.schema.sampling import sample
 from panic_tda.storage.schema.tables import Embedding, EmbeddingCluster
 from panic_tda.types import EmbeddingMatrix
 
 if TYPE_CHECKING:
-    from panic_tda.types import BoolArray, BytesArray
+    from panic_tda.types import BytesArray
 
 BATCH_BYTES = 1 << 17
 """Size of an Arrow batch. Small enough to be packed while it is in the processor's cache and to be recycled
 by the allocator, large enough to hide a call: 100,000 vectors of 256 bytes took 0.09 s of processor time
 like this, 0.15 s in batches of 16 KiB or of 1 MiB, and a bare scan of them 0.06 s."""
-_QUERY_IDS = 500
 
 _NO_IDS = "ids of model {model} are not 32 lower-case hexadecimal digits"
 _NO_DIRECTION = "vectors of model {model} are zero, NaN or infinite"
@@ -160,11 +160,9 @@ def load_embeddings(
 
 
 def load_assigned(
-    database: Database,
-    clustering_id: UUID,
-    record: ClusteringRecord,
+    connection: Connection,
+    clustering: ClusteringSummary,
     *,
-    model: str,
     progress: Progress | None = None,
     memory_limit: int | None = None,
 ) -> EmbeddingMatrix:
@@ -172,12 +170,10 @@ def load_assigned(
 
     Parameters
     ----------
-    database : Database
-        Read in one short transaction.
-    clustering_id : UUID
-        Of the clustering.
-    record, model
-        As stored with it.
+    connection : Connection
+        From `Database.reading`.
+    clustering : ClusteringSummary
+        One that is stored.
     progress : Progress, optional
         Told the rows read.
     memory_limit : int, optional
@@ -188,33 +184,29 @@ def load_assigned(
     DatabaseError
         Embeddings have gone since, or vectors are others now.
     """
-    progress = progress or Silent()
+    progress, record = progress or Silent(), clustering.record
     no_ids: list[Any] = []
-    of_this = EmbeddingCluster.result_key == key_of(clustering_id)
+    of_this = EmbeddingCluster.result_key == key_of(clustering.id)
     joined = EmbeddingCluster.__table__.join(_embedding, _embedding.c.id == EmbeddingCluster.embedding_id)
-    with database.reading() as connection:
-        counted = sa.select(sa.func.count()).select_from(EmbeddingCluster).where(of_this)
-        n_rows = int(connection.execute(counted).scalar_one())
-        first = sa.select(sa.func.length(_embedding.c.vector)).select_from(joined).where(of_this).limit(1)
-        width = int(connection.execute(first).scalar() or 0)
-        progress.phase("load", total=n_rows)
-        place = _place(connection)
-        # The rows are found in the indexes, and read in the order of the file.
-        wanted = sa.select(place).select_from(joined).where(of_this)
-        query = sa.select(_embedding.c.id, _embedding.c.vector).where(place.in_(wanted.correlate(None)))
-        destination = HostRows(n_rows, width // FLOAT_BYTES, memory_limit=memory_limit)
-        with contextlib.closing(destination):
-            batches = stream_vectors(
-                connection, query, width=width, batch_rows=_batch_rows(width), no_ids=no_ids
-            )
-            ids = _fill(destination, batches, n_rows, progress)
-            vectors, _ = destination.finish()
+    n_rows = count_assignments(connection, clustering.id)
+    first = sa.select(sa.func.length(_embedding.c.vector)).select_from(joined).where(of_this).limit(1)
+    width = int(connection.execute(first).scalar() or 0)
+    progress.phase("load", total=n_rows)
+    locator = row_locator(connection, _embedding)
+    # The rows are found in the indexes, and read in the order of the file.
+    wanted = sa.select(locator).select_from(joined).where(of_this)
+    query = sa.select(_embedding.c.id, _embedding.c.vector).where(locator.in_(wanted.correlate(None)))
+    destination = HostRows(n_rows, width // FLOAT_BYTES, memory_limit=memory_limit)
+    with contextlib.closing(destination):
+        batches = stream_vectors(connection, query, width=width, batch_rows=_batch_rows(width), no_ids=no_ids)
+        ids = _fill(destination, batches, n_rows, progress)
+        vectors, _ = destination.finish()
     ids, vectors = _in_order(ids, vectors)
     chosen = (record.n_total, record.n_sampled, record.n_excluded, record.downsample)
-    matrix = EmbeddingMatrix(model, ids, vectors, *(number or 0 for number in chosen))
+    matrix = EmbeddingMatrix(clustering.embedding_model, ids, vectors, *(number or 0 for number in chosen))
     if input_sha256(matrix) != record.input_sha256:
         raise DatabaseError(
-            f"the embeddings of clustering {clustering_id} are not those that it was made of: some have gone "
+            f"the embeddings of clustering {clustering.id} are not those that it was made of: some have gone "
             "or have other vectors now; cluster again (panic-tda cluster-embeddings)"
         )
     return matrix
@@ -226,20 +218,6 @@ def input_sha256(matrix: EmbeddingMatrix) -> str:
     for some in rows.chunks(matrix.vectors):
         digest.update(to_host(matrix.vectors[some]).data)
     return digest.hexdigest()
-
-
-def are_stored(connection: Connection, ids: BytesArray) -> BoolArray:
-    """Tell of each id, (n,) S32, whether there is an embedding of it; only the index on ids is read.
-
-    Ids are compared as whole texts: one that is no id at all is there as little as one that has gone.
-    """
-    column = sa.type_coerce(_embedding.c.id, sa.String)
-    present = np.zeros(len(ids), dtype=bool)
-    for first in range(0, len(ids), _QUERY_IDS):
-        some = [identity.decode("ascii", "replace") for identity in ids[first : first + _QUERY_IDS].tolist()]
-        found = set(connection.execute(sa.select(column).where(column.in_(some))).scalars())
-        present[first : first + _QUERY_IDS] = [identity in found for identity in some]
-    return present
 
 
 def _recounted(
@@ -270,8 +248,8 @@ def _vector_query(
 ) -> Select[Any]:
     # The rows are found in the indexes, and read in the order of the file, which is the fast one: they are
     # sorted by id in memory.
-    place = _place(connection)
-    wanted = sa.select(place).where(_embedding.c.embedding_model == census.model)
+    locator = row_locator(connection, _embedding)
+    wanted = sa.select(locator).where(_embedding.c.embedding_model == census.model)
     if downsample > 1 or census.n_orphans:
         # Looking up every invocation costs half as much again as reading the vectors.
         chosen = sample(downsample)
@@ -280,13 +258,7 @@ def _vector_query(
         wanted = wanted.select_from(_embedding)
     if filtered:
         wanted = wanted.where(sa.func.length(_embedding.c.vector) == census.width)
-    return sa.select(_embedding.c.id, _embedding.c.vector).where(place.in_(wanted.correlate(None)))
-
-
-def _place(connection: Connection) -> ColumnElement[Any]:
-    """Return by what rows of embeddings are looked up: in SQLite their place in the file."""
-    sqlite = connection.dialect.name == "sqlite"
-    return sa.literal_column("embedding.rowid") if sqlite else _embedding.c.id
+    return sa.select(_embedding.c.id, _embedding.c.vector).where(locator.in_(wanted.correlate(None)))
 
 
 def _batch_rows(width: int) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session, aliased
 
 from panic_tda.errors import OUTLIER, DamagedValue, InvalidParameter, UnknownClustering, UnknownModel
@@ -175,7 +176,13 @@ def get_cluster_details(
     clustering_result_id: UUID | str, session: Session, *, limit: int | None = None
 ) -> list[ClusterDetails]:
     """Return the clusters of one clustering with their medoids, the largest first."""
-    clustering_id = _uuid(clustering_result_id)
+    return read_details(session.connection(), _uuid(clustering_result_id), limit=limit)
+
+
+def read_details(
+    connection: Connection, clustering_id: UUID, *, limit: int | None = None
+) -> list[ClusterDetails]:
+    """Do what `get_cluster_details` does, inside a transaction."""
     source = aliased(Invocation)
     query = (
         sa.select(
@@ -201,9 +208,9 @@ def get_cluster_details(
         .order_by(Cluster.label)
         .limit(limit)
     )
-    rows = read_rows(session.connection(), query)
+    rows = read_rows(connection, query)
     uncounted = any(row[3] is None and row[7] is InvocationType.TEXT for row in rows)
-    copies = _count_copies(session, clustering_id, rows[-1][0]) if uncounted else {}
+    copies = _count_copies(connection, clustering_id, rows[-1][0]) if uncounted else {}
     return [
         ClusterDetails(
             label=label,
@@ -296,7 +303,7 @@ def _latest(
     return [latest[name] for name in sorted(latest)]
 
 
-def _count_copies(session: Session, clustering_id: UUID, last_label: int) -> dict[int, int]:
+def _count_copies(connection: Connection, clustering_id: UUID, last_label: int) -> dict[int, int]:
     """Count, by label up to `last_label`, the members that have the text of their medoid."""
     stands, member = aliased(Embedding), aliased(Embedding)
     text_of, text = aliased(Invocation), aliased(Invocation)
@@ -326,7 +333,7 @@ def _count_copies(session: Session, clustering_id: UUID, last_label: int) -> dic
         )
         .group_by(EmbeddingCluster.label)
     )
-    return dict(read_rows(session.connection(), query))
+    return dict(read_rows(connection, query))
 
 
 def _uuid(text: UUID | str) -> UUID:

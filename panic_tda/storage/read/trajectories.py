@@ -20,14 +20,13 @@ from sqlalchemy.engine import Connection
 
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.bulk import stream_columns, stream_rows
-from panic_tda.storage.cells import integers, naming_damage, read_rows, shares
-from panic_tda.storage.read.assignments import key_of, require_labels
-from panic_tda.storage.read.results import ClusteringSummary
+from panic_tda.storage.cells import integers, naming_damage, read_rows, row_locator
+from panic_tda.storage.read.assignments import Assignments, key_of, read_assignments
+from panic_tda.storage.read.summaries import ClusteringSummary
 from panic_tda.storage.schema.sampling import in_one_index, output_indices, strides
 from panic_tda.storage.schema.tables import (
     Cluster,
     Embedding,
-    EmbeddingCluster,
     Invocation,
     InvocationType,
     Run,
@@ -47,7 +46,6 @@ _GONE = -1
 
 _embedding = Embedding.__table__
 _invocation = Invocation.__table__
-_assignment = EmbeddingCluster.__table__
 _log = logging.getLogger(__name__)
 
 
@@ -125,7 +123,11 @@ class RunTexts:
 
 
 def read_steps(
-    connection: Connection, clustering: ClusteringSummary, progress: Progress | None = None
+    connection: Connection,
+    clustering: ClusteringSummary,
+    progress: Progress | None = None,
+    *,
+    assignments: Assignments | None = None,
 ) -> RunSteps:
     """Read the steps of all runs that a clustering has embeddings of.
 
@@ -137,6 +139,8 @@ def read_steps(
         One that is stored.
     progress : Progress, optional
         Told the rows read.
+    assignments : Assignments, optional
+        Its assignments with their locators; None reads them.
 
     Notes
     -----
@@ -148,11 +152,12 @@ def read_steps(
     how much.
     """
     progress = progress or Silent()
-    progress.phase("read assignments", total=clustering.record.n_embeddings)
-    labels, probabilities, places = _assignments(connection, clustering.id, progress)
+    if assignments is None:
+        assignments = read_assignments(connection, clustering.id, with_locators=True)
+    labels, probabilities = assignments.labels, assignments.probabilities
     progress.phase("read steps", total=len(labels))
     rows, numbers, are_texts, runs, run_ids = _invocations(
-        connection, clustering.embedding_model, places, progress
+        connection, clustering.embedding_model, assignments.locators, progress
     )
     if len(rows) < len(labels):
         _log.warning(
@@ -258,43 +263,15 @@ def read_medoid_texts(
     return dict(read_rows(connection, query))
 
 
-def _assignments(
-    connection: Connection, clustering_id: UUID, progress: Progress
-) -> tuple[IntArray, FloatArray, Any]:
-    """Return the labels and probabilities by ascending embedding id, and each embedding's place."""
-    columns: list[Any] = [_assignment.c.label, _assignment.c.probability]
-    source: Any = _assignment
-    if _in_sqlite(connection):
-        columns.append(sa.func.coalesce(_place(connection), _GONE))
-        source = _assignment.outerjoin(_embedding, _embedding.c.id == _assignment.c.embedding_id)
-    else:
-        columns.append(_assignment.c.embedding_id)
-    query = (
-        sa.select(*columns)
-        .select_from(source)
-        .where(_assignment.c.result_key == key_of(clustering_id))
-        .order_by(_assignment.c.embedding_id)
-    )
-    kinds = (np.int64, np.float64, _kind_of_place(connection))
-    parts: list[Sequence[Any]] = []
-    convert = (integers, shares, integers if _in_sqlite(connection) else _as_ids)
-    for batch in stream_columns(connection, query, batch_rows=_ROWS, convert=convert):
-        parts.append(batch)
-        progress.advance(len(batch[0]))
-    labels, probabilities, places = _joined(parts, kinds)
-    require_labels(connection, clustering_id, labels)
-    return labels, probabilities, places
-
-
 def _invocations(
-    connection: Connection, model: str, places: Any, progress: Progress
+    connection: Connection, model: str, locators: Any, progress: Progress
 ) -> tuple[IntArray, IntArray, BoolArray, IntArray, tuple[str, ...]]:
-    """Find the invocations of the embeddings at `places`.
+    """Find the invocations of the embeddings with these row locators.
 
     Returns
     -------
     rows, sequence_numbers : (n,) int64
-        Positions in `places`, in no order, and the sequence numbers.
+        Positions in `locators`, in no order, and the sequence numbers.
     are_texts : (n,) bool
         Whether the invocation put out a text.
     runs : (n,) int64
@@ -308,7 +285,7 @@ def _invocations(
     # An outer join: an inner one could be turned around, and go through all invocations.
     query = (
         sa.select(
-            _place(connection),
+            row_locator(connection, _embedding),
             _invocation.c.run_id,
             kind,
             sa.func.coalesce(_invocation.c.sequence_number, 0),
@@ -316,12 +293,12 @@ def _invocations(
         .select_from(_embedding.outerjoin(_invocation, in_one_index()))
         .where(_embedding.c.embedding_model == model)
     )
-    by_place = np.argsort(places)
-    ascending = places[by_place]
+    order = np.argsort(locators)
+    ascending = locators[order]
     codes: dict[str, int] = {}
     parts: list[Sequence[Any]] = []
     convert = (
-        integers if _in_sqlite(connection) else _as_ids,
+        integers if connection.dialect.name == "sqlite" else _as_ids,
         lambda runs: np.array([codes.setdefault(_as_text(run), len(codes)) for run in runs]),
         integers,
         _sequence_numbers,
@@ -332,7 +309,7 @@ def _invocations(
         parts.append([column[wanted] for column in (found, numbers, of_text == 1, runs)])
         progress.advance(int(np.count_nonzero(wanted)))
     found, sequence_numbers, are_texts, coded = _joined(parts, (np.int64, np.int64, bool, np.int64))
-    return by_place[found], sequence_numbers, are_texts, *_in_order(list(codes), coded)
+    return order[found], sequence_numbers, are_texts, *_in_order(list(codes), coded)
 
 
 def _as_ids(values: Sequence[Any]) -> Any:
@@ -379,19 +356,6 @@ def _texts_of(run_id: str, numbers: IntArray, texts: Sequence[str | None], model
             first_of.setdefault(step, (text, model))
     kept, steps = list(first_of.values()), np.fromiter(first_of, dtype=np.int64)
     return RunTexts(run_id, steps, [text for text, _ in kept], [model for _, model in kept])
-
-
-def _in_sqlite(connection: Connection) -> bool:
-    return connection.dialect.name == "sqlite"
-
-
-def _place(connection: Connection) -> Any:
-    """What every index knows a row of an embedding by: the rowid on SQLite. Elsewhere its id stands in."""
-    return sa.literal_column("embedding.rowid") if _in_sqlite(connection) else _embedding.c.id
-
-
-def _kind_of_place(connection: Connection) -> Any:
-    return np.int64 if _in_sqlite(connection) else np.dtype("S32")
 
 
 def _found(ascending: Any, wanted: Any) -> tuple[IntArray, BoolArray]:

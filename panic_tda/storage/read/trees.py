@@ -21,8 +21,8 @@ from panic_tda.clustering.trees import Edges, minimum_forest
 from panic_tda.errors import DamagedTree, NoTree
 from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage.bulk import insert_rows, stream_rows
-from panic_tda.storage.read.assignments import key_of
-from panic_tda.storage.schema.tables import ClusteringTree, EmbeddingCluster
+from panic_tda.storage.read.assignments import count_assignments, key_of
+from panic_tda.storage.schema.tables import ClusteringTree
 from panic_tda.types import SpanningTree
 from panic_tda.wording import pluralize
 
@@ -101,9 +101,7 @@ def require_tree(connection: Connection, clustering_id: UUID, record: Clustering
             f"clustering {clustering_id} has no spanning tree: {why}; cluster again "
             "(panic-tda cluster-embeddings), then the new clustering has one"
         )
-    of_this = EmbeddingCluster.result_key == key_of(clustering_id)
-    query = sa.select(sa.func.count()).select_from(EmbeddingCluster).where(of_this)
-    n_rows, n_assigned = len(tree.height) + 1, int(connection.execute(query).scalar_one())
+    n_rows, n_assigned = len(tree.height) + 1, count_assignments(connection, clustering_id)
     if n_assigned != n_rows:
         are = pluralize(n_assigned, "assignment is", "assignments are")
         raise NoTree(

@@ -16,8 +16,7 @@ from panic_tda.errors import BadInput, BadVectors, DatabaseError, PanicTdaError,
 from panic_tda.paths import expand_home
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.read.census import FLOAT_BYTES, stored_width
-from panic_tda.storage.read.loading import are_stored
-from panic_tda.storage.read.picking import read_vectors
+from panic_tda.storage.read.vectors_by_id import are_stored, read_vectors
 from panic_tda.storage.schema.tables import Embedding
 from panic_tda.storage.write import pending, saving
 from panic_tda.types import FinishedClustering, SavedPending

@@ -1,4 +1,4 @@
-"""An excerpt is rows of whole runs or of long pieces, and nothing but rows that the sampling rule chooses."""
+"""A row sample is rows of whole runs or of long pieces, and only rows that the sampling rule chooses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from panic_tda.storage.read.census import take_census, take_censuses
-from panic_tda.storage.read.excerpts import FEWEST_RUNS, Excerpt, read_excerpt
+from panic_tda.storage.read.row_samples import FEWEST_RUNS, RowSample, read_row_sample
 from tests.conftest import MakeFile, UpgradedFile
 from tests.field_files import EVERYTHING, FieldSpec, StoredEmbedding
 from tests.storage.test_sampling import FACTORS, SPECS
@@ -20,9 +20,9 @@ MANY_RUNS = FieldSpec(runs=40, length=60, duplicates=0.0, dummy_rows=12)
 """40 runs of 30 texts, no two alike; of the model Dummy, the texts of the first run only."""
 
 
-def excerpt(file: UpgradedFile, model: str, factor: int, n_rows: int) -> Excerpt:
+def row_sample(file: UpgradedFile, model: str, factor: int, n_rows: int) -> RowSample:
     census = take_census(file.database, factor)[model]
-    return read_excerpt(file.database, census, downsample=factor, n_rows=n_rows)
+    return read_row_sample(file.database, census, downsample=factor, n_rows=n_rows)
 
 
 def good(file: UpgradedFile, model: str, factor: int) -> list[StoredEmbedding]:
@@ -39,21 +39,21 @@ def as_bytes(vectors: np.ndarray) -> list[bytes]:
 
 
 @pytest.mark.parametrize("spec", [*SPECS.values(), EVERYTHING], ids=[*SPECS, "all"])
-def test_an_excerpt_of_all_rows_is_all_valid_ones(upgraded: MakeFile, spec: FieldSpec) -> None:
+def test_a_row_sample_of_all_rows_is_all_valid_ones(upgraded: MakeFile, spec: FieldSpec) -> None:
     file = upgraded(spec)
     for model in file.facts.models:
         for factor in (1, 2, 7, 1000):
             rows = good(file, model, factor)
-            found = excerpt(file, model, factor, 10_000)
+            found = row_sample(file, model, factor, 10_000)
             assert sorted(as_bytes(found.vectors)) == sorted(row.vector.tobytes() for row in rows)
             assert found.n_runs == len({row.invocation.run_id for row in rows})
 
 
 @pytest.mark.parametrize("factor", [1, 3])
 @pytest.mark.parametrize("n_rows", [1, 15, 100, 200, 399])
-def test_an_excerpt_is_pieces_of_many_runs(upgraded: MakeFile, factor: int, n_rows: int) -> None:
+def test_a_row_sample_is_pieces_of_many_runs(upgraded: MakeFile, factor: int, n_rows: int) -> None:
     file = upgraded(MANY_RUNS)
-    found = excerpt(file, "Nomic", factor, n_rows)
+    found = row_sample(file, "Nomic", factor, n_rows)
     assert n_rows / 2 <= len(found.vectors) <= n_rows
     assert found.n_runs >= min(FEWEST_RUNS, n_rows)
     known = {row.vector.tobytes(): row.invocation for row in good(file, "Nomic", factor)}
@@ -74,21 +74,21 @@ def test_an_excerpt_is_pieces_of_many_runs(upgraded: MakeFile, factor: int, n_ro
     assert sum(one != other for one, other in pairwise(runs)) == found.n_runs - 1
 
 
-def test_an_excerpt_is_the_same_every_time_and_for_other_factors_another(upgraded: MakeFile) -> None:
+def test_a_row_sample_is_the_same_every_time_and_for_other_factors_another(upgraded: MakeFile) -> None:
     file = upgraded(MANY_RUNS)
-    first, second, third = (as_bytes(excerpt(file, "Nomic", factor, 100).vectors) for factor in (1, 1, 2))
+    first, second, third = (as_bytes(row_sample(file, "Nomic", factor, 100).vectors) for factor in (1, 1, 2))
     assert first == second != third
 
 
 def test_a_model_that_embeds_few_runs_is_found(upgraded: MakeFile) -> None:
     file = upgraded(MANY_RUNS)
-    found = excerpt(file, "Dummy", 1, 6)
+    found = row_sample(file, "Dummy", 1, 6)
     assert (len(found.vectors), found.n_runs) == (6, 1)
 
 
-def test_nothing_is_an_excerpt_of_nothing(upgraded: MakeFile) -> None:
+def test_nothing_is_a_row_sample_of_nothing(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(text_models=("Nomic",), nan_vectors=40, runs=4, length=20))
-    found = excerpt(file, "Nomic", 1, 100)
+    found = row_sample(file, "Nomic", 1, 100)
     assert (found.vectors.shape, found.n_runs) == ((0, 8), 0)
 
 

@@ -17,10 +17,12 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from panic_tda.arrays.rows import slices, usable
+from panic_tda.arrays.rows import usable
 from panic_tda.storage.bulk import stream_rows
+from panic_tda.storage.cells import row_locator
 from panic_tda.storage.database import Database
-from panic_tda.storage.read.census import ModelCensus
+from panic_tda.storage.read.census import FLOAT_BYTES, ModelCensus
+from panic_tda.storage.read.vectors_by_id import read_vectors_at
 from panic_tda.storage.schema.sampling import holds, sample
 from panic_tda.storage.schema.tables import Embedding, Invocation, Run
 
@@ -37,7 +39,7 @@ _invocation = Invocation.__table__
 
 
 @dataclass(frozen=True)
-class Excerpt:
+class RowSample:
     """Rows of some runs, as a sampling factor chooses them.
 
     Attributes
@@ -61,20 +63,20 @@ class _Found(NamedTuple):
 
     Attributes
     ----------
-    places : list
-        What finds each row: its number in the file, or its id where rows have none.
+    locators : list
+        What finds each row; see `cells.row_locator`.
     runs : (n,) int64
         Number of the run of each.
     indexes : (n,) int64
         Its output index.
     """
 
-    places: list[Any]
+    locators: list[Any]
     runs: IntArray
     indexes: IntArray
 
 
-def read_excerpt(database: Database, census: ModelCensus, *, downsample: int, n_rows: int) -> Excerpt:
+def read_row_sample(database: Database, census: ModelCensus, *, downsample: int, n_rows: int) -> RowSample:
     """Read about `n_rows` rows of a model, of runs that are chosen at random.
 
     Parameters
@@ -91,17 +93,17 @@ def read_excerpt(database: Database, census: ModelCensus, *, downsample: int, n_
 
     Returns
     -------
-    Excerpt
+    RowSample
         The same rows for the same database and factor.
     """
     rng = np.random.default_rng(_SEED)
     with database.reading() as connection:
         found = _find(connection, census, downsample, n_rows, rng)
         began = time.monotonic()
-        vectors, present = _read(connection, found.places, census.width)
+        vectors = read_vectors_at(connection, found.locators, dimensions=census.width // FLOAT_BYTES)
         seconds = time.monotonic() - began
     valid = usable(vectors)
-    return Excerpt(vectors[valid], len(np.unique(found.runs[present][valid])), seconds)
+    return RowSample(vectors[valid], len(np.unique(found.runs[valid])), seconds)
 
 
 def _find(
@@ -119,9 +121,9 @@ def _find(
         n_pieces = len(np.unique(found.runs)) if n_chosen == len(runs) else FEWEST_RUNS
         longest = max(1, n_rows // max(1, min(FEWEST_RUNS, n_pieces)))
         cut = _cut(found, n_rows if census.n_sampled <= n_rows else longest, n_rows, rng)
-        if 2 * len(cut.places) >= min(n_rows, census.n_sampled) or n_chosen == len(runs):
+        if 2 * len(cut.locators) >= min(n_rows, census.n_sampled) or n_chosen == len(runs):
             return cut
-        n_chosen = min(len(runs), n_chosen * max(2, n_rows // max(1, len(cut.places))))
+        n_chosen = min(len(runs), n_chosen * max(2, n_rows // max(1, len(cut.locators))))
 
 
 def _look_up(connection: Connection, census: ModelCensus, downsample: int, runs: list[str]) -> _Found:
@@ -130,7 +132,7 @@ def _look_up(connection: Connection, census: ModelCensus, downsample: int, runs:
     rule = sample(max(2, downsample))
     run = sa.type_coerce(_invocation.c.run_id, sa.String)
     query = (
-        sa.select(_place(connection), run, rule.output_index)
+        sa.select(row_locator(connection, _embedding), run, rule.output_index)
         .select_from(rule.source)
         .where(
             _embedding.c.embedding_model == census.model,
@@ -142,7 +144,7 @@ def _look_up(connection: Connection, census: ModelCensus, downsample: int, runs:
     numbers = {name: number for number, name in enumerate(runs)}
     found = [row for batch in stream_rows(connection, query, batch_rows=_BATCH_ROWS) for row in batch]
     return _Found(
-        places=[place for place, _, _ in found],
+        locators=[locator for locator, _, _ in found],
         runs=np.array([numbers[name] for _, name, _ in found], dtype=np.int64),
         indexes=np.array([index for _, _, index in found], dtype=np.int64),
     )
@@ -155,28 +157,4 @@ def _cut(found: _Found, longest: int, n_rows: int, rng: np.random.Generator) -> 
     first = first + rng.integers(0, np.maximum(1, counts - longest + 1))
     of_piece = np.arange(len(order)) - np.repeat(first, counts)
     kept = order[(of_piece >= 0) & (of_piece < longest)][:n_rows]
-    return _Found([found.places[number] for number in kept], found.runs[kept], found.indexes[kept])
-
-
-def _read(connection: Connection, places: list[Any], width: int) -> tuple[Float32Array, IntArray]:
-    """Return the vectors at some places, in their order, and which of the places they are of."""
-    number, column = {place: at for at, place in enumerate(places)}, _place(connection)
-    found: list[tuple[Any, bytes]] = []
-    # In the order of the file, which is the fast one.
-    in_order = sorted(number)
-    for some in slices(len(in_order), _BATCH_ROWS):
-        query = sa.select(column, _embedding.c.vector).where(column.in_(in_order[some]))
-        for batch in stream_rows(connection, query, batch_rows=_BATCH_ROWS):
-            # SQLite has a length of a text, too.
-            found += [(place, vector) for place, vector in batch if isinstance(vector, bytes)]
-    at = np.array([number[place] for place, _ in found], dtype=np.int64)
-    matrix = np.frombuffer(b"".join(vector for _, vector in found), dtype="<f4")
-    matrix = matrix.reshape(len(found), width // 4)
-    order = np.argsort(at)
-    return matrix[order], at[order]
-
-
-def _place(connection: Connection) -> sa.ColumnElement[Any]:
-    if connection.dialect.name == "sqlite":
-        return sa.literal_column("embedding.rowid", sa.Integer)
-    return sa.type_coerce(_embedding.c.id, sa.String)
+    return _Found([found.locators[number] for number in kept], found.runs[kept], found.indexes[kept])

@@ -1,0 +1,118 @@
+"""The vectors of chosen embeddings: rows are found in the index on ids, and read in the order of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from panic_tda.errors import DatabaseError
+from panic_tda.progress import Progress, Silent
+from panic_tda.storage.cells import row_locator
+from panic_tda.storage.read.census import FLOAT_BYTES
+from panic_tda.storage.schema.tables import Embedding
+from panic_tda.wording import pluralize
+
+if TYPE_CHECKING:
+    from panic_tda.types import BoolArray, BytesArray, Float32Array
+
+_QUERY_IDS = 500
+
+_embedding = Embedding.__table__
+
+
+def locate_rows(connection: Connection, ids: BytesArray) -> list[Any]:
+    """Return the row locator of each embedding, None where there is none; only the index on ids is read.
+
+    Ids, (n,) S32, are compared as whole texts: one that is no id at all is as little there as one that has
+    gone.
+    """
+    names = [identity.decode("ascii", "replace") for identity in ids.tolist()]
+    identity = sa.type_coerce(_embedding.c.id, sa.String)
+    locators: dict[str, Any] = {}
+    for chunk in _chunks(names):
+        query = sa.select(identity, row_locator(connection, _embedding)).where(identity.in_(chunk))
+        locators |= dict(connection.execute(query).all())
+    return [locators.get(name) for name in names]
+
+
+def are_stored(connection: Connection, ids: BytesArray) -> BoolArray:
+    """Tell of each id, (n,) S32, whether there is an embedding of it."""
+    return np.array([locator is not None for locator in locate_rows(connection, ids)], dtype=bool)
+
+
+def read_vectors(
+    connection: Connection, ids: BytesArray, *, dimensions: int, progress: Progress | None = None
+) -> Float32Array:
+    """Read the vectors of the embeddings with these ids, (n,) S32, each once; see `read_vectors_at`."""
+    locators = locate_rows(connection, ids)
+    return read_vectors_at(connection, locators, dimensions=dimensions, progress=progress)
+
+
+def read_vectors_at(
+    connection: Connection, locators: Sequence[Any], *, dimensions: int, progress: Progress | None = None
+) -> Float32Array:
+    """Read the vectors of the embeddings at some rows.
+
+    Parameters
+    ----------
+    connection : Connection
+        From `Database.reading`.
+    locators : sequence
+        Of the n rows, as `cells.row_locator` has them, each once and in any order; None where there is none.
+    dimensions : int
+        Of the vectors.
+    progress : Progress, optional
+        Told the rows read.
+
+    Returns
+    -------
+    (n, dimensions) float32
+        As stored, in the order of `locators`. NaN where there is none, or one of another length.
+
+    Notes
+    -----
+    In a file of 100 GB every row that is read is a place of its own on the disk, and the way there and back
+    is what takes time: by id they come in another order than they lie in where files were merged.
+    """
+    progress = progress or Silent()
+    column = row_locator(connection, _embedding)
+    numbers = {locator: number for number, locator in enumerate(locators) if locator is not None}
+    vectors = np.full((len(locators), dimensions), np.nan, dtype="<f4")
+    # The bytes themselves: not every one of another length is a vector.
+    stored = sa.type_coerce(_embedding.c.vector, sa.LargeBinary)
+    for chunk in _chunks(sorted(numbers)):
+        for locator, vector in connection.execute(sa.select(column, stored).where(column.in_(chunk))):
+            if isinstance(vector, bytes) and len(vector) == FLOAT_BYTES * dimensions:
+                vectors[numbers[locator]] = np.frombuffer(vector, dtype="<f4")
+        progress.advance(len(chunk))
+    return vectors
+
+
+def require_vectors(
+    connection: Connection, ids: BytesArray, *, model: str, dimensions: int, progress: Progress | None = None
+) -> Float32Array:
+    """Read vectors of a model as `read_vectors` does, all of which are to be there.
+
+    Raises
+    ------
+    DatabaseError
+        Embeddings have gone, or vectors are missing or not of the model's length.
+    """
+    vectors = read_vectors(connection, ids, dimensions=dimensions, progress=progress)
+    n_missing = int(np.isnan(vectors).any(axis=1).sum()) if dimensions else len(ids)
+    if n_missing:
+        raise DatabaseError(
+            f"{n_missing} of {len(ids)} "
+            f"{pluralize(len(ids), 'vector')} of {model} are missing or not of the common length, or their "
+            "embeddings have gone; cluster again (panic-tda cluster-embeddings)"
+        )
+    return vectors
+
+
+def _chunks(values: list[Any]) -> Iterator[list[Any]]:
+    for first in range(0, len(values), _QUERY_IDS):
+        yield values[first : first + _QUERY_IDS]
