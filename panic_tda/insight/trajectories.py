@@ -36,7 +36,7 @@ from panic_tda.storage.read.trajectories import RunFacts, RunSteps, RunTexts, re
 from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:
-    pass
+    from panic_tda.types import IntArray
 
 NETWORK, PROMPT, MODEL, T2I, I2T = "network", "prompt", "model", "t2i", "i2t"
 GROUPINGS = (NETWORK, PROMPT, MODEL, T2I, I2T, f"{NETWORK},{PROMPT}")

@@ -73,8 +73,8 @@ def _dip_text(density: Density) -> str:
         return f"(Hartigan's dip test needs the package diptest: {install_extra('density')})"
     return (
         f"Hartigan's dip test of these core distances ({found.n_rows} "
-        f"{pluralize(found.n_rows, 'embedding')}, {density.n_distinct} distinct): dip {found.statistic:.4f}, p "
-        f"{found.p_value:.3f}."
+        f"{pluralize(found.n_rows, 'embedding')}, {density.n_distinct} distinct): dip {found.statistic:.4f}, "
+        f"p {found.p_value:.3f}."
     )
 
 
