@@ -1,4 +1,4 @@
-"""Stability by runs: planted clusters that are found again, one that hangs on one run, and the indices by hand."""
+"""Stability by runs: indices by hand, whole runs drawn, and clusters that hang on one run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.snapshots import REPOSITORY
 def test_the_best_jaccard_by_hand() -> None:
     labels = np.array([0, 0, 0, 0, 1, 1, OUTLIER, 3])
     others = np.array([5, 5, 5, OUTLIER, 5, 2, 2, OUTLIER])
-    # 3 of 0 are among the 4 of cluster 5, one row of 0 is an outlier there: 3 / 5; 1 shares one row with 2: 1 / 3.
+    # 3 of 0 are among the 4 of cluster 5, one is an outlier there: 3 / 5; 1 shares one row with 2: 1 / 3.
     found = match_clusters(labels, others, n_clusters=4)
     assert found[:2].tolist() == [3 / 5, 1 / 3]
     assert np.isnan(found[2])
