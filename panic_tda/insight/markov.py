@@ -33,6 +33,8 @@ MOST_STATES = 100
 """States beyond the most visited ones are left out: eigenvalues take the cube of their number."""
 N_TIMESCALES = 5
 N_LAGS = 6
+MOST_SETS = 6
+"""PCCA+ searches in as many dimensions as the square of the number of sets."""
 N_RESAMPLES = 100
 _ROUNDING = 1e-12
 
@@ -109,8 +111,9 @@ class MarkovModel:
     chapman_kolmogorov : list of ChapmanKolmogorov
         For 2 and 3 steps, where there are counts.
     metastable : list of (list of int) or None
-        Metastable sets of states by PCCA+ [3]_, as many as there are time scales longer than the lag and one
-        more; None where the package deeptime is missing, or there are fewer than two sets.
+        Metastable sets of states by PCCA+ [3]_, as many as there are time scales above the widest gap, of the
+        first ones that are longer than the lag, and one more; None where the package deeptime is missing, or
+        there is no such time scale.
     """
 
     lag: int
@@ -366,9 +369,14 @@ def _expected_imbalance(pairs: _RunPairs, inside: IntArray, resamples: Any) -> f
 def _metastable(
     matrix: FloatArray, stationary: FloatArray, states: IntArray, eigenvalues: FloatArray
 ) -> list[list[int]] | None:
-    # A time scale longer than the lag belongs to an eigenvalue above 1 / e.
-    n_sets = int(np.count_nonzero(eigenvalues > np.exp(-1)))
-    if not 2 <= n_sets < len(states):
+    slow = eigenvalues[1 : MOST_SETS + 1]
+    slow = slow[slow > np.exp(-1)]  # A time scale longer than the lag.
+    if not len(slow):
+        return None
+    scales = -1 / np.log(np.minimum(slow, 1 - _ROUNDING))
+    # Behind the widest gap between time scales.
+    n_sets = 2 + int(np.argmax(scales[:-1] / scales[1:])) if len(scales) > 1 else 2
+    if n_sets >= len(states):
         return None
     try:
         from deeptime.markov import pcca

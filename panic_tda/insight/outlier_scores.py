@@ -12,16 +12,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 
 from panic_tda.clustering.condensed import condense, single_linkage
-from panic_tda.errors import OUTLIER
+from panic_tda.errors import OUTLIER, NoTree
 from panic_tda.parameters import EffectiveParameters
+from panic_tda.progress import Progress
+from panic_tda.storage.database import Database
+from panic_tda.storage.read.clusterings import open_clustering
+from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.types import SpanningTree
 
 if TYPE_CHECKING:
     from panic_tda.types import FloatArray, IntArray
+
+
+COLUMNS = ("outlier_score", "nearest_cluster")
 
 
 def score_outliers(tree: SpanningTree, parameters: EffectiveParameters) -> FloatArray:
@@ -73,3 +81,23 @@ def find_nearest_clusters(tree: SpanningTree, labels: IntArray) -> IntArray:
     graph = coo_array((tree.height, (tree.u, tree.v)), shape=(n, n)).tocsr()
     _, _, sources = dijkstra(graph, directed=False, indices=members, return_predecessors=True, min_only=True)
     return np.asarray(labels[sources], dtype=np.int64)
+
+
+def read_columns(
+    database: Database, clustering: ClusteringSummary, *, progress: Progress | None = None
+) -> pa.RecordBatch:
+    """Return `outlier_score` and `nearest_cluster` of every assignment of a clustering, in their order.
+
+    Both are null where the clustering was stored without a tree, or embeddings have gone since.
+    """
+    with open_clustering(database, clustering, progress) as stored:
+        labels = stored.assignments.labels
+        try:
+            tree = stored.tree
+        except NoTree:
+            nothing = [pa.nulls(len(labels), kind) for kind in (pa.float64(), pa.int64())]
+            return pa.record_batch(nothing, names=list(COLUMNS))
+    scores = pa.array(score_outliers(tree, clustering.record), from_pandas=True)
+    nearest = find_nearest_clusters(tree, labels)
+    mask = nearest == OUTLIER
+    return pa.record_batch([scores, pa.array(nearest, mask=mask)], names=list(COLUMNS))

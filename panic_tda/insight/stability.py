@@ -16,14 +16,15 @@ from uuid import UUID
 import numpy as np
 
 from panic_tda.clustering.recipe import cluster_rows
-from panic_tda.errors import OUTLIER, InvalidParameter
+from panic_tda.errors import InvalidParameter
 from panic_tda.insight.agreement import contingency
+from panic_tda.insight.origins import ClusterMembers, count_members
 from panic_tda.parameters import ClusteringParameters, ClusteringRecord
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
-from panic_tda.storage.read.trajectories import RunFacts, RunSteps
+from panic_tda.storage.read.trajectories import RunSteps
 
 if TYPE_CHECKING:
     from panic_tda.types import FloatArray, IntArray
@@ -32,27 +33,6 @@ N_RESAMPLES = 20
 STABLE, DISSOLVED = 0.75, 0.5
 """Mean Jaccard indices from which on, and up to which, a cluster is called so [1]_."""
 _SEED = 0
-
-
-@dataclass(frozen=True)
-class ClusterMembers:
-    """Where the members of a cluster come from.
-
-    Attributes
-    ----------
-    label, size : int
-        Of the cluster; the size counts members that belong to a step of a run.
-    runs, prompts : int
-        Runs and initial prompts that have members.
-    largest_run_share : float
-        Share of the members that the run with the most of them has.
-    """
-
-    label: int
-    size: int
-    runs: int
-    prompts: int
-    largest_run_share: float
 
 
 @dataclass(frozen=True)
@@ -253,30 +233,3 @@ def match_clusters(labels: IntArray, others: IntArray, *, n_clusters: int) -> Fl
     row, column = pairs.coords
     np.maximum.at(best, row, pairs.data / (sizes[row] + other_sizes[column] - pairs.data))
     return best
-
-
-def count_members(
-    steps: RunSteps, runs: dict[str, RunFacts], *, n_clusters: int
-) -> tuple[ClusterMembers, ...]:
-    """Count the runs and the initial prompts that each cluster has members of."""
-    clustered = steps.labels != OUTLIER
-    labels, numbers = steps.labels[clustered], steps.run_numbers[clustered]
-    prompts: dict[str | None, int] = {}
-    prompt_of_run = np.array(
-        [
-            prompts.setdefault(runs[run].initial_prompt if run in runs else None, len(prompts))
-            for run in steps.run_ids
-        ],
-        dtype=np.int64,
-    )
-    (run_labels, _), counts = np.unique(np.stack([labels, numbers]), axis=1, return_counts=True)
-    prompt_labels = np.unique(np.stack([labels, prompt_of_run[numbers]]), axis=1)[0]
-    sizes, n_runs, n_prompts = (
-        np.bincount(found, minlength=n_clusters) for found in (labels, run_labels, prompt_labels)
-    )
-    largest = np.zeros(n_clusters)
-    np.maximum.at(largest, run_labels, counts)
-    return tuple(
-        ClusterMembers(label, int(size), int(n_runs[label]), int(n_prompts[label]), float(top / max(1, size)))
-        for label, (size, top) in enumerate(zip(sizes.tolist(), largest.tolist(), strict=True))
-    )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -16,6 +16,7 @@ import numpy as np
 
 from panic_tda.errors import InvalidParameter, WrongUsage
 from panic_tda.insight.dynamics import ClusterVisits, visits_of_clusters
+from panic_tda.insight.markov import MarkovModel, fit_markov
 from panic_tda.insight.milestones import (
     CORE,
     NO_STATE,
@@ -65,6 +66,8 @@ class TrajectoryStudy:
         How runs visit each cluster.
     runs : tuple of RunSummary
         The runs by ascending id.
+    markov : MarkovModel or None
+        Of all runs; None where `study_trajectories` did not fit one, or no state leads to another and back.
     """
 
     clustering: UUID
@@ -75,6 +78,7 @@ class TrajectoryStudy:
     transitions: Transitions
     clusters: ClusterVisits
     runs: tuple[RunSummary, ...]
+    markov: MarkovModel | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object that `show-trajectories --json` prints, of plain values and without the runs."""
@@ -85,6 +89,7 @@ class TrajectoryStudy:
             "total": self.total.to_dict() if self.runs else None,
             "transitions": self.transitions.to_dicts(),
             "clusters": self.clusters.to_dicts(),
+            "markov": None if self.markov is None else self.markov.to_dict(),
         }
 
 
@@ -151,7 +156,9 @@ def study_trajectories(
         writers = list(read_writers(stored.connection, wanted))
         facts = stored.runs
     progress.phase("sum up")
-    return sum_up(clustering, trajectories, facts, recurrences, by=by, lag=lag, writers=writers)
+    study = sum_up(clustering, trajectories, facts, recurrences, by=by, lag=lag, writers=writers)
+    progress.phase("fit a Markov model")
+    return replace(study, markov=fit_markov(trajectories, study.lag))
 
 
 def sum_up(

@@ -10,10 +10,10 @@ import pytest
 from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.errors import OUTLIER, InvalidParameter
 from panic_tda.files.importing import import_embeddings
+from panic_tda.insight.origins import count_members
 from panic_tda.insight.stability import (
     ClusterStability,
     compare_samples,
-    count_members,
     draw_runs,
     match_clusters,
     measure_stability,

@@ -9,6 +9,7 @@ from typing import Any
 
 from panic_tda.cli.rendering.common import PIPE_COLUMNS, percent
 from panic_tda.cli.text import Column, paragraph, shorten, table
+from panic_tda.insight.markov import MarkovModel
 from panic_tda.insight.memoryless import SIGNIFICANCE
 from panic_tda.insight.milestones import Transitions
 from panic_tda.insight.run_groups import GroupSummary, NetworkComparison, RunSummary
@@ -95,6 +96,8 @@ def trajectories_text(
     ]
     parts.append(table([*heads, *_GROUP_COLUMNS], rows, width))
     parts.append(paragraph(_totals(study.total), min(width, _PARAGRAPH_WIDTH)))
+    if study.markov is not None:
+        parts.append(paragraph(_markov_text(study.markov), min(width, _PARAGRAPH_WIDTH)))
     frequent = _frequent(study.transitions)
     if frequent:
         rows = [
@@ -244,6 +247,35 @@ def _dwelling(total: GroupSummary) -> str:
         f"{sentence}. {heavier}Weibull shape {test.shape:.2f}{_range(total, 'weibull_shape', '.2f')}, p "
         f"{_p_value(test.p_value)} against 1 (memoryless), within {test.n_clusters} {clusters}."
     )
+
+
+def _markov_text(model: MarkovModel) -> str:
+    sentences = [
+        f"Markov model at lag {model.lag} of {len(model.states)} of {model.n_visited} clusters, with "
+        f"{100 * model.transition_share:.1f} % of the transitions: imbalance of flows {model.imbalance:.3f} "
+        f"(sampling alone up to {model.imbalance_expected:.3f})"
+    ]
+    if model.timescales:
+        first, last = model.timescales[0], model.timescales[-1]
+        interval = first.slowest
+        span = "" if interval is None else f" ({interval.low:.1f} to {interval.high:.1f})"
+        sentences.append(
+            f"Its slowest time scale is {first.timescales[0]:.1f} steps{span}; at lag {last.lag} it is "
+            f"{last.timescales[0]:.1f}, and a Markov process has the same at every lag"
+        )
+    for test in model.chapman_kolmogorov[:1]:
+        sentences.append(
+            f"Chapman-Kolmogorov test over {test.steps} lags: largest difference "
+            f"{test.largest_difference:.3f} (sampling alone up to {test.expected:.3f})"
+        )
+    if model.absorbing:
+        sentences.append(
+            f"{len(model.absorbing)} {pluralize(len(model.absorbing), 'set', 'sets')} of clusters "
+            f"{pluralize(len(model.absorbing), 'was', 'were')} entered and not seen to be left"
+        )
+    if model.metastable is not None:
+        sentences.append(f"{len(model.metastable)} metastable sets")
+    return ". ".join(sentences) + "."
 
 
 def _range(total: GroupSummary, name: str, digits: str = "g") -> str:
