@@ -17,11 +17,17 @@ import numpy as np
 from scipy import optimize
 
 from panic_tda.insight.intervals import Interval
+from panic_tda.progress import Progress, Silent
+from panic_tda.storage.database import Database
+from panic_tda.storage.read.clusterings import open_clustering
+from panic_tda.storage.read.results import ClusteringSummary
 
 if TYPE_CHECKING:
     from panic_tda.types import Float32Array, FloatArray, IntArray
 
 MOST_STEPS = 50
+MOST_RUNS = 2_000
+"""All pairs of so many runs take 32 MB a step."""
 N_FOLDS = 5
 N_RESAMPLES = 200
 _SEED = 0
@@ -100,6 +106,36 @@ class Divergence:
                 | {"time_interval": None if fit.time_interval is None else fit.time_interval.to_list()}
             )
         return {"steps": [asdict(one) for one in self.steps], **fits}
+
+
+def read_divergence(
+    database: Database, clustering: ClusteringSummary, *, progress: Progress | None = None
+) -> Divergence:
+    """Read the vectors of all runs of a stored clustering at up to `MOST_STEPS` steps, and measure.
+
+    Runs whose own row has gone are left out. Of more than `MOST_RUNS` runs, so many are drawn, always the
+    same.
+    """
+    progress = progress or Silent()
+    with open_clustering(database, clustering, progress) as stored:
+        steps, facts = stored.steps, stored.runs
+        known = np.array([run in facts for run in steps.run_ids], dtype=bool)
+        runs = np.flatnonzero(known)
+        if len(runs) > MOST_RUNS:
+            runs = np.sort(np.random.default_rng(_SEED).choice(runs, MOST_RUNS, replace=False))
+        numbers = np.full(len(steps.run_ids), -1)
+        numbers[runs] = np.arange(len(runs))
+        prompts = [facts[steps.run_ids[run]].initial_prompt for run in runs.tolist()]
+        codes = {prompt: code for code, prompt in enumerate(sorted(set(prompts)))}
+        occurring = np.unique(steps.steps)
+        chosen = occurring[:: max(1, -(-len(occurring) // MOST_STEPS))]
+
+        def read_step(step: int) -> tuple[IntArray, Float32Array]:
+            of_step = np.flatnonzero((steps.steps == step) & (numbers[steps.run_numbers] >= 0))
+            return numbers[steps.run_numbers[of_step]], stored.read_vectors(steps.rows[of_step])
+
+        of_runs = np.array([codes[prompt] for prompt in prompts], dtype=np.int64)
+        return measure_divergence(read_step, chosen.tolist(), of_runs)
 
 
 def measure_divergence(

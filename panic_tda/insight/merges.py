@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import numpy as np
 
@@ -17,6 +18,10 @@ from panic_tda.clustering.compiled import compiled
 from panic_tda.clustering.condensed import single_linkage
 from panic_tda.clustering.trees import find
 from panic_tda.errors import OUTLIER
+from panic_tda.progress import Progress
+from panic_tda.storage.database import Database
+from panic_tda.storage.read.clusterings import open_clustering
+from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.types import SpanningTree
 
 if TYPE_CHECKING:
@@ -70,6 +75,49 @@ class Layer:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class TreeMerges:
+    """What the tree of a stored clustering says of larger and smaller clusters.
+
+    Attributes
+    ----------
+    clustering : UUID
+        Its id.
+    merges : tuple of Merge
+        By ascending height.
+    layers : tuple of Layer
+        The most persistent first.
+    """
+
+    clustering: UUID
+    merges: tuple[Merge, ...]
+    layers: tuple[Layer, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object that `show-merges --json` prints, of plain values."""
+        return {
+            "clustering": str(self.clustering),
+            "merges": [one.to_dict() for one in self.merges],
+            "layers": [one.to_dict() for one in self.layers],
+        }
+
+
+def read_merges(
+    database: Database, clustering: ClusteringSummary, *, progress: Progress | None = None
+) -> TreeMerges:
+    """Read the tree of a stored clustering, and find where its clusters join, and its stable layers.
+
+    Raises
+    ------
+    NoTree
+        It was stored without a tree, or embeddings have gone since.
+    """
+    with open_clustering(database, clustering, progress) as stored:
+        tree, labels = stored.tree, stored.assignments.labels
+    layers = find_layers(tree, distance_floor=clustering.record.distance_floor)
+    return TreeMerges(clustering.id, list_merges(tree, labels), layers)
 
 
 def list_merges(tree: SpanningTree, labels: IntArray) -> tuple[Merge, ...]:
