@@ -251,30 +251,30 @@ def _dwelling(total: GroupSummary) -> str:
 
 def _markov_text(model: MarkovModel) -> str:
     sentences = [
-        f"Markov model at lag {model.lag} of {len(model.states)} of {model.n_visited} clusters, with "
-        f"{100 * model.transition_share:.1f} % of the transitions: imbalance of flows {model.imbalance:.3f} "
-        f"(sampling alone up to {model.imbalance_expected:.3f})"
+        f"Markov model at lag {model.lag}: clusters in it {len(model.states)} of {model.n_visited}, with "
+        f"{100 * model.transition_share:.1f} % of the transitions; imbalance of flows {model.imbalance:.3f}, "
+        f"by sampling alone up to {model.imbalance_expected:.3f}"
     ]
     if model.timescales:
         first, last = model.timescales[0], model.timescales[-1]
         interval = first.slowest
         span = "" if interval is None else f" ({interval.low:.1f} to {interval.high:.1f})"
         sentences.append(
-            f"Its slowest time scale is {first.timescales[0]:.1f} steps{span}; at lag {last.lag} it is "
-            f"{last.timescales[0]:.1f}, and a Markov process has the same at every lag"
+            f"Slowest time scale in steps: {first.timescales[0]:.1f}{span} at lag {first.lag}, "
+            f"{last.timescales[0]:.1f} at lag {last.lag}; a Markov process has the same at every lag"
         )
     for test in model.chapman_kolmogorov[:1]:
         sentences.append(
-            f"Chapman-Kolmogorov test over {test.steps} lags: largest difference "
-            f"{test.largest_difference:.3f} (sampling alone up to {test.expected:.3f})"
+            f"Chapman-Kolmogorov test at lag {model.lag * test.steps}: largest difference "
+            f"{test.largest_difference:.3f}, by sampling alone up to {test.expected:.3f}"
         )
     if model.absorbing:
         sentences.append(
-            f"{len(model.absorbing)} {pluralize(len(model.absorbing), 'set', 'sets')} of clusters "
+            f"{len(model.absorbing)} {pluralize(len(model.absorbing), 'set')} of clusters "
             f"{pluralize(len(model.absorbing), 'was', 'were')} entered and not seen to be left"
         )
     if model.metastable is not None:
-        sentences.append(f"{len(model.metastable)} metastable sets")
+        sentences.append(f"Metastable sets: {len(model.metastable)}")
     return ". ".join(sentences) + "."
 
 

@@ -56,8 +56,8 @@ def stability_text(
     head = (
         f"{_named(clustering)}: {n_stable} of {len(verdicts)} {pluralize(len(verdicts), 'cluster')} "
         f"{pluralize(n_stable, 'is', 'are')} stable (mean Jaccard index 0.75 or more) and {n_dissolved} "
-        f"{pluralize(n_dissolved, 'dissolves', 'dissolve')} (0.5 or less) in {found.n_resamples} samples of "
-        f"{found.n_runs} runs"
+        f"{pluralize(n_dissolved, 'dissolves', 'dissolve')} (0.5 or less) in "
+        f"{found.n_resamples} {pluralize(found.n_resamples, 'sample')} of the runs"
     )
     rows = [
         (
@@ -139,9 +139,7 @@ def _fit_text(name: str, fit: Relaxation | None) -> str:
         return f"{name}: the distance settles at no value within these steps."
     interval = fit.time_interval
     span = "" if interval is None else f" ({interval.low:.1f} to {interval.high:.1f})"
-    return (
-        f"{name}: from {fit.start:.3f} to {fit.limit:.3f} with a time constant of {fit.time:.1f} steps{span}."
-    )
+    return f"{name}: from {fit.start:.3f} to {fit.limit:.3f}, time constant in steps {fit.time:.1f}{span}."
 
 
 def _named(clustering: ClusteringSummary) -> str:
