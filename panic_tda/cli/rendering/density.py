@@ -74,7 +74,7 @@ def _dip_text(density: Density) -> str:
     return (
         f"Hartigan's dip test of these core distances ({found.n_rows} "
         f"{pluralize(found.n_rows, 'embedding')}, {density.n_distinct} distinct): dip {found.statistic:.4f}, "
-        f"p {found.p_value:.3f}."
+        f"p {'< 0.001' if found.p_value < 0.001 else f'{found.p_value:.3f}'}."
     )
 
 
