@@ -92,7 +92,7 @@ class GroupSummary:
     intervals : dict of str to (Interval or None)
         How far each figure depends on the runs: `transit_share`, `settled_share`, `repeating_share`,
         `return_share`, `left_again_share`, `median_absorbed_at`, `median_dwell`, `weibull_shape`; None where
-        there is no such figure, or fewer than two runs.
+        there is no such figure, or fewer than two runs; empty where they were not asked for.
     """
 
     group: dict[str, Any]
@@ -201,7 +201,9 @@ def _numbered(values: Sequence[Any]) -> IntArray:
     return np.array([numbers[value] for value in values], dtype=np.int64)
 
 
-def sum_up_group(group: dict[str, Any], runs: Sequence[RunSummary], *, sampling: int) -> GroupSummary:
+def sum_up_group(
+    group: dict[str, Any], runs: Sequence[RunSummary], *, sampling: int, with_intervals: bool = True
+) -> GroupSummary:
     """Sum up what some runs did.
 
     Parameters
@@ -212,6 +214,8 @@ def sum_up_group(group: dict[str, Any], runs: Sequence[RunSummary], *, sampling:
         At least one.
     sampling : int
         Output steps from one sampled step to the next.
+    with_intervals : bool
+        Whether to resample the runs; `intervals` is empty otherwise.
     """
     periods = Counter(run.period for run in runs if run.period is not None)
     visits = _GroupVisits.of(runs)
@@ -228,7 +232,7 @@ def sum_up_group(group: dict[str, Any], runs: Sequence[RunSummary], *, sampling:
         stretches=describe_stretches(runs),
         absorption=describe_absorption(runs),
         dwell=dwell,
-        intervals=_intervals(runs, visits, dwell, sampling),
+        intervals=_intervals(runs, visits, dwell, sampling) if with_intervals else {},
     )
 
 

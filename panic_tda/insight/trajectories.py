@@ -200,7 +200,8 @@ def sum_up(
 
 
 def group_runs(study: TrajectoryStudy, by: str) -> tuple[GroupSummary, ...]:
-    """Group the runs of a study by something else; by all but `MODEL`, which takes a look into the database.
+    """Group the runs of a study by something else, without intervals; by all but `MODEL`, which takes a look
+    into the database.
 
     Raises
     ------
@@ -209,7 +210,7 @@ def group_runs(study: TrajectoryStudy, by: str) -> tuple[GroupSummary, ...]:
     """
     if by not in GROUPINGS or by == MODEL:
         raise InvalidParameter(f"by must be one of {'; '.join(set(GROUPINGS) - {MODEL})}; got {by!r}")
-    return _groups(study.runs, _keys(study.runs, by, ()), study.sampling)
+    return _groups(study.runs, _keys(study.runs, by, ()), study.sampling, with_intervals=False)
 
 
 def classify_runs(runs: Sequence[RunSummary], by: str) -> tuple[list[Any], IntArray]:
@@ -315,12 +316,19 @@ def _value(name: str, facts: RunFacts | None) -> str | list[str] | None:
 
 
 def _groups(
-    runs: Sequence[RunSummary], keys: Sequence[dict[str, Any]], sampling: int
+    runs: Sequence[RunSummary],
+    keys: Sequence[dict[str, Any]],
+    sampling: int,
+    *,
+    with_intervals: bool = True,
 ) -> tuple[GroupSummary, ...]:
     distinct, codes = _number_keys(keys)
     return tuple(
         sum_up_group(
-            key, [runs[number] for number in np.flatnonzero(codes == code).tolist()], sampling=sampling
+            key,
+            [runs[number] for number in np.flatnonzero(codes == code).tolist()],
+            sampling=sampling,
+            with_intervals=with_intervals,
         )
         for code, key in enumerate(distinct)
     )
