@@ -178,7 +178,6 @@ def commands(database: Path, file: Path) -> Iterator[list[str]]:
     yield ["show-density"]
     yield ["show-merges"]
     yield ["show-divergence"]
-    yield ["stability-clustering", "--resamples", "2"]
     yield ["export-clustering", "latest", str(database.with_suffix(".csv"))]
     yield ["report-clustering", "-o", str(database.with_suffix(".html"))]
 
