@@ -6,7 +6,7 @@ One file a question: `recut` (other clusters from the same tree), `sweep` (many 
 do?) and `step_rows` (the steps themselves, for a file), over `milestones` (a state for every step), `dwell`
 (how long visits last), `memoryless` (do they remember?) and `recurrence` (repeats of the texts); `run_groups`
 sums runs up, over `intervals` (by resampling runs) and `differences` (of networks); `markov`, `divergence`,
-`stability`, `merges`, `outlier_scores` and `origins` (over `keywords`) each answer one more. In flow results that `storage`
-reads (labels, probabilities, trees, the steps of runs); out flow plain data for `cli` and `report`. Nothing
-here knows a terminal, and every query is a function of `storage`.
+`stability`, `merges`, `outlier_scores` and `origins` (over `keywords`) each answer one more. In flow results
+that `storage` reads (labels, probabilities, trees, the steps of runs); out flow plain data for `cli` and
+`report`. Nothing here knows a terminal, and every query is a function of `storage`.
 """

@@ -160,6 +160,8 @@ def measure_divergence(
     run's fold of `N_FOLDS`, so that no run predicts itself [1]_.
     """
     n_runs = len(prompts)
+    if not n_runs:
+        return Divergence([], None, None)
     rng = np.random.default_rng(_SEED)
     weights = np.vstack([np.ones(n_runs), rng.multinomial(n_runs, np.full(n_runs, 1 / n_runs), N_RESAMPLES)])
     folds = rng.permutation(n_runs) % N_FOLDS

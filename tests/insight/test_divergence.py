@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from panic_tda.insight.divergence import fit_relaxation, mean_chords, measure_divergence, recover_prompts
+from panic_tda.insight.divergence import (
+    fit_relaxation,
+    mean_chords,
+    measure_divergence,
+    read_divergence,
+    recover_prompts,
+)
+from tests.insight.planted import PlantedRun, plant
+from tests.snapshots import opened
 
 
 @pytest.mark.parametrize("time", [3.0, 8.0, 20.0])
@@ -85,3 +95,17 @@ def test_vectors_without_a_direction_do_not_count() -> None:
     (found,) = measure_divergence(read_step, [0], np.array([0, 0, 0])).steps
     assert (found.n_runs, found.other_prompt, found.recovered) == (2, None, None)
     assert found.same_prompt == pytest.approx(np.sqrt(2))
+
+
+def test_without_runs_nothing_is_measured(tmp_path: Path) -> None:
+    database, clustering = plant(tmp_path / "one.sqlite", [PlantedRun([0] * 5)])
+    # The vectors of planted runs have no direction: there are steps, and no pairs of runs.
+    found = read_divergence(database, clustering)
+    assert [one.n_runs for one in found.steps] == [0] * 5
+    with opened(tmp_path / "one.sqlite") as connection:
+        connection.execute("DELETE FROM embeddingcluster")
+    assert read_divergence(database, clustering).to_dict() == {
+        "steps": [],
+        "same_prompt": None,
+        "other_prompt": None,
+    }
