@@ -16,6 +16,7 @@ from panic_tda.commands import (
     shell,
     stored,
     trajectories,
+    validation,
 )
 
 COMMANDS = (
@@ -32,6 +33,9 @@ COMMANDS = (
     stored.save_pending,
     insight.sweep_clustering,
     insight.show_density,
+    validation.stability_clustering,
+    validation.show_merges,
+    validation.show_divergence,
     report.report_clustering,
     exports.export_clustering,
     exports.export_trajectories,

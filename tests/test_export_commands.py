@@ -94,7 +94,7 @@ def test_the_map_is_that_of_the_report(
     path = tmp_path / "rows.parquet"
     exported(file, "export-clustering", source.id, path, "--with-map")
     rows = rows_of(path)
-    assert list(rows[0]) == [*COLUMNS, "x", "y"]
+    assert list(rows[0]) == [*COLUMNS, "outlier_score", "nearest_cluster", "x", "y"]
     # What belongs to no step any more is not on the map.
     assert [row["embedding_id"] for row in rows if row["x"] is None] == [gone["embedding_id"]]
     placed = [row for row in rows if row["x"] is not None]

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from panic_tda.cli import handbook, interruption, terminal
-from panic_tda.insight import step_rows
+from panic_tda.insight import outlier_scores, step_rows
 from panic_tda.main import main
 from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage.read import exports
@@ -147,7 +147,7 @@ def test_every_table_and_column_is_explained() -> None:
 
 
 def test_every_exported_column_is_explained() -> None:
-    columns = {*exports._COLUMNS.names, exports.VECTOR, *step_rows._COLUMNS.names}
+    columns = {*exports._COLUMNS.names, *outlier_scores.COLUMNS, exports.VECTOR, *step_rows._COLUMNS.names}
     columns |= {field.name for field in step_rows._DRIFT}
     assert columns | {"x", "y"} <= set(re.findall(r"`([^`\n]+)`", PAGES["exporting"]))
 
@@ -184,6 +184,10 @@ def find_keys(data: Any) -> Iterator[str]:
         ("recut-clustering latest --epsilon 0.9", 0),
         ("sweep-clustering latest --epsilon 0.3,0.9", 0),
         ("show-trajectories latest --runs", 0),
+        ("show-divergence latest", 0),
+        ("show-clustering latest --words", 0),
+        ("show-merges latest", 0),
+        ("stability-clustering latest --resamples 2", 0),
         ("show-density latest", 0),
         ("compare-clusterings latest latest", 0),
         ("plan-clustering --downsample 10", 0),

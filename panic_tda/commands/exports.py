@@ -39,19 +39,24 @@ def export_clustering(
 ) -> None:
     """Write a clustering into a file, one row an embedding, with its text, run, cluster and medoid.
 
+    outlier_score is 0 in the densest part of a cluster and towards 1 far from it (GLOSH); nearest_cluster is
+    the cluster that an outlier is nearest to in the tree.
+
     FILE ends in .parquet, .arrow (or .feather, .ipc), .csv or .ndjson (or .jsonl), and is written as that.
     """
     from panic_tda.cli.rendering import exports as rendering
     from panic_tda.files import exporting
-    from panic_tda.insight import layout
+    from panic_tda.insight import layout, outlier_scores
     from panic_tda.storage.read.clusterings import find_stored
 
     exporting.require_target(file, force=force, with_lists=with_vectors)
     opened, clustering = find_stored(database, reference, model=model)
     with display.make_progress() as progress:
-        beside = None
+        beside = outlier_scores.read_columns(opened, clustering, progress=progress)
         if with_map:
-            beside = layout.columns_of(layout.read_map(opened, clustering, progress=progress))
+            on_map = layout.columns_of(layout.read_map(opened, clustering, progress=progress))
+            for name, column in zip(on_map.schema.names, on_map.columns, strict=True):
+                beside = beside.append_column(name, column)
         written = exporting.export_clustering(
             opened,
             clustering,

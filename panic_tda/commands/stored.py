@@ -44,30 +44,48 @@ def list_clusterings(database: str, model: str | None, limit: int, as_json: bool
 @option(
     "--limit", type=click.IntRange(min=0), default=20, show_default=True, help="Most clusters; 0 for all."
 )
+@option(
+    "--words",
+    "with_words",
+    is_flag=True,
+    help="Also the words that set each cluster apart; all texts are read.",
+)
 @options.json_output
 @options.common
-def show_clustering(database: str, reference: str, model: str | None, limit: int, as_json: bool) -> None:
+def show_clustering(
+    database: str, reference: str, model: str | None, limit: int, with_words: bool, as_json: bool
+) -> None:
     """Show a clustering: its parameters, then its clusters with their medoids, the largest first.
 
-    ID may be shortened; latest means the latest clustering of each model.
+    Each cluster has the number of runs and prompts that its members come from. ID may be shortened; latest
+    means the latest clustering of each model.
     """
     from panic_tda.cli.rendering import clusterings as rendering
+    from panic_tda.insight.origins import read_origins
     from panic_tda.storage.database import open_current
     from panic_tda.storage.read import results
 
+    opened = open_current(database)
     quiet_end = display.make_progress(ended=logging.DEBUG)
-    with open_current(database).session() as session, quiet_end as progress:
+    with opened.session() as session, quiet_end as progress:
         # The texts of all members of the shown clusters are compared with their medoids'.
         progress.phase("read clusters")
         shown = [
             (found, results.get_cluster_details(found.id, session, limit=limit or None))
             for found in results.find_clusterings(session, [reference], model=model)
         ]
+        origins = [
+            read_origins(opened, found, with_words=with_words, progress=progress) for found, _ in shown
+        ]
     if as_json:
-        terminal.print_data([rendering.details_json(*pair) for pair in shown])
+        pairs = zip(shown, origins, strict=True)
+        terminal.print_data([rendering.details_json(*pair, origin) for pair, origin in pairs])
     else:
         width = common.table_width()
-        texts = [rendering.details_text(*pair, width, limit=limit) for pair in shown]
+        texts = [
+            rendering.details_text(*pair, width, limit=limit, origins=origin)
+            for pair, origin in zip(shown, origins, strict=True)
+        ]
         terminal.print_data("\n\n".join(texts) or rendering.NO_CLUSTERINGS)
 
 

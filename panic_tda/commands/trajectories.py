@@ -10,7 +10,7 @@ from panic_tda.cli import display, options, terminal
 from panic_tda.cli.options import option
 from panic_tda.cli.rendering import common
 
-GROUPINGS = ("network", "prompt", "model", "network,prompt")
+GROUPINGS = ("network", "prompt", "model", "t2i", "i2t", "network,prompt")
 
 
 @options.command("show-trajectories", example="show-trajectories latest --model MiniLM --by network,prompt")
@@ -21,7 +21,8 @@ GROUPINGS = ("network", "prompt", "model", "network,prompt")
     type=click.Choice(GROUPINGS),
     default=GROUPINGS[0],
     show_default=True,
-    help="What runs are grouped by; the model is that which wrote what was embedded.",
+    help="What runs are grouped by: model wrote what was embedded; t2i and i2t are the text-to-image and the "
+    "image-to-text models of the network.",
 )
 @option("--runs", "all_runs", is_flag=True, help="Also every run.")
 @option("--run", "run_id", metavar="RUN_ID", help="Also this run, with its path; the id may be shortened.")
@@ -44,13 +45,14 @@ def show_trajectories(
     core_probability: float,
     as_json: bool,
 ) -> None:
-    """Show what runs do between the clusters: dwells, transitions, fixed points and loops.
+    """Show what runs do between the clusters: dwell times, transitions and repeated texts.
 
-    A step between two clusters counts to the one visited last. Fixed points and loops are those of the texts
-    alone. ID may be shortened.
+    A step between two clusters counts to the one visited last. Repeats are those of the texts alone.
+    Intervals are 95 % bootstrap intervals over runs. ID may be shortened.
     """
     from panic_tda.cli.rendering import trajectories as rendering
     from panic_tda.insight import trajectories
+    from panic_tda.insight.run_groups import compare_runs
     from panic_tda.storage.read.clusterings import find_stored, open_clustering
 
     opened, clustering = find_stored(database, reference, model=model)
@@ -58,16 +60,19 @@ def show_trajectories(
         study = trajectories.study_trajectories(
             opened, clustering, by=by, lag=lag, core_probability=core_probability, progress=progress
         )
+        progress.phase("compare networks")
+        compared = compare_runs(study.runs)
     run = None if run_id is None else trajectories.find_run(study, run_id)
     runs = study.runs if all_runs else None if run is None else (run,)
     if as_json:
         listed = {} if runs is None else {"runs": [one.to_dict() for one in runs]}
-        terminal.print_data(study.to_dict() | listed)
+        terminal.print_data(study.to_dict() | {"networks": compared.to_dict()} | listed)
         return
     with open_clustering(opened, clustering) as stored:
         texts = stored.read_medoid_texts(rendering.shown_states(study, run))
     width = common.table_width()
     parts = [rendering.trajectories_text(study, clustering, texts, width=width)]
+    parts += filter(None, [rendering.comparison_text(compared, width)])
     if all_runs:
         parts.append(rendering.runs_text(study.runs, width))
     if run is not None:

@@ -63,9 +63,9 @@ class Dip:
     Attributes
     ----------
     statistic, p_value : float
-        A small p-value says that there is more than one mode.
+        Of the rows that the histogram counts; copies of a row are tied, which makes the p-value too small.
     n_rows : int
-        Distinct rows that it is of: all of them, or `MOST_DIP_ROWS` drawn at random.
+        Rows that it is of: all of them, or `MOST_DIP_ROWS` drawn at random.
     """
 
     statistic: float
@@ -107,7 +107,7 @@ def histogram(core_distances: FloatArray, are_outliers: BoolArray) -> Histogram:
 
 
 def dip(core_distances: FloatArray) -> Dip | None:
-    """Test the core distances of distinct rows, (m,) float64; None of fewer than `LEAST_DIP_ROWS`, or where
+    """Test core distances, (m,) float64; None of fewer than `LEAST_DIP_ROWS`, or where
     the package `diptest` is missing.
 
     Of more than `MOST_DIP_ROWS`, so many are drawn, always the same ones.
@@ -223,7 +223,7 @@ class Density:
     histogram : Histogram
         Of the core distances.
     dip : Dip or None
-        Of those of distinct rows; None where `diptest` is missing.
+        Of the same rows; None where `diptest` is missing.
     by_min_cluster_size, by_epsilon : list of Cut
         What other settings would make outliers.
     by_text_length, by_step : list of Share
@@ -373,7 +373,7 @@ def describe(
         n_outliers=int(are_outliers.sum()),
         n_distinct=int(is_first.sum()),
         histogram=histogram(cores, are_outliers),
-        dip=dip(cores[rows[is_first]]),
+        dip=dip(cores),
         by_min_cluster_size=sizes,
         by_epsilon=epsilons,
         by_text_length=by_decile(texts.lengths[known], are_outliers[of_texts]),

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import pdist, squareform
 
 from panic_tda.arrays.rows import slices
-from panic_tda.insight.dwell import exponential_mean, median_survival, survival_curve
+from panic_tda.insight.dwell import exponential_mean, leaving_rates, median_survival, survival_curve
 from panic_tda.insight.milestones import CORE, NO_STATE, Trajectories, Transitions, Visits
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Survival:
 
 @dataclass(frozen=True)
 class ClusterVisits:
-    """How runs visit each cluster: (k,) int64 by label, and the median dwells.
+    """How runs visit each cluster, by label.
 
     Attributes
     ----------
@@ -56,11 +56,28 @@ class ClusterVisits:
         Runs that visit the cluster, and visits to it.
     median_dwells : list of (float or None)
         Kaplan-Meier medians, in output steps.
+    leaving_rates : (k,) float64
+        Rates of leaving per output step, see `dwell.leaving_rates`; NaN where there is none.
     """
 
     runs: IntArray
     entered: IntArray
     median_dwells: list[float | None]
+    leaving_rates: FloatArray
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Return what `show-trajectories --json` prints, one object a cluster."""
+        columns = (self.runs.tolist(), self.entered.tolist(), self.median_dwells, self.leaving_rates.tolist())
+        return [
+            {
+                "label": label,
+                "runs": runs,
+                "visits": visits,
+                "median_dwell": median,
+                "leaving_rate": None if np.isnan(rate) else rate,
+            }
+            for label, (runs, visits, median, rate) in enumerate(zip(*columns, strict=True))
+        ]
 
 
 def survive(dwells: IntArray, censored: BoolArray, *, sampling: int = 1) -> Survival:
@@ -70,7 +87,7 @@ def survive(dwells: IntArray, censored: BoolArray, *, sampling: int = 1) -> Surv
     return Survival(times.tolist(), shares.tolist(), exponential_mean(ended, cut_off, spacing=sampling))
 
 
-def visits_of_clusters(visits: Visits, n_clusters: int) -> ClusterVisits:
+def visits_of_clusters(visits: Visits, n_clusters: int, *, sampling: int = 1) -> ClusterVisits:
     """Sum up the visits to each of the clusters 0 to n_clusters - 1."""
     order = np.argsort(visits.states, kind="stable")
     bounds = np.searchsorted(visits.states[order], np.arange(n_clusters + 1))
@@ -80,7 +97,10 @@ def visits_of_clusters(visits: Visits, n_clusters: int) -> ClusterVisits:
         runs[label] = len(np.unique(visits.runs[mine]))
         dwells, censored = visits.dwells[mine], visits.censored[mine]
         medians.append(median_survival(dwells[~censored].astype(float), dwells[censored].astype(float) - 1))
-    return ClusterVisits(runs, np.diff(bounds), medians)
+    known = visits.states != NO_STATE
+    times, censored = (visits.dwells - visits.censored)[known], visits.censored[known]
+    rates = leaving_rates(times, censored, visits.states[known], n_clusters, spacing=sampling)
+    return ClusterVisits(runs, np.diff(bounds), medians, rates)
 
 
 def step_bins(steps: IntArray) -> IntArray:

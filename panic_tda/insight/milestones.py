@@ -27,8 +27,10 @@ FLAGS = ("core", "transit", "entering")
 """What a step may be, by code: a member of a core; one since the last core; one before the first."""
 NO_STATE = -1
 """State of all steps of a run that never visits a core."""
-SETTLED_STEPS = 20
-_SETTLED_SHARE = 10
+SETTLED_SHARE = 5
+"""A run has settled where its final visit has one in so many of its output steps: what a run must stay for
+grows with its length, so that runs of 25 texts can settle (with 5), and 3 texts settle none of 500."""
+LEAST_SETTLED_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -146,19 +148,17 @@ def find_visits(trajectories: Trajectories) -> Visits:
     return Visits(runs, trajectories.states[begins], first_steps, dwells, censored)
 
 
-def find_settled(
-    trajectories: Trajectories, visits: Visits, *, settled_steps: int = SETTLED_STEPS
-) -> tuple[IntArray, IntArray]:
+def find_settled(trajectories: Trajectories, visits: Visits) -> tuple[IntArray, IntArray]:
     """Find the states in which runs settled.
+
+    A run has settled where its final visit has at least a fifth of the output steps from its first step to
+    its last, at least `LEAST_SETTLED_STEPS`, and more than half of the sampled steps of that visit are in the
+    core of its cluster: a run that only drifts away from its last cluster has not.
 
     Parameters
     ----------
     trajectories, visits
         The steps, and the visits that `find_visits` found in them.
-    settled_steps : int
-        A run has settled where its final visit has at least so many output steps, and at least a tenth of
-        those from its first step to its last, and more than half of the sampled steps of that visit are in
-        the core of its cluster: a run that only drifts away from its last cluster has not.
 
     Returns
     -------
@@ -169,9 +169,9 @@ def find_settled(
     first, last = trajectories.offsets[:-1], trajectories.offsets[1:] - 1
     lengths = trajectories.steps[last] - trajectories.steps[first] + 1
     final = visits.censored
-    # Whole numbers: a tenth of 201 steps is more than 20.
-    settled = visits.dwells[final] >= settled_steps
-    settled &= visits.dwells[final] >= -(-lengths // _SETTLED_SHARE)
+    # Whole numbers: a fifth of 101 steps is more than 20.
+    settled = visits.dwells[final] >= LEAST_SETTLED_STEPS
+    settled &= SETTLED_SHARE * visits.dwells[final] >= lengths
     settled &= visits.states[final] != NO_STATE
     settled &= _mostly_in_core(trajectories)
     return (

@@ -1,18 +1,27 @@
-"""Fixed points and loops of a run, from its texts alone: no clustering can be blamed for them."""
+"""Texts of a run that repeat: at its end, and before, where they were left again.
+
+A run that says the same at its last three steps need not have come to rest: of the data at hand, the
+stretches of repeats that were left again tell how often that is a pause.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from panic_tda.insight.dwell import median_survival, survival_curve
+
 if TYPE_CHECKING:
-    from panic_tda.types import IntArray
+    from panic_tda.types import BoolArray, FloatArray, IntArray
 
 LONGEST_PERIOD = 16
-_FEWEST_STEPS = 3
+FEWEST_STEPS = 3
+"""Steps that make a stretch of repeats, which must be two periods long, too."""
 
 
 @dataclass(frozen=True)
@@ -26,23 +35,86 @@ class Recurrence:
     returns : int
         Steps whose text occurred before in the run.
     period : int or None
-        1 for a fixed point, more for a loop, None where the run ends in neither.
+        Period with which the texts repeat until the end: 1 for one text, more for a loop; None where they do
+        not.
     absorbed_at : int or None
         Output step from which on the texts repeat with that period.
+    repeats : int or None
+        How often the period occurs from there to the end, completely.
+    last_text_step : int or None
+        Output step of the last text; None without texts.
+    left_stretches : tuple of (int, int)
+        Period and repeats of each stretch of repeats that was left again.
     """
 
     distinct_texts: int
     returns: int
     period: int | None = None
     absorbed_at: int | None = None
+    repeats: int | None = None
+    last_text_step: int | None = None
+    left_stretches: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class RepeatStretches:
+    """Stretches of repeated texts: those that lasted to the end of a run, and those that were left again.
+
+    Attributes
+    ----------
+    reached_end, left_again : int
+        Stretches of each kind. A text that differs after the stretch was seen of the second alone.
+    by_repeats : tuple of (int, int, int)
+        k, the stretches of one text with at least k repeats, and those of them that were left again, for
+        every k that occurs.
+    """
+
+    reached_end: int
+    left_again: int
+    by_repeats: tuple[tuple[int, int, int], ...]
+
+    @property
+    def left_share(self) -> float | None:
+        """Share of the stretches that were left again; None where there is no stretch."""
+        total = self.reached_end + self.left_again
+        return self.left_again / total if total else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `show-trajectories --json` prints of it."""
+        rows = (
+            dict(zip(("repeats", "stretches", "left_again"), row, strict=True)) for row in self.by_repeats
+        )
+        return {"reached_end": self.reached_end, "left_again": self.left_again, "by_repeats": list(rows)}
+
+
+@dataclass(frozen=True)
+class Absorption:
+    """When runs begin to repeat until their end, where the others might have begun after it.
+
+    Attributes
+    ----------
+    n_runs, n_absorbed : int
+        Runs with at least three texts, and those that repeat until their end.
+    median : float or None
+        Kaplan-Meier median, in output steps; None where it is not reached.
+    share, within : float or None
+        The share of runs that repeat from step `within` or before, by Kaplan-Meier, at the last step for
+        which any run tells; None where no run repeats.
+    """
+
+    n_runs: int
+    n_absorbed: int
+    median: float | None
+    share: float | None
+    within: float | None
 
 
 def find_recurrence(steps: IntArray, texts: Sequence[str]) -> Recurrence:
-    """Find the period of a run's tail.
+    """Find the stretches of repeats in a run, and the period of its tail.
 
     The tail is periodic with period p from step s when text[t] = text[t + p] for every t ≥ s with t + p
     inside the run; s is the earliest such step, and the smallest p of 1 to `LONGEST_PERIOD` counts whose tail
-    has at least max(3, 2 p) steps.
+    has at least max(3, 2 p) steps. A stretch that was left again is the same between two other texts.
 
     Parameters
     ----------
@@ -53,18 +125,116 @@ def find_recurrence(steps: IntArray, texts: Sequence[str]) -> Recurrence:
 
     Notes
     -----
-    What stood in a hole is not known, so it equals nothing: no tail reaches back over a step that is missing.
+    What stood in a hole is not known, so it equals nothing: no stretch reaches over a step that is missing,
+    and one that ends at a hole was neither left again nor did it last to the end.
     (A tail of 2 p steps compares each of its steps with another one.)
     """
     codes: dict[str, int] = {}
     coded = np.array([codes.setdefault(text, len(codes)) for text in texts], dtype=np.int64)
     distinct, returns = len(codes), len(texts) - len(codes)
-    behind_holes = np.flatnonzero(np.diff(steps) != 1) + 1
-    first = int(behind_holes[-1]) if len(behind_holes) else 0
-    tail = coded[first:]
-    for period in range(1, LONGEST_PERIOD + 1):
-        differing = np.flatnonzero(tail[:-period] != tail[period:])
-        begin = int(differing[-1]) + 1 if len(differing) else 0
-        if len(tail) - begin >= max(_FEWEST_STEPS, 2 * period):
-            return Recurrence(distinct, returns, period, int(steps[first + begin]))
-    return Recurrence(distinct, returns)
+    if not len(coded):
+        return Recurrence(distinct, returns)
+    bounds = [0, *(np.flatnonzero(np.diff(steps) != 1) + 1).tolist(), len(coded)]
+    left: list[tuple[int, int]] = []
+    stretches: list[tuple[int, int, int]] = []
+    first = last = 0
+    for first, last in pairwise(bounds):
+        stretches = _find_stretches(coded[first:last])
+        left += [(period, (end - begin) // period) for period, begin, end in stretches if end < last - first]
+    ends = [stretch for stretch in stretches if stretch[2] == last - first]
+    at_end = Recurrence(distinct, returns)
+    if ends:
+        period, begin, end = min(ends)
+        at_end = Recurrence(
+            distinct, returns, period, int(steps[bounds[-2] + begin]), (end - begin) // period
+        )
+    return replace(
+        at_end,
+        last_text_step=int(steps[-1]),
+        left_stretches=tuple(left),
+    )
+
+
+def describe_stretches(recurrences: Iterable[Recurrence]) -> RepeatStretches:
+    """Sum up the stretches of repeats in some runs."""
+    known = list(recurrences)
+    at_end = [
+        (one.period, one.repeats) for one in known if one.period is not None and one.repeats is not None
+    ]
+    left = [stretch for one in known for stretch in one.left_stretches]
+    all_repeats, left_repeats = (
+        Counter(repeats for period, repeats in stretches if period == 1)
+        for stretches in (at_end + left, left)
+    )
+    by_repeats = tuple(
+        (
+            least,
+            sum(count for repeats, count in all_repeats.items() if repeats >= least),
+            sum(count for repeats, count in left_repeats.items() if repeats >= least),
+        )
+        for least in sorted(all_repeats)
+    )
+    return RepeatStretches(len(at_end), len(left), by_repeats)
+
+
+def describe_absorption(recurrences: Iterable[Recurrence]) -> Absorption:
+    """Estimate when runs begin to repeat until their end.
+
+    Notes
+    -----
+    A run that does not repeat until its end might have begun to at one of its last two texts without showing
+    it: it is known to have outlasted all steps before, and is censored there [1]_. Runs of fewer than three
+    texts are left out.
+
+    References
+    ----------
+    .. [1] Kaplan, Meier (1958). Nonparametric estimation from incomplete observations. J. Am. Stat. Assoc.
+       53,
+       457-481. https://doi.org/10.1080/01621459.1958.10501452
+    """
+    known, censored, _ = absorption_times(recurrences)
+    ended, cut_off = known[~censored], known[censored]
+    times, shares = survival_curve(ended, cut_off)
+    return Absorption(
+        n_runs=len(ended) + len(cut_off),
+        n_absorbed=len(ended),
+        median=median_survival(ended, cut_off),
+        share=float(1 - shares[-1]) if len(times) else None,
+        within=float(times[-1]) if len(times) else None,
+    )
+
+
+def absorption_times(recurrences: Iterable[Recurrence]) -> tuple[FloatArray, BoolArray, IntArray]:
+    """Return when runs began to repeat until their end, or what they outlasted without.
+
+    Returns
+    -------
+    times : (m,) float64
+        Output steps.
+    censored : (m,) bool
+        Whether the run outlasted the step.
+    runs : (m,) int64
+        Position of the run; those of fewer than three texts are left out.
+    """
+    rows = []
+    for number, run in enumerate(recurrences):
+        if run.absorbed_at is not None:
+            rows.append((run.absorbed_at, False, number))
+        elif run.last_text_step is not None and run.last_text_step >= FEWEST_STEPS - 1:
+            rows.append((run.last_text_step - (FEWEST_STEPS - 1), True, number))
+    table = np.array(rows, dtype=np.int64).reshape(-1, 3)
+    return table[:, 0].astype(float), table[:, 1].astype(bool), table[:, 2]
+
+
+def _find_stretches(coded: IntArray) -> list[tuple[int, int, int]]:
+    """Return period, begin and end of every maximal stretch, none inside one of a shorter period."""
+    stretches: list[tuple[int, int, int]] = []
+    for period in range(1, min(LONGEST_PERIOD, len(coded) // 2) + 1):
+        least = max(FEWEST_STEPS, 2 * period)
+        differing = np.flatnonzero(coded[:-period] != coded[period:])
+        edges = np.concatenate([[-1], differing, [len(coded) - period]])
+        for at in np.flatnonzero(np.diff(edges) - 1 + period >= least).tolist():
+            begin, end = int(edges[at]) + 1, int(edges[at + 1]) + period
+            if not any(low <= begin and end <= high for _, low, high in stretches):
+                stretches.append((period, begin, end))
+    return stretches

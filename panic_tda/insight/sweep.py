@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from panic_tda.types import FloatArray, Int32Array, IntArray
 
 CLIFF_ARI = 0.75
-"""Two neighbouring settings whose labels agree less than this have a cliff between them."""
+"""Two neighbouring settings whose clusters agree less than this have an abrupt change between them."""
 MOST_SETTINGS = 1_000
 
 
@@ -81,8 +81,9 @@ class Setting:
     ari_stored : float
         Adjusted Rand index of the labels with the stored ones, outliers counting as a cluster.
     ari_previous : float or None
-        The same with the neighbouring setting: that of the epsilon before, at the first epsilon that of the
-        size before; None where there is neither.
+        Adjusted Rand index with the neighbouring setting, over the rows that are in a cluster at both: that
+        of the epsilon before, at the first epsilon that of the size before; None where there is neither, and
+        where no row is in a cluster at both.
     cliff : bool
         Whether `ari_previous` is below `CLIFF_ARI`.
     relative_validity : float or None
@@ -243,7 +244,7 @@ def sweep(
 
     def describe(number: int) -> Setting:
         one, seen, other = settings[number], looks[number], before[number]
-        previous = None if other is None else _agreement(looks[other].labels, seen.labels)
+        previous = None if other is None else _agreement_of_clustered(looks[other].labels, seen.labels)
         return Setting(
             epsilon=one.cluster_selection_epsilon,
             min_cluster_size=one.min_cluster_size,
@@ -309,6 +310,15 @@ def relative_validity(tree: SpanningTree, labels: IntArray, n_clusters: int) -> 
 
 def _agreement(left: IntArray | Int32Array, right: IntArray | Int32Array) -> float:
     return adjusted_rand(contingency(left, right))
+
+
+def _agreement_of_clustered(left: Int32Array, right: Int32Array) -> float | None:
+    """Return the adjusted Rand index over the rows that are outliers in neither; None where there are none.
+
+    Rows that only join a cluster, or leave one, move no border between clusters.
+    """
+    clustered = (left != OUTLIER) & (right != OUTLIER)
+    return _agreement(left[clustered], right[clustered]) if clustered.any() else None
 
 
 def _median(persistence: FloatArray) -> float | None:

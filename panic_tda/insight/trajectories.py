@@ -1,4 +1,4 @@
-"""What runs do between the clusters: dwells, transitions, fixed points and loops, by network or prompt.
+"""What runs do between the clusters: dwell times, transitions and repeated texts, by network or prompt.
 
 `study_trajectories` reads the steps and the texts of all runs, and `sum_up` says what they come to.
 """
@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,8 @@ from uuid import UUID
 import numpy as np
 
 from panic_tda.errors import InvalidParameter, WrongUsage
-from panic_tda.insight.dwell import DwellStatistics, describe_dwells
+from panic_tda.insight.dynamics import ClusterVisits, visits_of_clusters
+from panic_tda.insight.markov import MarkovModel, fit_markov
 from panic_tda.insight.milestones import (
     CORE,
     NO_STATE,
@@ -29,9 +29,9 @@ from panic_tda.insight.milestones import (
     find_visits,
 )
 from panic_tda.insight.recurrence import Recurrence, find_recurrence
+from panic_tda.insight.run_groups import GroupSummary, RunSummary, sum_up_group
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
-from panic_tda.storage.read.census import show_id
 from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.storage.read.trajectories import RunFacts, RunSteps, RunTexts, read_writers
@@ -40,100 +40,9 @@ from panic_tda.wording import pluralize
 if TYPE_CHECKING:
     from panic_tda.types import IntArray
 
-NETWORK, PROMPT, MODEL = "network", "prompt", "model"
-GROUPINGS = (NETWORK, PROMPT, MODEL, f"{NETWORK},{PROMPT}")
+NETWORK, PROMPT, MODEL, T2I, I2T = "network", "prompt", "model", "t2i", "i2t"
+GROUPINGS = (NETWORK, PROMPT, MODEL, T2I, I2T, f"{NETWORK},{PROMPT}")
 _NO_TEXTS = Recurrence(distinct_texts=0, returns=0)
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """What one run did in a clustering, and what its texts alone say.
-
-    Attributes
-    ----------
-    run_id : str
-        As stored.
-    facts : RunFacts or None
-        What it was started with; None where the run's own row has gone.
-    n_steps, transit_steps : int
-        Sampled steps, and those of them in no core.
-    distinct_texts, returns : int
-        Different texts among all of the run, and the texts that had occurred before.
-    period, absorbed_at : int or None
-        Period of the tail of the texts (1: a fixed point), and the output step from which on it repeats.
-    settled_in, settled_at : int or None
-        State in which the run settled, and the first step of that visit.
-    visits : (v, 3) int64
-        State, first step and dwell of each visit; the last one was cut off by the end of the run.
-    """
-
-    run_id: str
-    facts: RunFacts | None
-    n_steps: int
-    transit_steps: int
-    distinct_texts: int
-    returns: int
-    period: int | None
-    absorbed_at: int | None
-    settled_in: int | None
-    settled_at: int | None
-    visits: IntArray
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return an element of `runs` in `show-trajectories --json`, of plain values."""
-        return {
-            "run_id": show_id(self.run_id),
-            "n_steps": self.n_steps,
-            "distinct_texts": self.distinct_texts,
-            "period": self.period,
-            "absorbed_at": self.absorbed_at,
-            "settled_in": self.settled_in,
-            "settled_at": self.settled_at,
-            "transit_share": self.transit_steps / self.n_steps,
-            "visits": self.visits.tolist(),
-        }
-
-
-@dataclass(frozen=True)
-class GroupSummary:
-    """What some runs did.
-
-    Attributes
-    ----------
-    group : dict
-        What they have in common: `network` (list of str), `prompt`, `model` or several of these; a value is
-        None where the runs have gone.
-    n_runs, n_steps, transit_steps, settled_runs : int
-        Runs, their sampled steps, those of them in no core, and the runs that settled.
-    periodic_runs : dict of int to int
-        Runs that end in a fixed point or a loop, by period.
-    median_absorbed_at : float or None
-        Median over those, in output steps.
-    dwell : DwellStatistics
-        Of the visits to all clusters.
-    """
-
-    group: dict[str, Any]
-    n_runs: int
-    n_steps: int
-    transit_steps: int
-    settled_runs: int
-    periodic_runs: dict[int, int]
-    median_absorbed_at: float | None
-    dwell: DwellStatistics
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return an element of `groups` in `show-trajectories --json`, of plain values."""
-        return {
-            "group": self.group,
-            "n_runs": self.n_runs,
-            "n_steps": self.n_steps,
-            "transit_share": self.transit_steps / self.n_steps,
-            "settled_runs": self.settled_runs,
-            "periodic_runs": {str(period): count for period, count in self.periodic_runs.items()},
-            "median_absorbed_at": self.median_absorbed_at,
-            "dwell": self.dwell.to_dict(),
-        }
 
 
 @dataclass(frozen=True)
@@ -154,8 +63,12 @@ class TrajectoryStudy:
         All runs together.
     transitions : Transitions
         Of all runs.
+    clusters : ClusterVisits
+        How runs visit each cluster.
     runs : tuple of RunSummary
         The runs by ascending id.
+    markov : MarkovModel or None
+        Of all runs; None where `study_trajectories` did not fit one, or no state leads to another and back.
     """
 
     clustering: UUID
@@ -164,7 +77,9 @@ class TrajectoryStudy:
     groups: tuple[GroupSummary, ...]
     total: GroupSummary
     transitions: Transitions
+    clusters: ClusterVisits
     runs: tuple[RunSummary, ...]
+    markov: MarkovModel | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object that `show-trajectories --json` prints, of plain values and without the runs."""
@@ -172,7 +87,10 @@ class TrajectoryStudy:
             "clustering": str(self.clustering),
             "lag": self.lag,
             "groups": [group.to_dict() for group in self.groups],
+            "total": self.total.to_dict() if self.runs else None,
             "transitions": self.transitions.to_dicts(),
+            "clusters": self.clusters.to_dicts(),
+            "markov": None if self.markov is None else self.markov.to_dict(),
         }
 
 
@@ -239,7 +157,9 @@ def study_trajectories(
         writers = list(read_writers(stored.connection, wanted))
         facts = stored.runs
     progress.phase("sum up")
-    return sum_up(clustering, trajectories, facts, recurrences, by=by, lag=lag, writers=writers)
+    study = sum_up(clustering, trajectories, facts, recurrences, by=by, lag=lag, writers=writers)
+    progress.phase("fit a Markov model")
+    return replace(study, markov=fit_markov(trajectories, study.lag))
 
 
 def sum_up(
@@ -267,19 +187,22 @@ def sum_up(
     """
     sampling = clustering.record.downsample or 1
     runs = _summaries(trajectories, facts, recurrences)
+    n_clusters = max(clustering.record.n_clusters, int(trajectories.states.max(initial=-1)) + 1)
     return TrajectoryStudy(
         clustering=clustering.id,
         sampling=sampling,
         lag=lag or sampling,
         groups=_groups(runs, _keys(runs, by, writers), sampling),
-        total=_summed({}, runs, sampling),
+        total=sum_up_group({}, runs, sampling=sampling),
         transitions=count_transitions(trajectories, lag or sampling),
+        clusters=visits_of_clusters(find_visits(trajectories), n_clusters, sampling=sampling),
         runs=runs,
     )
 
 
 def group_runs(study: TrajectoryStudy, by: str) -> tuple[GroupSummary, ...]:
-    """Group the runs of a study by something else; by all but `MODEL`, which takes a look into the database.
+    """Group the runs of a study by something else, without intervals; by all but `MODEL`, which takes a look
+    into the database.
 
     Raises
     ------
@@ -288,7 +211,7 @@ def group_runs(study: TrajectoryStudy, by: str) -> tuple[GroupSummary, ...]:
     """
     if by not in GROUPINGS or by == MODEL:
         raise InvalidParameter(f"by must be one of {'; '.join(set(GROUPINGS) - {MODEL})}; got {by!r}")
-    return _groups(study.runs, _keys(study.runs, by, ()), study.sampling)
+    return _groups(study.runs, _keys(study.runs, by, ()), study.sampling, with_intervals=False)
 
 
 def classify_runs(runs: Sequence[RunSummary], by: str) -> tuple[list[Any], IntArray]:
@@ -387,15 +310,27 @@ def _keys(runs: Sequence[RunSummary], by: str, writers: Sequence[set[str]]) -> l
 def _value(name: str, facts: RunFacts | None) -> str | list[str] | None:
     if facts is None:
         return None
-    return facts.initial_prompt if name == PROMPT else list(facts.network)
+    if name == PROMPT:
+        return facts.initial_prompt
+    # A run begins with a prompt, of which its first model makes an image; then the models take turns.
+    return list({NETWORK: facts.network, T2I: facts.network[::2], I2T: facts.network[1::2]}[name])
 
 
 def _groups(
-    runs: Sequence[RunSummary], keys: Sequence[dict[str, Any]], sampling: int
+    runs: Sequence[RunSummary],
+    keys: Sequence[dict[str, Any]],
+    sampling: int,
+    *,
+    with_intervals: bool = True,
 ) -> tuple[GroupSummary, ...]:
     distinct, codes = _number_keys(keys, partial(json.dumps, ensure_ascii=False))
     return tuple(
-        _summed(key, [runs[number] for number in np.flatnonzero(codes == code).tolist()], sampling)
+        sum_up_group(
+            key,
+            [runs[number] for number in np.flatnonzero(codes == code).tolist()],
+            sampling=sampling,
+            with_intervals=with_intervals,
+        )
         for code, key in enumerate(distinct)
     )
 
@@ -408,22 +343,3 @@ def _number_keys(
     distinct = dict(sorted(zip(names, keys, strict=True), key=itemgetter(0)))
     codes = {text: code for code, text in enumerate(distinct)}
     return list(distinct.values()), np.array([codes[text] for text in names], dtype=np.int64)
-
-
-def _summed(group: dict[str, Any], runs: Sequence[RunSummary], sampling: int) -> GroupSummary:
-    visits = np.concatenate([np.empty((0, 3), dtype=np.int64), *(run.visits for run in runs)])
-    censored = np.zeros(len(visits), dtype=bool)
-    censored[np.cumsum([len(run.visits) for run in runs], dtype=np.int64) - 1] = True
-    of_cluster = visits[:, 0] != NO_STATE
-    absorbed = [run.absorbed_at for run in runs if run.absorbed_at is not None]
-    periods = Counter(run.period for run in runs if run.period is not None)
-    return GroupSummary(
-        group=group,
-        n_runs=len(runs),
-        n_steps=sum(run.n_steps for run in runs),
-        transit_steps=sum(run.transit_steps for run in runs),
-        settled_runs=sum(run.settled_in is not None for run in runs),
-        periodic_runs=dict(sorted(periods.items())),
-        median_absorbed_at=float(np.median(absorbed)) if absorbed else None,
-        dwell=describe_dwells(visits[of_cluster, 2], censored[of_cluster], sampling=sampling),
-    )

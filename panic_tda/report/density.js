@@ -38,10 +38,9 @@ function dipText(page) {
   const { density } = page;
   if (!density) return "";
   const said = `${whole(density.n_outliers)} of ${counted(density.n_rows, "embedding")} ${density.n_outliers === 1 ? "is an outlier" : "are outliers"}; ${counted(density.n_distinct, "text is", "texts are")} distinct.`;
-  if (!density.dip) return `${said} There is no dip test: it needs four distinct embeddings, and the package diptest.`;
+  if (!density.dip) return `${said} There is no dip test: it needs four embeddings, and the package diptest.`;
   const { statistic, p_value: p, n_rows: rows } = density.dip;
-  const meaning = p < 0.05 ? "more than one mode: dense regions stand apart from a sparse one" : "one mode: no gap divides dense from sparse, and where outliers begin is a matter of settings";
-  return `${said} Hartigan's dip test on ${counted(rows, "distinct embedding")}: dip ${decimal(statistic, 4)}, p ${decimal(p, 3)}; ${meaning}.`;
+  return `${said} Hartigan's dip test on ${counted(rows, "embedding")}: dip ${decimal(statistic, 4)}, p ${decimal(p, 3)}.`;
 }
 
 /** @param {string} title @param {string} caption @param {any[]} found */

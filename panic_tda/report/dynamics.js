@@ -15,14 +15,14 @@ const HEADS = [
   { title: "steps", number: true, show: whole },
   { title: "transit", number: true, show: percent },
   { title: "settled", number: true, show: whole },
-  { title: "fixed points", number: true, show: whole },
+  { title: "repeat until the end", number: true, show: whole },
   { title: "loops", number: true, show: whole },
   { title: "absorbed at (median)", number: true, show: short },
   { title: "visits", number: true, show: whole },
   { title: "cut off", number: true, show: whole },
   { title: "dwell (median)", number: true, show: short },
   { title: "Weibull shape", number: true, show: decimal },
-  { title: "heavy tail", show: (/** @type {boolean | null} */ value) => (value === null ? "–" : value ? "yes" : "no") },
+  { title: "longer stays last longer", show: (/** @type {boolean | null} */ value) => (value === null ? "–" : value ? "yes" : "no") },
 ];
 
 /** Rows of the table of groups. @param {any[]} groups */
@@ -174,7 +174,7 @@ export class DynamicsSection {
     const rows = () => names.flatMap((/** @type {any} */ name, /** @type {number} */ at) => found[at].map((/** @type {number} */ step, /** @type {number} */ number) => [named(name), step, number + 1, runs[at]]));
     return figure(
       "Absorption",
-      `Share of runs whose texts have come to a fixed point or a loop.${this.few(by, order)}`,
+      `Share of runs whose texts repeat until the end.${this.few(by, order)}`,
       lineChart({ title: "Absorption", x: { label: "step", low: 0 }, y: { label: "absorbed", percent: true, low: 0 }, series }),
       numbersOf(heads, rows),
     );

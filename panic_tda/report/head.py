@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from panic_tda.doubts import Doubt
-from panic_tda.insight.trajectories import GroupSummary
+from panic_tda.insight.run_groups import GroupSummary
 from panic_tda.parameters import chord_to_cosine
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.results import ClusteringSummary
@@ -109,14 +109,14 @@ def _motion(total: GroupSummary, outputs: str) -> list[str]:
     if outputs != "images":
         fixed = total.periodic_runs.get(1, 0)
         loops = sum(total.periodic_runs.values()) - fixed
-        at = total.median_absorbed_at
-        since = f", half of these by step {at:g}" if at is not None and fixed + loops > 1 else ""
+        at = total.absorption.median
+        since = f", half by step {at:g}" if at is not None and total.n_runs > 1 else ""
         if total.n_runs == 1:
-            end = "a fixed point" if fixed else "a loop" if loops else "no fixed point and no loop"
-            said.append(f"It ends in {end} of its texts{f' from step {at:g} on' if at is not None else ''}.")
+            end = "one text" if fixed else "a loop of texts" if loops else "no text"
+            ending = f"It repeats {end} until its end{f' from step {at:g} on' if at is not None else ''}."
         else:
-            ends = f"{fixed:,} {_do(fixed, 'end')} in a fixed point of their texts"
-            said.append(f"{ends} and {loops:,} in a loop{since}.")
+            ending = f"{fixed:,} {_do(fixed, 'repeat')} one text until their end and {loops:,} a loop{since}."
+        said.append(ending)
     return said
 
 

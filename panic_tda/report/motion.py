@@ -8,12 +8,12 @@ import numpy as np
 
 from panic_tda.insight import dynamics
 from panic_tda.insight.milestones import NO_STATE, Trajectories, Visits
+from panic_tda.insight.run_groups import RunSummary
 from panic_tda.insight.trajectories import (
     GROUPINGS,
     MODEL,
     NETWORK,
     PROMPT,
-    RunSummary,
     TrajectoryStudy,
     classify_runs,
     group_runs,

@@ -352,7 +352,7 @@ export class StripSection {
     const { runs } = this.page;
     const { run, at } = found;
     const state = runs.states[at];
-    const ending = runs.period[run] < 0 ? null : `${runs.period[run] === 1 ? "fixed point" : `loop of ${runs.period[run]}`} from step ${runs.absorbed_at[run]} on`;
+    const ending = runs.period[run] < 0 ? null : `${runs.period[run] === 1 ? "repeats until the end" : `loop of ${runs.period[run]}`} from step ${runs.absorbed_at[run]} on`;
     showTip(event, [
       state < 0 ? "never in a cluster" : `cluster ${state}, ${KINDS[runs.flags[at]]}: ${oneLine(medoidText(this.page, state), 100)}`,
       `run ${runName(this.page, run)}, step ${runs.steps[at]}`,

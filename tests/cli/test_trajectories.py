@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,13 @@ from panic_tda.cli.text import columns
 from panic_tda.commands.trajectories import GROUPINGS
 from panic_tda.insight import trajectories
 from panic_tda.insight.dwell import DwellStatistics
+from panic_tda.insight.dynamics import ClusterVisits
+from panic_tda.insight.intervals import Interval
+from panic_tda.insight.memoryless import MemorylessTest
 from panic_tda.insight.milestones import Transitions
-from panic_tda.insight.trajectories import GroupSummary, RunSummary, TrajectoryStudy
+from panic_tda.insight.recurrence import Absorption, RepeatStretches
+from panic_tda.insight.run_groups import GroupSummary, RunSummary
+from panic_tda.insight.trajectories import TrajectoryStudy
 from panic_tda.main import main
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.storage.read.trajectories import RunFacts
@@ -33,6 +39,7 @@ RUNS = [
     PlantedRun([-1] * 4),
 ]
 WIDE = 10_000
+INTERVALS = ("transit_share", "median_absorbed_at", "median_dwell", "weibull_shape")
 
 
 def invoke(*words: object) -> Result:
@@ -55,22 +62,32 @@ def path(tmp_path: Path) -> Path:
 
 def test_the_object_has_the_keys_that_were_promised(path: Path) -> None:
     said = asked("--db", path, "--runs")
-    assert list(said) == ["clustering", "lag", "groups", "transitions", "runs"]
+    assert list(said) == [
+        *("clustering", "lag", "groups", "total", "transitions", "clusters", "markov", "networks", "runs")
+    ]
     assert UUID(said["clustering"])
     for group in said["groups"]:
         assert list(group) == [
-            *("group", "n_runs", "n_steps", "transit_share", "settled_runs", "periodic_runs"),
-            *("median_absorbed_at", "dwell"),
+            *("group", "n_runs", "n_steps", "transit_share", "settled_runs", "return_share"),
+            *("periodic_runs", "stretches", "median_absorbed_at", "absorbed_share", "absorbed_within"),
+            *("dwell", "intervals"),
         ]
         assert list(group["dwell"]) == [
-            *("visits", "censored", "median", "weibull_shape", "heavier_than_exponential")
+            *("visits", "censored", "median", "weibull_shape", "log_likelihood_ratio", "p_value"),
+            *("clusters_tested", "heavier_than_exponential"),
         ]
+        assert list(group["intervals"]) == [
+            *("transit_share", "settled_share", "repeating_share", "return_share", "left_again_share"),
+            *("median_absorbed_at", "median_dwell", "weibull_shape"),
+        ]
+    for cluster in said["clusters"]:
+        assert list(cluster) == ["label", "runs", "visits", "median_dwell", "leaving_rate"]
     for one in said["transitions"]:
         assert list(one) == ["from", "to", "count"]
     for run in said["runs"]:
         assert list(run) == [
-            *("run_id", "n_steps", "distinct_texts", "period", "absorbed_at", "settled_in", "settled_at"),
-            *("transit_share", "visits"),
+            *("run_id", "n_steps", "distinct_texts", "returns", "period", "absorbed_at", "repeats"),
+            *("settled_in", "settled_at", "transit_share", "visits"),
         ]
     assert said["groups"][1] == {
         "group": {"network": ["SDXLTurbo", "Moondream"]},
@@ -78,22 +95,35 @@ def test_the_object_has_the_keys_that_were_promised(path: Path) -> None:
         "n_steps": 24,
         "transit_share": 0.0,
         "settled_runs": 0,
+        "return_share": 22 / 24,
         "periodic_runs": {"2": 1},
+        "stretches": {"reached_end": 1, "left_again": 0, "by_repeats": []},
         "median_absorbed_at": 0.0,
+        "absorbed_share": 1.0,
+        "absorbed_within": 0.0,
         "dwell": {
             "visits": 24,
             "censored": 1,
             "median": 1.0,
             "weibull_shape": None,
+            "log_likelihood_ratio": None,
+            "p_value": None,
+            "clusters_tested": 0,
             "heavier_than_exponential": None,
         },
+        # Of one run there is no interval.
+        "intervals": dict.fromkeys(said["groups"][1]["intervals"]),
     }
+    assert said["total"]["intervals"]["transit_share"] == [0.0, 1.0]
+    assert said["networks"]["differences"] == []
     assert said["runs"][0] == {
         "run_id": str(UUID(run_id(0))),
         "n_steps": 31,
         "distinct_texts": 6,
+        "returns": 25,
         "period": 1,
         "absorbed_at": 5,
+        "repeats": 26,
         "settled_in": 1,
         "settled_at": 6,
         "transit_share": 1 / 31,
@@ -169,7 +199,7 @@ def test_a_read_only_file_is_read_and_left_as_it_is(path: Path) -> None:
 
 def test_the_text_says_it_all(path: Path) -> None:
     text = invoke("--db", path, "--runs", "--run", run_id(0)).stdout
-    head, groups, totals, moves, runs, run = text.strip().split("\n\n")
+    head, groups, totals, _, moves, runs, run = text.strip().split("\n\n")
     assert "of Planted" in head
     assert "Times are output steps." in head
     assert [line.split()[:4] for line in groups.splitlines()[1:]] == [
@@ -177,8 +207,9 @@ def test_the_text_says_it_all(path: Path) -> None:
         ["SDXLTurbo", "→", "Moondream", "1"],
     ]
     totals = " ".join(totals.split())
-    assert "All 3 runs: 8.5 % of 59 steps are in transit, 1 settled" in totals
-    assert "1 ends in a fixed point of their texts and 1 in a loop" in totals
+    assert "All 3 runs: 8.5 % (0.0 to 100.0) of 59 steps are in transit, 1 settled" in totals
+    assert "1 repeats one text until the end and 1 a loop" in totals
+    assert "Of 2 stretches of repeats, 0 were left again." in totals
     assert moves.splitlines()[0] == "Most frequent transitions at lag 1:"
     # The medoids are the first members by id.
     assert [line.split()[:2] for line in moves.splitlines()[2:]] == [["13", "0"], ["11", "1"]]
@@ -188,7 +219,7 @@ def test_the_text_says_it_all(path: Path) -> None:
     assert first == f'Run {UUID(run_id(0))}, FluxDev → BLIP2, "a red apple", seed 0'
     assert way == "0×6 → 1×25+"
     assert "settled in 1 at step 6" in ending
-    assert "a fixed point from step 5 on" in ending
+    assert "repeats until the end from step 5 on (26 times)" in ending
     assert [line.split()[0] for line in legend] == ["1", "0"]
 
 
@@ -227,10 +258,25 @@ def run(**changes: Any) -> RunSummary:
 
 
 def study(group: dict[str, Any], *runs: RunSummary) -> TrajectoryStudy:
-    dwell = DwellStatistics(100, 1, 3.0, 0.71, 20.0, True)
-    found = GroupSummary(group, 1, 100, 31, 1, {1: 1, 3: 2}, 17.5, dwell)
+    dwell = DwellStatistics(100, 1, 3.0, MemorylessTest(12, 99, 0.71, 20.0, 1e-9))
+    found = GroupSummary(
+        group=group,
+        n_runs=1,
+        n_steps=100,
+        transit_steps=31,
+        settled_runs=1,
+        n_texts=100,
+        returns=60,
+        periodic_runs={1: 1, 3: 2},
+        stretches=RepeatStretches(3, 4, ((3, 7, 4),)),
+        absorption=Absorption(3, 3, 17.5, 1.0, 20.0),
+        dwell=dwell,
+        intervals=dict.fromkeys(INTERVALS, Interval(0.25, math.inf)),
+    )
     pairs = Transitions(np.array([0, 0, 1]), np.array([0, 1, 0]), np.array([50, 30, 20]))
-    return TrajectoryStudy(UUID(int=5), 1, 1, (found,), replace(found, group={}), pairs, runs or (run(),))
+    visits = ClusterVisits(np.array([1, 1]), np.array([50, 50]), [3.0, None], np.array([0.3, np.nan]))
+    total = replace(found, group={}, intervals=dict.fromkeys(INTERVALS))
+    return TrajectoryStudy(UUID(int=5), 1, 1, (found,), total, pairs, visits, runs or (run(),))
 
 
 def text(found: TrajectoryStudy, texts: dict[int, str | None], width: int, **more: Any) -> str:
@@ -271,15 +317,17 @@ def test_what_a_terminal_would_obey_is_not_shown() -> None:
 
 
 def test_runs_without_facts_and_empty_ends_are_said() -> None:
-    said = rendering.run_text(run(facts=None, visits=np.array([[-1, 0, 9]]), period=3, absorbed_at=4), {}, 80)
+    said = rendering.run_text(
+        run(facts=None, visits=np.array([[-1, 0, 9]]), period=3, absorbed_at=4, repeats=2), {}, 80
+    )
     assert said.splitlines() == [
         f"Run {UUID('a' * 32)}",
         "-1×9+",
-        "31.0 % of 100 steps in transit, 40 different texts of 100, a loop of 3 from step",
-        "4 on.",
+        "31.0 % of 100 steps in transit, 40 different texts of 100, a loop of 3 repeats",
+        "until the end from step 4 on (2 times).",
     ]
     nothing = replace(study({"network": None}), transitions=Transitions(*[np.empty(0, dtype=np.int64)] * 3))
-    nothing = replace(nothing, groups=(replace(nothing.groups[0], dwell=DwellStatistics(0, 0, *[None] * 4)),))
+    nothing = replace(nothing, groups=(replace(nothing.groups[0], dwell=DwellStatistics(0, 0, None, None)),))
     shown = text(nothing, {}, WIDE)
     assert "(gone)" in shown
     assert "Most frequent" not in shown

@@ -176,6 +176,8 @@ def commands(database: Path, file: Path) -> Iterator[list[str]]:
     yield ["show-clustering"]
     yield ["show-trajectories"]
     yield ["show-density"]
+    yield ["show-merges"]
+    yield ["show-divergence"]
     yield ["export-clustering", "latest", str(database.with_suffix(".csv"))]
     yield ["report-clustering", "-o", str(database.with_suffix(".html"))]
 

@@ -13,11 +13,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from statistics import median
 from typing import Any
 from uuid import UUID
 
-from scipy.optimize import minimize
+from scipy.optimize import minimize_scalar
 
 CHI_SQUARE_95 = 3.841458820694124
 """95 % of a chi-square distribution with one degree of freedom lies below (table)."""
@@ -60,13 +59,11 @@ def visits_of(steps: list[int], states: list[int]) -> list[list[int]]:
     return found
 
 
-def settled_of(
-    steps: list[int], flags: list[str], visits: list[list[int]], settled_steps: int = 20
-) -> tuple[Any, Any]:
+def settled_of(steps: list[int], flags: list[str], visits: list[list[int]]) -> tuple[Any, Any]:
     """Return where a run settled, and when."""
     state, first, dwell = visits[-1]
     length = steps[-1] - steps[0] + 1
-    if state == -1 or dwell < settled_steps or dwell < Fraction(length, 10):
+    if state == -1 or dwell < 3 or dwell < Fraction(length, 5):
         return None, None
     final = [flag for step, flag in zip(steps, flags, strict=True) if step >= first]
     if Fraction(final.count("core"), len(final)) <= Fraction(1, 2):
@@ -87,7 +84,13 @@ def recurrence_of(texts: dict[int, str]) -> dict[str, Any]:
     for t in sorted(texts):
         returns += texts[t] in seen
         seen.add(texts[t])
-    found = {"distinct_texts": len(seen), "returns": returns, "period": None, "absorbed_at": None}
+    found = {
+        "distinct_texts": len(seen),
+        "returns": returns,
+        "period": None,
+        "absorbed_at": None,
+        "repeats": None,
+    }
     if not texts:
         return found
     begin, end = min(texts), max(texts)
@@ -96,8 +99,71 @@ def recurrence_of(texts: dict[int, str]) -> dict[str, Any]:
             if end - s + 1 < max(3, 2 * p):
                 break
             if all(t in texts and texts[t] == texts.get(t + p) for t in range(s, end - p + 1)):
-                return found | {"period": p, "absorbed_at": s}
+                return found | {"period": p, "absorbed_at": s, "repeats": (end - s + 1) // p}
     return found
+
+
+def left_stretches_of(texts: dict[int, str]) -> list[tuple[int, int]]:
+    """Return period and repeats of the stretches of repeats of a run that another text was seen to end."""
+    found: list[tuple[int, int, int]] = []
+    for p in range(1, 17):
+        for begin in texts:
+            if _matches(texts, begin - 1, p):
+                continue
+            end = begin
+            while (
+                end + p in texts
+                and all(t in texts for t in range(end, end + p))
+                and texts[end] == texts[end + p]
+            ):
+                end += 1
+            last = end + p - 1
+            is_inside = any(low <= begin and last <= high for _, low, high in found)
+            if last - begin + 1 >= max(3, 2 * p) and end > begin and not is_inside:
+                found.append((p, begin, last))
+    return sorted((p, (last - begin + 1) // p) for p, begin, last in found if last + 1 in texts)
+
+
+def _matches(texts: dict[int, str], t: int, p: int) -> bool:
+    """Return whether text[t] = text[t + p], with no hole from one to the other."""
+    return all(at in texts for at in range(t, t + p + 1)) and texts[t] == texts[t + p]
+
+
+def absorption_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the Kaplan-Meier figures of when runs begin to repeat."""
+    ended = [run["absorbed_at"] for run in runs if run["period"] is not None]
+    cut_off = [
+        run["last_text"] - 2
+        for run in runs
+        if run["period"] is None and run["last_text"] is not None and run["last_text"] >= 2
+    ]
+    survival = Fraction(1)
+    for t in sorted(set(ended)):
+        survival *= 1 - Fraction(ended.count(t), sum(d >= t for d in ended) + sum(c >= t for c in cut_off))
+    return {
+        "median_absorbed_at": median_of(ended, cut_off),
+        "absorbed_share": float(1 - survival) if ended else None,
+        "absorbed_within": float(max(ended + cut_off)) if ended else None,
+    }
+
+
+def stretches_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Count the stretches of repeats, and those of one text by how often it is repeated at least."""
+    at_end = [(run["period"], run["repeats"]) for run in runs if run["period"] is not None]
+    left = [stretch for run in runs for stretch in run["left"]]
+    singles = [k for p, k in at_end + left if p == 1]
+    return {
+        "reached_end": len(at_end),
+        "left_again": len(left),
+        "by_repeats": [
+            {
+                "repeats": least,
+                "stretches": sum(k >= least for k in singles),
+                "left_again": sum(p == 1 and k >= least for p, k in left),
+            }
+            for least in sorted(set(singles))
+        ],
+    }
 
 
 def median_of(ended: list[int], cut_off: list[int]) -> float | None:
@@ -135,41 +201,77 @@ def best_mean(ended: list[int], cut_off: list[int], spacing: int = 1) -> float:
     return -spacing / math.log(1 - len(ended) / looks)
 
 
-def weibull_of(ended: list[int], cut_off: list[int], spacing: int = 1) -> tuple[float | None, bool | None]:
-    """Return the likeliest shape, and whether the tail is heavier than the exponential one's."""
-    if len(ended) < 2 or all(t == spacing for t in ended):
-        return None, None
-    for agreed in {*ended, *(t - spacing for t in ended), *cut_off}:
-        if all(t - spacing <= agreed <= t for t in ended) and all(c <= agreed for c in cut_off):
-            return None, None
+def weibull_of(strata: list[tuple[list[int], list[int]]], spacing: int = 1) -> tuple[float, float] | None:
+    """Return the likeliest shape that all strata have, each with a scale of its own, and the log-likelihood
+    ratio against shape 1. Each stratum has durations that ended, and others that were outlasted.
+    """
+    if not strata or all(_agree(*stratum, spacing) for stratum in strata):
+        return None
 
-    def loss(at: Any) -> float:
-        shape, scale = (math.exp(min(100.0, logarithm)) for logarithm in at)
-        try:
-            return -log_likelihood(shape, scale, ended, cut_off, spacing)
-        except (ValueError, OverflowError):
-            return math.inf
+    def best(shape: float, ended: list[int], cut_off: list[int]) -> float:
+        def loss(log_scale: float) -> float:
+            try:
+                return -log_likelihood(shape, math.exp(log_scale), ended, cut_off, spacing)
+            except (ValueError, OverflowError):
+                return 1e300
 
-    start = [0.0, math.log(best_mean(ended, cut_off, spacing))]
-    found = minimize(
-        loss, start, method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-10, "maxiter": 4000}
+        middle = math.log(best_mean(ended, cut_off, spacing))
+        grid = [middle + step for step in range(-6, 7)]
+        start = min(grid, key=loss)
+        found = minimize_scalar(
+            loss, bounds=(start - 1, start + 1), method="bounded", options={"xatol": 1e-9}
+        )
+        return -float(found.fun)
+
+    def profile(log_shape: float) -> float:
+        return -sum(best(math.exp(log_shape), *stratum) for stratum in strata)
+
+    logs = [math.log(0.05) + step * math.log(400) / 8 for step in range(9)]
+    start = min(range(9), key=lambda at: profile(logs[at]))
+    found = minimize_scalar(
+        profile,
+        bounds=(logs[max(0, start - 1)], logs[min(8, start + 1)]),
+        method="bounded",
+        options={"xatol": 1e-8},
     )
-    shape = math.exp(found.x[0])
-    return shape, bool(shape < 1 and 2 * (loss(start) - found.fun) > CHI_SQUARE_95)
+    if min(found.x - logs[0], logs[-1] - found.x) < 1e-3:
+        return None
+    return math.exp(found.x), profile(0.0) - float(found.fun)
+
+
+def _agree(ended: list[int], cut_off: list[int], spacing: int) -> bool:
+    """Return whether one and the same duration agrees with all that is known."""
+    return max([t - spacing for t in ended] + cut_off) <= min(ended)
 
 
 def dwell_of(runs: list[list[list[int]]], spacing: int) -> dict[str, Any]:
     """Describe the visits of some runs; a run that never visits a core has none."""
-    ended = [dwell for visits in runs for state, _, dwell in visits[:-1] if state != -1]
-    # Seen to its last step, a visit is known to outlast one step fewer than it counts.
-    cut_off = [visits[-1][2] - 1 for visits in runs if visits[-1][0] != -1]
-    shape, is_heavy = weibull_of(ended, cut_off, spacing)
+    strata: dict[int, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+    for visits in runs:
+        for state, _, dwell in visits[:-1]:
+            strata[state][0].append(dwell)
+        # Seen to its last step, a visit is known to outlast one step fewer than it counts.
+        strata[visits[-1][0]][1].append(visits[-1][2] - 1)
+    strata.pop(-1, None)
+    ended = [dwell for found, _ in strata.values() for dwell in found]
+    cut_off = [dwell for _, found in strata.values() for dwell in found]
+    tested = [
+        (found, others)
+        for found, others in strata.values()
+        if len(found) >= 10 and sum(found) + sum(others) > spacing * len(found)
+    ]
+    fit = weibull_of(tested, spacing)
+    shape, ratio = fit or (None, None)
+    p_value = None if ratio is None else math.erfc(math.sqrt(max(0.0, ratio)))
     return {
         "visits": len(ended) + len(cut_off),
         "censored": len(cut_off),
         "median": median_of(ended, cut_off),
         "weibull_shape": shape,
-        "heavier_than_exponential": is_heavy,
+        "log_likelihood_ratio": ratio,
+        "p_value": p_value,
+        "clusters_tested": len(tested) if fit else 0,
+        "heavier_than_exponential": None if fit is None else bool(shape < 1 and 2 * ratio > CHI_SQUARE_95),
     }
 
 
@@ -231,7 +333,6 @@ def report(
         visits = visits_of(one.steps, states)
         settled_in, settled_at = settled_of(one.steps, flags, visits)
         recurrence = recurrence_of(one.texts)
-        del recurrence["returns"]
         found = recurrence | {
             "run_id": str(UUID(run)),
             "n_steps": len(one.steps),
@@ -241,12 +342,15 @@ def report(
             "visits": visits,
         }
         runs.append(found)
+        beside = {"left": left_stretches_of(one.texts), "last_text": max(one.texts, default=None)}
         counts += transitions_of(one.steps, states, lag)
-        groups[json.dumps(group_of(path, run, by), ensure_ascii=False)].append(found)
+        groups[json.dumps(group_of(path, run, by), ensure_ascii=False)].append(found | beside)
+    everything = [run for found in groups.values() for run in found]
     return {
         "clustering": clustering,
         "lag": lag,
         "groups": [summed(json.loads(key), groups[key], sampling) for key in sorted(groups)],
+        "total": summed({}, everything, sampling) if everything else None,
         "transitions": [
             {"from": source, "to": target, "count": count}
             for (source, target), count in sorted(counts.items())
@@ -260,21 +364,29 @@ def group_of(path: Path, run: str, by: str) -> dict[str, Any]:
     with closing(sqlite3.connect(path)) as connection:
         found = connection.execute("SELECT network, initial_prompt FROM run WHERE id = ?", (run,)).fetchone()
     network, prompt = (json.loads(found[0]), found[1]) if found else (None, None)
-    return {name: {"network": network, "prompt": prompt}[name] for name in by.split(",")}
+    values = {
+        "network": network,
+        "prompt": prompt,
+        "t2i": network and network[::2],
+        "i2t": network and network[1::2],
+    }
+    return {name: values[name] for name in by.split(",")}
 
 
 def summed(group: dict[str, Any], runs: list[dict[str, Any]], sampling: int) -> dict[str, Any]:
     """Sum up some runs."""
     n_steps = sum(run["n_steps"] for run in runs)
-    absorbed = [run["absorbed_at"] for run in runs if run["period"] is not None]
     periods = Counter(run["period"] for run in runs if run["period"] is not None)
+    n_texts = sum(run["distinct_texts"] + run["returns"] for run in runs)
     return {
         "group": group,
         "n_runs": len(runs),
         "n_steps": n_steps,
         "transit_share": sum(run["transit_share"] * run["n_steps"] for run in runs) / n_steps,
         "settled_runs": sum(run["settled_in"] is not None for run in runs),
+        "return_share": sum(run["returns"] for run in runs) / n_texts if n_texts else None,
         "periodic_runs": {str(period): count for period, count in sorted(periods.items())},
-        "median_absorbed_at": float(median(absorbed)) if absorbed else None,
+        "stretches": stretches_of(runs),
+        **absorption_of(runs),
         "dwell": dwell_of([run["visits"] for run in runs], sampling),
     }

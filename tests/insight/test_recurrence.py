@@ -1,13 +1,21 @@
-"""Fixed points and loops are those that the definition names, with holes and without."""
+"""Texts that repeat are those that the definition names, with holes and without."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from panic_tda.insight.recurrence import Recurrence, find_recurrence
+from panic_tda.insight.recurrence import (
+    Absorption,
+    Recurrence,
+    describe_absorption,
+    describe_stretches,
+    find_recurrence,
+)
 from tests.insight import reference_trajectories as reference
 
 
@@ -53,7 +61,7 @@ def test_periods_by_hand(word: str, period: int | None, absorbed_at: int | None)
 
 
 def test_texts_that_occurred_before_are_returns() -> None:
-    assert found_in(spelled("abacabad")) == Recurrence(distinct_texts=4, returns=4)
+    assert found_in(spelled("abacabad")) == Recurrence(distinct_texts=4, returns=4, last_text_step=7)
 
 
 def test_a_run_need_not_begin_at_nought() -> None:
@@ -61,7 +69,7 @@ def test_a_run_need_not_begin_at_nought() -> None:
 
 
 def test_texts_are_compared_as_they_are() -> None:
-    assert found_in({0: "a", 1: "a ", 2: "A", 3: ""}) == Recurrence(distinct_texts=4, returns=0)
+    assert found_in({0: "a", 1: "a ", 2: "A", 3: ""}) == Recurrence(4, 0, last_text_step=3)
     assert found_in({0: "", 1: "", 2: ""}).period == 1
 
 
@@ -70,4 +78,61 @@ def test_texts_are_compared_as_they_are() -> None:
 @example("abcdefghijklmnop" * 3, 0)
 def test_any_run_is_as_the_definition_says(word: str, first: int) -> None:
     texts = spelled(word, first)
-    assert vars(found_in(texts)) == reference.recurrence_of(texts)
+    found = vars(found_in(texts))
+    assert sorted(found.pop("left_stretches")) == reference.left_stretches_of(texts)
+    assert found.pop("last_text_step") == max(texts, default=None)
+    assert found == reference.recurrence_of(texts)
+
+
+@pytest.mark.parametrize(
+    ("word", "stretches"),
+    [
+        ("aab", ()),
+        ("aaab", ((1, 3),)),
+        ("aaaa", ()),
+        # What stands in the hole is not known.
+        ("aaa.b", ()),
+        ("baaaabbbb", ((1, 4),)),
+        ("ababac", ((2, 2),)),
+        # Six equal texts have the period 2, too.
+        ("aaaaaab", ((1, 6),)),
+    ],
+)
+def test_stretches_that_were_left_again_by_hand(word: str, stretches: tuple[tuple[int, int], ...]) -> None:
+    assert found_in(spelled(word)).left_stretches == stretches
+
+
+def test_a_pause_is_told_from_the_end_by_what_other_runs_did() -> None:
+    # Three runs say one text three times in the middle, one of these ends in four; one goes on for ever.
+    runs = [found_in(spelled(word)) for word in ("aaab", "xaaab", "aaabcccc", "ddddd")]
+    found = describe_stretches(runs)
+    assert (found.reached_end, found.left_again, found.left_share) == (2, 3, 0.6)
+    assert found.by_repeats == ((3, 5, 3), (4, 2, 0), (5, 1, 0))
+    assert [run.repeats for run in runs] == [None, None, 4, 5]
+    assert describe_stretches([]).left_share is None
+
+
+@pytest.mark.parametrize(("hazard", "n_steps"), [(0.01, 50), (0.01, 400), (0.05, 50)])
+def test_absorption_counts_the_runs_that_were_not_absorbed(hazard: float, n_steps: int) -> None:
+    # Half of all runs begin to repeat by step log(1/2) / log(1 - hazard): 69 at 0.01, though those of 50
+    # texts that were seen to begin to repeat did so by step 22 or so.
+    rng = np.random.default_rng(0)
+    runs = []
+    for begin in rng.geometric(hazard, 6_000):
+        word = [str(step) for step in range(min(begin, n_steps))] + ["z"] * max(0, n_steps - begin)
+        runs.append(find_recurrence(np.arange(n_steps), word))
+    found = describe_absorption(runs)
+    half = math.ceil(math.log(0.5) / math.log1p(-hazard))
+    if half > n_steps:
+        assert found.median is None
+        assert float(np.median([run.absorbed_at for run in runs if run.absorbed_at is not None])) < 25
+    else:
+        assert found.median == pytest.approx(half, rel=0.06)
+    assert found.within == n_steps - 3
+    assert found.share == pytest.approx(1 - (1 - hazard) ** (n_steps - 3), abs=0.02)
+    assert (found.n_runs, found.n_absorbed) == (6_000, sum(run.period is not None for run in runs))
+
+
+def test_runs_of_two_texts_say_nothing_of_absorption() -> None:
+    found = describe_absorption([found_in(spelled(word)) for word in ("", "a", "ab")])
+    assert found == Absorption(0, 0, None, None, None)

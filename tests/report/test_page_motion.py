@@ -137,7 +137,7 @@ def test_the_head_says_what_was_found(plain_page: Path, opened: Open, runs: list
     head = page.page.locator("h1").inner_text()
     assert f"Of {n} texts of 8 runs, {100 - 100 * outliers / n:.0f} % fall into {n_clusters} places." in head
     assert f"{settled} of 8 runs settle{'s' * (settled == 1)} in one" in head
-    assert f"{fixed} end{'s' * (fixed == 1)} in a fixed point of their texts and {loops} in a loop" in head
+    assert f"{fixed} repeat{'s' * (fixed == 1)} one text until their end and {loops} a loop" in head
     page.page.locator(".facts-box summary").click()
     facts = page.page.locator(".facts-box").inner_text()
     for name in ("min_cluster_size", "min_samples", "cluster_selection_method"):

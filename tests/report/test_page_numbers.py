@@ -38,7 +38,7 @@ def test_groups_are_those_of_show_trajectories(plain_page: Path, opened: Open, b
         assert int(row["steps"]) == group["n_steps"]
         assert float(row["transit"]) == group["transit_share"]
         assert int(row["settled"]) == group["settled_runs"]
-        assert int(row["fixed points"]) == group["periodic_runs"].get("1", 0)
+        assert int(row["repeat until the end"]) == group["periodic_runs"].get("1", 0)
         assert number(row["absorbed at (median)"]) == group["median_absorbed_at"]
         assert int(row["visits"]) == group["dwell"]["visits"]
         assert number(row["dwell (median)"]) == group["dwell"]["median"]

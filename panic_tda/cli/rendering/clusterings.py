@@ -10,6 +10,7 @@ from uuid import UUID
 from panic_tda.cli.rendering.common import decimal, percent, plain, yes_no
 from panic_tda.cli.text import Column, paragraph, shorten, table
 from panic_tda.doubts import find_doubts
+from panic_tda.insight.origins import ClusterOrigins
 from panic_tda.parameters import ClusteringRecord, chord_to_cosine
 from panic_tda.storage.read.results import ClusterDetails, ClusteringSummary, UnreadableClustering
 from panic_tda.types import ModelOutcome
@@ -166,21 +167,31 @@ def listing_text(
     return "\n\n".join([listed, *(["\n".join(lines)] if lines else [])])
 
 
-def details_json(summary: ClusteringSummary, clusters: Sequence[ClusterDetails]) -> dict[str, Any]:
+def details_json(
+    summary: ClusteringSummary, clusters: Sequence[ClusterDetails], origins: ClusterOrigins | None = None
+) -> dict[str, Any]:
     """Return one element of the list that `show-clustering --json` prints."""
     said = plain(asdict(summary))
     del said["record"]
-    found = [plain(asdict(cluster)) for cluster in clusters]
+    found = [
+        plain(asdict(cluster)) | ({} if origins is None else origins.to_dict(cluster.label))
+        for cluster in clusters
+    ]
     about = {"parameters": summary.record.to_json(), "doubts": _doubts_json(summary.record)}
     return said | about | {"clusters": found}
 
 
 def details_text(
-    summary: ClusteringSummary, clusters: Sequence[ClusterDetails], width: int, *, limit: int = 0
+    summary: ClusteringSummary,
+    clusters: Sequence[ClusterDetails],
+    width: int,
+    *,
+    limit: int = 0,
+    origins: ClusterOrigins | None = None,
 ) -> str:
     """Return one clustering: its parameters, then its clusters, the largest first.
 
-    `limit` is how many clusters were asked for, 0 meaning all.
+    `limit` is how many clusters were asked for, 0 meaning all; `origins` are where their members come from.
     """
     said = summary.record
     heading = (
@@ -192,7 +203,8 @@ def details_text(
     if len(clusters) > said.n_clusters or sum(one.size for one in clusters) > said.n_embeddings:
         lines += ["The stored counts and the rows differ; panic-tda doctor says more.", ""]
     for cluster in clusters:
-        lines += _cluster_lines(cluster, said.n_embeddings, width)
+        first, *others = _cluster_lines(cluster, said.n_embeddings, width)
+        lines += [first, *_origin_lines(cluster.label, origins, width), *others]
     hidden = said.n_clusters - len(clusters)
     if hidden > 0 and len(clusters) == limit:
         lines.append(f"… and {hidden} smaller {pluralize(hidden, 'cluster')}; --limit 0 shows all")
@@ -297,6 +309,20 @@ def _cluster_lines(cluster: ClusterDetails, n_embeddings: int, width: int) -> li
         else [shorten(head.rstrip(), width), shorten(f"{'':7}{text}", width)]
     )
     return [*first, *_id_lines(ids, width), ""]
+
+
+def _origin_lines(label: int, origins: ClusterOrigins | None, width: int) -> list[str]:
+    if origins is None:
+        return []
+    found = origins.members[label]
+    line = (
+        f"{'':7}{found.runs} {pluralize(found.runs, 'run')}, {found.prompts} "
+        f"{pluralize(found.prompts, 'prompt')}, {100 * found.largest_run_share:.1f} % from one run"
+    )
+    lines = [shorten(line, width)]
+    if origins.words is not None and origins.words.get(label):
+        lines.append(shorten(f"{'':7}{', '.join(origins.words[label])}", width))
+    return lines
 
 
 def _id_lines(ids: dict[str, UUID | None], width: int) -> list[str]:

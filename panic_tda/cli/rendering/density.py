@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from panic_tda.cli.rendering.common import percent
 from panic_tda.cli.text import Column, paragraph, table
 from panic_tda.clustering.cuts import Cut
-from panic_tda.insight.density import LEAST_DIP_ROWS, Density, Dip, Histogram, Share
+from panic_tda.insight.density import LEAST_DIP_ROWS, Density, Histogram, Share
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.wording import install_extra, on_one_line, pluralize
 
 _LINES = 20
 _BAR, _BESIDE_BAR = 36, 38
 """Columns of the longest bar, and of what stands beside it."""
-_SIGNIFICANT = 0.05
 _TEXT_WIDTH = 100
 
 
@@ -30,7 +29,7 @@ def density_text(source: ClusteringSummary, found: Density, width: int) -> str:
     parts = [
         paragraph(head, min(width, _TEXT_WIDTH)),
         _histogram_text(found.histogram, max(1, min(_BAR, width - _BESIDE_BAR))),
-        paragraph(_dip_text(found.dip, found.n_distinct), min(width, _TEXT_WIDTH)),
+        paragraph(_dip_text(found), min(width, _TEXT_WIDTH)),
         "outliers by min_cluster_size\n" + _cuts_text("size", found.by_min_cluster_size, found.n_rows, width),
         "outliers by epsilon\n" + _cuts_text("epsilon", found.by_epsilon, found.n_rows, width),
     ]
@@ -65,21 +64,17 @@ def _histogram_text(found: Histogram, longest: int) -> str:
     )
 
 
-def _dip_text(found: Dip | None, n_distinct: int) -> str:
-    if n_distinct < LEAST_DIP_ROWS:
-        embeddings = pluralize(n_distinct, "distinct embedding is", "distinct embeddings are")
-        return f"({n_distinct} {embeddings} too few for a dip test)"
+def _dip_text(density: Density) -> str:
+    found = density.dip
+    if density.n_rows < LEAST_DIP_ROWS:
+        embeddings = pluralize(density.n_rows, "embedding is", "embeddings are")
+        return f"({density.n_rows} {embeddings} too few for a dip test)"
     if found is None:
         return f"(Hartigan's dip test needs the package diptest: {install_extra('density')})"
-    several = found.p_value < _SIGNIFICANT
-    said = (
-        "more than one mode: dense regions stand apart from a sparse one"
-        if several
-        else "one mode: no gap divides dense from sparse, and where outliers begin is a matter of settings"
-    )
     return (
-        f"Hartigan's dip test on {found.n_rows} distinct embeddings: dip {found.statistic:.4f}, "
-        f"p {found.p_value:.3f}; {said}."
+        f"Hartigan's dip test of these core distances ({found.n_rows} "
+        f"{pluralize(found.n_rows, 'embedding')}, {density.n_distinct} distinct): dip {found.statistic:.4f}, "
+        f"p {'< 0.001' if found.p_value < 0.001 else f'{found.p_value:.3f}'}."
     )
 
 

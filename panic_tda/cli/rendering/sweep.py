@@ -58,8 +58,8 @@ def sweep_text(source: ClusteringSummary, settings: Sequence[Setting], width: in
         f"min_samples {record.min_samples}, cut anew; nothing is stored"
     )
     foot = (
-        "cliff: the labels differ much from those of the setting before (adjusted Rand index below "
-        f"{CLIFF_ARI:g}, outliers counting as a cluster). validity: how much denser clusters are inside than "
+        "ARI before: agreement with the setting before, on the rows in a cluster at both; cliff: an abrupt "
+        f"change, this agreement is below {CLIFF_ARI:g}. validity: how much denser clusters are inside than "
         "between each other, -1 to 1. recut-clustering stores a setting."
     )
     if shows_single:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from panic_tda.cli.rendering.common import PIPE_COLUMNS, percent, yes_no
+from panic_tda.cli.rendering.common import PIPE_COLUMNS, percent
 from panic_tda.cli.text import Column, paragraph, shorten, table
-from panic_tda.insight.dwell import DwellStatistics
+from panic_tda.insight.markov import MarkovModel
+from panic_tda.insight.memoryless import SIGNIFICANCE
 from panic_tda.insight.milestones import Transitions
-from panic_tda.insight.trajectories import GroupSummary, RunSummary, TrajectoryStudy
+from panic_tda.insight.run_groups import GroupSummary, NetworkComparison, RunSummary
+from panic_tda.insight.trajectories import TrajectoryStudy
 from panic_tda.storage.read.census import show_id
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.wording import on_one_line, pluralize, shorten_ids
@@ -23,13 +26,13 @@ _GROUP_COLUMNS = (
     Column("steps", right=True, rank=3),
     Column("transit", right=True),
     Column("settled", right=True, rank=2),
-    Column("fixed", right=True),
+    Column("repeat", right=True),
     Column("loops", right=True),
     Column("from step", right=True, rank=4),
     Column("visits", right=True, rank=5),
     Column("dwell", right=True),
     Column("shape", right=True, rank=1),
-    Column("heavy tail", rank=6),
+    Column("p", right=True, rank=6),
 )
 _RUN_COLUMNS = (
     Column("run"),
@@ -41,6 +44,14 @@ _RUN_COLUMNS = (
     Column("period", right=True),
     Column("from step", right=True),
     Column("texts", right=True, rank=4),
+)
+_DIFFERENCES_SHOWN = 5
+_DIFFERENCE_COLUMNS = (
+    Column("figure"),
+    Column("network", elastic=True),
+    Column("less that of", elastic=True),
+    Column("difference", right=True),
+    Column("p", right=True),
 )
 _TRANSITION_COLUMNS = (
     Column("count", right=True),
@@ -85,6 +96,8 @@ def trajectories_text(
     ]
     parts.append(table([*heads, *_GROUP_COLUMNS], rows, width))
     parts.append(paragraph(_totals(study.total), min(width, _PARAGRAPH_WIDTH)))
+    if study.markov is not None:
+        parts.append(paragraph(_markov_text(study.markov), min(width, _PARAGRAPH_WIDTH)))
     frequent = _frequent(study.transitions)
     if frequent:
         rows = [
@@ -93,6 +106,35 @@ def trajectories_text(
         ]
         listed = table(_TRANSITION_COLUMNS, rows, width)
         parts.append(f"Most frequent transitions at lag {study.lag}:\n{listed}")
+    return "\n\n".join(parts)
+
+
+def comparison_text(found: NetworkComparison, width: int) -> str:
+    """Say which networks differ within prompts, and what the models and the prompt explain."""
+    names = [" → ".join(map(on_one_line, network)) for network in found.networks]
+    differing = sorted(
+        (one for one in found.differences if one.p_adjusted < SIGNIFICANCE), key=lambda one: one.p_adjusted
+    )
+    narrow = min(width, _PARAGRAPH_WIDTH)
+    parts = []
+    if found.differences:
+        head = (
+            f"{len(differing)} of {len(found.differences)} differences between networks within prompts "
+            f"{pluralize(len(differing), 'is', 'are')} significant (whole runs permuted, Holm, 5 %)."
+        )
+        rows = [
+            (one.figure, names[one.a], names[one.b], f"{one.difference:+.3f}", _p_value(one.p_adjusted))
+            for one in differing[:_DIFFERENCES_SHOWN]
+        ]
+        listed = table(_DIFFERENCE_COLUMNS, rows, width) if rows else ""
+        parts.append("\n".join(filter(None, [paragraph(head, narrow), listed])))
+    if found.variance:
+        figures = dict.fromkeys(one.figure for one in found.variance)
+        factors = dict.fromkeys(one.factor for one in found.variance)
+        shares = {(one.figure, one.factor): f"{100 * one.adjusted:.1f} %" for one in found.variance}
+        columns = [Column("variance between runs"), *(Column(name, right=True) for name in factors)]
+        cells = [[figure, *(shares.get((figure, name), "-") for name in factors)] for figure in figures]
+        parts.append(table(columns, cells, width))
     return "\n\n".join(parts)
 
 
@@ -144,6 +186,7 @@ def shown_states(study: TrajectoryStudy, run: RunSummary | None = None) -> set[i
 
 def _group_cells(group: GroupSummary) -> list[str]:
     fixed, loops = _periodic(group)
+    test = group.dwell.memoryless
     return [
         str(group.n_runs),
         str(group.n_steps),
@@ -151,57 +194,117 @@ def _group_cells(group: GroupSummary) -> list[str]:
         str(group.settled_runs),
         str(fixed),
         str(loops),
-        _or_dash(group.median_absorbed_at),
+        _or_dash(group.absorption.median),
         str(group.dwell.visits),
         _or_dash(group.dwell.median),
-        "-" if group.dwell.weibull_shape is None else f"{group.dwell.weibull_shape:.2f}",
-        yes_no(group.dwell.heavier_than_exponential),
+        "-" if test is None else f"{test.shape:.2f}",
+        "-" if test is None else _p_value(test.p_value),
     ]
 
 
 def _totals(total: GroupSummary) -> str:
-    fixed, loops = _periodic(total)
-    median = total.median_absorbed_at
-    since = "" if median is None else f" (the median from step {median:g} on)"
-    return (
+    one_text, loops = _periodic(total)
+    stretches = total.stretches.reached_end + total.stretches.left_again
+    sentences = [
         f"{'The only run' if total.n_runs == 1 else f'All {total.n_runs} runs'}: "
-        f"{percent(total.transit_steps, total.n_steps)} of {total.n_steps} "
+        f"{percent(total.transit_steps, total.n_steps)}{_share_range(total, 'transit_share')} of "
+        f"{total.n_steps} "
         f"{pluralize(total.n_steps, 'step is', 'steps are')} in transit, {total.settled_runs} settled in a "
-        f"cluster, {fixed} {pluralize(fixed, 'ends', 'end')} in a fixed point of "
-        f"{pluralize(total.n_runs, 'its', 'their')} texts and {loops} in a loop{since}. "
-        f"{_dwelling(total.dwell)}"
-    )
+        f"cluster, {one_text} {pluralize(one_text, 'repeats', 'repeat')} one text until the end and {loops} "
+        f"a loop{_absorption(total)}."
+    ]
+    if stretches:
+        left = total.stretches.left_again
+        sentences.append(
+            f"Of {stretches} {pluralize(stretches, 'stretch', 'stretches')} of repeats, {left} "
+            f"{pluralize(left, 'was', 'were')} left again."
+        )
+    return " ".join([*sentences, _dwelling(total)])
 
 
-def _dwelling(dwell: DwellStatistics) -> str:
+def _absorption(total: GroupSummary) -> str:
+    found = total.absorption
+    if found.median is not None:
+        return f" (half do from step {found.median:g} on{_range(total, 'median_absorbed_at')})"
+    if found.share is None:
+        return ""
+    return f" ({100 * found.share:.1f} % from step {found.within:g} or before; half is not reached)"
+
+
+def _dwelling(total: GroupSummary) -> str:
+    dwell = total.dwell
     visits, were = pluralize(dwell.visits, "visit"), pluralize(dwell.censored, "was", "were")
-    said = f"Of {dwell.visits} {visits}, {dwell.censored} {were} cut off by the end of a run"
+    sentence = f"Of {dwell.visits} {visits}, {dwell.censored} {were} cut off by the end of a run"
     if dwell.median is not None:
-        said += f"; half of them end within {dwell.median:g} {pluralize(dwell.median, 'step')}"
-    if dwell.weibull_shape is None:
-        return f"{said}."
-    heavy = "the longer one has lasted the longer it goes on"
-    light = "their tail is no heavier than the exponential one"
+        steps = pluralize(dwell.median, "step")
+        sentence += f"; half of them end within {dwell.median:g} {steps}{_range(total, 'median_dwell')}"
+    test = dwell.memoryless
+    if test is None:
+        return f"{sentence}."
+    clusters = pluralize(test.n_clusters, "cluster")
+    heavier = "Within clusters, the longer a visit has lasted the longer it goes on: " * test.is_heavier
     return (
-        f"{said}; {heavy if dwell.heavier_than_exponential else light} "
-        f"(Weibull shape {dwell.weibull_shape:.2f})."
+        f"{sentence}. {heavier}Weibull shape {test.shape:.2f}{_range(total, 'weibull_shape', '.2f')}, p "
+        f"{_p_value(test.p_value)} against 1 (memoryless), within {test.n_clusters} {clusters}."
     )
+
+
+def _markov_text(model: MarkovModel) -> str:
+    sentences = [
+        f"Markov model at lag {model.lag}: clusters in it {len(model.states)} of {model.n_visited}, with "
+        f"{100 * model.transition_share:.1f} % of the transitions; imbalance of flows {model.imbalance:.3f}, "
+        f"by sampling alone up to {model.imbalance_expected:.3f}"
+    ]
+    if model.timescales:
+        first, last = model.timescales[0], model.timescales[-1]
+        interval = first.slowest
+        span = "" if interval is None else f" ({interval.low:.1f} to {interval.high:.1f})"
+        sentences.append(
+            f"Slowest time scale in steps: {first.timescales[0]:.1f}{span} at lag {first.lag}, "
+            f"{last.timescales[0]:.1f} at lag {last.lag}; a Markov process has the same at every lag"
+        )
+    for test in model.chapman_kolmogorov[:1]:
+        sentences.append(
+            f"Chapman-Kolmogorov test at lag {model.lag * test.steps}: largest difference "
+            f"{test.largest_difference:.3f}, by sampling alone up to {test.expected:.3f}"
+        )
+    if model.absorbing:
+        sentences.append(
+            f"{len(model.absorbing)} {pluralize(len(model.absorbing), 'set')} of clusters "
+            f"{pluralize(len(model.absorbing), 'was', 'were')} entered and not seen to be left"
+        )
+    if model.metastable is not None:
+        sentences.append(f"Metastable sets: {len(model.metastable)}")
+    return ". ".join(sentences) + "."
+
+
+def _range(total: GroupSummary, name: str, digits: str = "g") -> str:
+    """Return a 95 % interval in brackets."""
+    interval = total.intervals[name]
+    if interval is None:
+        return ""
+    high = f"{interval.high:{digits}}" if math.isfinite(interval.high) else "not reached"
+    return f" ({interval.low:{digits}} to {high})"
+
+
+def _share_range(total: GroupSummary, name: str) -> str:
+    interval = total.intervals[name]
+    return "" if interval is None else f" ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
 
 
 def _ending(run: RunSummary) -> str:
-    said = [
+    parts = [
         f"{percent(run.transit_steps, run.n_steps)} of {run.n_steps} "
         f"{pluralize(run.n_steps, 'step')} in transit"
     ]
     if run.settled_in is not None:
-        said.append(f"settled in {run.settled_in} at step {run.settled_at}")
+        parts.append(f"settled in {run.settled_in} at step {run.settled_at}")
     n_texts = run.distinct_texts + run.returns
-    said.append(f"{run.distinct_texts} different {pluralize(run.distinct_texts, 'text')} of {n_texts}")
-    if run.period == 1:
-        said.append(f"a fixed point from step {run.absorbed_at} on")
-    elif run.period is not None:
-        said.append(f"a loop of {run.period} from step {run.absorbed_at} on")
-    return ", ".join(said)
+    parts.append(f"{run.distinct_texts} different {pluralize(run.distinct_texts, 'text')} of {n_texts}")
+    if run.period is not None:
+        loop = "" if run.period == 1 else f"a loop of {run.period} "
+        parts.append(f"{loop}repeats until the end from step {run.absorbed_at} on ({run.repeats} times)")
+    return ", ".join(parts)
 
 
 def _legend(run: RunSummary, texts: Mapping[int, str | None], width: int) -> list[str]:
@@ -238,6 +341,10 @@ def _named(value: Any) -> str:
     if value is None:
         return "(gone)"
     return on_one_line(" → ".join(map(str, value)) if isinstance(value, list) else str(value))
+
+
+def _p_value(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def _or_dash(value: float | None) -> str:

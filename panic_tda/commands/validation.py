@@ -1,0 +1,114 @@
+"""How far clusters can be trusted: stability by runs, and where they join."""
+
+from __future__ import annotations
+
+import logging
+
+import click
+
+from panic_tda.cli import display, options, terminal
+from panic_tda.cli.options import option
+from panic_tda.cli.rendering import common
+
+RESAMPLES = 20
+
+_limit = option(
+    "--limit", type=click.IntRange(min=0), default=20, show_default=True, help="Most rows as text; 0 for all."
+)
+
+
+@options.command("stability-clustering", example="stability-clustering latest --model MiniLM --resamples 5")
+@options.reference
+@options.model("The latest clustering of this embedding model.")
+@option(
+    "--resamples",
+    type=click.IntRange(min=2),
+    default=RESAMPLES,
+    show_default=True,
+    help="Samples of runs; each is clustered anew.",
+)
+@_limit
+@options.json_output
+@options.common
+def stability_clustering(
+    database: str, reference: str, model: str | None, resamples: int, limit: int, as_json: bool
+) -> None:
+    """Measure how stable clusters are: cluster samples of the runs again, and compare.
+
+    For each cluster the largest Jaccard index with a cluster of each sample is taken. From a mean of 0.75 on
+    it is called stable, up to 0.5 dissolved. Each sample is a fit with the stored parameters on the same
+    backend. ID may be shortened.
+    """
+    from panic_tda.cli.rendering import validation as rendering
+    from panic_tda.insight import stability
+    from panic_tda.storage.read.clusterings import find_stored, open_clustering
+
+    opened, clustering = find_stored(database, reference, model=model)
+    with display.make_progress(ended=logging.DEBUG) as progress:
+        found = stability.measure_stability(opened, clustering, n_resamples=resamples, progress=progress)
+    if as_json:
+        terminal.print_data(found.to_dict())
+        return
+    shown = [one.label for one in found.members[: limit or None]]
+    with open_clustering(opened, clustering) as stored:
+        texts = stored.read_medoid_texts(shown)
+    terminal.print_data(
+        rendering.stability_text(found, clustering, texts, width=common.table_width(), limit=limit)
+    )
+
+
+@options.command("show-merges", example="show-merges latest --model MiniLM --limit 5")
+@options.reference
+@options.model("The latest clustering of this embedding model.")
+@_limit
+@options.json_output
+@options.common
+def show_merges(database: str, reference: str, model: str | None, limit: int, as_json: bool) -> None:
+    """Show at which heights clusters join, and at which min_cluster_size the tree has stable clusters.
+
+    Both come from the stored tree. A layer is a min_cluster_size with which recut-clustering
+    --selection-method leaf finds clusters that stay the same over many sizes. ID may be shortened.
+    """
+    from panic_tda.cli.rendering import validation as rendering
+    from panic_tda.insight import merges
+    from panic_tda.storage.read.clusterings import find_stored, open_clustering
+
+    opened, clustering = find_stored(database, reference, model=model)
+    with display.make_progress(ended=logging.DEBUG) as progress:
+        found = merges.read_merges(opened, clustering, progress=progress)
+    if as_json:
+        terminal.print_data(found.to_dict())
+        return
+    shown = found.merges[: limit or None]
+    labels = {label for merge in shown for label in (merge.a, merge.b)}
+    with open_clustering(opened, clustering) as stored:
+        texts = stored.read_medoid_texts(labels)
+    terminal.print_data(
+        rendering.merges_text(found, clustering, texts, width=common.table_width(), limit=limit)
+    )
+
+
+@options.command("show-divergence", example="show-divergence latest --model MiniLM")
+@options.reference
+@options.model("The latest clustering of this embedding model.")
+@options.json_output
+@options.common
+def show_divergence(database: str, reference: str, model: str | None, as_json: bool) -> None:
+    """Show how runs drift apart step by step, and for how long a run shows its prompt.
+
+    The mean chord between runs of one prompt, and of different prompts, is fitted by
+    d(t) = d_inf - (d_inf - d_0) exp(-t / tau). A prompt is recovered where the nearest mean vector of the
+    other runs is that of its prompt. ID may be shortened.
+    """
+    from panic_tda.cli.rendering import validation as rendering
+    from panic_tda.insight import divergence
+    from panic_tda.storage.read.clusterings import find_stored
+
+    opened, clustering = find_stored(database, reference, model=model)
+    with display.make_progress(ended=logging.DEBUG) as progress:
+        found = divergence.read_divergence(opened, clustering, progress=progress)
+    terminal.print_data(
+        {"clustering": str(clustering.id)} | found.to_dict()
+        if as_json
+        else rendering.divergence_text(found, clustering, common.table_width())
+    )

@@ -1,0 +1,252 @@
+"""Differences between networks, and how much of a figure each part of a network explains.
+
+Every run has one value of a figure; runs are compared within their initial prompts, so that a network that
+was given other prompts does not differ by those.
+
+References
+----------
+.. [1] Pesarin, Salmaso (2010). Permutation Tests for Complex Data. Wiley.
+   https://doi.org/10.1002/9780470689516
+.. [2] Holm (1979). A simple sequentially rejective multiple test procedure. Scandinavian Journal of
+   Statistics
+   6(2), 65-70. https://www.jstor.org/stable/4615733
+.. [3] Olejnik, Algina (2003). Generalized eta and omega squared statistics. Psychological Methods 8(4),
+   434-447.
+   https://doi.org/10.1037/1082-989X.8.4.434
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from panic_tda.arrays.rows import slices
+
+if TYPE_CHECKING:
+    from panic_tda.types import BoolArray, FloatArray, IntArray
+
+N_PERMUTATIONS = 1_999
+_SEED = 0
+_VALUES_AT_ONCE = 2_000_000
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How two networks differ in one figure.
+
+    Attributes
+    ----------
+    figure : str
+        Which one.
+    a, b : int
+        The networks, by number.
+    n_runs : int
+        Runs of both with prompts that both were given.
+    difference : float
+        Mean of a less that of b within prompts, the prompts weighted as in least squares.
+    p_value : float
+        Share of the permutations of whole runs within prompts with a difference as large, of either sign
+        [1]_.
+    p_adjusted : float
+        The same after Holm's correction [2]_ over all pairs of networks.
+    """
+
+    figure: str
+    a: int
+    b: int
+    n_runs: int
+    difference: float
+    p_value: float
+    p_adjusted: float
+
+
+@dataclass(frozen=True)
+class VarianceShare:
+    """How much of the variance of one figure between runs one factor explains.
+
+    Attributes
+    ----------
+    figure, factor : str
+        Which ones; the factor is "t2i", "i2t", "t2i:i2t" (their interaction) or "prompt".
+    degrees : int
+        Degrees of freedom that the factor adds to the others.
+    share : float
+        Sum of squares of the factor given the others (type II; the interaction given the rest), as a share of
+        the total (eta squared). In a complete, balanced design the shares and the residual add up to 1.
+    adjusted : float
+        The same less what chance alone would give (omega squared [3]_); at least 0.
+    """
+
+    figure: str
+    factor: str
+    degrees: int
+    share: float
+    adjusted: float
+
+
+def compare_networks(
+    figures: Mapping[str, FloatArray], networks: IntArray, prompts: IntArray
+) -> tuple[Difference, ...]:
+    """Compare every two networks in every figure.
+
+    Parameters
+    ----------
+    figures : mapping of str to (r,) float64
+        Values by run.
+    networks, prompts : (r,) int64
+        Of the runs, by number.
+
+    Returns
+    -------
+    tuple of Difference
+        By networks, then figure; pairs of networks that share no prompt are left out, and with N_PERMUTATIONS
+        permutations no p-value is below 1 / (1 + N_PERMUTATIONS).
+    """
+    names, values = list(figures), np.column_stack(list(figures.values()))
+    tested = []
+    for a, b in combinations(np.unique(networks).tolist(), 2):
+        among = np.isin(networks, (a, b))
+        # Only prompts that both were given.
+        shared = np.intersect1d(prompts[networks == a], prompts[networks == b])
+        among &= np.isin(prompts, shared)
+        if among.any():
+            differences, p_values = _permute(values[among], networks[among] == a, prompts[among])
+            found = zip(names, differences.tolist(), p_values.tolist(), strict=True)
+            tested += [(name, a, b, int(among.sum()), difference, p) for name, difference, p in found]
+    p_values = np.array([p for *_, p in tested]).reshape(-1, len(names))
+    adjusted = np.column_stack([adjust_by_holm(of_figure) for of_figure in p_values.T]).ravel()
+    return tuple(Difference(*one, p_adjusted=p) for one, p in zip(tested, adjusted.tolist(), strict=True))
+
+
+def adjust_by_holm(p_values: FloatArray) -> FloatArray:
+    """Adjust p-values for having been tested together [2]_.
+
+    >>> adjust_by_holm(np.array([0.01, 0.04, 0.03])).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(p_values, kind="stable")
+    steps = np.maximum.accumulate(p_values[order] * np.arange(len(p_values), 0, -1))
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(steps, 1.0)
+    return adjusted
+
+
+def share_variance(
+    figures: Mapping[str, FloatArray], t2i: IntArray, i2t: IntArray, prompts: IntArray
+) -> tuple[VarianceShare, ...]:
+    """Share the variance of each figure out among text-to-image model, image-to-text model and prompt.
+
+    Parameters
+    ----------
+    figures : mapping of str to (r,) float64
+        Values by run.
+    t2i, i2t, prompts : (r,) int64
+        Of the runs, by number.
+
+    Returns
+    -------
+    tuple of VarianceShare
+        By figure, then factor. Factors that the others determine, or that never vary, are left out, and
+        figures that are the same for all runs.
+    """
+    _, networks = np.unique(np.stack([t2i, i2t]), axis=1, return_inverse=True)
+    networks = networks.reshape(-1)
+    # What each factor is compared with: the models with the factor, and without it.
+    models = _Effects.of(t2i, i2t, prompts)
+    everything = _Effects.of(networks, prompts)
+    compared = {
+        "t2i": (models, _Effects.of(i2t, prompts)),
+        "i2t": (models, _Effects.of(t2i, prompts)),
+        "t2i:i2t": (everything, models),
+        "prompt": (everything, _Effects.of(networks)),
+    }
+    n, shares = len(prompts), []
+    degrees = {name: larger.rank - smaller.rank for name, (larger, smaller) in compared.items()}
+    left_over = n - everything.rank
+    for figure, values in figures.items():
+        centred = values - values.mean()
+        total = float(centred @ centred)
+        if total <= _ROUNDING * n * float(np.abs(values).max(initial=0.0)) ** 2:
+            continue
+        error = everything.residual(centred) / left_over if left_over else 0.0
+        for factor, (larger, smaller) in compared.items():
+            if degrees[factor]:
+                explained = max(0.0, smaller.residual(centred) - larger.residual(centred))
+                adjusted = max(0.0, (explained - degrees[factor] * error) / (total + error))
+                shares.append(VarianceShare(figure, factor, degrees[factor], explained / total, adjusted))
+    return tuple(shares)
+
+
+def _permute(values: FloatArray, in_a: BoolArray, prompts: IntArray) -> tuple[FloatArray, FloatArray]:
+    """Return the differences of values, (m, f), between two networks, and their p-values, (f,) both."""
+    order = np.lexsort((~in_a, prompts))
+    _, blocks, sizes = np.unique(prompts[order], return_inverse=True, return_counts=True)
+    values, in_a = values[order], in_a[order]
+    n_a = np.bincount(blocks, weights=in_a)
+    centred = _within(values, blocks)
+    # Within prompts the two means differ by a multiple of this sum; so do those of all prompts.
+    observed = centred[in_a].sum(axis=0)
+    rng = np.random.default_rng(_SEED)
+    scale = np.abs(centred).sum(axis=0)
+    as_large = np.zeros(values.shape[1], dtype=np.int64)
+    for some in slices(N_PERMUTATIONS, _VALUES_AT_ONCE // len(values)):
+        n = len(range(*some.indices(N_PERMUTATIONS)))
+        # Sorted by prompt first, the first of each are a random choice of its runs.
+        chosen = np.argsort(rng.random((n, len(values))) + blocks, axis=1)[:, in_a]
+        for column in range(values.shape[1]):
+            sums = centred[:, column][chosen].sum(axis=1)
+            as_large[column] += np.count_nonzero(
+                np.abs(sums) >= abs(observed[column]) - _ROUNDING * scale[column]
+            )
+    weights = float((n_a * (sizes - n_a) / sizes).sum())
+    return observed / weights, (1 + as_large) / (1 + N_PERMUTATIONS)
+
+
+@dataclass(frozen=True)
+class _Effects:
+    """Sums of effects of some factors, the last of which may have many levels.
+
+    Attributes
+    ----------
+    last : (n,) int64
+        Level of the last factor.
+    columns : (n, c) float64
+        One for each level of each other factor, 1 in the rows that have it, less its mean within `last`.
+    """
+
+    last: IntArray
+    columns: FloatArray
+
+    @classmethod
+    def of(cls, *factors: IntArray) -> _Effects:
+        """Take the levels of factors, (n,) int64 each."""
+        *others, last = (np.unique(factor, return_inverse=True)[1] for factor in factors)
+        columns = [np.eye(codes.max() + 1)[codes] for codes in others]
+        return cls(last, _within(np.hstack([np.empty((len(last), 0)), *columns]), last))
+
+    @property
+    def rank(self) -> int:
+        """The number of independent effects."""
+        within = np.linalg.matrix_rank(
+            self.columns.T @ self.columns, hermitian=True, tol=_ROUNDING * len(self.last)
+        )
+        return int(self.last.max()) + 1 + int(within)
+
+    def residual(self, values: FloatArray) -> float:
+        """Return the sum of squares of values, (n,), that no effects explain."""
+        within = _within(values[:, None], self.last)
+        explained = self.columns @ np.linalg.lstsq(self.columns, within, rcond=_ROUNDING)[0]
+        return float(((within - explained) ** 2).sum())
+
+
+def _within(values: FloatArray, blocks: IntArray) -> FloatArray:
+    """Subtract from values, (n, f), their means within blocks, (n,)."""
+    order = np.argsort(blocks, kind="stable")
+    sizes = np.bincount(blocks)
+    starts = np.cumsum(sizes) - sizes
+    return values - (np.add.reduceat(values[order], starts, axis=0) / sizes[:, None])[blocks]

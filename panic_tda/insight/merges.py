@@ -1,0 +1,237 @@
+"""At which heights clusters join, and which sizes of clusters a tree has stable ones of.
+
+References
+----------
+.. [1] PLSCAN: persistent leaves spatial clustering for applications with noise. arXiv:2512.16558.
+   https://doi.org/10.48550/arXiv.2512.16558
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import numpy as np
+
+from panic_tda.clustering.compiled import compiled
+from panic_tda.clustering.condensed import build_single_linkage
+from panic_tda.clustering.trees import find
+from panic_tda.progress import Progress
+from panic_tda.storage.database import Database
+from panic_tda.storage.read.clusterings import open_clustering
+from panic_tda.storage.read.results import ClusteringSummary
+from panic_tda.types import OUTLIER, SpanningTree
+
+if TYPE_CHECKING:
+    from panic_tda.types import FloatArray, IntArray
+
+MOST_LAYERS = 10
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Two sets of clusters that join.
+
+    Attributes
+    ----------
+    height : float
+        Chord at which they do.
+    a, b : int
+        The largest cluster (smallest label) of each set; a is the larger one.
+    n_clusters : int
+        Clusters in both together.
+    """
+
+    height: float
+    a: int
+    b: int
+    n_clusters: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A `min_cluster_size` at which the leaves of the tree are most persistent, of all near it.
+
+    Attributes
+    ----------
+    min_cluster_size : int
+        The smallest one of the layer.
+    n_clusters : int
+        Leaves there: what the selection method leaf finds.
+    persistence : float
+        Sum over these of the range of sizes for which each is a leaf.
+    """
+
+    min_cluster_size: int
+    n_clusters: int
+    persistence: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TreeMerges:
+    """What the tree of a stored clustering says of larger and smaller clusters.
+
+    Attributes
+    ----------
+    clustering : UUID
+        Its id.
+    merges : tuple of Merge
+        By ascending height.
+    layers : tuple of Layer
+        The most persistent first.
+    """
+
+    clustering: UUID
+    merges: tuple[Merge, ...]
+    layers: tuple[Layer, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object that `show-merges --json` prints, of plain values."""
+        return {
+            "clustering": str(self.clustering),
+            "merges": [one.to_dict() for one in self.merges],
+            "layers": [one.to_dict() for one in self.layers],
+        }
+
+
+def read_merges(
+    database: Database, clustering: ClusteringSummary, *, progress: Progress | None = None
+) -> TreeMerges:
+    """Read the tree of a stored clustering, and find where its clusters join, and its stable layers.
+
+    Raises
+    ------
+    NoTree
+        It was stored without a tree, or embeddings have gone since.
+    """
+    with open_clustering(database, clustering, progress) as stored:
+        tree, labels = stored.tree, stored.assignments.labels
+    layers = find_layers(tree, distance_floor=clustering.record.distance_floor)
+    return TreeMerges(clustering.id, list_merges(tree, labels), layers)
+
+
+def list_merges(tree: SpanningTree, labels: IntArray) -> tuple[Merge, ...]:
+    """List the merges of clusters, (n,) int64 labels, by ascending height in the spanning tree."""
+    order = np.argsort(tree.height, kind="stable")
+    n_clusters = int(labels.max(initial=OUTLIER)) + 1
+    rows = _join(tree.u[order], tree.v[order], labels, n_clusters)
+    return tuple(
+        Merge(float(tree.height[order[edge]]), int(a), int(b), int(size))
+        for edge, a, b, size in rows.tolist()
+    )
+
+
+def find_layers(tree: SpanningTree, *, distance_floor: float, most: int = MOST_LAYERS) -> tuple[Layer, ...]:
+    """Find the stable layers of leaf clusters in a tree, the most persistent first [1]_.
+
+    Parameters
+    ----------
+    tree : SpanningTree
+        Over n rows.
+    distance_floor : float
+        Least distance.
+    most : int
+        So many at most.
+
+    Notes
+    -----
+    A cluster is a leaf of the condensed tree for every `min_cluster_size` above the largest at which it would
+    still split, up to the largest at which it still splits off. The sum of these ranges over the leaves at
+    each size is a function of the size, whose local maxima are the layers. Merges at one height are taken one
+    after another.
+    """
+    sizes, counts, persistence = trace_persistence(tree, distance_floor=distance_floor)
+    if not len(sizes):
+        return ()
+    padded = np.concatenate([[-np.inf], persistence, [-np.inf]])
+    peaks = np.flatnonzero((padded[1:-1] > padded[:-2]) & (padded[1:-1] >= padded[2:]))
+    order = peaks[np.argsort(-persistence[peaks], kind="stable")][:most]
+    return tuple(Layer(int(sizes[at]), int(counts[at]), float(persistence[at])) for at in order)
+
+
+def trace_persistence(tree: SpanningTree, *, distance_floor: float) -> tuple[IntArray, IntArray, FloatArray]:
+    """Return where leaves begin or end, how many there are from there on, and the sum of their ranges.
+
+    Returns
+    -------
+    sizes, counts : (s,) int64
+        Values of `min_cluster_size`, ascending from 2, and the leaves at each and up to the next.
+    persistence : (s,) float64
+        Sum over these of the number of sizes for which each is a leaf.
+    """
+    if len(tree.height) < 1:
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0)
+    linkage = build_single_linkage(tree, distance_floor)
+    first, last = _leaf_ranges(linkage.parent, linkage.size)
+    lives = first <= last
+    first, last = first[lives], last[lives]
+    sizes = np.unique(np.concatenate([first, last + 1]))
+    starts, ends = np.searchsorted(sizes, first), np.searchsorted(sizes, last + 1)
+    lengths = (last - first + 1).astype(float)
+
+    def sum_up(weights: FloatArray) -> FloatArray:
+        steps = np.bincount(starts, weights=weights, minlength=len(sizes))
+        return np.cumsum(steps - np.bincount(ends, weights=weights, minlength=len(sizes)))
+
+    counts = np.rint(sum_up(np.ones(len(first)))).astype(np.int64)
+    return sizes[counts > 0], counts[counts > 0], sum_up(lengths)[counts > 0]
+
+
+@compiled
+def _join(u: IntArray, v: IntArray, labels: IntArray, n_clusters: int) -> IntArray:
+    """Join rows by edges of ascending height; one row (edge, a, b, clusters in both) for each merge."""
+    n = len(labels)
+    above = np.arange(n)
+    first = np.full(n, n_clusters)
+    held = np.zeros(n, dtype=np.int64)
+    seen = np.zeros(n_clusters, dtype=np.bool_)
+    for row in range(n):
+        if labels[row] >= 0:
+            first[row] = labels[row]
+            # A cluster's own rows join before they meet another's: it counts once.
+            if not seen[labels[row]]:
+                seen[labels[row]] = True
+                held[row] = 1
+    merges = np.empty((max(0, n_clusters - 1), 4), dtype=np.int64)
+    found = 0
+    for edge in range(len(u)):
+        one, other = find(above, u[edge]), find(above, v[edge])
+        above[other] = one
+        total = held[one] + held[other]
+        if first[one] < n_clusters and first[other] < n_clusters and first[one] != first[other]:
+            merges[found, 0] = edge
+            merges[found, 1] = min(first[one], first[other])
+            merges[found, 2] = max(first[one], first[other])
+            merges[found, 3] = total
+            found += 1
+        first[one] = min(first[one], first[other])
+        held[one] = total
+    return merges[:found]
+
+
+@compiled
+def _leaf_ranges(parent: IntArray, size: IntArray) -> tuple[IntArray, IntArray]:
+    """Return for each node but the root the sizes from and up to which it is a leaf."""
+    n_nodes = len(parent)
+    smaller = np.full(n_nodes, n_nodes)
+    for node in range(n_nodes - 1):
+        smaller[parent[node]] = min(smaller[parent[node]], size[node])
+    splits = np.ones(n_nodes, dtype=np.int64)
+    for node in range(n_nodes - 1):
+        # Children come before their parents.
+        if smaller[node] < n_nodes:
+            splits[node] = max(splits[node], smaller[node])
+        splits[parent[node]] = max(splits[parent[node]], splits[node])
+    first, last = np.empty(n_nodes - 1, dtype=np.int64), np.empty(n_nodes - 1, dtype=np.int64)
+    for node in range(n_nodes - 1):
+        first[node], last[node] = splits[node] + 1, smaller[parent[node]]
+    return first, last

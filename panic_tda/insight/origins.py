@@ -1,0 +1,146 @@
+"""Where the members of clusters come from, and which words name them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from panic_tda.insight.keywords import WordCounts
+from panic_tda.progress import Progress
+from panic_tda.storage.database import Database
+from panic_tda.storage.read.clusterings import open_clustering
+from panic_tda.storage.read.results import ClusteringSummary
+from panic_tda.storage.read.trajectories import RunFacts, RunSteps, RunTexts
+from panic_tda.types import OUTLIER
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ClusterMembers:
+    """Where the members of a cluster come from.
+
+    Attributes
+    ----------
+    label, size : int
+        Of the cluster; the size counts members that belong to a step of a run.
+    runs, prompts : int
+        Runs and initial prompts that have members.
+    largest_run_share : float
+        Share of the members that the run with the most of them has.
+    """
+
+    label: int
+    size: int
+    runs: int
+    prompts: int
+    largest_run_share: float
+
+
+@dataclass(frozen=True)
+class ClusterOrigins:
+    """Where the members of all clusters come from.
+
+    Attributes
+    ----------
+    members : tuple of ClusterMembers
+        By label.
+    words : dict of int to (tuple of str), or None
+        Names of the clusters by label, see `keywords.weigh_words`; None where they were not asked for.
+    """
+
+    members: tuple[ClusterMembers, ...]
+    words: dict[int, tuple[str, ...]] | None
+
+    def to_dict(self, label: int) -> dict[str, Any]:
+        """Return what `show-clustering --json` adds to a cluster, of plain values."""
+        facts = {name: value for name, value in asdict(self.members[label]).items() if name not in _KNOWN}
+        return facts if self.words is None else facts | {"words": list(self.words.get(label, ()))}
+
+
+_KNOWN = ("label", "size")
+
+
+class StepWords:
+    """Words of the texts of all clustered steps, noted run by run."""
+
+    def __init__(self, steps: RunSteps) -> None:
+        self._steps = steps
+        self._numbers = {run: number for number, run in enumerate(steps.run_ids)}
+        self.counts = WordCounts()
+
+    def add(self, run: RunTexts) -> None:
+        """Note the texts of a run."""
+        number = self._numbers[run.run_id]
+        mine = slice(self._steps.offsets[number], self._steps.offsets[number + 1])
+        sampled = self._steps.are_texts[mine] & (self._steps.labels[mine] != OUTLIER)
+        labels = dict(
+            zip(
+                self._steps.steps[mine][sampled].tolist(),
+                self._steps.labels[mine][sampled].tolist(),
+                strict=True,
+            )
+        )
+        for step, text in zip(run.steps.tolist(), run.texts, strict=True):
+            if step in labels:
+                self.counts.add(labels[step], text)
+
+
+def read_origins(
+    database: Database | str | Path,
+    clustering: ClusteringSummary,
+    *,
+    with_words: bool = False,
+    progress: Progress | None = None,
+) -> ClusterOrigins:
+    """Read where the members of clusters come from.
+
+    Parameters
+    ----------
+    database : Database, str or Path
+        The one that the clustering is in.
+    clustering : ClusteringSummary
+        One that is stored.
+    with_words : bool
+        Whether to read all texts for the names of the clusters. Without, indexes alone are read.
+    progress : Progress, optional
+        Told the rows read.
+    """
+    with open_clustering(database, clustering, progress) as stored:
+        steps, runs = stored.steps, stored.runs
+        words = StepWords(steps)
+        if with_words:
+            stored.read_texts(words.add)
+    n_clusters = max(clustering.record.n_clusters, int(steps.labels.max(initial=OUTLIER)) + 1)
+    members = count_members(steps, runs, n_clusters=n_clusters)
+    return ClusterOrigins(members, words.counts.name_clusters() if with_words else None)
+
+
+def count_members(
+    steps: RunSteps, runs: dict[str, RunFacts], *, n_clusters: int
+) -> tuple[ClusterMembers, ...]:
+    """Count the runs and the initial prompts that each cluster has members of."""
+    clustered = steps.labels != OUTLIER
+    labels, numbers = steps.labels[clustered], steps.run_numbers[clustered]
+    prompts: dict[str | None, int] = {}
+    prompt_of_run = np.array(
+        [
+            prompts.setdefault(runs[run].initial_prompt if run in runs else None, len(prompts))
+            for run in steps.run_ids
+        ],
+        dtype=np.int64,
+    )
+    (run_labels, _), counts = np.unique(np.stack([labels, numbers]), axis=1, return_counts=True)
+    prompt_labels = np.unique(np.stack([labels, prompt_of_run[numbers]]), axis=1)[0]
+    sizes, n_runs, n_prompts = (
+        np.bincount(found, minlength=n_clusters) for found in (labels, run_labels, prompt_labels)
+    )
+    largest = np.zeros(n_clusters)
+    np.maximum.at(largest, run_labels, counts)
+    return tuple(
+        ClusterMembers(label, int(size), int(n_runs[label]), int(n_prompts[label]), float(top / max(1, size)))
+        for label, (size, top) in enumerate(zip(sizes.tolist(), largest.tolist(), strict=True))
+    )

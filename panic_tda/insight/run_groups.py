@@ -1,0 +1,281 @@
+"""What groups of runs do: their figures with intervals, and how networks differ in them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from panic_tda.insight.differences import Difference, VarianceShare, compare_networks, share_variance
+from panic_tda.insight.dwell import DwellStatistics, describe_dwells
+from panic_tda.insight.intervals import Interval, Resamples
+from panic_tda.insight.memoryless import shape_influences
+from panic_tda.insight.milestones import NO_STATE
+from panic_tda.insight.recurrence import (
+    Absorption,
+    Recurrence,
+    RepeatStretches,
+    absorption_times,
+    describe_absorption,
+    describe_stretches,
+)
+from panic_tda.storage.read.census import show_id
+from panic_tda.storage.read.trajectories import RunFacts
+
+if TYPE_CHECKING:
+    from panic_tda.types import BoolArray, IntArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary(Recurrence):
+    """What one run did in a clustering, and what its texts alone say.
+
+    Attributes
+    ----------
+    run_id : str
+        As stored.
+    facts : RunFacts or None
+        What it was started with; None where the run's own row has gone.
+    n_steps, transit_steps : int
+        Sampled steps, and those of them in no core.
+    settled_in, settled_at : int or None
+        State in which the run settled, and the first step of that visit.
+    visits : (v, 3) int64
+        State, first step and dwell of each visit; the last one was cut off by the end of the run.
+    """
+
+    run_id: str
+    facts: RunFacts | None
+    n_steps: int
+    transit_steps: int
+    settled_in: int | None
+    settled_at: int | None
+    visits: IntArray
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `show-trajectories --runs --json` prints of it."""
+        names = ("distinct_texts", "returns", "period", "absorbed_at", "repeats", "settled_in", "settled_at")
+        return {
+            "run_id": show_id(self.run_id),
+            "n_steps": self.n_steps,
+            **{name: getattr(self, name) for name in names},
+            "transit_share": self.transit_steps / self.n_steps,
+            "visits": self.visits.tolist(),
+        }
+
+
+@dataclass(frozen=True)
+class GroupSummary:
+    """What some runs did.
+
+    Attributes
+    ----------
+    group : dict
+        What they have in common: `network` (list of str), `prompt`, `model`, the text-to-image models `t2i`
+        or the image-to-text models `i2t` (list of str), or several of these; a value is None where the runs
+        have gone.
+    n_runs, n_steps, transit_steps, settled_runs : int
+        Runs, their sampled steps, those of them in no core, and the runs that settled.
+    n_texts, returns : int
+        Texts of the runs, and those that had occurred before in their run.
+    periodic_runs : dict of int to int
+        Runs whose texts repeat until the end, by period.
+    stretches : RepeatStretches
+        Those at the end, and those that were left again.
+    absorption : Absorption
+        When runs begin to repeat until their end.
+    dwell : DwellStatistics
+        Of the visits to all clusters.
+    intervals : dict of str to (Interval or None)
+        How far each figure depends on the runs: `transit_share`, `settled_share`, `repeating_share`,
+        `return_share`, `left_again_share`, `median_absorbed_at`, `median_dwell`, `weibull_shape`; None where
+        there is no such figure, or fewer than two runs; empty where they were not asked for.
+    """
+
+    group: dict[str, Any]
+    n_runs: int
+    n_steps: int
+    transit_steps: int
+    settled_runs: int
+    n_texts: int
+    returns: int
+    periodic_runs: dict[int, int]
+    stretches: RepeatStretches
+    absorption: Absorption
+    dwell: DwellStatistics
+    intervals: dict[str, Interval | None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `show-trajectories --json` prints of it."""
+        return {
+            "group": self.group,
+            "n_runs": self.n_runs,
+            "n_steps": self.n_steps,
+            "transit_share": self.transit_steps / self.n_steps,
+            "settled_runs": self.settled_runs,
+            "return_share": self.returns / self.n_texts if self.n_texts else None,
+            "periodic_runs": {str(period): count for period, count in self.periodic_runs.items()},
+            "stretches": self.stretches.to_dict(),
+            "median_absorbed_at": self.absorption.median,
+            "absorbed_share": self.absorption.share,
+            "absorbed_within": self.absorption.within,
+            "dwell": self.dwell.to_dict(),
+            "intervals": {
+                name: None if interval is None else interval.to_list()
+                for name, interval in self.intervals.items()
+            },
+        }
+
+
+_RATIOS: dict[str, Callable[[RunSummary], tuple[int, int]]] = {
+    "transit_share": lambda run: (run.transit_steps, run.n_steps),
+    "settled_share": lambda run: (run.settled_in is not None, 1),
+    "repeating_share": lambda run: (run.period is not None, 1),
+    "return_share": lambda run: (run.returns, run.distinct_texts + run.returns),
+    "left_again_share": lambda run: (
+        len(run.left_stretches),
+        len(run.left_stretches) + (run.period is not None),
+    ),
+}
+"""Figures of a group that are sums over its runs, divided by others."""
+
+
+@dataclass(frozen=True)
+class NetworkComparison:
+    """How networks differ, in shares of the steps or texts of each run.
+
+    Attributes
+    ----------
+    networks : tuple of (tuple of str)
+        Their models, by number.
+    differences : tuple of Difference
+        Of every two networks that were given the same prompts.
+    variance : tuple of VarianceShare
+        What the models and the prompt explain.
+    """
+
+    networks: tuple[tuple[str, ...], ...]
+    differences: tuple[Difference, ...]
+    variance: tuple[VarianceShare, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `show-trajectories --json` prints of it."""
+        names = [list(network) for network in self.networks]
+        return {
+            "differences": [asdict(one) | {"a": names[one.a], "b": names[one.b]} for one in self.differences],
+            "variance": [asdict(one) for one in self.variance],
+        }
+
+
+def compare_runs(runs: Sequence[RunSummary]) -> NetworkComparison:
+    """Compare networks in the figures of their runs, within prompts.
+
+    Runs whose own row has gone do not count.
+    """
+    known = [(run, run.facts) for run in runs if run.facts is not None]
+    networks = [facts.network for _, facts in known]
+    names = tuple(sorted(set(networks)))
+    if len(names) < 2:
+        return NetworkComparison(names, (), ())
+    figures = {
+        name: np.array([above / max(1, below) for above, below in map(ratio, (run for run, _ in known))])
+        for name, ratio in _RATIOS.items()
+        if name != "left_again_share"
+    }
+    figures["visits_per_step"] = np.array([len(run.visits) / run.n_steps for run, _ in known])
+    prompts = _numbered([facts.initial_prompt for _, facts in known])
+    t2i, i2t = (_numbered([network[first::2] for network in networks]) for first in (0, 1))
+    return NetworkComparison(
+        networks=names,
+        differences=compare_networks(figures, _numbered(networks), prompts),
+        variance=share_variance(figures, t2i, i2t, prompts),
+    )
+
+
+def _numbered(values: Sequence[Any]) -> IntArray:
+    """Number values in ascending order, (r,) int64."""
+    numbers = {value: number for number, value in enumerate(sorted(set(values)))}
+    return np.array([numbers[value] for value in values], dtype=np.int64)
+
+
+def sum_up_group(
+    group: dict[str, Any], runs: Sequence[RunSummary], *, sampling: int, with_intervals: bool = True
+) -> GroupSummary:
+    """Sum up what some runs did.
+
+    Parameters
+    ----------
+    group : dict
+        What they have in common.
+    runs : sequence of RunSummary
+        At least one.
+    sampling : int
+        Output steps from one sampled step to the next.
+    with_intervals : bool
+        Whether to resample the runs; `intervals` is empty otherwise.
+    """
+    periods = Counter(run.period for run in runs if run.period is not None)
+    visits = _GroupVisits.of(runs)
+    dwell = describe_dwells(visits.dwells, visits.censored, visits.states, sampling=sampling)
+    return GroupSummary(
+        group=group,
+        n_runs=len(runs),
+        n_steps=sum(run.n_steps for run in runs),
+        transit_steps=sum(run.transit_steps for run in runs),
+        settled_runs=sum(run.settled_in is not None for run in runs),
+        n_texts=sum(run.distinct_texts + run.returns for run in runs),
+        returns=sum(run.returns for run in runs),
+        periodic_runs=dict(sorted(periods.items())),
+        stretches=describe_stretches(runs),
+        absorption=describe_absorption(runs),
+        dwell=dwell,
+        intervals=_intervals(runs, visits, dwell, sampling) if with_intervals else {},
+    )
+
+
+@dataclass(frozen=True)
+class _GroupVisits:
+    """The visits to clusters of some runs: (v,) int64, and bool."""
+
+    runs: IntArray
+    states: IntArray
+    dwells: IntArray
+    censored: BoolArray
+
+    @classmethod
+    def of(cls, runs: Sequence[RunSummary]) -> _GroupVisits:
+        visits = np.concatenate([np.empty((0, 3), dtype=np.int64), *(run.visits for run in runs)])
+        counts = np.array([len(run.visits) for run in runs], dtype=np.int64)
+        censored = np.zeros(len(visits), dtype=bool)
+        censored[np.cumsum(counts) - 1] = True
+        of_cluster = visits[:, 0] != NO_STATE
+        numbers = np.repeat(np.arange(len(runs)), counts)
+        return cls(numbers[of_cluster], visits[of_cluster, 0], visits[of_cluster, 2], censored[of_cluster])
+
+
+def _intervals(
+    runs: Sequence[RunSummary], visits: _GroupVisits, dwell: DwellStatistics, sampling: int
+) -> dict[str, Interval | None]:
+    resamples = Resamples(len(runs))
+    intervals = {
+        name: resamples.ratio(*np.array([ratio(run) for run in runs], dtype=float).reshape(-1, 2).T)
+        for name, ratio in _RATIOS.items()
+    }
+    intervals["median_absorbed_at"] = resamples.median(*absorption_times(runs))
+    outlasted = visits.dwells - visits.censored
+    intervals["median_dwell"] = resamples.median(outlasted.astype(float), visits.censored, visits.runs)
+    intervals["weibull_shape"] = None
+    if dwell.memoryless is not None:
+        shape = dwell.memoryless.shape
+        influences = shape_influences(
+            outlasted, visits.censored, visits.states, shape=shape, spacing=sampling
+        )
+        sums = [
+            np.bincount(visits.runs, weights=one, minlength=len(runs)).astype(np.float64)
+            for one in influences
+        ]
+        intervals["weibull_shape"] = resamples.shape(*sums, shape=shape)
+    return intervals

@@ -1,0 +1,109 @@
+"""Differences between networks and shares of variance: planted, by hand, and under the null hypothesis."""
+
+from __future__ import annotations
+
+from itertools import combinations, product
+
+import numpy as np
+import pytest
+
+from panic_tda.insight.differences import N_PERMUTATIONS, adjust_by_holm, compare_networks, share_variance
+
+
+def test_of_few_runs_the_p_value_is_that_of_all_permutations() -> None:
+    # Two prompts of 4 and 3 runs; 2 and 1 of them are of network 0.
+    values = np.array([0.9, 0.8, 0.1, 0.3, 0.7, 0.2, 0.4])
+    networks, prompts = np.array([0, 0, 1, 1, 0, 1, 1]), np.array([0, 0, 0, 0, 1, 1, 1])
+
+    def effect(first: tuple[int, ...], second: tuple[int, ...]) -> float:
+        blocks = [(range(4), first), (range(4, 7), second)]
+        weights = [len(chosen) * (len(block) - len(chosen)) / len(block) for block, chosen in blocks]
+        differences = [
+            values[list(chosen)].mean() - values[[row for row in block if row not in chosen]].mean()
+            for block, chosen in blocks
+        ]
+        return float(np.average(differences, weights=weights))
+
+    everything = [effect(*pair) for pair in product(combinations(range(4), 2), combinations(range(4, 7), 1))]
+    observed = effect((0, 1), (4,))
+    expected = np.mean([abs(one) >= abs(observed) - 1e-12 for one in everything])
+    (found,) = compare_networks({"y": values}, networks, prompts)
+    assert found.difference == pytest.approx(observed)
+    assert (found.n_runs, found.a, found.b) == (7, 0, 1)
+    assert found.p_value == pytest.approx(expected, abs=4 * np.sqrt(expected / N_PERMUTATIONS))
+
+
+def test_prompts_do_not_differ_for_networks() -> None:
+    # Prompts differ much, and network 1 was given the high ones more often; networks are the same.
+    rng = np.random.default_rng(0)
+    prompts = rng.integers(6, size=300)
+    networks = (rng.random(300) < prompts / 6).astype(int)
+    values = prompts + 0.1 * rng.normal(size=300)
+    (found,) = compare_networks({"y": values}, networks, prompts)
+    assert values[networks == 1].mean() - values[networks == 0].mean() > 1
+    assert abs(found.difference) < 0.05
+    assert found.p_value > 0.01
+
+
+def test_the_test_keeps_its_level_and_finds_what_is_planted() -> None:
+    rng = np.random.default_rng(1)
+    prompts, networks = np.repeat(np.arange(5), 8), np.tile([0, 1], 20)
+    figures = {str(number): prompts + rng.normal(size=40) for number in range(200)}
+    p_values = [one.p_value for one in compare_networks(figures, networks, prompts)]
+    assert sum(p < 0.05 for p in p_values) <= 20
+    (found,) = compare_networks({"y": prompts + 2.0 * networks + rng.normal(size=40)}, networks, prompts)
+    assert found.p_value == 1 / (1 + N_PERMUTATIONS)
+    assert found.difference == pytest.approx(-2, abs=1)
+
+
+def test_networks_without_a_shared_prompt_are_not_compared() -> None:
+    assert compare_networks({"y": np.arange(6.0)}, np.repeat([0, 1], 3), np.repeat([5, 7], 3)) == ()
+
+
+def test_holm_counts_the_pairs_of_each_figure() -> None:
+    rng = np.random.default_rng(2)
+    networks, prompts = np.tile([0, 1, 2], 20), np.repeat(np.arange(3), 20)
+    found = compare_networks({"y": rng.normal(size=60), "z": rng.normal(size=60)}, networks, prompts)
+    assert [(one.a, one.b, one.figure) for one in found] == [
+        (a, b, name) for a, b in ((0, 1), (0, 2), (1, 2)) for name in ("y", "z")
+    ]
+    for name in ("y", "z"):
+        mine = [one for one in found if one.figure == name]
+        expected = adjust_by_holm(np.array([one.p_value for one in mine]))
+        assert [one.p_adjusted for one in mine] == expected.tolist()
+    # Holm (1979): the smallest times 3, the next times 2, none below the one before, none above 1.
+    assert adjust_by_holm(np.array([0.5, 0.01, 0.02])).tolist() == [0.5, 0.03, 0.04]
+    assert adjust_by_holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
+
+
+def test_shares_of_a_balanced_design_are_those_of_the_sums_of_squares() -> None:
+    rng = np.random.default_rng(3)
+    t2i, i2t, prompts, _ = (part.ravel() for part in np.indices((2, 3, 5, 4)))
+    values = 1.0 * t2i + 0.5 * i2t + 0.7 * (t2i == i2t) + rng.normal(size=5)[prompts] + rng.normal(size=120)
+    found = {one.factor: one for one in share_variance({"y": values}, t2i, i2t, prompts)}
+    total = ((values - values.mean()) ** 2).sum()
+
+    def between(*factors: np.ndarray) -> float:
+        cells = np.unique(np.stack(factors), axis=1, return_inverse=True)[1].ravel()
+        means = np.bincount(cells, weights=values) / np.bincount(cells)
+        return float(((means[cells] - values.mean()) ** 2).sum())
+
+    squares = {"t2i": between(t2i), "i2t": between(i2t), "prompt": between(prompts)}
+    squares["t2i:i2t"] = between(t2i, i2t) - squares["t2i"] - squares["i2t"]
+    degrees = {"t2i": 1, "i2t": 2, "prompt": 4, "t2i:i2t": 2}
+    error = (total - sum(squares.values())) / (120 - 1 - sum(degrees.values()))
+    for factor, one in found.items():
+        assert one.degrees == degrees[factor]
+        assert one.share == pytest.approx(squares[factor] / total)
+        assert one.adjusted == pytest.approx(
+            max(0.0, (squares[factor] - degrees[factor] * error) / (total + error))
+        )
+    assert len(found) == 4
+
+
+def test_what_the_others_determine_has_no_share() -> None:
+    # Each text-to-image model has one image-to-text model: nobody knows which of the two it is.
+    t2i = np.tile([0, 1], 10)
+    found = share_variance({"y": np.random.default_rng(4).normal(size=20)}, t2i, t2i, np.repeat([0, 1], 10))
+    assert [one.factor for one in found] == ["prompt"]
+    assert share_variance({"y": np.full(20, 0.1)}, t2i, t2i, np.repeat([0, 1], 10)) == ()

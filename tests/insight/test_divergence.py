@@ -1,0 +1,111 @@
+"""Divergence of runs: planted relaxation, pairs by hand, and prompts that fade."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from panic_tda.insight.divergence import (
+    fit_relaxation,
+    mean_chords,
+    measure_divergence,
+    read_divergence,
+    recover_prompts,
+)
+from tests.insight.planted import PlantedRun, plant
+from tests.snapshots import opened
+
+
+@pytest.mark.parametrize("time", [3.0, 8.0, 20.0])
+def test_a_planted_relaxation_is_found(time: float) -> None:
+    times = np.arange(40.0)
+    truth = 1.2 - (1.2 - 0.3) * np.exp(-times / time)
+    found = fit_relaxation(times, truth)
+    assert found is not None
+    assert found == pytest.approx((0.3, 1.2, time), rel=1e-3)
+    noisy = fit_relaxation(times, truth + 0.01 * np.random.default_rng(0).normal(size=40))
+    assert noisy is not None
+    assert noisy[2] == pytest.approx(time, rel=0.1)
+
+
+def test_what_does_not_relax_has_no_time() -> None:
+    assert fit_relaxation(np.arange(40.0), 0.01 * np.arange(40.0)) is None
+    assert fit_relaxation(np.arange(40.0), np.ones(40)) is None
+    assert fit_relaxation(np.arange(3.0), np.arange(3.0)) is None
+
+
+def test_mean_chords_by_hand() -> None:
+    units = np.eye(3)[[0, 0, 1, 2]]
+    prompts = np.array([5, 5, 5, 6])
+    weights = np.array([[1.0, 1, 1, 1], [2.0, 1, 0, 1], [1.0, 0, 0, 0]])
+    far = np.sqrt(2)
+    same, other = mean_chords(units, prompts, weights)
+    # Pairs of prompt 5: 0 apart once, sqrt 2 apart twice; across, always sqrt 2.
+    assert same[:2].tolist() == pytest.approx([2 * far / 3, 0.0])
+    assert other[:2].tolist() == pytest.approx([far, far])
+    assert np.isnan(same[2])
+    assert np.isnan(other[2])
+
+
+def test_no_run_names_its_own_prompt() -> None:
+    rng = np.random.default_rng(1)
+    # Every run has a direction of its own: nothing tells of prompts.
+    units = np.eye(40)
+    prompts = np.repeat(np.arange(4), 10)
+    share, by_chance = recover_prompts(units, prompts, rng.permutation(40) % 5)
+    assert share is not None
+    assert share < 0.6
+    assert by_chance == 0.25
+    assert recover_prompts(units, np.zeros(40, dtype=np.int64), rng.permutation(40) % 5) == (None, None)
+
+
+def test_planted_runs_forget_their_prompt() -> None:
+    rng = np.random.default_rng(2)
+    prompts = np.repeat(np.arange(6), 10)
+    centres, own = rng.normal(size=(6, 50)), rng.normal(size=(60, 50))
+
+    def read_step(step: int) -> tuple[np.ndarray, np.ndarray]:
+        fading = np.exp(-step / 6)
+        noise = 0.1 * rng.normal(size=(60, 50))
+        vectors = fading * centres[prompts] + (1 - fading) * own + noise
+        return np.arange(60), vectors.astype(np.float32)
+
+    found = measure_divergence(read_step, list(range(40)), prompts)
+    first, last = found.steps[0], found.steps[-1]
+    assert (first.recovered, first.by_chance) == (1.0, pytest.approx(1 / 6))
+    assert last.recovered is not None
+    assert last.recovered < 0.5
+    assert first.same_prompt is not None
+    assert last.same_prompt is not None
+    assert first.same_prompt < 0.4 < 1 < last.same_prompt
+    assert first.other_prompt == pytest.approx(last.other_prompt, abs=0.1)
+    assert found.same_prompt is not None
+    assert found.same_prompt.limit == pytest.approx(last.same_prompt, abs=0.05)
+    interval = found.same_prompt.time_interval
+    assert interval is not None
+    assert interval.low <= found.same_prompt.time <= interval.high
+
+
+def test_vectors_without_a_direction_do_not_count() -> None:
+    def read_step(step: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.arange(3), np.array([[1, 0], [0, 0], [0, 1]], dtype=np.float32)
+
+    (found,) = measure_divergence(read_step, [0], np.array([0, 0, 0])).steps
+    assert (found.n_runs, found.other_prompt, found.recovered) == (2, None, None)
+    assert found.same_prompt == pytest.approx(np.sqrt(2))
+
+
+def test_without_runs_nothing_is_measured(tmp_path: Path) -> None:
+    database, clustering = plant(tmp_path / "one.sqlite", [PlantedRun([0] * 5)])
+    # The vectors of planted runs have no direction: there are steps, and no pairs of runs.
+    found = read_divergence(database, clustering)
+    assert [one.n_runs for one in found.steps] == [0] * 5
+    with opened(tmp_path / "one.sqlite") as connection:
+        connection.execute("DELETE FROM embeddingcluster")
+    assert read_divergence(database, clustering).to_dict() == {
+        "steps": [],
+        "same_prompt": None,
+        "other_prompt": None,
+    }

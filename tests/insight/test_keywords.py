@@ -1,0 +1,48 @@
+"""Names of clusters: the weights by hand, distinct texts, and words that set clusters apart."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from panic_tda.insight.keywords import WordCounts, name_labels, split_words, weigh_words
+
+
+def test_weights_by_hand() -> None:
+    counts = {0: {"photo": 4, "dog": 3, "grass": 1}, 1: {"photo": 5, "cat": 3}}
+    mean = 16 / 2
+    by_hand = {
+        "photo": 4 * math.log(1 + mean / 9),
+        "dog": 3 * math.log(1 + mean / 3),
+        "grass": 1 * math.log(1 + mean / 1),
+    }
+    assert weigh_words(counts, 3)[0] == tuple(sorted(by_hand, key=by_hand.__getitem__, reverse=True))
+    assert weigh_words(counts, 1) == {0: ("dog",), 1: ("cat",)}
+    assert weigh_words({}) == {}
+
+
+def test_a_text_that_is_repeated_counts_once() -> None:
+    texts = ["a red balloon"] * 50 + ["a dog on grass", "a dog in snow", "a cat on a sofa", "a cat in a box"]
+    names = name_labels(texts, np.array([0] * 52 + [1] * 2), 2)
+    assert names[0][0] == "dog"
+    assert names[1][0] == "cat"
+
+
+def test_outliers_name_nothing_and_ties_are_alphabetical() -> None:
+    assert name_labels(["zebra apple", "noise"], np.array([3, -1])) == {3: ("apple", "zebra")}
+
+
+def test_words_of_any_script() -> None:
+    assert split_words("Ein Hund läuft; 風船 e l'été — 3D") == [
+        "ein",
+        "hund",
+        "läuft",
+        "風船",
+        "e",
+        "l'été",
+        "d",
+    ]
+    counts = WordCounts()
+    counts.add(0, "1 2 3")
+    assert counts.name_clusters() == {0: ()}

@@ -1,0 +1,137 @@
+"""The test of memoryless visits: planted clusters, SciPy's fit, and its own level."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from panic_tda.insight.memoryless import MemorylessTest, memoryless_test, shape_influences
+
+MEANS = np.array([1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 40.0])
+
+
+def of(dwells: np.ndarray, clusters: np.ndarray, **options: int) -> MemorylessTest:
+    found = memoryless_test(dwells, np.zeros(len(dwells), dtype=bool), clusters, **options)
+    assert found is not None
+    return found
+
+
+def test_memoryless_places_with_different_rates_have_no_heavy_tail() -> None:
+    clusters = np.repeat(np.arange(8), 300)
+    dwells = np.random.default_rng(0).geometric(1 / MEANS[clusters])
+    found = of(dwells, clusters)
+    assert (found.n_clusters, found.n_ended) == (8, 2400)
+    assert found.shape == pytest.approx(1, abs=0.06)
+    assert not found.is_heavier
+    # Thrown together, as if they were one place, they would have one.
+    together = of(dwells, np.zeros_like(clusters))
+    assert together.shape == pytest.approx(0.6, abs=0.06)
+    assert together.is_heavier
+
+
+def test_the_test_keeps_its_level() -> None:
+    rng = np.random.default_rng(1)
+    clusters = np.repeat(np.arange(8), 300)
+    p_values = [of(rng.geometric(1 / MEANS[clusters]), clusters).p_value for _ in range(200)]
+    # Of 200 exactly memoryless data sets some 10 are rejected; 21 or more once in a thousand.
+    assert sum(p < 0.05 for p in p_values) <= 20
+    assert stats.kstest(p_values, "uniform").pvalue > 0.001
+
+
+@pytest.mark.parametrize("shape", [0.6, 1.7])
+@pytest.mark.parametrize("spacing", [1, 5])
+def test_a_planted_common_shape_is_found(shape: float, spacing: int) -> None:
+    rng = np.random.default_rng(2)
+    clusters = np.repeat(np.arange(8), 500)
+    dwells = np.ceil(MEANS[clusters] * 4 * rng.weibull(shape, len(clusters)) / spacing).astype(int) * spacing
+    watched = rng.integers(1, 60, len(clusters)) * spacing
+    censored = dwells > watched
+    found = memoryless_test(np.where(censored, watched, dwells), censored, clusters, spacing=spacing)
+    assert found is not None
+    assert found.shape == pytest.approx(shape, rel=0.06)
+    assert found.is_heavier == (shape < 1)
+    assert found.p_value < 1e-6
+
+
+@pytest.mark.parametrize("shape", [0.3, 0.6, 1.0, 2.5, 4.0])
+@pytest.mark.parametrize("spacing", [1, 3])
+def test_of_one_cluster_scipy_finds_the_same_distribution(shape: float, spacing: int) -> None:
+    rng = np.random.default_rng(4)
+    dwells = np.ceil(6 * rng.weibull(shape, 400)).astype(int) * spacing
+    watched = rng.integers(1, 20, 400) * spacing
+    censored = dwells > watched
+    times = np.where(censored, watched, dwells)
+    intervals = np.column_stack([times[~censored] - spacing, times[~censored]])
+    data = stats.CensoredData(interval=intervals, right=times[censored])
+    expected, _, scale = stats.weibull_min.fit(data, floc=0)
+    found = memoryless_test(times, censored, np.zeros(400, dtype=int), spacing=spacing)
+    assert found is not None
+    assert found.shape == pytest.approx(expected, rel=1e-4)
+
+    def log_likelihood(shape: float, scale: float) -> float:
+        survival = stats.weibull_min(shape, scale=scale)
+        inside = survival.sf(intervals[:, 0]) - survival.sf(intervals[:, 1])
+        return float(np.log(inside).sum() + survival.logsf(times[censored]).sum())
+
+    _, mean = stats.expon.fit(data, floc=0)
+    ratio = log_likelihood(expected, scale) - log_likelihood(1.0, mean)
+    assert found.log_likelihood_ratio == pytest.approx(ratio, rel=1e-3, abs=1e-5)
+    assert found.p_value == pytest.approx(stats.chi2.sf(2 * ratio, df=1), rel=1e-2, abs=1e-4)
+
+
+def test_small_clusters_hide_a_heavy_tail_and_make_up_none() -> None:
+    rng = np.random.default_rng(6)
+    clusters = np.repeat(np.arange(300), 10)
+    means = rng.uniform(3, 20, 300)[clusters]
+    assert not of(rng.geometric(1 / means), clusters).is_heavier
+    assert of(np.ceil(means * rng.weibull(0.6, len(clusters))).astype(int), clusters).is_heavier
+
+
+@pytest.mark.parametrize(
+    ("ended", "cut_off"),
+    [
+        ([], []),
+        ([], [3, 4]),
+        ([5, 5], []),
+        ([5, 5, 5], [5, 2, 0]),
+        # All lasted for 5 steps, up to when it was looked.
+        ([5, 6, 6], [5]),
+        # Some end at once and some never.
+        ([1, 1], []),
+    ],
+)
+def test_no_shape_without_a_maximum(ended: list[int], cut_off: list[int]) -> None:
+    times = np.array(ended + cut_off, dtype=np.int64)
+    censored = np.arange(len(times)) >= len(ended)
+    assert memoryless_test(times, censored, np.zeros(len(times), dtype=int), least_ended=1) is None
+
+
+def test_clusters_with_few_ends_are_left_out() -> None:
+    rng = np.random.default_rng(7)
+    clusters = np.repeat([0, 1], [40, 9])
+    dwells = rng.geometric(0.2, 49)
+    assert of(dwells, clusters) == of(dwells[:40], clusters[:40])
+    assert memoryless_test(dwells[40:], np.zeros(9, dtype=bool), clusters[40:]) is None
+
+
+def test_extreme_durations_stay_finite() -> None:
+    for ended in ([1, 10**15], [10**15, 10**15 + 2], [1] * 1000 + [3]):
+        times = np.array(ended)
+        found = memoryless_test(times, np.zeros(len(times), dtype=bool), 0 * times, least_ended=1)
+        assert found is None or (math.isfinite(found.shape) and math.isfinite(found.log_likelihood_ratio))
+
+
+def test_influences_lead_to_the_shape_of_other_weights() -> None:
+    rng = np.random.default_rng(8)
+    clusters = np.repeat(np.arange(3), 400)
+    dwells = np.ceil(9 * rng.weibull(0.8, 1200)).astype(int)
+    found = of(dwells, clusters)
+    slopes, curvatures = shape_influences(dwells, np.zeros(1200, dtype=bool), clusters, shape=found.shape)
+    assert slopes.sum() == pytest.approx(0, abs=1e-2 * np.abs(slopes).sum())
+    weights = rng.multinomial(1200, np.full(1200, 1 / 1200))
+    again = np.repeat(np.arange(1200), weights)
+    step = math.exp((weights @ slopes) / (weights @ curvatures))
+    assert found.shape * step == pytest.approx(of(dwells[again], clusters[again]).shape, rel=5e-3)

@@ -1,0 +1,56 @@
+"""Outlier scores are hdbscan's, and outliers go where the tree leads them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from panic_tda import hdbscan as cluster
+from panic_tda.insight.outlier_scores import find_nearest_clusters, score_outliers
+from panic_tda.types import OUTLIER, SpanningTree
+from tests.insight.test_merges import planted_blobs
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("min_cluster_size", [5, 20])
+def test_hdbscan_gives_the_same_scores(seed: int, min_cluster_size: int) -> None:
+    from hdbscan import HDBSCAN
+
+    vectors = planted_blobs(seed)
+    units = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float64)
+    found = cluster(vectors, min_cluster_size=min_cluster_size, min_samples=5, epsilon=0.0)
+    assert found.tree is not None
+    scores = score_outliers(found.tree, found.record)
+    # hdbscan does not count the point itself.
+    fitted = HDBSCAN(
+        min_cluster_size=min_cluster_size, min_samples=4, algorithm="generic", metric="euclidean"
+    )
+    expected = fitted.fit(units).outlier_scores_
+    tree = fitted.condensed_tree_.to_numpy()
+    rows, clusters = tree[tree["child"] < len(units)], tree[tree["child"] >= len(units)]
+    births = dict(zip(clusters["child"].tolist(), clusters["lambda_val"].tolist(), strict=True))
+    # What falls out of a cluster at the very height of its birth is in its parent here, as merges at one
+    # height are one.
+    born = np.array([births.get(one, 0.0) for one in rows["parent"].tolist()])
+    untied = rows["child"][np.abs(rows["lambda_val"] - born) > 1e-9]
+    assert len(untied) > 0.98 * len(units)
+    assert scores[untied] == pytest.approx(expected[untied], abs=1e-5)
+    assert scores.min() >= 0
+    assert scores[found.labels == OUTLIER].mean() > scores[found.labels != OUTLIER].mean()
+
+
+def test_few_rows_have_no_score() -> None:
+    found = cluster(np.eye(4, dtype=np.float32), min_cluster_size=3, min_samples=2)
+    assert found.tree is not None
+    few = SpanningTree(found.tree.u[:1], found.tree.v[:1], found.tree.height[:1])
+    assert np.isnan(score_outliers(few, found.record)).all()
+
+
+def test_an_outlier_goes_where_the_shortest_path_ends() -> None:
+    # Rows 0 1 | 2 3 | 4 5: two clusters at the ends of a chain.
+    tree = SpanningTree(np.arange(5), np.arange(1, 6), np.array([0.1, 0.4, 0.2, 0.7, 0.1]))
+    labels = np.array([0, 0, OUTLIER, OUTLIER, 1, 1])
+    # From row 3 it is 0.6 to cluster 0 and 0.7 to cluster 1.
+    assert find_nearest_clusters(tree, labels).tolist() == [0, 0, 0, 0, 1, 1]
+    nowhere = np.full(6, OUTLIER)
+    assert find_nearest_clusters(tree, nowhere).tolist() == nowhere.tolist()
