@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,10 @@ class Command(click.Command):
             with formatter.section(name):
                 formatter.write_dl(records)
 
+    def get_short_help_str(self, limit: int = 0) -> str:
+        """Return the summary, which is the first line of the help; it is short and is never cut."""
+        return (self.help or "").partition("\n")[0].removesuffix(".")
+
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the example."""
         formatter.write(f"\nExample: panic-tda {self.example}\n")
@@ -100,6 +104,16 @@ def command(name: str, *, example: str) -> Callable[[Callable[..., None]], Comma
 
 class Group(Command, click.Group):
     """Takes common options before the name of the command too, and answers wrong ones in JSON where asked."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.chapters: dict[str, list[str]] = {}
+
+    def add_chapter(self, title: str, commands: Iterable[click.Command]) -> None:
+        """Add commands that the help lists under one title."""
+        for command in commands:
+            self.add_command(command)
+            self.chapters.setdefault(title, []).append(str(command.name))
 
     def main(self, *arguments: Any, **settings: Any) -> Any:
         """Run the command that the words ask for."""
@@ -118,9 +132,17 @@ class Group(Command, click.Group):
             sys.exit(terminal.EXIT_FAILED)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, then the commands."""
-        super().format_options(ctx, formatter)
+        """Write the commands, then the options."""
         self.format_commands(ctx, formatter)
+        super().format_options(ctx, formatter)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands by chapter, with their whole summaries in one column."""
+        width = max(map(len, self.commands))
+        for title, names in self.chapters.items():
+            rows = [(name.ljust(width), self.commands[name].get_short_help_str()) for name in names]
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the words before the name of the command."""

@@ -37,9 +37,10 @@ def export_clustering(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Write a clustering into a file, one row an embedding, with its text, run, cluster and medoid.
+    """Write a clustering, one row per embedding.
 
-    FILE ends in .parquet, .arrow (or .feather, .ipc), .csv or .ndjson (or .jsonl), and is written as that.
+    A row has the text, run, cluster and medoid. FILE ends in .parquet, .arrow (or .feather, .ipc), .csv or
+    .ndjson (or .jsonl), which chooses the format.
     """
     from panic_tda.cli.rendering import exports as rendering
     from panic_tda.files import exporting
@@ -83,9 +84,10 @@ def export_trajectories(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Write the steps of all runs in a clustering into a file: label, state, flag and visit of each.
+    """Write the steps of all runs, one row per step.
 
-    FILE ends in .parquet, .arrow (or .feather, .ipc), .csv or .ndjson (or .jsonl), and is written as that.
+    A row has the label, state, flag and visit. FILE ends in .parquet, .arrow (or .feather, .ipc), .csv or
+    .ndjson (or .jsonl), which chooses the format.
     """
     from panic_tda.cli.rendering import exports as rendering
     from panic_tda.files import exporting

@@ -92,7 +92,10 @@ def cluster_embeddings(
     as_json: bool,
     **asked: Any,
 ) -> None:
-    """Cluster all embeddings of the named embedding models, or of all models, and save the results."""
+    """Cluster the embeddings of each embedding model.
+
+    The results are saved in the database. Without MODEL or --model, all embedding models are clustered.
+    """
     from panic_tda import clustering_manager
     from panic_tda.cli.rendering import clusterings as rendering
     from panic_tda.types import FAILED
@@ -159,9 +162,10 @@ def recut_clustering(
     as_json: bool,
     **changes: Any,
 ) -> None:
-    """Cut other clusters from the tree of a stored clustering, without fitting again.
+    """Recut a stored clustering with other settings.
 
-    The result is stored like any other, and equals what clustering the same embeddings anew would give.
+    Cuts the spanning tree of a stored clustering with other settings, without fitting again. The result is
+    stored like any other, and equals a new clustering of the same embeddings. ID may be shortened.
     """
     from panic_tda.cli.rendering import clusterings as rendering
     from panic_tda.insight.recut import Changes

@@ -47,10 +47,10 @@ def sweep_clustering(
     allow_single_cluster: bool | None,
     as_json: bool,
 ) -> None:
-    """Show what other settings would give, from the tree of a stored clustering; nothing is stored.
+    """Compare other settings without storing results.
 
-    Every combination of the values is a row; what is not given stays as in the clustering. Without any
-    values, epsilon goes from 0 to 1.2.
+    Cuts the spanning tree of a stored clustering with every combination of the values. Settings without
+    values stay as in the clustering. Without any values, epsilon goes from 0 to 1.2. ID may be shortened.
     """
     from panic_tda.cli.rendering import sweep as rendering
     from panic_tda.insight import sweep
@@ -80,10 +80,11 @@ def sweep_clustering(
 @options.json_output
 @options.common
 def show_density(database: str, reference: str, model: str | None, as_json: bool) -> None:
-    """Show whether the outliers are real: core distances, and on what the outliers depend.
+    """Show whether the outliers are real.
 
-    The core distance of an embedding is the distance to its min_samples-th neighbour; outliers are counted
-    by min_cluster_size and epsilon, by length and writer of the text, and by output step.
+    Shows the core distances: the distance of each embedding to its min_samples-th neighbour. Counts the
+    outliers by min_cluster_size and epsilon, by length and model of the text, and by output step. ID may be
+    shortened.
     """
     from panic_tda.cli.rendering import density as rendering
     from panic_tda.insight import density
@@ -113,10 +114,11 @@ def show_density(database: str, reference: str, model: str | None, as_json: bool
 def compare_clusterings(
     database: str, first: str, second: str, model: str | None, limit: int, as_json: bool
 ) -> None:
-    """Compare two clusterings: how alike they are, and what became of each cluster of A in B.
+    """Compare two clusterings, cluster by cluster.
 
-    On the embeddings that both contain; of two models, or of samples that share none, on the invocations. A
-    and B are ids, which may be shortened, or latest.
+    Shows how alike they are, and what became of each cluster of A in B. They are compared on the embeddings
+    that both contain; if they share none, as those of two models, on the invocations. A and B are ids, which
+    may be shortened, or latest.
     """
     from panic_tda.cli.rendering import comparison as rendering
     from panic_tda.insight import comparison

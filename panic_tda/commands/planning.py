@@ -44,9 +44,11 @@ def plan_clustering(
     as_json: bool,
     **asked: Any,
 ) -> None:
-    """Say what clusterings would take here: rows, memory and time by model and sampling factor.
+    """Estimate time and memory before clustering.
 
-    Fits some thousand rows of each model and factor, which takes seconds, and reads only.
+    Shows rows, memory and time on this machine, by embedding model and sampling factor. Fits some thousand
+    rows of each, which takes seconds, and changes nothing. Without MODEL or --model, all embedding models
+    are planned.
     """
     from panic_tda.cli.rendering import plan as rendering
     from panic_tda.insight import planning

@@ -50,10 +50,10 @@ def report_clustering(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Write one page about a clustering that works without a network: map, clusters, runs, settings.
+    """Write a clustering as one HTML page for the browser.
 
-    One self-contained HTML file, to be opened in a browser or sent as an attachment. The database is only
-    read.
+    The page has the map, clusters, runs and settings. It is one self-contained file that needs no network
+    and can be sent as an attachment. ID may be shortened.
     """
     from panic_tda.report import making
     from panic_tda.storage.read.clusterings import find_stored
@@ -109,10 +109,10 @@ def plot_clustering(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Draw the map of a clustering for a paper: its embeddings in two dimensions, its largest places by name.
+    """Draw the map of a clustering for a paper.
 
-    Embeddings are sampled evenly over runs and steps, and laid out by UMAP. The same seed gives the same
-    picture. ID may be shortened.
+    Shows its embeddings in two dimensions, with labels on the largest clusters. Embeddings are sampled evenly
+    over runs and steps, and laid out by UMAP. The same seed gives the same picture. ID may be shortened.
     """
     from panic_tda.report import figure
     from panic_tda.report.drawing import Style

@@ -21,7 +21,7 @@ from panic_tda.wording import shorten_ids
 def list_clusterings(database: str, model: str | None, limit: int, as_json: bool) -> None:
     """List the stored clusterings, the latest first.
 
-    Ids are shortened to what no other clustering's begins with; wherever an ID is taken, so is that.
+    Ids are shortened as far as they stay unique. Commands take these short ids.
     """
     from panic_tda.cli.rendering import clusterings as rendering
     from panic_tda.storage.database import open_current
@@ -47,9 +47,10 @@ def list_clusterings(database: str, model: str | None, limit: int, as_json: bool
 @options.json_output
 @options.common
 def show_clustering(database: str, reference: str, model: str | None, limit: int, as_json: bool) -> None:
-    """Show a clustering: its parameters, then its clusters with their medoids, the largest first.
+    """Show a clustering and its largest clusters.
 
-    ID may be shortened; latest means the latest clustering of each model.
+    Shows its parameters, then its clusters with their medoids, the largest first. ID may be shortened;
+    latest means the latest clustering of each model.
     """
     from panic_tda.cli.rendering import clusterings as rendering
     from panic_tda.storage.database import open_current
@@ -80,9 +81,9 @@ def show_clustering(database: str, reference: str, model: str | None, limit: int
 def delete_clusterings(
     database: str, references: tuple[str, ...], model: str | None, everything: bool, yes: bool
 ) -> None:
-    """Delete clusterings with their clusters and assignments; embeddings stay.
+    """Delete clusterings; the embeddings stay.
 
-    Says what goes, and asks.
+    Deletes the clusters and assignments too. Lists first what it deletes, and asks.
     """
     from panic_tda.cli.rendering import clusterings as rendering
     from panic_tda.storage.database import open_current
@@ -114,9 +115,10 @@ def delete_clusterings(
 @options.json_output
 @options.common
 def save_pending(database: str, files: tuple[Path, ...], as_json: bool) -> None:
-    """Save clusterings that were computed but could not be saved.
+    """Save results whose saving failed earlier.
 
-    Without FILE, those that wait beside the database. Embeddings that have gone since are left out.
+    A computed clustering that cannot be saved is kept in a file beside the database. Without FILE, all such
+    files of the database are saved. Embeddings that were deleted since are left out.
     """
     from panic_tda.cli.rendering import clusterings as rendering
     from panic_tda.storage.write import recovery

@@ -44,10 +44,10 @@ def show_trajectories(
     core_probability: float,
     as_json: bool,
 ) -> None:
-    """Show what runs do between the clusters: dwells, transitions, fixed points and loops.
+    """Show how runs move between the clusters.
 
-    A step between two clusters counts to the one visited last. Fixed points and loops are those of the texts
-    alone. ID may be shortened.
+    Shows dwell times, transitions, fixed points and loops. A step between two clusters counts to the one
+    visited last. Fixed points and loops are those of the texts alone. ID may be shortened.
     """
     from panic_tda.cli.rendering import trajectories as rendering
     from panic_tda.insight import trajectories
