@@ -27,6 +27,7 @@ CHAPTERS: dict[str, tuple[click.Command, ...]] = {
         stored.save_pending,
     ),
     "Look": (
+        data.info,
         stored.list_clusterings,
         stored.show_clustering,
         trajectories.show_trajectories,

@@ -41,6 +41,29 @@ def upgrade(database: str, yes: bool) -> None:
     terminal.print_data(f"{opened} is up to date.")
 
 
+@options.command("info", example="info --db trajectory_data.sqlite")
+@options.json_output
+@options.common
+def info(database: str, as_json: bool) -> None:
+    """Show what the database contains.
+
+    Shows its embedding models, embeddings, runs, networks and clusterings. Counts are read from indexes: it
+    takes seconds on large databases too.
+    """
+    from panic_tda.cli.rendering import overview as rendering
+    from panic_tda.storage.database import open_current
+    from panic_tda.storage.read.overview import read_overview
+
+    with display.make_progress(ended=logging.DEBUG) as progress:
+        progress.phase("count")
+        overview = read_overview(open_current(database))
+    terminal.print_data(
+        rendering.overview_json(overview)
+        if as_json
+        else rendering.overview_text(overview, common.table_width())
+    )
+
+
 _column = functools.partial(option, metavar="NAME", section="Columns of a FILE")
 
 
