@@ -69,23 +69,29 @@ _column = functools.partial(option, metavar="NAME", section="Columns of a FILE")
 
 @options.command("import-embeddings", example="import-embeddings panic_tda/sample/captions_minilm.parquet")
 @click.argument("files", nargs=-1, required=True, type=options.PATH, metavar="FILE|FOLDER...")
-@options.model("Name of the embedding model, where the files have no column embedding_model.")
-@_column("--text-column", "text", help="Column of texts.  [default: text]")
-@_column("--vector-column", "vector", help="Column of vectors.  [default: vector]")
-@_column("--run-column", "run", help="Column of runs.  [default: run, else run_id]")
-@_column("--sequence-number-column", "sequence_number", help="Column of places in the runs, from 0.")
-@_column("--prompt-column", "initial_prompt", help="Column of initial prompts.")
+@options.model("Embedding model of the vectors.", default="the column embedding_model")
+@_column("--text-column", "text", help="Column of the texts.  [default: text]")
+@_column("--vector-column", "vector", help="Column of the vectors.  [default: vector]")
+@_column("--run-column", "run", help="Column of the run of each row.  [default: run, else run_id]")
+@_column(
+    "--sequence-number-column",
+    "sequence_number",
+    help="Column of the steps of the runs, from 0.  [default: sequence_number]",
+)
+@_column(
+    "--prompt-column", "initial_prompt", help="Column of the initial prompts.  [default: initial_prompt]"
+)
 @_column(
     "--texts",
     metavar="FILE",
     type=options.PATH,
-    help="Texts of a .npy or .npz FILE, one a line.",
+    help="File with the texts of a .npy or .npz FILE, one per line.  [default: none]",
 )
 @_column("--no-text", is_flag=True, metavar=None, help="Import vectors without texts.")
 @option(
     "--skip-invalid",
     is_flag=True,
-    help="Leave out embeddings without a usable vector; their texts keep their places.",
+    help="Leave out embeddings without a valid vector; their texts stay in the runs.",
 )
 @options.json_output
 @options.common
@@ -134,10 +140,16 @@ def import_embeddings(
 
 @options.command("doctor", example="doctor --db trajectory_data.sqlite")
 @click.argument("kinds", nargs=-1, metavar="[KIND]...")
-@option("--limit", type=click.IntRange(min=0), default=10, show_default=True, help="Most ids; 0 for all.")
-@option("--fix", is_flag=True, help="Mend what can be mended without losing anything.")
+@option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="Largest number of ids per finding; 0 shows all.",
+)
+@option("--fix", is_flag=True, help="Repair what can be repaired without losing data.")
 @options.yes
-@option("--environment", is_flag=True, help="The machine: libraries, devices, and backends that run.")
+@option("--environment", is_flag=True, help="Check the libraries, devices and backends of this machine.")
 @options.json_output
 @options.common
 def doctor(

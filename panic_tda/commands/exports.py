@@ -17,12 +17,12 @@ _file = click.argument("file", type=options.PATH, metavar="FILE")
 @options.command("export-clustering", example="export-clustering latest rows.parquet --model MiniLM")
 @_reference
 @_file
-@options.model("The latest clustering of this embedding model.")
-@option("--with-vectors", is_flag=True, help="Add the vectors; import-embeddings takes the file.")
+@options.model("Take the latest clustering of this embedding model.")
+@option("--with-vectors", is_flag=True, help="Add the vectors; import-embeddings reads such a file.")
 @option(
     "--with-map",
     is_flag=True,
-    help="Add x and y: where each lies on the map of its report; null where it is not on it.",
+    help="Add x and y, the coordinates on the map of the report; null for rows that are not on it.",
 )
 @options.force
 @options.json_output
@@ -68,7 +68,7 @@ def export_clustering(
 @options.command("export-trajectories", example="export-trajectories latest steps.parquet --model MiniLM")
 @_reference
 @_file
-@options.model("The latest clustering of this embedding model.")
+@options.model("Take the latest clustering of this embedding model.")
 @option("--with-drift", is_flag=True, help="Add the distances to the run's first step and to the one before.")
 @options.core_probability
 @options.force

@@ -10,71 +10,84 @@ from typing import Any
 import click
 
 from panic_tda import parameters
-from panic_tda.cli import completion, display, options, parsing, terminal
+from panic_tda.cli import display, options, parsing, terminal
 from panic_tda.cli.options import option
 from panic_tda.cli.rendering import common
 
 _what, _clustering, _machine, _cut = (
     functools.partial(option, section=section)
-    for section in ("What to cluster", "Clustering", "Machine", "What is to be other than there")
+    for section in ("What to cluster", "Clustering", "Machine", "Settings to change")
 )
+
+_EPSILON = "Merge clusters closer than this chord distance (cosine distance = epsilon²/2)."
+_DEFAULT_SIZE = "[default: 0.1%, at least 10; a tenth below 100 rows]"
+_SINGLE = "Whether the root cluster, which holds all rows, may be selected."
+_METHOD = "Select clusters by excess of mass, or the leaves of the hierarchy."
+_LARGEST = "Largest cluster in rows (eom only)"
+_UNCHANGED = "[default: as in the clustering]"
 
 
 @options.command("cluster-embeddings", example="cluster-embeddings MiniLM --downsample 2 --epsilon 0.35")
-@click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=completion.models)
-@_what("--downsample", type=int, default=1, show_default=True, metavar="N", help="Keep every N-th output.")
-@_what("--skip-invalid", is_flag=True, help="Leave invalid vectors out instead of failing their model.")
+@options.models("Embedding model to cluster, like MODEL; may be repeated.", section="What to cluster")
+@_what(
+    "--downsample",
+    type=int,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Keep every N-th output of each run.",
+)
+@_what("--skip-invalid", is_flag=True, help="Leave out invalid vectors instead of failing.")
 @_clustering(
     "--epsilon",
     type=float,
     default=parameters.EPSILON,
     show_default=True,
-    help="Chord below which clusters are not split (cosine epsilon²/2).",
+    help=_EPSILON,
 )
-@_clustering(
-    "--min-cluster-size", metavar="N|P%", help="Fewest members, or a share of the rows such as 0.1%."
-)
-@_clustering("--min-samples", type=int, help="Neighbours that make a row dense, itself counted.")
+@_clustering("--min-cluster-size", metavar="N|P%", help=f"{options.MIN_CLUSTER_SIZE}  {_DEFAULT_SIZE}")
+@_clustering("--min-samples", type=int, help=options.MIN_SAMPLES)
 @_clustering(
     "--allow-single-cluster/--no-allow-single-cluster",
     default=parameters.ALLOW_SINGLE_CLUSTER,
     show_default=True,
-    help="Whether the root cluster, which holds all rows, may be selected.",
+    help=_SINGLE,
 )
 @_clustering(
     "--selection-method",
     type=click.Choice(parameters.SELECTION_METHODS),
     default="eom",
     show_default=True,
-    help="Excess of mass, or the leaves of the hierarchy.",
+    help=_METHOD,
 )
-@_clustering("--max-cluster-size", type=int, help="Most rows of a cluster (eom only); 0 for no limit.")
+@_clustering("--max-cluster-size", type=int, help=f"{_LARGEST}.  [default: 0, no limit]")
 @_machine(
     "--backend",
     type=click.Choice(options.BACKENDS),
     default="auto",
     show_default=True,
-    help="What builds the spanning tree; a named one never gives way to another.",
+    help="Engine that builds the spanning tree. Only auto may choose another one.",
 )
-@_machine("--exact", is_flag=True, help="No approximate tree: auto does not take cuml.")
+@_machine("--exact", is_flag=True, help="Build no approximate tree: auto does not choose cuml.")
 @_machine(
     "--memory-limit",
     metavar="SIZE",
-    help="Bytes above the vectors, such as 2GiB, at least 1MiB; the rest goes into files.",
+    help="Largest memory above the vectors, such as 2GiB, at least 1MiB; the rest goes to files.  "
+    "[default: no limit]",
 )
 @_machine(
     "--devices",
     metavar="N,…|none",
-    help="CUDA devices by number, one model on each at a time, or none.  [default: all]",
+    help="CUDA devices by number, each with one model at a time, or none.  [default: all]",
 )
 @_machine(
     "--work-dir",
     type=options.PATH,
-    help="Where unfinished work is kept.  [default: NAME.panic-tda beside the database]",
+    help="Folder for unfinished work.  [default: NAME.panic-tda beside the database]",
 )
-@_machine("--no-checkpoint", is_flag=True, help="Keep no state: a killed run starts afresh.")
-@_machine("--discard-checkpoints", is_flag=True, help="Remove what earlier runs kept.")
-@_machine("--no-tree", is_flag=True, help="Do not store the spanning tree.")
+@_machine("--no-checkpoint", is_flag=True, help="Save no state: a killed run cannot be continued.")
+@_machine("--discard-checkpoints", is_flag=True, help="First delete the saved states of earlier runs.")
+@_machine("--no-tree", is_flag=True, help="Do not store the spanning tree: no recut, no sweep.")
 @options.json_output
 @options.common
 def cluster_embeddings(
@@ -94,7 +107,7 @@ def cluster_embeddings(
 ) -> None:
     """Cluster the embeddings of each embedding model.
 
-    The results are saved in the database. Without MODEL or --model, all embedding models are clustered.
+    Saves the results in the database. Without MODEL or --model, all models are clustered.
     """
     from panic_tda import clustering_manager
     from panic_tda.cli.rendering import clusterings as rendering
@@ -131,25 +144,30 @@ def cluster_embeddings(
 
 @options.command("recut-clustering", example="recut-clustering latest --model MiniLM --epsilon 0.3")
 @options.reference
-@options.model("The latest clustering of this embedding model.")
-@_cut("--epsilon", type=float, help="Chord below which clusters are not split.")
-@_cut("--min-cluster-size", metavar="N|P%", help="Fewest members, or a share of the rows such as 0.1%.")
-@_cut("--min-samples", type=int, help="Belongs to the tree; another number than the tree's is refused.")
+@options.model("Take the latest clustering of this embedding model.")
+@_cut("--epsilon", type=float, help=f"{_EPSILON}  {_UNCHANGED}")
+@_cut("--min-cluster-size", metavar="N|P%", help=f"{options.MIN_CLUSTER_SIZE}  {_UNCHANGED}")
+@_cut(
+    "--min-samples",
+    type=int,
+    help=f"Cannot be changed: the tree depends on it. Another number is refused.  {_UNCHANGED}",
+)
 @_cut(
     "--allow-single-cluster/--no-allow-single-cluster",
     default=None,
-    help="Whether the root cluster, which holds all rows, may be selected.",
+    help=f"{_SINGLE}  {_UNCHANGED}",
 )
 @_cut(
     "--selection-method",
     type=click.Choice(parameters.SELECTION_METHODS),
-    help="Excess of mass, or the leaves of the hierarchy.",
+    help=f"{_METHOD}  {_UNCHANGED}",
 )
-@_cut("--max-cluster-size", type=int, help="Most rows of a cluster (eom only); 0 for no limit.")
+@_cut("--max-cluster-size", type=int, help=f"{_LARGEST}; 0 for no limit.  {_UNCHANGED}")
 @option(
     "--memory-limit",
     metavar="SIZE",
-    help="Vectors of more bytes, such as 8GiB, at least 1MiB, go into a file.",
+    help="Largest memory of the vectors, such as 8GiB, at least 1MiB; larger ones go to a file.  "
+    "[default: no limit]",
 )
 @options.json_output
 @options.common

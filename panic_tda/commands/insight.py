@@ -11,29 +11,36 @@ from panic_tda.cli import display, options, parsing, terminal
 from panic_tda.cli.options import option
 from panic_tda.cli.rendering import common
 
+_UNCHANGED = "[default: as in the clustering]"
+_EPSILONS = (
+    "Chord distances below which clusters are merged.  "
+    "[default: as in the clustering; without any values, 0:1.2:0.1]"
+)
+
 
 @options.command("sweep-clustering", example="sweep-clustering latest --model MiniLM --epsilon 0.2:0.6:0.1")
 @options.reference
-@options.model("The latest clustering of this embedding model.")
-@option("--epsilon", "epsilons", callback=options.values(float), metavar="A:B:STEP|a,b,…", help="Chords.")
+@options.model("Take the latest clustering of this embedding model.")
+@option("--epsilon", "epsilons", callback=options.values(float), metavar="A:B:STEP|a,b,…", help=_EPSILONS)
 @option(
     "--min-cluster-size",
     "sizes",
     callback=options.values(parsing.parse_min_cluster_size),
     metavar="A:B:STEP|a,b,…",
-    help="Counts, or shares of the rows such as 0.1%,1%.",
+    help=f"Smallest clusters: numbers of rows, or shares of the rows such as 0.1%,1%.  {_UNCHANGED}",
 )
 @option(
     "--selection-method",
     "methods",
     type=click.Choice(parameters.SELECTION_METHODS),
     multiple=True,
-    help="May be given twice, for both.",
+    help=f"Excess of mass, or the leaves of the hierarchy; repeat it for both.  {_UNCHANGED}",
 )
 @option(
     "--allow-single-cluster/--no-allow-single-cluster",
     default=None,
-    help="Whether all rows may be one cluster.",
+    help="Whether the root cluster, which holds all rows, may be selected.  "
+    "[default: as in the clustering, and the opposite where it gives other clusters]",
 )
 @options.json_output
 @options.common
@@ -76,7 +83,7 @@ def sweep_clustering(
 
 @options.command("show-density", example="show-density latest --model MiniLM")
 @options.reference
-@options.model("The latest clustering of this embedding model.")
+@options.model("Take the latest clustering of this embedding model.")
 @options.json_output
 @options.common
 def show_density(database: str, reference: str, model: str | None, as_json: bool) -> None:
@@ -101,13 +108,13 @@ def show_density(database: str, reference: str, model: str | None, as_json: bool
 @options.command("compare-clusterings", example="compare-clusterings 01a1fbfd-1 01a1fbfd-2 --limit 3")
 @options.clustering("first", metavar="A")
 @options.clustering("second", metavar="B")
-@options.model("The model whose latest clustering latest means.")
+@options.model("Embedding model that latest refers to.")
 @option(
     "--limit",
     type=click.IntRange(min=0),
     default=20,
     show_default=True,
-    help="Most changed clusters as text; 0 for all.",
+    help="Largest number of changed clusters in the text; 0 shows all.",
 )
 @options.json_output
 @options.common

@@ -15,15 +15,17 @@ from panic_tda.wording import pluralize
 
 N_LABELS, WIDTH, MAP_ROWS = 30, 7.2, 50_000
 
-_model = options.model("The latest clustering of this embedding model.")
+_model = options.model("Take the latest clustering of this embedding model.")
 _map_rows = option(
     "--map-rows",
     type=click.IntRange(min=1),
     default=MAP_ROWS,
     show_default=True,
-    help="Embeddings on the map, at most; medoids are there in any case.",
+    help="Largest number of embeddings on the map; medoids are added.",
 )
-_seed = option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the map.")
+_seed = option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Seed of the map."
+)
 
 
 def _output(metavar: str, text: str) -> Callable[..., Any]:
@@ -80,16 +82,16 @@ def report_clustering(
     type=click.IntRange(0, 100),
     default=N_LABELS,
     show_default=True,
-    help="Clusters with a label, the largest: what their medoids say, shortened.",
+    help="Number of the largest clusters that get a label, their medoid's text.",
 )
-@option("--title", metavar="TEXT", help="An empty one leaves it out.  [default: says the model]")
-@option("--dark", is_flag=True, help="On black.")
+@option("--title", metavar="TEXT", help="Title; an empty one leaves it out.  [default: names the model]")
+@option("--dark", is_flag=True, help="Draw on black.")
 @option(
     "--width",
     type=click.FloatRange(2, 40),
     default=WIDTH,
     show_default=True,
-    help="In inches; the figure is a square. One column of a journal (3.5) has room for some 10 labels.",
+    help="Width and height in inches. A journal's column (3.5) has room for about 10 labels.",
 )
 @_map_rows
 @_seed

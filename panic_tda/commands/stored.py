@@ -14,8 +14,14 @@ from panic_tda.wording import shorten_ids
 
 
 @options.command("list-clusterings", example="list-clusterings --model MiniLM --limit 10")
-@options.model("Only clusterings of this embedding model.")
-@option("--limit", type=click.IntRange(min=0), default=50, show_default=True, help="Most rows; 0 for all.")
+@options.model("List the clusterings of this embedding model only.", default="all models")
+@option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=50,
+    show_default=True,
+    help="Largest number of rows; 0 lists all.",
+)
 @options.json_output
 @options.common
 def list_clusterings(database: str, model: str | None, limit: int, as_json: bool) -> None:
@@ -40,9 +46,13 @@ def list_clusterings(database: str, model: str | None, limit: int, as_json: bool
 
 @options.command("show-clustering", example="show-clustering latest --model MiniLM --limit 5")
 @options.reference
-@options.model("Only clusterings of this embedding model.")
+@options.model("Show a clustering of this embedding model only.", default="all models")
 @option(
-    "--limit", type=click.IntRange(min=0), default=20, show_default=True, help="Most clusters; 0 for all."
+    "--limit",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="Largest number of clusters; 0 shows all.",
 )
 @options.json_output
 @options.common
@@ -74,8 +84,8 @@ def show_clustering(database: str, reference: str, model: str | None, limit: int
 
 @options.command("delete-clusterings", example="delete-clusterings 01a1fbfd-1")
 @click.argument("references", nargs=-1, metavar="[ID]...", shell_complete=completion.ids)
-@options.model("All clusterings of this embedding model.")
-@option("--all", "everything", is_flag=True, help="All clusterings.")
+@options.model("Delete all clusterings of this embedding model.", default="none")
+@option("--all", "everything", is_flag=True, help="Delete all clusterings.")
 @options.yes
 @options.common
 def delete_clusterings(

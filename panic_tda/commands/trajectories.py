@@ -15,7 +15,7 @@ GROUPINGS = ("network", "prompt", "model", "network,prompt")
 
 @options.command("show-trajectories", example="show-trajectories latest --model MiniLM --by network,prompt")
 @options.reference
-@options.model("The model whose latest clustering latest means.")
+@options.model("Take the latest clustering of this embedding model.")
 @option(
     "--by",
     type=click.Choice(GROUPINGS),
@@ -23,12 +23,17 @@ GROUPINGS = ("network", "prompt", "model", "network,prompt")
     show_default=True,
     help="What runs are grouped by; the model is that which wrote what was embedded.",
 )
-@option("--runs", "all_runs", is_flag=True, help="Also every run.")
-@option("--run", "run_id", metavar="RUN_ID", help="Also this run, with its path; the id may be shortened.")
+@option("--runs", "all_runs", is_flag=True, help="Show every run too.")
+@option(
+    "--run",
+    "run_id",
+    metavar="RUN_ID",
+    help="Show this run and its path too; the id may be shortened.  [default: none]",
+)
 @option(
     "--lag",
     type=click.IntRange(min=1),
-    help="Output steps between the two states of a transition.  [default: from one sampled step to the next]",
+    help="Output steps between the two states of a transition.  [default: one sampled step]",
 )
 @options.core_probability
 @options.json_output
