@@ -9,12 +9,13 @@ from typing import Any
 
 import click
 
-from panic_tda.cli import display, options, terminal
+from panic_tda.cli import browser, display, options, terminal
 from panic_tda.cli.options import option
 from panic_tda.wording import pluralize
 
 N_LABELS, WIDTH, MAP_ROWS = 30, 7.2, 50_000
 
+_log = logging.getLogger(__name__)
 _model = options.model("Take the latest clustering of this embedding model.")
 _map_rows = option(
     "--map-rows",
@@ -28,16 +29,21 @@ _seed = option(
 )
 
 
-def _output(metavar: str, text: str) -> Callable[..., Any]:
+def _output(metavar: str, text: str, *, required: bool) -> Callable[..., Any]:
     file = options.PATH
-    return option("-o", "--output", type=file, required=True, metavar=metavar, help=text)
+    return option("-o", "--output", type=file, required=required, metavar=metavar, help=text)
 
 
 @options.command("report-clustering", example="report-clustering latest --model MiniLM -o report.html")
 @options.reference
 @_model
-@_output("FILE.html", "Where the page goes; ends in .html or .htm.")
+@_output(
+    "FILE.html",
+    "File of the page; ends in .html or .htm.  [default: report-MODEL-ID.html in this folder]",
+    required=False,
+)
 @options.force
+@option("--open", "show_page", is_flag=True, help="Open the page in a browser.")
 @_map_rows
 @_seed
 @options.json_output
@@ -46,8 +52,9 @@ def report_clustering(
     database: str,
     reference: str,
     model: str | None,
-    output: Path,
+    output: Path | None,
     force: bool,
+    show_page: bool,
     map_rows: int,
     seed: int,
     as_json: bool,
@@ -60,8 +67,10 @@ def report_clustering(
     from panic_tda.report import making
     from panic_tda.storage.read.clusterings import find_stored
 
-    making.require_target(output, force=force)
+    if output is not None:
+        making.require_target(output, force=force)
     opened, source = find_stored(database, reference, model=model)
+    output = output or making.choose_name(opened, source)
     with display.make_progress(ended=logging.DEBUG) as progress:
         size = making.write_report(
             opened, source, output, map_rows=map_rows, seed=seed, force=force, progress=progress
@@ -70,12 +79,14 @@ def report_clustering(
         terminal.print_data({"clustering": str(source.id), "path": str(output), "bytes": size})
     else:
         terminal.print_data(f"{output}: {size / 1e6:.1f} MB, clustering {source.id}")
+    if show_page and (reason := browser.open_page(output)):
+        _log.warning("%s", reason)
 
 
 @options.command("plot-clustering", example="plot-clustering latest --model MiniLM -o map.png")
 @options.reference
 @_model
-@_output("FILE", "Ends in .png (300 dpi), .svg or .pdf.")
+@_output("FILE", "File of the figure; ends in .png (300 dpi), .svg or .pdf.", required=True)
 @options.force
 @option(
     "--labels",
