@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import functools
+import shlex
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from panic_tda import parameters
 from panic_tda.cli import display, options, parsing, terminal
 from panic_tda.cli.options import option
 from panic_tda.cli.rendering import common
+from panic_tda.errors import PanicTdaError
+from panic_tda.wording import shorten_ids
+
+if TYPE_CHECKING:
+    from panic_tda.types import ModelOutcome
 
 _what, _clustering, _machine, _cut = (
     functools.partial(option, section=section)
@@ -110,7 +119,6 @@ def cluster_embeddings(
     Saves the results in the database. Without MODEL or --model, all models are clustered.
     """
     from panic_tda import clustering_manager
-    from panic_tda.cli.rendering import clusterings as rendering
     from panic_tda.types import FAILED
 
     wanted = parsing.from_options(max_cluster_size=max_cluster_size or None, **asked)
@@ -133,11 +141,7 @@ def cluster_embeddings(
             progress=progress,
             wording="options",
         )
-    terminal.print_data(
-        rendering.outcomes_json(outcomes)
-        if as_json
-        else rendering.outcomes_text(outcomes, common.table_width())
-    )
+    _print_outcomes(database, outcomes, as_json=as_json)
     if any(outcome.status == FAILED for outcome in outcomes):
         sys.exit(terminal.EXIT_FAILED)
 
@@ -185,7 +189,6 @@ def recut_clustering(
     Cuts the spanning tree of a stored clustering with other settings, without fitting again. The result is
     stored like any other, and equals a new clustering of the same embeddings. ID may be shortened.
     """
-    from panic_tda.cli.rendering import clusterings as rendering
     from panic_tda.insight.recut import Changes
     from panic_tda.insight.recut import recut_clustering as recut
     from panic_tda.storage.read.clusterings import find_stored
@@ -204,8 +207,34 @@ def recut_clustering(
             progress=progress,
             wording="options",
         )
-    terminal.print_data(
-        rendering.outcomes_json([outcome])
-        if as_json
-        else rendering.outcomes_text([outcome], common.table_width())
-    )
+    _print_outcomes(database, [outcome], as_json=as_json)
+
+
+def _print_outcomes(database: str, outcomes: Sequence[ModelOutcome], *, as_json: bool) -> None:
+    """Print what was clustered; after the first clustering of a database also what to do next."""
+    from panic_tda.cli.rendering import clusterings as rendering
+    from panic_tda.storage.database import open_current
+    from panic_tda.storage.read.results import read_clustering_ids
+    from panic_tda.types import CLUSTERED
+
+    if as_json:
+        terminal.print_data(rendering.outcomes_json(outcomes))
+        return
+    stored: list[str] = []
+    # The results are saved: a database that cannot be read now must not hide them.
+    with suppress(PanicTdaError), open_current(database).session() as session:
+        stored = read_clustering_ids(session)
+    text = rendering.outcomes_text(outcomes, common.table_width(), names=shorten_ids(stored))
+    if stored and set(stored) == {str(outcome.id) for outcome in outcomes if outcome.status == CLUSTERED}:
+        text += f"\n\n{rendering.next_steps_text(outcomes, functools.partial(_shell_line, database))}"
+    terminal.print_data(text)
+
+
+def _shell_line(database: str, name: str, *words: str) -> str:
+    """Return a line of shell that runs a command on this database, which it names if the user named it."""
+    from panic_tda.storage.database import open_database
+
+    source = click.get_current_context().get_parameter_source("database")
+    if source is ParameterSource.COMMANDLINE:
+        return open_database(database).command(name, *words)
+    return shlex.join(["panic-tda", name, *words])

@@ -29,7 +29,7 @@ def list_clusterings(database: str, model: str | None, limit: int, as_json: bool
 
     Ids are shortened as far as they stay unique. Commands take these short ids.
     """
-    from panic_tda.cli.rendering import clusterings as rendering
+    from panic_tda.cli.rendering import listings as rendering
     from panic_tda.storage.database import open_current
     from panic_tda.storage.read import results
 
@@ -95,7 +95,7 @@ def delete_clusterings(
 
     Deletes the clusters and assignments too. Lists first what it deletes, and asks.
     """
-    from panic_tda.cli.rendering import clusterings as rendering
+    from panic_tda.cli.rendering import listings as rendering
     from panic_tda.storage.database import open_current
     from panic_tda.storage.read import results
     from panic_tda.storage.write import saving

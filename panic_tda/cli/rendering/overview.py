@@ -7,7 +7,7 @@ from typing import Any
 
 from panic_tda.cli.rendering.clusterings import NO_CLUSTERINGS
 from panic_tda.cli.rendering.common import percent
-from panic_tda.cli.text import Column, paragraph, table
+from panic_tda.cli.text import Column, paragraph, shorten, table
 from panic_tda.storage.read.overview import DatabaseOverview, ModelOverview
 from panic_tda.wording import format_bytes, on_one_line, pluralize, shorten_ids
 
@@ -53,7 +53,7 @@ def overview_text(overview: DatabaseOverview, width: int) -> str:
     n_models, n_clusterings = len(overview.models), len(overview.clusterings)
     n_embeddings = sum(model.n_embeddings for model in overview.models)
     lines = [
-        f"database     {on_one_line(overview.database)}",
+        shorten(f"database     {on_one_line(overview.database)}", width),
         f"             {overview.system}, {format_bytes(overview.n_bytes)}, "
         f"tables of version {overview.schema_version}",
         f"runs         {n_runs:,} {pluralize(n_runs, 'run')} of {n_networks:,} "
