@@ -19,32 +19,38 @@ from panic_tda.commands import (
     validation,
 )
 
-COMMANDS = (
-    data.upgrade,
-    data.import_embeddings,
-    planning.plan_clustering,
-    fitting.cluster_embeddings,
-    fitting.recut_clustering,
-    stored.list_clusterings,
-    stored.show_clustering,
-    trajectories.show_trajectories,
-    insight.compare_clusterings,
-    stored.delete_clusterings,
-    stored.save_pending,
-    insight.sweep_clustering,
-    insight.show_density,
-    validation.stability_clustering,
-    validation.show_merges,
-    validation.show_divergence,
-    report.report_clustering,
-    exports.export_clustering,
-    exports.export_trajectories,
-    report.plot_clustering,
-    data.copy_database,
-    data.doctor,
-    shell.complete,
-    handbook.show_help,
-)
+CHAPTERS: dict[str, tuple[click.Command, ...]] = {
+    "Get started": (data.import_embeddings, data.upgrade, handbook.show_help),
+    "Cluster": (
+        planning.plan_clustering,
+        fitting.cluster_embeddings,
+        fitting.recut_clustering,
+        stored.save_pending,
+    ),
+    "Look": (
+        data.info,
+        stored.list_clusterings,
+        stored.show_clustering,
+        trajectories.show_trajectories,
+        validation.show_divergence,
+        insight.show_density,
+        report.report_clustering,
+    ),
+    "Compare and tune": (
+        insight.sweep_clustering,
+        insight.compare_clusterings,
+        validation.stability_clustering,
+        validation.show_merges,
+    ),
+    "Take along": (
+        exports.export_clustering,
+        exports.export_trajectories,
+        report.plot_clustering,
+        data.copy_database,
+    ),
+    "Maintain": (data.doctor, stored.delete_clusterings, shell.complete),
+}
+"""All commands, by the chapter of `panic-tda --help` that lists them."""
 
 
 @click.group(
@@ -56,14 +62,14 @@ COMMANDS = (
 @options.json_output
 @options.before_commands
 def main(**_for_the_command: object) -> None:
-    """Find the places in meaning-space that generative trajectories visit.
+    """Cluster the embeddings of a database with exact HDBSCAN.
 
-    Clusters all embeddings of a database, per embedding model, and keeps the result in the same database.
-    The common options may stand before the name of a command or behind it.
+    Clusters all embeddings of each embedding model, and keeps the results in the same database. The common
+    options may stand before or after the name of a command.
 
     Read the handbook with panic-tda help.
     """
 
 
-for _command in COMMANDS:
-    main.add_command(_command)
+for _chapter, _commands in CHAPTERS.items():
+    main.add_chapter(_chapter, _commands)

@@ -179,6 +179,7 @@ def find_keys(data: Any) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("line", "code"),
     [
+        ("info", 0),
         ("list-clusterings", 0),
         ("show-clustering latest", 0),
         ("recut-clustering latest --epsilon 0.9", 0),

@@ -22,6 +22,7 @@ from panic_tda.main import main
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.storage.write import pending
+from panic_tda.wording import shorten_ids
 from tests import processes
 from tests.conftest import MakeFile, UpgradedFile, make_finished
 from tests.field_files import ODD_TEXTS, FieldSpec, write_field_file
@@ -56,6 +57,7 @@ CLUSTER_KEYS = {
     "medoid_text",
 }
 READING = (
+    ["info"],
     ["list-clusterings"],
     ["show-clustering"],
     ["show-trajectories"],
@@ -177,16 +179,17 @@ def test_clustering_everything(upgraded: MakeFile) -> None:
     result = succeed("cluster-embeddings", db=file.path)
     found = {summary.embedding_model: summary for summary in stored(file)}
     assert set(found) == {"Nomic", "NomicVision", "STSBMpnet"}
-    listed, reason = result.stdout.strip().split("\n\n")
+    listed, reason, suggested = result.stdout.strip().split("\n\n")
     assert reason.startswith("Dummy: ")
+    assert suggested.splitlines()[1].endswith(" latest --model Nomic")
     header, *lines = listed.splitlines()
     assert header.split()[:3] == ["model", "status", "embeddings"]
     assert [line.split()[:2] for line in lines] == [
         ["Dummy", "skipped"],
         *([model, "clustered"] for model in ("Nomic", "NomicVision", "STSBMpnet")),
     ]
-    for summary in found.values():
-        assert str(summary.id) in result.stdout
+    names = shorten_ids(str(summary.id) for summary in found.values())
+    assert {line.split()[-1] for line in lines} == {"-", *names.values()}
     # Logs and progress go elsewhere.
     assert "20" in result.stderr
     assert "done in" in result.stderr
@@ -461,15 +464,17 @@ def test_an_upgrade_for_scripts(tmp_path: Path) -> None:
 
 def test_listing(clustered: UpgradedFile) -> None:
     lines = succeed("list-clusterings", db=clustered.path).stdout.splitlines()
-    assert len(lines) == 3
-    for line, summary in zip(lines[1:], stored(clustered), strict=True):
+    assert len(lines) == 4
+    for line, summary in zip(lines[1:3], stored(clustered), strict=True):
         cells = line.split()
         assert str(summary.id).startswith(cells[0])
         assert 8 <= len(cells[0]) < 36
-        assert cells[1:4] == [summary.embedding_model, "hdbscan", "0.4"]
-        assert str(summary.record.n_embeddings) in cells
+        assert cells[1:4] == [summary.embedding_model, *f"{summary.created_at:%Y-%m-%d %H:%M}".split()]
+        assert cells[4] == str(summary.record.n_clusters)
+    assert lines[3].startswith("the same in all: epsilon 0.4, min_cluster_size ")
     only = succeed("list-clusterings", "--model", "Nomic", db=clustered.path).stdout.splitlines()
-    assert [line.split()[1] for line in only[1:]] == ["Nomic"]
+    assert [line.split()[1] for line in only[1:2]] == ["Nomic"]
+    assert only[2].startswith("settings: epsilon 0.4, ")
 
 
 def test_listing_as_json(clustered: UpgradedFile) -> None:
@@ -482,7 +487,13 @@ def test_listing_as_json(clustered: UpgradedFile) -> None:
         "embedding_model": first.embedding_model,
         "algorithm": "hdbscan",
         "epsilon": 0.4,
+        "min_cluster_size": parameters["min_cluster_size"],
+        "min_samples": parameters["min_samples"],
+        "selection_method": "eom",
+        "max_cluster_size": None,
+        "allow_single_cluster": False,
         "downsample": 1,
+        "recut_of": None,
         "backend": parameters["backend"],
         "exact": True,
         "n_clusters": parameters["n_clusters"],
@@ -512,10 +523,10 @@ def test_lists_are_bounded_by_default(upgraded: MakeFile) -> None:
         for seed in range(55):
             save_clustering(connection, make_finished(ids, seed=seed))
     lines = succeed("list-clusterings", db=file.path).stdout.splitlines()
-    assert len(lines) == 52
+    assert len(lines) == 53
     assert "5 older" in lines[-1]
     assert "--limit 0" in lines[-1]
-    assert len(succeed("list-clusterings", "--limit", 0, db=file.path).stdout.splitlines()) == 56
+    assert len(succeed("list-clusterings", "--limit", 0, db=file.path).stdout.splitlines()) == 57
     assert len(json.loads(succeed("list-clusterings", "--limit", 3, "--json", db=file.path).stdout)) == 3
     fail(2, "list-clusterings", "--limit", -1, db=file.path)
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.progress import Task
 
 HEARTBEAT_SECONDS = 30.0
+SHORT_SECONDS = 1.0
+"""On a terminal, where a bar shows the phases, the end of a shorter one is logged with --verbose alone."""
 
 _log = logging.getLogger("panic_tda")
 
@@ -28,10 +30,12 @@ class PhaseLog:
     ----------
     ended : int
         Level at which the end of a phase is logged.
+    short : float
+        Seconds below which the end of a phase is logged at debug level.
     """
 
-    def __init__(self, *, ended: int = logging.INFO) -> None:
-        self._ended = ended
+    def __init__(self, *, ended: int = logging.INFO, short: float = 0.0) -> None:
+        self._ended, self._short = ended, short
         self._name = ""
         self._total: float | None = None
         self._done = 0.0
@@ -54,16 +58,16 @@ class PhaseLog:
 
     def end(self) -> None:
         """Log how long the phase took, where there is one."""
-        self._end("done in")
+        is_short = time.monotonic() - self._began < self._short
+        self._end("done in", logging.DEBUG if is_short else self._ended)
 
     def failed(self) -> None:
         """Log that the phase failed, and after how long."""
-        self._end("failed after")
+        self._end("failed after", self._ended)
 
     def stopped(self) -> None:
         """Log that a signal ended the phase, and after how long."""
-        self._ended = logging.INFO
-        self._end("stopped after")
+        self._end("stopped after", logging.INFO)
 
     def tell(self) -> None:
         """Log how far the phase is, where there is one."""
@@ -80,9 +84,9 @@ class PhaseLog:
         left = self._left.seconds(time.monotonic() - self._began, done / total) if total and done else None
         return "" if left is None else f"about {duration(left)} left"
 
-    def _end(self, how: str) -> None:
+    def _end(self, how: str, level: int) -> None:
         if self._name:
-            _log.log(self._ended, "%s: %s %.1f s", self._name, how, time.monotonic() - self._began)
+            _log.log(level, "%s: %s %.1f s", self._name, how, time.monotonic() - self._began)
         self._name = ""
 
 
@@ -156,7 +160,7 @@ class Display:
 
     def beside(self) -> PhaseLog | Bar:
         """Return a listener with lines of its own, for what goes on meanwhile; it ends with this one."""
-        log = PhaseLog(ended=self._ended)
+        log = PhaseLog(ended=self._ended, short=0.0 if self._live is None else SHORT_SECONDS)
         self._logs.append(log)
         return log if self._live is None else Bar(self._live, log)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,10 @@ class Command(click.Command):
             with formatter.section(name):
                 formatter.write_dl(records)
 
+    def get_short_help_str(self, limit: int = 0) -> str:
+        """Return the summary, which is the first line of the help; it is short and is never cut."""
+        return (self.help or "").partition("\n")[0].removesuffix(".")
+
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the example."""
         formatter.write(f"\nExample: panic-tda {self.example}\n")
@@ -100,6 +104,16 @@ def command(name: str, *, example: str) -> Callable[[Callable[..., None]], Comma
 
 class Group(Command, click.Group):
     """Takes common options before the name of the command too, and answers wrong ones in JSON where asked."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.chapters: dict[str, list[str]] = {}
+
+    def add_chapter(self, title: str, commands: Iterable[click.Command]) -> None:
+        """Add commands that the help lists under one title."""
+        for command in commands:
+            self.add_command(command)
+            self.chapters.setdefault(title, []).append(str(command.name))
 
     def main(self, *arguments: Any, **settings: Any) -> Any:
         """Run the command that the words ask for."""
@@ -118,9 +132,17 @@ class Group(Command, click.Group):
             sys.exit(terminal.EXIT_FAILED)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, then the commands."""
-        super().format_options(ctx, formatter)
+        """Write the commands, then the options."""
         self.format_commands(ctx, formatter)
+        super().format_options(ctx, formatter)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands by chapter, with their whole summaries in one column."""
+        width = max(map(len, self.commands))
+        for title, names in self.chapters.items():
+            rows = [(name.ljust(width), self.commands[name].get_short_help_str()) for name in names]
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the words before the name of the command."""
@@ -206,7 +228,9 @@ def before_commands(function: Callable[..., None]) -> Callable[..., None]:
     # Of two, the last counts.
     loudness = functools.partial(_common_option, is_flag=True, expose_value=False, callback=_loudness)
     for decorate in (
-        _common_option("--log-file", type=PATH, help="Also write the full log to this file."),
+        _common_option(
+            "--log-file", type=PATH, help="Also write the full log to this file.  [default: none]"
+        ),
         loudness("-q", "--quiet", help="Log warnings and errors only."),
         loudness("-v", "--verbose", help="Log everything, tracebacks included."),
         _common_option(
@@ -242,14 +266,39 @@ core_probability = option(
     type=click.FloatRange(0, 1),
     default=0.0,
     show_default=True,
-    help="Least membership probability that makes a core; at 0 all members are.",
+    help="Lowest membership probability of a core step; at 0 all members are core steps.",
 )
-force = option("--force", is_flag=True, help="Replace a file that exists, once the new one is complete.")
+force = option("--force", is_flag=True, help="Replace an existing file, once the new one is complete.")
 
 
-def model(text: str) -> Callable[..., Any]:
-    """Make the option that names an embedding model."""
-    return option("--model", metavar="NAME", callback=_named, shell_complete=completion.models, help=text)
+def model(text: str, *, default: str = "the only clustered model") -> Callable[..., Any]:
+    """Make the option that names an embedding model; `default` describes what is taken without it."""
+    return _model(callback=_named, help=f"{text}  [default: {default}]")
+
+
+def models(text: str, **settings: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the parameter `models`: arguments, and the values of a repeatable `--model`."""
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def run(*, models: tuple[str, ...], named_models: tuple[str, ...], **options: Any) -> None:
+            function(models=(*models, *named_models), **options)
+
+        named = _model(
+            "named_models", multiple=True, callback=_each_named, help=f"{text}  [default: all]", **settings
+        )
+        argument = click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=completion.models)
+        return argument(named(run))
+
+    return decorate
+
+
+_model = functools.partial(option, "--model", metavar="NAME", shell_complete=completion.models)
+MIN_CLUSTER_SIZE = "Smallest cluster: a number of rows, or a share of the rows such as 0.1%."
+MIN_SAMPLES = (
+    "Number of neighbours for the core distance, including the point itself.  "
+    "[default: min-cluster-size, at most 64]"
+)
 
 
 def values(read: Callable[[str], Any]) -> Callable[..., list[Any] | None]:
@@ -282,6 +331,12 @@ def _range(text: str, read: Callable[[str], Any]) -> list[Any]:
         raise ValueError("FROM must not be above TO, and STEP not be too small for the two")
     # 0.1 three times is not 0.3: steps are counted, and what they come to is rounded.
     return [round(first + number * step, 12) for number in range(int((last - first) / step + 1e-9) + 1)]
+
+
+def _each_named(context: click.Context, option: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        _named(context, option, name)
+    return names
 
 
 def _named(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:

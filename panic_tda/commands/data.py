@@ -19,9 +19,10 @@ from panic_tda.cli.rendering import common
 @options.yes
 @options.common
 def upgrade(database: str, yes: bool) -> None:
-    """Bring a database of the generation pipeline to the tables of this version.
+    """Upgrade the database of a generation pipeline.
 
-    Says first which old clustering tables go, and asks. No other row changes.
+    Adds the clustering tables of this version. Lists first which old clustering tables it drops, and asks.
+    No other row changes.
     """
     from panic_tda.storage.database import open_database
     from panic_tda.storage.schema.upgrade import plan_upgrade
@@ -40,28 +41,57 @@ def upgrade(database: str, yes: bool) -> None:
     terminal.print_data(f"{opened} is up to date.")
 
 
+@options.command("info", example="info --db trajectory_data.sqlite")
+@options.json_output
+@options.common
+def info(database: str, as_json: bool) -> None:
+    """Show what the database contains.
+
+    Shows its embedding models, embeddings, runs, networks and clusterings. Counts are read from indexes: it
+    takes seconds on large databases too.
+    """
+    from panic_tda.cli.rendering import overview as rendering
+    from panic_tda.storage.database import open_current
+    from panic_tda.storage.read.overview import read_overview
+
+    with display.make_progress(ended=logging.DEBUG) as progress:
+        progress.phase("count")
+        overview = read_overview(open_current(database))
+    terminal.print_data(
+        rendering.overview_json(overview)
+        if as_json
+        else rendering.overview_text(overview, common.table_width())
+    )
+
+
 _column = functools.partial(option, metavar="NAME", section="Columns of a FILE")
 
 
 @options.command("import-embeddings", example="import-embeddings panic_tda/sample/captions_minilm.parquet")
 @click.argument("files", nargs=-1, required=True, type=options.PATH, metavar="FILE|FOLDER...")
-@options.model("Name of the embedding model, where the files have no column embedding_model.")
-@_column("--text-column", "text", help="Column of texts.  [default: text]")
-@_column("--vector-column", "vector", help="Column of vectors.  [default: vector]")
-@_column("--run-column", "run", help="Column of runs.  [default: run, else run_id]")
-@_column("--sequence-number-column", "sequence_number", help="Column of places in the runs, from 0.")
-@_column("--prompt-column", "initial_prompt", help="Column of initial prompts.")
+@options.model("Embedding model of the vectors.", default="the column embedding_model")
+@_column("--text-column", "text", help="Column of the texts.  [default: text]")
+@_column("--vector-column", "vector", help="Column of the vectors.  [default: vector]")
+@_column("--run-column", "run", help="Column of the run of each row.  [default: run, else run_id]")
+@_column(
+    "--sequence-number-column",
+    "sequence_number",
+    help="Column of the steps of the runs, from 0.  [default: sequence_number]",
+)
+@_column(
+    "--prompt-column", "initial_prompt", help="Column of the initial prompts.  [default: initial_prompt]"
+)
 @_column(
     "--texts",
     metavar="FILE",
     type=options.PATH,
-    help="Texts of a .npy or .npz FILE, one a line.",
+    help="File with the texts of a .npy or .npz FILE, one per line.  [default: none]",
 )
 @_column("--no-text", is_flag=True, metavar=None, help="Import vectors without texts.")
 @option(
     "--skip-invalid",
     is_flag=True,
-    help="Leave out embeddings without a usable vector; their texts keep their places.",
+    help="Leave out embeddings without a valid vector; their texts stay in the runs.",
 )
 @options.json_output
 @options.common
@@ -74,16 +104,18 @@ def import_embeddings(
     as_json: bool,
     **names: Any,
 ) -> None:
-    """Read embeddings from files; makes the database where there is none.
+    """Import embeddings from files into a database.
+
+    A database that does not exist is created.
 
     A FILE is Parquet, Arrow (Feather), CSV, NDJSON, or NumPy's .npy or .npz. Its columns: text, vector;
     optional: embedding_model, run (or run_id, as exports call it), sequence_number, initial_prompt, network,
     seed, output_type (text or image; such rows may be without a text). A vector is a list, in CSV a cell such
     as "[0.1, 0.2]". A FOLDER is a dump of the generation pipeline: runs.parquet, invocations.parquet,
-    embeddings.parquet and, where it is there, experiments.parquet; what is in it keeps its ids. An SQLite
-    FILE of the pipeline's newer generation is read like its dump.
+    embeddings.parquet and, if it exists, experiments.parquet; its rows keep their ids. An SQLite FILE of the
+    pipeline's newer generation is read like its dump.
 
-    Importing the same rows again changes nothing, and what has grown adds what is new.
+    Importing the same rows again changes nothing. A source that has grown adds its new rows.
     """
     from panic_tda.cli.rendering import databases as rendering
     from panic_tda.files import importing
@@ -108,23 +140,30 @@ def import_embeddings(
 
 @options.command("doctor", example="doctor --db trajectory_data.sqlite")
 @click.argument("kinds", nargs=-1, metavar="[KIND]...")
-@option("--limit", type=click.IntRange(min=0), default=10, show_default=True, help="Most ids; 0 for all.")
-@option("--fix", is_flag=True, help="Mend what can be mended without losing anything.")
+@option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="Largest number of ids per finding; 0 shows all.",
+)
+@option("--fix", is_flag=True, help="Repair what can be repaired without losing data.")
 @options.yes
-@option("--environment", is_flag=True, help="The machine: libraries, devices, and backends that run.")
+@option("--environment", is_flag=True, help="Check the libraries, devices and backends of this machine.")
 @options.json_output
 @options.common
 def doctor(
     database: str, kinds: tuple[str, ...], limit: int, fix: bool, yes: bool, environment: bool, as_json: bool
 ) -> None:
-    """Say what is wrong in the database, and what waits beside it.
+    """Check the database, or the machine (--environment).
 
-    Takes databases of the generation pipeline before and after their upgrade. Exits 1 where something is
-    found. Reads every vector once and no image, and changes nothing. KIND: only these, as findings name them.
+    Reports damaged or contradictory rows, and unfinished work beside the database. Takes databases of the
+    generation pipeline before and after their upgrade. Exits 1 if there are findings. Reads every vector
+    once and no image, and changes nothing. KIND limits the check to these kinds of findings.
 
     With --fix: deletes exact duplicates, orphaned assignments, broken clusterings and damaged trees (or KIND
-    alone), after saying how many, and asks. With --environment: what this machine has to work with, and what
-    is missing for more.
+    alone). It shows the counts first, and asks. With --environment: shows the libraries and devices of this
+    machine, which backends run on it, and what the others need.
     """
     if environment:
         _examine_environment(as_json=as_json)
@@ -195,11 +234,11 @@ def _mend(database: str, kinds: tuple[str, ...], *, yes: bool, as_json: bool) ->
 @options.json_output
 @options.common
 def copy_database(database: str, source: str, target: str, as_json: bool) -> None:
-    """Copy all of a database into a new one, SQLite or PostgreSQL, and compare the two.
+    """Copy a database into a new one, SQLite or PostgreSQL.
 
-    SRC is a path or a URL, upgraded or not, and DST a path where no file is, or the URL of a database
-    without tables; --db is not asked. A copy that was stopped goes on when the same command is given again.
-    A password is read from PGPASSWORD or ~/.pgpass where the URL has none.
+    Copies all rows and compares both databases. SRC is a path or a URL, upgraded or not. DST is the path of
+    a new file, or the URL of a database without tables; --db is ignored. Give the same command again to
+    continue a copy that was stopped. If the URL has no password, PGPASSWORD or ~/.pgpass is used.
     """
     from panic_tda.cli.rendering import databases as rendering
     from panic_tda.storage.write.copying import copy_database as copy

@@ -17,12 +17,12 @@ _file = click.argument("file", type=options.PATH, metavar="FILE")
 @options.command("export-clustering", example="export-clustering latest rows.parquet --model MiniLM")
 @_reference
 @_file
-@options.model("The latest clustering of this embedding model.")
-@option("--with-vectors", is_flag=True, help="Add the vectors; import-embeddings takes the file.")
+@options.model("Take the latest clustering of this embedding model.")
+@option("--with-vectors", is_flag=True, help="Add the vectors; import-embeddings reads such a file.")
 @option(
     "--with-map",
     is_flag=True,
-    help="Add x and y: where each lies on the map of its report; null where it is not on it.",
+    help="Add x and y, the coordinates on the map of the report; null for rows that are not on it.",
 )
 @options.force
 @options.json_output
@@ -37,12 +37,11 @@ def export_clustering(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Write a clustering into a file, one row an embedding, with its text, run, cluster and medoid.
+    """Write a clustering, one row per embedding.
 
-    outlier_score is 0 in the densest part of a cluster and towards 1 far from it (GLOSH); nearest_cluster is
-    the cluster that an outlier is nearest to in the tree.
-
-    FILE ends in .parquet, .arrow (or .feather, .ipc), .csv or .ndjson (or .jsonl), and is written as that.
+    A row has the text, run, cluster and medoid. outlier_score is 0 in the densest part of a cluster and
+    near 1 far from it (GLOSH); nearest_cluster is the cluster that an outlier is nearest to in the tree. FILE
+    ends in .parquet, .arrow (or .feather, .ipc), .csv or .ndjson (or .jsonl), which chooses the format.
     """
     from panic_tda.cli.rendering import exports as rendering
     from panic_tda.files import exporting
@@ -72,7 +71,7 @@ def export_clustering(
 @options.command("export-trajectories", example="export-trajectories latest steps.parquet --model MiniLM")
 @_reference
 @_file
-@options.model("The latest clustering of this embedding model.")
+@options.model("Take the latest clustering of this embedding model.")
 @option("--with-drift", is_flag=True, help="Add the distances to the run's first step and to the one before.")
 @options.core_probability
 @options.force
@@ -88,9 +87,10 @@ def export_trajectories(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Write the steps of all runs in a clustering into a file: label, state, flag and visit of each.
+    """Write the steps of all runs, one row per step.
 
-    FILE ends in .parquet, .arrow (or .feather, .ipc), .csv or .ndjson (or .jsonl), and is written as that.
+    A row has the label, state, flag and visit. FILE ends in .parquet, .arrow (or .feather, .ipc), .csv or
+    .ndjson (or .jsonl), which chooses the format.
     """
     from panic_tda.cli.rendering import exports as rendering
     from panic_tda.files import exporting

@@ -3,78 +3,100 @@
 from __future__ import annotations
 
 import functools
+import shlex
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from panic_tda import parameters
-from panic_tda.cli import completion, display, options, parsing, terminal
+from panic_tda.cli import display, options, parsing, terminal
 from panic_tda.cli.options import option
 from panic_tda.cli.rendering import common
+from panic_tda.errors import PanicTdaError
+from panic_tda.wording import shorten_ids
+
+if TYPE_CHECKING:
+    from panic_tda.types import ModelOutcome
 
 _what, _clustering, _machine, _cut = (
     functools.partial(option, section=section)
-    for section in ("What to cluster", "Clustering", "Machine", "What is to be other than there")
+    for section in ("What to cluster", "Clustering", "Machine", "Settings to change")
 )
+
+_EPSILON = "Merge clusters closer than this chord distance (cosine distance = epsilon²/2)."
+_DEFAULT_SIZE = "[default: 0.1%, at least 10; a tenth below 100 rows]"
+_SINGLE = "Whether the root cluster, which holds all rows, may be selected."
+_METHOD = "Select clusters by excess of mass, or the leaves of the hierarchy."
+_LARGEST = "Largest cluster in rows (eom only)"
+_UNCHANGED = "[default: as in the clustering]"
 
 
 @options.command("cluster-embeddings", example="cluster-embeddings MiniLM --downsample 2 --epsilon 0.35")
-@click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=completion.models)
-@_what("--downsample", type=int, default=1, show_default=True, metavar="N", help="Keep every N-th output.")
-@_what("--skip-invalid", is_flag=True, help="Leave invalid vectors out instead of failing their model.")
+@options.models("Embedding model to cluster, like MODEL; may be repeated.", section="What to cluster")
+@_what(
+    "--downsample",
+    type=int,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Keep every N-th output of each run.",
+)
+@_what("--skip-invalid", is_flag=True, help="Leave out invalid vectors instead of failing.")
 @_clustering(
     "--epsilon",
     type=float,
     default=parameters.EPSILON,
     show_default=True,
-    help="Chord below which clusters are not split (cosine epsilon²/2).",
+    help=_EPSILON,
 )
-@_clustering(
-    "--min-cluster-size", metavar="N|P%", help="Fewest members, or a share of the rows such as 0.1%."
-)
-@_clustering("--min-samples", type=int, help="Neighbours that make a row dense, itself counted.")
+@_clustering("--min-cluster-size", metavar="N|P%", help=f"{options.MIN_CLUSTER_SIZE}  {_DEFAULT_SIZE}")
+@_clustering("--min-samples", type=int, help=options.MIN_SAMPLES)
 @_clustering(
     "--allow-single-cluster/--no-allow-single-cluster",
     default=parameters.ALLOW_SINGLE_CLUSTER,
     show_default=True,
-    help="Whether the root cluster, which holds all rows, may be selected.",
+    help=_SINGLE,
 )
 @_clustering(
     "--selection-method",
     type=click.Choice(parameters.SELECTION_METHODS),
     default="eom",
     show_default=True,
-    help="Excess of mass, or the leaves of the hierarchy.",
+    help=_METHOD,
 )
-@_clustering("--max-cluster-size", type=int, help="Most rows of a cluster (eom only); 0 for no limit.")
+@_clustering("--max-cluster-size", type=int, help=f"{_LARGEST}.  [default: 0, no limit]")
 @_machine(
     "--backend",
     type=click.Choice(options.BACKENDS),
     default="auto",
     show_default=True,
-    help="What builds the spanning tree; a named one never gives way to another.",
+    help="Engine that builds the spanning tree. Only auto may choose another one.",
 )
-@_machine("--exact", is_flag=True, help="No approximate tree: auto does not take cuml.")
+@_machine("--exact", is_flag=True, help="Build no approximate tree: auto does not choose cuml.")
 @_machine(
     "--memory-limit",
     metavar="SIZE",
-    help="Bytes above the vectors, such as 2GiB, at least 1MiB; the rest goes into files.",
+    help="Largest memory above the vectors, such as 2GiB, at least 1MiB; the rest goes to files.  "
+    "[default: no limit]",
 )
 @_machine(
     "--devices",
     metavar="N,…|none",
-    help="CUDA devices by number, one model on each at a time, or none.  [default: all]",
+    help="CUDA devices by number, each with one model at a time, or none.  [default: all]",
 )
 @_machine(
     "--work-dir",
     type=options.PATH,
-    help="Where unfinished work is kept.  [default: NAME.panic-tda beside the database]",
+    help="Folder for unfinished work.  [default: NAME.panic-tda beside the database]",
 )
-@_machine("--no-checkpoint", is_flag=True, help="Keep no state: a killed run starts afresh.")
-@_machine("--discard-checkpoints", is_flag=True, help="Remove what earlier runs kept.")
-@_machine("--no-tree", is_flag=True, help="Do not store the spanning tree.")
+@_machine("--no-checkpoint", is_flag=True, help="Save no state: a killed run cannot be continued.")
+@_machine("--discard-checkpoints", is_flag=True, help="First delete the saved states of earlier runs.")
+@_machine("--no-tree", is_flag=True, help="Do not store the spanning tree: no recut, no sweep.")
 @options.json_output
 @options.common
 def cluster_embeddings(
@@ -92,9 +114,11 @@ def cluster_embeddings(
     as_json: bool,
     **asked: Any,
 ) -> None:
-    """Cluster all embeddings of the named embedding models, or of all models, and save the results."""
+    """Cluster the embeddings of each embedding model.
+
+    Saves the results in the database. Without MODEL or --model, all models are clustered.
+    """
     from panic_tda import clustering_manager
-    from panic_tda.cli.rendering import clusterings as rendering
     from panic_tda.types import FAILED
 
     wanted = parsing.from_options(max_cluster_size=max_cluster_size or None, **asked)
@@ -117,36 +141,37 @@ def cluster_embeddings(
             progress=progress,
             wording="options",
         )
-    terminal.print_data(
-        rendering.outcomes_json(outcomes)
-        if as_json
-        else rendering.outcomes_text(outcomes, common.table_width())
-    )
+    _print_outcomes(database, outcomes, as_json=as_json)
     if any(outcome.status == FAILED for outcome in outcomes):
         sys.exit(terminal.EXIT_FAILED)
 
 
 @options.command("recut-clustering", example="recut-clustering latest --model MiniLM --epsilon 0.3")
 @options.reference
-@options.model("The latest clustering of this embedding model.")
-@_cut("--epsilon", type=float, help="Chord below which clusters are not split.")
-@_cut("--min-cluster-size", metavar="N|P%", help="Fewest members, or a share of the rows such as 0.1%.")
-@_cut("--min-samples", type=int, help="Belongs to the tree; another number than the tree's is refused.")
+@options.model("Take the latest clustering of this embedding model.")
+@_cut("--epsilon", type=float, help=f"{_EPSILON}  {_UNCHANGED}")
+@_cut("--min-cluster-size", metavar="N|P%", help=f"{options.MIN_CLUSTER_SIZE}  {_UNCHANGED}")
+@_cut(
+    "--min-samples",
+    type=int,
+    help=f"Cannot be changed: the tree depends on it. Another number is refused.  {_UNCHANGED}",
+)
 @_cut(
     "--allow-single-cluster/--no-allow-single-cluster",
     default=None,
-    help="Whether the root cluster, which holds all rows, may be selected.",
+    help=f"{_SINGLE}  {_UNCHANGED}",
 )
 @_cut(
     "--selection-method",
     type=click.Choice(parameters.SELECTION_METHODS),
-    help="Excess of mass, or the leaves of the hierarchy.",
+    help=f"{_METHOD}  {_UNCHANGED}",
 )
-@_cut("--max-cluster-size", type=int, help="Most rows of a cluster (eom only); 0 for no limit.")
+@_cut("--max-cluster-size", type=int, help=f"{_LARGEST}; 0 for no limit.  {_UNCHANGED}")
 @option(
     "--memory-limit",
     metavar="SIZE",
-    help="Vectors of more bytes, such as 8GiB, at least 1MiB, go into a file.",
+    help="Largest memory of the vectors, such as 8GiB, at least 1MiB; larger ones go to a file.  "
+    "[default: no limit]",
 )
 @options.json_output
 @options.common
@@ -159,11 +184,11 @@ def recut_clustering(
     as_json: bool,
     **changes: Any,
 ) -> None:
-    """Cut other clusters from the tree of a stored clustering, without fitting again.
+    """Recut a stored clustering with other settings.
 
-    The result is stored like any other, and equals what clustering the same embeddings anew would give.
+    Cuts the spanning tree of a stored clustering with other settings, without fitting again. The result is
+    stored like any other, and equals a new clustering of the same embeddings. ID may be shortened.
     """
-    from panic_tda.cli.rendering import clusterings as rendering
     from panic_tda.insight.recut import Changes
     from panic_tda.insight.recut import recut_clustering as recut
     from panic_tda.storage.read.clusterings import find_stored
@@ -182,8 +207,34 @@ def recut_clustering(
             progress=progress,
             wording="options",
         )
-    terminal.print_data(
-        rendering.outcomes_json([outcome])
-        if as_json
-        else rendering.outcomes_text([outcome], common.table_width())
-    )
+    _print_outcomes(database, [outcome], as_json=as_json)
+
+
+def _print_outcomes(database: str, outcomes: Sequence[ModelOutcome], *, as_json: bool) -> None:
+    """Print what was clustered; after the first clustering of a database also what to do next."""
+    from panic_tda.cli.rendering import clusterings as rendering
+    from panic_tda.storage.database import open_current
+    from panic_tda.storage.read.results import read_clustering_ids
+    from panic_tda.types import CLUSTERED
+
+    if as_json:
+        terminal.print_data(rendering.outcomes_json(outcomes))
+        return
+    stored: list[str] = []
+    # The results are saved: a database that cannot be read now must not hide them.
+    with suppress(PanicTdaError), open_current(database).session() as session:
+        stored = read_clustering_ids(session)
+    text = rendering.outcomes_text(outcomes, common.table_width(), names=shorten_ids(stored))
+    if stored and set(stored) == {str(outcome.id) for outcome in outcomes if outcome.status == CLUSTERED}:
+        text += f"\n\n{rendering.next_steps_text(outcomes, functools.partial(_shell_line, database))}"
+    terminal.print_data(text)
+
+
+def _shell_line(database: str, name: str, *words: str) -> str:
+    """Return a line of shell that runs a command on this database, which it names if the user named it."""
+    from panic_tda.storage.database import open_database
+
+    source = click.get_current_context().get_parameter_source("database")
+    if source is ParameterSource.COMMANDLINE:
+        return open_database(database).command(name, *words)
+    return shlex.join(["panic-tda", name, *words])

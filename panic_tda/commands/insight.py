@@ -11,29 +11,36 @@ from panic_tda.cli import display, options, parsing, terminal
 from panic_tda.cli.options import option
 from panic_tda.cli.rendering import common
 
+_UNCHANGED = "[default: as in the clustering]"
+_EPSILONS = (
+    "Chord distances below which clusters are merged.  "
+    "[default: as in the clustering; without any values, 0:1.2:0.1]"
+)
+
 
 @options.command("sweep-clustering", example="sweep-clustering latest --model MiniLM --epsilon 0.2:0.6:0.1")
 @options.reference
-@options.model("The latest clustering of this embedding model.")
-@option("--epsilon", "epsilons", callback=options.values(float), metavar="A:B:STEP|a,b,…", help="Chords.")
+@options.model("Take the latest clustering of this embedding model.")
+@option("--epsilon", "epsilons", callback=options.values(float), metavar="A:B:STEP|a,b,…", help=_EPSILONS)
 @option(
     "--min-cluster-size",
     "sizes",
     callback=options.values(parsing.parse_min_cluster_size),
     metavar="A:B:STEP|a,b,…",
-    help="Counts, or shares of the rows such as 0.1%,1%.",
+    help=f"Smallest clusters: numbers of rows, or shares of the rows such as 0.1%,1%.  {_UNCHANGED}",
 )
 @option(
     "--selection-method",
     "methods",
     type=click.Choice(parameters.SELECTION_METHODS),
     multiple=True,
-    help="May be given twice, for both.",
+    help=f"Excess of mass, or the leaves of the hierarchy; repeat it for both.  {_UNCHANGED}",
 )
 @option(
     "--allow-single-cluster/--no-allow-single-cluster",
     default=None,
-    help="Whether all rows may be one cluster.",
+    help="Whether the root cluster, which holds all rows, may be selected.  "
+    "[default: as in the clustering, and the opposite where it gives other clusters]",
 )
 @options.json_output
 @options.common
@@ -47,10 +54,10 @@ def sweep_clustering(
     allow_single_cluster: bool | None,
     as_json: bool,
 ) -> None:
-    """Show what other settings would give, from the tree of a stored clustering; nothing is stored.
+    """Compare other settings without storing results.
 
-    Every combination of the values is a row; what is not given stays as in the clustering. Without any
-    values, epsilon goes from 0 to 1.2.
+    Cuts the spanning tree of a stored clustering with every combination of the values. Settings without
+    values stay as in the clustering. Without any values, epsilon goes from 0 to 1.2. ID may be shortened.
     """
     from panic_tda.cli.rendering import sweep as rendering
     from panic_tda.insight import sweep
@@ -76,14 +83,15 @@ def sweep_clustering(
 
 @options.command("show-density", example="show-density latest --model MiniLM")
 @options.reference
-@options.model("The latest clustering of this embedding model.")
+@options.model("Take the latest clustering of this embedding model.")
 @options.json_output
 @options.common
 def show_density(database: str, reference: str, model: str | None, as_json: bool) -> None:
-    """Show whether the outliers are real: core distances, and on what the outliers depend.
+    """Show whether the outliers are real.
 
-    The core distance of an embedding is the distance to its min_samples-th neighbour; outliers are counted
-    by min_cluster_size and epsilon, by length and writer of the text, and by output step.
+    Shows the core distances: the distance of each embedding to its min_samples-th neighbour. Counts the
+    outliers by min_cluster_size and epsilon, by length and model of the text, and by output step. ID may be
+    shortened.
     """
     from panic_tda.cli.rendering import density as rendering
     from panic_tda.insight import density
@@ -100,23 +108,24 @@ def show_density(database: str, reference: str, model: str | None, as_json: bool
 @options.command("compare-clusterings", example="compare-clusterings 01a1fbfd-1 01a1fbfd-2 --limit 3")
 @options.clustering("first", metavar="A")
 @options.clustering("second", metavar="B")
-@options.model("The model whose latest clustering latest means.")
+@options.model("Embedding model that latest refers to.")
 @option(
     "--limit",
     type=click.IntRange(min=0),
     default=20,
     show_default=True,
-    help="Most changed clusters as text; 0 for all.",
+    help="Largest number of changed clusters in the text; 0 shows all.",
 )
 @options.json_output
 @options.common
 def compare_clusterings(
     database: str, first: str, second: str, model: str | None, limit: int, as_json: bool
 ) -> None:
-    """Compare two clusterings: how alike they are, and what became of each cluster of A in B.
+    """Compare two clusterings, cluster by cluster.
 
-    On the embeddings that both contain; of two models, or of samples that share none, on the invocations. A
-    and B are ids, which may be shortened, or latest.
+    Shows how alike they are, and what became of each cluster of A in B. They are compared on the embeddings
+    that both contain; if they share none, as those of two models, on the invocations. A and B are ids, which
+    may be shortened, or latest.
     """
     from panic_tda.cli.rendering import comparison as rendering
     from panic_tda.insight import comparison

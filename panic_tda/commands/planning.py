@@ -8,30 +8,42 @@ from typing import Any
 
 import click
 
-from panic_tda.cli import completion, display, options, parsing, terminal
+from panic_tda.cli import display, options, parsing, terminal
 from panic_tda.cli.options import option
 from panic_tda.cli.rendering import common
 
-_clustering = functools.partial(option, section="As cluster-embeddings will be told")
+_clustering = functools.partial(option, section="Settings of cluster-embeddings")
 
 
 @options.command("plan-clustering", example="plan-clustering MiniLM --within 8h")
-@click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=completion.models)
+@options.models("Embedding model to plan, like MODEL; may be repeated.")
 @option(
     "--downsample",
     "downsamples",
     type=int,
     multiple=True,
     metavar="N",
-    help="A factor to plan, repeatable.  [default: 1, 10, 100, 1000]",
+    help="Sampling factor to plan; may be repeated.  [default: 1, 10, 100, 1000]",
 )
-@option("--within", metavar="TIME", help="Find the smallest factor that ends in time, such as 8h or 1h30m.")
-@_clustering("--min-cluster-size", metavar="N|P%", help="Fewest members, or a share of the rows.")
-@_clustering("--min-samples", type=int, help="Neighbours that make a row dense, itself counted.")
+@option(
+    "--within",
+    metavar="TIME",
+    help="Find the smallest factor that ends within a time such as 8h or 1h30m.  [default: no time limit]",
+)
 @_clustering(
-    "--backend", type=click.Choice(options.BACKENDS), default="auto", show_default=True, help="What fits."
+    "--min-cluster-size",
+    metavar="N|P%",
+    help=f"{options.MIN_CLUSTER_SIZE}  [default: as cluster-embeddings]",
 )
-@_clustering("--exact", is_flag=True, help="No approximate tree.")
+@_clustering("--min-samples", type=int, help=options.MIN_SAMPLES)
+@_clustering(
+    "--backend",
+    type=click.Choice(options.BACKENDS),
+    default="auto",
+    show_default=True,
+    help="Engine that fits.",
+)
+@_clustering("--exact", is_flag=True, help="Build no approximate tree.")
 @_clustering("--devices", metavar="N,…|none", help="CUDA devices by number, or none.  [default: all]")
 @options.json_output
 @options.common
@@ -44,9 +56,11 @@ def plan_clustering(
     as_json: bool,
     **asked: Any,
 ) -> None:
-    """Say what clusterings would take here: rows, memory and time by model and sampling factor.
+    """Estimate time and memory before clustering.
 
-    Fits some thousand rows of each model and factor, which takes seconds, and reads only.
+    Shows rows, memory and time on this machine, by embedding model and sampling factor. Fits some thousand
+    rows of each, which takes seconds, and changes nothing. Without MODEL or --model, all embedding models
+    are planned.
     """
     from panic_tda.cli.rendering import plan as rendering
     from panic_tda.insight import planning

@@ -9,33 +9,41 @@ from typing import Any
 
 import click
 
-from panic_tda.cli import display, options, terminal
+from panic_tda.cli import browser, display, options, terminal
 from panic_tda.cli.options import option
 from panic_tda.wording import pluralize
 
 N_LABELS, WIDTH, MAP_ROWS = 30, 7.2, 50_000
 
-_model = options.model("The latest clustering of this embedding model.")
+_log = logging.getLogger(__name__)
+_model = options.model("Take the latest clustering of this embedding model.")
 _map_rows = option(
     "--map-rows",
     type=click.IntRange(min=1),
     default=MAP_ROWS,
     show_default=True,
-    help="Embeddings on the map, at most; medoids are there in any case.",
+    help="Largest number of embeddings on the map; medoids are added.",
 )
-_seed = option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the map.")
+_seed = option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Seed of the map."
+)
 
 
-def _output(metavar: str, text: str) -> Callable[..., Any]:
+def _output(metavar: str, text: str, *, required: bool) -> Callable[..., Any]:
     file = options.PATH
-    return option("-o", "--output", type=file, required=True, metavar=metavar, help=text)
+    return option("-o", "--output", type=file, required=required, metavar=metavar, help=text)
 
 
 @options.command("report-clustering", example="report-clustering latest --model MiniLM -o report.html")
 @options.reference
 @_model
-@_output("FILE.html", "Where the page goes; ends in .html or .htm.")
+@_output(
+    "FILE.html",
+    "File of the page; ends in .html or .htm.  [default: report-MODEL-ID.html in this folder]",
+    required=False,
+)
 @options.force
+@option("--open", "show_page", is_flag=True, help="Open the page in a browser.")
 @_map_rows
 @_seed
 @options.json_output
@@ -44,22 +52,25 @@ def report_clustering(
     database: str,
     reference: str,
     model: str | None,
-    output: Path,
+    output: Path | None,
     force: bool,
+    show_page: bool,
     map_rows: int,
     seed: int,
     as_json: bool,
 ) -> None:
-    """Write one page about a clustering that works without a network: map, clusters, runs, settings.
+    """Write a clustering as one HTML page for the browser.
 
-    One self-contained HTML file, to be opened in a browser or sent as an attachment. The database is only
-    read.
+    The page has the map, clusters, runs and settings. It is one self-contained file that needs no network
+    and can be sent as an attachment. ID may be shortened.
     """
     from panic_tda.report import making
     from panic_tda.storage.read.clusterings import find_stored
 
-    making.require_target(output, force=force)
+    if output is not None:
+        making.require_target(output, force=force)
     opened, source = find_stored(database, reference, model=model)
+    output = output or making.choose_name(opened, source)
     with display.make_progress(ended=logging.DEBUG) as progress:
         size = making.write_report(
             opened, source, output, map_rows=map_rows, seed=seed, force=force, progress=progress
@@ -68,28 +79,30 @@ def report_clustering(
         terminal.print_data({"clustering": str(source.id), "path": str(output), "bytes": size})
     else:
         terminal.print_data(f"{output}: {size / 1e6:.1f} MB, clustering {source.id}")
+    if show_page and (reason := browser.open_page(output)):
+        _log.warning("%s", reason)
 
 
 @options.command("plot-clustering", example="plot-clustering latest --model MiniLM -o map.png")
 @options.reference
 @_model
-@_output("FILE", "Ends in .png (300 dpi), .svg or .pdf.")
+@_output("FILE", "File of the figure; ends in .png (300 dpi), .svg or .pdf.", required=True)
 @options.force
 @option(
     "--labels",
     type=click.IntRange(0, 100),
     default=N_LABELS,
     show_default=True,
-    help="Clusters with a label, the largest: what their medoids say, shortened.",
+    help="Number of the largest clusters that get a label, their medoid's text.",
 )
-@option("--title", metavar="TEXT", help="An empty one leaves it out.  [default: says the model]")
-@option("--dark", is_flag=True, help="On black.")
+@option("--title", metavar="TEXT", help="Title; an empty one leaves it out.  [default: names the model]")
+@option("--dark", is_flag=True, help="Draw on black.")
 @option(
     "--width",
     type=click.FloatRange(2, 40),
     default=WIDTH,
     show_default=True,
-    help="In inches; the figure is a square. One column of a journal (3.5) has room for some 10 labels.",
+    help="Width and height in inches. A journal's column (3.5) has room for about 10 labels.",
 )
 @_map_rows
 @_seed
@@ -109,10 +122,10 @@ def plot_clustering(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Draw the map of a clustering for a paper: its embeddings in two dimensions, its largest places by name.
+    """Draw the map of a clustering for a paper.
 
-    Embeddings are sampled evenly over runs and steps, and laid out by UMAP. The same seed gives the same
-    picture. ID may be shortened.
+    Shows its embeddings in two dimensions, with labels on the largest clusters. Embeddings are sampled evenly
+    over runs and steps, and laid out by UMAP. The same seed gives the same picture. ID may be shortened.
     """
     from panic_tda.report import figure
     from panic_tda.report.drawing import Style

@@ -11,7 +11,9 @@ from panic_tda.cli import completion, options, terminal
 @click.argument("shell", type=click.Choice(completion.SHELLS))
 @options.common
 def complete(database: str, shell: str) -> None:
-    """Print the script with which a shell completes commands, options, ids and models at the Tab key.
+    """Print the script that completes words in your shell.
+
+    The Tab key then completes commands, options, ids and models.
 
     \b
     bash, in ~/.bashrc:                   eval "$(panic-tda completion bash)"

@@ -14,16 +14,22 @@ from panic_tda.wording import shorten_ids
 
 
 @options.command("list-clusterings", example="list-clusterings --model MiniLM --limit 10")
-@options.model("Only clusterings of this embedding model.")
-@option("--limit", type=click.IntRange(min=0), default=50, show_default=True, help="Most rows; 0 for all.")
+@options.model("List the clusterings of this embedding model only.", default="all models")
+@option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=50,
+    show_default=True,
+    help="Largest number of rows; 0 lists all.",
+)
 @options.json_output
 @options.common
 def list_clusterings(database: str, model: str | None, limit: int, as_json: bool) -> None:
     """List the stored clusterings, the latest first.
 
-    Ids are shortened to what no other clustering's begins with; wherever an ID is taken, so is that.
+    Ids are shortened as far as they stay unique. Commands take these short ids.
     """
-    from panic_tda.cli.rendering import clusterings as rendering
+    from panic_tda.cli.rendering import listings as rendering
     from panic_tda.storage.database import open_current
     from panic_tda.storage.read import results
 
@@ -40,9 +46,13 @@ def list_clusterings(database: str, model: str | None, limit: int, as_json: bool
 
 @options.command("show-clustering", example="show-clustering latest --model MiniLM --limit 5")
 @options.reference
-@options.model("Only clusterings of this embedding model.")
+@options.model("Show a clustering of this embedding model only.", default="all models")
 @option(
-    "--limit", type=click.IntRange(min=0), default=20, show_default=True, help="Most clusters; 0 for all."
+    "--limit",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="Largest number of clusters; 0 shows all.",
 )
 @option(
     "--words",
@@ -55,10 +65,11 @@ def list_clusterings(database: str, model: str | None, limit: int, as_json: bool
 def show_clustering(
     database: str, reference: str, model: str | None, limit: int, with_words: bool, as_json: bool
 ) -> None:
-    """Show a clustering: its parameters, then its clusters with their medoids, the largest first.
+    """Show a clustering and its largest clusters.
 
-    Each cluster has the number of runs and prompts that its members come from. ID may be shortened; latest
-    means the latest clustering of each model.
+    Shows its parameters, then its clusters with their medoids and the number of runs and prompts that their
+    members come from, the largest first. ID may be shortened; latest means the latest clustering of each
+    model.
     """
     from panic_tda.cli.rendering import clusterings as rendering
     from panic_tda.insight.origins import read_origins
@@ -91,18 +102,18 @@ def show_clustering(
 
 @options.command("delete-clusterings", example="delete-clusterings 01a1fbfd-1")
 @click.argument("references", nargs=-1, metavar="[ID]...", shell_complete=completion.ids)
-@options.model("All clusterings of this embedding model.")
-@option("--all", "everything", is_flag=True, help="All clusterings.")
+@options.model("Delete all clusterings of this embedding model.", default="none")
+@option("--all", "everything", is_flag=True, help="Delete all clusterings.")
 @options.yes
 @options.common
 def delete_clusterings(
     database: str, references: tuple[str, ...], model: str | None, everything: bool, yes: bool
 ) -> None:
-    """Delete clusterings with their clusters and assignments; embeddings stay.
+    """Delete clusterings; the embeddings stay.
 
-    Says what goes, and asks.
+    Deletes the clusters and assignments too. Lists first what it deletes, and asks.
     """
-    from panic_tda.cli.rendering import clusterings as rendering
+    from panic_tda.cli.rendering import listings as rendering
     from panic_tda.storage.database import open_current
     from panic_tda.storage.read import results
     from panic_tda.storage.write import saving
@@ -132,9 +143,10 @@ def delete_clusterings(
 @options.json_output
 @options.common
 def save_pending(database: str, files: tuple[Path, ...], as_json: bool) -> None:
-    """Save clusterings that were computed but could not be saved.
+    """Save results whose saving failed earlier.
 
-    Without FILE, those that wait beside the database. Embeddings that have gone since are left out.
+    A computed clustering that cannot be saved is kept in a file beside the database. Without FILE, all such
+    files of the database are saved. Embeddings that were deleted since are left out.
     """
     from panic_tda.cli.rendering import clusterings as rendering
     from panic_tda.storage.write import recovery

@@ -15,7 +15,7 @@ GROUPINGS = ("network", "prompt", "model", "t2i", "i2t", "network,prompt")
 
 @options.command("show-trajectories", example="show-trajectories latest --model MiniLM --by network,prompt")
 @options.reference
-@options.model("The model whose latest clustering latest means.")
+@options.model("Take the latest clustering of this embedding model.")
 @option(
     "--by",
     type=click.Choice(GROUPINGS),
@@ -24,12 +24,17 @@ GROUPINGS = ("network", "prompt", "model", "t2i", "i2t", "network,prompt")
     help="What runs are grouped by: model wrote what was embedded; t2i and i2t are the text-to-image and the "
     "image-to-text models of the network.",
 )
-@option("--runs", "all_runs", is_flag=True, help="Also every run.")
-@option("--run", "run_id", metavar="RUN_ID", help="Also this run, with its path; the id may be shortened.")
+@option("--runs", "all_runs", is_flag=True, help="Show every run too.")
+@option(
+    "--run",
+    "run_id",
+    metavar="RUN_ID",
+    help="Show this run and its path too; the id may be shortened.  [default: none]",
+)
 @option(
     "--lag",
     type=click.IntRange(min=1),
-    help="Output steps between the two states of a transition.  [default: from one sampled step to the next]",
+    help="Output steps between the two states of a transition.  [default: one sampled step]",
 )
 @options.core_probability
 @options.json_output
@@ -45,10 +50,11 @@ def show_trajectories(
     core_probability: float,
     as_json: bool,
 ) -> None:
-    """Show what runs do between the clusters: dwell times, transitions and repeated texts.
+    """Show how runs move between the clusters.
 
-    A step between two clusters counts to the one visited last. Repeats are those of the texts alone.
-    Intervals are 95 % bootstrap intervals over runs. ID may be shortened.
+    Shows dwell times, transitions and repeated texts. A step between two clusters counts to the one visited
+    last. Repeats are those of the texts alone. Intervals are 95 % bootstrap intervals over runs. ID may be
+    shortened.
     """
     from panic_tda.cli.rendering import trajectories as rendering
     from panic_tda.insight import trajectories

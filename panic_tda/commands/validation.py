@@ -19,7 +19,7 @@ _limit = option(
 
 @options.command("stability-clustering", example="stability-clustering latest --model MiniLM --resamples 5")
 @options.reference
-@options.model("The latest clustering of this embedding model.")
+@options.model("Use the latest clustering of this embedding model.")
 @option(
     "--resamples",
     type=click.IntRange(min=2),
@@ -33,7 +33,7 @@ _limit = option(
 def stability_clustering(
     database: str, reference: str, model: str | None, resamples: int, limit: int, as_json: bool
 ) -> None:
-    """Measure how stable clusters are: cluster samples of the runs again, and compare.
+    """Measure how stable clusters are over samples of runs.
 
     For each cluster the largest Jaccard index with a cluster of each sample is taken. From a mean of 0.75 on
     it is called stable, up to 0.5 dissolved. Each sample is a fit with the stored parameters on the same
@@ -59,14 +59,14 @@ def stability_clustering(
 
 @options.command("show-merges", example="show-merges latest --model MiniLM --limit 5")
 @options.reference
-@options.model("The latest clustering of this embedding model.")
+@options.model("Use the latest clustering of this embedding model.")
 @_limit
 @options.json_output
 @options.common
 def show_merges(database: str, reference: str, model: str | None, limit: int, as_json: bool) -> None:
-    """Show at which heights clusters join, and at which min_cluster_size the tree has stable clusters.
+    """Show at which heights clusters join.
 
-    Both come from the stored tree. A layer is a min_cluster_size with which recut-clustering
+    Shows also at which min_cluster_size the stored tree has stable clusters. A layer is a min_cluster_size with which recut-clustering
     --selection-method leaf finds clusters that stay the same over many sizes. ID may be shortened.
     """
     from panic_tda.cli.rendering import validation as rendering
@@ -90,13 +90,13 @@ def show_merges(database: str, reference: str, model: str | None, limit: int, as
 
 @options.command("show-divergence", example="show-divergence latest --model MiniLM")
 @options.reference
-@options.model("The latest clustering of this embedding model.")
+@options.model("Use the latest clustering of this embedding model.")
 @options.json_output
 @options.common
 def show_divergence(database: str, reference: str, model: str | None, as_json: bool) -> None:
-    """Show how runs drift apart step by step, and for how long a run shows its prompt.
+    """Show how runs drift apart, step by step.
 
-    The mean chord between runs of one prompt, and of different prompts, is fitted by
+    Shows also for how many steps the prompt of a run can be recovered. The mean chord between runs of one prompt, and of different prompts, is fitted by
     d(t) = d_inf - (d_inf - d_0) exp(-t / tau). A prompt is recovered where the nearest mean vector of the
     other runs is that of its prompt. ID may be shortened.
     """

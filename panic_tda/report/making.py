@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from panic_tda.errors import WrongUsage
@@ -12,9 +13,12 @@ from panic_tda.progress import Progress, Silent
 from panic_tda.report.gathering import gather
 from panic_tda.report.page import render, require_templates
 from panic_tda.storage.database import Database
-from panic_tda.storage.read.results import ClusteringSummary
+from panic_tda.storage.read.results import ClusteringSummary, read_clustering_ids
+from panic_tda.wording import shorten_ids
 
 SUFFIXES = (".html", ".htm")
+_MODEL_CHARACTERS = 60
+"""Of the name of a model, in the name of a page."""
 
 
 def write_report(
@@ -61,6 +65,14 @@ def write_report(
     with replacing(path, force=force, source=database.path) as file:
         file.write(text)
     return len(text)
+
+
+def choose_name(database: Database, source: ClusteringSummary) -> Path:
+    """Return the name of a page for which none is given: it has the model and the short id."""
+    with database.session() as session:
+        short_id = shorten_ids([str(source.id), *read_clustering_ids(session)])[str(source.id)]
+    model = re.sub(r"[^\w.-]+", "-", source.embedding_model, flags=re.ASCII).strip("-.")[:_MODEL_CHARACTERS]
+    return Path("-".join(filter(None, ["report", model, f"{short_id}{SUFFIXES[0]}"])))
 
 
 def require_target(path: Path, *, force: bool, source: Path | None = None) -> None:

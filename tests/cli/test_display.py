@@ -49,9 +49,8 @@ def test_log_lines_stand_above_the_bars(tmp_path: Path, bars: int) -> None:
     said = "".join(row.ljust(100) for row in seen.last)
     lines = [line.rstrip() for line in re.split(rf"{STAMP} INFO    ", said)[1:]]
     assert lines == [
-        "count: done in 0.0 s",
         *("line 0", "line 1", f"line 2 {'words ' * 25}".rstrip(), "line 3", "line 4"),
-        *(f"{name}: done in {line.split()[-2]} s" for name, line in zip(drawn, lines[6:], strict=True)),
+        *(f"{name}: done in {line.split()[-2]} s" for name, line in zip(drawn, lines[5:], strict=True)),
     ]
 
 
@@ -85,7 +84,7 @@ def test_a_person_sees_a_bar_unless_it_is_to_be_quiet(upgraded: MakeFile) -> Non
     seen = on_a_terminal(*words, cwd=file.path.parent, columns=300)
     assert escape in seen.text
     assert any("━" in row for screen in seen.screens for row in screen)
-    assert sum("Nomic: load: done in" in row for row in seen.last) == 1
+    assert sum("Nomic: " in row and " clusters, " in row for row in seen.last) == 1
     assert all(re.match(STAMP, row) for row in seen.last)
     quiet = on_a_terminal(*words, "--quiet", cwd=file.path.parent)
     assert quiet.text == ""
@@ -148,4 +147,34 @@ def test_a_phase_that_failed_is_not_done(upgraded: MakeFile) -> None:
     for said in (in_lines, on_screen):
         assert len(re.findall(r"(Nomic|STSBMpnet): save: failed after \d+\.\d s", said)) == 2
         assert "save: done" not in said
-        assert "count embeddings: done in" in said
+    assert "count embeddings: done in" in in_lines
+
+
+PHASES = """
+import sys, time
+from panic_tda.cli import display, terminal
+display.SHORT_SECONDS = 0.2
+verbose = "-v" in sys.argv
+from pathlib import Path
+terminal.configure_logging(verbose=verbose, quiet=False, log_file=Path("run.log"))
+with display.make_progress() as progress:
+    progress.phase("short")
+    progress.phase("long")
+    time.sleep(0.5)
+    progress.phase("broken")
+    progress.failed()
+"""
+
+
+def test_a_terminal_is_told_of_long_phases_and_of_failures_only(tmp_path: Path) -> None:
+    def phases(text: str) -> list[str]:
+        return re.findall(r"INFO +(\w+): (?:done in|failed after)", text)
+
+    seen = on_a_terminal(cwd=tmp_path, code=PHASES)
+    assert phases("\n".join(seen.last)) == ["long", "broken"]
+    log = (tmp_path / "run.log").read_text()
+    assert re.findall(r"(\w+): (?:done in|failed after)", log) == ["short", "long", "broken"]
+    verbose = "\n".join(on_a_terminal("-v", cwd=tmp_path, code=PHASES).last)
+    assert "short: done in" in verbose
+    # In a pipe, as under nohup, there is no bar: the log has all phases.
+    assert phases(run(cwd=tmp_path, code=PHASES).stderr) == ["short", "long", "broken"]

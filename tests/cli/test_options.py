@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from panic_tda.cli.rendering.clusterings import NO_CLUSTERINGS
 from panic_tda.main import main
 from panic_tda.storage.database import open_database
+from tests.conftest import MakeFile
 from tests.field_files import write_field_file
 
 
@@ -54,6 +55,57 @@ def invoke(*words: object, **env: str) -> Result:
 def empty_database(path: Path) -> Path:
     open_database(path, create=True)
     return path
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_every_option_shows_its_default(command: str) -> None:
+    """Flags alone need none: they are off."""
+    context = click.Context(main.commands[command])
+    for parameter in main.commands[command].params:
+        if not isinstance(parameter, click.Option) or (parameter.is_flag and not parameter.secondary_opts):
+            continue
+        record = parameter.get_help_record(context)
+        assert record is not None, parameter.name
+        assert "default: " in record[1] or record[1].endswith("[required]"), record
+
+
+@pytest.mark.parametrize("command", ["cluster-embeddings", "plan-clustering"])
+def test_models_are_named_by_argument_and_by_option(upgraded: MakeFile, command: str) -> None:
+    file = upgraded()
+    few = ["--downsample", "1"] if command == "plan-clustering" else []
+    forms = (
+        ["Nomic"],
+        ["--model", "Nomic"],
+        ["Nomic", "--model", "Nomic"],
+        ["--model=Nomic", "--model=Nomic"],
+    )
+    for words in forms:
+        result = invoke(command, *words, *few, "--json", "--db", file.path)
+        assert result.exit_code == 0, result.output
+        (models,) = (
+            value for value in json.loads(result.stdout).values() if isinstance(value, list) and value
+        )
+        assert [model["embedding_model"] for model in models] == ["Nomic"], words
+    both = invoke(command, "STSBMpnet", "--model", "Nomic", *few, "--json", "--db", file.path)
+    (models,) = (value for value in json.loads(both.stdout).values() if isinstance(value, list) and value)
+    assert sorted(model["embedding_model"] for model in models) == ["Nomic", "STSBMpnet"]
+    for name in ("", " "):
+        refused = invoke(command, "--model", "Nomic", "--model", name, "--db", file.path)
+        assert refused.exit_code == 2
+        assert f"such as Nomic; got {name!r}" in refused.stderr
+
+
+MODELLESS = {"completion", "copy-database", "doctor", "help", "info", "save-pending", "upgrade"}
+"""Commands that are not about a model."""
+
+
+def test_commands_about_models_take_them_by_the_same_option() -> None:
+    with_option = {
+        name
+        for name, command in main.commands.items()
+        if any("--model" in parameter.opts for parameter in command.params)
+    }
+    assert set(main.commands) - with_option == MODELLESS
 
 
 NOT_THERE = "no database at"

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from panic_tda.cli.rendering import clusterings as rendering
+from panic_tda.cli.rendering import listings
 from panic_tda.cli.text import columns
 from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage.read.results import ClusterDetails, ClusteringSummary
@@ -120,6 +121,12 @@ def test_a_long_reason_is_a_paragraph_whose_words_stay_whole() -> None:
     assert rendering.outcomes_text([outcome(FAILED, reason)], WIDE).endswith(f"\n\n{' '.join(lines)}")
 
 
+def test_the_id_of_an_outcome_is_as_short_as_is_unique() -> None:
+    names = {str(UUID(int=7)): "00000000"}
+    line = rendering.outcomes_text(OUTCOMES[:1], WIDE, names=names).splitlines()[1]
+    assert line.split()[-1] == "00000000"
+
+
 def test_outcomes_as_json_are_plain() -> None:
     said = rendering.outcomes_json(OUTCOMES)
     assert json.loads(json.dumps(said)) == said
@@ -128,13 +135,16 @@ def test_outcomes_as_json_are_plain() -> None:
 
 def test_a_listing_shows_whether_it_is_exact() -> None:
     for exact, word in ((True, "yes"), (False, "no")):
-        header, line = rendering.listing_text([summary(exact=exact)], 1, WIDE).splitlines()
-        assert header.split()[:5] == ["id", "model", "algorithm", "epsilon", "downsample"]
-        assert line[header.index("exact") :].split()[0] == word
-        assert line.split()[:5] == [str(UUID(int=0xABC)), "Nomic", "hdbscan", "0.4", "10"]
-        assert line.endswith("2025-07-15 11:45  6300.0 s")
-        assert "33.3 %" in line
-        assert rendering.listing_json([summary(exact=exact)])[0]["exact"] is exact
+        header, line, below = listings.listing_text([summary(exact=exact)], 1, WIDE).splitlines()
+        assert header.split() == ["id", "model", "created", "(UTC)", "clusters", "outliers", "time"]
+        assert line.split() == [
+            *(str(UUID(int=0xABC)), "Nomic", "2025-07-15", "11:45", "3", "33.3", "%", "6300.0", "s")
+        ]
+        assert below == (
+            "settings: epsilon 0.4, min_cluster_size 10, min_samples 9, downsample 10, embeddings 99, "
+            f"selection method eom, single cluster allowed yes, exact {word}, backend sklearn"
+        )
+        assert listings.listing_json([summary(exact=exact)])[0]["exact"] is exact
     for exact, word in ((True, "(exact)"), (False, "(approximate)")):
         assert word in rendering.details_text(summary(exact=exact), [], 100)
 
@@ -146,64 +156,133 @@ def test_a_selected_root_cluster_is_said_wherever_a_clustering_is_shown() -> Non
     text = " ".join(rendering.details_text(root, [], 100).split())
     assert "doubtful: The root cluster, which holds all rows, was selected: 20 of 200 rows (10.0 %)" in text
     assert "--no-allow-single-cluster excludes it" in text
-    assert "1 (root)" in rendering.listing_text([root], 1, WIDE)
+    assert "1 (root)" in listings.listing_text([root], 1, WIDE)
     kinds = ["root_selected", "mostly_outliers"]
-    listed, shown = rendering.listing_json([root])[0], rendering.details_json(root, [])
+    listed, shown = listings.listing_json([root])[0], rendering.details_json(root, [])
     for one in (listed, shown):
         assert [doubt["kind"] for doubt in one["doubts"]] == kinds
     assert listed["root_selected"] is True
     assert shown["parameters"]["root_selected"] is True
     # Records of older versions do not say; nothing is made up of them.
     old = summary(n_embeddings=200, n_clusters=2, n_outliers=100)
-    assert rendering.listing_json([old])[0]["root_selected"] is None
-    assert "(root)" not in rendering.listing_text([old], 1, WIDE)
+    assert listings.listing_json([old])[0]["root_selected"] is None
+    assert "(root)" not in listings.listing_text([old], 1, WIDE)
     assert "doubtful" not in rendering.details_text(old, [], 100)
 
 
 def test_a_listing_says_what_it_leaves_out() -> None:
-    said = rendering.listing_text([summary()], 5, WIDE)
+    said = listings.listing_text([summary()], 5, WIDE)
     assert "… and 4 older ones; list-clusterings --limit 0 lists all" in said
-    assert "…" not in rendering.listing_text([summary()], 1, WIDE)
+    assert "…" not in listings.listing_text([summary()], 1, WIDE)
 
 
-LISTED = {
-    *("id", "model", "algorithm", "epsilon", "downsample", "backend", "exact", "clusters", "assigned"),
-    *("outliers", "created (UTC)", "time"),
+SOURCE = UUID(int=0xDEF)
+CHANGES: dict[str, tuple[object, str]] = {
+    "epsilon": (0.35, "0.35"),
+    "min size": (25, "25"),
+    "min_samples": (64, "64"),
+    "downsample": (1000, "1000"),
+    "embeddings": (199, "199"),
+    "recut of": (str(SOURCE), str(SOURCE)),
+    "method": ("leaf", "leaf"),
+    "max size": (500, "500"),
+    "single": (False, "no"),
+    "exact": (False, "no"),
+    "backend": ("cuml", "cuml"),
+}
+KEYS = {
+    "epsilon": "cluster_selection_epsilon",
+    "min size": "min_cluster_size",
+    "recut of": "recut_of",
+    "embeddings": "n_embeddings",
+    "method": "cluster_selection_method",
+    "max size": "max_cluster_size",
+    "single": "allow_single_cluster",
 }
 
 
-@pytest.mark.parametrize("width", [70, 80, 100, 120, 200])
+def split(line: str) -> list[str]:
+    """Return the cells of a line of a table."""
+    return re.split(r" {2,}", line.strip())
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_setting_that_differs_is_a_column_and_is_not_said_below(name: str) -> None:
+    value, shown = CHANGES[name]
+    other = summary(**{KEYS.get(name, name): value})
+    header, changed, first, below = listings.listing_text([other, summary()], 2, WIDE).splitlines()
+    assert name in header
+    cells, others = (dict(zip(split(header), split(line), strict=True)) for line in (changed, first))
+    assert cells[name] == shown != others[name]
+    assert below.startswith("the same in all: ")
+    assert len(re.findall(",", below)) < len(CHANGES) - 1
+    (as_json,) = listings.listing_json([other])
+    assert value in [item for item in as_json.values() if type(item) is type(value)]
+
+
+def test_the_source_of_a_recut_is_as_short_as_its_own_id() -> None:
+    made = summary(recut_of=str(SOURCE))
+    source = replace(summary(), id=SOURCE)
+    names = {str(SOURCE): "00000000-d", str(made.id): "00000000-a"}
+    _, line, *_ = listings.listing_text([made, source], 2, WIDE, names=names).splitlines()
+    assert line.split()[:5] == ["00000000-a", "Nomic", "2025-07-15", "11:45", "00000000-d"]
+    # A source that was deleted has no short id any more.
+    gone = {str(made.id): "00000000-a"}
+    _, line, *_ = listings.listing_text([made, summary()], 2, WIDE, names=gone).splitlines()
+    assert line.split()[4] == str(SOURCE)[:10]
+
+
+def make_various() -> list[ClusteringSummary]:
+    """Return clusterings that differ in every setting."""
+    changes = {KEYS.get(name, name): value for name, (value, _) in CHANGES.items()}
+    return [summary(**changes), summary(n_clusters=12_345)]
+
+
+@pytest.mark.parametrize("width", [60, 70, 80, 100, 120, 200])
 def test_a_listing_fits_the_terminal_and_says_which_columns_have_no_room(width: int) -> None:
-    header, *lines = rendering.listing_text([summary(), summary(n_clusters=12_345)], 2, width).splitlines()
+    names = {str(UUID(int=0xABC)): "00000000-0000", str(SOURCE): "00000000-0001"}
+    header, *lines = listings.listing_text(make_various(), 2, width, names=names).splitlines()
     assert max(map(len, (header, *lines))) <= width
-    assert all(line.startswith(f"{UUID(int=0xABC)}  Nomic  ") for line in lines[:2])
-    said = re.findall(r"^\(no room for: (.*); --json has all\)$", " ".join(lines[2:]))
+    assert all(line.startswith("00000000-0000  Nomic  2025-07-15 11:45  ") for line in lines[:2])
+    below = " ".join(lines[2:])
+    said = re.findall(r"\(no room for: (.*); --json has all\)", below)
     hidden = {name for names in said for name in names.split(", ")}
-    assert {name for name in LISTED if name in header} == LISTED - hidden
-    assert bool(hidden) == (width < 130)
-    assert not hidden & {"id", "model", "clusters", "outliers"}
+    every = {"id", "model", "created (UTC)", "clusters", "outliers", "time", *CHANGES}
+    assert {name for name in every if name in header} == every - hidden
+    assert bool(hidden) == (width < 170)
+    assert not hidden & {"id", "model", "created (UTC)", "clusters"}
+    assert width < 80 or not hidden & {"epsilon", "min size"}
+
+
+def test_at_80_columns_what_recuts_change_and_their_source_are_shown() -> None:
+    made = summary(recut_of=str(SOURCE), cluster_selection_epsilon=0.5, min_cluster_size=20)
+    names = {str(made.id): "01a22ccc-29", str(SOURCE): "01a22ccc-d1"}
+    text = listings.listing_text([made, replace(summary(), id=SOURCE)], 2, 80, names=names)
+    header, line, *_ = text.splitlines()
+    assert {"created (UTC)", "epsilon", "min size", "recut of"} <= {*split(header)}
+    assert "2025-07-15 11:45" in line
 
 
 def test_a_long_name_is_cut_where_no_more_columns_can_go() -> None:
-    (_, line, *_) = rendering.listing_text([named("風船" * 40)], 1, 80).splitlines()
+    (_, line, *_) = listings.listing_text([named("風船" * 40)], 1, 80).splitlines()
     assert line.startswith(f"{UUID(int=0xABC)}  風船")
     assert "…" in line
     assert columns(line) <= 80
-    assert "風船" * 40 in rendering.listing_text([named("風船" * 40)], 1, WIDE)
+    assert "風船" * 40 in listings.listing_text([named("風船" * 40)], 1, WIDE)
 
 
 def test_wide_characters_keep_the_columns_straight() -> None:
-    header, *lines = rendering.listing_text([named("風船"), named("Nomic")], 2, WIDE).splitlines()
-    place = header.index("algorithm")
-    assert [columns(line[: line.index("hdbscan")]) for line in lines] == [place, place]
+    header, *lines = listings.listing_text([named("風船"), named("Nomic")], 2, WIDE).splitlines()
+    start = header.index("created")
+    assert [columns(line[: line.index("2025-07-15")]) for line in lines[:2]] == [start, start]
 
 
 def test_names_are_shown_without_what_a_terminal_would_obey() -> None:
     evil = "\x1b]0;title\x07\nSecond\x9b2J"
     texts = (
-        rendering.listing_text([named(evil)], 1, WIDE),
+        listings.listing_text([named(evil)], 1, WIDE),
         rendering.details_text(named(evil), [], 100),
-        rendering.deletion_text([named(evil)], WIDE),
+        listings.deletion_text([named(evil)], WIDE),
         rendering.outcomes_text([replace(outcome(FAILED, evil), embedding_model=evil)], WIDE),
         rendering.saved_text([SavedPending(UUID(int=1), evil, 0)]),
     )
@@ -211,13 +290,13 @@ def test_names_are_shown_without_what_a_terminal_would_obey() -> None:
         assert "Second" in text
         assert all(line.isprintable() for line in text.split("\n"))
         assert not any(line.startswith("Second") for line in text.split("\n"))
-    assert rendering.listing_json([named(evil)])[0]["embedding_model"] == evil
+    assert listings.listing_json([named(evil)])[0]["embedding_model"] == evil
 
 
 def test_a_clustering_without_rows_divides_by_nothing() -> None:
     empty = summary(n_embeddings=0, n_clusters=0, n_outliers=0)
-    assert rendering.listing_json([empty])[0]["outlier_percent"] is None
-    assert len(rendering.listing_text([empty], 1, WIDE).splitlines()) == 2
+    assert listings.listing_json([empty])[0]["outlier_percent"] is None
+    assert len(listings.listing_text([empty], 1, WIDE).splitlines()) == 3
     assert "There are no clusters: all 0 rows are outliers." in rendering.details_text(empty, [], 80)
 
 
@@ -288,12 +367,12 @@ def test_ids_are_never_cut(width: int) -> None:
 
 
 def test_what_a_deletion_takes_is_counted() -> None:
-    assert rendering.deletion_text([], WIDE) == "Nothing to delete."
-    text = rendering.deletion_text([summary(), summary(n_clusters=4, n_embeddings=1)], WIDE)
+    assert listings.deletion_text([], WIDE) == "Nothing to delete."
+    text = listings.deletion_text([summary(), summary(n_clusters=4, n_embeddings=1)], WIDE)
     assert "2 clusterings go, with 7 clusters and 100 assignments." in text
     assert text.count(str(UUID(int=0xABC))) == 2
-    many = rendering.deletion_text([summary()] * 1000, WIDE)
-    assert len(many.splitlines()) == 53
+    many = listings.deletion_text([summary()] * 1000, WIDE)
+    assert len(many.splitlines()) == 54
     assert "and 950 older ones" in many
     assert "1000 clusterings go" in many
 
@@ -312,7 +391,7 @@ def test_what_was_saved_later() -> None:
 
 
 def test_one_clustering_of_one_cluster_is_one() -> None:
-    said = rendering.deletion_text([summary(n_clusters=1, n_embeddings=1)], WIDE)
+    said = listings.deletion_text([summary(n_clusters=1, n_embeddings=1)], WIDE)
     assert said.endswith("1 clustering goes, with 1 cluster and 1 assignment.")
     shown = rendering.details_text(summary(n_clusters=2), [cluster()], WIDE, limit=1)
     assert shown.endswith("… and 1 smaller cluster; --limit 0 shows all")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 
 from panic_tda.main import main
 from tests.cli.processes import on_a_terminal
+from tests.conftest import MakeFile
 from tests.insight.planted import PlantedRun, plant
 from tests.report.walks import Walk, make_walks, run_command
 from tests.snapshots import opened
@@ -60,7 +62,7 @@ def test_ids_are_as_long_as_it_takes_and_are_taken(run: Callable[..., str]) -> N
     deleted = run("delete-clusterings", names[1], "--yes")
     assert shown(deleted) == [names[1]]
     assert "1 clustering goes, with 6 clusters and 60 assignments." in deleted
-    assert whole[1] not in run("list-clusterings", "--json")
+    assert whole[1] not in [one["id"] for one in json.loads(run("list-clusterings", "--json"))]
 
 
 def test_a_hidden_clustering_is_told_apart_as_well(run: Callable[..., str]) -> None:
@@ -139,3 +141,41 @@ def test_a_plan_shows_what_the_chosen_backend_takes(made: Path, backend: str, wi
     assert row.split()[3] == chosen
     assert chosen in header.split()[4:]
     assert len(header) <= width
+
+
+def next_steps(stdout: str) -> list[str]:
+    """Return the commands that are suggested."""
+    return re.findall(r"^  (panic-tda .*)$", stdout.partition("\nNext:\n")[2], re.MULTILINE)
+
+
+def test_next_steps_are_suggested_once(
+    tmp_path: Path, upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = upgraded()
+    words = ["cluster-embeddings", "-q"]
+    monkeypatch.setenv("PANIC_TDA_DB", file.target)
+    monkeypatch.chdir(tmp_path)
+    suggested = next_steps(run_command(*words))
+    assert suggested[0] == "panic-tda show-clustering latest --model Nomic"
+    for line in suggested:
+        name, *rest = shlex.split(line)[1:]
+        # Nobody looks at a page that a test makes.
+        assert run_command(name, *(word for word in rest if word != "--open"), "-q")
+    assert next_steps(run_command(*words)) == []
+    other = upgraded(name="other file.sqlite")
+    (line, *_) = next_steps(run_command(*words, "Nomic", "--db", other.target))
+    assert shlex.split(line)[1:] == ["show-clustering", "--db", other.target, "latest"]
+
+
+def test_json_has_no_next_steps(upgraded: MakeFile) -> None:
+    assert list(json.loads(run_command("cluster-embeddings", "--json", "-q", "--db", upgraded().path))) == [
+        "results"
+    ]
+
+
+def test_a_clustering_is_listed_in_the_table_of_results_by_its_short_id(upgraded: MakeFile) -> None:
+    file = upgraded()
+    shown = run_command("cluster-embeddings", "-q", "--db", file.path)
+    listed = run_command("list-clusterings", "-q", "--db", file.path)
+    ids = [line.split()[0] for line in listed.splitlines()[1:3]]
+    assert [line.split()[-1] for line in shown.splitlines()[1:3]] == ids[::-1]

@@ -24,6 +24,7 @@ COLUMNS = 60
 MODEL = "Nomic-of-a-long-name-that-no-table-has-room-for"
 TEXT = "a living room with a couch and " * 40 + "a lamp"
 SHOWN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "info": ((), (MODEL,)),
     "list-clusterings": ((), (MODEL,)),
     "show-clustering": ((), (MODEL, TEXT)),
     "show-trajectories": ((), (MODEL,)),

@@ -200,6 +200,7 @@ def commands(small: SmallDatabase) -> dict[str, Command]:
     earlier, cluster = small.earlier, ("--min-cluster-size", "3", "--backend", "sklearn", "--no-checkpoint")
     of_model = ("--model", MODEL)
     lines: dict[str, tuple[str, ...]] = {
+        "info": ("info",),
         "list": ("list-clusterings", *of_model),
         "list --json": ("list-clusterings", "--json"),
         "show": ("show-clustering",),

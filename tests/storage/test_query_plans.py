@@ -32,6 +32,7 @@ from panic_tda.storage.read.census import (
 )
 from panic_tda.storage.read.clusterings import find_stored, open_clustering
 from panic_tda.storage.read.loading import load_embeddings
+from panic_tda.storage.read.overview import read_overview
 from panic_tda.storage.read.results import (
     find_clusterings,
     get_cluster_details,
@@ -95,6 +96,7 @@ def use_everything(file: UpgradedFile, folder: Path) -> None:
     with pytest.raises(BadVectors):
         require_valid(database, take_census(database, 3)["Nomic"], 3)
     plan_clustering(database, downsamples=[1, 2])
+    read_overview(database)
     for factor in (1, 2):
         load_embeddings(database, take_census(database, factor)["NomicVision"], downsample=factor)
     with database.session() as session:
@@ -165,6 +167,23 @@ def test_counting_reads_indexes_only(upgraded: MakeFile, spec: FieldSpec) -> Non
         assert not {sql: tables for sql, tables in rows.items() if tables}
         temporary = [sql for sql in asked if any("TEMP B-TREE" in step for step in plan(raw, sql))]
         assert temporary == []
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_an_overview_reads_indexes_only(upgraded: MakeFile, spec: FieldSpec) -> None:
+    database, facts = upgraded(spec)
+    with statements() as seen:
+        overview = read_overview(database)
+    assert sum(model.n_embeddings for model in overview.models) == len(facts.embeddings)
+    asked = [sql for sql in queries(seen) if re.search(r"FROM (invocation|embedding)\b", sql)]
+    assert len(asked) > 10
+    with closing(sqlite3.connect(facts.path)) as raw:
+        # As above: the next length of a model is measured on the one row that the index leads to.
+        counting = [sql for sql in asked if "min(length(" not in sql]
+        assert {sql: tables_read(raw, sql) for sql in counting if tables_read(raw, sql)} == {}
+        plans = {sql: plan(raw, sql) for sql in asked}
+    assert [sql for sql, steps in plans.items() if any(map(rows_are_gone_through, steps))] == []
+    assert [sql for sql, steps in plans.items() if any("TEMP B-TREE" in step for step in steps)] == []
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
@@ -251,6 +270,13 @@ def test_a_row_sample_reads_indexes_and_its_own_vectors(upgraded: MakeFile) -> N
         assert n_rows / 2 <= found[0] <= n_rows
         assert n_read < 0.02 * size
         assert n_written < 100_000
+
+
+def test_an_overview_of_images_reads_little(upgraded: MakeFile) -> None:
+    file = field_of_images(upgraded)
+    n_read, n_written = cost(file.path, lambda: read_overview(file.database))
+    assert n_read < 0.02 * file.path.stat().st_size
+    assert n_written < 100_000
 
 
 def test_a_sample_reads_indexes_and_its_own_vectors(upgraded: MakeFile) -> None:

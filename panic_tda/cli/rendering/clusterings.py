@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -12,8 +12,8 @@ from panic_tda.cli.text import Column, paragraph, shorten, table
 from panic_tda.doubts import find_doubts
 from panic_tda.insight.origins import ClusterOrigins
 from panic_tda.parameters import ClusteringRecord, chord_to_cosine
-from panic_tda.storage.read.results import ClusterDetails, ClusteringSummary, UnreadableClustering
-from panic_tda.types import ModelOutcome
+from panic_tda.storage.read.results import ClusterDetails, ClusteringSummary
+from panic_tda.types import CLUSTERED, ModelOutcome
 from panic_tda.wording import on_one_line, pluralize
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _COUNTED = ("n_total", "n_sampled", "n_excluded", "n_embeddings", "n_unique", "n_clusters", "n_outliers")
 NO_CLUSTERINGS = "No clusterings are stored; make some with panic-tda cluster-embeddings."
-_DELETED_SHOWN = 50
 _OUTCOME_COLUMNS = (
     Column("model", elastic=True),
     Column("status"),
@@ -32,24 +31,6 @@ _OUTCOME_COLUMNS = (
     Column("exact", rank=4),
     Column("time", right=True, rank=2),
     Column("clustering"),
-)
-_LISTED_COLUMNS = (
-    Column("id"),
-    Column("model", elastic=True),
-    Column("algorithm", rank=9),
-    Column("epsilon", right=True, rank=2),
-    Column("downsample", right=True, rank=5),
-    Column("backend", rank=6),
-    Column("exact", rank=7),
-    Column("clusters", right=True),
-    Column("assigned", right=True, rank=4),
-    Column("outliers", right=True, rank=1),
-    Column("created (UTC)", rank=3),
-    Column("time", right=True, rank=8),
-)
-_LISTED_KEYS = (
-    *("id", "embedding_model", "algorithm", "epsilon", "downsample", "backend", "exact", "n_clusters"),
-    *("n_assignments", "outlier_percent", "created_at", "duration_seconds", "unreadable"),
 )
 _LEAST_TEXT = 20
 """With fewer columns left, a medoid's text gets a line of its own."""
@@ -64,8 +45,13 @@ def outcomes_json(outcomes: Sequence[ModelOutcome]) -> dict[str, Any]:
     return {"results": results}
 
 
-def outcomes_text(outcomes: Sequence[ModelOutcome], width: int) -> str:
-    """Return one line a model, and below them the reason of each that was not clustered."""
+def outcomes_text(
+    outcomes: Sequence[ModelOutcome], width: int, *, names: Mapping[str, str] | None = None
+) -> str:
+    """Return one line per model, and below them the reason of each that was not clustered.
+
+    `names` are the ids of all stored clusterings, shortened (`wording.shorten_ids`).
+    """
     rows = [
         (
             outcome.embedding_model,
@@ -76,7 +62,7 @@ def outcomes_text(outcomes: Sequence[ModelOutcome], width: int) -> str:
             outcome.backend or "-",
             yes_no(outcome.exact),
             f"{sum(outcome.seconds.values()):.1f} s",
-            str(outcome.id or "-"),
+            (names or {}).get(str(outcome.id), str(outcome.id or "-")),
         )
         for outcome in outcomes
     ]
@@ -89,82 +75,16 @@ def outcomes_text(outcomes: Sequence[ModelOutcome], width: int) -> str:
     return "\n\n".join([listed, *reasons])
 
 
-def listing_json(
-    summaries: Sequence[ClusteringSummary], unreadable: Sequence[UnreadableClustering] = ()
-) -> list[dict[str, Any]]:
-    """Return the list that `list-clusterings --json` prints, with what cannot be read at its end."""
-    readable = [
-        plain(
-            {
-                "id": summary.id,
-                "embedding_model": summary.embedding_model,
-                "algorithm": summary.algorithm,
-                "epsilon": summary.record.cluster_selection_epsilon,
-                "downsample": summary.record.downsample,
-                "backend": summary.record.backend,
-                "exact": summary.record.exact,
-                "n_clusters": summary.record.n_clusters,
-                "root_selected": summary.record.root_selected,
-                "doubts": _doubts_json(summary.record),
-                "n_assignments": summary.record.n_embeddings,
-                "outlier_percent": _share(summary),
-                "created_at": summary.created_at,
-                "duration_seconds": summary.seconds,
-                "unreadable": None,
-            }
-        )
-        for summary in summaries
+def next_steps_text(outcomes: Sequence[ModelOutcome], command: Callable[..., str]) -> str:
+    """Return the commands that show a first clustering; `command` makes a line of shell from words."""
+    models = [outcome.embedding_model for outcome in outcomes if outcome.status == CLUSTERED]
+    option = ["--model", models[0]] if len(models) > 1 else []
+    lines = [
+        command("show-clustering", "latest", *option),
+        command("report-clustering", "latest", *option, "--open"),
+        "panic-tda help choosing-parameters",
     ]
-    return readable + [
-        dict.fromkeys(_LISTED_KEYS)
-        | {
-            "id": clustering.reference,
-            "embedding_model": clustering.embedding_model,
-            "unreadable": clustering.reason,
-        }
-        for clustering in unreadable
-    ]
-
-
-def listing_text(
-    summaries: Sequence[ClusteringSummary],
-    n_stored: int,
-    width: int,
-    unreadable: Sequence[UnreadableClustering] = (),
-    *,
-    names: Mapping[str, str] | None = None,
-) -> str:
-    """Return one line a stored clustering, the latest first, and how many of `n_stored` are not shown.
-
-    Below them stand those that cannot be read, each with the reason. `names` are the ids of all stored
-    clusterings, shortened (`text.shorten_ids`); without them ids are whole.
-    """
-    lines = [_unreadable_line(clustering, width) for clustering in unreadable]
-    if not summaries:
-        return "\n".join(lines) or NO_CLUSTERINGS
-    rows = [
-        (
-            (names or {}).get(str(summary.id), str(summary.id)),
-            summary.embedding_model,
-            summary.algorithm,
-            f"{summary.record.cluster_selection_epsilon:g}",
-            str(summary.record.downsample),
-            summary.record.backend,
-            yes_no(summary.record.exact),
-            str(summary.record.n_clusters) + " (root)" * bool(summary.record.root_selected),
-            str(summary.record.n_embeddings),
-            percent(summary.record.n_outliers, summary.record.n_embeddings),
-            f"{summary.created_at:%Y-%m-%d %H:%M}",
-            f"{summary.seconds:.1f} s",
-        )
-        for summary in summaries
-    ]
-    listed = table(_LISTED_COLUMNS, rows, width)
-    hidden = n_stored - len(summaries)
-    if hidden:
-        older = pluralize(hidden, "older one")
-        listed = f"{listed}\n… and {hidden} {older}; list-clusterings --limit 0 lists all"
-    return "\n\n".join([listed, *(["\n".join(lines)] if lines else [])])
+    return "\n".join(["Next:", *(f"  {line}" for line in lines)])
 
 
 def details_json(
@@ -215,26 +135,6 @@ def details_text(
     return "\n".join(lines)
 
 
-def deletion_text(
-    summaries: Sequence[ClusteringSummary],
-    width: int,
-    unreadable: Sequence[UnreadableClustering] = (),
-    *,
-    names: Mapping[str, str] | None = None,
-) -> str:
-    """Say what a deletion takes away; `names` as for `listing_text`."""
-    if not summaries and not unreadable:
-        return "Nothing to delete."
-    n_clusters = sum(summary.record.n_clusters for summary in summaries)
-    n_assignments = sum(summary.record.n_embeddings for summary in summaries)
-    n_gone = len(summaries) + len(unreadable)
-    return (
-        f"{listing_text(summaries[:_DELETED_SHOWN], len(summaries), width, unreadable, names=names)}\n"
-        f"{n_gone} {pluralize(n_gone, 'clustering goes', 'clusterings go')}, with {n_clusters} "
-        f"{pluralize(n_clusters, 'cluster')} and {n_assignments} {pluralize(n_assignments, 'assignment')}."
-    )
-
-
 def saved_json(saved: Sequence[SavedPending]) -> dict[str, Any]:
     """Return the object that `save-pending --json` prints."""
     return {"saved": [plain(asdict(one)) for one in saved]}
@@ -255,11 +155,6 @@ def saved_text(saved: Sequence[SavedPending]) -> str:
 def _vanished(number: int) -> str:
     have = pluralize(number, "embedding has gone since and was", "embeddings have gone since and were")
     return f"{number} {have} left out"
-
-
-def _unreadable_line(clustering: UnreadableClustering, width: int) -> str:
-    model = "" if clustering.embedding_model is None else f" of {clustering.embedding_model}"
-    return paragraph(on_one_line(f"{clustering.reference}{model} cannot be read: {clustering.reason}"), width)
 
 
 def _parameter_lines(said: ClusteringRecord) -> list[str]:
@@ -337,8 +232,3 @@ def _id_lines(ids: dict[str, UUID | None], width: int) -> list[str]:
 
 def _doubts_json(record: ClusteringRecord) -> list[dict[str, str]]:
     return [asdict(doubt) for doubt in find_doubts(record)]
-
-
-def _share(summary: ClusteringSummary) -> float | None:
-    n_embeddings = summary.record.n_embeddings
-    return 100 * summary.record.n_outliers / n_embeddings if n_embeddings else None

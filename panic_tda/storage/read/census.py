@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -62,10 +62,7 @@ class ModelCensus:
     @property
     def width(self) -> int:
         """Bytes of a vector: the commonest legal length among the sampled ones, 0 where there is none."""
-        legal = {
-            size: count for size, count in self.sampled.items() if size and size % FLOAT_BYTES == 0 and count
-        }
-        return max(legal, key=lambda size: (legal[size], size), default=0)
+        return find_width(self.sampled)
 
     @property
     def n_usable(self) -> int:
@@ -162,11 +159,27 @@ def _count_model(connection: Connection, factors: Sequence[int], model: str) -> 
 
 def stored_width(connection: Connection, model: str) -> int:
     """Return the bytes of a model's vectors: the commonest legal length, 0 where there is none."""
+    return find_width(count_lengths(connection, model))
+
+
+def count_lengths(connection: Connection, model: str) -> dict[int | None, int]:
+    """Return the number of a model's embeddings by the bytes of their vector; None counts missing vectors."""
     this_model = _embedding.c.embedding_model == model
     rows = sa.select(sa.func.count()).select_from(_embedding).where(this_model)
-    sizes = list(successive_values(connection, _size, this_model))
-    counted = {size: connection.execute(rows.where(_size == size)).scalar_one() for size in sizes}
-    return ModelCensus(model, 0, 0, sampled=counted).width
+    lengths = list(successive_values(connection, _size, this_model))
+    counts: dict[int | None, int] = {
+        length: connection.execute(rows.where(_size == length)).scalar_one() for length in lengths
+    }
+    n_missing = connection.execute(rows.where(_size.is_(None))).scalar_one()
+    return counts | ({None: n_missing} if n_missing else {})
+
+
+def find_width(counts: Mapping[int | None, int]) -> int:
+    """Return the commonest length of whole float32 values; 0 if there is none."""
+    valid = {
+        length: count for length, count in counts.items() if length and length % FLOAT_BYTES == 0 and count
+    }
+    return max(valid, key=lambda length: (valid[length], length), default=0)
 
 
 def count_mixed(database: Database, model: str) -> tuple[int, int]:
