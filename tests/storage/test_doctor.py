@@ -290,7 +290,7 @@ def test_clusterings_that_were_left_in_part(written: dict[Layout, Path], tmp_pat
         (
             "UPDATE cluster SET medoid_embedding_id = (SELECT embedding_id FROM embeddingcluster "
             "WHERE label = 0) WHERE label = 1",
-            "the medoid of cluster 1 is none of its members",
+            "the medoid of cluster 1 is not one of its members",
         ),
         *(
             (f"UPDATE clusteringresult SET parameters = json_set(parameters, '$.n_{name}', 99)", f"99 {said}")

@@ -129,7 +129,7 @@ def test_a_tree_goes_with_its_clustering(upgraded: MakeFile) -> None:
         (
             "UPDATE clusteringtree SET data = (SELECT data FROM clusteringtree WHERE part = 3) "
             "WHERE part = 1",
-            "not whole|missing",
+            "incomplete|missing",
         ),
     ],
 )

@@ -1,18 +1,18 @@
-"""What is wrong in a database, in the field or of our own: found without changing anything.
+"""Find errors in a database without changing it, and repair those that can be repaired without data loss.
 
-In flows a database, before or after its upgrade. Out flows an `Examination`: each kind of finding with its
-count, the first ids, what it is and what to do about it.
+The input is a database, before or after its upgrade. The result is an `Examination`: for each kind of finding
+its count, the first ids, a description and a remedy.
 
-`examining` is the way in. `kinds` is the one table of what there is to find; each kind names the check that
-looks for it: `vectors` (read once, in the order of the file), `embeddings` and `duplicates`, `runs` with
-their steps, `clusterings`, `trees`, and `beside` for what lies beside the database. `repairs` says what can
-be mended without losing anything, and does it. `database_info` says what the database has, and how its rows
-are reached; `findings` counts.
+`examining` has the public functions. `kinds` is the table of all kinds of findings; each kind names the
+function that checks for it. The checks are in `vectors` (read once, in the order of the file), `embeddings`,
+`duplicates`, `runs` (with their steps), `clusterings`, `trees`, `values`, and `beside` (files next to the
+database). `repairs` plans and applies repairs. `database_info` describes the tables, columns and indexes of
+the database; `findings` counts.
 
-What stands in an index is read from there. Of invocations the beginning of each row is read, once, and never
-an image. Each check is a transaction of its own, so that others can write meanwhile. Before the upgrade some
-indexes are missing: then rows are read, and what cannot be seen without going through images is left out, and
-named.
+Checks read indexes where an index has the columns. Otherwise the beginning of each invocation row is read
+once, and never an image. Each check runs in its own transaction, so that others can write meanwhile. Before
+the upgrade some indexes are missing: rows are then read instead, and a check that would have to read images
+is skipped and reported as skipped.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What waits beside a database: results that were not saved, and states of runs that have not ended."""
+"""Check for files next to a database: results that were not saved, and checkpoints of unfinished runs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from panic_tda.wording import format_bytes
 UNFINISHED = "unfinished_work"
 
 
-def check_beside(info: DatabaseInfo, found: Findings) -> None:
-    """Find kept results and saved states of this database."""
+def check_beside(info: DatabaseInfo, findings: Findings) -> None:
+    """Find unsaved results and checkpoints of this database."""
     info.progress.phase("look beside the database")
     for path in pending.find_pending(info.database):
-        found.add(UNFINISHED, str(path), f"a result; save it with: {info.database.command('save-pending')}")
+        findings.add(
+            UNFINISHED, str(path), f"a result; save it with: {info.database.command('save-pending')}"
+        )
     for state in find_saved_states(info.database.work_root):
-        age = _age(time.time() - state.saved_at)
-        found.add(UNFINISHED, str(state.folder), f"a state of {format_bytes(state.n_bytes)}, saved {age} ago")
+        age = _format_age(time.time() - state.saved_at)
+        findings.add(
+            UNFINISHED, str(state.folder), f"a state of {format_bytes(state.n_bytes)}, saved {age} ago"
+        )
 
 
-def _age(seconds: float) -> str:
+def _format_age(seconds: float) -> str:
     hours = seconds / 3600
     return f"{hours / 24:.0f} days" if hours >= 48 else f"{hours:.1f} hours"

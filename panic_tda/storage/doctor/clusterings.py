@@ -1,4 +1,4 @@
-"""Stored clusterings: rows that belong to none, and clusterings that are not whole."""
+"""Check stored clusterings for rows without a clustering, and for incomplete clusterings."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _embedding: Any = Embedding.__table__
 
 @dataclass(frozen=True)
 class OrphanRows:
-    """Rows by table of a result key without a clustering."""
+    """The number of rows in each table whose `result_key` belongs to no clustering."""
 
     key: Any
     n_rows: dict[str, int]
 
     @property
     def n_assignments(self) -> int:
-        """How many assignments there are; clusters and parts of a tree may be left alone."""
+        """Return the number of assignments; it is 0 where only clusters or parts of a tree are left."""
         return self.n_rows["embeddingcluster"]
 
     def __str__(self) -> str:
@@ -56,29 +56,29 @@ class OrphanRows:
         return f"result_key {show_id(self.key)}: {counts} without a clustering"
 
 
-def check_clusterings(info: DatabaseInfo, found: Findings) -> None:
-    """Find assignments without a clustering or an embedding, and clusterings that are not whole."""
+def check_clusterings(info: DatabaseInfo, findings: Findings) -> None:
+    """Find assignments without a clustering or an embedding, and incomplete clusterings."""
     if not info.has_ours("clusteringresult"):
         return
     with info.reading("look for the clusterings of assignments") as connection:
-        for gone in gone_keys(info, connection):
-            if not gone.n_assignments:
-                found.add(BROKEN, f"result_key {show_id(gone.key)}")
-            found.add_all(ORPHAN, gone.n_assignments, _assigned(connection, gone.key))
-            found.say(ORPHAN if gone.n_assignments else BROKEN, str(gone))
+        for orphans in find_orphans(info, connection):
+            if not orphans.n_assignments:
+                findings.add(BROKEN, f"result_key {show_id(orphans.key)}")
+            findings.add_all(ORPHAN, orphans.n_assignments, _read_assigned_ids(connection, orphans.key))
+            findings.say(ORPHAN if orphans.n_assignments else BROKEN, str(orphans))
         clusterings = list(read_result_rows(connection))
-    for one in clusterings:
-        with info.reading(f"look at clustering {show_id(one.id)}") as connection:
+    for row in clusterings:
+        with info.reading(f"look at clustering {show_id(row.id)}") as connection:
             n_lost = 0
-            for identity in find_missing_embeddings(connection, one.key):
-                found.add(ORPHAN, identity, f"no such embedding; in clustering {show_id(one.id)}")
+            for identity in find_missing_embeddings(connection, row.key):
+                findings.add(ORPHAN, identity, f"no such embedding; in clustering {show_id(row.id)}")
                 n_lost += 1
-            reason = describe_difference(connection, one, n_lost)
+            reason = describe_difference(connection, row, n_lost)
         if reason:
-            found.add(BROKEN, one.id, reason)
+            findings.add(BROKEN, row.id, reason)
 
 
-def check_old_tables(info: DatabaseInfo, found: Findings) -> None:
+def check_old_tables(info: DatabaseInfo, findings: Findings) -> None:
     """Find the clustering tables of the old pipeline."""
     present = [table for table in _OLD_TABLES if table in info.columns and not info.has_ours(table)]
     if present:
@@ -86,84 +86,90 @@ def check_old_tables(info: DatabaseInfo, found: Findings) -> None:
             for table in present:
                 count = sa.select(sa.func.count()).select_from(sa.table(table))
                 n_rows = connection.execute(count).scalar_one()
-                found.add(OLD, table, f"{n_rows} {pluralize(n_rows, 'row')}")
+                findings.add(OLD, table, f"{n_rows} {pluralize(n_rows, 'row')}")
 
 
-def gone_keys(info: DatabaseInfo, connection: Connection) -> list[OrphanRows]:
-    """Count the rows of keys without a clustering: one look into an index for each key."""
+def find_orphans(info: DatabaseInfo, connection: Connection) -> list[OrphanRows]:
+    """Count the rows of each key without a clustering, by one index lookup for each key."""
     known = set(stored_values(connection, sa.select(_result.c.key)))
     tables = {name: table for name, table in _TABLES.items() if name in info.columns}
     columns = [table.result_key for table in tables.values()]
-    gone = {key for column in columns for key in successive_values(connection, column)} - known
+    orphan_keys = {key for column in columns for key in successive_values(connection, column)} - known
     return [
         OrphanRows(
             key,
-            {name: _count(connection, table.result_key == as_literal(key)) for name, table in tables.items()},
+            {
+                name: _count_rows(connection, table.result_key == as_literal(key))
+                for name, table in tables.items()
+            },
         )
         for key in sorted(
-            gone, key=lambda key: (not isinstance(key, int), key if isinstance(key, int) else repr(key))
+            orphan_keys,
+            key=lambda key: (not isinstance(key, int), key if isinstance(key, int) else repr(key)),
         )
     ]
 
 
 def find_missing_embeddings(connection: Connection, key: Any) -> Iterator[Any]:
-    """Yield the ids of embeddings that a clustering names and that are not there, by the indexes on both."""
+    """Yield the ids of missing embeddings that a clustering refers to, by the indexes of both tables."""
     joined = _assignment.outerjoin(_embedding, _embedding.c.id == _assignment.c.embedding_id)
     query = sa.select(_assignment.c.embedding_id).select_from(joined)
     of_key = _assignment.c.result_key == as_literal(key)
     return stored_values(connection, query.where(of_key, _embedding.c.id.is_(None)))
 
 
-def describe_difference(connection: Connection, one: ResultRow, n_lost: int) -> str:
-    """Say how the rows of a clustering differ from what is stored of them; nothing where they do not."""
-    if one.record is None:
-        return f"its row cannot be read ({one.fault})"
-    if (damaged := _damaged(connection, one.key)) is not None:
+def describe_difference(connection: Connection, row: ResultRow, n_lost: int) -> str:
+    """Describe how the rows of a clustering differ from its stored record; "" where they agree."""
+    if row.record is None:
+        return f"its row cannot be read ({row.fault})"
+    if (damaged := _find_damaged_value(connection, row.key)) is not None:
         return str(damaged)
-    said = one.record
-    sizes = _sizes(connection, one.key)
-    clusters = _clusters(connection, one.key)
+    record = row.record
+    sizes = _count_members(connection, row.key)
+    clusters = _read_clusters(connection, row.key)
     counts = {
-        "assignments": (said.n_embeddings, sum(sizes.values()) - n_lost),
-        "outliers": (said.n_outliers, sizes.pop(OUTLIER, 0)),
-        "clusters": (said.n_clusters, len(clusters)),
+        "assignments": (record.n_embeddings, sum(sizes.values()) - n_lost),
+        "outliers": (record.n_outliers, sizes.pop(OUTLIER, 0)),
+        "clusters": (record.n_clusters, len(clusters)),
     }
     reasons = [
-        f"{stored} {name} stored and {there} there"
-        for name, (stored, there) in counts.items()
-        if stored != there
+        f"{n_stored} {name} stored and {n_present} there"
+        for name, (n_stored, n_present) in counts.items()
+        if n_stored != n_present
     ]
     unknown = sorted(sizes.keys() - clusters.keys())
     if unknown:
         reasons.append(f"no cluster for label {', '.join(map(str, unknown))}")
     for label, (size, label_of_medoid) in clusters.items():
         if label < 0:
-            reasons.append(f"label {label} is no cluster's")
+            reasons.append(f"label {label} is negative")
         if size != sizes.get(label, 0):
             n_members = sizes.get(label, 0)
             reasons.append(f"cluster {label} has {n_members} {pluralize(n_members, 'member')}, not {size}")
         if label_of_medoid != label:
-            reasons.append(f"the medoid of cluster {label} is none of its members")
+            reasons.append(f"the medoid of cluster {label} is not one of its members")
     return ", ".join(reasons)
 
 
 def delete_key(connection: Connection, key: Any) -> None:
-    """Delete a clustering with all that names its key."""
+    """Delete a clustering with all rows that have its key."""
     for table in (ClusteringTree, EmbeddingCluster, Cluster):
         connection.execute(sa.delete(table).where(table.result_key == as_literal(key)))
     connection.execute(sa.delete(ClusteringResult).where(ClusteringResult.key == as_literal(key)))
 
 
 def delete_missing(connection: Connection, key: Any) -> int:
-    """Delete the assignments of a clustering whose embeddings are not there, and return how many."""
-    there = sa.select(_embedding.c.id).where(_embedding.c.id == _assignment.c.embedding_id).exists()
+    """Delete the assignments of a clustering whose embeddings are missing; return their number."""
+    embedding_exists = (
+        sa.select(_embedding.c.id).where(_embedding.c.id == _assignment.c.embedding_id).exists()
+    )
     of_key = _assignment.c.result_key == as_literal(key)
-    done = connection.execute(sa.delete(EmbeddingCluster).where(of_key, ~there))
-    return int(done.rowcount)
+    deletion = connection.execute(sa.delete(EmbeddingCluster).where(of_key, ~embedding_exists))
+    return int(deletion.rowcount)
 
 
-def _damaged(connection: Connection, key: Any) -> DamagedValue | None:
-    """Return the first value of a clustering's clusters and assignments that cannot be read, or None."""
+def _find_damaged_value(connection: Connection, key: Any) -> DamagedValue | None:
+    """Return the first unreadable value in the clusters and assignments of a clustering, or None."""
     clusters = sa.select(*_cluster.c).where(_cluster.c.result_key == as_literal(key))
     label, probability = _assignment.c.label, _assignment.c.probability
     wrong = [~label.between(OUTLIER, 2**31 - 1), ~probability.between(-ROUNDING, 1 + ROUNDING)]
@@ -173,27 +179,27 @@ def _damaged(connection: Connection, key: Any) -> DamagedValue | None:
     return find_damaged(connection, clusters) or find_damaged(connection, assignments.limit(1))
 
 
-def _sizes(connection: Connection, key: int) -> dict[int, int]:
+def _count_members(connection: Connection, key: int) -> dict[int, int]:
     query = sa.select(_assignment.c.label, sa.func.count()).where(_assignment.c.result_key == key)
     return {row[0]: row[1] for row in connection.execute(query.group_by(_assignment.c.label))}
 
 
-def _clusters(connection: Connection, key: int) -> dict[int, tuple[int, int | None]]:
-    """Return by label the size that is stored, and the label that the medoid was assigned."""
+def _read_clusters(connection: Connection, key: int) -> dict[int, tuple[int, int | None]]:
+    """Return the stored size and the label of the medoid's assignment by cluster label."""
     of_medoid = sa.and_(
         _assignment.c.result_key == _cluster.c.result_key,
         _assignment.c.embedding_id == _cluster.c.medoid_embedding_id,
     )
     query = sa.select(_cluster.c.label, _cluster.c.size, _assignment.c.label)
     query = query.select_from(_cluster.outerjoin(_assignment, of_medoid)).where(_cluster.c.result_key == key)
-    return {label: (size, of_one) for label, size, of_one in connection.execute(query)}
+    return {label: (size, label_of_medoid) for label, size, label_of_medoid in connection.execute(query)}
 
 
-def _assigned(connection: Connection, key: int) -> Iterator[Any]:
+def _read_assigned_ids(connection: Connection, key: int) -> Iterator[Any]:
     return stored_values(
         connection, sa.select(_assignment.c.embedding_id).where(_assignment.c.result_key == as_literal(key))
     )
 
 
-def _count(connection: Connection, condition: Any) -> int:
+def _count_rows(connection: Connection, condition: Any) -> int:
     return int(connection.execute(sa.select(sa.func.count()).where(condition)).scalar_one())

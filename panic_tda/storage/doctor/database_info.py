@@ -1,4 +1,4 @@
-"""The database that is examined: what it has, and how its rows are reached without reading an image."""
+"""Describe the examined database: its tables, columns and indexes, and which queries read no image."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ _ROWS = re.compile(r"(SCAN|SEARCH) (TABLE )?invocation(_\d+)?\b(?!.* COVERING IN
 
 @dataclass(frozen=True)
 class DatabaseInfo:
-    """A database, and what is known of it before anything is looked for.
+    """A database with its schema version and columns, as read before the checks.
 
     Attributes
     ----------
     database : Database
-        Of the generation pipeline, upgraded or not.
+        A database of the generation pipeline, upgraded or not.
     version : str or None
-        Of our tables; None before the upgrade.
+        Version of panic_tda's tables; None before the upgrade.
     columns : dict of str to tuple of str
-        Names of the columns of each table, in the order in which a row has them.
+        Column names of each table, in the order of storage.
     progress : Progress
-        Told what is looked at.
+        Receives the phases of the checks.
     """
 
     database: Database
@@ -49,32 +49,37 @@ class DatabaseInfo:
     progress: Progress
 
     @contextmanager
-    def reading(self, what: str, total: int | None = None) -> Iterator[Connection]:
-        """Begin a phase, and open a connection for it: no transaction lasts longer than one check."""
-        self.progress.phase(what, total)
+    def reading(self, phase: str, total: int | None = None) -> Iterator[Connection]:
+        """Begin a phase and open a connection for it: a transaction lasts no longer than one check."""
+        self.progress.phase(phase, total)
         with self.database.reading() as connection:
             yield connection
 
     def has(self, table: str, *names: str) -> bool:
-        """Tell whether there is a table with columns of these names."""
+        """Return whether the table exists and has all of these columns."""
         return table in self.columns and set(names) <= set(self.columns[table])
 
     def has_ours(self, table: str) -> bool:
-        """Tell whether there is a clustering table, and it is not the old pipeline's."""
+        """Return whether a clustering table exists and is panic_tda's, not the old pipeline's."""
         return self.version is not None and table in self.columns
 
     def before_images(self, names: Collection[str]) -> bool:
-        """Tell whether columns of invocations can be read without going through the image of their row."""
+        """Return whether these columns of `invocation` are stored before the image of their row."""
         order = self.columns["invocation"]
         return IMAGE not in order or max(map(order.index, names)) < order.index(IMAGE)
 
     def may_read(
-        self, connection: Connection, query: Select[Any], names: Collection[str], found: Findings, *kinds: str
+        self,
+        connection: Connection,
+        query: Select[Any],
+        names: Collection[str],
+        findings: Findings,
+        *kinds: str,
     ) -> bool:
-        """Tell whether a query reads no image; where it would, its kinds are left out.
+        """Return whether a query reads no image; if it would read one, report its kinds as skipped.
 
-        A row is read up to the last column that is asked for, and SQLite gets at what lies behind an image by
-        reading all of the image. With an index that has the columns no row is read.
+        SQLite reads a row up to the last column of the query: for a column that is stored behind an image it
+        reads the whole image. If an index has all the columns, no row is read.
         """
         if not reads_invocations(connection, query):
             return True
@@ -82,19 +87,19 @@ class DatabaseInfo:
             self.progress.phase(f"{', '.join(kinds)}: no index has it yet, so invocations are read")
             return True
         missing = f"{', '.join(sorted(names))} of invocations"
-        found.leave_out(
+        findings.leave_out(
             kinds, f"no index has {missing} yet, and in their rows images stand before: upgrade first"
         )
         return False
 
 
 def inspect(database: Database, progress: Progress) -> DatabaseInfo:
-    """Return what a database has, before anything is looked for.
+    """Return the schema version and the columns of a database.
 
     Raises
     ------
     DatabaseError
-        It is no database of the pipeline, or of a newer version.
+        It is not a database of the pipeline, or its version is newer.
     """
     with suppress(NeedsUpgrade):
         database.require_current()
@@ -108,7 +113,7 @@ def inspect(database: Database, progress: Progress) -> DatabaseInfo:
 
 
 def has_index(connection: Connection, name: str) -> bool:
-    """Tell whether there is an index of this name, which may be one on an expression."""
+    """Return whether an index of this name exists; it may be an index on an expression."""
     sqlite = connection.dialect.name == "sqlite"
     table, column = ("sqlite_master", "name") if sqlite else ("pg_indexes", "indexname")
     query = sa.select(sa.literal(1)).select_from(sa.table(table)).where(sa.column(column) == name)
@@ -116,7 +121,7 @@ def has_index(connection: Connection, name: str) -> bool:
 
 
 def reads_invocations(connection: Connection, query: Select[Any]) -> bool:
-    """Tell whether SQLite reads rows of invocations for a query; PostgreSQL keeps images apart from them."""
+    """Return whether SQLite reads rows of `invocation` for a query; PostgreSQL stores images elsewhere."""
     if connection.dialect.name != "sqlite":
         return False
     text = query.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True})
@@ -125,13 +130,13 @@ def reads_invocations(connection: Connection, query: Select[Any]) -> bool:
 
 
 def ids_at(connection: Connection, table: Any, wanted: Select[Any]) -> Iterator[Any]:
-    """Yield the ids of the rows at the places that a query finds, as they are stored.
+    """Yield the stored ids of the rows whose locators (see `row_locator`) a query returns.
 
-    Ids of invocations come from an index that has all of them: there may be an image before the id in a row.
+    Ids of invocations are read from the index on ids, because an image may be stored before the id in a row.
     """
     at: Any = row_locator(connection, table)
     if table.name == "invocation" and connection.dialect.name == "sqlite":
-        # What is no bare column is not looked up: the index on ids is gone through.
+        # SQLite looks up a bare rowid in the table; for an expression it scans the index on ids.
         at = sa.literal_column(f"+{table.name}.rowid")
     query = sa.select(table.c.id).where(at.in_(wanted.correlate(None)))
     return stored_values(connection, query)

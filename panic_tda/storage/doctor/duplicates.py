@@ -1,4 +1,4 @@
-"""Embeddings of one invocation by one model: which stays, and which can go without a loss."""
+"""Check for several embeddings of one invocation by one model, and find those that can be deleted."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Copy(NamedTuple):
     id : str
         As stored.
     is_named : bool
-        Whether a clustering names it, as an assignment or a medoid: then it must not vanish.
+        Whether an assignment or a medoid of a clustering refers to it: then it must not be deleted.
     vector : bytes or None
-        Digest of the vector; None where there is no vector, or where nobody asked.
+        Digest of the vector; None if there is no vector, or if digests were not requested.
     """
 
     id: Any
@@ -41,20 +41,20 @@ class Copy(NamedTuple):
     vector: bytes | None
 
 
-def check_duplicates(info: DatabaseInfo, found: Findings) -> None:
+def check_duplicates(info: DatabaseInfo, findings: Findings) -> None:
     """Find the embeddings beyond the first of an invocation and a model."""
     with info.reading("look for embeddings of one output") as connection:
         for _, copies in find_duplicates(info, connection):
             for copy in copies[1:]:
-                found.add(DUPLICATE, copy.id)
+                findings.add(DUPLICATE, copy.id)
 
 
 def find_duplicates(
     info: DatabaseInfo, connection: Connection, *, vectors: bool = False
 ) -> Iterator[tuple[Pair, list[Copy]]]:
-    """Yield each invocation and model with several embeddings, and these in the order in which they stay.
+    """Yield each invocation and model with several embeddings, and these embeddings, the best to keep first.
 
-    First come those that clusterings name, then the oldest.
+    Embeddings that clusterings refer to come first, then the oldest.
     """
     invocation, model = _embedding.c.invocation_id, _embedding.c.embedding_model
     query = sa.select(invocation, model).where(invocation.is_not(None)).group_by(model, invocation)
@@ -66,27 +66,31 @@ def find_duplicates(
 def find_copies(
     info: DatabaseInfo, connection: Connection, pairs: Sequence[Pair], *, vectors: bool
 ) -> Iterator[tuple[Pair, list[Copy]]]:
-    """Yield some pairs of an invocation and a model, and their embeddings in the order in which they stay."""
+    """Yield these pairs of invocation and model, each with its embeddings, the best to keep first."""
     times = [name for name in _TIMES if info.has("embedding", name)]
     columns = ["invocation_id", "embedding_model", "id", *times, *(["vector"] if vectors else [])]
     invocations = list(dict.fromkeys(invocation for invocation, _ in pairs))
     wanted = set(pairs)
-    found: defaultdict[Pair, list[tuple[Any, ...]]] = defaultdict(list)
+    rows_by_pair: defaultdict[Pair, list[tuple[Any, ...]]] = defaultdict(list)
     for row in select_by_keys(connection, "embedding", columns, {"invocation_id": invocations}):
         if row[:2] in wanted:
-            digest = _digest(row[-1]) if vectors else None
-            found[row[:2]].append((row[2], row[3 : 3 + len(times)], digest))
-    ids = [identity for rows in found.values() for identity, *_ in rows]
-    named = find_referenced_ids(info, connection, ids)
-    for pair, rows in found.items():
+            digest = _hash_vector(row[-1]) if vectors else None
+            rows_by_pair[row[:2]].append((row[2], row[3 : 3 + len(times)], digest))
+    ids = [identity for rows in rows_by_pair.values() for identity, *_ in rows]
+    referenced = find_referenced_ids(info, connection, ids)
+    for pair, rows in rows_by_pair.items():
         rows.sort(
-            key=lambda row: (row[0] not in named, [(one is None, str(one)) for one in row[1]], str(row[0]))
+            key=lambda row: (
+                row[0] not in referenced,
+                [(time is None, str(time)) for time in row[1]],
+                str(row[0]),
+            )
         )
-        yield pair, [Copy(identity, identity in named, digest) for identity, _, digest in rows]
+        yield pair, [Copy(identity, identity in referenced, digest) for identity, _, digest in rows]
 
 
 def find_referenced_ids(info: DatabaseInfo, connection: Connection, ids: Sequence[Any]) -> set[Any]:
-    """Return the ids that assignments and medoids of stored clusterings name."""
+    """Return those ids that assignments or medoids of stored clusterings refer to."""
     if not info.has_ours("clusteringresult"):
         return set()
     known = set(connection.execute(sa.select(ClusteringResult.key)).scalars())
@@ -99,17 +103,17 @@ def find_referenced_ids(info: DatabaseInfo, connection: Connection, ids: Sequenc
 
 
 def find_removable(copies: Sequence[Copy]) -> list[Any]:
-    """Return the ids of the copies that can go: no clustering names them, and an equal one stays."""
-    kept: set[bytes] = set()
-    gone = []
+    """Return the ids of copies that can be deleted: no clustering refers to them, and an equal one stays."""
+    remaining_vectors: set[bytes] = set()
+    removable_ids = []
     for copy in copies:
-        if copy.vector is not None and copy.vector in kept and not copy.is_named:
-            gone.append(copy.id)
+        if copy.vector is not None and copy.vector in remaining_vectors and not copy.is_named:
+            removable_ids.append(copy.id)
         elif copy.vector is not None:
-            kept.add(copy.vector)
-    return gone
+            remaining_vectors.add(copy.vector)
+    return removable_ids
 
 
-def _digest(vector: Any) -> bytes | None:
-    # PostgreSQL's driver gives bytes too; what is neither is no vector, and stays.
+def _hash_vector(vector: Any) -> bytes | None:
+    # Both drivers return bytes; any other type is not a vector, and its row is not deleted.
     return hashlib.sha256(vector).digest() if isinstance(vector, bytes) and vector else None

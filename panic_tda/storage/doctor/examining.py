@@ -1,4 +1,4 @@
-"""Looking for what is wrong in a database, and mending what can be mended without a loss."""
+"""Find errors in a database, and repair those that can be repaired without data loss."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from panic_tda.storage.doctor.repairs import Repair
 from panic_tda.storage.doctor.values import UNREADABLE
 
 NAMED_IDS = 10
-"""So many ids of a kind are named, where nobody says how many."""
+"""Default of the largest number of ids that are listed for each kind."""
 
 
 def examine_database(
@@ -24,78 +24,78 @@ def examine_database(
     limit: int = NAMED_IDS,
     progress: Progress | None = None,
 ) -> Examination:
-    """Look for what is wrong in a database, and for what waits beside it; nothing is changed.
+    """Find errors in a database and unfinished work next to it, without changing anything.
 
     Parameters
     ----------
     database : Database
-        Of the generation pipeline, before or after the upgrade.
+        A database of the generation pipeline, before or after the upgrade.
     kinds : iterable of str
-        Names of `KINDS` that are looked for; none means all.
+        Names of the `KINDS` to check for; empty means all.
     limit : int
-        Most ids of a kind that are named; 0 names all.
+        Largest number of ids that are listed for each kind; 0 lists all.
     progress : Progress, optional
-        Told what is looked at.
+        Receives the phases of the checks.
 
     Raises
     ------
     DatabaseError
-        It cannot be read, or is no database of the pipeline.
+        It cannot be read, or is not a database of the pipeline.
     """
-    wanted = _chosen(kinds, list(KINDS))
+    wanted = _select_kinds(kinds, list(KINDS))
     info = inspect(database, progress or Silent())
-    found = Findings(limit)
+    findings = Findings(limit)
     damaged: DamagedValue | None = None
     for check in dict.fromkeys(KINDS[name].check for name in wanted):
         try:
-            check(info, found)
+            check(info, findings)
         except DamagedValue as error:
-            # One value that cannot be read does not hide what else there is.
+            # An unreadable value ends its own check; the other checks still run.
             damaged = damaged or error
-            found.leave_out([name for name in wanted if KINDS[name].check is check], str(error))
-    if damaged is not None and not found.count(UNREADABLE):
-        found.add(UNREADABLE, damaged.place, damaged.reason)
+            findings.leave_out([name for name in wanted if KINDS[name].check is check], str(error))
+    if damaged is not None and not findings.count(UNREADABLE):
+        findings.add(UNREADABLE, damaged.place, damaged.reason)
     return Examination(
         database=str(database),
         findings=tuple(
             Finding(
                 kind=name,
-                count=found.count(name),
-                ids=found.ids(name),
+                count=findings.count(name),
+                ids=findings.ids(name),
                 what=KINDS[name].what,
                 remedy=KINDS[name].remedy,
-                details=found.details(name),
+                details=findings.details(name),
             )
             for name in KINDS
-            if found.count(name) and (name in wanted or name == UNREADABLE)
+            if findings.count(name) and (name in wanted or name == UNREADABLE)
         ),
-        unchecked=tuple(one for one in found.unchecked if one.kind in wanted),
+        unchecked=tuple(skipped for skipped in findings.unchecked if skipped.kind in wanted),
     )
 
 
 def plan_repairs(
     database: Database, kinds: Sequence[str] = (), *, progress: Progress | None = None
 ) -> list[Repair]:
-    """Say what `repair` would do about some kinds, or all that it can mend; nothing is changed.
+    """Return the repairs that `repair` would apply for these kinds (default: all), without changing anything.
 
     Raises
     ------
     WrongUsage
-        A kind cannot be mended so.
+        A kind cannot be repaired without data loss.
     NeedsUpgrade, DatabaseError
-        The database is not one of this version.
+        The schema version of the database is not the current one.
     """
-    mendable = [name for name, kind in KINDS.items() if kind.plan is not None]
-    wanted = _chosen(kinds, mendable, "can be mended without losing anything")
+    repairable = [name for name, kind in KINDS.items() if kind.plan is not None]
+    wanted = _select_kinds(kinds, repairable, "can be mended without losing anything")
     database.require_current()
     info = inspect(database, progress or Silent())
     return [plan(info) for name in wanted if (plan := KINDS[name].plan) is not None]
 
 
 def repair(database: Database, planned: Sequence[Repair], *, progress: Progress | None = None) -> list[int]:
-    """Do what was planned, one transaction a kind, and return how many of each were removed.
+    """Apply planned repairs, each in one transaction, and return the number of rows that each removed.
 
-    What stops it in between leaves kinds that are done, and others as they were.
+    An interruption leaves every kind either repaired or unchanged.
 
     Raises
     ------
@@ -104,19 +104,19 @@ def repair(database: Database, planned: Sequence[Repair], *, progress: Progress 
     """
     progress = progress or Silent()
     removed = []
-    for one in planned:
-        if not one.count:
+    for plan in planned:
+        if not plan.count:
             removed.append(0)
             continue
-        progress.phase(f"mend {one.kind}")
+        progress.phase(f"mend {plan.kind}")
         with database.writing() as connection:
-            removed.append(one.apply(connection))
+            removed.append(plan.apply(connection))
     return removed
 
 
-def _chosen(asked: Iterable[str], known: Sequence[str], what: str = "are known") -> list[str]:
-    """Return the names that are asked for, or all, in the order of the table."""
-    asked = list(asked)
-    if unknown := sorted(set(asked) - set(known)):
-        raise WrongUsage(f"{', '.join(known)} {what}; got {', '.join(unknown)}")
-    return [name for name in known if name in asked or not asked]
+def _select_kinds(names: Iterable[str], known: Sequence[str], property_text: str = "are known") -> list[str]:
+    """Return the requested kinds, or all of them, in the order of `known`."""
+    requested = list(names)
+    if unknown := sorted(set(requested) - set(known)):
+        raise WrongUsage(f"{', '.join(known)} {property_text}; got {', '.join(unknown)}")
+    return [name for name in known if name in requested or not requested]

@@ -1,4 +1,4 @@
-"""What checks hand over: a count of each kind, and the first ids of it."""
+"""The results of checks: for each kind of finding its count, first ids and details."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ID = re.compile(r"[0-9a-f]{32}", flags=re.ASCII)
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that should not be there.
+    """All errors of one kind in a database.
 
     Attributes
     ----------
@@ -22,14 +22,13 @@ class Finding:
     count : int
         How many there are.
     ids : tuple of str
-        Some of them, ascending: ids with dashes, names of tables, paths. What should be an id and is none
-        stands as it is stored.
+        Some of them, ascending: ids with dashes, names of tables, paths. An invalid id is shown as stored.
     what : str
-        What they are.
+        Description of the kind.
     remedy : str
-        What can be done.
+        Steps that solve the problem.
     details : tuple of str
-        What else there is to say, of no more of them than `ids` names.
+        Further descriptions, at most as many as `ids`.
     """
 
     kind: str
@@ -42,7 +41,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Unchecked:
-    """What could not be looked for, and why."""
+    """A kind of finding that could not be checked, with the reason."""
 
     kind: str
     why: str
@@ -50,16 +49,16 @@ class Unchecked:
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found in one database.
+    """The findings of one database.
 
     Attributes
     ----------
     database : str
         Its path or URL.
     findings : tuple of Finding
-        None where all is well.
+        Empty if there are no errors.
     unchecked : tuple of Unchecked
-        What could not be looked for before an upgrade without reading images, or for want of a column.
+        Kinds that could not be checked without reading images before an upgrade, or without a missing column.
     """
 
     database: str
@@ -75,12 +74,12 @@ class _Tally:
 
 
 class Findings:
-    """Counts what checks find, and keeps the first ids of each kind.
+    """A collection of findings: the count, the first ids and the details of each kind.
 
     Parameters
     ----------
     limit : int
-        Most ids and details of a kind; 0 keeps all.
+        Largest number of ids and details of a kind; 0 keeps all.
     """
 
     def __init__(self, limit: int) -> None:
@@ -89,14 +88,14 @@ class Findings:
         self._tallies: dict[str, _Tally] = {}
 
     def add(self, kind: str, identity: object, detail: str = "") -> None:
-        """Count one more of a kind."""
+        """Add one finding of a kind, with an optional detail."""
         self.add_all(kind, 1, [identity])
         if detail:
             self.say(kind, f"{show_id(identity)}: {detail}")
 
     def add_all(self, kind: str, count: int, identities: Iterable[object]) -> None:
-        """Count some more of a kind, of which at least as many are named as are kept."""
-        tally = self._tally(kind)
+        """Add several findings of a kind; `identities` may stop after `limit` of them."""
+        tally = self._get_tally(kind)
         tally.count += count
         for identity in identities:
             if self._is_full(tally.ids):
@@ -104,41 +103,41 @@ class Findings:
             tally.ids.append(show_id(identity))
 
     def say(self, kind: str, detail: str) -> None:
-        """Add a line about a kind."""
-        tally = self._tally(kind)
+        """Add a detail about a kind."""
+        tally = self._get_tally(kind)
         if not self._is_full(tally.details):
             tally.details.append(detail)
 
     def leave_out(self, kinds: Iterable[str], why: str) -> None:
-        """Say that kinds, or a part of what belongs to them, cannot be looked for."""
+        """Record that kinds cannot be checked, or not completely."""
         self.unchecked += [Unchecked(kind, why) for kind in kinds]
 
     def count(self, kind: str) -> int:
-        """Return how many of a kind were found so far."""
+        """Return the number of findings of a kind so far."""
         return self._tallies[kind].count if kind in self._tallies else 0
 
     def ids(self, kind: str) -> tuple[str, ...]:
-        """Return the ids that were kept, ascending."""
-        return tuple(sorted(self._tally(kind).ids))
+        """Return the stored ids of a kind, ascending."""
+        return tuple(sorted(self._get_tally(kind).ids))
 
     def details(self, kind: str) -> tuple[str, ...]:
-        """Return the lines about a kind."""
-        return tuple(self._tally(kind).details)
+        """Return the details about a kind."""
+        return tuple(self._get_tally(kind).details)
 
-    def _tally(self, kind: str) -> _Tally:
+    def _get_tally(self, kind: str) -> _Tally:
         return self._tallies.setdefault(kind, _Tally())
 
-    def _is_full(self, kept: Sequence[str]) -> bool:
-        return bool(self.limit) and len(kept) >= self.limit
+    def _is_full(self, items: Sequence[str]) -> bool:
+        return bool(self.limit) and len(items) >= self.limit
 
 
 def is_id(stored: object) -> bool:
-    """Tell whether a stored value is an id: 32 lower-case hexadecimal digits, as text."""
+    """Return whether a stored value is an id: 32 lower-case hexadecimal digits, as text."""
     return isinstance(stored, str) and _ID.fullmatch(stored) is not None
 
 
 def show_id(stored: Any) -> str:
-    """Return an id with dashes; what is none, as it is stored."""
+    """Return an id with dashes; an invalid id as it is stored."""
     if is_id(stored):
         return str(UUID(stored))
     return stored if isinstance(stored, str) else f"{stored!r:.80}"

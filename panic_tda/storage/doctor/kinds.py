@@ -1,4 +1,4 @@
-"""The kinds of findings: what each is, what to do about it, and what looks for it."""
+"""The table of all kinds of findings: description, remedy, check and repair of each."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class Kind:
     Attributes
     ----------
     name : str
-        Stays what it is from version to version.
+        Name in the output of `doctor`; it is the same in every version.
     what : str
-        What is found.
+        Description.
     remedy : str
-        What can be done.
+        Steps that solve the problem.
     check : callable
-        Looks for it; several kinds that are found on one way have the same.
+        Function that finds it; several kinds may share one.
     plan : callable or None
-        Says how it is repaired where nothing can be lost by that.
+        Function that plans the repair, if a repair without data loss exists.
     """
 
     name: str
@@ -195,4 +195,4 @@ _ALL = (
     ),
 )
 KINDS = {kind.name: kind for kind in _ALL}
-"""All kinds by name, in the order in which they are told."""
+"""All kinds by name, in the order of the output."""

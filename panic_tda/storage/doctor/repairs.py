@@ -1,6 +1,6 @@
-"""Repairs that lose nothing: what would be done is said first, and done in one transaction a kind.
+"""Plan and apply repairs that lose no data; the repair of each kind is one transaction.
 
-What is to go is found while others may write, and is looked at once more in the transaction in which it goes.
+A plan is made while others may write, so `apply` checks every row again in the transaction that deletes it.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ _embedding: Any = Embedding.__table__
 
 @dataclass(frozen=True)
 class Repair:
-    """What is to be done about one kind.
+    """The planned repair of one kind of finding.
 
     Attributes
     ----------
     kind : str
-        As findings name it.
+        Name of the kind, as in `Finding`.
     count : int
-        How many of them go.
+        Number of rows that are deleted.
     what : str
-        What goes, and what becomes of the rest.
+        Description: which rows are deleted, and which stay.
     n_left : int
-        How many of the kind stay, because something would be lost with them.
+        Number of findings of the kind that stay, because deleting them would lose data.
     apply : callable
-        Does it inside a write transaction, and returns how many were removed.
+        Function that applies the repair inside a write transaction and returns the number of deleted rows.
     """
 
     kind: str
@@ -49,64 +49,66 @@ class Repair:
 
 
 def plan_duplicates(info: DatabaseInfo) -> Repair:
-    """Remove embeddings that are equal, byte by byte, to one that stays, and that no clustering names."""
+    """Plan to delete embeddings that equal another one byte by byte and that no clustering refers to."""
     pairs: list[tuple[Any, Any]] = []
     count = n_left = 0
     with info.reading("look for embeddings of one output") as connection:
         for pair, copies in find_duplicates(info, connection, vectors=True):
-            n_gone = len(find_removable(copies))
-            count, n_left = count + n_gone, n_left + len(copies) - 1 - n_gone
-            pairs += [pair] if n_gone else []
+            n_removable = len(find_removable(copies))
+            count, n_left = count + n_removable, n_left + len(copies) - 1 - n_removable
+            pairs += [pair] if n_removable else []
 
     def apply(connection: Connection) -> int:
-        return sum(_delete(connection, gone) for gone in _without_loss(info, connection, pairs))
+        return sum(
+            _delete_embeddings(connection, ids) for ids in _find_removable_ids(info, connection, pairs)
+        )
 
     what = "embeddings that repeat an older one of their invocation and model, byte for byte, are deleted"
     return Repair(DUPLICATE, count, what, n_left, apply)
 
 
 def plan_orphan_assignments(info: DatabaseInfo) -> Repair:
-    """Remove assignments without a clustering, with its clusters and tree, and those without an embedding."""
+    """Plan to delete assignments without an embedding, and all rows of keys without a clustering."""
     with info.reading("look for the clusterings of assignments") as connection:
-        gone = [one for one in clusterings.gone_keys(info, connection) if one.n_assignments]
-        lost = {
-            one.key: n_lost
-            for one in read_result_rows(connection)
-            if (n_lost := sum(1 for _ in clusterings.find_missing_embeddings(connection, one.key)))
+        planned = [orphans for orphans in clusterings.find_orphans(info, connection) if orphans.n_assignments]
+        n_missing = {
+            row.key: n_embeddings
+            for row in read_result_rows(connection)
+            if (n_embeddings := sum(1 for _ in clusterings.find_missing_embeddings(connection, row.key)))
         }
 
     def apply(connection: Connection) -> int:
-        keys = {one.key for one in gone}
-        still = [one for one in clusterings.gone_keys(info, connection) if one.key in keys]
-        for one in still:
-            clusterings.delete_key(connection, one.key)
-        n_removed = sum(one.n_assignments for one in still)
-        return n_removed + sum(clusterings.delete_missing(connection, key) for key in lost)
+        keys = {orphans.key for orphans in planned}
+        current = [orphans for orphans in clusterings.find_orphans(info, connection) if orphans.key in keys]
+        for orphans in current:
+            clusterings.delete_key(connection, orphans.key)
+        n_removed = sum(orphans.n_assignments for orphans in current)
+        return n_removed + sum(clusterings.delete_missing(connection, key) for key in n_missing)
 
     what = "assignments whose clustering (with its clusters and tree) or whose embedding is gone are deleted"
-    count = sum(one.n_assignments for one in gone) + sum(lost.values())
+    count = sum(orphans.n_assignments for orphans in planned) + sum(n_missing.values())
     return Repair(clusterings.ORPHAN, count, what, 0, apply)
 
 
 def plan_broken_clusterings(info: DatabaseInfo) -> Repair:
-    """Remove clusterings that are not whole, with their assignments; embeddings stay."""
+    """Plan to delete incomplete clusterings with their assignments; embeddings stay."""
     with info.reading("look for broken clusterings") as connection:
-        broken = _broken(info, connection)
+        broken = _find_broken_keys(info, connection)
 
     def apply(connection: Connection) -> int:
-        # Broken for good: only these are looked at again, while nobody else can write.
-        still = _broken(info, connection, among=broken)
-        for key in still:
+        # Nobody else can write now: only clusterings that are still broken are deleted.
+        still_broken = _find_broken_keys(info, connection, among=broken)
+        for key in still_broken:
             clusterings.delete_key(connection, key)
-        return len(still)
+        return len(still_broken)
 
     what = "clusterings that are not whole are deleted with their assignments; embeddings stay"
     return Repair(clusterings.BROKEN, len(broken), what, 0, apply)
 
 
 def plan_damaged_trees(info: DatabaseInfo) -> Repair:
-    """Remove trees that cannot be read; their clusterings stay, and can no longer be cut anew."""
-    keys = [key for _, key, _ in trees.damaged_trees(info)]
+    """Plan to delete unreadable trees; their clusterings stay, but can no longer be cut again."""
+    keys = [key for _, key, _ in trees.find_damaged_trees(info)]
 
     def apply(connection: Connection) -> int:
         for key in keys:
@@ -117,27 +119,31 @@ def plan_damaged_trees(info: DatabaseInfo) -> Repair:
     return Repair(trees.TREE, len(keys), what, 0, apply)
 
 
-def _broken(info: DatabaseInfo, connection: Connection, among: list[Any] | None = None) -> list[Any]:
-    left = [one.key for one in clusterings.gone_keys(info, connection) if not one.n_assignments]
-    broken = left + [
-        one.key
-        for one in read_result_rows(connection)
-        if (among is None or one.key in among)
+def _find_broken_keys(
+    info: DatabaseInfo, connection: Connection, among: list[Any] | None = None
+) -> list[Any]:
+    orphan_keys = [
+        orphans.key for orphans in clusterings.find_orphans(info, connection) if not orphans.n_assignments
+    ]
+    broken = orphan_keys + [
+        row.key
+        for row in read_result_rows(connection)
+        if (among is None or row.key in among)
         and clusterings.describe_difference(
-            connection, one, sum(1 for _ in clusterings.find_missing_embeddings(connection, one.key))
+            connection, row, sum(1 for _ in clusterings.find_missing_embeddings(connection, row.key))
         )
     ]
     return broken if among is None else [key for key in broken if key in among]
 
 
-def _without_loss(
+def _find_removable_ids(
     info: DatabaseInfo, connection: Connection, pairs: list[tuple[Any, Any]]
 ) -> Iterator[list[Any]]:
-    for some in slices(len(pairs), _AT_ONCE):
-        groups = find_copies(info, connection, pairs[some], vectors=True)
+    for chunk in slices(len(pairs), _AT_ONCE):
+        groups = find_copies(info, connection, pairs[chunk], vectors=True)
         yield [identity for _, copies in groups for identity in find_removable(copies)]
 
 
-def _delete(connection: Connection, ids: list[Any]) -> int:
+def _delete_embeddings(connection: Connection, ids: list[Any]) -> int:
     column = sa.type_coerce(_embedding.c.id, sa.String)
     return int(connection.execute(sa.delete(Embedding).where(column.in_(ids))).rowcount) if ids else 0

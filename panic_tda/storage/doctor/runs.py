@@ -1,4 +1,4 @@
-"""Runs and their steps: what belongs to nothing, what is missing, what is there twice."""
+"""Check runs and their steps for missing parents, missing steps and repeated steps."""
 
 from __future__ import annotations
 
@@ -39,46 +39,46 @@ _invocation = Invocation.__table__
 _diagram = sa.table("persistencediagram", sa.column("id"), sa.column("run_id"))
 
 
-def check_orphan_invocations(info: DatabaseInfo, found: Findings) -> None:
-    """Find invocations without a run, in the indexes on both."""
+def check_orphan_invocations(info: DatabaseInfo, findings: Findings) -> None:
+    """Find invocations without a run, by the indexes of both tables."""
     joined = _invocation.outerjoin(_run, _run.c.id == _invocation.c.run_id)
     with info.reading("look for the runs of invocations") as connection:
         wanted = (
             sa.select(row_locator(connection, _invocation)).select_from(joined).where(_run.c.id.is_(None))
         )
-        if _is_any(connection, wanted):
+        if _has_rows(connection, wanted):
             for identity in ids_at(connection, _invocation, wanted):
-                found.add(ORPHAN_INVOCATION, identity)
+                findings.add(ORPHAN_INVOCATION, identity)
 
 
-def check_orphan_runs(info: DatabaseInfo, found: Findings) -> None:
-    """Find runs whose experiment is named and missing."""
+def check_orphan_runs(info: DatabaseInfo, findings: Findings) -> None:
+    """Find runs that refer to a missing experiment."""
     if not info.has("run", "experiment_id"):
-        found.leave_out([ORPHAN_RUN], "runs have no column experiment_id")
+        findings.leave_out([ORPHAN_RUN], "runs have no column experiment_id")
         return
     joined = _run.outerjoin(_experiment, _experiment.c.id == _run.c.experiment_id)
     query = sa.select(_run.c.id).select_from(joined)
     query = query.where(_experiment.c.id.is_(None), _run.c.experiment_id.is_not(None))
     with info.reading("look for the experiments of runs") as connection:
         for identity in stored_values(connection, query):
-            found.add(ORPHAN_RUN, identity)
+            findings.add(ORPHAN_RUN, identity)
 
 
-def check_orphan_diagrams(info: DatabaseInfo, found: Findings) -> None:
-    """Find persistence diagrams without a run, where there are any."""
+def check_orphan_diagrams(info: DatabaseInfo, findings: Findings) -> None:
+    """Find persistence diagrams without a run, if the database has persistence diagrams."""
     if not info.has("persistencediagram", "id", "run_id"):
         return
     joined = _diagram.outerjoin(_run, _run.c.id == _diagram.c.run_id)
     with info.reading("look for the runs of persistence diagrams") as connection:
         wanted = sa.select(row_locator(connection, _diagram)).select_from(joined).where(_run.c.id.is_(None))
         for identity in ids_at(connection, _diagram, wanted):
-            found.add(ORPHAN_DIAGRAM, identity)
+            findings.add(ORPHAN_DIAGRAM, identity)
 
 
-def check_outputs(info: DatabaseInfo, found: Findings) -> None:
-    """Find texts without text, and images without image; of each row the beginning is read, no image.
+def check_outputs(info: DatabaseInfo, findings: Findings) -> None:
+    """Find invocations of type TEXT without a text, and of type IMAGE without an image; read no image.
 
-    Dumps come without images: where there is not one, none is missing.
+    Dumps may contain no images: if the database has no image at all, none is reported as missing.
     """
     is_text, is_image = (_invocation.c.type == kind for kind in (InvocationType.TEXT, InvocationType.IMAGE))
     no_text = _invocation.c.output_text.is_(None)
@@ -90,35 +90,37 @@ def check_outputs(info: DatabaseInfo, found: Findings) -> None:
         if connection.dialect.name == "sqlite" and not reads_invocations(connection, texts):
             texts, images = (sa.select(at).where(at.in_(rows.correlate(None))) for rows in (texts, images))
             queries = [texts.where(no_text)]
-            if _is_any(connection, images.where(~no_image)):
+            if _has_rows(connection, images.where(~no_image)):
                 queries.append(images.where(no_image))
         else:
-            lacking = is_image if _is_any(connection, sa.select(at).where(~no_image)) else sa.false()
-            odd: ColumnElement[bool] = no_text & is_text
+            lacks_image = is_image if _has_rows(connection, sa.select(at).where(~no_image)) else sa.false()
+            lacks_text: ColumnElement[bool] = no_text & is_text
             if not info.before_images(["type"]):
-                odd = sa.false()
+                lacks_text = sa.false()
                 why = "whether a text has an image in its place is seen in an index only: upgrade first"
-                found.leave_out([OUTPUT], why)
-            # Of an image that is missing there is nothing to go through: the type behind it can be read.
-            queries = [sa.select(at).where(sa.case((no_image, (no_text & is_text) | lacking), else_=odd))]
+                findings.leave_out([OUTPUT], why)
+            # The type stored behind a missing image can be read without reading an image.
+            queries = [
+                sa.select(at).where(sa.case((no_image, (no_text & is_text) | lacks_image), else_=lacks_text))
+            ]
         for query in queries:
-            # The ids take a way through a whole index: not where there are none.
-            if _is_any(connection, query):
+            # Reading the ids scans a whole index, so it is skipped if no row matches.
+            if _has_rows(connection, query):
                 for identity in ids_at(connection, _invocation, query):
-                    found.add(OUTPUT, identity)
+                    findings.add(OUTPUT, identity)
 
 
 class _Steps(NamedTuple):
-    """The steps of a run: None where it has none.
+    """Statistics of the steps of a run; None for a run without steps.
 
     Attributes
     ----------
     n_steps, n_numbers : int
-        How many there are, and how many sequence numbers they have.
+        Number of steps, and number of different sequence numbers.
     first, last : int
         The lowest and the highest number.
     stride : int
-        2 where all numbers are odd, or all even: those of one type of output where the other was not stored.
+        2 if all numbers are odd or all are even, because only one type of output was stored; otherwise 1.
     """
 
     n_steps: int | None
@@ -128,66 +130,66 @@ class _Steps(NamedTuple):
     stride: int
 
 
-def check_sequences(info: DatabaseInfo, found: Findings) -> None:
-    """Find runs with steps missing, with steps of one number, and those that end too soon."""
+def check_sequences(info: DatabaseInfo, findings: Findings) -> None:
+    """Find runs with missing steps, with several steps of one number, and runs that end too early."""
     number = _invocation.c.sequence_number
     parity = sa.func.abs(number % 2)
-    counted = (
+    aggregates = (
         sa.func.count(),
         sa.func.count(number.distinct()),
-        # SQLite takes anything for a number.
+        # SQLite accepts any value in an integer column.
         sa.cast(sa.func.min(number), sa.Integer),
         sa.cast(sa.func.max(number), sa.Integer),
         sa.case((sa.func.min(parity) == sa.func.max(parity), 2), else_=1),
     )
-    named = (column.label(name) for name, column in zip(_Steps._fields, counted, strict=True))
-    steps = sa.select(_invocation.c.run_id, *named).group_by(_invocation.c.run_id).subquery()
+    labelled = (column.label(name) for name, column in zip(_Steps._fields, aggregates, strict=True))
+    steps = sa.select(_invocation.c.run_id, *labelled).group_by(_invocation.c.run_id).subquery()
     query = sa.select(_run.c.id, _run.c.max_length, *(steps.c[name] for name in _Steps._fields))
     query = query.select_from(_run.outerjoin(steps, steps.c.run_id == _run.c.id))
     with info.reading("count the steps of runs") as connection:
         names = ["run_id", "sequence_number"]
-        if info.may_read(connection, query, names, found, GAP, REPEATED, UNFINISHED):
+        if info.may_read(connection, query, names, findings, GAP, REPEATED, UNFINISHED):
             for rows in stream_rows(connection, query, batch_rows=BATCH_ROWS):
                 for identity, length, *of_run in rows:
-                    _check_run(found, identity, length, _Steps(*of_run))
+                    _check_run(findings, identity, length, _Steps(*of_run))
 
 
-def _check_run(found: Findings, identity: object, length: int, steps: _Steps) -> None:
+def _check_run(findings: Findings, identity: object, length: int, steps: _Steps) -> None:
     if steps.n_steps is None:
-        found.add(UNFINISHED, identity, f"no step of {length}")
+        findings.add(UNFINISHED, identity, f"no step of {length}")
         return
     n_expected = steps.last // steps.stride + 1
     if steps.n_numbers != n_expected or steps.first < 0:
         numbers, are = pluralize(n_expected, "number"), pluralize(steps.n_numbers, "is", "are")
-        there = f"{n_expected} {numbers} up to {steps.last}, of which {steps.n_numbers} {are} there"
-        found.add(GAP, identity, there)
+        gap = f"{n_expected} {numbers} up to {steps.last}, of which {steps.n_numbers} {are} there"
+        findings.add(GAP, identity, gap)
     if steps.n_steps > steps.n_numbers:
-        found.add(
+        findings.add(
             REPEATED,
             identity,
             f"{steps.n_steps} steps have {steps.n_numbers} {pluralize(steps.n_numbers, 'number')}",
         )
     if steps.last + steps.stride < length:
-        found.add(
+        findings.add(
             UNFINISHED, identity, f"the last number is {steps.last}, of {length} {pluralize(length, 'step')}"
         )
 
 
-def check_ids(info: DatabaseInfo, found: Findings) -> None:
-    """Find ids that are not 32 lower-case hexadecimal digits, in the indexes on ids."""
+def check_ids(info: DatabaseInfo, findings: Findings) -> None:
+    """Find ids that are not 32 lower-case hexadecimal digits, by the indexes on ids."""
     for name in _WITH_IDS:
         is_ours = name != "clusteringresult" or info.has_ours(name)
         if is_ours and info.has(name, "id"):
             with info.reading(f"look at the ids of {name}") as connection:
-                for identity in stored_values(connection, _bad_ids(connection, name)):
-                    found.add(BAD_ID, identity, f"in {name}")
+                for identity in stored_values(connection, _select_bad_ids(connection, name)):
+                    findings.add(BAD_ID, identity, f"in {name}")
 
 
-def _is_any(connection: Connection, query: Select[Any]) -> bool:
+def _has_rows(connection: Connection, query: Select[Any]) -> bool:
     return connection.execute(query.limit(1)).first() is not None
 
 
-def _bad_ids(connection: Connection, name: str) -> Select[Any]:
+def _select_bad_ids(connection: Connection, name: str) -> Select[Any]:
     identity: Any = sa.column("id", sa.String)
     query = sa.select(identity).select_from(sa.table(name))
     if connection.dialect.name != "sqlite":

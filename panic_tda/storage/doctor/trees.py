@@ -1,4 +1,4 @@
-"""Stored spanning trees: those that cannot be read, and those with edges of a wrong height."""
+"""Check stored spanning trees: unreadable trees, and trees with edges of wrong height."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ if TYPE_CHECKING:
 
 TREE, WRONG_TREE = "damaged_tree", "wrong_tree"
 SAMPLE_EDGES = 1_000
-"""Edges of a tree that are compared with the vectors of their rows, at most."""
+"""Largest number of edges of a tree that are compared with the vectors of their rows."""
 _SEED = 0
 _EXACT, _SINGLE = 1e-6, 8 * 1.01 * 2.0**-24
-"""Tolerance of squared heights: a share of them in an exact tree, else so much a dimension (float32)."""
+"""Tolerance of squared heights: relative in an exact tree, otherwise absolute per dimension (float32)."""
 
 
-def check_trees(info: DatabaseInfo, found: Findings) -> None:
-    """Find stored trees that are not spanning trees of distances."""
-    for summary, _, fault in damaged_trees(info):
-        found.add(TREE, summary.id.hex, fault)
+def check_trees(info: DatabaseInfo, findings: Findings) -> None:
+    """Find stored trees that cannot be read as spanning trees of distances."""
+    for summary, _, fault in find_damaged_trees(info):
+        findings.add(TREE, summary.id.hex, fault)
 
 
-def damaged_trees(info: DatabaseInfo) -> Iterator[tuple[ClusteringSummary, Any, str]]:
-    """Yield the clusterings whose trees cannot be read, with their keys, and why; a tree at a time."""
-    for stored, key in _clusterings(info):
+def find_damaged_trees(info: DatabaseInfo) -> Iterator[tuple[ClusteringSummary, Any, str]]:
+    """Yield each clustering whose tree cannot be read, with its key and the reason; one tree at a time."""
+    for stored, key in _open_clusterings(info):
         try:
             read_tree(stored.connection, stored.summary.id)
         except DamagedTree as error:
             yield stored.summary, key, error.fault
 
 
-def check_heights(info: DatabaseInfo, found: Findings) -> None:
+def check_heights(info: DatabaseInfo, findings: Findings) -> None:
     """Find trees with sampled edges whose height is not the mutual reachability distance of their rows."""
-    for stored, _ in _clusterings(info):
+    for stored, _ in _open_clusterings(info):
         try:
             tree = stored.tree
         except (NoTree, DamagedTree):
-            continue  # Embeddings have gone since, or the tree is damaged, which is a kind of its own.
-        if reason := _wrong_heights(stored, tree):
-            found.add(WRONG_TREE, stored.summary.id.hex, reason)
+            continue  # Embeddings were deleted since, or the tree is damaged: other kinds of findings.
+        if reason := _describe_wrong_heights(stored, tree):
+            findings.add(WRONG_TREE, stored.summary.id.hex, reason)
 
 
 def delete_tree(connection: Connection, key: Any) -> None:
@@ -63,8 +63,8 @@ def delete_tree(connection: Connection, key: Any) -> None:
     connection.execute(sa.delete(ClusteringTree).where(ClusteringTree.result_key == as_literal(key)))
 
 
-def _clusterings(info: DatabaseInfo) -> Iterator[tuple[StoredClustering, Any]]:
-    """Yield the clusterings that can be read and their keys, each in a transaction of its own."""
+def _open_clusterings(info: DatabaseInfo) -> Iterator[tuple[StoredClustering, Any]]:
+    """Yield each readable clustering and its key, in a transaction for each."""
     if not info.has_ours("clusteringtree"):
         return
     with info.reading("look for trees") as connection:
@@ -75,52 +75,52 @@ def _clusterings(info: DatabaseInfo) -> Iterator[tuple[StoredClustering, Any]]:
                 yield StoredClustering(connection, row.summary), row.key
 
 
-def _wrong_heights(stored: StoredClustering, tree: SpanningTree) -> str:
-    """Say how many sampled edges of a tree have another height than their rows; nothing where none has."""
-    edges = _sampled_edges(len(tree.height))
+def _describe_wrong_heights(stored: StoredClustering, tree: SpanningTree) -> str:
+    """Describe how many sampled edges of a tree have a wrong height; "" if none has."""
+    edges = _sample_edges(len(tree.height))
     rows = np.unique([tree.u[edges], tree.v[edges]])
     ids = stored.assignments.ids[rows]
     vectors = read_vectors(stored.connection, ids, dimensions=stored.dimensions)
-    is_wrong = _wrong_edges(tree, edges, rows, vectors, stored.summary.record)
+    is_wrong = _find_wrong_edges(tree, edges, rows, vectors, stored.summary.record)
     return f"{np.count_nonzero(is_wrong)} of {len(is_wrong)} sampled edges" if is_wrong.any() else ""
 
 
-def _sampled_edges(n_edges: int) -> IntArray:
+def _sample_edges(n_edges: int) -> IntArray:
     generator = np.random.default_rng(_SEED)
     edges: IntArray = generator.choice(n_edges, min(n_edges, SAMPLE_EDGES), replace=False)
     return edges
 
 
-def _wrong_edges(
+def _find_wrong_edges(
     tree: SpanningTree, edges: IntArray, rows: IntArray, vectors: Float32Array, record: ClusteringRecord
 ) -> BoolArray:
-    """Tell which edges do not have the height of their rows; those without vectors are left out.
+    """Return a mask of the edges whose height is wrong; edges without vectors are left out.
 
     Parameters
     ----------
     tree : SpanningTree
-        With core distances.
+        A tree with core distances.
     edges : (m,) int64
-        The edges to look at.
+        Indices of the edges to check.
     rows : (k,) int64
-        Their rows, ascending.
+        The rows at the ends of these edges, ascending.
     vectors : (k, d) float32
-        As stored, NaN where there is none.
+        Stored vectors of the rows, NaN where a row has none.
     record : ClusteringRecord
-        Of the clustering.
+        Record of the clustering.
     """
     has_vector = has_direction(vectors)
     normalise(vectors := vectors[has_vector])
-    places = np.cumsum(has_vector) - 1
+    row_indices = np.cumsum(has_vector) - 1
     ends = [np.searchsorted(rows, end[edges]) for end in (tree.u, tree.v)]
     is_known = has_vector[ends[0]] & has_vector[ends[1]]
-    edges, (left, right) = edges[is_known], (places[end[is_known]] for end in ends)
-    apart = vectors[left].astype(np.float64) - vectors[right]
-    squares = np.maximum(np.einsum("ij,ij->i", apart, apart), record.distance_floor**2)
-    assert tree.core_distances is not None  # what is stored has them
+    edges, (left, right) = edges[is_known], (row_indices[end[is_known]] for end in ends)
+    differences = vectors[left].astype(np.float64) - vectors[right]
+    squared_distances = np.maximum(np.einsum("ij,ij->i", differences, differences), record.distance_floor**2)
+    assert tree.core_distances is not None  # a stored tree has them
     for end in (tree.u, tree.v):
-        squares = np.maximum(squares, tree.core_distances[end[edges]] ** 2)
+        squared_distances = np.maximum(squared_distances, tree.core_distances[end[edges]] ** 2)
     stored = np.maximum(tree.height[edges], record.distance_floor) ** 2
     tolerance = _EXACT * stored if record.exact else _SINGLE * vectors.shape[1]
-    is_wrong: BoolArray = np.abs(stored - squares) > tolerance
+    is_wrong: BoolArray = np.abs(stored - squared_distances) > tolerance
     return is_wrong

@@ -1,4 +1,4 @@
-"""Values that are not what their column holds, in the tables of the generation pipeline."""
+"""Check the tables of the generation pipeline for values of a type that their column does not allow."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ _embedding: Any = Embedding.__table__
 _invocation: Any = Invocation.__table__
 
 
-def check_values(info: DatabaseInfo, found: Findings) -> None:
-    """Find values of experiments, runs, texts and models that cannot be read; no image or vector is read."""
+def check_values(info: DatabaseInfo, findings: Findings) -> None:
+    """Find unreadable values of experiments, runs, texts and models; read no image and no vector."""
     tables: tuple[Any, ...] = (ExperimentConfig.__table__, Run.__table__)
     for table in tables:
-        # Ids that are none are a kind of their own, and those that name nothing.
+        # Invalid ids and ids of missing rows are other kinds of findings.
         stored = [column for column in table.c if info.has(table.name, column.name)]
         columns = [column for column in stored if not isinstance(column.type, sa.Uuid)]
         with info.reading(f"look at the values of {table.name}") as connection:
-            _add(found, cells.damaged_values(connection, sa.select(*columns)))
+            _add_values(findings, cells.damaged_values(connection, sa.select(*columns)))
     with info.reading("look at the texts of invocations") as connection:
-        # PostgreSQL takes no value of another type.
+        # PostgreSQL rejects values of another type.
         if connection.dialect.name != "sqlite":
             return
         if not has_index(connection, _INDEX):
             why = "no index has the types of outputs and the models of embeddings yet: upgrade first"
-            found.leave_out([UNREADABLE], why)
+            findings.leave_out([UNREADABLE], why)
             return
-        _check_invocations(info, connection, found)
-        _check_models(connection, found)
+        _check_invocations(info, connection, findings)
+        _check_models(connection, findings)
 
 
-def _check_invocations(info: DatabaseInfo, connection: Connection, found: Findings) -> None:
+def _check_invocations(info: DatabaseInfo, connection: Connection, findings: Findings) -> None:
     kind, number = _invocation.c.type, _invocation.c.sequence_number
     wrong = (
         kind.is_(None),
@@ -50,33 +50,35 @@ def _check_invocations(info: DatabaseInfo, connection: Connection, found: Findin
         ~number.between(-(2**31), 2**31 - 1),
     )
     query = sa.select(kind, number).where(sa.or_(*wrong))
-    if info.may_read(connection, query, ["type", "sequence_number"], found, UNREADABLE):
-        _add(found, cells.damaged_values(connection, query))
+    if info.may_read(connection, query, ["type", "sequence_number"], findings, UNREADABLE):
+        _add_values(findings, cells.damaged_values(connection, query))
     at = row_locator(connection, _invocation)
     texts = sa.select(at).where(kind == InvocationType.TEXT)
     query = sa.select(_invocation.c.model, _invocation.c.output_text)
     if not reads_invocations(connection, texts):
         query = query.where(at.in_(texts.correlate(None)))
-    elif info.may_read(connection, query, ["type", "model", "output_text"], found, UNREADABLE):
+    elif info.may_read(connection, query, ["type", "model", "output_text"], findings, UNREADABLE):
         query = query.where(kind == InvocationType.TEXT)
     else:
         return
-    _add(found, cells.damaged_values(connection, query))
+    _add_values(findings, cells.damaged_values(connection, query))
 
 
-def _check_models(connection: Connection, found: Findings) -> None:
-    """Look at each name of a model once, in the index that begins with it."""
+def _check_models(connection: Connection, findings: Findings) -> None:
+    """Check each model name once, in the index that begins with it."""
     model = _embedding.c.embedding_model
     rows = sa.select(model)
-    # In the index first: only of what is found there a row is read.
+    # The index is searched first; a row is read only if it is found there.
     missing = sa.select(sa.literal(1)).select_from(_embedding).where(model.is_(None)).limit(1)
     if connection.execute(missing).first() is not None:
-        _add(found, cells.damaged_values(connection, rows.where(model.is_(None))))
+        _add_values(findings, cells.damaged_values(connection, rows.where(model.is_(None))))
     for name in cells.successive_values(connection, model):
         if not isinstance(name, str):
-            _add(found, cells.damaged_values(connection, rows.where(model == cells.as_literal(name))))
+            _add_values(
+                findings, cells.damaged_values(connection, rows.where(model == cells.as_literal(name)))
+            )
 
 
-def _add(found: Findings, damaged: Iterator[Any]) -> None:
+def _add_values(findings: Findings, damaged: Iterator[Any]) -> None:
     for value in damaged:
-        found.add(UNREADABLE, value.place, value.reason)
+        findings.add(UNREADABLE, value.place, value.reason)

@@ -1,4 +1,4 @@
-"""Vectors that no clustering can take: all of them are read once, in the order of the file."""
+"""Check all vectors for values that cannot be clustered; each is read once, in the order of the file."""
 
 from __future__ import annotations
 
@@ -27,54 +27,54 @@ _INDEX = "ix_embedding_model_length_invocation"
 _embedding = Embedding.__table__
 
 
-def check_vectors(info: DatabaseInfo, found: Findings) -> None:
-    """Find vectors that are missing, of another length than their model's, not finite, or zero."""
+def check_vectors(info: DatabaseInfo, findings: Findings) -> None:
+    """Find vectors that are missing, not finite, zero, or not of the length of their model."""
     with info.reading("measure vectors") as connection:
-        widths = _widths(info, connection)
+        widths = _read_widths(info, connection)
         n_rows = connection.execute(sa.select(sa.func.count()).select_from(_embedding)).scalar_one()
         info.progress.phase("read vectors", n_rows)
-        query = sa.select(_embedding.c.id, _embedding.c.embedding_model, _bytes(connection))
+        query = sa.select(_embedding.c.id, _embedding.c.embedding_model, _select_bytes(connection))
         at_once = max(1, _BATCH_BYTES // max([1, *widths.values()]))
         for rows in stream_rows(connection, query, batch_rows=min(BATCH_ROWS, at_once)):
-            _check_rows(rows, widths, found)
+            _check_rows(rows, widths, findings)
             info.progress.advance(len(rows))
 
 
-def _widths(info: DatabaseInfo, connection: Connection) -> dict[str, int]:
-    """Return the bytes of the vectors of each model: the commonest legal length, 0 where there is none."""
+def _read_widths(info: DatabaseInfo, connection: Connection) -> dict[str, int]:
+    """Return the vector length in bytes of each model: the most frequent valid length, 0 if there is none."""
     if has_index(connection, _INDEX):
         return {model: stored_width(connection, model) for model in stored_models(connection)}
     info.progress.phase("measure vectors: no index has their lengths yet, so embeddings are read")
     query: Select[Any] = sa.select(_embedding.c.embedding_model, sa.func.length(_embedding.c.vector))
-    counted: defaultdict[str, Counter[int | None]] = defaultdict(Counter)
+    size_counts: defaultdict[str, Counter[int | None]] = defaultdict(Counter)
     for rows in stream_rows(connection, query, batch_rows=BATCH_ROWS):
         for model, size in rows:
-            counted[model][size] += 1
-    return {model: ModelCensus(model, 0, 0, sampled=sizes).width for model, sizes in counted.items()}
+            size_counts[model][size] += 1
+    return {model: ModelCensus(model, 0, 0, sampled=sizes).width for model, sizes in size_counts.items()}
 
 
-def _bytes(connection: Connection) -> ColumnElement[Any]:
-    """Return the column of vectors, with a number where SQLite has a text, which might not be decoded."""
+def _select_bytes(connection: Connection) -> ColumnElement[Any]:
+    """Return the column of vectors, with 0 for text values in SQLite, which might not be valid UTF-8."""
     vector = _embedding.c.vector
     if connection.dialect.name != "sqlite":
         return vector
     return sa.case((sa.func.typeof(vector) == "text", sa.literal_column("0")), else_=vector)
 
 
-def _check_rows(rows: list[tuple[Any, ...]], widths: dict[str, int], found: Findings) -> None:
-    of_width: defaultdict[int, tuple[list[Any], list[bytes]]] = defaultdict(lambda: ([], []))
+def _check_rows(rows: list[tuple[Any, ...]], widths: dict[str, int], findings: Findings) -> None:
+    rows_by_size: defaultdict[int, tuple[list[Any], list[bytes]]] = defaultdict(lambda: ([], []))
     for identity, model, vector in rows:
         size = len(vector) if isinstance(vector, bytes) else _NO_BYTES
         if size == widths.get(model) and size:
-            ids, vectors = of_width[size]
+            ids, vectors = rows_by_size[size]
             ids.append(identity)
             vectors.append(vector)
         elif vector is None or size == 0:
-            found.add(MISSING, identity, model)
+            findings.add(MISSING, identity, model)
         else:
             stored = f"{size} {pluralize(size, 'byte')}" if size >= 0 else "no bytes"
-            found.add(LENGTH, identity, f"{model}, {stored}, not {widths.get(model) or 'float32 values'}")
-    for size, (ids, vectors) in of_width.items():
+            findings.add(LENGTH, identity, f"{model}, {stored}, not {widths.get(model) or 'float32 values'}")
+    for size, (ids, vectors) in rows_by_size.items():
         matrix = np.frombuffer(b"".join(vectors), dtype="<f4").reshape(-1, size // FLOAT_BYTES)
         for row in np.flatnonzero(~has_direction(matrix)).tolist():
-            found.add(ZERO if np.isfinite(matrix[row]).all() else NOT_FINITE, ids[row])
+            findings.add(ZERO if np.isfinite(matrix[row]).all() else NOT_FINITE, ids[row])

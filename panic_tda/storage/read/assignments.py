@@ -1,4 +1,4 @@
-"""Which cluster each embedding belongs to, and which invocation it is of, read back whole."""
+"""Read the cluster assignments of a stored clustering, and the invocations of its embeddings."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from panic_tda.types import BytesArray, FloatArray, IntArray
 
 _ROWS = 2_000
-"""Rows fetched at once: few enough to be in the cache still when they become arrays (1,610,000 assignments
-took 1.3 s like this, 1.6 s with 50,000)."""
+"""Rows per fetch: few enough to stay in the processor's cache until they become arrays (1,610,000 assignments
+took 1.3 s, and 1.6 s with 50,000 rows per fetch)."""
 _GONE = -1
 _SMALL_LABEL = 1 << 16
-"""Labels below cost no memory; whether there is such a cluster is for the doctor to say."""
+"""Labels below this need little memory, so they are not checked here; `doctor` checks them."""
 _embedding = Embedding.__table__
 _assignment = EmbeddingCluster.__table__
 
@@ -45,8 +45,8 @@ class Assignments:
     probabilities : (n,) float64
         Membership strengths, 0 to 1.
     locators : (n,) int64 or S32 or None
-        What finds the row of each embedding (see `cells.row_locator`), -1 where an SQLite file has none; None
-        where nobody asked for it.
+        Row locator of each embedding (see `cells.row_locator`), -1 where an SQLite file has no such row; None
+        if locators were not requested.
     """
 
     ids: BytesArray
@@ -62,7 +62,7 @@ def read_assignments(
     with_locators: bool = False,
     progress: Progress | None = None,
 ) -> Assignments:
-    """Read all assignments of a clustering: one range of the table's key, 48 bytes a row in memory.
+    """Read all assignments of a clustering, in 48 bytes of memory per row.
 
     Parameters
     ----------
@@ -71,20 +71,20 @@ def read_assignments(
     clustering_id : UUID
         A stored clustering.
     with_locators : bool
-        Whether to find the rows of the embeddings too: on SQLite a look into the index on their ids for each.
+        Whether to find the rows of the embeddings too; on SQLite this is one index lookup for each.
     progress : Progress, optional
-        Told the rows read.
+        Receives the number of rows read.
 
     Raises
     ------
     DamagedValue
-        A label is not one of the clustering's, a probability is not from 0 to 1, or an id is none.
+        A label is not one of the clustering's, a probability is not from 0 to 1, or an id is invalid.
     """
     columns: list[Any] = [_assignment.c.embedding_id, _assignment.c.label, _assignment.c.probability]
-    convert: list[Callable[[Any], Any]] = [_identities, cells.integers, cells.shares]
+    convert: list[Callable[[Any], Any]] = [_convert_ids, cells.integers, cells.shares]
     source: Any = _assignment
-    located = with_locators and connection.dialect.name == "sqlite"
-    if located:
+    has_locators = with_locators and connection.dialect.name == "sqlite"
+    if has_locators:
         source = _assignment.outerjoin(_embedding, _embedding.c.id == _assignment.c.embedding_id)
         columns.append(sa.func.coalesce(cells.row_locator(connection, _embedding), _GONE))
         convert.append(cells.integers)
@@ -96,18 +96,18 @@ def read_assignments(
     )
     ids, labels, probabilities, *locators = _read_columns(connection, query, convert, progress)
     require_labels(connection, clustering_id, labels)
-    elsewhere = ids if with_locators else None
-    return Assignments(ids, labels, probabilities, locators[0] if located else elsewhere)
+    ids_as_locators = ids if with_locators else None
+    return Assignments(ids, labels, probabilities, locators[0] if has_locators else ids_as_locators)
 
 
 def count_assignments(connection: Connection, clustering_id: UUID) -> int:
     """Count the assignments of a clustering."""
-    of_this = _assignment.c.result_key == key_of(clustering_id)
-    return int(connection.execute(sa.select(sa.func.count()).where(of_this)).scalar_one())
+    has_key = _assignment.c.result_key == key_of(clustering_id)
+    return int(connection.execute(sa.select(sa.func.count()).where(has_key)).scalar_one())
 
 
 def require_labels(connection: Connection, clustering_id: UUID, labels: IntArray) -> None:
-    """Check that labels are those of a clustering's clusters, so that arrays of one element a label fit.
+    """Check that labels belong to a clustering, so that arrays with one element per label have a valid size.
 
     Raises
     ------
@@ -120,7 +120,8 @@ def require_labels(connection: Connection, clustering_id: UUID, labels: IntArray
     query = sa.select(ClusteringResult.parameters).where(ClusteringResult.id == clustering_id)
     ((parameters,),) = cells.read_rows(connection, query)
     record = ClusteringRecord.from_json(parameters)
-    # Of a clustering that lost rows before it was saved, other clusters keep their labels.
+    # If embeddings were deleted before the result was saved, clusters may have vanished; the others keep
+    # their labels.
     n_labels = max(n_labels, record.n_clusters + (record.n_vanished or 0))
     wrong = (labels < OUTLIER) | (labels >= n_labels)
     if wrong.any():
@@ -149,21 +150,21 @@ def read_invocations(connection: Connection, model: str, locators: IntArray | By
     model : str
         The embedding model.
     locators : (n,) int64 or S32
-        As of `Assignments`.
+        Row locators, as in `Assignments`.
 
     Returns
     -------
     (n,) S32
-        Ids of invocations, in the order of the assignments; empty where the embedding has gone since.
+        Ids of invocations, in the order of the assignments; empty where the embedding was deleted since.
 
     Notes
     -----
-    No index of SQLite has both ids; but each has the row's number. So the numbers come from the index on the
-    embeddings' ids, and the invocations by number from the one on models: that is read for the whole model.
-    PostgreSQL keeps vectors beside its rows, which are short then.
+    No SQLite index has both ids, but every index has the row number. The row numbers come from the index on
+    embedding ids, and the invocation of each row number from the index on models, which is read for the whole
+    model. PostgreSQL stores vectors outside the rows, so its rows are short.
     """
     of_model = sa.select(cells.row_locator(connection, _embedding), _embedding.c.invocation_id)
-    convert = (cells.integers if connection.dialect.name == "sqlite" else _identities, _identities_or_none)
+    convert = (cells.integers if connection.dialect.name == "sqlite" else _convert_ids, _convert_optional_ids)
     stored, invocations = _read_columns(
         connection, of_model.where(_embedding.c.embedding_model == model), convert
     )
@@ -175,7 +176,7 @@ def read_invocations(connection: Connection, model: str, locators: IntArray | By
 
 
 def key_of(clustering_id: UUID) -> sa.ScalarSelect[Any]:
-    """Return the subquery for the key by which rows name this clustering."""
+    """Return the subquery for the `result_key` of a clustering."""
     return sa.select(ClusteringResult.key).where(ClusteringResult.id == clustering_id).scalar_subquery()
 
 
@@ -192,12 +193,12 @@ def _read_columns(
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
-def _identities(values: Sequence[Any]) -> BytesArray:
-    # Field files have ids of other forms, which are ids all the same.
+def _convert_ids(values: Sequence[Any]) -> BytesArray:
+    # Some databases have ids that are not 32 hexadecimal digits; they are accepted here.
     if not all(type(value) is str and len(value) <= ID_LENGTH for value in values):
         raise ValueError("a value is not an id stored as text")
     return np.array(values, dtype=f"S{ID_LENGTH}")
 
 
-def _identities_or_none(values: Sequence[Any]) -> BytesArray:
-    return _identities([value or "" for value in values])
+def _convert_optional_ids(values: Sequence[Any]) -> BytesArray:
+    return _convert_ids([value or "" for value in values])

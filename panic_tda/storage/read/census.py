@@ -1,4 +1,4 @@
-"""What the database holds of each embedding model: counts and lengths, before anything is loaded."""
+"""Count the embeddings of each model and the lengths of their vectors, before vectors are loaded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from panic_tda.wording import pluralize
 
 FLOAT_BYTES = 4
 NAMED_IDS = 5
-"""So many ids of bad vectors a message names."""
+"""Number of ids of invalid vectors that a message lists."""
 
 _log = logging.getLogger(__name__)
 _embedding = Embedding.__table__
@@ -32,18 +32,18 @@ _MODEL_ROWS = sa.select(_embedding.c.embedding_model)
 
 @dataclass(frozen=True)
 class ModelCensus:
-    """What the database holds of one embedding model.
+    """The number of embeddings of one model, and the lengths of their vectors.
 
     Attributes
     ----------
     model : str
         Name of the embedding model.
     n_total : int
-        All its embeddings.
+        Number of all embeddings of the model.
     n_orphans : int
-        Those whose invocation is missing: they belong to no run and can never be sampled.
+        Number of embeddings whose invocation is missing: they belong to no run and are never sampled.
     longest : int
-        Outputs of the longest run; known (not 0) only where a sampling factor above 1 was asked for.
+        Number of outputs of the longest run; 0 (unknown) if the sampling factor is 1.
     sampled : dict of int or None to int
         Number of sampled embeddings by the length of their vector in bytes; None counts missing vectors.
     """
@@ -56,22 +56,22 @@ class ModelCensus:
 
     @property
     def n_sampled(self) -> int:
-        """Embeddings that the downsampling rule chose."""
+        """Return the number of embeddings that the downsampling rule chooses."""
         return sum(self.sampled.values())
 
     @property
     def width(self) -> int:
-        """Bytes of a vector: the commonest legal length among the sampled ones, 0 where there is none."""
+        """Return the vector length in bytes: the most frequent valid one in the sample, 0 if none."""
         return find_width(self.sampled)
 
     @property
     def n_usable(self) -> int:
-        """Sampled embeddings with a vector of that length."""
+        """Return the number of sampled embeddings with a vector of length `width`."""
         return self.sampled.get(self.width, 0) if self.width else 0
 
 
 def take_census(database: Database, downsample: int = 1) -> dict[str, ModelCensus]:
-    """Count and measure the embeddings of every model, without reading a row.
+    """Count the embeddings of every model and the lengths of their vectors, without reading a row.
 
     Parameters
     ----------
@@ -86,11 +86,11 @@ def take_census(database: Database, downsample: int = 1) -> dict[str, ModelCensu
         By model name, in alphabetical order.
     """
     with database.reading() as connection:
-        return count(connection, validate_downsample(downsample))
+        return count_models(connection, validate_downsample(downsample))
 
 
 def take_censuses(database: Database, model: str, factors: Sequence[int]) -> dict[int, ModelCensus]:
-    """Do what `take_census` does for one model and several sampling factors, in one walk through the indexes.
+    """Take the censuses of one model for several sampling factors, in one pass through the indexes.
 
     Returns
     -------
@@ -102,37 +102,37 @@ def take_censuses(database: Database, model: str, factors: Sequence[int]) -> dic
         return dict(zip(factors, _count_model(connection, factors, model), strict=True))
 
 
-def count(connection: Connection, downsample: int, model: str | None = None) -> dict[str, ModelCensus]:
-    """Do what `take_census` does, inside a transaction, for all models or one."""
+def count_models(connection: Connection, downsample: int, model: str | None = None) -> dict[str, ModelCensus]:
+    """Take the census of all models or of one, inside the transaction of `connection`."""
     names = stored_models(connection) if model is None else [model]
-    found = {name: _count_model(connection, [downsample], name)[0] for name in names}
-    return {name: census for name, census in found.items() if census.n_total}
+    censuses = {name: _count_model(connection, [downsample], name)[0] for name in names}
+    return {name: census for name, census in censuses.items() if census.n_total}
 
 
-def choose_models(database: Database, asked: Sequence[str], present: Sequence[str]) -> list[str]:
-    """Return the models that were asked for, each once; all that are present where none was.
+def choose_models(database: Database, requested: Sequence[str], present: Sequence[str]) -> list[str]:
+    """Return the requested models without repetition, or all models if none is requested.
 
     Raises
     ------
     NoEmbeddings
-        None is present.
+        The database has no embeddings.
     UnknownModel
-        One that was asked for is not.
+        The database has no embeddings of a requested model.
     """
     if not present:
         raise NoEmbeddings(
             f"{database} has no embeddings; import some with: {database.command('import-embeddings')} FILE"
         )
-    unknown = sorted(set(asked) - set(present))
+    unknown = sorted(set(requested) - set(present))
     if unknown:
         raise UnknownModel(
             f"no embeddings of model {', '.join(unknown)}; the database has: {', '.join(present)}"
         )
-    return list(dict.fromkeys(asked)) or list(present)
+    return list(dict.fromkeys(requested)) or list(present)
 
 
 def _count_model(connection: Connection, factors: Sequence[int], model: str) -> list[ModelCensus]:
-    # One query a length of vector: grouped by it, every SQLite before 3.41 reads the vectors to measure them.
+    # One query per vector length: with GROUP BY, SQLite before 3.41 reads the vectors to measure them.
     this_model = _embedding.c.embedding_model == model
     sizes = list(successive_values(connection, _size, this_model))
     missing = sa.select(_embedding.c.id).where(this_model, _size.is_(None)).limit(1)
@@ -144,21 +144,21 @@ def _count_model(connection: Connection, factors: Sequence[int], model: str) -> 
         sa.func.count(),
         sa.func.coalesce(sa.func.sum(sa.case((chosen.orphaned, 1), else_=0)), 0),
         sa.func.coalesce(sa.func.max(chosen.output_index), -1) + 1,
-        *(sa.func.coalesce(sa.func.sum(sa.case((one, 1), else_=0)), 0) for one in conditions),
+        *(sa.func.coalesce(sa.func.sum(sa.case((condition, 1), else_=0)), 0) for condition in conditions),
     ).select_from(chosen.source)
     n_total = n_orphans = longest = 0
     sampled: list[dict[int | None, int]] = [{} for _ in factors]
     for size in sizes:
-        these = sa.and_(this_model, _size.is_(None) if size is None else _size == size)
-        n_rows, n_without, n_outputs, *n_chosen = connection.execute(counts.where(these)).one()
-        n_total, n_orphans, longest = n_total + n_rows, n_orphans + n_without, max(longest, n_outputs)
+        has_size = sa.and_(this_model, _size.is_(None) if size is None else _size == size)
+        n_rows, n_orphaned, n_outputs, *n_chosen = connection.execute(counts.where(has_size)).one()
+        n_total, n_orphans, longest = n_total + n_rows, n_orphans + n_orphaned, max(longest, n_outputs)
         for by_size, number in zip(sampled, n_chosen, strict=True):
             by_size.update({size: number} if number else {})
     return [ModelCensus(model, n_total, n_orphans, longest, by_size) for by_size in sampled]
 
 
 def stored_width(connection: Connection, model: str) -> int:
-    """Return the bytes of a model's vectors: the commonest legal length, 0 where there is none."""
+    """Return the vector length of a model in bytes: the most frequent valid length, 0 if there is none."""
     return find_width(count_lengths(connection, model))
 
 
@@ -183,16 +183,16 @@ def find_width(counts: Mapping[int | None, int]) -> int:
 
 
 def count_mixed(database: Database, model: str) -> tuple[int, int]:
-    """Count the embeddings that one would not expect beside the others of a model, without reading a row.
+    """Count repeated embeddings and embeddings of images of a model, without reading a row.
 
     Returns
     -------
     n_repeated, n_images : int
-        Embeddings beyond the first of an invocation (with vectors of one length), and those of images.
+        Number of embeddings beyond the first of an invocation (with vectors of one length), and of images.
     """
     this_model = _embedding.c.embedding_model == model
-    # Two queries: SQLite counts the distinct values of an index without a list of them only where nothing
-    # else is asked for.
+    # Two queries: SQLite counts the distinct values of an index without a temporary table only if the query
+    # has no other column.
     rows = sa.select(sa.func.count()).select_from(_embedding)
     invocations = sa.select(sa.func.count(_embedding.c.invocation_id.distinct()))
     images = sa.select(sa.func.count()).select_from(_embedding.outerjoin(_invocation, join_invocations()))
@@ -207,7 +207,7 @@ def count_mixed(database: Database, model: str) -> tuple[int, int]:
 
 
 def warn_of_mixed(database: Database, census: ModelCensus) -> None:
-    """Say in the log what one would not expect among a model's embeddings; they are clustered as they are."""
+    """Log a warning if a model has repeated embeddings or embeddings of images; all are clustered."""
     n_repeated, n_images = count_mixed(database, census.model)
     of_all = f"of {census.n_total} {pluralize(census.n_total, 'embedding')} are of"
     if n_repeated:
@@ -232,19 +232,21 @@ def require_valid(database: Database, census: ModelCensus, downsample: int = 1) 
     Raises
     ------
     BadVectors
-        With the model, how many vectors are bad in which way, and the first ids.
+        A vector is missing or of another length; the message has the counts and the first ids.
     """
-    bad = census.n_sampled - census.n_usable
-    if not bad:
+    n_invalid = census.n_sampled - census.n_usable
+    if not n_invalid:
         return
     with database.reading() as connection:
-        # Asked for in order, SQLite would go through all rows in the order of their ids.
-        first = heapq.nsmallest(NAMED_IDS, ids_of_other_lengths(connection, census, downsample))
-    raise BadVectors(_explain_lengths(census, bad, first))
+        # With ORDER BY, SQLite would scan all rows in the order of their ids.
+        first = heapq.nsmallest(NAMED_IDS, find_ids_of_other_lengths(connection, census, downsample))
+    raise BadVectors(_explain_lengths(census, n_invalid, first))
 
 
-def ids_of_other_lengths(connection: Connection, census: ModelCensus, downsample: int = 1) -> Iterator[str]:
-    """Yield, in no order, the ids of the sampled embeddings without a vector of the common length."""
+def find_ids_of_other_lengths(
+    connection: Connection, census: ModelCensus, downsample: int = 1
+) -> Iterator[str]:
+    """Yield the ids of sampled embeddings without a vector of length `width`, in no order."""
     chosen = sample(downsample)
     query = (
         sa.select(sa.type_coerce(_embedding.c.id, sa.String))
@@ -259,7 +261,7 @@ def ids_of_other_lengths(connection: Connection, census: ModelCensus, downsample
 
 
 def show_id(stored: object) -> str:
-    """Return an id as the commands show it; what is none, as it is stored."""
+    """Return an id with dashes, as commands show it; an invalid id as it is stored."""
     try:
         return str(UUID(str(stored)))
     except ValueError:
@@ -279,12 +281,12 @@ def stored_models(connection: Connection) -> list[str]:
         if not isinstance(name, str):
             rows = _MODEL_ROWS.where(_embedding.c.embedding_model == as_literal(name))
             raise find_damaged(connection, rows.limit(1)) or DatabaseError(
-                f"a name of a model is not text: {name!r:.80}"
+                f"the name of a model is not text: {name!r:.80}"
             )
     return names
 
 
-def _explain_lengths(census: ModelCensus, bad: int, first: list[str]) -> str:
+def _explain_lengths(census: ModelCensus, n_invalid: int, first: list[str]) -> str:
     missing = census.sampled.get(None, 0)
     lengths = ", ".join(
         f"{count} of {size} {pluralize(size, 'byte')}"
@@ -294,7 +296,7 @@ def _explain_lengths(census: ModelCensus, bad: int, first: list[str]) -> str:
     expected = f"{census.width // FLOAT_BYTES or 'some'} float32 values expected"
     kinds = "; ".join(part for part in (f"{missing} missing" if missing else "", lengths, expected) if part)
     return (
-        f"{bad} of {census.n_sampled} {pluralize(census.n_sampled, 'vector')} of model "
+        f"{n_invalid} of {census.n_sampled} {pluralize(census.n_sampled, 'vector')} of model "
         f"{census.model} are invalid ({kinds}); "
         f"first embedding ids: {', '.join(first)}; "
         "repair them, or leave them out with --skip-invalid"

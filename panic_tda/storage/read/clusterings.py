@@ -1,7 +1,7 @@
-"""One stored clustering, read part by part inside one transaction.
+"""Read one stored clustering, part by part, inside one transaction.
 
-Everything that shows, compares, recuts, draws or exports a clustering reads it here. What imports Numba is
-imported when it is asked for: most commands need neither a tree nor a matrix.
+All commands that show, compare, recut, draw or export a clustering read it here. Modules that import Numba
+are imported on first use: most commands need neither a tree nor a matrix.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ if TYPE_CHECKING:
 
 
 class StoredClustering:
-    """A stored clustering whose parts are read when they are first asked for, and kept.
+    """A stored clustering whose parts are read on first access and then cached.
 
-    Parts that were read stay usable after the transaction; others are not available any more. Who needs
-    steps asks for them before `assignments`: then one pass through the rows gives both.
+    Parts that were read stay usable after the transaction; other parts can no longer be read then. Read
+    `steps` before `assignments` if both are needed: one pass through the rows then gives both.
 
     Attributes
     ----------
     connection : Connection
         From `Database.reading`.
     summary : ClusteringSummary
-        Its row, with its record.
+        The row of the clustering, with its record.
     """
 
     def __init__(
@@ -65,40 +65,40 @@ class StoredClustering:
 
     @cached_property
     def n_assigned(self) -> int:
-        """Number of its assignments: fewer than its record says where embeddings have gone since."""
+        """Return the number of assignments, below `record.n_embeddings` if embeddings were deleted since."""
         return count_assignments(self.connection, self.summary.id)
 
     @property
     def assignments(self) -> Assignments:
-        """The cluster of each embedding, by ascending embedding id."""
+        """Return the cluster of each embedding, by ascending embedding id."""
         return self._read_assignments(with_locators=False)
 
     @cached_property
     def clusters(self) -> list[ClusterDetails]:
-        """Its clusters by label, with their medoids."""
+        """Return the clusters by label, with their medoids."""
         return read_details(self.connection, self.summary.id)
 
     @cached_property
     def medoids(self) -> dict[int, int]:
-        """Positions of the medoids among the assignments, by ascending label; those that are there still."""
+        """Return the row of each medoid in `assignments`, by ascending label, without missing medoids."""
         ids = read_medoid_ids(self.connection, self.summary.id)
         rows = np.searchsorted(self.assignments.ids, np.array(list(ids.values()), dtype="S32"))
         return dict(zip(ids, rows.tolist(), strict=True))
 
     @cached_property
     def steps(self) -> RunSteps:
-        """The sampled outputs of its runs; see `read_steps`."""
+        """Return the sampled outputs of the runs; see `read_steps`."""
         assignments = self._read_assignments(with_locators=True)
         return read_steps(self.connection, self.summary, self._progress, assignments=assignments)
 
     @cached_property
     def runs(self) -> dict[str, RunFacts]:
-        """What all runs of the database were started with, by id."""
+        """Return network, prompt and seed of all runs of the database, by id."""
         return read_runs(self.connection)
 
     @cached_property
     def tree(self) -> SpanningTree:
-        """The spanning tree over its assignments; see `require_tree`."""
+        """Return the spanning tree over the assignments; see `require_tree`."""
         from panic_tda.storage.read.trees import require_tree
 
         self._progress.phase("read the tree")
@@ -106,32 +106,32 @@ class StoredClustering:
 
     @cached_property
     def dimensions(self) -> int:
-        """Dimensions of the vectors of its embedding model; 0 where there are none."""
+        """Return the dimensions of the vectors of the embedding model; 0 if there are no vectors."""
         return stored_width(self.connection, self.summary.embedding_model) // FLOAT_BYTES
 
     @cached_property
     def invocations(self) -> BytesArray:
-        """The invocation of each assignment, (n,) S32; see `read_invocations`."""
+        """Return the invocation of each assignment, (n,) S32; see `read_invocations`."""
         locators = self._read_assignments(with_locators=True).locators
         assert locators is not None
         self._progress.phase("read invocations")
         return read_invocations(self.connection, self.summary.embedding_model, locators)
 
     def read_medoid_texts(self, labels: Iterable[int]) -> dict[int, str | None]:
-        """Read what the medoids of some clusters say, by label; None where one is an image."""
+        """Read the texts of the medoids of these clusters, by label; None for an image."""
         return read_medoid_texts(self.connection, self.summary.id, labels)
 
-    def read_texts(self, *take: Callable[[RunTexts], None]) -> None:
-        """Pass the texts of each of its runs to all of these functions; one run is in memory at a time."""
+    def read_texts(self, *functions: Callable[[RunTexts], None]) -> None:
+        """Pass the texts of each run to all of these functions; one run is in memory at a time."""
         run_ids = self.steps.run_ids
         self._progress.phase("read texts", total=len(run_ids))
         for run in stream_texts(self.connection, run_ids):
-            for function in take:
+            for function in functions:
                 function(run)
             self._progress.advance(1)
 
     def read_vectors(self, rows: IntArray) -> Float32Array:
-        """Read the vectors of some assignments, (n, d) float32; see `require_vectors`."""
+        """Read the vectors of these rows of the assignments, (n, d) float32; see `require_vectors`."""
         self._progress.phase("read vectors", total=len(rows))
         ids, model = self.assignments.ids[rows], self.summary.embedding_model
         return require_vectors(self.connection, ids, model=model, progress=self._progress)
@@ -162,7 +162,7 @@ def open_clustering(
     Raises
     ------
     MissingPath, DatabaseError, NeedsUpgrade
-        There is no such database, it is something else, or older.
+        The database does not exist, is not a panic_tda database, or has an older schema.
     """
     database = database if isinstance(database, Database) else open_current(database)
     with database.reading() as connection:
@@ -172,7 +172,7 @@ def open_clustering(
 def find_stored(
     target: Database | str | Path, reference: str, *, model: str | None = None
 ) -> tuple[Database, ClusteringSummary]:
-    """Open a database, and find the one clustering that a reference means; see `find_clustering`."""
+    """Open a database and find the clustering that a reference names; see `find_clustering`."""
     database = open_current(target)
     with database.session() as session:
         return database, find_clustering(session, reference, model=model)

@@ -1,8 +1,8 @@
-"""The rows of a clustering with what stands behind them, streamed: embeddings, texts, runs, medoids.
+"""Stream the rows of a clustering with their embeddings, texts, runs and medoids.
 
 Rows come by ascending embedding id. That is the order of the assignments and of the core distances, so
-nothing is sorted, and each embedding and each text is one look-up. Ids of the generation pipeline are ordered
-by time, as its files nearly are; those of an import are hashes, and lead to all places of a file.
+nothing is sorted, and each embedding and each text is one lookup. Ids of the generation pipeline ascend with
+time, nearly as the rows of its files do. Ids of an import are hashes: their rows are scattered over the file.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ from panic_tda.types import OUTLIER
 from panic_tda.wording import format_utc, pluralize
 
 METADATA_KEY = "panic_tda"
-"""Under which the schema of a stream says what clustering it is of."""
+"""Key in the schema's metadata under which the clustering is described."""
 VECTOR = "vector"
 _BATCH_ROWS = 4096
 _BATCH_BYTES = 4 << 20
 _MEDOID_BYTES = 32 << 20
-"""Texts of medoids that are held, beyond those of one batch."""
+"""Largest size of the cached texts of medoids, apart from those of one batch."""
 _ID = pa.string()
 _COLUMNS = pa.schema(
     [
@@ -77,24 +77,24 @@ _COLUMNS = pa.schema(
     ]
 )
 _IDS = ("embedding_id", "invocation_id", "run_id", "experiment_id")
-_AS_THEY_ARE = ("initial_prompt", "seed", "sequence_number", "step", "output_type", "text")
+_UNCHANGED_COLUMNS = ("initial_prompt", "seed", "sequence_number", "step", "output_type", "text")
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RowStream:
-    """Rows on their way into a file.
+    """A stream of rows for an export.
 
     Attributes
     ----------
     schema : pyarrow.Schema
-        Of every batch.
+        Schema of every batch.
     n_rows : int
-        Of all batches.
+        Number of rows of all batches.
     batches : iterator of pyarrow.RecordBatch
-        At most some thousand rows each; to be gone through once, and while what they are read from is open.
+        Batches of at most some thousand rows. Iterate once, while their source is open.
     source : Path or None
-        The database file that they are read from.
+        The database file that is read.
     """
 
     schema: pa.Schema
@@ -103,21 +103,21 @@ class RowStream:
     source: Path | None = None
 
 
-def describe(clustering: ClusteringSummary, **more: Any) -> dict[bytes, bytes]:
-    """Return what the schema of a file says of the clustering that its rows are of, and whatever else."""
-    said: dict[str, Any] = {
+def describe(clustering: ClusteringSummary, **extra: Any) -> dict[bytes, bytes]:
+    """Return the schema metadata that describes a clustering, with extra entries."""
+    description: dict[str, Any] = {
         "clustering": str(clustering.id),
         "embedding_model": clustering.embedding_model,
         "created_at": format_utc(clustering.created_at),
         "parameters": clustering.record.to_json(),
     }
     with suppress(importlib.metadata.PackageNotFoundError):
-        said["version"] = importlib.metadata.version("panic_tda")
-    return {METADATA_KEY.encode(): json.dumps(said | more).encode()}
+        description["version"] = importlib.metadata.version("panic_tda")
+    return {METADATA_KEY.encode(): json.dumps(description | extra).encode()}
 
 
 def with_dashes(ids: pa.Array) -> pa.Array:
-    """Write ids, 32 hexadecimal digits each, as everybody else does; what is no id stays as it is."""
+    """Return ids of 32 hexadecimal digits in the usual form with dashes; other values stay unchanged."""
     groups = "".join(f"([0-9a-f]{{{length}}})" for length in (8, 4, 4, 4, 12))
     return pc.replace_substring_regex(ids, f"^{groups}$", r"\1-\2-\3-\4-\5")
 
@@ -130,44 +130,44 @@ def open_rows(
     with_vectors: bool = False,
     beside: pa.RecordBatch | None = None,
 ) -> Iterator[RowStream]:
-    """Give the assignments of a clustering, each with its output, its run and the medoid of its cluster.
+    """Stream the assignments of a clustering, each with its output, its run and the medoid of its cluster.
 
     Parameters
     ----------
     database : Database
         Read in one transaction, which lasts as long as the block.
     clustering : ClusteringSummary
-        One that is stored.
+        A stored clustering.
     with_vectors : bool
-        Whether there is a column `vector`, a fixed-size list of float32, as stored.
+        Whether to add a column `vector`, a fixed-size list of float32, as stored.
     beside : pyarrow.RecordBatch, optional
-        Further columns: a row for each assignment, in the order of `assignments.read_assignments`.
+        Further columns, with a row for each assignment, in the order of `assignments.read_assignments`.
 
     Yields
     ------
     RowStream
-        By ascending embedding id. Memory: some thousand rows, the core distances (8 bytes a row), and what
-        belongs to runs and clusters.
+        Rows by ascending embedding id. Memory: some thousand rows, the core distances (8 bytes per row), and
+        data of runs and clusters.
 
     Raises
     ------
     DatabaseError
-        A number is none, there are not as many assignments as rows `beside`, or the file is damaged; also
-        while batches are read.
+        A number is invalid, `beside` has another number of rows than there are assignments, or the file is
+        damaged. It is also raised while batches are read.
 
     Notes
     -----
-    `network` is JSON, as the database has it: a value that a CSV file holds and every program groups by.
-    `step` is the output index (see `sampling`). `output_type` is `text` or `image`. `model` wrote the
+    `network` is JSON, as in the database, because a CSV file can hold it and every program can group by it.
+    `step` is the output index (see `sampling`). `output_type` is `text` or `image`. `model` generated the
     output. Texts of images, medoids of outliers and core distances of clusterings without a tree are null,
-    and so is whatever has gone since the clustering.
+    and so are values that were deleted since the clustering.
     """
     columns = _COLUMNS
     with open_clustering(database, clustering) as stored:
         connection, n_rows = stored.connection, stored.n_assigned
         if with_vectors:
             columns = columns.append(pa.field(VECTOR, pa.list_(pa.float32(), stored.dimensions)))
-        aligned = {"core_distance": _core_distances(connection, clustering.id, n_rows)}
+        aligned = {"core_distance": _read_core_distances(connection, clustering.id, n_rows)}
         if beside is not None:
             if len(beside) != n_rows:
                 raise DatabaseError(
@@ -178,35 +178,35 @@ def open_rows(
             columns = pa.schema([*columns, *beside.schema])
             aligned |= dict(zip(beside.schema.names, beside.columns, strict=True))
         schema = columns.with_metadata(describe(clustering))
-        # Closed before what it reads from, whatever becomes of the block.
-        with closing(_batches(connection, clustering, schema, aligned)) as batches:
+        # The batches are closed before the transaction, even after an error.
+        with closing(_stream_batches(connection, clustering, schema, aligned)) as batches:
             yield RowStream(schema, n_rows, batches, database.path)
 
 
-def _batches(
+def _stream_batches(
     connection: Connection, clustering: ClusteringSummary, schema: pa.Schema, aligned: Mapping[str, pa.Array]
 ) -> Generator[pa.RecordBatch, None, None]:
     medoids = _Medoids(connection, clustering.id)
-    writers = _Writers(connection)
-    query = _query(clustering.id, with_vectors=VECTOR in schema.names)
+    output_models = _OutputModels(connection)
+    query = _select_rows(clustering.id, with_vectors=VECTOR in schema.names)
     names = query.selected_columns.keys()
     dimensions = schema.field(VECTOR).type.list_size if VECTOR in schema.names else 0
     batch_rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // (FLOAT_BYTES * dimensions or 1)))
     first = n_missing = 0
     stream = stream_rows(connection, query, batch_rows=batch_rows, batch_bytes=_BATCH_BYTES)
-    # Closed by name: an error that is on its way keeps this frame, and with it the cursor.
-    with closing(stream), closing(_with_medoids(stream, medoids, names.index("label"))) as batches:
+    # Closed explicitly: the traceback of an error keeps this frame alive, and with it the cursor.
+    with closing(stream), closing(_split_batches(stream, medoids, names.index("label"))) as batches:
         for rows in batches:
             stored = dict(zip(names, zip(*rows, strict=True), strict=True))
             with naming_damage(connection, query):
-                made = _columns(stored, schema, dimensions)
-            made["model"] = _strings(writers.of(stored))
-            made["embedding_model"] = pa.repeat(clustering.embedding_model, len(rows))
-            made |= {name: column.slice(first, len(rows)) for name, column in aligned.items()}
-            made["is_medoid"] = pc.is_in(_strings(stored["embedding_id"]), medoids.ids)
-            made["medoid_text"] = _strings(medoids.texts(stored["label"]))
-            n_missing += made[VECTOR].null_count if VECTOR in made else 0
-            yield pa.record_batch([made[name] for name in schema.names], schema=schema)
+                arrays = _convert_columns(stored, schema, dimensions)
+            arrays["model"] = _convert_strings(output_models.read(stored))
+            arrays["embedding_model"] = pa.repeat(clustering.embedding_model, len(rows))
+            arrays |= {name: column.slice(first, len(rows)) for name, column in aligned.items()}
+            arrays["is_medoid"] = pc.is_in(_convert_strings(stored["embedding_id"]), medoids.ids)
+            arrays["medoid_text"] = _convert_strings(medoids.texts(stored["label"]))
+            n_missing += arrays[VECTOR].null_count if VECTOR in arrays else 0
+            yield pa.record_batch([arrays[name] for name in schema.names], schema=schema)
             first += len(rows)
     if n_missing:
         _log.warning(
@@ -214,31 +214,33 @@ def _batches(
         )
 
 
-def _columns(stored: Mapping[str, Sequence[Any]], schema: pa.Schema, dimensions: int) -> dict[str, pa.Array]:
-    """Return the stored columns; raises one of `columns.FAULTS` where a value is damaged."""
-    made = {name: with_dashes(_strings(stored[name])) for name in _IDS}
-    made |= {name: _array(stored[name], schema.field(name).type) for name in _AS_THEY_ARE}
-    made["label"] = pa.array(integers(stored["label"], least=OUTLIER, below=2**31))
-    made["probability"] = pa.array(shares(stored["probability"]))
-    made["network"] = _strings([_network(network) for network in stored["network"]])
-    _array(stored["model"], pa.string())
+def _convert_columns(
+    stored: Mapping[str, Sequence[Any]], schema: pa.Schema, dimensions: int
+) -> dict[str, pa.Array]:
+    """Convert the stored columns; raise one of `columns.FAULTS` if a value is damaged."""
+    arrays = {name: with_dashes(_convert_strings(stored[name])) for name in _IDS}
+    arrays |= {name: _convert_values(stored[name], schema.field(name).type) for name in _UNCHANGED_COLUMNS}
+    arrays["label"] = pa.array(integers(stored["label"], least=OUTLIER, below=2**31))
+    arrays["probability"] = pa.array(shares(stored["probability"]))
+    arrays["network"] = _convert_strings([_normalise_network(network) for network in stored["network"]])
+    _convert_values(stored["model"], pa.string())
     if VECTOR in stored:
-        made[VECTOR] = _vectors(stored[VECTOR], dimensions)
-    return made
+        arrays[VECTOR] = _convert_vectors(stored[VECTOR], dimensions)
+    return arrays
 
 
-def _query(clustering_id: UUID, *, with_vectors: bool) -> Select[Any]:
-    """Ask for the assignments of a clustering, by ascending id, with all that stands behind them."""
+def _select_rows(clustering_id: UUID, *, with_vectors: bool) -> Select[Any]:
+    """Return the query for the assignments of a clustering with their outputs and runs, by ascending id."""
     assignment, run = EmbeddingCluster.__table__, Run.__table__
     embedding = Embedding.__table__
-    step, said = _step_and_text()
+    step, text = _alias_invocations()
     stride = stride_query().cte("stride")
     joined = (
         assignment.outerjoin(embedding, embedding.c.id == assignment.c.embedding_id)
         .outerjoin(step, step.c.id.between(embedding.c.invocation_id, embedding.c.invocation_id))
         .outerjoin(stride, sa.and_(stride.c.run_id == step.c.run_id, stride.c.type == step.c.type))
         .outerjoin(run, run.c.id == step.c.run_id)
-        .outerjoin(said, sa.and_(said.c.id == step.c.id, step.c.type == InvocationType.TEXT))
+        .outerjoin(text, sa.and_(text.c.id == step.c.id, step.c.type == InvocationType.TEXT))
     )
     columns: list[Any] = [
         assignment.c.embedding_id,
@@ -252,8 +254,8 @@ def _query(clustering_id: UUID, *, with_vectors: bool) -> Select[Any]:
         step.c.sequence_number,
         (step.c.sequence_number // stride.c.stride).label("step"),
         sa.func.lower(step.c.type).label("output_type"),
-        said.c.model,
-        said.c.output_text.label("text"),
+        text.c.model,
+        text.c.output_text.label("text"),
         assignment.c.label,
         assignment.c.probability,
     ]
@@ -267,106 +269,106 @@ def _query(clustering_id: UUID, *, with_vectors: bool) -> Select[Any]:
     )
 
 
-def _step_and_text() -> tuple[Any, Any]:
-    """Return the invocations twice: one for what an index has of all, one for the rows of texts.
+def _alias_invocations() -> tuple[Any, Any]:
+    """Return two aliases of `invocation`: one for the columns of an index, one for the rows of texts.
 
-    The row of an image may have whatever is asked for behind the image.
+    In the row of an image, other columns may be stored behind the image.
     """
     return Invocation.__table__.alias("step"), Invocation.__table__.alias("said")
 
 
 class _Medoids:
-    """The medoids of a clustering: their ids, and their texts, of which only some MiB are held at once."""
+    """The ids and texts of the medoids of a clustering; at most `_MEDOID_BYTES` of texts are cached."""
 
     def __init__(self, connection: Connection, clustering_id: UUID) -> None:
         self._connection, self._clustering_id = connection, clustering_id
-        found = read_rows(connection, self._query(sa.func.length))
-        self.ids = pa.array([identity for _, identity, _ in found], _ID)
-        self._lengths: dict[int, int] = {label: length for label, _, length in found if length is not None}
-        self._known: dict[int, str | None] = {}
-        self._n_held = 0
+        rows = read_rows(connection, self._select(sa.func.length))
+        self.ids = pa.array([identity for _, identity, _ in rows], _ID)
+        self._lengths: dict[int, int] = {label: length for label, _, length in rows if length is not None}
+        self._cached: dict[int, str | None] = {}
+        self._n_cached = 0
 
     def length(self, label: int) -> int:
-        """Return how long the text of a cluster's medoid is; 0 where there is none."""
+        """Return the length of the text of a cluster's medoid; 0 if it has no text."""
         return self._lengths.get(label, 0)
 
     def texts(self, labels: Sequence[int]) -> list[str | None]:
-        """Return the texts of the medoids of some rows, by label."""
+        """Return the text of the medoid for each of these labels."""
         wanted = set(labels) & self._lengths.keys()
-        if missing := wanted - self._known.keys():
-            if self._n_held + sum(map(self.length, missing)) > _MEDOID_BYTES:
-                self._known, self._n_held, missing = {}, 0, wanted
-            query = self._query(lambda text: text).where(Cluster.label.in_(sorted(missing)))
-            self._known |= {label: text for label, _, text in read_rows(self._connection, query)}
-            self._n_held += sum(map(self.length, missing))
-        return [self._known.get(label) for label in labels]
+        if missing := wanted - self._cached.keys():
+            if self._n_cached + sum(map(self.length, missing)) > _MEDOID_BYTES:
+                self._cached, self._n_cached, missing = {}, 0, wanted
+            query = self._select(lambda text: text).where(Cluster.label.in_(sorted(missing)))
+            self._cached |= {label: text for label, _, text in read_rows(self._connection, query)}
+            self._n_cached += sum(map(self.length, missing))
+        return [self._cached.get(label) for label in labels]
 
-    def _query(self, of_text: Callable[[Any], Any]) -> Select[Any]:
+    def _select(self, text_function: Callable[[Any], Any]) -> Select[Any]:
         embedding = Embedding.__table__
-        step, said = _step_and_text()
+        step, text = _alias_invocations()
         joined = (
             Cluster.__table__.outerjoin(embedding, embedding.c.id == Cluster.medoid_embedding_id)
             .outerjoin(step, step.c.id.between(embedding.c.invocation_id, embedding.c.invocation_id))
-            .outerjoin(said, sa.and_(said.c.id == step.c.id, step.c.type == InvocationType.TEXT))
+            .outerjoin(text, sa.and_(text.c.id == step.c.id, step.c.type == InvocationType.TEXT))
         )
         identity = sa.type_coerce(Cluster.medoid_embedding_id, sa.String)
         return (
-            sa.select(Cluster.label, identity, of_text(said.c.output_text))
+            sa.select(Cluster.label, identity, text_function(text.c.output_text))
             .select_from(joined)
             .where(Cluster.result_key == key_of(self._clustering_id))
         )
 
 
-def _with_medoids(
-    batches: Iterator[list[tuple[Any, ...]]], medoids: _Medoids, at: int
+def _split_batches(
+    batches: Iterator[list[tuple[Any, ...]]], medoids: _Medoids, label_position: int
 ) -> Generator[list[tuple[Any, ...]], None, None]:
-    """Cut batches where the texts of the medoids, which each row repeats, come to too many bytes.
+    """Split batches so that the texts of medoids, which each row repeats, stay below `_BATCH_BYTES`.
 
-    The label is the value at position `at` of each row.
+    The label is the value at `label_position` of each row.
     """
     for rows in batches:
-        some: list[tuple[Any, ...]] = []
+        part: list[tuple[Any, ...]] = []
         n_bytes = 0
         for row in rows:
-            some.append(row)
-            n_bytes += medoids.length(row[at])
+            part.append(row)
+            n_bytes += medoids.length(row[label_position])
             if n_bytes >= _BATCH_BYTES:
-                yield some
-                some, n_bytes = [], 0
-        if some:
-            yield some
+                yield part
+                part, n_bytes = [], 0
+        if part:
+            yield part
 
 
-class _Writers:
-    """Tells which model wrote an output, without reading the rows of all images.
+class _OutputModels:
+    """The models that generated outputs, found without reading the rows of all images.
 
-    The models of a network take turns, so that one output of each place in it shows who wrote there.
+    The models of a network take turns, so one output for each position in the network shows its model.
     """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._known: dict[tuple[Any, ...], str | None] = {}
 
-    def of(self, found: dict[str, tuple[Any, ...]]) -> Sequence[str | None]:
-        """Return the models of some rows; those of texts were read with them."""
-        if None not in found["model"]:
-            return found["model"]
-        columns = (found[name] for name in ("model", "step_id", "run_id", "sequence_number", "network"))
+    def read(self, columns: dict[str, tuple[Any, ...]]) -> Sequence[str | None]:
+        """Return the model of each row; the models of texts are in the rows already."""
+        if None not in columns["model"]:
+            return columns["model"]
+        values = (columns[name] for name in ("model", "step_id", "run_id", "sequence_number", "network"))
         return [
-            model if model is not None or step is None else self._of_image(step, run, number, network)
-            for model, step, run, number, network in zip(*columns, strict=True)
+            model if model is not None or step is None else self._find_image_model(step, run, number, network)
+            for model, step, run, number, network in zip(*values, strict=True)
         ]
 
-    def _of_image(self, step: str, run: str, number: int, network: str | None) -> str | None:
-        place = (step,) if network is None else (run, number % _length(network))
-        if place not in self._known:
+    def _find_image_model(self, step: str, run: str, number: int, network: str | None) -> str | None:
+        position = (step,) if network is None else (run, number % _count_models(network))
+        if position not in self._known:
             query = sa.select(Invocation.model).where(sa.type_coerce(Invocation.id, sa.String) == step)
-            self._known[place] = next((model for (model,) in read_rows(self._connection, query)), None)
-        return self._known[place]
+            self._known[position] = next((model for (model,) in read_rows(self._connection, query)), None)
+        return self._known[position]
 
 
 @lru_cache(maxsize=1024)
-def _length(network: str) -> int:
+def _count_models(network: str) -> int:
     try:
         return len(json.loads(network)) or 1
     except (ValueError, TypeError, RecursionError):
@@ -374,56 +376,57 @@ def _length(network: str) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _network(stored: str | None) -> str | None:
-    """Write a network as every other of the same models is written; what is no JSON stays as it is."""
+def _normalise_network(stored: str | None) -> str | None:
+    """Return the JSON of a network in one normal form; invalid JSON stays unchanged."""
     if stored is None:
         return None
     try:
         text = json.dumps(json.loads(stored), ensure_ascii=False)
-        text.encode()  # JSON can name halves of characters, which no file takes.
+        text.encode()  # JSON can contain lone surrogates, which no file format accepts.
     except (ValueError, RecursionError):
         return stored
     return text
 
 
-def _core_distances(connection: Connection, clustering_id: UUID, n_rows: int) -> pa.Array:
-    none = pa.nulls(n_rows, pa.float64())
+def _read_core_distances(connection: Connection, clustering_id: UUID, n_rows: int) -> pa.Array:
+    nulls = pa.nulls(n_rows, pa.float64())
     try:
-        found = read_core_distances(connection, clustering_id)
+        distances = read_core_distances(connection, clustering_id)
     except DatabaseError as error:
         _log.warning("core distances are null: %s", error)
-        return none
-    if found is not None and len(found) != n_rows:
+        return nulls
+    if distances is not None and len(distances) != n_rows:
         _log.warning(
             "core distances are null: there are %d for %d assignments, as embeddings have gone since",
-            len(found),
+            len(distances),
             n_rows,
         )
-        return none
-    return none if found is None else pa.array(found)
+        return nulls
+    return nulls if distances is None else pa.array(distances)
 
 
-def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    # Arrow takes bytes for texts, and cuts fractions.
+def _convert_values(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    # Arrow accepts bytes as texts, and truncates fractions.
     if (bytes if kind == pa.string() else float) in set(map(type, values)):
         raise ValueError("a value has another type than its column")
     return pa.array(values, kind)
 
 
-def _strings(values: Sequence[Any]) -> pa.Array:
+def _convert_strings(values: Sequence[Any]) -> pa.Array:
     try:
         return pa.array(values, pa.string())
     except (pa.ArrowException, TypeError):
-        # Columns declared UUID turned ids of digits into numbers.
+        # In columns declared as UUID, SQLite stores ids of digits only as numbers.
         return pa.array([None if value is None else str(value) for value in values], pa.string())
 
 
-def _vectors(values: Sequence[bytes | None], dimensions: int) -> pa.Array:
+def _convert_vectors(values: Sequence[bytes | None], dimensions: int) -> pa.Array:
     width = FLOAT_BYTES * dimensions
     missing = np.array([value is None or len(value) != width for value in values])
     if missing.any():
         values = [
-            bytes(width) if gone else value for value, gone in zip(values, missing.tolist(), strict=True)
+            bytes(width) if is_missing else value
+            for value, is_missing in zip(values, missing.tolist(), strict=True)
         ]
     numbers = pa.array(np.frombuffer(b"".join(values), dtype="<f4"))  # type: ignore[arg-type]
     return pa.FixedSizeListArray.from_arrays(numbers, dimensions, mask=pa.array(missing))

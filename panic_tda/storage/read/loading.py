@@ -1,4 +1,4 @@
-"""Database to arrays: one model's vectors as one matrix, in ascending order of their ids."""
+"""Load the vectors of one model into one matrix, in ascending order of embedding id."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from panic_tda.storage.read.census import (
     FLOAT_BYTES,
     NAMED_IDS,
     ModelCensus,
-    count,
-    ids_of_other_lengths,
+    count_models,
+    find_ids_of_other_lengths,
     require_valid,
     show_id,
     take_census,
@@ -45,11 +45,11 @@ if TYPE_CHECKING:
     from panic_tda.types import BytesArray
 
 BATCH_BYTES = 1 << 17
-"""Size of an Arrow batch. Small enough to be packed while it is in the processor's cache and to be recycled
-by the allocator, large enough to hide a call: 100,000 vectors of 256 bytes took 0.09 s of processor time
-like this, 0.15 s in batches of 16 KiB or of 1 MiB, and a bare scan of them 0.06 s."""
+"""Bytes per Arrow batch: small enough to be packed while it is in the processor's cache and to be reused by
+the allocator, large enough that calls cost little. 100,000 vectors of 256 bytes took 0.09 s of processor
+time, 0.15 s in batches of 16 KiB or of 1 MiB, and a bare scan 0.06 s."""
 
-_NO_IDS = "ids of model {model} are not 32 lower-case hexadecimal digits"
+_INVALID_IDS = "ids of model {model} are not 32 lower-case hexadecimal digits"
 _NO_DIRECTION = "vectors of model {model} are zero, NaN or infinite"
 _OTHER_LENGTH = "vectors of model {model} are missing or not of the common length"
 
@@ -75,22 +75,21 @@ def load_embeddings(
     database : Database
         Read in one short transaction.
     census : ModelCensus
-        Of this model and factor; its vector length is the one that is read. Rows may have come or gone
-        since it was taken.
+        Census of the model for this factor; vectors of its `width` are read. Rows may have been added or
+        deleted since it was taken.
     downsample : int
         Sampling factor; 1 keeps every row.
     skip_invalid : bool
-        Leave invalid vectors and ids out, count them and say in the log which, instead of raising.
+        Leave out, count and log invalid vectors and ids instead of raising an error.
     progress : Progress, optional
-        Told the rows read.
+        Receives the number of rows read.
     memory_limit : int, optional
-        A matrix of more bytes in host memory is a memory map of a temporary file, so that it may be larger
-        than memory.
+        Largest matrix in host memory, in bytes; a larger matrix is a memory map of a temporary file.
     work_dir : Path, optional
-        Folder for that file; None takes the temporary folder.
+        Folder for that file; None means the temporary folder.
     to_device : bool
-        Load into the memory of the CUDA device, which must be there. Host memory then holds
-        a few batches and what belongs to the ids, some 100 bytes a row.
+        Load into the memory of the CUDA device, which must exist. Host memory then holds a few batches and
+        the ids, about 100 bytes per row.
 
     Returns
     -------
@@ -100,54 +99,54 @@ def load_embeddings(
     Raises
     ------
     BadVectors
-        A vector is missing, of another length, not finite or zero, or an id is none, and `skip_invalid` is
+        A vector is missing, of another length, not finite or zero, or an id is invalid, and `skip_invalid` is
         off.
     MemoryError
-        There is no room for the matrix.
+        The matrix does not fit into memory.
     """
     progress = progress or Silent()
     validate_downsample(downsample)
-    # Where nothing is left out, invocations need not be looked up at all.
-    everything = downsample == 1 and not census.n_orphans and not skip_invalid
-    no_ids: list[Any] = []
+    # If all rows are read, invocations need not be looked up.
+    all_rows = downsample == 1 and not census.n_orphans and not skip_invalid
+    invalid_ids: list[Any] = []
     with database.reading() as connection:
-        census, n_rows = _recounted(connection, census, downsample, everything=everything)
+        census, n_rows = _update_census(connection, census, downsample, all_rows=all_rows)
         progress.phase("load", total=n_rows)
-        destination = _destination(
+        destination = _allocate_destination(
             n_rows,
             census.width // FLOAT_BYTES,
             to_device=to_device,
             memory_limit=memory_limit,
             work_dir=work_dir,
         )
-        # Whatever happens, no copy may be under way to memory that is free again.
+        # After an error too: no copy to the device may still be writing to memory that is freed.
         with contextlib.closing(destination):
             try:
-                query = _vector_query(connection, census, downsample, filtered=skip_invalid)
+                query = _select_vectors(connection, census, downsample, filtered=skip_invalid)
                 batches = stream_vectors(
                     connection,
                     query,
                     width=census.width,
                     batch_rows=_batch_rows(census.width),
-                    no_ids=no_ids,
+                    no_ids=invalid_ids,
                 )
-                ids = _fill(destination, batches, n_rows, progress)
+                ids = _fill_destination(destination, batches, n_rows, progress)
             except DatabaseError:
-                # A missing or ragged vector has a better message than that a batch could not be packed.
+                # A missing vector, or one of another length, gets a better message than the failed batch.
                 require_valid(database, take_census(database, downsample)[census.model], downsample)
                 raise
             vectors, valid = destination.finish()
         left_out = {
-            _NO_IDS: sorted(map(repr, no_ids)),
-            _NO_DIRECTION: [show_id(found.decode()) for found in np.sort(ids[~valid])],
+            _INVALID_IDS: sorted(map(repr, invalid_ids)),
+            _NO_DIRECTION: [show_id(identity.decode()) for identity in np.sort(ids[~valid])],
         }
         if skip_invalid and census.n_sampled > census.n_usable:
-            left_out[_OTHER_LENGTH] = sorted(ids_of_other_lengths(connection, census, downsample))
-    _report(census.model, left_out, skip_invalid=skip_invalid)
-    if everything:
-        # What was read is what there is now.
+            left_out[_OTHER_LENGTH] = sorted(find_ids_of_other_lengths(connection, census, downsample))
+    _report_left_out(census.model, left_out, skip_invalid=skip_invalid)
+    if all_rows:
+        # All rows of the model were read, so their number is the current count.
         census = ModelCensus(census.model, n_total=len(ids), n_orphans=0, sampled={census.width: len(ids)})
-    ids, vectors = _in_order(ids[valid], rows.move_to_front(vectors, np.flatnonzero(valid)))
+    ids, vectors = _sort_by_id(ids[valid], rows.move_to_front(vectors, np.flatnonzero(valid)))
     return EmbeddingMatrix(
         model=census.model,
         ids=ids,
@@ -166,42 +165,44 @@ def load_assigned(
     progress: Progress | None = None,
     memory_limit: int | None = None,
 ) -> EmbeddingMatrix:
-    """Read the rows of a stored clustering once more, in the order of its assignments.
+    """Load the vectors of a stored clustering again, in the order of its assignments.
 
     Parameters
     ----------
     connection : Connection
         From `Database.reading`.
     clustering : ClusteringSummary
-        One that is stored.
+        A stored clustering.
     progress : Progress, optional
-        Told the rows read.
+        Receives the number of rows read.
     memory_limit : int, optional
-        As of `load_embeddings`.
+        Largest matrix in host memory, in bytes; see `load_embeddings`.
 
     Raises
     ------
     DatabaseError
-        Embeddings have gone since, or vectors are others now.
+        Embeddings were deleted or vectors were changed since the clustering.
     """
     progress, record = progress or Silent(), clustering.record
-    no_ids: list[Any] = []
-    of_this = EmbeddingCluster.result_key == key_of(clustering.id)
+    invalid_ids: list[Any] = []
+    has_key = EmbeddingCluster.result_key == key_of(clustering.id)
     joined = EmbeddingCluster.__table__.join(_embedding, _embedding.c.id == EmbeddingCluster.embedding_id)
     n_rows = count_assignments(connection, clustering.id)
-    first = sa.select(sa.func.length(_embedding.c.vector)).select_from(joined).where(of_this).limit(1)
+    first = sa.select(sa.func.length(_embedding.c.vector)).select_from(joined).where(has_key).limit(1)
     width = int(connection.execute(first).scalar() or 0)
     progress.phase("load", total=n_rows)
     locator = row_locator(connection, _embedding)
     # The rows are found in the indexes, and read in the order of the file.
-    wanted = sa.select(locator).select_from(joined).where(of_this)
+    wanted = sa.select(locator).select_from(joined).where(has_key)
     query = sa.select(_embedding.c.id, _embedding.c.vector).where(locator.in_(wanted.correlate(None)))
     destination = HostRows(n_rows, width // FLOAT_BYTES, memory_limit=memory_limit)
     with contextlib.closing(destination):
-        batches = stream_vectors(connection, query, width=width, batch_rows=_batch_rows(width), no_ids=no_ids)
-        ids = _fill(destination, batches, n_rows, progress)
+        batches = stream_vectors(
+            connection, query, width=width, batch_rows=_batch_rows(width), no_ids=invalid_ids
+        )
+        ids = _fill_destination(destination, batches, n_rows, progress)
         vectors, _ = destination.finish()
-    ids, vectors = _in_order(ids, vectors)
+    ids, vectors = _sort_by_id(ids, vectors)
     chosen = (record.n_total, record.n_sampled, record.n_excluded, record.downsample)
     matrix = EmbeddingMatrix(clustering.embedding_model, ids, vectors, *(number or 0 for number in chosen))
     if input_sha256(matrix) != record.input_sha256:
@@ -213,45 +214,45 @@ def load_assigned(
 
 
 def input_sha256(matrix: EmbeddingMatrix) -> str:
-    """Return the SHA-256 of the ids, then the rows, as hexadecimal digits."""
+    """Return the SHA-256 of the ids followed by the rows, as hexadecimal digits."""
     digest = hashlib.sha256(matrix.ids.data)
-    for some in rows.chunks(matrix.vectors):
-        digest.update(to_host(matrix.vectors[some]).data)
+    for chunk in rows.chunks(matrix.vectors):
+        digest.update(to_host(matrix.vectors[chunk]).data)
     return digest.hexdigest()
 
 
-def _recounted(
-    connection: Connection, census: ModelCensus, downsample: int, *, everything: bool
+def _update_census(
+    connection: Connection, census: ModelCensus, downsample: int, *, all_rows: bool
 ) -> tuple[ModelCensus, int]:
-    """Return what there is of a model now, and how many rows will come at most.
+    """Return the current census of a model, and the largest number of rows to read.
 
-    The census of all models may be hours older: a matrix of its size would have to grow, and double.
+    The census of all models may be hours old, and a matrix of its size might be too small by now.
     """
-    if everything:
+    if all_rows:
         query = sa.select(sa.func.count()).where(_embedding.c.embedding_model == census.model)
         return census, int(connection.execute(query).scalar_one())
-    census = count(connection, downsample, census.model).get(census.model, census)
+    census = count_models(connection, downsample, census.model).get(census.model, census)
     return census, census.n_usable
 
 
-def _destination(
+def _allocate_destination(
     n_rows: int, n_features: int, *, to_device: bool, memory_limit: int | None, work_dir: Path | None
 ) -> Destination:
-    """Allocate the matrix where its rows belong."""
+    """Allocate the matrix in device memory or in host memory."""
     if to_device:
         return DeviceRows(n_rows, n_features)
     return HostRows(n_rows, n_features, memory_limit=memory_limit, work_dir=work_dir)
 
 
-def _vector_query(
+def _select_vectors(
     connection: Connection, census: ModelCensus, downsample: int, *, filtered: bool
 ) -> Select[Any]:
-    # The rows are found in the indexes, and read in the order of the file, which is the fast one: they are
-    # sorted by id in memory.
+    # Rows are found in the indexes and read in the order of the file, which is fastest; they are sorted by id
+    # in memory.
     locator = row_locator(connection, _embedding)
     wanted = sa.select(locator).where(_embedding.c.embedding_model == census.model)
     if downsample > 1 or census.n_orphans:
-        # Looking up every invocation costs half as much again as reading the vectors.
+        # Looking up every invocation takes half the time of reading the vectors.
         chosen = sample(downsample)
         wanted = wanted.select_from(chosen.source).where(chosen.chosen)
     else:
@@ -265,28 +266,28 @@ def _batch_rows(width: int) -> int:
     return max(1, BATCH_BYTES // (width + ID_LENGTH))
 
 
-def _fill(
+def _fill_destination(
     destination: Destination, batches: Iterator[pa.RecordBatch], n_rows: int, progress: Progress
 ) -> BytesArray:
-    """Send all vectors to their destination, and return their ids in the same order.
+    """Copy all vectors to their destination, and return their ids in the same order.
 
-    There are `n_rows` at most: as many were counted in the same transaction.
+    There are at most `n_rows` rows, because they were counted in the same transaction.
     """
     ids = np.empty(n_rows, dtype="S32")
     filled = 0
     for batch in batches:
-        ids[filled : filled + batch.num_rows] = _view(batch.column("id"), np.dtype("S32"))
-        destination.put(_view(batch.column("vector"), np.dtype("<f4")).reshape(batch.num_rows, -1))
+        ids[filled : filled + batch.num_rows] = _view_buffer(batch.column("id"), np.dtype("S32"))
+        destination.put(_view_buffer(batch.column("vector"), np.dtype("<f4")).reshape(batch.num_rows, -1))
         filled += batch.num_rows
         progress.advance(batch.num_rows)
     return ids[:filled]
 
 
-def _view(column: pa.Array, dtype: np.dtype[Any]) -> Any:
+def _view_buffer(column: pa.Array, dtype: np.dtype[Any]) -> Any:
     return np.frombuffer(column.buffers()[1], dtype=dtype)
 
 
-def _in_order(ids: BytesArray, vectors: Any) -> tuple[BytesArray, Any]:
+def _sort_by_id(ids: BytesArray, vectors: Any) -> tuple[BytesArray, Any]:
     if np.all(ids[:-1] < ids[1:]):
         return ids, vectors
     order = np.argsort(ids)
@@ -294,13 +295,15 @@ def _in_order(ids: BytesArray, vectors: Any) -> tuple[BytesArray, Any]:
     return ids[order], vectors
 
 
-def _report(model: str, left_out: dict[str, list[str]], *, skip_invalid: bool) -> None:
-    """Say in the log what was left out; or raise `BadVectors` for it."""
-    for what, ids in left_out.items():
+def _report_left_out(model: str, left_out: dict[str, list[str]], *, skip_invalid: bool) -> None:
+    """Log the ids that were left out; raise `BadVectors` for them unless `skip_invalid` is set."""
+    for description, ids in left_out.items():
         if not ids:
             continue
-        found = f"{len(ids)} {what.format(model=model)}; first embedding ids: {', '.join(ids[:NAMED_IDS])}"
+        summary = (
+            f"{len(ids)} {description.format(model=model)}; first embedding ids: {', '.join(ids[:NAMED_IDS])}"
+        )
         if not skip_invalid:
-            raise BadVectors(f"{found}; repair them, or leave them out with --skip-invalid")
-        _log.warning("left out %s", found)
+            raise BadVectors(f"{summary}; repair them, or leave them out with --skip-invalid")
+        _log.warning("left out %s", summary)
         _log.debug("all of them: %s", ", ".join(ids))

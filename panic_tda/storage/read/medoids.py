@@ -1,4 +1,4 @@
-"""The embeddings that stand for clusters, and the images that their texts describe, each looked up by id."""
+"""Read the medoids of clusters, and the images that their texts describe, each by one lookup."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from panic_tda.storage.schema.tables import Cluster, Embedding, Invocation, Invo
 
 
 def read_medoid_ids(connection: Connection, clustering_id: UUID) -> dict[int, bytes]:
-    """Return the ids of the embeddings that stand for the clusters, as 32 characters, by ascending label.
+    """Return the ids of the medoids, 32 characters each, by ascending label.
 
-    Those that have gone are left out.
+    Medoids that were deleted since are left out.
     """
-    # Not the cluster's own column: the embedding may have gone where foreign keys are not enforced.
+    # Joined, because the embedding may have been deleted if foreign keys are not enforced.
     query = (
         sa.select(Cluster.label, sa.type_coerce(Embedding.id, sa.String))
         .select_from(Cluster)
@@ -31,9 +31,9 @@ def read_medoid_ids(connection: Connection, clustering_id: UUID) -> dict[int, by
 
 
 def find_medoid_images(connection: Connection, clustering_id: UUID, labels: Iterable[int]) -> dict[int, UUID]:
-    """Return the invocations of the images that the medoids of some clusters describe, or are, by label.
+    """Return the invocations of the images that the medoids of these clusters describe, or are, by label.
 
-    Labels of medoids without one are left out. Nothing is read of an image.
+    Labels of medoids without an image are left out. No image is read.
     """
     source = aliased(Invocation)
     own = Invocation.type == InvocationType.IMAGE
@@ -53,6 +53,6 @@ def find_medoid_images(connection: Connection, clustering_id: UUID, labels: Iter
 
 
 def read_image(connection: Connection, invocation_id: UUID) -> bytes | None:
-    """Return the image that an invocation put out, as stored; None where there is none."""
+    """Return the stored output image of an invocation; None if there is none."""
     query = sa.select(Invocation.output_image_data).where(Invocation.id == invocation_id)
     return next((image for (image,) in read_rows(connection, query)), None)

@@ -1,9 +1,9 @@
-"""A few thousand rows of a model that are like all of them: whole runs, or long pieces of them.
+"""Read a representative sample of a model's rows: whole runs, or long pieces of runs.
 
-What a clustering costs depends on how near the nearest rows are, and these stand in the same run; of rows
-that are drawn one by one, hardly any is there. Of 100,000 rows of 768 dimensions, 16,000 drawn like that let
-expect 2.4 times what the neighbour pass took and half of what the verify pass took; as many in whole runs,
-0.9 and 0.7 times.
+The time of a clustering depends on the distances between nearest neighbours, which are mostly in the same
+run. A sample of single rows has hardly any of them. For 100,000 rows of 768 dimensions, a sample of 16,000
+single rows predicted 2.4 times the time of the neighbour pass and 0.5 times that of the verify pass; a sample
+of 16,000 rows in whole runs predicted 0.9 and 0.7 times.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from panic_tda.types import Float32Array, IntArray
 
 FEWEST_RUNS = 16
-"""Of longer runs only pieces are read, so that there are so many of them."""
+"""Smallest number of runs in a sample; pieces of long runs are read to reach it."""
 _BATCH_ROWS = 500
 _SEED = 0
 
@@ -41,17 +41,17 @@ _invocation = Invocation.__table__
 
 @dataclass(frozen=True)
 class RowSample:
-    """Rows of some runs, as a sampling factor chooses them.
+    """A sample of rows of several runs.
 
     Attributes
     ----------
     vectors : (n, d) float32
-        As stored; finite and not zero. Rows of one run stand together, in the order of its outputs, and the
-        runs in a random one.
+        Stored vectors, finite and not zero. Rows of one run are consecutive, in the order of its outputs; the
+        order of runs is random.
     n_runs : int
-        Runs that they are of.
+        Number of runs in the sample.
     seconds : float
-        What reading the vectors took, without finding them.
+        Time for reading the vectors, in seconds, without finding their rows.
     """
 
     vectors: Float32Array
@@ -59,17 +59,17 @@ class RowSample:
     seconds: float
 
 
-class _Found(NamedTuple):
-    """Where rows of some runs are.
+class _SampleRows(NamedTuple):
+    """The locations of sampled rows.
 
     Attributes
     ----------
     locators : list
-        What finds each row; see `cells.row_locator`.
+        Locator of each row; see `cells.row_locator`.
     runs : (n,) int64
-        Number of the run of each.
+        Number of the run of each row.
     indexes : (n,) int64
-        Its output index.
+        Output index of each row.
     """
 
     locators: list[Any]
@@ -78,60 +78,59 @@ class _Found(NamedTuple):
 
 
 def read_row_sample(database: Database, census: ModelCensus, *, downsample: int, n_rows: int) -> RowSample:
-    """Read about `n_rows` rows of a model, of runs that are chosen at random.
+    """Read about `n_rows` rows of a model from randomly chosen runs.
 
     Parameters
     ----------
     database : Database
-        Read in one short transaction; the indexes are walked through once or twice, no row but the chosen
-        ones is read.
+        Read in one short transaction: the indexes once or twice, and the rows of the sample only.
     census : ModelCensus
-        Of this model and factor.
+        Census of the model for this factor.
     downsample : int
         Sampling factor: the rows of a run are `downsample` outputs apart.
     n_rows : int
-        Rows wanted, at most; where there are no more, all of them are read.
+        Largest number of rows; if the model has no more rows, all are read.
 
     Returns
     -------
     RowSample
-        The same rows for the same database and factor.
+        The sample; it is the same for the same database and factor.
     """
     rng = np.random.default_rng(_SEED)
     with database.reading() as connection:
-        found = _find(connection, census, downsample, n_rows, rng)
+        sampled_rows = _find_rows(connection, census, downsample, n_rows, rng)
         began = time.monotonic()
-        vectors = read_vectors_at(connection, found.locators, dimensions=census.width // FLOAT_BYTES)
+        vectors = read_vectors_at(connection, sampled_rows.locators, dimensions=census.width // FLOAT_BYTES)
         seconds = time.monotonic() - began
     valid = has_direction(vectors)
-    return RowSample(vectors[valid], len(np.unique(found.runs[valid])), seconds)
+    return RowSample(vectors[valid], len(np.unique(sampled_rows.runs[valid])), seconds)
 
 
-def _find(
+def _find_rows(
     connection: Connection, census: ModelCensus, downsample: int, n_rows: int, rng: np.random.Generator
-) -> _Found:
+) -> _SampleRows:
     stored = cells.stored_values(connection, sa.select(Run.id).order_by(Run.id))
-    # No invocation belongs to a run whose id is no text.
+    # No invocation belongs to a run whose id is not text.
     ids = [identity for identity in stored if isinstance(identity, str)]
     runs = [ids[number] for number in rng.permutation(len(ids))]
     n_chosen = len(runs)
     if census.n_sampled > n_rows and runs:
-        of_one = max(1, min(n_rows // FEWEST_RUNS, census.n_sampled // len(runs)))
-        n_chosen = min(n_chosen, math.ceil(n_rows / of_one))
+        rows_per_run = max(1, min(n_rows // FEWEST_RUNS, census.n_sampled // len(runs)))
+        n_chosen = min(n_chosen, math.ceil(n_rows / rows_per_run))
     while True:
-        found = _look_up(connection, census, downsample, runs[:n_chosen])
-        # Where the model embeds few runs in all, their pieces are longer.
-        n_pieces = len(np.unique(found.runs)) if n_chosen == len(runs) else FEWEST_RUNS
+        candidate_rows = _look_up(connection, census, downsample, runs[:n_chosen])
+        # If the model has embeddings of few runs only, the pieces are longer.
+        n_pieces = len(np.unique(candidate_rows.runs)) if n_chosen == len(runs) else FEWEST_RUNS
         longest = max(1, n_rows // max(1, min(FEWEST_RUNS, n_pieces)))
-        cut = _cut(found, n_rows if census.n_sampled <= n_rows else longest, n_rows, rng)
+        cut = _cut_pieces(candidate_rows, n_rows if census.n_sampled <= n_rows else longest, n_rows, rng)
         if 2 * len(cut.locators) >= min(n_rows, census.n_sampled) or n_chosen == len(runs):
             return cut
         n_chosen = min(len(runs), n_chosen * max(2, n_rows // max(1, len(cut.locators))))
 
 
-def _look_up(connection: Connection, census: ModelCensus, downsample: int, runs: list[str]) -> _Found:
+def _look_up(connection: Connection, census: ModelCensus, downsample: int, runs: list[str]) -> _SampleRows:
     """Find all sampled rows of these runs."""
-    # The rule of a factor above 1 asks nothing that is not in an index; of factor 1, every output is one.
+    # The rule for a factor above 1 reads indexes only. For factor 1, `chosen_at` chooses every output.
     rule = sample(max(2, downsample))
     run = sa.type_coerce(_invocation.c.run_id, sa.String)
     query = (
@@ -145,19 +144,25 @@ def _look_up(connection: Connection, census: ModelCensus, downsample: int, runs:
         )
     )
     numbers = {name: number for number, name in enumerate(runs)}
-    found = [row for batch in stream_rows(connection, query, batch_rows=_BATCH_ROWS) for row in batch]
-    return _Found(
-        locators=[locator for locator, _, _ in found],
-        runs=np.array([numbers[name] for _, name, _ in found], dtype=np.int64),
-        indexes=np.array([index for _, _, index in found], dtype=np.int64),
+    rows = [row for batch in stream_rows(connection, query, batch_rows=_BATCH_ROWS) for row in batch]
+    return _SampleRows(
+        locators=[locator for locator, _, _ in rows],
+        runs=np.array([numbers[name] for _, name, _ in rows], dtype=np.int64),
+        indexes=np.array([index for _, _, index in rows], dtype=np.int64),
     )
 
 
-def _cut(found: _Found, longest: int, n_rows: int, rng: np.random.Generator) -> _Found:
-    """Keep of each run a piece that is not too long, and of all no more than are wanted."""
-    order = np.lexsort((found.indexes, found.runs))
-    _, first, counts = np.unique(found.runs[order], return_index=True, return_counts=True)
+def _cut_pieces(
+    candidate_rows: _SampleRows, longest: int, n_rows: int, rng: np.random.Generator
+) -> _SampleRows:
+    """Cut a piece of at most `longest` rows from each run, and return at most `n_rows` rows in all."""
+    order = np.lexsort((candidate_rows.indexes, candidate_rows.runs))
+    _, first, counts = np.unique(candidate_rows.runs[order], return_index=True, return_counts=True)
     first = first + rng.integers(0, np.maximum(1, counts - longest + 1))
     of_piece = np.arange(len(order)) - np.repeat(first, counts)
-    kept = order[(of_piece >= 0) & (of_piece < longest)][:n_rows]
-    return _Found([found.locators[number] for number in kept], found.runs[kept], found.indexes[kept])
+    selected = order[(of_piece >= 0) & (of_piece < longest)][:n_rows]
+    return _SampleRows(
+        [candidate_rows.locators[number] for number in selected],
+        candidate_rows.runs[selected],
+        candidate_rows.indexes[selected],
+    )

@@ -1,4 +1,4 @@
-"""The rows of stored clusterings: what a listing says of each, and why a row cannot be read."""
+"""Read the rows of stored clusterings for listings, with the reason where a row cannot be read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _result = ClusteringResult.__table__
 
 @dataclass(frozen=True)
 class ClusteringSummary:
-    """What a listing says of one stored clustering."""
+    """The id, model, algorithm, times and record of one stored clustering."""
 
     id: UUID
     embedding_model: str
@@ -39,24 +39,24 @@ class ClusteringSummary:
 
     @property
     def seconds(self) -> float:
-        """Time the computation took."""
+        """Return the time of the computation in seconds."""
         return (self.completed_at - self.started_at).total_seconds()
 
 
 @dataclass(frozen=True)
 class UnreadableClustering:
-    """A stored clustering whose row holds a value that cannot be read.
+    """A stored clustering whose row has an unreadable value.
 
     Attributes
     ----------
     reference : str
-        What names it: its id, or `row=` and the number of its row where the id itself cannot be read.
+        Name for commands: the id, or `row=` and the row number if the id cannot be read.
     embedding_model : str or None
-        None where it cannot be read.
+        None if it cannot be read.
     reason : str
-        Which value cannot be read, and why.
+        Name of the unreadable value, and the reason.
     row : int
-        What finds its row: the row's number in an SQLite file, elsewhere the key.
+        Locator of its row: the row number in an SQLite file, the key in PostgreSQL.
     """
 
     reference: str
@@ -67,18 +67,18 @@ class UnreadableClustering:
 
 @dataclass(frozen=True)
 class ResultRow:
-    """A row of `clusteringresult`, whatever its values are.
+    """A row of `clusteringresult` with valid or invalid values.
 
     Attributes
     ----------
     locator : int
-        What finds it; see `row_column`.
+        Locator of the row; see `row_column`.
     key, id, embedding_model
         As stored.
     summary : ClusteringSummary or None
-        None where a value cannot be read.
+        None if a value cannot be read.
     fault : str
-        Which value cannot be read, and why; empty where all can.
+        Name of the unreadable value, and the reason; empty if all values are readable.
     """
 
     locator: int
@@ -90,7 +90,7 @@ class ResultRow:
 
     @property
     def record(self) -> ClusteringRecord | None:
-        """Its record, where all values can be read."""
+        """Return the record; None if a value cannot be read."""
         return None if self.summary is None else self.summary.record
 
 
@@ -114,23 +114,23 @@ def read_result_rows(connection: Connection) -> Iterator[ResultRow]:
 def read_summaries(
     connection: Connection, *, model: str | None = None
 ) -> tuple[list[ClusteringSummary], list[UnreadableClustering]]:
-    """Return the clusterings of one model or of all, the latest first, and those that cannot be read."""
+    """Return the readable clusterings of one model or of all, the latest first, and the unreadable ones."""
     rows = [row for row in read_result_rows(connection) if model in (None, row.embedding_model)]
     readable = [(row.summary.created_at, row.key, row.summary) for row in rows if row.summary is not None]
     readable.sort(key=lambda entry: entry[:2], reverse=True)
-    unreadable = [_unreadable(row) for row in rows if row.summary is None]
+    unreadable = [_build_unreadable(row) for row in rows if row.summary is None]
     return [summary for _, _, summary in readable], unreadable
 
 
 def row_column(connection: Connection) -> sa.ColumnElement[Any]:
-    """Return the column that finds a row of `clusteringresult` whatever its values are."""
+    """Return the column that locates a row of `clusteringresult` even if its values are invalid."""
     if connection.dialect.name == "sqlite":
         return sa.literal_column("clusteringresult.rowid", sa.BigInteger)
     return _result.c.key
 
 
 def matches(clustering: ClusteringSummary | UnreadableClustering, reference: str) -> bool:
-    """Tell whether an id or the beginning of one names a clustering."""
+    """Return whether a reference is the id of a clustering or the beginning of it."""
     if isinstance(clustering, UnreadableClustering) and clustering.reference.startswith(_ROW):
         return reference == clustering.reference
     name = clustering.id.hex if isinstance(clustering, ClusteringSummary) else clustering.reference
@@ -138,7 +138,7 @@ def matches(clustering: ClusteringSummary | UnreadableClustering, reference: str
     return bool(digits) and name.replace("-", "").startswith(digits)
 
 
-def _unreadable(row: ResultRow) -> UnreadableClustering:
+def _build_unreadable(row: ResultRow) -> UnreadableClustering:
     reference = show_value(row.id) if are_ids((row.id,)) else f"{_ROW}{row.locator}"
     model = row.embedding_model if isinstance(row.embedding_model, str) else None
     return UnreadableClustering(reference, model, row.fault, row.locator)

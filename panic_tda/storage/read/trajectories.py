@@ -1,7 +1,7 @@
-"""The steps of runs: which cluster each sampled output is in, run by run, and what the texts of a run say.
+"""Read the steps of runs with their clusters, run by run, and the texts of runs.
 
-Nothing here goes through rows of invocations or embeddings: steps come from indexes alone, and of
-invocations only those of texts are looked up, whose rows hold no image.
+No query scans rows of invocations or embeddings: steps are read from indexes alone, and only invocations of
+type TEXT are looked up, whose rows contain no image.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from panic_tda.types import BoolArray, FloatArray, IntArray
 
 _ROWS = 2_000
-"""Rows fetched at once: few enough to be in the cache still when they become arrays (1,610,000 assignments
-took 1.3 s like this, 1.6 s with 50,000)."""
+"""Rows per fetch: few enough to stay in the processor's cache until they become arrays (1,610,000 assignments
+took 1.3 s, and 1.6 s with 50,000 rows per fetch)."""
 _RUNS = 100
-"""Runs in one query for texts: a statement is to stay short."""
+"""Runs per query for texts; it keeps the SQL statement short."""
 _TEXT_BYTES = 8 << 20
-"""Texts fetched at once, beyond one row."""
+"""Bytes of texts per fetch; one longer row is fetched alone."""
 _GONE = -1
 
 _embedding = Embedding.__table__
@@ -53,8 +53,8 @@ _log = logging.getLogger(__name__)
 class RunSteps:
     """The sampled outputs of one clustering, run by run, each run by ascending output index.
 
-    n counts steps, r runs. There is one step for each output index of a run that was sampled; where one
-    invocation has several embeddings of the model, the one with the smallest id counts.
+    There are n steps and r runs, and one step for each sampled output index of a run. If an invocation has
+    several embeddings of the model, the one with the smallest id is used.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ class RunSteps:
     rows : (n,) int64
         Position of the step's embedding among the assignments of the clustering (`read_assignments`).
     labels : (n,) int64
-        Cluster of each, or `OUTLIER`.
+        Cluster of each step, or `OUTLIER`.
     probabilities : (n,) float64
         Membership strengths, 0 to 1.
     """
@@ -87,13 +87,13 @@ class RunSteps:
 
     @property
     def run_numbers(self) -> IntArray:
-        """(n,) int64: the run of each step, as a position in `run_ids`."""
+        """Return the run of each step, as a position in `run_ids`; (n,) int64."""
         return np.repeat(np.arange(len(self.run_ids)), np.diff(self.offsets))
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a run was started with."""
+    """The network, initial prompt and seed of a run."""
 
     network: tuple[str, ...]
     initial_prompt: str
@@ -109,11 +109,11 @@ class RunTexts:
     run_id : str
         As stored.
     steps : (m,) int64
-        Output indices, ascending. A text that is missing (NULL) is a hole, as one that failed is.
+        Output indices, ascending; steps whose text is missing (NULL) are left out.
     texts : list of str
-        One a step.
+        Text of each step.
     models : list of str
-        Which model wrote each.
+        Model that generated each text.
     """
 
     run_id: str
@@ -129,34 +129,34 @@ def read_steps(
     *,
     assignments: Assignments | None = None,
 ) -> RunSteps:
-    """Read the steps of all runs that a clustering has embeddings of.
+    """Read the steps of all runs with embeddings in a clustering.
 
     Parameters
     ----------
     connection : Connection
         From `Database.reading`.
     clustering : ClusteringSummary
-        One that is stored.
+        A stored clustering.
     progress : Progress, optional
-        Told the rows read.
+        Receives the number of rows read.
     assignments : Assignments, optional
-        Its assignments with their locators; None reads them.
+        Assignments of the clustering with locators; read if None.
 
     Notes
     -----
-    Memory: about 200 bytes an assignment. Time: one range of the assignments, one of the index on the model's
-    embeddings, each with a look into one more index, and one pass through the index on runs. No row of an
-    embedding or an invocation is read on SQLite; their tables are most of a file.
+    Memory: about 200 bytes per assignment. Time: one range scan of the assignments and one of the index on
+    models, each with one index lookup per row, and one scan of the index on runs. On SQLite no row of
+    `embedding` or `invocation` is read; these tables are most of a file.
 
-    What has gone since the clustering (where foreign keys are not enforced) is left out, and the log says
-    how much.
+    Rows that were deleted since the clustering (if foreign keys are not enforced) are left out, and their
+    number is logged.
     """
     progress = progress or Silent()
     if assignments is None:
         assignments = read_assignments(connection, clustering.id, with_locators=True)
     labels, probabilities = assignments.labels, assignments.probabilities
     progress.phase("read steps", total=len(labels))
-    rows, numbers, are_texts, runs, run_ids = _invocations(
+    rows, numbers, are_texts, runs, run_ids = _find_invocations(
         connection, clustering.embedding_model, assignments.locators, progress
     )
     if len(rows) < len(labels):
@@ -165,7 +165,7 @@ def read_steps(
             len(labels) - len(rows),
             len(labels),
         )
-    steps = numbers // _strides_of(connection, run_ids)[runs, are_texts.astype(int)]
+    steps = numbers // _read_strides(connection, run_ids)[runs, are_texts.astype(int)]
     order = np.lexsort((rows, numbers, steps, runs))
     is_first = np.ones(len(order), dtype=bool)
     is_first[1:] = (np.diff(runs[order]) != 0) | (np.diff(steps[order]) != 0)
@@ -189,7 +189,7 @@ def read_steps(
 
 
 def read_runs(connection: Connection) -> dict[str, RunFacts]:
-    """Return what the runs were started with, by their ids as they are stored; the table is small."""
+    """Return network, prompt and seed of all runs, by stored id; the table is small."""
     query = sa.select(sa.type_coerce(Run.id, sa.String), Run.network, Run.initial_prompt, Run.seed)
     return {
         identity: RunFacts(tuple(network), prompt, seed)
@@ -198,19 +198,19 @@ def read_runs(connection: Connection) -> dict[str, RunFacts]:
 
 
 def stream_texts(connection: Connection, run_ids: Sequence[str]) -> Iterator[RunTexts]:
-    """Yield the texts of some runs, one run after another, those without texts left out.
+    """Yield the texts of these runs, run by run; runs without texts are left out.
 
     Parameters
     ----------
     connection : Connection
         From `Database.reading`.
     run_ids : sequence of str
-        Ascending.
+        Ascending ids.
 
     Notes
     -----
-    The index on runs and types leads to the texts; no image is passed. One run is in memory at a time. Of
-    two texts at one sequence number, which only files without a constraint have, the first found counts.
+    Texts are found by the index on runs and types, so no image is read. One run is in memory at a time. If
+    two texts have the same sequence number (possible only without the constraint), the first is used.
     """
     run_id = sa.type_coerce(_invocation.c.run_id, sa.String)
     columns = (_invocation.c.sequence_number, _invocation.c.output_text, _invocation.c.model)
@@ -221,29 +221,29 @@ def stream_texts(connection: Connection, run_ids: Sequence[str]) -> Iterator[Run
             .order_by(run_id, _invocation.c.sequence_number)
         )
         batches = stream_rows(connection, query, batch_rows=_ROWS, batch_bytes=_TEXT_BYTES)
-        found = (row for rows in batches for row in rows)
-        for identity, of_run in groupby(found, key=itemgetter(0)):
+        rows_of_runs = (row for rows in batches for row in rows)
+        for identity, of_run in groupby(rows_of_runs, key=itemgetter(0)):
             _, numbers, texts, models = zip(*of_run, strict=True)
             with naming_damage(connection, query):
-                texts_of_run = _texts_of(identity, _sequence_numbers(numbers), texts, models)
+                texts_of_run = _build_texts(identity, _convert_sequence_numbers(numbers), texts, models)
             yield texts_of_run
 
 
 def read_writers(connection: Connection, outputs: Iterable[tuple[str, Sequence[int]]]) -> Iterator[set[str]]:
-    """Yield, for each run, the models that wrote some of its outputs.
+    """Yield for each run the set of models that generated these outputs.
 
     Parameters
     ----------
     connection : Connection
         From `Database.reading`.
     outputs : iterable of (str, sequence of int)
-        A run, and the sequence numbers of the outputs: few, as each is a row that is looked up, and the row
-        of an image may have its model's name behind the image.
+        A run, and the sequence numbers of its outputs. Keep them few: each is a row lookup, and in the row of
+        an image the model may be stored behind the image.
     """
     for run, numbers in outputs:
         query = sa.select(_invocation.c.model).where(
             sa.type_coerce(_invocation.c.run_id, sa.String) == run,
-            # All types: they stand before the number in the index.
+            # All types, because the type comes before the sequence number in the index.
             _invocation.c.type.in_(list(InvocationType)),
             _invocation.c.sequence_number.in_(list(numbers)),
         )
@@ -253,7 +253,7 @@ def read_writers(connection: Connection, outputs: Iterable[tuple[str, Sequence[i
 def read_medoid_texts(
     connection: Connection, clustering_id: UUID, labels: Iterable[int]
 ) -> dict[int, str | None]:
-    """Return what the medoids of some clusters say, by label; None where one is an image."""
+    """Return the texts of the medoids of these clusters, by label; None for an image."""
     query = (
         sa.select(Cluster.label, Invocation.output_text)
         .join(Embedding, Embedding.id == Cluster.medoid_embedding_id)
@@ -263,7 +263,7 @@ def read_medoid_texts(
     return dict(read_rows(connection, query))
 
 
-def _invocations(
+def _find_invocations(
     connection: Connection, model: str, locators: Any, progress: Progress
 ) -> tuple[IntArray, IntArray, BoolArray, IntArray, tuple[str, ...]]:
     """Find the invocations of the embeddings with these row locators.
@@ -271,18 +271,18 @@ def _invocations(
     Returns
     -------
     rows, sequence_numbers : (n,) int64
-        Positions in `locators`, in no order, and the sequence numbers.
+        Positions in `locators`, in no order, and sequence numbers.
     are_texts : (n,) bool
-        Whether the invocation put out a text.
+        Whether the output of the invocation is a text.
     runs : (n,) int64
-        Position in `run_ids`.
+        Position of the run in `run_ids`.
     run_ids : tuple of str
-        Ascending.
+        Ascending ids.
     """
     kind = sa.case(
         (_invocation.c.id.is_(None), _GONE), (_invocation.c.type == InvocationType.TEXT, 1), else_=0
     )
-    # An outer join: an inner one could be turned around, and go through all invocations.
+    # An outer join: SQLite could swap the tables of an inner join and scan all invocations.
     query = (
         sa.select(
             row_locator(connection, _embedding),
@@ -298,55 +298,57 @@ def _invocations(
     codes: dict[str, int] = {}
     parts: list[Sequence[Any]] = []
     convert = (
-        integers if connection.dialect.name == "sqlite" else _as_ids,
-        lambda runs: np.array([codes.setdefault(_as_text(run), len(codes)) for run in runs]),
+        integers if connection.dialect.name == "sqlite" else _convert_ids,
+        lambda runs: np.array([codes.setdefault(_convert_run_id(run), len(codes)) for run in runs]),
         integers,
-        _sequence_numbers,
+        _convert_sequence_numbers,
     )
     for at, runs, of_text, numbers in stream_columns(connection, query, batch_rows=_ROWS, convert=convert):
-        found, wanted = _found(ascending, at)
-        wanted &= of_text != _GONE
-        parts.append([column[wanted] for column in (found, numbers, of_text == 1, runs)])
-        progress.advance(int(np.count_nonzero(wanted)))
-    found, sequence_numbers, are_texts, coded = _joined(parts, (np.int64, np.int64, bool, np.int64))
-    return order[found], sequence_numbers, are_texts, *_in_order(list(codes), coded)
+        positions, is_assigned = _look_up(ascending, at)
+        is_assigned &= of_text != _GONE
+        parts.append([column[is_assigned] for column in (positions, numbers, of_text == 1, runs)])
+        progress.advance(int(np.count_nonzero(is_assigned)))
+    positions, sequence_numbers, are_texts, coded = _concatenate(parts, (np.int64, np.int64, bool, np.int64))
+    return order[positions], sequence_numbers, are_texts, *_sort_codes(list(codes), coded)
 
 
-def _as_ids(values: Sequence[Any]) -> Any:
+def _convert_ids(values: Sequence[Any]) -> Any:
     return np.array(values, dtype="S32")
 
 
-def _as_text(value: Any) -> str:
-    # The runs of what has gone since are NULL.
+def _convert_run_id(value: Any) -> str:
+    # The run of a deleted invocation is NULL.
     if not isinstance(value, (str, type(None))):
         raise ValueError("a run's id is not text")
     return value or ""
 
 
-def _sequence_numbers(values: Sequence[Any]) -> IntArray:
+def _convert_sequence_numbers(values: Sequence[Any]) -> IntArray:
     return integers(values, least=-(2**31), below=2**31)
 
 
-def _in_order(names: list[str], coded: IntArray) -> tuple[IntArray, tuple[str, ...]]:
-    """Number the names that occur anew, in alphabetical order."""
+def _sort_codes(names: list[str], coded: IntArray) -> tuple[IntArray, tuple[str, ...]]:
+    """Renumber codes in alphabetical order of their names, and return them with the sorted names."""
     used = sorted(np.unique(coded).tolist(), key=names.__getitem__)
-    anew = np.zeros(len(names), dtype=np.int64)
-    anew[used] = np.arange(len(used))
-    return anew[coded], tuple(names[code] for code in used)
+    new_codes = np.zeros(len(names), dtype=np.int64)
+    new_codes[used] = np.arange(len(used))
+    return new_codes[coded], tuple(names[code] for code in used)
 
 
-def _strides_of(connection: Connection, run_ids: Sequence[str]) -> IntArray:
-    """Return the strides of runs, (r, 2): of their images, and of their texts."""
+def _read_strides(connection: Connection, run_ids: Sequence[str]) -> IntArray:
+    """Return the strides of runs, (r, 2): column 0 for images, column 1 for texts."""
     numbers = {run: number for number, run in enumerate(run_ids)}
-    found = np.ones((len(run_ids), 2), dtype=np.int64)
+    strides = np.ones((len(run_ids), 2), dtype=np.int64)
     for rows in stream_rows(connection, stride_query(), batch_rows=_ROWS):
         for run, kind, stride in rows:
             if run in numbers:
-                found[numbers[run], int(kind == InvocationType.TEXT.name)] = stride
-    return found
+                strides[numbers[run], int(kind == InvocationType.TEXT.name)] = stride
+    return strides
 
 
-def _texts_of(run_id: str, numbers: IntArray, texts: Sequence[str | None], models: Sequence[str]) -> RunTexts:
+def _build_texts(
+    run_id: str, numbers: IntArray, texts: Sequence[str | None], models: Sequence[str]
+) -> RunTexts:
     steps = output_indices(numbers)
     first_of: dict[int, tuple[str, str]] = {}
     for step, text, model in zip(steps.tolist(), texts, models, strict=True):
@@ -354,20 +356,22 @@ def _texts_of(run_id: str, numbers: IntArray, texts: Sequence[str | None], model
             if not (isinstance(text, str) and isinstance(model, str)):
                 raise ValueError("a value is not a text")
             first_of.setdefault(step, (text, model))
-    kept, steps = list(first_of.values()), np.fromiter(first_of, dtype=np.int64)
-    return RunTexts(run_id, steps, [text for text, _ in kept], [model for _, model in kept])
+    texts_and_models, steps = list(first_of.values()), np.fromiter(first_of, dtype=np.int64)
+    return RunTexts(
+        run_id, steps, [text for text, _ in texts_and_models], [model for _, model in texts_and_models]
+    )
 
 
-def _found(ascending: Any, wanted: Any) -> tuple[IntArray, BoolArray]:
-    """Look values up in ascending ones: where each is, and whether it is there."""
-    found = np.searchsorted(ascending, wanted)
-    there = found < len(ascending)
-    found[~there] = 0
-    there[there] = ascending[found[there]] == wanted[there]
-    return found, there
+def _look_up(ascending: Any, values: Any) -> tuple[IntArray, BoolArray]:
+    """Return the position of each value in an ascending array, and whether it is in the array."""
+    positions = np.searchsorted(ascending, values)
+    is_present = positions < len(ascending)
+    positions[~is_present] = 0
+    is_present[is_present] = ascending[positions[is_present]] == values[is_present]
+    return positions, is_present
 
 
-def _joined(parts: Sequence[Sequence[Any]], kinds: Sequence[Any]) -> list[Any]:
-    """Join the columns of batches, of which there may be none."""
+def _concatenate(parts: Sequence[Sequence[Any]], kinds: Sequence[Any]) -> list[Any]:
+    """Concatenate the columns of batches; the list of batches may be empty."""
     empty = [np.empty(0, dtype=kind) for kind in kinds]
     return [np.concatenate(column) for column in zip(empty, *parts, strict=True)]

@@ -1,8 +1,9 @@
-"""The spanning tree that is stored with a clustering, so that nothing is fitted twice.
+"""Read the spanning tree that is stored with a clustering; with it, a recut needs no new fit.
 
-A tree is stored as Arrow IPC streams, compressed with zstd, one a row of `clusteringtree`. Row i of them has
-edge i (`u`, `v`: row numbers; `height`), the shortest edges first, and the core distance of row i, which is
-the i-th assignment by ascending embedding id. A tree over n rows has n - 1 edges: the last row has none.
+A tree is stored as Arrow IPC streams, compressed with zstd, one stream per row of `clusteringtree`. Row i of
+their table has edge i (`u`, `v`: row numbers; `height`), the shortest edges first, and the core distance of
+row i, which is the i-th assignment by ascending embedding id. A tree over n rows has n - 1 edges, so the last
+row has no edge.
 """
 
 from __future__ import annotations
@@ -31,45 +32,45 @@ if TYPE_CHECKING:
 PART_BYTES = 8 << 20
 _ROW_BYTES = 24
 PART_ROWS = (PART_BYTES - (1 << 14)) // _ROW_BYTES
-"""So that a part fits into `PART_BYTES` whatever its compression comes to."""
+"""Rows per part; an uncompressed part still fits into `PART_BYTES`."""
 TOLERANCE = b"tie_tolerance"
 _MOST_TOLERANCE = 0.1
 _SQUARED_ROUNDING = 1e-3
-"""What float32 can do to the square of a distance, and more: 3.7e-4 at 768 dimensions."""
+"""Upper bound of the float32 rounding error of a squared distance (3.7e-4 at 768 dimensions)."""
 SCHEMA = pa.schema(
     [("u", pa.int32()), ("v", pa.int32()), ("height", pa.float64()), ("core_distance", pa.float64())]
 )
 
 
 def has_tree(connection: Connection, clustering_id: UUID) -> bool:
-    """Tell whether a clustering was stored with its tree."""
+    """Return whether a clustering was stored with its tree."""
     query = sa.select(ClusteringTree.part).where(ClusteringTree.result_key == key_of(clustering_id)).limit(1)
     return connection.execute(query).first() is not None
 
 
 def read_tree(connection: Connection, clustering_id: UUID) -> SpanningTree | None:
-    """Return the tree of a clustering, None where none was stored.
+    """Return the tree of a clustering, or None if it was stored without one.
 
     Raises
     ------
     DatabaseError
-        What is stored is no tree, or not all of it; every value is checked, here and nowhere else.
+        The stored tree is damaged or incomplete; every value is checked here, and only here.
     """
     try:
-        return as_tree(_read(connection, clustering_id, SCHEMA.names))
+        return as_tree(_read_table(connection, clustering_id, SCHEMA.names))
     except (ValueError, TypeError, KeyError) as error:
-        raise _damaged(clustering_id, str(error)) from error
+        raise _build_error(clustering_id, str(error)) from error
 
 
 def require_tree(connection: Connection, clustering_id: UUID, record: ClusteringRecord) -> SpanningTree:
-    """Return the tree over the assignments of a clustering, row by row.
+    """Return the tree of a clustering, and check that it matches the current assignments.
 
     Raises
     ------
     NoTree
-        None was stored, or embeddings have gone since, so that nobody knows which row is which.
+        No tree was stored, or embeddings were deleted since, so that row numbers no longer match.
     DatabaseError
-        As `read_tree`.
+        The tree is damaged; see `read_tree`.
     """
     tree = read_tree(connection, clustering_id)
     if tree is None:
@@ -96,31 +97,31 @@ def require_tree(connection: Connection, clustering_id: UUID, record: Clustering
 
 
 def read_core_distances(connection: Connection, clustering_id: UUID) -> FloatArray | None:
-    """Return the core distances of a clustering's rows, (n,) float64, None where no tree was stored.
+    """Return the core distances of a clustering, (n,) float64, or None if no tree was stored.
 
     Raises
     ------
     DatabaseError
-        As `read_tree`.
+        The tree is damaged; see `read_tree`.
     """
-    table = _read(connection, clustering_id, ["core_distance"])
+    table = _read_table(connection, clustering_id, ["core_distance"])
     if table is None:
         return None
     try:
         cores: FloatArray = table.column("core_distance").to_numpy()
         _require_chords("core distance", cores)
     except ValueError as error:
-        raise _damaged(clustering_id, str(error)) from error
+        raise _build_error(clustering_id, str(error)) from error
     return cores
 
 
 def as_tree(table: pa.Table | None) -> SpanningTree | None:
-    """Return the tree of a table, such as `write.trees.as_table` makes.
+    """Convert a table, as `write.trees.as_table` builds it, to a tree.
 
     Raises
     ------
     ValueError, KeyError, TypeError
-        It has none, or no spanning tree of distances; see `require_meaning`.
+        The table is not a spanning tree of distances; see `require_meaning`.
     """
     if table is None:
         return None
@@ -140,13 +141,13 @@ def as_tree(table: pa.Table | None) -> SpanningTree | None:
 
 
 def require_meaning(tree: SpanningTree) -> None:
-    """Check that a tree can be one of chord distances; the order of its edges means nothing.
+    """Check that a tree is a spanning tree of chord distances; its edges may be in any order.
 
     Raises
     ------
     ValueError
         A distance is not from 0 to 2, an edge is shorter than the core distance of an end, the edges do not
-        span the rows, or the tolerance is none.
+        span the rows, or the tolerance is invalid.
     """
     assert tree.core_distances is not None
     n = len(tree.core_distances)
@@ -162,7 +163,7 @@ def require_meaning(tree: SpanningTree) -> None:
     if lowest < 0 or highest >= n:
         raise ValueError(f"it joins rows {lowest} to {highest} of {n}")
     cores = np.maximum(tree.core_distances[tree.u], tree.core_distances[tree.v])
-    # Of a backend that measures in float32, the two are one number only up to rounding.
+    # For a backend that computes in float32, both distances are equal only up to rounding.
     if np.any(cores**2 - tree.height**2 > _SQUARED_ROUNDING):
         raise ValueError("an edge is shorter than the core distance of one of its ends")
     if len(minimum_forest(n, Edges(tree.u, tree.v, tree.height)).height) != n - 1:
@@ -174,37 +175,37 @@ def _require_chords(name: str, values: FloatArray) -> None:
         raise ValueError(f"a {name} is not from 0 to 2")
 
 
-def _read(connection: Connection, clustering_id: UUID, names: list[str]) -> pa.Table | None:
+def _read_table(connection: Connection, clustering_id: UUID, names: list[str]) -> pa.Table | None:
     columns: tuple[Any, ...] = (ClusteringTree.part, ClusteringTree.data)
-    of_this = ClusteringTree.result_key == key_of(clustering_id)
-    query = sa.select(*columns).where(of_this).order_by(ClusteringTree.part)
+    has_key = ClusteringTree.result_key == key_of(clustering_id)
+    query = sa.select(*columns).where(has_key).order_by(ClusteringTree.part)
     tables: list[pa.Table] = []
     for rows in stream_rows(connection, query, batch_rows=1):
         ((part, data),) = rows
         if not isinstance(part, int) or part != len(tables):
-            raise _damaged(clustering_id, f"part {len(tables)} is missing")
-        tables.append(_part(clustering_id, data, names))
+            raise _build_error(clustering_id, f"part {len(tables)} is missing")
+        tables.append(_read_part(clustering_id, data, names))
     if not tables:
         return None
-    if any(len(one) != PART_ROWS for one in tables[:-1]):
-        raise _damaged(clustering_id, "a part is not whole")
+    if any(len(table) != PART_ROWS for table in tables[:-1]):
+        raise _build_error(clustering_id, "a part is incomplete")
     return pa.concat_tables(tables).combine_chunks()
 
 
-def _part(clustering_id: UUID, data: Any, names: list[str]) -> pa.Table:
+def _read_part(clustering_id: UUID, data: Any, names: list[str]) -> pa.Table:
     try:
         with ipc.open_stream(data) as reader:
             table = reader.read_all()
-        # What is damaged inside would be read beyond its end.
+        # Without validation, a damaged table could be read beyond its end.
         table.validate(full=True)
         if table.schema != SCHEMA or TOLERANCE not in (table.schema.metadata or {}):
             raise ValueError("its columns are not those of a tree")
         return table.select(names)
     except (pa.ArrowException, OSError, TypeError, ValueError) as error:
-        raise _damaged(clustering_id, str(error)) from error
+        raise _build_error(clustering_id, str(error)) from error
 
 
-def _damaged(clustering_id: UUID, fault: str) -> DamagedTree:
+def _build_error(clustering_id: UUID, fault: str) -> DamagedTree:
     return DamagedTree(
         f"the stored tree of clustering {clustering_id} is damaged ({fault}); its clusters do not depend on "
         "it: cluster again to have a tree",

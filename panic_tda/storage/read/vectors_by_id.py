@@ -1,4 +1,4 @@
-"""The vectors of chosen embeddings: rows are found in the index on ids, and read in the order of the file."""
+"""Read the vectors of a list of embeddings: find rows by the index on ids, read in the order of the file."""
 
 from __future__ import annotations
 
@@ -25,29 +25,28 @@ _embedding = Embedding.__table__
 
 
 def locate_rows(connection: Connection, ids: BytesArray) -> list[Any]:
-    """Return the row locator of each embedding, None where there is none; only the index on ids is read.
+    """Return the row locator of each embedding, None for an id that is not stored, by the index on ids.
 
-    Ids, (n,) S32, are compared as whole texts: one that is no id at all is as little there as one that has
-    gone.
+    Ids, (n,) S32, are compared as texts; an invalid id counts as not stored.
     """
     names = [identity.decode("ascii", "replace") for identity in ids.tolist()]
     identity = sa.type_coerce(_embedding.c.id, sa.String)
     locators: dict[str, Any] = {}
-    for chunk in _chunks(names):
+    for chunk in _split_chunks(names):
         query = sa.select(identity, row_locator(connection, _embedding)).where(identity.in_(chunk))
         locators |= dict(connection.execute(query).all())
     return [locators.get(name) for name in names]
 
 
 def are_stored(connection: Connection, ids: BytesArray) -> BoolArray:
-    """Tell of each id, (n,) S32, whether there is an embedding of it."""
+    """Return for each id, (n,) S32, whether an embedding with this id is stored."""
     return np.array([locator is not None for locator in locate_rows(connection, ids)], dtype=bool)
 
 
 def read_vectors(
     connection: Connection, ids: BytesArray, *, dimensions: int, progress: Progress | None = None
 ) -> Float32Array:
-    """Read the vectors of the embeddings with these ids, (n,) S32, each once; see `read_vectors_at`."""
+    """Read the vectors of the embeddings with these unique ids, (n,) S32; see `read_vectors_at`."""
     locators = locate_rows(connection, ids)
     return read_vectors_at(connection, locators, dimensions=dimensions, progress=progress)
 
@@ -55,36 +54,36 @@ def read_vectors(
 def read_vectors_at(
     connection: Connection, locators: Sequence[Any], *, dimensions: int, progress: Progress | None = None
 ) -> Float32Array:
-    """Read the vectors of the embeddings at some rows.
+    """Read the vectors of the embeddings with these row locators.
 
     Parameters
     ----------
     connection : Connection
         From `Database.reading`.
     locators : sequence
-        Of the n rows, as `cells.row_locator` has them, each once and in any order; None where there is none.
+        Unique locators of n rows (see `cells.row_locator`), in any order; None for a missing row.
     dimensions : int
-        Of the vectors.
+        Number of dimensions of the vectors.
     progress : Progress, optional
-        Told the rows read.
+        Receives the number of rows read.
 
     Returns
     -------
     (n, dimensions) float32
-        As stored, in the order of `locators`. NaN where there is none, or one of another length.
+        Stored vectors in the order of `locators`; NaN for a vector that is missing or of another length.
 
     Notes
     -----
-    In a file of 100 GB every row that is read is a place of its own on the disk, and the way there and back
-    is what takes time: by id they come in another order than they lie in where files were merged.
+    In a file of 100 GB every row is one disk access, and the distance between accesses takes the time. Where
+    files were merged, the order of ids is not the order of the file, so rows are read by locator.
     """
     progress = progress or Silent()
     column = row_locator(connection, _embedding)
     numbers = {locator: number for number, locator in enumerate(locators) if locator is not None}
     vectors = np.full((len(locators), dimensions), np.nan, dtype="<f4")
-    # The bytes themselves: not every one of another length is a vector.
+    # Read as bytes, because values of another length need not be vectors.
     stored = sa.type_coerce(_embedding.c.vector, sa.LargeBinary)
-    for chunk in _chunks(sorted(numbers)):
+    for chunk in _split_chunks(sorted(numbers)):
         for locator, vector in connection.execute(sa.select(column, stored).where(column.in_(chunk))):
             if isinstance(vector, bytes) and len(vector) == FLOAT_BYTES * dimensions:
                 vectors[numbers[locator]] = np.frombuffer(vector, dtype="<f4")
@@ -95,12 +94,12 @@ def read_vectors_at(
 def require_vectors(
     connection: Connection, ids: BytesArray, *, model: str, progress: Progress | None = None
 ) -> Float32Array:
-    """Read vectors of a model as `read_vectors` does, all of which are to be there.
+    """Read vectors of a model as `read_vectors` does, and raise an error if one is missing.
 
     Raises
     ------
     DatabaseError
-        Embeddings have gone, or vectors are missing or not of the model's length.
+        Embeddings were deleted, or vectors are missing or not of the model's length.
     """
     dimensions = stored_width(connection, model) // FLOAT_BYTES
     vectors = read_vectors(connection, ids, dimensions=dimensions, progress=progress)
@@ -114,6 +113,6 @@ def require_vectors(
     return vectors
 
 
-def _chunks(values: list[Any]) -> Iterator[list[Any]]:
+def _split_chunks(values: list[Any]) -> Iterator[list[Any]]:
     for first in range(0, len(values), _QUERY_IDS):
         yield values[first : first + _QUERY_IDS]
