@@ -1,4 +1,4 @@
-"""Which settings find better clusters in the tree of a doubtful clustering: evaluated, never guessed."""
+"""Suggestions for a doubtful clustering: settings that give better clusters on the same tree."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 _EPSILON_FACTORS = (0.9, 1.1, 0.75, 1.25, 0.5, 1.5, 2.0)
 _EPSILONS_FROM_ZERO = (0.1, 0.2)
 _SIZE_FACTORS = (0.5, 2.0, 0.25, 4.0)
-_MOST_NAMED = 3
+_MAX_SUGGESTIONS = 3
 
 _NAMES = tuple(field.name for field in fields(EffectiveParameters))
-_ASKED_NAMES = {"cluster_selection_epsilon": "epsilon", "cluster_selection_method": "selection_method"}
-"""Stored names that are not those of `ClusteringParameters`."""
+_PARAMETER_NAMES = {"cluster_selection_epsilon": "epsilon", "cluster_selection_method": "selection_method"}
+"""Names of `ClusteringParameters` by the stored names that differ from them."""
 
 _log = logging.getLogger(__name__)
 
 
 class Advice(NamedTuple):
-    """Clusters that other settings give in the tree of a clustering.
+    """Better settings for the tree of a clustering.
 
     Attributes
     ----------
     n_evaluated : int
-        Settings that were evaluated.
+        Number of settings that were evaluated.
     cuts : list of Cut
-        Those worth naming, at most three, the fewest outliers first.
+        The best settings, at most three, that with the fewest outliers first.
     """
 
     n_evaluated: int
@@ -58,15 +58,15 @@ def warn_if_doubtful(
     Parameters
     ----------
     record : ClusteringRecord
-        Of the clustering.
+        The record of the clustering.
     tree : SpanningTree or None
-        The tree that it was cut from; None where there were too few rows for one.
+        The tree of the clustering; None if there were too few rows for a tree.
     name : str
-        The embedding model, where there are several.
+        The embedding model, if there are several.
     wording : {"options", "parameters"}
         Whether settings are named as options of the commands or as parameters in Python.
     remedy : str
-        How a named setting is stored; said where one is named.
+        A sentence that says how to store a suggested setting; logged if there is a suggestion.
     """
     doubts = find_doubts(record, wording=wording)
     if not doubts:
@@ -81,7 +81,7 @@ def warn_if_doubtful(
         try:
             advice = evaluate_alternatives(tree, record)
         except MemoryError:
-            # The clustering itself is finished, and must not fail by this.
+            # The clustering itself is finished and must not fail here.
             sentences.append("There was too little memory to evaluate other settings.")
         else:
             sentences.append(describe(advice, record, wording))
@@ -96,15 +96,18 @@ def evaluate_alternatives(tree: SpanningTree, record: ClusteringRecord) -> Advic
 
     Notes
     -----
-    A setting is better when it finds clusters, none of them the root cluster or one of more than 90 % of
-    the rows, and has fewer outliers than the clustering, unless that one is dominated by such a cluster.
-    Where the clustering has no clusters and no setting is better, those that find any count. Of each kind of
-    change (the single cluster, epsilon, `min_cluster_size`, the method, no largest size) the one with the
-    fewest outliers is chosen. At most 27 settings are evaluated.
+    A setting is better if it meets two conditions. It finds clusters, and none of them is the root cluster or
+    has more than 90 % of the rows. It has fewer outliers than the clustering, or the clustering itself has
+    such a large cluster. If the clustering has no clusters and no setting is better, every setting that finds
+    clusters counts as better.
+
+    The settings differ in `allow_single_cluster`, epsilon, `min_cluster_size`, the selection method or
+    `max_cluster_size`. Of each kind, the one with the fewest outliers is chosen. At most 27 settings are
+    evaluated.
     """
     effective = EffectiveParameters(**{name: getattr(record, name) for name in _NAMES})
     n = len(tree.height) + 1
-    kinds = _alternatives(effective, n)
+    kinds = _list_alternatives(effective, n)
     cuts = cut_all(tree, [setting for kind in kinds for setting in kind], count_rows)
     by_kind = [[next(cuts) for _ in kind] for kind in kinds]
 
@@ -118,14 +121,14 @@ def evaluate_alternatives(tree: SpanningTree, record: ClusteringRecord) -> Advic
             )
         )
 
-    better = _best_of_each(by_kind, is_better)
+    better = _choose_best_of_each(by_kind, is_better)
     if not better and not record.n_clusters:
-        better = _best_of_each(by_kind, lambda cut: cut.n_clusters > 0)
+        better = _choose_best_of_each(by_kind, lambda cut: cut.n_clusters > 0)
     return Advice(sum(map(len, by_kind)), better)
 
 
 def describe(advice: Advice, record: ClusteringRecord, wording: Wording) -> str:
-    """Return one sentence that names the better settings with their numbers, or says that none is better."""
+    """Return a sentence that names the better settings with their numbers, or says that none is better."""
     n = record.n_embeddings
     tried = f"{advice.n_evaluated} other settings were evaluated on the same tree"
     if not record.n_clusters:
@@ -149,14 +152,14 @@ def describe(advice: Advice, record: ClusteringRecord, wording: Wording) -> str:
 
 
 def name_change(setting: EffectiveParameters, base: EffectiveParameters, wording: Wording) -> str:
-    """Write in what a setting differs from another one, as it is typed."""
+    """Return the differences of a setting from a base setting, as a user types them."""
     changes = [
-        name_setting(_ASKED_NAMES.get(name, name), getattr(setting, name), wording)
+        name_setting(_PARAMETER_NAMES.get(name, name), getattr(setting, name), wording)
         for name in _NAMES
         if getattr(setting, name) != getattr(base, name)
     ]
     if setting.min_cluster_size != base.min_cluster_size:
-        # Its default follows min_cluster_size; the tree was built with this number.
+        # The default of min_samples is min_cluster_size, but the tree was built with this min_samples.
         changes.append(name_setting("min_samples", base.min_samples, wording))
     return (" " if wording == "options" else ", ").join(changes)
 
@@ -165,28 +168,33 @@ def _is_dominated(root_selected: bool, largest: int, n_rows: int) -> bool:
     return root_selected or is_nearly_all(largest, n_rows)
 
 
-def _best_of_each(by_kind: Sequence[Sequence[Cut]], accept: Callable[[Cut], bool]) -> list[Cut]:
+def _choose_best_of_each(by_kind: Sequence[Sequence[Cut]], accept: Callable[[Cut], bool]) -> list[Cut]:
     accepted = ([cut for cut in cuts if accept(cut)] for cuts in by_kind)
     best = [min(cuts, key=_n_outliers) for cuts in accepted if cuts]
-    return sorted(best, key=_n_outliers)[:_MOST_NAMED]
+    return sorted(best, key=_n_outliers)[:_MAX_SUGGESTIONS]
 
 
 def _n_outliers(cut: Cut) -> int:
     return cut.n_outliers
 
 
-def _alternatives(effective: EffectiveParameters, n_rows: int) -> list[list[EffectiveParameters]]:
-    """Return valid settings near one, by the kind of change.
+def _list_alternatives(effective: EffectiveParameters, n_rows: int) -> list[list[EffectiveParameters]]:
+    """Return valid settings near a setting, one list for each kind of change.
 
-    Where a single cluster is allowed, epsilon changes without it too: it is what often stands in the way.
+    If a single cluster is allowed, epsilon is also changed without it, because the single cluster is often
+    the reason for the doubt.
     """
     method, limit = effective.cluster_selection_method, effective.max_cluster_size
     other_single = replace(effective, allow_single_cluster=not effective.allow_single_cluster)
     bases = [other_single, effective] if effective.allow_single_cluster else [effective]
-    others = [
-        replace(base, cluster_selection_method=other, max_cluster_size=None if other == "leaf" else limit)
-        for other in SELECTION_METHODS
-        if other != method
+    other_methods = [
+        replace(
+            base,
+            cluster_selection_method=new_method,
+            max_cluster_size=None if new_method == "leaf" else limit,
+        )
+        for new_method in SELECTION_METHODS
+        if new_method != method
         for base in (effective, other_single)
     ]
     kinds = [
@@ -194,22 +202,25 @@ def _alternatives(effective: EffectiveParameters, n_rows: int) -> list[list[Effe
         [
             replace(base, cluster_selection_epsilon=value)
             for base in bases
-            for value in _epsilons(effective.cluster_selection_epsilon)
+            for value in _list_epsilons(effective.cluster_selection_epsilon)
         ],
-        [replace(effective, min_cluster_size=value) for value in _sizes(effective.min_cluster_size, n_rows)],
-        others,
+        [
+            replace(effective, min_cluster_size=value)
+            for value in _list_sizes(effective.min_cluster_size, n_rows)
+        ],
+        other_methods,
         [replace(effective, max_cluster_size=None)],
     ]
     return [[setting for setting in kind if setting != effective and _is_valid(setting)] for kind in kinds]
 
 
-def _epsilons(epsilon: float) -> list[float]:
-    # Few digits: what is named has to be what was evaluated.
+def _list_epsilons(epsilon: float) -> list[float]:
+    # Few digits, so that the value in the message is the one that was evaluated.
     near = [min(2.0, float(f"{factor * epsilon:.3g}")) for factor in _EPSILON_FACTORS]
     return list(dict.fromkeys([*near, EPSILON, 0.0] if epsilon else [*_EPSILONS_FROM_ZERO, EPSILON]))
 
 
-def _sizes(size: int, n_rows: int) -> list[int]:
+def _list_sizes(size: int, n_rows: int) -> list[int]:
     near = [max(2, round(factor * size)) for factor in _SIZE_FACTORS]
     default = ClusteringParameters().resolve(n_rows).min_cluster_size
     return [value for value in dict.fromkeys([*near, default]) if value <= n_rows]
@@ -218,7 +229,7 @@ def _sizes(size: int, n_rows: int) -> list[int]:
 def _is_valid(setting: EffectiveParameters) -> bool:
     try:
         ClusteringParameters(
-            **{_ASKED_NAMES.get(name, name): getattr(setting, name) for name in _NAMES},
+            **{_PARAMETER_NAMES.get(name, name): getattr(setting, name) for name in _NAMES},
         )
     except InvalidParameter:
         return False

@@ -1,4 +1,4 @@
-"""State of a long computation in a folder, from which a killed process goes on."""
+"""Checkpoints: the state of a fit in a folder, from which a later process resumes after a kill."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from panic_tda.types import Array
 
 SAVE_SECONDS = 60.0
-"""Least time between two saved states of one stage: a kill costs at most this much and one save."""
+"""Least time between two saved states, in seconds. A kill loses at most this time and that of one save."""
 _FORMAT = 3
-"""Of the states. Those of formats 1 and 2 were zip files whose headers no check covered."""
+"""Version of the format of the states. Versions 1 and 2 were zip files whose headers had no checksum."""
 _ABOUT = "checkpoint.json"
 _PARTIAL = ".panic-tda.partial"
 _KEY_DIGITS = 16
@@ -53,18 +53,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SavedState:
-    """The state of a run that has not ended, or was stopped.
+    """The saved state of a fit that is running or was stopped.
 
     Attributes
     ----------
     folder : Path
-        Where it lies.
+        Folder of its files.
     input_sha256 : str or None
-        Identity of its input; None where the folder does not say.
+        Identity of its input; None if the folder has no readable description.
     n_bytes : int
         Size of its files.
     saved_at : float
-        When the latest of them was written, in seconds since 1970.
+        Time at which the latest of them was written, in seconds since 1970.
     """
 
     folder: Path
@@ -74,16 +74,16 @@ class SavedState:
 
 
 def find_saved_states(root: Path) -> list[SavedState]:
-    """Return our own user's states in the folders below `root`, in the order of their names."""
+    """Return the states that the current user saved in folders below `root`, in the order of their names."""
     try:
-        places = sorted(about.parent for about in root.rglob(_ABOUT))
-    except OSError:  # its name is too long for a folder, in which then nothing was saved
+        folders = sorted(about.parent for about in root.rglob(_ABOUT))
+    except OSError:  # the name is too long for a folder, so nothing can be saved there
         return []
-    return [state for place in places if (state := _saved_state(place)) is not None]
+    return [state for folder in folders if (state := _read_saved_state(folder)) is not None]
 
 
 def discard_states(root: Path, input_sha256: str) -> None:
-    """Remove the states of one input below `root`, whatever their parameters, and folders empty then.
+    """Remove the states of one input below `root`, for all parameters, and folders that become empty.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def discard_states(root: Path, input_sha256: str) -> None:
     _remove_empty(root)
 
 
-def _saved_state(folder: Path) -> SavedState | None:
+def _read_saved_state(folder: Path) -> SavedState | None:
     try:
         require_own_folder(folder)
         with open_own_file(folder / _ABOUT) as file:
@@ -111,31 +111,31 @@ def _saved_state(folder: Path) -> SavedState | None:
         require_own_folder(folder)
         files = [file.lstat() for file in folder.iterdir()]
         times = [file.st_mtime for file in files]
-        known = about.get("input_sha256") if isinstance(about, dict) else None
-        return SavedState(folder, known, sum(file.st_size for file in files), max(times))
-    except (OSError, ValueError):  # just removed by the run whose it was
+        identity = about.get("input_sha256") if isinstance(about, dict) else None
+        return SavedState(folder, identity, sum(file.st_size for file in files), max(times))
+    except (OSError, ValueError):  # its own run has just removed it
         return None
 
 
 class Checkpoint:
-    """Named states of one input and one set of parameters; each is replaced as a whole or not at all.
+    """Named states of one input and one set of parameters; each is replaced atomically.
 
     Parameters
     ----------
     root : Path
-        Every set of parameters has a folder of its own in it, made when the first state is saved. States of
-        other parameters stay: they are of use to whoever asks for these again.
+        Folder that contains one folder for each set of parameters, created when the first state is saved.
+        States of other parameters are not removed: a later run with these parameters can use them.
     input_sha256 : str
         Identity of the input, such as `storage.read.loading.input_sha256`. A state is only used for the
         same input.
     save_seconds : float
-        Least time between two saves for which `due` says yes.
+        Least time between two saves, in seconds; see `due`.
 
     Notes
     -----
-    A folder that cannot be written or read costs the chance to go on, never the run: that is warned of. So is
-    a state that is damaged, a link or another user's. Its folders are our own user's, and no links; only what
-    lies above `root` may be anything.
+    Errors in reading or writing a state are logged as warnings and do not end the run. States that are
+    damaged, links or files of another user are not used, also with a warning. `root` and the folders in it
+    must belong to the current user and must not be links.
     """
 
     def __init__(self, root: Path, input_sha256: str, *, save_seconds: float = SAVE_SECONDS) -> None:
@@ -146,13 +146,13 @@ class Checkpoint:
         self._saved = time.monotonic()
 
     def open(self, **parameters: Any) -> None:
-        """Turn to the states of these parameters, of which `folder` is the place from now on.
+        """Select the states of a set of parameters, and set `folder` to their folder.
 
         Parameters
         ----------
         parameters
-            Whatever else than the input a state depends on, the format of the code that wrote it included;
-            must have a JSON form.
+            Everything except the input that a state depends on, including the version of the code that writes
+            it; must be serializable as JSON.
         """
         self._about = {"format": _FORMAT, "input_sha256": self._input, "parameters": parameters}
         self.folder = self._folder_of(_FORMAT)
@@ -164,23 +164,23 @@ class Checkpoint:
             )
 
     def due(self) -> bool:
-        """Say whether enough time has passed since the last save."""
+        """Return whether enough time has passed since the last save."""
         return time.monotonic() - self._saved >= self._save_seconds
 
     def save(self, name: str, **arrays: Any) -> None:
-        """Store arrays under a name.
+        """Save arrays under a name.
 
-        The new state is on the disk before it takes the old one's place, so that a process killed at any
-        moment, or a machine that stops, leaves one of the two.
+        The new state is on the disk before it replaces the old one, so that one of the two remains if the
+        process is killed or the machine stops.
         """
         self._saved = time.monotonic()
         try:
-            self._store(name, arrays)
+            self._write(name, arrays)
         except OSError as error:
-            # Hours of work are worth more than the chance to repeat them sooner.
+            # The run continues: its result matters more than the possibility to resume it.
             _log.warning(
                 "the state of %s could not be saved in %s%s, the run goes on without: %s",
-                format_bytes(sum(getattr(one, "nbytes", 0) for one in arrays.values())),
+                format_bytes(sum(getattr(array, "nbytes", 0) for array in arrays.values())),
                 self.folder,
                 free_text(self.folder),
                 error,
@@ -194,18 +194,18 @@ class Checkpoint:
         into: Mapping[str, Array] = MappingProxyType({}),
         check: Callable[[Mapping[str, Any]], object] | None = None,
     ) -> dict[str, Any] | None:
-        """Return the arrays stored under a name, or None; a state that cannot be used is warned of.
+        """Return the arrays saved under a name, or None; log a warning if the state cannot be used.
 
         Parameters
         ----------
         name : str
         forms : mapping of str to Form, optional
-            The arrays that the state must have; no file of another size is read.
+            The arrays that the state must have; a file of another size is rejected before it is read.
         into : mapping of str to array
-            Arrays, in host or in device memory or in files, into which those of these names are read piece by
-            piece. Where None is returned something may have been written to them already.
+            Existing arrays (in host memory, in device memory or in files) into which the arrays of the same
+            name are read in pieces. If None is returned, they may be partly overwritten.
         check : callable, optional
-            Raises `UnusableState` where values are not what they must be.
+            Raises `UnusableState` if values are invalid.
         """
         path = self._path(name)
         if not os.path.lexists(path):
@@ -227,13 +227,13 @@ class Checkpoint:
         return state
 
     def remove(self, name: str) -> None:
-        """Forget a state."""
+        """Remove a state."""
         with contextlib.suppress(OSError):
             self._require_own_folders()
             self._path(name).unlink()
 
     def discard(self) -> None:
-        """Remove the states of these parameters, and folders that are empty then; other files stay."""
+        """Remove the states of these parameters, and folders that become empty; other files stay."""
         if self._about:
             for folder in (self.folder, *self._older_folders()):
                 _discard(folder)
@@ -244,7 +244,7 @@ class Checkpoint:
             require_own_folder(folder)
 
     def _folder_of(self, number: int) -> Path:
-        """Return the folder that states of a format with this number have."""
+        """Return the folder of states in the format with this number."""
         about = json.dumps(self._about | {"format": number}, sort_keys=True)
         return self.root / hashlib.sha256(about.encode()).hexdigest()[:_KEY_DIGITS]
 
@@ -252,11 +252,11 @@ class Checkpoint:
         folders = [self._folder_of(number) for number in range(1, _FORMAT)]
         return [folder for folder in folders if os.path.isdir(folder)]
 
-    def _store(self, name: str, arrays: dict[str, Any]) -> None:
+    def _write(self, name: str, arrays: dict[str, Any]) -> None:
         for folder in (self.root, self.folder):
             make_own_folder(folder)
         if not os.path.lexists(self.folder / _ABOUT):
-            # For people, and for whoever tidies up: whose states these are.
+            # Describes the states, for people and for the commands that remove states.
             text = json.dumps(self._about, indent=1).encode()
             self._replace(self.folder / _ABOUT, lambda file: file.write(text))
             for folder in (self.root, self.root.parent):
@@ -265,11 +265,11 @@ class Checkpoint:
         self._replace(self._path(name), lambda file: write_state(file, about, arrays))
 
     def _replace(self, path: Path, write: Callable[[IO[bytes]], object]) -> None:
-        """Put a file that is written whole, and on the disk, in the place of another."""
+        """Replace a file by a new one that is complete and on the disk."""
         partial = path.with_name(f"{path.stem}{_PARTIAL}")
-        with _only_writer(partial) as file:
+        with _open_exclusively(partial) as file:
             if file is None:
-                # Another run of the same input and parameters is at it: what it saves is of use to both.
+                # Another run of the same input and parameters saves this state; both can use it.
                 _log.debug("another process is writing %s", partial)
                 return
             try:
@@ -285,7 +285,7 @@ class Checkpoint:
 
 
 def discard_all_states(root: Path) -> None:
-    """Remove the states of every set of parameters below a folder, and folders that are empty then."""
+    """Remove the states of every set of parameters below a folder, and folders that become empty."""
     if not os.path.isdir(root):
         return
     try:
@@ -305,8 +305,8 @@ def discard_all_states(root: Path) -> None:
 
 
 def _discard(folder: Path) -> None:
-    """Remove the states in a folder; what is a link or another user's folder is left alone, by an error."""
-    # False too where the name is too long for a folder, in which then nothing was saved.
+    """Remove the states in a folder; raise OSError if it is a link or belongs to another user."""
+    # Also False if the name is too long for a folder, so that nothing can be saved there.
     if not os.path.lexists(folder):
         return
     require_own_folder(folder)
@@ -317,11 +317,11 @@ def _discard(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _only_writer(path: Path) -> Iterator[IO[bytes] | None]:
-    """Open a file, empty, that no other process writes; give None where one does.
+def _open_exclusively(path: Path) -> Iterator[IO[bytes] | None]:
+    """Open an empty file for writing and lock it; yield None if another process has locked it.
 
-    A killed process keeps no lock: what it left behind is overwritten. Whatever else has the name, such as a
-    link, is removed first.
+    The lock of a killed process is released, and its file is overwritten. Anything else with this name, such
+    as a link, is removed first.
     """
     with _open_plain(path) as file:
         if fcntl is not None:
@@ -333,7 +333,7 @@ def _only_writer(path: Path) -> Iterator[IO[bytes] | None]:
             except OSError:  # a file system without locks
                 pass
             if not os.path.lexists(path) or not os.path.samestat(os.fstat(file.fileno()), path.lstat()):
-                # Between the opening and the lock it got its name: it is the state itself now.
+                # Another process renamed the file after we opened it: it is now the finished state.
                 yield None
                 return
         file.truncate(0)
@@ -341,7 +341,7 @@ def _only_writer(path: Path) -> Iterator[IO[bytes] | None]:
 
 
 def _open_plain(path: Path) -> IO[bytes]:
-    """Open a file of our own user, which has no other name, for writing; make it where there is none."""
+    """Open a regular file of the current user without other hard links for writing, or create it."""
     flags = os.O_RDWR | UNFOLLOWED
     if os.path.lexists(path):
         try:
@@ -365,5 +365,5 @@ def _require_plain(path: Path, status: os.stat_result) -> None:
 
 
 def _remove_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # something else is in it, or it never was there
+    with contextlib.suppress(OSError):  # it is not empty, or does not exist
         folder.rmdir()

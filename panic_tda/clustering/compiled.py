@@ -1,4 +1,4 @@
-"""Loops that numba compiles, and where it keeps what it compiled."""
+"""The decorator for functions that numba compiles, and the cache of the compiled code."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ except ValueError as error:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 IN_ANY_ORDER = frozenset({"reassoc", "contract", "nsz"})
-"""Freedoms for a sum: its terms may be added in any order, which takes the processor's wide registers."""
+"""Flags that let the compiler add the terms of a sum in any order, and so use vector instructions."""
 
 KERNELS: list[Any] = []
-"""All that was decorated so far, as numba's dispatchers."""
+"""All functions decorated so far, as numba's dispatchers."""
 
 UNREADABLE, UNWRITABLE = "is damaged or cannot be read", "cannot be written"
 cache_failures: set[str] = set()
@@ -45,23 +45,23 @@ def compiled(*, fastmath: frozenset[str] = ...) -> Callable[[Function], Function
 def compiled(function: Any = None, /, *, fastmath: frozenset[str] = frozenset()) -> Any:
     """Compile a function when it is first called, and keep the code in numba's cache.
 
-    It runs without the interpreter's lock: threads run tiles side by side, and the one that tells of the
-    progress is heard meanwhile. The cache is beside the source, in the user's cache folder where that cannot
-    be written, or in `NUMBA_CACHE_DIR`; where none of them can be written, every process compiles anew.
-    A damaged file in the cache is replaced.
+    The compiled function releases the interpreter's lock, so that threads can process tiles in parallel while
+    another thread shows the progress. The cache is in `NUMBA_CACHE_DIR` if that is set, otherwise beside the
+    source, or in the user's cache folder if the source's folder cannot be written. If no folder can be
+    written, every process compiles again. A damaged file in the cache is replaced.
     """
 
     def decorate(plain: Any) -> Any:
         options: dict[str, Any] = {"nogil": True, "fastmath": set(fastmath)}
         try:
             cache = _KernelCache(plain)  # type: ignore[no-untyped-call]
-        except RuntimeError:  # no folder takes a cache, which numba says on import already
+        except RuntimeError:  # no folder can be written; numba reports that at import already
             cache = None
         kernel = njit(**options)(plain)
         if kernel is not plain:  # NUMBA_DISABLE_JIT
             KERNELS.append(kernel)
             if cache is not None:
-                # As njit(cache=True) does with numba's own class.
+                # njit(cache=True) does the same with numba's own class.
                 kernel._cache = cache
         return kernel
 
@@ -69,19 +69,19 @@ def compiled(function: Any = None, /, *, fastmath: frozenset[str] = frozenset())
 
 
 class _KernelCache(FunctionCache):
-    """Numba's cache of one function; what cannot be read or written there is compiled and ends no fit."""
+    """Numba's cache of one function, whose read and write errors are logged and do not end a fit."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Return the compiled code of a signature; None where there is none, or none that can be read."""
+        """Return the compiled code of a signature, or None if the cache has no readable one."""
         try:
             return super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
         except Exception as error:
-            # Unpickling a damaged file raises anything.
+            # Unpickling a damaged file can raise any exception.
             self._handle(error, UNREADABLE, "it is compiled and written again")
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Save the compiled code of a signature where that is possible."""
+        """Save the compiled code of a signature, if possible."""
         try:
             super().save_overload(sig, data)  # type: ignore[no-untyped-call]
         except Exception as error:
@@ -89,8 +89,8 @@ class _KernelCache(FunctionCache):
             self._handle(error, UNWRITABLE, remedy)
 
     def _handle(self, error: Exception, failure: str, consequence: str) -> None:
-        # Numba would never replace an index that it cannot read; and one that was written without its code
-        # may name that of an earlier version.
+        # Numba never replaces an index that it cannot read. An index whose code could not be written may
+        # refer to the code of an earlier version.
         with contextlib.suppress(OSError):
             Path(self._cache_file._index_path).unlink(missing_ok=True)
         if failure not in cache_failures:
@@ -101,15 +101,15 @@ class _KernelCache(FunctionCache):
 
 
 def find_cache_folder() -> Path | None:
-    """Return a folder in which compiled code is kept, None where there is none."""
-    found = KERNELS[0].stats.cache_path if KERNELS else None
-    return None if found is None else Path(found)
+    """Return the folder of the compiled code, or None if no folder can be written."""
+    folder = KERNELS[0].stats.cache_path if KERNELS else None
+    return None if folder is None else Path(folder)
 
 
 def code_stamp() -> str:
-    """Return what a piece of compiled code depends on, as a word: sources, versions, processor."""
+    """Return a hash of everything that compiled code depends on: sources, versions, processor."""
     about = [numba.__version__, platform.python_version(), llvmlite.binding.get_host_cpu_name()]
-    # All of the wing, whichever of its files this process has imported.
+    # All files of the package, also those that this process has not imported.
     for source in sorted(Path(__file__).parent.rglob("*.py")):
         state = source.stat()
         about.append(f"{source} {state.st_mtime_ns} {state.st_size}")

@@ -1,9 +1,9 @@
-"""From a minimum spanning tree to the condensed tree: single linkage, then what is large enough.
+"""The single linkage tree of a minimum spanning tree, and its condensed tree of large enough clusters.
 
-Merges at one height are one multiway merge, which makes the outcome a function of the distances alone: which
-of several equally light spanning trees the edges came from, and in which order, is no matter. The linkage
-depends on the tree, the condensed tree on `min_cluster_size` too, and on nothing else: who cuts one tree many
-times keeps both.
+Merges at one height are one multiway merge. The result therefore depends on the distances alone, not on
+the choice among several minimum spanning trees, nor on the order of the edges. The single linkage tree
+depends only on the spanning tree, and the condensed tree only on that and on `min_cluster_size`. Both can be
+reused when one tree is cut many times.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from panic_tda.types import FloatArray, IntArray
 
 ROOT = 0
-"""Number of the condensed tree's root, which holds all rows."""
+"""Number of the condensed tree's root, which contains all rows."""
 
 TIE_SPAN = 10
-"""Merges of one multiway merge lie at most this many tolerances below its uppermost.
+"""Largest height difference within one multiway merge, in tie tolerances.
 
-Ties are few numbers measured twice. Where rows are many, distances are dense: among 3 million heights within
-8 % of each other, most follow the next by less than 1e-6, and without a limit a tree with that tolerance lost
-1 % of its range to one merge of 115,000.
+A tie is one distance computed twice. With many rows, different distances are as close: among 3 million
+heights within 8 % of each other, most differ from the next by less than 1e-6. Without a limit, a tree with
+that tolerance lost 1 % of its range to one multiway merge of 115,000 merges.
 """
 
 
-# Named tuples, not dataclasses: compiled functions take them as they are.
+# Named tuples, not dataclasses: compiled functions accept them.
 class SingleLinkageTree(NamedTuple):
     """Single linkage tree. Nodes 0 to n - 1 are rows, n to 2n - 2 are merges in ascending height.
 
     Attributes
     ----------
     parent : (2n - 1,) int64
-        Merge that takes the node in; always a larger number. The last node has none.
+        Merge that contains the node; always a larger number. The last node has no parent (-1).
     size : (2n - 1,) int64
         Rows below the node.
     height : (n - 1,) float64
@@ -52,20 +52,20 @@ class SingleLinkageTree(NamedTuple):
 
 
 class CondensedTree(NamedTuple):
-    """CondensedTree tree: the clusters, and where every row left them. Parents have smaller numbers.
+    """Condensed tree: the clusters, and the height at which every row leaves them; parents come first.
 
     Attributes
     ----------
     parent : (m,) int64
-        Cluster from which each cluster split off; the root's is itself.
+        Cluster from which each cluster split off; the root is its own parent.
     birth : (m,) float64
         Height of that split; infinite for the root.
     size : (m,) int64
-        Rows at birth.
+        Number of rows at birth.
     row_cluster : (n,) int64
-        Last (deepest) cluster of each row.
+        Deepest cluster that contains each row.
     row_height : (n,) float64
-        Height at which the row fell out of it.
+        Height at which the row leaves that cluster.
     """
 
     parent: IntArray
@@ -93,53 +93,54 @@ def build_single_linkage(tree: SpanningTree, distance_floor: float) -> SingleLin
     heights = np.maximum(np.asarray(tree.height, dtype=np.float64), distance_floor)
     u, v = (np.asarray(ends, dtype=np.int64) for ends in (tree.u, tree.v))
     n = len(heights) + 1
-    # Compiled loops check no bounds: a wrong row would be a wrong address.
+    # Compiled loops do not check bounds: a wrong row number would read or write foreign memory.
     broken = (np.minimum(u, v) < 0) | (np.maximum(u, v) >= n) | ~np.isfinite(heights)
     if broken.any():
-        raise _not_a_tree(tree, int(np.argmax(broken)), f"lies outside the {n} rows or has no finite height")
+        edge = int(np.argmax(broken))
+        raise _build_tree_error(tree, edge, f"lies outside the {n} rows or has no finite height")
     order = np.argsort(heights, kind="stable")
     parent, size, n_merged = _merge_rows(u[order], v[order])
     if n_merged < len(order):
-        raise _not_a_tree(tree, int(order[n_merged]), "closes a cycle")
+        raise _build_tree_error(tree, int(order[n_merged]), "closes a cycle")
     return SingleLinkageTree(parent, size, heights[order])
 
 
-def _not_a_tree(tree: SpanningTree, edge: int, fault: str) -> PanicTdaError:
+def _build_tree_error(tree: SpanningTree, edge: int, fault: str) -> PanicTdaError:
     return PanicTdaError(
-        f"the backend owes a spanning tree, but its edge {edge}, ({tree.u[edge]}, {tree.v[edge]}) at height "
-        f"{tree.height[edge]:g}, {fault}; this is a fault of the backend, try another one"
+        f"the backend did not return a spanning tree: edge {edge}, ({tree.u[edge]}, {tree.v[edge]}) "
+        f"at height {tree.height[edge]:g}, {fault}; this is a fault of the backend, use another one"
     )
 
 
 @compiled
 def _merge_rows(u: IntArray, v: IntArray) -> tuple[IntArray, IntArray, int]:
-    """Join rows along edges of ascending height; stops early at an edge within one component."""
+    """Join rows along edges of ascending height and count the merges; stop at an edge that closes a cycle."""
     n = len(u) + 1
     parent = np.full(2 * n - 1, -1, dtype=np.int64)
     size = np.ones(2 * n - 1, dtype=np.int64)
-    # Disjoint sets over the nodes, apart from `parent` because finding shortens the paths.
-    leader = np.arange(2 * n - 1)
+    # Disjoint sets over the nodes. They are not `parent`, because `find` shortens their paths.
+    representative = np.arange(2 * n - 1)
     for edge in range(n - 1):
         merge = n + edge
-        left, right = find(leader, u[edge]), find(leader, v[edge])
+        left, right = find(representative, u[edge]), find(representative, v[edge])
         if left == right:
             return parent, size, edge
-        parent[left] = parent[right] = leader[left] = leader[right] = merge
+        parent[left] = parent[right] = representative[left] = representative[right] = merge
         size[merge] = size[left] + size[right]
     return parent, size, n - 1
 
 
 def condense_tree(linkage: SingleLinkageTree, min_cluster_size: int, tie_tolerance: float) -> CondensedTree:
-    """Find the clusters, and where every row leaves them.
+    """Find the clusters of at least `min_cluster_size` rows, and the height at which every row leaves them.
 
-    Both loops go down: a parent has a larger number than its children, so what is asked of it, its uppermost
-    merge or its cluster, is known before they come. Six rows, `min_cluster_size` 2::
+    Both loops go through the nodes in descending order. A parent has a larger number than its children, so
+    its uppermost merge and its cluster are known before theirs are computed. Six rows, `min_cluster_size` 2::
 
         4          10       cluster 0 splits
                ┌───┴───┐
-        2      │       9    cluster 1 goes on with merge 8, and row 5 falls out
+        2      │       9    cluster 1 continues with merge 8, and row 5 leaves it
                │     ┌─┴─┐
-        1     6,7    8   │  merge 6 is a part of 7, cluster 2; rows 0 to 4 fall out
+        1     6,7    8   │  merge 6 is a part of 7, cluster 2; rows 0 to 4 leave
              ┌─┼─┐  ┌┴┐  │
         0    0 1 2  3 4  5
 
@@ -150,7 +151,7 @@ def condense_tree(linkage: SingleLinkageTree, min_cluster_size: int, tie_toleran
     >>> top, n_large = _contract(linkage, 2, 1e-9)
     >>> top[6:].tolist(), n_large[6:].tolist()
     ([7, 7, 8, 9, 10], [0, 0, 0, 1, 2])
-    >>> clusters = condense(linkage, 2, 1e-9)
+    >>> clusters = condense_tree(linkage, 2, 1e-9)
     >>> clusters.birth.tolist(), clusters.row_cluster.tolist(), clusters.row_height.tolist()
     ([inf, 4.0, 4.0], [2, 2, 2, 1, 1, 1], [1.0, 1.0, 1.0, 1.0, 1.0, 2.0])
     """
@@ -163,14 +164,15 @@ def condense_tree(linkage: SingleLinkageTree, min_cluster_size: int, tie_toleran
 def _contract(
     linkage: SingleLinkageTree, min_cluster_size: int, tolerance: float
 ) -> tuple[IntArray, IntArray]:
-    """Make one multiway merge of merges that follow each other at one height.
+    """Combine merges that follow each other at one height into one multiway merge.
 
     Returns
     -------
     top : (2n - 1,) int64
-        Uppermost merge of the node's multiway merge, whose height holds for all of it; rows are their own.
+        Uppermost merge of the node's multiway merge, whose height is that of all its merges; rows are their
+        own top.
     n_large : (2n - 1,) int64
-        At every `top`, how many of its children have at least `min_cluster_size` rows.
+        For every `top`, the number of its children with at least `min_cluster_size` rows.
     """
     parent, size, height = linkage.parent, linkage.size, linkage.height
     n_nodes, n = len(parent), len(height) + 1
@@ -194,27 +196,27 @@ def _contract(
 def _follow_clusters(
     linkage: SingleLinkageTree, min_cluster_size: int, top: IntArray, n_large: IntArray, n_clusters: int
 ) -> CondensedTree:
-    """Follow the clusters down from the root: split at two or more large children, else lose the small."""
+    """Follow the clusters down from the root: large children split a cluster, small children leave it."""
     height = linkage.height
     n_nodes, n = len(linkage.parent), len(height) + 1
     parent = np.zeros(n_clusters, dtype=np.int64)
     birth = np.full(n_clusters, np.inf)
     size = np.full(n_clusters, n)
     cluster = np.zeros(n_nodes, dtype=np.int64)
-    fell_at = np.zeros(n_nodes)  # 0: still inside its cluster
-    found = 1
+    left_at = np.zeros(n_nodes)  # 0: still inside its cluster
+    n_numbered = 1
     for node in range(n_nodes - 2, -1, -1):
         if top[node] != node:
             continue
         above = top[linkage.parent[node]]
         cluster[node] = cluster[above]
-        if fell_at[above] > 0.0:
-            fell_at[node] = fell_at[above]
+        if left_at[above] > 0.0:
+            left_at[node] = left_at[above]
         elif linkage.size[node] < min_cluster_size:
-            fell_at[node] = height[above - n]
+            left_at[node] = height[above - n]
         elif n_large[above] >= 2:
-            parent[found], birth[found] = cluster[above], height[above - n]
-            size[found] = linkage.size[node]
-            cluster[node] = found
-            found += 1
-    return CondensedTree(parent, birth, size, cluster[:n].copy(), fell_at[:n].copy())
+            parent[n_numbered], birth[n_numbered] = cluster[above], height[above - n]
+            size[n_numbered] = linkage.size[node]
+            cluster[node] = n_numbered
+            n_numbered += 1
+    return CondensedTree(parent, birth, size, cluster[:n].copy(), left_at[:n].copy())

@@ -1,6 +1,6 @@
-"""Many cuts of one tree: what the settings next to each other give, without a fit.
+"""Clusters of many settings from one spanning tree, without a new fit.
 
-The single linkage tree is the same for all of them, the condensed tree for those of one `min_cluster_size`.
+All settings share the single linkage tree; those with the same `min_cluster_size` share the condensed tree.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from panic_tda.types import OUTLIER, SpanningTree
 if TYPE_CHECKING:
     from panic_tda.types import Int32Array, IntArray
 
-Found = TypeVar("Found")
+Outcome = TypeVar("Outcome")
 
 
 class Cut(NamedTuple):
-    """What a setting gives.
+    """Numbers of clusters and outliers that a setting gives.
 
     Attributes
     ----------
     parameters : EffectiveParameters
         The setting.
     n_clusters, n_outliers, largest : int
-        Clusters, rows in none, and rows of the largest cluster (0 where there is none).
+        Number of clusters, of rows outside all clusters, and of rows in the largest cluster (0 without one).
     root_selected : bool
         Whether the root cluster was selected.
     """
@@ -50,53 +50,54 @@ class Cut(NamedTuple):
 def cut_all(
     tree: SpanningTree,
     settings: Sequence[EffectiveParameters],
-    look: Callable[[EffectiveParameters, FlatClusters], Found],
+    evaluate: Callable[[EffectiveParameters, FlatClusters], Outcome],
     *,
     threads: int = 1,
-) -> Iterator[Found]:
-    """Cut a tree at every setting, and yield what `look` makes of the clusters, in the order of the settings.
+) -> Iterator[Outcome]:
+    """Cut a tree at every setting, and yield what `evaluate` returns for the clusters of each, in order.
 
     Parameters
     ----------
     tree : SpanningTree
         n - 1 edges over n rows.
     settings : sequence of EffectiveParameters
-        All with the distance floor of the first; `min_samples` belongs to the tree and is not looked at.
-    look : callable
-        Called in several threads; what it returns is kept until it is asked for.
+        All must have the distance floor of the first; `min_samples` belongs to the tree and is ignored.
+    evaluate : callable
+        Called in several threads with a setting and its clusters; its results stay in memory until the
+        iterator yields them.
     threads : int
-        Settings that are cut at the same time.
+        Number of settings that are cut at the same time.
 
     Notes
     -----
-    Takes 24 bytes a row for the linkage, 16 for each `min_cluster_size` that is under way, and about 100 for
-    each thread.
+    Takes 24 bytes per row for the single linkage tree, 16 for each `min_cluster_size`, and about 100 for each
+    thread.
     """
     if not settings:
         return
     n = len(tree.height) + 1
     linkage = build_single_linkage(tree, settings[0].distance_floor)
-    sizes = list(dict.fromkeys(one.min_cluster_size for one in settings))
+    sizes = list(dict.fromkeys(setting.min_cluster_size for setting in settings))
     with ThreadPoolExecutor(max_workers=threads) as team:
         condensed = {size: team.submit(_condense, linkage, size, tree.tie_tolerance) for size in sizes}
 
-        def cut(one: EffectiveParameters) -> Found:
-            # Waits for nothing that is behind it in the queue.
-            return look(one, _flat(condensed[one.min_cluster_size].result(), one, n))
+        def cut(setting: EffectiveParameters) -> Outcome:
+            # The condensed trees come first in the queue, so that this never waits for a later task.
+            return evaluate(setting, _extract(condensed[setting.min_cluster_size].result(), setting, n))
 
         yield from team.map(cut, settings)
 
 
 def largest_cluster_size(labels: IntArray | Int32Array) -> int:
-    """Return the number of rows in the largest cluster, 0 where there is none."""
+    """Return the number of rows in the largest cluster, or 0 if there is no cluster."""
     members = labels[labels != OUTLIER]
     return int(np.bincount(members).max()) if len(members) else 0
 
 
-def count_rows(one: EffectiveParameters, flat: FlatClusters) -> Cut:
-    """Count what a setting gives; for `cut_all`."""
+def count_rows(setting: EffectiveParameters, flat: FlatClusters) -> Cut:
+    """Count the clusters and outliers of a setting; for `cut_all`."""
     return Cut(
-        parameters=one,
+        parameters=setting,
         n_clusters=len(flat.persistence),
         n_outliers=int(np.count_nonzero(flat.labels == OUTLIER)),
         largest=largest_cluster_size(flat.labels),
@@ -105,12 +106,12 @@ def count_rows(one: EffectiveParameters, flat: FlatClusters) -> Cut:
 
 
 def _condense(linkage: SingleLinkageTree, size: int, tolerance: float) -> CondensedTree | None:
-    """Condense, where there are rows enough for a cluster at all."""
+    """Condense a tree, or return None if it has too few rows for a cluster."""
     n = len(linkage.height) + 1
     return None if n < max(2, size) else condense_tree(linkage, size, tolerance)
 
 
-def _flat(condensed: CondensedTree | None, one: EffectiveParameters, n: int) -> FlatClusters:
+def _extract(condensed: CondensedTree | None, setting: EffectiveParameters, n: int) -> FlatClusters:
     if condensed is None:
         return FlatClusters(np.full(n, OUTLIER, dtype=np.int64), np.zeros(n), np.zeros(0))
-    return choose_clusters(condensed, one)
+    return choose_clusters(condensed, setting)

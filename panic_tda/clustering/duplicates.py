@@ -1,4 +1,4 @@
-"""Identical rows: found once, kept as one row with a multiplicity, and put back into the tree at the end."""
+"""Identical rows: reduced to one row with a weight before the fit, and added to the tree after it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class DistinctRows:
     Attributes
     ----------
     first : (m,) int64
-        Earliest row of each distinct one, ascending.
+        First occurrence of each distinct row, ascending.
     inverse : (n,) int64
-        Which distinct row each row is.
+        Index of each row's distinct row.
     counts : (m,) int64
         How often each distinct row occurs.
     """
@@ -49,9 +49,9 @@ def find_distinct(vectors: Array) -> DistinctRows:
 
     Notes
     -----
-    Rows are sorted by a 64-bit hash, and rows of one hash are then compared in full, so that a collision
-    costs time and never correctness. Hashing and comparing are done where the rows lie, sorting in host
-    memory. Takes O(n·d) time and 32 bytes a row.
+    Rows are sorted by a 64-bit hash, and all values of rows with the same hash are then compared. A collision
+    costs time, never correctness. Hashing and comparing take place in the memory that holds the rows, sorting
+    in host memory. Takes O(n·d) time and 32 bytes per row.
     """
     n = len(vectors)
     hashes = _hash_rows(vectors)
@@ -59,9 +59,9 @@ def find_distinct(vectors: Array) -> DistinctRows:
     opens_group = np.ones(n, dtype=bool)
     opens_group[1:] = hashes[order[1:]] != hashes[order[:-1]]
     if not _groups_are_equal(vectors, order, opens_group):
-        # Among three million rows this happens once in three million runs.
+        # Hashes collided. With three million rows this happens once in three million runs.
         order, opens_group = _sort_by_content(to_host(vectors))
-    # The sort is stable, so the first of a group is its earliest row.
+    # The sort is stable, so the first row of a group is its earliest one.
     representative = np.empty(n, dtype=np.int64)
     representative[order] = order[np.flatnonzero(opens_group)][np.cumsum(opens_group) - 1]
     first, inverse, counts = np.unique(representative, return_inverse=True, return_counts=True)
@@ -69,26 +69,26 @@ def find_distinct(vectors: Array) -> DistinctRows:
 
 
 def keep_distinct(vectors: Array, distinct: DistinctRows) -> Array:
-    """Move the distinct rows to the front of `vectors`, in place, and return the view of them."""
+    """Move the distinct rows to the front of `vectors`, in place, and return a view of them."""
     return rows.move_to_front(vectors, distinct.first)
 
 
 def attach_copies(tree: SpanningTree, distinct: DistinctRows) -> SpanningTree:
-    """Turn a tree over distinct rows into one over all rows.
+    """Turn a tree over distinct rows into a tree over all rows.
 
-    The copies of a row hang on its first occurrence, at the height of its core distance: within that radius
-    everything is one point to mutual reachability.
+    An edge joins each copy to the first occurrence of its row. Its height is the row's core distance, which
+    is the mutual reachability distance of the two.
 
     Raises
     ------
     ValueError
-        The tree comes without core distances, and there are copies.
+        There are copies, and the tree has no core distances.
     """
     n, m = len(distinct.inverse), len(distinct.first)
     if n == m:
         return tree
     if tree.core_distances is None:
-        raise ValueError("a tree over weighted rows must come with core distances")
+        raise ValueError("a tree over weighted rows needs core distances")
     is_copy = np.ones(n, dtype=bool)
     is_copy[distinct.first] = False
     copies = np.flatnonzero(is_copy)
@@ -110,29 +110,30 @@ def _hash_rows(vectors: Array) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
     coefficients = generator.integers(0, 1 << 64, vectors.shape[1], dtype=np.uint64) | np.uint64(1)
     coefficients = xp.asarray(coefficients)
     hashes = np.empty(len(vectors), dtype=np.uint64)
-    for some in rows.chunks(vectors):
-        words = vectors[some].view(xp.uint32).astype(xp.uint64)
+    for chunk in rows.chunks(vectors):
+        words = vectors[chunk].view(xp.uint32).astype(xp.uint64)
         words += np.uint64(1)
         words *= coefficients
-        # The high half of every product is what mixes; the low bits of floats are often zero.
+        # Only the high bits of a product depend on all bits of its factors; the low bits of floats are often
+        # 0.
         words >>= np.uint64(7)
-        hashes[some] = to_host(words.sum(axis=1))
+        hashes[chunk] = to_host(words.sum(axis=1))
     return hashes
 
 
 def _groups_are_equal(vectors: Array, order: IntArray, opens_group: BoolArray) -> bool:
     follows = np.flatnonzero(~opens_group)
-    for some in rows.chunks(vectors, len(follows)):
-        pair = (_bits(vectors, order[at]) for at in (follows[some], follows[some] - 1))
+    for chunk in rows.chunks(vectors, len(follows)):
+        pair = (_take_bits(vectors, order[at]) for at in (follows[chunk], follows[chunk] - 1))
         if not namespace(vectors).array_equal(*pair):
             return False
     return True
 
 
-def _bits(vectors: Array, some: IntArray) -> Array:
-    # Compared as floats, the smallest ones are zero on a device.
+def _take_bits(vectors: Array, indices: IntArray) -> Array:
+    # As integers: a device compares the smallest (subnormal) floats as if they were zero.
     xp = namespace(vectors)
-    return xp.take(vectors, xp.asarray(some), axis=0).view(xp.uint32)
+    return xp.take(vectors, xp.asarray(indices), axis=0).view(xp.uint32)
 
 
 def _sort_by_content(vectors: Array) -> tuple[IntArray, BoolArray]:

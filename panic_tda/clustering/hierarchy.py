@@ -1,11 +1,11 @@
-"""From a minimum spanning tree to flat clusters: condensed tree (see `condensed`), selection, labels.
+"""Flat clusters from a minimum spanning tree: condensed tree (see `condensed`), selection, labels.
 
-Every step is a loop over arrays (no recursion), so a chain of a million merges is as good as a balanced
-tree. Merges at one height are one multiway merge, which makes the outcome a function of the distances
-alone: which of several equally light spanning trees the edges came from, and in which order, is no matter.
+Every step is a loop over arrays, without recursion, so that a chain of a million merges is no problem.
+Merges at one height are one multiway merge. The result therefore depends on the distances alone, not on
+the choice among several minimum spanning trees, nor on the order of the edges.
 
-Distances are called heights here; the literature's λ is 1/height. A component of the graph below some
-height is a cluster while it has at least `min_cluster_size` rows.
+Distances are called heights here; the literature's λ is 1/height. A component of the graph of all edges up
+to a height is a cluster if it has at least `min_cluster_size` rows.
 
 References
 ----------
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     from panic_tda.types import BoolArray, FloatArray, IntArray
 
 STABILITY_TOLERANCE = 1e-9
-"""Children replace their parent when their stability is larger by more than this share of it.
+"""Children replace their parent if their stability exceeds the parent's by more than this share of it.
 
-Sums of the same numbers in another order differ in their last digits; those must not choose clusters.
+Sums of the same numbers in another order differ in their last digits, which must not decide.
 """
 
 
 @dataclass(frozen=True)
 class FlatClusters:
-    """What the hierarchy says of every row, before clusters get their final numbers.
+    """Labels, probabilities and persistence of clusters, before these get their final numbers.
 
     Attributes
     ----------
@@ -48,9 +48,9 @@ class FlatClusters:
     probabilities : (n,) float64
         Membership strength in 0 to 1; 0 for outliers.
     persistence : (n_clusters,) float64
-        Mean share of its life that a member spends inside the cluster, 0 to 1; NaN for the root cluster.
+        Mean share of the cluster's life that a member spends in it, 0 to 1; NaN for the root cluster.
     root_selected : bool
-        Whether the root cluster, which holds all rows, was selected.
+        Whether the root cluster, which contains all rows, was selected.
     """
 
     labels: IntArray
@@ -67,13 +67,12 @@ def extract_clusters(tree: SpanningTree, parameters: EffectiveParameters) -> Fla
     tree : SpanningTree
         n - 1 edges over all n rows, copies of rows included.
     parameters : EffectiveParameters
-        Everything but `min_samples` is used; `distance_floor` must be positive.
+        All but `min_samples` are used; `distance_floor` must be positive.
 
     Returns
     -------
     FlatClusters
-        Clusters numbered in no order that means anything. A chosen cluster that ends up without rows has
-        no number.
+        Clusters, numbered in no meaningful order. A chosen cluster without rows of its own has no number.
 
     Raises
     ------
@@ -82,23 +81,24 @@ def extract_clusters(tree: SpanningTree, parameters: EffectiveParameters) -> Fla
 
     Notes
     -----
-    Selection follows hdbscan 0.8.44, but for `max_cluster_size`: here no cluster has more rows than that.
-    The climb to epsilon ends at the uppermost ancestor that is small enough, where hdbscan merges without a
-    limit; and the root counts with the rows that it would label (those within epsilon, or without epsilon at
-    its densest level), where hdbscan adds up the sizes of its children: 0 for a root without a split. The
-    method "leaf" has no such limit.
+    Selection follows hdbscan 0.8.44, except for `max_cluster_size`: here no cluster has more rows than that.
+    The merging up to epsilon stops at the uppermost ancestor that is small enough; hdbscan merges without a
+    limit. The size of the root is the number of rows that it would label (those within epsilon, or without
+    epsilon those at its densest level); hdbscan takes the sum of its children's sizes, which is 0 for a root
+    without a split. The method "leaf" ignores `max_cluster_size`.
 
-    Three rules of hdbscan surprise: with `allow_single_cluster`, rows of a
-    chosen root are still outliers unless they lie within epsilon (or, without epsilon, at the root's
-    densest level); "leaf" finds nothing where the root never splits; and a cluster born exactly at epsilon
-    stays when it is chosen, yet is passed over by descendants that climb. Other than there, ties have no
-    order, epsilon is compared with heights (not 1/λ with 1/epsilon), and densities count up to
-    1 / max(epsilon, distance_floor) in a probability.
+    Three rules of hdbscan may surprise. With `allow_single_cluster`, rows of a chosen root are outliers
+    unless they lie within epsilon (or, without epsilon, at the root's densest level). The method "leaf" finds
+    nothing if the root never splits. A cluster born exactly at epsilon stays if it is chosen, but descendants
+    that are merged up to epsilon skip it.
 
-    Persistence is the mean over members of 1 - height/birth, unlike a stability not dominated by the few
-    densest rows; it is NaN for the root, which was never born.
+    Unlike in hdbscan, ties have no order, epsilon is compared with heights (not 1/λ with 1/epsilon), and
+    densities above 1 / max(epsilon, distance_floor) count as this value in a probability.
 
-    Time is that of sorting the edges; memory about 150 bytes a row.
+    Persistence is the mean over members of 1 - height/birth. Unlike a stability, it is not dominated by the
+    few densest rows. It is NaN for the root, which has no birth.
+
+    Takes the time of sorting the edges and about 150 bytes of memory per row.
     """
     n = len(tree.height) + 1
     if n < max(2, parameters.min_cluster_size):
@@ -111,7 +111,7 @@ def extract_clusters(tree: SpanningTree, parameters: EffectiveParameters) -> Fla
 
 def choose_clusters(condensed: CondensedTree, parameters: EffectiveParameters) -> FlatClusters:
     """Choose clusters from a condensed tree; its `min_cluster_size` must be that of the parameters."""
-    return _label(condensed, mark_chosen(condensed, parameters), parameters)
+    return _label_rows(condensed, mark_chosen(condensed, parameters), parameters)
 
 
 def mark_chosen(condensed: CondensedTree, parameters: EffectiveParameters) -> BoolArray:
@@ -122,22 +122,22 @@ def mark_chosen(condensed: CondensedTree, parameters: EffectiveParameters) -> Bo
         chosen = np.ones(len(condensed.parent), dtype=np.bool_)
         chosen[condensed.parent] = False
     else:
-        # Compiled code takes 64 bits; a limit above n is none.
+        # Compiled code takes 64-bit integers; a limit above n has no effect.
         largest = min(parameters.max_cluster_size or n, n)
         if allow_root and largest < n:
             limit = _root_limit(condensed, epsilon)
             allow_root = bool(np.count_nonzero(condensed.row_height <= limit) <= largest)
-        chosen = _excess_of_mass(condensed, largest, allow_root)
+        chosen = _choose_by_stability(condensed, largest, allow_root)
     if epsilon > 0 and not chosen[ROOT]:
         chosen = _climb_to_epsilon(condensed, chosen, epsilon, largest, allow_root)
     return chosen
 
 
 @compiled
-def _excess_of_mass(condensed: CondensedTree, max_cluster_size: int, allow_root: bool) -> BoolArray:
-    """Choose the clusters of largest total stability, none inside another or above the largest size."""
+def _choose_by_stability(condensed: CondensedTree, max_cluster_size: int, allow_root: bool) -> BoolArray:
+    """Choose disjoint clusters with the largest total stability (excess of mass), none above the limit."""
     parent, size = condensed.parent, condensed.size
-    stability = _stabilities(condensed)
+    stability = _sum_stabilities(condensed)
     chosen = np.zeros(len(parent), dtype=np.bool_)
     total, carry = np.zeros(len(parent)), np.zeros(len(parent))
     for cluster in range(len(parent) - 1, -1, -1):
@@ -156,8 +156,8 @@ def _excess_of_mass(condensed: CondensedTree, max_cluster_size: int, allow_root:
 
 
 @compiled
-def _stabilities(condensed: CondensedTree) -> FloatArray:
-    """Sum of λ - λ_birth over the rows of each cluster, while they are in it."""
+def _sum_stabilities(condensed: CondensedTree) -> FloatArray:
+    """Return the stability of each cluster: the sum of λ - λ_birth over its rows, λ where a row leaves it."""
     parent, birth = condensed.parent, condensed.birth
     total, carry = np.zeros(len(parent)), np.zeros(len(parent))
     for row in range(len(condensed.row_cluster)):
@@ -171,7 +171,7 @@ def _stabilities(condensed: CondensedTree) -> FloatArray:
 
 @compiled
 def _add(total: FloatArray, carry: FloatArray, index: int, value: float) -> None:
-    """Add `value` and keep what rounding drops (Neumaier), so that the order of the rows is no matter."""
+    """Add a value by compensated summation (Neumaier), so that the order of the rows does not matter."""
     old = total[index]
     new = old + value
     if abs(old) >= abs(value):
@@ -187,11 +187,11 @@ def _climb_to_epsilon(
 ) -> BoolArray:
     """Replace chosen clusters born below epsilon by their first ancestor born above it.
 
-    Where that one has more than `max_cluster_size` rows, the uppermost below it that has not takes its place.
+    If that ancestor has more than `max_cluster_size` rows, the uppermost smaller cluster below it is taken.
     """
     parent, birth = condensed.parent, condensed.birth
     raised = np.zeros(len(parent), dtype=np.bool_)
-    # Where a climb through each cluster ends; parents come first, so one look up is enough.
+    # The ancestor that replaces each cluster. Parents come first, so their own goals are known.
     goal = np.zeros(len(parent), dtype=np.int64)
     for cluster in range(1, len(parent)):
         above = parent[cluster]
@@ -208,14 +208,14 @@ def _climb_to_epsilon(
     return raised
 
 
-def _label(condensed: CondensedTree, chosen: BoolArray, parameters: EffectiveParameters) -> FlatClusters:
+def _label_rows(condensed: CondensedTree, chosen: BoolArray, parameters: EffectiveParameters) -> FlatClusters:
     """Turn chosen clusters into labels, probabilities and persistence."""
     epsilon = parameters.cluster_selection_epsilon
     densest = densest_levels(condensed)
     owner = nearest_chosen(condensed.parent, chosen)[condensed.row_cluster]
     if chosen[ROOT]:
-        # Beside other clusters, the root's own rows are outliers; it is chosen there only when epsilon is
-        # exactly the height of its split.
+        # If other clusters are chosen too, the root's own rows are outliers. That happens only if epsilon is
+        # exactly the height of the root's split.
         limit = _root_limit(condensed, epsilon) if np.count_nonzero(chosen) == 1 else 0.0
         owner[(owner == ROOT) & (condensed.row_height > limit)] = OUTLIER
     members = np.flatnonzero(owner != OUTLIER)
@@ -224,7 +224,7 @@ def _label(condensed: CondensedTree, chosen: BoolArray, parameters: EffectivePar
     labels = np.full(len(owner), OUTLIER, dtype=np.int64)
     labels[members] = of_member
     heights = condensed.row_height[members]
-    # Nothing is distinguished below epsilon, and copies (at the floor) do not fade their surroundings.
+    # Heights below epsilon count as equal. Copies (at the floor) do not lower the probabilities around them.
     finest = max(epsilon, parameters.distance_floor)
     strengths = np.maximum(densest[numbers], finest)[of_member] / np.maximum(heights, finest)
     probabilities = np.zeros(len(owner))
@@ -242,7 +242,7 @@ def _root_limit(condensed: CondensedTree, epsilon: float) -> float:
 
 @compiled
 def nearest_chosen(parent: IntArray, chosen: BoolArray) -> IntArray:
-    """Innermost chosen cluster around each cluster, itself included, or `OUTLIER`."""
+    """Return the innermost chosen cluster that contains each cluster (itself included), or `OUTLIER`."""
     nearest = np.full(len(parent), OUTLIER, dtype=np.int64)
     for cluster in range(len(parent)):
         if chosen[cluster]:
@@ -254,7 +254,7 @@ def nearest_chosen(parent: IntArray, chosen: BoolArray) -> IntArray:
 
 @compiled
 def densest_levels(condensed: CondensedTree) -> FloatArray:
-    """Lowest height at which rows or child clusters leave each cluster."""
+    """Return the lowest height at which rows or child clusters leave each cluster."""
     densest = np.full(len(condensed.parent), np.inf)
     for row in range(len(condensed.row_cluster)):
         cluster = condensed.row_cluster[row]

@@ -1,8 +1,8 @@
-"""The row that stands for a cluster: exact medoids in linear time.
+"""Exact medoids of clusters, in linear time.
 
 The weighted sum of cosine distances from p to the members q of its cluster is
-Σ w_q − x_p·S/‖x_p‖ with S = Σ w_q x_q, so the medoid has the largest dot product with the weighted sum of its
-cluster, and no distance between two members is ever needed.
+Σ w_q − x_p·S/‖x_p‖ with S = Σ w_q x_q. The medoid therefore has the largest dot product with the weighted sum
+of its cluster, and no distance between two members is computed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from panic_tda.types import Array, ArrayModule, FloatArray, IntArray
 
 TIE_TOLERANCE = 1e-9
-"""Scores this close, relative to the cluster's weight, are equal: products in other chunks differ by less."""
+"""Scores that differ by less, relative to the cluster's weight, count as equal.
+
+The same products computed in other chunks differ by less than this.
+"""
 
 
 def find_medoids(vectors: Array, labels: IntArray, weights: FloatArray, n_clusters: int) -> dict[int, int]:
@@ -27,20 +30,20 @@ def find_medoids(vectors: Array, labels: IntArray, weights: FloatArray, n_cluste
     Parameters
     ----------
     vectors : (n, d) float32
-        Unit rows, as a NumPy or a CuPy array; the work is done where they are.
+        Unit rows, as a NumPy or a CuPy array, which is processed in the memory that holds it.
     labels : (n,) int64
         Cluster of each row, 0 to n_clusters - 1, or `OUTLIER`; in host memory.
     weights : (n,) float64
         Weight of each row as a member: its membership probability times the number of its copies; in host
-        memory. Zeros are allowed, even all over a cluster.
+        memory. Zeros are allowed, even for all members of a cluster.
     n_clusters : int
         Number of clusters.
 
     Returns
     -------
     dict of int to int
-        Row of the medoid by label. It is the earliest member whose score is within `TIE_TOLERANCE` times the
-        cluster's weight of the best.
+        Row of the medoid by label. It is the first member whose score differs from the best by at most
+        `TIE_TOLERANCE` times the cluster's weight.
 
     Raises
     ------
@@ -49,36 +52,38 @@ def find_medoids(vectors: Array, labels: IntArray, weights: FloatArray, n_cluste
 
     Notes
     -----
-    Time O(n·d), in two passes over the rows; memory 24 bytes a row and a few chunks (1 MiB in host memory,
-    64 MiB on a GPU). Sums and products are in float64.
+    Takes O(n·d) time, in two passes over the rows, and 24 bytes of memory per row and a few chunks (1 MiB in
+    host memory, 64 MiB on a GPU). Sums and products are in float64.
     """
     order = np.argsort(labels, kind="stable")
     bounds = np.searchsorted(labels[order], np.arange(n_clusters + 1))
     empty = np.flatnonzero(np.diff(bounds) == 0)
     if len(empty):
-        raise ValueError(f"every cluster needs a row to stand for it; cluster {empty[0]} has none")
+        raise ValueError(f"every cluster must have rows; cluster {empty[0]} has none")
     return {
-        label: _medoid_of(vectors, order[bounds[label] : bounds[label + 1]], weights)
+        label: _find_medoid(vectors, order[bounds[label] : bounds[label + 1]], weights)
         for label in range(n_clusters)
     }
 
 
-def _medoid_of(vectors: Array, rows: IntArray, weights: FloatArray) -> int:
-    """Medoid among `rows`, which are ascending."""
+def _find_medoid(vectors: Array, rows: IntArray, weights: FloatArray) -> int:
+    """Return the medoid of `rows`, which must ascend."""
     xp = namespace(vectors)
-    groups = [rows[some] for some in chunks(vectors, len(rows))]
+    groups = [rows[chunk] for chunk in chunks(vectors, len(rows))]
 
     total = xp.zeros(vectors.shape[1], dtype=xp.float64)
     for group in groups:
-        total += xp.asarray(weights[group]) @ _members(xp, vectors, group)
-    scores = xp.concatenate([_scores(xp, _members(xp, vectors, group), total) for group in groups])
+        total += xp.asarray(weights[group]) @ _take_members(xp, vectors, group)
+    scores = xp.concatenate(
+        [_score_members(xp, _take_members(xp, vectors, group), total) for group in groups]
+    )
     threshold = xp.max(scores) - TIE_TOLERANCE * float(weights[rows].sum())
     return int(rows[int(xp.argmax(scores >= threshold))])
 
 
-def _members(xp: ArrayModule, vectors: Array, rows: IntArray) -> Array:
+def _take_members(xp: ArrayModule, vectors: Array, rows: IntArray) -> Array:
     return xp.asarray(xp.take(vectors, xp.asarray(rows), axis=0), dtype=xp.float64)
 
 
-def _scores(xp: ArrayModule, members: Array, total: Array) -> Array:
+def _score_members(xp: ArrayModule, members: Array, total: Array) -> Array:
     return members @ total / xp.sqrt(xp.sum(members * members, axis=1))

@@ -1,6 +1,6 @@
 """Names of the phases of a fit whose time grows with the number of rows, not of pairs of rows.
 
-They are reported by `recipe` and the engines, and told apart from all others by whoever predicts times.
+`recipe` and the engines report them. The estimate of a fit's time treats them differently from all others.
 """
 
 from __future__ import annotations

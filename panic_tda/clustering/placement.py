@@ -1,4 +1,4 @@
-"""Which backend takes a matrix, on the processor or on a CUDA device: decided before the rows are loaded."""
+"""The choice of the backend, and of processor or CUDA device, before the rows are loaded."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Which backend takes a matrix, where its rows belong and where it is worked on.
+    """The backend of a fit, and the memory and the processor or device that it uses.
 
     Attributes
     ----------
     backend : Backend
-        The one that was named, or that "auto" chose.
+        The backend that was named, or that "auto" chose.
     on_device : bool
-        Whether the work is done on the CUDA device; its rows may lie in host memory all the same.
+        Whether the backend works on the CUDA device. The rows may be in host memory even then.
     rows_on_device : bool
-        Whether the rows belong into the memory of the device.
+        Whether the rows must be in device memory.
     memory_limit : int or None
-        Bytes that the backend may take above the rows, as far as it can.
+        Bytes that the backend should use at most, in addition to the rows.
     work_dir : Path or None
-        Folder for the files that take what exceeds it; None is the temporary folder.
+        Folder for temporary files with the data above that limit; None is the temporary folder.
     """
 
     backend: Backend
@@ -52,7 +52,7 @@ class Placement:
     work_dir: Path | None = None
 
     def bring(self, vectors: Array) -> Array:
-        """Return the rows in the memory where they belong; themselves where they lie there."""
+        """Return the rows in the memory that the backend needs; copy them only if they are elsewhere."""
         if self.rows_on_device == on_device(vectors):
             return vectors
         return device.upload(vectors) if self.rows_on_device else to_host(vectors)
@@ -60,7 +60,7 @@ class Placement:
     def options(
         self, effective: EffectiveParameters, progress: Progress, checkpoint: Checkpoint | None
     ) -> FitOptions:
-        """Return what the backend needs beside the rows."""
+        """Return the options of the fit for the backend."""
         return FitOptions(
             min_samples=effective.min_samples,
             distance_floor=effective.distance_floor,
@@ -73,50 +73,50 @@ class Placement:
 
 
 def choose_placement(
-    asked: ClusteringParameters,
+    requested: ClusteringParameters,
     n_rows: int,
     n_features: int,
     *,
     memory_limit: int | None = None,
     work_dir: Path | None = None,
 ) -> Placement:
-    """Choose the backend for a matrix, and with it the memory for its rows.
+    """Choose the backend for a matrix, and the memory for its rows.
 
     Parameters
     ----------
-    asked : ClusteringParameters
-        What was asked for.
+    requested : ClusteringParameters
+        The requested parameters.
     n_rows, n_features : int
-        Shape of the matrix, copies of rows counted.
+        Shape of the matrix, including copies of rows.
     memory_limit : int, optional
-        Bytes that the backend may take above the rows.
+        Bytes that the backend should use at most, in addition to the rows.
     work_dir : Path, optional
-        Folder for the files that take what exceeds it.
+        Folder for temporary files with the data above that limit.
 
     Raises
     ------
     UnsupportedOnBackend
-        The chosen backend cannot do this.
+        The chosen backend cannot process this input.
     """
-    # Asking imports CuPy, which takes seconds: not where the backend that was named has no use for it.
-    wants_device = asked.backend not in backends.ON_HOST
+    # The check imports CuPy, which takes seconds; skip it if the named backend cannot use a device.
+    wants_device = requested.backend not in backends.ON_HOST
     reason = cuda.unavailable_reason() if wants_device else None
     has_device = wants_device and reason is None
-    if reason is not None and asked.backend == backends.AUTO:
+    if reason is not None and requested.backend == backends.AUTO:
         backends.log_once(f"no CUDA device is used: {reason}")
     try:
-        placed = _placed(asked, (n_rows, n_features), memory_limit, on_device=has_device)
+        placement = _place(requested, (n_rows, n_features), memory_limit, on_device=has_device)
     except UnsupportedOnBackend as refusal:
-        if asked.backend != backends.AUTO or not has_device:
+        if requested.backend != backends.AUTO or not has_device:
             raise
-        # Nobody is there at night to say `--devices none`.
+        # As if the user had set `--devices none`.
         _log.info("%s; trying in host memory", refusal)
-        placed = _placed(asked, (n_rows, n_features), memory_limit, on_device=False)
-    return replace(placed, work_dir=work_dir)
+        placement = _place(requested, (n_rows, n_features), memory_limit, on_device=False)
+    return replace(placement, work_dir=work_dir)
 
 
 def choose_fallback(
-    asked: ClusteringParameters,
+    requested: ClusteringParameters,
     n_rows: int,
     n_features: int,
     *,
@@ -126,36 +126,38 @@ def choose_fallback(
 ) -> Placement:
     """Choose `tiled` for a matrix on which the backend that "auto" chose has failed, and log the reason.
 
-    The rows that the failed backend was given must not be used again: they have to be loaded anew.
+    The failed backend may have changed its rows, so that they must be loaded again.
     """
     _log.warning("%s; falling back to backend tiled", reason)
-    exact = replace(asked, exact=True)
+    exact = replace(requested, exact=True)
     return choose_placement(exact, n_rows, n_features, memory_limit=memory_limit, work_dir=work_dir)
 
 
-def require_host_memory(placement: Placement, asked: ClusteringParameters, shape: tuple[int, int]) -> None:
+def require_host_memory(
+    placement: Placement, requested: ClusteringParameters, shape: tuple[int, int]
+) -> None:
     """Check, before rows are loaded, that a fit in host memory has the memory that it needs.
 
     Parameters
     ----------
     placement : Placement
-        Where the rows will be fitted.
-    asked : ClusteringParameters
-        What was asked for.
+        The placement of the fit.
+    requested : ClusteringParameters
+        The requested parameters.
     shape : tuple of int
-        Of the matrix, copies of rows counted.
+        Shape of the matrix, including copies of rows.
 
     Raises
     ------
     UnsupportedOnBackend
-        It needs more than this process can get.
+        The fit needs more memory than this process can get.
     """
     if placement.on_device:
         return
-    options = placement.options(asked.resolve(shape[0]), Silent(), None)
+    options = placement.options(requested.resolve(shape[0]), Silent(), None)
     needed, limit = placement.backend.bytes_needed(*shape, options), placement.memory_limit
     if limit is not None and placement.backend.name not in backends.ON_HOST:
-        # What exceeds the limit goes into files: the rows, the lists, or both.
+        # Data above the limit go into files: the rows, the lists, or both.
         n_row_bytes = 4 * shape[0] * shape[1]
         needed = min(needed, limit + (n_row_bytes if n_row_bytes <= limit else 0))
     reason = missing_memory(placement.backend.name, needed, placement.work_dir)
@@ -164,33 +166,35 @@ def require_host_memory(placement: Placement, asked: ClusteringParameters, shape
 
 
 def missing_memory(backend: str, needed: int, work_dir: Path | None) -> str | None:
-    """Say that this process cannot get so many bytes of host memory; None where it can, or nobody knows."""
+    """Explain that this process cannot get `needed` bytes of host memory, or return None if it can.
+
+    None is also returned if the available memory is unknown.
+    """
     available = host_memory()[1]
     if available is None or needed <= available:
         return None
-    problem = (
-        f"backend {backend} needs {format_bytes(needed)}, and {format_bytes(available)} of memory can be had"
-    )
+    available_text = format_bytes(available)
+    problem = f"backend {backend} needs {format_bytes(needed)} of memory, but {available_text} are available"
     if backend in backends.ON_HOST:
-        return f"{problem}: sample with --downsample, or use --backend tiled"
+        return f"{problem}. Sample with --downsample, or use --backend tiled"
     return (
-        f"{problem}: sample with --downsample, or cluster with a smaller --memory-limit, which takes longer: "
-        f"vectors and lists go into files then{free_text(work_dir or Path(tempfile.gettempdir()))}"
+        f"{problem}. Sample with --downsample, or set a smaller --memory-limit: slower, because vectors and "
+        f"lists are then in files{free_text(work_dir or Path(tempfile.gettempdir()))}"
     )
 
 
-def _placed(
-    asked: ClusteringParameters, shape: tuple[int, int], memory_limit: int | None, *, on_device: bool
+def _place(
+    requested: ClusteringParameters, shape: tuple[int, int], memory_limit: int | None, *, on_device: bool
 ) -> Placement:
-    effective = asked.resolve(shape[0])
+    effective = requested.resolve(shape[0])
     options = FitOptions(
         min_samples=effective.min_samples,
         distance_floor=effective.distance_floor,
         memory_limit=memory_limit,
         on_device=on_device,
-        exact=asked.exact,
+        exact=requested.exact,
     )
-    backend = backends.select_backend(asked.backend, shape, options)
+    backend = backends.select_backend(requested.backend, shape, options)
     return Placement(
         backend=backend,
         on_device=on_device and backend.name not in backends.ON_HOST,

@@ -1,4 +1,4 @@
-"""HDBSCAN on cosine geometry, as a recipe: every stage is a line of `cluster_rows`.
+"""The stages of a fit: HDBSCAN of vectors by cosine distance.
 
 References
 ----------
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 _VERSIONED = ("panic_tda", "numpy", "numba", "scikit-learn")
 _HIERARCHY_ONLY = "sklearn"
-"""A backend without loops of its own to compile."""
+"""A backend without compiled functions of its own."""
 _VERSIONED_IF_LOADED = ("cupy", "cuml")
 
 
@@ -65,18 +65,18 @@ def hdbscan(
     exact: bool = False,
     progress: Progress | None = None,
 ) -> Clustering:
-    """Cluster vectors by density on cosine geometry.
+    """Cluster vectors by density, with cosine distance.
 
     Parameters
     ----------
     vectors : (n, d) array_like
-        One vector a row, of any length but zero; taken as float32. Also a table of numbers, or a column of
-        vectors, of pandas, polars or Arrow.
+        One vector per row, of any length except zero; converted to float32. A pandas, polars or Arrow table
+        of numbers or column of vectors is accepted too.
     epsilon, min_cluster_size, min_samples, allow_single_cluster, selection_method, max_cluster_size, \
 distance_floor, backend, exact
         See `ClusteringParameters`; distances are chord lengths between unit vectors, sqrt(2 - 2 cos).
     progress : Progress, optional
-        Told what is being done.
+        Receives the phases of the fit.
 
     Returns
     -------
@@ -86,23 +86,23 @@ distance_floor, backend, exact
     Raises
     ------
     InvalidParameter
-        A parameter outside its range.
+        A parameter is outside its range.
     BadVectors
-        Not a matrix (see `arrays.matrices.as_matrix`), or rows that are zero, NaN or infinite.
+        The vectors are not a matrix (see `arrays.matrices.as_matrix`), or rows are zero, NaN or infinite.
     UnsupportedOnBackend
-        The chosen backend cannot do this.
+        The chosen backend cannot process this input.
     DeviceOutOfMemory
-        The device had less memory than the fit took.
+        The fit needed more memory than the device has.
     BackendFailure
-        The backend that was named could not build a tree; instead of one that "auto" chose, `tiled` does.
+        The backend that was named could not build a tree. If "auto" chose it, `tiled` is used instead.
 
     Notes
     -----
-    The result depends on the data and the parameters alone: equal distances merge at once, so neither the
-    order of the rows nor the choice among exact backends can move a row (see `hierarchy`). `min_samples`
-    counts the point itself, as in scikit-learn; hdbscan, fast_hdbscan and cuML do not count it.
+    The result depends on the data and the parameters alone. Equal distances merge at the same time, so
+    neither the order of the rows nor the choice among exact backends changes a label (see `hierarchy`).
+    `min_samples` counts the point itself, as in scikit-learn; hdbscan, fast_hdbscan and cuML do not count it.
     """
-    asked = ClusteringParameters(
+    requested = ClusteringParameters(
         epsilon=epsilon,
         min_cluster_size=min_cluster_size,
         min_samples=min_samples,
@@ -113,58 +113,58 @@ distance_floor, backend, exact
         backend=backend,
         exact=exact,
     )
-    clustering = _fit(vectors, asked, progress or Silent())
+    clustering = _fit(vectors, requested, progress or Silent())
     warn_if_doubtful(clustering.record, clustering.tree)
     return clustering
 
 
-def _fit(vectors: Any, asked: ClusteringParameters, progress: Progress) -> Clustering:
-    """Cluster the rows, and once more on another backend where `auto` took one that failed."""
+def _fit(vectors: Any, requested: ClusteringParameters, progress: Progress) -> Clustering:
+    """Cluster the rows; if `auto` chose a backend that fails, cluster them again on another one."""
     try:
         with translate_cache_errors():
-            return cluster_rows(as_matrix(vectors), asked, progress)
+            return cluster_rows(as_matrix(vectors), requested, progress)
     except BackendFailure as failure:
-        if asked.backend != backends.AUTO:
+        if requested.backend != backends.AUTO:
             raise
         reason = str(failure)
-    # Out of the handler, which holds the rows of the failed fit.
+    # After the exception handler, because the exception keeps the rows of the failed fit in memory.
     device.free_device_memory()
     matrix = as_matrix(vectors)
-    placement = choose_fallback(asked, *matrix.shape, reason=reason)
+    placement = choose_fallback(requested, *matrix.shape, reason=reason)
     with translate_cache_errors():
-        return cluster_rows(matrix, asked, progress, placement=placement)
+        return cluster_rows(matrix, requested, progress, placement=placement)
 
 
 def cluster_rows(
     vectors: Array,
-    asked: ClusteringParameters,
+    requested: ClusteringParameters,
     progress: Progress,
     *,
     placement: Placement | None = None,
     checkpoint: Checkpoint | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> Clustering:
-    """Cluster the rows of a matrix that may be overwritten; see `hdbscan`.
+    """Cluster the rows of a matrix, which are overwritten; see `hdbscan`.
 
     Parameters
     ----------
     vectors : (n, d) float32
         NumPy or CuPy, C-ordered and writable; normalised in place, its distinct rows moved to the front.
-        Moved to the memory where the backend wants them.
-    asked : ClusteringParameters
-        What was asked for.
+        Copied if the backend needs them in the other memory (host or device).
+    requested : ClusteringParameters
+        The requested parameters.
     progress : Progress
-        Told what is being done.
+        Receives the phases of the fit.
     placement : Placement, optional
-        What `place` said; None asks it.
+        The result of `choose_placement`; None calls it.
     checkpoint : Checkpoint, optional
-        Where a backend that can go on after a kill keeps its state.
+        Stores the state of a backend that can resume after a kill.
     about : mapping, optional
-        Values of the record that are not of the fit, by their names; its `seconds` are of the stages before.
+        Fields of the record that the fit does not know, by name; its `seconds` are those of earlier stages.
     """
     n = len(vectors)
-    effective = asked.resolve(n)
-    placement = placement or choose_placement(asked, *vectors.shape)
+    effective = requested.resolve(n)
+    placement = placement or choose_placement(requested, *vectors.shape)
     compiling = compile_kernels(placement.backend, progress)
     began = time.monotonic()
     backend, vectors = placement.backend, placement.bring(vectors)
@@ -175,17 +175,17 @@ def cluster_rows(
 
     options = placement.options(effective, progress, checkpoint)
     are_enough = max(effective.min_cluster_size, effective.min_samples) <= n
-    tree = _spanning_tree(rows, distinct, backend, options) if are_enough else None
+    tree = _build_spanning_tree(rows, distinct, backend, options) if are_enough else None
     progress.phase(phases.HIERARCHY)
-    flat = relabel_by_size(_flat_clusters(tree, n, effective))
+    flat = relabel_by_size(_extract_clusters(tree, n, effective))
     fitted = time.monotonic()
 
     progress.phase(phases.MEDOIDS)
-    found = _medoids(rows if backend.weighted else keep_distinct(vectors, distinct), distinct, flat)
+    medoids = _find_medoids(rows if backend.weighted else keep_distinct(vectors, distinct), distinct, flat)
     seconds = {"fit": fitted - began, "medoids": time.monotonic() - fitted}
-    about = _with_seconds(about, ({"compile": compiling} if compiling else {}) | seconds)
-    record = _record(effective, backend, distinct, flat, tree=tree, about=about)
-    return _clustering(flat, distinct, found, record=record, tree=tree)
+    about = _add_seconds(about, ({"compile": compiling} if compiling else {}) | seconds)
+    record = _build_record(effective, backend, distinct, flat, tree=tree, about=about)
+    return _build_clustering(flat, distinct, medoids, record=record, tree=tree)
 
 
 def recut_rows(
@@ -197,46 +197,48 @@ def recut_rows(
     progress: Progress,
     about: Mapping[str, Any] | None = None,
 ) -> Clustering:
-    """Cut other clusters from the tree of an earlier fit: what a fit with these parameters would find.
+    """Cut the tree of an earlier fit with other parameters; the clusters are those of a fit with these.
 
     Parameters
     ----------
     vectors : (n, d) float32
-        The rows of that fit, in its order; writable, normalised in place, distinct rows moved to the front.
+        The rows of the earlier fit, in its order; writable, normalised in place, distinct rows moved to the
+        front.
     tree : SpanningTree
-        Over these rows.
+        The tree of the earlier fit.
     effective : EffectiveParameters
-        Those of the fit but for what the tree does not depend on: epsilon, `min_cluster_size`, the method,
-        `max_cluster_size`, the single cluster.
+        The new parameters. They must equal those of the earlier fit, except for `cluster_selection_epsilon`,
+        `min_cluster_size`, `cluster_selection_method`, `max_cluster_size` and `allow_single_cluster`.
     source : ClusteringRecord
-        Of that fit.
+        The record of the earlier fit.
     progress : Progress
-        Told what is being done.
+        Receives the phases.
     about : mapping, optional
         As for `cluster_rows`.
 
     Returns
     -------
     Clustering
-        Its record says what cut it, and of the tree what the source's says.
+        Its record has the new parameters, and the source's values for the tree.
     """
     compiling = compile_kernels(backends.get_backend(_HIERARCHY_ONLY), progress)
     began = time.monotonic()
     progress.phase(phases.HIERARCHY)
-    flat = relabel_by_size(_flat_clusters(tree, len(vectors), effective))
+    flat = relabel_by_size(_extract_clusters(tree, len(vectors), effective))
     cut = time.monotonic()
     progress.phase(phases.MEDOIDS)
     normalise(vectors)
     distinct = find_distinct(vectors)
-    found = _medoids(keep_distinct(vectors, distinct), distinct, flat)
+    medoids = _find_medoids(keep_distinct(vectors, distinct), distinct, flat)
     seconds = {"cut": cut - began, "medoids": time.monotonic() - cut}
-    about = _with_seconds(about, ({"compile": compiling} if compiling else {}) | seconds)
-    record = replace(source, **asdict(effective), **_counts(effective, flat), versions=_versions(), **about)
-    return _clustering(flat, distinct, found, record=record, tree=tree)
+    about = _add_seconds(about, ({"compile": compiling} if compiling else {}) | seconds)
+    counts = _count_clusters(effective, flat)
+    record = replace(source, **asdict(effective), **counts, versions=_collect_versions(), **about)
+    return _build_clustering(flat, distinct, medoids, record=record, tree=tree)
 
 
 def find_medoid(vectors: Float32Array, probabilities: FloatArray) -> int:
-    """Return the row of the medoid when all rows are one cluster.
+    """Return the medoid of a cluster that consists of all rows.
 
     Parameters
     ----------
@@ -250,7 +252,7 @@ def find_medoid(vectors: Float32Array, probabilities: FloatArray) -> int:
 
 
 def relabel_by_size(flat: FlatClusters) -> FlatClusters:
-    """Number clusters by size, the largest first; ties go to the one with the smallest row."""
+    """Number clusters by size, the largest first; of equally large ones, that with the smallest row first."""
     n_clusters = len(flat.persistence)
     members = np.flatnonzero(flat.labels != OUTLIER)
     sizes = np.bincount(flat.labels[members], minlength=n_clusters)
@@ -264,13 +266,13 @@ def relabel_by_size(flat: FlatClusters) -> FlatClusters:
     return replace(flat, labels=labels, persistence=flat.persistence[order])
 
 
-def _spanning_tree(
+def _build_spanning_tree(
     rows: Array, distinct: DistinctRows, backend: Backend, options: FitOptions
 ) -> SpanningTree:
-    """Build the tree over all rows; copies are collapsed for backends that know of weights."""
+    """Build the tree over all rows; backends that accept weights get the distinct rows only."""
     n, m = len(distinct.inverse), len(distinct.first)
     if m == 1:
-        # All rows are copies of one: a star, whatever the backend.
+        # All rows are copies of one, so that the tree is a star for every backend.
         floor = np.full(1, options.distance_floor)
         empty = np.empty(0, dtype=np.int64)
         return attach_copies(SpanningTree(empty, empty, np.empty(0), floor), distinct)
@@ -279,22 +281,22 @@ def _spanning_tree(
     return backend.fit(rows, np.ones(n, dtype=np.int64), options)
 
 
-def _flat_clusters(tree: SpanningTree | None, n: int, effective: EffectiveParameters) -> FlatClusters:
-    """Extract clusters from the tree; without one, all rows are outliers."""
+def _extract_clusters(tree: SpanningTree | None, n: int, effective: EffectiveParameters) -> FlatClusters:
+    """Extract clusters from the tree; without a tree, all rows are outliers."""
     if tree is None:
         return FlatClusters(np.full(n, OUTLIER, dtype=np.int64), np.zeros(n), np.empty(0))
     return hierarchy.extract_clusters(tree, effective)
 
 
-def _medoids(rows: Array, distinct: DistinctRows, flat: FlatClusters) -> dict[int, int]:
-    # Copies share label and probability, so a distinct row stands for its copies with their summed weight.
+def _find_medoids(rows: Array, distinct: DistinctRows, flat: FlatClusters) -> dict[int, int]:
+    # Copies have the same label and probability, so a distinct row has the summed weight of its copies.
     labels: IntArray = flat.labels[distinct.first]
     weights = np.bincount(distinct.inverse, weights=flat.probabilities, minlength=len(rows))
-    found = find_medoids(rows, labels, weights.astype(np.float64, copy=False), len(flat.persistence))
-    return {label: int(distinct.first[row]) for label, row in found.items()}
+    medoids = find_medoids(rows, labels, weights.astype(np.float64, copy=False), len(flat.persistence))
+    return {label: int(distinct.first[row]) for label, row in medoids.items()}
 
 
-def _clustering(
+def _build_clustering(
     flat: FlatClusters,
     distinct: DistinctRows,
     medoids: dict[int, int],
@@ -314,8 +316,8 @@ def _clustering(
 
 
 @cache
-def _installed_versions() -> dict[str, str]:
-    """Return the versions of installed packages, read once: each is a file of thousands of lines."""
+def _read_installed_versions() -> dict[str, str]:
+    """Return the versions of installed packages; cached, because each is read from a long file."""
     versions = {}
     for name in _VERSIONED:
         try:
@@ -325,7 +327,7 @@ def _installed_versions() -> dict[str, str]:
     return versions
 
 
-def _record(
+def _build_record(
     effective: EffectiveParameters,
     backend: Backend,
     distinct: DistinctRows,
@@ -341,22 +343,22 @@ def _record(
         exact=backend.exact,
         n_embeddings=len(distinct.inverse),
         n_unique=len(distinct.first),
-        **_counts(effective, flat),
-        versions=_versions(),
+        **_count_clusters(effective, flat),
+        versions=_collect_versions(),
         lighter_edge_share=None if checked is None else checked.share,
         lighter_edge_sample=None if checked is None else checked.sample,
         **about,
     )
 
 
-def _with_seconds(about: Mapping[str, Any] | None, seconds: dict[str, float]) -> dict[str, Any]:
-    """Add seconds of stages to those that are known."""
+def _add_seconds(about: Mapping[str, Any] | None, seconds: dict[str, float]) -> dict[str, Any]:
+    """Add the seconds of this module's stages to those of earlier stages."""
     about = about or {}
     return {**about, "seconds": about.get("seconds", {}) | seconds}
 
 
-def _counts(effective: EffectiveParameters, flat: FlatClusters) -> dict[str, Any]:
-    """Return what a record says of the clusters, by the names of `ClusteringRecord`."""
+def _count_clusters(effective: EffectiveParameters, flat: FlatClusters) -> dict[str, Any]:
+    """Return the fields of `ClusteringRecord` that count clusters and rows."""
     cut = count_rows(effective, flat)
     return {
         "n_clusters": cut.n_clusters,
@@ -366,10 +368,10 @@ def _counts(effective: EffectiveParameters, flat: FlatClusters) -> dict[str, Any
     }
 
 
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()} | _installed_versions()
-    # Their distributions have other names for every CUDA version, and what is not loaded had no part in it.
+def _collect_versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()} | _read_installed_versions()
+    # The name of their distribution depends on the CUDA version; if they are not loaded, they were not used.
     for name in _VERSIONED_IF_LOADED:
         if name in sys.modules:
-            found[name] = str(getattr(sys.modules[name], "__version__", "unknown"))
-    return found
+            versions[name] = str(getattr(sys.modules[name], "__version__", "unknown"))
+    return versions

@@ -1,8 +1,8 @@
-"""The files of saved states: arrays under their names, closed by one digest over everything before it.
+"""Files of saved states: named arrays, followed by a digest of everything before it.
 
-Layout: a mark, the length of the header as 8 bytes, the header (JSON: what the state belongs to, and the
-data type and shape of each array), the bytes of the arrays, and a BLAKE2b digest of 32 bytes. Nothing of a
-file is interpreted before its size and its digest have been checked.
+Layout: a mark, the length of the header (8 bytes), the header (JSON: what the state belongs to, and the
+data type and shape of each array), the bytes of the arrays, and a BLAKE2b digest (32 bytes). The arrays are
+read only after the size and the digest of the file have been checked.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PIECE_BYTES = 1 << 20
 
 
 class UnusableState(ValueError):
-    """A file is no state that can be used; the message says why."""
+    """A file is not a usable state; the message says why."""
 
 
 class Form(NamedTuple):
@@ -52,23 +52,23 @@ def write_state(file: IO[bytes], about: Mapping[str, Any], arrays: Mapping[str, 
     ----------
     file : binary file
     about : mapping
-        What the state belongs to; must have a JSON form.
+        What the state belongs to; must be serializable as JSON.
     arrays : mapping of str to array
         In host memory.
     """
-    # Not by ascontiguousarray, which makes an array of one dimension of a number.
+    # Not np.ascontiguousarray, which turns a scalar into an array of one dimension.
     plain = {name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}
     forms = {name: Form(array.shape, array.dtype) for name, array in plain.items()}
-    header = _header(about, forms)
+    header = _encode_header(about, forms)
     digest = blake2b(digest_size=_DIGEST_BYTES)
     for piece in (_MARK, len(header).to_bytes(_LENGTH_BYTES, "little"), header):
         digest.update(piece)
         file.write(piece)
     for array in plain.values():
         flat = array.reshape(-1).view(np.uint8)
-        for some in slices(len(flat), _PIECE_BYTES):
-            digest.update(flat[some].data)
-            file.write(flat[some].data)
+        for part in slices(len(flat), _PIECE_BYTES):
+            digest.update(flat[part].data)
+            file.write(flat[part].data)
     file.write(digest.digest())
 
 
@@ -79,7 +79,7 @@ def read_state(
     forms: Mapping[str, Form] | None = None,
     into: Mapping[str, Array] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Read what `write_state` wrote.
+    """Read the arrays that `write_state` wrote.
 
     Parameters
     ----------
@@ -87,10 +87,10 @@ def read_state(
     about : mapping
         What the state must belong to.
     forms : mapping of str to Form, optional
-        The arrays that it must have. With it, no file of another size is read.
+        The arrays that it must have. If given, a file of another size is rejected before it is read.
     into : mapping of str to array
-        Arrays, in host or in device memory or in files, into which those of these names are read piece by
-        piece: no second one is made then. Where an error is raised, something may have been written to them.
+        Existing arrays (in host memory, in device memory or in files) into which the arrays of the same name
+        are read in pieces, without a copy. After an error they may be partly overwritten.
 
     Raises
     ------
@@ -99,15 +99,15 @@ def read_state(
     """
     header = _read_header(file)
     size = os.fstat(file.fileno()).st_size
-    if forms is not None and size != file.tell() + _n_bytes(forms) + _DIGEST_BYTES:
-        raise UnusableState("its size is not that of such a state")
+    if forms is not None and size != file.tell() + _sum_bytes(forms) + _DIGEST_BYTES:
+        raise UnusableState("its size is wrong")
     _require_digest(file, size)
     if forms is None:
-        forms = _forms_in(header)
-        if size != len(_MARK) + _LENGTH_BYTES + len(header) + _n_bytes(forms) + _DIGEST_BYTES:
-            raise UnusableState("its size is not that of its arrays")
-    if header != _header(about, forms):
-        raise UnusableState("it is of another input, of other parameters or of another version")
+        forms = _parse_forms(header)
+        if size != len(_MARK) + _LENGTH_BYTES + len(header) + _sum_bytes(forms) + _DIGEST_BYTES:
+            raise UnusableState("its size does not match its arrays")
+    if header != _encode_header(about, forms):
+        raise UnusableState("it belongs to another input, to other parameters or to another version")
     for name, array in into.items():
         if forms.get(name) != Form(array.shape, array.dtype):
             raise UnusableState(f"its array {name} has another shape or data type, or is missing")
@@ -115,12 +115,12 @@ def read_state(
     return {name: _read_array(file, forms[name], into.get(name)) for name in sorted(forms)}
 
 
-def _header(about: Mapping[str, Any], forms: Mapping[str, Form]) -> bytes:
+def _encode_header(about: Mapping[str, Any], forms: Mapping[str, Form]) -> bytes:
     arrays = [[name, forms[name].dtype.str, list(forms[name].shape)] for name in sorted(forms)]
     return json.dumps({"about": about, "arrays": arrays}, sort_keys=True).encode()
 
 
-def _forms_in(header: bytes) -> dict[str, Form]:
+def _parse_forms(header: bytes) -> dict[str, Form]:
     try:
         return {
             name: Form(tuple(shape), np.dtype(dtype)) for name, dtype, shape in json.loads(header)["arrays"]
@@ -129,13 +129,13 @@ def _forms_in(header: bytes) -> dict[str, Form]:
         raise UnusableState("its header cannot be read") from error
 
 
-def _n_bytes(forms: Mapping[str, Form]) -> int:
+def _sum_bytes(forms: Mapping[str, Form]) -> int:
     return sum(form.n_bytes for form in forms.values())
 
 
 def _read_header(file: IO[bytes]) -> bytes:
     if file.read(len(_MARK)) != _MARK:
-        raise UnusableState("it is no state of this version of panic_tda")
+        raise UnusableState("it is not a state of this version of panic_tda")
     length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
     if not 0 < length <= _MOST_HEADER_BYTES:
         raise UnusableState("it is damaged (the length of its header)")

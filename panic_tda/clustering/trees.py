@@ -1,9 +1,10 @@
-"""What all of the package knows of spanning trees: union-find, minimum forests, leaf order, path maxima.
+"""Operations on spanning trees: union-find, minimum forests, dendrogram order, path maxima.
 
-A tree is a list of edges with heights. In *leaf order* its rows stand side by side as edges join them by
-ascending height, and the heaviest edge on the path between two rows is the largest of the *gaps* between
-their positions. That turns questions about paths into questions about ranges of one array, which
-`RangeMaxima` and `PathsFrom` answer with the arrays of any library.
+A tree is a list of edges with heights. *Dendrogram order* is an order of the rows in which every merge joins
+two neighbouring ranges. The *merge height* (`gaps`) of a position is the height at which its row joined the
+row before it. The largest edge on the path between two rows is the largest merge height between their
+positions, so that a maximum over a path is a maximum over a range of one array. `RangeMaxima` and `PathsFrom`
+compute such maxima with the arrays of any library.
 
 References
 ----------
@@ -44,50 +45,51 @@ class Edges(NamedTuple):
 
 
 def concatenate(parts: list[Edges]) -> Edges:
-    """Join lists of edges."""
+    """Concatenate lists of edges."""
     return Edges(*(np.concatenate([part[field] for part in parts]) for field in range(3)))
 
 
 @compiled
-def find(leader: IntArray, row: int) -> int:
-    """Return the leader of a row's component, shortening the way there (path halving)."""
-    while leader[row] != row:
-        leader[row] = leader[leader[row]]
-        row = leader[row]
+def find(representative: IntArray, row: int) -> int:
+    """Return the representative of a row's component, and shorten the path to it (path halving)."""
+    while representative[row] != row:
+        representative[row] = representative[representative[row]]
+        row = representative[row]
     return row
 
 
 def minimum_forest(n: int, edges: Edges) -> Edges:
-    """Kruskal's algorithm; edges come back by ascending height."""
+    """Return the minimum spanning forest of a graph (Kruskal's algorithm), by ascending height."""
     order = np.argsort(edges.height, kind="stable")
-    kept = order[: _kruskal(n, edges.u, edges.v, order)]
-    return Edges(edges.u[kept], edges.v[kept], edges.height[kept])
+    forest = order[: _select_forest(n, edges.u, edges.v, order)]
+    return Edges(edges.u[forest], edges.v[forest], edges.height[forest])
 
 
 @compiled
-def _kruskal(n: int, u: IntArray, v: IntArray, order: IntArray) -> int:
+def _select_forest(n: int, u: IntArray, v: IntArray, order: IntArray) -> int:
     """Move the edges of the forest to the front of `order`, and count them."""
-    leader = np.arange(n)
-    kept = 0
+    representative = np.arange(n)
+    n_edges = 0
     for edge in order:
-        a, b = find(leader, u[edge]), find(leader, v[edge])
+        a, b = find(representative, u[edge]), find(representative, v[edge])
         if a != b:
-            leader[max(a, b)] = min(a, b)
-            order[kept] = edge
-            kept += 1
-    return kept
+            representative[max(a, b)] = min(a, b)
+            order[n_edges] = edge
+            n_edges += 1
+    return n_edges
 
 
 class DendrogramOrder(NamedTuple):
-    """The leaves of a spanning tree's hierarchy, side by side as they merge.
+    """An order of the rows in which every merge of the dendrogram joins two neighbouring ranges.
 
     Attributes
     ----------
     order : (n,) int32
         Row at each position.
     gaps : (n,) float64
-        Height at which the row at a position joined the one before it; the first is infinite. The largest
-        gap after position p up to position q is the heaviest edge on the path between their rows.
+        Merge height of each position: the height at which its row joined the row before it; the first is
+        infinite. The largest merge height after position p up to position q is the largest edge on the path
+        between their rows.
     """
 
     order: Int32Array
@@ -95,9 +97,9 @@ class DendrogramOrder(NamedTuple):
 
 
 def dendrogram_order(n: int, tree: Edges) -> DendrogramOrder:
-    """Order the rows by joining lists along the edges, which come by ascending height.
+    """Order the rows by joining lists along the edges, which must ascend in height.
 
-    The larger list comes first, which keeps rows that were joined late at the end.
+    The larger list comes first, so that rows that were joined late are at the end.
     """
     order, gaps = np.empty(n, dtype=np.int32), np.empty(n)
     _join_lists(tree.u, tree.v, tree.height, order, gaps)
@@ -107,26 +109,26 @@ def dendrogram_order(n: int, tree: Edges) -> DendrogramOrder:
 @compiled
 def _join_lists(u: IntArray, v: IntArray, height: FloatArray, order: Int32Array, gaps: FloatArray) -> None:
     n = len(order)
-    leader, size, tail, following = np.arange(n), np.ones(n, np.int64), np.arange(n), np.full(n, -1)
+    representative, size, tail, following = np.arange(n), np.ones(n, np.int64), np.arange(n), np.full(n, -1)
     head = np.arange(n)
     joined = np.full(n, np.inf)
     for t in range(len(u)):
-        a, b = find(leader, u[t]), find(leader, v[t])
+        a, b = find(representative, u[t]), find(representative, v[t])
         if size[a] < size[b]:
             a, b = b, a
         following[tail[a]] = head[b]
         joined[head[b]] = height[t]
         tail[a] = tail[b]
-        leader[b] = a
+        representative[b] = a
         size[a] += size[b]
-    row = head[find(leader, 0)]
+    row = head[find(representative, 0)]
     for position in range(n):
         order[position], gaps[position] = row, joined[row]
         row = following[row]
 
 
 def path_maxima(tree: Edges, order: Int32Array) -> FloatArray:
-    """Heaviest edge on the tree's path between the rows at each position and the one before it.
+    """Return the largest edge on the tree's path between the row at each position and the one before it.
 
     Parameters
     ----------
@@ -141,25 +143,27 @@ def path_maxima(tree: Edges, order: Int32Array) -> FloatArray:
         The first is infinite.
     """
     gaps = np.empty(len(order))
-    _climb(tree.u, tree.v, tree.height, order, gaps)
+    _fill_path_maxima(tree.u, tree.v, tree.height, order, gaps)
     return gaps
 
 
 @compiled
-def _climb(u: IntArray, v: IntArray, height: FloatArray, order: Int32Array, gaps: FloatArray) -> None:
+def _fill_path_maxima(
+    u: IntArray, v: IntArray, height: FloatArray, order: Int32Array, gaps: FloatArray
+) -> None:
     n = len(order)
-    # Joined by size and never shortened, the forest of leaders is at most log2(n) deep, and heights rise
-    # along it: the path maximum is met where the climbs from both rows meet.
-    leader, size, joined = np.arange(n), np.ones(n, np.int64), np.full(n, np.inf)
+    # Joined by size and never shortened, this forest is at most log2(n) deep, and heights rise along it. The
+    # path maximum is the last height on the way from both rows to their common ancestor.
+    above, size, joined = np.arange(n), np.ones(n, np.int64), np.full(n, np.inf)
     for t in range(len(u)):
         a, b = u[t], v[t]
-        while leader[a] != a:
-            a = leader[a]
-        while leader[b] != b:
-            b = leader[b]
+        while above[a] != a:
+            a = above[a]
+        while above[b] != b:
+            b = above[b]
         if size[a] < size[b]:
             a, b = b, a
-        leader[b], joined[b] = a, height[t]
+        above[b], joined[b] = a, height[t]
         size[a] += size[b]
     gaps[0] = np.inf
     for position in range(1, n):
@@ -168,17 +172,18 @@ def _climb(u: IntArray, v: IntArray, height: FloatArray, order: Int32Array, gaps
             if joined[a] > joined[b]:
                 a, b = b, a
             highest = joined[a]
-            a = leader[a]
+            a = above[a]
         gaps[position] = highest
 
 
 class RangeMaxima:
-    """Largest value of any range of an array, from maxima over ranges whose lengths are powers of two.
+    """Maxima over any range of an array, from maxima over ranges whose lengths are powers of two.
 
     Parameters
     ----------
     values : (n,) float64
-        At least one, none negative; NumPy's or CuPy's, and so is what is asked and answered.
+        At least one value, none negative. A NumPy or CuPy array; ranges and results are arrays of the same
+        library.
 
     Notes
     -----
@@ -190,10 +195,11 @@ class RangeMaxima:
         n, levels = len(values), [values]
         while 2 ** len(levels) <= n:
             half, last = 2 ** (len(levels) - 1), levels[-1]
-            # The end of a level, where its ranges would not fit, is never asked for.
+            # The end of a level, where its ranges would exceed the array, is never used.
             levels.append(xp.concatenate([xp.maximum(last[:-half], last[half:]), last[-half:]]))
         self._table = xp.stack(levels)
-        # By the length of a range, 0 taken as 1: the level of the two ranges that cover it, and their length.
+        # For every length of a range (0 counts as 1): the level of the two ranges that cover it, and their
+        # length.
         level = np.maximum(np.frexp(np.arange(n + 1))[1] - 1, 0)
         self._level, self._span = xp.asarray(level), xp.asarray(2 ** level.astype(np.int64))
 
@@ -207,16 +213,17 @@ class RangeMaxima:
 
 
 class PathsFrom(NamedTuple):
-    """Path maxima between chosen rows and all others, in parts that any array library puts together.
+    """Path maxima between chosen rows and all others, in parts that `maxima` combines with any array library.
 
     Attributes
     ----------
     stretch : (n,) int64
         Number of the stretch of each position; a stretch ends with a chosen row, or with the last row.
     from_start, to_end : (n,) float64
-        Largest gap from the chosen row before the stretch up to a position, and from there to its end.
+        Largest merge height from the chosen row before the stretch up to a position, and from the position
+        to the end of its stretch.
     reach : (chosen, stretches) float64
-        Largest gap from a chosen row to the near end of a stretch.
+        Largest merge height from a chosen row to the near end of a stretch.
     """
 
     stretch: IntArray
@@ -225,7 +232,7 @@ class PathsFrom(NamedTuple):
     reach: FloatArray
 
     def maxima(self, part: slice) -> FloatArray:
-        """Heaviest edge between each chosen row and those at the positions `part`, (chosen, positions)."""
+        """Return the largest edge between each chosen row and the rows at `part`, (chosen, positions)."""
         xp: ArrayModule = namespace(self.reach)
         stretch, numbers = self.stretch[part], xp.arange(len(self.reach))
         beyond = xp.where(stretch[None, :] > numbers[:, None], self.from_start[part], self.to_end[part])
@@ -234,14 +241,14 @@ class PathsFrom(NamedTuple):
 
 
 def paths_from(gaps: FloatArray, positions: IntArray) -> PathsFrom:
-    """Prepare path maxima from the rows at `positions`, which ascend, given the gaps of a leaf order."""
+    """Prepare path maxima from the rows at ascending `positions`, from the merge heights of a dendrogram."""
     starts = np.concatenate([[0], positions + 1, [len(gaps)]])
     from_start, to_end = np.empty(len(gaps)), np.zeros(len(gaps))
     for begin, end in pairwise(starts.tolist()):
         from_start[begin:end] = np.maximum.accumulate(gaps[begin:end])
         to_end[begin : max(begin, end - 1)] = np.maximum.accumulate(gaps[begin + 1 : end][::-1])[::-1]
     stretch = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-    # Gap between neighbouring chosen rows; what lies before the first of them counts for no pair.
+    # Largest merge height between neighbouring chosen rows; what lies before the first concerns no pair.
     between = from_start[positions]
     reach = np.zeros((len(positions), len(starts) - 1))
     for row in range(len(positions)):

@@ -1,4 +1,4 @@
-"""Compiling before the first fit on a machine, as a phase of its own, instead of silently inside it."""
+"""Compilation of the kernels before the first fit on a machine, as a phase of its own."""
 
 from __future__ import annotations
 
@@ -31,39 +31,40 @@ _log = logging.getLogger(__name__)
 
 
 def compile_kernels(backend: Backend, progress: Progress) -> float:
-    """Compile what a fit on a backend calls, where this machine has not done so yet.
+    """Compile the functions that a fit on a backend calls, unless this machine has compiled them before.
 
     Parameters
     ----------
     backend : Backend
-        The one that is going to fit.
+        The backend of the fit.
     progress : Progress
-        Told that it is being done, where it has to be.
+        Receives the phase, if there is something to compile.
 
     Returns
     -------
     float
-        Seconds that it took; 0 where everything was compiled before, or NUMBA_DISABLE_JIT forbids it.
+        Seconds that it took; 0 if everything was compiled before, or NUMBA_DISABLE_JIT is set.
 
     Notes
     -----
-    Once is once for each machine, installation and version of numba: a marker beside numba's cache says so.
-    Two processes that compile at once both do all of it; numba replaces its files as a whole.
+    Kernels are compiled once for each machine, installation and version of numba; a marker file beside
+    numba's cache records that. Two processes that start at the same time both compile everything; numba
+    replaces its files atomically.
     """
     if not compiled.KERNELS or backend.name in _compiled or _is_cached(backend.name):
         return 0.0
     began = time.monotonic()
     progress.phase(PHASE)
-    _hierarchy()
+    _compile_hierarchy()
     if backend.name == _TILED:
-        _tiled()
+        _compile_tiled()
     _compiled.add(backend.name)
-    _note(backend.name)
+    _write_marker(backend.name)
     return time.monotonic() - began
 
 
 def compile_everything() -> None:
-    """Compile for every backend that works in host memory, as an installation does."""
+    """Compile the kernels of every backend that works in host memory."""
     for name in backends.NAMES:
         if name not in (backends.AUTO, "cuml"):
             compile_kernels(backends.get_backend(name), Silent())
@@ -71,39 +72,44 @@ def compile_everything() -> None:
 
 @cache
 def _is_cached(name: str) -> bool:
-    """Return whether an earlier process has left the marker."""
+    """Return whether an earlier process has written the marker."""
     folder = compiled.find_cache_folder()
     if folder is None:
         _log.info("no folder takes compiled code, so every run compiles anew; name one by NUMBA_CACHE_DIR")
         return False
-    return (folder / _marker(name)).exists()
+    return (folder / _marker_name(name)).exists()
 
 
-def _note(name: str) -> None:
+def _write_marker(name: str) -> None:
     folder = compiled.find_cache_folder()
     if folder is not None and compiled.UNWRITABLE not in compiled.cache_failures:
         with contextlib.suppress(OSError):
-            (folder / _marker(name)).touch()
+            (folder / _marker_name(name)).touch()
 
 
-def _marker(name: str) -> str:
+def _marker_name(name: str) -> str:
     return f"panic_tda-{name}-{compiled.code_stamp()}.compiled"
 
 
-def _hierarchy() -> None:
-    """Extract clusters from a small tree, by both methods and with and without a single cluster."""
+def _compile_hierarchy() -> None:
+    """Extract clusters from a small tree by both methods, so that the functions are compiled."""
     n = 40
     rows = np.arange(n - 1)
     height = np.random.default_rng(0).uniform(0.1, 1.0, n - 1)
     tree = SpanningTree(u=rows, v=rows + 1, height=height)
     for method in ("eom", "leaf"):
-        asked = ClusteringParameters(selection_method=method, min_cluster_size=2, allow_single_cluster=False)
-        hierarchy.extract_clusters(tree, asked.resolve(n))
+        parameters = ClusteringParameters(
+            selection_method=method, min_cluster_size=2, allow_single_cluster=False
+        )
+        hierarchy.extract_clusters(tree, parameters.resolve(n))
 
 
-def _tiled() -> None:
-    """Fit some rows in small tiles; like real ones they have clusters, and their length on few axes."""
-    # Whoever takes another backend need not load this one.
+def _compile_tiled() -> None:
+    """Fit some rows in small tiles, so that the functions are compiled.
+
+    Like real rows they have clusters, and most of their variance on few axes.
+    """
+    # Imported here, because other backends do not need it.
     from panic_tda.clustering.tiled.engine import Settings, TiledBackend
 
     rng = np.random.default_rng(0)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from panic_tda.clustering.condensed import TIE_SPAN, CondensedTree, build_single_linkage, condense_tree
-from panic_tda.clustering.hierarchy import _add, _stabilities, extract_clusters, mark_chosen
+from panic_tda.clustering.hierarchy import _add, _sum_stabilities, extract_clusters, mark_chosen
 from panic_tda.types import OUTLIER, SpanningTree
 from tests.trees import FLOOR, PLAIN, assert_same, by_smallest_row, edges, labels_of, path
 
@@ -269,7 +269,7 @@ def test_stabilities_are_sums_that_know_no_order_of_rows() -> None:
             row_cluster=np.zeros(len(heights), dtype=np.int64),
             row_height=heights,
         )
-        assert _stabilities(root)[0] == expected
+        assert _sum_stabilities(root)[0] == expected
 
 
 def test_max_cluster_size_splits_further() -> None:

@@ -127,8 +127,8 @@ from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.recipe import hdbscan
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
 
-warm_up._hierarchy()
-warm_up._tiled()
+warm_up._compile_hierarchy()
+warm_up._compile_tiled()
 before = {kernel: len(kernel.signatures) for kernel in compiled.KERNELS}
 assert len(before) > 30
 rng = np.random.default_rng(1)

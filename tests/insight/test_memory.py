@@ -42,13 +42,13 @@ def test_what_a_laptop_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not more["tiled"].fits
     said = more["tiled"].reason or ""
     assert "11." in said.partition(" GiB")[0], "the rows alone take 8.6 GiB"
-    assert "8.0 GiB of memory can be had" in said
+    assert "but 8.0 GiB are available" in said
     assert "--memory-limit" in said
     monkeypatch.setattr(placement, "host_memory", lambda: (16 * GIB, 2 * GIB))
     tight = memory_by_backend(ClusteringParameters(), 19_000, 768, folder=tmp_path)["sklearn"]
     assert tight.reason == (
-        "backend sklearn needs 2.7 GiB, and 2.0 GiB of memory can be had: sample with --downsample, or use "
-        "--backend tiled"
+        "backend sklearn needs 2.7 GiB of memory, but 2.0 GiB are available. Sample with --downsample, or "
+        "use --backend tiled"
     )
 
 

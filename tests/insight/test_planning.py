@@ -277,7 +277,7 @@ def test_what_does_not_fit_into_memory_is_not_in_time(
     plan = plan_clustering(file.database, ["Nomic"], downsamples=[1, 10], within=1e6)
     whole, part = plan.models[0].plans
     assert whole.seconds is not None
-    assert "1 MiB of memory can be had" in (whole.reason or "")
+    assert "but 1 MiB are available" in (whole.reason or "")
     assert (part.reason, plan.smallest_factor_within) == (None, 10)
     assert plan.totals[1] is None
 

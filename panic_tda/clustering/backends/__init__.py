@@ -1,10 +1,12 @@
-"""Backends: each builds the spanning tree of the mutual reachability graph in its own way.
+"""Backends: each one builds the spanning tree of the mutual reachability graph in its own way.
 
-What a backend owes is in `base`: a spanning tree, since labels are made of it for all of them alike; another
-library's labels are not enough. A new one is a module here with a line in `_HOMES`, its name in
-`cli.options.BACKENDS` (a test says so), and a place in `_AUTO_ORDER` or `_AUTO_DEVICE_ORDER` if it is to be
-taken unasked.
-`tree_check` tells how far a tree is from a minimum one, for those that are not exact.
+`base` defines the contract. A backend returns a spanning tree, from which the same code makes the labels for
+all backends; labels of another library are not used.
+
+To add a backend, write a module here, add it to `_HOMES`, and add its name to `cli.options.BACKENDS` (a test
+checks that). Add it to `_AUTO_ORDER` or `_AUTO_DEVICE_ORDER` if `auto` may choose it.
+
+`tree_check` estimates how far the tree of an inexact backend is from a minimum spanning tree.
 """
 
 from __future__ import annotations
@@ -28,17 +30,20 @@ _HOMES = {
 }
 AUTO = "auto"
 NAMES = (AUTO, *_HOMES)
-"""What `--backend` accepts; `cli.options.BACKENDS` says it again, so that --help need not import this."""
+"""Values of `--backend`; `cli.options.BACKENDS` repeats them, so that --help need not import this module."""
 ON_HOST = ("sklearn",)
-"""Those that have no use for a device."""
+"""Backends that never use a device."""
 _AUTO_ORDER = ("sklearn", "tiled")
 _AUTO_DEVICE_ORDER = ("tiled", "cuml")
 """On a device the exact backend comes first: cuML searches all pairs more than once, and may fail."""
 _AUTO_EXACT_ORDER = ("tiled",)
-"""Where `exact` was asked for: the one exact backend that works on a device too."""
+"""With `exact`: the only exact backend that can also work on a device."""
 _AUTO_UP_TO = {"sklearn": 2_000}
-"""Rows above which `auto` skips a backend although it would not refuse. At 2,000 rows of 768 dimensions
-scikit-learn and the tiles both take half a second; at 8,000 scikit-learn takes five times as long."""
+"""Number of rows above which `auto` skips a backend that could process them.
+
+At 2,000 rows of 768 dimensions, scikit-learn and `tiled` both take half a second; at 8,000 rows, scikit-learn
+takes five times as long as `tiled`.
+"""
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +54,7 @@ def get_backend(name: str) -> Backend:
     Raises
     ------
     InvalidParameter
-        There is none of this name.
+        There is no backend of this name.
     """
     if name not in _HOMES:
         raise InvalidParameter(f"backend must be one of {', '.join(NAMES)}; got {name!r}")
@@ -58,44 +63,45 @@ def get_backend(name: str) -> Backend:
     return backend
 
 
-def require_available(asked: ClusteringParameters) -> None:
-    """Refuse a backend that this machine cannot run, before anything is loaded for it.
+def require_available(parameters: ClusteringParameters) -> None:
+    """Check that this machine can run the requested backend, before anything is loaded.
 
     Raises
     ------
     UnsupportedOnBackend
-        With the reason and the remedy. `auto` always finds another.
+        It cannot; the message has the reason and the remedy. Never raised for `auto`.
     InvalidParameter
         There is no backend of this name.
     """
-    name = asked.backend
+    name = parameters.backend
     if name != AUTO and (reason := unavailable_reason(name)) is not None:
         raise build_unavailable_error(name, reason)
 
 
 def select_backend(name: str, shape: tuple[int, int], options: FitOptions) -> Backend:
-    """Choose the backend for a matrix of `shape`, rows (copies counted) and dimensions.
+    """Choose the backend for a matrix of `shape`: rows (including copies) and dimensions.
 
-    A backend that is named is taken or refuses; only `auto` goes on to the next one, and says so. On a device
-    it takes `tiled`, or cuML's where `tiled` does not fit and no exact tree was asked for; in host memory the
-    faster one for the shape.
+    A backend that is named is used, or an error is raised. Only `auto` tries the next one, and logs that. On
+    a device, `auto` chooses `tiled`, or `cuml` if `tiled` does not fit and `exact` is not set. In host memory
+    it chooses the faster one for the shape.
 
     Raises
     ------
     UnsupportedOnBackend
-        The named backend refuses, or all of them do; the message has every reason.
+        The named backend, or with `auto` all backends, cannot process the matrix; the message has every
+        reason.
     InvalidParameter
         There is no backend of this name.
     """
     if name != AUTO:
-        return _checked(name, shape, options)
+        return _get_checked_backend(name, shape, options)
     reasons = []
     order = _AUTO_DEVICE_ORDER if options.on_device else _AUTO_ORDER
     for candidate in _AUTO_EXACT_ORDER if options.exact else order:
         if shape[0] > _AUTO_UP_TO.get(candidate, shape[0]):
             continue
         try:
-            return _checked(candidate, shape, options)
+            return _get_checked_backend(candidate, shape, options)
         except UnsupportedOnBackend as refusal:
             log_once(str(refusal))
             reasons.append(str(refusal))
@@ -106,28 +112,28 @@ def select_backend(name: str, shape: tuple[int, int], options: FitOptions) -> Ba
 
 @cache
 def log_once(message: str) -> None:
-    """Log a message, such as that there is no device, the first time that it comes: not for every model."""
+    """Log a message (such as that there is no device) once per process, not once per model."""
     _log.info("%s", message)
 
 
-def _checked(name: str, shape: tuple[int, int], options: FitOptions) -> Backend:
+def _get_checked_backend(name: str, shape: tuple[int, int], options: FitOptions) -> Backend:
     backend = get_backend(name)
     backend.check(*shape, options)
     return backend
 
 
 def unavailable_reasons() -> dict[str, str | None]:
-    """Say of every backend, by name, what `unavailable_reason` says of it."""
+    """Return the `unavailable_reason` of every backend, by name."""
     return {name: unavailable_reason(name) for name in _HOMES}
 
 
 def unavailable_reason(name: str) -> str | None:
-    """Say in one line why a backend can do nothing on this machine, with the remedy; None where it can.
+    """Explain in one line why a backend cannot run on this machine, with the remedy; return None if it can.
 
     Raises
     ------
     InvalidParameter
-        There is none of this name.
+        There is no backend of this name.
     """
-    ask: Callable[[], str | None] | None = getattr(get_backend(name), "unavailable_reason", None)
-    return None if ask is None else ask()
+    explain: Callable[[], str | None] | None = getattr(get_backend(name), "unavailable_reason", None)
+    return None if explain is None else explain()

@@ -1,4 +1,4 @@
-"""The contract of a backend: rows and weights in, spanning tree out."""
+"""The contract of a backend, which builds a spanning tree from rows and weights."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ if TYPE_CHECKING:
 
 
 class Checkpoint(Protocol):
-    """Keeps the state of a fit through a kill; `panic_tda.clustering.checkpoint` has the one there is.
+    """Storage for the state of a fit, from which a later process resumes after a kill.
 
-    It belongs to one input; the backend says on what else its states depend.
+    `panic_tda.clustering.checkpoint` has the implementation. A checkpoint belongs to one input; the backend
+    passes everything else that its states depend on to `open`.
     """
 
     def open(self, **parameters: Any) -> None:
-        """Turn to the states that were saved with these parameters; others stay where they are."""
+        """Select the states of these parameters; states of other parameters are not changed."""
 
     def due(self) -> bool:
-        """Say whether enough time has passed since the last save."""
+        """Return whether enough time has passed since the last save."""
 
     def save(self, name: str, **arrays: Any) -> None:
-        """Store arrays under a name, in the place of those before."""
+        """Save arrays under a name, and replace earlier ones."""
 
     def load(
         self,
@@ -39,41 +40,41 @@ class Checkpoint(Protocol):
         into: Mapping[str, Array] = ...,
         check: Callable[[Mapping[str, Any]], object],
     ) -> dict[str, Any] | None:
-        """Return the arrays stored under a name, or None where they are missing or not what they must be.
+        """Return the arrays saved under a name, or None if they are missing or invalid.
 
-        `forms` says what they must be, and `check` raises `UnusableState`; some are read into arrays that are
-        there.
+        `forms` has their shapes and data types, and `check` raises `UnusableState` if values are invalid.
+        Arrays of a name in `into` are read into the array given there.
         """
 
     def remove(self, name: str) -> None:
-        """Forget the arrays stored under a name."""
+        """Remove the arrays saved under a name."""
 
     def discard(self) -> None:
-        """Forget everything: what the fit was for is safe."""
+        """Remove all states, after the result of the fit has been saved."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """What a backend needs beside the rows.
+    """Options of a fit for a backend.
 
     Parameters
     ----------
     min_samples : int
-        Neighbour whose distance is a row's core distance, the row itself (and its copies) counted.
+        Number of the neighbour whose distance is a row's core distance; the row itself and its copies count.
     distance_floor : float
         Smaller chord distances count as this one.
     progress : Progress
-        Told the phases and the work done in them.
+        Receives the phases and the work done in them.
     checkpoint : Checkpoint or None
-        Where a backend that can go on after a kill keeps its state; the others ignore it.
+        Stores the state of a backend that can resume after a kill; other backends ignore it.
     memory_limit : int or None
-        Bytes that a backend may take above its input, as far as it can: what does not fit goes into
-        temporary files. None sets no limit.
+        Bytes that a backend should use at most, in addition to its input; the rest goes into temporary files.
+        None sets no limit.
     work_dir : Path or None
-        Folder for these files; None takes the temporary folder.
+        Folder for these files; None is the temporary folder.
     on_device : bool
-        Work on the CUDA device although the rows lie in host memory, for backends that can. Rows that lie on
-        the device are always worked on there.
+        Work on the CUDA device although the rows are in host memory, if the backend can. Rows in device
+        memory are always processed on the device.
     exact : bool
         "auto" skips backends whose tree is not that of the complete graph.
     """
@@ -89,26 +90,26 @@ class FitOptions:
 
 
 class Backend(Protocol):
-    """Builds the minimum spanning tree of the mutual reachability graph.
+    """An algorithm that builds the minimum spanning tree of the mutual reachability graph.
 
-    One that not every machine can run says so by a method `unavailable_reason() -> str | None`.
+    A backend that not every machine can run has a method `unavailable_reason() -> str | None` too.
     """
 
     name: str
-    """The word that selects it."""
+    """Its name in `--backend`."""
     exact: bool
     """Whether its tree is that of the complete graph, in float64."""
     weighted: bool
-    """Whether it takes distinct rows with multiplicities; otherwise every weight must be 1."""
+    """Whether it accepts distinct rows with weights; otherwise every weight must be 1."""
 
     def check(self, n_rows: int, n_features: int, options: FitOptions) -> None:
-        """Raise `UnsupportedOnBackend` with the reason when this shape cannot be done here."""
+        """Raise `UnsupportedOnBackend` with the reason if rows of this shape cannot be processed here."""
 
     def rows_on_device(self, n_rows: int, n_features: int, options: FitOptions) -> bool:
-        """Say whether rows of this shape belong into device memory; asked before they are loaded."""
+        """Return whether rows of this shape must be in device memory; called before they are loaded."""
 
     def bytes_needed(self, n_rows: int, n_features: int, options: FitOptions) -> int:
-        """Estimate the bytes of a fit in the memory where it works, with the rows where they lie there."""
+        """Estimate the bytes of a fit in the memory where it works, including the rows if they are there."""
 
     def fit(self, vectors: Array, weights: IntArray, options: FitOptions) -> SpanningTree:
         """Build the tree.
@@ -116,21 +117,20 @@ class Backend(Protocol):
         Parameters
         ----------
         vectors : (n, d) float32
-            Unit rows, in the memory that `rows_on_device` asked for; distinct where the backend is
-            `weighted`.
+            Unit rows, in the memory that `rows_on_device` names; distinct if the backend is `weighted`.
         weights : (n,) int64
-            Multiplicity of each row.
+            Number of copies of each row.
         options : FitOptions
-            Neighbour count, floor and listener.
+            Options of the fit.
 
         Returns
         -------
         SpanningTree
-            n - 1 edges over the rows given, all heights from one consistent set of numbers, with the core
-            distance of every row.
+            n - 1 edges over these rows, with the core distance of every row. All heights must be computed
+            consistently: the same distance has the same height on every edge.
         """
 
 
 def build_unavailable_error(name: str, reason: str) -> UnsupportedOnBackend:
-    """Make the refusal of a backend for which something is missing on this machine."""
+    """Build the error of a backend that cannot run on this machine."""
     return UnsupportedOnBackend(f"backend {name} cannot run here: {reason}")

@@ -1,8 +1,8 @@
-"""The backend `cuml`: cuML's spanning tree of a neighbour graph on a CUDA device, and nothing else of cuML.
+"""The backend `cuml`: cuML's spanning tree of a neighbour graph on a CUDA device.
 
-cuML takes the tree from each row's nearest neighbours and joins what they leave apart; it is close to the
-minimum spanning tree of all pairs, and fast. Labels are made of the tree as for every backend: cuML's own
-differ in epsilon, in ties and at the root.
+cuML builds the tree from each row's nearest neighbours and joins the components of that graph. This is fast,
+and close to the minimum spanning tree of all pairs. Labels are made from the tree as for every backend:
+cuML's own labels differ in epsilon, in ties and at the root.
 """
 
 from __future__ import annotations
@@ -26,16 +26,19 @@ if TYPE_CHECKING:
     from panic_tda.types import Array, Float32Array, IntArray
 
 MIN_SAMPLES = (2, 1_024)
-"""Fewest and most, the row itself counted; cuML does not count it and takes 1 to 1,023."""
+"""Smallest and largest value, counting the row itself; cuML does not count it and accepts 1 to 1,023."""
 TIE_TOLERANCE = 1e-6
-"""One distance measured twice in float32 differs by less, relatively."""
+"""Relative difference below which two heights in float32 count as the same distance."""
 _ROW_BYTES, _NEIGHBOUR_BYTES = 72, 140
 _NOT_CONNECTED = re.compile(r"graph could not be connected|multiple components found", re.IGNORECASE)
 _OUT_OF_MEMORY = re.compile(r"out[ _]of[ _]memory|bad_alloc|cudaErrorMemoryAllocation", re.IGNORECASE)
 
 
 def unavailable_reason() -> str | None:
-    """Say in one line why cuML can do nothing here, with the remedy; None where it can. Imports no cuML."""
+    """Explain in one line why cuML cannot run here, with the remedy; return None if it can.
+
+    Does not import cuML.
+    """
     if (reason := cuda.unavailable_reason()) is not None:
         return reason
     if importlib.util.find_spec("cuml") is None:
@@ -44,14 +47,14 @@ def unavailable_reason() -> str | None:
 
 
 def estimate_bytes(n_rows: int, n_features: int, min_samples: int) -> int:
-    """Estimate the device memory that a fit takes, its rows included.
+    """Estimate the device memory of a fit, including its rows.
 
     Parameters
     ----------
     n_rows, n_features : int
-        Shape of the matrix, copies of rows counted.
+        Shape of the matrix, including copies of rows.
     min_samples : int
-        The row itself counted.
+        Counts the row itself.
 
     Returns
     -------
@@ -64,8 +67,8 @@ def estimate_bytes(n_rows: int, n_features: int, min_samples: int) -> int:
 def cuml_arguments(n_rows: int, options: FitOptions) -> dict[str, Any]:
     """Translate options into arguments of `cuml.cluster.HDBSCAN`.
 
-    cuML cannot be kept from labelling. With a smallest cluster of all rows that is one pass over the tree;
-    choosing its root, or splitting it, can take O(n²).
+    cuML always computes labels too. With `min_cluster_size` equal to the number of rows, this is one pass
+    over the tree; other settings can take O(n²) time.
     """
     return {
         "metric": "euclidean",
@@ -82,16 +85,16 @@ def cuml_arguments(n_rows: int, options: FitOptions) -> dict[str, Any]:
 
 
 class CumlBackend:
-    """A nearly minimum spanning tree, from a neighbour graph in float32.
+    """Backend with a nearly minimum spanning tree, from a neighbour graph in float32.
 
     Notes
     -----
-    Edges and weights are cuML's, unchanged; a weight below the distance floor counts as the floor. The tree
-    comes with the share of sampled rows that show it is not a minimum one. Two fits may differ where several
-    rows are equally near.
+    Edges and weights are those of cuML; a weight below the distance floor counts as the floor. The tree has
+    `lighter_edges`: the share of sampled rows that prove that it is not a minimum spanning tree. Two fits may
+    differ if several rows are equally near.
 
-    While it searches, cuVS permutes the rows that it was given, in place, and undoes that at the end. After
-    an error they are in no known order and must not be used again.
+    During the search, cuVS permutes the rows in place, and undoes that at the end. After an error their order
+    is unknown, and they must not be used again.
     """
 
     name = "cuml"
@@ -99,11 +102,11 @@ class CumlBackend:
     weighted = False
 
     def unavailable_reason(self) -> str | None:
-        """Say in one line why cuML can do nothing here, with the remedy; None where it can."""
+        """Explain in one line why cuML cannot run here, with the remedy; return None if it can."""
         return unavailable_reason()
 
     def check(self, n_rows: int, n_features: int, options: FitOptions) -> None:
-        """Refuse, before anything is allocated, what cuML or the device has no room for."""
+        """Refuse a matrix that exceeds the limits of cuML or the free device memory; see `Backend.check`."""
         if (reason := unavailable_reason()) is not None:
             raise build_unavailable_error(self.name, reason)
         least, most = MIN_SAMPLES
@@ -118,15 +121,15 @@ class CumlBackend:
                 f"backend cuml needs about {format_bytes(needed)} of device memory for {n_rows:,} × "
                 f"{n_features:,} rows at min_samples {options.min_samples}, and {format_bytes(free)} are "
                 f"free; "
-                f"{_what_fits(n_rows, n_features, options, free)}"
+                f"{_suggest_options(n_rows, n_features, options, free)}"
             )
 
     def rows_on_device(self, n_rows: int, n_features: int, options: FitOptions) -> bool:
-        """Say yes: see `Backend.rows_on_device`."""
+        """Return True; see `Backend.rows_on_device`."""
         return True
 
     def bytes_needed(self, n_rows: int, n_features: int, options: FitOptions) -> int:
-        """Device memory, rows included; see `estimate_bytes`."""
+        """Estimate the device memory of a fit, including the rows; see `estimate_bytes`."""
         return estimate_bytes(n_rows, n_features, options.min_samples)
 
     def fit(self, vectors: Array, weights: IntArray, options: FitOptions) -> SpanningTree:
@@ -135,9 +138,9 @@ class CumlBackend:
         Raises
         ------
         UnsupportedOnBackend
-            The rows lie in host memory: from there cuML joins components at random.
+            The rows are in host memory, for which cuML joins components at random.
         DeviceOutOfMemory
-            The device had less memory than the fit took.
+            The fit needed more memory than the device has.
         BackendFailure
             cuML could not connect its neighbour graph.
         """
@@ -147,8 +150,8 @@ class CumlBackend:
                 "which moves them, or --backend tiled"
             )
         try:
-            tree = _tree(vectors, options)
-            # The check has room in what the fit has given back.
+            tree = _build_tree(vectors, options)
+            # The check needs less memory than the fit has freed.
             checked = count_improvable_rows(
                 vectors, tree, distance_floor=options.distance_floor, progress=options.progress
             )
@@ -161,7 +164,7 @@ class CumlBackend:
             if not _is_out_of_memory(error):
                 raise
             _empty_pool()
-            raise _out_of_memory(error, (len(vectors), vectors.shape[1]), options) from error
+            raise _build_memory_error(error, (len(vectors), vectors.shape[1]), options) from error
         return SpanningTree(
             tree.u,
             tree.v,
@@ -172,17 +175,18 @@ class CumlBackend:
         )
 
 
-def _what_fits(
+def _suggest_options(
     n_rows: int, n_features: int, options: FitOptions, free: int, *, known_to_fail: bool = False
 ) -> str:
-    """Say which options would fit into `free` bytes, rows included, by the estimate.
+    """Suggest options with which a fit, including its rows, fits into `free` bytes by the estimate.
 
-    A fit that failed although the estimate allowed it took more: half of it is advised then.
+    A fit that failed although the estimate allowed it needs more memory than estimated; then at most half of
+    `min_samples` is suggested.
     """
-    whole = estimate_bytes(n_rows, n_features, options.min_samples)
-    factor = max(2, math.ceil(whole / max(1, free)))
+    needed = estimate_bytes(n_rows, n_features, options.min_samples)
+    factor = max(2, math.ceil(needed / max(1, free)))
     least, most = MIN_SAMPLES[0], options.min_samples // 2 if known_to_fail else options.min_samples - 1
-    base = whole - n_rows * _NEIGHBOUR_BYTES * options.min_samples
+    base = needed - n_rows * _NEIGHBOUR_BYTES * options.min_samples
     samples = min(most, (free - base) // (n_rows * _NEIGHBOUR_BYTES))
     advice = ["--backend tiled (with --memory-limit, where the host is short too)"]
     if samples >= least:
@@ -191,21 +195,20 @@ def _what_fits(
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    # CuPy's own error and what Cython makes of std::bad_alloc are MemoryErrors; RAFT's are texts.
+    # CuPy and Cython (for std::bad_alloc) raise MemoryError; RAFT's errors are recognised by their text.
     return isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)) is not None
 
 
-def _out_of_memory(error: Exception, shape: tuple[int, int], options: FitOptions) -> DeviceOutOfMemory:
+def _build_memory_error(error: Exception, shape: tuple[int, int], options: FitOptions) -> DeviceOutOfMemory:
     free, (n_rows, n_features) = cuda.free_bytes(), shape
-    # Another run begins without the rows that are there now.
-    without = free + 4 * n_rows * n_features
+    # The next run starts without these rows in device memory.
+    free_without_rows = free + 4 * n_rows * n_features
     estimate = estimate_bytes(n_rows, n_features, options.min_samples)
-    said = _first_line(error)
     return DeviceOutOfMemory(
-        f"backend cuml ran out of device memory ({said}) on {n_rows:,} × {n_features:,} rows at min_samples "
-        f"{options.min_samples}: the estimate is {format_bytes(estimate)} and "
+        f"backend cuml ran out of device memory ({_first_line(error)}) on {n_rows:,} × {n_features:,} rows "
+        f"at min_samples {options.min_samples}: the estimate is {format_bytes(estimate)} and "
         f"{format_bytes(free)} are free now beside the rows; "
-        f"{_what_fits(n_rows, n_features, options, without, known_to_fail=True)}"
+        f"{_suggest_options(n_rows, n_features, options, free_without_rows, known_to_fail=True)}"
     )
 
 
@@ -213,13 +216,13 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _tree(vectors: Float32Array, options: FitOptions) -> SpanningTree:
-    estimator = _hdbscan_class()
+def _build_tree(vectors: Float32Array, options: FitOptions) -> SpanningTree:
+    estimator = _import_hdbscan()
     options.progress.phase("neighbours and tree (cuML)")
     _empty_pool()
     model = estimator(**cuml_arguments(len(vectors), options)).fit(vectors)
-    # Underscored, because the public `minimum_spanning_tree_` needs hdbscan and copies the rows to the host;
-    # the state's dictionary is what cuML pickles.
+    # The public `minimum_spanning_tree_` needs hdbscan and copies the rows to the host, so private attributes
+    # are used; the dictionary of the state is the one that cuML pickles.
     edges = model._min_spanning_tree
     cores = model._state.to_dict()["core_dists"].get().astype(np.float64)
     return SpanningTree(
@@ -232,16 +235,16 @@ def _tree(vectors: Float32Array, options: FitOptions) -> SpanningTree:
 
 
 def _empty_pool() -> None:
-    """Give back what CuPy keeps ready for itself: cuML allocates past its pool."""
+    """Free the memory in CuPy's pool, because cuML does not allocate from that pool."""
     import cupy
 
     cupy.get_default_memory_pool().free_all_blocks()
 
 
-def _hdbscan_class() -> Any:
+def _import_hdbscan() -> Any:
     import cupy
 
-    # Importing cuML makes CuPy allocate without its pool, which everything else on the device is slower by.
+    # Importing cuML makes CuPy allocate without its pool, which slows down everything else on the device.
     allocator = cupy.cuda.get_allocator()
     try:
         from cuml.cluster import HDBSCAN

@@ -1,9 +1,8 @@
-"""The spanning tree of scikit-learn's HDBSCAN on a distance matrix of ours.
+"""The backend `sklearn`: scikit-learn's implementation of Prim's algorithm on our own distance matrix.
 
-`sklearn.cluster.HDBSCAN` itself is not called, only its implementation of Prim's algorithm: its brute-force
-path computes `X @ X.T` on one buffer, which crashes or is silently wrong above some 30,000 rows, and its tree
-paths need minutes in hundreds of dimensions. The distances are ours, filled by tiles from distinct buffers,
-and so is everything after the spanning tree.
+`sklearn.cluster.HDBSCAN` itself is not called. Its brute-force algorithm computes `X @ X.T` on one buffer,
+which crashes or is silently wrong above some 30,000 rows, and its tree algorithms need minutes in hundreds of
+dimensions. Here the distances are computed tile by tile from separate buffers.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 20_000
 TILE_ROWS = 1024
-# Below this squared distance, x² + y² - 2xy loses more digits than the tie tolerance allows.
+# Below this squared distance, x² + y² - 2xy loses more digits than the tie tolerance permits.
 _CLOSE = 1e-2
 
 
@@ -35,7 +34,7 @@ class SklearnBackend:
     weighted = False
 
     def check(self, n_rows: int, n_features: int, options: FitOptions) -> None:
-        """Refuse more rows than a distance matrix is reasonable for."""
+        """Refuse more rows than `MAX_ROWS`, or a distance matrix above the memory limit."""
         if n_rows > MAX_ROWS:
             raise UnsupportedOnBackend(
                 f"backend sklearn accepts up to {MAX_ROWS:,} rows (its distance matrix takes 8·n² bytes), "
@@ -50,11 +49,11 @@ class SklearnBackend:
             )
 
     def rows_on_device(self, n_rows: int, n_features: int, options: FitOptions) -> bool:
-        """Say no: see `Backend.rows_on_device`."""
+        """Return False; see `Backend.rows_on_device`."""
         return False
 
     def bytes_needed(self, n_rows: int, n_features: int, options: FitOptions) -> int:
-        """Estimate the bytes of the matrix of distances, which becomes that of heights, and of the rows."""
+        """Estimate the bytes of the distance matrix and of the rows; see `Backend.bytes_needed`."""
         return 8 * n_rows * n_rows + 4 * n_rows * n_features
 
     def fit(self, vectors: Float32Array, weights: IntArray, options: FitOptions) -> SpanningTree:
@@ -63,10 +62,10 @@ class SklearnBackend:
         options.progress.phase("distances", total=n * n / 2)
         heights = chord_distance_matrix(vectors, options)
         options.progress.phase("spanning tree")
-        cores = _core_distances(heights, options)
+        cores = _find_core_distances(heights, options)
         np.maximum(heights, cores[:, None], out=heights)
         np.maximum(heights, cores[None, :], out=heights)
-        return _spanning_tree(heights, cores)
+        return _build_spanning_tree(heights, cores)
 
 
 def chord_distance_matrix(vectors: Float32Array, options: FitOptions) -> FloatArray:
@@ -77,12 +76,12 @@ def chord_distance_matrix(vectors: Float32Array, options: FitOptions) -> FloatAr
     vectors : (n, d) float32
         Rows; their geometry is evaluated in float64.
     options : FitOptions
-        For the distance floor and the listener.
+        The distance floor and the receiver of the progress are used.
 
     Returns
     -------
     (n, n) float64
-        Exactly symmetric; nothing below `distance_floor` off the diagonal, zeros on it.
+        Exactly symmetric; zeros on the diagonal, at least `distance_floor` elsewhere.
     """
     n = len(vectors)
     distances = np.empty((n, n))
@@ -91,9 +90,9 @@ def chord_distance_matrix(vectors: Float32Array, options: FitOptions) -> FloatAr
         rows = vectors[i].astype(np.float64)
         for j in tiles[number:]:
             columns = vectors[j].astype(np.float64)
-            tile = np.maximum(_tile_distances(rows, columns), options.distance_floor)
+            tile = np.maximum(_compute_tile(rows, columns), options.distance_floor)
             if i == j:
-                # A product need not round x·y and y·x alike.
+                # x·y and y·x may be rounded differently.
                 tile = np.maximum(tile, tile.T)
                 np.fill_diagonal(tile, 0.0)
             distances[i, j] = tile
@@ -102,7 +101,7 @@ def chord_distance_matrix(vectors: Float32Array, options: FitOptions) -> FloatAr
     return distances
 
 
-def _tile_distances(rows: FloatArray, columns: FloatArray) -> FloatArray:
+def _compute_tile(rows: FloatArray, columns: FloatArray) -> FloatArray:
     squared: FloatArray = np.einsum("ij,ij->i", rows, rows)[:, None] - 2 * (rows @ columns.T)
     squared += np.einsum("ij,ij->i", columns, columns)
     p, q = np.nonzero(squared < _CLOSE)
@@ -112,9 +111,9 @@ def _tile_distances(rows: FloatArray, columns: FloatArray) -> FloatArray:
     return np.sqrt(squared)
 
 
-def _core_distances(distances: FloatArray, options: FitOptions) -> FloatArray:
+def _find_core_distances(distances: FloatArray, options: FitOptions) -> FloatArray:
     nearest = options.min_samples - 1
-    # Copied, since a view of one column would hold the partitioned rows.
+    # Copied, because a view of one column would keep the partitioned rows in memory.
     cores = [
         np.partition(distances[rows], nearest, axis=1)[:, nearest].copy()
         for rows in slices(len(distances), TILE_ROWS)
@@ -122,13 +121,13 @@ def _core_distances(distances: FloatArray, options: FitOptions) -> FloatArray:
     return np.maximum(np.concatenate(cores), options.distance_floor)
 
 
-def _spanning_tree(heights: FloatArray, cores: FloatArray) -> SpanningTree:
+def _build_spanning_tree(heights: FloatArray, cores: FloatArray) -> SpanningTree:
     """Build the minimum spanning tree of a matrix of mutual reachability distances, (n, n).
 
-    scikit-learn names the row that was joined before as the start of each edge, and the distance from the
-    nearest of all joined rows. That is enough to merge components; here the nearest row is the start.
+    In scikit-learn's edges, the start is the row that was joined before, but the distance is that from the
+    nearest of all joined rows. Here the start is that nearest row.
     """
-    # scikit-learn takes a second to import; other backends need not wait for it.
+    # scikit-learn takes a second to import, and other backends do not need it.
     from sklearn.cluster._hdbscan._linkage import mst_from_mutual_reachability
 
     edges = mst_from_mutual_reachability(heights)

@@ -1,8 +1,8 @@
-"""What a sample of rows says of a spanning tree that need not be a minimum one.
+"""A test with a sample of rows whether a spanning tree is a minimum one.
 
-A tree from a neighbour graph may join two places by an edge that neither end found among its nearest rows,
-or miss the lightest one. Edges of the complete graph that are lighter than the heaviest on the tree's path
-between their ends are the proof: in a minimum spanning tree there is none.
+A tree from a neighbour graph may miss the shortest edge between two of its parts. An edge of the complete
+graph is an improving edge if it is shorter than the longest edge on the tree's path between its ends. A
+minimum spanning tree has no improving edge.
 """
 
 from __future__ import annotations
@@ -36,81 +36,83 @@ def count_improvable_rows(
     margin: float | None = None,
     progress: Progress | None = None,
 ) -> LighterEdges:
-    """Count sampled rows with an edge that is lighter than the tree's path between its ends.
+    """Return the share of sampled rows that have an improving edge.
 
     Parameters
     ----------
     vectors : (n, d) float32
-        Unit rows, n at least 2, in host or device memory; all products are made where they lie.
+        Unit rows, n at least 2, in host or device memory, where all products are computed.
     tree : SpanningTree
-        Over these rows, with their core distances.
+        A tree over these rows, with their core distances.
     distance_floor : float
         Smaller distances count as this one.
     n_sampled : int
-        Rows to sample, at most; the same ones for the same n.
+        Largest number of rows to sample; the same n gives the same sample.
     margin : float, optional
-        Squared distance by which an edge must be lighter to count. By default what rounding can do to the
-        square of a float32 height and of a core distance, 8·1.01·d·2⁻²⁴ (3.7e-4 at 768 dimensions): rounding
-        of the tree's own numbers makes no row count.
+        Difference of squared distances by which an edge must be shorter to count. The default is the largest
+        rounding error of the square of a float32 height and of a core distance, 8·1.01·d·2⁻²⁴ (3.7e-4 at 768
+        dimensions), so that rounding alone never makes a row count.
     progress : Progress, optional
-        Told the pairs of rows looked at.
+        Receives the number of pairs of rows compared.
 
     Returns
     -------
     LighterEdges
-        The share, and how many rows were sampled.
+        The share, and the number of sampled rows.
 
     Raises
     ------
     ValueError
-        The tree comes without core distances.
+        The tree has no core distances.
 
     Notes
     -----
-    An edge weighs what the tree's own core distances make of it. Those that miss a neighbour are too large,
-    never too small, and so are the weights: the share is then a lower bound.
+    The length of an edge is its mutual reachability distance by the tree's own core distances. If the backend
+    missed a neighbour, a core distance is too large, never too small, and so is the length. The share is then
+    a lower bound.
 
-    Each row is judged by one edge, that with the largest lead in float32, measured again in float64: leads
-    below float32's rounding of a product can be missed, and none is invented.
+    Each row is tested by one edge: that with the largest difference in float32, computed again in float64.
+    Differences below the rounding of a product in float32 can be missed, but no row is counted wrongly.
 
-    Takes one product of the sampled rows with all rows, and some 230 MiB beside them at 2,048 sampled rows.
+    Takes one product of the sampled rows with all rows, and some 230 MiB in addition to the rows at 2,048
+    sampled rows.
     """
     if tree.core_distances is None:
-        raise ValueError("the check needs the core distances that the tree was made with")
+        raise ValueError("the check needs the core distances of the tree")
     n, d = vectors.shape
     margin = 8 * 1.01 * d * _UNIT_ROUNDOFF if margin is None else margin
-    leaves = _leaves(tree, distance_floor)
+    leaves = _order_leaves(tree, distance_floor)
     cores = np.maximum(tree.core_distances, distance_floor)[leaves.order]
     positions = np.flatnonzero(np.isin(leaves.order, sample_rows(n, n_sampled)))
-    best = _largest_leads(vectors, leaves, cores, positions, progress or Silent())
-    squared = _squared_distances(vectors, leaves.order[positions], leaves.order[best.position])
+    best = _find_best_edges(vectors, leaves, cores, positions, progress or Silent())
+    squared = _compute_squared_distances(vectors, leaves.order[positions], leaves.order[best.position])
     weight = np.maximum(squared, np.maximum(cores[positions], cores[best.position]) ** 2)
-    lighter = np.count_nonzero(best.path**2 - weight > margin)
-    return LighterEdges(share=float(lighter / len(positions)), sample=len(positions))
+    n_improvable = np.count_nonzero(best.path**2 - weight > margin)
+    return LighterEdges(share=float(n_improvable / len(positions)), sample=len(positions))
 
 
 def sample_rows(n: int, n_sampled: int = SAMPLE_ROWS) -> IntArray:
-    """Choose rows at random, the same ones for the same numbers."""
+    """Choose rows at random; the same arguments give the same rows."""
     chosen: IntArray = np.random.default_rng(_SEED).choice(n, min(n, n_sampled), replace=False)
     return chosen
 
 
-class _Leads(NamedTuple):
-    """For each sampled row, the position of the row to which its edge leads most, and the path maximum."""
+class _BestEdges(NamedTuple):
+    """The best edge of each sampled row: the position of its other end, and the path maximum to it."""
 
     position: IntArray
     path: FloatArray
 
 
-def _leaves(tree: SpanningTree, distance_floor: float) -> DendrogramOrder:
+def _order_leaves(tree: SpanningTree, distance_floor: float) -> DendrogramOrder:
     order = np.argsort(tree.height, kind="stable")
     height = np.maximum(tree.height[order], distance_floor)
     return dendrogram_order(len(order) + 1, Edges(tree.u[order], tree.v[order], height))
 
 
-def _largest_leads(
+def _find_best_edges(
     vectors: Float32Array, leaves: DendrogramOrder, cores: FloatArray, positions: IntArray, progress: Progress
-) -> _Leads:
+) -> _BestEdges:
     xp: ArrayModule = namespace(vectors)
     paths = PathsFrom(*(xp.asarray(part) for part in paths_from(leaves.gaps, positions)))
     order, squares = xp.asarray(leaves.order), xp.asarray(cores**2)
@@ -131,10 +133,10 @@ def _largest_leads(
         position = xp.where(better, column + part.start, position)
         path = xp.where(better, highest[numbers, column], path)
         progress.advance(float(len(positions) * (part.stop - part.start)))
-    return _Leads(to_host(position), to_host(path))
+    return _BestEdges(to_host(position), to_host(path))
 
 
-def _squared_distances(vectors: Float32Array, first: Array, second: Array) -> FloatArray:
+def _compute_squared_distances(vectors: Float32Array, first: Array, second: Array) -> FloatArray:
     xp: ArrayModule = namespace(vectors)
     difference = vectors[xp.asarray(first)].astype(np.float64) - vectors[xp.asarray(second)]
     squared: FloatArray = to_host(xp.sum(difference * difference, axis=1))

@@ -215,7 +215,7 @@ class Exhausted(SklearnBackend):
     def fit(self, vectors: np.ndarray, weights: np.ndarray, asked: FitOptions) -> SpanningTree:
         if not self.failed:
             self.failed.append(len(vectors))
-            raise cuml._out_of_memory(
+            raise cuml._build_memory_error(
                 MemoryError("std::bad_alloc: out_of_memory"), (len(vectors), vectors.shape[1]), asked
             )
         return super().fit(vectors, weights, asked)
@@ -338,7 +338,7 @@ class Full(Estimator):
 def fit_stand_in(
     monkeypatch: pytest.MonkeyPatch, estimator: type[Estimator], rows: np.ndarray, asked: FitOptions
 ) -> SpanningTree:
-    monkeypatch.setattr(cuml, "_hdbscan_class", lambda: estimator)
+    monkeypatch.setattr(cuml, "_import_hdbscan", lambda: estimator)
     monkeypatch.setattr(cuml, "_empty_pool", lambda: None)
     return CumlBackend().fit(StrictArray(rows), np.ones(len(rows), dtype=np.int64), asked)
 
@@ -402,7 +402,7 @@ class Unconnected(Estimator):
 def unconnected(monkeypatch: pytest.MonkeyPatch, stand_in: StandIn) -> StandIn:
     """A device on which `auto` takes cuML, since the tiles do not fit, and cuML fails."""
     monkeypatch.setattr(cuml, "unavailable_reason", lambda: None)
-    monkeypatch.setattr(cuml, "_hdbscan_class", lambda: Unconnected)
+    monkeypatch.setattr(cuml, "_import_hdbscan", lambda: Unconnected)
     monkeypatch.setattr(cuml, "_empty_pool", lambda: None)
     monkeypatch.setattr(cuda, "free_bytes", lambda: 1 << 20)
     return stand_in
@@ -515,7 +515,7 @@ def test_cupy_keeps_its_pool() -> None:
         "import sys, cupy\n"
         "from panic_tda.clustering.backends import cuml\n"
         "before = cupy.cuda.get_allocator()\n"
-        "cuml._hdbscan_class()\n"
+        "cuml._import_hdbscan()\n"
         "assert 'cuml' in sys.modules\n"
         "print(cupy.cuda.get_allocator() == before)"
     )
