@@ -1,0 +1,251 @@
+"""Compiled loops over pairs of packed tiles: one call looks at many of them.
+
+Both passes ask the micro-kernel for candidates, pairs whose bound reaches a threshold, and decide about each
+candidate from the rows themselves: by a float32 product in the neighbour pass, by the distance in float64 in
+the verify pass. A call ends early when the buffers may not hold the candidates of another pair of tiles; it
+returns how far it came.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from panic_tda.clustering.compiled import compiled
+from panic_tda.clustering.tiled import kernels
+from panic_tda.clustering.tiled.microkernels import COLUMNS, ROWS, find_candidates
+from panic_tda.clustering.tiled.panels import pack_thresholds
+
+if TYPE_CHECKING:
+    from panic_tda.clustering.tiled.panels import Packing, Panels
+    from panic_tda.types import Array, BoolArray, Float32Array, FloatArray, Int32Array
+
+_SPARE = 1 << 18
+"""Pairs that a buffer holds beyond the largest number of one pair of tiles."""
+PAIR_BYTES = 16
+"""Of a pair in the buffers."""
+
+
+class Buffers(NamedTuple):
+    """Scratch of one thread.
+
+    Attributes
+    ----------
+    left, right : (capacity,) int32
+        Slots of the pairs found.
+    sims : (capacity,) float32
+        Products of their rows; used by the neighbour pass alone.
+    heights : (capacity,) float64
+        Mutual reachability distances; used by the verify pass alone.
+    hits : (ROWS,) uint32
+        Of the micro-kernel.
+    lower : (2, slots of a tile) int32 or float32
+        Thresholds of both tiles, as the micro-kernel takes them.
+    live_rows, live_columns : bool
+        Groups of rows and of columns that the micro-kernel looks at.
+    """
+
+    left: Int32Array
+    right: Int32Array
+    sims: Float32Array
+    heights: FloatArray
+    hits: Array
+    lower: Array
+    live_rows: BoolArray
+    live_columns: BoolArray
+
+
+def capacity(tile_slots: int) -> int:
+    """Return how many pairs a buffer holds."""
+    return tile_slots * tile_slots + _SPARE
+
+
+def make_buffers(panels: Panels, *, with_sims: bool) -> Buffers:
+    """Allocate the scratch of one thread for the neighbour pass (`with_sims`) or the verify pass."""
+    slots, size = panels.tile_slots, capacity(panels.tile_slots)
+    return Buffers(
+        np.empty(size, dtype=np.int32),
+        np.empty(size, dtype=np.int32),
+        np.empty(size if with_sims else 0, dtype=np.float32),
+        np.empty(0 if with_sims else size),
+        np.zeros(ROWS, dtype=np.uint32),
+        np.empty((2, slots), dtype=panels.values.dtype),
+        np.ones(slots // ROWS, dtype=np.bool_),
+        np.ones(slots // COLUMNS, dtype=np.bool_),
+    )
+
+
+@compiled
+def find_near_pairs(
+    panels: Panels,
+    packing: Packing,
+    pairs: Int32Array,
+    begin: int,
+    worst: Float32Array,
+    vectors: Float32Array,
+    buffers: Buffers,
+) -> tuple[int, int]:
+    """Find the pairs of rows that may enter the neighbour list of either row.
+
+    Parameters
+    ----------
+    pairs : (pairs, 2) int32
+        Pairs of different tiles.
+    begin : int
+        First of them to look at.
+    worst : (slots,) float32
+        Smallest product on each row's list; infinite where there is no row.
+    vectors : (n, d) float32
+        Rows.
+
+    Returns
+    -------
+    end, found : int
+        First pair that was not looked at, and the pairs of rows in `left`, `right` and `sims`.
+    """
+    slots = len(buffers.live_rows) * ROWS
+    found, number = 0, begin
+    while number < len(pairs) and len(buffers.left) - found >= slots * slots:
+        first, second = pairs[number, 0] * slots, pairs[number, 1] * slots
+        for side, start in enumerate((first, second)):
+            pack_thresholds(worst[start : start + slots], packing, buffers.lower[side])
+        n_candidates = _candidates(panels, (pairs[number, 0], pairs[number, 1]), buffers, found)
+        kept = found
+        for t in range(found, found + n_candidates):
+            i, j = first + buffers.left[t], second + buffers.right[t]
+            row, column = panels.rows[i], panels.rows[j]
+            if row < 0 or column < 0:
+                continue
+            sim = kernels.product(vectors[row], vectors[column])
+            buffers.left[kept], buffers.right[kept], buffers.sims[kept] = i, j, sim
+            kept += sim >= min(worst[i], worst[j])
+        found = kept
+        number += 1
+    return number, found
+
+
+@compiled
+def find_improving_edges(
+    panels: Panels,
+    packing: Packing,
+    pairs: Int32Array,
+    begin: int,
+    between: FloatArray,
+    by_slot: tuple[FloatArray, FloatArray, FloatArray],
+    margin: float,
+    prune_rows: bool,
+    vectors: Float32Array,
+    buffers: Buffers,
+) -> tuple[int, int]:
+    """Find the pairs of rows whose distance is below the tree's path maximum between them.
+
+    Parameters
+    ----------
+    pairs, begin, vectors
+        See `find_near_pairs`.
+    between : (pairs,) float64
+        Largest merge height of the tiles between the two of each pair.
+    by_slot : three arrays of (slots,) float64
+        Core distances (infinite where there is no row), and each slot's largest merge height to the end and
+        from the start of its tile (0 where there is no row).
+    margin : float
+        η of a product of rows.
+    prune_rows : bool
+        Whether groups in which no row can have an improving edge are skipped.
+
+    Returns
+    -------
+    end, found : int
+        First pair that was not looked at, and the edges in `left`, `right` and `heights`.
+    """
+    cores, to_end, from_start = by_slot
+    slots = len(buffers.live_rows) * ROWS
+    heights = np.empty((2, slots))
+    products = np.empty((2, slots))
+    found, number = 0, begin
+    while number < len(pairs) and len(buffers.left) - found >= slots * slots:
+        first, second = pairs[number, 0] * slots, pairs[number, 1] * slots
+        heights[0] = to_end[first : first + slots]
+        heights[1] = np.maximum(from_start[second : second + slots], between[number])
+        own = cores[first : first + slots], cores[second : second + slots]
+        if prune_rows and not _mark_live_groups(heights, own, buffers):
+            number += 1
+            continue
+        for side in range(2):
+            for i in range(slots):
+                # A row whose core distance reaches its own height can matter by the other row's only.
+                height = heights[side, i]
+                products[side, i] = np.inf if own[side][i] >= height else 1 - height * height / 2 - margin
+            pack_thresholds(products[side], packing, buffers.lower[side])
+        n_candidates = _candidates(panels, (pairs[number, 0], pairs[number, 1]), buffers, found)
+        kept = found
+        for t in range(found, found + n_candidates):
+            i, j = buffers.left[t], buffers.right[t]
+            height, core = max(heights[0, i], heights[1, j]), max(own[0][i], own[1][j])
+            if core >= height:
+                continue
+            row, column = panels.rows[first + i], panels.rows[second + j]
+            distance = max(core, kernels.distance(vectors[row], vectors[column]))
+            buffers.left[kept], buffers.right[kept] = first + i, second + j
+            buffers.heights[kept] = distance
+            kept += distance < height
+        found = kept
+        number += 1
+    return number, found
+
+
+@compiled
+def _candidates(panels: Panels, pair: tuple[int, int], buffers: Buffers, found: int) -> int:
+    return int(
+        find_candidates(
+            panels.values,
+            panels.words,
+            panels.tile_panels,
+            pair,
+            (buffers.lower[0], buffers.lower[1]),
+            (buffers.live_rows, buffers.live_columns),
+            buffers.hits,
+            (buffers.left[found:], buffers.right[found:]),
+        )
+    )
+
+
+@compiled
+def _mark_live_groups(heights: FloatArray, cores: tuple[FloatArray, FloatArray], buffers: Buffers) -> bool:
+    """Mark the groups that hold a row which its core distance does not rule out; return whether any does.
+
+    A row is ruled out when its core distance reaches its own height and the largest height on the other side.
+    """
+    buffers.live_rows[:] = False
+    buffers.live_columns[:] = False
+    largest, any_row, any_column = 0.0, False, False
+    for j in range(heights.shape[1]):
+        if cores[1][j] < np.inf:
+            largest = max(largest, heights[1, j])
+    highest = 0.0
+    for i in range(heights.shape[1]):
+        if cores[0][i] < max(heights[0, i], largest):
+            buffers.live_rows[i // ROWS] = any_row = True
+            highest = max(highest, heights[0, i])
+    for j in range(heights.shape[1]):
+        if cores[1][j] < max(heights[1, j], highest):
+            buffers.live_columns[j // COLUMNS] = any_column = True
+    return any_row and any_column
+
+
+@compiled
+def offer_to_lists(
+    owners: Int32Array,
+    others: Int32Array,
+    sims: Float32Array,
+    rows: Int32Array,
+    lists: tuple[Int32Array, Float32Array],
+    worst: Float32Array,
+) -> None:
+    """Offer pairs of slots to the neighbour lists of `owners`, and bring their `worst` up to date."""
+    list_rows, list_sims = lists
+    for t in range(len(owners)):
+        row = rows[owners[t]]
+        kernels.offer(list_rows[row], list_sims[row], rows[others[t]], sims[t])
+        worst[owners[t]] = list_sims[row, 0]
