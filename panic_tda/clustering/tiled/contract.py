@@ -65,8 +65,8 @@ class Scanner(Protocol):
     each of them. All arrays are `Space.xp`'s.
     """
 
-    def nearest(self, rows: Array, best: int) -> Survivors:
-        """Find at least the `best` largest products of every row of a tile with the others of the tile."""
+    def nearest(self, rows: Array, best: int) -> Iterator[Survivors]:
+        """Find at least the `best` largest products of every row with the others of its tile, in parts."""
 
     def light_within(self, rows: Array, gaps: Array, cores: Array) -> Iterator[LightPairs]:
         """Find the pairs i < j of one tile that are lighter than the largest gap from i + 1 to j.

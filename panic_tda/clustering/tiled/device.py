@@ -52,7 +52,7 @@ class Scanner:
         self._space = space
         self._patience = Patience()
 
-    def nearest(self, rows: Array, best: int) -> Survivors:
+    def nearest(self, rows: Array, best: int) -> Iterator[Survivors]:
         """Find the largest products of every row: those that reach its `best`-th largest in a sample."""
         xp, width = self._space.xp, len(rows)
         products = self._multiply(self._space.vectors, rows, rows)
@@ -67,7 +67,7 @@ class Scanner:
         codes = collect(xp, products, (lower, never), products.size)
         # Where a list takes all rows, everything is collected, the diagonal too.
         codes = codes[codes // width != codes % width]
-        return Survivors(codes, xp.take(products.reshape(-1), codes))
+        yield Survivors(codes, xp.take(products.reshape(-1), codes))
 
     def pairs(
         self,

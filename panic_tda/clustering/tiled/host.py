@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 TILE_ROWS = 1_024
 THREADS = None
 REPRESENTATIVE_SHARE = 128
-_PART_PAIRS = 1 << 17
-"""Improving edges within a tile that are handed on at once."""
-_PAIR_BYTES = 64
+_STRIP_ROWS = 128
+"""Rows of a tile that are multiplied with all of it at once."""
+_EDGE_BYTES = 64
 """An improving edge, and what making a forest of many takes."""
 _ASKED_PANELS = 8
 """Panels that a row asks when components are joined."""
@@ -41,46 +41,49 @@ _THIN_OUT = 1 << 16
 
 
 class Scanner:
-    """See `contract.Scanner`."""
+    """See `contract.Scanner`: a tile is multiplied by strips of its rows."""
 
     def __init__(self, space: Space, tile_rows: int) -> None:
         self._space = space
-        area, d = tile_rows * tile_rows, space.vectors.shape[1]
-        self._products = np.empty(area, dtype=np.float32)
-        # A kernel writes its next code before it knows whether to keep it.
-        self._codes = np.empty(area + 8, dtype=np.int32)
-        self._sims = np.empty(area + 8, dtype=np.float32)
+        strip, d = min(_STRIP_ROWS, tile_rows), space.vectors.shape[1]
+        self._products = np.empty(strip * tile_rows, dtype=np.float32)
+        # A kernel writes its next pair before it knows whether to keep it.
+        self._codes = np.empty(strip * tile_rows + 8, dtype=np.int32)
+        self._sims = np.empty(strip * tile_rows + 8, dtype=np.float32)
         # Two buffers even for one tile: some BLAS builds treat X @ X.T specially, and have crashed on it.
-        self._left = np.empty((tile_rows, d), dtype=np.float32)
+        self._left = np.empty((strip, d), dtype=np.float32)
         self._right = np.empty((tile_rows, d), dtype=np.float32)
 
-    def nearest(self, rows: Int32Array, best: int) -> Survivors:
+    def nearest(self, rows: Int32Array, best: int) -> Iterator[Survivors]:
         """Find the `best` largest products of every row, and those equal to the last."""
-        products = self._multiply(rows)
-        codes = self._codes[: kernels.collect_best(products, best, self._codes)]
-        sims = self._sims[: len(codes)]
-        kernels.gather(products, codes, sims)
-        return Survivors(codes, sims)
+        for first, products in self._strips(rows):
+            codes = self._codes[: kernels.collect_best(products, first, best, self._codes)]
+            sims = self._sims[: len(codes)]
+            kernels.gather(products, first, codes, sims)
+            yield Survivors(codes, sims)
 
     def light_within(self, rows: Int32Array, gaps: FloatArray, cores: FloatArray) -> Iterator[LightPairs]:
-        """Find light pairs of one tile."""
-        products = self._multiply(rows)
+        """Find the improving edges of one tile."""
         # The gap before the first row belongs to the pairs with the tiles before.
         finite = np.where(np.isfinite(gaps), gaps, 0.0)
         lower = margins.lower_products(finite, self._space.margin)
-        codes = self._codes[: kernels.collect_within(products, lower, gaps, cores, self._codes)]
-        for some in slices(len(codes), _PART_PAIRS):
-            height = np.empty(some.stop - some.start)
-            found = kernels.light_pairs_within(self._space.vectors, rows, codes[some], cores, gaps, height)
-            i, j = np.divmod(codes[some][:found].astype(np.int64), len(rows))
+        for first, products in self._strips(rows):
+            found = kernels.collect_within(products, first, lower, gaps, cores, self._codes)
+            codes, height = self._codes[:found], np.empty(found)
+            found = kernels.light_pairs_within(self._space.vectors, rows, codes, cores, gaps, height)
+            i, j = np.divmod(codes[:found].astype(np.int64), len(rows))
             yield LightPairs(i, j, height[:found])
 
-    def _multiply(self, rows: Int32Array) -> Float32Array:
-        n = len(rows)
-        left, right, products = self._left[:n], self._right[:n], self._products[: n * n].reshape(n, n)
-        kernels.take(self._space.vectors, rows, left)
-        kernels.take(self._space.vectors, rows, right)
-        return np.matmul(left, right.T, out=products)
+    def _strips(self, rows: Int32Array) -> Iterator[tuple[int, Float32Array]]:
+        """Multiply some rows at a time with all; yield the local index of the first, and the products."""
+        n, vectors = len(rows), self._space.vectors
+        right = self._right[:n]
+        kernels.take(vectors, rows, right)
+        for some in slices(n, _STRIP_ROWS):
+            height = some.stop - some.start
+            left, products = self._left[:height], self._products[: height * n].reshape(height, n)
+            kernels.take(vectors, rows[some], left)
+            yield some.start, np.matmul(left, right.T, out=products)
 
 
 scanner = Scanner
@@ -99,7 +102,8 @@ class NeighbourScan:
     def scan(self, pairs: Int32Array) -> None:
         """Which pairs enter the lists does not depend on the order in which threads offer them."""
         buffers, packed, begin = self._buffers.get(), self._panels, 0
-        while begin < len(pairs):
+        end = len(pairs) * pair_kernels.count_strips(packed)
+        while begin < end:
             begin, found = pair_kernels.find_near_pairs(
                 packed, self._packing, pairs, begin, self._worst, self._space.vectors, buffers
             )
@@ -129,7 +133,8 @@ class EdgeScan:
     def find(self, pairs: Int32Array, between: FloatArray) -> Edges:
         """Find the improving edges of some pairs of tiles."""
         buffers, packed, begin, parts = self._buffers.get(), self._panels, 0, [NO_EDGES]
-        while begin < len(pairs):
+        end = len(pairs) * pair_kernels.count_strips(packed)
+        while begin < end:
             begin, found = pair_kernels.find_improving_edges(
                 packed, self._packing, pairs, begin, between, self._by_slot,
                 self._space.margin, self._prune_rows, self._space.vectors, buffers,
@@ -173,11 +178,12 @@ def empty_lists(xp: ArrayModule, layout: Layout, length: int, folder: Path | Non
 
 
 def buffer_bytes(tile_rows: int, longest_row: int) -> int:
-    """Products, codes and their products, rows of both sides, edges of one tile; pairs of two tiles."""
-    light = _PAIR_BYTES * min(_PART_PAIRS, tile_rows * tile_rows)
-    slots = -(-tile_rows // PANEL) * PANEL
-    pairs = pair_kernels.PAIR_BYTES * pair_kernels.capacity(slots)
-    return max(4 * tile_rows * (3 * tile_rows + 2 * longest_row) + light, pairs)
+    """Within a tile, and between two: rows, products, pairs, and the edges that come of them."""
+    strip, slots = min(_STRIP_ROWS, tile_rows), -(-tile_rows // PANEL) * PANEL
+    within = 4 * (3 * strip * tile_rows + (strip + tile_rows) * longest_row)
+    pairs = pair_kernels.capacity(slots)
+    edges = _EDGE_BYTES * (max(strip * tile_rows, pairs) + _THIN_OUT)
+    return within + pair_kernels.PAIR_BYTES * pairs + edges
 
 
 def packed_bytes(n_coordinates: int) -> int:

@@ -1,11 +1,10 @@
 """Compiled inner loops of the tile passes, on NumPy arrays.
 
-All of them release the interpreter lock, so that worker threads run tiles side by side. A pair inside a
-tile of `width` columns has the code `i * width + j`. What lists pairs writes their codes to the front of a
-buffer and returns their number; what reads them takes that front alone.
+All of them release the interpreter lock, so that worker threads run tiles side by side. `codes` are packed
+pair indices, `i * width + j` in a tile of `width` rows. What lists pairs writes them to the front of a buffer
+and returns their number; what reads them takes that front alone.
 
-A number's type is written down where NumPy's scalars and the compiler would choose different ones: sums
-of bytes, and floats that are more than a row's.
+A number's type is written down where NumPy's scalars and the compiler would choose different ones.
 """
 
 from __future__ import annotations
@@ -28,9 +27,10 @@ def take(vectors: Float32Array, rows: Int32Array, out: Float32Array) -> None:
 
 
 @compiled
-def collect_best(products: Float32Array, best: int, codes: Int32Array) -> int:
-    """List the `best` pairs of every row of a tile multiplied with itself, and those equal to the last.
+def collect_best(products: Float32Array, first: int, best: int, codes: Int32Array) -> int:
+    """List the `best` pairs of some rows of a tile with the others of it, and those equal to the last.
 
+    `products` are those of row `first` and on with all rows of the tile.
     Offering all pairs of the diagonal to heaps took as long as a third of the whole pass.
     """
     height, width = products.shape
@@ -41,11 +41,11 @@ def collect_best(products: Float32Array, best: int, codes: Int32Array) -> int:
         lower = np.float32(-np.inf)
         if best < width - 1:
             work[:] = row
-            work[i] = -np.inf
+            work[first + i] = -np.inf
             lower = np.float32(_nth_largest(work, best))
         for j in range(width):
-            codes[found] = i * width + j
-            found += (row[j] >= lower) & (i != j)
+            codes[found] = (first + i) * width + j
+            found += (row[j] >= lower) & (first + i != j)
     return found
 
 
@@ -75,11 +75,11 @@ def _nth_largest(values: Float32Array, n: int) -> float:
 
 
 @compiled
-def gather(products: Float32Array, codes: Int32Array, out: Float32Array) -> None:
+def gather(products: Float32Array, first: int, codes: Int32Array, out: Float32Array) -> None:
     """Copy the products of the listed pairs."""
-    flat = products.reshape(-1)
+    width = products.shape[1]
     for t in range(len(codes)):
-        out[t] = flat[codes[t]]
+        out[t] = products[codes[t] // width - first, codes[t] % width]
 
 
 @compiled
@@ -154,20 +154,21 @@ def distances(vectors: Float32Array, u: IntArray, v: IntArray, out: FloatArray) 
 @compiled
 def collect_within(
     products: Float32Array,
+    first: int,
     lower_gaps: Float32Array,
     gaps: FloatArray,
     cores: FloatArray,
     codes: Int32Array,
 ) -> int:
-    """List the pairs i < j of one tile that may be lighter than the largest gap from i + 1 to j."""
+    """List the pairs i < j of a tile, i from `first` on, that may be below the largest gap between them."""
     width = len(gaps)
     found = 0
-    for i in range(width):
+    for i in range(first, first + len(products)):
         lower, highest = np.float32(np.inf), 0.0
         for j in range(i + 1, width):
             lower, highest = min(lower, lower_gaps[j]), max(highest, gaps[j])
             codes[found] = i * width + j
-            found += (products[i, j] >= lower) & (cores[i] < highest) & (cores[j] < highest)
+            found += (products[i - first, j] >= lower) & (cores[i] < highest) & (cores[j] < highest)
     return found
 
 

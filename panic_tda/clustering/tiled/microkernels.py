@@ -220,8 +220,7 @@ def _generate_sums(form: _Form, panels: Any, sides: tuple[Any, Any], words: Any)
     return new
 
 
-@intrinsic
-def _lowest_bit(typing_context, word):  # type: ignore[no-untyped-def]
+def _declare_lowest_bit(typing_context, word):  # type: ignore[no-untyped-def]
     """Return the number of the lowest bit that is set."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -231,12 +230,16 @@ def _lowest_bit(typing_context, word):  # type: ignore[no-untyped-def]
     return types.int64(types.uint32), generate
 
 
+_lowest_bit: Any = intrinsic(_declare_lowest_bit)
+
+
 @compiled
 def find_candidates_compiled(
     panels: Array,
     words: int,
     tile_panels: int,
     pair: tuple[int, int],
+    strip: tuple[int, int],
     lower: tuple[Array, Array],
     live: tuple[BoolArray, BoolArray],
     hits: Array,
@@ -254,6 +257,8 @@ def find_candidates_compiled(
         Panels of a tile.
     pair : (int, int)
         Two tiles.
+    strip : (int, int)
+        First panel of the first tile that is looked at, and the one after the last.
     lower : two arrays of (tile_panels * PANEL,) int32 or float32
         Thresholds of both tiles' rows.
     live : two arrays of bool
@@ -275,7 +280,7 @@ def find_candidates_compiled(
             if not live[1][column // COLUMNS]:
                 continue
             right = (pair[1] * tile_panels + right_panel) * words * PANEL + j
-            for left_panel in range(tile_panels):
+            for left_panel in range(strip[0], strip[1]):
                 left = (pair[0] * tile_panels + left_panel) * words * PANEL
                 for i in range(0, PANEL, ROWS):
                     row = left_panel * PANEL + i
@@ -297,6 +302,7 @@ def find_candidates_in_numpy(
     words: int,
     tile_panels: int,
     pair: tuple[int, int],
+    strip: tuple[int, int],
     lower: tuple[Array, Array],
     live: tuple[BoolArray, BoolArray],
     hits: Array,
@@ -314,7 +320,8 @@ def find_candidates_in_numpy(
 
     reach = unpack(pair[0]) @ unpack(pair[1]).T >= np.minimum(lower[0][:, None], lower[1][None, :])
     reach &= np.repeat(live[0], ROWS)[:, None] & np.repeat(live[1], COLUMNS)[None, :]
-    i, j = np.nonzero(reach)
+    i, j = np.nonzero(reach[strip[0] * PANEL : strip[1] * PANEL])
+    i += strip[0] * PANEL
     out[0][: len(i)], out[1][: len(i)] = i, j
     return len(i)
 

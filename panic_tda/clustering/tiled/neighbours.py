@@ -84,7 +84,8 @@ def find_neighbours(
 
     def scan_tile(tile: int) -> None:
         rows = layout.rows(tile)
-        lists.offer_within(scanners.get().nearest(rows, lists.rows.shape[1]), tile, rows)
+        for found in scanners.get().nearest(rows, lists.rows.shape[1]):
+            lists.offer_within(found, tile, rows)
 
     bounds = batch_bounds(pairs, layout.n_tiles)
     while done < len(pairs):

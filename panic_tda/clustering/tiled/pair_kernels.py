@@ -2,8 +2,9 @@
 
 Both passes ask the micro-kernel for candidates, pairs whose bound reaches a threshold, and decide about each
 candidate from the rows themselves: by a float32 product in the neighbour pass, by the distance in float64 in
-the verify pass. A call ends early when the buffers may not hold the candidates of another pair of tiles; it
-returns how far it came.
+the verify pass. They do so for a *strip* of a pair of tiles at a time: `_STRIP_PANELS` panels of the first
+tile and all of the second. A call ends early when the buffers may not hold the candidates of another strip,
+and returns how many strips are done.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ import numpy as np
 
 from panic_tda.clustering.compiled import compiled
 from panic_tda.clustering.tiled import kernels
-from panic_tda.clustering.tiled.microkernels import COLUMNS, ROWS, find_candidates
+from panic_tda.clustering.tiled.microkernels import COLUMNS, PANEL, ROWS, find_candidates
 from panic_tda.clustering.tiled.panels import pack_thresholds
 
 if TYPE_CHECKING:
     from panic_tda.clustering.tiled.panels import Packing, Panels
     from panic_tda.types import Array, BoolArray, Float32Array, FloatArray, Int32Array
 
-_SPARE = 1 << 18
-"""Pairs that a buffer holds beyond the largest number of one pair of tiles."""
+_STRIP_PANELS = 2
+_SPARE = 1 << 15
+"""Pairs that a buffer holds beyond those of a strip."""
 PAIR_BYTES = 16
 """Of a pair in the buffers."""
 
@@ -58,7 +60,7 @@ class Buffers(NamedTuple):
 
 def capacity(tile_slots: int) -> int:
     """Return how many pairs a buffer holds."""
-    return tile_slots * tile_slots + _SPARE
+    return min(_STRIP_PANELS * PANEL, tile_slots) * tile_slots + _SPARE
 
 
 def make_buffers(panels: Panels, *, with_sims: bool) -> Buffers:
@@ -93,7 +95,7 @@ def find_near_pairs(
     pairs : (pairs, 2) int32
         Pairs of different tiles.
     begin : int
-        First of them to look at.
+        Strips of them that are done.
     worst : (slots,) float32
         Smallest product on each row's list; infinite where there is no row.
     vectors : (n, d) float32
@@ -102,15 +104,21 @@ def find_near_pairs(
     Returns
     -------
     end, found : int
-        First pair that was not looked at, and the pairs of rows in `left`, `right` and `sims`.
+        Strips that are done, and the pairs of rows in `left`, `right` and `sims`.
     """
     slots = len(buffers.live_rows) * ROWS
-    found, number = 0, begin
-    while number < len(pairs) and len(buffers.left) - found >= slots * slots:
-        first, second = pairs[number, 0] * slots, pairs[number, 1] * slots
-        for side, start in enumerate((first, second)):
-            pack_thresholds(worst[start : start + slots], packing, buffers.lower[side])
-        n_candidates = _candidates(panels, (pairs[number, 0], pairs[number, 1]), buffers, found)
+    n_strips = count_strips(panels)
+    found, is_ready = 0, False
+    for done in range(begin, len(pairs) * n_strips):
+        if len(buffers.left) - found < min(_STRIP_PANELS * PANEL, slots) * slots:
+            return done, found
+        pair, strip = pairs[done // n_strips], done % n_strips
+        first, second = pair[0] * slots, pair[1] * slots
+        if strip == 0 or not is_ready:
+            for side, start in enumerate((first, second)):
+                pack_thresholds(worst[start : start + slots], packing, buffers.lower[side])
+            is_ready = True
+        n_candidates = _candidates(panels, (pair[0], pair[1]), strip, buffers, found)
         kept = found
         for t in range(found, found + n_candidates):
             i, j = first + buffers.left[t], second + buffers.right[t]
@@ -121,8 +129,7 @@ def find_near_pairs(
             buffers.left[kept], buffers.right[kept], buffers.sims[kept] = i, j, sim
             kept += sim >= min(worst[i], worst[j])
         found = kept
-        number += 1
-    return number, found
+    return len(pairs) * n_strips, found
 
 
 @compiled
@@ -157,28 +164,33 @@ def find_improving_edges(
     Returns
     -------
     end, found : int
-        First pair that was not looked at, and the edges in `left`, `right` and `heights`.
+        Strips that are done, and the edges in `left`, `right` and `heights`.
     """
-    cores, to_end, from_start = by_slot
     slots = len(buffers.live_rows) * ROWS
+    n_strips = count_strips(panels)
+    cores, to_end, from_start = by_slot
     heights = np.empty((2, slots))
-    products = np.empty((2, slots))
-    found, number = 0, begin
-    while number < len(pairs) and len(buffers.left) - found >= slots * slots:
-        first, second = pairs[number, 0] * slots, pairs[number, 1] * slots
-        heights[0] = to_end[first : first + slots]
-        heights[1] = np.maximum(from_start[second : second + slots], between[number])
+    products = np.empty(slots)
+    found, is_ready, is_live = 0, False, True
+    for done in range(begin, len(pairs) * n_strips):
+        if len(buffers.left) - found < min(_STRIP_PANELS * PANEL, slots) * slots:
+            return done, found
+        pair, strip = pairs[done // n_strips], done % n_strips
+        first, second = pair[0] * slots, pair[1] * slots
         own = cores[first : first + slots], cores[second : second + slots]
-        if prune_rows and not _mark_live_groups(heights, own, buffers):
-            number += 1
+        if strip == 0 or not is_ready:
+            heights[0] = to_end[first : first + slots]
+            heights[1] = np.maximum(from_start[second : second + slots], between[done // n_strips])
+            is_ready, is_live = True, not prune_rows or _mark_live_groups(heights, own, buffers)
+            for side in range(2 * is_live):
+                for i in range(slots):
+                    # A row whose core distance reaches its own height can matter by the other row's only.
+                    height = heights[side, i]
+                    products[i] = np.inf if own[side][i] >= height else 1 - height * height / 2 - margin
+                pack_thresholds(products, packing, buffers.lower[side])
+        if not is_live:
             continue
-        for side in range(2):
-            for i in range(slots):
-                # A row whose core distance reaches its own height can matter by the other row's only.
-                height = heights[side, i]
-                products[side, i] = np.inf if own[side][i] >= height else 1 - height * height / 2 - margin
-            pack_thresholds(products[side], packing, buffers.lower[side])
-        n_candidates = _candidates(panels, (pairs[number, 0], pairs[number, 1]), buffers, found)
+        n_candidates = _candidates(panels, (pair[0], pair[1]), strip, buffers, found)
         kept = found
         for t in range(found, found + n_candidates):
             i, j = buffers.left[t], buffers.right[t]
@@ -191,18 +203,25 @@ def find_improving_edges(
             buffers.heights[kept] = distance
             kept += distance < height
         found = kept
-        number += 1
-    return number, found
+    return len(pairs) * n_strips, found
 
 
 @compiled
-def _candidates(panels: Panels, pair: tuple[int, int], buffers: Buffers, found: int) -> int:
+def count_strips(panels: Panels) -> int:
+    """Return the strips of a pair of tiles."""
+    return -(-panels.tile_panels // _STRIP_PANELS)
+
+
+@compiled
+def _candidates(panels: Panels, pair: tuple[int, int], strip: int, buffers: Buffers, found: int) -> int:
+    first = strip * _STRIP_PANELS
     return int(
         find_candidates(
             panels.values,
             panels.words,
             panels.tile_panels,
             pair,
+            (first, min(first + _STRIP_PANELS, panels.tile_panels)),
             (buffers.lower[0], buffers.lower[1]),
             (buffers.live_rows, buffers.live_columns),
             buffers.hits,

@@ -19,8 +19,12 @@ unless two heights lie just that far apart.
 2. **What float32 products do is leave pairs out.** For every pair, in any order of summation, |s̃ − (1 −
    d²/2)| ≤ η (`margins.product_margin`, after Higham). A pair is left out only when s̃ lies more than η
    on the safe side of what would matter, thresholds rounded towards keeping it.
-3. **The bound by axes leaves out no more.** A product of points plus the slack is never below that of the
-   rows (`axes`, by Cauchy-Schwarz; `margins.bound_margin` for its rounding).
+3. **The bound by axes leaves out no more, packed or not.** A product of points plus the slack is never below
+   that of the rows (`axes`, by Cauchy-Schwarz; `margins.bound_margin` for its rounding). Packed as int16,
+   the points have a rounding error of their own, which is measured; sums of products of integers are exact,
+   and lie within 2QE + E² of the product of the points times S² (`panels`). Packed as float32, they are
+   what `margins` speaks of. Where there is no bound, the rows take the place of the points. In each case a
+   pair is a candidate unless its product as packed is below a threshold rounded down.
 4. **No near row is lost from a list.** Each pair of rows is looked at once, for both its lists, and
    dropped when its product is below the worst entry of both. The worst entry of a list only rises
    (`neighbours`).
@@ -28,14 +32,15 @@ unless two heights lie just that far apart.
    measured; those above are certainly nearer, those below certainly farther. A list too short to show
    that is not believed: its row is compared with all rows (`cores`).
 6. **Any spanning tree will do as the first one.** Lists and joints (`forest`, `joining`) give some tree
-   with true weights; nothing else is asked of them.
+   with true weights; nothing else is asked of them. So a joint may be searched for in a few panels only.
 7. **No edge of the answer is passed over.** An edge that is no lighter than the heaviest edge on the
    tree's path between its ends is a heaviest one of a cycle, and a minimum spanning tree exists without
    it. In leaf order path maxima are maxima of ranges of gaps, hence of each row's own part and those of
    the tiles between (`light_edges`); a row whose core distance is not below any of them is dead, whatever
    its products.
-8. **A tile may answer with a forest.** What is not in a minimum spanning forest of some edges is a
-   heaviest edge of a cycle among them, and so in no need to be in that of all.
+8. **Any set of edges may be replaced by a forest of it**, those of one tile or of several. What is not in a
+   minimum spanning forest of some edges is a heaviest edge of a cycle among them, and so in no need to be in
+   that of all.
 9. **A better tree in the middle changes nothing.** Path maxima only fall from one tree to the next, and
    positions stay (`verify`): what was no lighter than before is no lighter now.
 10. **So neither does a kill.** A state is the lists, or the tree, with the pairs of tiles that are done;

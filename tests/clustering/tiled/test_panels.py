@@ -60,7 +60,12 @@ def all_live(tile_slots: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def candidates_of(
-    find: object, packed: panels.Panels, pair: tuple[int, int], lower: np.ndarray, live: tuple
+    find: object,
+    packed: panels.Panels,
+    pair: tuple[int, int],
+    lower: np.ndarray,
+    live: tuple,
+    strip: tuple | None = None,
 ) -> set[tuple[int, int]]:
     out = np.full((2, packed.tile_slots**2), -7, dtype=np.int32)
     hits = np.zeros(ROWS, dtype=np.uint32)
@@ -69,6 +74,7 @@ def candidates_of(
         packed.words,
         packed.tile_panels,
         pair,
+        strip or (0, packed.tile_panels),
         (lower[0], lower[1]),
         live,
         hits,
