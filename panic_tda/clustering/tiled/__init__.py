@@ -24,8 +24,9 @@ they work in; `host` fulfils it with compiled loops, `device` with CuPy (`device
 
 In host memory, pairs of tiles are scanned in three levels. `microkernels` multiplies blocks of rows and
 columns in registers and compares the sums with thresholds; `panels` packs the rows for it, as int16 where
-the processor has an instruction for that; `pair_kernels` loops over many pairs of tiles in one call and decides
-about each candidate. `kernels` (one tile) and `row_kernels` (rows and lists) are the other compiled loops.
+the processor has an instruction for that; `pair_kernels` loops over many pairs of tiles in one call and
+decides about each candidate. `kernels` (one tile) and `row_kernels` (rows and lists) are the other compiled
+loops.
 
 Terms
 -----
