@@ -14,4 +14,8 @@ def run() -> None:
 
 
 if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        # `-m` looks for modules in the working folder first; a click.py among someone's data is none of ours.
+        # Behind the others it still serves a package that is not installed.
+        sys.path.append(sys.path.pop(0))
     run()

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from panic_tda.arrays import device
 from panic_tda.clustering import backends
+from panic_tda.clustering.advice import warn_if_doubtful
 from panic_tda.clustering.checkpoint import Checkpoint, discard_all
-from panic_tda.clustering.placement import Placement, place
+from panic_tda.clustering.placement import Placement, place, place_instead, require_host_memory
 from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.devices import cuda, pool
-from panic_tda.errors import PanicTdaError, unexpected
+from panic_tda.disk import require_own_folder
+from panic_tda.doubts import Wording
+from panic_tda.errors import BackendFailure, PanicTdaError, release_frames, unexpected
 from panic_tda.parameters import ClusteringParameters, Resources, validate_downsample
 from panic_tda.progress import Prefixed, Progress, Silent, failed
 from panic_tda.storage.census import ModelCensus, choose_models, require_valid, take_census, warn_of_mixed
@@ -27,9 +32,10 @@ from panic_tda.storage.results import get_cluster_details as get_cluster_details
 from panic_tda.storage.results import get_medoid_invocation as get_medoid_invocation
 from panic_tda.storage.results import list_clusterings as list_clusterings
 from panic_tda.storage.saving import delete_clusterings as delete_clusterings
-from panic_tda.storage.saving import finish, require_savable, save_or_keep
+from panic_tda.storage.saving import finish, how_to_recut, require_savable, save_or_keep
 from panic_tda.storage.schemas import utc_now
 from panic_tda.types import FAILED, SKIPPED, FinishedClustering, ModelOutcome
+from panic_tda.wording import pluralize
 
 MIN_ROWS = 2
 
@@ -45,6 +51,7 @@ def cluster_all_data(
     skip_invalid: bool = False,
     resources: Resources | None = None,
     progress: Progress | None = None,
+    wording: Wording = "parameters",
 ) -> list[ModelOutcome]:
     """Cluster all embeddings of all experiments, per embedding model, and save the results.
 
@@ -65,6 +72,8 @@ def cluster_all_data(
         several of them as many models are clustered at once, each in a process of its own.
     progress : Progress, optional
         Told what is being done.
+    wording : {"parameters", "options"}
+        Whether the log names settings as parameters in Python or as options of the commands.
 
     Returns
     -------
@@ -89,7 +98,9 @@ def cluster_all_data(
         skip_invalid=skip_invalid,
         resources=resources,
         progress=progress or Silent(),
+        wording=wording,
     )
+    job = _without_foreign_folder(job)
     backends.require_usable(job.parameters)
     require_savable(database)
     job.progress.phase("count embeddings")
@@ -111,6 +122,7 @@ class _Job:
     skip_invalid: bool
     resources: Resources
     progress: Progress
+    wording: Wording
 
     @property
     def root(self) -> Path:
@@ -123,12 +135,33 @@ class _Job:
         return self.root / (quote(model, safe="").replace(".", "%2E") or "%")
 
 
+def _without_foreign_folder(job: _Job) -> _Job:
+    """Do without states where the folder beside the database is a link or another user's.
+
+    A folder that was named may be either.
+    """
+    if job.resources.work_dir is not None or not os.path.lexists(job.root):
+        return job
+    try:
+        require_own_folder(job.root)
+    except OSError as error:
+        _log.warning(
+            "no states are kept in %s: %s; name a folder of your own with --work-dir",
+            job.root,
+            error.strerror,
+        )
+        return replace(job, resources=replace(job.resources, checkpoints=False, discard_checkpoints=False))
+    return job
+
+
 def _refusal(job: _Job, census: ModelCensus) -> ModelOutcome | None:
-    if not job.skip_invalid:
-        try:
+    try:
+        if not job.skip_invalid:
             require_valid(job.database, census, job.downsample)
-        except PanicTdaError as error:
-            return _without_result(census, FAILED, str(error))
+        # A share of the rows may contradict another parameter.
+        job.parameters.resolve(census.n_usable)
+    except PanicTdaError as error:
+        return _without_result(census, FAILED, str(error))
     if census.n_usable < MIN_ROWS:
         return _skipped(job, census, census.n_usable)
     if job.downsample > 1 and census.longest <= job.downsample:
@@ -144,7 +177,8 @@ def _refusal(job: _Job, census: ModelCensus) -> ModelOutcome | None:
 
 def _skipped(job: _Job, census: ModelCensus, n_usable: int) -> ModelOutcome:
     reason = (
-        f"{n_usable} usable of {census.n_total} embeddings at downsample {job.downsample}; "
+        f"{n_usable} usable of {census.n_total} "
+        f"{pluralize(census.n_total, 'embedding')} at downsample {job.downsample}; "
         f"at least {MIN_ROWS} are needed"
     )
     return _without_result(census, SKIPPED, reason, n_usable)
@@ -223,17 +257,23 @@ def _cluster_task(task: tuple[_Job, ModelCensus], progress: Progress) -> ModelOu
 def _cluster_model(job: _Job, census: ModelCensus) -> ModelOutcome:
     try:
         return _place_and_cluster(job, census)
-    except PanicTdaError as error:
-        return _failed(job, census, str(error))
-    except MemoryError as error:
-        reason = f"out of memory ({error or 'no details'}); sample with --downsample"
-        return _failed(job, census, reason)
     except Exception as error:
-        # Whatever breaks in one model must not cost the others theirs; the log has the whole story.
-        _log.debug("%s failed unexpectedly", census.model, exc_info=True)
-        return _failed(job, census, unexpected(error))
+        # Whatever breaks in one model must not cost the others theirs.
+        reason = _reason_of(error, census)
+        release_frames(error)
+        return _failed(job, census, reason)
     finally:
         device.release()
+
+
+def _reason_of(error: Exception, census: ModelCensus) -> str:
+    if isinstance(error, PanicTdaError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"out of memory ({error or 'no details'}); sample with --downsample"
+    # The log has the whole story.
+    _log.debug("%s failed unexpectedly", census.model, exc_info=error)
+    return unexpected(error)
 
 
 def _failed(job: _Job, census: ModelCensus, reason: str) -> ModelOutcome:
@@ -244,12 +284,28 @@ def _failed(job: _Job, census: ModelCensus, reason: str) -> ModelOutcome:
 def _place_and_cluster(job: _Job, census: ModelCensus) -> ModelOutcome:
     shape = census.n_usable, census.width // 4
     folder = job.work_dir(census.model)
-    placement = place(job.parameters, *shape, memory_limit=job.resources.memory_limit, work_dir=folder)
+    limits: dict[str, Any] = {"memory_limit": job.resources.memory_limit, "work_dir": folder}
+    placement = place(job.parameters, *shape, **limits)
+    require_host_memory(placement, job.parameters, shape)
     if job.resources.discard_checkpoints:
         discard_all(folder)
+    try:
+        return _cluster_at(job, census, placement)
+    except BackendFailure as failure:
+        if job.parameters.backend != backends.AUTO:
+            raise
+        reason = f"{census.model}: {failure}"
+    # Out of the handler, which holds the rows of the failed fit; they are loaded again.
+    device.release()
+    placement = place_instead(job.parameters, *shape, reason=reason, **limits)
+    require_host_memory(placement, job.parameters, shape)
+    return _cluster_at(job, census, placement)
+
+
+def _cluster_at(job: _Job, census: ModelCensus, placement: Placement) -> ModelOutcome:
     if not placement.on_device:
         return _load_cluster_save(job, census, placement)
-    with device.explained(*shape, placement.backend.name):
+    with device.explained(census.n_usable, census.width // 4, placement.backend.name):
         return _load_cluster_save(job, census, placement)
 
 
@@ -291,17 +347,24 @@ def _load_cluster_save(job: _Job, census: ModelCensus, placement: Placement) -> 
         name=matrix.model,
     )
     seconds = {"load": loaded - began, **clustering.record.seconds}
-    if not job.resources.keep_tree:
-        clustering = replace(clustering, tree=None)
     record = replace(clustering.record, **matrix.chosen, seconds=seconds, input_sha256=fingerprint)
-    finished = finish(matrix, replace(clustering, record=record), started_at)
+    stored_tree = clustering.tree if job.resources.keep_tree else None
+    finished = finish(matrix, replace(clustering, record=record, tree=stored_tree), started_at)
     progress.phase("save")
     saving = time.monotonic()
     save_or_keep(job.database, finished)
     if checkpoint is not None:
         _discard(checkpoint)
     _remove_empty(folder, folder.parent if job.resources.work_dir is None else None)
-    return _outcome(finished, seconds | {"save": time.monotonic() - saving})
+    outcome = _outcome(finished, seconds | {"save": time.monotonic() - saving})
+    warn_if_doubtful(
+        record,
+        clustering.tree,
+        name=matrix.model,
+        wording=job.wording,
+        remedy=how_to_recut(job.database, finished, job.wording),
+    )
+    return outcome
 
 
 def _discard(checkpoint: Checkpoint) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 OUTLIER = -1
 """Label of rows that belong to no cluster."""
 
@@ -38,6 +40,38 @@ class DatabaseError(PanicTdaError):
     """The database cannot be opened, read or written."""
 
 
+class DamagedValue(DatabaseError):
+    """A stored value is not what its column holds; the message names table, column and row.
+
+    Parameters
+    ----------
+    message : str
+        What to do about it, too.
+    place, reason : str
+        Where it is stored, and what is wrong with it.
+    """
+
+    def __init__(self, message: str, *, place: str = "", reason: str = "") -> None:
+        super().__init__(message)
+        self.place, self.reason = place, reason
+
+
+class DamagedTree(DatabaseError):
+    """The stored tree of a clustering is not a spanning tree of its rows.
+
+    Parameters
+    ----------
+    message : str
+        What to do about it, too.
+    fault : str
+        What is wrong with it.
+    """
+
+    def __init__(self, message: str, fault: str = "") -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
 class NeedsUpgrade(DatabaseError):
     """The database has no clustering tables of this version yet."""
 
@@ -58,6 +92,10 @@ class UnsupportedOnBackend(PanicTdaError):
     """A backend refuses a request, with the reason and the alternative."""
 
 
+class BackendFailure(PanicTdaError):
+    """A backend could not build a tree of rows that it had accepted; these rows must not be used again."""
+
+
 class DeviceOutOfMemory(PanicTdaError):
     """The device had less memory than a fit took, with the numbers and the options that would fit."""
 
@@ -76,6 +114,22 @@ class NoTree(PanicTdaError):
 
 class SaveFailed(PanicTdaError):
     """A finished clustering could not be stored; it was kept as a file."""
+
+
+def release_frames(error: BaseException) -> None:
+    """Free the local variables of the functions that an exception and its causes passed through.
+
+    The arrays of a failed model live as long as these frames, which often hold each other in a cycle: until
+    the next garbage collection.
+    """
+    pending: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while pending:
+        link = pending.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            traceback.clear_frames(link.__traceback__)
+            pending += link.__cause__, link.__context__
 
 
 def unexpected(error: Exception) -> str:

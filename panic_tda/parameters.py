@@ -16,7 +16,10 @@ EPSILON = 0.4
 DISTANCE_FLOOR = 1e-3
 MIN_CLUSTER_SHARE = 0.001
 MIN_SAMPLES_CAP = 64
+ALLOW_SINGLE_CLUSTER = False
 SELECTION_METHODS = ("eom", "leaf")
+LEAST_MEMORY = 2**20
+"""Bytes; less is a number whose unit was forgotten."""
 _LARGEST_INTEGER = 2**63 - 1
 """What a database takes as an integer."""
 
@@ -66,6 +69,11 @@ class ClusteringRecord(EffectiveParameters):
         Of the embedding ids and the rows.
     recut_of : str or None
         Id of the clustering whose tree was cut anew; None of those that were fitted.
+    root_selected : bool or None
+        Whether the root cluster, which holds all rows, was selected (not merely allowed); None where an
+        older version stored the clustering.
+    largest_cluster_size : int or None
+        Rows of the largest cluster, 0 without clusters; None where an older version stored the clustering.
     further : dict
         Values that other versions stored and this one knows nothing of; they are kept as they are.
     """
@@ -87,6 +95,8 @@ class ClusteringRecord(EffectiveParameters):
     n_vanished: int | None = None
     input_sha256: str | None = None
     recut_of: str | None = None
+    root_selected: bool | None = None
+    largest_cluster_size: int | None = None
     further: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -103,8 +113,10 @@ class ClusteringRecord(EffectiveParameters):
         Raises
         ------
         DatabaseError
-            A value is missing without which a clustering means nothing.
+            A value is missing without which a clustering means nothing, or is not what its name says.
         """
+        if not isinstance(stored, Mapping):
+            raise DatabaseError(f"the stored parameters are not a JSON object; got {stored!r:.40}")
         known = {one.name: one for one in fields(cls) if one.name != "further"}
         missing = [
             name
@@ -113,10 +125,24 @@ class ClusteringRecord(EffectiveParameters):
         ]
         if missing:
             raise DatabaseError(f"the stored parameters lack {', '.join(missing)}: they are not panic_tda's")
-        return cls(
+        record = cls(
             **{name: value for name, value in stored.items() if name in known},
             further={name: value for name, value in stored.items() if name not in known},
         )
+        record._require_readable()
+        return record
+
+    def _require_readable(self) -> None:
+        for one in fields(self):
+            value, kind = getattr(self, one.name), str(one.type)
+            if not _is_of_kind(value, kind):
+                raise DatabaseError(f"the stored parameter {one.name} must be {kind}; got {value!r:.40}")
+        for name in ("n_unique", "n_clusters", "n_outliers"):
+            if (count := getattr(self, name)) > self.n_embeddings:
+                most = self.n_embeddings
+                raise DatabaseError(
+                    f"the stored parameter {name} must be at most {most}, n_embeddings; got {count}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,11 +160,11 @@ class ClusteringParameters:
         The core distance of a row is the distance to its `min_samples`-th nearest row, the row itself
         being the first. None takes `min_cluster_size`, at most 64.
     allow_single_cluster : bool
-        Whether all rows may form one cluster.
+        Whether the root cluster, which holds all rows, may be selected.
     selection_method : {"eom", "leaf"}
         Excess of mass, or the leaves of the hierarchy.
     max_cluster_size : int or None
-        Clusters above this size are split further when the method is "eom".
+        Clusters above this size are split further, and epsilon merges none beyond it; of "eom" only.
     distance_floor : float
         Smaller chord distances count as this one, so that densities stay finite.
     backend : str
@@ -155,7 +181,7 @@ class ClusteringParameters:
     epsilon: float = EPSILON
     min_cluster_size: int | float | None = None
     min_samples: int | None = None
-    allow_single_cluster: bool = True
+    allow_single_cluster: bool = ALLOW_SINGLE_CLUSTER
     selection_method: str = "eom"
     max_cluster_size: int | None = None
     distance_floor: float = DISTANCE_FLOOR
@@ -197,14 +223,35 @@ class ClusteringParameters:
                 "backend cuml is not exact: its tree is that of a neighbour graph; "
                 "use --backend auto or tiled with --exact, or leave --exact out"
             )
-        smallest, largest = self.min_cluster_size, self.max_cluster_size
-        if self.selection_method == "eom" and isinstance(smallest, int) and largest is not None:
-            allowed = f"at least min_cluster_size, {smallest}"
-            _require(largest >= smallest, "max_cluster_size", allowed, largest)
+        if isinstance(self.min_cluster_size, int):
+            _require_size_above(self.min_cluster_size, self.max_cluster_size)
+        is_leaf = self.selection_method == "leaf"
+        if is_leaf and self.max_cluster_size is not None:
+            raise InvalidParameter(
+                f"max_cluster_size has no effect on the selection method leaf; got {self.max_cluster_size}; "
+                "use eom, or leave the limit out"
+            )
+        if is_leaf and self.epsilon == 0 and self.allow_single_cluster:
+            raise InvalidParameter(
+                "allow_single_cluster has no effect on the selection method leaf at epsilon 0: no leaf is "
+                "the root cluster; use eom or an epsilon above 0, or leave it out"
+            )
+        if 0 < self.epsilon < self.distance_floor:
+            raise InvalidParameter(
+                f"epsilon must be 0 or at least distance_floor, {self.distance_floor:g}: no distance is "
+                f"below that; got {self.epsilon:g}"
+            )
 
     def resolve(self, n_rows: int) -> EffectiveParameters:
-        """Fill in what depends on the number of rows, duplicates counted."""
+        """Fill in what depends on the number of rows, duplicates counted.
+
+        Raises
+        ------
+        InvalidParameter
+            `min_cluster_size` is a share, or the default, and comes to more rows than `max_cluster_size`.
+        """
         size = self._cluster_size(n_rows)
+        _require_size_above(size, self.max_cluster_size)
         samples = self.min_samples if self.min_samples is not None else min(size, MIN_SAMPLES_CAP)
         return EffectiveParameters(
             cluster_selection_epsilon=float(self.epsilon),
@@ -232,7 +279,8 @@ class Resources:
     Parameters
     ----------
     memory_limit : int or None
-        Bytes above the vectors; lists beyond it go into files, and so do vectors that are larger than it.
+        Bytes above the vectors, at least 1 MiB; lists beyond it go into files, and so do vectors that are
+        larger than it.
     work_dir : Path or None
         Folder for the state of unfinished runs; None takes `<name>.panic-tda` beside the database.
     checkpoints : bool
@@ -257,7 +305,7 @@ class Resources:
     def __post_init__(self) -> None:
         _make_plain(self)
         if self.memory_limit is not None:
-            _require_count(1, "memory_limit", "above 0 bytes", self.memory_limit)
+            validate_memory_limit(self.memory_limit)
         if self.work_dir is not None:
             allowed = "a folder, or a place for one, as a pathlib.Path"
             _require(isinstance(self.work_dir, Path), "work_dir", allowed, repr(self.work_dir))
@@ -355,6 +403,20 @@ def validate_downsample(factor: int) -> int:
     return plain
 
 
+def validate_memory_limit(limit: int) -> int:
+    """Return `limit` when it is a number of bytes that something can be done in.
+
+    Raises
+    ------
+    InvalidParameter
+        It is below 1 MiB, or no whole number.
+    """
+    allowed = "at least 1 MiB in bytes, or a size such as 2GiB as an option"
+    plain: int = _plain(limit)
+    _require_count(LEAST_MEMORY, "memory_limit", allowed, plain)
+    return plain
+
+
 def chord_to_cosine(chord: float) -> float:
     """Cosine distance (1 - cos) of two unit vectors that lie `chord` apart."""
     return chord * chord / 2
@@ -363,6 +425,26 @@ def chord_to_cosine(chord: float) -> float:
 def _share_of(share: float, n_rows: int) -> int:
     # 0.001 * 3000 is 3.0000000000000004 in floating point; that is 3 rows, not 4.
     return math.ceil(round(share * n_rows, 9))
+
+
+def _require_size_above(smallest: int, largest: int | None) -> None:
+    allowed = f"at least min_cluster_size, {smallest}"
+    _require(largest is None or largest >= smallest, "max_cluster_size", allowed, largest)
+
+
+def _is_of_kind(value: Any, kind: str) -> bool:
+    """Tell whether a stored value is of the kind that a field of `ClusteringRecord` is declared as."""
+    if kind.endswith(" | None"):
+        return value is None or _is_of_kind(value, kind.removesuffix(" | None"))
+    if kind.startswith("dict[str, "):
+        inner = kind[len("dict[str, ") : -1]
+        return isinstance(value, dict) and all(_is_of_kind(item, inner) for item in value.values())
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind == "int":
+        return is_number and isinstance(value, int) and 0 <= value <= _LARGEST_INTEGER
+    if kind == "float":
+        return is_number and math.isfinite(value)
+    return kind == "Any" or isinstance(value, {"str": str, "bool": bool}[kind])
 
 
 def _require(holds: bool, name: str, allowed: str, got: Any) -> None:

@@ -5,10 +5,12 @@ Arrays are C-ordered. `n` counts rows, `d` their dimensions. NumPy is imported f
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
+
+from panic_tda.doubts import Doubt, find_doubts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
     Array: TypeAlias = Any
     ArrayModule: TypeAlias = Any
 
-CLUSTERED, SKIPPED, FAILED = "clustered", "skipped", "failed"
-"""What may become of one embedding model."""
+CLUSTERED, SKIPPED, FAILED, UNCHANGED = "clustered", "skipped", "failed", "unchanged"
+"""What may become of one embedding model; unchanged is a recut that was stored before."""
 
 
 @dataclass(frozen=True)
@@ -123,12 +125,15 @@ class FlatClusters:
     probabilities : (n,) float64
         Membership strength in 0 to 1; 0 for outliers.
     persistence : (n_clusters,) float64
-        Mean share of its life that a member spends inside the cluster, 0 to 1.
+        Mean share of its life that a member spends inside the cluster, 0 to 1; NaN for the root cluster.
+    root_selected : bool
+        Whether the root cluster, which holds all rows, was selected.
     """
 
     labels: IntArray
     probabilities: FloatArray
     persistence: FloatArray
+    root_selected: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,7 @@ class Clustering:
     probabilities : (n,) float64
         Membership strength in 0 to 1; 0 for outliers.
     persistence : (n_clusters,) float64
-        Persistence of each cluster, 0 to 1.
+        Persistence of each cluster, 0 to 1; NaN for the root cluster, which was never born.
     medoid_indices : dict of int to int
         Row of the medoid of each cluster, by label.
     medoid_copies : dict of int to int
@@ -228,26 +233,36 @@ class ModelOutcome:
     n_outliers: int = 0
     backend: str | None = None
     exact: bool | None = None
+    root_selected: bool | None = None
+    doubts: tuple[Doubt, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, finished: FinishedClustering, seconds: dict[str, float]) -> ModelOutcome:
         """Say what became of a model that was clustered, in so many seconds by stage."""
-        said = finished.record
+        outcome = cls.of_record(finished.record, finished.id, finished.embedding_model, CLUSTERED)
+        return replace(outcome, seconds=seconds)
+
+    @classmethod
+    def of_record(
+        cls, record: ClusteringRecord, clustering_id: UUID, model: str, status: str, reason: str | None = None
+    ) -> ModelOutcome:
+        """Return the outcome of a model that has a clustering with this record."""
         return cls(
-            id=finished.id,
-            embedding_model=finished.embedding_model,
-            status=CLUSTERED,
-            reason=None,
-            backend=said.backend,
-            exact=said.exact,
-            seconds=seconds,
-            n_total=said.n_total or 0,
-            n_sampled=said.n_sampled or 0,
-            n_excluded=said.n_excluded or 0,
-            n_embeddings=said.n_embeddings,
-            n_clusters=said.n_clusters,
-            n_outliers=said.n_outliers,
+            id=clustering_id,
+            embedding_model=model,
+            status=status,
+            reason=reason,
+            backend=record.backend,
+            exact=record.exact,
+            n_total=record.n_total or 0,
+            n_sampled=record.n_sampled or 0,
+            n_excluded=record.n_excluded or 0,
+            n_embeddings=record.n_embeddings,
+            n_clusters=record.n_clusters,
+            n_outliers=record.n_outliers,
+            root_selected=record.root_selected,
+            doubts=tuple(find_doubts(record)),
         )
 
 

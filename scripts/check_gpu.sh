@@ -10,7 +10,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 out=$(realpath -m "${CHECK_GPU_OUT:-$root/logs/gpu}")
 
 python=$(command -v "${PYTHON:-python3}" || true)
-if [ -z "$python" ] || ! "$python" -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("cupy"))'; then
+if [ -z "$python" ] || ! "$python" -P -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("cupy"))'; then
     source "$root/scripts/environment.sh"
     python=$root/.venv/bin/python
     began=$SECONDS  # installing is done once, and does not count
@@ -21,9 +21,9 @@ export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 echo "Python $python; results go to $out"
 
 status=0
-if "$python" -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("pytest"))'; then
+if "$python" -P -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("pytest"))'; then
     # Half of the time at most is the tests'.
-    timeout 240 "$python" -m pytest -q -m gpu -p no:cacheprovider --continue-on-collection-errors 2>&1 | tee "$out/gpu-tests.txt" || status=1
+    timeout 240 "$python" -P -m pytest -q -m gpu -p no:cacheprovider --continue-on-collection-errors 2>&1 | tee "$out/gpu-tests.txt" || status=1
 else
     echo "tests skipped: $python has no pytest" | tee "$out/gpu-tests.txt"
 fi

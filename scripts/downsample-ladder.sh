@@ -16,7 +16,7 @@ tda=$PWD/.venv/bin/panic-tda python=$PWD/.venv/bin/python
 cd "$from"
 
 # What the clustering will be told, so far as a plan depends on it.
-plan=$("$python" - "$hours" "$@" <<'PYTHON'
+plan=$("$python" -P - "$hours" "$@" <<'PYTHON'
 import sys
 
 import click
@@ -37,7 +37,7 @@ PYTHON
 ) || exit
 
 # Answers the factor, and says what each of those that were planned would take.
-factor=$("$python" - "$hours" "$plan" <<'PYTHON'
+factor=$("$python" -P - "$hours" "$plan" <<'PYTHON'
 import json, sys
 
 hours, plan = sys.argv[1], json.loads(sys.argv[2])
@@ -56,7 +56,7 @@ answer=$("$tda" cluster-embeddings "$@" --json --downsample "$factor") || {
     echo "factor $factor failed; the reasons are above" >&2
     exit 1
 }
-"$python" - "$factor" "$answer" <<'PYTHON'
+"$python" -P - "$factor" "$answer" <<'PYTHON'
 import json, sys
 
 results = json.loads(sys.argv[2])["results"]

@@ -7,7 +7,7 @@ find_python() {
     local name
     for name in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 python; do
         [ -n "$name" ] || continue
-        if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        if "$name" -P -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             echo "$name"
             return
         fi
@@ -21,9 +21,9 @@ new_environment() {
     python=$(find_python) || return 1
     rm -rf .venv
     # Debian's Python comes without ensurepip, unless python3-venv is there; pip can fill a venv from outside.
-    "$python" -m venv .venv 2>/dev/null && return
+    "$python" -P -m venv .venv 2>/dev/null && return
     rm -rf .venv
-    "$python" -m venv --without-pip .venv && "$python" -m pip --python .venv/bin/python install --quiet pip
+    "$python" -P -m venv --without-pip .venv && "$python" -P -m pip --python .venv/bin/python install --quiet pip
 }
 
 choose_lock() {
@@ -64,13 +64,13 @@ make_environment() {
     fi
     echo "installing $lock into .venv (once)" >&2
     # An environment that works is brought up to date in place: a long run may be using it.
-    .venv/bin/python -m pip --version >/dev/null 2>&1 || new_environment || return 1
+    .venv/bin/python -P -m pip --version >/dev/null 2>&1 || new_environment || return 1
     echo unfinished > .venv/panic_tda.lock
     echo "$name" > .venv/panic_tda.env
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$lock" || return 1
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e . || return 1
+    .venv/bin/python -P -m pip install --quiet --disable-pip-version-check -r "$lock" || return 1
+    .venv/bin/python -P -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e . || return 1
     # The first clustering need not compile then.
-    .venv/bin/python -c 'from panic_tda.clustering.warm_up import compile_everything; compile_everything()' ||
+    .venv/bin/python -P -c 'from panic_tda.clustering.warm_up import compile_everything; compile_everything()' ||
         echo "the compiled loops could not be prepared; the first clustering will try again" >&2
     echo "$wanted" > .venv/panic_tda.lock
 }

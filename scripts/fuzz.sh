@@ -7,7 +7,7 @@ source "$(dirname "$0")/environment.sh"
 target=${1:?importer or arguments}
 folder=${2:-$(mktemp -d)}
 # Linux, Python 3.11 to 3.13: the fuzzer's wheels know no other.
-.venv/bin/python -c 'import atheris' 2>/dev/null || .venv/bin/python -m pip install --quiet 'atheris>=3'
+.venv/bin/python -P -c 'import atheris' 2>/dev/null || .venv/bin/python -P -m pip install --quiet 'atheris>=3'
 export PYTHONPATH=$PWD
 .venv/bin/python scripts/fuzz.py "$target" "$folder" "${3:-600}"
 echo "nothing was found; what was learnt lies in $folder"

@@ -7,8 +7,8 @@ cd "$(dirname "$0")/.."
 lock() {
     local report
     report=$(mktemp)
-    python3 -m pip install --quiet --dry-run --ignore-installed --report "$report" "setuptools>=77" ".[$2]"
-    python3 - "$report" "$2" > "env/$1.txt" <<'PYTHON'
+    python3 -P -m pip install --quiet --dry-run --ignore-installed --report "$report" "setuptools>=77" ".[$2]"
+    python3 -P - "$report" "$2" > "env/$1.txt" <<'PYTHON'
 import json, platform, sys
 
 installed = json.load(open(sys.argv[1]))["install"]
@@ -24,7 +24,7 @@ PYTHON
 for name in "${@:-cpu}"; do
     case $name in
         # Never beside CUDA: see pyproject.toml.
-        cpu) lock cpu dev,figure ;;
+        cpu) lock cpu dev,figure,nvrtc ;;
         cuda12 | cuda13) lock "$name" "$name,dev" ;;
         *) echo "cpu, cuda12 or cuda13; got $name" >&2; exit 2 ;;
     esac

@@ -7,7 +7,7 @@
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 python=$PWD/.venv/bin/python explained=$PWD/scripts/mutation_survivors.txt
-"$python" -c 'import mutmut' 2>/dev/null ||
+"$python" -P -c 'import mutmut' 2>/dev/null ||
     { echo "mutmut is missing: .venv/bin/python -m pip install 'mutmut>=3.8'" >&2; exit 2; }
 
 # Compiled loops run as plain Python, which takes other sizes.

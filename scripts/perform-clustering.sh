@@ -15,6 +15,8 @@ if [[ ${1:-} =~ $number ]]; then epsilon=$1; shift; fi
 
 log=$PWD/logs/clustering-$(date +%Y%m%d-%H%M%S)-$$.log
 mkdir -p logs
+# A database may be for its owner alone, and the log says what is in it.
+(umask 077 && : > "$log")
 tda=$PWD/.venv/bin/panic-tda
 [ -n "${PANIC_TDA_DB:-}" ] || [[ " $* " == *" --db"* ]] || export PANIC_TDA_DB=$PWD/db/trajectory_data.sqlite
 cd "$from"

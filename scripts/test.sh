@@ -9,7 +9,7 @@ source "$(dirname "$0")/environment.sh"
 .venv/bin/mypy
 # It cannot be told to be quiet.
 imports=$(.venv/bin/lint-imports --no-logo 2>&1) || { echo "$imports" >&2; exit 1; }
-run=(.venv/bin/python)
+run=(.venv/bin/python -P)
 if [ -n "${COVERAGE:-}" ]; then
     export COVERAGE_FILE=$PWD/.coverage
     .venv/bin/coverage erase

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
+import re
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pytest
@@ -19,15 +21,15 @@ from panic_tda.clustering.backends import cuml
 from panic_tda.devices import cuda
 from panic_tda.devices.machine import available_cores
 from panic_tda.parameters import ClusteringRecord
-from panic_tda.storage.database import Database, open_database
-from panic_tda.storage.schemas import uuid7
-from panic_tda.storage.upgrade import upgrade
 from panic_tda.types import FinishedClustering
-from tests import servers, strict_arrays
+from tests import strict_arrays
 from tests.field_files import FieldFacts, FieldSpec, write_field_file
-from tests.servers import Server
 from tests.snapshots import field_copy, opened, snapshot
 from tests.stand_ins import StandIn, require_device
+
+if TYPE_CHECKING:
+    from panic_tda.storage.database import Database
+    from tests.servers import Server
 
 
 class UpgradedFile(NamedTuple):
@@ -57,8 +59,28 @@ class UpgradedFile(NamedTuple):
 
 
 MakeFile = Callable[..., UpgradedFile]
+_NEEDS_DEVICE = re.compile(r"\bgpu\b|\bupload\b|\bany_device\b")
+"""What a file with tests that need a device has in it: the marker, or a fixture that has it."""
+MakeDisk = Callable[[int], Path]
 PLAIN = FieldSpec()
 FREE_BYTES = 24 * 2**30
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave the package's own examples out where only tests that need a device are asked for."""
+    if _is_for_device(config):
+        config.option.doctestmodules = False
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files without such tests then: machines with a device may lack what those files import."""
+    if not _is_for_device(config) or collection_path.suffix != ".py":
+        return None
+    return True if not _NEEDS_DEVICE.search(collection_path.read_text(encoding="utf-8")) else None
+
+
+def _is_for_device(config: pytest.Config) -> bool:
+    return bool(config.option.markexpr == "gpu")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -90,7 +112,8 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without a device, whatever this one is."""
-    monkeypatch.setattr(cuml, "unusable_because", lambda: "CuPy is not installed")
+    for module in (cuda, cuml):
+        monkeypatch.setattr(module, "unusable_because", lambda: "CuPy is not installed")
 
 
 @pytest.fixture
@@ -118,6 +141,8 @@ def engine(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """A PostgreSQL server."""
+    from tests import servers
+
     with servers.started() as server:
         yield server
 
@@ -134,6 +159,11 @@ def upgraded(
     tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[MakeFile]:
     """Write a field file by its spec and bring it to our tables, or to a server."""
+    for name in ("sqlalchemy", "alembic"):
+        pytest.importorskip(name, reason=f"needs {name}")
+    from panic_tda.storage.database import open_database
+    from panic_tda.storage.upgrade import upgrade
+
     if engine == "postgresql":
         # What is kept beside a file is kept in the current folder there.
         monkeypatch.chdir(tmp_path)
@@ -155,6 +185,9 @@ def upgraded(
 @pytest.fixture
 def real_file(tmp_path: Path) -> Database:
     """A copy of the real field file, upgraded; skips where the environment names none."""
+    from panic_tda.storage.database import open_database
+    from panic_tda.storage.upgrade import upgrade
+
     database = open_database(field_copy(tmp_path))
     upgrade(database)
     return database
@@ -185,6 +218,8 @@ def ids_of(file: UpgradedFile, model: str = "Nomic") -> list[str]:
 
 def make_finished(ids: Sequence[str], *, model: str = "Nomic", seed: int = 0) -> FinishedClustering:
     """Invent a clustering of these embeddings, with outliers and clusters of several sizes."""
+    from panic_tda.storage.schemas import uuid7
+
     rng = np.random.default_rng(seed)
     n = len(ids)
     labels = np.sort(rng.integers(-1, 4, n))[rng.permutation(n)]
@@ -244,3 +279,26 @@ def any_device(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("stand_in")
     else:
         require_device()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[MakeDisk]:
+    """Mount a file system of its own, of so many bytes, in memory."""
+    mounted: list[Path] = []
+
+    def make(size: int) -> Path:
+        folder = tmp_path / f"disk {len(mounted)}"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("there is no command mount")
+        if done.returncode:
+            pytest.skip(f"a small file system cannot be mounted: {done.stderr.strip()}; only root may")
+        mounted.append(folder)
+        return folder
+
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=True)

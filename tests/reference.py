@@ -7,7 +7,7 @@ Nothing here shares code with the package. Distances are chord lengths between t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import fsum, inf
+from math import fsum, inf, nan
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -213,39 +213,47 @@ def excess_of_mass(root: Cluster, allow_root: bool, max_cluster_size: float) -> 
     def best(cluster: Cluster) -> tuple[float, list[Cluster]]:
         inner = [best(child) for child in cluster.children]
         below, own = fsum(value for value, _ in inner), cluster.stability()
-        size = len(cluster.rows) if cluster.parent else sum(len(child.rows) for child in cluster.children)
-        refused = cluster.parent is None and not allow_root
-        if refused or size > max_cluster_size or below > own * (1 + 1e-9):
+        refused = len(cluster.rows) > max_cluster_size if cluster.parent else not allow_root
+        if refused or below > own * (1 + 1e-9):
             return below, [chosen for _, choices in inner for chosen in choices]
         return own, [cluster]
 
     return best(root)[1]
 
 
-def raised_to_epsilon(cluster: Cluster, epsilon: float, allow_root: bool) -> Cluster:
-    """Return the first ancestor born above epsilon of a cluster that was born below it."""
+def raised_to_epsilon(cluster: Cluster, epsilon: float, allow_root: bool, limit: float) -> Cluster:
+    """Return the first ancestor born above epsilon of a cluster born below it.
+
+    Where that one has more than `limit` rows, return the uppermost ancestor that has not. The root's rows are
+    the caller's business.
+    """
     if cluster.birth >= epsilon:
         return cluster
-    while cluster.parent is not None:
-        if cluster.parent.parent is None:
-            return cluster.parent if allow_root else cluster
-        cluster = cluster.parent
-        if cluster.birth > epsilon:
-            break
-    return cluster
+    climbed = [cluster]
+    while climbed[-1].parent is not None and (climbed[-1] is cluster or climbed[-1].birth <= epsilon):
+        climbed.append(climbed[-1].parent)
+    if climbed[-1].parent is None:
+        if allow_root:
+            return climbed[-1]
+        climbed.pop()
+    return [ancestor for ancestor in climbed if len(ancestor.rows) <= limit][-1]
 
 
 def chosen_clusters(clusters: list[Cluster], parameters: EffectiveParameters) -> list[Cluster]:
-    """Select clusters as hdbscan 0.8.44 does."""
-    root, allow_root = clusters[0], parameters.allow_single_cluster
-    epsilon = parameters.cluster_selection_epsilon
+    """Select clusters as hdbscan 0.8.44 does, but none of more than `max_cluster_size` rows."""
+    root, epsilon = clusters[0], parameters.cluster_selection_epsilon
+    is_eom = parameters.cluster_selection_method == "eom"
+    limit = parameters.max_cluster_size if is_eom and parameters.max_cluster_size else inf
+    heights = [height for cluster in clusters for height in cluster.left.values()]
+    root_size = sum(height <= (epsilon or root.densest()) for height in heights)
+    allow_root = parameters.allow_single_cluster and root_size <= limit
     if parameters.cluster_selection_method == "leaf":
         chosen = [cluster for cluster in clusters[1:] if not cluster.children]
     else:
-        chosen = excess_of_mass(root, allow_root, parameters.max_cluster_size or inf)
+        chosen = excess_of_mass(root, allow_root, limit)
     if epsilon == 0 or chosen == [root]:
         return chosen
-    return list(dict.fromkeys(raised_to_epsilon(cluster, epsilon, allow_root) for cluster in chosen))
+    return list(dict.fromkeys(raised_to_epsilon(cluster, epsilon, allow_root, limit) for cluster in chosen))
 
 
 def threshold_clusters(merges: Merge, parameters: EffectiveParameters) -> FlatClusters:
@@ -282,8 +290,9 @@ def threshold_clusters(merges: Merge, parameters: EffectiveParameters) -> FlatCl
         labels[rows] = label
         top = 1 / max(cluster.densest(), finest)
         probabilities[rows] = [min(1 / max(height[row], finest), top) / top for row in rows]
-        persistence.append(fsum(1 - (1 / cluster.birth) / (1 / height[row]) for row in rows) / len(rows))
-    return FlatClusters(labels, probabilities, np.array(persistence))
+        mean = fsum(1 - (1 / cluster.birth) / (1 / height[row]) for row in rows) / len(rows)
+        persistence.append(nan if cluster is root else mean)
+    return FlatClusters(labels, probabilities, np.array(persistence), root_selected=root in chosen)
 
 
 def cluster_rows(vectors: np.ndarray, parameters: EffectiveParameters) -> FlatClusters:

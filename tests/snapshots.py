@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 
-from tests import servers
-
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -26,6 +24,8 @@ def opened(target: Path | str, **options: Any) -> Iterator[Any]:
     At a URL, do the same with a database of a server.
     """
     if "://" in str(target):
+        from tests import servers
+
         with servers.opened(str(target)) as connection:
             yield connection
     else:
@@ -36,6 +36,8 @@ def opened(target: Path | str, **options: Any) -> Iterator[Any]:
 def snapshot(target: Path | str, *, without: tuple[str, ...] = ()) -> dict[str, tuple[str, list[Any]]]:
     """Return each table's and index's definition and rows with their storage classes, by name."""
     if "://" in str(target):
+        from tests import servers
+
         return servers.snapshot(str(target))
     path = Path(target)
     connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)

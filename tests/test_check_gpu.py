@@ -13,6 +13,17 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
+# What an environment made for a device alone does not have.
+HIDDEN = """
+import sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"sqlalchemy", "alembic", "psycopg", "hdbscan"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Hidden())
+"""
 
 
 def _write_program(path: Path, text: str) -> None:
@@ -157,6 +168,34 @@ def test_check_gpu_takes_a_python_that_has_cupy(tmp_path: Path) -> None:
     assert 200 < int(found[1]) <= 455
     assert found[2] == str(tmp_path / "results")
     assert (tmp_path / "results" / "gpu-tests.txt").read_text().startswith("asked: -m pytest")
+
+
+def test_tests_of_a_device_are_collected_where_database_libraries_are_missing(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HIDDEN)
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--collect-only", "-p", "no:cacheprovider"]
+    without = ("COVERAGE_PROCESS_CONFIG", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER")
+    usual = {name: value for name, value in os.environ.items() if name not in without}
+    collected = {}
+    for paths in ([ROOT], [tmp_path, ROOT]):
+        done = subprocess.run(
+            command,
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env=usual | {"PYTHONPATH": os.pathsep.join(map(str, paths))},
+        )
+        assert done.returncode == 0, done.stdout
+        collected[len(paths)] = sorted(line for line in done.stdout.splitlines() if "::" in line)
+    assert len(collected[1]) > 200
+    assert collected[2] == collected[1]
+    files = {line.split("::")[0] for line in collected[2]}
+    marked = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if "@pytest.mark.gpu" in path.read_text() and path != Path(__file__)
+    }
+    assert marked <= files
 
 
 def test_check_gpu_measures_although_a_test_failed_or_there_is_no_pytest(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
-from panic_tda import clustering_manager
+from panic_tda import clustering_manager, parameters
 from panic_tda.clustering.recipe import hdbscan
 from panic_tda.clustering_manager import (
     cluster_all_data,
@@ -653,8 +653,9 @@ def test_an_id_that_is_none_is_refused_with_a_reason(tmp_path: Path) -> None:
 
 
 def test_a_memory_limit_and_a_work_folder_change_no_row_of_the_result(
-    upgraded: MakeFile, tmp_path: Path
+    upgraded: MakeFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(parameters, "LEAST_MEMORY", 1)
     file = upgraded(FieldSpec(text_models=("A",), runs=8, length=60))
     asked = ClusteringParameters(backend="tiled")
     limits = Resources(memory_limit=1000, work_dir=tmp_path / "work")

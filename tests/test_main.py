@@ -457,7 +457,7 @@ def test_listing_as_json(clustered: UpgradedFile) -> None:
         "n_clusters": parameters["n_clusters"],
         "n_assignments": parameters["n_embeddings"],
         "outlier_percent": 100 * parameters["n_outliers"] / parameters["n_embeddings"],
-        "created_at": first.created_at.isoformat(sep=" "),
+        "created_at": f"{first.created_at.isoformat(sep=' ')}+00:00",
         "duration_seconds": first.seconds,
     }
 

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import asdict
+from functools import cache
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from panic_tda import parameters
+from panic_tda import hdbscan, parameters
+from panic_tda.clustering.hierarchy import extract
 from panic_tda.errors import InvalidParameter, WrongUsage
+from panic_tda.main import main
 from panic_tda.parameters import (
     ClusteringParameters,
     Resources,
@@ -24,6 +31,7 @@ from panic_tda.parameters import (
     parse_min_cluster_size,
     validate_downsample,
 )
+from panic_tda.types import SpanningTree
 
 
 @pytest.mark.parametrize(
@@ -56,7 +64,7 @@ def test_the_defaults_of_the_design() -> None:
         "cluster_selection_epsilon": 0.4,
         "min_cluster_size": 10,
         "min_samples": 10,
-        "allow_single_cluster": True,
+        "allow_single_cluster": False,
         "cluster_selection_method": "eom",
         "max_cluster_size": None,
         "distance_floor": 1e-3,
@@ -85,7 +93,7 @@ def test_given_values_are_not_changed() -> None:
         min_cluster_size=500,
         min_samples=700,
         allow_single_cluster=False,
-        selection_method="leaf",
+        selection_method="eom",
         max_cluster_size=900,
         distance_floor=1e-5,
     )
@@ -94,7 +102,7 @@ def test_given_values_are_not_changed() -> None:
         "min_cluster_size": 500,
         "min_samples": 700,
         "allow_single_cluster": False,
-        "cluster_selection_method": "leaf",
+        "cluster_selection_method": "eom",
         "max_cluster_size": 900,
         "distance_floor": 1e-5,
     }
@@ -209,7 +217,7 @@ def test_numbers_of_numpy_become_plain_where_they_enter() -> None:
         min_samples=np.int64(5),
         max_cluster_size=np.uint8(50),
         allow_single_cluster=np.bool_(False),
-        distance_floor=np.float32(0.5),
+        distance_floor=np.float32(0.25),
         exact=np.bool_(True),
     )
     assert json.loads(json.dumps(asdict(asked))) == asdict(asked)
@@ -225,9 +233,111 @@ def test_a_largest_size_below_the_smallest_is_refused_where_both_are_known() -> 
     ):
         ClusteringParameters(min_cluster_size=10, max_cluster_size=9)
     assert ClusteringParameters(min_cluster_size=10, max_cluster_size=10).max_cluster_size == 10
-    # Leaves are not split further, and the size of a share is not known yet.
-    ClusteringParameters(min_cluster_size=10, max_cluster_size=9, selection_method="leaf")
-    ClusteringParameters(min_cluster_size=0.5, max_cluster_size=9)
+    # The size of a share, and of the default, is known with the rows.
+    for asked in (
+        ClusteringParameters(min_cluster_size=0.5, max_cluster_size=9),
+        ClusteringParameters(max_cluster_size=9),
+    ):
+        with pytest.raises(InvalidParameter, match=r"at least min_cluster_size, \d+; got 9"):
+            asked.resolve(100)
+    assert ClusteringParameters(min_cluster_size=0.5, max_cluster_size=9).resolve(18).min_cluster_size == 9
+
+
+SHARED_LIMIT = {"min_cluster_size": 0.9, "max_cluster_size": 50}
+VOID_PAIRS = [
+    ({"selection_method": "leaf", "max_cluster_size": 50}, "max_cluster_size has no effect"),
+    ({"selection_method": "leaf", "epsilon": 0, "allow_single_cluster": True}, "allow_single_cluster has no"),
+    ({"min_cluster_size": 60, "max_cluster_size": 50}, "at least min_cluster_size, 60; got 50"),
+    (SHARED_LIMIT, "at least min_cluster_size, 90; got 50"),
+    ({"epsilon": 0.1, "distance_floor": 0.2}, "epsilon must be 0 or at least distance_floor, 0.2"),
+    ({"distance_floor": 0.5}, "epsilon must be 0 or at least distance_floor, 0.5"),
+    ({"exact": True, "backend": "cuml"}, "backend cuml is not exact"),
+]
+"""Options of which one takes all effect from another, or contradicts it."""
+
+GROUND: dict[str, tuple[Any, ...]] = {
+    "epsilon": (0.0, 0.2, 0.9),
+    "allow_single_cluster": (False, True),
+    "selection_method": ("eom", "leaf"),
+    "min_samples": (3,),
+    "min_cluster_size": (4,),
+}
+"""Where the effects of options are looked for."""
+
+VALUES: dict[str, tuple[Any, Any]] = {
+    "epsilon": (0.0, 0.2),
+    "min_cluster_size": (0.1, 4),
+    "min_samples": (2, 6),
+    "allow_single_cluster": (False, True),
+    "selection_method": ("eom", "leaf"),
+    "max_cluster_size": (None, 12),
+    "distance_floor": (1e-3, 0.1),
+}
+"""Two values of each option that changes clusters."""
+
+
+@pytest.mark.parametrize(("asked", "message"), VOID_PAIRS)
+def test_an_option_that_another_makes_void_is_refused(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidParameter, match=message):
+        ClusteringParameters(**asked).resolve(100)
+
+
+def random_rows(seed: int) -> NDArray[np.float64]:
+    """Clouds of several widths, or of one: on one or the other every option changes something."""
+    rng = np.random.default_rng(seed)
+    cloud = rng.integers(0, (8, 1)[seed % 2], 110)
+    spread = rng.choice([0.02, 0.1, 0.4], 8)[cloud, None] if cloud.any() else 0.15
+    return rng.normal(size=(8, 4))[cloud] + spread * rng.normal(size=(110, 4))
+
+
+@cache
+def tree_of(seed: int, min_samples: int, distance_floor: float) -> SpanningTree:
+    fit = hdbscan(random_rows(seed), min_samples=min_samples, distance_floor=distance_floor, epsilon=0)
+    assert fit.tree is not None
+    return fit.tree
+
+
+def labels_of(seed: int, asked: dict[str, Any]) -> list[int]:
+    effective = ClusteringParameters(**asked).resolve(110)
+    tree = tree_of(seed, effective.min_samples, effective.distance_floor)
+    labels: list[int] = extract(tree, effective).labels.tolist()
+    return labels
+
+
+@pytest.mark.parametrize(("first", "second"), list(combinations(VALUES, 2)))
+def test_of_every_pair_each_option_has_an_effect_or_is_refused(first: str, second: str) -> None:
+    for option, other in ((first, second), (second, first)):
+        for value in VALUES[other]:
+            # An option is void beside a value if it changes nothing on any ground, and is not refused there.
+            refused = changed = False
+            for seed, *ground in product(range(6), *GROUND.values()):
+                asked = dict(zip(GROUND, ground, strict=True)) | {other: value}
+                try:
+                    labels = [labels_of(seed, asked | {option: each}) for each in VALUES[option]]
+                except InvalidParameter:
+                    refused = True
+                    continue
+                changed |= labels[0] != labels[1]
+            assert changed or refused, (option, other, value)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.4, 0.9, 2.0])
+@pytest.mark.parametrize("single", [False, True])
+def test_no_cluster_is_larger_than_max_cluster_size(epsilon: float, single: bool) -> None:
+    # At the default epsilon, merging to it gave clusters of 200 and 122 where 100 were asked for.
+    for rows in (random_rows(0), np.ones((60, 3))):
+        for largest in (4, 8, 23, 24, 50):
+            found = hdbscan(
+                rows,
+                epsilon=epsilon,
+                min_cluster_size=4,
+                min_samples=3,
+                max_cluster_size=largest,
+                allow_single_cluster=single,
+            )
+            assert found.record.largest_cluster_size is not None
+            assert found.record.largest_cluster_size <= largest
+            assert np.bincount(found.labels[found.labels >= 0], minlength=1).max() <= largest
 
 
 def test_effective_parameters_are_plain_numbers_whatever_was_given() -> None:
@@ -266,9 +376,24 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         parse_bytes(text)
 
 
-def test_a_memory_limit_of_nothing_is_refused() -> None:
-    with pytest.raises(InvalidParameter, match="memory_limit"):
-        Resources(memory_limit=0)
+@pytest.mark.parametrize("text", ["2", "2 ", " 2 B", "0", "0.5MiB", "1023KiB", "1MB", "0GiB"])
+def test_a_memory_limit_in_which_nothing_can_be_done_is_refused(text: str, tmp_path: Path) -> None:
+    """A number without a unit is bytes."""
+    said = "memory_limit must be at least 1 MiB .* such as 2GiB"
+    with pytest.raises(InvalidParameter, match=said):
+        Resources(memory_limit=parse_bytes(text))
+    for command in ("cluster-embeddings", "recut-clustering"):
+        result = CliRunner().invoke(
+            main, [command, "--memory-limit", text, "--db", str(tmp_path / "no.sqlite")]
+        )
+        assert (result.exit_code, len(re.findall(said, result.stderr))) == (2, 1), result.output
+
+
+def test_the_least_memory_limit_is_a_mebibyte() -> None:
+    assert [Resources(memory_limit=parse_bytes(text)).memory_limit for text in ("1MiB", "2GiB")] == [
+        1 << 20,
+        2 << 30,
+    ]
 
 
 def test_a_work_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:

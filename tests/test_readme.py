@@ -204,7 +204,9 @@ def test_python_of_the_readme_runs(session: tuple[Shell, list[str]]) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["LSA", "MiniLM"]
+    first, *models = done.stdout.splitlines()
+    assert first == "5 clusters of 500 vectors"
+    assert [line.split()[0] for line in models] == ["LSA", "MiniLM"]
 
 
 def test_upgrade_of_the_readme_runs(tmp_path: Path) -> None:

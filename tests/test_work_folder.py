@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from panic_tda import parameters
+from panic_tda.clustering import checkpoint as checkpoint_module
 from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.main import main
@@ -32,7 +35,7 @@ def leave_states(root: Path) -> None:
 
 
 def states(root: Path) -> list[Path]:
-    return list(root.rglob("*.npz"))
+    return list(root.rglob("*.state"))
 
 
 @pytest.mark.parametrize("checkpoints", [True, False])
@@ -90,7 +93,10 @@ def test_a_work_folder_that_cannot_be_made_costs_no_run(
     assert "could not be removed" not in caplog.text
 
 
-def test_where_a_file_is_needed_such_a_folder_is_an_error_that_names_the_option(upgraded: MakeFile) -> None:
+def test_where_a_file_is_needed_such_a_folder_is_an_error_that_names_the_option(
+    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parameters, "LEAST_MEMORY", 1)
     file = upgraded(TWO_MODELS)
     beside = file.path.with_name(f"{file.path.name}.panic-tda")
     beside.write_text("mine")
@@ -106,6 +112,7 @@ def test_without_checkpoints_large_files_lie_in_the_work_folder_too(
 ) -> None:
     """The neighbour lists went into the temporary folder, which is often memory itself."""
     file = upgraded(TWO_MODELS)
+    monkeypatch.setattr(parameters, "LEAST_MEMORY", 1)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "not" / "for" / "this"))
     (tmp_path / "not").write_text("a file, so that nothing can be made below it")
     asked = Resources(memory_limit=1000, work_dir=tmp_path / "work", checkpoints=False)
@@ -114,3 +121,120 @@ def test_without_checkpoints_large_files_lie_in_the_work_folder_too(
     assert [outcome.status for outcome in outcomes] == [CLUSTERED, CLUSTERED]
     assert f"go into a file in {tmp_path / 'work' / 'A'}" in caplog.text
     assert not any((tmp_path / "work").iterdir())
+
+
+def plant(folder: Path) -> dict[str, bytes]:
+    """Fill somebody's folder with what looks like states, and return what is in it."""
+    (folder / ("a" * 16)).mkdir(parents=True)
+    for place in (folder, folder / ("a" * 16)):
+        for name in ("neighbours.npz", "finished-tree.state", "checkpoint.json", "x.panic-tda.partial"):
+            (place / name).write_bytes(b"precious")
+    return contents(folder)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("discard", [True, False])
+@pytest.mark.parametrize("link", ["root", "model", "key"])
+def test_a_link_in_the_work_folder_leads_nowhere(
+    upgraded: MakeFile, tmp_path: Path, link: str, discard: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = upgraded(TWO_MODELS)
+    root = file.path.with_name(f"{file.path.name}.panic-tda")
+    target = tmp_path / "theirs"
+    precious = plant(target)
+    planted = {"root": root, "model": root / "A", "key": root / "A" / ("b" * 16)}[link]
+    planted.parent.mkdir(parents=True, exist_ok=True)
+    planted.symlink_to(target)
+    (outcome,) = cluster_all_data(
+        file.database, ["A"], parameters=TILED, resources=Resources(discard_checkpoints=discard)
+    )
+    assert outcome.status == CLUSTERED
+    assert contents(target) == precious
+    if discard or link != "key":
+        assert str(planted) in caplog.text
+        assert "symbolic link" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "hard link", "fifo", "folder"])
+def test_what_has_the_name_of_a_partial_state_is_not_written_to(tmp_path: Path, kind: str) -> None:
+    checkpoint = Checkpoint(tmp_path / "work", "rows")
+    checkpoint.open(k=3)
+    checkpoint.save("state", rows=np.arange(3))
+    target, partial = tmp_path / "theirs", checkpoint.folder / "state.panic-tda.partial"
+    target.write_bytes(b"precious")
+    if kind == "link":
+        partial.symlink_to(target)
+    elif kind == "dangling link":
+        partial.symlink_to(tmp_path / "new")
+    elif kind == "hard link":
+        partial.hardlink_to(target)
+    elif kind == "fifo":
+        os.mkfifo(partial)
+    else:
+        partial.mkdir()
+    checkpoint.save("state", rows=np.arange(4))
+    assert target.read_bytes() == b"precious"
+    assert not (tmp_path / "new").exists()
+    stored = checkpoint.load("state")
+    assert stored is not None
+    # Where nothing could be saved, the state is what it was.
+    assert stored["rows"].tolist() == list(range(3 if kind == "folder" else 4))
+
+
+def test_a_link_in_the_place_of_states_is_neither_read_nor_written_nor_emptied(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = Checkpoint(tmp_path / "theirs", "rows")
+    theirs.open(k=3)
+    theirs.save("state", rows=np.arange(3))
+    ours = Checkpoint(tmp_path / "work", "rows")
+    ours.open(k=3)
+    ours.root.mkdir()
+    ours.folder.symlink_to(theirs.folder)
+    before = contents(tmp_path / "theirs")
+    assert ours.load("state") is None
+    ours.save("state", rows=np.arange(4))
+    ours.remove("state")
+    with pytest.raises(OSError, match="symbolic link"):
+        ours.discard()
+    assert contents(tmp_path / "theirs") == before
+    assert caplog.text.count(str(ours.folder)) >= 2
+
+
+def test_the_folder_that_is_named_may_be_a_link(upgraded: MakeFile, tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    work = tmp_path / "work"
+    work.symlink_to(tmp_path / "scratch")
+    leave_states(work / "A")
+    asked = Resources(work_dir=work, memory_limit=1000, discard_checkpoints=True)
+    (outcome,) = cluster_all_data(upgraded(TWO_MODELS).database, ["A"], parameters=TILED, resources=asked)
+    assert outcome.status == CLUSTERED
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_states_are_for_their_owner_alone(tmp_path: Path) -> None:
+    leave_states(tmp_path / "work" / "A")
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "work").rglob("*") if path.is_file()}
+    assert modes == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "work").rglob("*") if path.is_dir()} == {
+        0o700
+    }
+
+
+def test_states_of_an_earlier_version_are_told_of_and_go_with_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(checkpoint_module, "_FORMAT", 2)
+        old = Checkpoint(tmp_path, "rows")
+        old.open(k=3)
+        old.save("state", rows=np.arange(3))
+    new = Checkpoint(tmp_path, "rows")
+    new.open(k=3)
+    assert f"the states in {old.folder} are of an earlier version of panic_tda" in caplog.text
+    assert new.load("state") is None
+    new.discard()
+    assert not old.folder.exists()

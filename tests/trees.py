@@ -89,7 +89,7 @@ def by_smallest_row(found: FlatClusters) -> FlatClusters:
     order = np.argsort(first)
     labels = found.labels.copy()
     labels[members] = np.argsort(order)[labels[members]]
-    return FlatClusters(labels, found.probabilities, found.persistence[order])
+    return replace(found, labels=labels, persistence=found.persistence[order])
 
 
 def assert_same(found: FlatClusters, expected: FlatClusters, note: object = "") -> None:
@@ -99,6 +99,7 @@ def assert_same(found: FlatClusters, expected: FlatClusters, note: object = "") 
     np.testing.assert_allclose(
         found.persistence, expected.persistence, rtol=1e-9, atol=1e-15, err_msg=str(note)
     )
+    assert found.root_selected == expected.root_selected, note
 
 
 def labels_of(tree: SpanningTree, parameters: EffectiveParameters) -> list[int]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from panic_tda.arrays import rows
 from panic_tda.devices import cuda
+from panic_tda.devices.kernel_cache import translate_cache_errors
 from panic_tda.errors import DeviceOutOfMemory
 from panic_tda.parameters import format_bytes
 
@@ -117,10 +118,13 @@ def explained(n_rows: int, n_features: int, backend: str) -> Iterator[None]:
     ------
     DeviceOutOfMemory
         In place of CuPy's own error; that of host memory passes.
+    CannotWrite
+        CuPy could not keep a compiled kernel.
     """
     free = cuda.free_bytes()
     try:
-        yield
+        with translate_cache_errors():
+            yield
     except MemoryError as error:
         if not isinstance(error, _out_of_memory_error()):
             raise
@@ -136,11 +140,11 @@ def explained(n_rows: int, n_features: int, backend: str) -> Iterator[None]:
 
 
 def release() -> None:
-    """Give back what finished work has left behind, for the next model and for cuML's own pool."""
-    # The frames of a failure may hold arrays in a cycle; how often that happens differs by version of Python.
-    gc.collect()
+    """Free what finished work has left in device memory, for the next model and for cuML's own pool."""
     if "cupy" not in sys.modules or cuda.unusable_because() is not None:
         return
+    # CuPy's objects may hold arrays in a cycle. A collection takes 0.1 s and more, whatever was left.
+    gc.collect()
     try:
         _free_pools()
     except Exception as error:

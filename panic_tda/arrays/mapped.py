@@ -6,17 +6,16 @@ import errno
 import math
 import os
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from panic_tda.disk import free_text
+from panic_tda.disk import free_text, make_own_folder
 from panic_tda.errors import NoRoom
 from panic_tda.parameters import format_bytes
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import DTypeLike, NDArray
 
 _NOT_RESERVABLE = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -32,7 +31,8 @@ def new_array(shape: tuple[int, ...], dtype: DTypeLike, folder: Path | None) -> 
     dtype : data type
     folder : Path or None
         None takes memory. A folder, made where there is none, takes a file without a name, which is mapped
-        into memory: however the process ends, nothing is left of it.
+        into memory: however the process ends, nothing is left of it. It must be our own user's and no link,
+        unless it is the temporary folder.
 
     Raises
     ------
@@ -43,7 +43,8 @@ def new_array(shape: tuple[int, ...], dtype: DTypeLike, folder: Path | None) -> 
         return np.empty(shape, dtype=dtype)
     size = math.prod(shape) * np.dtype(dtype).itemsize
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if folder != Path(tempfile.gettempdir()):
+            make_own_folder(folder)
         with tempfile.TemporaryFile(dir=folder) as file:
             _reserve(file.fileno(), size)
             # A plain view: compiled kernels take memory maps only as ordinary arrays.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import threading
 from typing import Any
 
 import click
@@ -21,6 +22,8 @@ VARIABLE = "_PANIC_TDA_COMPLETE"
 """Click's name for what tells the program that a shell asks."""
 SHELLS = ("bash", "zsh", "fish")
 LATEST = "latest"
+SECONDS = 5.0
+"""After this long nobody waits for a completion any more."""
 
 
 class _Bash(BashComplete):
@@ -49,6 +52,13 @@ def is_asked_for() -> bool:
     if asked:
         add_completion_class(_Bash, "bash")
     return asked
+
+
+def limit_time() -> None:
+    """End this process without an answer after `SECONDS`: a view may take a database for ever."""
+    timer = threading.Timer(SECONDS, os._exit, [1])
+    timer.daemon = True
+    timer.start()
 
 
 def ids(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

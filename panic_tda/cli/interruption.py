@@ -15,14 +15,14 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from panic_tda.interrupts import watched
+from panic_tda.interrupts import watch_signals
 
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 _WORDS_SECONDS = 0.5
 _CODES: dict[int, int] = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
 
-came: set[int] = set()
-"""Signals that were heard. Some native calls drop what a handler raises, and a module that was being loaded
+received_signals: set[int] = set()
+"""Signals whose handler ran. Some native calls drop what a handler raises, and a module that was being loaded
 is left in part: what fails then fails of the signal."""
 
 last_words: list[Callable[[], None]] = []
@@ -31,33 +31,31 @@ last_words: list[Callable[[], None]] = []
 
 def code_of_signal() -> int | None:
     """Return the exit code of a signal that came; None where none did."""
-    return next((_CODES[signal.Signals(number)] for number in came), None)
+    return next((_CODES[signal.Signals(number)] for number in received_signals), None)
 
 
 @contextmanager
-def heard(say: Callable[[int], None]) -> Iterator[None]:
-    """Turn SIGTERM into SystemExit(143) and leave SIGINT a KeyboardInterrupt, and see to it that they come.
+def signal_scope(say: Callable[[int], None]) -> Iterator[None]:
+    """Raise SystemExit(143) for SIGTERM, KeyboardInterrupt for SIGINT; end the process where that fails.
 
     Parameters
     ----------
     say : callable
-        Told the exit code, in another thread, before the process is ended in the middle of a native call.
+        Called with the exit code, in another thread, before the process is ended where it does not end by
+        itself.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    ran = threading.Event()
-    came.clear()
+    received_signals.clear()
 
     def terminate(_number: int, _frame: FrameType | None) -> None:
-        ran.set()
-        came.add(signal.SIGTERM)
+        received_signals.add(signal.SIGTERM)
         # Nothing is printed here: the signal may have come in the middle of another line.
         sys.exit(EXIT_TERMINATED)
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
-        ran.set()
-        came.add(signal.SIGINT)
+        received_signals.add(signal.SIGINT)
         raise KeyboardInterrupt
 
     before: dict[signal.Signals, Any] = {signal.SIGTERM: signal.signal(signal.SIGTERM, terminate)}
@@ -65,7 +63,7 @@ def heard(say: Callable[[int], None]) -> Iterator[None]:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
-        with watched(set(before), ran, lambda number: _end(_CODES[number], say)):
+        with watch_signals(set(before), lambda number: _end(_CODES[number], say)):
             yield
     finally:
         for number, handler in before.items():

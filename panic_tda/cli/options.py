@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from click.core import ParameterSource
 from panic_tda.cli import completion, terminal
 from panic_tda.cli.completion import LATEST as LATEST
 from panic_tda.cli.text import harmless
+from panic_tda.outputs import file_of_database
 
 DEFAULT_DATABASE = "db/trajectory_data.sqlite"
 BACKENDS = ("auto", "cuml", "sklearn", "tiled")
@@ -23,6 +25,8 @@ HELP_NAMES = ["-h", "--help"]
 _MOST_VALUES = 100_000
 _OWN, _COMMON = "Options", "Common options"
 _LOUDNESS = "panic_tda.loudness"
+_DATABASES = ("source", "target", "database")
+"""Parameters of commands that name one."""
 
 
 class _Option(click.Option):
@@ -82,7 +86,12 @@ class Group(Command, click.Group):
         """Run the command that the words ask for."""
         terminal.open_closed_streams()
         if not completion.is_asked_for():
-            return super().main(*arguments, **settings)
+            terminal.replace_unprintable(sys.stdout)
+            try:
+                return super().main(*arguments, **settings)
+            except OSError as error:
+                terminal.end_unwritten(error)
+        completion.limit_time()
         try:
             return super().main(*arguments, **settings)
         except Exception:
@@ -151,10 +160,24 @@ def common(function: Callable[..., None]) -> Callable[..., None]:
     def run(*, log_file: Path | None, **options: Any) -> None:
         said = click.get_current_context().meta.get(_LOUDNESS)
         with terminal.exit_codes(as_json=options.get("as_json", False)):
-            terminal.configure_logging(verbose=said == "verbose", quiet=said == "quiet", log_file=log_file)
+            terminal.configure_logging(
+                verbose=said == "verbose",
+                quiet=said == "quiet",
+                log_file=log_file,
+                inputs=_inputs(options) if log_file is not None else (),
+            )
             function(**options)
 
     return before_commands(run)
+
+
+def _inputs(options: dict[str, Any]) -> list[Path]:
+    """Return the files that a command reads, its databases first: no log is written into one."""
+    named = [file_of_database(options[name]) for name in _DATABASES if options.get(name)]
+    files: list[Path] = [file for file in named if file is not None]
+    for file in options.get("files", ()):
+        files += [file, *sorted(file.glob("*.parquet"))] if os.path.isdir(file) else [file]
+    return files
 
 
 def before_commands(function: Callable[..., None]) -> Callable[..., None]:

@@ -11,16 +11,17 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 import click
 
-from panic_tda.cli.interruption import EXIT_INTERRUPTED, EXIT_TERMINATED, code_of_signal, heard
+from panic_tda.cli.interruption import EXIT_INTERRUPTED, EXIT_TERMINATED, code_of_signal, signal_scope
 from panic_tda.cli.text import harmless
 from panic_tda.errors import PanicTdaError, WrongUsage
+from panic_tda.outputs import create_file, require_harmless
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 _STOPPED = {EXIT_INTERRUPTED: "interrupted", EXIT_TERMINATED: "terminated"}
@@ -31,8 +32,14 @@ _NOT_AS_IT_IS = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _log = logging.getLogger("panic_tda")
 
 
-def configure_logging(*, verbose: bool, quiet: bool, log_file: Path | None) -> None:
-    """Send the package's logs to stderr, and everything with tracebacks to `log_file`."""
+def configure_logging(
+    *, verbose: bool, quiet: bool, log_file: Path | None, inputs: Sequence[Path] = ()
+) -> None:
+    """Send the package's logs to stderr, and everything with tracebacks to `log_file`.
+
+    It may be none of the files that the command reads, the database among them, and a new one is readable by
+    no more users than the first of them.
+    """
     for handler in list(_log.handlers):
         _log.removeHandler(handler)
         handler.close()
@@ -45,13 +52,27 @@ def configure_logging(*, verbose: bool, quiet: bool, log_file: Path | None) -> N
         stderr.addFilter(_without_traceback)
     _log.addHandler(stderr)
     if log_file is not None:
+        require_harmless(log_file, *inputs)
         try:
             log_file.parent.mkdir(parents=True, exist_ok=True)
-            to_file = logging.FileHandler(log_file, encoding="utf-8")
+            if inputs and not os.path.lexists(log_file):
+                os.close(create_file(log_file, inputs[0]))
+            to_file = _LogFile(_require_reader(log_file), encoding="utf-8")
         except OSError as error:
             raise WrongUsage(f"cannot write the log file {log_file}: {error.strerror or error}") from error
         to_file.setFormatter(_line_format())
         _log.addHandler(to_file)
+
+
+class UnwritableOutput(PanicTdaError):
+    """Stdout takes no more, as on a full disk."""
+
+
+def end_unwritten(error: OSError) -> NoReturn:
+    """Exit because the help, the version or a usage message could not be written."""
+    _discard(sys.stdout)
+    _echo_error(f"Error: {_message_of(error)}")
+    sys.exit(EXIT_FAILED)
 
 
 def open_closed_streams() -> None:
@@ -70,9 +91,10 @@ def exit_codes(*, as_json: bool) -> Iterator[None]:
 
     Commands leave with `EXIT_FAILED` themselves where some of their work failed and the rest was printed.
     """
-    _replace_what_cannot_be_printed(sys.stdout)
+    replace_unprintable(sys.stdout)
     try:
-        with heard(_say_stopped):
+        with signal_scope(_say_stopped):
+            _require_working_folder()
             yield
     except PanicTdaError as error:
         _fail(error, EXIT_USAGE if isinstance(error, WrongUsage) else EXIT_FAILED, as_json=as_json)
@@ -105,6 +127,33 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         _echo_error(self.format(record))
+
+
+class _LogFile(logging.FileHandler):
+    """A log file; one that cannot be written any more, on a full disk, costs the log and nothing else."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        """Say once that the log ends here."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        _log.removeHandler(self)
+        with suppress(OSError):
+            self.close()
+        _log.warning("the log file %s ends here: %s", self.baseFilename, error.strerror or error)
+
+
+def _require_reader(log_file: Path) -> Path:
+    """Fail where a log file is a pipe that nobody reads: opening it as a file would wait for ever."""
+    if log_file.is_fifo():
+        try:
+            os.close(os.open(log_file, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError as error:
+            raise WrongUsage(
+                f"the log file {log_file} is a pipe that nobody reads; name a regular file"
+            ) from error
+    return log_file
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
@@ -147,22 +196,42 @@ def _echo(text: str) -> None:
     except BrokenPipeError:
         # The reader went away (`| head`): no failure of ours, and the work goes on.
         _discard(sys.stdout)
+    except OSError as error:
+        _discard(sys.stdout)
+        raise UnwritableOutput(f"the output cannot be written: {error.strerror or error}") from error
 
 
 def print_error(kind: str, message: str, *, as_json: bool) -> None:
-    """Print a failure as an object on stdout, where JSON was asked for."""
+    """Print a failure as an object on stdout, where JSON was asked for and stdout takes it."""
     if as_json:
-        print_json({"error": {"type": kind, "message": message}})
+        with suppress(UnwritableOutput):
+            print_json({"error": {"type": kind, "message": message}})
 
 
 def _fail(error: Exception, code: int, *, as_json: bool) -> None:
     _log.debug("the command failed", exc_info=error)
     expected = isinstance(error, PanicTdaError)
-    message = str(error) if expected else f"unexpected {type(error).__name__}: {error}"
+    message = _message_of(error)
     print_error(type(error).__name__, message, as_json=as_json)
     hint = "" if expected else " (the traceback is in --log-file, or on stderr with -v)"
     _echo_error(f"Error: {message}{hint}")
     sys.exit(code_of_signal() or code)
+
+
+def _message_of(error: Exception) -> str:
+    if isinstance(error, PanicTdaError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        # Of the machine, not of ours: a folder that is gone, a name that is too long, a limit.
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return f"unexpected {type(error).__name__}: {error}"
+
+
+def _require_working_folder() -> None:
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise WrongUsage("the working folder was deleted; change to another one") from error
 
 
 def _echo_error(message: str) -> None:
@@ -178,9 +247,11 @@ def _takes_all_scripts(stream: TextIO) -> bool:
     return stream.encoding.lower().replace("-", "").startswith("utf")
 
 
-def _replace_what_cannot_be_printed(stream: TextIO) -> None:
+def replace_unprintable(stream: TextIO) -> None:
     """Texts are in all scripts, and a terminal may know one: a question mark is better than no listing."""
-    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+    # In the C locale Python takes surrogateescape, which has no sign for other characters either.
+    errors = ("strict",) if _takes_all_scripts(stream) else ("strict", "surrogateescape")
+    if isinstance(stream, io.TextIOWrapper) and stream.errors in errors:
         stream.reconfigure(errors="replace")
 
 

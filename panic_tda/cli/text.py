@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import textwrap
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from panic_tda.errors import InvalidParameter
 
 _GAP = "  "
 _JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
+_LEAST_ID = 8
+"""Characters that are left of an id at least."""
 _LEAST_COLUMNS = 8
 """To which a cell that may be shortened is shortened at most."""
 
@@ -89,6 +91,20 @@ def shorten(text: str, width: int) -> str:
         if taken > room:
             return text[:position] + "…"
     return text
+
+
+def shorten_ids(ids: Iterable[str]) -> Mapping[str, str]:
+    """Return the beginning of each id, as long for all as it takes to tell all of them apart.
+
+    Wherever an id is taken, so is its beginning. Ids that were made one after another begin alike.
+
+    >>> sorted(shorten_ids(["01a1fbfd-1fbd-75e0", "01a1fbfd-2068-7bb5"]).values())
+    ['01a1fbfd-1', '01a1fbfd-2']
+    """
+    distinct, length = set(ids), _LEAST_ID
+    while len({one[:length] for one in distinct}) < len(distinct):
+        length += 1
+    return {one: one[:length] for one in distinct}
 
 
 def duration(seconds: float) -> str:

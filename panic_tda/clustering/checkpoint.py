@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
-import math
 import os
 import re
 import time
@@ -15,13 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any
-from zipfile import BadZipFile, ZipFile
 
-import numpy as np
-
-from panic_tda.arrays.namespace import namespace
-from panic_tda.arrays.rows import slices
-from panic_tda.disk import free_text, sync_folder
+from panic_tda.clustering.state_files import Form, UnusableState, read_state, write_state
+from panic_tda.disk import (
+    PRIVATE_FILE,
+    UNFOLLOWED,
+    free_text,
+    make_own_folder,
+    open_own_file,
+    require_own_file,
+    require_own_folder,
+    sync_folder,
+)
 from panic_tda.parameters import format_bytes
 
 try:
@@ -34,11 +39,13 @@ if TYPE_CHECKING:
 
 SAVE_SECONDS = 60.0
 """Least time between two saved states of one stage: a kill costs at most this much and one save."""
-_FORMAT = 2
+_FORMAT = 3
+"""Of the states. Those of formats 1 and 2 were zip files whose headers no check covered."""
 _ABOUT = "checkpoint.json"
 _PARTIAL = ".panic-tda.partial"
 _KEY_DIGITS = 16
-_PIECE_BYTES = 1 << 20
+_STATE, _OLDER_STATE = ".state", ".npz"
+_MOST_ABOUT_BYTES = 1 << 20
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +73,7 @@ class SavedState:
 
 
 def saved_states(root: Path) -> list[SavedState]:
-    """Return the states in the folders below `root`, in the order of their names."""
+    """Return our own user's states in the folders below `root`, in the order of their names."""
     try:
         places = sorted(about.parent for about in root.rglob(_ABOUT))
     except OSError:  # its name is too long for a folder, in which then nothing was saved
@@ -82,6 +89,9 @@ def discard_states(root: Path, input_sha256: str) -> None:
     OSError
         A file cannot be removed.
     """
+    if not os.path.isdir(root):
+        return
+    require_own_folder(root)
     for state in saved_states(root):
         if state.input_sha256 == input_sha256:
             _discard(state.folder)
@@ -91,11 +101,14 @@ def discard_states(root: Path, input_sha256: str) -> None:
 
 def _saved_state(folder: Path) -> SavedState | None:
     try:
-        about = json.loads((folder / _ABOUT).read_text())
-    except (OSError, ValueError):
+        require_own_folder(folder)
+        with open_own_file(folder / _ABOUT) as file:
+            about = json.loads(file.read(_MOST_ABOUT_BYTES))
+    except (OSError, ValueError, RecursionError):
         about = None
     try:
-        files = [file.stat() for file in folder.iterdir()]
+        require_own_folder(folder)
+        files = [file.lstat() for file in folder.iterdir()]
         times = [file.st_mtime for file in files]
         known = about.get("input_sha256") if isinstance(about, dict) else None
         return SavedState(folder, known, sum(file.st_size for file in files), max(times))
@@ -118,7 +131,9 @@ class Checkpoint:
 
     Notes
     -----
-    A folder that cannot be written or read costs the chance to go on, never the run: that is warned of.
+    A folder that cannot be written or read costs the chance to go on, never the run: that is warned of. So is
+    a state that is damaged, a link or another user's. Its folders are our own user's, and no links; only what
+    lies above `root` may be anything.
     """
 
     def __init__(self, root: Path, input_sha256: str, *, save_seconds: float = SAVE_SECONDS) -> None:
@@ -138,8 +153,13 @@ class Checkpoint:
             must have a JSON form.
         """
         self._about = {"format": _FORMAT, "input_sha256": self._input, "parameters": parameters}
-        key = hashlib.sha256(json.dumps(self._about, sort_keys=True).encode()).hexdigest()
-        self.folder = self.root / key[:_KEY_DIGITS]
+        self.folder = self._folder_of(_FORMAT)
+        for folder in self._older_folders():
+            _log.warning(
+                "the states in %s are of an earlier version of panic_tda and are not used; they are removed "
+                "when this clustering is saved",
+                folder,
+            )
 
     def due(self) -> bool:
         """Say whether enough time has passed since the last save."""
@@ -164,25 +184,40 @@ class Checkpoint:
                 error,
             )
 
-    def load(self, name: str, into: Mapping[str, Array] = MappingProxyType({})) -> dict[str, Any] | None:
-        """Return the arrays stored under a name, or None.
+    def load(
+        self,
+        name: str,
+        forms: Mapping[str, Form] | None = None,
+        *,
+        into: Mapping[str, Array] = MappingProxyType({}),
+        check: Callable[[Mapping[str, Any]], object] | None = None,
+    ) -> dict[str, Any] | None:
+        """Return the arrays stored under a name, or None; a state that cannot be used is warned of.
 
         Parameters
         ----------
         name : str
+        forms : mapping of str to Form, optional
+            The arrays that the state must have; no file of another size is read.
         into : mapping of str to array
             Arrays, in host or in device memory or in files, into which those of these names are read piece by
             piece. Where None is returned something may have been written to them already.
+        check : callable, optional
+            Raises `UnusableState` where values are not what they must be.
         """
         path = self._path(name)
+        if not os.path.lexists(path):
+            return None
         try:
-            saved = path.stat().st_mtime
-            with ZipFile(path) as stored:
-                members = [Path(member).stem for member in stored.namelist()]
-                state = {member: _read(stored, member, into.get(member)) for member in members}
-                if missing := into.keys() - state:
-                    raise KeyError(missing)
-        except (OSError, BadZipFile, KeyError, ValueError, EOFError):
+            self._require_own_folders()
+            with open_own_file(path) as file:
+                saved = os.fstat(file.fileno()).st_mtime
+                state = read_state(file, self._about | {"name": name}, forms=forms, into=into)
+            if check is not None:
+                check(state)
+        except (OSError, UnusableState) as error:
+            reason = error.strerror or error if isinstance(error, OSError) else error
+            _log.warning("the state %s is not used, and its work begins anew: %s", path, reason)
             return None
         _log.info(
             "going on from the state %s, saved %s", path, time.strftime("%H:%M:%S", time.localtime(saved))
@@ -192,23 +227,40 @@ class Checkpoint:
     def remove(self, name: str) -> None:
         """Forget a state."""
         with contextlib.suppress(OSError):
+            self._require_own_folders()
             self._path(name).unlink()
 
     def discard(self) -> None:
         """Remove the states of these parameters, and folders that are empty then; other files stay."""
         if self._about:
-            _discard(self.folder)
+            for folder in (self.folder, *self._older_folders()):
+                _discard(folder)
             _remove_empty(self.root)
 
+    def _require_own_folders(self) -> None:
+        for folder in (self.root, self.folder):
+            require_own_folder(folder)
+
+    def _folder_of(self, number: int) -> Path:
+        """Return the folder that states of a format with this number have."""
+        about = json.dumps(self._about | {"format": number}, sort_keys=True)
+        return self.root / hashlib.sha256(about.encode()).hexdigest()[:_KEY_DIGITS]
+
+    def _older_folders(self) -> list[Path]:
+        folders = [self._folder_of(number) for number in range(1, _FORMAT)]
+        return [folder for folder in folders if os.path.isdir(folder)]
+
     def _store(self, name: str, arrays: dict[str, Any]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / _ABOUT).exists():
+        for folder in (self.root, self.folder):
+            make_own_folder(folder)
+        if not os.path.lexists(self.folder / _ABOUT):
             # For people, and for whoever tidies up: whose states these are.
-            about = json.dumps(self._about, indent=1).encode()
-            self._replace(self.folder / _ABOUT, lambda file: file.write(about))
+            text = json.dumps(self._about, indent=1).encode()
+            self._replace(self.folder / _ABOUT, lambda file: file.write(text))
             for folder in (self.root, self.root.parent):
                 sync_folder(folder)
-        self._replace(self._path(name), lambda file: np.savez(file, **arrays))
+        about = self._about | {"name": name}
+        self._replace(self._path(name), lambda file: write_state(file, about, arrays))
 
     def _replace(self, path: Path, write: Callable[[IO[bytes]], object]) -> None:
         """Put a file that is written whole, and on the disk, in the place of another."""
@@ -230,24 +282,36 @@ class Checkpoint:
         sync_folder(self.folder)
 
     def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.npz"
+        return self.folder / f"{name}{_STATE}"
 
 
 def discard_all(root: Path) -> None:
     """Remove the states of every set of parameters below a folder, and folders that are empty then."""
+    if not os.path.isdir(root):
+        return
     try:
-        for folder in sorted(root.iterdir()) if os.path.isdir(root) else ():
-            if re.fullmatch(rf"[0-9a-f]{{{_KEY_DIGITS}}}", folder.name) and folder.is_dir():
+        require_own_folder(root)
+        folders = sorted(root.iterdir())
+    except OSError as error:
+        _log.warning("the states in %s could not be discarded: %s", root, error)
+        return
+    for folder in folders:
+        if re.fullmatch(rf"[0-9a-f]{{{_KEY_DIGITS}}}", folder.name) and os.path.isdir(folder):
+            try:
                 _discard(folder)
                 _log.info("discarded the states in %s", folder)
-    except OSError as error:
-        _log.warning("not all states in %s could be discarded: %s", root, error)
+            except OSError as error:
+                _log.warning("not all states in %s could be discarded: %s", root, error)
     _remove_empty(root)
 
 
 def _discard(folder: Path) -> None:
-    # A path's own method raises where the name is too long for a folder, in which then nothing was saved.
-    for pattern in ("*.npz", f"*{_PARTIAL}", _ABOUT) if os.path.isdir(folder) else ():
+    """Remove the states in a folder; what is a link or another user's folder is left alone, by an error."""
+    # False too where the name is too long for a folder, in which then nothing was saved.
+    if not os.path.lexists(folder):
+        return
+    require_own_folder(folder)
+    for pattern in (f"*{_STATE}", f"*{_OLDER_STATE}", f"*{_PARTIAL}", _ABOUT):
         for file in folder.glob(pattern):
             file.unlink(missing_ok=True)
     _remove_empty(folder)
@@ -257,9 +321,10 @@ def _discard(folder: Path) -> None:
 def _only_writer(path: Path) -> Iterator[IO[bytes] | None]:
     """Open a file, empty, that no other process writes; give None where one does.
 
-    A killed process keeps no lock: what it left behind is overwritten.
+    A killed process keeps no lock: what it left behind is overwritten. Whatever else has the name, such as a
+    link, is removed first.
     """
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+    with _open_plain(path) as file:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -268,7 +333,7 @@ def _only_writer(path: Path) -> Iterator[IO[bytes] | None]:
                 return
             except OSError:  # a file system without locks
                 pass
-            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            if not os.path.lexists(path) or not os.path.samestat(os.fstat(file.fileno()), path.lstat()):
                 # Between the opening and the lock it got its name: it is the state itself now.
                 yield None
                 return
@@ -276,31 +341,30 @@ def _only_writer(path: Path) -> Iterator[IO[bytes] | None]:
         yield file
 
 
+def _open_plain(path: Path) -> IO[bytes]:
+    """Open a file of our own user, which has no other name, for writing; make it where there is none."""
+    flags = os.O_RDWR | UNFOLLOWED
+    if os.path.lexists(path):
+        try:
+            _require_plain(path, path.lstat())
+            number = os.open(path, flags)
+            try:
+                _require_plain(path, os.fstat(number))
+            except BaseException:
+                os.close(number)
+                raise
+            return os.fdopen(number, "r+b")
+        except OSError:
+            path.unlink()
+    return os.fdopen(os.open(path, flags | os.O_CREAT | os.O_EXCL, PRIVATE_FILE), "r+b")
+
+
+def _require_plain(path: Path, status: os.stat_result) -> None:
+    require_own_file(path, status)
+    if status.st_nlink != 1:
+        raise OSError(errno.EMLINK, "it has another name too", str(path))
+
+
 def _remove_empty(folder: Path) -> None:
     with contextlib.suppress(OSError):  # something else is in it, or it never was there
         folder.rmdir()
-
-
-def _read(stored: ZipFile, name: str, into: Array | None) -> Array:
-    """Read an array of a state, in pieces where there is one to take it: no second one is made then."""
-    with stored.open(f"{name}.npy") as member:
-        if into is None:
-            return np.lib.format.read_array(member)
-        # Headers of plain numbers are of the first version.
-        np.lib.format.read_magic(member)
-        shape, columns_first, dtype = np.lib.format.read_array_header_1_0(member)
-        if (shape, columns_first, dtype) != (into.shape, False, into.dtype):
-            raise ValueError(f"{name} is {shape} of {dtype}, not {into.shape} of {into.dtype}")
-        row_bytes = dtype.itemsize * math.prod(shape[1:])
-        for rows in slices(len(into), _PIECE_BYTES // max(1, row_bytes)):
-            n_rows = rows.stop - rows.start
-            piece = np.frombuffer(_exactly(member, n_rows * row_bytes), dtype=dtype)
-            into[rows] = namespace(into).asarray(piece.reshape(n_rows, *shape[1:]))
-    return into
-
-
-def _exactly(member: IO[bytes], size: int) -> bytes:
-    found = member.read(size)
-    if len(found) < size:
-        raise EOFError("the state ends too soon")
-    return found

@@ -60,15 +60,21 @@ def extract(tree: SpanningTree, parameters: EffectiveParameters) -> FlatClusters
 
     Notes
     -----
-    Selection follows hdbscan 0.8.44, of which three rules surprise: with `allow_single_cluster`, rows of a
+    Selection follows hdbscan 0.8.44, but for `max_cluster_size`: here no cluster has more rows than that.
+    The climb to epsilon ends at the uppermost ancestor that is small enough, where hdbscan merges without a
+    limit; and the root counts with the rows that it would label (those within epsilon, or without epsilon at
+    its densest level), where hdbscan adds up the sizes of its children: 0 for a root without a split. The
+    method "leaf" has no such limit.
+
+    Three rules of hdbscan surprise: with `allow_single_cluster`, rows of a
     chosen root are still outliers unless they lie within epsilon (or, without epsilon, at the root's
     densest level); "leaf" finds nothing where the root never splits; and a cluster born exactly at epsilon
     stays when it is chosen, yet is passed over by descendants that climb. Other than there, ties have no
     order, epsilon is compared with heights (not 1/λ with 1/epsilon), and densities count up to
     1 / max(epsilon, distance_floor) in a probability.
 
-    Persistence is the mean over members of 1 - height/birth: 1 for the root, which was never born, and
-    unlike a stability not dominated by the few densest rows.
+    Persistence is the mean over members of 1 - height/birth, unlike a stability not dominated by the few
+    densest rows; it is NaN for the root, which was never born.
 
     Time is that of sorting the edges; memory about 150 bytes a row.
     """
@@ -87,32 +93,33 @@ def flatten(condensed: Condensed, parameters: EffectiveParameters) -> FlatCluste
 def select(condensed: Condensed, parameters: EffectiveParameters) -> BoolArray:
     """Mark the chosen clusters, (m,) bool."""
     epsilon, allow_root = parameters.cluster_selection_epsilon, parameters.allow_single_cluster
+    n = largest = len(condensed.row_cluster)
     if parameters.cluster_selection_method == "leaf":
         chosen = np.ones(len(condensed.parent), dtype=np.bool_)
         chosen[condensed.parent] = False
     else:
-        n = len(condensed.row_cluster)
         # Compiled code takes 64 bits; a limit above n is none.
         largest = min(parameters.max_cluster_size or n, n)
+        if allow_root and largest < n:
+            limit = _root_limit(condensed, epsilon)
+            allow_root = bool(np.count_nonzero(condensed.row_height <= limit) <= largest)
         chosen = _excess_of_mass(condensed, largest, allow_root)
     if epsilon > 0 and not chosen[ROOT]:
-        chosen = _climb_to_epsilon(condensed, chosen, epsilon, allow_root)
+        chosen = _climb_to_epsilon(condensed, chosen, epsilon, largest, allow_root)
     return chosen
 
 
 @compiled
 def _excess_of_mass(condensed: Condensed, max_cluster_size: int, allow_root: bool) -> BoolArray:
-    """Choose the clusters of largest total stability, none inside another."""
-    parent = condensed.parent
+    """Choose the clusters of largest total stability, none inside another or above the largest size."""
+    parent, size = condensed.parent, condensed.size
     stability = _stabilities(condensed)
-    size = condensed.size.copy()
-    # The limit sees the root as the sum of its child clusters, without the rows that fell out before.
-    size[ROOT] = condensed.size[1:][parent[1:] == ROOT].sum()
     chosen = np.zeros(len(parent), dtype=np.bool_)
     total, carry = np.zeros(len(parent)), np.zeros(len(parent))
     for cluster in range(len(parent) - 1, -1, -1):
         own, below = stability[cluster], total[cluster] + carry[cluster]
-        chosen[cluster] = below - own <= STABILITY_TOLERANCE * own and size[cluster] <= max_cluster_size
+        is_small = size[cluster] <= max_cluster_size or cluster == ROOT
+        chosen[cluster] = is_small and below - own <= STABILITY_TOLERANCE * own
         if cluster != ROOT:
             _add(total, carry, parent[cluster], own if chosen[cluster] else below)
     chosen[ROOT] = chosen[ROOT] and allow_root
@@ -151,8 +158,13 @@ def _add(total: FloatArray, carry: FloatArray, index: int, value: float) -> None
 
 
 @compiled
-def _climb_to_epsilon(condensed: Condensed, chosen: BoolArray, epsilon: float, allow_root: bool) -> BoolArray:
-    """Replace chosen clusters born below epsilon by their first ancestor born above it."""
+def _climb_to_epsilon(
+    condensed: Condensed, chosen: BoolArray, epsilon: float, max_cluster_size: int, allow_root: bool
+) -> BoolArray:
+    """Replace chosen clusters born below epsilon by their first ancestor born above it.
+
+    Where that one has more than `max_cluster_size` rows, the uppermost below it that has not takes its place.
+    """
     parent, birth = condensed.parent, condensed.birth
     raised = np.zeros(len(parent), dtype=np.bool_)
     # Where a climb through each cluster ends; parents come first, so one look up is enough.
@@ -161,6 +173,10 @@ def _climb_to_epsilon(condensed: Condensed, chosen: BoolArray, epsilon: float, a
         above = parent[cluster]
         if above == ROOT:
             goal[cluster] = ROOT if allow_root else cluster
+        elif birth[above] <= epsilon and goal[above] == ROOT:
+            goal[cluster] = ROOT
+        elif condensed.size[above] > max_cluster_size:
+            goal[cluster] = cluster
         else:
             goal[cluster] = above if birth[above] > epsilon else goal[above]
         if chosen[cluster]:
@@ -176,7 +192,7 @@ def _label(condensed: Condensed, chosen: BoolArray, parameters: EffectiveParamet
     if chosen[ROOT]:
         # Beside other clusters, the root's own rows are outliers; it is chosen there only when epsilon is
         # exactly the height of its split.
-        limit = (epsilon or densest[ROOT]) if np.count_nonzero(chosen) == 1 else 0.0
+        limit = _root_limit(condensed, epsilon) if np.count_nonzero(chosen) == 1 else 0.0
         owner[(owner == ROOT) & (condensed.row_height > limit)] = OUTLIER
     members = np.flatnonzero(owner != OUTLIER)
     numbers, of_member = np.unique(owner[members], return_inverse=True)
@@ -191,7 +207,13 @@ def _label(condensed: Condensed, chosen: BoolArray, parameters: EffectiveParamet
     probabilities[members] = np.minimum(strengths, 1.0)
     share_of_life = 1.0 - heights / condensed.birth[numbers][of_member]
     persistence = np.bincount(of_member, share_of_life) / np.bincount(of_member)
-    return FlatClusters(labels, probabilities, persistence)
+    persistence[numbers == ROOT] = np.nan
+    return FlatClusters(labels, probabilities, persistence, root_selected=bool(chosen[ROOT]))
+
+
+def _root_limit(condensed: Condensed, epsilon: float) -> float:
+    """Return the height up to which rows belong to the root when it is the only cluster."""
+    return epsilon or float(densest_levels(condensed)[ROOT])
 
 
 @compiled

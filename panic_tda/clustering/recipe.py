@@ -16,19 +16,25 @@ import platform
 import sys
 import time
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from panic_tda import parameters
+from panic_tda.arrays import device
+from panic_tda.arrays.matrices import as_matrix
 from panic_tda.arrays.rows import normalise
-from panic_tda.clustering import backends, cuts, hierarchy
+from panic_tda.clustering import backends, hierarchy
+from panic_tda.clustering.advice import warn_if_doubtful
 from panic_tda.clustering.backends.base import Backend, Checkpoint, FitOptions
+from panic_tda.clustering.cuts import largest_of
 from panic_tda.clustering.duplicates import DistinctRows, attach_copies, find_distinct, keep_distinct
 from panic_tda.clustering.medoids import medoids
-from panic_tda.clustering.placement import Placement, place
+from panic_tda.clustering.placement import Placement, place, place_instead
 from panic_tda.clustering.warm_up import compile_kernels
-from panic_tda.errors import OUTLIER, BadVectors
+from panic_tda.devices.kernel_cache import translate_cache_errors
+from panic_tda.errors import OUTLIER, BackendFailure
 from panic_tda.parameters import ClusteringParameters, ClusteringRecord, EffectiveParameters
 from panic_tda.progress import Progress, Silent
 from panic_tda.types import Clustering, FlatClusters, SpanningTree
@@ -52,7 +58,7 @@ def hdbscan(
     epsilon: float = parameters.EPSILON,
     min_cluster_size: int | float | None = None,
     min_samples: int | None = None,
-    allow_single_cluster: bool = True,
+    allow_single_cluster: bool = parameters.ALLOW_SINGLE_CLUSTER,
     selection_method: str = "eom",
     max_cluster_size: int | None = None,
     distance_floor: float = parameters.DISTANCE_FLOOR,
@@ -65,7 +71,8 @@ def hdbscan(
     Parameters
     ----------
     vectors : (n, d) array_like
-        One vector a row, of any length but zero; taken as float32.
+        One vector a row, of any length but zero; taken as float32. Also a table of numbers, or a column of
+        vectors, of pandas, polars or Arrow.
     epsilon, min_cluster_size, min_samples, allow_single_cluster, selection_method, max_cluster_size, \
 distance_floor, backend, exact
         See `ClusteringParameters`; distances are chord lengths between unit vectors, sqrt(2 - 2 cos).
@@ -82,11 +89,13 @@ distance_floor, backend, exact
     InvalidParameter
         A parameter outside its range.
     BadVectors
-        Not a matrix, or rows that are zero, NaN or infinite.
+        Not a matrix (see `arrays.matrices.as_matrix`), or rows that are zero, NaN or infinite.
     UnsupportedOnBackend
         The chosen backend cannot do this.
     DeviceOutOfMemory
         The device had less memory than the fit took.
+    BackendFailure
+        The backend that was named could not build a tree; instead of one that "auto" chose, `tiled` does.
 
     Notes
     -----
@@ -105,7 +114,26 @@ distance_floor, backend, exact
         backend=backend,
         exact=exact,
     )
-    return cluster_rows(_as_matrix(vectors), asked, progress or Silent())
+    clustering = _fit(vectors, asked, progress or Silent())
+    warn_if_doubtful(clustering.record, clustering.tree)
+    return clustering
+
+
+def _fit(vectors: Any, asked: ClusteringParameters, progress: Progress) -> Clustering:
+    """Cluster the rows, and once more on another backend where `auto` took one that failed."""
+    try:
+        with translate_cache_errors():
+            return cluster_rows(as_matrix(vectors), asked, progress)
+    except BackendFailure as failure:
+        if asked.backend != backends.AUTO:
+            raise
+        reason = str(failure)
+    # Out of the handler, which holds the rows of the failed fit.
+    device.release()
+    matrix = as_matrix(vectors)
+    placement = place_instead(asked, *matrix.shape, reason=reason)
+    with translate_cache_errors():
+        return cluster_rows(matrix, asked, progress, placement=placement)
 
 
 def cluster_rows(
@@ -149,7 +177,7 @@ def cluster_rows(
     options = placement.options(effective, progress, checkpoint)
     tree = _spanning_tree(rows, distinct, backend, options) if _are_enough(n, effective, name) else None
     progress.phase("hierarchy")
-    flat = canonicalise(_flat_clusters(tree, n, effective, name))
+    flat = canonicalise(_flat_clusters(tree, n, effective))
     fitted = time.monotonic()
 
     progress.phase("medoids")
@@ -194,7 +222,7 @@ def recut_rows(
     compiling = compile_kernels(backends.get(_HIERARCHY_ONLY), progress)
     began = time.monotonic()
     progress.phase("hierarchy")
-    flat = canonicalise(_flat_clusters(tree, len(vectors), effective, ""))
+    flat = canonicalise(_flat_clusters(tree, len(vectors), effective))
     cut = time.monotonic()
     progress.phase("medoids")
     normalise(vectors)
@@ -203,8 +231,7 @@ def recut_rows(
     record = replace(
         source,
         **asdict(effective),
-        n_clusters=len(flat.persistence),
-        n_outliers=int(np.count_nonzero(flat.labels == OUTLIER)),
+        **_counts(flat),
         versions=_versions(),
         seconds=({"compile": compiling} if compiling else {})
         | {"cut": cut - began, "medoids": time.monotonic() - cut},
@@ -238,19 +265,7 @@ def canonicalise(flat: FlatClusters) -> FlatClusters:
     number[order] = np.arange(n_clusters)
     labels = np.full(len(flat.labels), OUTLIER, dtype=np.int64)
     labels[members] = number[flat.labels[members]]
-    return FlatClusters(labels, flat.probabilities, flat.persistence[order])
-
-
-def _as_matrix(vectors: ArrayLike) -> Float32Array:
-    try:
-        # Values too large for single precision become infinite, and are refused as such.
-        with np.errstate(over="ignore", invalid="ignore"):
-            matrix = np.array(vectors, dtype=np.float32, order="C")
-    except (TypeError, ValueError) as error:
-        raise BadVectors(f"vectors must be a matrix of shape (rows, dimensions): {error}") from error
-    if matrix.ndim != 2 or (len(matrix) and not matrix.shape[1]):
-        raise BadVectors(f"vectors must be a matrix of shape (rows, dimensions); got shape {matrix.shape}")
-    return matrix
+    return replace(flat, labels=labels, persistence=flat.persistence[order])
 
 
 def _spanning_tree(
@@ -282,34 +297,11 @@ def _are_enough(n: int, effective: EffectiveParameters, name: str) -> bool:
     return False
 
 
-def _flat_clusters(
-    tree: SpanningTree | None, n: int, effective: EffectiveParameters, name: str
-) -> FlatClusters:
+def _flat_clusters(tree: SpanningTree | None, n: int, effective: EffectiveParameters) -> FlatClusters:
     """Extract clusters from the tree; without one, all rows are outliers."""
     if tree is None:
         return FlatClusters(np.full(n, OUTLIER, dtype=np.int64), np.zeros(n), np.empty(0))
-    flat = hierarchy.extract(tree, effective)
-    prefix, largest = name and f"{name}: ", cuts.largest_of(flat.labels)
-    if not largest:
-        advice = _advice(tree, effective, name) or "no setting near it finds any; try a smaller min_samples"
-        _log.warning("%sno clusters: all %d rows are outliers; %s", prefix, n, advice)
-    # A whole that nothing near it divides is no news.
-    elif largest > cuts.NEARLY_ALL * n and (advice := _advice(tree, effective, name)):
-        _log.info("%sone cluster holds %.1f %% of the rows; %s", prefix, 100 * largest / n, advice)
-    return flat
-
-
-def _advice(tree: SpanningTree, effective: EffectiveParameters, name: str) -> str:
-    """Say which settings near these find other clusters in the tree at hand; nothing where none does."""
-    n, found = len(tree.height) + 1, cuts.nearby(tree, effective)
-    if not found:
-        return ""
-    said = ", ".join(
-        f"{cut.options(effective)} gives {cut.n_clusters} cluster{'s' * (cut.n_clusters > 1)} and "
-        f"{100 * cut.n_outliers / n:.1f} % outliers"
-        for cut in found
-    )
-    return f"in the same tree {said}" + (" (recut-clustering stores it without another fit)" if name else "")
+    return hierarchy.extract(tree, effective)
 
 
 def _medoids(rows: Array, distinct: DistinctRows, flat: FlatClusters) -> dict[int, int]:
@@ -339,6 +331,18 @@ def _clustering(
     )
 
 
+@cache
+def _installed_versions() -> dict[str, str]:
+    """Return the versions of installed packages, read once: each is a file of thousands of lines."""
+    versions = {}
+    for name in _VERSIONED:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
 def _record(
     effective: EffectiveParameters,
     backend: Backend,
@@ -353,21 +357,25 @@ def _record(
         exact=backend.exact,
         n_embeddings=len(distinct.inverse),
         n_unique=len(distinct.first),
-        n_clusters=len(flat.persistence),
-        n_outliers=int(np.count_nonzero(flat.labels == OUTLIER)),
+        **_counts(flat),
         versions=_versions(),
         lighter_edge_share=None if checked is None else checked.share,
         lighter_edge_sample=None if checked is None else checked.sample,
     )
 
 
+def _counts(flat: FlatClusters) -> dict[str, Any]:
+    """Return what a record says of the clusters, by the names of `ClusteringRecord`."""
+    return {
+        "n_clusters": len(flat.persistence),
+        "n_outliers": int(np.count_nonzero(flat.labels == OUTLIER)),
+        "root_selected": flat.root_selected,
+        "largest_cluster_size": largest_of(flat.labels),
+    }
+
+
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in _VERSIONED:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
+    found = {"python": platform.python_version()} | _installed_versions()
     # Their distributions have other names for every CUDA version, and what is not loaded had no part in it.
     for name in _VERSIONED_IF_LOADED:
         if name in sys.modules:

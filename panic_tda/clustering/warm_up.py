@@ -24,6 +24,9 @@ PHASE = "compile kernels (once)"
 _TILED = "tiled"
 _ROWS, _FEATURES, _TILE_ROWS, _MIN_SAMPLES = 512, 192, 64, 8
 
+_compiled: set[str] = set()
+"""Backends whose kernels this process has compiled itself."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -47,13 +50,14 @@ def compile_kernels(backend: Backend, progress: Progress) -> float:
     Once is once for each machine, installation and version of numba: a marker beside numba's cache says so.
     Two processes that compile at once both do all of it; numba replaces its files as a whole.
     """
-    if not compiled.KERNELS or _is_done(backend.name):
+    if not compiled.KERNELS or backend.name in _compiled or _is_cached(backend.name):
         return 0.0
     began = time.monotonic()
     progress.phase(PHASE)
     _hierarchy()
     if backend.name == _TILED:
         _tiled()
+    _compiled.add(backend.name)
     _note(backend.name)
     return time.monotonic() - began
 
@@ -66,8 +70,8 @@ def compile_everything() -> None:
 
 
 @cache
-def _is_done(name: str) -> bool:
-    """Look for the marker; asked a second time, this process has compiled everything itself."""
+def _is_cached(name: str) -> bool:
+    """Return whether an earlier process has left the marker."""
     folder = compiled.cache_folder()
     if folder is None:
         _log.info("no folder takes compiled code, so every run compiles anew; name one by NUMBA_CACHE_DIR")
@@ -77,7 +81,7 @@ def _is_done(name: str) -> bool:
 
 def _note(name: str) -> None:
     folder = compiled.cache_folder()
-    if folder is not None:
+    if folder is not None and compiled.UNWRITABLE not in compiled.cache_failures:
         with contextlib.suppress(OSError):
             (folder / _marker(name)).touch()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -38,29 +40,56 @@ def upgrade(database: str, yes: bool) -> None:
     terminal.print_data(f"{opened} is up to date.")
 
 
+_column = functools.partial(option, metavar="NAME", section="Columns of a FILE")
+
+
 @options.command("import-embeddings", example="import-embeddings panic_tda/sample/captions_minilm.parquet")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE|FOLDER...")
 @options.model("Name of the embedding model, where the files have no column embedding_model.")
+@_column("--text-column", "text", help="Column of texts.  [default: text]")
+@_column("--vector-column", "vector", help="Column of vectors.  [default: vector]")
+@_column("--run-column", "run", help="Column of runs.  [default: run, else run_id]")
+@_column("--sequence-number-column", "sequence_number", help="Column of places in the runs, from 0.")
+@_column("--prompt-column", "initial_prompt", help="Column of initial prompts.")
+@_column(
+    "--texts",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Texts of a .npy or .npz FILE, one a line.",
+)
+@_column("--no-text", is_flag=True, metavar=None, help="Import vectors without texts.")
 @options.json_output
 @options.common
-def import_embeddings(database: str, files: tuple[Path, ...], model: str | None, as_json: bool) -> None:
-    """Read embeddings from Parquet or Arrow files; makes the database where there is none.
+def import_embeddings(
+    database: str,
+    files: tuple[Path, ...],
+    model: str | None,
+    texts: Path | None,
+    as_json: bool,
+    **names: Any,
+) -> None:
+    """Read embeddings from files; makes the database where there is none.
 
-    Columns of a FILE: text, vector; optional: embedding_model, run (or run_id, as exports call it),
-    sequence_number, initial_prompt, network, seed. A FOLDER is a dump of the generation pipeline:
-    runs.parquet, invocations.parquet, embeddings.parquet and, where it is there, experiments.parquet; what is
-    in it keeps its ids.
+    A FILE is Parquet, Arrow (Feather), CSV, NDJSON, or NumPy's .npy or .npz. Its columns: text, vector;
+    optional: embedding_model, run (or run_id, as exports call it), sequence_number, initial_prompt, network,
+    seed. A vector is a list, in CSV a cell such as "[0.1, 0.2]". A FOLDER is a dump of the generation
+    pipeline: runs.parquet, invocations.parquet, embeddings.parquet and, where it is there,
+    experiments.parquet; what is in it keeps its ids.
 
     Importing the same rows again changes nothing, and what has grown adds what is new.
     """
     from panic_tda.cli.rendering import databases as rendering
     from panic_tda.files import importing
+    from panic_tda.files.column_choice import Columns
     from panic_tda.storage.database import open_database
 
-    importing.require_files(files, model=model)
+    columns = Columns(**names)
+    importing.require_files(files, model=model, columns=columns, texts=texts)
     opened = open_database(database, create=True)
     with display.make_progress() as progress:
-        summary = importing.import_embeddings(files, opened, model=model, progress=progress)
+        summary = importing.import_embeddings(
+            files, opened, model=model, columns=columns, texts=texts, progress=progress
+        )
     terminal.print_data(rendering.import_json(summary) if as_json else rendering.import_text(summary))
 
 

@@ -37,9 +37,9 @@ _what, _clustering, _machine, _cut = (
 @_clustering("--min-samples", type=int, help="Neighbours that make a row dense, itself counted.")
 @_clustering(
     "--allow-single-cluster/--no-allow-single-cluster",
-    default=True,
+    default=parameters.ALLOW_SINGLE_CLUSTER,
     show_default=True,
-    help="Whether all rows may be one cluster.",
+    help="Whether the root cluster, which holds all rows, may be selected.",
 )
 @_clustering(
     "--selection-method",
@@ -48,7 +48,7 @@ _what, _clustering, _machine, _cut = (
     show_default=True,
     help="Excess of mass, or the leaves of the hierarchy.",
 )
-@_clustering("--max-cluster-size", type=int, help="Split larger clusters further (eom only).")
+@_clustering("--max-cluster-size", type=int, help="Most rows of a cluster (eom only); 0 for no limit.")
 @_machine(
     "--backend",
     type=click.Choice(options.BACKENDS),
@@ -56,11 +56,11 @@ _what, _clustering, _machine, _cut = (
     show_default=True,
     help="What builds the spanning tree; a named one never gives way to another.",
 )
-@_machine("--exact", is_flag=True, help="No approximate tree: auto takes tiled, also on a CUDA device.")
+@_machine("--exact", is_flag=True, help="No approximate tree: auto does not take cuml.")
 @_machine(
     "--memory-limit",
     metavar="SIZE",
-    help="Bytes above the vectors, such as 2GiB; the rest goes into files.",
+    help="Bytes above the vectors, such as 2GiB, at least 1MiB; the rest goes into files.",
 )
 @_machine(
     "--devices",
@@ -88,6 +88,7 @@ def cluster_embeddings(
     no_checkpoint: bool,
     discard_checkpoints: bool,
     no_tree: bool,
+    max_cluster_size: int | None,
     as_json: bool,
     **asked: Any,
 ) -> None:
@@ -96,7 +97,7 @@ def cluster_embeddings(
     from panic_tda.cli.rendering import clusterings as rendering
     from panic_tda.types import FAILED
 
-    wanted = parameters.from_options(**asked)
+    wanted = parameters.from_options(max_cluster_size=max_cluster_size or None, **asked)
     resources = parameters.Resources(
         memory_limit=None if memory_limit is None else parameters.parse_bytes(memory_limit),
         work_dir=work_dir,
@@ -114,6 +115,7 @@ def cluster_embeddings(
             skip_invalid=skip_invalid,
             resources=resources,
             progress=progress,
+            wording="options",
         )
     terminal.print_data(
         rendering.outcomes_json(outcomes)
@@ -133,15 +135,19 @@ def cluster_embeddings(
 @_cut(
     "--allow-single-cluster/--no-allow-single-cluster",
     default=None,
-    help="Whether all rows may be one cluster.",
+    help="Whether the root cluster, which holds all rows, may be selected.",
 )
 @_cut(
     "--selection-method",
     type=click.Choice(parameters.SELECTION_METHODS),
     help="Excess of mass, or the leaves of the hierarchy.",
 )
-@_cut("--max-cluster-size", type=int, help="Split larger clusters further (eom only); 0 for no limit.")
-@option("--memory-limit", metavar="SIZE", help="Vectors of more bytes, such as 8GiB, go into a file.")
+@_cut("--max-cluster-size", type=int, help="Most rows of a cluster (eom only); 0 for no limit.")
+@option(
+    "--memory-limit",
+    metavar="SIZE",
+    help="Vectors of more bytes, such as 8GiB, at least 1MiB, go into a file.",
+)
 @options.json_output
 @options.common
 def recut_clustering(
@@ -164,7 +170,11 @@ def recut_clustering(
     from panic_tda.storage.results import find_clustering
 
     size = None if min_cluster_size is None else parameters.parse_min_cluster_size(min_cluster_size)
-    limit = None if memory_limit is None else parameters.parse_bytes(memory_limit)
+    limit = (
+        None
+        if memory_limit is None
+        else parameters.validate_memory_limit(parameters.parse_bytes(memory_limit))
+    )
     opened = open_current(database)
     with opened.session() as session:
         source = find_clustering(session, reference, model=model)
@@ -175,6 +185,7 @@ def recut_clustering(
             Changes(min_cluster_size=size, **changes),
             memory_limit=limit,
             progress=progress,
+            wording="options",
         )
     terminal.print_data(
         rendering.outcomes_json([outcome])

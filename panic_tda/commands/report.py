@@ -11,6 +11,7 @@ import click
 
 from panic_tda.cli import display, options, terminal
 from panic_tda.cli.options import option
+from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:
     from panic_tda.storage.database import Database
@@ -37,7 +38,7 @@ def _output(metavar: str, text: str) -> Callable[..., Any]:
 @options.command("report-clustering", example="report-clustering latest --model MiniLM -o report.html")
 @options.reference
 @_model
-@_output("FILE.html", "Where the page goes.")
+@_output("FILE.html", "Where the page goes; ends in .html or .htm.")
 @options.force
 @_map_rows
 @_seed
@@ -58,10 +59,9 @@ def report_clustering(
     One self-contained HTML file, to be opened in a browser or sent as an attachment. The database is only
     read.
     """
-    from panic_tda.files.replacing import require_place
     from panic_tda.report import making
 
-    require_place(output, force=force)
+    making.require_target(output, force=force)
     opened, source = _find(database, reference, model)
     with display.make_progress(ended=logging.DEBUG) as progress:
         size = making.write_report(
@@ -131,7 +131,8 @@ def plot_clustering(
         terminal.print_data({**vars(found), "file": str(found.file)})
         return
     terminal.print_data(
-        f"{found.file}: {found.rows:,} embeddings and {found.clusters:,} clusters; {found.method}"
+        f"{found.file}: {found.rows:,} {pluralize(found.rows, 'embedding')} and {found.clusters:,} "
+        f"{pluralize(found.clusters, 'cluster')}; {found.method}"
     )
 
 

@@ -10,6 +10,7 @@ import click
 from panic_tda.cli import completion, display, options, terminal
 from panic_tda.cli.options import option
 from panic_tda.cli.rendering import common
+from panic_tda.cli.text import shorten_ids
 
 
 @options.command("list-clusterings", example="list-clusterings --model MiniLM --limit 10")
@@ -18,18 +19,22 @@ from panic_tda.cli.rendering import common
 @options.json_output
 @options.common
 def list_clusterings(database: str, model: str | None, limit: int, as_json: bool) -> None:
-    """List the stored clusterings, the latest first."""
+    """List the stored clusterings, the latest first.
+
+    Ids are shortened to what no other clustering's begins with; wherever an ID is taken, so is that.
+    """
     from panic_tda.cli.rendering import clusterings as rendering
     from panic_tda.storage import results
     from panic_tda.storage.database import open_current
 
     with open_current(database).session() as session:
-        found = results.list_clusterings(session, model=model)
-    shown = found[: limit or None]
+        readable, unreadable = results.list_all_clusterings(session, model=model)
+        names = shorten_ids(results.read_clustering_ids(session))
+    shown = readable[: limit or None]
     terminal.print_data(
-        rendering.listing_json(shown)
+        rendering.listing_json(shown, unreadable)
         if as_json
-        else rendering.listing_text(shown, len(found), common.table_width())
+        else rendering.listing_text(shown, len(readable), common.table_width(), unreadable, names=names)
     )
 
 
@@ -88,18 +93,19 @@ def delete_clusterings(
     opened = open_current(database)
     with opened.session() as session:
         if references:
-            found = results.find_clusterings(session, references)
+            readable, unreadable = results.find_all_clusterings(session, references)
         else:
-            found = results.list_clusterings(session, model=model)
-    terminal.print_data(rendering.deletion_text(found, common.table_width()))
-    if not found:
+            readable, unreadable = results.list_all_clusterings(session, model=model)
+        names = shorten_ids(results.read_clustering_ids(session))
+    terminal.print_data(rendering.deletion_text(readable, common.table_width(), unreadable, names=names))
+    if not readable and not unreadable:
         return
     if not yes:
         click.confirm("Delete?", abort=True, err=True)
     with display.make_progress() as progress:
         progress.phase("delete")
-        saving.delete_clusterings(opened, [summary.id for summary in found])
-    terminal.print_data(f"Deleted {len(found)}.")
+        saving.delete_clusterings(opened, [summary.id for summary in readable], unreadable)
+    terminal.print_data(f"Deleted {len(readable) + len(unreadable)}.")
 
 
 @options.command("save-pending", example="save-pending --db trajectory_data.sqlite")

@@ -75,10 +75,10 @@ def show_trajectories(
         return
     with opened.reading() as connection:
         texts = read_medoid_texts(connection, clustering.id, rendering.shown_states(study, run))
-    width, table_width = common.terminal_width(), common.table_width()
-    parts = [rendering.trajectories_text(study, clustering, texts, width=width, table_width=table_width)]
+    width = common.table_width()
+    parts = [rendering.trajectories_text(study, clustering, texts, width=width)]
     if all_runs:
-        parts.append(rendering.runs_text(study.runs, table_width))
+        parts.append(rendering.runs_text(study.runs, width))
     if run is not None:
         parts.append(rendering.run_text(run, texts, width))
     terminal.print_data("\n\n".join(parts))

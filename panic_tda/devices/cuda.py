@@ -10,10 +10,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 
+from panic_tda.devices import kernel_cache
 from panic_tda.errors import InvalidParameter
+from panic_tda.wording import install_extra
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-INSTALL = "pip install 'panic-tda[cuda13]' (or [cuda12], by the driver's CUDA version)"
+INSTALL = f"{install_extra('cuda13')} (or '.[cuda12]', by the driver's CUDA version)"
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def unusable_because() -> str | None:
 def _missing() -> str | None:
     if importlib.util.find_spec("cupy") is None:
         return f"CuPy is not installed; {INSTALL}"
+    kernel_cache.choose_cache_folder()
     try:
         import cupy
 
@@ -73,6 +76,8 @@ def _missing() -> str | None:
         remedy = "see nvidia-smi and CUDA_VISIBLE_DEVICES"
         if "InsufficientDriver" in str(error):  # what CUDA also says where there is no driver at all
             remedy = "install or update the NVIDIA driver, or take the extra of an older CUDA"
+        if kernel_cache.is_cache_error(error):
+            remedy = kernel_cache.REMEDY
         return f"no CUDA device can be used ({_first_line(error)}); {remedy}"
     return None if count else "CUDA sees no device; see nvidia-smi and CUDA_VISIBLE_DEVICES"
 

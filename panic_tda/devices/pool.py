@@ -24,6 +24,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from panic_tda.devices.worker import Advanced, Done, Failed, Logged, Message, Phase, PhaseFailed
+from panic_tda.interrupts import rescue
 from panic_tda.progress import Progress, Silent, beside, failed
 
 Task = TypeVar("Task")
@@ -104,7 +105,8 @@ def run_on_devices(
                 results[done[0]] = done[1]
                 worker.next_of(waiting)
     except BaseException:
-        _terminate(team, inbox)
+        with rescue():
+            _terminate(team, inbox)
         raise
     finally:
         for worker in team:

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any, BinaryIO
 
 from panic_tda.errors import unexpected
-from panic_tda.interrupts import watched
+from panic_tda.interrupts import watch_signals
 from panic_tda.progress import Progress
 
 ADVANCE_SECONDS = 0.2
@@ -81,7 +81,7 @@ def serve() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     signal.signal(signal.SIGTERM, channel.terminate)
-    with watched({signal.SIGTERM}, channel.heard, lambda _number: os._exit(_EXIT_TERMINATED)):
+    with watch_signals({signal.SIGTERM}, lambda _number: os._exit(_EXIT_TERMINATED)):
         _serve(source, channel)
 
 
@@ -117,7 +117,6 @@ class _Channel:
         self._sink = sink
         self._lock = threading.Lock()
         self._sending = self._terminated = False
-        self.heard = threading.Event()
 
     def send(self, message: Message) -> None:
         data = pickle.dumps(message)
@@ -138,7 +137,6 @@ class _Channel:
 
     def terminate(self, _number: int, _frame: FrameType | None) -> None:
         """Handle SIGTERM."""
-        self.heard.set()
         self._terminated = True
         if not self._sending:
             self._leave()

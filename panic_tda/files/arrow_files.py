@@ -2,42 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from panic_tda.disk import require_regular_file
 from panic_tda.errors import BadInput, MissingPath
+from panic_tda.files import formats
+from panic_tda.files.casting import (
+    BATCH_VALUES,
+    MAX_VALUES,
+    plain_type,
+    to_plain,
+    widest,
+    with_plain_dictionary,
+)
 from panic_tda.storage.batches import refuse_row
 
-MAX_VALUES, MAX_VALUE_BYTES = 65_536, 1 << 28
-"""Of a row in a column: dimensions of a vector, and bytes of a text or an image."""
-BATCH_VALUES = 1 << 27
-"""In a column of a batch: wide vectors come by fewer rows."""
+MAX_VALUE_BYTES = 1 << 28
+"""Of a text or an image in a row."""
+PARQUET_OR_ARROW, CSV, NDJSON, NUMPY = "Parquet or Arrow", "CSV", "NDJSON", "NumPy"
+"""Formats, as messages call them."""
 
 
 @dataclass(frozen=True)
 class ArrowFile:
-    """A file that is there and of a known format. It is opened anew for each reading.
+    """A file of a known format, whose rows are read as Arrow batches. It is opened anew for each reading.
 
     Attributes
     ----------
     path : Path
         Whatever its name ends in: the format is told by its first bytes.
     schema : pyarrow.Schema
-        Its columns.
+        Its columns, of the types that `casting.plain_type` makes of theirs.
     n_rows : int or None
         None where only reading it all would tell.
+    format : str
+        As messages call it.
+    names : mapping of str to str
+        What the file calls a column, by the name under which it is read; None where that name is not read.
+        Columns that are not in it are read under their own names.
     """
 
     path: Path
     schema: pa.Schema
     n_rows: int | None
     _read: Callable[[Path, list[str], int], Iterator[pa.RecordBatch]]
+    format: str = PARQUET_OR_ARROW
+    names: Mapping[str, str | None] = field(default_factory=dict)
+
+    def with_names(self, names: Mapping[str, str | None]) -> ArrowFile:
+        """Return the same file with other names for its columns."""
+        return replace(self, names=names)
+
+    def stored_name(self, name: str) -> str | None:
+        """Return what the file calls the column that is read under a name; None where it has none."""
+        stored = self.names.get(name, name)
+        return stored if stored in self.schema.names else None
 
     def batches(self, columns: list[str], *, batch_rows: int) -> Iterator[pa.RecordBatch]:
         """Read the named columns in the order of the file, at most `batch_rows` rows at a time.
@@ -47,43 +73,74 @@ class ArrowFile:
         BadInput
             The file is damaged.
         """
-        with readable(self.path):
+        stored = [self.names.get(name, name) or name for name in columns]
+        with readable(self.path, self.format):
             n_rows = 0
-            for batch in self._read(self.path, columns, batch_rows):
+            for batch in self._read(self.path, stored, batch_rows):
                 _require_valid(batch, self.path, n_rows)
+                arrays = [with_plain_dictionary(batch.column(name)) for name in stored]
+                for start, stop in _parts(arrays, stored, batch_rows):
+                    plain = [to_plain(array.slice(start, stop - start)) for array in arrays]
+                    yield pa.RecordBatch.from_arrays(plain, names=columns)
                 n_rows += batch.num_rows
-                # The one batch of an Arrow file may be the whole file.
-                for start in range(0, batch.num_rows, batch_rows):
-                    yield batch.slice(start, batch_rows)
+
+
+def _parts(arrays: list[pa.Array], names: list[str], batch_rows: int) -> Iterator[tuple[int, int]]:
+    """Divide the rows of a batch; the one batch of an Arrow file may be the whole file."""
+    most = 1
+    for array, name in zip(arrays, names, strict=True):
+        n_values = widest(array)
+        if n_values > MAX_VALUES:
+            raise pa.ArrowInvalid(
+                f"column {name} claims {n_values:,} values in a row; at most {MAX_VALUES:,} are read"
+            )
+        most = max(most, n_values)
+    step, n_rows = min(batch_rows, BATCH_VALUES // most), len(arrays[0])
+    return ((start, min(start + step, n_rows)) for start in range(0, n_rows, step))
 
 
 def open_arrow_file(path: Path) -> ArrowFile:
-    """Recognise a file by its first bytes, and read its schema.
+    """Recognise a file of Parquet or Arrow by its first bytes, and read its schema.
 
     Raises
     ------
     MissingPath
         There is no such file.
     BadInput
-        It is of another format, or damaged.
+        It is of another format, which the message names, or damaged.
     """
+    require_regular_file(path)
     with readable(path):
-        with path.open("rb") as file:
-            magic = file.read(6)
-        if magic.startswith(b"PAR1"):
+        form = formats.recognise(path)
+        if form is formats.PARQUET:
             with pq.ParquetFile(path) as parquet:
-                return ArrowFile(path, _named(parquet.schema_arrow), parquet.metadata.num_rows, _read_parquet)
-        if magic == b"ARROW1":
+                return ArrowFile(
+                    path, _plain_schema(parquet.schema_arrow), parquet.metadata.num_rows, _read_parquet
+                )
+        if form is formats.ARROW_FILE:
             with pa.memory_map(str(path)) as source:
-                return ArrowFile(path, _named(pa.ipc.open_file(source).schema), None, _read_file)
+                return ArrowFile(path, _plain_schema(pa.ipc.open_file(source).schema), None, _read_file)
+        if form is formats.ARROW_STREAM or _is_old_stream(path, form):
+            with pa.memory_map(str(path)) as source:
+                return ArrowFile(path, _plain_schema(pa.ipc.open_stream(source).schema), None, _read_stream)
+    raise BadInput(f"{path} is {form.name}; {form.advice}")
+
+
+def _is_old_stream(path: Path, form: formats.Format) -> bool:
+    """Tell streams as Arrow wrote them before version 0.15, which begin with no mark."""
+    if form is not formats.UNKNOWN:
+        return False
+    try:
         with pa.memory_map(str(path)) as source:
-            return ArrowFile(path, _named(pa.ipc.open_stream(source).schema), None, _read_stream)
+            _ = pa.ipc.open_stream(source).schema
+    except (pa.ArrowException, OSError, RuntimeError):
+        return False
+    return True
 
 
-def _named(schema: pa.Schema) -> pa.Schema:
+def _plain_schema(schema: pa.Schema) -> pa.Schema:
     # Names are decoded when they are asked for, and fail only then.
-    _ = schema.names
-    return schema
+    return pa.schema([(column.name, plain_type(column.type)) for column in schema])
 
 
 def first_failing(n_rows: int, check: Callable[[int], object]) -> int | None:
@@ -129,8 +186,8 @@ def _validate_rows(column: pa.Array, n_rows: int) -> None:
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turn what goes wrong with a file's bytes into errors that name the file."""
+def readable(path: Path, form: str = PARQUET_OR_ARROW) -> Iterator[None]:
+    """Turn what goes wrong with a file's bytes into errors that name the file and its format."""
     try:
         yield
     except FileNotFoundError as error:
@@ -139,7 +196,7 @@ def readable(path: Path) -> Iterator[None]:
         raise MissingPath(f"{path} is a folder; name the files in it") from error
     except (pa.ArrowException, UnicodeError, OSError, RuntimeError) as error:
         # RuntimeError is what is left of an exception of Arrow's own language.
-        raise BadInput(f"{path} cannot be read as Parquet or Arrow: {error}") from error
+        raise BadInput(f"{path} cannot be read as {form}: {error}") from error
 
 
 def _read_parquet(path: Path, columns: list[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
@@ -161,7 +218,10 @@ def _widest(parquet: pq.ParquetFile, path: Path, columns: list[str]) -> int:
     """
     metadata = parquet.metadata
     paths = [metadata.schema.column(at).path for at in range(metadata.num_columns)]
-    wanted = {at: path.split(".")[0] for at, path in enumerate(paths) if path.split(".")[0] in columns}
+    # The name of a column may hold dots, as paths to the values of lists do.
+    wanted = {
+        at: name for at, path in enumerate(paths) for name in columns if f"{path}.".startswith(f"{name}.")
+    }
     widest = 1
     for number in range(parquet.num_row_groups):
         # What says how long a damaged column is ends the process; readers of it, of no row, only refuse.

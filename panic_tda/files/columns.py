@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from panic_tda.errors import BadInput
+from panic_tda.files import casting
 from panic_tda.files.arrow_files import ArrowFile, first_failing
 from panic_tda.storage.batches import refuse_row
+from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:
     from panic_tda.types import Float32Array, IntArray
@@ -35,12 +37,15 @@ class Rows:
     numbers : (b,) int64
         Row numbers in the file, counted from 0.
     batch : pyarrow.RecordBatch
-        Their columns.
+        Their columns, of plain types (see `casting`).
+    names : mapping of str to str
+        What the file calls a column, where it is read under another name.
     """
 
     path: Path
     numbers: IntArray
     batch: pa.RecordBatch
+    names: Mapping[str, str | None] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -49,13 +54,11 @@ class Rows:
         """Return some of these rows, by their index."""
         if len(rows) == len(self):
             return self
-        # Arrow takes no rows of the views that some programs write strings as.
-        columns = [
-            column.cast(pa.large_string()) if pa.types.is_string_view(column.type) else column
-            for column in self.batch.columns
-        ]
-        batch = pa.RecordBatch.from_arrays(columns, names=self.batch.schema.names)
-        return Rows(self.path, self.numbers[rows], batch.take(pa.array(rows)))
+        return replace(self, numbers=self.numbers[rows], batch=self.batch.take(pa.array(rows)))
+
+    def stored_name(self, name: str) -> str:
+        """Return what the file calls a column."""
+        return self.names.get(name) or name
 
     def refuse(self, row: int, problem: str) -> NoReturn:
         """Raise `BadInput` about the row at this index."""
@@ -69,16 +72,19 @@ class Rows:
         """Return a column as this type."""
         column = self.batch.column(name)
         try:
-            return column.cast(kind)
+            return casting.cast(column, kind)
         except pa.ArrowInvalid as error:
-            row = first_failing(len(column), lambda n_rows: column.slice(0, n_rows).cast(kind))
-            self.refuse(row or 0, f"{name} cannot be read: {error}")
+            row = first_failing(len(column), lambda n_rows: casting.cast(column.slice(0, n_rows), kind)) or 0
+            if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
+                allowed = "a whole number of 64 bits at most"
+                self.refuse(row, f"{self.stored_name(name)} must be {allowed}; got {column[row].as_py()}")
+            self.refuse(row, f"{self.stored_name(name)} cannot be read: {error}")
 
     def complete(self, name: str, kind: pa.DataType) -> pa.Array:
         """Return a column as this type, in which nothing may be missing."""
         column = self.cast(name, kind)
         if column.null_count:
-            self.refuse(first_null(column), f"{name} is missing (null)")
+            self.refuse(first_null(column), f"{self.stored_name(name)} is missing (null)")
         return column
 
     def integers(self, name: str, *, least: int) -> IntArray:
@@ -88,7 +94,9 @@ class Rows:
         wrong = (numbers < least) | (numbers == np.iinfo(np.int64).max)
         if wrong.any():
             got = numbers[int(np.argmax(wrong))]
-            self.refuse_first(wrong, f"{name} must be at least {least}, and below 2⁶³ − 1; got {got}")
+            self.refuse_first(
+                wrong, f"{self.stored_name(name)} must be at least {least}, and below 2⁶³ − 1; got {got}"
+            )
         return numbers
 
     def texts(self, name: str) -> list[str]:
@@ -103,7 +111,7 @@ class Rows:
         # PostgreSQL takes no such text, and SQLite's functions end where it stands.
         found = pc.find_substring(column, "\0").fill_null(-1).to_numpy(zero_copy_only=False) >= 0
         if found.any():
-            self.refuse_first(found, f"{name} {HOLDS_NUL}")
+            self.refuse_first(found, f"{self.stored_name(name)} {HOLDS_NUL}")
 
     def models(self) -> Iterator[tuple[str, IntArray]]:
         """Divide the rows by their embedding model: its name, and the indices of its rows."""
@@ -125,6 +133,8 @@ class Rows:
         if values.null_count:
             missing = values.is_null().to_numpy(zero_copy_only=False).reshape(-1, width).any(axis=1)
             self.refuse_first(missing, "the vector has a missing value (null)")
+        if pa.types.is_decimal(values.type):
+            values = casting.cast(values, pa.float64())
         with np.errstate(over="ignore"):
             numbers = values.to_numpy(zero_copy_only=False).astype("<f4", copy=False)
         vectors: Float32Array = numbers.reshape(-1, width)
@@ -147,7 +157,9 @@ class Rows:
         ragged = lengths != width
         if ragged.any():
             got = lengths[int(np.argmax(ragged))]
-            self.refuse_first(ragged, f"the vector has {got} dimensions, those before it have {width}")
+            self.refuse_first(
+                ragged, f"the vector has {got} {pluralize(got, 'dimension')}, those before it have {width}"
+            )
         return width
 
 
@@ -161,7 +173,7 @@ def read_rows(file: ArrowFile, columns: Sequence[str], *, batch_rows: int) -> It
     """
     first = 0
     for batch in file.batches(list(columns), batch_rows=batch_rows):
-        yield Rows(file.path, np.arange(first, first + batch.num_rows), batch)
+        yield Rows(file.path, np.arange(first, first + batch.num_rows), batch, file.names)
         first += batch.num_rows
 
 
@@ -174,7 +186,7 @@ def check_columns(file: ArrowFile, required: Mapping[str, Kind], optional: Mappi
         A required one is missing, one is there twice, or one is of a wrong type.
     """
     path, schema = file.path, file.schema
-    missing = [name for name in required if name not in schema.names]
+    missing = [name for name in required if file.stored_name(name) is None]
     if missing:
         raise BadInput(
             f"{path} has no column {' and no column '.join(missing)}; needed are {', '.join(required)}, and "
@@ -182,16 +194,17 @@ def check_columns(file: ArrowFile, required: Mapping[str, Kind], optional: Mappi
         )
     found = []
     for name, (allowed, is_allowed) in {**required, **optional}.items():
-        if schema.names.count(name) > 1:
-            raise BadInput(f"{path} has several columns {name}; keep one")
-        if name not in schema.names:
+        stored = file.stored_name(name)
+        if stored is None:
             continue
-        kind = schema.field(name).type
+        if schema.names.count(stored) > 1:
+            raise BadInput(f"{path} has several columns {stored}; keep one")
+        kind = schema.field(stored).type
         # A column of nothing but nulls has no type, and says nothing.
         if pa.types.is_null(kind) and name in optional:
             continue
-        if not is_allowed(kind):
-            raise BadInput(f"{path}: column {name} must hold {allowed}; got {kind}")
+        if not (is_allowed(kind) or pa.types.is_null(kind)):
+            raise BadInput(f"{path}: column {stored} must hold {allowed}; got {kind}")
         found.append(name)
     return found
 
@@ -218,21 +231,29 @@ def first_null(column: pa.Array) -> int:
 
 
 def is_string(kind: pa.DataType) -> bool:
-    """Tell strings, of any layout."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+    """Tell strings of a plain type."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Tell strings, and bytes that are read as UTF-8."""
+    return is_string(kind) or bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Tell integers, floats and decimals."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
 def is_list_of(kind: pa.DataType, is_member: Callable[[pa.DataType], bool]) -> bool:
     """Tell lists, of any layout, of something."""
-    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(is_list(kind) for is_list in lists) and bool(is_member(kind.value_type))
+    return casting.is_list(kind) and bool(is_member(kind.value_type))
 
 
-STRINGS: Kind = ("strings", is_string)
-INTEGERS: Kind = ("integers", pa.types.is_integer)
+STRINGS: Kind = ("strings", is_text)
+INTEGERS: Kind = ("integers", is_number)
+"""Floats and decimals are taken where they are whole."""
 VECTORS: Kind = (
-    "lists or fixed-size lists of float16, float32 or float64",
-    lambda kind: is_list_of(kind, pa.types.is_floating),
+    "lists or tensors of one dimension of numbers",
+    lambda kind: is_list_of(kind, lambda value: is_number(value) or pa.types.is_null(value)),
 )

@@ -1,9 +1,9 @@
-"""Parquet and Arrow files of embeddings, read as checked batches of plain arrays."""
+"""Files of embeddings, of any format that is read, as checked batches of plain arrays."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from panic_tda.errors import WrongUsage
-from panic_tda.files.arrow_files import open_arrow_file, readable
+from panic_tda.files.arrow_files import readable
+from panic_tda.files.column_choice import Columns, require_text_and_vector
 from panic_tda.files.columns import (
     HOLDS_NUL,
     INTEGERS,
@@ -24,10 +25,13 @@ from panic_tda.files.columns import (
     encode,
     first_null,
     is_list_of,
-    is_string,
+    is_number,
+    is_text,
     read_rows,
     wrong_with,
 )
+from panic_tda.files.tables import open_table
+from panic_tda.files.texts_files import TextsFile
 from panic_tda.storage.batches import EmbeddingBatch, RunKey, TextBatch
 
 if TYPE_CHECKING:
@@ -35,10 +39,10 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 8192
 REQUIRED: dict[str, Kind] = {"text": STRINGS, "vector": VECTORS}
-RUNS: Kind = ("strings or integers", lambda kind: is_string(kind) or pa.types.is_integer(kind))
+RUNS: Kind = ("strings or integers", lambda kind: is_text(kind) or is_number(kind))
 NETWORKS: Kind = (
     "lists of strings, or JSON of such lists",
-    lambda kind: is_string(kind) or is_list_of(kind, is_string),
+    lambda kind: is_text(kind) or is_list_of(kind, lambda value: is_text(value) or pa.types.is_null(value)),
 )
 OPTIONAL: dict[str, Kind] = {
     "embedding_model": STRINGS,
@@ -57,7 +61,7 @@ UNKNOWN_NETWORK = ("imported",)
 
 
 class EmbeddingFile:
-    """One Parquet, Arrow IPC (Feather) or Arrow stream file, whatever its name ends in.
+    """One file of Parquet, Arrow, CSV, NDJSON or NumPy's arrays, whatever its name ends in.
 
     Parameters
     ----------
@@ -65,6 +69,10 @@ class EmbeddingFile:
         The file.
     model : str, optional
         The embedding model, where no column `embedding_model` says so.
+    columns : Columns, optional
+        What its columns are called, where they have other names, and whether it has texts.
+    texts : Path, optional
+        A file with a text for each row of a NumPy array (see `texts_files`).
 
     Raises
     ------
@@ -73,14 +81,32 @@ class EmbeddingFile:
     BadInput
         It is of another format, or columns are missing or of a wrong type.
     WrongUsage
-        Neither the file nor `model` names the embedding model, or `model` is no name.
+        Neither the file nor `model` names the embedding model, `model` is no name, or a column that `columns`
+        names is missing.
     """
 
-    def __init__(self, path: Path, model: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        model: str | None = None,
+        *,
+        columns: Columns | None = None,
+        texts: Path | None = None,
+    ) -> None:
         self.path = path
         self._model = model
-        self._file = open_arrow_file(path)
-        self._columns = set(check_columns(self._file, REQUIRED, OPTIONAL)) - set(REQUIRED)
+        columns = columns or Columns()
+        if texts is not None and (columns.no_text or columns.text is not None):
+            raise WrongUsage(f"the texts come from {texts}; name no text column, and do not leave texts out")
+        names = columns.names([*REQUIRED, *OPTIONAL])
+        self._file = open_table(path, names, None if texts is None else TextsFile(texts))
+        columns.require(self._file)
+        require_text_and_vector(self._file, columns, list(OPTIONAL))
+        self.has_texts = not columns.no_text
+        """Whether rows have texts."""
+        self._required = ["text", "vector"] if self.has_texts else ["vector"]
+        required = {name: REQUIRED[name] for name in self._required}
+        self._columns = set(check_columns(self._file, required, OPTIONAL)) - set(REQUIRED)
         self._run = "run" if "run" in self._columns else "run_id"
         self._columns -= {"run", "run_id"} - {self._run}
         problem = None if model is None else wrong_with(model)
@@ -106,7 +132,7 @@ class EmbeddingFile:
         """Whether the file says the place of each row's text in its run."""
         return "sequence_number" in self._columns
 
-    def batches(self, name: str = "") -> Iterator[EmbeddingBatch]:
+    def batches(self, name: str = "") -> Generator[EmbeddingBatch, None, None]:
         """Read the file once, some thousand rows at a time.
 
         Parameters
@@ -120,7 +146,7 @@ class EmbeddingFile:
             A row lacks a value or holds an impossible one; the message names it.
         """
         counters: dict[tuple[RunKey, str], int] = {}
-        for rows in self._rows([*REQUIRED, *sorted(self._columns)]):
+        for rows in self._rows([*self._required, *sorted(self._columns)]):
             for part in self._parts(rows, name, counters):
                 vectors = rows.take(part.rows - rows.numbers[0]).vectors()
                 yield EmbeddingBatch(**vars(part), vectors=vectors)
@@ -142,8 +168,8 @@ class EmbeddingFile:
 
     def _parts(self, rows: Rows, name: str, counters: dict[tuple[RunKey, str], int]) -> Iterator[TextBatch]:
         """Divide some rows by their embedding model."""
-        with readable(self.path):
-            texts = rows.texts("text")
+        with readable(self.path, self._file.format):
+            texts: list[str | None] = [*rows.texts("text")] if self.has_texts else [None] * len(rows)
             runs, codes = self._runs(rows, name)
             numbers = self._sequence_numbers(rows)
             models = list(self._models(rows))
@@ -200,7 +226,7 @@ class EmbeddingFile:
     def _networks(self, rows: Rows) -> tuple[list[Any], IntArray]:
         if "network" not in self._columns:
             return [UNKNOWN_NETWORK], np.zeros(len(rows), dtype=np.int64)
-        if is_string(rows.batch.schema.field("network").type):
+        if is_text(rows.batch.schema.field("network").type):
             return self._networks_as_json(rows)
         column = rows.cast("network", pa.list_(pa.string()))
         lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)

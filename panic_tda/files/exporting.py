@@ -89,12 +89,14 @@ def export_clustering(
         As `open_rows`.
     """
     path = Path(file)
-    require_target(path, force=force, with_lists=with_vectors)
+    require_target(path, force=force, with_lists=with_vectors, source=database.path)
     with open_rows(database, clustering, with_vectors=with_vectors, beside=beside) as rows:
         return write_rows(path, rows, force=force, progress=progress)
 
 
-def require_target(path: Path, *, force: bool = False, with_lists: bool = False) -> None:
+def require_target(
+    path: Path, *, force: bool = False, with_lists: bool = False, source: Path | None = None
+) -> None:
     """Check that a file can be made, before anything is read for it.
 
     Parameters
@@ -105,11 +107,14 @@ def require_target(path: Path, *, force: bool = False, with_lists: bool = False)
         Whether it may exist.
     with_lists : bool
         Whether a column holds lists.
+    source : Path, optional
+        The database file that the rows come from.
 
     Raises
     ------
     WrongUsage
-        Its name ends in none of `FORMATS`, it exists, or the format has no lists.
+        Its name ends in none of `FORMATS`, it exists, the format has no lists, or it is a database or lies
+        beside one.
     MissingPath
         Its folder does not.
     """
@@ -119,7 +124,7 @@ def require_target(path: Path, *, force: bool = False, with_lists: bool = False)
     if with_lists and name in _WITHOUT_LISTS:
         others = ", ".join(other for other in FORMATS if other not in _WITHOUT_LISTS)
         raise WrongUsage(f"{path}: a {name} file has no vectors; name one that ends in {others}")
-    require_place(path, force=force)
+    require_place(path, force=force, source=source)
 
 
 def write_rows(
@@ -145,7 +150,8 @@ def write_rows(
     CannotWrite
         The disk is full, or the folder takes no file.
     """
-    require_target(path, force=force, with_lists=any(map(_is_list, rows.schema.types)))
+    with_lists = any(map(_is_list, rows.schema.types))
+    require_target(path, force=force, with_lists=with_lists, source=rows.source)
     progress = progress or Silent()
     progress.phase("export", total=rows.n_rows)
     n_written = 0
@@ -157,7 +163,7 @@ def write_rows(
             n_written += group.num_rows
             progress.advance(group.num_rows)
 
-    with replacing(path, force=force) as file:
+    with replacing(path, force=force, source=rows.source) as file:
         FORMATS[path.suffix.lower()](file, rows.schema, groups())
     return Written(path, n_written, path.stat().st_size)
 

@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from panic_tda.errors import WrongUsage
+from panic_tda.files.column_choice import Columns
 from panic_tda.files.embedding_files import EmbeddingFile
 from panic_tda.files.naming import name_of
 from panic_tda.files.pipeline_dumps import PipelineDump
@@ -28,21 +29,27 @@ def import_embeddings(
     database: Database,
     *,
     model: str | None = None,
+    columns: Columns | None = None,
+    texts: str | Path | None = None,
     progress: Progress | None = None,
 ) -> ImportSummary:
-    """Import Parquet or Arrow files of embeddings, or dumps of the generation pipeline, in one transaction.
+    """Import files of embeddings, or dumps of the generation pipeline, in one transaction.
 
     A folder is a dump (see `pipeline_dumps`): its rows keep their ids, so that medoids lead back to the same
     invocations. What is in the database under an id stays as it is; what differs, what belongs to nothing and
     what would count twice is left out, counted, and told in the log.
 
-    Of a file, needed are columns `text` and `vector` (lists of float16, float32 or float64, stored as
-    float32), and an embedding model: the column `embedding_model`, or `model`. Columns `run` (else `run_id`,
-    as exports call it), `sequence_number`, `initial_prompt`, `network` (lists of names, or JSON of them) and
-    `seed` say where a text comes from. Without a run, a file is one, known by its texts and their sequence
+    A file is Parquet, Arrow IPC (Feather), an Arrow stream, CSV, NDJSON, or NumPy's `.npy` or `.npz`. Needed
+    are columns `text` and `vector` (lists of numbers, stored as float32), and an embedding model: the column
+    `embedding_model`, or `model`. Columns `run` (else `run_id`, as exports call it), `sequence_number`,
+    `initial_prompt`, `network` (lists of names, or JSON of them) and `seed` say where a text comes from.
+    `columns` says which columns have other names, or that rows have no text. In CSV a vector is a cell such
+    as `[0.1, 0.2]`. The arrays of an `.npz` archive are its columns; the one array of a file is `vector`.
+
+    Without a run, a file is one, known by its texts and their sequence
     numbers (see `naming`): the same texts in another model's file meet the same invocations, and a file that
     has grown the run that it was. Without `sequence_number` texts are numbered in the order of the file, per
-    run and model.
+    run and model. Rows without texts are known by run and sequence number, and their `output_text` is NULL.
 
     Ids are hashes of (run, seed, network, prompt, sequence number, model): importing again adds nothing, and
     a file that has grown adds what is new. The runs that are new form one experiment. When a text or a vector
@@ -52,11 +59,16 @@ def import_embeddings(
     Parameters
     ----------
     files : iterable of str or Path
-        Parquet, Arrow IPC (Feather) or Arrow stream files, and folders.
+        Files of embeddings, and folders.
     database : Database
         With tables of the current version; `open_database(path, create=True)` makes one.
     model : str, optional
         The embedding model of files that have no column for it; not with a dump, which names its models.
+    columns : Columns, optional
+        Of all files; not with a dump.
+    texts : str or Path, optional
+        The texts of one `.npy` or `.npz` file: UTF-8, one a line, or a JSON list where its name ends in
+        `.json`.
     progress : Progress, optional
         Told the rows imported.
 
@@ -72,12 +84,13 @@ def import_embeddings(
         the name of its model is empty or holds a control character, a text or a name holds NUL,
         or a text or a vector differs from the one in the database under the same key. Nothing is imported.
     WrongUsage
-        No file, or an embedding model that is not named, or named differently by the file and the caller.
+        No file, an embedding model that is not named, or named differently by the file and the caller, or a
+        named column that a file lacks.
     MissingPath
         There is no such file, or a folder holds no dump.
     """
     progress = progress or Silent()
-    sources = require_files(files, model=model)
+    sources = require_files(files, model=model, columns=columns, texts=texts)
     database.require_current()
     counts = [source.n_rows for source in sources]
     progress.phase("import", None if None in counts else float(sum(count or 0 for count in counts)))
@@ -116,7 +129,11 @@ def _add_dump(dump: PipelineDump, additions: DumpAdditions, progress: Progress) 
 
 
 def require_files(
-    files: Iterable[str | Path], *, model: str | None = None
+    files: Iterable[str | Path],
+    *,
+    model: str | None = None,
+    columns: Columns | None = None,
+    texts: str | Path | None = None,
 ) -> list[EmbeddingFile | PipelineDump]:
     """Open all files and check their columns; what is wrong is found before a database is made for them.
 
@@ -125,15 +142,22 @@ def require_files(
     BadInput, WrongUsage
         As `import_embeddings`.
     """
-    sources = [_opened(Path(file), model) for file in files]
+    texts = None if texts is None else Path(texts)
+    sources = [_opened(Path(file), model, columns, texts) for file in files]
     if not sources:
-        raise WrongUsage("no file to import; name Parquet or Arrow files, or the folder of a dump")
+        raise WrongUsage("no file to import; name files of embeddings, or the folder of a dump")
+    if texts is not None and len(sources) > 1:
+        raise WrongUsage(f"{texts} has the texts of one array; import {len(sources)} files one at a time")
     return sources
 
 
-def _opened(path: Path, model: str | None) -> EmbeddingFile | PipelineDump:
+def _opened(
+    path: Path, model: str | None, columns: Columns | None, texts: Path | None
+) -> EmbeddingFile | PipelineDump:
     if not path.is_dir():
-        return EmbeddingFile(path, model)
+        return EmbeddingFile(path, model, columns=columns, texts=texts)
+    if texts is not None or columns not in (None, Columns()):
+        raise WrongUsage(f"{path} is a folder, and the columns of a dump have their names; name none for it")
     if model is not None:
         raise WrongUsage(
             f"{path} is a folder, and a dump names its models; model {model} was asked for: leave out "

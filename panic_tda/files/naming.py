@@ -9,6 +9,9 @@ the file is another run then, or, where it names its runs, refused. A file that 
 run. Of two files of which one is the beginning of the other, nothing tells whether it has grown: they are one
 run.
 
+A run without texts is named by its first vector and the embedding model of it: a file that has grown is the
+run that it was, and the vectors of another model are another run.
+
 Earlier versions hashed all rows that a file had then. Runs of these names are found by the hash of each
 beginning of the file, and go on under them.
 """
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING
@@ -43,6 +47,8 @@ def name_of(file: EmbeddingFile, additions: Additions) -> str:
     BadInput
         As `EmbeddingFile.batches`.
     """
+    if not file.has_texts:
+        return _by_first_vector(file)
     openings = _Openings(file)
     new, candidates = _by_opening(openings, 0, additions)
     candidates += _by_later_opening(openings, additions, candidates)
@@ -52,6 +58,15 @@ def name_of(file: EmbeddingFile, additions: Additions) -> str:
         if n_stored is not None and n_stored > most:
             found, most = key.name, n_stored
     return found
+
+
+def _by_first_vector(file: EmbeddingFile) -> str:
+    with closing(file.batches()) as batches:
+        first = next(batches, None)
+    if first is None:
+        return ""
+    content = b"vectors\0" + first.model.encode() + b"\0" + first.vectors[0].astype("<f4").tobytes()
+    return hashlib.sha256(content).hexdigest()
 
 
 def _by_opening(openings: _Openings, start: int, additions: Additions) -> tuple[str, list[RunKey]]:
@@ -134,8 +149,9 @@ def _by_former_name(file: EmbeddingFile, additions: Additions, known: list[RunKe
     first = next(file.texts(), None)
     if first is None:
         return []
-    key = first.runs[first.run_codes[0]]
-    likely = additions.runs_that_say(key, int(first.sequence_numbers[0]), first.texts[0])
+    key, text = first.runs[first.run_codes[0]], first.texts[0]
+    assert text is not None
+    likely = additions.runs_that_say(key, int(first.sequence_numbers[0]), text)
     # To hash all beginnings takes half as long as to add the rows, and seldom finds anything.
     if not likely - {run_id(other) for other in known}:
         return []
@@ -156,5 +172,6 @@ def _former_names(file: EmbeddingFile) -> Iterator[str]:
             yield hashlib.sha256(lengths.digest() + texts.digest() + numbers.digest()).hexdigest()
 
 
-def _digest(text: str) -> bytes:
+def _digest(text: str | None) -> bytes:
+    assert text is not None  # Files without texts are named otherwise.
     return hashlib.sha256(text.encode()).digest()[:16]

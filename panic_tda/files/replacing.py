@@ -9,12 +9,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from panic_tda.disk import free_text, sync_folder
+from panic_tda.disk import free_text, resolve_path, sync_folder
 from panic_tda.errors import CannotWrite, MissingPath, WrongUsage
+from panic_tda.outputs import create_file, require_harmless
 from panic_tda.parameters import format_bytes
 
 
-def require_place(path: Path, *, force: bool = False) -> None:
+def require_place(path: Path, *, force: bool = False, source: Path | None = None) -> None:
     """Check that a file can be made, before anything is read for it.
 
     Parameters
@@ -23,25 +24,30 @@ def require_place(path: Path, *, force: bool = False) -> None:
         Of the file.
     force : bool
         Whether it may exist.
+    source : Path, optional
+        The database file that its content comes from.
 
     Raises
     ------
     WrongUsage
-        It exists, or something that is no file.
+        It exists, or something that is no file, or it is a database or lies beside one (`require_harmless`).
     MissingPath
         Its folder does not.
     """
-    if not path.resolve().parent.is_dir():
+    if not resolve_path(path).parent.is_dir():
         raise MissingPath(f"no folder {path.parent} for the file {path.name}")
     if path.exists() and not path.is_file():
         raise WrongUsage(f"{path} is there, and no file")
+    require_harmless(path, source)
     if path.exists() and not force:
         raise WrongUsage(f"{path} exists; replace it with --force, or give another name")
 
 
 @contextmanager
-def replacing(path: Path, *, force: bool = False) -> Iterator[IO[bytes]]:
+def replacing(path: Path, *, force: bool = False, source: Path | None = None) -> Iterator[IO[bytes]]:
     """Open a file that takes the place of another when the block ends, and goes when it raises.
+
+    Nobody may read it who may not read the database file `source`, or the file that it replaces.
 
     Raises
     ------
@@ -51,15 +57,15 @@ def replacing(path: Path, *, force: bool = False) -> Iterator[IO[bytes]]:
         As `require_place`, when the block ends.
     """
     # What a link points to is replaced, as writing into it would do.
-    target = path.resolve()
+    target = resolve_path(path)
     partial = target.with_name(f".panic-tda-{secrets.token_hex(8)}.part")
     try:
         # Not by tempfile: its files are for their owner alone, whatever the umask.
-        with partial.open("xb") as file:
+        with os.fdopen(create_file(partial, source, replaced=target), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        require_place(path, force=force)
+        require_place(path, force=force, source=source)
         partial.replace(target)
         sync_folder(target.parent)
     except OSError as error:

@@ -1,8 +1,9 @@
 """Two clusterings side by side: how alike they are, and what became of each cluster of the first.
 
-Clusters are matched one to one by the largest total Jaccard index. A cluster of A is
+Two clusters match where their Jaccard index is above 0.5: no cluster can have two matches, however clusters
+are numbered. A cluster of A is
 
-- *kept* where its Jaccard index with its match is at least 0.5;
+- *kept* where it has a match;
 - *split* where at least two clusters of B each hold a tenth of it and lie half inside it;
 - *merged* where half of it lies inside a cluster of B inside which half of another one lies too;
 - *dissolved* where half of it are outliers in B;
@@ -18,8 +19,6 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from panic_tda.errors import NothingShared
 from panic_tda.insight.agreement import adjusted_mutual_information, adjusted_rand, contingency
@@ -47,9 +46,9 @@ class ClusterFate:
     size : int
         Its rows among the shared ones.
     b : int or None
-        Label of its match in B; None where it has none with which it shares a row.
+        Label of its match in B; None where it has none.
     jaccard : float
-        Rows in both of the two / rows in either, 0 without a match.
+        Largest Jaccard index (rows in both / rows in either) with a cluster of B; 0 where no row is shared.
     fate : str
         One of `FATES`.
     into : tuple of (int, float)
@@ -271,10 +270,8 @@ def _overlaps(table: Any) -> _Overlaps:
 
 def _fates(overlaps: _Overlaps) -> tuple[ClusterFate, ...]:
     rows, sizes = overlaps.rows, overlaps.sizes_a
-    match = _matches(overlaps)
-    is_match = match[overlaps.a] == overlaps.b
     # Counts are compared, not shares: a half is a half.
-    is_kept = is_match & (2 * rows >= overlaps.unions)
+    is_match = 2 * rows > overlaps.unions
     is_tenth, is_half = 10 * rows >= sizes[overlaps.a], 2 * rows >= sizes[overlaps.a]
     is_part = is_tenth & (2 * rows >= overlaps.sizes_b[overlaps.b])
     is_joined = (
@@ -283,7 +280,7 @@ def _fates(overlaps: _Overlaps) -> tuple[ClusterFate, ...]:
     clustered = np.bincount(overlaps.a, weights=rows, minlength=len(sizes))
     fates = np.select(
         [
-            overlaps.count_a(is_kept) > 0,
+            overlaps.count_a(is_match) > 0,
             overlaps.count_a(is_part) >= 2,
             overlaps.count_a(is_joined) > 0,
             2 * clustered <= sizes,
@@ -293,14 +290,15 @@ def _fates(overlaps: _Overlaps) -> tuple[ClusterFate, ...]:
     )
     of_pair = fates[overlaps.a]
     told = np.select(
-        [of_pair == KEPT, of_pair == SPLIT, of_pair == MERGED], [is_kept, is_part, is_joined], is_tenth
+        [of_pair == KEPT, of_pair == SPLIT, of_pair == MERGED], [is_match, is_part, is_joined], is_tenth
     )
     ends = np.searchsorted(overlaps.a[told], np.arange(len(sizes) + 1))
     into = list(
         zip(overlaps.labels_b[overlaps.b[told]].tolist(), overlaps.shares[told].tolist(), strict=True)
     )
-    jaccard = np.zeros(len(sizes))
-    jaccard[overlaps.a[is_match]] = overlaps.jaccard[is_match]
+    jaccard, match = np.zeros(len(sizes)), np.full(len(sizes), _UNMATCHED)
+    np.maximum.at(jaccard, overlaps.a, overlaps.jaccard)
+    match[overlaps.a[is_match]] = overlaps.b[is_match]
     return tuple(
         ClusterFate(
             a=int(overlaps.labels_a[one]),
@@ -312,21 +310,6 @@ def _fates(overlaps: _Overlaps) -> tuple[ClusterFate, ...]:
         )
         for one in range(len(sizes))
     )
-
-
-def _matches(overlaps: _Overlaps) -> IntArray:
-    """Return the index of each cluster's match, (ka,): one to one, of the largest total Jaccard index."""
-    n_a, n_b = len(overlaps.labels_a), len(overlaps.labels_b)
-    if not len(overlaps.rows):
-        return np.full(n_a, _UNMATCHED)
-    # Every cluster may also stay alone, in a column of its own. One more on all weights favours none, and no
-    # weight is 0, which would be no edge.
-    alone = np.arange(n_a)
-    weights = np.concatenate([1 + overlaps.jaccard, np.ones(n_a)])
-    places = np.concatenate([overlaps.a, alone]), np.concatenate([overlaps.b, n_b + alone])
-    graph = sparse.coo_array((weights, places), shape=(n_a, n_b + n_a)).tocsr()
-    _, match = min_weight_full_bipartite_matching(graph, maximize=True)
-    return np.where(match < n_b, match, _UNMATCHED)
 
 
 def _new(overlaps: _Overlaps) -> tuple[int, ...]:

@@ -37,7 +37,6 @@ LEAST_DIP_ROWS, MOST_DIP_ROWS = 4, 72_000
 """The tables of the dip test's p-value begin and end with so many rows."""
 N_SIZES, LARGEST_SIZE_SHARE = 12, 0.01
 EPSILONS = tuple(round(0.1 * step, 1) for step in range(13))
-INSTALL = "pip install 'panic-tda[density]'"
 
 
 @dataclass(frozen=True)

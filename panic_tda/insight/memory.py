@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from panic_tda.clustering import backends
 from panic_tda.clustering.backends.base import FitOptions
+from panic_tda.clustering.placement import missing_memory
 from panic_tda.devices import cuda
-from panic_tda.devices.machine import host_memory
 from panic_tda.errors import UnsupportedOnBackend
-from panic_tda.parameters import format_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,21 +76,7 @@ def _memory_of(name: str, asked: ClusteringParameters, shape: tuple[int, int], f
                 reason = str(refusal)
     needed = backend.bytes_needed(*shape, options)
     if reason is None and not options.on_device:
-        reason = _lacking(name, needed, folder)
+        reason = missing_memory(name, needed, folder)
     # Where cuML cannot run it would take device memory all the same.
     on_device = options.on_device or not backend.exact
     return BackendMemory(needed, on_device, fits=reason is None, reason=reason)
-
-
-def _lacking(name: str, needed: int, folder: Path) -> str | None:
-    """Say that there is too little host memory, where that is so."""
-    available = host_memory()[1]
-    if available is None or needed <= available:
-        return None
-    said = f"backend {name} needs {format_bytes(needed)}, and {format_bytes(available)} can be had"
-    if name in backends.ON_HOST:
-        return said
-    return (
-        f"{said}: sample with --downsample, or cluster with --memory-limit, which takes longer: vectors "
-        f"and lists go into files then ({format_bytes(shutil.disk_usage(folder).free)} are free)"
-    )

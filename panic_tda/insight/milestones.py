@@ -148,7 +148,8 @@ def find_settled(
         The steps, and the visits that `find_visits` found in them.
     settled_steps : int
         A run has settled where its final visit has at least so many output steps, and at least a tenth of
-        those from its first step to its last.
+        those from its first step to its last, and more than half of the sampled steps of that visit are in
+        the core of its cluster: a run that only drifts away from its last cluster has not.
 
     Returns
     -------
@@ -163,10 +164,20 @@ def find_settled(
     settled = visits.dwells[final] >= settled_steps
     settled &= visits.dwells[final] >= -(-lengths // _SETTLED_SHARE)
     settled &= visits.states[final] != NO_STATE
+    settled &= _mostly_in_core(trajectories)
     return (
         np.where(settled, visits.states[final], NO_STATE),
         np.where(settled, visits.first_steps[final], NO_STATE),
     )
+
+
+def _mostly_in_core(trajectories: Trajectories) -> BoolArray:
+    """Return whether more than half of the sampled steps of each final visit are core, (r,) bool."""
+    runs, n_runs = trajectories.run_numbers, len(trajectories.run_ids)
+    in_final = trajectories.visits == trajectories.visits[trajectories.offsets[1:] - 1][runs]
+    n_steps = np.bincount(runs[in_final], minlength=n_runs)
+    n_core = np.bincount(runs[in_final & (trajectories.flags == CORE)], minlength=n_runs)
+    return 2 * n_core > n_steps
 
 
 def count_transitions(trajectories: Trajectories, lag: int) -> Transitions:

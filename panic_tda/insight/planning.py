@@ -19,7 +19,7 @@ from panic_tda.clustering import backends
 from panic_tda.clustering.placement import Placement, place
 from panic_tda.devices import cuda
 from panic_tda.devices.machine import busy_cores
-from panic_tda.errors import PanicTdaError
+from panic_tda.errors import PanicTdaError, release_frames
 from panic_tda.insight.costs import measure, rows_to_measure
 from panic_tda.insight.memory import BackendMemory, memory_by_backend
 from panic_tda.parameters import ClusteringParameters, validate_downsample
@@ -27,6 +27,7 @@ from panic_tda.progress import Prefixed, Progress, Silent
 from panic_tda.storage.census import FLOAT_BYTES, ModelCensus, choose_models, stored_models, take_censuses
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.excerpts import read_excerpt
+from panic_tda.wording import pluralize
 
 DOWNSAMPLES = (1, 10, 100, 1_000)
 """Factors that are planned where none is named."""
@@ -338,6 +339,7 @@ class _Planner:
             with device.explained(*shape, name) if placement.on_device else contextlib.nullcontext():
                 plan = self._measured(plan, census, placement, counting=counting, progress=progress)
         except PanicTdaError as error:
+            release_frames(error)
             return replace(plan, reason=str(error))
         finally:
             device.release()
@@ -393,7 +395,8 @@ def _notes(censuses: Mapping[int, ModelCensus]) -> list[str]:
     n_invalid = census.n_sampled - census.n_usable
     if n_invalid:
         notes.append(
-            f"{n_invalid:,} of {census.n_sampled:,} vectors are missing or not of the common length: without "
+            f"{n_invalid:,} of {census.n_sampled:,} "
+            f"{pluralize(census.n_sampled, 'vector')} are missing or not of the common length: without "
             "--skip-invalid the model fails"
         )
     return notes

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from panic_tda.clustering.advice import warn_if_doubtful
 from panic_tda.clustering.recipe import recut_rows
+from panic_tda.doubts import Wording
 from panic_tda.errors import InvalidParameter
-from panic_tda.parameters import ClusteringParameters, ClusteringRecord, EffectiveParameters
+from panic_tda.parameters import (
+    ClusteringParameters,
+    ClusteringRecord,
+    EffectiveParameters,
+    validate_memory_limit,
+)
 from panic_tda.progress import Prefixed, Progress, Silent
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.loading import load_assigned
 from panic_tda.storage.results import ClusteringSummary
-from panic_tda.storage.saving import finish, require_savable, save_or_keep
+from panic_tda.storage.saving import finish, how_to_recut, require_savable, save_or_keep
 from panic_tda.storage.schemas import utc_now
 from panic_tda.storage.trees import require_tree
-from panic_tda.types import ModelOutcome
+from panic_tda.types import UNCHANGED, ModelOutcome
 
 Value = TypeVar("Value")
 
@@ -28,6 +35,8 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, kw_only=True)
 class Changes:
     """What is to be other than in the clustering that a tree comes from; None is as there.
+
+    Of what stays as there, values without effect on the new selection method are dropped.
 
     Parameters
     ----------
@@ -60,16 +69,30 @@ class Changes:
                 f"{source.min_samples}, got {self.min_samples}; cluster again for another one "
                 "(panic-tda cluster-embeddings --min-samples)"
             )
-        largest = source.max_cluster_size if self.max_cluster_size is None else self.max_cluster_size or None
+        stored = _drop_void(
+            replace(
+                source,
+                cluster_selection_epsilon=_changed(self.epsilon, source.cluster_selection_epsilon),
+                cluster_selection_method=_changed(self.selection_method, source.cluster_selection_method),
+            )
+        )
         return ClusteringParameters(
-            epsilon=_changed(self.epsilon, source.cluster_selection_epsilon),
+            epsilon=stored.cluster_selection_epsilon,
             min_cluster_size=_changed(self.min_cluster_size, source.min_cluster_size),
             min_samples=source.min_samples,
-            allow_single_cluster=_changed(self.allow_single_cluster, source.allow_single_cluster),
-            selection_method=_changed(self.selection_method, source.cluster_selection_method),
-            max_cluster_size=largest,
+            allow_single_cluster=_changed(self.allow_single_cluster, stored.allow_single_cluster),
+            selection_method=stored.cluster_selection_method,
+            max_cluster_size=_changed(self.max_cluster_size, stored.max_cluster_size) or None,
             distance_floor=source.distance_floor,
         ).resolve(source.n_embeddings)
+
+
+def _drop_void(record: ClusteringRecord) -> ClusteringRecord:
+    """Drop values that have no effect, which earlier versions stored beside the method leaf."""
+    if record.cluster_selection_method != "leaf":
+        return record
+    allowed = record.allow_single_cluster and record.cluster_selection_epsilon > 0
+    return replace(record, max_cluster_size=None, allow_single_cluster=allowed)
 
 
 def recut_clustering(
@@ -79,6 +102,7 @@ def recut_clustering(
     *,
     memory_limit: int | None = None,
     progress: Progress | None = None,
+    wording: Wording = "parameters",
 ) -> ModelOutcome:
     """Cut other clusters from the tree of a stored clustering, and save them as a clustering of their own.
 
@@ -91,27 +115,34 @@ def recut_clustering(
     changes : Changes
         What is to be other than there.
     memory_limit : int, optional
-        Vectors of more bytes are mapped from a temporary file.
+        Vectors of more bytes, at least 1 MiB, are mapped from a temporary file.
     progress : Progress, optional
         Told what is being done.
+    wording : {"parameters", "options"}
+        Whether the log names settings as parameters in Python or as options of the commands.
 
     Returns
     -------
     ModelOutcome
         As `cluster_all_data` gives it. Labels, probabilities, persistence and medoids are those that a fit of
-        the same rows with these values would find; the record names the source as `recut_of`.
+        the same rows with these values would find; the record names the source as `recut_of`. Where every
+        setting is the source's, nothing is stored: the status is `types.UNCHANGED`, the id the source's.
 
     Raises
     ------
     NoTree
         It was stored without a tree, or embeddings have gone since.
     InvalidParameter
-        See `Changes.resolve`.
+        See `Changes.resolve`; or the memory limit is too small.
     DatabaseError
         Vectors are others now, or the result cannot be saved.
     """
+    if memory_limit is not None:
+        validate_memory_limit(memory_limit)
     database = open_current(database)
     effective = changes.resolve(source.record)
+    if asdict(effective) == _settings(_drop_void(source.record)):
+        return _unchanged(source)
     require_savable(database)
     progress = Prefixed(progress or Silent(), f"{source.embedding_model}: ")
     started_at, began = utc_now(), time.monotonic()
@@ -142,7 +173,24 @@ def recut_clustering(
         finished.id,
         source.id,
     )
+    warn_if_doubtful(
+        record,
+        clustering.tree,
+        name=source.embedding_model,
+        wording=wording,
+        remedy=how_to_recut(database, finished, wording),
+    )
     return ModelOutcome.of(finished, seconds | {"save": time.monotonic() - saving})
+
+
+def _settings(record: ClusteringRecord) -> dict[str, Any]:
+    return {field.name: getattr(record, field.name) for field in fields(EffectiveParameters)}
+
+
+def _unchanged(source: ClusteringSummary) -> ModelOutcome:
+    reason = f"clustering {source.id} has these settings already; nothing was stored"
+    _log.warning("%s: %s", source.embedding_model, reason)
+    return ModelOutcome.of_record(source.record, source.id, source.embedding_model, UNCHANGED, reason)
 
 
 def _changed(given: Value | None, stored: Value) -> Value:

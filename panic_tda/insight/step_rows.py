@@ -126,7 +126,7 @@ def open_steps(
         schema = schema.with_metadata(describe(clustering, core_probability=core_probability))
         # Closed before what it reads from, whatever becomes of the block.
         with closing(_batches(steps, measured, schema)) as batches:
-            yield RowStream(schema, len(steps.steps), batches)
+            yield RowStream(schema, len(steps.steps), batches, database.path)
 
 
 def _batches(

@@ -8,6 +8,7 @@ References
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from panic_tda.parameters import EffectiveParameters
-    from panic_tda.types import Int32Array, IntArray
+    from panic_tda.types import FloatArray, Int32Array, IntArray
 
 CLIFF_ARI = 0.75
 """Two neighbouring settings whose labels agree less than this have a cliff between them."""
@@ -51,7 +52,8 @@ class Grid:
     selection_methods : sequence of str, optional
         Of `parameters.SELECTION_METHODS`.
     allow_single_cluster : bool, optional
-        Whether all rows may form one cluster, at every setting.
+        Whether the root cluster may be selected, at every setting. None takes what the clustering has, and
+        the opposite too wherever it gives other clusters.
     """
 
     epsilons: Sequence[float] | None = None
@@ -72,8 +74,10 @@ class Setting:
         Clusters, and rows in none.
     largest_share : float
         Share of the rows that the largest cluster holds, 0 to 1; 0 where there is none.
+    root_selected : bool
+        Whether the root cluster, which holds all rows, was selected.
     median_persistence : float or None
-        Over the clusters, 0 to 1; None where there are none.
+        Over the clusters, 0 to 1; None where there are none, or the root cluster alone.
     ari_stored : float
         Adjusted Rand index of the labels with the stored ones, outliers counting as a cluster.
     ari_previous : float or None
@@ -83,7 +87,7 @@ class Setting:
         Whether `ari_previous` is below `CLIFF_ARI`.
     relative_validity : float or None
         How much denser the clusters are inside than between each other, -1 to 1, by the tree (see
-        `relative_validity`); None where there are no clusters. It compares cuts of one tree, nothing else.
+        `relative_validity`); None for fewer than two clusters. It compares cuts of one tree, nothing else.
     """
 
     epsilon: float
@@ -93,6 +97,7 @@ class Setting:
     n_clusters: int
     n_outliers: int
     largest_share: float
+    root_selected: bool
     median_persistence: float | None
     ari_stored: float
     ari_previous: float | None
@@ -105,6 +110,7 @@ class _Look(NamedTuple):
 
     labels: Int32Array
     n_clusters: int
+    root_selected: bool
     median_persistence: float | None
     relative_validity: float | None
 
@@ -132,8 +138,9 @@ def sweep_clustering(
     Returns
     -------
     list of Setting
-        By method, then size, then epsilon, each in the order given. The figures are those of the clustering
-        that `recut_clustering` would store.
+        By method, then size, then epsilon, each in the order given. Behind a setting stands the one with the
+        opposite `allow_single_cluster`, where the grid leaves that open and it gives other clusters. The
+        figures are those of the clustering that `recut_clustering` would store.
 
     Raises
     ------
@@ -153,7 +160,37 @@ def sweep_clustering(
     with open_current(database).reading() as connection:
         tree = require_tree(connection, source.id, source.record)
         assigned = read_assignments(connection, source.id)
-    return sweep(tree, assigned.labels, settings, progress=progress)
+    described = sweep(tree, assigned.labels, settings, progress=progress)
+    if grid.allow_single_cluster is not None:
+        return described
+    return _with_opposites(tree, assigned.labels, settings, described, progress)
+
+
+def _with_opposites(
+    tree: SpanningTree,
+    stored: IntArray,
+    settings: Sequence[EffectiveParameters],
+    described: Sequence[Setting],
+    progress: Progress,
+) -> list[Setting]:
+    """Add the opposite `allow_single_cluster` behind every setting for which it gives other clusters."""
+    opposites = {
+        number: replace(one, allow_single_cluster=not one.allow_single_cluster)
+        for number, one in enumerate(settings)
+        # Leaves are no root: there both are the same, unless epsilon merges them.
+        if one.cluster_selection_method != "leaf" or one.cluster_selection_epsilon > 0
+    }
+    others = dict(
+        zip(opposites, sweep(tree, stored, list(opposites.values()), progress=progress), strict=True)
+    )
+    both = [(one, others.get(number)) for number, one in enumerate(described)]
+    return [
+        setting
+        for one, other in both
+        for setting in (one, other)
+        # The two differ exactly where one of them is the root.
+        if setting is one or (setting is not None and (one.root_selected or setting.root_selected))
+    ]
 
 
 def resolve(grid: Grid, source: ClusteringSummary) -> list[EffectiveParameters]:
@@ -193,7 +230,8 @@ def sweep(
         return _Look(
             labels=flat.labels.astype(np.int32),
             n_clusters=len(flat.persistence),
-            median_persistence=float(np.median(flat.persistence)) if len(flat.persistence) else None,
+            root_selected=flat.root_selected,
+            median_persistence=_median(flat.persistence),
             relative_validity=relative_validity(tree, flat.labels, len(flat.persistence)),
         )
 
@@ -214,6 +252,7 @@ def sweep(
             n_clusters=seen.n_clusters,
             n_outliers=int(np.count_nonzero(seen.labels == OUTLIER)),
             largest_share=largest_of(seen.labels) / len(seen.labels),
+            root_selected=seen.root_selected,
             median_persistence=seen.median_persistence,
             ari_stored=_agreement(stored, seen.labels),
             ari_previous=previous,
@@ -247,23 +286,21 @@ def relative_validity(tree: SpanningTree, labels: IntArray, n_clusters: int) -> 
         The mean over all rows of (separation - sparseness) / max of both of their cluster, outliers counting
         0: the validity index of [1]_ with distances in the tree in place of all distances, as hdbscan's
         `relative_validity_` has it. Sparseness is the longest edge inside a cluster, separation the shortest
-        one to another cluster; a cluster without one counts as twice as far as the longest edge of the tree,
-        and a single cluster as twice as far as the shortest edge to an outlier. None without clusters.
+        one to another cluster; a cluster without one counts as twice as far as the longest edge of the tree.
+        None for fewer than two clusters, of which nothing is between.
     """
-    if not n_clusters:
+    if n_clusters < 2:
         return None
     left, right, height = labels[tree.u], labels[tree.v], tree.height
     inside = (left == right) & (left != OUTLIER)
     between = (left != right) & (left != OUTLIER) & (right != OUTLIER)
-    to_outlier = (left == OUTLIER) != (right == OUTLIER)
     sparseness = np.zeros(n_clusters)
     np.maximum.at(sparseness, left[inside], height[inside])
     longest = float(height.max())
-    alone = float(height[to_outlier].min()) if to_outlier.any() else longest
     separation = np.full(n_clusters, np.inf)
     for ends in (left, right):
         np.minimum.at(separation, ends[between], height[between])
-    separation[np.isinf(separation)] = 2 * (longest if n_clusters > 1 else alone)
+    separation[np.isinf(separation)] = 2 * longest
     sizes = np.bincount(labels[labels != OUTLIER], minlength=n_clusters)
     validity = (separation - sparseness) / np.maximum(separation, sparseness)
     return float((sizes * validity).sum() / len(labels))
@@ -273,15 +310,19 @@ def _agreement(left: IntArray | Int32Array, right: IntArray | Int32Array) -> flo
     return adjusted_rand(contingency(left, right))
 
 
+def _median(persistence: FloatArray) -> float | None:
+    median = float(np.median(persistence)) if len(persistence) else math.nan
+    return None if math.isnan(median) else median
+
+
 def _neighbours(settings: Sequence[EffectiveParameters]) -> list[int | None]:
-    """Say which setting is the neighbour of each: the epsilon before, else the size before."""
+    """Return the neighbour of each setting: that of the epsilon before, else that of the size before."""
     rows = [(one.cluster_selection_method, one.min_cluster_size) for one in settings]
-    width = rows.count(rows[0]) if rows else 0
-    return [
-        number - 1
-        if number % width
-        else number - width
-        if number and rows[number - width][0] == rows[number][0]
-        else None
-        for number in range(len(settings))
-    ]
+    latest: dict[tuple[str, float], int] = {}
+    neighbours = []
+    for number, one in enumerate(settings):
+        column = one.cluster_selection_method, one.cluster_selection_epsilon
+        is_next = number > 0 and rows[number - 1] == rows[number]
+        neighbours.append(number - 1 if is_next else latest.get(column))
+        latest[column] = number
+    return neighbours

@@ -39,6 +39,7 @@ from panic_tda.storage.trajectories import (
     read_writers,
     stream_texts,
 )
+from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:
     from panic_tda.types import IntArray
@@ -261,9 +262,11 @@ def find_run(study: TrajectoryStudy, reference: str) -> RunSummary:
     digits = reference.lower().replace("-", "")
     fitting = [run for run in study.runs if digits and run.run_id.startswith(digits)]
     if len(fitting) != 1:
+        several = f"{len(fitting) or 'none'} of the {len(study.runs)} runs"
         raise WrongUsage(
-            f"{len(fitting) or 'none'} of the {len(study.runs)} runs in clustering {study.clustering} begin "
-            f"with {reference!r}; give an id that --runs lists, or enough of its beginning to be unique"
+            f"{pluralize(len(study.runs), 'not the only run', several)} in clustering {study.clustering} "
+            f"{pluralize(len(study.runs), 'begins', 'begin')} with {reference!r}; give an id that --runs "
+            "lists, or enough of its beginning to be unique"
         )
     return fitting[0]
 

@@ -72,8 +72,9 @@ export class ClusterSection {
   /** Search and sort; what has no value comes last, and ties go by label. */
   arrange() {
     const words = chosen.q.toLowerCase().split(/\s+/).filter(Boolean);
-    const falling = chosen.sort.startsWith("-");
-    const column = this.columns.find(({ key }) => key === chosen.sort.replace("-", "")) ?? this.columns[1];
+    const named = this.columns.find(({ key }) => key === chosen.sort.replace("-", ""));
+    const column = named ?? this.columns[1];
+    const falling = !named || chosen.sort.startsWith("-");
     /** @type {number[]} */
     const found = [];
     for (let label = 0; label < this.folded.length; label++) {

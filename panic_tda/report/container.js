@@ -31,6 +31,7 @@
  *
  * @typedef {object} Runs
  * @property {string[]} ids
+ * @property {string[]} names          beginnings of the ids that are unique
  * @property {(string[] | null)[]} networks
  * @property {(string | null)[]} prompts
  * @property {Numbers} network
@@ -120,7 +121,7 @@ function withArrays(value, buffer, first) {
     for (let at = 0; at < value.length; at++) value[at] = withArrays(value[at], buffer, first);
     return value;
   }
-  if ("$" in value) {
+  if (Object.hasOwn(value, "$")) {
     const [kind, offset, count] = value.$;
     return new ARRAYS[/** @type {keyof typeof ARRAYS} */ (kind)](buffer, first + offset, count);
   }

@@ -1,6 +1,6 @@
 /** Whether the outliers are real, and what other settings would give. */
 import { histogram, lineChart, shareBars } from "./charts.js";
-import { byId, copyButton, asTsv, decimal, el, figure, numbersOf, oneLine, percent, plainTable, short, whole } from "./dom.js";
+import { byId, copyButton, asTsv, counted, decimal, el, figure, numbersOf, oneLine, percent, plainTable, short, whole } from "./dom.js";
 
 /** @typedef {import("./container.js").Page} SettingsPage */
 
@@ -37,11 +37,11 @@ export function showDensity(page) {
 function dipText(page) {
   const { density } = page;
   if (!density) return "";
-  const said = `${whole(density.n_outliers)} of ${whole(density.n_rows)} embeddings are outliers; ${whole(density.n_distinct)} texts are distinct.`;
+  const said = `${whole(density.n_outliers)} of ${counted(density.n_rows, "embedding")} ${density.n_outliers === 1 ? "is an outlier" : "are outliers"}; ${counted(density.n_distinct, "text is", "texts are")} distinct.`;
   if (!density.dip) return `${said} There is no dip test: it needs four distinct embeddings, and the package diptest.`;
   const { statistic, p_value: p, n_rows: rows } = density.dip;
   const meaning = p < 0.05 ? "more than one mode: dense regions stand apart from a sparse one" : "one mode: no gap divides dense from sparse, and where outliers begin is a matter of settings";
-  return `${said} Hartigan's dip test on ${whole(rows)} distinct embeddings: dip ${decimal(statistic, 4)}, p ${decimal(p, 3)}; ${meaning}.`;
+  return `${said} Hartigan's dip test on ${counted(rows, "distinct embedding")}: dip ${decimal(statistic, 4)}, p ${decimal(p, 3)}; ${meaning}.`;
 }
 
 /** @param {string} title @param {string} caption @param {any[]} found */
@@ -51,7 +51,7 @@ function shares(title, caption, found) {
   return figure(
     title,
     caption,
-    shareBars(found.map((one) => ({ name: name(one), share: one.outlier_share, note: `${whole(one.n_rows)} embeddings` }))),
+    shareBars(found.map((one) => ({ name: name(one), share: one.outlier_share, note: counted(one.n_rows, "embedding") }))),
     numbersOf(SHARE_HEADS, () => found.map((one) => [name(one), one.n_rows, one.outlier_share])),
   );
 }

@@ -93,16 +93,32 @@ export function named(value) {
 }
 
 /**
+ * What a spreadsheet takes for a formula, or for a cell in quotes that may hold one; also as East Asian
+ * spreadsheets write the signs.
+ */
+const TAKEN_FOR_MORE = /^'*[=+\-@"＝＋－＠]/;
+
+/**
+ * A text as a cell for a spreadsheet, which takes what follows an apostrophe as text and does not show it. As
+ * in the exports, a text that looks so already gets another one: who takes one away has the text.
+ * @param {string} text
+ */
+function asCell(text) {
+  return TAKEN_FOR_MORE.test(text) ? `'${text}` : text;
+}
+
+/**
  * @typedef {{title: string, number?: boolean, show?: (value: any) => string}} Head
  *
- * Rows as tab-separated values: what stands between tabs has no tab or line break of its own.
+ * Rows as tab-separated values: what stands between tabs has no tab or line break of its own, numbers are
+ * numbers, and no text is a formula.
  * @param {Head[]} heads
  * @param {any[][]} rows
  */
 export function asTsv(heads, rows) {
   const lines = [heads.map((head) => head.title), ...rows];
   return lines
-    .map((line) => line.map((value) => (value === null || value === undefined ? "" : oneLine(named(typeof value === "object" ? value : String(value))))).join("\t"))
+    .map((line) => line.map((value) => (value === null || value === undefined ? "" : typeof value === "string" || typeof value === "object" ? asCell(named(value)) : String(value))).join("\t"))
     .join("\n");
 }
 

@@ -1,10 +1,4 @@
-"""How a map is drawn: points, labels that do not collide, title and caption, by DataMapPlot.
-
-References
-----------
-.. [1] Tol (2021). Colour schemes. SRON technical note SRON/EPS/TN/09-002, issue 3.2.
-   https://sronpersonalpages.nl/~pault/
-"""
+"""How a map is drawn, by DataMapPlot: points, labels that cover none of them, title and caption."""
 
 from __future__ import annotations
 
@@ -20,38 +14,27 @@ import numpy as np
 from panic_tda.cli.text import on_one_line
 from panic_tda.errors import OUTLIER, PanicTdaError
 from panic_tda.insight.layout import Map
+from panic_tda.report.fonts import find_fonts
+from panic_tda.report.palette import cluster_colour
+from panic_tda.wording import install_extra
 
 if TYPE_CHECKING:
     from panic_tda.types import FloatArray, IntArray
 
-INSTALL = "pip install 'panic-tda[figure]'"
 N_LABELS = 30
 WIDTH = 7.2
 """Inches: two columns of most journals (183 mm)."""
 DPI = 300
 LINE_CHARACTERS, LINES = 20, 3
 _LABEL_POINTS = 6.0
+_WIDER = (1.0, 1.1, 1.21, 1.33, 1.5, 1.75)
+"""By what the ring of the labels grows, in turn, until no label lies over a point."""
+_AROUND = 4
+"""Pixels around a label in which no point lies: a point is a disk."""
 _TOWARDS_SIDES = 1.25
 """How much more labels stand left and right than above and below, where their lines would soon collide."""
-# Told apart by all common kinds of colour vision: Tol's schemes "muted" on white and "light" on black [1]_.
-_COLOURS = {
-    False: [
-        "#CC6677",
-        "#332288",
-        "#DDCC77",
-        "#117733",
-        "#88CCEE",
-        "#882255",
-        "#44AA99",
-        "#999933",
-        "#AA4499",
-    ],
-    True: ["#77AADD", "#EE8866", "#EEDD88", "#FFAABB", "#99DDFF", "#44BB99", "#BBCC33", "#AAAA00"],
-}
 _OUTLIERS = {False: "#D9D9D9", True: "#3A3A3A"}
 _INK = {False: "#222222", True: "#EEEEEE"}
-_FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans", "Noto Sans Arabic", "Noto Emoji", "Symbola")
-"""Where one has no sign for a character, the next is asked. The first one comes with Matplotlib."""
 _SETTINGS: dict[Any, Any] = {
     # Texts are what people and models wrote: nothing in them is a formula.
     "text.parse_math": False,
@@ -134,7 +117,7 @@ def require_plotting() -> None:
     try:
         _import_render_plot()
     except ImportError as error:
-        raise PanicTdaError(f"figures need DataMapPlot: {INSTALL} ({error})") from error
+        raise PanicTdaError(f"figures need DataMapPlot: {install_extra('figure')} ({error})") from error
 
 
 def draw(scene: Scene, style: Style) -> Any:
@@ -146,10 +129,14 @@ def draw(scene: Scene, style: Style) -> Any:
     FigureCanvasAgg(figure)
     ground = "black" if style.dark else "white"
     figure.set_facecolor(ground)
-    bottom, top = _write(figure, scene, style)
+    fonts, _ = find_fonts(texts_of(scene, style))
+    bottom, top = _write(figure, scene, style, fonts)
     axes = figure.add_axes((0.02, bottom, 0.96, top - bottom), facecolor=ground)
-    colours = colour(np.array([place.xy for place in scene.places]).reshape(-1, 2), _COLOURS[style.dark])
-    _render(axes, scene, style, [_COLOURS[style.dark][number] for number in colours])
+    for wider in _WIDER:
+        axes.clear()
+        _render(axes, scene, style, fonts, wider)
+        if not _covers(axes, scene.map.xy):
+            break
     axes.set_facecolor(ground)
     # What DataMapPlot measured with stays behind unseen, and would be found in a PDF.
     for text in [text for text in axes.texts if text.get_alpha() == 0]:
@@ -162,28 +149,10 @@ def draw(scene: Scene, style: Style) -> Any:
     return figure
 
 
-def colour(xy: FloatArray, palette: list[str]) -> list[int]:
-    """Give each place the colour whose nearest place so far is farthest.
-
-    Parameters
-    ----------
-    xy : (k, 2) float64
-        Where the places lie, the most important first.
-    palette : list of str
-        Colours.
-
-    Returns
-    -------
-    list of int
-        Positions in the palette.
-    """
-    distances = np.full((len(palette), len(xy)), np.inf)
-    chosen = []
-    for number, place in enumerate(xy):
-        best = int(distances[:, number].argmax())
-        chosen.append(best)
-        distances[best] = np.minimum(distances[best], np.linalg.norm(xy - place, axis=1))
-    return chosen
+def texts_of(scene: Scene, style: Style) -> list[str]:
+    """Return what is written in a figure."""
+    labelled = [place.text for place in scene.places if place.text][: style.n_labels]
+    return [scene.title, scene.caption, *labelled]
 
 
 def label_of(text: str | None) -> str:
@@ -200,15 +169,18 @@ def label_of(text: str | None) -> str:
     return "\n".join(lines) or "(no text)"
 
 
-def _render(axes: Any, scene: Scene, style: Style, colours: list[str]) -> None:
-    """Have DataMapPlot draw the points and place the labels so that they do not collide."""
-    by_label = {place.label: found for place, found in zip(scene.places, colours, strict=True)}
+def _render(axes: Any, scene: Scene, style: Style, font: list[str], wider: float) -> None:
+    """Have DataMapPlot draw the points and place the labels so that they do not collide.
+
+    `wider` is by what the ring of the labels is wider than it must be at least.
+    """
+    by_label = {place.label: cluster_colour(place.label, dark=style.dark) for place in scene.places}
     # Outliers first: the clusters lie on them.
     order = np.argsort(scene.labels != OUTLIER, kind="stable")
     labelled = [place for place in scene.places if place.text][: style.n_labels]
     xy = _apart(np.array([place.xy for place in labelled]).reshape(-1, 2), scene.map.xy)
-    radius = _frame(axes, xy, scene.map.xy)
-    scale, font, ink = style.scale, _fonts(), _INK[style.dark]
+    radius = _frame(axes, xy, scene.map.xy, wider)
+    scale, ink = style.scale, _INK[style.dark]
     _import_render_plot()(
         scene.map.xy[order],
         [by_label.get(label, _OUTLIERS[style.dark]) for label in scene.labels[order].tolist()],
@@ -256,7 +228,23 @@ def _apart(xy: FloatArray, points: Any) -> FloatArray:
     return xy + 1e-3 * extent * np.random.default_rng(0).standard_normal(xy.shape)
 
 
-def _frame(axes: Any, xy: FloatArray, points: Any) -> float:
+def _covers(axes: Any, points: Any) -> bool:
+    """Say whether a label lies over one of the points."""
+    from matplotlib.text import Text
+
+    axes.figure.canvas.draw()
+    at = axes.transData.transform(np.asarray(points, dtype=float))
+    # Without the lines that lead there.
+    boxes = [Text.get_window_extent(text) for text in axes.texts if text.get_alpha() != 0]
+    return any(
+        ((at >= (box.x0 - _AROUND, box.y0 - _AROUND)) & (at <= (box.x1 + _AROUND, box.y1 + _AROUND)))
+        .all(axis=1)
+        .any()
+        for box in boxes
+    )
+
+
+def _frame(axes: Any, xy: FloatArray, points: Any, wider: float) -> float:
     """Set the limits of the axes so that labels fit on rings around the points; returns the first's radius.
 
     DataMapPlot places labels first and makes room for them then, which moves them together again: here the
@@ -264,8 +252,7 @@ def _frame(axes: Any, xy: FloatArray, points: Any) -> float:
     """
     centre = (xy if len(xy) > 1 else points).mean(axis=0)
     away = np.linalg.norm(points - centre, axis=1)
-    # A few points far out may lie between the labels.
-    radius = float(max(np.quantile(away, 0.98), *np.linalg.norm(xy - centre, axis=1), 1e-3)) * 1.12
+    radius = float(max(*away, *np.linalg.norm(xy - centre, axis=1), 1e-3)) * 1.12 * wider
     # As `datamapplot.text_placement` counts and widens the rings.
     n_rings = len(xy) // 32 + 1
     half = max(radius * 1.33 ** (n_rings - 1) * 1.12, float(np.abs(points - centre).max()) * 1.02)
@@ -275,9 +262,9 @@ def _frame(axes: Any, xy: FloatArray, points: Any) -> float:
     return radius
 
 
-def _write(figure: Any, scene: Scene, style: Style) -> tuple[float, float]:
+def _write(figure: Any, scene: Scene, style: Style, fonts: list[str]) -> tuple[float, float]:
     """Write title and caption; returns between which heights, 0 to 1, there is room for the map."""
-    scale, ink, fonts = style.scale, _INK[style.dark], _fonts()
+    scale, ink = style.scale, _INK[style.dark]
     # What fits into a line, and how much of the height a line takes, by how large texts are for the width.
     relative = scale * WIDTH / style.width
     top = 0.98
@@ -291,13 +278,6 @@ def _write(figure: Any, scene: Scene, style: Style) -> tuple[float, float]:
         0.02, 0.015, "\n".join(caption), va="bottom", fontsize=6 * scale, color="#808080", family=fonts
     )
     return 0.025 + 0.0145 * relative * len(caption), top
-
-
-def _fonts() -> list[str]:
-    from matplotlib import font_manager
-
-    there = set(font_manager.get_font_names())
-    return [name for name in _FONTS if name in there]
 
 
 def _import_render_plot() -> Any:
@@ -319,6 +299,6 @@ def drawing_alone() -> Iterator[None]:
         matplotlib.rc_context(_SETTINGS),
         warnings.catch_warnings(),
     ):
-        # No font has all characters. Where none has one, its box is drawn.
+        # No font has all characters. Where none has one, its box is drawn, and `plot_clustering` says so.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         yield

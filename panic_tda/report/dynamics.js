@@ -1,9 +1,9 @@
 /** What runs do between the clusters: groups, transitions, dwells, and what changes over steps. */
 import { lineChart } from "./charts.js";
 import { css, isDark, mixed, themeColour } from "./colours.js";
-import { asTsv, byId, choice, copyButton, decimal, el, figure, hideTip, named, numbersOf, oneLine, percent, plainTable, short, showTip, whole } from "./dom.js";
+import { asTsv, byId, choice, copyButton, counted, decimal, el, figure, hideTip, named, numbersOf, oneLine, percent, plainTable, short, showTip, whole } from "./dom.js";
 import { medoidText } from "./map.js";
-import { choose, chosen, whenChosen } from "./state.js";
+import { CHOICES, choose, chosen, whenChosen } from "./state.js";
 
 /** @typedef {import("./container.js").Page} MotionPage */
 
@@ -43,7 +43,7 @@ export class DynamicsSection {
   /** @param {MotionPage} page */
   constructor(page) {
     this.page = page;
-    const picked = choice("Runs by", [["network", "network"], ["prompt", "prompt"], ["network,prompt", "network and prompt"]], chosen.by, (by) => choose({ by }));
+    const picked = choice("Runs by", CHOICES.by, chosen.by, (by) => choose({ by }));
     byId("dynamics-controls").append(picked.element);
     this.show();
     whenChosen((changed) => {
@@ -54,7 +54,7 @@ export class DynamicsSection {
   }
 
   show() {
-    const by = chosen.by in this.page.groups.by ? chosen.by : "network";
+    const by = chosen.by;
     const groups = this.page.groups.by[by];
     const heads = [...by.split(",").map((title) => ({ title })), ...HEADS];
     byId("groups-box").replaceChildren(copyButton(() => asTsv(heads, groupRows(groups))), el("div", { class: "scroll" }, plainTable(heads, groupRows(groups))));
@@ -78,7 +78,7 @@ export class DynamicsSection {
     const heads = [{ title: "from / to", number: true }, ...Array.from(states, (state) => ({ title: String(state), number: true }))];
     return figure(
       "Transitions",
-      `Between the ${n === 1 ? "one cluster" : `${n} clusters`} with most visits at lag ${this.page.groups.lag}, from the row to the column; what often follows each other stands together. Darker is a larger share of the row, staying left out.`,
+      `Between the ${n === 1 ? "one cluster" : `${n} clusters`} with most visits at lag ${this.page.groups.lag}, from the row to the column; what often follows each other stands together. ${isDark() ? "Brighter" : "Darker"} is a larger share of the row, staying left out.`,
       this.canvas,
       numbersOf(heads, rows),
     );
@@ -127,7 +127,7 @@ export class DynamicsSection {
     const [from, to] = cell.map((at) => states[at]);
     const count = matrix[cell[0] * states.length + cell[1]];
     showTip(event, [
-      from === to ? `${whole(count)} times on in ${from}` : `${whole(count)} times from ${from} to ${to}`,
+      from === to ? `${counted(count, "time")} on in ${from}` : `${counted(count, "time")} from ${from} to ${to}`,
       oneLine(medoidText(this.page, from), 90),
       from === to ? null : `→ ${oneLine(medoidText(this.page, to), 90)}`,
     ]);

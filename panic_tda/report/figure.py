@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,26 @@ from panic_tda.errors import OUTLIER, PanicTdaError, WrongUsage
 from panic_tda.files.replacing import replacing, require_place
 from panic_tda.insight.layout import N_ROWS, Map, find_rows, read_map
 from panic_tda.progress import Progress, Silent
-from panic_tda.report.drawing import DPI, Place, Scene, Style, draw, drawing_alone, label_of, require_plotting
+from panic_tda.report.drawing import (
+    DPI,
+    Place,
+    Scene,
+    Style,
+    draw,
+    drawing_alone,
+    label_of,
+    require_plotting,
+    texts_of,
+)
+from panic_tda.report.fonts import find_fonts
 from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.database import Database
 from panic_tda.storage.medoids import read_medoid_ids
 from panic_tda.storage.results import ClusteringSummary
 from panic_tda.storage.trajectories import read_medoid_texts
+from panic_tda.wording import pluralize
+
+_log = logging.getLogger(__name__)
 
 FORMATS = ("png", "svg", "pdf")
 _METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
@@ -72,31 +87,33 @@ def plot_clustering(
         DataMapPlot is not installed, or the clustering has no embeddings any more.
     """
     style = style or Style()
-    kind = require_target(path, force=force)
+    kind = require_target(path, force=force, source=database.path)
     require_plotting()
     progress = progress or Silent()
     scene = read_scene(database, source, style=style, n_rows=n_rows, seed=seed, progress=progress)
     progress.phase("draw")
-    with drawing_alone(), replacing(path, force=force) as file:
+    _warn_of_missing(scene, style)
+    with drawing_alone(), replacing(path, force=force, source=database.path) as file:
         figure = draw(scene, style)
         figure.savefig(file, format=kind, dpi=DPI, metadata=_METADATA[kind])
     return Plotted(path, len(scene.map.rows), len(scene.places), scene.map.method)
 
 
-def require_target(path: Path, *, force: bool) -> str:
+def require_target(path: Path, *, force: bool, source: Path | None = None) -> str:
     """Return what a file is to be, one of `FORMATS`.
 
     Raises
     ------
     WrongUsage
-        Its ending says none of them, it is a folder, or it exists without `force`.
+        Its ending says none of them, it is a folder, it exists without `force`, or it is a database or lies
+        beside one.
     MissingPath
         Its folder does not exist.
     """
     kind = path.suffix.lower().removeprefix(".")
     if kind not in FORMATS:
         raise WrongUsage(f"a figure ends in .png, .svg or .pdf; got {path.name}")
-    require_place(path, force=force)
+    require_place(path, force=force, source=source)
     return kind
 
 
@@ -130,10 +147,26 @@ def read_scene(
     return Scene(found, assigned.labels[found.rows], places, title, _caption(source, found, n_labels))
 
 
+def _warn_of_missing(scene: Scene, style: Style) -> None:
+    """Say in the log which characters no installed font has."""
+    _, missing = find_fonts(texts_of(scene, style))
+    if missing:
+        more = len(missing) - 1
+        others = f" and {more:,} other {pluralize(more, 'character')}" if more else ""
+        _log.warning(
+            "no installed font has the character %s (U+%04X)%s: the figure shows boxes; install a font that "
+            "has what is missing, such as Noto Sans CJK, and plot again",
+            missing[0],
+            ord(missing[0]),
+            others,
+        )
+
+
 def _title(source: ClusteringSummary) -> str:
     n_clusters, n = source.record.n_clusters, source.record.n_embeddings
     return (
-        f"{n_clusters:,} cluster{'s' if n_clusters != 1 else ''} of {n:,} {source.embedding_model} embeddings"
+        f"{n_clusters:,} {pluralize(n_clusters, 'cluster')} of {n:,} {source.embedding_model} "
+        f"{pluralize(n, 'embedding')}"
     )
 
 
@@ -144,9 +177,13 @@ def _caption(source: ClusteringSummary, found: Map, n_labels: int) -> str:
     sampled = "" if len(found.rows) == found.n_total else ", sampled evenly over runs and steps"
     return (
         f"HDBSCAN: min_cluster_size {record.min_cluster_size}, min_samples {record.min_samples}, "
-        f"epsilon {record.cluster_selection_epsilon:g}, {record.cluster_selection_method}; "
-        f"{record.n_outliers:,} outliers ({share:.1f}%) in grey. "
-        f"Map: {found.method}; {n_rows} embeddings{sampled}. "
+        f"epsilon {record.cluster_selection_epsilon:g}, {record.cluster_selection_method}, "
+        f"allow_single_cluster {'on' if record.allow_single_cluster else 'off'}, "
+        f"max_cluster_size {record.max_cluster_size or 'none'}, distance_floor {record.distance_floor:g}, "
+        f"downsample {record.downsample or 1}, backend {record.backend} "
+        f"({'exact' if record.exact else 'approximate'}); "
+        f"{record.n_outliers:,} {pluralize(record.n_outliers, 'outlier')} ({share:.1f}%) in grey. "
+        f"Map: {found.method}; {n_rows} {pluralize(len(found.rows), 'embedding')}{sampled}. "
         + (f"Labels: medoids of the largest clusters ({n_labels:,}). " if n_labels else "")
         + f"Clustering {source.id}."
     )

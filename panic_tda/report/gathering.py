@@ -10,6 +10,7 @@ import numpy as np
 
 from panic_tda.cli.rendering.density import density_json
 from panic_tda.cli.rendering.sweep import sweep_json
+from panic_tda.doubts import find_doubts
 from panic_tda.errors import NoTree
 from panic_tda.insight import branches, density, sweep
 from panic_tda.insight.layout import N_ROWS, Map, lay_out
@@ -68,13 +69,16 @@ def gather(
     page["thumbnails"] = _thumbnails(database, source, len(material.details), progress)
     study, outputs = material.study, _outputs(material.trajectories)
     total = study.total if study.runs else None
-    page["head"] = head.describe_clustering(source) | {
+    # Clusters are numbered by size. Those whose medoid has gone are not among the details.
+    largest = max((one.size for one in material.details), default=None)
+    doubts = find_doubts(source.record, largest_cluster_size=largest)
+    page["head"] = head.describe_clustering(source, database) | {
         "n_runs": len(study.runs),
         "outputs": outputs,
-        "sentence": head.sentence(source, total, outputs=outputs),
+        "sentence": head.sentence(source, total, outputs=outputs, doubts=doubts),
         "page_made": datetime.now(UTC).isoformat(sep=" ", timespec="seconds"),
     }
-    notes = []
+    notes = [doubt.sentence for doubt in doubts[1:]]
     if page["thumbnails"]["missing"]:
         notes.append(f"There are no images: {page['thumbnails']['missing']}")
     page["tree"] = page["density"] = page["sweep"] = None
@@ -157,7 +161,10 @@ def _sweeps(
     source: ClusteringSummary, tree: SpanningTree, labels: IntArray, progress: Progress
 ) -> dict[str, Any]:
     """Return what other settings give, along each of two axes through the chosen one."""
-    sizes = density.cluster_sizes(source.record.n_embeddings)
+    limit = source.record.max_cluster_size
+    sizes = [
+        size for size in density.cluster_sizes(source.record.n_embeddings) if limit is None or size <= limit
+    ]
     grids = {
         "epsilon": sweep.Grid(epsilons=density.EPSILONS),
         "min_cluster_size": sweep.Grid(min_cluster_sizes=sizes),

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from panic_tda.doubts import Doubt
 from panic_tda.insight.trajectories import GroupSummary
 from panic_tda.parameters import chord_to_cosine
+from panic_tda.storage.database import Database
 from panic_tda.storage.results import ClusteringSummary
+from panic_tda.wording import pluralize
 
 _NOT_PARAMETERS = ("versions", "seconds", "further", "input_sha256", "recut_of")
 
 
-def describe_clustering(source: ClusteringSummary) -> dict[str, Any]:
+def describe_clustering(source: ClusteringSummary, database: Database) -> dict[str, Any]:
     """Return what the page says of a clustering before anything is looked at."""
     record = source.record
     said = asdict(record)
@@ -21,7 +25,7 @@ def describe_clustering(source: ClusteringSummary) -> dict[str, Any]:
         "id": str(source.id),
         "model": source.embedding_model,
         "algorithm": source.algorithm,
-        "created": source.created_at.isoformat(sep=" ", timespec="seconds"),
+        "created": f"{source.created_at.isoformat(sep=' ', timespec='seconds')} UTC",
         "seconds": source.seconds,
         "exact": record.exact,
         "epsilon": record.cluster_selection_epsilon,
@@ -36,30 +40,33 @@ def describe_clustering(source: ClusteringSummary) -> dict[str, Any]:
         "versions": [[name, value] for name, value in sorted(record.versions.items())],
         "input_sha256": record.input_sha256,
         "recut_of": record.recut_of,
-        "made_by": command_of(source),
+        "made_by": clustering_command(source, database),
     }
 
 
-def command_of(source: ClusteringSummary) -> str:
-    """Return the command that would make the clustering again."""
+def clustering_command(source: ClusteringSummary, database: Database) -> str:
+    """Return a line of shell that would make the clustering again."""
     record = source.record
-    words = [
-        f"recut-clustering {record.recut_of}"
-        if record.recut_of
-        else f"cluster-embeddings {_quoted(source.embedding_model)} --downsample {record.downsample or 1}",
-        f"--epsilon {record.cluster_selection_epsilon:g} --min-cluster-size {record.min_cluster_size}",
-        f"--min-samples {record.min_samples} --selection-method {record.cluster_selection_method}",
+    options: list[object] = [
+        *("--epsilon", record.cluster_selection_epsilon, "--min-cluster-size", record.min_cluster_size),
+        *("--min-samples", record.min_samples, "--selection-method", record.cluster_selection_method),
         "--allow-single-cluster" if record.allow_single_cluster else "--no-allow-single-cluster",
     ]
     if record.max_cluster_size:
-        words.append(f"--max-cluster-size {record.max_cluster_size}")
-    if not record.recut_of:
-        words.append(f"--backend {record.backend}" + " --exact" * record.exact)
-    return f"panic-tda {' '.join(words)}"
+        options += ["--max-cluster-size", record.max_cluster_size]
+    if record.recut_of:
+        return database.command("recut-clustering", *options, record.recut_of)
+    options += ["--downsample", record.downsample or 1, "--backend", record.backend]
+    options += ["--exact"] * record.exact
+    # A name that begins with a dash would be an option.
+    options += ["--"] * source.embedding_model.startswith("-")
+    return database.command("cluster-embeddings", *options, source.embedding_model)
 
 
-def sentence(source: ClusteringSummary, total: GroupSummary | None, *, outputs: str) -> str:
-    """Say in plain words what was found.
+def sentence(
+    source: ClusteringSummary, total: GroupSummary | None, *, outputs: str, doubts: Sequence[Doubt] = ()
+) -> str:
+    """Say in plain words what was found, after the gravest reason to doubt it where there is one.
 
     Parameters
     ----------
@@ -69,6 +76,8 @@ def sentence(source: ClusteringSummary, total: GroupSummary | None, *, outputs: 
         All of its runs; None where there are none.
     outputs : str
         What was embedded: texts, images or outputs.
+    doubts : sequence of Doubt
+        From `doubts.find_doubts`.
     """
     record = source.record
     n, inside = record.n_embeddings, record.n_embeddings - record.n_outliers
@@ -80,6 +89,8 @@ def sentence(source: ClusteringSummary, total: GroupSummary | None, *, outputs: 
         said = [f"None of {n:,} {outputs}{of_runs} fall into a place that others share."]
     if total:
         said += _motion(total, outputs)
+    if doubts:
+        said.insert(0, f"This clustering is doubtful. {doubts[0].sentence}")
     return " ".join(said)
 
 
@@ -114,9 +125,5 @@ def _do(number: int, verb: str) -> str:
 
 
 def _counted(number: float, thing: str) -> str:
-    return f"{number:,g} {thing}{'' if number == 1 else 's'}" if number < 1e6 else f"{number:,.0f} {thing}s"
-
-
-def _quoted(name: str) -> str:
-    plain = name.replace("-", "").replace("_", "").replace(".", "").replace("/", "")
-    return name if plain.isalnum() else "'" + name.replace("'", "'\\''") + "'"
+    things = pluralize(number, thing)
+    return f"{number:,g} {things}" if number < 1e6 else f"{number:,.0f} {things}"

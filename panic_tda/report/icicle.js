@@ -25,7 +25,7 @@ export class TreeSection {
     const { n_all: all, parents } = this.tree;
     byId("tree-caption").textContent =
       `${all > parents.length ? `The chosen and the largest ${whole(parents.length)} of ${whole(all)} branches` : counted(all, "branch", "branches")}. Each is as wide as it has embeddings and as high as the distances over which it lives; ` +
-      "coloured ones were chosen as clusters. The dashed line is epsilon: below it nothing is divided.";
+      "coloured ones were chosen as clusters, fainter ones in the same colour are parts of these. The dashed line is epsilon: below it nothing is divided.";
     this.canvas.addEventListener("pointermove", (/** @type {PointerEvent} */ event) => this.hover(event));
     this.canvas.addEventListener("pointerleave", hideTip);
     this.canvas.addEventListener("click", (/** @type {MouseEvent} */ event) => {
@@ -94,7 +94,7 @@ export class TreeSection {
     const inside = this.owner(at);
     const what = label >= 0 ? `cluster ${label}` : inside >= 0 ? `part of cluster ${inside}` : at === 0 ? "everything" : "not chosen";
     showTip(event, [
-      `${whole(tree.sizes[at])} embeddings, ${what}`,
+      `${counted(tree.sizes[at], "embedding")}, ${what}`,
       `from ${decimal(tree.births[at], 3)} down to ${decimal(tree.deaths[at], 3)}`,
       inside < 0 ? null : oneLine(medoidText(this.page, inside), 120),
     ]);

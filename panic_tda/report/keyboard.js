@@ -27,7 +27,7 @@ export function listenToKeys({ clusters, strips, map, theme }) {
     if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event.target)) return;
     const number = Number(event.key);
     if (number >= 1 && number <= sections.length) return goTo(sections[number - 1]);
-    const act = keys[event.key];
+    const act = Object.hasOwn(keys, event.key) ? keys[event.key] : undefined;
     if (!act || (event.key === " " && (chosen.run === null || isButton(event.target)))) return;
     event.preventDefault();
     act();

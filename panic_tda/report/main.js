@@ -8,19 +8,18 @@ import { DynamicsSection } from "./dynamics.js";
 import { TreeSection } from "./icicle.js";
 import { listenToKeys } from "./keyboard.js";
 import { MapSection } from "./map.js";
-import { choose, chosen, drawAnew, readAddress, whenChosen } from "./state.js";
+import { CHOICES, choose, chosen, drawAnew, readAddress, whenChosen } from "./state.js";
 import { StripSection } from "./strips.js";
 
-const THEMES = ["", "light", "dark"];
-
 function takeTheme() {
-  const theme = isOnPaper() ? "light" : THEMES.includes(chosen.theme) ? chosen.theme : "";
+  const theme = isOnPaper() ? "light" : chosen.theme;
   document.documentElement.style.colorScheme = theme || "light dark";
-  byId("theme-button").textContent = theme === "dark" ? "Dark" : theme === "light" ? "Light" : "Auto";
+  byId("theme-button").textContent = CHOICES.theme.find(([name]) => name === theme)?.[1] ?? "Auto";
 }
 
 function nextTheme() {
-  choose({ theme: THEMES[(THEMES.indexOf(chosen.theme) + 1) % THEMES.length] });
+  const names = CHOICES.theme.map(([name]) => name);
+  choose({ theme: names[(names.indexOf(chosen.theme) + 1) % names.length] });
 }
 
 /**
@@ -81,7 +80,8 @@ function followScroll() {
 async function open() {
   const page = await readPage(byId("carried").textContent);
   byId("carried").remove();
-  readAddress(page.runs.ids, page.clusters.sizes.length);
+  const { ids, networks, prompts } = page.runs;
+  readAddress({ runIds: ids, nClusters: page.clusters.sizes.length, nNetworks: networks.length, nPrompts: prompts.length });
   whenChosen((changed) => {
     if (changed.has("theme")) takeTheme();
   });

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from panic_tda.errors import WrongUsage
 from panic_tda.files.replacing import replacing, require_place
 from panic_tda.insight.layout import N_ROWS
 from panic_tda.progress import Progress, Silent
@@ -11,6 +12,8 @@ from panic_tda.report.gathering import gather
 from panic_tda.report.page import render, require_templates
 from panic_tda.storage.database import Database
 from panic_tda.storage.results import ClusteringSummary
+
+SUFFIXES = (".html", ".htm")
 
 
 def write_report(
@@ -37,21 +40,37 @@ def write_report(
     Raises
     ------
     WrongUsage, MissingPath
-        As `files.replacing.require_place`.
+        As `require_target`.
     CannotWrite
         The disk is full, or the folder takes no file.
     NoTemplates
         Jinja2 is not installed.
     """
-    require_place(path, force=force)
+    require_target(path, force=force, source=database.path)
     require_templates()
     progress = progress or Silent()
     page = gather(database, source, map_rows=map_rows, seed=seed, progress=progress)
-    command = f"panic-tda report-clustering {source.id} --db {database} -o {path.name}"
+    options: list[object] = ["-o", path.name]
     if (map_rows, seed) != (N_ROWS, 0):
-        command += f" --map-rows {map_rows} --seed {seed}"
+        options += ["--map-rows", map_rows, "--seed", seed]
+    command = database.command("report-clustering", *options, source.id)
     progress.phase("write the page")
     text = render(page, command=command).encode("utf-8", "replace")
-    with replacing(path, force=force) as file:
+    with replacing(path, force=force, source=database.path) as file:
         file.write(text)
     return len(text)
+
+
+def require_target(path: Path, *, force: bool, source: Path | None = None) -> None:
+    """Check that a page can be written to a path, before anything is read for it.
+
+    Raises
+    ------
+    WrongUsage
+        Its ending is of something else than a page, it is a folder, or it exists without `force`.
+    MissingPath
+        Its folder does not exist.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise WrongUsage(f"a page ends in {' or '.join(SUFFIXES)}; got {path.name}")
+    require_place(path, force=force, source=source)

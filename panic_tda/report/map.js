@@ -1,6 +1,6 @@
 /** The map: drag, zoom, point, choose, and follow a run through it. */
 import { colourOf, css, isDark, isOnPaper, pixelRatio, themeColour } from "./colours.js";
-import { byId, choice, decimal, el, hideTip, oneLine, showTip, whole } from "./dom.js";
+import { byId, choice, counted, decimal, el, hideTip, oneLine, showTip, whole } from "./dom.js";
 import { Crowd, inTwoLines, placeLabels } from "./labels.js";
 import { listenToHands } from "./hands.js";
 import { imageOf } from "./images.js";
@@ -20,9 +20,9 @@ export function medoidText(page, label) {
   return text < 0 || text === undefined ? "an image" : page.texts[text];
 }
 
-/** What is said of a run in a line. @param {WholePage} page @param {number} run */
+/** The beginning of the id of a run, as long as it takes to be no other's. @param {WholePage} page @param {number} run */
 export function runName(page, run) {
-  return page.runs.ids[run].slice(0, 8);
+  return page.runs.names[run];
 }
 
 /**
@@ -89,7 +89,7 @@ export class MapSection {
   controls() {
     const { runs, map } = this.page;
     /** @type {[string, string][]} */
-    const choices = runs.ids.length > 5000 ? [] : runs.ids.map((id, run) => [String(run), `${id.slice(0, 8)} ${oneLine(runs.prompts[runs.prompt[run]] ?? "", 40)}`]);
+    const choices = runs.ids.length > 5000 ? [] : runs.names.map((name, run) => [String(run), `${name} ${oneLine(runs.prompts[runs.prompt[run]] ?? "", 40)}`]);
     const { element, select } = choice("Run", [["", "none"], ...choices], "", (value) => choose({ run: value === "" ? null : Number(value), step: null }));
     this.select = select;
     this.playButton = el("button", { type: "button", id: "play", onclick: () => this.play() }, "Play");
@@ -97,7 +97,7 @@ export class MapSection {
     this.said = el("span", { class: "said", id: "step-said", dir: "auto" });
     const reset = el("button", { type: "button", class: "quiet", onclick: () => this.home() }, "Whole map");
     byId("map-controls").append(element, this.playButton, this.slider, this.said, reset);
-    const sampled = map.n < map.n_all ? `${whole(map.n)} of ${whole(map.n_all)} embeddings, sampled evenly over steps and runs, all medoids among them` : `all ${whole(map.n)} embeddings`;
+    const sampled = map.n < map.n_all ? `${whole(map.n)} of ${counted(map.n_all, "embedding")}, sampled evenly over steps and runs, all medoids among them` : `all ${counted(map.n, "embedding")}`;
     byId("map-caption").textContent = `Layout: ${map.method}; ${sampled}. Distances far apart mean little in two dimensions; neighbours do. Labels are the texts of medoids.`;
   }
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from panic_tda.cli.rendering.trajectories import trajectories_json
+from panic_tda.cli.text import shorten_ids
 from panic_tda.insight import dynamics
 from panic_tda.insight.milestones import NO_STATE, Trajectories, Visits
 from panic_tda.insight.trajectories import GROUPINGS, MODEL, NETWORK, RunSummary, TrajectoryStudy, group_runs
@@ -25,8 +26,11 @@ def describe_runs(trajectories: Trajectories, study: TrajectoryStudy) -> dict[st
     networks, of_network = _codes([list(run.facts.network) if run.facts else None for run in study.runs])
     prompts, of_prompt = _codes([run.facts.initial_prompt if run.facts else None for run in study.runs])
     steps = np.diff(trajectories.steps, prepend=0)
+    ids = [show_id(run.run_id) for run in study.runs]
+    names = shorten_ids(ids)
     return {
-        "ids": [show_id(run.run_id) for run in study.runs],
+        "ids": ids,
+        "names": [names[one] for one in ids],
         "networks": networks,
         "prompts": prompts,
         "network": of_network,

@@ -10,6 +10,7 @@ from typing import Any
 
 from panic_tda.errors import PanicTdaError
 from panic_tda.report.container import pack
+from panic_tda.wording import install_extra
 
 SCRIPTS = (
     "container",
@@ -31,7 +32,6 @@ SCRIPTS = (
     "main",
 )
 """The modules of the page's script, each after those that it imports."""
-INSTALL = "pip install 'panic-tda[report]'"
 _IMPORT = re.compile(r"^import\s[^;]*?;\n", re.MULTILINE | re.DOTALL)
 _EXPORT = re.compile(r"^export ", re.MULTILINE)
 
@@ -51,7 +51,7 @@ def require_templates() -> None:
     try:
         import jinja2  # noqa: F401
     except ImportError as error:
-        raise NoTemplates(f"a page needs Jinja2: {INSTALL}") from error
+        raise NoTemplates(f"a page needs Jinja2: {install_extra('report')}") from error
 
 
 def render(page: dict[str, Any], *, command: str) -> str:

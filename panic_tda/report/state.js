@@ -33,6 +33,18 @@ const PLAIN = {
   theme: "",
 };
 
+/**
+ * What is chosen by name: each name, and how it is called. Lists, not objects: a name in an address may be
+ * that of something every object has.
+ * @type {{[name in "order" | "group" | "by" | "theme"]: [string, string][]}}
+ */
+export const CHOICES = {
+  order: [["similar", "by similarity"], ["absorbed", "by absorption"], ["name", "by name"]],
+  group: [["", "none"], ["network", "by network"], ["prompt", "by prompt"]],
+  by: [["network", "network"], ["prompt", "prompt"], ["network,prompt", "network and prompt"]],
+  theme: [["", "Auto"], ["light", "Light"], ["dark", "Dark"]],
+};
+
 /** @type {Choice} */
 export const chosen = { ...PLAIN };
 
@@ -74,28 +86,25 @@ function writeAddress() {
   }, 150);
 }
 
-/** @type {string[]} */
-let runIds = [];
-let nClusters = 0;
+/** What there is to choose from. @type {{runIds: string[], nClusters: number, nNetworks: number, nPrompts: number}} */
+let available = { runIds: [], nClusters: 0, nNetworks: 0, nPrompts: 0 };
 
 export function addressOf() {
   const said = new URLSearchParams();
   for (const name of Object.keys(PLAIN)) {
     const value = get(chosen, name);
     if (value === get(PLAIN, name)) continue;
-    said.set(name, name === "run" ? runIds[value] : String(value));
+    said.set(name, name === "run" ? available.runIds[value] : String(value));
   }
   return said.toString();
 }
 
 /**
  * Choose what the address says; what it says wrongly is as if it said nothing.
- * @param {string[]} runs
- * @param {number} clusters
+ * @param {typeof available} there
  */
-export function readAddress(runs, clusters) {
-  runIds = runs;
-  nClusters = clusters;
+export function readAddress(there) {
+  available = there;
   addEventListener("hashchange", () => choose(fromAddress()));
   Object.assign(chosen, fromAddress());
 }
@@ -106,17 +115,29 @@ function fromAddress() {
   /** @type {any} */
   const found = { ...PLAIN };
   for (const [name, value] of said) {
-    if (!(name in PLAIN)) continue;
-    if (name === "run") {
-      const digits = value.toLowerCase();
-      const at = runIds.findIndex((id) => digits && (id.startsWith(digits) || id.replaceAll("-", "").startsWith(digits)));
-      found.run = at < 0 ? null : at;
-    } else if (name === "cluster" || name === "step") {
-      const number = /^\d+$/.test(value) ? Number(value) : null;
-      found[name] = name === "cluster" && number !== null && number >= nClusters ? null : number;
-    } else found[name] = value;
+    if (!Object.hasOwn(PLAIN, name)) continue;
+    const meant = meaningOf(name, value);
+    if (meant !== undefined) found[name] = meant;
   }
   return found;
+}
+
+/**
+ * What a value of the address means; undefined where it means nothing.
+ * @param {string} name @param {string} value
+ * @returns {string | number | undefined}
+ */
+function meaningOf(name, value) {
+  if (name === "run") {
+    const digits = value.toLowerCase();
+    const at = available.runIds.findIndex((id) => digits && (id.startsWith(digits) || id.replaceAll("-", "").startsWith(digits)));
+    return at < 0 ? undefined : at;
+  }
+  if (Object.hasOwn(CHOICES, name)) return CHOICES[/** @type {keyof typeof CHOICES} */ (name)].some(([one]) => one === value) ? value : undefined;
+  if (name === "q" || name === "sort" || name === "view") return value;
+  if (!/^\d+$/.test(value)) return undefined;
+  const [number, most] = [Number(value), new Map([["cluster", available.nClusters], ["network", available.nNetworks], ["prompt", available.nPrompts]]).get(name) ?? Infinity];
+  return number >= most ? undefined : name === "cluster" || name === "step" ? number : String(number);
 }
 
 /** Bring a section into sight. @param {string} id */

@@ -1,23 +1,23 @@
-/** Each run as a strip: one colour a cluster, hatched and pale where the run is between clusters. */
+/** Each run as a strip: one colour a cluster, hatched and faint where the run is between clusters. */
 import { colourOf, css, isDark, isOnPaper, mixed, pixelRatio, themeColour } from "./colours.js";
 import { asTsv, byId, choice, copyButton, counted, el, hideTip, named, oneLine, showTip, whole } from "./dom.js";
 import { medoidText, runName } from "./map.js";
-import { choose, chosen, whenChosen } from "./state.js";
+import { CHOICES, choose, chosen, whenChosen } from "./state.js";
 
 /** @typedef {import("./container.js").Page} RunsPage */
 /** @typedef {{top: number, height: number, run: number, title: string}} Line a run, or the head of a group (run -1) */
 
 const HEAD = 30;
-const GUTTER = 74;
+const LEAST_GUTTER = 74;
 const MARGIN_RIGHT = 30;
+/** The widest that names are written in. */
+const NAME_FONT = "700 11px ui-monospace, monospace";
 const MOST_HEIGHT = 560;
 /** Every so many pixels a line of a hatch. */
 const HATCH = 5;
 const MOST_PATTERNS = 400;
 /** One sheet. */
 const PAPER_HEIGHT = 780;
-/** @type {{[name: string]: string}} */
-const ORDERS = { similar: "by similarity", absorbed: "by absorption", name: "by name" };
 const KINDS = ["in its core", "in transit", "entering"];
 
 export class StripSection {
@@ -31,6 +31,8 @@ export class StripSection {
     this.box.append(this.canvas, this.spacer);
     const n = runs.ids.length;
     this.rowHeight = n <= 80 ? 15 : n <= 500 ? 10 : 6;
+    /** Pixels to the left of the strips, where the names stand. */
+    this.gutter = LEAST_GUTTER;
     /** @type {number[]} */
     this.bySimilarity = new Array(n);
     for (let place = 0; place < n; place++) this.bySimilarity[runs.similar[place]] = place;
@@ -66,8 +68,8 @@ export class StripSection {
     const { runs } = this.page;
     /** @param {any[]} names @returns {[string, string][]} */
     const all = (names) => [["", "all"], .../** @type {[string, string][]} */ (names.map((name, at) => [String(at), oneLine(named(name), 60)]))];
-    const order = choice("Order", Object.entries(ORDERS), chosen.order, (value) => choose({ order: value }));
-    const group = choice("Group", [["", "none"], ["network", "by network"], ["prompt", "by prompt"]], chosen.group, (value) => choose({ group: value }));
+    const order = choice("Order", CHOICES.order, chosen.order, (value) => choose({ order: value }));
+    const group = choice("Group", CHOICES.group, chosen.group, (value) => choose({ group: value }));
     const network = choice("Network", all(runs.networks), chosen.network, (value) => choose({ network: value }));
     const prompt = choice("Prompt", all(runs.prompts), chosen.prompt, (value) => choose({ prompt: value }));
     this.selects = { order, group, network, prompt };
@@ -115,7 +117,7 @@ export class StripSection {
     this.box.style.height = `${Math.min(most, this.total + 2)}px`;
     this.count.textContent = shown.length === runs.ids.length ? counted(shown.length, "run") : `${whole(shown.length)} of ${counted(runs.ids.length, "run")}`;
     const fit = this.lines.filter((line) => line.run >= 0 && line.top + line.height <= most).length;
-    byId("strips-paper").textContent = `Runs ${ORDERS[chosen.order] ?? ORDERS.similar}: ${fit < runs.ids.length ? `${whole(fit)} of ` : ""}${whole(runs.ids.length)}.`;
+    byId("strips-paper").textContent = `Runs ${CHOICES.order.find(([name]) => name === chosen.order)?.[1]}: ${fit < runs.ids.length ? `${whole(fit)} of ` : ""}${whole(runs.ids.length)}.`;
     this.later();
   }
 
@@ -175,6 +177,7 @@ export class StripSection {
     }
     const context = /** @type {CanvasRenderingContext2D} */ (this.canvas.getContext("2d"));
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    this.measureNames(context, width);
     const theme = { ink: themeColour("--ink"), faint: themeColour("--faint"), ground: themeColour("--ground"), dark: isDark() };
     context.fillStyle = css(theme.ground);
     context.fillRect(0, 0, width, height);
@@ -183,13 +186,20 @@ export class StripSection {
     this.letter(context, lines, { width, theme });
   }
 
+  /** Make room for the names of the runs, which are all of one length. @param {CanvasRenderingContext2D} context @param {number} width */
+  measureNames(context, width) {
+    context.font = NAME_FONT;
+    const wide = this.page.runs.names.length ? context.measureText(this.page.runs.names[0]).width : 0;
+    this.gutter = Math.round(Math.min(width / 2, Math.max(LEAST_GUTTER, wide + 8)));
+  }
+
   /**
    * Fill the strips pixel by pixel, which is quicker than a rectangle a step.
    * @param {CanvasRenderingContext2D} context @param {Line[]} lines
    * @param {{width: number, height: number, ratio: number, theme: any}} how
    */
   paint(context, lines, { width, height, ratio, theme }) {
-    const wide = Math.floor((width - GUTTER - MARGIN_RIGHT) * ratio);
+    const wide = Math.floor((width - this.gutter - MARGIN_RIGHT) * ratio);
     const high = Math.round(height * ratio);
     if (wide <= 0) return;
     if (this.image?.width !== wide || this.image.height !== high) this.image = context.createImageData(wide, high);
@@ -205,7 +215,7 @@ export class StripSection {
         pixels.set(pattern.subarray(from, from + wide), y * wide);
       }
     }
-    context.putImageData(this.image, Math.round(GUTTER * ratio), 0);
+    context.putImageData(this.image, Math.round(this.gutter * ratio), 0);
   }
 
   /**
@@ -265,7 +275,7 @@ export class StripSection {
 
   /** @param {number} step @param {number} width */
   xOf(step, width) {
-    return GUTTER + ((step - this.first) / (this.last - this.first + this.spacing)) * (width - GUTTER - MARGIN_RIGHT);
+    return this.gutter + ((step - this.first) / (this.last - this.first + this.spacing)) * (width - this.gutter - MARGIN_RIGHT);
   }
 
   /** Names, axis and marks. @param {CanvasRenderingContext2D} context @param {Line[]} lines @param {{width: number, theme: any}} how */
@@ -284,15 +294,15 @@ export class StripSection {
       }
       const selected = line.run === chosen.run;
       if (this.rowHeight >= 10 || selected) {
-        context.font = `${selected ? "700 " : ""}${this.rowHeight >= 15 ? 11 : 9.5}px ui-monospace, monospace`;
+        context.font = this.rowHeight >= 15 ? (selected ? NAME_FONT : NAME_FONT.replace("700 ", "")) : `${selected ? "700 " : ""}9.5px ui-monospace, monospace`;
         context.textAlign = "left";
         context.fillStyle = css(selected ? theme.ink : theme.faint);
-        context.fillText(runName(this.page, line.run), 2, middle - 1);
+        context.fillText(runName(this.page, line.run), 2, middle - 1, this.gutter - 4);
       }
       if (selected) {
         context.strokeStyle = css(theme.ink);
         context.lineWidth = 1.5;
-        context.strokeRect(GUTTER - 1, line.top - scrolled - 1, width - GUTTER - MARGIN_RIGHT + 2, line.height);
+        context.strokeRect(this.gutter - 1, line.top - scrolled - 1, width - this.gutter - MARGIN_RIGHT + 2, line.height);
       }
       const period = runs.period[line.run];
       if (period < 0) continue;
@@ -328,11 +338,11 @@ export class StripSection {
     const line = this.inSight().find(({ top, height }) => y >= top && y < top + height);
     if (!line || line.run < 0 || event.offsetY < 20) return null;
     const { runs } = this.page;
-    const wide = this.box.clientWidth - GUTTER - MARGIN_RIGHT;
-    const step = this.first + ((event.offsetX - GUTTER) / wide) * (this.last - this.first + this.spacing);
+    const wide = this.box.clientWidth - this.gutter - MARGIN_RIGHT;
+    const step = this.first + ((event.offsetX - this.gutter) / wide) * (this.last - this.first + this.spacing);
     let at = runs.offsets[line.run];
     while (at + 1 < runs.offsets[line.run + 1] && runs.steps[at + 1] <= step) at++;
-    return { run: line.run, at, inside: event.offsetX >= GUTTER && event.offsetX <= GUTTER + wide };
+    return { run: line.run, at, inside: event.offsetX >= this.gutter && event.offsetX <= this.gutter + wide };
   }
 
   /** @param {PointerEvent} event */

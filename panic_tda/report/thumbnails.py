@@ -12,6 +12,7 @@ from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
 from panic_tda.storage.medoids import find_medoid_images, read_image
 from panic_tda.storage.results import ClusteringSummary
+from panic_tda.wording import install_extra
 
 SIZE = 128
 MOST = 300
@@ -84,7 +85,7 @@ def _require_pillow() -> None:
     try:
         import PIL.Image  # noqa: F401 (said now, not at the first image)
     except ImportError as error:
-        raise NoPillow("thumbnails need Pillow: pip install 'panic-tda[report]'") from error
+        raise NoPillow(f"thumbnails need Pillow: {install_extra('report')}") from error
 
 
 def shrink(data: bytes, size: int) -> bytes:

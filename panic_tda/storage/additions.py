@@ -19,6 +19,7 @@ from panic_tda.storage.census import stored_width
 from panic_tda.storage.import_summary import ImportSummary
 from panic_tda.storage.schemas import Embedding, ExperimentConfig, Invocation, InvocationType, Run
 from panic_tda.storage.times import TIMES, UnknownTimes
+from panic_tda.wording import pluralize
 
 _experiment = ExperimentConfig.__table__
 _run = Run.__table__
@@ -160,7 +161,9 @@ class Additions:
             self._widths[model] = stored_width(self._connection, model) // 4 or width
         if width != self._widths[model]:
             batch.refuse(
-                0, f"the vector has {width} dimensions, those of {model} before it have {self._widths[model]}"
+                0,
+                f"the vector has {width} {pluralize(width, 'dimension')}, "
+                f"those of {model} before it have {self._widths[model]}",
             )
 
     def _find_runs(self, batch: EmbeddingBatch) -> None:
@@ -254,7 +257,8 @@ class Additions:
         """Check that what is stored under the ids of these rows is what the rows say."""
         values = self._stored(stored, [row[0] for row in rows])
         for index, (identity, value, *_) in enumerate(rows):
-            if values[identity] != value:
+            # A row without a text says nothing of the text that is stored.
+            if value is not None and values[identity] != value:
                 batch.refuse(
                     index,
                     f"model {batch.model}: another {what} is stored under this key already; if it is another "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -11,7 +11,10 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from panic_tda.storage.bulk import ID_LENGTH, stream_rows
+from panic_tda.errors import OUTLIER
+from panic_tda.parameters import ClusteringRecord
+from panic_tda.storage import cells
+from panic_tda.storage.bulk import ID_LENGTH, stream_columns
 from panic_tda.storage.schemas import ClusteringResult, Embedding, EmbeddingCluster
 
 if TYPE_CHECKING:
@@ -42,20 +45,62 @@ class Assignments:
 
 
 def read_assignments(connection: Connection, clustering_id: UUID) -> Assignments:
-    """Read all assignments of a clustering: one range of the table's key, 48 bytes a row in memory."""
+    """Read all assignments of a clustering: one range of the table's key, 48 bytes a row in memory.
+
+    Raises
+    ------
+    DamagedValue
+        A label is not one of the clustering's, a probability is not from 0 to 1, or an id is none.
+    """
     columns = (EmbeddingCluster.embedding_id, EmbeddingCluster.label, EmbeddingCluster.probability)
     query = (
         sa.select(sa.type_coerce(columns[0], sa.String), *columns[1:])
         .where(EmbeddingCluster.result_key == key_of(clustering_id))
         .order_by(EmbeddingCluster.embedding_id)
     )
-    parts = [
-        (np.array(ids, dtype="S32"), np.array(labels, dtype=np.int64), np.array(probabilities, dtype=float))
-        for ids, labels, probabilities in _columns(stream_rows(connection, query, batch_rows=_ROWS))
-    ]
+    parts = list(
+        stream_columns(
+            connection, query, batch_rows=_ROWS, convert=(_identities, cells.integers, cells.shares)
+        )
+    )
     empty = (np.empty(0, dtype="S32"), np.empty(0, dtype=np.int64), np.empty(0))
-    joined = [np.concatenate(of_column) for of_column in zip(*(parts or [empty]), strict=True)]
-    return Assignments(*joined)
+    ids, labels, probabilities = (
+        np.concatenate(of_column) for of_column in zip(*(parts or [empty]), strict=True)
+    )
+    require_labels(connection, clustering_id, labels)
+    return Assignments(ids, labels, probabilities)
+
+
+def require_labels(connection: Connection, clustering_id: UUID, labels: IntArray) -> None:
+    """Check that labels are those of a clustering's clusters, so that arrays of one element a label fit.
+
+    Raises
+    ------
+    DamagedValue
+        A label is below `OUTLIER`, or there is no such cluster.
+    """
+    if not len(labels):
+        return
+    query = sa.select(ClusteringResult.parameters).where(ClusteringResult.id == clustering_id)
+    ((parameters,),) = cells.read_rows(connection, query)
+    record = ClusteringRecord.from_json(parameters)
+    # Of a clustering that lost rows before it was saved, other clusters keep their labels.
+    n_labels = max(len(labels), record.n_clusters + (record.n_vanished or 0))
+    wrong = (labels < OUTLIER) | (labels >= n_labels)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        ids = sa.select(EmbeddingCluster.embedding_id).where(
+            EmbeddingCluster.result_key == key_of(clustering_id)
+        )
+        (identity,) = cells.read_rows(
+            connection, ids.order_by(EmbeddingCluster.embedding_id).offset(row).limit(1)
+        )[0]
+        raise cells.damaged_value(
+            "embeddingcluster",
+            "label",
+            [str(clustering_id), str(identity)],
+            f"labels from {OUTLIER} to {n_labels - 1} are allowed; got {labels[row]}",
+        )
 
 
 def read_invocations(connection: Connection, clustering_id: UUID) -> BytesArray:
@@ -88,8 +133,8 @@ def read_invocations(connection: Connection, clustering_id: UUID) -> BytesArray:
     )
     if connection.dialect.name == "sqlite":
         return _by_row_number(connection, assigned, clustering_id)
-    found = [row[0] for rows in stream_rows(connection, assigned, batch_rows=_ROWS) for row in rows]
-    return np.array([invocation or "" for invocation in found], dtype=f"S{ID_LENGTH}")
+    parts = list(stream_columns(connection, assigned, batch_rows=_ROWS, convert=(_identities_or_none,)))
+    return np.concatenate([np.empty(0, dtype=f"S{ID_LENGTH}"), *(ids for (ids,) in parts)])
 
 
 def key_of(clustering_id: UUID) -> sa.ScalarSelect[Any]:
@@ -100,17 +145,21 @@ def key_of(clustering_id: UUID) -> sa.ScalarSelect[Any]:
 def _by_row_number(connection: Connection, assigned: sa.Select[Any], clustering_id: UUID) -> BytesArray:
     number = sa.literal_column("embedding.rowid", sa.Integer)
     numbers = [
-        np.array([_GONE if row[0] is None else row[0] for row in rows], dtype=np.int64)
-        for rows in stream_rows(connection, assigned.with_only_columns(number), batch_rows=_ROWS)
+        of_batch
+        for (of_batch,) in stream_columns(
+            connection,
+            assigned.with_only_columns(sa.func.coalesce(number, _GONE)),
+            batch_rows=_ROWS,
+            convert=(cells.integers,),
+        )
     ]
     model = sa.select(ClusteringResult.embedding_model).where(ClusteringResult.id == clustering_id)
     of_model = sa.select(number, _embedding.c.invocation_id).where(
         _embedding.c.embedding_model == model.scalar_subquery()
     )
-    parts = [
-        (np.array(rows, dtype=np.int64), np.array(invocations, dtype=f"S{ID_LENGTH}"))
-        for rows, invocations in _columns(stream_rows(connection, of_model, batch_rows=_ROWS))
-    ]
+    parts = list(
+        stream_columns(connection, of_model, batch_rows=_ROWS, convert=(cells.integers, _identities_or_none))
+    )
     wanted = np.concatenate([np.empty(0, dtype=np.int64), *numbers])
     stored = np.concatenate([np.array([_GONE]), *(rows for rows, _ in parts)])
     invocations = np.concatenate([np.array([b""], dtype=f"S{ID_LENGTH}"), *(part for _, part in parts)])
@@ -119,6 +168,12 @@ def _by_row_number(connection: Connection, assigned: sa.Select[Any], clustering_
     return np.where(stored[places] == wanted, invocations[places], b"")
 
 
-def _columns(batches: Iterator[list[tuple[Any, ...]]]) -> Iterator[tuple[tuple[Any, ...], ...]]:
-    for rows in batches:
-        yield tuple(zip(*rows, strict=True))
+def _identities(values: Sequence[Any]) -> BytesArray:
+    # Field files have ids of other forms, which are ids all the same.
+    if not all(type(value) is str and len(value) <= ID_LENGTH for value in values):
+        raise ValueError("a value is not an id stored as text")
+    return np.array(values, dtype=f"S{ID_LENGTH}")
+
+
+def _identities_or_none(values: Sequence[Any]) -> BytesArray:
+    return _identities([value or "" for value in values])

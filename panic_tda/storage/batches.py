@@ -47,7 +47,7 @@ class TextBatch:
     sequence_numbers : (b,) int64
         Position of each row's text in its run, from 0.
     texts : list of str
-        One a row.
+        One a row; None where a row has none.
     """
 
     path: Path
@@ -56,7 +56,7 @@ class TextBatch:
     runs: list[RunKey]
     run_codes: IntArray
     sequence_numbers: IntArray
-    texts: list[str]
+    texts: list[str | None]
 
     def refuse(self, index: int, problem: str) -> NoReturn:
         """Raise `BadInput` about the row at `index` of this batch."""

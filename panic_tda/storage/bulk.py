@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -12,10 +12,13 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql import Select
 
 from panic_tda.errors import DatabaseError
+from panic_tda.storage.cells import compile_query, find_damaged, naming_damage
 
 ID_LENGTH = 32
 _KEYS = 8192
 """So many keys of two columns a statement takes; SQLite takes 32,766 values."""
+_FETCH_LARGE_ROWS = 32
+"""Rows that a server is asked for at once where they can be large: their sizes show when they are here."""
 _HEXADECIMAL = b"0123456789abcdef"
 
 
@@ -48,7 +51,7 @@ def stream_vectors(
     DatabaseError
         A vector is missing or of another length, or the file is damaged.
     """
-    sql = str(query.compile(connection, compile_kwargs={"literal_binds": True}))
+    sql = compile_query(connection, query)
     # The driver's own cursor: turning each of millions of rows into a result object would double the time.
     cursor = _streaming_cursor(connection)
     try:
@@ -72,13 +75,13 @@ def stream_vectors(
             del rows, ids, vectors, digits
             yield batch
     except connection.dialect.loaded_dbapi.Error as error:
-        raise DatabaseError(f"reading vectors: {error}") from error
+        raise find_damaged(connection, query) or DatabaseError(f"reading vectors: {error}") from error
     finally:
         cursor.close()
 
 
 def stream_rows(
-    connection: Connection, query: Select[Any], *, batch_rows: int
+    connection: Connection, query: Select[Any], *, batch_rows: int, batch_bytes: int | None = None
 ) -> Generator[list[tuple[Any, ...]], None, None]:
     """Stream rows of any columns, as the driver gives them: ids as text, vectors as bytes.
 
@@ -90,22 +93,73 @@ def stream_rows(
         What is read.
     batch_rows : int
         Most rows of a batch; no more are in memory at once.
+    batch_bytes : int, optional
+        A batch ends with the row whose texts and bytes bring it to so many; for rows that can be large.
 
     Raises
     ------
     DatabaseError
         The file is damaged.
     """
-    sql = str(query.compile(connection, compile_kwargs={"literal_binds": True}))
+    sql = compile_query(connection, query)
     cursor = _streaming_cursor(connection)
     try:
         cursor.execute(sql, ())
+        if batch_bytes is not None:
+            # SQLite's cursor makes one row after the other; a server sends some at once.
+            rows_of = iter(cursor) if connection.dialect.name == "sqlite" else _fetch_few(cursor)
+            yield from _bounded_batches(rows_of, batch_rows, batch_bytes)
         while rows := cursor.fetchmany(batch_rows):
             yield rows
     except connection.dialect.loaded_dbapi.Error as error:
-        raise DatabaseError(f"reading: {error}") from error
+        raise find_damaged(connection, query) or DatabaseError(f"reading: {error}") from error
     finally:
         cursor.close()
+
+
+def _bounded_batches(
+    fetched: Iterator[tuple[Any, ...]], batch_rows: int, batch_bytes: int
+) -> Generator[list[tuple[Any, ...]], None, None]:
+    rows: list[tuple[Any, ...]] = []
+    n_bytes = 0
+    for row in fetched:
+        rows.append(row)
+        n_bytes += sum([len(value) for value in row if isinstance(value, (str, bytes))])
+        if len(rows) >= batch_rows or n_bytes >= batch_bytes:
+            yield rows
+            rows, n_bytes = [], 0
+    if rows:
+        yield rows
+
+
+def _fetch_few(cursor: Any) -> Iterator[tuple[Any, ...]]:
+    while rows := cursor.fetchmany(_FETCH_LARGE_ROWS):
+        yield from rows
+
+
+def stream_columns(
+    connection: Connection, query: Select[Any], *, batch_rows: int, convert: Sequence[Callable[[Any], Any]]
+) -> Generator[tuple[Any, ...], None, None]:
+    """Stream the columns of a query, batch by batch, each converted by a function of its values.
+
+    Parameters
+    ----------
+    connection, query, batch_rows
+        As of `stream_rows`.
+    convert : sequence of callable
+        Takes the tuple of a column's values; raises one of `cells.FAULTS` where one is another than it takes.
+
+    Raises
+    ------
+    DatabaseError
+        The file is damaged.
+    DamagedValue
+        A value could not be converted.
+    """
+    with naming_damage(connection, query):
+        for rows in stream_rows(connection, query, batch_rows=batch_rows):
+            columns = zip(*rows, strict=True)
+            yield tuple(function(values) for function, values in zip(convert, columns, strict=True))
 
 
 def insert_rows(

@@ -13,11 +13,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
-from panic_tda.errors import BadVectors, NoEmbeddings, UnknownModel
+from panic_tda.errors import BadVectors, DatabaseError, NoEmbeddings, UnknownModel
 from panic_tda.parameters import validate_downsample
+from panic_tda.storage.cells import as_literal, find_damaged, stored_values
 from panic_tda.storage.database import Database
 from panic_tda.storage.sampling import in_one_index, sample
 from panic_tda.storage.schemas import Embedding, Invocation, InvocationType
+from panic_tda.wording import pluralize
 
 FLOAT_BYTES = 4
 NAMED_IDS = 5
@@ -27,6 +29,7 @@ _log = logging.getLogger(__name__)
 _embedding = Embedding.__table__
 _invocation = Invocation.__table__
 _size = sa.func.length(_embedding.c.vector)
+_MODEL_ROWS = sa.select(_embedding.c.embedding_model)
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,9 @@ def choose_models(database: Database, asked: Sequence[str], present: Sequence[st
         One that was asked for is not.
     """
     if not present:
-        raise NoEmbeddings(f"{database} has no embeddings; import some with panic-tda import-embeddings")
+        raise NoEmbeddings(
+            f"{database} has no embeddings; import some with: {database.command('import-embeddings')} FILE"
+        )
     unknown = sorted(set(asked) - set(present))
     if unknown:
         raise UnknownModel(
@@ -193,7 +198,7 @@ def count_mixed(database: Database, model: str) -> tuple[int, int]:
 def warn_of_mixed(database: Database, census: ModelCensus) -> None:
     """Say in the log what one would not expect among a model's embeddings; they are clustered as they are."""
     n_repeated, n_images = count_mixed(database, census.model)
-    of_all = f"of {census.n_total} embeddings are of"
+    of_all = f"of {census.n_total} {pluralize(census.n_total, 'embedding')} are of"
     if n_repeated:
         _log.warning(
             "%s: %d %s an invocation that has one of this model already; each counts",
@@ -251,34 +256,51 @@ def show_id(stored: object) -> str:
 
 
 def stored_models(connection: Connection) -> list[str]:
-    """Return the names of all embedding models in alphabetical order."""
-    return _successive(connection, _embedding.c.embedding_model)
+    """Return the names of all embedding models in alphabetical order.
+
+    Raises
+    ------
+    DamagedValue
+        A name is not text in UTF-8.
+    """
+    return _successive(connection, _embedding.c.embedding_model, rows=_MODEL_ROWS)
 
 
 def _successive(
-    connection: Connection, column: ColumnElement[Any], *conditions: ColumnElement[bool]
+    connection: Connection,
+    column: ColumnElement[Any],
+    *conditions: ColumnElement[bool],
+    rows: sa.Select[Any] | None = None,
 ) -> list[Any]:
-    """Return the distinct values of what an index is sorted by, ascending: one look into it for each."""
+    """Return the distinct values of what an index is sorted by, ascending: one look into it for each.
+
+    Of a text that cannot be read, the first of `rows` that has it is named.
+    """
     smallest = sa.select(sa.func.min(column)).where(*conditions)
     found = []
-    value = connection.execute(smallest).scalar()
+    value = next(stored_values(connection, smallest))
     while value is not None:
         found.append(value)
-        value = connection.execute(smallest.where(column > value)).scalar()
+        if rows is not None and not isinstance(value, str):
+            raise find_damaged(connection, rows.where(column == as_literal(value)).limit(1)) or DatabaseError(
+                f"a name of a model is not text: {value!r:.80}"
+            )
+        value = next(stored_values(connection, smallest.where(column > as_literal(value))))
     return found
 
 
 def _explain_lengths(census: ModelCensus, bad: int, first: list[str]) -> str:
     missing = census.sampled.get(None, 0)
     lengths = ", ".join(
-        f"{count} of {size} bytes"
+        f"{count} of {size} {pluralize(size, 'byte')}"
         for size, count in census.sampled.items()
         if size is not None and (size != census.width or not size)
     )
     expected = f"{census.width // FLOAT_BYTES or 'some'} float32 values expected"
     kinds = "; ".join(part for part in (f"{missing} missing" if missing else "", lengths, expected) if part)
     return (
-        f"{bad} of {census.n_sampled} vectors of model {census.model} are invalid ({kinds}); "
+        f"{bad} of {census.n_sampled} {pluralize(census.n_sampled, 'vector')} of model "
+        f"{census.model} are invalid ({kinds}); "
         f"first embedding ids: {', '.join(first)}; "
         "repair them, or leave them out with --skip-invalid"
     )

@@ -19,9 +19,10 @@ from sqlalchemy.exc import DBAPIError
 
 from panic_tda.errors import DatabaseError
 from panic_tda.interrupts import interruptible
+from panic_tda.storage.reasons import no_locks, supports_locks
 
 BUSY_TIMEOUT_SECONDS = 60.0
-_LOG_AFTER_SECONDS, _PAUSE_SECONDS = 2.0, 0.02
+LOG_AFTER_SECONDS, _PAUSE_SECONDS = 2.0, 0.02
 CACHE_KIBIBYTES = 256 << 10
 
 _log = logging.getLogger(__name__)
@@ -72,8 +73,10 @@ def retry_while_locked(attempt: Callable[[], object], name: object) -> None:
             waited = time.monotonic() - began
             if not _is_lock(error) or waited >= BUSY_TIMEOUT_SECONDS:
                 raise
-        if waited >= _LOG_AFTER_SECONDS and not is_logged:
+        if waited >= LOG_AFTER_SECONDS and not is_logged:
             is_logged = True
+            if isinstance(name, Path) and not supports_locks(name.parent):
+                raise DatabaseError(f"{name}: {no_locks(name)}")
             _log.info("%s: waiting for a lock held by another process", name)
         time.sleep(_PAUSE_SECONDS)
 

@@ -86,7 +86,7 @@ class CopiedTable:
         """Return the query for the rows behind a position, each with its own first, in the source's order."""
         keys = self.place(connection)
         chosen = [*keys, *(self._read(connection, name) for name in self.columns)]
-        query = sa.select(*chosen).select_from(sa.table(self.name)).order_by(*keys)
+        query = sa.select(*chosen).select_from(self.described).order_by(*keys)
         if not position:
             return query
         marks = [sa.literal(value) for value in position]
@@ -102,7 +102,7 @@ class CopiedTable:
             else self._read(connection, name)
             for name in self.columns
         ]
-        return sa.select(*chosen).select_from(sa.table(self.name))
+        return sa.select(*chosen).select_from(self.described)
 
     def check(self, *, strict: bool) -> Callable[[tuple[Any, ...]], None]:
         """Return what refuses a row that the other side would store otherwise."""
@@ -127,14 +127,15 @@ class CopiedTable:
     def _read(self, connection: Connection, name: str) -> sa.ColumnElement[Any]:
         """Return the expression that gives a column's value alike on both sides."""
         kind = self.described.c[name].type
-        text = name
+        text = None
         if isinstance(kind, sa.DateTime) and not self.exact:
             text = f"CASE WHEN length({name}) = 19 THEN {name} || '.000000' ELSE {name} END"
             if _postgresql(connection):
                 text = f"to_char({name}, 'YYYY-MM-DD HH24:MI:SS.US')"
         elif isinstance(kind, sa.JSON) and _postgresql(connection):
             text = f"{name}::text"
-        return sa.literal_column(text)
+        # A column of the schema, so that a value that cannot be read is named.
+        return self.described.c[name] if text is None else sa.literal_column(text)
 
 
 def _quiet(function: Callable[..., _Result]) -> Callable[..., _Result]:

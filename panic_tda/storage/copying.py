@@ -32,16 +32,20 @@ from panic_tda.parameters import format_bytes
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage import copied_tables
 from panic_tda.storage.bulk import insert_into, stream_rows
+from panic_tda.storage.cells import find_damaged
 from panic_tda.storage.copied_tables import CopiedTable
 from panic_tda.storage.database import (
     COPY_TABLE,
     Database,
+    lock_for_saving,
     open_database,
     schema_version,
 )
+from panic_tda.wording import pluralize
 
 BATCH_BYTES = 64 << 20
 """So many bytes of rows are one transaction; they are passed on row by row, not held."""
+_FETCH_BYTES = 16 << 20
 _DIGEST_BYTES = 16
 _MODULUS = 1 << 8 * _DIGEST_BYTES
 _OTHER = (
@@ -111,13 +115,15 @@ def copy_database(
     ------
     DatabaseError
         The target holds something else, a value has no place in it, or the two differ in the end.
+    WrongUsage
+        The target is the source, or lies where something belongs to a database.
     """
     progress = progress or Silent()
     source = open_database(source)
     # Older tables, or none of ours, are copied too: what they have has its columns in ours.
     with contextlib.suppress(NeedsUpgrade):
         source.require_current()
-    target = open_database(target, create=True, tables=False)
+    target = open_database(target, create=True, tables=False, source=source)
     with source.reading() as reader:
         tables, left_out = copied_tables.find(
             reader, clusterings=schema_version(reader) is not None, exact=bool(source.path and target.path)
@@ -137,6 +143,7 @@ def copy_database(
             with target.reading() as copied:
                 compared = tuple(_compare(reader, copied, table, progress) for table in tables)
         except DatabaseError as error:
+            _require_unfinished(target)
             # What was begun anew has an error of its own.
             raise DatabaseError(f"{error}; {_OTHER}" if n_before else str(error)) from error
     progress.phase("")
@@ -185,6 +192,9 @@ def _begin(
     source: Database, target: Database, reader: Connection, tables: list[CopiedTable]
 ) -> dict[str, tuple[list[Any], int]]:
     with target.writing(foreign_keys=False) as connection:
+        lock_for_saving(connection)
+        if sa.inspect(connection).get_table_names():
+            raise DatabaseError(f"another process copies into {target}; wait for it, then run this again")
         copied_tables.create(connection, like=reader, tables=tables)
         _copy.create(connection)
         first = {"source": str(source), "position": "[]", "n_rows": 0}
@@ -203,13 +213,15 @@ class _Copying:
 
     def run(self, reader: Connection, position: list[Any], n_rows: int) -> None:
         """Bring what lies behind a position; `n_rows` are there already."""
-        self._position, self._n_rows = position, n_rows
+        self._position, self._n_rows, self._reader = position, n_rows, reader
         table, began = self._table, time.monotonic()
         self._progress.phase(f"copy {table.name}", total=_count(reader, table))
         self._progress.advance(n_rows)
         self._n_keys = len(table.place(reader))
         n_bytes = 0
-        batches = stream_rows(reader, table.behind(reader, position), batch_rows=table.fetch_rows)
+        batches = stream_rows(
+            reader, table.behind(reader, position), batch_rows=table.fetch_rows, batch_bytes=_FETCH_BYTES
+        )
         with contextlib.closing(batches):
             rows = self._counted(batches)
             for first in rows:
@@ -226,11 +238,27 @@ class _Copying:
     def _bring(self, rows: Iterator[tuple[Any, ...]]) -> None:
         """Write the next rows, and how far that is, in one transaction."""
         table, before = self._table, self._n_rows
+        position = self._position
+        try:
+            self._write(rows, before)
+        except DatabaseError as error:
+            # A server refuses what SQLite stores, and names the line of a batch, not the row.
+            damaged = (
+                None
+                if self._target.path
+                else find_damaged(self._reader, table.behind(self._reader, position))
+            )
+            raise damaged or error from error
+
+    def _write(self, rows: Iterator[tuple[Any, ...]], before: int) -> None:
+        table = self._table
         this = _copy.c.table_name == table.name
         with self._target.writing(foreign_keys=False) as connection:
             noted = connection.execute(sa.select(_copy.c.n_rows).where(this).with_for_update()).scalar()
             if noted != before:
-                raise DatabaseError(f"another process copies into {self._target}")
+                raise DatabaseError(
+                    f"another process copies into {self._target}; wait for it, then run this again"
+                )
             insert_into(connection, table.name, table.columns, self._batch(rows))
             note = {"position": json.dumps(self._position), "n_rows": self._n_rows}
             connection.execute(sa.update(_copy).where(this).values(note))
@@ -242,6 +270,11 @@ class _Copying:
             check(values)
             self._n_bytes += sum(len(value) if isinstance(value, (bytes, str)) else 8 for value in values)
             self._position = list(row[:n_keys])
+            if not all(isinstance(key, (int, str)) for key in self._position):
+                raise DatabaseError(
+                    f"{self._table.name} has a row whose key is neither a number nor a text: "
+                    f"{self._position!r:.80}; delete the row and run it again"
+                )
             self._n_rows += 1
             yield values
             if self._n_bytes >= BATCH_BYTES:
@@ -257,7 +290,8 @@ def _compare(reader: Connection, copy: Connection, table: CopiedTable, progress:
     found, copied = (checksum(connection, table, progress) for connection in (reader, copy))
     if found != copied:
         raise DatabaseError(
-            f"the copy differs from its source in table {table.name}: {copied.rows} rows with checksum "
+            f"the copy differs from its source in table {table.name}: {copied.rows} "
+            f"{pluralize(copied.rows, 'row')} with checksum "
             f"{copied.checksum}, not {found.rows} with {found.checksum}"
         )
     return found
@@ -267,9 +301,12 @@ def checksum(connection: Connection, table: CopiedTable, progress: Progress | No
     """Count the rows of a table and sum their hashes, as the head of this file says."""
     progress = progress or Silent()
     progress.phase(f"check {table.name}", total=_count(connection, table))
-    encode = json.JSONEncoder(separators=(",", ":")).encode
+    encode = json.JSONEncoder(separators=(",", ":"), default=_plain).encode
     n_rows = total = 0
-    for batch in stream_rows(connection, table.summed(connection), batch_rows=table.fetch_rows):
+    batches = stream_rows(
+        connection, table.summed(connection), batch_rows=table.fetch_rows, batch_bytes=_FETCH_BYTES
+    )
+    for batch in batches:
         total += sum(_hashes(batch, table.n_blobs, encode))
         n_rows += len(batch)
         progress.advance(len(batch))
@@ -280,14 +317,33 @@ def _hashes(rows: list[tuple[Any, ...]], n_blobs: int, encode: Callable[[list[An
     for row in rows:
         values = list(row)
         blobs = values[len(values) - n_blobs :]
-        values[len(values) - n_blobs :] = [None if blob is None else len(blob) for blob in blobs]
+        # SQLite stores other values in columns of bytes, too.
+        values[len(values) - n_blobs :] = [len(blob) if isinstance(blob, bytes) else blob for blob in blobs]
         digest = blake2b(encode(values).encode(), digest_size=_DIGEST_BYTES)
         for blob in blobs:
-            digest.update(blob or b"")
+            digest.update(blob if isinstance(blob, bytes) else b"")
         yield int.from_bytes(digest.digest(), "big")
+
+
+def _plain(value: Any) -> Any:
+    """Return what stands in JSON for bytes, which SQLite stores in columns of any type."""
+    if not isinstance(value, bytes):
+        raise TypeError(f"{type(value).__name__} is not stored by a database")
+    return {"bytes": value.hex()}
+
+
+def _require_unfinished(target: Database) -> None:
+    """Check that no other process has completed the copy meanwhile."""
+    with target.reading() as connection:
+        if sa.inspect(connection).has_table(COPY_TABLE):
+            return
+    raise DatabaseError(f"another process has completed the copy {target}; run this again to compare it")
 
 
 def _finish(target: Database) -> None:
     with target.writing(foreign_keys=False) as connection:
+        lock_for_saving(connection)
+        if not sa.inspect(connection).has_table(COPY_TABLE):
+            return  # Another process has done it.
         copied_tables.constrain(connection)
         _copy.drop(connection)

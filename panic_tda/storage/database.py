@@ -6,11 +6,14 @@ first one's POSIX locks whenever it closes the file, and committed rows would be
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -19,9 +22,11 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
-from panic_tda.errors import DatabaseError, MissingPath, NeedsUpgrade, WrongUsage
-from panic_tda.storage import connections, pgvector
-from panic_tda.storage.reasons import reason
+from panic_tda.disk import require_regular_file, resolve_path
+from panic_tda.errors import DamagedValue, DatabaseError, MissingPath, NeedsUpgrade, WrongUsage
+from panic_tda.outputs import WORK_FOLDER, WORK_SUFFIX, create_file, require_apart
+from panic_tda.storage import connections, pgvector, postgres
+from panic_tda.storage.reasons import needs_reason, reason
 
 SCHEMA_VERSION = "0003"
 """The revision that this code reads and writes; the newest one in `migrations/versions`."""
@@ -31,6 +36,9 @@ COPY_TABLE = "panic_tda_copy"
 PIPELINE_TABLES = ("experimentconfig", "run", "invocation", "embedding")
 _SECRETS = ("password", "sslpassword")
 """What a URL may say behind its question mark and nobody else is to read."""
+_DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg")
+_BROKEN_URL = re.compile(r"[a-z][a-z0-9+.-]+:/|(sqlite|postgres)[a-z0-9+]*:", flags=re.IGNORECASE)
+_OLDER_VERSIONS = ("0001", "0002")
 _SAVING_LOCK = 0x70616E6963746461
 """The advisory lock on PostgreSQL under which a clustering takes its key: `panictda` in ASCII."""
 
@@ -43,7 +51,9 @@ class Database:
 
     def __init__(self, url: URL) -> None:
         self.url = url
-        self.path = Path(url.database).resolve() if _is_sqlite(url) and url.database else None
+        self.path = resolve_path(Path(url.database)) if _is_sqlite(url) and url.database else None
+        self.identity: dict[str, Any] | None = None
+        """What tells it from all others, once `pending.identify` has asked for it."""
 
     def __str__(self) -> str:
         # Shown without password: it goes to terminals and logs.
@@ -53,7 +63,7 @@ class Database:
     @property
     def work_root(self) -> Path:
         """Folder in which runs keep their unfinished states, where none is named."""
-        return self.path.with_name(f"{self.path.name}.panic-tda") if self.path else Path("panic-tda-work")
+        return self.path.with_name(f"{self.path.name}{WORK_SUFFIX}") if self.path else Path(WORK_FOLDER)
 
     def command(self, name: str, *words: object) -> str:
         """Return a line of shell that runs a command on this database; a password is left to the environment.
@@ -61,10 +71,13 @@ class Database:
         >>> Database(make_url("sqlite:////data/a b.sqlite")).command("upgrade")
         "panic-tda upgrade --db '/data/a b.sqlite'"
         """
-        secret = self.url.password is not None or any(name in self.url.query for name in _SECRETS)
-        option = [] if secret else ["--db", str(self)]
+        option = [] if self._has_secret else ["--db", str(self)]
         line = shlex.join(["panic-tda", name, *option, *map(str, words)])
-        return f"{line} (with PANIC_TDA_DB set to the URL of the database)" if secret else line
+        return f"{line} (with PANIC_TDA_DB set to the URL of the database)" if self._has_secret else line
+
+    @property
+    def _has_secret(self) -> bool:
+        return self.url.password is not None or any(name in self.url.query for name in _SECRETS)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -116,22 +129,37 @@ class Database:
         """
         with self.reading() as connection:
             version = schema_version(connection)
-            present = sa.inspect(connection).get_table_names()
+            inspector = sa.inspect(connection)
+            present = inspector.get_table_names()
+            has_ours = "clusteringresult" in present and "key" in {
+                column["name"] for column in inspector.get_columns("clusteringresult")
+            }
         if COPY_TABLE in present:
+            name = "TARGET, the URL of this database" if self._has_secret else shlex.quote(str(self))
             raise DatabaseError(
-                f"{self} is an unfinished copy; complete it with: panic-tda copy-database SOURCE {self}"
+                f"{self} is an unfinished copy; complete it with: panic-tda copy-database SOURCE {name}"
             )
         missing = sorted(set(PIPELINE_TABLES) - set(present))
         if missing:
             raise DatabaseError(
                 f"{self} is not a database of the generation pipeline: it has no table {', '.join(missing)}"
             )
-        if version is None or version < SCHEMA_VERSION:
+        if version is None and has_ours:
+            raise DatabaseError(
+                f"{self} has clusterings of panic_tda, and its table {VERSION_TABLE} is missing or empty; "
+                "restore that table from a copy, with the version in its column version_num"
+            )
+        if version is None or version in _OLDER_VERSIONS:
             raise NeedsUpgrade(
                 f"{self} has no clustering tables of version {SCHEMA_VERSION} yet "
                 f"(it has {version or 'none'}); run: {self.command('upgrade')}"
             )
-        if version > SCHEMA_VERSION:
+        if version != SCHEMA_VERSION and not (version.isdigit() and version > SCHEMA_VERSION):
+            raise DatabaseError(
+                f"{self} has the unknown version {version!r:.40} in its table {VERSION_TABLE}; this "
+                f"panic_tda knows versions up to {SCHEMA_VERSION}"
+            )
+        if version != SCHEMA_VERSION:
             raise DatabaseError(
                 f"{self} was written by a newer panic_tda (tables of version {version}, this one knows "
                 f"{SCHEMA_VERSION}); install that version"
@@ -160,10 +188,10 @@ class Database:
     def _connected(self, mode: str, *begin: str, foreign_keys: bool = True) -> Iterator[Connection]:
         engine = self._engine(mode, begin, foreign_keys=foreign_keys)
         try:
-            with engine.begin() as connection:
+            with engine.begin() as connection, self._logging_lock_waits(engine, connection):
                 yield connection
         except (DBAPIError, DatabaseError) as error:
-            if isinstance(error, DatabaseError) and not isinstance(error.__cause__, sqlite3.Error):
+            if isinstance(error, DamagedValue) or not needs_reason(error):
                 raise
             raise DatabaseError(
                 f"{self}: {reason(error, self.path, connections.BUSY_TIMEOUT_SECONDS)}"
@@ -171,12 +199,20 @@ class Database:
         finally:
             engine.dispose()
 
+    def _logging_lock_waits(self, engine: Engine, connection: Connection) -> AbstractContextManager[None]:
+        """Log waits for locks that the server waits for; those of SQLite are waited for here."""
+        if self.path is not None:
+            return nullcontext()
+        return postgres.logging_lock_waits(engine, connection, str(self))
+
     def _engine(self, mode: str, begin: tuple[str, ...], *, foreign_keys: bool) -> Engine:
         if self.path is None:
             try:
-                engine = sa.create_engine(self.url, poolclass=NullPool)
+                arguments = postgres.connect_arguments(self.url)
+                engine = sa.create_engine(self.url, poolclass=NullPool, connect_args=arguments)
             except ModuleNotFoundError as error:
                 raise DatabaseError("PostgreSQL needs a driver: pip install 'psycopg[binary]'") from error
+            postgres.prepare(engine, str(self))
             pgvector.read_as_bytes(engine)
             if mode == "ro":
                 return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
@@ -192,7 +228,13 @@ class Database:
         return engine
 
 
-def open_database(target: Database | str | Path, *, create: bool = False, tables: bool = True) -> Database:
+def open_database(
+    target: Database | str | Path,
+    *,
+    create: bool = False,
+    tables: bool = True,
+    source: Database | None = None,
+) -> Database:
     """Open a database by path or SQLAlchemy URL.
 
     Parameters
@@ -204,11 +246,16 @@ def open_database(target: Database | str | Path, *, create: bool = False, tables
         Make a new, empty database where there is none.
     tables : bool
         Give it our tables.
+    source : Database, optional
+        What a new one is to be a copy of: a file is then readable by no more users than the source's.
 
     Raises
     ------
     MissingPath
         There is no such file and `create` was not asked for.
+    WrongUsage
+        With `create`: it lies where SQLite or this package keeps what belongs to another database, or it is
+        the source.
     DatabaseError
         It is no database.
     """
@@ -216,19 +263,23 @@ def open_database(target: Database | str | Path, *, create: bool = False, tables
         return target
     database = Database(_parse(target))
     path = database.path
+    if path is not None and create:
+        require_apart(path, source.path if source else None)
     if path is not None and not path.exists():
         if not create:
             raise MissingPath(f"no database at {path}; name an existing file with --db or PANIC_TDA_DB")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
+            os.close(create_file(path, source.path if source else None))
+        except FileExistsError:  # another process has just made it
+            pass
         except OSError as error:
             raise DatabaseError(f"no database can be made at {path}: {error.strerror}") from error
         if tables:
             _create_tables(database)
-    elif path is not None and path.is_dir():
-        raise MissingPath(f"{path} is a folder; name a database file with --db or PANIC_TDA_DB")
     else:
+        if path is not None:
+            require_regular_file(path, "name a database file with --db or PANIC_TDA_DB")
         with database.reading() as connection:
             empty = not sa.inspect(connection).get_table_names()
         if empty and create and tables:
@@ -303,6 +354,12 @@ def _parse(target: str | Path) -> URL:
     if not text:
         raise WrongUsage("the name of the database is empty; give a path with --db or PANIC_TDA_DB")
     if "://" not in text:
+        if _BROKEN_URL.match(text) and not os.path.exists(text):
+            # As a path, folders would be named after the password in it.
+            raise WrongUsage(
+                "a database URL has :// after its scheme, as postgresql://USER@HOST/NAME (the one given is "
+                "not shown: it may hold a password)"
+            )
         return URL.create("sqlite", database=text)
     try:
         url = make_url(text)
@@ -312,8 +369,13 @@ def _parse(target: str | Path) -> URL:
             raise WrongUsage("the database URL (not shown: it may hold a password) is none") from None
         raise WrongUsage(f"{text!r} is neither a path nor a database URL: {error}") from error
     backend = url.get_backend_name()
-    if backend not in ("sqlite", "postgresql"):
-        raise WrongUsage(f"databases are SQLite or PostgreSQL; got {backend} in {url.render_as_string()}")
+    if url.drivername not in _DRIVERS:
+        raise WrongUsage(
+            f"databases are SQLite or PostgreSQL (sqlite:///, postgresql://); got {url.drivername}://"
+        )
+    if backend == "sqlite" and (url.query or url.host or url.username):
+        given = ", ".join(url.query) or "a host"
+        raise WrongUsage(f"an SQLite URL is sqlite:/// and a path, without anything else; got {given}")
     if backend == "sqlite" and url.database in (None, "", ":memory:"):
         raise WrongUsage(
             f"{text} names no file, so nothing would be kept; give a path with --db or PANIC_TDA_DB"

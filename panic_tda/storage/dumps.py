@@ -37,6 +37,7 @@ from panic_tda.storage.census import NAMED_IDS, show_id, stored_width
 from panic_tda.storage.import_summary import REASONS, ImportSummary, LeftOut
 from panic_tda.storage.schemas import ExperimentConfig, Run
 from panic_tda.storage.times import TIMES, UNKNOWN_TIME, UnknownTimes, as_stored
+from panic_tda.wording import pluralize
 
 _experiment = ExperimentConfig.__table__
 _run = Run.__table__
@@ -302,7 +303,8 @@ class DumpAdditions:
             self._widths[batch.model] = stored_width(self._connection, batch.model) // 4 or width
         expected = self._widths[batch.model]
         if width != expected:
-            problem = f"the vector has {width} dimensions, those of {batch.model} before it have {expected}"
+            dimensions = pluralize(width, "dimension")
+            problem = f"the vector has {width} {dimensions}, those of {batch.model} before it have {expected}"
             refuse_row(batch.path, batch.first_row, problem)
 
     def _note(self, name: str, identity: str) -> None:

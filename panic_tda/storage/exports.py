@@ -10,10 +10,11 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -24,21 +25,25 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import Select
 
-from panic_tda.errors import DatabaseError
+from panic_tda.errors import OUTLIER, DatabaseError
 from panic_tda.storage.assignments import key_of
 from panic_tda.storage.bulk import stream_rows
+from panic_tda.storage.cells import integers, naming_damage, read_rows, shares
 from panic_tda.storage.census import FLOAT_BYTES, stored_width
 from panic_tda.storage.database import Database
 from panic_tda.storage.results import ClusteringSummary
 from panic_tda.storage.sampling import strides
 from panic_tda.storage.schemas import Cluster, Embedding, EmbeddingCluster, Invocation, InvocationType, Run
 from panic_tda.storage.trees import read_core_distances
+from panic_tda.wording import format_utc, pluralize
 
 METADATA_KEY = "panic_tda"
 """Under which the schema of a stream says what clustering it is of."""
 VECTOR = "vector"
 _BATCH_ROWS = 4096
 _BATCH_BYTES = 4 << 20
+_MEDOID_BYTES = 32 << 20
+"""Texts of medoids that are held, beyond those of one batch."""
 _ID = pa.string()
 _COLUMNS = pa.schema(
     [
@@ -62,7 +67,7 @@ _COLUMNS = pa.schema(
     ]
 )
 _IDS = ("embedding_id", "invocation_id", "run_id", "experiment_id")
-_AS_THEY_ARE = ("initial_prompt", "seed", "sequence_number", "step", "text", "label", "probability")
+_AS_THEY_ARE = ("initial_prompt", "seed", "sequence_number", "step", "text")
 _log = logging.getLogger(__name__)
 
 
@@ -77,12 +82,15 @@ class RowStream:
     n_rows : int
         Of all batches.
     batches : iterator of pyarrow.RecordBatch
-        Some thousand rows each; to be gone through once, and while what they are read from is open.
+        At most some thousand rows each; to be gone through once, and while what they are read from is open.
+    source : Path or None
+        The database file that they are read from.
     """
 
     schema: pa.Schema
     n_rows: int
     batches: Iterator[pa.RecordBatch]
+    source: Path | None = None
 
 
 def describe(clustering: ClusteringSummary, **more: Any) -> dict[bytes, bytes]:
@@ -90,7 +98,7 @@ def describe(clustering: ClusteringSummary, **more: Any) -> dict[bytes, bytes]:
     said: dict[str, Any] = {
         "clustering": str(clustering.id),
         "embedding_model": clustering.embedding_model,
-        "created_at": clustering.created_at.isoformat(sep=" "),
+        "created_at": format_utc(clustering.created_at),
         "parameters": clustering.record.to_json(),
     }
     with suppress(importlib.metadata.PackageNotFoundError):
@@ -155,7 +163,8 @@ def open_rows(
         if beside is not None:
             if len(beside) != n_rows:
                 raise DatabaseError(
-                    f"clustering {clustering.id} has {n_rows} assignments, and had {len(beside)} when its "
+                    f"clustering {clustering.id} has {n_rows} "
+                    f"{pluralize(n_rows, 'assignment')}, and had {len(beside)} when its "
                     "map was made: embeddings have gone since; export again"
                 )
             columns = pa.schema([*columns, *beside.schema])
@@ -163,38 +172,49 @@ def open_rows(
         schema = columns.with_metadata(describe(clustering))
         # Closed before what it reads from, whatever becomes of the block.
         with closing(_batches(connection, clustering, schema, aligned)) as batches:
-            yield RowStream(schema, n_rows, batches)
+            yield RowStream(schema, n_rows, batches, database.path)
 
 
 def _batches(
     connection: Connection, clustering: ClusteringSummary, schema: pa.Schema, aligned: Mapping[str, pa.Array]
 ) -> Generator[pa.RecordBatch, None, None]:
-    medoids = _read_medoids(connection, clustering.id)
+    medoids = _Medoids(connection, clustering.id)
     writers = _Writers(connection)
     query = _query(clustering.id, with_vectors=VECTOR in schema.names)
     names = query.selected_columns.keys()
     dimensions = schema.field(VECTOR).type.list_size if VECTOR in schema.names else 0
     batch_rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // (FLOAT_BYTES * dimensions or 1)))
     first = n_missing = 0
-    for rows in stream_rows(connection, query, batch_rows=batch_rows):
-        found = dict(zip(names, zip(*rows, strict=True), strict=True))
-        made = {name: with_dashes(_strings(found[name])) for name in _IDS}
-        made |= {name: _array(name, found[name], schema.field(name).type) for name in _AS_THEY_ARE}
-        made["network"] = _strings([_network(network) for network in found["network"]])
-        made["model"] = _strings(writers.of(found))
+    stream = stream_rows(connection, query, batch_rows=batch_rows, batch_bytes=_BATCH_BYTES)
+    for rows in _with_medoids(stream, medoids, names.index("label")):
+        stored = dict(zip(names, zip(*rows, strict=True), strict=True))
+        with naming_damage(connection, query):
+            made = _columns(stored, schema, dimensions)
+        made["model"] = _strings(writers.of(stored))
         made["embedding_model"] = pa.repeat(clustering.embedding_model, len(rows))
         made |= {name: column.slice(first, len(rows)) for name, column in aligned.items()}
-        made["is_medoid"] = pc.is_in(_strings(found["embedding_id"]), medoids.ids)
-        made["medoid_text"] = _strings([medoids.texts.get(label) for label in found["label"]])
-        if VECTOR in found:
-            made[VECTOR] = _vectors(found[VECTOR], dimensions)
-            n_missing += made[VECTOR].null_count
+        made["is_medoid"] = pc.is_in(_strings(stored["embedding_id"]), medoids.ids)
+        made["medoid_text"] = _strings(medoids.texts(stored["label"]))
+        n_missing += made[VECTOR].null_count if VECTOR in made else 0
         yield pa.record_batch([made[name] for name in schema.names], schema=schema)
         first += len(rows)
     if n_missing:
         _log.warning(
             "%d of %d vectors are gone, or do not have %d values; they are null", n_missing, first, dimensions
         )
+
+
+def _columns(stored: Mapping[str, Sequence[Any]], schema: pa.Schema, dimensions: int) -> dict[str, pa.Array]:
+    """Return the stored columns; raises one of `cells.FAULTS` where a value is damaged."""
+    made = {name: with_dashes(_strings(stored[name])) for name in _IDS}
+    made |= {name: _array(stored[name], schema.field(name).type) for name in _AS_THEY_ARE}
+    made["label"] = pa.array(integers(stored["label"], least=OUTLIER, below=2**31))
+    made["probability"] = pa.array(shares(stored["probability"]))
+    made["network"] = _strings([_network(network) for network in stored["network"]])
+    _array(stored["model"], pa.string())
+    if VECTOR in stored:
+        made[VECTOR] = _vectors(stored[VECTOR], dimensions)
+    return made
 
 
 def _query(clustering_id: UUID, *, with_vectors: bool) -> Select[Any]:
@@ -244,30 +264,66 @@ def _step_and_text() -> tuple[Any, Any]:
     return Invocation.__table__.alias("step"), Invocation.__table__.alias("said")
 
 
-@dataclass(frozen=True)
 class _Medoids:
-    ids: pa.Array
-    texts: dict[int, str | None]
+    """The medoids of a clustering: their ids, and their texts, of which only some MiB are held at once."""
+
+    def __init__(self, connection: Connection, clustering_id: UUID) -> None:
+        self._connection, self._clustering_id = connection, clustering_id
+        found = read_rows(connection, self._query(sa.func.length))
+        self.ids = pa.array([identity for _, identity, _ in found], _ID)
+        self._lengths: dict[int, int] = {label: length for label, _, length in found if length is not None}
+        self._known: dict[int, str | None] = {}
+        self._n_held = 0
+
+    def length(self, label: int) -> int:
+        """Return how long the text of a cluster's medoid is; 0 where there is none."""
+        return self._lengths.get(label, 0)
+
+    def texts(self, labels: Sequence[int]) -> list[str | None]:
+        """Return the texts of the medoids of some rows, by label."""
+        wanted = set(labels) & self._lengths.keys()
+        if missing := wanted - self._known.keys():
+            if self._n_held + sum(map(self.length, missing)) > _MEDOID_BYTES:
+                self._known, self._n_held, missing = {}, 0, wanted
+            query = self._query(lambda text: text).where(Cluster.label.in_(sorted(missing)))
+            self._known |= {label: text for label, _, text in read_rows(self._connection, query)}
+            self._n_held += sum(map(self.length, missing))
+        return [self._known.get(label) for label in labels]
+
+    def _query(self, of_text: Callable[[Any], Any]) -> Select[Any]:
+        embedding = Embedding.__table__
+        step, said = _step_and_text()
+        joined = (
+            Cluster.__table__.outerjoin(embedding, embedding.c.id == Cluster.medoid_embedding_id)
+            .outerjoin(step, step.c.id.between(embedding.c.invocation_id, embedding.c.invocation_id))
+            .outerjoin(said, sa.and_(said.c.id == step.c.id, step.c.type == InvocationType.TEXT))
+        )
+        identity = sa.type_coerce(Cluster.medoid_embedding_id, sa.String)
+        return (
+            sa.select(Cluster.label, identity, of_text(said.c.output_text))
+            .select_from(joined)
+            .where(Cluster.result_key == key_of(self._clustering_id))
+        )
 
 
-def _read_medoids(connection: Connection, clustering_id: UUID) -> _Medoids:
-    embedding = Embedding.__table__
-    step, said = _step_and_text()
-    joined = (
-        Cluster.__table__.outerjoin(embedding, embedding.c.id == Cluster.medoid_embedding_id)
-        .outerjoin(step, step.c.id.between(embedding.c.invocation_id, embedding.c.invocation_id))
-        .outerjoin(said, sa.and_(said.c.id == step.c.id, step.c.type == InvocationType.TEXT))
-    )
-    query = (
-        sa.select(Cluster.label, sa.type_coerce(Cluster.medoid_embedding_id, sa.String), said.c.output_text)
-        .select_from(joined)
-        .where(Cluster.result_key == key_of(clustering_id))
-    )
-    found = connection.execute(query).all()
-    return _Medoids(
-        ids=pa.array([identity for _, identity, _ in found], _ID),
-        texts={label: text for label, _, text in found},
-    )
+def _with_medoids(
+    batches: Iterator[list[tuple[Any, ...]]], medoids: _Medoids, at: int
+) -> Iterator[list[tuple[Any, ...]]]:
+    """Cut batches where the texts of the medoids, which each row repeats, come to too many bytes.
+
+    The label is the value at position `at` of each row.
+    """
+    for rows in batches:
+        some: list[tuple[Any, ...]] = []
+        n_bytes = 0
+        for row in rows:
+            some.append(row)
+            n_bytes += medoids.length(row[at])
+            if n_bytes >= _BATCH_BYTES:
+                yield some
+                some, n_bytes = [], 0
+        if some:
+            yield some
 
 
 class _Writers:
@@ -294,7 +350,7 @@ class _Writers:
         place = (step,) if network is None else (run, number % _length(network))
         if place not in self._known:
             query = sa.select(Invocation.model).where(sa.type_coerce(Invocation.id, sa.String) == step)
-            self._known[place] = self._connection.execute(query).scalar()
+            self._known[place] = next((model for (model,) in read_rows(self._connection, query)), None)
         return self._known[place]
 
 
@@ -302,7 +358,7 @@ class _Writers:
 def _length(network: str) -> int:
     try:
         return len(json.loads(network)) or 1
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return 1
 
 
@@ -336,14 +392,11 @@ def _core_distances(connection: Connection, clustering_id: UUID, n_rows: int) ->
     return none if found is None else pa.array(found)
 
 
-def _array(name: str, values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    if kind == pa.string():
-        return _strings(values)
-    try:
-        return pa.array(values, kind)
-    except (pa.ArrowException, OverflowError, TypeError) as error:
-        # SQLite stores anything in any column.
-        raise DatabaseError(f"a stored {name} is no {kind}: {error}") from error
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    # Arrow takes bytes for texts, and cuts fractions.
+    if (bytes if kind == pa.string() else float) in set(map(type, values)):
+        raise ValueError("a value has another type than its column")
+    return pa.array(values, kind)
 
 
 def _strings(values: Sequence[Any]) -> pa.Array:

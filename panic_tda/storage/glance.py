@@ -9,7 +9,7 @@ from __future__ import annotations
 import os.path
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
@@ -45,8 +45,10 @@ def stored_clusterings(target: str) -> list[Glance]:
         if path is None:
             return _clusterings_of_server(target)
         with _opened(path) as connection:
+            # A text that is not UTF-8 is not to hide the others.
+            connection.text_factory = bytes
             rows = connection.execute(_CLUSTERINGS).fetchall()
-        return [Glance(str(UUID(identity)), model, created[:16]) for identity, model, created in rows]
+        return list(_readable(rows))
     except Exception:
         return []
 
@@ -61,6 +63,14 @@ def stored_models(target: str) -> list[str]:
             return list(_models(connection))
     except Exception:
         return []
+
+
+def _readable(rows: list[tuple[bytes, ...]]) -> Iterator[Glance]:
+    """Yield the clusterings of some rows, those left out of which a value cannot be read."""
+    for row in rows:
+        with suppress(ValueError, TypeError, AttributeError):
+            identity, model, created = (value.decode() for value in row)
+            yield Glance(str(UUID(identity)), model, created[:16])
 
 
 def _sqlite_path(target: str) -> Path | None:

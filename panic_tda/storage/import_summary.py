@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from uuid import UUID
 
+from panic_tda.wording import pluralize
+
 
 @dataclass(frozen=True)
 class LeftOut:
@@ -115,7 +117,8 @@ class ImportSummary:
 
     def describe(self) -> str:
         """Say in one or two lines what was added."""
-        read = f"read {self.n_rows:,} rows from {self.n_files} {'file' if self.n_files == 1 else 'files'}"
+        rows, files = pluralize(self.n_rows, "row"), pluralize(self.n_files, "file")
+        read = f"read {self.n_rows:,} {rows} from {self.n_files:,} {files}"
         return "; ".join([f"{read}: {self._added()}", *self._not_added()])
 
     @property
@@ -131,20 +134,27 @@ class ImportSummary:
             return "nothing to add" + (", all of them are in the database already" if self._was_there else "")
         models = f" ({', '.join(self.models)})" if self.n_new_embeddings else ""
         return (
-            f"added {self.n_new_embeddings:,} embeddings{models}, {self.n_new_invocations:,} invocations and "
-            f"{self.n_new_runs:,} runs"
+            f"added {self.n_new_embeddings:,} {pluralize(self.n_new_embeddings, 'embedding')}{models}, "
+            f"{self.n_new_invocations:,} {pluralize(self.n_new_invocations, 'invocation')} and "
+            f"{self.n_new_runs:,} {pluralize(self.n_new_runs, 'run')}"
         )
 
     def _not_added(self) -> list[str]:
         said = []
         if self.n_present and (self._adds_something or not self._was_there):
-            said.append(f"{self.n_present:,} were there already")
-        left_out = [f"{count:,} {REASONS[name]}" for name, count in asdict(self.left_out).items() if count]
+            said.append(f"{self.n_present:,} {pluralize(self.n_present, 'was', 'were')} there already")
+        left_out = [_count_left_out(name, count) for name, count in asdict(self.left_out).items() if count]
         if left_out:
             said.append(f"left out {', '.join(left_out)}")
         if self.n_differing:
-            said.append(f"{self.n_differing:,} differ from what is stored under their ids, which stays")
+            differ = pluralize(self.n_differing, "differs", "differ")
+            said.append(f"{self.n_differing:,} {differ} from what is stored under the same id, which stays")
         return said
 
     def __str__(self) -> str:
         return self.describe()
+
+
+def _count_left_out(name: str, count: int) -> str:
+    things, _, which = REASONS[name].partition(" ")
+    return f"{count:,} {pluralize(count, things.removesuffix('s'))} {which}".rstrip()

@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.orm import aliased
 
 from panic_tda.storage.assignments import key_of
+from panic_tda.storage.cells import read_rows
 from panic_tda.storage.schemas import Cluster, Embedding, Invocation, InvocationType
 
 
@@ -26,7 +27,7 @@ def read_medoid_ids(connection: Connection, clustering_id: UUID) -> dict[int, by
         .where(Cluster.result_key == key_of(clustering_id))
         .order_by(Cluster.label)
     )
-    return {label: found.encode() for label, found in connection.execute(query)}
+    return {label: identity.encode("ascii", "replace") for label, identity in read_rows(connection, query)}
 
 
 def find_medoid_images(connection: Connection, clustering_id: UUID, labels: Iterable[int]) -> dict[int, UUID]:
@@ -48,10 +49,10 @@ def find_medoid_images(connection: Connection, clustering_id: UUID, labels: Iter
         .where(Cluster.result_key == key_of(clustering_id), Cluster.label.in_(list(labels)))
         .order_by(Cluster.label)
     )
-    return {label: found for label, found in connection.execute(query) if found is not None}
+    return {label: identity for label, identity in read_rows(connection, query) if identity is not None}
 
 
 def read_image(connection: Connection, invocation_id: UUID) -> bytes | None:
     """Return the image that an invocation put out, as stored; None where there is none."""
     query = sa.select(Invocation.output_image_data).where(Invocation.id == invocation_id)
-    return connection.execute(query).scalar()
+    return next((image for (image,) in read_rows(connection, query)), None)

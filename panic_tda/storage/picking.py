@@ -13,6 +13,7 @@ from panic_tda.errors import DatabaseError
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.census import FLOAT_BYTES, stored_width
 from panic_tda.storage.schemas import Embedding
+from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:
     from panic_tda.types import BytesArray, Float32Array
@@ -84,7 +85,8 @@ def require_vectors(
     n_missing = int(np.isnan(vectors).any(axis=1).sum()) if dimensions else len(ids)
     if n_missing:
         raise DatabaseError(
-            f"{n_missing} of {len(ids)} vectors of {model} are missing or not of the common length, or their "
+            f"{n_missing} of {len(ids)} "
+            f"{pluralize(len(ids), 'vector')} of {model} are missing or not of the common length, or their "
             "embeddings have gone; cluster again (panic-tda cluster-embeddings)"
         )
     return vectors

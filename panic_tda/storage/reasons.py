@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
 from pathlib import Path
 
 from sqlalchemy.exc import DBAPIError
 
 from panic_tda.disk import free_text
+from panic_tda.parameters import format_bytes
+
+_LOCK_NOT_AVAILABLE = "55P03"
+_PROBE_BYTES = 1 << 16
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def reason(error: Exception, path: Path | None, busy_seconds: float) -> str:
@@ -21,23 +29,116 @@ def reason(error: Exception, path: Path | None, busy_seconds: float) -> str:
     busy_seconds : float
         For how long a lock was waited for.
     """
-    said = str(error.orig if isinstance(error, DBAPIError) else error)
-    if "locked" in said:
-        return f"{said} for {busy_seconds:g} s by another process; try again when it is done"
-    if "readonly" in said or "unable to open" in said:
+    message = str(error.orig if isinstance(error, DBAPIError) else error)
+    if path is None:
+        return _reason_of_server(error, message.strip(), busy_seconds)
+    name = error_name(error)
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return f"{message} for {busy_seconds:g} s by another process; try again when it is done"
+    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN")):
         # A file in WAL mode is not opened without its log and the index of it.
         return (
-            f"{said}; the file must be readable, and the folder and the -wal and -shm in it writable "
+            f"{message}; the file must be readable, and the folder and the -wal and -shm in it writable "
             "(SQLite keeps its log there, also while reading); or work on a copy"
         )
-    if "is full" in said and path is not None:
+    if name == "SQLITE_FULL":
         return (
-            f"{said}: in {path.parent}{free_text(path.parent)}, and what is sorted goes into "
+            f"{message}: in {path.parent}{free_text(path.parent)}, and what is sorted goes into "
             "SQLITE_TMPDIR or TMPDIR, or /var/tmp; nothing was changed: make room and run it again"
         )
-    if "malformed" in said or "disk I/O error" in said:
+    if name.startswith("SQLITE_IOERR_SHM"):
         return (
-            f"{said}; the file is damaged, or its disk is: work on a copy from before, or save what can be "
-            "read of it with the .recover of SQLite's own shell"
+            f"{message} ({name}): the file system of {path.parent} does not share memory maps between "
+            "processes, which SQLite's write-ahead log needs; move the database to a local disk"
         )
-    return said
+    if name.startswith("SQLITE_IOERR") and name.endswith("LOCK"):
+        return f"{message} ({name}): {no_locks(path)}"
+    if name.startswith("SQLITE_IOERR") and ("WRITE" in name or "FSYNC" in name or "TRUNCATE" in name):
+        return f"{message} ({name}): {_refused_writing(path)}"
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR")):
+        shown = f" ({name})" if name.startswith("SQLITE_IOERR") else ""
+        return (
+            f"{message}{shown}; the file is damaged, or its disk is: work on a copy from before, or save "
+            "what can be read of it with the .recover of SQLite's own shell"
+        )
+    return message
+
+
+def needs_reason(error: Exception) -> bool:
+    """Tell whether an error is the driver's own, or made of one."""
+    cause = error.__cause__
+    return isinstance(error, DBAPIError) or hasattr(cause, "sqlite_errorname") or hasattr(cause, "sqlstate")
+
+
+def _reason_of_server(error: Exception, message: str, busy_seconds: float) -> str:
+    own = error.orig if isinstance(error, DBAPIError) else error.__cause__
+    if getattr(own, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+        first = message.partition("\n")[0]
+        return f"another process held a lock for {busy_seconds:g} s ({first}); try again when it is done"
+    if type(own).__name__ == "ConnectionTimeout":
+        return f"the server did not answer in time ({message}); check that it runs, and its host and port"
+    if "row-level security" in message:
+        return f"{message}; use a role that sees all rows: one with BYPASSRLS, or the owner of the tables"
+    return message
+
+
+def error_name(error: BaseException) -> str:
+    """Return SQLite's name of an error, the extended one; empty where it is none of SQLite's."""
+    own = error.orig if isinstance(error, DBAPIError) else error
+    cause = own if hasattr(own, "sqlite_errorname") else error.__cause__
+    return str(getattr(cause, "sqlite_errorname", ""))
+
+
+def supports_locks(folder: Path) -> bool:
+    """Tell whether files in a folder can be locked; True where it cannot be tried.
+
+    Tried on a file of its own: closing the database's file would drop the locks that this process has on it.
+    """
+    import fcntl
+
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in _NO_LOCKS
+    return True
+
+
+def no_locks(path: Path) -> str:
+    """Say that files cannot be locked where a database lies, and what to do."""
+    return (
+        f"the file system of {path.parent} has no file locks, without which a database can be damaged; move "
+        "the database to a local disk"
+    )
+
+
+def _refused_writing(path: Path) -> str:
+    """Say why a disk takes no more of a file: SQLite has one code for all that is not a full disk."""
+    import resource
+
+    code = _probe(path.parent)
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if code == errno.EDQUOT:
+        return f"the disk quota of {path.parent} is used up; nothing was changed: make room and run it again"
+    if limit != resource.RLIM_INFINITY and code in (0, errno.EFBIG):
+        return (
+            f"the disk takes other files, and those of this process may have {format_bytes(limit)} (ulimit "
+            "-f); nothing was changed: raise the limit and run it again"
+        )
+    cause = f" ({os.strerror(code)})" if code else ""
+    return (
+        f"the disk of {path.parent} refused to write{cause}; nothing was changed: check the disk, its quota "
+        "and limits, and run it again"
+    )
+
+
+def _probe(folder: Path) -> int:
+    """Write a small file, and return the number of the error that this meets, 0 for none."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error.errno or 0
+    return 0

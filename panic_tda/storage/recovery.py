@@ -20,6 +20,7 @@ from panic_tda.storage.loading import are_stored
 from panic_tda.storage.picking import read_vectors
 from panic_tda.storage.schemas import Embedding
 from panic_tda.types import FinishedClustering, SavedPending
+from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -65,13 +66,14 @@ def save_pending(database: Database | str | Path, files: Sequence[Path] = ()) ->
             continue
         _log.info("saved clustering %s of %s", saved[-1].id, saved[-1].embedding_model)
     if failures:
-        also = f" ({len(saved)} other clusterings were saved)" if saved else ""
+        others = pluralize(len(saved), "other clustering was", "other clusterings were")
+        also = f" ({len(saved)} {others} saved)" if saved else ""
         raise type(failures[0])("; ".join(map(str, failures)) + also) from failures[0]
     return saved
 
 
 def _save_kept(database: Database, path: Path) -> SavedPending:
-    kept = pending.read(path)
+    kept = pending.read_for(database, path)
     present, medoids = _look_up(database, kept, path)
     while True:
         if not present.all():
@@ -113,7 +115,8 @@ def _look_up(database: Database, kept: FinishedClustering, path: Path) -> tuple[
         present = are_stored(connection, kept.ids)
         if len(present) and not present.any():
             raise BadInput(
-                f"none of the {len(kept.ids)} embeddings in {path} are in {database}; "
+                f"none of the {len(kept.ids)} "
+                f"{pluralize(len(kept.ids), 'embedding')} in {path} is in {database}; "
                 "name the database it belongs to with --db, or delete the file"
             )
         lost = [label for label, row in kept.medoids.items() if not present[row]]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, aliased
 
-from panic_tda.errors import OUTLIER, DatabaseError, InvalidParameter, UnknownClustering, UnknownModel
-from panic_tda.parameters import ClusteringRecord
+from panic_tda.errors import OUTLIER, DamagedValue, InvalidParameter, UnknownClustering, UnknownModel
+from panic_tda.storage.cells import naming_damage, read_rows
 from panic_tda.storage.census import stored_models
 from panic_tda.storage.schemas import (
+    UNDEFINED_PERSISTENCE,
     Cluster,
     ClusteringResult,
     Embedding,
@@ -21,24 +22,12 @@ from panic_tda.storage.schemas import (
     Invocation,
     InvocationType,
 )
+from panic_tda.storage.summaries import ClusteringSummary as ClusteringSummary
+from panic_tda.storage.summaries import UnreadableClustering as UnreadableClustering
+from panic_tda.storage.summaries import matches, read_summaries
+from panic_tda.wording import pluralize
 
-
-@dataclass(frozen=True)
-class ClusteringSummary:
-    """What a listing says of one stored clustering."""
-
-    id: UUID
-    embedding_model: str
-    algorithm: str
-    created_at: datetime
-    started_at: datetime
-    completed_at: datetime
-    record: ClusteringRecord
-
-    @property
-    def seconds(self) -> float:
-        """Time the computation took."""
-        return (self.completed_at - self.started_at).total_seconds()
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,8 +36,10 @@ class ClusterDetails:
 
     Attributes
     ----------
-    label, size, persistence
+    label, size
         As stored.
+    persistence : float or None
+        As stored; None for the root cluster, of which it is undefined.
     medoid_embedding_id, medoid_invocation_id, medoid_run_id : UUID
         The chain from the medoid to its run.
     medoid_image_invocation_id : UUID or None
@@ -62,7 +53,7 @@ class ClusterDetails:
 
     label: int
     size: int
-    persistence: float
+    persistence: float | None
     medoid_embedding_id: UUID
     medoid_invocation_id: UUID | None
     medoid_run_id: UUID | None
@@ -74,17 +65,32 @@ class ClusterDetails:
 def list_clusterings(session: Session, *, model: str | None = None) -> list[ClusteringSummary]:
     """Return the stored clusterings, of one model or of all, the latest first.
 
+    Those that cannot be read are left out; `list_all_clusterings` returns them too.
+
     Raises
     ------
     UnknownModel
         The database has neither clusterings nor embeddings of `model`.
     """
-    found = _summaries(session, model=model)
-    if model is not None and not found:
+    return list_all_clusterings(session, model=model)[0]
+
+
+def list_all_clusterings(
+    session: Session, *, model: str | None = None
+) -> tuple[list[ClusteringSummary], list[UnreadableClustering]]:
+    """Return what `list_clusterings` does, and the clusterings whose rows cannot be read."""
+    readable, unreadable = read_summaries(session.connection(), model=model)
+    if model is not None and not readable and not unreadable:
         known = stored_models(session.connection())
         if model not in known:
             raise UnknownModel(f"no embeddings of model {model}; the database has: {', '.join(known)}")
-    return found
+    return readable, unreadable
+
+
+def read_clustering_ids(session: Session) -> list[str]:
+    """Return the ids of all stored clusterings, as they are shown."""
+    readable, unreadable = read_summaries(session.connection())
+    return [str(summary.id) for summary in readable] + [clustering.reference for clustering in unreadable]
 
 
 def find_clusterings(
@@ -92,26 +98,52 @@ def find_clusterings(
 ) -> list[ClusteringSummary]:
     """Return the clusterings that ids, beginnings of ids or the word `latest` stand for.
 
-    `latest`, or no reference at all, means the latest clustering of each model (or of `model`).
+    `latest`, or no reference at all, means the latest clustering of each model (or of `model`) that can be
+    read.
 
     Raises
     ------
     UnknownClustering
         A reference fits none or several.
+    DamagedValue
+        The row of a clustering that is named cannot be read.
     UnknownModel
         There is no clustering of `model`.
     """
     references = list(references) or ["latest"]
-    if model is not None and not _summaries(session, model=model, limit=1):
+    readable, unreadable = read_summaries(session.connection())
+    of_model = [summary for summary in readable if model in (None, summary.embedding_model)]
+    if model is not None and not of_model:
         raise UnknownModel(f"no clustering of model {model!r} is stored; see panic-tda list-clusterings")
-    found = _latest(session, model) if "latest" in references else []
-    named = _named(session, [name for name in references if name != "latest"])
+    latest = _latest(of_model, unreadable) if "latest" in references else []
+    named, damaged = _named(readable, unreadable, [name for name in references if name != "latest"])
+    if damaged:
+        raise DamagedValue(f"clustering {damaged[0].reference} cannot be read: {damaged[0].reason}")
     for summary in named:
         if model not in (None, summary.embedding_model):
             raise UnknownClustering(
                 f"clustering {summary.id} is of model {summary.embedding_model}, not of {model}"
             )
-    return list({summary.id: summary for summary in [*found, *named]}.values())
+    return list({summary.id: summary for summary in [*latest, *named]}.values())
+
+
+def find_all_clusterings(
+    session: Session, references: Iterable[str]
+) -> tuple[list[ClusteringSummary], list[UnreadableClustering]]:
+    """Return the clusterings that ids or beginnings of ids stand for, those too whose rows cannot be read.
+
+    A clustering whose id cannot be read is named as `list-clusterings` shows it.
+
+    Raises
+    ------
+    UnknownClustering
+        A reference fits none or several.
+    """
+    references = list(references)
+    readable, unreadable = read_summaries(session.connection())
+    latest = _latest(readable, unreadable) if "latest" in references else []
+    named, damaged = _named(readable, unreadable, [name for name in references if name != "latest"])
+    return list({summary.id: summary for summary in [*latest, *named]}.values()), damaged
 
 
 def find_clustering(
@@ -169,14 +201,14 @@ def get_cluster_details(
         .order_by(Cluster.label)
         .limit(limit)
     )
-    rows = session.execute(query).all()
-    uncounted = any(row[3] is None and row.type is InvocationType.TEXT for row in rows)
+    rows = read_rows(session.connection(), query)
+    uncounted = any(row[3] is None and row[7] is InvocationType.TEXT for row in rows)
     copies = _count_copies(session, clustering_id, rows[-1][0]) if uncounted else {}
     return [
         ClusterDetails(
             label=label,
             size=size,
-            persistence=persistence,
+            persistence=None if persistence >= UNDEFINED_PERSISTENCE else persistence,
             medoid_embedding_id=embedding_id,
             medoid_invocation_id=invocation_id,
             medoid_run_id=run_id,
@@ -221,42 +253,46 @@ def get_medoid_invocation(
         .join(ClusteringResult, ClusteringResult.key == Cluster.result_key)
         .where(ClusteringResult.id == _uuid(clustering_result_id), Cluster.label == cluster_id)
     )
-    return session.scalars(query).one_or_none()
+    ids = query.with_only_columns(Invocation.id)
+    columns = sa.select(Invocation.__table__).where(Invocation.id.in_(ids))
+    with naming_damage(session.connection(), columns):
+        return session.scalars(query).one_or_none()
 
 
-def _summaries(
-    session: Session, *, model: str | None = None, limit: int | None = None
-) -> list[ClusteringSummary]:
-    """Return the stored clusterings, the latest first."""
-    query = sa.select(ClusteringResult).order_by(
-        ClusteringResult.created_at.desc(), ClusteringResult.key.desc()
-    )
-    if model is not None:
-        query = query.where(ClusteringResult.embedding_model == model)
-    return [_summary(found) for found in session.scalars(query.limit(limit))]
-
-
-def _named(session: Session, references: Iterable[str]) -> list[ClusteringSummary]:
+def _named(
+    readable: Sequence[ClusteringSummary],
+    unreadable: Sequence[UnreadableClustering],
+    references: Iterable[str],
+) -> tuple[list[ClusteringSummary], list[UnreadableClustering]]:
     """Return the clusterings that full ids or unique beginnings of ids stand for."""
-    stored = _summaries(session)
-    found: dict[UUID, ClusteringSummary] = {}
+    stored: list[ClusteringSummary | UnreadableClustering] = [*readable, *unreadable]
+    named: list[ClusteringSummary | UnreadableClustering] = []
     for reference in references:
-        digits = reference.lower().replace("-", "")
-        fitting = [summary for summary in stored if digits and summary.id.hex.startswith(digits)]
+        fitting = [clustering for clustering in stored if matches(clustering, reference)]
         if len(fitting) != 1:
+            several = f"{len(fitting) or 'none'} of {len(stored)} stored clusterings begin"
+            begin = pluralize(len(stored), "the only stored clustering does not begin", several)
             raise UnknownClustering(
-                f"{len(fitting) or 'none'} of {len(stored)} stored clusterings begin with {reference!r}; "
-                "give an id that list-clusterings shows, or enough of its beginning to be unique"
+                f"{begin} with {reference!r}; give an id that list-clusterings shows, or enough of its "
+                "beginning to be unique"
             )
-        found[fitting[0].id] = fitting[0]
-    return list(found.values())
+        named += [] if fitting[0] in named else fitting
+    return (
+        [clustering for clustering in named if isinstance(clustering, ClusteringSummary)],
+        [clustering for clustering in named if isinstance(clustering, UnreadableClustering)],
+    )
 
 
-def _latest(session: Session, model: str | None) -> list[ClusteringSummary]:
-    """Return the latest clustering of each model, by time of creation."""
+def _latest(
+    readable: Sequence[ClusteringSummary], unreadable: Sequence[UnreadableClustering]
+) -> list[ClusteringSummary]:
+    """Return the latest clustering of each model, by time of creation, of those that can be read."""
     latest: dict[str, ClusteringSummary] = {}
-    for summary in _summaries(session, model=model):
+    for summary in readable:
         latest.setdefault(summary.embedding_model, summary)
+    for clustering in unreadable:
+        if clustering.embedding_model is None or clustering.embedding_model in latest:
+            _log.warning("latest leaves out clustering %s: %s", clustering.reference, clustering.reason)
     return [latest[name] for name in sorted(latest)]
 
 
@@ -290,23 +326,7 @@ def _count_copies(session: Session, clustering_id: UUID, last_label: int) -> dic
         )
         .group_by(EmbeddingCluster.label)
     )
-    return dict(session.execute(query).all())
-
-
-def _summary(found: ClusteringResult) -> ClusteringSummary:
-    try:
-        record = ClusteringRecord.from_json(found.parameters)
-    except DatabaseError as error:
-        raise DatabaseError(f"clustering {found.id}: {error}") from error
-    return ClusteringSummary(
-        id=found.id,
-        embedding_model=found.embedding_model,
-        algorithm=found.algorithm,
-        created_at=found.created_at,
-        started_at=found.started_at,
-        completed_at=found.completed_at,
-        record=record,
-    )
+    return dict(read_rows(session.connection(), query))
 
 
 def _uuid(text: UUID | str) -> UUID:

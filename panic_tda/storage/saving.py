@@ -15,11 +15,14 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from panic_tda.errors import OUTLIER, DatabaseError, SaveFailed, unexpected
+from panic_tda.interrupts import rescue
 from panic_tda.parameters import format_bytes
 from panic_tda.storage import pending
 from panic_tda.storage.bulk import insert_rows
+from panic_tda.storage.cells import read_each
 from panic_tda.storage.database import Database, lock_for_saving, open_database
 from panic_tda.storage.schemas import (
+    UNDEFINED_PERSISTENCE,
     Cluster,
     ClusteringResult,
     ClusteringTree,
@@ -28,18 +31,23 @@ from panic_tda.storage.schemas import (
     utc_now,
     uuid7,
 )
+from panic_tda.storage.summaries import UnreadableClustering, row_column
 from panic_tda.storage.trees import save_tree
 from panic_tda.types import FinishedClustering
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from panic_tda.doubts import Wording
     from panic_tda.types import Clustering, EmbeddingMatrix
 
 ALGORITHM = "hdbscan"
 _INSERT_ROWS = 100_000
 _BYTES_PER_ROW = 2 * 130
 """An assignment with its index, and its edge of the tree; in the log, and in the file (measured: 125)."""
+
+_KEY_LIMIT = 2**31 - 1
+_LAST_YEAR = 9999
 
 _log = logging.getLogger(__name__)
 
@@ -56,10 +64,20 @@ def finish(matrix: EmbeddingMatrix, clustering: Clustering, started_at: datetime
         labels=clustering.labels,
         probabilities=clustering.probabilities,
         medoids=clustering.medoid_indices,
-        persistence=dict(enumerate(clustering.persistence.tolist())),
+        # The column takes no missing value; 1, which no other cluster reaches, stands for the root's.
+        persistence=dict(
+            enumerate(np.nan_to_num(clustering.persistence, nan=UNDEFINED_PERSISTENCE).tolist())
+        ),
         medoid_copies=clustering.medoid_copies,
         tree=clustering.tree,
     )
+
+
+def how_to_recut(database: Database, finished: FinishedClustering, wording: Wording) -> str:
+    """Return the sentence that says which command stores other settings; nothing without a stored tree."""
+    if finished.tree is None or wording != "options":
+        return ""
+    return f"To store one of them, add its options to: {database.command('recut-clustering', finished.id)}"
 
 
 def save_or_keep(database: Database, finished: FinishedClustering) -> None:
@@ -74,6 +92,12 @@ def save_or_keep(database: Database, finished: FinishedClustering) -> None:
     -----
     Where a signal ends the process in the middle, the clustering is kept too, and the log says where.
     """
+    # Rolling back and keeping may take longer than a process has to end after a signal.
+    with rescue():
+        _save_or_keep(database, finished)
+
+
+def _save_or_keep(database: Database, finished: FinishedClustering) -> None:
     try:
         with database.writing() as connection:
             save_clustering(connection, finished)
@@ -129,6 +153,8 @@ def require_savable(database: Database) -> None:
         insert_rows(connection, EmbeddingCluster, ((key, identity, 0, 1.0) for identity in some))
         insert_rows(connection, ClusteringTree, [(key, 0, b"")])
         connection.rollback()
+    # While the server answers: what cannot be saved in the end is kept with the name of its database.
+    pending.identify(database)
 
 
 def save_clustering(connection: Connection, finished: FinishedClustering) -> None:
@@ -171,8 +197,21 @@ def is_saved(connection: Connection, clustering_id: UUID) -> bool:
     return connection.execute(query).first() is not None
 
 
-def delete_clusterings(database: Database | str | Path, clustering_ids: Sequence[UUID]) -> None:
+def delete_clusterings(
+    database: Database | str | Path,
+    clustering_ids: Sequence[UUID],
+    unreadable: Sequence[UnreadableClustering] = (),
+) -> None:
     """Delete clusterings with their clusters, assignments and trees, in one transaction; embeddings stay.
+
+    Parameters
+    ----------
+    database : Database, str or Path
+        Where they are stored.
+    clustering_ids : sequence of UUID
+        Of clusterings.
+    unreadable : sequence of UnreadableClustering
+        Others, whose rows cannot be read.
 
     Raises
     ------
@@ -180,10 +219,12 @@ def delete_clusterings(database: Database | str | Path, clustering_ids: Sequence
         The file is marked read-only, or cannot be written.
     """
     with open_database(database).writing() as connection:
-        keys = sa.select(ClusteringResult.key).where(ClusteringResult.id.in_(clustering_ids))
+        damaged = row_column(connection).in_([clustering.row for clustering in unreadable])
+        chosen = ClusteringResult.id.in_(clustering_ids) | damaged
+        keys = sa.select(ClusteringResult.key).where(chosen)
         for table in (ClusteringTree, EmbeddingCluster, Cluster):
             connection.execute(sa.delete(table).where(table.result_key.in_(keys)))
-        connection.execute(sa.delete(ClusteringResult).where(ClusteringResult.id.in_(clustering_ids)))
+        connection.execute(sa.delete(ClusteringResult).where(chosen))
 
 
 def _reason(error: Exception) -> str:
@@ -198,22 +239,32 @@ def _next_key(connection: Connection) -> int:
     """Return a key above all that were ever used and left a row, and keep others from taking it."""
     lock_for_saving(connection)
     # Rows whose clustering was deleted by hand, without foreign keys, are nobody's, and are to stay so. Each
-    # of the four is one look at the end of an index.
+    # of the four is one look at the end of an index. What is no key, SQLite keeps too: not below the limit.
     keys = (
         *(ClusteringResult.key, Cluster.result_key, EmbeddingCluster.result_key),
         ClusteringTree.result_key,
     )
-    return 1 + max(connection.execute(sa.select(sa.func.max(key))).scalar() or 0 for key in keys)
+    largest = sa.select(
+        *(sa.select(sa.func.max(key)).where(key < _KEY_LIMIT).scalar_subquery() for key in keys)
+    )
+    return 1 + max(int(key or 0) for key in connection.execute(largest).one())
 
 
 def _created_at(connection: Connection) -> datetime:
     """Return the present, or just after the latest clustering where the clock went back.
 
-    Which one is the latest is told by this time alone.
+    Which one is the latest is told by this time alone; one that cannot be read is never the latest.
     """
     now = utc_now()
-    latest = connection.execute(sa.select(sa.func.max(ClusteringResult.created_at))).scalar()
-    if latest is None or latest < now:
+    query = sa.select(ClusteringResult.id, ClusteringResult.created_at)
+    times = [values[1] for values, _, _ in read_each(connection, query) if values is not None]
+    latest = max(times, default=now)
+    if latest < now or not times:
+        return now
+    if latest.year >= _LAST_YEAR:
+        _log.warning(
+            "a clustering in the database is said to be made in %d, and stays the latest", latest.year
+        )
         return now
     _log.warning(
         "the clock is behind the latest clustering in the database (%s UTC): this one is stored as made "

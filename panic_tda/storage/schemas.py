@@ -39,6 +39,9 @@ from sqlalchemy.types import TypeDecorator
 
 from panic_tda.errors import InvalidParameter
 
+UNDEFINED_PERSISTENCE = 1.0
+"""Stored as the persistence of a root cluster, which has none; every other cluster's is smaller."""
+
 
 def uuid7() -> UUID:
     """Return a new time-ordered id (RFC 9562, version 7)."""

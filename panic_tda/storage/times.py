@@ -1,4 +1,8 @@
-"""When rows were made, as databases of the generation pipeline store it."""
+"""When rows were made, as databases of the generation pipeline store it.
+
+The times of clusterings are UTC. Those of experiments, invocations and embeddings are what the clock of the
+pipeline's machine showed: nothing says in which zone, and none is made up.
+"""
 
 from __future__ import annotations
 

@@ -19,8 +19,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from panic_tda.progress import Progress, Silent
-from panic_tda.storage.assignments import key_of
-from panic_tda.storage.bulk import stream_rows
+from panic_tda.storage.assignments import key_of, require_labels
+from panic_tda.storage.bulk import stream_columns, stream_rows
+from panic_tda.storage.cells import integers, naming_damage, read_rows, shares
 from panic_tda.storage.results import ClusteringSummary
 from panic_tda.storage.sampling import in_one_index, output_indices, strides
 from panic_tda.storage.schemas import Cluster, Embedding, EmbeddingCluster, Invocation, InvocationType, Run
@@ -33,6 +34,8 @@ _ROWS = 2_000
 took 1.3 s like this, 1.6 s with 50,000)."""
 _RUNS = 100
 """Runs in one query for texts: a statement is to stay short."""
+_TEXT_BYTES = 8 << 20
+"""Texts fetched at once, beyond one row."""
 _GONE = -1
 
 _embedding = Embedding.__table__
@@ -178,7 +181,7 @@ def read_runs(connection: Connection) -> dict[str, RunFacts]:
     query = sa.select(sa.type_coerce(Run.id, sa.String), Run.network, Run.initial_prompt, Run.seed)
     return {
         identity: RunFacts(tuple(network), prompt, seed)
-        for identity, network, prompt, seed in connection.execute(query)
+        for identity, network, prompt, seed in read_rows(connection, query)
     }
 
 
@@ -205,10 +208,13 @@ def stream_texts(connection: Connection, run_ids: Sequence[str]) -> Iterator[Run
             .where(run_id.in_(run_ids[first : first + _RUNS]), _invocation.c.type == InvocationType.TEXT)
             .order_by(run_id, _invocation.c.sequence_number)
         )
-        found = (row for rows in stream_rows(connection, query, batch_rows=_ROWS) for row in rows)
+        batches = stream_rows(connection, query, batch_rows=_ROWS, batch_bytes=_TEXT_BYTES)
+        found = (row for rows in batches for row in rows)
         for identity, of_run in groupby(found, key=itemgetter(0)):
             _, numbers, texts, models = zip(*of_run, strict=True)
-            yield _texts_of(identity, np.array(numbers, dtype=np.int64), texts, models)
+            with naming_damage(connection, query):
+                texts_of_run = _texts_of(identity, _sequence_numbers(numbers), texts, models)
+            yield texts_of_run
 
 
 def read_writers(connection: Connection, outputs: Iterable[tuple[str, Sequence[int]]]) -> Iterator[set[str]]:
@@ -222,14 +228,14 @@ def read_writers(connection: Connection, outputs: Iterable[tuple[str, Sequence[i
         A run, and the sequence numbers of the outputs: few, as each is a row that is looked up, and the row
         of an image may have its model's name behind the image.
     """
-    query = sa.select(_invocation.c.model).where(
-        sa.type_coerce(_invocation.c.run_id, sa.String) == sa.bindparam("run"),
-        # All types: they stand before the number in the index.
-        _invocation.c.type.in_(list(InvocationType)),
-        _invocation.c.sequence_number.in_(sa.bindparam("numbers", expanding=True)),
-    )
     for run, numbers in outputs:
-        yield set(connection.execute(query, {"run": run, "numbers": list(numbers)}).scalars())
+        query = sa.select(_invocation.c.model).where(
+            sa.type_coerce(_invocation.c.run_id, sa.String) == run,
+            # All types: they stand before the number in the index.
+            _invocation.c.type.in_(list(InvocationType)),
+            _invocation.c.sequence_number.in_(list(numbers)),
+        )
+        yield {model for (model,) in read_rows(connection, query)}
 
 
 def read_medoid_texts(
@@ -242,7 +248,7 @@ def read_medoid_texts(
         .join(Invocation, Invocation.id == Embedding.invocation_id)
         .where(Cluster.result_key == key_of(clustering_id), Cluster.label.in_(list(labels)))
     )
-    return dict(connection.execute(query).all())
+    return dict(read_rows(connection, query))
 
 
 def _assignments(
@@ -263,11 +269,13 @@ def _assignments(
         .order_by(_assignment.c.embedding_id)
     )
     kinds = (np.int64, np.float64, _kind_of_place(connection))
-    parts = []
-    for rows in stream_rows(connection, query, batch_rows=_ROWS):
-        parts.append([np.array(*pair) for pair in zip(zip(*rows, strict=True), kinds, strict=True)])
-        progress.advance(len(rows))
+    parts: list[Sequence[Any]] = []
+    convert = (integers, shares, integers if _in_sqlite(connection) else _as_ids)
+    for batch in stream_columns(connection, query, batch_rows=_ROWS, convert=convert):
+        parts.append(batch)
+        progress.advance(len(batch[0]))
     labels, probabilities, places = _joined(parts, kinds)
+    require_labels(connection, clustering_id, labels)
     return labels, probabilities, places
 
 
@@ -304,22 +312,35 @@ def _invocations(
     by_place = np.argsort(places)
     ascending = places[by_place]
     codes: dict[str, int] = {}
-    parts = []
-    for batch in stream_rows(connection, query, batch_rows=_ROWS):
-        at, runs, kinds, numbers = zip(*batch, strict=True)
-        found, wanted = _found(ascending, np.array(at, dtype=places.dtype))
-        of_text = np.array(kinds)
+    parts: list[Sequence[Any]] = []
+    convert = (
+        integers if _in_sqlite(connection) else _as_ids,
+        lambda runs: np.array([codes.setdefault(_as_text(run), len(codes)) for run in runs]),
+        integers,
+        _sequence_numbers,
+    )
+    for at, runs, of_text, numbers in stream_columns(connection, query, batch_rows=_ROWS, convert=convert):
+        found, wanted = _found(ascending, at)
         wanted &= of_text != _GONE
-        columns = (
-            found,
-            np.array(numbers, dtype=np.int64),
-            of_text == 1,
-            np.array([codes.setdefault(run, len(codes)) for run in runs]),
-        )
-        parts.append([column[wanted] for column in columns])
+        parts.append([column[wanted] for column in (found, numbers, of_text == 1, runs)])
         progress.advance(int(np.count_nonzero(wanted)))
     found, sequence_numbers, are_texts, coded = _joined(parts, (np.int64, np.int64, bool, np.int64))
     return by_place[found], sequence_numbers, are_texts, *_in_order(list(codes), coded)
+
+
+def _as_ids(values: Sequence[Any]) -> Any:
+    return np.array(values, dtype="S32")
+
+
+def _as_text(value: Any) -> str:
+    # The runs of what has gone since are NULL.
+    if not isinstance(value, (str, type(None))):
+        raise ValueError("a run's id is not text")
+    return value or ""
+
+
+def _sequence_numbers(values: Sequence[Any]) -> IntArray:
+    return integers(values, least=-(2**31), below=2**31)
 
 
 def _in_order(names: list[str], coded: IntArray) -> tuple[IntArray, tuple[str, ...]]:
@@ -346,6 +367,8 @@ def _texts_of(run_id: str, numbers: IntArray, texts: Sequence[str | None], model
     first_of: dict[int, tuple[str, str]] = {}
     for step, text, model in zip(steps.tolist(), texts, models, strict=True):
         if text is not None:
+            if not (isinstance(text, str) and isinstance(model, str)):
+                raise ValueError("a value is not a text")
             first_of.setdefault(step, (text, model))
     kept, steps = list(first_of.values()), np.fromiter(first_of, dtype=np.int64)
     return RunTexts(run_id, steps, [text for text, _ in kept], [model for _, model in kept])

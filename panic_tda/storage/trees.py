@@ -17,12 +17,14 @@ import sqlalchemy as sa
 from pyarrow import ipc
 from sqlalchemy.engine import Connection
 
-from panic_tda.errors import DatabaseError, NoTree
+from panic_tda.clustering.trees import Edges, minimum_forest
+from panic_tda.errors import DamagedTree, NoTree
 from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage.assignments import key_of
 from panic_tda.storage.bulk import insert_rows, stream_rows
 from panic_tda.storage.schemas import ClusteringTree, EmbeddingCluster
 from panic_tda.types import SpanningTree
+from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:
     from panic_tda.types import FloatArray
@@ -32,6 +34,9 @@ _ROW_BYTES = 24
 PART_ROWS = (PART_BYTES - (1 << 14)) // _ROW_BYTES
 """So that a part fits into `PART_BYTES` whatever its compression comes to."""
 _TOLERANCE = b"tie_tolerance"
+_MOST_TOLERANCE = 0.1
+_SQUARED_ROUNDING = 1e-3
+"""What float32 can do to the square of a distance, and more: 3.7e-4 at 768 dimensions."""
 _SCHEMA = pa.schema(
     [("u", pa.int32()), ("v", pa.int32()), ("height", pa.float64()), ("core_distance", pa.float64())]
 )
@@ -65,11 +70,11 @@ def read_tree(connection: Connection, clustering_id: UUID) -> SpanningTree | Non
     Raises
     ------
     DatabaseError
-        What is stored is no tree, or not all of it.
+        What is stored is no tree, or not all of it; every value is checked, here and nowhere else.
     """
     try:
         return as_tree(_read(connection, clustering_id, _SCHEMA.names))
-    except ValueError as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise _damaged(clustering_id, str(error)) from error
 
 
@@ -87,7 +92,8 @@ def require_tree(connection: Connection, clustering_id: UUID, record: Clustering
     if tree is None:
         needed = max(record.min_cluster_size, record.min_samples)
         why = (
-            f"it has {record.n_embeddings} embeddings, fewer than min_cluster_size or min_samples ({needed})"
+            f"it has {record.n_embeddings} {pluralize(record.n_embeddings, 'embedding')}, "
+            f"fewer than min_cluster_size or min_samples ({needed})"
             if needed > record.n_embeddings
             else "it was stored without one, by an earlier version or with --no-tree"
         )
@@ -99,9 +105,11 @@ def require_tree(connection: Connection, clustering_id: UUID, record: Clustering
     query = sa.select(sa.func.count()).select_from(EmbeddingCluster).where(of_this)
     n_rows, n_assigned = len(tree.height) + 1, int(connection.execute(query).scalar_one())
     if n_assigned != n_rows:
+        are = pluralize(n_assigned, "assignment is", "assignments are")
         raise NoTree(
-            f"the tree of clustering {clustering_id} joins {n_rows} rows, and there are {n_assigned} "
-            "assignments: embeddings have gone since; cluster again (panic-tda cluster-embeddings)"
+            f"the tree of clustering {clustering_id} joins {n_rows} {pluralize(n_rows, 'row')}, and "
+            f"{n_assigned} {are} there: embeddings have gone since; cluster again "
+            "(panic-tda cluster-embeddings)"
         )
     return tree
 
@@ -115,7 +123,14 @@ def read_core_distances(connection: Connection, clustering_id: UUID) -> FloatArr
         As `read_tree`.
     """
     table = _read(connection, clustering_id, ["core_distance"])
-    return None if table is None else table.column("core_distance").to_numpy()
+    if table is None:
+        return None
+    try:
+        cores: FloatArray = table.column("core_distance").to_numpy()
+        _require_chords("core distance", cores)
+    except ValueError as error:
+        raise _damaged(clustering_id, str(error)) from error
+    return cores
 
 
 def as_table(tree: SpanningTree) -> pa.Table:
@@ -136,7 +151,7 @@ def as_tree(table: pa.Table | None) -> SpanningTree | None:
     Raises
     ------
     ValueError, KeyError, TypeError
-        It is none.
+        It is none, or not a spanning tree of distances; see `require_meaning`.
     """
     if table is None:
         return None
@@ -144,13 +159,50 @@ def as_tree(table: pa.Table | None) -> SpanningTree | None:
     if any(column.null_count for column in edges.columns) or table.column("core_distance").null_count:
         raise ValueError("a value of its tree is missing")
     u, v, height = (edges.column(name).to_numpy() for name in ("u", "v", "height"))
-    return SpanningTree(
+    tree = SpanningTree(
         u=u.astype(np.int64),
         v=v.astype(np.int64),
         height=height,
         core_distances=table.column("core_distance").to_numpy(),
         tie_tolerance=float(table.schema.metadata[_TOLERANCE]),
     )
+    require_meaning(tree)
+    return tree
+
+
+def require_meaning(tree: SpanningTree) -> None:
+    """Check that a tree can be one of chord distances; the order of its edges means nothing.
+
+    Raises
+    ------
+    ValueError
+        A distance is not from 0 to 2, an edge is shorter than the core distance of an end, the edges do not
+        span the rows, or the tolerance is none.
+    """
+    assert tree.core_distances is not None
+    n = len(tree.core_distances)
+    _require_chords("core distance", tree.core_distances)
+    _require_chords("height", tree.height)
+    if not 0 <= tree.tie_tolerance <= _MOST_TOLERANCE:
+        raise ValueError(f"its tolerance is not from 0 to {_MOST_TOLERANCE:g} but {tree.tie_tolerance:g}")
+    if len(tree.height) != max(0, n - 1):
+        raise ValueError(f"it has {len(tree.height)} edges for {n} rows")
+    if not len(tree.height):
+        return
+    lowest, highest = np.minimum(tree.u, tree.v).min(), np.maximum(tree.u, tree.v).max()
+    if lowest < 0 or highest >= n:
+        raise ValueError(f"it joins rows {lowest} to {highest} of {n}")
+    cores = np.maximum(tree.core_distances[tree.u], tree.core_distances[tree.v])
+    # Of a backend that measures in float32, the two are one number only up to rounding.
+    if np.any(cores**2 - tree.height**2 > _SQUARED_ROUNDING):
+        raise ValueError("an edge is shorter than the core distance of one of its ends")
+    if len(minimum_forest(n, Edges(tree.u, tree.v, tree.height)).height) != n - 1:
+        raise ValueError("its edges do not join all rows")
+
+
+def _require_chords(name: str, values: FloatArray) -> None:
+    if not np.all((values >= 0) & (values <= 2 + _SQUARED_ROUNDING)):
+        raise ValueError(f"a {name} is not from 0 to 2")
 
 
 def _parts(tree: SpanningTree) -> Iterator[bytes]:
@@ -169,7 +221,7 @@ def _read(connection: Connection, clustering_id: UUID, names: list[str]) -> pa.T
     tables: list[pa.Table] = []
     for rows in stream_rows(connection, query, batch_rows=1):
         ((part, data),) = rows
-        if part != len(tables):
+        if not isinstance(part, int) or part != len(tables):
             raise _damaged(clustering_id, f"part {len(tables)} is missing")
         tables.append(_part(clustering_id, data, names))
     if not tables:
@@ -192,8 +244,9 @@ def _part(clustering_id: UUID, data: Any, names: list[str]) -> pa.Table:
         raise _damaged(clustering_id, str(error)) from error
 
 
-def _damaged(clustering_id: UUID, fault: str) -> DatabaseError:
-    return DatabaseError(
+def _damaged(clustering_id: UUID, fault: str) -> DamagedTree:
+    return DamagedTree(
         f"the stored tree of clustering {clustering_id} is damaged ({fault}); its clusters do not depend on "
-        "it: cluster again to have a tree"
+        "it: cluster again to have a tree",
+        fault,
     )

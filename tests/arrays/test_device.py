@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import subprocess
 import sys
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,18 +19,22 @@ from panic_tda.arrays.device import DeviceRows, explained, release, upload
 from panic_tda.arrays.namespace import on_device, to_host
 from panic_tda.devices import cuda
 from panic_tda.errors import BadVectors, DatabaseError, DeviceOutOfMemory
-from panic_tda.storage import loading
-from panic_tda.storage.census import take_census
-from panic_tda.storage.database import Database
-from panic_tda.storage.loading import input_sha256, load_embeddings
 from panic_tda.types import EmbeddingMatrix
 from tests.conftest import MakeFile
 from tests.field_files import FieldSpec
 from tests.stand_ins import EarlyLane, LateLane, StandIn, StandInOutOfMemory, require_device
 
+if TYPE_CHECKING:
+    from panic_tda.storage.database import Database
+
 SPOILED = FieldSpec(
     runs=9, null_vectors=2, short_vectors=1, nan_vectors=3, infinite_vectors=1, zero_vectors=2
 )
+
+
+def storage() -> Any:
+    """Return what loads rows, imported when it is needed: a device is tested without SQLAlchemy too."""
+    return importlib.import_module("panic_tda.storage.loading")
 
 
 def batches(vectors: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -100,9 +106,9 @@ def test_a_matrix_is_uploaded(monkeypatch: pytest.MonkeyPatch, shape: tuple[int,
 
 
 def load_both(database: Database, *, factor: int = 1, skip: bool = False) -> list[EmbeddingMatrix]:
-    census = take_census(database, factor)["Nomic"]
+    census = storage().take_census(database, factor)["Nomic"]
     return [
-        load_embeddings(database, census, downsample=factor, skip_invalid=skip, to_device=to_device)
+        storage().load_embeddings(database, census, downsample=factor, skip_invalid=skip, to_device=to_device)
         for to_device in (False, True)
     ]
 
@@ -114,14 +120,14 @@ def test_a_database_is_loaded_alike(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, stage_bytes: int, factor: int
 ) -> None:
     monkeypatch.setattr(device_memory, "STAGE_BYTES", stage_bytes)
-    monkeypatch.setattr(loading, "BATCH_BYTES", 700)
+    monkeypatch.setattr(storage(), "BATCH_BYTES", 700)
     database, _ = upgraded(FieldSpec(runs=12, dimensions=11))
     here, there = load_both(database, factor=factor)
     assert not on_device(here.vectors)
     assert on_device(there.vectors)
     assert here.ids.tolist() == there.ids.tolist() == sorted(here.ids.tolist())
     assert here.vectors.tobytes() == to_host(there.vectors).tobytes()
-    assert input_sha256(here) == input_sha256(there)
+    assert storage().input_sha256(here) == storage().input_sha256(there)
     assert (here.n_total, here.n_sampled, here.n_excluded) == (
         there.n_total,
         there.n_sampled,
@@ -138,7 +144,7 @@ def test_bad_vectors_are_found_on_the_device(upgraded: MakeFile) -> None:
     assert here.n_excluded == there.n_excluded == 9
     database, facts = upgraded(FieldSpec(nan_vectors=6), name="nan.sqlite")
     with pytest.raises(BadVectors, match="6 vectors of model Nomic are zero, NaN or infinite") as found:
-        load_embeddings(database, take_census(database)["Nomic"], to_device=True)
+        storage().load_embeddings(database, storage().take_census(database)["Nomic"], to_device=True)
     assert sorted(facts.bad("Nomic"))[0] in str(found.value).replace("-", "")
 
 
@@ -147,7 +153,7 @@ def test_no_copy_is_under_way_after_a_failure(
 ) -> None:
     monkeypatch.setattr(device_memory, "STAGE_BYTES", 32 * 8)
     database, _ = upgraded()
-    whole = loading.stream_vectors
+    whole = storage().stream_vectors
     under_way = []
 
     def broken(*args: object, **options: object) -> Iterator[object]:
@@ -155,9 +161,9 @@ def test_no_copy_is_under_way_after_a_failure(
         under_way.append([lane.under_way for lane in stand_in.lanes])
         raise DatabaseError("the disk went away")
 
-    monkeypatch.setattr(loading, "stream_vectors", broken)
+    monkeypatch.setattr(storage(), "stream_vectors", broken)
     with pytest.raises(DatabaseError, match="the disk went away"):
-        load_embeddings(database, take_census(database)["Nomic"], to_device=True)
+        storage().load_embeddings(database, storage().take_census(database)["Nomic"], to_device=True)
     assert under_way[0] != [False, False]
     assert [lane.under_way for lane in stand_in.lanes] == [False, False]
 
@@ -174,12 +180,12 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def host_peaks(database: Database) -> list[float]:
     """Most host memory while loading to the device and to the host, as shares of the matrix."""
-    census = take_census(database)["Nomic"]
+    census = storage().take_census(database)["Nomic"]
     peaks = []
     for to_device in (True, False):
         tracemalloc.start()
         try:
-            matrix = load_embeddings(database, census, to_device=to_device)
+            matrix = storage().load_embeddings(database, census, to_device=to_device)
             peaks.append(tracemalloc.get_traced_memory()[1] / (4 * matrix.vectors.size))
         finally:
             tracemalloc.stop()
@@ -208,7 +214,7 @@ def test_host_memory_holds_a_few_batches_beside_a_real_device(upgraded: MakeFile
     require_device()
     upload(np.ones((10, 10), dtype=np.float32))  # compiles and imports, which takes memory of its own
     database = upgraded(FieldSpec(runs=60, dimensions=2000)).database
-    load_embeddings(database, take_census(database)["Nomic"], to_device=True)
+    storage().load_embeddings(database, storage().take_census(database)["Nomic"], to_device=True)
     assert host_peaks(database)[0] < 0.25
 
 

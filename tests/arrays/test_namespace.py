@@ -108,7 +108,7 @@ def test_uploading_copies() -> None:
 
 
 def test_cupy_has_what_the_stand_in_offers() -> None:
-    cupy = pytest.importorskip("cupy", reason="CuPy is not installed: pip install 'panic-tda[cuda13]'")
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed: pip install '.[cuda13]'")
     offered = [name for name in vars(strict_arrays.namespace) if not name.startswith("_")]
     assert len(offered) > 80
     assert [name for name in offered if not hasattr(cupy, name)] == []

@@ -287,3 +287,10 @@ def test_what_was_saved_later() -> None:
         "embedding_model": "Nomic",
         "n_vanished": 5,
     }
+
+
+def test_one_clustering_of_one_cluster_is_one() -> None:
+    said = rendering.deletion_text([summary(n_clusters=1, n_embeddings=1)], WIDE)
+    assert said.endswith("1 clustering goes, with 1 cluster and 1 assignment.")
+    shown = rendering.details_text(summary(n_clusters=2), [cluster()], WIDE, limit=1)
+    assert shown.endswith("… and 1 smaller cluster; --limit 0 shows all")

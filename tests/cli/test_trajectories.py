@@ -178,7 +178,7 @@ def test_the_text_says_it_all(path: Path) -> None:
     ]
     totals = " ".join(totals.split())
     assert "All 3 runs: 8.5 % of 59 steps are in transit, 1 settled" in totals
-    assert "1 end in a fixed point of their texts and 1 in a loop" in totals
+    assert "1 ends in a fixed point of their texts and 1 in a loop" in totals
     assert moves.splitlines()[0] == "Most frequent transitions at lag 1:"
     # The medoids are the first members by id.
     assert [line.split()[:2] for line in moves.splitlines()[2:]] == [["13", "0"], ["11", "1"]]
@@ -235,7 +235,7 @@ def study(group: dict[str, Any], *runs: RunSummary) -> TrajectoryStudy:
 
 def text(found: TrajectoryStudy, texts: dict[int, str | None], width: int, **more: Any) -> str:
     clustering: ClusteringSummary = replace(summary(), **more)
-    return rendering.trajectories_text(found, clustering, texts, width=width, table_width=width)
+    return rendering.trajectories_text(found, clustering, texts, width=width)
 
 
 @pytest.mark.parametrize("width", [70, 80, 120, 200])
@@ -262,7 +262,7 @@ def test_what_a_terminal_would_obey_is_not_shown() -> None:
     shown = [
         text(study({"network": [evil], "prompt": evil}), {0: evil, 1: None}, WIDE, embedding_model=evil),
         rendering.run_text(run(facts=facts), {0: evil}, WIDE),
-        rendering.runs_text([run(run_id=evil)], WIDE),
+        rendering.runs_text([run(run_id=evil), run(run_id=f"{evil}2")], WIDE),
     ]
     for said in shown:
         assert "Second" in said

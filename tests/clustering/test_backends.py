@@ -14,6 +14,8 @@ from panic_tda.clustering.backends import cuml, select
 from panic_tda.clustering.backends import sklearn as sklearn_backend
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.duplicates import attach_copies, find_distinct
+from panic_tda.clustering.placement import place
+from panic_tda.devices import cuda
 from panic_tda.errors import InvalidParameter, UnsupportedOnBackend
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.progress import Silent
@@ -86,7 +88,7 @@ def backend(request: pytest.FixtureRequest) -> Placed:
 
 @pytest.fixture(autouse=True)
 def refusals_are_said_again() -> None:
-    backends._say_once.cache_clear()
+    backends.log_once.cache_clear()
 
 
 def test_every_backend_is_in_the_suite() -> None:
@@ -144,9 +146,10 @@ def test_tree_weights_equal_prims(backend: Placed, rows: np.ndarray, min_samples
     tree = fit_all_rows(backend, rows, options(k))
     assert_spans(tree, len(rows))
     weights = reference.mutual_reachability(reference.chord_distances(rows), k, FLOOR)
-    found = np.sort(np.maximum(tree.height, FLOOR))
-    np.testing.assert_allclose(found, reference.prim_weights(weights), rtol=1e-12)
-    # Which rows an edge names is free, as long as everything merges at the same heights.
+    heights = np.maximum(tree.height, FLOOR)
+    np.testing.assert_allclose(np.sort(heights), reference.prim_weights(weights), rtol=1e-12)
+    np.testing.assert_allclose(heights, weights[tree.u, tree.v], rtol=1e-12)
+    # Among equal edges the choice is free, as long as everything merges at the same heights.
     np.testing.assert_allclose(merge_heights(tree), merge_heights(reference.prim_tree(weights)), rtol=1e-11)
     if tree.core_distances is not None:
         cores = reference.core_distances(reference.chord_distances(rows), k)
@@ -227,21 +230,16 @@ def test_tiles_of_sklearns_matrix_make_no_difference(monkeypatch: pytest.MonkeyP
         assert np.array_equal(distances, distances.T)
 
 
-def test_sklearns_private_tree_is_still_what_the_backend_reads() -> None:
+@pytest.mark.parametrize("min_samples", [1, 2, 5])
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
+def test_tree_heights_are_those_of_sklearns_linkage(rows: np.ndarray, min_samples: int) -> None:
     from sklearn.cluster import HDBSCAN
 
-    rows = ROWS["blobs"]
-    model = HDBSCAN(metric="precomputed", min_samples=3, copy=True).fit(reference.chord_distances(rows))
-    merges = model._single_linkage_tree_
-    assert merges.shape == (len(rows) - 1,)
-    assert merges.dtype.names == ("left_node", "right_node", "value", "cluster_size")
-    assert (np.diff(merges["value"]) >= 0).all()
-    n = len(rows)
-    ends = np.concatenate([merges["left_node"], merges["right_node"]])
-    # SciPy's layout: rows are 0 to n - 1, the i-th merge is n + i, and all but the last are merged once.
-    assert sorted(ends.tolist()) == list(range(2 * n - 2))
-    assert (np.maximum(merges["left_node"], merges["right_node"]) < n + np.arange(n - 1)).all()
-    assert merges["cluster_size"][-1] == n
+    k = min(min_samples, len(rows))
+    tree = sklearn_backend.SklearnBackend().fit(rows, np.ones(len(rows), dtype=np.int64), options(k))
+    distances = sklearn_backend.chord_distance_matrix(rows, options(k))
+    model = HDBSCAN(metric="precomputed", min_samples=k, min_cluster_size=2, copy=True).fit(distances)
+    np.testing.assert_array_equal(np.sort(tree.height), model._single_linkage_tree_["value"])
 
 
 def test_sklearn_refuses_more_rows_than_its_matrix_is_reasonable_for() -> None:
@@ -325,38 +323,37 @@ def test_when_all_refuse_every_reason_is_named() -> None:
 @pytest.mark.usefixtures("no_device")
 def test_without_a_device_auto_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "panic_tda"):
-        chosen = [select("auto", (n, 8), options(5)).name for n in (100, 5_000, 200)]
+        chosen = [place(ClusteringParameters(), n, 8).backend.name for n in (100, 5_000, 200)]
     assert chosen == ["sklearn", "tiled", "sklearn"]
     (record,) = caplog.records
     assert record.levelno == logging.INFO
-    assert record.getMessage() == "backend cuml cannot run here: CuPy is not installed"
+    assert record.getMessage() == "no CUDA device is used: CuPy is not installed"
 
 
 @pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("n_rows", [100, 1_100_000])
-def test_on_a_device_auto_takes_cuml(n_rows: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_on_a_device_auto_takes_tiled(n_rows: int, exact: bool, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "panic_tda"):
-        assert select("auto", (n_rows, 768), options(64)).name == "cuml"
+        asked = options(64, on_device=True, exact=exact)
+        assert select("auto", (n_rows, 768), asked).name == "tiled"
     assert caplog.records == []
 
 
 @pytest.mark.usefixtures("device")
-@pytest.mark.parametrize(("n_rows", "name"), [(100, "sklearn"), (3_300_000, "tiled")])
-def test_auto_goes_on_with_one_line_when_cuml_refuses(
-    n_rows: int, name: str, caplog: pytest.LogCaptureFixture
+def test_on_a_device_auto_takes_cuml_with_one_line_where_tiled_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # One neighbour is too few for cuML; 3.3 million rows are too many for the device.
-    asked = options(1 if n_rows == 100 else 64)
+    # Too little for the products of a tile, and enough for some neighbours of a hundred rows.
+    monkeypatch.setattr(cuda, "free_bytes", lambda: 1 << 20)
     with caplog.at_level(logging.INFO, "panic_tda"):
-        assert select("auto", (n_rows, 768), asked).name == name
+        assert select("auto", (100, 8), options(5, on_device=True)).name == "cuml"
     (record,) = caplog.records
-    assert "backend cuml" in record.getMessage()
-
-
-@pytest.mark.usefixtures("device")
-@pytest.mark.parametrize("n_rows", [100, 1_100_000])
-def test_auto_takes_tiled_where_an_exact_tree_is_asked_for(n_rows: int) -> None:
-    assert select("auto", (n_rows, 768), options(64, exact=True)).name == "tiled"
+    assert "backend tiled" in record.getMessage()
+    with pytest.raises(UnsupportedOnBackend, match="backend tiled"):
+        select("auto", (100, 8), options(5, on_device=True, exact=True))
+    with pytest.raises(UnsupportedOnBackend, match=r"backend tiled .*; backend cuml accepts min_samples"):
+        select("auto", (100, 8), options(1, on_device=True))
 
 
 @pytest.mark.usefixtures("no_device")

@@ -57,7 +57,7 @@ def test_the_later_state_takes_the_place_of_the_earlier(
     stored = checkpoint.load("state")
     assert stored is not None
     np.testing.assert_array_equal(stored["rows"], 2 * ROWS)
-    assert sorted(path.name for path in checkpoint.folder.iterdir()) == ["checkpoint.json", "state.npz"]
+    assert sorted(path.name for path in checkpoint.folder.iterdir()) == ["checkpoint.json", "state.state"]
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
@@ -69,7 +69,7 @@ def test_a_state_is_on_the_disk_before_it_takes_the_place_of_another(
 
     def sync(file: int) -> None:
         is_folder = stat.S_ISDIR(os.fstat(file).st_mode)
-        synced.append((is_folder, (checkpoint.folder / "state.npz").exists()))
+        synced.append((is_folder, (checkpoint.folder / "state.state").exists()))
 
     monkeypatch.setattr(os, "fsync", sync)
     checkpoint.save("state", rows=ROWS)
@@ -82,9 +82,9 @@ def test_a_state_that_cannot_be_saved_leaves_nothing_and_is_told_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoint = opened(tmp_path)
-    (checkpoint.folder / "state.npz").mkdir(parents=True)  # nothing can take its place
+    (checkpoint.folder / "state.state").mkdir(parents=True)  # nothing can take its place
     checkpoint.save("state", rows=ROWS)
-    assert sorted(path.name for path in checkpoint.folder.iterdir()) == ["checkpoint.json", "state.npz"]
+    assert sorted(path.name for path in checkpoint.folder.iterdir()) == ["checkpoint.json", "state.state"]
     folder = re.escape(str(checkpoint.folder))
     said = (
         rf"the state of 0 MiB could not be saved in {folder}, .* are free, the run goes on without: \[Errno "
@@ -108,7 +108,7 @@ def test_a_state_is_read_into_what_is_there(tmp_path: Path) -> None:
     for there in (np.empty_like(rows), new_array(rows.shape, rows.dtype, tmp_path / "files")):
         tracemalloc.start()
         try:
-            stored = opened(tmp_path).load("state", {"rows": there})
+            stored = opened(tmp_path).load("state", into={"rows": there})
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -123,7 +123,7 @@ def test_a_state_is_read_into_what_is_there(tmp_path: Path) -> None:
 def test_a_state_is_read_into_memory_of_another_library(tmp_path: Path) -> None:
     opened(tmp_path).save("state", rows=ROWS)
     there = strict_arrays.namespace.zeros(ROWS.shape, dtype=np.float32)
-    assert opened(tmp_path).load("state", {"rows": there}) is not None
+    assert opened(tmp_path).load("state", into={"rows": there}) is not None
     np.testing.assert_array_equal(there.get(), ROWS)
 
 
@@ -138,30 +138,30 @@ def test_a_state_is_read_into_memory_of_another_library(tmp_path: Path) -> None:
 )
 def test_a_state_of_another_shape_is_none(tmp_path: Path, name: str, there: np.ndarray) -> None:
     opened(tmp_path).save("state", rows=ROWS)
-    assert opened(tmp_path).load("state", {name: there}) is None
+    assert opened(tmp_path).load("state", into={name: there}) is None
 
 
 def test_a_state_with_a_wrong_byte_is_none(tmp_path: Path) -> None:
     checkpoint = opened(tmp_path)
     checkpoint.save("state", rows=ROWS)
-    path = checkpoint.folder / "state.npz"
+    path = checkpoint.folder / "state.state"
     content = bytearray(path.read_bytes())
     place = content.index(ROWS.tobytes()) + 8
     content[place] ^= 1
     path.write_bytes(bytes(content))
     assert checkpoint.load("state") is None
-    assert checkpoint.load("state", {"rows": np.empty_like(ROWS)}) is None
+    assert checkpoint.load("state", into={"rows": np.empty_like(ROWS)}) is None
 
 
 def test_states_of_all_parameters_can_be_discarded_and_nothing_else(tmp_path: Path) -> None:
     opened(tmp_path / "work", k=3).save("state", rows=ROWS)
     opened(tmp_path / "work", "others", k=4).save("state", rows=ROWS)
     (tmp_path / "work" / "mine").mkdir()
-    (tmp_path / "work" / "mine" / "state.npz").write_text("mine")
+    (tmp_path / "work" / "mine" / "state.state").write_text("mine")
     np.savez(tmp_path / "work" / "vectors.npz", rows=ROWS)
     discard_all(tmp_path / "work")
     left = sorted(path.name for path in (tmp_path / "work").rglob("*"))
-    assert left == ["mine", "state.npz", "vectors.npz"]
+    assert left == ["mine", "state.state", "vectors.npz"]
 
 
 def test_every_folder_that_is_discarded_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -176,11 +176,11 @@ def test_a_state_that_cannot_be_discarded_ends_no_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoint = opened(tmp_path)
-    (checkpoint.folder / "state.npz").mkdir(parents=True)
+    (checkpoint.folder / "state.state").mkdir(parents=True)
     discard_all(tmp_path)
     (said,) = caplog.messages
     assert said.startswith(f"not all states in {tmp_path} could be discarded: [Errno ")
-    assert str(checkpoint.folder / "state.npz") in said
+    assert str(checkpoint.folder / "state.state") in said
 
 
 @pytest.mark.parametrize("place", ["nothing", "file", "states"])
@@ -200,7 +200,7 @@ def test_a_run_says_from_where_it_goes_on(tmp_path: Path, caplog: pytest.LogCapt
     with caplog.at_level(logging.INFO, "panic_tda"):
         assert opened(tmp_path, k=4).load("state") is None
         assert caplog.text == ""
-        path = first.folder / "state.npz"
+        path = first.folder / "state.state"
         os.utime(path, (0, 1e9))
         opened(tmp_path, k=3).load("state")
     saved = time.strftime("%H:%M:%S", time.localtime(1e9))
@@ -233,8 +233,8 @@ def test_saved_states_are_told_by_input_size_and_time(tmp_path: Path) -> None:
         checkpoint = opened(tmp_path / "work" / "model", input_sha256, k=k)
         checkpoint.save("state", rows=ROWS)
         checkpoint.save("more", rows=ROWS)
-        os.utime(checkpoint.folder / "state.npz", (0, 1e9))
-        os.utime(checkpoint.folder / "more.npz", (0, 1e9 - k))
+        os.utime(checkpoint.folder / "state.state", (0, 1e9))
+        os.utime(checkpoint.folder / "more.state", (0, 1e9 - k))
         os.utime(checkpoint.folder / "checkpoint.json", (0, 1e9 - 100))
     opened(tmp_path / "work" / "nothing saved")
     found = saved_states(tmp_path / "work")
@@ -272,7 +272,7 @@ def test_the_states_of_one_input_can_be_discarded(tmp_path: Path) -> None:
 def test_half_a_state_is_none(tmp_path: Path, content: bytes | None) -> None:
     checkpoint = opened(tmp_path)
     checkpoint.save("state", rows=ROWS)
-    path = checkpoint.folder / "state.npz"
+    path = checkpoint.folder / "state.state"
     path.write_bytes(path.read_bytes()[:100] if content is None else content)
     assert checkpoint.load("state") is None
 
@@ -353,3 +353,16 @@ def test_a_save_begins_the_time_anew(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not checkpoint.due()
     now += 2
     assert checkpoint.due()
+
+
+def test_a_link_among_states_keeps_no_others_from_being_discarded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    work = tmp_path / "work"
+    checkpoint = opened(work)
+    checkpoint.save("state", rows=ROWS)
+    (tmp_path / "theirs").mkdir()
+    (work / ("0" * 16)).symlink_to(tmp_path / "theirs")
+    discard_all(work)
+    assert [path.name for path in work.iterdir()] == ["0" * 16]
+    assert f"{work / ('0' * 16)}" in caplog.text

@@ -244,12 +244,18 @@ def hdbscan_of_tree(tree: SpanningTree, parameters: EffectiveParameters) -> tupl
     return labels, probabilities
 
 
+def departs_from_hdbscan(parameters: EffectiveParameters) -> bool:
+    """Tell where `max_cluster_size` is kept here and not there: in the climb to epsilon, and of the root."""
+    loosens = parameters.cluster_selection_epsilon > 0 or parameters.allow_single_cluster
+    return parameters.max_cluster_size is not None and loosens
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_every_rule_of_selection_is_the_reference_s_on_one_tree(seed: int) -> None:
     distances = mixture(np.random.default_rng(seed))
     tree = reference.prim_tree(distances)
     for parameters in GRID:
-        if parameters.min_cluster_size > len(distances):
+        if parameters.min_cluster_size > len(distances) or departs_from_hdbscan(parameters):
             continue
         ours = extract(tree, parameters)
         labels, probabilities = hdbscan_of_tree(tree, parameters)

@@ -281,8 +281,8 @@ def test_max_cluster_size_splits_further() -> None:
     assert labels_of(path([0.2, 0.2]), replace(PLAIN, max_cluster_size=2)) == [OUTLIER] * 3
 
 
-def test_max_cluster_size_sees_the_root_as_the_sum_of_its_clusters() -> None:
-    # Nine rows, of which eight are in the root's two clusters.
+def test_the_root_counts_with_the_rows_that_it_would_label() -> None:
+    # Nine rows, of which eight are in the root's two clusters; row 8 joins at 0.52.
     halves = edges(
         *((0, 1, 0.5), (1, 2, 0.5), (2, 3, 0.5), (4, 5, 0.5), (5, 6, 0.5), (6, 7, 0.5)),
         *((3, 4, 0.51), (7, 8, 0.52)),
@@ -290,8 +290,47 @@ def test_max_cluster_size_sees_the_root_as_the_sum_of_its_clusters() -> None:
     parameters = replace(PLAIN, allow_single_cluster=True, min_cluster_size=4)
     assert labels_of(halves, replace(parameters, max_cluster_size=8)) == [0] * 8 + [OUTLIER]
     assert labels_of(halves, replace(parameters, max_cluster_size=7)) == HALVES
-    # Without clusters inside, the root counts as empty and is never too large.
-    assert labels_of(path([0.2] * 5), replace(parameters, max_cluster_size=1)) == [0] * 6
+    within = replace(parameters, cluster_selection_epsilon=0.55)
+    assert labels_of(halves, replace(within, max_cluster_size=9)) == [0] * 9
+    assert labels_of(halves, replace(within, max_cluster_size=8)) == HALVES
+    # hdbscan counts a root without clusters inside as empty, and labels all six.
+    assert labels_of(path([0.2] * 5), replace(parameters, max_cluster_size=6)) == [0] * 6
+    assert labels_of(path([0.2] * 5), replace(parameters, max_cluster_size=5)) == [OUTLIER] * 6
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "largest", "expected"),
+    [
+        (0.6, 4, HALVES),
+        (0.6, 3, LEAVES),
+        (0.4, 3, LEAVES),
+        (0.4, 4, [0, 0, 0, 0, 1, 1, 2, 2, OUTLIER]),
+        (1.5, 4, HALVES),
+        (1.5, 2, LEAVES),
+    ],
+)
+@pytest.mark.parametrize("single", [False, True])
+def test_the_climb_to_epsilon_keeps_max_cluster_size(
+    epsilon: float, largest: int, expected: list[int], single: bool
+) -> None:
+    parameters = replace(PLAIN, cluster_selection_epsilon=epsilon, max_cluster_size=largest)
+    assert labels_of(PAIRS, replace(parameters, allow_single_cluster=single)) == expected
+
+
+def test_a_climb_that_is_too_large_ends_at_the_uppermost_cluster_that_is_not() -> None:
+    # Pairs, {0..3} below 0.5, {0..5} below 0.7, {0..7} below 0.9: all of them are below epsilon.
+    tree = edges(
+        *((row, row + 1, 0.1) for row in range(0, 10, 2)),
+        *((1, 2, 0.3), (3, 4, 0.5), (5, 6, 0.7), (7, 8, 0.9)),
+    )
+    parameters = replace(PLAIN, cluster_selection_epsilon=1.0)
+    for largest, expected in (
+        (8, [0, 0, 0, 0, 0, 0, 0, 0, 1, 1]),
+        (7, [0, 0, 0, 0, 0, 0, 1, 1, 2, 2]),
+        (5, [0, 0, 0, 0, 1, 1, 2, 2, 3, 3]),
+        (3, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]),
+    ):
+        assert labels_of(tree, replace(parameters, max_cluster_size=largest)) == expected
 
 
 # Probability and persistence.

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import panic_tda
 from panic_tda.arrays import device as device_memory
 from panic_tda.arrays.namespace import on_device
 from panic_tda.clustering import backends
@@ -20,11 +21,9 @@ from panic_tda.clustering.backends.sklearn import SklearnBackend
 from panic_tda.clustering.placement import place
 from panic_tda.clustering.recipe import hdbscan
 from panic_tda.clustering.tiled.engine import TiledBackend
-from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.devices import cuda
 from panic_tda.errors import UnsupportedOnBackend
 from panic_tda.parameters import ClusteringParameters
-from panic_tda.storage import loading
 from panic_tda.types import CLUSTERED, FAILED, ModelOutcome, SpanningTree
 from tests.conftest import MakeFile, UpgradedFile
 from tests.field_files import FieldSpec
@@ -90,7 +89,7 @@ def assignments(file: UpgradedFile, outcome: ModelOutcome) -> list[tuple[Any, ..
 
 def run(file: UpgradedFile, backend: str, **options: Any) -> list[ModelOutcome]:
     asked = ClusteringParameters(backend=backend, epsilon=0.1, min_cluster_size=3, min_samples=2)
-    return cluster_all_data(file.database, parameters=asked, **options)
+    return panic_tda.cluster_all_data(file.database, parameters=asked, **options)
 
 
 @pytest.mark.usefixtures("on_device_backends", "any_device")
@@ -115,7 +114,9 @@ def test_stored_results_equal_those_of_the_host(upgraded: MakeFile, backend: str
 def test_rows_of_a_database_never_lie_in_host_memory(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "HostRows", lambda *_, **__: pytest.fail("loaded into host memory"))
+    monkeypatch.setattr(
+        "panic_tda.storage.loading.HostRows", lambda *_, **__: pytest.fail("loaded into host memory")
+    )
     assert {outcome.status for outcome in run(upgraded(SPEC), "all")} == {CLUSTERED}
 
 
@@ -222,6 +223,7 @@ def test_auto_chooses_once(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(backends, "_AUTO_ORDER", ("all", "sklearn"))
+    monkeypatch.setattr(backends, "_AUTO_DEVICE_ORDER", ("all", "sklearn"))
     with caplog.at_level(logging.INFO, "panic_tda"):
         outcomes = run(upgraded(FieldSpec(runs=101, text_models=("First",))), "auto")
     assert outcomes[0].backend == "sklearn"
@@ -237,7 +239,7 @@ def test_auto_works_in_host_memory_where_the_device_is_too_small_even_for_lists(
     asked = ClusteringParameters(exact=True, epsilon=0.1, min_cluster_size=3, min_samples=2)
     with caplog.at_level(logging.INFO, "panic_tda"):
         placement = place(asked, 5_000, 8)
-        outcomes = cluster_all_data(upgraded(SPEC).database, parameters=asked)
+        outcomes = panic_tda.cluster_all_data(upgraded(SPEC).database, parameters=asked)
     assert (placement.backend.name, placement.rows_on_device, placement.on_device) == ("tiled", False, False)
     assert "trying in host memory" in caplog.text
     assert [(outcome.status, outcome.backend) for outcome in outcomes] == [(CLUSTERED, "tiled")] * 3
@@ -247,7 +249,7 @@ def test_auto_works_in_host_memory_where_the_device_is_too_small_even_for_lists(
 
 def test_warnings_name_their_model(upgraded: MakeFile, caplog: pytest.LogCaptureFixture) -> None:
     asked = ClusteringParameters(min_cluster_size=1_000)
-    cluster_all_data(upgraded(SPEC).database, parameters=asked)
+    panic_tda.cluster_all_data(upgraded(SPEC).database, parameters=asked)
     said = [record.getMessage() for record in caplog.records if "rows are outliers" in record.getMessage()]
     assert [message.partition(": all")[0] for message in said] == ["First", "Second", "Third"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -414,47 +413,3 @@ def test_the_recipe_may_be_called_from_the_package() -> None:
         assert getattr(panic_tda, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         panic_tda.nonsense  # noqa: B018 (the attribute access is what is tested)
-
-
-def advice(text: str) -> list[tuple[dict[str, Any], int, float]]:
-    """Read what is advised: the parameters to change, and what they are said to give."""
-    names = {
-        "--epsilon": ("epsilon", float),
-        "--min-cluster-size": ("min_cluster_size", int),
-        "--selection-method": ("selection_method", str),
-    }
-    found = []
-    said = re.findall(r"((?:--[\w-]+ ?[\w.]* ?)+)gives (\d+) clusters? and ([\d.]+) % outliers", text)
-    for options, n_clusters, percent in said:
-        changed: dict[str, Any] = {"allow_single_cluster": False} if "--no-allow" in options else {}
-        for option, (name, kind) in names.items():
-            if value := re.search(rf"{option} (\S+)", options):
-                changed[name] = kind(value[1])
-        found.append((changed, int(n_clusters), float(percent)))
-    return found
-
-
-@pytest.mark.parametrize(("epsilon", "size", "n_found"), [(0.01, 40, 0), (1.9, 10, 1)])
-def test_who_finds_nothing_or_everything_is_told_what_the_same_tree_gives(
-    epsilon: float, size: int, n_found: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    rng = np.random.default_rng(0)
-    rows = np.repeat(np.eye(8), 12, axis=0) + 0.02 * rng.standard_normal((96, 8))
-    asked: dict[str, Any] = {"epsilon": epsilon, "min_cluster_size": size, "min_samples": 5}
-    with caplog.at_level(logging.INFO, "panic_tda"):
-        found = hdbscan(rows, **asked)
-    assert found.n_clusters == n_found
-    told = advice(caplog.text)
-    assert told
-    for changed, n_clusters, percent in told:
-        again = hdbscan(rows, **(asked | changed))
-        assert again.n_clusters == n_clusters > 0
-        assert 100 * again.record.n_outliers / 96 == pytest.approx(percent, abs=0.05)
-        assert np.bincount(again.labels[again.labels >= 0]).max() <= 0.9 * 96
-
-
-def test_who_finds_nothing_anywhere_near_is_told_so(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, "panic_tda"):
-        assert hdbscan(np.eye(30), epsilon=0.1).medoid_indices == {}
-    assert "no clusters: all 30 rows are outliers; no setting near it finds" in caplog.text
-    assert advice(caplog.text) == []

@@ -68,8 +68,8 @@ def test_json_says_what_became_of_every_cluster(file: UpgradedFile) -> None:
     assert found["outliers"] == {"both": 11, "only_a": 4, "only_b": 5}
     assert found["clusters"] == [
         {"a": 0, "b": 0, "jaccard": 1.0, "fate": "kept", "into": [{"b": 0, "share": 1.0}]},
-        {"a": 1, "b": found["clusters"][1]["b"], "jaccard": 0.5, "fate": "kept", "into": [
-            {"b": found["clusters"][1]["b"], "share": 0.5}]},
+        {"a": 1, "b": None, "jaccard": 0.5, "fate": "split", "into": [
+            {"b": 1, "share": 0.5}, {"b": 2, "share": 0.5}]},
         {"a": 2, "b": None, "jaccard": 0.0, "fate": "dissolved", "into": []},
     ]  # fmt: skip
     assert found["new"] == [3]
@@ -81,7 +81,7 @@ def test_text_has_a_verdict_and_the_clusters_that_changed(file: UpgradedFile) ->
     assert shown.exit_code == 0
     first, _, *named = shown.stdout.splitlines()
     assert first.startswith("Alike in part: ARI 0.")
-    assert first.endswith("2 of 3 clusters kept (1 dissolved), 1 of 4 new.")
+    assert first.endswith("1 of 3 clusters kept (1 split, 1 dissolved), 1 of 4 new.")
     assert [line.split(" of ")[0] for line in named[:2]] == [f"A: {IDS[0]}", f"B: {IDS[1]}"]
     assert "On 40 shared embeddings. Outliers: 11 in both, 4 only in A, 5 only in B." in named[2]
     texts = {one.id: one.invocation.text for one in file.facts.sample("Nomic") if one.invocation}

@@ -30,8 +30,8 @@ def test_without_a_device_the_reason_names_what_is_missing(no_devices: None) -> 
     reason = cuda.unusable_because()
     assert reason is not None
     if importlib.util.find_spec("cupy") is None:
-        assert reason == "CuPy is not installed; pip install 'panic-tda[cuda13]' " + (
-            "(or [cuda12], by the driver's CUDA version)"
+        assert reason == "CuPy is not installed; pip install '.[cuda13]' " + (
+            "in the checkout of panic_tda (or '.[cuda12]', by the driver's CUDA version)"
         )
     else:
         assert re.search(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import json
 import os
@@ -9,23 +10,31 @@ import sqlite3
 import stat
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from click.testing import CliRunner
 
-from panic_tda.cli.rendering.databases import environment_json, environment_text
 from panic_tda.clustering import backends
 from panic_tda.devices import cuda
 from panic_tda.devices.doctor import Environment, examine_environment
 from panic_tda.errors import InvalidParameter
-from panic_tda.main import main
-from panic_tda.storage.database import sqlite_version
 
 DEVICES = (
     cuda.CudaDevice(0, "NVIDIA H200", 150_000_000_000, 149_000_000_000, "9.0"),
     cuda.CudaDevice(1, "NVIDIA RTX A6000", 51_000_000_000, 1_000_000_000, "8.6"),
 )
+
+
+def databases() -> Any:
+    """Return what renders answers, imported when it is needed: a device is tested without SQLAlchemy too."""
+    return importlib.import_module("panic_tda.cli.rendering.databases")
+
+
+def command() -> Any:
+    """Return the command line, imported when it is needed."""
+    return importlib.import_module("panic_tda.main").main
 
 
 @pytest.fixture
@@ -36,7 +45,7 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def examine() -> Environment:
-    return examine_environment(backends=backends.reasons(), sqlite=sqlite_version())
+    return examine_environment(backends=backends.reasons(), sqlite=sqlite3.sqlite_version)
 
 
 def write_tool(path: Path, body: str) -> None:
@@ -97,7 +106,7 @@ def with_devices() -> Environment:
 
 
 def test_text_says_what_there_is_and_what_is_missing() -> None:
-    lines = environment_text(with_devices(), 1000).splitlines()
+    lines = databases().environment_text(with_devices(), 1000).splitlines()
     assert "CUDA      driver 580.95.05 (CUDA up to 13.0), runtime 13.0" in lines
     assert "device 0  NVIDIA H200, compute capability 9.0, 139.7 GiB memory, 138.8 GiB free" in lines
     assert "device 1  NVIDIA RTX A6000, compute capability 8.6, 47.5 GiB memory, 954 MiB free" in lines
@@ -107,7 +116,9 @@ def test_text_says_what_there_is_and_what_is_missing() -> None:
 
 def test_text_without_cuda_says_why() -> None:
     found = replace(with_devices(), driver=None, devices=(), cuda_unusable_because="CuPy is not installed")
-    text = environment_text(replace(found, memory_bytes=None, versions={"cuML": None, "numba": "1"}), 1000)
+    text = databases().environment_text(
+        replace(found, memory_bytes=None, versions={"cuML": None, "numba": "1"}), 1000
+    )
     assert "CUDA      driver none found; cannot be used: CuPy is not installed\n" in text
     assert "unknown memory" in text
     assert "versions  cuML (not installed), numba 1\n" in text
@@ -116,13 +127,13 @@ def test_text_without_cuda_says_why() -> None:
 
 def test_text_fits_a_terminal() -> None:
     found = replace(with_devices(), backends={"cuml": "CuPy is not installed; " * 9})
-    lines = environment_text(found, 60).splitlines()
+    lines = databases().environment_text(found, 60).splitlines()
     assert max(map(len, lines)) <= 60
     assert lines[-2][:10] == lines[-1][:10] == " " * 10
 
 
 def test_json_has_every_field() -> None:
-    said = json.loads(json.dumps(environment_json(with_devices())))
+    said = json.loads(json.dumps(databases().environment_json(with_devices())))
     assert said["devices"][1] == {
         "number": 1,
         "name": "NVIDIA RTX A6000",
@@ -135,10 +146,10 @@ def test_json_has_every_field() -> None:
 
 def test_the_command_needs_no_database_and_prints_text_or_json(tmp_path: Path) -> None:
     missing = str(tmp_path / "none.sqlite")
-    text = CliRunner().invoke(main, ["doctor", "--environment", "--db", missing])
+    text = CliRunner().invoke(command(), ["doctor", "--environment", "--db", missing])
     assert text.exit_code == 0, text.output
     assert "backend   tiled: can be used" in text.stdout
-    answer = CliRunner().invoke(main, ["doctor", "--environment", "--json", "--db", missing])
+    answer = CliRunner().invoke(command(), ["doctor", "--environment", "--json", "--db", missing])
     assert answer.exit_code == 0
     assert json.loads(answer.stdout)["backends"]["tiled"] is None
     assert list(tmp_path.iterdir()) == []

@@ -39,6 +39,8 @@ from panic_tda.main import main
 main(prog_name="panic-tda")
 """
 FIT = ("cluster-embeddings", "--backend", "tiled", "--epsilon", "0", "--no-allow-single-cluster")
+FIT_MODELS = ("cluster-embeddings", "--backend", "sklearn")
+PLAN = ("plan-clustering", "--downsample", "1")
 FILES_AND_STATES = ("--memory-limit", "1MiB")
 """Rows and lists go into files."""
 PHASE = re.compile(r"DEBUG +(?:[\w ]+: )?(.*) …$")
@@ -297,6 +299,13 @@ def clustered_file(path: Path, n_rows: int) -> None:
     assert done.code == 0, done.stderr
 
 
+def file_of_models(path: Path, n_rows: int) -> None:
+    """Write a model of 20 embeddings for every hundred rows: much is begun, and nothing lasts."""
+    models = tuple(f"Model{number:03d}" for number in range(max(2, n_rows // 100)))
+    write_field_file(path, FieldSpec(layout=0, runs=1, length=40, text_models=models))
+    upgrade(open_database(path))
+
+
 def nothing(path: Path, n_rows: int) -> None:
     """Write what is to be imported; no database."""
     rng = np.random.default_rng(0)
@@ -319,6 +328,8 @@ STAGES = {
     "load": Stage((*FIT, *FILES_AND_STATES), upgraded_file, answers, ("load", "fingerprint")),
     "fit": Stage((*FIT, *FILES_AND_STATES), upgraded_file, answers, _PASSES),
     "save": Stage((*FIT, *FILES_AND_STATES), upgraded_file, answers, ("hierarchy", "medoids", "save")),
+    "plan": Stage(PLAN, file_of_models, everything, ("count embeddings", "measure fits of up to 20 rows")),
+    "models": Stage(FIT_MODELS, file_of_models, answers, ("count embeddings", "load", "medoids", "save")),
     "delete": Stage(("delete-clusterings", "--all", "--yes"), clustered_file, everything, ("delete",)),
 }
 

@@ -19,14 +19,14 @@ from panic_tda.clustering import checkpoint
 
 state = checkpoint.Checkpoint(Path(sys.argv[1]), "rows")
 state.open(k=3)
-whole = checkpoint.np.savez
+write_state = checkpoint.write_state
 
-def savez(file, **arrays):
-    whole(file, **arrays)
+def write_and_wait(file, about, arrays):
+    write_state(file, about, arrays)
     print("half way", flush=True)
     sys.stdin.readline()
 
-checkpoint.np.savez = savez
+checkpoint.write_state = write_and_wait
 state.save("state", rows=np.full(1000, 1.0))
 """
 
@@ -77,7 +77,7 @@ def test_what_a_killed_run_left_half_is_overwritten(tmp_path: Path) -> None:
     ours = opened(tmp_path)
     assert len(list(ours.folder.glob("*.partial"))) == 1
     ours.save("state", rows=np.arange(5))
-    assert sorted(path.name for path in ours.folder.iterdir()) == ["checkpoint.json", "state.npz"]
+    assert sorted(path.name for path in ours.folder.iterdir()) == ["checkpoint.json", "state.state"]
     stored = ours.load("state")
     assert stored is not None
     assert stored["rows"].tolist() == [0, 1, 2, 3, 4]

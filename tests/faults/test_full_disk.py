@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from panic_tda.storage.database import open_database
 from panic_tda.storage.recovery import save_pending
 from panic_tda.storage.upgrade import plan_upgrade, upgrade
 from panic_tda.types import CLUSTERED, FAILED
-from tests.conftest import MakeFile
+from tests.conftest import MakeDisk, MakeFile
 from tests.faults.runs import answers, nothing, require_whole
 from tests.field_files import FieldSpec, write_field_file
 from tests.snapshots import snapshot
@@ -31,30 +30,6 @@ MIB = 1 << 20
 TILED = ClusteringParameters(backend="tiled", epsilon=0.0, allow_single_cluster=False)
 SPEC = FieldSpec(runs=30, length=40, dimensions=512, text_models=("Nomic",), layout=0)
 """600 vectors of 1.2 MiB together."""
-MakeDisk = Callable[[int], Path]
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[MakeDisk]:
-    """Mount a file system of its own, of so many bytes, in memory."""
-    mounted: list[Path] = []
-
-    def make(size: int) -> Path:
-        folder = tmp_path / f"disk {len(mounted)}"
-        folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            pytest.skip("there is no command mount")
-        if done.returncode:
-            pytest.skip(f"a small file system cannot be mounted: {done.stderr.strip()}; only root may")
-        mounted.append(folder)
-        return folder
-
-    yield make
-    for folder in mounted:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def fill(disk: Path, *, leave: int) -> Path:
@@ -91,13 +66,13 @@ def test_a_state_that_found_no_room_is_saved_when_there_is_some(disk: MakeDisk) 
     assert [path for path in folder.rglob("*") if path.is_file()] == [filler]
     filler.unlink()
     checkpoint.save("state", rows=np.ones(100_000))
-    before = (checkpoint.folder / "state.npz").read_bytes()
+    before = (checkpoint.folder / "state.state").read_bytes()
     fill(folder, leave=100_000)
     checkpoint.save("state", rows=np.zeros(100_000))
-    assert (checkpoint.folder / "state.npz").read_bytes() == before
+    assert (checkpoint.folder / "state.state").read_bytes() == before
     names = sorted(path.name for path in checkpoint.folder.iterdir())
     # Whose state it is can be read: an empty file was left by the first attempt, and stayed.
-    assert names == ["checkpoint.json", "state.npz"]
+    assert names == ["checkpoint.json", "state.state"]
     assert '"input_sha256": "rows"' in (checkpoint.folder / "checkpoint.json").read_text()
 
 

@@ -70,7 +70,7 @@ def test_a_file_has_its_name_when_it_is_on_the_disk(
     checkpoint = Checkpoint(root, "rows")
     checkpoint.open(k=3)
     checkpoint.save("state", rows=np.ones(3))
-    assert disk.outlasts(checkpoint.folder / "state.npz")
+    assert disk.outlasts(checkpoint.folder / "state.state")
     assert disk.outlasts(checkpoint.folder / "checkpoint.json")
     # So is the folder that was made for them, in its own.
     assert ("sync", str(root)) in disk.seen
@@ -108,7 +108,7 @@ def test_a_state_from_the_future_is_taken_up(tmp_path: Path) -> None:
     checkpoint.open(k=3)
     checkpoint.save("state", rows=np.arange(3))
     later = 4e9
-    os.utime(checkpoint.folder / "state.npz", (later, later))
+    os.utime(checkpoint.folder / "state.state", (later, later))
     again = Checkpoint(tmp_path, "rows", save_seconds=0)
     again.open(k=3)
     stored = again.load("state")

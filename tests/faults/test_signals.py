@@ -14,7 +14,16 @@ from panic_tda.storage.recovery import save_pending
 from tests import processes
 from tests.conftest import MakeFile
 from tests.device_work import wait_for
-from tests.faults.runs import SECONDS, environment, left_over, require_whole, run
+from tests.faults.runs import (
+    FIT_MODELS,
+    PLAN,
+    SECONDS,
+    environment,
+    file_of_models,
+    left_over,
+    require_whole,
+    run,
+)
 from tests.field_files import FieldSpec, write_field_file
 from tests.snapshots import REPOSITORY, snapshot
 
@@ -113,6 +122,100 @@ def test_a_result_whose_saving_is_a_long_statement_is_kept(upgraded: MakeFile) -
     assert require_whole(file.path) == 0
     assert [saved.n_vanished for saved in save_pending(file.database)] == [0]
     assert require_whole(file.path) == 1
+
+
+DROPPED = """
+import os
+from panic_tda.{module} import {name} as whole
+import panic_tda.{module} as module
+
+class Finalized:
+    def __del__(self):
+        # The handler runs here, and Python drops what it raises.
+        os.kill(os.getpid(), {number:d})
+        sum(range(10_000))
+
+def signalled(*arguments, **settings):
+    Finalized()
+    return whole(*arguments, **settings)
+
+module.{name} = signalled
+"""
+SWALLOWED = """
+import os
+from panic_tda.storage import excerpts
+from panic_tda.insight import planning
+whole = excerpts.read_excerpt
+
+def swallow(*arguments, **settings):
+    try:
+        os.kill(os.getpid(), {number:d})
+        sum(range(10_000))
+    except BaseException:
+        print("SWALLOWED", file=sys.stderr)
+    return whole(*arguments, **settings)
+
+planning.read_excerpt = swallow
+"""
+WORK = {
+    "plan": (PLAN, {"module": "insight.planning", "name": "read_excerpt"}),
+    "cluster": (FIT_MODELS, {"module": "clustering_manager", "name": "load_embeddings"}),
+}
+
+
+@pytest.fixture
+def many_models(tmp_path: Path) -> Path:
+    path = tmp_path / "field.sqlite"
+    file_of_models(path, 6_000)
+    return path
+
+
+@pytest.mark.parametrize(("number", "code", "word"), CODES)
+@pytest.mark.parametrize("name", WORK)
+def test_a_signal_whose_exception_python_drops_takes_effect_all_the_same(
+    many_models: Path, name: str, number: signal.Signals, code: int, word: str
+) -> None:
+    path = many_models
+    before = snapshot(path)
+    words, target = WORK[name]
+    program = START.format(grace=NEVER, body=DROPPED.format(number=number, **target))
+    done = run(path, words, code=program)
+    assert done.code == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.endswith(f"{word}; nothing unfinished is in the database")
+    assert snapshot(path) == before
+
+
+@pytest.mark.parametrize(("number", "code", "word"), CODES)
+def test_a_process_that_lives_on_after_its_handler_ran_is_ended(
+    many_models: Path, number: signal.Signals, code: int, word: str
+) -> None:
+    program = START.format(grace=SOON, body=SWALLOWED.format(number=number))
+    done = run(many_models, PLAN, code=program)
+    assert done.code == code, done.stderr
+    assert "SWALLOWED" in done.stderr
+    assert done.stderr.endswith(f"{word}; nothing unfinished is in the database")
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_signals_end_work_on_many_models_at_any_moment(many_models: Path, name: str) -> None:
+    """Between the models nothing long goes on: what takes time are many short steps of Python."""
+    path, words = many_models, WORK[name][0]
+    program = START.format(grace=3.0, body="")
+    ended = 0
+    for turn in range(6):
+        number, code, word = CODES[turn % 2]
+        before = require_whole(path)
+        done = run(path, words, after=0.13 * turn, phase="count embeddings", number=number, code=program)
+        assert done.code in (0, code), done.stderr
+        assert "Traceback" not in done.stderr
+        n_whole = require_whole(path)
+        assert before <= n_whole <= before + 60
+        assert name == "cluster" or n_whole == 0
+        if done.code:
+            ended += 1
+            assert done.stderr.endswith(f"{word}; nothing unfinished is in the database")
+    assert ended
 
 
 POOL = """

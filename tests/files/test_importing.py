@@ -458,15 +458,25 @@ BAD_COLUMNS: dict[str, tuple[dict[str, Any], str]] = {
         {"network": [["A", "B"], ["A"], [], ["A", None], ["A"], ["A"]]},
         r"row 3 .*model without a name",
     ),
-    "no text": ({"text": None}, r"has no column text; needed are text, vector.*it has run, seq"),
+    "no text": (
+        {"text": None},
+        r"has no column text; it has run, seq.*\. Name a column of texts with --text-column, or import w",
+    ),
     "no vector": ({"vector": None}, r"has no column vector"),
     "text of numbers": ({"text": list(range(6))}, r"column text must hold strings; got int64"),
-    "vector of integers": (
-        {"vector": pa.array([[1, 2]] * 6)},
-        r"column vector must hold lists .* of float16, float32 or float64; got list<.*int64>",
+    "vector of strings": (
+        {"vector": pa.array([["1", "2"]] * 6)},
+        r"column vector must hold lists or tensors of one dimension of numbers; got list<.*string>",
     ),
     "vector of numbers": ({"vector": [1.0] * 6}, r"column vector must hold lists .*; got double"),
-    "sequence of floats": ({"sequence_number": [1.0] * 6}, r"column sequence_number must hold integers"),
+    "sequence of fractions": (
+        {"sequence_number": [1.0, 3.0, 5.0, 1.5, 3.0, 5.0]},
+        r"row 3 .*sequence_number must be a whole number of 64 bits at most; got 1\.5",
+    ),
+    "sequence of strings": (
+        {"sequence_number": ["1"] * 6},
+        r"column sequence_number must hold integers; got string",
+    ),
     "seed too large": (
         {"seed": pa.array([2**64 - 1] * 6, pa.uint64())},
         r"row 0 .*seed cannot be read.*not in range",
@@ -563,7 +573,7 @@ def test_files_that_are_none(tmp_path: Path, database: Database) -> None:
         import_embeddings([tmp_path], database)
     with pytest.raises(WrongUsage, match="no file to import"):
         import_embeddings([], database)
-    for content in (b"", b"text,vector\n", b"PAR1 and then nothing", b"ARROW1 and then nothing"):
+    for content in (b"PAR1 and then nothing", b"ARROW1 and then nothing"):
         (tmp_path / "odd").write_bytes(content)
         with pytest.raises(BadInput, match="odd cannot be read as Parquet or Arrow"):
             import_embeddings([tmp_path / "odd"], database)

@@ -60,11 +60,16 @@ def visits_of(steps: list[int], states: list[int]) -> list[list[int]]:
     return found
 
 
-def settled_of(steps: list[int], visits: list[list[int]], settled_steps: int = 20) -> tuple[Any, Any]:
+def settled_of(
+    steps: list[int], flags: list[str], visits: list[list[int]], settled_steps: int = 20
+) -> tuple[Any, Any]:
     """Return where a run settled, and when."""
     state, first, dwell = visits[-1]
     length = steps[-1] - steps[0] + 1
     if state == -1 or dwell < settled_steps or dwell < Fraction(length, 10):
+        return None, None
+    final = [flag for step, flag in zip(steps, flags, strict=True) if step >= first]
+    if Fraction(final.count("core"), len(final)) <= Fraction(1, 2):
         return None, None
     return state, first
 
@@ -224,7 +229,7 @@ def report(
     for run, one in paths.items():
         states, flags = states_of(one.labels, one.probabilities, core_probability)
         visits = visits_of(one.steps, states)
-        settled_in, settled_at = settled_of(one.steps, visits)
+        settled_in, settled_at = settled_of(one.steps, flags, visits)
         recurrence = recurrence_of(one.texts)
         del recurrence["returns"]
         found = recurrence | {

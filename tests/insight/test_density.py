@@ -237,7 +237,7 @@ def test_without_the_package_the_dip_is_left_out(
     words = ["show-density", "--db", str(clustered[0])]
     shown = CliRunner().invoke(main, words)
     assert shown.exit_code == 0, shown.output
-    assert "needs the package diptest: pip install 'panic-tda[density]'" in " ".join(shown.stdout.split())
+    assert "needs the package diptest: pip install '.[density]'" in " ".join(shown.stdout.split())
     assert json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)["dip"] is None
 
 

@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from panic_tda.clustering import backends
+from panic_tda.clustering import backends, placement
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.tiled.engine import TiledBackend
 from panic_tda.clustering.tiled.space import describe
 from panic_tda.clustering.tiled.workers import workers
 from panic_tda.devices import cuda
-from panic_tda.insight import memory
 from panic_tda.insight.memory import memory_by_backend
 from panic_tda.parameters import ClusteringParameters
 
@@ -23,7 +22,7 @@ GIB = 1 << 30
 @pytest.fixture
 def available(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with 8 GiB of free memory."""
-    monkeypatch.setattr(memory, "host_memory", lambda: (16 * GIB, 8 * GIB))
+    monkeypatch.setattr(placement, "host_memory", lambda: (16 * GIB, 8 * GIB))
 
 
 @pytest.mark.usefixtures("available", "no_device")
@@ -31,8 +30,8 @@ def test_what_a_laptop_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(cuda, "unusable_because", lambda: "CuPy is not installed")
     found = memory_by_backend(ClusteringParameters(), 15_000, 768, folder=tmp_path)
     assert set(found) == set(backends.NAMES) - {backends.AUTO}
-    # Three matrices of 15,000² float64, and the rows.
-    assert found["sklearn"].bytes == 3 * 8 * 15_000**2 + 4 * 15_000 * 768
+    # A matrix of 15,000² float64, and the rows.
+    assert found["sklearn"].bytes == 8 * 15_000**2 + 4 * 15_000 * 768
     assert (found["sklearn"].fits, found["sklearn"].on_device, found["sklearn"].reason) == (True, False, None)
     assert found["tiled"].fits
     assert found["tiled"].bytes < 0.2 * GIB
@@ -43,10 +42,14 @@ def test_what_a_laptop_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not more["tiled"].fits
     said = more["tiled"].reason or ""
     assert "11." in said.partition(" GiB")[0], "the rows alone take 8.6 GiB"
-    assert "8.0 GiB can be had" in said
+    assert "8.0 GiB of memory can be had" in said
     assert "--memory-limit" in said
-    (tight,) = (memory_by_backend(ClusteringParameters(), 19_000, 768, folder=tmp_path)["sklearn"],)
-    assert tight.reason == "backend sklearn needs 8.1 GiB, and 8.0 GiB can be had"
+    monkeypatch.setattr(placement, "host_memory", lambda: (16 * GIB, 2 * GIB))
+    tight = memory_by_backend(ClusteringParameters(), 19_000, 768, folder=tmp_path)["sklearn"]
+    assert tight.reason == (
+        "backend sklearn needs 2.7 GiB, and 2.0 GiB of memory can be had: sample with --downsample, or use "
+        "--backend tiled"
+    )
 
 
 @pytest.mark.usefixtures("available", "stand_in", "device")
@@ -69,7 +72,7 @@ def test_what_a_device_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_system_that_does_not_say_has_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "host_memory", lambda: (None, None))
+    monkeypatch.setattr(placement, "host_memory", lambda: (None, None))
     asked = ClusteringParameters(backend="tiled")
     with cuda.ruled_out():
         assert memory_by_backend(asked, 10**8, 768, folder=tmp_path)["tiled"].fits

@@ -78,8 +78,8 @@ def test_any_labels_are_followed_as_step_by_step(runs: list[Run], core: float, l
     for fewest in (5, 20):
         settled = find_settled(found, visits, settled_steps=fewest)
         by_hand = [
-            reference.settled_of(order, of_run, fewest)
-            for of_run, (order, *_) in zip(stretches, expected, strict=True)
+            reference.settled_of(order, flags, of_run, fewest)
+            for of_run, (order, _, flags) in zip(stretches, expected, strict=True)
         ]
         none = (None, None)
         assert list(zip(*(part.tolist() for part in settled), strict=True)) == [

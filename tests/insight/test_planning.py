@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import gc
+import importlib.metadata
 import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panic_tda import cluster_all_data
+from panic_tda.clustering import placement
 from panic_tda.devices import cuda
 from panic_tda.errors import InvalidParameter, NeedsUpgrade, NoEmbeddings, UnknownModel, UnsupportedOnBackend
 from panic_tda.files.importing import import_embeddings, sample_files
-from panic_tda.insight import memory, planning
+from panic_tda.insight import planning
 from panic_tda.insight.costs import Costs
 from panic_tda.insight.planning import factor_between, plan_clustering, smallest_within
 from panic_tda.main import main
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.storage.database import Database, open_database
 from tests.conftest import MakeFile
+from tests.faults.runs import file_of_models
 from tests.field_files import EVERYTHING, FieldSpec, write_field_file
 from tests.snapshots import snapshot
 
@@ -162,6 +167,46 @@ def test_planning_changes_nothing(upgraded: MakeFile, read_only: bool) -> None:
     assert not file.database.work_root.exists()
 
 
+def work_of_planning(path: Path, n_models: int) -> tuple[int, int, int]:
+    """Plan a database with so many models; count statements, garbage collections, files of metadata."""
+    file_of_models(path, 100 * n_models)
+    statements: list[str] = []
+    collections: list[str] = []
+    versions: list[str] = []
+    read_version = importlib.metadata.version
+
+    def note_statement(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
+        statements.append(statement)
+
+    def note_collection(phase: str, _about: object) -> None:
+        collections.append(phase)
+
+    def note_version(name: str) -> str:
+        versions.append(name)
+        return read_version(name)
+
+    gc.disable()
+    gc.callbacks.append(note_collection)
+    sa.event.listen(sa.Engine, "before_cursor_execute", note_statement)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.metadata, "version", note_version)
+        try:
+            plan_clustering(path, parameters=ClusteringParameters(backend="sklearn"))
+        finally:
+            sa.event.remove(sa.Engine, "before_cursor_execute", note_statement)
+            gc.callbacks.remove(note_collection)
+            gc.enable()
+    return len(statements), len(collections), len(versions)
+
+
+def test_each_further_model_takes_as_many_steps(tmp_path: Path) -> None:
+    """A garbage collection goes through everything that is loaded, and was done for every factor."""
+    work_of_planning(tmp_path / "first.sqlite", 2)
+    few, more, most = (work_of_planning(tmp_path / f"{n}.sqlite", n) for n in (4, 8, 12))
+    assert most[0] - more[0] == more[0] - few[0] > 0
+    assert few[1:] == more[1:] == most[1:] == (0, 0)
+
+
 def test_the_real_field_file_is_planned(real_file: Database) -> None:
     plan = plan_clustering(real_file, downsamples=[1, 10], within=3600.0)
     assert plan.smallest_factor_within == 1
@@ -228,11 +273,11 @@ def test_what_does_not_fit_into_memory_is_not_in_time(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = upgraded(FieldSpec(runs=30))
-    monkeypatch.setattr(memory, "host_memory", lambda: (1 << 40, 1 << 20))
+    monkeypatch.setattr(placement, "host_memory", lambda: (1 << 40, 1 << 20))
     plan = plan_clustering(file.database, ["Nomic"], downsamples=[1, 10], within=1e6)
     whole, part = plan.models[0].plans
     assert whole.seconds is not None
-    assert "1 MiB can be had" in (whole.reason or "")
+    assert "1 MiB of memory can be had" in (whole.reason or "")
     assert (part.reason, plan.smallest_factor_within) == (None, 10)
     assert plan.totals[1] is None
 

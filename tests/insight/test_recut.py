@@ -20,14 +20,15 @@ from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.results import ClusteringSummary, find_clustering
 from panic_tda.storage.saving import delete_clusterings
 from panic_tda.storage.upgrade import upgrade
-from tests.snapshots import field_copy, opened
+from panic_tda.types import UNCHANGED
+from tests.snapshots import field_copy, opened, snapshot
 
 SAMPLE = Path(__file__).parents[2] / "panic_tda" / "sample"
 SETTINGS: dict[str, dict[str, Any]] = {
     "epsilon 0": {"epsilon": 0.0},
     "epsilon 0.25": {"epsilon": 0.25},
-    "epsilon 0.7, not single": {"epsilon": 0.7, "allow_single_cluster": False},
-    "not single": {"allow_single_cluster": False},
+    "epsilon 0.7, single": {"epsilon": 0.7, "allow_single_cluster": True},
+    "epsilon 1.3, single": {"epsilon": 1.3, "allow_single_cluster": True},
     "leaf": {"selection_method": "leaf"},
     "leaf, epsilon 0": {"selection_method": "leaf", "epsilon": 0.0},
     "size 4": {"min_cluster_size": 4},
@@ -37,7 +38,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "epsilon": 0.3,
         "min_cluster_size": 6,
         "max_cluster_size": 200,
-        "allow_single_cluster": False,
+        "allow_single_cluster": True,
     },
 }
 
@@ -116,11 +117,54 @@ def test_a_recut_can_be_cut_again_when_its_source_is_gone(tmp_path: Path) -> Non
     database, model = sample(tmp_path)
     source = cluster(database, model)
     first = summary(database, recut_clustering(database, source, Changes(epsilon=0.2)).id)
-    expected = stored(database, summary(database, recut_clustering(database, source, Changes()).id))
-    assert expected == stored(database, source)
+    expected = stored(database, source)
     delete_clusterings(database, [source.id])
     back = recut_clustering(database, first, Changes(epsilon=source.record.cluster_selection_epsilon))
     assert stored(database, summary(database, back.id)) == expected
+
+
+def test_a_recut_that_changes_nothing_stores_nothing(tmp_path: Path) -> None:
+    database, model = sample(tmp_path)
+    source = cluster(database, model, selection_method="leaf", epsilon=0.0)
+    size = source.record.min_cluster_size
+    before = snapshot(database.path or "")
+    for changes in (
+        Changes(),
+        Changes(min_cluster_size=size),
+        Changes(epsilon=0.0),
+        Changes(max_cluster_size=0),
+    ):
+        outcome = recut_clustering(database, source, changes)
+        assert (outcome.status, outcome.id) == (UNCHANGED, source.id)
+        assert outcome.n_clusters == source.record.n_clusters
+        assert "nothing was stored" in (outcome.reason or "")
+    words = [
+        "recut-clustering",
+        "--model",
+        model,
+        "--min-cluster-size",
+        str(size),
+        "--db",
+        str(database.path),
+    ]
+    shown = CliRunner().invoke(main, words)
+    assert shown.exit_code == 0
+    assert f"clustering {source.id} has these settings already; nothing was stored" in shown.stdout
+    (result,) = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)["results"]
+    assert (result["status"], result["id"]) == ("unchanged", str(source.id))
+    assert snapshot(database.path or "") == before
+
+
+def test_what_stays_as_it_was_and_has_no_effect_on_the_new_method_is_dropped(tmp_path: Path) -> None:
+    database, model = sample(tmp_path)
+    source = cluster(database, model, max_cluster_size=100, allow_single_cluster=True)
+    leaves = recut_clustering(database, source, Changes(selection_method="leaf", epsilon=0.0))
+    record = summary(database, leaves.id).record
+    assert (record.max_cluster_size, record.allow_single_cluster) == (None, False)
+    # What is given is refused, not dropped.
+    for given in ({"max_cluster_size": 100}, {"allow_single_cluster": True}):
+        with pytest.raises(InvalidParameter, match="no effect"):
+            recut_clustering(database, source, Changes(selection_method="leaf", epsilon=0.0, **given))
 
 
 def test_a_recut_is_of_the_rows_that_were_clustered(tmp_path: Path) -> None:
@@ -177,7 +221,7 @@ def test_embeddings_that_went_or_changed_are_noticed(tmp_path: Path) -> None:
         connection.execute(
             "DELETE FROM embedding WHERE id = (SELECT min(embedding_id) FROM embeddingcluster)"
         )
-    with pytest.raises(NoTree, match="joins 2400 rows, and there are 2399 assignments"):
+    with pytest.raises(NoTree, match="joins 2400 rows, and 2399 assignments are there"):
         recut_clustering(copy, source, Changes(epsilon=0.2))
     with opened(database.path or "") as connection:
         connection.execute(

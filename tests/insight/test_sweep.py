@@ -16,13 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
-from panic_tda import clustering_manager
+from panic_tda import clustering_manager, hdbscan
 from panic_tda.errors import InvalidParameter
 from panic_tda.files.importing import import_embeddings
 from panic_tda.insight.agreement import adjusted_rand, contingency
 from panic_tda.insight.recut import Changes, recut_clustering
 from panic_tda.insight.sweep import CLIFF_ARI, Grid, relative_validity, sweep_clustering
 from panic_tda.main import main
+from panic_tda.parameters import ClusteringParameters
 from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.results import ClusteringSummary, find_clustering, get_cluster_details
@@ -122,7 +123,6 @@ def obvious_validity(tree: SpanningTree, labels: Any) -> float:
     """The definition, edge by edge, with dictionaries."""
     inside: dict[int, list[float]] = {}
     between: dict[int, list[float]] = {}
-    to_outlier = []
     for u, v, height in zip(tree.u, tree.v, tree.height, strict=True):
         a, b = labels[u], labels[v]
         if a == b != -1:
@@ -130,11 +130,9 @@ def obvious_validity(tree: SpanningTree, labels: Any) -> float:
         elif a != -1 and b != -1:
             between.setdefault(a, []).append(height)
             between.setdefault(b, []).append(height)
-        elif a != b:
-            to_outlier.append(height)
     clusters = set(labels.tolist()) - {-1}
     longest = max(tree.height)
-    instead = 2 * (longest if len(clusters) > 1 else min(to_outlier, default=longest))
+    instead = 2 * longest
     total = 0.0
     for cluster in clusters:
         sparse = max(inside.get(cluster, [0.0]))
@@ -148,11 +146,50 @@ def test_validity_is_what_the_definition_says(seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows = np.arange(1, 60)
     tree = SpanningTree(rng.integers(0, rows), rows, rng.random(59))
-    n_clusters = 1 + seed % 4
+    n_clusters = 2 + seed % 3
     labels = rng.integers(-1, n_clusters, 60)
     labels[:n_clusters] = np.arange(n_clusters)
     assert relative_validity(tree, labels, n_clusters) == pytest.approx(obvious_validity(tree, labels))
     assert relative_validity(tree, np.full(60, -1), 0) is None
+    assert relative_validity(tree, np.zeros(60, dtype=int), 1) is None
+    assert relative_validity(tree, np.where(labels == 0, 0, -1), 1) is None
+
+
+@pytest.mark.parametrize("name", ["groups", "copies", "ties"])
+def test_exact_backends_agree_on_validity(name: str) -> None:
+    rng = np.random.default_rng(0)
+    groups = rng.standard_normal((5, 8))[rng.integers(0, 5, 400)] + 0.4 * rng.standard_normal((400, 8))
+    lattice = rng.integers(-2, 3, (300, 4))
+    rows = {
+        "groups": groups,
+        "copies": np.repeat(groups[:150], 3, axis=0),
+        "ties": lattice[np.abs(lattice).sum(axis=1) > 0],
+    }[name]
+    found = {
+        backend: hdbscan(rows, backend=backend, epsilon=0.0, min_cluster_size=8, min_samples=5)
+        for backend in ("sklearn", "tiled")
+    }
+    np.testing.assert_array_equal(found["sklearn"].labels, found["tiled"].labels)
+    validity = {
+        backend: relative_validity(one.tree, one.labels, one.n_clusters)
+        for backend, one in found.items()
+        if one.tree is not None
+    }
+    assert validity["sklearn"] is not None
+    assert validity["sklearn"] == pytest.approx(validity["tiled"], rel=1e-9)
+
+
+def test_exact_backends_agree_on_validity_in_a_real_file(real_file: Database) -> None:
+    grid = Grid(epsilons=[0.0, 0.4, 0.6], min_cluster_sizes=[10], selection_methods=["eom", "leaf"])
+    swept = []
+    for backend in ("sklearn", "tiled"):
+        parameters = ClusteringParameters(backend=backend)
+        (outcome,) = clustering_manager.cluster_all_data(real_file, ["Nomic"], parameters=parameters)
+        with real_file.session() as session:
+            source = find_clustering(session, str(outcome.id))
+        swept.append([one.relative_validity for one in sweep_clustering(real_file, source, grid)])
+    assert len(set(swept[0])) > 1
+    assert swept[0] == pytest.approx(swept[1], rel=1e-9)
 
 
 def test_validity_is_hdbscans() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from panic_tda.cli.rendering.trajectories import trajectories_json
 from panic_tda.clustering_manager import cluster_all_data
-from panic_tda.errors import InvalidParameter, WrongUsage
+from panic_tda.errors import OUTLIER, InvalidParameter, WrongUsage
 from panic_tda.files.importing import import_embeddings
 from panic_tda.insight.milestones import FLAGS
 from panic_tda.insight.trajectories import (
@@ -253,6 +253,43 @@ def test_one_step_is_a_run(tmp_path: Path) -> None:
 def test_settled_is_for_a_tenth_of_a_long_run(tmp_path: Path) -> None:
     # 24 of 244 steps are more than twenty, and less than a tenth.
     assert planted(tmp_path, "long").settled_in is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "settled"),
+    [
+        # The only visit, of which nine steps of ten are in transit.
+        ([2, *[OUTLIER] * 9] * 5, None),
+        # Left for good, however long the visit is said to last.
+        ([0] * 10 + [2] * 10 + [OUTLIER] * 30, None),
+        # Half is not most; one more is.
+        ([0] * 10 + [2, OUTLIER] * 20, None),
+        ([0] * 10 + [2, OUTLIER] * 20 + [2], 2),
+        # Before the first core a run is in none.
+        ([OUTLIER] * 30 + [2] * 30, None),
+        ([OUTLIER] * 30 + [2] * 31, 2),
+        # What came before the final visit does not count, for or against.
+        ([OUTLIER] * 90 + [0] + [OUTLIER] * 90 + [2] * 30, 2),
+        ([0] * 100 + [2] * 12 + [OUTLIER] * 13, None),
+    ],
+)
+def test_a_run_settles_where_it_mostly_is(tmp_path: Path, labels: list[int], settled: int | None) -> None:
+    for downsample in (1, 3):
+        stretched = [label for label in labels for _ in range(downsample)]
+        runs = [PlantedRun(stretched, network=("FluxDev", name)) for name in ("BLIP2", "Moondream")]
+        database, clustering = plant(tmp_path / f"{downsample}.sqlite", runs, downsample=downsample)
+        study = study_is_the_references(database, clustering)
+        assert [run.settled_in for run in study.runs] == [settled] * 2
+        assert study.total.settled_runs == 2 * (settled is not None)
+        assert [group.settled_runs for group in study.groups] == [settled is not None] * 2
+
+
+def test_weak_members_are_not_where_a_run_settled(tmp_path: Path) -> None:
+    run = PlantedRun([2] * 30, probabilities=[0.9] * 14 + [0.1] * 16)
+    database, clustering = plant(tmp_path / "weak.sqlite", [run])
+    assert study_is_the_references(database, clustering).runs[0].settled_in == 2
+    (found,) = study_is_the_references(database, clustering, core_probability=0.5).runs
+    assert (found.settled_in, found.transit_steps) == (None, 16)
 
 
 def test_the_last_sampled_step_settles_nothing(tmp_path: Path) -> None:

@@ -89,7 +89,9 @@ class _Peer:
             epsilon=epsilon * self.unit,
             min_cluster_size=self.min_cluster_size,
             min_samples=self.neighbours(),
-            allow_single_cluster=self.allow_single_cluster,
+            # Theirs ignore it where it has no effect; ours refuses it there.
+            allow_single_cluster=self.allow_single_cluster
+            and not (self.cluster_selection_method == "leaf" and epsilon == 0),
             selection_method=self.cluster_selection_method,
             max_cluster_size=self.max_cluster_size or None,
             distance_floor=FLOOR,

@@ -6,7 +6,11 @@ import errno
 import json
 import os
 import re
+import shutil
+import subprocess
 import sys
+import warnings
+from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,11 +18,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from panic_tda.insight.layout import Map
 from panic_tda.main import main
+from panic_tda.parameters import EffectiveParameters
 from panic_tda.progress import Silent
 from panic_tda.report import drawing, figure
-from panic_tda.report.drawing import LINE_CHARACTERS, LINES, Style, colour
+from panic_tda.report.drawing import LINE_CHARACTERS, LINES, Style
 from panic_tda.report.figure import read_scene
+from panic_tda.report.fonts import find_fonts
+from panic_tda.report.palette import cluster_colour
 from panic_tda.storage.database import Database
 from panic_tda.storage.results import ClusteringSummary, find_clustering
 from panic_tda.storage.saving import save_or_keep
@@ -98,7 +106,7 @@ def test_a_png_has_300_dots_an_inch(clustered: UpgradedFile, folder: Path) -> No
     assert (pixels == 255).all(axis=1).mean() > 0.7
     found = {tuple(map(int, pixel)) for pixel in np.unique(pixels, axis=0)}
     # The lines to the labels have the colours of the clusters; points are transparent.
-    colours = [drawing._COLOURS[False][number] for number in range(4)]
+    colours = [cluster_colour(label, dark=False) for label in range(4)]
     assert sum(tuple(bytes.fromhex(name[1:])) in found for name in colours) >= 2
     assert sorted(at.name for at in folder.iterdir()) == ["map.png"]
     assert snapshot(clustered.path) == before
@@ -225,6 +233,137 @@ def test_labels_do_not_collide(clustered: UpgradedFile) -> None:
     assert overlapping == []
 
 
+SHAPES = {
+    "square": lambda rng: rng.uniform(-1, 1, (3000, 2)),
+    "far islands": lambda rng: np.concatenate([rng.normal(0, 0.2, (2950, 2)), rng.uniform(-3, 3, (50, 2))]),
+}
+"""Points in the corners of a figure, and a few far from all others."""
+
+
+@pytest.mark.parametrize(
+    ("shape", "n_labels", "width"), [("square", 30, 7.2), ("far islands", 30, 7.2), ("square", 1, 3.5)]
+)
+def test_labels_cover_no_points(shape: str, n_labels: int, width: float) -> None:
+    from matplotlib.text import Text
+
+    points = np.asarray(SHAPES[shape](np.random.default_rng(0)), dtype=float)
+    found = Map(np.arange(len(points)), points, "as given", len(points))
+    labels = np.arange(len(points)) % max(2, n_labels)
+    text = "a photograph of the\nplace with the long\nname that is cut…"
+    places = tuple(drawing.Place(label, text, 5, tuple(points[label])) for label in range(n_labels))
+    style = Style(n_labels=n_labels, width=width)
+    with drawing.drawing_alone():
+        drawn = drawing.draw(drawing.Scene(found, labels, places, "Title", "Caption"), style)
+        drawn.canvas.draw()
+        (axes,) = drawn.axes
+        boxes = [Text.get_window_extent(text) for text in axes.texts]
+        at = axes.transData.transform(points)
+    assert len(boxes) == n_labels
+    assert [box for box in boxes if box.count_contains(at)] == []
+    side = 300 * width
+    assert all(box.y0 >= 0 and box.x0 >= 0 and box.x1 <= side and box.y1 <= side for box in boxes)
+    assert ((at >= 0) & (at <= side)).all()
+
+
+def nowhere() -> str:
+    """Return a character that no installed font has."""
+    from matplotlib import font_manager, ft2font
+
+    taken: set[int] = set()
+    for one in font_manager.fontManager.ttflist:
+        if "Last Resort" not in one.name:
+            taken |= ft2font.FT2Font(one.fname).get_charmap().keys()
+    # Chinese, Tangut, Yi: whatever these are, one is missing on any machine that runs this.
+    free = [code for block in (range(0x9000, 0x9FFF), range(0x2A700, 0x2B73F)) for code in block]
+    return chr(next(code for code in free if code not in taken))
+
+
+def test_characters_that_no_font_has_are_said(tmp_path: Path) -> None:
+    sign = nowhere()
+    plant(tmp_path / "one.sqlite", [PlantedRun([0] * 6 + [1] * 5, [f"{sign} and words"] * 6 + ["plain"] * 5)])
+    result = run("--db", tmp_path / "one.sqlite", "-o", tmp_path / "map.svg")
+    assert result.exit_code == 0
+    assert f"no installed font has the character {sign} (U+{ord(sign):04X})" in result.stderr
+    assert " and 1 other character" not in result.stderr
+    # Without its label there is nothing to say; in the title there is.
+    for words, said in ((("--labels", 0), False), (("--labels", 0, "--title", sign), True)):
+        done = run("--db", tmp_path / "one.sqlite", "-o", tmp_path / "map.png", "--force", *words)
+        assert ("no installed font" in done.stderr) == said
+    assert find_fonts([sign])[1] == [sign]
+
+
+def test_a_font_that_has_a_character_is_found_among_all(clustered: UpgradedFile, tmp_path: Path) -> None:
+    """One that is in none of those that are asked first, drawn without a box."""
+    from matplotlib import font_manager, ft2font
+    from matplotlib.figure import Figure
+
+    first, _ = find_fonts("abc")
+    have = {
+        name: set(ft2font.FT2Font(font_manager.findfont(name)).get_charmap())
+        for name in font_manager.get_font_names()
+        if name in first or re.match("Noto|Liberation", name)
+    }
+    others = set().union(*(have[name] for name in have if name not in first)) - set().union(
+        *(have[name] for name in first)
+    )
+    letters = sorted(code for code in others if chr(code).isalpha())
+    if not letters:
+        pytest.skip("all fonts here have the same characters")
+    sign = chr(letters[0])
+    families, missing = find_fonts([sign])
+    assert missing == []
+    assert len(families) == len(first) + 1
+    result = run("--db", clustered.path, "-o", tmp_path / "map.svg", "--title", f"{sign}{sign}")
+    assert result.exit_code == 0
+    assert "font" not in result.stderr
+    # Whatever draws it asks for no glyph that is not there.
+    with warnings.catch_warnings(), drawing.drawing_alone():
+        warnings.filterwarnings("error", "Glyph .* missing")
+        drawn = Figure()
+        drawn.text(0, 0, sign, family=families)
+        drawn.savefig(tmp_path / "sign.png")
+
+
+def test_the_caption_names_every_setting(clustered: UpgradedFile, tmp_path: Path) -> None:
+    source = latest(clustered.database)
+    plotted("--db", clustered.path, "-o", tmp_path / "map.svg")
+    caption = " ".join(" ".join(svg_texts(tmp_path / "map.svg")).split())
+    names = {one.name for one in fields(EffectiveParameters)}
+    names -= {"cluster_selection_epsilon", "cluster_selection_method"}
+    assert len(names) == 5
+    for name in names:
+        value = getattr(source.record, name)
+        shown = ("on" if value else "off") if isinstance(value, bool) else f"{value:g}" if value else "none"
+        assert f"{name} {shown}" in caption
+    assert f"epsilon {source.record.cluster_selection_epsilon:g}, eom" in caption
+    assert f"downsample {source.record.downsample}, backend {source.record.backend} (exact)" in caption
+
+
+DENO = shutil.which("deno", path=str(Path(sys.executable).parent)) or shutil.which("deno")
+
+
+@pytest.mark.skipif(DENO is None, reason="Deno is not installed: pip install deno")
+def test_clusters_have_the_colours_of_the_page(tmp_path: Path) -> None:
+    module = Path(figure.__file__).with_name("colours.js").as_uri()
+    (tmp_path / "colours.js").write_text(
+        f'import {{ colourOf }} from "{module}";\n'
+        "const labels = Array.from({ length: 50 }, (_, label) => label);\n"
+        "const all = (dark) => labels.map((label) => colourOf(label, dark));\n"
+        "console.log(JSON.stringify([all(false), all(true)]));"
+    )
+    done = subprocess.run(
+        [str(DENO), "run", "--allow-read", str(tmp_path / "colours.js")],
+        capture_output=True,
+        text=True,
+        env={"DENO_DIR": str(tmp_path), "NO_COLOR": "1", "PATH": "", "DENO_NO_UPDATE_CHECK": "1"},
+        check=True,
+    )
+    for dark, shown in zip((False, True), json.loads(done.stdout), strict=True):
+        drawn = [cluster_colour(label, dark=dark) for label in range(50)]
+        assert drawn == [f"#{bytes(colour).hex()}" for colour in shown]
+        assert len(set(drawn)) == 21
+
+
 def test_what_the_user_has_set_for_matplotlib_does_not_count(clustered: UpgradedFile, tmp_path: Path) -> None:
     import matplotlib
 
@@ -282,17 +421,4 @@ def test_without_datamapplot_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "datamapplot", None)
     result = run("--db", clustered.path, "-o", tmp_path / "map.png")
     assert result.exit_code == 1
-    assert "pip install 'panic-tda[figure]'" in result.stderr
-
-
-def test_near_places_have_other_colours() -> None:
-    xy = np.random.default_rng(0).standard_normal((300, 2))
-    names = ["a", "b", "c", "d", "e", "f"]
-    chosen = np.array(colour(xy, names))
-    assert set(chosen.tolist()) == set(range(6))
-    distances = np.linalg.norm(xy[:, None] - xy, axis=2)
-    np.fill_diagonal(distances, np.inf)
-    nearest = distances.argmin(axis=1)
-    by_chance = np.random.default_rng(1).permutation(chosen)
-    assert np.mean(chosen == chosen[nearest]) < 0.05 < np.mean(by_chance == by_chance[nearest])
-    assert colour(np.empty((0, 2)), names) == []
+    assert "pip install '.[figure]'" in result.stderr

@@ -55,6 +55,20 @@ def test_a_folder_that_is_not_there_is_named(database: Path, tmp_path: Path) -> 
     assert "nowhere" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["r.pdf", "r.png", "r", "r.html.gz", ".html", "r.md"])
+def test_a_page_is_not_written_under_another_ending(database: Path, tmp_path: Path, name: str) -> None:
+    done = made(database, tmp_path / name, "--force")
+    assert done.exit_code == 2
+    assert f"a page ends in .html or .htm; got {name}" in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["r.htm", "R.HTML"])
+def test_a_page_may_be_called_as_pages_are(database: Path, tmp_path: Path, name: str) -> None:
+    assert made(database, tmp_path / name).exit_code == 0
+    assert (tmp_path / name).read_bytes().startswith(b"<!doctype html>")
+
+
 def test_without_jinja_nothing_is_read(
     database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,7 +77,7 @@ def test_without_jinja_nothing_is_read(
         done = made(database, tmp_path / "page.html")
     assert done.exit_code == 1
     assert json.loads(done.stdout)["error"]["type"] == "NoTemplates"
-    assert "pip install 'panic-tda[report]'" in done.stdout
+    assert "pip install '.[report]'" in done.stdout
     assert not [sql for sql in queries(asked) if "embeddingcluster" in sql]
     assert os.listdir(tmp_path) == []
 

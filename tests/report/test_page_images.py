@@ -105,10 +105,10 @@ def test_without_pillow_the_page_says_so(
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     done = report(field[0], tmp_path)
     assert done.exit_code == 0
-    assert "pip install 'panic-tda[report]'" in done.stderr
+    assert "pip install '.[report]'" in done.stderr
     page = opened(tmp_path / "page.html", "#cluster=0")
     notes = " ".join(page.cells(".note"))
-    assert "no images: thumbnails need Pillow: pip install 'panic-tda[report]'" in notes
+    assert "no images: thumbnails need Pillow: pip install '.[report]'" in notes
     assert page.page.locator("#card blockquote").is_visible()
     assert page.page.locator("img").count() == 0
     assert page.said == []

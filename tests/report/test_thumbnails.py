@@ -189,5 +189,5 @@ def test_without_pillow_it_says_what_to_install(
     images: tuple[UpgradedFile, dict[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
-    with pytest.raises(PanicTdaError, match=r"pip install 'panic-tda\[report\]'"):
+    with pytest.raises(PanicTdaError, match=r"pip install '\.\[report\]'"):
         read_thumbnails(images[0].database, latest(images[0].database), LABELS)

@@ -58,9 +58,11 @@ def test_a_folder_that_takes_nothing_gives_way_to_the_temporary_one(
     file = upgraded()
     finished = make_finished(ids_of(file))
     # Root may write everywhere, but not over a folder.
-    (file.path.parent / f"field.sqlite.pending-{finished.id.hex}.part").mkdir()
+    there = file.path.parent / f"field.sqlite.pending-{finished.id.hex}.arrow"
+    there.mkdir()
     path = pending.keep(file.database, finished)
     assert path.parent == temporary_folder
+    there.rmdir()
     assert pending.find(file.database) == [path]
     assert_equal(pending.read(path), finished)
     assert not list(temporary_folder.glob("*.part"))
@@ -71,8 +73,10 @@ def test_files_of_other_databases_are_not_found(upgraded: MakeFile, tmp_path: Pa
     (tmp_path / "elsewhere").mkdir()
     theirs = upgraded(FieldSpec(seed=5), "elsewhere/field.sqlite")
     finished = make_finished(ids_of(theirs))
-    (theirs.path.parent / f"field.sqlite.pending-{finished.id.hex}.part").mkdir()
+    there = theirs.path.parent / f"field.sqlite.pending-{finished.id.hex}.arrow"
+    there.mkdir()
     path = pending.keep(theirs.database, finished)
+    there.rmdir()
     pending.keep(ours.database, make_finished(ids_of(ours)))
     # Both databases are called field.sqlite, and the temporary folder is shared.
     assert path not in pending.find(ours.database)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -9,18 +11,23 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import ipc
+from sqlalchemy.engine import make_url
 
 from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.clustering_manager import list_clusterings
 from panic_tda.errors import BadInput, BadVectors, DatabaseError, MissingPath, NeedsUpgrade
 from panic_tda.storage import pending, recovery
+from panic_tda.storage.copying import copy_database
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.recovery import save_pending
 from panic_tda.types import FinishedClustering
 from tests import reference
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec, write_field_file
+from tests.servers import Server
 
 pytestmark = [pytest.mark.both_engines, pytest.mark.usefixtures("temporary_folder")]
 
@@ -129,7 +136,7 @@ def test_a_result_is_never_saved_into_a_database_that_has_none_of_its_rows(upgra
     ours, theirs = upgraded(FieldSpec()), upgraded(FieldSpec(seed=5), "other.sqlite")
     path = pending.keep(ours.database, make_finished(ids_of(ours)))
     before = theirs.snapshot()
-    wanted = rf"none of the 40 embeddings in .* are in {re.escape(str(theirs.database))}"
+    wanted = rf"belongs to the database .*, not to {re.escape(str(theirs.database))}"
     with pytest.raises(BadInput, match=wanted) as refusal:
         save_pending(theirs.database, [path])
     assert "--db" in str(refusal.value)
@@ -179,9 +186,6 @@ def test_a_damaged_file_is_refused_and_stays_and_costs_no_other(upgraded: MakeFi
 
 
 def test_another_arrow_file_is_refused(upgraded: MakeFile, tmp_path: Path) -> None:
-    import pyarrow as pa
-    from pyarrow import ipc
-
     table = pa.table({"id": ["a"], "label": [1]})
     path = tmp_path / "other.arrow"
     with ipc.new_file(str(path), table.schema) as writer:
@@ -252,14 +256,14 @@ def test_what_nobody_had_thought_of_fails_its_file_alone(
         pending.keep(file.database, replace(make_finished(ids_of(file)), id=UUID(int=number)))
         for number in (1, 2)
     ]
-    whole = pending.read
+    whole = pending.read_for
 
-    def broken(path: Path) -> FinishedClustering:
+    def broken(database: Database, path: Path) -> FinishedClustering:
         if path == paths[0]:
             raise ZeroDivisionError("of all things")
-        return whole(path)
+        return whole(database, path)
 
-    monkeypatch.setattr(pending, "read", broken)
+    monkeypatch.setattr(pending, "read_for", broken)
     with pytest.raises(DatabaseError, match="unexpected ZeroDivisionError: of all things") as refusal:
         save_pending(file.database)
     assert str(paths[0]) in str(refusal.value)
@@ -374,3 +378,144 @@ def test_a_file_that_cannot_be_removed_is_saved_all_the_same(
     (saved,) = save_pending(file.database)
     assert path.exists()
     assert f"{saved.id} is saved, but not everything of it could be removed" in caplog.text
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+
+
+@needs_root
+@pytest.mark.parametrize("place", ["beside", "temporary"])
+def test_another_users_file_is_not_saved(
+    upgraded: MakeFile, place: str, temporary_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A forged one with a name that anybody can foresee was saved as a clustering."""
+    file = upgraded()
+    path = pending.keep(file.database, make_finished(ids_of(file)))
+    if place == "temporary":
+        folder, stem = pending._places(file.database)[1]
+        path = path.rename(folder / f"{stem}{UUID(int=7).hex}.arrow")
+    os.chown(path, 4321, 4321)
+    before = file.snapshot()
+    assert pending.find(file.database) == []
+    assert save_pending(file.database) == []
+    assert f"{path} belongs to another user, and is left alone" in caplog.text
+    with pytest.raises(BadInput, match=r"it belongs to another user \(uid 4321\); copy it, if you trust it"):
+        save_pending(file.database, [path])
+    assert file.snapshot() == before
+    assert path.exists()
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_a_link_or_a_fifo_is_not_saved(upgraded: MakeFile, kind: str) -> None:
+    file = upgraded()
+    path = pending.keep(file.database, make_finished(ids_of(file)))
+    target = path.rename(path.with_name("elsewhere.arrow"))
+    if kind == "link":
+        path.symlink_to(target)
+    else:
+        os.mkfifo(path)
+    before = file.snapshot()
+    for files in ([], [path]):
+        with pytest.raises(BadInput, match="no regular file") as refusal:
+            save_pending(file.database, files)
+        assert str(path) in str(refusal.value)
+    assert file.snapshot() == before
+    assert target.exists()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_flipped_bit_of_a_kept_result_is_saved(upgraded: MakeFile, seed: int) -> None:
+    file = upgraded()
+    path = pending.keep(file.database, make_finished(ids_of(file)))
+    content, before = path.read_bytes(), file.snapshot()
+    rng = np.random.default_rng(seed)
+    for place in (*rng.integers(len(content), size=60), *range(len(content) - 48, len(content), 5)):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(flipped)
+        with pytest.raises(BadInput, match="is no complete clustering kept by panic_tda"):
+            save_pending(file.database, [path])
+    assert file.snapshot() == before
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_result_of_a_copy_with_the_same_rows_is_not_saved_into_the_other(
+    upgraded: MakeFile, named: bool, tmp_path: Path
+) -> None:
+    """Two databases, or two schemas, that were made of the same files have the same embeddings."""
+    ours, theirs = upgraded(FieldSpec()), upgraded(FieldSpec(), "other.sqlite")
+    path = pending.keep(ours.database, make_finished(ids_of(ours)))
+    if not named:
+        folder, stem = pending._places(theirs.database)[0]
+        path = path.rename(folder / f"{stem}{UUID(int=7).hex}.arrow")
+    before = theirs.snapshot()
+    if named:
+        with pytest.raises(BadInput, match=r"belongs to the database .*; name that one with --db"):
+            save_pending(theirs.database, [path])
+    else:
+        assert save_pending(theirs.database) == []
+    assert theirs.snapshot() == before
+    assert [saved.n_vanished for saved in save_pending(ours.database, [path])] == [0]
+
+
+@pytest.mark.sqlite_only("a file that moves")
+def test_a_database_that_was_moved_takes_its_results(upgraded: MakeFile, tmp_path: Path) -> None:
+    file = upgraded()
+    path = pending.keep(file.database, make_finished(ids_of(file)))
+    (tmp_path / "elsewhere").mkdir()
+    moved = [found.rename(tmp_path / "elsewhere" / found.name) for found in (file.path, path)]
+    database = open_database(moved[0])
+    assert pending.find(database) == [moved[1]]
+    assert [saved.n_vanished for saved in save_pending(database)] == [0]
+
+
+def as_written_before(path: Path) -> None:
+    """Make of a kept file what an earlier version wrote: no digest, no name of its database."""
+    with ipc.open_file(pa.py_buffer(path.read_bytes()[:-48])) as reader:
+        table = reader.read_all()
+    metadata = dict(table.schema.metadata)
+    about = json.loads(metadata[b"panic_tda_clustering"])
+    del about["database"]
+    table = table.replace_schema_metadata(metadata | {b"panic_tda_clustering": json.dumps(about).encode()})
+    with ipc.new_file(str(path), table.schema) as writer:
+        writer.write_table(table)
+
+
+def test_files_of_earlier_versions_are_saved_where_it_is_clear_into_which_database(
+    upgraded: MakeFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beside an SQLite file it is; on a server the user has to name the file."""
+    file = upgraded()
+    finished = make_finished(ids_of(file))
+    path = pending.keep(file.database, finished)
+    as_written_before(path)
+    if file.database.path is None:
+        assert save_pending(file.database) == []
+        assert f"{path} belongs to no database that it names" in caplog.text
+        saved = save_pending(file.database, [path])
+    else:
+        saved = save_pending(file.database)
+    assert [one.id for one in saved] == [finished.id]
+
+
+def test_a_result_of_one_schema_is_not_saved_into_another(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both in one database of one server, with the same embeddings."""
+    monkeypatch.chdir(tmp_path)
+    template, facts = server.field_database(FieldSpec(), tmp_path / "field.sqlite")
+    with server.database(template) as url:
+        theirs = make_url(url).update_query_dict({"options": "-csearch_path=other"})
+        with open_database(url).writing() as connection:
+            connection.exec_driver_sql("CREATE SCHEMA other")
+        source = write_field_file(tmp_path / "source.sqlite", FieldSpec())
+        copy_database(source.path, theirs.render_as_string(hide_password=False))
+        databases = [open_database(url), open_database(theirs.render_as_string(hide_password=False))]
+        finished = make_finished([one.id for one in facts.sample("Nomic")])
+        path = pending.keep(databases[0], finished)
+        assert pending.find(databases[1]) == []
+        with pytest.raises(BadInput, match=r"belongs to the database \d+/.*/public, not to"):
+            save_pending(databases[1], [path])
+        with databases[1].session() as session:
+            assert list_clusterings(session) == []
+        assert [saved.id for saved in save_pending(databases[0])] == [finished.id]

@@ -19,9 +19,11 @@ from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage import saving
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.results import (
+    find_clustering,
     find_clusterings,
     get_cluster_details,
     get_medoid_invocation,
+    list_all_clusterings,
     list_clusterings,
 )
 from panic_tda.storage.saving import delete_clusterings, is_saved, save_clustering
@@ -495,5 +497,9 @@ def test_what_older_versions_stored_still_reads(upgraded: MakeFile) -> None:
 def test_parameters_of_another_kind_are_named(upgraded: MakeFile, name: str) -> None:
     file = upgraded()
     restored(file, {key: value for key, value in OLDER.items() if key != name})
-    with file.database.session() as session, pytest.raises(DatabaseError, match=f"clustering .* lack {name}"):
-        list_clusterings(session)
+    with file.database.session() as session:
+        readable, (unreadable,) = list_all_clusterings(session)
+        assert readable == list_clusterings(session) == []
+        assert f"lack {name}" in unreadable.reason
+        with pytest.raises(DatabaseError, match=f"clustering .* lack {name}"):
+            find_clustering(session, unreadable.reference)

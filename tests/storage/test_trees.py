@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from panic_tda.parameters import Resources
 from panic_tda.storage import pending, trees
 from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.database import Database, open_database
+from panic_tda.storage.doctor import examine_database, plan_repairs, repair
 from panic_tda.storage.recovery import save_pending
 from panic_tda.storage.results import find_clustering, get_cluster_details
 from panic_tda.storage.saving import delete_clusterings, save_clustering
@@ -33,12 +35,17 @@ SAMPLE = Path(__file__).parents[2] / "panic_tda" / "sample"
 
 def random_tree(n: int, seed: int = 0) -> SpanningTree:
     rng = np.random.default_rng(seed)
-    v = np.arange(1, n)
+    u, v = rng.integers(0, np.arange(1, n)), np.arange(1, n)
+    height = rng.choice([0.25, 0.5, rng.random()], n - 1)
+    # No edge is shorter than the core distances of its ends.
+    cores = rng.random(n)
+    np.minimum.at(cores, u, height)
+    np.minimum.at(cores, v, height)
     return SpanningTree(
-        u=rng.integers(0, v),
+        u=u,
         v=v,
-        height=rng.choice([0.25, 0.5, rng.random()], n - 1),
-        core_distances=rng.random(n),
+        height=height,
+        core_distances=cores,
         tie_tolerance=1e-6,
     )
 
@@ -251,3 +258,81 @@ def test_no_tree_is_kept_where_none_is_wanted(sample: Database) -> None:
     with sample.reading() as connection:
         assert not trees.has_tree(connection, outcome.id)
         assert len(read_assignments(connection, outcome.id).ids) == outcome.n_embeddings
+
+
+def with_value(tree: SpanningTree, name: str, value: float) -> SpanningTree:
+    """Return a tree of which the first number of an array is another."""
+    array = getattr(tree, name).copy()
+    array[0] = value
+    return replace(tree, **{name: array})
+
+
+def with_cycle(tree: SpanningTree) -> SpanningTree:
+    """Return a tree of which one edge is there twice, and another is missing."""
+    return replace(tree, u=np.append(tree.u[:-1], tree.u[0]), v=np.append(tree.v[:-1], tree.v[0]))
+
+
+FORGERIES: dict[str, tuple[Callable[[SpanningTree], SpanningTree], str]] = {
+    "NaN core distance": (lambda tree: with_value(tree, "core_distances", np.nan), "core distance"),
+    "infinite core distance": (lambda tree: with_value(tree, "core_distances", np.inf), "core distance"),
+    "negative core distance": (lambda tree: with_value(tree, "core_distances", -0.1), "core distance"),
+    "core distance above 2": (lambda tree: with_value(tree, "core_distances", 2.1), "core distance"),
+    "NaN height": (lambda tree: with_value(tree, "height", np.nan), "height"),
+    "negative height": (lambda tree: with_value(tree, "height", -0.1), "height"),
+    "infinite height": (lambda tree: with_value(tree, "height", np.inf), "height"),
+    "short edge": (
+        lambda tree: replace(tree, core_distances=np.full_like(tree.core_distances, 1.5)),
+        "shorter than the core distance",
+    ),
+    "row below all": (lambda tree: with_value(tree, "u", -1), "joins rows -1"),
+    "row beyond all": (lambda tree: with_value(tree, "v", 10**6), "to 1000000 of"),
+    "cycle": (with_cycle, "do not join all rows"),
+    "loop": (lambda tree: with_value(tree, "u", int(tree.v[0])), "do not join all rows"),
+    "infinite tolerance": (lambda tree: replace(tree, tie_tolerance=np.inf), "tolerance"),
+    "negative tolerance": (lambda tree: replace(tree, tie_tolerance=-1e-9), "tolerance"),
+    "NaN tolerance": (lambda tree: replace(tree, tie_tolerance=np.nan), "tolerance"),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_tree_that_means_nothing_is_refused_found_and_removed(upgraded: MakeFile, name: str) -> None:
+    forge, fault = FORGERIES[name]
+    file = upgraded()
+    finished = with_tree(ids_of(file))
+    assert finished.tree is not None
+    forged = replace(finished, tree=forge(finished.tree))
+    with file.database.writing() as connection:
+        save_clustering(connection, forged)
+    with file.database.session() as session:
+        source = find_clustering(session)
+    with file.database.reading() as connection:
+        with pytest.raises(
+            DatabaseError, match=f"tree of clustering {forged.id} is damaged .*{fault}.*again"
+        ):
+            trees.require_tree(connection, forged.id, source.record)
+        if "core distance" in name:
+            with pytest.raises(DatabaseError, match=fault):
+                trees.read_core_distances(connection, forged.id)
+    found = {one.kind: one for one in examine_database(file.database, ["damaged_tree"]).findings}
+    assert found["damaged_tree"].ids == (str(forged.id),)
+    assert repair(file.database, plan_repairs(file.database, ["damaged_tree"])) == [1]
+    with file.database.reading() as connection:
+        assert trees.read_tree(connection, forged.id) is None
+        assert len(read_assignments(connection, forged.id).ids) == len(forged.ids)
+    assert examine_database(file.database, ["damaged_tree"]).findings == ()
+
+
+def test_the_order_of_edges_means_nothing(upgraded: MakeFile) -> None:
+    file = upgraded()
+    finished = with_tree(ids_of(file))
+    assert finished.tree is not None
+    order = np.random.default_rng(1).permutation(len(finished.tree.height))
+    shuffled = pa.concat_tables(
+        [trees.as_table(finished.tree).take(order), trees.as_table(finished.tree)[-1:]]
+    )
+    table = trees.as_table(finished.tree)
+    columns = {name: table.column(name) for name in table.column_names}
+    for name in ("u", "v", "height"):
+        columns[name] = shuffled.column(name)
+    found = trees.as_tree(pa.table(columns).replace_schema_metadata(table.schema.metadata))
+    assert_is_tree(found, finished.tree)

@@ -10,6 +10,8 @@ from sqlalchemy.engine import make_url
 
 from panic_tda.errors import DatabaseError, WrongUsage
 from panic_tda.storage.database import SCHEMA_VERSION, Database, open_database, schema_version
+from panic_tda.storage.upgrade import upgrade
+from tests.conftest import MakeFile
 
 SECRET = "sesame/open"
 
@@ -44,3 +46,77 @@ def test_what_is_marked_read_only_is_not_written_by_root_either(tmp_path: Path) 
         connection.exec_driver_sql("DELETE FROM panic_tda_version")
     with database.reading() as connection:
         assert schema_version(connection) == SCHEMA_VERSION
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql:/me:{SECRET}@host/x",
+        f"postgres:me:{SECRET}@host/x",
+        f"postgresql+psycopg:/me:{SECRET}@host/x",
+        f"mysql:/me:{SECRET}@host/x",
+        "sqlite:/x",
+        "SQLite:x",
+    ],
+)
+def test_a_url_without_its_two_slashes_is_refused_and_makes_no_folder(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WrongUsage, match="has :// after its scheme") as refusal:
+        open_database(url, create=True)
+    assert not any(part in str(refusal.value) for part in SECRET.split("/"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///x?mode=ro",
+        "sqlite:///x?password=sesame",
+        "sqlite+pysqlcipher://:sesame@/x",
+        "sqlite+aiosqlite:///x",
+        "sqlite://me:sesame@host/x",
+        "postgresql+psycopg2://me:sesame@host/x",
+        "mysql://me:sesame@host/x?password=sesame",
+    ],
+)
+def test_what_a_url_asks_for_is_done_or_refused(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WrongUsage) as refusal:
+        open_database(url, create=True)
+    assert "sesame" not in str(refusal.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_may_look_like_a_url_where_it_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    open_database(tmp_path / "disk:" / "x.sqlite", create=True)
+    assert open_database("disk:/x.sqlite").path == tmp_path / "disk:" / "x.sqlite"
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("DROP TABLE panic_tda_version", "is missing or empty"),
+        ("DELETE FROM panic_tda_version", "is missing or empty"),
+        ("UPDATE panic_tda_version SET version_num = 'garbage'", "has the unknown version 'garbage'"),
+        ("UPDATE panic_tda_version SET version_num = ''", "has the unknown version ''"),
+        ("UPDATE panic_tda_version SET version_num = '0000'", "has the unknown version"),
+        ("UPDATE panic_tda_version SET version_num = '9999'", "newer panic_tda"),
+    ],
+)
+def test_a_lost_or_unknown_version_is_said_and_nothing_is_dropped(
+    upgraded: MakeFile, statement: str, words: str
+) -> None:
+    file = upgraded()
+    with file.opened() as connection:
+        connection.execute(statement)
+    before = file.snapshot()
+    with pytest.raises(DatabaseError, match=words):
+        upgrade(file.database)
+    with pytest.raises(DatabaseError, match=words):
+        file.database.require_current()
+    assert file.snapshot() == before

@@ -8,18 +8,15 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from panic_tda.wording import format_utc
+
 PIPE_COLUMNS = 160
-"""Width of the output where it goes to a file or another program."""
-
-
-def terminal_width() -> int:
-    """Columns of stdout, `PIPE_COLUMNS` where it is no terminal."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_COLUMNS
+"""Most columns of what is read as a text where it goes to a file or another program."""
 
 
 def table_width() -> int:
     """Columns for a table, and for what else is cut; where stdout is no terminal, nothing is too wide."""
-    return terminal_width() if sys.stdout.isatty() else sys.maxsize
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
 
 
 def percent(part: int, whole: int) -> str:
@@ -28,17 +25,22 @@ def percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if part <= whole != 0 else "-"
 
 
+def decimal(value: float | None) -> str:
+    """Write a number with three decimals, or `–` where it is undefined."""
+    return "–" if value is None else f"{value:.3f}"
+
+
 def yes_no(value: bool | None) -> str:
     """Say `yes`, `no`, or `-` for None."""
     return "-" if value is None else "yes" if value else "no"
 
 
 def plain(value: dict[str, Any]) -> dict[str, Any]:
-    """Make text of ids and times, which JSON does not know."""
+    """Make text of ids and of times of ours, which JSON does not know."""
     return {name: _plain_value(item) for name, item in value.items()}
 
 
 def _plain_value(value: Any) -> Any:
     if isinstance(value, UUID):
         return str(value)
-    return value.isoformat(sep=" ") if isinstance(value, datetime) else value
+    return format_utc(value) if isinstance(value, datetime) else value

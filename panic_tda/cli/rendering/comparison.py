@@ -10,6 +10,7 @@ from panic_tda.cli.rendering.common import percent
 from panic_tda.cli.text import Column, on_one_line, paragraph, table
 from panic_tda.insight.comparison import FATES, KEPT, ClusterFate, ClusteringComparison, LabelComparison
 from panic_tda.storage.results import ClusteringSummary
+from panic_tda.wording import pluralize
 
 _VERDICTS = ((0.9, "Nearly the same"), (0.6, "Alike"), (0.2, "Alike in part"), (-1.0, "Different"))
 """What is said from which adjusted Rand index on."""
@@ -101,7 +102,8 @@ def verdict(found: LabelComparison) -> str:
     fates = ", ".join(f"{counts[fate]} {fate}" for fate in FATES if fate != KEPT and counts[fate])
     return (
         f"{_word(found)}: ARI {_number(found.ari)}, AMI {_number(found.ami)}, "
-        f"{counts[KEPT]} of {len(found.clusters)} clusters kept{f' ({fates})' if fates else ''}, "
+        f"{counts[KEPT]} of {len(found.clusters)} "
+        f"{pluralize(len(found.clusters), 'cluster')} kept{f' ({fates})' if fates else ''}, "
         f"{len(found.new)} of {found.n_clusters_b} new."
     )
 
@@ -117,7 +119,8 @@ def _named(summary: ClusteringSummary) -> str:
     said = summary.record
     return (
         f"{summary.id} of {on_one_line(summary.embedding_model)}, {summary.created_at:%Y-%m-%d %H:%M} UTC, "
-        f"{said.n_clusters} clusters, {percent(said.n_outliers, said.n_embeddings)} outliers"
+        f"{said.n_clusters} {pluralize(said.n_clusters, 'cluster')}, "
+        f"{percent(said.n_outliers, said.n_embeddings)} outliers"
     )
 
 
@@ -125,9 +128,11 @@ def _shared(comparison: ClusteringComparison, summaries: tuple[ClusteringSummary
     found = comparison.found
     stored = [summary.record.n_clusters for summary in summaries]
     there = [len(found.clusters), found.n_clusters_b]
-    clusters = f", in {there[0]} of A's {stored[0]} clusters and {there[1]} of B's {stored[1]}"
+    of_a = pluralize(stored[0], "cluster")
+    clusters = f", in {there[0]} of A's {stored[0]} {of_a} and {there[1]} of B's {stored[1]}"
     return (
-        f"On {found.n_shared} shared {comparison.by}s{clusters if there != stored else ''}. "
+        f"On {found.n_shared} shared {pluralize(found.n_shared, comparison.by)}"
+        f"{clusters if there != stored else ''}. "
         f"Outliers: {found.outliers_both} in both, {found.outliers_only_a} only in A, "
         f"{found.outliers_only_b} only in B. With them as one more cluster: "
         f"ARI {_number(found.ari_with_outliers)}, AMI {_number(found.ami_with_outliers)}."

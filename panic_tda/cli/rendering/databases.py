@@ -13,6 +13,7 @@ from panic_tda.parameters import format_bytes
 from panic_tda.storage.copying import CopySummary
 from panic_tda.storage.doctor import Examination, Repair
 from panic_tda.storage.import_summary import ImportSummary
+from panic_tda.wording import pluralize
 
 
 def import_json(summary: ImportSummary) -> dict[str, Any]:
@@ -34,9 +35,13 @@ def copy_json(summary: CopySummary) -> dict[str, Any]:
 def copy_text(summary: CopySummary) -> str:
     """Say what both databases hold now, and what stayed behind."""
     lines = [f"{summary.destination} holds what {summary.source} holds:"]
-    lines += [f"  {one.table:16}  {one.rows:>12,} rows  checksum {one.checksum}" for one in summary.tables]
+    lines += [
+        f"  {one.table:16}  {one.rows:>12,} {pluralize(one.rows, 'row'):4}  checksum {one.checksum}"
+        for one in summary.tables
+    ]
     if summary.n_before:
-        lines.append(f"{summary.n_before:,} of these rows were there from before.")
+        were = pluralize(summary.n_before, "was", "were")
+        lines.append(f"{summary.n_before:,} of these rows {were} there from before.")
     if summary.left_out:
         lines.append(f"Not copied: {', '.join(map(on_one_line, summary.left_out))}.")
     return "\n".join(lines)
@@ -50,7 +55,7 @@ def examination_json(found: Examination) -> dict[str, Any]:
 def examination_text(found: Examination, width: int) -> str:
     """Say what is wrong in a database, how often, where first, and what to do about it."""
     n_found = len(found.findings)
-    lines = [f"{found.database}: {n_found or 'no'} finding{'s' * (n_found != 1)}"]
+    lines = [f"{found.database}: {n_found or 'no'} {pluralize(n_found, 'finding')}"]
     for finding in found.findings:
         lines += ["", f"{finding.kind}: {finding.count:,}", paragraph(finding.what, width)]
         lines.append(paragraph(f"remedy: {finding.remedy}", width))
@@ -84,7 +89,12 @@ def repairs_text(planned: Sequence[Repair], width: int) -> str:
             paragraph(f"{one.kind}: {one.count:,} {one.what}" if one.count else f"{one.kind}: none", width)
         )
         if one.n_left:
-            left = f"  {one.n_left:,} stay: clusterings name them, or their vectors differ"
+            stay = pluralize(
+                one.n_left,
+                "stays: a clustering names it, or its vector differs",
+                "stay: clusterings name them, or their vectors differ",
+            )
+            left = f"  {one.n_left:,} {stay}"
             lines.append(paragraph(left, width))
     return "\n".join(lines)
 
@@ -107,7 +117,7 @@ def environment_text(found: Environment, width: int) -> str:
         state = f"{driver}; cannot be used: {found.cuda_unusable_because}"
     versions = [f"{name} {version or '(not installed)'}" for name, version in found.versions.items()]
     lines = [
-        f"system    {found.platform}, {found.cores} cores, "
+        f"system    {found.platform}, {found.cores} {pluralize(found.cores, 'core')}, "
         f"{_bytes(found.memory_bytes)} memory, {_bytes(found.available_bytes)} available",
         f"versions  {', '.join(versions)}",
         f"CUDA      {state}",

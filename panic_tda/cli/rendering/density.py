@@ -9,8 +9,9 @@ from typing import Any
 from panic_tda.cli.rendering.common import percent
 from panic_tda.cli.text import Column, on_one_line, paragraph, table
 from panic_tda.clustering.cuts import Cut
-from panic_tda.insight.density import INSTALL, LEAST_DIP_ROWS, Density, Dip, Histogram, Share
+from panic_tda.insight.density import LEAST_DIP_ROWS, Density, Dip, Histogram, Share
 from panic_tda.storage.results import ClusteringSummary
+from panic_tda.wording import install_extra, pluralize
 
 _LINES = 20
 _BAR, _BESIDE_BAR = 36, 38
@@ -31,7 +32,8 @@ def density_text(source: ClusteringSummary, found: Density, width: int) -> str:
     """Return the histogram, the dip test, and the outliers by everything that they may depend on."""
     record = source.record
     head = (
-        f"Clustering {source.id} of {on_one_line(source.embedding_model)}: {found.n_rows} embeddings, "
+        f"Clustering {source.id} of {on_one_line(source.embedding_model)}: {found.n_rows} "
+        f"{pluralize(found.n_rows, 'embedding')}, "
         f"{percent(found.n_outliers, found.n_rows)} outliers; core distance: chord to neighbour "
         f"number {record.min_samples}, the embedding itself counted"
     )
@@ -75,9 +77,10 @@ def _histogram_text(found: Histogram, longest: int) -> str:
 
 def _dip_text(found: Dip | None, n_distinct: int) -> str:
     if n_distinct < LEAST_DIP_ROWS:
-        return f"({n_distinct} distinct embeddings are too few for a dip test)"
+        embeddings = pluralize(n_distinct, "distinct embedding is", "distinct embeddings are")
+        return f"({n_distinct} {embeddings} too few for a dip test)"
     if found is None:
-        return f"(Hartigan's dip test needs the package diptest: {INSTALL})"
+        return f"(Hartigan's dip test needs the package diptest: {install_extra('density')})"
     several = found.p_value < _SIGNIFICANT
     said = (
         "more than one mode: dense regions stand apart from a sparse one"

@@ -6,6 +6,7 @@ from typing import Any
 
 from panic_tda.cli.text import on_one_line
 from panic_tda.files.exporting import Written
+from panic_tda.wording import pluralize
 
 
 def written_json(written: Written) -> dict[str, Any]:
@@ -15,5 +16,5 @@ def written_json(written: Written) -> dict[str, Any]:
 
 def written_text(written: Written) -> str:
     """Say what was written."""
-    rows = f"{written.rows:,} row{'s' * (written.rows != 1)}"
+    rows = f"{written.rows:,} {pluralize(written.rows, 'row')}"
     return f"Wrote {rows} to {on_one_line(str(written.file))} ({written.bytes:,} bytes)."

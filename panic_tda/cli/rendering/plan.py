@@ -12,6 +12,7 @@ from panic_tda.devices.machine import available_cores
 from panic_tda.insight.memory import BackendMemory
 from panic_tda.insight.planning import FactorPlan, Plan
 from panic_tda.parameters import format_bytes
+from panic_tda.wording import pluralize
 
 _COLUMNS = (
     Column("model", elastic=True),
@@ -38,7 +39,11 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 def plan_text(plan: Plan, width: int) -> str:
     """Return a line for every model and factor, what does not fit, and the factor that ends in time."""
     backends = list(dict.fromkeys(name for _, one in _all(plan) for name in one.memory))
-    columns = (*_COLUMNS, *(Column(name, right=True, rank=4 + at) for at, name in enumerate(backends)))
+    chosen = {one.backend for _, one in _all(plan)}
+    # What the chosen backends take stays whatever the width; what others would take goes first.
+    ranks = [0 if name in chosen else 4 + at for at, name in enumerate(backends)]
+    memory = [Column(name, right=True, rank=rank) for name, rank in zip(backends, ranks, strict=True)]
+    columns = (*_COLUMNS, *memory)
     rows = [
         (
             model,
@@ -115,7 +120,8 @@ def _smallest(factor: int | None, within: str) -> str:
 def _basis(plan: Plan) -> str:
     most = max((one.measured_rows for _, one in _all(plan)), default=0)
     return (
-        f"Planned in {_short(plan.seconds)} from fits of up to {most:,} rows of each. Times are those of a "
+        f"Planned in {_short(plan.seconds)} from fits of up to {most:,} "
+        f"{pluralize(most, 'row')} of each. Times are those of a "
         "machine with nothing else to do; loading goes on as fast as the rows of those fits were read, and "
         "saving as fast as elsewhere. Memory is that of the rows and of the work on them."
     )
@@ -124,6 +130,7 @@ def _basis(plan: Plan) -> str:
 def _busy(plan: Plan) -> Iterator[str]:
     if plan.busy_cores > available_cores() / 2:
         yield (
-            f"The machine was busy (load average {plan.busy_cores:.1f}, {available_cores()} cores): the "
+            f"The machine was busy (load average {plan.busy_cores:.1f}, {available_cores()} "
+            f"{pluralize(available_cores(), 'core')}): the "
             "times may be too long; plan again when it is not."
         )

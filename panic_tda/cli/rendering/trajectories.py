@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from panic_tda.cli.rendering.common import percent, yes_no
-from panic_tda.cli.text import Column, on_one_line, paragraph, shorten, table
+from panic_tda.cli.rendering.common import PIPE_COLUMNS, percent, yes_no
+from panic_tda.cli.text import Column, on_one_line, paragraph, shorten, shorten_ids, table
 from panic_tda.insight.dwell import DwellStatistics
 from panic_tda.insight.milestones import Transitions
 from panic_tda.insight.trajectories import GroupSummary, RunSummary, TrajectoryStudy
 from panic_tda.storage.census import show_id
 from panic_tda.storage.results import ClusteringSummary
+from panic_tda.wording import pluralize
 
 _TRANSITIONS_SHOWN = 5
 _STATES_NAMED = 10
@@ -72,7 +73,6 @@ def trajectories_text(
     texts: Mapping[int, str | None],
     *,
     width: int,
-    table_width: int,
 ) -> str:
     """Say what the runs of a clustering do, group by group, then all of them.
 
@@ -82,23 +82,24 @@ def trajectories_text(
         What was found, and where.
     texts : mapping of int to str or None
         Texts of the medoids of the clusters that `shown_states` names.
-    width, table_width : int
-        Columns of the terminal, and those that the table of the groups may take.
+    width : int
+        Columns of the terminal.
     """
     apart = f", {study.sampling} from one sampled step to the next" if study.sampling > 1 else ""
     head = f"Trajectories in clustering {study.clustering} of {on_one_line(clustering.embedding_model)}"
-    parts = [f"{paragraph(head, width)}\n{paragraph(f'Times are output steps{apart}.', width)}"]
+    narrow = min(width, PIPE_COLUMNS)
+    parts = [f"{paragraph(head, narrow)}\n{paragraph(f'Times are output steps{apart}.', narrow)}"]
     if not study.runs:
         return "\n\n".join([*parts, "No run has a step in it any more."])
     names = list(study.groups[0].group)
     heads = [Column(name, elastic=True) for name in names]
     # A prompt may be long, and is not to push the numbers out.
-    room = max(20, table_width // 2 // len(names))
+    room = max(20, width // 2 // len(names))
     rows = [
         [*(shorten(_named(value), room) for value in group.group.values()), *_group_cells(group)]
         for group in study.groups
     ]
-    parts.append(table([*heads, *_GROUP_COLUMNS], rows, table_width))
+    parts.append(table([*heads, *_GROUP_COLUMNS], rows, width))
     parts.append(paragraph(_totals(study.total), min(width, _PARAGRAPH_WIDTH)))
     frequent = _frequent(study.transitions)
     if frequent:
@@ -112,10 +113,11 @@ def trajectories_text(
 
 
 def runs_text(runs: Sequence[RunSummary], width: int) -> str:
-    """Return one line a run."""
+    """Return one line a run, of all that are in the clustering."""
+    names = shorten_ids(show_id(run.run_id) for run in runs)
     rows = [
         (
-            show_id(run.run_id),
+            names[show_id(run.run_id)],
             str(run.n_steps),
             str(len(run.visits)),
             percent(run.transit_steps, run.n_steps),
@@ -136,12 +138,13 @@ def run_text(run: RunSummary, texts: Mapping[int, str | None], width: int) -> st
     if run.facts is not None:
         prompt = on_one_line(run.facts.initial_prompt)
         origin += [_named(list(run.facts.network)), f'"{prompt}"', f"seed {run.facts.seed}"]
+    narrow = min(width, PIPE_COLUMNS)
     path = " → ".join(f"{state}×{dwell}" for state, _, dwell in run.visits.tolist())
     return "\n".join(
         [
             shorten(f"Run {', '.join(origin)}", width),
-            paragraph(f"{path}+", width),
-            paragraph(f"{_ending(run)}.", width),
+            paragraph(f"{path}+", narrow),
+            paragraph(f"{_ending(run)}.", narrow),
             *_legend(run, texts, width),
         ]
     )
@@ -210,16 +213,20 @@ def _totals(total: GroupSummary) -> str:
     median = total.median_absorbed_at
     since = "" if median is None else f" (the median from step {median:g} on)"
     return (
-        f"All {total.n_runs} runs: {percent(total.transit_steps, total.n_steps)} of {total.n_steps} steps "
-        f"are in transit, {total.settled_runs} settled in a cluster, {fixed} end in a fixed point of "
-        f"their texts and {loops} in a loop{since}. {_dwelling(total.dwell)}"
+        f"{'The only run' if total.n_runs == 1 else f'All {total.n_runs} runs'}: "
+        f"{percent(total.transit_steps, total.n_steps)} of {total.n_steps} "
+        f"{pluralize(total.n_steps, 'step is', 'steps are')} in transit, {total.settled_runs} settled in a "
+        f"cluster, {fixed} {pluralize(fixed, 'ends', 'end')} in a fixed point of "
+        f"{pluralize(total.n_runs, 'its', 'their')} texts and {loops} in a loop{since}. "
+        f"{_dwelling(total.dwell)}"
     )
 
 
 def _dwelling(dwell: DwellStatistics) -> str:
-    said = f"Of {dwell.visits} visits, {dwell.censored} were cut off by the end of a run"
+    visits, were = pluralize(dwell.visits, "visit"), pluralize(dwell.censored, "was", "were")
+    said = f"Of {dwell.visits} {visits}, {dwell.censored} {were} cut off by the end of a run"
     if dwell.median is not None:
-        said += f"; half of them end within {dwell.median:g} step{'s' * (dwell.median != 1)}"
+        said += f"; half of them end within {dwell.median:g} {pluralize(dwell.median, 'step')}"
     if dwell.weibull_shape is None:
         return f"{said}."
     heavy = "the longer one has lasted the longer it goes on"
@@ -231,11 +238,14 @@ def _dwelling(dwell: DwellStatistics) -> str:
 
 
 def _ending(run: RunSummary) -> str:
-    said = [f"{percent(run.transit_steps, run.n_steps)} of {run.n_steps} steps in transit"]
+    said = [
+        f"{percent(run.transit_steps, run.n_steps)} of {run.n_steps} "
+        f"{pluralize(run.n_steps, 'step')} in transit"
+    ]
     if run.settled_in is not None:
         said.append(f"settled in {run.settled_in} at step {run.settled_at}")
     n_texts = run.distinct_texts + run.returns
-    said.append(f"{run.distinct_texts} different texts of {n_texts}")
+    said.append(f"{run.distinct_texts} different {pluralize(run.distinct_texts, 'text')} of {n_texts}")
     if run.period == 1:
         said.append(f"a fixed point from step {run.absorbed_at} on")
     elif run.period is not None:

@@ -2,7 +2,8 @@
 
 What a backend owes is in `base`: a spanning tree, since labels are made of it for all of them alike; another
 library's labels are not enough. A new one is a module here with a line in `_HOMES`, its name in
-`cli.options.BACKENDS` (a test says so), and a place in `_AUTO_ORDER` if it is to be taken unasked.
+`cli.options.BACKENDS` (a test says so), and a place in `_AUTO_ORDER` or `_AUTO_DEVICE_ORDER` if it is to be
+taken unasked.
 `tree_check` tells how far a tree is from a minimum one, for those that are not exact.
 """
 
@@ -30,7 +31,9 @@ NAMES = (AUTO, *_HOMES)
 """What `--backend` accepts; `cli.options.BACKENDS` says it again, so that --help need not import this."""
 ON_HOST = ("sklearn",)
 """Those that have no use for a device."""
-_AUTO_ORDER = ("cuml", "sklearn", "tiled")
+_AUTO_ORDER = ("sklearn", "tiled")
+_AUTO_DEVICE_ORDER = ("tiled", "cuml")
+"""On a device the exact backend comes first: cuML searches all pairs more than once, and may fail."""
 _AUTO_EXACT_ORDER = ("tiled",)
 """Where `exact` was asked for: the one exact backend that works on a device too."""
 _AUTO_UP_TO = {"sklearn": 2_000}
@@ -73,8 +76,9 @@ def require_usable(asked: ClusteringParameters) -> None:
 def select(name: str, shape: tuple[int, int], options: FitOptions) -> Backend:
     """Choose the backend for a matrix of `shape`, rows (copies counted) and dimensions.
 
-    A backend that is named is taken or refuses; only `auto` goes on to the next one, and says so. It takes
-    cuML's where that can run, unless an exact tree was asked for, and then the faster one for the shape.
+    A backend that is named is taken or refuses; only `auto` goes on to the next one, and says so. On a device
+    it takes `tiled`, or cuML's where `tiled` does not fit and no exact tree was asked for; in host memory the
+    faster one for the shape.
 
     Raises
     ------
@@ -86,13 +90,14 @@ def select(name: str, shape: tuple[int, int], options: FitOptions) -> Backend:
     if name != AUTO:
         return _checked(name, shape, options)
     reasons = []
-    for candidate in _AUTO_EXACT_ORDER if options.exact else _AUTO_ORDER:
+    order = _AUTO_DEVICE_ORDER if options.on_device else _AUTO_ORDER
+    for candidate in _AUTO_EXACT_ORDER if options.exact else order:
         if shape[0] > _AUTO_UP_TO.get(candidate, shape[0]):
             continue
         try:
             return _checked(candidate, shape, options)
         except UnsupportedOnBackend as refusal:
-            _say_once(str(refusal))
+            log_once(str(refusal))
             reasons.append(str(refusal))
     if len(reasons) == 1:
         raise UnsupportedOnBackend(reasons[0])
@@ -100,9 +105,9 @@ def select(name: str, shape: tuple[int, int], options: FitOptions) -> Backend:
 
 
 @cache
-def _say_once(refusal: str) -> None:
-    """Log a refusal: a machine without a device would say so for every model otherwise."""
-    _log.info("%s", refusal)
+def log_once(message: str) -> None:
+    """Log a message, such as that there is no device, the first time that it comes: not for every model."""
+    _log.info("%s", message)
 
 
 def _checked(name: str, shape: tuple[int, int], options: FitOptions) -> Backend:

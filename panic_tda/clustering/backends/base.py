@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,6 +12,7 @@ from panic_tda.progress import Progress, Silent
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from panic_tda.clustering.state_files import Form
     from panic_tda.types import Array, IntArray, SpanningTree
 
 
@@ -30,8 +31,19 @@ class Checkpoint(Protocol):
     def save(self, name: str, **arrays: Any) -> None:
         """Store arrays under a name, in the place of those before."""
 
-    def load(self, name: str, into: Mapping[str, Array] = ...) -> dict[str, Any] | None:
-        """Return the arrays stored under a name, or None; some are read into arrays that are there."""
+    def load(
+        self,
+        name: str,
+        forms: Mapping[str, Form],
+        *,
+        into: Mapping[str, Array] = ...,
+        check: Callable[[Mapping[str, Any]], object],
+    ) -> dict[str, Any] | None:
+        """Return the arrays stored under a name, or None where they are missing or not what they must be.
+
+        `forms` says what they must be, and `check` raises `UnusableState`; some are read into arrays that are
+        there.
+        """
 
     def remove(self, name: str) -> None:
         """Forget the arrays stored under a name."""

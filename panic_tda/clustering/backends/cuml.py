@@ -18,7 +18,7 @@ from panic_tda.arrays.namespace import on_device
 from panic_tda.clustering.backends.base import FitOptions, cannot_run
 from panic_tda.clustering.backends.tree_check import lighter_edges
 from panic_tda.devices import cuda
-from panic_tda.errors import DeviceOutOfMemory, UnsupportedOnBackend
+from panic_tda.errors import BackendFailure, DeviceOutOfMemory, UnsupportedOnBackend
 from panic_tda.parameters import format_bytes
 from panic_tda.types import SpanningTree
 
@@ -30,6 +30,7 @@ MIN_SAMPLES = (2, 1_024)
 TIE_TOLERANCE = 1e-6
 """One distance measured twice in float32 differs by less, relatively."""
 _ROW_BYTES, _NEIGHBOUR_BYTES = 72, 140
+_NOT_CONNECTED = re.compile(r"graph could not be connected|multiple components found", re.IGNORECASE)
 _OUT_OF_MEMORY = re.compile(r"out[ _]of[ _]memory|bad_alloc|cudaErrorMemoryAllocation", re.IGNORECASE)
 
 
@@ -88,6 +89,9 @@ class CumlBackend:
     Edges and weights are cuML's, unchanged; a weight below the distance floor counts as the floor. The tree
     comes with the share of sampled rows that show it is not a minimum one. Two fits may differ where several
     rows are equally near.
+
+    While it searches, cuVS permutes the rows that it was given, in place, and undoes that at the end. After
+    an error they are in no known order and must not be used again.
     """
 
     name = "cuml"
@@ -134,6 +138,8 @@ class CumlBackend:
             The rows lie in host memory: from there cuML joins components at random.
         DeviceOutOfMemory
             The device had less memory than the fit took.
+        BackendFailure
+            cuML could not connect its neighbour graph.
         """
         if not on_device(vectors):
             raise UnsupportedOnBackend(
@@ -147,6 +153,11 @@ class CumlBackend:
                 vectors, tree, distance_floor=options.distance_floor, progress=options.progress
             )
         except (MemoryError, RuntimeError) as error:
+            if _NOT_CONNECTED.search(str(error)):
+                raise BackendFailure(
+                    f"backend cuml could not connect its neighbour graph ({_first_line(error)}); use "
+                    "--backend tiled, which is exact, or a larger --min-samples"
+                ) from error
             if not _is_out_of_memory(error):
                 raise
             _empty_pool()
@@ -184,13 +195,17 @@ def _out_of_memory(error: Exception, shape: tuple[int, int], options: FitOptions
     # Another run begins without the rows that are there now.
     without = free + 4 * n_rows * n_features
     estimate = estimate_bytes(n_rows, n_features, options.min_samples)
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    said = _first_line(error)
     return DeviceOutOfMemory(
         f"backend cuml ran out of device memory ({said}) on {n_rows:,} × {n_features:,} rows at min_samples "
         f"{options.min_samples}: the estimate is {format_bytes(estimate)} and "
         f"{format_bytes(free)} are free now beside the rows; "
         f"{_what_fits(n_rows, n_features, options, without, known_to_fail=True)}"
     )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _tree(vectors: Float32Array, options: FitOptions) -> SpanningTree:

@@ -1,8 +1,9 @@
-"""scikit-learn's HDBSCAN on a distance matrix of ours, for its linkage only.
+"""The spanning tree of scikit-learn's HDBSCAN on a distance matrix of ours.
 
-Its own brute-force path computes `X @ X.T` on one buffer, which crashes or is silently wrong above some
-30,000 rows, and its tree paths need minutes in hundreds of dimensions; so the distances are ours, filled by
-tiles from distinct buffers, and everything after the single linkage is ours too.
+`sklearn.cluster.HDBSCAN` itself is not called, only its implementation of Prim's algorithm: its brute-force
+path computes `X @ X.T` on one buffer, which crashes or is silently wrong above some 30,000 rows, and its tree
+paths need minutes in hundreds of dimensions. The distances are ours, filled by tiles from distinct buffers,
+and so is everything after the spanning tree.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.errors import UnsupportedOnBackend
+from panic_tda.parameters import format_bytes
 from panic_tda.types import SpanningTree
 
 if TYPE_CHECKING:
@@ -38,41 +40,32 @@ class SklearnBackend:
                 f"backend sklearn accepts up to {MAX_ROWS:,} rows (its distance matrix takes 8·n² bytes), "
                 f"got {n_rows:,}; use --backend auto, or sample with --downsample"
             )
+        needed = 24 * n_rows * n_rows
+        if options.memory_limit is not None and needed > options.memory_limit:
+            raise UnsupportedOnBackend(
+                f"backend sklearn needs {format_bytes(needed)} above the vectors for {n_rows:,} rows, and "
+                f"--memory-limit allows {format_bytes(options.memory_limit)}; use --backend tiled, or sample "
+                "with --downsample"
+            )
 
     def rows_on_device(self, n_rows: int, n_features: int, options: FitOptions) -> bool:
         """Say no: see `Backend.rows_on_device`."""
         return False
 
     def bytes_needed(self, n_rows: int, n_features: int, options: FitOptions) -> int:
-        """Three matrices of distances, and the rows; see `fit`."""
-        return 24 * n_rows * n_rows + 4 * n_rows * n_features
+        """Estimate the bytes of the matrix of distances, which becomes that of heights, and of the rows."""
+        return 8 * n_rows * n_rows + 4 * n_rows * n_features
 
     def fit(self, vectors: Float32Array, weights: IntArray, options: FitOptions) -> SpanningTree:
-        """Build the tree; see `Backend.fit`.
-
-        Notes
-        -----
-        Takes three times the 8·n² bytes of the matrix, most of it where scikit-learn checks its symmetry:
-        10.0 GB were measured at 20,000 rows.
-        """
-        # scikit-learn takes a second to import; other backends need not wait for it.
-        from sklearn.cluster import HDBSCAN
-
+        """Build the tree; see `Backend.fit`."""
         n = len(vectors)
         options.progress.phase("distances", total=n * n / 2)
-        distances = chord_distance_matrix(vectors, options)
-        options.progress.phase("linkage")
-        # Before scikit-learn overwrites the matrix with mutual reachability.
-        cores = _core_distances(distances, options)
-        model = HDBSCAN(
-            metric="precomputed",
-            min_samples=options.min_samples,
-            # One cluster of all rows at most: scikit-learn's own labels are not used and shall cost nothing.
-            min_cluster_size=max(2, n),
-            allow_single_cluster=False,
-            copy=False,
-        ).fit(distances)
-        return _spanning_tree(model._single_linkage_tree_, cores)
+        heights = chord_distance_matrix(vectors, options)
+        options.progress.phase("spanning tree")
+        cores = _core_distances(heights, options)
+        np.maximum(heights, cores[:, None], out=heights)
+        np.maximum(heights, cores[None, :], out=heights)
+        return _spanning_tree(heights, cores)
 
 
 def chord_distance_matrix(vectors: Float32Array, options: FitOptions) -> FloatArray:
@@ -121,19 +114,27 @@ def _tile_distances(rows: FloatArray, columns: FloatArray) -> FloatArray:
 
 def _core_distances(distances: FloatArray, options: FitOptions) -> FloatArray:
     nearest = options.min_samples - 1
+    # Copied, since a view of one column would hold the partitioned rows.
     cores = [
-        np.partition(distances[first : first + TILE_ROWS], nearest, axis=1)[:, nearest]
+        np.partition(distances[first : first + TILE_ROWS], nearest, axis=1)[:, nearest].copy()
         for first in range(0, len(distances), TILE_ROWS)
     ]
     return np.maximum(np.concatenate(cores), options.distance_floor)
 
 
-def _spanning_tree(merges: np.ndarray, cores: FloatArray) -> SpanningTree:
-    # A merge joins two components by their numbers in SciPy's layout; any leaf of each side will do.
-    left = merges["left_node"].astype(np.int64)
-    right = merges["right_node"].astype(np.int64)
-    n = len(cores)
-    leaf = np.concatenate([np.arange(n), np.empty(len(merges), dtype=np.int64)])
-    for merge, node in enumerate(left.tolist()):
-        leaf[n + merge] = leaf[node]
-    return SpanningTree(leaf[left], leaf[right], merges["value"].astype(np.float64), cores)
+def _spanning_tree(heights: FloatArray, cores: FloatArray) -> SpanningTree:
+    """Build the minimum spanning tree of a matrix of mutual reachability distances, (n, n).
+
+    scikit-learn names the row that was joined before as the start of each edge, and the distance from the
+    nearest of all joined rows. That is enough to merge components; here the nearest row is the start.
+    """
+    # scikit-learn takes a second to import; other backends need not wait for it.
+    from sklearn.cluster._hdbscan._linkage import mst_from_mutual_reachability
+
+    edges = mst_from_mutual_reachability(heights)
+    v = edges["next_node"].astype(np.int64)
+    joined = np.concatenate([edges["current_node"][:1].astype(np.int64), v])
+    u = np.array(
+        [joined[np.argmin(heights[row, joined[: i + 1]])] for i, row in enumerate(v)], dtype=np.int64
+    )
+    return SpanningTree(u, v, edges["distance"].astype(np.float64), cores)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from panic_tda.clustering.tiled.layout import Layout
-    from panic_tda.clustering.tiled.light_edges import ByPosition
     from panic_tda.clustering.tiled.workers import Workers
     from panic_tda.clustering.trees import Edges
     from panic_tda.types import Array, ArrayModule, BoolArray, FloatArray, Int32Array, IntArray
@@ -56,6 +55,30 @@ class LightPairs(NamedTuple):
     i: IntArray
     j: IntArray
     height: FloatArray
+
+
+class ByPosition(NamedTuple):
+    """What tile pairs need of their rows, by position, in the memory where they are worked on.
+
+    Attributes
+    ----------
+    layout : Layout
+        n positions in tiles.
+    cores : (n,) float64
+        Core distances.
+    gaps : (n,) float64
+        See `trees.LeafOrder`.
+    to_end : (n,) float64
+        Largest gap after a position, up to the end of its tile; 0 at the end.
+    from_start : (n,) float64
+        Largest gap from the start of its tile up to a position, both included.
+    """
+
+    layout: Layout
+    cores: Array
+    gaps: Array
+    to_end: Array
+    from_start: Array
 
 
 class Scanner(Protocol):

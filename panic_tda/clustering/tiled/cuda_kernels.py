@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from panic_tda.errors import InvalidParameter
+
 if TYPE_CHECKING:
     from panic_tda.types import Array
 
@@ -25,6 +27,8 @@ extern "C" __global__ void collect(const float* products, const float* lower_row
     }
 }
 """
+MAX_PAIRS, MAX_ROWS = 2**31 - 1, 65_535
+"""Pairs of a tile that an int32 can number, and rows that the second dimension of a grid can have."""
 THREADS = 256
 """Threads of a block."""
 _FIRST_LIMIT = 1 << 20
@@ -33,6 +37,21 @@ _FIRST_LIMIT = 1 << 20
 def grid(height: int, width: int) -> tuple[int, int]:
     """Blocks of `THREADS` threads for a tile: each row has some, which go through its columns in strides."""
     return min(4, -(-width // THREADS)), height
+
+
+def require_numbers(height: int, width: int) -> None:
+    """Refuse a tile whose pairs or rows the kernel cannot number.
+
+    Raises
+    ------
+    InvalidParameter
+        With what is allowed.
+    """
+    if height * width > MAX_PAIRS or height > MAX_ROWS:
+        raise InvalidParameter(
+            f"a tile may have up to {MAX_ROWS:,} rows and {MAX_PAIRS:,} pairs; got {height:,} × {width:,}; "
+            "use smaller tiles"
+        )
 
 
 @cache
@@ -51,6 +70,7 @@ def collect(products: Array, lower_rows: Array, lower_columns: Array, limit: int
     import cupy
 
     height, width = products.shape
+    require_numbers(height, width)
     # The kernel reads memory as it is told to: no views, and no other type.
     products, lower_rows, lower_columns = (
         cupy.ascontiguousarray(array, dtype=cupy.float32) for array in (products, lower_rows, lower_columns)

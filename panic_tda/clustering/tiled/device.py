@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from panic_tda.clustering.tiled.contract import Space
+    from panic_tda.clustering.tiled.contract import ByPosition, Space
     from panic_tda.clustering.tiled.layout import Layout
-    from panic_tda.clustering.tiled.light_edges import ByPosition
     from panic_tda.clustering.tiled.workers import Workers
     from panic_tda.types import Array, ArrayModule, BoolArray, FloatArray, Int32Array, IntArray
 

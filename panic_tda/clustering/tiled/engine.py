@@ -17,6 +17,7 @@ from panic_tda.clustering.tiled import axes, device, forest, layout, neighbours,
 from panic_tda.clustering.tiled.cores import batch_bytes, core_distances
 from panic_tda.clustering.tiled.joining import join_components
 from panic_tda.clustering.tiled.space import describe, work_on
+from panic_tda.clustering.tiled.state_checks import check_tree, tree_forms
 from panic_tda.clustering.tiled.workers import Workers, workers
 from panic_tda.clustering.trees import Edges, concatenate, minimum_forest
 from panic_tda.devices import cuda
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from panic_tda.types import Array, ArrayModule, FloatArray, IntArray
 
 _SEED = 0
-_FORMAT = 2
+_FORMAT = 3
 """Of the saved states: another one where a pass would misread what an earlier version of it left behind."""
 _FIRST_TREE, _FINISHED_TREE = "first-tree", "finished-tree"
 _STATES = (neighbours.STATE, _FIRST_TREE, verify.STATE, _FINISHED_TREE)
@@ -60,7 +61,7 @@ class Settings:
     Parameters
     ----------
     tile_rows : int or None
-        Most rows of a tile; None takes what suits the memory where it is worked.
+        Most rows of a tile, up to `layout.MAX_TILE_ROWS`; None takes what suits the memory where it works.
     n_axes : int or None
         Principal axes of the bound; 0 does without, None chooses by the rows (64 on a device).
     bound_neighbours, bound_verify : bool
@@ -85,6 +86,11 @@ class Settings:
     threads: int | None = None
     first_tree: FirstTree | None = None
     library: ArrayModule | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse tiles whose pairs have no number."""
+        if self.tile_rows is not None and not 1 <= self.tile_rows <= layout.MAX_TILE_ROWS:
+            raise InvalidParameter(f"tile_rows must be 1 to {layout.MAX_TILE_ROWS:,}; got {self.tile_rows:,}")
 
 
 class TiledBackend:
@@ -175,12 +181,12 @@ class TiledBackend:
         xp = self._library(vectors, options)
         threads = work_on(xp).THREADS or self.settings.threads
         self._open(options, xp)
-        if finished := self._stored(options, _FINISHED_TREE):
+        if finished := self._stored(options, _FINISHED_TREE, n):
             return _as_spanning_tree(*finished)
         rng = np.random.default_rng(_SEED)
         space = describe(xp, vectors, self._n_axes(n, xp), rng)
         with workers(threads) as team:
-            cores, tree = self._stored(options, _FIRST_TREE) or self._first_tree(
+            cores, tree = self._stored(options, _FIRST_TREE, n) or self._first_tree(
                 space, weights, options, team, rng
             )
             tree = self._close(space, cores, tree, options, team)
@@ -219,8 +225,10 @@ class TiledBackend:
                 tile_rows=self._tile_rows(xp),
             )
 
-    def _stored(self, options: FitOptions, name: str) -> tuple[FloatArray, Edges] | None:
-        stored = None if options.checkpoint is None else options.checkpoint.load(name)
+    def _stored(self, options: FitOptions, name: str, n_rows: int) -> tuple[FloatArray, Edges] | None:
+        if options.checkpoint is None:
+            return None
+        stored = options.checkpoint.load(name, tree_forms(n_rows), check=check_tree)
         if stored is None:
             return None
         return stored["cores"], Edges(*(stored[field] for field in Edges._fields))

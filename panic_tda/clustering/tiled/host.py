@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from panic_tda.clustering.tiled.contract import Space
+    from panic_tda.clustering.tiled.contract import ByPosition, Space
     from panic_tda.clustering.tiled.layout import Layout
-    from panic_tda.clustering.tiled.light_edges import ByPosition
     from panic_tda.clustering.tiled.workers import Workers
     from panic_tda.types import ArrayModule, BoolArray, Float32Array, FloatArray, Int32Array, IntArray
 

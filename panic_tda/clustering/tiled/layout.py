@@ -54,6 +54,10 @@ class Layout:
         return self.order[self.positions(tile)]
 
 
+MAX_TILE_ROWS = 46_340
+"""Most rows of a tile: an int32 numbers its pairs, i * width + j, which are then fewer than 2**31."""
+
+
 def tile_starts(n: int, tile_rows: int) -> IntArray:
     """Divide `n` positions into tiles of equal size, give or take one row, of at most `tile_rows`."""
     return np.linspace(0, n, -(-n // tile_rows) + 1).astype(np.int64)

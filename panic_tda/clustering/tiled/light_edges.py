@@ -22,11 +22,12 @@ pairs in this pair of tiles can matter, and it leaves the products.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from panic_tda.arrays.namespace import namespace, to_host
+from panic_tda.clustering.tiled.contract import ByPosition
 from panic_tda.clustering.tiled.layout import Layout
 from panic_tda.clustering.trees import Edges, LeafOrder, RangeMaxima, concatenate, minimum_forest
 
@@ -35,30 +36,6 @@ if TYPE_CHECKING:
 
     from panic_tda.clustering.tiled.contract import LightPairs, Scanner
     from panic_tda.types import Array, ArrayModule, FloatArray, Int32Array, IntArray
-
-
-class ByPosition(NamedTuple):
-    """What tile pairs need of their rows, by position, in the memory where they are worked on.
-
-    Attributes
-    ----------
-    layout : Layout
-        n positions in tiles.
-    cores : (n,) float64
-        Core distances.
-    gaps : (n,) float64
-        See `trees.LeafOrder`.
-    to_end : (n,) float64
-        Largest gap after a position, up to the end of its tile; 0 at the end.
-    from_start : (n,) float64
-        Largest gap from the start of its tile up to a position, both included.
-    """
-
-    layout: Layout
-    cores: Array
-    gaps: Array
-    to_end: Array
-    from_start: Array
 
 
 def by_position(xp: ArrayModule, leaves: LeafOrder, cores: FloatArray, starts: IntArray) -> ByPosition:

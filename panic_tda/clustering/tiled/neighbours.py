@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from panic_tda.arrays.namespace import to_host
 from panic_tda.clustering.tiled.layout import Layout, batch_bounds, expected_work, schedule
+from panic_tda.clustering.tiled.state_checks import check_neighbours, neighbours_forms
 from panic_tda.clustering.tiled.workers import PerThread, Workers
 
 if TYPE_CHECKING:
@@ -66,7 +68,13 @@ def find_neighbours(
     """
     order, pairs, done = layout.order, schedule(space.points, layout), 0
     if checkpoint is not None:
-        stored = checkpoint.load(STATE, {"rows": lists.rows, "sims": lists.sims})
+        n, length = lists.rows.shape
+        stored = checkpoint.load(
+            STATE,
+            neighbours_forms(n, length, layout.n_tiles),
+            into={"rows": lists.rows, "sims": lists.sims},
+            check=partial(check_neighbours, n_tiles=layout.n_tiles),
+        )
         if stored is not None:
             order, pairs, done = stored["order"], stored["pairs"], int(stored["done"])
         else:

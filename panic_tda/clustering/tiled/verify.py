@@ -19,12 +19,14 @@ edges and the tree improves less and less; between two of them the state can be 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from panic_tda.clustering.tiled.layout import Layout, batch_bounds, expected_work, schedule, tile_starts
 from panic_tda.clustering.tiled.light_edges import by_position, edges_within, gaps_between
+from panic_tda.clustering.tiled.state_checks import check_verify, verify_forms
 from panic_tda.clustering.tiled.workers import PerThread, Workers
 from panic_tda.clustering.trees import (
     Edges,
@@ -177,7 +179,11 @@ class Verifier:
         return after
 
     def _resumed(self) -> _State | None:
-        stored = None if self._checkpoint is None else self._checkpoint.load(STATE)
+        if self._checkpoint is None:
+            return None
+        n_tiles = len(self._starts) - 1
+        forms, check = verify_forms(len(self._cores), n_tiles), partial(check_verify, n_tiles=n_tiles)
+        stored = self._checkpoint.load(STATE, forms, check=check)
         if stored is None:
             return None
         tree = Edges(*(stored[name] for name in Edges._fields))

@@ -5,9 +5,9 @@ count, the first ids, what it is and what to do about it.
 
 `examining` is the way in. `kinds` is the one table of what there is to find; each kind names the check that
 looks for it: `vectors` (read once, in the order of the file), `embeddings` and `duplicates`, `runs` with
-their steps, `clusterings`, and `beside` for what lies beside the database. `repairs` says what can be mended
-without losing anything, and does it. `subject` is the database that is looked at, and knows how its rows are
-reached; `findings` counts.
+their steps, `clusterings`, `trees`, and `beside` for what lies beside the database. `repairs` says what can
+be mended without losing anything, and does it. `subject` is the database that is looked at, and knows how its
+rows are reached; `findings` counts.
 
 What stands in an index is read from there. Of invocations the beginning of each row is read, once, and never
 an image. Each check is a transaction of its own, so that others can write meanwhile. Before the upgrade some

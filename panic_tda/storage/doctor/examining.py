@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from panic_tda.errors import WrongUsage
+from panic_tda.errors import DamagedValue, WrongUsage
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
 from panic_tda.storage.doctor.findings import Examination, Finding, Findings
 from panic_tda.storage.doctor.kinds import KINDS
 from panic_tda.storage.doctor.repairs import Repair
 from panic_tda.storage.doctor.subject import look_at
+from panic_tda.storage.doctor.values import UNREADABLE
 
 NAMED_IDS = 10
 """So many ids of a kind are named, where nobody says how many."""
@@ -44,8 +45,16 @@ def examine_database(
     wanted = _chosen(kinds, list(KINDS))
     subject = look_at(database, progress or Silent())
     found = Findings(limit)
+    damaged: DamagedValue | None = None
     for check in dict.fromkeys(KINDS[name].check for name in wanted):
-        check(subject, found)
+        try:
+            check(subject, found)
+        except DamagedValue as error:
+            # One value that cannot be read does not hide what else there is.
+            damaged = damaged or error
+            found.leave_out([name for name in wanted if KINDS[name].check is check], str(error))
+    if damaged is not None and not found.count(UNREADABLE):
+        found.add(UNREADABLE, damaged.place, damaged.reason)
     return Examination(
         database=str(database),
         findings=tuple(
@@ -57,8 +66,8 @@ def examine_database(
                 remedy=KINDS[name].remedy,
                 details=found.details(name),
             )
-            for name in wanted
-            if found.count(name)
+            for name in KINDS
+            if found.count(name) and (name in wanted or name == UNREADABLE)
         ),
         unchecked=tuple(one for one in found.unchecked if one.kind in wanted),
     )

@@ -141,4 +141,4 @@ def show(stored: Any) -> str:
     """Return an id with dashes; what is none, as it is stored."""
     if is_id(stored):
         return str(UUID(stored))
-    return stored if isinstance(stored, str) else repr(stored)
+    return stored if isinstance(stored, str) else f"{stored!r:.80}"

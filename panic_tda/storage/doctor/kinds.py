@@ -12,6 +12,8 @@ from panic_tda.storage.doctor import (
     embeddings,
     repairs,
     runs,
+    trees,
+    values,
     vectors,
 )
 from panic_tda.storage.doctor.findings import Findings
@@ -121,7 +123,7 @@ _ALL = (
         runs.OUTPUT,
         "invocations of type TEXT without a text (an empty one is a text), and of type IMAGE without an "
         "image where the database has images at all",
-        "generate the step again; nothing, where a dump came without images",
+        "generate the step again; nothing, where a dump came without images, or vectors without texts",
         runs.check_outputs,
     ),
     Kind(
@@ -156,6 +158,28 @@ _ALL = (
         "doctor --fix broken_clustering deletes them; then cluster again",
         clusterings.check_clusterings,
         repairs.plan_broken_clusterings,
+    ),
+    Kind(
+        trees.WRONG_TREE,
+        "spanning trees with edges whose height is not that of their two rows, as an earlier version stored "
+        "for small models: clusters are right, validity is not",
+        "cluster again (panic-tda cluster-embeddings), then delete the old clustering (panic-tda "
+        "delete-clusterings)",
+        trees.check_trees,
+    ),
+    Kind(
+        clusterings.TREE,
+        "clusterings whose stored tree is not a spanning tree of distances; their clusters do not depend on "
+        "it",
+        "doctor --fix damaged_tree deletes the tree; cluster again to have one",
+        clusterings.check_trees,
+        repairs.plan_damaged_trees,
+    ),
+    Kind(
+        values.UNREADABLE,
+        "values that are not what their column holds: of another type, text that is not UTF-8, other JSON",
+        "correct them in the database, or delete the rows with all that names them",
+        values.check_values,
     ),
     Kind(
         clusterings.OLD,

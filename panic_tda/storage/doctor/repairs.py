@@ -102,7 +102,20 @@ def plan_broken_clusterings(subject: Subject) -> Repair:
     return Repair(clusterings.BROKEN, len(broken), what, 0, apply)
 
 
-def _broken(subject: Subject, connection: Connection, among: list[int] | None = None) -> list[int]:
+def plan_damaged_trees(subject: Subject) -> Repair:
+    """Remove trees that cannot be read; their clusterings stay, and can no longer be cut anew."""
+    keys = [key for _, key, _ in clusterings.damaged_trees(subject)]
+
+    def apply(connection: Connection) -> int:
+        for key in keys:
+            clusterings.delete_tree(connection, key)
+        return len(keys)
+
+    what = "trees that cannot be read are deleted; their clusterings stay, without a tree"
+    return Repair(clusterings.TREE, len(keys), what, 0, apply)
+
+
+def _broken(subject: Subject, connection: Connection, among: list[Any] | None = None) -> list[Any]:
     left = [one.key for one in clusterings.gone_keys(subject, connection) if not one.n_assignments]
     broken = left + [
         one.key

@@ -19,6 +19,7 @@ from panic_tda.storage.doctor.subject import (
     reads_invocations,
 )
 from panic_tda.storage.schemas import ExperimentConfig, Invocation, InvocationType, Run
+from panic_tda.wording import pluralize
 
 ORPHAN_INVOCATION, ORPHAN_RUN, ORPHAN_DIAGRAM = (
     "orphan_invocation",
@@ -156,13 +157,19 @@ def _check_run(found: Findings, identity: object, length: int, steps: _Steps) ->
         return
     n_expected = steps.last // steps.stride + 1
     if steps.n_numbers != n_expected or steps.first < 0:
-        found.add(
-            GAP, identity, f"{n_expected} numbers up to {steps.last}, of which {steps.n_numbers} are there"
-        )
+        numbers, are = pluralize(n_expected, "number"), pluralize(steps.n_numbers, "is", "are")
+        there = f"{n_expected} {numbers} up to {steps.last}, of which {steps.n_numbers} {are} there"
+        found.add(GAP, identity, there)
     if steps.n_steps > steps.n_numbers:
-        found.add(REPEATED, identity, f"{steps.n_steps} steps have {steps.n_numbers} numbers")
+        found.add(
+            REPEATED,
+            identity,
+            f"{steps.n_steps} steps have {steps.n_numbers} {pluralize(steps.n_numbers, 'number')}",
+        )
     if steps.last + steps.stride < length:
-        found.add(UNFINISHED, identity, f"the last number is {steps.last}, of {length} steps")
+        found.add(
+            UNFINISHED, identity, f"the last number is {steps.last}, of {length} {pluralize(length, 'step')}"
+        )
 
 
 def check_ids(subject: Subject, found: Findings) -> None:

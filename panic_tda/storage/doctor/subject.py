@@ -14,7 +14,7 @@ from sqlalchemy.sql import ColumnElement, Select
 
 from panic_tda.errors import NeedsUpgrade
 from panic_tda.progress import Progress
-from panic_tda.storage.bulk import stream_rows
+from panic_tda.storage.cells import stored_values
 from panic_tda.storage.database import PIPELINE_TABLES, Database, schema_version
 from panic_tda.storage.doctor.findings import Findings
 
@@ -144,5 +144,5 @@ def ids_at(connection: Connection, table: Any, wanted: Select[Any]) -> Iterator[
 
 
 def first_values(connection: Connection, query: Select[Any]) -> Iterator[Any]:
-    """Yield the first column of a query's rows, as it is stored."""
-    return (row[0] for rows in stream_rows(connection, query, batch_rows=BATCH_ROWS) for row in rows)
+    """Yield the first column of a query's rows, as it is stored; see `cells.stored_values`."""
+    return stored_values(connection, query)

@@ -15,6 +15,7 @@ from panic_tda.storage.census import FLOAT_BYTES, ModelCensus, stored_models, st
 from panic_tda.storage.doctor.findings import Findings
 from panic_tda.storage.doctor.subject import BATCH_ROWS, Subject, has_index
 from panic_tda.storage.schemas import Embedding
+from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:
     from sqlalchemy.sql import ColumnElement, Select
@@ -71,7 +72,7 @@ def _check_rows(rows: list[tuple[Any, ...]], widths: dict[str, int], found: Find
         elif vector is None or size == 0:
             found.add(MISSING, identity, model)
         else:
-            stored = f"{size} bytes" if size >= 0 else "no bytes"
+            stored = f"{size} {pluralize(size, 'byte')}" if size >= 0 else "no bytes"
             found.add(LENGTH, identity, f"{model}, {stored}, not {widths.get(model) or 'float32 values'}")
     for size, (ids, vectors) in of_width.items():
         matrix = np.frombuffer(b"".join(vectors), dtype="<f4").reshape(-1, size // FLOAT_BYTES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 import sys
@@ -15,16 +16,15 @@ import pytest
 from click.testing import CliRunner, Result
 from sklearn.metrics import adjusted_rand_score
 
+import panic_tda
 from panic_tda import hdbscan
-from panic_tda.cli.rendering import clusterings as rendering
 from panic_tda.clustering import backends
 from panic_tda.clustering.backends import cuml
 from panic_tda.clustering.backends.cuml import CumlBackend, cuml_arguments, estimate_bytes
 from panic_tda.clustering.backends.sklearn import SklearnBackend
 from panic_tda.clustering.backends.tree_check import lighter_edges
-from panic_tda.clustering_manager import cluster_all_data, get_cluster_details, list_clusterings
-from panic_tda.errors import DeviceOutOfMemory, InvalidParameter, UnsupportedOnBackend
-from panic_tda.main import main
+from panic_tda.devices import cuda
+from panic_tda.errors import BackendFailure, DeviceOutOfMemory, InvalidParameter, UnsupportedOnBackend
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.types import CLUSTERED, FAILED, LighterEdges, SpanningTree
 from tests import reference
@@ -32,6 +32,7 @@ from tests.clustering.test_backends import FLOOR, ROWS, FitOptions, assert_spans
 from tests.conftest import FREE_BYTES, MakeFile, require_backend
 from tests.field_files import FieldSpec
 from tests.snapshots import run_python, snapshot
+from tests.stand_ins import StandIn
 from tests.strict_arrays import StrictArray
 
 # Translation.
@@ -56,7 +57,7 @@ def test_cumls_labels_are_made_to_cost_nothing() -> None:
 
 
 def test_the_installed_cuml_knows_every_argument_and_what_is_read_of_it() -> None:
-    pytest.importorskip("cuml", reason="needs cuML: pip install 'panic-tda[cuda13]'")
+    pytest.importorskip("cuml", reason="needs cuML: pip install '.[cuda13]'")
     from cuml.cluster.hdbscan import hdbscan as installed
 
     given = cuml_arguments(1_000, options(12))
@@ -92,7 +93,7 @@ def test_without_a_device_the_reason_comes_first() -> None:
 def test_cuml_is_looked_for_without_being_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuml.cuda, "unusable_because", lambda: None)
     monkeypatch.setattr(cuml.importlib.util, "find_spec", lambda _: None)
-    assert re.match(r"cuML is not installed; pip install 'panic-tda\[cuda1", cuml.unusable_because() or "")
+    assert re.match(r"cuML is not installed; pip install '\.\[cuda1", cuml.unusable_because() or "")
     monkeypatch.setattr(cuml.cuda, "unusable_because", lambda: "no driver")
     assert cuml.unusable_because() == "no driver"
 
@@ -150,6 +151,8 @@ def test_rows_in_host_memory_never_reach_cuml() -> None:
 
 
 def run(file: Any, *words: str) -> Result:
+    from panic_tda.main import main
+
     return CliRunner().invoke(main, ["cluster-embeddings", *words, "--db", str(file.path)])
 
 
@@ -166,11 +169,11 @@ def test_a_command_that_cannot_run_here_fails_with_one_line(upgraded: MakeFile) 
 
 @pytest.mark.usefixtures("no_device")
 def test_auto_runs_anyway_and_says_why_in_one_line(upgraded: MakeFile) -> None:
-    backends._say_once.cache_clear()
+    backends.log_once.cache_clear()
     result = run(upgraded(), "--json")
     assert result.exit_code == 0
     assert {one["backend"] for one in json.loads(result.stdout)["results"]} == {"sklearn"}
-    assert len(re.findall("cuml", result.stderr)) == 1
+    assert len(re.findall("no CUDA device is used: CuPy is not installed", result.stderr)) == 1
 
 
 def test_what_contradicts_itself_is_wrong_usage(upgraded: MakeFile) -> None:
@@ -229,12 +232,14 @@ def more_backends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("more_backends")
 def test_the_share_is_stored_and_shown(upgraded: MakeFile) -> None:
+    from panic_tda.cli.rendering import clusterings as rendering
+
     file = upgraded(FieldSpec(text_models=("Nomic",)))
-    (outcome,) = cluster_all_data(file.database, parameters=ClusteringParameters(backend="rough"))
+    (outcome,) = panic_tda.cluster_all_data(file.database, parameters=ClusteringParameters(backend="rough"))
     assert (outcome.status, outcome.exact) == (CLUSTERED, False)
     with file.database.session() as session:
-        (summary,) = list_clusterings(session)
-        details = get_cluster_details(summary.id, session)
+        (summary,) = panic_tda.list_clusterings(session)
+        details = panic_tda.get_cluster_details(summary.id, session)
     said = summary.record.to_json()
     assert said["exact"] is False
     assert 0 < said["lighter_edge_share"] <= 1
@@ -256,7 +261,7 @@ def test_exact_clusterings_have_no_share() -> None:
 @pytest.mark.usefixtures("more_backends", "device")
 def test_an_exhausted_device_costs_its_model_alone(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(text_models=("A", "B", "C")))
-    outcomes = cluster_all_data(file.database, parameters=ClusteringParameters(backend="exhausted"))
+    outcomes = panic_tda.cluster_all_data(file.database, parameters=ClusteringParameters(backend="exhausted"))
     assert [outcome.status for outcome in outcomes] == [FAILED, CLUSTERED, CLUSTERED]
     reason = outcomes[0].reason or ""
     assert reason.startswith("backend cuml ran out of device memory")
@@ -272,14 +277,16 @@ def test_an_exhausted_device_costs_its_model_alone(upgraded: MakeFile) -> None:
     ):
         assert part in reason, part
     with file.database.session() as session:
-        assert {found.embedding_model for found in list_clusterings(session)} == {"B", "C"}
+        assert {found.embedding_model for found in panic_tda.list_clusterings(session)} == {"B", "C"}
 
 
 @pytest.mark.usefixtures("more_backends", "device")
 def test_an_exhausted_device_leaves_the_database_as_it_was(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(text_models=("A",)))
     before = snapshot(file.path)
-    (outcome,) = cluster_all_data(file.database, parameters=ClusteringParameters(backend="exhausted"))
+    (outcome,) = panic_tda.cluster_all_data(
+        file.database, parameters=ClusteringParameters(backend="exhausted")
+    )
     assert outcome.status == FAILED
     assert snapshot(file.path) == before
 
@@ -365,9 +372,94 @@ def test_no_room_at_fit_is_told_with_numbers(monkeypatch: pytest.MonkeyPatch, er
 
 @pytest.mark.usefixtures("device")
 def test_other_faults_of_cuml_pass_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Full, "error", RuntimeError("Multiple components found in MST"), raising=False)
-    with pytest.raises(RuntimeError, match="Multiple components"):
+    monkeypatch.setattr(Full, "error", RuntimeError("cudaErrorIllegalAddress"), raising=False)
+    with pytest.raises(RuntimeError, match="cudaErrorIllegalAddress"):
         fit_stand_in(monkeypatch, Full, ROWS["blobs"], options(20))
+
+
+# What cuML cannot connect.
+
+NOT_CONNECTED = (
+    "RAFT failure at file=mst.cuh line=190: KNN graph could not be connected in 10 iterations. Please verify "
+    "that the input knn graph is generated from X, or increase 'max_iter'\nObtained 12 stack frames"
+)
+
+
+class Unconnected(Estimator):
+    """Fails after it has permuted the rows that it was given, as cuVS does."""
+
+    error = NOT_CONNECTED
+
+    def fit(self, rows: StrictArray) -> Estimator:
+        values = rows.get()
+        rows[...] = StrictArray(np.ascontiguousarray(values[::-1]))
+        raise RuntimeError(self.error)
+
+
+@pytest.fixture
+def unconnected(monkeypatch: pytest.MonkeyPatch, stand_in: StandIn) -> StandIn:
+    """A device on which `auto` takes cuML, since the tiles do not fit, and cuML fails."""
+    monkeypatch.setattr(cuml, "unusable_because", lambda: None)
+    monkeypatch.setattr(cuml, "_hdbscan_class", lambda: Unconnected)
+    monkeypatch.setattr(cuml, "_empty_pool", lambda: None)
+    monkeypatch.setattr(cuda, "free_bytes", lambda: 1 << 20)
+    return stand_in
+
+
+@pytest.mark.parametrize("error", [NOT_CONNECTED, "Multiple components found in MST or MST is invalid."])
+def test_auto_falls_back_to_tiled_where_cuml_fails(
+    unconnected: StandIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: str
+) -> None:
+    monkeypatch.setattr(Unconnected, "error", error)
+    rows = ROWS["blobs"].astype(np.float64)
+    with caplog.at_level(logging.INFO, "panic_tda"):
+        found = hdbscan(rows, min_cluster_size=5)
+    expected = hdbscan(rows, min_cluster_size=5, backend="sklearn")
+    assert (found.record.backend, found.record.exact) == ("tiled", True)
+    assert found.n_clusters > 1
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    assert found.medoid_indices == expected.medoid_indices
+    assert len(unconnected.matrices) == 1
+    (line,) = [one.getMessage() for one in caplog.records if "falling back" in one.getMessage()]
+    assert line.startswith("backend cuml could not connect its neighbour graph (")
+    assert line.endswith("; falling back to backend tiled")
+
+
+def test_a_model_falls_back_with_rows_that_are_loaded_again(
+    unconnected: StandIn, upgraded: MakeFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    from panic_tda.storage.assignments import read_assignments
+
+    file = upgraded(FieldSpec(text_models=("A", "B"), duplicates=3))
+    with caplog.at_level(logging.INFO, "panic_tda"):
+        found = panic_tda.cluster_all_data(file.database)
+    expected = panic_tda.cluster_all_data(file.database, parameters=ClusteringParameters(backend="sklearn"))
+    assert [(one.status, one.backend) for one in found] == [(CLUSTERED, "tiled")] * 2
+    # The rows of the first model are given up before the second one comes.
+    assert unconnected.alive == [0, 0]
+    with file.database.session() as session:
+        records = {one.id: one.record for one in panic_tda.list_clusterings(session)}
+    with file.database.reading() as connection:
+        for there, here in zip(found, expected, strict=True):
+            assert there.id is not None
+            assert here.id is not None
+            assert records[there.id].input_sha256 == records[here.id].input_sha256
+            labels = [read_assignments(connection, one).labels.tolist() for one in (there.id, here.id)]
+            assert labels[0] == labels[1]
+    lines = [one.getMessage() for one in caplog.records if "falling back" in one.getMessage()]
+    assert [line.split(":")[0] for line in lines] == ["A", "B"]
+
+
+@pytest.mark.usefixtures("unconnected")
+def test_cuml_by_name_does_not_fall_back(upgraded: MakeFile) -> None:
+    with pytest.raises(BackendFailure, match=r"could not connect .*10 iterations.*; use --backend tiled"):
+        hdbscan(ROWS["blobs"], backend="cuml")
+    file = upgraded(FieldSpec(text_models=("A",)))
+    before = snapshot(file.path)
+    (outcome,) = panic_tda.cluster_all_data(file.database, parameters=ClusteringParameters(backend="cuml"))
+    assert outcome.status == FAILED
+    assert (outcome.reason or "").startswith("backend cuml could not connect its neighbour graph")
+    assert snapshot(file.path) == before
 
 
 # On a device.
@@ -408,14 +500,14 @@ def test_separated_data_give_the_exact_partition() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("real_device")
-def test_auto_takes_cuml_and_exact_does_not() -> None:
+def test_auto_takes_tiled_on_a_device() -> None:
     rows, _ = separated(3_000)
-    assert hdbscan(rows).record.backend == "cuml"
+    assert hdbscan(rows).record.backend == "tiled"
     assert hdbscan(rows, exact=True).record.backend == "tiled"
 
 
 def test_cupy_keeps_its_pool() -> None:
-    pytest.importorskip("cuml", reason="needs cuML: pip install 'panic-tda[cuda13]'")
+    pytest.importorskip("cuml", reason="needs cuML: pip install '.[cuda13]'")
     # In a process of its own: cuML takes the pool away at its first import.
     done = run_python(
         "import sys, cupy\n"

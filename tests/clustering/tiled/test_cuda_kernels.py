@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import ctypes
 import shutil
 import subprocess
@@ -11,8 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from panic_tda.clustering.tiled import cuda_kernels, device
+import panic_tda
+from panic_tda.clustering.tiled import cuda_kernels, device, host, layout
+from panic_tda.clustering.tiled.engine import Settings
 from panic_tda.devices import cuda
+from panic_tda.errors import InvalidParameter
+from tests import nvrtc
+
+PACKAGE = Path(panic_tda.__file__).parent
 
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 CUDA_IN_CPP = """
@@ -89,6 +96,51 @@ def test_the_kernel_counts_what_it_has_no_room_for(launch: Callable[..., None]) 
     codes, found = collected(launch, products, lower, 17)
     assert found == 300
     assert len(np.unique(codes[:17])) == 17
+
+
+@pytest.mark.parametrize(("height", "width"), [(46_340, 46_340), (1, 2**31 - 1), (65_535, 32_768)])
+def test_tiles_whose_pairs_have_numbers_are_taken(height: int, width: int) -> None:
+    cuda_kernels.require_numbers(height, width)
+    assert np.int64(height - 1) * width + width - 1 <= np.iinfo(np.int32).max
+
+
+@pytest.mark.parametrize(("height", "width"), [(46_341, 46_341), (65_536, 1), (2, 2**30)])
+def test_tiles_whose_pairs_or_rows_have_no_number_are_refused(height: int, width: int) -> None:
+    with pytest.raises(
+        InvalidParameter, match=rf"up to 65,535 rows and 2,147,483,647 pairs; got {height:,} ×"
+    ):
+        cuda_kernels.require_numbers(height, width)
+
+
+@pytest.mark.parametrize("tile_rows", [0, 46_341])
+def test_settings_have_tiles_whose_pairs_have_numbers(tile_rows: int) -> None:
+    assert Settings(tile_rows=46_340).tile_rows == 46_340
+    assert max(device.TILE_ROWS, host.TILE_ROWS) <= layout.MAX_TILE_ROWS
+    with pytest.raises(InvalidParameter, match=rf"tile_rows must be 1 to 46,340; got {tile_rows:,}"):
+        Settings(tile_rows=tile_rows)
+
+
+def sources() -> dict[str, str]:
+    """Return every text in the package that has a CUDA kernel, by module and line."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and "__global__" in str(node.value):
+                found[f"{path.stem}:{node.lineno}"] = str(node.value)
+    return found
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize("source", sources().values(), ids=sources())
+def test_nvidias_compiler_takes_the_source(source: str, architecture: str) -> None:
+    cubin = nvrtc.compile_cubin(source, architecture)
+    assert cubin.startswith(b"\x7fELF")
+    assert b"collect" in cubin
+
+
+def test_nvidias_compiler_says_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match=r"identifier .nonsense. is undefined"):
+        nvrtc.compile_cubin("__global__ void f(int* x) { *x = nonsense; }", "sm_90")
 
 
 @pytest.mark.gpu

@@ -63,7 +63,7 @@ def test_killed_at_any_stage_the_same_result_is_stored(
         done = run_python(KILLED, str(file.path), phase, str(steps))
         assert done.returncode == -signal.SIGKILL, done.stderr
         assert rows_of(file.path, 1) == []
-    assert list(folder.rglob("*.npz"))
+    assert list(folder.rglob("*.state"))
     resumed = run_python(KILLED, str(file.path), "never", "0")
     assert resumed.returncode == 0, resumed.stderr
     (whole,) = cluster_all_data(file.database, parameters=ClusteringParameters(backend="tiled"))

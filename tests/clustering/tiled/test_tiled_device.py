@@ -6,13 +6,14 @@ kernel. The tests marked gpu are the same ones on a real device.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from panic_tda.clustering import checkpoint as checkpoint_module
+from panic_tda.clustering import state_files
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.clustering.tiled import device, layout, neighbours
@@ -194,7 +195,7 @@ def test_a_killed_fit_goes_on(states: int, library: str, tmp_path: Any) -> None:
 
     with pytest.raises(Killed):
         backend.fit(xp.asarray(rows), ones, options(Dying(tmp_path, states)))
-    assert list(tmp_path.glob("*/*.npz"))
+    assert list(tmp_path.glob("*/*.state"))
     tree = backend.fit(xp.asarray(rows), ones, options(Checkpoint(tmp_path, "rows")))
     assert_exact(tree, rows, 8)
 
@@ -249,8 +250,8 @@ def test_lists_of_another_length_are_not_gone_on_from(
 def test_broken_lists_are_not_gone_on_from(
     library: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are read straight into the lists, piece by piece, and found out at their end."""
-    monkeypatch.setattr(checkpoint_module, "_PIECE_BYTES", 1000)
+    """They are read straight into the lists, piece by piece, before their values are checked."""
+    monkeypatch.setattr(state_files, "_PIECE_BYTES", 1000)
     rows = unit(anisotropic(np.random.default_rng(20), 900, 192))
     xp = np if library == "numpy" else STRICT
     ones = np.ones(len(rows), dtype=np.int64)
@@ -260,11 +261,11 @@ def test_broken_lists_are_not_gone_on_from(
         if isinstance(checkpoint, Dying):
             with pytest.raises(Killed):
                 backend.fit(xp.asarray(rows), ones, options)
-            (path,) = tmp_path.glob("*/neighbours.npz")
+            (path,) = tmp_path.glob("*/neighbours.state")
             content = bytearray(path.read_bytes())
-            # Within the products, which come last.
-            content[-2000] ^= 1
-            path.write_bytes(bytes(content))
+            # Within the products, which come last before the digest.
+            content[-2032:-2028] = np.float32(np.nan).tobytes()
+            path.write_bytes(content[:-32] + hashlib.blake2b(content[:-32], digest_size=32).digest())
         else:
             assert_exact(backend.fit(xp.asarray(rows), ones, options), rows, 8)
 
@@ -281,7 +282,7 @@ def test_half_filled_lists_outlive_another_layout(
     dying = FitOptions(min_samples=8, distance_floor=FLOOR, checkpoint=Dying(tmp_path, 2))
     with pytest.raises(Killed):
         backend.fit(xp.asarray(rows), ones, dying)
-    assert list(tmp_path.glob("*/neighbours.npz"))
+    assert list(tmp_path.glob("*/neighbours.state"))
 
     def turned(*arguments: Any) -> layout.Layout:
         found = local_layout(*arguments)

@@ -86,7 +86,7 @@ def kill(folder: Path, phase: str, after: int) -> None:
 
 def stored(folder: Path) -> list[str]:
     """Names of the states in a work folder."""
-    return sorted(path.name for path in (folder / "work").glob("*/*.npz"))
+    return sorted(path.name for path in (folder / "work").glob("*/*.state"))
 
 
 def assert_same(one: SpanningTree, two: SpanningTree) -> None:
@@ -97,10 +97,10 @@ def assert_same(one: SpanningTree, two: SpanningTree) -> None:
 def test_three_kills_in_different_phases_change_nothing(tmp_path: Path, rows: np.ndarray) -> None:
     np.save(tmp_path / "rows.npy", rows)
     kill(tmp_path, "neighbours", 150)
-    assert stored(tmp_path) == ["neighbours.npz"]
+    assert stored(tmp_path) == ["neighbours.state"]
     kill(tmp_path, "core distances", 0)
     kill(tmp_path, "verify", 100)
-    assert "verify.npz" in stored(tmp_path)
+    assert "verify.state" in stored(tmp_path)
     recorder = Recorder()
     resumed = fit(rows, recorder, checkpoint=Checkpoint(tmp_path / "work", "rows"))
     assert "neighbours" not in recorder.steps
@@ -111,7 +111,7 @@ def test_three_kills_in_different_phases_change_nothing(tmp_path: Path, rows: np
 def test_a_finished_tree_waits_until_it_is_discarded(tmp_path: Path, rows: np.ndarray) -> None:
     checkpoint = Checkpoint(tmp_path / "work", "rows", save_seconds=0)
     finished = fit(rows, checkpoint=checkpoint)
-    assert stored(tmp_path) == ["finished-tree.npz"]
+    assert stored(tmp_path) == ["finished-tree.state"]
     recorder = Recorder()
     assert_same(fit(rows, recorder, checkpoint=Checkpoint(tmp_path / "work", "rows")), finished)
     assert recorder.steps == {}

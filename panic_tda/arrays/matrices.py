@@ -1,0 +1,155 @@
+"""Vectors as callers hold them, turned into a matrix: arrays, tables, and columns whose cells are vectors.
+
+Data frames and Arrow arrays are read through NumPy's protocol, so that none of their libraries is imported.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from panic_tda.errors import BadVectors
+
+if TYPE_CHECKING:
+    from panic_tda.types import Array, Float32Array
+
+_NUMBERS = "iuf"
+"""Kinds of NumPy's types that are taken."""
+_NO_NUMBERS = {
+    "b": "booleans; convert them if they are meant as numbers: X.astype('float32')",
+    "c": "complex numbers; pass their real parts, or real and imaginary parts side by side",
+    "S": "bytes; decode each row, for example with numpy.frombuffer(row, dtype='float32')",
+    "U": "texts; parse each row, for example with json.loads",
+    "M": "dates; pass numbers",
+    "m": "time spans; pass numbers",
+}
+_SHAPE = "vectors must be a matrix of shape (rows, dimensions)"
+
+
+def as_matrix(vectors: Any) -> Float32Array:
+    """Copy vectors into a new matrix of float32.
+
+    Parameters
+    ----------
+    vectors : array_like
+        A matrix, a table of numbers, or a column or sequence whose items are vectors of one length: NumPy,
+        pandas, polars, Arrow, lists, or whatever else NumPy reads.
+
+    Returns
+    -------
+    (n, d) float32
+        C-ordered; d is at least 1 where n is. Values too large for single precision are infinite.
+
+    Raises
+    ------
+    BadVectors
+        It is no matrix: rows of several lengths, a sparse matrix, masked or missing values, or values that
+        are no real numbers. The message names the first such row.
+    """
+    _require_dense(vectors, "vectors are")
+    _require_unmasked(vectors)
+    array = _read(vectors)
+    if array.dtype.kind == "O" and array.ndim:
+        array = _stack(array)
+    if array.dtype.kind not in _NUMBERS and array.size:
+        got = _describe(array) if array.ndim else f"a {type(vectors).__name__}"
+        raise BadVectors(f"vectors must be a matrix of real numbers; got {got}")
+    if array.ndim != 2 or (len(array) and not array.shape[1]):
+        raise BadVectors(f"{_SHAPE}; got shape {array.shape}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.array(array, dtype=np.float32, order="C")
+
+
+def _read(vectors: Any) -> Array:
+    """Return what NumPy makes of vectors; sequences of rows that it cannot join as an array of objects."""
+    try:
+        return np.asarray(vectors)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if not isinstance(vectors, list | tuple):
+            raise BadVectors(f"{_SHAPE}: {_first_line(error)}") from error
+    rows = np.empty(len(vectors), dtype=object)
+    for number, row in enumerate(vectors):
+        rows[number] = row
+    return rows
+
+
+def _require_dense(vectors: Any, subject: str) -> None:
+    kind = type(vectors)
+    # Looked for in the class: a data frame has an attribute for each column.
+    if hasattr(kind, "toarray") and hasattr(kind, "nnz"):
+        raise BadVectors(
+            f"{subject} a sparse matrix ({kind.__module__}.{kind.__name__}); densify: X.toarray()"
+        )
+
+
+def _require_unmasked(vectors: Any) -> None:
+    # NumPy's protocol hands out the values beneath a mask.
+    if isinstance(vectors, np.ma.MaskedArray | list | tuple):
+        for number, row in enumerate(np.ma.atleast_1d(vectors) if np.ma.isMA(vectors) else vectors):
+            if np.ma.is_masked(row):
+                _refuse_row(number, "has masked values; fill or drop them")
+
+
+def _stack(cells: Array) -> Array:
+    """Join an array of objects, (n,), (n, 1) with a vector in each cell, or (n, d), into numbers, (n, d)."""
+    if cells.ndim == 2 and cells.shape[1] == 1 and np.ndim(cells[0, 0] if len(cells) else 0):
+        cells = cells[:, 0]
+    rows: list[Array] = []
+    for number, cell in enumerate(cells):
+        row = _as_row(cell, number)
+        if rows and row.shape != rows[0].shape:
+            _refuse_row(
+                number, f"has {len(row)} values and row 0 has {len(rows[0])}; all need the same number"
+            )
+        rows.append(row)
+    return np.stack(rows) if rows else np.empty(cells.shape)
+
+
+def _as_row(cell: Any, number: int) -> Array:
+    _require_dense(cell, f"row {number} of the vectors is")
+    if np.ma.is_masked(cell):
+        _refuse_row(number, "has masked values; fill or drop them")
+    try:
+        row = np.asarray(cell)
+        if row.dtype.kind == "O" and row.ndim == 1:
+            row = np.array([_as_number(value) for value in row], dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        _refuse_row(number, f"is no vector of numbers: {_first_line(error)}")
+    if row.dtype.kind == "O" and not row.ndim:
+        _refuse_row(number, f"is missing or no vector: {_shorten(cell)}")
+    if row.dtype.kind not in _NUMBERS:
+        _refuse_row(number, f"must have real numbers; got {_describe(row)}")
+    if row.ndim != 1:
+        _refuse_row(number, f"is no vector; its shape is {row.shape}")
+    return row
+
+
+def _as_number(value: Any) -> float:
+    """Return an item of a row of objects, which may be a decimal, as a float."""
+    number = np.asarray(value)
+    if number.ndim:
+        raise TypeError("it has a vector beside other values; pass the column of vectors alone")
+    is_number = number.dtype.kind in _NUMBERS or isinstance(value, Fraction | Decimal)
+    if not is_number:
+        raise TypeError(f"{_shorten(value)} is no number; pass numbers only, or one column of vectors alone")
+    return float(value)
+
+
+def _describe(array: Array) -> str:
+    return _NO_NUMBERS.get(array.dtype.kind, f"values of type {array.dtype}")
+
+
+def _refuse_row(number: int, fault: str) -> NoReturn:
+    raise BadVectors(f"{_SHAPE}, but row {number} {fault}")
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"a {type(value).__name__}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,130 @@
+"""Reasons to doubt a clustering, found in the counts that are stored with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from panic_tda.parameters import ClusteringRecord
+
+NO_CLUSTERS = "no_clusters"
+ROOT_SELECTED = "root_selected"
+MOSTLY_OUTLIERS = "mostly_outliers"
+ONE_LARGE_CLUSTER = "one_large_cluster"
+
+OUTLIER_LIMIT_PERCENT = 60
+"""More outliers than this are a reason to doubt a clustering."""
+LARGEST_LIMIT_PERCENT = 90
+"""A cluster of more than this share of the rows says little about them."""
+
+Wording = Literal["options", "parameters"]
+"""How settings are named: as options of the commands, or as parameters of the Python functions."""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A reason to doubt a clustering.
+
+    Attributes
+    ----------
+    kind : str
+        `NO_CLUSTERS`, `ROOT_SELECTED`, `MOSTLY_OUTLIERS` or `ONE_LARGE_CLUSTER`.
+    sentence : str
+        The reason as one sentence with its numbers.
+    """
+
+    kind: str
+    sentence: str
+
+
+def find_doubts(
+    record: ClusteringRecord, *, largest_cluster_size: int | None = None, wording: Wording = "options"
+) -> list[Doubt]:
+    """Return the reasons to doubt a clustering, the gravest first; none where it looks sound.
+
+    Parameters
+    ----------
+    record : ClusteringRecord
+        Its counts and `root_selected` are used.
+    largest_cluster_size : int, optional
+        Rows of the largest cluster. None takes the record's, which older versions did not store.
+    wording : {"options", "parameters"}
+        How a setting is named in a sentence.
+    """
+    n, n_outliers, n_clusters = record.n_embeddings, record.n_outliers, record.n_clusters
+    largest = record.largest_cluster_size if largest_cluster_size is None else largest_cluster_size
+    if largest is None and n_clusters <= 1:
+        largest = n - n_outliers
+    doubts = []
+    if not n_clusters:
+        doubts.append(Doubt(NO_CLUSTERS, f"There are no clusters: all {n:,} rows are outliers."))
+    if record.root_selected:
+        doubts.append(Doubt(ROOT_SELECTED, _root_sentence(record, wording)))
+    if n_clusters and are_mostly_outliers(n_outliers, n):
+        sentence = (
+            f"{n_outliers:,} of {n:,} rows ({_percent(n_outliers, n)}) are outliers, "
+            f"more than {OUTLIER_LIMIT_PERCENT} %."
+        )
+        doubts.append(Doubt(MOSTLY_OUTLIERS, sentence))
+    if n_clusters and largest is not None and is_nearly_all(largest, n):
+        sentence = (
+            f"One cluster holds {largest:,} of {n:,} rows ({_percent(largest, n)}), "
+            f"more than {LARGEST_LIMIT_PERCENT} %."
+        )
+        doubts.append(Doubt(ONE_LARGE_CLUSTER, sentence))
+    return doubts
+
+
+def are_mostly_outliers(n_outliers: int, n_rows: int) -> bool:
+    """Tell whether more than `OUTLIER_LIMIT_PERCENT` of the rows are outliers."""
+    return 100 * n_outliers > OUTLIER_LIMIT_PERCENT * n_rows
+
+
+def is_nearly_all(size: int, n_rows: int) -> bool:
+    """Tell whether a cluster holds more than `LARGEST_LIMIT_PERCENT` of the rows."""
+    return 100 * size > LARGEST_LIMIT_PERCENT * n_rows
+
+
+def name_setting(name: str, value: Any, wording: Wording) -> str:
+    """Write a setting as it is typed.
+
+    Parameters
+    ----------
+    name : str
+        Of a parameter of `ClusteringParameters`.
+    value : object
+        Its value; None is no limit.
+    wording : {"options", "parameters"}
+        As an option of the commands, or as a parameter in Python.
+
+    Examples
+    --------
+    >>> name_setting("allow_single_cluster", False, "options")
+    '--no-allow-single-cluster'
+    >>> name_setting("selection_method", "eom", "parameters")
+    "selection_method='eom'"
+    """
+    if wording == "parameters":
+        return f"{name}={value!r}"
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{'' if value else 'no-'}{option}"
+    return f"--{option} {0 if value is None else value}"
+
+
+def _root_sentence(record: ClusteringRecord, wording: Wording) -> str:
+    n, n_clusters = record.n_embeddings, record.n_clusters
+    inside = n - record.n_outliers
+    if not n_clusters:
+        effect = "none of its rows is dense enough to stay in it"
+    elif n_clusters > 1:
+        effect = f"its rows outside the {n_clusters:,} clusters became outliers"
+    else:
+        effect = f"{inside:,} of {n:,} rows ({_percent(inside, n)}) became one cluster"
+    exclusion = name_setting("allow_single_cluster", False, wording)
+    return f"The root cluster, which holds all rows, was selected: {effect}; {exclusion} excludes it."
+
+
+def _percent(part: int, total: int) -> str:
+    return f"{100 * part / total:.1f} %" if total else "0.0 %"

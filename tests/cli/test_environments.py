@@ -1,0 +1,127 @@
+"""In a hostile environment every command works or ends with one clear sentence, and never waits for ever."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.processes import in_a_shell, run
+from tests.conftest import MakeFile
+from tests.field_files import FieldSpec
+from tests.snapshots import opened
+
+FULL = "No space left on device"
+LOOP = "its symbolic links lead in a circle"
+PIPE = "is a pipe, a socket or a device"
+
+
+@pytest.fixture
+def folder(upgraded: MakeFile) -> Path:
+    """A folder with a database, links that lead in a circle, and a pipe that nobody writes or reads."""
+    path = upgraded(FieldSpec(runs=2, length=40, text_models=("Nomic",), layout=0)).path
+    (path.parent / "circle").symlink_to("other")
+    (path.parent / "other").symlink_to("circle")
+    os.mkfifo(path.parent / "pipe")
+    path.rename(path.parent / "d.sqlite")
+    return path.parent
+
+
+def require_clear(done: subprocess.CompletedProcess[str], words: str) -> None:
+    assert done.returncode in (1, 2), done.stderr
+    assert words in done.stderr
+    assert "unexpected" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Error" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("panic-tda list-clusterings --db d.sqlite --json > /dev/full", FULL),
+        ("panic-tda list-clusterings --db d.sqlite > /dev/full", FULL),
+        ("panic-tda list-clusterings --db no.sqlite --json > /dev/full", "no database at"),
+        ("panic-tda --help > /dev/full", FULL),
+        ("panic-tda list-clusterings --help > /dev/full", FULL),
+        ("panic-tda list-clusterings --db circle", LOOP),
+        ("panic-tda list-clusterings --db circle/d.sqlite", LOOP),
+        ("panic-tda list-clusterings --db d.sqlite --log-file circle", "cannot write the log file"),
+        ("panic-tda import-embeddings circle --db new.sqlite", "Too many levels of symbolic links"),
+        ("panic-tda save-pending circle --db d.sqlite", "Too many levels of symbolic links"),
+        ("panic-tda list-clusterings --db pipe", PIPE),
+        ("panic-tda list-clusterings --db /dev/zero", PIPE),
+        ("panic-tda doctor --db pipe", PIPE),
+        ("panic-tda import-embeddings pipe --db new.sqlite", PIPE),
+        ("panic-tda save-pending pipe --db d.sqlite", PIPE),
+        ("panic-tda list-clusterings --db d.sqlite --log-file pipe", "is a pipe that nobody reads"),
+        (f"panic-tda list-clusterings --db {'long' * 100}", "File name too long"),
+        (
+            "mkdir gone; cd gone; rmdir ../gone; panic-tda list-clusterings --db d",
+            "working folder was deleted",
+        ),
+    ],
+)
+def test_a_hostile_place_is_refused_in_one_sentence(folder: Path, line: str, words: str) -> None:
+    require_clear(in_a_shell(line, folder), words)
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "999999"])
+def test_a_number_of_threads_that_numba_refuses_is_named(folder: Path, number: str) -> None:
+    words = ("cluster-embeddings", "--db", "d.sqlite", "--backend", "sklearn")
+    done = run(*words, cwd=folder, NUMBA_NUM_THREADS=number)
+    if number == "999999":
+        # Numba takes it, and nothing here uses so many.
+        assert done.returncode == 0
+    else:
+        require_clear(done, "NUMBA_NUM_THREADS")
+
+
+def test_a_log_file_on_a_full_disk_costs_the_log_only(folder: Path) -> None:
+    done = in_a_shell("panic-tda list-clusterings --db no.sqlite --log-file /dev/full", folder)
+    require_clear(done, "no database at")
+    line = "panic-tda plan-clustering --downsample 40 --db d.sqlite --log-file /dev/full"
+    done = in_a_shell(line, folder)
+    assert done.returncode == 0
+    assert done.stderr.count("the log file /dev/full ends here: No space left on device") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_a_log_may_go_to_a_device_or_a_pipe_with_a_reader(folder: Path) -> None:
+    done = in_a_shell("panic-tda list-clusterings --db d.sqlite --log-file /dev/stderr 2>&1 | cat", folder)
+    assert done.returncode == 0
+    assert "No clusterings are stored" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"}],
+)
+def test_a_terminal_without_unicode_is_no_failure(folder: Path, settings: dict[str, str]) -> None:
+    fit = ("cluster-embeddings", "--db", "d.sqlite", "--backend", "sklearn", "--min-cluster-size", "2")
+    commands = (
+        ("--help",),
+        ("cluster-embeddings", "--help"),
+        (*fit, "--epsilon", "0"),
+        ("show-clustering", "latest", "--db", "d.sqlite"),
+        ("show-clustering", "latest", "--db", "d.sqlite", "--json"),
+        ("show-trajectories", "latest", "--db", "d.sqlite"),
+    )
+    for words in commands:
+        done = run(*words, cwd=folder, **settings)
+        assert done.returncode == 0, (words, done.stderr)
+        assert "Traceback" not in done.stderr
+
+
+def test_a_completion_that_never_ends_is_given_up(folder: Path) -> None:
+    with opened(folder / "endless.sqlite") as connection:
+        connection.execute(
+            "CREATE VIEW clusteringresult AS WITH RECURSIVE c(n) AS "
+            "(SELECT 1 UNION ALL SELECT n + 1 FROM c) "
+            "SELECT n AS id, n AS key, 'M' AS embedding_model, '2026' AS created_at FROM c WHERE n < 0"
+        )
+    settings = {"_PANIC_TDA_COMPLETE": "bash_complete", "COMP_CWORD": "4"}
+    words = "panic-tda show-clustering --db endless.sqlite "
+    done = run(cwd=folder, COMP_WORDS=words, **settings)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")

@@ -1,0 +1,141 @@
+"""What listings say: ids as short as is unique, times with their zone, one thing as one, and nothing cut."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from panic_tda.main import main
+from tests.cli.processes import on_a_terminal
+from tests.insight.planted import PlantedRun, plant
+from tests.report.walks import Walk, make_walks, run_command
+from tests.snapshots import opened
+
+IDS = [f"01a1fbfd{rest}" for rest in ("1fbd75e0b2678ccba18d90c1", "1fbe7bb5bf27f9438c0dd32e")]
+TEXT = "a text that goes on " * 30
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with two clusterings whose ids begin alike, as those of one minute do."""
+    path = make_walks(tmp_path_factory.mktemp("listings"), Walk(runs=3, steps=20, places=2))
+    run_command("recut-clustering", "--db", path, "--epsilon", "0.2", "-q")
+    with opened(path) as connection:
+        keys = connection.execute("SELECT key FROM clusteringresult ORDER BY key").fetchall()
+        for identity, (key,) in zip(IDS, keys, strict=True):
+            connection.execute("UPDATE clusteringresult SET id = ? WHERE key = ?", (identity, key))
+    return path
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Callable[..., str]:
+    """Run commands on a copy."""
+    path = Path(shutil.copyfile(made, tmp_path / "copy.sqlite"))
+    return lambda *words: run_command(*words, "--db", path, "-q")
+
+
+def shown(text: str) -> list[str]:
+    return re.findall(r"^01a1\S*", text, re.MULTILINE)
+
+
+def test_ids_are_as_long_as_it_takes_and_are_taken(run: Callable[..., str]) -> None:
+    names = shown(run("list-clusterings"))
+    assert names == ["01a1fbfd-1fbe", "01a1fbfd-1fbd"]
+    whole = [one["id"] for one in json.loads(run("list-clusterings", "--json"))]
+    assert [one.replace("-", "") for one in whole] == IDS[::-1]
+    for name, one in zip(names, whole, strict=True):
+        assert json.loads(run("show-clustering", name, "--json"))[0]["id"] == one
+        assert json.loads(run("recut-clustering", name, "--epsilon", "0.3", "--json"))["results"][0]["id"]
+        assert one in run("show-density", name)
+        assert one in run("compare-clusterings", name, names[0])
+    deleted = run("delete-clusterings", names[1], "--yes")
+    assert shown(deleted) == [names[1]]
+    assert "1 clustering goes, with 6 clusters and 60 assignments." in deleted
+    assert whole[1] not in run("list-clusterings", "--json")
+
+
+def test_a_hidden_clustering_is_told_apart_as_well(run: Callable[..., str]) -> None:
+    assert shown(run("list-clusterings", "--limit", "1")) == ["01a1fbfd-1fbe"]
+    assert shown(run("list-clusterings")) == ["01a1fbfd-1fbe", "01a1fbfd-1fbd"]
+
+
+def times_of(value: Any) -> list[str]:
+    """Return all texts in an answer that are times."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [time for one in value for time in times_of(one)]
+    return [value] if isinstance(value, str) and re.match(r"\d{4}-\d\d-\d\d[ T]", value) else []
+
+
+@pytest.mark.parametrize("command", ["list-clusterings", "show-clustering"])
+def test_times_in_json_say_their_zone(run: Callable[..., str], command: str) -> None:
+    times = times_of(json.loads(run(command, "--json")))
+    assert len(times) >= 2
+    for time in times:
+        assert datetime.fromisoformat(time).utcoffset() == timedelta(0)
+
+
+def test_the_time_in_a_file_says_its_zone(run: Callable[..., str], tmp_path: Path) -> None:
+    run("export-clustering", "latest", tmp_path / "rows.parquet")
+    metadata = json.loads((pq.read_schema(tmp_path / "rows.parquet").metadata or {})[b"panic_tda"])
+    assert datetime.fromisoformat(metadata["created_at"]).utcoffset() == timedelta(0)
+
+
+def test_one_of_everything_is_one(tmp_path: Path) -> None:
+    """One run, one cluster, one step in transit, one more clustering than is listed."""
+    database, clustering = plant(tmp_path / "one.sqlite", [PlantedRun([0] * 5)])
+    said = "\n".join(
+        run_command(*words, "--db", database.path, "-q")
+        for words in (
+            ["list-clusterings"],
+            ["show-clustering"],
+            ["show-trajectories", "--runs", "--run", "00000001"],
+            ["export-trajectories", "latest", tmp_path / "steps.csv"],
+            ["compare-clusterings", "latest", "latest"],
+            ["delete-clusterings", str(clustering.id), "--yes"],
+        )
+    )
+    verbs = ("was", "is", "ends", "goes", "clustering goes")
+    assert set(re.findall(r"(?<![\d.,])1 ((?:\w+ )?\w+s)\b", said)) <= set(verbs)
+    assert "The only run: 0.0 % of 5 steps are in transit" in said
+    assert "1 of 1 cluster kept" in said
+    assert "1 clustering goes, with 4 clusters and 5 assignments." in said
+
+
+def test_texts_are_whole_where_they_go_elsewhere(tmp_path: Path) -> None:
+    labels = [0, 1, 2, 3] * 5
+    runs = [PlantedRun(labels, [f"{TEXT}{label}" for label in labels], prompt=TEXT + "prompt")]
+    database, _ = plant(tmp_path / "long.sqlite", runs)
+    words = ["show-trajectories", "--run", "00000001", "--by", "prompt", "--db", str(database.path), "-q"]
+    piped = CliRunner().invoke(main, words).stdout
+    assert "…" not in piped
+    for part in (*(f"{TEXT}{label}" for label in range(4)), f"{TEXT}prompt"):
+        # In the transitions and the path's legend, or in the groups and the head of the run.
+        assert piped.count(part) >= 2
+    seen = on_a_terminal(*words, cwd=tmp_path, columns=70, stdout=True).text
+    assert "…" in seen
+
+
+@pytest.mark.parametrize("backend", ["auto", "tiled", "sklearn"])
+@pytest.mark.parametrize("width", [80, 60])
+def test_a_plan_shows_what_the_chosen_backend_takes(made: Path, backend: str, width: int) -> None:
+    words = ("plan-clustering", "--downsample", "1", "--backend", backend, "--db", str(made), "-q")
+    plan = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
+    chosen = plan["models"][0]["plans"][0]["backend"]
+    seen = on_a_terminal(*words, cwd=made.parent, columns=width, stdout=True).text
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen).replace("\r", "")
+    header, row = plain.lstrip("\n").split("\n")[:2]
+    assert header.split()[:4] == ["model", "factor", "rows", "backend"]
+    assert row.split()[3] == chosen
+    assert chosen in header.split()[4:]
+    assert len(header) <= width

@@ -1,0 +1,217 @@
+"""No output is a database, lies beside one or is an input; and none is readable by more than its database."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from panic_tda import outputs
+from panic_tda.main import main
+from panic_tda.outputs import file_of_database, require_harmless
+from panic_tda.storage import pending
+from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
+from tests.exported import clustered
+from tests.field_files import FieldSpec, write_field_file
+
+SAMPLE = Path(outputs.__file__).parent / "sample" / "captions_minilm.parquet"
+# Each writes a file, whose name ends in what the command asks for.
+COMMANDS = {
+    "report-clustering": ("report-clustering", "latest", "--force", "-o"),
+    "plot-clustering": ("plot-clustering", "latest", "--force", "-o"),
+    "export-clustering": ("export-clustering", "latest", "--force"),
+    "export-trajectories": ("export-trajectories", "latest", "--force"),
+    "--log-file": ("list-clusterings", "--log-file"),
+}
+ENDS = {"plot-clustering": ".png", "export-clustering": ".parquet", "export-trajectories": ".csv"}
+
+
+@pytest.fixture
+def file(upgraded: MakeFile) -> UpgradedFile:
+    made = upgraded(FieldSpec())
+    clustered(made.database)
+    return made
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def invoke(file: UpgradedFile, *words: object) -> Result:
+    result = CliRunner().invoke(main, [*map(str, words), "--db", str(file.path)])
+    assert "Traceback" not in result.output
+    return result
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "kind", ["database", "link", "hard link", "relative", "other database", "states", "kept result"]
+)
+def test_no_output_takes_the_place_of_a_database_or_of_what_belongs_to_it(
+    file: UpgradedFile, tmp_path: Path, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = ENDS.get(name, "")
+    path = file.path.rename(tmp_path / f"d{end}") if kind in ("database", "relative") else file.path
+    target = tmp_path / f"other{end}"
+    if kind in ("database", "relative"):
+        target = path
+    elif kind == "link":
+        target.symlink_to(path)
+    elif kind == "hard link":
+        target.hardlink_to(path)
+    elif kind == "other database":
+        shutil.copy(path, target)
+    elif kind == "states":
+        target = tmp_path / f"{path.name}.panic-tda" / "model" / f"x{end}"
+        target.parent.mkdir(parents=True)
+    else:
+        target = pending.keep(file.database, make_finished(ids_of(file)))
+    if kind == "relative":
+        (tmp_path / "below").mkdir()
+        monkeypatch.chdir(tmp_path / "below")
+        target = Path("..") / path.name
+    before = contents(tmp_path)
+    result = CliRunner().invoke(main, [*COMMANDS[name], str(target), "--db", str(path)])
+    assert result.exit_code == 2, result.output
+    assert kind == "kept result" or str(target) in result.stderr
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("end", ["-wal", "-shm", "-journal"])
+@pytest.mark.parametrize("name", ["report-clustering", "--log-file"])
+def test_what_sqlite_writes_beside_a_database_is_no_output(
+    file: UpgradedFile, tmp_path: Path, name: str, end: str
+) -> None:
+    writer = sqlite3.connect(file.path)
+    writer.execute("PRAGMA journal_mode = wal")
+    writer.execute("CREATE TABLE committed (number INTEGER)")
+    writer.commit()
+    before = contents(tmp_path)
+    link = tmp_path / "link"
+    link.symlink_to(f"{file.path}{end}")
+    for target in (f"{file.path}{end}", str(link)):
+        result = invoke(file, *COMMANDS[name], target)
+        assert result.exit_code == 2, result.output
+        assert f"belongs to the database {file.path}" in result.stderr
+    link.unlink()
+    assert contents(tmp_path) == before
+    assert writer.execute("SELECT count(*) FROM committed").fetchone() == (0,)
+    writer.close()
+
+
+@pytest.mark.parametrize("kind", ["same", "link", "hard link", "-wal", "states"])
+def test_a_copy_is_not_made_in_its_source_or_beside_it(file: UpgradedFile, tmp_path: Path, kind: str) -> None:
+    target = file.path
+    if kind == "link":
+        target = tmp_path / "link.sqlite"
+        target.symlink_to(file.path)
+    elif kind == "hard link":
+        target = tmp_path / "link.sqlite"
+        target.hardlink_to(file.path)
+    elif kind == "-wal":
+        target = Path(f"{file.path}-wal")
+    elif kind == "states":
+        target = Path(f"{file.path}.panic-tda") / "copy.sqlite"
+    before = contents(tmp_path)
+    result = invoke(file, "copy-database", file.path, target)
+    assert result.exit_code == 2, result.output
+    assert contents(tmp_path) == before
+
+
+def test_an_import_makes_no_database_beside_another(file: UpgradedFile, tmp_path: Path) -> None:
+    before = contents(tmp_path)
+    result = CliRunner().invoke(main, ["import-embeddings", str(SAMPLE), "--db", f"{file.path}-journal"])
+    assert result.exit_code == 2, result.output
+    assert contents(tmp_path) == before
+
+
+def test_the_log_of_an_import_is_none_of_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "dump"
+    folder.mkdir()
+    copies = [tmp_path / "rows.parquet", folder / "runs.parquet"]
+    for copy in copies:
+        shutil.copy(SAMPLE, copy)
+    before = contents(tmp_path)
+    for named, log in zip((copies[0], folder), copies, strict=True):
+        words = ["import-embeddings", str(named), "--db", str(tmp_path / "d.sqlite"), "--log-file", str(log)]
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 2, result.output
+        assert f"{log} is read by this command" in result.stderr
+        assert contents(tmp_path) == before
+
+
+def test_the_log_of_a_copy_is_neither_of_its_databases(file: UpgradedFile, tmp_path: Path) -> None:
+    for log in (file.path, tmp_path / "copy.sqlite", tmp_path / "copy.sqlite-wal"):
+        words = ["copy-database", str(file.path), str(tmp_path / "copy.sqlite"), "--log-file", str(log)]
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 2, result.output
+        assert not (tmp_path / "copy.sqlite").exists()
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644, 0o444, 0o660])
+@pytest.mark.usefixtures("umask")
+def test_nothing_made_of_a_database_is_readable_by_more(
+    file: UpgradedFile, tmp_path: Path, mode: int
+) -> None:
+    file.path.chmod(mode)
+    made = {name: tmp_path / f"new{ENDS.get(name, '.txt')}" for name in COMMANDS}
+    for name, target in made.items():
+        result = invoke(file, *COMMANDS[name], target)
+        assert result.exit_code == 0, result.output
+    copy = tmp_path / "copy.sqlite"
+    assert invoke(file, "copy-database", file.path, copy).exit_code == 0
+    for path in (*made.values(), copy):
+        assert path.stat().st_mode & 0o777 == 0o600 | (mode & 0o644), path
+
+
+@pytest.mark.usefixtures("umask")
+def test_a_replaced_file_is_readable_by_no_more_than_before(file: UpgradedFile, tmp_path: Path) -> None:
+    for before, of_database, after in ((0o600, 0o644, 0o600), (0o644, 0o600, 0o600), (0o666, 0o666, 0o644)):
+        file.path.chmod(of_database)
+        target = tmp_path / "rows.csv"
+        target.write_text("old")
+        target.chmod(before)
+        assert invoke(file, "export-clustering", "latest", target, "--force").exit_code == 0
+        assert target.stat().st_mode & 0o777 == after
+
+
+@pytest.mark.usefixtures("umask")
+def test_kept_results_are_for_their_owner_alone(file: UpgradedFile) -> None:
+    assert pending.keep(file.database, make_finished(ids_of(file))).stat().st_mode & 0o777 == 0o600
+
+
+def test_names_that_only_look_alike_are_outputs(tmp_path: Path) -> None:
+    for name in ("report-wal", "x.panic-tda", "notes.pending-1.arrow", "d.sqlite-walk"):
+        require_harmless(tmp_path / name)
+    write_field_file(tmp_path / "d.sqlite")
+    require_harmless(tmp_path / "d.sqlite-walk", tmp_path / "d.sqlite")
+    require_harmless(tmp_path / "d.sqlite.html", tmp_path / "d.sqlite")
+    require_harmless(tmp_path / "d.sqlite.log", None)
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("a/b.sqlite", "a/b.sqlite"),
+        ("sqlite:///a/b.sqlite", "a/b.sqlite"),
+        ("sqlite:////a/b.sqlite?mode=ro", "/a/b.sqlite"),
+        ("sqlite+pysqlite:///b.sqlite", "b.sqlite"),
+        ("sqlite://", None),
+        ("postgresql://host/name", None),
+        ("", None),
+    ],
+)
+def test_the_file_of_a_database(target: str, path: str | None) -> None:
+    assert file_of_database(target) == (None if path is None else Path(path))

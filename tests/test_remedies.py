@@ -1,0 +1,145 @@
+"""What messages, help and README tell a user to type is there: commands, options, extras, scripts."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import click
+import pytest
+
+from panic_tda.main import main
+from panic_tda.wording import install_extra
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "panic_tda").rglob("*.py"))
+SCRIPTS = sorted([*(ROOT / "scripts").rglob("*.sh"), *(ROOT / "scripts").rglob("*.py")])
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+OPTIONS = {
+    name: {word for one in command.params for word in (*one.opts, *one.secondary_opts)} | {"--help", "-h"}
+    for name, command in main.commands.items()
+}
+GROUP = {word for one in main.params for word in one.opts} | {"--help", "-h"}
+ALL_OPTIONS = GROUP.union(*OPTIONS.values())
+OTHERS = {
+    **dict.fromkeys(("--query-gpu", "--format"), "nvidia-smi"),
+    **dict.fromkeys(("--text", "--vector"), "embedding-atlas"),
+}
+"""Options in messages and prose that are another program's."""
+COMMAND = re.compile(r"\bpanic-tda +((?:[\w./'\"<>{}=,:…\[\]-]+ ?)*)")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
+NAMES = re.compile(
+    r"\b(?:cluster|list|show|delete|recut|sweep|compare|plan|export|import|copy|report|plot|save)"
+    r"-(?:embeddings?|clusterings?|trajectories|trajectory|density|databases?|pending)\b"
+)
+PIP = re.compile(r"pip install (?:-e )?(?:'([^']+)'|([\w.\[\]]+))")
+
+
+def messages_of(path: Path) -> Iterator[str]:
+    """Yield the texts in a module, placeholders as …, and no docstrings but those that are help."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    inside = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            inside |= {id(part) for part in node.values}
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+        elif isinstance(node, ast.Constant) and id(node) not in docstrings | inside:
+            yield node.value if isinstance(node.value, str) else ""
+
+
+MESSAGES = {path.relative_to(ROOT).as_posix(): list(messages_of(path)) for path in SOURCES}
+HELP = {name: str(command.help) for name, command in main.commands.items()}
+PROSE = re.sub(r"<!-- commands: begin -->.*<!-- commands: end -->", "", README, flags=re.DOTALL)
+SHELL = {path.relative_to(ROOT).as_posix(): [path.read_text(encoding="utf-8")] for path in SCRIPTS}
+TOLD = MESSAGES | {f"help of {name}": [text] for name, text in HELP.items()} | {"README.md": [PROSE]}
+
+
+def told(pattern: re.Pattern[str], texts: dict[str, list[str]] = TOLD) -> list[tuple[str, str]]:
+    return [
+        (place, next(filter(None, (*found.groups(), found[0]))))
+        for place, parts in texts.items()
+        for text in parts
+        for found in pattern.finditer(text)
+    ]
+
+
+def test_options_that_are_named_exist() -> None:
+    named = told(OPTION)
+    assert len(named) > 100
+    of_scripts = set(OPTION.findall("".join(text for (text,) in SHELL.values())))
+    missing = [
+        (place, option)
+        for place, option in named
+        if option not in ALL_OPTIONS | OTHERS.keys() and not (place == "README.md" and option in of_scripts)
+    ]
+    assert missing == []
+    assert {option for _, option in named} >= OTHERS.keys()
+
+
+def test_commands_that_are_named_exist() -> None:
+    named = told(NAMES)
+    assert len(named) > 50
+    assert [pair for pair in named if pair[1] not in main.commands] == []
+
+
+def test_command_lines_that_are_shown_are_understood() -> None:
+    """Each begins with a command, and its options are that command's."""
+    checked = 0
+    for place, line in told(COMMAND, TOLD | SHELL):
+        words = re.split(r"\s+", line.strip().rstrip(".,;:)"))
+        while words and words[0] in GROUP:
+            words.pop(0)
+        if not words or words[0] not in main.commands:
+            # Prose about the program, its version, or a placeholder of a line that is put together.
+            assert not words or not OPTION.match(" ".join(words)), (place, line)
+            assert not words or re.fullmatch(r"[^-]*", words[0]) or words[0] == "…", (place, line)
+            continue
+        checked += 1
+        options = {word.partition("=")[0] for word in words if OPTION.fullmatch(word.partition("=")[0])}
+        assert options <= OPTIONS[words[0]], (place, line)
+    assert checked > 30
+
+
+@pytest.mark.parametrize("block", re.findall(r"^```(?:sh|text)\n(.*?)^```$", PROSE, re.DOTALL | re.MULTILINE))
+def test_command_lines_of_the_readme_parse(block: str) -> None:
+    for line in block.splitlines():
+        found = re.match(r"(?:\$ )?panic-tda (.*?)(?: *#.*|\| .*)?$", line)
+        if found is None:
+            continue
+        name, *words = shlex.split(found[1])
+        # --help, which leaves at once.
+        with suppress(click.exceptions.Exit):
+            main.commands[name].make_context(name, words)
+
+
+def test_what_pip_is_told_to_install_can_be_installed() -> None:
+    """This package is in no index: an extra of it takes a checkout."""
+    found = told(PIP, TOLD | SHELL | {"errors": [install_extra(extra) for extra in EXTRAS]})
+    (others,) = re.findall(r"also (\[.*?\]), or none", PROSE)
+    found += [("README.md", f".{extra}") for extra in others.split(", ")]
+    extras = {extra for _, what in found for extra in re.findall(r"^\.\[(\w+)\]$", what)}
+    assert extras >= {"report", "figure", "density", "cuda13", "cuda12", "postgres"}
+    assert extras <= EXTRAS.keys() | {"…"}
+    assert [pair for pair in found if re.match("panic[-_]tda", pair[1], re.IGNORECASE)] == []
+    asked = re.findall(r"install_extra\(['\"](\w+)['\"]\)", "".join(path.read_text() for path in SOURCES))
+    assert set(asked) >= {"report", "figure", "density", "cuda13"}
+    assert set(asked) <= EXTRAS.keys()
+
+
+def test_scripts_that_are_named_exist() -> None:
+    named = told(re.compile(r"\bscripts/[\w/-]+\.(?:sh|py)"), TOLD | SHELL)
+    assert len(named) > 10
+    assert [pair for pair in named if not (ROOT / pair[1]).is_file()] == []

@@ -1,0 +1,69 @@
+"""Counts stand with the right form of their noun: no message says 1 runs."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from panic_tda.wording import pluralize
+
+PACKAGE = Path(__file__).parent.parent / "panic_tda"
+NOUNS = re.split(
+    r"\s+",
+    "assignments bytes clusterings clusters copies cores cells devices dimensions embeddings experiments "
+    "files findings images invocations members models neighbours numbers outliers rows runs steps tables "
+    "texts vectors visits",
+)
+COUNTED = re.compile(rf"^ (?:[a-z]+ )?(?:{'|'.join(NOUNS)})\b")
+MORE_THAN_ONE = {
+    "MAX_ROWS",
+    "MOST_SETTINGS",
+    "_FEWEST_ROWS",
+    # Of a tree, of what a device has no room for, of a fit that is measured, of a dip test.
+    "n",
+    "n_features",
+    "n_rows",
+    "len(vectors)",
+    "found.n_rows",
+    # Of a run whose steps are more than its numbers; and said otherwise where there is one.
+    "steps.n_steps",
+    "total.n_runs",
+    "len(study.runs)",
+    "len(stored)",
+    # 2,048, or all rows; a vector's, and a file's.
+    "said.lighter_edge_sample",
+    "width",
+    "written.bytes",
+    # Names, not a number.
+    "', '.join(sorted(names))",
+}
+"""Counts that are never one, by what stands between the braces."""
+
+
+def messages() -> Iterator[tuple[str, str, str]]:
+    """Yield where a value stands before a plural: the file, the expression, and what follows."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.JoinedStr):
+                continue
+            for value, text in zip(node.values, node.values[1:], strict=False):
+                if isinstance(value, ast.FormattedValue) and isinstance(text, ast.Constant):
+                    yield path.name, ast.unparse(value.value), str(text.value)
+
+
+def test_no_count_stands_before_a_plural_that_it_may_not_have() -> None:
+    found = list(messages())
+    assert len(found) > 500
+    counted = [one for one in found if COUNTED.match(one[2])]
+    assert [
+        one for one in counted if not re.match(r"pluralize|percent", one[1]) and one[1] not in MORE_THAN_ONE
+    ] == []
+
+
+def test_nouns_have_their_forms() -> None:
+    assert [pluralize(number, "visit") for number in (0, 1, 1.0, 1.5, 2)] == [
+        *("visits", "visit", "visit", "visits", "visits")
+    ]
+    assert [pluralize(number, "one is", "all are") for number in (1, 3)] == ["one is", "all are"]
