@@ -384,10 +384,12 @@ def _remove_empty(*folders: Path | None) -> None:
 def _outcome(finished: FinishedClustering, seconds: dict[str, float]) -> ModelOutcome:
     said = finished.record
     _log.info(
-        "%s: %d clusters, %d outliers (%.1f %%) by backend %s in %.1f s; clustering %s",
+        "%s: %d %s, %d %s (%.1f %%) by backend %s in %.1f s; clustering %s",
         finished.embedding_model,
         said.n_clusters,
+        pluralize(said.n_clusters, "cluster"),
         said.n_outliers,
+        pluralize(said.n_outliers, "outlier"),
         100 * said.n_outliers / said.n_embeddings,
         said.backend,
         sum(seconds.values()),

@@ -137,12 +137,6 @@ class ClusteringRecord(EffectiveParameters):
             value, kind = getattr(self, one.name), str(one.type)
             if not _is_of_kind(value, kind):
                 raise DatabaseError(f"the stored parameter {one.name} must be {kind}; got {value!r:.40}")
-        for name in ("n_unique", "n_clusters", "n_outliers"):
-            if (count := getattr(self, name)) > self.n_embeddings:
-                most = self.n_embeddings
-                raise DatabaseError(
-                    f"the stored parameter {name} must be at most {most}, n_embeddings; got {count}"
-                )
 
 
 @dataclass(frozen=True, kw_only=True)

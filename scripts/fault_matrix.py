@@ -2,9 +2,9 @@
 """Kill and stop every stage at random moments, and see that nothing is lost.
 
 Of each stage (import, upgrade, load, fit, save, delete; plan and models have many models): one
-undisturbed run; then runs that get SIGKILL,
-SIGTERM or SIGINT at moments drawn from its duration and from the phases that the log names, each on a fresh
-copy. After each: the file is sound, every clustering in it agrees with its record, the same command completes
+undisturbed run; then runs that get SIGKILL, SIGTERM or SIGINT at moments
+drawn from its duration and from the phases that the log names, each on a fresh copy. After each: the file is
+sound, every clustering in it agrees with its record, the same command completes
 the work, and what it comes to is what the undisturbed run came to, number by number. SIGTERM and SIGINT must
 exit 143 and 130 within 5 s. Exit 0: all of it held.
 

@@ -80,6 +80,8 @@ DESIGN_KEYS = {
     "n_unique",
     "n_clusters",
     "n_outliers",
+    "root_selected",
+    "largest_cluster_size",
     "input_sha256",
     "versions",
     "seconds",

@@ -40,6 +40,8 @@ OUTCOME_KEYS = {
     "n_outliers",
     "backend",
     "exact",
+    "root_selected",
+    "doubts",
     "seconds",
 }
 CLUSTER_KEYS = {
@@ -219,8 +221,8 @@ def test_every_option_reaches_the_stored_parameters(upgraded: MakeFile) -> None:
     file = upgraded()
     succeed(
         *("cluster-embeddings", "Nomic", "--downsample", 2, "--epsilon", 0.25, "--min-cluster-size", "20%"),
-        *("--min-samples", 3, "--no-allow-single-cluster", "--selection-method", "leaf"),
-        *("--max-cluster-size", 15, "--backend", "sklearn"),
+        *("--min-samples", 3, "--allow-single-cluster", "--selection-method", "leaf"),
+        *("--backend", "sklearn"),
         db=file.path,
     )
     (summary,) = stored(file)
@@ -231,14 +233,18 @@ def test_every_option_reaches_the_stored_parameters(upgraded: MakeFile) -> None:
             "cluster_selection_epsilon": 0.25,
             "min_cluster_size": 4,
             "min_samples": 3,
-            "allow_single_cluster": False,
+            "allow_single_cluster": True,
             "cluster_selection_method": "leaf",
-            "max_cluster_size": 15,
+            "max_cluster_size": None,
             "backend": "sklearn",
             "n_embeddings": 20,
         }
         == summary.record.to_json()
     )
+    succeed("cluster-embeddings", "Nomic", "--max-cluster-size", 15, db=file.path)
+    assert stored(file)[0].record.max_cluster_size == 15
+    succeed("cluster-embeddings", "Nomic", "--max-cluster-size", 0, db=file.path)
+    assert stored(file)[0].record.max_cluster_size is None
 
 
 def test_a_failed_model_is_exit_1_and_the_others_are_saved(upgraded: MakeFile) -> None:
@@ -273,7 +279,7 @@ def test_a_failed_model_is_exit_1_and_the_others_are_saved(upgraded: MakeFile) -
         ["--min-cluster-size", 0],
         ["--min-cluster-size", "many"],
         ["--min-samples", 0],
-        ["--max-cluster-size", 0],
+        ["--max-cluster-size", -1],
         ["--selection-method", "best"],
         ["--backend", "fastest"],
     ],
@@ -289,11 +295,32 @@ def test_options_out_of_range_are_wrong_usage(upgraded: MakeFile, options: list[
 
 
 def test_clusters_that_are_all_too_large_are_advised_about(upgraded: MakeFile) -> None:
+    words = ("cluster-embeddings", "Nomic", "--min-cluster-size", "10%", "--max-cluster-size")
+    file = upgraded()
+    said = " ".join(succeed(*words, 4, db=file.path).stderr.split())
+    assert "Nomic: There are no clusters: all 40 rows are outliers." in said
+    option = "--selection-method leaf --max-cluster-size 0"
+    assert f"{option} gives 3 clusters and 0 outliers (0.0 %)" in said
+    (made,) = stored(file)
+    assert f"recut-clustering --db {file.path} {made.id}" in said
+    succeed("recut-clustering", made.id, *option.split(), db=file.path)
+    record = stored(file)[0].record
+    assert (record.n_clusters, record.n_outliers, record.recut_of) == (3, 0, str(made.id))
+    # Where no tree is stored, nothing can be cut from it; what is named can be given to another fit.
+    said = succeed(*words, 4, "--no-tree", db=file.path).stderr
+    assert option in said
+    assert "recut-clustering" not in said
+    succeed("cluster-embeddings", "Nomic", "--min-cluster-size", "10%", *option.split(), db=file.path)
+    assert stored(file)[0].record.n_clusters == 3
+
+
+def test_a_share_that_is_above_the_largest_size_fails_its_model_before_it_is_loaded(
+    upgraded: MakeFile,
+) -> None:
     words = ("cluster-embeddings", "Nomic", "--min-cluster-size", "10%", "--max-cluster-size", 3)
-    words += ("--no-allow-single-cluster",)
-    said = succeed(*words, db=upgraded().path).stderr
-    assert "all 40 rows are outliers; in the same tree" in said
-    assert "--selection-method leaf gives 3 clusters and 0.0 % outliers" in said
+    said = fail(1, *words, db=upgraded().path)
+    assert "max_cluster_size must be at least min_cluster_size, 4; got 3" in said
+    assert "load" not in said
 
 
 def test_a_model_that_does_not_exist(upgraded: MakeFile) -> None:
@@ -435,7 +462,9 @@ def test_listing(clustered: UpgradedFile) -> None:
     assert len(lines) == 3
     for line, summary in zip(lines[1:], stored(clustered), strict=True):
         cells = line.split()
-        assert cells[:4] == [str(summary.id), summary.embedding_model, "hdbscan", "0.4"]
+        assert str(summary.id).startswith(cells[0])
+        assert 8 <= len(cells[0]) < 36
+        assert cells[1:4] == [summary.embedding_model, "hdbscan", "0.4"]
         assert str(summary.record.n_embeddings) in cells
     only = succeed("list-clusterings", "--model", "Nomic", db=clustered.path).stdout.splitlines()
     assert [line.split()[1] for line in only[1:]] == ["Nomic"]
@@ -455,10 +484,13 @@ def test_listing_as_json(clustered: UpgradedFile) -> None:
         "backend": parameters["backend"],
         "exact": True,
         "n_clusters": parameters["n_clusters"],
+        "root_selected": False,
+        "doubts": [],
         "n_assignments": parameters["n_embeddings"],
         "outlier_percent": 100 * parameters["n_outliers"] / parameters["n_embeddings"],
         "created_at": f"{first.created_at.isoformat(sep=' ')}+00:00",
         "duration_seconds": first.seconds,
+        "unreadable": None,
     }
 
 
@@ -560,7 +592,7 @@ def test_odd_texts_stay_on_one_line_and_control_no_terminal(upgraded: MakeFile) 
         with opened(file.path) as connection:
             connection.execute("UPDATE invocation SET output_text = ? WHERE type = 'TEXT'", (text,))
         if not stored(file):
-            succeed("cluster-embeddings", "--epsilon", 2, db=file.path)
+            succeed("cluster-embeddings", "--epsilon", 2, "--allow-single-cluster", db=file.path)
         result = succeed("show-clustering", db=file.path)
         assert stored(file)[0].record.n_clusters == 1
         (line,) = (line for line in result.stdout.split("\n") if "persistence" in line)
@@ -639,7 +671,7 @@ def test_saving_what_waits(upgraded: MakeFile) -> None:
     with opened(file.path) as connection:
         connection.execute("DELETE FROM embedding WHERE id = ?", (finished.ids[outlier].decode(),))
     said = succeed("save-pending", db=file.path).stdout
-    assert f"Saved clustering {finished.id} of Nomic; 1 embeddings have gone since" in said
+    assert f"Saved clustering {finished.id} of Nomic; 1 embedding has gone since" in said
     path = pending.keep(file.database, make_finished(ids[:20], seed=4))
     as_json = json.loads(succeed("save-pending", path, "--json", db=file.path).stdout)
     assert [one["embedding_model"] for one in as_json["saved"]] == ["Nomic"]
@@ -702,7 +734,8 @@ def test_a_file_is_looked_at_before_its_upgrade(tmp_path: Path) -> None:
         "missing_vector": [str(UUID(one)) for one in facts.bad("Nomic", "null")],
         "old_clustering_tables": ["cluster", "clusteringresult", "embeddingcluster"],
     }
-    assert [one["kind"] for one in said["unchecked"]] == ["wrong_type", "missing_output"]
+    kinds = [one["kind"] for one in said["unchecked"]]
+    assert kinds == ["wrong_type", "missing_output", "unreadable_value"]
     shown = invoke("doctor", db=facts.path).stdout
     assert "not looked for: wrong_type (no index has type" in shown
     assert "panic-tda upgrade" in shown
@@ -737,7 +770,7 @@ def test_what_can_be_mended_is_said_asked_for_and_done(clustered: UpgradedFile) 
     assert snapshot(path) == before
     for words in (["bad_id"], ["nonsense"], ["orphan_assignment", "wrong_type"]):
         said = fail(2, "doctor", "--fix", "--yes", *words, db=path)
-        assert "duplicate_embedding, orphan_assignment, broken_clustering can be mended" in said
+        assert "duplicate_embedding, orphan_assignment, broken_clustering, damaged_tree can be mended" in said
     path.chmod(0o444)
     assert "read-only; make it writable" in fail(1, "doctor", "--fix", "--yes", db=path)
     path.chmod(0o644)
@@ -749,6 +782,7 @@ def test_what_can_be_mended_is_said_asked_for_and_done(clustered: UpgradedFile) 
         ("duplicate_embedding", 0, 0),
         ("orphan_assignment", 40, 0),
         ("broken_clustering", 0, 0),
+        ("damaged_tree", 0, 0),
     ]
     assert succeed("doctor", db=path).stdout.endswith("no findings\n")
 
@@ -799,7 +833,7 @@ def test_a_traceback_is_for_the_log_file(upgraded: MakeFile, monkeypatch: pytest
     said = fail(1, "cluster-embeddings", "Nomic", "--log-file", "run.log", db=file.path)
     assert "unexpected ZeroDivisionError: a fault of ours" in said
     assert "Traceback" in Path("run.log").read_text()
-    monkeypatch.setattr(results, "list_clusterings", broken)
+    monkeypatch.setattr(results, "list_all_clusterings", broken)
     said = fail(1, "list-clusterings", "--log-file", "list.log", db=file.path)
     assert "unexpected ZeroDivisionError" in said
     assert "--log-file" in said

@@ -32,6 +32,7 @@ MORE_THAN_ONE = {
     "total.n_runs",
     "len(study.runs)",
     "len(stored)",
+    "n_clusters",
     # 2,048, or all rows; a vector's, and a file's.
     "said.lighter_edge_sample",
     "width",

@@ -109,9 +109,9 @@ def doctor(
     Takes databases of the generation pipeline before and after their upgrade. Exits 1 where something is
     found. Reads every vector once and no image, and changes nothing. KIND: only these, as findings name them.
 
-    With --fix: deletes exact duplicates, orphaned assignments and broken clusterings (or KIND alone), after
-    saying how many, and asks. With --environment: what this machine has to work with, and what is missing
-    for more.
+    With --fix: deletes exact duplicates, orphaned assignments, broken clusterings and damaged trees (or KIND
+    alone), after saying how many, and asks. With --environment: what this machine has to work with, and what
+    is missing for more.
     """
     if environment:
         _examine_environment(as_json=as_json)

@@ -26,6 +26,7 @@ from panic_tda.storage.saving import finish, how_to_recut, require_savable, save
 from panic_tda.storage.schemas import utc_now
 from panic_tda.storage.trees import require_tree
 from panic_tda.types import UNCHANGED, ModelOutcome
+from panic_tda.wording import pluralize
 
 Value = TypeVar("Value")
 
@@ -166,10 +167,12 @@ def recut_clustering(
     saving = time.monotonic()
     save_or_keep(database, finished)
     _log.info(
-        "%s: %d clusters, %d outliers; clustering %s, cut from the tree of %s",
+        "%s: %d %s, %d %s; clustering %s, cut from the tree of %s",
         source.embedding_model,
         record.n_clusters,
+        pluralize(record.n_clusters, "cluster"),
         record.n_outliers,
+        pluralize(record.n_outliers, "outlier"),
         finished.id,
         source.id,
     )

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _ROWS = 50_000
 _GONE = -1
+_SMALL_LABEL = 1 << 16
+"""Labels below cost no memory; whether there is such a cluster is for the doctor to say."""
 _embedding = Embedding.__table__
 
 
@@ -85,7 +87,7 @@ def require_labels(connection: Connection, clustering_id: UUID, labels: IntArray
     ((parameters,),) = cells.read_rows(connection, query)
     record = ClusteringRecord.from_json(parameters)
     # Of a clustering that lost rows before it was saved, other clusters keep their labels.
-    n_labels = max(len(labels), record.n_clusters + (record.n_vanished or 0))
+    n_labels = max(len(labels), record.n_clusters + (record.n_vanished or 0), _SMALL_LABEL)
     wrong = (labels < OUTLIER) | (labels >= n_labels)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])

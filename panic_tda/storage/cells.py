@@ -27,7 +27,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql import Select, visitors
 from sqlalchemy.sql.selectable import Join
 
-from panic_tda.errors import OUTLIER, DamagedValue
+from panic_tda.errors import OUTLIER, DamagedValue, DatabaseError
 
 if TYPE_CHECKING:
     from panic_tda.types import FloatArray, IntArray
@@ -40,7 +40,6 @@ _SHOWN_CHARACTERS = 40
 ROUNDING = 1e-6
 """By how much a stored share may lie outside 0 to 1."""
 _LIMITS: dict[tuple[str, str], tuple[float, float]] = {
-    ("cluster", "label"): (0, 2**31 - 1),
     ("cluster", "size"): (1, 2**31 - 1),
     ("cluster", "persistence"): (-ROUNDING, 1 + ROUNDING),
     ("cluster", "medoid_copies"): (0, 2**31 - 1),
@@ -146,11 +145,13 @@ def naming_damage(connection: Connection, query: AnySelect) -> Iterator[None]:
     """
     try:
         yield
-    except (*FAULTS, connection.dialect.loaded_dbapi.Error) as error:
+    except (*FAULTS, connection.dialect.loaded_dbapi.Error, DBAPIError) as error:
         damaged = None if isinstance(error, DamagedValue) else find_damaged(connection, query)
-        if damaged is None:
-            raise
-        raise damaged from error
+        if damaged is not None:
+            raise damaged from error
+        if isinstance(error, connection.dialect.loaded_dbapi.Error):
+            raise DatabaseError(f"reading: {error}") from error
+        raise
 
 
 def read_each(
@@ -211,7 +212,7 @@ def find_damaged(connection: Connection, query: AnySelect) -> DamagedValue | Non
     """Return the first value that a query's columns cannot hold, or None; None where the file fails."""
     try:
         return next(damaged_values(connection, query), None)
-    except (connection.dialect.loaded_dbapi.Error, DBAPIError):
+    except DatabaseError:
         return None
 
 
@@ -493,6 +494,8 @@ def _undecoded_rows(connection: Connection, sql: str) -> Iterator[tuple[Any, ...
             if not rows:
                 return
             yield from rows
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise DatabaseError(f"reading: {error}") from error
     finally:
         cursor.close()
 

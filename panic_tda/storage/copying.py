@@ -243,11 +243,9 @@ class _Copying:
             self._write(rows, before)
         except DatabaseError as error:
             # A server refuses what SQLite stores, and names the line of a batch, not the row.
-            damaged = (
-                None
-                if self._target.path
-                else find_damaged(self._reader, table.behind(self._reader, position))
-            )
+            if error.__cause__ is None or self._target.path:
+                raise
+            damaged = find_damaged(self._reader, table.behind(self._reader, position))
             raise damaged or error from error
 
     def _write(self, rows: Iterator[tuple[Any, ...]], before: int) -> None:
@@ -306,10 +304,11 @@ def checksum(connection: Connection, table: CopiedTable, progress: Progress | No
     batches = stream_rows(
         connection, table.summed(connection), batch_rows=table.fetch_rows, batch_bytes=_FETCH_BYTES
     )
-    for batch in batches:
-        total += sum(_hashes(batch, table.n_blobs, encode))
-        n_rows += len(batch)
-        progress.advance(len(batch))
+    with contextlib.closing(batches):
+        for batch in batches:
+            total += sum(_hashes(batch, table.n_blobs, encode))
+            n_rows += len(batch)
+            progress.advance(len(batch))
     return TableSummary(table.name, n_rows, f"{total % _MODULUS:0{2 * _DIGEST_BYTES}x}")
 
 

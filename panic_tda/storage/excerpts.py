@@ -167,7 +167,8 @@ def _read(connection: Connection, places: list[Any], width: int) -> tuple[Float3
     for some in slices(len(in_order), _BATCH_ROWS):
         query = sa.select(column, _embedding.c.vector).where(column.in_(in_order[some]))
         for batch in stream_rows(connection, query, batch_rows=_BATCH_ROWS):
-            found += batch
+            # SQLite has a length of a text, too.
+            found += [(place, vector) for place, vector in batch if isinstance(vector, bytes)]
     at = np.array([number[place] for place, _ in found], dtype=np.int64)
     matrix = np.frombuffer(b"".join(vector for _, vector in found), dtype="<f4")
     matrix = matrix.reshape(len(found), width // 4)

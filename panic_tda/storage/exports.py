@@ -186,18 +186,20 @@ def _batches(
     batch_rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // (FLOAT_BYTES * dimensions or 1)))
     first = n_missing = 0
     stream = stream_rows(connection, query, batch_rows=batch_rows, batch_bytes=_BATCH_BYTES)
-    for rows in _with_medoids(stream, medoids, names.index("label")):
-        stored = dict(zip(names, zip(*rows, strict=True), strict=True))
-        with naming_damage(connection, query):
-            made = _columns(stored, schema, dimensions)
-        made["model"] = _strings(writers.of(stored))
-        made["embedding_model"] = pa.repeat(clustering.embedding_model, len(rows))
-        made |= {name: column.slice(first, len(rows)) for name, column in aligned.items()}
-        made["is_medoid"] = pc.is_in(_strings(stored["embedding_id"]), medoids.ids)
-        made["medoid_text"] = _strings(medoids.texts(stored["label"]))
-        n_missing += made[VECTOR].null_count if VECTOR in made else 0
-        yield pa.record_batch([made[name] for name in schema.names], schema=schema)
-        first += len(rows)
+    # Closed by name: an error that is on its way keeps this frame, and with it the cursor.
+    with closing(stream), closing(_with_medoids(stream, medoids, names.index("label"))) as batches:
+        for rows in batches:
+            stored = dict(zip(names, zip(*rows, strict=True), strict=True))
+            with naming_damage(connection, query):
+                made = _columns(stored, schema, dimensions)
+            made["model"] = _strings(writers.of(stored))
+            made["embedding_model"] = pa.repeat(clustering.embedding_model, len(rows))
+            made |= {name: column.slice(first, len(rows)) for name, column in aligned.items()}
+            made["is_medoid"] = pc.is_in(_strings(stored["embedding_id"]), medoids.ids)
+            made["medoid_text"] = _strings(medoids.texts(stored["label"]))
+            n_missing += made[VECTOR].null_count if VECTOR in made else 0
+            yield pa.record_batch([made[name] for name in schema.names], schema=schema)
+            first += len(rows)
     if n_missing:
         _log.warning(
             "%d of %d vectors are gone, or do not have %d values; they are null", n_missing, first, dimensions
@@ -308,7 +310,7 @@ class _Medoids:
 
 def _with_medoids(
     batches: Iterator[list[tuple[Any, ...]]], medoids: _Medoids, at: int
-) -> Iterator[list[tuple[Any, ...]]]:
+) -> Generator[list[tuple[Any, ...]], None, None]:
     """Cut batches where the texts of the medoids, which each row repeats, come to too many bytes.
 
     The label is the value at position `at` of each row.

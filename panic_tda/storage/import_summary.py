@@ -147,8 +147,12 @@ class ImportSummary:
         if left_out:
             said.append(f"left out {', '.join(left_out)}")
         if self.n_differing:
-            differ = pluralize(self.n_differing, "differs", "differ")
-            said.append(f"{self.n_differing:,} {differ} from what is stored under the same id, which stays")
+            differ = pluralize(
+                self.n_differing,
+                "differs from what is stored under its id",
+                "differ from what is stored under their ids",
+            )
+            said.append(f"{self.n_differing:,} {differ}, which stays")
         return said
 
     def __str__(self) -> str:

@@ -64,7 +64,7 @@ def read_vectors(
     stored = sa.type_coerce(_embedding.c.vector, sa.LargeBinary)
     for some in _chunks(sorted(number_at)):
         for at, vector in connection.execute(sa.select(place, stored).where(place.in_(some))):
-            if vector is not None and len(vector) == FLOAT_BYTES * dimensions:
+            if isinstance(vector, bytes) and len(vector) == FLOAT_BYTES * dimensions:
                 vectors[number_at[at]] = np.frombuffer(vector, dtype="<f4")
         progress.advance(len(some))
     return vectors

@@ -116,7 +116,7 @@ def _look_up(database: Database, kept: FinishedClustering, path: Path) -> tuple[
         if len(present) and not present.any():
             raise BadInput(
                 f"none of the {len(kept.ids)} "
-                f"{pluralize(len(kept.ids), 'embedding')} in {path} is in {database}; "
+                f"{pluralize(len(kept.ids), 'embedding')} in {path} are in {database}; "
                 "name the database it belongs to with --db, or delete the file"
             )
         lost = [label for label, row in kept.medoids.items() if not present[row]]

@@ -244,10 +244,8 @@ def _next_key(connection: Connection) -> int:
         *(ClusteringResult.key, Cluster.result_key, EmbeddingCluster.result_key),
         ClusteringTree.result_key,
     )
-    largest = sa.select(
-        *(sa.select(sa.func.max(key)).where(key < _KEY_LIMIT).scalar_subquery() for key in keys)
-    )
-    return 1 + max(int(key or 0) for key in connection.execute(largest).one())
+    largest = (sa.select(sa.func.max(key)).where(key < _KEY_LIMIT) for key in keys)
+    return 1 + max(int(connection.execute(query).scalar() or 0) for query in largest)
 
 
 def _created_at(connection: Connection) -> datetime:

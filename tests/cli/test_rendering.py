@@ -138,6 +138,27 @@ def test_a_listing_shows_whether_it_is_exact() -> None:
         assert word in rendering.details_text(summary(exact=exact), [], 100)
 
 
+def test_a_selected_root_cluster_is_said_wherever_a_clustering_is_shown() -> None:
+    root = summary(
+        n_embeddings=200, n_clusters=1, n_outliers=180, root_selected=True, largest_cluster_size=20
+    )
+    text = " ".join(rendering.details_text(root, [], 100).split())
+    assert "doubtful: The root cluster, which holds all rows, was selected: 20 of 200 rows (10.0 %)" in text
+    assert "--no-allow-single-cluster excludes it" in text
+    assert "1 (root)" in rendering.listing_text([root], 1, WIDE)
+    kinds = ["root_selected", "mostly_outliers"]
+    listed, shown = rendering.listing_json([root])[0], rendering.details_json(root, [])
+    for one in (listed, shown):
+        assert [doubt["kind"] for doubt in one["doubts"]] == kinds
+    assert listed["root_selected"] is True
+    assert shown["parameters"]["root_selected"] is True
+    # Records of older versions do not say; nothing is made up of them.
+    old = summary(n_embeddings=200, n_clusters=2, n_outliers=100)
+    assert rendering.listing_json([old])[0]["root_selected"] is None
+    assert "(root)" not in rendering.listing_text([old], 1, WIDE)
+    assert "doubtful" not in rendering.details_text(old, [], 100)
+
+
 def test_a_listing_says_what_it_leaves_out() -> None:
     said = rendering.listing_text([summary()], 5, WIDE)
     assert "… and 4 older ones; list-clusterings --limit 0 lists all" in said
@@ -196,7 +217,7 @@ def test_a_clustering_without_rows_divides_by_nothing() -> None:
     empty = summary(n_embeddings=0, n_clusters=0, n_outliers=0)
     assert rendering.listing_json([empty])[0]["outlier_percent"] is None
     assert len(rendering.listing_text([empty], 1, WIDE).splitlines()) == 2
-    assert "every embedding is an outlier" in rendering.details_text(empty, [], 80)
+    assert "There are no clusters: all 0 rows are outliers." in rendering.details_text(empty, [], 80)
 
 
 def test_details_have_every_parameter_that_matters() -> None:

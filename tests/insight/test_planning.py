@@ -272,7 +272,7 @@ def test_a_backend_that_refuses_says_why(upgraded: MakeFile, monkeypatch: pytest
 def test_what_does_not_fit_into_memory_is_not_in_time(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = upgraded(FieldSpec(runs=30))
+    file = upgraded(FieldSpec(runs=40))
     monkeypatch.setattr(placement, "host_memory", lambda: (1 << 40, 1 << 20))
     plan = plan_clustering(file.database, ["Nomic"], downsamples=[1, 10], within=1e6)
     whole, part = plan.models[0].plans

@@ -35,6 +35,7 @@ GRID = Grid(
     epsilons=[0.0, 0.3, 0.6, 0.9, 1.1],
     min_cluster_sizes=[4, 10, 0.05],
     selection_methods=["eom", "leaf"],
+    allow_single_cluster=False,
 )
 
 
@@ -108,6 +109,73 @@ def test_what_is_not_asked_stays_and_the_stored_setting_agrees_fully(
         sweep_clustering(database, source, Grid(epsilons=[0.4, 2.1]))
     with pytest.raises(InvalidParameter, match=r"up to 1,000 settings, got 2,000"):
         sweep_clustering(database, source, Grid(epsilons=[0.001 * step for step in range(2000)]))
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_a_setting_is_shown_with_and_without_a_single_cluster_where_they_differ(
+    clustered: tuple[Database, ClusteringSummary], tmp_path: Path, single: bool
+) -> None:
+    shutil.copyfile(clustered[0].path or "", tmp_path / "copy.sqlite")
+    database = open_database(tmp_path / "copy.sqlite")
+    source = clustered[1]
+    if single:
+        outcome = recut_clustering(database, source, Changes(allow_single_cluster=True, epsilon=1.2))
+        with database.session() as session:
+            source = find_clustering(session, str(outcome.id))
+    grid = Grid(epsilons=[0.0, 0.4, 1.2], selection_methods=["eom", "leaf"])
+    settings = sweep_clustering(database, source, grid)
+    shown = [(one.selection_method, one.epsilon, one.allow_single_cluster) for one in settings]
+    expected = [("eom", 0.0, single), ("eom", 0.4, single), ("eom", 1.2, single), ("eom", 1.2, not single)]
+    # Beside leaf, epsilon 0 leaves the single cluster without effect.
+    expected += [
+        ("leaf", 0.0, False),
+        ("leaf", 0.4, single),
+        ("leaf", 1.2, single),
+        ("leaf", 1.2, not single),
+    ]
+    assert shown == expected
+    for one in settings:
+        root = (one.epsilon, one.allow_single_cluster) == (1.2, True)
+        assert one.root_selected == root
+        # One cluster of everything had validity 0.5 and persistence 1, the best of its table.
+        assert (one.relative_validity is None) == (one.median_persistence is None) == root
+        assert (one.n_clusters == 1) == root
+    for one in settings:
+        changes = Changes(
+            epsilon=one.epsilon,
+            selection_method=one.selection_method,
+            allow_single_cluster=one.allow_single_cluster,
+        )
+        outcome = recut_clustering(database, source, changes)
+        assert (outcome.n_clusters, outcome.n_outliers, outcome.root_selected) == (
+            *(one.n_clusters, one.n_outliers, one.root_selected),
+        )
+
+
+def test_what_is_undefined_of_one_cluster_is_a_dash_in_the_table_and_null_in_json(
+    clustered: tuple[Database, ClusteringSummary], tmp_path: Path
+) -> None:
+    shutil.copyfile(clustered[0].path or "", tmp_path / "copy.sqlite")
+    database = open_database(tmp_path / "copy.sqlite")
+    words = ["sweep-clustering", "--epsilon", "0.4,1.2", "--db", str(database.path)]
+    shown = CliRunner().invoke(main, words).stdout
+    (line,) = (line for line in shown.splitlines() if "  root" in line)
+    assert line.split()[:4] == ["1.2", "10", "eom", "yes"]
+    assert line.split()[9:11] == ["–", "–"]
+    assert "--no-allow-single-cluster excludes it" in " ".join(shown.split())
+    settings = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)["settings"]
+    assert [one["relative_validity"] is None for one in settings] == [
+        one["root_selected"] for one in settings
+    ]
+    assert [one["median_persistence"] is None for one in settings] == [
+        one["root_selected"] for one in settings
+    ]
+    outcome = recut_clustering(database, clustered[1], Changes(epsilon=1.2, allow_single_cluster=True))
+    words = ["show-clustering", str(outcome.id), "--db", str(database.path)]
+    assert "persistence     –" in CliRunner().invoke(main, words).stdout
+    (told,) = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
+    assert [one["persistence"] for one in told["clusters"]] == [None]
+    assert told["parameters"]["root_selected"] is True
 
 
 @given(st.lists(st.tuples(st.integers(-1, 4), st.integers(-1, 3)), min_size=1, max_size=60))
@@ -233,7 +301,8 @@ def test_the_command_reads_a_file_that_nobody_may_write(
     assert snapshot(copy) == before
     plain = CliRunner().invoke(main, ["sweep-clustering", "--json", "--db", str(copy)])
     assert [one["epsilon"] for one in json.loads(plain.stdout)["settings"]] == [
-        *(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
+        *(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2),
+        1.2,  # with a single cluster, which is another there
     ]
 
 

@@ -176,7 +176,8 @@ def _clusterings(tables: Tables, found: defaultdict[str, list[Any]]) -> None:
             if row["result_key"] == result["key"]:
                 members[row["label"]].add(row["embedding_id"])
         clusters = [row for row in tables["cluster"] if row["result_key"] == result["key"]]
-        if not _is_whole(_object(result["parameters"]), members, clusters, embeddings):
+        is_named = isinstance(result["id"], str) and re.fullmatch("[0-9a-f]{32}", result["id"])
+        if not (is_named and _is_whole(_object(result["parameters"]), members, clusters, embeddings)):
             found["broken_clustering"].append(result["id"])
 
 

@@ -168,7 +168,9 @@ def test_a_field_file_needs_an_upgrade(tmp_path: Path) -> None:
         open_database(facts.path, create=True).require_current()
 
 
-@pytest.mark.parametrize(("version", "error"), [("0000", NeedsUpgrade), ("9999", DatabaseError)])
+@pytest.mark.parametrize(
+    ("version", "error"), [("0000", DatabaseError), ("0001", NeedsUpgrade), ("9999", DatabaseError)]
+)
 def test_other_versions_are_refused(database: Database, version: str, error: type[Exception]) -> None:
     with database.writing() as connection:
         connection.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '{version}'"))

@@ -241,7 +241,7 @@ def test_a_vector_that_is_none_fails_its_file_alone(upgraded: MakeFile, kind: st
     members = np.flatnonzero(first.labels == 0)
     spoil(file, first.ids[members[members != first.medoids[0]][0]].decode(), kind)
     delete_embeddings(file, [first.ids[first.medoids[0]].decode()])
-    with pytest.raises(BadVectors, match=r"cluster 0 lost its medoid.*\(1 other clusterings were saved\)"):
+    with pytest.raises(BadVectors, match=r"cluster 0 lost its medoid.*\(1 other clustering was saved\)"):
         save_pending(file.database)
     assert pending.find(file.database) == [path]
     with file.database.session() as session:

@@ -53,7 +53,11 @@ _LEAST_TEXT = 20
 
 def outcomes_json(outcomes: Sequence[ModelOutcome]) -> dict[str, Any]:
     """Return the object that `cluster-embeddings --json` prints."""
-    return {"results": [plain(asdict(outcome)) for outcome in outcomes]}
+    results = [
+        plain(asdict(outcome)) | {"doubts": [asdict(doubt) for doubt in outcome.doubts]}
+        for outcome in outcomes
+    ]
+    return {"results": results}
 
 
 def outcomes_text(outcomes: Sequence[ModelOutcome], width: int) -> str:

@@ -30,9 +30,14 @@ def check_values(subject: Subject, found: Findings) -> None:
             _add(found, cells.damaged_values(connection, sa.select(*columns)))
     with subject.reading("look at the texts of invocations") as connection:
         # PostgreSQL takes no value of another type.
-        if connection.dialect.name == "sqlite":
-            _check_invocations(subject, connection, found)
-            _check_models(connection, found)
+        if connection.dialect.name != "sqlite":
+            return
+        if not has_index(connection, _INDEX):
+            why = "no index has the types of outputs and the models of embeddings yet: upgrade first"
+            found.leave_out([UNREADABLE], why)
+            return
+        _check_invocations(subject, connection, found)
+        _check_models(connection, found)
 
 
 def _check_invocations(subject: Subject, connection: Connection, found: Findings) -> None:
@@ -60,13 +65,13 @@ def _check_invocations(subject: Subject, connection: Connection, found: Findings
 
 def _check_models(connection: Connection, found: Findings) -> None:
     """Look at each name of a model once, in the index that begins with it."""
-    if not has_index(connection, _INDEX):
-        found.leave_out([UNREADABLE], "no index has the models of embeddings yet: upgrade first")
-        return
     model = _embedding.c.embedding_model
     names = sa.select(sa.func.min(model))
     rows = sa.select(model)
-    _add(found, cells.damaged_values(connection, rows.where(model.is_(None))))
+    # In the index first: only of what is found there a row is read.
+    missing = sa.select(sa.literal(1)).select_from(_embedding).where(model.is_(None)).limit(1)
+    if connection.execute(missing).first() is not None:
+        _add(found, cells.damaged_values(connection, rows.where(model.is_(None))))
     name = next(first_values(connection, names))
     while name is not None:
         if not isinstance(name, str):
