@@ -132,7 +132,7 @@ def probe_panels(
 
     The `_MEASURED` best by products of points are measured in float64.
     """
-    best = np.empty(len(asking), dtype=np.int64)
+    best = np.full(len(asking), -1)
     rows, weights = np.empty(_MEASURED, dtype=np.int64), np.empty(_MEASURED)
     for i in range(len(asking)):
         row = asking[i]
