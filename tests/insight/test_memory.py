@@ -87,4 +87,6 @@ def test_tiled_says_before_what_it_says_at_work(shape: tuple[int, int]) -> None:
     n_axes = backend.settings.n_axes if shape[0] > 2 * 1024 else 0
     with workers() as team:
         at_work = backend.memory(describe(np, rows, n_axes, np.random.default_rng(0)), 10, team)
-    assert backend.bytes_needed(*shape, options) == at_work + rows.nbytes
+    before = backend.bytes_needed(*shape, options) - rows.nbytes
+    # Before the rows are there, the most that their spectrum may come to counts.
+    assert at_work <= before <= 1.3 * at_work

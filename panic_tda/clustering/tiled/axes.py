@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from panic_tda.types import Array, ArrayModule, FloatArray
 
 N_AXES = 64
-CHOICES = (48, 64, 96, 128)
+CHOICES = (48, 64, 96)
 """Numbers of axes from which the cheapest is chosen."""
+MOST_PACKED = 1 << 30
+"""Bytes of packed rows up to which products of whole rows may be chosen: 2 for each dimension of a row."""
 _SINGLE_PRODUCT = 8
 """Price of a dimension of a single product of rows, in multiplications of the micro-kernel."""
 _ASKING, _ASKED = 256, 4_096
@@ -60,6 +62,11 @@ def principal_axes(xp: ArrayModule, vectors: Array, rng: np.random.Generator) ->
     return np.ascontiguousarray(axes)
 
 
+def may_compare_rows(n_rows: int, n_features: int) -> bool:
+    """Say whether products of whole rows may take the place of the bound."""
+    return 2 * n_rows * n_features <= MOST_PACKED
+
+
 def choose_number(vectors: Array, axes: FloatArray, rng: np.random.Generator) -> int:
     """Choose how many axes make the cheapest bound, or 0 where products of whole rows are cheaper.
 
@@ -89,7 +96,7 @@ def choose_number(vectors: Array, axes: FloatArray, rng: np.random.Generator) ->
     sample = vectors[rng.permutation(chosen)].astype(np.float64)
     asking, asked = np.split(sample, [min(_ASKING, len(sample) // 2)])
     nearest = (asking @ asked.T).max(axis=1, keepdims=True)
-    cost = {0: float(d)}
+    cost = {0: float(d)} if may_compare_rows(n, d) else {}
     for m in CHOICES:
         if m < d:
             left, right = asking @ axes[:, :m], asked @ axes[:, :m]

@@ -149,7 +149,8 @@ class TiledBackend:
             return beside + rows if self.rows_on_device(n_rows, n_features, options) else beside
         n_axes = self._n_axes(n_rows, np)
         # What is chosen by the rows is not known before they are there.
-        choices = (0, max(axes.CHOICES)) if n_axes is None else (n_axes,)
+        choices = [max(axes.CHOICES)] if n_axes is None else [n_axes]
+        choices += [0] if axes.may_compare_rows(n_rows, n_features) else []
         return rows + self._bytes(
             (n_rows, n_features),
             options.min_samples,

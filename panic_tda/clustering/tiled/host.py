@@ -228,12 +228,14 @@ class OutsideSearch:
 
     def __init__(self, space: Space, layout: Layout, cores: FloatArray) -> None:
         self._vectors, self._cores, self._order = space.vectors, cores, layout.order
+        self._points = space.compared
         # The product on the axes alone is a better estimate than the bound.
-        self._points = space.points[:, :-1] if space.bounded else space.vectors
+        self._n_coordinates = self._points.shape[1] - space.bounded
         starts = np.arange(0, len(cores), PANEL)
-        self._centres = np.empty((len(starts), self._points.shape[1]), dtype=np.float32)
+        self._centres = np.empty((len(starts), self._n_coordinates), dtype=np.float32)
         for number, start in enumerate(starts):
-            self._centres[number] = self._points[layout.order[start : start + PANEL]].mean(axis=0)
+            rows = layout.order[start : start + PANEL]
+            self._centres[number] = self._points[rows, : self._n_coordinates].mean(axis=0)
 
     def begin(self, leader: IntArray) -> None:
         """Find the panels that hold one component alone."""
@@ -242,10 +244,18 @@ class OutsideSearch:
 
     def find(self, asking: IntArray, *, whole: bool) -> IntArray:
         """Ask the nearest panels that hold rows of other components."""
-        products = self._points[asking] @ self._centres.T
+        products = self._points[asking, : self._n_coordinates] @ self._centres.T
         chosen = row_kernels.choose_panels(products, self._only, self._leader[asking], _ASKED_PANELS)
         return row_kernels.probe_panels(
-            self._points, self._vectors, self._order, self._cores, self._leader, asking, chosen, PANEL
+            self._points,
+            self._vectors,
+            self._order,
+            self._cores,
+            self._leader,
+            asking,
+            chosen,
+            PANEL,
+            self._n_coordinates,
         )
 
 

@@ -101,7 +101,8 @@ def join_components(
     """
     search = _Search(space, layout, cores, team)
     n_components = len(np.unique(leader))
-    progress.phase("join components", float(max(1, n_components - 1)))
+    if n_components > 1:
+        progress.phase("join components", float(n_components - 1))
     u: list[IntArray] = []
     v: list[IntArray] = []
     while (leader != leader[0]).any():

@@ -127,10 +127,11 @@ def probe_panels(
     asking: IntArray,
     panels: IntArray,
     width: int,
+    n_coordinates: int,
 ) -> IntArray:
     """Find a near row of another component for each asking row, in the panels chosen for it.
 
-    The `_MEASURED` best by products of points are measured in float64.
+    The `_MEASURED` best by products of the points' first coordinates are measured in float64.
     """
     best = np.full(len(asking), -1)
     rows, weights = np.empty(_MEASURED, dtype=np.int64), np.empty(_MEASURED)
@@ -144,7 +145,9 @@ def probe_panels(
                 other = order[position]
                 if leader[other] == leader[row] or cores[other] >= weights[_MEASURED - 1]:
                     continue
-                product = np.float64(kernels.product(points[row], points[other]))
+                product = np.float64(
+                    kernels.product(points[row, :n_coordinates], points[other, :n_coordinates])
+                )
                 weight = max(cores[row], cores[other], np.sqrt(max(0.0, 2 - 2 * product)))
                 if weight >= weights[_MEASURED - 1]:
                     continue
