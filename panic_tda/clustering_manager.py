@@ -344,7 +344,6 @@ def _load_cluster_save(job: _Job, census: ModelCensus, placement: Placement) -> 
         progress,
         placement=placement,
         checkpoint=checkpoint,
-        name=matrix.model,
     )
     seconds = {"load": loaded - began, **clustering.record.seconds}
     record = replace(clustering.record, **matrix.chosen, seconds=seconds, input_sha256=fingerprint)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from panic_tda.errors import WrongUsage
+from panic_tda.paths import expand_home
 
 WORK_SUFFIX, WORK_FOLDER = ".panic-tda", "panic-tda-work"
 """Of the folder with unfinished states beside an SQLite file, and its name where there is no file."""
@@ -90,10 +91,10 @@ def file_of_database(target: str | Path) -> Path | None:
     """
     text = str(target)
     if "://" not in text:
-        return Path(text) if text else None
+        return expand_home(text) if text else None
     scheme, rest = text.split("://", 1)
     name = rest[1:].split("?")[0]
-    return Path(name) if scheme.startswith("sqlite") and name else None
+    return expand_home(name) if scheme.startswith("sqlite") and name else None
 
 
 def _possible_databases(target: Path) -> Iterator[Path]:

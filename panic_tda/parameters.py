@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from panic_tda.errors import DatabaseError, InvalidParameter
+from panic_tda.paths import expand_home
 
 EPSILON = 0.4
 DISTANCE_FLOOR = 1e-3
@@ -217,8 +218,6 @@ class ClusteringParameters:
                 "backend cuml is not exact: its tree is that of a neighbour graph; "
                 "use --backend auto or tiled with --exact, or leave --exact out"
             )
-        if isinstance(self.min_cluster_size, int):
-            _require_size_above(self.min_cluster_size, self.max_cluster_size)
         is_leaf = self.selection_method == "leaf"
         if is_leaf and self.max_cluster_size is not None:
             raise InvalidParameter(
@@ -230,6 +229,8 @@ class ClusteringParameters:
                 "allow_single_cluster has no effect on the selection method leaf at epsilon 0: no leaf is "
                 "the root cluster; use eom or an epsilon above 0, or leave it out"
             )
+        if isinstance(self.min_cluster_size, int):
+            _require_size_above(self.min_cluster_size, self.max_cluster_size)
         if 0 < self.epsilon < self.distance_floor:
             raise InvalidParameter(
                 f"epsilon must be 0 or at least distance_floor, {self.distance_floor:g}: no distance is "
@@ -303,6 +304,7 @@ class Resources:
         if self.work_dir is not None:
             allowed = "a folder, or a place for one, as a pathlib.Path"
             _require(isinstance(self.work_dir, Path), "work_dir", allowed, repr(self.work_dir))
+            object.__setattr__(self, "work_dir", expand_home(self.work_dir))
             # Unlike the methods of a path, these raise nothing where a name is too long or nobody may look.
             is_place = os.path.isdir(self.work_dir) or not os.path.exists(self.work_dir)
             _require(is_place, "work_dir", allowed, self.work_dir)

@@ -14,6 +14,7 @@ import numpy as np
 from panic_tda.disk import free_text, make_own_folder
 from panic_tda.errors import NoRoom
 from panic_tda.parameters import format_bytes
+from panic_tda.paths import expand_home
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -42,6 +43,7 @@ def new_array(shape: tuple[int, ...], dtype: DTypeLike, folder: Path | None) -> 
     if folder is None:
         return np.empty(shape, dtype=dtype)
     size = math.prod(shape) * np.dtype(dtype).itemsize
+    folder = expand_home(folder)
     try:
         if folder != Path(tempfile.gettempdir()):
             make_own_folder(folder)

@@ -16,7 +16,9 @@ from click.core import ParameterSource
 from panic_tda.cli import completion, terminal
 from panic_tda.cli.completion import LATEST as LATEST
 from panic_tda.cli.text import harmless
+from panic_tda.errors import WrongUsage
 from panic_tda.outputs import file_of_database
+from panic_tda.paths import expand_home
 
 DEFAULT_DATABASE = "db/trajectory_data.sqlite"
 BACKENDS = ("auto", "cuml", "sklearn", "tiled")
@@ -39,6 +41,21 @@ class _Option(click.Option):
 
 option = functools.partial(click.option, cls=_Option)
 """`click.option`, with the `section` in which the option stands."""
+
+
+class _PathType(click.Path):
+    """A path in which a leading `~` is the home folder; shells expand it in some places only."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Expand the home folder."""
+        try:
+            return super().convert(expand_home(value), param, ctx)
+        except WrongUsage as error:
+            self.fail(str(error), param, ctx)
+
+
+PATH = _PathType(path_type=Path)
+"""The type of all options and arguments that are paths."""
 _common_option = functools.partial(option, section=_COMMON)
 
 
@@ -174,7 +191,7 @@ def common(function: Callable[..., None]) -> Callable[..., None]:
 def _inputs(options: dict[str, Any]) -> list[Path]:
     """Return the files that a command reads, its databases first: no log is written into one."""
     named = [file_of_database(options[name]) for name in _DATABASES if options.get(name)]
-    files: list[Path] = [file for file in named if file is not None]
+    files: list[Path] = [file for file in (*named, options.get("texts")) if file is not None]
     for file in options.get("files", ()):
         files += [file, *sorted(file.glob("*.parquet"))] if os.path.isdir(file) else [file]
     return files
@@ -185,9 +202,7 @@ def before_commands(function: Callable[..., None]) -> Callable[..., None]:
     # Of two, the last counts.
     loudness = functools.partial(_common_option, is_flag=True, expose_value=False, callback=_loudness)
     for decorate in (
-        _common_option(
-            "--log-file", type=click.Path(path_type=Path), help="Also write the full log to this file."
-        ),
+        _common_option("--log-file", type=PATH, help="Also write the full log to this file."),
         loudness("-q", "--quiet", help="Log warnings and errors only."),
         loudness("-v", "--verbose", help="Log everything, tracebacks included."),
         _common_option(

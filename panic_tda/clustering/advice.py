@@ -59,7 +59,7 @@ def warn_if_doubtful(
     record : ClusteringRecord
         Of the clustering.
     tree : SpanningTree or None
-        The tree that it was cut from; without one, no other setting is evaluated.
+        The tree that it was cut from; None where there were too few rows for one.
     name : str
         The embedding model, where there are several.
     wording : {"options", "parameters"}
@@ -71,7 +71,12 @@ def warn_if_doubtful(
     if not doubts:
         return doubts
     sentences = [doubt.sentence for doubt in doubts]
-    if tree is not None:
+    if tree is None:
+        sentences.append(
+            f"min_cluster_size {record.min_cluster_size} or min_samples {record.min_samples} is more than "
+            "there are rows."
+        )
+    else:
         try:
             advice = evaluate_alternatives(tree, record)
         except MemoryError:

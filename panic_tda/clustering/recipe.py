@@ -11,7 +11,6 @@ References
 from __future__ import annotations
 
 import importlib.metadata
-import logging
 import platform
 import sys
 import time
@@ -48,8 +47,6 @@ _VERSIONED = ("panic_tda", "numpy", "numba", "scikit-learn")
 _HIERARCHY_ONLY = "sklearn"
 """A backend without loops of its own to compile."""
 _VERSIONED_IF_LOADED = ("cupy", "cuml")
-
-_log = logging.getLogger(__name__)
 
 
 def hdbscan(
@@ -143,7 +140,6 @@ def cluster_rows(
     *,
     placement: Placement | None = None,
     checkpoint: Checkpoint | None = None,
-    name: str = "",
 ) -> Clustering:
     """Cluster the rows of a matrix that may be overwritten; see `hdbscan`.
 
@@ -160,8 +156,6 @@ def cluster_rows(
         What `place` said; None asks it.
     checkpoint : Checkpoint, optional
         Where a backend that can go on after a kill keeps its state.
-    name : str
-        What the log calls these rows, where there are several such jobs.
     """
     n = len(vectors)
     effective = asked.resolve(n)
@@ -175,7 +169,8 @@ def cluster_rows(
     rows = keep_distinct(vectors, distinct) if backend.weighted else vectors
 
     options = placement.options(effective, progress, checkpoint)
-    tree = _spanning_tree(rows, distinct, backend, options) if _are_enough(n, effective, name) else None
+    are_enough = max(effective.min_cluster_size, effective.min_samples) <= n
+    tree = _spanning_tree(rows, distinct, backend, options) if are_enough else None
     progress.phase("hierarchy")
     flat = canonicalise(_flat_clusters(tree, n, effective))
     fitted = time.monotonic()
@@ -281,20 +276,6 @@ def _spanning_tree(
     if backend.weighted:
         return attach_copies(backend.fit(rows, distinct.counts, options), distinct)
     return backend.fit(rows, np.ones(n, dtype=np.int64), options)
-
-
-def _are_enough(n: int, effective: EffectiveParameters, name: str) -> bool:
-    """Say whether there are rows enough for a cluster and for a core distance, and warn where not."""
-    if max(effective.min_cluster_size, effective.min_samples) <= n:
-        return True
-    _log.warning(
-        "%sall %d rows are outliers: min_cluster_size is %d and min_samples %d, more than there are rows",
-        name and f"{name}: ",
-        n,
-        effective.min_cluster_size,
-        effective.min_samples,
-    )
-    return False
 
 
 def _flat_clusters(tree: SpanningTree | None, n: int, effective: EffectiveParameters) -> FlatClusters:

@@ -44,7 +44,7 @@ _column = functools.partial(option, metavar="NAME", section="Columns of a FILE")
 
 
 @options.command("import-embeddings", example="import-embeddings panic_tda/sample/captions_minilm.parquet")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE|FOLDER...")
+@click.argument("files", nargs=-1, required=True, type=options.PATH, metavar="FILE|FOLDER...")
 @options.model("Name of the embedding model, where the files have no column embedding_model.")
 @_column("--text-column", "text", help="Column of texts.  [default: text]")
 @_column("--vector-column", "vector", help="Column of vectors.  [default: vector]")
@@ -54,10 +54,15 @@ _column = functools.partial(option, metavar="NAME", section="Columns of a FILE")
 @_column(
     "--texts",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     help="Texts of a .npy or .npz FILE, one a line.",
 )
 @_column("--no-text", is_flag=True, metavar=None, help="Import vectors without texts.")
+@option(
+    "--skip-invalid",
+    is_flag=True,
+    help="Leave out embeddings without a usable vector; their texts keep their places.",
+)
 @options.json_output
 @options.common
 def import_embeddings(
@@ -65,6 +70,7 @@ def import_embeddings(
     files: tuple[Path, ...],
     model: str | None,
     texts: Path | None,
+    skip_invalid: bool,
     as_json: bool,
     **names: Any,
 ) -> None:
@@ -72,9 +78,10 @@ def import_embeddings(
 
     A FILE is Parquet, Arrow (Feather), CSV, NDJSON, or NumPy's .npy or .npz. Its columns: text, vector;
     optional: embedding_model, run (or run_id, as exports call it), sequence_number, initial_prompt, network,
-    seed. A vector is a list, in CSV a cell such as "[0.1, 0.2]". A FOLDER is a dump of the generation
-    pipeline: runs.parquet, invocations.parquet, embeddings.parquet and, where it is there,
-    experiments.parquet; what is in it keeps its ids.
+    seed, output_type (text or image; such rows may be without a text). A vector is a list, in CSV a cell such
+    as "[0.1, 0.2]". A FOLDER is a dump of the generation pipeline: runs.parquet, invocations.parquet,
+    embeddings.parquet and, where it is there, experiments.parquet; what is in it keeps its ids. An SQLite
+    FILE of the pipeline's newer generation is read like its dump.
 
     Importing the same rows again changes nothing, and what has grown adds what is new.
     """
@@ -88,7 +95,13 @@ def import_embeddings(
     opened = open_database(database, create=True)
     with display.make_progress() as progress:
         summary = importing.import_embeddings(
-            files, opened, model=model, columns=columns, texts=texts, progress=progress
+            files,
+            opened,
+            model=model,
+            columns=columns,
+            texts=texts,
+            skip_invalid=skip_invalid,
+            progress=progress,
         )
     terminal.print_data(rendering.import_json(summary) if as_json else rendering.import_text(summary))
 

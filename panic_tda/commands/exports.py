@@ -11,7 +11,7 @@ from panic_tda.cli.options import option
 
 # Another word follows: it cannot be left out.
 _reference = options.clustering("reference", metavar="ID|latest")
-_file = click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+_file = click.argument("file", type=options.PATH, metavar="FILE")
 
 
 @options.command("export-clustering", example="export-clustering latest rows.parquet --model MiniLM")

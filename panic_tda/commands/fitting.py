@@ -69,7 +69,7 @@ _what, _clustering, _machine, _cut = (
 )
 @_machine(
     "--work-dir",
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     help="Where unfinished work is kept.  [default: NAME.panic-tda beside the database]",
 )
 @_machine("--no-checkpoint", is_flag=True, help="Keep no state: a killed run starts afresh.")

@@ -31,7 +31,7 @@ _seed = option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_defa
 
 
 def _output(metavar: str, text: str) -> Callable[..., Any]:
-    file = click.Path(path_type=Path)
+    file = options.PATH
     return option("-o", "--output", type=file, required=True, metavar=metavar, help=text)
 
 

@@ -109,7 +109,7 @@ def delete_clusterings(
 
 
 @options.command("save-pending", example="save-pending --db trajectory_data.sqlite")
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE]...")
+@click.argument("files", nargs=-1, type=options.PATH, metavar="[FILE]...")
 @options.json_output
 @options.common
 def save_pending(database: str, files: tuple[Path, ...], as_json: bool) -> None:

@@ -2,10 +2,11 @@
 
 In flow files; `formats` tells their format by their first bytes, and `arrow_files`, `text_tables` and
 `numpy_files` read columns by batches, whose types `casting` makes plain; `tables` opens any of them.
-`columns` checks columns, `column_choice` says which of them hold texts and vectors, `embedding_files` turns
-them into batches of texts and vectors, `naming` finds the runs of files that do not name theirs,
-`pipeline_dumps` reads folders that the generation pipeline has written, and `importing` puts all of it into
-a database, through `storage.additions` and `storage.dumps`. Out flow files: `exporting` writes the rows that
+`columns` checks columns, `column_choice` says which of them hold texts and vectors, `usable_vectors` leaves
+invalid vectors out, `embedding_files` turns them into batches of texts and vectors, `naming` finds the runs
+of files that do not name theirs, `pipeline_dumps` reads folders that the generation pipeline has written
+(`pipeline_databases` its SQLite files, as if they were such folders), and `importing` puts all of it into a
+database, through `storage.additions` and `storage.dumps`. Out flow files: `exporting` writes the rows that
 `storage.exports` and `insight.step_rows` stream. Another format to read is another file here; one to write is
 a function in `exporting`.
 

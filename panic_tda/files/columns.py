@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Kind = tuple[str, Callable[[pa.DataType], bool]]
 """What a column may hold: as a message says it, and as a test of its type."""
+OUTPUT_TYPES = ("TEXT", "IMAGE")
 HOLDS_NUL = "holds the character NUL, which databases do not take in texts"
 
 
@@ -106,6 +107,24 @@ class Rows:
         texts: list[str] = column.to_pylist()
         return texts
 
+    def known_texts(self, name: str) -> list[str | None]:
+        """Return a column of texts, of which some may be missing."""
+        column = self.cast(name, pa.large_string())
+        self.refuse_nul(column, name)
+        texts: list[str | None] = column.to_pylist()
+        return texts
+
+    def output_types(self, name: str) -> list[str]:
+        """Return a column of types of outputs, none of which may be missing, as databases store them."""
+        types = pc.ascii_upper(self.complete(name, pa.string()))
+        wrong = pc.index(pc.is_in(types, pa.array(OUTPUT_TYPES)), False).as_py()
+        if wrong >= 0:
+            allowed = " or ".join(OUTPUT_TYPES).lower()
+            got = self.batch.column(name)[wrong].as_py()
+            self.refuse(wrong, f"{self.stored_name(name)} must be {allowed}; got {got!r}")
+        found: list[str] = types.to_pylist()
+        return found
+
     def refuse_nul(self, column: pa.Array, name: str) -> None:
         """Check that no text of a column, which has a value for each row, holds NUL."""
         # PostgreSQL takes no such text, and SQLite's functions end where it stands.
@@ -133,11 +152,7 @@ class Rows:
         if values.null_count:
             missing = values.is_null().to_numpy(zero_copy_only=False).reshape(-1, width).any(axis=1)
             self.refuse_first(missing, "the vector has a missing value (null)")
-        if pa.types.is_decimal(values.type):
-            values = casting.cast(values, pa.float64())
-        with np.errstate(over="ignore"):
-            numbers = values.to_numpy(zero_copy_only=False).astype("<f4", copy=False)
-        vectors: Float32Array = numbers.reshape(-1, width)
+        vectors: Float32Array = to_float32(values).reshape(-1, width)
         finite = np.isfinite(vectors).all(axis=1)
         if not finite.all():
             self.refuse_first(~finite, "the vector is not finite in float32 (NaN or infinite)")
@@ -217,6 +232,15 @@ def wrong_with(model: str) -> str | None:
     if any(not character.isprintable() and unicodedata.category(character) != "Zs" for character in model):
         return "holds a control character"
     return None
+
+
+def to_float32(numbers: pa.Array) -> Float32Array:
+    """Return numbers as float32: missing ones as NaN, and those that are too large as infinite."""
+    if pa.types.is_decimal(numbers.type) or pa.types.is_null(numbers.type):
+        numbers = casting.cast(numbers, pa.float64())
+    with np.errstate(over="ignore"):
+        values: Float32Array = numbers.to_numpy(zero_copy_only=False).astype("<f4", copy=False)
+    return values
 
 
 def encode(column: pa.Array) -> tuple[list[Any], IntArray]:

@@ -32,6 +32,7 @@ from panic_tda.files.columns import (
 )
 from panic_tda.files.tables import open_table
 from panic_tda.files.texts_files import TextsFile
+from panic_tda.files.usable_vectors import read_all_vectors, read_usable_vectors
 from panic_tda.storage.batches import EmbeddingBatch, RunKey, TextBatch
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ OPTIONAL: dict[str, Kind] = {
     "initial_prompt": STRINGS,
     "network": NETWORKS,
     "seed": INTEGERS,
+    # `text` or `image`, as exports say: only rows of which it is known may be without a text.
+    "output_type": STRINGS,
 }
 UNKNOWN_SEED = -1
 """The seed of runs that have none; the pipeline writes it for runs that were not seeded."""
@@ -103,7 +106,7 @@ class EmbeddingFile:
         columns.require(self._file)
         require_text_and_vector(self._file, columns, list(OPTIONAL))
         self.has_texts = not columns.no_text
-        """Whether rows have texts."""
+        """Whether texts are read; of some rows they may be missing all the same."""
         self._required = ["text", "vector"] if self.has_texts else ["vector"]
         required = {name: REQUIRED[name] for name in self._required}
         self._columns = set(check_columns(self._file, required, OPTIONAL)) - set(REQUIRED)
@@ -132,13 +135,15 @@ class EmbeddingFile:
         """Whether the file says the place of each row's text in its run."""
         return "sequence_number" in self._columns
 
-    def batches(self, name: str = "") -> Generator[EmbeddingBatch, None, None]:
+    def batches(self, name: str = "", *, skip_invalid: bool = False) -> Generator[EmbeddingBatch, None, None]:
         """Read the file once, some thousand rows at a time.
 
         Parameters
         ----------
         name : str
             Of the run, where the file has no column for it.
+        skip_invalid : bool
+            Leave out vectors that cannot be used, instead of refusing their rows.
 
         Raises
         ------
@@ -146,10 +151,19 @@ class EmbeddingFile:
             A row lacks a value or holds an impossible one; the message names it.
         """
         counters: dict[tuple[RunKey, str], int] = {}
+        widths: dict[str, int] = {}
         for rows in self._rows([*self._required, *sorted(self._columns)]):
             for part in self._parts(rows, name, counters):
-                vectors = rows.take(part.rows - rows.numbers[0]).vectors()
-                yield EmbeddingBatch(**vars(part), vectors=vectors)
+                of_model = rows.take(part.rows - rows.numbers[0])
+                if not skip_invalid:
+                    places = np.arange(len(of_model))
+                    vectors = read_all_vectors(of_model)
+                    yield EmbeddingBatch(**vars(part), vectors=vectors, places=places, invalid=[])
+                    continue
+                usable = read_usable_vectors(of_model, widths.get(part.model, 0))
+                if len(usable.places):
+                    widths[part.model] = usable.vectors.shape[1]
+                yield EmbeddingBatch(**vars(part), **vars(usable))
 
     def texts(self, name: str = "") -> Iterator[TextBatch]:
         """Read the same batches without their vectors, which are most of the file."""
@@ -157,11 +171,11 @@ class EmbeddingFile:
         for rows in self._rows(["text", *sorted(self._columns)]):
             yield from self._parts(rows, name, counters)
 
-    def contents(self) -> Iterator[tuple[list[str], IntArray]]:
+    def contents(self) -> Iterator[tuple[list[str | None], IntArray]]:
         """Read the texts in the order of the file, with its sequence numbers or else those of its rows."""
-        for rows in self._rows(["text", *(["sequence_number"] if self.numbers_rows else [])]):
+        for rows in self._rows(["text", *sorted(self._columns & {"sequence_number", "output_type"})]):
             numbers = self._sequence_numbers(rows)
-            yield rows.texts("text"), rows.numbers if numbers is None else numbers
+            yield self._outputs(rows)[0], rows.numbers if numbers is None else numbers
 
     def _rows(self, columns: list[str]) -> Iterator[Rows]:
         return read_rows(self._file, columns, batch_rows=BATCH_ROWS)
@@ -169,7 +183,7 @@ class EmbeddingFile:
     def _parts(self, rows: Rows, name: str, counters: dict[tuple[RunKey, str], int]) -> Iterator[TextBatch]:
         """Divide some rows by their embedding model."""
         with readable(self.path, self._file.format):
-            texts: list[str | None] = [*rows.texts("text")] if self.has_texts else [None] * len(rows)
+            texts, types = self._outputs(rows)
             runs, codes = self._runs(rows, name)
             numbers = self._sequence_numbers(rows)
             models = list(self._models(rows))
@@ -185,7 +199,30 @@ class EmbeddingFile:
                     _row_order(runs, of_rows, model, counters) if numbers is None else numbers[of_model]
                 ),
                 texts=texts if len(of_model) == len(texts) else [texts[row] for row in of_model],
+                types=types if len(of_model) == len(types) else [types[row] for row in of_model],
+                names_runs=self.names_runs,
             )
+
+    def _outputs(self, rows: Rows) -> tuple[list[str | None], list[str]]:
+        """Return the text and the type of each output; None where a text may be missing and is.
+
+        That is so where the caller leaves texts out, and where the file says the type. Elsewhere a missing
+        text is a fault of the file, and every output is a text. An image has no text, which a format that
+        cannot say so writes as an empty one.
+        """
+        has_types = "output_type" in self._columns
+        types = rows.output_types("output_type") if has_types else ["TEXT"] * len(rows)
+        if not self.has_texts:
+            return [None] * len(rows), types
+        if not has_types:
+            return [*rows.texts("text")], types
+        texts = rows.known_texts("text")
+        for row, kind in enumerate(types):
+            if kind == "IMAGE":
+                if texts[row]:
+                    rows.refuse(row, "output_type is image, and an image has no text; got one")
+                texts[row] = None
+        return texts, types
 
     def _sequence_numbers(self, rows: Rows) -> IntArray | None:
         return rows.integers("sequence_number", least=0) if self.numbers_rows else None

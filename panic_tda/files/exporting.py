@@ -19,6 +19,7 @@ from pyarrow import csv, ipc
 
 from panic_tda.errors import WrongUsage
 from panic_tda.files.replacing import replacing, require_place
+from panic_tda.paths import expand_home
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
 from panic_tda.storage.exports import RowStream, open_rows
@@ -88,7 +89,7 @@ def export_clustering(
     DatabaseError
         As `open_rows`.
     """
-    path = Path(file)
+    path = expand_home(file)
     require_target(path, force=force, with_lists=with_vectors, source=database.path)
     with open_rows(database, clustering, with_vectors=with_vectors, beside=beside) as rows:
         return write_rows(path, rows, force=force, progress=progress)
@@ -150,6 +151,7 @@ def write_rows(
     CannotWrite
         The disk is full, or the folder takes no file.
     """
+    path = expand_home(path)
     with_lists = any(map(_is_list, rows.schema.types))
     require_target(path, force=force, with_lists=with_lists, source=rows.source)
     progress = progress or Silent()

@@ -9,8 +9,8 @@ the file is another run then, or, where it names its runs, refused. A file that 
 run. Of two files of which one is the beginning of the other, nothing tells whether it has grown: they are one
 run.
 
-A run without texts is named by its first vector and the embedding model of it: a file that has grown is the
-run that it was, and the vectors of another model are another run.
+A run without any text is named by its first usable vector and the embedding model of it: a file that has
+grown is the run that it was, and the vectors of another model are another run.
 
 Earlier versions hashed all rows that a file had then. Runs of these names are found by the hash of each
 beginning of the file, and go on under them.
@@ -37,10 +37,11 @@ if TYPE_CHECKING:
 _FEW = 64
 
 
-def name_of(file: EmbeddingFile, additions: Additions) -> str:
+def name_of(file: EmbeddingFile, additions: Additions, *, skip_invalid: bool = False) -> str:
     """Return the name of a file's run: of the one in the database that it continues, or a new one.
 
-    Of several that it could continue it is the one with the most of its texts.
+    Of several that it could continue it is the one with the most of its texts. `skip_invalid` is that of
+    `EmbeddingFile.batches`.
 
     Raises
     ------
@@ -48,8 +49,10 @@ def name_of(file: EmbeddingFile, additions: Additions) -> str:
         As `EmbeddingFile.batches`.
     """
     if not file.has_texts:
-        return _by_first_vector(file)
+        return _by_first_vector(file, skip_invalid)
     openings = _Openings(file)
+    if not openings.has_texts:
+        return _by_first_vector(file, skip_invalid)
     new, candidates = _by_opening(openings, 0, additions)
     candidates += _by_later_opening(openings, additions, candidates)
     found, most = new, -1
@@ -60,13 +63,18 @@ def name_of(file: EmbeddingFile, additions: Additions) -> str:
     return found
 
 
-def _by_first_vector(file: EmbeddingFile) -> str:
-    with closing(file.batches()) as batches:
-        first = next(batches, None)
-    if first is None:
-        return ""
-    content = b"vectors\0" + first.model.encode() + b"\0" + first.vectors[0].astype("<f4").tobytes()
-    return hashlib.sha256(content).hexdigest()
+def _by_first_vector(file: EmbeddingFile, skip_invalid: bool) -> str:
+    first_row, content = -1, b""
+    with closing(file.batches(skip_invalid=skip_invalid)) as batches:
+        for batch in batches:
+            # Batches of several models take turns; those that begin later hold no earlier row.
+            if content and batch.rows[0] > first_row:
+                break
+            row = int(batch.rows[batch.places[0]]) if len(batch.places) else -1
+            if row >= 0 and (not content or row < first_row):
+                vector = batch.vectors[0].astype("<f4").tobytes()
+                first_row, content = row, b"vectors\0" + batch.model.encode() + b"\0" + vector
+    return hashlib.sha256(content).hexdigest() if content else ""
 
 
 def _by_opening(openings: _Openings, start: int, additions: Additions) -> tuple[str, list[RunKey]]:
@@ -111,7 +119,9 @@ class _Openings:
         self.numbered = file.numbers_rows
         numbers, digests, codes = [], [], []
         known: dict[RunKey, int] = {}
+        self.has_texts = False
         for batch in file.texts():
+            self.has_texts = self.has_texts or any(text is not None for text in batch.texts)
             numbers.append(batch.sequence_numbers)
             digests.append(np.frombuffer(b"".join(map(_digest, batch.texts)), dtype="V16"))
             of_batch = np.array([known.setdefault(key, len(known)) for key in batch.runs])
@@ -139,7 +149,7 @@ class _Openings:
                 name = hashlib.sha256(name + here.to_bytes(8, "little") + text).digest()
                 yield replace(self.keys[self._codes[start]], name=name.hex())
 
-    def has(self, number: int, text: str) -> bool:
+    def has(self, number: int, text: str | None) -> bool:
         """Tell whether the file has this text at this place."""
         first, last = np.searchsorted(self._numbers, [number, number + 1])
         return _digest(text) in self._digests[first:last].tolist()
@@ -147,7 +157,7 @@ class _Openings:
 
 def _by_former_name(file: EmbeddingFile, additions: Additions, known: list[RunKey]) -> list[RunKey]:
     first = next(file.texts(), None)
-    if first is None:
+    if first is None or first.texts[0] is None:
         return []
     key, text = first.runs[first.run_codes[0]], first.texts[0]
     assert text is not None
@@ -165,7 +175,8 @@ def _former_names(file: EmbeddingFile) -> Iterator[str]:
     for some_texts, sequence in file.contents():
         stored_numbers = sequence.astype("<i8").tobytes()
         for row, text in enumerate(some_texts):
-            encoded = text.encode()
+            # Earlier versions took no file with a row without a text.
+            encoded = b"\0" if text is None else text.encode()
             lengths.update(len(encoded).to_bytes(8, "little"))
             texts.update(encoded)
             numbers.update(stored_numbers[8 * row : 8 * row + 8])
@@ -173,5 +184,5 @@ def _former_names(file: EmbeddingFile) -> Iterator[str]:
 
 
 def _digest(text: str | None) -> bytes:
-    assert text is not None  # Files without texts are named otherwise.
-    return hashlib.sha256(text.encode()).digest()[:16]
+    # No text holds NUL: this stands for an output that has none.
+    return hashlib.sha256(b"\0" if text is None else text.encode()).digest()[:16]

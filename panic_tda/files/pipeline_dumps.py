@@ -4,7 +4,10 @@ One file a table: `runs`, `invocations` and `embeddings`, and `experiments` wher
 further columns are left alone. Ids are UUIDs, written with dashes. Lists (`network`, `networks`, `prompts`,
 `embedding_models`, `seeds`) are JSON strings, or lists. Times are ISO 8601: one that names its offset becomes
 UTC, one that names none stays as it is written. Images are without their bytes. What has no seed of its own
-has that of its run, and a run without one has `UNKNOWN_SEED`.
+has that of its run. The newer generation has no seeds and numbers the runs of one network and prompt: where
+there is no column `seed`, `run_number` is stored as the seed, else `UNKNOWN_SEED`.
+
+The pipeline's own SQLite database has the same tables, and is read by the same code (`pipeline_databases`).
 
 A dump may hold each run's prompt as an output before the first one: ids that begin with `prompt-`, sequence
 number −1. They are handed on as they are, and left out where rows are added.
@@ -14,15 +17,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from panic_tda.errors import MissingPath
-from panic_tda.files.arrow_files import open_arrow_file, readable
+from panic_tda.files.arrow_files import ArrowFile, open_arrow_file, readable
 from panic_tda.files.columns import (
     INTEGERS,
     STRINGS,
@@ -35,6 +40,8 @@ from panic_tda.files.columns import (
     read_rows,
 )
 from panic_tda.files.embedding_files import UNKNOWN_SEED
+from panic_tda.files.pipeline_databases import open_pipeline_database
+from panic_tda.files.usable_vectors import read_all_vectors, read_usable_vectors
 from panic_tda.storage.batches import (
     PROMPT,
     DumpedEmbeddings,
@@ -43,11 +50,15 @@ from panic_tda.storage.batches import (
     DumpedRun,
 )
 
+if TYPE_CHECKING:
+    from panic_tda.types import Float32Array
+
 BATCH_ROWS = 8192
 TABLES = ("experiments", "runs", "invocations", "embeddings")
 """In the order in which rows refer to each other."""
 OPTIONAL_TABLE = "experiments"
-_TYPES = ("TEXT", "IMAGE")
+_MOST_RUNS = 100_000
+"""So many runs of one network and prompt are listed in an experiment; a greater number is damage."""
 _SHOWN = 80
 """So many characters of a value that cannot be right are shown."""
 
@@ -74,51 +85,37 @@ _REQUIRED: dict[str, dict[str, Kind]] = {
     "embeddings": {"id": STRINGS, "invocation_id": STRINGS, "embedding_model": STRINGS, "vector": VECTORS},
 }
 _OPTIONAL: dict[str, dict[str, Kind]] = {
-    "experiments": {"seeds": _LISTS, **_BOTH_TIMES},
-    "runs": {"experiment_id": STRINGS, "seed": INTEGERS},
+    "experiments": {"seeds": _LISTS, "num_runs": INTEGERS, **_BOTH_TIMES},
+    "runs": {"experiment_id": STRINGS, "seed": INTEGERS, "run_number": INTEGERS},
     "invocations": {"input_invocation_id": STRINGS, "seed": INTEGERS, **_BOTH_TIMES},
     "embeddings": _BOTH_TIMES,
 }
 
 
 class PipelineDump:
-    """One dump, in the files of a folder.
+    """One dump, in the files of a folder; or a database of the pipeline, which has the same tables.
 
     Parameters
     ----------
-    folder : Path
-        Where they are.
+    source : Path
+        A folder, or an SQLite file.
 
     Raises
     ------
     MissingPath
-        The folder lacks one of them.
+        The folder lacks a file.
     BadInput
-        One is of another format, or columns are missing or of a wrong type.
+        A file is of another format, columns are missing or of a wrong type, or the database has other tables.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        paths = {table: folder / f"{table}.parquet" for table in TABLES}
-        missing = [
-            path.name for table, path in paths.items() if table != OPTIONAL_TABLE and not path.exists()
-        ]
-        if missing:
-            raise MissingPath(
-                f"{folder} is a folder without {' and '.join(missing)}; name the files in it, or the folder "
-                f"of a dump of the generation pipeline: {', '.join(path.name for path in paths.values())} "
-                f"({paths[OPTIONAL_TABLE].name} may be missing)"
-            )
-        self._files = {table: open_arrow_file(path) for table, path in paths.items() if path.exists()}
+    def __init__(self, source: Path) -> None:
+        self._files = _open_folder(source) if source.is_dir() else open_pipeline_database(source)
+        self.n_files = len(self._files) if source.is_dir() else 1
+        """Files that are read."""
         self._columns = {
             table: check_columns(file, _REQUIRED[table], _OPTIONAL[table])
             for table, file in self._files.items()
         }
-
-    @property
-    def n_files(self) -> int:
-        """Files that are read."""
-        return len(self._files)
 
     @property
     def n_rows(self) -> int | None:
@@ -161,11 +158,12 @@ class PipelineDump:
                 made = table.ids("id", or_prompts=True), table.inputs()
             yield made
 
-    def embeddings(self) -> Iterator[DumpedEmbeddings]:
-        """Read the embeddings, some thousand of one model at a time."""
+    def embeddings(self, *, skip_invalid: bool = False) -> Iterator[DumpedEmbeddings]:
+        """Read the embeddings, some thousand of one model at a time; `skip_invalid` as for imports."""
+        widths: dict[str, int] | None = {} if skip_invalid else None
         for rows in self._rows("embeddings"):
             with readable(rows.path):
-                made = list(_embeddings(rows))
+                made = list(_embeddings(rows, widths))
             yield from made
 
     def _rows(self, table: str, columns: tuple[str, ...] = ()) -> Iterator[Rows]:
@@ -173,6 +171,18 @@ class PipelineDump:
             return
         wanted = [name for name in self._columns[table] if not columns or name in columns]
         yield from read_rows(self._files[table], wanted, batch_rows=BATCH_ROWS)
+
+
+def _open_folder(folder: Path) -> dict[str, ArrowFile]:
+    paths = {table: folder / f"{table}.parquet" for table in TABLES}
+    missing = [path.name for table, path in paths.items() if table != OPTIONAL_TABLE and not path.exists()]
+    if missing:
+        raise MissingPath(
+            f"{folder} is a folder without {' and '.join(missing)}; name the files in it, or the folder "
+            f"of a dump of the generation pipeline: {', '.join(path.name for path in paths.values())} "
+            f"({paths[OPTIONAL_TABLE].name} may be missing)"
+        )
+    return {table: open_arrow_file(path) for table, path in paths.items() if path.exists()}
 
 
 class _Table:
@@ -210,13 +220,6 @@ class _Table:
     def inputs(self) -> list[str | None]:
         """Return the ids of what invocations were made from."""
         return self.known_ids("input_invocation_id", or_prompts=True)
-
-    def texts(self, name: str) -> list[str | None]:
-        """Return texts, of which some may be missing."""
-        column = self.rows.cast(name, pa.large_string())
-        self.rows.refuse_nul(column, name)
-        texts: list[str | None] = column.to_pylist()
-        return texts
 
     def integers(self, name: str) -> list[int | None]:
         """Return integers, of which some may be missing."""
@@ -262,8 +265,11 @@ class _Table:
 
 
 def _experiments(table: _Table) -> list[DumpedExperiment]:
-    n_rows = len(table.rows)
-    seeds = [[UNKNOWN_SEED]] * n_rows
+    # Where runs have numbers in place of seeds, they go from 0 for each network and prompt.
+    seeds = [
+        list(range(count)) if count and 0 < count <= _MOST_RUNS else [UNKNOWN_SEED]
+        for count in table.integers("num_runs")
+    ]
     if "seeds" in table:
         seeds = table.lists("seeds", "a list of integers", _is_list_of(lambda seed: type(seed) is int))
     columns = (
@@ -280,10 +286,11 @@ def _experiments(table: _Table) -> list[DumpedExperiment]:
 
 
 def _runs(table: _Table) -> list[DumpedRun]:
+    seeds = table.integers("seed" if "seed" in table else "run_number")
     columns = (
         table.ids("id"),
         table.lists("network", "a list of names", _are_names),
-        [UNKNOWN_SEED if seed is None else seed for seed in table.integers("seed")],
+        [UNKNOWN_SEED if seed is None else seed for seed in seeds],
         table.rows.integers("max_length", least=1).tolist(),
         table.rows.texts("initial_prompt"),
         table.known_ids("experiment_id"),
@@ -293,46 +300,68 @@ def _runs(table: _Table) -> list[DumpedRun]:
 
 def _invocations(table: _Table) -> DumpedInvocations:
     rows = table.rows
-    ids, models = table.ids("id", or_prompts=True), table.texts("model")
+    ids, models = table.ids("id", or_prompts=True), rows.known_texts("model")
     numbers = rows.integers("sequence_number", least=-1)
     for row, model in enumerate(models):
         if model is None and numbers[row] >= 0 and not ids[row].startswith(PROMPT):
             rows.refuse(row, "model is missing (null)")
-    types = pc.ascii_upper(rows.complete("type", pa.string()))
-    wrong = pc.index(pc.is_in(types, pa.array(_TYPES)), False).as_py()
-    if wrong >= 0:
-        got = rows.batch.column("type")[wrong].as_py()
-        rows.refuse(wrong, f"type must be {' or '.join(_TYPES).lower()}; got {_shown(got)}")
     return DumpedInvocations(
         ids=ids,
         run_ids=table.ids("run_id"),
         input_ids=table.inputs(),
         sequence_numbers=numbers.tolist(),
-        types=types.to_pylist(),
+        types=rows.output_types("type"),
         models=models,
         seeds=table.integers("seed"),
-        texts=table.texts("output_text"),
+        texts=rows.known_texts("output_text"),
         started_at=table.times("started_at"),
         completed_at=table.times("completed_at"),
     )
 
 
-def _embeddings(rows: Rows) -> Iterator[DumpedEmbeddings]:
+def _embeddings(rows: Rows, widths: dict[str, int] | None) -> Iterator[DumpedEmbeddings]:
+    """Divide embeddings by their model, and by whether they have a vector.
+
+    Parameters
+    ----------
+    rows : Rows
+        Of the table.
+    widths : dict of str to int or None
+        Dimensions of each model's vectors so far, which this adds to. None refuses vectors that are invalid.
+    """
     for model, of_model in rows.models():
         is_missing = rows.batch.column("vector").is_null().to_numpy(zero_copy_only=False)[of_model]
-        for missing in sorted(set(is_missing.tolist())):
-            some = rows.take(of_model[is_missing == missing])
-            table = _Table(some)
-            yield DumpedEmbeddings(
-                path=some.path,
-                first_row=int(some.numbers[0]),
-                model=model,
-                ids=table.ids("id", or_prompts=True),
-                invocation_ids=table.ids("invocation_id", or_prompts=True),
-                started_at=table.times("started_at"),
-                completed_at=table.times("completed_at"),
-                vectors=None if missing else some.vectors(),
-            )
+        if not is_missing.all():
+            yield from _with_vectors(model, rows.take(of_model[~is_missing]), widths)
+        if is_missing.any():
+            yield _embeddings_of(model, rows.take(of_model[is_missing]))
+
+
+def _with_vectors(model: str, rows: Rows, widths: dict[str, int] | None) -> Iterator[DumpedEmbeddings]:
+    if widths is None:
+        yield _embeddings_of(model, rows, read_all_vectors(rows))
+        return
+    usable = read_usable_vectors(rows, widths.get(model, 0))
+    if len(usable.places):
+        widths[model] = usable.vectors.shape[1]
+        yield _embeddings_of(model, rows.take(usable.places), usable.vectors)
+    if usable.invalid:
+        others = np.setdiff1d(np.arange(len(rows)), usable.places)
+        yield replace(_embeddings_of(model, rows.take(others)), are_invalid=True)
+
+
+def _embeddings_of(model: str, rows: Rows, vectors: Float32Array | None = None) -> DumpedEmbeddings:
+    table = _Table(rows)
+    return DumpedEmbeddings(
+        path=rows.path,
+        first_row=int(rows.numbers[0]),
+        model=model,
+        ids=table.ids("id", or_prompts=True),
+        invocation_ids=table.ids("invocation_id", or_prompts=True),
+        started_at=table.times("started_at"),
+        completed_at=table.times("completed_at"),
+        vectors=vectors,
+    )
 
 
 def _from_text(text: str) -> datetime:

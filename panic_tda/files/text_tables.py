@@ -25,7 +25,7 @@ _BLOCK_BYTES = 1 << 22
 _SHOWN = 60
 _VECTOR = pa.large_list(pa.float64())
 _NUMBERS = ("sequence_number", "seed")
-_MISSING_WHERE_EMPTY = ("vector", "network", "run", "run_id", "embedding_model", *_NUMBERS)
+_MISSING_WHERE_EMPTY = ("vector", "network", "run", "run_id", "embedding_model", "output_type", *_NUMBERS)
 """Columns in which an empty cell is a missing value; elsewhere it is an empty text."""
 
 
@@ -92,13 +92,15 @@ def parse_vectors(cells: pa.Array) -> pa.Array:
 
     Examples
     --------
-    >>> parse_vectors(pa.array(["[1, 2.5]", "1e3 -2", None])).to_pylist()
-    [[1.0, 2.5], [1000.0, -2.0], None]
+    >>> parse_vectors(pa.array(["[1, 2.5]", "1e3 -2", "[null, 1]", "[]", None])).to_pylist()
+    [[1.0, 2.5], [1000.0, -2.0], [nan, 1.0], [], None]
     """
     inner = pc.replace_substring_regex(cells, r"^\s*[\[({]?\s*|\s*[\])}]?\s*$", "")
     # Of two commas in a row one stays: between them a number is missing.
     spaced = pc.replace_substring_regex(inner, r"\s*[,;]\s*|\s+", " ")
-    return pc.split_pattern(spaced, " ").cast(_VECTOR)
+    numbers = pc.replace_substring_regex(spaced, r"(?i)\b(null|none)\b", "nan")
+    parts = pc.split_pattern(numbers, " ")
+    return pc.if_else(pc.equal(numbers, ""), pa.scalar([], parts.type), parts).cast(_VECTOR)
 
 
 def _roles(stored: list[str], names: Mapping[str, str | None]) -> dict[str, str]:

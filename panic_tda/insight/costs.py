@@ -14,19 +14,17 @@ meanwhile misleads less than it would by the clock.
 
 from __future__ import annotations
 
-import logging
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from panic_tda.clustering import backends, recipe
+from panic_tda.clustering import backends
 from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.clustering.warm_up import compile_kernels
 from panic_tda.devices.machine import available_cores
@@ -202,20 +200,8 @@ def _fit(part: Float32Array, asked: ClusteringParameters, placement: Placement) 
     samples = min(asked.min_samples or 1, len(part))
     # Sizes of clusters are those of all rows: of a part they would leave no cluster, and so no work.
     asked = replace(asked, min_samples=samples, min_cluster_size=None, max_cluster_size=None)
-    with _unheard():
-        cluster_rows(part.copy(), asked, watch, placement=placement)
+    cluster_rows(part.copy(), asked, watch, placement=placement)
     return watch.stop()
-
-
-@contextmanager
-def _unheard() -> Iterator[None]:
-    """Keep the log free of what is said about clusters in parts of the rows."""
-    said = logging.getLogger(recipe.__name__)
-    before, said.disabled = said.disabled, True
-    try:
-        yield
-    finally:
-        said.disabled = before
 
 
 def _medians(fits: list[dict[str, float]]) -> dict[str, float]:

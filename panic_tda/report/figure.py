@@ -13,6 +13,7 @@ from panic_tda.cli.text import on_one_line
 from panic_tda.errors import OUTLIER, PanicTdaError, WrongUsage
 from panic_tda.files.replacing import replacing, require_place
 from panic_tda.insight.layout import N_ROWS, Map, find_rows, read_map
+from panic_tda.paths import expand_home
 from panic_tda.progress import Progress, Silent
 from panic_tda.report.drawing import (
     DPI,
@@ -87,6 +88,7 @@ def plot_clustering(
         DataMapPlot is not installed, or the clustering has no embeddings any more.
     """
     style = style or Style()
+    path = expand_home(path)
     kind = require_target(path, force=force, source=database.path)
     require_plotting()
     progress = progress or Silent()

@@ -7,6 +7,7 @@ from pathlib import Path
 from panic_tda.errors import WrongUsage
 from panic_tda.files.replacing import replacing, require_place
 from panic_tda.insight.layout import N_ROWS
+from panic_tda.paths import expand_home
 from panic_tda.progress import Progress, Silent
 from panic_tda.report.gathering import gather
 from panic_tda.report.page import render, require_templates
@@ -46,6 +47,7 @@ def write_report(
     NoTemplates
         Jinja2 is not installed.
     """
+    path = expand_home(path)
     require_target(path, force=force, source=database.path)
     require_templates()
     progress = progress or Silent()

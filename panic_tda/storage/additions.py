@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -15,8 +16,9 @@ from sqlalchemy.engine import Connection
 
 from panic_tda.storage.batches import EmbeddingBatch, RunKey, TextBatch
 from panic_tda.storage.bulk import insert_new_rows
-from panic_tda.storage.census import stored_width
-from panic_tda.storage.import_summary import ImportSummary
+from panic_tda.storage.census import NAMED_IDS, stored_width
+from panic_tda.storage.drift import Drift
+from panic_tda.storage.import_summary import ImportSummary, LeftOut
 from panic_tda.storage.schemas import Embedding, ExperimentConfig, Invocation, InvocationType, Run
 from panic_tda.storage.times import TIMES, UnknownTimes
 from panic_tda.wording import pluralize
@@ -31,8 +33,10 @@ _embedding = Embedding.__table__
 _INVOCATION_COLUMNS = ("id", "output_text", "model", "type", "seed", "run_id", "sequence_number", *TIMES)
 _EMBEDDING_COLUMNS = ("id", "vector", "invocation_id", "embedding_model", *TIMES)
 _IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
-_STORED_TEXTS = sa.text("SELECT id, output_text FROM invocation WHERE id IN :ids").bindparams(_IDS)
+_STORED_OUTPUTS = sa.text("SELECT id, output_text, type FROM invocation WHERE id IN :ids").bindparams(_IDS)
 _STORED_VECTORS = sa.text("SELECT id, vector FROM embedding WHERE id IN :ids").bindparams(_IDS)
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -71,10 +75,17 @@ class Additions:
         self._widths: dict[str, int] = {}
         self._times = UnknownTimes(connection)
         self._n_rows = self._n_runs = self._n_invocations = self._n_embeddings = 0
+        self._n_invalid = 0
+        self._first_invalid: list[str] = []
+        self._drift: dict[str, Drift] = {}
 
     def add(self, batch: EmbeddingBatch) -> None:
         """Write one batch."""
-        self._require_width(batch)
+        if len(batch.places):
+            self._require_width(batch)
+        self._n_invalid += len(batch.invalid)
+        for row, problem in batch.invalid[: NAMED_IDS - len(self._first_invalid)]:
+            self._first_invalid.append(f"{batch.path}, row {row} (counted from 0): {problem}")
         self._find_runs(batch)
         runs = [self._runs[key] for key in batch.runs]
         invocations = self._add_invocations(batch, [run.id for run in runs])
@@ -95,8 +106,8 @@ class Additions:
             _run.c.seed == key.seed, _run.c.initial_prompt == key.initial_prompt
         )
         runs = {_invocation_id(run.hex, number): run.hex for run in self._connection.execute(query).scalars()}
-        stored = self._stored(_STORED_TEXTS, list(runs))
-        return {runs[invocation] for invocation, said in stored.items() if said == text}
+        stored = self._stored(_STORED_OUTPUTS, list(runs))
+        return {runs[invocation] for invocation, (stored_text, _) in stored.items() if stored_text == text}
 
     def first_texts(self, keys: Iterable[RunKey]) -> dict[str, tuple[int, str]]:
         """Return the first sequence number and text of each run with the seed and prompt of one of these."""
@@ -124,10 +135,11 @@ class Additions:
         n_stored = 0
         for batch in batches:
             ids = _invocation_ids(batch, [run_id(key) for key in batch.runs])
-            stored = self._stored(_STORED_TEXTS, ids)
+            stored = self._stored(_STORED_OUTPUTS, ids)
             n_stored += sum(identity in stored for identity in ids)
             if any(
-                stored.get(identity, text) != text for identity, text in zip(ids, batch.texts, strict=True)
+                identity in stored and _explain_difference(stored[identity], text, kind)
+                for identity, text, kind in zip(ids, batch.texts, batch.types, strict=True)
             ):
                 return None
         return n_stored
@@ -144,6 +156,7 @@ class Additions:
             self._connection.execute(update.values(max_length=sa.bindparam("length")), longer)
         for identity, change in self._changes.items():
             self._update_experiment(identity, change)
+        self._warn()
         return ImportSummary(
             n_files=n_files,
             n_rows=self._n_rows,
@@ -152,7 +165,19 @@ class Additions:
             n_new_runs=self._n_runs,
             models=tuple(sorted(self._widths)),
             experiment_id=self._new_experiment,
+            left_out=LeftOut(invalid_vectors=self._n_invalid),
+            n_differing=sum(drift.count for drift in self._drift.values()),
         )
+
+    def _warn(self) -> None:
+        """Say in the log which vectors were left out, and which differ from the stored ones."""
+        if self._n_invalid:
+            first = "; ".join(self._first_invalid)
+            _log.warning(
+                "%d embeddings with an invalid vector were left out; the first: %s", self._n_invalid, first
+            )
+        for model, drift in self._drift.items():
+            _log.warning("%s: %s", model, drift.describe())
 
     def _require_width(self, batch: EmbeddingBatch) -> None:
         """Check that a model's vectors have the length of those before them, here and in the database."""
@@ -226,49 +251,70 @@ class Additions:
             networks[code][number % len(networks[code])] for code, number in zip(codes, numbers, strict=True)
         ]
         rows = [
-            (identity, text, model, "TEXT", batch.runs[code].seed, run_ids[code], number, *times)
-            for identity, text, model, code, number in zip(
-                ids, batch.texts, models, codes, numbers, strict=True
+            (identity, text, model, kind, batch.runs[code].seed, run_ids[code], number, *times)
+            for identity, text, kind, model, code, number in zip(
+                ids, batch.texts, batch.types, models, codes, numbers, strict=True
             )
         ]
         n_new = insert_new_rows(self._connection, "invocation", _INVOCATION_COLUMNS, rows)
         if n_new < len(rows):
-            self._compare(batch, rows, _STORED_TEXTS, "text")
+            self._compare_outputs(batch, rows)
         self._n_invocations += n_new
         return ids
 
     def _add_embeddings(self, batch: EmbeddingBatch, invocations: list[str]) -> None:
+        if not len(batch.places):
+            return
         name, model = batch.model, json.dumps(batch.model)
         vectors = np.ascontiguousarray(batch.vectors, dtype="<f4")
         blobs = vectors.view(f"V{4 * vectors.shape[1]}")[:, 0].tolist()
         times = self._times.stored("embedding")
         rows = [
             (_hash(f'["embedding", "{invocation}", {model}]'), vector, invocation, name, *times)
-            for invocation, vector in zip(invocations, blobs, strict=True)
+            for invocation, vector in zip((invocations[place] for place in batch.places), blobs, strict=True)
         ]
         n_new = insert_new_rows(self._connection, "embedding", _EMBEDDING_COLUMNS, rows)
         if n_new < len(rows):
-            self._compare(batch, rows, _STORED_VECTORS, "vector")
+            self._compare_vectors(batch, rows)
         self._n_embeddings += n_new
 
-    def _compare(
-        self, batch: EmbeddingBatch, rows: list[tuple[Any, ...]], stored: sa.TextClause, what: str
-    ) -> None:
-        """Check that what is stored under the ids of these rows is what the rows say."""
-        values = self._stored(stored, [row[0] for row in rows])
-        for index, (identity, value, *_) in enumerate(rows):
-            # A row without a text says nothing of the text that is stored.
-            if value is not None and values[identity] != value:
+    def _compare_outputs(self, batch: EmbeddingBatch, rows: list[tuple[Any, ...]]) -> None:
+        """Check that the outputs that are stored under the ids of these rows are those of the rows."""
+        stored = self._stored(_STORED_OUTPUTS, [row[0] for row in rows])
+        for index, (row, kind) in enumerate(zip(rows, batch.types, strict=True)):
+            difference = _explain_difference(stored[row[0]], row[1], kind)
+            if difference:
                 batch.refuse(
                     index,
-                    f"model {batch.model}: another {what} is stored under this key already; if it is another "
-                    "text of the run, give it another sequence number",
+                    f"model {batch.model}: {difference}; give this one another sequence number, or its run "
+                    "another name",
                 )
 
-    def _stored(self, query: sa.TextClause, ids: Sequence[str]) -> dict[str, Any]:
-        values: dict[str, Any] = {}
+    def _compare_vectors(self, batch: EmbeddingBatch, rows: list[tuple[Any, ...]]) -> None:
+        """Count the vectors that differ from those that are stored under the ids of these rows, which stay.
+
+        Models are not all deterministic: the same text embedded again has a vector beside the first one.
+        Where neither a text nor the name of the run tells what was embedded, the row is refused.
+        """
+        stored = self._stored(_STORED_VECTORS, [row[0] for row in rows])
+        for place, (identity, vector, *_) in zip(batch.places.tolist(), rows, strict=True):
+            (stored_vector,) = stored[identity]
+            if stored_vector == vector:
+                continue
+            if batch.texts[place] is None and not batch.names_runs:
+                batch.refuse(
+                    place,
+                    f"model {batch.model}: another vector is stored at this place, and no text tells whether "
+                    "it is of the same output; name the runs in a column run",
+                )
+            self._drift.setdefault(batch.model, Drift()).add(stored_vector, vector)
+
+    def _stored(self, query: sa.TextClause, ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+        """Return the other columns of a query by the id, which is its first one."""
+        values: dict[str, tuple[Any, ...]] = {}
         for chunk in chunks(ids):
-            values.update((row[0], row[1]) for row in self._connection.execute(query, {"ids": chunk}))
+            rows = self._connection.execute(query, {"ids": chunk})
+            values.update((identity, tuple(others)) for identity, *others in rows)
         return values
 
     def _note(self, batch: EmbeddingBatch, runs: list[_KnownRun]) -> None:
@@ -283,7 +329,8 @@ class Additions:
             change.networks[key.network] = None
             change.seeds[key.seed] = None
             change.prompts[key.initial_prompt] = None
-            change.models[batch.model] = None
+            if len(batch.places):
+                change.models[batch.model] = None
             change.length = max(change.length, run.length)
 
     def _update_experiment(self, identity: UUID, change: _ExperimentChange) -> None:
@@ -305,6 +352,19 @@ class Additions:
 def run_id(key: RunKey) -> str:
     """Return the id of the run with this key."""
     return _identity("run", key.name, key.seed, key.network, key.initial_prompt)
+
+
+def _explain_difference(stored: tuple[Any, ...], text: str | None, kind: str) -> str | None:
+    """Say how an output differs from the one stored at its place; None where it may be the same.
+
+    An output without a text says nothing of the text that is stored.
+    """
+    stored_text, stored_kind = stored
+    if kind != stored_kind:
+        return f"an output of type {stored_kind.lower()} is stored at this place, not {kind.lower()}"
+    if text is None or text == stored_text:
+        return None
+    return f"{'an output without a' if stored_text is None else 'another'} text is stored at this place"
 
 
 def _invocation_id(run: str, number: int) -> str:

@@ -15,6 +15,7 @@ from panic_tda.errors import OUTLIER
 from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage import cells
 from panic_tda.storage.bulk import ID_LENGTH, stream_columns
+from panic_tda.storage.columns import damaged_value
 from panic_tda.storage.schemas import ClusteringResult, Embedding, EmbeddingCluster
 
 if TYPE_CHECKING:
@@ -81,13 +82,14 @@ def require_labels(connection: Connection, clustering_id: UUID, labels: IntArray
     DamagedValue
         A label is below `OUTLIER`, or there is no such cluster.
     """
-    if not len(labels):
+    n_labels = max(len(labels), _SMALL_LABEL)
+    if not len(labels) or (labels.min() >= OUTLIER and labels.max() < n_labels):
         return
     query = sa.select(ClusteringResult.parameters).where(ClusteringResult.id == clustering_id)
     ((parameters,),) = cells.read_rows(connection, query)
     record = ClusteringRecord.from_json(parameters)
     # Of a clustering that lost rows before it was saved, other clusters keep their labels.
-    n_labels = max(len(labels), record.n_clusters + (record.n_vanished or 0), _SMALL_LABEL)
+    n_labels = max(n_labels, record.n_clusters + (record.n_vanished or 0))
     wrong = (labels < OUTLIER) | (labels >= n_labels)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
@@ -97,7 +99,7 @@ def require_labels(connection: Connection, clustering_id: UUID, labels: IntArray
         (identity,) = cells.read_rows(
             connection, ids.order_by(EmbeddingCluster.embedding_id).offset(row).limit(1)
         )[0]
-        raise cells.damaged_value(
+        raise damaged_value(
             "embeddingcluster",
             "label",
             [str(clustering_id), str(identity)],

@@ -47,7 +47,11 @@ class TextBatch:
     sequence_numbers : (b,) int64
         Position of each row's text in its run, from 0.
     texts : list of str
-        One a row; None where a row has none.
+        One a row; None where the output has no text, or the file does not say it.
+    types : list of str
+        `TEXT` or `IMAGE`, one a row.
+    names_runs : bool
+        Whether the file names the runs of its rows; else a run is known by its texts or its first vector.
     """
 
     path: Path
@@ -57,6 +61,8 @@ class TextBatch:
     run_codes: IntArray
     sequence_numbers: IntArray
     texts: list[str | None]
+    types: list[str]
+    names_runs: bool
 
     def refuse(self, index: int, problem: str) -> NoReturn:
         """Raise `BadInput` about the row at `index` of this batch."""
@@ -71,11 +77,17 @@ class EmbeddingBatch(TextBatch):
 
     Attributes
     ----------
-    vectors : (b, d) float32
+    vectors : (u, d) float32
         Finite and not zero.
+    places : (u,) int64
+        Index into the batch of each vector's row; every row has one unless invalid vectors are left out.
+    invalid : list of (int, str)
+        Rows without a usable vector: number in the file, and what is wrong.
     """
 
     vectors: Float32Array
+    places: IntArray
+    invalid: list[tuple[int, str]]
 
 
 PROMPT = "prompt-"
@@ -159,7 +171,9 @@ class DumpedEmbeddings:
     started_at, completed_at : list of datetime
         None where it is not known.
     vectors : (b, d) float32 or None
-        Finite and not zero; None where none of these rows has one.
+        Finite and not zero; None where none of these rows has one that can be used.
+    are_invalid : bool
+        Whether these rows have vectors that cannot be used.
     """
 
     path: Path
@@ -170,6 +184,7 @@ class DumpedEmbeddings:
     started_at: list[datetime | None]
     completed_at: list[datetime | None]
     vectors: Float32Array | None
+    are_invalid: bool = False
 
 
 def refuse_row(path: Path, row: int, problem: str) -> NoReturn:

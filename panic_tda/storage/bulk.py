@@ -147,7 +147,7 @@ def stream_columns(
     connection, query, batch_rows
         As of `stream_rows`.
     convert : sequence of callable
-        Takes the tuple of a column's values; raises one of `cells.FAULTS` where one is another than it takes.
+        Takes the tuple of a column's values; raises one of `columns.FAULTS` where one is not what it takes.
 
     Raises
     ------

@@ -25,6 +25,7 @@ from sqlalchemy.pool import NullPool
 from panic_tda.disk import require_regular_file, resolve_path
 from panic_tda.errors import DamagedValue, DatabaseError, MissingPath, NeedsUpgrade, WrongUsage
 from panic_tda.outputs import WORK_FOLDER, WORK_SUFFIX, create_file, require_apart
+from panic_tda.paths import expand_home
 from panic_tda.storage import connections, pgvector, postgres
 from panic_tda.storage.reasons import needs_reason, reason
 
@@ -34,9 +35,13 @@ VERSION_TABLE = "panic_tda_version"
 COPY_TABLE = "panic_tda_copy"
 """Stands in a copy of a database that is not complete yet; see `copying`."""
 PIPELINE_TABLES = ("experimentconfig", "run", "invocation", "embedding")
+NEWER_TABLES = ("experiments", "runs", "invocations", "embeddings")
+"""Tables of the pipeline's newer generation, whose databases are imported, not worked on."""
 _SECRETS = ("password", "sslpassword")
 """What a URL may say behind its question mark and nobody else is to read."""
-_DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg")
+# `postgres` is what libpq also takes, and hosts of databases hand out.
+_POSTGRES_DRIVERS = ("postgresql", "postgresql+psycopg", "postgres", "postgres+psycopg")
+_DRIVERS = ("sqlite", "sqlite+pysqlite", *_POSTGRES_DRIVERS)
 _BROKEN_URL = re.compile(r"[a-z][a-z0-9+.-]+:/|(sqlite|postgres)[a-z0-9+]*:", flags=re.IGNORECASE)
 _OLDER_VERSIONS = ("0001", "0002")
 _SAVING_LOCK = 0x70616E6963746461
@@ -139,6 +144,13 @@ class Database:
             raise DatabaseError(
                 f"{self} is an unfinished copy; complete it with: panic-tda copy-database SOURCE {name}"
             )
+        if set(NEWER_TABLES) <= set(present):
+            source = shlex.quote(str(self))
+            raise DatabaseError(
+                f"{self} is a database of the pipeline's newer generation (tables "
+                f"{', '.join(NEWER_TABLES)}); import it into a new one: "
+                f"panic-tda import-embeddings {source} --db NEW.sqlite"
+            )
         missing = sorted(set(PIPELINE_TABLES) - set(present))
         if missing:
             raise DatabaseError(
@@ -240,8 +252,8 @@ def open_database(
     Parameters
     ----------
     target : Database, str or Path
-        A path of an SQLite file, or a URL (`sqlite:///…`, `postgresql+psycopg://…`); what is open already
-        is returned as it is.
+        A path of an SQLite file (`~` is the home folder), or a URL (`sqlite:///…`, `postgresql://…`,
+        `postgres://…`); what is open already is returned as it is.
     create : bool
         Make a new, empty database where there is none.
     tables : bool
@@ -271,16 +283,17 @@ def open_database(
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             os.close(create_file(path, source.path if source else None))
-        except FileExistsError:  # another process has just made it
-            pass
         except OSError as error:
-            raise DatabaseError(f"no database can be made at {path}: {error.strerror}") from error
+            # Another process may have made it just now. The parent may be a file, which "exists" too.
+            if not path.exists():
+                raise DatabaseError(f"no database can be made at {path}: {error.strerror}") from error
         if tables:
             _create_tables(database)
     else:
         if path is not None:
             require_regular_file(path, "name a database file with --db or PANIC_TDA_DB")
         with database.reading() as connection:
+            pgvector.require_readable(connection, database)
             empty = not sa.inspect(connection).get_table_names()
         if empty and create and tables:
             _create_tables(database)
@@ -360,7 +373,7 @@ def _parse(target: str | Path) -> URL:
                 "a database URL has :// after its scheme, as postgresql://USER@HOST/NAME (the one given is "
                 "not shown: it may hold a password)"
             )
-        return URL.create("sqlite", database=text)
+        return URL.create("sqlite", database=str(expand_home(text)))
     try:
         url = make_url(text)
     except (ArgumentError, ValueError) as error:
@@ -380,7 +393,9 @@ def _parse(target: str | Path) -> URL:
         raise WrongUsage(
             f"{text} names no file, so nothing would be kept; give a path with --db or PANIC_TDA_DB"
         )
-    return url.set(drivername="postgresql+psycopg") if backend == "postgresql" else url
+    if backend != "sqlite":
+        return url.set(drivername="postgresql+psycopg")
+    return url.set(database=str(expand_home(url.database or "")))
 
 
 def _is_sqlite(url: URL) -> bool:

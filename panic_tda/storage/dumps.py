@@ -175,8 +175,9 @@ class DumpAdditions:
         places = [index for index, pair in pairs if not any(map(self._is_prompt, pair))]
         self._counts["prompt_embeddings"] += len(batch.ids) - len(places)
         if batch.vectors is None:
+            reason = "invalid_vectors" if batch.are_invalid else "embeddings_without_vector"
             for index in places:
-                self._note("embeddings_without_vector", batch.ids[index])
+                self._note(reason, batch.ids[index])
             return
         self._require_width(batch, batch.vectors.shape[1])
         vectors = np.ascontiguousarray(batch.vectors, dtype="<f4")

@@ -56,6 +56,7 @@ _COLUMNS = pa.schema(
         ("seed", pa.int64()),
         ("sequence_number", pa.int64()),
         ("step", pa.int64()),
+        ("output_type", pa.string()),
         ("model", pa.string()),
         ("embedding_model", pa.string()),
         ("text", pa.string()),
@@ -67,7 +68,7 @@ _COLUMNS = pa.schema(
     ]
 )
 _IDS = ("embedding_id", "invocation_id", "run_id", "experiment_id")
-_AS_THEY_ARE = ("initial_prompt", "seed", "sequence_number", "step", "text")
+_AS_THEY_ARE = ("initial_prompt", "seed", "sequence_number", "step", "output_type", "text")
 _log = logging.getLogger(__name__)
 
 
@@ -148,9 +149,9 @@ def open_rows(
     Notes
     -----
     `network` is JSON, as the database has it: a value that a CSV file holds and every program groups by.
-    `step` is the output index (see `sampling`). `model` wrote the output. Texts of images, medoids of
-    outliers and core distances of clusterings without a tree are null, and so is whatever has gone since the
-    clustering.
+    `step` is the output index (see `sampling`). `output_type` is `text` or `image`. `model` wrote the
+    output. Texts of images, medoids of outliers and core distances of clusterings without a tree are null,
+    and so is whatever has gone since the clustering.
     """
     of_this = EmbeddingCluster.result_key == key_of(clustering.id)
     columns = _COLUMNS
@@ -207,7 +208,7 @@ def _batches(
 
 
 def _columns(stored: Mapping[str, Sequence[Any]], schema: pa.Schema, dimensions: int) -> dict[str, pa.Array]:
-    """Return the stored columns; raises one of `cells.FAULTS` where a value is damaged."""
+    """Return the stored columns; raises one of `columns.FAULTS` where a value is damaged."""
     made = {name: with_dashes(_strings(stored[name])) for name in _IDS}
     made |= {name: _array(stored[name], schema.field(name).type) for name in _AS_THEY_ARE}
     made["label"] = pa.array(integers(stored["label"], least=OUTLIER, below=2**31))
@@ -243,6 +244,7 @@ def _query(clustering_id: UUID, *, with_vectors: bool) -> Select[Any]:
         run.c.seed,
         step.c.sequence_number,
         (step.c.sequence_number // stride.c.stride).label("step"),
+        sa.func.lower(step.c.type).label("output_type"),
         said.c.model,
         said.c.output_text.label("text"),
         assignment.c.label,

@@ -6,7 +6,6 @@ beside it. Whatever is wrong with a database, there is nothing in it: nobody has
 
 from __future__ import annotations
 
-import os.path
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 from uuid import UUID
+
+from panic_tda.paths import expand_home
 
 if TYPE_CHECKING:
     from panic_tda.storage.database import Database
@@ -75,10 +76,9 @@ def _readable(rows: list[tuple[bytes, ...]]) -> Iterator[Glance]:
 
 def _sqlite_path(target: str) -> Path | None:
     if "://" not in target:
-        # Shells hand on what was typed.
-        return Path(os.path.expanduser(target))
+        return expand_home(target)
     kind, _, rest = target.partition(":///")
-    return Path(rest.partition("?")[0]) if kind.partition("+")[0] == "sqlite" else None
+    return expand_home(rest.partition("?")[0]) if kind.partition("+")[0] == "sqlite" else None
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from panic_tda.wording import pluralize
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Rows of a dump that are not in the database after its import, by the reason.
+    """Rows that are not in the database after their import, by the reason.
 
     Attributes
     ----------
@@ -23,7 +23,9 @@ class LeftOut:
     repeated_embeddings : int
         Their invocation has another embedding of this model: both would count.
     embeddings_without_vector : int
-        Not computed yet.
+        Of a dump: not computed yet.
+    invalid_vectors : int
+        Embeddings whose vector cannot be used, where these are left out on request.
     """
 
     prompts: int = 0
@@ -33,6 +35,7 @@ class LeftOut:
     repeated_invocations: int = 0
     repeated_embeddings: int = 0
     embeddings_without_vector: int = 0
+    invalid_vectors: int = 0
 
     @property
     def n_embeddings(self) -> int:
@@ -42,6 +45,7 @@ class LeftOut:
             + self.orphaned_embeddings
             + self.repeated_embeddings
             + self.embeddings_without_vector
+            + self.invalid_vectors
         )
 
     def __add__(self, other: LeftOut) -> LeftOut:
@@ -57,6 +61,7 @@ REASONS = {
     "repeated_invocations": "invocations whose run has another one of this sequence number",
     "repeated_embeddings": "embeddings whose invocation has another one of this model",
     "embeddings_without_vector": "embeddings without a vector",
+    "invalid_vectors": "embeddings whose vector is invalid",
 }
 """What is said of each kind of rows that are left out."""
 
@@ -76,10 +81,10 @@ class ImportSummary:
     experiment_id : UUID or None
         The new runs' experiment; None where all runs were there, and for a dump, whose runs keep theirs.
     left_out : LeftOut
-        What a dump holds that does not belong into the database.
+        What does not belong into the database.
     n_differing : int
-        Runs, invocations and embeddings of a dump that differ from those in the database under their ids,
-        which stay as they are. A plain file with such a row is refused.
+        Embeddings, and runs and invocations of a dump, that differ from those in the database under their
+        ids, which stay as they are.
     n_unlinked : int
         Invocations of a dump that are in the database without the one that they were made from: it is
         missing.

@@ -65,9 +65,10 @@ def reason(error: Exception, path: Path | None, busy_seconds: float) -> str:
 
 
 def needs_reason(error: Exception) -> bool:
-    """Tell whether an error is the driver's own, or made of one."""
+    """Tell whether an error is the driver's own, or made of one whose message is not enough."""
     cause = error.__cause__
-    return isinstance(error, DBAPIError) or hasattr(cause, "sqlite_errorname") or hasattr(cause, "sqlstate")
+    is_lock = getattr(cause, "sqlstate", None) == _LOCK_NOT_AVAILABLE
+    return isinstance(error, DBAPIError) or hasattr(cause, "sqlite_errorname") or is_lock
 
 
 def _reason_of_server(error: Exception, message: str, busy_seconds: float) -> str:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from panic_tda.clustering.checkpoint import discard_states
 from panic_tda.clustering.recipe import medoid_of
 from panic_tda.errors import BadInput, BadVectors, DatabaseError, PanicTdaError, unexpected
+from panic_tda.paths import expand_home
 from panic_tda.storage import pending, saving
 from panic_tda.storage.census import FLOAT_BYTES, stored_width
 from panic_tda.storage.database import Database, open_current
@@ -55,7 +56,7 @@ def save_pending(database: Database | str | Path, files: Sequence[Path] = ()) ->
     failures: list[PanicTdaError] = []
     for path in files or pending.find(database):
         try:
-            saved.append(_save_kept(database, Path(path)))
+            saved.append(_save_kept(database, expand_home(path)))
         except PanicTdaError as error:
             failures.append(error)
             continue

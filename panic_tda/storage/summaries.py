@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 from panic_tda.errors import DatabaseError
 from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage import cells
+from panic_tda.storage.columns import are_ids, show_value
 from panic_tda.storage.schemas import ClusteringResult
 
 _ROW = "row="
@@ -115,5 +116,5 @@ def matches(clustering: ClusteringSummary | UnreadableClustering, reference: str
 
 def _unreadable(stored: dict[str, Any], reason: str) -> UnreadableClustering:
     model, row = stored["embedding_model"], next(iter(stored.values()))
-    reference = cells.show_value(stored["id"]) if cells.are_ids((stored["id"],)) else f"{_ROW}{row}"
+    reference = show_value(stored["id"]) if are_ids((stored["id"],)) else f"{_ROW}{row}"
     return UnreadableClustering(reference, model if isinstance(model, str) else None, reason, row)

@@ -103,7 +103,7 @@ def test_equal_rows_are_one_cluster_of_eom_and_the_warning_names_it(
 def test_without_a_tree_nothing_is_claimed_of_other_settings(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "panic_tda"):
         assert hdbscan(groups(), min_samples=97).tree is None
-    assert "min_samples 97, more than there are rows" in caplog.text
+    assert "min_samples 97 is more than there are rows" in caplog.text
     assert "other settings" not in caplog.text
 
 

@@ -75,10 +75,12 @@ def test_no_command_meets_a_value_it_has_no_words_for(
         shutil.copyfile(small.path, path)
         if not damaged_cells.damage(path, table, column, value):
             continue
-        for command in ("list --json", names[number % len(names)]):
+        # No listing reads the pipeline's tables.
+        listing = ["list --json"] if table in TABLES_OF_A_CLUSTERING else []
+        for command in (*listing, names[number % len(names)]):
             result = damaged_cells.run(path, tmp_path / "run", commands[command])
             wrong += [(name, command, fault, result.output) for fault in damaged_cells.faults(result)]
-            if command == "list --json" and table != "panic_tda_version":
+            if command == "list --json" and table in TABLES_OF_A_CLUSTERING:
                 listed = {row["id"].replace("-", "") for row in json.loads(result.stdout)}
                 wrong += [] if small.earlier in listed else [(name, command, "hides others", result.output)]
     assert not wrong

@@ -96,7 +96,7 @@ def test_a_named_column_that_is_missing_is_wrong_usage(tmp_path: Path, database:
     with pytest.raises(WrongUsage, match="no text asked for"):
         Columns(text="text", no_text=True)
     (tmp_path / "dump").mkdir()
-    with pytest.raises(WrongUsage, match="is a folder, and the columns of a dump have their names"):
+    with pytest.raises(WrongUsage, match="is a folder of the pipeline, whose columns have fixed names"):
         import_embeddings([tmp_path / "dump"], database, columns=Columns(no_text=True))
 
 

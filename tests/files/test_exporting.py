@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -26,8 +27,9 @@ import pytest
 from panic_tda.errors import CannotWrite, DatabaseError, MissingPath, WrongUsage
 from panic_tda.files import exporting
 from panic_tda.files.exporting import FORMATS, export_clustering, write_rows
-from panic_tda.files.importing import import_embeddings
+from panic_tda.files.importing import import_embeddings, sample_files
 from panic_tda.storage import exports
+from panic_tda.storage.census import take_census
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.exports import RowStream
 from panic_tda.storage.results import ClusteringSummary, list_clusterings
@@ -546,30 +548,65 @@ def test_embedding_atlas_opens_it(parquet: Path, expected: list[dict[str, Any]],
 
 
 STORED = """
-    SELECT run.id, run.network, run.seed, run.initial_prompt, sequence_number, model, output_text,
+    SELECT run.id, run.network, run.seed, run.initial_prompt, sequence_number, type, model, output_text,
         embedding_model, vector
     FROM embedding JOIN invocation ON invocation.id = invocation_id JOIN run ON run.id = run_id
 """
 
 
+def stored_rows(database: Database, models: tuple[str, ...]) -> list[tuple[Any, ...]]:
+    """Return what is stored of the embeddings of some models, without ids; their runs are told apart."""
+    assert database.path is not None
+    with opened(database.path) as connection:
+        rows = [row for row in connection.execute(STORED).fetchall() if row[8] in models]
+    # Runs have other ids in a copy: they are told apart by their prompts, networks and seeds here.
+    assert len({row[0] for row in rows}) == len({row[1:4] for row in rows})
+    return sorted(((json.dumps(json.loads(row[1])), *row[2:]) for row in rows), key=repr)
+
+
+def copy_by_files(database: Database, models: tuple[str, ...], folder: Path, suffix: str) -> Database:
+    """Export a clustering of each model, and import all files into a new database."""
+    folder.mkdir()
+    files = []
+    for model in models:
+        files.append(folder / f"{model}{suffix}")
+        export_clustering(database, clustered(database, model), files[-1], with_vectors=True)
+    copy = open_database(folder / "copy.sqlite", create=True)
+    summary = import_embeddings(files, copy)
+    assert summary.models == tuple(sorted(models))
+    assert import_embeddings(files, copy).n_new_embeddings == 0
+    return copy
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
 def test_import_takes_it_back(upgraded: MakeFile, tmp_path: Path, suffix: str) -> None:
-    """What was exported comes back with its runs, steps, prompts, texts and vectors."""
-    file = upgraded(FieldSpec(runs=5, text_models=("Nomic",)))
-    found = clustered(file.database)
-    path = tmp_path / f"rows{suffix}"
-    n_rows = export_clustering(file.database, found, path, with_vectors=True).rows
-    copy = open_database(tmp_path / "copy.sqlite", create=True)
-    summary = import_embeddings([path], copy)
-    assert (summary.n_new_embeddings, summary.n_new_runs, summary.models) == (n_rows, 5, ("Nomic",))
-    assert import_embeddings([path], copy).n_new_embeddings == 0
-    rows = []
-    for database in (file.database, copy):
-        assert database.path is not None
-        with opened(database.path) as connection:
-            stored = connection.execute(STORED).fetchall()
-            # Runs have other ids there: they are told apart by their prompts here.
-            assert len({(row[0], row[3]) for row in stored}) == 5 == len({row[3] for row in stored})
-            rows.append(sorted((json.loads(row[1]), *row[2:]) for row in stored))
-    assert len(rows[0]) == n_rows
-    assert rows[0] == rows[1]
+    """What was exported comes back with its runs, steps, prompts, texts, types and vectors, images too."""
+    models = ("Nomic", "NomicVision")
+    file = upgraded(FieldSpec(runs=5, text_models=("Nomic",), vision_models=("NomicVision",), duplicates=0.3))
+    with opened(file.path) as connection:
+        # An output without a text, and a text that is empty.
+        texts = connection.execute("SELECT id FROM invocation WHERE type = 'TEXT' ORDER BY id").fetchall()
+        connection.execute("UPDATE invocation SET output_text = NULL WHERE id = ?", texts[3])
+        connection.execute("UPDATE invocation SET output_text = '' WHERE id = ?", texts[4])
+    copy = copy_by_files(file.database, models, tmp_path / "files", suffix)
+    found = stored_rows(copy, models)
+    assert found == stored_rows(file.database, models)
+    kinds = {(row[4], row[6] is None, row[7]) for row in found}
+    assert kinds == {
+        *(("TEXT", False, "Nomic"), ("TEXT", True, "Nomic"), ("IMAGE", True, "NomicVision")),
+    }
+
+
+def test_import_takes_back_the_sample_and_a_real_file(tmp_path: Path) -> None:
+    sample = open_database(tmp_path / "sample.sqlite", create=True)
+    import_embeddings(sample_files(), sample)
+    databases = {"sample": (sample, ("LSA", "MiniLM"))}
+    if os.environ.get("PANIC_TDA_FIELD_DB"):
+        # Without the permissions: the file may be read-only.
+        shutil.copyfile(os.environ["PANIC_TDA_FIELD_DB"], tmp_path / "field.sqlite")
+        field = open_database(tmp_path / "field.sqlite")
+        upgrade(field)
+        databases["field"] = field, tuple(sorted(set(take_census(field)) - {"Dummy"}))
+    for name, (database, models) in databases.items():
+        copy = copy_by_files(database, models, tmp_path / name, ".parquet")
+        assert stored_rows(copy, models) == stored_rows(database, models), name

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
 
@@ -145,15 +146,47 @@ def test_columns_that_may_be_missing(tmp_path: Path, database: Database) -> None
             table.pop(name, None)
     import_tables(tmp_path / "dump", tables, database)
     assert count(database) == (1, 3, 60, 90)
-    assert rows(database, "SELECT DISTINCT started_at, input_invocation_id, seed FROM invocation") == [
-        (None, None, -1)
-    ]
+    assert rows(database, "SELECT DISTINCT started_at, input_invocation_id FROM invocation") == [(None, None)]
     assert rows(database, "SELECT DISTINCT experiment_id FROM run") == [(None,)]
     # What they say becomes known where the rows stay what they are; times of invocations are not filled in.
     import_tables(tmp_path / "dump", dump_tables(), database)
     assert rows(database, "SELECT count(*) FROM invocation WHERE input_invocation_id IS NULL") == [(3,)]
     assert rows(database, "SELECT count(*) FROM run WHERE experiment_id IS NULL") == [(0,)]
     assert rows(database, "SELECT count(*) FROM experimentconfig WHERE completed_at IS NULL") == [(0,)]
+
+
+def test_without_seeds_runs_have_their_numbers(tmp_path: Path, database: Database) -> None:
+    tables = dump_tables()
+    tables["runs"]["initial_prompt"] = ["a pear"] * 3
+    import_tables(tmp_path / "dump", tables, database)
+    assert rows(database, "SELECT seeds FROM experimentconfig") == [("[0, 1, 2]",)]
+    assert rows(database, "SELECT seed FROM run ORDER BY seed") == [(0,), (1,), (2,)]
+    assert rows(
+        database, "SELECT DISTINCT i.seed = r.seed FROM invocation i JOIN run r ON r.id = run_id"
+    ) == [(1,)]
+    arguments = ["--db", str(database.path), "--json"]
+    invoke("cluster-embeddings", "Nomic", "--backend", "sklearn", *arguments)
+    target = tmp_path / "rows.parquet"
+    invoke("export-clustering", "latest", str(target), *arguments)
+    exported = pa.parquet.read_table(target)
+    assert len(set(zip(*(exported[name].to_pylist() for name in ("run_id", "seed")), strict=True))) == 3
+    assert set(exported["seed"].to_pylist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("number", [-3, 0, 10**12, None])
+def test_a_number_of_runs_that_cannot_be_lists_no_seeds(
+    tmp_path: Path, database: Database, number: int | None
+) -> None:
+    tables = dump_tables()
+    tables["experiments"]["num_runs"] = [number]
+    import_tables(tmp_path / "dump", tables, database)
+    assert rows(database, "SELECT seeds FROM experimentconfig") == [("[-1]",)]
+
+
+def invoke(*words: str) -> str:
+    result = CliRunner().invoke(main, ["-q", *words])
+    assert result.exit_code == 0, result.output
+    return result.stdout
 
 
 def test_seeds_are_those_of_the_row_or_of_its_run(tmp_path: Path, database: Database) -> None:
@@ -211,6 +244,7 @@ def test_the_command_takes_folders(tmp_path: Path) -> None:
         "repeated_invocations": 0,
         "repeated_embeddings": 0,
         "embeddings_without_vector": 0,
+        "invalid_vectors": 0,
     }
     assert (found["n_differing"], found["n_unlinked"], found["experiment_id"]) == (0, 0, None)
     (folder / "runs.parquet").unlink()
@@ -315,7 +349,7 @@ def test_a_model_has_one_dimension_in_the_dump_and_the_database(tmp_path: Path, 
 def test_folders_that_are_no_dump(tmp_path: Path, database: Database) -> None:
     folder = write_dump(tmp_path / "dump", dump_tables())
     with pytest.raises(
-        WrongUsage, match=r"a dump names its models; model A was asked for.*leave out --model"
+        WrongUsage, match=r"is a folder, and names its models; model A was asked for.*leave out --model"
     ):
         import_embeddings([folder], database, model="A")
     (folder / "invocations.parquet").unlink()

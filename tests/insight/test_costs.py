@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from panic_tda import hdbscan
 from panic_tda.clustering.placement import place
 from panic_tda.insight import costs
 from panic_tda.insight.costs import DIVISIONS, LINEAR, Costs, carry_on, measure, rows_to_measure
@@ -124,7 +125,7 @@ def test_nothing_is_said_of_clusters_in_parts(caplog: pytest.LogCaptureFixture) 
     with caplog.at_level(logging.INFO, "panic_tda"):
         measure(rows(200), asked, place(asked, 200, 16), progress=Silent())
         assert not [record for record in caplog.records if "rows" in record.message]
-        costs.cluster_rows(rows(50), replace(asked, min_samples=60), Silent())
+        hdbscan(rows(50), min_samples=60)
     assert "all 50 rows are outliers" in caplog.text
 
 

@@ -156,6 +156,10 @@ def test_sweeps_are_those_of_sweep_clustering(plain_page: Path, opened: Open, ax
     shown = page.copied(f"[data-sweep={axis}]")
     sizes = ",".join(map(str, cluster_sizes(320)))
     words = [] if axis == "epsilon" else ["--min-cluster-size", sizes]
+    # The page shows what the clustering allows, and not the opposite beside it.
+    words += (
+        ["--no-allow-single-cluster"] if words else ["--epsilon", "0:1.2:0.1", "--no-allow-single-cluster"]
+    )
     said = asked("sweep-clustering", "--db", database(plain_page), *words)["settings"]
     assert len(shown) == len(said)
     for row, one in zip(shown, said, strict=True):

@@ -15,7 +15,7 @@ import pytest
 
 from panic_tda.files import pipeline_dumps
 from panic_tda.files.importing import import_embeddings
-from panic_tda.storage import database as module
+from panic_tda.storage import connections
 from panic_tda.storage.additions import Additions
 from panic_tda.storage.batches import RunKey
 from tests.conftest import MakeFile
@@ -38,14 +38,14 @@ def write(path: Path, texts: list[str], **more: Any) -> Path:
 def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """All statements of connections opened from now on, with their values."""
     seen: list[str] = []
-    connect = module._connect
+    connect = connections.connect
 
     def traced(*arguments: Any) -> sqlite3.Connection:
         connection = connect(*arguments)
         connection.set_trace_callback(seen.append)
         return connection
 
-    monkeypatch.setattr(module, "_connect", traced)
+    monkeypatch.setattr(connections, "connect", traced)
     return seen
 
 

@@ -139,6 +139,13 @@ def test_a_url_that_names_no_database_of_ours(target: str) -> None:
         open_database(target, create=True)
 
 
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg", "postgres+psycopg"])
+def test_every_name_of_postgresql_is_postgresql(scheme: str) -> None:
+    # Nobody listens on this port.
+    with pytest.raises(DatabaseError, match=r"^postgresql\+psycopg://me:\*\*\*@127\.0\.0\.1:1/x: .*refused"):
+        open_database(f"{scheme}://me:secret@127.0.0.1:1/x")
+
+
 def test_a_password_is_not_shown() -> None:
     database = Database(sa.make_url("postgresql+psycopg://me:secret@host/name"))
     assert "secret" not in str(database)

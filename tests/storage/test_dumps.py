@@ -66,16 +66,16 @@ def test_a_dump_becomes_rows_under_its_own_ids(tmp_path: Path, database: Databas
     models = '["Nomic", "Qwen3Embed", "NomicVision"]'
     network = '["ZImageTurbo", "Moondream"]'
     assert rows(database, "SELECT * FROM experimentconfig") == [
-        (experiment, f"[{network}]", "[-1]", prompts, models, 20, started, completed)
+        (experiment, f"[{network}]", "[0, 1, 2]", prompts, models, 20, started, completed)
     ]
     stored = rows(database, f"SELECT * FROM run WHERE id = '{plain(run)}'")
-    assert stored == [(plain(run), network, -1, 20, "prompt 1", experiment)]
+    assert stored == [(plain(run), network, 1, 20, "prompt 1", experiment)]
     steps = tables["invocations"]
     for number, kind, model in ((6, "IMAGE", "ZImageTurbo"), (7, "TEXT", "Moondream")):
         row = place(steps, run_id=run, sequence_number=number)
         identity = plain(steps["id"][row])
         before = plain(steps["id"][place(steps, run_id=run, sequence_number=number - 1)])
-        expected = (identity, started, completed, model, kind, -1, plain(run), number, before)
+        expected = (identity, started, completed, model, kind, 1, plain(run), number, before)
         stored = rows(database, f"SELECT * FROM invocation WHERE id = '{identity}'")
         assert stored == [(*expected, steps["output_text"][row], None)]
         assert (steps["output_text"][row] is None) == (kind == "IMAGE")

@@ -1,14 +1,17 @@
-"""Vectors in a column of the extension pgvector are read as those in all other columns."""
+"""Vectors in a column of pgvector are read as those in all other columns; columns of other types are not."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from panic_tda import cluster_all_data
+from panic_tda.files.importing import sample_files
+from panic_tda.main import main
 from panic_tda.storage.census import take_census
 from panic_tda.storage.copying import copy_database
 from panic_tda.storage.database import Database, open_database
@@ -22,6 +25,13 @@ from tests.snapshots import opened
 pytestmark = pytest.mark.xdist_group("postgres")
 
 
+def require_extension(raw: Any, statement: str) -> None:
+    """Skip a test whose statement makes an extension that the server does not have."""
+    available = "SELECT 1 FROM pg_available_extensions WHERE name = 'vector'"
+    if "EXTENSION" in statement and not raw.execute(available).fetchall():
+        pytest.skip("the server has no pgvector (apt-get install postgresql-NN-pgvector)")
+
+
 class Stored(NamedTuple):
     database: Database
     facts: FieldFacts
@@ -31,8 +41,7 @@ class Stored(NamedTuple):
 def stored(server: Server, url: str, tmp_path: Path) -> Stored:
     """A database of the pipeline, not upgraded, whose vectors are pgvector's, one of them missing."""
     with opened(url) as raw:
-        if not raw.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'vector'").fetchall():
-            pytest.skip("the server has no pgvector (apt-get install postgresql-NN-pgvector)")
+        require_extension(raw, "CREATE EXTENSION vector")
     spec = FieldSpec(layout=0, null_vectors=1, dimensions=12)
     name, facts = server.field_database(spec, tmp_path / "field.sqlite")
     copy_database(server.url_of(name), url)
@@ -90,3 +99,81 @@ def test_they_are_clustered(stored: Stored) -> None:
         ("clustered", len([e for e in stored.facts.sample(model, 2) if e.vector is not None]))
         for model in ("Nomic", "STSBMpnet")
     ]
+
+
+# --------------------------------------------------------------------------- other types of the column
+
+_TABLES = """
+CREATE TABLE experimentconfig (id char(32) PRIMARY KEY, networks json, seeds json, prompts json,
+    embedding_models json, max_length int, started_at timestamp, completed_at timestamp);
+CREATE TABLE run (id char(32) PRIMARY KEY, network json NOT NULL, seed int NOT NULL, max_length int NOT NULL,
+    initial_prompt varchar NOT NULL, experiment_id char(32));
+CREATE TABLE invocation (id char(32) PRIMARY KEY, started_at timestamp, completed_at timestamp,
+    model varchar NOT NULL, type varchar(5) NOT NULL, seed int NOT NULL, run_id char(32) NOT NULL,
+    sequence_number int NOT NULL, input_invocation_id char(32), output_text varchar, output_image_data bytea);
+CREATE TABLE embedding (id char(32) PRIMARY KEY, started_at timestamp, completed_at timestamp,
+    invocation_id char(32) NOT NULL, embedding_model varchar NOT NULL, vector {type});
+"""
+COMMANDS = (
+    ("upgrade", "--yes"),
+    ("cluster-embeddings",),
+    ("doctor",),
+    ("list-clusterings",),
+    ("plan-clustering",),
+    ("import-embeddings", str(sample_files()[1])),
+    ("export-clustering", "latest", "rows.parquet"),
+)
+
+
+@pytest.mark.parametrize(
+    ("statement", "kind"),
+    [
+        ("", "real[]"),
+        ("", "double precision[]"),
+        ("", "text"),
+        ("", "jsonb"),
+        ("CREATE DOMAIN numbers AS real[]", "numbers"),
+        ("CREATE TYPE halfvec AS (x real)", "halfvec"),
+        ("CREATE SCHEMA other; CREATE TYPE other.halfvec AS (x real)", "other.halfvec"),
+        ("CREATE EXTENSION vector", "halfvec(2)"),
+        ("CREATE EXTENSION vector", "sparsevec(2)"),
+    ],
+)
+def test_a_column_of_another_type_is_refused_by_its_name(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with opened(url) as raw:
+        require_extension(raw, statement)
+        raw.execute(statement or "SELECT 1")
+        for table in _TABLES.replace("{type}", kind).split(";\n")[:-1]:
+            raw.execute(table)
+    for words in (*((*words, "--db", url) for words in COMMANDS), ("copy-database", url, "copy.sqlite")):
+        result = CliRunner().invoke(main, ["-q", *words])
+        said = " ".join(result.stderr.split())
+        assert result.exit_code == 1, (words, said)
+        assert f"the column embedding.vector is of type {kind}, and bytea or vector (of pgvector)" in said
+        assert "SAWarning" not in said
+        assert "does not exist" not in said, words
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_domain_of_bytes_is_read_as_bytes(url: str) -> None:
+    with opened(url) as raw:
+        raw.execute("CREATE DOMAIN bytes AS bytea")
+        for table in _TABLES.replace("{type}", "bytes").split(";\n")[:-1]:
+            raw.execute(table)
+        for identity, kind in (("1", "run"), ("2", "invocation")):
+            values = {
+                "run": "'[]', 1, 1, 'p'",
+                "invocation": "NULL, NULL, 'A', 'TEXT', 1, lpad('1', 32, '0'), 0",
+            }
+            raw.execute(f"INSERT INTO {kind} VALUES (lpad('{identity}', 32, '0'), {values[kind]})")
+        raw.execute(
+            "INSERT INTO embedding VALUES (lpad('3', 32, '0'), NULL, NULL, lpad('2', 32, '0'), 'M', "
+            "x'0000803f0000003f')"
+        )
+    database = open_database(url)
+    upgrade(database)
+    census = take_census(database)["M"]
+    np.testing.assert_array_equal(load_embeddings(database, census).vectors, [[1, 0.5]])

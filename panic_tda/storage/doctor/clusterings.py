@@ -13,7 +13,8 @@ from sqlalchemy.engine import Connection
 from panic_tda.errors import OUTLIER, DamagedTree, DamagedValue, DatabaseError
 from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage import trees
-from panic_tda.storage.cells import ROUNDING, as_literal, find_damaged, read_each
+from panic_tda.storage.cells import as_literal, find_damaged, read_each
+from panic_tda.storage.columns import ROUNDING
 from panic_tda.storage.doctor.findings import Findings, show
 from panic_tda.storage.doctor.subject import Subject, first_values
 from panic_tda.storage.schemas import Cluster, ClusteringResult, ClusteringTree, Embedding, EmbeddingCluster

@@ -1,0 +1,117 @@
+"""Vectors of a file: all of them, or those that can be used where there are others among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from panic_tda.errors import BadInput
+from panic_tda.files.columns import Rows, to_float32
+
+if TYPE_CHECKING:
+    from panic_tda.types import BoolArray, Float32Array, IntArray
+
+_MISSING, _EMPTY, _OTHER_LENGTH, _MISSING_VALUE, _NOT_FINITE, _ZERO = range(1, 7)
+_PROBLEMS = {
+    _MISSING: "the vector is missing (null)",
+    _EMPTY: "the vector is empty",
+    _OTHER_LENGTH: "the vector has another number of dimensions than the others",
+    _MISSING_VALUE: "the vector has a missing value (null)",
+    _NOT_FINITE: "the vector is not finite in float32 (NaN or infinite)",
+    _ZERO: "the vector is zero and has no direction",
+}
+
+
+@dataclass(frozen=True)
+class UsableVectors:
+    """The vectors of some rows of one model, as far as they can be used.
+
+    Attributes
+    ----------
+    places : (u,) int64
+        Indices of the rows with a usable vector, ascending.
+    vectors : (u, d) float32
+        Finite and not zero; d is 0 where there is none.
+    invalid : list of (int, str)
+        The other rows: number in the file, and what is wrong with the vector.
+    """
+
+    places: IntArray
+    vectors: Float32Array
+    invalid: list[tuple[int, str]]
+
+
+def read_all_vectors(rows: Rows) -> Float32Array:
+    """Read the column `vector` of some rows of one model, all of which must have one that can be used.
+
+    Raises
+    ------
+    BadInput
+        One has none; the message names the row, and how to leave it out.
+    """
+    try:
+        return rows.vectors()
+    except BadInput as error:
+        raise BadInput(f"{error}; leave such embeddings out with --skip-invalid") from error
+
+
+def read_usable_vectors(rows: Rows, width: int = 0) -> UsableVectors:
+    """Read the column `vector` of some rows, without those that cannot be used.
+
+    Parameters
+    ----------
+    rows : Rows
+        Of one model.
+    width : int
+        Dimensions of the model's vectors before these; 0 takes the commonest number among these rows.
+
+    Raises
+    ------
+    BadInput
+        Most of these rows have another number of dimensions than `width`, or two numbers are equally common.
+    """
+    column = rows.batch.column("vector")
+    if pa.types.is_null(column.type):
+        column = column.cast(pa.list_(pa.float32()))
+    lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    width = _agree_on_width(rows, lengths, width)
+    problems = np.where(lengths == width, 0, np.where(lengths == 0, _EMPTY, _OTHER_LENGTH))
+    problems[column.is_null().to_numpy(zero_copy_only=False)] = _MISSING
+    of_width = np.flatnonzero(problems == 0)
+    if len(of_width):
+        problems[of_width] = _check_values(rows.take(of_width), width)
+    places = np.flatnonzero(problems == 0)
+    # The strict reader, so that vectors are the same whether others are left out or not.
+    vectors = rows.take(places).vectors() if len(places) else np.zeros((0, width), np.float32)
+    bad = np.flatnonzero(problems)
+    numbers, codes = rows.numbers[bad].tolist(), problems[bad].tolist()
+    return UsableVectors(
+        places, vectors, [(number, _PROBLEMS[code]) for number, code in zip(numbers, codes, strict=True)]
+    )
+
+
+def _agree_on_width(rows: Rows, lengths: IntArray, width: int) -> int:
+    """Return the number of dimensions that most of these rows have, which is that of the rows before them."""
+    counts = np.bincount(lengths[lengths > 0], minlength=width + 1)
+    # Ascending by how many rows have a length; of equal numbers, the shorter first.
+    second, commonest = (0, *np.argsort(counts, kind="stable").tolist())[-2:]
+    if width and counts[commonest] > counts[width]:
+        problem = f"the vector has {commonest} dimensions, those before it have {width}"
+        rows.refuse_first(lengths == commonest, problem)
+    if not width and counts[commonest] == counts[second] > 0:
+        problem = f"the vector has {commonest} dimensions, and as many others have {second}"
+        rows.refuse_first(lengths == commonest, problem)
+    return width or commonest
+
+
+def _check_values(rows: Rows, width: int) -> IntArray:
+    """Return the problem of each vector, all of which have this length; 0 where there is none."""
+    values = rows.batch.column("vector").flatten()
+    is_null: BoolArray = values.is_null().to_numpy(zero_copy_only=False).reshape(-1, width)
+    vectors = to_float32(values).reshape(-1, width)
+    conditions = [is_null.any(axis=1), ~np.isfinite(vectors).all(axis=1), ~vectors.any(axis=1)]
+    return np.select(conditions, [_MISSING_VALUE, _NOT_FINITE, _ZERO], 0)
