@@ -160,14 +160,14 @@ def test_check_gpu_takes_a_python_that_has_cupy(tmp_path: Path) -> None:
     status, said = _check_gpu(tmp_path, cupy=True)
     assert status == 0
     tests, bench = re.findall(r"^asked: (.*)$", said, flags=re.MULTILINE)
-    assert tests == f"-m pytest -q -m gpu -p no:cacheprovider --continue-on-collection-errors with {ROOT}"
+    assert tests == f"-P -m pytest -q -m gpu -p no:cacheprovider --continue-on-collection-errors with {ROOT}"
     found = re.fullmatch(
         r"scripts/bench/bench_gpu.py --budget (\d+) --out (\S+) --peers tiled with (\S+)", bench
     )
     assert found is not None
     assert 200 < int(found[1]) <= 455
     assert found[2] == str(tmp_path / "results")
-    assert (tmp_path / "results" / "gpu-tests.txt").read_text().startswith("asked: -m pytest")
+    assert (tmp_path / "results" / "gpu-tests.txt").read_text().startswith("asked: -P -m pytest")
 
 
 def test_tests_of_a_device_are_collected_where_database_libraries_are_missing(tmp_path: Path) -> None:

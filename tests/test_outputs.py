@@ -166,7 +166,7 @@ def test_nothing_made_of_a_database_is_readable_by_more(
     file: UpgradedFile, tmp_path: Path, mode: int
 ) -> None:
     file.path.chmod(mode)
-    made = {name: tmp_path / f"new{ENDS.get(name, '.txt')}" for name in COMMANDS}
+    made = {name: tmp_path / f"new{ENDS.get(name, '.html')}" for name in COMMANDS}
     for name, target in made.items():
         result = invoke(file, *COMMANDS[name], target)
         assert result.exit_code == 0, result.output

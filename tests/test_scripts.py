@@ -156,7 +156,7 @@ def test_every_script_runs_python_without_the_working_folder() -> None:
         for script in sorted((ROOT / "scripts").glob("*.sh"))
         for line in script.read_text().splitlines()
         if re.search(r"(python3?|\$name)\"? (-[a-zA-Z]+ )*-[cm]? ", line)
-        and not line.lstrip().startswith("#")
+        and not line.lstrip().startswith(("#", "echo ", "{ echo "))
     ]
     assert len(calls) > 10
     # mutmut runs in a fresh copy of the repository, whose modules it is to find.

@@ -37,7 +37,14 @@ MORE_THAN_ONE = {
     "said.lighter_edge_sample",
     "width",
     "written.bytes",
+    # A file of one array and several of its texts; dimensions, of which two kinds were met.
+    "commonest",
+    "MAX_VALUE_BYTES",
+    "len(sources)",
+    "n_texts",
     # Names, not a number.
+    "file.path",
+    "self",
     "', '.join(sorted(names))",
 }
 """Counts that are never one, by what stands between the braces."""

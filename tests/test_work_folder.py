@@ -204,7 +204,10 @@ def test_a_link_in_the_place_of_states_is_neither_read_nor_written_nor_emptied(
     assert caplog.text.count(str(ours.folder)) >= 2
 
 
-def test_the_folder_that_is_named_may_be_a_link(upgraded: MakeFile, tmp_path: Path) -> None:
+def test_the_folder_that_is_named_may_be_a_link(
+    upgraded: MakeFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parameters, "LEAST_MEMORY", 1)
     (tmp_path / "scratch").mkdir()
     work = tmp_path / "work"
     work.symlink_to(tmp_path / "scratch")

@@ -10,6 +10,7 @@ from panic_tda.clustering.cuts import Cut, count_rows, cut_all
 from panic_tda.doubts import Doubt, Wording, find_doubts, is_nearly_all, name_setting
 from panic_tda.errors import InvalidParameter
 from panic_tda.parameters import EPSILON, SELECTION_METHODS, ClusteringParameters, EffectiveParameters
+from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -139,7 +140,8 @@ def describe(advice: Advice, record: ClusteringRecord, wording: Wording) -> str:
         return f"{tried}: {none}."
     named = (
         f"{name_change(cut.parameters, record, wording)} gives {cut.n_clusters:,} "
-        f"cluster{'' if cut.n_clusters == 1 else 's'} and {cut.n_outliers:,} outliers "
+        f"{pluralize(cut.n_clusters, 'cluster')} and {cut.n_outliers:,} "
+        f"{pluralize(cut.n_outliers, 'outlier')} "
         f"({100 * cut.n_outliers / n:.1f} %)"
         for cut in advice.cuts
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from panic_tda.disk import require_regular_file
 from panic_tda.errors import WrongUsage
 from panic_tda.files import formats
 from panic_tda.files.arrow_files import ArrowFile, open_arrow_file, readable
@@ -33,6 +34,7 @@ def open_table(path: Path, names: dict[str, str | None], texts: TextsFile | None
     WrongUsage
         There are texts for a file that is no array.
     """
+    require_regular_file(path)
     with readable(path):
         form = formats.recognise(path)
     is_archive = form is formats.NPZ

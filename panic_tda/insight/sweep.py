@@ -287,7 +287,8 @@ def relative_validity(tree: SpanningTree, labels: IntArray, n_clusters: int) -> 
         0: the validity index of [1]_ with distances in the tree in place of all distances, as hdbscan's
         `relative_validity_` has it. Sparseness is the longest edge inside a cluster, separation the shortest
         one to another cluster; a cluster without one counts as twice as far as the longest edge of the tree.
-        None for fewer than two clusters, of which nothing is between.
+        None for fewer than two clusters, of which nothing is between. At exact ties the value depends on
+        which of the equally light spanning trees was stored.
     """
     if n_clusters < 2:
         return None

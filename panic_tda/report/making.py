@@ -73,6 +73,7 @@ def require_target(path: Path, *, force: bool, source: Path | None = None) -> No
     MissingPath
         Its folder does not exist.
     """
+    # First what must not be replaced, whatever its name ends in.
+    require_place(path, force=force, source=source)
     if path.suffix.lower() not in SUFFIXES:
         raise WrongUsage(f"a page ends in {' or '.join(SUFFIXES)}; got {path.name}")
-    require_place(path, force=force, source=source)

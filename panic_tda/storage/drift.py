@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from panic_tda.wording import pluralize
+
 OTHER_MODEL = 0.1
 """Chord distance from which two vectors of one text are hardly of one model: in real models, distinct texts
 lie at least so far apart."""
@@ -30,7 +32,8 @@ class Drift:
     def describe(self) -> str:
         """Say how many there are and how far they are from the stored ones."""
         said = (
-            f"{self.count:,} embeddings have another vector than the one stored for the same text, which "
+            f"{self.count:,} {pluralize(self.count, 'embedding has', 'embeddings have')} another vector than "
+            "the one stored for the same text, which "
             f"stays; the largest chord distance between the two is {self.largest:.2g}"
         )
         if self.largest < OTHER_MODEL:

@@ -26,7 +26,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 from pyarrow import ipc
 
-from panic_tda.disk import PRIVATE_FILE, UNFOLLOWED, open_own_file, require_regular_file, sync_folder
+from panic_tda.disk import PRIVATE_FILE, UNFOLLOWED, open_own_file, sync_folder
 from panic_tda.errors import OUTLIER, BadInput, DatabaseError, MissingPath
 from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage import trees
@@ -192,7 +192,6 @@ def _without_digest(content: bytes) -> pa.Buffer:
 
 def _read(path: Path) -> tuple[FinishedClustering, Any]:
     """Read a file, and what it says of its database."""
-    require_regular_file(path)
     try:
         with open_own_file(path) as file:
             content = file.read()

@@ -365,7 +365,7 @@ def dropping(*_, **__):
         pass
     raise AttributeError("partially initialized module")
 
-results.list_clusterings = dropping
+results.list_all_clusterings = dropping
 from panic_tda.__main__ import run
 run()
 """

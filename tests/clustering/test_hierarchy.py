@@ -168,7 +168,9 @@ def test_numbers_stay_in_their_ranges(steps: list[float], parameters: EffectiveP
     inside = found.labels != OUTLIER
     assert np.all(found.probabilities[~inside] == 0)
     assert np.all((found.probabilities[inside] > 0) & (found.probabilities[inside] <= 1))
-    assert np.all((found.persistence > 0) & (found.persistence <= 1))
+    # Undefined for the root, which was never born.
+    if not found.root_selected:
+        assert np.all((found.persistence > 0) & (found.persistence <= 1))
 
 
 # Edges of the domain.
@@ -249,7 +251,8 @@ def test_a_pile_of_10_000_equal_rows(shape: str) -> None:
     found = extract(tree, replace(PLAIN, allow_single_cluster=True, min_cluster_size=10))
     assert np.all(found.labels == 0)
     assert np.all(found.probabilities == 1)
-    assert found.persistence.tolist() == [1.0]
+    assert found.root_selected
+    assert np.isnan(found.persistence).tolist() == [True]
     assert np.all(extract(tree, replace(PLAIN, min_cluster_size=10)).labels == OUTLIER)
 
 

@@ -150,8 +150,8 @@ def test_a_fit_that_the_limit_of_the_process_cannot_hold_is_refused_before_loadi
     if not shutil.which("prlimit"):
         pytest.skip("there is no command prlimit")
     file = upgraded(FieldSpec(runs=800, length=40, text_models=("Nomic",), layout=0))
-    done = run(file.path, "--backend", "sklearn", prefix=("prlimit", f"--as={4 << 30}"))
+    done = run(file.path, "--backend", "sklearn", prefix=("prlimit", f"--as={9 << 28}"))
     assert done.returncode == 1
-    assert "backend sklearn needs 5.7 GiB, and " in done.stderr
+    assert "backend sklearn needs 1.9 GiB, and " in done.stderr
     assert "of memory can be had: sample with --downsample, or use --backend tiled" in done.stderr
     assert "load" not in done.stderr

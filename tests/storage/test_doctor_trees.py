@@ -17,6 +17,7 @@ from panic_tda.storage import trees
 from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.doctor import examine_database
+from panic_tda.storage.doctor.clusterings import TREE as DAMAGED_TREE
 from panic_tda.storage.doctor.trees import SAMPLE_EDGES, WRONG_TREE
 from panic_tda.storage.picking import read_vectors
 from panic_tda.storage.results import ClusteringSummary, list_clusterings
@@ -142,7 +143,8 @@ def test_what_is_cut_from_a_wrong_tree_has_a_wrong_tree(upgraded: MakeFile) -> N
     file = upgraded(FieldSpec(text_models=("Nomic",)))
     source = clustered(file)
     store_tree(file.database, source, as_an_earlier_version_stored(stored_tree(file.database, source)))
-    cut = recut_clustering(file.database, source, Changes(min_cluster_size=4))
+    cut = recut_clustering(file.database, source, Changes(min_cluster_size=5))
+    assert cut.id != source.id
     assert sorted(wrong_trees(file.database)) == sorted([str(source.id), str(cut.id)])
 
 
@@ -161,18 +163,21 @@ def test_approximate_trees_are_allowed_the_rounding_of_float32(upgraded: MakeFil
     assert wrong_trees(file.database) == []
 
 
-def test_a_damaged_tree_is_found(upgraded: MakeFile) -> None:
+def test_a_damaged_tree_is_not_reported_as_wrong(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(text_models=("Nomic",)))
     summary = clustered(file)
     tree = stored_tree(file.database, summary)
     store_tree(file.database, summary, replace(tree, u=tree.u + 10_000))
-    (finding,) = examine_database(file.database, [WRONG_TREE]).findings
-    assert "names a row" in finding.details[0]
+    assert_is_damaged(file.database, summary)
     with opened(file.target) as raw:
         byte = "'\\x00'" if "postgres" in file.target else "x'00'"
         raw.execute(f"UPDATE clusteringtree SET data = {byte}")
-    (finding,) = examine_database(file.database, [WRONG_TREE]).findings
-    assert "is damaged" in finding.details[0]
+    assert_is_damaged(file.database, summary)
+
+
+def assert_is_damaged(database: Database, summary: ClusteringSummary) -> None:
+    (finding,) = examine_database(database, [DAMAGED_TREE, WRONG_TREE]).findings
+    assert (finding.kind, finding.ids) == (DAMAGED_TREE, (str(summary.id),))
 
 
 def test_edges_of_embeddings_that_have_gone_are_no_fault(upgraded: MakeFile) -> None:

@@ -115,9 +115,9 @@ def test_trees_on_postgres_are_cut_as_on_sqlite(database: Database) -> None:
         tree = require_tree(session.connection(), source.id, source.record)
         assigned = read_assignments(session.connection(), source.id)
     assert len(tree.height) + 1 == len(assigned.ids) == N_RUNS * LENGTH
-    (same, other) = sweep_clustering(database, source, Grid(epsilons=[0.4, 2.0]))
+    (same, other) = sweep_clustering(database, source, Grid(epsilons=[0.4, 2.0], allow_single_cluster=True))
     assert (same.n_clusters, same.ari_stored) == (outcome.n_clusters, 1.0)
-    recut = recut_clustering(database, source, Changes(epsilon=2.0))
+    recut = recut_clustering(database, source, Changes(epsilon=2.0, allow_single_cluster=True))
     assert (recut.n_clusters, recut.n_outliers) == (other.n_clusters, other.n_outliers) == (1, 0)
     with database.reading() as connection:
         np.testing.assert_array_equal(read_assignments(connection, source.id).labels, assigned.labels)
