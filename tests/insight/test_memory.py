@@ -41,7 +41,7 @@ def test_what_a_laptop_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "accepts up to 20,000 rows" in (more["sklearn"].reason or "")
     assert not more["tiled"].fits
     said = more["tiled"].reason or ""
-    assert "11." in said.partition(" GiB")[0], "the rows alone take 8.6 GiB"
+    assert "12." in said.partition(" GiB")[0], "the rows alone take 8.6 GiB"
     assert "8.0 GiB of memory can be had" in said
     assert "--memory-limit" in said
     monkeypatch.setattr(placement, "host_memory", lambda: (16 * GIB, 2 * GIB))

@@ -24,8 +24,8 @@ MOST_PACKED = 1 << 30
 """Bytes of packed rows up to which products of whole rows may be chosen: 2 for each dimension of a row."""
 _SINGLE_PRODUCT = 8
 """Price of a dimension of a single product of rows, in multiplications of the micro-kernel."""
-_ASKING, _ASKED = 256, 4_096
-"""Rows from whose products the number of axes is chosen."""
+_ASKING, _ASKED, _ASKED_SHARE = 128, 4_096, 4
+"""Rows from whose products the number of axes is chosen; those that are asked are at most a share of all."""
 MIN_FEATURES = 160
 """Fewer dimensions than this cost hardly more than the bound itself."""
 _SAMPLE_ROWS = 16_384
@@ -92,17 +92,18 @@ def choose_number(vectors: Array, axes: FloatArray, rng: np.random.Generator) ->
     share of rejected pairs is estimated too low, for every number of axes.
     """
     n, d = vectors.shape
-    chosen = np.sort(rng.choice(n, min(n, _ASKING + _ASKED), replace=False))
-    sample = vectors[rng.permutation(chosen)].astype(np.float64)
+    size = min(n, _ASKING + min(_ASKED, n // _ASKED_SHARE))
+    sample = vectors[rng.permutation(np.sort(rng.choice(n, size, replace=False)))]
     asking, asked = np.split(sample, [min(_ASKING, len(sample) // 2)])
     nearest = (asking @ asked.T).max(axis=1, keepdims=True)
+    leading = axes[:, : max(CHOICES)].astype(np.float32)
+    left, right = asking @ leading, asked @ leading
     cost = {0: float(d)} if may_compare_rows(n, d) else {}
     for m in CHOICES:
         if m < d:
-            left, right = asking @ axes[:, :m], asked @ axes[:, :m]
-            rests = (np.sqrt(np.maximum((x**2).sum(axis=1) - (z**2).sum(axis=1), 0.0)) for x, z in
-                     ((asking, left), (asked, right)))  # fmt: skip
-            bound = left @ right.T + np.multiply.outer(*rests)
+            # Rows have unit length.
+            rests = (np.sqrt(np.maximum(1 - (z[:, :m] ** 2).sum(axis=1), 0)) for z in (left, right))
+            bound = left[:, :m] @ right[:, :m].T + np.multiply.outer(*rests)
             cost[m] = m + 1 + float((bound >= nearest).mean()) * _SINGLE_PRODUCT * d
     return min(cost, key=lambda m: cost[m])
 
