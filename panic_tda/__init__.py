@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from panic_tda.parameters import ClusteringParameters as ClusteringParameters
     from panic_tda.storage.database import Database as Database
     from panic_tda.storage.database import open_database as open_database
-    from panic_tda.storage.results import get_cluster_details as get_cluster_details
-    from panic_tda.storage.results import get_medoid_invocation as get_medoid_invocation
-    from panic_tda.storage.results import list_clusterings as list_clusterings
-    from panic_tda.storage.saving import delete_clusterings as delete_clusterings
+    from panic_tda.storage.read.results import get_cluster_details as get_cluster_details
+    from panic_tda.storage.read.results import get_medoid_invocation as get_medoid_invocation
+    from panic_tda.storage.read.results import list_clusterings as list_clusterings
+    from panic_tda.storage.write.saving import delete_clusterings as delete_clusterings
     from panic_tda.types import Clustering as Clustering
 
 
@@ -39,11 +39,11 @@ __getattr__, __dir__, __all__ = handed_on(
         "OUTLIER": "errors",
         "PanicTdaError": "errors",
         "cluster_all_data": "clustering_manager",
-        "delete_clusterings": "storage.saving",
-        "get_cluster_details": "storage.results",
-        "get_medoid_invocation": "storage.results",
+        "delete_clusterings": "storage.write.saving",
+        "get_cluster_details": "storage.read.results",
+        "get_medoid_invocation": "storage.read.results",
         "hdbscan": "clustering.recipe",
-        "list_clusterings": "storage.results",
+        "list_clusterings": "storage.read.results",
         "open_database": "storage.database",
     },
 )

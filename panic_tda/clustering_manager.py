@@ -24,16 +24,22 @@ from panic_tda.doubts import Wording
 from panic_tda.errors import BackendFailure, PanicTdaError, release_frames, unexpected
 from panic_tda.parameters import ClusteringParameters, Resources, validate_downsample
 from panic_tda.progress import Prefixed, Progress, Silent, failed
-from panic_tda.storage.census import ModelCensus, choose_models, require_valid, take_census, warn_of_mixed
 from panic_tda.storage.database import Database, open_current
-from panic_tda.storage.loading import input_sha256, load_embeddings
-from panic_tda.storage.results import find_clusterings as find_clusterings
-from panic_tda.storage.results import get_cluster_details as get_cluster_details
-from panic_tda.storage.results import get_medoid_invocation as get_medoid_invocation
-from panic_tda.storage.results import list_clusterings as list_clusterings
-from panic_tda.storage.saving import delete_clusterings as delete_clusterings
-from panic_tda.storage.saving import finish, how_to_recut, require_savable, save_or_keep
-from panic_tda.storage.schemas import utc_now
+from panic_tda.storage.read.census import (
+    ModelCensus,
+    choose_models,
+    require_valid,
+    take_census,
+    warn_of_mixed,
+)
+from panic_tda.storage.read.loading import input_sha256, load_embeddings
+from panic_tda.storage.read.results import find_clusterings as find_clusterings
+from panic_tda.storage.read.results import get_cluster_details as get_cluster_details
+from panic_tda.storage.read.results import get_medoid_invocation as get_medoid_invocation
+from panic_tda.storage.read.results import list_clusterings as list_clusterings
+from panic_tda.storage.schema.tables import utc_now
+from panic_tda.storage.write.saving import delete_clusterings as delete_clusterings
+from panic_tda.storage.write.saving import finish, how_to_recut, require_savable, save_or_keep
 from panic_tda.types import FAILED, SKIPPED, FinishedClustering, ModelOutcome
 from panic_tda.wording import pluralize
 

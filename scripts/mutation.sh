@@ -56,9 +56,9 @@ for name in "$@"; do
             mutate "$name" "panic_tda/clustering/$name.py" tests/clustering/test_hierarchy{,_rules}.py \
                 -k "not ($slow_without_compiler)" ;;
         sampling)
-            mutate "$name" panic_tda/storage/sampling.py tests/storage/test_sampling.py \
+            mutate "$name" panic_tda/storage/schema/sampling.py tests/storage/test_sampling.py \
                 tests/storage/test_query_plans.py -k "not through_rows" ;;
-        results) mutate "$name" panic_tda/storage/results.py tests/storage/test_results{,_lookup}.py ;;
+        results) mutate "$name" panic_tda/storage/read/results.py tests/storage/test_results{,_lookup}.py ;;
         *) echo "medoids, sampling, results, checkpoint, condensed or hierarchy; got $name" >&2; exit 2 ;;
     esac
 done

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from panic_tda.storage.database import Database
     from tests.servers import Server
 
+_TEMPORARY = tempfile.gettempdir()
+"""Tests put another folder in its place, which the server's user may not enter."""
+
 
 class UpgradedFile(NamedTuple):
     """A database with our tables, and what was written into it before."""
@@ -143,7 +146,7 @@ def server() -> Iterator[Server]:
     """A PostgreSQL server."""
     from tests import servers
 
-    with servers.started() as server:
+    with servers.started(_TEMPORARY) as server:
         yield server
 
 
@@ -162,7 +165,7 @@ def upgraded(
     for name in ("sqlalchemy", "alembic"):
         pytest.importorskip(name, reason=f"needs {name}")
     from panic_tda.storage.database import open_database
-    from panic_tda.storage.upgrade import upgrade
+    from panic_tda.storage.schema.upgrade import upgrade
 
     if engine == "postgresql":
         # What is kept beside a file is kept in the current folder there.
@@ -186,7 +189,7 @@ def upgraded(
 def real_file(tmp_path: Path) -> Database:
     """A copy of the real field file, upgraded; skips where the environment names none."""
     from panic_tda.storage.database import open_database
-    from panic_tda.storage.upgrade import upgrade
+    from panic_tda.storage.schema.upgrade import upgrade
 
     database = open_database(field_copy(tmp_path))
     upgrade(database)
@@ -218,7 +221,7 @@ def ids_of(file: UpgradedFile, model: str = "Nomic") -> list[str]:
 
 def make_finished(ids: Sequence[str], *, model: str = "Nomic", seed: int = 0) -> FinishedClustering:
     """Invent a clustering of these embeddings, with outliers and clusters of several sizes."""
-    from panic_tda.storage.schemas import uuid7
+    from panic_tda.storage.schema.tables import uuid7
 
     rng = np.random.default_rng(seed)
     n = len(ids)

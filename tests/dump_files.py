@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from panic_tda.files.importing import import_embeddings
 from panic_tda.storage.database import Database
-from panic_tda.storage.import_summary import ImportSummary
+from panic_tda.storage.write.import_summary import ImportSummary
 from tests.snapshots import opened, snapshot
 
 Table = dict[str, list[Any]]

@@ -15,7 +15,7 @@ import numpy as np
 from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.storage.database import Database
-from panic_tda.storage.results import ClusteringSummary, find_clustering
+from panic_tda.storage.read.results import ClusteringSummary, find_clustering
 from tests.snapshots import opened
 
 COLUMNS = (

@@ -19,7 +19,7 @@ import psycopg.types.json
 import pytest
 from sqlalchemy.engine import URL, make_url
 
-from panic_tda.storage.copying import copy_database
+from panic_tda.storage.write.copying import copy_database
 from tests.field_files import FieldFacts, FieldSpec, write_field_file
 
 # Nothing of it outlives the tests: it need not reach the disk.
@@ -32,10 +32,6 @@ _SETTINGS = {
     "max_wal_senders": "0",
     "wal_level": "minimal",
 }
-
-
-# Tests put another one in its place, which the server's user may not enter.
-_TEMPORARY = tempfile.gettempdir()
 
 
 class Server:
@@ -149,7 +145,7 @@ def _plain(url: str) -> str:
 
 
 @contextmanager
-def started() -> Iterator[Server]:
+def started(temporary: str | None = None) -> Iterator[Server]:
     """Give the server that PANIC_TDA_POSTGRES names, or one of our own in a temporary folder; or skip."""
     if given := os.environ.get("PANIC_TDA_POSTGRES"):
         server = Server(given)
@@ -166,7 +162,7 @@ def started() -> Iterator[Server]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with tempfile.TemporaryDirectory(dir=_TEMPORARY) as folder:
+    with tempfile.TemporaryDirectory(dir=temporary) as folder:
         if as_owner:
             shutil.chown(folder, "postgres")
         data = f"{folder}/data"

@@ -37,12 +37,13 @@ from panic_tda.errors import (
     UnknownModel,
 )
 from panic_tda.parameters import ClusteringParameters, Resources
-from panic_tda.storage import connections, pending, saving
-from panic_tda.storage.census import take_census
+from panic_tda.storage import connections
 from panic_tda.storage.database import Database, open_database
-from panic_tda.storage.loading import input_sha256, load_embeddings
-from panic_tda.storage.recovery import save_pending
-from panic_tda.storage.upgrade import CLUSTERING_TABLES
+from panic_tda.storage.read.census import take_census
+from panic_tda.storage.read.loading import input_sha256, load_embeddings
+from panic_tda.storage.schema.upgrade import CLUSTERING_TABLES
+from panic_tda.storage.write import pending, saving
+from panic_tda.storage.write.recovery import save_pending
 from panic_tda.types import CLUSTERED, FAILED, SKIPPED, ModelOutcome
 from tests.conftest import MakeFile, UpgradedFile
 from tests.field_files import EVERYTHING, FieldSpec, write_field_file

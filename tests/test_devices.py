@@ -27,8 +27,8 @@ from panic_tda.devices import pool as device_pool
 from panic_tda.errors import InvalidParameter
 from panic_tda.main import main
 from panic_tda.parameters import ClusteringParameters, Resources, parse_devices
-from panic_tda.storage import pending
-from panic_tda.storage.recovery import save_pending
+from panic_tda.storage.write import pending
+from panic_tda.storage.write.recovery import save_pending
 from panic_tda.types import CLUSTERED, FAILED, SKIPPED, ModelOutcome
 from tests.conftest import MakeFile, UpgradedFile
 from tests.device_work import SECONDS, wait_for

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from panic_tda.main import main
 from panic_tda.report.gathering import gather
-from panic_tda.storage.results import find_clustering
+from panic_tda.storage.read.results import find_clustering
 from tests import processes
 from tests.cli.processes import environment
 from tests.conftest import MakeFile, UpgradedFile
@@ -164,7 +164,7 @@ def test_a_file_that_nobody_may_write_is_exported(file: UpgradedFile, tmp_path: 
 SLOW = """
 import sys, time
 from panic_tda.files import exporting
-from panic_tda.storage import exports
+from panic_tda.storage.read import exports
 
 exporting.GROUP_ROWS = exports._BATCH_ROWS = 5
 write = exporting._write_csv

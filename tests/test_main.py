@@ -20,8 +20,8 @@ from click.testing import CliRunner, Result
 from panic_tda.clustering_manager import list_clusterings
 from panic_tda.main import main
 from panic_tda.parameters import ClusteringParameters
-from panic_tda.storage import pending
-from panic_tda.storage.results import ClusteringSummary
+from panic_tda.storage.read.results import ClusteringSummary
+from panic_tda.storage.write import pending
 from tests import processes
 from tests.conftest import MakeFile, UpgradedFile, make_finished
 from tests.field_files import ODD_TEXTS, FieldSpec, write_field_file
@@ -504,7 +504,7 @@ def test_nothing_to_list_or_show_says_how_to_make_some(upgraded: MakeFile) -> No
 def test_lists_are_bounded_by_default(upgraded: MakeFile) -> None:
     file = upgraded()
     ids = [embedding.id for embedding in file.facts.sample("Nomic")]
-    from panic_tda.storage.saving import save_clustering
+    from panic_tda.storage.write.saving import save_clustering
 
     with file.database.writing() as connection:
         for seed in range(55):
@@ -823,7 +823,7 @@ def test_how_much_is_logged(upgraded: MakeFile, tmp_path: Path) -> None:
 
 def test_a_traceback_is_for_the_log_file(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> None:
     from panic_tda import clustering_manager
-    from panic_tda.storage import results
+    from panic_tda.storage.read import results
 
     def broken(*_arguments: object, **_options: object) -> None:
         raise ZeroDivisionError("a fault of ours")

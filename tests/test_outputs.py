@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from panic_tda import outputs
 from panic_tda.main import main
 from panic_tda.outputs import file_of_database, require_harmless
-from panic_tda.storage import pending
+from panic_tda.storage.write import pending
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.exported import clustered
 from tests.field_files import FieldSpec, write_field_file

@@ -18,11 +18,11 @@ from panic_tda.files.importing import import_embeddings, sample_files
 from panic_tda.main import main
 from panic_tda.parameters import ClusteringParameters, Resources
 from panic_tda.paths import expand_home
-from panic_tda.storage.copying import copy_database
 from panic_tda.storage.database import open_database
-from panic_tda.storage.glance import stored_models
-from panic_tda.storage.recovery import save_pending
-from panic_tda.storage.results import list_clusterings
+from panic_tda.storage.read.glance import stored_models
+from panic_tda.storage.read.results import list_clusterings
+from panic_tda.storage.write.copying import copy_database
+from panic_tda.storage.write.recovery import save_pending
 
 SAMPLE = sample_files()[1]
 

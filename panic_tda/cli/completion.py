@@ -63,7 +63,7 @@ def limit_time() -> None:
 
 def ids(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the id of a stored clustering."""
-    from panic_tda.storage.glance import stored_clusterings
+    from panic_tda.storage.read.glance import stored_clusterings
 
     return [
         # No comma: fish's script of Click would end the help there.
@@ -83,7 +83,7 @@ def ids_or_latest(
 
 def models(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the name of an embedding model."""
-    from panic_tda.storage.glance import stored_models
+    from panic_tda.storage.read.glance import stored_models
 
     return [
         CompletionItem(name)

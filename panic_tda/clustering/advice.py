@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 class Advice(NamedTuple):
-    """What other settings find in the tree of a clustering.
+    """Clusters that other settings give in the tree of a clustering.
 
     Attributes
     ----------

@@ -125,7 +125,8 @@ class Checkpoint:
         Every set of parameters has a folder of its own in it, made when the first state is saved. States of
         other parameters stay: they are of use to whoever asks for these again.
     input_sha256 : str
-        Identity of the input, such as `storage.loading.input_sha256`. A state is taken up only for the same.
+        Identity of the input, such as `storage.read.loading.input_sha256`. A state is only used for the
+        same input.
     save_seconds : float
         Least time between two saves for which `due` says yes.
 

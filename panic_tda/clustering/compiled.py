@@ -33,7 +33,7 @@ KERNELS: list[Any] = []
 
 UNREADABLE, UNWRITABLE = "is damaged or cannot be read", "cannot be written"
 cache_failures: set[str] = set()
-"""What went wrong with the cache in this process (`UNREADABLE`, `UNWRITABLE`); each is logged once."""
+"""Failures of the cache in this process (`UNREADABLE`, `UNWRITABLE`); each is logged once."""
 
 _log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ def copy_database(database: str, source: str, target: str, as_json: bool) -> Non
     A password is read from PGPASSWORD or ~/.pgpass where the URL has none.
     """
     from panic_tda.cli.rendering import databases as rendering
-    from panic_tda.storage.copying import copy_database as copy
+    from panic_tda.storage.write.copying import copy_database as copy
 
     with display.make_progress() as progress:
         summary = copy(source, target, progress=progress)

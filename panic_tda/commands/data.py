@@ -24,8 +24,8 @@ def upgrade(database: str, yes: bool) -> None:
     Says first which old clustering tables go, and asks. No other row changes.
     """
     from panic_tda.storage.database import open_database
-    from panic_tda.storage.upgrade import plan_upgrade
-    from panic_tda.storage.upgrade import upgrade as apply
+    from panic_tda.storage.schema.upgrade import plan_upgrade
+    from panic_tda.storage.schema.upgrade import upgrade as apply
 
     opened = open_database(database)
     plan = plan_upgrade(opened)

@@ -45,7 +45,7 @@ def export_clustering(
     from panic_tda.files import exporting
     from panic_tda.insight import layout
     from panic_tda.storage.database import open_current
-    from panic_tda.storage.results import find_clustering
+    from panic_tda.storage.read.results import find_clustering
 
     exporting.require_target(file, force=force, with_lists=with_vectors)
     opened = open_current(database)
@@ -100,7 +100,7 @@ def export_trajectories(
     from panic_tda.files import exporting
     from panic_tda.insight.step_rows import open_steps
     from panic_tda.storage.database import open_current
-    from panic_tda.storage.results import find_clustering
+    from panic_tda.storage.read.results import find_clustering
 
     exporting.require_target(file, force=force)
     opened = open_current(database)

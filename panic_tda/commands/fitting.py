@@ -167,7 +167,7 @@ def recut_clustering(
     from panic_tda.insight.recut import Changes
     from panic_tda.insight.recut import recut_clustering as recut
     from panic_tda.storage.database import open_current
-    from panic_tda.storage.results import find_clustering
+    from panic_tda.storage.read.results import find_clustering
 
     size = None if min_cluster_size is None else parameters.parse_min_cluster_size(min_cluster_size)
     limit = (

@@ -55,7 +55,7 @@ def sweep_clustering(
     from panic_tda.cli.rendering import sweep as rendering
     from panic_tda.insight import sweep
     from panic_tda.storage.database import open_current
-    from panic_tda.storage.results import find_clustering
+    from panic_tda.storage.read.results import find_clustering
 
     if epsilons is None and sizes is None and not methods:
         epsilons = [round(0.1 * number, 1) for number in range(13)]
@@ -91,7 +91,7 @@ def show_density(database: str, reference: str, model: str | None, as_json: bool
     from panic_tda.cli.rendering import density as rendering
     from panic_tda.insight import density
     from panic_tda.storage.database import open_current
-    from panic_tda.storage.results import find_clustering
+    from panic_tda.storage.read.results import find_clustering
 
     opened = open_current(database)
     with opened.session() as session:
@@ -128,9 +128,9 @@ def compare_clusterings(
     """
     from panic_tda.cli.rendering import comparison as rendering
     from panic_tda.insight import comparison
-    from panic_tda.storage import results
     from panic_tda.storage.database import open_current
-    from panic_tda.storage.trajectories import read_medoid_texts
+    from panic_tda.storage.read import results
+    from panic_tda.storage.read.trajectories import read_medoid_texts
 
     if model is not None and options.LATEST not in (first, second):
         raise click.UsageError("--model is for latest: ids are of one model each")

@@ -15,7 +15,7 @@ from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:
     from panic_tda.storage.database import Database
-    from panic_tda.storage.results import ClusteringSummary
+    from panic_tda.storage.read.results import ClusteringSummary
 
 N_LABELS, WIDTH, MAP_ROWS = 30, 7.2, 50_000
 
@@ -138,7 +138,7 @@ def plot_clustering(
 
 def _find(database: str, reference: str, model: str | None) -> tuple[Database, ClusteringSummary]:
     from panic_tda.storage.database import open_current
-    from panic_tda.storage.results import find_clustering
+    from panic_tda.storage.read.results import find_clustering
 
     opened = open_current(database)
     with opened.session() as session:

@@ -24,8 +24,8 @@ def list_clusterings(database: str, model: str | None, limit: int, as_json: bool
     Ids are shortened to what no other clustering's begins with; wherever an ID is taken, so is that.
     """
     from panic_tda.cli.rendering import clusterings as rendering
-    from panic_tda.storage import results
     from panic_tda.storage.database import open_current
+    from panic_tda.storage.read import results
 
     with open_current(database).session() as session:
         readable, unreadable = results.list_all_clusterings(session, model=model)
@@ -52,8 +52,8 @@ def show_clustering(database: str, reference: str, model: str | None, limit: int
     ID may be shortened; latest means the latest clustering of each model.
     """
     from panic_tda.cli.rendering import clusterings as rendering
-    from panic_tda.storage import results
     from panic_tda.storage.database import open_current
+    from panic_tda.storage.read import results
 
     quiet_end = display.make_progress(ended=logging.DEBUG)
     with open_current(database).session() as session, quiet_end as progress:
@@ -85,8 +85,9 @@ def delete_clusterings(
     Says what goes, and asks.
     """
     from panic_tda.cli.rendering import clusterings as rendering
-    from panic_tda.storage import results, saving
     from panic_tda.storage.database import open_current
+    from panic_tda.storage.read import results
+    from panic_tda.storage.write import saving
 
     if sum((bool(references), model is not None, everything)) != 1:
         raise click.UsageError("name ids, or --model, or --all: exactly one of the three")
@@ -118,7 +119,7 @@ def save_pending(database: str, files: tuple[Path, ...], as_json: bool) -> None:
     Without FILE, those that wait beside the database. Embeddings that have gone since are left out.
     """
     from panic_tda.cli.rendering import clusterings as rendering
-    from panic_tda.storage import recovery
+    from panic_tda.storage.write import recovery
 
     saved = recovery.save_pending(database, files)
     terminal.print_data(rendering.saved_json(saved) if as_json else rendering.saved_text(saved))

@@ -57,9 +57,9 @@ def show_trajectories(
     """
     from panic_tda.cli.rendering import trajectories as rendering
     from panic_tda.insight import trajectories
-    from panic_tda.storage import results
     from panic_tda.storage.database import open_current
-    from panic_tda.storage.trajectories import read_medoid_texts
+    from panic_tda.storage.read import results
+    from panic_tda.storage.read.trajectories import read_medoid_texts
 
     opened = open_current(database)
     with opened.session() as session:

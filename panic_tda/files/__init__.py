@@ -1,17 +1,20 @@
-"""Files that people bring or take along: Parquet, Arrow, CSV, NDJSON and NumPy's arrays.
+"""Read files that users bring, and write files that they take with them.
 
-In flow files; `formats` tells their format by their first bytes, and `arrow_files`, `text_tables` and
-`numpy_files` read columns by batches, whose types `casting` makes plain; `tables` opens any of them.
-`columns` checks columns, `column_choice` says which of them hold texts and vectors, `usable_vectors` leaves
-invalid vectors out, `embedding_files` turns them into batches of texts and vectors, `naming` finds the runs
-of files that do not name theirs, `pipeline_dumps` reads folders that the generation pipeline has written
-(`pipeline_databases` its SQLite files, as if they were such folders), and `importing` puts all of it into a
-database, through `storage.additions` and `storage.dumps`. Out flow files: `exporting` writes the rows that
-`storage.exports` and `insight.step_rows` stream. Another format to read is another file here; one to write is
-a function in `exporting`.
+Reading
+    `formats` recognises a format by its first bytes. `arrow_files`, `text_tables` and `numpy_files` read
+    columns in batches, `casting` converts their types, and `tables` opens any of them. `columns` checks
+    columns, `column_choice` selects those of texts and vectors, and `usable_vectors` leaves out invalid
+    vectors. `embedding_files` makes batches of texts and vectors from them, and `naming` derives runs where
+    a file names none. `pipeline_dumps` reads folders written by the generation pipeline, and
+    `pipeline_databases` reads its SQLite files in the same form. `importing` writes all of it to a database.
+Writing
+    `exporting` writes the rows that `storage.read.exports` and `insight.step_rows` stream, and `replacing`
+    replaces a file only when the new one is complete.
 
-Words: a *batch* is some thousand rows of one embedding model; a *run* is known by its name, seed, network
-and prompt, and in a *dump* by its id.
+To read another format, add a file here. To write another one, add a function to `exporting`.
+
+Terms: a *batch* is some thousand rows of one embedding model. A *run* is identified by its name, seed,
+network and prompt, and in a *dump* by its id.
 """
 
 from __future__ import annotations

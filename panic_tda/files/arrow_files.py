@@ -22,7 +22,7 @@ from panic_tda.files.casting import (
     widest,
     with_plain_dictionary,
 )
-from panic_tda.storage.batches import refuse_row
+from panic_tda.storage.write.batches import refuse_row
 
 MAX_VALUE_BYTES = 1 << 28
 """Of a text or an image in a row."""

@@ -31,7 +31,7 @@ _LIKE_TEXT = (
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """What the columns of a file are called, where they are not called as here.
+    """Names of the columns of a file that differ from the defaults.
 
     Attributes
     ----------

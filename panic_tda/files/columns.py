@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from panic_tda.errors import BadInput
 from panic_tda.files import casting
 from panic_tda.files.arrow_files import ArrowFile, first_failing
-from panic_tda.storage.batches import refuse_row
+from panic_tda.storage.write.batches import refuse_row
 from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from panic_tda.files.columns import (
 from panic_tda.files.tables import open_table
 from panic_tda.files.texts_files import TextsFile
 from panic_tda.files.usable_vectors import read_all_vectors, read_usable_vectors
-from panic_tda.storage.batches import EmbeddingBatch, RunKey, TextBatch
+from panic_tda.storage.write.batches import EmbeddingBatch, RunKey, TextBatch
 
 if TYPE_CHECKING:
     from panic_tda.types import IntArray

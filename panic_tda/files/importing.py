@@ -14,10 +14,10 @@ from panic_tda.files.pipeline_databases import is_sqlite_file
 from panic_tda.files.pipeline_dumps import PipelineDump
 from panic_tda.paths import expand_home
 from panic_tda.progress import Progress, Silent
-from panic_tda.storage.additions import Additions
 from panic_tda.storage.database import Database
-from panic_tda.storage.dumps import DumpAdditions
-from panic_tda.storage.import_summary import ImportSummary
+from panic_tda.storage.write.additions import Additions
+from panic_tda.storage.write.dumps import DumpAdditions
+from panic_tda.storage.write.import_summary import ImportSummary
 
 
 def sample_files() -> list[Path]:

@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from panic_tda.files.embedding_files import EmbeddingFile
-from panic_tda.storage.additions import Additions, run_id
-from panic_tda.storage.batches import RunKey
+from panic_tda.storage.write.additions import Additions, run_id
+from panic_tda.storage.write.batches import RunKey
 
 if TYPE_CHECKING:
     from panic_tda.types import IntArray

@@ -11,7 +11,7 @@ import pyarrow as pa
 from panic_tda.errors import BadInput
 from panic_tda.files.arrow_files import ArrowFile, readable
 from panic_tda.storage.database import NEWER_TABLES, Database, open_database
-from panic_tda.storage.pipeline_tables import read_layout, stream_table
+from panic_tda.storage.write.pipeline_tables import read_layout, stream_table
 
 _MAGIC = b"SQLite format 3\0"
 

@@ -42,7 +42,7 @@ from panic_tda.files.columns import (
 from panic_tda.files.embedding_files import UNKNOWN_SEED
 from panic_tda.files.pipeline_databases import open_pipeline_database
 from panic_tda.files.usable_vectors import read_all_vectors, read_usable_vectors
-from panic_tda.storage.batches import (
+from panic_tda.storage.write.batches import (
     PROMPT,
     DumpedEmbeddings,
     DumpedExperiment,

@@ -18,7 +18,7 @@ from pyarrow import csv, json
 from panic_tda.errors import BadInput
 from panic_tda.files.arrow_files import CSV, MAX_VALUE_BYTES, NDJSON, ArrowFile, first_failing, readable
 from panic_tda.files.casting import is_list
-from panic_tda.storage.batches import refuse_row
+from panic_tda.storage.write.batches import refuse_row
 
 _BLOCK_BYTES = 1 << 22
 """Of a file at a time, and the most of a row of CSV. The reader of CSV is up to 32 blocks ahead."""

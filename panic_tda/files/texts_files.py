@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from panic_tda.errors import BadInput, MissingPath
-from panic_tda.storage.batches import refuse_row
+from panic_tda.storage.write.batches import refuse_row
 
 
 @dataclass(frozen=True)

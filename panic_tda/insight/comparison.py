@@ -23,9 +23,9 @@ import numpy as np
 from panic_tda.errors import NothingShared
 from panic_tda.insight.agreement import adjusted_mutual_information, adjusted_rand, contingency
 from panic_tda.progress import Progress, Silent
-from panic_tda.storage.assignments import read_assignments, read_invocations
 from panic_tda.storage.database import Database
-from panic_tda.storage.results import ClusteringSummary
+from panic_tda.storage.read.assignments import read_assignments, read_invocations
+from panic_tda.storage.read.results import ClusteringSummary
 
 if TYPE_CHECKING:
     from panic_tda.types import BoolArray, BytesArray, FloatArray, IntArray

@@ -18,11 +18,11 @@ from panic_tda.clustering.cuts import Cut, count_rows, cut_all
 from panic_tda.devices.machine import available_cores
 from panic_tda.errors import OUTLIER, NoTree
 from panic_tda.progress import Progress, Silent
-from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.database import Database, open_current
-from panic_tda.storage.results import ClusteringSummary
-from panic_tda.storage.trajectories import RunSteps, RunTexts, read_steps, stream_texts
-from panic_tda.storage.trees import require_tree
+from panic_tda.storage.read.assignments import read_assignments
+from panic_tda.storage.read.results import ClusteringSummary
+from panic_tda.storage.read.trajectories import RunSteps, RunTexts, read_steps, stream_texts
+from panic_tda.storage.read.trees import require_tree
 from panic_tda.types import SpanningTree
 
 if TYPE_CHECKING:

@@ -22,12 +22,12 @@ from panic_tda.clustering.duplicates import find_distinct
 from panic_tda.errors import InvalidParameter
 from panic_tda.insight.umap_loops import keep_compiled
 from panic_tda.progress import Progress, Silent
-from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.database import Database
-from panic_tda.storage.medoids import read_medoid_ids
-from panic_tda.storage.picking import require_vectors
-from panic_tda.storage.results import ClusteringSummary
-from panic_tda.storage.trajectories import read_steps
+from panic_tda.storage.read.assignments import read_assignments
+from panic_tda.storage.read.medoids import read_medoid_ids
+from panic_tda.storage.read.picking import require_vectors
+from panic_tda.storage.read.results import ClusteringSummary
+from panic_tda.storage.read.trajectories import read_steps
 
 if TYPE_CHECKING:
     from panic_tda.types import BytesArray, Float32Array, IntArray

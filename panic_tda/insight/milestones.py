@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from panic_tda.errors import OUTLIER, InvalidParameter
-from panic_tda.storage.trajectories import RunSteps
+from panic_tda.storage.read.trajectories import RunSteps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

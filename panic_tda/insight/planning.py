@@ -2,7 +2,7 @@
 
 Nothing is written. Rows are counted in the indexes, memory follows from their number, and time from fits of
 some thousand rows of each model and factor (`costs`): rows of whole runs, since what a fit costs depends on
-how near the nearest rows are (`storage.excerpts`).
+how near the nearest rows are (`storage.read.excerpts`).
 """
 
 from __future__ import annotations
@@ -24,9 +24,15 @@ from panic_tda.insight.costs import measure, rows_to_measure
 from panic_tda.insight.memory import BackendMemory, memory_by_backend
 from panic_tda.parameters import ClusteringParameters, validate_downsample
 from panic_tda.progress import Prefixed, Progress, Silent
-from panic_tda.storage.census import FLOAT_BYTES, ModelCensus, choose_models, stored_models, take_censuses
 from panic_tda.storage.database import Database, open_current
-from panic_tda.storage.excerpts import read_excerpt
+from panic_tda.storage.read.census import (
+    FLOAT_BYTES,
+    ModelCensus,
+    choose_models,
+    stored_models,
+    take_censuses,
+)
+from panic_tda.storage.read.excerpts import read_excerpt
 from panic_tda.wording import pluralize
 
 DOWNSAMPLES = (1, 10, 100, 1_000)

@@ -20,11 +20,11 @@ from panic_tda.parameters import (
 )
 from panic_tda.progress import Prefixed, Progress, Silent
 from panic_tda.storage.database import Database, open_current
-from panic_tda.storage.loading import load_assigned
-from panic_tda.storage.results import ClusteringSummary
-from panic_tda.storage.saving import finish, how_to_recut, require_savable, save_or_keep
-from panic_tda.storage.schemas import utc_now
-from panic_tda.storage.trees import require_tree
+from panic_tda.storage.read.loading import load_assigned
+from panic_tda.storage.read.results import ClusteringSummary
+from panic_tda.storage.read.trees import require_tree
+from panic_tda.storage.schema.tables import utc_now
+from panic_tda.storage.write.saving import finish, how_to_recut, require_savable, save_or_keep
 from panic_tda.types import UNCHANGED, ModelOutcome
 from panic_tda.wording import pluralize
 

@@ -12,13 +12,13 @@ import pyarrow as pa
 
 from panic_tda.insight.milestones import FLAGS, Trajectories, find_states
 from panic_tda.progress import Progress
-from panic_tda.storage.assignments import read_assignments
-from panic_tda.storage.census import FLOAT_BYTES, stored_width
 from panic_tda.storage.database import Database
-from panic_tda.storage.exports import RowStream, describe, with_dashes
-from panic_tda.storage.picking import read_vectors
-from panic_tda.storage.results import ClusteringSummary
-from panic_tda.storage.trajectories import read_steps
+from panic_tda.storage.read.assignments import read_assignments
+from panic_tda.storage.read.census import FLOAT_BYTES, stored_width
+from panic_tda.storage.read.exports import RowStream, describe, with_dashes
+from panic_tda.storage.read.picking import read_vectors
+from panic_tda.storage.read.results import ClusteringSummary
+from panic_tda.storage.read.trajectories import read_steps
 
 if TYPE_CHECKING:
     from panic_tda.types import BytesArray, Float32Array, FloatArray, IntArray

@@ -22,10 +22,10 @@ from panic_tda.errors import OUTLIER, InvalidParameter
 from panic_tda.insight.agreement import adjusted_rand, contingency
 from panic_tda.insight.recut import Changes
 from panic_tda.progress import Progress, Silent
-from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.database import Database, open_current
-from panic_tda.storage.results import ClusteringSummary
-from panic_tda.storage.trees import require_tree
+from panic_tda.storage.read.assignments import read_assignments
+from panic_tda.storage.read.results import ClusteringSummary
+from panic_tda.storage.read.trees import require_tree
 from panic_tda.types import FlatClusters, SpanningTree
 
 if TYPE_CHECKING:

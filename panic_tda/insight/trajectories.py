@@ -29,8 +29,8 @@ from panic_tda.insight.milestones import (
 from panic_tda.insight.recurrence import Recurrence, find_recurrence
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
-from panic_tda.storage.results import ClusteringSummary
-from panic_tda.storage.trajectories import (
+from panic_tda.storage.read.results import ClusteringSummary
+from panic_tda.storage.read.trajectories import (
     RunFacts,
     RunSteps,
     RunTexts,

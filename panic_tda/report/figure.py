@@ -27,11 +27,11 @@ from panic_tda.report.drawing import (
     texts_of,
 )
 from panic_tda.report.fonts import find_fonts
-from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.database import Database
-from panic_tda.storage.medoids import read_medoid_ids
-from panic_tda.storage.results import ClusteringSummary
-from panic_tda.storage.trajectories import read_medoid_texts
+from panic_tda.storage.read.assignments import read_assignments
+from panic_tda.storage.read.medoids import read_medoid_ids
+from panic_tda.storage.read.results import ClusteringSummary
+from panic_tda.storage.read.trajectories import read_medoid_texts
 from panic_tda.wording import pluralize
 
 _log = logging.getLogger(__name__)

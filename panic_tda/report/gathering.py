@@ -20,7 +20,7 @@ from panic_tda.report import head, motion, places
 from panic_tda.report.reading import Material, read_material
 from panic_tda.report.thumbnails import NoPillow, read_thumbnails
 from panic_tda.storage.database import Database
-from panic_tda.storage.results import ClusteringSummary
+from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.types import SpanningTree
 
 if TYPE_CHECKING:

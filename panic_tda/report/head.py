@@ -10,7 +10,7 @@ from panic_tda.doubts import Doubt
 from panic_tda.insight.trajectories import GroupSummary
 from panic_tda.parameters import chord_to_cosine
 from panic_tda.storage.database import Database
-from panic_tda.storage.results import ClusteringSummary
+from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.wording import pluralize
 
 _NOT_PARAMETERS = ("versions", "seconds", "further", "input_sha256", "recut_of")

@@ -12,7 +12,7 @@ from panic_tda.progress import Progress, Silent
 from panic_tda.report.gathering import gather
 from panic_tda.report.page import render, require_templates
 from panic_tda.storage.database import Database
-from panic_tda.storage.results import ClusteringSummary
+from panic_tda.storage.read.results import ClusteringSummary
 
 SUFFIXES = (".html", ".htm")
 

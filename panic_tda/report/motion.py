@@ -11,7 +11,7 @@ from panic_tda.cli.text import shorten_ids
 from panic_tda.insight import dynamics
 from panic_tda.insight.milestones import NO_STATE, Trajectories, Visits
 from panic_tda.insight.trajectories import GROUPINGS, MODEL, NETWORK, RunSummary, TrajectoryStudy, group_runs
-from panic_tda.storage.census import show_id
+from panic_tda.storage.read.census import show_id
 
 if TYPE_CHECKING:
     from panic_tda.types import FloatArray, IntArray

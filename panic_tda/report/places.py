@@ -12,9 +12,9 @@ from panic_tda.errors import OUTLIER
 from panic_tda.insight import dynamics
 from panic_tda.insight.layout import Map
 from panic_tda.insight.milestones import Trajectories, Visits
-from panic_tda.storage.assignments import Assignments
-from panic_tda.storage.results import ClusterDetails
-from panic_tda.storage.trajectories import RunTexts
+from panic_tda.storage.read.assignments import Assignments
+from panic_tda.storage.read.results import ClusterDetails
+from panic_tda.storage.read.trajectories import RunTexts
 
 if TYPE_CHECKING:
     from panic_tda.types import Float32Array, FloatArray, IntArray

@@ -15,12 +15,12 @@ from panic_tda.insight.recurrence import find_recurrence
 from panic_tda.insight.trajectories import TrajectoryStudy, sum_up
 from panic_tda.progress import Progress
 from panic_tda.report.places import Points, PointTexts, Texts, steps_of
-from panic_tda.storage.assignments import Assignments, read_assignments
 from panic_tda.storage.database import Database
-from panic_tda.storage.picking import require_vectors
-from panic_tda.storage.results import ClusterDetails, ClusteringSummary, get_cluster_details
-from panic_tda.storage.trajectories import read_runs, read_steps, stream_texts
-from panic_tda.storage.trees import require_tree
+from panic_tda.storage.read.assignments import Assignments, read_assignments
+from panic_tda.storage.read.picking import require_vectors
+from panic_tda.storage.read.results import ClusterDetails, ClusteringSummary, get_cluster_details
+from panic_tda.storage.read.trajectories import read_runs, read_steps, stream_texts
+from panic_tda.storage.read.trees import require_tree
 from panic_tda.types import SpanningTree
 
 if TYPE_CHECKING:

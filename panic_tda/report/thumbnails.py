@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from panic_tda.errors import PanicTdaError
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
-from panic_tda.storage.medoids import find_medoid_images, read_image
-from panic_tda.storage.results import ClusteringSummary
+from panic_tda.storage.read.medoids import find_medoid_images, read_image
+from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.wording import install_extra
 
 SIZE = 128

@@ -324,7 +324,7 @@ def migrate(connection: Connection) -> None:
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", "panic_tda.storage:migrations")
+    config.set_main_option("script_location", "panic_tda.storage.schema:migrations")
     config.attributes["connection"] = connection
     # Who comes second finds nothing outstanding.
     lock_for_saving(connection)

@@ -20,11 +20,11 @@ from statistics import median
 import numpy as np
 
 from panic_tda.parameters import ClusteringParameters, ClusteringRecord
-from panic_tda.storage.census import take_census
 from panic_tda.storage.database import Database, open_database
-from panic_tda.storage.loading import load_embeddings
-from panic_tda.storage.saving import save_clustering
-from panic_tda.storage.schemas import utc_now, uuid7
+from panic_tda.storage.read.census import take_census
+from panic_tda.storage.read.loading import load_embeddings
+from panic_tda.storage.schema.tables import utc_now, uuid7
+from panic_tda.storage.write.saving import save_clustering
 from panic_tda.types import EmbeddingMatrix, FinishedClustering
 
 MODEL = "Bench"

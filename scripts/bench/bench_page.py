@@ -35,8 +35,8 @@ from panic_tda.parameters import ClusteringRecord, EffectiveParameters
 from panic_tda.progress import Silent
 from panic_tda.storage.bulk import insert_rows
 from panic_tda.storage.database import Database, open_database
-from panic_tda.storage.saving import finish, save_or_keep
-from panic_tda.storage.schemas import Embedding, Invocation, Run, utc_now
+from panic_tda.storage.schema.tables import Embedding, Invocation, Run, utc_now
+from panic_tda.storage.write.saving import finish, save_or_keep
 from panic_tda.types import EmbeddingMatrix, SpanningTree
 
 MODEL, NETWORKS = "Bench", (["FluxSchnell", "Moondream"], ["SDXLTurbo", "BLIP2"], ["FluxSchnell", "BLIP2"])

@@ -29,11 +29,11 @@ from bench_io import MODEL, fill
 from panic_tda.clustering.recipe import cluster_rows, recut_rows
 from panic_tda.clustering_manager import Silent, delete_clusterings
 from panic_tda.parameters import ClusteringParameters
-from panic_tda.storage.census import take_census
 from panic_tda.storage.database import open_database
-from panic_tda.storage.loading import input_sha256, load_embeddings
-from panic_tda.storage.saving import finish, save_or_keep
-from panic_tda.storage.schemas import utc_now
+from panic_tda.storage.read.census import take_census
+from panic_tda.storage.read.loading import input_sha256, load_embeddings
+from panic_tda.storage.schema.tables import utc_now
+from panic_tda.storage.write.saving import finish, save_or_keep
 from panic_tda.types import SpanningTree
 
 BEAT = 0.02

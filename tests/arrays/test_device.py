@@ -34,7 +34,7 @@ SPOILED = FieldSpec(
 
 def storage() -> Any:
     """Return what loads rows, imported when it is needed: a device is tested without SQLAlchemy too."""
-    return importlib.import_module("panic_tda.storage.loading")
+    return importlib.import_module("panic_tda.storage.read.loading")
 
 
 def batches(vectors: np.ndarray, size: int) -> Iterator[np.ndarray]:

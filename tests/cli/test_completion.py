@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from panic_tda.cli import completion
 from panic_tda.main import main
-from panic_tda.storage.saving import save_clustering
+from panic_tda.storage.write.saving import save_clustering
 from tests.cli.processes import SECONDS, environment
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec

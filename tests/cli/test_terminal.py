@@ -14,8 +14,8 @@ import pytest
 
 from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.parameters import ClusteringParameters
-from panic_tda.storage import pending
-from panic_tda.storage.recovery import save_pending
+from panic_tda.storage.write import pending
+from panic_tda.storage.write.recovery import save_pending
 from panic_tda.types import CLUSTERED
 from tests.cli.processes import (
     SECONDS,
@@ -62,7 +62,7 @@ def test_a_signal_during_the_fit_leaves_the_database_as_it_was(
 
 SLOW_SAVE = """
 import sys, time
-from panic_tda.storage import saving
+from panic_tda.storage.write import saving
 whole = saving._assignments
 
 def slow(key, finished):
@@ -356,7 +356,7 @@ def test_an_interruption_while_the_command_is_loaded_ends_it_as_later(tmp_path: 
 
 DROPPED = """
 import signal, sys
-from panic_tda.storage import results
+from panic_tda.storage.read import results
 
 def dropping(*_, **__):
     try:

@@ -21,8 +21,8 @@ from panic_tda.insight.dwell import DwellStatistics
 from panic_tda.insight.milestones import Transitions
 from panic_tda.insight.trajectories import GroupSummary, RunSummary, TrajectoryStudy
 from panic_tda.main import main
-from panic_tda.storage.results import ClusteringSummary
-from panic_tda.storage.trajectories import RunFacts
+from panic_tda.storage.read.results import ClusteringSummary
+from panic_tda.storage.read.trajectories import RunFacts
 from tests.cli.test_rendering import summary
 from tests.insight.planted import PlantedRun, plant, run_id
 from tests.snapshots import opened, snapshot

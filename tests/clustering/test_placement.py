@@ -115,7 +115,7 @@ def test_rows_of_a_database_never_lie_in_host_memory(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "panic_tda.storage.loading.HostRows", lambda *_, **__: pytest.fail("loaded into host memory")
+        "panic_tda.storage.read.loading.HostRows", lambda *_, **__: pytest.fail("loaded into host memory")
     )
     assert {outcome.status for outcome in run(upgraded(SPEC), "all")} == {CLUSTERED}
 

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from panic_tda.main import main
-from panic_tda.storage.saving import save_clustering
+from panic_tda.storage.write.saving import save_clustering
 from panic_tda.types import FinishedClustering
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.snapshots import snapshot

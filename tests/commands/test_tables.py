@@ -15,7 +15,7 @@ from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.main import main
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.storage.database import open_database
-from panic_tda.storage.upgrade import upgrade
+from panic_tda.storage.schema.upgrade import upgrade
 from tests.cli.processes import on_a_terminal
 from tests.field_files import FieldSpec, write_field_file
 from tests.snapshots import opened

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from panic_tda.storage.database import open_database
-from panic_tda.storage.upgrade import CLUSTERING_TABLES, upgrade
+from panic_tda.storage.schema.upgrade import CLUSTERING_TABLES, upgrade
 from tests.field_files import FieldSpec, write_field_file
 from tests.snapshots import REPOSITORY, opened, snapshot
 

@@ -13,8 +13,8 @@ import pytest
 from click.testing import Result
 
 from panic_tda.storage.database import open_database
-from panic_tda.storage.glance import stored_clusterings
-from panic_tda.storage.results import find_clustering
+from panic_tda.storage.read.glance import stored_clusterings
+from panic_tda.storage.read.results import find_clustering
 from tests.faults import damaged_cells
 from tests.faults.damaged_cells import MODEL, NOT_UTF8, VALUES, SmallDatabase
 from tests.snapshots import opened

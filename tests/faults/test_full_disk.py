@@ -16,10 +16,10 @@ from panic_tda.errors import DatabaseError
 from panic_tda.files.importing import import_embeddings
 from panic_tda.main import main
 from panic_tda.parameters import ClusteringParameters, Resources
-from panic_tda.storage import pending
 from panic_tda.storage.database import open_database
-from panic_tda.storage.recovery import save_pending
-from panic_tda.storage.upgrade import plan_upgrade, upgrade
+from panic_tda.storage.schema.upgrade import plan_upgrade, upgrade
+from panic_tda.storage.write import pending
+from panic_tda.storage.write.recovery import save_pending
 from panic_tda.types import CLUSTERED, FAILED
 from tests.conftest import MakeDisk, MakeFile
 from tests.faults.runs import answers, nothing, require_whole
@@ -196,7 +196,7 @@ def test_an_upgrade_that_finds_no_room_changes_nothing(
     database = open_database(path)
     filler = fill(folder, leave=200_000)
     with monkeypatch.context() as patched:
-        patched.setattr("panic_tda.storage.upgrade._SPARE_BYTES", -100 * MIB)
+        patched.setattr("panic_tda.storage.schema.upgrade._SPARE_BYTES", -100 * MIB)
         patched.setattr("panic_tda.storage.connections.CACHE_KIBIBYTES", 100)
         with pytest.raises(DatabaseError, match=rf"is full: in {re.escape(str(folder))}, .*make room"):
             upgrade(database)

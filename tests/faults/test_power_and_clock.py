@@ -14,9 +14,10 @@ import sqlalchemy as sa
 from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.clustering_manager import find_clusterings, list_clusterings
 from panic_tda.files.replacing import replacing
-from panic_tda.storage import pending, saving, schemas
-from panic_tda.storage.glance import stored_clusterings
-from panic_tda.storage.saving import save_or_keep
+from panic_tda.storage.read.glance import stored_clusterings
+from panic_tda.storage.schema import tables as schemas
+from panic_tda.storage.write import pending, saving
+from panic_tda.storage.write.saving import save_or_keep
 from tests.conftest import MakeFile, ids_of, make_finished
 from tests.field_files import FieldSpec, write_field_file
 from tests.snapshots import opened

@@ -19,9 +19,9 @@ from click.testing import CliRunner
 from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.errors import DatabaseError
 from panic_tda.main import main
-from panic_tda.storage import pending
 from panic_tda.storage.database import open_database
-from panic_tda.storage.recovery import save_pending
+from panic_tda.storage.write import pending
+from panic_tda.storage.write.recovery import save_pending
 from tests.conftest import MakeFile, UpgradedFile, ids_of
 from tests.faults.runs import FIT, environment, left_over, require_whole, run
 from tests.field_files import FieldSpec

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from panic_tda.storage import pending
-from panic_tda.storage.recovery import save_pending
+from panic_tda.storage.write import pending
+from panic_tda.storage.write.recovery import save_pending
 from tests import processes
 from tests.conftest import MakeFile
 from tests.device_work import wait_for
@@ -55,7 +55,7 @@ import sqlalchemy as sa
 ENDLESS = sa.text("WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT count(*) FROM c")
 """
 UPGRADE = f"""{ENDLESS}
-from panic_tda.storage import upgrade
+from panic_tda.storage.schema import upgrade
 whole = upgrade.migrate
 
 def migrate(connection):
@@ -67,7 +67,7 @@ def migrate(connection):
 upgrade.migrate = migrate
 """
 SAVE = f"""{ENDLESS}
-from panic_tda.storage import saving
+from panic_tda.storage.write import saving
 whole = saving.save_clustering
 
 def save_clustering(connection, finished):
@@ -143,7 +143,7 @@ module.{name} = signalled
 """
 SWALLOWED = """
 import os
-from panic_tda.storage import excerpts
+from panic_tda.storage.read import excerpts
 from panic_tda.insight import planning
 whole = excerpts.read_excerpt
 

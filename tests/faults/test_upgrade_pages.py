@@ -12,7 +12,7 @@ import pytest
 
 from panic_tda.errors import DatabaseError
 from panic_tda.storage.database import open_database
-from panic_tda.storage.upgrade import upgrade
+from panic_tda.storage.schema.upgrade import upgrade
 from tests.field_files import EVERYTHING, FieldSpec, write_field_file
 from tests.snapshots import opened, snapshot
 

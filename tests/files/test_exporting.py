@@ -28,12 +28,12 @@ from panic_tda.errors import CannotWrite, DatabaseError, MissingPath, WrongUsage
 from panic_tda.files import exporting
 from panic_tda.files.exporting import FORMATS, export_clustering, write_rows
 from panic_tda.files.importing import import_embeddings, sample_files
-from panic_tda.storage import exports
-from panic_tda.storage.census import take_census
 from panic_tda.storage.database import Database, open_database
-from panic_tda.storage.exports import RowStream
-from panic_tda.storage.results import ClusteringSummary, list_clusterings
-from panic_tda.storage.upgrade import upgrade
+from panic_tda.storage.read import exports
+from panic_tda.storage.read.census import take_census
+from panic_tda.storage.read.exports import RowStream
+from panic_tda.storage.read.results import ClusteringSummary, list_clusterings
+from panic_tda.storage.schema.upgrade import upgrade
 from tests.conftest import MakeFile
 from tests.exported import COLUMNS, clustered, expected_rows, stored_vectors
 from tests.field_files import EVERYTHING, FieldSpec, write_field_file
@@ -337,7 +337,7 @@ WRITE_SLOWLY = """
 import sys, time
 from pathlib import Path
 from panic_tda.files import exporting
-from panic_tda.storage.exports import RowStream
+from panic_tda.storage.read.exports import RowStream
 import pyarrow as pa
 
 exporting.GROUP_ROWS = 1000
@@ -375,7 +375,7 @@ import resource, sys
 from pathlib import Path
 from panic_tda.errors import CannotWrite
 from panic_tda.files import exporting
-from panic_tda.storage.exports import RowStream
+from panic_tda.storage.read.exports import RowStream
 import pyarrow as pa
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

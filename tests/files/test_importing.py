@@ -22,9 +22,9 @@ from panic_tda.errors import BadInput, DatabaseError, MissingPath, NeedsUpgrade,
 from panic_tda.files import embedding_files
 from panic_tda.files.importing import import_embeddings, require_files, sample_files
 from panic_tda.storage.database import Database, open_database
-from panic_tda.storage.schemas import Invocation
-from panic_tda.storage.times import UNKNOWN_TIME
-from panic_tda.storage.upgrade import upgrade
+from panic_tda.storage.schema.tables import Invocation
+from panic_tda.storage.schema.upgrade import upgrade
+from panic_tda.storage.write.times import UNKNOWN_TIME
 from tests.field_files import EVERYTHING, FieldSpec, write_field_file
 from tests.snapshots import KILL_AFTER, opened, run_python, snapshot
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from panic_tda.insight.milestones import Trajectories, find_states
 from panic_tda.storage.database import Database, open_database
-from panic_tda.storage.results import ClusteringSummary, find_clustering
-from panic_tda.storage.saving import save_clustering
-from panic_tda.storage.trajectories import read_steps
+from panic_tda.storage.read.results import ClusteringSummary, find_clustering
+from panic_tda.storage.read.trajectories import read_steps
+from panic_tda.storage.write.saving import save_clustering
 from tests.conftest import make_finished
 from tests.snapshots import opened
 

@@ -16,8 +16,8 @@ from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.errors import OUTLIER, NothingShared
 from panic_tda.insight.comparison import ClusterFate, LabelComparison, compare_clusterings, compare_labels
 from panic_tda.storage.database import Database
-from panic_tda.storage.results import ClusteringSummary, find_clusterings, list_clusterings
-from panic_tda.storage.saving import save_clustering
+from panic_tda.storage.read.results import ClusteringSummary, find_clusterings, list_clusterings
+from panic_tda.storage.write.saving import save_clustering
 from panic_tda.types import FinishedClustering
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec

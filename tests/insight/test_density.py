@@ -26,8 +26,8 @@ from panic_tda.insight.recut import Changes, recut_clustering
 from panic_tda.main import main
 from panic_tda.parameters import ClusteringParameters, Resources
 from panic_tda.storage.database import Database, open_database
-from panic_tda.storage.results import ClusteringSummary, find_clustering
-from panic_tda.storage.trees import read_core_distances
+from panic_tda.storage.read.results import ClusteringSummary, find_clustering
+from panic_tda.storage.read.trees import read_core_distances
 from tests.snapshots import opened, snapshot
 
 SAMPLE = Path(__file__).parents[2] / "panic_tda" / "sample"

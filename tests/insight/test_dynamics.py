@@ -13,10 +13,10 @@ from panic_tda.insight import dynamics
 from panic_tda.insight.branches import find_branches
 from panic_tda.insight.milestones import Transitions, find_visits
 from panic_tda.insight.trajectories import group_runs, study_trajectories
-from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.database import Database, open_current
-from panic_tda.storage.results import ClusteringSummary, find_clustering
-from panic_tda.storage.trees import require_tree
+from panic_tda.storage.read.assignments import read_assignments
+from panic_tda.storage.read.results import ClusteringSummary, find_clustering
+from panic_tda.storage.read.trees import require_tree
 from tests.insight.planted import PlantedRun, plant, read_trajectories
 from tests.report.walks import Walk, make_walks
 

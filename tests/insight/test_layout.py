@@ -18,13 +18,13 @@ from sklearn.manifold import trustworthiness
 
 from panic_tda.errors import DatabaseError, InvalidParameter
 from panic_tda.insight.layout import NEIGHBOURS, columns_of, find_rows, lay_out, read_map, sample_rows
-from panic_tda.storage import picking
-from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.database import Database
-from panic_tda.storage.medoids import read_medoid_ids
-from panic_tda.storage.picking import read_vectors
-from panic_tda.storage.results import ClusteringSummary, find_clustering
-from panic_tda.storage.saving import save_or_keep
+from panic_tda.storage.read import picking
+from panic_tda.storage.read.assignments import read_assignments
+from panic_tda.storage.read.medoids import read_medoid_ids
+from panic_tda.storage.read.picking import read_vectors
+from panic_tda.storage.read.results import ClusteringSummary, find_clustering
+from panic_tda.storage.write.saving import save_or_keep
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec
 from tests.snapshots import REPOSITORY, opened

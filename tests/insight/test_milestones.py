@@ -16,7 +16,7 @@ from panic_tda.insight.milestones import (
     find_states,
     find_visits,
 )
-from panic_tda.storage.trajectories import RunSteps
+from panic_tda.storage.read.trajectories import RunSteps
 from tests.insight import reference_trajectories as reference
 
 Step = tuple[int, float]

@@ -17,9 +17,9 @@ from panic_tda.insight.recut import Changes, recut_clustering
 from panic_tda.main import main
 from panic_tda.parameters import ClusteringParameters, Resources
 from panic_tda.storage.database import Database, open_database
-from panic_tda.storage.results import ClusteringSummary, find_clustering
-from panic_tda.storage.saving import delete_clusterings
-from panic_tda.storage.upgrade import upgrade
+from panic_tda.storage.read.results import ClusteringSummary, find_clustering
+from panic_tda.storage.schema.upgrade import upgrade
+from panic_tda.storage.write.saving import delete_clusterings
 from panic_tda.types import UNCHANGED
 from tests.snapshots import field_copy, opened, snapshot
 

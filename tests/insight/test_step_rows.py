@@ -18,7 +18,7 @@ from panic_tda.files.importing import import_embeddings
 from panic_tda.insight import step_rows
 from panic_tda.insight.step_rows import Course, open_steps
 from panic_tda.storage.database import Database, open_database
-from panic_tda.storage.results import ClusteringSummary
+from panic_tda.storage.read.results import ClusteringSummary
 from tests.conftest import MakeFile
 from tests.exported import clustered, dashed
 from tests.field_files import EVERYTHING, FieldSpec

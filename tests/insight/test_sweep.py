@@ -24,9 +24,9 @@ from panic_tda.insight.recut import Changes, recut_clustering
 from panic_tda.insight.sweep import CLIFF_ARI, Grid, relative_validity, sweep_clustering
 from panic_tda.main import main
 from panic_tda.parameters import ClusteringParameters
-from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.database import Database, open_database
-from panic_tda.storage.results import ClusteringSummary, find_clustering, get_cluster_details
+from panic_tda.storage.read.assignments import read_assignments
+from panic_tda.storage.read.results import ClusteringSummary, find_clustering, get_cluster_details
 from panic_tda.types import SpanningTree
 from tests.snapshots import snapshot
 

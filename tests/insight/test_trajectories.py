@@ -26,7 +26,7 @@ from panic_tda.insight.trajectories import (
 )
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.storage.database import Database, open_database
-from panic_tda.storage.results import ClusteringSummary, find_clustering
+from panic_tda.storage.read.results import ClusteringSummary, find_clustering
 from tests.conftest import MakeFile
 from tests.field_files import EVERYTHING, FieldSpec
 from tests.insight import reference_trajectories as reference

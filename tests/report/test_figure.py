@@ -28,8 +28,8 @@ from panic_tda.report.figure import read_scene
 from panic_tda.report.fonts import find_fonts
 from panic_tda.report.palette import cluster_colour
 from panic_tda.storage.database import Database
-from panic_tda.storage.results import ClusteringSummary, find_clustering
-from panic_tda.storage.saving import save_or_keep
+from panic_tda.storage.read.results import ClusteringSummary, find_clustering
+from panic_tda.storage.write.saving import save_or_keep
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec
 from tests.insight.planted import PlantedRun, plant

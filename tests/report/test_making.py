@@ -17,7 +17,7 @@ from panic_tda.main import main
 from panic_tda.report import making
 from panic_tda.report.gathering import gather
 from panic_tda.storage.database import open_current
-from panic_tda.storage.results import find_clustering
+from panic_tda.storage.read.results import find_clustering
 from tests.report.conftest import MakePage
 from tests.report.walks import Walk
 from tests.storage.test_query_plans import queries, statements

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from panic_tda.main import main
-from panic_tda.storage.saving import save_or_keep
+from panic_tda.storage.write.saving import save_or_keep
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec
 from tests.report.browser import Opened

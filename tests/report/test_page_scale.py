@@ -12,7 +12,7 @@ import pytest
 from panic_tda.report.gathering import gather
 from panic_tda.report.page import render
 from panic_tda.storage.database import open_current
-from panic_tda.storage.results import find_clustering
+from panic_tda.storage.read.results import find_clustering
 from tests.report.browser import PLACES, Opened
 
 POINTS, CLUSTERS = 50_000, 1_000

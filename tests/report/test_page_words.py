@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from panic_tda.doubts import find_doubts
 from panic_tda.main import main
 from panic_tda.storage.database import open_database
-from panic_tda.storage.results import find_clustering
+from panic_tda.storage.read.results import find_clustering
 from tests.report.browser import Opened
 from tests.report.conftest import MakePage
 from tests.report.walks import Walk, asked, make_walks, run_command

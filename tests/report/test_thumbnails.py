@@ -16,8 +16,8 @@ from panic_tda.errors import PanicTdaError
 from panic_tda.report import thumbnails
 from panic_tda.report.thumbnails import read_thumbnails, shrink
 from panic_tda.storage.database import Database
-from panic_tda.storage.results import ClusteringSummary, find_clustering
-from panic_tda.storage.saving import save_or_keep
+from panic_tda.storage.read.results import ClusteringSummary, find_clustering
+from panic_tda.storage.write.saving import save_or_keep
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec
 from tests.snapshots import opened

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from panic_tda.storage.database import open_database
 from panic_tda.storage.doctor import KINDS, examine_database
-from panic_tda.storage.saving import save_or_keep
-from panic_tda.storage.upgrade import upgrade
+from panic_tda.storage.schema.upgrade import upgrade
+from panic_tda.storage.write.saving import save_or_keep
 from tests.conftest import make_finished
 from tests.field_files import FieldSpec, write_field_file
 from tests.snapshots import opened, snapshot

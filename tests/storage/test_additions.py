@@ -16,8 +16,8 @@ import pytest
 from panic_tda.files import pipeline_dumps
 from panic_tda.files.importing import import_embeddings
 from panic_tda.storage import connections
-from panic_tda.storage.additions import Additions
-from panic_tda.storage.batches import RunKey
+from panic_tda.storage.write.additions import Additions
+from panic_tda.storage.write.batches import RunKey
 from tests.conftest import MakeFile
 from tests.dump_files import DumpSpec, dump_tables, import_tables, mixed
 from tests.field_files import EVERYTHING

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from panic_tda.errors import UnknownClustering, UnknownModel
-from panic_tda.storage.assignments import read_assignments, read_invocations
-from panic_tda.storage.results import find_clustering
-from panic_tda.storage.saving import save_clustering
-from panic_tda.storage.schemas import uuid7
+from panic_tda.storage.read.assignments import read_assignments, read_invocations
+from panic_tda.storage.read.results import find_clustering
+from panic_tda.storage.schema.tables import uuid7
+from panic_tda.storage.write.saving import save_clustering
 from tests.conftest import MakeFile, ids_of, make_finished
 from tests.field_files import FieldSpec
 

@@ -15,10 +15,10 @@ from click.testing import CliRunner
 
 from panic_tda.errors import DatabaseError
 from panic_tda.main import main
-from panic_tda.storage import copying
-from panic_tda.storage.copying import TableSummary, copy_database
 from panic_tda.storage.database import open_database
-from panic_tda.storage.saving import save_clustering
+from panic_tda.storage.write import copying
+from panic_tda.storage.write.copying import TableSummary, copy_database
+from panic_tda.storage.write.saving import save_clustering
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import EVERYTHING, FieldSpec, write_field_file
 from tests.snapshots import opened, run_python, snapshot
@@ -142,7 +142,7 @@ def test_seeds_of_64_bits_are_kept(tmp_path: Path, target: str) -> None:
 
 KILLED = """
 import os, signal, sys
-from panic_tda.storage import copying
+from panic_tda.storage.write import copying
 copying.BATCH_BYTES = 2000
 insert, left = copying.insert_into, int(sys.argv[3])
 

@@ -17,7 +17,7 @@ from panic_tda.errors import DatabaseError, MissingPath, NeedsUpgrade, WrongUsag
 from panic_tda.storage import connections
 from panic_tda.storage.bulk import insert_new_rows, stream_vectors
 from panic_tda.storage.database import SCHEMA_VERSION, VERSION_TABLE, Database, open_database, schema_version
-from panic_tda.storage.schemas import Embedding, ExperimentConfig
+from panic_tda.storage.schema.tables import Embedding, ExperimentConfig
 from tests.field_files import FieldSpec, write_field_file
 from tests.snapshots import run_python, snapshot
 

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.errors import DatabaseError
-from panic_tda.storage import pending
 from panic_tda.storage.database import open_database
 from panic_tda.storage.doctor import KINDS, Examination, duplicates, examine_database
-from panic_tda.storage.saving import save_or_keep
-from panic_tda.storage.upgrade import upgrade
+from panic_tda.storage.schema.upgrade import upgrade
+from panic_tda.storage.write import pending
+from panic_tda.storage.write.saving import save_or_keep
 from tests.conftest import MakeFile, ids_of, make_finished
 from tests.field_files import EVERYTHING, FieldSpec, write_field_file
 from tests.snapshots import opened, run_python

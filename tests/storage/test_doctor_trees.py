@@ -13,14 +13,14 @@ from panic_tda import clustering_manager
 from panic_tda.files.importing import import_embeddings
 from panic_tda.insight.recut import Changes, recut_clustering
 from panic_tda.parameters import ClusteringParameters
-from panic_tda.storage import trees
-from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.doctor import examine_database
 from panic_tda.storage.doctor.clusterings import TREE as DAMAGED_TREE
 from panic_tda.storage.doctor.trees import SAMPLE_EDGES, WRONG_TREE
-from panic_tda.storage.picking import read_vectors
-from panic_tda.storage.results import ClusteringSummary, list_clusterings
+from panic_tda.storage.read import trees
+from panic_tda.storage.read.assignments import read_assignments
+from panic_tda.storage.read.picking import read_vectors
+from panic_tda.storage.read.results import ClusteringSummary, list_clusterings
 from panic_tda.types import SpanningTree
 from tests.conftest import MakeFile, UpgradedFile
 from tests.field_files import FieldSpec

@@ -19,7 +19,7 @@ from panic_tda.files import pipeline_dumps
 from panic_tda.files.importing import import_embeddings
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.doctor import examine_database
-from panic_tda.storage.import_summary import LeftOut
+from panic_tda.storage.write.import_summary import LeftOut
 from tests.conftest import MakeFile
 from tests.dump_files import (
     DumpSpec,

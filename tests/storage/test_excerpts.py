@@ -8,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from panic_tda.storage.census import take_census, take_censuses
-from panic_tda.storage.excerpts import FEWEST_RUNS, Excerpt, read_excerpt
+from panic_tda.storage.read.census import take_census, take_censuses
+from panic_tda.storage.read.excerpts import FEWEST_RUNS, Excerpt, read_excerpt
 from tests.conftest import MakeFile, UpgradedFile
 from tests.field_files import EVERYTHING, FieldSpec, StoredEmbedding
 from tests.storage.test_sampling import FACTORS, SPECS

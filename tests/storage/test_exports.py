@@ -13,12 +13,12 @@ import pyarrow as pa
 import pytest
 
 from panic_tda.errors import DatabaseError
-from panic_tda.storage import exports
-from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.database import Database
-from panic_tda.storage.exports import METADATA_KEY, open_rows, with_dashes
-from panic_tda.storage.picking import read_vectors
-from panic_tda.storage.results import ClusteringSummary
+from panic_tda.storage.read import exports
+from panic_tda.storage.read.assignments import read_assignments
+from panic_tda.storage.read.exports import METADATA_KEY, open_rows, with_dashes
+from panic_tda.storage.read.picking import read_vectors
+from panic_tda.storage.read.results import ClusteringSummary
 from tests.conftest import MakeFile
 from tests.exported import COLUMNS, clustered, expected_core_distances, expected_rows, stored_vectors
 from tests.field_files import EVERYTHING, FieldSpec

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from panic_tda.storage import glance
-from panic_tda.storage.glance import stored_clusterings, stored_models
-from panic_tda.storage.saving import save_clustering
+from panic_tda.storage.read import glance
+from panic_tda.storage.read.glance import stored_clusterings, stored_models
+from panic_tda.storage.write.saving import save_clustering
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec, write_field_file
 from tests.snapshots import opened

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from panic_tda.storage.bulk import stream_rows
 from panic_tda.storage.database import Database
-from panic_tda.storage.schemas import Invocation
+from panic_tda.storage.schema.tables import Invocation
 from tests.conftest import MakeFile
 from tests.exported import clustered
 from tests.field_files import FieldSpec

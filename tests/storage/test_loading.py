@@ -13,11 +13,11 @@ import pytest
 
 from panic_tda.arrays import rows
 from panic_tda.errors import BadVectors, DatabaseError, InvalidParameter
-from panic_tda.storage import loading, picking
-from panic_tda.storage.census import ModelCensus, require_valid, take_census
 from panic_tda.storage.database import Database, open_database
-from panic_tda.storage.loading import are_stored, input_sha256, load_embeddings
-from panic_tda.storage.picking import read_vectors
+from panic_tda.storage.read import loading, picking
+from panic_tda.storage.read.census import ModelCensus, require_valid, take_census
+from panic_tda.storage.read.loading import are_stored, input_sha256, load_embeddings
+from panic_tda.storage.read.picking import read_vectors
 from panic_tda.types import EmbeddingMatrix
 from tests.conftest import MakeFile, UpgradedFile
 from tests.field_files import BAD_KINDS, EVERYTHING, FieldSpec, StoredEmbedding

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from panic_tda.storage import pending
+from panic_tda.storage.write import pending
 from tests import processes
 from tests.cli.processes import SECONDS, count_results, environment, read_until
 from tests.conftest import MakeFile, UpgradedFile

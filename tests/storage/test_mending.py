@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from panic_tda.errors import NeedsUpgrade, WrongUsage
 from panic_tda.storage.database import open_database
 from panic_tda.storage.doctor import Repair, examine_database, plan_repairs, repair
-from panic_tda.storage.saving import save_or_keep
+from panic_tda.storage.write.saving import save_or_keep
 from tests.conftest import MakeFile, ids_of, make_finished
 from tests.field_files import write_field_file
 from tests.snapshots import KILL_AFTER, opened, run_python, snapshot

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from panic_tda.storage import pending
-from panic_tda.storage.recovery import save_pending
+from panic_tda.storage.write import pending
+from panic_tda.storage.write.recovery import save_pending
 from panic_tda.types import FinishedClustering
 from tests.conftest import MakeFile, ids_of, make_finished
 from tests.field_files import FieldSpec

@@ -12,12 +12,12 @@ from click.testing import CliRunner
 from panic_tda import cluster_all_data
 from panic_tda.files.importing import sample_files
 from panic_tda.main import main
-from panic_tda.storage.census import take_census
-from panic_tda.storage.copying import copy_database
 from panic_tda.storage.database import Database, open_database
-from panic_tda.storage.loading import load_embeddings
-from panic_tda.storage.picking import read_vectors
-from panic_tda.storage.upgrade import upgrade
+from panic_tda.storage.read.census import take_census
+from panic_tda.storage.read.loading import load_embeddings
+from panic_tda.storage.read.picking import read_vectors
+from panic_tda.storage.schema.upgrade import upgrade
+from panic_tda.storage.write.copying import copy_database
 from tests.field_files import FieldFacts, FieldSpec
 from tests.servers import Server
 from tests.snapshots import opened

@@ -31,17 +31,18 @@ from panic_tda.files.importing import import_embeddings
 from panic_tda.insight.recut import Changes, recut_clustering
 from panic_tda.insight.sweep import Grid, sweep_clustering
 from panic_tda.main import main
-from panic_tda.storage import connections, pending
-from panic_tda.storage.assignments import read_assignments
-from panic_tda.storage.census import take_census
+from panic_tda.storage import connections
 from panic_tda.storage.database import Database, lock_for_saving, open_database
-from panic_tda.storage.excerpts import read_excerpt
-from panic_tda.storage.glance import stored_clusterings, stored_models
-from panic_tda.storage.medoids import find_medoid_images, read_image, read_medoid_ids
-from panic_tda.storage.picking import require_vectors
-from panic_tda.storage.results import find_clustering
-from panic_tda.storage.saving import save_clustering, save_or_keep
-from panic_tda.storage.schemas import (
+from panic_tda.storage.read.assignments import read_assignments
+from panic_tda.storage.read.census import take_census
+from panic_tda.storage.read.excerpts import read_excerpt
+from panic_tda.storage.read.glance import stored_clusterings, stored_models
+from panic_tda.storage.read.medoids import find_medoid_images, read_image, read_medoid_ids
+from panic_tda.storage.read.picking import require_vectors
+from panic_tda.storage.read.results import find_clustering
+from panic_tda.storage.read.trajectories import read_medoid_texts, read_steps, stream_texts
+from panic_tda.storage.read.trees import require_tree
+from panic_tda.storage.schema.tables import (
     Embedding,
     EmbeddingCluster,
     ExperimentConfig,
@@ -50,8 +51,8 @@ from panic_tda.storage.schemas import (
     Run,
     uuid7,
 )
-from panic_tda.storage.trajectories import read_medoid_texts, read_steps, stream_texts
-from panic_tda.storage.trees import require_tree
+from panic_tda.storage.write import pending
+from panic_tda.storage.write.saving import save_clustering, save_or_keep
 from panic_tda.types import FinishedClustering
 from tests.conftest import make_finished
 from tests.dump_files import DumpSpec, dump_tables, import_tables, mixed, rows_where
@@ -282,10 +283,10 @@ SAVER = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from panic_tda.storage import pending, saving
+from panic_tda.storage.write import pending, saving
 from panic_tda.storage.database import open_database
-from panic_tda.storage.schemas import uuid7
-from panic_tda.storage.upgrade import upgrade
+from panic_tda.storage.schema.tables import uuid7
+from panic_tda.storage.schema.upgrade import upgrade
 database, kept = open_database(sys.argv[1]), pending.read(Path(sys.argv[2]))
 print("ready", flush=True)
 sys.stdin.readline()
@@ -347,7 +348,7 @@ DELETER = """
 import sys
 from uuid import UUID
 from panic_tda.clustering_manager import list_clusterings
-from panic_tda.storage import saving
+from panic_tda.storage.write import saving
 from panic_tda.storage.database import open_database
 database = open_database(sys.argv[1])
 print("ready", flush=True)

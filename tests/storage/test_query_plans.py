@@ -22,21 +22,27 @@ from panic_tda.errors import BadVectors, UnknownModel
 from panic_tda.files.importing import import_embeddings
 from panic_tda.insight.comparison import compare_clusterings
 from panic_tda.insight.planning import plan_clustering
-from panic_tda.storage import pending
-from panic_tda.storage.assignments import read_invocations
-from panic_tda.storage.census import count_mixed, require_valid, stored_models, take_census, take_censuses
 from panic_tda.storage.database import Database
-from panic_tda.storage.excerpts import read_excerpt
-from panic_tda.storage.loading import load_embeddings
-from panic_tda.storage.recovery import save_pending
-from panic_tda.storage.results import (
+from panic_tda.storage.read.assignments import read_invocations
+from panic_tda.storage.read.census import (
+    count_mixed,
+    require_valid,
+    stored_models,
+    take_census,
+    take_censuses,
+)
+from panic_tda.storage.read.excerpts import read_excerpt
+from panic_tda.storage.read.loading import load_embeddings
+from panic_tda.storage.read.results import (
     find_clusterings,
     get_cluster_details,
     get_medoid_invocation,
     list_clusterings,
 )
-from panic_tda.storage.saving import delete_clusterings, save_clustering
-from panic_tda.storage.trajectories import read_medoid_texts
+from panic_tda.storage.read.trajectories import read_medoid_texts
+from panic_tda.storage.write import pending
+from panic_tda.storage.write.recovery import save_pending
+from panic_tda.storage.write.saving import delete_clusterings, save_clustering
 from tests.conftest import MakeFile, UpgradedFile, make_finished
 from tests.field_files import EVERYTHING, FieldSpec
 

@@ -19,10 +19,10 @@ from sqlalchemy.engine import make_url
 from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.clustering_manager import list_clusterings
 from panic_tda.errors import BadInput, BadVectors, DatabaseError, MissingPath, NeedsUpgrade
-from panic_tda.storage import pending, recovery
-from panic_tda.storage.copying import copy_database
 from panic_tda.storage.database import Database, open_database
-from panic_tda.storage.recovery import save_pending
+from panic_tda.storage.write import pending, recovery
+from panic_tda.storage.write.copying import copy_database
+from panic_tda.storage.write.recovery import save_pending
 from panic_tda.types import FinishedClustering
 from tests import reference
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished

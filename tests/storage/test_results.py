@@ -16,9 +16,8 @@ import sqlalchemy as sa
 
 from panic_tda.errors import DatabaseError, UnknownClustering, UnknownModel
 from panic_tda.parameters import ClusteringRecord
-from panic_tda.storage import saving
 from panic_tda.storage.database import Database, open_database
-from panic_tda.storage.results import (
+from panic_tda.storage.read.results import (
     find_clustering,
     find_clusterings,
     get_cluster_details,
@@ -26,8 +25,9 @@ from panic_tda.storage.results import (
     list_all_clusterings,
     list_clusterings,
 )
-from panic_tda.storage.saving import delete_clusterings, is_saved, save_clustering
-from panic_tda.storage.schemas import Base, Embedding, InvocationType
+from panic_tda.storage.schema.tables import Base, Embedding, InvocationType
+from panic_tda.storage.write import saving
+from panic_tda.storage.write.saving import delete_clusterings, is_saved, save_clustering
 from panic_tda.types import FinishedClustering
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec
@@ -186,7 +186,7 @@ def test_an_embedding_that_is_gone_saves_nothing(upgraded: MakeFile, lost: str) 
 SAVE = """
 import sys
 from panic_tda.storage.database import open_database
-from panic_tda.storage import pending, saving
+from panic_tda.storage.write import pending, saving
 from pathlib import Path
 finished = pending.read(Path(sys.argv[2]))
 with open_database(sys.argv[1]).writing() as connection:
@@ -195,7 +195,7 @@ with open_database(sys.argv[1]).writing() as connection:
 """
 KILL_WHILE_INSERTING = """
 import os, signal
-from panic_tda.storage import saving
+from panic_tda.storage.write import saving
 whole = saving._assignments
 
 def dying(key, finished):
@@ -220,7 +220,7 @@ saving._assignments = dying
 def test_a_crash_in_the_middle_of_a_save_leaves_nothing_behind(
     upgraded: MakeFile, tmp_path: Path, killer: str
 ) -> None:
-    from panic_tda.storage import pending
+    from panic_tda.storage.write import pending
 
     file = upgraded(FieldSpec(runs=60, length=60))
     first = make_finished(ids_of(file), seed=1)

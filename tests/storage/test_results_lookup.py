@@ -11,14 +11,14 @@ import pytest
 
 from panic_tda.errors import InvalidParameter, UnknownClustering, UnknownModel
 from panic_tda.storage.database import Database
-from panic_tda.storage.results import (
+from panic_tda.storage.read.results import (
     find_clustering,
     find_clusterings,
     get_cluster_details,
     get_medoid_invocation,
     list_clusterings,
 )
-from panic_tda.storage.saving import save_clustering
+from panic_tda.storage.write.saving import save_clustering
 from panic_tda.types import FinishedClustering
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from panic_tda.storage.census import take_census
 from panic_tda.storage.database import Database, open_database
-from panic_tda.storage.loading import load_embeddings
-from panic_tda.storage.sampling import output_indices, sample
-from panic_tda.storage.schemas import Embedding
+from panic_tda.storage.read.census import take_census
+from panic_tda.storage.read.loading import load_embeddings
+from panic_tda.storage.schema.sampling import output_indices, sample
+from panic_tda.storage.schema.tables import Embedding
 from tests.conftest import MakeFile
 from tests.field_files import EVERYTHING, FieldSpec, StoredInvocation
 

@@ -13,10 +13,10 @@ import pytest
 import sqlalchemy as sa
 
 from panic_tda.errors import DatabaseError, SaveFailed
-from panic_tda.storage import pending
-from panic_tda.storage.recovery import save_pending
-from panic_tda.storage.results import get_cluster_details, list_clusterings
-from panic_tda.storage.saving import require_savable, save_or_keep
+from panic_tda.storage.read.results import get_cluster_details, list_clusterings
+from panic_tda.storage.write import pending
+from panic_tda.storage.write.recovery import save_pending
+from panic_tda.storage.write.saving import require_savable, save_or_keep
 from panic_tda.types import FinishedClustering
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 

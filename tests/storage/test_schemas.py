@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from panic_tda.errors import DatabaseError, InvalidParameter
 from panic_tda.storage.database import Database, open_database
-from panic_tda.storage.schemas import (
+from panic_tda.storage.schema.tables import (
     Base,
     Cluster,
     ClusteringResult,
@@ -30,7 +30,7 @@ from panic_tda.storage.schemas import (
     utc_now,
     uuid7,
 )
-from panic_tda.storage.upgrade import upgrade
+from panic_tda.storage.schema.upgrade import upgrade
 from tests.field_files import EVERYTHING, FieldSpec, write_field_file
 from tests.snapshots import opened
 

@@ -15,8 +15,8 @@ from sqlalchemy.engine import make_url
 
 from panic_tda.errors import DatabaseError
 from panic_tda.storage import connections
-from panic_tda.storage.copying import copy_database
 from panic_tda.storage.database import Database, open_database
+from panic_tda.storage.write.copying import copy_database
 from tests import processes
 from tests.cli.processes import SECONDS, environment, read_until
 from tests.conftest import MakeFile

@@ -14,15 +14,15 @@ import pytest
 from sqlalchemy.engine import Connection
 
 from panic_tda.insight.trajectories import study_trajectories
-from panic_tda.storage.results import ClusteringSummary, find_clustering
-from panic_tda.storage.saving import save_clustering
-from panic_tda.storage.trajectories import (
+from panic_tda.storage.read.results import ClusteringSummary, find_clustering
+from panic_tda.storage.read.trajectories import (
     read_medoid_texts,
     read_runs,
     read_steps,
     read_writers,
     stream_texts,
 )
+from panic_tda.storage.write.saving import save_clustering
 from tests.conftest import MakeFile, UpgradedFile, make_finished
 from tests.field_files import EVERYTHING, FieldSpec, StoredEmbedding
 from tests.storage.test_query_plans import (

@@ -18,13 +18,14 @@ from panic_tda.clustering.recipe import canonicalise
 from panic_tda.errors import BadInput, DatabaseError
 from panic_tda.files.importing import import_embeddings
 from panic_tda.parameters import Resources
-from panic_tda.storage import pending, trees
-from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.doctor import examine_database, plan_repairs, repair
-from panic_tda.storage.recovery import save_pending
-from panic_tda.storage.results import find_clustering, get_cluster_details
-from panic_tda.storage.saving import delete_clusterings, save_clustering
+from panic_tda.storage.read import trees
+from panic_tda.storage.read.assignments import read_assignments
+from panic_tda.storage.read.results import find_clustering, get_cluster_details
+from panic_tda.storage.write import pending
+from panic_tda.storage.write.recovery import save_pending
+from panic_tda.storage.write.saving import delete_clusterings, save_clustering
 from panic_tda.types import FinishedClustering, SpanningTree
 from tests.conftest import MakeFile, ids_of, make_finished
 from tests.snapshots import opened

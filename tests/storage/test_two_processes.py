@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from panic_tda.clustering_manager import list_clusterings
-from panic_tda.storage import pending
-from panic_tda.storage.census import take_census
-from panic_tda.storage.loading import load_embeddings
-from panic_tda.storage.saving import save_clustering
+from panic_tda.storage.read.census import take_census
+from panic_tda.storage.read.loading import load_embeddings
+from panic_tda.storage.write import pending
+from panic_tda.storage.write.saving import save_clustering
 from tests.conftest import MakeFile, UpgradedFile, make_finished
 from tests.field_files import FieldSpec
 from tests.snapshots import REPOSITORY, opened
@@ -27,11 +27,11 @@ SAVER = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from panic_tda.storage import pending, saving
+from panic_tda.storage.write import pending, saving
 from panic_tda.storage.database import open_database
-from panic_tda.storage.loading import load_embeddings
-from panic_tda.storage.census import take_census
-from panic_tda.storage.schemas import uuid7
+from panic_tda.storage.read.loading import load_embeddings
+from panic_tda.storage.read.census import take_census
+from panic_tda.storage.schema.tables import uuid7
 database, rounds = open_database(sys.argv[1]), int(sys.argv[3])
 kept = pending.read(Path(sys.argv[2]))
 census = take_census(database)["Nomic"]

@@ -18,11 +18,11 @@ from alembic.script import ScriptDirectory
 
 from panic_tda.errors import DatabaseError, NeedsUpgrade
 from panic_tda.storage import connections
-from panic_tda.storage import upgrade as upgrade_module
 from panic_tda.storage.database import SCHEMA_VERSION, VERSION_TABLE, open_database
-from panic_tda.storage.saving import save_clustering
-from panic_tda.storage.schemas import Base
-from panic_tda.storage.upgrade import CLUSTERING_TABLES, INDEXES, OLD_INDEX, plan_upgrade, upgrade
+from panic_tda.storage.schema import upgrade as upgrade_module
+from panic_tda.storage.schema.tables import Base
+from panic_tda.storage.schema.upgrade import CLUSTERING_TABLES, INDEXES, OLD_INDEX, plan_upgrade, upgrade
+from panic_tda.storage.write.saving import save_clustering
 from tests.conftest import MakeFile, make_finished
 from tests.field_files import EVERYTHING, FieldSpec, write_field_file
 from tests.snapshots import KILL_AFTER, field_copy, opened, run_python, snapshot
@@ -75,7 +75,7 @@ def test_a_new_database_is_what_schemas_describes(tmp_path: Path, described: dic
 
 def test_the_schema_version_is_the_newest_migration() -> None:
     config = Config()
-    config.set_main_option("script_location", "panic_tda.storage:migrations")
+    config.set_main_option("script_location", "panic_tda.storage.schema:migrations")
     assert ScriptDirectory.from_config(config).get_heads() == [SCHEMA_VERSION]
 
 
@@ -343,7 +343,7 @@ def test_a_file_that_another_process_writes_is_refused(
 UPGRADE = """
 import sys
 from panic_tda.storage.database import open_database
-from panic_tda.storage.upgrade import upgrade
+from panic_tda.storage.schema.upgrade import upgrade
 upgrade(open_database(sys.argv[1]))
 """
 

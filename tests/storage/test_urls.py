@@ -10,7 +10,7 @@ from sqlalchemy.engine import make_url
 
 from panic_tda.errors import DatabaseError, WrongUsage
 from panic_tda.storage.database import SCHEMA_VERSION, Database, open_database, schema_version
-from panic_tda.storage.upgrade import upgrade
+from panic_tda.storage.schema.upgrade import upgrade
 from tests.conftest import MakeFile
 
 SECRET = "sesame/open"

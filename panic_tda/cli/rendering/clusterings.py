@@ -11,7 +11,7 @@ from panic_tda.cli.rendering.common import decimal, percent, plain, yes_no
 from panic_tda.cli.text import Column, on_one_line, paragraph, shorten, table
 from panic_tda.doubts import find_doubts
 from panic_tda.parameters import ClusteringRecord, chord_to_cosine
-from panic_tda.storage.results import ClusterDetails, ClusteringSummary, UnreadableClustering
+from panic_tda.storage.read.results import ClusterDetails, ClusteringSummary, UnreadableClustering
 from panic_tda.types import ModelOutcome, SavedPending
 from panic_tda.wording import pluralize
 

@@ -9,7 +9,7 @@ from typing import Any
 from panic_tda.cli.rendering.common import percent
 from panic_tda.cli.text import Column, on_one_line, paragraph, table
 from panic_tda.insight.comparison import FATES, KEPT, ClusterFate, ClusteringComparison, LabelComparison
-from panic_tda.storage.results import ClusteringSummary
+from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.wording import pluralize
 
 _VERDICTS = ((0.9, "Nearly the same"), (0.6, "Alike"), (0.2, "Alike in part"), (-1.0, "Different"))

@@ -10,9 +10,9 @@ from panic_tda.cli.rendering.common import plain
 from panic_tda.cli.text import on_one_line, paragraph, shorten
 from panic_tda.devices.doctor import Environment
 from panic_tda.parameters import format_bytes
-from panic_tda.storage.copying import CopySummary
 from panic_tda.storage.doctor import Examination, Repair
-from panic_tda.storage.import_summary import ImportSummary
+from panic_tda.storage.write.copying import CopySummary
+from panic_tda.storage.write.import_summary import ImportSummary
 from panic_tda.wording import pluralize
 
 

@@ -10,7 +10,7 @@ from panic_tda.cli.rendering.common import percent
 from panic_tda.cli.text import Column, on_one_line, paragraph, table
 from panic_tda.clustering.cuts import Cut
 from panic_tda.insight.density import LEAST_DIP_ROWS, Density, Dip, Histogram, Share
-from panic_tda.storage.results import ClusteringSummary
+from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.wording import install_extra, pluralize
 
 _LINES = 20

@@ -9,7 +9,7 @@ from typing import Any
 from panic_tda.cli.rendering.common import decimal, percent
 from panic_tda.cli.text import Column, on_one_line, paragraph, table
 from panic_tda.insight.sweep import CLIFF_ARI, Setting
-from panic_tda.storage.results import ClusteringSummary
+from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.wording import pluralize
 
 _SINGLE = "single cluster"

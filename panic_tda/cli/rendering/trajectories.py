@@ -11,8 +11,8 @@ from panic_tda.cli.text import Column, on_one_line, paragraph, shorten, shorten_
 from panic_tda.insight.dwell import DwellStatistics
 from panic_tda.insight.milestones import Transitions
 from panic_tda.insight.trajectories import GroupSummary, RunSummary, TrajectoryStudy
-from panic_tda.storage.census import show_id
-from panic_tda.storage.results import ClusteringSummary
+from panic_tda.storage.read.census import show_id
+from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.wording import pluralize
 
 _TRANSITIONS_SHOWN = 5

@@ -1,4 +1,4 @@
-"""What saved states of the engine must be: which arrays they have, and which values may stand in them.
+"""Check saved states of the engine: the arrays that they have, and the values in them.
 
 Compiled kernels do not check the row numbers that they are given: one beyond the rows ends the process.
 """

@@ -6,9 +6,9 @@ import time
 
 from panic_tda.clustering.checkpoint import saved_states
 from panic_tda.parameters import format_bytes
-from panic_tda.storage import pending
 from panic_tda.storage.doctor.findings import Findings
 from panic_tda.storage.doctor.subject import Subject
+from panic_tda.storage.write import pending
 
 UNFINISHED = "unfinished_work"
 

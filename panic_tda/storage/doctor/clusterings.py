@@ -12,12 +12,18 @@ from sqlalchemy.engine import Connection
 
 from panic_tda.errors import OUTLIER, DamagedTree, DamagedValue, DatabaseError
 from panic_tda.parameters import ClusteringRecord
-from panic_tda.storage import trees
 from panic_tda.storage.cells import as_literal, find_damaged, read_each
 from panic_tda.storage.columns import ROUNDING
 from panic_tda.storage.doctor.findings import Findings, show
 from panic_tda.storage.doctor.subject import Subject, first_values
-from panic_tda.storage.schemas import Cluster, ClusteringResult, ClusteringTree, Embedding, EmbeddingCluster
+from panic_tda.storage.read import trees
+from panic_tda.storage.schema.tables import (
+    Cluster,
+    ClusteringResult,
+    ClusteringTree,
+    Embedding,
+    EmbeddingCluster,
+)
 from panic_tda.wording import pluralize
 
 ORPHAN, BROKEN, OLD = "orphan_assignment", "broken_clustering", "old_clustering_tables"

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from panic_tda.storage.bulk import select_by_keys, stream_rows
 from panic_tda.storage.doctor.findings import Findings
 from panic_tda.storage.doctor.subject import Subject
-from panic_tda.storage.schemas import ClusteringResult, Embedding
+from panic_tda.storage.schema.tables import ClusteringResult, Embedding
 
 DUPLICATE = "duplicate_embedding"
 _AT_ONCE = 500

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from panic_tda.storage.bulk import stream_rows
 from panic_tda.storage.doctor.findings import Findings
 from panic_tda.storage.doctor.subject import BATCH_ROWS, Subject, ids_at, place
-from panic_tda.storage.sampling import holds, in_one_index
-from panic_tda.storage.schemas import Embedding, Invocation, InvocationType
+from panic_tda.storage.schema.sampling import holds, in_one_index
+from panic_tda.storage.schema.tables import Embedding, Invocation, InvocationType
 
 ORPHAN, WRONG_TYPE = "orphan_embedding", "wrong_type"
 FEW = 0.1

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from panic_tda.storage.doctor import clusterings
 from panic_tda.storage.doctor.duplicates import DUPLICATE, copies_of, duplicates, without_loss
 from panic_tda.storage.doctor.subject import Subject
-from panic_tda.storage.schemas import Embedding
+from panic_tda.storage.schema.tables import Embedding
 
 _AT_ONCE = 500
 _embedding: Any = Embedding.__table__

@@ -18,7 +18,7 @@ from panic_tda.storage.doctor.subject import (
     place,
     reads_invocations,
 )
-from panic_tda.storage.schemas import ExperimentConfig, Invocation, InvocationType, Run
+from panic_tda.storage.schema.tables import ExperimentConfig, Invocation, InvocationType, Run
 from panic_tda.wording import pluralize
 
 ORPHAN_INVOCATION, ORPHAN_RUN, ORPHAN_DIAGRAM = (

@@ -14,14 +14,14 @@ from sqlalchemy.engine import Connection
 from panic_tda.arrays.rows import normalise, usable
 from panic_tda.errors import DatabaseError, NoTree
 from panic_tda.parameters import ClusteringRecord
-from panic_tda.storage.assignments import read_assignments
 from panic_tda.storage.bulk import stream_rows
-from panic_tda.storage.census import FLOAT_BYTES, stored_width
 from panic_tda.storage.doctor.findings import Findings, is_id
 from panic_tda.storage.doctor.subject import BATCH_ROWS, Subject
-from panic_tda.storage.picking import read_vectors
-from panic_tda.storage.schemas import ClusteringResult, ClusteringTree
-from panic_tda.storage.trees import require_tree
+from panic_tda.storage.read.assignments import read_assignments
+from panic_tda.storage.read.census import FLOAT_BYTES, stored_width
+from panic_tda.storage.read.picking import read_vectors
+from panic_tda.storage.read.trees import require_tree
+from panic_tda.storage.schema.tables import ClusteringResult, ClusteringTree
 
 if TYPE_CHECKING:
     from panic_tda.types import BoolArray, Float32Array, IntArray, SpanningTree

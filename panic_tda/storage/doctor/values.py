@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from panic_tda.storage import cells
 from panic_tda.storage.doctor.findings import Findings
 from panic_tda.storage.doctor.subject import Subject, first_values, has_index, place, reads_invocations
-from panic_tda.storage.schemas import Embedding, ExperimentConfig, Invocation, InvocationType, Run
+from panic_tda.storage.schema.tables import Embedding, ExperimentConfig, Invocation, InvocationType, Run
 
 UNREADABLE = "unreadable_value"
 _INDEX = "ix_embedding_model_length_invocation"

@@ -11,10 +11,10 @@ from sqlalchemy.engine import Connection
 
 from panic_tda.arrays.rows import usable
 from panic_tda.storage.bulk import stream_rows
-from panic_tda.storage.census import FLOAT_BYTES, ModelCensus, stored_models, stored_width
 from panic_tda.storage.doctor.findings import Findings
 from panic_tda.storage.doctor.subject import BATCH_ROWS, Subject, has_index
-from panic_tda.storage.schemas import Embedding
+from panic_tda.storage.read.census import FLOAT_BYTES, ModelCensus, stored_models, stored_width
+from panic_tda.storage.schema.tables import Embedding
 from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:

@@ -428,7 +428,7 @@ def test_auto_falls_back_to_tiled_where_cuml_fails(
 def test_a_model_falls_back_with_rows_that_are_loaded_again(
     unconnected: StandIn, upgraded: MakeFile, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from panic_tda.storage.assignments import read_assignments
+    from panic_tda.storage.read.assignments import read_assignments
 
     file = upgraded(FieldSpec(text_models=("A", "B"), duplicates=3))
     with caplog.at_level(logging.INFO, "panic_tda"):

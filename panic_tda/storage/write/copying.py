@@ -30,10 +30,8 @@ from sqlalchemy.engine import Connection
 from panic_tda.errors import DatabaseError, NeedsUpgrade
 from panic_tda.parameters import format_bytes
 from panic_tda.progress import Progress, Silent
-from panic_tda.storage import copied_tables
 from panic_tda.storage.bulk import insert_into, stream_rows
 from panic_tda.storage.cells import find_damaged
-from panic_tda.storage.copied_tables import CopiedTable
 from panic_tda.storage.database import (
     COPY_TABLE,
     Database,
@@ -41,6 +39,8 @@ from panic_tda.storage.database import (
     open_database,
     schema_version,
 )
+from panic_tda.storage.write import copied_tables
+from panic_tda.storage.write.copied_tables import CopiedTable
 from panic_tda.wording import pluralize
 
 BATCH_BYTES = 64 << 20

@@ -23,9 +23,10 @@ from panic_tda.arrays.namespace import to_host
 from panic_tda.errors import BadVectors, DatabaseError
 from panic_tda.parameters import ClusteringRecord, validate_downsample
 from panic_tda.progress import Progress, Silent
-from panic_tda.storage.assignments import key_of
 from panic_tda.storage.bulk import ID_LENGTH, stream_vectors
-from panic_tda.storage.census import (
+from panic_tda.storage.database import Database
+from panic_tda.storage.read.assignments import key_of
+from panic_tda.storage.read.census import (
     FLOAT_BYTES,
     NAMED_IDS,
     ModelCensus,
@@ -35,9 +36,8 @@ from panic_tda.storage.census import (
     show_id,
     take_census,
 )
-from panic_tda.storage.database import Database
-from panic_tda.storage.sampling import sample
-from panic_tda.storage.schemas import Embedding, EmbeddingCluster
+from panic_tda.storage.schema.sampling import sample
+from panic_tda.storage.schema.tables import Embedding, EmbeddingCluster
 from panic_tda.types import EmbeddingMatrix
 
 if TYPE_CHECKING:

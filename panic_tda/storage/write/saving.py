@@ -17,11 +17,12 @@ from sqlalchemy.engine import Connection
 from panic_tda.errors import OUTLIER, DatabaseError, SaveFailed, unexpected
 from panic_tda.interrupts import rescue
 from panic_tda.parameters import format_bytes
-from panic_tda.storage import pending
 from panic_tda.storage.bulk import insert_rows
 from panic_tda.storage.cells import read_each
 from panic_tda.storage.database import Database, lock_for_saving, open_database
-from panic_tda.storage.schemas import (
+from panic_tda.storage.read.summaries import UnreadableClustering, row_column
+from panic_tda.storage.read.trees import save_tree
+from panic_tda.storage.schema.tables import (
     UNDEFINED_PERSISTENCE,
     Cluster,
     ClusteringResult,
@@ -31,8 +32,7 @@ from panic_tda.storage.schemas import (
     utc_now,
     uuid7,
 )
-from panic_tda.storage.summaries import UnreadableClustering, row_column
-from panic_tda.storage.trees import save_tree
+from panic_tda.storage.write import pending
 from panic_tda.types import FinishedClustering
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ from panic_tda.clustering.checkpoint import discard_states
 from panic_tda.clustering.recipe import medoid_of
 from panic_tda.errors import BadInput, BadVectors, DatabaseError, PanicTdaError, unexpected
 from panic_tda.paths import expand_home
-from panic_tda.storage import pending, saving
-from panic_tda.storage.census import FLOAT_BYTES, stored_width
 from panic_tda.storage.database import Database, open_current
-from panic_tda.storage.loading import are_stored
-from panic_tda.storage.picking import read_vectors
-from panic_tda.storage.schemas import Embedding
+from panic_tda.storage.read.census import FLOAT_BYTES, stored_width
+from panic_tda.storage.read.loading import are_stored
+from panic_tda.storage.read.picking import read_vectors
+from panic_tda.storage.schema.tables import Embedding
+from panic_tda.storage.write import pending, saving
 from panic_tda.types import FinishedClustering, SavedPending
 from panic_tda.wording import pluralize
 

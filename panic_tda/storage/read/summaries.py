@@ -14,7 +14,7 @@ from panic_tda.errors import DatabaseError
 from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage import cells
 from panic_tda.storage.columns import are_ids, show_value
-from panic_tda.storage.schemas import ClusteringResult
+from panic_tda.storage.schema.tables import ClusteringResult
 
 _ROW = "row="
 _result = ClusteringResult.__table__

@@ -26,15 +26,22 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.sql import Select
 
 from panic_tda.errors import OUTLIER, DatabaseError
-from panic_tda.storage.assignments import key_of
 from panic_tda.storage.bulk import stream_rows
 from panic_tda.storage.cells import integers, naming_damage, read_rows, shares
-from panic_tda.storage.census import FLOAT_BYTES, stored_width
 from panic_tda.storage.database import Database
-from panic_tda.storage.results import ClusteringSummary
-from panic_tda.storage.sampling import strides
-from panic_tda.storage.schemas import Cluster, Embedding, EmbeddingCluster, Invocation, InvocationType, Run
-from panic_tda.storage.trees import read_core_distances
+from panic_tda.storage.read.assignments import key_of
+from panic_tda.storage.read.census import FLOAT_BYTES, stored_width
+from panic_tda.storage.read.results import ClusteringSummary
+from panic_tda.storage.read.trees import read_core_distances
+from panic_tda.storage.schema.sampling import strides
+from panic_tda.storage.schema.tables import (
+    Cluster,
+    Embedding,
+    EmbeddingCluster,
+    Invocation,
+    InvocationType,
+    Run,
+)
 from panic_tda.wording import format_utc, pluralize
 
 METADATA_KEY = "panic_tda"

@@ -100,7 +100,7 @@ def _models(connection: sqlite3.Connection) -> Iterator[str]:
 
 
 def _clusterings_of_server(target: str) -> list[Glance]:
-    from panic_tda.storage.results import list_clusterings
+    from panic_tda.storage.read.results import list_clusterings
 
     with _server(target).session() as session:
         return [
@@ -110,7 +110,7 @@ def _clusterings_of_server(target: str) -> list[Glance]:
 
 
 def _models_of_server(target: str) -> list[str]:
-    from panic_tda.storage import census
+    from panic_tda.storage.read import census
 
     with _server(target).reading() as connection:
         return census.stored_models(connection)

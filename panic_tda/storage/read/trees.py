@@ -20,9 +20,9 @@ from sqlalchemy.engine import Connection
 from panic_tda.clustering.trees import Edges, minimum_forest
 from panic_tda.errors import DamagedTree, NoTree
 from panic_tda.parameters import ClusteringRecord
-from panic_tda.storage.assignments import key_of
 from panic_tda.storage.bulk import insert_rows, stream_rows
-from panic_tda.storage.schemas import ClusteringTree, EmbeddingCluster
+from panic_tda.storage.read.assignments import key_of
+from panic_tda.storage.schema.tables import ClusteringTree, EmbeddingCluster
 from panic_tda.types import SpanningTree
 from panic_tda.wording import pluralize
 

@@ -17,8 +17,8 @@ from panic_tda.errors import BadVectors, DatabaseError, NoEmbeddings, UnknownMod
 from panic_tda.parameters import validate_downsample
 from panic_tda.storage.cells import as_literal, find_damaged, stored_values
 from panic_tda.storage.database import Database
-from panic_tda.storage.sampling import in_one_index, sample
-from panic_tda.storage.schemas import Embedding, Invocation, InvocationType
+from panic_tda.storage.schema.sampling import in_one_index, sample
+from panic_tda.storage.schema.tables import Embedding, Invocation, InvocationType
 from panic_tda.wording import pluralize
 
 FLOAT_BYTES = 4

@@ -12,8 +12,11 @@ from sqlalchemy.orm import Session, aliased
 
 from panic_tda.errors import OUTLIER, DamagedValue, InvalidParameter, UnknownClustering, UnknownModel
 from panic_tda.storage.cells import naming_damage, read_rows
-from panic_tda.storage.census import stored_models
-from panic_tda.storage.schemas import (
+from panic_tda.storage.read.census import stored_models
+from panic_tda.storage.read.summaries import ClusteringSummary as ClusteringSummary
+from panic_tda.storage.read.summaries import UnreadableClustering as UnreadableClustering
+from panic_tda.storage.read.summaries import matches, read_summaries
+from panic_tda.storage.schema.tables import (
     UNDEFINED_PERSISTENCE,
     Cluster,
     ClusteringResult,
@@ -22,9 +25,6 @@ from panic_tda.storage.schemas import (
     Invocation,
     InvocationType,
 )
-from panic_tda.storage.summaries import ClusteringSummary as ClusteringSummary
-from panic_tda.storage.summaries import UnreadableClustering as UnreadableClustering
-from panic_tda.storage.summaries import matches, read_summaries
 from panic_tda.wording import pluralize
 
 _log = logging.getLogger(__name__)

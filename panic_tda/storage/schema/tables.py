@@ -265,7 +265,7 @@ class EmbeddingCluster(Base):
 
 
 class ClusteringTree(Base):
-    """A part of the spanning tree that a clustering was cut from; see `storage.trees`."""
+    """A part of the spanning tree that a clustering was cut from; see `storage.read.trees`."""
 
     __tablename__ = "clusteringtree"
 

@@ -11,8 +11,8 @@ from sqlalchemy.engine import Connection
 
 from panic_tda.errors import DatabaseError
 from panic_tda.progress import Progress, Silent
-from panic_tda.storage.census import FLOAT_BYTES, stored_width
-from panic_tda.storage.schemas import Embedding
+from panic_tda.storage.read.census import FLOAT_BYTES, stored_width
+from panic_tda.storage.schema.tables import Embedding
 from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:

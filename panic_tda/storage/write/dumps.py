@@ -23,8 +23,11 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from panic_tda.storage.additions import chunks
-from panic_tda.storage.batches import (
+from panic_tda.storage.bulk import insert_new_rows, select_by_keys
+from panic_tda.storage.read.census import NAMED_IDS, show_id, stored_width
+from panic_tda.storage.schema.tables import ExperimentConfig, Run
+from panic_tda.storage.write.additions import chunks
+from panic_tda.storage.write.batches import (
     PROMPT,
     DumpedEmbeddings,
     DumpedExperiment,
@@ -32,11 +35,8 @@ from panic_tda.storage.batches import (
     DumpedRun,
     refuse_row,
 )
-from panic_tda.storage.bulk import insert_new_rows, select_by_keys
-from panic_tda.storage.census import NAMED_IDS, show_id, stored_width
-from panic_tda.storage.import_summary import REASONS, ImportSummary, LeftOut
-from panic_tda.storage.schemas import ExperimentConfig, Run
-from panic_tda.storage.times import TIMES, UNKNOWN_TIME, UnknownTimes, as_stored
+from panic_tda.storage.write.import_summary import REASONS, ImportSummary, LeftOut
+from panic_tda.storage.write.times import TIMES, UNKNOWN_TIME, UnknownTimes, as_stored
 from panic_tda.wording import pluralize
 
 _experiment = ExperimentConfig.__table__

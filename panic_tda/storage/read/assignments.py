@@ -16,7 +16,7 @@ from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage import cells
 from panic_tda.storage.bulk import ID_LENGTH, stream_columns
 from panic_tda.storage.columns import damaged_value
-from panic_tda.storage.schemas import ClusteringResult, Embedding, EmbeddingCluster
+from panic_tda.storage.schema.tables import ClusteringResult, Embedding, EmbeddingCluster
 
 if TYPE_CHECKING:
     from panic_tda.types import BytesArray, FloatArray, IntArray

@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 import sqlalchemy as sa
 
-from panic_tda.storage.batches import refuse_row
 from panic_tda.storage.bulk import stream_rows
-from panic_tda.storage.census import FLOAT_BYTES
 from panic_tda.storage.database import NEWER_TABLES, Database
+from panic_tda.storage.read.census import FLOAT_BYTES
+from panic_tda.storage.write.batches import refuse_row
 
 _ID_BYTES = 16
 _TEXT, _INTEGER, _VECTOR = pa.large_string(), pa.int64(), pa.large_list(pa.float32())

@@ -15,7 +15,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.sql import ColumnElement, FromClause, Select
 
-from panic_tda.storage.schemas import Embedding, Invocation
+from panic_tda.storage.schema.tables import Embedding, Invocation
 
 if TYPE_CHECKING:
     from panic_tda.types import IntArray

@@ -29,8 +29,8 @@ from pyarrow import ipc
 from panic_tda.disk import PRIVATE_FILE, UNFOLLOWED, open_own_file, sync_folder
 from panic_tda.errors import OUTLIER, BadInput, DatabaseError, MissingPath
 from panic_tda.parameters import ClusteringRecord
-from panic_tda.storage import trees
 from panic_tda.storage.database import Database
+from panic_tda.storage.read import trees
 from panic_tda.types import FinishedClustering
 
 if TYPE_CHECKING:

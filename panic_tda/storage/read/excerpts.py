@@ -19,10 +19,10 @@ from sqlalchemy.engine import Connection
 
 from panic_tda.arrays.rows import slices, usable
 from panic_tda.storage.bulk import stream_rows
-from panic_tda.storage.census import ModelCensus
 from panic_tda.storage.database import Database
-from panic_tda.storage.sampling import holds, sample
-from panic_tda.storage.schemas import Embedding, Invocation, Run
+from panic_tda.storage.read.census import ModelCensus
+from panic_tda.storage.schema.sampling import holds, sample
+from panic_tda.storage.schema.tables import Embedding, Invocation, Run
 
 if TYPE_CHECKING:
     from panic_tda.types import Float32Array, IntArray

@@ -9,9 +9,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import aliased
 
-from panic_tda.storage.assignments import key_of
 from panic_tda.storage.cells import read_rows
-from panic_tda.storage.schemas import Cluster, Embedding, Invocation, InvocationType
+from panic_tda.storage.read.assignments import key_of
+from panic_tda.storage.schema.tables import Cluster, Embedding, Invocation, InvocationType
 
 
 def read_medoid_ids(connection: Connection, clustering_id: UUID) -> dict[int, bytes]:

@@ -19,12 +19,19 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from panic_tda.progress import Progress, Silent
-from panic_tda.storage.assignments import key_of, require_labels
 from panic_tda.storage.bulk import stream_columns, stream_rows
 from panic_tda.storage.cells import integers, naming_damage, read_rows, shares
-from panic_tda.storage.results import ClusteringSummary
-from panic_tda.storage.sampling import in_one_index, output_indices, strides
-from panic_tda.storage.schemas import Cluster, Embedding, EmbeddingCluster, Invocation, InvocationType, Run
+from panic_tda.storage.read.assignments import key_of, require_labels
+from panic_tda.storage.read.results import ClusteringSummary
+from panic_tda.storage.schema.sampling import in_one_index, output_indices, strides
+from panic_tda.storage.schema.tables import (
+    Cluster,
+    Embedding,
+    EmbeddingCluster,
+    Invocation,
+    InvocationType,
+    Run,
+)
 
 if TYPE_CHECKING:
     from panic_tda.types import BoolArray, FloatArray, IntArray
