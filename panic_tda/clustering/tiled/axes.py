@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 N_AXES = 64
 CHOICES = (48, 64, 96)
 """Numbers of axes from which the cheapest is chosen."""
-MOST_PACKED = 1 << 30
-"""Bytes of packed rows up to which products of whole rows may be chosen: 2 for each dimension of a row."""
 _SINGLE_PRODUCT = 8
 """Price of a dimension of a single product of rows, in multiplications of the micro-kernel."""
 _ASKING, _ASKED, _ASKED_SHARE = 128, 4_096, 4
@@ -62,13 +60,8 @@ def principal_axes(xp: ArrayModule, vectors: Array, rng: np.random.Generator) ->
     return np.ascontiguousarray(axes)
 
 
-def may_compare_rows(n_rows: int, n_features: int) -> bool:
-    """Say whether products of whole rows may take the place of the bound."""
-    return 2 * n_rows * n_features <= MOST_PACKED
-
-
 def choose_number(vectors: Array, axes: FloatArray, rng: np.random.Generator) -> int:
-    """Choose how many axes make the cheapest bound, or 0 where products of whole rows are cheaper.
+    """Choose how many axes make the cheapest bound.
 
     Parameters
     ----------
@@ -82,14 +75,15 @@ def choose_number(vectors: Array, axes: FloatArray, rng: np.random.Generator) ->
     Returns
     -------
     int
-        One of `CHOICES`, or 0.
+        One of `CHOICES`.
 
     Notes
     -----
     Some rows are compared with a sample of the others. A pair of the sample costs m + 1 multiplications, and
     one that the bound does not reject costs a product of its rows, `_SINGLE_PRODUCT` times as much for each
-    of their d dimensions. The nearest row of the sample is farther than the nearest of all rows, so that the
-    share of rejected pairs is estimated too low, for every number of axes.
+    of their d dimensions, but no more than if whole rows were packed. The nearest row of the sample is
+    farther than the nearest of all rows, so that the share of rejected pairs is estimated too low, for every
+    number of axes.
     """
     n, d = vectors.shape
     size = min(n, _ASKING + min(_ASKED, n // _ASKED_SHARE))
@@ -98,13 +92,12 @@ def choose_number(vectors: Array, axes: FloatArray, rng: np.random.Generator) ->
     nearest = (asking @ asked.T).max(axis=1, keepdims=True)
     leading = axes[:, : max(CHOICES)].astype(np.float32)
     left, right = asking @ leading, asked @ leading
-    cost = {0: float(d)} if may_compare_rows(n, d) else {}
+    cost = {}
     for m in CHOICES:
-        if m < d:
-            # Rows have unit length.
-            rests = (np.sqrt(np.maximum(1 - (z[:, :m] ** 2).sum(axis=1), 0)) for z in (left, right))
-            bound = left[:, :m] @ right[:, :m].T + np.multiply.outer(*rests)
-            cost[m] = m + 1 + float((bound >= nearest).mean()) * _SINGLE_PRODUCT * d
+        # Rows have unit length.
+        rests = (np.sqrt(np.maximum(1 - (z[:, :m] ** 2).sum(axis=1), 0)) for z in (left, right))
+        bound = left[:, :m] @ right[:, :m].T + np.multiply.outer(*rests)
+        cost[m] = m + 1 + min(1.0, float((bound >= nearest).mean()) * _SINGLE_PRODUCT) * d
     return min(cost, key=lambda m: cost[m])
 
 

@@ -149,13 +149,12 @@ class TiledBackend:
             return beside + rows if self.rows_on_device(n_rows, n_features, options) else beside
         n_axes = self._n_axes(n_rows, np)
         # What is chosen by the rows is not known before they are there.
-        choices = [max(axes.CHOICES)] if n_axes is None else [n_axes]
-        choices += [0] if axes.may_compare_rows(n_rows, n_features) else []
+        n_axes = max(axes.CHOICES) if n_axes is None else n_axes
         return rows + self._bytes(
             (n_rows, n_features),
             options.min_samples,
             work=work_on(np),
-            coordinate_bytes=max(_coordinate_bytes(work_on(np), n_features, number) for number in choices),
+            coordinate_bytes=_coordinate_bytes(work_on(np), n_features, n_axes),
             n_threads=self.settings.threads or available_cores(),
         )
 
@@ -185,8 +184,9 @@ class TiledBackend:
         if finished := self._stored(options, _FINISHED_TREE, n):
             return _as_spanning_tree(*finished)
         rng = np.random.default_rng(_SEED)
-        space = describe(xp, vectors, self._n_axes(n, xp), rng)
         with workers(threads) as team:
+            # In one thread: those of the BLAS library wait for each other by turning in circles.
+            space = describe(xp, vectors, self._n_axes(n, xp), rng)
             cores, tree = self._stored(options, _FIRST_TREE, n) or self._first_tree(
                 space, weights, options, team, rng
             )

@@ -33,8 +33,8 @@ _STRIP_ROWS = 128
 """Rows of a tile that are multiplied with all of it at once."""
 _EDGE_BYTES = 64
 """An improving edge, and what making a forest of many takes."""
-_ASKED_PANELS = 8
-"""Panels that a row asks when components are joined."""
+_GROUP_ROWS, _ASKED_GROUPS = 64, 8
+"""Neighbouring rows of a group, and groups that a row asks when components are joined."""
 _THIN_OUT = 1 << 16
 """Edges of one call of `EdgeScan.find` above which only a minimum spanning forest of them is returned."""
 
@@ -93,8 +93,7 @@ class NeighbourScan:
 
     def __init__(self, space: Space, layout: Layout, lists: Lists, team: Workers) -> None:
         self._space, self._lists = space, lists
-        self._packing = panels.choose_packing(space)
-        self._panels = panels.pack(space, self._packing, layout, team)
+        self._panels = panels.pack(space, layout, team)
         self._worst = panels.by_slot(self._panels, lists.sims[layout.order, 0], np.inf)
         self._buffers = PerThread(lambda: pair_kernels.make_buffers(self._panels, with_sims=True))
 
@@ -104,7 +103,7 @@ class NeighbourScan:
         end = len(pairs) * pair_kernels.count_strips(packed)
         while begin < end:
             begin, found = pair_kernels.find_near_pairs(
-                packed, self._packing, pairs, begin, self._worst, self._space.vectors, buffers
+                packed, pairs, begin, self._worst, self._space.vectors, buffers
             )
             left, right, sims = buffers.left[:found], buffers.right[:found], buffers.sims[:found]
             for owners, others, tile in ((left, right, pairs[0, 0]), (right, left, pairs[0, 1])):
@@ -119,8 +118,7 @@ class EdgeScan:
 
     def __init__(self, space: Space, layout: Layout, team: Workers) -> None:
         self._space = space
-        self._packing = panels.choose_packing(space)
-        self._panels = panels.pack(space, self._packing, layout, team)
+        self._panels = panels.pack(space, layout, team)
         self._buffers = PerThread(lambda: pair_kernels.make_buffers(self._panels, with_sims=False))
 
     def use(self, tiles: ByPosition, *, prune_rows: bool) -> None:
@@ -135,7 +133,7 @@ class EdgeScan:
         end = len(pairs) * pair_kernels.count_strips(packed)
         while begin < end:
             begin, found = pair_kernels.find_improving_edges(
-                packed, self._packing, pairs, begin, between, self._by_slot,
+                packed, pairs, begin, between, self._by_slot,
                 self._space.margin, self._prune_rows, self._space.vectors, buffers,
             )  # fmt: skip
             u, v = (packed.rows[side[:found]].astype(np.int64) for side in (buffers.left, buffers.right))
@@ -182,7 +180,7 @@ def buffer_bytes(tile_rows: int, longest_row: int) -> int:
     within = 4 * (3 * strip * tile_rows + (strip + tile_rows) * longest_row)
     pairs = pair_kernels.capacity(slots)
     edges = _EDGE_BYTES * (max(strip * tile_rows, pairs) + _THIN_OUT)
-    return within + pair_kernels.PAIR_BYTES * pairs + edges
+    return within + pair_kernels.buffer_bytes(slots, longest_row) + edges
 
 
 def packed_bytes(n_coordinates: int) -> int:
@@ -223,32 +221,29 @@ class OutsideSearch:
     """See `contract.OutsideSearch`: a row asks the panels whose centres are most similar to it.
 
     A panel is `PANEL` neighbouring positions of the layout. Products on the axes choose a few rows of the
-    panels, and the nearest of these is found in float64. Where no axes pay, the centres say little, and all
-    rows are asked: a poor edge costs the verify pass more (20,000 × 768, flat spectrum: 18 CPU s, not 4).
+    panels, and the nearest of these is found in float64.
     """
 
     def __init__(self, space: Space, layout: Layout, cores: FloatArray) -> None:
         self._vectors, self._cores, self._order = space.vectors, cores, layout.order
-        self._points, self._is_bounded = space.compared, space.bounded
+        self._points = space.compared
         # The product on the axes alone is a better estimate than the bound.
         self._n_coordinates = self._points.shape[1] - space.bounded
-        starts = np.arange(0, len(cores), PANEL)
+        starts = np.arange(0, len(cores), _GROUP_ROWS)
         self._centres = np.empty((len(starts), self._n_coordinates), dtype=np.float32)
         for number, start in enumerate(starts):
-            rows = layout.order[start : start + PANEL]
+            rows = layout.order[start : start + _GROUP_ROWS]
             self._centres[number] = self._points[rows, : self._n_coordinates].mean(axis=0)
 
     def begin(self, leader: IntArray) -> None:
         """Find the panels that hold one component alone."""
         self._leader = leader
-        self._only = row_kernels.find_pure_panels(leader, self._order, PANEL)
+        self._only = row_kernels.find_pure_panels(leader, self._order, _GROUP_ROWS)
 
     def find(self, asking: IntArray, *, whole: bool) -> IntArray:
-        """Ask the nearest panels that hold rows of other components, or all rows."""
-        if not self._is_bounded:
-            return self._ask_all(asking)
+        """Ask the nearest panels that hold rows of other components."""
         products = self._points[asking, : self._n_coordinates] @ self._centres.T
-        chosen = row_kernels.choose_panels(products, self._only, self._leader[asking], _ASKED_PANELS)
+        chosen = row_kernels.choose_panels(products, self._only, self._leader[asking], _ASKED_GROUPS)
         return row_kernels.probe_panels(
             self._points,
             self._vectors,
@@ -257,17 +252,9 @@ class OutsideSearch:
             self._leader,
             asking,
             chosen,
-            PANEL,
+            _GROUP_ROWS,
             self._n_coordinates,
         )
-
-    def _ask_all(self, asking: IntArray) -> IntArray:
-        best, weight = np.zeros(len(asking), dtype=np.int64), np.full(len(asking), np.inf)
-        left = self._points[asking]
-        for some in slices(len(self._leader), TILE_ROWS):
-            products = left @ self._points[some].T
-            row_kernels.update_best(products, asking, some.start, self._cores, self._leader, best, weight)
-        return best
 
 
 outside_search = OutsideSearch

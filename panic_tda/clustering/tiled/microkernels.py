@@ -11,6 +11,8 @@ int16    pairs of values in words of 32 bits, multiplied and added by one instru
          and the addition after it by `vpdpwssd`.
 float32  products and sums in single precision, in vector code for any processor.
 
+`PANIC_TDA_KERNEL` chooses between them by name.
+
 The kernels are written in the compiler's own language, because Numba's vectoriser does not keep a block of
 sums in registers (1.8 times slower for float32, 3 times for int16, measured on AVX2).
 
@@ -22,6 +24,7 @@ References
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import llvmlite.binding
@@ -32,13 +35,12 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from panic_tda.clustering.compiled import compiled
+from panic_tda.errors import WrongUsage
 
 if TYPE_CHECKING:
     from panic_tda.types import Array, BoolArray, Int32Array
 
-PANEL = 64
-"""Rows that are packed side by side; a multiple of `ROWS` and of `COLUMNS`."""
-ROWS = 8
+ROWS = 4
 """Rows of a block; their sums have to fit into the registers."""
 _NO_FEATURES = ""
 
@@ -61,10 +63,35 @@ def _features() -> str:
 _FEATURES = frozenset(_features().split(","))
 LANES = 16 if "+avx512bw" in _FEATURES else 8 if "+avx2" in _FEATURES else 4
 """Sums of 32 bits in one register."""
-COLUMNS = 2 * LANES
-"""Columns of a block."""
-INTEGERS = LANES > 4
-"""Whether the processor has the instruction of the int16 form."""
+COLUMNS = PANEL = 2 * LANES
+"""Columns of a block, and rows that are packed side by side: a block reads its columns from end to end."""
+KERNEL_VARIABLE = "PANIC_TDA_KERNEL"
+_INT16, _FLOAT32 = "int16", "float32"
+
+
+def _choose_kernel() -> str:
+    """Return the form to use: the one that the environment names, or the faster one on this processor."""
+    choices = (_INT16, _FLOAT32) if LANES > 4 else (_FLOAT32,)
+    kernel = os.environ.get(KERNEL_VARIABLE) or choices[0]
+    if kernel not in choices:
+        raise WrongUsage(
+            f"{KERNEL_VARIABLE} must be {' or '.join(choices)} on this processor; got {kernel!r}. "
+            "Unset it to use the fastest one"
+        )
+    return kernel
+
+
+KERNEL = _choose_kernel()
+INTEGERS = KERNEL == _INT16
+"""Whether rows are packed as int16."""
+
+
+def describe_kernel() -> str:
+    """Return the kernel in use and the width of its registers, as `doctor --environment` prints it."""
+    if vars(config)["DISABLE_JIT"]:
+        return f"{KERNEL} by NumPy: NUMBA_DISABLE_JIT is set"
+    return f"{KERNEL}, {32 * LANES} bits"
+
 
 _I32, _I64, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 _MULTIPLY_ADD = {8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
@@ -243,6 +270,7 @@ def find_candidates_compiled(
     lower: tuple[Array, Array],
     live: tuple[BoolArray, BoolArray],
     hits: Array,
+    limit: int,
     out: tuple[Int32Array, Int32Array],
 ) -> int:
     """List the pairs of two packed tiles whose product reaches the smaller threshold of the two.
@@ -265,13 +293,15 @@ def find_candidates_compiled(
         Whether a group of `ROWS` rows, or of `COLUMNS` columns, is looked at.
     hits : (ROWS,) uint32
         Scratch.
+    limit : int
+        Pairs above which the search ends early.
     out : two arrays of int32
         Local indices of the pairs.
 
     Returns
     -------
     int
-        Pairs written.
+        Pairs written. Those above `limit` mean that some were not looked for.
     """
     found = 0
     for right_panel in range(tile_panels):
@@ -294,6 +324,8 @@ def find_candidates_compiled(
                                 out[1][found] = column + _lowest_bit(word)
                                 found += 1
                                 word &= word - np.uint32(1)
+            if found > limit:
+                return found
     return found
 
 
@@ -306,6 +338,7 @@ def find_candidates_in_numpy(
     lower: tuple[Array, Array],
     live: tuple[BoolArray, BoolArray],
     hits: Array,
+    limit: int,
     out: tuple[Int32Array, Int32Array],
 ) -> int:
     """Do what `find_candidates_compiled` does, without compiled code; float32 is multiplied in float64."""

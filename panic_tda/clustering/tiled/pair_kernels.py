@@ -5,6 +5,10 @@ candidate from the rows themselves: by a float32 product in the neighbour pass, 
 the verify pass. They do so for a *strip* of a pair of tiles at a time: `_STRIP_PANELS` panels of the first
 tile and all of the second. A call ends early when the buffers may not hold the candidates of another strip,
 and returns how many strips are done.
+
+Where the bound by axes leaves more than one pair of rows in `_DENSE`, whole rows take the place of the axes:
+both tiles are packed, and the micro-kernel looks at the strip once more. A single product or distance costs
+as much as a dozen of the micro-kernel's.
 """
 
 from __future__ import annotations
@@ -16,17 +20,25 @@ import numpy as np
 from panic_tda.clustering.compiled import compiled
 from panic_tda.clustering.tiled import kernels
 from panic_tda.clustering.tiled.microkernels import COLUMNS, PANEL, ROWS, find_candidates
-from panic_tda.clustering.tiled.panels import pack_thresholds
+from panic_tda.clustering.tiled.panels import (
+    empty_line,
+    empty_values,
+    pack_rows,
+    pack_thresholds,
+    packed_bytes,
+)
 
 if TYPE_CHECKING:
-    from panic_tda.clustering.tiled.panels import Packing, Panels
-    from panic_tda.types import Array, BoolArray, Float32Array, FloatArray, Int32Array
+    from panic_tda.clustering.tiled.panels import Panels
+    from panic_tda.types import Array, BoolArray, Float32Array, FloatArray, Int32Array, IntArray
 
-_STRIP_PANELS = 2
+_STRIP_PANELS = 128 // PANEL
 _SPARE = 1 << 15
 """Pairs that a buffer holds beyond those of a strip."""
-PAIR_BYTES = 16
-"""Of a pair in the buffers."""
+_PAIR_BYTES, _SLOT_BYTES = 16, 64
+"""Of a pair in the buffers; thresholds and merge heights of a slot of both tiles."""
+_DENSE = 16
+_NO_TILE = -1
 
 
 class Buffers(NamedTuple):
@@ -42,10 +54,16 @@ class Buffers(NamedTuple):
         Mutual reachability distances; used by the verify pass alone.
     hits : (ROWS,) uint32
         Of the micro-kernel.
-    lower : (2, slots of a tile) int32 or float32
-        Thresholds of both tiles, as the micro-kernel takes them.
+    lower, row_lower : (2, slots of a tile) int32 or float32
+        Thresholds of both tiles, as the micro-kernel takes them for the packed values and for whole rows.
     live_rows, live_columns : bool
         Groups of rows and of columns that the micro-kernel looks at.
+    tiles : int32 or float32
+        Whole rows of two tiles, packed.
+    line : int16 or float32
+        Of `panels.pack_rows`.
+    held : (2,) int64
+        Which tiles these are.
     """
 
     left: Int32Array
@@ -54,8 +72,12 @@ class Buffers(NamedTuple):
     heights: FloatArray
     hits: Array
     lower: Array
+    row_lower: Array
     live_rows: BoolArray
     live_columns: BoolArray
+    tiles: Array
+    line: Array
+    held: IntArray
 
 
 def capacity(tile_slots: int) -> int:
@@ -63,9 +85,15 @@ def capacity(tile_slots: int) -> int:
     return min(_STRIP_PANELS * PANEL, tile_slots) * tile_slots + _SPARE
 
 
+def buffer_bytes(tile_slots: int, n_features: int) -> int:
+    """Return the bytes of the buffers of one thread."""
+    return _PAIR_BYTES * capacity(tile_slots) + tile_slots * (_SLOT_BYTES + 2 * packed_bytes(n_features))
+
+
 def make_buffers(panels: Panels, *, with_sims: bool) -> Buffers:
     """Allocate the scratch of one thread for the neighbour pass (`with_sims`) or the verify pass."""
     slots, size = panels.tile_slots, capacity(panels.tile_slots)
+    tiles = empty_values(2 * panels.tile_panels if panels.bounded else 0, panels.row_packing)
     return Buffers(
         np.empty(size, dtype=np.int32),
         np.empty(size, dtype=np.int32),
@@ -73,15 +101,18 @@ def make_buffers(panels: Panels, *, with_sims: bool) -> Buffers:
         np.empty(0 if with_sims else size),
         np.zeros(ROWS, dtype=np.uint32),
         np.empty((2, slots), dtype=panels.values.dtype),
+        np.empty((2, slots), dtype=panels.values.dtype),
         np.ones(slots // ROWS, dtype=np.bool_),
         np.ones(slots // COLUMNS, dtype=np.bool_),
+        tiles,
+        empty_line(panels.row_packing),
+        np.full(2, _NO_TILE),
     )
 
 
 @compiled
 def find_near_pairs(
     panels: Panels,
-    packing: Packing,
     pairs: Int32Array,
     begin: int,
     worst: Float32Array,
@@ -116,9 +147,9 @@ def find_near_pairs(
         first, second = pair[0] * slots, pair[1] * slots
         if strip == 0 or not is_ready:
             for side, start in enumerate((first, second)):
-                pack_thresholds(worst[start : start + slots], packing, buffers.lower[side])
+                _set_thresholds(panels, worst[start : start + slots], side, buffers)
             is_ready = True
-        n_candidates = _candidates(panels, (pair[0], pair[1]), strip, buffers, found)
+        n_candidates = _find_candidates(panels, vectors, (pair[0], pair[1]), strip, buffers, found)
         kept = found
         for t in range(found, found + n_candidates):
             i, j = first + buffers.left[t], second + buffers.right[t]
@@ -135,7 +166,6 @@ def find_near_pairs(
 @compiled
 def find_improving_edges(
     panels: Panels,
-    packing: Packing,
     pairs: Int32Array,
     begin: int,
     between: FloatArray,
@@ -187,10 +217,10 @@ def find_improving_edges(
                     # A row whose core distance reaches its own height can matter by the other row's only.
                     height = heights[side, i]
                     products[i] = np.inf if own[side][i] >= height else 1 - height * height / 2 - margin
-                pack_thresholds(products, packing, buffers.lower[side])
+                _set_thresholds(panels, products, side, buffers)
         if not is_live:
             continue
-        n_candidates = _candidates(panels, (pair[0], pair[1]), strip, buffers, found)
+        n_candidates = _find_candidates(panels, vectors, (pair[0], pair[1]), strip, buffers, found)
         kept = found
         for t in range(found, found + n_candidates):
             i, j = buffers.left[t], buffers.right[t]
@@ -213,19 +243,60 @@ def count_strips(panels: Panels) -> int:
 
 
 @compiled
-def _candidates(panels: Panels, pair: tuple[int, int], strip: int, buffers: Buffers, found: int) -> int:
+def _set_thresholds(panels: Panels, lower: Array, side: int, buffers: Buffers) -> None:
+    pack_thresholds(lower, panels.packing, buffers.lower[side])
+    if panels.bounded:
+        pack_thresholds(lower, panels.row_packing, buffers.row_lower[side])
+
+
+@compiled
+def _find_candidates(
+    panels: Panels, vectors: Float32Array, pair: tuple[int, int], strip: int, buffers: Buffers, found: int
+) -> int:
+    """List the candidates of a strip behind the pairs that are found: by the axes, or by whole rows."""
     first = strip * _STRIP_PANELS
+    part = first, min(first + _STRIP_PANELS, panels.tile_panels)
+    live = buffers.live_rows, buffers.live_columns
+    out = buffers.left[found:], buffers.right[found:]
+    limit = len(out[0])
+    if panels.bounded:
+        groups = np.sum(buffers.live_rows[part[0] * PANEL // ROWS : part[1] * PANEL // ROWS])
+        limit = int(groups * np.sum(buffers.live_columns)) * ROWS * COLUMNS // _DENSE
+    lower = buffers.lower[0], buffers.lower[1]
+    n_candidates = find_candidates(
+        panels.values,
+        panels.packing.words,
+        panels.tile_panels,
+        pair,
+        part,
+        lower,
+        live,
+        buffers.hits,
+        limit,
+        out,
+    )
+    if n_candidates <= limit:
+        return int(n_candidates)
+    slots, size = panels.tile_panels * PANEL, len(buffers.tiles) // 2
+    for side in range(2):
+        if buffers.held[side] != pair[side]:
+            rows = panels.rows[pair[side] * slots : (pair[side] + 1) * slots]
+            out_tile = buffers.tiles[side * size : (side + 1) * size]
+            pack_rows(vectors, rows, panels.row_packing, buffers.line, out_tile)
+            buffers.held[side] = pair[side]
+    lower = buffers.row_lower[0], buffers.row_lower[1]
     return int(
         find_candidates(
-            panels.values,
-            panels.words,
+            buffers.tiles,
+            panels.row_packing.words,
             panels.tile_panels,
-            pair,
-            (first, min(first + _STRIP_PANELS, panels.tile_panels)),
-            (buffers.lower[0], buffers.lower[1]),
-            (buffers.live_rows, buffers.live_columns),
+            (0, 1),
+            part,
+            lower,
+            live,
             buffers.hits,
-            (buffers.left[found:], buffers.right[found:]),
+            len(out[0]),
+            out,
         )
     )
 

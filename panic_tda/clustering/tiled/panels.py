@@ -1,16 +1,18 @@
 """Pack the rows of tiles for the micro-kernels, and turn thresholds of products into theirs.
 
-Points p (rows, or their coordinates on the axes) are packed as float32, or as int16: q = S·p + e, with e the
-rounding error of every coordinate. Products of q are exact integers, and
+Points p (rows, or their coordinates on the axes) are packed as float32, or as int16: q = S·p + e, where e is
+the rounding error of each coordinate. `proof` shows that
 
-    S²·(p·p') = (q - e)·(q' - e') = q·q' - q·e' - e·q' + e·e',
+    |q·q' - S²·(p·p')| ≤ 2NE + E²,
 
-so that |q·q' - S²·(p·p')| ≤ 2QE + E² with Q = max ‖q‖ and E = max ‖e‖ (Cauchy-Schwarz). Both maxima are
-measured on the rows. S is chosen so that no coordinate exceeds 16 bits and no sum 31: any partial sum of a
-product is at most Q² in absolute value, again by Cauchy-Schwarz.
+where N bounds S·‖p‖ and E = √m/2 bounds ‖e‖ for m coordinates. S is chosen so that no value exceeds 16 bits
+and no sum 32.
 
 A pair of rows may matter when the product of its points is at least `lower` - slack (`contract.Space`). In
-integers: when q·q' ≥ S²·(lower - slack) - 2QE - E², rounded down.
+integers: when q·q' ≥ S²·(lower - slack) - 2NE - E², rounded down.
+
+Points on the axes are packed once for a layout. Whole rows are packed one tile at a time, for the pairs of
+tiles of which the axes leave too many pairs of rows (`pair_kernels`).
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from panic_tda.arrays.rows import slices
 from panic_tda.clustering.compiled import compiled
 from panic_tda.clustering.tiled import microkernels
 from panic_tda.clustering.tiled.microkernels import PANEL
@@ -32,29 +33,34 @@ if TYPE_CHECKING:
 
 NO_ROW = -1
 """Stands in `Panels.rows` where a tile has fewer rows than its panels."""
-_LARGEST_VALUE, _LARGEST_NORM = 32_767, 46_000
-"""Of packed values, and of packed rows: their squares, and sums of two products, are below 2³¹."""
+_LARGEST_NORM = 32_600
+"""Of packed points, but for rounding: coordinates are below 2¹⁵ then, and sums below 2³¹."""
+_ROUNDING = 1.01
+"""More than what float32 adds to the rounding of a coordinate to a half, or to a norm."""
 _NEVER = 2.0**31 - 1
 """A threshold above every sum."""
-_CHUNK_ROWS = 8_192
+_CHUNK_PANELS = 512
 
 
 class Packing(NamedTuple):
-    """How points become packed values; one for all layouts of a fit.
+    """How points become packed values.
 
     Attributes
     ----------
     is_integer : bool
         Whether values are int16, else float32.
+    words : int
+        Of a packed point, 32 bits each; a word holds two int16 values.
     scale : float
         S; 1 for float32.
     error : float
-        2QE + E², rounded up; 0 for float32, whose rounding is part of `slack`.
+        2NE + E², rounded up; 0 for float32, whose rounding is part of `slack`.
     slack : float
         What a product of points may lack to that of the rows.
     """
 
     is_integer: bool
+    words: int
     scale: float
     error: float
     slack: float
@@ -68,9 +74,13 @@ class Panels(NamedTuple):
     Attributes
     ----------
     values : (slots * words,) int32 or float32
-        By panel, word and row of the panel; a word of int32 holds two int16 values.
-    words : int
-        Of a row.
+        By panel, word and row of the panel.
+    packing : Packing
+        Of `values`.
+    row_packing : Packing
+        Of whole rows.
+    bounded : bool
+        Whether `values` are points on the axes, else whole rows.
     tile_panels : int
         Panels of a tile.
     rows : (slots,) int32
@@ -80,7 +90,9 @@ class Panels(NamedTuple):
     """
 
     values: Array
-    words: int
+    packing: Packing
+    row_packing: Packing
+    bounded: bool
     tile_panels: int
     rows: Int32Array
     slots: IntArray
@@ -91,62 +103,54 @@ class Panels(NamedTuple):
         return self.tile_panels * PANEL
 
 
-def choose_packing(space: Space, use_integers: bool | None = None) -> Packing:
-    """Choose the scale, and measure the rounding errors.
+def choose_packing(
+    n_coordinates: int, margin: float, slack: float, use_integers: bool | None = None
+) -> Packing:
+    """Choose the scale, and bound what it makes of products.
 
     Parameters
     ----------
-    space : Space
-        Rows in host memory.
+    n_coordinates : int
+        Of a point.
+    margin : float
+        η of the rows; norms are within it of 1.
+    slack : float
+        What a product of points may lack to that of the rows.
     use_integers : bool or None
         None takes int16 where the processor has the instruction for it.
     """
-    # Both the product of points and that of rows with which it is compared are rounded.
-    slack = space.slack if space.bounded else 2 * space.margin
     if use_integers is None:
         use_integers = microkernels.INTEGERS
+    words = packed_words(n_coordinates, use_integers)
     if not use_integers:
-        return Packing(False, 1.0, 0.0, slack)
-    largest, norm = 0.0, 0.0
-    for rows in slices(len(space.compared), _CHUNK_ROWS):
-        points = space.compared[rows]
-        largest = max(largest, float(np.abs(points).max(initial=0.0)))
-        norm = max(norm, float(np.einsum("ij,ij->i", points, points, dtype=np.float64).max(initial=0.0)))
-    # Rounding adds at most 1/2 to a coordinate.
-    scale = min((_LARGEST_VALUE - 1) / max(largest, 1e-3), (_LARGEST_NORM - 200) / max(norm, 1e-6) ** 0.5)
-    squares = np.zeros(2)
-    for rows in slices(len(space.compared), _CHUNK_ROWS):
-        squares = np.maximum(squares, _largest_squares(space.compared[rows], scale))
-    packed, rounding = (float(value) ** 0.5 for value in squares * (1 + 1e-9))
-    return Packing(True, scale, 2 * packed * rounding + rounding**2 + 1, slack)
-
-
-@compiled
-def _largest_squares(points: Float32Array, scale: float) -> tuple[float, float]:
-    """Return the largest ‖q‖² and ‖e‖² of some points."""
-    packed, rounding = 0.0, 0.0
-    for i in range(len(points)):
-        own_packed, own_rounding = 0.0, 0.0
-        for k in range(points.shape[1]):
-            exact = np.float64(points[i, k]) * scale
-            value = np.rint(exact)
-            own_packed += value * value
-            own_rounding += (value - exact) * (value - exact)
-        packed, rounding = max(packed, own_packed), max(rounding, own_rounding)
-    return packed, rounding
+        return Packing(False, words, 1.0, 0.0, slack)
+    norm, rounding = _ROUNDING * _LARGEST_NORM, _ROUNDING * n_coordinates**0.5 / 2
+    return Packing(True, words, _LARGEST_NORM / (1 + margin), 2 * norm * rounding + rounding**2 + 1, slack)
 
 
 def packed_words(n_coordinates: int, is_integer: bool) -> int:
-    """Return the words of a packed row."""
+    """Return the words of a packed point."""
     return -(-n_coordinates // 2) if is_integer else n_coordinates
 
 
 def packed_bytes(n_coordinates: int) -> int:
-    """Return the bytes of a packed row on this machine."""
+    """Return the bytes of a packed point on this machine."""
     return 4 * packed_words(n_coordinates, microkernels.INTEGERS)
 
 
-def pack(space: Space, packing: Packing, layout: Layout, team: Workers) -> Panels:
+def empty_values(n_panels: int, packing: Packing) -> Array:
+    """Allocate packed values."""
+    return np.empty(n_panels * packing.words * PANEL, dtype=np.int32 if packing.is_integer else np.float32)
+
+
+def empty_line(packing: Packing) -> Array:
+    """Return the scratch of `pack_rows`, with zeros where a word has no second value."""
+    if packing.is_integer:
+        return np.zeros(2 * packing.words, dtype=np.int16)
+    return np.zeros(packing.words, dtype=np.float32)
+
+
+def pack(space: Space, layout: Layout, team: Workers, use_integers: bool | None = None) -> Panels:
     """Pack the rows in the order of a layout."""
     sizes = np.diff(layout.starts)
     tile_panels = -(-int(sizes.max()) // PANEL)
@@ -154,34 +158,53 @@ def pack(space: Space, packing: Packing, layout: Layout, team: Workers) -> Panel
     slots += np.arange(len(slots))
     rows = np.full(len(sizes) * tile_panels * PANEL, NO_ROW, dtype=np.int32)
     rows[slots] = layout.order
-    words = packed_words(space.compared.shape[1], packing.is_integer)
-    step, kind = (2, np.int16) if packing.is_integer else (1, np.float32)
-    values = np.empty((len(rows) // PANEL, words, PANEL, step), dtype=kind)
+    # Both the product of whole rows as packed and that with which it is compared are rounded.
+    row_packing = choose_packing(space.vectors.shape[1], space.margin, 2 * space.margin, use_integers)
+    packing = row_packing
+    if space.bounded:
+        packing = choose_packing(space.points.shape[1], space.margin, space.slack, use_integers)
+    values, panel_values = empty_values(len(rows) // PANEL, packing), packing.words * PANEL
 
-    def pack_some(panels: slice) -> None:
-        some = slice(panels.start * PANEL, panels.stop * PANEL)
-        _pack(space.compared, rows[some], packing.scale, packing.is_integer, values[panels])
+    def pack_panels(panels: slice) -> None:
+        chosen = rows[panels.start * PANEL : panels.stop * PANEL]
+        out = values[panels.start * panel_values : panels.stop * panel_values]
+        pack_rows(space.compared, chosen, packing, empty_line(packing), out)
 
-    team.chunks(pack_some, len(values), largest=_CHUNK_ROWS // PANEL)
-    flat = values.reshape(-1)
-    return Panels(flat.view(np.int32) if packing.is_integer else flat, words, tile_panels, rows, slots)
+    team.chunks(pack_panels, len(rows) // PANEL, largest=_CHUNK_PANELS)
+    return Panels(values, packing, row_packing, space.bounded, tile_panels, rows, slots)
 
 
 @compiled
-def _pack(points: Float32Array, rows: Int32Array, scale: float, is_integer: bool, out: Array) -> None:
-    n_panels, words, width, step = out.shape
-    for panel in range(n_panels):
-        for i in range(width):
-            row = rows[panel * width + i]
-            for word in range(words):
-                for half in range(step):
-                    k = word * step + half
-                    value = 0.0
-                    if row >= 0 and k < points.shape[1]:
-                        value = np.float64(points[row, k]) * scale
-                        if is_integer:
-                            value = np.rint(value)
-                    out[panel, word, i, half] = value
+def pack_rows(points: Float32Array, rows: Int32Array, packing: Packing, line: Array, out: Array) -> None:
+    """Pack some rows of a matrix into panels.
+
+    Parameters
+    ----------
+    points : (n, m) float32
+        Rows or their coordinates.
+    rows : (panels * PANEL,) int32
+        Rows to pack, or `NO_ROW`.
+    packing : Packing
+        Decides about scale and type.
+    line : int16 or float32
+        Scratch for one packed point.
+    out : (panels * words * PANEL,) int32 or float32
+        Filled.
+    """
+    scale, line_words = np.float32(packing.scale), line.view(out.dtype)
+    for i in range(len(rows)):
+        if rows[i] < 0:
+            line[:] = 0
+        else:
+            point = points[rows[i]]
+            if packing.is_integer:
+                for k in range(len(point)):
+                    line[k] = np.rint(point[k] * scale)
+            else:
+                line[: len(point)] = point
+        at = (i // PANEL) * len(line_words) * PANEL + i % PANEL
+        for word in range(len(line_words)):
+            out[at + word * PANEL] = line_words[word]
 
 
 def by_slot(panels: Panels, values: Array, fill: float) -> Array:

@@ -80,31 +80,6 @@ def _weighted_kth(
 
 
 @compiled
-def update_best(
-    products: Float32Array,
-    rows: IntArray,
-    first: int,
-    cores: FloatArray,
-    leader: IntArray,
-    best: IntArray,
-    weight: FloatArray,
-) -> None:
-    """Offer columns `first` and on to every row that looks for its nearest one in another component."""
-    for i in range(len(rows)):
-        mine, core = leader[rows[i]], cores[rows[i]]
-        lower = 1 - weight[i] * weight[i] / 2
-        for j in range(products.shape[1]):
-            s = np.float64(products[i, j])
-            other = first + j
-            if s <= lower or cores[other] >= weight[i] or leader[other] == mine:
-                continue
-            w = max(core, cores[other], np.sqrt(max(0.0, 2 - 2 * s)))
-            if w < weight[i]:
-                weight[i], best[i] = w, other
-                lower = 1 - w * w / 2
-
-
-@compiled
 def find_pure_panels(leader: IntArray, order: Int32Array, width: int) -> IntArray:
     """Return the component of each panel of `width` positions, or -1 where it holds several."""
     only = np.empty(-(-len(order) // width), dtype=np.int64)

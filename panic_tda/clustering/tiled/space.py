@@ -64,8 +64,6 @@ def describe(xp: ArrayModule, vectors: Array, n_axes: int | None, rng: np.random
     principal = axes.principal_axes(xp, vectors, rng)
     if n_axes is None:
         n_axes = axes.choose_number(vectors, principal, rng)
-        if not n_axes:
-            return Space(vectors, vectors, False, margin, 0.0, xp, work_on(xp))
     points = axes.coordinates(xp, vectors, np.ascontiguousarray(principal[:, :n_axes]))
     return Space(vectors, points, True, margin, margin + margins.bound_margin(n_axes, error), xp, work_on(xp))
 

@@ -8,7 +8,6 @@ import pytest
 from panic_tda.clustering.tiled import host
 from panic_tda.clustering.tiled.joining import join_components
 from panic_tda.clustering.tiled.layout import Layout, local_layout
-from panic_tda.clustering.tiled.microkernels import PANEL
 from panic_tda.clustering.tiled.space import describe
 from panic_tda.clustering.tiled.workers import workers
 from panic_tda.progress import Silent
@@ -26,7 +25,7 @@ def weights_to(rows: np.ndarray, cores: np.ndarray, leader: np.ndarray, asking: 
 @pytest.mark.parametrize("n_axes", [0, 8])
 def test_where_all_panels_are_asked_the_nearest_row_is_found(n_axes: int) -> None:
     rng = np.random.default_rng(0)
-    rows = unit(anisotropic(rng, 8 * PANEL - 5, 200))
+    rows = unit(anisotropic(rng, 8 * 64 - 5, 200))
     cores, leader = np.zeros(len(rows)), rng.integers(0, 3, len(rows))
     space = describe(np, rows, n_axes, rng)
     search = host.OutsideSearch(
@@ -66,7 +65,7 @@ def test_components_of_any_size_are_joined(sizes: tuple[int, ...]) -> None:
 def test_a_component_that_fills_whole_panels_asks_the_others() -> None:
     """Panels that hold the asking component alone are passed over, however similar they are."""
     rng = np.random.default_rng(2)
-    near = np.ones(16) + 0.01 * rng.standard_normal((20 * PANEL, 16))
+    near = np.ones(16) + 0.01 * rng.standard_normal((20 * 64, 16))
     far = -np.ones(16) + 0.01 * rng.standard_normal((3, 16))
     rows = unit(np.vstack([near, far]))
     leader = np.where(np.arange(len(rows)) < len(rows) - 3, 0, len(rows) - 3)

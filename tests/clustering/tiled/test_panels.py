@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panic_tda.clustering.tiled import microkernels, panels
+from panic_tda.clustering.backends.base import FitOptions
+from panic_tda.clustering.tiled import microkernels, pair_kernels, panels
+from panic_tda.clustering.tiled.engine import Settings, TiledBackend
 from panic_tda.clustering.tiled.layout import Layout, tile_starts
 from panic_tda.clustering.tiled.microkernels import COLUMNS, PANEL, ROWS
 from panic_tda.clustering.tiled.space import describe
@@ -39,6 +41,10 @@ def subnormals(rng: np.random.Generator, n: int) -> np.ndarray:
 
 def near_copies(rng: np.random.Generator, n: int) -> np.ndarray:
     return np.ones(8) + 1e-6 * rng.standard_normal((n, 8))
+
+
+def near_copies_in_many_dimensions(rng: np.random.Generator, n: int) -> np.ndarray:
+    return np.ones(200) + 1e-6 * rng.standard_normal((n, 200))
 
 
 def axis_rows(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -71,13 +77,14 @@ def candidates_of(
     hits = np.zeros(ROWS, dtype=np.uint32)
     found = find(  # type: ignore[operator]
         packed.values,
-        packed.words,
+        packed.packing.words,
         packed.tile_panels,
         pair,
         strip or (0, packed.tile_panels),
         (lower[0], lower[1]),
         live,
         hits,
+        out.shape[1],
         (out[0], out[1]),
     )
     assert (out[:, found:] == -7).all()
@@ -89,15 +96,20 @@ def candidates_of(
 def packed_rows(rows: np.ndarray, use_integers: bool, tile_rows: int, n_axes: int = 0) -> tuple:
     space = describe(np, rows, n_axes, RNG(0))
     layout = Layout(RNG(1).permutation(len(rows)).astype(np.int32), tile_starts(len(rows), tile_rows))
-    packing = panels.choose_packing(space, use_integers)
     with workers(2) as team:
-        return space, layout, packing, panels.pack(space, packing, layout, team)
+        return space, layout, panels.pack(space, layout, team, use_integers)
+
+
+def integers_of(packed: panels.Panels) -> np.ndarray:
+    """Packed values, a row for each slot."""
+    words = packed.packing.words
+    values = packed.values.reshape(-1, words, PANEL).transpose(0, 2, 1).reshape(-1, words)
+    return np.ascontiguousarray(values).view(np.int16).astype(np.int64)
 
 
 @pytest.mark.skipif(not microkernels.INTEGERS, reason="the processor lacks the instruction of the int16 form")
 def test_this_processor_packs_integers() -> None:
-    rows = unit(RNG(0).standard_normal((10, 5)))
-    assert panels.choose_packing(describe(np, rows, 0, RNG(0))).is_integer
+    assert panels.choose_packing(5, 1e-6, 1e-6).is_integer
 
 
 @pytest.mark.parametrize("use_integers", FORMS)
@@ -116,7 +128,7 @@ def test_no_pair_that_reaches_a_threshold_is_rejected(
         return
     tile_rows = -(-len(rows) // 2)
     n_axes = 8 if rows.shape[1] >= 160 else 0
-    space, layout, packing, packed = packed_rows(rows, use_integers, tile_rows, n_axes)
+    space, layout, packed = packed_rows(rows, use_integers, tile_rows, n_axes)
     first, second = layout.rows(0), layout.rows(1)
     # A float32 product may lie as far above the exact one as the margin says.
     products = rows[first].astype(np.float64) @ rows[second].astype(np.float64).T + 0.9 * space.margin
@@ -129,7 +141,7 @@ def test_no_pair_that_reaches_a_threshold_is_rejected(
     lower[1][: len(second)] = products[rng.integers(len(first), size=len(second)), np.arange(len(second))]
     packed_lower = np.empty((2, packed.tile_slots), dtype=packed.values.dtype)
     for side in range(2):
-        panels.pack_thresholds(lower[side], packing, packed_lower[side])
+        panels.pack_thresholds(lower[side], packed.packing, packed_lower[side])
     live = all_live(packed.tile_slots)
     pairs = candidates_of(microkernels.find_candidates, packed, (0, 1), packed_lower, live)
     reach = products >= np.minimum(lower[0][: len(first), None], lower[1][None, : len(second)])
@@ -150,10 +162,8 @@ def test_integer_sums_are_exact(seed: int, n: int, d: int, skip_groups: bool) ->
     rows = unit(rng.standard_normal((n, d)))
     if len(rows) < 2:
         return
-    _, _, _, packed = packed_rows(rows, True, -(-len(rows) // 2))
-    words = packed.words
-    values = packed.values.reshape(-1, words, PANEL).transpose(0, 2, 1).reshape(-1, words)
-    exact = np.ascontiguousarray(values).view(np.int16).astype(np.int64)
+    _, _, packed = packed_rows(rows, True, -(-len(rows) // 2))
+    exact = integers_of(packed)
     slots = packed.tile_slots
     sums = exact[:slots] @ exact[slots : 2 * slots].T
     assert np.abs(sums).max() < 2**31 - 1
@@ -175,12 +185,10 @@ def test_integer_sums_are_exact(seed: int, n: int, d: int, skip_groups: bool) ->
 @pytest.mark.skipif(not microkernels.INTEGERS, reason="the processor lacks the instruction of the int16 form")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_error_of_packed_products_is_bounded(shape: object) -> None:
-    """|q·q' - S²·(p·p')| ≤ 2QE + E², checked in exact fractions for the pairs of largest error."""
+    """|q·q' - S²·(p·p')| ≤ 2NE + E², checked in exact fractions for the pairs of largest error."""
     rows = unit(shape(RNG(5), 40))  # type: ignore[operator]
-    space, _, packing, packed = packed_rows(rows, True, len(rows))
-    words = packed.words
-    values = packed.values.reshape(-1, words, PANEL).transpose(0, 2, 1).reshape(-1, words)
-    integers = np.ascontiguousarray(values).view(np.int16).astype(np.int64)[packed.slots]
+    space, _, packed = packed_rows(rows, True, len(rows))
+    packing, integers = packed.packing, integers_of(packed)[packed.slots]
     points = space.compared[packed.rows[packed.slots]]
     square = Fraction(packing.scale) ** 2
     exact = points.astype(np.float64) @ points.astype(np.float64).T
@@ -198,10 +206,45 @@ def test_thresholds_that_nothing_or_everything_reaches(use_integers: bool) -> No
     if use_integers and not microkernels.INTEGERS:
         pytest.skip("the processor lacks the instruction of the int16 form")
     rows = unit(RNG(2).standard_normal((30, 5)))
-    _, _, packing, packed = packed_rows(rows, use_integers, 15)
+    _, _, packed = packed_rows(rows, use_integers, 15)
     for value, expected in ((np.inf, 0), (-np.inf, packed.tile_slots**2)):
         lower = np.empty((2, packed.tile_slots), dtype=packed.values.dtype)
         for side in range(2):
-            panels.pack_thresholds(np.full(packed.tile_slots, value, dtype=np.float32), packing, lower[side])
+            panels.pack_thresholds(
+                np.full(packed.tile_slots, value, dtype=np.float32), packed.packing, lower[side]
+            )
         live = all_live(packed.tile_slots)
         assert len(candidates_of(microkernels.find_candidates, packed, (0, 1), lower, live)) == expected
+
+
+def mixture(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Groups whose spectrum is flat: a few axes say little about any product."""
+    return rng.standard_normal((9, 200))[rng.integers(9, size=n)] + 0.5 * rng.standard_normal((n, 200))
+
+
+@pytest.mark.parametrize("shape", [mixture, near_copies_in_many_dimensions, spectrum])
+@pytest.mark.parametrize("n", [255, 256, 257, 600])
+def test_whole_rows_take_the_place_of_axes_that_reject_little(
+    shape: object, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = unit(shape(RNG(3), n))  # type: ignore[operator]
+    buffers, make_buffers = list[pair_kernels.Buffers](), pair_kernels.make_buffers
+
+    def keep_buffers(packed: panels.Panels, *, with_sims: bool) -> pair_kernels.Buffers:
+        buffers.append(make_buffers(packed, with_sims=with_sims))
+        return buffers[-1]
+
+    monkeypatch.setattr(pair_kernels, "make_buffers", keep_buffers)
+    options = FitOptions(min_samples=5, distance_floor=1e-6)
+    heights = [
+        np.sort(
+            TiledBackend(Settings(tile_rows=64, n_axes=n_axes, threads=2))
+            .fit(rows, np.ones(len(rows), dtype=np.int64), options)
+            .height
+        )
+        for n_axes in (3, 0)
+    ]
+    np.testing.assert_array_equal(*heights)
+    # No tile is packed whole where whole rows are what is packed anyway.
+    assert any((own.held >= 0).any() for own in buffers if len(own.tiles))
+    assert not any((own.held >= 0).any() for own in buffers if not len(own.tiles))
