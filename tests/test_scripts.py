@@ -221,6 +221,19 @@ def test_no_pruning_leaves_out_an_edge() -> None:
     assert {"nothing", "dead rows", "axes", "everything"} <= set(rows)
 
 
+def test_the_whole_way_is_measured_stage_by_stage() -> None:
+    said = _python("million.py", "--real", "2600", "--flat", "2600", "--peers", "faiss")
+    tables = [table.splitlines() for table in said.split("\n\n") if table.startswith("| stage")]
+    assert len(tables) == 2
+    for lines in tables:
+        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+        stages = {row[0]: float(row[2]) for row in rows if row[0] != "faiss"}
+        assert {"load", "neighbours", "verify", "hierarchy", "medoids", "save"} <= set(stages)
+        total = stages.pop("sum")
+        assert total == pytest.approx(sum(stages.values()), abs=0.05 * len(rows))
+        assert rows[-1][0] == "faiss"
+
+
 def test_memory_of_the_engine_is_within_its_bounds() -> None:
     (row,) = _table(_python("bench_tiled.py", "memory", "--rows", "3000", "--dimensions", "48"))
     engine, stated, tree, peak = (int(cell.removesuffix(" MiB").replace(",", "")) for cell in row[3:])

@@ -24,9 +24,9 @@ they work in; `host` fulfils it with compiled loops, `device` with CuPy (`device
 
 In host memory, pairs of tiles are scanned in three levels. `microkernels` multiplies blocks of rows and
 columns in registers and compares the sums with thresholds; `panels` packs the rows for it, as int16 where
-the processor has an instruction for that; `pair_kernels` loops over many pairs of tiles in one call and
-decides about each candidate. `kernels` (one tile) and `row_kernels` (rows and lists) are the other compiled
-loops.
+the processor has an instruction for that; `pair_kernels` loops over many pairs of tiles in one call, takes
+whole rows where the axes leave too many pairs, and decides about each candidate. `kernels` (one tile) and
+`row_kernels` (rows and lists) are the other compiled loops.
 
 Terms
 -----
@@ -54,7 +54,7 @@ What each file keeps, so that the answer is exact
 `margins`      η bounds the error of a float32 product in any order of summation; every threshold is
                rounded to the side on which nothing is lost.
 `axes`         a product of points plus the slack is never below that of the rows.
-`panels`       a sum of packed values lies within a measured error of the product of the points; thresholds
+`panels`       a sum of packed values lies within a proven error of the product of the points; thresholds
                are rounded down.
 `neighbours`   every pair of rows is looked at once, and dropped only if it can enter neither list.
 `cores`        every row that can be the k-th is measured; one whose list may be too short is looked up again.
