@@ -40,8 +40,6 @@ from panic_tda.errors import WrongUsage
 if TYPE_CHECKING:
     from panic_tda.types import Array, BoolArray, Int32Array
 
-ROWS = 4
-"""Rows of a block; their sums have to fit into the registers."""
 _NO_FEATURES = ""
 
 
@@ -63,6 +61,8 @@ def _features() -> str:
 _FEATURES = frozenset(_features().split(","))
 LANES = 16 if "+avx512bw" in _FEATURES else 8 if "+avx2" in _FEATURES else 4
 """Sums of 32 bits in one register."""
+ROWS = 8 if LANES == 16 else 4
+"""Rows of a block: its sums have to fit into the registers, of which AVX-512 has 32, AVX2 and SSE 16."""
 COLUMNS = PANEL = 2 * LANES
 """Columns of a block, and rows that are packed side by side: a block reads its columns from end to end."""
 KERNEL_VARIABLE = "PANIC_TDA_KERNEL"
