@@ -38,6 +38,7 @@ _SPARE = 1 << 15
 _PAIR_BYTES, _SLOT_BYTES = 16, 64
 """Of a pair in the buffers; thresholds and merge heights of a slot of both tiles."""
 _DENSE = 16
+"""One candidate in so many pairs of rows: above that, whole rows are looked at."""
 _NO_TILE = -1
 
 
