@@ -176,10 +176,13 @@ def doctor(
 def _examine_environment(*, as_json: bool) -> None:
     from panic_tda.cli.rendering import databases as rendering
     from panic_tda.clustering import backends
+    from panic_tda.clustering.tiled.microkernels import describe_kernel
     from panic_tda.devices.doctor import examine_environment
     from panic_tda.storage.database import sqlite_version
 
-    found = examine_environment(backends=backends.unavailable_reasons(), sqlite=sqlite_version())
+    found = examine_environment(
+        backends=backends.unavailable_reasons(), sqlite=sqlite_version(), kernel=describe_kernel()
+    )
     terminal.print_data(
         rendering.environment_json(found)
         if as_json

@@ -66,8 +66,9 @@ def stability_clustering(
 def show_merges(database: str, reference: str, model: str | None, limit: int, as_json: bool) -> None:
     """Show at which heights clusters join.
 
-    Shows also at which min_cluster_size the stored tree has stable clusters. A layer is a min_cluster_size with which recut-clustering
-    --selection-method leaf finds clusters that stay the same over many sizes. ID may be shortened.
+    Shows also at which min_cluster_size the stored tree has stable clusters. A layer is a min_cluster_size
+    with which recut-clustering --selection-method leaf finds clusters that stay the same over many sizes. ID
+    may be shortened.
     """
     from panic_tda.cli.rendering import validation as rendering
     from panic_tda.insight import merges
@@ -96,9 +97,9 @@ def show_merges(database: str, reference: str, model: str | None, limit: int, as
 def show_divergence(database: str, reference: str, model: str | None, as_json: bool) -> None:
     """Show how runs drift apart, step by step.
 
-    Shows also for how many steps the prompt of a run can be recovered. The mean chord between runs of one prompt, and of different prompts, is fitted by
-    d(t) = d_inf - (d_inf - d_0) exp(-t / tau). A prompt is recovered where the nearest mean vector of the
-    other runs is that of its prompt. ID may be shortened.
+    Shows also for how many steps the prompt of a run can be recovered. The mean chord between runs of one
+    prompt, and of different prompts, is fitted by d(t) = d_inf - (d_inf - d_0) exp(-t / tau). A prompt is
+    recovered where the nearest mean vector of the other runs is that of its prompt. ID may be shortened.
     """
     from panic_tda.cli.rendering import validation as rendering
     from panic_tda.insight import divergence

@@ -49,6 +49,8 @@ class Environment:
         By package; None for what is not installed.
     backends : dict of str to str or None
         By name: why it can do nothing here, with the remedy; None where it can.
+    kernel : str
+        What compares rows in backend `tiled` on this processor.
     """
 
     platform: str
@@ -62,9 +64,10 @@ class Environment:
     devices: tuple[cuda.CudaDevice, ...]
     versions: dict[str, str | None]
     backends: dict[str, str | None]
+    kernel: str
 
 
-def examine_environment(*, backends: Mapping[str, str | None], sqlite: str) -> Environment:
+def examine_environment(*, backends: Mapping[str, str | None], sqlite: str, kernel: str) -> Environment:
     """Look at the machine, the libraries and the devices; changes nothing.
 
     Parameters
@@ -73,6 +76,8 @@ def examine_environment(*, backends: Mapping[str, str | None], sqlite: str) -> E
         By name, why a backend can do nothing here (`clustering.backends.unavailable_reasons`).
     sqlite : str
         Version of the SQLite library of this process (`storage.database.sqlite_version`).
+    kernel : str
+        What compares rows on this processor (`clustering.tiled.microkernels.describe_kernel`).
     """
     versions = cuda.versions()
     memory_bytes, available_bytes = machine.host_memory()
@@ -88,6 +93,7 @@ def examine_environment(*, backends: Mapping[str, str | None], sqlite: str) -> E
         devices=tuple(cuda.devices()),
         versions={name: _version(names) for name, names in _PACKAGES.items()} | {"SQLite": sqlite},
         backends=dict(backends),
+        kernel=kernel,
     )
 
 

@@ -78,7 +78,14 @@ def trajectories(n: int, d: int, *, seed: int = 0, shape: Shape = TRAJECTORIES) 
 
 
 def trajectories_at_once(
-    n: int, d: int, *, seed: int = 0, shape: Shape = TRAJECTORIES, xp: Any = np, shuffled: bool = True
+    n: int,
+    d: int,
+    *,
+    seed: int = 0,
+    shape: Shape = TRAJECTORIES,
+    xp: Any = np,
+    shuffled: bool = True,
+    like: Float32Array | None = None,
 ) -> Any:
     """Draw `n` unit rows of `d` dimensions like `trajectories`, many runs in one step and in float32.
 
@@ -91,6 +98,8 @@ def trajectories_at_once(
         numpy, or cupy to draw and keep the rows on a device.
     shuffled : bool
         In random order, not run after run.
+    like : (m, d) float32, optional
+        Rows whose mean direction and spectrum take the place of those of `shape`.
 
     Returns
     -------
@@ -98,10 +107,17 @@ def trajectories_at_once(
         Of `xp`; every row of unit length.
     """
     host, rng = np.random.default_rng(seed), xp.random.default_rng(seed)
-    basis = xp.asarray(np.linalg.qr(host.standard_normal((d, d)))[0], dtype=xp.float32)
     n_runs = max(1, -(-n // RUN_LENGTH))
-    spectrum = xp.asarray(np.sqrt(_spectrum(d, shape.decay)), dtype=xp.float32)
-    noise = xp.asarray(np.sqrt(shape.noise * _spectrum(d, shape.noise_decay)), dtype=xp.float32)
+    if like is None:
+        axes, variances = np.linalg.qr(host.standard_normal((d, d)))[0], _spectrum(d, shape.decay)
+        noise_variances, mean = _spectrum(d, shape.noise_decay), axes[:, 0]
+    else:
+        axes, variances, mean = _measure_spectrum(like)
+        noise_variances = variances
+    basis = xp.asarray(axes, dtype=xp.float32)
+    spectrum = xp.asarray(np.sqrt(variances), dtype=xp.float32)
+    noise = xp.asarray(np.sqrt(shape.noise * noise_variances), dtype=xp.float32)
+    shift = xp.asarray(shape.mean**0.5 * mean, dtype=xp.float32)
 
     def draw(*count: int) -> Any:
         return rng.standard_normal((*count, d), dtype=xp.float32)
@@ -120,8 +136,7 @@ def trajectories_at_once(
         for t in range(RUN_LENGTH):
             state = keep * state + draw(count) * stride
             block[:, t] += state + home
-        block[:, :, 0] += shape.mean**0.5
-        turned = block.reshape(-1, d) @ basis.T
+        turned = block.reshape(-1, d) @ basis.T + shift
         turned /= xp.linalg.norm(turned, axis=1)[:, None]
         rows[begin * RUN_LENGTH : (begin + count) * RUN_LENGTH] = turned
     taken = _sources_within_runs(host, n_runs, shape.copies)[:n]
@@ -174,6 +189,15 @@ def _copy_within_runs(rng: np.random.Generator, rows: Float32Array, share: float
 def _spectrum(d: int, decay: float) -> FloatArray:
     variance = np.arange(1, d + 1, dtype=np.float64) ** -decay
     return variance / variance.sum()
+
+
+def _measure_spectrum(rows: Float32Array) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the principal axes of some rows, their shares of the variance, and the mean direction."""
+    exact = rows.astype(np.float64)
+    variances, axes = np.linalg.eigh(np.cov(exact.T))
+    variances = np.maximum(variances[::-1], 1e-9)
+    mean = exact.mean(axis=0)
+    return axes[:, ::-1], variances / variances.sum(), mean / np.linalg.norm(mean)
 
 
 def _draw(rng: np.random.Generator, count: int, spectrum: FloatArray) -> FloatArray:

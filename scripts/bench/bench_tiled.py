@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Where the tiled engine's time and memory go, each question one command.
 
-prunings  every pruning switched off in turn: seconds and products of each pass, and the same tree
-shares    products before pruning against one full pass, and the time outside products against FAISS
+prunings  every pruning switched off in turn: seconds of each pass, and the same tree
 memory    peak above the rows beside the bounds that are stated for it
 time-left how far the time left that the log tells is from what it then took
 
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from bench import ROOT, WARM_UP_ROWS, machine, measure, read_parquet, resident
+from bench import ROOT, WARM_UP_ROWS, machine, read_parquet, resident
 from bench_data import FLAT, Float32Array, FloatArray, trajectories
 from bench_watch import Phase, Watch
 
@@ -32,9 +31,8 @@ from panic_tda.clustering import recipe as clustering
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.duplicates import attach_copies, find_distinct, keep_distinct
 from panic_tda.clustering.placement import choose_placement
-from panic_tda.clustering.tiled import engine
+from panic_tda.clustering.tiled import axes
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
-from panic_tda.devices.machine import available_cores
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.progress import Silent, TimeLeft
 
@@ -49,6 +47,7 @@ WITHOUT = {
     "everything": Settings(n_axes=0, dead_rows=False),
 }
 """What is left out, and the settings for it."""
+_PHASES = ("before", "neighbours", "core distances", "forest", "join components", "verify")
 FLOOR = 1e-9
 
 
@@ -66,7 +65,6 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     for name, command, rows in (
         ("prunings", prunings, [50_000]),
-        ("shares", shares, [100_000]),
         ("memory", memory, [50_000, 100_000, 300_000]),
         ("time-left", time_left, [100_000]),
     ):
@@ -109,7 +107,7 @@ def fit(rows: Float32Array, min_samples: int, settings: Settings) -> Fit:
     own = rows.copy()
     distinct = find_distinct(own)
     own = keep_distinct(own, distinct)
-    with Watch(rows.shape[1]) as watch:
+    with Watch() as watch:
         options = FitOptions(min_samples=min_samples, distance_floor=FLOOR, progress=watch)
         tree = attach_copies(TiledBackend(settings).fit(own, distinct.counts, options), distinct)
     return Fit(np.sort(tree.height), len(own), watch.phases)
@@ -119,8 +117,6 @@ def prunings(args: argparse.Namespace) -> None:
     """Leave out every pruning in turn."""
     fit(trajectories(WARM_UP_ROWS, args.dimensions), 10, EVERYTHING)
     fit(trajectories(WARM_UP_ROWS, args.dimensions), 10, WITHOUT["everything"])
-    print("Whole products are given in percent of n²/2, n being the distinct rows; in products, as time of")
-    print(f"one of {available_cores()} threads.")
     for name, rows in data(args):
         exact: FloatArray | None = None
         lines = []
@@ -130,77 +126,16 @@ def prunings(args: argparse.Namespace) -> None:
             same = "same" if np.array_equal(exact, found.heights) else "DIFFERENT"
             lines.append([*_pruning_row(left_out, found), same])
         print(f"\n{name}, {found.n_distinct:,} distinct, min_samples {samples(args, len(rows))}\n")
-        head = ["without", "seconds", "before", "neighbours", "whole %", "in products", "core distances"]
-        head += ["forest", "verify", "whole %", "in products", "tree"]
+        head = ["without", "seconds", "CPU s", *(f"{phase}, CPU s" for phase in _PHASES), "tree"]
         print(markdown(head, lines), flush=True)
 
 
 def _pruning_row(name: str, found: Fit) -> list[str]:
-    half = found.n_distinct**2 / 2
-    row = [name, f"{sum(phase.seconds for phase in found.phases.values()):.2f}"]
-    for phase in ("before", "neighbours", "core distances", "forest", "verify"):
-        took = found.phases[phase]
-        row.append(f"{took.seconds:.2f}")
-        if phase in ("neighbours", "verify"):
-            row += [f"{100 * took.rows / half:.1f}", f"{took.in_products / available_cores():.2f}"]
-    return row
-
-
-def shares(args: argparse.Namespace) -> None:
-    """Count products before pruning, and time what is no product."""
-    for name, rows in data(args):
-        n, d = rows.shape
-        min_samples = samples(args, n)
-        fit(rows[:WARM_UP_ROWS], min(64, min_samples), EVERYTHING)
-        print(f"\n{name}, min_samples {min_samples}\n")
-        # The axes stay, which choose tiles and joints; no pass asks them.
-        unpruned = fit(
-            rows, min_samples, replace(WITHOUT["bound, verify, dead rows"], bound_neighbours=False)
-        )
-        lines = []
-        for phase, took in unpruned.phases.items():
-            flop = 2 * (d * took.rows + (EVERYTHING.n_axes + 1) * took.axes)
-            per = [100 * flop / (2 * m * m * d) for m in (unpruned.n_distinct, n)]
-            lines.append([phase, f"{took.seconds:.2f}", f"{per[0]:.2f}", f"{per[1]:.2f}"])
-        head = ["before pruning", "seconds", f"% of a full pass over {unpruned.n_distinct:,}", f"over {n:,}"]
-        sums = [f"{sum(float(line[column]) for line in lines):.2f}" for column in (1, 2, 3)]
-        print(markdown(head, [*lines, ["all", *sums]]), flush=True)
-
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "rows.npy"
-            np.save(path, rows)
-            faiss = measure("faiss", path, min_samples, min_samples, 1_800)
-        asked = ClusteringParameters(
-            epsilon=0.0,
-            min_samples=min_samples,
-            min_cluster_size=min_samples,
-            allow_single_cluster=False,
-            distance_floor=FLOOR,
-            backend="tiled",
-        )
-        # What the hierarchy compiles is no part of the run either.
-        clustering.cluster_rows(rows[:WARM_UP_ROWS].copy(), asked, Silent())
-        own = rows.copy()
-        with Watch(d) as watch:
-            clustering.cluster_rows(own, asked, watch)
-        lines, threads = [], available_cores()
-        total = inside = 0.0
-        for phase, took in watch.phases.items():
-            total, inside = total + took.seconds, inside + took.in_products / threads
-            cells = [took.seconds, took.in_products / threads, took.in_copies / threads]
-            cells += [took.seconds - took.in_products / threads, took.cpu_seconds / threads]
-            lines.append([phase, *(f"{cell:.2f}" for cell in cells)])
-        head = ["pruned", "seconds", "in products", "in copies", "outside products", "CPU s / threads"]
-        print(markdown(head, lines), flush=True)
-        print(f"{total:.2f} s from rows to medoids, {inside:.2f} in products, {total - inside:.2f} outside")
-        if faiss["status"] == "done":
-            one_pass = float(faiss["seconds"])
-            print(
-                f"FAISS, one pass: {one_pass:.2f} s; the engine takes {100 * total / one_pass:.1f} % of it,"
-            )
-            print(f"outside products {100 * (total - inside) / one_pass:.1f} % (bar: 15 %)")
-        else:
-            print(f"FAISS: {faiss['status']}")
+    phases = found.phases.values()
+    row = [name, f"{sum(phase.seconds for phase in phases):.2f}"]
+    row.append(f"{sum(phase.cpu_seconds for phase in phases):.2f}")
+    # Where the neighbour graph holds together, nothing is left to join.
+    return row + [f"{found.phases.get(name, Phase()).cpu_seconds:.2f}" for name in _PHASES]
 
 
 def memory(args: argparse.Namespace) -> None:
@@ -238,14 +173,14 @@ def _memory_worker(args: argparse.Namespace) -> None:
     TiledBackend.memory = asked_for  # type: ignore[method-assign]
     clustering.cluster_rows(rows[:WARM_UP_ROWS].copy(), asked, Silent())
     base = resident()
-    with Watch(rows.shape[1]) as watch:
+    with Watch() as watch:
         # No limit at all, and the engine would not ask itself.
         unlimited = choose_placement(asked, *rows.shape, memory_limit=1 << 62)
         found = clustering.cluster_rows(rows, asked, watch, placement=unlimited)
     m = found.record.n_unique
     peaks = {name: phase.peak - base for name, phase in watch.phases.items()}
     tree = max(peaks[name] for name in ("neighbours", "core distances", "forest", "verify"))
-    stated = m * (8 * (max(k, 16) + 8) + 120 + 4 * (engine.Settings().n_axes + 1)) + (256 << 20)
+    stated = m * (8 * (max(k, 16) + 8) + 160 + 8 * (max(axes.CHOICES) + 1)) + (256 << 20)
     report = {"k": k, "distinct": m, **bound, "stated": stated, "tree": tree, "all": max(peaks.values())}
     print(json.dumps(report | {"phases": {name: round(peak / 2**20) for name, peak in peaks.items()}}))
 

@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from panic_tda.clustering import backends
+from panic_tda.clustering.tiled.microkernels import KERNEL, describe_kernel
 from panic_tda.devices import cuda
 from panic_tda.devices.doctor import Environment, examine_environment
 from panic_tda.errors import InvalidParameter
@@ -45,7 +46,9 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def examine() -> Environment:
-    return examine_environment(backends=backends.unavailable_reasons(), sqlite=sqlite3.sqlite_version)
+    return examine_environment(
+        backends=backends.unavailable_reasons(), sqlite=sqlite3.sqlite_version, kernel=describe_kernel()
+    )
 
 
 def write_tool(path: Path, body: str) -> None:
@@ -149,6 +152,7 @@ def test_the_command_needs_no_database_and_prints_text_or_json(tmp_path: Path) -
     text = CliRunner().invoke(command(), ["doctor", "--environment", "--db", missing])
     assert text.exit_code == 0, text.output
     assert "backend   tiled: can be used" in text.stdout
+    assert f"kernel    {KERNEL}, " in text.stdout
     answer = CliRunner().invoke(command(), ["doctor", "--environment", "--json", "--db", missing])
     assert answer.exit_code == 0
     assert json.loads(answer.stdout)["backends"]["tiled"] is None

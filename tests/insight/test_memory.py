@@ -41,7 +41,7 @@ def test_what_a_laptop_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "accepts up to 20,000 rows" in (more["sklearn"].reason or "")
     assert not more["tiled"].fits
     said = more["tiled"].reason or ""
-    assert "11." in said.partition(" GiB")[0], "the rows alone take 8.6 GiB"
+    assert "12." in said.partition(" GiB")[0], "the rows alone take 8.6 GiB"
     assert "but 8.0 GiB are available" in said
     assert "--memory-limit" in said
     monkeypatch.setattr(placement, "host_memory", lambda: (16 * GIB, 2 * GIB))
@@ -87,4 +87,6 @@ def test_tiled_says_before_what_it_says_at_work(shape: tuple[int, int]) -> None:
     n_axes = backend.settings.n_axes if shape[0] > 2 * 1024 else 0
     with workers() as team:
         at_work = backend.memory(describe(np, rows, n_axes, np.random.default_rng(0)), 10, team)
-    assert backend.bytes_needed(*shape, options) == at_work + rows.nbytes
+    before = backend.bytes_needed(*shape, options) - rows.nbytes
+    # Before the rows are there, the most that their spectrum may come to counts.
+    assert at_work <= before <= 1.3 * at_work

@@ -119,6 +119,7 @@ def environment_text(found: Environment, width: int) -> str:
         f"system    {found.platform}, {found.cores} {pluralize(found.cores, 'core')}, "
         f"{_bytes(found.memory_bytes)} memory, {_bytes(found.available_bytes)} available",
         f"versions  {', '.join(versions)}",
+        f"kernel    {found.kernel}",
         f"CUDA      {state}",
     ]
     lines += [

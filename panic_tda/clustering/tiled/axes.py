@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from panic_tda.types import Array, ArrayModule, FloatArray
 
 N_AXES = 64
+CHOICES = (48, 64, 96)
+"""Numbers of axes from which the cheapest is chosen."""
+_SINGLE_PRODUCT = 8
+"""Price of a dimension of a single product of rows, in multiplications of the micro-kernel."""
+_ASKING, _ASKED, _ASKED_SHARE = 128, 4_096, 4
+"""Rows from whose products the number of axes is chosen; those that are asked are at most a share of all."""
 MIN_FEATURES = 160
 """Fewer dimensions than this cost hardly more than the bound itself."""
 _SAMPLE_ROWS = 16_384
@@ -31,16 +37,16 @@ def pay(n_axes: int, n_features: int) -> bool:
     return MIN_FEATURES <= n_features > n_axes > 0
 
 
-def principal_axes(xp: ArrayModule, vectors: Array, n_axes: int, rng: np.random.Generator) -> FloatArray:
-    """Return the leading axes of the second moment about the origin, from a sample of the rows.
+def principal_axes(xp: ArrayModule, vectors: Array, rng: np.random.Generator) -> FloatArray:
+    """Return the principal axes of the second moment about the origin, from a sample of the rows.
 
     Any orthonormal axes give a valid bound; the leading ones give the tightest. The moment is not centred:
     a direction that all rows share is the first thing a product is made of.
 
     Returns
     -------
-    (d, n_axes) float64
-        Orthonormal columns.
+    (d, d) float64
+        Orthonormal columns, the leading one first.
     """
     n = len(vectors)
     rows = np.arange(n) if n <= _SAMPLE_ROWS else np.sort(rng.choice(n, _SAMPLE_ROWS, replace=False))
@@ -50,8 +56,49 @@ def principal_axes(xp: ArrayModule, vectors: Array, n_axes: int, rng: np.random.
         # Two buffers: some BLAS builds take X.T @ X on one buffer as a symmetric update, which has crashed.
         moment += sample.T @ sample.copy()
     moment = to_host(moment)
-    axes: FloatArray = np.linalg.eigh((moment + moment.T) / 2)[1][:, ::-1][:, :n_axes]
+    axes: FloatArray = np.linalg.eigh((moment + moment.T) / 2)[1][:, ::-1]
     return np.ascontiguousarray(axes)
+
+
+def choose_number(vectors: Array, axes: FloatArray, rng: np.random.Generator) -> int:
+    """Choose how many axes make the cheapest bound.
+
+    Parameters
+    ----------
+    vectors : (n, d) float32
+        Rows in host memory.
+    axes : (d, d) float64
+        Principal axes.
+    rng : numpy.random.Generator
+        Chooses a sample.
+
+    Returns
+    -------
+    int
+        One of `CHOICES`.
+
+    Notes
+    -----
+    Some rows are compared with a sample of the others. A pair of the sample costs m + 1 multiplications, and
+    one that the bound does not reject costs a product of its rows, `_SINGLE_PRODUCT` times as much for each
+    of their d dimensions, but no more than if whole rows were packed. The nearest row of the sample is
+    farther than the nearest of all rows, so that the share of rejected pairs is estimated too low, for every
+    number of axes.
+    """
+    n, d = vectors.shape
+    size = min(n, _ASKING + min(_ASKED, n // _ASKED_SHARE))
+    sample = vectors[rng.permutation(np.sort(rng.choice(n, size, replace=False)))]
+    asking, asked = np.split(sample, [min(_ASKING, len(sample) // 2)])
+    nearest = (asking @ asked.T).max(axis=1, keepdims=True)
+    leading = axes[:, : max(CHOICES)].astype(np.float32)
+    left, right = asking @ leading, asked @ leading
+    cost = {}
+    for m in CHOICES:
+        # Rows have unit length.
+        rests = (np.sqrt(np.maximum(1 - (z[:, :m] ** 2).sum(axis=1), 0)) for z in (left, right))
+        bound = left[:, :m] @ right[:, :m].T + np.multiply.outer(*rests)
+        cost[m] = m + 1 + min(1.0, float((bound >= nearest).mean()) * _SINGLE_PRODUCT) * d
+    return min(cost, key=lambda m: cost[m])
 
 
 def coordinates(xp: ArrayModule, vectors: Array, axes: FloatArray) -> Array:

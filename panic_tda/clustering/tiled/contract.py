@@ -3,17 +3,17 @@
 Everything of order n² or n·d runs on arrays of one library, `Space.xp`: NumPy with compiled loops (`host`),
 or CuPy (`device`). What is of order n, such as joining trees, runs in host memory always.
 
-Both passes over tiles ask one question: which pairs (i, j) of two tiles have a product of at least
-min(lower_i, lower_j)? The bound by principal axes answers it for most pairs; the products of the rest are
-computed one by one while they are few, and by a matrix product of the whole tile when they are many. A pair
-of a tile with `width` columns has the code `i * width + j`.
+Both passes over pairs of tiles ask one question: which pairs (i, j) of rows have a product of at least
+min(lower_i, lower_j)? Products on the principal axes bound those of the rows and answer it for most pairs;
+the rest is decided from the rows themselves. Within a tile, a pair of rows has the packed pair index
+`i * width + j`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from panic_tda.arrays.namespace import take_rows
 
@@ -21,11 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from panic_tda.clustering.tiled.layout import Layout
-    from panic_tda.types import Array, ArrayModule, BoolArray, FloatArray, IntArray
-
-Filter: TypeAlias = "Callable[[Array], Array]"
-"""Takes codes, before their products are computed, and returns those that are left; it may overwrite the
-rest."""
+    from panic_tda.clustering.tiled.workers import Workers
+    from panic_tda.clustering.trees import Edges
+    from panic_tda.types import Array, ArrayModule, BoolArray, FloatArray, Int32Array, IntArray
 
 
 class Survivors(NamedTuple):
@@ -59,6 +57,30 @@ class LightPairs(NamedTuple):
     height: FloatArray
 
 
+class ByPosition(NamedTuple):
+    """What tile pairs need of their rows, by position, in the memory where they are worked on.
+
+    Attributes
+    ----------
+    layout : Layout
+        n positions in tiles.
+    cores : (n,) float64
+        Core distances.
+    gaps : (n,) float64
+        See `trees.DendrogramOrder`.
+    to_end : (n,) float64
+        Largest gap after a position, up to the end of its tile; 0 at the end.
+    from_start : (n,) float64
+        Largest gap from the start of its tile up to a position, both included.
+    """
+
+    layout: Layout
+    cores: Array
+    gaps: Array
+    to_end: Array
+    from_start: Array
+
+
 class Scanner(Protocol):
     """Finds the pairs of tiles that may matter; holds the buffers of one thread.
 
@@ -66,13 +88,8 @@ class Scanner(Protocol):
     each of them. All arrays are `Space.xp`'s.
     """
 
-    def nearest(self, rows: Array, best: int) -> Survivors:
-        """Find at least the `best` largest products of every row of a tile with the others of the tile."""
-
-    def pairs(
-        self, rows: Array, columns: Array, lower: tuple[Array, Array], drop: Filter | None = None
-    ) -> Survivors:
-        """Find the pairs of two tiles whose product reaches the lower threshold of the two, float32."""
+    def nearest(self, rows: Array, best: int) -> Iterator[Survivors]:
+        """Find at least the `best` largest products of every row with the others of its tile, in parts."""
 
     def light_within(self, rows: Array, gaps: Array, cores: Array) -> Iterator[LightPairs]:
         """Find the pairs i < j of one tile that are lighter than the largest gap from i + 1 to j.
@@ -80,12 +97,38 @@ class Scanner(Protocol):
         They come in parts, in ascending order; all of a tile's pairs would take much more than its products.
         """
 
-    def light_across(
-        self, sides: tuple[Array, Array], cores: tuple[Array, Array], heights: tuple[Array, Array]
-    ) -> Iterator[LightPairs]:
-        """Find the pairs of two tiles that are lighter than the larger of their rows' heights, in parts.
 
-        A pair without room between the cores and the heights may be left out of the products.
+class NeighbourScan(Protocol):
+    """Fills the neighbour lists from pairs of different tiles; one for the pass, shared by its threads."""
+
+    def scan(self, pairs: Int32Array) -> None:
+        """Offer all pairs of rows that may enter a list; `pairs` is a batch of the schedule, (k, 2)."""
+
+
+class EdgeScan(Protocol):
+    """Finds improving edges between different tiles; one for the pass, shared by its threads."""
+
+    def use(self, tiles: ByPosition, *, prune_rows: bool) -> None:
+        """Compare with the merge heights of another tree over the same positions from now on."""
+
+    def find(self, pairs: Int32Array, between: FloatArray) -> Edges:
+        """Find the edges that are below the tree's path maximum between their ends.
+
+        `pairs` is a batch of the schedule, (k, 2), and `between` the largest merge height between the two
+        tiles of each. A minimum spanning forest of these edges may be returned instead of all of them.
+        """
+
+
+class OutsideSearch(Protocol):
+    """Finds rows of other components for the joining pass."""
+
+    def begin(self, leader: IntArray) -> None:
+        """Start a round, in which each row belongs to the component that its `leader` stands for."""
+
+    def find(self, asking: IntArray, *, whole: bool) -> IntArray:
+        """Return a near row in another component for every asking row.
+
+        `whole` asks for products of whole rows where the search has a choice.
         """
 
 
@@ -103,13 +146,10 @@ class Lists(Protocol):
     rows: Array
     sims: Array
 
-    def worst(self, rows: Array) -> Array:
-        """Return the smallest product on the lists of some rows, which no new entry may fall below."""
+    def offer_within(self, found: Survivors, tile: int, rows: Array) -> None:
+        """Offer every pair that was found within a tile to the list of its first row.
 
-    def offer(self, found: Survivors, pair: tuple[int, int], rows: Array, columns: Array) -> None:
-        """Offer every pair that was found in a pair of tiles to the lists of both its rows.
-
-        Pairs within one tile come twice, and each time count for their row alone.
+        Each pair comes twice, with either row as the first.
         """
 
     def settle(self) -> None:
@@ -123,15 +163,26 @@ class Work(Protocol):
     """Rows of a tile at which matrix products are fast and the rest stays in a cache, or in memory."""
     THREADS: int | None
     """Threads that work off tiles; None leaves it to the settings."""
+    REPRESENTATIVE_SHARE: int
+    """One of so many rows is asked when components are joined."""
 
     def scanner(self, space: Space, tile_rows: int) -> Scanner:
         """Make the scanner of one thread."""
+
+    def neighbour_scan(self, space: Space, layout: Layout, lists: Any, team: Workers) -> NeighbourScan:
+        """Make what scans pairs of different tiles, when all lists have entries from their own tile."""
+
+    def edge_scan(self, space: Space, layout: Layout, team: Workers) -> EdgeScan:
+        """Make what scans pairs of different tiles of rows in dendrogram order."""
 
     def empty_lists(self, xp: ArrayModule, layout: Layout, length: int, folder: Path | None) -> Lists:
         """Return lists without entries, in files of `folder` when one is given and it can be."""
 
     def buffer_bytes(self, tile_rows: int, longest_row: int) -> int:
         """Bytes that a thread takes for tiles, at most."""
+
+    def packed_bytes(self, n_coordinates: int) -> int:
+        """Bytes of a row as pairs of tiles are scanned, beside its coordinates."""
 
     def list_bytes(self, length: int) -> int:
         """Bytes of a row's list and of what waits for it."""
@@ -155,10 +206,8 @@ class Work(Protocol):
         Fills core distances, of which those with too short a list are upper bounds, and whether it was one.
         """
 
-    def nearest_outside(
-        self, xp: ArrayModule, matrix: Array, cores: FloatArray, leader: IntArray, asking: IntArray
-    ) -> tuple[IntArray, FloatArray]:
-        """Find the row nearest to every asking row in another component, and how far it is, about."""
+    def outside_search(self, space: Space, layout: Layout, cores: FloatArray) -> OutsideSearch:
+        """Make the search of the joining pass."""
 
     def nearest_members(
         self, space: Space, cores: FloatArray, outside: IntArray, groups: tuple[IntArray, IntArray, IntArray]
@@ -199,6 +248,11 @@ class Space:
     slack: float
     xp: ArrayModule
     work: Work
+
+    @property
+    def compared(self) -> Array:
+        """Rows whose products decide which pairs are looked at: points with the bound, else the rows."""
+        return self.points if self.bounded else self.vectors
 
     def take(self, rows: Array) -> Array:
         """Return some rows, chosen by an array of `xp`, as an array of `xp`."""

@@ -11,25 +11,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from panic_tda.arrays.namespace import namespace, take_rows, take_slice, to_host
+from panic_tda.arrays.namespace import namespace, take_rows, to_host
 from panic_tda.arrays.rows import slices
 from panic_tda.clustering.tiled import contract, margins
 from panic_tda.clustering.tiled.axes import Patience
 from panic_tda.clustering.tiled.contract import LightPairs, Survivors
 from panic_tda.clustering.tiled.cores import weighted_kth
 from panic_tda.clustering.tiled.device_lists import Lists
-from panic_tda.clustering.trees import RangeMaxima
+from panic_tda.clustering.tiled.light_edges import NO_EDGES, forest_of, live_rows
+from panic_tda.clustering.trees import Edges, RangeMaxima, concatenate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from panic_tda.clustering.tiled.contract import Filter, Space
+    from panic_tda.clustering.tiled.contract import ByPosition, Space
     from panic_tda.clustering.tiled.layout import Layout
-    from panic_tda.types import Array, ArrayModule, BoolArray, FloatArray, IntArray
+    from panic_tda.clustering.tiled.workers import Workers
+    from panic_tda.types import Array, ArrayModule, BoolArray, FloatArray, Int32Array, IntArray
 
 TILE_ROWS = 8_192
 THREADS = 1
+REPRESENTATIVE_SHARE = 16
 DENSE_SHARE = 1 / 256
 """Above this share of pairs a matrix product of the tile is cheaper than gathering both rows of each pair:
 at 768 dimensions 1,536 operations against 12 kB of memory traffic."""
@@ -48,7 +51,7 @@ class Scanner:
         self._space = space
         self._patience = Patience()
 
-    def nearest(self, rows: Array, best: int) -> Survivors:
+    def nearest(self, rows: Array, best: int) -> Iterator[Survivors]:
         """Find the largest products of every row: those that reach its `best`-th largest in a sample."""
         xp, width = self._space.xp, len(rows)
         products = self._multiply(self._space.vectors, rows, rows)
@@ -63,12 +66,19 @@ class Scanner:
         codes = collect(xp, products, (lower, never), products.size)
         # Where a list takes all rows, everything is collected, the diagonal too.
         codes = codes[codes // width != codes % width]
-        return Survivors(codes, xp.take(products.reshape(-1), codes))
+        yield Survivors(codes, xp.take(products.reshape(-1), codes))
 
     def pairs(
-        self, rows: Array, columns: Array, lower: tuple[Array, Array], drop: Filter | None = None
+        self,
+        rows: Array,
+        columns: Array,
+        lower: tuple[Array, Array],
+        drop: Callable[[Array], Array] | None = None,
     ) -> Survivors:
-        """Find survivors, by single products where the bound left few pairs."""
+        """Find the pairs of two tiles whose product reaches the lower threshold of the two, float32.
+
+        `drop` takes packed pair indices, before their products are computed, and returns those that are left.
+        """
         xp = self._space.xp
         codes = self._bounded(rows, columns, lower)
         if codes is None:
@@ -101,7 +111,7 @@ class Scanner:
     def light_across(
         self, sides: tuple[Array, Array], cores: tuple[Array, Array], heights: tuple[Array, Array]
     ) -> Iterator[LightPairs]:
-        """Find light pairs of two tiles."""
+        """Find the pairs of two tiles that are lighter than the larger of their rows' heights, in parts."""
         xp, width = self._space.xp, len(sides[1])
 
         def with_room(codes: Array) -> Array:
@@ -163,6 +173,55 @@ class Scanner:
 scanner = Scanner
 
 
+class NeighbourScan:
+    """See `contract.NeighbourScan`: one pair of tiles after the other."""
+
+    def __init__(self, space: Space, layout: Layout, lists: Lists, team: Workers) -> None:
+        self._scanner, self._layout, self._lists = Scanner(space, 0), layout, lists
+
+    def scan(self, pairs: Int32Array) -> None:
+        """Enter what survives of each pair of tiles."""
+        for first, second in pairs.tolist():
+            rows, columns = self._layout.rows(first), self._layout.rows(second)
+            lower = self._lists.worst(rows), self._lists.worst(columns)
+            self._lists.offer(self._scanner.pairs(rows, columns, lower), (first, second), rows, columns)
+
+
+class EdgeScan:
+    """See `contract.EdgeScan`: one pair of tiles after the other."""
+
+    def __init__(self, space: Space, layout: Layout, team: Workers) -> None:
+        self._scanner = Scanner(space, 0)
+
+    def use(self, tiles: ByPosition, *, prune_rows: bool) -> None:
+        """Keep the tree's numbers for `find`."""
+        self._tiles, self._prune_rows = tiles, prune_rows
+
+    def find(self, pairs: Int32Array, between: FloatArray) -> Edges:
+        """Find a forest of each pair of tiles."""
+        parts = [NO_EDGES]
+        for (first, second), largest in zip(pairs.tolist(), between.tolist(), strict=True):
+            parts.append(self._edges(first, second, largest))
+        return concatenate(parts)
+
+    def _edges(self, first: int, second: int, between: float) -> Edges:
+        tiles, xp = self._tiles, namespace(self._tiles.cores)
+        one, two = tiles.layout.positions(first), tiles.layout.positions(second)
+        rows, columns = tiles.layout.rows(first), tiles.layout.rows(second)
+        cores = tiles.cores[one], tiles.cores[two]
+        heights = tiles.to_end[one], xp.maximum(tiles.from_start[two], between)
+        if self._prune_rows:
+            i, j = live_rows(cores, heights)
+            if not len(i) or not len(j):
+                return NO_EDGES
+            rows, columns = rows[i], columns[j]
+            cores, heights = (cores[0][i], cores[1][j]), (heights[0][i], heights[1][j])
+        return forest_of(rows, columns, self._scanner.light_across((rows, columns), cores, heights))
+
+
+neighbour_scan, edge_scan = NeighbourScan, EdgeScan
+
+
 def _places(chosen: Array) -> IntArray:
     places: IntArray = to_host(chosen).astype(np.int64)
     return places
@@ -192,6 +251,11 @@ def empty_lists(xp: ArrayModule, layout: Layout, length: int, folder: Path | Non
 def buffer_bytes(tile_rows: int, longest_row: int) -> int:
     """Two sets of products and what collecting from them takes; rows of both sides; intermediate arrays."""
     return 4 * tile_rows * (4 * tile_rows + 4 * longest_row) + 4 * _CHUNK_BYTES
+
+
+def packed_bytes(n_coordinates: int) -> int:
+    """Nothing: tiles are gathered when they are multiplied."""
+    return 0
 
 
 def list_bytes(length: int) -> int:
@@ -262,30 +326,41 @@ def cores_from_lists(
     again[chosen] = to_host((last == length) & (core > floor)) & (length < len(weights) - 1)
 
 
-def nearest_outside(
-    xp: ArrayModule, matrix: Array, cores: FloatArray, leader: IntArray, asking: IntArray
-) -> tuple[IntArray, FloatArray]:
-    """Ask all rows, tile by tile, in float32.
+class OutsideSearch:
+    """See `contract.OutsideSearch`: asks all rows, tile by tile, in float32.
 
-    Weights are compared as the products that belong to them: each pass over a tile that is spared makes the
-    whole faster by as much as the product itself takes.
+    Weights are compared as the products that belong to them, which spares a pass over each tile.
     """
-    rows, leaders = xp.asarray(asking), xp.asarray(leader)
-    most = xp.asarray((1 - cores * cores / 2).astype(np.float32))
-    left, here = take_rows(xp, matrix, rows), xp.arange(len(asking))
-    best = xp.zeros(len(asking), dtype=xp.int64)
-    product = xp.full(len(asking), -xp.inf, dtype=xp.float32)
-    for columns in slices(len(leader), _CHUNK_BYTES // (4 * len(asking))):
-        products = xp.minimum(left @ take_slice(xp, matrix, columns).T, most[columns][None, :])
-        inside = leaders[rows][:, None] == leaders[columns][None, :]
-        products = xp.where(inside, xp.float32(-xp.inf), products)
-        nearest = xp.argmax(products, axis=1)
-        largest = products[here, nearest]
-        best = xp.where(largest > product, nearest + columns.start, best)
-        product = xp.maximum(product, largest)
-    # A row's own core distance is the same for all others.
-    weight = xp.sqrt(xp.maximum(2 - 2 * xp.minimum(product, most[rows]), 0))
-    return to_host(best), to_host(weight).astype(np.float64)
+
+    def __init__(self, space: Space, layout: Layout, cores: FloatArray) -> None:
+        self._space, xp = space, space.xp
+        self._most = xp.asarray((1 - cores * cores / 2).astype(np.float32))
+
+    def begin(self, leader: IntArray) -> None:
+        """Upload the components."""
+        self._leader = self._space.xp.asarray(leader)
+
+    def find(self, asking: IntArray, *, whole: bool) -> IntArray:
+        """Ask by products of whole rows, or by those on the axes, which are off by about 0.01."""
+        space, xp, leader = self._space, self._space.xp, self._leader
+        matrix = space.points[:, :-1] if space.bounded and not whole else space.vectors
+        rows = xp.asarray(asking)
+        left, here = take_rows(xp, matrix, rows), xp.arange(len(asking))
+        best = xp.zeros(len(asking), dtype=xp.int64)
+        product = xp.full(len(asking), -xp.inf, dtype=xp.float32)
+        for columns in slices(len(leader), _CHUNK_BYTES // (4 * len(asking))):
+            products = xp.minimum(left @ take_slice(xp, matrix, columns).T, self._most[columns][None, :])
+            inside = leader[rows][:, None] == leader[columns][None, :]
+            products = xp.where(inside, xp.float32(-xp.inf), products)
+            nearest = xp.argmax(products, axis=1)
+            largest = products[here, nearest]
+            best = xp.where(largest > product, nearest + columns.start, best)
+            product = xp.maximum(product, largest)
+        chosen: IntArray = to_host(best)
+        return chosen
+
+
+outside_search = OutsideSearch
 
 
 def nearest_members(

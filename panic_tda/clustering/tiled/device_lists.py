@@ -36,6 +36,10 @@ class Lists:
         """Return thresholds; those that waiting offers would raise let a few more pairs pass."""
         return self.sims[rows, self._length - 1]
 
+    def offer_within(self, found: Survivors, tile: int, rows: Array) -> None:
+        """Let the pairs of one tile wait."""
+        self.offer(found, (tile, tile), rows, rows)
+
     def offer(self, found: Survivors, pair: tuple[int, int], rows: Array, columns: Array) -> None:
         """Let the pairs wait for the lists of both sides."""
         width = len(columns)

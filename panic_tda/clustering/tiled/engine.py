@@ -28,10 +28,12 @@ from panic_tda.wording import format_bytes
 
 if TYPE_CHECKING:
     from panic_tda.clustering.tiled.contract import Lists, Space, Work
+    from panic_tda.clustering.tiled.layout import Layout
+    from panic_tda.progress import Progress
     from panic_tda.types import Array, ArrayModule, FloatArray, IntArray
 
 _SEED = 0
-_FORMAT = 1
+_FORMAT = 3
 """Of the saved states: another one where a pass would misread what an earlier version of it left behind."""
 _FIRST_TREE, _FINISHED_TREE = "first-tree", "finished-tree"
 _STATES = (neighbours.STATE, _FIRST_TREE, verify.STATE, _FINISHED_TREE)
@@ -60,8 +62,8 @@ class Settings:
     ----------
     tile_rows : int or None
         Most rows of a tile, up to `layout.MAX_TILE_ROWS`; None takes what suits the memory where it works.
-    n_axes : int
-        Principal axes of the bound; 0 does without.
+    n_axes : int or None
+        Principal axes of the bound; 0 does without, None chooses by the rows (64 on a device).
     bound_neighbours, bound_verify : bool
         Whether the pass asks the bound. The axes are there all the same: tiles and joints are chosen by them.
     dead_rows : bool
@@ -77,7 +79,7 @@ class Settings:
     """
 
     tile_rows: int | None = None
-    n_axes: int = axes.N_AXES
+    n_axes: int | None = None
     bound_neighbours: bool = True
     bound_verify: bool = True
     dead_rows: bool = True
@@ -134,7 +136,7 @@ class TiledBackend:
 
     def device_bytes(self, n_rows: int, n_features: int, min_samples: int) -> int:
         """Bytes that the work takes on a device beside the rows, at most."""
-        length, axes_floats = neighbours.list_length(n_rows, min_samples), self.settings.n_axes + 1
+        length, axes_floats = neighbours.list_length(n_rows, min_samples), self._device_axes + 1
         by_row = device.list_bytes(length) + 4 * axes_floats + _DEVICE_ROW_BYTES
         tile_rows = min(n_rows, self.settings.tile_rows or device.TILE_ROWS)
         return n_rows * by_row + device.buffer_bytes(tile_rows, max(n_features, axes_floats))
@@ -146,11 +148,13 @@ class TiledBackend:
             beside = self.device_bytes(n_rows, n_features, options.min_samples)
             return beside + rows if self.rows_on_device(n_rows, n_features, options) else beside
         n_axes = self._n_axes(n_rows, np)
+        # What is chosen by the rows is not known before they are there.
+        n_axes = max(axes.CHOICES) if n_axes is None else n_axes
         return rows + self._bytes(
             (n_rows, n_features),
             options.min_samples,
             work=work_on(np),
-            axes_floats=n_axes + 1 if axes.pay(n_axes, n_features) else 0,
+            coordinate_bytes=_coordinate_bytes(work_on(np), n_features, n_axes),
             n_threads=self.settings.threads or available_cores(),
         )
 
@@ -180,8 +184,9 @@ class TiledBackend:
         if finished := self._stored(options, _FINISHED_TREE, n):
             return _as_spanning_tree(*finished)
         rng = np.random.default_rng(_SEED)
-        space = describe(xp, vectors, self._n_axes(n, xp), rng)
         with workers(threads) as team:
+            # In one thread: those of the BLAS library wait for each other by turning in circles.
+            space = describe(xp, vectors, self._n_axes(n, xp), rng)
             cores, tree = self._stored(options, _FIRST_TREE, n) or self._first_tree(
                 space, weights, options, team, rng
             )
@@ -198,9 +203,15 @@ class TiledBackend:
     def _tile_rows(self, xp: ArrayModule) -> int:
         return self.settings.tile_rows or work_on(xp).TILE_ROWS
 
-    def _n_axes(self, n_rows: int, xp: ArrayModule) -> int:
+    def _n_axes(self, n_rows: int, xp: ArrayModule) -> int | None:
         # With two tiles, finding the axes takes longer than the one product that they could spare.
-        return self.settings.n_axes if n_rows > 2 * self._tile_rows(xp) else 0
+        if n_rows <= 2 * self._tile_rows(xp):
+            return 0
+        return self.settings.n_axes if xp is np else self._device_axes
+
+    @property
+    def _device_axes(self) -> int:
+        return axes.N_AXES if self.settings.n_axes is None else self.settings.n_axes
 
     def _open(self, options: FitOptions, xp: ArrayModule) -> None:
         if options.checkpoint is not None:
@@ -237,7 +248,7 @@ class TiledBackend:
         team: Workers,
         rng: np.random.Generator,
     ) -> tuple[FloatArray, Edges]:
-        lists = self._neighbours(space, options, team, rng)
+        where, lists = self._neighbours(space, options, team, rng)
         cores, n_redone = core_distances(
             space,
             weights,
@@ -253,14 +264,14 @@ class TiledBackend:
             ends = self.settings.first_tree(len(weights), rng)
             tree = forest.measure(space, cores, ends, team)
         else:
-            tree = self._joined(space, cores, lists, team, rng)
+            tree = self._joined(space, where, cores, lists, team, rng, options.progress)
         tree = minimum_forest(len(weights), tree)
         self._store(options, _FIRST_TREE, cores, tree)
         return cores, tree
 
     def _neighbours(
         self, space: Space, options: FitOptions, team: Workers, rng: np.random.Generator
-    ) -> Lists:
+    ) -> tuple[Layout, Lists]:
         n, length = len(space.vectors), neighbours.list_length(len(space.vectors), options.min_samples)
         where = layout.local_layout(space.points, self._tile_rows(space.xp), rng)
         folder = None
@@ -270,40 +281,44 @@ class TiledBackend:
             _log.info("neighbour lists of %s go into a file in %s", format_bytes(8 * n * length), folder)
         lists = space.work.empty_lists(space.xp, where, length, folder)
         asking = space if self.settings.bound_neighbours else replace(space, bounded=False)
-        neighbours.find_neighbours(
+        where = neighbours.find_neighbours(
             asking, where, lists, team=team, progress=options.progress, checkpoint=options.checkpoint
         )
-        return lists
+        return where, lists
 
     def memory(self, space: Space, min_samples: int, team: Workers) -> int:
         """Bytes taken above the input, at most: lists, axes and trees by row, buffers by thread."""
-        n, axes_floats = len(space.vectors), space.points.shape[1] if space.bounded else 0
-        shape, n_threads = (n, space.vectors.shape[1]), team.n_threads
-        return self._bytes(shape, min_samples, work=space.work, axes_floats=axes_floats, n_threads=n_threads)
+        n, d = space.vectors.shape
+        taken = _coordinate_bytes(space.work, d, space.points.shape[1] - 1 if space.bounded else 0)
+        return self._bytes(
+            (n, d), min_samples, work=space.work, coordinate_bytes=taken, n_threads=team.n_threads
+        )
 
     def _bytes(
-        self, shape: tuple[int, int], min_samples: int, *, work: Work, axes_floats: int, n_threads: int
+        self, shape: tuple[int, int], min_samples: int, *, work: Work, coordinate_bytes: int, n_threads: int
     ) -> int:
         n, d = shape
         length = neighbours.list_length(n, min_samples)
-        buffers = work.buffer_bytes(self.settings.tile_rows or work.TILE_ROWS, max(d, axes_floats))
+        buffers = work.buffer_bytes(self.settings.tile_rows or work.TILE_ROWS, d)
         # One pass after the other: what each takes for its tiles is gone when the next begins.
         buffers = max(buffers, batch_bytes(work, d, min_samples) if length < n - 1 else 0)
-        return int(n * (work.list_bytes(length) + 4 * axes_floats + _ROW_BYTES) + n_threads * buffers)
+        return int(n * (work.list_bytes(length) + coordinate_bytes + _ROW_BYTES) + n_threads * buffers)
 
     def _joined(
         self,
         space: Space,
+        where: Layout,
         cores: FloatArray,
         lists: Lists,
         team: Workers,
         rng: np.random.Generator,
+        progress: Progress,
     ) -> Edges:
         """Connect all rows: edges of the neighbour graph, and joints between its groups."""
         known = forest.measure(space, cores, forest.neighbour_forest(lists, cores), team)
         groups = forest.without_joints(len(cores), known, _GROUP_ROWS)
         _log.debug("%d edges of the neighbour graph, %d groups", len(known.u), len(np.unique(groups)))
-        joints = join_components(space, cores, groups, team, rng)
+        joints = join_components(space, where, cores, groups, team, rng, progress)
         return concatenate([known, forest.measure(space, cores, joints, team)])
 
     def _close(
@@ -321,6 +336,13 @@ class TiledBackend:
         tree = verifier.close(tree)
         _log.debug("the verify pass found %d candidates", verifier.n_candidates)
         return tree
+
+
+def _coordinate_bytes(work: Work, n_features: int, n_axes: int) -> int:
+    """Bytes of a row's coordinates on the axes, and of its packed form."""
+    if not axes.pay(n_axes, n_features):
+        return work.packed_bytes(n_features)
+    return 4 * (n_axes + 1) + work.packed_bytes(n_axes + 1)
 
 
 def _as_spanning_tree(cores: FloatArray, tree: Edges) -> SpanningTree:

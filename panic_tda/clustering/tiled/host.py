@@ -1,167 +1,149 @@
-"""Inner loops in host memory: NumPy's matrix products, compiled kernels for the rest."""
+"""Inner loops in host memory: compiled kernels for pairs of tiles, NumPy's products within a tile."""
 
 from __future__ import annotations
 
 import threading
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from panic_tda.arrays.mapped import new_array
 from panic_tda.arrays.rows import slices
-from panic_tda.clustering.tiled import contract, kernels, margins, row_kernels
-from panic_tda.clustering.tiled.axes import Patience
+from panic_tda.clustering.tiled import contract, kernels, margins, pair_kernels, panels, row_kernels
 from panic_tda.clustering.tiled.contract import LightPairs, Survivors
-from panic_tda.clustering.tiled.layout import tile_starts
+from panic_tda.clustering.tiled.layout import BLOCK_TILES
+from panic_tda.clustering.tiled.light_edges import NO_EDGES, local_forest
+from panic_tda.clustering.tiled.microkernels import PANEL
+from panic_tda.clustering.tiled.workers import PerThread
+from panic_tda.clustering.trees import Edges, concatenate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from panic_tda.clustering.tiled.contract import Filter, Space
+    from panic_tda.clustering.tiled.contract import ByPosition, Space
     from panic_tda.clustering.tiled.layout import Layout
+    from panic_tda.clustering.tiled.workers import Workers
     from panic_tda.types import ArrayModule, BoolArray, Float32Array, FloatArray, Int32Array, IntArray
 
 TILE_ROWS = 1_024
 THREADS = None
-DENSE_SHARE = 0.25
-"""Above this share of pairs a matrix product of the tile is cheaper than single products.
-
-Measured at 768 dimensions: 15 ns a pair in a matrix product, 50 ns a single product.
-"""
-_REUSE = 4
-"""Single products per row of the tiles from which on copying the rows side by side pays."""
-_ASKED_ROWS = 1_024
-_PART_PAIRS = 1 << 17
-"""Light pairs that are handed on at once."""
-_PAIR_BYTES = 64
-"""A light pair, and what making a forest of many takes."""
+REPRESENTATIVE_SHARE = 128
+_STRIP_ROWS = 128
+"""Rows of a tile that are multiplied with all of it at once."""
+_EDGE_BYTES = 64
+"""An improving edge, and what making a forest of many takes."""
+_GROUP_ROWS, _ASKED_GROUPS = 64, 8
+"""Neighbouring rows of a group, and groups that a row asks when components are joined."""
+_THIN_OUT = 1 << 16
+"""Edges of one call of `EdgeScan.find` above which only a minimum spanning forest of them is returned."""
 
 
 class Scanner:
-    """See `contract.Scanner`."""
+    """See `contract.Scanner`: a tile is multiplied by strips of its rows."""
 
     def __init__(self, space: Space, tile_rows: int) -> None:
         self._space = space
-        area = tile_rows * tile_rows
-        self._products = np.empty(area, dtype=np.float32)
-        # A kernel writes its next code before it knows whether to keep it.
-        self._codes = np.empty(area + 8, dtype=np.int32)
-        self._sims = np.empty(area + 8, dtype=np.float32)
-        longest = max(space.vectors.shape[1], space.points.shape[1])
-        self._left = np.empty(tile_rows * longest, dtype=np.float32)
-        self._right = np.empty(tile_rows * longest, dtype=np.float32)
-        self._places = np.arange(tile_rows, dtype=np.int32)
-        self._patience = Patience()
+        strip, d = min(_STRIP_ROWS, tile_rows), space.vectors.shape[1]
+        self._products = np.empty(strip * tile_rows, dtype=np.float32)
+        # A kernel writes its next pair before it knows whether to keep it.
+        self._codes = np.empty(strip * tile_rows + 8, dtype=np.int32)
+        self._sims = np.empty(strip * tile_rows + 8, dtype=np.float32)
+        # Two buffers even for one tile: some BLAS builds treat X @ X.T specially, and have crashed on it.
+        self._left = np.empty((strip, d), dtype=np.float32)
+        self._right = np.empty((tile_rows, d), dtype=np.float32)
 
-    def nearest(self, rows: Int32Array, best: int) -> Survivors:
+    def nearest(self, rows: Int32Array, best: int) -> Iterator[Survivors]:
         """Find the `best` largest products of every row, and those equal to the last."""
-        products = self.multiply(self._space.vectors, rows, rows)
-        found = kernels.collect_best(products, best, self._codes)
-        return self._gathered(products, self._codes[:found])
-
-    def pairs(
-        self,
-        rows: Int32Array,
-        columns: Int32Array,
-        lower: tuple[Float32Array, Float32Array],
-        drop: Filter | None = None,
-    ) -> Survivors:
-        """Find survivors, by single products where the bound left few pairs."""
-        found = self._bounded(rows, columns, lower)
-        if found == kernels.DENSE:
-            products = self.multiply(self._space.vectors, rows, columns)
-            codes = self._codes[: kernels.collect(products, *lower, self._codes, products.size)]
-            return self._gathered(products, drop(codes) if drop else codes)
-        codes = self._codes[:found]
-        codes = drop(codes) if drop else codes
-        sims = self._dots(rows, columns, codes)
-        kept = kernels.keep_above(codes, sims, *lower)
-        return Survivors(codes[:kept], sims[:kept])
+        for first, products in self._strips(rows):
+            codes = self._codes[: kernels.collect_best(products, first, best, self._codes)]
+            sims = self._sims[: len(codes)]
+            kernels.gather(products, first, codes, sims)
+            yield Survivors(codes, sims)
 
     def light_within(self, rows: Int32Array, gaps: FloatArray, cores: FloatArray) -> Iterator[LightPairs]:
-        """Find light pairs of one tile."""
-        vectors = self._space.vectors
-        products = self.multiply(vectors, rows, rows)
+        """Find the improving edges of one tile."""
         # The gap before the first row belongs to the pairs with the tiles before.
         finite = np.where(np.isfinite(gaps), gaps, 0.0)
         lower = margins.lower_products(finite, self._space.margin)
-        codes = self._codes[: kernels.collect_within(products, lower, gaps, cores, self._codes)]
-        for part in _parts(codes):
-            height = np.empty(len(part))
-            found = kernels.light_pairs_within(vectors, rows, part, cores, gaps, height)
-            yield _light_pairs(part[:found], len(rows), height)
+        for first, products in self._strips(rows):
+            found = kernels.collect_within(products, first, lower, gaps, cores, self._codes)
+            codes, height = self._codes[:found], np.empty(found)
+            found = kernels.light_pairs_within(self._space.vectors, rows, codes, cores, gaps, height)
+            i, j = np.divmod(codes[:found].astype(np.int64), len(rows))
+            yield LightPairs(i, j, height[:found])
 
-    def light_across(
-        self,
-        sides: tuple[Int32Array, Int32Array],
-        cores: tuple[FloatArray, FloatArray],
-        heights: tuple[FloatArray, FloatArray],
-    ) -> Iterator[LightPairs]:
-        """Find light pairs of two tiles."""
-        lower = margins.thresholds(heights, cores, self._space.margin)
-        codes = self.pairs(
-            *sides, lower, lambda codes: codes[: kernels.drop_dead_pairs(codes, cores, heights)]
-        ).codes
-        for part in _parts(codes):
-            height = np.empty(len(part))
-            found = kernels.light_pairs(self._space.vectors, sides, part, cores, heights, height)
-            yield _light_pairs(part[:found], len(sides[1]), height)
-
-    def _gathered(self, products: Float32Array, codes: Int32Array) -> Survivors:
-        sims = self._sims[: len(codes)]
-        kernels.gather(products, codes, sims)
-        return Survivors(codes, sims)
-
-    def _dots(self, rows: Int32Array, columns: Int32Array, codes: Int32Array) -> Float32Array:
-        vectors, sims = self._space.vectors, self._sims[: len(codes)]
-        if len(codes) <= _REUSE * (len(rows) + len(columns)):
-            kernels.dots(vectors, vectors, (rows, columns), codes, sims)
-            return sims
-        left, right = self._gather(vectors, rows, columns)
-        sides = self._places[: len(rows)], self._places[: len(columns)]
-        kernels.dots(left, right, sides, codes, sims)
-        return sims
-
-    def _bounded(
-        self, rows: Int32Array, columns: Int32Array, lower: tuple[Float32Array, Float32Array]
-    ) -> int:
-        if not self._space.bounded or not self._patience.asks():
-            return kernels.DENSE
-        products = self.multiply(self._space.points, rows, columns)
-        loose = margins.loosened(lower, self._space.slack)
-        found: int = kernels.collect(products, *loose, self._codes, int(DENSE_SHARE * products.size))
-        self._patience.learn(in_vain=found == kernels.DENSE)
-        return found
-
-    def multiply(self, matrix: Float32Array, rows: Int32Array, columns: Int32Array) -> Float32Array:
-        """Multiply rows of a matrix, chosen by number, into the buffer of this thread."""
-        left, right = self._gather(matrix, rows, columns)
-        products = self._products[: len(rows) * len(columns)].reshape(len(rows), len(columns))
-        return np.matmul(left, right.T, out=products)
-
-    def _gather(
-        self, matrix: Float32Array, rows: Int32Array, columns: Int32Array
-    ) -> tuple[Float32Array, Float32Array]:
-        # Two buffers even for one tile: some BLAS builds treat X @ X.T specially, and have crashed on it.
-        d = matrix.shape[1]
-        left = self._left[: len(rows) * d].reshape(len(rows), d)
-        right = self._right[: len(columns) * d].reshape(len(columns), d)
-        kernels.take(matrix, rows, left)
-        kernels.take(matrix, columns, right)
-        return left, right
+    def _strips(self, rows: Int32Array) -> Iterator[tuple[int, Float32Array]]:
+        """Multiply some rows at a time with all; yield the local index of the first, and the products."""
+        n, vectors = len(rows), self._space.vectors
+        right = self._right[:n]
+        kernels.take(vectors, rows, right)
+        for some in slices(n, _STRIP_ROWS):
+            height = some.stop - some.start
+            left, products = self._left[:height], self._products[: height * n].reshape(height, n)
+            kernels.take(vectors, rows[some], left)
+            yield some.start, np.matmul(left, right.T, out=products)
 
 
 scanner = Scanner
 
 
-def _parts(codes: Int32Array) -> Iterator[Int32Array]:
-    return (codes[some] for some in slices(len(codes), _PART_PAIRS))
+class NeighbourScan:
+    """See `contract.NeighbourScan`: compiled loops over packed tiles."""
+
+    def __init__(self, space: Space, layout: Layout, lists: Lists, team: Workers) -> None:
+        self._space, self._lists = space, lists
+        self._panels = panels.pack(space, layout, team)
+        self._worst = panels.by_slot(self._panels, lists.sims[layout.order, 0], np.inf)
+        self._buffers = PerThread(lambda: pair_kernels.make_buffers(self._panels, with_sims=True))
+
+    def scan(self, pairs: Int32Array) -> None:
+        """Which pairs enter the lists does not depend on the order in which threads offer them."""
+        buffers, packed, begin = self._buffers.get(), self._panels, 0
+        end = len(pairs) * pair_kernels.count_strips(packed)
+        while begin < end:
+            begin, found = pair_kernels.find_near_pairs(
+                packed, pairs, begin, self._worst, self._space.vectors, buffers
+            )
+            left, right, sims = buffers.left[:found], buffers.right[:found], buffers.sims[:found]
+            for owners, others, tile in ((left, right, pairs[0, 0]), (right, left, pairs[0, 1])):
+                with self._lists.lock(int(tile)):
+                    pair_kernels.offer_to_lists(
+                        owners, others, sims, packed.rows, (self._lists.rows, self._lists.sims), self._worst
+                    )
 
 
-def _light_pairs(codes: Int32Array, width: int, height: FloatArray) -> LightPairs:
-    return LightPairs(*np.divmod(codes.astype(np.int64), width), height[: len(codes)])
+class EdgeScan:
+    """See `contract.EdgeScan`: compiled loops over packed tiles."""
+
+    def __init__(self, space: Space, layout: Layout, team: Workers) -> None:
+        self._space = space
+        self._panels = panels.pack(space, layout, team)
+        self._buffers = PerThread(lambda: pair_kernels.make_buffers(self._panels, with_sims=False))
+
+    def use(self, tiles: ByPosition, *, prune_rows: bool) -> None:
+        """Bring what belongs to positions into the order of the packed rows."""
+        values = (tiles.cores, np.inf), (tiles.to_end, 0.0), (tiles.from_start, 0.0)
+        self._by_slot = tuple(panels.by_slot(self._panels, by_position, fill) for by_position, fill in values)
+        self._prune_rows = prune_rows
+
+    def find(self, pairs: Int32Array, between: FloatArray) -> Edges:
+        """Find the improving edges of some pairs of tiles."""
+        buffers, packed, begin, parts = self._buffers.get(), self._panels, 0, [NO_EDGES]
+        end = len(pairs) * pair_kernels.count_strips(packed)
+        while begin < end:
+            begin, found = pair_kernels.find_improving_edges(
+                packed, pairs, begin, between, self._by_slot,
+                self._space.margin, self._prune_rows, self._space.vectors, buffers,
+            )  # fmt: skip
+            u, v = (packed.rows[side[:found]].astype(np.int64) for side in (buffers.left, buffers.right))
+            parts.append(Edges(u, v, buffers.heights[:found].copy()))
+            if sum(len(part.u) for part in parts) > _THIN_OUT:
+                parts = [local_forest(concatenate(parts))]
+        return concatenate(parts)
+
+
+neighbour_scan, edge_scan = NeighbourScan, EdgeScan
 
 
 class Lists:
@@ -169,20 +151,16 @@ class Lists:
 
     def __init__(self, rows: Int32Array, sims: Float32Array, n_tiles: int) -> None:
         self.rows, self.sims = rows, sims
-        self._locks = [threading.Lock() for _ in range(n_tiles)]
+        self._locks = [threading.Lock() for _ in range(-(-n_tiles // BLOCK_TILES))]
 
-    def worst(self, rows: Int32Array) -> Float32Array:
-        """Thresholds only rise; one read too early lets a few more pairs pass."""
-        worst: Float32Array = self.sims[rows, 0]
-        return worst
+    def lock(self, tile: int) -> threading.Lock:
+        """Return the lock that whoever writes the lists of a tile's rows has to hold."""
+        return self._locks[tile // BLOCK_TILES]
 
-    def offer(self, found: Survivors, pair: tuple[int, int], rows: Int32Array, columns: Int32Array) -> None:
-        """Which pairs stay does not depend on the order in which threads offer them."""
-        with self._locks[pair[0]]:
-            kernels.merge_into_lists(*found, rows, columns, self.rows, self.sims)
-        if pair[0] != pair[1]:
-            with self._locks[pair[1]]:
-                kernels.merge_transposed(*found, rows, columns, self.rows, self.sims)
+    def offer_within(self, found: Survivors, tile: int, rows: Int32Array) -> None:
+        """Enter the pairs of one tile; threads write the lists of different rows."""
+        with self.lock(tile):
+            kernels.merge_into_lists(*found, rows, rows, self.rows, self.sims)
 
     def settle(self) -> None:
         """Nothing waits: every offer was entered at once."""
@@ -197,9 +175,17 @@ def empty_lists(xp: ArrayModule, layout: Layout, length: int, folder: Path | Non
 
 
 def buffer_bytes(tile_rows: int, longest_row: int) -> int:
-    """Products, codes and their products; rows of both sides; light pairs."""
-    light = _PAIR_BYTES * min(_PART_PAIRS, tile_rows * tile_rows)
-    return 4 * tile_rows * (3 * tile_rows + 2 * longest_row) + light
+    """Within a tile, and between two: rows, products, pairs, and the edges that come of them."""
+    strip, slots = min(_STRIP_ROWS, tile_rows), -(-tile_rows // PANEL) * PANEL
+    within = 4 * (3 * strip * tile_rows + (strip + tile_rows) * longest_row)
+    pairs = pair_kernels.capacity(slots)
+    edges = _EDGE_BYTES * (max(strip * tile_rows, pairs) + _THIN_OUT)
+    return within + pair_kernels.buffer_bytes(slots, longest_row) + edges
+
+
+def packed_bytes(n_coordinates: int) -> int:
+    """Packed values, and by slot: the row, and core distances and merge heights in the verify pass."""
+    return panels.packed_bytes(n_coordinates) + 44
 
 
 def list_bytes(length: int) -> int:
@@ -231,23 +217,47 @@ def cores_from_lists(
     )  # fmt: skip
 
 
-def nearest_outside(
-    xp: ArrayModule, matrix: Float32Array, cores: FloatArray, leader: IntArray, asking: IntArray
-) -> tuple[IntArray, FloatArray]:
-    """Ask all rows, tile by tile."""
-    best, weight = np.zeros(len(asking), dtype=np.int64), np.full(len(asking), np.inf)
-    left = matrix[asking]
-    starts = tile_starts(len(leader), _ASKED_ROWS)
-    for begin, end in pairwise(starts):
-        products = multiply(left, matrix[begin:end])
-        row_kernels.update_best(products, asking, begin, cores, leader, best, weight)
-    return best, weight
+class OutsideSearch:
+    """See `contract.OutsideSearch`: a row asks the panels whose centres are most similar to it.
+
+    A panel is `PANEL` neighbouring positions of the layout. Products on the axes choose a few rows of the
+    panels, and the nearest of these is found in float64.
+    """
+
+    def __init__(self, space: Space, layout: Layout, cores: FloatArray) -> None:
+        self._vectors, self._cores, self._order = space.vectors, cores, layout.order
+        self._points = space.compared
+        # The product on the axes alone is a better estimate than the bound.
+        self._n_coordinates = self._points.shape[1] - space.bounded
+        starts = np.arange(0, len(cores), _GROUP_ROWS)
+        self._centres = np.empty((len(starts), self._n_coordinates), dtype=np.float32)
+        for number, start in enumerate(starts):
+            rows = layout.order[start : start + _GROUP_ROWS]
+            self._centres[number] = self._points[rows, : self._n_coordinates].mean(axis=0)
+
+    def begin(self, leader: IntArray) -> None:
+        """Find the panels that hold one component alone."""
+        self._leader = leader
+        self._only = row_kernels.find_pure_panels(leader, self._order, _GROUP_ROWS)
+
+    def find(self, asking: IntArray, *, whole: bool) -> IntArray:
+        """Ask the nearest panels that hold rows of other components."""
+        products = self._points[asking, : self._n_coordinates] @ self._centres.T
+        chosen = row_kernels.choose_panels(products, self._only, self._leader[asking], _ASKED_GROUPS)
+        return row_kernels.probe_panels(
+            self._points,
+            self._vectors,
+            self._order,
+            self._cores,
+            self._leader,
+            asking,
+            chosen,
+            _GROUP_ROWS,
+            self._n_coordinates,
+        )
 
 
-def multiply(left: Float32Array, right: Float32Array) -> Float32Array:
-    """Multiply two sets of rows."""
-    products: Float32Array = left @ right.T
-    return products
+outside_search = OutsideSearch
 
 
 def nearest_members(

@@ -6,16 +6,15 @@ weight) made that pass eight times longer.
 
 A round joins every component to another one:
 
-1. *Ask.* Some rows of every component, its representatives, ask all rows for the nearest one in another
-   component. The answer is a *joint*; products on the axes give its weight, to about 0.01: an *estimate*.
-2. *Choose.* The lightest joints of every component but the largest are kept. The largest has the most rows to
+1. *Ask.* Some rows of every component, its representatives, search for a near row in another component
+   (`contract.OutsideSearch`). The two are the ends of an inter-component edge.
+2. *Choose.* The lightest edges of every component but the largest are kept. The largest has the most rows to
    ask and the least need, since all others can reach it.
-3. *Walk.* From the outside row of a joint back to the row inside that is nearest to it, and from there to the
-   row outside that is nearest to that one, now by products of whole rows. Neither step makes the joint
-   heavier.
-4. *Unite.* Each component takes its first joint in this order: those that were walked by ascending weight,
-   then estimates by ascending weight. Walked joints come first, since an estimate that claims to be lighter
-   may be wrong by more than that; it counts only for a component that has no walked joint.
+3. *Walk.* From the outside row of an edge back to the row inside that is nearest to it, and from there to a
+   near row outside.
+4. *Unite.* Each component takes its lightest edge.
+
+All weights are measured in float64.
 """
 
 from __future__ import annotations
@@ -24,13 +23,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from panic_tda.arrays.namespace import to_host
 from panic_tda.clustering.compiled import compiled
+from panic_tda.clustering.tiled.forest import measure
 from panic_tda.clustering.trees import find
 
 if TYPE_CHECKING:
     from panic_tda.clustering.tiled.contract import Space
+    from panic_tda.clustering.tiled.layout import Layout
     from panic_tda.clustering.tiled.workers import Workers
-    from panic_tda.types import Array, BoolArray, FloatArray, IntArray
+    from panic_tda.progress import Progress
+    from panic_tda.types import BoolArray, FloatArray, IntArray
 
 MAX_REPRESENTATIVES = 2_048
 MAX_WALKS = 8
@@ -38,19 +41,19 @@ MAX_WALKS = 8
 _WALK_SHARE = 1 / 64
 """Walks of all components, as a share of the rows; each step of a walk multiplies one row with all."""
 _STEPS = 1
-_TILE_ROWS = 1_024
+_ASKED_AT_ONCE = 512
 _WALKS_AT_ONCE = 64
 
 
 class Joints(NamedTuple):
-    """Edges that leave a component, with their weight as far as float32 can tell.
+    """Edges that leave a component.
 
     Attributes
     ----------
-    inside, outside : (joints,) int64
+    inside, outside : (edges,) int64
         Rows.
-    weight : (joints,) float64
-        Mutual reachability distances; infinite where nothing is outside.
+    weight : (edges,) float64
+        Mutual reachability distances.
     """
 
     inside: IntArray
@@ -59,7 +62,13 @@ class Joints(NamedTuple):
 
 
 def join_components(
-    space: Space, cores: FloatArray, leader: IntArray, team: Workers, rng: np.random.Generator
+    space: Space,
+    layout: Layout,
+    cores: FloatArray,
+    leader: IntArray,
+    team: Workers,
+    rng: np.random.Generator,
+    progress: Progress,
 ) -> tuple[IntArray, IntArray]:
     """Find edges that make one component of those in `leader`, which is updated.
 
@@ -67,6 +76,8 @@ def join_components(
     ----------
     space : Space
         n rows.
+    layout : Layout
+        Order in which neighbours stand side by side.
     cores : (n,) float64
         Core distances.
     leader : (n,) int64
@@ -75,6 +86,8 @@ def join_components(
         Threads.
     rng : numpy.random.Generator
         Chooses among the rows.
+    progress : Progress
+        Told the components that are joined.
 
     Returns
     -------
@@ -83,26 +96,53 @@ def join_components(
 
     Notes
     -----
-    A round takes products of at most max(components, 2,048, n / 16) by n rows on the axes, of n / 64 by n
-    whole rows for each step of the walks, and joins every component to another: their number halves.
+    A round asks for at most max(components, 2,048, n / `Work.REPRESENTATIVE_SHARE`) rows, and joins every
+    component to another: their number halves.
     """
-    # The product on the axes alone estimates the whole one to about 0.01, which beats leaving rows out.
-    points = space.points[:, :-1] if space.bounded else space.points
+    search = _Search(space, layout, cores, team)
+    n_components = len(np.unique(leader))
+    if n_components > 1:
+        progress.phase("join components", float(n_components - 1))
     u: list[IntArray] = []
     v: list[IntArray] = []
     while (leader != leader[0]).any():
-        at_most = max(MAX_REPRESENTATIVES, len(leader) // 16)
-        asking = representatives(cores, leader, at_most, rng)
-        estimates = _nearest_outside(space, points, cores, leader, asking, team)
-        walked = _walk(space, cores, leader, _starts(leader, estimates), team)
-        inside, outside, weight = (np.concatenate(both) for both in zip(walked, estimates, strict=True))
-        estimated = np.arange(len(inside)) >= len(walked.inside)
-        order, chosen = np.lexsort((weight, estimated)), np.empty(len(inside), dtype=np.int64)
+        search.begin(leader)
+        at_most = max(MAX_REPRESENTATIVES, len(leader) // space.work.REPRESENTATIVE_SHARE)
+        asked = search.find(representatives(cores, leader, at_most, rng), whole=False)
+        walked = _walk(space, cores, leader, _starts(leader, asked), search)
+        inside, outside, weight = (np.concatenate(both) for both in zip(walked, asked, strict=True))
+        order, chosen = np.argsort(weight, kind="stable"), np.empty(len(inside), dtype=np.int64)
         chosen = chosen[: _unite(leader, inside, outside, order, chosen)]
+        progress.advance(float(len(chosen)))
         u.append(inside[chosen])
         v.append(outside[chosen])
     empty = np.empty(0, dtype=np.int64)
     return np.concatenate([empty, *u]), np.concatenate([empty, *v])
+
+
+class _Search:
+    """Searches by all threads, and measures what it finds."""
+
+    def __init__(self, space: Space, layout: Layout, cores: FloatArray, team: Workers) -> None:
+        self._space, self._cores, self.team = space, cores, team
+        self._search = space.work.outside_search(space, layout, cores)
+        order = to_host(layout.order)
+        self._position = np.empty(len(order), dtype=np.int64)
+        self._position[order] = np.arange(len(order))
+
+    def begin(self, leader: IntArray) -> None:
+        self._search.begin(leader)
+
+    def find(self, asking: IntArray, *, whole: bool) -> Joints:
+        # Rows that stand side by side ask the same rows.
+        asking = asking[np.argsort(self._position[asking], kind="stable")]
+        outside = np.empty(len(asking), dtype=np.int64)
+
+        def chunk(part: slice) -> None:
+            outside[part] = self._search.find(asking[part], whole=whole)
+
+        self.team.chunks(chunk, len(asking), largest=_ASKED_AT_ONCE)
+        return Joints(*measure(self._space, self._cores, (asking, outside), self.team))
 
 
 def representatives(cores: FloatArray, leader: IntArray, at_most: int, rng: np.random.Generator) -> IntArray:
@@ -132,7 +172,7 @@ def _first_of_each(component: IntArray, sizes: IntArray, key: FloatArray, count:
 def _starts(leader: IntArray, joints: Joints) -> Joints:
     """Keep the lightest joints of every component but the largest, which all others can reach."""
     largest = np.bincount(leader).argmax()
-    small = np.flatnonzero((leader[joints.inside] != largest) & np.isfinite(joints.weight))
+    small = np.flatnonzero(leader[joints.inside] != largest)
     _, component, sizes = np.unique(leader[joints.inside[small]], return_inverse=True, return_counts=True)
     walks = min(MAX_WALKS, int(_WALK_SHARE * len(leader)) // max(1, len(sizes)))
     # On small data a few walks cost nothing; on many components the representatives have to do.
@@ -141,34 +181,26 @@ def _starts(leader: IntArray, joints: Joints) -> Joints:
     return Joints(joints.inside[kept], joints.outside[kept], joints.weight[kept])
 
 
-def _walk(space: Space, cores: FloatArray, leader: IntArray, joints: Joints, team: Workers) -> Joints:
-    """Improve every joint by turns at its inner and its outer end."""
+def _walk(space: Space, cores: FloatArray, leader: IntArray, joints: Joints, search: _Search) -> Joints:
+    """Improve every edge by turns at its inner and its outer end."""
     # A component is a range of `members`, which a walk does not leave at its inner end.
     members = np.argsort(leader, kind="stable")
-    bounds = np.searchsorted(leader[members], [leader[joints.inside], leader[joints.inside] + 1])
     for _ in range(_STEPS):
+        bounds = np.searchsorted(leader[members], [leader[joints.inside], leader[joints.inside] + 1])
         inside = np.empty_like(joints.inside)
 
-        def chunk(part: slice, inside: IntArray = inside, outside: IntArray = joints.outside) -> None:
+        def chunk(
+            part: slice,
+            inside: IntArray = inside,
+            outside: IntArray = joints.outside,
+            bounds: IntArray = bounds,
+        ) -> None:
             groups = members, bounds[0, part], bounds[1, part]
             inside[part] = space.work.nearest_members(space, cores, outside[part], groups)
 
-        team.chunks(chunk, len(inside), largest=_WALKS_AT_ONCE)
-        joints = _nearest_outside(space, space.vectors, cores, leader, inside, team)
+        search.team.chunks(chunk, len(inside), largest=_WALKS_AT_ONCE)
+        joints = search.find(inside, whole=True)
     return joints
-
-
-def _nearest_outside(
-    space: Space, matrix: Array, cores: FloatArray, leader: IntArray, asking: IntArray, team: Workers
-) -> Joints:
-    """Find, among all rows, the one nearest to every asking row in another component."""
-    best, weight = np.zeros(len(asking), dtype=np.int64), np.full(len(asking), np.inf)
-
-    def chunk(part: slice) -> None:
-        best[part], weight[part] = space.work.nearest_outside(space.xp, matrix, cores, leader, asking[part])
-
-    team.chunks(chunk, len(asking), largest=_TILE_ROWS)
-    return Joints(asking, best, weight)
 
 
 @compiled

@@ -18,6 +18,10 @@ _ROWS_PER_PIVOT = 64
 _CHUNK_ROWS = 8_192
 _NEAR_PAIRS = 4
 """Near tile pairs that come first, per tile."""
+BLOCK_TILES = 16
+"""Most tiles on a side of a block of tile pairs, a power of two: both sides of a block fit into a cache."""
+_FEWEST_BLOCKS = 32
+"""Blocks on a side, so that all threads have work until the end."""
 _SEED = 0
 
 
@@ -96,26 +100,49 @@ def local_layout(points: Array, tile_rows: int, rng: np.random.Generator) -> Lay
 
 
 def schedule(points: Array, layout: Layout) -> Int32Array:
-    """List all tile pairs: the diagonal first, then some that look most similar, then the rest at random.
+    """List all tile pairs: the diagonal, then the most similar ones, then the rest in blocks.
 
-    Near pairs decide most; after them a random order makes the time spent so far tell the time left.
+    Near pairs decide most. After them, a random order of the blocks makes the time spent so far tell the time
+    left.
 
     Returns
     -------
     (pairs, 2) int32
         Tiles I <= J, every pair once.
     """
-    xp = namespace(points)
+    xp, n_tiles = namespace(points), layout.n_tiles
     there = Layout(xp.asarray(layout.order), layout.starts)
-    means = xp.stack([xp.mean(points[there.rows(tile)], axis=0) for tile in range(layout.n_tiles)])
+    means = xp.stack([xp.mean(points[there.rows(tile)], axis=0) for tile in range(n_tiles)])
     similarity = to_host(means @ means.copy().T)
-    first, second = np.triu_indices(layout.n_tiles, 1)
+    first, second = np.triu_indices(n_tiles, 1)
     apart = np.argsort(-similarity[first, second], kind="stable")
-    near = _NEAR_PAIRS * layout.n_tiles
-    apart[near:] = np.random.default_rng(_SEED).permutation(apart[near:])
-    diagonal = np.arange(layout.n_tiles)
+    near, rest = np.split(apart, [_NEAR_PAIRS * n_tiles])
+    side = block_side(n_tiles)
+    rank = np.random.default_rng(_SEED).permutation((n_tiles // side + 1) ** 2)
+    block = rank[first[rest] // side * (n_tiles // side + 1) + second[rest] // side]
+    apart = np.concatenate([near, rest[np.lexsort((second[rest], first[rest], block))]])
+    diagonal = np.arange(n_tiles)
     ends = [np.concatenate([diagonal, first[apart]]), np.concatenate([diagonal, second[apart]])]
     return np.stack(ends, axis=1).astype(np.int32)
+
+
+def block_side(n_tiles: int) -> int:
+    """Return the tiles on a side of a block, a power of two up to `BLOCK_TILES`."""
+    side = 1
+    while side < BLOCK_TILES and 2 * side * _FEWEST_BLOCKS <= n_tiles:
+        side *= 2
+    return side
+
+
+def batch_bounds(pairs: Int32Array, n_tiles: int) -> IntArray:
+    """Return where the batches of a schedule begin, and its end.
+
+    A batch is one pair while rows learn their thresholds, and then what is left of a block.
+    """
+    blocks = pairs // block_side(n_tiles)
+    changes = np.flatnonzero((blocks[1:] != blocks[:-1]).any(axis=1)) + 1
+    alone = np.arange(min(len(pairs), (1 + _NEAR_PAIRS) * n_tiles))
+    return np.unique(np.concatenate([alone, changes, [0, len(pairs)]]))
 
 
 def expected_work(

@@ -22,11 +22,12 @@ pairs in this pair of tiles can matter, and it leaves the products.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from panic_tda.arrays.namespace import namespace, to_host
+from panic_tda.clustering.tiled.contract import ByPosition
 from panic_tda.clustering.tiled.layout import Layout
 from panic_tda.clustering.trees import DendrogramOrder, Edges, RangeMaxima, concatenate, minimum_forest
 
@@ -35,30 +36,6 @@ if TYPE_CHECKING:
 
     from panic_tda.clustering.tiled.contract import LightPairs, Scanner
     from panic_tda.types import Array, ArrayModule, FloatArray, Int32Array, IntArray
-
-
-class ByPosition(NamedTuple):
-    """What tile pairs need of their rows, by position, in the memory where they are worked on.
-
-    Attributes
-    ----------
-    layout : Layout
-        n positions in tiles.
-    cores : (n,) float64
-        Core distances.
-    gaps : (n,) float64
-        See `trees.DendrogramOrder`.
-    to_end : (n,) float64
-        Largest gap after a position, up to the end of its tile; 0 at the end.
-    from_start : (n,) float64
-        Largest gap from the start of its tile up to a position, both included.
-    """
-
-    layout: Layout
-    cores: Array
-    gaps: Array
-    to_end: Array
-    from_start: Array
 
 
 def by_position(xp: ArrayModule, leaves: DendrogramOrder, cores: FloatArray, starts: IntArray) -> ByPosition:
@@ -103,74 +80,42 @@ def gaps_between(leaves: DendrogramOrder, starts: IntArray, pairs: Int32Array) -
     return between
 
 
-def edges_of_pair(
-    scanner: Scanner, tiles: ByPosition, pair: tuple[int, int], between: float, *, dead_rows: bool
-) -> Edges:
-    """Find the edges of a tile pair that may replace one of the tree.
-
-    Parameters
-    ----------
-    scanner : Scanner
-        This thread's.
-    tiles : ByPosition
-        Rows in leaf order.
-    pair : (int, int)
-        Tiles I <= J.
-    between : float
-        Largest gap of the tiles between them.
-    dead_rows : bool
-        Whether dead rows leave the products.
-
-    Returns
-    -------
-    Edges
-        Between rows, in host memory: a minimum spanning forest of the tile pair's light pairs. No other of
-        them can be in that of all rows.
-    """
-    if pair[0] == pair[1]:
-        return _within(scanner, tiles, pair[0])
-    return _across(scanner, tiles, pair, between, dead_rows)
-
-
-def _within(scanner: Scanner, tiles: ByPosition, tile: int) -> Edges:
+def edges_within(scanner: Scanner, tiles: ByPosition, tile: int) -> Edges:
+    """Find a minimum spanning forest of the improving edges within one tile."""
     part, rows = tiles.layout.positions(tile), tiles.layout.rows(tile)
-    return _forest(rows, rows, scanner.light_within(rows, tiles.gaps[part], tiles.cores[part]))
+    return forest_of(rows, rows, scanner.light_within(rows, tiles.gaps[part], tiles.cores[part]))
 
 
-def _across(
-    scanner: Scanner, tiles: ByPosition, pair: tuple[int, int], between: float, dead_rows: bool
-) -> Edges:
-    xp = namespace(tiles.cores)
-    one, two = (tiles.layout.positions(tile) for tile in pair)
-    rows, columns = (tiles.layout.rows(tile) for tile in pair)
-    cores = tiles.cores[one], tiles.cores[two]
-    heights = tiles.to_end[one], xp.maximum(tiles.from_start[two], between)
-    if dead_rows:
-        alive = xp.flatnonzero(cores[0] < xp.maximum(heights[0], xp.max(heights[1])))
-        if not len(alive):
-            return _NOTHING
-        rows, cores, heights = rows[alive], (cores[0][alive], cores[1]), (heights[0][alive], heights[1])
-        alive = xp.flatnonzero(cores[1] < xp.maximum(heights[1], xp.max(heights[0])))
-        if not len(alive):
-            return _NOTHING
-        columns, cores = columns[alive], (cores[0], cores[1][alive])
-        heights = heights[0], heights[1][alive]
-    return _forest(rows, columns, scanner.light_across((rows, columns), cores, heights))
+def live_rows(cores: tuple[Array, Array], heights: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Return the local indices of the rows of two tiles that their core distances do not rule out."""
+    xp = namespace(cores[0])
+    rows = xp.flatnonzero(cores[0] < xp.maximum(heights[0], xp.max(heights[1])))
+    if not len(rows):
+        return rows, rows
+    return rows, xp.flatnonzero(cores[1] < xp.maximum(heights[1], xp.max(heights[0][rows])))
 
 
-_NOTHING = Edges(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0))
+NO_EDGES = Edges(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0))
 
 
-def _forest(rows: Array, columns: Array, parts: Iterable[LightPairs]) -> Edges:
+def local_forest(edges: Edges) -> Edges:
+    """Keep a minimum spanning forest of edges that touch few of all rows."""
+    rows, ends = np.unique(np.concatenate([edges.u, edges.v]), return_inverse=True)
+    u, v = np.split(ends, 2)
+    forest = minimum_forest(len(rows), Edges(u, v, edges.height))
+    return Edges(rows[forest.u], rows[forest.v], forest.height)
+
+
+def forest_of(rows: Array, columns: Array, parts: Iterable[LightPairs]) -> Edges:
     """Turn places into rows, and keep a minimum spanning forest."""
     # Rows and columns of two tiles are different ones, so their places are told apart by an offset.
     offset = 0 if rows is columns else len(rows)
-    kept = _NOTHING
+    kept = NO_EDGES
     for pairs in parts:
         if len(pairs.height):
             more = Edges(pairs.i, pairs.j + offset, pairs.height)
             kept = minimum_forest(offset + len(columns), concatenate([kept, more]) if len(kept.u) else more)
     if not len(kept.u):
-        return _NOTHING
+        return NO_EDGES
     one, two = (to_host(side).astype(np.int64) for side in (rows, columns))
     return Edges(one[kept.u], two[kept.v - offset], kept.height)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from panic_tda.arrays.namespace import to_host
-from panic_tda.clustering.tiled.layout import Layout, expected_work, schedule
+from panic_tda.clustering.tiled.layout import Layout, batch_bounds, expected_work, schedule
 from panic_tda.clustering.tiled.state_checks import check_neighbours, neighbours_forms
 from panic_tda.clustering.tiled.workers import PerThread, Workers
 
 if TYPE_CHECKING:
     from panic_tda.clustering.backends.base import Checkpoint
-    from panic_tda.clustering.tiled.contract import Lists, Scanner, Space
+    from panic_tda.clustering.tiled.contract import Lists, NeighbourScan, Space
     from panic_tda.progress import Progress
 
 SPARE_NEIGHBOURS = 8
@@ -22,8 +22,8 @@ FEWEST_NEIGHBOURS = 16
 _NEAR_WORK, _DECLINE = (7.0, 4.0, 2.2, 1.8, 1.5), 0.5
 """Measured at 100,000 × 768 and 300,000 × 384: the first tile pairs take times as long as those that follow;
 as thresholds rise, the last take half as long."""
-_BATCH = 64
-"""Tile pairs per thread between two moments at which no list is being written."""
+_BATCHES = 16
+"""Batches per thread between two moments at which no list is being written."""
 STATE = "neighbours"
 
 
@@ -40,7 +40,7 @@ def find_neighbours(
     team: Workers,
     progress: Progress,
     checkpoint: Checkpoint | None = None,
-) -> None:
+) -> Layout:
     """Fill the lists, or go on filling them where a killed run stopped.
 
     Every pair of rows is looked at once. The threshold of a row is the worst product on its list, so a pair
@@ -60,6 +60,11 @@ def find_neighbours(
         Told the pairs of rows looked at.
     checkpoint : Checkpoint or None
         Where the lists are kept between batches.
+
+    Returns
+    -------
+    Layout
+        The order that was used.
     """
     order, pairs, done = layout.order, schedule(space.points, layout), 0
     if checkpoint is not None:
@@ -83,29 +88,34 @@ def find_neighbours(
     if done:
         progress.advance(float(work[:done].sum()))
     scanners = PerThread(lambda: space.work.scanner(space, int(sizes.max())))
+    scan: NeighbourScan | None = None
 
-    def one(number: int) -> int:
-        first, second = (int(tile) for tile in pairs[number])
-        _one_pair(scanners.get(), layout, lists, (first, second))
-        return number
+    def scan_tile(tile: int) -> None:
+        rows = layout.rows(tile)
+        for found in scanners.get().nearest(rows, lists.rows.shape[1]):
+            lists.offer_within(found, tile, rows)
 
+    bounds = batch_bounds(pairs, layout.n_tiles)
     while done < len(pairs):
-        # Rows have no thresholds before the diagonal is done; later batches end where a state may be saved.
-        end = layout.n_tiles if done < layout.n_tiles else min(len(pairs), done + _BATCH * team.n_threads)
-        for number in team.map(one, range(done, end)):
-            progress.advance(float(work[number]))
+        number = int(np.searchsorted(bounds, done))
+        if done < layout.n_tiles:
+            # Rows have no thresholds before the diagonal is done.
+            tasks = range(done, layout.n_tiles)
+            results = zip(tasks, team.map(scan_tile, tasks), strict=True)
+            end = layout.n_tiles
+        else:
+            # The batches end where a state may be saved.
+            scan = scan or space.work.neighbour_scan(space, layout, lists, team)
+            tasks = range(number, min(len(bounds) - 1, number + _BATCHES * team.n_threads))
+            batches = [pairs[bounds[task] : bounds[task + 1]] for task in tasks]
+            results = zip(tasks, team.map(scan.scan, batches), strict=True)
+            end = int(bounds[tasks[-1] + 1])
+        for task, _ in results:
+            progress.advance(float(work[bounds[task] : bounds[task + 1]].sum()))
         done = end
         if checkpoint is not None and done < len(pairs) and checkpoint.due():
             lists.settle()
             rows, sims = to_host(lists.rows), to_host(lists.sims)
             checkpoint.save(STATE, order=order, pairs=pairs, done=done, rows=rows, sims=sims)
     lists.settle()
-
-
-def _one_pair(scanner: Scanner, layout: Layout, lists: Lists, pair: tuple[int, int]) -> None:
-    rows, columns = (layout.rows(tile) for tile in pair)
-    if pair[0] == pair[1]:
-        found = scanner.nearest(rows, lists.rows.shape[1])
-    else:
-        found = scanner.pairs(rows, columns, (lists.worst(rows), lists.worst(columns)))
-    lists.offer(found, pair, rows, columns)
+    return layout

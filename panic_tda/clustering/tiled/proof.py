@@ -19,8 +19,33 @@ unless two heights lie just that far apart.
 2. **What float32 products do is leave pairs out.** For every pair, in any order of summation, |s̃ − (1 −
    d²/2)| ≤ η (`margins.product_margin`, after Higham). A pair is left out only when s̃ lies more than η
    on the safe side of what would matter, thresholds rounded towards keeping it.
-3. **The bound by axes leaves out no more.** A product of points plus the slack is never below that of the
-   rows (`axes`, by Cauchy-Schwarz; `margins.bound_margin` for its rounding).
+3. **The bound by axes leaves out no more, packed or not.** A product of points plus the slack is never below
+   that of the rows (`axes`, by Cauchy-Schwarz; `margins.bound_margin` for its rounding). The micro-kernels
+   compare products of points, or of whole rows, as packed; a pair is a candidate unless its sum is below a
+   threshold that is on the safe side:
+
+   *Rounding to integers.* A point p of m coordinates is packed as q = S·p + e. Each coordinate of e is at
+   most a half, so that ‖e‖ ≤ E = √m/2. From q·q' = S²·(p·p') + S·p·e' + S·e·p' + e·e' and Cauchy-Schwarz,
+   |q·q' - S²·(p·p')| ≤ 2NE + E², where N bounds S·‖p‖. N and E are taken one part in a hundred larger than
+   that, for S·p is computed in float32, and norms are 1 but for `margin` (`panels.choose_packing`).
+
+   *Thresholds.* Product ≥ t implies q·q' ≥ S²·(t - slack) - 2NE - E². The right side is computed in
+   float64, lowered by 1, which is more than its own rounding (S² < 2³⁰), and rounded down. A float32
+   threshold that was rounded up is lowered by two units in the last place of any product
+   (`panels.pack_thresholds`).
+
+   *Saturation.* |q_k| ≤ S·‖p‖ + 1/2 < 2¹⁵, so no value is clipped. The sum of any subset of the terms of
+   q·q', such as the sum in one lane at any step, is at most ‖q‖·‖q'‖ ≤ (N + E)² < 2³¹ in absolute value by
+   Cauchy-Schwarz, so none overflows; nor do the two products of a word. Sums of integers are exact in every
+   order.
+
+   *Padding.* A word's missing half, and a slot without a row, are zeros on both sides: they add nothing to a
+   sum. A slot without a row has an infinite threshold or core distance. As its partner's threshold may be
+   reached by a product of 0, such pairs are dropped by row number (`pair_kernels.find_near_pairs`) or by
+   core distance (`find_improving_edges`).
+
+   *Two levels.* Whether a strip of pairs is looked at by points or by whole rows does not matter: each keeps
+   every pair that can matter, and what decides about a candidate is the same.
 4. **No near row is lost from a list.** Each pair of rows is looked at once, for both its lists, and
    dropped when its product is below the worst entry of both. The worst entry of a list only rises
    (`neighbours`).
@@ -28,14 +53,15 @@ unless two heights lie just that far apart.
    measured; those above are certainly nearer, those below certainly farther. A list too short to show
    that is not believed: its row is compared with all rows (`cores`).
 6. **Any spanning tree will do as the first one.** Lists and joints (`forest`, `joining`) give some tree
-   with true weights; nothing else is asked of them.
+   with true weights; nothing else is asked of them. So a joint may be searched for in a few panels only.
 7. **No edge of the answer is passed over.** An edge that is no lighter than the heaviest edge on the
    tree's path between its ends is a heaviest one of a cycle, and a minimum spanning tree exists without
    it. In leaf order path maxima are maxima of ranges of gaps, hence of each row's own part and those of
    the tiles between (`light_edges`); a row whose core distance is not below any of them is dead, whatever
    its products.
-8. **A tile may answer with a forest.** What is not in a minimum spanning forest of some edges is a
-   heaviest edge of a cycle among them, and so in no need to be in that of all.
+8. **Any set of edges may be replaced by a forest of it**, those of one tile or of several. What is not in a
+   minimum spanning forest of some edges is a heaviest edge of a cycle among them, and so in no need to be in
+   that of all.
 9. **A better tree in the middle changes nothing.** Path maxima only fall from one tree to the next, and
    positions stay (`verify`): what was no lighter than before is no lighter now.
 10. **So neither does a kill.** A state is the lists, or the tree, with the pairs of tiles that are done;

@@ -12,6 +12,9 @@ from panic_tda.clustering.tiled import kernels
 if TYPE_CHECKING:
     from panic_tda.types import BoolArray, Float32Array, FloatArray, Int32Array, IntArray
 
+_MEASURED = 2
+"""Rows of other components that are measured in float64, per asking row."""
+
 
 @compiled
 def cores_from_lists(
@@ -77,28 +80,90 @@ def _weighted_kth(
 
 
 @compiled
-def update_best(
-    products: Float32Array,
-    rows: IntArray,
-    first: int,
+def find_pure_panels(leader: IntArray, order: Int32Array, width: int) -> IntArray:
+    """Return the component of each panel of `width` positions, or -1 where it holds several."""
+    only = np.empty(-(-len(order) // width), dtype=np.int64)
+    for panel in range(len(only)):
+        only[panel] = leader[order[panel * width]]
+        for position in range(panel * width, min(len(order), (panel + 1) * width)):
+            if leader[order[position]] != only[panel]:
+                only[panel] = -1
+                break
+    return only
+
+
+@compiled
+def choose_panels(products: Float32Array, only: IntArray, leader: IntArray, count: int) -> IntArray:
+    """Choose, for each row of products, the largest `count` whose panels hold another component.
+
+    Returns
+    -------
+    (rows, count) int64
+        Panels, the most similar first; -1 where there are fewer.
+    """
+    chosen = np.full((len(products), count), -1)
+    largest = np.empty(count, dtype=np.float32)
+    for i in range(len(products)):
+        largest[:] = -np.inf
+        for panel in range(products.shape[1]):
+            product = products[i, panel]
+            if product <= largest[count - 1] or only[panel] == leader[i]:
+                continue
+            at = count - 1
+            while at > 0 and largest[at - 1] < product:
+                largest[at], chosen[i, at] = largest[at - 1], chosen[i, at - 1]
+                at -= 1
+            largest[at], chosen[i, at] = product, panel
+    return chosen
+
+
+@compiled
+def probe_panels(
+    points: Float32Array,
+    vectors: Float32Array,
+    order: Int32Array,
     cores: FloatArray,
     leader: IntArray,
-    best: IntArray,
-    weight: FloatArray,
-) -> None:
-    """Offer columns `first` and on to every row that looks for its nearest one in another component."""
-    for i in range(len(rows)):
-        mine, core = leader[rows[i]], cores[rows[i]]
-        lower = 1 - weight[i] * weight[i] / 2
-        for j in range(products.shape[1]):
-            s = np.float64(products[i, j])
-            other = first + j
-            if s <= lower or cores[other] >= weight[i] or leader[other] == mine:
-                continue
-            w = max(core, cores[other], np.sqrt(max(0.0, 2 - 2 * s)))
-            if w < weight[i]:
-                weight[i], best[i] = w, other
-                lower = 1 - w * w / 2
+    asking: IntArray,
+    panels: IntArray,
+    width: int,
+    n_coordinates: int,
+) -> IntArray:
+    """Find a near row of another component for each asking row, in the panels chosen for it.
+
+    The `_MEASURED` best by products of the points' first coordinates are measured in float64.
+    """
+    best = np.full(len(asking), -1)
+    rows, weights = np.empty(_MEASURED, dtype=np.int64), np.empty(_MEASURED)
+    for i in range(len(asking)):
+        row = asking[i]
+        weights[:] = np.inf
+        for panel in panels[i]:
+            if panel < 0:
+                break
+            for position in range(panel * width, min(len(order), (panel + 1) * width)):
+                other = order[position]
+                if leader[other] == leader[row] or cores[other] >= weights[_MEASURED - 1]:
+                    continue
+                product = np.float64(
+                    kernels.product(points[row, :n_coordinates], points[other, :n_coordinates])
+                )
+                weight = max(cores[row], cores[other], np.sqrt(max(0.0, 2 - 2 * product)))
+                if weight >= weights[_MEASURED - 1]:
+                    continue
+                at = _MEASURED - 1
+                while at > 0 and weights[at - 1] > weight:
+                    weights[at], rows[at] = weights[at - 1], rows[at - 1]
+                    at -= 1
+                weights[at], rows[at] = weight, other
+        lightest = np.inf
+        for t in range(_MEASURED):
+            if weights[t] < np.inf:
+                other = rows[t]
+                weight = max(cores[row], cores[other], kernels.distance(vectors[row], vectors[other]))
+                if weight < lightest:
+                    lightest, best[i] = weight, other
+    return best
 
 
 @compiled(fastmath=IN_ANY_ORDER)

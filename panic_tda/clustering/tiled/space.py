@@ -31,7 +31,7 @@ def work_on(xp: ArrayModule) -> Work:
     return chosen
 
 
-def describe(xp: ArrayModule, vectors: Array, n_axes: int, rng: np.random.Generator) -> Space:
+def describe(xp: ArrayModule, vectors: Array, n_axes: int | None, rng: np.random.Generator) -> Space:
     """Measure the margins, and project the rows unless they are so short that this would not pay.
 
     Parameters
@@ -40,8 +40,8 @@ def describe(xp: ArrayModule, vectors: Array, n_axes: int, rng: np.random.Genera
         The library that works, numpy or cupy.
     vectors : (n, d) float32
         Unit rows, of `xp` or in host memory.
-    n_axes : int
-        Axes of the bound; 0 does without.
+    n_axes : int or None
+        Axes of the bound; 0 does without, None chooses by a sample of rows in host memory.
     rng : numpy.random.Generator
         Chooses the rows from which the axes are found.
 
@@ -59,9 +59,12 @@ def describe(xp: ArrayModule, vectors: Array, n_axes: int, rng: np.random.Genera
     error = margins.norm_error(xp, vectors)
     margin = margins.product_margin(d, error)
     _require_precise(xp, vectors, margin)
-    if not axes.pay(n_axes, d):
+    if not axes.pay(axes.N_AXES if n_axes is None else n_axes, d):
         return Space(vectors, vectors, False, margin, 0.0, xp, work_on(xp))
-    points = axes.coordinates(xp, vectors, axes.principal_axes(xp, vectors, n_axes, rng))
+    principal = axes.principal_axes(xp, vectors, rng)
+    if n_axes is None:
+        n_axes = axes.choose_number(vectors, principal, rng)
+    points = axes.coordinates(xp, vectors, np.ascontiguousarray(principal[:, :n_axes]))
     return Space(vectors, points, True, margin, margin + margins.bound_margin(n_axes, error), xp, work_on(xp))
 
 

@@ -22,8 +22,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from panic_tda.clustering.tiled.layout import Layout, expected_work, schedule, tile_starts
-from panic_tda.clustering.tiled.light_edges import by_position, edges_of_pair, gaps_between
+import numpy as np
+
+from panic_tda.clustering.tiled.layout import Layout, batch_bounds, expected_work, schedule, tile_starts
+from panic_tda.clustering.tiled.light_edges import by_position, edges_within, gaps_between
 from panic_tda.clustering.tiled.state_checks import check_verify, verify_forms
 from panic_tda.clustering.tiled.workers import PerThread, Workers
 from panic_tda.clustering.trees import (
@@ -37,7 +39,7 @@ from panic_tda.clustering.trees import (
 
 if TYPE_CHECKING:
     from panic_tda.clustering.backends.base import Checkpoint
-    from panic_tda.clustering.tiled.contract import Space
+    from panic_tda.clustering.tiled.contract import EdgeScan, Space
     from panic_tda.progress import Progress
     from panic_tda.types import FloatArray, Int32Array
 
@@ -70,6 +72,8 @@ class _State(NamedTuple):
         How many of them have been.
     size : int
         How many the next wave takes.
+    scan : EdgeScan
+        Of the rows in this order.
     """
 
     tree: Edges
@@ -77,6 +81,7 @@ class _State(NamedTuple):
     pairs: Int32Array
     done: int
     size: int
+    scan: EdgeScan
 
     @property
     def finished(self) -> bool:
@@ -156,7 +161,7 @@ class Verifier:
     def _begin(self, tree: Edges) -> _State:
         leaves = dendrogram_order(len(self._cores), tree)
         pairs = schedule(self._space.points, Layout(leaves.order, self._starts))
-        at = _State(tree, leaves, pairs, 0, self._first_size)
+        at = _State(tree, leaves, pairs, 0, self._first_size, self._scan(leaves))
         self._announce(at)
         return at
 
@@ -165,7 +170,7 @@ class Verifier:
         # Positions stay, so that finished pairs stay finished; only the gaps shrink.
         leaves = DendrogramOrder(at.leaves.order, path_maxima(tree, at.leaves.order))
         size = min(2 * at.size, max(self._first_size, len(at.pairs) // _LAST_WAVES))
-        after = _State(tree, leaves, at.pairs, at.done + at.size, size)
+        after = _State(tree, leaves, at.pairs, at.done + at.size, size, at.scan)
         if self._checkpoint is not None and not after.finished and self._checkpoint.due():
             edges, leaves_now = after.tree._asdict(), after.leaves._asdict()
             self._checkpoint.save(
@@ -183,9 +188,14 @@ class Verifier:
             return None
         tree = Edges(*(stored[name] for name in Edges._fields))
         leaves = DendrogramOrder(*(stored[name] for name in DendrogramOrder._fields))
-        at = _State(tree, leaves, stored["pairs"], int(stored["done"]), int(stored["size"]))
+        done, size = int(stored["done"]), int(stored["size"])
+        at = _State(tree, leaves, stored["pairs"], done, size, self._scan(leaves))
         self._announce(at)
         return at
+
+    def _scan(self, leaves: DendrogramOrder) -> EdgeScan:
+        layout = Layout(self._space.xp.asarray(leaves.order), self._starts)
+        return self._space.work.edge_scan(self._space, layout, self._team)
 
     @property
     def _first_size(self) -> int:
@@ -207,14 +217,20 @@ class Verifier:
         pairs, work = at.pairs[part], self._work(at)[part]
         tiles = by_position(self._space.xp, at.leaves, self._cores, self._starts)
         between = gaps_between(at.leaves, self._starts, pairs)
+        at.scan.use(tiles, prune_rows=self._dead_rows)
+        bounds = batch_bounds(at.pairs, len(self._starts) - 1) - at.done
+        bounds = np.unique(np.clip(bounds, 0, len(pairs)))
         found, held = [at.tree], 0
 
-        def one(number: int) -> Edges:
-            pair = int(pairs[number, 0]), int(pairs[number, 1])
-            scanner = self._scanners.get()
-            return edges_of_pair(scanner, tiles, pair, float(between[number]), dead_rows=self._dead_rows)
+        def find(number: int) -> Edges:
+            batch = slice(int(bounds[number]), int(bounds[number + 1]))
+            first, second = pairs[batch.start].tolist()
+            if first == second:
+                return edges_within(self._scanners.get(), tiles, first)
+            return at.scan.find(pairs[batch], between[batch])
 
-        for amount, edges in zip(work, self._team.map(one, range(len(pairs))), strict=True):
+        amounts = np.add.reduceat(work, bounds[:-1]) if len(work) else work
+        for amount, edges in zip(amounts, self._team.map(find, range(len(bounds) - 1)), strict=True):
             self._progress.advance(float(amount))
             self.n_candidates += len(edges.u)
             if len(edges.u):

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.recipe import hdbscan, normalise
+from panic_tda.clustering.tiled import panels
+from panic_tda.clustering.tiled.contract import Space
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
-from panic_tda.clustering.tiled.host import Scanner
 from panic_tda.errors import InvalidParameter
 from panic_tda.progress import Silent
 from panic_tda.types import SpanningTree
@@ -167,26 +168,28 @@ def test_pruning_changes_nothing(name: str, dead_rows: bool, n_axes: int) -> Non
 @pytest.mark.parametrize("pass_", ["neighbours", "verify"])
 def test_the_bound_in_one_pass_alone_changes_nothing(pass_: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = unit(anisotropic(np.random.default_rng(3)))
-    asked = []
-    multiply = Scanner.multiply
+    packed = []
+    pack = panels.pack
 
-    def watched(self: Scanner, matrix: np.ndarray, *sides: np.ndarray) -> np.ndarray:
-        asked.append((progress.name, matrix.shape[1]))
-        return multiply(self, matrix, *sides)
+    def watch(space: Space, *others: Any) -> panels.Panels:
+        packed.append((progress.name, space.compared.shape[1]))
+        return pack(space, *others)
 
     class Phases(Silent):
         def phase(self, name: str, total: float | None = None) -> None:
             self.name = name
 
-    monkeypatch.setattr(Scanner, "multiply", watched)
+    monkeypatch.setattr(panels, "pack", watch)
     progress = Phases()
     how = {"bound_neighbours": pass_ == "neighbours", "bound_verify": pass_ == "verify"}
     # The verify pass has no work on so few rows unless it begins with a poor tree.
     backend = TiledBackend(Settings(tile_rows=128, n_axes=8, first_tree=random_tree, **how))
     options = FitOptions(min_samples=8, distance_floor=FLOOR, progress=progress)
     assert_exact(backend.fit(rows, np.ones(len(rows), dtype=np.int64), options), rows, 8)
-    assert {name for name, length in asked if length == 9} == {pass_}
-    assert {name for name, length in asked if length == 768} == {"neighbours", "verify"}
+    assert {length for _, length in packed} == {9, 768}
+    assert [length for name, length in packed if name == "neighbours"] == [
+        9 if pass_ == "neighbours" else 768
+    ]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

@@ -18,6 +18,7 @@ from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.clustering.tiled import device, layout, neighbours
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
+from panic_tda.clustering.tiled.space import describe
 from panic_tda.devices import cuda
 from panic_tda.errors import UnsupportedOnBackend
 from panic_tda.types import SpanningTree
@@ -134,11 +135,11 @@ def test_the_nearest_row_of_another_component(library: str, monkeypatch: pytest.
     products = rows[asking].astype(np.float64) @ rows.astype(np.float64).T
     weights = np.maximum(weights, np.sqrt(np.maximum(2 - 2 * products, 0)))
     weights[leader[asking][:, None] == leader] = np.inf
-    best, weight = device.nearest_outside(xp, xp.asarray(rows), cores, leader, asking)
-    np.testing.assert_allclose(weight, weights.min(axis=1), atol=1e-6)
+    space = describe(xp, xp.asarray(rows), 0, rng)
+    search = device.OutsideSearch(space, layout.Layout(xp.arange(900), np.array([0, 900])), cores)
+    search.begin(leader)
+    best = search.find(asking, whole=True)
     np.testing.assert_allclose(weights[np.arange(200), best], weights.min(axis=1), atol=1e-6)
-    nowhere = device.nearest_outside(xp, xp.asarray(rows), cores, np.zeros(900, dtype=np.int64), asking)[1]
-    assert np.isinf(nowhere).all()
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -204,6 +204,6 @@ def test_progress_adds_up(rows: np.ndarray) -> None:
 
     recorder = Totals()
     fit(rows, recorder)
-    assert set(recorder.totals) == {"neighbours", "core distances", "verify"}
+    assert set(recorder.totals) == {"neighbours", "core distances", "join components", "verify"}
     for name, total in recorder.totals.items():
         assert sum(recorder.steps[name]) == pytest.approx(total)

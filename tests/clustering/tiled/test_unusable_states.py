@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.clustering.state_files import write_state
+from panic_tda.clustering.tiled import engine
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
 from panic_tda.types import SpanningTree
 
@@ -109,7 +110,12 @@ def opened(state: Path) -> Checkpoint:
     """Return the checkpoint whose folder a state is in."""
     checkpoint = Checkpoint(state.parent.parent, "rows")
     checkpoint.open(
-        backend="tiled", format=1, min_samples=MIN_SAMPLES, distance_floor=1e-3, library="numpy", tile_rows=20
+        backend="tiled",
+        format=engine._FORMAT,
+        min_samples=MIN_SAMPLES,
+        distance_floor=1e-3,
+        library="numpy",
+        tile_rows=20,
     )
     assert checkpoint.folder == state.parent
     return checkpoint

@@ -1,0 +1,342 @@
+"""Compiled loops over pairs of packed tiles: one call looks at many of them.
+
+Both passes ask the micro-kernel for candidates, pairs whose bound reaches a threshold, and decide about each
+candidate from the rows themselves: by a float32 product in the neighbour pass, by the distance in float64 in
+the verify pass. They do so for a *strip* of a pair of tiles at a time: `_STRIP_PANELS` panels of the first
+tile and all of the second. A call ends early when the buffers may not hold the candidates of another strip,
+and returns how many strips are done.
+
+Where the bound by axes leaves more than one pair of rows in `_DENSE`, whole rows take the place of the axes:
+both tiles are packed, and the micro-kernel looks at the strip once more. A single product or distance costs
+as much as a dozen of the micro-kernel's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from panic_tda.clustering.compiled import compiled
+from panic_tda.clustering.tiled import kernels
+from panic_tda.clustering.tiled.microkernels import COLUMNS, PANEL, ROWS, find_candidates
+from panic_tda.clustering.tiled.panels import (
+    empty_line,
+    empty_values,
+    pack_rows,
+    pack_thresholds,
+    packed_bytes,
+)
+
+if TYPE_CHECKING:
+    from panic_tda.clustering.tiled.panels import Panels
+    from panic_tda.types import Array, BoolArray, Float32Array, FloatArray, Int32Array, IntArray
+
+_STRIP_PANELS = 128 // PANEL
+_SPARE = 1 << 15
+"""Pairs that a buffer holds beyond those of a strip."""
+_PAIR_BYTES, _SLOT_BYTES = 16, 64
+"""Of a pair in the buffers; thresholds and merge heights of a slot of both tiles."""
+_DENSE = 16
+"""One candidate in so many pairs of rows: above that, whole rows are looked at."""
+_NO_TILE = -1
+
+
+class Buffers(NamedTuple):
+    """Scratch of one thread.
+
+    Attributes
+    ----------
+    left, right : (capacity,) int32
+        Slots of the pairs found.
+    sims : (capacity,) float32
+        Products of their rows; used by the neighbour pass alone.
+    heights : (capacity,) float64
+        Mutual reachability distances; used by the verify pass alone.
+    hits : (ROWS,) uint32
+        Of the micro-kernel.
+    lower, row_lower : (2, slots of a tile) int32 or float32
+        Thresholds of both tiles, as the micro-kernel takes them for the packed values and for whole rows.
+    live_rows, live_columns : bool
+        Groups of rows and of columns that the micro-kernel looks at.
+    tiles : int32 or float32
+        Whole rows of two tiles, packed.
+    line : int16 or float32
+        Of `panels.pack_rows`.
+    held : (2,) int64
+        Which tiles these are.
+    """
+
+    left: Int32Array
+    right: Int32Array
+    sims: Float32Array
+    heights: FloatArray
+    hits: Array
+    lower: Array
+    row_lower: Array
+    live_rows: BoolArray
+    live_columns: BoolArray
+    tiles: Array
+    line: Array
+    held: IntArray
+
+
+def capacity(tile_slots: int) -> int:
+    """Return how many pairs a buffer holds."""
+    return min(_STRIP_PANELS * PANEL, tile_slots) * tile_slots + _SPARE
+
+
+def buffer_bytes(tile_slots: int, n_features: int) -> int:
+    """Return the bytes of the buffers of one thread."""
+    return _PAIR_BYTES * capacity(tile_slots) + tile_slots * (_SLOT_BYTES + 2 * packed_bytes(n_features))
+
+
+def make_buffers(panels: Panels, *, with_sims: bool) -> Buffers:
+    """Allocate the scratch of one thread for the neighbour pass (`with_sims`) or the verify pass."""
+    slots, size = panels.tile_slots, capacity(panels.tile_slots)
+    tiles = empty_values(2 * panels.tile_panels if panels.bounded else 0, panels.row_packing)
+    return Buffers(
+        np.empty(size, dtype=np.int32),
+        np.empty(size, dtype=np.int32),
+        np.empty(size if with_sims else 0, dtype=np.float32),
+        np.empty(0 if with_sims else size),
+        np.zeros(ROWS, dtype=np.uint32),
+        np.empty((2, slots), dtype=panels.values.dtype),
+        np.empty((2, slots), dtype=panels.values.dtype),
+        np.ones(slots // ROWS, dtype=np.bool_),
+        np.ones(slots // COLUMNS, dtype=np.bool_),
+        tiles,
+        empty_line(panels.row_packing),
+        np.full(2, _NO_TILE),
+    )
+
+
+@compiled
+def find_near_pairs(
+    panels: Panels,
+    pairs: Int32Array,
+    begin: int,
+    worst: Float32Array,
+    vectors: Float32Array,
+    buffers: Buffers,
+) -> tuple[int, int]:
+    """Find the pairs of rows that may enter the neighbour list of either row.
+
+    Parameters
+    ----------
+    pairs : (pairs, 2) int32
+        Pairs of different tiles.
+    begin : int
+        Strips of them that are done.
+    worst : (slots,) float32
+        Smallest product on each row's list; infinite where there is no row.
+    vectors : (n, d) float32
+        Rows.
+
+    Returns
+    -------
+    end, found : int
+        Strips that are done, and the pairs of rows in `left`, `right` and `sims`.
+    """
+    slots = len(buffers.live_rows) * ROWS
+    n_strips = count_strips(panels)
+    found, is_ready = 0, False
+    for done in range(begin, len(pairs) * n_strips):
+        if len(buffers.left) - found < min(_STRIP_PANELS * PANEL, slots) * slots:
+            return done, found
+        pair, strip = pairs[done // n_strips], done % n_strips
+        first, second = pair[0] * slots, pair[1] * slots
+        if strip == 0 or not is_ready:
+            for side, start in enumerate((first, second)):
+                _set_thresholds(panels, worst[start : start + slots], side, buffers)
+            is_ready = True
+        n_candidates = _find_candidates(panels, vectors, (pair[0], pair[1]), strip, buffers, found)
+        kept = found
+        for t in range(found, found + n_candidates):
+            i, j = first + buffers.left[t], second + buffers.right[t]
+            row, column = panels.rows[i], panels.rows[j]
+            if row < 0 or column < 0:
+                continue
+            sim = kernels.product(vectors[row], vectors[column])
+            buffers.left[kept], buffers.right[kept], buffers.sims[kept] = i, j, sim
+            kept += sim >= min(worst[i], worst[j])
+        found = kept
+    return len(pairs) * n_strips, found
+
+
+@compiled
+def find_improving_edges(
+    panels: Panels,
+    pairs: Int32Array,
+    begin: int,
+    between: FloatArray,
+    by_slot: tuple[FloatArray, FloatArray, FloatArray],
+    margin: float,
+    prune_rows: bool,
+    vectors: Float32Array,
+    buffers: Buffers,
+) -> tuple[int, int]:
+    """Find the pairs of rows whose distance is below the tree's path maximum between them.
+
+    Parameters
+    ----------
+    pairs, begin, vectors
+        See `find_near_pairs`.
+    between : (pairs,) float64
+        Largest merge height of the tiles between the two of each pair.
+    by_slot : three arrays of (slots,) float64
+        Core distances (infinite where there is no row), and each slot's largest merge height to the end and
+        from the start of its tile (0 where there is no row).
+    margin : float
+        η of a product of rows.
+    prune_rows : bool
+        Whether groups in which no row can have an improving edge are skipped.
+
+    Returns
+    -------
+    end, found : int
+        Strips that are done, and the edges in `left`, `right` and `heights`.
+    """
+    slots = len(buffers.live_rows) * ROWS
+    n_strips = count_strips(panels)
+    cores, to_end, from_start = by_slot
+    heights = np.empty((2, slots))
+    products = np.empty(slots)
+    found, is_ready, is_live = 0, False, True
+    for done in range(begin, len(pairs) * n_strips):
+        if len(buffers.left) - found < min(_STRIP_PANELS * PANEL, slots) * slots:
+            return done, found
+        pair, strip = pairs[done // n_strips], done % n_strips
+        first, second = pair[0] * slots, pair[1] * slots
+        own = cores[first : first + slots], cores[second : second + slots]
+        if strip == 0 or not is_ready:
+            heights[0] = to_end[first : first + slots]
+            heights[1] = np.maximum(from_start[second : second + slots], between[done // n_strips])
+            is_ready, is_live = True, not prune_rows or _mark_live_groups(heights, own, buffers)
+            for side in range(2 * is_live):
+                for i in range(slots):
+                    # A row whose core distance reaches its own height can matter by the other row's only.
+                    height = heights[side, i]
+                    products[i] = np.inf if own[side][i] >= height else 1 - height * height / 2 - margin
+                _set_thresholds(panels, products, side, buffers)
+        if not is_live:
+            continue
+        n_candidates = _find_candidates(panels, vectors, (pair[0], pair[1]), strip, buffers, found)
+        kept = found
+        for t in range(found, found + n_candidates):
+            i, j = buffers.left[t], buffers.right[t]
+            height, core = max(heights[0, i], heights[1, j]), max(own[0][i], own[1][j])
+            if core >= height:
+                continue
+            row, column = panels.rows[first + i], panels.rows[second + j]
+            distance = max(core, kernels.distance(vectors[row], vectors[column]))
+            buffers.left[kept], buffers.right[kept] = first + i, second + j
+            buffers.heights[kept] = distance
+            kept += distance < height
+        found = kept
+    return len(pairs) * n_strips, found
+
+
+@compiled
+def count_strips(panels: Panels) -> int:
+    """Return the strips of a pair of tiles."""
+    return -(-panels.tile_panels // _STRIP_PANELS)
+
+
+@compiled
+def _set_thresholds(panels: Panels, lower: Array, side: int, buffers: Buffers) -> None:
+    pack_thresholds(lower, panels.packing, buffers.lower[side])
+    if panels.bounded:
+        pack_thresholds(lower, panels.row_packing, buffers.row_lower[side])
+
+
+@compiled
+def _find_candidates(
+    panels: Panels, vectors: Float32Array, pair: tuple[int, int], strip: int, buffers: Buffers, found: int
+) -> int:
+    """List the candidates of a strip behind the pairs that are found: by the axes, or by whole rows."""
+    first = strip * _STRIP_PANELS
+    part = first, min(first + _STRIP_PANELS, panels.tile_panels)
+    live = buffers.live_rows, buffers.live_columns
+    out = buffers.left[found:], buffers.right[found:]
+    limit = len(out[0])
+    if panels.bounded:
+        groups = np.sum(buffers.live_rows[part[0] * PANEL // ROWS : part[1] * PANEL // ROWS])
+        limit = int(groups * np.sum(buffers.live_columns)) * ROWS * COLUMNS // _DENSE
+    lower = buffers.lower[0], buffers.lower[1]
+    n_candidates = find_candidates(
+        panels.values,
+        panels.packing.words,
+        panels.tile_panels,
+        pair,
+        part,
+        lower,
+        live,
+        buffers.hits,
+        limit,
+        out,
+    )
+    if n_candidates <= limit:
+        return int(n_candidates)
+    slots, size = panels.tile_panels * PANEL, len(buffers.tiles) // 2
+    for side in range(2):
+        if buffers.held[side] != pair[side]:
+            rows = panels.rows[pair[side] * slots : (pair[side] + 1) * slots]
+            out_tile = buffers.tiles[side * size : (side + 1) * size]
+            pack_rows(vectors, rows, panels.row_packing, buffers.line, out_tile)
+            buffers.held[side] = pair[side]
+    lower = buffers.row_lower[0], buffers.row_lower[1]
+    return int(
+        find_candidates(
+            buffers.tiles,
+            panels.row_packing.words,
+            panels.tile_panels,
+            (0, 1),
+            part,
+            lower,
+            live,
+            buffers.hits,
+            len(out[0]),
+            out,
+        )
+    )
+
+
+@compiled
+def _mark_live_groups(heights: FloatArray, cores: tuple[FloatArray, FloatArray], buffers: Buffers) -> bool:
+    """Mark the groups that hold a row which its core distance does not rule out; return whether any does.
+
+    A row is ruled out when its core distance reaches its own height and the largest height on the other side.
+    """
+    buffers.live_rows[:] = False
+    buffers.live_columns[:] = False
+    largest, any_row, any_column = 0.0, False, False
+    for j in range(heights.shape[1]):
+        if cores[1][j] < np.inf:
+            largest = max(largest, heights[1, j])
+    highest = 0.0
+    for i in range(heights.shape[1]):
+        if cores[0][i] < max(heights[0, i], largest):
+            buffers.live_rows[i // ROWS] = any_row = True
+            highest = max(highest, heights[0, i])
+    for j in range(heights.shape[1]):
+        if cores[1][j] < max(heights[1, j], highest):
+            buffers.live_columns[j // COLUMNS] = any_column = True
+    return any_row and any_column
+
+
+@compiled
+def offer_to_lists(
+    owners: Int32Array,
+    others: Int32Array,
+    sims: Float32Array,
+    rows: Int32Array,
+    lists: tuple[Int32Array, Float32Array],
+    worst: Float32Array,
+) -> None:
+    """Offer pairs of slots to the neighbour lists of `owners`, and bring their `worst` up to date."""
+    list_rows, list_sims = lists
+    for t in range(len(owners)):
+        row = rows[owners[t]]
+        kernels.offer(list_rows[row], list_sims[row], rows[others[t]], sims[t])
+        worst[owners[t]] = list_sims[row, 0]

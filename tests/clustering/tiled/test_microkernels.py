@@ -1,0 +1,113 @@
+"""Every processor gets the right answer: other instruction sets, in processes that compile for them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from panic_tda.clustering.backends.base import FitOptions
+from panic_tda.clustering.tiled import microkernels
+from panic_tda.clustering.tiled.engine import Settings, TiledBackend
+from tests.clustering.tiled.test_tiled import anisotropic, unit
+
+AVX2 = "+avx,+avx2,+fma"
+AVX512 = f"{AVX2},+avx512f,+avx512bw,+avx512vl,+avx512dq,+avx512cd"
+COMPILE = """
+from numba import types
+from panic_tda.clustering.tiled import microkernels
+
+long, values = types.int64, types.Array(types.int32, 1, "C")
+pair, live = types.UniTuple(long, 2), types.UniTuple(types.Array(types.boolean, 1, "C"), 2)
+sides, hits = types.UniTuple(values, 2), types.Array(types.uint32, 1, "C")
+find = microkernels.find_candidates_compiled
+find.compile((values, long, long, pair, pair, sides, live, hits, long, sides))
+(code,) = find.inspect_asm().values()
+print(microkernels.LANES, *(name for name in ("vpmaddwd", "vpdpwssd", "zmm") if name in code))
+"""
+FIT = """
+import sys
+import numpy as np
+from panic_tda.clustering.backends.base import FitOptions
+from panic_tda.clustering.tiled import microkernels
+from panic_tda.clustering.tiled.engine import Settings, TiledBackend
+
+rows = np.load(sys.argv[1])
+options = FitOptions(min_samples=5, distance_floor=1e-3)
+tree = TiledBackend(Settings(tile_rows=128)).fit(rows, np.ones(len(rows), dtype=np.int64), options)
+np.save(sys.argv[2], np.sort(tree.height))
+print(microkernels.INTEGERS)
+"""
+
+
+def run_with(settings: dict[str, str], code: str, *arguments: object) -> list[str]:
+    """Run code in a process with environment variables; return the words it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.split()
+
+
+def run_for(processor: str, features: str | None, code: str, cache: Path, *arguments: object) -> list[str]:
+    """Run code in a process whose compiler takes this machine for another; return the words it prints."""
+    settings = {"NUMBA_CPU_NAME": processor, "NUMBA_CACHE_DIR": str(cache)}
+    if features is not None:
+        settings["NUMBA_CPU_FEATURES"] = features
+    return run_with(settings, code, *arguments)
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="compiles for x86-64 processors")
+@pytest.mark.parametrize(
+    ("processor", "features", "expected"),
+    [
+        ("haswell", AVX2, ["8", "vpmaddwd"]),
+        ("skylake-avx512", AVX512, ["16", "vpmaddwd", "zmm"]),
+        # The compiler joins the multiplication and the addition after it.
+        ("icelake-server", f"{AVX512},+avx512vnni", ["16", "vpdpwssd", "zmm"]),
+    ],
+)
+def test_the_instruction_of_each_processor_is_used(
+    processor: str, features: str, expected: list[str], tmp_path: Path
+) -> None:
+    """Compiled only: this machine need not have the instructions."""
+    assert run_for(processor, features, COMPILE, tmp_path) == expected
+
+
+@pytest.mark.slow
+def test_a_processor_without_the_instruction_finds_the_same_tree(tmp_path: Path) -> None:
+    """The distances of the tree are sums in compiler order, so they agree to some sixteen digits only."""
+    rows = unit(anisotropic(np.random.default_rng(0), 500, 192))
+    np.save(tmp_path / "rows.npy", rows)
+    heights = tmp_path / "heights.npy"
+    assert run_for("generic", None, FIT, tmp_path, tmp_path / "rows.npy", heights) == ["False"]
+    options = FitOptions(min_samples=5, distance_floor=1e-3)
+    tree = TiledBackend(Settings(tile_rows=128)).fit(rows, np.ones(len(rows), dtype=np.int64), options)
+    np.testing.assert_allclose(np.load(heights), np.sort(tree.height), rtol=1e-13)
+
+
+def test_a_setting_chooses_the_portable_kernel_which_finds_the_same_tree(tmp_path: Path) -> None:
+    rows = unit(anisotropic(np.random.default_rng(0), 500, 192))
+    np.save(tmp_path / "rows.npy", rows)
+    heights = tmp_path / "heights.npy"
+    chosen = run_with({microkernels.KERNEL_VARIABLE: "float32"}, FIT, tmp_path / "rows.npy", heights)
+    assert chosen == ["False"]
+    options = FitOptions(min_samples=5, distance_floor=1e-3)
+    tree = TiledBackend(Settings(tile_rows=128)).fit(rows, np.ones(len(rows), dtype=np.int64), options)
+    np.testing.assert_array_equal(np.load(heights), np.sort(tree.height))
+
+
+def test_a_kernel_that_the_processor_lacks_is_refused_with_the_choice() -> None:
+    code = "import panic_tda.clustering.tiled.microkernels"
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        run_with({microkernels.KERNEL_VARIABLE: "int4"}, code)
+    message = failed.value.stderr.splitlines()[-1]
+    assert "PANIC_TDA_KERNEL must be" in message
+    assert "float32 on this processor; got 'int4'" in message
