@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from panic_tda.arrays.namespace import namespace, take_rows, to_host
+from panic_tda.arrays.namespace import namespace, take_rows, take_slice, to_host
 from panic_tda.arrays.rows import slices
 from panic_tda.clustering.tiled import contract, margins
 from panic_tda.clustering.tiled.axes import Patience
