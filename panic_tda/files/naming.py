@@ -82,7 +82,7 @@ def _by_opening(openings: _Openings, start: int, additions: Additions) -> tuple[
     names = openings.names(start)
     stored: list[RunKey] = []
     while few := list(islice(names, _FEW)):
-        stored += (known := additions.stored_runs(few))
+        stored += (known := additions.find_stored_runs(few))
         free = next((key for key in few if key not in known), None)
         if free is not None:
             return free.name, stored
@@ -94,7 +94,7 @@ def _by_later_opening(openings: _Openings, additions: Additions, known: list[Run
     # Where the order of the file numbers its rows, one that is put before others makes other texts of them.
     if not openings.numbered:
         return []
-    stored = additions.first_texts(openings.keys)
+    stored = additions.read_first_texts(openings.keys)
     likely = {run for run, first in stored.items() if openings.has(*first)} - set(map(run_id, known))
     found = []
     for start in range(1, len(openings)):
@@ -161,7 +161,7 @@ def _by_former_name(file: EmbeddingFile, additions: Additions, known: list[RunKe
         return []
     key, text = first.runs[first.run_codes[0]], first.texts[0]
     assert text is not None
-    likely = additions.runs_that_say(key, int(first.sequence_numbers[0]), text)
+    likely = additions.find_runs_with_text(key, int(first.sequence_numbers[0]), text)
     # To hash all beginnings takes half as long as to add the rows, and seldom finds anything.
     if not likely - {run_id(other) for other in known}:
         return []

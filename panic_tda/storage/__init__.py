@@ -14,13 +14,13 @@ imported rows go into it (`write`), each in one transaction.
 `bulk`         read and insert many rows at the speed of the driver
 `cells`        read stored values, and name those that cannot be read (`columns` converts them)
 `pgvector`     read vectors from columns of that PostgreSQL extension
-`urls`         take apart the path or URL of a database
+`urls`         parse the path or URL of a database
 `reasons`      translate errors of a database
 
 Terms: an *embedding* is a stored vector. It belongs to an *invocation* (one output of a model), which
 belongs to a *run*. A *census* counts the embeddings of a model before they are loaded. An *orphan* is an
 embedding whose invocation is missing. A *result key* is the short number by which clusters and assignments
-name their clustering.
+refer to their clustering.
 """
 
 from __future__ import annotations

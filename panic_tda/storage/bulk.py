@@ -1,4 +1,4 @@
-"""Many rows at the driver's own speed: vectors out as Arrow batches, rows in."""
+"""Read and insert many rows at the speed of the driver; vectors are read as Arrow batches."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from sqlalchemy.sql import Select
 from panic_tda.arrays.rows import slices
 from panic_tda.errors import DatabaseError
 from panic_tda.storage.cells import close_cursor, compile_query, find_damaged, naming_damage, undecoded_texts
-from panic_tda.storage.columns import damaged_value, describe_columns
+from panic_tda.storage.columns import build_damage_error, describe_columns
 
 ID_LENGTH = 32
 _KEYS = 8192
-"""So many keys of two columns a statement takes; SQLite takes 32,766 values."""
+"""Keys per statement; with two columns they stay below the 32,766 values that SQLite allows."""
 _FETCH_LARGE_ROWS = 32
-"""Rows that a server is asked for at once where they can be large: their sizes show when they are here."""
+"""Rows per fetch from a server if rows can be large; their sizes are known only after the fetch."""
 _HEXADECIMAL = b"0123456789abcdef"
 
 
 def stream_vectors(
-    connection: Connection, query: Select[Any], *, width: int, batch_rows: int, no_ids: list[Any]
+    connection: Connection, query: Select[Any], *, width: int, batch_rows: int, invalid_ids: list[Any]
 ) -> Iterator[pa.RecordBatch]:
     """Stream `(id, vector)` rows as Arrow record batches.
 
@@ -35,14 +35,14 @@ def stream_vectors(
     connection : Connection
         From `Database.reading`.
     query : Select
-        Two result columns: an id and a vector of exactly `width` bytes.
+        A query with two result columns: an id, and a vector of exactly `width` bytes.
     width : int
-        Bytes of one vector.
+        Number of bytes of one vector.
     batch_rows : int
-        Most rows of a batch.
-    no_ids : list
-        Takes what stands where ids of 32 lower-case hexadecimal digits are due; those rows are not in the
-        batches.
+        Largest number of rows of a batch.
+    invalid_ids : list
+        List to which stored values that are not ids of 32 lower-case hexadecimal digits are added; their
+        rows are not in the batches.
 
     Yields
     ------
@@ -55,26 +55,26 @@ def stream_vectors(
         A vector is missing or of another length, or the file is damaged.
     """
     sql = compile_query(connection, query)
-    # The driver's own cursor: turning each of millions of rows into a result object would double the time.
-    cursor = _streaming_cursor(connection)
+    # The cursor of the driver: SQLAlchemy's result objects for millions of rows would double the time.
+    cursor = _open_streaming_cursor(connection)
     try:
-        # The empty parameters make every driver read the doubled percent signs of the compiled query alike.
+        # With empty parameters, every driver treats the doubled percent signs of the compiled query alike.
         cursor.execute(sql, ())
         while rows := cursor.fetchmany(batch_rows):
             ids, vectors = zip(*rows, strict=True)
-            digits = _digits(ids)
+            digits = _encode_ids(ids)
             if digits is None:
-                no_ids += [found for found in ids if _digits((found,)) is None]
-                pairs = [pair for pair in rows if _digits(pair[:1]) is not None]
+                invalid_ids += [stored for stored in ids if _encode_ids((stored,)) is None]
+                pairs = [pair for pair in rows if _encode_ids(pair[:1]) is not None]
                 ids, vectors = zip(*pairs, strict=True) if pairs else ((), ())
-                digits = _digits(ids) or b""
+                digits = _encode_ids(ids) or b""
             batch = pa.record_batch(
                 {
-                    "id": _fixed_width(digits, ID_LENGTH),
-                    "vector": _fixed_width(_joined(vectors, width), width),
+                    "id": _build_fixed_width(digits, ID_LENGTH),
+                    "vector": _build_fixed_width(_concatenate_vectors(vectors, width), width),
                 }
             )
-            # Freed before the next rows come, their memory is still in the cache when it is used again.
+            # Freed before the next fetch, so that their memory is reused while it is in the cache.
             del rows, ids, vectors, digits
             yield batch
     except connection.dialect.loaded_dbapi.Error as error:
@@ -86,18 +86,18 @@ def stream_vectors(
 def stream_rows(
     connection: Connection, query: Select[Any], *, batch_rows: int, batch_bytes: int | None = None
 ) -> Generator[list[tuple[Any, ...]], None, None]:
-    """Stream rows of any columns, as the driver gives them: ids as text, vectors as bytes.
+    """Stream rows of any columns, with the values of the driver: ids as text, vectors as bytes.
 
     Parameters
     ----------
     connection : Connection
         From `Database.reading`.
     query : Select
-        What is read.
+        The query to read.
     batch_rows : int
-        Most rows of a batch; no more are in memory at once.
+        Largest number of rows of a batch; no more rows are in memory at once.
     batch_bytes : int, optional
-        A batch ends with the row whose texts and bytes bring it to so many; for rows that can be large.
+        A batch ends when its texts and bytes reach this size; for rows that can be large.
 
     Raises
     ------
@@ -105,13 +105,15 @@ def stream_rows(
         The file is damaged.
     """
     sql = compile_query(connection, query)
-    cursor = _streaming_cursor(connection)
+    cursor = _open_streaming_cursor(connection)
     try:
         cursor.execute(sql, ())
         if batch_bytes is not None:
-            # SQLite's cursor makes one row after the other; a server sends some at once.
-            rows_of = iter(cursor) if connection.dialect.name == "sqlite" else _fetch_few(cursor)
-            yield from _bounded_batches(rows_of, batch_rows, batch_bytes)
+            # SQLite's cursor reads row by row; from a server, some rows are fetched at once.
+            row_iterator = (
+                iter(cursor) if connection.dialect.name == "sqlite" else _fetch_small_batches(cursor)
+            )
+            yield from _split_batches(row_iterator, batch_rows, batch_bytes)
         while rows := cursor.fetchmany(batch_rows):
             yield rows
     except connection.dialect.loaded_dbapi.Error as error:
@@ -120,7 +122,7 @@ def stream_rows(
         close_cursor(connection, cursor)
 
 
-def _bounded_batches(
+def _split_batches(
     fetched: Iterator[tuple[Any, ...]], batch_rows: int, batch_bytes: int
 ) -> Generator[list[tuple[Any, ...]], None, None]:
     rows: list[tuple[Any, ...]] = []
@@ -135,7 +137,7 @@ def _bounded_batches(
         yield rows
 
 
-def _fetch_few(cursor: Any) -> Iterator[tuple[Any, ...]]:
+def _fetch_small_batches(cursor: Any) -> Iterator[tuple[Any, ...]]:
     while rows := cursor.fetchmany(_FETCH_LARGE_ROWS):
         yield from rows
 
@@ -148,9 +150,10 @@ def stream_columns(
     Parameters
     ----------
     connection, query, batch_rows
-        As of `stream_rows`.
+        See `stream_rows`.
     convert : sequence of callable
-        Takes the tuple of a column's values; raises one of `columns.FAULTS` where one is not what it takes.
+        A function for each column that converts the tuple of its values, and raises one of `columns.FAULTS`
+        for an invalid value.
 
     Raises
     ------
@@ -168,16 +171,16 @@ def stream_columns(
 def insert_rows(
     connection: Connection, table: type[DeclarativeBase], rows: Iterable[tuple[Any, ...]]
 ) -> None:
-    """Insert many rows at the driver's own speed.
+    """Insert many rows at the speed of the driver.
 
     Parameters
     ----------
     connection : Connection
         From `Database.writing`.
     table : mapped class
-        Where the rows go.
+        Table of the rows.
     rows : iterable of tuple
-        Values of all columns in the table's order, as they are stored (ids as 32 characters).
+        Stored values of all columns, in the order of the table (ids as 32 characters).
     """
     insert_into(connection, table.__tablename__, table.__table__.columns.keys(), rows)
 
@@ -185,7 +188,7 @@ def insert_rows(
 def insert_into(
     connection: Connection, table: str, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]
 ) -> None:
-    """Do what `insert_rows` does, for the columns that are named."""
+    """Insert many rows with values for these columns at the speed of the driver."""
     names = ", ".join(columns)
     cursor: Any = connection.connection.cursor()
     try:
@@ -205,7 +208,7 @@ def insert_into(
 def insert_new_rows(
     connection: Connection, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
 ) -> int:
-    """Insert the rows whose id is not in the table yet, and leave those that are there as they are.
+    """Insert the rows whose id is not in the table yet; existing rows stay unchanged.
 
     Parameters
     ----------
@@ -214,16 +217,16 @@ def insert_new_rows(
     table : str
         A table with the primary key `id`.
     columns : sequence of str
-        The columns that are given; the others take their defaults.
+        Columns of `rows`; other columns get their defaults.
     rows : sequence of tuple
-        Values as the driver takes them: ids as text of 32 characters, vectors as bytes.
+        Values for the driver: ids as text of 32 characters, vectors as bytes.
 
     Returns
     -------
     int
-        How many rows were inserted.
+        Number of inserted rows.
     """
-    # The driver's own statement: SQLAlchemy's preparation of each row costs as much as inserting it.
+    # An SQL statement for the driver: SQLAlchemy's preparation of each row takes as long as inserting it.
     mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
     sql = (
         f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join([mark] * len(columns))}) "
@@ -247,30 +250,29 @@ def select_by_keys(
     connection : Connection
         From `Database.reading` or `Database.writing`.
     table : str
-        Where they are.
+        Name of the table.
     columns : sequence of str
-        What of them is asked for.
+        Columns to read.
     keys : mapping of str to sequence
-        By column of the key: its value in each of the keys that are looked up. An index begins with these
-        columns.
+        Values of the keys by column; an index must begin with these columns.
     also : str
-        A condition that holds for the rows, in SQL.
+        A further SQL condition on the rows.
 
     Yields
     ------
     tuple
-        Values as the driver gives them, in no order: ids as text, vectors as bytes.
+        Rows in no order, with the values of the driver: ids as text, vectors as bytes.
     """
-    # The driver's own statement: SQLAlchemy's lists of values take twice as long as the look-up, and leave
-    # their memory to the garbage collector, which does not see how much it is. And a join in this order: of
-    # keys of two columns in a list, SQLite would go through the table.
+    # An SQL statement for the driver: SQLAlchemy's lists of values take twice as long as the lookup, and
+    # their memory is freed late. A join with `wanted` first: for a list of keys of two columns, SQLite would
+    # scan the table.
     chosen = ", ".join(f"{table}.{column}" for column in columns)
     equal = " AND ".join(f"{table}.{name} = wanted.{name}" for name in keys)
     rows = list(zip(*keys.values(), strict=True))
     cursor: Any = connection.connection.cursor()
     try:
-        for some in slices(len(rows), _KEYS):
-            wanted, values = _wanted(connection, tuple(keys), rows[some])
+        for chunk in slices(len(rows), _KEYS):
+            wanted, values = _build_wanted(connection, tuple(keys), rows[chunk])
             cursor.execute(
                 f"{wanted} SELECT {chosen} FROM wanted CROSS JOIN {table} WHERE {equal} AND {also}", values
             )
@@ -294,11 +296,11 @@ def read_by_keys(
     Parameters
     ----------
     connection, keys, also
-        As of `select_by_keys`.
+        See `select_by_keys`.
     table : sqlalchemy.Table
-        Where the rows are.
+        Table of the rows.
     columns : sequence of str
-        The columns that are read; the primary key is among them, so that a row can be named.
+        Columns to read; the primary key must be among them, so that an error can name the row.
 
     Raises
     ------
@@ -307,90 +309,90 @@ def read_by_keys(
     """
     query = sa.select(*(table.c[name] for name in columns))
     described = describe_columns(query)
-    types = [_stored_type(column.type) for column in query.selected_columns]
+    types = [_find_stored_type(column.type) for column in query.selected_columns]
 
-    def checked(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    def check_rows(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
         for row in rows:
             for column, stored_type, value in zip(described, types, row, strict=True):
                 # Converting all values would cost as much as looking them up.
                 if type(value) is not stored_type and (fault := column.fault(value)) is not None:
-                    key = [value for other, value in zip(described, row, strict=True) if other.is_key]
-                    raise damaged_value(column.table, column.name, key, fault)
+                    key = [value for part, value in zip(described, row, strict=True) if part.is_key]
+                    raise build_damage_error(column.table, column.name, key, fault)
             yield row
 
     try:
-        yield from checked(select_by_keys(connection, table.name, columns, keys, also=also))
+        yield from check_rows(select_by_keys(connection, table.name, columns, keys, also=also))
     except DatabaseError as error:
-        # A server stores no such text, and answers nothing more in a transaction that failed.
+        # Only SQLite stores texts that are not UTF-8; PostgreSQL answers no query in a failed transaction.
         if error.__cause__ is None or connection.dialect.name != "sqlite":
             raise
         with undecoded_texts(connection):
             rows = list(select_by_keys(connection, table.name, columns, keys, also=also))
-        list(checked(rows))
+        list(check_rows(rows))
         raise
 
 
-def _stored_type(kind: sa.types.TypeEngine[Any]) -> type:
-    """Return the type of the driver's values of a column."""
+def _find_stored_type(kind: sa.types.TypeEngine[Any]) -> type:
+    """Return the Python type of the driver's values for a column type."""
     plain = kind.impl_instance if isinstance(kind, sa.types.TypeDecorator) else kind
     if isinstance(plain, sa.LargeBinary):
         return bytes
     return int if isinstance(plain, sa.Integer) else str
 
 
-def _wanted(
+def _build_wanted(
     connection: Connection, names: tuple[str, ...], rows: list[tuple[Any, ...]]
 ) -> tuple[str, list[Any]]:
-    """Return the beginning of a statement that names some keys as a table `wanted`, and its values."""
+    """Return the WITH clause that defines the keys as a table `wanted`, and its values."""
     table = f"WITH wanted ({', '.join(names)}) AS"
     if connection.dialect.name == "sqlite":
-        one = f"({', '.join('?' * len(names))})"
-        return f"{table} (VALUES {', '.join([one] * len(rows))})", list(chain.from_iterable(rows))
-    # What is compared to ids as text would be compared to all of them.
+        marks = f"({', '.join('?' * len(names))})"
+        return f"{table} (VALUES {', '.join([marks] * len(rows))})", list(chain.from_iterable(rows))
+    # As bpchar, the type of ids: with text, the index on ids would not be used.
     arrays = ", ".join("%s::bpchar[]" if isinstance(value, str) else "%s" for value in rows[0])
     return f"{table} (SELECT * FROM unnest({arrays}))", [list(column) for column in zip(*rows, strict=True)]
 
 
 def are_ids(values: tuple[Any, ...]) -> bool:
-    """Tell whether all of some stored values are ids: text of 32 lower-case hexadecimal digits."""
-    return _digits(values) is not None
+    """Return whether all stored values are ids: text of 32 lower-case hexadecimal digits."""
+    return _encode_ids(values) is not None
 
 
-def _digits(ids: tuple[Any, ...]) -> bytes | None:
-    """Return ids one after the other, or None where one is no id of 32 lower-case hexadecimal digits."""
-    # Where each ends must show: one of 31 characters and one of 33 have the length of two together. A mark
-    # behind each costs a quarter of asking each for its length.
+def _encode_ids(ids: tuple[Any, ...]) -> bytes | None:
+    """Return the concatenated ids, or None if a value is not an id of 32 lower-case hexadecimal digits."""
+    # A newline after each id shows its length: otherwise a value of 31 characters and one of 33 would pass as
+    # two ids. This takes a quarter of the time of checking each length.
     ends = b"\n" * len(ids)
     try:
         marked = "\n".join((*ids, "")).encode("ascii")
     except (TypeError, UnicodeEncodeError):
-        return None  # missing, a number (as a column declared UUID stores some), or of another alphabet
+        return None  # missing, a number (from a column declared UUID), or not ASCII
     if marked[ID_LENGTH :: ID_LENGTH + 1] != ends or marked.translate(None, _HEXADECIMAL) != ends:
         return None
     return "".join(ids).encode("ascii")
 
 
-def _joined(vectors: tuple[Any, ...], width: int) -> bytes:
+def _concatenate_vectors(vectors: tuple[Any, ...], width: int) -> bytes:
     try:
         lengths = set(map(len, vectors))
         if lengths <= {width}:
             return b"".join(vectors)
     except TypeError:
-        pass  # a missing one, which has no length
+        pass  # a missing vector has no length
     lengths = {len(vector) if isinstance(vector, bytes) else -1 for vector in vectors}
     raise DatabaseError(
         f"vectors of {width} bytes were expected, got lengths {sorted(lengths)} (-1: missing, or no bytes)"
     )
 
 
-def _fixed_width(data: bytes, width: int) -> pa.Array:
+def _build_fixed_width(data: bytes, width: int) -> pa.Array:
     return pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(width), len(data) // width, [None, pa.py_buffer(data)]
     )
 
 
-def _streaming_cursor(connection: Connection) -> Any:
-    # psycopg's plain cursor holds the whole result in memory; a named one lives on the server.
+def _open_streaming_cursor(connection: Connection) -> Any:
+    # psycopg's default cursor loads the whole result into memory; a named cursor is on the server.
     if connection.dialect.name == "postgresql":
         driver: Any = connection.connection
         return driver.cursor(name="panic_tda_stream", binary=True)

@@ -1,9 +1,8 @@
-"""Read stored values, each checked against its column; a value that cannot be read is named.
+"""Read stored values, check each against its column, and report values that cannot be read.
 
-SQLite stores any value in any column, and texts that are not UTF-8. All queries for single values go through
-`read_rows`, and those for many rows through `bulk.stream_rows` and the array constructors here. Where a value
-is not what its column holds, `find_damaged` reads the rows once more, value by value, to say which it is: the
-table, the column and the id of the row.
+SQLite can store any value in any column, and texts that are not UTF-8. All queries for few rows use
+`read_rows`; queries for many rows use `bulk.stream_rows` and the array constructors here. If a value does not
+match its column, `find_damaged` reads the rows again, value by value, to report its table, column and row.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from panic_tda.storage.columns import (
     ROUNDING,
     AnySelect,
     Undecoded,
-    damaged_value,
+    build_damage_error,
     decode,
     decode_or_bytes,
     describe_columns,
@@ -38,14 +37,14 @@ _ROWS = 2048
 
 
 def read_rows(connection: Connection, query: AnySelect) -> list[tuple[Any, ...]]:
-    """Return the rows of a query with the values that its columns' types stand for.
+    """Return the rows of a query, with values converted to the types of its columns.
 
-    Ids are UUID, times `datetime`, JSON parsed, as of SQLAlchemy; `sa.type_coerce` gives another type.
+    Ids are UUID, times are `datetime`, JSON is parsed, as in SQLAlchemy; `sa.type_coerce` changes the type.
 
     Raises
     ------
     DamagedValue
-        A value is not what its column holds, or is NULL where the schema has no NULL.
+        A value has another type than its column, or is NULL in a column that does not allow it.
     """
     columns = describe_columns(query)
     with naming_damage(connection, query):
@@ -64,7 +63,7 @@ def read_rows(connection: Connection, query: AnySelect) -> list[tuple[Any, ...]]
 def naming_damage(connection: Connection, query: AnySelect) -> Iterator[None]:
     """Turn an error of reading or converting the rows of `query` into a `DamagedValue` that names the value.
 
-    Errors that no stored value explains are raised as they are.
+    Other errors are raised unchanged.
     """
     try:
         yield
@@ -80,26 +79,30 @@ def naming_damage(connection: Connection, query: AnySelect) -> Iterator[None]:
 def read_each(
     connection: Connection, query: AnySelect
 ) -> Iterator[tuple[tuple[Any, ...] | None, DamagedValue | None, dict[str, Any]]]:
-    """Yield every row of a query of one table, whatever its values are.
+    """Yield every row of a query of one table, with valid or invalid values.
 
     Yields
     ------
     values : tuple or None
-        As of `read_rows`; None where one of them cannot be read.
+        Converted values, as in `read_rows`; None if one of them cannot be read.
     damaged : DamagedValue or None
-        The first value that cannot be read.
+        The first value that cannot be read, if any.
     stored : dict
-        Every value by its column's name, as it is stored; a text that is not UTF-8 as bytes.
+        Every stored value by column name; a text that is not UTF-8 as bytes.
     """
     columns = describe_columns(query)
     keys = [number for number, column in enumerate(columns) if column.is_key]
-    for row in _undecoded_rows(connection, compile_query(connection, query)):
+    for row in _read_undecoded_rows(connection, compile_query(connection, query)):
         stored = {column.name: decode_or_bytes(value) for column, value in zip(columns, row, strict=True)}
         faults = ((column, column.fault(value)) for column, value in zip(columns, row, strict=True))
-        bad = next(((column, reason) for column, reason in faults if reason is not None), None)
-        if bad is not None:
+        first_fault = next(((column, reason) for column, reason in faults if reason is not None), None)
+        if first_fault is not None:
             key = [row[number] for number in keys]
-            yield None, damaged_value(bad[0].table, bad[0].name, key, bad[1]), stored
+            yield (
+                None,
+                build_damage_error(first_fault[0].table, first_fault[0].name, key, first_fault[1]),
+                stored,
+            )
         else:
             yield (
                 tuple(column.read(decode(value)) for column, value in zip(columns, row, strict=True)),
@@ -108,30 +111,30 @@ def read_each(
             )
 
 
-def stored_values(connection: Connection, query: AnySelect) -> Iterator[Any]:
-    """Yield the first column of a query's rows as it is stored; a text that is not UTF-8 as `Undecoded`."""
-    for row in _undecoded_rows(connection, compile_query(connection, query)):
+def read_stored_values(connection: Connection, query: AnySelect) -> Iterator[Any]:
+    """Yield the stored values of a query's first column; a text that is not UTF-8 as `Undecoded`."""
+    for row in _read_undecoded_rows(connection, compile_query(connection, query)):
         try:
             yield decode(row[0])
         except ValueError:
             yield row[0]
 
 
-def successive_values(
+def read_distinct_values(
     connection: Connection, column: Any, *conditions: sa.ColumnElement[bool]
 ) -> Iterator[Any]:
-    """Yield the distinct values that an index is sorted by, ascending, as stored: one look-up for each."""
+    """Yield the distinct stored values of an index's first column, ascending, by one lookup for each."""
     smallest = sa.select(sa.func.min(column)).where(*conditions)
-    value = next(stored_values(connection, smallest))
+    value = next(read_stored_values(connection, smallest))
     while value is not None:
         yield value
-        value = next(stored_values(connection, smallest.where(column > as_literal(value))))
+        value = next(read_stored_values(connection, smallest.where(column > as_literal(value))))
 
 
 def row_locator(connection: Connection, table: Any) -> sa.ColumnElement[Any]:
-    """Return the column that finds a row fastest: its number in an SQLite file, elsewhere its id.
+    """Return the column that locates rows fastest: the row number in SQLite, the id in PostgreSQL.
 
-    Every index of SQLite has the number, and rows in its order lie one after the other.
+    Every index of SQLite contains the row number, and rows are stored in its order.
     """
     if connection.dialect.name == "sqlite":
         return sa.literal_column(f"{table.name}.rowid", sa.Integer)
@@ -139,13 +142,13 @@ def row_locator(connection: Connection, table: Any) -> sa.ColumnElement[Any]:
 
 
 def as_literal(value: Any) -> sa.ColumnElement[Any]:
-    """Return a stored value, of whatever type, for a condition; of `stored_values` or the driver."""
+    """Return a stored value of any type as an SQL literal for a condition."""
     if isinstance(value, Undecoded):
         return sa.literal_column(f"CAST(x'{value.hex()}' AS TEXT)")
     if isinstance(value, bytes):
         return sa.literal_column(f"x'{value.hex()}'")
     if isinstance(value, float):
-        # SQLite reads a number beyond its range as infinity.
+        # SQLite reads a number that is too large as infinity.
         return sa.literal_column(
             repr(value) if math.isfinite(value) else f"{math.copysign(9, value):.0f}e999"
         )
@@ -153,32 +156,32 @@ def as_literal(value: Any) -> sa.ColumnElement[Any]:
 
 
 def find_damaged(connection: Connection, query: AnySelect) -> DamagedValue | None:
-    """Return the first value that a query's columns cannot hold, or None; None where the file fails."""
+    """Return the first value of a query that does not match its column; None if there is none."""
     try:
-        return next(damaged_values(connection, query), None)
+        return next(find_damaged_values(connection, query), None)
     except DatabaseError:
         return None
 
 
-def damaged_values(connection: Connection, query: AnySelect) -> Iterator[DamagedValue]:
-    """Yield all values of a query's rows that its columns cannot hold; the rows are read once more."""
+def find_damaged_values(connection: Connection, query: AnySelect) -> Iterator[DamagedValue]:
+    """Read the rows of a query again, and yield all values that do not match their columns."""
     columns = describe_columns(query)
     sql = compile_query(connection, query)
     keys: list[sa.Column[Any]] = []
-    # Not of a query that counts groups; inside of parentheses others may.
+    # Keys cannot be added to a query with GROUP BY or DISTINCT; those in a subquery do not matter.
     if not re.search(r"\bGROUP BY [^)]*$|^SELECT DISTINCT\b", sql):
         keys = list(dict.fromkeys(key for column in columns for key in column.keys))
         sql = compile_query(connection, query.add_columns(*keys))
-    for row in _undecoded_rows(connection, sql):
+    for row in _read_undecoded_rows(connection, sql):
         key_values = dict(zip(keys, row[len(columns) :], strict=True))
         for column, value in zip(columns, row, strict=False):
             if (reason := column.fault(value)) is not None:
                 key = [key_values[name] for name in column.keys if name in key_values]
-                yield damaged_value(column.table, column.name, key, reason)
+                yield build_damage_error(column.table, column.name, key, reason)
 
 
-def integers(values: Sequence[Any], *, least: int = -(2**63), below: int = 2**63) -> IntArray:
-    """Return stored integers as int64; raises ValueError where one is something else or out of range."""
+def convert_integers(values: Sequence[Any], *, least: int = -(2**63), below: int = 2**63) -> IntArray:
+    """Convert stored integers to int64; raise ValueError for a value of another type or out of range."""
     numbers = np.array(values, dtype=None if values else np.int64)
     if numbers.dtype.kind != "i":
         raise ValueError("a value is not an integer")
@@ -187,8 +190,8 @@ def integers(values: Sequence[Any], *, least: int = -(2**63), below: int = 2**63
     return numbers.astype(np.int64, copy=False)
 
 
-def shares(values: Sequence[Any]) -> FloatArray:
-    """Return stored numbers from 0 to 1 as float64; raises ValueError where one is something else."""
+def convert_shares(values: Sequence[Any]) -> FloatArray:
+    """Convert stored numbers from 0 to 1 to float64; raise ValueError for any other value."""
     numbers = np.array(values, dtype=None if values else np.float64)
     if numbers.dtype.kind not in "fi" or not np.all((numbers >= -ROUNDING) & (numbers <= 1 + ROUNDING)):
         raise ValueError("a value is not a number from 0 to 1")
@@ -196,15 +199,15 @@ def shares(values: Sequence[Any]) -> FloatArray:
 
 
 def compile_query(connection: Connection, query: AnySelect) -> str:
-    """Return a query as SQL text with its values, for the driver's own cursor."""
+    """Return a query as SQL text that includes its values, for the cursor of the driver."""
     return str(query.compile(connection, compile_kwargs={"literal_binds": True}))
 
 
 @contextmanager
 def undecoded_texts(connection: Connection) -> Iterator[None]:
-    """Have SQLite give texts as `Undecoded`, whatever their bytes are; other drivers go on as before."""
+    """Make SQLite return texts as `Undecoded` bytes inside the block; other drivers are not changed."""
     driver: Any = connection.connection.driver_connection
-    # The connection's other readers want texts.
+    # Restored at the end, because other readers of the connection need decoded texts.
     before = getattr(driver, "text_factory", None)
     if connection.dialect.name == "sqlite":
         driver.text_factory = Undecoded
@@ -215,8 +218,8 @@ def undecoded_texts(connection: Connection) -> Iterator[None]:
             driver.text_factory = before
 
 
-def _undecoded_rows(connection: Connection, sql: str) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of a statement, with texts undecoded on SQLite."""
+def _read_undecoded_rows(connection: Connection, sql: str) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of an SQL statement, with undecoded texts on SQLite."""
     cursor: Any = connection.connection.cursor()
     try:
         while True:
@@ -234,6 +237,6 @@ def _undecoded_rows(connection: Connection, sql: str) -> Iterator[tuple[Any, ...
 
 
 def close_cursor(connection: Connection, cursor: Any) -> None:
-    """Close a cursor of the driver; that of a generator which outlives its connection was closed with it."""
+    """Close a cursor of the driver; ignore the error if its connection was closed before."""
     with suppress(connection.dialect.loaded_dbapi.Error):
         cursor.close()

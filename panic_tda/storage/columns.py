@@ -1,4 +1,4 @@
-"""What the columns of a query hold: how a stored value is converted, or named where it cannot be."""
+"""Describe the columns of a query: convert their stored values, and report values that do not match."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AnySelect: TypeAlias = "Select[*tuple[Any, ...]]"
 _ID = re.compile("[0-9a-f]{32}", flags=re.ASCII)
 _SHOWN_CHARACTERS = 40
 ROUNDING = 1e-6
-"""By how much a stored share may lie outside 0 to 1."""
+"""Tolerance of stored numbers from 0 to 1, for rounding errors."""
 _LIMITS: dict[tuple[str, str], tuple[float, float]] = {
     ("cluster", "size"): (1, 2**31 - 1),
     ("cluster", "persistence"): (-ROUNDING, 1 + ROUNDING),
@@ -34,7 +34,7 @@ _LIMITS: dict[tuple[str, str], tuple[float, float]] = {
     ("embeddingcluster", "probability"): (-ROUNDING, 1 + ROUNDING),
     ("clusteringtree", "part"): (0, 2**31 - 1),
 }
-"""The least and the greatest value of columns that not every number of their type may stand in."""
+"""Smallest and largest value of columns that do not allow every number of their type."""
 _SHAPES: dict[tuple[str, str], Any] = {
     ("experimentconfig", "networks"): [[str]],
     ("experimentconfig", "seeds"): [int],
@@ -43,7 +43,7 @@ _SHAPES: dict[tuple[str, str], Any] = {
     ("run", "network"): [str],
     ("clusteringresult", "parameters"): dict,
 }
-"""What the JSON of some columns is: a type, or a list of one."""
+"""Shape of the JSON in a column: a type, or a list of a type."""
 _OURS = ("clusteringresult", "cluster", "embeddingcluster", "clusteringtree")
 FAULTS = (
     ValueError,
@@ -54,7 +54,7 @@ FAULTS = (
     RecursionError,
     pa.ArrowException,
 )
-"""What converting a stored value raises where the value is another than its column's."""
+"""Exceptions that the conversion of an invalid stored value raises."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ class ResultColumn:
     Attributes
     ----------
     table, name : str
-        Of the stored column; the table is empty where an expression has no column.
+        Name of the stored column and of its table; the table is empty for an expression without a column.
     convert : callable
-        Returns the value of a stored one; raises one of `FAULTS` where it is none.
+        Converts a stored value; raises one of `FAULTS` if it is invalid.
     optional : bool
-        Whether it may be NULL.
+        Whether the value may be NULL.
     keys : tuple
         The columns of the row's primary key.
     """
@@ -81,11 +81,11 @@ class ResultColumn:
 
     @property
     def is_key(self) -> bool:
-        """Whether it is a column of the primary key itself."""
+        """Return whether the column is part of the primary key."""
         return self.name in {key.name for key in self.keys}
 
     def read(self, value: Any) -> Any:
-        """Return the value of a stored one; raises one of `FAULTS` where it is none."""
+        """Convert a stored value; raise one of `FAULTS` if it is invalid."""
         if value is None:
             if not self.optional:
                 raise ValueError("it is NULL")
@@ -93,7 +93,7 @@ class ResultColumn:
         return self.convert(value)
 
     def fault(self, value: Any) -> str | None:
-        """Return what is wrong with a stored value of which texts are undecoded, or None."""
+        """Return why a stored value with undecoded text is invalid, or None if it is valid."""
         try:
             self.read(decode(value))
         except FAULTS as error:
@@ -101,17 +101,17 @@ class ResultColumn:
         return None
 
 
-def damaged_value(table: str, column: str, keys: Sequence[Any], reason: str) -> DamagedValue:
-    """Return the error that names a stored value.
+def build_damage_error(table: str, column: str, keys: Sequence[Any], reason: str) -> DamagedValue:
+    """Build the error that names an invalid stored value.
 
     Parameters
     ----------
     table, column : str
-        Where it is stored.
+        Table and column of the value.
     keys : sequence
-        The row's primary key; empty where it is not known.
+        Primary key of the row; empty if unknown.
     reason : str
-        What is wrong with it.
+        Why the value is invalid.
     """
     row = ", ".join(show_value(key) for key in keys)
     place = f"{f'table {table}, ' if table else ''}column {column}{f', row {row}' if row else ''}"
@@ -125,14 +125,14 @@ def damaged_value(table: str, column: str, keys: Sequence[Any], reason: str) -> 
 
 
 def show_value(value: Any) -> str:
-    """Return a stored value as a message shows it: an id with dashes, others shortened."""
+    """Return a stored value for a message: an id with dashes, other values shortened."""
     value = decode_or_bytes(value)
     if isinstance(value, str):
         try:
-            return str(UUID(value)) if len(value) == 32 else _shortened(value)
+            return str(UUID(value)) if len(value) == 32 else _shorten(value)
         except ValueError:
-            return _shortened(value)
-    return _shortened(value)
+            return _shorten(value)
+    return _shorten(value)
 
 
 def describe_columns(query: AnySelect) -> list[ResultColumn]:
@@ -144,40 +144,44 @@ def describe_columns(query: AnySelect) -> list[ResultColumn]:
         if isinstance(element, Join) and element.isouter
         for table in visitors.iterate(element.right)
     }
-    return [_describe(element, optional) for element in query.selected_columns]
+    return [_describe_column(element, optional) for element in query.selected_columns]
 
 
 def parse_json(text: Any) -> Any:
-    """Return the value of stored JSON, in which every number is finite.
+    """Parse stored JSON, and check that every number is finite.
 
     Raises
     ------
     ValueError, RecursionError
-        It is no JSON.
+        It is not JSON, or a number is not finite.
     """
-    # Drivers of other databases have parsed it.
-    return json.loads(text, parse_constant=_refuse, parse_float=_finite) if isinstance(text, str) else text
+    # The driver of PostgreSQL has parsed JSON already.
+    return (
+        json.loads(text, parse_constant=_refuse_constant, parse_float=_parse_finite)
+        if isinstance(text, str)
+        else text
+    )
 
 
 def are_ids(values: Sequence[Any]) -> bool:
-    """Tell whether stored values are ids: text of 32 lower-case hexadecimal digits."""
+    """Return whether stored values are ids: text of 32 lower-case hexadecimal digits."""
     return all(isinstance(value, str) and _ID.fullmatch(value) for value in values)
 
 
-def _describe(element: Any, outer: Collection[Any]) -> ResultColumn:
+def _describe_column(element: Any, outer: Collection[Any]) -> ResultColumn:
     element = element.element if isinstance(element, sa.Label) else element
     stored = next((part for part in visitors.iterate(element) if isinstance(part, sa.Column)), None)
-    convert = _converter(element.type)
+    convert = _choose_converter(element.type)
     if stored is None:
         return ResultColumn("", getattr(element, "name", "value"), convert, optional=True, keys=())
     source = stored.table
     table = getattr(source, "element", source)
     if (table.name, stored.name) == ("clusteringresult", "id"):
-        convert = _exact_id
+        convert = _convert_exact_id
     if element is stored and (limits := _LIMITS.get((table.name, stored.name))):
-        convert = _within(convert, *limits)
+        convert = _limit_range(convert, *limits)
     if element is stored and (shape := _SHAPES.get((table.name, stored.name))):
-        convert = _shaped(convert, shape)
+        convert = _require_shape(convert, shape)
     is_plain = element is stored or isinstance(element, sa.TypeCoerce)
     return ResultColumn(
         table.name,
@@ -188,27 +192,27 @@ def _describe(element: Any, outer: Collection[Any]) -> ResultColumn:
     )
 
 
-def _converter(kind: sa.types.TypeEngine[Any]) -> Callable[[Any], Any]:
-    """Return what makes a value of this type of a stored one."""
+def _choose_converter(kind: sa.types.TypeEngine[Any]) -> Callable[[Any], Any]:
+    """Return the function that converts stored values to this column type."""
     plain = kind.impl_instance if isinstance(kind, sa.types.TypeDecorator) else kind
-    # In this order: an enumeration is a kind of text.
+    # In this order, because Enum is a subclass of String.
     for known, convert in (
-        (sa.Enum, _enumerated(kind)),
-        (sa.Uuid, _id),
-        (sa.DateTime, _time),
+        (sa.Enum, _make_enum_converter(kind)),
+        (sa.Uuid, _convert_id),
+        (sa.DateTime, _convert_time),
         (sa.JSON, parse_json),
-        (sa.BigInteger, _integer),
-        (sa.Integer, _within(_integer, -(2**31), 2**31 - 1)),
-        (sa.Numeric, _number),
-        (sa.String, _text),
-        (sa.LargeBinary, _bytes),
+        (sa.BigInteger, _convert_integer),
+        (sa.Integer, _limit_range(_convert_integer, -(2**31), 2**31 - 1)),
+        (sa.Numeric, _convert_number),
+        (sa.String, _convert_text),
+        (sa.LargeBinary, _convert_bytes),
     ):
         if isinstance(plain, known):
             return convert
     return lambda value: value
 
 
-def _enumerated(kind: Any) -> Callable[[Any], Any]:
+def _make_enum_converter(kind: Any) -> Callable[[Any], Any]:
     names: dict[str, enum.Enum] = {member.name: member for member in getattr(kind, "enum_class", None) or ()}
 
     def convert(value: Any) -> enum.Enum:
@@ -219,7 +223,7 @@ def _enumerated(kind: Any) -> Callable[[Any], Any]:
     return convert
 
 
-def _id(value: Any) -> UUID:
+def _convert_id(value: Any) -> UUID:
     if not isinstance(value, str):
         raise ValueError(f"{show_value(value)} is not an id stored as text")
     try:
@@ -228,14 +232,14 @@ def _id(value: Any) -> UUID:
         raise ValueError(f"{show_value(value)} is not an id of 32 hexadecimal digits") from None
 
 
-def _exact_id(value: Any) -> UUID:
-    # Rows are looked up by it, as it is written.
+def _convert_exact_id(value: Any) -> UUID:
+    # Rows are looked up by the stored text of this id.
     if not are_ids((value,)):
         raise ValueError(f"{show_value(value)} is not an id of 32 lower-case hexadecimal digits")
     return UUID(value)
 
 
-def _time(value: Any) -> datetime:
+def _convert_time(value: Any) -> datetime:
     if isinstance(value, datetime):
         return value
     try:
@@ -247,48 +251,48 @@ def _time(value: Any) -> datetime:
     return time
 
 
-def _integer(value: Any) -> int:
+def _convert_integer(value: Any) -> int:
     if type(value) is not int:
         raise ValueError(f"{show_value(value)} is not an integer")
     return value
 
 
-def _number(value: Any) -> float:
+def _convert_number(value: Any) -> float:
     if type(value) not in (int, float) or not math.isfinite(value):
         raise ValueError(f"{show_value(value)} is not a finite number")
     return float(value)
 
 
-def _text(value: Any) -> str:
+def _convert_text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{show_value(value)} is not a text")
     return value
 
 
-def _bytes(value: Any) -> bytes:
+def _convert_bytes(value: Any) -> bytes:
     if not isinstance(value, (bytes, memoryview)):
         raise ValueError(f"{show_value(value)} is not bytes")
     return bytes(value)
 
 
-def _within(convert: Callable[[Any], Any], least: float, most: float) -> Callable[[Any], Any]:
-    def limited(value: Any) -> Any:
+def _limit_range(convert: Callable[[Any], Any], least: float, most: float) -> Callable[[Any], Any]:
+    def convert_limited(value: Any) -> Any:
         number = convert(value)
         if not least <= number <= most:
             raise ValueError(f"{show_value(value)} is not from {least} to {most}")
         return number
 
-    return limited
+    return convert_limited
 
 
-def _shaped(convert: Callable[[Any], Any], shape: Any) -> Callable[[Any], Any]:
-    def of_shape(value: Any) -> Any:
+def _require_shape(convert: Callable[[Any], Any], shape: Any) -> Callable[[Any], Any]:
+    def convert_shaped(value: Any) -> Any:
         parsed = convert(value)
         if not _has_shape(parsed, shape):
             raise ValueError(f"{show_value(value)} is JSON of another form")
         return parsed
 
-    return of_shape
+    return convert_shaped
 
 
 def _has_shape(parsed: Any, shape: Any) -> bool:
@@ -298,37 +302,37 @@ def _has_shape(parsed: Any, shape: Any) -> bool:
 
 
 class Undecoded(bytes):
-    """A text as SQLite stores it."""
+    """The bytes of a text in SQLite, which may not be valid UTF-8."""
 
 
 def decode(value: Any) -> Any:
-    """Return a text decoded; raises ValueError where it is not UTF-8."""
+    """Decode a text; raise ValueError if it is not UTF-8."""
     if not isinstance(value, Undecoded):
         return value
     try:
         return value.decode()
     except UnicodeDecodeError:
-        raise ValueError(f"{_shortened(bytes(value))} is not text in UTF-8") from None
+        raise ValueError(f"{_shorten(bytes(value))} is not text in UTF-8") from None
 
 
 def decode_or_bytes(value: Any) -> Any:
-    """Return a text decoded, or as `Undecoded` where it is not UTF-8; other values as they are."""
+    """Decode a text; return it as `Undecoded` if it is not UTF-8, and return other values unchanged."""
     try:
         return decode(value)
     except ValueError:
         return value
 
 
-def _shortened(value: Any) -> str:
+def _shorten(value: Any) -> str:
     shown = repr(value[: _SHOWN_CHARACTERS + 1] if isinstance(value, (str, bytes)) else value)
     return shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:_SHOWN_CHARACTERS]}…"
 
 
-def _refuse(name: str) -> float:
+def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a finite number")
 
 
-def _finite(text: str) -> float:
+def _parse_finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(f"{text} is not a finite number")

@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class LockTaken(DatabaseError):
-    """Another process holds the lock."""
+    """An error that another process holds the lock."""
 
 
 def connect(path: Path, mode: str, foreign_keys: bool) -> sqlite3.Connection:

@@ -1,7 +1,7 @@
-"""Opening databases: URLs, transactions, versions.
+"""Open databases by path or URL; manage their transactions and schema versions.
 
-SQLite is read through Python's own `sqlite3` only. A second SQLite library in the process would drop the
-first one's POSIX locks whenever it closes the file, and committed rows would be lost with them.
+SQLite files are opened with Python's `sqlite3` only. If a second SQLite library in the process closed the
+file, it would drop the POSIX locks of the first one, and committed rows could be lost.
 """
 
 from __future__ import annotations
@@ -32,41 +32,41 @@ SCHEMA_VERSION = "0003"
 """The revision that this code reads and writes; the newest one in `migrations/versions`."""
 VERSION_TABLE = "panic_tda_version"
 COPY_TABLE = "panic_tda_copy"
-"""Stands in a copy of a database that is not complete yet; see `copying`."""
+"""A table that exists only in an unfinished copy of a database; see `copying`."""
 PIPELINE_TABLES = ("experimentconfig", "run", "invocation", "embedding")
 NEWER_TABLES = ("experiments", "runs", "invocations", "embeddings")
-"""Tables of the pipeline's newer generation, whose databases are imported, not worked on."""
+"""Tables of the newer generation pipeline, whose databases can only be imported."""
 _SECRETS = ("password", "sslpassword")
-"""What a URL may say behind its question mark and nobody else is to read."""
+"""Query parameters of a URL that must not be shown."""
 _OLDER_VERSIONS = ("0001", "0002")
 _SAVING_LOCK = 0x70616E6963746461
-"""The advisory lock on PostgreSQL under which a clustering takes its key: `panictda` in ASCII."""
+"""Id of the advisory lock on PostgreSQL for saving a clustering: `panictda` in ASCII."""
 
 
 class Database:
-    """A database that exists, and the ways to talk to it.
+    """A database that exists, with its read and write transactions.
 
-    Connections are opened for one purpose and closed with it; nothing is held while computing.
+    Each transaction opens a connection and closes it at the end; no connection is open during a computation.
     """
 
     def __init__(self, url: URL) -> None:
         self.url = url
         self.path = resolve_path(Path(url.database)) if _is_sqlite(url) and url.database else None
         self.identity: dict[str, Any] | None = None
-        """What tells it from all others, once `pending.identify_database` has asked for it."""
+        """Values that identify the database; set by `pending.identify_database`."""
 
     def __str__(self) -> str:
-        # Shown without password: it goes to terminals and logs.
+        # Without password, because it is shown in terminals and logs.
         shown = self.url.difference_update_query(_SECRETS)
         return str(self.path) if self.path else shown.render_as_string(hide_password=True)
 
     @property
     def work_root(self) -> Path:
-        """Folder in which runs keep their unfinished states, where none is named."""
+        """Return the default folder of checkpoints."""
         return self.path.with_name(f"{self.path.name}{WORK_SUFFIX}") if self.path else Path(WORK_FOLDER)
 
     def command(self, name: str, *words: object) -> str:
-        """Return a line of shell that runs a command on this database; a password is left to the environment.
+        """Return the shell command line for a command on this database; it never contains a password.
 
         >>> Database(parse_target("sqlite:////data/a b.sqlite")).command("upgrade")
         "panic-tda upgrade --db '/data/a b.sqlite'"
@@ -82,8 +82,8 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Open a connection that cannot write, inside one read transaction."""
-        # A plain BEGIN takes no lock yet: the first read does, and is waited for here.
-        with self._connected("ro", "BEGIN", "SELECT 1 FROM sqlite_master LIMIT 1") as connection:
+        # BEGIN takes no lock, but the first read does; wait for it here.
+        with self._connect("ro", "BEGIN", "SELECT 1 FROM sqlite_master LIMIT 1") as connection:
             yield connection
 
     @contextmanager
@@ -93,39 +93,39 @@ class Database:
         Raises
         ------
         DatabaseError
-            The file is marked read-only, another process keeps it locked, a statement fails, or somebody
-            removed the file meanwhile.
+            The file is marked read-only, another process holds a lock, a statement fails, or the file was
+            removed meanwhile.
         """
         if self.path and self.path.exists() and not self.path.stat().st_mode & 0o222:
-            # Root may write it all the same; the mark is the owner's word.
+            # Checked explicitly, because root can write to files that are marked read-only.
             raise DatabaseError(
                 f"{self} is read-only; make it writable (chmod u+w), with {self.path.name}-wal and -shm "
                 "where they are, or work on a copy"
             )
-        before = self._file()
-        with self._connected("rw", "BEGIN IMMEDIATE", foreign_keys=foreign_keys) as connection:
+        before = self._identify_file()
+        with self._connect("rw", "BEGIN IMMEDIATE", foreign_keys=foreign_keys) as connection:
             yield connection
-        if self._file() != before:
-            # SQLite goes on in the file that it opened, which has no name any more, and says nothing.
+        if self._identify_file() != before:
+            # SQLite reports no error: it writes to the file that it opened, which has no name any more.
             raise DatabaseError(
-                f"{self} was removed or replaced while it was written; nothing of it is in what is there now"
+                f"{self} was removed or replaced while it was written; what was written is lost"
             )
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """Open a read-only session for the mapped classes of `schemas`."""
+        """Open a read-only session for the mapped classes of `schema.tables`."""
         with self.reading() as connection, Session(connection) as session:
             yield session
 
     def require_current(self) -> None:
-        """Check that the tables are those this code knows.
+        """Check that the tables have the schema version of this code.
 
         Raises
         ------
         NeedsUpgrade
-            They are older; `panic-tda upgrade` brings them up.
+            The version is older; `panic-tda upgrade` upgrades it.
         DatabaseError
-            They are newer, or this is no database of the pipeline at all.
+            The version is newer or unknown, or this is not a database of the pipeline.
         """
         with self.reading() as connection:
             version = schema_version(connection)
@@ -178,22 +178,22 @@ class Database:
         Raises
         ------
         DatabaseError
-            As `writing`.
+            See `writing`.
         """
         with self.writing() as connection:
             connection.rollback()
 
-    def _file(self) -> tuple[int, int] | None:
-        """Return what tells the file from another one under its name; None where there is none."""
+    def _identify_file(self) -> tuple[int, int] | None:
+        """Return device and inode of the file; None if it does not exist."""
         try:
-            found = self.path.stat() if self.path else None
+            status = self.path.stat() if self.path else None
         except OSError:
             return None
-        return None if found is None else (found.st_dev, found.st_ino)
+        return None if status is None else (status.st_dev, status.st_ino)
 
     @contextmanager
-    def _connected(self, mode: str, *begin: str, foreign_keys: bool = True) -> Iterator[Connection]:
-        engine = self._engine(mode, begin, foreign_keys=foreign_keys)
+    def _connect(self, mode: str, *begin: str, foreign_keys: bool = True) -> Iterator[Connection]:
+        engine = self._create_engine(mode, begin, foreign_keys=foreign_keys)
         try:
             with engine.begin() as connection, self._logging_lock_waits(engine, connection):
                 yield connection
@@ -207,12 +207,12 @@ class Database:
             engine.dispose()
 
     def _logging_lock_waits(self, engine: Engine, connection: Connection) -> AbstractContextManager[None]:
-        """Log waits for locks that the server waits for; those of SQLite are waited for here."""
+        """Log waits for locks of a PostgreSQL server; `connections` logs those for SQLite."""
         if self.path is not None:
             return nullcontext()
         return postgres.logging_lock_waits(engine, connection, str(self))
 
-    def _engine(self, mode: str, begin: tuple[str, ...], *, foreign_keys: bool) -> Engine:
+    def _create_engine(self, mode: str, begin: tuple[str, ...], *, foreign_keys: bool) -> Engine:
         if self.path is None:
             try:
                 arguments = postgres.connect_arguments(self.url)
@@ -223,14 +223,14 @@ class Database:
             pgvector.read_as_bytes(engine)
             if mode == "ro":
                 return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-            # Whatever the server's default: who has waited for a lock is to see what was committed meanwhile.
+            # Set explicitly: after waiting for a lock, rows that were committed meanwhile must be visible.
             return engine.execution_options(isolation_level="READ COMMITTED")
         path = self.path
         engine = sa.create_engine(
             "sqlite://", creator=lambda: connections.connect(path, mode, foreign_keys), poolclass=NullPool
         )
-        # The driver's own transaction control opens none for reads, so that two SELECTs could see two
-        # states of the file; here every connection begins explicitly.
+        # Python's sqlite3 opens no transaction for reads, so two SELECTs could see two states of the file;
+        # here every connection begins a transaction explicitly.
         event.listen(engine, "begin", lambda connection: connections.begin(connection, begin, path))
         return engine
 
@@ -247,24 +247,23 @@ def open_database(
     Parameters
     ----------
     target : Database, str or Path
-        A path of an SQLite file (`~` is the home folder), or a URL (`sqlite:///…`, `postgresql://…`,
-        `postgres://…`); what is open already is returned as it is.
+        Path of an SQLite file (`~` is the home folder), or URL (`sqlite:///…`, `postgresql://…`,
+        `postgres://…`). A `Database` is returned unchanged.
     create : bool
-        Make a new, empty database where there is none.
+        Whether to create a new, empty database if it does not exist.
     tables : bool
-        Give it our tables.
+        Whether to create the tables in a new database.
     source : Database, optional
-        What a new one is to be a copy of: a file is then readable by no more users than the source's.
+        Source of which a new database will be a copy: only users who can read its file can read the new one.
 
     Raises
     ------
     MissingPath
-        There is no such file and `create` was not asked for.
+        There is no such file, and `create` is False.
     WrongUsage
-        With `create`: it lies where SQLite or this package keeps what belongs to another database, or it is
-        the source.
+        With `create`: the path is reserved for a file of another database, or it is the source.
     DatabaseError
-        It is no database.
+        It is not a database.
     """
     if isinstance(target, Database):
         return target
@@ -279,9 +278,9 @@ def open_database(
             path.parent.mkdir(parents=True, exist_ok=True)
             os.close(create_file(path, source.path if source else None))
         except OSError as error:
-            # Another process may have made it just now. The parent may be a file, which "exists" too.
+            # Another process may have created it just now. (EEXIST is not enough: the parent may be a file.)
             if not path.exists():
-                raise DatabaseError(f"no database can be made at {path}: {error.strerror}") from error
+                raise DatabaseError(f"no database can be created at {path}: {error.strerror}") from error
         if tables:
             _create_tables(database)
     else:
@@ -289,19 +288,19 @@ def open_database(
             require_regular_file(path, "name a database file with --db or PANIC_TDA_DB")
         with database.reading() as connection:
             pgvector.require_readable(connection, database)
-            empty = not sa.inspect(connection).get_table_names()
-        if empty and create and tables:
+            is_empty = not sa.inspect(connection).get_table_names()
+        if is_empty and create and tables:
             _create_tables(database)
     return database
 
 
 def open_current(database: Database | str | Path) -> Database:
-    """Open a database and check that its tables are those of this version.
+    """Open a database and check that it has the schema version of this code.
 
     Raises
     ------
     MissingPath, DatabaseError, NeedsUpgrade
-        There is none, it is something else, or older.
+        The database does not exist, is not a panic_tda database, or has an older schema.
     """
     database = open_database(database)
     database.require_current()
@@ -309,26 +308,26 @@ def open_current(database: Database | str | Path) -> Database:
 
 
 def sqlite_version() -> str:
-    """Return the version of the one SQLite library of this process."""
+    """Return the version of the SQLite library of this process."""
     return sqlite3.sqlite_version
 
 
 def migrate(connection: Connection) -> None:
-    """Run all outstanding migrations inside the transaction of `connection`, alone."""
+    """Run all outstanding migrations inside the transaction of `connection`, under a lock."""
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", "panic_tda.storage.schema:migrations")
     config.attributes["connection"] = connection
-    # Who comes second finds nothing outstanding.
+    # A second process waits here, and then has no outstanding migrations.
     lock_for_saving(connection)
     pgvector.create_length_function(connection)
     command.upgrade(config, "head")
 
 
 def schema_version(connection: Connection) -> str | None:
-    """Return the revision of our tables in this database, None where there are none."""
+    """Return the schema version of panic_tda's tables; None if they are missing."""
     if not sa.inspect(connection).has_table(VERSION_TABLE):
         return None
     version = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalar()
@@ -336,7 +335,7 @@ def schema_version(connection: Connection) -> str | None:
 
 
 def lock_for_saving(connection: Connection) -> None:
-    """Keep others from saving until this transaction ends; on SQLite it has the one write lock already.
+    """Lock the database against saving by others until this transaction ends; SQLite has locked it already.
 
     Raises
     ------
@@ -347,7 +346,7 @@ def lock_for_saving(connection: Connection) -> None:
         return
 
     def attempt() -> None:
-        # Tried, not waited for: any role may, and a wait in the server could neither be told of nor ended.
+        # Tried repeatedly, because a wait inside the server could be neither logged nor interrupted.
         if not connection.execute(sa.select(sa.func.pg_try_advisory_xact_lock(_SAVING_LOCK))).scalar():
             seconds = connections.BUSY_TIMEOUT_SECONDS
             raise connections.LockTaken(

@@ -1,9 +1,9 @@
-"""Vectors in a column of the PostgreSQL extension pgvector, read as the bytes that all other columns have.
+"""Read vectors from columns of the PostgreSQL extension pgvector, as bytes like those of other databases.
 
-Columns of any other type but `bytea` are refused.
+Columns of other types than `bytea` and pgvector's `vector` are refused.
 
-A server sends such a vector as its length (two bytes), two that mean nothing, and float32 values, most
-significant byte first; a cursor that asks for text, `[1,2.5]`.
+In the binary protocol a server sends a vector as its length (two bytes), two unused bytes, and big-endian
+float32 values; in the text protocol as `[1,2.5]`.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from sqlalchemy.engine import Connection, Engine
 from panic_tda.errors import DatabaseError
 
 READ_TYPES = ("bytea", "vector")
-"""PostgreSQL types of the column `embedding.vector` that are read; `vector` is pgvector's."""
+"""PostgreSQL types of the column `embedding.vector` that can be read; `vector` is pgvector's."""
 LENGTH_FUNCTION = "length(vector)"
 _HEAD_BYTES = 4
-# Of a domain the type that it is made of, which is what the server sends.
+# For a domain, the type on which it is based, which is the type that the server sends.
 _COLUMN_TYPE = sa.text(
     "SELECT format_type(atttypid, atttypmod), format_type(coalesce(nullif(typbasetype, 0), atttypid), NULL) "
     "FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid "
     "WHERE attrelid = to_regclass('embedding') AND attname = 'vector' AND NOT attisdropped"
 )
-# Or whoever asks which columns a table has is warned of a type that nobody knows.
+# Without it, SQLAlchemy warns of an unknown type when it inspects the columns of a table.
 ischema_names.setdefault("vector", sa.LargeBinary)
 
 
 def read_as_bytes(engine: Engine) -> None:
-    """Have every connection of an engine read columns of type `vector` as little-endian float32 bytes."""
-    event.listen(engine, "connect", _teach)
+    """Make every connection of an engine read columns of type `vector` as little-endian float32 bytes."""
+    event.listen(engine, "connect", _register_loaders)
 
 
 def lacks_length_function(connection: Connection) -> bool:
-    """Return whether the extension is there, and no function that gives the bytes of its vectors."""
+    """Return whether the extension is installed and the function `length(vector)` is missing."""
     return connection.dialect.name == "postgresql" and bool(
         connection.scalar(
             sa.text(
@@ -49,9 +49,9 @@ def lacks_length_function(connection: Connection) -> bool:
 
 
 def create_length_function(connection: Connection) -> None:
-    """Let `length(vector)` give the bytes of a vector where the extension is, as it does of bytes.
+    """Create the function `length(vector)`, the number of bytes of a vector, if the extension is installed.
 
-    Counting, and an index of ours, ask for it.
+    Queries that count vectors and an index of panic_tda call it.
     """
     if lacks_length_function(connection):
         connection.exec_driver_sql(
@@ -61,19 +61,19 @@ def create_length_function(connection: Connection) -> None:
 
 
 def require_readable(connection: Connection, database: object) -> None:
-    """Check the type of the column of vectors, where there is one.
+    """Check the type of the column `embedding.vector`, if it exists.
 
     Parameters
     ----------
     connection : Connection
         From `Database.reading`.
     database : object
-        What the message calls the database.
+        Name of the database in the message.
 
     Raises
     ------
     DatabaseError
-        The type is none of `READ_TYPES`.
+        The type is not one of `READ_TYPES`.
     """
     if connection.dialect.name != "postgresql":
         return
@@ -86,7 +86,7 @@ def require_readable(connection: Connection, database: object) -> None:
         )
 
 
-def _teach(connection: Any, _record: object) -> None:
+def _register_loaders(connection: Any, _record: object) -> None:
     from psycopg.adapt import Loader
     from psycopg.pq import Format
 

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: how every session is set, and a line in the log while a server lets us wait."""
+"""Set up connections to PostgreSQL, and log waits for the server and for locks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from panic_tda.storage import connections
 
 _LOOK_SECONDS = 1.0
 _WATCHER_TIMEOUT_SECONDS = 5
-# A limit that the server or the URL sets stays.
+# A lock timeout that the server or the URL sets is not changed.
 _PREPARE = """
     SELECT current_setting('server_encoding'), set_config('row_security', 'off', false),
     set_config('lock_timeout', CASE current_setting('lock_timeout')
@@ -33,10 +33,10 @@ _log = logging.getLogger(__name__)
 
 
 def connect_arguments(url: URL) -> dict[str, Any]:
-    """Return the settings of the driver that a URL and the environment leave open.
+    """Return settings of the driver that neither the URL nor the environment sets.
 
-    A server that does not answer within `connections.BUSY_TIMEOUT_SECONDS` is given up, also one that goes
-    away later; how long a query takes is not limited.
+    A server that does not answer within `connections.BUSY_TIMEOUT_SECONDS` is an error, also after the
+    connection was made. The time of a query is not limited.
     """
     seconds = max(2, int(connections.BUSY_TIMEOUT_SECONDS))
     settings = {
@@ -53,14 +53,14 @@ def connect_arguments(url: URL) -> dict[str, Any]:
 
 
 def prepare(engine: Engine, name: str) -> None:
-    """Have every connection of an engine log a wait for the server, and set its session.
+    """Make every connection of an engine log waits for the server, and configure its session.
 
-    A wait for a lock ends after `connections.BUSY_TIMEOUT_SECONDS`. Rows that a policy hides are an error,
-    not left out. A database in another encoding than UTF-8 is refused with a `DatabaseError`.
+    A wait for a lock ends after `connections.BUSY_TIMEOUT_SECONDS`. A row-level security policy that hides
+    rows is an error. A database with another encoding than UTF-8 is refused with a `DatabaseError`.
     """
 
     def connect(dialect: Any, _record: Any, arguments: Any, settings: Any) -> Any:
-        with _logged_after(f"{name}: waiting for the server to answer"):
+        with _log_if_slow(f"{name}: waiting for the server to answer"):
             return dialect.connect(*arguments, **settings)
 
     def set_session(connection: Any, _record: Any) -> None:
@@ -79,7 +79,7 @@ def prepare(engine: Engine, name: str) -> None:
 
 
 def _keep_unreadable_times(connection: Any, _record: Any) -> None:
-    """Have the driver give times that Python has no value for as text, so that readers can name them.
+    """Make the driver return times that Python cannot represent as text, so that errors can show them.
 
     PostgreSQL stores `infinity`, `-infinity` and years before 1 or above 9999.
     """
@@ -108,14 +108,14 @@ def _keep_unreadable_times(connection: Any, _record: Any) -> None:
 def logging_lock_waits(engine: Engine, connection: Connection, name: str) -> Iterator[None]:
     """Log once, from another thread and connection, when a statement waits for a lock of another process."""
     driver: Any = connection.connection.driver_connection
-    pid, ended = driver.info.backend_pid, threading.Event()
+    pid, has_ended = driver.info.backend_pid, threading.Event()
 
     def watch() -> None:
-        if ended.wait(connections.LOG_AFTER_SECONDS):
+        if has_ended.wait(connections.LOG_AFTER_SECONDS):
             return
-        # Whatever keeps us from looking, the statement goes on.
-        with suppress(Exception), _second_connection(engine) as watcher:
-            while not ended.wait(_LOOK_SECONDS):
+        # An error of this check must not stop the statement.
+        with suppress(Exception), _open_second_connection(engine) as watcher:
+            while not has_ended.wait(_LOOK_SECONDS):
                 row = watcher.execute(_IS_BLOCKED, (connections.LOG_AFTER_SECONDS, pid)).fetchone()
                 if row is not None and row[0]:
                     _log.info("%s: waiting for a lock held by another process", name)
@@ -126,12 +126,12 @@ def logging_lock_waits(engine: Engine, connection: Connection, name: str) -> Ite
     try:
         yield
     finally:
-        ended.set()
+        has_ended.set()
         watcher.join(_WATCHER_TIMEOUT_SECONDS)
 
 
 @contextmanager
-def _second_connection(engine: Engine) -> Iterator[Any]:
+def _open_second_connection(engine: Engine) -> Iterator[Any]:
     arguments, settings = engine.dialect.create_connect_args(engine.url)
     limits = connect_arguments(engine.url) | {"connect_timeout": _WATCHER_TIMEOUT_SECONDS}
     connection: Any = engine.dialect.connect(*arguments, **{**settings, **limits})
@@ -143,7 +143,7 @@ def _second_connection(engine: Engine) -> Iterator[Any]:
 
 
 @contextmanager
-def _logged_after(line: str) -> Iterator[None]:
+def _log_if_slow(line: str) -> Iterator[None]:
     timer = threading.Timer(connections.LOG_AFTER_SECONDS, _log.info, (line,))
     timer.daemon = True
     timer.start()

@@ -1,4 +1,4 @@
-"""What a database's own errors mean to a person, and what to do about them."""
+"""Explain errors of SQLite and PostgreSQL to users: the cause, and what to do."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def explain_error(error: Exception, path: Path | None, busy_seconds: float) -> str:
-    """Say why a database refused, and what would help.
+    """Return the cause of a database's error and what to do.
 
     Parameters
     ----------
     error : Exception
-        Of SQLAlchemy, or what was made of the driver's own.
+        An error of SQLAlchemy, or a `DatabaseError` raised from an error of the driver.
     path : Path or None
-        Of an SQLite file.
+        Path of the SQLite file; None for PostgreSQL.
     busy_seconds : float
-        For how long a lock was waited for.
+        Time of the wait for a lock, in seconds.
     """
     message = str(error.orig if isinstance(error, DBAPIError) else error)
     if path is None:
-        return _reason_of_server(error, message.strip(), busy_seconds)
+        return _explain_server_error(error, message.strip(), busy_seconds)
     name = error_name(error)
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return f"{message} for {busy_seconds:g} s by another process; try again when it is done"
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN")):
-        # A file in WAL mode is not opened without its log and the index of it.
+        # SQLite opens a file in WAL mode only with its -wal and -shm files.
         return (
             f"{message}; the file must be readable, and the folder and the -wal and -shm in it writable "
             "(SQLite keeps its log there, also while reading); or work on a copy"
@@ -54,7 +54,7 @@ def explain_error(error: Exception, path: Path | None, busy_seconds: float) -> s
     if name.startswith("SQLITE_IOERR") and name.endswith("LOCK"):
         return f"{message} ({name}): {explain_missing_locks(path)}"
     if name.startswith("SQLITE_IOERR") and ("WRITE" in name or "FSYNC" in name or "TRUNCATE" in name):
-        return f"{message} ({name}): {_refused_writing(path)}"
+        return f"{message} ({name}): {_explain_refused_write(path)}"
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR")):
         shown = f" ({name})" if name.startswith("SQLITE_IOERR") else ""
         return (
@@ -65,18 +65,18 @@ def explain_error(error: Exception, path: Path | None, busy_seconds: float) -> s
 
 
 def is_driver_error(error: Exception) -> bool:
-    """Tell whether an error is the driver's own, or made of one whose message is not enough."""
+    """Return whether an error comes from the driver, so that `explain_error` can explain it."""
     cause = error.__cause__
     is_lock = getattr(cause, "sqlstate", None) == _LOCK_NOT_AVAILABLE
     return isinstance(error, DBAPIError) or hasattr(cause, "sqlite_errorname") or is_lock
 
 
-def _reason_of_server(error: Exception, message: str, busy_seconds: float) -> str:
-    own = error.orig if isinstance(error, DBAPIError) else error.__cause__
-    if getattr(own, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+def _explain_server_error(error: Exception, message: str, busy_seconds: float) -> str:
+    cause = error.orig if isinstance(error, DBAPIError) else error.__cause__
+    if getattr(cause, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
         first = message.partition("\n")[0]
         return f"another process held a lock for {busy_seconds:g} s ({first}); try again when it is done"
-    if type(own).__name__ == "ConnectionTimeout":
+    if type(cause).__name__ == "ConnectionTimeout":
         return f"the server did not answer in time ({message}); check that it runs, and its host and port"
     if "row-level security" in message:
         return f"{message}; use a role that sees all rows: one with BYPASSRLS, or the owner of the tables"
@@ -84,16 +84,16 @@ def _reason_of_server(error: Exception, message: str, busy_seconds: float) -> st
 
 
 def error_name(error: BaseException) -> str:
-    """Return SQLite's name of an error, the extended one; empty where it is none of SQLite's."""
+    """Return SQLite's extended name of an error; "" if it is not an error of SQLite."""
     own = error.orig if isinstance(error, DBAPIError) else error
     cause = own if hasattr(own, "sqlite_errorname") else error.__cause__
     return str(getattr(cause, "sqlite_errorname", ""))
 
 
 def supports_locks(folder: Path) -> bool:
-    """Tell whether files in a folder can be locked; True where it cannot be tried.
+    """Return whether files in a folder can be locked; True if it cannot be tested.
 
-    Tried on a file of its own: closing the database's file would drop the locks that this process has on it.
+    It is tested on a temporary file: closing the database's file would drop the locks of this process.
     """
     import fcntl
 
@@ -106,18 +106,18 @@ def supports_locks(folder: Path) -> bool:
 
 
 def explain_missing_locks(path: Path) -> str:
-    """Say that files cannot be locked where a database lies, and what to do."""
+    """Return the message that the file system of a database has no file locks, and what to do."""
     return (
         f"the file system of {path.parent} has no file locks, without which a database can be damaged; move "
         "the database to a local disk"
     )
 
 
-def _refused_writing(path: Path) -> str:
-    """Say why a disk takes no more of a file: SQLite has one code for all that is not a full disk."""
+def _explain_refused_write(path: Path) -> str:
+    """Find why writing failed although the disk is not full; SQLite has one code for all such causes."""
     import resource
 
-    code = _probe(path.parent)
+    code = _try_to_write(path.parent)
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     if code == errno.EDQUOT:
         return f"the disk quota of {path.parent} is used up; nothing was changed: make room and run it again"
@@ -133,8 +133,8 @@ def _refused_writing(path: Path) -> str:
     )
 
 
-def _probe(folder: Path) -> int:
-    """Write a small file, and return the number of the error that this meets, 0 for none."""
+def _try_to_write(folder: Path) -> int:
+    """Write a small file, and return the number of the error, or 0 if there is no error."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(_PROBE_BYTES))

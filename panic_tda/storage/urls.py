@@ -1,4 +1,4 @@
-"""Paths and URLs of databases."""
+"""Parse the paths and URLs of databases."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from sqlalchemy.exc import ArgumentError
 from panic_tda.errors import WrongUsage
 from panic_tda.paths import expand_home
 
-# `postgres` is what libpq also takes, and hosts of databases hand out.
+# libpq accepts `postgres` too, and providers of databases use it in their URLs.
 _POSTGRES_DRIVERS = ("postgresql", "postgresql+psycopg", "postgres", "postgres+psycopg")
 _DRIVERS = ("sqlite", "sqlite+pysqlite", *_POSTGRES_DRIVERS)
 _BROKEN_URL = re.compile(r"[a-z][a-z0-9+.-]+:/|(sqlite|postgres)[a-z0-9+]*:", flags=re.IGNORECASE)
 
 
 def parse_target(target: str | Path) -> URL:
-    """Return the URL of a database that a path or a URL names.
+    """Convert the path or URL of a database to a URL object.
 
     Raises
     ------
     WrongUsage
-        It is neither, or names a kind of database, or a part of a URL, that is not supported.
+        It is neither a path nor a URL, or the kind of database or a part of the URL is not supported.
     """
     text = str(target)
     if not text:
         raise WrongUsage("the name of the database is empty; give a path with --db or PANIC_TDA_DB")
     if "://" not in text:
         if _BROKEN_URL.match(text) and not os.path.exists(text):
-            # As a path, folders would be named after the password in it.
+            # As a path, it would create folders with the password in their names.
             raise WrongUsage(
                 "a database URL has :// after its scheme, as postgresql://USER@HOST/NAME (the one given is "
                 "not shown: it may hold a password)"
@@ -41,8 +41,8 @@ def parse_target(target: str | Path) -> URL:
         url = make_url(text)
     except (ArgumentError, ValueError) as error:
         if "@" in text:
-            # What cannot be taken apart may hold a password, and the error a part of it.
-            raise WrongUsage("the database URL (not shown: it may hold a password) is none") from None
+            # A URL that cannot be parsed may contain a password, and the error message a part of it.
+            raise WrongUsage("the database URL (not shown: it may hold a password) is invalid") from None
         raise WrongUsage(f"{text!r} is neither a path nor a database URL: {error}") from error
     backend = url.get_backend_name()
     if url.drivername not in _DRIVERS:
@@ -50,11 +50,11 @@ def parse_target(target: str | Path) -> URL:
             f"databases are SQLite or PostgreSQL (sqlite:///, postgresql://); got {url.drivername}://"
         )
     if backend == "sqlite" and (url.query or url.host or url.username):
-        given = ", ".join(url.query) or "a host"
-        raise WrongUsage(f"an SQLite URL is sqlite:/// and a path, without anything else; got {given}")
+        extra_parts = ", ".join(url.query) or "a host"
+        raise WrongUsage(f"an SQLite URL is sqlite:/// and a path, without anything else; got {extra_parts}")
     if backend == "sqlite" and url.database in (None, "", ":memory:"):
         raise WrongUsage(
-            f"{text} names no file, so nothing would be kept; give a path with --db or PANIC_TDA_DB"
+            f"{text} names no file, so nothing would be saved; give a path with --db or PANIC_TDA_DB"
         )
     if backend != "sqlite":
         return url.set(drivername="postgresql+psycopg")

@@ -65,7 +65,7 @@ def test_a_signal_during_the_fit_leaves_the_database_as_it_was(
 SLOW_SAVE = """
 import sys, time
 from panic_tda.storage.write import saving
-whole = saving._assignments
+whole = saving._iterate_assignments
 
 def slow(key, finished):
     for number, row in enumerate(whole(key, finished)):
@@ -74,7 +74,7 @@ def slow(key, finished):
         time.sleep(0.5 if number >= 20 else 0)
         yield row
 
-saving._assignments = slow
+saving._iterate_assignments = slow
 from panic_tda.main import main
 main(prog_name="panic-tda")
 """

@@ -527,7 +527,7 @@ def test_places_on_the_map_are_numbers_and_others_are_missing(
 
 def test_a_map_of_other_rows_is_refused(database: Database, tmp_path: Path) -> None:
     beside = pa.record_batch([pa.array([0.5])], names=["x"])
-    with pytest.raises(DatabaseError, match="assignments, and had 1 when its map was made"):
+    with pytest.raises(DatabaseError, match="assignments, and had 1 when its map was computed"):
         export_clustering(database, clustering(database), tmp_path / "rows.csv", beside=beside)
     assert list(tmp_path.iterdir()) == []
 

@@ -134,9 +134,9 @@ def test_runs_are_found_by_what_they_say(tmp_path: Path, upgraded: MakeFile) -> 
     key = RunKey("named", -1, ("imported",), "")
     with database.reading() as connection:
         additions = Additions(connection)
-        assert additions.stored_runs([RunKey("other", -1, ("imported",), ""), key]) == [key]
-        (run,) = additions.runs_that_say(key, 39, TEXTS[39])
+        assert additions.find_stored_runs([RunKey("other", -1, ("imported",), ""), key]) == [key]
+        (run,) = additions.find_runs_with_text(key, 39, TEXTS[39])
         ((stored,),) = connection.exec_driver_sql("SELECT id FROM run WHERE initial_prompt = ''")
         assert run == stored
-        assert additions.runs_that_say(key, 39, TEXTS[38]) == set()
-        assert additions.runs_that_say(RunKey("named", 1, ("imported",), ""), 39, TEXTS[39]) == set()
+        assert additions.find_runs_with_text(key, 39, TEXTS[38]) == set()
+        assert additions.find_runs_with_text(RunKey("named", 1, ("imported",), ""), 39, TEXTS[39]) == set()

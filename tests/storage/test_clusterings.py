@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from panic_tda.errors import NoTree
-from panic_tda.storage.cells import row_locator, successive_values
+from panic_tda.storage.cells import read_distinct_values, row_locator
 from panic_tda.storage.read.assignments import read_assignments
 from panic_tda.storage.read.clusterings import find_stored, open_clustering
 from panic_tda.storage.read.medoids import read_medoid_ids
@@ -87,8 +87,8 @@ def test_an_index_is_walked_from_value_to_value(upgraded: MakeFile) -> None:
     file = upgraded()
     save_one(file)
     with file.database.reading() as connection:
-        models = list(successive_values(connection, Embedding.embedding_model))
-        labels = list(successive_values(connection, EmbeddingCluster.label, EmbeddingCluster.label > 1))
+        models = list(read_distinct_values(connection, Embedding.embedding_model))
+        labels = list(read_distinct_values(connection, EmbeddingCluster.label, EmbeddingCluster.label > 1))
         table = Embedding.__table__
         query = sa.select(row_locator(connection, table)).select_from(table)
         locators = connection.execute(query).scalars().all()

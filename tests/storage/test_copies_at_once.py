@@ -133,7 +133,7 @@ def test_an_unfinished_copy_whose_notes_are_damaged_is_refused(
         connection.execute(statement)
     ((code, (error,)),) = copy_at_once(1, source.path, unfinished)
     assert code == 1
-    assert "its notes of how far it is cannot be read (table panic_tda_copy" in error
+    assert "its stored progress cannot be read (table panic_tda_copy" in error
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_create_makes_folders_and_keeps_what_is_there(tmp_path: Path) -> None:
 
 def test_a_database_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DatabaseError, match="no database can be made at"):
+    with pytest.raises(DatabaseError, match="no database can be created at"):
         open_database(tmp_path / "file" / "new.sqlite", create=True)
 
 
@@ -350,7 +350,7 @@ def test_vectors_stream_as_they_are_stored(tmp_path: Path, batch_rows: int) -> N
         .order_by(Embedding.id)
     )
     with database.reading() as connection:
-        batches = list(stream_vectors(connection, query, width=32, batch_rows=batch_rows, no_ids=[]))
+        batches = list(stream_vectors(connection, query, width=32, batch_rows=batch_rows, invalid_ids=[]))
     expected = facts.of("Nomic")
     assert max(batch.num_rows for batch in batches) == min(batch_rows, len(expected))
     ids = [found.decode() for batch in batches for found in batch.column("id").to_pylist()]
@@ -367,7 +367,7 @@ def test_a_vector_of_another_length_stops_the_stream(tmp_path: Path, spoiled: di
         pytest.raises(DatabaseError, match="vectors of 32 bytes were expected"),
         open_database(facts.path).reading() as connection,
     ):
-        list(stream_vectors(connection, query, width=32, batch_rows=10, no_ids=[]))
+        list(stream_vectors(connection, query, width=32, batch_rows=10, invalid_ids=[]))
 
 
 def test_rows_that_are_there_are_left_as_they_are(database: Database) -> None:

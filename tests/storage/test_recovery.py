@@ -176,7 +176,7 @@ def test_a_damaged_file_is_refused_and_stays_and_costs_no_other(upgraded: MakeFi
         for number in (1, 2, 3)
     ]
     damage(paths[1], kind)
-    with pytest.raises(BadInput, match="is no complete clustering kept by panic_tda") as refusal:
+    with pytest.raises(BadInput, match="is not a complete result file of panic_tda") as refusal:
         save_pending(file.database)
     assert str(paths[1]) in str(refusal.value)
     assert "2 other clusterings were saved" in str(refusal.value)
@@ -392,7 +392,7 @@ def test_another_users_file_is_not_saved(
     file = upgraded()
     path = pending.write_pending(file.database, make_finished(ids_of(file)))
     if place == "temporary":
-        folder, stem = pending._places(file.database)[1]
+        folder, stem = pending._find_locations(file.database)[1]
         path = path.rename(folder / f"{stem}{UUID(int=7).hex}.arrow")
     os.chown(path, 4321, 4321)
     before = file.snapshot()
@@ -433,7 +433,7 @@ def test_no_flipped_bit_of_a_kept_result_is_saved(upgraded: MakeFile, seed: int)
         flipped = bytearray(content)
         flipped[place] ^= 1 << int(rng.integers(8))
         path.write_bytes(flipped)
-        with pytest.raises(BadInput, match="is no complete clustering kept by panic_tda"):
+        with pytest.raises(BadInput, match="is not a complete result file of panic_tda"):
             save_pending(file.database, [path])
     assert file.snapshot() == before
 
@@ -446,7 +446,7 @@ def test_a_result_of_a_copy_with_the_same_rows_is_not_saved_into_the_other(
     ours, theirs = upgraded(FieldSpec()), upgraded(FieldSpec(), "other.sqlite")
     path = pending.write_pending(ours.database, make_finished(ids_of(ours)))
     if not named:
-        folder, stem = pending._places(theirs.database)[0]
+        folder, stem = pending._find_locations(theirs.database)[0]
         path = path.rename(folder / f"{stem}{UUID(int=7).hex}.arrow")
     before = theirs.snapshot()
     if named:

@@ -196,7 +196,7 @@ with open_database(sys.argv[1]).writing() as connection:
 KILL_WHILE_INSERTING = """
 import os, signal
 from panic_tda.storage.write import saving
-whole = saving._assignments
+whole = saving._iterate_assignments
 
 def dying(key, finished):
     for number, row in enumerate(whole(key, finished)):
@@ -204,7 +204,7 @@ def dying(key, finished):
             os.kill(os.getpid(), signal.SIGKILL)
         yield row
 
-saving._assignments = dying
+saving._iterate_assignments = dying
 """
 
 
@@ -231,7 +231,7 @@ def test_a_crash_in_the_middle_of_a_save_leaves_nothing_behind(
     killed = run_python(f"{killer}\n{SAVE}", file.path, path)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert killed.stdout == ""
-    if "_assignments" in killer:
+    if "_iterate_assignments" in killer:
         assert file.path.with_name("field.sqlite-wal").stat().st_size > 10_000
     assert file.snapshot() == before
     done = run_python(SAVE, file.path, path)

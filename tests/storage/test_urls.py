@@ -33,7 +33,7 @@ def test_a_hint_names_the_database_where_it_holds_no_password() -> None:
 
 
 def test_a_url_that_is_none_is_not_shown_where_it_may_hold_a_password() -> None:
-    with pytest.raises(WrongUsage, match=r"the database URL .* is none") as refusal:
+    with pytest.raises(WrongUsage, match=r"the database URL .* is invalid") as refusal:
         open_database(f"postgresql://me:{SECRET}@127.0.0.1:port/none")
     assert not any(part in str(refusal.value) for part in SECRET.split("/"))
 

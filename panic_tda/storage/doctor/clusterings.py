@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from panic_tda.errors import DamagedValue
-from panic_tda.storage.cells import as_literal, find_damaged, stored_values, successive_values
+from panic_tda.storage.cells import as_literal, find_damaged, read_distinct_values, read_stored_values
 from panic_tda.storage.columns import ROUNDING
 from panic_tda.storage.doctor.database_info import DatabaseInfo
 from panic_tda.storage.doctor.findings import Findings, show_id
@@ -91,10 +91,10 @@ def check_old_tables(info: DatabaseInfo, findings: Findings) -> None:
 
 def find_orphans(info: DatabaseInfo, connection: Connection) -> list[OrphanRows]:
     """Count the rows of each key without a clustering, by one index lookup for each key."""
-    known = set(stored_values(connection, sa.select(_result.c.key)))
+    known = set(read_stored_values(connection, sa.select(_result.c.key)))
     tables = {name: table for name, table in _TABLES.items() if name in info.columns}
     columns = [table.result_key for table in tables.values()]
-    orphan_keys = {key for column in columns for key in successive_values(connection, column)} - known
+    orphan_keys = {key for column in columns for key in read_distinct_values(connection, column)} - known
     return [
         OrphanRows(
             key,
@@ -115,7 +115,7 @@ def find_missing_embeddings(connection: Connection, key: Any) -> Iterator[Any]:
     joined = _assignment.outerjoin(_embedding, _embedding.c.id == _assignment.c.embedding_id)
     query = sa.select(_assignment.c.embedding_id).select_from(joined)
     of_key = _assignment.c.result_key == as_literal(key)
-    return stored_values(connection, query.where(of_key, _embedding.c.id.is_(None)))
+    return read_stored_values(connection, query.where(of_key, _embedding.c.id.is_(None)))
 
 
 def describe_difference(connection: Connection, row: ResultRow, n_lost: int) -> str:
@@ -196,7 +196,7 @@ def _read_clusters(connection: Connection, key: int) -> dict[int, tuple[int, int
 
 
 def _read_assigned_ids(connection: Connection, key: int) -> Iterator[Any]:
-    return stored_values(
+    return read_stored_values(
         connection, sa.select(_assignment.c.embedding_id).where(_assignment.c.result_key == as_literal(key))
     )
 

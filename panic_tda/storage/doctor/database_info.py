@@ -14,7 +14,7 @@ from sqlalchemy.sql import Select
 
 from panic_tda.errors import NeedsUpgrade
 from panic_tda.progress import Progress
-from panic_tda.storage.cells import row_locator, stored_values
+from panic_tda.storage.cells import read_stored_values, row_locator
 from panic_tda.storage.database import PIPELINE_TABLES, Database, schema_version
 from panic_tda.storage.doctor.findings import Findings
 
@@ -63,7 +63,7 @@ class DatabaseInfo:
         """Return whether a clustering table exists and is panic_tda's, not the old pipeline's."""
         return self.version is not None and table in self.columns
 
-    def before_images(self, names: Collection[str]) -> bool:
+    def are_before_images(self, names: Collection[str]) -> bool:
         """Return whether these columns of `invocation` are stored before the image of their row."""
         order = self.columns["invocation"]
         return IMAGE not in order or max(map(order.index, names)) < order.index(IMAGE)
@@ -83,12 +83,12 @@ class DatabaseInfo:
         """
         if not reads_invocations(connection, query):
             return True
-        if self.before_images(names):
+        if self.are_before_images(names):
             self.progress.phase(f"{', '.join(kinds)}: no index has it yet, so invocations are read")
             return True
         missing = f"{', '.join(sorted(names))} of invocations"
         findings.leave_out(
-            kinds, f"no index has {missing} yet, and in their rows images stand before: upgrade first"
+            kinds, f"no index has {missing} yet, and they are stored behind images: upgrade first"
         )
         return False
 
@@ -129,7 +129,7 @@ def reads_invocations(connection: Connection, query: Select[Any]) -> bool:
     return any(_ROWS.match(step[3]) for step in plan)
 
 
-def ids_at(connection: Connection, table: Any, wanted: Select[Any]) -> Iterator[Any]:
+def read_ids_at(connection: Connection, table: Any, wanted: Select[Any]) -> Iterator[Any]:
     """Yield the stored ids of the rows whose locators (see `row_locator`) a query returns.
 
     Ids of invocations are read from the index on ids, because an image may be stored before the id in a row.
@@ -139,4 +139,4 @@ def ids_at(connection: Connection, table: Any, wanted: Select[Any]) -> Iterator[
         # SQLite looks up a bare rowid in the table; for an expression it scans the index on ids.
         at = sa.literal_column(f"+{table.name}.rowid")
     query = sa.select(table.c.id).where(at.in_(wanted.correlate(None)))
-    return stored_values(connection, query)
+    return read_stored_values(connection, query)

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from panic_tda.storage.bulk import stream_rows
 from panic_tda.storage.cells import row_locator
-from panic_tda.storage.doctor.database_info import BATCH_ROWS, DatabaseInfo, ids_at
+from panic_tda.storage.doctor.database_info import BATCH_ROWS, DatabaseInfo, read_ids_at
 from panic_tda.storage.doctor.findings import Findings
 from panic_tda.storage.schema.sampling import join_invocations, keep_join_order
 from panic_tda.storage.schema.tables import Embedding, Invocation, InvocationType
@@ -26,7 +26,7 @@ def check_orphans(info: DatabaseInfo, findings: Findings) -> None:
     with info.reading("look for the invocations of embeddings") as connection:
         at = row_locator(connection, _embedding)
         wanted = sa.select(at).select_from(joined).where(_invocation.c.id.is_(None))
-        for identity in ids_at(connection, _embedding, wanted):
+        for identity in read_ids_at(connection, _embedding, wanted):
             findings.add(ORPHAN, identity)
 
 
@@ -52,5 +52,5 @@ def check_types(info: DatabaseInfo, findings: Findings) -> None:
             # Otherwise SQLite swaps the tables of the join and scans all embeddings for each invocation.
             is_rarer = model == name, keep_join_order(_invocation.c.type == rarer)
             wanted = sa.select(row_locator(connection, _embedding)).select_from(joined).where(*is_rarer)
-            for identity in ids_at(connection, _embedding, wanted):
+            for identity in read_ids_at(connection, _embedding, wanted):
                 findings.add(WRONG_TYPE, identity)

@@ -57,7 +57,7 @@ _ALL = (
     ),
     Kind(
         vectors.LENGTH,
-        "vectors that have not the length of most of their model's, or are no bytes",
+        "vectors that are not bytes, or whose length differs from most vectors of their model",
         _EMBED_AGAIN,
         vectors.check_vectors,
     ),
@@ -69,100 +69,99 @@ _ALL = (
     ),
     Kind(
         vectors.ZERO,
-        "vectors of the right length whose values are all zero: they have no direction",
+        "vectors of the right length whose values are all zero, so they have no direction",
         _EMBED_AGAIN,
         vectors.check_vectors,
     ),
     Kind(
         duplicates.DUPLICATE,
-        "embeddings beyond the first of an invocation and a model; each counts when it is clustered",
-        "doctor --fix duplicate_embedding deletes those that equal the one that stays and that no clustering "
-        "names; of vectors that differ, delete the wrong ones",
+        "embeddings beyond the first of an invocation and a model; each of them is clustered",
+        "doctor --fix duplicate_embedding deletes those that equal the first one and belong to no "
+        "clustering; if vectors differ, delete the wrong ones",
         duplicates.check_duplicates,
         repairs.plan_duplicates,
     ),
     Kind(
         embeddings.ORPHAN,
-        "embeddings whose invocation is missing; no clustering has them",
+        "embeddings whose invocation is missing; they are never clustered",
         "import the invocations, or delete the embeddings",
         embeddings.check_orphans,
     ),
     Kind(
         runs.ORPHAN_INVOCATION,
-        "invocations whose run is missing; their embeddings are clustered all the same",
+        "invocations whose run is missing; their embeddings are clustered nevertheless",
         "import the runs, or delete the invocations with their embeddings",
         runs.check_orphan_invocations,
     ),
     Kind(
         runs.ORPHAN_RUN,
-        "runs whose experiment is named and missing",
+        "runs that refer to a missing experiment",
         "import the experiment, or set experiment_id to NULL",
         runs.check_orphan_runs,
     ),
     Kind(
         runs.ORPHAN_DIAGRAM,
         "persistence diagrams of the generation pipeline whose run is missing",
-        "delete them; panic_tda reads none",
+        "delete them; panic_tda does not read them",
         runs.check_orphan_diagrams,
     ),
     Kind(
         clusterings.ORPHAN,
-        "assignments whose clustering or embedding is missing; they only take room",
-        "doctor --fix orphan_assignment",
+        "assignments whose clustering or embedding is missing; they only use disk space",
+        "doctor --fix orphan_assignment deletes them",
         clusterings.check_clusterings,
         repairs.plan_orphan_assignments,
     ),
     Kind(
         embeddings.WRONG_TYPE,
-        "embeddings of texts by a model of which at least nine in ten are of images, or of images by one of "
-        "texts",
-        "delete them, or embed the outputs that were meant",
+        "embeddings of the other output type (text or image) than at least 90 % of their model's embeddings",
+        "delete them, and embed outputs of the right type",
         embeddings.check_types,
     ),
     Kind(
         runs.OUTPUT,
-        "invocations of type TEXT without a text (an empty one is a text), and of type IMAGE without an "
-        "image where the database has images at all",
-        "generate the step again; nothing, where a dump came without images, or vectors without texts",
+        "invocations of type TEXT without a text (an empty text is valid), and of type IMAGE without an "
+        "image if the database has any images",
+        "generate the step again; ignore it if a dump had no images, or an import no texts",
         runs.check_outputs,
     ),
     Kind(
         runs.GAP,
-        "runs in which a step is missing; that only one type was stored, every second step, is no gap",
-        "generate the step again; without it steps keep their numbers, and trajectories have a hole",
+        "runs with missing steps; it is no gap if only one output type, every second step, was stored",
+        "generate the steps again; otherwise other steps keep their numbers, and trajectories have a gap",
         runs.check_sequences,
     ),
     Kind(
         runs.REPEATED,
-        "runs in which several steps have one number",
-        "delete the steps that are not the run's, with their embeddings",
+        "runs in which several steps have the same number",
+        "delete the steps that do not belong to the run, with their embeddings",
         runs.check_sequences,
     ),
     Kind(
         runs.UNFINISHED,
         "runs that end before their max_length, or have no step",
-        "generate the rest in the pipeline; nothing, where they were stopped on purpose",
+        "generate the remaining steps in the pipeline; ignore it if the runs were stopped on purpose",
         runs.check_sequences,
     ),
     Kind(
         runs.BAD_ID,
         "ids that are not 32 lower-case hexadecimal digits stored as text",
-        "give the row another id, wherever it is named; embeddings: leave them out with cluster-embeddings "
-        "--skip-invalid",
+        "give the row another id in all tables that refer to it; leave out embeddings with "
+        "cluster-embeddings --skip-invalid",
         runs.check_ids,
     ),
     Kind(
         clusterings.BROKEN,
-        "clusterings whose assignments, labels, sizes, medoids or parameters are not what was saved: "
-        "embeddings have gone since, or rows were changed by hand",
+        "clusterings whose assignments, labels, sizes, medoids or parameters differ from those that were "
+        "saved: embeddings were deleted since, or rows were changed by hand",
         "doctor --fix broken_clustering deletes them; then cluster again",
         clusterings.check_clusterings,
         repairs.plan_broken_clusterings,
     ),
     Kind(
         trees.WRONG_TREE,
-        "spanning trees with edges whose height is not that of their two rows, as an earlier version stored "
-        "for small models: clusters are right, validity is not",
+        "spanning trees with edges of wrong height, as an earlier version stored for small models: the "
+        "clusters are right, their validity is wrong",
         "cluster again (panic-tda cluster-embeddings), then delete the old clustering (panic-tda "
         "delete-clusterings)",
         trees.check_heights,
@@ -171,26 +170,27 @@ _ALL = (
         trees.TREE,
         "clusterings whose stored tree is not a spanning tree of distances; their clusters do not depend on "
         "it",
-        "doctor --fix damaged_tree deletes the tree; cluster again to have one",
+        "doctor --fix damaged_tree deletes the tree; cluster again to store a new one",
         trees.check_trees,
         repairs.plan_damaged_trees,
     ),
     Kind(
         values.UNREADABLE,
-        "values that are not what their column holds: of another type, text that is not UTF-8, other JSON",
-        "correct them in the database, or delete the rows with all that names them",
+        "values that do not match their column: another type, text that is not UTF-8, JSON of another form",
+        "correct them in the database, or delete the rows with all rows that refer to them",
         values.check_values,
     ),
     Kind(
         clusterings.OLD,
-        "tables with clusterings of the generation pipeline, which nothing reads",
+        "tables with clusterings of the old generation pipeline, which no command reads",
         "panic-tda upgrade replaces them",
         clusterings.check_old_tables,
     ),
     Kind(
         beside.UNFINISHED,
-        "results that were computed and wait to be saved, and states of runs that have not ended",
-        "panic-tda save-pending saves results; the stopped command goes on from its state; or delete it",
+        "results that were computed but not saved, and checkpoints of unfinished runs",
+        "save results with panic-tda save-pending; run a stopped command again to resume it; or delete the "
+        "files",
         beside.check_beside,
     ),
 )

@@ -63,7 +63,7 @@ def plan_duplicates(info: DatabaseInfo) -> Repair:
             _delete_embeddings(connection, ids) for ids in _find_removable_ids(info, connection, pairs)
         )
 
-    what = "embeddings that repeat an older one of their invocation and model, byte for byte, are deleted"
+    what = "embeddings that equal an older one of their invocation and model, byte by byte, are deleted"
     return Repair(DUPLICATE, count, what, n_left, apply)
 
 
@@ -85,7 +85,9 @@ def plan_orphan_assignments(info: DatabaseInfo) -> Repair:
         n_removed = sum(orphans.n_assignments for orphans in current)
         return n_removed + sum(clusterings.delete_missing(connection, key) for key in n_missing)
 
-    what = "assignments whose clustering (with its clusters and tree) or whose embedding is gone are deleted"
+    what = (
+        "assignments whose clustering (with its clusters and tree) or whose embedding is missing are deleted"
+    )
     count = sum(orphans.n_assignments for orphans in planned) + sum(n_missing.values())
     return Repair(clusterings.ORPHAN, count, what, 0, apply)
 
@@ -102,7 +104,7 @@ def plan_broken_clusterings(info: DatabaseInfo) -> Repair:
             clusterings.delete_key(connection, key)
         return len(still_broken)
 
-    what = "clusterings that are not whole are deleted with their assignments; embeddings stay"
+    what = "incomplete clusterings are deleted with their assignments; embeddings stay"
     return Repair(clusterings.BROKEN, len(broken), what, 0, apply)
 
 

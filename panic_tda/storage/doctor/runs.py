@@ -9,11 +9,11 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement, Select
 
 from panic_tda.storage.bulk import stream_rows
-from panic_tda.storage.cells import row_locator, stored_values
+from panic_tda.storage.cells import read_stored_values, row_locator
 from panic_tda.storage.doctor.database_info import (
     BATCH_ROWS,
     DatabaseInfo,
-    ids_at,
+    read_ids_at,
     reads_invocations,
 )
 from panic_tda.storage.doctor.findings import Findings
@@ -47,7 +47,7 @@ def check_orphan_invocations(info: DatabaseInfo, findings: Findings) -> None:
             sa.select(row_locator(connection, _invocation)).select_from(joined).where(_run.c.id.is_(None))
         )
         if _has_rows(connection, wanted):
-            for identity in ids_at(connection, _invocation, wanted):
+            for identity in read_ids_at(connection, _invocation, wanted):
                 findings.add(ORPHAN_INVOCATION, identity)
 
 
@@ -60,7 +60,7 @@ def check_orphan_runs(info: DatabaseInfo, findings: Findings) -> None:
     query = sa.select(_run.c.id).select_from(joined)
     query = query.where(_experiment.c.id.is_(None), _run.c.experiment_id.is_not(None))
     with info.reading("look for the experiments of runs") as connection:
-        for identity in stored_values(connection, query):
+        for identity in read_stored_values(connection, query):
             findings.add(ORPHAN_RUN, identity)
 
 
@@ -71,7 +71,7 @@ def check_orphan_diagrams(info: DatabaseInfo, findings: Findings) -> None:
     joined = _diagram.outerjoin(_run, _run.c.id == _diagram.c.run_id)
     with info.reading("look for the runs of persistence diagrams") as connection:
         wanted = sa.select(row_locator(connection, _diagram)).select_from(joined).where(_run.c.id.is_(None))
-        for identity in ids_at(connection, _diagram, wanted):
+        for identity in read_ids_at(connection, _diagram, wanted):
             findings.add(ORPHAN_DIAGRAM, identity)
 
 
@@ -95,9 +95,11 @@ def check_outputs(info: DatabaseInfo, findings: Findings) -> None:
         else:
             lacks_image = is_image if _has_rows(connection, sa.select(at).where(~no_image)) else sa.false()
             lacks_text: ColumnElement[bool] = no_text & is_text
-            if not info.before_images(["type"]):
+            if not info.are_before_images(["type"]):
                 lacks_text = sa.false()
-                why = "whether a text has an image in its place is seen in an index only: upgrade first"
+                why = (
+                    "only an index shows which invocations of type TEXT have an image instead: upgrade first"
+                )
                 findings.leave_out([OUTPUT], why)
             # The type stored behind a missing image can be read without reading an image.
             queries = [
@@ -106,7 +108,7 @@ def check_outputs(info: DatabaseInfo, findings: Findings) -> None:
         for query in queries:
             # Reading the ids scans a whole index, so it is skipped if no row matches.
             if _has_rows(connection, query):
-                for identity in ids_at(connection, _invocation, query):
+                for identity in read_ids_at(connection, _invocation, query):
                     findings.add(OUTPUT, identity)
 
 
@@ -181,7 +183,7 @@ def check_ids(info: DatabaseInfo, findings: Findings) -> None:
         is_ours = name != "clusteringresult" or info.has_ours(name)
         if is_ours and info.has(name, "id"):
             with info.reading(f"look at the ids of {name}") as connection:
-                for identity in stored_values(connection, _select_bad_ids(connection, name)):
+                for identity in read_stored_values(connection, _select_bad_ids(connection, name)):
                     findings.add(BAD_ID, identity, f"in {name}")
 
 

@@ -28,7 +28,7 @@ def check_values(info: DatabaseInfo, findings: Findings) -> None:
         stored = [column for column in table.c if info.has(table.name, column.name)]
         columns = [column for column in stored if not isinstance(column.type, sa.Uuid)]
         with info.reading(f"look at the values of {table.name}") as connection:
-            _add_values(findings, cells.damaged_values(connection, sa.select(*columns)))
+            _add_values(findings, cells.find_damaged_values(connection, sa.select(*columns)))
     with info.reading("look at the texts of invocations") as connection:
         # PostgreSQL rejects values of another type.
         if connection.dialect.name != "sqlite":
@@ -51,7 +51,7 @@ def _check_invocations(info: DatabaseInfo, connection: Connection, findings: Fin
     )
     query = sa.select(kind, number).where(sa.or_(*wrong))
     if info.may_read(connection, query, ["type", "sequence_number"], findings, UNREADABLE):
-        _add_values(findings, cells.damaged_values(connection, query))
+        _add_values(findings, cells.find_damaged_values(connection, query))
     at = row_locator(connection, _invocation)
     texts = sa.select(at).where(kind == InvocationType.TEXT)
     query = sa.select(_invocation.c.model, _invocation.c.output_text)
@@ -61,7 +61,7 @@ def _check_invocations(info: DatabaseInfo, connection: Connection, findings: Fin
         query = query.where(kind == InvocationType.TEXT)
     else:
         return
-    _add_values(findings, cells.damaged_values(connection, query))
+    _add_values(findings, cells.find_damaged_values(connection, query))
 
 
 def _check_models(connection: Connection, findings: Findings) -> None:
@@ -71,11 +71,11 @@ def _check_models(connection: Connection, findings: Findings) -> None:
     # The index is searched first; a row is read only if it is found there.
     missing = sa.select(sa.literal(1)).select_from(_embedding).where(model.is_(None)).limit(1)
     if connection.execute(missing).first() is not None:
-        _add_values(findings, cells.damaged_values(connection, rows.where(model.is_(None))))
-    for name in cells.successive_values(connection, model):
+        _add_values(findings, cells.find_damaged_values(connection, rows.where(model.is_(None))))
+    for name in cells.read_distinct_values(connection, model):
         if not isinstance(name, str):
             _add_values(
-                findings, cells.damaged_values(connection, rows.where(model == cells.as_literal(name)))
+                findings, cells.find_damaged_values(connection, rows.where(model == cells.as_literal(name)))
             )
 
 

@@ -15,7 +15,7 @@ from panic_tda.parameters import ClusteringRecord
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage import cells
 from panic_tda.storage.bulk import ID_LENGTH, stream_columns
-from panic_tda.storage.columns import damaged_value
+from panic_tda.storage.columns import build_damage_error
 from panic_tda.storage.schema.tables import ClusteringResult, Embedding, EmbeddingCluster
 from panic_tda.types import OUTLIER
 
@@ -81,17 +81,17 @@ def read_assignments(
         A label is not one of the clustering's, a probability is not from 0 to 1, or an id is invalid.
     """
     columns: list[Any] = [_assignment.c.embedding_id, _assignment.c.label, _assignment.c.probability]
-    convert: list[Callable[[Any], Any]] = [_convert_ids, cells.integers, cells.shares]
+    convert: list[Callable[[Any], Any]] = [_convert_ids, cells.convert_integers, cells.convert_shares]
     source: Any = _assignment
     has_locators = with_locators and connection.dialect.name == "sqlite"
     if has_locators:
         source = _assignment.outerjoin(_embedding, _embedding.c.id == _assignment.c.embedding_id)
         columns.append(sa.func.coalesce(cells.row_locator(connection, _embedding), _GONE))
-        convert.append(cells.integers)
+        convert.append(cells.convert_integers)
     query = (
         sa.select(*columns)
         .select_from(source)
-        .where(_assignment.c.result_key == key_of(clustering_id))
+        .where(_assignment.c.result_key == select_key(clustering_id))
         .order_by(_assignment.c.embedding_id)
     )
     ids, labels, probabilities, *locators = _read_columns(connection, query, convert, progress)
@@ -102,7 +102,7 @@ def read_assignments(
 
 def count_assignments(connection: Connection, clustering_id: UUID) -> int:
     """Count the assignments of a clustering."""
-    has_key = _assignment.c.result_key == key_of(clustering_id)
+    has_key = _assignment.c.result_key == select_key(clustering_id)
     return int(connection.execute(sa.select(sa.func.count()).where(has_key)).scalar_one())
 
 
@@ -127,12 +127,12 @@ def require_labels(connection: Connection, clustering_id: UUID, labels: IntArray
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         ids = sa.select(EmbeddingCluster.embedding_id).where(
-            EmbeddingCluster.result_key == key_of(clustering_id)
+            EmbeddingCluster.result_key == select_key(clustering_id)
         )
         (identity,) = cells.read_rows(
             connection, ids.order_by(EmbeddingCluster.embedding_id).offset(row).limit(1)
         )[0]
-        raise damaged_value(
+        raise build_damage_error(
             "embeddingcluster",
             "label",
             [str(clustering_id), str(identity)],
@@ -164,7 +164,10 @@ def read_invocations(connection: Connection, model: str, locators: IntArray | By
     model. PostgreSQL stores vectors outside the rows, so its rows are short.
     """
     of_model = sa.select(cells.row_locator(connection, _embedding), _embedding.c.invocation_id)
-    convert = (cells.integers if connection.dialect.name == "sqlite" else _convert_ids, _convert_optional_ids)
+    convert = (
+        cells.convert_integers if connection.dialect.name == "sqlite" else _convert_ids,
+        _convert_optional_ids,
+    )
     stored, invocations = _read_columns(
         connection, of_model.where(_embedding.c.embedding_model == model), convert
     )
@@ -175,7 +178,7 @@ def read_invocations(connection: Connection, model: str, locators: IntArray | By
     return np.where(stored[positions] == locators, invocations[positions], b"")
 
 
-def key_of(clustering_id: UUID) -> sa.ScalarSelect[Any]:
+def select_key(clustering_id: UUID) -> sa.ScalarSelect[Any]:
     """Return the subquery for the `result_key` of a clustering."""
     return sa.select(ClusteringResult.key).where(ClusteringResult.id == clustering_id).scalar_subquery()
 

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from panic_tda.errors import BadVectors, DatabaseError, NoEmbeddings, UnknownModel
 from panic_tda.parameters import validate_downsample
-from panic_tda.storage.cells import as_literal, find_damaged, successive_values
+from panic_tda.storage.cells import as_literal, find_damaged, read_distinct_values
 from panic_tda.storage.database import Database
 from panic_tda.storage.schema.sampling import join_invocations, sample
 from panic_tda.storage.schema.tables import Embedding, Invocation, InvocationType
@@ -134,7 +134,7 @@ def choose_models(database: Database, requested: Sequence[str], present: Sequenc
 def _count_model(connection: Connection, factors: Sequence[int], model: str) -> list[ModelCensus]:
     # One query per vector length: with GROUP BY, SQLite before 3.41 reads the vectors to measure them.
     this_model = _embedding.c.embedding_model == model
-    sizes = list(successive_values(connection, _size, this_model))
+    sizes = list(read_distinct_values(connection, _size, this_model))
     missing = sa.select(_embedding.c.id).where(this_model, _size.is_(None)).limit(1)
     if connection.execute(missing).first() is not None:
         sizes = [None, *sizes]
@@ -166,7 +166,7 @@ def count_lengths(connection: Connection, model: str) -> dict[int | None, int]:
     """Return the number of a model's embeddings by the bytes of their vector; None counts missing vectors."""
     this_model = _embedding.c.embedding_model == model
     rows = sa.select(sa.func.count()).select_from(_embedding).where(this_model)
-    lengths = list(successive_values(connection, _size, this_model))
+    lengths = list(read_distinct_values(connection, _size, this_model))
     counts: dict[int | None, int] = {
         length: connection.execute(rows.where(_size == length)).scalar_one() for length in lengths
     }
@@ -199,7 +199,7 @@ def count_mixed(database: Database, model: str) -> tuple[int, int]:
     of_image = sa.case((_invocation.c.type == InvocationType.IMAGE, 1), else_=0) == 1
     with database.reading() as connection:
         n_repeated = 0
-        for size in successive_values(connection, _size, this_model):
+        for size in read_distinct_values(connection, _size, this_model):
             for sign, query in ((1, rows), (-1, invocations)):
                 n_repeated += sign * connection.execute(query.where(this_model, _size == size)).scalar_one()
         n_images = connection.execute(images.where(this_model, of_image)).scalar_one()
@@ -276,7 +276,7 @@ def stored_models(connection: Connection) -> list[str]:
     DamagedValue
         A name is not text in UTF-8.
     """
-    names = list(successive_values(connection, _embedding.c.embedding_model))
+    names = list(read_distinct_values(connection, _embedding.c.embedding_model))
     for name in names:
         if not isinstance(name, str):
             rows = _MODEL_ROWS.where(_embedding.c.embedding_model == as_literal(name))

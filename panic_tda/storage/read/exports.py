@@ -27,14 +27,14 @@ from sqlalchemy.sql import Select
 
 from panic_tda.errors import DatabaseError
 from panic_tda.storage.bulk import stream_rows
-from panic_tda.storage.cells import integers, naming_damage, read_rows, shares
+from panic_tda.storage.cells import convert_integers, convert_shares, naming_damage, read_rows
 from panic_tda.storage.database import Database
-from panic_tda.storage.read.assignments import key_of
+from panic_tda.storage.read.assignments import select_key
 from panic_tda.storage.read.census import FLOAT_BYTES
 from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.storage.read.trees import read_core_distances
-from panic_tda.storage.schema.sampling import stride_query
+from panic_tda.storage.schema.sampling import select_strides
 from panic_tda.storage.schema.tables import (
     Cluster,
     Embedding,
@@ -173,7 +173,7 @@ def open_rows(
                 raise DatabaseError(
                     f"clustering {clustering.id} has {n_rows} "
                     f"{pluralize(n_rows, 'assignment')}, and had {len(beside)} when its "
-                    "map was made: embeddings have gone since; export again"
+                    "map was computed: embeddings were deleted since; export again"
                 )
             columns = pa.schema([*columns, *beside.schema])
             aligned |= dict(zip(beside.schema.names, beside.columns, strict=True))
@@ -204,7 +204,7 @@ def _stream_batches(
             arrays["embedding_model"] = pa.repeat(clustering.embedding_model, len(rows))
             arrays |= {name: column.slice(first, len(rows)) for name, column in aligned.items()}
             arrays["is_medoid"] = pc.is_in(_convert_strings(stored["embedding_id"]), medoids.ids)
-            arrays["medoid_text"] = _convert_strings(medoids.texts(stored["label"]))
+            arrays["medoid_text"] = _convert_strings(medoids.read_texts(stored["label"]))
             n_missing += arrays[VECTOR].null_count if VECTOR in arrays else 0
             yield pa.record_batch([arrays[name] for name in schema.names], schema=schema)
             first += len(rows)
@@ -220,8 +220,8 @@ def _convert_columns(
     """Convert the stored columns; raise one of `columns.FAULTS` if a value is damaged."""
     arrays = {name: with_dashes(_convert_strings(stored[name])) for name in _IDS}
     arrays |= {name: _convert_values(stored[name], schema.field(name).type) for name in _UNCHANGED_COLUMNS}
-    arrays["label"] = pa.array(integers(stored["label"], least=OUTLIER, below=2**31))
-    arrays["probability"] = pa.array(shares(stored["probability"]))
+    arrays["label"] = pa.array(convert_integers(stored["label"], least=OUTLIER, below=2**31))
+    arrays["probability"] = pa.array(convert_shares(stored["probability"]))
     arrays["network"] = _convert_strings([_normalise_network(network) for network in stored["network"]])
     _convert_values(stored["model"], pa.string())
     if VECTOR in stored:
@@ -234,7 +234,7 @@ def _select_rows(clustering_id: UUID, *, with_vectors: bool) -> Select[Any]:
     assignment, run = EmbeddingCluster.__table__, Run.__table__
     embedding = Embedding.__table__
     step, text = _alias_invocations()
-    stride = stride_query().cte("stride")
+    stride = select_strides().cte("stride")
     joined = (
         assignment.outerjoin(embedding, embedding.c.id == assignment.c.embedding_id)
         .outerjoin(step, step.c.id.between(embedding.c.invocation_id, embedding.c.invocation_id))
@@ -264,7 +264,7 @@ def _select_rows(clustering_id: UUID, *, with_vectors: bool) -> Select[Any]:
     return (
         sa.select(*columns)
         .select_from(joined)
-        .where(assignment.c.result_key == key_of(clustering_id))
+        .where(assignment.c.result_key == select_key(clustering_id))
         .order_by(assignment.c.embedding_id)
     )
 
@@ -288,19 +288,19 @@ class _Medoids:
         self._cached: dict[int, str | None] = {}
         self._n_cached = 0
 
-    def length(self, label: int) -> int:
+    def text_length(self, label: int) -> int:
         """Return the length of the text of a cluster's medoid; 0 if it has no text."""
         return self._lengths.get(label, 0)
 
-    def texts(self, labels: Sequence[int]) -> list[str | None]:
+    def read_texts(self, labels: Sequence[int]) -> list[str | None]:
         """Return the text of the medoid for each of these labels."""
         wanted = set(labels) & self._lengths.keys()
         if missing := wanted - self._cached.keys():
-            if self._n_cached + sum(map(self.length, missing)) > _MEDOID_BYTES:
+            if self._n_cached + sum(map(self.text_length, missing)) > _MEDOID_BYTES:
                 self._cached, self._n_cached, missing = {}, 0, wanted
             query = self._select(lambda text: text).where(Cluster.label.in_(sorted(missing)))
             self._cached |= {label: text for label, _, text in read_rows(self._connection, query)}
-            self._n_cached += sum(map(self.length, missing))
+            self._n_cached += sum(map(self.text_length, missing))
         return [self._cached.get(label) for label in labels]
 
     def _select(self, text_function: Callable[[Any], Any]) -> Select[Any]:
@@ -315,7 +315,7 @@ class _Medoids:
         return (
             sa.select(Cluster.label, identity, text_function(text.c.output_text))
             .select_from(joined)
-            .where(Cluster.result_key == key_of(self._clustering_id))
+            .where(Cluster.result_key == select_key(self._clustering_id))
         )
 
 
@@ -331,7 +331,7 @@ def _split_batches(
         n_bytes = 0
         for row in rows:
             part.append(row)
-            n_bytes += medoids.length(row[label_position])
+            n_bytes += medoids.text_length(row[label_position])
             if n_bytes >= _BATCH_BYTES:
                 yield part
                 part, n_bytes = [], 0
@@ -397,7 +397,7 @@ def _read_core_distances(connection: Connection, clustering_id: UUID, n_rows: in
         return nulls
     if distances is not None and len(distances) != n_rows:
         _log.warning(
-            "core distances are null: there are %d for %d assignments, as embeddings have gone since",
+            "core distances are null: there are %d for %d assignments, as embeddings were deleted since",
             len(distances),
             n_rows,
         )

@@ -25,7 +25,7 @@ from panic_tda.progress import Progress, Silent
 from panic_tda.storage.bulk import ID_LENGTH, stream_vectors
 from panic_tda.storage.cells import row_locator
 from panic_tda.storage.database import Database
-from panic_tda.storage.read.assignments import count_assignments, key_of
+from panic_tda.storage.read.assignments import count_assignments, select_key
 from panic_tda.storage.read.census import (
     FLOAT_BYTES,
     NAMED_IDS,
@@ -127,8 +127,8 @@ def load_embeddings(
                     connection,
                     query,
                     width=census.width,
-                    batch_rows=_batch_rows(census.width),
-                    no_ids=invalid_ids,
+                    batch_rows=_compute_batch_rows(census.width),
+                    invalid_ids=invalid_ids,
                 )
                 ids = _fill_destination(destination, batches, n_rows, progress)
             except DatabaseError:
@@ -185,7 +185,7 @@ def load_assigned(
     """
     progress, record = progress or Silent(), clustering.record
     invalid_ids: list[Any] = []
-    has_key = EmbeddingCluster.result_key == key_of(clustering.id)
+    has_key = EmbeddingCluster.result_key == select_key(clustering.id)
     joined = EmbeddingCluster.__table__.join(_embedding, _embedding.c.id == EmbeddingCluster.embedding_id)
     n_rows = count_assignments(connection, clustering.id)
     first = sa.select(sa.func.length(_embedding.c.vector)).select_from(joined).where(has_key).limit(1)
@@ -198,7 +198,7 @@ def load_assigned(
     destination = HostRows(n_rows, width // FLOAT_BYTES, memory_limit=memory_limit)
     with contextlib.closing(destination):
         batches = stream_vectors(
-            connection, query, width=width, batch_rows=_batch_rows(width), no_ids=invalid_ids
+            connection, query, width=width, batch_rows=_compute_batch_rows(width), invalid_ids=invalid_ids
         )
         ids = _fill_destination(destination, batches, n_rows, progress)
         vectors, _ = destination.finish()
@@ -207,8 +207,8 @@ def load_assigned(
     matrix = EmbeddingMatrix(clustering.embedding_model, ids, vectors, *(number or 0 for number in chosen))
     if input_sha256(matrix) != record.input_sha256:
         raise DatabaseError(
-            f"the embeddings of clustering {clustering.id} are not those that it was made of: some have gone "
-            "or have other vectors now; cluster again (panic-tda cluster-embeddings)"
+            f"the embeddings of clustering {clustering.id} have changed since: some were deleted or "
+            "have other vectors now; cluster again (panic-tda cluster-embeddings)"
         )
     return matrix
 
@@ -262,7 +262,7 @@ def _select_vectors(
     return sa.select(_embedding.c.id, _embedding.c.vector).where(locator.in_(wanted.correlate(None)))
 
 
-def _batch_rows(width: int) -> int:
+def _compute_batch_rows(width: int) -> int:
     return max(1, BATCH_BYTES // (width + ID_LENGTH))
 
 

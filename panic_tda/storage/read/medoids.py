@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.orm import aliased
 
 from panic_tda.storage.cells import read_rows
-from panic_tda.storage.read.assignments import key_of
+from panic_tda.storage.read.assignments import select_key
 from panic_tda.storage.schema.tables import Cluster, Embedding, Invocation, InvocationType
 
 
@@ -24,7 +24,7 @@ def read_medoid_ids(connection: Connection, clustering_id: UUID) -> dict[int, by
         sa.select(Cluster.label, sa.type_coerce(Embedding.id, sa.String))
         .select_from(Cluster)
         .join(Embedding, Embedding.id == Cluster.medoid_embedding_id)
-        .where(Cluster.result_key == key_of(clustering_id))
+        .where(Cluster.result_key == select_key(clustering_id))
         .order_by(Cluster.label)
     )
     return {label: identity.encode("ascii", "replace") for label, identity in read_rows(connection, query)}
@@ -46,7 +46,7 @@ def find_medoid_images(connection: Connection, clustering_id: UUID, labels: Iter
             source,
             sa.and_(source.id == Invocation.input_invocation_id, source.type == InvocationType.IMAGE),
         )
-        .where(Cluster.result_key == key_of(clustering_id), Cluster.label.in_(list(labels)))
+        .where(Cluster.result_key == select_key(clustering_id), Cluster.label.in_(list(labels)))
         .order_by(Cluster.label)
     )
     return {label: identity for label, identity in read_rows(connection, query) if identity is not None}

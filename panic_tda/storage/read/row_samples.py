@@ -109,7 +109,7 @@ def read_row_sample(database: Database, census: ModelCensus, *, downsample: int,
 def _find_rows(
     connection: Connection, census: ModelCensus, downsample: int, n_rows: int, rng: np.random.Generator
 ) -> _SampleRows:
-    stored = cells.stored_values(connection, sa.select(Run.id).order_by(Run.id))
+    stored = cells.read_stored_values(connection, sa.select(Run.id).order_by(Run.id))
     # No invocation belongs to a run whose id is not text.
     ids = [identity for identity in stored if isinstance(identity, str)]
     runs = [ids[number] for number in rng.permutation(len(ids))]

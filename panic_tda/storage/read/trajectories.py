@@ -20,10 +20,10 @@ from sqlalchemy.engine import Connection
 
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.bulk import stream_columns, stream_rows
-from panic_tda.storage.cells import integers, naming_damage, read_rows, row_locator
-from panic_tda.storage.read.assignments import Assignments, key_of, read_assignments
+from panic_tda.storage.cells import convert_integers, naming_damage, read_rows, row_locator
+from panic_tda.storage.read.assignments import Assignments, read_assignments, select_key
 from panic_tda.storage.read.summaries import ClusteringSummary
-from panic_tda.storage.schema.sampling import join_invocations, output_indices, stride_query
+from panic_tda.storage.schema.sampling import join_invocations, output_indices, select_strides
 from panic_tda.storage.schema.tables import (
     Cluster,
     Embedding,
@@ -258,7 +258,7 @@ def read_medoid_texts(
         sa.select(Cluster.label, Invocation.output_text)
         .join(Embedding, Embedding.id == Cluster.medoid_embedding_id)
         .join(Invocation, Invocation.id == Embedding.invocation_id)
-        .where(Cluster.result_key == key_of(clustering_id), Cluster.label.in_(list(labels)))
+        .where(Cluster.result_key == select_key(clustering_id), Cluster.label.in_(list(labels)))
     )
     return dict(read_rows(connection, query))
 
@@ -298,9 +298,9 @@ def _find_invocations(
     codes: dict[str, int] = {}
     parts: list[Sequence[Any]] = []
     convert = (
-        integers if connection.dialect.name == "sqlite" else _convert_ids,
+        convert_integers if connection.dialect.name == "sqlite" else _convert_ids,
         lambda runs: np.array([codes.setdefault(_convert_run_id(run), len(codes)) for run in runs]),
-        integers,
+        convert_integers,
         _convert_sequence_numbers,
     )
     for at, runs, of_text, numbers in stream_columns(connection, query, batch_rows=_ROWS, convert=convert):
@@ -324,7 +324,7 @@ def _convert_run_id(value: Any) -> str:
 
 
 def _convert_sequence_numbers(values: Sequence[Any]) -> IntArray:
-    return integers(values, least=-(2**31), below=2**31)
+    return convert_integers(values, least=-(2**31), below=2**31)
 
 
 def _sort_codes(names: list[str], coded: IntArray) -> tuple[IntArray, tuple[str, ...]]:
@@ -339,7 +339,7 @@ def _read_strides(connection: Connection, run_ids: Sequence[str]) -> IntArray:
     """Return the strides of runs, (r, 2): column 0 for images, column 1 for texts."""
     numbers = {run: number for number, run in enumerate(run_ids)}
     strides = np.ones((len(run_ids), 2), dtype=np.int64)
-    for rows in stream_rows(connection, stride_query(), batch_rows=_ROWS):
+    for rows in stream_rows(connection, select_strides(), batch_rows=_ROWS):
         for run, kind, stride in rows:
             if run in numbers:
                 strides[numbers[run], int(kind == InvocationType.TEXT.name)] = stride

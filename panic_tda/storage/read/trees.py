@@ -21,7 +21,7 @@ from panic_tda.clustering.trees import Edges, minimum_forest
 from panic_tda.errors import DamagedTree, NoTree
 from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage.bulk import stream_rows
-from panic_tda.storage.read.assignments import count_assignments, key_of
+from panic_tda.storage.read.assignments import count_assignments, select_key
 from panic_tda.storage.schema.tables import ClusteringTree
 from panic_tda.types import SpanningTree
 from panic_tda.wording import pluralize
@@ -44,7 +44,9 @@ SCHEMA = pa.schema(
 
 def has_tree(connection: Connection, clustering_id: UUID) -> bool:
     """Return whether a clustering was stored with its tree."""
-    query = sa.select(ClusteringTree.part).where(ClusteringTree.result_key == key_of(clustering_id)).limit(1)
+    query = (
+        sa.select(ClusteringTree.part).where(ClusteringTree.result_key == select_key(clustering_id)).limit(1)
+    )
     return connection.execute(query).first() is not None
 
 
@@ -90,7 +92,7 @@ def require_tree(connection: Connection, clustering_id: UUID, record: Clustering
         are = pluralize(n_assigned, "assignment is", "assignments are")
         raise NoTree(
             f"the tree of clustering {clustering_id} joins {n_rows} {pluralize(n_rows, 'row')}, and "
-            f"{n_assigned} {are} there: embeddings have gone since; cluster again "
+            f"{n_assigned} {are} there: embeddings were deleted since; cluster again "
             "(panic-tda cluster-embeddings)"
         )
     return tree
@@ -177,7 +179,7 @@ def _require_chords(name: str, values: FloatArray) -> None:
 
 def _read_table(connection: Connection, clustering_id: UUID, names: list[str]) -> pa.Table | None:
     columns: tuple[Any, ...] = (ClusteringTree.part, ClusteringTree.data)
-    has_key = ClusteringTree.result_key == key_of(clustering_id)
+    has_key = ClusteringTree.result_key == select_key(clustering_id)
     query = sa.select(*columns).where(has_key).order_by(ClusteringTree.part)
     tables: list[pa.Table] = []
     for rows in stream_rows(connection, query, batch_rows=1):

@@ -108,7 +108,7 @@ def require_vectors(
         raise DatabaseError(
             f"{n_missing} of {len(ids)} "
             f"{pluralize(len(ids), 'vector')} of {model} are missing or not of the common length, or their "
-            "embeddings have gone; cluster again (panic-tda cluster-embeddings)"
+            "embeddings were deleted; cluster again (panic-tda cluster-embeddings)"
         )
     return vectors
 

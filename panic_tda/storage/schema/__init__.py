@@ -1,7 +1,7 @@
-"""The layout of a database: its tables, their migrations, and the rule that samples invocations.
+"""The schema of a database: its tables, their migrations, and the downsampling rule.
 
-`tables`      the tables of the generation pipeline, and our own
-`migrations`  one file for each change of our own tables
-`upgrade`     bring a database of the pipeline to our tables: print the plan, then do it
+`tables`      the tables of the generation pipeline and of panic_tda
+`migrations`  one file for each change of panic_tda's tables
+`upgrade`     add panic_tda's tables to a database of the pipeline: print the plan, then apply it
 `sampling`    the downsampling rule, as SQL
 """

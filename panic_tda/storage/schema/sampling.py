@@ -1,10 +1,10 @@
 """The downsampling rule, as SQL.
 
-Factor N keeps an invocation when its output index is 0 modulo N. The output index counts a run's outputs
-of one type: where text and image alternate, the sequence numbers of one type all share a parity, and the
-index is `sequence_number // 2`; where both parities occur it is the sequence number itself. A hole in a run
-does not shift the index (unless a run with both parities has lost all outputs of one), and no factor can
-starve a text model only because texts sit at odd numbers.
+Factor N keeps an invocation if its output index is 0 modulo N. The output index counts the outputs of one
+type in a run. If texts and images alternate, the sequence numbers of one type are all even or all odd, and
+the index is `sequence_number // 2`; otherwise it is the sequence number. A missing step does not shift the
+index (unless all outputs of one parity are missing). So every factor keeps outputs of both types, although
+all texts may have odd sequence numbers.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _invocation = Invocation.__table__
 
 
 class Sample(NamedTuple):
-    """Embeddings with their invocations, and the conditions that hold for the sampled and the orphaned.
+    """A join of embeddings and invocations, with the conditions for sampled and orphaned embeddings.
 
-    `source` is an outer join: an embedding whose invocation is missing stays in it, and is never sampled.
-    `output_index` is the output index, NULL where no sampling needs it.
+    `source` is an outer join: an embedding whose invocation is missing is in it, and is never sampled.
+    `output_index` is the output index; it is NULL for factor 1, which does not need it.
     """
 
     source: FromClause
@@ -37,7 +37,7 @@ class Sample(NamedTuple):
     output_index: ColumnElement[Any]
 
     def chosen_at(self, factor: int) -> ColumnElement[bool]:
-        """Return the condition for another factor; this sample's own must be above 1."""
+        """Return the condition for another factor; this sample's own factor must be above 1."""
         return keep_join_order(_is_multiple(self.output_index, factor))
 
 
@@ -46,17 +46,17 @@ def sample(downsample: int) -> Sample:
 
     Notes
     -----
-    All that a factor above 1 asks of an invocation stands in one index, but for an equality SQLite would
-    take the one on the bare id, and read the rows: see `join_invocations`.
+    One index has all columns of an invocation that a factor above 1 needs. For a join by equality, SQLite
+    would use the index on ids instead and read the rows; see `join_invocations`.
 
-    A condition that no row without an invocation meets would let SQLite turn the join around, and go
-    through all embeddings of a model for each invocation. It does not see through a CASE.
+    If a condition excludes all rows without an invocation, SQLite may swap the tables of the join, and scan
+    all embeddings of a model for each invocation. A CASE hides the condition from its optimizer.
     """
     orphaned = _invocation.c.id.is_(None)
     if downsample == 1:
         joined = _embedding.outerjoin(_invocation, _embedding.c.invocation_id == _invocation.c.id)
         return Sample(joined, keep_join_order(~orphaned), orphaned, sa.cast(sa.null(), sa.Integer))
-    stride = stride_query().cte("stride")
+    stride = select_strides().cte("stride")
     joined = _embedding.outerjoin(_invocation, join_invocations()).outerjoin(
         stride, sa.and_(stride.c.run_id == _invocation.c.run_id, stride.c.type == _invocation.c.type)
     )
@@ -64,8 +64,8 @@ def sample(downsample: int) -> Sample:
     return Sample(joined, keep_join_order(_is_multiple(index, downsample)), orphaned, index)
 
 
-def stride_query() -> Select[Any]:
-    """Return the query for what sequence numbers are divided by, for each run and type of output."""
+def select_strides() -> Select[Any]:
+    """Return the query for the stride (the divisor of sequence numbers) of each run and output type."""
     parity = _invocation.c.sequence_number % 2
     stride = sa.case((sa.func.min(parity) == sa.func.max(parity), 2), else_=1).label("stride")
     return sa.select(_invocation.c.run_id, _invocation.c.type, stride).group_by(
@@ -74,17 +74,17 @@ def stride_query() -> Select[Any]:
 
 
 def output_indices(sequence_numbers: IntArray) -> IntArray:
-    """Return the output indices of a run's outputs of one type, where all of them are at hand.
+    """Return the output indices of all outputs of one type in a run.
 
     Parameters
     ----------
     sequence_numbers : (m,) int64
-        Of all its outputs of that type.
+        Sequence numbers of all outputs of the type in the run.
 
     Returns
     -------
     (m,) int64
-        What `stride_query` divides them to.
+        The sequence numbers divided by the stride, as in `select_strides`.
 
     >>> output_indices(np.array([1, 5, 7])), output_indices(np.array([1, 4, 7]))
     (array([0, 2, 3]), array([1, 4, 7]))
@@ -93,9 +93,9 @@ def output_indices(sequence_numbers: IntArray) -> IntArray:
 
 
 def join_invocations() -> ColumnElement[bool]:
-    """Join embeddings to their invocations by a range of one id.
+    """Return the condition that joins embeddings to their invocations by a range of one id.
 
-    Type, run and sequence number then come from the covering index on them, and no invocation's row is read.
+    With a range, SQLite reads type, run and sequence number from the covering index, and no invocation's row.
     """
     return _invocation.c.id.between(_embedding.c.invocation_id, _embedding.c.invocation_id)
 
@@ -106,5 +106,5 @@ def keep_join_order(condition: ColumnElement[bool]) -> ColumnElement[bool]:
 
 
 def _is_multiple(index: ColumnElement[int], factor: int) -> ColumnElement[bool]:
-    # PostgreSQL would take a factor for one of 32 bits, as sequence numbers are.
+    # PostgreSQL would convert the factor to 32 bits, the type of sequence numbers.
     return index % sa.literal(factor, sa.BigInteger) == 0

@@ -1,13 +1,13 @@
-"""The tables: four that the generation pipeline writes, four of our own.
+"""Define the tables: four of the generation pipeline, and four of panic_tda.
 
-The pipeline's tables (`experimentconfig`, `run`, `invocation`, `embedding`) are described exactly as they
-stand in the databases in the field. Ids are `CHAR(32)`, 32 lower-case hexadecimal characters: a column
-declared `UUID` has numeric affinity in SQLite, which stores an id such as
-`06888680501e75097830817616369915` as the float infinity. Only indexes are added to them.
+The pipeline's tables (`experimentconfig`, `run`, `invocation`, `embedding`) are defined exactly as in
+existing databases; only indexes are added to them. Ids are `CHAR(32)`, 32 lower-case hexadecimal characters:
+a column declared `UUID` has numeric affinity in SQLite, which stores an id such as
+`06888680501e75097830817616369915` as the float infinity.
 
-A column of our own is a line here and in a migration after the last one (`migrations/versions`, and
-`database.SCHEMA_VERSION`), is written by `saving`, kept by `pending` and read by `results`. A value of a
-clustering that nobody searches by needs none of it: it is a field of `parameters.ClusteringRecord`.
+To add a column to a table of panic_tda, add it here and in a new migration (`migrations/versions`), raise
+`database.SCHEMA_VERSION`, write it in `saving` and `pending`, and read it in `results`. A value of a
+clustering that no query searches for needs no column: add a field to `parameters.ClusteringRecord`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from sqlalchemy.types import TypeDecorator
 from panic_tda.errors import InvalidParameter
 
 UNDEFINED_PERSISTENCE = 1.0
-"""Stored as the persistence of a root cluster, which has none; every other cluster's is smaller."""
+"""Stored persistence of a root cluster, which has no persistence; other clusters have a smaller value."""
 
 
 def uuid7() -> UUID:
@@ -53,12 +53,12 @@ def uuid7() -> UUID:
 
 
 def utc_now() -> datetime:
-    """Return the present as the naive UTC time that the clustering tables store."""
+    """Return the current UTC time without time zone, as the clustering tables store it."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
 class InvocationType(enum.Enum):
-    """What an invocation puts out; stored by name."""
+    """The type of an invocation's output; stored by name."""
 
     TEXT = "text"
     IMAGE = "image"
@@ -71,22 +71,22 @@ class Vector(TypeDecorator[NDArray[np.float32]]):
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Any) -> bytes | None:
-        """Turn an array into bytes."""
+        """Convert an array to bytes."""
         if value is None:
             return None
         return np.ascontiguousarray(value, dtype="<f4").tobytes()
 
     def process_result_value(self, value: bytes | None, dialect: Any) -> NDArray[np.float32] | None:
-        """Turn bytes into a read-only array of shape (d,)."""
+        """Convert bytes to a read-only array of shape (d,)."""
         if value is None:
             return None
         return np.frombuffer(value, dtype="<f4")
 
 
-# Stored as CHAR(32) by every database, also by those that have a UUID type of their own.
+# Stored as CHAR(32) in every database, also in PostgreSQL, which has a UUID type.
 Id = Uuid(as_uuid=True, native_uuid=False)
 
-# SQLite's integers have 64 bits, and so have the seeds of the field.
+# Seeds of existing databases need 64 bits, which integers of SQLite have.
 Seed = BigInteger().with_variant(Integer(), "sqlite")
 
 
@@ -97,7 +97,7 @@ class Base(DeclarativeBase):
 
 
 class ExperimentConfig(Base):
-    """An experiment: which networks ran from which prompts and seeds."""
+    """An experiment: the networks, prompts and seeds of its runs."""
 
     __tablename__ = "experimentconfig"
 
@@ -113,18 +113,18 @@ class ExperimentConfig(Base):
     runs: Mapped[list[Run]] = relationship(back_populates="experiment")
 
     @validates("networks")
-    def _networks_not_empty(self, _key: str, networks: list[list[str]]) -> list[list[str]]:
+    def _require_networks(self, _key: str, networks: list[list[str]]) -> list[list[str]]:
         if not networks or not all(networks):
             raise InvalidParameter(f"networks must be a list of non-empty lists of models; got {networks!r}")
         return networks
 
     @validates("max_length")
-    def _max_length_positive(self, _key: str, max_length: int) -> int:
-        return _positive(max_length)
+    def _require_length(self, _key: str, max_length: int) -> int:
+        return _require_positive(max_length)
 
 
 class Run(Base):
-    """One trajectory: a network fed with its own output from one prompt and seed."""
+    """One trajectory: a network that is fed with its own output, beginning with a prompt and a seed."""
 
     __tablename__ = "run"
 
@@ -141,14 +141,14 @@ class Run(Base):
     )
 
     @validates("network")
-    def _network_not_empty(self, _key: str, network: list[str]) -> list[str]:
+    def _require_network(self, _key: str, network: list[str]) -> list[str]:
         if not network:
             raise InvalidParameter("network must name at least one model; got an empty list")
         return network
 
     @validates("max_length")
-    def _max_length_positive(self, _key: str, max_length: int) -> int:
-        return _positive(max_length)
+    def _require_length(self, _key: str, max_length: int) -> int:
+        return _require_positive(max_length)
 
 
 class Invocation(Base):
@@ -157,7 +157,7 @@ class Invocation(Base):
     __tablename__ = "invocation"
     __table_args__ = (
         UniqueConstraint("run_id", "sequence_number", name="uq_invocation_run_id"),
-        # What sampling asks, so that no row is read for it: an image lies in most of them.
+        # The columns that sampling needs, so that no row is read: most rows contain an image.
         Index("ix_invocation_id_run_type_number", "id", "run_id", "type", "sequence_number"),
         Index("ix_invocation_run_type_number", "run_id", "type", "sequence_number"),
     )
@@ -172,7 +172,7 @@ class Invocation(Base):
     sequence_number: Mapped[int] = mapped_column()
     input_invocation_id: Mapped[UUID | None] = mapped_column(ForeignKey("invocation.id"), index=True)
     output_text: Mapped[str | None] = mapped_column()
-    # Images are most of a database's bytes: loaded only when this attribute is read.
+    # Images are most of a database's bytes, so they are loaded only when this attribute is read.
     output_image_data: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
 
     run: Mapped[Run] = relationship(back_populates="invocations")
@@ -181,12 +181,12 @@ class Invocation(Base):
 
 
 class Embedding(Base):
-    """One vector: what an embedding model makes of one invocation's output."""
+    """The vector of one invocation's output by one embedding model."""
 
     __tablename__ = "embedding"
     __table_args__ = (
         UniqueConstraint("invocation_id", "embedding_model", name="uq_embedding_invocation_id"),
-        # What counting asks, so that no vector is read for it.
+        # The columns that counting needs, so that no vector is read.
         Index(
             "ix_embedding_model_length_invocation", "embedding_model", text("length(vector)"), "invocation_id"
         ),
@@ -205,7 +205,7 @@ class Embedding(Base):
 class ClusteringResult(Base):
     """One clustering of all embeddings of one embedding model.
 
-    `key` is a short integer that the many rows of the other three tables refer to.
+    `key` is a short integer to which the many rows of the other three tables refer.
     """
 
     __tablename__ = "clusteringresult"
@@ -225,7 +225,7 @@ class ClusteringResult(Base):
 
 
 class Cluster(Base):
-    """One cluster of a clustering, and the embedding that stands for it."""
+    """One cluster of a clustering, with its medoid."""
 
     __tablename__ = "cluster"
 
@@ -238,7 +238,7 @@ class Cluster(Base):
     )
     size: Mapped[int] = mapped_column()
     persistence: Mapped[float] = mapped_column()
-    # NULL where it was not counted when the clustering was made.
+    # NULL in clusterings of earlier versions, which did not count copies.
     medoid_copies: Mapped[int | None] = mapped_column()
 
     result: Mapped[ClusteringResult] = relationship(back_populates="clusters")
@@ -249,7 +249,7 @@ class EmbeddingCluster(Base):
     """The assignment of one embedding in one clustering; outliers have label -1."""
 
     __tablename__ = "embeddingcluster"
-    # Without a rowid the primary key is the table: about 90 bytes a row with its index, not 400.
+    # Without a rowid the primary key is the table: about 90 bytes per row with its index, instead of 400.
     __table_args__ = {  # noqa: RUF012 (the declarative base wants it plain)
         "sqlite_with_rowid": False
     }
@@ -276,14 +276,14 @@ class ClusteringTree(Base):
     data: Mapped[bytes] = mapped_column(LargeBinary)
 
 
-def _positive(max_length: int) -> int:
+def _require_positive(max_length: int) -> int:
     if max_length < 1:
         raise InvalidParameter(f"max_length must be at least 1; got {max_length}")
     return max_length
 
 
 @event.listens_for(Invocation, "before_insert")
-def _output_matches_type(_mapper: Any, _connection: Any, invocation: Invocation) -> None:
+def _require_output_of_type(_mapper: Any, _connection: Any, invocation: Invocation) -> None:
     has_text = invocation.output_text is not None
     has_image = invocation.output_image_data is not None
     is_text = invocation.type is InvocationType.TEXT

@@ -1,4 +1,4 @@
-"""Bringing a database of the generation pipeline to our tables: what would happen, and doing it."""
+"""Upgrade a database of the generation pipeline to panic_tda's tables: plan the upgrade, and apply it."""
 
 from __future__ import annotations
 
@@ -22,52 +22,52 @@ INDEXES = (
     "ix_invocation_run_type_number",
 )
 OLD_INDEX = "ix_embedding_embedding_model"
-_NEEDED = {
+_REQUIRED_COLUMNS = {
     "run": ("id",),
     "invocation": ("id", "run_id", "type", "sequence_number"),
     "embedding": ("id", "invocation_id", "embedding_model", "vector"),
 }
-"""Columns without which there is nothing to cluster."""
+"""Columns that a database needs to be clustered."""
 _SINCE_0003 = (f"table {CLUSTERING_TABLES[-1]}", "column cluster.medoid_copies")
 
-# Of an index of all embeddings and of the two of all invocations (measured: 50 and 132, with a model's name
-# of five letters).
+# Bytes per row of the index of embeddings and of both indexes of invocations (measured: 50 and 132, with a
+# model name of five letters).
 _BYTES_PER_EMBEDDING = 64
 _BYTES_PER_INVOCATION = 144
 # An index is written to the log and then to the file.
 _COPIES = 2
-# Some builds of SQLite overwrite what is dropped, and that goes through the log too: 400 bytes a row of
-# the old tables with their indexes.
+# Some builds of SQLite overwrite dropped rows, and write them to the log too: 400 bytes per row of the old
+# tables with their indexes.
 _DROPPED_BYTES_PER_ROW = 512
 _SPARE_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
 class UpgradePlan:
-    """What an upgrade does to one database.
+    """The changes that an upgrade makes to one database.
 
     Attributes
     ----------
     database : str
         Its path or URL.
     version : str or None
-        Version of the clustering tables that are there; None for those of the old pipeline, or none.
+        Version of panic_tda's tables; None if they are missing or those of the old pipeline.
     dropped : tuple of (str, int)
-        Tables that go, with their row counts.
+        Tables that are dropped, with their row counts.
     replaced : tuple of str
-        Indexes that go, because what comes serves in their place.
+        Indexes that are dropped because new indexes replace them.
     created : tuple of str
-        Tables, indexes and functions that come; empty where the database is up to date.
+        Tables, indexes and functions that are created; empty if the database is up to date.
     bytes_kept : int
-        What the new indexes make the file larger by, estimated.
+        Estimated size of the new indexes, by which the file grows.
     bytes_needed : int
-        Disk that is taken while the upgrade runs, generously estimated.
+        Estimated upper limit of the disk space that is used during the upgrade.
     bytes_free : int or None
-        Free on the file's file system; None where that is not ours to see (PostgreSQL).
+        Free space on the file's file system; None for PostgreSQL, where it is unknown.
     sorting_folder : Path or None
-        Where SQLite sorts what goes into an index, in temporary files.
+        Folder of the temporary files in which SQLite sorts indexes, if it is on another file system.
     sorting_free : int or None
-        Free there.
+        Free bytes on the file system of `sorting_folder`.
     """
 
     database: str
@@ -83,16 +83,16 @@ class UpgradePlan:
 
     @property
     def bytes_sorted(self) -> int:
-        """Bytes of the temporary files: the indexes are sorted one after the other."""
+        """Return the size of the temporary files; it is at most that of the new indexes."""
         return self.bytes_kept
 
     @property
     def is_current(self) -> bool:
-        """Whether there is nothing to do."""
+        """Return whether the database needs no change."""
         return not self.created
 
     def describe(self) -> str:
-        """Tell a person what goes, what comes, and what stops working."""
+        """Describe the changes in lines of text: dropped, created and unchanged tables, and disk space."""
         if self.is_current:
             return f"{self.database} is up to date (version {self.version}); there is nothing to do."
         lines = [f"Upgrade of {self.database} to version {SCHEMA_VERSION}:"]
@@ -127,31 +127,30 @@ class UpgradePlan:
 
 
 def plan_upgrade(database: Database) -> UpgradePlan:
-    """Say what `upgrade` would do; nothing is changed.
+    """Return the plan of an upgrade without changing anything.
 
     Raises
     ------
     DatabaseError
-        It is no database of the generation pipeline, or one of a newer version.
+        It is not a database of the generation pipeline, or its version is newer.
     """
     try:
         database.require_current()
     except NeedsUpgrade:
         with database.reading() as connection:
-            return _plan(database, connection)
+            return _build_plan(database, connection)
     return UpgradePlan(str(database), SCHEMA_VERSION)
 
 
 def upgrade(database: Database) -> UpgradePlan:
-    """Bring the database to `SCHEMA_VERSION` in one transaction, and return what was done.
+    """Upgrade the database to `SCHEMA_VERSION` in one transaction, and return the plan that was applied.
 
-    Whatever stops it in the middle leaves the database as it was. Tables that are not named in the plan
-    are not touched.
+    An interruption leaves the database unchanged. Tables that are not in the plan are not changed.
 
     Raises
     ------
     DatabaseError
-        As `plan_upgrade`; or the disk has too little room, or the file cannot be written.
+        See `plan_upgrade`; or the disk has too little space, or the file cannot be written.
     """
     plan = plan_upgrade(database)
     if plan.is_current:
@@ -168,21 +167,21 @@ def upgrade(database: Database) -> UpgradePlan:
             "another folder in the environment variable SQLITE_TMPDIR, and run it again"
         )
     database.require_writable()
-    # Foreign keys off: with them on, dropping a table first deletes its rows, and with them whatever rows of
-    # other tables refer to them.
+    # Foreign keys off: with them on, dropping a table would also delete the rows of other tables that refer
+    # to its rows.
     with database.writing(foreign_keys=False) as connection:
         migrate(connection)
     return plan
 
 
-def _plan(database: Database, connection: Connection) -> UpgradePlan:
+def _build_plan(database: Database, connection: Connection) -> UpgradePlan:
     inspector = sa.inspect(connection)
     _require_columns(database, inspector)
     version = schema_version(connection)
     present = set(inspector.get_table_names())
-    # What a version of ours holds stays.
+    # The clustering tables of an earlier version of panic_tda are not dropped.
     ours = CLUSTERING_TABLES if version is None else ()
-    dropped = tuple((table, _count(connection, table)) for table in ours if table in present)
+    dropped = tuple((table, _count_rows(connection, table)) for table in ours if table in present)
     has_indexes = version is not None and version >= "0002"
     created = [f"table {table}" for table in ours]
     created += [] if has_indexes else [f"index {index}" for index in INDEXES]
@@ -191,38 +190,38 @@ def _plan(database: Database, connection: Connection) -> UpgradePlan:
         created.append(f"table {VERSION_TABLE}")
     if pgvector.lacks_length_function(connection):
         created.append(f"function {pgvector.LENGTH_FUNCTION}")
-    kept = 0
+    index_bytes = 0
     if not has_indexes:
-        kept = _BYTES_PER_EMBEDDING * _count(connection, "embedding")
-        kept += _BYTES_PER_INVOCATION * _count(connection, "invocation")
-    needed = _SPARE_BYTES + _COPIES * kept + _DROPPED_BYTES_PER_ROW * sum(rows for _, rows in dropped)
-    folder = _sorting_folder() if kept and database.path else None
-    elsewhere = folder is not None and not _same_disk(folder, database)
+        index_bytes = _BYTES_PER_EMBEDDING * _count_rows(connection, "embedding")
+        index_bytes += _BYTES_PER_INVOCATION * _count_rows(connection, "invocation")
+    needed = _SPARE_BYTES + _COPIES * index_bytes + _DROPPED_BYTES_PER_ROW * sum(rows for _, rows in dropped)
+    folder = _find_sorting_folder() if index_bytes and database.path else None
+    is_elsewhere = folder is not None and not _is_same_disk(folder, database)
     return UpgradePlan(
         database=str(database),
         version=version,
         dropped=dropped,
         replaced=(OLD_INDEX,) if not has_indexes and inspector.has_index("embedding", OLD_INDEX) else (),
         created=tuple(created),
-        bytes_kept=kept,
-        bytes_needed=needed if elsewhere or database.path is None else needed + kept,
+        bytes_kept=index_bytes,
+        bytes_needed=needed if is_elsewhere or database.path is None else needed + index_bytes,
         bytes_free=shutil.disk_usage(database.path.parent).free if database.path else None,
-        sorting_folder=folder if elsewhere else None,
-        sorting_free=shutil.disk_usage(folder).free if folder is not None and elsewhere else None,
+        sorting_folder=folder if is_elsewhere else None,
+        sorting_free=shutil.disk_usage(folder).free if folder is not None and is_elsewhere else None,
     )
 
 
 def _require_columns(database: Database, inspector: sa.Inspector) -> None:
-    """Check now, not after minutes of reading, that there is what the new indexes are made of."""
-    for table, columns in _NEEDED.items():
+    """Check before reading any row that the columns of the new indexes exist."""
+    for table, columns in _REQUIRED_COLUMNS.items():
         present = {column["name"] for column in inspector.get_columns(table)}
         for column in columns:
             if column not in present:
                 raise DatabaseError(f"{database}: table {table} has no column {column}; nothing was changed")
 
 
-def _sorting_folder() -> Path | None:
-    """Return the folder that SQLite takes for temporary files (https://sqlite.org/tempfiles.html, 5)."""
+def _find_sorting_folder() -> Path | None:
+    """Return the folder of SQLite's temporary files (https://sqlite.org/tempfiles.html, section 5)."""
     named = (os.environ.get(name) for name in ("SQLITE_TMPDIR", "TMPDIR"))
     for folder in (*named, "/var/tmp", "/usr/tmp", "/tmp", "."):
         if folder and os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
@@ -230,10 +229,10 @@ def _sorting_folder() -> Path | None:
     return None
 
 
-def _same_disk(folder: Path, database: Database) -> bool:
+def _is_same_disk(folder: Path, database: Database) -> bool:
     assert database.path is not None
     return folder.stat().st_dev == database.path.parent.stat().st_dev
 
 
-def _count(connection: Connection, table: str) -> int:
+def _count_rows(connection: Connection, table: str) -> int:
     return int(connection.execute(sa.select(sa.func.count()).select_from(sa.table(table))).scalar_one())

@@ -1,12 +1,12 @@
-"""Everything that is written to a database. Each function commits all of its rows or none.
+"""Write clusterings, imports and copies to a database; each function commits all of its rows or none.
 
 Clusterings
-    `saving` saves and deletes them, `pending` writes what could not be saved to a file, `recovery` saves
-    these files later.
+    `saving` saves and deletes clusterings, `trees` writes their spanning trees, `pending` writes results that
+    could not be saved to files, and `recovery` saves these files later.
 Imports
-    `batches` is the input (`pipeline_tables` reads it from a database of the pipeline). `additions` adds rows
-    under ids made from their content, and `dumps` rows that bring their ids. `drift` compares vectors that
-    come again, `times` has the time of an import, and `import_summary` is the result.
+    `batches` defines the input (`pipeline_tables` reads it from a database of the pipeline). `additions` adds
+    rows with ids made from their content, `dumps` adds rows that have ids. `drift` counts vectors that differ
+    from stored ones, `times` converts times, and `import_summary` is the result.
 Copies
     `copying` copies a database into a new one, table by table (`copied_tables`).
 """

@@ -1,4 +1,4 @@
-"""Rows that an import adds: ids by hash, so that adding the same rows twice adds nothing."""
+"""Add the rows of an import, with ids by hash, so that importing the same rows twice adds nothing."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _run = Run.__table__
 _invocation = Invocation.__table__
 _embedding = Embedding.__table__
 
-# The id and the value that is compared come first. The times are given because some files in the field
-# would put the present there: when these rows were made is not known.
+# The id and the value that is compared come first. Times are written explicitly, because some databases have
+# the current time as their default, and the time of these rows is unknown.
 _INVOCATION_COLUMNS = ("id", "output_text", "model", "type", "seed", "run_id", "sequence_number", *TIMES)
 _EMBEDDING_COLUMNS = ("id", "vector", "invocation_id", "embedding_model", *TIMES)
 
@@ -47,7 +47,7 @@ class _KnownRun:
 
 @dataclass
 class _ExperimentChange:
-    """What an experiment has to hold at the end; lists without repetition, in order."""
+    """Values to add to an experiment after the last batch; lists without repetition, in order."""
 
     networks: dict[tuple[str, ...], None] = field(default_factory=dict)
     seeds: dict[int, None] = field(default_factory=dict)
@@ -57,12 +57,12 @@ class _ExperimentChange:
 
 
 class Additions:
-    """Writes batches inside one transaction, and remembers what the end has to know.
+    """The additions of one import: batches are written inside one transaction, and their rows counted.
 
     Parameters
     ----------
     connection : Connection
-        From `Database.writing`: all of it is added, or nothing.
+        From `Database.writing`: all rows are added, or none.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -88,27 +88,29 @@ class Additions:
         runs = [self._runs[key] for key in batch.runs]
         invocations = self._add_invocations(batch, [run.id for run in runs])
         self._add_embeddings(batch, invocations)
-        self._note(batch, runs)
+        self._record_changes(batch, runs)
         self._n_rows += len(batch.rows)
 
-    def stored_runs(self, keys: Iterable[RunKey]) -> list[RunKey]:
-        """Return those of a few keys under which a run is in the database already, in their order."""
+    def find_stored_runs(self, keys: Iterable[RunKey]) -> list[RunKey]:
+        """Return those keys whose run is in the database already, in the order of `keys`."""
         by_id = {UUID(run_id(key)): key for key in keys}
         query = sa.select(_run.c.id).where(_run.c.id.in_(list(by_id)))
-        found = {identity for (identity,) in read_rows(self._connection, query)}
-        return [key for identity, key in by_id.items() if identity in found]
+        stored_ids = {identity for (identity,) in read_rows(self._connection, query)}
+        return [key for identity, key in by_id.items() if identity in stored_ids]
 
-    def runs_that_say(self, key: RunKey, number: int, text: str) -> set[str]:
-        """Return the ids of the runs with this text at this place, whatever their names and networks."""
+    def find_runs_with_text(self, key: RunKey, number: int, text: str) -> set[str]:
+        """Return the ids of runs with this seed, prompt, and text at this sequence number, of any network."""
         query = sa.select(_run.c.id).where(
             _run.c.seed == key.seed, _run.c.initial_prompt == key.initial_prompt
         )
-        runs = {_invocation_id(run.hex, number): run.hex for (run,) in read_rows(self._connection, query)}
-        stored = self._stored_outputs(list(runs))
+        runs = {
+            _make_invocation_id(run.hex, number): run.hex for (run,) in read_rows(self._connection, query)
+        }
+        stored = self._read_outputs(list(runs))
         return {runs[invocation] for invocation, (stored_text, _) in stored.items() if stored_text == text}
 
-    def first_texts(self, keys: Iterable[RunKey]) -> dict[str, tuple[int, str]]:
-        """Return the first sequence number and text of each run with the seed and prompt of one of these."""
+    def read_first_texts(self, keys: Iterable[RunKey]) -> dict[str, tuple[int, str]]:
+        """Return the first sequence number and text, by run id, of all runs with these seeds and prompts."""
         origins = list({(key.seed, key.initial_prompt) for key in keys})
         first = (
             sa.select(_invocation.c.sequence_number, _invocation.c.output_text)
@@ -119,20 +121,20 @@ class Additions:
             .order_by(_invocation.c.sequence_number)
             .limit(1)
         )
-        found: dict[str, tuple[int, str]] = {}
-        for some in chunks(origins):
-            these = sa.tuple_(_run.c.seed, _run.c.initial_prompt).in_(some)
-            for (run,) in read_rows(self._connection, sa.select(_run.c.id).where(these)):
+        texts: dict[str, tuple[int, str]] = {}
+        for chunk in chunks(origins):
+            has_origin = sa.tuple_(_run.c.seed, _run.c.initial_prompt).in_(chunk)
+            for (run,) in read_rows(self._connection, sa.select(_run.c.id).where(has_origin)):
                 for number, text in read_rows(self._connection, first.where(_invocation.c.run_id == run)):
-                    found[run.hex] = number, text
-        return found
+                    texts[run.hex] = number, text
+        return texts
 
     def count_stored_texts(self, batches: Iterable[TextBatch]) -> int | None:
-        """Count the texts that are in the database already; None where one is another there."""
+        """Count the texts that are in the database already; return None if a stored text differs."""
         n_stored = 0
         for batch in batches:
-            ids = _invocation_ids(batch, [run_id(key) for key in batch.runs])
-            stored = self._stored_outputs(ids)
+            ids = _make_invocation_ids(batch, [run_id(key) for key in batch.runs])
+            stored = self._read_outputs(ids)
             n_stored += sum(identity in stored for identity in ids)
             if any(
                 identity in stored and _explain_difference(stored[identity], text, kind)
@@ -142,7 +144,7 @@ class Additions:
         return n_stored
 
     def update_runs_and_experiments(self) -> None:
-        """Bring the lengths of runs and the lists of experiments up to date; call it after the last batch."""
+        """Update the lengths of runs and the lists of experiments; call it after the last batch."""
         longer = [
             {"of_run": UUID(run.id), "length": run.length}
             for run in self._runs.values()
@@ -155,8 +157,8 @@ class Additions:
             self._update_experiment(identity, change)
 
     def summarize(self, n_files: int) -> ImportSummary:
-        """Return what was added, and log which vectors were left out or differ from the stored ones."""
-        self._warn()
+        """Return the summary of the import, and log vectors that were left out or differ from stored ones."""
+        self._log_warnings()
         return ImportSummary(
             n_files=n_files,
             n_rows=self._n_rows,
@@ -169,8 +171,8 @@ class Additions:
             n_differing=sum(drift.count for drift in self._drift.values()),
         )
 
-    def _warn(self) -> None:
-        """Say in the log which vectors were left out, and which differ from the stored ones."""
+    def _log_warnings(self) -> None:
+        """Log the vectors that were left out, and those that differ from stored ones."""
         if self._n_invalid:
             first = "; ".join(self._first_invalid)
             _log.warning(
@@ -180,7 +182,7 @@ class Additions:
             _log.warning("%s: %s", model, drift.describe())
 
     def _require_width(self, batch: EmbeddingBatch) -> None:
-        """Check that a model's vectors have the length of those before them, here and in the database."""
+        """Check that the vectors of a batch have the length of earlier vectors of their model."""
         model, width = batch.model, batch.vectors.shape[1]
         if model not in self._widths:
             self._widths[model] = stored_width(self._connection, model) // 4 or width
@@ -192,20 +194,22 @@ class Additions:
             )
 
     def _find_runs(self, batch: EmbeddingBatch) -> None:
-        """Look up the batch's runs that were not seen before, and add those that are not in the database."""
-        unseen = {run_id(key): key for key in batch.runs if key not in self._runs}
-        if not unseen:
+        """Look up the runs of a batch that are not known yet, and add those that are not in the database."""
+        unknown_runs = {run_id(key): key for key in batch.runs if key not in self._runs}
+        if not unknown_runs:
             return
         query = sa.select(_run.c.id, _run.c.max_length, _run.c.experiment_id)
-        for chunk in chunks(list(unseen)):
+        for chunk in chunks(list(unknown_runs)):
             ids = [UUID(identity) for identity in chunk]
             for identity, length, experiment in read_rows(self._connection, query.where(_run.c.id.in_(ids))):
-                self._runs[unseen.pop(identity.hex)] = _KnownRun(identity.hex, length, length, experiment)
-        if unseen:
-            self._add_runs(unseen, batch.model)
+                self._runs[unknown_runs.pop(identity.hex)] = _KnownRun(
+                    identity.hex, length, length, experiment
+                )
+        if unknown_runs:
+            self._add_runs(unknown_runs, batch.model)
 
     def _add_runs(self, runs: dict[str, RunKey], model: str) -> None:
-        experiment = self._experiment(next(iter(runs.items())), model)
+        experiment = self._require_experiment(next(iter(runs.items())), model)
         rows = [
             {
                 "id": UUID(identity),
@@ -222,11 +226,11 @@ class Additions:
         for identity, key in runs.items():
             self._runs[key] = _KnownRun(identity, 1, 1, experiment)
 
-    def _experiment(self, first_run: tuple[str, RunKey], model: str) -> UUID:
-        """Return the experiment of this call's new runs; its id derives from the first of them."""
+    def _require_experiment(self, first_run: tuple[str, RunKey], model: str) -> UUID:
+        """Return the experiment of new runs, and add it if needed; its id is a hash of the first run's id."""
         if self._new_experiment is None:
             identity, key = first_run
-            self._new_experiment = UUID(_identity("experiment", identity))
+            self._new_experiment = UUID(_make_id("experiment", identity))
             known = sa.select(_experiment.c.id).where(_experiment.c.id == self._new_experiment)
             if self._connection.execute(known).first() is None:
                 values = {
@@ -244,7 +248,7 @@ class Additions:
 
     def _add_invocations(self, batch: EmbeddingBatch, run_ids: list[str]) -> list[str]:
         codes, numbers = batch.run_codes.tolist(), batch.sequence_numbers.tolist()
-        ids = _invocation_ids(batch, run_ids)
+        ids = _make_invocation_ids(batch, run_ids)
         times = self._times.stored("invocation")
         networks = [key.network for key in batch.runs]
         models = [
@@ -270,8 +274,8 @@ class Additions:
         blobs = vectors.view(f"V{4 * vectors.shape[1]}")[:, 0].tolist()
         times = self._times.stored("embedding")
         rows = [
-            (_hash(f'["embedding", "{invocation}", {model}]'), vector, invocation, name, *times)
-            for invocation, vector in zip((invocations[place] for place in batch.places), blobs, strict=True)
+            (_hash_text(f'["embedding", "{invocation}", {model}]'), vector, invocation, name, *times)
+            for invocation, vector in zip((invocations[index] for index in batch.places), blobs, strict=True)
         ]
         n_new = insert_new_rows(self._connection, "embedding", _EMBEDDING_COLUMNS, rows)
         if n_new < len(rows):
@@ -279,8 +283,8 @@ class Additions:
         self._n_embeddings += n_new
 
     def _compare_outputs(self, batch: EmbeddingBatch, rows: list[tuple[Any, ...]]) -> None:
-        """Check that the outputs that are stored under the ids of these rows are those of the rows."""
-        stored = self._stored_outputs([row[0] for row in rows])
+        """Check that the stored outputs with the ids of these rows equal the outputs of the rows."""
+        stored = self._read_outputs([row[0] for row in rows])
         for index, (row, kind) in enumerate(zip(rows, batch.types, strict=True)):
             difference = _explain_difference(stored[row[0]], row[1], kind)
             if difference:
@@ -291,35 +295,37 @@ class Additions:
                 )
 
     def _compare_vectors(self, batch: EmbeddingBatch, rows: list[tuple[Any, ...]]) -> None:
-        """Count the vectors that differ from those that are stored under the ids of these rows, which stay.
+        """Count the vectors that differ from the stored ones with the same ids; stored vectors stay.
 
-        Models are not all deterministic: the same text embedded again has a vector beside the first one.
-        Where neither a text nor the name of the run tells what was embedded, the row is refused.
+        Not all models are deterministic: the same text may get a slightly different vector. If neither a text
+        nor the name of the run identifies the output, the row is refused.
         """
-        stored = self._stored(_embedding, ("id", "vector"), [row[0] for row in rows])
-        for place, (identity, vector, *_) in zip(batch.places.tolist(), rows, strict=True):
+        stored = self._read_by_id(_embedding, ("id", "vector"), [row[0] for row in rows])
+        for index, (identity, vector, *_) in zip(batch.places.tolist(), rows, strict=True):
             (stored_vector,) = stored[identity]
             if stored_vector == vector:
                 continue
-            if batch.texts[place] is None and not batch.names_runs:
+            if batch.texts[index] is None and not batch.names_runs:
                 batch.refuse(
-                    place,
+                    index,
                     f"model {batch.model}: another vector is stored at this place, and no text tells whether "
                     "it is of the same output; name the runs in a column run",
                 )
             self._drift.setdefault(batch.model, Drift()).add(stored_vector, vector)
 
-    def _stored_outputs(self, ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
-        """Return the texts and types of invocations by their id."""
-        return self._stored(_invocation, ("id", "output_text", "type"), ids)
+    def _read_outputs(self, ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+        """Return the stored texts and types of invocations by id."""
+        return self._read_by_id(_invocation, ("id", "output_text", "type"), ids)
 
-    def _stored(self, table: Any, columns: Sequence[str], ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
-        """Return columns of rows by their id, which is the first of them."""
+    def _read_by_id(
+        self, table: Any, columns: Sequence[str], ids: Sequence[str]
+    ) -> dict[str, tuple[Any, ...]]:
+        """Return the other columns of stored rows by id, the first column."""
         rows = read_by_keys(self._connection, table, columns, {"id": ids})
-        return {identity: tuple(others) for identity, *others in rows}
+        return {identity: tuple(values) for identity, *values in rows}
 
-    def _note(self, batch: EmbeddingBatch, runs: list[_KnownRun]) -> None:
-        """Remember how long each run is now, and what its experiment has to list."""
+    def _record_changes(self, batch: EmbeddingBatch, runs: list[_KnownRun]) -> None:
+        """Record the new length of each run, and the values to add to its experiment."""
         longest = np.zeros(len(runs), dtype=np.int64)
         np.maximum.at(longest, batch.run_codes, batch.sequence_numbers + 1)
         for key, run, length in zip(batch.runs, runs, longest.tolist(), strict=True):
@@ -335,9 +341,9 @@ class Additions:
             change.length = max(change.length, run.length)
 
     def _update_experiment(self, identity: UUID, change: _ExperimentChange) -> None:
-        this = _experiment.c.id == identity
+        has_id = _experiment.c.id == identity
         names = ("networks", "seeds", "prompts", "embedding_models", "max_length")
-        query = sa.select(*(_experiment.c[name] for name in names)).where(this)
+        query = sa.select(*(_experiment.c[name] for name in names)).where(has_id)
         rows = read_rows(self._connection, query)
         if not rows:
             return
@@ -350,18 +356,18 @@ class Additions:
             "max_length": max(before["max_length"], change.length),
         }
         if any(before[name] != value for name, value in after.items()):
-            self._connection.execute(sa.update(ExperimentConfig).where(this).values(**after))
+            self._connection.execute(sa.update(ExperimentConfig).where(has_id).values(**after))
 
 
 def run_id(key: RunKey) -> str:
     """Return the id of the run with this key."""
-    return _identity("run", key.name, key.seed, key.network, key.initial_prompt)
+    return _make_id("run", key.name, key.seed, key.network, key.initial_prompt)
 
 
 def _explain_difference(stored: tuple[Any, ...], text: str | None, kind: str) -> str | None:
-    """Say how an output differs from the one stored at its place; None where it may be the same.
+    """Describe how an output differs from the stored one; None if it does not differ.
 
-    An output without a text says nothing of the text that is stored.
+    An output without a text does not differ from a stored text.
     """
     stored_text, stored_kind = stored
     if kind != stored_kind:
@@ -371,27 +377,27 @@ def _explain_difference(stored: tuple[Any, ...], text: str | None, kind: str) ->
     return f"{'an output without a' if stored_text is None else 'another'} text is stored at this place"
 
 
-def _invocation_id(run: str, number: int) -> str:
-    return _hash(f'["invocation", "{run}", {number}]')
+def _make_invocation_id(run: str, number: int) -> str:
+    return _hash_text(f'["invocation", "{run}", {number}]')
 
 
-def _invocation_ids(batch: TextBatch, run_ids: list[str]) -> list[str]:
+def _make_invocation_ids(batch: TextBatch, run_ids: list[str]) -> list[str]:
     codes, numbers = batch.run_codes.tolist(), batch.sequence_numbers.tolist()
-    return [_invocation_id(run_ids[code], number) for code, number in zip(codes, numbers, strict=True)]
+    return [_make_invocation_id(run_ids[code], number) for code, number in zip(codes, numbers, strict=True)]
 
 
-def _identity(*parts: Any) -> str:
-    # JSON says where each part ends; joined by a mark, two different keys could read the same.
-    return _hash(json.dumps(parts))
+def _make_id(*parts: Any) -> str:
+    # JSON separates the parts unambiguously; with a separator, two different keys could be equal.
+    return _hash_text(json.dumps(parts))
 
 
-def _hash(text: str) -> str:
+def _hash_text(text: str) -> str:
     """Return an id of 32 hexadecimal characters: the first half of the SHA-256."""
     return sha256(text.encode()).hexdigest()[:32]
 
 
 def merge_lists(stored: list[Any], more: Iterable[Any]) -> list[Any]:
-    """Return a list of JSON values with those others that are not in it, without repetition."""
+    """Return a list of JSON values, extended by those of `more` that are not in it."""
     known = {json.dumps(value): value for value in stored}
     for value in more:
         known.setdefault(json.dumps(value), value)
@@ -399,5 +405,5 @@ def merge_lists(stored: list[Any], more: Iterable[Any]) -> list[Any]:
 
 
 def chunks(ids: Sequence[Any], size: int = 8192) -> Iterable[Sequence[Any]]:
-    """Divide what a statement asks for, so that it takes all of it."""
+    """Split a sequence into chunks that fit into one SQL statement."""
     return (ids[start : start + size] for start in range(0, len(ids), size))

@@ -1,7 +1,7 @@
-"""What an import hands to the database: batches of texts with their runs and vectors, or of a dump's rows.
+"""The batches of an import: texts with their runs and vectors, or rows of a dump.
 
-Ids are 32 lower-case hexadecimal digits; those of prompts in a dump begin with `PROMPT`, and are no ids of
-the database. Times are naive.
+Ids are 32 lower-case hexadecimal digits. The ids of prompts in a dump begin with `PROMPT`; they are not ids
+of the database. Times have no time zone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunKey:
-    """What a run is known by."""
+    """The values that identify a run."""
 
     name: str
     seed: int
@@ -30,7 +30,7 @@ class RunKey:
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Some rows of a file, all of one embedding model, without their vectors.
+    """A batch of rows of a file, all of one embedding model, without vectors.
 
     Attributes
     ----------
@@ -41,17 +41,17 @@ class TextBatch:
     model : str
         The embedding model.
     runs : list of RunKey
-        The runs that occur, each once.
+        The runs of the batch, without repetition.
     run_codes : (b,) int64
         Index into `runs` of each row.
     sequence_numbers : (b,) int64
         Position of each row's text in its run, from 0.
     texts : list of str
-        One a row; None where the output has no text, or the file does not say it.
+        Text of each row; None if the output has no text or the file does not have it.
     types : list of str
-        `TEXT` or `IMAGE`, one a row.
+        `TEXT` or `IMAGE` for each row.
     names_runs : bool
-        Whether the file names the runs of its rows; else a run is known by its texts or its first vector.
+        Whether the file has names of runs; otherwise a run is identified by its texts or its first vector.
     """
 
     path: Path
@@ -65,7 +65,7 @@ class TextBatch:
     names_runs: bool
 
     def refuse(self, index: int, problem: str) -> NoReturn:
-        """Raise `BadInput` about the row at `index` of this batch."""
+        """Raise `BadInput` for the row at `index` of this batch."""
         run = self.runs[self.run_codes[index]].name
         problem = f"run {run}, sequence number {self.sequence_numbers[index]}, {problem}"
         refuse_row(self.path, int(self.rows[index]), problem)
@@ -73,16 +73,16 @@ class TextBatch:
 
 @dataclass(frozen=True)
 class EmbeddingBatch(TextBatch):
-    """Some rows of a file, all of one embedding model.
+    """A batch of rows of a file, all of one embedding model, with vectors.
 
     Attributes
     ----------
     vectors : (u, d) float32
         Finite and not zero.
     places : (u,) int64
-        Index into the batch of each vector's row; every row has one unless invalid vectors are left out.
+        Index of each vector's row in the batch; some rows have no vector if invalid vectors are left out.
     invalid : list of (int, str)
-        Rows without a usable vector: number in the file, and what is wrong.
+        Rows without a usable vector: number in the file, and the problem.
     """
 
     vectors: Float32Array
@@ -91,7 +91,7 @@ class EmbeddingBatch(TextBatch):
 
 
 PROMPT = "prompt-"
-"""How the ids of prompts begin, which a dump may hold as outputs before the first one."""
+"""Prefix of the ids of prompts, which a dump may have as outputs before the first output."""
 
 
 @dataclass(frozen=True)
@@ -122,24 +122,24 @@ class DumpedRun:
 
 @dataclass(frozen=True)
 class DumpedInvocations:
-    """Some rows of a dump's invocations, each a place in all of these lists.
+    """A batch of a dump's invocations; row i is element i of all lists.
 
     Attributes
     ----------
     ids, run_ids, input_ids : sequence of str
-        Of each, of its run and of the invocation that it was made from; None where nothing is said of it.
+        Ids of the invocation, of its run and of its input invocation; None if the input is unknown.
     sequence_numbers : list of int
-        From 0 in each run; −1 is its prompt.
+        From 0 in each run; −1 is the prompt of the run.
     types : list of str
         `TEXT` or `IMAGE`.
     models : list of str
-        What made it; prompts may have none.
+        Model that generated the output; None for some prompts.
     seeds : list of int
-        None where it is that of the run.
+        None if it is the seed of the run.
     texts : list of str
-        None where there is none.
+        None if the output has no text.
     started_at, completed_at : list of datetime
-        None where it is not known.
+        None if unknown.
     """
 
     ids: Sequence[str]
@@ -156,24 +156,24 @@ class DumpedInvocations:
 
 @dataclass(frozen=True)
 class DumpedEmbeddings:
-    """Some rows of a dump's embeddings, all of one model.
+    """A batch of a dump's embeddings, all of one model.
 
     Attributes
     ----------
     path : Path
         The file.
     first_row : int
-        Number in the file of the first one, counted from 0.
+        Row number of the first embedding in the file, counted from 0.
     model : str
         The embedding model.
     ids, invocation_ids : sequence of str
-        Of each, and of its invocation.
+        Ids of the embedding and of its invocation.
     started_at, completed_at : list of datetime
-        None where it is not known.
+        None if unknown.
     vectors : (b, d) float32 or None
-        Finite and not zero; None where none of these rows has one that can be used.
+        Finite and not zero; None if these rows have no usable vectors.
     are_invalid : bool
-        Whether these rows have vectors that cannot be used.
+        Whether these rows have vectors that are not usable.
     """
 
     path: Path
@@ -188,5 +188,5 @@ class DumpedEmbeddings:
 
 
 def refuse_row(path: Path, row: int, problem: str) -> NoReturn:
-    """Raise `BadInput` about a row of a file."""
+    """Raise `BadInput` for a row of a file."""
     raise BadInput(f"{path}, row {row} (counted from 0): {problem}; nothing was imported")

@@ -1,4 +1,4 @@
-"""The tables that a copy brings: which there are, how both sides are read alike, and how they are made."""
+"""Find the tables to copy, read them in the same form from SQLite and PostgreSQL, and create them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from panic_tda.storage.schema.tables import Base, Id
 
 _Result = TypeVar("_Result")
 _IMAGE = "output_image_data"
-# Rows with large values are asked for few at a time.
+# Rows with large values are fetched in small batches.
 _FETCH_ROWS, _FETCH_LARGE_ROWS = 2048, 16
 
 _others = sa.MetaData()
-# Of the pipeline's, which we leave alone.
+# A table of the pipeline that panic_tda does not use.
 _PERSISTENCE_DIAGRAM = sa.Table(
     "persistencediagram",
     _others,
@@ -55,11 +55,11 @@ class CopiedTable:
     Attributes
     ----------
     described : sqlalchemy.Table
-        As our schema says it.
+        Its definition in panic_tda's schema.
     columns : tuple of str
-        Those that the source has too, in the order of our schema, bytes last.
+        Columns that the source has too, in the order of the schema, columns of bytes last.
     exact : bool
-        Times are copied as they are written, not as what they say: both databases are SQLite's.
+        Whether times are copied character by character, because both databases are SQLite files.
     """
 
     described: sa.Table
@@ -68,44 +68,44 @@ class CopiedTable:
 
     @property
     def name(self) -> str:
-        """Of the table."""
+        """Return the name of the table."""
         return self.described.name
 
     @property
     def fetch_rows(self) -> int:
-        """How many rows are asked for, and in memory, at once."""
+        """Return the number of rows per fetch, which are in memory together."""
         large = any(_is_bytes(self.described.c[name]) and name != "vector" for name in self.columns)
         return _FETCH_LARGE_ROWS if large else _FETCH_ROWS
 
     @property
     def n_blobs(self) -> int:
-        """How many values of `summed`, the last ones, are bytes."""
+        """Return the number of columns of `select_for_checksum` that are bytes; they are the last ones."""
         return sum(_is_bytes(self.described.c[name]) and name != _IMAGE for name in self.columns)
 
-    def behind(self, connection: Connection, position: list[Any]) -> Select[Any]:
-        """Return the query for the rows behind a position, each with its own first, in the source's order."""
-        keys = self.place(connection)
+    def select_after(self, connection: Connection, position: list[Any]) -> Select[Any]:
+        """Return the query for the rows after a position, each with its position, in the source's order."""
+        keys = self.order_columns(connection)
         chosen = [*keys, *(self._read(connection, name) for name in self.columns)]
         query = sa.select(*chosen).select_from(self.described).order_by(*keys)
         if not position:
             return query
         marks = [sa.literal(value) for value in position]
-        # Of a tuple of one, SQLite would go through the table.
+        # For a tuple of one column, SQLite would scan the table.
         after = keys[0] > marks[0] if len(keys) == 1 else sa.tuple_(*keys) > sa.tuple_(*marks)
         return query.where(after)
 
-    def summed(self, connection: Connection) -> Select[Any]:
-        """Return the query for what a checksum is made of, in any order."""
+    def select_for_checksum(self, connection: Connection) -> Select[Any]:
+        """Return the query for the values that enter the checksum, in any order."""
         chosen = [
-            sa.literal_column(f"octet_length({name})" if _postgresql(connection) else f"length({name})")
+            sa.literal_column(f"octet_length({name})" if _is_postgresql(connection) else f"length({name})")
             if name == _IMAGE
             else self._read(connection, name)
             for name in self.columns
         ]
         return sa.select(*chosen).select_from(self.described)
 
-    def check(self, *, strict: bool) -> Callable[[tuple[Any, ...]], None]:
-        """Return what refuses a row that the other side would store otherwise."""
+    def make_check(self, *, strict: bool) -> Callable[[tuple[Any, ...]], None]:
+        """Return a function that raises an error for a row that the target would store differently."""
         if not strict or self.columns[0] != "id":
             return lambda values: None
 
@@ -113,64 +113,64 @@ class CopiedTable:
             if not are_ids(values[:1]):
                 raise DatabaseError(
                     f"{self.name} has a row whose id is not 32 lower-case hexadecimal digits, which "
-                    f"PostgreSQL would keep otherwise: {values[0]!r}; repair it first (panic-tda doctor)"
+                    f"PostgreSQL would store differently: {values[0]!r}; repair it first (panic-tda doctor)"
                 )
 
         return check
 
-    def place(self, connection: Connection) -> list[sa.ColumnElement[Any]]:
-        """Return by what the rows lie in order: in SQLite, mostly, their place in the file."""
-        if not _postgresql(connection) and self.described.dialect_options["sqlite"]["with_rowid"]:
+    def order_columns(self, connection: Connection) -> list[sa.ColumnElement[Any]]:
+        """Return the columns that order the rows: mostly the rowid in SQLite, otherwise the primary key."""
+        if not _is_postgresql(connection) and self.described.dialect_options["sqlite"]["with_rowid"]:
             return [sa.literal_column("rowid")]
         return [sa.literal_column(column.name) for column in self.described.primary_key.columns]
 
     def _read(self, connection: Connection, name: str) -> sa.ColumnElement[Any]:
-        """Return the expression that gives a column's value alike on both sides."""
+        """Return the expression for a column's value in the form that both databases share."""
         kind = self.described.c[name].type
         text = None
         if isinstance(kind, sa.DateTime) and not self.exact:
             text = f"CASE WHEN length({name}) = 19 THEN {name} || '.000000' ELSE {name} END"
-            if _postgresql(connection):
-                # Of infinity it would make NULL, and of a year BC the year of our time.
+            if _is_postgresql(connection):
+                # to_char would turn infinity into NULL, and a year BC into a year AD.
                 text = (
                     f"CASE WHEN isfinite({name}) AND {name} >= '0001-01-01' "
                     f"THEN to_char({name}, 'YYYY-MM-DD HH24:MI:SS.US') ELSE {name}::text END"
                 )
-        elif isinstance(kind, sa.JSON) and _postgresql(connection):
+        elif isinstance(kind, sa.JSON) and _is_postgresql(connection):
             text = f"{name}::text"
-        # A column of the schema, so that a value that cannot be read is named.
+        # A column of the schema, so that an error names the value that cannot be read.
         return self.described.c[name] if text is None else sa.literal_column(text)
 
 
-def _quiet(function: Callable[..., _Result]) -> Callable[..., _Result]:
-    """Have SQLAlchemy look at tables without a warning of what it does not know.
+def _silence_warnings(function: Callable[..., _Result]) -> Callable[..., _Result]:
+    """Silence SQLAlchemy's warnings about indexes on expressions and columns of pgvector.
 
-    Indexes on an expression, of which none that we ask for is one, and columns of pgvector.
+    Inspecting tables warns of both; neither is copied.
     """
 
     @functools.wraps(function)
-    def quietly(*arguments: Any, **options: Any) -> _Result:
+    def silenced(*arguments: Any, **options: Any) -> _Result:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SAWarning)
             return function(*arguments, **options)
 
-    return quietly
+    return silenced
 
 
-@_quiet
+@_silence_warnings
 def find_tables(
     connection: Connection, *, clusterings: bool, exact: bool
 ) -> tuple[list[CopiedTable], list[str]]:
-    """Return the tables of a source that are copied, and the names of tables and columns that are not.
+    """Return the tables of a source to copy, and the names of tables and columns that are left out.
 
     Parameters
     ----------
     connection : Connection
-        To the source.
+        Connection to the source.
     clusterings : bool
-        The clustering tables are ours.
+        Whether the clustering tables are panic_tda's, not the old pipeline's.
     exact : bool
-        As of `CopiedTable`.
+        See `CopiedTable`.
     """
     inspector = sa.inspect(connection)
     present = inspector.get_table_names()
@@ -188,31 +188,34 @@ def find_tables(
     return tables, left_out
 
 
-@_quiet
+@_silence_warnings
 def create_tables(connection: Connection, *, like: Connection, tables: Collection[CopiedTable]) -> None:
-    """Make the tables of a copy, in its first transaction.
+    """Create the tables of a copy, in its first transaction.
 
-    What the source does not keep unique, files of the field hold twice, and the copy must too. Orphans are
-    in them as well, which PostgreSQL would refuse: its foreign keys come when the rows are there.
+    A source without a unique constraint may have repeated rows, so the copy gets only the constraints that
+    the source has. A source may also have orphans, which PostgreSQL would refuse, so foreign keys are added
+    after the rows.
     """
     inspector = sa.inspect(like)
-    together = sa.MetaData()
+    metadata = sa.MetaData()
     for table in tables:
         if table.name in _OURS:
             continue
-        found: list[Any] = [*inspector.get_unique_constraints(table.name)]
-        found += inspector.get_indexes(table.name)
-        unique = [set(one["column_names"]) for one in found if one.get("unique", True)]
-        made = table.described.to_metadata(together)
-        for constraint in list(made.constraints):
+        constraints_and_indexes: list[Any] = [*inspector.get_unique_constraints(table.name)]
+        constraints_and_indexes += inspector.get_indexes(table.name)
+        unique = [
+            set(entry["column_names"]) for entry in constraints_and_indexes if entry.get("unique", True)
+        ]
+        copy = table.described.to_metadata(metadata)
+        for constraint in list(copy.constraints):
             if isinstance(constraint, sa.UniqueConstraint) and set(constraint.columns.keys()) not in unique:
-                made.constraints.discard(constraint)
-        keys: list[Any] | None = [] if _postgresql(connection) else None
-        connection.execute(CreateTable(made, include_foreign_key_constraints=keys))
-        for index in made.indexes:
+                copy.constraints.discard(constraint)
+        keys: list[Any] | None = [] if _is_postgresql(connection) else None
+        connection.execute(CreateTable(copy, include_foreign_key_constraints=keys))
+        for index in copy.indexes:
             connection.execute(CreateIndex(index))
     migrate(connection)
-    if _postgresql(connection):
+    if _is_postgresql(connection):
         inspector = sa.inspect(connection)
         for name in _OURS:
             for key in inspector.get_foreign_keys(name):
@@ -220,11 +223,11 @@ def create_tables(connection: Connection, *, like: Connection, tables: Collectio
 
 
 def add_foreign_keys(connection: Connection) -> None:
-    """Give a copy on PostgreSQL its foreign keys: what is written from now on obeys them.
+    """Add the foreign keys to a copy on PostgreSQL.
 
-    NOT VALID leaves the orphans that are there alone.
+    NOT VALID enforces them for new rows only, so that existing orphans stay.
     """
-    if not _postgresql(connection):
+    if not _is_postgresql(connection):
         return
     for table in Base.metadata.sorted_tables:
         for column in table.columns:
@@ -242,5 +245,5 @@ def _is_bytes(column: sa.Column[Any]) -> bool:
     return isinstance(getattr(kind, "impl", kind), sa.LargeBinary)
 
 
-def _postgresql(connection: Connection) -> bool:
+def _is_postgresql(connection: Connection) -> bool:
     return connection.dialect.name == "postgresql"

@@ -1,14 +1,16 @@
-"""Database to database: every row of one, SQLite or PostgreSQL, streamed into a new one and compared with it.
+"""Copy all rows of a database, SQLite or PostgreSQL, into a new one, and compare the two.
 
-A copy begins with our tables, empty, and a table `panic_tda_copy` that says of each table how far it is. Each
-batch of rows is one transaction together with that note, so that a copy that was killed goes on where it was
-and no row comes twice. The source is read in one transaction: what others write meanwhile is not in the copy.
+A copy begins with empty tables and a table `panic_tda_copy` that stores the progress of each table. Each
+batch of rows is one transaction together with its progress, so that a copy that was killed resumes where it
+stopped and no row is copied twice. The source is read in one transaction: rows that others write meanwhile
+are not in the copy.
 
-At the end both databases are read once more and every table is compared by its number of rows and its
-*checksum*: of each row, the BLAKE2b hash (128 bits) of the UTF-8 bytes of a JSON array of its values in the
-order of `schemas`, where the bytes of a vector, a diagram or a tree count with their number and follow behind
-the array, and those of an image count with their number alone; the hashes are added modulo 2**128. A sum
-does not ask for an order, so that each side is read in its own, which is the fast one.
+At the end both databases are read again, and every table is compared by its number of rows and its
+*checksum*. The hash of a row is the BLAKE2b hash (128 bits) of the UTF-8 bytes of a JSON array of its values,
+in the order of the schema. A vector, a diagram or a tree is in the array as its number of bytes, and its
+bytes follow the array; an image is in the array as its number of bytes only. The checksum is the sum of the
+hashes modulo 2**128. A sum does not depend on the order of rows, so each database is read in its fastest
+order.
 """
 
 from __future__ import annotations
@@ -43,11 +45,11 @@ from panic_tda.storage.write.copied_tables import CopiedTable
 from panic_tda.wording import format_bytes, pluralize
 
 BATCH_BYTES = 64 << 20
-"""So many bytes of rows are one transaction; they are passed on row by row, not held."""
+"""Bytes of rows per transaction; rows are passed on one by one, so they are not in memory together."""
 _FETCH_BYTES = 16 << 20
 _DIGEST_BYTES = 16
 _MODULUS = 1 << 8 * _DIGEST_BYTES
-_OTHER = (
+_SOURCE_CHANGED = (
     "if the source has lost or changed rows since the copy was begun, remove the copy, and begin again with "
     "panic-tda copy-database"
 )
@@ -65,7 +67,7 @@ _copy = sa.Table(
 
 @dataclass(frozen=True)
 class TableSummary:
-    """What both databases hold of one table: how many rows, and their checksum as hexadecimal digits."""
+    """The number of rows of a copied table and their checksum (hexadecimal), equal in both databases."""
 
     table: str
     rows: int
@@ -74,18 +76,18 @@ class TableSummary:
 
 @dataclass(frozen=True)
 class CopySummary:
-    """What a copy has brought.
+    """The result of a copy.
 
     Attributes
     ----------
     source, destination : str
         Paths, or URLs without password.
     tables : tuple of TableSummary
-        As both hold them.
+        Rows and checksum of each table.
     left_out : tuple of str
-        Tables, and columns as `table.column`, that no layout known to us has, and the old clustering tables.
+        Tables and columns (as `table.column`) that are not copied: unknown ones, and old clustering tables.
     n_before : int
-        Rows that an earlier run had brought before it was stopped.
+        Number of rows that an earlier, interrupted run had copied.
     """
 
     source: str
@@ -98,28 +100,28 @@ class CopySummary:
 def copy_database(
     source: Database | str | Path, target: Database | str | Path, *, progress: Progress | None = None
 ) -> CopySummary:
-    """Copy all rows of a database into a new one, or go on with a copy that was stopped, and compare the two.
+    """Copy all rows of a database into a new one, or resume an interrupted copy, and compare the two.
 
     Parameters
     ----------
     source : Database, str or Path
         A database of the generation pipeline, upgraded or not.
     target : Database, str or Path
-        An SQLite file that is not there, a database of a PostgreSQL server without tables, or a copy of the
-        same source: one that is unfinished goes on, a complete one is compared.
+        A new SQLite file, a database without tables on a PostgreSQL server, or a copy of the same source. An
+        unfinished copy is resumed, a complete copy is compared.
     progress : Progress, optional
-        Told the rows of each table.
+        Receives the number of rows of each table.
 
     Raises
     ------
     DatabaseError
-        The target holds something else, a value has no place in it, or the two differ in the end.
+        The target has other tables, does not accept a value, or differs from the source in the end.
     WrongUsage
-        The target is the source, or lies where something belongs to a database.
+        The target is the source, or its path is reserved for a file of a database.
     """
     progress = progress or Silent()
     source = open_database(source)
-    # Older tables, or none of ours, are copied too: what they have has its columns in ours.
+    # A source without an upgrade is copied too: all its columns exist in the current schema.
     with contextlib.suppress(NeedsUpgrade):
         source.require_current()
     target = open_database(target, create=True, tables=False, source=source)
@@ -129,39 +131,43 @@ def copy_database(
         )
         if left_out:
             _log.warning("not copied: %s", ", ".join(left_out))
-        if (whole := _whole(reader, target, tables, progress)) is not None:
+        if (complete := _compare_complete(reader, target, tables, progress)) is not None:
             _log.info("%s was copied before: nothing is left to do", target)
-            return CopySummary(str(source), str(target), whole, tuple(left_out), sum(t.rows for t in whole))
-        states = _states(source, target) or _begin(source, target, reader, tables)
+            n_rows = sum(table.rows for table in complete)
+            return CopySummary(str(source), str(target), complete, tuple(left_out), n_rows)
+        states = _read_states(source, target) or _begin_copy(source, target, reader, tables)
         n_before = sum(n_rows for _, n_rows in states.values())
         try:
             if set(states) != {table.name for table in tables}:
                 raise DatabaseError(f"{source} has other tables than when the copy was begun")
             for table in tables:
-                _Copying(target, table, progress).run(reader, *states[table.name])
+                _TableCopier(target, table, progress).run(reader, *states[table.name])
             with target.reading() as copied:
                 compared = tuple(_compare(reader, copied, table, progress) for table in tables)
         except DatabaseError as error:
             _require_unfinished(target)
-            # What was begun anew has an error of its own.
-            raise DatabaseError(f"{error}; {_OTHER}" if n_before else str(error)) from error
+            # A copy that was begun in this run does not need the hint.
+            raise DatabaseError(f"{error}; {_SOURCE_CHANGED}" if n_before else str(error)) from error
     progress.phase("")
-    _finish(target)
+    _finish_copy(target)
     return CopySummary(str(source), str(target), compared, tuple(left_out), n_before)
 
 
-def _whole(
+def _compare_complete(
     reader: Connection, target: Database, tables: list[CopiedTable], progress: Progress
 ) -> tuple[TableSummary, ...] | None:
-    """Compare with a copy that is complete; None where there is none yet, or only a part of one.
+    """Compare a complete copy with its source; return None if the copy is missing or unfinished.
 
-    A copy that was killed after its last step is one, and who asks for it again is told so.
+    A copy that was killed after its last step is complete.
     """
     with target.reading() as copied:
         present = set(sa.inspect(copied).get_table_names())
         if not present or COPY_TABLE in present:
             return None
-        if all(table.name in present and _count(copied, table) == _count(reader, table) for table in tables):
+        if all(
+            table.name in present and _count_rows(copied, table) == _count_rows(reader, table)
+            for table in tables
+        ):
             with contextlib.suppress(DatabaseError):
                 return tuple(_compare(reader, copied, table, progress) for table in tables)
         raise DatabaseError(
@@ -170,40 +176,40 @@ def _whole(
         )
 
 
-def _count(connection: Connection, table: CopiedTable) -> int:
+def _count_rows(connection: Connection, table: CopiedTable) -> int:
     counted = sa.select(sa.func.count()).select_from(sa.table(table.name))
     return int(connection.execute(counted).scalar_one())
 
 
-def _states(source: Database, target: Database) -> dict[str, tuple[list[Any], int]]:
-    """Return how far a copy that was stopped is, last position and rows by table; empty where none is."""
+def _read_states(source: Database, target: Database) -> dict[str, tuple[list[Any], int]]:
+    """Return the last position and the number of rows by table of an unfinished copy; {} for a new copy."""
     with target.reading() as connection:
         present = sa.inspect(connection).get_table_names()
         if not present:
             return {}
         if COPY_TABLE not in present:
-            raise DatabaseError(_completed_meanwhile(target))
+            raise DatabaseError(_describe_completed(target))
         position = sa.type_coerce(_copy.c.position, sa.JSON)
         query = sa.select(_copy.c.table_name, _copy.c.source, position, _copy.c.n_rows)
         try:
             rows = read_rows(connection, query)
         except DamagedValue as error:
-            raise DatabaseError(_damaged_notes(target, str(error.place))) from error
+            raise DatabaseError(_describe_damaged_progress(target, str(error.place))) from error
     if not rows or not all(isinstance(position, list) for _, _, position, _ in rows):
-        raise DatabaseError(_damaged_notes(target, f"table {COPY_TABLE}"))
+        raise DatabaseError(_describe_damaged_progress(target, f"table {COPY_TABLE}"))
     if origins := sorted({origin for _, origin, _, _ in rows} - {str(source)}):
         raise DatabaseError(f"{target} is an unfinished copy of {origins[0]}, not of {source}")
     return {name: (position, n_rows) for name, _, position, n_rows in rows}
 
 
-def _damaged_notes(target: Database, place: str) -> str:
+def _describe_damaged_progress(target: Database, place: str) -> str:
     return (
-        f"{target} is an unfinished copy, and its notes of how far it is cannot be read ({place}); remove "
+        f"{target} is an unfinished copy, and its stored progress cannot be read ({place}); remove "
         "it, and begin again with panic-tda copy-database"
     )
 
 
-def _begin(
+def _begin_copy(
     source: Database, target: Database, reader: Connection, tables: list[CopiedTable]
 ) -> dict[str, tuple[list[Any], int]]:
     with target.writing(foreign_keys=False) as connection:
@@ -217,8 +223,8 @@ def _begin(
     return {table.name: ([], 0) for table in tables}
 
 
-class _Copying:
-    """The rows of one table on their way."""
+class _TableCopier:
+    """The copying of one table, batch by batch."""
 
     def __init__(self, target: Database, table: CopiedTable, progress: Progress) -> None:
         self._target, self._table, self._progress = target, table, progress
@@ -227,21 +233,24 @@ class _Copying:
         self._n_keys = 0
 
     def run(self, reader: Connection, position: list[Any], n_rows: int) -> None:
-        """Bring what lies behind a position; `n_rows` are there already."""
+        """Copy the rows after a position; `n_rows` rows were copied before."""
         self._position, self._n_rows, self._reader = position, n_rows, reader
         table, began = self._table, time.monotonic()
-        self._progress.phase(f"copy {table.name}", total=_count(reader, table))
+        self._progress.phase(f"copy {table.name}", total=_count_rows(reader, table))
         self._progress.advance(n_rows)
-        self._n_keys = len(table.place(reader))
+        self._n_keys = len(table.order_columns(reader))
         n_bytes = 0
         batches = stream_rows(
-            reader, table.behind(reader, position), batch_rows=table.fetch_rows, batch_bytes=_FETCH_BYTES
+            reader,
+            table.select_after(reader, position),
+            batch_rows=table.fetch_rows,
+            batch_bytes=_FETCH_BYTES,
         )
         with contextlib.closing(batches):
-            rows = self._counted(batches)
+            rows = self._iterate_rows(batches)
             for first in rows:
                 self._n_bytes = 0
-                self._bring(chain([first], rows))
+                self._copy_batch(chain([first], rows))
                 n_bytes += self._n_bytes
         seconds, n_new = max(1e-9, time.monotonic() - began), self._n_rows - n_rows
         _log.info(
@@ -250,34 +259,36 @@ class _Copying:
             format_bytes(int(n_bytes / seconds)),
         )
 
-    def _bring(self, rows: Iterator[tuple[Any, ...]]) -> None:
-        """Write the next rows, and how far that is, in one transaction."""
+    def _copy_batch(self, rows: Iterator[tuple[Any, ...]]) -> None:
+        """Write the next rows and the new position in one transaction."""
         table, before = self._table, self._n_rows
         position = self._position
         try:
             self._write(rows, before)
         except DatabaseError as error:
-            # A server refuses what SQLite stores, and names the line of a batch, not the row.
+            # PostgreSQL refuses some values of SQLite, and names the line of its input, not the row.
             if error.__cause__ is None or self._target.path:
                 raise
-            damaged = find_damaged(self._reader, table.behind(self._reader, position))
+            damaged = find_damaged(self._reader, table.select_after(self._reader, position))
             raise damaged or error from error
 
     def _write(self, rows: Iterator[tuple[Any, ...]], before: int) -> None:
         table = self._table
-        this = _copy.c.table_name == table.name
+        of_table = _copy.c.table_name == table.name
         with self._target.writing(foreign_keys=False) as connection:
-            noted = connection.execute(sa.select(_copy.c.n_rows).where(this).with_for_update()).scalar()
-            if noted != before:
+            n_stored = connection.execute(
+                sa.select(_copy.c.n_rows).where(of_table).with_for_update()
+            ).scalar()
+            if n_stored != before:
                 raise DatabaseError(
                     f"another process copies into {self._target}; wait for it, then run this again"
                 )
-            insert_into(connection, table.name, table.columns, self._batch(rows))
-            note = {"position": json.dumps(self._position), "n_rows": self._n_rows}
-            connection.execute(sa.update(_copy).where(this).values(note))
+            insert_into(connection, table.name, table.columns, self._take_batch(rows))
+            progress = {"position": json.dumps(self._position), "n_rows": self._n_rows}
+            connection.execute(sa.update(_copy).where(of_table).values(progress))
 
-    def _batch(self, rows: Iterator[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-        n_keys, check = self._n_keys, self._table.check(strict=self._target.path is None)
+    def _take_batch(self, rows: Iterator[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+        n_keys, check = self._n_keys, self._table.make_check(strict=self._target.path is None)
         for row in rows:
             values = row[n_keys:]
             check(values)
@@ -293,45 +304,50 @@ class _Copying:
             if self._n_bytes >= BATCH_BYTES:
                 return
 
-    def _counted(self, batches: Iterable[list[tuple[Any, ...]]]) -> Iterator[tuple[Any, ...]]:
+    def _iterate_rows(self, batches: Iterable[list[tuple[Any, ...]]]) -> Iterator[tuple[Any, ...]]:
         for batch in batches:
             yield from batch
             self._progress.advance(len(batch))
 
 
 def _compare(reader: Connection, copy: Connection, table: CopiedTable, progress: Progress) -> TableSummary:
-    found, copied = (checksum(connection, table, progress) for connection in (reader, copy))
-    if found != copied:
+    original, copied = (checksum(connection, table, progress) for connection in (reader, copy))
+    if original != copied:
         raise DatabaseError(
             f"the copy differs from its source in table {table.name}: {copied.rows} "
             f"{pluralize(copied.rows, 'row')} with checksum "
-            f"{copied.checksum}, not {found.rows} with {found.checksum}"
+            f"{copied.checksum}, not {original.rows} with {original.checksum}"
         )
-    return found
+    return original
 
 
 def checksum(connection: Connection, table: CopiedTable, progress: Progress | None = None) -> TableSummary:
-    """Count the rows of a table and sum their hashes, as the head of this file says."""
+    """Count the rows of a table and sum their hashes, as the docstring of this module defines."""
     progress = progress or Silent()
-    progress.phase(f"check {table.name}", total=_count(connection, table))
-    encode = json.JSONEncoder(separators=(",", ":"), default=_plain).encode
+    progress.phase(f"check {table.name}", total=_count_rows(connection, table))
+    encode = json.JSONEncoder(separators=(",", ":"), default=_encode_bytes).encode
     n_rows = total = 0
     batches = stream_rows(
-        connection, table.summed(connection), batch_rows=table.fetch_rows, batch_bytes=_FETCH_BYTES
+        connection,
+        table.select_for_checksum(connection),
+        batch_rows=table.fetch_rows,
+        batch_bytes=_FETCH_BYTES,
     )
     with contextlib.closing(batches):
         for batch in batches:
-            total += sum(_hashes(batch, table.n_blobs, encode))
+            total += sum(_hash_rows(batch, table.n_blobs, encode))
             n_rows += len(batch)
             progress.advance(len(batch))
     return TableSummary(table.name, n_rows, f"{total % _MODULUS:0{2 * _DIGEST_BYTES}x}")
 
 
-def _hashes(rows: list[tuple[Any, ...]], n_blobs: int, encode: Callable[[list[Any]], str]) -> Iterator[int]:
+def _hash_rows(
+    rows: list[tuple[Any, ...]], n_blobs: int, encode: Callable[[list[Any]], str]
+) -> Iterator[int]:
     for row in rows:
         values = list(row)
         blobs = values[len(values) - n_blobs :]
-        # SQLite stores other values in columns of bytes, too.
+        # SQLite can have values of other types in columns of bytes.
         values[len(values) - n_blobs :] = [len(blob) if isinstance(blob, bytes) else blob for blob in blobs]
         digest = blake2b(encode(values).encode(), digest_size=_DIGEST_BYTES)
         for blob in blobs:
@@ -339,8 +355,8 @@ def _hashes(rows: list[tuple[Any, ...]], n_blobs: int, encode: Callable[[list[An
         yield int.from_bytes(digest.digest(), "big")
 
 
-def _plain(value: Any) -> Any:
-    """Return what stands in JSON for bytes, which SQLite stores in columns of any type."""
+def _encode_bytes(value: Any) -> Any:
+    """Return the JSON form of bytes, which SQLite can store in columns of any type."""
     if not isinstance(value, bytes):
         raise TypeError(f"{type(value).__name__} is not stored by a database")
     return {"bytes": value.hex()}
@@ -351,17 +367,17 @@ def _require_unfinished(target: Database) -> None:
     with target.reading() as connection:
         if sa.inspect(connection).has_table(COPY_TABLE):
             return
-    raise DatabaseError(_completed_meanwhile(target))
+    raise DatabaseError(_describe_completed(target))
 
 
-def _completed_meanwhile(target: Database) -> str:
+def _describe_completed(target: Database) -> str:
     return f"another process has completed the copy {target}; run this again to compare it"
 
 
-def _finish(target: Database) -> None:
+def _finish_copy(target: Database) -> None:
     with target.writing(foreign_keys=False) as connection:
         lock_for_saving(connection)
         if not sa.inspect(connection).has_table(COPY_TABLE):
-            return  # Another process has done it.
+            return  # Another process has finished the copy.
         copied_tables.add_foreign_keys(connection)
         _copy.drop(connection)

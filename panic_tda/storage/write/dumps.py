@@ -1,11 +1,11 @@
-"""Rows that a dump of the generation pipeline adds, under the ids that they have.
+"""Add the rows of a dump of the generation pipeline, under the ids of the dump.
 
-What is in the database under an id stays as it is, whatever a dump says; what differs is counted. But a dump
-grows: runs and experiments get longer, experiments list more, and what was not known becomes known (a time of
-an experiment, the experiment of a run, the input of an invocation). Rows that would break the database are
-left out and counted: those that belong to nothing, and second ones of what is there once.
+A stored row stays unchanged if the dump has another row with its id; such rows are counted. But a later dump
+may extend an earlier one: runs and experiments get longer, the lists of experiments grow, and unknown values
+become known (a time of an experiment, the experiment of a run, the input of an invocation). Rows that would
+make the database inconsistent are left out and counted: orphans, and repeated steps and embeddings.
 
-Rows are looked up by their keys, some thousand at a time; no table is gone through.
+Rows are looked up by their keys, some thousand at a time; no table is scanned.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _WARNINGS = {
     **{name: f"%d {reason} were left out" for name, reason in REASONS.items()},
     _DIFFERS: "%d rows differ from those under their ids, which stay as they are; to have the dump's, import "
     "it into another database",
-    _UNLINKED: "%d invocations are stored without the one that they were made from, which is missing",
+    _UNLINKED: "%d invocations are stored without their input invocation, which is missing",
 }
 
 _NAME_INPUT = sa.text("UPDATE invocation SET input_invocation_id = :source WHERE id = :of")
@@ -63,12 +63,12 @@ _log = logging.getLogger(__name__)
 
 
 class DumpAdditions:
-    """Writes the rows of one dump inside one transaction: experiments, runs, invocations, embeddings.
+    """The additions of one dump: experiments, runs, invocations and embeddings, inside one transaction.
 
     Parameters
     ----------
     connection : Connection
-        From `Database.writing`: all of it is added, or nothing.
+        From `Database.writing`: all rows are added, or none.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -81,12 +81,12 @@ class DumpAdditions:
         self._examples: dict[str, list[str]] = defaultdict(list)
         self._n_rows = self._n_runs = self._n_invocations = self._n_embeddings = 0
         self.lacks_inputs = False
-        """Whether invocations were stored without their inputs, which came after them: see `add_inputs`."""
+        """True if invocations were stored without inputs that come later in the dump; see `add_inputs`."""
 
     def add_experiments(self, experiments: Sequence[DumpedExperiment]) -> None:
-        """Add experiments that are not there, and to those that are what they list now."""
+        """Add new experiments, and extend the lists of stored ones."""
         ids = [UUID(experiment.id) for experiment in experiments]
-        stored = self._stored_by_id(_experiment, ids)
+        stored = self._read_rows(_experiment, ids)
         for experiment in experiments:
             values = asdict(experiment) | {"id": UUID(experiment.id)}
             before = stored.get(values["id"])
@@ -95,18 +95,20 @@ class DumpAdditions:
                 values |= {name: unknown[name] for name in TIMES if values[name] is None}
                 self._connection.execute(sa.insert(ExperimentConfig).values(**values))
                 stored[values["id"]] = values
-            elif after := _grown(before, values):
-                this = _experiment.c.id == values["id"]
-                self._connection.execute(sa.update(ExperimentConfig).where(this).values(**after))
+            elif after := _find_changes(before, values):
+                has_id = _experiment.c.id == values["id"]
+                self._connection.execute(sa.update(ExperimentConfig).where(has_id).values(**after))
                 before |= after
 
     def add_runs(self, runs: Sequence[DumpedRun]) -> None:
-        """Add runs that are not there; those that are get longer."""
+        """Add new runs, and update the lengths of stored ones."""
         ids = [UUID(run.id) for run in runs]
-        stored = self._stored_by_id(_run, ids)
-        named = {UUID(run.experiment_id) for run in runs if run.experiment_id is not None}
+        stored = self._read_rows(_run, ids)
+        experiment_ids = {UUID(run.experiment_id) for run in runs if run.experiment_id is not None}
         query = sa.select(_experiment.c.id)
-        experiments = {identity for (identity,) in self._select(query, _experiment.c.id, list(named))}
+        experiments = {
+            identity for (identity,) in self._select(query, _experiment.c.id, list(experiment_ids))
+        }
         new = []
         for run in runs:
             experiment = UUID(run.experiment_id) if run.experiment_id else None
@@ -117,61 +119,65 @@ class DumpAdditions:
                 stored[values["id"]] = values
                 new.append(values)
             else:
-                self._compare(run.id, before, values)
-                self._lengthen(before, values)
+                self._compare_run(run.id, before, values)
+                self._update_run(before, values)
             self._seeds[run.id] = stored[values["id"]]["seed"]
         if new:
             self._connection.execute(sa.insert(Run), new)
             self._n_runs += len(new)
 
     def add_invocations(self, batch: DumpedInvocations) -> None:
-        """Add invocations that are not there, each after the one that it was made from."""
+        """Add new invocations, each after its input invocation."""
         self._find_runs(batch.run_ids)
-        stored = self._stored(_invocation, _INVOCATION, batch.ids)
-        steps = self._steps(batch, stored)
-        known = self._invocations({source for source in batch.input_ids if source}) | stored.keys()
+        stored = self._read_by_id(_invocation, _INVOCATION, batch.ids)
+        steps = self._read_steps(batch, stored)
+        known = self._find_invocations({source for source in batch.input_ids if source}) | stored.keys()
         unknown = self._times.stored("invocation")
         rows = []
         for index in np.argsort(batch.sequence_numbers, kind="stable").tolist():
             identity, run, number = batch.ids[index], batch.run_ids[index], batch.sequence_numbers[index]
             if number < 0 or identity.startswith(PROMPT):
                 self._prompts.add(identity)
-                self._note("prompts", identity)
+                self._count_example("prompts", identity)
                 continue
             values = identity, run, number, batch.types[index], batch.models[index], batch.texts[index]
-            source = self._input(batch.input_ids[index])
+            source = self._find_input(batch.input_ids[index])
             if identity in stored:
                 self._compare_invocation(stored[identity], (*values, source))
             elif run not in self._seeds:
-                self._note("orphaned_invocations", identity)
+                self._count_example("orphaned_invocations", identity)
             elif steps.setdefault((run, number), identity) != identity:
-                self._note("repeated_invocations", identity)
+                self._count_example("repeated_invocations", identity)
             else:
                 self.lacks_inputs |= source is not None and source not in known
                 stored[identity] = (*values, source if source in known else None)
                 known.add(identity)
                 seed = self._seeds[run] if batch.seeds[index] is None else batch.seeds[index]
-                times = _written((batch.started_at[index], batch.completed_at[index]), unknown)
+                times = _format_times((batch.started_at[index], batch.completed_at[index]), unknown)
                 rows.append((*stored[identity], seed, *times))
         columns = (*_INVOCATION, "seed", *TIMES)
         self._n_invocations += insert_new_rows(self._connection, "invocation", columns, rows)
 
     def add_inputs(self, ids: Sequence[str], input_ids: Sequence[str | None]) -> None:
-        """Name the inputs of invocations that were added before them; to be called when all are added."""
-        pairs = zip(ids, map(self._input, input_ids), strict=True)
+        """Set the inputs of invocations that were added before their inputs; call it after the last batch."""
+        pairs = zip(ids, map(self._find_input, input_ids), strict=True)
         wanted = {identity: source for identity, source in pairs if source is not None}
-        stored = self._stored(_invocation, ("id", "input_invocation_id"), wanted)
+        stored = self._read_by_id(_invocation, ("id", "input_invocation_id"), wanted)
         without = [identity for identity, source in stored.values() if source is None]
-        present = self._invocations({wanted[identity] for identity in without})
+        present = self._find_invocations({wanted[identity] for identity in without})
         for identity in without:
             if wanted[identity] not in present:
-                self._note(_UNLINKED, identity)
-        rows = [{"of": one, "source": wanted[one]} for one in without if wanted[one] in present]
+                self._count_example(_UNLINKED, identity)
+        rows = [
+            {"of": identity, "source": wanted[identity]}
+            for identity in without
+            if wanted[identity] in present
+        ]
         if rows:
             self._connection.execute(_NAME_INPUT, rows)
 
     def add_embeddings(self, batch: DumpedEmbeddings) -> None:
-        """Add embeddings that are not there, of invocations that have none of this model."""
+        """Add new embeddings of invocations that have no embedding of this model."""
         self._n_rows += len(batch.ids)
         pairs = enumerate(zip(batch.ids, batch.invocation_ids, strict=True))
         places = [index for index, pair in pairs if not any(map(self._is_prompt, pair))]
@@ -179,15 +185,15 @@ class DumpAdditions:
         if batch.vectors is None:
             reason = "invalid_vectors" if batch.are_invalid else "embeddings_without_vector"
             for index in places:
-                self._note(reason, batch.ids[index])
+                self._count_example(reason, batch.ids[index])
             return
         self._require_width(batch, batch.vectors.shape[1])
         vectors = np.ascontiguousarray(batch.vectors, dtype="<f4")
         blobs = vectors.view(f"V{4 * vectors.shape[1]}")[:, 0].tolist()
-        stored = self._stored(_embedding, _EMBEDDING, batch.ids)
+        stored = self._read_by_id(_embedding, _EMBEDDING, batch.ids)
         wanted = {batch.invocation_ids[index] for index in places if batch.ids[index] not in stored}
-        present = self._invocations(wanted)
-        taken = self._embedded(batch.model, present)
+        present = self._find_invocations(wanted)
+        embedded = self._read_embedded(batch.model, present)
         unknown = self._times.stored("embedding")
         rows = []
         for index in places:
@@ -195,20 +201,20 @@ class DumpAdditions:
             values = (identity, invocation, batch.model, blobs[index])
             if identity in stored:
                 if stored[identity] != values:
-                    self._note(_DIFFERS, identity)
+                    self._count_example(_DIFFERS, identity)
             elif invocation not in present:
-                self._note("orphaned_embeddings", identity)
-            elif taken.setdefault(invocation, identity) != identity:
-                self._note("repeated_embeddings", identity)
+                self._count_example("orphaned_embeddings", identity)
+            elif embedded.setdefault(invocation, identity) != identity:
+                self._count_example("repeated_embeddings", identity)
             else:
                 stored[identity] = values
-                times = _written((batch.started_at[index], batch.completed_at[index]), unknown)
+                times = _format_times((batch.started_at[index], batch.completed_at[index]), unknown)
                 rows.append((*values, *times))
         columns = (*_EMBEDDING, *TIMES)
         self._n_embeddings += insert_new_rows(self._connection, "embedding", columns, rows)
 
     def summarize(self, n_files: int) -> ImportSummary:
-        """Return what was added, and log what one would not expect."""
+        """Return the summary of the import, and log the rows that were left out or differ."""
         for name, examples in self._examples.items():
             if name != "prompts":
                 first = ", ".join(map(show_id, examples))
@@ -226,20 +232,20 @@ class DumpAdditions:
             n_unlinked=self._counts[_UNLINKED],
         )
 
-    def _compare(self, identity: str, stored: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-        """Note a run that the dump tells otherwise."""
+    def _compare_run(self, identity: str, stored: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+        """Count a run whose stored row differs from the dump."""
         if any(stored[name] != values[name] for name in ("network", "initial_prompt")):
-            self._note(_DIFFERS, identity)
+            self._count_example(_DIFFERS, identity)
 
     def _compare_invocation(self, stored: tuple[Any, ...], values: tuple[Any, ...]) -> None:
-        *before, known = stored
+        *before, stored_source = stored
         *now, source = values
-        self.lacks_inputs |= known is None and source is not None
-        if before != now or (None not in (known, source) and known != source):
-            self._note(_DIFFERS, values[0])
+        self.lacks_inputs |= stored_source is None and source is not None
+        if before != now or (None not in (stored_source, source) and stored_source != source):
+            self._count_example(_DIFFERS, values[0])
 
-    def _lengthen(self, stored: dict[str, Any], values: Mapping[str, Any]) -> None:
-        """Bring the length of a run up to date, and its experiment where it had none."""
+    def _update_run(self, stored: dict[str, Any], values: Mapping[str, Any]) -> None:
+        """Update the length of a run, and its experiment if it had none."""
         after = {
             "max_length": max(stored["max_length"], values["max_length"]),
             "experiment_id": stored["experiment_id"] or values["experiment_id"],
@@ -249,13 +255,13 @@ class DumpAdditions:
             stored |= after
 
     def _find_runs(self, ids: Iterable[str]) -> None:
-        """Look up the seeds of runs that this dump does not have."""
-        unseen = [UUID(identity) for identity in set(ids) - self._seeds.keys()]
-        for identity, seed in self._select(sa.select(_run.c.id, _run.c.seed), _run.c.id, unseen):
+        """Read the seeds of runs that are not in this dump."""
+        unknown_ids = [UUID(identity) for identity in set(ids) - self._seeds.keys()]
+        for identity, seed in self._select(sa.select(_run.c.id, _run.c.seed), _run.c.id, unknown_ids):
             self._seeds[identity.hex] = seed
 
-    def _steps(self, batch: DumpedInvocations, stored: Collection[str]) -> dict[tuple[str, int], str]:
-        """Return the invocations that are at the places of new ones, by run and sequence number."""
+    def _read_steps(self, batch: DumpedInvocations, stored: Collection[str]) -> dict[tuple[str, int], str]:
+        """Return the stored invocations at the steps of new ones, by run and sequence number."""
         wanted = {
             (run, number): None
             for identity, run, number in zip(batch.ids, batch.run_ids, batch.sequence_numbers, strict=True)
@@ -265,49 +271,53 @@ class DumpAdditions:
             "run_id": [run for run, _ in wanted],
             "sequence_number": [number for _, number in wanted],
         }
-        # In some files only the index that has the type between these two has both.
+        # In some files the only index on both columns has the type between them.
         kinds = "invocation.type IN ('TEXT', 'IMAGE')"
-        found = read_by_keys(self._connection, _invocation, (*keys, "id"), keys, also=kinds)
-        return {(run, number): identity for run, number, identity in found}
+        rows = read_by_keys(self._connection, _invocation, (*keys, "id"), keys, also=kinds)
+        return {(run, number): identity for run, number, identity in rows}
 
-    def _embedded(self, model: str, invocations: Collection[str]) -> dict[str, str]:
-        """Return the embeddings of a model that some invocations have, by their invocation."""
-        # All models: asked for one, SQLite would go through all embeddings of it.
+    def _read_embedded(self, model: str, invocations: Collection[str]) -> dict[str, str]:
+        """Return the stored embeddings of a model, by their invocation, for these invocations."""
+        # All models: with a condition on the model, SQLite would scan all its embeddings.
         columns = ("invocation_id", "embedding_model", "id")
         keys = {"invocation_id": list(invocations)}
-        found = read_by_keys(self._connection, _embedding, columns, keys)
-        return {invocation: identity for invocation, of, identity in found if of == model}
+        rows = read_by_keys(self._connection, _embedding, columns, keys)
+        return {
+            invocation: identity for invocation, embedding_model, identity in rows if embedding_model == model
+        }
 
-    def _invocations(self, ids: Iterable[str]) -> set[str]:
-        """Return those of some ids that are ids of invocations."""
-        return set(self._stored(_invocation, ("id",), ids))
+    def _find_invocations(self, ids: Iterable[str]) -> set[str]:
+        """Return those ids that are ids of stored invocations."""
+        return set(self._read_by_id(_invocation, ("id",), ids))
 
-    def _stored_by_id(self, table: Any, ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
-        """Return all columns of some rows of a table, by id."""
+    def _read_rows(self, table: Any, ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
+        """Return all columns of the rows with these ids, by id."""
         rows = self._select(sa.select(table), table.c.id, ids)
         named = (dict(zip(table.c.keys(), row, strict=True)) for row in rows)
         return {values["id"]: values for values in named}
 
-    def _stored(self, table: Any, columns: Sequence[str], ids: Iterable[str]) -> dict[str, tuple[Any, ...]]:
-        """Return rows of a table by their id, the first column."""
-        found = read_by_keys(self._connection, table, columns, {"id": list(ids)})
-        return {row[0]: tuple(row) for row in found}
+    def _read_by_id(
+        self, table: Any, columns: Sequence[str], ids: Iterable[str]
+    ) -> dict[str, tuple[Any, ...]]:
+        """Return columns of the rows with these ids, by id, the first column."""
+        rows = read_by_keys(self._connection, table, columns, {"id": list(ids)})
+        return {row[0]: tuple(row) for row in rows}
 
     def _select(
         self, query: sa.Select[Any], column: sa.ColumnElement[Any], values: Sequence[Any]
     ) -> Iterator[Any]:
-        for some in chunks(values):
-            yield from read_rows(self._connection, query.where(column.in_(some)))
+        for chunk in chunks(values):
+            yield from read_rows(self._connection, query.where(column.in_(chunk)))
 
-    def _input(self, source: str | None) -> str | None:
-        """Return what an invocation was made from; a prompt is no invocation."""
+    def _find_input(self, source: str | None) -> str | None:
+        """Return the input invocation, or None if the input is a prompt."""
         return None if source is None or self._is_prompt(source) else source
 
     def _is_prompt(self, identity: str) -> bool:
         return identity.startswith(PROMPT) or identity in self._prompts
 
     def _require_width(self, batch: DumpedEmbeddings, width: int) -> None:
-        """Check that a model's vectors have the length of those before them, here and in the database."""
+        """Check that the vectors of a batch have the length of earlier vectors of their model."""
         if batch.model not in self._widths:
             self._widths[batch.model] = stored_width(self._connection, batch.model) // 4 or width
         expected = self._widths[batch.model]
@@ -316,14 +326,14 @@ class DumpAdditions:
             problem = f"the vector has {width} {dimensions}, those of {batch.model} before it have {expected}"
             refuse_row(batch.path, batch.first_row, problem)
 
-    def _note(self, name: str, identity: str) -> None:
+    def _count_example(self, name: str, identity: str) -> None:
         self._counts[name] += 1
         if len(self._examples[name]) < NAMED_IDS:
             self._examples[name].append(identity)
 
 
-def _grown(stored: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what has to be written so that an experiment also holds what a dump says of it."""
+def _find_changes(stored: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the changed columns of a stored experiment when the values of a dump are added."""
     after: dict[str, Any] = {"max_length": max(stored["max_length"], values["max_length"])}
     for name in _EXPERIMENT_LISTS:
         known = set(map(json.dumps, stored[name]))
@@ -334,10 +344,10 @@ def _grown(stored: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, An
     return {name: value for name, value in after.items() if value != stored[name]}
 
 
-def _written(
+def _format_times(
     times: tuple[datetime | None, datetime | None], unknown: Sequence[str | None]
 ) -> tuple[str | None, ...]:
-    """Return times as they are stored."""
+    """Return times as stored text; unknown times get the value of `unknown`."""
     return tuple(
-        other if time is None else as_stored(time) for time, other in zip(times, unknown, strict=True)
+        default if time is None else as_stored(time) for time, default in zip(times, unknown, strict=True)
     )

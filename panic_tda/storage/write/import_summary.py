@@ -1,4 +1,4 @@
-"""What an import says that it did."""
+"""The summary of an import: rows that were added, rows that were left out, and the message about them."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from panic_tda.wording import pluralize
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Rows that are not in the database after their import, by the reason.
+    """The number of rows that an import left out, by reason.
 
     Attributes
     ----------
     prompts, prompt_embeddings : int
-        Prompts that stand in a dump as outputs before the first one, and their embeddings.
+        Prompts that a dump has as outputs before the first output, and their embeddings.
     orphaned_invocations, orphaned_embeddings : int
-        Their run, or their invocation, is neither in the dump nor in the database.
+        Invocations whose run, and embeddings whose invocation, is neither in the dump nor in the database.
     repeated_invocations : int
-        Their run has another invocation of this sequence number.
+        Invocations whose run has another invocation with this sequence number.
     repeated_embeddings : int
-        Their invocation has another embedding of this model: both would count.
+        Embeddings whose invocation has another embedding of this model; both would be clustered.
     embeddings_without_vector : int
-        Of a dump: not computed yet.
+        Embeddings of a dump that are not computed yet.
     invalid_vectors : int
-        Embeddings whose vector cannot be used, where these are left out on request.
+        Embeddings with an unusable vector, if the user asked to leave them out.
     """
 
     prompts: int = 0
@@ -39,7 +39,7 @@ class LeftOut:
 
     @property
     def n_embeddings(self) -> int:
-        """All embeddings among them."""
+        """Return the number of embeddings that were left out."""
         return (
             self.prompt_embeddings
             + self.orphaned_embeddings
@@ -48,9 +48,9 @@ class LeftOut:
             + self.invalid_vectors
         )
 
-    def __add__(self, other: LeftOut) -> LeftOut:
-        theirs = asdict(other)
-        return LeftOut(**{name: count + theirs[name] for name, count in asdict(self).items()})
+    def __add__(self, right: LeftOut) -> LeftOut:
+        added = asdict(right)
+        return LeftOut(**{name: count + added[name] for name, count in asdict(self).items()})
 
 
 REASONS = {
@@ -63,31 +63,30 @@ REASONS = {
     "embeddings_without_vector": "embeddings without a vector",
     "invalid_vectors": "embeddings whose vector is invalid",
 }
-"""What is said of each kind of rows that are left out."""
+"""Description of each kind of rows that are left out, for messages."""
 
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What an import added.
+    """The result of an import.
 
     Attributes
     ----------
     n_files, n_rows : int
-        Files, and rows with an embedding, that were read.
+        Number of files, and of rows with an embedding, that were read.
     n_new_embeddings, n_new_invocations, n_new_runs : int
-        Added; the other rows were in the database already, or are left out.
+        Number of rows that were added; other rows were in the database already, or were left out.
     models : tuple of str
         Embedding models of the rows, sorted.
     experiment_id : UUID or None
-        The new runs' experiment; None where all runs were there, and for a dump, whose runs keep theirs.
+        Experiment of the new runs; None if there are no new runs, and for a dump, which has experiments.
     left_out : LeftOut
-        What does not belong into the database.
+        Number of rows that were left out.
     n_differing : int
-        Embeddings, and runs and invocations of a dump, that differ from those in the database under their
-        ids, which stay as they are.
+        Number of embeddings, and of runs and invocations of a dump, that differ from the stored rows with
+        their ids; stored rows stay unchanged.
     n_unlinked : int
-        Invocations of a dump that are in the database without the one that they were made from: it is
-        missing.
+        Number of invocations of a dump that are stored without their input invocation, which is missing.
     """
 
     n_files: int
@@ -103,40 +102,42 @@ class ImportSummary:
 
     @property
     def n_present(self) -> int:
-        """Rows whose embedding was in the database already."""
+        """Return the number of rows whose embedding was in the database already."""
         return self.n_rows - self.n_new_embeddings - self.left_out.n_embeddings
 
-    def __add__(self, other: ImportSummary) -> ImportSummary:
+    def __add__(self, right: ImportSummary) -> ImportSummary:
         return ImportSummary(
-            n_files=self.n_files + other.n_files,
-            n_rows=self.n_rows + other.n_rows,
-            n_new_embeddings=self.n_new_embeddings + other.n_new_embeddings,
-            n_new_invocations=self.n_new_invocations + other.n_new_invocations,
-            n_new_runs=self.n_new_runs + other.n_new_runs,
-            models=tuple(sorted({*self.models, *other.models})),
-            experiment_id=self.experiment_id or other.experiment_id,
-            left_out=self.left_out + other.left_out,
-            n_differing=self.n_differing + other.n_differing,
-            n_unlinked=self.n_unlinked + other.n_unlinked,
+            n_files=self.n_files + right.n_files,
+            n_rows=self.n_rows + right.n_rows,
+            n_new_embeddings=self.n_new_embeddings + right.n_new_embeddings,
+            n_new_invocations=self.n_new_invocations + right.n_new_invocations,
+            n_new_runs=self.n_new_runs + right.n_new_runs,
+            models=tuple(sorted({*self.models, *right.models})),
+            experiment_id=self.experiment_id or right.experiment_id,
+            left_out=self.left_out + right.left_out,
+            n_differing=self.n_differing + right.n_differing,
+            n_unlinked=self.n_unlinked + right.n_unlinked,
         )
 
     def describe(self) -> str:
-        """Say in one or two lines what was added."""
+        """Return a sentence about the rows that were read, added and left out."""
         rows, files = pluralize(self.n_rows, "row"), pluralize(self.n_files, "file")
         read = f"read {self.n_rows:,} {rows} from {self.n_files:,} {files}"
-        return "; ".join([f"{read}: {self._added()}", *self._not_added()])
+        return "; ".join([f"{read}: {self._describe_added()}", *self._describe_others()])
 
     @property
     def _adds_something(self) -> bool:
         return any((self.n_new_embeddings, self.n_new_invocations, self.n_new_runs))
 
     @property
-    def _was_there(self) -> bool:
+    def _is_all_present(self) -> bool:
         return 0 < self.n_present == self.n_rows
 
-    def _added(self) -> str:
+    def _describe_added(self) -> str:
         if not self._adds_something:
-            return "nothing to add" + (", all of them are in the database already" if self._was_there else "")
+            return "nothing to add" + (
+                ", all of them are in the database already" if self._is_all_present else ""
+            )
         models = f" ({', '.join(self.models)})" if self.n_new_embeddings else ""
         return (
             f"added {self.n_new_embeddings:,} {pluralize(self.n_new_embeddings, 'embedding')}{models}, "
@@ -144,21 +145,21 @@ class ImportSummary:
             f"{self.n_new_runs:,} {pluralize(self.n_new_runs, 'run')}"
         )
 
-    def _not_added(self) -> list[str]:
-        said = []
-        if self.n_present and (self._adds_something or not self._was_there):
-            said.append(f"{self.n_present:,} {pluralize(self.n_present, 'was', 'were')} there already")
+    def _describe_others(self) -> list[str]:
+        parts = []
+        if self.n_present and (self._adds_something or not self._is_all_present):
+            parts.append(f"{self.n_present:,} {pluralize(self.n_present, 'was', 'were')} there already")
         left_out = [_count_left_out(name, count) for name, count in asdict(self.left_out).items() if count]
         if left_out:
-            said.append(f"left out {', '.join(left_out)}")
+            parts.append(f"left out {', '.join(left_out)}")
         if self.n_differing:
             differ = pluralize(
                 self.n_differing,
                 "differs from what is stored under its id",
                 "differ from what is stored under their ids",
             )
-            said.append(f"{self.n_differing:,} {differ}, which stays")
-        return said
+            parts.append(f"{self.n_differing:,} {differ}, which stays")
+        return parts
 
     def __str__(self) -> str:
         return self.describe()

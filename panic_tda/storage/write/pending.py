@@ -1,9 +1,9 @@
-"""Finished clusterings that could not be saved, kept as files until they can be.
+"""Write finished clusterings that could not be saved to files, and read these files.
 
-A file is Arrow IPC: one row an embedding (`id`, `label`, `probability`, and the columns of its tree where it
-has one, see `trees`), the rest as JSON in its metadata. Behind it stand a mark and a BLAKE2b digest over all
-before them. Only files of our own user are read, and each names the database that it belongs to; files of
-earlier versions have neither digest nor name.
+A file is Arrow IPC, with one row per embedding (`id`, `label`, `probability`, and the columns of the tree if
+there is one, see `trees`) and all other values as JSON in its metadata. A mark and a BLAKE2b digest over all
+bytes before it follow. Only files of the current user are read. Each file names its database; files of
+earlier versions have neither a digest nor the name of a database.
 """
 
 from __future__ import annotations
@@ -44,43 +44,50 @@ _TREE_COLUMN = "core_distance"
 _NAME_CHARACTERS = 40
 _MARK, _DIGEST_BYTES = b"panic-tda result", 32
 _MAY_ASK = "has_function_privilege('pg_control_system()', 'execute')"
-# As text: in JSON a number is exact up to 2**53.
+# As text, because in JSON only integers up to 2**53 are exact.
 _SERVER = "system_identifier::text FROM pg_control_system()"
 _NAMES = (
     "SELECT current_database()::text, "
     "(SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass('clusteringresult'))"
 )
-"""The database on a PostgreSQL server, and the schema in which our tables are found."""
+"""The names of the PostgreSQL database and of the schema with the clustering tables."""
 _END_OF_ARROW = b"ARROW1"
-"""With which files of earlier versions end."""
+"""The last bytes of files of earlier versions."""
 
 _log = logging.getLogger(__name__)
 
 
 def write_pending(database: Database, finished: FinishedClustering) -> Path:
-    """Write `finished` beside the database, or into the temporary folder where that fails, and return where.
+    """Write a finished clustering to a file next to the database, or in the temporary folder if that fails.
 
-    Values that JSON does not know are kept as text.
+    Values that JSON does not support are stored as text.
+
+    Returns
+    -------
+    Path
+        The file.
 
     Raises
     ------
     OSError
-        Neither place takes it.
+        The file can be written in neither folder.
     """
-    beside, temporary = (folder / f"{stem}{finished.id.hex}.arrow" for folder, stem in _places(database))
+    beside_database, temporary = (
+        folder / f"{stem}{finished.id.hex}.arrow" for folder, stem in _find_locations(database)
+    )
     try:
         identity = identify_database(database)
-    except DatabaseError:  # its server is gone, which is often why the saving failed
+    except DatabaseError:  # the server is not reachable, which is often why saving failed
         identity = None
     try:
-        return _write(beside, finished, identity)
+        return _write_file(beside_database, finished, identity)
     except OSError:
-        # A full disk is what often made the saving fail.
-        return _write(temporary, finished, identity)
+        # Often the disk is full, which is why saving failed.
+        return _write_file(temporary, finished, identity)
 
 
 def identify_database(database: Database) -> dict[str, Any]:
-    """Return what tells a database from all others; a server is asked once.
+    """Return values that identify a database; a server is asked only once.
 
     Raises
     ------
@@ -92,21 +99,21 @@ def identify_database(database: Database) -> dict[str, Any]:
             database.identity = {"sqlite": str(database.path)}
         else:
             with database.reading() as connection:
-                # Some servers keep their number to themselves.
-                told = connection.execute(sa.text(f"SELECT {_MAY_ASK}")).scalar()
-                server = connection.execute(sa.text(f"SELECT {_SERVER}")).scalar() if told else None
+                # Some servers do not allow users to read their identifier.
+                is_allowed = connection.execute(sa.text(f"SELECT {_MAY_ASK}")).scalar()
+                server = connection.execute(sa.text(f"SELECT {_SERVER}")).scalar() if is_allowed else None
                 database.identity = {"postgresql": [server, *connection.execute(sa.text(_NAMES)).one()]}
     return database.identity
 
 
 def find_pending(database: Database) -> list[Path]:
-    """Return the files that wait beside the database or in the temporary folder, and are ours to save.
+    """Return the files of this database and user, next to the database or in the temporary folder.
 
-    Files of other users and of other databases are left out, of which the log warns.
+    Files of other users and of other databases are left out with a warning in the log.
     """
     paths = [
         path.absolute()
-        for folder, stem in _places(database)
+        for folder, stem in _find_locations(database)
         for path in sorted(folder.glob(f"{glob.escape(stem)}*.arrow"))
     ]
     return [path for path in paths if _is_ours(database, path)]
@@ -120,23 +127,24 @@ def read_pending(path: Path) -> FinishedClustering:
     MissingPath
         There is no such file.
     BadInput
-        It is something else, incomplete or another user's.
+        It is not such a file, is incomplete, or belongs to another user.
     """
-    return _read(path)[0]
+    return _read_file(path)[0]
 
 
 def read_pending_for(database: Database, path: Path) -> FinishedClustering:
-    """Read a file that `write_pending` wrote for this database; raises as `read_pending`.
+    """Read a file that `write_pending` wrote for this database; see `read_pending` for its errors.
 
     Raises
     ------
     BadInput
         It belongs to another database.
     """
-    finished, identity = _read(path)
-    if not _is_of(database, identity):
+    finished, identity = _read_file(path)
+    if not _belongs_to(database, identity):
         raise BadInput(
-            f"{path} belongs to the database {_shown(identity)}, not to {database}; name that one with --db"
+            f"{path} belongs to the database {_show_identity(identity)}, not to {database}; name that one "
+            "with --db"
         )
     return finished
 
@@ -146,40 +154,42 @@ def _is_ours(database: Database, path: Path) -> bool:
         if hasattr(os, "geteuid") and path.lstat().st_uid != os.geteuid():
             _log.warning("%s belongs to another user, and is left alone", path)
             return False
-        with open_own_file(path) as file, ipc.open_file(_without_digest(file.read())) as reader:
+        with open_own_file(path) as file, ipc.open_file(_check_digest(file.read())) as reader:
             metadata = json.loads(reader.schema.metadata[_METADATA_KEY])
         identity = metadata.get("database")
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, AttributeError):
-        # Whoever reads it says what is wrong with it.
+        # `read_pending` reports the error later.
         return True
-    if _is_of(database, identity) and (identity is not None or database.path is not None):
+    if _belongs_to(database, identity) and (identity is not None or database.path is not None):
         return True
     _log.warning(
         "%s belongs to %s, and is left alone",
         path,
-        "no database that it names: give its name to save it" if identity is None else _shown(identity),
+        "no database that it names: give its name to save it"
+        if identity is None
+        else _show_identity(identity),
     )
     return False
 
 
-def _is_of(database: Database, identity: Any) -> bool:
-    """Tell whether a file with this identity is of the database; one without may be, by its user's word."""
+def _belongs_to(database: Database, identity: Any) -> bool:
+    """Return whether a file with this identity belongs to the database; True for a file without identity."""
     if identity is None or identity == identify_database(database):
         return True
     recorded = identity.get("sqlite") if isinstance(identity, dict) else None
     if database.path is None or not isinstance(recorded, str):
         return False
-    # One that is no longer where it was has been moved; its embeddings tell the rest.
+    # If the recorded file does not exist, it was moved; the embeddings are checked when the file is saved.
     return not os.path.exists(recorded) or os.path.samefile(recorded, database.path)
 
 
-def _shown(identity: Any) -> str:
+def _show_identity(identity: Any) -> str:
     names = next(iter(identity.values()), identity) if isinstance(identity, dict) else identity
     return "/".join(map(str, names)) if isinstance(names, list) else str(names)
 
 
-def _without_digest(content: bytes) -> pa.Buffer:
-    """Return the Arrow file in a kept file, once its digest has been checked."""
+def _check_digest(content: bytes) -> pa.Buffer:
+    """Check the digest of a file's content, and return the Arrow part of it."""
     view, end = memoryview(content), len(content) - len(_MARK) - _DIGEST_BYTES
     if end > 0 and view[end:-_DIGEST_BYTES] == _MARK:
         digest = hashlib.blake2b(view[:-_DIGEST_BYTES], digest_size=_DIGEST_BYTES)
@@ -187,21 +197,21 @@ def _without_digest(content: bytes) -> pa.Buffer:
             raise ValueError("it is damaged: its digest does not match")
         return pa.py_buffer(view[:end])
     if not content.endswith(_END_OF_ARROW):
-        raise ValueError("it is cut off, or something else")
+        raise ValueError("it is truncated, or not such a file")
     return pa.py_buffer(content)
 
 
-def _read(path: Path) -> tuple[FinishedClustering, Any]:
-    """Read a file, and what it says of its database."""
+def _read_file(path: Path) -> tuple[FinishedClustering, Any]:
+    """Read a file, and return its clustering and the identity of its database."""
     try:
         with open_own_file(path) as file:
             content = file.read()
-        with ipc.open_file(_without_digest(content)) as reader:
+        with ipc.open_file(_check_digest(content)) as reader:
             table = reader.read_all()
-        # What is damaged inside would be read beyond its end.
+        # Without validation, a damaged table could be read beyond its end.
         table.validate(full=True)
         metadata = json.loads(table.schema.metadata[_METADATA_KEY])
-        return _finished(table.combine_chunks(), metadata), metadata.get("database")
+        return _build_clustering(table.combine_chunks(), metadata), metadata.get("database")
     except FileNotFoundError as error:
         raise MissingPath(f"no file at {path}; without a name, save-pending takes those that wait") from error
     except PermissionError as error:
@@ -217,56 +227,56 @@ def _read(path: Path) -> tuple[FinishedClustering, Any]:
         ValueError,
         AttributeError,
     ) as error:
-        raise BadInput(f"{path} is no complete clustering kept by panic_tda: {error}") from error
+        raise BadInput(f"{path} is not a complete result file of panic_tda: {error}") from error
 
 
-def _finished(table: pa.Table, said: dict[str, Any]) -> FinishedClustering:
+def _build_clustering(table: pa.Table, metadata: dict[str, Any]) -> FinishedClustering:
     columns = [table.column(name) for name in _COLUMNS]
     if columns[0].type != pa.binary(_ID_BYTES) or any(column.null_count for column in columns):
-        raise ValueError("its ids are none, or a value is missing")
-    found = FinishedClustering(
-        id=UUID(said["id"]),
-        embedding_model=said["embedding_model"],
-        started_at=datetime.fromisoformat(said["started_at"]),
-        completed_at=datetime.fromisoformat(said["completed_at"]),
-        record=ClusteringRecord.from_json(said["parameters"]),
+        raise ValueError("its ids are invalid, or a value is missing")
+    finished = FinishedClustering(
+        id=UUID(metadata["id"]),
+        embedding_model=metadata["embedding_model"],
+        started_at=datetime.fromisoformat(metadata["started_at"]),
+        completed_at=datetime.fromisoformat(metadata["completed_at"]),
+        record=ClusteringRecord.from_json(metadata["parameters"]),
         ids=np.array(table.column("id").to_pylist(), dtype="S32"),
         labels=table.column("label").to_numpy(),
         probabilities=table.column("probability").to_numpy(),
-        medoids={int(label): row for label, row in said["medoids"].items()},
-        persistence={int(label): value for label, value in said["persistence"].items()},
-        # Files of earlier versions have neither.
-        medoid_copies={int(label): count for label, count in said.get("medoid_copies", {}).items()},
+        medoids={int(label): row for label, row in metadata["medoids"].items()},
+        persistence={int(label): value for label, value in metadata["persistence"].items()},
+        # Files of earlier versions have neither copies nor a tree.
+        medoid_copies={int(label): count for label, count in metadata.get("medoid_copies", {}).items()},
         tree=trees.as_tree(table if _TREE_COLUMN in table.column_names else None),
     )
-    clusters = set(found.labels.tolist()) - {OUTLIER}
-    if not clusters == set(found.medoids) == set(found.persistence):
+    clusters = set(finished.labels.tolist()) - {OUTLIER}
+    if not clusters == set(finished.medoids) == set(finished.persistence):
         raise ValueError("a cluster has no medoid or no persistence")
-    if not all(0 <= row < len(found.ids) for row in found.medoids.values()):
-        raise ValueError("a medoid is none of its embeddings")
-    return found
+    if not all(0 <= row < len(finished.ids) for row in finished.medoids.values()):
+        raise ValueError("a medoid is not one of its embeddings")
+    return finished
 
 
 def drop_rows(
     finished: FinishedClustering, present: BoolArray, medoids: dict[int, int]
 ) -> FinishedClustering:
-    """Leave out the rows that are not `present`.
+    """Return a clustering without the rows that are not `present`.
 
-    A cluster that lost its medoid gets the one in `medoids`, by label, as a row before leaving out. A cluster
-    that lost all its members is left out too; labels stay as they were. The tree, which joins all rows, and
-    the counts of copies do not hold any more, and go.
+    A cluster that lost its medoid gets the one in `medoids` (by label, as a row number before dropping). A
+    cluster that lost all its members is dropped too; the other labels stay. The tree and the counts of copies
+    are dropped, because they are valid for all rows only.
     """
     if present.all():
         return finished
-    row_now: IntArray = np.cumsum(present) - 1
+    new_rows: IntArray = np.cumsum(present) - 1
     labels = finished.labels[present]
-    left = set(np.unique(labels).tolist())
+    remaining_labels = set(np.unique(labels).tolist())
     chosen = finished.medoids | medoids
     record = replace(
         finished.record,
         n_embeddings=int(present.sum()),
         n_vanished=int((~present).sum()),
-        n_clusters=len(left - {OUTLIER}),
+        n_clusters=len(remaining_labels - {OUTLIER}),
         n_outliers=int((labels == OUTLIER).sum()),
         largest_cluster_size=largest_cluster_size(labels),
     )
@@ -279,19 +289,21 @@ def drop_rows(
         ids=finished.ids[present],
         labels=labels,
         probabilities=finished.probabilities[present],
-        medoids={label: int(row_now[row]) for label, row in chosen.items() if label in left},
-        persistence={label: value for label, value in finished.persistence.items() if label in left},
+        medoids={label: int(new_rows[row]) for label, row in chosen.items() if label in remaining_labels},
+        persistence={
+            label: value for label, value in finished.persistence.items() if label in remaining_labels
+        },
     )
 
 
-def _write(path: Path, finished: FinishedClustering, identity: dict[str, Any] | None) -> Path:
-    said = {
+def _write_file(path: Path, finished: FinishedClustering, identity: dict[str, Any] | None) -> Path:
+    metadata_values = {
         "id": str(finished.id),
         "embedding_model": finished.embedding_model,
         "started_at": finished.started_at.isoformat(),
         "completed_at": finished.completed_at.isoformat(),
         "parameters": finished.record.to_json(),
-        # NumPy's numbers are no keys in JSON.
+        # NumPy's numbers cannot be keys in JSON.
         "medoids": {int(label): int(row) for label, row in finished.medoids.items()},
         "persistence": {int(label): float(value) for label, value in finished.persistence.items()},
         "medoid_copies": {int(label): int(count) for label, count in finished.medoid_copies.items()},
@@ -301,18 +313,18 @@ def _write(path: Path, finished: FinishedClustering, identity: dict[str, Any] | 
         pa.binary(_ID_BYTES), len(finished.ids), [None, pa.py_buffer(np.ascontiguousarray(finished.ids))]
     )
     table = pa.table([ids, finished.labels, finished.probabilities], names=_COLUMNS)
-    metadata = {_METADATA_KEY: json.dumps(said, default=_plain).encode()}
+    metadata = {_METADATA_KEY: json.dumps(metadata_values, default=_convert_for_json).encode()}
     if finished.tree is not None:
-        kept = as_table(finished.tree)
-        metadata |= kept.schema.metadata
-        for name in kept.column_names:
-            table = table.append_column(name, kept.column(name))
+        tree_table = as_table(finished.tree)
+        metadata |= tree_table.schema.metadata
+        for name in tree_table.column_names:
+            table = table.append_column(name, tree_table.column(name))
     table = table.replace_schema_metadata(metadata)
     content = pa.BufferOutputStream()
     with ipc.new_file(content, table.schema) as writer:
         writer.write_table(table)
     path = path.absolute()
-    # A name that nobody can foresee: in the temporary folder others could have put a link there.
+    # An unpredictable name: in the temporary folder, another user could have created a link of a known name.
     partial = name_partial(path)
     number = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | UNFOLLOWED, PRIVATE_FILE)
     try:
@@ -328,17 +340,17 @@ def _write(path: Path, finished: FinishedClustering, identity: dict[str, Any] | 
     return path
 
 
-def _places(database: Database) -> tuple[tuple[Path, str], tuple[Path, str]]:
-    """Folder and beginning of the names: beside the database, and in the temporary folder."""
+def _find_locations(database: Database) -> tuple[tuple[Path, str], tuple[Path, str]]:
+    """Return folder and name prefix of pending files next to the database and in the temporary folder."""
     name = database.path.name if database.path else str(database.url.database)
     folder = database.path.parent if database.path else Path()
-    # The temporary folder is everybody's, and most databases have the same name. A long one would not fit
-    # into a file's with all that is added, and what does not fit beside the database must fit here.
+    # Databases in different folders often have the same name, so a hash of the path is added. The name is
+    # cut, because a file name that is too long next to the database must fit here.
     owner = hashlib.sha256(str(database).encode()).hexdigest()[:12]
     temporary = f"{name[:_NAME_CHARACTERS]}.{owner}.pending-"
     return (folder, f"{name}.pending-"), (Path(tempfile.gettempdir()), temporary)
 
 
-def _plain(value: Any) -> Any:
-    """Make of a value what JSON has: NumPy's numbers and arrays as numbers and lists, all else as text."""
+def _convert_for_json(value: Any) -> Any:
+    """Convert NumPy values to numbers and lists, and all other values to text."""
     return value.tolist() if hasattr(value, "tolist") else str(value)

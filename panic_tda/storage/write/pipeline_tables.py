@@ -1,11 +1,11 @@
-"""The tables of the generation pipeline's newer generation, read as Arrow batches like those of its dumps.
+"""Read the tables of the newer generation pipeline as Arrow batches, like those of its dumps.
 
-It keeps its experiments in SQLite files of another layout: tables `experiments`, `runs`, `invocations` and
-`embeddings`. Ids are UUIDs, as text or as 16 bytes. Lists are JSON. Vectors are little-endian float32 bytes.
-Images are never selected, as dumps are without them.
+The newer pipeline stores its experiments in SQLite files of another layout, with the tables `experiments`,
+`runs`, `invocations` and `embeddings`. Ids are UUIDs, as text or as 16 bytes. Lists are JSON. Vectors are
+little-endian float32 bytes. Images are not read, because dumps do not have them either.
 
-A table is read in the order of its rows, in one transaction. Tables are read one after the other: what the
-pipeline adds to a later one meanwhile may belong to nothing yet.
+A table is read in the order of its rows, in one transaction. Tables are read one after the other, so rows
+that the pipeline adds meanwhile can be orphans.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def read_layout(database: Database) -> dict[str, tuple[pa.Schema, int]]:
         present = sa.inspect(connection).get_table_names()
         for table in NEWER_TABLES:
             if table in present:
-                # Not by inspection: it warns of each declared type that it does not know.
+                # Not by SQLAlchemy's inspection, which warns of each unknown declared type.
                 rows = connection.exec_driver_sql(f"SELECT name FROM pragma_table_info('{table}')")
                 names = [name for (name,) in rows if name in _COLUMNS]
                 count = sa.select(sa.func.count()).select_from(sa.table(table))
@@ -68,11 +68,11 @@ def stream_table(
     table : str
         One of `NEWER_TABLES`.
     columns : sequence of str
-        Of those that `read_layout` names.
+        Columns from `read_layout`.
     batch_rows : int
-        Most rows of a batch.
+        Largest number of rows of a batch.
     label : Path
-        What messages about a row call the table.
+        Name of the table in messages.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def stream_table(
         The file is damaged.
     """
     selected: list[Any] = [
-        # Ids as their bytes, whether those are text or not.
+        # Ids as bytes, whether they are stored as text or as bytes.
         sa.cast(sa.column(name), sa.LargeBinary) if name in _IDS else sa.column(name)
         for name in columns
     ]
@@ -91,19 +91,19 @@ def stream_table(
         query = sa.select(*selected).select_from(sa.table(table))
         for rows in stream_rows(connection, query, batch_rows=batch_rows):
             arrays = [
-                _array(name, values, label, first)
+                _build_array(name, values, label, first)
                 for name, values in zip(columns, zip(*rows, strict=True), strict=True)
             ]
             yield pa.record_batch(arrays, names=list(columns))
             first += len(rows)
 
 
-def _array(name: str, values: Sequence[Any], label: Path, first: int) -> pa.Array:
+def _build_array(name: str, values: Sequence[Any], label: Path, first: int) -> pa.Array:
     """Return the values of a column as an array of its type."""
     if name in _IDS:
-        return pa.array(map(_id, values), _TEXT)
+        return pa.array(map(_convert_id, values), _TEXT)
     if name == "vector":
-        _require(
+        _require_values(
             values,
             label,
             first,
@@ -115,7 +115,7 @@ def _array(name: str, values: Sequence[Any], label: Path, first: int) -> pa.Arra
         mask = pa.array([value is None for value in values])
         return pa.LargeListArray.from_arrays(np.cumsum(lengths), pa.array(numbers), mask=mask)
     kind = int if name in _INTEGERS else str
-    _require(
+    _require_values(
         values,
         label,
         first,
@@ -125,17 +125,17 @@ def _array(name: str, values: Sequence[Any], label: Path, first: int) -> pa.Arra
     return pa.array(values, _COLUMNS[name])
 
 
-def _require(
-    values: Sequence[Any], label: Path, first: int, is_right: Callable[[Any], bool], problem: str
+def _require_values(
+    values: Sequence[Any], label: Path, first: int, is_valid: Callable[[Any], bool], problem: str
 ) -> None:
-    """Check the values that are not missing."""
+    """Check that all values are missing or valid."""
     for row, value in enumerate(values):
-        if value is not None and not is_right(value):
+        if value is not None and not is_valid(value):
             refuse_row(label, first + row, f"{problem}; got {type(value).__name__} {str(value)[:80]!r}")
 
 
-def _id(stored: bytes | None) -> str | None:
+def _convert_id(stored: bytes | None) -> str | None:
     if stored is None:
         return None
-    # Some versions of the pipeline's layers store the 16 bytes of an id as if they were text.
+    # Some versions of the pipeline store the 16 bytes of an id as text.
     return stored.hex() if len(stored) == _ID_BYTES else stored.decode(errors="replace")

@@ -1,4 +1,4 @@
-"""Saving the clusterings that were kept as files because the database would not take them."""
+"""Save the clusterings in pending files, which were written because saving failed (see `pending`)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SavedPending:
-    """A kept clustering that is in the database now."""
+    """A clustering of a pending file that was saved in the database."""
 
     id: UUID
     embedding_model: str
@@ -43,35 +43,35 @@ class SavedPending:
 
 
 def save_pending(database: Database | str | Path, files: Sequence[Path] = ()) -> list[SavedPending]:
-    """Save the clusterings that were kept as files, and remove the files and the states they grew from.
+    """Save the clusterings in pending files, and remove the files and their checkpoints.
 
-    Embeddings that have gone since are left out, of which the log warns; a cluster that lost its medoid
-    gets the exact medoid of the members that are left.
+    Embeddings that were deleted since are left out with a warning in the log. A cluster that lost its medoid
+    gets the exact medoid of its remaining members.
 
     Parameters
     ----------
     database : Database, str or Path
-        The database they belong to.
+        The database of the clusterings.
     files : sequence of Path
-        Files to save; none means those beside the database.
+        Files to save; empty means all files that `find_pending` finds.
 
     Raises
     ------
     MissingPath, BadInput, BadVectors, DatabaseError
-        A file is missing or damaged, belongs to another database, or cannot be saved now either; it stays,
-        and the others are saved all the same.
+        A file is missing or damaged, belongs to another database, or cannot be saved. It stays, and the other
+        files are saved nevertheless.
     """
     database = open_current(database)
     saved: list[SavedPending] = []
     failures: list[PanicTdaError] = []
     for path in files or pending.find_pending(database):
         try:
-            saved.append(_save_kept(database, expand_home(path)))
+            saved.append(_save_file(database, expand_home(path)))
         except PanicTdaError as error:
             failures.append(error)
             continue
         except Exception as error:
-            # One file's trouble is not the others'.
+            # An error of one file must not keep the others from being saved.
             _log.debug("saving %s failed unexpectedly", path, exc_info=True)
             failures.append(DatabaseError(f"{path}: {unexpected(error)}"))
             continue
@@ -83,60 +83,64 @@ def save_pending(database: Database | str | Path, files: Sequence[Path] = ()) ->
     return saved
 
 
-def _save_kept(database: Database, path: Path) -> SavedPending:
-    kept = pending.read_pending_for(database, path)
-    present, medoids = _look_up(database, kept, path)
+def _save_file(database: Database, path: Path) -> SavedPending:
+    finished = pending.read_pending_for(database, path)
+    present, medoids = _find_present(database, finished, path)
     while True:
         if not present.all():
-            _warn_of_missing(database, kept, path, int((~present).sum()))
+            _warn_of_missing(database, finished, path, int((~present).sum()))
         try:
-            _save(database, pending.drop_rows(kept, present, medoids))
+            _save(database, pending.drop_rows(finished, present, medoids))
             break
         except DatabaseError:
-            # Nothing was locked while it was looked up: an embedding may have gone since, which its foreign
-            # key does not let pass.
+            # Nothing was locked during the lookup: an embedding may have been deleted since, and the foreign
+            # key refuses its assignment.
             before = present
-            present, medoids = _look_up(database, kept, path)
+            present, medoids = _find_present(database, finished, path)
             if np.array_equal(before, present):
                 raise
-    _tidy(database, kept, path)
-    return SavedPending(kept.id, kept.embedding_model, int((~present).sum()))
+    _remove_file(database, finished, path)
+    return SavedPending(finished.id, finished.embedding_model, int((~present).sum()))
 
 
 def _save(database: Database, remaining: FinishedClustering) -> None:
     with database.writing() as connection:
-        # Killed between the commit and the removal of its file, it is there already.
+        # It is saved already if a process was killed between the commit and the removal of the file.
         if not saving.is_saved(connection, remaining.id):
             saving.save_clustering(connection, remaining)
 
 
-def _tidy(database: Database, kept: FinishedClustering, path: Path) -> None:
-    """Remove the file, and the states from which the computation would have gone on."""
+def _remove_file(database: Database, finished: FinishedClustering, path: Path) -> None:
+    """Remove the file, and the checkpoints of its computation."""
     try:
         path.unlink()
-        if kept.record.input_sha256 is not None:
-            discard_states(database.work_root, kept.record.input_sha256)
-    except OSError as error:  # the result is saved: what is left over is no failure
-        _log.warning("%s is saved, but not everything of it could be removed: %s", kept.id, error)
+        if finished.record.input_sha256 is not None:
+            discard_states(database.work_root, finished.record.input_sha256)
+    except OSError as error:  # the result is saved, so remaining files are only worth a warning
+        _log.warning("%s is saved, but not everything of it could be removed: %s", finished.id, error)
 
 
-def _look_up(database: Database, kept: FinishedClustering, path: Path) -> tuple[BoolArray, dict[int, int]]:
-    """Tell which rows are still there, and find new medoids for clusters that lost theirs."""
+def _find_present(
+    database: Database, finished: FinishedClustering, path: Path
+) -> tuple[BoolArray, dict[int, int]]:
+    """Return which rows are still stored, and the new medoids of clusters that lost their medoid."""
     with database.reading() as connection:
-        present = are_stored(connection, kept.ids)
+        present = are_stored(connection, finished.ids)
         if len(present) and not present.any():
             raise BadInput(
-                f"none of the {len(kept.ids)} "
-                f"{pluralize(len(kept.ids), 'embedding')} in {path} are in {database}; "
+                f"none of the {len(finished.ids)} "
+                f"{pluralize(len(finished.ids), 'embedding')} in {path} are in {database}; "
                 "name the database it belongs to with --db, or delete the file"
             )
-        lost = [label for label, row in kept.medoids.items() if not present[row]]
-        found = {label: _medoid_of_rest(connection, kept, present, label) for label in lost}
-    return present, {label: row for label, row in found.items() if row is not None}
+        labels_without_medoid = [label for label, row in finished.medoids.items() if not present[row]]
+        new_medoids = {
+            label: _find_new_medoid(connection, finished, present, label) for label in labels_without_medoid
+        }
+    return present, {label: row for label, row in new_medoids.items() if row is not None}
 
 
-def _warn_of_missing(database: Database, kept: FinishedClustering, path: Path, n_missing: int) -> None:
-    query = sa.select(sa.func.count()).where(Embedding.embedding_model == kept.embedding_model)
+def _warn_of_missing(database: Database, finished: FinishedClustering, path: Path, n_missing: int) -> None:
+    query = sa.select(sa.func.count()).where(Embedding.embedding_model == finished.embedding_model)
     with database.reading() as connection:
         n_now = connection.execute(query).scalar_one()
     _log.warning(
@@ -144,25 +148,25 @@ def _warn_of_missing(database: Database, kept: FinishedClustering, path: Path, n
         "there were %s when it was clustered",
         path,
         n_missing,
-        len(kept.ids),
-        kept.embedding_model,
+        len(finished.ids),
+        finished.embedding_model,
         n_now,
-        kept.record.n_total,
+        finished.record.n_total,
     )
 
 
-def _medoid_of_rest(
-    connection: Connection, kept: FinishedClustering, present: BoolArray, label: int
+def _find_new_medoid(
+    connection: Connection, finished: FinishedClustering, present: BoolArray, label: int
 ) -> int | None:
-    rows = np.flatnonzero(present & (kept.labels == label))
+    rows = np.flatnonzero(present & (finished.labels == label))
     if not len(rows):
         return None
-    dimensions = stored_width(connection, kept.embedding_model) // FLOAT_BYTES
-    vectors = read_vectors(connection, kept.ids[rows], dimensions=dimensions)
+    dimensions = stored_width(connection, finished.embedding_model) // FLOAT_BYTES
+    vectors = read_vectors(connection, finished.ids[rows], dimensions=dimensions)
     if not (np.isfinite(vectors).all() and vectors.any(axis=1).all()):
         raise BadVectors(
-            f"clustering {kept.id} of {kept.embedding_model}: cluster {label} lost its medoid, and none can "
-            "be found anew, as vectors of its members are missing, of another length, not finite or zero; "
-            "restore them, or delete the file and cluster again"
+            f"clustering {finished.id} of {finished.embedding_model}: cluster {label} lost its medoid, and "
+            "no new one can be found, as vectors of its members are missing, of another length, not finite "
+            "or zero; restore them, or delete the file and cluster again"
         )
-    return int(rows[find_medoid(vectors, kept.probabilities[rows])])
+    return int(rows[find_medoid(vectors, finished.probabilities[rows])])

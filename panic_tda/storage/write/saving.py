@@ -1,4 +1,4 @@
-"""Arrays to database: a finished clustering is saved whole, or kept as a file; and deleting saved ones."""
+"""Save finished clusterings in a database, or as files if that fails, and delete saved clusterings."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 ALGORITHM = "hdbscan"
 _INSERT_ROWS = 100_000
 _BYTES_PER_ROW = 2 * 130
-"""An assignment with its index, and its edge of the tree; in the log, and in the file (measured: 125)."""
+"""Bytes per row, in the log and in the file: assignment, index entry and tree edge (measured: 125)."""
 
 _KEY_LIMIT = 2**31 - 1
 _LAST_YEAR = 9999
@@ -54,7 +54,7 @@ _log = logging.getLogger(__name__)
 
 
 def build_result(matrix: EmbeddingMatrix, clustering: Clustering, started_at: datetime) -> FinishedClustering:
-    """Give a clustering of a model's rows an id and a time of completion: it is ready to be saved."""
+    """Build the finished clustering that is saved: add an id and the time of completion."""
     return FinishedClustering(
         id=uuid7(),
         embedding_model=matrix.model,
@@ -65,7 +65,7 @@ def build_result(matrix: EmbeddingMatrix, clustering: Clustering, started_at: da
         labels=clustering.labels,
         probabilities=clustering.probabilities,
         medoids=clustering.medoid_indices,
-        # The column takes no missing value; 1, which no other cluster reaches, stands for the root's.
+        # The column does not allow NULL; the root cluster gets 1, which no other cluster reaches.
         persistence=dict(
             enumerate(np.nan_to_num(clustering.persistence, nan=UNDEFINED_PERSISTENCE).tolist())
         ),
@@ -75,25 +75,25 @@ def build_result(matrix: EmbeddingMatrix, clustering: Clustering, started_at: da
 
 
 def recut_hint(database: Database, finished: FinishedClustering, wording: Wording) -> str:
-    """Return the sentence that says which command stores other settings; nothing without a stored tree."""
+    """Return a hint at the command that stores other settings; "" without a tree."""
     if finished.tree is None or wording != "options":
         return ""
     return f"To store one of them, add its options to: {database.command('recut-clustering', finished.id)}"
 
 
 def save_or_keep(database: Database, finished: FinishedClustering) -> None:
-    """Save a clustering in one write transaction; what cannot be saved is kept as a file.
+    """Save a clustering in one write transaction; write it to a file if it cannot be saved.
 
     Raises
     ------
     SaveFailed
-        It was not saved; the message says why, where it was kept, and how to save it later.
+        It was not saved; the message has the reason, the file, and the command that saves it later.
 
     Notes
     -----
-    Where a signal ends the process in the middle, the clustering is kept too, and the log says where.
+    If a signal ends the process while saving, the clustering is written to a file too; its path is logged.
     """
-    # Rolling back and keeping may take longer than a process has to end after a signal.
+    # Rolling back and writing the file may take longer than the time to exit after a signal.
     with rescue():
         _save_or_keep(database, finished)
 
@@ -103,41 +103,43 @@ def _save_or_keep(database: Database, finished: FinishedClustering) -> None:
         with database.writing() as connection:
             save_clustering(connection, finished)
     except Exception as error:
-        # Whatever it is, hours of computing are not lost to it.
-        reason = _reason(error)
+        # Any error: hours of computing must not be lost.
+        reason = _describe_error(error)
         if "is full" in reason:
             n_bytes = _BYTES_PER_ROW * len(finished.ids)
             reason = f"{reason}; saving takes up to {format_bytes(n_bytes)} while it lasts"
         if not isinstance(error, (DatabaseError, OSError)):
             _log.debug("saving %s failed unexpectedly", finished.embedding_model, exc_info=True)
-        raise SaveFailed(f"computed but not saved ({reason}); {_keep(database, finished)}") from error
+        raise SaveFailed(
+            f"computed but not saved ({reason}); {_write_fallback(database, finished)}"
+        ) from error
     except (KeyboardInterrupt, SystemExit):
-        _log.warning("interrupted while saving; %s", _keep(database, finished))
+        _log.warning("interrupted while saving; %s", _write_fallback(database, finished))
         raise
 
 
-def _keep(database: Database, finished: FinishedClustering) -> str:
-    """Keep the result as a file, and say how to save it, or why it is lost."""
+def _write_fallback(database: Database, finished: FinishedClustering) -> str:
+    """Write the result to a file; return a sentence with the command that saves it, or why it is lost."""
     try:
         path = pending.write_pending(database, finished)
         command = database.command("save-pending", path)
     except Exception as error:
-        # Whatever it is, it must not hide why the saving failed.
+        # Any error: it must not hide the reason why saving failed.
         _log.debug("keeping %s failed", finished.embedding_model, exc_info=True)
-        return f"it could not be kept as a file either ({_reason(error)}), and is lost"
+        return f"it could not be kept as a file either ({_describe_error(error)}), and is lost"
     return f"the result is kept in {path}; when the cause is gone, save it with: {command}"
 
 
 def require_savable(database: Database) -> None:
-    """Check now, not after hours of computing, that a result can be saved: save one, and take it back.
+    """Check before the computation that a result can be saved: save one, and roll it back.
 
     Raises
     ------
     DatabaseError
-        The file is marked read-only or locked, or this user may not write what saving writes.
+        The file is marked read-only or locked, or the user may not write to one of the tables.
     """
     with database.writing() as connection:
-        key = _next_key(connection)
+        key = _take_next_key(connection)
         connection.execute(
             sa.insert(ClusteringResult).values(
                 id=uuid7(),
@@ -149,36 +151,38 @@ def require_savable(database: Database) -> None:
                 parameters={},
             )
         )
-        some = connection.execute(sa.select(sa.type_coerce(Embedding.id, sa.String)).limit(1)).scalars().all()
-        insert_rows(connection, Cluster, ((key, 0, identity, 1, 0.0, None) for identity in some))
-        insert_rows(connection, EmbeddingCluster, ((key, identity, 0, 1.0) for identity in some))
+        embedding_ids = (
+            connection.execute(sa.select(sa.type_coerce(Embedding.id, sa.String)).limit(1)).scalars().all()
+        )
+        insert_rows(connection, Cluster, ((key, 0, identity, 1, 0.0, None) for identity in embedding_ids))
+        insert_rows(connection, EmbeddingCluster, ((key, identity, 0, 1.0) for identity in embedding_ids))
         insert_rows(connection, ClusteringTree, [(key, 0, b"")])
         connection.rollback()
-    # While the server answers: what cannot be saved in the end is kept with the name of its database.
+    # Asked now, while the server answers: a pending file needs the identity of its database.
     pending.identify_database(database)
 
 
 def save_clustering(connection: Connection, finished: FinishedClustering) -> None:
-    """Write a result, its clusters, its assignments and, where it has one, its tree.
+    """Write a result, its clusters, its assignments and its tree, if it has one.
 
     Parameters
     ----------
     connection : Connection
-        From `Database.writing`: all or nothing is written.
+        From `Database.writing`: all rows are written, or none.
     finished : FinishedClustering
         Every cluster needs its medoid.
 
     Raises
     ------
     DatabaseError
-        An embedding is gone, the disk is full, …; raised where the transaction ends.
+        An embedding was deleted, the disk is full, …; raised at the end of the transaction.
     """
-    key = _next_key(connection)
+    key = _take_next_key(connection)
     connection.execute(
         sa.insert(ClusteringResult).values(
             id=finished.id,
             key=key,
-            created_at=_created_at(connection),
+            created_at=_choose_creation_time(connection),
             started_at=finished.started_at,
             completed_at=finished.completed_at,
             embedding_model=finished.embedding_model,
@@ -186,14 +190,14 @@ def save_clustering(connection: Connection, finished: FinishedClustering) -> Non
             parameters=finished.record.to_json(),
         )
     )
-    insert_rows(connection, Cluster, _clusters(key, finished))
-    insert_rows(connection, EmbeddingCluster, _assignments(key, finished))
+    insert_rows(connection, Cluster, _iterate_clusters(key, finished))
+    insert_rows(connection, EmbeddingCluster, _iterate_assignments(key, finished))
     if finished.tree is not None:
         save_tree(connection, key, finished.tree)
 
 
 def is_saved(connection: Connection, clustering_id: UUID) -> bool:
-    """Tell whether a clustering with this id is in the database."""
+    """Return whether a clustering with this id is in the database."""
     query = sa.select(ClusteringResult.key).where(ClusteringResult.id == clustering_id)
     return connection.execute(query).first() is not None
 
@@ -208,11 +212,11 @@ def delete_clusterings(
     Parameters
     ----------
     database : Database, str or Path
-        Where they are stored.
+        The database of the clusterings.
     clustering_ids : sequence of UUID
-        Of clusterings.
+        Ids of the clusterings to delete.
     unreadable : sequence of UnreadableClustering
-        Others, whose rows cannot be read.
+        Further clusterings to delete, whose rows cannot be read.
 
     Raises
     ------
@@ -228,19 +232,19 @@ def delete_clusterings(
         connection.execute(sa.delete(ClusteringResult).where(chosen))
 
 
-def _reason(error: Exception) -> str:
-    # What SQLAlchemy wraps, without the statement.
+def _describe_error(error: Exception) -> str:
+    # The error inside SQLAlchemy's error, without the SQL statement.
     cause = getattr(error, "orig", None) or error
     if not str(cause):
         return type(cause).__name__
     return str(cause) if isinstance(cause, (DatabaseError, OSError)) else unexpected(cause)
 
 
-def _next_key(connection: Connection) -> int:
-    """Return a key above all that were ever used and left a row, and keep others from taking it."""
+def _take_next_key(connection: Connection) -> int:
+    """Return a key above all keys in the four tables, and lock it against other processes."""
     lock_for_saving(connection)
-    # Rows whose clustering was deleted by hand, without foreign keys, are nobody's, and are to stay so. Each
-    # of the four is one look at the end of an index. What is no key, SQLite keeps too: not below the limit.
+    # All four tables, because orphans of a deleted clustering must not belong to a new one. Each query is one
+    # lookup at the end of an index. SQLite can store values that are not keys; the limit excludes them.
     keys = (
         *(ClusteringResult.key, Cluster.result_key, EmbeddingCluster.result_key),
         ClusteringTree.result_key,
@@ -249,10 +253,10 @@ def _next_key(connection: Connection) -> int:
     return 1 + max(int(connection.execute(query).scalar() or 0) for query in largest)
 
 
-def _created_at(connection: Connection) -> datetime:
-    """Return the present, or just after the latest clustering where the clock went back.
+def _choose_creation_time(connection: Connection) -> datetime:
+    """Return the current time, or a time just after the latest clustering if the clock went back.
 
-    Which one is the latest is told by this time alone; one that cannot be read is never the latest.
+    Only this time decides which clustering is the latest; an unreadable clustering is never the latest.
     """
     now = utc_now()
     query = sa.select(ClusteringResult.id, ClusteringResult.created_at)
@@ -273,7 +277,7 @@ def _created_at(connection: Connection) -> datetime:
     return latest + timedelta(microseconds=1)
 
 
-def _clusters(
+def _iterate_clusters(
     key: int, finished: FinishedClustering
 ) -> Iterator[tuple[int, int, str, int, float, int | None]]:
     labels, counts = np.unique(finished.labels[finished.labels != OUTLIER], return_counts=True)
@@ -283,7 +287,7 @@ def _clusters(
         yield key, label, medoid, size, finished.persistence[label], copies
 
 
-def _assignments(key: int, finished: FinishedClustering) -> Iterator[tuple[int, str, int, float]]:
+def _iterate_assignments(key: int, finished: FinishedClustering) -> Iterator[tuple[int, str, int, float]]:
     for rows in slices(len(finished.ids), _INSERT_ROWS):
         yield from zip(
             repeat(key),

@@ -25,15 +25,17 @@ def save_tree(connection: Connection, key: int, tree: SpanningTree) -> None:
     connection : Connection
         From `Database.writing`.
     key : int
-        Of the clustering.
+        Key of the clustering.
     tree : SpanningTree
-        n - 1 edges over the n assignments, which are fewer than 2**31; with core distances.
+        A tree of n - 1 edges over the n assignments, with core distances; n must be below 2**31.
     """
-    insert_rows(connection, ClusteringTree, ((key, part, data) for part, data in enumerate(_parts(tree))))
+    insert_rows(
+        connection, ClusteringTree, ((key, part, data) for part, data in enumerate(_serialize_parts(tree)))
+    )
 
 
 def as_table(tree: SpanningTree) -> pa.Table:
-    """Return a tree as a table of one row an assignment, the shortest edges first."""
+    """Convert a tree to a table with one row per assignment, the shortest edges first."""
     order = np.argsort(tree.height, kind="stable")
     missing = np.arange(len(order) + 1) == len(order)
     columns = [
@@ -44,7 +46,7 @@ def as_table(tree: SpanningTree) -> pa.Table:
     return table.replace_schema_metadata({trees.TOLERANCE: repr(tree.tie_tolerance).encode()})
 
 
-def _parts(tree: SpanningTree) -> Iterator[bytes]:
+def _serialize_parts(tree: SpanningTree) -> Iterator[bytes]:
     table = as_table(tree)
     for first in range(0, table.num_rows, trees.PART_ROWS):
         sink = pa.BufferOutputStream()

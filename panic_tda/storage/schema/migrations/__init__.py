@@ -1,1 +1,1 @@
-"""The steps from one version of the tables to the next; run by `database.migrate`."""
+"""Migrations from one version of the tables to the next; `database.migrate` runs them."""

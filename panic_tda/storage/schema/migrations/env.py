@@ -1,4 +1,4 @@
-"""Runs the migrations on the connection, and in the transaction, that `database.migrate` hands over."""
+"""Run the migrations on the connection, and in the transaction, of `database.migrate`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from alembic import context
 
 from panic_tda.storage.database import VERSION_TABLE
 
-# The pipeline's own `alembic_version` may be in the same database: ours has another name.
+# The pipeline's own table `alembic_version` may be in the same database, so this one has another name.
 context.configure(
     connection=context.config.attributes["connection"],
     version_table=VERSION_TABLE,

@@ -1,8 +1,8 @@
-"""Replace the old clustering tables of any layout by ours; make the pipeline's tables where absent.
+"""Replace the old clustering tables of any layout by new ones; create the pipeline's tables if missing.
 
-Frozen: this says what version 0001 is, whatever `schemas` says later. But for one thing: an index on
-`embedding.embedding_model` belonged to it, which 0002 drops. Both run in one transaction, so that no file is
-left without it, and making it here would read every embedding for nothing.
+Frozen: this module defines version 0001, independently of later changes of `schema.tables`. One thing is left
+out: version 0001 had an index on `embedding.embedding_model`, which 0002 drops. Both migrations run in one
+transaction, and creating the index here would read every embedding for nothing.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# In the order in which foreign keys allow them to be dropped.
+# In the order in which foreign keys allow dropping them.
 OLD_TABLES = ("embeddingcluster", "cluster", "clusteringresult")
 
 ID = sa.CHAR(32)
-# On PostgreSQL, tables made before this was said have 32 bits, until ALTER TABLE … ALTER seed TYPE bigint.
+# In the first PostgreSQL databases, seeds have 32 bits until ALTER TABLE … ALTER seed TYPE bigint.
 SEED = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    """Bring a new database, or one of the generation pipeline, to version 0001."""
+    """Upgrade a new database, or one of the generation pipeline, to version 0001."""
     present = set(sa.inspect(op.get_bind()).get_table_names())
     for table in OLD_TABLES:
         if table in present:

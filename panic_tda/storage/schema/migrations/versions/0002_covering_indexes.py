@@ -1,6 +1,6 @@
-"""Indexes from which counting and sampling are answered without reading a row.
+"""Create the indexes that make counting and sampling possible without reading rows.
 
-Frozen: this says what version 0002 is, whatever `schemas` says later.
+Frozen: this module defines version 0002, independently of later changes of `schema.tables`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ OLD_INDEX = "ix_embedding_embedding_model"
 
 
 def upgrade() -> None:
-    """Bring a database of version 0001 to version 0002; no row changes."""
-    # Its place in the file is free for what comes.
+    """Upgrade a database of version 0001 to version 0002; no row changes."""
+    # Dropped first, so that the new indexes can reuse its space in the file.
     op.drop_index(OLD_INDEX, "embedding", if_exists=True)
     op.create_index(
         "ix_embedding_model_length_invocation",

@@ -1,6 +1,6 @@
-"""The spanning tree that a clustering was cut from, and how often the text of a medoid occurs.
+"""Add a table for the spanning trees of clusterings, and a column for the number of copies of a medoid.
 
-Frozen: this says what version 0003 is, whatever `schemas` says later.
+Frozen: this module defines version 0003, independently of later changes of `schema.tables`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Bring a database of version 0002 to version 0003; no row is read or written."""
+    """Upgrade a database of version 0002 to version 0003; no row is read or written."""
     op.add_column("cluster", sa.Column("medoid_copies", sa.Integer))
     op.create_table(
         "clusteringtree",

@@ -1,1 +1,1 @@
-"""One module a revision. A revision that was ever released is never edited."""
+"""One module for each revision. The SQL of a released revision never changes."""
