@@ -1,12 +1,19 @@
 """Exact density clustering of millions of embedding vectors kept in a database.
 
-The wings, from the top: `commands`, which `main` gathers, `cli` (how they speak), `report` and `insight`
-(what is made of clusterings), `clustering_manager` (the main job, model by model), `files` (Parquet and
-Arrow, in and out), `storage` (every SQL statement), `clustering` (arrays to clusters), `arrays` (NumPy or
-CuPy), `devices` (the machine); and below them all `types`, `parameters`, `progress` and `errors`. Each
-wing's docstring is its page.
+Packages, from the top layer to the bottom:
 
-Names are loaded when they are first used (PEP 562), so that `import panic_tda` is instant.
+- `commands`: the commands, which `main` collects; `cli`: their options and output.
+- `report` and `insight`: the HTML page and figures, and analyses of stored clusterings.
+- `clustering_manager`: clusters all embedding models of a database.
+- `files`: import and export of files.
+- `storage`: the databases, with every SQL statement.
+- `clustering`: from a matrix to clusters.
+- `arrays`: matrices of NumPy or CuPy.
+- `devices`: the machine and its CUDA devices.
+- `types`, `parameters`, `progress` and `errors`: used by all of them.
+
+The docstring of each package describes its modules. Names are loaded when they are first used (PEP 562), so
+that `import panic_tda` is fast.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""`panic-tda`, and `python -m panic_tda`."""
+"""The entry point of `panic-tda` and `python -m panic_tda`."""
 
 import sys
 
 
 def run() -> None:
-    """Run the command; Ctrl-C while it is still being loaded ends it as Ctrl-C does later."""
+    """Run the command; exit with status 130 after Ctrl-C, also while modules are loaded."""
     try:
         from panic_tda.main import main
 
@@ -15,7 +15,7 @@ def run() -> None:
 
 if __name__ == "__main__":
     if not sys.flags.safe_path:
-        # `-m` looks for modules in the working folder first; a click.py among someone's data is none of ours.
-        # Behind the others it still serves a package that is not installed.
+        # `-m` searches modules in the working folder first, which may contain, say, a click.py of the user.
+        # As the last entry it still allows to run a package that is not installed.
         sys.path.append(sys.path.pop(0))
     run()

@@ -1,4 +1,4 @@
-"""The main job: load, cluster and save, model by model; and what was saved before."""
+"""Clustering of all embedding models of a database: load, cluster and save each model."""
 
 from __future__ import annotations
 
@@ -65,38 +65,38 @@ def cluster_all_data(
     Parameters
     ----------
     database : Database, str or Path
-        A database with tables of this version.
+        A database with the tables of this version.
     models : sequence of str
-        Embedding models; none means all.
+        Embedding models; an empty sequence means all.
     parameters : ClusteringParameters, optional
-        The defaults where not given.
+        Parameters; None uses the defaults.
     downsample : int
         Keep every N-th output of a run (see `sampling`); 1 keeps all.
     skip_invalid : bool
         Exclude and count invalid vectors, instead of failing their model.
     resources : Resources, optional
-        Memory, the folder from which a killed run goes on when it is called again alike, and devices: with
-        several of them as many models are clustered at once, each in a process of its own.
+        Memory, the folder for checkpoints, from which the same call resumes after a kill, and devices. With
+        several devices, as many models are clustered at the same time, each in a process of its own.
     progress : Progress, optional
-        Told what is being done.
+        Receives the phases.
     wording : {"parameters", "options"}
         Whether the log names settings as parameters in Python or as options of the commands.
 
     Returns
     -------
     list of ModelOutcome
-        One a model. A model that failed says why; it cost no other model its result.
+        The outcome of each model. A model that failed has the reason; the others have their results.
 
     Raises
     ------
     UnknownModel, NoEmbeddings, NeedsUpgrade, DatabaseError, InvalidParameter, UnsupportedOnBackend
-        Before anything was computed.
+        The request is invalid; raised before anything is computed.
     """
     downsample = validate_downsample(downsample)
     models = [models] if isinstance(models, str) else models
     resources = resources or Resources()
     parameters = parameters or ClusteringParameters()
-    devices = _devices(resources, parameters)
+    devices = _choose_devices(resources, parameters)
     database = open_current(database)
     if resources.work_dir is not None:
         require_work_folder(resources.work_dir, database.path)
@@ -109,21 +109,22 @@ def cluster_all_data(
         progress=progress or Silent(),
         wording=wording,
     )
-    job = _without_foreign_folder(job)
+    job = _disable_unsafe_checkpoints(job)
     backends.require_available(job.parameters)
     require_savable(database)
     job.progress.phase("count embeddings")
     censuses = take_census(database, downsample)
     chosen = [censuses[model] for model in choose_models(database, models, list(censuses))]
-    # What the indexes show of bad input is found before the first fit, which may take hours.
-    refused = {census.model: _refusal(job, census) for census in chosen}
-    clustered = _cluster_models(job, [one for one in chosen if refused[one.model] is None], devices)
+    # Invalid input that the indexes reveal is reported before the first fit, which may take hours.
+    refused = {census.model: _refuse_model(job, census) for census in chosen}
+    accepted = [census for census in chosen if refused[census.model] is None]
+    clustered = _cluster_models(job, accepted, devices)
     return [refused[census.model] or clustered[census.model] for census in chosen]
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What all models of one call share."""
+    """The arguments of a call, which are the same for all models."""
 
     database: Database
     parameters: ClusteringParameters
@@ -135,19 +136,19 @@ class _Job:
 
     @property
     def root(self) -> Path:
-        """Folder for the state of all models."""
+        """Return the folder for the states of all models."""
         return self.resources.work_dir or self.database.work_root
 
     def work_dir(self, model: str) -> Path:
-        """Folder for the state of one model's clustering."""
-        # No model's folder is another folder: quoting leaves dots, and two of them are the folder above.
+        """Return the folder for the state of one model's clustering."""
+        # Dots are escaped too, because `quote` does not do that, and a model `..` would be the folder above.
         return self.root / (quote(model, safe="").replace(".", "%2E") or "%")
 
 
-def _without_foreign_folder(job: _Job) -> _Job:
-    """Do without states where the folder beside the database is a link or another user's.
+def _disable_unsafe_checkpoints(job: _Job) -> _Job:
+    """Disable checkpoints if the folder beside the database is a link or belongs to another user.
 
-    A folder that was named may be either.
+    A folder named by `work_dir` is not checked.
     """
     if job.resources.work_dir is not None or not os.path.lexists(job.root):
         return job
@@ -155,7 +156,7 @@ def _without_foreign_folder(job: _Job) -> _Job:
         require_own_folder(job.root)
     except OSError as error:
         _log.warning(
-            "no states are kept in %s: %s; name a folder of your own with --work-dir",
+            "no checkpoints are saved in %s: %s; name a folder of your own with --work-dir",
             job.root,
             error.strerror,
         )
@@ -163,16 +164,17 @@ def _without_foreign_folder(job: _Job) -> _Job:
     return job
 
 
-def _refusal(job: _Job, census: ModelCensus) -> ModelOutcome | None:
+def _refuse_model(job: _Job, census: ModelCensus) -> ModelOutcome | None:
+    """Return the outcome of a model that cannot be clustered, or None if it can."""
     try:
         if not job.skip_invalid:
             require_valid(job.database, census, job.downsample)
-        # A share of the rows may contradict another parameter.
+        # `min_cluster_size` as a share of the rows may contradict another parameter.
         job.parameters.resolve(census.n_usable)
     except PanicTdaError as error:
-        return _without_result(census, FAILED, str(error))
+        return _report_without_result(census, FAILED, str(error))
     if census.n_usable < MIN_ROWS:
-        return _skipped(job, census, census.n_usable)
+        return _report_skipped(job, census, census.n_usable)
     if job.downsample > 1 and census.longest <= job.downsample:
         _log.warning(
             "%s: factor %d is beyond the longest run (%d outputs): only first outputs are sampled",
@@ -184,16 +186,16 @@ def _refusal(job: _Job, census: ModelCensus) -> ModelOutcome | None:
     return None
 
 
-def _skipped(job: _Job, census: ModelCensus, n_usable: int) -> ModelOutcome:
+def _report_skipped(job: _Job, census: ModelCensus, n_usable: int) -> ModelOutcome:
     reason = (
         f"{n_usable} usable of {census.n_total} "
         f"{pluralize(census.n_total, 'embedding')} at downsample {job.downsample}; "
         f"at least {MIN_ROWS} are needed"
     )
-    return _without_result(census, SKIPPED, reason, n_usable)
+    return _report_without_result(census, SKIPPED, reason, n_usable)
 
 
-def _without_result(
+def _report_without_result(
     census: ModelCensus, status: str, reason: str, n_usable: int | None = None
 ) -> ModelOutcome:
     _log.log(
@@ -210,8 +212,8 @@ def _without_result(
     )
 
 
-def _devices(resources: Resources, parameters: ClusteringParameters) -> tuple[int, ...]:
-    # Asking for all imports CuPy, which nobody should wait for who named a backend without use for it.
+def _choose_devices(resources: Resources, parameters: ClusteringParameters) -> tuple[int, ...]:
+    # `cuda.choose` imports CuPy, which takes seconds and which these backends do not need.
     if parameters.backend in backends.ON_HOST and not resources.devices:
         return ()
     chosen = cuda.choose(resources.devices)
@@ -221,22 +223,22 @@ def _devices(resources: Resources, parameters: ClusteringParameters) -> tuple[in
 def _cluster_models(
     job: _Job, censuses: Sequence[ModelCensus], devices: Sequence[int]
 ) -> dict[str, ModelOutcome]:
-    """Cluster one model after the other in this process, or on several devices as many at once."""
+    """Cluster the models one after the other in this process, or in parallel on several devices."""
     devices = devices[: len(censuses)]
     if tuple(devices) in ((), (0,)):
-        # The first device is the one that this process takes anyway.
+        # This process uses the first device anyway.
         with cuda.cuda_disabled() if job.resources.devices == () else contextlib.nullcontext():
-            # The smallest first: a vector that is not finite is found when its model is loaded, and what
-            # fails on every model fails on the cheapest.
-            return {census.model: _cluster_model(job, census) for census in sorted(censuses, key=_work)}
-    # The longest first, so that no device is left with it at the end.
-    ordered = sorted(censuses, key=_work, reverse=True)
-    # One process must not remove the common folder while another one makes its own in it.
+            # The smallest first, so that an error which concerns every model is found early.
+            ordered = sorted(censuses, key=_estimate_work)
+            return {census.model: _cluster_model(job, census) for census in ordered}
+    # The largest first, so that no device works on it alone at the end.
+    ordered = sorted(censuses, key=_estimate_work, reverse=True)
+    # A process must not remove the common folder while another one creates its own in it.
     shared = replace(
         job, progress=Silent(), resources=replace(job.resources, work_dir=job.root, devices=None)
     )
     job.progress.phase("")
-    found = pool.run_on_devices(
+    outcomes = pool.run_on_devices(
         _cluster_task,
         [(shared, census) for census in ordered],
         {f"device {number}": cuda.environment(number) for number in devices},
@@ -245,15 +247,15 @@ def _cluster_models(
     if job.resources.work_dir is None:
         _remove_empty(job.root)
     return {
-        census.model: _without_result(census, FAILED, outcome.reason)
+        census.model: _report_without_result(census, FAILED, outcome.reason)
         if isinstance(outcome, pool.WorkerFailure)
         else outcome
-        for census, outcome in zip(ordered, found, strict=True)
+        for census, outcome in zip(ordered, outcomes, strict=True)
     }
 
 
-def _work(census: ModelCensus) -> int:
-    """Return what a model's clustering is ordered by: the bytes of its vectors."""
+def _estimate_work(census: ModelCensus) -> int:
+    """Return the bytes of a model's vectors, by which the models are ordered."""
     return census.n_usable * census.width
 
 
@@ -267,27 +269,27 @@ def _cluster_model(job: _Job, census: ModelCensus) -> ModelOutcome:
     try:
         return _place_and_cluster(job, census)
     except Exception as error:
-        # Whatever breaks in one model must not cost the others theirs.
-        reason = _reason_of(error, census)
+        # An error in one model must not stop the others.
+        reason = _describe_error(error, census)
         release_frames(error)
-        return _failed(job, census, reason)
+        return _report_failed(job, census, reason)
     finally:
         device.free_device_memory()
 
 
-def _reason_of(error: Exception, census: ModelCensus) -> str:
+def _describe_error(error: Exception, census: ModelCensus) -> str:
     if isinstance(error, PanicTdaError):
         return str(error)
     if isinstance(error, MemoryError):
         return f"out of memory ({error or 'no details'}); sample with --downsample"
-    # The log has the whole story.
+    # The log has the traceback.
     _log.debug("%s failed unexpectedly", census.model, exc_info=error)
     return unexpected(error)
 
 
-def _failed(job: _Job, census: ModelCensus, reason: str) -> ModelOutcome:
+def _report_failed(job: _Job, census: ModelCensus, reason: str) -> ModelOutcome:
     report_failure(job.progress)
-    return _without_result(census, FAILED, reason)
+    return _report_without_result(census, FAILED, reason)
 
 
 def _place_and_cluster(job: _Job, census: ModelCensus) -> ModelOutcome:
@@ -299,19 +301,20 @@ def _place_and_cluster(job: _Job, census: ModelCensus) -> ModelOutcome:
     if job.resources.discard_checkpoints:
         discard_all_states(folder)
     try:
-        return _cluster_at(job, census, placement)
+        return _cluster_with(job, census, placement)
     except BackendFailure as failure:
         if job.parameters.backend != backends.AUTO:
             raise
         reason = f"{census.model}: {failure}"
-    # Out of the handler, which holds the rows of the failed fit; they are loaded again.
+    # After the exception handler, because the exception keeps the rows of the failed fit in memory. They are
+    # loaded again.
     device.free_device_memory()
     placement = choose_fallback(job.parameters, *shape, reason=reason, **limits)
     require_host_memory(placement, job.parameters, shape)
-    return _cluster_at(job, census, placement)
+    return _cluster_with(job, census, placement)
 
 
-def _cluster_at(job: _Job, census: ModelCensus, placement: Placement) -> ModelOutcome:
+def _cluster_with(job: _Job, census: ModelCensus, placement: Placement) -> ModelOutcome:
     if not placement.on_device:
         return _load_cluster_save(job, census, placement)
     with device.translate_out_of_memory(census.n_usable, census.width // 4, placement.backend.name):
@@ -343,7 +346,7 @@ def _load_cluster_save(job: _Job, census: ModelCensus, placement: Placement) -> 
         *matrix.vectors.shape,
     )
     if len(matrix.ids) < MIN_ROWS:
-        return _skipped(job, census, len(matrix.ids))
+        return _report_skipped(job, census, len(matrix.ids))
     progress.phase("fingerprint")
     fingerprint = input_sha256(matrix)
     checkpoint = Checkpoint(folder, fingerprint) if job.resources.checkpoints else None
@@ -362,9 +365,9 @@ def _load_cluster_save(job: _Job, census: ModelCensus, placement: Placement) -> 
     saving = time.monotonic()
     save_or_keep(job.database, finished)
     if checkpoint is not None:
-        _discard(checkpoint)
+        _discard_checkpoint(checkpoint)
     _remove_empty(folder, folder.parent if job.resources.work_dir is None else None)
-    outcome = _outcome(finished, record.seconds | {"save": time.monotonic() - saving})
+    outcome = _report_clustered(finished, record.seconds | {"save": time.monotonic() - saving})
     warn_if_doubtful(
         record,
         clustering.tree,
@@ -375,31 +378,31 @@ def _load_cluster_save(job: _Job, census: ModelCensus, placement: Placement) -> 
     return outcome
 
 
-def _discard(checkpoint: Checkpoint) -> None:
+def _discard_checkpoint(checkpoint: Checkpoint) -> None:
     try:
         checkpoint.discard()
-    except OSError as error:  # the result is saved: what is left over is no failure
+    except OSError as error:  # not a failure, because the result is saved
         _log.warning("the finished state in %s could not be removed: %s", checkpoint.folder, error)
 
 
 def _remove_empty(*folders: Path | None) -> None:
     for folder in folders:
         if folder is not None:
-            with contextlib.suppress(OSError):  # another model's state is still in it, or it never was there
+            with contextlib.suppress(OSError):  # it contains another model's state, or does not exist
                 folder.rmdir()
 
 
-def _outcome(finished: FinishedClustering, seconds: dict[str, float]) -> ModelOutcome:
-    said = finished.record
+def _report_clustered(finished: FinishedClustering, seconds: dict[str, float]) -> ModelOutcome:
+    record = finished.record
     _log.info(
         "%s: %d %s, %d %s (%.1f %%) by backend %s in %.1f s; clustering %s",
         finished.embedding_model,
-        said.n_clusters,
-        pluralize(said.n_clusters, "cluster"),
-        said.n_outliers,
-        pluralize(said.n_outliers, "outlier"),
-        100 * said.n_outliers / said.n_embeddings,
-        said.backend,
+        record.n_clusters,
+        pluralize(record.n_clusters, "cluster"),
+        record.n_outliers,
+        pluralize(record.n_outliers, "outlier"),
+        100 * record.n_outliers / record.n_embeddings,
+        record.backend,
         sum(seconds.values()),
         finished.id,
     )

@@ -1,4 +1,4 @@
-"""Disks: what outlasts a machine that stops, what room there is, and files that belong to our user alone."""
+"""Files on the disk: durable writes, free space, and files that belong to the current user."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from panic_tda.errors import MissingPath
 from panic_tda.wording import format_bytes
 
 PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
-"""Permissions of what only our own user needs: states, kept results, and their folders."""
+"""Permissions of files and folders that only the current user needs: states and pending results."""
 UNFOLLOWED = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-"""Flags with which opening follows no link and waits for no other process, as a FIFO would make it."""
+"""Flags of `os.open` that follow no link and do not wait for another process at a FIFO."""
 
 
 def resolve_path(path: Path) -> Path:
@@ -26,7 +26,7 @@ def resolve_path(path: Path) -> Path:
     Raises
     ------
     MissingPath
-        Its symbolic links lead in a circle.
+        Its symbolic links form a loop.
     """
     try:
         return path.resolve()
@@ -35,7 +35,7 @@ def resolve_path(path: Path) -> Path:
 
 
 def require_regular_file(path: Path, advice: str = "name a regular file") -> None:
-    """Check that what has this name, if anything, is a file: opening a pipe waits for ever.
+    """Check that a path, if it exists, is a regular file; opening a pipe could wait for ever.
 
     Raises
     ------
@@ -48,12 +48,12 @@ def require_regular_file(path: Path, advice: str = "name a regular file") -> Non
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk: a file that was renamed there keeps its new name.
+    """Write the names in a folder to the disk, so that a renamed file keeps its name if the machine stops.
 
     Raises
     ------
     OSError
-        The folder is gone, or the disk fails.
+        The folder does not exist, or the disk fails.
     """
     if os.name != "posix":
         return
@@ -65,30 +65,30 @@ def sync_folder(folder: Path) -> None:
 
 
 def name_partial(path: Path) -> Path:
-    """Return a new name beside a file, for what is written to take its place; nobody can foresee it."""
+    """Return a random name in the folder of a file, for the file that replaces it when it is complete."""
     return path.with_name(f".panic-tda-{secrets.token_hex(8)}.part")
 
 
 def commit_file(
     file: IO[bytes], partial: Path, path: Path, *, check: Callable[[], object] | None = None
 ) -> None:
-    """Bring a written file to the disk, and only then put it in the place of another.
+    """Write a file to the disk, and then rename it, replacing another file.
 
-    A machine that stops leaves the new file or the old one, never a part.
+    If the machine stops, the new file or the old one remains, never a part of one.
 
     Parameters
     ----------
     file : binary file
-        Open for writing, and complete.
+        The complete file, open for writing.
     partial, path : Path
-        Its name now and its name from now on, in one folder.
+        Its present name and its new name, in the same folder.
     check : callable, optional
-        Called when the file is on the disk; what it raises leaves `path` as it was.
+        Called before the file is renamed; if it raises an exception, `path` is not changed.
 
     Raises
     ------
     OSError
-        The disk is full or fails, or the folder takes no file.
+        The disk is full or fails, or the folder cannot be written.
     """
     file.flush()
     os.fsync(file.fileno())
@@ -99,7 +99,7 @@ def commit_file(
 
 
 def free_text(folder: Path) -> str:
-    """Say what is free where a folder lies, as a clause that goes on; nothing where it cannot be told."""
+    """Return a clause with the free space on the disk of a folder, or an empty text if it is unknown."""
     try:
         return f", {format_bytes(shutil.disk_usage(folder).free)} are free"
     except OSError:
@@ -107,14 +107,14 @@ def free_text(folder: Path) -> str:
 
 
 def open_own_file(path: Path) -> IO[bytes]:
-    """Open a regular file of our own user for reading, without following a link.
+    """Open a regular file of the current user for reading, without following a link.
 
     Raises
     ------
     OSError
         It is missing, a link, a folder, a FIFO or a device, or belongs to another user.
     """
-    # Before it is opened: opening a device can do something.
+    # Before it is opened, because opening a device can have effects.
     require_own_file(path, os.lstat(path))
     number = os.open(path, os.O_RDONLY | UNFOLLOWED)
     try:
@@ -126,45 +126,45 @@ def open_own_file(path: Path) -> IO[bytes]:
 
 
 def require_own_file(path: Path, status: os.stat_result) -> None:
-    """Check that a status, of `lstat` or `fstat`, is that of a regular file of our own user.
+    """Check that a status of `lstat` or `fstat` is that of a regular file of the current user.
 
     Raises
     ------
     OSError
-        It is something else; the message says what.
+        It is not; the message says what it is.
     """
     if stat.S_ISLNK(status.st_mode):
-        raise OSError(errno.ELOOP, "it is a symbolic link, and no regular file", str(path))
+        raise OSError(errno.ELOOP, "it is a symbolic link, not a regular file", str(path))
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     _require_own_user(path, status)
 
 
 def require_own_folder(folder: Path) -> None:
-    """Check that a folder is one, not a link to one, and belongs to our own user.
+    """Check that a path is a folder of the current user, not a link to one.
 
     Raises
     ------
     OSError
-        It is missing or something else; the message says what.
+        It is not; the message says what it is.
     """
     status = os.lstat(folder)
     if stat.S_ISLNK(status.st_mode):
-        raise OSError(errno.ELOOP, "it is a symbolic link, and no folder", str(folder))
+        raise OSError(errno.ELOOP, "it is a symbolic link, not a folder", str(folder))
     if not stat.S_ISDIR(status.st_mode):
-        raise NotADirectoryError(errno.ENOTDIR, "it is no folder", str(folder))
+        raise NotADirectoryError(errno.ENOTDIR, "it is not a folder", str(folder))
     _require_own_user(folder, status)
 
 
 def make_own_folder(folder: Path) -> None:
-    """Make a folder that only our own user can enter, with the folders above it that are missing.
+    """Create a folder that only the current user can enter, with the missing folders above it.
 
-    One of our own user that is there already stays as it is.
+    An existing folder of the current user is not changed.
 
     Raises
     ------
     OSError
-        It cannot be made, is a link, or belongs to another user.
+        It cannot be created, is a link, or belongs to another user.
     """
     try:
         os.mkdir(folder, PRIVATE_FOLDER)

@@ -1,4 +1,4 @@
-"""Reasons to doubt a clustering, found in the counts that are stored with it."""
+"""Reasons to doubt a clustering, derived from its stored counts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MOSTLY_OUTLIERS = "mostly_outliers"
 ONE_LARGE_CLUSTER = "one_large_cluster"
 
 OUTLIER_LIMIT_PERCENT = 60
-"""More outliers than this are a reason to doubt a clustering."""
+"""Share of outliers above which a clustering is doubtful."""
 LARGEST_LIMIT_PERCENT = 90
-"""A cluster of more than this share of the rows says little about them."""
+"""Share of the rows in one cluster above which a clustering is doubtful."""
 
 Wording = Literal["options", "parameters"]
-"""How settings are named: as options of the commands, or as parameters of the Python functions."""
+"""Whether settings are named as options of the commands or as parameters of the Python functions."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,17 @@ class Doubt:
 def find_doubts(
     record: ClusteringRecord, *, largest_cluster_size: int | None = None, wording: Wording = "options"
 ) -> list[Doubt]:
-    """Return the reasons to doubt a clustering, the gravest first; none where it looks sound.
+    """Return the reasons to doubt a clustering, the most serious first; an empty list if there are none.
 
     Parameters
     ----------
     record : ClusteringRecord
-        Its counts and `root_selected` are used.
+        The record of the clustering, of which the counts and `root_selected` are used.
     largest_cluster_size : int, optional
-        Rows of the largest cluster. None takes the record's, which older versions did not store.
+        Number of rows of the largest cluster. None uses that of the record, which older versions did not
+        store.
     wording : {"options", "parameters"}
-        How a setting is named in a sentence.
+        Whether settings are named as options of the commands or as parameters in Python.
     """
     n, n_outliers, n_clusters = record.n_embeddings, record.n_outliers, record.n_clusters
     largest = record.largest_cluster_size if largest_cluster_size is None else largest_cluster_size
@@ -60,16 +61,16 @@ def find_doubts(
     if not n_clusters:
         doubts.append(Doubt(NO_CLUSTERS, f"There are no clusters: all {n:,} rows are outliers."))
     if record.root_selected:
-        doubts.append(Doubt(ROOT_SELECTED, _root_sentence(record, wording)))
+        doubts.append(Doubt(ROOT_SELECTED, _describe_root(record, wording)))
     if n_clusters and are_mostly_outliers(n_outliers, n):
         sentence = (
-            f"{n_outliers:,} of {n:,} rows ({_percent(n_outliers, n)}) are outliers, "
+            f"{n_outliers:,} of {n:,} rows ({_format_percent(n_outliers, n)}) are outliers, "
             f"more than {OUTLIER_LIMIT_PERCENT} %."
         )
         doubts.append(Doubt(MOSTLY_OUTLIERS, sentence))
     if n_clusters and largest is not None and is_nearly_all(largest, n):
         sentence = (
-            f"One cluster holds {largest:,} of {n:,} rows ({_percent(largest, n)}), "
+            f"One cluster holds {largest:,} of {n:,} rows ({_format_percent(largest, n)}), "
             f"more than {LARGEST_LIMIT_PERCENT} %."
         )
         doubts.append(Doubt(ONE_LARGE_CLUSTER, sentence))
@@ -77,26 +78,26 @@ def find_doubts(
 
 
 def are_mostly_outliers(n_outliers: int, n_rows: int) -> bool:
-    """Tell whether more than `OUTLIER_LIMIT_PERCENT` of the rows are outliers."""
+    """Return whether more than `OUTLIER_LIMIT_PERCENT` of the rows are outliers."""
     return 100 * n_outliers > OUTLIER_LIMIT_PERCENT * n_rows
 
 
 def is_nearly_all(size: int, n_rows: int) -> bool:
-    """Tell whether a cluster holds more than `LARGEST_LIMIT_PERCENT` of the rows."""
+    """Return whether a cluster has more than `LARGEST_LIMIT_PERCENT` of the rows."""
     return 100 * size > LARGEST_LIMIT_PERCENT * n_rows
 
 
 def name_setting(name: str, value: Any, wording: Wording) -> str:
-    """Write a setting as it is typed.
+    """Return a setting as a user types it.
 
     Parameters
     ----------
     name : str
-        Of a parameter of `ClusteringParameters`.
+        Name of a parameter of `ClusteringParameters`.
     value : object
-        Its value; None is no limit.
+        Its value; None means no limit.
     wording : {"options", "parameters"}
-        As an option of the commands, or as a parameter in Python.
+        Whether it is written as an option of the commands or as a parameter in Python.
 
     Examples
     --------
@@ -113,7 +114,7 @@ def name_setting(name: str, value: Any, wording: Wording) -> str:
     return f"--{option} {0 if value is None else value}"
 
 
-def _root_sentence(record: ClusteringRecord, wording: Wording) -> str:
+def _describe_root(record: ClusteringRecord, wording: Wording) -> str:
     n, n_clusters = record.n_embeddings, record.n_clusters
     inside = n - record.n_outliers
     if not n_clusters:
@@ -121,10 +122,10 @@ def _root_sentence(record: ClusteringRecord, wording: Wording) -> str:
     elif n_clusters > 1:
         effect = f"its rows outside the {n_clusters:,} clusters became outliers"
     else:
-        effect = f"{inside:,} of {n:,} rows ({_percent(inside, n)}) became one cluster"
+        effect = f"{inside:,} of {n:,} rows ({_format_percent(inside, n)}) became one cluster"
     exclusion = name_setting("allow_single_cluster", False, wording)
     return f"The root cluster, which holds all rows, was selected: {effect}; {exclusion} excludes it."
 
 
-def _percent(part: int, total: int) -> str:
+def _format_percent(part: int, total: int) -> str:
     return f"{100 * part / total:.1f} %" if total else "0.0 %"

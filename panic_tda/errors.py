@@ -1,4 +1,4 @@
-"""The exceptions of this package, and what is said of all others."""
+"""The exceptions of this package, and helpers for unexpected exceptions."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import traceback
 
 
 class PanicTdaError(Exception):
-    """Something that was asked for could not be done; the message says what to do next."""
+    """Base class of the errors that a user can act on; the message says what to do."""
 
 
 class WrongUsage(PanicTdaError):
-    """The request itself is wrong: an option, a name or a path (the commands exit 2)."""
+    """An option, a name or a path is wrong (the commands exit with status 2)."""
 
 
 class InvalidParameter(WrongUsage, ValueError):
-    """A parameter lies outside what is allowed."""
+    """A parameter is outside its range."""
 
 
 class UnknownModel(WrongUsage):
@@ -38,14 +38,14 @@ class DatabaseError(PanicTdaError):
 
 
 class DamagedValue(DatabaseError):
-    """A stored value is not what its column holds; the message names table, column and row.
+    """A stored value is invalid for its column; the message names table, column and row.
 
     Parameters
     ----------
     message : str
-        What to do about it, too.
+        The message, including what to do.
     place, reason : str
-        Where it is stored, and what is wrong with it.
+        Where the value is stored, and why it is invalid.
     """
 
     def __init__(self, message: str, *, place: str = "", reason: str = "") -> None:
@@ -59,9 +59,9 @@ class DamagedTree(DatabaseError):
     Parameters
     ----------
     message : str
-        What to do about it, too.
+        The message, including what to do.
     fault : str
-        What is wrong with it.
+        What is wrong with the tree.
     """
 
     def __init__(self, message: str, fault: str = "") -> None:
@@ -70,7 +70,7 @@ class DamagedTree(DatabaseError):
 
 
 class NeedsUpgrade(DatabaseError):
-    """The database has no clustering tables of this version yet."""
+    """The database does not have the clustering tables of this version."""
 
 
 class NoEmbeddings(PanicTdaError):
@@ -78,59 +78,59 @@ class NoEmbeddings(PanicTdaError):
 
 
 class BadVectors(PanicTdaError, ValueError):
-    """Vectors that have no place in the geometry: missing, ragged, not finite or zero."""
+    """Vectors are missing, have different lengths, are not finite or are zero."""
 
 
 class BadInput(PanicTdaError):
-    """An input file does not hold what its format promises."""
+    """An input file is damaged, or its content is invalid."""
 
 
 class UnsupportedOnBackend(PanicTdaError):
-    """A backend refuses a request, with the reason and the alternative."""
+    """A backend cannot process a request; the message has the reason and the alternative."""
 
 
 class BackendFailure(PanicTdaError):
-    """A backend could not build a tree of rows that it had accepted; these rows must not be used again."""
+    """A backend accepted rows but could not build their tree; the rows may be changed: reload them."""
 
 
 class DeviceOutOfMemory(PanicTdaError):
-    """The device had less memory than a fit took, with the numbers and the options that would fit."""
+    """A fit needed more memory than the device has; the message has the sizes and options that help."""
 
 
 class NoRoom(PanicTdaError):
-    """A folder could not take a temporary file, with its size and the options that help."""
+    """A temporary file could not be created; the message has its size and options that help."""
 
 
 class CannotWrite(PanicTdaError):
-    """A file could not be written, for a reason of its disk or its folder."""
+    """A file could not be written because of its disk or its folder."""
 
 
 class NoTree(PanicTdaError):
-    """The spanning tree of a clustering was not stored, or rows that it joins have gone."""
+    """The spanning tree of a clustering was not stored, or some of its rows were deleted."""
 
 
 class SaveFailed(PanicTdaError):
-    """A finished clustering could not be stored; it was kept as a file."""
+    """A finished clustering could not be stored in the database and was written to a file."""
 
 
 def release_frames(error: BaseException) -> None:
     """Free the local variables of the functions that an exception and its causes passed through.
 
-    The arrays of a failed model live as long as these frames, which often hold each other in a cycle: until
-    the next garbage collection.
+    Otherwise the arrays of a failed model stay in memory until the next garbage collection, because these
+    frames often refer to each other.
     """
     pending: list[BaseException | None] = [error]
-    seen: set[int] = set()
+    cleared_ids: set[int] = set()
     while pending:
-        link = pending.pop()
-        if link is not None and id(link) not in seen:
-            seen.add(id(link))
-            traceback.clear_frames(link.__traceback__)
-            pending += link.__cause__, link.__context__
+        exception = pending.pop()
+        if exception is not None and id(exception) not in cleared_ids:
+            cleared_ids.add(id(exception))
+            traceback.clear_frames(exception.__traceback__)
+            pending += exception.__cause__, exception.__context__
 
 
 def unexpected(error: Exception) -> str:
-    """Say what an exception was that nobody had thought of.
+    """Describe an exception that is not one of this package's errors.
 
     >>> unexpected(KeyError("row"))
     "unexpected KeyError: 'row'"

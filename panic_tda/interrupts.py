@@ -1,10 +1,10 @@
-"""End a process in time after a signal, also while Python cannot act on it.
+"""Timely end of a process after a signal, even while Python cannot run the signal's handler.
 
-Python runs a signal's handler between two steps of the main thread. A statement of a database, a sort or a
-product of matrices is one step, however long it lasts. And where the handler runs inside a weak reference's
-callback or a finalizer, Python drops the exception that it raises. So another thread receives the signal too:
-it ends statements, sends the signal again where the exception was dropped, and ends the process after
-`GRACE_SECONDS`.
+Python runs a signal's handler between two instructions of the main thread. A database statement, a sort or a
+matrix product is one instruction, however long it takes. If the handler runs inside a weak reference's
+callback or a finalizer, Python discards the exception that it raises. Therefore another thread receives the
+signal too. It interrupts database statements, sends the signal again if the exception was discarded, and ends
+the process after `GRACE_SECONDS`.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from typing import Protocol
 from weakref import WeakSet
 
 GRACE_SECONDS = 3.0
-"""So long a process may take to end by itself after a signal."""
+"""Time in which a process must end by itself after a signal, in seconds."""
 _POLL_SECONDS = 0.05
 
 
 class Interruptible(Protocol):
-    """Something whose native calls end early, with an error, when another thread says so."""
+    """An object whose native calls another thread can end early, with an error."""
 
     def interrupt(self) -> None:
-        """End the call that is under way, if there is one."""
+        """End the running call, if there is one."""
 
 
 interruptible: WeakSet[Interruptible] = WeakSet()
-"""What is interrupted when a signal comes: who has native calls of this kind adds itself."""
+"""Objects that are interrupted after a signal; code that creates such an object adds it."""
 
 _n_rescues = 0
 
 
 @contextlib.contextmanager
 def rescue() -> Iterator[None]:
-    """Let what is done inside last as long as it takes after a signal: it saves work that would be lost."""
+    """Suspend the time limit after a signal inside the block, which saves work that would be lost."""
     global _n_rescues
     _n_rescues += 1
     try:
@@ -50,14 +50,14 @@ def rescue() -> Iterator[None]:
 
 @contextlib.contextmanager
 def watch_signals(numbers: set[signal.Signals], end_process: Callable[[int], None]) -> Iterator[None]:
-    """Watch signals from another thread; to be entered in the main one.
+    """Watch signals from another thread inside the block, which must run in the main thread.
 
     Parameters
     ----------
     numbers : set of signal
-        Those that are watched. Their handlers are Python's and raise an exception that leaves this context.
+        The signals. Each must have a Python handler that raises an exception, which ends the block.
     end_process : callable
-        Called with the number of a signal after which this context was not left in time; does not return.
+        Called with the number of a signal if the block does not end in time after it; does not return.
     """
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
@@ -86,7 +86,7 @@ def watch_signals(numbers: set[signal.Signals], end_process: Callable[[int], Non
     watcher = threading.Thread(target=watch, name="signals", daemon=True)
     watcher.start()
     try:
-        with _dropped_exceptions(dropped):
+        with _detect_dropped_exceptions(dropped):
             yield
     finally:
         left.set()
@@ -97,8 +97,8 @@ def watch_signals(numbers: set[signal.Signals], end_process: Callable[[int], Non
 
 
 @contextlib.contextmanager
-def _dropped_exceptions(dropped: threading.Event) -> Iterator[None]:
-    """Set `dropped` when Python drops what a handler raised, instead of printing a traceback."""
+def _detect_dropped_exceptions(dropped: threading.Event) -> Iterator[None]:
+    """Set `dropped` if Python discards the exception of a handler, instead of printing a traceback."""
     previous = sys.unraisablehook
 
     def note(unraisable: sys.UnraisableHookArgs) -> None:
@@ -115,7 +115,7 @@ def _dropped_exceptions(dropped: threading.Event) -> Iterator[None]:
 
 
 def _interrupt_all() -> None:
-    for one in list(interruptible):
-        # Closed meanwhile, there is nothing to end.
+    for connection in list(interruptible):
+        # It may have been closed meanwhile.
         with contextlib.suppress(Exception):
-            one.interrupt()
+            connection.interrupt()

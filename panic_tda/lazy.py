@@ -1,4 +1,4 @@
-"""Packages that hand names on from their modules without importing these before somebody asks (PEP 562)."""
+"""Lazy exports: a package exports names of its modules and imports each module at its first use (PEP 562)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 def lazy_exports(
     package: str, homes: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """Make `__getattr__`, `__dir__` and `__all__` of a package that hands names on from its modules.
+    """Return `__getattr__`, `__dir__` and `__all__` of a package that exports names of its modules lazily.
 
     Parameters
     ----------
     package : str
-        Its `__name__`.
+        The package's `__name__`.
     homes : mapping of str to str
-        By public name: the module below the package that has it, imported when the name is first used.
+        For each public name, the module of the package that defines it.
     """
 
     def get(name: str) -> Any:

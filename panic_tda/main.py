@@ -1,4 +1,4 @@
-"""The program `panic-tda`: all commands in one group."""
+"""The program `panic-tda`, a group of all commands."""
 
 from __future__ import annotations
 

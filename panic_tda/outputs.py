@@ -1,4 +1,4 @@
-"""Files that commands write: none is a database or lies beside one, and none is readable by more than it."""
+"""Checks of the files that commands write: they must not replace a database, its files or an input."""
 
 from __future__ import annotations
 
@@ -12,75 +12,75 @@ from panic_tda.errors import WrongUsage
 from panic_tda.paths import expand_home
 
 WORK_SUFFIX, WORK_FOLDER = ".panic-tda", "panic-tda-work"
-"""Of the folder with unfinished states beside an SQLite file, and its name where there is no file."""
+"""Suffix of the folder for unfinished states beside an SQLite file, and its name without such a file."""
 _BESIDE = ("-wal", "-shm", "-journal")
-"""What SQLite adds to the name of a database (https://sqlite.org/tempfiles.html)."""
-_KEPT = re.compile(r"(?P<database>.+)\.pending-[0-9a-f]{32}\.(arrow|part)", re.DOTALL)
+"""Suffixes of SQLite's own files beside a database (https://sqlite.org/tempfiles.html)."""
+_PENDING = re.compile(r"(?P<database>.+)\.pending-[0-9a-f]{32}\.(arrow|part)", re.DOTALL)
 _FIRST_BYTES = b"SQLite format 3\0"
 
 
 def require_safe_output(output: Path, *inputs: Path | None) -> None:
-    """Check that writing a file changes no database, nothing that lies beside one, and no input.
+    """Check that writing a file changes no database, no file that belongs to a database, and no input.
 
-    No option of a command allows it: what a database holds is worth more than any output.
+    No option of a command disables this check.
 
     Parameters
     ----------
     output : Path
-        Of the file; it may exist, and be a link.
+        Path of the file, which may exist and may be a link.
     inputs : Path or None
-        What the command reads: a database, or files.
+        Files that the command reads, such as a database.
 
     Raises
     ------
     WrongUsage
-        It would; links, hard links and other spellings of the name are seen through.
+        Writing the file would change one; links, hard links and other spellings of the name are resolved.
     """
     require_distinct(output, *inputs)
     if _is_database(output):
-        raise WrongUsage(f"{output} is a database, which no output replaces; give the output another name")
+        raise WrongUsage(f"{output} is a database and is never replaced; give the output another name")
 
 
 def require_distinct(output: Path, *inputs: Path | None) -> None:
-    """Check what `require_safe_output` does, for an output that may be a database itself, such as a copy."""
+    """Check the same as `require_safe_output` for an output that may be a database, such as a copy."""
     target = Path(os.path.realpath(output))
     read = [file for file in inputs if file is not None]
     if any(_is_same(target, file) for file in read):
         raise WrongUsage(f"{output} is read by this command; give the output another name")
     _require_apart_from_logs(output, read, "give the output another name")
-    for database in _possible_databases(target):
+    for database in _list_possible_databases(target):
         if _is_database(database) or any(_is_same(database, file) for file in read):
             raise WrongUsage(f"{output} belongs to the database {database}; give the output another name")
-    if _KEPT.fullmatch(target.name) or Path(os.path.realpath(WORK_FOLDER)) in target.parents:
-        raise WrongUsage(f"{output} is a result or a state that waits; give the output another name")
+    if _PENDING.fullmatch(target.name) or Path(os.path.realpath(WORK_FOLDER)) in target.parents:
+        raise WrongUsage(f"{output} is a pending result or a checkpoint; give the output another name")
 
 
 def require_work_folder(folder: Path, database: Path | None) -> None:
-    """Check that a folder for unfinished work, which may not exist yet, takes no name that SQLite needs.
+    """Check that a folder for unfinished states, which may not exist yet, has no name that SQLite needs.
 
     Parameters
     ----------
     folder : Path
-        Where states are to be kept.
+        The folder.
     database : Path or None
-        The file that the command reads.
+        The database file that the command reads.
 
     Raises
     ------
     WrongUsage
-        A database could not be opened any more beside such a folder.
+        With a folder of this name, SQLite could not open a database.
     """
     read = [] if database is None else [database]
     _require_apart_from_logs(folder, read, "name another folder with --work-dir")
 
 
 def require_different(log_file: Path, outputs: Iterable[Path]) -> None:
-    """Check that a log does not go into a file that the command writes.
+    """Check that a log file is not an output of the command.
 
     Raises
     ------
     WrongUsage
-        It would; links and other spellings of the name are seen through.
+        It is; links and other spellings of the name are resolved.
     """
     for output in outputs:
         if _is_same(log_file, output):
@@ -88,21 +88,21 @@ def require_different(log_file: Path, outputs: Iterable[Path]) -> None:
 
 
 def create_file(path: Path, source: Path | None = None, *, replaced: Path | None = None) -> int:
-    """Make a new file, and return its descriptor, open for writing.
+    """Create a file, and return its descriptor, open for writing.
 
     Parameters
     ----------
     path : Path
-        Where no file is.
+        The path, which must not exist.
     source : Path, optional
-        A database file that its content comes from: nobody but the owner may do more with the new file.
+        The database file that the content comes from: other users get no more permissions than on it.
     replaced : Path, optional
-        A file whose place it takes: the same holds for it.
+        A file that the new one replaces later: other users get no more permissions than on it.
 
     Raises
     ------
     OSError
-        It cannot be made, or something has the name.
+        The file cannot be created, or the path exists.
     """
     mode = 0o666
     for file in (source, replaced):
@@ -113,7 +113,7 @@ def create_file(path: Path, source: Path | None = None, *, replaced: Path | None
 
 
 def file_of_database(target: str | Path) -> Path | None:
-    """Return the file that a path or URL of a database names; None for those on a server.
+    """Return the file that a path or URL of a database names, or None for a database on a server.
 
     >>> file_of_database("sqlite:///a/b.sqlite?mode=ro"), file_of_database("postgresql://host/name")
     (PosixPath('a/b.sqlite'), None)
@@ -127,7 +127,7 @@ def file_of_database(target: str | Path) -> Path | None:
 
 
 def _require_apart_from_logs(path: Path, read: Sequence[Path], remedy: str) -> None:
-    """Check that nothing on the way to a path has a name under which SQLite keeps a log of a database."""
+    """Check that no part of a path has the name of a file that SQLite keeps beside a database."""
     target = Path(os.path.realpath(path))
     for part in (target, *target.parents):
         for suffix in _BESIDE:
@@ -138,10 +138,10 @@ def _require_apart_from_logs(path: Path, read: Sequence[Path], remedy: str) -> N
                 raise WrongUsage(f"{path} belongs to the database {database}; {remedy}")
 
 
-def _possible_databases(target: Path) -> Iterator[Path]:
-    """Give the names that a database would have beside which `target` lies."""
-    if kept := _KEPT.fullmatch(target.name):
-        yield target.with_name(kept["database"])
+def _list_possible_databases(target: Path) -> Iterator[Path]:
+    """Yield the paths of the databases to which a file of this name would belong."""
+    if pending := _PENDING.fullmatch(target.name):
+        yield target.with_name(pending["database"])
     for folder in (target, *target.parents):
         if folder.name.endswith(WORK_SUFFIX) and folder.name != WORK_SUFFIX:
             yield folder.with_name(folder.name.removesuffix(WORK_SUFFIX))
@@ -157,8 +157,8 @@ def _is_database(path: Path) -> bool:
         return False
 
 
-def _is_same(one: Path, other: Path) -> bool:
+def _is_same(left: Path, right: Path) -> bool:
     try:
-        return os.path.realpath(one) == os.path.realpath(other) or os.path.samefile(one, other)
+        return os.path.realpath(left) == os.path.realpath(right) or os.path.samefile(left, right)
     except (OSError, ValueError):
         return False

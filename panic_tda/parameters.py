@@ -1,4 +1,4 @@
-"""Validated parameters of a clustering, and the one home of their defaults."""
+"""Parameters of a clustering and of its resources, with their defaults and their validation."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ MIN_SAMPLES_CAP = 64
 ALLOW_SINGLE_CLUSTER = False
 SELECTION_METHODS = ("eom", "leaf")
 LEAST_MEMORY = 2**20
-"""Bytes; less is a number whose unit was forgotten."""
+"""Smallest memory limit in bytes; a smaller number is probably one without its unit."""
 _LARGEST_INTEGER = 2**63 - 1
-"""What a database takes as an integer."""
+"""Largest integer that a database can store."""
 
 
 @dataclass(frozen=True)
 class EffectiveParameters:
-    """What a run really used; the names are the keys under which they are stored.
+    """Effective parameters of a clustering; the names are the keys under which they are stored.
 
     `cluster_selection_epsilon` and `distance_floor` are chord distances. `min_samples` counts the point
-    itself. `max_cluster_size` is None where clusters may have any size.
+    itself. `max_cluster_size` is None if clusters may have any size.
     """
 
     cluster_selection_epsilon: float
@@ -43,39 +43,41 @@ class EffectiveParameters:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusteringRecord(EffectiveParameters):
-    """How a clustering came about, as it is stored: the parameters that were used, and what they met with.
+    """Stored description of a clustering: effective parameters, counts, versions and times.
 
     Attributes
     ----------
     backend : str
-        What built the spanning tree.
+        Backend that built the spanning tree.
     exact : bool
         Whether the tree is that of the complete graph.
     n_embeddings, n_unique, n_clusters, n_outliers : int
-        Rows, distinct rows among them, and what they came to.
+        Number of rows, of distinct rows, of clusters and of outliers.
     versions : dict of str to str
-        Of the libraries that had a part in it.
+        Versions of the libraries that were used.
     seconds : dict of str to float
-        Wall-clock time, by stage.
+        Wall-clock time of each stage, in seconds.
     lighter_edge_share : float or None
-        What a sample of rows says of a tree that is not exact (see `types.LighterEdges`); None of others.
+        For a tree that is not exact, the share of sampled rows with an improving edge (see
+        `types.LighterEdges`); otherwise None.
     lighter_edge_sample : int or None
-        Rows of that sample.
+        Number of rows of that sample.
     downsample, n_total, n_sampled, n_excluded : int or None
-        How the rows were chosen from a database (see `types.EmbeddingMatrix`); None where there was none.
+        Selection of the rows from a database (see `types.EmbeddingMatrix`); None without a database.
     n_vanished : int or None
-        Embeddings that had gone before a kept result could be saved.
+        Number of embeddings that were deleted before a pending result could be saved.
     input_sha256 : str or None
-        Of the embedding ids and the rows.
+        Hash of the embedding ids and the rows.
     recut_of : str or None
-        Id of the clustering whose tree was cut anew; None of those that were fitted.
+        Id of the clustering whose tree was cut again; None for a clustering that was fitted.
     root_selected : bool or None
-        Whether the root cluster, which holds all rows, was selected (not merely allowed); None where an
-        older version stored the clustering.
+        Whether the root cluster, which contains all rows, was selected (not only allowed); None if an older
+        version stored the clustering.
     largest_cluster_size : int or None
-        Rows of the largest cluster, 0 without clusters; None where an older version stored the clustering.
+        Number of rows of the largest cluster, 0 without clusters; None if an older version stored the
+        clustering.
     further : dict
-        Values that other versions stored and this one knows nothing of; they are kept as they are.
+        Values that another version stored and that this version does not know; they are not changed.
     """
 
     backend: str
@@ -100,31 +102,34 @@ class ClusteringRecord(EffectiveParameters):
     further: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the object that is stored; values that do not apply are left out."""
-        said = asdict(self)
-        further: dict[str, Any] = said.pop("further")
+        """Return the object that is stored, without values that do not apply."""
+        values = asdict(self)
+        further: dict[str, Any] = values.pop("further")
         always = ("max_cluster_size",)
-        return {name: value for name, value in said.items() if value is not None or name in always} | further
+        known = {name: value for name, value in values.items() if value is not None or name in always}
+        return known | further
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """Read what `to_json` returned, in this version or an older one.
+        """Build a record from a stored object of this version or an older one.
 
         Raises
         ------
         DatabaseError
-            A value is missing without which a clustering means nothing, or is not what its name says.
+            A required value is missing, or a value has a wrong type.
         """
         if not isinstance(stored, Mapping):
             raise DatabaseError(f"the stored parameters are not a JSON object; got {stored!r:.40}")
-        known = {one.name: one for one in fields(cls) if one.name != "further"}
+        known = {item.name: item for item in fields(cls) if item.name != "further"}
         missing = [
             name
-            for name, one in known.items()
-            if one.default is MISSING and one.default_factory is MISSING and name not in stored
+            for name, item in known.items()
+            if item.default is MISSING and item.default_factory is MISSING and name not in stored
         ]
         if missing:
-            raise DatabaseError(f"the stored parameters lack {', '.join(missing)}: they are not panic_tda's")
+            raise DatabaseError(
+                f"the stored parameters lack {', '.join(missing)}: panic_tda did not store them"
+            )
         record = cls(
             **{name: value for name, value in stored.items() if name in known},
             further={name: value for name, value in stored.items() if name not in known},
@@ -133,43 +138,43 @@ class ClusteringRecord(EffectiveParameters):
         return record
 
     def _require_readable(self) -> None:
-        for one in fields(self):
-            value, kind = getattr(self, one.name), str(one.type)
+        for item in fields(self):
+            value, kind = getattr(self, item.name), str(item.type)
             if not _is_of_kind(value, kind):
-                raise DatabaseError(f"the stored parameter {one.name} must be {kind}; got {value!r:.40}")
+                raise DatabaseError(f"the stored parameter {item.name} must be {kind}; got {value!r:.40}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClusteringParameters:
-    """What was asked for.
+    """Requested parameters of a clustering.
 
     Parameters
     ----------
     epsilon : float
-        Chord distance below which clusters are not split (0.4 is cosine distance 0.08).
+        Merge clusters closer than this chord distance; 0.4 is cosine distance 0.08 (epsilon²/2).
     min_cluster_size : int, float or None
-        Fewest rows of a cluster: a count, or a share of the rows as a float in (0, 1). None takes 0.1 %
-        of the rows, but on small data a tenth of the rows and at most 10.
+        Smallest number of rows of a cluster, or a share of the rows as a float in (0, 1). None is 0.1 % of
+        the rows; on small data it is a tenth of the rows, at most 10.
     min_samples : int or None
-        The core distance of a row is the distance to its `min_samples`-th nearest row, the row itself
-        being the first. None takes `min_cluster_size`, at most 64.
+        Number of neighbours for the core distance, including the point itself. None is `min_cluster_size`, at
+        most 64.
     allow_single_cluster : bool
-        Whether the root cluster, which holds all rows, may be selected.
+        Whether the root cluster, which contains all rows, may be selected.
     selection_method : {"eom", "leaf"}
         Excess of mass, or the leaves of the hierarchy.
     max_cluster_size : int or None
-        Clusters above this size are split further, and epsilon merges none beyond it; of "eom" only.
+        Clusters above this size are split, and epsilon does not merge clusters beyond it; for "eom" only.
     distance_floor : float
         Smaller chord distances count as this one, so that densities stay finite.
     backend : str
         Name of the backend that builds the spanning tree, or "auto".
     exact : bool
-        Whether "auto" leaves out backends whose tree is not that of the complete graph.
+        Whether "auto" excludes backends whose tree is not that of the complete graph.
 
     Raises
     ------
     InvalidParameter
-        A value outside its range, or two that contradict each other.
+        A value is outside its range, or two values contradict each other.
     """
 
     epsilon: float = EPSILON
@@ -237,14 +242,15 @@ class ClusteringParameters:
             )
 
     def resolve(self, n_rows: int) -> EffectiveParameters:
-        """Fill in what depends on the number of rows, duplicates counted.
+        """Return the effective parameters for a number of rows, including duplicates.
 
         Raises
         ------
         InvalidParameter
-            `min_cluster_size` is a share, or the default, and comes to more rows than `max_cluster_size`.
+            `min_cluster_size` is a share or the default, and is larger than `max_cluster_size` for these
+            rows.
         """
-        size = self._cluster_size(n_rows)
+        size = self._resolve_min_cluster_size(n_rows)
         _require_size_above(size, self.max_cluster_size)
         samples = self.min_samples if self.min_samples is not None else min(size, MIN_SAMPLES_CAP)
         return EffectiveParameters(
@@ -257,36 +263,36 @@ class ClusteringParameters:
             distance_floor=float(self.distance_floor),
         )
 
-    def _cluster_size(self, n_rows: int) -> int:
+    def _resolve_min_cluster_size(self, n_rows: int) -> int:
         size = self.min_cluster_size
         if size is None:
-            return max(_share_of(MIN_CLUSTER_SHARE, n_rows), min(10, max(2, n_rows // 10)))
+            return max(_count_share(MIN_CLUSTER_SHARE, n_rows), min(10, max(2, n_rows // 10)))
         if isinstance(size, float):
-            return max(2, _share_of(size, n_rows))
+            return max(2, _count_share(size, n_rows))
         return size
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What a run may take and where it keeps its state; none of it changes the clusters.
+    """Memory, folders and devices of a run; none of them changes the clusters.
 
     Parameters
     ----------
     memory_limit : int or None
-        Bytes above the vectors, at least 1 MiB; lists beyond it go into files, and so do vectors that are
-        larger than it.
+        Bytes to use in addition to the vectors, at least 1 MiB; lists above the limit, and vectors that are
+        larger than it, are stored in files.
     work_dir : Path or None
-        Folder for the state of unfinished runs; None takes `<name>.panic-tda` beside the database.
+        Folder for the state of unfinished runs; None is `<name>.panic-tda` beside the database.
     checkpoints : bool
-        Whether the state is kept, so that the same command goes on after a kill.
+        Whether the state is saved, so that the same command resumes after a kill.
     discard_checkpoints : bool
-        Whether the states that earlier runs left of the models, with whatever parameters, are removed first.
+        Whether states of these models from earlier runs, with any parameters, are removed first.
     devices : tuple of int or None
-        CUDA devices among which models are shared out, by their numbers among the visible ones; none of them
-        does without CUDA, and None takes all.
+        Numbers of the visible CUDA devices on which models are clustered. An empty tuple disables CUDA, and
+        None uses all devices.
     keep_tree : bool
-        Whether the spanning tree is stored with the result, some 20 bytes a row, so that the clusters can be
-        cut anew without fitting again.
+        Whether the spanning tree is stored with the result, some 20 bytes per row, so that the clusters can
+        be cut again without a new fit.
     """
 
     memory_limit: int | None = None
@@ -301,58 +307,58 @@ class Resources:
         if self.memory_limit is not None:
             validate_memory_limit(self.memory_limit)
         if self.work_dir is not None:
-            allowed = "a folder, or a place for one, as a pathlib.Path"
+            allowed = "a folder that exists or can be created, as a pathlib.Path"
             _require(isinstance(self.work_dir, Path), "work_dir", allowed, repr(self.work_dir))
             object.__setattr__(self, "work_dir", expand_home(self.work_dir))
-            # Unlike the methods of a path, these raise nothing where a name is too long or nobody may look.
-            is_place = os.path.isdir(self.work_dir) or not os.path.exists(self.work_dir)
-            _require(is_place, "work_dir", allowed, self.work_dir)
+            # Unlike the methods of a path, these raise no error if a name is too long or access is denied.
+            is_possible = os.path.isdir(self.work_dir) or not os.path.exists(self.work_dir)
+            _require(is_possible, "work_dir", allowed, self.work_dir)
         for name in ("checkpoints", "discard_checkpoints", "keep_tree"):
             _require_bool(name, getattr(self, name))
         if self.devices is not None:
             allowed = "a tuple of device numbers such as (0, 1)"
             _require(isinstance(self.devices, (tuple, list)), "devices", allowed, repr(self.devices))
-            object.__setattr__(self, "devices", tuple(map(_plain, self.devices)))
+            object.__setattr__(self, "devices", tuple(map(_to_plain, self.devices)))
             for number in self.devices:
                 _require_count(0, "devices", allowed, number)
 
 
 def validate_downsample(factor: int) -> int:
-    """Return `factor` when it is a whole number of at least 1.
+    """Return `factor` if it is a whole number of at least 1.
 
     Raises
     ------
     InvalidParameter
-        Anything else.
+        It is not.
     """
     allowed = "a whole number of at least 1 (1 keeps every row) that fits into 64 bits"
-    plain: int = _plain(factor)
+    plain: int = _to_plain(factor)
     _require_count(1, "downsample", allowed, plain)
     _require(plain <= _LARGEST_INTEGER, "downsample", allowed, plain)
     return plain
 
 
 def validate_memory_limit(limit: int) -> int:
-    """Return `limit` when it is a number of bytes that something can be done in.
+    """Return `limit` if it is a whole number of at least 1 MiB in bytes.
 
     Raises
     ------
     InvalidParameter
-        It is below 1 MiB, or no whole number.
+        It is not.
     """
     allowed = "at least 1 MiB in bytes, or a size such as 2GiB as an option"
-    plain: int = _plain(limit)
+    plain: int = _to_plain(limit)
     _require_count(LEAST_MEMORY, "memory_limit", allowed, plain)
     return plain
 
 
 def chord_to_cosine(chord: float) -> float:
-    """Cosine distance (1 - cos) of two unit vectors that lie `chord` apart."""
+    """Return the cosine distance (1 - cos) of two unit vectors with this chord distance."""
     return chord * chord / 2
 
 
-def _share_of(share: float, n_rows: int) -> int:
-    # 0.001 * 3000 is 3.0000000000000004 in floating point; that is 3 rows, not 4.
+def _count_share(share: float, n_rows: int) -> int:
+    # 0.001 * 3000 is 3.0000000000000004 in floating point, but must be 3 rows, not 4.
     return math.ceil(round(share * n_rows, 9))
 
 
@@ -362,7 +368,7 @@ def _require_size_above(smallest: int, largest: int | None) -> None:
 
 
 def _is_of_kind(value: Any, kind: str) -> bool:
-    """Tell whether a stored value is of the kind that a field of `ClusteringRecord` is declared as."""
+    """Return whether a stored value has the declared type of a field of `ClusteringRecord`."""
     if kind.endswith(" | None"):
         return value is None or _is_of_kind(value, kind.removesuffix(" | None"))
     if kind.startswith("dict[str, "):
@@ -376,31 +382,31 @@ def _is_of_kind(value: Any, kind: str) -> bool:
     return kind == "Any" or isinstance(value, {"str": str, "bool": bool}[kind])
 
 
-def _require(holds: bool, name: str, allowed: str, got: Any) -> None:
-    if not holds:
-        raise InvalidParameter(f"{name} must be {allowed}; got {got}")
+def _require(is_valid: bool, name: str, allowed: str, value: Any) -> None:
+    if not is_valid:
+        raise InvalidParameter(f"{name} must be {allowed}; got {value}")
 
 
-def _plain(value: Any) -> Any:
-    """Make Python's number of NumPy's, which JSON does not know."""
+def _to_plain(value: Any) -> Any:
+    """Convert a NumPy scalar to a Python number, which JSON can store."""
     return value.item() if hasattr(value, "item") and not getattr(value, "shape", ()) else value
 
 
-def _make_plain(given: Any) -> None:
-    for one in fields(given):
-        # The way into a frozen dataclass.
-        object.__setattr__(given, one.name, _plain(getattr(given, one.name)))
+def _make_plain(instance: Any) -> None:
+    for item in fields(instance):
+        # Assignment is not possible in a frozen dataclass.
+        object.__setattr__(instance, item.name, _to_plain(getattr(instance, item.name)))
 
 
-def _require_number(name: str, allowed: str, got: Any) -> None:
-    is_number = isinstance(got, (int, float)) and not isinstance(got, bool)
-    _require(is_number, name, allowed, repr(got))
+def _require_number(name: str, allowed: str, value: Any) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    _require(is_number, name, allowed, repr(value))
 
 
-def _require_bool(name: str, got: Any) -> None:
-    _require(isinstance(got, bool), name, "True or False", repr(got))
+def _require_bool(name: str, value: Any) -> None:
+    _require(isinstance(value, bool), name, "True or False", repr(value))
 
 
-def _require_count(least: int, name: str, allowed: str, got: Any) -> None:
-    _require(isinstance(got, int) and not isinstance(got, bool), name, allowed, repr(got))
-    _require(got >= least, name, allowed, got)
+def _require_count(least: int, name: str, allowed: str, value: Any) -> None:
+    _require(isinstance(value, int) and not isinstance(value, bool), name, allowed, repr(value))
+    _require(value >= least, name, allowed, value)

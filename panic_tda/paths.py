@@ -1,4 +1,4 @@
-"""Paths as users write them, where a leading `~` means a home folder, and as SQLite takes them."""
+"""Conversion of paths: a leading `~` to the home folder, and a path to SQLite's URI."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def expand_home(path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     WrongUsage
-        The path begins with `~/`, and the home folder is unknown. A folder called `~` is never made:
-        removing it by that name would remove the home folder.
+        The path begins with `~/`, and the home folder is unknown. A folder called `~` is never created,
+        because `rm -r ~` would then remove the home folder.
 
     Examples
     --------
@@ -34,14 +34,14 @@ def expand_home(path: str | os.PathLike[str]) -> Path:
         if plain.parts[0] != "~":
             return plain
         raise WrongUsage(
-            f"{plain} is in the home folder, which is unknown; set HOME, or give the whole path"
+            f"{plain} is in the home folder, which is unknown; set HOME, or give the absolute path"
         ) from error
 
 
 def sqlite_uri(path: Path, mode: str, *, immutable: bool = False) -> str:
-    """Return the URI by which SQLite opens a file; `immutable` promises that nobody writes it.
+    """Return the URI with which SQLite opens a file; `immutable` promises that no process writes it.
 
-    The path is percent-encoded: a `?` or `#` in it would end it, a `%` would be taken for an escape.
+    The path is percent-encoded, because `?`, `#` and `%` have a meaning in URIs.
 
     >>> sqlite_uri(Path("/data/50%?.sqlite"), "ro")
     'file:/data/50%25%3F.sqlite?mode=ro'

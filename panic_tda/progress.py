@@ -1,4 +1,4 @@
-"""How long-running stages say where they are, without knowing who listens."""
+"""The interface by which long-running stages report their progress, and simple receivers of it."""
 
 from __future__ import annotations
 
@@ -7,96 +7,96 @@ from typing import Protocol, runtime_checkable
 
 
 class Progress(Protocol):
-    """Receives the phases of one model's clustering."""
+    """Receiver of the phases of a computation."""
 
     def phase(self, name: str, total: float | None = None) -> None:
-        """Begin the phase `name`, with `total` units of work where that is known.
+        """End the previous phase and begin the phase `name`, with `total` units of work if known.
 
-        An empty name ends the phase before and begins none.
+        An empty name only ends the previous phase.
         """
 
     def advance(self, amount: float) -> None:
-        """Say that `amount` more units of the current phase are done."""
+        """Report that `amount` more units of the current phase have been completed."""
 
 
 class TimeLeft:
-    """Extrapolates the time that a phase still needs from the last third of the time it has taken.
+    """Estimate of the time left in a phase, extrapolated from the last third of its time so far.
 
-    The average since the beginning would remember for hours that the first tiles were slow, that the machine
-    was busy, or that most of the work was there already when a killed run went on.
+    An average since the beginning would be wrong for hours if the first tiles were slow, if the machine was
+    busy for a while, or if a resumed run began with most of the work completed.
     """
 
     _RECENT = 1 / 3
-    # Marks get rarer as time goes on: a thousand of them last for days.
+    # The intervals between marks grow with time, so that a thousand marks are enough for days.
     _GROWTH, _SOONEST = 1.02, 0.01
 
     def __init__(self) -> None:
-        self._seconds, self._done = [0.0], [0.0]
+        self._seconds, self._shares = [0.0], [0.0]
 
-    def note(self, seconds: float, done: float) -> None:
-        """Take down the share of the work that was done some seconds after the beginning."""
+    def note(self, seconds: float, share: float) -> None:
+        """Record the completed share of the work, some seconds after the beginning."""
         if seconds < self._SOONEST:
-            self._done[0] = done
+            self._shares[0] = share
         elif seconds >= self._seconds[-1] * self._GROWTH + self._SOONEST:
-            # Whoever asks from another thread finds a time only when its share is there.
-            self._done.append(done)
+            # The share first: another thread that reads the time must also find its share.
+            self._shares.append(share)
             self._seconds.append(seconds)
 
-    def seconds(self, seconds: float, done: float) -> float | None:
-        """Return the seconds left, or None when nothing was done of late."""
+    def seconds(self, seconds: float, share: float) -> float | None:
+        """Return the seconds left, or None if the share has not grown recently."""
         mark = bisect_right(self._seconds, (1 - self._RECENT) * seconds) - 1
-        since, recently = seconds - self._seconds[mark], done - self._done[mark]
-        return max(0.0, 1 - done) * since / recently if recently > 0 else None
+        duration, growth = seconds - self._seconds[mark], share - self._shares[mark]
+        return max(0.0, 1 - share) * duration / growth if growth > 0 else None
 
 
 @runtime_checkable
 class Branching(Protocol):
-    """A listener that can follow several things at once."""
+    """A receiver that can follow several computations at the same time."""
 
     def beside(self) -> Progress:
-        """Return a listener for what goes on at the same time."""
+        """Return a receiver for a computation that runs at the same time."""
 
 
 def child_progress(progress: Progress) -> Progress:
-    """Return a listener for what goes on at the same time: `progress` itself where it makes no other."""
+    """Return a receiver for a parallel computation: a new one if `progress` can make it, else `progress`."""
     return progress.beside() if isinstance(progress, Branching) else progress
 
 
 @runtime_checkable
 class Failing(Protocol):
-    """A listener that tells a phase that failed from one that is done."""
+    """A receiver that distinguishes failed phases from completed ones."""
 
     def failed(self) -> None:
-        """End the phase, which failed."""
+        """End the current phase, which has failed."""
 
 
 def report_failure(progress: Progress) -> None:
-    """Tell a listener that its phase failed, where it wants to know."""
+    """Report to a receiver that its phase has failed, if it distinguishes that."""
     if isinstance(progress, Failing):
         progress.failed()
 
 
 class Silent:
-    """A listener that hears nothing; the library's default."""
+    """A receiver that ignores everything; the default of all functions."""
 
     def phase(self, name: str, total: float | None = None) -> None:
         """Ignore the phase."""
 
     def advance(self, amount: float) -> None:
-        """Ignore the step."""
+        """Ignore the amount."""
 
 
 class Prefixed:
-    """Puts a prefix, such as the name of a model, before the name of every phase."""
+    """A receiver that puts a prefix, such as the name of a model, before the name of every phase."""
 
     def __init__(self, progress: Progress, prefix: str) -> None:
         self._progress = progress
         self._prefix = prefix
 
     def phase(self, name: str, total: float | None = None) -> None:
-        """Begin the phase under its longer name."""
+        """Begin the phase with the prefix before its name."""
         self._progress.phase(f"{self._prefix}{name}", total)
 
     def advance(self, amount: float) -> None:
-        """Pass the step on."""
+        """Pass the amount to the receiver."""
         self._progress.advance(amount)

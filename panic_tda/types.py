@@ -1,6 +1,7 @@
-"""The plain data that travels between the stages.
+"""Data classes that the packages exchange, and type aliases for arrays.
 
-Arrays are C-ordered. `n` counts rows, `d` their dimensions. NumPy is imported for annotations only.
+Arrays are C-ordered. `n` is the number of rows, `d` the number of dimensions. NumPy is imported for
+annotations only.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
     Int32Array: TypeAlias = NDArray[np.int32]
     BytesArray: TypeAlias = NDArray[np.bytes_]
     BoolArray: TypeAlias = NDArray[np.bool_]
-    # NumPy's array or CuPy's, and the one of the two modules that it belongs to: CuPy ships no types.
+    # An array of NumPy or CuPy, and the module that it belongs to. CuPy has no type annotations.
     Array: TypeAlias = Any
     ArrayModule: TypeAlias = Any
 
 OUTLIER = -1
 """Label of rows that belong to no cluster."""
 CLUSTERED, SKIPPED, FAILED, UNCHANGED = "clustered", "skipped", "failed", "unchanged"
-"""What may become of one embedding model; unchanged is a recut that was stored before."""
+"""Statuses of a model in `ModelOutcome`; a recut is unchanged if it was stored before."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,14 @@ class EmbeddingMatrix:
     ids : (n,) S32
         Embedding ids, 32 lower-case hexadecimal characters each, ascending.
     vectors : (n, d) float32
-        One row an embedding, as stored (not normalised); NumPy's, or CuPy's in device memory.
+        One row per embedding, as stored (not normalised); a NumPy array, or a CuPy array in device memory.
     n_total : int
-        Embeddings of this model in the database, before sampling and exclusion.
+        Number of embeddings of this model in the database, before sampling and exclusion.
     n_sampled : int
-        Embeddings that the downsampling rule chose.
+        Number of embeddings that the downsampling rule chose.
     n_excluded : int
-        Embeddings left out because they belong to no invocation, or, when this was asked for, because
-        their vectors are invalid.
+        Number of embeddings that are excluded because they belong to no invocation, or because their vectors
+        are invalid (with `skip_invalid`).
     downsample : int
         The sampling factor; 1 keeps every row.
     """
@@ -67,22 +68,22 @@ class EmbeddingMatrix:
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """How the rows were chosen, by the names of `ClusteringRecord`."""
+        """Return the fields of `ClusteringRecord` that describe the selection of the rows."""
         names = ("downsample", "n_total", "n_sampled", "n_excluded")
         return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
 class LighterEdges:
-    """How far a sample of rows shows that a spanning tree is not a minimum one.
+    """Share of sampled rows that prove that a spanning tree is not a minimum one.
 
     Attributes
     ----------
     share : float
-        Share of the sampled rows that have an edge lighter than the heaviest on the tree's path to its other
-        end; 0 in a minimum spanning tree.
+        Share of the sampled rows that have an improving edge: one that is shorter than the longest edge on
+        the tree's path between its ends. 0 for a minimum spanning tree.
     sample : int
-        Rows sampled.
+        Number of sampled rows.
     """
 
     share: float
@@ -100,12 +101,12 @@ class SpanningTree:
     height : (n - 1,) float64
         Mutual reachability distance of each edge (chord length), not necessarily sorted.
     core_distances : (n,) float64 or None
-        Distance of each row to its `min_samples`-th neighbour, the row itself counted, and the distance floor
-        at least. Every backend gives them; None where a tree was made by hand.
+        Distance of each row to its `min_samples`-th neighbour, counting the row itself; at least the distance
+        floor. Every backend returns them; None for a tree from elsewhere.
     tie_tolerance : float
-        Relative difference up to which two heights are one number measured twice.
+        Relative difference up to which two heights count as equal.
     lighter_edges : LighterEdges or None
-        What a sample of rows says of a tree that is not exact; None where it is.
+        Share of sampled rows with an improving edge, for a tree that is not exact; otherwise None.
     """
 
     u: IntArray
@@ -123,20 +124,20 @@ class Clustering:
     Attributes
     ----------
     labels : (n,) int64
-        Cluster of each row: 0 is the largest cluster, ties go to the one with the smallest row;
-        `OUTLIER` (-1) for rows in none.
+        Cluster of each row: 0 is the largest cluster; of equally large ones, that with the smallest row comes
+        first. `OUTLIER` (-1) for rows in no cluster.
     probabilities : (n,) float64
         Membership strength in 0 to 1; 0 for outliers.
     persistence : (n_clusters,) float64
-        Persistence of each cluster, 0 to 1; NaN for the root cluster, which was never born.
+        Persistence of each cluster, 0 to 1; NaN for the root cluster, which has no birth.
     medoid_indices : dict of int to int
         Row of the medoid of each cluster, by label.
     medoid_copies : dict of int to int
-        Rows that equal the medoid bit by bit once normalised, the medoid among them, by label.
+        Number of rows that equal the medoid bit by bit after normalisation, including the medoid, by label.
     record : ClusteringRecord
-        Every effective value, as it is stored with the result; its `seconds` are those of the stages here.
+        Every effective value, as stored with the result.
     tree : SpanningTree or None
-        The tree over all rows that the clusters were cut from; None where there were too few rows for one.
+        The tree over all rows from which the clusters were cut; None if there were too few rows for a tree.
     """
 
     labels: IntArray
@@ -149,13 +150,13 @@ class Clustering:
 
     @property
     def n_clusters(self) -> int:
-        """Number of clusters, outliers not counted."""
+        """Return the number of clusters, without the outliers."""
         return len(self.persistence)
 
 
 @dataclass(frozen=True)
 class FinishedClustering:
-    """A computed clustering with all that its rows in the database say.
+    """A computed clustering with all values that are stored in the database.
 
     Attributes
     ----------
@@ -166,7 +167,7 @@ class FinishedClustering:
     started_at, completed_at : datetime
         Naive UTC times of the computation.
     record : ClusteringRecord
-        Every effective value, and how the rows were chosen.
+        Every effective value, and the selection of the rows.
     ids : (n,) S32
         Embedding ids, ascending.
     labels : (n,) int64
@@ -174,13 +175,14 @@ class FinishedClustering:
     probabilities : (n,) float64
         Membership strengths.
     medoids : dict of int to int
-        Row of the medoid by cluster label; one for every cluster.
+        Row of the medoid of every cluster, by label.
     persistence : dict of int to float
-        By cluster label.
+        Persistence of every cluster, by label.
     medoid_copies : dict of int to int
-        Embeddings with the medoid's very vector, the medoid among them, by label; empty where nobody counted.
+        Number of embeddings with the same vector as the medoid, including the medoid, by label; empty if they
+        were not counted.
     tree : SpanningTree or None
-        The tree over all rows, in the order of `ids`; None where it is not kept.
+        The tree over all rows, in the order of `ids`; None if it is not stored.
     """
 
     id: UUID
@@ -199,7 +201,7 @@ class FinishedClustering:
 
 @dataclass(frozen=True)
 class ModelOutcome:
-    """What became of one embedding model; the fields are the keys of `cluster-embeddings --json`."""
+    """Outcome of clustering one embedding model; the fields are the keys of `cluster-embeddings --json`."""
 
     id: UUID | None
     embedding_model: str
@@ -219,7 +221,7 @@ class ModelOutcome:
 
     @classmethod
     def of(cls, finished: FinishedClustering, seconds: dict[str, float]) -> ModelOutcome:
-        """Say what became of a model that was clustered, in so many seconds by stage."""
+        """Return the outcome of a model that was clustered, with the seconds of each stage."""
         outcome = cls.of_record(finished.record, finished.id, finished.embedding_model, CLUSTERED)
         return replace(outcome, seconds=seconds)
 

@@ -1,4 +1,4 @@
-"""Wording that messages, files and pages share: counts, times, ids, and texts of other people on one line."""
+"""Formatting shared by messages, files and the HTML page: counts, sizes, times, ids and untrusted texts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 
 JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 _LEAST_ID = 8
-"""Characters that are left of an id at least."""
+"""Least number of characters of a shortened id."""
 
 
 def pluralize(number: float, noun: str, plural: str | None = None) -> str:
-    """Return a noun as it stands behind a number; the plural ends in s where none is given.
+    """Return the form of a noun after a number; the default plural ends in s.
 
     >>> [f"{number} {pluralize(number, 'run')}" for number in (0, 1, 2)]
     ['0 runs', '1 run', '2 runs']
@@ -30,7 +30,7 @@ def format_bytes(size: int) -> str:
 
 
 def format_utc(time: datetime) -> str:
-    """Return the time of a clustering, which is stored as UTC without saying so, with its zone.
+    """Return a stored time, which is UTC without a time zone, as a text with its time zone.
 
     >>> format_utc(datetime(2026, 11, 30, 9, 15))
     '2026-11-30 09:15:00+00:00'
@@ -39,7 +39,7 @@ def format_utc(time: datetime) -> str:
 
 
 def install_extra(extra: str) -> str:
-    """Return how an extra of this package is installed: no index has it, so it takes a checkout.
+    """Return the command that installs an extra of this package from a checkout; no package index has it.
 
     >>> install_extra("report")
     "pip install '.[report]' in the checkout of panic_tda"
@@ -48,7 +48,7 @@ def install_extra(extra: str) -> str:
 
 
 def escape_control_characters(text: str) -> str:
-    r"""Replace what a terminal would obey, rather than show, by its escape sequence; keep line breaks.
+    r"""Replace control characters by their escape sequences, so that a terminal shows them; keep line breaks.
 
     >>> print(escape_control_characters("one\x1b[2J\u202etwo"))
     one\x1b[2J\u202etwo
@@ -62,7 +62,7 @@ def escape_control_characters(text: str) -> str:
 
 
 def _is_shown(character: str) -> bool:
-    # Joiners are no controls of a terminal: scripts and emoji are made with them.
+    # Joiners do not control a terminal, and some scripts and emoji need them.
     return character.isprintable() or character in f"\n\t{JOINERS}" or unicodedata.category(character) == "Zs"
 
 
@@ -72,14 +72,14 @@ def on_one_line(text: str) -> str:
 
 
 def shorten_ids(ids: Iterable[str]) -> Mapping[str, str]:
-    """Return the beginning of each id, as long for all as it takes to tell all of them apart.
+    """Return the shortest beginnings of ids, all of the same length, that distinguish all of them.
 
-    Wherever an id is taken, so is its beginning. Ids that were made one after another begin alike.
+    Options that take an id also take its beginning. Ids created one after another have the same first digits.
 
     >>> sorted(shorten_ids(["01a1fbfd-1fbd-75e0", "01a1fbfd-2068-7bb5"]).values())
     ['01a1fbfd-1', '01a1fbfd-2']
     """
     distinct, length = set(ids), _LEAST_ID
-    while len({one[:length] for one in distinct}) < len(distinct):
+    while len({identity[:length] for identity in distinct}) < len(distinct):
         length += 1
-    return {one: one[:length] for one in distinct}
+    return {identity: identity[:length] for identity in distinct}

@@ -234,7 +234,7 @@ def test_without_devices_cuda_is_ruled_out(upgraded: MakeFile) -> None:
         resources=Resources(devices=()),
         progress=Listener(lambda _name: reasons.append(cuda.unavailable_reason())),
     )
-    assert reasons[-1] == "CUDA was ruled out (--devices none)"
+    assert reasons[-1] == "CUDA is disabled (--devices none)"
     assert cuda.unavailable_reason() != reasons[-1]
 
 

@@ -1,12 +1,16 @@
-"""Which library holds a matrix, and where its rows go.
+"""Matrices in host memory, in memory-mapped files or on a CUDA device, and operations on their rows.
 
-In flow rows, batch by batch (`destinations`, `device`), or a whole matrix; out flows the same matrix,
-worked on in place and in whichever memory it lies. NumPy holds arrays in host memory, CuPy on a CUDA
-device; code above asks `namespace` and never names one of the two.
+NumPy holds arrays in host memory, CuPy those on a CUDA device. Other packages call `namespace` to get the
+library of an array, and do not import CuPy themselves.
 
-`namespace` tells the libraries apart, `rows` goes through a matrix in chunks, `destinations` takes rows
-into host memory or into a file that is mapped into it (`mapped`), `device` into the memory of a CUDA device.
+Modules:
 
-Words: *host* is the machine's own memory, *device* a graphics card's; a *chunk* is a slice of rows that is
-worked on at once; a *lane* is a page-locked buffer on the way to the device.
+- `namespace`: the library of an array, and its transfer to host memory.
+- `rows`: operations on all rows of a matrix, chunk by chunk and in place.
+- `matrices`: converts the vectors of a caller into a matrix.
+- `destinations`: collects rows in host memory or in a memory-mapped file (`mapped`).
+- `device`: collects rows in the memory of a CUDA device.
+
+Terms: *host* memory is the machine's main memory, *device* memory that of a graphics card. A *chunk* is a
+slice of rows that is processed at once. A *lane* is a page-locked buffer for copies to the device.
 """

@@ -1,6 +1,6 @@
-"""Where the rows of a matrix go while they are read: what every destination does, and that in host memory.
+"""Destinations, which collect rows that are read in batches into one matrix.
 
-The one in device memory is `device.DeviceRows`.
+`HostRows` collects them in host memory or in a file, `device.DeviceRows` in device memory.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 
 class Destination(Protocol):
-    """Where the rows of a matrix go, batch by batch."""
+    """A matrix that is filled batch by batch."""
 
     def put(self, batch: Float32Array) -> None:
-        """Add rows at the end; the array is free for other use afterwards."""
+        """Append rows; the caller may reuse the array afterwards."""
 
     def finish(self) -> tuple[Array, BoolArray]:
-        """Return the rows that were put, (n, d) float32, and which of them are a direction, (n,) bool."""
+        """Return all rows, (n, d) float32, and whether each of them has a direction, (n,) bool."""
 
     def close(self) -> None:
-        """End whatever still reads or writes memory of the destination."""
+        """End all transfers that still read or write memory of the destination."""
 
 
 class HostRows:
-    """A destination in host memory, or in a file that is mapped into it.
+    """A destination in host memory, or in a memory-mapped file.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class HostRows:
     memory_limit : int, optional
         A matrix of more bytes is a memory map of a temporary file, so that it may be larger than memory.
     work_dir : Path, optional
-        Folder for that file; None takes the temporary folder.
+        Folder for that file; None is the temporary folder.
     """
 
     def __init__(
@@ -59,15 +59,15 @@ class HostRows:
         self._filled = 0
 
     def put(self, batch: Float32Array) -> None:
-        """Add rows, and look at them while they are in the processor's cache; see `Destination`."""
-        some = slice(self._filled, self._filled + len(batch))
-        self._vectors[some] = batch
-        self._valid[some] = rows.has_direction(self._vectors[some])
-        self._filled = some.stop
+        """Append rows, and check their direction while they are in the processor's cache."""
+        added = slice(self._filled, self._filled + len(batch))
+        self._vectors[added] = batch
+        self._valid[added] = rows.has_direction(self._vectors[added])
+        self._filled = added.stop
 
     def finish(self) -> tuple[Array, BoolArray]:
-        """Return the rows, and which are a direction; see `Destination`."""
+        """Return all rows, and whether each of them has a direction."""
         return self._vectors[: self._filled], self._valid[: self._filled]
 
     def close(self) -> None:
-        """Do nothing: nothing is under way between two calls."""
+        """Do nothing, because no transfer is running between two calls."""

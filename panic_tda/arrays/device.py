@@ -1,7 +1,7 @@
-"""Rows on their way into the memory of a CUDA device, and what to say when it does not hold them.
+"""Transfer of rows into the memory of a CUDA device, and the error if they do not fit.
 
-Batches are gathered in two page-locked buffers; while one is copied to the device by a stream of its own, the
-other one is filled. CuPy is imported where somebody asks for device memory.
+Batches are collected in two page-locked buffers. While one is copied to the device by a stream of its own,
+the other one is filled. CuPy is imported only when device memory is used.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
     from panic_tda.types import Array, BoolArray, Float32Array
 
 STAGE_BYTES = 32 << 20
-"""Size of a page-locked buffer: a copy takes a millisecond or two, beside which starting it is nothing."""
+"""Size of a page-locked buffer; its copy takes 1 to 2 ms, much longer than the start of a copy."""
 
 _log = logging.getLogger(__name__)
 
 
 class Lane(Protocol):
-    """A buffer in host memory, and the way from it into device memory."""
+    """A buffer in host memory that is copied into device memory."""
 
     buffer: Float32Array
-    """(s, d); may be written once `wait` has returned."""
+    """(s, d); may be written after `wait` has returned."""
 
     def send(self, target: Array) -> None:
-        """Begin to copy the first rows of the buffer into `target`, (m, d) float32 with m up to s."""
+        """Start to copy the first rows of the buffer into `target`, (m, d) float32 with m up to s."""
 
     def wait(self) -> None:
-        """Return when what was sent has arrived."""
+        """Wait until the last copy has finished."""
 
 
 class DeviceRows:
@@ -55,52 +55,52 @@ class DeviceRows:
     Raises
     ------
     MemoryError
-        The device has no room for it.
+        The device has too little free memory.
 
     Notes
     -----
-    Takes 4·n·d bytes of device memory, and in host memory two buffers of `STAGE_BYTES`. Putting the rows into
-    order takes `rows.PERMUTE_BYTES` of device memory in addition, and what is done with them afterwards two
-    or three times `rows.DEVICE_CHUNK_BYTES`.
+    Takes 4·n·d bytes of device memory, and in host memory two buffers of `STAGE_BYTES`. Reordering the rows
+    takes `rows.PERMUTE_BYTES` of device memory in addition, and later operations on them two or three times
+    `rows.DEVICE_CHUNK_BYTES`.
     """
 
     def __init__(self, n_rows: int, n_features: int) -> None:
-        self._matrix = _empty(n_rows, n_features)
+        self._matrix = _allocate(n_rows, n_features)
         stage_rows = STAGE_BYTES // (4 * max(1, n_features))
         self._lanes = _open_lanes(max(1, min(stage_rows, n_rows)), n_features)
-        self._turn = self._held = self._sent = 0
+        self._turn = self._n_buffered = self._n_sent = 0
 
     def put(self, batch: Float32Array) -> None:
-        """Add rows at the end; the array is free for other use afterwards."""
+        """Append rows; the caller may reuse the array afterwards."""
         while len(batch):
             lane = self._lanes[self._turn]
-            # Its last copy may still read the buffer.
+            # The last copy may still read the buffer.
             lane.wait()
             buffer = lane.buffer
-            some = batch[: len(buffer) - self._held]
-            buffer[self._held : self._held + len(some)] = some
-            self._held += len(some)
-            batch = batch[len(some) :]
-            if self._held == len(buffer):
+            part = batch[: len(buffer) - self._n_buffered]
+            buffer[self._n_buffered : self._n_buffered + len(part)] = part
+            self._n_buffered += len(part)
+            batch = batch[len(part) :]
+            if self._n_buffered == len(buffer):
                 self._send()
 
     def finish(self) -> tuple[Array, BoolArray]:
-        """Return the rows that were put, and which of them have a direction."""
-        if self._held:
+        """Return all rows, and whether each of them has a direction."""
+        if self._n_buffered:
             self._send()
         self.close()
-        matrix = self._matrix[: self._sent]
+        matrix = self._matrix[: self._n_sent]
         return matrix, rows.has_direction(matrix)
 
     def close(self) -> None:
-        """Return when no copy is under way: memory that is given back must not be written any more."""
+        """Wait for all copies, because freed memory must not be written."""
         for lane in self._lanes:
             lane.wait()
 
     def _send(self) -> None:
-        stop = self._sent + self._held
-        self._lanes[self._turn].send(self._matrix[self._sent : stop])
-        self._sent, self._held, self._turn = stop, 0, 1 - self._turn
+        stop = self._n_sent + self._n_buffered
+        self._lanes[self._turn].send(self._matrix[self._n_sent : stop])
+        self._n_sent, self._n_buffered, self._turn = stop, 0, 1 - self._turn
 
 
 def upload(vectors: Float32Array) -> Array:
@@ -112,21 +112,21 @@ def upload(vectors: Float32Array) -> Array:
 
 @contextlib.contextmanager
 def translate_out_of_memory(n_rows: int, n_features: int, backend: str) -> Iterator[None]:
-    """Say of device memory that runs out in this context what was needed and free, and what would fit.
+    """Turn an out-of-memory error of CuPy in this context into an error with the sizes and a remedy.
 
     Raises
     ------
     DeviceOutOfMemory
-        In place of CuPy's own error; that of host memory passes.
+        Instead of CuPy's own error; a MemoryError of the host is not changed.
     CannotWrite
-        CuPy could not keep a compiled kernel.
+        CuPy could not save a compiled kernel.
     """
     free = cuda.free_bytes()
     try:
         with translate_cache_errors():
             yield
     except MemoryError as error:
-        if not isinstance(error, _out_of_memory_error()):
+        if not isinstance(error, _import_memory_error()):
             raise
         matrix = 4 * n_rows * n_features
         needed = matrix + rows.PERMUTE_BYTES + 2 * rows.DEVICE_CHUNK_BYTES
@@ -140,16 +140,16 @@ def translate_out_of_memory(n_rows: int, n_features: int, backend: str) -> Itera
 
 
 def free_device_memory() -> None:
-    """Free what finished work has left in device memory, for the next model and for cuML's own pool."""
+    """Free the device memory of finished work, for the next model and for cuML, which has its own pool."""
     if "cupy" not in sys.modules or cuda.unavailable_reason() is not None:
         return
-    # CuPy's objects may hold arrays in a cycle. A collection takes 0.1 s and more, whatever was left.
+    # CuPy's objects may hold arrays in reference cycles. A collection takes at least 0.1 s.
     gc.collect()
     try:
         _free_pools()
     except Exception as error:
-        # A broken device says so to whoever asks it next; here it must not cost a finished result.
-        _log.warning("device memory could not be given back: %s", error)
+        # The next use of a broken device raises an error; here it must not discard a finished result.
+        _log.warning("device memory could not be freed: %s", error)
 
 
 class PinnedLane:
@@ -160,7 +160,7 @@ class PinnedLane:
     n_rows, n_features : int
         Shape of the buffer.
     stream : cupy.cuda.Stream
-        Where copies are queued.
+        The stream of the copies.
     """
 
     def __init__(self, n_rows: int, n_features: int, stream: Any) -> None:
@@ -177,16 +177,16 @@ class PinnedLane:
         self._arrived.record(self._stream)
 
     def wait(self) -> None:
-        """Wait for the copy, and not at all where none was queued; see `Lane`."""
+        """Wait for the last copy, if there is one; see `Lane`."""
         self._arrived.synchronize()
 
 
-def _empty(n_rows: int, n_features: int) -> Array:
+def _allocate(n_rows: int, n_features: int) -> Array:
     import cupy
 
     matrix = cupy.empty((n_rows, n_features), dtype=cupy.float32)
-    # The pool may give out memory that kernels of this stream are still at; the stream of the copies would
-    # not wait for them.
+    # The pool may return memory that kernels of this stream still use. The stream of the copies would not
+    # wait for these kernels.
     cupy.cuda.get_current_stream().synchronize()
     return matrix
 
@@ -205,7 +205,7 @@ def _free_pools() -> None:
     cupy.get_default_pinned_memory_pool().free_all_blocks()
 
 
-def _out_of_memory_error() -> type[Exception]:
+def _import_memory_error() -> type[Exception]:
     import cupy
 
     error: type[Exception] = cupy.cuda.memory.OutOfMemoryError

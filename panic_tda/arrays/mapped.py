@@ -1,4 +1,4 @@
-"""Arrays that may be larger than memory."""
+"""Arrays in memory-mapped files, which may be larger than memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
 _NOT_RESERVABLE = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
-"""What file systems say that know no reserving."""
+"""Errors of file systems that cannot reserve space."""
 
 
 def new_array(shape: tuple[int, ...], dtype: DTypeLike, folder: Path | None) -> NDArray[Any]:
@@ -31,14 +31,14 @@ def new_array(shape: tuple[int, ...], dtype: DTypeLike, folder: Path | None) -> 
     shape : tuple of int
     dtype : data type
     folder : Path or None
-        None takes memory. A folder, made where there is none, takes a file without a name, which is mapped
-        into memory: however the process ends, nothing is left of it. It must be our own user's and no link,
-        unless it is the temporary folder.
+        None allocates memory. With a folder, the array is a memory map of a file without a name in that
+        folder, which the system removes when the process ends. The folder is created if it does not exist. It
+        must belong to the current user and must not be a link, unless it is the temporary folder.
 
     Raises
     ------
     NoRoom
-        The folder cannot take the file; the message says how much it was, and which options help.
+        The file cannot be created; the message has its size and the options that help.
     """
     if folder is None:
         return np.empty(shape, dtype=dtype)
@@ -49,7 +49,7 @@ def new_array(shape: tuple[int, ...], dtype: DTypeLike, folder: Path | None) -> 
             make_own_folder(folder)
         with tempfile.TemporaryFile(dir=folder) as file:
             _reserve(file.fileno(), size)
-            # A plain view: compiled kernels take memory maps only as ordinary arrays.
+            # As an ordinary array, because compiled kernels do not accept np.memmap.
             return np.asarray(np.memmap(file, dtype=dtype, mode="w+", shape=shape))
     except OSError as error:
         raise NoRoom(
@@ -60,7 +60,7 @@ def new_array(shape: tuple[int, ...], dtype: DTypeLike, folder: Path | None) -> 
 
 
 def _reserve(file: int, size: int) -> None:
-    """Take the space on the disk: where none is left, writing to a mapped file kills the process (SIGBUS)."""
+    """Reserve the space on the disk: writing to a mapped file on a full disk kills the process (SIGBUS)."""
     if not size or not hasattr(os, "posix_fallocate"):
         return
     try:

@@ -1,6 +1,6 @@
-"""Vectors as callers hold them, turned into a matrix: arrays, tables, and columns whose cells are vectors.
+"""Conversion of a caller's vectors into a matrix: arrays, tables, and columns whose cells are vectors.
 
-Data frames and Arrow arrays are read through NumPy's protocol, so that none of their libraries is imported.
+Data frames and Arrow arrays are read through NumPy's array protocol, without importing their libraries.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from panic_tda.types import Array, Float32Array
 
 _NUMBERS = "iuf"
-"""Kinds of NumPy's types that are taken."""
+"""Kinds of NumPy's types that are accepted: signed and unsigned integers, floats."""
 _NO_NUMBERS = {
     "b": "booleans; convert them if they are meant as numbers: X.astype('float32')",
     "c": "complex numbers; pass their real parts, or real and imaginary parts side by side",
@@ -36,7 +36,7 @@ def as_matrix(vectors: Any) -> Float32Array:
     ----------
     vectors : array_like
         A matrix, a table of numbers, or a column or sequence whose items are vectors of one length: NumPy,
-        pandas, polars, Arrow, lists, or whatever else NumPy reads.
+        pandas, polars, Arrow, lists, or anything else that NumPy can convert.
 
     Returns
     -------
@@ -46,8 +46,8 @@ def as_matrix(vectors: Any) -> Float32Array:
     Raises
     ------
     BadVectors
-        It is no matrix: rows of several lengths, a sparse matrix, masked or missing values, or values that
-        are no real numbers. The message names the first such row.
+        Rows have different lengths, the matrix is sparse, values are masked or missing, or values are not
+        real numbers. The message names the first such row.
     """
     _require_dense(vectors, "vectors are")
     _require_unmasked(vectors)
@@ -55,8 +55,8 @@ def as_matrix(vectors: Any) -> Float32Array:
     if array.dtype.kind == "O" and array.ndim:
         array = _stack(array)
     if array.dtype.kind not in _NUMBERS and array.size:
-        got = _describe(array) if array.ndim else f"a {type(vectors).__name__}"
-        raise BadVectors(f"vectors must be a matrix of real numbers; got {got}")
+        actual = _describe(array) if array.ndim else f"a {type(vectors).__name__}"
+        raise BadVectors(f"vectors must be a matrix of real numbers; got {actual}")
     if array.ndim != 2 or (len(array) and not array.shape[1]):
         raise BadVectors(f"{_SHAPE}; got shape {array.shape}")
     with np.errstate(over="ignore", invalid="ignore"):
@@ -64,7 +64,7 @@ def as_matrix(vectors: Any) -> Float32Array:
 
 
 def _read(vectors: Any) -> Array:
-    """Return what NumPy makes of vectors; sequences of rows that it cannot join as an array of objects."""
+    """Convert vectors to an array; sequences that NumPy cannot join become an array of objects."""
     try:
         return np.asarray(vectors)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -78,7 +78,7 @@ def _read(vectors: Any) -> Array:
 
 def _require_dense(vectors: Any, subject: str) -> None:
     kind = type(vectors)
-    # Looked for in the class: a data frame has an attribute for each column.
+    # Looked up in the class, because a data frame has an attribute for each of its columns.
     if hasattr(kind, "toarray") and hasattr(kind, "nnz"):
         raise BadVectors(
             f"{subject} a sparse matrix ({kind.__module__}.{kind.__name__}); densify: X.toarray()"
@@ -86,7 +86,7 @@ def _require_dense(vectors: Any, subject: str) -> None:
 
 
 def _require_unmasked(vectors: Any) -> None:
-    # NumPy's protocol hands out the values beneath a mask.
+    # np.asarray returns the values below a mask.
     if isinstance(vectors, np.ma.MaskedArray | list | tuple):
         for number, row in enumerate(np.ma.atleast_1d(vectors) if np.ma.isMA(vectors) else vectors):
             if np.ma.is_masked(row):
@@ -117,24 +117,26 @@ def _as_row(cell: Any, number: int) -> Array:
         if row.dtype.kind == "O" and row.ndim == 1:
             row = np.array([_as_number(value) for value in row], dtype=np.float64)
     except (TypeError, ValueError, RuntimeError) as error:
-        _refuse_row(number, f"is no vector of numbers: {_first_line(error)}")
+        _refuse_row(number, f"is not a vector of numbers: {_first_line(error)}")
     if row.dtype.kind == "O" and not row.ndim:
-        _refuse_row(number, f"is missing or no vector: {_shorten(cell)}")
+        _refuse_row(number, f"is missing or not a vector: {_shorten(cell)}")
     if row.dtype.kind not in _NUMBERS:
         _refuse_row(number, f"must have real numbers; got {_describe(row)}")
     if row.ndim != 1:
-        _refuse_row(number, f"is no vector; its shape is {row.shape}")
+        _refuse_row(number, f"is not a vector; its shape is {row.shape}")
     return row
 
 
 def _as_number(value: Any) -> float:
-    """Return an item of a row of objects, which may be a decimal, as a float."""
+    """Convert an item of a row of objects, which may be a decimal, to a float."""
     number = np.asarray(value)
     if number.ndim:
-        raise TypeError("it has a vector beside other values; pass the column of vectors alone")
+        raise TypeError("it has a vector and other values; pass the column of vectors alone")
     is_number = number.dtype.kind in _NUMBERS or isinstance(value, Fraction | Decimal)
     if not is_number:
-        raise TypeError(f"{_shorten(value)} is no number; pass numbers only, or one column of vectors alone")
+        raise TypeError(
+            f"{_shorten(value)} is not a number; pass numbers only, or one column of vectors alone"
+        )
     return float(value)
 
 

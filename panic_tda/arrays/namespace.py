@@ -1,4 +1,4 @@
-"""Which library holds an array: NumPy in host memory, CuPy on a CUDA device."""
+"""The library of an array: NumPy for host memory, CuPy for a CUDA device."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 def namespace(array: Array) -> ArrayModule:
     """Return the module whose functions work on `array`: numpy or cupy.
 
-    An array that follows the Python array API standard says it itself; CuPy 14's arrays do not.
+    Arrays of the Python array API standard have a method for this; those of CuPy 14 do not.
     """
-    says = getattr(array, "__array_namespace__", None)
-    return says() if says else importlib.import_module(type(array).__module__.partition(".")[0])
+    get_namespace = getattr(array, "__array_namespace__", None)
+    if get_namespace:
+        return get_namespace()
+    return importlib.import_module(type(array).__module__.partition(".")[0])
 
 
 def device_library() -> ArrayModule:
@@ -28,12 +30,12 @@ def device_library() -> ArrayModule:
 
 
 def on_device(array: Array) -> bool:
-    """Say whether an array lies in device memory."""
+    """Return whether an array is in device memory."""
     return not isinstance(array, np.ndarray)
 
 
 def to_host(array: Array) -> Array:
-    """Return an array as NumPy's: a copy when it lies in device memory, itself otherwise."""
+    """Return an array as a NumPy array: a copy if it is in device memory, otherwise itself."""
     return array.get() if on_device(array) else array
 
 
@@ -48,24 +50,24 @@ def squared_lengths(rows: Array) -> Array:
     Returns
     -------
     (n,) array
-        Of the same library and type.
+        An array of the same library and data type.
     """
     if on_device(rows):
-        # einsum would be a batch of n matrix products there, and batches of more than 65,535 are not sure
-        # to be launched.
+        # einsum would be a batch of n matrix products on the device, and batches of more than 65,535 may
+        # fail to start.
         return (rows * rows).sum(axis=1)
     return np.einsum("ij,ij->i", rows, rows)
 
 
 def take_rows(xp: ArrayModule, matrix: Array, rows: Array) -> Array:
-    """Return rows of a matrix, by number, as an array of `xp`; uploads them where the matrix is not one.
+    """Return rows of a matrix, by number, as an array of `xp`; upload them if the matrix is in host memory.
 
     Parameters
     ----------
     xp : module
         numpy or cupy.
     matrix : (n, d) array
-        Of `xp`, or in host memory.
+        An array of `xp`, or an array in host memory.
     rows : (m,) array of xp
         Row numbers.
     """

@@ -179,7 +179,7 @@ class Checkpoint:
         except OSError as error:
             # The run continues: its result matters more than the possibility to resume it.
             _log.warning(
-                "the state of %s could not be saved in %s%s, the run goes on without: %s",
+                "the state of %s could not be saved in %s%s, the run continues without it: %s",
                 format_bytes(sum(getattr(array, "nbytes", 0) for array in arrays.values())),
                 self.folder,
                 free_text(self.folder),

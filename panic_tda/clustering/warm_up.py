@@ -75,7 +75,7 @@ def _is_cached(name: str) -> bool:
     """Return whether an earlier process has written the marker."""
     folder = compiled.find_cache_folder()
     if folder is None:
-        _log.info("no folder takes compiled code, so every run compiles anew; name one by NUMBA_CACHE_DIR")
+        _log.info("no folder for compiled code can be written: every run compiles again; set NUMBA_CACHE_DIR")
         return False
     return (folder / _marker_name(name)).exists()
 

@@ -1,4 +1,4 @@
-"""What CUDA devices there are, and why there is none: asked for only where somebody wants one."""
+"""The visible CUDA devices, or the reason why there is none; CuPy is imported only when needed."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class CudaDevice:
     Attributes
     ----------
     number : int
-        Among the visible devices, from 0.
+        Its number among the visible devices, from 0.
     name : str
-        What the maker calls it.
+        Its product name.
     total_bytes, free_bytes : int
-        Device memory, and what nobody has taken of it.
+        Its memory, and the free part of it.
     compute_capability : str
-        Such as "9.0".
+        Its compute capability, such as "9.0".
     """
 
     number: int
@@ -41,30 +41,29 @@ class CudaDevice:
     compute_capability: str
 
 
-_RULED_OUT: ContextVar[bool] = ContextVar("cuda_ruled_out", default=False)
+_DISABLED: ContextVar[bool] = ContextVar("cuda_disabled", default=False)
 
 
 @contextmanager
 def cuda_disabled() -> Iterator[None]:
-    """Do without CUDA inside the block, as on a machine that has none."""
-    token = _RULED_OUT.set(True)
+    """Disable CUDA inside the block, as on a machine without CUDA."""
+    token = _DISABLED.set(True)
     try:
         yield
     finally:
-        _RULED_OUT.reset(token)
+        _DISABLED.reset(token)
 
 
 def unavailable_reason() -> str | None:
-    """Say in one line why CuPy can do nothing here, with the remedy; None where it can.
+    """Explain in one line why CuPy cannot be used here, with the remedy; return None if it can.
 
-    Looks at the installation first: without CuPy nothing is imported, and without a device nothing is
-    allocated.
+    Nothing is imported if CuPy is not installed, and nothing is allocated if there is no device.
     """
-    return "CUDA was ruled out (--devices none)" if _RULED_OUT.get() else _missing()
+    return "CUDA is disabled (--devices none)" if _DISABLED.get() else _explain_missing_cuda()
 
 
 @cache
-def _missing() -> str | None:
+def _explain_missing_cuda() -> str | None:
     if importlib.util.find_spec("cupy") is None:
         return f"CuPy is not installed; {INSTALL}"
     kernel_cache.choose_cache_folder()
@@ -72,10 +71,10 @@ def _missing() -> str | None:
         import cupy
 
         count = cupy.cuda.runtime.getDeviceCount()
-    except Exception as error:  # the driver's, the loader's and CuPy's own errors share no base
+    except Exception as error:  # errors of the driver, the loader and CuPy have no common base class
         remedy = "see nvidia-smi and CUDA_VISIBLE_DEVICES"
-        if "InsufficientDriver" in str(error):  # what CUDA also says where there is no driver at all
-            remedy = "install or update the NVIDIA driver, or take the extra of an older CUDA"
+        if "InsufficientDriver" in str(error):  # CUDA reports this also if there is no driver
+            remedy = "install or update the NVIDIA driver, or install the extra of an older CUDA"
         if kernel_cache.is_cache_error(error):
             remedy = kernel_cache.REMEDY
         return f"no CUDA device can be used ({_first_line(error)}); {remedy}"
@@ -83,7 +82,7 @@ def _missing() -> str | None:
 
 
 def count() -> int:
-    """Count the visible devices, without taking memory of any; 0 where `unavailable_reason` has a reason."""
+    """Count the visible devices, without allocating memory; 0 if `unavailable_reason` has a reason."""
     if unavailable_reason() is not None:
         return 0
     import cupy
@@ -91,53 +90,52 @@ def count() -> int:
     return int(cupy.cuda.runtime.getDeviceCount())
 
 
-def choose(asked: Sequence[int] | None) -> tuple[int, ...]:
-    """Return the numbers of the devices to work on: those asked for, all visible ones where `asked` is None.
+def choose(numbers: Sequence[int] | None) -> tuple[int, ...]:
+    """Return the numbers of the devices to use: `numbers` without repetitions, or all visible ones if None.
 
     Raises
     ------
     InvalidParameter
-        A number that no visible device has.
+        No visible device has one of the numbers.
     """
-    if asked is not None and not asked:
+    if numbers is not None and not numbers:
         return ()
-    present = range(count())
-    if asked is None:
-        return tuple(present)
-    wrong = [number for number in asked if number not in present]
-    if wrong and not present:
+    visible = range(count())
+    if numbers is None:
+        return tuple(visible)
+    if all(number in visible for number in numbers):
+        return tuple(dict.fromkeys(numbers))
+    if not visible:
         raise InvalidParameter(
-            f"devices were asked for by number ({_listed(asked)}), and there are none: "
-            f"{unavailable_reason()}; or do without (--devices none)"
+            f"no CUDA device is available, got devices {_join(numbers)}: {unavailable_reason()}; or use no "
+            "device (--devices none)"
         )
-    if wrong:
-        raise InvalidParameter(
-            f"devices must be among {_listed(present)}, as panic-tda doctor --environment lists them; "
-            f"got {_listed(asked)}"
-        )
-    return tuple(dict.fromkeys(asked))
+    raise InvalidParameter(
+        f"devices must be among {_join(visible)}, as panic-tda doctor --environment lists them; "
+        f"got {_join(numbers)}"
+    )
 
 
 def environment(number: int) -> dict[str, str]:
-    """Return the environment variable under which a new process sees that visible device alone."""
-    # Numbers count the devices that this process sees, which may itself have been given some of them.
+    """Return the environment variable with which a new process sees only this device."""
+    # `number` counts the devices that this process sees, which may be a part of the machine's.
     visible = os.environ.get(VISIBLE)
     return {VISIBLE: str(number) if visible is None else visible.split(",")[number].strip()}
 
 
 def devices() -> list[CudaDevice]:
-    """List the visible devices; empty where `unavailable_reason` has a reason."""
+    """List the visible devices; the list is empty if `unavailable_reason` has a reason."""
     n_devices = count()
     if not n_devices:
         return []
     import cupy
 
-    found = []
+    visible = []
     for number in range(n_devices):
         properties = cupy.cuda.runtime.getDeviceProperties(number)
         with cupy.cuda.Device(number):
             free, total = cupy.cuda.runtime.memGetInfo()
-        found.append(
+        visible.append(
             CudaDevice(
                 number=number,
                 name=properties["name"].decode(),
@@ -146,32 +144,32 @@ def devices() -> list[CudaDevice]:
                 compute_capability=f"{properties['major']}.{properties['minor']}",
             )
         )
-    return found
+    return visible
 
 
 def versions() -> tuple[str, str] | None:
-    """Return the CUDA version up to which the driver goes, and that of the runtime; None without CUDA."""
+    """Return the latest CUDA version that the driver supports, and that of the runtime; None without CUDA."""
     if unavailable_reason() is not None:
         return None
     import cupy
 
     runtime = cupy.cuda.runtime
-    return _version(runtime.driverGetVersion()), _version(runtime.runtimeGetVersion())
+    return _format_version(runtime.driverGetVersion()), _format_version(runtime.runtimeGetVersion())
 
 
 def free_bytes() -> int:
-    """Bytes that can be allocated on the current device, those that CuPy's pool keeps ready included."""
+    """Return the bytes that can be allocated on the current device, including those in CuPy's pool."""
     import cupy
 
     pool = cupy.get_default_memory_pool()
     return int(cupy.cuda.runtime.memGetInfo()[0]) + int(pool.free_bytes())
 
 
-def _version(number: int) -> str:
+def _format_version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
-def _listed(numbers: Sequence[int]) -> str:
+def _join(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
 
 

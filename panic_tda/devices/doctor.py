@@ -1,4 +1,4 @@
-"""What is there to work with, and what is missing for more."""
+"""The report of `doctor --environment`: the machine, the libraries and the devices."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ _PACKAGES = {
     "CuPy": ("cupy-cuda13x", "cupy-cuda12x", "cupy"),
     "cuML": ("cuml-cu13", "cuml-cu12", "cuml"),
 }
-"""By name: what the package is called where it is installed from, which for some differs by CUDA version."""
+"""Distribution names of each package; some depend on the CUDA version."""
 _DRIVER_QUERY = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
 _QUERY_SECONDS = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """What this machine has; the fields are the keys of `doctor --environment --json`.
+    """Description of this machine; the fields are the keys of `doctor --environment --json`.
 
     Attributes
     ----------
     platform : str
-        Operating system, processor and Python.
+        Operating system, processor and Python version.
     cores : int
-        Those that this process may use.
+        Number of cores that this process may use.
     memory_bytes, available_bytes : int or None
-        Of the host: all of it, and what can be had; None where the system does not say.
+        Host memory that this process may use, and the part that is available; None if unknown.
     driver : str or None
-        Version of the NVIDIA driver; None where there is none.
+        Version of the NVIDIA driver; None if there is no driver.
     driver_cuda, cuda_runtime : str or None
-        CUDA version up to which the driver goes, and that of the runtime which CuPy uses; None without CUDA.
+        Latest CUDA version that the driver supports, and that of CuPy's runtime; None without CUDA.
     cuda_unusable_because : str or None
-        Why CuPy can do nothing, with the remedy; None where it can.
+        Reason why CuPy cannot be used, with the remedy; None if it can.
     devices : tuple of CudaDevice
-        Visible devices, as `cuda.devices` lists them.
+        Visible devices, as listed by `cuda.devices`.
     versions : dict of str to str or None
-        By package; None for what is not installed.
+        Version of each package; None if it is not installed.
     backends : dict of str to str or None
-        By name: why it can do nothing here, with the remedy; None where it can.
+        For each backend, the reason why it cannot run here, with the remedy; None if it can.
     kernel : str
-        What compares rows in backend `tiled` on this processor.
+        Name of the kernel that compares rows in backend `tiled` on this processor.
     """
 
     platform: str
@@ -68,16 +68,16 @@ class Environment:
 
 
 def examine_environment(*, backends: Mapping[str, str | None], sqlite: str, kernel: str) -> Environment:
-    """Look at the machine, the libraries and the devices; changes nothing.
+    """Describe the machine, the libraries and the devices, without changing anything.
 
     Parameters
     ----------
     backends : mapping of str to str or None
-        By name, why a backend can do nothing here (`clustering.backends.unavailable_reasons`).
+        For each backend, the reason why it cannot run here (`clustering.backends.unavailable_reasons`).
     sqlite : str
         Version of the SQLite library of this process (`storage.database.sqlite_version`).
     kernel : str
-        What compares rows on this processor (`clustering.tiled.microkernels.describe_kernel`).
+        Name of the kernel that compares rows (`clustering.tiled.microkernels.describe_kernel`).
     """
     versions = cuda.versions()
     memory_bytes, available_bytes = machine.host_memory()
@@ -86,29 +86,29 @@ def examine_environment(*, backends: Mapping[str, str | None], sqlite: str, kern
         cores=machine.available_cores(),
         memory_bytes=memory_bytes,
         available_bytes=available_bytes,
-        driver=_driver(),
+        driver=_read_driver_version(),
         driver_cuda=None if versions is None else versions[0],
         cuda_runtime=None if versions is None else versions[1],
         cuda_unusable_because=cuda.unavailable_reason(),
         devices=tuple(cuda.devices()),
-        versions={name: _version(names) for name, names in _PACKAGES.items()} | {"SQLite": sqlite},
+        versions={name: _read_version(names) for name, names in _PACKAGES.items()} | {"SQLite": sqlite},
         backends=dict(backends),
         kernel=kernel,
     )
 
 
-def _driver() -> str | None:
-    # Asked of the driver's own tool: without CuPy it is all there is to see of a device.
+def _read_driver_version() -> str | None:
+    # From the driver's own tool, which works without CuPy.
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             _DRIVER_QUERY, capture_output=True, text=True, timeout=_QUERY_SECONDS, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return next(iter(done.stdout.split()), None)
+    return next(iter(process.stdout.split()), None)
 
 
-def _version(names: tuple[str, ...]) -> str | None:
+def _read_version(names: tuple[str, ...]) -> str | None:
     for name in names:
         try:
             return importlib.metadata.version(name)

@@ -1,7 +1,7 @@
-"""Where CuPy keeps compiled kernels: a folder that can be written, chosen before CuPy is imported.
+"""The folder in which CuPy saves compiled kernels, chosen before CuPy is imported.
 
-CuPy makes the folder when it is imported, even where kernels are to be kept in memory, and cannot be imported
-where that fails. Kernels are written to it whenever one is first used, in the middle of a fit.
+CuPy creates the folder when it is imported, even if kernels are kept in memory, and the import fails if the
+folder cannot be created. Kernels are written to it when they are first used, in the middle of a fit.
 """
 
 from __future__ import annotations
@@ -19,43 +19,42 @@ from types import TracebackType
 from panic_tda.errors import CannotWrite
 
 FOLDER_VARIABLE, MEMORY_VARIABLE = "CUPY_CACHE_DIR", "CUPY_CACHE_IN_MEMORY"
-REMEDY = f"set {FOLDER_VARIABLE} to a folder that can be written, with room, or {MEMORY_VARIABLE}=1"
+REMEDY = f"set {FOLDER_VARIABLE} to a folder that can be written and has space, or {MEMORY_VARIABLE}=1"
 _PRIVATE = 0o700
 
 _log = logging.getLogger(__name__)
 
 
 def choose_cache_folder() -> None:
-    """Point CuPy to a folder for its kernels that can be written, or have it keep them in memory.
+    """Make CuPy save its kernels in a folder that can be written, or keep them in memory.
 
-    Taken is the first of: the folder that `CUPY_CACHE_DIR` names, or else CuPy's in the home folder; one in
-    `XDG_CACHE_HOME`; and one of this user's in the folder for temporary files. The environment is changed
-    only where the first cannot be written, and not at all once CuPy is imported.
+    The first of these folders that can be written is used: that of `CUPY_CACHE_DIR`, by default CuPy's folder
+    in the home folder; a folder in `XDG_CACHE_HOME`; a folder of this user in the folder for temporary files.
+    The environment is changed only if the first one cannot be written, and never after CuPy is imported.
     """
     if "cupy" in sys.modules:
         return
-    named = os.environ.get(FOLDER_VARIABLE)
-    usual = Path(named or os.path.expanduser("~/.cupy/kernel_cache"))
+    usual = Path(os.environ.get(FOLDER_VARIABLE) or os.path.expanduser("~/.cupy/kernel_cache"))
     if _can_write(usual):
         return
-    for folder in _other_folders():
+    for folder in _list_other_folders():
         if _can_write(folder):
             os.environ[FOLDER_VARIABLE] = str(folder)
-            _log.info("%s cannot be written: CuPy keeps compiled kernels in %s", usual, folder)
+            _log.info("%s cannot be written: CuPy saves compiled kernels in %s", usual, folder)
             return
-    # It only has to be there, since nothing is written to it.
+    # The folder only has to exist, because nothing is written to it.
     os.environ |= {MEMORY_VARIABLE: "1", FOLDER_VARIABLE: os.sep}
-    _log.warning("%s cannot be written: every run compiles its CUDA kernels anew; %s", usual, REMEDY)
+    _log.warning("%s cannot be written: every run compiles its CUDA kernels again; %s", usual, REMEDY)
 
 
 @contextmanager
 def translate_cache_errors() -> Iterator[None]:
-    """Say of a kernel that CuPy could not write or read in this context what to do.
+    """Turn an OSError of CuPy's kernel cache in this context into an error with a remedy.
 
     Raises
     ------
     CannotWrite
-        In place of an OSError that comes from CuPy; others pass.
+        Instead of an OSError that CuPy raised; other errors are not changed.
     """
     try:
         yield
@@ -66,11 +65,11 @@ def translate_cache_errors() -> Iterator[None]:
 
 
 def is_cache_error(error: Exception) -> bool:
-    """Tell whether importing CuPy failed because of a file or folder, and not for want of a library."""
+    """Return whether importing CuPy failed because of a file or folder, not because of a missing library."""
     return isinstance(error, OSError) and error.errno is not None
 
 
-def _other_folders() -> Iterator[Path]:
+def _list_other_folders() -> Iterator[Path]:
     if cache_home := os.environ.get("XDG_CACHE_HOME"):
         yield Path(cache_home) / "cupy" / "kernel_cache"
     private = (
@@ -81,7 +80,7 @@ def _other_folders() -> Iterator[Path]:
 
 
 def _is_private(folder: Path) -> bool:
-    """Make a folder in a place where anybody may write, and tell whether nobody else can write to it."""
+    """Create a folder where all users can write, and return whether it is private to this user."""
     try:
         folder.mkdir(mode=_PRIVATE, exist_ok=True)
         state = folder.lstat()
@@ -92,7 +91,7 @@ def _is_private(folder: Path) -> bool:
 
 
 def _can_write(folder: Path) -> bool:
-    # Tried, since permissions do not say it all: of the superuser, of file systems mounted read-only.
+    # By writing: permissions do not cover the superuser, nor file systems that are mounted read-only.
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:

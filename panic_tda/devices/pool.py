@@ -1,9 +1,9 @@
-"""Tasks shared out among devices: one process for each, and the next task to whichever is free.
+"""A pool of processes, one for each device; each process gets the next task when it is free.
 
-A process sees one device alone, because CUDA looks at its environment once, when it starts; and what kills
-one process costs its own task only. Processes are started from scratch rather than forked: nothing of CUDA
-survives a fork. They are plain children with a pipe each way, not `multiprocessing`'s, whose start runs the
-caller's main module again.
+A process sees only one device, because CUDA reads its environment only once, when it starts. A fault that
+kills a process fails only the task of that process. Processes are started, not forked, because CUDA does not
+work after a fork. They are child processes with a pipe in each direction, not those of `multiprocessing`,
+which would run the caller's main module again.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 GRACE_SECONDS = 30.0
-"""What a process that was told to stop gets for keeping a result which it is just saving."""
-# -P: nothing in the working folder takes the place of a module.
+"""Time in which a process may finish saving a result after it has been told to stop, in seconds."""
+# -P: files in the working folder do not replace modules.
 _COMMAND = (sys.executable, "-P", "-c", "from panic_tda.devices.worker import serve; serve()")
 
 _log = logging.getLogger(__name__)
@@ -40,19 +40,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WorkerFailure:
-    """Stands in the place of a result that did not come.
+    """The reason why a task has no result.
 
     Attributes
     ----------
     reason : str
-        What became of the task or of the process that had it.
+        The error of the task, or the end of its process.
     """
 
     reason: str
 
 
 class _Ended:
-    """What is heard last of every process."""
+    """Message that a process has ended."""
 
 
 _Inbox: TypeAlias = "SimpleQueue[tuple[_Worker[Any, Any], Message | _Ended]]"
@@ -64,29 +64,30 @@ def run_on_devices(
     devices: Mapping[str, Mapping[str, str]],
     progress: Progress | None = None,
 ) -> list[Result | WorkerFailure]:
-    """Do tasks in several processes at once.
+    """Run tasks in several processes at the same time.
 
     Parameters
     ----------
     work : callable
-        Does one task and tells a listener where it is. A function of a module: processes import it by name.
+        Runs one task and reports its progress. It must be a function of a module, because processes import it
+        by name.
     tasks : sequence
-        Handed out in this order; they travel pickled.
+        Tasks, started in this order; they must be picklable.
     devices : mapping of str to mapping
-        Name of each device, as it stands before its log lines, and the environment variables by which a
-        process sees no other one.
+        For the name of each device, which is the prefix of its log lines: the environment variables with
+        which a process sees only this device.
     progress : Progress, optional
-        Hears each process beside the others where it can (see `progress.child_progress`).
+        Receives the progress of each process, separately if it can (see `progress.child_progress`).
 
     Returns
     -------
     list
-        Of each task what `work` returned, or `WorkerFailure` where it raised or its process ended; the tasks
-        after it get a new process.
+        The result of each task, or `WorkerFailure` if it raised an exception or its process ended; later
+        tasks then get a new process.
 
     Notes
     -----
-    An exception in the caller, such as KeyboardInterrupt, ends all processes before it goes on.
+    An exception in the caller, such as KeyboardInterrupt, ends all processes before it is raised again.
     """
     inbox: _Inbox = SimpleQueue()
     waiting = deque(enumerate(tasks))
@@ -97,13 +98,14 @@ def run_on_devices(
     ]
     try:
         for worker in team:
-            worker.next_of(waiting)
+            worker.start_next(waiting)
         while len(results) < len(tasks):
             worker, message = inbox.get()
-            done = worker.hear(message)
-            if done is not None:
-                results[done[0]] = done[1]
-                worker.next_of(waiting)
+            numbered_result = worker.handle(message)
+            if numbered_result is not None:
+                number, result = numbered_result
+                results[number] = result
+                worker.start_next(waiting)
     except BaseException:
         with rescue():
             _terminate(team, inbox)
@@ -115,7 +117,7 @@ def run_on_devices(
 
 
 class _Worker(Generic[Task, Result]):
-    """The caller's side of one device: its process, and the task that this has."""
+    """The caller's side of one device: its process and the task of that process."""
 
     def __init__(
         self,
@@ -132,12 +134,12 @@ class _Worker(Generic[Task, Result]):
         self._inbox = inbox
         self._task: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._patient = True
+        self._may_finish = True
 
-    def next_of(self, waiting: deque[tuple[int, Task]]) -> None:
-        """Take the next task, in a new process where there is none; without one the process may go."""
+    def start_next(self, waiting: deque[tuple[int, Task]]) -> None:
+        """Start the next task, in a new process if there is none; end the process if no task is left."""
         if not waiting:
-            self._close()
+            self._close_input()
             return
         self._task, task = waiting.popleft()
         if self._process is None:
@@ -145,8 +147,8 @@ class _Worker(Generic[Task, Result]):
             self._send((self._work, self._name))
         self._send(task)
 
-    def hear(self, message: Message | _Ended) -> tuple[int, Result | WorkerFailure] | None:
-        """Pass on what the process says; return the number and result of its task when that is over."""
+    def handle(self, message: Message | _Ended) -> tuple[int, Result | WorkerFailure] | None:
+        """Handle a message of the process; return the number and result of its task if it has finished."""
         match message:
             case Logged(record):
                 logger = logging.getLogger(record.name)
@@ -159,42 +161,42 @@ class _Worker(Generic[Task, Result]):
             case PhaseFailed():
                 report_failure(self._progress)
             case Done(result):
-                return self._over(result)
+                return self._finish_task(result)
             case Failed(reason):
                 report_failure(self._progress)
-                return self._over(WorkerFailure(reason))
+                return self._finish_task(WorkerFailure(reason))
             case _Ended() if self._process is not None:
                 report_failure(self._progress)
-                reason = f"its process on {self._name} {_ending(self._process)}"
-                self._close()
+                reason = f"its process on {self._name} {_describe_exit(self._process)}"
+                self._close_input()
                 self._process = None
-                return None if self._task is None else self._over(WorkerFailure(reason))
+                return None if self._task is None else self._finish_task(WorkerFailure(reason))
         return None
 
     @property
     def is_running(self) -> bool:
-        """Whether a process is there that has not said its last word."""
+        """Return whether there is a process whose last message has not been handled."""
         return self._process is not None
 
     def terminate(self) -> None:
-        """Tell the process to stop: it keeps what it is just saving."""
-        self._task, self._patient = None, False
+        """Tell the process to stop; it first finishes saving a result."""
+        self._task, self._may_finish = None, False
         if self._process is not None:
             self._process.terminate()
 
     def end(self) -> None:
-        """See to it that the process has gone."""
-        self._close()
+        """End the process, and kill it if it does not end in time."""
+        self._close_input()
         if self._process is not None:
             try:
-                self._process.wait(GRACE_SECONDS if self._patient else 0)
+                self._process.wait(GRACE_SECONDS if self._may_finish else 0)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
             self._process = None
 
     def _start(self) -> subprocess.Popen[bytes]:
-        # What can be imported here can be imported there; a group of its own hears no Ctrl-C of the terminal.
+        # The process can import the same modules. In a process group of its own it gets no Ctrl-C.
         path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
         process = subprocess.Popen(
             _COMMAND,
@@ -213,9 +215,10 @@ class _Worker(Generic[Task, Result]):
                 while True:
                     self._inbox.put((self, pickle.load(process.stdout)))
         except Exception as error:
-            # The end of the pipe, which cuts a killed process's last message short; or one from nowhere.
+            # At the end of the pipe, the last message of a killed process may be cut off. Other errors mean
+            # an invalid message.
             if not isinstance(error, (EOFError, pickle.UnpicklingError)):
-                _log.debug("%s: not understood", self._name, exc_info=True)
+                _log.debug("%s: invalid message", self._name, exc_info=True)
                 process.kill()
         self._inbox.put((self, _Ended()))
 
@@ -223,19 +226,19 @@ class _Worker(Generic[Task, Result]):
         assert self._process is not None
         assert self._process.stdin is not None
         data = pickle.dumps(content)
-        with contextlib.suppress(OSError):  # it has just died, and the other pipe says so
+        with contextlib.suppress(OSError):  # the process has just ended; `_listen` reports that
             self._process.stdin.write(data)
             self._process.stdin.flush()
 
-    def _over(self, result: Result | WorkerFailure) -> tuple[int, Result | WorkerFailure]:
+    def _finish_task(self, result: Result | WorkerFailure) -> tuple[int, Result | WorkerFailure]:
         assert self._task is not None
         number, self._task = self._task, None
         self._progress.phase("")
         return number, result
 
-    def _close(self) -> None:
+    def _close_input(self) -> None:
         if self._process is not None and self._process.stdin is not None:
-            with contextlib.suppress(OSError):  # what a dead process will never read
+            with contextlib.suppress(OSError):  # the process has ended, and unsent data are lost
                 self._process.stdin.close()
 
 
@@ -245,17 +248,17 @@ def _terminate(team: Sequence[_Worker[Any, Any]], inbox: _Inbox) -> None:
     deadline = time.monotonic() + GRACE_SECONDS
     if any(worker.is_running for worker in team):
         _log.info("up to %.0f s for the processes to stop; interrupt again to kill them", GRACE_SECONDS)
-    # Their last words say where a result was kept that could not be saved any more.
+    # Their last log lines say where a result was written that could not be saved in the database.
     while any(worker.is_running for worker in team) and time.monotonic() < deadline:
         try:
             worker, message = inbox.get(timeout=max(0.0, deadline - time.monotonic()))
         except Empty:
             return
         if isinstance(message, (Logged, _Ended)):
-            worker.hear(message)
+            worker.handle(message)
 
 
-def _ending(process: subprocess.Popen[bytes]) -> str:
+def _describe_exit(process: subprocess.Popen[bytes]) -> str:
     status = process.wait()
     if status >= 0:
         return f"ended with exit status {status}"

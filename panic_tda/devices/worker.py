@@ -1,6 +1,6 @@
-"""The process of one device: does the tasks that come on stdin, tells of them on stdout.
+"""The process of one device: reads tasks from stdin, runs them, and writes messages to stdout.
 
-What it says are messages, one dataclass for each kind; `pool` starts it and hears it.
+Each kind of message is a dataclass. `pool` starts the process and handles its messages.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from panic_tda.interrupts import watch_signals
 from panic_tda.progress import Progress
 
 ADVANCE_SECONDS = 0.2
-"""Least time between two messages of the same phase."""
+"""Least time between two messages about progress in the same phase, in seconds."""
 _EXIT_TERMINATED = 128 + signal.SIGTERM
 
 _log = logging.getLogger(__name__)
@@ -31,14 +31,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Logged:
-    """A line for the log."""
+    """Message with a log record."""
 
     record: logging.LogRecord
 
 
 @dataclass(frozen=True)
 class Phase:
-    """The task's next phase began."""
+    """Message that the next phase of the task has begun."""
 
     name: str
     total: float | None
@@ -46,26 +46,26 @@ class Phase:
 
 @dataclass(frozen=True)
 class Advanced:
-    """The phase has come further by so much."""
+    """Message that the phase has advanced by an amount."""
 
     amount: float
 
 
 @dataclass(frozen=True)
 class PhaseFailed:
-    """The phase is over, and failed."""
+    """Message that the phase has failed."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """The task is over, with what the work returned."""
+    """Message that the task has finished, with its result."""
 
     result: Any
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The task is over without a result."""
+    """Message that the task has failed, with the reason."""
 
     reason: str
 
@@ -74,44 +74,44 @@ Message = Logged | Phase | Advanced | PhaseFailed | Done | Failed
 
 
 def serve() -> None:
-    """Be the process of one device: do the tasks that come on stdin, tell of them on stdout."""
-    # The two pipes are kept from whatever a library reads or prints.
+    """Run the tasks from stdin, and write messages to stdout, until stdin ends."""
+    # Libraries that read stdin or print to stdout must not use the two pipes.
     source = os.fdopen(os.dup(0), "rb")
     channel = _Channel(os.fdopen(os.dup(1), "wb"))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     signal.signal(signal.SIGTERM, channel.terminate)
     with watch_signals({signal.SIGTERM}, lambda _number: os._exit(_EXIT_TERMINATED)):
-        _serve(source, channel)
+        _run_tasks(source, channel)
 
 
-def _serve(source: BinaryIO, channel: _Channel) -> None:
+def _run_tasks(source: BinaryIO, channel: _Channel) -> None:
     work, name = pickle.load(source)
     logger = logging.getLogger("panic_tda")
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
-    logger.addHandler(_Forwarded(channel, name))
+    logger.addHandler(_LogForwarder(channel, name))
     while True:
         try:
             task = pickle.load(source)
         except EOFError:
             return
-        channel.send(_outcome(work, task, _Told(channel)))
+        channel.send(_run_task(work, task, _ProgressForwarder(channel)))
 
 
-def _outcome(work: Callable[[Any, Progress], Any], task: Any, progress: Progress) -> Done | Failed:
+def _run_task(work: Callable[[Any, Progress], Any], task: Any, progress: Progress) -> Done | Failed:
     try:
         result = work(task, progress)
         pickle.dumps(result)
     except Exception as error:
-        # Whatever breaks in one task must not cost the others theirs; the log has the whole story.
+        # An error in one task must not stop the others; the log has the traceback.
         _log.debug("a task failed unexpectedly", exc_info=True)
         return Failed(unexpected(error))
     return Done(result)
 
 
 class _Channel:
-    """Sends messages whole, whatever signal comes in between."""
+    """Sender of messages, which a signal does not cut off."""
 
     def __init__(self, sink: BinaryIO) -> None:
         self._sink = sink
@@ -120,7 +120,7 @@ class _Channel:
 
     def send(self, message: Message) -> None:
         data = pickle.dumps(message)
-        # Signals are handled in the main thread only, so that only its own messages could be cut.
+        # Signals are handled in the main thread, so that they can cut off only its messages.
         is_main = threading.current_thread() is threading.main_thread()
         self._sending |= is_main
         try:
@@ -128,7 +128,7 @@ class _Channel:
                 self._sink.write(data)
                 self._sink.flush()
         except OSError:
-            # Nobody listens any more: the caller was killed, and nobody waits for a result.
+            # The caller was killed, so that nobody waits for a result.
             sys.exit(_EXIT_TERMINATED)
         finally:
             self._sending &= not is_main
@@ -142,35 +142,35 @@ class _Channel:
             self._leave()
 
     def _leave(self) -> None:
-        self._terminated = False  # What is said on the way out is to be heard.
+        self._terminated = False  # so that messages during the exit are sent
         sys.exit(_EXIT_TERMINATED)
 
 
-class _Told:
-    """Progress of a task, as messages."""
+class _ProgressForwarder:
+    """Progress that is sent as messages."""
 
     def __init__(self, channel: _Channel, clock: Callable[[], float] = time.monotonic) -> None:
         self._channel = channel
         self._clock = clock
-        self._unsaid = 0.0
-        self._said = 0.0
+        self._unsent = 0.0
+        self._sent_at = 0.0
 
     def phase(self, name: str, total: float | None = None) -> None:
-        self._unsaid, self._said = 0.0, self._clock()
+        self._unsent, self._sent_at = 0.0, self._clock()
         self._channel.send(Phase(name, total))
 
     def advance(self, amount: float) -> None:
-        self._unsaid += amount
-        if self._clock() - self._said >= ADVANCE_SECONDS:
-            said, self._unsaid, self._said = self._unsaid, 0.0, self._clock()
-            self._channel.send(Advanced(said))
+        self._unsent += amount
+        if self._clock() - self._sent_at >= ADVANCE_SECONDS:
+            amount, self._unsent, self._sent_at = self._unsent, 0.0, self._clock()
+            self._channel.send(Advanced(amount))
 
     def failed(self) -> None:
         self._channel.send(PhaseFailed())
 
 
-class _Forwarded(logging.Handler):
-    """Log records as messages, under the name of the device."""
+class _LogForwarder(logging.Handler):
+    """Logging handler that sends records as messages, with the name of the device as prefix."""
 
     def __init__(self, channel: _Channel, name: str) -> None:
         super().__init__()
@@ -178,8 +178,8 @@ class _Forwarded(logging.Handler):
         self._prefix = f"{name}: "
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Arguments and tracebacks cannot all be pickled: the message goes as text.
-        said = copy.copy(record)
-        said.msg, said.args = self._prefix + self.format(record), None
-        said.exc_info = said.exc_text = said.stack_info = None
-        self._channel.send(Logged(said))
+        # Not all arguments and tracebacks can be pickled, so that the message is sent as text.
+        sendable = copy.copy(record)
+        sendable.msg, sendable.args = self._prefix + self.format(record), None
+        sendable.exc_info = sendable.exc_text = sendable.stack_info = None
+        self._channel.send(Logged(sendable))

@@ -251,7 +251,10 @@ def test_host_memory_that_ran_out_is_no_matter_of_the_device() -> None:
 
 
 def test_releasing_imports_nothing() -> None:
-    code = "import sys; from panic_tda.arrays.device import release; release(); print('cupy' in sys.modules)"
+    code = (
+        "import sys; from panic_tda.arrays.device import free_device_memory; free_device_memory(); "
+        "print('cupy' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -82,7 +82,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "missing polars list": (pl.Series([[1.0, 2.0], None]), "row 1 is missing"),
     "missing cell of pandas": (pd.Series([[1, 2], pd.NA]), "row 1 is missing"),
     "None in a list": ([[1.0, 2.0], None], "row 1 is missing"),
-    "missing number": (pd.DataFrame({"a": [1, pd.NA], "b": [1, 2]}), "row 1 .*<NA> is no number"),
+    "missing number": (pd.DataFrame({"a": [1, pd.NA], "b": [1, 2]}), "row 1 .*<NA> is not a number"),
     "texts": ([["a", "b"]], r"matrix of real numbers; got texts; .*json\.loads"),
     "numbers as texts": ([["1", "2"]], r"matrix of real numbers; got texts; .*json\.loads"),
     "series of texts": (pd.Series(["[1, 2]"]), r"row 0 .*got texts; .*json\.loads"),
@@ -90,7 +90,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "complex numbers": (X * 1j, "got complex numbers"),
     "complex cells": (pd.Series([[1j, 2j]]), "row 0 .*got complex numbers"),
     "booleans": (X > 2, "got booleans"),
-    "a column of booleans": (pd.DataFrame({"a": [1.5], "b": [True]}), "row 0 .*True is no number"),
+    "a column of booleans": (pd.DataFrame({"a": [1.5], "b": [True]}), "row 0 .*True is not a number"),
     "dates": (pd.DataFrame({"a": pd.to_datetime(["2020-01-01"])}), "got dates"),
     "time spans": (np.zeros((2, 2), dtype="m8[s]"), "got time spans"),
     "a table of ids and vectors": (
@@ -107,13 +107,13 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "one vector": ([1.0, 2.0], r"matrix of shape \(rows, dimensions\); got shape \(2,\)"),
     "a series of numbers": (pd.Series([1.0, 2.0]), r"got shape \(2,\)"),
-    "matrices in a series": (pd.Series([X, X]), r"row 0 is no vector; its shape is \(3, 2\)"),
+    "matrices in a series": (pd.Series([X, X]), r"row 0 is not a vector; its shape is \(3, 2\)"),
     "a cube": (np.zeros((2, 2, 2)), r"got shape \(2, 2, 2\)"),
     "no dimensions": (np.empty((3, 0)), r"got shape \(3, 0\)"),
     "nothing": ([], r"got shape \(0,\)"),
     "a generator": ((row for row in ROWS), "got a generator"),
     "a dictionary": ({"a": ROWS[0]}, "got a dict"),
-    "a list of dictionaries": ([{"a": 1}], "row 0 is missing or no vector: {'a': 1}"),
+    "a list of dictionaries": ([{"a": 1}], "row 0 is missing or not a vector: {'a': 1}"),
 }
 
 

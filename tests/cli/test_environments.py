@@ -54,7 +54,7 @@ def require_clear(done: subprocess.CompletedProcess[str], words: str) -> None:
         ("panic-tda list-clusterings --db /dev/zero", PIPE),
         ("panic-tda doctor --db pipe", PIPE),
         ("panic-tda import-embeddings pipe --db new.sqlite", PIPE),
-        ("panic-tda save-pending pipe --db d.sqlite", "it is no regular file"),
+        ("panic-tda save-pending pipe --db d.sqlite", "it is not a regular file"),
         ("panic-tda list-clusterings --db d.sqlite --log-file pipe", "is a pipe that nobody reads"),
         (f"panic-tda list-clusterings --db {'long' * 100}", "File name too long"),
         (

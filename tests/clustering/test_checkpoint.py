@@ -87,7 +87,8 @@ def test_a_state_that_cannot_be_saved_leaves_nothing_and_is_told_of(
     assert sorted(path.name for path in checkpoint.folder.iterdir()) == ["checkpoint.json", "state.state"]
     folder = re.escape(str(checkpoint.folder))
     said = (
-        rf"the state of 0 MiB could not be saved in {folder}, .* are free, the run goes on without: \[Errno "
+        rf"the state of 0 MiB could not be saved in {folder}, .* are free, "
+        r"the run continues without it: \[Errno "
     )
     assert re.match(said, caplog.messages[0])
 

@@ -95,7 +95,7 @@ def test_without_any_folder_for_a_cache_the_fit_runs_and_says_so(installation: P
     (tmp_path / "home").write_text("a file where the home folder should be")
     found, said = finished(started(installation, tmp_path / "home", "-c", CLUSTER))
     assert PHASE in found["phases"]
-    assert said.count("no folder takes compiled code") == 1
+    assert said.count("no folder for compiled code can be written") == 1
     assert "NUMBA_CACHE_DIR" in said
 
 

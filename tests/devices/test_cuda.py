@@ -91,7 +91,7 @@ def test_a_number_that_no_device_has_is_refused(two_devices: None) -> None:
 
 def test_a_number_is_refused_where_there_is_no_device(no_devices: None) -> None:
     with pytest.raises(
-        InvalidParameter, match=r"by number \(0\), and there are none: .*(CuPy|CUDA).*--devices none"
+        InvalidParameter, match=r"no CUDA device is available, got devices 0: .*(CuPy|CUDA).*--devices none"
     ):
         cuda.choose([0])
     assert cuda.choose(None) == ()
@@ -110,7 +110,7 @@ def test_cuda_can_be_ruled_out_for_a_while() -> None:
     before = cuda.unavailable_reason()
     elsewhere: list[str | None] = []
     with cuda.cuda_disabled():
-        assert cuda.unavailable_reason() == "CUDA was ruled out (--devices none)"
+        assert cuda.unavailable_reason() == "CUDA is disabled (--devices none)"
         assert cuda.count() == 0
         # Another caller in the same process is not concerned.
         thread = threading.Thread(target=lambda: elsewhere.append(cuda.unavailable_reason()))

@@ -112,7 +112,9 @@ def test_kernels_stay_in_memory_where_no_folder_can_be_written(run: Run, tmp_pat
     done = run(code, HOME=tmp_path / "file", XDG_CACHE_HOME=tmp_path / "file")
     assert done.stdout.splitlines() == ["None", f"{os.sep} 1"], done.stderr
     assert kernels(tmp_path) == []
-    assert "compiles its CUDA kernels anew; set CUPY_CACHE_DIR to a folder that can be written" in done.stderr
+    assert (
+        "compiles its CUDA kernels again; set CUPY_CACHE_DIR to a folder that can be written" in done.stderr
+    )
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o750])

@@ -20,7 +20,7 @@ def test_steps_are_added_up_not_lost() -> None:
             sent.append(message)
 
     now = [100.0]
-    told = worker._Told(Channel(), clock=lambda: now[0])  # type: ignore[arg-type]
+    told = worker._ProgressForwarder(Channel(), clock=lambda: now[0])  # type: ignore[arg-type]
     told.phase("distances", 10.0)
     for _ in range(8):
         now[0] += 0.06

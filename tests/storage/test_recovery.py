@@ -416,7 +416,7 @@ def test_a_link_or_a_fifo_is_not_saved(upgraded: MakeFile, kind: str) -> None:
         os.mkfifo(path)
     before = file.snapshot()
     for files in ([], [path]):
-        with pytest.raises(BadInput, match="no regular file") as refusal:
+        with pytest.raises(BadInput, match="not a regular file") as refusal:
             save_pending(file.database, files)
         assert str(path) in str(refusal.value)
     assert file.snapshot() == before
