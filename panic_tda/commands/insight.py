@@ -146,7 +146,7 @@ def compare_clusterings(
     if as_json:
         terminal.print_data(compared.to_dict())
         return
-    changed, new = compared.found.changed[: limit or None], compared.found.new[: limit or None]
+    changed, new = compared.result.changed[: limit or None], compared.result.new[: limit or None]
     concerned = [*(label for one in changed for label, _ in one.into), *new]
     with opened.reading() as connection:
         texts = (

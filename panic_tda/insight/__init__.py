@@ -1,4 +1,4 @@
-"""What is computed from stored clusterings: recuts, sweeps, comparisons, trajectories, density.
+"""Compute recuts, sweeps, comparisons, trajectories and densities from stored clusterings.
 
 One file a question: `recut` (other clusters from the same tree), `sweep` (many settings side by side),
 `comparison` (what became of each cluster in another clustering), `density` (are the outliers real?), over

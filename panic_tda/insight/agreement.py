@@ -1,4 +1,4 @@
-"""How far two labelings of the same rows agree.
+"""Measure how far two labelings of the same rows agree.
 
 References
 ----------
@@ -112,17 +112,17 @@ def _expected_beside(size: int, others: IntArray, log_factorial: FloatArray) -> 
     counts = high - low + 1
     first = np.cumsum(counts) - counts
     overlap = np.arange(counts.sum()) + np.repeat(low - first, counts)
-    other = np.repeat(others, counts)
+    other_sizes = np.repeat(others, counts)
     constant = (
         log_factorial[size] + log_factorial[others] + log_factorial[n - size] + log_factorial[n - others]
     )
     log_chance = np.repeat(constant - log_factorial[n], counts) - (
         log_factorial[overlap]
         + log_factorial[size - overlap]
-        + log_factorial[other - overlap]
-        + log_factorial[n - size - other + overlap]
+        + log_factorial[other_sizes - overlap]
+        + log_factorial[n - size - other_sizes + overlap]
     )
-    part = overlap / n * np.log(n * overlap / (float(size) * other)) * np.exp(log_chance)
+    part = overlap / n * np.log(n * overlap / (float(size) * other_sizes)) * np.exp(log_chance)
     return np.add.reduceat(part, first)
 
 

@@ -1,4 +1,4 @@
-"""The condensed tree of a clustering, cluster by cluster: what split off where, and what was chosen."""
+"""List the clusters of a condensed tree, with the heights of their splits and the selected ones."""
 
 from __future__ import annotations
 
@@ -76,16 +76,16 @@ def find_branches(
     owners = nearest_chosen(condensed.parent, chosen)[condensed.row_cluster]
     members = np.flatnonzero((owners != OUTLIER) & (stored != OUTLIER))
     labels[owners[members]] = stored[members]
-    kept = _kept(condensed.parent, condensed.size, labels != OUTLIER, most)
-    places = np.cumsum(kept) - 1
+    selected = _select_branches(condensed.parent, condensed.size, labels != OUTLIER, most)
+    positions = np.cumsum(selected) - 1
     births = condensed.birth.copy()
     births[ROOT] = linkage.height[-1]
     return Branches(
-        parents=places[condensed.parent[kept]],
-        births=births[kept],
-        deaths=densest_or_split(condensed.parent, births, densest_levels(condensed))[kept],
-        sizes=condensed.size[kept],
-        labels=labels[kept],
+        parents=positions[condensed.parent[selected]],
+        births=births[selected],
+        deaths=densest_or_split(condensed.parent, births, densest_levels(condensed))[selected],
+        sizes=condensed.size[selected],
+        labels=labels[selected],
         n_all=len(chosen),
     )
 
@@ -98,11 +98,11 @@ def densest_or_split(parents: IntArray, births: FloatArray, densest: FloatArray)
     return deaths
 
 
-def _kept(parents: IntArray, sizes: IntArray, chosen: IntArray, most: int) -> IntArray:
-    kept = chosen.copy()
-    kept[np.argsort(-sizes, kind="stable")[:most]] = True
+def _select_branches(parents: IntArray, sizes: IntArray, chosen: IntArray, most: int) -> IntArray:
+    selected = chosen.copy()
+    selected[np.argsort(-sizes, kind="stable")[:most]] = True
     for cluster in range(len(parents) - 1, 0, -1):
-        if kept[cluster]:
-            kept[parents[cluster]] = True
-    kept[ROOT] = True
-    return np.asarray(kept)
+        if selected[cluster]:
+            selected[parents[cluster]] = True
+    selected[ROOT] = True
+    return np.asarray(selected)

@@ -37,7 +37,7 @@ _UNMATCHED = -1
 
 @dataclass(frozen=True)
 class ClusterFate:
-    """What became of a cluster of A.
+    """Fate of a cluster of A.
 
     Attributes
     ----------
@@ -77,7 +77,7 @@ class ClusterFate:
 
 @dataclass(frozen=True)
 class LabelComparison:
-    """How two labelings of the same rows compare.
+    """Comparison of two labelings of the same rows.
 
     Attributes
     ----------
@@ -113,47 +113,47 @@ class LabelComparison:
     @property
     def changed(self) -> tuple[ClusterFate, ...]:
         """The clusters of A that were not kept."""
-        return tuple(one for one in self.clusters if one.fate != KEPT)
+        return tuple(fate for fate in self.clusters if fate.fate != KEPT)
 
 
 @dataclass(frozen=True)
 class ClusteringComparison:
-    """How two stored clusterings compare.
+    """Comparison of two stored clusterings.
 
     Attributes
     ----------
     a, b : UUID
         Their ids.
     by : str
-        What their rows were paired by: "embedding" or "invocation".
-    found : LabelComparison
-        How they compare on the rows of both.
+        Key by which rows were paired: "embedding" or "invocation".
+    result : LabelComparison
+        Comparison of the rows that are in both.
     """
 
     a: UUID
     b: UUID
     by: str
-    found: LabelComparison
+    result: LabelComparison
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object that `compare-clusterings --json` prints, of plain values."""
-        found = self.found
+        result = self.result
         return {
             "a": str(self.a),
             "b": str(self.b),
             "by": self.by,
-            "n_shared": found.n_shared,
-            "ari": found.ari,
-            "ami": found.ami,
-            "ari_with_outliers": found.ari_with_outliers,
-            "ami_with_outliers": found.ami_with_outliers,
+            "n_shared": result.n_shared,
+            "ari": result.ari,
+            "ami": result.ami,
+            "ari_with_outliers": result.ari_with_outliers,
+            "ami_with_outliers": result.ami_with_outliers,
             "outliers": {
-                "both": found.outliers_both,
-                "only_a": found.outliers_only_a,
-                "only_b": found.outliers_only_b,
+                "both": result.outliers_both,
+                "only_a": result.outliers_only_a,
+                "only_b": result.outliers_only_b,
             },
-            "clusters": [fate.to_dict() for fate in found.clusters],
-            "new": list(found.new),
+            "clusters": [fate.to_dict() for fate in result.clusters],
+            "new": list(result.new),
         }
 
 
@@ -189,12 +189,12 @@ def compare_clusterings(
     progress = progress or Silent()
     by = BY_EMBEDDING
     with database.reading() as connection:
-        stored = [StoredClustering(connection, one, progress) for one in (a, b)]
-        rows_a, rows_b = (one.assignments for one in stored)
+        stored = [StoredClustering(connection, summary, progress) for summary in (a, b)]
+        rows_a, rows_b = (clustering.assignments for clustering in stored)
         shared_a, shared_b = _shared(rows_a.ids, rows_b.ids)
         if not len(shared_a):
             by = BY_INVOCATION
-            shared_a, shared_b = _shared(*(one.invocations for one in stored))
+            shared_a, shared_b = _shared(*(clustering.invocations for clustering in stored))
     if not len(shared_a):
         raise NothingShared(
             f"clustering {a.id} of {a.embedding_model} and clustering {b.id} of {b.embedding_model} have no "
@@ -319,30 +319,34 @@ def _fates(overlaps: _Overlaps) -> tuple[ClusterFate, ...]:
         MOVED,
     )
     of_pair = fates[overlaps.a]
-    told = np.select(
+    is_listed = np.select(
         [of_pair == KEPT, of_pair == SPLIT, of_pair == MERGED], [is_match, is_part, is_joined], is_tenth
     )
-    ends = np.searchsorted(overlaps.a[told], np.arange(len(sizes) + 1))
+    ends = np.searchsorted(overlaps.a[is_listed], np.arange(len(sizes) + 1))
     into = list(
-        zip(overlaps.labels_b[overlaps.b[told]].tolist(), overlaps.shares[told].tolist(), strict=True)
+        zip(
+            overlaps.labels_b[overlaps.b[is_listed]].tolist(),
+            overlaps.shares[is_listed].tolist(),
+            strict=True,
+        )
     )
     jaccard, match = np.zeros(len(sizes)), np.full(len(sizes), _UNMATCHED)
     np.maximum.at(jaccard, overlaps.a, overlaps.jaccard)
     match[overlaps.a[is_match]] = overlaps.b[is_match]
     return tuple(
         ClusterFate(
-            a=int(overlaps.labels_a[one]),
-            size=int(sizes[one]),
-            b=int(overlaps.labels_b[match[one]]) if match[one] != _UNMATCHED else None,
-            jaccard=float(jaccard[one]),
-            fate=str(fates[one]),
-            into=tuple(into[ends[one] : ends[one + 1]]),
+            a=int(overlaps.labels_a[cluster]),
+            size=int(sizes[cluster]),
+            b=int(overlaps.labels_b[match[cluster]]) if match[cluster] != _UNMATCHED else None,
+            jaccard=float(jaccard[cluster]),
+            fate=str(fates[cluster]),
+            into=tuple(into[ends[cluster] : ends[cluster + 1]]),
         )
-        for one in range(len(sizes))
+        for cluster in range(len(sizes))
     )
 
 
 def _new(overlaps: _Overlaps) -> tuple[int, ...]:
-    is_held = 2 * overlaps.rows >= overlaps.sizes_b[overlaps.b]
-    held = np.bincount(overlaps.b[is_held], minlength=len(overlaps.labels_b)) > 0
-    return tuple(overlaps.labels_b[~held].tolist())
+    is_contained = 2 * overlaps.rows >= overlaps.sizes_b[overlaps.b]
+    contained = np.bincount(overlaps.b[is_contained], minlength=len(overlaps.labels_b)) > 0
+    return tuple(overlaps.labels_b[~contained].tolist())

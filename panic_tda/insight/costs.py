@@ -1,4 +1,4 @@
-"""What a fit takes: measured on parts of the rows, and carried on to all of them.
+"""Predict the time of a fit from fits of parts of the rows.
 
 A fit costs something for every row and something for every pair of rows: `a·n + b·n^growth`, phase by phase.
 Parts of a quarter, a half and the whole of some thousand rows tell the two apart. For a matrix of distances
@@ -46,7 +46,7 @@ the number of cores, so that each has as many tiles (16,384 rows on two, a secon
 
 @dataclass(frozen=True)
 class Costs:
-    """What fits of parts of the rows took.
+    """Measured times of fits of parts of the rows.
 
     Attributes
     ----------
@@ -119,7 +119,7 @@ def rows_to_measure(placement: Placement) -> int:
 
 def measure(
     vectors: Float32Array,
-    asked: ClusteringParameters,
+    parameters: ClusteringParameters,
     placement: Placement,
     *,
     start: float | None = None,
@@ -131,7 +131,7 @@ def measure(
     ----------
     vectors : (n, d) float32
         Rows that resemble all of them, those of one run side by side; left as they are.
-    asked : ClusteringParameters
+    parameters : ClusteringParameters
         With the `min_samples` of the fit of all rows; what it says of clusters is nothing to the time.
     placement : Placement
         Where all of the rows will be fitted.
@@ -148,14 +148,15 @@ def measure(
     compile_kernels(placement.backend, progress)
     parts = [part for count in DIVISIONS for part in np.array_split(vectors, count) if len(part) > 1]
     progress.phase(f"measure fits of up to {len(vectors):,} rows", float(sum(map(len, parts))))
-    first = _fit(parts[0], asked, placement) if parts and start is None else {}
+    first = _fit(parts[0], parameters, placement) if parts and start is None else {}
     fits: list[tuple[int, dict[str, _Taken]]] = []
     for part in parts:
-        fits.append((len(part), _fit(part, asked, placement)))
+        fits.append((len(part), _fit(part, parameters, placement)))
         progress.advance(float(len(part)))
     if first:
         start = max(
-            0.0, sum(one.work for one in first.values()) - sum(one.work for one in fits[0][1].values())
+            0.0,
+            sum(taken.work for taken in first.values()) - sum(taken.work for taken in fits[0][1].values()),
         )
     phases = sorted({phase for _, fit in fits for phase in fit})
     return Costs(
@@ -172,7 +173,7 @@ def _median(fits: list[tuple[int, dict[str, _Taken]]], n_rows: int, phase: str) 
 
 
 class _Taken(NamedTuple):
-    """What a phase took.
+    """Time of a phase.
 
     Attributes
     ----------
@@ -187,18 +188,18 @@ class _Taken(NamedTuple):
 
     @property
     def cores(self) -> float:
-        """How many cores were at work: one at least, although others may have had it for a while."""
+        """Mean number of busy cores: at least 1, even if other processes used the core for a while."""
         return min(max(1.0, self.work / max(self.seconds, 1e-9)), available_cores())
 
 
-def _fit(part: Float32Array, asked: ClusteringParameters, placement: Placement) -> dict[str, _Taken]:
+def _fit(part: Float32Array, parameters: ClusteringParameters, placement: Placement) -> dict[str, _Taken]:
     """Return what each phase of a fit took."""
     # A device works while the processor waits, or does not.
     watch = _Stopwatch(time.perf_counter if placement.on_device else time.process_time)
-    samples = min(asked.min_samples or 1, len(part))
+    samples = min(parameters.min_samples or 1, len(part))
     # Sizes of clusters are those of all rows: of a part they would leave no cluster, and so no work.
-    asked = replace(asked, min_samples=samples, min_cluster_size=None, max_cluster_size=None)
-    cluster_rows(part.copy(), asked, watch, placement=placement)
+    parameters = replace(parameters, min_samples=samples, min_cluster_size=None, max_cluster_size=None)
+    cluster_rows(part.copy(), parameters, watch, placement=placement)
     return watch.stop()
 
 

@@ -1,4 +1,4 @@
-"""Is the sea of outliers real? Where a clustering is dense, and on what its outliers depend.
+"""Describe the density of a clustering, and what its outliers depend on.
 
 References
 ----------
@@ -200,17 +200,17 @@ def by_name(codes: IntArray, names: Sequence[str], are_outliers: BoolArray) -> l
     """
     counts = np.bincount(codes, minlength=len(names))
     outliers = np.bincount(codes[are_outliers], minlength=len(names))
-    found = [
+    shares = [
         Share(None, None, name, int(count), float(out / count))
         for name, count, out in zip(names, counts, outliers, strict=True)
         if count
     ]
-    return sorted(found, key=lambda share: (-share.n_rows, share.name))
+    return sorted(shares, key=lambda share: (-share.n_rows, share.name))
 
 
 @dataclass(frozen=True)
 class Density:
-    """What `show-density` says of one clustering.
+    """Density of one clustering, as `show-density` shows it.
 
     Attributes
     ----------
@@ -255,7 +255,7 @@ class Density:
 
 
 class TextNotes:
-    """What is asked of the texts of all steps, noted run by run; no text is kept.
+    """Collector of the lengths and writers of the texts of all steps; no text is stored.
 
     Attributes
     ----------
@@ -293,11 +293,11 @@ class TextNotes:
     @property
     def is_first(self) -> BoolArray:
         """(n,) bool: whether a step says what none before it says; true of all that are no texts."""
-        found = np.ones(len(self.lengths), dtype=bool)
+        is_first = np.ones(len(self.lengths), dtype=bool)
         known = np.flatnonzero(self.lengths >= 0)
-        found[known] = False
-        found[known[np.unique(self._codes[known], return_index=True)[1]]] = True
-        return found
+        is_first[known] = False
+        is_first[known[np.unique(self._codes[known], return_index=True)[1]]] = True
+        return is_first
 
 
 def examine(
@@ -341,7 +341,7 @@ def describe(
     texts: TextNotes,
     progress: Progress,
 ) -> Density:
-    """Say of what was read where a clustering is dense; see `examine`.
+    """Describe the density of a clustering from data that was read; see `examine`.
 
     Parameters
     ----------

@@ -8,11 +8,9 @@ References
 .. [1] Pesarin, Salmaso (2010). Permutation Tests for Complex Data. Wiley.
    https://doi.org/10.1002/9780470689516
 .. [2] Holm (1979). A simple sequentially rejective multiple test procedure. Scandinavian Journal of
-   Statistics
-   6(2), 65-70. https://www.jstor.org/stable/4615733
+   Statistics 6(2), 65-70. https://www.jstor.org/stable/4615733
 .. [3] Olejnik, Algina (2003). Generalized eta and omega squared statistics. Psychological Methods 8(4),
-   434-447.
-   https://doi.org/10.1037/1082-989X.8.4.434
+   434-447. https://doi.org/10.1037/1082-989X.8.4.434
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Difference:
-    """How two networks differ in one figure.
+    """Difference of two networks in one figure.
 
     Attributes
     ----------
@@ -67,7 +65,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class VarianceShare:
-    """How much of the variance of one figure between runs one factor explains.
+    """Share of the variance of one figure between runs that one factor explains.
 
     Attributes
     ----------
@@ -116,11 +114,11 @@ def compare_networks(
         among &= np.isin(prompts, shared)
         if among.any():
             differences, p_values = _permute(values[among], networks[among] == a, prompts[among])
-            found = zip(names, differences.tolist(), p_values.tolist(), strict=True)
-            tested += [(name, a, b, int(among.sum()), difference, p) for name, difference, p in found]
+            results = zip(names, differences.tolist(), p_values.tolist(), strict=True)
+            tested += [(name, a, b, int(among.sum()), difference, p) for name, difference, p in results]
     p_values = np.array([p for *_, p in tested]).reshape(-1, len(names))
     adjusted = np.column_stack([adjust_by_holm(of_figure) for of_figure in p_values.T]).ravel()
-    return tuple(Difference(*one, p_adjusted=p) for one, p in zip(tested, adjusted.tolist(), strict=True))
+    return tuple(Difference(*test, p_adjusted=p) for test, p in zip(tested, adjusted.tolist(), strict=True))
 
 
 def adjust_by_holm(p_values: FloatArray) -> FloatArray:
@@ -194,8 +192,8 @@ def _permute(values: FloatArray, in_a: BoolArray, prompts: IntArray) -> tuple[Fl
     rng = np.random.default_rng(_SEED)
     scale = np.abs(centred).sum(axis=0)
     as_large = np.zeros(values.shape[1], dtype=np.int64)
-    for some in slices(N_PERMUTATIONS, _VALUES_AT_ONCE // len(values)):
-        n = len(range(*some.indices(N_PERMUTATIONS)))
+    for part in slices(N_PERMUTATIONS, _VALUES_AT_ONCE // len(values)):
+        n = len(range(*part.indices(N_PERMUTATIONS)))
         # Sorted by prompt first, the first of each are a random choice of its runs.
         chosen = np.argsort(rng.random((n, len(values))) + blocks, axis=1)[:, in_a]
         for column in range(values.shape[1]):

@@ -1,10 +1,9 @@
-"""How runs of one prompt drift apart, and for how long a run shows its prompt.
+"""Measure how runs of one prompt drift apart, and for how long a run shows its prompt.
 
 References
 ----------
 .. [1] Fisher (1936). The use of multiple measurements in taxonomic problems. Annals of Eugenics 7(2),
-   179-188.
-   https://doi.org/10.1111/j.1469-1809.1936.tb02137.x
+   179-188. https://doi.org/10.1111/j.1469-1809.1936.tb02137.x
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ class StepDivergence:
 
 @dataclass(frozen=True)
 class Divergence:
-    """How the runs of a clustering drift apart.
+    """Divergence of the runs of a clustering.
 
     Attributes
     ----------
@@ -105,7 +104,7 @@ class Divergence:
                 else asdict(fit)
                 | {"time_interval": None if fit.time_interval is None else fit.time_interval.to_list()}
             )
-        return {"steps": [asdict(one) for one in self.steps], **fits}
+        return {"steps": [asdict(step) for step in self.steps], **fits}
 
 
 def read_divergence(
@@ -173,8 +172,10 @@ def measure_divergence(
         runs, units = runs[known], units[known]
         means[:, :, position] = mean_chords(units, prompts[runs], weights[:, runs])
         recovered, by_chance = recover_prompts(units, prompts[runs], folds[runs])
-        same, other = (None if np.isnan(value) else float(value) for value in means[:, 0, position])
-        rows.append(StepDivergence(step, len(runs), same, other, recovered, by_chance))
+        same_prompt, other_prompt = (
+            None if np.isnan(value) else float(value) for value in means[:, 0, position]
+        )
+        rows.append(StepDivergence(step, len(runs), same_prompt, other_prompt, recovered, by_chance))
     times = np.array(steps, dtype=float)
     return Divergence(rows, *(_fit_with_interval(times, of_pairs) for of_pairs in means))
 
@@ -204,11 +205,11 @@ def mean_chords(units: FloatArray, prompts: IntArray, weights: FloatArray) -> Fl
         Of one prompt, and of different ones; NaN where there are no pairs.
     """
     chords = np.sqrt(np.maximum(0, 2 - 2 * units @ units.T))
-    same = (prompts[:, None] == prompts[None, :]).astype(float)
-    np.fill_diagonal(same, 0)
-    other = (prompts[:, None] != prompts[None, :]).astype(float)
+    of_one_prompt = (prompts[:, None] == prompts[None, :]).astype(float)
+    np.fill_diagonal(of_one_prompt, 0)
+    of_other_prompts = (prompts[:, None] != prompts[None, :]).astype(float)
     means = np.empty((2, len(weights)))
-    for kind, pairs in enumerate((same, other)):
+    for kind, pairs in enumerate((of_one_prompt, of_other_prompts)):
         sums = ((weights @ (pairs * chords)) * weights).sum(axis=1)
         counts = ((weights @ pairs) * weights).sum(axis=1)
         means[kind] = np.divide(sums, counts, out=np.full(len(weights), np.nan), where=counts > 0)
@@ -260,16 +261,16 @@ def fit_relaxation(times: FloatArray, distances: FloatArray) -> tuple[float, flo
         # With τ given, the other two are linear.
         decay = np.exp(-times / np.exp(log_time))
         design = np.column_stack([decay, 1 - decay])
-        found = np.linalg.lstsq(design, distances, rcond=None)[0]
-        return float(((design @ found - distances) ** 2).sum()), found
+        coefficients = np.linalg.lstsq(design, distances, rcond=None)[0]
+        return float(((design @ coefficients - distances) ** 2).sum()), coefficients
 
     bounds = np.log(span / 100), np.log(span * 10)
     grid = np.linspace(*bounds, 40)
-    best = int(np.argmin([residuals(one)[0] for one in grid]))
+    best = int(np.argmin([residuals(log_time)[0] for log_time in grid]))
     if best in (0, len(grid) - 1):
         return None
     search = optimize.minimize_scalar(
-        lambda one: residuals(one)[0], bounds=(grid[best - 1], grid[best + 1]), method="bounded"
+        lambda log_time: residuals(log_time)[0], bounds=(grid[best - 1], grid[best + 1]), method="bounded"
     )
     start, limit = residuals(search.x)[1]
     return float(start), float(limit), float(np.exp(search.x))
@@ -279,8 +280,10 @@ def _fit_with_interval(times: FloatArray, means: FloatArray) -> Relaxation | Non
     fit = fit_relaxation(times, means[0])
     if fit is None:
         return None
-    found = [again[2] for one in means[1:] if (again := fit_relaxation(times, one)) is not None]
+    times_of_samples = [
+        refit[2] for sample in means[1:] if (refit := fit_relaxation(times, sample)) is not None
+    ]
     # Where hardly any sample settles, the others say nothing of the time.
-    enough = len(found) > 0.9 * (len(means) - 1)
-    interval = Interval(*np.quantile(found, [0.025, 0.975]).tolist()) if enough else None
+    enough = len(times_of_samples) > 0.9 * (len(means) - 1)
+    interval = Interval(*np.quantile(times_of_samples, [0.025, 0.975]).tolist()) if enough else None
     return Relaxation(*fit, time_interval=interval)

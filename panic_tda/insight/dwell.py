@@ -1,4 +1,4 @@
-"""Dwell times: how long visits last, where the last visit of every run was cut off by its end."""
+"""Describe dwell times of visits; the last visit of every run is censored by the end of the run."""
 
 from __future__ import annotations
 

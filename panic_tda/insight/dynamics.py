@@ -29,7 +29,7 @@ _CHORDS_AT_ONCE = 2048
 
 @dataclass(frozen=True)
 class Survival:
-    """How many visits last longer than so many output steps.
+    """Survival curve of visits, by output steps.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class Survival:
 
 @dataclass(frozen=True)
 class ClusterVisits:
-    """How runs visit each cluster, by label.
+    """Visits of runs to each cluster, by label.
 
     Attributes
     ----------
@@ -148,14 +148,14 @@ def drift_by_step(
 
 def chords(vectors: Float32Array, others: Float32Array) -> FloatArray:
     """Return the distances between rows of unit length, (m,) float64; NaN where one has no direction."""
-    found = np.empty(len(vectors))
+    distances = np.empty(len(vectors))
     # In float64, of which there is to be only a little.
-    for some in slices(len(vectors), _CHORDS_AT_ONCE):
+    for part in slices(len(vectors), _CHORDS_AT_ONCE):
         with np.errstate(invalid="ignore", divide="ignore"):
-            wide = (vectors[some].astype(np.float64), others[some].astype(np.float64))
+            wide = (vectors[part].astype(np.float64), others[part].astype(np.float64))
             units = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in wide]
-            found[some] = np.linalg.norm(units[0] - units[1], axis=1)
-    return found
+            distances[part] = np.linalg.norm(units[0] - units[1], axis=1)
+    return distances
 
 
 def matrix_of(transitions: Transitions, states: IntArray) -> IntArray:
@@ -197,15 +197,15 @@ def order_by_similarity(trajectories: Trajectories) -> IntArray:
     """
     n_runs = len(trajectories.run_ids)
     states, counts = np.unique(trajectories.states, return_counts=True)
-    kept = states[np.argsort(-counts, kind="stable")[:_STATES_COMPARED]]
-    kept = np.sort(kept[kept != NO_STATE])
-    if n_runs < 3 or not len(kept):
+    frequent = states[np.argsort(-counts, kind="stable")[:_STATES_COMPARED]]
+    frequent = np.sort(frequent[frequent != NO_STATE])
+    if n_runs < 3 or not len(frequent):
         return np.arange(n_runs)
-    at = np.searchsorted(kept, trajectories.states)
-    at[at == len(kept)] = 0
-    there = kept[at] == trajectories.states
-    cells = trajectories.run_numbers[there] * len(kept) + at[there]
-    shares = np.bincount(cells, minlength=n_runs * len(kept)).reshape(n_runs, -1).astype(float)
+    at = np.searchsorted(frequent, trajectories.states)
+    at[at == len(frequent)] = 0
+    there = frequent[at] == trajectories.states
+    cells = trajectories.run_numbers[there] * len(frequent) + at[there]
+    shares = np.bincount(cells, minlength=n_runs * len(frequent)).reshape(n_runs, -1).astype(float)
     shares /= np.diff(trajectories.offsets)[:, None]
     if n_runs > MOST_ORDERED:
         return np.lexsort((-shares.max(axis=1), shares.argmax(axis=1)))

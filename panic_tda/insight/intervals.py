@@ -1,4 +1,4 @@
-"""Intervals by run: how far a figure depends on which runs were made.
+"""Bootstrap intervals over runs: how far a figure depends on the sample of runs.
 
 The steps of a run are not independent, so whole runs are drawn, with replacement [1]_.
 
@@ -107,8 +107,8 @@ class Resamples:
             (np.ones(int((~censored).sum())), (runs[~censored], columns[~censored])), shape=shape
         )
         medians = []
-        for some in self._parts():
-            counts = self.counts[some].astype(np.float64)
+        for part in self._parts():
+            counts = self.counts[part].astype(np.float64)
             known = (at_risk.T @ counts.T)[::-1].cumsum(axis=0)[::-1][1:]
             lost = (ended.T @ counts.T)[1:]
             shares = np.cumprod(1 - lost / np.maximum(known, 1), axis=0)
@@ -118,13 +118,13 @@ class Resamples:
 
     @cached_property
     def counts(self) -> NDArray[np.uint8]:
-        """How often each run is in each sample, (b, r); always the same."""
+        """Number of times that each run is in each sample, (b, r); always the same."""
         rng = np.random.default_rng(_SEED)
         counts = np.empty((self.n_resamples, self.n_runs), dtype=np.uint8)
-        for some in self._parts():
-            n = len(counts[some])
+        for part in self._parts():
+            n = len(counts[part])
             drawn = rng.integers(self.n_runs, size=(n, self.n_runs)) + np.arange(n)[:, None] * self.n_runs
-            counts[some] = np.bincount(drawn.ravel(), minlength=n * self.n_runs).reshape(n, -1)
+            counts[part] = np.bincount(drawn.ravel(), minlength=n * self.n_runs).reshape(n, -1)
         return counts
 
     def _parts(self) -> Iterator[slice]:
@@ -134,7 +134,7 @@ class Resamples:
         if self.n_runs < 2:
             return np.empty(0)
         both = np.column_stack([numerators, denominators])
-        sums = np.concatenate([self.counts[some].astype(np.float64) @ both for some in self._parts()])
+        sums = np.concatenate([self.counts[part].astype(np.float64) @ both for part in self._parts()])
         above, below = sums.T
         return np.asarray(above[below != 0] / below[below != 0])
 

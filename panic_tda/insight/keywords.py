@@ -1,4 +1,4 @@
-"""Names of clusters: the words that set their texts apart from those of the others.
+"""Name clusters by the words that set their texts apart from those of the others.
 
 References
 ----------

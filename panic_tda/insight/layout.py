@@ -1,4 +1,4 @@
-"""The map: a sample of a clustering's embeddings, laid out in two dimensions.
+"""Lay out a sample of a clustering's embeddings in two dimensions, as a map.
 
 References
 ----------
@@ -113,16 +113,16 @@ def choose_rows(stored: StoredClustering, *, n_rows: int, seed: int) -> IntArray
     return sample_rows(in_order, np.array(list(stored.medoids.values()), int), n_rows=n_rows, seed=seed)
 
 
-def columns_of(found: Map) -> pa.RecordBatch:
+def columns_of(layout: Map) -> pa.RecordBatch:
     """Return columns `x` and `y` of all assignments, null where a row is not on the map; see `open_rows`."""
-    missing = np.ones(found.n_total, dtype=bool)
-    missing[found.rows] = False
+    missing = np.ones(layout.n_total, dtype=bool)
+    missing[layout.rows] = False
     columns = []
-    for axis in found.xy.T:
-        values = np.zeros(found.n_total, dtype=np.float32)
-        values[found.rows] = axis
+    for axis in layout.xy.T:
+        values = np.zeros(layout.n_total, dtype=np.float32)
+        values[layout.rows] = axis
         columns.append(pa.array(values, mask=missing))
-    fields = [pa.field(name, pa.float32(), metadata={"layout": found.method}) for name in ("x", "y")]
+    fields = [pa.field(name, pa.float32(), metadata={"layout": layout.method}) for name in ("x", "y")]
     return pa.record_batch(columns, schema=pa.schema(fields))
 
 

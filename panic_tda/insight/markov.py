@@ -1,4 +1,4 @@
-"""A Markov model of the clusters that runs visit, and whether it is one.
+"""Fit a Markov model of the clusters that runs visit, and validate it.
 
 Counts of transitions at a lag, row-normalised, are the core-set Markov model. It is validated by its implied
 time scales, which do not depend on the lag where the model holds [1]_, and by a Chapman-Kolmogorov test.
@@ -60,7 +60,7 @@ class LagTimescales:
 
 @dataclass(frozen=True)
 class ChapmanKolmogorov:
-    """What k steps of the model predict, and what is counted k lags apart.
+    """Prediction of k steps of the model against the counts k lags apart.
 
     Attributes
     ----------
@@ -134,11 +134,11 @@ class MarkovModel:
         """Return `markov` of `show-trajectories --json`, of plain values."""
         scales = [
             {
-                "lag": one.lag,
-                "timescales": one.timescales,
-                "slowest": None if one.slowest is None else one.slowest.to_list(),
+                "lag": scale.lag,
+                "timescales": scale.timescales,
+                "slowest": None if scale.slowest is None else scale.slowest.to_list(),
             }
-            for one in self.timescales
+            for scale in self.timescales
         ]
         return asdict(self) | {"timescales": scales}
 
@@ -189,13 +189,13 @@ def fit_markov(trajectories: Trajectories, lag: int) -> MarkovModel | None:
         transition_share=float(counts.sum() / everything.sum()),
         stationary=stationary.tolist(),
         timescales=[
-            found
+            timescales
             for factor in range(1, N_LAGS + 1)
-            if (found := _timescales_at(trajectories, lag * factor, states, resamples)) is not None
+            if (timescales := _timescales_at(trajectories, lag * factor, states, resamples)) is not None
         ],
         spectral_gap=float(1 - eigenvalues[1]),
         mean_first_passage=(lag * mean_first_passage(matrix)).tolist(),
-        absorbing=sorted(sorted(pairs.states[one].tolist()) for one in closed_classes(everything)),
+        absorbing=sorted(sorted(pairs.states[members].tolist()) for members in closed_classes(everything)),
         imbalance=find_imbalance(counts),
         imbalance_expected=_expected_imbalance(pairs, inside, resamples),
         chapman_kolmogorov=_chapman_kolmogorov(trajectories, lag, states, resamples),
@@ -223,15 +223,15 @@ def closed_classes(counts: FloatArray) -> list[IntArray]:
         return []
     sources, targets = np.nonzero(counts)
     left = np.unique(labels[sources[labels[sources] != labels[targets]]])
-    return [np.flatnonzero(labels == one) for one in range(n_classes) if one not in left]
+    return [np.flatnonzero(labels == number) for number in range(n_classes) if number not in left]
 
 
 def find_stationary(matrix: FloatArray) -> FloatArray:
     """Return the stationary distribution of a transition matrix whose states all lead to each other."""
     n = len(matrix)
     equations = np.vstack([matrix.T - np.eye(n), np.ones(n)])
-    found = np.linalg.lstsq(equations, np.append(np.zeros(n), 1.0), rcond=None)[0]
-    return np.asarray(np.maximum(found, 0) / np.maximum(found, 0).sum())
+    solution = np.linalg.lstsq(equations, np.append(np.zeros(n), 1.0), rcond=None)[0]
+    return np.asarray(np.maximum(solution, 0) / np.maximum(solution, 0).sum())
 
 
 def mean_first_passage(matrix: FloatArray) -> FloatArray:
@@ -305,8 +305,8 @@ def pairs_apart(trajectories: Trajectories, lag: int) -> tuple[IntArray, IntArra
     keys = runs * span + trajectories.steps
     targets = np.searchsorted(keys, keys + lag)
     targets[targets == len(keys)] = 0
-    found = (keys[targets] == keys + lag) & (trajectories.states != NO_STATE)
-    return positions[found], targets[found]
+    has_target = (keys[targets] == keys + lag) & (trajectories.states != NO_STATE)
+    return positions[has_target], targets[has_target]
 
 
 def _timescales_at(
@@ -315,8 +315,8 @@ def _timescales_at(
     pairs = _RunPairs.of(trajectories, lag, states)
     if pairs is None:
         return None
-    found = find_timescales(normalise_rows(pairs.count()), lag)
-    if not found:
+    timescales = find_timescales(normalise_rows(pairs.count()), lag)
+    if not timescales:
         return None
     slowest = []
     for of_run in resamples:
@@ -324,7 +324,7 @@ def _timescales_at(
         core = largest_recurrent(counts)
         slowest += find_timescales(normalise_rows(counts[np.ix_(core, core)]), lag, most=1)
     interval = Interval(*np.quantile(slowest, [0.025, 0.975]).tolist()) if slowest else None
-    return LagTimescales(lag, found, interval)
+    return LagTimescales(lag, timescales, interval)
 
 
 def _chapman_kolmogorov(
@@ -357,13 +357,13 @@ def _expected_imbalance(pairs: _RunPairs, inside: IntArray, resamples: Any) -> f
     rng = np.random.default_rng(0)
     n = len(pairs.states)
     backwards = pairs.cells % n * n + pairs.cells // n
-    found = []
+    imbalances = []
     for of_run in resamples:
         turned = rng.random(len(of_run)) < 0.5
         cells = np.where(turned[pairs.runs], backwards, pairs.cells)
         counts = replace(pairs, cells=cells).count(of_run)
-        found.append(find_imbalance(counts[np.ix_(inside, inside)]))
-    return float(np.quantile(found, 0.95)) if found else float("nan")
+        imbalances.append(find_imbalance(counts[np.ix_(inside, inside)]))
+    return float(np.quantile(imbalances, 0.95)) if imbalances else float("nan")
 
 
 def _metastable(
@@ -388,4 +388,6 @@ def _metastable(
         assignments = pcca((matrix + backwards) / 2, n_sets, stationary).assignments
     except ValueError:
         return None
-    return [states[assignments == one].tolist() for one in range(n_sets) if (assignments == one).any()]
+    return [
+        states[assignments == number].tolist() for number in range(n_sets) if (assignments == number).any()
+    ]

@@ -1,4 +1,4 @@
-"""What backends would take of which memory, and whether that can be had here."""
+"""Estimate the memory that each backend needs, and check whether it is available."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BackendMemory:
-    """What a backend would take.
+    """Memory that a backend needs.
 
     Attributes
     ----------
     bytes : int
-        At most, or an estimate; with the rows where they lie in the same memory.
+        Upper bound or estimate, including the rows if they are in the same memory.
     on_device : bool
         Whether it is device memory.
     fits : bool
-        Whether it can be had now, and the backend can do this at all.
+        Whether the memory is available now, and the backend supports the parameters.
     reason : str or None
-        Why not, with what to do.
+        Reason why not, with a remedy.
     """
 
     bytes: int
@@ -40,25 +40,27 @@ class BackendMemory:
 
 
 def memory_by_backend(
-    asked: ClusteringParameters, n_rows: int, n_features: int, *, folder: Path
+    parameters: ClusteringParameters, n_rows: int, n_features: int, *, folder: Path
 ) -> dict[str, BackendMemory]:
-    """Say of every backend, by name, what it would take for rows of this shape.
+    """Estimate the memory that each backend needs for rows of this shape, by name.
 
     Parameters
     ----------
-    asked : ClusteringParameters
-        What will be asked for.
+    parameters : ClusteringParameters
+        Parameters of the clustering.
     n_rows, n_features : int
         Shape of the matrix, copies of rows counted.
     folder : Path
         Where files would go that take what exceeds memory.
     """
     names = [name for name in backends.NAMES if name != backends.AUTO]
-    return {name: _memory_of(name, asked, (n_rows, n_features), folder) for name in names}
+    return {name: _estimate_memory(name, parameters, (n_rows, n_features), folder) for name in names}
 
 
-def _memory_of(name: str, asked: ClusteringParameters, shape: tuple[int, int], folder: Path) -> BackendMemory:
-    effective = asked.resolve(shape[0])
+def _estimate_memory(
+    name: str, parameters: ClusteringParameters, shape: tuple[int, int], folder: Path
+) -> BackendMemory:
+    effective = parameters.resolve(shape[0])
     options = FitOptions(
         min_samples=effective.min_samples,
         distance_floor=effective.distance_floor,
@@ -69,14 +71,14 @@ def _memory_of(name: str, asked: ClusteringParameters, shape: tuple[int, int], f
         try:
             backend.check(*shape, options)
         except UnsupportedOnBackend as refusal:
-            if asked.backend == backends.AUTO and options.on_device and backend.exact:
-                # As auto does then.
+            if parameters.backend == backends.AUTO and options.on_device and backend.exact:
+                # The backend auto falls back to the host then.
                 options = replace(options, on_device=False)
             else:
                 reason = str(refusal)
     needed = backend.bytes_needed(*shape, options)
     if reason is None and not options.on_device:
         reason = missing_memory(name, needed, folder)
-    # Where cuML cannot run it would take device memory all the same.
+    # cuML needs device memory, even if it cannot run here.
     on_device = options.on_device or not backend.exact
     return BackendMemory(needed, on_device, fits=reason is None, reason=reason)

@@ -1,4 +1,4 @@
-"""Whether visits to clusters are memoryless: a stratified test of a common Weibull shape.
+"""Test whether visits to clusters are memoryless, by a Weibull shape common to all clusters.
 
 Visits to several clusters thrown together seem to have a heavy tail even where each cluster is left at a
 constant rate, because their rates differ [1]_. So every cluster has a scale of its own.
@@ -62,7 +62,7 @@ class MemorylessTest:
 
     @property
     def is_heavier(self) -> bool:
-        """Whether the shape is below 1, and the test rejects 1 at `SIGNIFICANCE`."""
+        """True if the shape is below 1 and the test rejects 1 at `SIGNIFICANCE`."""
         return self.shape < 1 and self.p_value < SIGNIFICANCE
 
 

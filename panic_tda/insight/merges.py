@@ -1,4 +1,4 @@
-"""At which heights clusters join, and which sizes of clusters a tree has stable ones of.
+"""Find the heights at which clusters join, and the sizes at which a tree has stable clusters.
 
 References
 ----------
@@ -78,7 +78,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class TreeMerges:
-    """What the tree of a stored clustering says of larger and smaller clusters.
+    """Merges and stable layers in the tree of a stored clustering.
 
     Attributes
     ----------
@@ -98,8 +98,8 @@ class TreeMerges:
         """Return the object that `show-merges --json` prints, of plain values."""
         return {
             "clustering": str(self.clustering),
-            "merges": [one.to_dict() for one in self.merges],
-            "layers": [one.to_dict() for one in self.layers],
+            "merges": [item.to_dict() for item in self.merges],
+            "layers": [item.to_dict() for item in self.layers],
         }
 
 
@@ -192,30 +192,30 @@ def _join(u: IntArray, v: IntArray, labels: IntArray, n_clusters: int) -> IntArr
     n = len(labels)
     above = np.arange(n)
     first = np.full(n, n_clusters)
-    held = np.zeros(n, dtype=np.int64)
-    seen = np.zeros(n_clusters, dtype=np.bool_)
+    n_clusters_below = np.zeros(n, dtype=np.int64)
+    is_counted = np.zeros(n_clusters, dtype=np.bool_)
     for row in range(n):
         if labels[row] >= 0:
             first[row] = labels[row]
             # A cluster's own rows join before they meet another's: it counts once.
-            if not seen[labels[row]]:
-                seen[labels[row]] = True
-                held[row] = 1
+            if not is_counted[labels[row]]:
+                is_counted[labels[row]] = True
+                n_clusters_below[row] = 1
     merges = np.empty((max(0, n_clusters - 1), 4), dtype=np.int64)
-    found = 0
+    n_merges = 0
     for edge in range(len(u)):
-        one, other = find(above, u[edge]), find(above, v[edge])
-        above[other] = one
-        total = held[one] + held[other]
-        if first[one] < n_clusters and first[other] < n_clusters and first[one] != first[other]:
-            merges[found, 0] = edge
-            merges[found, 1] = min(first[one], first[other])
-            merges[found, 2] = max(first[one], first[other])
-            merges[found, 3] = total
-            found += 1
-        first[one] = min(first[one], first[other])
-        held[one] = total
-    return merges[:found]
+        left, right = find(above, u[edge]), find(above, v[edge])
+        above[right] = left
+        total = n_clusters_below[left] + n_clusters_below[right]
+        if first[left] < n_clusters and first[right] < n_clusters and first[left] != first[right]:
+            merges[n_merges, 0] = edge
+            merges[n_merges, 1] = min(first[left], first[right])
+            merges[n_merges, 2] = max(first[left], first[right])
+            merges[n_merges, 3] = total
+            n_merges += 1
+        first[left] = min(first[left], first[right])
+        n_clusters_below[left] = total
+    return merges[:n_merges]
 
 
 @compiled

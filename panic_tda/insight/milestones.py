@@ -1,4 +1,4 @@
-"""Milestones of runs: which cluster each step belongs to when no step is left without one.
+"""Assign every step of a run to a cluster (milestoning), also steps that are outliers.
 
 A core is a cluster's members, or the strong ones among them. The state of a step is the cluster whose core
 the run visited last, so that a run is a sequence of symbols, and its dwells and transitions are those of a
@@ -81,7 +81,7 @@ class Visits:
 
 @dataclass(frozen=True)
 class Transitions:
-    """How often a state was followed by a state, ascending by the two.
+    """Counts of transitions between states, ascending by source and target.
 
     Attributes
     ----------
@@ -206,9 +206,9 @@ def count_transitions(trajectories: Trajectories, lag: int) -> Transitions:
     wanted = of_run[sources] + later[sources]
     targets = np.searchsorted(keys, wanted)
     targets[targets == len(keys)] = 0
-    found = keys[targets] == wanted
+    is_sampled = keys[targets] == wanted
     states = trajectories.states
-    return _counted(states[sources[found]], states[targets[found]])
+    return _counted(states[sources[is_sampled]], states[targets[is_sampled]])
 
 
 def _counted(sources: IntArray, targets: IntArray) -> Transitions:

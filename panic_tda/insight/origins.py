@@ -1,4 +1,4 @@
-"""Where the members of clusters come from, and which words name them."""
+"""Count the runs and prompts that the members of clusters come from, and find words that name clusters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClusterMembers:
-    """Where the members of a cluster come from.
+    """Origins of the members of one cluster.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class ClusterMembers:
 
 @dataclass(frozen=True)
 class ClusterOrigins:
-    """Where the members of all clusters come from.
+    """Origins of the members of all clusters.
 
     Attributes
     ----------
@@ -136,7 +136,7 @@ def count_members(
     (run_labels, _), counts = np.unique(np.stack([labels, numbers]), axis=1, return_counts=True)
     prompt_labels = np.unique(np.stack([labels, prompt_of_run[numbers]]), axis=1)[0]
     sizes, n_runs, n_prompts = (
-        np.bincount(found, minlength=n_clusters) for found in (labels, run_labels, prompt_labels)
+        np.bincount(values, minlength=n_clusters) for values in (labels, run_labels, prompt_labels)
     )
     largest = np.zeros(n_clusters)
     np.maximum.at(largest, run_labels, counts)

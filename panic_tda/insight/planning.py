@@ -1,4 +1,4 @@
-"""What clusterings would take here: rows, memory and time by model and sampling factor, before any is made.
+"""Estimate rows, memory and time of clusterings on this machine, by model and sampling factor.
 
 Nothing is written. Rows are counted in the indexes, memory follows from their number, and time from fits of
 some thousand rows of each model and factor (`costs`): rows of whole runs, since what a fit costs depends on
@@ -61,7 +61,7 @@ class Seconds:
 
 @dataclass(frozen=True, kw_only=True)
 class FactorPlan:
-    """What clustering a model at one sampling factor would take.
+    """Estimate for one model at one sampling factor.
 
     Attributes
     ----------
@@ -100,7 +100,7 @@ class FactorPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What was done to predict a model's times.
+    """Measurements that a model's predictions are made from.
 
     Attributes
     ----------
@@ -117,7 +117,7 @@ class Calibration:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelPlan:
-    """What clusterings of one model would take.
+    """Estimates for one model, by sampling factor.
 
     Attributes
     ----------
@@ -155,7 +155,7 @@ class ModelPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What clusterings of some models would take.
+    """Estimates for several models.
 
     Attributes
     ----------
@@ -227,25 +227,25 @@ def plan_clustering(
     """
     began, busy = time.monotonic(), busy_cores()
     factors = sorted({validate_downsample(factor) for factor in downsamples}) or list(DOWNSAMPLES)
-    asked = parameters or ClusteringParameters()
+    parameters = parameters or ClusteringParameters()
     database = open_current(database)
     with cuda.cuda_disabled() if devices == () else contextlib.nullcontext():
-        backends.require_available(asked)
-        n_lanes = max(1, 0 if asked.backend in backends.ON_HOST else len(cuda.choose(devices)))
+        backends.require_available(parameters)
+        n_lanes = max(1, 0 if parameters.backend in backends.ON_HOST else len(cuda.choose(devices)))
         with database.reading() as connection:
             present = stored_models(connection)
-        planner = _Planner(database, asked, progress or Silent())
-        found = [planner.plan(model, factors) for model in choose_models(database, models, present)]
-        totals = _totals(found, n_lanes)
+        planner = _Planner(database, parameters, progress or Silent())
+        plans = [planner.plan(model, factors) for model in choose_models(database, models, present)]
+        totals = _totals(plans, n_lanes)
         for _ in range(_REFINEMENTS if within is not None and not downsamples else 0):
             factor = factor_between(totals, within or 0.0)
             if factor is None:
                 break
-            found = [planner.extend(model, factor) for model in found]
-            totals = _totals(found, n_lanes)
+            plans = [planner.extend(model, factor) for model in plans]
+            totals = _totals(plans, n_lanes)
     return Plan(
         models=tuple(
-            replace(model, smallest_factor_within=smallest_within(model.seconds, within)) for model in found
+            replace(model, smallest_factor_within=smallest_within(model.seconds, within)) for model in plans
         ),
         within_seconds=within,
         smallest_factor_within=smallest_within(totals, within),
@@ -260,7 +260,10 @@ def smallest_within(seconds: Mapping[int, float | None], within: float | None) -
     """Return the smallest factor whose time is known and no longer than `within`, if there is one."""
     if within is None:
         return None
-    return min((factor for factor, one in seconds.items() if one is not None and one <= within), default=None)
+    return min(
+        (factor for factor, duration in seconds.items() if duration is not None and duration <= within),
+        default=None,
+    )
 
 
 def factor_between(seconds: Mapping[int, float | None], within: float) -> int | None:
@@ -302,8 +305,8 @@ class _Planner:
         By backend, what the first fit of a process takes in addition.
     """
 
-    def __init__(self, database: Database, asked: ClusteringParameters, progress: Progress) -> None:
-        self._database, self._asked, self._progress = database, asked, progress
+    def __init__(self, database: Database, parameters: ClusteringParameters, progress: Progress) -> None:
+        self._database, self._parameters, self._progress = database, parameters, progress
         self._folder = database.work_root.resolve().parent
         self.starts: dict[str, float] = {}
 
@@ -314,13 +317,13 @@ class _Planner:
         began = time.monotonic()
         censuses = take_censuses(self._database, model, factors)
         counting = time.monotonic() - began
-        some = max(censuses.values(), key=lambda census: census.n_usable)
+        largest = max(censuses.values(), key=lambda census: census.n_usable)
         plans = [self._plan_factor(census, factor, counting, progress) for factor, census in censuses.items()]
         return ModelPlan(
             embedding_model=model,
-            n_total=some.n_total,
-            dimensions=some.width // FLOAT_BYTES,
-            longest_run=some.longest,
+            n_total=largest.n_total,
+            dimensions=largest.width // FLOAT_BYTES,
+            longest_run=largest.longest,
             calibration=Calibration(
                 n_rows=sum(plan.measured_rows for plan in plans),
                 counting_seconds=counting,
@@ -348,9 +351,9 @@ class _Planner:
         plan = FactorPlan(downsample=factor, n_rows=census.n_usable)
         if census.n_usable < _FEWEST_ROWS:
             return replace(plan, reason=f"at least {_FEWEST_ROWS} rows are needed")
-        plan = replace(plan, memory=memory_by_backend(self._asked, *shape, folder=self._folder))
+        plan = replace(plan, memory=memory_by_backend(self._parameters, *shape, folder=self._folder))
         try:
-            placement = choose_placement(self._asked, *shape)
+            placement = choose_placement(self._parameters, *shape)
             name = placement.backend.name
             with (
                 device.translate_out_of_memory(*shape, name)
@@ -382,7 +385,7 @@ class _Planner:
             return replace(plan, reason="none of the rows that were read has a direction")
         costs = measure(
             excerpt.vectors,
-            replace(self._asked, min_samples=self._asked.resolve(census.n_usable).min_samples),
+            replace(self._parameters, min_samples=self._parameters.resolve(census.n_usable).min_samples),
             placement,
             start=self.starts.get(name),
             progress=progress,

@@ -26,7 +26,7 @@ FEWEST_STEPS = 3
 
 @dataclass(frozen=True)
 class Recurrence:
-    """What the texts of one run come back to.
+    """Repeats among the texts of one run.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ class RepeatStretches:
 
 @dataclass(frozen=True)
 class Absorption:
-    """When runs begin to repeat until their end, where the others might have begun after it.
+    """Estimate of the step at which runs begin to repeat until their end.
 
     Attributes
     ----------
@@ -159,9 +159,11 @@ def describe_stretches(recurrences: Iterable[Recurrence]) -> RepeatStretches:
     """Sum up the stretches of repeats in some runs."""
     known = list(recurrences)
     at_end = [
-        (one.period, one.repeats) for one in known if one.period is not None and one.repeats is not None
+        (recurrence.period, recurrence.repeats)
+        for recurrence in known
+        if recurrence.period is not None and recurrence.repeats is not None
     ]
-    left = [stretch for one in known for stretch in one.left_stretches]
+    left = [stretch for recurrence in known for stretch in recurrence.left_stretches]
     all_repeats, left_repeats = (
         Counter(repeats for period, repeats in stretches if period == 1)
         for stretches in (at_end + left, left)

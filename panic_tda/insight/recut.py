@@ -1,4 +1,4 @@
-"""Other clusters from a tree that is there: what another fit would find, without the fit."""
+"""Cut other clusters from a stored tree: the result of another fit, without the fit."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """What is to be other than in the clustering that a tree comes from; None is as there.
+    """Settings to change; None keeps the value of the clustering that the tree comes from.
 
-    Of what stays as there, values without effect on the new selection method are dropped.
+    Kept values that have no effect with the new selection method are dropped.
 
     Parameters
     ----------
     epsilon, min_cluster_size, selection_method, allow_single_cluster
         As of `ClusteringParameters`.
     max_cluster_size : int or None
-        As there, and 0 for none.
+        New limit; 0 removes the limit.
     min_samples : int or None
-        Belongs to the tree: any other number than the tree's is refused.
+        The tree depends on it: only the number of the tree is accepted.
     """
 
     epsilon: float | None = None
@@ -113,7 +113,7 @@ def recut_clustering(
     source : ClusteringSummary
         From `results.find_clustering`.
     changes : Changes
-        What is to be other than there.
+        Settings to change.
     memory_limit : int, optional
         Vectors of more bytes, at least 1 MiB, are mapped from a temporary file.
     progress : Progress, optional
@@ -187,5 +187,5 @@ def _unchanged(source: ClusteringSummary) -> ModelOutcome:
     return ModelOutcome.of_record(source.record, source.id, source.embedding_model, UNCHANGED, reason)
 
 
-def _changed(given: Value | None, stored: Value) -> Value:
-    return stored if given is None else given
+def _changed(change: Value | None, stored: Value) -> Value:
+    return stored if change is None else change

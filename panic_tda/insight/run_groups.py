@@ -1,4 +1,4 @@
-"""What groups of runs do: their figures with intervals, and how networks differ in them."""
+"""Sum up groups of runs, with bootstrap intervals, and compare networks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary(Recurrence):
-    """What one run did in a clustering, and what its texts alone say.
+    """Statistics of one run: its visits to clusters, and the repeats of its texts.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class RunSummary(Recurrence):
 
 @dataclass(frozen=True)
 class GroupSummary:
-    """What some runs did.
+    """Statistics of a group of runs.
 
     Attributes
     ----------
@@ -145,7 +145,7 @@ _RATIOS: dict[str, Callable[[RunSummary], tuple[int, int]]] = {
 
 @dataclass(frozen=True)
 class NetworkComparison:
-    """How networks differ, in shares of the steps or texts of each run.
+    """Differences between networks in shares of the steps or texts of each run.
 
     Attributes
     ----------
@@ -165,8 +165,10 @@ class NetworkComparison:
         """Return what `show-trajectories --json` prints of it."""
         names = [list(network) for network in self.networks]
         return {
-            "differences": [asdict(one) | {"a": names[one.a], "b": names[one.b]} for one in self.differences],
-            "variance": [asdict(one) for one in self.variance],
+            "differences": [
+                asdict(item) | {"a": names[item.a], "b": names[item.b]} for item in self.differences
+            ],
+            "variance": [asdict(item) for item in self.variance],
         }
 
 
@@ -274,8 +276,8 @@ def _intervals(
             outlasted, visits.censored, visits.states, shape=shape, spacing=sampling
         )
         sums = [
-            np.bincount(visits.runs, weights=one, minlength=len(runs)).astype(np.float64)
-            for one in influences
+            np.bincount(visits.runs, weights=influence, minlength=len(runs)).astype(np.float64)
+            for influence in influences
         ]
         intervals["weibull_shape"] = resamples.shape(*sums, shape=shape)
     return intervals

@@ -1,4 +1,4 @@
-"""How stable clusters are: the same clustering of other samples of the runs.
+"""Measure the stability of clusters: cluster other samples of the runs again.
 
 References
 ----------
@@ -37,7 +37,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class ClusterStability:
-    """How well a cluster is found again.
+    """Stability of one cluster.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class ClusterStability:
 
     @property
     def verdict(self) -> str | None:
-        """Whether the cluster is "stable" or "dissolved"; None between the two, and without samples."""
+        """Verdict: stable, dissolved, or None between the two and without samples."""
         if self.jaccard is None or DISSOLVED < self.jaccard < STABLE:
             return None
         return "stable" if self.jaccard >= STABLE else "dissolved"
@@ -72,7 +72,7 @@ class ClusterStability:
 
 @dataclass(frozen=True)
 class ClusteringStability:
-    """How stable the clusters of a stored clustering are.
+    """Stability of the clusters of a stored clustering.
 
     Attributes
     ----------
@@ -148,12 +148,12 @@ def measure_stability(
                 f"{len(steps.run_ids)}"
             )
         vectors = stored.load_matrix().vectors
-    asked = stored_parameters(clustering.record)
+    parameters = stored_parameters(clustering.record)
     n_clusters = clustering.record.n_clusters
 
     def refit(rows: IntArray) -> IntArray:
         progress.advance(1)
-        return cluster_rows(np.ascontiguousarray(vectors[rows]), asked, Silent()).labels
+        return cluster_rows(np.ascontiguousarray(vectors[rows]), parameters, Silent()).labels
 
     progress.phase("cluster samples of runs", total=n_resamples)
     samples = ((rows, refit(rows)) for rows in draw_runs(steps, n_resamples))
@@ -204,8 +204,10 @@ def compare_samples(
     n_clusters : int
         Clusters of all rows.
     """
-    found = [match_clusters(labels[rows], of_sample, n_clusters=n_clusters) for rows, of_sample in samples]
-    table = np.array(found).reshape(-1, n_clusters)
+    rows_of_table = [
+        match_clusters(labels[rows], of_sample, n_clusters=n_clusters) for rows, of_sample in samples
+    ]
+    table = np.array(rows_of_table).reshape(-1, n_clusters)
     stabilities = []
     for label, column in enumerate(table.T):
         known = column[~np.isnan(column)]

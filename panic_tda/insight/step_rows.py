@@ -1,4 +1,4 @@
-"""The steps of runs as rows: where each is, in which state, and how far the run has come."""
+"""Stream the steps of runs as rows, with their states and drifts."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def open_steps(
     with_drift: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[RowStream]:
-    """Read the steps of all runs in a clustering, and give them as rows, by run and step.
+    """Read the steps of all runs in a clustering, and yield them as rows, by run and step.
 
     Parameters
     ----------
@@ -132,15 +132,15 @@ def _batches(
 ) -> Generator[pa.RecordBatch, None, None]:
     run_ids, numbers = with_dashes(pa.array(steps.run_ids, pa.string())), steps.run_numbers
     flags = pa.array(FLAGS)
-    for some in slices(len(numbers), _BATCH_ROWS):
+    for part in slices(len(numbers), _BATCH_ROWS):
         columns = [
-            run_ids.take(pa.array(numbers[some])),
-            pa.array(steps.steps[some]),
-            pa.array(steps.sequence_numbers[some]),
-            pa.array(steps.labels[some]),
-            pa.array(steps.states[some]),
-            flags.take(pa.array(steps.flags[some])),
-            pa.array(steps.visits[some]),
+            run_ids.take(pa.array(numbers[part])),
+            pa.array(steps.steps[part]),
+            pa.array(steps.sequence_numbers[part]),
+            pa.array(steps.labels[part]),
+            pa.array(steps.states[part]),
+            flags.take(pa.array(steps.flags[part])),
+            pa.array(steps.visits[part]),
         ]
         if measured is not None:
             columns += [pa.array(column, from_pandas=True) for column in next(measured)]
@@ -150,8 +150,8 @@ def _batches(
 def _measured(
     ids: BytesArray, positions: IntArray, course: Course, look_up: Callable[[BytesArray], Float32Array]
 ) -> Iterator[tuple[FloatArray, FloatArray]]:
-    for some in slices(len(ids), _BATCH_ROWS):
-        yield course.measure(look_up(ids[some]), positions[some])
+    for part in slices(len(ids), _BATCH_ROWS):
+        yield course.measure(look_up(ids[part]), positions[part])
 
 
 def _positions(steps: Trajectories) -> IntArray:

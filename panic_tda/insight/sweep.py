@@ -1,4 +1,4 @@
-"""How clusters depend on the settings: many cuts of one stored tree side by side, none of them stored.
+"""Compare many cuts of one stored tree side by side; none of them is stored.
 
 References
 ----------
@@ -110,8 +110,8 @@ class Setting:
         return asdict(self)
 
 
-class _Look(NamedTuple):
-    """What is kept of a cut: its labels, and the figures that need the tree."""
+class _CutSummary(NamedTuple):
+    """Labels of a cut, and the figures that need the tree."""
 
     labels: Int32Array
     cut: Cut
@@ -177,21 +177,21 @@ def _with_opposites(
 ) -> list[Setting]:
     """Add the opposite `allow_single_cluster` behind every setting for which it gives other clusters."""
     opposites = {
-        number: replace(one, allow_single_cluster=not one.allow_single_cluster)
-        for number, one in enumerate(settings)
-        # Leaves are no root: there both are the same, unless epsilon merges them.
-        if one.cluster_selection_method != "leaf" or one.cluster_selection_epsilon > 0
+        number: replace(setting, allow_single_cluster=not setting.allow_single_cluster)
+        for number, setting in enumerate(settings)
+        # A leaf is never the root: both give the same clusters, unless epsilon merges leaves.
+        if setting.cluster_selection_method != "leaf" or setting.cluster_selection_epsilon > 0
     }
     others = dict(
         zip(opposites, sweep(tree, stored, list(opposites.values()), progress=progress), strict=True)
     )
-    both = [(one, others.get(number)) for number, one in enumerate(described)]
+    both = [(setting, others.get(number)) for number, setting in enumerate(described)]
     return [
         setting
-        for one, other in both
-        for setting in (one, other)
-        # The two differ exactly where one of them is the root.
-        if setting is one or (setting is not None and (one.root_selected or setting.root_selected))
+        for first, second in both
+        for setting in (first, second)
+        # The two differ only if the root cluster is selected in one of them.
+        if setting is first or (setting is not None and (first.root_selected or setting.root_selected))
     ]
 
 
@@ -206,14 +206,14 @@ def resolve(grid: Grid, source: ClusteringSummary) -> list[EffectiveParameters]:
             f"a sweep takes up to {MOST_SETTINGS:,} settings, got {n_settings:,}; take larger steps"
         )
     changes = Changes(allow_single_cluster=grid.allow_single_cluster)
-    asked = (
+    combinations = (
         replace(changes, selection_method=method, min_cluster_size=size, epsilon=epsilon)
         for method in methods
         for size in sizes
         for epsilon in epsilons
     )
     # A count and a share may come to the same.
-    return list(dict.fromkeys(one.resolve(source.record) for one in asked))
+    return list(dict.fromkeys(combination.resolve(source.record) for combination in combinations))
 
 
 def sweep(
@@ -228,37 +228,41 @@ def sweep(
     progress.phase("sweep", total=2 * len(settings))
     threads = available_cores()
 
-    def look(setting: EffectiveParameters, flat: FlatClusters) -> _Look:
-        return _Look(
+    def summarise_cut(setting: EffectiveParameters, flat: FlatClusters) -> _CutSummary:
+        return _CutSummary(
             labels=flat.labels.astype(np.int32),
             cut=count_rows(setting, flat),
             median_persistence=_median(flat.persistence),
             relative_validity=relative_validity(tree, flat.labels, len(flat.persistence)),
         )
 
-    looks = []
-    for found in cut_all(tree, settings, look, threads=threads):
-        looks.append(found)
+    summaries = []
+    for summary in cut_all(tree, settings, summarise_cut, threads=threads):
+        summaries.append(summary)
         progress.advance(1)
     before = _neighbours(settings)
 
     def describe(number: int) -> Setting:
-        one, seen, other = settings[number], looks[number], before[number]
-        previous = None if other is None else _agreement_of_clustered(looks[other].labels, seen.labels)
+        setting, summary, neighbour = settings[number], summaries[number], before[number]
+        previous = (
+            None
+            if neighbour is None
+            else _agreement_of_clustered(summaries[neighbour].labels, summary.labels)
+        )
         return Setting(
-            epsilon=one.cluster_selection_epsilon,
-            min_cluster_size=one.min_cluster_size,
-            selection_method=one.cluster_selection_method,
-            allow_single_cluster=one.allow_single_cluster,
-            n_clusters=seen.cut.n_clusters,
-            n_outliers=seen.cut.n_outliers,
-            largest_share=seen.cut.largest / len(seen.labels),
-            root_selected=seen.cut.root_selected,
-            median_persistence=seen.median_persistence,
-            ari_stored=_agreement(stored, seen.labels),
+            epsilon=setting.cluster_selection_epsilon,
+            min_cluster_size=setting.min_cluster_size,
+            selection_method=setting.cluster_selection_method,
+            allow_single_cluster=setting.allow_single_cluster,
+            n_clusters=summary.cut.n_clusters,
+            n_outliers=summary.cut.n_outliers,
+            largest_share=summary.cut.largest / len(summary.labels),
+            root_selected=summary.cut.root_selected,
+            median_persistence=summary.median_persistence,
+            ari_stored=_agreement(stored, summary.labels),
             ari_previous=previous,
             cliff=previous is not None and previous < CLIFF_ARI,
-            relative_validity=seen.relative_validity,
+            relative_validity=summary.relative_validity,
         )
 
     described = []
@@ -328,11 +332,11 @@ def _median(persistence: FloatArray) -> float | None:
 
 def _neighbours(settings: Sequence[EffectiveParameters]) -> list[int | None]:
     """Return the neighbour of each setting: that of the epsilon before, else that of the size before."""
-    rows = [(one.cluster_selection_method, one.min_cluster_size) for one in settings]
+    rows = [(setting.cluster_selection_method, setting.min_cluster_size) for setting in settings]
     latest: dict[tuple[str, float], int] = {}
     neighbours = []
-    for number, one in enumerate(settings):
-        column = one.cluster_selection_method, one.cluster_selection_epsilon
+    for number, setting in enumerate(settings):
+        column = setting.cluster_selection_method, setting.cluster_selection_epsilon
         is_next = number > 0 and rows[number - 1] == rows[number]
         neighbours.append(number - 1 if is_next else latest.get(column))
         latest[column] = number

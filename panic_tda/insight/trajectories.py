@@ -1,6 +1,6 @@
-"""What runs do between the clusters: dwell times, transitions and repeated texts, by network or prompt.
+"""Study what runs do between clusters: dwell times, transitions and repeats, by network or prompt.
 
-`study_trajectories` reads the steps and the texts of all runs, and `sum_up` says what they come to.
+`study_trajectories` reads the steps and the texts of all runs, and `sum_up` computes their statistics.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _NO_TEXTS = Recurrence(distinct_texts=0, returns=0)
 
 @dataclass(frozen=True)
 class TrajectoryStudy:
-    """What the runs of a clustering did.
+    """Statistics of the runs of a clustering.
 
     Attributes
     ----------
@@ -95,7 +95,7 @@ class TrajectoryStudy:
 
 
 class Recurrences(dict[str, Recurrence]):
-    """What the texts of each run come back to, by id of the run; no text is kept."""
+    """Repeats of the texts of each run, by id of the run; no text is stored."""
 
     def add(self, run: RunTexts) -> None:
         """Note the texts of a run."""
@@ -282,10 +282,10 @@ def _summaries(
     counts = np.diff(trajectories.offsets)
     outside = np.bincount(trajectories.run_numbers[trajectories.flags != CORE], minlength=len(counts))
     settled, since = find_settled(trajectories, visits)
-    found = []
+    summaries = []
     for number, run in enumerate(trajectories.run_ids):
         has_settled = settled[number] != NO_STATE
-        found.append(
+        summaries.append(
             RunSummary(
                 run_id=run,
                 facts=facts.get(run),
@@ -297,7 +297,7 @@ def _summaries(
                 visits=of_runs[number],
             )
         )
-    return tuple(found)
+    return tuple(summaries)
 
 
 def _keys(runs: Sequence[RunSummary], by: str, writers: Sequence[set[str]]) -> list[dict[str, Any]]:

@@ -1,9 +1,9 @@
-"""What the page carries, as one text: a JSON object and the arrays that it names, compressed.
+"""Pack the data of the page into one text: a JSON object and the arrays that it refers to, compressed.
 
-The bytes are the length of the JSON text (uint32), the text, and the arrays one after another, each from a
-multiple of 8 on. An array stands in the object as `{"$": [type, first byte, values]}`, where bytes are
-counted from the end of the text. All is little-endian, gzipped and written in base64, which a browser undoes
-by itself.
+The bytes are: the length of the JSON text (uint32), the JSON text, and the arrays one after another, each
+aligned to 8 bytes. The object refers to an array as `{"$": [type, offset, number of values]}`; offsets are in
+bytes from the end of the JSON text. Numbers are little-endian. The bytes are compressed with gzip and encoded
+in base64; a browser decodes both.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ _ALIGNED = 8
 
 
 def pack(page: dict[str, Any]) -> str:
-    """Return an object of plain values and arrays as base64.
+    """Pack an object of plain values and arrays into base64 text.
 
     Parameters
     ----------
     page : dict
-        Values that JSON knows, and NumPy arrays of one axis. Arrays of whole numbers take as few bytes a
-        value as hold them.
+        Values of JSON types, and one-dimensional NumPy arrays. Integers are stored in the smallest type that
+        holds all values of the array.
 
     Raises
     ------
     ValueError
-        A number is not finite: JSON has none of these.
+        A number is not finite; JSON has no such numbers.
     """
     arrays: list[bytes] = []
-    text = json.dumps(_plain(page, arrays), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    # Half of a pair of surrogates, which a text may end with, is no character.
+    text = json.dumps(_convert(page, arrays), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    # A text may end with half of a surrogate pair, which has no encoding.
     encoded = text.encode("utf-8", "replace")
     encoded += b" " * (-(len(encoded) + 4) % _ALIGNED)
     packed = gzip.compress(struct.pack("<I", len(encoded)) + encoded + b"".join(arrays), 9, mtime=0)
@@ -44,7 +44,7 @@ def pack(page: dict[str, Any]) -> str:
 
 
 def unpack(text: str) -> Any:
-    """Return what `pack` was given, as the page reads it."""
+    """Return the object that `pack` packed, as the page reads it."""
     packed = gzip.decompress(base64.b64decode(text))
     (length,) = struct.unpack_from("<I", packed)
     first = 4 + length
@@ -58,21 +58,21 @@ def unpack(text: str) -> Any:
     return json.loads(packed[4:first], object_hook=read)
 
 
-def _plain(value: Any, arrays: list[bytes]) -> Any:
+def _convert(value: Any, arrays: list[bytes]) -> Any:
     if isinstance(value, np.ndarray):
-        return _array(value, arrays)
+        return _append_array(value, arrays)
     if isinstance(value, dict):
-        return {str(name): _plain(item, arrays) for name, item in value.items()}
+        return {str(name): _convert(item, arrays) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item, arrays) for item in value]
+        return [_convert(item, arrays) for item in value]
     if isinstance(value, np.generic):
         return value.item()
     return value
 
 
-def _array(values: Any, arrays: list[bytes]) -> dict[str, list[Any]]:
+def _append_array(values: Any, arrays: list[bytes]) -> dict[str, list[Any]]:
     if values.dtype.kind in "iub":
-        values = values.astype(_smallest(values))
+        values = values.astype(_find_smallest_type(values))
     kind = _TYPES[values.dtype.str[1:]]
     data = values.astype(values.dtype.newbyteorder("<")).tobytes()
     offset = sum(map(len, arrays))
@@ -80,7 +80,7 @@ def _array(values: Any, arrays: list[bytes]) -> dict[str, list[Any]]:
     return {"$": [kind, offset, len(values)]}
 
 
-def _smallest(values: Any) -> Any:
+def _find_smallest_type(values: Any) -> Any:
     if not len(values):
         return np.uint8
     low, high = int(values.min()), int(values.max())

@@ -1,4 +1,4 @@
-"""How a map is drawn, by DataMapPlot: points, labels that cover none of them, title and caption."""
+"""Draw a map with DataMapPlot: points, labels beside them, title and caption."""
 
 from __future__ import annotations
 
@@ -28,38 +28,38 @@ DPI = 300
 LINE_CHARACTERS, LINES = 20, 3
 _LABEL_POINTS = 6.0
 _WIDER = (1.0, 1.1, 1.21, 1.33, 1.5, 1.75)
-"""By what the ring of the labels grows, in turn, until no label lies over a point."""
+"""Factors of the radius of the ring of labels; tried in turn until no label covers a point."""
 _AROUND = 4
-"""Pixels around a label in which no point lies: a point is a disk."""
+"""Pixels around a label that must have no point's centre: a point is a disk."""
 _TOWARDS_SIDES = 1.25
-"""How much more labels stand left and right than above and below, where their lines would soon collide."""
+"""Preference for labels at the left and right. Above and below the map their lines would collide."""
 _OUTLIERS = {False: "#D9D9D9", True: "#3A3A3A"}
 _INK = {False: "#222222", True: "#EEEEEE"}
 _SETTINGS: dict[Any, Any] = {
-    # Texts are what people and models wrote: nothing in them is a formula.
+    # Texts are captions and prompts: a dollar sign does not begin a formula.
     "text.parse_math": False,
     "text.usetex": False,
-    # What names parts of an SVG is random otherwise.
+    # Without a salt the ids in an SVG are random.
     "svg.hashsalt": "panic-tda",
-    # Type 42 fonts are what journals ask for, and their text can be searched.
+    # Journals require Type 42 fonts, and their text can be searched.
     "pdf.fonttype": 42,
 }
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a figure looks.
+    """Appearance of a figure.
 
     Attributes
     ----------
     n_labels : int
-        Clusters that get a label, the largest ones.
+        Number of labels; the largest clusters get one.
     title : str or None
-        Its title; None says what was clustered, an empty one leaves it out.
+        Title; None describes the clustering, an empty text leaves the title out.
     dark : bool
-        On black.
+        Whether the background is black.
     width : float
-        In inches.
+        Width in inches.
     """
 
     n_labels: int = N_LABELS
@@ -69,13 +69,13 @@ class Style:
 
     @property
     def scale(self) -> float:
-        """By what texts are larger than at the usual width; none is smaller than 5 points."""
+        """Factor of the text sizes relative to the default width. No text is smaller than 5 points."""
         return max(5 / _LABEL_POINTS, self.width / WIDTH)
 
 
 @dataclass(frozen=True)
 class Place:
-    """A cluster on the map: its label, what its medoid says, its size, and where its medoid lies."""
+    """A cluster on the map: its label, its medoid's text, its size, and its medoid's coordinates."""
 
     label: int
     text: str
@@ -85,18 +85,18 @@ class Place:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is drawn.
+    """Contents of a figure.
 
     Attributes
     ----------
     map : Map
-        The rows, and where they lie.
+        The rows and their coordinates.
     labels : (m,) int64
         Cluster of each of the rows, or `OUTLIER`.
     places : tuple of Place
         All clusters with a medoid, the largest first; the texts of those beyond the labels are empty.
     title, caption : str
-        What is written above and below.
+        Texts above and below the map.
     """
 
     map: Map
@@ -107,12 +107,12 @@ class Scene:
 
 
 def require_plotting() -> None:
-    """Check that what draws is installed, before anything lasts.
+    """Check that DataMapPlot is installed, before long work begins.
 
     Raises
     ------
     PanicTdaError
-        It is not.
+        It is not installed.
     """
     try:
         _import_render_plot()
@@ -121,7 +121,7 @@ def require_plotting() -> None:
 
 
 def draw(scene: Scene, style: Style) -> Any:
-    """Draw a scene; returns Matplotlib's figure. What has been set for Matplotlib elsewhere counts."""
+    """Draw a scene and return Matplotlib's figure. The current settings of Matplotlib apply."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -129,37 +129,37 @@ def draw(scene: Scene, style: Style) -> Any:
     FigureCanvasAgg(figure)
     ground = "black" if style.dark else "white"
     figure.set_facecolor(ground)
-    fonts, _ = find_fonts(texts_of(scene, style))
-    bottom, top = _write(figure, scene, style, fonts)
+    fonts, _ = find_fonts(list_texts(scene, style))
+    bottom, top = _write_texts(figure, scene, style, fonts)
     axes = figure.add_axes((0.02, bottom, 0.96, top - bottom), facecolor=ground)
     for wider in _WIDER:
         axes.clear()
         _render(axes, scene, style, fonts, wider)
-        if not _covers(axes, scene.map.xy):
+        if not _covers_points(axes, scene.map.xy):
             break
     axes.set_facecolor(ground)
-    # What DataMapPlot measured with stays behind unseen, and would be found in a PDF.
+    # DataMapPlot leaves the invisible texts that it measured with; a search in a PDF would find them.
     for text in [text for text in axes.texts if text.get_alpha() == 0]:
         text.remove()
     for spine in axes.spines.values():
         spine.set_visible(False)
-    # Tens of thousands of circles are megabytes of vectors that no editor opens gladly.
+    # As vectors, tens of thousands of circles take megabytes and make editors slow.
     for collection in axes.collections:
         collection.set_rasterized(True)
     return figure
 
 
-def texts_of(scene: Scene, style: Style) -> list[str]:
-    """Return what is written in a figure."""
+def list_texts(scene: Scene, style: Style) -> list[str]:
+    """Return all texts of a figure."""
     labelled = [place.text for place in scene.places if place.text][: style.n_labels]
     return [scene.title, scene.caption, *labelled]
 
 
-def label_of(text: str | None) -> str:
-    """Make a short label of a text: a few lines of whole words where there are some."""
+def make_label(text: str | None) -> str:
+    """Shorten a text to a label of a few lines, broken between words if possible."""
     if text is None:
         return "(an image)"
-    # No more than could be shown: a text may have megabytes.
+    # A text may have megabytes; only the beginning can be shown.
     lines = textwrap.wrap(on_one_line(text[:1000]), LINE_CHARACTERS)
     if len(lines) > LINES:
         last = lines[LINES - 1]
@@ -170,16 +170,16 @@ def label_of(text: str | None) -> str:
 
 
 def _render(axes: Any, scene: Scene, style: Style, font: list[str], wider: float) -> None:
-    """Have DataMapPlot draw the points and place the labels so that they do not collide.
+    """Draw the points, and labels that do not collide, with DataMapPlot.
 
-    `wider` is by what the ring of the labels is wider than it must be at least.
+    The ring of labels has `wider` times its least radius.
     """
     by_label = {place.label: cluster_colour(place.label, dark=style.dark) for place in scene.places}
-    # Outliers first: the clusters lie on them.
+    # Outliers first: clusters are drawn over them.
     order = np.argsort(scene.labels != OUTLIER, kind="stable")
     labelled = [place for place in scene.places if place.text][: style.n_labels]
-    xy = _apart(np.array([place.xy for place in labelled]).reshape(-1, 2), scene.map.xy)
-    radius = _frame(axes, xy, scene.map.xy, wider)
+    xy = _separate_labels(np.array([place.xy for place in labelled]).reshape(-1, 2), scene.map.xy)
+    radius = _set_limits(axes, xy, scene.map.xy, wider)
     scale, ink = style.scale, _INK[style.dark]
     _import_render_plot()(
         scene.map.xy[order],
@@ -197,7 +197,7 @@ def _render(axes: Any, scene: Scene, style: Style, font: list[str], wider: float
         font_family=font,
         label_text_colors=ink,
         label_arrow_colors=[by_label[place.label] for place in labelled],
-        # One label is a middle without a ring; DataMapPlot would divide by zero.
+        # With a single label DataMapPlot would divide by zero.
         show_labels=len(labelled) > 1,
         label_base_radius=radius,
         label_direction_bias=_TOWARDS_SIDES,
@@ -222,19 +222,19 @@ def _render(axes: Any, scene: Scene, style: Style, font: list[str], wider: float
         )
 
 
-def _apart(xy: FloatArray, points: Any) -> FloatArray:
-    """Move the places of labels a thousandth of the map apart: in their very middle there is no direction."""
+def _separate_labels(xy: FloatArray, points: Any) -> FloatArray:
+    """Move label positions by a thousandth of the map: a label at their centre would have no direction."""
     extent = float(np.ptp(points, axis=0).max()) or 1.0
     return xy + 1e-3 * extent * np.random.default_rng(0).standard_normal(xy.shape)
 
 
-def _covers(axes: Any, points: Any) -> bool:
-    """Say whether a label lies over one of the points."""
+def _covers_points(axes: Any, points: Any) -> bool:
+    """Return whether a label covers a point."""
     from matplotlib.text import Text
 
     axes.figure.canvas.draw()
     at = axes.transData.transform(np.asarray(points, dtype=float))
-    # Without the lines that lead there.
+    # The boxes of the texts alone, without their lines.
     boxes = [Text.get_window_extent(text) for text in axes.texts if text.get_alpha() != 0]
     return any(
         ((at >= (box.x0 - _AROUND, box.y0 - _AROUND)) & (at <= (box.x1 + _AROUND, box.y1 + _AROUND)))
@@ -244,11 +244,11 @@ def _covers(axes: Any, points: Any) -> bool:
     )
 
 
-def _frame(axes: Any, xy: FloatArray, points: Any, wider: float) -> float:
-    """Set the limits of the axes so that labels fit on rings around the points; returns the first's radius.
+def _set_limits(axes: Any, xy: FloatArray, points: Any, wider: float) -> float:
+    """Set the limits of the axes so that rings of labels fit around the points; return the inner radius.
 
-    DataMapPlot places labels first and makes room for them then, which moves them together again: here the
-    room is there from the beginning, and a unit is as long up as to the right.
+    DataMapPlot places labels first and widens the axes afterwards, which moves labels together again. Here
+    the axes have their limits before labels are placed, and equal scales in both directions.
     """
     centre = (xy if len(xy) > 1 else points).mean(axis=0)
     away = np.linalg.norm(points - centre, axis=1)
@@ -262,10 +262,10 @@ def _frame(axes: Any, xy: FloatArray, points: Any, wider: float) -> float:
     return radius
 
 
-def _write(figure: Any, scene: Scene, style: Style, fonts: list[str]) -> tuple[float, float]:
-    """Write title and caption; returns between which heights, 0 to 1, there is room for the map."""
+def _write_texts(figure: Any, scene: Scene, style: Style, fonts: list[str]) -> tuple[float, float]:
+    """Write title and caption; return the lower and upper limit of the map, as shares of the height."""
     scale, ink = style.scale, _INK[style.dark]
-    # What fits into a line, and how much of the height a line takes, by how large texts are for the width.
+    # Text size relative to the width: it decides the characters in a line and the height of a line.
     relative = scale * WIDTH / style.width
     top = 0.98
     if scene.title:
@@ -282,15 +282,15 @@ def _write(figure: Any, scene: Scene, style: Style, fonts: list[str]) -> tuple[f
 
 def _import_render_plot() -> Any:
     with warnings.catch_warnings():
-        # In a home that cannot be written to it cannot keep its settings, of which none is used here.
+        # DataMapPlot warns if its settings cannot be saved in the home folder. They are not used here.
         warnings.filterwarnings("ignore", "Error (creating|loading) config file")
         from datamapplot import render_plot
     return render_plot
 
 
 @contextmanager
-def drawing_alone() -> Iterator[None]:
-    """Draw with Matplotlib's own settings, whatever its user's are."""
+def default_settings() -> Iterator[None]:
+    """Use Matplotlib's default settings within this context instead of the user's."""
     import matplotlib
     from matplotlib import style
 
@@ -299,6 +299,6 @@ def drawing_alone() -> Iterator[None]:
         matplotlib.rc_context(_SETTINGS),
         warnings.catch_warnings(),
     ):
-        # No font has all characters. Where none has one, its box is drawn, and `plot_clustering` says so.
+        # A character that no font has is drawn as a box; `plot_clustering` warns about it.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         yield

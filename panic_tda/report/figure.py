@@ -1,4 +1,4 @@
-"""The figure for a paper: the map of a clustering, with what its largest places say."""
+"""Plot the map of a clustering into a file, with the medoids' texts of its largest clusters as labels."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from panic_tda.report.drawing import (
     Place,
     Scene,
     Style,
+    default_settings,
     draw,
-    drawing_alone,
-    label_of,
+    list_texts,
+    make_label,
     require_plotting,
-    texts_of,
 )
 from panic_tda.report.fonts import find_fonts
 from panic_tda.storage.database import Database
@@ -40,7 +40,7 @@ _METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"Creation
 
 @dataclass(frozen=True)
 class Plotted:
-    """What a figure shows: where it is, rows on the map, clusters, and what laid the map out."""
+    """A figure that was written: its file, rows on the map, clusters, and the layout method."""
 
     file: Path
     rows: int
@@ -68,13 +68,14 @@ def plot_clustering(
     Parameters
     ----------
     database : Database
-        Only read.
+        Database of the clustering; it may be read-only.
     source : ClusteringSummary
-        One that is stored.
+        A stored clustering.
     path : Path
-        Its ending, one of `FORMATS`, says what is written. A file is there whole or not at all.
+        Path of the figure; its ending, one of `FORMATS`, is the format. The file is written completely or
+        not at all.
     style : Style
-        How it looks.
+        Appearance.
     n_rows, seed, progress
         As for `layout.read_map`. The same seed gives the same bytes on one machine.
     force : bool
@@ -83,11 +84,11 @@ def plot_clustering(
     Raises
     ------
     WrongUsage, MissingPath
-        The path ends in something else, exists without `force`, or lies in no folder.
+        The path has another ending, exists without `force`, or its folder does not exist.
     CannotWrite
-        The disk is full, or the folder takes no file.
+        The disk is full, or the folder cannot be written.
     PanicTdaError
-        DataMapPlot is not installed, or the clustering has no embeddings any more.
+        DataMapPlot is not installed, or all embeddings of the clustering were deleted.
     """
     style = style or Style()
     path = expand_home(path)
@@ -96,21 +97,20 @@ def plot_clustering(
     progress = progress or Silent()
     scene = read_scene(database, source, style=style, n_rows=n_rows, seed=seed, progress=progress)
     progress.phase("draw")
-    _warn_of_missing(scene, style)
-    with drawing_alone(), replacing(path, force=force, source=database.path) as file:
+    _warn_of_missing_characters(scene, style)
+    with default_settings(), replacing(path, force=force, source=database.path) as file:
         figure = draw(scene, style)
         figure.savefig(file, format=kind, dpi=DPI, metadata=_METADATA[kind])
     return Plotted(path, len(scene.map.rows), len(scene.places), scene.map.method)
 
 
 def require_target(path: Path, *, force: bool, source: Path | None = None) -> str:
-    """Return what a file is to be, one of `FORMATS`.
+    """Check that a figure can be written to a path, and return its format, one of `FORMATS`.
 
     Raises
     ------
     WrongUsage
-        Its ending says none of them, it is a folder, it exists without `force`, or it is a database or lies
-        beside one.
+        The path has another ending, is a folder, exists without `force`, or is a file of the database.
     MissingPath
         Its folder does not exist.
     """
@@ -130,30 +130,32 @@ def read_scene(
     seed: int,
     progress: Progress,
 ) -> Scene:
-    """Lay out a clustering, and read what its places say; raises as `plot_clustering` does."""
+    """Lay out a clustering and read the labels; raises the errors of `plot_clustering`."""
     with open_clustering(database, source, progress) as stored:
         rows = choose_rows(stored, n_rows=n_rows, seed=seed)
         if not len(rows):
-            raise PanicTdaError(f"no embedding of clustering {source.id} is in the database any more")
+            raise PanicTdaError(f"all embeddings of clustering {source.id} were deleted from the database")
         vectors, assigned, medoids = stored.read_vectors(rows), stored.assignments, stored.medoids
         texts = stored.read_medoid_texts(list(medoids)[: style.n_labels])
     progress.phase("lay out")
-    found = Map(rows, *lay_out(vectors, seed=seed), n_total=len(assigned.ids))
+    layout = Map(rows, *lay_out(vectors, seed=seed), n_total=len(assigned.ids))
     at = np.searchsorted(rows, np.array(list(medoids.values()), dtype=np.int64))
     sizes = np.bincount(assigned.labels[assigned.labels != OUTLIER], minlength=len(medoids))
-    labels = {label: label_of(text) for label, text in texts.items()}
+    labels = {label: make_label(text) for label, text in texts.items()}
     places = tuple(
         Place(label, labels.get(label, ""), int(sizes[label]), (float(x), float(y)))
-        for label, (x, y) in zip(medoids, found.xy[at], strict=True)
+        for label, (x, y) in zip(medoids, layout.xy[at], strict=True)
     )
-    title = on_one_line(_title(source) if style.title is None else style.title)
+    title = on_one_line(_compose_title(source) if style.title is None else style.title)
     n_labels = min(style.n_labels, len(places))
-    return Scene(found, assigned.labels[found.rows], places, title, _caption(source, found, n_labels))
+    return Scene(
+        layout, assigned.labels[layout.rows], places, title, _compose_caption(source, layout, n_labels)
+    )
 
 
-def _warn_of_missing(scene: Scene, style: Style) -> None:
-    """Say in the log which characters no installed font has."""
-    _, missing = find_fonts(texts_of(scene, style))
+def _warn_of_missing_characters(scene: Scene, style: Style) -> None:
+    """Log the characters that no installed font has."""
+    _, missing = find_fonts(list_texts(scene, style))
     if missing:
         more = len(missing) - 1
         others = f" and {more:,} other {pluralize(more, 'character')}" if more else ""
@@ -166,7 +168,7 @@ def _warn_of_missing(scene: Scene, style: Style) -> None:
         )
 
 
-def _title(source: ClusteringSummary) -> str:
+def _compose_title(source: ClusteringSummary) -> str:
     n_clusters, n = source.record.n_clusters, source.record.n_embeddings
     return (
         f"{n_clusters:,} {pluralize(n_clusters, 'cluster')} of {n:,} {source.embedding_model} "
@@ -174,11 +176,11 @@ def _title(source: ClusteringSummary) -> str:
     )
 
 
-def _caption(source: ClusteringSummary, found: Map, n_labels: int) -> str:
+def _compose_caption(source: ClusteringSummary, layout: Map, n_labels: int) -> str:
     record = source.record
     share = 100 * record.n_outliers / max(1, record.n_embeddings)
-    n_rows = f"all {len(found.rows):,}" if len(found.rows) == found.n_total else f"{len(found.rows):,}"
-    sampled = "" if len(found.rows) == found.n_total else ", sampled evenly over runs and steps"
+    n_rows = f"all {len(layout.rows):,}" if len(layout.rows) == layout.n_total else f"{len(layout.rows):,}"
+    sampled = "" if len(layout.rows) == layout.n_total else ", sampled evenly over runs and steps"
     return (
         f"HDBSCAN: min_cluster_size {record.min_cluster_size}, min_samples {record.min_samples}, "
         f"epsilon {record.cluster_selection_epsilon:g}, {record.cluster_selection_method}, "
@@ -187,7 +189,7 @@ def _caption(source: ClusteringSummary, found: Map, n_labels: int) -> str:
         f"downsample {record.downsample or 1}, backend {record.backend} "
         f"({'exact' if record.exact else 'approximate'}); "
         f"{record.n_outliers:,} {pluralize(record.n_outliers, 'outlier')} ({share:.1f}%) in grey. "
-        f"Map: {found.method}; {n_rows} {pluralize(len(found.rows), 'embedding')}{sampled}. "
+        f"Map: {layout.method}; {n_rows} {pluralize(len(layout.rows), 'embedding')}{sampled}. "
         + (f"Labels: medoids of the largest clusters ({n_labels:,}). " if n_labels else "")
         + f"Clustering {source.id}."
     )

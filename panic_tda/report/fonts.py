@@ -1,4 +1,4 @@
-"""Which installed fonts the texts of a figure take, and which of their characters none has."""
+"""Choose installed fonts for the texts of a figure, and find the characters that no font has."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from functools import cache
 
 _FIRST = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans", "Noto Sans Arabic", "Noto Emoji", "Symbola")
-"""Asked in this order before all others. The first one comes with Matplotlib."""
+"""Preferred families, in this order. The first one comes with Matplotlib."""
 _UNSUITABLE = ("Last Resort", "cm", "STIX")
-"""Beginnings of families that have a box for everything, or other signs at the places of characters."""
+"""Prefixes of families that draw a box for every character, or map characters to other signs."""
 
 
 def find_fonts(texts: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -17,12 +17,12 @@ def find_fonts(texts: Iterable[str]) -> tuple[list[str], list[str]]:
     Parameters
     ----------
     texts : iterable of str
-        Whatever is written.
+        All texts of the figure.
 
     Returns
     -------
     families : list of str
-        Installed ones; where one has no sign for a character, the next is asked.
+        Installed families; a character is drawn with the first one that has it.
     missing : list of str
         Characters that no installed font has.
     """
@@ -32,21 +32,21 @@ def find_fonts(texts: Iterable[str]) -> tuple[list[str], list[str]]:
     families = [name for name in _FIRST if name in installed]
     missing = {character for text in texts for character in text if not character.isspace()}
     for family in families:
-        missing -= _characters(family)
+        missing -= _read_characters(family)
     others = (name for name in installed if name not in families and not name.startswith(_UNSUITABLE))
-    # Without serifs first, as the others are; all of them are only opened where something is missing.
+    # Families without serifs first, like the preferred ones. Fonts are opened only if characters are missing.
     for family in sorted(others, key=lambda name: ("Sans" not in name, name)) if missing else ():
         if not missing:
             break
-        if found := missing & _characters(family):
+        if available := missing & _read_characters(family):
             families.append(family)
-            missing -= found
+            missing -= available
     return families, sorted(missing)
 
 
 @cache
-def _characters(family: str) -> frozenset[str]:
-    """Return the characters that a family has signs for; none where its file cannot be drawn from."""
+def _read_characters(family: str) -> frozenset[str]:
+    """Return the characters of a family; an empty set if its file cannot be used."""
     from matplotlib import font_manager, ft2font
 
     try:
@@ -54,7 +54,7 @@ def _characters(family: str) -> frozenset[str]:
             font_manager.FontProperties(family=family), fallback_to_default=False, rebuild_if_missing=False
         )
         font = ft2font.FT2Font(file)
-        # Fonts that are made of images have no sizes but their own.
+        # Bitmap fonts have only fixed sizes and raise here.
         font.set_size(12, 72)
         return frozenset(map(chr, font.get_charmap()))
     except (OSError, RuntimeError, ValueError):

@@ -1,4 +1,4 @@
-"""Everything that the page says of one clustering, as one object; the library finds the numbers."""
+"""Gather all data of the page about one clustering as one object; `insight` computes the numbers."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """All that is read of a clustering for its page.
+    """Inputs of the page, as read from the database.
 
     Attributes
     ----------
     stored : StoredClustering
-        With its assignments, steps, clusters and medoids read.
+        The clustering; its assignments, steps, clusters and medoids are loaded.
     clusters : list of ClusterDetails
-        By label.
+        Clusters by label.
     trajectories : Trajectories
-        The steps of its r runs.
+        Steps of the r runs.
     study : TrajectoryStudy
-        What the runs do, by network.
+        Statistics of the runs, by network.
     notes : TextNotes
-        What their texts are like.
+        Lengths and writers of the texts.
     texts : Texts
-        Those of the points.
+        Texts of the points.
     points : Points
-        The rows that are on the map.
+        Rows on the map.
     first_vectors : (r, d) float32
         Vectors of the first steps of the runs.
     tree : SpanningTree or NoTree
-        Over the rows; or why there is none.
+        Spanning tree of the rows, or the reason why it is missing.
     """
 
     stored: StoredClustering
@@ -76,25 +76,25 @@ def gather(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Read what the page shows.
+    """Read a clustering and compute all data of its page.
 
     Parameters
     ----------
     database : Database
-        The one that the clustering is in; it may be read-only.
+        Database of the clustering; it may be read-only.
     source : ClusteringSummary
         From `results.find_clustering`.
     map_rows : int
-        Embeddings on the map, at most; medoids come on top.
+        Maximum number of embeddings on the map, besides the medoids.
     seed : int
-        Of the layout.
+        Seed of the layout.
     progress : Progress, optional
-        Told what is being read.
+        Receives the phases.
 
     Returns
     -------
     dict
-        Plain values and arrays; see `container.pack`. What cannot be had is None, and `notes` say why.
+        Plain values and arrays for `container.pack`. Missing parts are None, and `notes` say why.
     """
     progress = progress or Silent()
     inputs = read_inputs(database, source, map_rows=map_rows, seed=seed, progress=progress)
@@ -102,17 +102,17 @@ def gather(
     points, n_rows = inputs.points, len(inputs.stored.assignments.ids)
     layout = Map(points.rows, *lay_out(points.vectors, seed=seed), n_total=n_rows)
     progress.phase("sum up")
-    page = _places_and_motion(inputs, layout)
-    page["thumbnails"] = _thumbnails(database, source, len(inputs.clusters), progress)
-    study, outputs = inputs.study, _outputs(inputs.trajectories)
+    page = _describe_places_and_motion(inputs, layout)
+    page["thumbnails"] = _read_images(database, source, len(inputs.clusters), progress)
+    study, outputs = inputs.study, _name_outputs(inputs.trajectories)
     total = study.total if study.runs else None
-    # Clusters are numbered by size. Those whose medoid has gone are not among the details.
+    # Clusters whose medoid was deleted are not among the details.
     largest = max((cluster.size for cluster in inputs.clusters), default=None)
     doubts = find_doubts(source.record, largest_cluster_size=largest)
     page["head"] = head.describe_clustering(source, database) | {
         "n_runs": len(study.runs),
         "outputs": outputs,
-        "sentence": head.sentence(source, total, outputs=outputs, doubts=doubts),
+        "sentence": head.compose_summary(source, total, outputs=outputs, doubts=doubts),
         "page_made": datetime.now(UTC).isoformat(sep=" ", timespec="seconds"),
     }
     notes = [doubt.sentence for doubt in doubts[1:]]
@@ -122,7 +122,7 @@ def gather(
     if isinstance(inputs.tree, NoTree):
         notes.append(f"There is no tree, no density and no sweep: {inputs.tree}")
     else:
-        page |= _of_tree(source, inputs, inputs.tree, progress)
+        page |= _describe_tree(source, inputs, inputs.tree, progress)
     return page | {"format": FORMAT, "notes": notes}
 
 
@@ -133,13 +133,13 @@ def read_inputs(
 
     Notes
     -----
-    Texts are gone through once, a run at a time. Memory: some 300 bytes an assignment, and the vectors of the
-    rows on the map and of the first steps twice.
+    Texts are read once, one run at a time. Memory: about 300 bytes per assignment, and twice the vectors of
+    the rows on the map and of the first steps.
     """
     with open_clustering(database, source, progress) as stored:
         trajectories = find_states(stored.steps)
         rows = choose_rows(stored, n_rows=map_rows, seed=seed)
-        at = places.steps_of(rows, len(stored.assignments.ids), trajectories)
+        at = places.find_steps(rows, len(stored.assignments.ids), trajectories)
         texts, notes, recurrences = places.Texts(), density.TextNotes(trajectories), Recurrences()
         of_points = places.PointTexts(at, trajectories, texts)
         stored.read_texts(recurrences.add, notes.add, of_points.add)
@@ -166,11 +166,11 @@ def read_inputs(
     )
 
 
-def _places_and_motion(inputs: ReportInputs, layout: Map) -> dict[str, Any]:
+def _describe_places_and_motion(inputs: ReportInputs, layout: Map) -> dict[str, Any]:
     points, stored, trajectories = inputs.points, inputs.stored, inputs.trajectories
     visits = find_visits(trajectories)
     clusters = places.describe_clusters(stored, visits, points, trajectories=trajectories, texts=inputs.texts)
-    drifts = places.drifts(points, inputs.first_vectors, trajectories)
+    drifts = places.compute_drifts(points, inputs.first_vectors, trajectories)
     known = points.at >= 0
     return {
         "map": places.describe_map(layout, points, stored.assignments, trajectories),
@@ -184,58 +184,58 @@ def _places_and_motion(inputs: ReportInputs, layout: Map) -> dict[str, Any]:
     }
 
 
-def _of_tree(
+def _describe_tree(
     source: ClusteringSummary, inputs: ReportInputs, tree: SpanningTree, progress: Progress
 ) -> dict[str, Any]:
-    """Return what the tree gives: the tree itself, density, and what other settings give."""
+    """Return the cluster tree, the density and the sweeps, which are computed from the spanning tree."""
     labels = inputs.stored.assignments.labels
-    found = density.describe(
+    study = density.describe(
         source, tree, labels, steps=inputs.trajectories, texts=inputs.notes, progress=progress
     )
     return {
-        "tree": _tree(branches.find_branches(tree, labels, source.record)),
-        "density": found.to_dict(),
-        "sweep": _sweeps(source, tree, labels, progress),
+        "tree": _convert_branches(branches.find_branches(tree, labels, source.record)),
+        "density": study.to_dict(),
+        "sweep": _sweep_settings(source, tree, labels, progress),
     }
 
 
-def _thumbnails(
+def _read_images(
     database: Database, source: ClusteringSummary, n_clusters: int, progress: Progress
 ) -> dict[str, Any]:
-    """Return the images of the largest clusters, one behind the other."""
-    found: dict[int, bytes] = {}
+    """Return the concatenated thumbnails of the largest clusters."""
+    images: dict[int, bytes] = {}
     missing = None
     try:
-        found = read_thumbnails(database, source, range(n_clusters), progress=progress)
+        images = read_thumbnails(database, source, range(n_clusters), progress=progress)
     except NoPillow as error:
         missing = str(error)
         _log.warning("the page has no images: %s", error)
-    ends = np.cumsum([len(image) for image in found.values()], dtype=np.int64)
+    ends = np.cumsum([len(image) for image in images.values()], dtype=np.int64)
     return {
-        "labels": np.array(list(found), dtype=np.int64),
+        "labels": np.array(list(images), dtype=np.int64),
         "ends": ends,
-        "data": np.frombuffer(b"".join(found.values()), dtype=np.uint8),
+        "data": np.frombuffer(b"".join(images.values()), dtype=np.uint8),
         "missing": missing,
     }
 
 
-def _tree(found: branches.Branches | None) -> dict[str, Any] | None:
-    if found is None:
+def _convert_branches(tree: branches.Branches | None) -> dict[str, Any] | None:
+    if tree is None:
         return None
     return {
-        "parents": found.parents,
-        "births": found.births,
-        "deaths": found.deaths,
-        "sizes": found.sizes,
-        "labels": found.labels,
-        "n_all": found.n_all,
+        "parents": tree.parents,
+        "births": tree.births,
+        "deaths": tree.deaths,
+        "sizes": tree.sizes,
+        "labels": tree.labels,
+        "n_all": tree.n_all,
     }
 
 
-def _sweeps(
+def _sweep_settings(
     source: ClusteringSummary, tree: SpanningTree, labels: IntArray, progress: Progress
 ) -> dict[str, Any]:
-    """Return what other settings give, along each of two axes through the chosen one."""
+    """Return the sweeps over epsilon and over min_cluster_size through the settings of the clustering."""
     limit = source.record.max_cluster_size
     sizes = [
         size for size in density.cluster_sizes(source.record.n_embeddings) if limit is None or size <= limit
@@ -244,13 +244,14 @@ def _sweeps(
         "epsilon": sweep.Grid(epsilons=density.EPSILONS),
         "min_cluster_size": sweep.Grid(min_cluster_sizes=sizes),
     }
-    found = {}
+    sweeps = {}
     for name, grid in grids.items():
         settings = sweep.sweep(tree, labels, sweep.resolve(grid, source), progress=progress)
-        found[name] = [setting.to_dict() for setting in settings]
-    return found
+        sweeps[name] = [setting.to_dict() for setting in settings]
+    return sweeps
 
 
-def _outputs(trajectories: Trajectories) -> str:
+def _name_outputs(trajectories: Trajectories) -> str:
+    """Return what was embedded: texts, images or, for both, outputs."""
     texts = trajectories.are_texts
     return "outputs" if not len(texts) or texts.any() != texts.all() else "texts" if texts.all() else "images"

@@ -1,4 +1,4 @@
-"""The head of the page: what the clustering is, how it was made, and one sentence that says what it shows."""
+"""Describe the clustering in the head of the page: parameters, origin, and a summary in one paragraph."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _NOT_PARAMETERS = ("versions", "seconds", "further", "input_sha256", "recut_of")
 
 
 def describe_clustering(source: ClusteringSummary, database: Database) -> dict[str, Any]:
-    """Return what the page says of a clustering before anything is looked at."""
+    """Return the parameters, counts and origin of a clustering."""
     record = source.record
-    said = asdict(record)
-    parameters = [[name, value] for name, value in said.items() if name not in _NOT_PARAMETERS]
+    fields = asdict(record)
+    parameters = [[name, value] for name, value in fields.items() if name not in _NOT_PARAMETERS]
     return {
         "id": str(source.id),
         "model": source.embedding_model,
@@ -45,7 +45,7 @@ def describe_clustering(source: ClusteringSummary, database: Database) -> dict[s
 
 
 def clustering_command(source: ClusteringSummary, database: Database) -> str:
-    """Return a line of shell that would make the clustering again."""
+    """Return a command line that would compute the clustering again."""
     record = source.record
     options: list[object] = [
         *("--epsilon", record.cluster_selection_epsilon, "--min-cluster-size", record.min_cluster_size),
@@ -63,49 +63,50 @@ def clustering_command(source: ClusteringSummary, database: Database) -> str:
     return database.command("cluster-embeddings", *options, source.embedding_model)
 
 
-def sentence(
+def compose_summary(
     source: ClusteringSummary, total: GroupSummary | None, *, outputs: str, doubts: Sequence[Doubt] = ()
 ) -> str:
-    """Say in plain words what was found, after the gravest reason to doubt it where there is one.
+    """Summarise the clustering in plain words, after the most serious doubt if there is one.
 
     Parameters
     ----------
     source : ClusteringSummary
         The clustering.
     total : GroupSummary or None
-        All of its runs; None where there are none.
+        Statistics of all runs; None if there are no runs.
     outputs : str
-        What was embedded: texts, images or outputs.
+        What was embedded: "texts", "images" or "outputs".
     doubts : sequence of Doubt
         From `doubts.find_doubts`.
     """
     record = source.record
     n, inside = record.n_embeddings, record.n_embeddings - record.n_outliers
-    of_runs = f" of {_counted(total.n_runs, 'run')}" if total else ""
-    places = "one place" if record.n_clusters == 1 else f"{record.n_clusters:,} places"
+    of_runs = f" of {_format_count(total.n_runs, 'run')}" if total else ""
+    clusters = _format_count(record.n_clusters, "cluster")
     if record.n_clusters:
-        said = [f"Of {n:,} {outputs}{of_runs}, {100 * inside / n:.0f} % fall into {places}."]
+        sentences = [f"Of {n:,} {outputs}{of_runs}, {100 * inside / n:.0f} % are in {clusters}."]
     else:
-        said = [f"None of {n:,} {outputs}{of_runs} fall into a place that others share."]
+        sentences = [f"None of {n:,} {outputs}{of_runs} is in a cluster."]
     if total:
-        said += _motion(total, outputs)
+        sentences += _summarise_motion(total, outputs)
     if doubts:
-        said.insert(0, f"This clustering is doubtful. {doubts[0].sentence}")
-    return " ".join(said)
+        sentences.insert(0, f"This clustering is doubtful. {doubts[0].sentence}")
+    return " ".join(sentences)
 
 
-def _motion(total: GroupSummary, outputs: str) -> list[str]:
-    verb = _do(total.settled_runs, "settle")
-    settled = f"{total.settled_runs:,} of {_counted(total.n_runs, 'run')} {verb} in one"
+def _summarise_motion(total: GroupSummary, outputs: str) -> list[str]:
+    verb = _inflect(total.settled_runs, "settle")
+    settled = f"{total.settled_runs:,} of {_format_count(total.n_runs, 'run')} {verb} in one"
     if total.n_runs == 1:
         settled = f"its run settles in {'one' if total.settled_runs else 'none'}"
     # Half of the visits may not have been seen to their end.
     dwell = total.dwell.median
-    said = []
+    sentences = []
     if dwell is not None:
-        said.append(f"Half of all visits to a place last {_counted(dwell, 'step')} or less; {settled}.")
+        median = _format_count(dwell, "step")
+        sentences.append(f"Half of all visits to a cluster last {median} or less; {settled}.")
     elif total.dwell.visits:
-        said.append(f"{settled[0].upper()}{settled[1:]}.")
+        sentences.append(f"{settled[0].upper()}{settled[1:]}.")
     if outputs != "images":
         fixed = total.periodic_runs.get(1, 0)
         loops = sum(total.periodic_runs.values()) - fixed
@@ -115,15 +116,16 @@ def _motion(total: GroupSummary, outputs: str) -> list[str]:
             end = "one text" if fixed else "a loop of texts" if loops else "no text"
             ending = f"It repeats {end} until its end{f' from step {at:g} on' if at is not None else ''}."
         else:
-            ending = f"{fixed:,} {_do(fixed, 'repeat')} one text until their end and {loops:,} a loop{since}."
-        said.append(ending)
-    return said
+            verb = _inflect(fixed, "repeat")
+            ending = f"{fixed:,} {verb} one text until their end and {loops:,} a loop{since}."
+        sentences.append(ending)
+    return sentences
 
 
-def _do(number: int, verb: str) -> str:
+def _inflect(number: int, verb: str) -> str:
     return f"{verb}s" if number == 1 else verb
 
 
-def _counted(number: float, thing: str) -> str:
+def _format_count(number: float, thing: str) -> str:
     things = pluralize(number, thing)
     return f"{number:,g} {things}" if number < 1e6 else f"{number:,.0f} {things}"

@@ -1,4 +1,4 @@
-"""The file: gathered, rendered, and there only when it is whole."""
+"""Write the page of a clustering into a file, completely or not at all."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ def write_report(
     force: bool = False,
     progress: Progress | None = None,
 ) -> int:
-    """Make the page of a clustering, and return its size in bytes.
+    """Write the page of a clustering, and return its size in bytes.
 
     Parameters
     ----------
     database, source, map_rows, seed, progress
         As for `gathering.gather`.
     path : Path
-        Of the page.
+        Path of the page.
     force : bool
-        Replace a file that exists; it is what it was until the new one is complete.
+        Replace an existing file. It stays unchanged until the new one is complete.
 
     Raises
     ------
     WrongUsage, MissingPath
         As `require_target`.
     CannotWrite
-        The disk is full, or the folder takes no file.
+        The disk is full, or the folder cannot be written.
     NoTemplates
         Jinja2 is not installed.
     """
@@ -76,16 +76,16 @@ def choose_name(database: Database, source: ClusteringSummary) -> Path:
 
 
 def require_target(path: Path, *, force: bool, source: Path | None = None) -> None:
-    """Check that a page can be written to a path, before anything is read for it.
+    """Check that a page can be written to a path, before the database is read.
 
     Raises
     ------
     WrongUsage
-        Its ending is of something else than a page, it is a folder, or it exists without `force`.
+        The path does not end in one of `SUFFIXES`, is a folder, or exists without `force`.
     MissingPath
         Its folder does not exist.
     """
-    # First what must not be replaced, whatever its name ends in.
+    # First: a file of the database must not be replaced, whatever its ending.
     require_place(path, force=force, source=source)
     if path.suffix.lower() not in SUFFIXES:
         raise WrongUsage(f"a page ends in {' or '.join(SUFFIXES)}; got {path.name}")

@@ -1,4 +1,4 @@
-"""The motion: runs step by step, and what they do between the clusters."""
+"""Describe the motion of runs for the page: their steps, and the statistics of visits and transitions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def describe_runs(trajectories: Trajectories, study: TrajectoryStudy) -> dict[st
     names = shorten_ids(ids)
     return {
         "ids": ids,
-        "names": [names[one] for one in ids],
+        "names": [names[run_id] for run_id in ids],
         "networks": networks,
         "prompts": prompts,
         "network": of_network,
@@ -59,13 +59,13 @@ def describe_runs(trajectories: Trajectories, study: TrajectoryStudy) -> dict[st
 
 
 def describe_groups(study: TrajectoryStudy) -> dict[str, Any]:
-    """Return the groups as `show-trajectories --json` has them, by what runs are grouped by."""
-    found = {}
+    """Return the groups of `show-trajectories --json` for each way of grouping runs."""
+    groupings = {}
     for by in GROUPINGS:
         if by != MODEL:
             groups = study.groups if by == NETWORK else group_runs(study, by)
-            found[by] = [group.to_dict() for group in groups]
-    return {"lag": study.lag, "sampling": study.sampling, "by": found}
+            groupings[by] = [group.to_dict() for group in groups]
+    return {"lag": study.lag, "sampling": study.sampling, "by": groupings}
 
 
 def describe_dynamics(
@@ -76,35 +76,37 @@ def describe_dynamics(
     points: IntArray,
     drifts: FloatArray,
 ) -> dict[str, Any]:
-    """Return transitions, dwells and what changes over steps.
+    """Return the transitions, the survival curves, and the curves by step.
 
     Parameters
     ----------
     trajectories, visits, study
-        The steps, their visits, and what they come to.
+        Steps, visits and their statistics.
     points : (m,) int64
-        Steps whose drift is known, as positions among all.
+        Positions of the steps with a known drift, among all steps.
     drifts : (m,) float64
-        Their chords to the first steps of their runs.
+        Chords from these steps to the first steps of their runs.
     """
-    states = _busiest(visits)
+    states = _find_most_visited(visits)
     matrix = dynamics.matrix_of(study.transitions, states)
     order = dynamics.seriate(matrix)
     bins = dynamics.step_bins(trajectories.steps)
     groups = {}
     for by in (NETWORK, PROMPT):
         names, codes = classify_runs(study.runs, by)
-        groups[by] = _by_step(trajectories, study, names, codes, points=points, drifts=drifts, bins=bins)
+        groups[by] = _compute_curves(
+            trajectories, study, names, codes, points=points, drifts=drifts, bins=bins
+        )
     return {
         "states": states[order],
         "matrix": matrix[np.ix_(order, order)].ravel(),
         "bins": bins,
-        "survival": _survivals(visits, study),
+        "survival": _compute_survival_curves(visits, study),
         "by": groups,
     }
 
 
-def _by_step(
+def _compute_curves(
     trajectories: Trajectories,
     study: TrajectoryStudy,
     names: list[Any],
@@ -114,7 +116,7 @@ def _by_step(
     drifts: FloatArray,
     bins: IntArray,
 ) -> dict[str, Any]:
-    """Return the curves of the largest groups."""
+    """Return the curves by step of the largest groups."""
     counts = np.bincount(codes, minlength=len(names)) if len(codes) else np.zeros(0, dtype=np.int64)
     largest = np.sort(np.argsort(-counts, kind="stable")[:MOST_GROUPS])
     of_step = codes[trajectories.run_numbers]
@@ -142,14 +144,14 @@ def _by_step(
     }
 
 
-def _survivals(visits: Visits, study: TrajectoryStudy) -> list[dict[str, Any]]:
+def _compute_survival_curves(visits: Visits, study: TrajectoryStudy) -> list[dict[str, Any]]:
     """Return survival curves by network, in the order of the groups of the study."""
     names, codes = classify_runs(study.runs, NETWORK)
-    found = []
+    curves = []
     for number, name in enumerate(names):
         mine = (codes[visits.runs] == number) & (visits.states != NO_STATE)
         curve = dynamics.survive(visits.dwells[mine], visits.censored[mine], sampling=study.sampling)
-        found.append(
+        curves.append(
             {
                 "name": name,
                 "visits": int(mine.sum()),
@@ -158,16 +160,16 @@ def _survivals(visits: Visits, study: TrajectoryStudy) -> list[dict[str, Any]]:
                 "mean": curve.mean,
             }
         )
-    return found
+    return curves
 
 
-def _busiest(visits: Visits) -> IntArray:
+def _find_most_visited(visits: Visits) -> IntArray:
     """Return the clusters with the most visits, (k,) int64 ascending."""
     states, counts = np.unique(visits.states[visits.states != NO_STATE], return_counts=True)
     return np.sort(states[np.argsort(-counts, kind="stable")[:MOST_STATES]])
 
 
 def _column(runs: tuple[RunSummary, ...], name: str) -> IntArray:
-    """Return one value of each run, -1 where it has none."""
+    """Return an attribute of each run, -1 if it is missing."""
     values = [getattr(run, name) for run in runs]
     return np.array([_NONE if value is None else value for value in values], dtype=np.int64)

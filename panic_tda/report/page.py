@@ -1,4 +1,4 @@
-"""From what was gathered to one HTML file that nothing can be added to and that asks nobody for anything."""
+"""Render the gathered data as one HTML file that loads nothing and runs no foreign script."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from panic_tda.wording import install_extra
 
 
 class NoTemplates(PanicTdaError):
-    """The package that fills in the page is missing."""
+    """Jinja2, which renders the page, is not installed."""
 
 
 def require_templates() -> None:
-    """Check that the page can be filled in, before hours of reading for it.
+    """Check that the page can be rendered, before the database is read.
 
     Raises
     ------
@@ -31,14 +31,14 @@ def require_templates() -> None:
 
 
 def render(page: dict[str, Any], *, command: str) -> str:
-    """Return the page.
+    """Render the page as HTML.
 
     Parameters
     ----------
     page : dict
         From `gathering.gather`.
     command : str
-        The one that makes the page again.
+        Command line that writes this page again.
 
     Raises
     ------
@@ -49,31 +49,31 @@ def render(page: dict[str, Any], *, command: str) -> str:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     environment = Environment(
-        loader=FunctionLoader(_read), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FunctionLoader(_read_resource), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    style, script = _read("style.css"), _read("page.min.js")
+    style, script = _read_resource("style.css"), _read_resource("page.min.js")
     return environment.get_template("template.html.j2").render(
         head=page["head"],
         notes=page["notes"],
         command=command,
-        policy=_policy(style, script),
+        policy=_compose_policy(style, script),
         style=style,
         script=script,
         data=pack(page | {"command": command}),
     )
 
 
-def _policy(style: str, script: str) -> str:
-    """Allow the page its own style and script and the images it carries, and nothing else."""
+def _compose_policy(style: str, script: str) -> str:
+    """Return a content security policy that allows only the page's own style, script and images."""
     return (
-        f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data:; "
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
 
 
-def _digest(text: str) -> str:
+def _hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _read(name: str) -> str:
+def _read_resource(name: str) -> str:
     return files("panic_tda.report").joinpath(name).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The colours of clusters, as the page draws them (`colours.js`): by hue, and further apart by lightness.
+"""Compute the colours of clusters, as the page does (`colours.js`): seven hues in three lightnesses.
 
 References
 ----------
@@ -24,7 +24,7 @@ _LEVELS = (0.0, -0.13, 0.1)
 
 
 def cluster_colour(label: int, *, dark: bool) -> str:
-    """Return the colour of a cluster as `#rrggbb`, as the page shows it on a light or a dark ground."""
+    """Return the colour of a cluster as `#rrggbb`, on a light or a dark background."""
     lightness, chroma, hue = _HUES[label % len(_HUES)]
     level = _LEVELS[label // len(_HUES) % len(_LEVELS)]
     lit = min(0.86, max(0.38, lightness + level + (0.06 if dark else 0.0)))
@@ -32,7 +32,7 @@ def cluster_colour(label: int, *, dark: bool) -> str:
 
 
 def _to_hex(lightness: float, chroma: float, hue: float) -> str:
-    """Turn OKLCH into sRGB, by Ottosson's matrices."""
+    """Convert OKLCH to sRGB with Ottosson's matrices."""
     a, b = chroma * math.cos(hue), chroma * math.sin(hue)
     long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
     medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
@@ -47,5 +47,5 @@ def _to_hex(lightness: float, chroma: float, hue: float) -> str:
 
 def _to_byte(value: float) -> int:
     encoded = 12.92 * value if value <= 0.0031308 else 1.055 * value ** (1 / 2.4) - 0.055
-    # As Math.round does it.
+    # Rounds like JavaScript's Math.round.
     return math.floor(255 * encoded + 0.5)

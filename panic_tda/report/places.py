@@ -1,4 +1,4 @@
-"""The places: the map with its texts, the clusters with examples, and how far runs drift."""
+"""Describe the clusters for the page: the map with its texts, clusters with examples, and drifts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FINE = 10_000
 
 
 class Texts:
-    """Texts by number, each kept once and not longer than a person reads."""
+    """Numbered texts without repeats, shortened to what a person reads."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
@@ -47,18 +47,18 @@ class Texts:
 
 @dataclass(frozen=True)
 class Points:
-    """The embeddings on the map: (m,) arrays.
+    """Embeddings on the map, as (m,) arrays.
 
     Attributes
     ----------
     rows : int64
         Positions among the assignments, ascending.
     at : int64
-        Positions among the steps of all runs; -1 where a row is of no step.
+        Positions among the steps of all runs; -1 if the row belongs to no step.
     texts : int64
-        Numbers of their texts, -1 where there is none.
+        Numbers of their texts, -1 if there is none.
     vectors : (m, d) float32
-        As stored.
+        Stored vectors.
     """
 
     rows: IntArray
@@ -68,7 +68,7 @@ class Points:
 
 
 class PointTexts:
-    """The texts of the steps on the map, found run by run.
+    """Collector of the texts of the steps on the map, run by run.
 
     Parameters
     ----------
@@ -77,12 +77,12 @@ class PointTexts:
     trajectories : Trajectories
         The steps of all runs.
     texts : Texts
-        Takes the texts.
+        Receives the texts.
 
     Attributes
     ----------
     numbers : (m,) int64
-        Numbers of their texts, -1 where there is none.
+        Numbers of the texts, -1 if there is none.
     """
 
     def __init__(self, at: IntArray, trajectories: Trajectories, texts: Texts) -> None:
@@ -96,15 +96,15 @@ class PointTexts:
             self._of_run.setdefault(trajectories.run_ids[run], []).append(point)
 
     def add(self, run: RunTexts) -> None:
-        """Note the texts of a run."""
+        """Add the texts of a run."""
         mine = self._of_run.get(run.run_id, [])
-        found = dict(zip(run.steps.tolist(), run.texts, strict=True)) if mine else {}
+        texts = dict(zip(run.steps.tolist(), run.texts, strict=True)) if mine else {}
         for point, step in zip(mine, self._steps[self._at[mine]].tolist(), strict=True):
-            self.numbers[point] = self._texts.add(found.get(step))
+            self.numbers[point] = self._texts.add(texts.get(step))
 
 
-def steps_of(rows: IntArray, n_assigned: int, trajectories: Trajectories) -> IntArray:
-    """Return the step of each of some assignments, as positions among all steps; -1 where there is none."""
+def find_steps(rows: IntArray, n_assigned: int, trajectories: Trajectories) -> IntArray:
+    """Return the positions of assignments among all steps; -1 if an assignment belongs to no step."""
     at = np.full(n_assigned, -1, dtype=np.int64)
     at[trajectories.rows] = np.arange(len(trajectories.rows))
     return at[rows]
@@ -113,7 +113,7 @@ def steps_of(rows: IntArray, n_assigned: int, trajectories: Trajectories) -> Int
 def describe_map(
     layout: Map, points: Points, assigned: Assignments, trajectories: Trajectories
 ) -> dict[str, Any]:
-    """Return what the page draws as a map."""
+    """Return the data of the map: coordinates, labels, runs, steps and texts."""
     low = layout.xy.min(axis=0) if len(layout.xy) else np.zeros(2)
     span = float((layout.xy.max(axis=0) - low).max()) if len(layout.xy) else 0.0
     grid = np.rint((layout.xy - low) / (span or 1.0) * _GRID).astype(np.int64)
@@ -147,17 +147,19 @@ def describe_clusters(
     details = stored.clusters
     visited = dynamics.visits_of_clusters(visits, len(details))
     on_map = np.searchsorted(points.rows, np.array(list(stored.medoids.values()), dtype=np.int64))
-    near, far = _examples(points, stored.assignments.labels, on_map)
+    near, far = _choose_examples(points, stored.assignments.labels, on_map)
     at = points.at[on_map]
     run_numbers = trajectories.run_numbers
     return {
-        "sizes": np.array([one.size for one in details], dtype=np.int64),
-        "persistence": [one.persistence for one in details],
+        "sizes": np.array([cluster.size for cluster in details], dtype=np.int64),
+        "persistence": [cluster.persistence for cluster in details],
         "runs": visited.runs,
         "entered": visited.entered,
         "median_dwells": visited.median_dwells,
-        "copies": [one.medoid_copies for one in details],
-        "texts": np.array([texts.add(one.medoid_text, MEDOID_CHARACTERS) for one in details], dtype=np.int64),
+        "copies": [cluster.medoid_copies for cluster in details],
+        "texts": np.array(
+            [texts.add(cluster.medoid_text, MEDOID_CHARACTERS) for cluster in details], dtype=np.int64
+        ),
         "points": on_map,
         "medoid_runs": np.where(at >= 0, run_numbers[at], -1) if len(run_numbers) else at,
         "near": near,
@@ -165,19 +167,19 @@ def describe_clusters(
     }
 
 
-def drifts(points: Points, firsts: Float32Array, trajectories: Trajectories) -> FloatArray:
+def compute_drifts(points: Points, firsts: Float32Array, trajectories: Trajectories) -> FloatArray:
     """Return the chord from each point on the map to the first step of its run, (m,) float64, or NaN.
 
-    The vectors of these steps are `firsts`, (r, d) float32.
+    `firsts`, (r, d) float32, has the vectors of the first steps.
     """
-    found = np.full(len(points.rows), np.nan)
+    chords = np.full(len(points.rows), np.nan)
     there = np.flatnonzero(points.at >= 0)
     of_runs = trajectories.run_numbers[points.at[there]]
-    found[there] = dynamics.chords(points.vectors[there], firsts[of_runs])
-    return found
+    chords[there] = dynamics.chords(points.vectors[there], firsts[of_runs])
+    return chords
 
 
-def _examples(points: Points, labels: IntArray, medoids: IntArray) -> tuple[list[Any], list[Any]]:
+def _choose_examples(points: Points, labels: IntArray, medoids: IntArray) -> tuple[list[Any], list[Any]]:
     """Choose the members on the map nearest to and farthest from each medoid, as [text, chord]."""
     of_points = labels[points.rows]
     order = np.argsort(of_points, kind="stable")
@@ -191,20 +193,20 @@ def _examples(points: Points, labels: IntArray, medoids: IntArray) -> tuple[list
         )
         ranked = np.argsort(distances, kind="stable")
         ranked = ranked[distances[ranked] > _SAME]
-        close = _different(points.texts[mine], ranked, ())
+        close = _choose_distinct(points.texts[mine], ranked, ())
         near.append([[text, distances[at]] for text, at in close])
-        wide = _different(points.texts[mine], ranked[::-1], [text for text, _ in close])
+        wide = _choose_distinct(points.texts[mine], ranked[::-1], [text for text, _ in close])
         far.append([[text, distances[at]] for text, at in wide])
     return near, far
 
 
-def _different(texts: IntArray, ranked: IntArray, taken: Sequence[int]) -> list[tuple[int, int]]:
-    """Return the first places whose texts are all different, with the texts."""
-    found: dict[int, int] = {}
-    for place in ranked.tolist():
-        text = int(texts[place])
+def _choose_distinct(texts: IntArray, ranked: IntArray, taken: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the first `EXAMPLES` distinct texts that are not `taken`, as (text, position)."""
+    positions: dict[int, int] = {}
+    for position in ranked.tolist():
+        text = int(texts[position])
         if text not in taken:
-            found.setdefault(text, place)
-        if len(found) == EXAMPLES:
+            positions.setdefault(text, position)
+        if len(positions) == EXAMPLES:
             break
-    return list(found.items())
+    return list(positions.items())

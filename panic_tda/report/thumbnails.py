@@ -1,4 +1,4 @@
-"""Small pictures of clusters: the image that each medoid's text describes."""
+"""Make small images of clusters: the image that each medoid's text describes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from panic_tda.wording import install_extra
 
 SIZE = 128
 MOST = 300
-"""Clusters that get one: a thumbnail takes about 4 kB, and so they take about 1 MB of a page."""
+"""Maximum number of thumbnails. One takes about 4 kB, all of them about 1 MB of a page."""
 QUALITY = 75
 
 _log = logging.getLogger(__name__)
 
 
 class NoPillow(PanicTdaError):
-    """The package that reads images is missing."""
+    """Pillow, which reads images, is not installed."""
 
 
 def read_thumbnails(
@@ -39,37 +39,37 @@ def read_thumbnails(
     Parameters
     ----------
     database : Database
-        Read in one transaction; one image at a time is in memory.
+        Database of the clustering, read in one transaction. One image at a time is in memory.
     source : ClusteringSummary
-        One that is stored.
+        A stored clustering.
     labels : iterable of int
-        Of the clusters; only the `MOST` largest of them get one.
+        Labels of clusters; the `MOST` largest of these clusters get a thumbnail.
     size : int
-        Longer side in pixels at most; no image is enlarged.
+        Maximum length of the longer side in pixels; no image is enlarged.
     progress : Progress, optional
-        Told the images read.
+        Receives the number of images read.
 
     Returns
     -------
     dict of int to bytes
-        WEBP by label, without any of the metadata. An image that is missing, damaged or too large to be
-        opened (Pillow's own bound, 89 million pixels) has none, and the log says so.
+        WEBP images without metadata, by label. There is none for an image that is missing, damaged or too
+        large (Pillow's limit, 89 million pixels); the log names the cluster.
 
     Raises
     ------
     NoPillow
-        It is not installed, and there are images.
+        There are images, and Pillow is not installed.
     """
     progress = progress or Silent()
     # The largest cluster is 0.
     largest = sorted(set(labels))[:MOST]
     thumbnails: dict[int, bytes] = {}
     with database.reading() as connection:
-        found = find_medoid_images(connection, source.id, largest)
-        if found:
+        images = find_medoid_images(connection, source.id, largest)
+        if images:
             _require_pillow()
-        progress.phase("make thumbnails", total=len(found))
-        for label, invocation in found.items():
+        progress.phase("make thumbnails", total=len(images))
+        for label, invocation in images.items():
             data = read_image(connection, invocation)
             try:
                 if data is None:
@@ -83,32 +83,32 @@ def read_thumbnails(
 
 def _require_pillow() -> None:
     try:
-        import PIL.Image  # noqa: F401 (said now, not at the first image)
+        import PIL.Image  # noqa: F401 (fails here, not at the first image)
     except ImportError as error:
         raise NoPillow(f"thumbnails need Pillow: {install_extra('report')}") from error
 
 
 def shrink(data: bytes, size: int) -> bytes:
-    """Make a WEBP of an image with at most `size` pixels a side.
+    """Shrink a WEBP image to at most `size` pixels per side.
 
     Parameters
     ----------
     data : bytes
-        A WEBP, which is what the pipeline stores.
+        A WEBP image, the format that the pipeline stores.
     size : int
-        Longer side in pixels.
+        Maximum length of the longer side in pixels.
 
     Raises
     ------
     ValueError
-        It is no such image, damaged, or far too large.
+        The bytes are not a WEBP image, are damaged, or have too many pixels.
     """
     from PIL import Image
 
     thumbnail = io.BytesIO()
     try:
         with warnings.catch_warnings():
-            # Pillow warns of an image too large, and only raises at twice that size.
+            # Pillow only warns about an image above its limit; it raises at twice the limit.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=["WEBP"]) as image:
                 image.thumbnail((size, size), Image.Resampling.LANCZOS)

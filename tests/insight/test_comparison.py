@@ -231,7 +231,7 @@ def test_rows_are_paired_by_embedding(upgraded: MakeFile) -> None:
     compared = compare_clusterings(file.database, *saved(file.database, a, b))
     in_a = dict(zip(a.ids.tolist(), a.labels.tolist(), strict=True))
     assert (compared.a, compared.b, compared.by) == (a.id, b.id, "embedding")
-    check(compared.found, [in_a[found] for found in b.ids.tolist()], b.labels.tolist())
+    check(compared.result, [in_a[found] for found in b.ids.tolist()], b.labels.tolist())
 
 
 def by_invocation(file: UpgradedFile, finished: FinishedClustering) -> dict[str, int]:
@@ -249,9 +249,9 @@ def test_rows_of_two_models_are_paired_by_invocation(upgraded: MakeFile, unique:
     compared = compare_clusterings(file.database, *saved(file.database, a, b))
     in_a, in_b = by_invocation(file, a), by_invocation(file, b)
     assert compared.by == "invocation"
-    assert compared.found.n_shared == len(a.ids)
+    assert compared.result.n_shared == len(a.ids)
     order = sorted(in_a)
-    check(compared.found, [in_a[one] for one in order], [in_b[one] for one in order])
+    check(compared.result, [in_a[one] for one in order], [in_b[one] for one in order])
 
 
 def test_embeddings_that_have_gone_are_no_pair(upgraded: MakeFile) -> None:
@@ -261,7 +261,7 @@ def test_embeddings_that_have_gone_are_no_pair(upgraded: MakeFile) -> None:
     with opened(file.path) as raw:  # where nothing cascades
         for model, gone in (("STSBMpnet", 3), ("Nomic", 7)):
             raw.execute("DELETE FROM embedding WHERE id = ?", (ids_of(file, model)[gone],))
-    assert compare_clusterings(file.database, *summaries).found.n_shared == len(a.ids) - 2
+    assert compare_clusterings(file.database, *summaries).result.n_shared == len(a.ids) - 2
 
 
 def test_what_shares_nothing_is_refused(upgraded: MakeFile) -> None:
@@ -283,14 +283,14 @@ def test_two_models_of_a_real_file_see_alike(real_file: Database) -> None:
     with real_file.session() as session:
         a, b = list_clusterings(session)
     compared = compare_clusterings(real_file, a, b)
-    assert (compared.by, compared.found.n_shared) == ("invocation", 985)
-    assert compared.found.ari is not None
-    assert compared.found.ari > 0.8
-    assert sum(one.fate == "kept" for one in compared.found.clusters) > 6
-    back = compare_clusterings(real_file, b, a).found
-    assert back.ami == pytest.approx(compared.found.ami)
+    assert (compared.by, compared.result.n_shared) == ("invocation", 985)
+    assert compared.result.ari is not None
+    assert compared.result.ari > 0.8
+    assert sum(one.fate == "kept" for one in compared.result.clusters) > 6
+    back = compare_clusterings(real_file, b, a).result
+    assert back.ami == pytest.approx(compared.result.ami)
     assert {(one.a, one.b) for one in back.clusters if one.fate == "kept"} == {
-        (one.b, one.a) for one in compared.found.clusters if one.fate == "kept"
+        (one.b, one.a) for one in compared.result.clusters if one.fate == "kept"
     }
 
 

@@ -221,7 +221,7 @@ def test_labels_do_not_collide(clustered: UpgradedFile) -> None:
         for label, (x, y) in enumerate(rng.standard_normal((30, 2)))
     )
     scene = drawing.Scene(found.map, found.labels, places, "", "")
-    with drawing.drawing_alone():
+    with drawing.default_settings():
         drawn = drawing.draw(scene, Style())
         drawn.canvas.draw()
         (axes,) = drawn.axes
@@ -252,7 +252,7 @@ def test_labels_cover_no_points(shape: str, n_labels: int, width: float) -> None
     text = "a photograph of the\nplace with the long\nname that is cut…"
     places = tuple(drawing.Place(label, text, 5, tuple(points[label])) for label in range(n_labels))
     style = Style(n_labels=n_labels, width=width)
-    with drawing.drawing_alone():
+    with drawing.default_settings():
         drawn = drawing.draw(drawing.Scene(found, labels, places, "Title", "Caption"), style)
         drawn.canvas.draw()
         (axes,) = drawn.axes
@@ -317,7 +317,7 @@ def test_a_font_that_has_a_character_is_found_among_all(clustered: UpgradedFile,
     assert result.exit_code == 0
     assert "font" not in result.stderr
     # Whatever draws it asks for no glyph that is not there.
-    with warnings.catch_warnings(), drawing.drawing_alone():
+    with warnings.catch_warnings(), drawing.default_settings():
         warnings.filterwarnings("error", "Glyph .* missing")
         drawn = Figure()
         drawn.text(0, 0, sign, family=families)

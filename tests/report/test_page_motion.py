@@ -135,7 +135,7 @@ def test_the_head_says_what_was_found(plain_page: Path, opened: Open, runs: list
     fixed = sum(run["period"] == 1 for run in runs)
     loops = sum((run["period"] or 0) > 1 for run in runs)
     head = page.page.locator("h1").inner_text()
-    assert f"Of {n} texts of 8 runs, {100 - 100 * outliers / n:.0f} % fall into {n_clusters} places." in head
+    assert f"Of {n} texts of 8 runs, {100 - 100 * outliers / n:.0f} % are in {n_clusters} clusters." in head
     assert f"{settled} of 8 runs settle{'s' * (settled == 1)} in one" in head
     assert f"{fixed} repeat{'s' * (fixed == 1)} one text until their end and {loops} a loop" in head
     page.page.locator(".facts-box summary").click()

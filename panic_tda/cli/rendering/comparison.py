@@ -47,7 +47,7 @@ def comparison_text(
     limit : int
         Most changed clusters, and most new ones; 0 shows all.
     """
-    found = comparison.found
+    found = comparison.result
     lines = [
         paragraph(verdict(found), width),
         "",
@@ -93,7 +93,7 @@ def _named(summary: ClusteringSummary) -> str:
 
 
 def _shared(comparison: ClusteringComparison, summaries: tuple[ClusteringSummary, ClusteringSummary]) -> str:
-    found = comparison.found
+    found = comparison.result
     stored = [summary.record.n_clusters for summary in summaries]
     there = [len(found.clusters), found.n_clusters_b]
     of_a = pluralize(stored[0], "cluster")
