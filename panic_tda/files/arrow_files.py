@@ -115,14 +115,14 @@ def open_arrow_file(path: Path) -> ArrowFile:
         if form is formats.PARQUET:
             with pq.ParquetFile(path) as parquet:
                 return ArrowFile(
-                    path, _plain_schema(parquet.schema_arrow), parquet.metadata.num_rows, _read_parquet
+                    path, _convert_schema(parquet.schema_arrow), parquet.metadata.num_rows, _read_parquet
                 )
         if form is formats.ARROW_FILE:
             with pa.memory_map(str(path)) as source:
-                return ArrowFile(path, _plain_schema(pa.ipc.open_file(source).schema), None, _read_file)
+                return ArrowFile(path, _convert_schema(pa.ipc.open_file(source).schema), None, _read_file)
         if form is formats.ARROW_STREAM or _is_old_stream(path, form):
             with pa.memory_map(str(path)) as source:
-                return ArrowFile(path, _plain_schema(pa.ipc.open_stream(source).schema), None, _read_stream)
+                return ArrowFile(path, _convert_schema(pa.ipc.open_stream(source).schema), None, _read_stream)
     raise BadInput(f"{path} is {form.name}; {form.advice}")
 
 
@@ -138,7 +138,7 @@ def _is_old_stream(path: Path, form: formats.Format) -> bool:
     return True
 
 
-def _plain_schema(schema: pa.Schema) -> pa.Schema:
+def _convert_schema(schema: pa.Schema) -> pa.Schema:
     # Arrow decodes names at their first use; invalid names raise an error here.
     return pa.schema([(column.name, get_plain_type(column.type)) for column in schema])
 

@@ -150,7 +150,7 @@ class Rows:
         column = self.batch.column("vector")
         if column.null_count:
             self.refuse_first(column.is_null().to_numpy(zero_copy_only=False), "the vector is missing (null)")
-        width = self._width(column)
+        width = self._get_width(column)
         values = column.flatten()
         if values.null_count:
             missing = values.is_null().to_numpy(zero_copy_only=False).reshape(-1, width).any(axis=1)
@@ -164,7 +164,7 @@ class Rows:
             self.refuse_first(zero, "the vector is zero and has no direction")
         return vectors
 
-    def _width(self, column: pa.Array) -> int:
+    def _get_width(self, column: pa.Array) -> int:
         if pa.types.is_fixed_size_list(column.type):
             lengths = np.full(len(column), column.type.list_size)
         else:

@@ -152,8 +152,8 @@ class EmbeddingFile:
         """
         counters: dict[tuple[RunKey, str], int] = {}
         widths: dict[str, int] = {}
-        for rows in self._rows([*self._required, *sorted(self._columns)]):
-            for part in self._parts(rows, name, counters):
+        for rows in self._read_rows([*self._required, *sorted(self._columns)]):
+            for part in self._divide_rows(rows, name, counters):
                 of_model = rows.take(part.rows - rows.numbers[0])
                 if not skip_invalid:
                     places = np.arange(len(of_model))
@@ -168,25 +168,27 @@ class EmbeddingFile:
     def texts(self, name: str = "") -> Iterator[TextBatch]:
         """Read the same batches without their vectors, which are most of the file."""
         counters: dict[tuple[RunKey, str], int] = {}
-        for rows in self._rows(["text", *sorted(self._columns)]):
-            yield from self._parts(rows, name, counters)
+        for rows in self._read_rows(["text", *sorted(self._columns)]):
+            yield from self._divide_rows(rows, name, counters)
 
     def contents(self) -> Iterator[tuple[list[str | None], IntArray]]:
         """Read the texts in the order of the file, with their sequence numbers or else their row numbers."""
-        for rows in self._rows(["text", *sorted(self._columns & {"sequence_number", "output_type"})]):
-            numbers = self._sequence_numbers(rows)
-            yield self._outputs(rows)[0], rows.numbers if numbers is None else numbers
+        for rows in self._read_rows(["text", *sorted(self._columns & {"sequence_number", "output_type"})]):
+            numbers = self._read_sequence_numbers(rows)
+            yield self._read_outputs(rows)[0], rows.numbers if numbers is None else numbers
 
-    def _rows(self, columns: list[str]) -> Iterator[Rows]:
+    def _read_rows(self, columns: list[str]) -> Iterator[Rows]:
         return read_rows(self._file, columns, batch_rows=BATCH_ROWS)
 
-    def _parts(self, rows: Rows, name: str, counters: dict[tuple[RunKey, str], int]) -> Iterator[TextBatch]:
+    def _divide_rows(
+        self, rows: Rows, name: str, counters: dict[tuple[RunKey, str], int]
+    ) -> Iterator[TextBatch]:
         """Divide some rows by their embedding model."""
         with translate_read_errors(self.path, self._file.format):
-            texts, types = self._outputs(rows)
-            runs, codes = self._runs(rows, name)
-            numbers = self._sequence_numbers(rows)
-            models = list(self._models(rows))
+            texts, types = self._read_outputs(rows)
+            runs, codes = self._read_runs(rows, name)
+            numbers = self._read_sequence_numbers(rows)
+            models = list(self._group_by_model(rows))
         for model, of_model in models:
             of_rows = codes[of_model]
             yield TextBatch(
@@ -203,7 +205,7 @@ class EmbeddingFile:
                 names_runs=self.names_runs,
             )
 
-    def _outputs(self, rows: Rows) -> tuple[list[str | None], list[str]]:
+    def _read_outputs(self, rows: Rows) -> tuple[list[str | None], list[str]]:
         """Return the text, which may be None, and the type of each output.
 
         Texts may be missing only if the caller excludes texts, or if the file has the column `output_type`.
@@ -224,10 +226,10 @@ class EmbeddingFile:
                 texts[row] = None
         return texts, types
 
-    def _sequence_numbers(self, rows: Rows) -> IntArray | None:
+    def _read_sequence_numbers(self, rows: Rows) -> IntArray | None:
         return rows.integers("sequence_number", least=0) if self.numbers_rows else None
 
-    def _models(self, rows: Rows) -> Iterator[tuple[str, IntArray]]:
+    def _group_by_model(self, rows: Rows) -> Iterator[tuple[str, IntArray]]:
         if "embedding_model" not in self._columns:
             assert self._model is not None
             yield self._model, np.arange(len(rows))
@@ -240,16 +242,16 @@ class EmbeddingFile:
                 )
             yield name, of_model
 
-    def _runs(self, rows: Rows, name: str) -> tuple[list[RunKey], IntArray]:
+    def _read_runs(self, rows: Rows, name: str) -> tuple[list[RunKey], IntArray]:
         """Return the distinct runs of a batch, and the index of each row's run."""
-        prompts = self._encoded(rows, "initial_prompt", pa.string(), "")
+        prompts = self._encode_column(rows, "initial_prompt", pa.string(), "")
         rows.refuse_nul(pa.array(prompts[0], pa.string()).take(prompts[1]), "initial_prompt")
         parts: list[tuple[list[Any], IntArray]] = [
             encode(rows.complete(self._run, pa.string()))
             if self.names_runs
             else ([name], np.zeros(len(rows), dtype=np.int64)),
-            self._encoded(rows, "seed", pa.int64(), UNKNOWN_SEED),
-            self._networks(rows),
+            self._encode_column(rows, "seed", pa.int64(), UNKNOWN_SEED),
+            self._read_networks(rows),
             prompts,
         ]
         combined = np.zeros(len(rows), dtype=np.int64)
@@ -260,11 +262,11 @@ class EmbeddingFile:
         keys = [RunKey(*(values[of_rows[row]] for values, of_rows in parts)) for row in firsts]
         return keys, codes
 
-    def _networks(self, rows: Rows) -> tuple[list[Any], IntArray]:
+    def _read_networks(self, rows: Rows) -> tuple[list[Any], IntArray]:
         if "network" not in self._columns:
             return [UNKNOWN_NETWORK], np.zeros(len(rows), dtype=np.int64)
         if is_text(rows.batch.schema.field("network").type):
-            return self._networks_as_json(rows)
+            return self._parse_networks(rows)
         column = rows.cast("network", pa.list_(pa.string()))
         lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
         models = column.flatten()
@@ -282,8 +284,8 @@ class EmbeddingFile:
         networks = [tuple(names[code] for code in row if code >= 0) or UNKNOWN_NETWORK for row in unique]
         return networks, of_rows.reshape(-1)
 
-    def _networks_as_json(self, rows: Rows) -> tuple[list[Any], IntArray]:
-        texts, codes = self._encoded(rows, "network", pa.string(), "[]")
+    def _parse_networks(self, rows: Rows) -> tuple[list[Any], IntArray]:
+        texts, codes = self._encode_column(rows, "network", pa.string(), "[]")
         networks = []
         for code, text in enumerate(texts):
             try:
@@ -297,7 +299,9 @@ class EmbeddingFile:
             networks.append(tuple(network) or UNKNOWN_NETWORK)
         return networks, codes
 
-    def _encoded(self, rows: Rows, name: str, kind: pa.DataType, default: Any) -> tuple[list[Any], IntArray]:
+    def _encode_column(
+        self, rows: Rows, name: str, kind: pa.DataType, default: Any
+    ) -> tuple[list[Any], IntArray]:
         if name not in self._columns:
             return [default], np.zeros(len(rows), dtype=np.int64)
         return encode(rows.cast(name, kind).fill_null(default))

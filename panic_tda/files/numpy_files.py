@@ -72,15 +72,15 @@ class _Array:
                     raise ValueError(
                         f"{self.member} is stored by columns; save numpy.ascontiguousarray of it"
                     )
-                array = self._from_bytes(_read_exactly(file, n_bytes), self.shape[::-1]).T
+                array = self._convert_bytes(_read_exactly(file, n_bytes), self.shape[::-1]).T
                 yield from (array[rows] for rows in slices(len(array), batch_rows))
                 return
             row_bytes = self.dtype.itemsize * int(np.prod(self.shape[1:]))
             for rows in slices(self.shape[0], batch_rows):
                 n_rows = rows.stop - rows.start
-                yield self._from_bytes(_read_exactly(file, n_rows * row_bytes), (n_rows, *self.shape[1:]))
+                yield self._convert_bytes(_read_exactly(file, n_rows * row_bytes), (n_rows, *self.shape[1:]))
 
-    def _from_bytes(self, content: bytes, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    def _convert_bytes(self, content: bytes, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         # Arrays without bytes, such as strings of length 0, cannot be read from a buffer.
         if not content:
             return np.zeros(shape, self.dtype)

@@ -132,28 +132,28 @@ class PipelineDump:
             A row lacks a value or has an invalid one; the message names it. The same holds for the other
             methods.
         """
-        for rows in self._rows("experiments"):
+        for rows in self._read_rows("experiments"):
             with translate_read_errors(rows.path):
                 experiments = _build_experiments(_Table(rows))
             yield experiments
 
     def runs(self) -> Iterator[list[DumpedRun]]:
         """Read the runs."""
-        for rows in self._rows("runs"):
+        for rows in self._read_rows("runs"):
             with translate_read_errors(rows.path):
                 runs = _build_runs(_Table(rows))
             yield runs
 
     def invocations(self) -> Iterator[DumpedInvocations]:
         """Read the invocations, some thousand at a time."""
-        for rows in self._rows("invocations"):
+        for rows in self._read_rows("invocations"):
             with translate_read_errors(rows.path):
                 invocations = _build_invocations(_Table(rows))
             yield invocations
 
     def inputs(self) -> Iterator[tuple[list[str], list[str | None]]]:
         """Read the ids of the invocations again, with the ids of their input invocations."""
-        for rows in self._rows("invocations", ("id", "input_invocation_id")):
+        for rows in self._read_rows("invocations", ("id", "input_invocation_id")):
             with translate_read_errors(rows.path):
                 table = _Table(rows)
                 ids, input_ids = table.ids("id", or_prompts=True), table.inputs()
@@ -162,12 +162,12 @@ class PipelineDump:
     def embeddings(self, *, skip_invalid: bool = False) -> Iterator[DumpedEmbeddings]:
         """Read the embeddings, some thousand of one model at a time; for `skip_invalid` see imports."""
         widths: dict[str, int] | None = {} if skip_invalid else None
-        for rows in self._rows("embeddings"):
+        for rows in self._read_rows("embeddings"):
             with translate_read_errors(rows.path):
                 batches = list(_divide_embeddings(rows, widths))
             yield from batches
 
-    def _rows(self, table: str, columns: tuple[str, ...] = ()) -> Iterator[Rows]:
+    def _read_rows(self, table: str, columns: tuple[str, ...] = ()) -> Iterator[Rows]:
         if table not in self._files:
             return
         wanted = [name for name in self._columns[table] if not columns or name in columns]

@@ -34,7 +34,7 @@ class TextsFile:
         MissingPath, BadInput
             As `batches`.
         """
-        return sum(1 for _ in self._texts())
+        return sum(1 for _ in self._read_texts())
 
     def batches(self, batch_rows: int) -> Iterator[pa.Array]:
         """Read the texts, `batch_rows` at a time.
@@ -46,7 +46,7 @@ class TextsFile:
         BadInput
             It is not UTF-8, or not a JSON list of strings.
         """
-        texts = self._texts()
+        texts = self._read_texts()
         while batch := list(islice(texts, batch_rows)):
             try:
                 yield pa.array(batch, pa.large_string())
@@ -54,7 +54,7 @@ class TextsFile:
                 # JSON can contain unpaired surrogates.
                 raise BadInput(f"{self.path} holds a text that is not Unicode: {error}") from error
 
-    def _texts(self) -> Iterator[str]:
+    def _read_texts(self) -> Iterator[str]:
         try:
             if self.path.suffix.lower() == ".json":
                 yield from self._read_json()
