@@ -155,8 +155,8 @@ class Checkpoint:
             it; must be serializable as JSON.
         """
         self._about = {"format": _FORMAT, "input_sha256": self._input, "parameters": parameters}
-        self.folder = self._folder_of(_FORMAT)
-        for folder in self._older_folders():
+        self.folder = self._get_folder(_FORMAT)
+        for folder in self._list_older_folders():
             _log.warning(
                 "the states in %s are of an earlier version of panic_tda and are not used; they are removed "
                 "when this clustering is saved",
@@ -235,7 +235,7 @@ class Checkpoint:
     def discard(self) -> None:
         """Remove the states of these parameters, and folders that become empty; other files stay."""
         if self._about:
-            for folder in (self.folder, *self._older_folders()):
+            for folder in (self.folder, *self._list_older_folders()):
                 _discard(folder)
             _remove_empty(self.root)
 
@@ -243,13 +243,13 @@ class Checkpoint:
         for folder in (self.root, self.folder):
             require_own_folder(folder)
 
-    def _folder_of(self, number: int) -> Path:
+    def _get_folder(self, number: int) -> Path:
         """Return the folder of states in the format with this number."""
         about = json.dumps(self._about | {"format": number}, sort_keys=True)
         return self.root / hashlib.sha256(about.encode()).hexdigest()[:_KEY_DIGITS]
 
-    def _older_folders(self) -> list[Path]:
-        folders = [self._folder_of(number) for number in range(1, _FORMAT)]
+    def _list_older_folders(self) -> list[Path]:
+        folders = [self._get_folder(number) for number in range(1, _FORMAT)]
         return [folder for folder in folders if os.path.isdir(folder)]
 
     def _write(self, name: str, arrays: dict[str, Any]) -> None:

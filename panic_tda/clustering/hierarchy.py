@@ -125,7 +125,7 @@ def mark_chosen(condensed: CondensedTree, parameters: EffectiveParameters) -> Bo
         # Compiled code takes 64-bit integers; a limit above n has no effect.
         largest = min(parameters.max_cluster_size or n, n)
         if allow_root and largest < n:
-            limit = _root_limit(condensed, epsilon)
+            limit = _get_root_limit(condensed, epsilon)
             allow_root = bool(np.count_nonzero(condensed.row_height <= limit) <= largest)
         chosen = _choose_by_stability(condensed, largest, allow_root)
     if epsilon > 0 and not chosen[ROOT]:
@@ -216,7 +216,7 @@ def _label_rows(condensed: CondensedTree, chosen: BoolArray, parameters: Effecti
     if chosen[ROOT]:
         # If other clusters are chosen too, the root's own rows are outliers. That happens only if epsilon is
         # exactly the height of the root's split.
-        limit = _root_limit(condensed, epsilon) if np.count_nonzero(chosen) == 1 else 0.0
+        limit = _get_root_limit(condensed, epsilon) if np.count_nonzero(chosen) == 1 else 0.0
         owner[(owner == ROOT) & (condensed.row_height > limit)] = OUTLIER
     members = np.flatnonzero(owner != OUTLIER)
     numbers, of_member = np.unique(owner[members], return_inverse=True)
@@ -235,7 +235,7 @@ def _label_rows(condensed: CondensedTree, chosen: BoolArray, parameters: Effecti
     return FlatClusters(labels, probabilities, persistence, root_selected=bool(chosen[ROOT]))
 
 
-def _root_limit(condensed: CondensedTree, epsilon: float) -> float:
+def _get_root_limit(condensed: CondensedTree, epsilon: float) -> float:
     """Return the height up to which rows belong to the root when it is the only cluster."""
     return epsilon or float(densest_levels(condensed)[ROOT])
 

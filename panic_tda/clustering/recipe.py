@@ -113,12 +113,12 @@ distance_floor, backend, exact
         backend=backend,
         exact=exact,
     )
-    clustering = _fit(vectors, requested, progress or Silent())
+    clustering = _fit_with_fallback(vectors, requested, progress or Silent())
     warn_if_doubtful(clustering.record, clustering.tree)
     return clustering
 
 
-def _fit(vectors: Any, requested: ClusteringParameters, progress: Progress) -> Clustering:
+def _fit_with_fallback(vectors: Any, requested: ClusteringParameters, progress: Progress) -> Clustering:
     """Cluster the rows; if `auto` chose a backend that fails, cluster them again on another one."""
     try:
         with translate_cache_errors():

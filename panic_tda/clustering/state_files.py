@@ -41,7 +41,7 @@ class Form(NamedTuple):
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of such an array."""
+        """Return the number of bytes of such an array."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 

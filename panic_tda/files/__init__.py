@@ -1,12 +1,12 @@
-"""Read files that users bring, and write files that they take with them.
+"""Import of files into a database, and export of results into files.
 
 Reading
     `formats` recognises a format by its first bytes. `arrow_files`, `text_tables` and `numpy_files` read
-    columns in batches, `casting` converts their types, and `tables` opens any of them. `columns` checks
-    columns, `column_choice` selects those of texts and vectors, and `usable_vectors` leaves out invalid
-    vectors. `embedding_files` makes batches of texts and vectors from them, and `naming` derives runs where
-    a file names none. `pipeline_dumps` reads folders written by the generation pipeline, and
-    `pipeline_databases` reads its SQLite files in the same form. `importing` writes all of it to a database.
+    columns in batches, `texts_files` reads texts, `casting` converts types, and `tables` opens any of these
+    files. `columns` checks columns, `column_choice` selects those of texts and vectors, and `usable_vectors`
+    excludes invalid vectors. `embedding_files` returns batches of texts and vectors, and `naming` derives the
+    name of a run if the file has none. `pipeline_dumps` reads folders written by the generation pipeline, and
+    `pipeline_databases` reads its SQLite files in the same form. `importing` writes everything to a database.
 Writing
     `exporting` writes the rows that `storage.read.exports` and `insight.step_rows` stream, and `replacing`
     replaces a file only when the new one is complete.

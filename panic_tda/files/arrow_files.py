@@ -1,4 +1,4 @@
-"""Parquet files, Arrow files (Feather) and Arrow streams: their schemas, and their columns by batches."""
+"""Reading of Parquet files, Arrow files (Feather) and Arrow streams: schemas, and columns in batches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from panic_tda.files import formats
 from panic_tda.files.casting import (
     BATCH_VALUES,
     MAX_VALUES,
-    plain_type,
+    get_plain_type,
     to_plain,
     widest,
     with_plain_dictionary,
@@ -26,28 +26,28 @@ from panic_tda.files.casting import (
 from panic_tda.storage.write.batches import refuse_row
 
 MAX_VALUE_BYTES = 1 << 28
-"""Of a text or an image in a row."""
+"""Largest size of a text or an image in a row."""
 PARQUET_OR_ARROW, CSV, NDJSON, NUMPY = "Parquet or Arrow", "CSV", "NDJSON", "NumPy"
-"""Formats, as messages call them."""
+"""Names of formats in messages."""
 
 
 @dataclass(frozen=True)
 class ArrowFile:
-    """A file of a known format, whose rows are read as Arrow batches. It is opened anew for each reading.
+    """A file of a known format, whose rows are read as Arrow batches; every reading opens it again.
 
     Attributes
     ----------
     path : Path
-        Whatever its name ends in: the format is told by its first bytes.
+        The file.
     schema : pyarrow.Schema
-        Its columns, of the types that `casting.plain_type` makes of theirs.
+        Its columns, with the types that `casting.get_plain_type` returns for theirs.
     n_rows : int or None
-        None where only reading it all would tell.
+        Number of rows; None if it is unknown before reading the file.
     format : str
-        As messages call it.
+        Name of the format in messages.
     names : mapping of str to str
-        What the file calls a column, by the name under which it is read; None where that name is not read.
-        Columns that are not in it are read under their own names.
+        The name of a column in the file, by the name under which it is read; None if that name is not read.
+        Other columns are read under their own names.
     """
 
     path: Path
@@ -62,7 +62,7 @@ class ArrowFile:
         return replace(self, names=names)
 
     def stored_name(self, name: str) -> str | None:
-        """Return what the file calls the column that is read under a name; None where it has none."""
+        """Return the name in the file of the column that is read under a name, or None if there is none."""
         stored = self.names.get(name, name)
         return stored if stored in self.schema.names else None
 
@@ -75,19 +75,19 @@ class ArrowFile:
             The file is damaged.
         """
         stored = [self.names.get(name, name) or name for name in columns]
-        with readable(self.path, self.format):
+        with translate_read_errors(self.path, self.format):
             n_rows = 0
             for batch in self._read(self.path, stored, batch_rows):
                 _require_valid(batch, self.path, n_rows)
                 arrays = [with_plain_dictionary(batch.column(name)) for name in stored]
-                for rows in _parts(arrays, stored, batch_rows):
+                for rows in _divide_rows(arrays, stored, batch_rows):
                     plain = [to_plain(array[rows]) for array in arrays]
                     yield pa.RecordBatch.from_arrays(plain, names=columns)
                 n_rows += batch.num_rows
 
 
-def _parts(arrays: list[pa.Array], names: list[str], batch_rows: int) -> Iterator[slice]:
-    """Divide the rows of a batch; the one batch of an Arrow file may be the whole file."""
+def _divide_rows(arrays: list[pa.Array], names: list[str], batch_rows: int) -> Iterator[slice]:
+    """Divide the rows of a batch, because the single batch of an Arrow file may be very large."""
     most = 1
     for array, name in zip(arrays, names, strict=True):
         n_values = widest(array)
@@ -107,27 +107,27 @@ def open_arrow_file(path: Path) -> ArrowFile:
     MissingPath
         There is no such file.
     BadInput
-        It is of another format, which the message names, or damaged.
+        It has another format, which the message names, or is damaged.
     """
     require_regular_file(path)
-    with readable(path):
+    with translate_read_errors(path):
         form = formats.recognise(path)
         if form is formats.PARQUET:
             with pq.ParquetFile(path) as parquet:
                 return ArrowFile(
-                    path, _plain_schema(parquet.schema_arrow), parquet.metadata.num_rows, _read_parquet
+                    path, _convert_schema(parquet.schema_arrow), parquet.metadata.num_rows, _read_parquet
                 )
         if form is formats.ARROW_FILE:
             with pa.memory_map(str(path)) as source:
-                return ArrowFile(path, _plain_schema(pa.ipc.open_file(source).schema), None, _read_file)
+                return ArrowFile(path, _convert_schema(pa.ipc.open_file(source).schema), None, _read_file)
         if form is formats.ARROW_STREAM or _is_old_stream(path, form):
             with pa.memory_map(str(path)) as source:
-                return ArrowFile(path, _plain_schema(pa.ipc.open_stream(source).schema), None, _read_stream)
+                return ArrowFile(path, _convert_schema(pa.ipc.open_stream(source).schema), None, _read_stream)
     raise BadInput(f"{path} is {form.name}; {form.advice}")
 
 
 def _is_old_stream(path: Path, form: formats.Format) -> bool:
-    """Tell streams as Arrow wrote them before version 0.15, which begin with no mark."""
+    """Return whether a file is a stream of Arrow before version 0.15, which begins without a mark."""
     if form is not formats.UNKNOWN:
         return False
     try:
@@ -138,25 +138,25 @@ def _is_old_stream(path: Path, form: formats.Format) -> bool:
     return True
 
 
-def _plain_schema(schema: pa.Schema) -> pa.Schema:
-    # Names are decoded when they are asked for, and fail only then.
-    return pa.schema([(column.name, plain_type(column.type)) for column in schema])
+def _convert_schema(schema: pa.Schema) -> pa.Schema:
+    # Arrow decodes names at their first use; invalid names raise an error here.
+    return pa.schema([(column.name, get_plain_type(column.type)) for column in schema])
 
 
-def first_failing(n_rows: int, check: Callable[[int], object]) -> int | None:
-    """Find the row without which what `check` does to the first rows, so many of them, does not fail.
+def find_first_failing(n_rows: int, check: Callable[[int], object]) -> int | None:
+    """Find the first row with which `check` fails, by bisection.
 
     Parameters
     ----------
     n_rows : int
-        With so many rows `check` raises `pyarrow.ArrowInvalid`.
+        A number of rows for which `check` raises `pyarrow.ArrowInvalid`.
     check : callable
-        Takes a number of rows.
+        Called with a number of rows; checks so many first rows.
 
     Returns
     -------
     int or None
-        Counted from 0; None where it fails without any row.
+        Index of the row from 0; None if `check` fails even without rows.
     """
     passing, failing = -1, n_rows
     while failing - passing > 1:
@@ -170,12 +170,12 @@ def first_failing(n_rows: int, check: Callable[[int], object]) -> int | None:
 
 
 def _require_valid(batch: pa.RecordBatch, path: Path, first: int) -> None:
-    # What reads a batch believes its offsets and indices: wrong ones end the process.
+    # Arrow does not check offsets and indices when it reads values: wrong ones crash the process.
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
             column.validate(full=True)
         except pa.ArrowInvalid as error:
-            row = first_failing(len(column), partial(_validate_rows, column))
+            row = find_first_failing(len(column), partial(_validate_rows, column))
             if row is None:
                 raise BadInput(f"{path}: column {name} is damaged: {error}; nothing was imported") from error
             refuse_row(path, first + row, f"{name} is damaged: {error}")
@@ -186,8 +186,8 @@ def _validate_rows(column: pa.Array, n_rows: int) -> None:
 
 
 @contextmanager
-def readable(path: Path, form: str = PARQUET_OR_ARROW) -> Iterator[None]:
-    """Turn what goes wrong with a file's bytes into errors that name the file and its format."""
+def translate_read_errors(path: Path, form: str = PARQUET_OR_ARROW) -> Iterator[None]:
+    """Turn errors in reading a file into errors of this package that name the file and its format."""
     try:
         yield
     except FileNotFoundError as error:
@@ -195,36 +195,38 @@ def readable(path: Path, form: str = PARQUET_OR_ARROW) -> Iterator[None]:
     except IsADirectoryError as error:
         raise MissingPath(f"{path} is a folder; name the files in it") from error
     except (pa.ArrowException, UnicodeError, OSError, RuntimeError) as error:
-        # RuntimeError is what is left of an exception of Arrow's own language.
+        # Exceptions of C++ in Arrow become RuntimeError.
         raise BadInput(f"{path} cannot be read as {form}: {error}") from error
 
 
 def _read_parquet(path: Path, columns: list[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
-    # With its default settings the reader keeps every row group that it has read until the end.
+    # With the default settings, the reader keeps all row groups in memory until the end.
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as parquet:
-        widest = _widest(parquet, path, columns)
-        yield from parquet.iter_batches(min(batch_rows, BATCH_VALUES // widest), columns=columns)
+        n_values = _check_sizes(parquet, path, columns)
+        yield from parquet.iter_batches(min(batch_rows, BATCH_VALUES // n_values), columns=columns)
 
 
-def _widest(parquet: pq.ParquetFile, path: Path, columns: list[str]) -> int:
-    """Return the most values a row has on average in a column of a row group, before any of them is read.
+def _check_sizes(parquet: pq.ParquetFile, path: Path, columns: list[str]) -> int:
+    """Return the largest average number of values per row of a column in a row group, from the metadata.
 
-    A few bytes can stand for any number of equal values, and the reader makes all of a batch.
+    In compressed columns a few bytes can represent any number of equal values, and the reader allocates all
+    values of a batch.
 
     Raises
     ------
     BadInput
-        They are more than any vector has, or bytes than any text.
+        The number of values is larger than that of any vector, or the number of bytes than that of any text.
     """
     metadata = parquet.metadata
     paths = [metadata.schema.column(at).path for at in range(metadata.num_columns)]
-    # The name of a column may hold dots, as paths to the values of lists do.
+    # Names of columns may contain dots, and paths to the values of lists do.
     wanted = {
         at: name for at, path in enumerate(paths) for name in columns if f"{path}.".startswith(f"{name}.")
     }
     widest = 1
     for number in range(parquet.num_row_groups):
-        # What says how long a damaged column is ends the process; readers of it, of no row, only refuse.
+        # Reading the size of a damaged column from the metadata crashes the process. Reading zero rows of it
+        # raises an error instead.
         next(parquet.reader.iter_batches(0, row_groups=[number], column_indices=list(wanted)), None)
         group = metadata.row_group(number)
         for at, name in wanted.items():
@@ -246,7 +248,7 @@ def _widest(parquet: pq.ParquetFile, path: Path, columns: list[str]) -> int:
 
 def _read_file(path: Path, columns: list[str], _batch_rows: int) -> Iterator[pa.RecordBatch]:
     with pa.memory_map(str(path)) as source:
-        # Columns that are not wanted are not even decompressed.
+        # Other columns are not decompressed.
         fields = sorted(pa.ipc.open_file(source).schema.get_field_index(name) for name in columns)
         reader = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fields))
         for number in range(reader.num_record_batches):

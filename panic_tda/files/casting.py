@@ -1,9 +1,9 @@
-"""Arrow arrays of types that stand for plainer ones, as arrays of the plain types, without loss.
+"""Conversion of Arrow arrays to arrays of plain types, without loss.
 
-Plain types are those that all readers of columns know: numbers, decimals, times, strings, bytes, and lists of
-them. Dictionaries, runs and views are other layouts of the same values. Of the extension types a UUID is its
-text with dashes, JSON is text, and a tensor with one dimension at most that is longer than 1 is a list; any
-other one is what it is stored as.
+Plain types are numbers, decimals, times, strings, bytes, and lists of them, which all readers of columns
+support. Dictionaries, run-end encodings and views are other layouts of the same values. Of the extension
+types, a UUID becomes a text with dashes, JSON becomes text, and a tensor with at most one dimension longer
+than 1 becomes a list; any other one becomes its storage type.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import pyarrow.compute as pc
 
 _TENSOR, _UUID, _BOOLEAN = "arrow.fixed_shape_tensor", "arrow.uuid", "arrow.bool8"
 MAX_VALUES, BATCH_VALUES = 65_536, 1 << 27
-"""Values of a row in a column, which are the dimensions of a vector, and of all rows of a batch."""
+"""Largest number of values of a row in a column (dimensions of a vector), and of all rows of a batch."""
 
 
-def plain_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type that `to_plain` makes of a type; one that stands for no plain type stays as it is."""
+def get_plain_type(kind: pa.DataType) -> pa.DataType:
+    """Return the plain type to which `to_plain` converts a type; a type without one is returned unchanged."""
     if isinstance(kind, pa.BaseExtensionType):
-        return _plain_extension(kind)
+        return _get_plain_extension(kind)
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
-        plain = plain_type(kind.value_type)
-        # The same long text in many rows passes the 2 GiB that short offsets reach.
+        plain = get_plain_type(kind.value_type)
+        # The same long text in many rows can exceed the 2 GiB that 32-bit offsets allow.
         return pa.large_string() if pa.types.is_string(plain) else plain
     if pa.types.is_string_view(kind):
         return pa.large_string()
@@ -34,13 +34,13 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_decimal(kind) and kind.bit_width < 128:
         return pa.decimal128(kind.precision, kind.scale)
     if is_list(kind):
-        value = plain_type(kind.value_type)
+        value = get_plain_type(kind.value_type)
         return kind if value == kind.value_type and not _is_view(kind) else pa.large_list(value)
     return kind
 
 
 def to_plain(array: pa.Array) -> pa.Array:
-    """Return the values of an array, which was validated, as an array of the plain type.
+    """Convert a validated array to its plain type.
 
     Raises
     ------
@@ -48,37 +48,37 @@ def to_plain(array: pa.Array) -> pa.Array:
         The runs of a run-end encoded array do not cover its rows.
     """
     kind = array.type
-    plain = plain_type(kind)
+    plain = get_plain_type(kind)
     if plain == kind:
         return array
     if isinstance(kind, pa.BaseExtensionType):
-        return _plain_extension_array(array)
+        return _convert_extension(array)
     if pa.types.is_dictionary(kind):
         return with_plain_dictionary(array).dictionary.take(array.indices)
     if pa.types.is_run_end_encoded(kind):
         return _repeat_runs(array).cast(plain)
     if is_list(kind):
-        return _plain_list(array)
+        return _convert_list(array)
     return array.cast(plain)
 
 
 def with_plain_dictionary(array: pa.Array) -> pa.Array:
-    """Return a dictionary-encoded array with plain values; any other array as it is.
+    """Return a dictionary-encoded array with plain values, and any other array unchanged.
 
-    Parts of the array then share the values, which are otherwise converted for each of them.
+    Slices of the array then share the converted values.
     """
     if not pa.types.is_dictionary(array.type):
         return array
-    plain = plain_type(array.type)
+    plain = get_plain_type(array.type)
     if array.dictionary.type == plain:
         return array
-    # Views and extension types have no kernel of their own that takes rows.
+    # `take` does not support views and extension types.
     values = to_plain(array.dictionary).cast(plain)
     return pa.DictionaryArray.from_arrays(array.indices, values, safe=False)
 
 
 def cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Return a plain array as another type; numbers become texts or integers only where they are whole.
+    """Convert a plain array to another type; only whole numbers become texts or integers.
 
     Raises
     ------
@@ -89,50 +89,50 @@ def cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
     if is_real and (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         array = array.cast(pa.int64())
     if pa.types.is_decimal(array.type) and pa.types.is_floating(kind):
-        # Arrow's own way from decimals to floats does not round to the nearest one.
+        # Arrow's conversion of decimals to floats does not round to the nearest float.
         array = array.cast(pa.string())
     return array.cast(kind)
 
 
 def widest(array: pa.Array) -> int:
-    """Return the most values of a row, of an array whose plain form may be larger than its stored one."""
+    """Return the largest number of values of a row, for an array whose plain form may be larger; else 1."""
     kind = array.type
-    if plain_type(kind) == kind or not len(array):
+    if get_plain_type(kind) == kind or not len(array):
         return 1
     if isinstance(kind, pa.BaseExtensionType):
         return widest(array.storage)
     if pa.types.is_dictionary(kind):
-        return _longest(array.dictionary)
+        return _count_longest(array.dictionary)
     if pa.types.is_run_end_encoded(kind):
-        return _longest(array.values)
-    return _longest(array)
+        return _count_longest(array.values)
+    return _count_longest(array)
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Tell lists, of any layout."""
-    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return _is_view(kind) or any(is_one(kind) for is_one in lists)
+    """Return whether a type is a list, of any layout."""
+    checks = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return _is_view(kind) or any(check(kind) for check in checks)
 
 
 def _is_view(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind))
 
 
-def _longest(array: pa.Array) -> int:
+def _count_longest(array: pa.Array) -> int:
     if not is_list(array.type) or not len(array):
         return 1
     return max(1, pc.max(pc.list_value_length(array)).as_py() or 1)
 
 
-def _plain_extension(kind: pa.BaseExtensionType) -> pa.DataType:
+def _get_plain_extension(kind: pa.BaseExtensionType) -> pa.DataType:
     name = kind.extension_name
     if name == _TENSOR and sum(length != 1 for length in kind.shape) > 1:
         return kind
     fixed = {_UUID: pa.string(), _BOOLEAN: pa.bool_()}
-    return fixed[name] if name in fixed else plain_type(kind.storage_type)
+    return fixed[name] if name in fixed else get_plain_type(kind.storage_type)
 
 
-def _plain_extension_array(array: pa.ExtensionArray) -> pa.Array:
+def _convert_extension(array: pa.ExtensionArray) -> pa.Array:
     name, storage = array.type.extension_name, array.storage
     if name == _UUID:
         values = (None if value is None else str(UUID(bytes=value)) for value in storage.to_pylist())
@@ -151,11 +151,11 @@ def _repeat_runs(array: pa.RunEndEncodedArray) -> pa.Array:
     return to_plain(array.values.slice(first, n_runs)).take(pa.array(np.repeat(np.arange(n_runs), counts)))
 
 
-def _plain_list(array: pa.Array) -> pa.Array:
+def _convert_list(array: pa.Array) -> pa.Array:
     lengths = pc.list_value_length(array)
     is_missing = lengths.is_null()
     lengths = lengths.fill_null(0).to_numpy(zero_copy_only=False)
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    # Without the values of missing lists, and of views in the order of their rows.
+    # `flatten` drops the values of missing lists, and returns those of views in the order of their rows.
     values = to_plain(array.flatten())
     return pa.LargeListArray.from_arrays(pa.array(offsets), values, mask=is_missing)

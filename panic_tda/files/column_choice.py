@@ -1,4 +1,4 @@
-"""Which columns of a file hold texts and vectors, as a caller says, and what to say where nobody does."""
+"""The choice of the columns for texts and vectors, and suggestions if they are missing."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Columns:
     Attributes
     ----------
     text, vector, run, initial_prompt, sequence_number : str, optional
-        The column that is read as this one. By default the column of that name is (of runs, `run` or else
-        `run_id`). A column that is named here is not read under its own name too.
+        Name of the column in the file. The default is the name of the attribute (for runs, `run` or else
+        `run_id`). A column that is named here is not also read under its own name.
     no_text : bool
         Whether rows are read without a text.
     """
@@ -51,21 +51,19 @@ class Columns:
 
     def __post_init__(self) -> None:
         if self.no_text and self.text is not None:
-            raise WrongUsage(
-                f"a text column {self.text} was named, and no text asked for; choose one of them"
-            )
+            raise WrongUsage(f"a text column {self.text} and no text were requested; choose one of them")
         stored = list(self.chosen().values())
         for name in stored:
             if stored.count(name) > 1:
                 raise WrongUsage(f"column {name} was named for two purposes; name it for one")
 
     def chosen(self) -> dict[str, str]:
-        """Return the names that were given, by the name under which their columns are read."""
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: stored for name, stored in given.items() if isinstance(stored, str)}
+        """Return the names of the chosen columns in the file, by the name under which they are read."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: stored for name, stored in values.items() if isinstance(stored, str)}
 
     def names(self, all_names: Sequence[str]) -> dict[str, str | None]:
-        """Return what the file calls its columns, as `ArrowFile.names`, of all those that may be read."""
+        """Return the argument for `ArrowFile.names`, given the names of all columns that may be read."""
         chosen = self.chosen()
         taken = {name: None for name in all_names if name in chosen.values()}
         if self.no_text:
@@ -75,12 +73,12 @@ class Columns:
         return {**taken, **chosen}
 
     def require(self, file: ArrowFile) -> None:
-        """Check that a file has the columns that were named.
+        """Check that a file has the chosen columns.
 
         Raises
         ------
         WrongUsage
-            It lacks one.
+            A chosen column is missing.
         """
         for stored in self.chosen().values():
             if stored not in file.schema.names:
@@ -90,12 +88,12 @@ class Columns:
 
 
 def require_text_and_vector(file: ArrowFile, columns: Columns, optional: Sequence[str]) -> None:
-    """Check that it is known which columns hold texts and vectors.
+    """Check that a file has columns of texts and vectors.
 
     Raises
     ------
     BadInput
-        A file has no column `text` or `vector`; the message says which one could be meant.
+        A file has no column `text` or `vector`; the message suggests likely columns.
     """
     needed = ["vector"] if columns.no_text else ["text", "vector"]
     missing = [name for name in needed if file.stored_name(name) is None]
@@ -103,12 +101,12 @@ def require_text_and_vector(file: ArrowFile, columns: Columns, optional: Sequenc
         return
     if missing == ["text"] and file.format == NUMPY and len(file.schema) == 1:
         raise BadInput(
-            f"{file.path} holds vectors alone; name a file of their texts with --texts FILE, or import them "
-            "without with --no-text"
+            f"{file.path} contains only vectors; name a file of their texts with --texts FILE, or import "
+            "them without texts with --no-text"
         )
     options, choices = [], []
     for name in missing:
-        likely = _likely(file, name, optional)
+        likely = _find_likely(file, name, optional)
         if len(likely) == 1:
             options.append(f"--{name}-column {likely[0]}")
         elif likely:
@@ -123,8 +121,8 @@ def require_text_and_vector(file: ArrowFile, columns: Columns, optional: Sequenc
     )
 
 
-def _likely(file: ArrowFile, name: str, optional: Sequence[str]) -> list[str]:
-    """Return the columns that may hold what is missing: those of a usual name, or else of the right type."""
+def _find_likely(file: ArrowFile, name: str, optional: Sequence[str]) -> list[str]:
+    """Return the columns that may be the missing one: those with a usual name, or else of the right type."""
     is_right, usual = (VECTORS[1], _LIKE_VECTOR) if name == "vector" else (STRINGS[1], _LIKE_TEXT)
     is_other: Callable[[str], bool] = {*optional, "text", "vector"}.__contains__
     of_type = [

@@ -1,4 +1,4 @@
-"""Columns of a file as checked arrays: what cannot be read is refused by its row."""
+"""Columns of a file as checked arrays; errors name the row of the first invalid value."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from panic_tda.errors import BadInput
 from panic_tda.files import casting
-from panic_tda.files.arrow_files import ArrowFile, first_failing
+from panic_tda.files.arrow_files import ArrowFile, find_first_failing
 from panic_tda.storage.write.batches import refuse_row
 from panic_tda.wording import pluralize
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from panic_tda.types import Float32Array, IntArray
 
 Kind = tuple[str, Callable[[pa.DataType], bool]]
-"""What a column may hold: as a message says it, and as a test of its type."""
+"""Allowed types of a column: their name in messages, and a function that checks a type."""
 OUTPUT_TYPES = ("TEXT", "IMAGE")
-HOLDS_NUL = "holds the character NUL, which databases do not take in texts"
+CONTAINS_NUL = "holds the character NUL, which databases do not accept in texts"
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows of a file, and where they stand in it.
+    """Some rows of a file, with their row numbers.
 
     Attributes
     ----------
@@ -38,9 +38,9 @@ class Rows:
     numbers : (b,) int64
         Row numbers in the file, counted from 0.
     batch : pyarrow.RecordBatch
-        Their columns, of plain types (see `casting`).
+        Columns of plain types (see `casting`).
     names : mapping of str to str
-        What the file calls a column, where it is read under another name.
+        Name of a column in the file, by the other name under which it is read.
     """
 
     path: Path
@@ -52,13 +52,13 @@ class Rows:
         return len(self.numbers)
 
     def take(self, rows: IntArray) -> Rows:
-        """Return some of these rows, by their index."""
+        """Return the rows with these indices."""
         if len(rows) == len(self):
             return self
         return replace(self, numbers=self.numbers[rows], batch=self.batch.take(pa.array(rows)))
 
     def stored_name(self, name: str) -> str:
-        """Return what the file calls a column."""
+        """Return the name of a column in the file."""
         return self.names.get(name) or name
 
     def refuse(self, row: int, problem: str) -> NoReturn:
@@ -66,42 +66,45 @@ class Rows:
         refuse_row(self.path, int(self.numbers[row]), problem)
 
     def refuse_first(self, wrong: Any, problem: str) -> NoReturn:
-        """Raise `BadInput` about the first row of which a mask is true."""
+        """Raise `BadInput` about the first row for which a mask is true."""
         self.refuse(int(np.argmax(wrong)), problem)
 
     def cast(self, name: str, kind: pa.DataType) -> pa.Array:
-        """Return a column as this type."""
+        """Return a column as this type; refuse values that cannot be converted."""
         column = self.batch.column(name)
         try:
             return casting.cast(column, kind)
         except pa.ArrowInvalid as error:
-            row = first_failing(len(column), lambda n_rows: casting.cast(column.slice(0, n_rows), kind)) or 0
+            row = (
+                find_first_failing(len(column), lambda n_rows: casting.cast(column.slice(0, n_rows), kind))
+                or 0
+            )
             if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
                 allowed = "a whole number of 64 bits at most"
                 self.refuse(row, f"{self.stored_name(name)} must be {allowed}; got {column[row].as_py()}")
             self.refuse(row, f"{self.stored_name(name)} cannot be read: {error}")
 
     def complete(self, name: str, kind: pa.DataType) -> pa.Array:
-        """Return a column as this type, in which nothing may be missing."""
+        """Return a column as this type; refuse missing values."""
         column = self.cast(name, kind)
         if column.null_count:
-            self.refuse(first_null(column), f"{self.stored_name(name)} is missing (null)")
+            self.refuse(find_first_null(column), f"{self.stored_name(name)} is missing (null)")
         return column
 
     def integers(self, name: str, *, least: int) -> IntArray:
-        """Return a column of integers in which nothing is missing, nor below `least`."""
+        """Return a column of integers; refuse missing values and those below `least`."""
         numbers: IntArray = self.complete(name, pa.int64()).to_numpy(zero_copy_only=False)
-        # A length is one more than the greatest sequence number, and has to be a number too.
+        # The length of a run is its largest sequence number plus 1, and must fit into 64 bits too.
         wrong = (numbers < least) | (numbers == np.iinfo(np.int64).max)
         if wrong.any():
-            got = numbers[int(np.argmax(wrong))]
+            value = numbers[int(np.argmax(wrong))]
             self.refuse_first(
-                wrong, f"{self.stored_name(name)} must be at least {least}, and below 2⁶³ − 1; got {got}"
+                wrong, f"{self.stored_name(name)} must be at least {least}, and below 2⁶³ − 1; got {value}"
             )
         return numbers
 
     def texts(self, name: str) -> list[str]:
-        """Return a column of texts in which nothing is missing."""
+        """Return a column of texts; refuse missing ones."""
         column = self.complete(name, pa.large_string())
         self.refuse_nul(column, name)
         texts: list[str] = column.to_pylist()
@@ -115,39 +118,39 @@ class Rows:
         return texts
 
     def output_types(self, name: str) -> list[str]:
-        """Return a column of types of outputs, none of which may be missing, as databases store them."""
+        """Return a column of output types as databases store them; refuse missing and other values."""
         types = pc.ascii_upper(self.complete(name, pa.string()))
         wrong = pc.index(pc.is_in(types, pa.array(OUTPUT_TYPES)), False).as_py()
         if wrong >= 0:
             allowed = " or ".join(OUTPUT_TYPES).lower()
-            got = self.batch.column(name)[wrong].as_py()
-            self.refuse(wrong, f"{self.stored_name(name)} must be {allowed}; got {got!r}")
-        found: list[str] = types.to_pylist()
-        return found
+            value = self.batch.column(name)[wrong].as_py()
+            self.refuse(wrong, f"{self.stored_name(name)} must be {allowed}; got {value!r}")
+        output_types: list[str] = types.to_pylist()
+        return output_types
 
     def refuse_nul(self, column: pa.Array, name: str) -> None:
-        """Check that no text of a column, which has a value for each row, holds NUL."""
-        # PostgreSQL takes no such text, and SQLite's functions end where it stands.
-        found = pc.find_substring(column, "\0").fill_null(-1).to_numpy(zero_copy_only=False) >= 0
-        if found.any():
-            self.refuse_first(found, f"{self.stored_name(name)} {HOLDS_NUL}")
+        """Refuse texts of a column that contain NUL."""
+        # PostgreSQL does not accept such texts, and SQLite's functions stop at the NUL.
+        has_nul = pc.find_substring(column, "\0").fill_null(-1).to_numpy(zero_copy_only=False) >= 0
+        if has_nul.any():
+            self.refuse_first(has_nul, f"{self.stored_name(name)} {CONTAINS_NUL}")
 
     def models(self) -> Iterator[tuple[str, IntArray]]:
-        """Divide the rows by their embedding model: its name, and the indices of its rows."""
+        """Yield the name of each embedding model, and the indices of its rows."""
         names, codes = encode(self.complete("embedding_model", pa.string()))
         for code, name in enumerate(names):
             rows = np.flatnonzero(codes == code)
-            problem = wrong_with(name)
+            problem = find_model_name_problem(name)
             if problem:
                 self.refuse(int(rows[0]), f"embedding_model {problem}; got {name!r}")
             yield name, rows
 
     def vectors(self) -> Float32Array:
-        """Return the column `vector`, of one model, as (b, d) float32: finite, and not zero."""
+        """Return the column `vector` of one model as (b, d) float32; refuse invalid vectors."""
         column = self.batch.column("vector")
         if column.null_count:
             self.refuse_first(column.is_null().to_numpy(zero_copy_only=False), "the vector is missing (null)")
-        width = self._width(column)
+        width = self._get_width(column)
         values = column.flatten()
         if values.null_count:
             missing = values.is_null().to_numpy(zero_copy_only=False).reshape(-1, width).any(axis=1)
@@ -161,7 +164,7 @@ class Rows:
             self.refuse_first(zero, "the vector is zero and has no direction")
         return vectors
 
-    def _width(self, column: pa.Array) -> int:
+    def _get_width(self, column: pa.Array) -> int:
         if pa.types.is_fixed_size_list(column.type):
             lengths = np.full(len(column), column.type.list_size)
         else:
@@ -171,9 +174,9 @@ class Rows:
             self.refuse_first(lengths == 0, "the vector is empty")
         ragged = lengths != width
         if ragged.any():
-            got = lengths[int(np.argmax(ragged))]
+            n = lengths[int(np.argmax(ragged))]
             self.refuse_first(
-                ragged, f"the vector has {got} {pluralize(got, 'dimension')}, those before it have {width}"
+                ragged, f"the vector has {n} {pluralize(n, 'dimension')}, those before it have {width}"
             )
         return width
 
@@ -193,12 +196,12 @@ def read_rows(file: ArrowFile, columns: Sequence[str], *, batch_rows: int) -> It
 
 
 def check_columns(file: ArrowFile, required: Mapping[str, Kind], optional: Mapping[str, Kind]) -> list[str]:
-    """Check the columns of a file, and return those of them that say something, in this order.
+    """Check the columns of a file, and return the names of those that have values, the required ones first.
 
     Raises
     ------
     BadInput
-        A required one is missing, one is there twice, or one is of a wrong type.
+        A required column is missing, a column occurs twice, or a column has a wrong type.
     """
     path, schema = file.path, file.schema
     missing = [name for name in required if file.stored_name(name) is None]
@@ -207,7 +210,7 @@ def check_columns(file: ArrowFile, required: Mapping[str, Kind], optional: Mappi
             f"{path} has no column {' and no column '.join(missing)}; needed are {', '.join(required)}, and "
             f"where they are known {', '.join(optional)}; it has {', '.join(schema.names) or 'none'}"
         )
-    found = []
+    present = []
     for name, (allowed, is_allowed) in {**required, **optional}.items():
         stored = file.stored_name(name)
         if stored is None:
@@ -215,27 +218,27 @@ def check_columns(file: ArrowFile, required: Mapping[str, Kind], optional: Mappi
         if schema.names.count(stored) > 1:
             raise BadInput(f"{path} has several columns {stored}; keep one")
         kind = schema.field(stored).type
-        # A column of nothing but nulls has no type, and says nothing.
+        # A column of nulls only has no type and no values.
         if pa.types.is_null(kind) and name in optional:
             continue
         if not (is_allowed(kind) or pa.types.is_null(kind)):
             raise BadInput(f"{path}: column {stored} must hold {allowed}; got {kind}")
-        found.append(name)
-    return found
+        present.append(name)
+    return present
 
 
-def wrong_with(model: str) -> str | None:
-    """Say why an embedding model cannot have this name; None where it can."""
+def find_model_name_problem(model: str) -> str | None:
+    """Explain why an embedding model cannot have this name, or return None if it can."""
     if not model.strip():
         return "is empty"
-    # It is typed and shown in commands, which show such characters as something else.
+    # Users type the name in commands, and see such characters only as escape sequences.
     if any(not character.isprintable() and unicodedata.category(character) != "Zs" for character in model):
         return "holds a control character"
     return None
 
 
 def to_float32(numbers: pa.Array) -> Float32Array:
-    """Return numbers as float32: missing ones as NaN, and those that are too large as infinite."""
+    """Convert numbers to float32: missing ones become NaN, and too large ones infinite."""
     if pa.types.is_decimal(numbers.type) or pa.types.is_null(numbers.type):
         numbers = casting.cast(numbers, pa.float64())
     with np.errstate(over="ignore"):
@@ -244,39 +247,39 @@ def to_float32(numbers: pa.Array) -> Float32Array:
 
 
 def encode(column: pa.Array) -> tuple[list[Any], IntArray]:
-    """Return the distinct values of a column without nulls, and the index of each row's."""
+    """Return the distinct values of a column without nulls, and for each row the index of its value."""
     encoded = column.dictionary_encode()
     return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def first_null(column: pa.Array) -> int:
-    """Return the index of the first missing value; there is one."""
+def find_first_null(column: pa.Array) -> int:
+    """Return the index of the first missing value of a column that has one."""
     return int(pc.index(column.is_null(), True).as_py())
 
 
 def is_string(kind: pa.DataType) -> bool:
-    """Tell strings of a plain type."""
+    """Return whether a plain type is a string."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Tell strings, and bytes that are read as UTF-8."""
+    """Return whether a plain type is a string, or bytes, which are read as UTF-8."""
     return is_string(kind) or bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def is_number(kind: pa.DataType) -> bool:
-    """Tell integers, floats and decimals."""
+    """Return whether a plain type is an integer, a float or a decimal."""
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
 def is_list_of(kind: pa.DataType, is_member: Callable[[pa.DataType], bool]) -> bool:
-    """Tell lists, of any layout, of something."""
+    """Return whether a type is a list, of any layout, whose values satisfy `is_member`."""
     return casting.is_list(kind) and bool(is_member(kind.value_type))
 
 
 STRINGS: Kind = ("strings", is_text)
 INTEGERS: Kind = ("integers", is_number)
-"""Floats and decimals are taken where they are whole."""
+"""Floats and decimals are accepted if they are whole numbers."""
 VECTORS: Kind = (
     "lists or tensors of one dimension of numbers",
     lambda kind: is_list_of(kind, lambda value: is_number(value) or pa.types.is_null(value)),

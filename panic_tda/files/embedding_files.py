@@ -1,4 +1,4 @@
-"""Files of embeddings, of any format that is read, as checked batches of plain arrays."""
+"""Files of embeddings of any supported format, read as checked batches of arrays."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from panic_tda.errors import WrongUsage
-from panic_tda.files.arrow_files import readable
+from panic_tda.files.arrow_files import translate_read_errors
 from panic_tda.files.column_choice import Columns, require_text_and_vector
 from panic_tda.files.columns import (
-    HOLDS_NUL,
+    CONTAINS_NUL,
     INTEGERS,
     STRINGS,
     VECTORS,
@@ -23,12 +23,12 @@ from panic_tda.files.columns import (
     Rows,
     check_columns,
     encode,
-    first_null,
+    find_first_null,
+    find_model_name_problem,
     is_list_of,
     is_number,
     is_text,
     read_rows,
-    wrong_with,
 )
 from panic_tda.files.tables import open_table
 from panic_tda.files.texts_files import TextsFile
@@ -48,32 +48,32 @@ NETWORKS: Kind = (
 OPTIONAL: dict[str, Kind] = {
     "embedding_model": STRINGS,
     "run": RUNS,
-    # What `run` is called in files that were exported; it counts where there is no `run`.
+    # The name of `run` in exported files; used if there is no column `run`.
     "run_id": RUNS,
     "sequence_number": INTEGERS,
     "initial_prompt": STRINGS,
     "network": NETWORKS,
     "seed": INTEGERS,
-    # `text` or `image`, as exports say: only rows of which it is known may be without a text.
+    # `text` or `image`, as in exports; only with this column may single rows have no text.
     "output_type": STRINGS,
 }
 UNKNOWN_SEED = -1
-"""The seed of runs that have none; the pipeline writes it for runs that were not seeded."""
+"""The seed of runs without one; the pipeline also stores it for runs without a seed."""
 UNKNOWN_NETWORK = ("imported",)
-"""The network of runs that have none, and thereby the model of their invocations."""
+"""The network of runs without one, and therefore the model of their invocations."""
 
 
 class EmbeddingFile:
-    """One file of Parquet, Arrow, CSV, NDJSON or NumPy's arrays, whatever its name ends in.
+    """A file of Parquet, Arrow, CSV, NDJSON or NumPy arrays, with any file name extension.
 
     Parameters
     ----------
     path : Path
         The file.
     model : str, optional
-        The embedding model, where no column `embedding_model` says so.
+        The embedding model, if there is no column `embedding_model`.
     columns : Columns, optional
-        What its columns are called, where they have other names, and whether it has texts.
+        Names of columns that differ from the defaults, and whether the file has texts.
     texts : Path, optional
         A file with a text for each row of a NumPy array (see `texts_files`).
 
@@ -82,10 +82,10 @@ class EmbeddingFile:
     MissingPath
         There is no such file.
     BadInput
-        It is of another format, or columns are missing or of a wrong type.
+        It has another format, or columns are missing or have a wrong type.
     WrongUsage
-        Neither the file nor `model` names the embedding model, `model` is no name, or a column that `columns`
-        names is missing.
+        Neither the file nor `model` names the embedding model, `model` is not a valid name, or a column that
+        `columns` names is missing.
     """
 
     def __init__(
@@ -106,13 +106,13 @@ class EmbeddingFile:
         columns.require(self._file)
         require_text_and_vector(self._file, columns, list(OPTIONAL))
         self.has_texts = not columns.no_text
-        """Whether texts are read; of some rows they may be missing all the same."""
+        """Whether texts are read; single rows may have no text even then."""
         self._required = ["text", "vector"] if self.has_texts else ["vector"]
         required = {name: REQUIRED[name] for name in self._required}
         self._columns = set(check_columns(self._file, required, OPTIONAL)) - set(REQUIRED)
         self._run = "run" if "run" in self._columns else "run_id"
         self._columns -= {"run", "run_id"} - {self._run}
-        problem = None if model is None else wrong_with(model)
+        problem = None if model is None else find_model_name_problem(model)
         if problem:
             raise WrongUsage(f"the model's name {problem}; got {model!r}")
         if model is None and "embedding_model" not in self._columns:
@@ -122,17 +122,17 @@ class EmbeddingFile:
 
     @property
     def n_rows(self) -> int | None:
-        """Rows of the file; None where only reading it all would tell."""
+        """Return the number of rows of the file, or None if it is unknown before reading it."""
         return self._file.n_rows
 
     @property
     def names_runs(self) -> bool:
-        """Whether the file says which run each row belongs to."""
+        """Return whether the file has a column that names the run of each row."""
         return self._run in self._columns
 
     @property
     def numbers_rows(self) -> bool:
-        """Whether the file says the place of each row's text in its run."""
+        """Return whether the file has a column of sequence numbers."""
         return "sequence_number" in self._columns
 
     def batches(self, name: str = "", *, skip_invalid: bool = False) -> Generator[EmbeddingBatch, None, None]:
@@ -141,19 +141,19 @@ class EmbeddingFile:
         Parameters
         ----------
         name : str
-            Of the run, where the file has no column for it.
+            Name of the run, if the file has no column of runs.
         skip_invalid : bool
-            Leave out vectors that cannot be used, instead of refusing their rows.
+            Skip invalid vectors, instead of refusing their rows.
 
         Raises
         ------
         BadInput
-            A row lacks a value or holds an impossible one; the message names it.
+            A row lacks a value or has an invalid one; the message names it.
         """
         counters: dict[tuple[RunKey, str], int] = {}
         widths: dict[str, int] = {}
-        for rows in self._rows([*self._required, *sorted(self._columns)]):
-            for part in self._parts(rows, name, counters):
+        for rows in self._read_rows([*self._required, *sorted(self._columns)]):
+            for part in self._divide_rows(rows, name, counters):
                 of_model = rows.take(part.rows - rows.numbers[0])
                 if not skip_invalid:
                     places = np.arange(len(of_model))
@@ -168,25 +168,27 @@ class EmbeddingFile:
     def texts(self, name: str = "") -> Iterator[TextBatch]:
         """Read the same batches without their vectors, which are most of the file."""
         counters: dict[tuple[RunKey, str], int] = {}
-        for rows in self._rows(["text", *sorted(self._columns)]):
-            yield from self._parts(rows, name, counters)
+        for rows in self._read_rows(["text", *sorted(self._columns)]):
+            yield from self._divide_rows(rows, name, counters)
 
     def contents(self) -> Iterator[tuple[list[str | None], IntArray]]:
-        """Read the texts in the order of the file, with its sequence numbers or else those of its rows."""
-        for rows in self._rows(["text", *sorted(self._columns & {"sequence_number", "output_type"})]):
-            numbers = self._sequence_numbers(rows)
-            yield self._outputs(rows)[0], rows.numbers if numbers is None else numbers
+        """Read the texts in the order of the file, with their sequence numbers or else their row numbers."""
+        for rows in self._read_rows(["text", *sorted(self._columns & {"sequence_number", "output_type"})]):
+            numbers = self._read_sequence_numbers(rows)
+            yield self._read_outputs(rows)[0], rows.numbers if numbers is None else numbers
 
-    def _rows(self, columns: list[str]) -> Iterator[Rows]:
+    def _read_rows(self, columns: list[str]) -> Iterator[Rows]:
         return read_rows(self._file, columns, batch_rows=BATCH_ROWS)
 
-    def _parts(self, rows: Rows, name: str, counters: dict[tuple[RunKey, str], int]) -> Iterator[TextBatch]:
+    def _divide_rows(
+        self, rows: Rows, name: str, counters: dict[tuple[RunKey, str], int]
+    ) -> Iterator[TextBatch]:
         """Divide some rows by their embedding model."""
-        with readable(self.path, self._file.format):
-            texts, types = self._outputs(rows)
-            runs, codes = self._runs(rows, name)
-            numbers = self._sequence_numbers(rows)
-            models = list(self._models(rows))
+        with translate_read_errors(self.path, self._file.format):
+            texts, types = self._read_outputs(rows)
+            runs, codes = self._read_runs(rows, name)
+            numbers = self._read_sequence_numbers(rows)
+            models = list(self._group_by_model(rows))
         for model, of_model in models:
             of_rows = codes[of_model]
             yield TextBatch(
@@ -196,19 +198,19 @@ class EmbeddingFile:
                 runs=runs,
                 run_codes=of_rows,
                 sequence_numbers=(
-                    _row_order(runs, of_rows, model, counters) if numbers is None else numbers[of_model]
+                    _number_rows(runs, of_rows, model, counters) if numbers is None else numbers[of_model]
                 ),
                 texts=texts if len(of_model) == len(texts) else [texts[row] for row in of_model],
                 types=types if len(of_model) == len(types) else [types[row] for row in of_model],
                 names_runs=self.names_runs,
             )
 
-    def _outputs(self, rows: Rows) -> tuple[list[str | None], list[str]]:
-        """Return the text and the type of each output; None where a text may be missing and is.
+    def _read_outputs(self, rows: Rows) -> tuple[list[str | None], list[str]]:
+        """Return the text, which may be None, and the type of each output.
 
-        That is so where the caller leaves texts out, and where the file says the type. Elsewhere a missing
-        text is a fault of the file, and every output is a text. An image has no text, which a format that
-        cannot say so writes as an empty one.
+        Texts may be missing only if the caller excludes texts, or if the file has the column `output_type`.
+        Otherwise a missing text is refused, and every output has the type text. An image has no text; in
+        formats without missing values it has an empty one.
         """
         has_types = "output_type" in self._columns
         types = rows.output_types("output_type") if has_types else ["TEXT"] * len(rows)
@@ -224,10 +226,10 @@ class EmbeddingFile:
                 texts[row] = None
         return texts, types
 
-    def _sequence_numbers(self, rows: Rows) -> IntArray | None:
+    def _read_sequence_numbers(self, rows: Rows) -> IntArray | None:
         return rows.integers("sequence_number", least=0) if self.numbers_rows else None
 
-    def _models(self, rows: Rows) -> Iterator[tuple[str, IntArray]]:
+    def _group_by_model(self, rows: Rows) -> Iterator[tuple[str, IntArray]]:
         if "embedding_model" not in self._columns:
             assert self._model is not None
             yield self._model, np.arange(len(rows))
@@ -235,21 +237,21 @@ class EmbeddingFile:
         for name, of_model in rows.models():
             if self._model not in (None, name):
                 raise WrongUsage(
-                    f"{self.path}, row {rows.numbers[of_model[0]]}: column embedding_model says {name}, and "
-                    f"model {self._model} was asked for; leave out --model, or the column"
+                    f"{self.path}, row {rows.numbers[of_model[0]]}: column embedding_model says {name}, but "
+                    f"model {self._model} was requested; leave out --model, or the column"
                 )
             yield name, of_model
 
-    def _runs(self, rows: Rows, name: str) -> tuple[list[RunKey], IntArray]:
-        """Return the distinct runs of a batch, and the index of each row's."""
-        prompts = self._encoded(rows, "initial_prompt", pa.string(), "")
+    def _read_runs(self, rows: Rows, name: str) -> tuple[list[RunKey], IntArray]:
+        """Return the distinct runs of a batch, and the index of each row's run."""
+        prompts = self._encode_column(rows, "initial_prompt", pa.string(), "")
         rows.refuse_nul(pa.array(prompts[0], pa.string()).take(prompts[1]), "initial_prompt")
         parts: list[tuple[list[Any], IntArray]] = [
             encode(rows.complete(self._run, pa.string()))
             if self.names_runs
             else ([name], np.zeros(len(rows), dtype=np.int64)),
-            self._encoded(rows, "seed", pa.int64(), UNKNOWN_SEED),
-            self._networks(rows),
+            self._encode_column(rows, "seed", pa.int64(), UNKNOWN_SEED),
+            self._read_networks(rows),
             prompts,
         ]
         combined = np.zeros(len(rows), dtype=np.int64)
@@ -260,21 +262,21 @@ class EmbeddingFile:
         keys = [RunKey(*(values[of_rows[row]] for values, of_rows in parts)) for row in firsts]
         return keys, codes
 
-    def _networks(self, rows: Rows) -> tuple[list[Any], IntArray]:
+    def _read_networks(self, rows: Rows) -> tuple[list[Any], IntArray]:
         if "network" not in self._columns:
             return [UNKNOWN_NETWORK], np.zeros(len(rows), dtype=np.int64)
         if is_text(rows.batch.schema.field("network").type):
-            return self._networks_as_json(rows)
+            return self._parse_networks(rows)
         column = rows.cast("network", pa.list_(pa.string()))
         lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
         models = column.flatten()
         if models.null_count:
-            row = int(np.searchsorted(lengths.cumsum(), first_null(models), side="right"))
+            row = int(np.searchsorted(lengths.cumsum(), find_first_null(models), side="right"))
             rows.refuse(row, "network has a model without a name")
         wrong = pc.find_substring(models, "\0").to_numpy(zero_copy_only=False) >= 0
         if wrong.any():
             row = int(np.searchsorted(lengths.cumsum(), np.argmax(wrong), side="right"))
-            rows.refuse(row, f"network {HOLDS_NUL}")
+            rows.refuse(row, f"network {CONTAINS_NUL}")
         names, codes = encode(models)
         table = np.full((len(rows), max(1, lengths.max(initial=0))), -1)
         table[np.arange(table.shape[1]) < lengths[:, None]] = codes
@@ -282,13 +284,13 @@ class EmbeddingFile:
         networks = [tuple(names[code] for code in row if code >= 0) or UNKNOWN_NETWORK for row in unique]
         return networks, of_rows.reshape(-1)
 
-    def _networks_as_json(self, rows: Rows) -> tuple[list[Any], IntArray]:
-        texts, codes = self._encoded(rows, "network", pa.string(), "[]")
+    def _parse_networks(self, rows: Rows) -> tuple[list[Any], IntArray]:
+        texts, codes = self._encode_column(rows, "network", pa.string(), "[]")
         networks = []
         for code, text in enumerate(texts):
             try:
                 network = json.loads(text)
-                json.dumps(network, ensure_ascii=False).encode()  # JSON can name halves of characters.
+                json.dumps(network, ensure_ascii=False).encode()  # fails for unpaired surrogates
             except (ValueError, RecursionError):
                 network = None
             is_list = isinstance(network, list) and all(isinstance(name, str) for name in network)
@@ -297,16 +299,18 @@ class EmbeddingFile:
             networks.append(tuple(network) or UNKNOWN_NETWORK)
         return networks, codes
 
-    def _encoded(self, rows: Rows, name: str, kind: pa.DataType, default: Any) -> tuple[list[Any], IntArray]:
+    def _encode_column(
+        self, rows: Rows, name: str, kind: pa.DataType, default: Any
+    ) -> tuple[list[Any], IntArray]:
         if name not in self._columns:
             return [default], np.zeros(len(rows), dtype=np.int64)
         return encode(rows.cast(name, kind).fill_null(default))
 
 
-def _row_order(
+def _number_rows(
     runs: list[RunKey], codes: IntArray, model: str, counters: dict[tuple[RunKey, str], int]
 ) -> IntArray:
-    """Number the rows of each run in the order of the file, on from the counters, which are moved on."""
+    """Number the rows of each run in the order of the file, starting at the counters, which are advanced."""
     order = np.argsort(codes, kind="stable")
     ordered = codes[order]
     starts = np.searchsorted(ordered, np.arange(len(runs)))

@@ -1,7 +1,7 @@
-"""Rows into files: Parquet, Arrow, CSV and NDJSON, by the end of the name, whole or not at all.
+"""Export of rows into files of Parquet, Arrow, CSV or NDJSON, chosen by the file name extension.
 
-Rows are written while they come, in groups of some ten thousand. What is unfinished has another name; a file
-of the name that was asked for is complete, and one that was there before stays until then.
+Rows are written in groups of some ten thousand while they are read. An unfinished file has a temporary name.
+It replaces an existing file only when it is complete.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ from panic_tda.storage.read.results import ClusteringSummary
 
 GROUP_ROWS = 100_000
 GROUP_BYTES = 32 << 20
-"""Rows are written in groups of at most so many, and about so many bytes."""
+"""Largest number of rows of a group, and approximate largest size of it in bytes."""
 _COMPRESSION = "zstd"
 _RUN_BY_SPREADSHEETS = r"^'*([\t\r\n]|\s*[=+\-@＝＋－＠])"
-"""Texts that a spreadsheet would run, or that look like one that was kept from it
-(https://owasp.org/www-community/attacks/CSV_Injection)."""
+"""Texts that a spreadsheet would run as a formula, and texts that look like an escaped one.
+
+See https://owasp.org/www-community/attacks/CSV_Injection.
+"""
 
 Groups = Iterator[pa.RecordBatch]
 
@@ -44,9 +46,9 @@ class Written:
     Attributes
     ----------
     file : Path
-        As it was named.
+        Its path.
     rows, bytes : int
-        In it.
+        Its number of rows and of bytes.
     """
 
     file: Path
@@ -54,7 +56,7 @@ class Written:
     bytes: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the object that the exports print with `--json`, of plain values."""
+        """Return the object that the export commands print with `--json`."""
         return {"file": str(self.file), "rows": self.rows, "bytes": self.bytes}
 
 
@@ -68,31 +70,31 @@ def export_clustering(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Written:
-    """Write a clustering into a file, one row an embedding (see `open_rows`).
+    """Write a clustering into a file, one row per embedding (see `open_rows`).
 
     Parameters
     ----------
     database : Database
-        Read in one transaction, which lasts as long as the export.
+        The database, which is read in one transaction.
     clustering : ClusteringSummary
-        One that is stored.
+        A stored clustering.
     file : str or Path
-        Its end says the format, see `FORMATS`.
+        Path of the file; its extension determines the format, see `FORMATS`.
     with_vectors : bool
-        Whether there is a column of vectors; `import_embeddings` takes such a file.
+        Whether to write a column of vectors; `import_embeddings` reads such a file.
     beside : pyarrow.RecordBatch, optional
-        Further columns, as for `open_rows`; such as `layout.columns_of` gives.
+        Additional columns, as for `open_rows`, such as those of `layout.columns_of`.
     force : bool
-        Replace a file that exists.
+        Replace an existing file.
     progress : Progress, optional
-        Told the rows written.
+        Receives the number of written rows.
 
     Raises
     ------
     WrongUsage, MissingPath, CannotWrite
-        As `write_rows`.
+        As for `write_rows`.
     DatabaseError
-        As `open_rows`.
+        As for `open_rows`.
     """
     path = expand_home(file)
     require_target(path, force=force, with_lists=with_vectors, source=database.path)
@@ -103,58 +105,58 @@ def export_clustering(
 def require_target(
     path: Path, *, force: bool = False, with_lists: bool = False, source: Path | None = None
 ) -> None:
-    """Check that a file can be made, before anything is read for it.
+    """Check that a file can be created, before anything is read for it.
 
     Parameters
     ----------
     path : Path
-        Of the file.
+        Path of the file.
     force : bool
         Whether it may exist.
     with_lists : bool
-        Whether a column holds lists.
+        Whether a column contains lists.
     source : Path, optional
         The database file that the rows come from.
 
     Raises
     ------
     WrongUsage
-        Its name ends in none of `FORMATS`, it exists, the format has no lists, or it is a database or lies
-        beside one.
+        Its extension is not in `FORMATS`, it exists, the format has no lists, or it is a database or a file
+        of one.
     MissingPath
-        Its folder does not.
+        Its folder does not exist.
     """
     name = path.suffix.lower()
     if name not in FORMATS:
         raise WrongUsage(f"the name of the file must end in {', '.join(FORMATS)}; got {str(path)!r}")
     if with_lists and name in _WITHOUT_LISTS:
-        others = ", ".join(other for other in FORMATS if other not in _WITHOUT_LISTS)
-        raise WrongUsage(f"{path}: a {name} file has no vectors; name one that ends in {others}")
+        allowed = ", ".join(extension for extension in FORMATS if extension not in _WITHOUT_LISTS)
+        raise WrongUsage(f"{path}: a {name} file has no vectors; name one that ends in {allowed}")
     require_place(path, force=force, source=source)
 
 
 def write_rows(
     path: Path, rows: RowStream, *, force: bool = False, progress: Progress | None = None
 ) -> Written:
-    """Write all rows of a stream into a file in the format that its name ends in.
+    """Write all rows of a stream into a file, in the format of its extension.
 
     Parameters
     ----------
     path : Path
-        Of the file.
+        Path of the file.
     rows : RowStream
-        Is used up.
+        The rows, which can be read only once.
     force : bool
-        Replace a file that exists. It is what it was until the new one is complete.
+        Replace an existing file; it is not changed until the new one is complete.
     progress : Progress, optional
-        Told the rows written.
+        Receives the number of written rows.
 
     Raises
     ------
     WrongUsage, MissingPath
-        As `require_target`.
+        As for `require_target`.
     CannotWrite
-        The disk is full, or the folder takes no file.
+        The disk is full, or the folder cannot be written.
     """
     path = expand_home(path)
     with_lists = any(map(_is_list, rows.schema.types))
@@ -165,7 +167,7 @@ def write_rows(
 
     def groups() -> Groups:
         nonlocal n_written
-        for group in _grouped(rows.batches):
+        for group in _join_batches(rows.batches):
             yield group
             n_written += group.num_rows
             progress.advance(group.num_rows)
@@ -175,23 +177,23 @@ def write_rows(
     return Written(path, n_written, path.stat().st_size)
 
 
-def _grouped(batches: Groups) -> Groups:
+def _join_batches(batches: Groups) -> Groups:
     """Join batches to groups."""
-    some: list[pa.RecordBatch] = []
+    group: list[pa.RecordBatch] = []
     for batch in batches:
-        some.append(batch)
+        group.append(batch)
         if (
-            sum(one.num_rows for one in some) + batch.num_rows > GROUP_ROWS
-            or sum(one.nbytes for one in some) + batch.nbytes > GROUP_BYTES
+            sum(part.num_rows for part in group) + batch.num_rows > GROUP_ROWS
+            or sum(part.nbytes for part in group) + batch.nbytes > GROUP_BYTES
         ):
-            yield pa.concat_batches(some)
-            some = []
-    if some:
-        yield pa.concat_batches(some)
+            yield pa.concat_batches(group)
+            group = []
+    if group:
+        yield pa.concat_batches(group)
 
 
 def _write_parquet(file: IO[bytes], schema: pa.Schema, groups: Groups) -> None:
-    # Vectors hardly ever repeat: a dictionary of them is built in vain.
+    # No dictionary for vectors, because they hardly ever repeat.
     texts = [field.name for field in schema if pa.types.is_string(field.type)]
     with pq.ParquetWriter(file, schema, compression=_COMPRESSION, use_dictionary=texts) as writer:
         for group in groups:
@@ -208,7 +210,7 @@ def _write_csv(file: IO[bytes], schema: pa.Schema, groups: Groups) -> None:
     with csv.CSVWriter(file, schema) as writer:
         for group in groups:
             columns = [
-                _kept_from_spreadsheets(column) if pa.types.is_string(column.type) else column
+                _escape_formulas(column) if pa.types.is_string(column.type) else column
                 for column in group.columns
             ]
             writer.write_batch(pa.record_batch(columns, schema=schema))
@@ -217,9 +219,11 @@ def _write_csv(file: IO[bytes], schema: pa.Schema, groups: Groups) -> None:
 def _write_ndjson(file: IO[bytes], _schema: pa.Schema, groups: Groups) -> None:
     encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
     for group in groups:
-        plain = pa.record_batch([_finite(column) for column in group.columns], names=group.schema.names)
-        # In ASCII: some programs take a line for ended by characters that JSON leaves as they are.
-        file.writelines(f"{encode(row)}\n".encode() for row in _rows(plain))
+        plain = pa.record_batch(
+            [_replace_infinite(column) for column in group.columns], names=group.schema.names
+        )
+        # In ASCII, because some programs treat characters that JSON does not escape as the end of a line.
+        file.writelines(f"{encode(row)}\n".encode() for row in _read_rows(plain))
 
 
 FORMATS: dict[str, Callable[[IO[bytes], pa.Schema, Groups], None]] = {
@@ -231,29 +235,29 @@ FORMATS: dict[str, Callable[[IO[bytes], pa.Schema, Groups], None]] = {
     ".ndjson": _write_ndjson,
     ".jsonl": _write_ndjson,
 }
-"""What writes a file, by the end of its name."""
+"""The function that writes a file, by the file name extension."""
 _WITHOUT_LISTS = (".csv",)
 
 
-def _rows(batch: pa.RecordBatch, at_once: int = 1000) -> Iterator[dict[str, Any]]:
+def _read_rows(batch: pa.RecordBatch, at_once: int = 1000) -> Iterator[dict[str, Any]]:
     for rows in slices(batch.num_rows, at_once):
         yield from batch[rows].to_pylist()
 
 
-def _kept_from_spreadsheets(texts: pa.Array) -> pa.Array:
-    """Put a `'` before texts that a spreadsheet would run.
+def _escape_formulas(texts: pa.Array) -> pa.Array:
+    """Put a `'` before texts that a spreadsheet would run as formulas.
 
-    It goes also before texts that begin with such marks already: taking one away from what
-    `_RUN_BY_SPREADSHEETS` matches gives every text back.
+    It is also put before texts that already begin with such marks. Removing one mark from every text that
+    `_RUN_BY_SPREADSHEETS` matches restores the original texts.
     """
     runs = pc.match_substring_regex(texts, _RUN_BY_SPREADSHEETS)
     return pc.if_else(runs, pc.binary_join_element_wise("'", texts, ""), texts)
 
 
-def _finite(column: pa.Array) -> pa.Array:
-    """Make nulls of numbers that JSON does not know."""
+def _replace_infinite(column: pa.Array) -> pa.Array:
+    """Replace NaN and infinite numbers, which JSON does not have, by null."""
     if _is_list(column.type):
-        values = _finite(column.values)
+        values = _replace_infinite(column.values)
         return pa.FixedSizeListArray.from_arrays(values, column.type.list_size, mask=column.is_null())
     if not pa.types.is_floating(column.type):
         return column

@@ -1,4 +1,4 @@
-"""The formats of files, told by their first bytes whatever their names end in."""
+"""Recognition of file formats by the first bytes, not by the file name extension."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _WRITE_PARQUET = "write what it holds as Parquet"
 
 @dataclass(frozen=True)
 class Format:
-    """What a file is.
+    """A file format.
 
     Attributes
     ----------
     name : str
-        As a message says it, with its article.
+        Its name in messages, with an article.
     advice : str
-        What to do with a file of this format where it cannot be read.
+        What to do with a file of this format, if it cannot be read.
     """
 
     name: str
@@ -76,7 +76,7 @@ _BY_MAGIC: tuple[tuple[int, bytes, Format], ...] = (
 
 
 def recognise(path: Path) -> Format:
-    """Tell what a file is, by its first bytes.
+    """Return the format of a file, recognised by its first bytes.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def _recognise_text(path: Path, head: bytes) -> Format | None:
         return None
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     try:
-        # The head of a longer file may end within a character.
+        # The first bytes of a longer file may end within a character.
         text = decoder.decode(head, final=len(head) < _HEAD)
     except UnicodeDecodeError:
         return _OTHER_TEXT

@@ -1,4 +1,4 @@
-"""Embeddings from files into a database, in one transaction."""
+"""Import of embeddings from files into a database, in one transaction."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from panic_tda.errors import WrongUsage
 from panic_tda.files.column_choice import Columns
 from panic_tda.files.embedding_files import EmbeddingFile
-from panic_tda.files.naming import name_of
+from panic_tda.files.naming import derive_run_name
 from panic_tda.files.pipeline_databases import is_sqlite_file
 from panic_tda.files.pipeline_dumps import PipelineDump
 from panic_tda.paths import expand_home
@@ -21,7 +21,7 @@ from panic_tda.storage.write.import_summary import ImportSummary
 
 
 def sample_files() -> list[Path]:
-    """Return the files of the sample that ships with the package: 48 runs of captions in two models."""
+    """Return the sample files of the package: 48 runs of captions, embedded with two models."""
     folder = resources.files("panic_tda") / "sample"
     return [Path(str(folder / name)) for name in ("captions_lsa.parquet", "captions_minilm.parquet")]
 
@@ -39,69 +39,67 @@ def import_embeddings(
     """Import files of embeddings, or dumps of the generation pipeline, in one transaction.
 
     A folder is a dump (see `pipeline_dumps`); an SQLite database of the pipeline's newer generation is
-    read like one. The rows keep their ids, so that medoids lead back to the same invocations. What is in
-    the database under an id stays as it is; what differs, what belongs to nothing and what would count
-    twice is left out, counted, and told in the log.
+    imported in the same way. Imported rows keep their ids, so that medoids refer to the same invocations.
+    Rows that are stored already are not changed. Rows that differ from stored ones, that refer to missing
+    rows or that would be duplicates are skipped, counted and logged.
 
-    A file is Parquet, Arrow IPC (Feather), an Arrow stream, CSV, NDJSON, or NumPy's `.npy` or `.npz`. Needed
-    are columns `text` and `vector` (lists of numbers, stored as float32), and an embedding model: the column
-    `embedding_model`, or `model`. Columns `run` (else `run_id`, as exports call it), `sequence_number`,
-    `initial_prompt`, `network` (lists of names, or JSON of them) and `seed` say where a text comes from.
-    `columns` says which columns have other names, or that rows have no text. In CSV a vector is a cell such
-    as `[0.1, 0.2]`. The arrays of an `.npz` archive are its columns; the one array of a file is `vector`.
+    A file is Parquet, Arrow IPC (Feather), an Arrow stream, CSV, NDJSON, or NumPy's `.npy` or `.npz`. It
+    needs columns `text` and `vector` (lists of numbers, stored as float32), and an embedding model from the
+    column `embedding_model` or from `model`. Optional columns are `run` (or `run_id`, the name in exports),
+    `sequence_number`, `initial_prompt`, `network` (lists of names, or JSON of them) and `seed`. `columns`
+    names columns that have other names, or says that rows have no text. In CSV a vector is a cell such as
+    `[0.1, 0.2]`. The arrays of an `.npz` archive are its columns; a single array is the column `vector`.
 
-    Without a run, a file is one, known by its texts and their sequence
-    numbers (see `naming`): the same texts in another model's file meet the same invocations, and a file that
-    has grown the run that it was. Without `sequence_number` texts are numbered in the order of the file, per
-    run and model.
+    A file without a column of runs is one run, which is identified by its texts and their sequence numbers
+    (see `naming`). The same texts in the file of another model belong to the same invocations, and a file
+    that has grown belongs to the same run. Without `sequence_number`, texts are numbered in the order of the
+    file, for each run and model.
 
-    Rows without a text are taken where the column `output_type` says what they are, `text` or `image`, or
-    where `columns` leaves all texts out. Their `output_text` is NULL, they are known by run and sequence
-    number, and they say nothing of a text that is stored there; a file that has no text and names no runs is
-    known by its first vector. The same text with another vector than the stored one is counted, and what is
-    stored stays.
+    Rows without a text are accepted if the column `output_type` says `text` or `image`, or if `columns`
+    excludes all texts. Their `output_text` is NULL, they are identified by run and sequence number, and they
+    do not change a stored text. A file without texts and runs is identified by its first vector. The same
+    text with another vector than the stored one is counted, and the stored vector is not changed.
 
-    Ids are hashes of (run, seed, network, prompt, sequence number, model): importing again adds nothing, and
-    a file that has grown adds what is new. The runs that are new form one experiment. When a text or a vector
-    was made is not known: the times of new rows are NULL, or 1970-01-01 00:00 in a file of the generation
-    pipeline whose columns do not take NULL.
+    Ids are hashes of (run, seed, network, prompt, sequence number, model): importing a file again adds
+    nothing, and a file that has grown adds its new rows. The new runs form one experiment. Files have no
+    creation times: the times of new rows are NULL, or 1970-01-01 00:00 in a database of the generation
+    pipeline whose columns do not accept NULL.
 
     Parameters
     ----------
     files : iterable of str or Path
         Files of embeddings, SQLite databases of the pipeline, and folders.
     database : Database
-        With tables of the current version; `open_database(path, create=True)` makes one.
+        A database with tables of the current version; `open_database(path, create=True)` creates one.
     model : str, optional
-        The embedding model of files that have no column for it; not with a dump, which names its models.
+        The embedding model of files without a column for it; not allowed with a dump, which names its models.
     columns : Columns, optional
-        Of all files; not with a dump.
+        Column names of all files; not allowed with a dump.
     texts : str or Path, optional
-        The texts of one `.npy` or `.npz` file: UTF-8, one a line, or a JSON list where its name ends in
+        The texts of one `.npy` or `.npz` file: UTF-8, one per line, or a JSON list if its name ends in
         `.json`.
     skip_invalid : bool
-        Leave out embeddings whose vector cannot be used (missing, of another length than most, zero or not
-        finite), count them, and say in the log which. The text keeps its place in its run.
+        Skip embeddings with an invalid vector (missing, of another length than most, zero or not finite), and
+        count and log them. The text keeps its sequence number in its run.
     progress : Progress, optional
-        Told the rows imported.
+        Receives the number of imported rows.
 
     Returns
     -------
     ImportSummary
-        What was added.
+        The numbers of added and skipped rows.
 
     Raises
     ------
     BadInput
         A file lacks a column, or a row cannot be imported: its vector is missing, ragged, zero or not finite
-        (without `skip_invalid`), the name of its model is empty or holds a control character, a text or a
-        name holds NUL, or its text differs from the one in the database under the same key. Nothing is
-        imported.
+        (without `skip_invalid`), the name of its model is empty or contains a control character, a text or a
+        name contains NUL, or its text differs from the stored one with the same key. Nothing is imported.
     WrongUsage
-        No file, an embedding model that is not named, or named differently by the file and the caller, or a
-        named column that a file lacks.
+        There is no file, the embedding model is missing or differs between file and caller, or a file lacks a
+        named column.
     MissingPath
-        There is no such file, or a folder holds no dump.
+        A file does not exist, or a folder contains no dump.
     """
     progress = progress or Silent()
     sources = require_files(files, model=model, columns=columns, texts=texts)
@@ -117,7 +115,7 @@ def import_embeddings(
                 )
                 continue
             n_files += 1
-            name = "" if source.names_runs else name_of(source, additions, skip_invalid=skip_invalid)
+            name = "" if source.names_runs else derive_run_name(source, additions, skip_invalid=skip_invalid)
             for batch in source.batches(name, skip_invalid=skip_invalid):
                 additions.add(batch)
                 progress.advance(len(batch.rows))
@@ -128,7 +126,7 @@ def import_embeddings(
 def _add_dump(
     dump: PipelineDump, additions: DumpAdditions, progress: Progress, *, skip_invalid: bool
 ) -> ImportSummary:
-    """Add the rows of a dump, those that others refer to first, whatever their order in its files."""
+    """Add the rows of a dump, table by table, so that rows are added before those that refer to them."""
     for experiments in dump.experiments():
         additions.add_experiments(experiments)
         progress.advance(len(experiments))
@@ -154,15 +152,15 @@ def require_files(
     columns: Columns | None = None,
     texts: str | Path | None = None,
 ) -> list[EmbeddingFile | PipelineDump]:
-    """Open all files and check their columns; what is wrong is found before a database is made for them.
+    """Open all files and check their columns, before a database is created for them.
 
     Raises
     ------
     BadInput, WrongUsage
-        As `import_embeddings`.
+        As for `import_embeddings`.
     """
     texts = None if texts is None else expand_home(texts)
-    sources = [_opened(expand_home(file), model, columns, texts) for file in files]
+    sources = [_open(expand_home(file), model, columns, texts) for file in files]
     if not sources:
         raise WrongUsage("no file to import; name files of embeddings, or the folder of a dump")
     if texts is not None and len(sources) > 1:
@@ -170,22 +168,22 @@ def require_files(
     return sources
 
 
-def _opened(
+def _open(
     path: Path, model: str | None, columns: Columns | None, texts: Path | None
 ) -> EmbeddingFile | PipelineDump:
-    # A database of the pipeline is a dump; only other formats are named by `open_table`.
+    # A database of the pipeline is read like a dump; `open_table` refuses other formats with advice.
     is_database = is_sqlite_file(path)
     if not is_database and not path.is_dir():
         return EmbeddingFile(path, model, columns=columns, texts=texts)
-    what = "database" if is_database else "folder"
+    kind = "database" if is_database else "folder"
     if texts is not None or columns not in (None, Columns()):
         raise WrongUsage(
-            f"{path} is a {what} of the pipeline, whose columns have fixed names; name no columns and no "
+            f"{path} is a {kind} of the pipeline, whose columns have fixed names; name no columns and no "
             "texts for it"
         )
     if model is not None:
         raise WrongUsage(
-            f"{path} is a {what}, and names its models; model {model} was asked for: leave out --model, or "
-            "import it on its own"
+            f"{path} is a {kind} that names its models, but model {model} was requested; leave out --model, "
+            "or import it on its own"
         )
     return PipelineDump(path)

@@ -1,7 +1,7 @@
-"""NumPy's files of arrays, read as columns by batches: `.npy`, and each array of an `.npz` by its name.
+"""Reading of NumPy files as columns in batches: the array of a `.npy` file, and the arrays of an `.npz` file.
 
-Nothing that is pickled is read. Of a `.npy` file the rows are mapped, of an `.npz` archive they are
-decompressed as they come, so that memory does not grow with the file.
+Pickled data are never read. A `.npy` file is memory-mapped, and an `.npz` archive is decompressed step by
+step, so that memory use does not grow with the file.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ import pyarrow as pa
 
 from panic_tda.arrays.rows import slices
 from panic_tda.errors import BadInput
-from panic_tda.files.arrow_files import NUMPY, ArrowFile, readable
+from panic_tda.files.arrow_files import NUMPY, ArrowFile, translate_read_errors
 from panic_tda.files.casting import BATCH_VALUES, MAX_VALUES
 from panic_tda.files.texts_files import TextsFile
 
 _WHOLE_BYTES = 1 << 30
-"""Of an array in an archive that is stored by columns, and can only be read whole."""
+"""Largest size of an array in an archive that is stored by columns, because it must be read at once."""
 
 
 @dataclass(frozen=True)
 class _Array:
-    """An array in a file, `member` of an archive."""
+    """An array in a file, or the array `member` of an archive."""
 
     path: Path
     member: str | None
@@ -40,7 +40,7 @@ class _Array:
 
     @property
     def kind(self) -> pa.DataType | None:
-        """The type of a column of it; None where it is none."""
+        """Return the type of the array as a column, or None if it cannot be a column."""
         if self.dtype.kind not in "iufUSb" or (self.dtype.kind == "f" and self.dtype.itemsize > 8):
             return None
         if self.dtype.kind in "US":
@@ -72,16 +72,16 @@ class _Array:
                     raise ValueError(
                         f"{self.member} is stored by columns; save numpy.ascontiguousarray of it"
                     )
-                array = self._from_bytes(_read_exactly(file, n_bytes), self.shape[::-1]).T
+                array = self._convert_bytes(_read_exactly(file, n_bytes), self.shape[::-1]).T
                 yield from (array[rows] for rows in slices(len(array), batch_rows))
                 return
             row_bytes = self.dtype.itemsize * int(np.prod(self.shape[1:]))
             for rows in slices(self.shape[0], batch_rows):
                 n_rows = rows.stop - rows.start
-                yield self._from_bytes(_read_exactly(file, n_rows * row_bytes), (n_rows, *self.shape[1:]))
+                yield self._convert_bytes(_read_exactly(file, n_rows * row_bytes), (n_rows, *self.shape[1:]))
 
-    def _from_bytes(self, content: bytes, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-        # What has no bytes, such as strings of length 0, is made anew.
+    def _convert_bytes(self, content: bytes, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+        # Arrays without bytes, such as strings of length 0, cannot be read from a buffer.
         if not content:
             return np.zeros(shape, self.dtype)
         return np.frombuffer(content, self.dtype).reshape(shape)
@@ -97,9 +97,9 @@ def open_numpy_file(
     path : Path
         The file.
     names : dict of str to str
-        As `ArrowFile.names`.
+        As for `ArrowFile.names`.
     texts : TextsFile or None
-        The column `text`, a text for each row.
+        Texts for the rows, which become the column `text`.
     is_archive : bool
         Whether it is an `.npz` archive.
 
@@ -108,9 +108,10 @@ def open_numpy_file(
     MissingPath
         There is no such file.
     BadInput
-        It is damaged, its one array is none of vectors, or there is another number of texts than of rows.
+        It is damaged, its single array is not a matrix of vectors, or the number of texts is not that of
+        rows.
     """
-    with readable(path, NUMPY), _numpy_errors():
+    with translate_read_errors(path, NUMPY), _translate_numpy_errors():
         arrays = _read_archive_headers(path) if is_archive else {"vector": _read_file_header(path)}
     if len(arrays) == 1 and names.get("vector") in (None, "vector"):
         arrays = {"vector": next(iter(arrays.values()))}
@@ -156,8 +157,8 @@ def _read_columns(
     streams = {name: array.columns(step) for name, array in chosen.items()}
     if texts is not None and "text" in columns:
         streams["text"] = texts.batches(step)
-    with _numpy_errors():
-        # Which of several columns is too short was said before, or is an error of its own here.
+    with _translate_numpy_errors():
+        # Columns of different lengths were refused above, or raise an error of their own here.
         for parts in zip(*(streams[name] for name in columns), strict=True):
             yield pa.RecordBatch.from_arrays(list(parts), names=columns)
 
@@ -201,8 +202,8 @@ def _read_exactly(file: IO[bytes], n_bytes: int) -> bytes:
 
 
 @contextmanager
-def _numpy_errors() -> Iterator[None]:
-    """Turn what goes wrong with the bytes of arrays into errors that `readable` knows."""
+def _translate_numpy_errors() -> Iterator[None]:
+    """Turn errors in the bytes of arrays into errors that `translate_read_errors` knows."""
     try:
         yield
     except (ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:

@@ -1,4 +1,4 @@
-"""SQLite files: those of the generation pipeline's newer generation are read like its dumps."""
+"""SQLite databases of the generation pipeline's newer generation, read like its dumps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from panic_tda.errors import BadInput
-from panic_tda.files.arrow_files import ArrowFile, readable
+from panic_tda.files.arrow_files import ArrowFile, translate_read_errors
 from panic_tda.storage.database import NEWER_TABLES, Database, open_database
 from panic_tda.storage.write.pipeline_tables import read_layout, stream_table
 
@@ -17,20 +17,20 @@ _MAGIC = b"SQLite format 3\0"
 
 
 def is_sqlite_file(path: Path) -> bool:
-    """Tell whether a file begins as SQLite files do; False where there is none."""
+    """Return whether a path is a file that begins like an SQLite file."""
     if not path.is_file():
         return False
-    with readable(path), path.open("rb") as file:
+    with translate_read_errors(path), path.open("rb") as file:
         return file.read(len(_MAGIC)) == _MAGIC
 
 
 def open_pipeline_database(path: Path) -> dict[str, ArrowFile]:
-    """Return the tables of a database as files with the columns that a dump has.
+    """Return the tables of a database as files with the columns of a dump.
 
     Raises
     ------
     BadInput
-        The database has other tables.
+        The database does not have the tables of the pipeline.
     DatabaseError
         It cannot be read.
     """
@@ -43,13 +43,13 @@ def open_pipeline_database(path: Path) -> dict[str, ArrowFile]:
             f"of the generation pipeline are imported; if it has embeddings, work on it with --db {quoted}"
         )
     return {
-        table: _table_file(database, path, table, schema, n_rows)
+        table: _wrap_table(database, path, table, schema, n_rows)
         for table, (schema, n_rows) in layout.items()
     }
 
 
-def _table_file(database: Database, path: Path, table: str, schema: pa.Schema, n_rows: int) -> ArrowFile:
-    # Only messages show it.
+def _wrap_table(database: Database, path: Path, table: str, schema: pa.Schema, n_rows: int) -> ArrowFile:
+    # This path is shown only in messages.
     label = Path(f"{path}, table {table}")
 
     def read(_path: Path, columns: list[str], batch_rows: int) -> Iterator[pa.RecordBatch]:

@@ -1,16 +1,16 @@
-"""Folders of Parquet files in which the generation pipeline's newer generation hands on its experiments.
+"""Dumps: folders of Parquet files in which the generation pipeline's newer generation exports experiments.
 
-One file a table: `runs`, `invocations` and `embeddings`, and `experiments` where it is there; other files and
-further columns are left alone. Ids are UUIDs, written with dashes. Lists (`network`, `networks`, `prompts`,
-`embedding_models`, `seeds`) are JSON strings, or lists. Times are ISO 8601: one that names its offset becomes
-UTC, one that names none stays as it is written. Images are without their bytes. What has no seed of its own
-has that of its run. The newer generation has no seeds and numbers the runs of one network and prompt: where
-there is no column `seed`, `run_number` is stored as the seed, else `UNKNOWN_SEED`.
+A dump has one file per table: `runs`, `invocations`, `embeddings` and optionally `experiments`. Other files
+and columns are ignored. Ids are UUIDs with dashes. Lists (`network`, `networks`, `prompts`,
+`embedding_models`, `seeds`) are JSON strings or lists. Times are ISO 8601; a time with an offset is converted
+to UTC, a time without one is not changed. Images have no bytes. Invocations without a seed have that of their
+run. The newer generation has no seeds but numbers the runs of one network and prompt: without a column
+`seed`, `run_number` is stored as the seed, or else `UNKNOWN_SEED`.
 
 The pipeline's own SQLite database has the same tables, and is read by the same code (`pipeline_databases`).
 
-A dump may hold each run's prompt as an output before the first one: ids that begin with `prompt-`, sequence
-number −1. They are handed on as they are, and left out where rows are added.
+A dump may contain each run's prompt as an output before the first one, with an id that begins with `prompt-`
+and sequence number −1. They are read like other rows, and skipped when rows are added to the database.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from panic_tda.errors import MissingPath
-from panic_tda.files.arrow_files import ArrowFile, open_arrow_file, readable
+from panic_tda.files.arrow_files import ArrowFile, open_arrow_file, translate_read_errors
 from panic_tda.files.columns import (
     INTEGERS,
     STRINGS,
@@ -55,12 +55,12 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 8192
 TABLES = ("experiments", "runs", "invocations", "embeddings")
-"""In the order in which rows refer to each other."""
+"""The tables, each after those that its rows refer to."""
 OPTIONAL_TABLE = "experiments"
 _MOST_RUNS = 100_000
-"""So many runs of one network and prompt are listed in an experiment; a greater number is damage."""
+"""Largest number of runs of one network and prompt; a larger number counts as damage."""
 _SHOWN = 80
-"""So many characters of a value that cannot be right are shown."""
+"""Number of characters of an invalid value in a message."""
 
 _LISTS: Kind = ("JSON strings or lists", lambda kind: is_string(kind) or is_list_of(kind, lambda _: True))
 _TIMES: Kind = ("ISO 8601 strings or timestamps", lambda kind: is_string(kind) or pa.types.is_timestamp(kind))
@@ -93,7 +93,7 @@ _OPTIONAL: dict[str, dict[str, Kind]] = {
 
 
 class PipelineDump:
-    """One dump, in the files of a folder; or a database of the pipeline, which has the same tables.
+    """A dump in a folder, or a database of the pipeline, which has the same tables.
 
     Parameters
     ----------
@@ -105,13 +105,13 @@ class PipelineDump:
     MissingPath
         The folder lacks a file.
     BadInput
-        A file is of another format, columns are missing or of a wrong type, or the database has other tables.
+        A file has another format, columns are missing or have a wrong type, or the database has other tables.
     """
 
     def __init__(self, source: Path) -> None:
         self._files = _open_folder(source) if source.is_dir() else open_pipeline_database(source)
         self.n_files = len(self._files) if source.is_dir() else 1
-        """Files that are read."""
+        """Number of files that are read."""
         self._columns = {
             table: check_columns(file, _REQUIRED[table], _OPTIONAL[table])
             for table, file in self._files.items()
@@ -119,54 +119,55 @@ class PipelineDump:
 
     @property
     def n_rows(self) -> int | None:
-        """Rows of all files; None where only reading them all would tell."""
+        """Return the number of rows of all files, or None if it is unknown before reading them."""
         counts = [file.n_rows for file in self._files.values()]
         return None if None in counts else sum(count or 0 for count in counts)
 
     def experiments(self) -> Iterator[list[DumpedExperiment]]:
-        """Read the experiments; nothing where there is no file of them.
+        """Read the experiments; yield nothing if there is no file of experiments.
 
         Raises
         ------
         BadInput
-            A row lacks a value or holds an impossible one; the message names it. So do all that follow.
+            A row lacks a value or has an invalid one; the message names it. The same holds for the other
+            methods.
         """
-        for rows in self._rows("experiments"):
-            with readable(rows.path):
-                made = _experiments(_Table(rows))
-            yield made
+        for rows in self._read_rows("experiments"):
+            with translate_read_errors(rows.path):
+                experiments = _build_experiments(_Table(rows))
+            yield experiments
 
     def runs(self) -> Iterator[list[DumpedRun]]:
         """Read the runs."""
-        for rows in self._rows("runs"):
-            with readable(rows.path):
-                made = _runs(_Table(rows))
-            yield made
+        for rows in self._read_rows("runs"):
+            with translate_read_errors(rows.path):
+                runs = _build_runs(_Table(rows))
+            yield runs
 
     def invocations(self) -> Iterator[DumpedInvocations]:
         """Read the invocations, some thousand at a time."""
-        for rows in self._rows("invocations"):
-            with readable(rows.path):
-                made = _invocations(_Table(rows))
-            yield made
+        for rows in self._read_rows("invocations"):
+            with translate_read_errors(rows.path):
+                invocations = _build_invocations(_Table(rows))
+            yield invocations
 
     def inputs(self) -> Iterator[tuple[list[str], list[str | None]]]:
-        """Read the ids of the invocations once more, and of those that they were made from."""
-        for rows in self._rows("invocations", ("id", "input_invocation_id")):
-            with readable(rows.path):
+        """Read the ids of the invocations again, with the ids of their input invocations."""
+        for rows in self._read_rows("invocations", ("id", "input_invocation_id")):
+            with translate_read_errors(rows.path):
                 table = _Table(rows)
-                made = table.ids("id", or_prompts=True), table.inputs()
-            yield made
+                ids, input_ids = table.ids("id", or_prompts=True), table.inputs()
+            yield ids, input_ids
 
     def embeddings(self, *, skip_invalid: bool = False) -> Iterator[DumpedEmbeddings]:
-        """Read the embeddings, some thousand of one model at a time; `skip_invalid` as for imports."""
+        """Read the embeddings, some thousand of one model at a time; for `skip_invalid` see imports."""
         widths: dict[str, int] | None = {} if skip_invalid else None
-        for rows in self._rows("embeddings"):
-            with readable(rows.path):
-                made = list(_embeddings(rows, widths))
-            yield from made
+        for rows in self._read_rows("embeddings"):
+            with translate_read_errors(rows.path):
+                batches = list(_divide_embeddings(rows, widths))
+            yield from batches
 
-    def _rows(self, table: str, columns: tuple[str, ...] = ()) -> Iterator[Rows]:
+    def _read_rows(self, table: str, columns: tuple[str, ...] = ()) -> Iterator[Rows]:
         if table not in self._files:
             return
         wanted = [name for name in self._columns[table] if not columns or name in columns]
@@ -186,7 +187,7 @@ def _open_folder(folder: Path) -> dict[str, ArrowFile]:
 
 
 class _Table:
-    """Rows of a dump as lists of plain values, a missing column being one of missing values."""
+    """Rows of a dump, whose columns are returned as lists; a missing column has only missing values."""
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
@@ -195,7 +196,7 @@ class _Table:
         return name in self.rows.batch.schema.names
 
     def known_ids(self, name: str, *, or_prompts: bool = False) -> list[str | None]:
-        """Return ids as 32 lower-case hexadecimal digits, and those of prompts as they are."""
+        """Return ids as 32 lower-case hexadecimal digits, and ids of prompts unchanged."""
         if name not in self:
             return [None] * len(self.rows)
         column = self.rows.cast(name, pa.large_string())
@@ -206,19 +207,19 @@ class _Table:
         if row >= 0:
             allowed = "32 hexadecimal digits, with or without dashes"
             allowed += f", or begin with {PROMPT}" if or_prompts else ""
-            self.rows.refuse(row, f"{name} must be {allowed}; got {_shown(column[row].as_py())}")
+            self.rows.refuse(row, f"{name} must be {allowed}; got {_shorten(column[row].as_py())}")
         ids: list[str | None] = pc.if_else(is_prompt, column, plain).to_pylist()
         return ids
 
     def ids(self, name: str, *, or_prompts: bool = False) -> list[str]:
-        """Return ids of which none is missing."""
-        found = self.known_ids(name, or_prompts=or_prompts)
-        if None in found:
-            self._refuse_missing(name, found.index(None))
-        return [identity for identity in found if identity is not None]
+        """Return ids, and refuse missing ones."""
+        ids = self.known_ids(name, or_prompts=or_prompts)
+        if None in ids:
+            self._refuse_missing(name, ids.index(None))
+        return [identity for identity in ids if identity is not None]
 
     def inputs(self) -> list[str | None]:
-        """Return the ids of what invocations were made from."""
+        """Return the ids of the input invocations."""
         return self.known_ids("input_invocation_id", or_prompts=True)
 
     def integers(self, name: str) -> list[int | None]:
@@ -229,43 +230,43 @@ class _Table:
         return integers
 
     def times(self, name: str) -> list[datetime | None]:
-        """Return times without their offsets, of which some may be missing."""
+        """Return times in UTC without an offset, of which some may be missing."""
         if name not in self:
             return [None] * len(self.rows)
         column = self.rows.batch.column(name)
-        convert: Callable[[Any], datetime] = _from_text
+        convert: Callable[[Any], datetime] = _parse_time
         if pa.types.is_timestamp(column.type):
-            # Nanoseconds are cut off; what counts in larger units fits, or is refused.
+            # Nanoseconds are truncated; times in larger units either fit or are refused.
             column = column.cast(pa.timestamp("us"), safe=column.type.unit != "ns").cast(pa.int64())
-            convert = _from_microseconds
-        made: list[datetime | None] = []
+            convert = _convert_microseconds
+        times: list[datetime | None] = []
         for row, value in enumerate(column.to_pylist()):
             try:
-                made.append(None if value is None else convert(value))
+                times.append(None if value is None else convert(value))
             except (ValueError, OverflowError):
-                self.rows.refuse(row, f"{name} must be a time in ISO 8601; got {_shown(value)}")
-        return made
+                self.rows.refuse(row, f"{name} must be a time in ISO 8601; got {_shorten(value)}")
+        return times
 
-    def lists(self, name: str, what: str, is_right: Callable[[Any], bool]) -> list[Any]:
-        """Return lists, which may be written as JSON; none is missing."""
-        made = []
+    def lists(self, name: str, allowed: str, is_valid: Callable[[Any], bool]) -> list[Any]:
+        """Return lists, which may be written as JSON, and refuse missing ones."""
+        lists = []
         for row, value in enumerate(self.rows.batch.column(name).to_pylist()):
             if value is None:
                 self._refuse_missing(name, row)
             try:
-                made.append(json.loads(value) if isinstance(value, str) else value)
+                lists.append(json.loads(value) if isinstance(value, str) else value)
             except (ValueError, RecursionError):
-                made.append(None)
-            if not is_right(made[row]):
-                self.rows.refuse(row, f"{name} must be {what}, or JSON of one; got {_shown(value)}")
-        return made
+                lists.append(None)
+            if not is_valid(lists[row]):
+                self.rows.refuse(row, f"{name} must be {allowed}, or JSON of one; got {_shorten(value)}")
+        return lists
 
     def _refuse_missing(self, name: str, row: int) -> NoReturn:
         self.rows.refuse(row, f"{name} is missing (null)")
 
 
-def _experiments(table: _Table) -> list[DumpedExperiment]:
-    # Where runs have numbers in place of seeds, they go from 0 for each network and prompt.
+def _build_experiments(table: _Table) -> list[DumpedExperiment]:
+    # Without seeds, the runs of each network and prompt are numbered from 0.
     seeds = [
         list(range(count)) if count and 0 < count <= _MOST_RUNS else [UNKNOWN_SEED]
         for count in table.integers("num_runs")
@@ -285,7 +286,7 @@ def _experiments(table: _Table) -> list[DumpedExperiment]:
     return [DumpedExperiment(*values) for values in zip(*columns, strict=True)]
 
 
-def _runs(table: _Table) -> list[DumpedRun]:
+def _build_runs(table: _Table) -> list[DumpedRun]:
     seeds = table.integers("seed" if "seed" in table else "run_number")
     columns = (
         table.ids("id"),
@@ -298,7 +299,7 @@ def _runs(table: _Table) -> list[DumpedRun]:
     return [DumpedRun(*values) for values in zip(*columns, strict=True)]
 
 
-def _invocations(table: _Table) -> DumpedInvocations:
+def _build_invocations(table: _Table) -> DumpedInvocations:
     rows = table.rows
     ids, models = table.ids("id", or_prompts=True), rows.known_texts("model")
     numbers = rows.integers("sequence_number", least=-1)
@@ -319,38 +320,38 @@ def _invocations(table: _Table) -> DumpedInvocations:
     )
 
 
-def _embeddings(rows: Rows, widths: dict[str, int] | None) -> Iterator[DumpedEmbeddings]:
+def _divide_embeddings(rows: Rows, widths: dict[str, int] | None) -> Iterator[DumpedEmbeddings]:
     """Divide embeddings by their model, and by whether they have a vector.
 
     Parameters
     ----------
     rows : Rows
-        Of the table.
+        Rows of the table `embeddings`.
     widths : dict of str to int or None
-        Dimensions of each model's vectors so far, which this adds to. None refuses vectors that are invalid.
+        Dimensions of each model's earlier vectors; new models are added. None refuses invalid vectors.
     """
     for model, of_model in rows.models():
         is_missing = rows.batch.column("vector").is_null().to_numpy(zero_copy_only=False)[of_model]
         if not is_missing.all():
-            yield from _with_vectors(model, rows.take(of_model[~is_missing]), widths)
+            yield from _read_vectors(model, rows.take(of_model[~is_missing]), widths)
         if is_missing.any():
-            yield _embeddings_of(model, rows.take(of_model[is_missing]))
+            yield _build_embeddings(model, rows.take(of_model[is_missing]))
 
 
-def _with_vectors(model: str, rows: Rows, widths: dict[str, int] | None) -> Iterator[DumpedEmbeddings]:
+def _read_vectors(model: str, rows: Rows, widths: dict[str, int] | None) -> Iterator[DumpedEmbeddings]:
     if widths is None:
-        yield _embeddings_of(model, rows, read_all_vectors(rows))
+        yield _build_embeddings(model, rows, read_all_vectors(rows))
         return
     usable = read_usable_vectors(rows, widths.get(model, 0))
     if len(usable.places):
         widths[model] = usable.vectors.shape[1]
-        yield _embeddings_of(model, rows.take(usable.places), usable.vectors)
+        yield _build_embeddings(model, rows.take(usable.places), usable.vectors)
     if usable.invalid:
         others = np.setdiff1d(np.arange(len(rows)), usable.places)
-        yield replace(_embeddings_of(model, rows.take(others)), are_invalid=True)
+        yield replace(_build_embeddings(model, rows.take(others)), are_invalid=True)
 
 
-def _embeddings_of(model: str, rows: Rows, vectors: Float32Array | None = None) -> DumpedEmbeddings:
+def _build_embeddings(model: str, rows: Rows, vectors: Float32Array | None = None) -> DumpedEmbeddings:
     table = _Table(rows)
     return DumpedEmbeddings(
         path=rows.path,
@@ -364,19 +365,19 @@ def _embeddings_of(model: str, rows: Rows, vectors: Float32Array | None = None) 
     )
 
 
-def _from_text(text: str) -> datetime:
+def _parse_time(text: str) -> datetime:
     time = datetime.fromisoformat(text)
     return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
 
 
-def _from_microseconds(since_1970: int) -> datetime:
+def _convert_microseconds(since_1970: int) -> datetime:
     return datetime(1970, 1, 1) + timedelta(microseconds=since_1970)
 
 
 def _is_text(value: Any) -> bool:
     if not isinstance(value, str) or "\0" in value:
         return False
-    # JSON can name halves of characters, which no database takes.
+    # JSON can contain unpaired surrogates, which no database accepts.
     return not any(0xD800 <= ord(character) < 0xE000 for character in value)
 
 
@@ -388,6 +389,6 @@ def _are_names(value: Any) -> bool:
     return _is_list_of(_is_text)(value) and bool(value)
 
 
-def _shown(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, in the place of others only when that was asked for."""
+"""Atomic writing of files, which replace existing files only with `force`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from panic_tda.wording import format_bytes
 
 
 def require_place(path: Path, *, force: bool = False, source: Path | None = None) -> None:
-    """Check that a file can be made, before anything is read for it.
+    """Check that a file can be created, before anything is read for it.
 
     Parameters
     ----------
     path : Path
-        Of the file.
+        Path of the file.
     force : bool
         Whether it may exist.
     source : Path, optional
@@ -29,14 +29,14 @@ def require_place(path: Path, *, force: bool = False, source: Path | None = None
     Raises
     ------
     WrongUsage
-        It exists, it is no file, or it is a database or lies beside one (`require_safe_output`).
+        It exists, is not a regular file, or is a database or a file of one (`require_safe_output`).
     MissingPath
-        Its folder does not.
+        Its folder does not exist.
     """
     if not resolve_path(path).parent.is_dir():
         raise MissingPath(f"no folder {path.parent} for the file {path.name}")
     if path.exists() and not path.is_file():
-        raise WrongUsage(f"{path} is there, and no file")
+        raise WrongUsage(f"{path} exists and is not a regular file; give another name")
     require_safe_output(path, source)
     if path.exists() and not force:
         raise WrongUsage(f"{path} exists; replace it with --force, or give another name")
@@ -44,34 +44,36 @@ def require_place(path: Path, *, force: bool = False, source: Path | None = None
 
 @contextmanager
 def replacing(path: Path, *, force: bool = False, source: Path | None = None) -> Iterator[IO[bytes]]:
-    """Open a file that takes the place of another when the block ends, and goes when it raises.
+    """Open a new file that replaces `path` when the block ends, and is removed if the block raises an error.
 
-    Nobody may read it who may not read the database file `source`, or the file that it replaces.
+    Only users who may read the database file `source` and the replaced file may read the new one.
 
     Raises
     ------
     CannotWrite
-        The disk is full, or the folder takes no file.
+        The disk is full, or the folder cannot be written.
     WrongUsage, MissingPath
-        As `require_place`, when the block ends.
+        As for `require_place`, when the block ends.
     """
-    # What a link points to is replaced, as writing into it would do.
+    # The target of a link is replaced, not the link.
     target = resolve_path(path)
     partial = name_partial(target)
     try:
-        # Not by tempfile: its files are for their owner alone, whatever the umask.
+        # Not by tempfile, which ignores the umask and creates files for their owner only.
         with os.fdopen(create_file(partial, source, replaced=target), "wb") as file:
             yield file
             commit_file(file, partial, target, check=lambda: require_place(path, force=force, source=source))
     except OSError as error:
-        raise CannotWrite(f"{path} cannot be written: {error.strerror or error}{_room(partial)}") from error
+        raise CannotWrite(
+            f"{path} cannot be written: {error.strerror or error}{_describe_room(partial)}"
+        ) from error
     finally:
         with suppress(OSError):
             partial.unlink()
 
 
-def _room(partial: Path) -> str:
-    """Say how much of a file was written, and what is left for it."""
+def _describe_room(partial: Path) -> str:
+    """Return a clause with the written size of a file and the free space of its folder."""
     try:
         written = format_bytes(partial.stat().st_size)
     except OSError:

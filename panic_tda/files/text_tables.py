@@ -1,4 +1,4 @@
-"""CSV and NDJSON with a vector in one cell or list, read as columns by batches of bounded size.
+"""Reading of CSV and NDJSON with a vector in a cell or list, as columns in batches of bounded size.
 
 A vector in CSV is written `[1.0, 0.5]`, `1.0 0.5` or `1.0,0.5`, in brackets of any kind or none. The
 separator is the tab, the comma or the semicolon, whichever the first line has.
@@ -16,12 +16,19 @@ import pyarrow.compute as pc
 from pyarrow import csv, json
 
 from panic_tda.errors import BadInput
-from panic_tda.files.arrow_files import CSV, MAX_VALUE_BYTES, NDJSON, ArrowFile, first_failing, readable
+from panic_tda.files.arrow_files import (
+    CSV,
+    MAX_VALUE_BYTES,
+    NDJSON,
+    ArrowFile,
+    find_first_failing,
+    translate_read_errors,
+)
 from panic_tda.files.casting import is_list
 from panic_tda.storage.write.batches import refuse_row
 
 _BLOCK_BYTES = 1 << 22
-"""Of a file at a time, and the most of a row of CSV. The reader of CSV is up to 32 blocks ahead."""
+"""Bytes that are read at a time, and largest size of a row of CSV. The reader is up to 32 blocks ahead."""
 _SHOWN = 60
 _VECTOR = pa.large_list(pa.float64())
 _NUMBERS = ("sequence_number", "seed")
@@ -37,7 +44,7 @@ def open_csv(path: Path, names: Mapping[str, str | None]) -> ArrowFile:
     path : Path
         The file.
     names : mapping of str to str
-        As `ArrowFile.names`: what is read as `vector` holds vectors, and so on.
+        As for `ArrowFile.names`; the column that is read as `vector` contains vectors, and so on.
 
     Raises
     ------
@@ -46,10 +53,10 @@ def open_csv(path: Path, names: Mapping[str, str | None]) -> ArrowFile:
     BadInput
         It is damaged.
     """
-    with readable(path, CSV):
-        delimiter = _delimiter(path)
+    with translate_read_errors(path, CSV):
+        delimiter = _detect_delimiter(path)
         header = _open_csv(path, delimiter, None).schema.names
-    roles = _roles(header, names)
+    roles = _get_roles(header, names)
     types = {"vector": _VECTOR, **dict.fromkeys(_NUMBERS, pa.int64())}
     schema = pa.schema([(name, types.get(roles.get(name, ""), pa.large_string())) for name in header])
     read = partial(_read_csv, roles, delimiter)
@@ -57,23 +64,25 @@ def open_csv(path: Path, names: Mapping[str, str | None]) -> ArrowFile:
 
 
 def open_ndjson(path: Path, names: Mapping[str, str | None]) -> ArrowFile:
-    """Open a file of one JSON object a line, as `open_csv` does; its first lines say what its columns are."""
-    with readable(path, NDJSON):
-        first = next(_blocks(path, 1 << 20), [])
+    """Open a file with one JSON object per line; the first lines determine the columns. See `open_csv`."""
+    with translate_read_errors(path, NDJSON):
+        first = next(_read_blocks(path, 1 << 20), [])
         options = json.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES)
         inferred = _parse_lines(path, 0, first, lambda lines: _read_json(lines, None, options)).schema
-    roles = _roles(inferred.names, names)
-    schema = pa.schema([(field.name, _json_type(field.type, roles.get(field.name))) for field in inferred])
+    roles = _get_roles(inferred.names, names)
+    schema = pa.schema(
+        [(field.name, _get_json_type(field.type, roles.get(field.name))) for field in inferred]
+    )
     return ArrowFile(path, schema, None, partial(_read_ndjson, schema), format=NDJSON, names=names)
 
 
 def parse_vectors(cells: pa.Array) -> pa.Array:
-    """Return cells of numbers as lists of float64.
+    """Parse cells of numbers as lists of float64.
 
     Raises
     ------
     pyarrow.ArrowInvalid
-        A cell holds something else.
+        A cell contains something else.
 
     Examples
     --------
@@ -81,27 +90,27 @@ def parse_vectors(cells: pa.Array) -> pa.Array:
     [[1.0, 2.5], [1000.0, -2.0], [nan, 1.0], [], None]
     """
     inner = pc.replace_substring_regex(cells, r"^\s*[\[({]?\s*|\s*[\])}]?\s*$", "")
-    # Of two commas in a row one stays: between them a number is missing.
+    # Of two successive commas one remains, so that the missing number between them is an error.
     spaced = pc.replace_substring_regex(inner, r"\s*[,;]\s*|\s+", " ")
     numbers = pc.replace_substring_regex(spaced, r"(?i)\b(null|none)\b", "nan")
     parts = pc.split_pattern(numbers, " ")
     return pc.if_else(pc.equal(numbers, ""), pa.scalar([], parts.type), parts).cast(_VECTOR)
 
 
-def _roles(stored: list[str], names: Mapping[str, str | None]) -> dict[str, str]:
+def _get_roles(stored: list[str], names: Mapping[str, str | None]) -> dict[str, str]:
     """Return the name under which each column is read."""
     chosen = {own: name for name, own in names.items() if own is not None}
     return {name: chosen.get(name, name) for name in stored if name in chosen or name not in names}
 
 
-def _delimiter(path: Path) -> str:
+def _detect_delimiter(path: Path) -> str:
     with path.open("rb") as file:
         header = file.readline(_BLOCK_BYTES)
     return next((mark for mark in "\t,;" if mark.encode() in header), ",")
 
 
 def _open_csv(path: Path, delimiter: str, columns: list[str] | None) -> csv.CSVStreamingReader:
-    # As bytes, so that what is no text and no number is found with its row.
+    # As bytes, so that invalid texts and numbers are reported with their rows.
     types = dict.fromkeys(columns or (), pa.binary())
     return csv.open_csv(
         path,
@@ -139,7 +148,7 @@ def _convert(path: Path, first: int, cells: pa.Array, name: str, role: str) -> p
     try:
         return texts.cast(pa.int64())
     except pa.ArrowInvalid:
-        # Where rows lack a value, some programs write all numbers as 3.0.
+        # If rows lack a value, some programs write all numbers as floats, such as 3.0.
         problem = f"{name} must be a whole number"
         return _convert_each(path, first, texts, lambda part: part.cast(pa.float64()), problem)
 
@@ -150,14 +159,14 @@ def _convert_each(
     try:
         return convert(cells)
     except pa.ArrowInvalid:
-        row = first_failing(len(cells), lambda n_rows: convert(cells.slice(0, n_rows))) or 0
+        row = find_first_failing(len(cells), lambda n_rows: convert(cells.slice(0, n_rows))) or 0
         shown = repr(cells[row].as_py())
         shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
         refuse_row(path, first + row, f"{problem}; got {shown}")
 
 
-def _json_type(inferred: pa.DataType, role: str | None) -> pa.DataType:
-    """Return the type of a column of JSON, of which the first lines may hold less than the others."""
+def _get_json_type(inferred: pa.DataType, role: str | None) -> pa.DataType:
+    """Return the type of a JSON column, for which the first lines may not be representative."""
     if role == "vector" and (is_list(inferred) or pa.types.is_null(inferred)):
         return pa.list_(pa.float64())
     if role in _NUMBERS:
@@ -166,7 +175,7 @@ def _json_type(inferred: pa.DataType, role: str | None) -> pa.DataType:
         return pa.list_(pa.string())
     if role in ("run", "run_id") and pa.types.is_integer(inferred):
         return inferred
-    # Strings that look like times are inferred as such.
+    # Arrow infers times from strings that look like times.
     is_text = pa.types.is_timestamp(inferred) or pa.types.is_null(inferred)
     return pa.string() if is_text else inferred
 
@@ -177,7 +186,7 @@ def _read_ndjson(
     wanted = pa.schema([schema.field(name) for name in columns])
     options = json.ReadOptions(use_threads=False, block_size=2 * _BLOCK_BYTES)
     first = 0
-    for lines in _blocks(path, _BLOCK_BYTES):
+    for lines in _read_blocks(path, _BLOCK_BYTES):
         table = _parse_lines(path, first, lines, lambda part: _read_json(part, wanted, options))
         yield from table.select(columns).combine_chunks().to_batches()
         first += len(lines)
@@ -199,7 +208,7 @@ def _parse_lines(
     try:
         return parse(lines)
     except pa.ArrowInvalid as error:
-        row = first_failing(len(lines), lambda n_lines: parse(lines[:n_lines])) or 0
+        row = find_first_failing(len(lines), lambda n_lines: parse(lines[:n_lines])) or 0
         problem = str(error)
         try:
             parse([lines[row]])
@@ -208,8 +217,8 @@ def _parse_lines(
         refuse_row(path, first + row, problem)
 
 
-def _blocks(path: Path, n_bytes: int) -> Iterator[list[bytes]]:
-    """Read the lines that are not blank, so many bytes at a time."""
+def _read_blocks(path: Path, n_bytes: int) -> Iterator[list[bytes]]:
+    """Read the lines that are not blank, about `n_bytes` at a time."""
     lines: list[bytes] = []
     n_read = 0
     with path.open("rb") as file:

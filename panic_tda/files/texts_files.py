@@ -1,4 +1,4 @@
-"""Files of texts alone, one for each row of an array of vectors."""
+"""Files that contain only texts, one for each row of an array of vectors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from panic_tda.storage.write.batches import refuse_row
 
 @dataclass(frozen=True)
 class TextsFile:
-    """Lines of UTF-8, or a JSON list of strings where the name of the file ends in `.json`.
+    """A file of UTF-8 lines, or of a JSON list of strings if its name ends in `.json`.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class TextsFile:
         MissingPath, BadInput
             As `batches`.
         """
-        return sum(1 for _ in self._texts())
+        return sum(1 for _ in self._read_texts())
 
     def batches(self, batch_rows: int) -> Iterator[pa.Array]:
         """Read the texts, `batch_rows` at a time.
@@ -44,28 +44,28 @@ class TextsFile:
         MissingPath
             There is no such file.
         BadInput
-            It is not UTF-8, or no JSON list of strings.
+            It is not UTF-8, or not a JSON list of strings.
         """
-        texts = self._texts()
+        texts = self._read_texts()
         while batch := list(islice(texts, batch_rows)):
             try:
                 yield pa.array(batch, pa.large_string())
             except (pa.ArrowException, UnicodeError) as error:
-                # JSON can name halves of characters.
+                # JSON can contain unpaired surrogates.
                 raise BadInput(f"{self.path} holds a text that is not Unicode: {error}") from error
 
-    def _texts(self) -> Iterator[str]:
+    def _read_texts(self) -> Iterator[str]:
         try:
             if self.path.suffix.lower() == ".json":
-                yield from self._listed()
+                yield from self._read_json()
             else:
-                yield from self._lines()
+                yield from self._read_lines()
         except FileNotFoundError as error:
             raise MissingPath(f"no file {self.path}") from error
         except OSError as error:
             raise BadInput(f"{self.path} cannot be read: {error.strerror}") from error
 
-    def _lines(self) -> Iterator[str]:
+    def _read_lines(self) -> Iterator[str]:
         with self.path.open("rb") as file:
             for row, line in enumerate(file):
                 try:
@@ -74,7 +74,7 @@ class TextsFile:
                     refuse_row(self.path, row, f"the text is not UTF-8: {error.reason}")
                 yield text.removesuffix("\n").removesuffix("\r")
 
-    def _listed(self) -> list[str]:
+    def _read_json(self) -> list[str]:
         try:
             texts = json.loads(self.path.read_bytes())
         except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Vectors of a file: all of them, or those that can be used where there are others among them."""
+"""Reading of vectors, either all of them or only the usable ones."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _PROBLEMS = {
 
 @dataclass(frozen=True)
 class UsableVectors:
-    """The vectors of some rows of one model, as far as they can be used.
+    """The usable vectors among some rows of one model.
 
     Attributes
     ----------
     places : (u,) int64
         Indices of the rows with a usable vector, ascending.
     vectors : (u, d) float32
-        Finite and not zero; d is 0 where there is none.
+        Vectors that are finite and not zero; d is 0 if there are none.
     invalid : list of (int, str)
-        The other rows: number in the file, and what is wrong with the vector.
+        For each of the other rows, its number in the file and the problem of its vector.
     """
 
     places: IntArray
@@ -46,12 +46,12 @@ class UsableVectors:
 
 
 def read_all_vectors(rows: Rows) -> Float32Array:
-    """Read the column `vector` of some rows of one model, all of which must have one that can be used.
+    """Read the column `vector` of some rows of one model; every row must have a usable vector.
 
     Raises
     ------
     BadInput
-        One has none; the message names the row, and how to leave it out.
+        A row has no usable vector; the message names the row, and the option that skips it.
     """
     try:
         return rows.vectors()
@@ -60,19 +60,20 @@ def read_all_vectors(rows: Rows) -> Float32Array:
 
 
 def read_usable_vectors(rows: Rows, width: int = 0) -> UsableVectors:
-    """Read the column `vector` of some rows, without those that cannot be used.
+    """Read the usable vectors of some rows from the column `vector`.
 
     Parameters
     ----------
     rows : Rows
-        Of one model.
+        Rows of one model.
     width : int
-        Dimensions of the model's vectors before these; 0 takes the commonest number among these rows.
+        Dimensions of the model's earlier vectors; 0 uses the most frequent number among these rows.
 
     Raises
     ------
     BadInput
-        Most of these rows have another number of dimensions than `width`, or two numbers are equally common.
+        Most of these rows have another number of dimensions than `width`, or two numbers are equally
+        frequent.
     """
     column = rows.batch.column("vector")
     if pa.types.is_null(column.type):
@@ -85,7 +86,7 @@ def read_usable_vectors(rows: Rows, width: int = 0) -> UsableVectors:
     if len(of_width):
         problems[of_width] = _check_values(rows.take(of_width), width)
     places = np.flatnonzero(problems == 0)
-    # The strict reader, so that vectors are the same whether others are left out or not.
+    # By the strict reader, so that the vectors do not depend on whether others are skipped.
     vectors = rows.take(places).vectors() if len(places) else np.zeros((0, width), np.float32)
     bad = np.flatnonzero(problems)
     numbers, codes = rows.numbers[bad].tolist(), problems[bad].tolist()
@@ -95,9 +96,9 @@ def read_usable_vectors(rows: Rows, width: int = 0) -> UsableVectors:
 
 
 def _agree_on_width(rows: Rows, lengths: IntArray, width: int) -> int:
-    """Return the number of dimensions that most of these rows have, which is that of the rows before them."""
+    """Return the number of dimensions of most of these rows, which must be `width` unless that is 0."""
     counts = np.bincount(lengths[lengths > 0], minlength=width + 1)
-    # Ascending by how many rows have a length; of equal numbers, the shorter first.
+    # Lengths ascending by their number of rows; of equally frequent ones, the shorter first.
     second, commonest = (0, *np.argsort(counts, kind="stable").tolist())[-2:]
     if width and counts[commonest] > counts[width]:
         problem = f"the vector has {commonest} dimensions, those before it have {width}"
@@ -109,7 +110,7 @@ def _agree_on_width(rows: Rows, lengths: IntArray, width: int) -> int:
 
 
 def _check_values(rows: Rows, width: int) -> IntArray:
-    """Return the problem of each vector, all of which have this length; 0 where there is none."""
+    """Return the problem of each vector, all of this length, or 0 if it has none."""
     values = rows.batch.column("vector").flatten()
     is_null: BoolArray = values.is_null().to_numpy(zero_copy_only=False).reshape(-1, width)
     vectors = to_float32(values).reshape(-1, width)

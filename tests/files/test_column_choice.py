@@ -93,7 +93,7 @@ def test_a_named_column_that_is_missing_is_wrong_usage(tmp_path: Path, database:
         import_embeddings([path], database, model="M", columns=Columns(text="body"))
     with pytest.raises(WrongUsage, match="column text was named for two purposes"):
         Columns(text="text", run="text")
-    with pytest.raises(WrongUsage, match="no text asked for"):
+    with pytest.raises(WrongUsage, match="no text were requested"):
         Columns(text="text", no_text=True)
     (tmp_path / "dump").mkdir()
     with pytest.raises(WrongUsage, match="is a folder of the pipeline, whose columns have fixed names"):

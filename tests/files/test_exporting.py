@@ -260,7 +260,7 @@ def test_what_is_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     os.mkfifo(tmp_path / "pipe.csv")
     for name in ("folder.csv", "pipe.csv"):
-        with pytest.raises(WrongUsage, match="is there, and no file"):
+        with pytest.raises(WrongUsage, match="exists and is not a regular file"):
             write_rows(tmp_path / name, stream(), force=True)
     path = tmp_path / "rows.csv"
     path.write_text("before")

@@ -554,7 +554,7 @@ def test_a_model_has_one_dimension_in_all_files_and_the_database(tmp_path: Path,
 
 def test_the_model_is_named_once(tmp_path: Path, database: Database) -> None:
     path = write(tmp_path / "a.parquet", columns())
-    with pytest.raises(WrongUsage, match="column embedding_model says Model, and model Other was asked for"):
+    with pytest.raises(WrongUsage, match="column embedding_model says Model, but model Other was requested"):
         import_embeddings([path], database, model="Other")
     assert count(database) == (0, 0, 0, 0)
     assert import_embeddings([path], database, model="Model").n_new_embeddings == 6

@@ -68,7 +68,7 @@ def import_as_before(path: Path, database: Database, monkeypatch: pytest.MonkeyP
     numbers = table["sequence_number"].to_pylist() if "sequence_number" in table.column_names else None
     name = former_name(table["text"].to_pylist(), numbers)
     with monkeypatch.context() as patch:
-        patch.setattr(importing, "name_of", lambda *_, **__: name)
+        patch.setattr(importing, "derive_run_name", lambda *_, **__: name)
         import_embeddings([path], database, model="A")
 
 

@@ -206,7 +206,7 @@ def test_other_sqlite_files_are_named_and_what_a_model_says_is_refused(tmp_path:
     with pytest.raises(BadInput, match=r"field\.sqlite is an SQLite database without .*--db .*field\.sqlite"):
         require_files([field])
     path = write_pipeline_database(tmp_path / "panic.db", dump_tables(SPEC))
-    with pytest.raises(WrongUsage, match=r"is a database, and names its models; model A was asked for"):
+    with pytest.raises(WrongUsage, match=r"is a database that names its models, but model A was requested"):
         require_files([path], model="A")
     with closing(sqlite3.connect(path)) as raw:
         raw.execute("ALTER TABLE embeddings DROP COLUMN vector")

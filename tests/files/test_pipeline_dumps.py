@@ -349,7 +349,7 @@ def test_a_model_has_one_dimension_in_the_dump_and_the_database(tmp_path: Path, 
 def test_folders_that_are_no_dump(tmp_path: Path, database: Database) -> None:
     folder = write_dump(tmp_path / "dump", dump_tables())
     with pytest.raises(
-        WrongUsage, match=r"is a folder, and names its models; model A was asked for.*leave out --model"
+        WrongUsage, match=r"is a folder that names its models, but model A was requested.*leave out --model"
     ):
         import_embeddings([folder], database, model="A")
     (folder / "invocations.parquet").unlink()

@@ -285,7 +285,7 @@ def test_arrays_and_texts_that_are_wrong_are_refused(tmp_path: Path) -> None:
     texts.write_text("a\n" * 8)
     bare = Columns(no_text=True)
     np.save(path, VALUES)
-    with pytest.raises(BadInput, match=r"a\.npy holds vectors alone; .*--texts FILE.*--no-text"):
+    with pytest.raises(BadInput, match=r"a\.npy contains only vectors; .*--texts FILE.*--no-text"):
         rows_of(path)
     with pytest.raises(BadInput, match=r"t\.txt has 8 texts, and .*a\.npy 7 rows"):
         rows_of(path, texts=texts)

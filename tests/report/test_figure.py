@@ -405,7 +405,7 @@ def test_a_file_that_exists_is_replaced_whole_or_not_at_all(
         ("map.jpg", "ends in .png, .svg or .pdf; got map.jpg"),
         ("map", "ends in .png, .svg or .pdf; got map"),
         ("nowhere/map.png", "no folder "),
-        ("folder.png", "folder.png is there, and no file"),
+        ("folder.png", "folder.png exists and is not a regular file"),
     ],
 )
 def test_where_no_figure_can_go(clustered: UpgradedFile, tmp_path: Path, name: str, words: str) -> None:
