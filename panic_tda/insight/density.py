@@ -291,7 +291,7 @@ class TextNotes:
 
     @property
     def is_first(self) -> BoolArray:
-        """Whether no earlier step has the same text, (n,) bool; True for all steps that are not texts."""
+        """True for steps whose text no earlier step has, and for steps that are not texts, (n,) bool."""
         is_first = np.ones(len(self.lengths), dtype=bool)
         known = np.flatnonzero(self.lengths >= 0)
         is_first[known] = False
