@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from panic_tda.types import FloatArray, Int32Array, IntArray
 
 _TAIL = 45.0
-"""What is left out of a sum has a chance below exp(-45) in each of its two tails: 3e-20."""
+"""Overlaps with a tail probability below exp(-45), about 3e-20, are left out of sums."""
 
 
 def contingency(left: IntArray | Int32Array, right: IntArray | Int32Array) -> Any:
@@ -34,14 +34,14 @@ def contingency(left: IntArray | Int32Array, right: IntArray | Int32Array) -> An
     Returns
     -------
     scipy.sparse.csr_array of int64
-        Row and column i hold label i - 1, so that outliers come first.
+        Row and column i are label i - 1, so that outliers come first.
     """
     from scipy.sparse import coo_array
 
     shape = (1 + int(left.max(initial=-1)) + 1, 1 + int(right.max(initial=-1)) + 1)
     ones = np.ones(len(left), dtype=np.int64)
     table = coo_array((ones, (left + 1, right + 1)), shape=shape)
-    # Turning it round adds up what falls together.
+    # The conversion sums duplicate entries.
     return table.tocsr()
 
 
@@ -52,11 +52,11 @@ def adjusted_rand(table: Any) -> float:
     2**53 pairs, about 134 million rows.
     """
     n = int(table.sum())
-    together = _pairs(table.data)
-    left, right = (_pairs(np.asarray(table.sum(axis=axis))) for axis in (1, 0))
+    together = _count_pairs(table.data)
+    left, right = (_count_pairs(np.asarray(table.sum(axis=axis))) for axis in (1, 0))
     if left == right == together:
         return 1.0
-    expected = left * right / _pairs(np.array([n]))
+    expected = left * right / _count_pairs(np.array([n]))
     return float((together - expected) / ((left + right) / 2 - expected))
 
 
@@ -79,29 +79,29 @@ def adjusted_mutual_information(table: Any) -> float:
         return 0.0
     n = int(left.sum())
     mutual = float(shared / n @ np.log(n * shared / (left[row] * right[column])))
-    expected = _expected(*sizes, n)
-    largest = (_entropy(sizes[0]) + _entropy(sizes[1])) / 2
+    expected = _compute_expected_information(*sizes, n)
+    largest = (_compute_entropy(sizes[0]) + _compute_entropy(sizes[1])) / 2
     return (mutual - expected) / (largest - expected)
 
 
-def _entropy(sizes: IntArray) -> float:
+def _compute_entropy(sizes: IntArray) -> float:
     shares = sizes / sizes.sum()
     return float(-(shares @ np.log(shares)))
 
 
-def _expected(left: IntArray, right: IntArray, n: int) -> float:
+def _compute_expected_information(left: IntArray, right: IntArray, n: int) -> float:
     """Return the mutual information that labelings with clusters of these sizes have by chance."""
     from scipy.special import gammaln
 
     log_factorial = gammaln(np.arange(n + 1) + 1.0)
     others, times_other = np.unique(right, return_counts=True)
     return sum(
-        int(times) * float(times_other @ _expected_beside(int(size), others, log_factorial))
+        int(times) * float(times_other @ _compute_contributions(int(size), others, log_factorial))
         for size, times in zip(*np.unique(left, return_counts=True), strict=True)
     )
 
 
-def _expected_beside(size: int, others: IntArray, log_factorial: FloatArray) -> FloatArray:
+def _compute_contributions(size: int, others: IntArray, log_factorial: FloatArray) -> FloatArray:
     """Return what a cluster of `size` rows contributes beside one of each other size, (len(others),)."""
     n = len(log_factorial) - 1
     mean = size * others / n
@@ -126,6 +126,6 @@ def _expected_beside(size: int, others: IntArray, log_factorial: FloatArray) -> 
     return np.add.reduceat(part, first)
 
 
-def _pairs(counts: Any) -> float:
+def _count_pairs(counts: Any) -> float:
     counts = np.asarray(counts, dtype=np.float64)
     return float((counts * (counts - 1) / 2).sum())

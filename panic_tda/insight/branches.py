@@ -25,16 +25,16 @@ class Branches:
     Attributes
     ----------
     parents : (b,) int64
-        Position of the cluster that each split off from; the root's is itself.
+        Position of the parent of each cluster; the root is its own parent.
     births, deaths : (b,) float64
-        Heights (chords) at which each split off, and at which it split or its last rows fell out of it. The
-        root, which never split off, was born where its first rows fell out.
+        Heights (chords) at which each cluster split off, and at which it split or lost its last rows. The
+        birth of the root is the largest height of the tree.
     sizes : (b,) int64
-        Rows at birth.
+        Number of rows at birth.
     labels : (b,) int64
-        Label of the chosen cluster that each is; `OUTLIER` where it was not chosen.
+        Label of each cluster; `OUTLIER` if it was not selected.
     n_all : int
-        Clusters in the whole tree, of which these are those that were chosen, and the largest.
+        Number of clusters in the whole tree.
     """
 
     parents: IntArray
@@ -48,23 +48,24 @@ class Branches:
 def find_branches(
     tree: SpanningTree, stored: IntArray, record: ClusteringRecord, *, most: int = MOST_BRANCHES
 ) -> Branches | None:
-    """Condense the tree of a stored clustering again, and find its clusters in it.
+    """Condense the tree of a stored clustering again, and find the stored clusters in it.
 
     Parameters
     ----------
     tree : SpanningTree
-        Over the n rows of the clustering.
+        Spanning tree of the n rows of the clustering.
     stored : (n,) int64
-        Their labels.
+        Stored labels.
     record : ClusteringRecord
-        As stored.
+        Stored parameters.
     most : int
-        Of more clusters, so many of the largest are returned, all that were chosen, and what these are in.
+        If there are more clusters, this number of the largest is returned, besides the selected ones and all
+        their ancestors.
 
     Returns
     -------
     Branches or None
-        None where there are fewer rows than make a cluster.
+        None if there are fewer rows than `min_cluster_size`.
     """
     n = len(stored)
     if n < max(2, record.min_cluster_size):

@@ -1,15 +1,15 @@
-"""Two clusterings side by side: how alike they are, and what became of each cluster of the first.
+"""Compare two clusterings: their agreement, and the fate of each cluster of the first one in the second.
 
-Two clusters match where their Jaccard index is above 0.5: no cluster can have two matches, however clusters
-are numbered. A cluster of A is
+Two clusters match if their Jaccard index is above 0.5. So a cluster has at most one match, and the numbering
+of clusters plays no part. A cluster of A is
 
-- *kept* where it has a match;
-- *split* where at least two clusters of B each hold a tenth of it and lie half inside it;
-- *merged* where half of it lies inside a cluster of B inside which half of another one lies too;
-- *dissolved* where half of it are outliers in B;
+- *kept* if it has a match;
+- *split* if at least two clusters of B each contain a tenth of it and have half of their rows in it;
+- *merged* if half of it is in one cluster of B that also contains half of another cluster of A;
+- *dissolved* if half of it are outliers in B;
 - *moved* otherwise.
 
-The first that holds counts. *New* are the clusters of B of which no cluster of A holds half.
+The first condition that is true decides. A cluster of B is *new* if no cluster of A contains half of it.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ class ClusterFate:
     Attributes
     ----------
     a : int
-        Its label.
+        Label of the cluster.
     size : int
-        Its rows among the shared ones.
+        Number of its rows among the shared rows.
     b : int or None
-        Label of its match in B; None where it has none.
+        Label of the matching cluster of B; None if there is none.
     jaccard : float
-        Largest Jaccard index (rows in both / rows in either) with a cluster of B; 0 where no row is shared.
+        Largest Jaccard index (rows in both / rows in either) with a cluster of B; 0 if no row is shared.
     fate : str
         One of `FATES`.
     into : tuple of (int, float)
-        Labels of the clusters of B that it is about, each with its share of this one's rows, the largest
-        first: of a kept cluster its match, of a split one its parts, of a merged one where it went, of the
-        others those that hold a tenth of it.
+        Labels of clusters of B with their shares of this cluster's rows, the largest first: for a kept
+        cluster its match, for a split one its parts, for a merged one the cluster that contains it, and
+        otherwise those that contain a tenth of it.
     """
 
     a: int
@@ -82,20 +82,20 @@ class LabelComparison:
     Attributes
     ----------
     n_shared : int
-        The rows.
+        Number of shared rows.
     ari, ami : float or None
         Adjusted Rand index and adjusted mutual information over the rows that are outliers in neither; None
-        where there is no such row.
+        if there is no such row.
     ari_with_outliers, ami_with_outliers : float
-        The same over all rows, the outliers being one more cluster.
+        The same over all rows, with the outliers as one more cluster.
     outliers_both, outliers_only_a, outliers_only_b : int
-        Rows that are outliers.
+        Numbers of rows that are outliers in both labelings or in one.
     clusters : tuple of ClusterFate
-        The clusters of A that have rows here, by label.
+        Fates of the clusters of A with shared rows, by label.
     new : tuple of int
         Labels of the new clusters of B.
     n_clusters_b : int
-        Clusters of B that have rows here.
+        Number of clusters of B with shared rows.
     """
 
     n_shared: int
@@ -191,10 +191,10 @@ def compare_clusterings(
     with database.reading() as connection:
         stored = [StoredClustering(connection, summary, progress) for summary in (a, b)]
         rows_a, rows_b = (clustering.assignments for clustering in stored)
-        shared_a, shared_b = _shared(rows_a.ids, rows_b.ids)
+        shared_a, shared_b = _find_shared(rows_a.ids, rows_b.ids)
         if not len(shared_a):
             by = BY_INVOCATION
-            shared_a, shared_b = _shared(*(clustering.invocations for clustering in stored))
+            shared_a, shared_b = _find_shared(*(clustering.invocations for clustering in stored))
     if not len(shared_a):
         raise NothingShared(
             f"clustering {a.id} of {a.embedding_model} and clustering {b.id} of {b.embedding_model} have no "
@@ -219,7 +219,7 @@ def compare_labels(a: IntArray, b: IntArray) -> LabelComparison:
     # Outliers have the first row and the first column.
     clustered = table[1:, 1:]
     outliers = int(table[0, 0])
-    overlaps = _overlaps(table)
+    overlaps = _find_overlaps(table)
     return LabelComparison(
         n_shared=len(a),
         ari=adjusted_rand(clustered) if clustered.nnz else None,
@@ -229,8 +229,8 @@ def compare_labels(a: IntArray, b: IntArray) -> LabelComparison:
         outliers_both=outliers,
         outliers_only_a=int(table[[0]].sum()) - outliers,
         outliers_only_b=int(table[:, [0]].sum()) - outliers,
-        clusters=_fates(overlaps),
-        new=_new(overlaps),
+        clusters=_decide_fates(overlaps),
+        new=_find_new_clusters(overlaps),
         n_clusters_b=len(overlaps.labels_b),
     )
 
@@ -277,14 +277,14 @@ class _Overlaps:
         return np.bincount(self.a[pairs], minlength=len(self.labels_a))
 
 
-def _shared(ids_a: BytesArray, ids_b: BytesArray) -> tuple[IntArray, IntArray]:
+def _find_shared(ids_a: BytesArray, ids_b: BytesArray) -> tuple[IntArray, IntArray]:
     """Return where the ids stand that both have, in each of the two; of equal ones the first."""
     common, in_a, in_b = np.intersect1d(ids_a, ids_b, return_indices=True)
     known = common != b""
     return in_a[known], in_b[known]
 
 
-def _overlaps(table: Any) -> _Overlaps:
+def _find_overlaps(table: Any) -> _Overlaps:
     sizes_a, sizes_b = (np.asarray(table.sum(axis=axis)).ravel()[1:] for axis in (1, 0))
     labels_a, labels_b = np.flatnonzero(sizes_a), np.flatnonzero(sizes_b)
     pairs = table[1:, 1:].tocoo()
@@ -298,9 +298,9 @@ def _overlaps(table: Any) -> _Overlaps:
     )
 
 
-def _fates(overlaps: _Overlaps) -> tuple[ClusterFate, ...]:
+def _decide_fates(overlaps: _Overlaps) -> tuple[ClusterFate, ...]:
     rows, sizes = overlaps.rows, overlaps.sizes_a
-    # Counts are compared, not shares: a half is a half.
+    # Counts are compared instead of shares, so that a half is exact.
     is_match = 2 * rows > overlaps.unions
     is_tenth, is_half = 10 * rows >= sizes[overlaps.a], 2 * rows >= sizes[overlaps.a]
     is_part = is_tenth & (2 * rows >= overlaps.sizes_b[overlaps.b])
@@ -346,7 +346,7 @@ def _fates(overlaps: _Overlaps) -> tuple[ClusterFate, ...]:
     )
 
 
-def _new(overlaps: _Overlaps) -> tuple[int, ...]:
+def _find_new_clusters(overlaps: _Overlaps) -> tuple[int, ...]:
     is_contained = 2 * overlaps.rows >= overlaps.sizes_b[overlaps.b]
     contained = np.bincount(overlaps.b[is_contained], minlength=len(overlaps.labels_b)) > 0
     return tuple(overlaps.labels_b[~contained].tolist())

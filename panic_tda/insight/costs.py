@@ -1,15 +1,15 @@
 """Predict the time of a fit from fits of parts of the rows.
 
-A fit costs something for every row and something for every pair of rows: `a·n + b·n^growth`, phase by phase.
-Parts of a quarter, a half and the whole of some thousand rows tell the two apart. For a matrix of distances
-the growth is 2. The tiled engine looks at all pairs of tiles, but rules out more of what is in them the more
-rows there are, since the nearest rows of each are nearer; on the other hand they leave the processor's cache.
-From 16,000 rows on to 20,000 … 300,000 of 768 and 384 dimensions, in runs of 100 to 1,000 steps, a growth of
-1.95 gave 0.82 to 1.38 times the time that the fit took on one core (16 cases; with 1.9, 0.78 to 1.30; with 2,
-0.87 to 1.47), and 0.77 to 1.00 times on two (20,000 to 100,000 rows).
+Each phase of a fit takes time per row and time per pair of rows: `a·n + b·n^growth`. Fits of a quarter, a
+half and all of some thousand rows determine a and b. The growth is 2 for a matrix of distances. The tiled
+engine visits all pairs of tiles, but with more rows it prunes more of them, because nearest neighbours are
+nearer; on the other hand the rows no longer fit into the processor's cache. Predictions from 16,000 rows for
+20,000 to 300,000 rows of 768 and 384 dimensions, in runs of 100 to 1,000 steps, with a growth of 1.95, were
+0.82 to 1.38 times the measured time on one core (16 cases; with 1.9, 0.78 to 1.30; with 2, 0.87 to 1.47), and
+0.77 to 1.00 times on two cores (20,000 to 100,000 rows).
 
-What is measured is processor time, and how many cores each phase keeps at work: what else the machine does
-meanwhile misleads less than it would by the clock.
+Processor time and the number of busy cores are measured for each phase: other processes on the machine
+disturb them less than wall-clock time.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ if TYPE_CHECKING:
     from panic_tda.types import Float32Array
 
 DIVISIONS = (4, 2, 1)
-"""Into how many parts the rows are divided; each part is fitted."""
+"""Numbers of parts that the rows are divided into; each part is fitted."""
 _GROWTH = {"tiled": 1.95}
 _QUADRATIC = 2.0
 _DEVICE_ROWS, _MATRIX_ROWS, _ROWS_OF_A_CORE = 65_536, 4_096, 11_585
-"""Rows that are measured: on a device; where a matrix of distances is made; and elsewhere, times the root of
-the number of cores, so that each has as many tiles (16,384 rows on two, a second's work)."""
+"""Rows that are measured: on a device; with a matrix of distances; and for the tiled engine on the host,
+times the square root of the number of cores, so that each core has the same number of tiles (16,384 rows on
+two cores take about a second)."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,14 @@ class Costs:
     Attributes
     ----------
     backend : str
-        What fitted them.
+        Backend of the fits.
     work : dict of int to dict of str to float
-        Processor seconds (on a device, seconds) by number of rows and by phase; the median where several
-        parts have as many rows.
+        Processor seconds (on a device, wall-clock seconds) by number of rows and by phase; the median of
+        parts with the same number of rows.
     cores : dict of str to float
-        How many cores a phase had at work at once, at most (on a device, 1).
+        Largest mean number of busy cores by phase (on a device, 1).
     start : float
-        What the first fit of a process takes in addition: loading compiled code and libraries.
+        Additional seconds of the first fit of a process, for loading compiled code and libraries.
     """
 
     backend: str
@@ -67,34 +68,32 @@ class Costs:
     start: float
 
     def predict(self, n_rows: int) -> float:
-        """Return the seconds that a fit of `n_rows` rows like these takes, the first of its process.
-
-        Those of a machine with nothing else to do.
-        """
+        """Predict the seconds of a process's first fit, of `n_rows` rows like these, on an idle machine."""
         pairs = 1.0, _GROWTH.get(self.backend, _QUADRATIC)
         seconds = self.start
         for phase, cores in self.cores.items():
             measured = {n: work.get(phase, 0.0) for n, work in self.work.items()}
-            seconds += carry_on(measured, n_rows, (0.0, 1.0) if phase in phases.LINEAR else pairs) / cores
+            seconds += extrapolate(measured, n_rows, (0.0, 1.0) if phase in phases.LINEAR else pairs) / cores
         return seconds
 
 
-def carry_on(seconds: dict[int, float], n_rows: int, powers: tuple[float, float]) -> float:
-    """Predict what `n_rows` rows take from what fewer of them took.
+def extrapolate(seconds: dict[int, float], n_rows: int, powers: tuple[float, float]) -> float:
+    """Extrapolate the time for `n_rows` rows from the times for fewer rows.
 
     Parameters
     ----------
     seconds : dict of int to float
-        By number of rows.
+        Measured seconds by number of rows.
     n_rows : int
-        For which to predict.
+        Number of rows to predict for.
     powers : tuple of float
-        Of the number of rows, p and q.
+        Exponents p and q.
 
     Returns
     -------
     float
-        By the least relative squares of `a·n^p + b·n^q`, a and b not negative; with more rows, never less.
+        Seconds by the fit `a·n^p + b·n^q` with the least relative squares, a and b not negative. The result
+        never decreases with the number of rows.
     """
     from scipy.optimize import nnls
 
@@ -102,14 +101,14 @@ def carry_on(seconds: dict[int, float], n_rows: int, powers: tuple[float, float]
     if not measured:
         return 0.0
     n, taken = np.array(list(measured), dtype=float), np.array(list(measured.values()))
-    # In shares of the largest number of rows: powers of the numbers themselves are of very different sizes.
+    # Row counts are divided by the largest one: their powers would differ by many orders of magnitude.
     terms = (n / n.max())[:, None] ** powers
     factors = nnls(terms / taken[:, None], np.ones(len(n)))[0]
     return float(factors @ (n_rows / n.max()) ** np.array(powers))
 
 
 def rows_to_measure(placement: Placement) -> int:
-    """Return how many rows tell what a fit takes: the more, the more that works on them at once."""
+    """Return the number of rows to measure: the more cores or the faster the device, the more rows."""
     if placement.on_device:
         return _DEVICE_ROWS
     if placement.backend.name in backends.ON_HOST:
@@ -125,33 +124,33 @@ def measure(
     start: float | None = None,
     progress: Progress,
 ) -> Costs:
-    """Fit parts of some rows as all of the rows will be.
+    """Measure fits of parts of some rows, with the parameters of the fit of all rows.
 
     Parameters
     ----------
     vectors : (n, d) float32
-        Rows that resemble all of them, those of one run side by side; left as they are.
+        Sample of the rows, with the rows of a run next to each other; not modified.
     parameters : ClusteringParameters
-        With the `min_samples` of the fit of all rows; what it says of clusters is nothing to the time.
+        Parameters with the `min_samples` of the fit of all rows; sizes of clusters do not affect the time.
     placement : Placement
-        Where all of the rows will be fitted.
+        Backend and device of the fit of all rows.
     start : float, optional
-        What the first fit of a process takes in addition, where that is known; None finds it out.
+        Additional seconds of the first fit of a process, if known; None measures them.
     progress : Progress
-        Told the rows fitted.
+        Receives the number of rows fitted.
 
     Returns
     -------
     Costs
-        Without rows, or of one alone, nothing but the start.
+        With fewer than two rows only the start.
     """
     compile_kernels(placement.backend, progress)
     parts = [part for count in DIVISIONS for part in np.array_split(vectors, count) if len(part) > 1]
     progress.phase(f"measure fits of up to {len(vectors):,} rows", float(sum(map(len, parts))))
-    first = _fit(parts[0], parameters, placement) if parts and start is None else {}
-    fits: list[tuple[int, dict[str, _Taken]]] = []
+    first = _time_fit(parts[0], parameters, placement) if parts and start is None else {}
+    fits: list[tuple[int, dict[str, _PhaseTime]]] = []
     for part in parts:
-        fits.append((len(part), _fit(part, parameters, placement)))
+        fits.append((len(part), _time_fit(part, parameters, placement)))
         progress.advance(float(len(part)))
     if first:
         start = max(
@@ -161,26 +160,26 @@ def measure(
     phases = sorted({phase for _, fit in fits for phase in fit})
     return Costs(
         placement.backend.name,
-        work={n: {phase: _median(fits, n, phase) for phase in phases} for n, _ in fits},
+        work={n: {phase: _compute_median_work(fits, n, phase) for phase in phases} for n, _ in fits},
         cores={phase: max(fit[phase].cores for _, fit in fits if phase in fit) for phase in phases},
         start=start or 0.0,
     )
 
 
-def _median(fits: list[tuple[int, dict[str, _Taken]]], n_rows: int, phase: str) -> float:
-    """Return the work of a phase in fits of so many rows; one that does without it has none."""
+def _compute_median_work(fits: list[tuple[int, dict[str, _PhaseTime]]], n_rows: int, phase: str) -> float:
+    """Return the median work of a phase in fits of `n_rows` rows; 0 in fits without the phase."""
     return statistics.median(fit[phase].work if phase in fit else 0.0 for n, fit in fits if n == n_rows)
 
 
-class _Taken(NamedTuple):
+class _PhaseTime(NamedTuple):
     """Time of a phase.
 
     Attributes
     ----------
     seconds : float
-        By the clock.
+        Wall-clock seconds.
     work : float
-        Of the processor, of all threads.
+        Processor seconds of all threads.
     """
 
     seconds: float
@@ -192,37 +191,39 @@ class _Taken(NamedTuple):
         return min(max(1.0, self.work / max(self.seconds, 1e-9)), available_cores())
 
 
-def _fit(part: Float32Array, parameters: ClusteringParameters, placement: Placement) -> dict[str, _Taken]:
-    """Return what each phase of a fit took."""
-    # A device works while the processor waits, or does not.
+def _time_fit(
+    part: Float32Array, parameters: ClusteringParameters, placement: Placement
+) -> dict[str, _PhaseTime]:
+    """Fit a part, and return the time of each phase."""
+    # The processor time of a fit on a device says nothing: the processor may wait or not.
     watch = _Stopwatch(time.perf_counter if placement.on_device else time.process_time)
     samples = min(parameters.min_samples or 1, len(part))
-    # Sizes of clusters are those of all rows: of a part they would leave no cluster, and so no work.
+    # Cluster sizes that suit all rows would leave no cluster in a part, and so no work.
     parameters = replace(parameters, min_samples=samples, min_cluster_size=None, max_cluster_size=None)
     cluster_rows(part.copy(), parameters, watch, placement=placement)
     return watch.stop()
 
 
 class _Stopwatch:
-    """A listener that takes the time of every phase, by the clock and by another measure of work."""
+    """Listener that measures the wall-clock time and the work of every phase."""
 
     def __init__(self, work: Callable[[], float]) -> None:
         self._work = work
         self._marks: list[tuple[str, float, float]] = []
 
     def phase(self, name: str, total: float | None = None) -> None:
-        """Begin to take the time of a phase."""
+        """Begin to measure a phase."""
         self._marks.append((name, time.perf_counter(), self._work()))
 
     def advance(self, amount: float) -> None:
-        """Hear nothing of the steps."""
+        """Ignore the steps of a phase."""
 
-    def stop(self) -> dict[str, _Taken]:
-        """Return what was taken, by phase."""
+    def stop(self) -> dict[str, _PhaseTime]:
+        """Return the measured times by phase."""
         self.phase("")
-        taken: dict[str, _Taken] = {}
+        taken: dict[str, _PhaseTime] = {}
         for (name, began, work_before), (_, ended, work_after) in pairwise(self._marks):
-            # A phase may begin anew.
-            before = taken.get(name, _Taken(0.0, 0.0))
-            taken[name] = _Taken(before.seconds + ended - began, before.work + work_after - work_before)
+            # A phase may occur more than once.
+            before = taken.get(name, _PhaseTime(0.0, 0.0))
+            taken[name] = _PhaseTime(before.seconds + ended - began, before.work + work_after - work_before)
         return taken

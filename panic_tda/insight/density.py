@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 BINS = 200
 DECILES = 10
 LEAST_DIP_ROWS, MOST_DIP_ROWS = 4, 72_000
-"""The tables of the dip test's p-value begin and end with so many rows."""
+"""Range of row numbers in the tables of the dip test's p-value."""
 N_SIZES, LARGEST_SIZE_SHARE = 12, 0.01
 EPSILONS = tuple(round(0.1 * step, 1) for step in range(13))
 
@@ -46,9 +46,9 @@ class Histogram:
     Attributes
     ----------
     edges : list of float
-        The 201 ends of the 200 bins; the last bin has its upper end too.
+        The 201 edges of the 200 bins; the last bin includes its upper edge.
     all, outliers : list of int
-        Rows, and outliers among them, in each bin.
+        Number of rows, and of outliers among them, in each bin.
     """
 
     edges: list[float]
@@ -63,9 +63,9 @@ class Dip:
     Attributes
     ----------
     statistic, p_value : float
-        Of the rows that the histogram counts; copies of a row are tied, which makes the p-value too small.
+        Statistic and p-value. Copies of a row have equal core distances, which makes the p-value too small.
     n_rows : int
-        Rows that it is of: all of them, or `MOST_DIP_ROWS` drawn at random.
+        Number of tested rows: all of them, or `MOST_DIP_ROWS` drawn at random.
     """
 
     statistic: float
@@ -75,18 +75,18 @@ class Dip:
 
 @dataclass(frozen=True)
 class Share:
-    """The outliers among some rows.
+    """Share of outliers in a group of rows.
 
     Attributes
     ----------
     first, last : float or None
-        The smallest and the largest value in the group, where groups are ranges of values.
+        Smallest and largest value in the group, if groups are ranges of values.
     name : str or None
-        What the group is called, where it has a name.
+        Name of the group, if it has one.
     n_rows : int
-        Rows of the group.
+        Number of rows in the group.
     outlier_share : float
-        Share of them that are outliers, 0 to 1.
+        Share of the rows that are outliers, 0 to 1.
     """
 
     first: float | None
@@ -107,10 +107,10 @@ def histogram(core_distances: FloatArray, are_outliers: BoolArray) -> Histogram:
 
 
 def dip(core_distances: FloatArray) -> Dip | None:
-    """Test core distances, (m,) float64; None of fewer than `LEAST_DIP_ROWS`, or where
-    the package `diptest` is missing.
+    """Test core distances, (m,) float64, for one mode by Hartigan's dip test.
 
-    Of more than `MOST_DIP_ROWS`, so many are drawn, always the same ones.
+    From more than `MOST_DIP_ROWS` distances that number is drawn, always the same ones. The result is None
+    for fewer than `LEAST_DIP_ROWS`, or if the package `diptest` is missing.
     """
     if len(core_distances) < LEAST_DIP_ROWS:
         return None
@@ -128,7 +128,7 @@ def dip(core_distances: FloatArray) -> Dip | None:
 def by_setting(
     tree: SpanningTree, effective: EffectiveParameters, progress: Progress | None = None
 ) -> tuple[list[Cut], list[Cut]]:
-    """Cut a tree at many sizes and at many epsilons, everything else as it was.
+    """Cut a tree at many values of min_cluster_size and of epsilon, with the other settings unchanged.
 
     Returns
     -------
@@ -148,7 +148,7 @@ def by_setting(
 
 
 def cluster_sizes(n_rows: int) -> list[int]:
-    """Return the sizes at which a tree over so many rows is cut.
+    """Return the values of min_cluster_size at which a tree over `n_rows` rows is cut.
 
     >>> cluster_sizes(100_000)
     [2, 4, 6, 11, 19, 34, 59, 104, 184, 323, 568, 1000]
@@ -158,14 +158,14 @@ def cluster_sizes(n_rows: int) -> list[int]:
 
 
 def by_decile(values: IntArray, are_outliers: BoolArray) -> list[Share]:
-    """Share rows out into ten groups of ascending values, as equal as ties allow, and count outliers.
+    """Divide rows into ten groups of ascending values, as equal as ties allow, and count outliers.
 
     Parameters
     ----------
     values : (n,) int64
-        What the rows are ordered by.
+        Value of each row.
     are_outliers : (n,) bool
-        Which of them are outliers.
+        Whether each row is an outlier.
 
     Returns
     -------
@@ -194,9 +194,9 @@ def by_name(codes: IntArray, names: Sequence[str], are_outliers: BoolArray) -> l
     codes : (n,) int64
         Position in `names` of each row.
     names : sequence of str
-        What groups are called.
+        Names of the groups.
     are_outliers : (n,) bool
-        Which of them are outliers.
+        Whether each row is an outlier.
     """
     counts = np.bincount(codes, minlength=len(names))
     outliers = np.bincount(codes[are_outliers], minlength=len(names))
@@ -217,19 +217,19 @@ class Density:
     clustering, embedding_model : UUID, str
         The clustering, and the model of its embeddings.
     n_rows, n_outliers : int
-        Rows, and those in no cluster.
+        Number of rows, and of rows in no cluster.
     n_distinct : int
-        Rows whose text no row before has, and all rows that are no texts.
+        Number of distinct texts, plus the rows that are not texts.
     histogram : Histogram
-        Of the core distances.
+        Histogram of the core distances.
     dip : Dip or None
-        Of the same rows; None where `diptest` is missing.
+        Dip test of the core distances; None if `diptest` is missing.
     by_min_cluster_size, by_epsilon : list of Cut
-        What other settings would make outliers.
+        Clusters and outliers at other settings.
     by_text_length, by_step : list of Share
-        By the length of the text in characters, and by output step; the first only of texts.
+        Outliers by length of the text in characters, and by output step; the first for texts only.
     by_writer : list of Share
-        By the model that wrote the text; only of texts.
+        Outliers by the model that wrote the text; for texts only.
     """
 
     clustering: UUID
@@ -248,7 +248,7 @@ class Density:
     def to_dict(self) -> dict[str, Any]:
         """Return the object that `show-density --json` prints, of plain values."""
         cuts = {
-            name: [_cut_to_dict(cut, self.n_rows) for cut in getattr(self, name)]
+            name: [_convert_cut(cut, self.n_rows) for cut in getattr(self, name)]
             for name in ("by_min_cluster_size", "by_epsilon")
         }
         return asdict(self) | {"clustering": str(self.clustering)} | cuts
@@ -260,8 +260,7 @@ class TextNotes:
     Attributes
     ----------
     lengths, writers : (n,) int64
-        Of the text of each step: its characters, and who wrote it (a position in `names`); -1 where there
-        is none.
+        Number of characters of each step's text, and its writer (a position in `names`); -1 without a text.
     """
 
     def __init__(self, steps: RunSteps) -> None:
@@ -273,7 +272,7 @@ class TextNotes:
         self._names: dict[str, int] = {}
 
     def add(self, run: RunTexts) -> None:
-        """Note the texts of a run."""
+        """Add the texts of a run."""
         steps, number = self._steps, self._numbers[run.run_id]
         first, last = steps.offsets[number], steps.offsets[number + 1]
         sampled = np.flatnonzero(steps.are_texts[first:last])
@@ -287,12 +286,12 @@ class TextNotes:
 
     @property
     def names(self) -> list[str]:
-        """The models that wrote."""
+        """Models that wrote the texts."""
         return list(self._names)
 
     @property
     def is_first(self) -> BoolArray:
-        """(n,) bool: whether a step says what none before it says; true of all that are no texts."""
+        """True for steps whose text no earlier step has, and for steps that are not texts, (n,) bool."""
         is_first = np.ones(len(self.lengths), dtype=bool)
         known = np.flatnonzero(self.lengths >= 0)
         is_first[known] = False
@@ -303,26 +302,26 @@ class TextNotes:
 def examine(
     database: Database | str | Path, source: ClusteringSummary, *, progress: Progress | None = None
 ) -> Density:
-    """Look at where a stored clustering is dense, and on what its outliers depend.
+    """Read a stored clustering, and describe its density and its outliers.
 
     Parameters
     ----------
     database : Database, str or Path
-        The one that the clustering is in; it may be read-only.
+        Database of the clustering; it may be read-only.
     source : ClusteringSummary
         From `results.find_clustering`.
     progress : Progress, optional
-        Told what is being read.
+        Receives the phases.
 
     Raises
     ------
     NoTree
-        It was stored without a tree, or embeddings have gone since.
+        The clustering was stored without a tree, or embeddings were deleted since.
 
     Notes
     -----
-    Reads the tree, the assignments, the indexes on steps, and the texts of all runs, one run at a time; no
-    vector and no image. Takes some 200 bytes a row.
+    Reads the tree, the assignments, the indexes on steps, and the texts of all runs, one run at a time. No
+    vector and no image is read. Memory: about 200 bytes per row.
     """
     progress = progress or Silent()
     with open_clustering(database, source, progress) as stored:
@@ -362,7 +361,7 @@ def describe(
         raise NoTree(f"the tree of clustering {source.id} has no core distances; cluster again")
     sizes, epsilons = by_setting(tree, source.record, progress)
     progress.phase("count")
-    # What has gone from its run since has a core distance, but no step and no text.
+    # An embedding whose invocation was deleted has a core distance, but no step and no text.
     rows = steps.rows
     known, is_first = texts.lengths >= 0, texts.is_first
     of_texts = rows[known]
@@ -382,7 +381,7 @@ def describe(
     )
 
 
-def _cut_to_dict(cut: Cut, n_rows: int) -> dict[str, Any]:
+def _convert_cut(cut: Cut, n_rows: int) -> dict[str, Any]:
     return {
         "min_cluster_size": cut.parameters.min_cluster_size,
         "epsilon": cut.parameters.cluster_selection_epsilon,

@@ -1,7 +1,7 @@
-"""Differences between networks, and how much of a figure each part of a network explains.
+"""Test differences between networks, and share the variance of a figure out among models and prompts.
 
-Every run has one value of a figure; runs are compared within their initial prompts, so that a network that
-was given other prompts does not differ by those.
+Every run has one value of each figure. Runs are compared within their initial prompts, so that networks with
+different prompts do not differ because of the prompts.
 
 References
 ----------
@@ -40,18 +40,18 @@ class Difference:
     Attributes
     ----------
     figure : str
-        Which one.
+        Name of the figure.
     a, b : int
-        The networks, by number.
+        Numbers of the networks.
     n_runs : int
-        Runs of both with prompts that both were given.
+        Runs of both networks with common prompts.
     difference : float
-        Mean of a less that of b within prompts, the prompts weighted as in least squares.
+        Mean of a minus mean of b within prompts, with the weights of least squares.
     p_value : float
-        Share of the permutations of whole runs within prompts with a difference as large, of either sign
+        Share of the permutations of whole runs within prompts with an absolute difference at least as large
         [1]_.
     p_adjusted : float
-        The same after Holm's correction [2]_ over all pairs of networks.
+        p-value after Holm's correction [2]_ over all pairs of networks.
     """
 
     figure: str
@@ -70,14 +70,14 @@ class VarianceShare:
     Attributes
     ----------
     figure, factor : str
-        Which ones; the factor is "t2i", "i2t", "t2i:i2t" (their interaction) or "prompt".
+        Names of the figure and of the factor: "t2i", "i2t", "t2i:i2t" (their interaction) or "prompt".
     degrees : int
-        Degrees of freedom that the factor adds to the others.
+        Degrees of freedom that the factor adds to the other factors.
     share : float
         Sum of squares of the factor given the others (type II; the interaction given the rest), as a share of
         the total (eta squared). In a complete, balanced design the shares and the residual add up to 1.
     adjusted : float
-        The same less what chance alone would give (omega squared [3]_); at least 0.
+        Share minus the part that is expected by chance (omega squared [3]_); at least 0.
     """
 
     figure: str
@@ -109,7 +109,7 @@ def compare_networks(
     tested = []
     for a, b in combinations(np.unique(networks).tolist(), 2):
         among = np.isin(networks, (a, b))
-        # Only prompts that both were given.
+        # Only prompts that both networks have.
         shared = np.intersect1d(prompts[networks == a], prompts[networks == b])
         among &= np.isin(prompts, shared)
         if among.any():
@@ -149,12 +149,12 @@ def share_variance(
     Returns
     -------
     tuple of VarianceShare
-        By figure, then factor. Factors that the others determine, or that never vary, are left out, and
-        figures that are the same for all runs.
+        By figure, then factor. Factors that do not vary or follow from other factors are left out, and so are
+        figures with the same value for all runs.
     """
     _, networks = np.unique(np.stack([t2i, i2t]), axis=1, return_inverse=True)
     networks = networks.reshape(-1)
-    # What each factor is compared with: the models with the factor, and without it.
+    # The two models that are compared for each factor: with the factor and without it.
     models = _Effects.of(t2i, i2t, prompts)
     everything = _Effects.of(networks, prompts)
     compared = {
@@ -187,14 +187,14 @@ def _permute(values: FloatArray, in_a: BoolArray, prompts: IntArray) -> tuple[Fl
     values, in_a = values[order], in_a[order]
     n_a = np.bincount(blocks, weights=in_a)
     centred = _within(values, blocks)
-    # Within prompts the two means differ by a multiple of this sum; so do those of all prompts.
+    # The difference of the two means is a multiple of this sum.
     observed = centred[in_a].sum(axis=0)
     rng = np.random.default_rng(_SEED)
     scale = np.abs(centred).sum(axis=0)
     as_large = np.zeros(values.shape[1], dtype=np.int64)
     for part in slices(N_PERMUTATIONS, _VALUES_AT_ONCE // len(values)):
         n = len(range(*part.indices(N_PERMUTATIONS)))
-        # Sorted by prompt first, the first of each are a random choice of its runs.
+        # Sorted by prompt and random number: the first runs of each prompt are a random choice.
         chosen = np.argsort(rng.random((n, len(values))) + blocks, axis=1)[:, in_a]
         for column in range(values.shape[1]):
             sums = centred[:, column][chosen].sum(axis=1)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MOST_STEPS = 50
 MOST_RUNS = 2_000
-"""All pairs of so many runs take 32 MB a step."""
+"""The distances of all pairs of 2,000 runs take 32 MB per step."""
 N_FOLDS = 5
 N_RESAMPLES = 200
 _SEED = 0
@@ -59,14 +59,14 @@ class StepDivergence:
     step : int
         Output step.
     n_runs : int
-        Runs that have it.
+        Number of runs with this step.
     same_prompt, other_prompt : float or None
-        Mean chord between two runs of one prompt, and of different prompts; None where there are no pairs.
+        Mean chord between two runs of one prompt, and of different prompts; None if there are no pairs.
     recovered : float or None
-        Share of runs whose prompt is that with the nearest mean vector of the other runs; None where fewer
-        than two prompts have two runs.
+        Share of runs for which the nearest mean vector of the other runs, by prompt, is that of their own
+        prompt; None if fewer than two prompts have two runs.
     by_chance : float or None
-        The same if every run were said to have the most frequent prompt.
+        This share if every run were assigned to the most frequent prompt.
     """
 
     step: int
@@ -84,9 +84,9 @@ class Divergence:
     Attributes
     ----------
     steps : list of StepDivergence
-        At up to `MOST_STEPS` steps.
+        Results at up to `MOST_STEPS` steps.
     same_prompt, other_prompt : Relaxation or None
-        Fits; None where fewer than four steps have pairs, or the distance does not grow.
+        Fits; None if fewer than four steps have pairs, or the distance does not settle.
     """
 
     steps: list[StepDivergence]
@@ -181,7 +181,7 @@ def measure_divergence(
 
 
 def scale_to_unit(vectors: Float32Array) -> FloatArray:
-    """Scale rows to unit length; NaN where one has no direction."""
+    """Scale rows to unit length; zero vectors become NaN."""
     wide = vectors.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(wide / np.linalg.norm(wide, axis=1, keepdims=True))
@@ -197,7 +197,7 @@ def mean_chords(units: FloatArray, prompts: IntArray, weights: FloatArray) -> Fl
     prompts : (m,) int64
         Of the runs.
     weights : (b, m) float64
-        How often each run counts, in each of b samples.
+        Number of times that each run is in each of b samples.
 
     Returns
     -------
@@ -219,9 +219,9 @@ def mean_chords(units: FloatArray, prompts: IntArray, weights: FloatArray) -> Fl
 def recover_prompts(
     units: FloatArray, prompts: IntArray, folds: IntArray
 ) -> tuple[float | None, float | None]:
-    """Return the share of runs whose prompt the nearest mean vector names, and the share by chance alone.
+    """Return the share of runs whose prompt is recovered by the nearest mean vector, and the share by chance.
 
-    Means are over the runs of the other folds; runs whose prompt has no run there do not count.
+    The means are over the runs of the other folds. Runs whose prompt has no run there are left out.
     """
     hits = tried = 0
     counted = []
@@ -249,7 +249,7 @@ def fit_relaxation(times: FloatArray, distances: FloatArray) -> tuple[float, flo
     Returns
     -------
     d₀, d∞, τ : float
-        None where there are fewer than four distances, or the fit does not settle between the steps.
+        None if there are fewer than four distances, or the best τ is at a bound of the search.
     """
     known = np.isfinite(distances)
     times, distances = times[known], distances[known]
@@ -258,7 +258,7 @@ def fit_relaxation(times: FloatArray, distances: FloatArray) -> tuple[float, flo
     span = float(times[-1] - times[0])
 
     def residuals(log_time: float) -> tuple[float, FloatArray]:
-        # With τ given, the other two are linear.
+        # For a given τ the model is linear in the other two parameters.
         decay = np.exp(-times / np.exp(log_time))
         design = np.column_stack([decay, 1 - decay])
         coefficients = np.linalg.lstsq(design, distances, rcond=None)[0]
@@ -283,7 +283,7 @@ def _fit_with_interval(times: FloatArray, means: FloatArray) -> Relaxation | Non
     times_of_samples = [
         refit[2] for sample in means[1:] if (refit := fit_relaxation(times, sample)) is not None
     ]
-    # Where hardly any sample settles, the others say nothing of the time.
+    # If many samples have no fit, an interval over the others would be misleading.
     enough = len(times_of_samples) > 0.9 * (len(means) - 1)
     interval = Interval(*np.quantile(times_of_samples, [0.025, 0.975]).tolist()) if enough else None
     return Relaxation(*fit, time_interval=interval)

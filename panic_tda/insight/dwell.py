@@ -28,7 +28,7 @@ class DwellStatistics:
     median : float or None
         Of the Kaplan-Meier survival, in output steps; None where it does not fall to a half.
     memoryless : MemorylessTest or None
-        None where no cluster has enough visits, or the likelihood has no maximum.
+        Test of shape 1; None if no cluster has enough visits, or the likelihood has no maximum.
     """
 
     visits: int
@@ -69,10 +69,10 @@ def describe_dwells(
 
     Notes
     -----
-    A censored visit of c steps was seen to outlast c - 1: whether it would have lasted c or longer, the next
-    step would have shown. It is at risk up to there, as censoring in Kaplan and Meier has it. One that ended
-    after d steps was still there at the sampled step before. So the shape 1 has the likelihood of a walk that
-    leaves with the same chance at every step.
+    A censored visit of c steps was observed to outlast c - 1 steps; only the next step would have shown
+    whether it lasts longer. It is at risk up to c - 1, as usual for Kaplan-Meier. A visit that ended after d
+    steps was still going on at the sampled step before. So shape 1 has the likelihood of a walk that leaves
+    with the same probability at every step.
     """
     times = dwells - censored
     ended, cut_off = times[~censored].astype(float), times[censored].astype(float)
@@ -86,21 +86,21 @@ def median_survival(ended: FloatArray, cut_off: FloatArray) -> float | None:
     Parameters
     ----------
     ended : (e,) float64
-        Durations that were seen to their end.
+        Durations of ended visits.
     cut_off : (c,) float64
-        Durations that the others were seen to outlast.
+        Longest durations that censored visits were observed to outlast.
 
     Returns
     -------
     float or None
-        The shortest duration with a survival of at most 0.5; None where there is none.
+        Shortest duration with a survival of at most 0.5; None if there is none.
 
     References
     ----------
     Kaplan and Meier, J. Am. Stat. Assoc. 53, 457 (1958), doi 10.1080/01621459.1958.10501452.
     """
     times, shares = survival_curve(ended, cut_off)
-    # A product of shares such as 3/4 · 2/3 is a half, and not always in floating point.
+    # A product such as 3/4 · 2/3 is not always exactly a half in floating point.
     reached = np.flatnonzero(shares <= 0.5 + _ROUNDING)
     return float(times[reached[0]]) if len(reached) else None
 
@@ -126,7 +126,7 @@ def survival_curve(ended: FloatArray, cut_off: FloatArray) -> tuple[FloatArray, 
 
 
 def exponential_mean(ended: FloatArray, cut_off: FloatArray, *, spacing: int = 1) -> float | None:
-    """Return the mean of the likeliest exponential distribution; `spacing` is that of `memoryless_test`.
+    """Return the mean of the most likely exponential distribution; `spacing` as in `memoryless_test`.
 
     Returns
     -------

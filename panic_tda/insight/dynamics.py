@@ -1,6 +1,6 @@
-"""Curves and orders over all runs: survival of visits, shares by step, and which clusters stand together.
+"""Compute curves and orders over all runs: survival of visits, shares by step, and similar clusters and runs.
 
-What a page draws of trajectories beside their states. Arrays in, arrays out.
+The page of a clustering draws them. The functions take and return arrays.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MOST_BINS = 100
 MOST_ORDERED = 8_000
-"""Runs beyond are ordered by where they are most: all pairs of so many take half a gigabyte."""
+"""More runs are ordered by their most frequent cluster: all pairs of 8,000 runs take half a gigabyte."""
 _STATES_COMPARED = 64
 _CHORDS_AT_ONCE = 2048
 
@@ -34,11 +34,11 @@ class Survival:
     Attributes
     ----------
     times : list of float
-        Dwells at which the estimate falls, ascending.
+        Dwell times at which the estimate falls, ascending.
     shares : list of float
-        Kaplan-Meier survival from each of them on.
+        Kaplan-Meier survival from each of these times on.
     mean : float or None
-        Of the likeliest exponential distribution, exp(-t / mean), see `dwell.exponential_mean`.
+        Mean of the most likely exponential distribution, exp(-t / mean); see `dwell.exponential_mean`.
     """
 
     times: list[float]
@@ -53,11 +53,11 @@ class ClusterVisits:
     Attributes
     ----------
     runs, entered : (k,) int64
-        Runs that visit the cluster, and visits to it.
+        Number of runs that visit the cluster, and of visits to it.
     median_dwells : list of (float or None)
         Kaplan-Meier medians, in output steps.
     leaving_rates : (k,) float64
-        Rates of leaving per output step, see `dwell.leaving_rates`; NaN where there is none.
+        Rates of leaving per output step, see `dwell.leaving_rates`; NaN if there is none.
     """
 
     runs: IntArray
@@ -66,7 +66,7 @@ class ClusterVisits:
     leaving_rates: FloatArray
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """Return what `show-trajectories --json` prints, one object a cluster."""
+        """Return `clusters` of `show-trajectories --json`, of plain values."""
         columns = (self.runs.tolist(), self.entered.tolist(), self.median_dwells, self.leaving_rates.tolist())
         return [
             {
@@ -112,7 +112,7 @@ def step_bins(steps: IntArray) -> IntArray:
 
 
 def transit_by_step(trajectories: Trajectories, of_step: IntArray, n_groups: int) -> list[list[float | None]]:
-    """Return for each group of runs the share of its steps in no core, bin by bin of `step_bins`.
+    """Return the share of steps outside all cores, for each group of runs and each bin of `step_bins`.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def transit_by_step(trajectories: Trajectories, of_step: IntArray, n_groups: int
 def drift_by_step(
     drifts: FloatArray, steps: IntArray, of_step: IntArray, *, bins: IntArray, n_groups: int
 ) -> list[list[float | None]]:
-    """Return for each group of runs the median of `drifts`, (m,) float64, in each of the bins of steps."""
+    """Return the median of `drifts`, (m,) float64, for each group of runs and each bin of steps."""
     cells = of_step * len(bins) + np.searchsorted(bins, steps, side="right") - 1
     order = np.argsort(cells, kind="stable")
     bounds = np.searchsorted(cells[order], np.arange(n_groups * len(bins) + 1))
@@ -147,9 +147,9 @@ def drift_by_step(
 
 
 def chords(vectors: Float32Array, others: Float32Array) -> FloatArray:
-    """Return the distances between rows of unit length, (m,) float64; NaN where one has no direction."""
+    """Return the chords between rows scaled to unit length, (m,) float64; NaN for zero vectors."""
     distances = np.empty(len(vectors))
-    # In float64, of which there is to be only a little.
+    # In parts, because float64 copies of all rows would take too much memory.
     for part in slices(len(vectors), _CHORDS_AT_ONCE):
         with np.errstate(invalid="ignore", divide="ignore"):
             wide = (vectors[part].astype(np.float64), others[part].astype(np.float64))
@@ -159,7 +159,7 @@ def chords(vectors: Float32Array, others: Float32Array) -> FloatArray:
 
 
 def matrix_of(transitions: Transitions, states: IntArray) -> IntArray:
-    """Return the counts between some states, (k, k) int64: row to column."""
+    """Return the counts of transitions between states, (k, k) int64: row to column."""
     numbers = {int(state): number for number, state in enumerate(states)}
     matrix = np.zeros((len(states), len(states)), dtype=np.int64)
     for source, target, count in zip(
@@ -171,11 +171,11 @@ def matrix_of(transitions: Transitions, states: IntArray) -> IntArray:
 
 
 def seriate(matrix: IntArray) -> IntArray:
-    """Order states so that those with many transitions between them stand together, (k,) int64.
+    """Order states so that states with many transitions between them are neighbours, (k,) int64.
 
-    The leaves of an average linkage over 1 - (share of transitions between the two), in the order that has
-    the least distance between neighbours (Bar-Joseph, Gifford and Jaakkola, Bioinformatics 17, S22 (2001),
-    doi 10.1093/bioinformatics/17.suppl_1.S22).
+    The order is the optimal leaf order of an average linkage over 1 - (share of transitions between two
+    states) (Bar-Joseph, Gifford and Jaakkola, Bioinformatics 17, S22 (2001), doi
+    10.1093/bioinformatics/17.suppl_1.S22).
     """
     if len(matrix) < 3:
         return np.arange(len(matrix))
@@ -190,10 +190,10 @@ def seriate(matrix: IntArray) -> IntArray:
 
 
 def order_by_similarity(trajectories: Trajectories) -> IntArray:
-    """Order runs so that those that are in the same clusters stand together, (r,) int64.
+    """Order runs so that runs in the same clusters are neighbours, (r,) int64.
 
-    By the leaves of a Ward linkage over the shares of steps in each of the 64 most frequent states; beyond
-    `MOST_ORDERED` runs, by the state in which each run is most.
+    The order is that of the leaves of a Ward linkage over the shares of steps in the 64 most frequent states.
+    More than `MOST_ORDERED` runs are ordered by their most frequent state.
     """
     n_runs = len(trajectories.run_ids)
     states, counts = np.unique(trajectories.states, return_counts=True)

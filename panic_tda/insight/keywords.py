@@ -23,10 +23,9 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
 
 class WordCounts:
-    """Words of the distinct texts of each cluster, noted text by text; no text is kept.
+    """Counter of the words of the distinct texts of each cluster; no text is stored.
 
-    A text that was added to a cluster before does not count again: a run that repeats itself would name the
-    cluster alone.
+    A text counts once per cluster. Otherwise a run that repeats one text would decide the words.
     """
 
     def __init__(self) -> None:
@@ -34,7 +33,7 @@ class WordCounts:
         self._counts: dict[int, Counter[str]] = {}
 
     def add(self, label: int, text: str) -> None:
-        """Note a text of a cluster."""
+        """Count the words of a text of a cluster."""
         key = label, hash(text)
         if key not in self._seen:
             self._seen.add(key)
@@ -62,9 +61,9 @@ def weigh_words(
     Parameters
     ----------
     counts : mapping of int to (mapping of str to int)
-        How often each word is in the distinct texts of each cluster.
+        Counts of each word in the distinct texts of each cluster.
     n_words : int
-        So many at most.
+        Maximum number of words.
 
     Returns
     -------
@@ -74,7 +73,7 @@ def weigh_words(
     Notes
     -----
     The weight of a word is W = tf · log(1 + A / f), with tf its share of the words of the cluster, f its
-    count in all clusters, and A the mean number of words of a cluster. A word of one letter is no name.
+    count in all clusters, and A the mean number of words of a cluster. Words of one letter are left out.
     """
     if not counts:
         return {}
@@ -84,7 +83,7 @@ def weigh_words(
     mean = sum(totals.values()) / len(counts)
     names = {}
     for label, words in sorted(counts.items()):
-        # Of all clusters tf has the same divisor within one.
+        # The divisor of tf is the same for all words of a cluster and does not change their order.
         weights = {
             word: count * float(np.log1p(mean / totals[word]))
             for word, count in words.items()
@@ -95,7 +94,7 @@ def weigh_words(
 
 
 def name_labels(texts: Sequence[str], labels: IntArray, n_words: int = N_WORDS) -> dict[int, tuple[str, ...]]:
-    """Return the words of each cluster from the texts of its members; rows of label -1 are passed over."""
+    """Return the words of each cluster from the texts of its members; rows with label -1 are ignored."""
     counts = WordCounts()
     for text, label in zip(texts, labels.tolist(), strict=True):
         if label >= 0:

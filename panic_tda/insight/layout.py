@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 N_ROWS = 50_000
 NEIGHBOURS = 15
-"""Each row's, the row itself counted, that UMAP keeps together. With no more rows than that there is nothing
-to choose, and PCA shows all there is."""
+"""Number of neighbours of each row in UMAP, including the row itself. With no more rows than that PCA is
+used."""
 LEAST_DISTANCE = 0.5
 """Between neighbours on the map. At UMAP's own 0.1 clusters of captions are specks in an empty plane; here
 they are areas, at a price: of 1,231 distinct captions in 384 dimensions the trustworthiness
@@ -40,18 +40,18 @@ they are areas, at a price: of 1,231 distinct captions in 384 dimensions the tru
 
 @dataclass(frozen=True)
 class Map:
-    """Some rows of a clustering, and where they lie.
+    """Coordinates of a sample of a clustering's rows.
 
     Attributes
     ----------
     rows : (m,) int64
         Positions among the assignments of the clustering (`read_assignments`), ascending.
     xy : (m, 2) float32
-        Where each lies. Identical vectors lie at one place.
+        Coordinates. Identical vectors have the same coordinates.
     method : str
-        What laid them out, with its version.
+        Layout method and its version.
     n_total : int
-        Assignments that the rows were sampled from.
+        Number of assignments that the rows were sampled from.
     """
 
     rows: IntArray
@@ -77,11 +77,11 @@ def read_map(
     source : ClusteringSummary
         One that is stored.
     n_rows : int
-        Most rows, at least 1; where there are more medoids, these.
+        Maximum number of rows, at least 1. All medoids are included, even if there are more.
     seed : int
-        Of the sample and the layout: the same one gives the same map on one machine.
+        Seed of the sample and the layout. The same seed gives the same map on one machine.
     progress : Progress, optional
-        Told the rows read.
+        Receives the number of rows read.
 
     Returns
     -------
@@ -93,7 +93,7 @@ def read_map(
     InvalidParameter
         `n_rows` is below 1.
     DatabaseError
-        Vectors have gone since the clustering.
+        Vectors were deleted since the clustering.
 
     Notes
     -----
@@ -152,9 +152,9 @@ def sample_rows(in_order: IntArray, medoids: IntArray, *, n_rows: int, seed: int
 
     Notes
     -----
-    The rows in order are cut into stretches of equal length, and one is drawn of each: a run has its share
-    of the sample but for two at most, and so has each part of a run. Every so-maniest row instead would
-    fall in step with loops, and on the same steps of runs of the same length.
+    The ordered rows are divided into intervals of equal length, and one row is drawn from each interval. So
+    every run, and every part of a run, has its share of the sample, up to two rows. Every k-th row instead
+    would resonate with loops, and choose the same steps of all runs of the same length.
     """
     if n_rows < 1:
         raise InvalidParameter(f"a map needs at least 1 row; got {n_rows}")
@@ -190,16 +190,16 @@ def lay_out(vectors: Float32Array, *, seed: int = 0) -> tuple[Float32Array, str]
     distinct = find_distinct(vectors)
     vectors = vectors[distinct.first]
     # Here is where rows on a device would be handed to its own UMAP.
-    xy, method = _principal(vectors), f"PCA, NumPy {np.__version__}"
+    xy, method = _project_on_principal_axes(vectors), f"PCA, NumPy {np.__version__}"
     if len(vectors) > NEIGHBOURS:
         try:
-            xy, method = _umap(vectors, xy, seed)
+            xy, method = _lay_out_by_umap(vectors, xy, seed)
         except ImportError:
             method += " (the package umap-learn is missing)"
     return xy.astype(np.float32)[distinct.inverse], method
 
 
-def _principal(vectors: Float32Array) -> Float32Array:
+def _project_on_principal_axes(vectors: Float32Array) -> Float32Array:
     """Return the first two principal components, (n, 2); zeros for those that there are not."""
     n, d = vectors.shape
     xy = np.zeros((n, 2), dtype=np.float32)
@@ -207,13 +207,13 @@ def _principal(vectors: Float32Array) -> Float32Array:
         centred = vectors - vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
         _, axes = np.linalg.eigh((centred.T @ centred).astype(np.float64))
         axes = axes[:, ::-1][:, :2]
-        # An eigenvector may as well point the other way: its largest part is to be positive.
+        # The sign of an eigenvector is arbitrary: its largest component is made positive.
         axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
         xy[:, : axes.shape[1]] = centred @ axes
     return xy
 
 
-def _umap(vectors: Float32Array, start: Float32Array, seed: int) -> tuple[Float32Array, str]:
+def _lay_out_by_umap(vectors: Float32Array, start: Float32Array, seed: int) -> tuple[Float32Array, str]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Tensorflow not installed", ImportWarning)
         import umap
@@ -226,5 +226,6 @@ def _umap(vectors: Float32Array, start: Float32Array, seed: int) -> tuple[Float3
         random_state=seed,
         n_jobs=1,
     )
-    # Which way a map lies means nothing: its widest direction goes from left to right, as a page does.
-    return _principal(model.fit_transform(vectors)), f"UMAP (cosine), umap-learn {umap.__version__}"
+    # The orientation of a map has no meaning; its widest direction becomes the horizontal one.
+    xy = _project_on_principal_axes(model.fit_transform(vectors))
+    return xy, f"UMAP (cosine), umap-learn {umap.__version__}"

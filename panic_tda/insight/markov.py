@@ -65,12 +65,12 @@ class ChapmanKolmogorov:
     Attributes
     ----------
     steps : int
-        k.
+        Number of steps k.
     largest_difference : float
         Largest difference between the predicted and the counted probability to be in the same state again,
         over the states with at least 20 counts.
     expected : float
-        The largest difference that sampling alone leaves in 95 % of the resampled runs.
+        95 % quantile of the largest difference by sampling alone, from resampled runs.
     """
 
     steps: int
@@ -85,35 +85,35 @@ class MarkovModel:
     Attributes
     ----------
     lag : int
-        Output steps.
+        Lag in output steps.
     states : list of int
-        Clusters in the model, ascending; all others are left out.
+        Clusters in the model, ascending.
     n_visited : int
-        Clusters that runs are in.
+        Number of clusters that runs visit.
     transition_share : float
-        Share of all counted transitions that are between states of the model.
+        Share of all transitions that are between states of the model.
     stationary : list of float
         Stationary probability of each state.
     timescales : list of LagTimescales
-        At growing lags, the model's own first.
+        Implied time scales at ascending lags, beginning with the model's lag.
     spectral_gap : float or None
-        1 less the second largest absolute eigenvalue; None for fewer than two states.
+        1 minus the second largest absolute eigenvalue; None for fewer than two states.
     mean_first_passage : list of (list of float)
-        Output steps from each state (row) until the first step in each other one [2]_; 0 on the diagonal.
+        Mean number of output steps from each state (row) to each other state [2]_; 0 on the diagonal.
     absorbing : list of (list of int)
-        Closed classes: sets of states that runs enter and were not seen to leave, each ascending.
+        Closed classes: sets of states that runs entered and did not leave, each ascending.
     imbalance : float
-        Violation of detailed balance: half the sum of |flow from i to j - flow from j to i| [4]_, 0 where the
-        process looks the same backwards, 1 where all flow is one-way.
+        Violation of detailed balance: half the sum of |flow from i to j - flow from j to i| [4]_, 0 for a
+        reversible process, 1 if all flow goes one way.
     imbalance_expected : float
-        The same in 95 % of the resampled runs, each run read backwards with a chance of a half: what sampling
-        leaves of a process in balance.
+        95 % quantile of the imbalance of resampled runs, each reversed in time with probability 1/2: the
+        imbalance that sampling alone produces in a reversible process.
     chapman_kolmogorov : list of ChapmanKolmogorov
-        For 2 and 3 steps, where there are counts.
+        Tests for 2 and 3 steps, if there are counts.
     metastable : list of (list of int) or None
-        Metastable sets of states by PCCA+ [3]_, as many as there are time scales above the widest gap, of the
-        first ones that are longer than the lag, and one more; None where the package deeptime is missing, or
-        there is no such time scale.
+        Metastable sets of states by PCCA+ [3]_. Their number is 1 plus the number of time scales above the
+        widest gap, among those longer than the lag. None if the package deeptime is missing, or no time scale
+        is longer than the lag.
     """
 
     lag: int
@@ -191,20 +191,20 @@ def fit_markov(trajectories: Trajectories, lag: int) -> MarkovModel | None:
         timescales=[
             timescales
             for factor in range(1, N_LAGS + 1)
-            if (timescales := _timescales_at(trajectories, lag * factor, states, resamples)) is not None
+            if (timescales := _estimate_timescales(trajectories, lag * factor, states, resamples)) is not None
         ],
         spectral_gap=float(1 - eigenvalues[1]),
         mean_first_passage=(lag * mean_first_passage(matrix)).tolist(),
         absorbing=sorted(sorted(pairs.states[members].tolist()) for members in closed_classes(everything)),
         imbalance=find_imbalance(counts),
-        imbalance_expected=_expected_imbalance(pairs, inside, resamples),
-        chapman_kolmogorov=_chapman_kolmogorov(trajectories, lag, states, resamples),
-        metastable=_metastable(matrix, stationary, states, eigenvalues),
+        imbalance_expected=_estimate_expected_imbalance(pairs, inside, resamples),
+        chapman_kolmogorov=_test_chapman_kolmogorov(trajectories, lag, states, resamples),
+        metastable=_find_metastable_sets(matrix, stationary, states, eigenvalues),
     )
 
 
 def normalise_rows(counts: FloatArray) -> FloatArray:
-    """Divide counts by the sum of their row; a row without any stays where it is."""
+    """Divide counts by the sums of their rows; a state without counts leads to itself."""
     sums = counts.sum(axis=-1, keepdims=True)
     return np.asarray(np.where(sums > 0, counts / np.maximum(sums, 1), np.eye(counts.shape[-1])))
 
@@ -248,23 +248,23 @@ def find_timescales(matrix: FloatArray, lag: int, most: int = N_TIMESCALES) -> l
 
 
 def find_imbalance(counts: FloatArray) -> float:
-    """Return half the sum of the absolute differences between the flows there and back, as shares of all."""
+    """Return half the sum of |flow from i to j - flow from j to i|, as a share of all transitions."""
     flow = counts / max(1.0, float(counts.sum()))
     return float(np.abs(flow - flow.T).sum() / 2)
 
 
 @dataclass(frozen=True)
 class _RunPairs:
-    """The pairs of states that lie a lag apart, run by run.
+    """Counts of the pairs of states that are a lag apart, by run.
 
     Attributes
     ----------
     states : (k,) int64
-        The states that occur, ascending.
+        Occurring states, ascending.
     runs, cells : (m,) int64
-        Of each pair of states that a run has: the run, and k · source + target, as positions in `states`.
+        Run of each pair, and k · source + target, with positions in `states`.
     counts : (m,) float64
-        How often.
+        Number of times that the run has the pair.
     """
 
     states: IntArray
@@ -291,14 +291,14 @@ class _RunPairs:
         return cls(states, pairs[0], pairs[1], counts.astype(np.float64))
 
     def count(self, of_run: Any = None) -> FloatArray:
-        """Return the counts from state to state, (k, k), each run as often as `of_run`, (r,), says."""
+        """Return the counts from state to state, (k, k), with each run weighted by `of_run`, (r,)."""
         weights = self.counts if of_run is None else self.counts * of_run[self.runs]
         n = len(self.states)
         return np.bincount(self.cells, weights=weights, minlength=n * n).reshape(n, n).astype(np.float64)
 
 
 def pairs_apart(trajectories: Trajectories, lag: int) -> tuple[IntArray, IntArray]:
-    """Return the positions of all pairs of steps of one run that lie a lag apart and have states."""
+    """Return the positions of all pairs of steps of one run that are a lag apart and have states."""
     positions = np.arange(len(trajectories.steps))
     runs = trajectories.run_numbers
     span = int(trajectories.steps.max(initial=0)) + lag + 1
@@ -309,7 +309,7 @@ def pairs_apart(trajectories: Trajectories, lag: int) -> tuple[IntArray, IntArra
     return positions[has_target], targets[has_target]
 
 
-def _timescales_at(
+def _estimate_timescales(
     trajectories: Trajectories, lag: int, states: IntArray, resamples: Any
 ) -> LagTimescales | None:
     pairs = _RunPairs.of(trajectories, lag, states)
@@ -327,7 +327,7 @@ def _timescales_at(
     return LagTimescales(lag, timescales, interval)
 
 
-def _chapman_kolmogorov(
+def _test_chapman_kolmogorov(
     trajectories: Trajectories, lag: int, states: IntArray, resamples: Any
 ) -> list[ChapmanKolmogorov]:
     first = _RunPairs.of(trajectories, lag, states)
@@ -353,7 +353,7 @@ def _chapman_kolmogorov(
     return results
 
 
-def _expected_imbalance(pairs: _RunPairs, inside: IntArray, resamples: Any) -> float:
+def _estimate_expected_imbalance(pairs: _RunPairs, inside: IntArray, resamples: Any) -> float:
     rng = np.random.default_rng(0)
     n = len(pairs.states)
     backwards = pairs.cells % n * n + pairs.cells // n
@@ -366,7 +366,7 @@ def _expected_imbalance(pairs: _RunPairs, inside: IntArray, resamples: Any) -> f
     return float(np.quantile(imbalances, 0.95)) if imbalances else float("nan")
 
 
-def _metastable(
+def _find_metastable_sets(
     matrix: FloatArray, stationary: FloatArray, states: IntArray, eigenvalues: FloatArray
 ) -> list[list[int]] | None:
     slow = eigenvalues[1 : MOST_SETS + 1]

@@ -49,9 +49,9 @@ def memory_by_backend(
     parameters : ClusteringParameters
         Parameters of the clustering.
     n_rows, n_features : int
-        Shape of the matrix, copies of rows counted.
+        Shape of the matrix, including copies of rows.
     folder : Path
-        Where files would go that take what exceeds memory.
+        Folder for temporary files if the data exceeds memory.
     """
     names = [name for name in backends.NAMES if name != backends.AUTO]
     return {name: _estimate_memory(name, parameters, (n_rows, n_features), folder) for name in names}

@@ -1,7 +1,7 @@
 """Test whether visits to clusters are memoryless, by a Weibull shape common to all clusters.
 
-Visits to several clusters thrown together seem to have a heavy tail even where each cluster is left at a
-constant rate, because their rates differ [1]_. So every cluster has a scale of its own.
+If each cluster is left at a constant rate but the rates differ, the pooled visits seem to have a heavy tail
+[1]_. So every cluster has its own scale.
 
 References
 ----------
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 SIGNIFICANCE = 0.05
 LEAST_ENDED = 10
-"""Clusters with fewer visits that were seen to end are left out of the test."""
+"""Least number of ended visits of a cluster; clusters with fewer are left out of the test."""
 _SHAPES = (0.05, 20.0)
-"""Where the common shape is looked for; a likelihood that still rises at one of them has no maximum."""
+"""Bounds of the common shape. If the likelihood is largest at a bound, it has no maximum."""
 _MOST_STEPS = 100
-"""Of Newton's method, which takes a handful."""
+"""Maximum number of steps of Newton's method; it usually takes fewer than ten."""
 _ROUNDING = 1e-12
 _STEP = 1e-3
-"""Of the logarithm of the shape, between which derivatives are taken."""
+"""Step in the logarithm of the shape for numerical derivatives."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ class MemorylessTest:
     Attributes
     ----------
     n_clusters, n_ended : int
-        Clusters in the test, and their visits that were seen to end.
+        Number of clusters in the test, and of their ended visits.
     shape : float
-        The likeliest common shape: survival in cluster j is exp(-(t / scale_j)^shape). Below 1, the longer a
-        visit has lasted the longer it goes on.
+        Maximum likelihood estimate of the common shape: survival in cluster j is exp(-(t / scale_j)^shape).
+        Below 1, a visit that has lasted longer is expected to go on longer.
     log_likelihood_ratio : float
-        Sum over the clusters of the log-likelihood with that shape less that with shape 1; 0 or more.
+        Log-likelihood with that shape minus log-likelihood with shape 1, summed over the clusters; 0 or more.
     p_value : float
-        Of twice that ratio, in a chi-square distribution with one degree of freedom.
+        p-value of twice that ratio, by the chi-square distribution with one degree of freedom.
     """
 
     n_clusters: int
@@ -74,38 +74,38 @@ def memoryless_test(
     spacing: int = 1,
     least_ended: int = LEAST_ENDED,
 ) -> MemorylessTest | None:
-    """Test whether the visits to each cluster are memoryless, all clusters having one shape and scales of
-    their own.
+    """Test whether visits to clusters are memoryless, with one shape for all clusters and a scale for each.
 
     Parameters
     ----------
     times : (v,) int64
-        Durations after which the end was seen, `spacing` or more; of censored visits, durations that they
-        were seen to outlast, 0 or more.
+        Durations after which the end was observed, `spacing` or more; for censored visits the longest
+        durations that they were observed to outlast, 0 or more.
     censored : (v,) bool
-        Which were cut off.
+        Whether each visit was cut off.
     clusters : (v,) int64
-        The stratum of each visit.
+        Stratum of each visit.
     spacing : int
-        From one look to the next: what ended after t lasted longer than t - `spacing`, and t at most.
+        Steps between observations. A visit that ended at t lasted longer than t - `spacing`, and at most t.
     least_ended : int
-        Clusters with fewer ends are left out, and those that every visit left at the first look.
+        Clusters with fewer ended visits are left out, and clusters that all visits left at the first
+        observation.
 
     Returns
     -------
     MemorylessTest or None
-        None where no cluster is left, and where the likelihood has no maximum.
+        None if no cluster remains, or the likelihood has no maximum.
 
     Notes
     -----
-    The likelihood is that of the intervals [2]_: taken for exact, dwell times of a walk that leaves with the
-    same chance at every step have the shape 1.6 where they last 2 steps on average, and not 1. With one
-    cluster, the shape is that of ``scipy.stats.weibull_min.fit(CensoredData(interval=..., right=...),
-    floc=0)``, whose search takes a quarter of a second a cluster.
+    The likelihood is that of intervals [2]_. If dwell times were treated as exact, a walk that leaves with
+    the same probability at every step and stays 2 steps on average would have the shape 1.6 instead of 1.
+    With one cluster, the shape equals that of ``scipy.stats.weibull_min.fit(CensoredData(interval=...,
+    right=...), floc=0)``, which takes a quarter of a second per cluster.
 
-    A scale for each cluster biases the common shape upwards, by about a tenth where clusters have ten ends,
-    and less where they have more [3]_. So a shape below 1 is found less often than it should be where
-    clusters are many and small, and a shape above 1 may be nothing but that.
+    A scale for each cluster biases the common shape upwards, by about a tenth if clusters have ten ended
+    visits, and less if they have more [3]_. So with many small clusters the test misses some shapes below 1,
+    and a shape above 1 may be only this bias.
     """
     cells = _Cells.of_tested(times, censored, clusters, spacing=spacing, least_ended=least_ended)
     if cells is None:
@@ -117,7 +117,7 @@ def memoryless_test(
         method="bounded",
         options={"xatol": 1e-7},
     )
-    # Durations 15 orders of magnitude apart leave no digits to compare.
+    # With durations 15 orders of magnitude apart the likelihoods are not precise enough to compare.
     if min(abs(search.x - logs)) < 1e-3 or not math.isfinite(search.fun):
         return None
     ratio = max(0.0, -float(search.fun) - cells.maximise(1.0)[0])
@@ -139,7 +139,7 @@ def shape_influences(
     spacing: int = 1,
     least_ended: int = LEAST_ENDED,
 ) -> tuple[FloatArray, FloatArray]:
-    """Return how each visit pulls at the logarithm of the common shape that `memoryless_test` found.
+    """Return the influence of each visit on the logarithm of the common shape of `memoryless_test`.
 
     Returns
     -------

@@ -36,11 +36,11 @@ class Merge:
     Attributes
     ----------
     height : float
-        Chord at which they do.
+        Chord at which they join.
     a, b : int
-        The largest cluster (smallest label) of each set; a is the larger one.
+        Label of the largest cluster of each set; a is the larger cluster.
     n_clusters : int
-        Clusters in both together.
+        Number of clusters in both sets.
     """
 
     height: float
@@ -55,16 +55,16 @@ class Merge:
 
 @dataclass(frozen=True)
 class Layer:
-    """A `min_cluster_size` at which the leaves of the tree are most persistent, of all near it.
+    """A `min_cluster_size` at which the persistence of the leaves has a local maximum.
 
     Attributes
     ----------
     min_cluster_size : int
-        The smallest one of the layer.
+        Smallest value of the layer.
     n_clusters : int
-        Leaves there: what the selection method leaf finds.
+        Number of leaves, which are the clusters of the selection method leaf.
     persistence : float
-        Sum over these of the range of sizes for which each is a leaf.
+        Sum over the leaves of the range of sizes for which each is a leaf.
     """
 
     min_cluster_size: int
@@ -111,7 +111,7 @@ def read_merges(
     Raises
     ------
     NoTree
-        It was stored without a tree, or embeddings have gone since.
+        The clustering was stored without a tree, or embeddings were deleted since.
     """
     with open_clustering(database, clustering, progress) as stored:
         tree, labels = stored.tree, stored.assignments.labels
@@ -140,7 +140,7 @@ def find_layers(tree: SpanningTree, *, distance_floor: float, most: int = MOST_L
     distance_floor : float
         Least distance.
     most : int
-        So many at most.
+        Maximum number of layers.
 
     Notes
     -----
@@ -159,7 +159,7 @@ def find_layers(tree: SpanningTree, *, distance_floor: float, most: int = MOST_L
 
 
 def trace_persistence(tree: SpanningTree, *, distance_floor: float) -> tuple[IntArray, IntArray, FloatArray]:
-    """Return where leaves begin or end, how many there are from there on, and the sum of their ranges.
+    """Return the sizes at which leaves begin or end, the number of leaves, and the sum of their ranges.
 
     Returns
     -------

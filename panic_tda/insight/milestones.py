@@ -1,9 +1,9 @@
 """Assign every step of a run to a cluster (milestoning), also steps that are outliers.
 
-A core is a cluster's members, or the strong ones among them. The state of a step is the cluster whose core
-the run visited last, so that a run is a sequence of symbols, and its dwells and transitions are those of a
-core-set Markov model (Schütte, Noé, Lu, Sarich and Vanden-Eijnden, J. Chem. Phys. 134, 204105 (2011), doi
-10.1063/1.3590108). Everything here is arrays in, arrays out; time is the output index.
+The core of a cluster has its members, or those with a high membership probability. The state of a step is
+the cluster whose core the run visited last. So a run is a sequence of states, and its dwell times and
+transitions are those of a core-set Markov model (Schütte, Noé, Lu, Sarich and Vanden-Eijnden, J. Chem. Phys.
+134, 204105 (2011), doi 10.1063/1.3590108). The functions take and return arrays; time is the output index.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 CORE, TRANSIT, ENTERING = 0, 1, 2
 FLAGS = ("core", "transit", "entering")
-"""What a step may be, by code: a member of a core; one since the last core; one before the first."""
+"""Flags of steps, by code: in a core; outside after the first core; outside before the first core."""
 NO_STATE = -1
 """State of all steps of a run that never visits a core."""
 SETTLED_SHARE = 5
-"""A run has settled where its final visit has one in so many of its output steps: what a run must stay for
-grows with its length, so that runs of 25 texts can settle (with 5), and 3 texts settle none of 500."""
+"""A run has settled if its final visit has at least 1/5 of its output steps. The share makes short runs
+comparable with long ones: 5 steps suffice for a run of 25 texts, and 3 steps do not for one of 500."""
 LEAST_SETTLED_STEPS = 3
 
 
@@ -45,7 +45,7 @@ class Trajectories(RunSteps):
     flags : (n,) int8
         `CORE`, `TRANSIT` or `ENTERING`. A run that never visits a core is entering all the time.
     visits : (n,) int64
-        Which of its run's visits the step belongs to, from 0.
+        Number of the visit within its run, from 0.
     """
 
     states: IntArray
@@ -103,7 +103,7 @@ class Transitions:
 
 
 def find_states(steps: RunSteps, *, core_probability: float = 0.0) -> Trajectories:
-    """Give every step its state, its flag and the number of its visit.
+    """Find the state, the flag and the visit of every step.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def find_states(steps: RunSteps, *, core_probability: float = 0.0) -> Trajectori
     Raises
     ------
     InvalidParameter
-        `core_probability` is no probability.
+        `core_probability` is not between 0 and 1.
     """
     if not 0 <= core_probability <= 1:
         raise InvalidParameter(f"core_probability must be a probability from 0 to 1; got {core_probability}")
@@ -130,14 +130,14 @@ def find_states(steps: RunSteps, *, core_probability: float = 0.0) -> Trajectori
     states[to_enter] = steps.labels[coming[to_enter]]
     states[entered] = steps.labels[last[entered]]
     flags = np.where(in_core, CORE, np.where(entered, TRANSIT, ENTERING)).astype(np.int8)
-    visits = np.cumsum(_begin_visits(runs, states)) - 1
+    visits = np.cumsum(_find_beginnings(runs, states)) - 1
     return Trajectories(**vars(steps), states=states, flags=flags, visits=visits - visits[begins])
 
 
 def find_visits(trajectories: Trajectories) -> Visits:
     """Return the visits of all runs, those of a run one after another."""
     runs = trajectories.run_numbers
-    begins = np.flatnonzero(_begin_visits(runs, trajectories.states))
+    begins = np.flatnonzero(_find_beginnings(runs, trajectories.states))
     runs, first_steps = runs[begins], trajectories.steps[begins]
     censored = np.ones(len(begins), dtype=bool)
     censored[:-1] = runs[:-1] != runs[1:]
@@ -151,9 +151,9 @@ def find_visits(trajectories: Trajectories) -> Visits:
 def find_settled(trajectories: Trajectories, visits: Visits) -> tuple[IntArray, IntArray]:
     """Find the states in which runs settled.
 
-    A run has settled where its final visit has at least a fifth of the output steps from its first step to
-    its last, at least `LEAST_SETTLED_STEPS`, and more than half of the sampled steps of that visit are in the
-    core of its cluster: a run that only drifts away from its last cluster has not.
+    A run has settled if its final visit has at least a fifth of the run's output steps, at least
+    `LEAST_SETTLED_STEPS`, and more than half of the sampled steps of that visit are in the core of its
+    cluster. The last condition excludes runs that drift away from their last cluster.
 
     Parameters
     ----------
@@ -163,8 +163,8 @@ def find_settled(trajectories: Trajectories, visits: Visits) -> tuple[IntArray, 
     Returns
     -------
     states, first_steps : (r,) int64
-        The state of the final visit and its first step; `NO_STATE` twice where a run has not settled. One
-        that never visits a core settles nowhere.
+        State of the final visit and its first step; `NO_STATE` twice if a run has not settled. A run that
+        never visits a core has not settled.
     """
     first, last = trajectories.offsets[:-1], trajectories.offsets[1:] - 1
     lengths = trajectories.steps[last] - trajectories.steps[first] + 1
@@ -173,14 +173,14 @@ def find_settled(trajectories: Trajectories, visits: Visits) -> tuple[IntArray, 
     settled = visits.dwells[final] >= LEAST_SETTLED_STEPS
     settled &= SETTLED_SHARE * visits.dwells[final] >= lengths
     settled &= visits.states[final] != NO_STATE
-    settled &= _mostly_in_core(trajectories)
+    settled &= _are_mostly_in_core(trajectories)
     return (
         np.where(settled, visits.states[final], NO_STATE),
         np.where(settled, visits.first_steps[final], NO_STATE),
     )
 
 
-def _mostly_in_core(trajectories: Trajectories) -> BoolArray:
+def _are_mostly_in_core(trajectories: Trajectories) -> BoolArray:
     """Return whether more than half of the sampled steps of each final visit are core, (r,) bool."""
     runs, n_runs = trajectories.run_numbers, len(trajectories.run_ids)
     in_final = trajectories.visits == trajectories.visits[trajectories.offsets[1:] - 1][runs]
@@ -208,16 +208,16 @@ def count_transitions(trajectories: Trajectories, lag: int) -> Transitions:
     targets[targets == len(keys)] = 0
     is_sampled = keys[targets] == wanted
     states = trajectories.states
-    return _counted(states[sources[is_sampled]], states[targets[is_sampled]])
+    return _count_pairs(states[sources[is_sampled]], states[targets[is_sampled]])
 
 
-def _counted(sources: IntArray, targets: IntArray) -> Transitions:
+def _count_pairs(sources: IntArray, targets: IntArray) -> Transitions:
     n_states = int(max(sources.max(initial=0), targets.max(initial=0))) + 1
     pairs, counts = np.unique(sources * n_states + targets, return_counts=True)
     return Transitions(pairs // n_states, pairs % n_states, counts)
 
 
-def _begin_visits(runs: IntArray, states: IntArray) -> BoolArray:
+def _find_beginnings(runs: IntArray, states: IntArray) -> BoolArray:
     begins = np.ones(len(states), dtype=bool)
     begins[1:] = (np.diff(runs) != 0) | (np.diff(states) != 0)
     return begins

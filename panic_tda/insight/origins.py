@@ -26,11 +26,11 @@ class ClusterMembers:
     Attributes
     ----------
     label, size : int
-        Of the cluster; the size counts members that belong to a step of a run.
+        Label and size of the cluster; the size counts members that belong to a step of a run.
     runs, prompts : int
-        Runs and initial prompts that have members.
+        Number of runs and of initial prompts with members.
     largest_run_share : float
-        Share of the members that the run with the most of them has.
+        Share of the members that come from the run with most of them.
     """
 
     label: int
@@ -49,14 +49,14 @@ class ClusterOrigins:
     members : tuple of ClusterMembers
         By label.
     words : dict of int to (tuple of str), or None
-        Names of the clusters by label, see `keywords.weigh_words`; None where they were not asked for.
+        Words of the clusters by label, see `keywords.weigh_words`; None if they were not requested.
     """
 
     members: tuple[ClusterMembers, ...]
     words: dict[int, tuple[str, ...]] | None
 
     def to_dict(self, label: int) -> dict[str, Any]:
-        """Return what `show-clustering --json` adds to a cluster, of plain values."""
+        """Return the origins of a cluster for `show-clustering --json`, of plain values."""
         facts = {name: value for name, value in asdict(self.members[label]).items() if name not in _KNOWN}
         return facts if self.words is None else facts | {"words": list(self.words.get(label, ()))}
 
@@ -65,7 +65,7 @@ _KNOWN = ("label", "size")
 
 
 class StepWords:
-    """Words of the texts of all clustered steps, noted run by run."""
+    """Collector of the words of all clustered steps, run by run."""
 
     def __init__(self, steps: RunSteps) -> None:
         self._steps = steps
@@ -73,7 +73,7 @@ class StepWords:
         self.counts = WordCounts()
 
     def add(self, run: RunTexts) -> None:
-        """Note the texts of a run."""
+        """Count the words of the texts of a run."""
         number = self._numbers[run.run_id]
         mine = slice(self._steps.offsets[number], self._steps.offsets[number + 1])
         sampled = self._steps.are_texts[mine] & (self._steps.labels[mine] != OUTLIER)
@@ -96,18 +96,18 @@ def read_origins(
     with_words: bool = False,
     progress: Progress | None = None,
 ) -> ClusterOrigins:
-    """Read where the members of clusters come from.
+    """Read the runs and prompts of the members of all clusters.
 
     Parameters
     ----------
     database : Database, str or Path
-        The one that the clustering is in.
+        Database of the clustering.
     clustering : ClusteringSummary
-        One that is stored.
+        A stored clustering.
     with_words : bool
-        Whether to read all texts for the names of the clusters. Without, indexes alone are read.
+        Whether to read all texts for the words of the clusters. Otherwise only indexes are read.
     progress : Progress, optional
-        Told the rows read.
+        Receives the number of rows read.
     """
     with open_clustering(database, clustering, progress) as stored:
         steps, runs = stored.steps, stored.runs
@@ -122,7 +122,7 @@ def read_origins(
 def count_members(
     steps: RunSteps, runs: dict[str, RunFacts], *, n_clusters: int
 ) -> tuple[ClusterMembers, ...]:
-    """Count the runs and the initial prompts that each cluster has members of."""
+    """Count the runs and the initial prompts with members in each cluster."""
     clustered = steps.labels != OUTLIER
     labels, numbers = steps.labels[clustered], steps.run_numbers[clustered]
     prompts: dict[str | None, int] = {}

@@ -1,4 +1,4 @@
-"""Outliers graded: how much sparser each row is than the densest part of its cluster, and where it would go.
+"""Score outliers by how much sparser they are than their cluster, and find the cluster nearest to each.
 
 References
 ----------
@@ -47,12 +47,12 @@ def score_outliers(tree: SpanningTree, parameters: EffectiveParameters) -> Float
     (n,) float64
         1 - λ / λ_max, 0 to 1, with λ the density at which the row falls out of the innermost cluster of the
         condensed tree that it is in, and λ_max the largest density in that cluster: 0 in the densest part,
-        towards 1 far from it. NaN where there are fewer rows than make a cluster.
+        near 1 far from it. NaN if there are fewer rows than `min_cluster_size`.
 
     Notes
     -----
-    hdbscan's `outlier_scores_`, but that distances of 0 are the distance floor here. Not a probability, and
-    not comparable between trees.
+    Equal to hdbscan's `outlier_scores_`, except that distances of 0 are the distance floor here. The score is
+    not a probability, and scores of different trees cannot be compared.
     """
     n = len(tree.height) + 1
     if n < max(2, parameters.min_cluster_size):
@@ -69,10 +69,10 @@ def score_outliers(tree: SpanningTree, parameters: EffectiveParameters) -> Float
 
 
 def find_nearest_clusters(tree: SpanningTree, labels: IntArray) -> IntArray:
-    """Return the nearest cluster of every row, (n,) int64: its own, or that of an outlier's nearest member.
+    """Return the nearest cluster of every row, (n,) int64; for a member its own cluster.
 
-    Nearest is the member at the end of the shortest path through the spanning tree, by the sum of its
-    heights. `OUTLIER` where there is no cluster.
+    For an outlier it is the cluster of the nearest member, which is at the end of the shortest path in the
+    spanning tree, by the sum of heights. `OUTLIER` if there are no clusters.
     """
     members = np.flatnonzero(labels != OUTLIER)
     if not len(members):
@@ -88,7 +88,7 @@ def read_columns(
 ) -> pa.RecordBatch:
     """Return `outlier_score` and `nearest_cluster` of every assignment of a clustering, in their order.
 
-    Both are null where the clustering was stored without a tree, or embeddings have gone since.
+    Both are null if the clustering was stored without a tree, or embeddings were deleted since.
     """
     with open_clustering(database, clustering, progress) as stored:
         labels = stored.assignments.labels

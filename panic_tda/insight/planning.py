@@ -1,8 +1,8 @@
 """Estimate rows, memory and time of clusterings on this machine, by model and sampling factor.
 
-Nothing is written. Rows are counted in the indexes, memory follows from their number, and time from fits of
-some thousand rows of each model and factor (`costs`): rows of whole runs, since what a fit costs depends on
-how near the nearest rows are (`storage.read.row_samples`).
+Nothing is written. Rows are counted in the indexes. Memory is estimated from the number of rows, and time
+from fits of some thousand rows of each model and factor (`costs`). These are rows of whole runs, because the
+time of a fit depends on the distances of nearest neighbours (`storage.read.row_samples`).
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from panic_tda.storage.read.row_samples import read_row_sample
 from panic_tda.wording import pluralize
 
 DOWNSAMPLES = (1, 10, 100, 1_000)
-"""Factors that are planned where none is named."""
+"""Default sampling factors."""
 SAVED_ROWS_PER_SECOND, SAVED_BY_A_SERVER = 350_000, 40_000
-"""Assignments with their tree: into an SQLite file, and into PostgreSQL. An hour's fit saves for seconds."""
+"""Assignments with their tree that are saved per second, into an SQLite file and into PostgreSQL."""
 _FEWEST_ROWS = 2
 _REFINEMENTS = 3
-"""Factors between the default ones that are looked at for the smallest that ends in time."""
+"""Number of factors between the default ones that are tried to find the smallest that ends in time."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Seconds:
 
     @property
     def total(self) -> float:
-        """All of them."""
+        """Total seconds."""
         return self.load + self.fit + self.save
 
 
@@ -66,19 +66,19 @@ class FactorPlan:
     Attributes
     ----------
     downsample : int
-        The factor.
+        Sampling factor.
     n_rows : int
         Rows with a valid vector.
     backend : str or None
-        What would fit them; None where nothing would.
+        Backend that would be used; None if there is none.
     reason : str or None
-        Why there would be no clustering, or none that fits into memory.
+        Reason why there would be no clustering, or why it does not fit into memory.
     memory : dict of str to BackendMemory
-        By backend.
+        Memory by backend.
     measured_rows, measured_runs : int
-        From how many rows of how many runs the time is predicted.
+        Rows and runs that the time is predicted from.
     seconds : Seconds or None
-        None where there would be no clustering.
+        Predicted times; None if there would be no clustering.
     """
 
     downsample: int
@@ -92,7 +92,7 @@ class FactorPlan:
 
     @property
     def usable_seconds(self) -> float | None:
-        """Time until it ends; None where there would be no clustering, or no memory for it."""
+        """Total seconds; None if there would be no clustering, or not enough memory."""
         if self.n_rows < _FEWEST_ROWS:
             return 0.0
         return None if self.reason or self.seconds is None else self.seconds.total
@@ -105,9 +105,9 @@ class Calibration:
     Attributes
     ----------
     n_rows : int
-        Rows that were read and fitted, of all factors.
+        Rows that were read and fitted, for all factors.
     counting_seconds, seconds : float
-        What counting the rows took, which loading a sample does twice, and all of it.
+        Seconds of counting the rows (loading a sample counts twice), and of the whole measurement.
     """
 
     n_rows: int
@@ -123,19 +123,19 @@ class ModelPlan:
     ----------
     embedding_model : str
     n_total : int
-        Its embeddings.
+        Number of embeddings.
     dimensions : int
-        Of its vectors.
+        Dimensions of the vectors.
     longest_run : int
-        Outputs of its longest run; 0 where no factor above 1 was planned.
+        Outputs of the longest run; 0 if no factor above 1 was planned.
     calibration : Calibration
-        What the times are predicted from.
+        Measurements that the times are predicted from.
     plans : tuple of FactorPlan
-        By ascending factor.
+        Estimates by ascending factor.
     smallest_factor_within : int or None
-        The smallest of these that ends in time, if one does.
+        Smallest factor that ends in time, if there is one.
     notes : tuple of str
-        What one should know of the rows.
+        Warnings about the rows.
     """
 
     embedding_model: str
@@ -149,7 +149,7 @@ class ModelPlan:
 
     @property
     def seconds(self) -> dict[int, float | None]:
-        """Time until it ends, by factor."""
+        """Total seconds by factor."""
         return {plan.downsample: plan.usable_seconds for plan in self.plans}
 
 
@@ -164,13 +164,13 @@ class Plan:
     smallest_factor_within : int or None
         The smallest factor at which all models together end within it.
     totals : dict of int to float or None
-        Time of all models by factor, shared out among the devices; None where one would have no clustering.
+        Seconds of all models by factor, divided among the devices; None if a model would have no clustering.
     start_seconds : float
-        Of each fit's time: what the first fit of a process takes to load.
+        Seconds of each fit's time for loading compiled code and libraries.
     busy_cores : float
-        Cores that others had at work before; where hardly one was left, the times are too long.
+        Cores that were busy before. If hardly any core was free, the predicted times are too long.
     seconds : float
-        Of planning.
+        Seconds that planning took.
     """
 
     models: tuple[ModelPlan, ...]
@@ -201,7 +201,7 @@ def plan_clustering(
     devices: tuple[int, ...] | None = None,
     progress: Progress | None = None,
 ) -> Plan:
-    """Predict what clusterings of these models would take on this machine, when it does nothing else.
+    """Estimate rows, memory and time of clusterings of models on this machine when it is idle.
 
     Parameters
     ----------
@@ -210,15 +210,15 @@ def plan_clustering(
     models : sequence of str
         Embedding models; none means all.
     parameters : ClusteringParameters, optional
-        Those of the clusterings; the defaults where not given.
+        Parameters of the clusterings; default values if not given.
     downsamples : sequence of int
-        Sampling factors; none means `DOWNSAMPLES` and, with `within`, what lies between them.
+        Sampling factors; none means `DOWNSAMPLES` and, with `within`, factors between them.
     within : float, optional
-        Seconds in which the clusterings are to end.
+        Seconds within which the clusterings must end.
     devices : tuple of int, optional
-        As `Resources.devices`; what is measured is the first device that this process sees.
+        As `Resources.devices`; the first device that this process sees is measured.
     progress : Progress, optional
-        Told what is being done.
+        Receives the phases.
 
     Raises
     ------
@@ -236,13 +236,13 @@ def plan_clustering(
             present = stored_models(connection)
         planner = _Planner(database, parameters, progress or Silent())
         plans = [planner.plan(model, factors) for model in choose_models(database, models, present)]
-        totals = _totals(plans, n_lanes)
+        totals = _sum_up_totals(plans, n_lanes)
         for _ in range(_REFINEMENTS if within is not None and not downsamples else 0):
             factor = factor_between(totals, within or 0.0)
             if factor is None:
                 break
             plans = [planner.extend(model, factor) for model in plans]
-            totals = _totals(plans, n_lanes)
+            totals = _sum_up_totals(plans, n_lanes)
     return Plan(
         models=tuple(
             replace(model, smallest_factor_within=smallest_within(model.seconds, within)) for model in plans
@@ -257,7 +257,7 @@ def plan_clustering(
 
 
 def smallest_within(seconds: Mapping[int, float | None], within: float | None) -> int | None:
-    """Return the smallest factor whose time is known and no longer than `within`, if there is one."""
+    """Return the smallest factor with a known time of at most `within` seconds, or None."""
     if within is None:
         return None
     return min(
@@ -267,10 +267,10 @@ def smallest_within(seconds: Mapping[int, float | None], within: float | None) -
 
 
 def factor_between(seconds: Mapping[int, float | None], within: float) -> int | None:
-    """Return the factor that may be the smallest to end in time, between those whose times are known.
+    """Return the next factor to try when searching the smallest one that ends in time.
 
-    It lies between the smallest factor that ends in time and the next smaller one, where a power law through
-    both ends just in time; None where no whole number lies between them.
+    It lies between the smallest factor that ends in time and the next smaller one, at the point where a power
+    law through both ends just in time. None if there is no integer between them.
     """
     best = smallest_within(seconds, within)
     below = max((factor for factor in seconds if best is not None and factor < best), default=None)
@@ -285,24 +285,24 @@ def factor_between(seconds: Mapping[int, float | None], within: float) -> int | 
     return min(max(math.ceil(candidate), below + 1), best - 1)
 
 
-def _totals(models: Sequence[ModelPlan], n_lanes: int) -> dict[int, float | None]:
+def _sum_up_totals(models: Sequence[ModelPlan], n_lanes: int) -> dict[int, float | None]:
     totals: dict[int, float | None] = {}
     for plans in zip(*(model.plans for model in models), strict=True):
         each = [plan.usable_seconds for plan in plans]
         known = [seconds for seconds in each if seconds is not None]
-        # Nothing is shorter than its longest model, nor than all of them shared out evenly.
+        # The total is at least the time of the longest model, and of all models divided evenly.
         total = max(max(known, default=0.0), sum(known) / n_lanes)
         totals[plans[0].downsample] = None if len(known) < len(each) else total
     return totals
 
 
 class _Planner:
-    """Plans model by model, and remembers what is the same for all.
+    """Planner of one model after another; start times are measured once per backend.
 
     Attributes
     ----------
     starts : dict of str to float
-        By backend, what the first fit of a process takes in addition.
+        Additional seconds of the first fit of a process, by backend.
     """
 
     def __init__(self, database: Database, parameters: ClusteringParameters, progress: Progress) -> None:
@@ -330,7 +330,7 @@ class _Planner:
                 seconds=time.monotonic() - began,
             ),
             plans=tuple(plans),
-            notes=tuple(_notes(censuses)),
+            notes=tuple(_write_notes(censuses)),
         )
 
     def extend(self, model: ModelPlan, factor: int) -> ModelPlan:
@@ -360,7 +360,7 @@ class _Planner:
                 if placement.on_device
                 else contextlib.nullcontext()
             ):
-                plan = self._measured(plan, census, placement, counting=counting, progress=progress)
+                plan = self._measure_factor(plan, census, placement, counting=counting, progress=progress)
         except PanicTdaError as error:
             release_frames(error)
             return replace(plan, reason=str(error))
@@ -368,7 +368,7 @@ class _Planner:
             device.free_device_memory()
         return replace(plan, reason=plan.reason or plan.memory[name].reason)
 
-    def _measured(
+    def _measure_factor(
         self,
         plan: FactorPlan,
         census: ModelCensus,
@@ -382,7 +382,7 @@ class _Planner:
         wanted = min(census.n_usable, rows_to_measure(placement))
         excerpt = read_row_sample(self._database, census, downsample=factor, n_rows=wanted)
         if not len(excerpt.vectors):
-            return replace(plan, reason="none of the rows that were read has a direction")
+            return replace(plan, reason="all rows that were read are zero vectors")
         costs = measure(
             excerpt.vectors,
             replace(self._parameters, min_samples=self._parameters.resolve(census.n_usable).min_samples),
@@ -406,7 +406,7 @@ class _Planner:
         )
 
 
-def _notes(censuses: Mapping[int, ModelCensus]) -> list[str]:
+def _write_notes(censuses: Mapping[int, ModelCensus]) -> list[str]:
     notes = []
     beyond = [factor for factor, census in censuses.items() if factor > 1 and census.longest <= factor]
     if beyond:

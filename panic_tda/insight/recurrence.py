@@ -1,7 +1,7 @@
-"""Texts of a run that repeat: at its end, and before, where they were left again.
+"""Find stretches of repeated texts in runs: at the end of a run, and earlier ones that were left again.
 
-A run that says the same at its last three steps need not have come to rest: of the data at hand, the
-stretches of repeats that were left again tell how often that is a pause.
+A run whose last three texts are equal has not necessarily reached a fixed point. The stretches of repeats
+that were left again show how often such a stretch is only a pause.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 LONGEST_PERIOD = 16
 FEWEST_STEPS = 3
-"""Steps that make a stretch of repeats, which must be two periods long, too."""
+"""Least length of a stretch of repeats, in steps; it also needs two periods."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,16 @@ class Recurrence:
     Attributes
     ----------
     distinct_texts : int
-        Different texts.
+        Number of distinct texts.
     returns : int
-        Steps whose text occurred before in the run.
+        Number of steps whose text occurred before in the run.
     period : int or None
-        Period with which the texts repeat until the end: 1 for one text, more for a loop; None where they do
-        not.
+        Period with which the texts repeat until the end: 1 for one text, more for a loop; None if they do not
+        repeat.
     absorbed_at : int or None
-        Output step from which on the texts repeat with that period.
+        First output step of these repeats.
     repeats : int or None
-        How often the period occurs from there to the end, completely.
+        Number of complete periods from there to the end.
     last_text_step : int or None
         Output step of the last text; None without texts.
     left_stretches : tuple of (int, int)
@@ -63,10 +63,10 @@ class RepeatStretches:
     Attributes
     ----------
     reached_end, left_again : int
-        Stretches of each kind. A text that differs after the stretch was seen of the second alone.
+        Number of stretches that reached the end, and of those after which another text followed.
     by_repeats : tuple of (int, int, int)
-        k, the stretches of one text with at least k repeats, and those of them that were left again, for
-        every k that occurs.
+        For every k that occurs: k, the number of stretches of one text with at least k repeats, and the
+        number of those that were left again.
     """
 
     reached_end: int
@@ -75,12 +75,12 @@ class RepeatStretches:
 
     @property
     def left_share(self) -> float | None:
-        """Share of the stretches that were left again; None where there is no stretch."""
+        """Share of the stretches that were left again; None if there is no stretch."""
         total = self.reached_end + self.left_again
         return self.left_again / total if total else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `show-trajectories --json` prints of it."""
+        """Return `stretches` of a group in `show-trajectories --json`, of plain values."""
         rows = (
             dict(zip(("repeats", "stretches", "left_again"), row, strict=True)) for row in self.by_repeats
         )
@@ -96,10 +96,10 @@ class Absorption:
     n_runs, n_absorbed : int
         Runs with at least three texts, and those that repeat until their end.
     median : float or None
-        Kaplan-Meier median, in output steps; None where it is not reached.
+        Kaplan-Meier median, in output steps; None if it is not reached.
     share, within : float or None
-        The share of runs that repeat from step `within` or before, by Kaplan-Meier, at the last step for
-        which any run tells; None where no run repeats.
+        Kaplan-Meier estimate of the share of runs that repeat from step `within` or before, at the last step
+        with data; None if no run repeats.
     """
 
     n_runs: int
@@ -125,9 +125,9 @@ def find_recurrence(steps: IntArray, texts: Sequence[str]) -> Recurrence:
 
     Notes
     -----
-    What stood in a hole is not known, so it equals nothing: no stretch reaches over a step that is missing,
-    and one that ends at a hole was neither left again nor did it last to the end.
-    (A tail of 2 p steps compares each of its steps with another one.)
+    A missing text equals no other text: no stretch continues over a missing step, and a stretch that ends at
+    a missing step counts neither as left again nor as lasting to the end. (A tail of 2 p steps compares each
+    of its steps with another one.)
     """
     codes: dict[str, int] = {}
     coded = np.array([codes.setdefault(text, len(codes)) for text in texts], dtype=np.int64)

@@ -69,26 +69,28 @@ class Changes:
                 f"{source.min_samples}, got {self.min_samples}; cluster again for another one "
                 "(panic-tda cluster-embeddings --min-samples)"
             )
-        stored = _drop_void(
+        stored = _drop_ineffective(
             replace(
                 source,
-                cluster_selection_epsilon=_changed(self.epsilon, source.cluster_selection_epsilon),
-                cluster_selection_method=_changed(self.selection_method, source.cluster_selection_method),
+                cluster_selection_epsilon=_choose_value(self.epsilon, source.cluster_selection_epsilon),
+                cluster_selection_method=_choose_value(
+                    self.selection_method, source.cluster_selection_method
+                ),
             )
         )
         return ClusteringParameters(
             epsilon=stored.cluster_selection_epsilon,
-            min_cluster_size=_changed(self.min_cluster_size, source.min_cluster_size),
+            min_cluster_size=_choose_value(self.min_cluster_size, source.min_cluster_size),
             min_samples=source.min_samples,
-            allow_single_cluster=_changed(self.allow_single_cluster, stored.allow_single_cluster),
+            allow_single_cluster=_choose_value(self.allow_single_cluster, stored.allow_single_cluster),
             selection_method=stored.cluster_selection_method,
-            max_cluster_size=_changed(self.max_cluster_size, stored.max_cluster_size) or None,
+            max_cluster_size=_choose_value(self.max_cluster_size, stored.max_cluster_size) or None,
             distance_floor=source.distance_floor,
         ).resolve(source.n_embeddings)
 
 
-def _drop_void(record: ClusteringRecord) -> ClusteringRecord:
-    """Drop values that have no effect, which earlier versions stored beside the method leaf."""
+def _drop_ineffective(record: ClusteringRecord) -> ClusteringRecord:
+    """Drop values without effect, which earlier versions stored with the selection method leaf."""
     if record.cluster_selection_method != "leaf":
         return record
     allowed = record.allow_single_cluster and record.cluster_selection_epsilon > 0
@@ -109,15 +111,15 @@ def recut_clustering(
     Parameters
     ----------
     database : Database, str or Path
-        The one that the clustering is in.
+        Database of the clustering.
     source : ClusteringSummary
         From `results.find_clustering`.
     changes : Changes
         Settings to change.
     memory_limit : int, optional
-        Vectors of more bytes, at least 1 MiB, are mapped from a temporary file.
+        Limit in bytes, at least 1 MiB. Larger vectors are mapped from a temporary file.
     progress : Progress, optional
-        Told what is being done.
+        Receives the phases.
     wording : {"parameters", "options"}
         Whether the log names settings as parameters in Python or as options of the commands.
 
@@ -131,18 +133,18 @@ def recut_clustering(
     Raises
     ------
     NoTree
-        It was stored without a tree, or embeddings have gone since.
+        The clustering was stored without a tree, or embeddings were deleted since.
     InvalidParameter
         See `Changes.resolve`; or the memory limit is too small.
     DatabaseError
-        Vectors are others now, or the result cannot be saved.
+        Vectors were changed since, or the result cannot be saved.
     """
     if memory_limit is not None:
         validate_memory_limit(memory_limit)
     database = open_current(database)
     effective = changes.resolve(source.record)
-    if asdict(effective) == _settings(_drop_void(source.record)):
-        return _unchanged(source)
+    if asdict(effective) == _extract_settings(_drop_ineffective(source.record)):
+        return _report_unchanged(source)
     require_savable(database)
     progress = Prefixed(progress or Silent(), f"{source.embedding_model}: ")
     started_at, began = utc_now(), time.monotonic()
@@ -177,15 +179,15 @@ def recut_clustering(
     return ModelOutcome.of(finished, record.seconds | {"save": time.monotonic() - saving})
 
 
-def _settings(record: ClusteringRecord) -> dict[str, Any]:
+def _extract_settings(record: ClusteringRecord) -> dict[str, Any]:
     return {field.name: getattr(record, field.name) for field in fields(EffectiveParameters)}
 
 
-def _unchanged(source: ClusteringSummary) -> ModelOutcome:
+def _report_unchanged(source: ClusteringSummary) -> ModelOutcome:
     reason = f"clustering {source.id} has these settings already; nothing was stored"
     _log.warning("%s: %s", source.embedding_model, reason)
     return ModelOutcome.of_record(source.record, source.id, source.embedding_model, UNCHANGED, reason)
 
 
-def _changed(change: Value | None, stored: Value) -> Value:
+def _choose_value(change: Value | None, stored: Value) -> Value:
     return stored if change is None else change

@@ -38,13 +38,13 @@ class RunSummary(Recurrence):
     run_id : str
         As stored.
     facts : RunFacts or None
-        What it was started with; None where the run's own row has gone.
+        Network, prompt and seed of the run; None if the run's row was deleted.
     n_steps, transit_steps : int
-        Sampled steps, and those of them in no core.
+        Number of sampled steps, and of those outside all cores.
     settled_in, settled_at : int or None
         State in which the run settled, and the first step of that visit.
     visits : (v, 3) int64
-        State, first step and dwell of each visit; the last one was cut off by the end of the run.
+        State, first step and dwell time of each visit; the last one is censored.
     """
 
     run_id: str
@@ -56,7 +56,7 @@ class RunSummary(Recurrence):
     visits: IntArray
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `show-trajectories --runs --json` prints of it."""
+        """Return an element of `runs` in `show-trajectories --runs --json`, of plain values."""
         names = ("distinct_texts", "returns", "period", "absorbed_at", "repeats", "settled_in", "settled_at")
         return {
             "run_id": show_id(self.run_id),
@@ -74,25 +74,24 @@ class GroupSummary:
     Attributes
     ----------
     group : dict
-        What they have in common: `network` (list of str), `prompt`, `model`, the text-to-image models `t2i`
-        or the image-to-text models `i2t` (list of str), or several of these; a value is None where the runs
-        have gone.
+        Common values of the runs: `network` (list of str), `prompt`, `model`, the text-to-image models `t2i`
+        or the image-to-text models `i2t` (list of str), or several of these; None if the runs were deleted.
     n_runs, n_steps, transit_steps, settled_runs : int
-        Runs, their sampled steps, those of them in no core, and the runs that settled.
+        Numbers of runs, of their sampled steps, of steps outside all cores, and of runs that settled.
     n_texts, returns : int
-        Texts of the runs, and those that had occurred before in their run.
+        Number of texts, and of texts that had occurred before in their run.
     periodic_runs : dict of int to int
         Runs whose texts repeat until the end, by period.
     stretches : RepeatStretches
-        Those at the end, and those that were left again.
+        Stretches of repeats at the end of runs, and stretches that were left again.
     absorption : Absorption
-        When runs begin to repeat until their end.
+        Steps at which runs begin to repeat until their end.
     dwell : DwellStatistics
-        Of the visits to all clusters.
+        Dwell times of the visits to all clusters.
     intervals : dict of str to (Interval or None)
-        How far each figure depends on the runs: `transit_share`, `settled_share`, `repeating_share`,
-        `return_share`, `left_again_share`, `median_absorbed_at`, `median_dwell`, `weibull_shape`; None where
-        there is no such figure, or fewer than two runs; empty where they were not asked for.
+        Bootstrap intervals over runs of `transit_share`, `settled_share`, `repeating_share`, `return_share`,
+        `left_again_share`, `median_absorbed_at`, `median_dwell` and `weibull_shape`. None if the figure is
+        undefined or there are fewer than two runs. Empty if no intervals were requested.
     """
 
     group: dict[str, Any]
@@ -140,7 +139,7 @@ _RATIOS: dict[str, Callable[[RunSummary], tuple[int, int]]] = {
         len(run.left_stretches) + (run.period is not None),
     ),
 }
-"""Figures of a group that are sums over its runs, divided by others."""
+"""Figures of a group that are ratios of sums over its runs: numerator and denominator of one run."""
 
 
 @dataclass(frozen=True)
@@ -150,11 +149,11 @@ class NetworkComparison:
     Attributes
     ----------
     networks : tuple of (tuple of str)
-        Their models, by number.
+        Models of each network, by number.
     differences : tuple of Difference
-        Of every two networks that were given the same prompts.
+        Differences of every two networks with common prompts.
     variance : tuple of VarianceShare
-        What the models and the prompt explain.
+        Shares of the variance that the models and the prompt explain.
     """
 
     networks: tuple[tuple[str, ...], ...]
@@ -175,7 +174,7 @@ class NetworkComparison:
 def compare_runs(runs: Sequence[RunSummary]) -> NetworkComparison:
     """Compare networks in the figures of their runs, within prompts.
 
-    Runs whose own row has gone do not count.
+    Runs whose row was deleted are left out.
     """
     known = [(run, run.facts) for run in runs if run.facts is not None]
     networks = [facts.network for _, facts in known]
@@ -188,16 +187,16 @@ def compare_runs(runs: Sequence[RunSummary]) -> NetworkComparison:
         if name != "left_again_share"
     }
     figures["visits_per_step"] = np.array([len(run.visits) / run.n_steps for run, _ in known])
-    prompts = _numbered([facts.initial_prompt for _, facts in known])
-    t2i, i2t = (_numbered([network[first::2] for network in networks]) for first in (0, 1))
+    prompts = _number_values([facts.initial_prompt for _, facts in known])
+    t2i, i2t = (_number_values([network[first::2] for network in networks]) for first in (0, 1))
     return NetworkComparison(
         networks=names,
-        differences=compare_networks(figures, _numbered(networks), prompts),
+        differences=compare_networks(figures, _number_values(networks), prompts),
         variance=share_variance(figures, t2i, i2t, prompts),
     )
 
 
-def _numbered(values: Sequence[Any]) -> IntArray:
+def _number_values(values: Sequence[Any]) -> IntArray:
     """Number values in ascending order, (r,) int64."""
     numbers = {value: number for number, value in enumerate(sorted(set(values)))}
     return np.array([numbers[value] for value in values], dtype=np.int64)
@@ -206,18 +205,18 @@ def _numbered(values: Sequence[Any]) -> IntArray:
 def sum_up_group(
     group: dict[str, Any], runs: Sequence[RunSummary], *, sampling: int, with_intervals: bool = True
 ) -> GroupSummary:
-    """Sum up what some runs did.
+    """Compute the statistics of a group of runs.
 
     Parameters
     ----------
     group : dict
-        What they have in common.
+        Common values of the runs.
     runs : sequence of RunSummary
         At least one.
     sampling : int
         Output steps from one sampled step to the next.
     with_intervals : bool
-        Whether to resample the runs; `intervals` is empty otherwise.
+        Whether to compute bootstrap intervals; otherwise `intervals` is empty.
     """
     periods = Counter(run.period for run in runs if run.period is not None)
     visits = _GroupVisits.of(runs)
@@ -234,13 +233,13 @@ def sum_up_group(
         stretches=describe_stretches(runs),
         absorption=describe_absorption(runs),
         dwell=dwell,
-        intervals=_intervals(runs, visits, dwell, sampling) if with_intervals else {},
+        intervals=_compute_intervals(runs, visits, dwell, sampling) if with_intervals else {},
     )
 
 
 @dataclass(frozen=True)
 class _GroupVisits:
-    """The visits to clusters of some runs: (v,) int64, and bool."""
+    """Visits of a group of runs to clusters, as (v,) arrays."""
 
     runs: IntArray
     states: IntArray
@@ -258,7 +257,7 @@ class _GroupVisits:
         return cls(numbers[of_cluster], visits[of_cluster, 0], visits[of_cluster, 2], censored[of_cluster])
 
 
-def _intervals(
+def _compute_intervals(
     runs: Sequence[RunSummary], visits: _GroupVisits, dwell: DwellStatistics, sampling: int
 ) -> dict[str, Interval | None]:
     resamples = Resamples(len(runs))

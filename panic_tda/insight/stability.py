@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 N_RESAMPLES = 20
 STABLE, DISSOLVED = 0.75, 0.5
-"""Mean Jaccard indices from which on, and up to which, a cluster is called so [1]_."""
+"""A cluster is stable from a mean Jaccard index of 0.75, and dissolved up to 0.5 [1]_."""
 _SEED = 0
 
 
@@ -42,9 +42,9 @@ class ClusterStability:
     Attributes
     ----------
     label : int
-        Of the cluster.
+        Label of the cluster.
     n_resamples : int
-        Samples of runs that have a member of it.
+        Number of samples of runs that contain members.
     jaccard : float or None
         Mean over these of the largest Jaccard index (rows in both / rows in either) of its sampled rows with
         a cluster of the sample [1]_; None where there are none.
@@ -79,11 +79,11 @@ class ClusteringStability:
     clustering : UUID
         Its id.
     n_resamples, n_runs : int
-        Samples, and the runs that they were drawn from.
+        Number of samples, and of the runs that they were drawn from.
     clusters : tuple of ClusterStability
-        By label.
+        Stabilities by label.
     members : tuple of ClusterMembers
-        By label.
+        Origins of the members by label.
     """
 
     clustering: UUID
@@ -115,25 +115,25 @@ def measure_stability(
     Parameters
     ----------
     database : Database
-        The one that the clustering is in; it may be read-only.
+        Database of the clustering; it may be read-only.
     clustering : ClusteringSummary
         From `results.find_clustering`.
     n_resamples : int
-        Bootstrap samples of runs. A run that is drawn twice counts once, as copies of rows would be clusters
-        of their own, so that a sample has 63 % of the runs on average.
+        Number of bootstrap samples of runs. A run that is drawn twice counts once, because copies of rows
+        would form clusters of their own. So a sample has 63 % of the runs on average.
     progress : Progress, optional
-        Told the samples done.
+        Receives the number of samples done.
 
     Raises
     ------
     InvalidParameter
         Fewer than two samples, or a clustering of fewer than two runs.
     UnsupportedOnBackend
-        This machine has not the backend that clustered.
+        The backend of the clustering is not available on this machine.
 
     Notes
     -----
-    Memory: the vectors twice, and what a fit of them takes. Time: that of a fit for each sample.
+    Memory: twice the vectors, and the memory of a fit. Time: one fit per sample.
     `min_cluster_size` and `min_samples` are the stored counts, whatever the sample's size: a cluster that is
     found again is found from two thirds of its evidence.
     """
@@ -144,8 +144,8 @@ def measure_stability(
         steps, runs, labels = stored.steps, stored.runs, stored.assignments.labels
         if len(steps.run_ids) < 2:
             raise InvalidParameter(
-                f"stability is measured on samples of runs, and clustering {clustering.id} has "
-                f"{len(steps.run_ids)}"
+                f"stability is measured on samples of runs, so at least 2 runs are needed; clustering "
+                f"{clustering.id} has {len(steps.run_ids)}"
             )
         vectors = stored.load_matrix().vectors
     parameters = stored_parameters(clustering.record)
@@ -167,7 +167,7 @@ def measure_stability(
 
 
 def stored_parameters(record: ClusteringRecord) -> ClusteringParameters:
-    """Return parameters that ask for what was run."""
+    """Return the parameters of a stored clustering for another fit."""
     return ClusteringParameters(
         epsilon=record.cluster_selection_epsilon,
         min_cluster_size=record.min_cluster_size,

@@ -38,7 +38,7 @@ _DRIFT = (pa.field("drift", pa.float64()), pa.field("stride", pa.float64()))
 
 
 class Course:
-    """Measures how far runs go, step by step, some steps of some runs at a time.
+    """Measurement of drift and stride along runs, in batches of consecutive steps.
 
     Distances are chords between vectors scaled to unit length.
     """
@@ -47,25 +47,25 @@ class Course:
         self._first = self._previous = np.full(dimensions, np.nan)
 
     def measure(self, vectors: Float32Array, positions: IntArray) -> tuple[FloatArray, FloatArray]:
-        """Go on by some steps.
+        """Measure the next batch of steps.
 
         Parameters
         ----------
         vectors : (n, d) float32
-            Of the steps after those that were measured before.
+            Vectors of the steps that follow the previous batch.
         positions : (n,) int64
-            How many steps of its run come before each: 0 where a run begins.
+            Number of steps of the same run before each step; 0 at the beginning of a run.
 
         Returns
         -------
         drift, stride : (n,) float64
-            Distance of each step to the first of its run, and to the one before. NaN where a vector has no
-            direction, and the stride of a first step.
+            Distance of each step to the first step of its run, and to the step before. NaN for zero vectors,
+            and for the stride of a first step.
         """
         with np.errstate(invalid="ignore"):
             wide = vectors.astype(np.float64)
             units = wide / np.linalg.norm(wide, axis=1, keepdims=True)
-            # Behind the first of the run that is going on, the first of which is not among these.
+            # The run at the beginning of the batch may have its first step in an earlier batch.
             known = np.concatenate([self._first[None], units])
             firsts = known[np.maximum(0, np.arange(len(units)) - positions + 1)]
             before = np.concatenate([self._previous[None], units[:-1]])
@@ -90,9 +90,9 @@ def open_steps(
     Parameters
     ----------
     database : Database
-        Read in one transaction, which lasts as long as the block.
+        Database of the clustering. It is read in one transaction, which lasts until the end of the block.
     clustering : ClusteringSummary
-        One that is stored.
+        A stored clustering.
     core_probability : float
         Members of a cluster with at least this membership probability are its core; at 0 all are.
     with_drift : bool
@@ -120,14 +120,14 @@ def open_steps(
             schema = pa.schema([*_COLUMNS, *_DRIFT])
             ids, dimensions = stored.assignments.ids[steps.rows], stored.dimensions
             look_up = partial(read_vectors, stored.connection, dimensions=dimensions)
-            measured = _measured(ids, _positions(steps), Course(dimensions), look_up)
+            measured = _measure_drifts(ids, _find_positions(steps), Course(dimensions), look_up)
         schema = schema.with_metadata(describe(clustering, core_probability=core_probability))
-        # Closed before what it reads from, whatever becomes of the block.
-        with closing(_batches(steps, measured, schema)) as batches:
+        # The batches are closed before the connection that they read from, also after an error in the block.
+        with closing(_make_batches(steps, measured, schema)) as batches:
             yield RowStream(schema, len(steps.steps), batches, database.path)
 
 
-def _batches(
+def _make_batches(
     steps: Trajectories, measured: Iterator[tuple[FloatArray, FloatArray]] | None, schema: pa.Schema
 ) -> Generator[pa.RecordBatch, None, None]:
     run_ids, numbers = with_dashes(pa.array(steps.run_ids, pa.string())), steps.run_numbers
@@ -147,13 +147,13 @@ def _batches(
         yield pa.record_batch(columns, schema=schema)
 
 
-def _measured(
+def _measure_drifts(
     ids: BytesArray, positions: IntArray, course: Course, look_up: Callable[[BytesArray], Float32Array]
 ) -> Iterator[tuple[FloatArray, FloatArray]]:
     for part in slices(len(ids), _BATCH_ROWS):
         yield course.measure(look_up(ids[part]), positions[part])
 
 
-def _positions(steps: Trajectories) -> IntArray:
+def _find_positions(steps: Trajectories) -> IntArray:
     """Return how many steps of its run come before each."""
     return np.arange(len(steps.steps)) - steps.offsets[:-1][steps.run_numbers]

@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from panic_tda.types import FloatArray, Int32Array, IntArray
 
 CLIFF_ARI = 0.75
-"""Two neighbouring settings whose clusters agree less than this have an abrupt change between them."""
+"""Neighbouring settings with a smaller adjusted Rand index have an abrupt change between them."""
 MOST_SETTINGS = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """The settings of a sweep: every combination. What is None stays as in the clustering.
+    """Settings of a sweep: all combinations of the values. None keeps the value of the clustering.
 
     Parameters
     ----------
@@ -50,10 +50,10 @@ class Grid:
     min_cluster_sizes : sequence of (int or float), optional
         Counts, or shares of the rows in (0, 1).
     selection_methods : sequence of str, optional
-        Of `parameters.SELECTION_METHODS`.
+        Members of `parameters.SELECTION_METHODS`.
     allow_single_cluster : bool, optional
-        Whether the root cluster may be selected, at every setting. None takes what the clustering has, and
-        the opposite too wherever it gives other clusters.
+        Whether the root cluster may be selected. None takes the value of the clustering, and also the
+        opposite value at settings where it gives other clusters.
     """
 
     epsilons: Sequence[float] | None = None
@@ -64,14 +64,14 @@ class Grid:
 
 @dataclass(frozen=True)
 class Setting:
-    """Clusters at one setting, and how they compare with the stored ones and with those of its neighbour.
+    """Clusters at one setting, compared with the stored clusters and with those of the setting before.
 
     Attributes
     ----------
     epsilon, min_cluster_size, selection_method, allow_single_cluster
         The setting.
     n_clusters, n_outliers : int
-        Clusters, and rows in none.
+        Number of clusters, and of rows in no cluster.
     largest_share : float
         Share of the rows that the largest cluster holds, 0 to 1; 0 where there is none.
     root_selected : bool
@@ -131,32 +131,32 @@ def sweep_clustering(
     Parameters
     ----------
     database : Database, str or Path
-        The one that the clustering is in; it may be read-only.
+        Database of the clustering; it may be read-only.
     source : ClusteringSummary
         From `results.find_clustering`.
     grid : Grid
-        At most `MOST_SETTINGS` of them.
+        At most `MOST_SETTINGS` settings.
     progress : Progress, optional
-        Told the settings done.
+        Receives the number of settings done.
 
     Returns
     -------
     list of Setting
-        By method, then size, then epsilon, each in the order given. Behind a setting stands the one with the
-        opposite `allow_single_cluster`, where the grid leaves that open and it gives other clusters. The
-        figures are those of the clustering that `recut_clustering` would store.
+        By method, then size, then epsilon, each in the order of the grid. If `allow_single_cluster` of the
+        grid is None, a setting is followed by the one with the opposite value if that gives other clusters.
+        The figures are those of the clustering that `recut_clustering` would store.
 
     Raises
     ------
     InvalidParameter
         A value outside its range, or too many settings.
     NoTree
-        It was stored without a tree, or embeddings have gone since.
+        The clustering was stored without a tree, or embeddings were deleted since.
 
     Notes
     -----
-    The settings run in threads, one a core, whose loops are compiled. Takes 4 bytes a row for every setting
-    beside what `cuts.cut_all` takes.
+    Settings are cut in one thread per core. Memory: 4 bytes per row and setting, besides that of
+    `cuts.cut_all`.
     """
     progress = progress or Silent()
     settings = resolve(grid, source)
@@ -165,17 +165,17 @@ def sweep_clustering(
     described = sweep(tree, labels, settings, progress=progress)
     if grid.allow_single_cluster is not None:
         return described
-    return _with_opposites(tree, labels, settings, described, progress)
+    return _add_opposites(tree, labels, settings, described, progress)
 
 
-def _with_opposites(
+def _add_opposites(
     tree: SpanningTree,
     stored: IntArray,
     settings: Sequence[EffectiveParameters],
     described: Sequence[Setting],
     progress: Progress,
 ) -> list[Setting]:
-    """Add the opposite `allow_single_cluster` behind every setting for which it gives other clusters."""
+    """Insert the opposite `allow_single_cluster` after every setting for which it gives other clusters."""
     opposites = {
         number: replace(setting, allow_single_cluster=not setting.allow_single_cluster)
         for number, setting in enumerate(settings)
@@ -212,7 +212,7 @@ def resolve(grid: Grid, source: ClusteringSummary) -> list[EffectiveParameters]:
         for size in sizes
         for epsilon in epsilons
     )
-    # A count and a share may come to the same.
+    # A count and a share of rows may be the same size.
     return list(dict.fromkeys(combination.resolve(source.record) for combination in combinations))
 
 
@@ -232,7 +232,7 @@ def sweep(
         return _CutSummary(
             labels=flat.labels.astype(np.int32),
             cut=count_rows(setting, flat),
-            median_persistence=_median(flat.persistence),
+            median_persistence=_compute_median(flat.persistence),
             relative_validity=relative_validity(tree, flat.labels, len(flat.persistence)),
         )
 
@@ -240,14 +240,12 @@ def sweep(
     for summary in cut_all(tree, settings, summarise_cut, threads=threads):
         summaries.append(summary)
         progress.advance(1)
-    before = _neighbours(settings)
+    before = _find_neighbours(settings)
 
     def describe(number: int) -> Setting:
         setting, summary, neighbour = settings[number], summaries[number], before[number]
         previous = (
-            None
-            if neighbour is None
-            else _agreement_of_clustered(summaries[neighbour].labels, summary.labels)
+            None if neighbour is None else _compare_clustered(summaries[neighbour].labels, summary.labels)
         )
         return Setting(
             epsilon=setting.cluster_selection_epsilon,
@@ -259,7 +257,7 @@ def sweep(
             largest_share=summary.cut.largest / len(summary.labels),
             root_selected=summary.cut.root_selected,
             median_persistence=summary.median_persistence,
-            ari_stored=_agreement(stored, summary.labels),
+            ari_stored=_compare_labels(stored, summary.labels),
             ari_previous=previous,
             cliff=previous is not None and previous < CLIFF_ARI,
             relative_validity=summary.relative_validity,
@@ -274,7 +272,7 @@ def sweep(
 
 
 def relative_validity(tree: SpanningTree, labels: IntArray, n_clusters: int) -> float | None:
-    """Compare how sparse clusters are inside with how far they are from each other, by a spanning tree alone.
+    """Compute the relative validity of clusters: their separation against their sparseness in the tree.
 
     Parameters
     ----------
@@ -288,12 +286,12 @@ def relative_validity(tree: SpanningTree, labels: IntArray, n_clusters: int) -> 
     Returns
     -------
     float or None
-        The mean over all rows of (separation - sparseness) / max of both of their cluster, outliers counting
-        0: the validity index of [1]_ with distances in the tree in place of all distances, as hdbscan's
-        `relative_validity_` has it. Sparseness is the longest edge inside a cluster, separation the shortest
-        one to another cluster; a cluster without one counts as twice as far as the longest edge of the tree.
-        None for fewer than two clusters, of which nothing is between. At exact ties the value depends on
-        which of the equally light spanning trees was stored.
+        Mean over all rows of (separation - sparseness) / max(separation, sparseness) of their cluster; 0 for
+        outliers. This is the validity index of [1]_ with distances in the tree instead of all distances, like
+        hdbscan's `relative_validity_`. Sparseness is the longest edge inside a cluster, separation the
+        shortest edge to another cluster, or twice the longest edge of the tree if there is none. None for
+        fewer than two clusters. With ties in the distances the value depends on which minimum spanning tree
+        was stored.
     """
     if n_clusters < 2:
         return None
@@ -312,25 +310,25 @@ def relative_validity(tree: SpanningTree, labels: IntArray, n_clusters: int) -> 
     return float((sizes * validity).sum() / len(labels))
 
 
-def _agreement(left: IntArray | Int32Array, right: IntArray | Int32Array) -> float:
+def _compare_labels(left: IntArray | Int32Array, right: IntArray | Int32Array) -> float:
     return adjusted_rand(contingency(left, right))
 
 
-def _agreement_of_clustered(left: Int32Array, right: Int32Array) -> float | None:
+def _compare_clustered(left: Int32Array, right: Int32Array) -> float | None:
     """Return the adjusted Rand index over the rows that are outliers in neither; None where there are none.
 
-    Rows that only join a cluster, or leave one, move no border between clusters.
+    Rows that only become outliers, or cease to be outliers, change no border between clusters.
     """
     clustered = (left != OUTLIER) & (right != OUTLIER)
-    return _agreement(left[clustered], right[clustered]) if clustered.any() else None
+    return _compare_labels(left[clustered], right[clustered]) if clustered.any() else None
 
 
-def _median(persistence: FloatArray) -> float | None:
+def _compute_median(persistence: FloatArray) -> float | None:
     median = float(np.median(persistence)) if len(persistence) else math.nan
     return None if math.isnan(median) else median
 
 
-def _neighbours(settings: Sequence[EffectiveParameters]) -> list[int | None]:
+def _find_neighbours(settings: Sequence[EffectiveParameters]) -> list[int | None]:
     """Return the neighbour of each setting: that of the epsilon before, else that of the size before."""
     rows = [(setting.cluster_selection_method, setting.min_cluster_size) for setting in settings]
     latest: dict[tuple[str, float], int] = {}

@@ -52,7 +52,7 @@ class TrajectoryStudy:
     Attributes
     ----------
     clustering : UUID
-        Its id.
+        Id of the clustering.
     sampling : int
         Output steps from one sampled step to the next.
     lag : int
@@ -60,15 +60,15 @@ class TrajectoryStudy:
     groups : tuple of GroupSummary
         The groups in alphabetical order.
     total : GroupSummary
-        All runs together.
+        Statistics of all runs together.
     transitions : Transitions
-        Of all runs.
+        Transitions of all runs.
     clusters : ClusterVisits
-        How runs visit each cluster.
+        Visits of runs to each cluster.
     runs : tuple of RunSummary
-        The runs by ascending id.
+        Statistics of each run, by ascending id.
     markov : MarkovModel or None
-        Of all runs; None where `study_trajectories` did not fit one, or no state leads to another and back.
+        Markov model of all runs; None if `sum_up` made the study, or if no state leads to another and back.
     """
 
     clustering: UUID
@@ -98,7 +98,7 @@ class Recurrences(dict[str, Recurrence]):
     """Repeats of the texts of each run, by id of the run; no text is stored."""
 
     def add(self, run: RunTexts) -> None:
-        """Note the texts of a run."""
+        """Add the texts of a run."""
         self[run.run_id] = find_recurrence(run.steps, run.texts)
 
 
@@ -111,7 +111,7 @@ def study_trajectories(
     core_probability: float = 0.0,
     progress: Progress | None = None,
 ) -> TrajectoryStudy:
-    """Follow all runs of a clustering, and sum up what they do.
+    """Read all runs of a clustering, and compute their statistics.
 
     Parameters
     ----------
@@ -120,8 +120,8 @@ def study_trajectories(
     clustering : ClusteringSummary
         One that is stored.
     by : str
-        What the runs are grouped by, one of `GROUPINGS`. The model is that which wrote the sampled outputs;
-        where several did, their names stand side by side.
+        Key by which runs are grouped, one of `GROUPINGS`. The model is the one that wrote the sampled
+        outputs; if there are several, their names are joined.
     lag : int, optional
         Output steps between the two states of a transition; by default those from one sampled step to the
         next.
@@ -133,13 +133,13 @@ def study_trajectories(
     Raises
     ------
     InvalidParameter
-        There are no pairs of steps at that lag, `core_probability` is no probability, or runs are not grouped
-        by that.
+        There are no pairs of steps at that lag, `core_probability` is not between 0 and 1, or `by` is
+        unknown.
 
     Notes
     -----
-    A run that never visits a core has no visits that would count in the dwells of its group, settles nowhere,
-    and goes from no state to another; all its steps are in transit. Memory: about 200 bytes an assignment.
+    A run that never visits a core contributes no dwell times and no transitions, and has not settled. All its
+    steps are in transit. Memory: about 200 bytes per assignment.
     """
     progress = progress or Silent()
     sampling = clustering.record.downsample or 1
@@ -153,7 +153,7 @@ def study_trajectories(
             _require_pairs(trajectories, lag)
         recurrences = Recurrences()
         stored.read_texts(recurrences.add)
-        wanted = _few_outputs(stored.steps, stored.runs) if by == MODEL else []
+        wanted = _choose_outputs(stored.steps, stored.runs) if by == MODEL else []
         writers = list(read_writers(stored.connection, wanted))
         facts = stored.runs
     progress.phase("sum up")
@@ -172,7 +172,7 @@ def sum_up(
     lag: int | None = None,
     writers: Sequence[set[str]] = (),
 ) -> TrajectoryStudy:
-    """Sum up what was read of runs.
+    """Compute the statistics of runs from data that was read.
 
     Parameters
     ----------
@@ -181,18 +181,18 @@ def sum_up(
     trajectories : Trajectories
         The steps of the clustering.
     facts, recurrences : mapping
-        By ids of runs: what they were started with, and what their texts come back to.
+        Facts (network, prompt, seed) and repeats of texts, by id of the run.
     writers : sequence of set of str
-        Models that wrote the outputs of each run; asked for by `MODEL` alone.
+        Models that wrote the outputs of each run; needed only for `MODEL`.
     """
     sampling = clustering.record.downsample or 1
-    runs = _summaries(trajectories, facts, recurrences)
+    runs = _summarise_runs(trajectories, facts, recurrences)
     n_clusters = max(clustering.record.n_clusters, int(trajectories.states.max(initial=-1)) + 1)
     return TrajectoryStudy(
         clustering=clustering.id,
         sampling=sampling,
         lag=lag or sampling,
-        groups=_groups(runs, _keys(runs, by, writers), sampling),
+        groups=_group_by_key(runs, _make_keys(runs, by, writers), sampling),
         total=sum_up_group({}, runs, sampling=sampling),
         transitions=count_transitions(trajectories, lag or sampling),
         clusters=visits_of_clusters(find_visits(trajectories), n_clusters, sampling=sampling),
@@ -201,25 +201,26 @@ def sum_up(
 
 
 def group_runs(study: TrajectoryStudy, by: str) -> tuple[GroupSummary, ...]:
-    """Group the runs of a study by something else, without intervals; by all but `MODEL`, which takes a look
-    into the database.
+    """Group the runs of a study by another key, without intervals.
+
+    `MODEL` is not possible, because it needs the database.
 
     Raises
     ------
     InvalidParameter
-        Runs are not grouped by that.
+        `by` is unknown.
     """
     if by not in GROUPINGS or by == MODEL:
         raise InvalidParameter(f"by must be one of {'; '.join(set(GROUPINGS) - {MODEL})}; got {by!r}")
-    return _groups(study.runs, _keys(study.runs, by, ()), study.sampling, with_intervals=False)
+    return _group_by_key(study.runs, _make_keys(study.runs, by, ()), study.sampling, with_intervals=False)
 
 
 def classify_runs(runs: Sequence[RunSummary], by: str) -> tuple[list[Any], IntArray]:
     """Return the networks or prompts of runs in alphabetical order, and the position of each run's.
 
-    None, where a run has gone, comes last. Texts with an apostrophe come first, other than among groups.
+    None, for deleted runs, comes last. Unlike among groups, texts with an apostrophe come first.
     """
-    distinct, codes = _number_keys(_keys(runs, by, ()), lambda key: (key[by] is None, repr(key[by])))
+    distinct, codes = _number_keys(_make_keys(runs, by, ()), lambda key: (key[by] is None, repr(key[by])))
     return [key[by] for key in distinct], codes
 
 
@@ -229,7 +230,7 @@ def find_run(study: TrajectoryStudy, reference: str) -> RunSummary:
     Raises
     ------
     WrongUsage
-        It fits none or several.
+        No run or several runs match.
     """
     digits = reference.lower().replace("-", "")
     fitting = [run for run in study.runs if digits and run.run_id.startswith(digits)]
@@ -261,10 +262,10 @@ def _require_pairs(steps: RunSteps, lag: int) -> None:
         )
 
 
-def _few_outputs(steps: RunSteps, facts: Mapping[str, RunFacts]) -> Iterator[tuple[str, list[int]]]:
-    """Choose outputs that show who writes in a run: one for each place in its network that is sampled.
+def _choose_outputs(steps: RunSteps, facts: Mapping[str, RunFacts]) -> Iterator[tuple[str, list[int]]]:
+    """Choose outputs that show the writers of a run: one for each sampled position in its network.
 
-    The models of a network take turns, so what is written at one place of it is written by one model.
+    The models of a network take turns, so all outputs at one position are written by one model.
     """
     for number, run in enumerate(steps.run_ids):
         numbers = steps.sequence_numbers[steps.offsets[number] : steps.offsets[number + 1]]
@@ -273,7 +274,7 @@ def _few_outputs(steps: RunSteps, facts: Mapping[str, RunFacts]) -> Iterator[tup
         yield run, numbers[first].tolist()
 
 
-def _summaries(
+def _summarise_runs(
     trajectories: Trajectories, facts: Mapping[str, RunFacts], recurrences: Mapping[str, Recurrence]
 ) -> tuple[RunSummary, ...]:
     visits = find_visits(trajectories)
@@ -300,14 +301,14 @@ def _summaries(
     return tuple(summaries)
 
 
-def _keys(runs: Sequence[RunSummary], by: str, writers: Sequence[set[str]]) -> list[dict[str, Any]]:
-    """Return for each run what it has in common with those of its group."""
+def _make_keys(runs: Sequence[RunSummary], by: str, writers: Sequence[set[str]]) -> list[dict[str, Any]]:
+    """Return the key of each run's group."""
     if by == MODEL:
         return [{MODEL: ", ".join(sorted(models)) or None} for models in writers]
-    return [{name: _value(name, run.facts) for name in by.split(",")} for run in runs]
+    return [{name: _read_value(name, run.facts) for name in by.split(",")} for run in runs]
 
 
-def _value(name: str, facts: RunFacts | None) -> str | list[str] | None:
+def _read_value(name: str, facts: RunFacts | None) -> str | list[str] | None:
     if facts is None:
         return None
     if name == PROMPT:
@@ -316,7 +317,7 @@ def _value(name: str, facts: RunFacts | None) -> str | list[str] | None:
     return list({NETWORK: facts.network, T2I: facts.network[::2], I2T: facts.network[1::2]}[name])
 
 
-def _groups(
+def _group_by_key(
     runs: Sequence[RunSummary],
     keys: Sequence[dict[str, Any]],
     sampling: int,

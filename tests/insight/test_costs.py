@@ -14,7 +14,7 @@ from panic_tda import hdbscan
 from panic_tda.clustering import phases
 from panic_tda.clustering.placement import choose_placement
 from panic_tda.insight import costs
-from panic_tda.insight.costs import DIVISIONS, Costs, carry_on, measure, rows_to_measure
+from panic_tda.insight.costs import DIVISIONS, Costs, extrapolate, measure, rows_to_measure
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.progress import Silent
 
@@ -30,7 +30,7 @@ def test_a_law_of_this_kind_is_found_again(a: float, b: float, growth: float, n_
 
     # Where one part is next to nothing of what was measured, it cannot be told.
     if min(a, b) / max(a, b) > 0.01:
-        found = carry_on({n: law(n) for n in SIZES}, n_rows, (1.0, growth))
+        found = extrapolate({n: law(n) for n in SIZES}, n_rows, (1.0, growth))
         assert found == pytest.approx(law(n_rows), rel=1e-4)
 
 
@@ -38,24 +38,24 @@ def test_a_law_of_this_kind_is_found_again(a: float, b: float, growth: float, n_
 @given(st.lists(positive, min_size=1, max_size=3), st.integers(1, 10**6), st.integers(1, 10**6))
 def test_more_rows_never_take_less(taken: list[float], one: int, other: int) -> None:
     measured = dict(zip(SIZES, taken, strict=False))
-    fewer, more = (carry_on(measured, n, (1.0, 1.9)) for n in sorted((one, other)))
+    fewer, more = (extrapolate(measured, n, (1.0, 1.9)) for n in sorted((one, other)))
     assert 0 < fewer <= more * (1 + 1e-9)
 
 
 def test_what_takes_the_same_for_all_numbers_of_rows_goes_on_to() -> None:
-    assert carry_on(dict.fromkeys(SIZES, 0.3), 10**6, (0.0, 1.0)) == pytest.approx(0.3)
+    assert extrapolate(dict.fromkeys(SIZES, 0.3), 10**6, (0.0, 1.0)) == pytest.approx(0.3)
     law = {n: 0.1 + n / 1e6 for n in SIZES}
-    assert carry_on(law, 10**6, (0.0, 1.0)) == pytest.approx(1.1)
+    assert extrapolate(law, 10**6, (0.0, 1.0)) == pytest.approx(1.1)
 
 
 def test_what_takes_longer_for_fewer_rows_still_grows_with_them() -> None:
     # A busy moment in the smallest part.
-    assert carry_on({4_000: 3.0, 8_000: 1.0, 16_000: 2.0}, 160_000, (1.0, 2.0)) > 5
+    assert extrapolate({4_000: 3.0, 8_000: 1.0, 16_000: 2.0}, 160_000, (1.0, 2.0)) > 5
 
 
 def test_what_was_not_measured_takes_nothing() -> None:
-    assert carry_on({}, 1_000, (1.0, 2.0)) == 0
-    assert carry_on({100: 0.0}, 1_000, (1.0, 2.0)) == 0
+    assert extrapolate({}, 1_000, (1.0, 2.0)) == 0
+    assert extrapolate({100: 0.0}, 1_000, (1.0, 2.0)) == 0
 
 
 def test_all_phases_and_the_start_make_the_time() -> None:

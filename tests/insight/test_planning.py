@@ -253,7 +253,7 @@ def test_rows_without_direction_are_not_measured(upgraded: MakeFile) -> None:
     (one,) = model.plans
     assert (one.n_rows, one.measured_rows) == (40, 0)
     assert one.seconds is None
-    assert one.reason == "none of the rows that were read has a direction"
+    assert one.reason == "all rows that were read are zero vectors"
 
 
 def test_a_backend_that_refuses_says_why(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> None:
