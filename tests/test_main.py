@@ -695,7 +695,7 @@ def test_files_that_cannot_be_saved(upgraded: MakeFile, tmp_path: Path) -> None:
     file = upgraded()
     assert "no file at" in fail(2, "save-pending", tmp_path / "nowhere.arrow", db=file.path)
     (tmp_path / "text.arrow").write_text("hello")
-    assert "is no complete clustering" in fail(1, "save-pending", tmp_path / "text.arrow", db=file.path)
+    assert "is not a complete result file" in fail(1, "save-pending", tmp_path / "text.arrow", db=file.path)
     assert fail_as_json(1, "save-pending", tmp_path / "text.arrow", db=file.path)["type"] == "BadInput"
 
 

@@ -190,7 +190,7 @@ def test_another_arrow_file_is_refused(upgraded: MakeFile, tmp_path: Path) -> No
     path = tmp_path / "other.arrow"
     with ipc.new_file(str(path), table.schema) as writer:
         writer.write_table(table)
-    with pytest.raises(BadInput, match="is no complete clustering"):
+    with pytest.raises(BadInput, match="is not a complete result file"):
         save_pending(upgraded().database, [path])
     assert path.exists()
 
