@@ -1,10 +1,10 @@
-"""`panic-tda`, and `python -m panic_tda`."""
+"""Entry point of `panic-tda` and of `python -m panic_tda`."""
 
 import sys
 
 
 def run() -> None:
-    """Run the command; Ctrl-C while it is still being loaded ends it as Ctrl-C does later."""
+    """Run the program; exit with 130 on Ctrl-C, also while modules are being imported."""
     try:
         from panic_tda.main import main
 
@@ -15,7 +15,7 @@ def run() -> None:
 
 if __name__ == "__main__":
     if not sys.flags.safe_path:
-        # `-m` looks for modules in the working folder first; a click.py among someone's data is none of ours.
-        # Behind the others it still serves a package that is not installed.
+        # `-m` puts the working folder first in the module path, where a user may have a click.py.
+        # As the last entry it still finds a package that is not installed.
         sys.path.append(sys.path.pop(0))
     run()

@@ -1,4 +1,4 @@
-"""What is in a database: bringing it up to date, filling it, and what is wrong in it."""
+"""Commands for databases: upgrade, describe, import, check, repair and copy."""
 
 from __future__ import annotations
 
@@ -180,13 +180,13 @@ def _examine_environment(*, as_json: bool) -> None:
     from panic_tda.devices.doctor import examine_environment
     from panic_tda.storage.database import sqlite_version
 
-    found = examine_environment(
+    environment = examine_environment(
         backends=backends.unavailable_reasons(), sqlite=sqlite_version(), kernel=describe_kernel()
     )
     terminal.print_data(
-        rendering.environment_json(found)
+        rendering.environment_json(environment)
         if as_json
-        else rendering.environment_text(found, common.table_width())
+        else rendering.environment_text(environment, common.table_width())
     )
 
 
@@ -220,7 +220,7 @@ def _mend(database: str, kinds: tuple[str, ...], *, yes: bool, as_json: bool) ->
         planned = plan_repairs(opened, kinds, progress=progress)
     if not as_json:
         terminal.print_data(rendering.repairs_text(planned, common.table_width()))
-    is_needed = any(one.count for one in planned)
+    is_needed = any(repair.count for repair in planned)
     if is_needed and not yes:
         click.confirm("Delete?", abort=True, err=True)
     with display.make_progress() as progress:

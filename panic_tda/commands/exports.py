@@ -1,4 +1,4 @@
-"""Clusterings as files, for other programs."""
+"""Commands that export clusterings and trajectories to files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from panic_tda.cli import display, options, terminal
 from panic_tda.cli.options import option
 
-# Another word follows: it cannot be left out.
+# The file follows, so the clustering cannot be optional.
 _reference = options.clustering("reference", metavar="ID|latest")
 _file = click.argument("file", type=options.PATH, metavar="FILE")
 

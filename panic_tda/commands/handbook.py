@@ -1,4 +1,4 @@
-"""Read the handbook in the terminal."""
+"""Command that shows the handbook in the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A clustering to look at: one page about it, and its map as a figure."""
+"""Commands that draw a clustering: an HTML report, and its map as a figure."""
 
 from __future__ import annotations
 
@@ -135,13 +135,13 @@ def plot_clustering(
     opened, source = find_stored(database, reference, model=model)
     style = Style(n_labels=labels, title=title, dark=dark, width=width)
     with display.make_progress() as progress:
-        found = figure.plot_clustering(
+        plot = figure.plot_clustering(
             opened, source, output, style=style, n_rows=map_rows, seed=seed, force=force, progress=progress
         )
     if as_json:
-        terminal.print_data(found.to_dict())
+        terminal.print_data(plot.to_dict())
         return
     terminal.print_data(
-        f"{found.file}: {found.rows:,} {pluralize(found.rows, 'embedding')} and {found.clusters:,} "
-        f"{pluralize(found.clusters, 'cluster')}; {found.method}"
+        f"{plot.file}: {plot.rows:,} {pluralize(plot.rows, 'embedding')} and {plot.clusters:,} "
+        f"{pluralize(plot.clusters, 'cluster')}; {plot.method}"
     )

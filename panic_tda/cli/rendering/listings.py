@@ -1,4 +1,4 @@
-"""Lists of stored clusterings: what differs between them in columns, what is the same in all below."""
+"""Render lists of stored clusterings: differing settings in columns, common settings below."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LAST_COLUMNS = (
 class _Setting(NamedTuple):
     """A setting of a clustering: its column, its name in a sentence, and its text.
 
-    A text in `unremarkable` is not mentioned where all clusterings have it.
+    A setting that is `unremarkable` in all clusterings is not mentioned.
     """
 
     column: Column
@@ -88,7 +88,7 @@ _JSON_KEYS = (
 def listing_json(
     summaries: Sequence[ClusteringSummary], unreadable: Sequence[UnreadableClustering] = ()
 ) -> list[dict[str, Any]]:
-    """Return the list that `list-clusterings --json` prints, with what cannot be read at its end."""
+    """Return the list that `list-clusterings --json` prints, with unreadable clusterings at its end."""
     return [*map(_summary_json, summaries)] + [
         dict.fromkeys(_JSON_KEYS)
         | {
@@ -112,7 +112,7 @@ def listing_text(
 
     Settings in which the clusterings differ have columns; the others stand below, and so do clusterings that
     cannot be read, each with the reason. `names` are the ids of all stored clusterings, shortened
-    (`wording.shorten_ids`); without them ids are whole.
+    (`wording.shorten_ids`); without them ids are not shortened.
     """
     lines = [_unreadable_line(clustering, width) for clustering in unreadable]
     if not summaries:
@@ -168,7 +168,7 @@ def deletion_text(
 
 
 def _shorten(setting: _Setting, record: ClusteringRecord, names: Mapping[str, str]) -> str:
-    """Return the text of a setting; the id of another clustering as short as those of the stored ones."""
+    """Return the text of a setting, with the id of another clustering shortened."""
     text = on_one_line(setting.describe(record))
     if setting.column.name != _RECUT or text == setting.unremarkable or not names:
         return text

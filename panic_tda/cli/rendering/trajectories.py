@@ -1,4 +1,4 @@
-"""What is said of the runs in a clustering: what groups of them do, and the path of one."""
+"""Render trajectories: figures by group of runs, all runs, and the path of a run."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def trajectories_text(
     *,
     width: int,
 ) -> str:
-    """Say what the runs of a clustering do, group by group, then all of them.
+    """Return the figures of the runs of a clustering, by group and for all runs.
 
     Parameters
     ----------
     study, clustering
-        What was found, and where.
+        Result of the analysis, and the clustering it was made of.
     texts : mapping of int to str or None
         Texts of the medoids of the clusters that `shown_states` names.
     width : int
@@ -109,29 +109,38 @@ def trajectories_text(
     return "\n\n".join(parts)
 
 
-def comparison_text(found: NetworkComparison, width: int) -> str:
-    """Say which networks differ within prompts, and what the models and the prompt explain."""
-    names = [" → ".join(map(on_one_line, network)) for network in found.networks]
+def comparison_text(comparison: NetworkComparison, width: int) -> str:
+    """Return the networks that differ within prompts, and the variance that models and prompts explain."""
+    names = [" → ".join(map(on_one_line, network)) for network in comparison.networks]
     differing = sorted(
-        (one for one in found.differences if one.p_adjusted < SIGNIFICANCE), key=lambda one: one.p_adjusted
+        (difference for difference in comparison.differences if difference.p_adjusted < SIGNIFICANCE),
+        key=lambda difference: difference.p_adjusted,
     )
     narrow = min(width, _PARAGRAPH_WIDTH)
     parts = []
-    if found.differences:
+    if comparison.differences:
         head = (
-            f"{len(differing)} of {len(found.differences)} differences between networks within prompts "
+            f"{len(differing)} of {len(comparison.differences)} differences between networks within prompts "
             f"{pluralize(len(differing), 'is', 'are')} significant (whole runs permuted, Holm, 5 %)."
         )
         rows = [
-            (one.figure, names[one.a], names[one.b], f"{one.difference:+.3f}", _p_value(one.p_adjusted))
-            for one in differing[:_DIFFERENCES_SHOWN]
+            (
+                difference.figure,
+                names[difference.a],
+                names[difference.b],
+                f"{difference.difference:+.3f}",
+                _p_value(difference.p_adjusted),
+            )
+            for difference in differing[:_DIFFERENCES_SHOWN]
         ]
         listed = table(_DIFFERENCE_COLUMNS, rows, width) if rows else ""
         parts.append("\n".join(filter(None, [paragraph(head, narrow), listed])))
-    if found.variance:
-        figures = dict.fromkeys(one.figure for one in found.variance)
-        factors = dict.fromkeys(one.factor for one in found.variance)
-        shares = {(one.figure, one.factor): f"{100 * one.adjusted:.1f} %" for one in found.variance}
+    if comparison.variance:
+        figures = dict.fromkeys(share.figure for share in comparison.variance)
+        factors = dict.fromkeys(share.factor for share in comparison.variance)
+        shares = {
+            (share.figure, share.factor): f"{100 * share.adjusted:.1f} %" for share in comparison.variance
+        }
         columns = [Column("variance between runs"), *(Column(name, right=True) for name in factors)]
         cells = [[figure, *(shares.get((figure, name), "-") for name in factors)] for figure in figures]
         parts.append(table(columns, cells, width))
@@ -139,7 +148,7 @@ def comparison_text(found: NetworkComparison, width: int) -> str:
 
 
 def runs_text(runs: Sequence[RunSummary], width: int) -> str:
-    """Return one line a run, of all that are in the clustering."""
+    """Return one line per run of the clustering."""
     names = shorten_ids(show_id(run.run_id) for run in runs)
     rows = [
         (
@@ -159,7 +168,7 @@ def runs_text(runs: Sequence[RunSummary], width: int) -> str:
 
 
 def run_text(run: RunSummary, texts: Mapping[int, str | None], width: int) -> str:
-    """Say where a run went: its states with their dwells as one line, then what it ended in."""
+    """Return the path of a run: its states with their dwell times, then how it ended."""
     origin = [show_id(run.run_id)]
     if run.facts is not None:
         prompt = on_one_line(run.facts.initial_prompt)
@@ -177,7 +186,7 @@ def run_text(run: RunSummary, texts: Mapping[int, str | None], width: int) -> st
 
 
 def shown_states(study: TrajectoryStudy, run: RunSummary | None = None) -> set[int]:
-    """Return the clusters that the text names, of which it needs the medoids' texts."""
+    """Return the labels of the clusters that the text shows with the texts of their medoids."""
     pairs = _frequent(study.transitions)
     return {label for source, target, _ in pairs for label in (source, target)} | set(
         _longest_in(run) if run is not None else ()
@@ -223,12 +232,12 @@ def _totals(total: GroupSummary) -> str:
 
 
 def _absorption(total: GroupSummary) -> str:
-    found = total.absorption
-    if found.median is not None:
-        return f" (half do from step {found.median:g} on{_range(total, 'median_absorbed_at')})"
-    if found.share is None:
+    absorption = total.absorption
+    if absorption.median is not None:
+        return f" (half do from step {absorption.median:g} on{_range(total, 'median_absorbed_at')})"
+    if absorption.share is None:
         return ""
-    return f" ({100 * found.share:.1f} % from step {found.within:g} or before; half is not reached)"
+    return f" ({100 * absorption.share:.1f} % from step {absorption.within:g} or before; half is not reached)"
 
 
 def _dwelling(total: GroupSummary) -> str:
@@ -312,7 +321,7 @@ def _legend(run: RunSummary, texts: Mapping[int, str | None], width: int) -> lis
 
 
 def _longest_in(run: RunSummary) -> list[int]:
-    """Return the states in which a run was longest."""
+    """Return the clusters in which a run spent most steps."""
     dwells: Counter[int] = Counter()
     for state, _, dwell in run.visits.tolist():
         dwells[state] += dwell
@@ -320,7 +329,7 @@ def _longest_in(run: RunSummary) -> list[int]:
 
 
 def _frequent(transitions: Transitions) -> list[tuple[int, int, int]]:
-    """Return the commonest transitions from one state to another."""
+    """Return the most frequent transitions between different states."""
     columns = (transitions.sources.tolist(), transitions.targets.tolist(), transitions.counts.tolist())
     moves = [
         (source, target, count) for source, target, count in zip(*columns, strict=True) if source != target
