@@ -73,7 +73,7 @@ def ids(context: click.Context, _parameter: click.Parameter, incomplete: str) ->
         CompletionItem(
             clustering.id, help=on_one_line(f"{clustering.embedding_model} {clustering.created_at} UTC")
         )
-        for clustering in stored_clusterings(_database(context))
+        for clustering in stored_clusterings(_get_database(context))
         if clustering.id.startswith(incomplete.lower())
     ]
 
@@ -92,7 +92,7 @@ def models(context: click.Context, _parameter: click.Parameter, incomplete: str)
 
     return [
         CompletionItem(name)
-        for name in stored_models(_database(context))
+        for name in stored_models(_get_database(context))
         # Each line of the answer is a completion: a name with a line break would give two.
         if name.startswith(incomplete) and on_one_line(name) == name
     ]
@@ -103,6 +103,6 @@ def files(_context: click.Context, _parameter: click.Parameter, incomplete: str)
     return [CompletionItem(incomplete, type="file")]
 
 
-def _database(context: click.Context) -> str:
+def _get_database(context: click.Context) -> str:
     named: Any = context.params.get("database")
     return str(named or "")

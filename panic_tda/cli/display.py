@@ -8,7 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from panic_tda.cli.interruption import last_words
+from panic_tda.cli.interruption import exit_callbacks
 from panic_tda.cli.text import duration
 from panic_tda.progress import TimeLeft
 
@@ -141,7 +141,7 @@ class Display:
         self._first = self.beside()
 
     def __enter__(self) -> Display:
-        last_words.append(self._stopped)
+        exit_callbacks.append(self._stopped)
         if self._live is None:
             self._heart.start()
         else:
@@ -149,7 +149,7 @@ class Display:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        last_words.remove(self._stopped)
+        exit_callbacks.remove(self._stopped)
         if self._live is None:
             self._stop.set()
             self._heart.join()

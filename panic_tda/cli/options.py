@@ -147,7 +147,7 @@ class Group(Command, click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments before the name of the command."""
         ctx.obj = "--json" in args
-        with _answered(as_json=ctx.obj):
+        with _report_usage_errors(as_json=ctx.obj):
             try:
                 return super().parse_args(ctx, args)
             except click.NoSuchOption as error:
@@ -167,15 +167,15 @@ class Group(Command, click.Group):
         """Find the command, and move the options before its name behind it."""
         name, command, words = super().resolve_command(ctx, args)
         # They precede its own options: Click uses the last of two values.
-        return name, command, [*_said_before(ctx), *words]
+        return name, command, [*_move_options(ctx), *words]
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        with _answered(as_json=ctx.obj):
+        with _report_usage_errors(as_json=ctx.obj):
             return super().invoke(ctx)
 
 
-def _said_before(group: click.Context) -> Iterator[str]:
+def _move_options(group: click.Context) -> Iterator[str]:
     for parameter in group.command.params:
         name = parameter.name
         if name in group.params and group.get_parameter_source(name) is ParameterSource.COMMANDLINE:
@@ -187,7 +187,7 @@ def _said_before(group: click.Context) -> Iterator[str]:
 
 
 @contextmanager
-def _answered(*, as_json: bool) -> Iterator[None]:
+def _report_usage_errors(*, as_json: bool) -> Iterator[None]:
     try:
         yield
     except click.UsageError as error:
@@ -211,14 +211,14 @@ def common(function: Callable[..., None]) -> Callable[..., None]:
                 verbose=loudness == "verbose",
                 quiet=loudness == "quiet",
                 log_file=log_file,
-                inputs=_inputs(options) if log_file is not None else (),
+                inputs=_list_inputs(options) if log_file is not None else (),
             )
             function(**options)
 
     return before_commands(run)
 
 
-def _inputs(options: dict[str, Any]) -> list[Path]:
+def _list_inputs(options: dict[str, Any]) -> list[Path]:
     """Return the files that a command reads, its databases first: the log must not overwrite them."""
     named = [file_of_database(options[name]) for name in _DATABASES if options.get(name)]
     files: list[Path] = [file for file in (*named, options.get("texts")) if file is not None]
@@ -230,7 +230,7 @@ def _inputs(options: dict[str, Any]) -> list[Path]:
 def before_commands(function: Callable[..., None]) -> Callable[..., None]:
     """Give a function the options that may stand before the name of a command too."""
     # -q and -v share one value: the last of them counts.
-    loudness = functools.partial(_common_option, is_flag=True, expose_value=False, callback=_loudness)
+    loudness = functools.partial(_common_option, is_flag=True, expose_value=False, callback=_store_loudness)
     for decorate in (
         _common_option(
             "--log-file", type=PATH, help="Also write the full log to this file.  [default: none]"
@@ -252,7 +252,7 @@ def before_commands(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-def _loudness(context: click.Context, option: click.Parameter, is_set: bool) -> None:
+def _store_loudness(context: click.Context, option: click.Parameter, is_set: bool) -> None:
     # Click calls this in the order of the command line; a command's context shares `meta` with its group.
     if is_set:
         context.meta[_LOUDNESS] = option.name
@@ -277,7 +277,7 @@ force = option("--force", is_flag=True, help="Replace an existing file, once the
 
 def model(text: str, *, default: str = "the only clustered model") -> Callable[..., Any]:
     """Return the option that names an embedding model; `default` describes the result without it."""
-    return _model(callback=_named, help=f"{text}  [default: {default}]")
+    return _model(callback=_validate_model_name, help=f"{text}  [default: {default}]")
 
 
 def models(text: str, **settings: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -289,7 +289,11 @@ def models(text: str, **settings: Any) -> Callable[[Callable[..., None]], Callab
             function(models=(*models, *named_models), **options)
 
         named = _model(
-            "named_models", multiple=True, callback=_each_named, help=f"{text}  [default: all]", **settings
+            "named_models",
+            multiple=True,
+            callback=_validate_model_names,
+            help=f"{text}  [default: all]",
+            **settings,
         )
         argument = click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=completion.models)
         return argument(named(run))
@@ -320,7 +324,7 @@ def values(read: Callable[[str], Any]) -> Callable[..., list[Any] | None]:
         if text is None:
             return None
         try:
-            parts = (_range(word, read) if ":" in word else [read(word)] for word in text.split(","))
+            parts = (_expand_range(word, read) if ":" in word else [read(word)] for word in text.split(","))
             return [value for part in parts for value in part]
         except (ValueError, OverflowError) as error:
             raise click.BadParameter(
@@ -331,7 +335,7 @@ def values(read: Callable[[str], Any]) -> Callable[..., list[Any] | None]:
     return parse
 
 
-def _range(text: str, read: Callable[[str], Any]) -> list[Any]:
+def _expand_range(text: str, read: Callable[[str], Any]) -> list[Any]:
     first, last, step = (read(word) for word in text.split(":"))
     if not step > 0 or not last >= first or not (last - first) / step < _MOST_VALUES:
         raise ValueError("FROM must not be above TO, and STEP must be positive and not too small")
@@ -339,13 +343,15 @@ def _range(text: str, read: Callable[[str], Any]) -> list[Any]:
     return [round(first + number * step, 12) for number in range(int((last - first) / step + 1e-9) + 1)]
 
 
-def _each_named(context: click.Context, option: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+def _validate_model_names(
+    context: click.Context, option: click.Parameter, names: tuple[str, ...]
+) -> tuple[str, ...]:
     for name in names:
-        _named(context, option, name)
+        _validate_model_name(context, option, name)
     return names
 
 
-def _named(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:
+def _validate_model_name(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:
     if name is not None and not name.strip():
         raise click.BadParameter(f"a model's name has more than spaces, such as Nomic; got {name!r}")
     # Bytes of the command line that are no text come as halves of characters.

@@ -18,7 +18,7 @@ from typing import NoReturn, TextIO
 
 import click
 
-from panic_tda.cli.interruption import EXIT_INTERRUPTED, EXIT_TERMINATED, code_of_signal, signal_scope
+from panic_tda.cli.interruption import EXIT_INTERRUPTED, EXIT_TERMINATED, get_signal_exit_code, signal_scope
 from panic_tda.errors import PanicTdaError, WrongUsage
 from panic_tda.outputs import create_file, require_safe_output
 from panic_tda.wording import escape_control_characters
@@ -26,8 +26,8 @@ from panic_tda.wording import escape_control_characters
 EXIT_FAILED, EXIT_USAGE = 1, 2
 _STOPPED = {EXIT_INTERRUPTED: "interrupted", EXIT_TERMINATED: "terminated"}
 
-_NOT_AS_IT_IS = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Controls that JSON does not escape, also of the direction of text, and bytes that are no text."""
+_UNSAFE_CHARACTERS = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that JSON does not escape: control characters, direction marks and surrogates."""
 
 _log = logging.getLogger("panic_tda")
 
@@ -47,9 +47,9 @@ def configure_logging(
     _log.propagate = False
     stderr = _StderrHandler()
     stderr.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
-    stderr.setFormatter(_line_format())
+    stderr.setFormatter(_make_formatter())
     if not verbose:
-        stderr.addFilter(_without_traceback)
+        stderr.addFilter(_has_no_traceback)
     _log.addHandler(stderr)
     if log_file is not None:
         require_safe_output(log_file, *inputs)
@@ -60,7 +60,7 @@ def configure_logging(
             to_file = _LogFile(_require_reader(log_file), encoding="utf-8")
         except OSError as error:
             raise WrongUsage(f"cannot write the log file {log_file}: {error.strerror or error}") from error
-        to_file.setFormatter(_line_format())
+        to_file.setFormatter(_make_formatter())
         _log.addHandler(to_file)
 
 
@@ -71,7 +71,7 @@ class UnwritableOutput(PanicTdaError):
 def end_unwritten(error: OSError) -> NoReturn:
     """Print an error and exit, after the help, the version or a usage message could not be written."""
     _discard(sys.stdout)
-    _echo_error(f"Error: {_message_of(error)}")
+    _echo_error(f"Error: {_format_error(error)}")
     sys.exit(EXIT_FAILED)
 
 
@@ -93,17 +93,17 @@ def exit_codes(*, as_json: bool) -> Iterator[None]:
     """
     replace_unprintable(sys.stdout)
     try:
-        with signal_scope(_say_stopped):
+        with signal_scope(_print_stopped):
             _require_working_folder()
             yield
     except PanicTdaError as error:
-        _fail(error, EXIT_USAGE if isinstance(error, WrongUsage) else EXIT_FAILED, as_json=as_json)
+        _exit_with_error(error, EXIT_USAGE if isinstance(error, WrongUsage) else EXIT_FAILED, as_json=as_json)
     except KeyboardInterrupt:
-        _say_stopped(EXIT_INTERRUPTED)
+        _print_stopped(EXIT_INTERRUPTED)
         sys.exit(EXIT_INTERRUPTED)
-    except SystemExit as leaving:
-        if leaving.code == EXIT_TERMINATED:
-            _say_stopped(EXIT_TERMINATED)
+    except SystemExit as exiting:
+        if exiting.code == EXIT_TERMINATED:
+            _print_stopped(EXIT_TERMINATED)
         raise
     except click.Abort as error:
         # Ctrl-C at a question; the answer no is an Abort too, but without a context.
@@ -115,10 +115,10 @@ def exit_codes(*, as_json: bool) -> Iterator[None]:
         raise
     except Exception as error:
         # A fault of this program: one line for the user, the traceback for the log.
-        _fail(error, EXIT_FAILED, as_json=as_json)
+        _exit_with_error(error, EXIT_FAILED, as_json=as_json)
 
 
-def _say_stopped(code: int) -> None:
+def _print_stopped(code: int) -> None:
     _echo_error(f"{_STOPPED[code]}; nothing unfinished is in the database")
 
 
@@ -156,19 +156,19 @@ def _require_reader(log_file: Path) -> Path:
     return log_file
 
 
-def _without_traceback(record: logging.LogRecord) -> bool:
+def _has_no_traceback(record: logging.LogRecord) -> bool:
     return record.exc_info is None
 
 
-class _HarmlessFormatter(logging.Formatter):
+class _EscapingFormatter(logging.Formatter):
     """Log formatter that escapes control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
         return escape_control_characters(super().format(record))
 
 
-def _line_format() -> logging.Formatter:
-    return _HarmlessFormatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+def _make_formatter() -> logging.Formatter:
+    return _EscapingFormatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
 
 
 def print_data(data: object) -> None:
@@ -186,8 +186,8 @@ def print_text(text: str) -> None:
 
 def print_json(data: object) -> None:
     """Print an object on stdout as JSON."""
-    text = json.dumps(data, indent=2, ensure_ascii=not _takes_all_scripts(sys.stdout))
-    _echo(_NOT_AS_IT_IS.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
+    text = json.dumps(data, indent=2, ensure_ascii=not _supports_unicode(sys.stdout))
+    _echo(_UNSAFE_CHARACTERS.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def _echo(text: str) -> None:
@@ -208,17 +208,17 @@ def print_error(kind: str, message: str, *, as_json: bool) -> None:
             print_json({"error": {"type": kind, "message": message}})
 
 
-def _fail(error: Exception, code: int, *, as_json: bool) -> None:
+def _exit_with_error(error: Exception, code: int, *, as_json: bool) -> None:
     _log.debug("the command failed", exc_info=error)
     expected = isinstance(error, PanicTdaError)
-    message = _message_of(error)
+    message = _format_error(error)
     print_error(type(error).__name__, message, as_json=as_json)
     hint = "" if expected else " (the traceback is in --log-file, or on stderr with -v)"
     _echo_error(f"Error: {message}{hint}")
-    sys.exit(code_of_signal() or code)
+    sys.exit(get_signal_exit_code() or code)
 
 
-def _message_of(error: Exception) -> str:
+def _format_error(error: Exception) -> str:
     if isinstance(error, PanicTdaError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
@@ -243,14 +243,14 @@ def _echo_error(message: str) -> None:
         _discard(sys.stderr)
 
 
-def _takes_all_scripts(stream: TextIO) -> bool:
+def _supports_unicode(stream: TextIO) -> bool:
     return stream.encoding.lower().replace("-", "").startswith("utf")
 
 
 def replace_unprintable(stream: TextIO) -> None:
     """Print a question mark for characters that the encoding of a stream lacks, instead of failing."""
     # In the C locale Python uses surrogateescape, which cannot encode other characters either.
-    errors = ("strict",) if _takes_all_scripts(stream) else ("strict", "surrogateescape")
+    errors = ("strict",) if _supports_unicode(stream) else ("strict", "surrogateescape")
     if isinstance(stream, io.TextIOWrapper) and stream.errors in errors:
         stream.reconfigure(errors="replace")
 

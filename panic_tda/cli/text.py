@@ -98,15 +98,15 @@ def table(heads: Sequence[Column], rows: Sequence[Sequence[str]], width: int) ->
         for number, head in enumerate(heads)
     ]
     shown = list(range(len(heads)))
-    while _total(widths, shown) > width and any(heads[number].rank for number in shown):
+    while _sum_widths(widths, shown) > width and any(heads[number].rank for number in shown):
         shown.remove(max(shown, key=lambda number: heads[number].rank))
     for number in shown:
-        excess = _total(widths, shown) - width
+        excess = _sum_widths(widths, shown) - width
         if heads[number].elastic and excess > 0:
             widths[number] = max(min(widths[number], _LEAST_COLUMNS), widths[number] - excess)
     header = [head.name for head in heads]
     lines = [
-        _GAP.join(_padded(row[number], widths[number], heads[number].right) for number in shown).rstrip()
+        _GAP.join(_pad(row[number], widths[number], heads[number].right) for number in shown).rstrip()
         for row in (header, *cells)
     ]
     lines = [shorten(line, width) for line in lines]
@@ -116,11 +116,11 @@ def table(heads: Sequence[Column], rows: Sequence[Sequence[str]], width: int) ->
     return "\n".join(lines)
 
 
-def _total(widths: Sequence[int], shown: Sequence[int]) -> int:
+def _sum_widths(widths: Sequence[int], shown: Sequence[int]) -> int:
     return sum(widths[number] for number in shown) + len(_GAP) * (len(shown) - 1)
 
 
-def _padded(cell: str, width: int, right: bool) -> str:
+def _pad(cell: str, width: int, right: bool) -> str:
     cell = shorten(cell, width)
     space = " " * (width - columns(cell))
     return space + cell if right else cell + space

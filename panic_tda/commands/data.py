@@ -166,14 +166,14 @@ def doctor(
     machine, which backends run on it, and what the others need.
     """
     if environment:
-        _examine_environment(as_json=as_json)
+        _check_environment(as_json=as_json)
     elif fix:
-        _mend(database, kinds, yes=yes, as_json=as_json)
+        _repair_database(database, kinds, yes=yes, as_json=as_json)
     else:
-        _examine(database, kinds, limit=limit, as_json=as_json)
+        _check_database(database, kinds, limit=limit, as_json=as_json)
 
 
-def _examine_environment(*, as_json: bool) -> None:
+def _check_environment(*, as_json: bool) -> None:
     from panic_tda.cli.rendering import databases as rendering
     from panic_tda.clustering import backends
     from panic_tda.clustering.tiled.microkernels import describe_kernel
@@ -190,7 +190,7 @@ def _examine_environment(*, as_json: bool) -> None:
     )
 
 
-def _examine(database: str, kinds: tuple[str, ...], *, limit: int, as_json: bool) -> None:
+def _check_database(database: str, kinds: tuple[str, ...], *, limit: int, as_json: bool) -> None:
     from panic_tda.cli.rendering import databases as rendering
     from panic_tda.storage.database import open_database
     from panic_tda.storage.doctor import examine_database
@@ -206,7 +206,7 @@ def _examine(database: str, kinds: tuple[str, ...], *, limit: int, as_json: bool
         sys.exit(terminal.EXIT_FAILED)
 
 
-def _mend(database: str, kinds: tuple[str, ...], *, yes: bool, as_json: bool) -> None:
+def _repair_database(database: str, kinds: tuple[str, ...], *, yes: bool, as_json: bool) -> None:
     from panic_tda.cli.rendering import databases as rendering
     from panic_tda.storage.database import open_database
     from panic_tda.storage.doctor import plan_repairs, repair

@@ -51,17 +51,17 @@ def export_clustering(
     exporting.require_target(file, force=force, with_lists=with_vectors)
     opened, clustering = find_stored(database, reference, model=model)
     with display.make_progress() as progress:
-        beside = outlier_scores.read_columns(opened, clustering, progress=progress)
+        extra_columns = outlier_scores.read_columns(opened, clustering, progress=progress)
         if with_map:
             on_map = layout.columns_of(layout.read_map(opened, clustering, progress=progress))
             for name, column in zip(on_map.schema.names, on_map.columns, strict=True):
-                beside = beside.append_column(name, column)
+                extra_columns = extra_columns.append_column(name, column)
         written = exporting.export_clustering(
             opened,
             clustering,
             file,
             with_vectors=with_vectors,
-            beside=beside,
+            beside=extra_columns,
             force=force,
             progress=progress,
         )

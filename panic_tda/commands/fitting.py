@@ -228,11 +228,11 @@ def _print_outcomes(database: str, outcomes: Sequence[ModelOutcome], *, as_json:
         stored = read_clustering_ids(session)
     text = rendering.outcomes_text(outcomes, common.table_width(), names=shorten_ids(stored))
     if stored and set(stored) == {str(outcome.id) for outcome in outcomes if outcome.status == CLUSTERED}:
-        text += f"\n\n{rendering.next_steps_text(outcomes, functools.partial(_shell_line, database))}"
+        text += f"\n\n{rendering.next_steps_text(outcomes, functools.partial(_build_shell_line, database))}"
     terminal.print_data(text)
 
 
-def _shell_line(database: str, name: str, *words: str) -> str:
+def _build_shell_line(database: str, name: str, *words: str) -> str:
     """Return a shell line that runs a command on this database, with --db if the user gave it."""
     from panic_tda.storage.database import open_database
 

@@ -29,7 +29,7 @@ _seed = option(
 )
 
 
-def _output(metavar: str, text: str, *, required: bool) -> Callable[..., Any]:
+def _make_output_option(metavar: str, text: str, *, required: bool) -> Callable[..., Any]:
     file = options.PATH
     return option("-o", "--output", type=file, required=required, metavar=metavar, help=text)
 
@@ -37,7 +37,7 @@ def _output(metavar: str, text: str, *, required: bool) -> Callable[..., Any]:
 @options.command("report-clustering", example="report-clustering latest --model MiniLM -o report.html")
 @options.reference
 @_model
-@_output(
+@_make_output_option(
     "FILE.html",
     "File of the page; ends in .html or .htm.  [default: report-MODEL-ID.html in this folder]",
     required=False,
@@ -86,7 +86,7 @@ def report_clustering(
 @options.command("plot-clustering", example="plot-clustering latest --model MiniLM -o map.png")
 @options.reference
 @_model
-@_output("FILE", "File of the figure; ends in .png (300 dpi), .svg or .pdf.", required=True)
+@_make_output_option("FILE", "File of the figure; ends in .png (300 dpi), .svg or .pdf.", required=True)
 @options.force
 @option(
     "--labels",

@@ -97,7 +97,7 @@ def details_json(
         plain(asdict(cluster)) | ({} if origins is None else origins.to_dict(cluster.label))
         for cluster in clusters
     ]
-    about = {"parameters": summary.record.to_json(), "doubts": _doubts_json(summary.record)}
+    about = {"parameters": summary.record.to_json(), "doubts": _list_doubts(summary.record)}
     return fields | about | {"clusters": cluster_objects}
 
 
@@ -119,12 +119,12 @@ def details_text(
         f"{summary.created_at:%Y-%m-%d %H:%M} UTC, {summary.seconds:.1f} s"
     )
     doubts = [f"  doubtful: {doubt.sentence}" for doubt in find_doubts(record)]
-    lines = [*(paragraph(line, width) for line in (heading, *_parameter_lines(record), *doubts)), ""]
+    lines = [*(paragraph(line, width) for line in (heading, *_format_parameters(record), *doubts)), ""]
     if len(clusters) > record.n_clusters or sum(cluster.size for cluster in clusters) > record.n_embeddings:
         lines += ["The stored counts and the rows differ; panic-tda doctor says more.", ""]
     for cluster in clusters:
-        first, *others = _cluster_lines(cluster, record.n_embeddings, width)
-        lines += [first, *_origin_lines(cluster.label, origins, width), *others]
+        first, *others = _format_cluster(cluster, record.n_embeddings, width)
+        lines += [first, *_format_origins(cluster.label, origins, width), *others]
     hidden = record.n_clusters - len(clusters)
     if hidden > 0 and len(clusters) == limit:
         lines.append(f"… and {hidden} smaller {pluralize(hidden, 'cluster')}; --limit 0 shows all")
@@ -145,19 +145,19 @@ def saved_text(saved: Sequence[SavedPending]) -> str:
     return (
         "\n".join(
             f"Saved clustering {clustering.id} of {on_one_line(clustering.embedding_model)}"
-            + (f"; {_vanished(clustering.n_vanished)}" if clustering.n_vanished else "")
+            + (f"; {_describe_vanished(clustering.n_vanished)}" if clustering.n_vanished else "")
             for clustering in saved
         )
         or "No clustering waits to be saved."
     )
 
 
-def _vanished(number: int) -> str:
+def _describe_vanished(number: int) -> str:
     have = pluralize(number, "embedding has gone since and was", "embeddings have gone since and were")
     return f"{number} {have} left out"
 
 
-def _parameter_lines(record: ClusteringRecord) -> list[str]:
+def _format_parameters(record: ClusteringRecord) -> list[str]:
     epsilon = record.cluster_selection_epsilon
     counts = ", ".join(f"{name.removeprefix('n_')} {getattr(record, name)}" for name in _COUNTED)
     limit = record.max_cluster_size
@@ -169,11 +169,11 @@ def _parameter_lines(record: ClusteringRecord) -> list[str]:
         f"single cluster {'allowed' if record.allow_single_cluster else 'not allowed'}",
         f"  backend {record.backend} ({'exact' if record.exact else 'approximate'}), "
         f"downsample {record.downsample}; {counts}",
-        *_approximation_lines(record),
+        *_format_approximation(record),
     ]
 
 
-def _approximation_lines(record: ClusteringRecord) -> list[str]:
+def _format_approximation(record: ClusteringRecord) -> list[str]:
     share = record.lighter_edge_share
     if share is None:
         return []
@@ -183,7 +183,7 @@ def _approximation_lines(record: ClusteringRecord) -> list[str]:
     ]
 
 
-def _cluster_lines(cluster: ClusterDetails, n_embeddings: int, width: int) -> list[str]:
+def _format_cluster(cluster: ClusterDetails, n_embeddings: int, width: int) -> list[str]:
     copies = f" ×{cluster.medoid_copies}" if cluster.medoid_copies else ""
     head = (
         f"{cluster.label:>5}  {cluster.size:>8}  {percent(cluster.size, n_embeddings):>7}  "
@@ -203,10 +203,10 @@ def _cluster_lines(cluster: ClusterDetails, n_embeddings: int, width: int) -> li
         if left >= _LEAST_TEXT
         else [shorten(head.rstrip(), width), shorten(f"{'':7}{text}", width)]
     )
-    return [*first, *_id_lines(ids, width), ""]
+    return [*first, *_format_ids(ids, width), ""]
 
 
-def _origin_lines(label: int, origins: ClusterOrigins | None, width: int) -> list[str]:
+def _format_origins(label: int, origins: ClusterOrigins | None, width: int) -> list[str]:
     if origins is None:
         return []
     members = origins.members[label]
@@ -220,7 +220,7 @@ def _origin_lines(label: int, origins: ClusterOrigins | None, width: int) -> lis
     return lines
 
 
-def _id_lines(ids: dict[str, UUID | None], width: int) -> list[str]:
+def _format_ids(ids: dict[str, UUID | None], width: int) -> list[str]:
     lines = [" " * 5]
     for name, value in ids.items():
         item = f"  {name} {value or '-'}"
@@ -230,5 +230,5 @@ def _id_lines(ids: dict[str, UUID | None], width: int) -> list[str]:
     return lines
 
 
-def _doubts_json(record: ClusteringRecord) -> list[dict[str, str]]:
+def _list_doubts(record: ClusteringRecord) -> list[dict[str, str]]:
     return [asdict(doubt) for doubt in find_doubts(record)]

@@ -37,10 +37,10 @@ def yes_no(value: bool | None) -> str:
 
 def plain(value: dict[str, Any]) -> dict[str, Any]:
     """Return a copy with ids and times as text, which JSON can represent."""
-    return {name: _plain_value(item) for name, item in value.items()}
+    return {name: _convert_value(item) for name, item in value.items()}
 
 
-def _plain_value(value: Any) -> Any:
+def _convert_value(value: Any) -> Any:
     if isinstance(value, UUID):
         return str(value)
     return format_utc(value) if isinstance(value, datetime) else value

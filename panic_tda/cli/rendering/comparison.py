@@ -52,14 +52,14 @@ def comparison_text(
         paragraph(verdict(labels), width),
         "",
         *(
-            paragraph(f"{name}: {_named(summary)}", width)
+            paragraph(f"{name}: {_describe_clustering(summary)}", width)
             for name, summary in zip("AB", summaries, strict=True)
         ),
-        paragraph(_shared(comparison, summaries), width),
+        paragraph(_describe_shared_rows(comparison, summaries), width),
     ]
     changed, new = labels.changed[: limit or None], labels.new[: limit or None]
     if changed or new:
-        rows = [*_changed_rows(changed, *texts), *_new_rows(new, texts[1])]
+        rows = [*_format_changed(changed, *texts), *_format_new(new, texts[1])]
         lines += ["", table(_COLUMNS, rows, width)]
     hidden = len(labels.changed) + len(labels.new) - len(changed) - len(new)
     if hidden:
@@ -72,21 +72,21 @@ def verdict(labels: LabelComparison) -> str:
     counts = Counter(cluster.fate for cluster in labels.clusters)
     fates = ", ".join(f"{counts[fate]} {fate}" for fate in FATES if fate != KEPT and counts[fate])
     return (
-        f"{_word(labels)}: ARI {_number(labels.ari)}, AMI {_number(labels.ami)}, "
+        f"{_choose_verdict(labels)}: ARI {_format_number(labels.ari)}, AMI {_format_number(labels.ami)}, "
         f"{counts[KEPT]} of {len(labels.clusters)} "
         f"{pluralize(len(labels.clusters), 'cluster')} kept{f' ({fates})' if fates else ''}, "
         f"{len(labels.new)} of {labels.n_clusters_b} new."
     )
 
 
-def _word(labels: LabelComparison) -> str:
+def _choose_verdict(labels: LabelComparison) -> str:
     worse = min(labels.ari_with_outliers, 1.0 if labels.ari is None else labels.ari)
     if worse == 1:
         return "The same"
     return next(word for least, word in _VERDICTS if worse >= least)
 
 
-def _named(summary: ClusteringSummary) -> str:
+def _describe_clustering(summary: ClusteringSummary) -> str:
     record = summary.record
     return (
         f"{summary.id} of {on_one_line(summary.embedding_model)}, {summary.created_at:%Y-%m-%d %H:%M} UTC, "
@@ -95,36 +95,38 @@ def _named(summary: ClusteringSummary) -> str:
     )
 
 
-def _shared(comparison: ClusteringComparison, summaries: tuple[ClusteringSummary, ClusteringSummary]) -> str:
+def _describe_shared_rows(
+    comparison: ClusteringComparison, summaries: tuple[ClusteringSummary, ClusteringSummary]
+) -> str:
     labels = comparison.found
     stored = [summary.record.n_clusters for summary in summaries]
-    there = [len(labels.clusters), labels.n_clusters_b]
+    in_common = [len(labels.clusters), labels.n_clusters_b]
     of_a = pluralize(stored[0], "cluster")
-    clusters = f", in {there[0]} of A's {stored[0]} {of_a} and {there[1]} of B's {stored[1]}"
+    clusters = f", in {in_common[0]} of A's {stored[0]} {of_a} and {in_common[1]} of B's {stored[1]}"
     return (
         f"On {labels.n_shared} shared {pluralize(labels.n_shared, comparison.by)}"
-        f"{clusters if there != stored else ''}. "
+        f"{clusters if in_common != stored else ''}. "
         f"Outliers: {labels.outliers_both} in both, {labels.outliers_only_a} only in A, "
         f"{labels.outliers_only_b} only in B. With them as one more cluster: "
-        f"ARI {_number(labels.ari_with_outliers)}, AMI {_number(labels.ami_with_outliers)}."
+        f"ARI {_format_number(labels.ari_with_outliers)}, AMI {_format_number(labels.ami_with_outliers)}."
     )
 
 
-def _changed_rows(changed: Sequence[ClusterFate], in_a: Texts, in_b: Texts) -> Iterator[tuple[str, ...]]:
+def _format_changed(changed: Sequence[ClusterFate], in_a: Texts, in_b: Texts) -> Iterator[tuple[str, ...]]:
     for cluster in changed:
-        yield str(cluster.a), str(cluster.size), cluster.fate, "", "", _text(in_a, cluster.a)
+        yield str(cluster.a), str(cluster.size), cluster.fate, "", "", _get_text(in_a, cluster.a)
         for label, share in cluster.into:
-            yield "", "", "", str(label), f"{100 * share:.1f} %", _text(in_b, label)
+            yield "", "", "", str(label), f"{100 * share:.1f} %", _get_text(in_b, label)
 
 
-def _new_rows(new: Sequence[int], in_b: Texts) -> Iterator[tuple[str, ...]]:
+def _format_new(new: Sequence[int], in_b: Texts) -> Iterator[tuple[str, ...]]:
     for label in new:
-        yield "", "", "new", str(label), "", _text(in_b, label)
+        yield "", "", "new", str(label), "", _get_text(in_b, label)
 
 
-def _text(texts: Texts, label: int) -> str:
+def _get_text(texts: Texts, label: int) -> str:
     return texts.get(label) or "(no text)"
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"

@@ -61,7 +61,7 @@ def examination_text(examination: Examination, width: int) -> str:
         # A detail begins with its id, which is not listed again.
         detail_lines = [
             *finding.details,
-            *(row_id for row_id in finding.ids if row_id not in _heads(finding.details)),
+            *(row_id for row_id in finding.ids if row_id not in _extract_ids(finding.details)),
         ]
         n_shown = len(finding.ids)
         lines += [f"  {shorten(on_one_line(line), max(20, width - 2))}" for line in detail_lines]
@@ -104,7 +104,7 @@ def repairs_text(planned: Sequence[Repair], width: int) -> str:
     return "\n".join(lines)
 
 
-def _heads(details: Sequence[str]) -> set[str]:
+def _extract_ids(details: Sequence[str]) -> set[str]:
     return {detail.partition(": ")[0] for detail in details}
 
 
@@ -123,14 +123,15 @@ def environment_text(environment: Environment, width: int) -> str:
     versions = [f"{name} {version or '(not installed)'}" for name, version in environment.versions.items()]
     lines = [
         f"system    {environment.platform}, {environment.cores} {pluralize(environment.cores, 'core')}, "
-        f"{_bytes(environment.memory_bytes)} memory, {_bytes(environment.available_bytes)} available",
+        f"{_format_size(environment.memory_bytes)} memory, "
+        f"{_format_size(environment.available_bytes)} available",
         f"versions  {', '.join(versions)}",
         f"kernel    {environment.kernel}",
         f"CUDA      {state}",
     ]
     lines += [
         f"device {device.number}  {device.name}, compute capability {device.compute_capability}, "
-        f"{_bytes(device.total_bytes)} memory, {_bytes(device.free_bytes)} free"
+        f"{_format_size(device.total_bytes)} memory, {_format_size(device.free_bytes)} free"
         for device in environment.devices
     ]
     lines += [
@@ -140,5 +141,5 @@ def environment_text(environment: Environment, width: int) -> str:
     return "\n".join(paragraph(line, width, indent=10) for line in lines)
 
 
-def _bytes(size: int | None) -> str:
+def _format_size(size: int | None) -> str:
     return "unknown" if size is None else format_bytes(size)

@@ -28,11 +28,11 @@ def density_text(source: ClusteringSummary, density: Density, width: int) -> str
     )
     parts = [
         paragraph(head, min(width, _TEXT_WIDTH)),
-        _histogram_text(density.histogram, max(1, min(_BAR, width - _BESIDE_BAR))),
-        paragraph(_dip_text(density), min(width, _TEXT_WIDTH)),
+        _draw_histogram(density.histogram, max(1, min(_BAR, width - _BESIDE_BAR))),
+        paragraph(_describe_dip_test(density), min(width, _TEXT_WIDTH)),
         "outliers by min_cluster_size\n"
-        + _cuts_text("size", density.by_min_cluster_size, density.n_rows, width),
-        "outliers by epsilon\n" + _cuts_text("epsilon", density.by_epsilon, density.n_rows, width),
+        + _format_cuts("size", density.by_min_cluster_size, density.n_rows, width),
+        "outliers by epsilon\n" + _format_cuts("epsilon", density.by_epsilon, density.n_rows, width),
     ]
     for title, shares in (
         ("outliers by length of text, in characters", density.by_text_length),
@@ -40,11 +40,11 @@ def density_text(source: ClusteringSummary, density: Density, width: int) -> str
         ("outliers by output step", density.by_step),
     ):
         if shares:
-            parts.append(f"{title}\n{_shares_text(shares, width)}")
+            parts.append(f"{title}\n{_format_shares(shares, width)}")
     return "\n\n".join(parts)
 
 
-def _histogram_text(histogram: Histogram, longest: int) -> str:
+def _draw_histogram(histogram: Histogram, longest: int) -> str:
     """Return twenty bars of clustered rows and outliers; `longest` is the width of the longest bar."""
     per_line = len(histogram.all) // _LINES
     lines = []
@@ -65,7 +65,7 @@ def _histogram_text(histogram: Histogram, longest: int) -> str:
     )
 
 
-def _dip_text(density: Density) -> str:
+def _describe_dip_test(density: Density) -> str:
     dip = density.dip
     if density.n_rows < LEAST_DIP_ROWS:
         embeddings = pluralize(density.n_rows, "embedding is", "embeddings are")
@@ -79,7 +79,7 @@ def _dip_text(density: Density) -> str:
     )
 
 
-def _cuts_text(name: str, cuts: Sequence[Cut], n_rows: int, width: int) -> str:
+def _format_cuts(name: str, cuts: Sequence[Cut], n_rows: int, width: int) -> str:
     columns = (Column(name, right=True), Column("clusters", right=True), Column("outliers", right=True))
     rows = [
         (
@@ -94,7 +94,7 @@ def _cuts_text(name: str, cuts: Sequence[Cut], n_rows: int, width: int) -> str:
     return table(columns, rows, width)
 
 
-def _shares_text(shares: Sequence[Share], width: int) -> str:
+def _format_shares(shares: Sequence[Share], width: int) -> str:
     columns = (Column("", elastic=True), Column("rows", right=True), Column("outliers", right=True))
     rows = [
         (

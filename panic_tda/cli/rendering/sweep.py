@@ -48,7 +48,7 @@ def sweep_text(source: ClusteringSummary, settings: Sequence[Setting], width: in
             decimal(setting.relative_validity),
             decimal(setting.ari_stored),
             decimal(setting.ari_previous),
-            " ".join(_marks(source, setting)),
+            " ".join(_list_marks(source, setting)),
         )
         for setting in settings
     ]
@@ -71,7 +71,7 @@ def sweep_text(source: ClusteringSummary, settings: Sequence[Setting], width: in
     return "\n\n".join([paragraph(head, narrow), table(columns, rows, width), paragraph(foot, narrow)])
 
 
-def _marks(source: ClusteringSummary, setting: Setting) -> list[str]:
+def _list_marks(source: ClusteringSummary, setting: Setting) -> list[str]:
     record = source.record
     is_stored = (
         setting.epsilon,

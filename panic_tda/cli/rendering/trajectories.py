@@ -91,17 +91,23 @@ def trajectories_text(
     # A prompt may be long, and is not to push the numbers out.
     room = max(20, width // 2 // len(names))
     rows = [
-        [*(shorten(_named(value), room) for value in group.group.values()), *_group_cells(group)]
+        [*(shorten(_format_name(value), room) for value in group.group.values()), *_format_group(group)]
         for group in study.groups
     ]
     parts.append(table([*heads, *_GROUP_COLUMNS], rows, width))
-    parts.append(paragraph(_totals(study.total), min(width, _PARAGRAPH_WIDTH)))
+    parts.append(paragraph(_describe_totals(study.total), min(width, _PARAGRAPH_WIDTH)))
     if study.markov is not None:
-        parts.append(paragraph(_markov_text(study.markov), min(width, _PARAGRAPH_WIDTH)))
-    frequent = _frequent(study.transitions)
+        parts.append(paragraph(_describe_markov_model(study.markov), min(width, _PARAGRAPH_WIDTH)))
+    frequent = _find_frequent_transitions(study.transitions)
     if frequent:
         rows = [
-            [str(count), str(source), _medoid(texts, source), str(target), _medoid(texts, target)]
+            [
+                str(count),
+                str(source),
+                _format_medoid(texts, source),
+                str(target),
+                _format_medoid(texts, target),
+            ]
             for source, target, count in frequent
         ]
         listed = table(_TRANSITION_COLUMNS, rows, width)
@@ -129,7 +135,7 @@ def comparison_text(comparison: NetworkComparison, width: int) -> str:
                 names[difference.a],
                 names[difference.b],
                 f"{difference.difference:+.3f}",
-                _p_value(difference.p_adjusted),
+                _format_p_value(difference.p_adjusted),
             )
             for difference in differing[:_DIFFERENCES_SHOWN]
         ]
@@ -156,10 +162,10 @@ def runs_text(runs: Sequence[RunSummary], width: int) -> str:
             str(run.n_steps),
             str(len(run.visits)),
             percent(run.transit_steps, run.n_steps),
-            _or_dash(run.settled_in),
-            _or_dash(run.settled_at),
-            _or_dash(run.period),
-            _or_dash(run.absorbed_at),
+            _format_optional(run.settled_in),
+            _format_optional(run.settled_at),
+            _format_optional(run.period),
+            _format_optional(run.absorbed_at),
             str(run.distinct_texts),
         )
         for run in runs
@@ -172,29 +178,29 @@ def run_text(run: RunSummary, texts: Mapping[int, str | None], width: int) -> st
     origin = [show_id(run.run_id)]
     if run.facts is not None:
         prompt = on_one_line(run.facts.initial_prompt)
-        origin += [_named(list(run.facts.network)), f'"{prompt}"', f"seed {run.facts.seed}"]
+        origin += [_format_name(list(run.facts.network)), f'"{prompt}"', f"seed {run.facts.seed}"]
     narrow = min(width, PIPE_COLUMNS)
     path = " → ".join(f"{state}×{dwell}" for state, _, dwell in run.visits.tolist())
     return "\n".join(
         [
             shorten(f"Run {', '.join(origin)}", width),
             paragraph(f"{path}+", narrow),
-            paragraph(f"{_ending(run)}.", narrow),
-            *_legend(run, texts, width),
+            paragraph(f"{_describe_end(run)}.", narrow),
+            *_list_medoids(run, texts, width),
         ]
     )
 
 
 def shown_states(study: TrajectoryStudy, run: RunSummary | None = None) -> set[int]:
     """Return the labels of the clusters that the text shows with the texts of their medoids."""
-    pairs = _frequent(study.transitions)
+    pairs = _find_frequent_transitions(study.transitions)
     return {label for source, target, _ in pairs for label in (source, target)} | set(
-        _longest_in(run) if run is not None else ()
+        _find_longest_clusters(run) if run is not None else ()
     )
 
 
-def _group_cells(group: GroupSummary) -> list[str]:
-    fixed, loops = _periodic(group)
+def _format_group(group: GroupSummary) -> list[str]:
+    fixed, loops = _count_periodic_runs(group)
     test = group.dwell.memoryless
     return [
         str(group.n_runs),
@@ -203,24 +209,24 @@ def _group_cells(group: GroupSummary) -> list[str]:
         str(group.settled_runs),
         str(fixed),
         str(loops),
-        _or_dash(group.absorption.median),
+        _format_optional(group.absorption.median),
         str(group.dwell.visits),
-        _or_dash(group.dwell.median),
+        _format_optional(group.dwell.median),
         "-" if test is None else f"{test.shape:.2f}",
-        "-" if test is None else _p_value(test.p_value),
+        "-" if test is None else _format_p_value(test.p_value),
     ]
 
 
-def _totals(total: GroupSummary) -> str:
-    one_text, loops = _periodic(total)
+def _describe_totals(total: GroupSummary) -> str:
+    one_text, loops = _count_periodic_runs(total)
     stretches = total.stretches.reached_end + total.stretches.left_again
     sentences = [
         f"{'The only run' if total.n_runs == 1 else f'All {total.n_runs} runs'}: "
-        f"{percent(total.transit_steps, total.n_steps)}{_share_range(total, 'transit_share')} of "
+        f"{percent(total.transit_steps, total.n_steps)}{_format_share_interval(total, 'transit_share')} of "
         f"{total.n_steps} "
         f"{pluralize(total.n_steps, 'step is', 'steps are')} in transit, {total.settled_runs} settled in a "
         f"cluster, {one_text} {pluralize(one_text, 'repeats', 'repeat')} one text until the end and {loops} "
-        f"a loop{_absorption(total)}."
+        f"a loop{_describe_absorption(total)}."
     ]
     if stretches:
         left = total.stretches.left_again
@@ -228,37 +234,40 @@ def _totals(total: GroupSummary) -> str:
             f"Of {stretches} {pluralize(stretches, 'stretch', 'stretches')} of repeats, {left} "
             f"{pluralize(left, 'was', 'were')} left again."
         )
-    return " ".join([*sentences, _dwelling(total)])
+    return " ".join([*sentences, _describe_dwell_times(total)])
 
 
-def _absorption(total: GroupSummary) -> str:
+def _describe_absorption(total: GroupSummary) -> str:
     absorption = total.absorption
     if absorption.median is not None:
-        return f" (half do from step {absorption.median:g} on{_range(total, 'median_absorbed_at')})"
+        return f" (half do from step {absorption.median:g} on{_format_interval(total, 'median_absorbed_at')})"
     if absorption.share is None:
         return ""
     return f" ({100 * absorption.share:.1f} % from step {absorption.within:g} or before; half is not reached)"
 
 
-def _dwelling(total: GroupSummary) -> str:
+def _describe_dwell_times(total: GroupSummary) -> str:
     dwell = total.dwell
     visits, were = pluralize(dwell.visits, "visit"), pluralize(dwell.censored, "was", "were")
     sentence = f"Of {dwell.visits} {visits}, {dwell.censored} {were} cut off by the end of a run"
     if dwell.median is not None:
         steps = pluralize(dwell.median, "step")
-        sentence += f"; half of them end within {dwell.median:g} {steps}{_range(total, 'median_dwell')}"
+        sentence += (
+            f"; half of them end within {dwell.median:g} {steps}{_format_interval(total, 'median_dwell')}"
+        )
     test = dwell.memoryless
     if test is None:
         return f"{sentence}."
     clusters = pluralize(test.n_clusters, "cluster")
     heavier = "Within clusters, the longer a visit has lasted the longer it goes on: " * test.is_heavier
     return (
-        f"{sentence}. {heavier}Weibull shape {test.shape:.2f}{_range(total, 'weibull_shape', '.2f')}, p "
-        f"{_p_value(test.p_value)} against 1 (memoryless), within {test.n_clusters} {clusters}."
+        f"{sentence}. {heavier}Weibull shape {test.shape:.2f}"
+        f"{_format_interval(total, 'weibull_shape', '.2f')}, "
+        f"p {_format_p_value(test.p_value)} against 1 (memoryless), within {test.n_clusters} {clusters}."
     )
 
 
-def _markov_text(model: MarkovModel) -> str:
+def _describe_markov_model(model: MarkovModel) -> str:
     sentences = [
         f"Markov model at lag {model.lag}: clusters in it {len(model.states)} of {model.n_visited}, with "
         f"{100 * model.transition_share:.1f} % of the transitions; imbalance of flows {model.imbalance:.3f}, "
@@ -287,7 +296,7 @@ def _markov_text(model: MarkovModel) -> str:
     return ". ".join(sentences) + "."
 
 
-def _range(total: GroupSummary, name: str, digits: str = "g") -> str:
+def _format_interval(total: GroupSummary, name: str, digits: str = "g") -> str:
     """Return a 95 % interval in brackets."""
     interval = total.intervals[name]
     if interval is None:
@@ -296,12 +305,12 @@ def _range(total: GroupSummary, name: str, digits: str = "g") -> str:
     return f" ({interval.low:{digits}} to {high})"
 
 
-def _share_range(total: GroupSummary, name: str) -> str:
+def _format_share_interval(total: GroupSummary, name: str) -> str:
     interval = total.intervals[name]
     return "" if interval is None else f" ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
 
 
-def _ending(run: RunSummary) -> str:
+def _describe_end(run: RunSummary) -> str:
     parts = [
         f"{percent(run.transit_steps, run.n_steps)} of {run.n_steps} "
         f"{pluralize(run.n_steps, 'step')} in transit"
@@ -316,11 +325,13 @@ def _ending(run: RunSummary) -> str:
     return ", ".join(parts)
 
 
-def _legend(run: RunSummary, texts: Mapping[int, str | None], width: int) -> list[str]:
-    return [shorten(f"{label:>5}  {_medoid(texts, label)}", width) for label in _longest_in(run)]
+def _list_medoids(run: RunSummary, texts: Mapping[int, str | None], width: int) -> list[str]:
+    return [
+        shorten(f"{label:>5}  {_format_medoid(texts, label)}", width) for label in _find_longest_clusters(run)
+    ]
 
 
-def _longest_in(run: RunSummary) -> list[int]:
+def _find_longest_clusters(run: RunSummary) -> list[int]:
     """Return the clusters in which a run spent most steps."""
     dwells: Counter[int] = Counter()
     for state, _, dwell in run.visits.tolist():
@@ -328,7 +339,7 @@ def _longest_in(run: RunSummary) -> list[int]:
     return [state for state, _ in dwells.most_common(_STATES_NAMED) if state >= 0]
 
 
-def _frequent(transitions: Transitions) -> list[tuple[int, int, int]]:
+def _find_frequent_transitions(transitions: Transitions) -> list[tuple[int, int, int]]:
     """Return the most frequent transitions between different states."""
     columns = (transitions.sources.tolist(), transitions.targets.tolist(), transitions.counts.tolist())
     moves = [
@@ -337,24 +348,24 @@ def _frequent(transitions: Transitions) -> list[tuple[int, int, int]]:
     return sorted(moves, key=lambda move: -move[2])[:_TRANSITIONS_SHOWN]
 
 
-def _periodic(group: GroupSummary) -> tuple[int, int]:
+def _count_periodic_runs(group: GroupSummary) -> tuple[int, int]:
     fixed = group.periodic_runs.get(1, 0)
     return fixed, sum(group.periodic_runs.values()) - fixed
 
 
-def _medoid(texts: Mapping[int, str | None], label: int) -> str:
+def _format_medoid(texts: Mapping[int, str | None], label: int) -> str:
     return on_one_line(texts.get(label) or "") or "(no text)"
 
 
-def _named(value: Any) -> str:
+def _format_name(value: Any) -> str:
     if value is None:
         return "(gone)"
     return on_one_line(" → ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
-def _p_value(value: float) -> str:
+def _format_p_value(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
-def _or_dash(value: float | None) -> str:
+def _format_optional(value: float | None) -> str:
     return "-" if value is None else f"{value:g}"

@@ -54,7 +54,8 @@ def stability_text(
     verdicts = [stability.verdict for stability in measured.clusters]
     n_stable, n_dissolved = verdicts.count("stable"), verdicts.count("dissolved")
     head = (
-        f"{_named(clustering)}: {n_stable} of {len(verdicts)} {pluralize(len(verdicts), 'cluster')} "
+        f"{_describe_clustering(clustering)}: {n_stable} of {len(verdicts)} "
+        f"{pluralize(len(verdicts), 'cluster')} "
         f"{pluralize(n_stable, 'is', 'are')} stable (mean Jaccard index 0.75 or more) and {n_dissolved} "
         f"{pluralize(n_dissolved, 'dissolves', 'dissolve')} (0.5 or less) in "
         f"{measured.n_resamples} {pluralize(measured.n_resamples, 'sample')} of the runs"
@@ -79,7 +80,7 @@ def stability_text(
         [
             paragraph(head, min(width, PIPE_COLUMNS)),
             table(_STABILITY_COLUMNS, rows, width),
-            *_hidden(len(verdicts), len(rows)),
+            *_describe_hidden(len(verdicts), len(rows)),
         ]
     )
 
@@ -99,9 +100,13 @@ def merges_text(
         )
         for merge in tree.merges[: limit or None]
     ]
-    parts = [paragraph(f"{_named(clustering)}: clusters join at these heights", min(width, PIPE_COLUMNS))]
+    parts = [
+        paragraph(
+            f"{_describe_clustering(clustering)}: clusters join at these heights", min(width, PIPE_COLUMNS)
+        )
+    ]
     parts += [table(_MERGE_COLUMNS, rows, width)] if rows else ["There are no two clusters."]
-    parts += _hidden(len(tree.merges), len(rows))
+    parts += _describe_hidden(len(tree.merges), len(rows))
     layers = [
         (str(layer.min_cluster_size), str(layer.n_clusters), f"{layer.persistence:g}")
         for layer in tree.layers
@@ -120,24 +125,26 @@ def divergence_text(divergence: Divergence, clustering: ClusteringSummary, width
             str(step.n_runs),
             decimal(step.same_prompt),
             decimal(step.other_prompt),
-            _percent(step.recovered),
-            _percent(step.by_chance),
+            _format_share(step.recovered),
+            _format_share(step.by_chance),
         )
         for step in divergence.steps
     ]
     narrow = min(width, PIPE_COLUMNS)
-    head = f"{_named(clustering)}: mean chord between runs, and prompts recovered, by output step"
+    head = (
+        f"{_describe_clustering(clustering)}: mean chord between runs, and prompts recovered, by output step"
+    )
     return "\n\n".join(
         [
             paragraph(head, narrow),
             table(_DIVERGENCE_COLUMNS, rows, width),
-            paragraph(_fit_text("Runs of one prompt", divergence.same_prompt), narrow),
-            paragraph(_fit_text("Runs of different prompts", divergence.other_prompt), narrow),
+            paragraph(_describe_fit("Runs of one prompt", divergence.same_prompt), narrow),
+            paragraph(_describe_fit("Runs of different prompts", divergence.other_prompt), narrow),
         ]
     )
 
 
-def _fit_text(name: str, fit: Relaxation | None) -> str:
+def _describe_fit(name: str, fit: Relaxation | None) -> str:
     if fit is None:
         return f"{name}: the distance settles at no value within these steps."
     interval = fit.time_interval
@@ -145,13 +152,13 @@ def _fit_text(name: str, fit: Relaxation | None) -> str:
     return f"{name}: from {fit.start:.3f} to {fit.limit:.3f}, time constant in steps {fit.time:.1f}{span}."
 
 
-def _named(clustering: ClusteringSummary) -> str:
+def _describe_clustering(clustering: ClusteringSummary) -> str:
     return f"Clustering {clustering.id} of {on_one_line(clustering.embedding_model)}"
 
 
-def _hidden(n_all: int, n_shown: int) -> list[str]:
+def _describe_hidden(n_all: int, n_shown: int) -> list[str]:
     return [f"… and {n_all - n_shown} more; --limit 0 shows all"] if n_all > n_shown else []
 
 
-def _percent(share: float | None) -> str:
+def _format_share(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"
