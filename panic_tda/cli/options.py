@@ -305,7 +305,7 @@ _model = functools.partial(option, "--model", metavar="NAME", shell_complete=com
 MIN_CLUSTER_SIZE = "Smallest cluster: a number of rows, or a share of the rows such as 0.1%."
 MIN_SAMPLES = (
     "Number of neighbours for the core distance, including the point itself.  "
-    "[default: min-cluster-size, at most 64]"
+    "[default: min_cluster_size, at most 64]"
 )
 
 

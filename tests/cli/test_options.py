@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from panic_tda.cli.rendering.clusterings import NO_CLUSTERINGS
 from panic_tda.main import main
+from panic_tda.parameters import ClusteringParameters
 from panic_tda.storage.database import open_database
 from tests.conftest import MakeFile
 from tests.field_files import write_field_file
@@ -67,6 +68,16 @@ def test_every_option_shows_its_default(command: str) -> None:
         record = parameter.get_help_record(context)
         assert record is not None, parameter.name
         assert "default: " in record[1] or record[1].endswith("[required]"), record
+
+
+def test_computed_defaults_are_what_the_help_says() -> None:
+    shown = " ".join(invoke("cluster-embeddings", "--help").stdout.split())
+    assert "[default: 0.1%, at least 10; a tenth below 100 rows]" in shown
+    assert "[default: min_cluster_size, at most 64]" in shown
+    sizes = {50: 5, 99: 9, 100: 10, 10_000: 10, 20_000: 20, 100_000: 100}
+    for n_rows, size in sizes.items():
+        resolved = ClusteringParameters().resolve(n_rows)
+        assert (resolved.min_cluster_size, resolved.min_samples) == (size, min(size, 64))
 
 
 @pytest.mark.parametrize("command", ["cluster-embeddings", "plan-clustering"])

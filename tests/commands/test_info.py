@@ -53,6 +53,8 @@ def test_everything_is_counted(upgraded: MakeFile) -> None:
         stored = sum(embedding.vector.nbytes for embedding in facts.of(name) if embedding.vector is not None)
         assert model["vector_bytes"] == stored
         assert model["latest_clustering"] == latest.get(name)
+        counts = {str(outcome.id): (outcome.n_clusters, outcome.n_outliers) for outcome in outcomes}
+        assert (model["n_clusters"], model["n_outliers"]) == counts.get(latest.get(name, ""), (None, None))
 
 
 def test_the_text_fits_a_screen_and_has_the_same_counts(upgraded: MakeFile) -> None:
@@ -69,6 +71,9 @@ def test_the_text_fits_a_screen_and_has_the_same_counts(upgraded: MakeFile) -> N
     assert line.split()[1] == str(nomic["n_embeddings"])
     assert nomic["latest_clustering"].startswith(line.split()[7])
     assert "→" in text
+    assert " invalid " in text
+    sound = upgraded(name="sound.sqlite")
+    assert "invalid" not in ask(sound.target).stdout
 
 
 @pytest.mark.sqlite_only

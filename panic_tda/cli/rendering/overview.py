@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from panic_tda.cli.rendering.clusterings import NO_CLUSTERINGS
@@ -13,16 +13,17 @@ from panic_tda.wording import format_bytes, on_one_line, pluralize, shorten_ids
 
 _SHOWN = 12
 """Models and networks in the text; JSON has all."""
+_INVALID = "invalid"
 _MODEL_COLUMNS = (
     Column("model", elastic=True),
     Column("embeddings", right=True),
-    Column("dimensions", right=True, rank=2),
-    Column("vectors", right=True, rank=3),
-    Column("invalid", right=True, rank=1),
+    Column("dimensions", right=True, rank=4),
+    Column("vectors", right=True, rank=5),
+    Column(_INVALID, right=True, rank=1),
     Column("clusterings", right=True),
     Column("latest"),
-    Column("clusters", right=True, rank=4),
-    Column("outliers", right=True, rank=5),
+    Column("clusters", right=True, rank=2),
+    Column("outliers", right=True, rank=3),
 )
 _NETWORK_COLUMNS = (Column("network", elastic=True), Column("runs", right=True))
 
@@ -71,16 +72,28 @@ def overview_text(overview: DatabaseOverview, width: int) -> str:
             "panic-tda doctor shows why"
         )
     parts = ["\n".join(paragraph(line, width, indent=13) for line in lines)]
+    network_rows = [(" → ".join(network), f"{n_runs:,}") for network, n_runs in overview.networks]
+    parts += _table_parts(*_model_table(overview), width)
+    parts += _table_parts(_NETWORK_COLUMNS, network_rows, width)
+    return "\n\n".join(parts)
+
+
+def _table_parts(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    if not rows:
+        return []
+    hidden = len(rows) - _SHOWN
+    more = f"\n… and {hidden:,} more; --json has all" if hidden > 0 else ""
+    return [table(columns, rows[:_SHOWN], width) + more]
+
+
+def _model_table(overview: DatabaseOverview) -> tuple[list[Column], list[list[str]]]:
+    """Return columns and rows of the models; the column of invalid vectors only if there are some."""
     unreadable = [clustering.reference for clustering in overview.unreadable_clusterings]
     names = shorten_ids([*(str(summary.id) for summary in overview.clusterings), *unreadable])
-    model_rows = [_model_row(model, names) for model in overview.models]
-    network_rows = [(" → ".join(network), f"{n_runs:,}") for network, n_runs in overview.networks]
-    for columns, rows in ((_MODEL_COLUMNS, model_rows), (_NETWORK_COLUMNS, network_rows)):
-        if rows:
-            hidden = len(rows) - _SHOWN
-            more = f"\n… and {hidden:,} more; --json has all" if hidden > 0 else ""
-            parts.append(table(columns, rows[:_SHOWN], width) + more)
-    return "\n\n".join(parts)
+    has_invalid = any(model.n_invalid for model in overview.models)
+    shown = [number for number, column in enumerate(_MODEL_COLUMNS) if has_invalid or column.name != _INVALID]
+    rows = [_model_row(model, names) for model in overview.models]
+    return [_MODEL_COLUMNS[number] for number in shown], [[row[number] for number in shown] for row in rows]
 
 
 def _model_json(model: ModelOverview) -> dict[str, Any]:
@@ -92,6 +105,8 @@ def _model_json(model: ModelOverview) -> dict[str, Any]:
         "vector_bytes": model.vector_bytes,
         "n_clusterings": model.n_clusterings,
         "latest_clustering": None if model.latest is None else str(model.latest.id),
+        "n_clusters": None if model.latest is None else model.latest.record.n_clusters,
+        "n_outliers": None if model.latest is None else model.latest.record.n_outliers,
     }
 
 
