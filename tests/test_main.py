@@ -684,7 +684,7 @@ def test_saving_what_waits(upgraded: MakeFile) -> None:
     with opened(file.path) as connection:
         connection.execute("DELETE FROM embedding WHERE id = ?", (finished.ids[outlier].decode(),))
     said = succeed("save-pending", db=file.path).stdout
-    assert f"Saved clustering {finished.id} of Nomic; 1 embedding has gone since" in said
+    assert f"Saved clustering {finished.id} of Nomic; 1 embedding has been deleted since" in said
     path = pending.write_pending(file.database, make_finished(ids[:20], seed=4))
     as_json = json.loads(succeed("save-pending", path, "--json", db=file.path).stdout)
     assert [one["embedding_model"] for one in as_json["saved"]] == ["Nomic"]

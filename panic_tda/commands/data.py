@@ -212,9 +212,7 @@ def _repair_database(database: str, kinds: tuple[str, ...], *, yes: bool, as_jso
     from panic_tda.storage.doctor import plan_repairs, repair
 
     if as_json and not yes:
-        raise click.UsageError(
-            "--fix --json cannot say what it would do and ask: give --yes, or leave out --json"
-        )
+        raise click.UsageError("--fix --json cannot ask for confirmation: add --yes, or leave out --json")
     opened = open_database(database)
     with display.make_progress(ended=logging.DEBUG) as progress:
         planned = plan_repairs(opened, kinds, progress=progress)

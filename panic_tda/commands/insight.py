@@ -134,7 +134,9 @@ def compare_clusterings(
     from panic_tda.storage.read.clusterings import StoredClustering
 
     if model is not None and options.LATEST not in (first, second):
-        raise click.UsageError("--model is for latest: ids are of one model each")
+        raise click.UsageError(
+            "--model applies only to latest; leave it out, an id already belongs to one model"
+        )
     opened = open_current(database)
     with opened.session() as session:
         a, b = (

@@ -119,7 +119,7 @@ def delete_clusterings(
     from panic_tda.storage.write import saving
 
     if sum((bool(references), model is not None, everything)) != 1:
-        raise click.UsageError("name ids, or --model, or --all: exactly one of the three")
+        raise click.UsageError("give exactly one of the three: ids, --model, or --all")
     opened = open_current(database)
     with opened.session() as session:
         if references:

@@ -13,7 +13,11 @@ from panic_tda.cli.rendering import common
 RESAMPLES = 20
 
 _limit = option(
-    "--limit", type=click.IntRange(min=0), default=20, show_default=True, help="Most rows as text; 0 for all."
+    "--limit",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="Largest number of rows in the text; 0 shows all.",
 )
 
 
@@ -25,7 +29,7 @@ _limit = option(
     type=click.IntRange(min=2),
     default=RESAMPLES,
     show_default=True,
-    help="Samples of runs; each is clustered anew.",
+    help="Number of samples of runs; each sample is clustered.",
 )
 @_limit
 @options.json_output

@@ -131,7 +131,7 @@ def details_text(
     elif hidden > 0:
         have = pluralize(hidden, "cluster has", "clusters have")
         were = pluralize(hidden, "embedding that was its medoid", "embeddings that were their medoids")
-        lines.append(f"{hidden} {have} gone since, with the {were}")
+        lines.append(f"{hidden} {have} been deleted since, with the {were}")
     return "\n".join(lines)
 
 
@@ -148,12 +148,14 @@ def saved_text(saved: Sequence[SavedPending]) -> str:
             + (f"; {_describe_vanished(clustering.n_vanished)}" if clustering.n_vanished else "")
             for clustering in saved
         )
-        or "No clustering waits to be saved."
+        or "There are no pending clusterings."
     )
 
 
 def _describe_vanished(number: int) -> str:
-    have = pluralize(number, "embedding has gone since and was", "embeddings have gone since and were")
+    have = pluralize(
+        number, "embedding has been deleted since and was", "embeddings have been deleted since and were"
+    )
     return f"{number} {have} left out"
 
 

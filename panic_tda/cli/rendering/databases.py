@@ -40,7 +40,7 @@ def copy_text(summary: CopySummary) -> str:
     ]
     if summary.n_before:
         were = pluralize(summary.n_before, "was", "were")
-        lines.append(f"{summary.n_before:,} of these rows {were} there from before.")
+        lines.append(f"{summary.n_before:,} of these rows {were} copied before.")
     if summary.left_out:
         lines.append(f"Not copied: {', '.join(map(on_one_line, summary.left_out))}.")
     return "\n".join(lines)
