@@ -354,7 +354,7 @@ def _validate_model_names(
 def _validate_model_name(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:
     if name is not None and not name.strip():
         raise click.BadParameter(f"a model's name has more than spaces, such as Nomic; got {name!r}")
-    # Bytes of the command line that are no text come as halves of characters.
+    # Python decodes invalid bytes of the command line as surrogates.
     if name is not None and not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
         raise click.BadParameter(f"a model's name is text in UTF-8, such as Nomic; got {name!r}")
     return name

@@ -88,7 +88,7 @@ def trajectories_text(
         return "\n\n".join([*parts, "No run has a step in it any more."])
     names = list(study.groups[0].group)
     heads = [Column(name, elastic=True) for name in names]
-    # A prompt may be long, and is not to push the numbers out.
+    # A long prompt must not displace the numbers.
     room = max(20, width // 2 // len(names))
     rows = [
         [*(shorten(_format_name(value), room) for value in group.group.values()), *_format_group(group)]
