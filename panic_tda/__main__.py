@@ -1,10 +1,10 @@
-"""The entry point of `panic-tda` and `python -m panic_tda`."""
+"""Entry point of `panic-tda` and of `python -m panic_tda`."""
 
 import sys
 
 
 def run() -> None:
-    """Run the command; exit with status 130 after Ctrl-C, also while modules are loaded."""
+    """Run the program; exit with 130 on Ctrl-C, also while modules are being imported."""
     try:
         from panic_tda.main import main
 
@@ -15,7 +15,7 @@ def run() -> None:
 
 if __name__ == "__main__":
     if not sys.flags.safe_path:
-        # `-m` searches modules in the working folder first, which may contain, say, a click.py of the user.
-        # As the last entry it still allows to run a package that is not installed.
+        # `-m` puts the working folder first in the module path, where a user may have a click.py.
+        # As the last entry it still finds a package that is not installed.
         sys.path.append(sys.path.pop(0))
     run()

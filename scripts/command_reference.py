@@ -36,7 +36,7 @@ Every command has these options. They may stand before the name of the command o
 
 
 def generate_pages() -> dict[Path, str]:
-    """Return the text of every page with generated parts, as it should be."""
+    """Return the up-to-date text of every handbook page with generated parts."""
     before, rest = TROUBLESHOOTING.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]
     return {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Imports the sample (48 caption trajectories in two embedding models) into db/demo.sqlite, clusters it,
-# lists and shows the clusters, and writes the report of one. Running it again imports nothing anew and adds
-# one more clustering a model.
+# Import the sample (48 caption trajectories in two embedding models) into db/demo.sqlite, cluster it,
+# list and show the clusters, and write a report. A second run imports nothing and adds one more clustering per
+# model.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 
@@ -11,7 +11,7 @@ $tda import-embeddings panic_tda/sample/captions_minilm.parquet panic_tda/sample
 $tda cluster-embeddings
 $tda list-clusterings
 $tda show-clustering latest --limit 5
-# The page needs the extra [report].
+# The report needs the extra [report].
 if .venv/bin/python -P -c 'import jinja2, PIL' 2>/dev/null; then
     $tda report-clustering latest --model MiniLM -o db/demo.html --force --quiet
     echo "The report of MiniLM's clustering lies in $PWD/db/demo.html; open it in a browser."

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# How far down can this machine go? downsample-ladder.sh [HOURS] [options of cluster-embeddings]
-# Asks plan-clustering for the smallest sampling factor at which all models end within HOURS (default 8) in all,
-# clusters with it, and prints what it took. The table goes to stdout, the plan and progress to stderr. Exit 1
-# where no factor ends in time; nothing is clustered then.
+# Cluster with the smallest sampling factor that ends in time: downsample-ladder.sh [HOURS] [options of cluster-embeddings]
+# plan-clustering chooses the smallest factor at which all models together end within HOURS (default 8). Then the
+# script clusters with this factor, and prints rows, seconds and clusters as a table on stdout. The plan and progress
+# go to stderr. Exits 1 without clustering if no factor ends in time.
 set -euo pipefail
-# Paths in the options are meant from where the user stands.
+# Relative paths in the options start at the user's working folder.
 from=$PWD
 source "$(dirname "$0")/environment.sh"
 
@@ -15,7 +15,7 @@ tda=$PWD/.venv/bin/panic-tda python=$PWD/.venv/bin/python
 [ -n "${PANIC_TDA_DB:-}" ] || [[ " $* " == *" --db"* ]] || export PANIC_TDA_DB=$PWD/db/trajectory_data.sqlite
 cd "$from"
 
-# What the clustering will be told, so far as a plan depends on it.
+# Plan with those options of the clustering that plan-clustering has too.
 plan=$("$python" -P - "$hours" "$@" <<'PYTHON'
 import sys
 
@@ -24,27 +24,27 @@ import click
 from panic_tda.main import main
 
 hours, *words = sys.argv[1:]
-asked, plan = (main.commands[name] for name in ("cluster-embeddings", "plan-clustering"))
+cluster, plan = (main.commands[name] for name in ("cluster-embeddings", "plan-clustering"))
 try:
-    context = asked.make_context(asked.name, words)
+    context = cluster.make_context(cluster.name, words)
 except click.UsageError as error:
     error.show()
     sys.exit(error.exit_code)
-known = {one.name: context.params.get(one.name) for one in plan.params if one.expose_value}
+known = {option.name: context.params.get(option.name) for option in plan.params if option.expose_value}
 with context:
     plan.callback(**known | {"downsamples": (), "within": f"{hours}h", "as_json": True})
 PYTHON
 ) || exit
 
-# Answers the factor, and says what each of those that were planned would take.
+# Print the chosen factor on stdout, and the time of each planned factor on stderr.
 factor=$("$python" -P - "$hours" "$plan" <<'PYTHON'
 import json, sys
 
 hours, plan = sys.argv[1], json.loads(sys.argv[2])
 factor = plan["smallest_factor_within"]
-for one, seconds in sorted(plan["totals"].items(), key=lambda item: int(item[0])):
+for planned, seconds in sorted(plan["totals"].items(), key=lambda item: int(item[0])):
     would = "does not fit here" if seconds is None else f"would take about {seconds / 3600:.2g} h"
-    print(f"factor {one} {would}", file=sys.stderr)
+    print(f"factor {planned} {would}", file=sys.stderr)
 if factor is None:
     sys.exit(f"no factor ends within {hours} h; nothing was clustered")
 print(f"clustering with factor {factor}", file=sys.stderr)

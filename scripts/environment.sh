@@ -1,6 +1,6 @@
-# Sourced by the other scripts: goes to the repository's root and makes .venv from a lock in env/ where it is
-# missing or older than the lock. PANIC_TDA_ENV names the lock (cpu, cuda12 or cuda13); without it the one
-# installed before is kept, and a new environment follows the NVIDIA driver. Needs Python 3.11 or later and pip.
+# Sourced by the other scripts: change to the root of the repository, and create or update .venv from a lock file in
+# env/. PANIC_TDA_ENV names the lock file (cpu, cuda12 or cuda13). Without it, an existing .venv keeps its lock file,
+# and a new one gets the lock file for the NVIDIA driver. Needs Python 3.11 or later and pip.
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 find_python() {
@@ -20,7 +20,7 @@ new_environment() {
     local python
     python=$(find_python) || return 1
     rm -rf .venv
-    # Debian's Python comes without ensurepip, unless python3-venv is there; pip can fill a venv from outside.
+    # Debian's Python lacks ensurepip without the package python3-venv; pip can install into a venv from outside.
     "$python" -P -m venv .venv 2>/dev/null && return
     rm -rf .venv
     "$python" -P -m venv --without-pip .venv && "$python" -P -m pip --python .venv/bin/python install --quiet pip
@@ -29,10 +29,10 @@ new_environment() {
 choose_lock() {
     local name=${PANIC_TDA_ENV:-} version
     [ -n "$name" ] || name=$(cat .venv/panic_tda.env 2>/dev/null)
-    # An environment from before there was a choice.
+    # Environments of older versions do not record their lock file.
     if [ -z "$name" ] && [ -e .venv/panic_tda.lock ] && [ ! -e .venv/panic_tda.env ]; then
         name=cpu
-        # Nobody decided against the device of this machine.
+        # Tell the user that the device of this machine is not used.
         nvidia-smi >/dev/null 2>&1 &&
             echo "keeping env/cpu.txt, though there is an NVIDIA driver (PANIC_TDA_ENV=cpu, cuda12 or cuda13 chooses)" >&2
     fi
@@ -63,13 +63,13 @@ make_environment() {
         return 1
     fi
     echo "installing $lock into .venv (once)" >&2
-    # An environment that works is brought up to date in place: a long run may be using it.
+    # Update a working environment in place: a long run may be using it.
     .venv/bin/python -P -m pip --version >/dev/null 2>&1 || new_environment || return 1
     echo unfinished > .venv/panic_tda.lock
     echo "$name" > .venv/panic_tda.env
     .venv/bin/python -P -m pip install --quiet --disable-pip-version-check -r "$lock" || return 1
     .venv/bin/python -P -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e . || return 1
-    # The first clustering need not compile then.
+    # Compile now, so that the first clustering does not have to.
     .venv/bin/python -P -c 'from panic_tda.clustering.warm_up import compile_everything; compile_everything()' ||
         echo "the compiled loops could not be prepared; the first clustering will try again" >&2
     echo "$wanted" > .venv/panic_tda.lock

@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""Kill and stop every stage at random moments, and see that nothing is lost.
+"""Kill and stop every stage at random moments, and check that nothing is lost.
 
-Of each stage (import, upgrade, load, fit, save, delete; plan and models have many models): one
-undisturbed run; then runs that get SIGKILL, SIGTERM or SIGINT at moments
-drawn from its duration and from the phases that the log names, each on a fresh copy. After each: the file is
-sound, every clustering in it agrees with its record, the same command completes
-the work, and what it comes to is what the undisturbed run came to, number by number. SIGTERM and SIGINT must
-exit 143 and 130 within 5 s. Exit 0: all of it held.
+Each stage (import, upgrade, load, fit, save, delete; plan and models have many models) runs once undisturbed.
+Then it runs on fresh copies and gets SIGKILL, SIGTERM or SIGINT at random moments of its duration and of the
+phases in its log. After each run the database must be sound, and every clustering must agree with its record.
+The same command must then complete the work, with exactly the result of the undisturbed run. After SIGTERM
+and SIGINT the exit codes must be 143 and 130, within 5 s. Exit code 0: all checks passed.
 
 Usage: fault_matrix.py [STAGE…] [--kills K] [--signals S] [--rows N] [--seed S] [--folder F]
 """
@@ -41,7 +40,7 @@ CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
 def main() -> None:
-    """Go through the stages."""
+    """Disturb the chosen stages, print the faults, and exit 1 if there are any."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("stages", nargs="*", default=list(STAGES), metavar="STAGE")
     parser.add_argument("--kills", type=int, default=20, help="SIGKILLs of each stage")
@@ -54,8 +53,8 @@ def main() -> None:
     slowest = 0.0
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         for name in args.stages:
-            found, seconds = disturb(name, Path(folder), args)
-            faults += found
+            stage_faults, seconds = disturb(name, Path(folder), args)
+            faults += stage_faults
             slowest = max(slowest, seconds)
     print(f"the slowest exit after SIGTERM or SIGINT took {slowest:.2f} s")
     if slowest > MOST_SECONDS:
@@ -69,7 +68,7 @@ def disturb(name: str, folder: Path, args: argparse.Namespace) -> tuple[list[str
     stage, draw = STAGES[name], random.Random(f"{args.seed} {name}")
     template = make_template(stage, folder / f"{name}-template", args.rows)
     with prepared(stage, template, folder / "whole") as path:
-        # Once for whatever is compiled and cached, once for the time.
+        # The first run fills caches of compiled code, the second measures the time.
         undisturbed = run(path, stage.words)
     with prepared(stage, template, folder / "whole") as path:
         undisturbed = run(path, stage.words)
@@ -87,54 +86,54 @@ def disturb(name: str, folder: Path, args: argparse.Namespace) -> tuple[list[str
         for attempt in range(ATTEMPTS):
             with prepared(stage, template, folder / f"{name}-{turn}-{attempt}") as path:
                 try:
-                    done = run(path, stage.words, after=after, phase=phase, number=number)
-                    said = check(stage, path, done, number, expected)
+                    result = run(path, stage.words, after=after, phase=phase, number=number)
+                    status = check(stage, path, result, number, expected)
                 except AssertionError as error:
                     faults.append(f"{name}, {number.name} {after:.2f} s into {phase or 'the run'}: {error}")
-                    said = f"FAULT {error}"
-            print(f"  {number.name} {after:6.2f} s into {phase or 'the run'}: {said}", flush=True)
-            if number in CODES and done.code == CODES[number]:
-                slowest = max(slowest, done.seconds - done.signalled)
-            if done.code:
+                    status = f"FAULT {error}"
+            print(f"  {number.name} {after:6.2f} s into {phase or 'the run'}: {status}", flush=True)
+            if number in CODES and result.code == CODES[number]:
+                slowest = max(slowest, result.seconds - result.signalled)
+            if result.code:
                 break
-            # The undisturbed run met a busier machine than this one.
+            # The run ended before the signal: the machine is less busy now. Send it earlier.
             after /= 3
     return faults, slowest
 
 
 def moment(stage: Stage, undisturbed: Run, draw: random.Random, turn: int) -> tuple[float, str | None]:
-    """Draw a moment: of the whole run in turn, and of a phase."""
+    """Return a random moment, by turns of the run and of a phase."""
     if turn % 2:
         phase = stage.phases[turn // 2 % len(stage.phases)]
         return draw.uniform(0, longest(undisturbed, phase)), phase
     return draw.uniform(0, undisturbed.seconds), None
 
 
-def check(stage: Stage, path: Path, done: Run, number: signal.Signals, expected: object) -> str:
-    """Check what a disturbed run left behind, complete its work, and say where it was."""
-    if done.code == 0:
-        said = "it was done before"
+def check(stage: Stage, path: Path, result: Run, number: signal.Signals, expected: object) -> str:
+    """Check the files after a disturbed run, complete its work, and return where it was stopped."""
+    if result.code == 0:
+        status = "it was done before"
     else:
-        # Before its first lines Python itself answers, by the signal.
+        # Before the first line of the program, the signal ends the interpreter.
         expected_codes = {-number, CODES.get(number, -number)}
-        assert done.code in expected_codes, f"exit {done.code}: {done.stderr}"
-        said = f"exit {done.code} in {done.where!r}"
+        assert result.code in expected_codes, f"exit {result.code}: {result.stderr}"
+        status = f"exit {result.code} in {result.where!r}"
         if number in CODES:
-            said += f", {done.seconds - done.signalled:.2f} s after the signal"
+            status += f", {result.seconds - result.signalled:.2f} s after the signal"
     n_whole = require_whole(path)
-    # A kill in the middle of saving keeps nothing, an exit in the middle of it keeps a file.
-    for kept in path.parent.glob(f"{path.name}.pending-*.arrow"):
+    # SIGKILL during saving leaves no pending file; an exit during saving leaves one.
+    for pending in path.parent.glob(f"{path.name}.pending-*.arrow"):
         assert number in CODES, "a kill kept a result"
-        again = run(path, ("save-pending", kept.name))
+        again = run(path, ("save-pending", pending.name))
         assert again.code == 0, again.stderr
-        said += ", kept and saved"
+        status += ", kept and saved"
     completed = run(path, stage.words)
     assert completed.code == 0, f"the run after it exits {completed.code}: {completed.stderr}"
     require_whole(path)
     assert stage.outcome(path) == expected, "the run after it came to something else"
-    others = [one for one in left_over(path) if one != "import.parquet"]
-    assert not others, f"left over: {others}"
-    return f"{said}; {n_whole} whole clusterings, then completed"
+    leftovers = [name for name in left_over(path) if name != "import.parquet"]
+    assert not leftovers, f"left over: {leftovers}"
+    return f"{status}; {n_whole} whole clusterings, then completed"
 
 
 if __name__ == "__main__":

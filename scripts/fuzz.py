@@ -1,8 +1,8 @@
-"""Looks for files and command lines that end the program otherwise than with an error in words.
+"""Search for files and command lines that end the program without a proper error message.
 
-Runs until something is found, or SECONDS are over, guided by which lines of the package an input reaches
-(atheris on libFuzzer). What was found lies in FOLDER as crash-*; FOLDER also keeps the inputs that reach new
-lines, for the next time.
+The search (atheris on libFuzzer) is guided by the lines of the package that an input reaches. It ends at the
+first crash, or after SECONDS. FOLDER gets the crashing inputs as crash-*, and the inputs that reach new
+lines, which the next search starts from.
 
     scripts/fuzz.sh importer FOLDER SECONDS
     scripts/fuzz.sh arguments FOLDER SECONDS
@@ -27,7 +27,7 @@ with atheris.instrument_imports(include=["panic_tda.files", "panic_tda.cli", "pa
 
 
 def read_file(path: Path) -> Callable[[bytes], None]:
-    """Make what reads bytes as a file of embeddings, once without its vectors and once with them."""
+    """Return a function that reads bytes as an embeddings file, without and with its vectors."""
 
     def read(content: bytes) -> None:
         path.write_bytes(content)
@@ -42,12 +42,12 @@ def read_file(path: Path) -> Callable[[bytes], None]:
 
 
 def run_words(folder: Path) -> Callable[[bytes], None]:
-    """Make what runs the command line that bytes choose."""
+    """Return a function that runs the command line chosen by bytes."""
     database = folder / "field.sqlite"
     write_field_file(database, FieldSpec())
     for words in ("upgrade --yes", "cluster-embeddings --min-cluster-size 2"):
         main([*words.split(), "-q", "--db", str(database)], standalone_mode=False)
-    # What takes seconds to import is as if not installed.
+    # Packages that take seconds to import count as not installed.
     sys.modules.update({"umap": None, "datamapplot": None})  # type: ignore[dict-item]
 
     def run(content: bytes) -> None:
@@ -59,14 +59,14 @@ def run_words(folder: Path) -> Callable[[bytes], None]:
 
 
 def fuzz(target: str, corpus: str, seconds: str) -> None:
-    """Run one of the targets until the time is over or something was found."""
+    """Fuzz a target until the first crash, or until the time is over."""
     Path(corpus).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
         folder = Path(name)
         if target == "importer":
             for form, write in FORMATS.items():
-                for kind, made in (("plain", table()), ("encoded", encoded(table()))):
-                    Path(corpus, f"{form}-{kind}").write_bytes(write(made))
+                for kind, content in (("plain", table()), ("encoded", encoded(table()))):
+                    Path(corpus, f"{form}-{kind}").write_bytes(write(content))
             run = read_file(folder / "file")
         else:
             run = run_words(folder)

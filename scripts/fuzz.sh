@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Fuzzes the importer or the command line: scripts/fuzz.sh importer|arguments [FOLDER] [SECONDS]
-# FOLDER (default: a temporary one) keeps what was learnt and what was found; SECONDS is 600 by default.
+# Fuzz the importer or the command line: scripts/fuzz.sh importer|arguments [FOLDER] [SECONDS]
+# FOLDER (default: a temporary one) keeps the corpus and the crashing inputs; SECONDS is 600 by default.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 
 target=${1:?importer or arguments}
 folder=${2:-$(mktemp -d)}
-# Linux, Python 3.11 to 3.13: the fuzzer's wheels know no other.
+# The wheels of the fuzzer need Linux and Python 3.11 to 3.13.
 .venv/bin/python -P -c 'import atheris' 2>/dev/null || .venv/bin/python -P -m pip install --quiet 'atheris>=3'
 export PYTHONPATH=$PWD
 .venv/bin/python scripts/fuzz.py "$target" "$folder" "${3:-600}"
-echo "nothing was found; what was learnt lies in $folder"
+echo "no crash; the corpus is in $folder"

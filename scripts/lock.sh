@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Writes env/cpu.txt, env/cuda12.txt and env/cuda13.txt anew: the newest versions that fit pyproject.toml.
-# Nothing is installed; pip only resolves. Run it with the oldest Python that is supported.
+# Update env/cpu.txt, env/cuda12.txt and env/cuda13.txt to the newest versions that pyproject.toml allows.
+# Nothing is installed: pip only resolves. Run it with the oldest supported Python.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,7 +12,7 @@ lock() {
 import json, platform, sys
 
 installed = json.load(open(sys.argv[1]))["install"]
-pins = sorted({f"{one['metadata']['name'].lower()}=={one['metadata']['version']}" for one in installed})
+pins = sorted({f"{package['metadata']['name'].lower()}=={package['metadata']['version']}" for package in installed})
 version = ".".join(platform.python_version_tuple()[:2])
 print(f"# The extras {sys.argv[2]}, resolved for Python {version} and later by scripts/lock.sh.")
 print("\n".join(pin for pin in pins if not pin.startswith("panic_tda")))

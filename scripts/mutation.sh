@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What the tests do not see: mutmut changes a module in one place after the other, and runs the tests that know
-# the module on each change. Prints the changes that none of them noticed, without those that
-# scripts/mutation_survivors.txt explains, and exits 1 where there are any.
+# Find code that the tests do not check: mutmut changes a module in one place at a time, and runs the tests of the
+# module on each change. Prints the changes that no test detects, except for those that
+# scripts/mutation_survivors.txt explains. Exits 1 if there are any.
 #   scripts/mutation.sh medoids        medoids, sampling, results, checkpoint, condensed or hierarchy; none: all
 # Needs mutmut: .venv/bin/python -m pip install 'mutmut>=3.8'. A module takes minutes, by one process.
 set -euo pipefail
@@ -10,7 +10,7 @@ python=$PWD/.venv/bin/python explained=$PWD/scripts/mutation_survivors.txt
 "$python" -P -c 'import mutmut' 2>/dev/null ||
     { echo "mutmut is missing: .venv/bin/python -m pip install 'mutmut>=3.8'" >&2; exit 2; }
 
-# Compiled loops run as plain Python, which takes other sizes.
+# Compiled loops run as plain Python here, which is too slow for the large tests.
 slow_without_compiler="by_thresholds or grid or chain_of or 50_000 or 10_000 or order_and_choice or rounding_of"
 export OMP_NUM_THREADS=1 NUMBA_DISABLE_JIT=1
 unset PYTHONPATH
@@ -24,7 +24,7 @@ mutate() {
     git ls-files -z --cached --others --exclude-standard panic_tda tests scripts env README.md pyproject.toml |
         xargs -0 cp --parents --target-directory "$work/$name"
     cd "$work/$name"
-    # It passes over decorated functions; without a compiler this decorator does nothing.
+    # mutmut skips decorated functions; without a compiler this decorator does nothing.
     sed -i '/^@compiled$/d' panic_tda/clustering/{condensed,hierarchy}.py
     sed -i "s|^\[tool.mutmut\]|&\nonly_mutate = [\"$module\"]\npytest_add_cli_args_test_selection = [$(printf '"%s", ' "$@")]|" \
         pyproject.toml

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Starts a clustering that outlives the login: perform-clustering.sh [DOWNSAMPLE] [EPSILON] [more options]
-# Leading numbers are the sampling factor (default 1) and epsilon (default 0.4); everything else goes to
-# cluster-embeddings (--db FILE, model names, ...). Prints the process id and the log; the log's last line is
-# the exit status. What ends within the first seconds, such as a wrong option, is shown here, with its status.
+# Start a clustering that continues after logout: perform-clustering.sh [DOWNSAMPLE] [EPSILON] [more options]
+# Leading numbers are the sampling factor (default 1) and epsilon (default 0.4). Other arguments go to
+# cluster-embeddings (--db FILE, model names, ...). Prints the process id and the log file; the last line of the log
+# is the exit status. If the clustering ends within 3 s, as after a wrong option, the script shows the end of the
+# log and exits with the same status.
 set -euo pipefail
-# Paths in the options are meant from where the user stands.
+# Relative paths in the options start at the user's working folder.
 from=$PWD
 source "$(dirname "$0")/environment.sh"
 
@@ -15,7 +16,7 @@ if [[ ${1:-} =~ $number ]]; then epsilon=$1; shift; fi
 
 log=$PWD/logs/clustering-$(date +%Y%m%d-%H%M%S)-$$.log
 mkdir -p logs
-# A database may be for its owner alone, and the log says what is in it.
+# The database may be private, and the log describes its contents.
 (umask 077 && : > "$log")
 tda=$PWD/.venv/bin/panic-tda
 [ -n "${PANIC_TDA_DB:-}" ] || [[ " $* " == *" --db"* ]] || export PANIC_TDA_DB=$PWD/db/trajectory_data.sqlite

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the release: wheel and sdist of this version in dist/, checked with twine. Installs the wheel into a fresh
-# environment and runs the quick start there, outside of the checkout. Nothing is uploaded, nothing is tagged.
+# Build the release: wheel and sdist of this version in dist/, checked with twine. Install the wheel into a fresh
+# environment and run the quick start there, outside of the checkout. Nothing is uploaded or tagged.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,7 +14,7 @@ if [ -n "$(git status --porcelain 2>/dev/null)" ]; then
 fi
 
 make_environment() {
-    # Debian's Python may lack ensurepip; pip can fill an environment from outside.
+    # Debian's Python may lack ensurepip; pip can install into an environment from outside.
     "$python" -P -m venv "$1" 2>/dev/null && return
     rm -rf "$1"
     "$python" -P -m venv --without-pip "$1" && "$python" -P -m pip --python "$1/bin/python" install --quiet pip
@@ -23,7 +23,7 @@ make_environment() {
 make_environment "$temporary/tools"
 "$temporary/tools/bin/python" -P -m pip install --quiet --disable-pip-version-check 'build>=1.2' 'twine>=6'
 rm -rf dist
-# From a copy of what is committed: what lies about in the checkout has no place in a release.
+# Build from a copy of the commit: other files of the checkout do not belong in a release.
 git archive --prefix=source/ HEAD | tar -x -C "$temporary"
 "$temporary/tools/bin/python" -P -m build --outdir dist "$temporary/source"
 "$temporary/tools/bin/python" -P -m twine check --strict dist/*
@@ -41,5 +41,5 @@ export PANIC_TDA_DB=$temporary/session.sqlite
 "$tda" help > topics.txt
 "$tda" help quickstart > /dev/null
 cd - > /dev/null
-echo "dist/ holds the release:"
+echo "The release is in dist/:"
 ls dist

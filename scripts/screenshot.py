@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Photographs a report for the README: `screenshot.py report.html` writes panic_tda/report/screenshot.webp.
+"""Write the screenshot of a report for the README: `screenshot.py report.html`.
 
-Needs Chromium, Playwright and Pillow; of the sample's report, which scripts/demo.sh makes, it stays below
-200 kB.
+Writes panic_tda/report/screenshot.webp, below 200 kB for the report of the sample (scripts/demo.sh). Needs
+Chromium, Playwright and Pillow.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MOST_BYTES = 200_000
 
 
 def photograph(page: Path, sections: list[str]) -> list[Image.Image]:
-    """Return some sections of a page as pictures."""
+    """Return screenshots of sections of a page."""
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         opened = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
@@ -29,7 +29,7 @@ def photograph(page: Path, sections: list[str]) -> list[Image.Image]:
         opened.wait_for_selector("html[data-ready]", state="attached")
         pictures = []
         for name in sections:
-            # The navigation would lie over what is photographed.
+            # The navigation would cover the section.
             opened.evaluate("document.querySelector('nav').style.display = 'none'")
             opened.locator(f"#{name}").scroll_into_view_if_needed()
             opened.wait_for_timeout(400)
@@ -39,23 +39,25 @@ def photograph(page: Path, sections: list[str]) -> list[Image.Image]:
 
 
 def main() -> None:
-    """Read the command line and write the picture."""
+    """Write the screenshot of the report named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("page", type=Path)
     parser.add_argument("-o", "--output", type=Path, default=TARGET)
-    said = parser.parse_args()
-    pictures = photograph(said.page, ["head", "map", "runs"])
+    args = parser.parse_args()
+    pictures = photograph(args.page, ["head", "map", "runs"])
     size = (pictures[0].width + 2 * MARGIN, sum(picture.height for picture in pictures) + MARGIN)
-    whole = Image.new("RGB", size, "white")
+    picture_sheet = Image.new("RGB", size, "white")
     top = 0
     for picture in pictures:
-        whole.paste(picture, (MARGIN, top))
+        picture_sheet.paste(picture, (MARGIN, top))
         top += picture.height
     for quality in (88, 80, 70, 60, 50, 40):
-        whole.save(said.output, quality=quality, method=6)
-        if said.output.stat().st_size <= MOST_BYTES:
+        picture_sheet.save(args.output, quality=quality, method=6)
+        if args.output.stat().st_size <= MOST_BYTES:
             break
-    print(f"{said.output}: {whole.width} x {whole.height}, {said.output.stat().st_size} bytes")
+    print(
+        f"{args.output}: {picture_sheet.width} x {picture_sheet.height}, {args.output.stat().st_size} bytes"
+    )
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Uses a growing database as a hurried user would, and fails on the first inconsistency.
+"""Run random commands on a growing database, kill some of them, and fail on the first inconsistency.
 
-In an order made of the seed it imports, clusters, recuts, deletes, copies and examines, with processes of the
-command; a third of those that write are killed (SIGKILL, SIGTERM, Ctrl-C) at a random moment, after which the
-same is asked again. After every step the file is whole (`PRAGMA integrity_check`), `doctor` finds nothing but
-work that waits to be gone on with, the embeddings are those imported, and the clusterings those made and not
-deleted, of as many rows as they say. The same command on the same embeddings finds the same clusters. Copies
-(SQLite, and PostgreSQL where PANIC_TDA_POSTGRES names a database) hold what the original holds.
+The seed chooses the order of imports, clusterings, recuts, deletions and copies. A third of the writing
+commands are stopped (SIGKILL, SIGTERM, Ctrl-C) at a random moment and then repeated. After every step the
+script checks that `PRAGMA integrity_check` passes, that `doctor` finds only unfinished work, that the stored
+embeddings are the imported ones, and that the stored clusterings are those made and not deleted. The same
+command on the same embeddings must give the same clusters. Copies (SQLite, and PostgreSQL if
+PANIC_TDA_POSTGRES names a database) must equal the original.
 
 Usage: soak.py MINUTES [--seed N] [--folder FOLDER]
-Exit 0: nothing was inconsistent; 1: the last line says what was, and FOLDER keeps the files.
+Exit code 0: no inconsistency. Exit code 1: the last line describes it, and FOLDER keeps the files.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ FIELD_TABLES = ("experimentconfig", "run", "invocation", "embedding")
 
 
 class Inconsistent(Exception):
-    """A promise that was not kept."""
+    """Inconsistency found by a check."""
 
 
 class Soak:
-    """A database, what should be in it, and what is done with it.
+    """Random commands on a database, and its expected contents.
 
     Parameters
     ----------
     folder : Path
-        Empty; for the database, files to import and copies.
+        Empty folder for the database, files to import and copies.
     seed : int
-        Of everything that is left to chance but the moments at which processes are stopped.
+        Seed of all random choices, except for the moments at which processes are stopped.
     """
 
     def __init__(self, folder: Path, seed: int) -> None:
@@ -70,20 +70,22 @@ class Soak:
         self.n_files = 0
 
     def run(self, *words: str, stop: bool = True, codes: tuple[int, ...] = (0,)) -> str:
-        """Run a command to its end, after it was perhaps stopped first; return what it printed.
+        """Run a command, perhaps after a stopped first attempt; return its stdout.
 
-        What it takes is remembered: it is stopped at some moment of the time that it took before.
+        The first attempt is stopped within the time that the command took before.
         """
         command = [sys.executable, "-m", "panic_tda", *words, "--db", str(self.database)]
         usual = self.seconds.get(words[0])
         if stop and usual and self.chance.random() < KILLED_SHARE:
             self._stop(command, words[0], usual)
         begun = time.monotonic()
-        done = subprocess.run(command, capture_output=True, text=True, cwd=self.folder, check=False)
+        completed = subprocess.run(command, capture_output=True, text=True, cwd=self.folder, check=False)
         self.seconds[words[0]] = time.monotonic() - begun
-        if done.returncode not in codes:
-            raise Inconsistent(f"{words}: exit {done.returncode}: {done.stderr[-2000:]}{done.stdout[-500:]}")
-        return done.stdout
+        if completed.returncode not in codes:
+            raise Inconsistent(
+                f"{words}: exit {completed.returncode}: {completed.stderr[-2000:]}{completed.stdout[-500:]}"
+            )
+        return completed.stdout
 
     def _stop(self, command: list[str], name: str, usual: float) -> None:
         kind = self.chance.choice(list(SIGNALS))
@@ -94,16 +96,16 @@ class Soak:
             process.wait(self.chance.uniform(0.3, max(0.4, usual)))
         except subprocess.TimeoutExpired:
             process.send_signal(kind)
-        said = process.communicate()[1]
-        if process.returncode == SIGNALS[kind] or (process.returncode == -kind and "panic_tda" not in said):
+        stderr = process.communicate()[1]
+        if process.returncode == SIGNALS[kind] or (process.returncode == -kind and "panic_tda" not in stderr):
             # Before the program is there a signal ends the interpreter itself.
             self.stopped[kind.name] += 1
         elif process.returncode:
-            raise Inconsistent(f"{name} stopped by {kind.name}: exit {process.returncode}: {said[-2000:]}")
+            raise Inconsistent(f"{name} stopped by {kind.name}: exit {process.returncode}: {stderr[-2000:]}")
         self.look(unfinished=True)
 
     def step(self) -> str:
-        """Do one thing; return its name."""
+        """Run a random step and check the database; return the name of the step."""
         things = {"import": 4, "cluster": 4, "recut": 2, "delete": 1, "copy": 1, "again": 1}
         if not self.n_embeddings:
             things = {"import": 1}
@@ -116,16 +118,16 @@ class Soak:
         return name
 
     def do_import(self) -> None:
-        """Add some runs, and import one of the files again that were imported before."""
+        """Import a new file, and one of the earlier files again."""
         model = self.chance.choice(list(MODELS))
         n_runs, length = self.chance.randint(1, 6), self.chance.randint(20, 200)
         walk = self.rng.integers(N_PLACES, size=n_runs * length)
         jitter = 0.15 * self.rng.standard_normal((len(walk), MODELS[model]))
-        # Walks that come back to the very same sentence: equal texts have equal vectors.
+        # Walks return to exactly the same sentence: equal texts have equal vectors.
         jitter[self.rng.random(len(walk)) < 0.3] = 0
         vectors = (self.places[model][walk] + jitter).astype(np.float32)
         self.n_files += 1
-        made = pa.table(
+        table = pa.table(
             {
                 "run": np.repeat([f"{self.n_files}-{number}" for number in range(n_runs)], length),
                 "sequence_number": np.tile(np.arange(length), n_runs),
@@ -135,25 +137,25 @@ class Soak:
             }
         )
         path = self.folder / f"{self.n_files}.parquet"
-        pq.write_table(made, path)
+        pq.write_table(table, path)
         old = self.folder / f"{self.chance.randint(1, self.n_files)}.parquet"
         self.run("upgrade", "--yes", stop=False) if self.database.exists() else None
         self.run("import-embeddings", str(path), str(old), "--quiet")
         self.n_embeddings[model] += len(walk)
 
     def do_cluster(self) -> None:
-        """Cluster all models; what was found before of the same embeddings is found again."""
+        """Cluster all models; the same embeddings must give the same clusters as before."""
         words = ("--min-cluster-size", str(self.chance.choice([5, 10])), "--json", "--quiet")
         # Stopped: whatever models were saved by then stay, and are told apart from the new ones below.
         printed = json.loads(self.run("cluster-embeddings", *words))["results"]
         for result in printed:
             if result["status"] != "saved" and result["id"] is None:
                 raise Inconsistent(f"clustering failed: {result}")
-        self.clusterings = self._stored(at_least=self.clusterings | {one["id"] for one in printed})
+        self.clusterings = self._stored(at_least=self.clusterings | {record["id"] for record in printed})
         self._same_answers()
 
     def do_again(self) -> None:
-        """Cluster with the standard settings, as the last time."""
+        """Cluster all models with the default settings."""
         self.run("cluster-embeddings", "--quiet")
         self.clusterings = self._stored(at_least=self.clusterings)
         self._same_answers()
@@ -196,17 +198,17 @@ class Soak:
         command = [sys.executable, "-m", "panic_tda", "copy-database", source, target, "--quiet"]
         if self.chance.random() < KILLED_SHARE:
             self._stop(command, "copy-database", 2.0)
-        done = subprocess.run(command, capture_output=True, text=True, cwd=self.folder, check=False)
-        if done.returncode:
-            raise Inconsistent(f"copy {source} {target}: {done.stderr[-2000:]}")
+        completed = subprocess.run(command, capture_output=True, text=True, cwd=self.folder, check=False)
+        if completed.returncode:
+            raise Inconsistent(f"copy {source} {target}: {completed.stderr[-2000:]}")
 
     def look(self, *, unfinished: bool) -> None:
-        """Compare the database with what should be in it.
+        """Compare the database with its expected contents.
 
         Parameters
         ----------
         unfinished : bool
-            Whether something was just stopped: then what it had saved by then may be there, whole.
+            Whether a command was just stopped: results that it saved before may be stored.
         """
         if not self.database.exists():
             return
@@ -218,10 +220,14 @@ class Soak:
                 return
             counted = dict(raw.execute("SELECT embedding_model, count(*) FROM embedding GROUP BY 1"))
         command = [sys.executable, "-m", "panic_tda", "doctor", "--json", "--db", str(self.database)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=self.folder, check=False)
-        if done.returncode not in (0, 1):
-            raise Inconsistent(f"doctor: exit {done.returncode}: {done.stderr[-2000:]}")
-        bad = [one for one in json.loads(done.stdout)["findings"] if one["kind"] != "unfinished_work"]
+        completed = subprocess.run(command, capture_output=True, text=True, cwd=self.folder, check=False)
+        if completed.returncode not in (0, 1):
+            raise Inconsistent(f"doctor: exit {completed.returncode}: {completed.stderr[-2000:]}")
+        bad = [
+            finding
+            for finding in json.loads(completed.stdout)["findings"]
+            if finding["kind"] != "unfinished_work"
+        ]
         if bad:
             raise Inconsistent(f"doctor finds {bad}")
         if unfinished:
@@ -232,18 +238,20 @@ class Soak:
             raise Inconsistent(f"clusterings differ: {there ^ self.clusterings}")
 
     def _stored(self, *, at_least: set[str] | None = None) -> set[str]:
-        there = {one["id"] for one in json.loads(self.run("list-clusterings", "--limit", "0", "--json"))}
+        there = {
+            record["id"] for record in json.loads(self.run("list-clusterings", "--limit", "0", "--json"))
+        }
         if at_least is not None and not at_least <= there:
             raise Inconsistent(f"clusterings are gone: {at_least - there}")
         return there
 
     def _same_answers(self) -> None:
         """Check that clusterings of the same input by the same parameters agree in every label."""
-        for one in json.loads(self.run("list-clusterings", "--limit", "0", "--json")):
-            question = self._question(one["id"])
-            answer = self._answer(one["id"])
+        for record in json.loads(self.run("list-clusterings", "--limit", "0", "--json")):
+            question = self._question(record["id"])
+            answer = self._answer(record["id"])
             if self.answers.setdefault(question, answer) != answer:
-                raise Inconsistent(f"clustering {one['id']} differs from an earlier one of the same")
+                raise Inconsistent(f"clustering {record['id']} differs from an earlier one of the same")
 
     def _question(self, identity: str) -> str:
         wanted = ("input_sha256", "cluster_selection_epsilon", "min_cluster_size", "min_samples")
@@ -252,8 +260,8 @@ class Soak:
                 "SELECT embedding_model, parameters FROM clusteringresult WHERE id = ?",
                 (identity.replace("-", ""),),
             ).fetchone()
-        said: dict[str, Any] = json.loads(parameters)
-        return json.dumps([model, {name: said[name] for name in wanted}], sort_keys=True)
+        record: dict[str, Any] = json.loads(parameters)
+        return json.dumps([model, {name: record[name] for name in wanted}], sort_keys=True)
 
     def _answer(self, identity: str) -> str:
         with closing(sqlite3.connect(self.database)) as raw:
@@ -295,24 +303,24 @@ class _fresh_database:  # noqa: N801
 
 
 def main() -> int:
-    """Go on until the time is over or a promise is broken."""
+    """Run steps until the time is over; return 1 at the first inconsistency."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("minutes", type=float)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--folder", type=Path)
-    asked = parser.parse_args()
-    folder = asked.folder or Path(tempfile.mkdtemp(prefix="panic-tda-soak-"))
+    args = parser.parse_args()
+    folder = args.folder or Path(tempfile.mkdtemp(prefix="panic-tda-soak-"))
     folder.mkdir(parents=True, exist_ok=True)
-    # What is unfinished is kept in a folder of this run alone.
+    # Unfinished work goes to the folder of this run.
     os.environ["TMPDIR"] = str(folder)
-    soak, end = Soak(folder, asked.seed), time.monotonic() + 60 * asked.minutes
-    print(f"seed {asked.seed}, folder {folder}", flush=True)
+    soak, end = Soak(folder, args.seed), time.monotonic() + 60 * args.minutes
+    print(f"seed {args.seed}, folder {folder}", flush=True)
     while time.monotonic() < end:
         begun = time.monotonic()
         try:
             name = soak.step()
         except Inconsistent as error:
-            print(f"INCONSISTENT (seed {asked.seed}, folder {folder}): {error}", flush=True)
+            print(f"INCONSISTENT (seed {args.seed}, folder {folder}): {error}", flush=True)
             return 1
         print(
             f"{name:8} {time.monotonic() - begun:6.1f} s; {sum(soak.n_embeddings.values()):7,} embeddings, "

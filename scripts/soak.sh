@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Uses a growing database as a hurried user would, kills included, and fails on the first inconsistency:
+# Run random commands on a growing database, kill some of them, and fail on the first inconsistency:
 # scripts/soak.sh MINUTES [--seed N] [--folder FOLDER]
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"

@@ -55,6 +55,9 @@ CLUSTER_KEYS = {
     "medoid_image_invocation_id",
     "medoid_copies",
     "medoid_text",
+    "runs",
+    "prompts",
+    "largest_run_share",
 }
 READING = (
     ["info"],
@@ -677,14 +680,14 @@ def test_what_to_delete_is_named_in_exactly_one_way(clustered: UpgradedFile, wor
 def test_saving_what_waits(upgraded: MakeFile) -> None:
     file = upgraded()
     ids = [embedding.id for embedding in file.facts.sample("Nomic")]
-    assert "No clustering waits" in succeed("save-pending", db=file.path).stdout
+    assert "no pending clusterings" in succeed("save-pending", db=file.path).stdout
     finished = make_finished(ids)
     pending.write_pending(file.database, finished)
     outlier = next(row for row in range(40) if row not in finished.medoids.values())
     with opened(file.path) as connection:
         connection.execute("DELETE FROM embedding WHERE id = ?", (finished.ids[outlier].decode(),))
     said = succeed("save-pending", db=file.path).stdout
-    assert f"Saved clustering {finished.id} of Nomic; 1 embedding has gone since" in said
+    assert f"Saved clustering {finished.id} of Nomic; 1 embedding has been deleted since" in said
     path = pending.write_pending(file.database, make_finished(ids[:20], seed=4))
     as_json = json.loads(succeed("save-pending", path, "--json", db=file.path).stdout)
     assert [one["embedding_model"] for one in as_json["saved"]] == ["Nomic"]

@@ -1,11 +1,16 @@
-"""What a command says, and how: terminal, text and JSON, shared options.
+"""Input and output of the commands: options, text, JSON, progress and logs.
 
-In flow the plain results of the library; out flow characters. `terminal` has output, logs and exit codes,
-`interruption` what SIGTERM and Ctrl-C do, `display` the bars and lines of progress, `rendering` turns results
-into text for people and JSON for programs, `text` knows what a terminal would obey, how wide it shows a line,
-and tables, `parsing` reads sizes, times and devices, `completion` answers a shell that waits at the Tab key,
-and `options` has the Click options that commands share and the sections of their help. The commands
-themselves are in `panic_tda.commands`; nothing here computes anything.
+- `options`: the Click options that commands share, and the sections of their help
+- `parsing`: sizes, times, devices and cluster sizes as users write them
+- `terminal`: stdout, stderr, logs and exit codes
+- `display`: progress bars and progress lines
+- `interruption`: SIGTERM and Ctrl-C
+- `rendering`: results of the library as text for people and as JSON for programs
+- `text`: widths of lines, paragraphs and tables
+- `completion`: shell completion
+- `handbook`: the installed handbook
+- `browser`: opens an HTML file
 
-Words: *data* goes to stdout, *progress* and logs to stderr.
+The commands themselves are in `panic_tda.commands`. This package computes no results. Data goes to stdout,
+progress and logs go to stderr.
 """

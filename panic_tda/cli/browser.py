@@ -1,4 +1,4 @@
-"""Open a page in the user's browser, where there is one."""
+"""Open an HTML file in the user's browser, if a browser can be started."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _REMOTE = ("SSH_CONNECTION", "SSH_TTY", "SSH_CLIENT")
 
 
 def open_page(path: Path) -> str | None:
-    """Open a file in the browser; return None, or why it was not opened and what to do instead.
+    """Open a file in the browser; return None, or a message that says why this failed and what to do.
 
     The environment variable `BROWSER` names the browser, as for other programs.
     """
     import webbrowser
 
     if not os.environ.get("BROWSER") and _needs_display() and not any(map(os.environ.get, _DISPLAYS)):
-        # A browser for the terminal would start here, which shows no drawing.
+        # Otherwise a text browser would start, which shows no map.
         is_remote = any(map(os.environ.get, _REMOTE))
         return _explain("this is an SSH session" if is_remote else "there is no display", path)
     try:

@@ -1,8 +1,8 @@
-"""What a shell completes: besides commands and options the ids of clusterings and the names of models.
+"""Shell completion of commands, options, clustering ids and model names.
 
-The script that `script` returns has the shell call `panic-tda` with what was typed so far, which Click takes
-apart. The functions here answer it from the database that the words name. None of them ever fails: what
-they print would land in the middle of the line that is being typed.
+The shell script of `script` calls `panic-tda` with the line typed so far; Click parses the line. The
+functions here read ids and names from the database that the line names. They never raise an error: its
+message would appear in the middle of the line that the user is typing.
 """
 
 from __future__ import annotations
@@ -19,45 +19,45 @@ from panic_tda.wording import on_one_line
 
 PROGRAM = "panic-tda"
 VARIABLE = "_PANIC_TDA_COMPLETE"
-"""Click's name for what tells the program that a shell asks."""
+"""Environment variable that a shell sets to ask Click for completions."""
 SHELLS = ("bash", "zsh", "fish")
 LATEST = "latest"
 SECONDS = 5.0
-"""After this long nobody waits for a completion any more."""
+"""Time after which a completion ends without an answer."""
 
 
 class _Bash(BashComplete):
     def get_completion_args(self) -> tuple[list[str], str]:
-        """Return the words before the one to be completed, and that one."""
+        """Return the words before the incomplete word, and the incomplete word."""
         words, incomplete = super().get_completion_args()
-        # To bash, the sign in --db=FILE is a word of its own.
+        # bash treats the = of --db=FILE as a separate word.
         return [word for word in words if word != "="], incomplete
 
     def format_completion(self, item: CompletionItem) -> str:
-        """Return a line for the script: what is to be typed, quoted where bash would take it apart."""
+        """Return a completion as a line for the script, quoted where bash would split it."""
         item.value = shlex.quote(item.value) if item.type == "plain" else item.value
         return super().format_completion(item)
 
 
 def script(shell: str, group: click.Command) -> str:
     """Return the script that makes a shell complete the commands of a group."""
-    found = get_completion_class(shell)
-    assert found is not None, shell
-    return found(group, {}, PROGRAM, VARIABLE).source()
+    completion_class = get_completion_class(shell)
+    assert completion_class is not None, shell
+    return completion_class(group, {}, PROGRAM, VARIABLE).source()
 
 
 def is_asked_for() -> bool:
-    """Say whether a shell has started this process to complete a line, and if so get ready for it."""
-    asked = VARIABLE in os.environ
-    if asked:
+    """Return whether a shell started this process to complete a line, and if so prepare for bash."""
+    is_completion = VARIABLE in os.environ
+    if is_completion:
         add_completion_class(_Bash, "bash")
-    return asked
+    return is_completion
 
 
 def limit_time() -> None:
-    """End this process without an answer after `SECONDS`: a view may take a database for ever.
+    """End this process without an answer after `SECONDS`; a view may keep a database busy for hours.
 
-    That is no failure, whose exit code a shell could show: there is nothing to complete by then.
+    The exit code is 0, because a shell may show another one.
     """
     timer = threading.Timer(SECONDS, os._exit, [0])
     timer.daemon = True
@@ -69,10 +69,12 @@ def ids(context: click.Context, _parameter: click.Parameter, incomplete: str) ->
     from panic_tda.storage.read.glance import stored_clusterings
 
     return [
-        # No comma: fish's script of Click would end the help there.
-        CompletionItem(found.id, help=on_one_line(f"{found.embedding_model} {found.created_at} UTC"))
-        for found in stored_clusterings(_database(context))
-        if found.id.startswith(incomplete.lower())
+        # No comma: Click's script for fish would end the help text there.
+        CompletionItem(
+            clustering.id, help=on_one_line(f"{clustering.embedding_model} {clustering.created_at} UTC")
+        )
+        for clustering in stored_clusterings(_get_database(context))
+        if clustering.id.startswith(incomplete.lower())
     ]
 
 
@@ -90,17 +92,17 @@ def models(context: click.Context, _parameter: click.Parameter, incomplete: str)
 
     return [
         CompletionItem(name)
-        for name in stored_models(_database(context))
-        # The answer is made of lines, and a terminal shows them.
+        for name in stored_models(_get_database(context))
+        # Each line of the answer is a completion: a name with a line break would give two.
         if name.startswith(incomplete) and on_one_line(name) == name
     ]
 
 
 def files(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete the name of a file, which the shell can itself."""
+    """Ask the shell to complete the name of a file."""
     return [CompletionItem(incomplete, type="file")]
 
 
-def _database(context: click.Context) -> str:
+def _get_database(context: click.Context) -> str:
     named: Any = context.params.get("database")
     return str(named or "")

@@ -1,4 +1,4 @@
-"""Progress for people: a bar with the time left where a person watches, else lines of the log."""
+"""Progress of a command: bars with the time left on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from panic_tda.cli.interruption import last_words
+from panic_tda.cli.interruption import exit_callbacks
 from panic_tda.cli.text import duration
 from panic_tda.progress import TimeLeft
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 HEARTBEAT_SECONDS = 30.0
 SHORT_SECONDS = 1.0
-"""On a terminal, where a bar shows the phases, the end of a shorter one is logged with --verbose alone."""
+"""On a terminal, phases shorter than this are logged with --verbose only: the bar showed them."""
 
 _log = logging.getLogger("panic_tda")
 
 
 class PhaseLog:
-    """Keeps the state of a phase, and logs how long it took, and where it is when it is asked to.
+    """State of a phase, which logs its progress and its duration.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class PhaseLog:
         self._left = TimeLeft()
 
     def phase(self, name: str, total: float | None = None) -> None:
-        """Log how long the last phase took, and begin the next."""
+        """Log how long the last phase took, and begin the phase `name`."""
         self.end()
         self._total, self._done, self._began, self._left = total, 0.0, time.monotonic(), TimeLeft()
         self._name = name
@@ -57,7 +57,7 @@ class PhaseLog:
             self._left.note(time.monotonic() - self._began, self._done / self._total)
 
     def end(self) -> None:
-        """Log how long the phase took, where there is one."""
+        """Log how long the phase took, if one is running."""
         is_short = time.monotonic() - self._began < self._short
         self._end("done in", logging.DEBUG if is_short else self._ended)
 
@@ -70,18 +70,22 @@ class PhaseLog:
         self._end("stopped after", logging.INFO)
 
     def tell(self) -> None:
-        """Log how far the phase is, where there is one."""
-        name, total, done = self._name, self._total, self._done
+        """Log the progress of the phase, if one is running."""
+        name, total, completed = self._name, self._total, self._done
         if not name:
             return
-        share = f"{100 * done / total:.0f} %, " if total and done else ""
+        share = f"{100 * completed / total:.0f} %, " if total and completed else ""
         running = f"running for {duration(time.monotonic() - self._began)}"
         _log.info("%s: %s%s", name, share, self.describe_time_left() or running)
 
     def describe_time_left(self) -> str:
-        """Return how long the phase will still take; nothing where that is unknown."""
-        total, done = self._total, self._done
-        left = self._left.seconds(time.monotonic() - self._began, done / total) if total and done else None
+        """Return the estimated time left of the phase, or an empty text if it is unknown."""
+        total, completed = self._total, self._done
+        left = (
+            self._left.seconds(time.monotonic() - self._began, completed / total)
+            if total and completed
+            else None
+        )
         return "" if left is None else f"about {duration(left)} left"
 
     def _end(self, how: str, level: int) -> None:
@@ -91,14 +95,14 @@ class PhaseLog:
 
 
 class Bar:
-    """Draws a phase as a bar of a live display, and tells the log of it."""
+    """Progress bar of a phase in a live display, which also updates the log of the phase."""
 
     def __init__(self, live: LiveDisplay, log: PhaseLog) -> None:
         self._live, self._log = live, log
         self._task = live.add_task("starting", total=None, log=log)
 
     def phase(self, name: str, total: float | None = None) -> None:
-        """Start the bar anew."""
+        """Restart the bar for the phase `name`."""
         self._log.phase(name, total)
         self._live.reset(self._task, description=name, total=total, visible=bool(name))
 
@@ -108,23 +112,22 @@ class Bar:
         self._live.advance(self._task, amount)
 
     def failed(self) -> None:
-        """Take the bar away."""
+        """Log that the phase failed, and hide the bar."""
         self._log.failed()
         self.phase("")
 
 
 class Display:
-    """Shows the progress of what goes on inside a `with`: one thing, and others beside it.
+    """Context manager that shows the progress of the work inside it.
 
     Parameters
     ----------
     interval : float, optional
-        Seconds between lines of the log while a phase lasts, where there are no bars; by default
-        `HEARTBEAT_SECONDS`.
+        Seconds between log lines while a phase runs without a bar; by default `HEARTBEAT_SECONDS`.
     ended : int
         Level at which the end of a phase is logged.
     live : rich.progress.Progress, optional
-        Where to draw bars.
+        Display that draws the bars.
     """
 
     def __init__(
@@ -138,7 +141,7 @@ class Display:
         self._first = self.beside()
 
     def __enter__(self) -> Display:
-        last_words.append(self._stopped)
+        exit_callbacks.append(self._stopped)
         if self._live is None:
             self._heart.start()
         else:
@@ -146,7 +149,7 @@ class Display:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        last_words.remove(self._stopped)
+        exit_callbacks.remove(self._stopped)
         if self._live is None:
             self._stop.set()
             self._heart.join()
@@ -159,7 +162,7 @@ class Display:
                 log.stopped()
 
     def beside(self) -> PhaseLog | Bar:
-        """Return a listener with lines of its own, for what goes on meanwhile; it ends with this one."""
+        """Return a separate progress listener for parallel work; it ends with this display."""
         log = PhaseLog(ended=self._ended, short=0.0 if self._live is None else SHORT_SECONDS)
         self._logs.append(log)
         return log if self._live is None else Bar(self._live, log)
@@ -173,7 +176,7 @@ class Display:
         self._first.advance(amount)
 
     def failed(self) -> None:
-        """End the phase, which failed."""
+        """Log that the phase failed, and end it."""
         self._first.failed()
 
     def _stopped(self) -> None:
@@ -189,9 +192,9 @@ class Display:
 
 
 def make_progress(*, ended: int = logging.INFO) -> Display:
-    """Return what shows progress on this stderr: no bar where only warnings are to be seen.
+    """Return a display for the progress of a command, with bars if stderr is a terminal and not quiet.
 
-    `ended` is the level at which the end of a phase is logged; what lasts is shown in any case.
+    `ended` is the level at which the end of a phase is logged. Long phases show their progress at any level.
     """
     quiet = any(handler.level >= logging.WARNING for handler in _log.handlers)
     if quiet or not sys.stderr.isatty():
@@ -219,7 +222,7 @@ def make_progress(*, ended: int = logging.INFO) -> Display:
         BarColumn(),
         TaskProgressColumn(),
         TimeLeftColumn(),
-        # The terminal breaks long lines: a command that a message ends with can be copied as one.
+        # The terminal wraps long lines, so that a command in a message can be copied as one line.
         console=Console(stderr=True, soft_wrap=True),
         transient=True,
         redirect_stdout=False,

@@ -1,7 +1,7 @@
-"""What a command does when SIGTERM or Ctrl-C comes, whatever it is doing.
+"""Handle SIGTERM and Ctrl-C, also while native code runs.
 
-A process that ends in the middle of native code leaves behind what one leaves that was killed: nothing
-unfinished.
+A process that is ended in the middle of native code leaves the same files and rows as a killed process:
+nothing unfinished is saved.
 """
 
 from __future__ import annotations
@@ -18,31 +18,30 @@ from typing import Any
 from panic_tda.interrupts import watch_signals
 
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
-_WORDS_SECONDS = 0.5
+_CALLBACK_SECONDS = 0.5
 _CODES: dict[int, int] = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
 
 received_signals: set[int] = set()
-"""Signals whose handler ran. Some native calls drop what a handler raises, and a module that was being loaded
-is left in part: what fails then fails of the signal."""
+"""Signals whose handler ran. Some native calls drop the exception of a handler, and an interrupted import
+leaves a module incomplete: errors that follow are caused by the signal."""
 
-last_words: list[Callable[[], None]] = []
-"""What is said by whoever has something to say of where the process was, when it ends in the middle."""
+exit_callbacks: list[Callable[[], None]] = []
+"""Functions that log the state of the work before the process is ended."""
 
 
-def code_of_signal() -> int | None:
-    """Return the exit code of a signal that came; None where none did."""
+def get_signal_exit_code() -> int | None:
+    """Return the exit code of the received signal, or None without a signal."""
     return next((_CODES[signal.Signals(number)] for number in received_signals), None)
 
 
 @contextmanager
-def signal_scope(say: Callable[[int], None]) -> Iterator[None]:
-    """Raise SystemExit(143) for SIGTERM, KeyboardInterrupt for SIGINT; end the process where that fails.
+def signal_scope(report: Callable[[int], None]) -> Iterator[None]:
+    """Raise SystemExit(143) on SIGTERM, KeyboardInterrupt on SIGINT; end the process if neither takes effect.
 
     Parameters
     ----------
-    say : callable
-        Called with the exit code, in another thread, before the process is ended where it does not end by
-        itself.
+    report : callable
+        Called with the exit code in another thread, if the process has to be ended.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -51,35 +50,35 @@ def signal_scope(say: Callable[[int], None]) -> Iterator[None]:
 
     def terminate(_number: int, _frame: FrameType | None) -> None:
         received_signals.add(signal.SIGTERM)
-        # Nothing is printed here: the signal may have come in the middle of another line.
+        # Nothing is printed here: the signal may have interrupted another line.
         sys.exit(EXIT_TERMINATED)
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         received_signals.add(signal.SIGINT)
         raise KeyboardInterrupt
 
-    before: dict[signal.Signals, Any] = {signal.SIGTERM: signal.signal(signal.SIGTERM, terminate)}
-    # A job of a shell's background is deaf to Ctrl-C, and stays so.
+    previous_handlers: dict[signal.Signals, Any] = {signal.SIGTERM: signal.signal(signal.SIGTERM, terminate)}
+    # A background job of a shell ignores Ctrl-C; this stays so.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
+        previous_handlers[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
-        with watch_signals(set(before), lambda number: _end(_CODES[number], say)):
+        with watch_signals(set(previous_handlers), lambda number: _end_process(_CODES[number], report)):
             yield
     finally:
-        for number, handler in before.items():
-            # One that was not set by Python cannot be set back.
+        for number, handler in previous_handlers.items():
+            # A handler that Python did not set cannot be restored.
             if handler is not None:
                 signal.signal(number, handler)
 
 
-def _end(code: int, say: Callable[[int], None]) -> None:
-    def speak() -> None:
-        for words in (*last_words, lambda: say(code), sys.stdout.flush, sys.stderr.flush):
+def _end_process(code: int, report: Callable[[int], None]) -> None:
+    def run_callbacks() -> None:
+        for callback in (*exit_callbacks, lambda: report(code), sys.stdout.flush, sys.stderr.flush):
             with suppress(Exception):
-                words()
+                callback()
 
-    # Whoever is in native code may hold a lock that saying something takes.
-    speaker = threading.Thread(target=speak, daemon=True)
-    speaker.start()
-    speaker.join(_WORDS_SECONDS)
+    # Native code may hold a lock that printing needs: do not wait for it for long.
+    thread = threading.Thread(target=run_callbacks, daemon=True)
+    thread.start()
+    thread.join(_CALLBACK_SECONDS)
     os._exit(code)

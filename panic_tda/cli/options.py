@@ -1,4 +1,4 @@
-"""What all commands share: their options, the sections of their help, and how a wrong option is answered."""
+"""Options that commands share, the sections of the help, and messages for invalid options."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from panic_tda.wording import escape_control_characters
 
 DEFAULT_DATABASE = "db/trajectory_data.sqlite"
 BACKENDS = ("auto", "cuml", "sklearn", "tiled")
-"""Named here so that --help need not import them; a test holds them against the registry."""
+"""Listed here so that --help imports no backend; a test compares the list with the registry."""
 HELP_NAMES = ["-h", "--help"]
 _MOST_VALUES = 100_000
 _OWN, _COMMON = "Options", "Common options"
 _LOUDNESS = "panic_tda.loudness"
 _DATABASES = ("source", "target", "database")
-"""Parameters of commands that name one."""
+"""Parameters of commands that name a database."""
 _OUTPUTS = ("file", "output")
-"""Parameters of commands that name a file to be written."""
+"""Parameters of commands that name an output file."""
 
 
 class _Option(click.Option):
-    """An option that stands in a section of its command's help."""
+    """An option with the section of the help that lists it."""
 
     def __init__(self, *arguments: Any, section: str = _OWN, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
@@ -42,14 +42,14 @@ class _Option(click.Option):
 
 
 option = functools.partial(click.option, cls=_Option)
-"""`click.option`, with the `section` in which the option stands."""
+"""`click.option` with the `section` of the help that lists the option."""
 
 
 class _PathType(click.Path):
-    """A path in which a leading `~` is the home folder; shells expand it in some places only."""
+    """A path whose leading `~` means the home folder; shells do not expand it everywhere."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Expand the home folder."""
+        """Convert a value to a path, with the home folder expanded."""
         try:
             return super().convert(expand_home(value), param, ctx)
         except WrongUsage as error:
@@ -62,12 +62,12 @@ _common_option = functools.partial(option, section=_COMMON)
 
 
 class Command(click.Command):
-    """A command whose help has its options in sections, those that all commands have last, and an example.
+    """A command whose help groups the options into sections and ends with an example.
 
     Parameters
     ----------
     example : str
-        Words behind `panic-tda` that make sense.
+        Arguments of `panic-tda` in the example.
     """
 
     def __init__(self, *arguments: Any, example: str, **settings: Any) -> None:
@@ -80,14 +80,14 @@ class Command(click.Command):
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if isinstance(parameter, click.Option) and record is not None:
-                # --help is Click's own.
+                # Click makes --help itself, without a section.
                 sections.setdefault(getattr(parameter, "section", _COMMON), []).append(record)
         for name, records in sections.items():
             with formatter.section(name):
                 formatter.write_dl(records)
 
     def get_short_help_str(self, limit: int = 0) -> str:
-        """Return the summary, which is the first line of the help; it is short and is never cut."""
+        """Return the first line of the help, which is never cut."""
         return (self.help or "").partition("\n")[0].removesuffix(".")
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -96,14 +96,14 @@ class Command(click.Command):
 
 
 def command(name: str, *, example: str) -> Callable[[Callable[..., None]], Command]:
-    """Make a command of a function, with an example of how it is called."""
-    # Click keeps the help option of the first context that asks for it, whatever the group's says.
+    """Return a decorator that makes a command of a function, with an example for its help."""
+    # Click caches the help option of the first context and ignores the names set by the group.
     settings = {"help_option_names": HELP_NAMES}
     return click.command(name, cls=Command, example=example, context_settings=settings)
 
 
 class Group(Command, click.Group):
-    """Takes common options before the name of the command too, and answers wrong ones in JSON where asked."""
+    """A group of commands that also takes common options before the name of the command."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
@@ -116,7 +116,7 @@ class Group(Command, click.Group):
             self.chapters.setdefault(title, []).append(str(command.name))
 
     def main(self, *arguments: Any, **settings: Any) -> Any:
-        """Run the command that the words ask for."""
+        """Run the command of the command line, or complete a line for a shell."""
         terminal.open_closed_streams()
         if not completion.is_asked_for():
             terminal.replace_unprintable(sys.stdout)
@@ -128,7 +128,7 @@ class Group(Command, click.Group):
         try:
             return super().main(*arguments, **settings)
         except Exception:
-            # A traceback would land in the middle of what somebody types.
+            # A traceback would appear in the line that the user is typing.
             sys.exit(terminal.EXIT_FAILED)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -137,7 +137,7 @@ class Group(Command, click.Group):
         super().format_options(ctx, formatter)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands by chapter, with their whole summaries in one column."""
+        """Write the commands by chapter, with their summaries in one column."""
         width = max(map(len, self.commands))
         for title, names in self.chapters.items():
             rows = [(name.ljust(width), self.commands[name].get_short_help_str()) for name in names]
@@ -145,14 +145,18 @@ class Group(Command, click.Group):
                 formatter.write_dl(rows)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the words before the name of the command."""
+        """Parse the arguments before the name of the command."""
         ctx.obj = "--json" in args
-        with _answered(as_json=ctx.obj):
+        with _report_usage_errors(as_json=ctx.obj):
             try:
                 return super().parse_args(ctx, args)
             except click.NoSuchOption as error:
                 name = error.option_name
-                if not any(name in one.opts for command in self.commands.values() for one in command.params):
+                if not any(
+                    name in parameter.opts
+                    for command in self.commands.values()
+                    for parameter in command.params
+                ):
                     raise
                 hint = f"{name} goes behind the name of the command: {ctx.info_name} COMMAND {name} …"
                 raise click.UsageError(hint, ctx) from error
@@ -160,18 +164,18 @@ class Group(Command, click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command, and put what was said before its name behind it."""
-        name, found, words = super().resolve_command(ctx, args)
-        # In front of its own words: the last of two counts.
-        return name, found, [*_said_before(ctx), *words]
+        """Find the command, and move the options before its name behind it."""
+        name, command, words = super().resolve_command(ctx, args)
+        # They precede its own options: Click uses the last of two values.
+        return name, command, [*_move_options(ctx), *words]
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        with _answered(as_json=ctx.obj):
+        with _report_usage_errors(as_json=ctx.obj):
             return super().invoke(ctx)
 
 
-def _said_before(group: click.Context) -> Iterator[str]:
+def _move_options(group: click.Context) -> Iterator[str]:
     for parameter in group.command.params:
         name = parameter.name
         if name in group.params and group.get_parameter_source(name) is ParameterSource.COMMANDLINE:
@@ -183,7 +187,7 @@ def _said_before(group: click.Context) -> Iterator[str]:
 
 
 @contextmanager
-def _answered(*, as_json: bool) -> Iterator[None]:
+def _report_usage_errors(*, as_json: bool) -> Iterator[None]:
     try:
         yield
     except click.UsageError as error:
@@ -195,27 +199,27 @@ def _answered(*, as_json: bool) -> Iterator[None]:
 
 
 def common(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options all commands have, and the one translation of errors to exit codes."""
+    """Give a command the common options, and turn its errors into messages and exit codes."""
 
     @functools.wraps(function)
     def run(*, log_file: Path | None, **options: Any) -> None:
-        said = click.get_current_context().meta.get(_LOUDNESS)
+        loudness = click.get_current_context().meta.get(_LOUDNESS)
         with terminal.exit_codes(as_json=options.get("as_json", False)):
             if log_file is not None:
                 require_different(log_file, [options[name] for name in _OUTPUTS if options.get(name)])
             terminal.configure_logging(
-                verbose=said == "verbose",
-                quiet=said == "quiet",
+                verbose=loudness == "verbose",
+                quiet=loudness == "quiet",
                 log_file=log_file,
-                inputs=_inputs(options) if log_file is not None else (),
+                inputs=_list_inputs(options) if log_file is not None else (),
             )
             function(**options)
 
     return before_commands(run)
 
 
-def _inputs(options: dict[str, Any]) -> list[Path]:
-    """Return the files that a command reads, its databases first: no log is written into one."""
+def _list_inputs(options: dict[str, Any]) -> list[Path]:
+    """Return the files that a command reads, its databases first: the log must not overwrite them."""
     named = [file_of_database(options[name]) for name in _DATABASES if options.get(name)]
     files: list[Path] = [file for file in (*named, options.get("texts")) if file is not None]
     for file in options.get("files", ()):
@@ -225,8 +229,8 @@ def _inputs(options: dict[str, Any]) -> list[Path]:
 
 def before_commands(function: Callable[..., None]) -> Callable[..., None]:
     """Give a function the options that may stand before the name of a command too."""
-    # Of two, the last counts.
-    loudness = functools.partial(_common_option, is_flag=True, expose_value=False, callback=_loudness)
+    # -q and -v share one value: the last of them counts.
+    loudness = functools.partial(_common_option, is_flag=True, expose_value=False, callback=_store_loudness)
     for decorate in (
         _common_option(
             "--log-file", type=PATH, help="Also write the full log to this file.  [default: none]"
@@ -248,9 +252,9 @@ def before_commands(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-def _loudness(context: click.Context, option: click.Parameter, given: bool) -> None:
-    # Click asks in the order in which options were given, and a command's context has the group's notes.
-    if given:
+def _store_loudness(context: click.Context, option: click.Parameter, is_set: bool) -> None:
+    # Click calls this in the order of the command line; a command's context shares `meta` with its group.
+    if is_set:
         context.meta[_LOUDNESS] = option.name
 
 
@@ -259,7 +263,7 @@ json_output = _common_option("--json", "as_json", is_flag=True, help="Print JSON
 clustering = functools.partial(click.argument, shell_complete=completion.ids_or_latest)
 """An argument that names a clustering: an id, the beginning of one, or `LATEST`."""
 reference = clustering("reference", metavar="[ID|latest]", default=LATEST)
-"""The clustering that a command is about."""
+"""Argument with the clustering that a command reads."""
 yes = option("--yes", is_flag=True, help="Do not ask.")
 core_probability = option(
     "--core-probability",
@@ -272,8 +276,8 @@ force = option("--force", is_flag=True, help="Replace an existing file, once the
 
 
 def model(text: str, *, default: str = "the only clustered model") -> Callable[..., Any]:
-    """Make the option that names an embedding model; `default` describes what is taken without it."""
-    return _model(callback=_named, help=f"{text}  [default: {default}]")
+    """Return the option that names an embedding model; `default` describes the result without it."""
+    return _model(callback=_validate_model_name, help=f"{text}  [default: {default}]")
 
 
 def models(text: str, **settings: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -285,7 +289,11 @@ def models(text: str, **settings: Any) -> Callable[[Callable[..., None]], Callab
             function(models=(*models, *named_models), **options)
 
         named = _model(
-            "named_models", multiple=True, callback=_each_named, help=f"{text}  [default: all]", **settings
+            "named_models",
+            multiple=True,
+            callback=_validate_model_names,
+            help=f"{text}  [default: all]",
+            **settings,
         )
         argument = click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=completion.models)
         return argument(named(run))
@@ -302,19 +310,21 @@ MIN_SAMPLES = (
 
 
 def values(read: Callable[[str], Any]) -> Callable[..., list[Any] | None]:
-    """Make the callback of an option that takes numbers, or `FROM:TO:STEP` with both ends, after commas.
+    """Return the callback of an option that takes comma-separated numbers and ranges `FROM:TO:STEP`.
+
+    A range includes both ends.
 
     Parameters
     ----------
     read : callable
-        Makes a number of a word; raises ValueError where it is none.
+        Parses a number; raises ValueError for other text.
     """
 
     def parse(_context: click.Context, _option: click.Parameter, text: str | None) -> list[Any] | None:
         if text is None:
             return None
         try:
-            parts = (_range(word, read) if ":" in word else [read(word)] for word in text.split(","))
+            parts = (_expand_range(word, read) if ":" in word else [read(word)] for word in text.split(","))
             return [value for part in parts for value in part]
         except (ValueError, OverflowError) as error:
             raise click.BadParameter(
@@ -325,24 +335,26 @@ def values(read: Callable[[str], Any]) -> Callable[..., list[Any] | None]:
     return parse
 
 
-def _range(text: str, read: Callable[[str], Any]) -> list[Any]:
+def _expand_range(text: str, read: Callable[[str], Any]) -> list[Any]:
     first, last, step = (read(word) for word in text.split(":"))
     if not step > 0 or not last >= first or not (last - first) / step < _MOST_VALUES:
-        raise ValueError("FROM must not be above TO, and STEP not be too small for the two")
-    # 0.1 three times is not 0.3: steps are counted, and what they come to is rounded.
+        raise ValueError("FROM must not be above TO, and STEP must be positive and not too small")
+    # 0.1 + 0.1 + 0.1 is not 0.3: steps are multiplied, and the values are rounded.
     return [round(first + number * step, 12) for number in range(int((last - first) / step + 1e-9) + 1)]
 
 
-def _each_named(context: click.Context, option: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+def _validate_model_names(
+    context: click.Context, option: click.Parameter, names: tuple[str, ...]
+) -> tuple[str, ...]:
     for name in names:
-        _named(context, option, name)
+        _validate_model_name(context, option, name)
     return names
 
 
-def _named(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:
+def _validate_model_name(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:
     if name is not None and not name.strip():
         raise click.BadParameter(f"a model's name has more than spaces, such as Nomic; got {name!r}")
-    # Bytes of the command line that are no text come as halves of characters.
+    # Python decodes invalid bytes of the command line as surrogates.
     if name is not None and not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
         raise click.BadParameter(f"a model's name is text in UTF-8, such as Nomic; got {name!r}")
     return name

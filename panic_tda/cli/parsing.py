@@ -1,4 +1,4 @@
-"""Values of options: sizes, times, devices and cluster sizes, as people write them."""
+"""Parse values of options: sizes, times, devices and cluster sizes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ def parse_bytes(text: str) -> int:
     Raises
     ------
     InvalidParameter
-        It is none.
+        The text is not a size.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?\s*", text, flags=re.IGNORECASE)
-    if not found:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?\s*", text, flags=re.IGNORECASE)
+    if not match:
         raise InvalidParameter(
             f"a size must be a number with KiB, MiB, GiB, TiB, KB, MB, GB or TB; got {text!r}"
         )
-    unit = (found[2] or "").upper()
+    unit = (match[2] or "").upper()
     base = 1024 if unit.endswith("I") else 1000
-    return int(float(found[1]) * base ** " KMGT".index(unit[:1] or " "))
+    return int(float(match[1]) * base ** " KMGT".index(unit[:1] or " "))
 
 
 def parse_duration(text: str) -> float:
@@ -36,16 +36,16 @@ def parse_duration(text: str) -> float:
     Raises
     ------
     InvalidParameter
-        It is none.
+        The text is not a time.
     """
-    found = re.fullmatch(
+    match = re.fullmatch(
         r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?",
         "".join(text.split()).lower(),
         flags=re.ASCII,
     )
-    if not found or not any(found.groups()):
-        raise InvalidParameter(f"a time is such as 8h, 30m, 90s or 1h30m; got {text!r}")
-    return sum(float(amount) * unit for amount, unit in zip(found.groups("0"), (3600, 60, 1), strict=True))
+    if not match or not any(match.groups()):
+        raise InvalidParameter(f"a time must be such as 8h, 30m, 90s or 1h30m; got {text!r}")
+    return sum(float(amount) * unit for amount, unit in zip(match.groups("0"), (3600, 60, 1), strict=True))
 
 
 def parse_devices(text: str) -> tuple[int, ...]:
@@ -54,7 +54,7 @@ def parse_devices(text: str) -> tuple[int, ...]:
     Raises
     ------
     InvalidParameter
-        Neither of the two.
+        The text is neither of the two.
     """
     if text.strip().lower() == "none":
         return ()
@@ -69,7 +69,7 @@ def parse_min_cluster_size(text: str) -> int | float:
     Raises
     ------
     InvalidParameter
-        Neither of the two.
+        The text is neither of the two.
     """
     try:
         return float(text[:-1]) / 100 if text.endswith("%") else int(text)
@@ -80,7 +80,7 @@ def parse_min_cluster_size(text: str) -> int | float:
 
 
 def from_options(*, min_cluster_size: str | None = None, **others: Any) -> ClusteringParameters:
-    """Make parameters from the options of a command, where `min_cluster_size` is text.
+    """Return the clustering parameters of a command's options; `min_cluster_size` is text.
 
     Raises
     ------

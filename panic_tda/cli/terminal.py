@@ -1,4 +1,4 @@
-"""What a command does with its streams: data, logs, signals, exit codes.
+"""Output, logs and exit codes of the commands.
 
 Data goes to stdout. Progress (see `display`) and logs go to stderr.
 """
@@ -18,7 +18,7 @@ from typing import NoReturn, TextIO
 
 import click
 
-from panic_tda.cli.interruption import EXIT_INTERRUPTED, EXIT_TERMINATED, code_of_signal, signal_scope
+from panic_tda.cli.interruption import EXIT_INTERRUPTED, EXIT_TERMINATED, get_signal_exit_code, signal_scope
 from panic_tda.errors import PanicTdaError, WrongUsage
 from panic_tda.outputs import create_file, require_safe_output
 from panic_tda.wording import escape_control_characters
@@ -26,8 +26,8 @@ from panic_tda.wording import escape_control_characters
 EXIT_FAILED, EXIT_USAGE = 1, 2
 _STOPPED = {EXIT_INTERRUPTED: "interrupted", EXIT_TERMINATED: "terminated"}
 
-_NOT_AS_IT_IS = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Controls that JSON does not escape, also of the direction of text, and bytes that are no text."""
+_UNSAFE_CHARACTERS = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that JSON does not escape: control characters, direction marks and surrogates."""
 
 _log = logging.getLogger("panic_tda")
 
@@ -37,8 +37,8 @@ def configure_logging(
 ) -> None:
     """Send the package's logs to stderr, and everything with tracebacks to `log_file`.
 
-    It may be none of the files that the command reads, the database among them, and a new one is readable by
-    no more users than the first of them.
+    The log file must not be an input of the command, such as the database. A new log file gets the
+    permissions of the first input.
     """
     for handler in list(_log.handlers):
         _log.removeHandler(handler)
@@ -47,9 +47,9 @@ def configure_logging(
     _log.propagate = False
     stderr = _StderrHandler()
     stderr.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
-    stderr.setFormatter(_line_format())
+    stderr.setFormatter(_make_formatter())
     if not verbose:
-        stderr.addFilter(_without_traceback)
+        stderr.addFilter(_has_no_traceback)
     _log.addHandler(stderr)
     if log_file is not None:
         require_safe_output(log_file, *inputs)
@@ -60,25 +60,25 @@ def configure_logging(
             to_file = _LogFile(_require_reader(log_file), encoding="utf-8")
         except OSError as error:
             raise WrongUsage(f"cannot write the log file {log_file}: {error.strerror or error}") from error
-        to_file.setFormatter(_line_format())
+        to_file.setFormatter(_make_formatter())
         _log.addHandler(to_file)
 
 
 class UnwritableOutput(PanicTdaError):
-    """Stdout takes no more, as on a full disk."""
+    """Stdout cannot be written, as on a full disk."""
 
 
 def end_unwritten(error: OSError) -> NoReturn:
-    """Exit because the help, the version or a usage message could not be written."""
+    """Print an error and exit, after the help, the version or a usage message could not be written."""
     _discard(sys.stdout)
-    _echo_error(f"Error: {_message_of(error)}")
+    _echo_error(f"Error: {_format_error(error)}")
     sys.exit(EXIT_FAILED)
 
 
 def open_closed_streams() -> None:
-    """Replace streams that were closed (`>&-`) by ones that go nowhere.
+    """Replace closed standard streams (`>&-`) by the null device.
 
-    What is opened next would take their numbers otherwise, and get what a library prints.
+    Otherwise the next opened file would get the number of a closed stream, and the output of libraries.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -87,26 +87,26 @@ def open_closed_streams() -> None:
 
 @contextmanager
 def exit_codes(*, as_json: bool) -> Iterator[None]:
-    """Turn what is raised inside into a message and an exit code.
+    """Turn exceptions of a command into a message and an exit code.
 
-    Commands leave with `EXIT_FAILED` themselves where some of their work failed and the rest was printed.
+    A command exits with `EXIT_FAILED` itself if a part of its work failed and the rest was printed.
     """
     replace_unprintable(sys.stdout)
     try:
-        with signal_scope(_say_stopped):
+        with signal_scope(_print_stopped):
             _require_working_folder()
             yield
     except PanicTdaError as error:
-        _fail(error, EXIT_USAGE if isinstance(error, WrongUsage) else EXIT_FAILED, as_json=as_json)
+        _exit_with_error(error, EXIT_USAGE if isinstance(error, WrongUsage) else EXIT_FAILED, as_json=as_json)
     except KeyboardInterrupt:
-        _say_stopped(EXIT_INTERRUPTED)
+        _print_stopped(EXIT_INTERRUPTED)
         sys.exit(EXIT_INTERRUPTED)
-    except SystemExit as leaving:
-        if leaving.code == EXIT_TERMINATED:
-            _say_stopped(EXIT_TERMINATED)
+    except SystemExit as exiting:
+        if exiting.code == EXIT_TERMINATED:
+            _print_stopped(EXIT_TERMINATED)
         raise
     except click.Abort as error:
-        # Ctrl-C at a question; a "no" is an Abort too, without a cause.
+        # Ctrl-C at a question; the answer no is an Abort too, but without a context.
         if not isinstance(error.__context__, KeyboardInterrupt):
             raise
         _echo_error("interrupted; nothing was changed")
@@ -114,26 +114,26 @@ def exit_codes(*, as_json: bool) -> Iterator[None]:
     except (click.ClickException, click.exceptions.Exit):
         raise
     except Exception as error:
-        # A fault of ours: one line for the user, the traceback for the log.
-        _fail(error, EXIT_FAILED, as_json=as_json)
+        # A fault of this program: one line for the user, the traceback for the log.
+        _exit_with_error(error, EXIT_FAILED, as_json=as_json)
 
 
-def _say_stopped(code: int) -> None:
+def _print_stopped(code: int) -> None:
     _echo_error(f"{_STOPPED[code]}; nothing unfinished is in the database")
 
 
 class _StderrHandler(logging.Handler):
-    """Writes to the stderr of this moment, around a progress bar where there is one."""
+    """Log handler for the current stderr, which writes above a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         _echo_error(self.format(record))
 
 
 class _LogFile(logging.FileHandler):
-    """A log file; one that cannot be written any more, on a full disk, costs the log and nothing else."""
+    """Log file whose write errors, as on a full disk, end the log and not the command."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
-        """Say once that the log ends here."""
+        """Remove the handler, and warn that the log ends here."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
@@ -145,7 +145,7 @@ class _LogFile(logging.FileHandler):
 
 
 def _require_reader(log_file: Path) -> Path:
-    """Fail where a log file is a pipe that nobody reads: opening it as a file would wait for ever."""
+    """Raise WrongUsage if the log file is a pipe without a reader: opening it would block."""
     if log_file.is_fifo():
         try:
             os.close(os.open(log_file, os.O_WRONLY | os.O_NONBLOCK))
@@ -156,23 +156,23 @@ def _require_reader(log_file: Path) -> Path:
     return log_file
 
 
-def _without_traceback(record: logging.LogRecord) -> bool:
+def _has_no_traceback(record: logging.LogRecord) -> bool:
     return record.exc_info is None
 
 
-class _HarmlessFormatter(logging.Formatter):
-    """Writes lines that can be shown on a terminal, also later, from the log file."""
+class _EscapingFormatter(logging.Formatter):
+    """Log formatter that escapes control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
         return escape_control_characters(super().format(record))
 
 
-def _line_format() -> logging.Formatter:
-    return _HarmlessFormatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+def _make_formatter() -> logging.Formatter:
+    return _EscapingFormatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
 
 
 def print_data(data: object) -> None:
-    """Print what a command answers: text as it is, everything else as JSON."""
+    """Print the result of a command: a str as text, other objects as JSON."""
     if isinstance(data, str):
         print_text(data)
     else:
@@ -180,21 +180,21 @@ def print_data(data: object) -> None:
 
 
 def print_text(text: str) -> None:
-    """Print on stdout what people read."""
+    """Print text on stdout, with control characters escaped."""
     _echo(escape_control_characters(text))
 
 
 def print_json(data: object) -> None:
-    """Print an object on stdout, for programs."""
-    text = json.dumps(data, indent=2, ensure_ascii=not _takes_all_scripts(sys.stdout))
-    _echo(_NOT_AS_IT_IS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    """Print an object on stdout as JSON."""
+    text = json.dumps(data, indent=2, ensure_ascii=not _supports_unicode(sys.stdout))
+    _echo(_UNSAFE_CHARACTERS.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def _echo(text: str) -> None:
     try:
         click.echo(text, file=sys.stdout)
     except BrokenPipeError:
-        # The reader went away (`| head`): no failure of ours, and the work goes on.
+        # The reader has ended (`| head`): this is no failure, and the work continues.
         _discard(sys.stdout)
     except OSError as error:
         _discard(sys.stdout)
@@ -202,27 +202,27 @@ def _echo(text: str) -> None:
 
 
 def print_error(kind: str, message: str, *, as_json: bool) -> None:
-    """Print a failure as an object on stdout, where JSON was asked for and stdout takes it."""
+    """Print a failure as a JSON object on stdout, if `as_json` and stdout can be written."""
     if as_json:
         with suppress(UnwritableOutput):
             print_json({"error": {"type": kind, "message": message}})
 
 
-def _fail(error: Exception, code: int, *, as_json: bool) -> None:
+def _exit_with_error(error: Exception, code: int, *, as_json: bool) -> None:
     _log.debug("the command failed", exc_info=error)
     expected = isinstance(error, PanicTdaError)
-    message = _message_of(error)
+    message = _format_error(error)
     print_error(type(error).__name__, message, as_json=as_json)
     hint = "" if expected else " (the traceback is in --log-file, or on stderr with -v)"
     _echo_error(f"Error: {message}{hint}")
-    sys.exit(code_of_signal() or code)
+    sys.exit(get_signal_exit_code() or code)
 
 
-def _message_of(error: Exception) -> str:
+def _format_error(error: Exception) -> str:
     if isinstance(error, PanicTdaError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
-        # Of the machine, not of ours: a folder that is gone, a name that is too long, a limit.
+        # An error of the system: a missing folder, a name that is too long, a limit.
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return f"unexpected {type(error).__name__}: {error}"
 
@@ -236,26 +236,26 @@ def _require_working_folder() -> None:
 
 def _echo_error(message: str) -> None:
     try:
-        # This very stream: Click would go around the one that prints above a progress bar.
+        # Name the stream: Click's own choice would bypass the one that prints above a progress bar.
         click.echo(escape_control_characters(message), file=sys.stderr)
     except OSError:
-        # A stderr that is gone (a closed pipe, a full disk) is no reason to lose hours of work.
+        # An unwritable stderr (a closed pipe, a full disk) must not end hours of work.
         _discard(sys.stderr)
 
 
-def _takes_all_scripts(stream: TextIO) -> bool:
+def _supports_unicode(stream: TextIO) -> bool:
     return stream.encoding.lower().replace("-", "").startswith("utf")
 
 
 def replace_unprintable(stream: TextIO) -> None:
-    """Texts are in all scripts, and a terminal may know one: a question mark is better than no listing."""
-    # In the C locale Python takes surrogateescape, which has no sign for other characters either.
-    errors = ("strict",) if _takes_all_scripts(stream) else ("strict", "surrogateescape")
+    """Print a question mark for characters that the encoding of a stream lacks, instead of failing."""
+    # In the C locale Python uses surrogateescape, which cannot encode other characters either.
+    errors = ("strict",) if _supports_unicode(stream) else ("strict", "surrogateescape")
     if isinstance(stream, io.TextIOWrapper) and stream.errors in errors:
         stream.reconfigure(errors="replace")
 
 
 def _discard(stream: TextIO) -> None:
-    """Send what is still in the buffer nowhere: the interpreter would fail when it writes it at exit."""
+    """Redirect a stream to the null device: the interpreter would fail on its buffer at exit."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,4 +1,4 @@
-"""Text for a terminal: widths as it shows them, times, paragraphs and tables that fit."""
+"""Lay out text for a terminal: widths, durations, paragraphs and tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from panic_tda.wording import on_one_line
 
 _GAP = "  "
 _LEAST_COLUMNS = 8
-"""To which a cell that may be shortened is shortened at most."""
+"""Smallest width of a shortened cell."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,13 @@ class Column:
     Parameters
     ----------
     name : str
-        Its header.
+        Header of the column.
     right : bool
-        Whether its cells are flush right.
+        Whether the cells are aligned to the right.
     rank : int
-        Where a table is too wide, columns go by their rank, the highest first; 0 stays.
+        Order in which columns are left out of a table that is too wide, the highest first; 0 stays.
     elastic : bool
-        Whether its cells may be shortened when no more columns can go.
+        Whether the cells may be shortened once no more columns can be left out.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Column:
 
 
 def columns(text: str) -> int:
-    """Count the columns of a terminal that a line takes: two of a wide character or of joined emoji."""
+    """Return the width of a line in terminal columns; a wide character takes two."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len
@@ -54,7 +54,7 @@ def shorten(text: str, width: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Say how long something lasts, to two digits or so.
+    """Return a duration as text, with about two digits.
 
     >>> duration(75.2), duration(400), duration(7200)
     ('75 s', '6.7 min', '2.0 h')
@@ -62,7 +62,7 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 600:
-        # Whole minutes alone would be up to a third off.
+        # Whole minutes would be wrong by up to a third.
         return f"{seconds / 60:.1f} min"
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
@@ -70,10 +70,10 @@ def duration(seconds: float) -> str:
 
 
 def paragraph(text: str, width: int, *, indent: int | None = None) -> str:
-    """Break a text between words into lines of a width, by default all as far from the edge as it begins."""
+    """Wrap a text between words; by default all lines are indented as the first."""
     if indent is None:
         indent = len(text) - len(text.lstrip())
-    # Options and ids are to be copied: they are not broken.
+    # Options and ids are not broken, so that they can be copied.
     return textwrap.fill(
         text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
     )
@@ -89,8 +89,8 @@ def table(heads: Sequence[Column], rows: Sequence[Sequence[str]], width: int) ->
     rows : sequence of sequence of str
         A cell for every column.
     width : int
-        Columns of the terminal. Where the table is wider, the columns of the highest rank are left out, which
-        its last line says; then elastic cells are shortened, and at last whole lines.
+        Columns of the terminal. If the table is wider, the columns of the highest rank are left out, and the
+        last line names them. Then elastic cells are shortened, and finally lines.
     """
     cells = [[on_one_line(cell) for cell in row] for row in rows]
     widths = [
@@ -98,15 +98,15 @@ def table(heads: Sequence[Column], rows: Sequence[Sequence[str]], width: int) ->
         for number, head in enumerate(heads)
     ]
     shown = list(range(len(heads)))
-    while _total(widths, shown) > width and any(heads[number].rank for number in shown):
+    while _sum_widths(widths, shown) > width and any(heads[number].rank for number in shown):
         shown.remove(max(shown, key=lambda number: heads[number].rank))
     for number in shown:
-        excess = _total(widths, shown) - width
+        excess = _sum_widths(widths, shown) - width
         if heads[number].elastic and excess > 0:
             widths[number] = max(min(widths[number], _LEAST_COLUMNS), widths[number] - excess)
     header = [head.name for head in heads]
     lines = [
-        _GAP.join(_padded(row[number], widths[number], heads[number].right) for number in shown).rstrip()
+        _GAP.join(_pad(row[number], widths[number], heads[number].right) for number in shown).rstrip()
         for row in (header, *cells)
     ]
     lines = [shorten(line, width) for line in lines]
@@ -116,11 +116,11 @@ def table(heads: Sequence[Column], rows: Sequence[Sequence[str]], width: int) ->
     return "\n".join(lines)
 
 
-def _total(widths: Sequence[int], shown: Sequence[int]) -> int:
+def _sum_widths(widths: Sequence[int], shown: Sequence[int]) -> int:
     return sum(widths[number] for number in shown) + len(_GAP) * (len(shown) - 1)
 
 
-def _padded(cell: str, width: int, right: bool) -> str:
+def _pad(cell: str, width: int, right: bool) -> str:
     cell = shorten(cell, width)
     space = " " * (width - columns(cell))
     return space + cell if right else cell + space

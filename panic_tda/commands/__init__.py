@@ -1,10 +1,19 @@
-"""The commands, a file for each family of them.
+"""The commands, one module per family.
 
-Each parses its options, calls one function of the library, and prints what came back; so what a command can
-do, a program can. In flow words of a shell, out flow text for people or JSON for programs, by `cli`.
+A command parses its options, calls the library, and prints the result as text or JSON with `panic_tda.cli`.
+Python programs can call the same functions of the library.
 
-`data` (what is in a database), `planning` (what clusterings would take), `fitting` (making them), `stored`
-(listing, showing, deleting them), `trajectories` and `insight` (what they say), `exports` (files of them),
-`shell` (what makes a shell know the commands). `panic_tda.main` gathers them. What a command computes with is
-imported when it runs: --help is instant.
+- `data`: upgrade, fill, check and copy databases
+- `planning`: estimate time and memory
+- `fitting`: cluster embeddings, recut clusterings
+- `stored`: list, show and delete clusterings, save pending results
+- `trajectories`: how runs move between clusters
+- `insight`: sweep, density, comparison
+- `validation`: stability, merges, divergence
+- `report`: HTML report and figure
+- `exports`: files for other programs
+- `handbook`: the handbook in the terminal
+- `shell`: shell completion
+
+`panic_tda.main` collects the commands. A command imports the library when it runs, so that --help is fast.
 """

@@ -1,4 +1,4 @@
-"""What is in a database: bringing it up to date, filling it, and what is wrong in it."""
+"""Commands for databases: upgrade, describe, import, check, repair and copy."""
 
 from __future__ import annotations
 
@@ -166,31 +166,31 @@ def doctor(
     machine, which backends run on it, and what the others need.
     """
     if environment:
-        _examine_environment(as_json=as_json)
+        _check_environment(as_json=as_json)
     elif fix:
-        _mend(database, kinds, yes=yes, as_json=as_json)
+        _repair_database(database, kinds, yes=yes, as_json=as_json)
     else:
-        _examine(database, kinds, limit=limit, as_json=as_json)
+        _check_database(database, kinds, limit=limit, as_json=as_json)
 
 
-def _examine_environment(*, as_json: bool) -> None:
+def _check_environment(*, as_json: bool) -> None:
     from panic_tda.cli.rendering import databases as rendering
     from panic_tda.clustering import backends
     from panic_tda.clustering.tiled.microkernels import describe_kernel
     from panic_tda.devices.doctor import examine_environment
     from panic_tda.storage.database import sqlite_version
 
-    found = examine_environment(
+    environment = examine_environment(
         backends=backends.unavailable_reasons(), sqlite=sqlite_version(), kernel=describe_kernel()
     )
     terminal.print_data(
-        rendering.environment_json(found)
+        rendering.environment_json(environment)
         if as_json
-        else rendering.environment_text(found, common.table_width())
+        else rendering.environment_text(environment, common.table_width())
     )
 
 
-def _examine(database: str, kinds: tuple[str, ...], *, limit: int, as_json: bool) -> None:
+def _check_database(database: str, kinds: tuple[str, ...], *, limit: int, as_json: bool) -> None:
     from panic_tda.cli.rendering import databases as rendering
     from panic_tda.storage.database import open_database
     from panic_tda.storage.doctor import examine_database
@@ -206,21 +206,19 @@ def _examine(database: str, kinds: tuple[str, ...], *, limit: int, as_json: bool
         sys.exit(terminal.EXIT_FAILED)
 
 
-def _mend(database: str, kinds: tuple[str, ...], *, yes: bool, as_json: bool) -> None:
+def _repair_database(database: str, kinds: tuple[str, ...], *, yes: bool, as_json: bool) -> None:
     from panic_tda.cli.rendering import databases as rendering
     from panic_tda.storage.database import open_database
     from panic_tda.storage.doctor import plan_repairs, repair
 
     if as_json and not yes:
-        raise click.UsageError(
-            "--fix --json cannot say what it would do and ask: give --yes, or leave out --json"
-        )
+        raise click.UsageError("--fix --json cannot ask for confirmation: add --yes, or leave out --json")
     opened = open_database(database)
     with display.make_progress(ended=logging.DEBUG) as progress:
         planned = plan_repairs(opened, kinds, progress=progress)
     if not as_json:
         terminal.print_data(rendering.repairs_text(planned, common.table_width()))
-    is_needed = any(one.count for one in planned)
+    is_needed = any(repair.count for repair in planned)
     if is_needed and not yes:
         click.confirm("Delete?", abort=True, err=True)
     with display.make_progress() as progress:

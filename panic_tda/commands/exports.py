@@ -1,4 +1,4 @@
-"""Clusterings as files, for other programs."""
+"""Commands that export clusterings and trajectories to files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from panic_tda.cli import display, options, terminal
 from panic_tda.cli.options import option
 
-# Another word follows: it cannot be left out.
+# The file follows, so the clustering cannot be optional.
 _reference = options.clustering("reference", metavar="ID|latest")
 _file = click.argument("file", type=options.PATH, metavar="FILE")
 
@@ -51,17 +51,17 @@ def export_clustering(
     exporting.require_target(file, force=force, with_lists=with_vectors)
     opened, clustering = find_stored(database, reference, model=model)
     with display.make_progress() as progress:
-        beside = outlier_scores.read_columns(opened, clustering, progress=progress)
+        extra_columns = outlier_scores.read_columns(opened, clustering, progress=progress)
         if with_map:
             on_map = layout.columns_of(layout.read_map(opened, clustering, progress=progress))
             for name, column in zip(on_map.schema.names, on_map.columns, strict=True):
-                beside = beside.append_column(name, column)
+                extra_columns = extra_columns.append_column(name, column)
         written = exporting.export_clustering(
             opened,
             clustering,
             file,
             with_vectors=with_vectors,
-            beside=beside,
+            beside=extra_columns,
             force=force,
             progress=progress,
         )

@@ -1,4 +1,4 @@
-"""Making clusterings."""
+"""Commands that compute clusterings: cluster embeddings, recut a clustering."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def cluster_embeddings(
     no_tree: bool,
     max_cluster_size: int | None,
     as_json: bool,
-    **asked: Any,
+    **clustering_options: Any,
 ) -> None:
     """Cluster the embeddings of each embedding model.
 
@@ -121,7 +121,9 @@ def cluster_embeddings(
     from panic_tda import clustering_manager
     from panic_tda.types import FAILED
 
-    wanted = parsing.from_options(max_cluster_size=max_cluster_size or None, **asked)
+    clustering_parameters = parsing.from_options(
+        max_cluster_size=max_cluster_size or None, **clustering_options
+    )
     resources = parameters.Resources(
         memory_limit=None if memory_limit is None else parsing.parse_bytes(memory_limit),
         work_dir=work_dir,
@@ -134,7 +136,7 @@ def cluster_embeddings(
         outcomes = clustering_manager.cluster_all_data(
             database,
             models,
-            parameters=wanted,
+            parameters=clustering_parameters,
             downsample=downsample,
             skip_invalid=skip_invalid,
             resources=resources,
@@ -211,7 +213,7 @@ def recut_clustering(
 
 
 def _print_outcomes(database: str, outcomes: Sequence[ModelOutcome], *, as_json: bool) -> None:
-    """Print what was clustered; after the first clustering of a database also what to do next."""
+    """Print the outcome of each model; after the first clustering of a database also the next commands."""
     from panic_tda.cli.rendering import clusterings as rendering
     from panic_tda.storage.database import open_current
     from panic_tda.storage.read.results import read_clustering_ids
@@ -221,17 +223,17 @@ def _print_outcomes(database: str, outcomes: Sequence[ModelOutcome], *, as_json:
         terminal.print_data(rendering.outcomes_json(outcomes))
         return
     stored: list[str] = []
-    # The results are saved: a database that cannot be read now must not hide them.
+    # The results are saved: an error while reading the database must not hide them.
     with suppress(PanicTdaError), open_current(database).session() as session:
         stored = read_clustering_ids(session)
     text = rendering.outcomes_text(outcomes, common.table_width(), names=shorten_ids(stored))
     if stored and set(stored) == {str(outcome.id) for outcome in outcomes if outcome.status == CLUSTERED}:
-        text += f"\n\n{rendering.next_steps_text(outcomes, functools.partial(_shell_line, database))}"
+        text += f"\n\n{rendering.next_steps_text(outcomes, functools.partial(_build_shell_line, database))}"
     terminal.print_data(text)
 
 
-def _shell_line(database: str, name: str, *words: str) -> str:
-    """Return a line of shell that runs a command on this database, which it names if the user named it."""
+def _build_shell_line(database: str, name: str, *words: str) -> str:
+    """Return a shell line that runs a command on this database, with --db if the user gave it."""
     from panic_tda.storage.database import open_database
 
     source = click.get_current_context().get_parameter_source("database")

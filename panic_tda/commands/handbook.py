@@ -1,4 +1,4 @@
-"""Read the handbook in the terminal."""
+"""Command that shows the handbook in the terminal."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from click.shell_completion import CompletionItem
 from panic_tda.cli import handbook, options, terminal
 
 
-def _complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    names = (*handbook.TOPICS, *_commands(context))
+def _complete_topic(
+    context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    names = (*handbook.TOPICS, *_list_commands(context))
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
-def _commands(context: click.Context) -> Mapping[str, click.Command]:
+def _list_commands(context: click.Context) -> Mapping[str, click.Command]:
     group = context.find_root().command
     return group.commands if isinstance(group, click.Group) else {}
 
 
 @options.command("help", example="help choosing-parameters")
-@click.argument("words", nargs=-1, metavar="[TOPIC]", shell_complete=_complete)
+@click.argument("words", nargs=-1, metavar="[TOPIC]", shell_complete=_complete_topic)
 @options.common
 def show_help(database: str, words: tuple[str, ...]) -> None:
     """Read the handbook: list its topics, or show one.
@@ -29,7 +31,7 @@ def show_help(database: str, words: tuple[str, ...]) -> None:
     TOPIC is a page of the handbook, a term such as medoid, or the name of a command.
     """
     context = click.get_current_context()
-    commands = _commands(context)
+    commands = _list_commands(context)
     topic = " ".join(words)
     if not topic:
         terminal.print_data(handbook.list_topics())

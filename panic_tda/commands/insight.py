@@ -1,4 +1,4 @@
-"""What clusterings say: how they depend on their settings, and how they differ."""
+"""Commands that examine clusterings: sweep settings, show densities, compare two."""
 
 from __future__ import annotations
 
@@ -99,9 +99,9 @@ def show_density(database: str, reference: str, model: str | None, as_json: bool
 
     opened, source = find_stored(database, reference, model=model)
     with display.make_progress(ended=logging.DEBUG) as progress:
-        found = density.examine(opened, source, progress=progress)
+        result = density.examine(opened, source, progress=progress)
     terminal.print_data(
-        found.to_dict() if as_json else rendering.density_text(source, found, common.table_width())
+        result.to_dict() if as_json else rendering.density_text(source, result, common.table_width())
     )
 
 
@@ -134,12 +134,14 @@ def compare_clusterings(
     from panic_tda.storage.read.clusterings import StoredClustering
 
     if model is not None and options.LATEST not in (first, second):
-        raise click.UsageError("--model is for latest: ids are of one model each")
+        raise click.UsageError(
+            "--model applies only to latest; leave it out, an id already belongs to one model"
+        )
     opened = open_current(database)
     with opened.session() as session:
         a, b = (
-            results.find_clustering(session, one, model=model if one == options.LATEST else None)
-            for one in (first, second)
+            results.find_clustering(session, reference, model=model if reference == options.LATEST else None)
+            for reference in (first, second)
         )
     with display.make_progress(ended=logging.DEBUG) as progress:
         compared = comparison.compare_clusterings(opened, a, b, progress=progress)
@@ -147,10 +149,10 @@ def compare_clusterings(
         terminal.print_data(compared.to_dict())
         return
     changed, new = compared.result.changed[: limit or None], compared.result.new[: limit or None]
-    concerned = [*(label for one in changed for label, _ in one.into), *new]
+    concerned = [*(label for cluster in changed for label, _ in cluster.into), *new]
     with opened.reading() as connection:
         texts = (
-            StoredClustering(connection, a).read_medoid_texts([one.a for one in changed]),
+            StoredClustering(connection, a).read_medoid_texts([cluster.a for cluster in changed]),
             StoredClustering(connection, b).read_medoid_texts(concerned),
         )
     width = common.table_width()

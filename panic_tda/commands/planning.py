@@ -1,4 +1,4 @@
-"""What clusterings would take, before any is made."""
+"""Command that estimates time and memory before clustering."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def plan_clustering(
     within: str | None,
     devices: str | None,
     as_json: bool,
-    **asked: Any,
+    **clustering_options: Any,
 ) -> None:
     """Estimate time and memory before clustering.
 
@@ -65,12 +65,12 @@ def plan_clustering(
     from panic_tda.cli.rendering import plan as rendering
     from panic_tda.insight import planning
 
-    wanted = parsing.from_options(**asked)
+    clustering_parameters = parsing.from_options(**clustering_options)
     with display.make_progress(ended=logging.DEBUG) as progress:
         plan = planning.plan_clustering(
             database,
             models,
-            parameters=wanted,
+            parameters=clustering_parameters,
             downsamples=downsamples,
             within=None if within is None else parsing.parse_duration(within),
             devices=None if devices is None else parsing.parse_devices(devices),

@@ -1,4 +1,4 @@
-"""A clustering to look at: one page about it, and its map as a figure."""
+"""Commands that draw a clustering: an HTML report, and its map as a figure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _seed = option(
 )
 
 
-def _output(metavar: str, text: str, *, required: bool) -> Callable[..., Any]:
+def _make_output_option(metavar: str, text: str, *, required: bool) -> Callable[..., Any]:
     file = options.PATH
     return option("-o", "--output", type=file, required=required, metavar=metavar, help=text)
 
@@ -37,7 +37,7 @@ def _output(metavar: str, text: str, *, required: bool) -> Callable[..., Any]:
 @options.command("report-clustering", example="report-clustering latest --model MiniLM -o report.html")
 @options.reference
 @_model
-@_output(
+@_make_output_option(
     "FILE.html",
     "File of the page; ends in .html or .htm.  [default: report-MODEL-ID.html in this folder]",
     required=False,
@@ -86,7 +86,7 @@ def report_clustering(
 @options.command("plot-clustering", example="plot-clustering latest --model MiniLM -o map.png")
 @options.reference
 @_model
-@_output("FILE", "File of the figure; ends in .png (300 dpi), .svg or .pdf.", required=True)
+@_make_output_option("FILE", "File of the figure; ends in .png (300 dpi), .svg or .pdf.", required=True)
 @options.force
 @option(
     "--labels",
@@ -135,13 +135,13 @@ def plot_clustering(
     opened, source = find_stored(database, reference, model=model)
     style = Style(n_labels=labels, title=title, dark=dark, width=width)
     with display.make_progress() as progress:
-        found = figure.plot_clustering(
+        plot = figure.plot_clustering(
             opened, source, output, style=style, n_rows=map_rows, seed=seed, force=force, progress=progress
         )
     if as_json:
-        terminal.print_data(found.to_dict())
+        terminal.print_data(plot.to_dict())
         return
     terminal.print_data(
-        f"{found.file}: {found.rows:,} {pluralize(found.rows, 'embedding')} and {found.clusters:,} "
-        f"{pluralize(found.clusters, 'cluster')}; {found.method}"
+        f"{plot.file}: {plot.rows:,} {pluralize(plot.rows, 'embedding')} and {plot.clusters:,} "
+        f"{pluralize(plot.clusters, 'cluster')}; {plot.method}"
     )

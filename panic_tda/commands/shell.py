@@ -1,4 +1,4 @@
-"""What makes a shell know the commands."""
+"""Command that prints the completion script of a shell."""
 
 from __future__ import annotations
 

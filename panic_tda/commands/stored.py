@@ -1,4 +1,4 @@
-"""Stored clusterings: listed, shown, deleted, and saved at last."""
+"""Commands for stored clusterings: list, show, delete, and save pending results."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ def show_clustering(
     opened = open_current(database)
     quiet_end = display.make_progress(ended=logging.DEBUG)
     with opened.session() as session, quiet_end as progress:
-        # The texts of all members of the shown clusters are compared with their medoids'.
+        # This reads the texts of all members of the shown clusters, which takes time.
         progress.phase("read clusters")
         shown = [
-            (found, results.get_cluster_details(found.id, session, limit=limit or None))
-            for found in results.find_clusterings(session, [reference], model=model)
+            (summary, results.get_cluster_details(summary.id, session, limit=limit or None))
+            for summary in results.find_clusterings(session, [reference], model=model)
         ]
         origins = [
-            read_origins(opened, found, with_words=with_words, progress=progress) for found, _ in shown
+            read_origins(opened, summary, with_words=with_words, progress=progress) for summary, _ in shown
         ]
     if as_json:
         pairs = zip(shown, origins, strict=True)
@@ -119,7 +119,7 @@ def delete_clusterings(
     from panic_tda.storage.write import saving
 
     if sum((bool(references), model is not None, everything)) != 1:
-        raise click.UsageError("name ids, or --model, or --all: exactly one of the three")
+        raise click.UsageError("give exactly one of the three: ids, --model, or --all")
     opened = open_current(database)
     with opened.session() as session:
         if references:

@@ -1,4 +1,4 @@
-"""What runs do between the clusters."""
+"""Command that shows how runs move between clusters."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def show_trajectories(
     run = None if run_id is None else trajectories.find_run(study, run_id)
     runs = study.runs if all_runs else None if run is None else (run,)
     if as_json:
-        listed = {} if runs is None else {"runs": [one.to_dict() for one in runs]}
+        listed = {} if runs is None else {"runs": [summary.to_dict() for summary in runs]}
         terminal.print_data(study.to_dict() | {"networks": compared.to_dict()} | listed)
         return
     with open_clustering(opened, clustering) as stored:

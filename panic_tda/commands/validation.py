@@ -1,4 +1,4 @@
-"""How far clusters can be trusted: stability by runs, and where they join."""
+"""Commands that validate clusterings: stability, merges, and divergence of runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from panic_tda.cli.rendering import common
 RESAMPLES = 20
 
 _limit = option(
-    "--limit", type=click.IntRange(min=0), default=20, show_default=True, help="Most rows as text; 0 for all."
+    "--limit",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="Largest number of rows in the text; 0 shows all.",
 )
 
 
@@ -25,7 +29,7 @@ _limit = option(
     type=click.IntRange(min=2),
     default=RESAMPLES,
     show_default=True,
-    help="Samples of runs; each is clustered anew.",
+    help="Number of samples of runs; each sample is clustered.",
 )
 @_limit
 @options.json_output
@@ -45,15 +49,15 @@ def stability_clustering(
 
     opened, clustering = find_stored(database, reference, model=model)
     with display.make_progress(ended=logging.DEBUG) as progress:
-        found = stability.measure_stability(opened, clustering, n_resamples=resamples, progress=progress)
+        result = stability.measure_stability(opened, clustering, n_resamples=resamples, progress=progress)
     if as_json:
-        terminal.print_data(found.to_dict())
+        terminal.print_data(result.to_dict())
         return
-    shown = [one.label for one in found.members[: limit or None]]
+    shown = [members.label for members in result.members[: limit or None]]
     with open_clustering(opened, clustering) as stored:
         texts = stored.read_medoid_texts(shown)
     terminal.print_data(
-        rendering.stability_text(found, clustering, texts, width=common.table_width(), limit=limit)
+        rendering.stability_text(result, clustering, texts, width=common.table_width(), limit=limit)
     )
 
 
@@ -76,16 +80,16 @@ def show_merges(database: str, reference: str, model: str | None, limit: int, as
 
     opened, clustering = find_stored(database, reference, model=model)
     with display.make_progress(ended=logging.DEBUG) as progress:
-        found = merges.read_merges(opened, clustering, progress=progress)
+        result = merges.read_merges(opened, clustering, progress=progress)
     if as_json:
-        terminal.print_data(found.to_dict())
+        terminal.print_data(result.to_dict())
         return
-    shown = found.merges[: limit or None]
+    shown = result.merges[: limit or None]
     labels = {label for merge in shown for label in (merge.a, merge.b)}
     with open_clustering(opened, clustering) as stored:
         texts = stored.read_medoid_texts(labels)
     terminal.print_data(
-        rendering.merges_text(found, clustering, texts, width=common.table_width(), limit=limit)
+        rendering.merges_text(result, clustering, texts, width=common.table_width(), limit=limit)
     )
 
 
@@ -107,9 +111,9 @@ def show_divergence(database: str, reference: str, model: str | None, as_json: b
 
     opened, clustering = find_stored(database, reference, model=model)
     with display.make_progress(ended=logging.DEBUG) as progress:
-        found = divergence.read_divergence(opened, clustering, progress=progress)
+        result = divergence.read_divergence(opened, clustering, progress=progress)
     terminal.print_data(
-        {"clustering": str(clustering.id)} | found.to_dict()
+        {"clustering": str(clustering.id)} | result.to_dict()
         if as_json
-        else rendering.divergence_text(found, clustering, common.table_width())
+        else rendering.divergence_text(result, clustering, common.table_width())
     )

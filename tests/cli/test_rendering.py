@@ -325,7 +325,7 @@ def test_details_have_every_parameter_that_matters() -> None:
     assert "single cluster not allowed" in rendering.details_text(summary(allow_single_cluster=False), [], 80)
     assert "outlier." not in rendering.details_text(summary(), [], 80)
     assert "and 2 smaller clusters" in rendering.details_text(summary(), [cluster()], 80, limit=1)
-    assert "2 clusters have gone since" in rendering.details_text(summary(), [cluster()], 80)
+    assert "2 clusters have been deleted since" in rendering.details_text(summary(), [cluster()], 80)
 
 
 def test_a_limited_size_is_shown() -> None:
@@ -378,11 +378,11 @@ def test_what_a_deletion_takes_is_counted() -> None:
 
 
 def test_what_was_saved_later() -> None:
-    assert rendering.saved_text([]) == "No clustering waits to be saved."
+    assert rendering.saved_text([]) == "There are no pending clusterings."
     saved = [SavedPending(UUID(int=1), "Nomic", 0), SavedPending(UUID(int=2), "Nomic", 5)]
     first, second = rendering.saved_text(saved).splitlines()
     assert "gone" not in first
-    assert "5 embeddings have gone since and were left out" in second
+    assert "5 embeddings have been deleted since and were left out" in second
     assert rendering.saved_json(saved)["saved"][1] == {
         "id": str(UUID(int=2)),
         "embedding_model": "Nomic",

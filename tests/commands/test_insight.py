@@ -113,7 +113,7 @@ def test_latest_is_the_latest_of_a_model(file: UpgradedFile) -> None:
     assert "choose one with --model" in refused.stderr
     useless = invoke("compare-clusterings", *IDS, "--model", "Nomic", file=file)
     assert useless.exit_code == 2
-    assert "--model is for latest" in useless.stderr
+    assert "--model applies only to latest" in useless.stderr
     missing = invoke("compare-clusterings", IDS[0], "ffff", file=file)
     assert missing.exit_code == 2
     assert "none of 3 stored clusterings begin with 'ffff'" in missing.stderr

@@ -355,7 +355,7 @@ def test_a_busy_machine_is_told(upgraded: MakeFile, monkeypatch: pytest.MonkeyPa
 def test_a_time_that_is_none_is_wrong_usage(upgraded: MakeFile, text: str) -> None:
     result = CliRunner().invoke(main, ["plan-clustering", "--within", text, "--db", str(upgraded().path)])
     assert result.exit_code == 2
-    assert f"a time is such as 8h, 30m, 90s or 1h30m; got {text!r}" in result.stderr
+    assert f"a time must be such as 8h, 30m, 90s or 1h30m; got {text!r}" in result.stderr
 
 
 def test_planning_reads_pieces_of_runs_of_what_is_large(

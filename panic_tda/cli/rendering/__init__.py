@@ -1,5 +1,5 @@
-"""What commands answer, as text for people and as plain data for JSON: a file a family of commands.
+"""Render results as text for people and as plain data for JSON, one module per family of commands.
 
-In flow the library's dataclasses, out flow text of a given width (`…_text`) and objects that JSON can print
-(`…_json`). Nothing is printed here.
+Functions named `…_text` return text of a given width; functions named `…_json` return objects for
+`json.dumps`. Both take dataclasses of the library. Nothing is printed here.
 """

@@ -1,4 +1,4 @@
-"""What is said of clusterings: made, listed, shown, deleted, saved at last."""
+"""Render clusterings: results of a fit, details, and results saved later."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _OUTCOME_COLUMNS = (
     Column("clustering"),
 )
 _LEAST_TEXT = 20
-"""With fewer columns left, a medoid's text gets a line of its own."""
+"""With fewer columns left, the text of a medoid goes on a separate line."""
 
 
 def outcomes_json(outcomes: Sequence[ModelOutcome]) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def outcomes_text(
 
 
 def next_steps_text(outcomes: Sequence[ModelOutcome], command: Callable[..., str]) -> str:
-    """Return the commands that show a first clustering; `command` makes a line of shell from words."""
+    """Return the commands that show a first clustering; `command` joins arguments to a shell line."""
     models = [outcome.embedding_model for outcome in outcomes if outcome.status == CLUSTERED]
     option = ["--model", models[0]] if len(models) > 1 else []
     lines = [
@@ -91,14 +91,14 @@ def details_json(
     summary: ClusteringSummary, clusters: Sequence[ClusterDetails], origins: ClusterOrigins | None = None
 ) -> dict[str, Any]:
     """Return one element of the list that `show-clustering --json` prints."""
-    said = plain(asdict(summary))
-    del said["record"]
-    found = [
+    fields = plain(asdict(summary))
+    del fields["record"]
+    cluster_objects = [
         plain(asdict(cluster)) | ({} if origins is None else origins.to_dict(cluster.label))
         for cluster in clusters
     ]
-    about = {"parameters": summary.record.to_json(), "doubts": _doubts_json(summary.record)}
-    return said | about | {"clusters": found}
+    about = {"parameters": summary.record.to_json(), "doubts": _list_doubts(summary.record)}
+    return fields | about | {"clusters": cluster_objects}
 
 
 def details_text(
@@ -111,79 +111,81 @@ def details_text(
 ) -> str:
     """Return one clustering: its parameters, then its clusters, the largest first.
 
-    `limit` is how many clusters were asked for, 0 meaning all; `origins` are where their members come from.
+    `limit` is the largest number of clusters, 0 for all; `origins` has the runs and prompts of their members.
     """
-    said = summary.record
+    record = summary.record
     heading = (
         f"Clustering {summary.id} of {on_one_line(summary.embedding_model)}, "
         f"{summary.created_at:%Y-%m-%d %H:%M} UTC, {summary.seconds:.1f} s"
     )
-    doubts = [f"  doubtful: {doubt.sentence}" for doubt in find_doubts(said)]
-    lines = [*(paragraph(line, width) for line in (heading, *_parameter_lines(said), *doubts)), ""]
-    if len(clusters) > said.n_clusters or sum(one.size for one in clusters) > said.n_embeddings:
+    doubts = [f"  doubtful: {doubt.sentence}" for doubt in find_doubts(record)]
+    lines = [*(paragraph(line, width) for line in (heading, *_format_parameters(record), *doubts)), ""]
+    if len(clusters) > record.n_clusters or sum(cluster.size for cluster in clusters) > record.n_embeddings:
         lines += ["The stored counts and the rows differ; panic-tda doctor says more.", ""]
     for cluster in clusters:
-        first, *others = _cluster_lines(cluster, said.n_embeddings, width)
-        lines += [first, *_origin_lines(cluster.label, origins, width), *others]
-    hidden = said.n_clusters - len(clusters)
+        first, *others = _format_cluster(cluster, record.n_embeddings, width)
+        lines += [first, *_format_origins(cluster.label, origins, width), *others]
+    hidden = record.n_clusters - len(clusters)
     if hidden > 0 and len(clusters) == limit:
         lines.append(f"… and {hidden} smaller {pluralize(hidden, 'cluster')}; --limit 0 shows all")
     elif hidden > 0:
         have = pluralize(hidden, "cluster has", "clusters have")
         were = pluralize(hidden, "embedding that was its medoid", "embeddings that were their medoids")
-        lines.append(f"{hidden} {have} gone since, with the {were}")
+        lines.append(f"{hidden} {have} been deleted since, with the {were}")
     return "\n".join(lines)
 
 
 def saved_json(saved: Sequence[SavedPending]) -> dict[str, Any]:
     """Return the object that `save-pending --json` prints."""
-    return {"saved": [plain(asdict(one)) for one in saved]}
+    return {"saved": [plain(asdict(clustering)) for clustering in saved]}
 
 
 def saved_text(saved: Sequence[SavedPending]) -> str:
-    """Return one line a clustering that is in the database now."""
+    """Return one line per clustering that was saved."""
     return (
         "\n".join(
-            f"Saved clustering {one.id} of {on_one_line(one.embedding_model)}"
-            + (f"; {_vanished(one.n_vanished)}" if one.n_vanished else "")
-            for one in saved
+            f"Saved clustering {clustering.id} of {on_one_line(clustering.embedding_model)}"
+            + (f"; {_describe_vanished(clustering.n_vanished)}" if clustering.n_vanished else "")
+            for clustering in saved
         )
-        or "No clustering waits to be saved."
+        or "There are no pending clusterings."
     )
 
 
-def _vanished(number: int) -> str:
-    have = pluralize(number, "embedding has gone since and was", "embeddings have gone since and were")
+def _describe_vanished(number: int) -> str:
+    have = pluralize(
+        number, "embedding has been deleted since and was", "embeddings have been deleted since and were"
+    )
     return f"{number} {have} left out"
 
 
-def _parameter_lines(said: ClusteringRecord) -> list[str]:
-    epsilon = said.cluster_selection_epsilon
-    counts = ", ".join(f"{name.removeprefix('n_')} {getattr(said, name)}" for name in _COUNTED)
-    limit = said.max_cluster_size
+def _format_parameters(record: ClusteringRecord) -> list[str]:
+    epsilon = record.cluster_selection_epsilon
+    counts = ", ".join(f"{name.removeprefix('n_')} {getattr(record, name)}" for name in _COUNTED)
+    limit = record.max_cluster_size
     largest = f", max_cluster_size {limit}" if limit else ""
     return [
         f"  epsilon {epsilon:g} chord (cosine distance {chord_to_cosine(epsilon):g}), min_cluster_size "
-        f"{said.min_cluster_size}{largest}, min_samples {said.min_samples}, "
-        f"{said.cluster_selection_method}, "
-        f"single cluster {'allowed' if said.allow_single_cluster else 'not allowed'}",
-        f"  backend {said.backend} ({'exact' if said.exact else 'approximate'}), "
-        f"downsample {said.downsample}; {counts}",
-        *_approximation_lines(said),
+        f"{record.min_cluster_size}{largest}, min_samples {record.min_samples}, "
+        f"{record.cluster_selection_method}, "
+        f"single cluster {'allowed' if record.allow_single_cluster else 'not allowed'}",
+        f"  backend {record.backend} ({'exact' if record.exact else 'approximate'}), "
+        f"downsample {record.downsample}; {counts}",
+        *_format_approximation(record),
     ]
 
 
-def _approximation_lines(said: ClusteringRecord) -> list[str]:
-    share = said.lighter_edge_share
+def _format_approximation(record: ClusteringRecord) -> list[str]:
+    share = record.lighter_edge_share
     if share is None:
         return []
     return [
-        f"  {100 * share:.2f} % of {said.lighter_edge_sample} sampled rows have an edge lighter than "
+        f"  {100 * share:.2f} % of {record.lighter_edge_sample} sampled rows have an edge lighter than "
         "their path in the tree (0 % in an exact one)"
     ]
 
 
-def _cluster_lines(cluster: ClusterDetails, n_embeddings: int, width: int) -> list[str]:
+def _format_cluster(cluster: ClusterDetails, n_embeddings: int, width: int) -> list[str]:
     copies = f" ×{cluster.medoid_copies}" if cluster.medoid_copies else ""
     head = (
         f"{cluster.label:>5}  {cluster.size:>8}  {percent(cluster.size, n_embeddings):>7}  "
@@ -203,16 +205,16 @@ def _cluster_lines(cluster: ClusterDetails, n_embeddings: int, width: int) -> li
         if left >= _LEAST_TEXT
         else [shorten(head.rstrip(), width), shorten(f"{'':7}{text}", width)]
     )
-    return [*first, *_id_lines(ids, width), ""]
+    return [*first, *_format_ids(ids, width), ""]
 
 
-def _origin_lines(label: int, origins: ClusterOrigins | None, width: int) -> list[str]:
+def _format_origins(label: int, origins: ClusterOrigins | None, width: int) -> list[str]:
     if origins is None:
         return []
-    found = origins.members[label]
+    members = origins.members[label]
     line = (
-        f"{'':7}{found.runs} {pluralize(found.runs, 'run')}, {found.prompts} "
-        f"{pluralize(found.prompts, 'prompt')}, {100 * found.largest_run_share:.1f} % from one run"
+        f"{'':7}{members.runs} {pluralize(members.runs, 'run')}, {members.prompts} "
+        f"{pluralize(members.prompts, 'prompt')}, {100 * members.largest_run_share:.1f} % from one run"
     )
     lines = [shorten(line, width)]
     if origins.words is not None and origins.words.get(label):
@@ -220,7 +222,7 @@ def _origin_lines(label: int, origins: ClusterOrigins | None, width: int) -> lis
     return lines
 
 
-def _id_lines(ids: dict[str, UUID | None], width: int) -> list[str]:
+def _format_ids(ids: dict[str, UUID | None], width: int) -> list[str]:
     lines = [" " * 5]
     for name, value in ids.items():
         item = f"  {name} {value or '-'}"
@@ -230,5 +232,5 @@ def _id_lines(ids: dict[str, UUID | None], width: int) -> list[str]:
     return lines
 
 
-def _doubts_json(record: ClusteringRecord) -> list[dict[str, str]]:
+def _list_doubts(record: ClusteringRecord) -> list[dict[str, str]]:
     return [asdict(doubt) for doubt in find_doubts(record)]

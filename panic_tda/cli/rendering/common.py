@@ -1,4 +1,4 @@
-"""What all answers share: how wide they may be, and how shares, ids and times are said."""
+"""Shared by all renderings: the width of tables, and the format of shares, ids and times."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from uuid import UUID
 from panic_tda.wording import format_utc
 
 PIPE_COLUMNS = 160
-"""Most columns of what is read as a text where it goes to a file or another program."""
+"""Largest width of paragraphs in a file or a pipe, in columns."""
 
 
 def table_width() -> int:
-    """Columns for a table, and for what else is cut; where stdout is no terminal, nothing is too wide."""
+    """Return the width of tables in columns; unlimited if stdout is not a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
 
 
-def percent(part: int, whole: int) -> str:
-    """Say a share as `12.3 %`, or `-` where there is none."""
-    # No part is larger than its whole, unless the two are not of one clustering.
-    return f"{100 * part / whole:.1f} %" if part <= whole != 0 else "-"
+def percent(part: int, total: int) -> str:
+    """Return a share as `12.3 %`, or `-` if it is undefined."""
+    # A part above the total means that the two numbers are not of one clustering.
+    return f"{100 * part / total:.1f} %" if part <= total != 0 else "-"
 
 
 def decimal(value: float | None) -> str:
-    """Write a number with three decimals, or `–` where it is undefined."""
+    """Return a number with three decimals, or `–` if it is undefined."""
     return "–" if value is None else f"{value:.3f}"
 
 
 def yes_no(value: bool | None) -> str:
-    """Say `yes`, `no`, or `-` for None."""
+    """Return `yes`, `no`, or `-` for None."""
     return "-" if value is None else "yes" if value else "no"
 
 
 def plain(value: dict[str, Any]) -> dict[str, Any]:
-    """Make text of ids and of times of ours, which JSON does not know."""
-    return {name: _plain_value(item) for name, item in value.items()}
+    """Return a copy with ids and times as text, which JSON can represent."""
+    return {name: _convert_value(item) for name, item in value.items()}
 
 
-def _plain_value(value: Any) -> Any:
+def _convert_value(value: Any) -> Any:
     if isinstance(value, UUID):
         return str(value)
     return format_utc(value) if isinstance(value, datetime) else value

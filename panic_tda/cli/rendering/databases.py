@@ -1,4 +1,4 @@
-"""What is said of a database, and of the machine: imports, findings, the environment."""
+"""Render imports, copies, findings and repairs of a database, and the environment."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def import_json(summary: ImportSummary) -> dict[str, Any]:
 
 
 def import_text(summary: ImportSummary) -> str:
-    """Say what an import added, and what was there before."""
+    """Return a sentence on what an import added, and what was already stored."""
     text = summary.describe()
     return text[0].upper() + text[1:] + "."
 
@@ -32,40 +32,43 @@ def copy_json(summary: CopySummary) -> dict[str, Any]:
 
 
 def copy_text(summary: CopySummary) -> str:
-    """Say what both databases hold now, and what stayed behind."""
+    """Return the rows of both databases by table, and what was not copied."""
     lines = [f"{summary.destination} holds what {summary.source} holds:"]
     lines += [
-        f"  {one.table:16}  {one.rows:>12,} {pluralize(one.rows, 'row'):4}  checksum {one.checksum}"
-        for one in summary.tables
+        f"  {table.table:16}  {table.rows:>12,} {pluralize(table.rows, 'row'):4}  checksum {table.checksum}"
+        for table in summary.tables
     ]
     if summary.n_before:
         were = pluralize(summary.n_before, "was", "were")
-        lines.append(f"{summary.n_before:,} of these rows {were} there from before.")
+        lines.append(f"{summary.n_before:,} of these rows {were} copied before.")
     if summary.left_out:
         lines.append(f"Not copied: {', '.join(map(on_one_line, summary.left_out))}.")
     return "\n".join(lines)
 
 
-def examination_json(found: Examination) -> dict[str, Any]:
+def examination_json(examination: Examination) -> dict[str, Any]:
     """Return the object that `doctor --json` prints."""
-    return asdict(found)
+    return asdict(examination)
 
 
-def examination_text(found: Examination, width: int) -> str:
-    """Say what is wrong in a database, how often, where first, and what to do about it."""
-    n_found = len(found.findings)
-    lines = [f"{found.database}: {n_found or 'no'} {pluralize(n_found, 'finding')}"]
-    for finding in found.findings:
+def examination_text(examination: Examination, width: int) -> str:
+    """Return the findings in a database: their counts, first ids and remedies."""
+    n_found = len(examination.findings)
+    lines = [f"{examination.database}: {n_found or 'no'} {pluralize(n_found, 'finding')}"]
+    for finding in examination.findings:
         lines += ["", f"{finding.kind}: {finding.count:,}", paragraph(finding.what, width)]
         lines.append(paragraph(f"remedy: {finding.remedy}", width))
-        # A line that says more of an id begins with it.
-        said = [*finding.details, *(one for one in finding.ids if one not in _heads(finding.details))]
+        # A detail begins with its id, which is not listed again.
+        detail_lines = [
+            *finding.details,
+            *(row_id for row_id in finding.ids if row_id not in _extract_ids(finding.details)),
+        ]
         n_shown = len(finding.ids)
-        lines += [f"  {shorten(on_one_line(line), max(20, width - 2))}" for line in said]
+        lines += [f"  {shorten(on_one_line(line), max(20, width - 2))}" for line in detail_lines]
         if n_shown < finding.count:
             lines.append(f"  … {finding.count - n_shown:,} more (--limit 0 names all)")
-    for one in found.unchecked:
-        lines += ["", paragraph(f"not looked for: {one.kind} ({one.why})", width)]
+    for skipped in examination.unchecked:
+        lines += ["", paragraph(f"not looked for: {skipped.kind} ({skipped.why})", width)]
     return "\n".join(lines)
 
 
@@ -74,65 +77,69 @@ def repairs_json(database: str, planned: Sequence[Repair], removed: Sequence[int
     return {
         "database": database,
         "fixed": [
-            {"kind": one.kind, "count": count, "left": one.n_left, "what": one.what}
-            for one, count in zip(planned, removed, strict=True)
+            {"kind": repair.kind, "count": count, "left": repair.n_left, "what": repair.what}
+            for repair, count in zip(planned, removed, strict=True)
         ],
     }
 
 
 def repairs_text(planned: Sequence[Repair], width: int) -> str:
-    """Say what would be mended, and what stays as it is."""
+    """Return what a repair deletes, and what it leaves."""
     lines = []
-    for one in planned:
+    for repair in planned:
         lines.append(
-            paragraph(f"{one.kind}: {one.count:,} {one.what}" if one.count else f"{one.kind}: none", width)
+            paragraph(
+                f"{repair.kind}: {repair.count:,} {repair.what}" if repair.count else f"{repair.kind}: none",
+                width,
+            )
         )
-        if one.n_left:
+        if repair.n_left:
             stay = pluralize(
-                one.n_left,
+                repair.n_left,
                 "stays: a clustering names it, or its vector differs",
                 "stay: clusterings name them, or their vectors differ",
             )
-            left = f"  {one.n_left:,} {stay}"
+            left = f"  {repair.n_left:,} {stay}"
             lines.append(paragraph(left, width))
     return "\n".join(lines)
 
 
-def _heads(details: Sequence[str]) -> set[str]:
+def _extract_ids(details: Sequence[str]) -> set[str]:
     return {detail.partition(": ")[0] for detail in details}
 
 
-def environment_json(found: Environment) -> dict[str, Any]:
+def environment_json(environment: Environment) -> dict[str, Any]:
     """Return the object that `doctor --environment --json` prints."""
-    return asdict(found)
+    return asdict(environment)
 
 
-def environment_text(found: Environment, width: int) -> str:
-    """Say what this machine has, which backends run on it, and what would make the others run."""
-    driver = f"driver {found.driver or 'none found'}"
-    if found.cuda_unusable_because is None:
-        state = f"{driver} (CUDA up to {found.driver_cuda}), runtime {found.cuda_runtime}"
+def environment_text(environment: Environment, width: int) -> str:
+    """Return the libraries, devices and backends of this machine, and what missing backends need."""
+    driver = f"driver {environment.driver or 'none found'}"
+    if environment.cuda_unusable_because is None:
+        state = f"{driver} (CUDA up to {environment.driver_cuda}), runtime {environment.cuda_runtime}"
     else:
-        state = f"{driver}; cannot be used: {found.cuda_unusable_because}"
-    versions = [f"{name} {version or '(not installed)'}" for name, version in found.versions.items()]
+        state = f"{driver}; cannot be used: {environment.cuda_unusable_because}"
+    versions = [f"{name} {version or '(not installed)'}" for name, version in environment.versions.items()]
     lines = [
-        f"system    {found.platform}, {found.cores} {pluralize(found.cores, 'core')}, "
-        f"{_bytes(found.memory_bytes)} memory, {_bytes(found.available_bytes)} available",
+        f"system    {environment.platform}, {environment.cores} {pluralize(environment.cores, 'core')}, "
+        f"{_format_size(environment.memory_bytes)} memory, "
+        f"{_format_size(environment.available_bytes)} available",
         f"versions  {', '.join(versions)}",
-        f"kernel    {found.kernel}",
+        f"kernel    {environment.kernel}",
         f"CUDA      {state}",
     ]
     lines += [
-        f"device {one.number}  {one.name}, compute capability {one.compute_capability}, "
-        f"{_bytes(one.total_bytes)} memory, {_bytes(one.free_bytes)} free"
-        for one in found.devices
+        f"device {device.number}  {device.name}, compute capability {device.compute_capability}, "
+        f"{_format_size(device.total_bytes)} memory, {_format_size(device.free_bytes)} free"
+        for device in environment.devices
     ]
     lines += [
         f"backend   {name}: {'can be used' if reason is None else f'cannot be used: {reason}'}"
-        for name, reason in found.backends.items()
+        for name, reason in environment.backends.items()
     ]
     return "\n".join(paragraph(line, width, indent=10) for line in lines)
 
 
-def _bytes(size: int | None) -> str:
+def _format_size(size: int | None) -> str:
     return "unknown" if size is None else format_bytes(size)

@@ -1,4 +1,4 @@
-"""What is said of where a clustering is dense."""
+"""Render the density of a clustering: core distances and shares of outliers."""
 
 from __future__ import annotations
 
@@ -13,47 +13,48 @@ from panic_tda.wording import install_extra, on_one_line, pluralize
 
 _LINES = 20
 _BAR, _BESIDE_BAR = 36, 38
-"""Columns of the longest bar, and of what stands beside it."""
+"""Columns of the longest bar, and of the text beside it."""
 _TEXT_WIDTH = 100
 
 
-def density_text(source: ClusteringSummary, found: Density, width: int) -> str:
-    """Return the histogram, the dip test, and the outliers by everything that they may depend on."""
+def density_text(source: ClusteringSummary, density: Density, width: int) -> str:
+    """Return the histogram, the dip test, and the outliers by settings, text, writer and step."""
     record = source.record
     head = (
-        f"Clustering {source.id} of {on_one_line(source.embedding_model)}: {found.n_rows} "
-        f"{pluralize(found.n_rows, 'embedding')}, "
-        f"{percent(found.n_outliers, found.n_rows)} outliers; core distance: chord to neighbour "
+        f"Clustering {source.id} of {on_one_line(source.embedding_model)}: {density.n_rows} "
+        f"{pluralize(density.n_rows, 'embedding')}, "
+        f"{percent(density.n_outliers, density.n_rows)} outliers; core distance: chord to neighbour "
         f"number {record.min_samples}, the embedding itself counted"
     )
     parts = [
         paragraph(head, min(width, _TEXT_WIDTH)),
-        _histogram_text(found.histogram, max(1, min(_BAR, width - _BESIDE_BAR))),
-        paragraph(_dip_text(found), min(width, _TEXT_WIDTH)),
-        "outliers by min_cluster_size\n" + _cuts_text("size", found.by_min_cluster_size, found.n_rows, width),
-        "outliers by epsilon\n" + _cuts_text("epsilon", found.by_epsilon, found.n_rows, width),
+        _draw_histogram(density.histogram, max(1, min(_BAR, width - _BESIDE_BAR))),
+        paragraph(_describe_dip_test(density), min(width, _TEXT_WIDTH)),
+        "outliers by min_cluster_size\n"
+        + _format_cuts("size", density.by_min_cluster_size, density.n_rows, width),
+        "outliers by epsilon\n" + _format_cuts("epsilon", density.by_epsilon, density.n_rows, width),
     ]
     for title, shares in (
-        ("outliers by length of text, in characters", found.by_text_length),
-        ("outliers by the model that wrote the text", found.by_writer),
-        ("outliers by output step", found.by_step),
+        ("outliers by length of text, in characters", density.by_text_length),
+        ("outliers by the model that wrote the text", density.by_writer),
+        ("outliers by output step", density.by_step),
     ):
         if shares:
-            parts.append(f"{title}\n{_shares_text(shares, width)}")
+            parts.append(f"{title}\n{_format_shares(shares, width)}")
     return "\n\n".join(parts)
 
 
-def _histogram_text(found: Histogram, longest: int) -> str:
-    """Draw twenty bars of clustered rows and outliers, the longest of so many columns."""
-    per_line = len(found.all) // _LINES
+def _draw_histogram(histogram: Histogram, longest: int) -> str:
+    """Return twenty bars of clustered rows and outliers; `longest` is the width of the longest bar."""
+    per_line = len(histogram.all) // _LINES
     lines = []
     sums = [
-        (sum(found.all[first : first + per_line]), sum(found.outliers[first : first + per_line]))
-        for first in range(0, len(found.all), per_line)
+        (sum(histogram.all[first : first + per_line]), sum(histogram.outliers[first : first + per_line]))
+        for first in range(0, len(histogram.all), per_line)
     ]
     largest = max(1, *(count for count, _ in sums))
     for number, (count, outliers) in enumerate(sums):
-        low, high = found.edges[number * per_line], found.edges[(number + 1) * per_line]
+        low, high = histogram.edges[number * per_line], histogram.edges[(number + 1) * per_line]
         length = round(longest * count / largest)
         sparse = round(longest * outliers / largest)
         bar = "█" * (length - sparse) + "░" * sparse
@@ -64,21 +65,21 @@ def _histogram_text(found: Histogram, longest: int) -> str:
     )
 
 
-def _dip_text(density: Density) -> str:
-    found = density.dip
+def _describe_dip_test(density: Density) -> str:
+    dip = density.dip
     if density.n_rows < LEAST_DIP_ROWS:
         embeddings = pluralize(density.n_rows, "embedding is", "embeddings are")
         return f"({density.n_rows} {embeddings} too few for a dip test)"
-    if found is None:
+    if dip is None:
         return f"(Hartigan's dip test needs the package diptest: {install_extra('density')})"
     return (
-        f"Hartigan's dip test of these core distances ({found.n_rows} "
-        f"{pluralize(found.n_rows, 'embedding')}, {density.n_distinct} distinct): dip {found.statistic:.4f}, "
-        f"p {'< 0.001' if found.p_value < 0.001 else f'{found.p_value:.3f}'}."
+        f"Hartigan's dip test of these core distances ({dip.n_rows} "
+        f"{pluralize(dip.n_rows, 'embedding')}, {density.n_distinct} distinct): dip {dip.statistic:.4f}, "
+        f"p {'< 0.001' if dip.p_value < 0.001 else f'{dip.p_value:.3f}'}."
     )
 
 
-def _cuts_text(name: str, cuts: Sequence[Cut], n_rows: int, width: int) -> str:
+def _format_cuts(name: str, cuts: Sequence[Cut], n_rows: int, width: int) -> str:
     columns = (Column(name, right=True), Column("clusters", right=True), Column("outliers", right=True))
     rows = [
         (
@@ -93,7 +94,7 @@ def _cuts_text(name: str, cuts: Sequence[Cut], n_rows: int, width: int) -> str:
     return table(columns, rows, width)
 
 
-def _shares_text(shares: Sequence[Share], width: int) -> str:
+def _format_shares(shares: Sequence[Share], width: int) -> str:
     columns = (Column("", elastic=True), Column("rows", right=True), Column("outliers", right=True))
     rows = [
         (

@@ -1,4 +1,4 @@
-"""What is said of a file that was written."""
+"""Render the summary of an exported file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from panic_tda.wording import on_one_line, pluralize
 
 
 def written_text(written: Written) -> str:
-    """Say what was written."""
+    """Return a sentence with the file, its rows and its size."""
     rows = f"{written.rows:,} {pluralize(written.rows, 'row')}"
     return f"Wrote {rows} to {on_one_line(str(written.file))} ({written.bytes:,} bytes)."

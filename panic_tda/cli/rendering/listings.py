@@ -1,4 +1,4 @@
-"""Lists of stored clusterings: what differs between them in columns, what is the same in all below."""
+"""Render lists of stored clusterings: differing settings in columns, common settings below."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LAST_COLUMNS = (
 class _Setting(NamedTuple):
     """A setting of a clustering: its column, its name in a sentence, and its text.
 
-    A text in `unremarkable` is not mentioned where all clusterings have it.
+    A setting that is `unremarkable` in all clusterings is not mentioned.
     """
 
     column: Column
@@ -36,7 +36,7 @@ class _Setting(NamedTuple):
     unremarkable: str = ""
 
 
-def _or_dash(value: object) -> str:
+def _format_optional(value: object) -> str:
     return "-" if value is None else str(value)
 
 
@@ -55,10 +55,12 @@ _SETTINGS = (
         Column("min_samples", right=True, rank=3), "min_samples", lambda record: str(record.min_samples)
     ),
     _Setting(
-        Column("downsample", right=True, rank=4), "downsample", lambda record: _or_dash(record.downsample)
+        Column("downsample", right=True, rank=4),
+        "downsample",
+        lambda record: _format_optional(record.downsample),
     ),
     _Setting(Column("embeddings", right=True, rank=8), "embeddings", lambda record: str(record.n_embeddings)),
-    _Setting(Column(_RECUT, rank=5), "recut of", lambda record: _or_dash(record.recut_of), "-"),
+    _Setting(Column(_RECUT, rank=5), "recut of", lambda record: _format_optional(record.recut_of), "-"),
     _Setting(Column("method", rank=7), "selection method", lambda record: record.cluster_selection_method),
     _Setting(
         Column("max size", right=True, rank=9),
@@ -88,8 +90,8 @@ _JSON_KEYS = (
 def listing_json(
     summaries: Sequence[ClusteringSummary], unreadable: Sequence[UnreadableClustering] = ()
 ) -> list[dict[str, Any]]:
-    """Return the list that `list-clusterings --json` prints, with what cannot be read at its end."""
-    return [*map(_summary_json, summaries)] + [
+    """Return the list that `list-clusterings --json` prints, with unreadable clusterings at its end."""
+    return [*map(_convert_summary, summaries)] + [
         dict.fromkeys(_JSON_KEYS)
         | {
             "id": clustering.reference,
@@ -112,13 +114,15 @@ def listing_text(
 
     Settings in which the clusterings differ have columns; the others stand below, and so do clusterings that
     cannot be read, each with the reason. `names` are the ids of all stored clusterings, shortened
-    (`wording.shorten_ids`); without them ids are whole.
+    (`wording.shorten_ids`); without them ids are not shortened.
     """
-    lines = [_unreadable_line(clustering, width) for clustering in unreadable]
+    lines = [_describe_unreadable(clustering, width) for clustering in unreadable]
     if not summaries:
         return "\n".join(lines) or NO_CLUSTERINGS
     names = names or {}
-    cells = [[_shorten(setting, summary.record, names) for setting in _SETTINGS] for summary in summaries]
+    cells = [
+        [_describe_setting(setting, summary.record, names) for setting in _SETTINGS] for summary in summaries
+    ]
     differing = [number for number in range(len(_SETTINGS)) if len({row[number] for row in cells}) > 1]
     columns = [*_FIRST_COLUMNS, *(_SETTINGS[number].column for number in differing), *_LAST_COLUMNS]
     rows = [
@@ -167,15 +171,15 @@ def deletion_text(
     )
 
 
-def _shorten(setting: _Setting, record: ClusteringRecord, names: Mapping[str, str]) -> str:
-    """Return the text of a setting; the id of another clustering as short as those of the stored ones."""
+def _describe_setting(setting: _Setting, record: ClusteringRecord, names: Mapping[str, str]) -> str:
+    """Return the text of a setting, with the id of another clustering shortened."""
     text = on_one_line(setting.describe(record))
     if setting.column.name != _RECUT or text == setting.unremarkable or not names:
         return text
     return names.get(text, text[: max(map(len, names.values()))])
 
 
-def _summary_json(summary: ClusteringSummary) -> dict[str, Any]:
+def _convert_summary(summary: ClusteringSummary) -> dict[str, Any]:
     record = summary.record
     values = (
         *(str(summary.id), summary.embedding_model, summary.algorithm, record.cluster_selection_epsilon),
@@ -183,15 +187,15 @@ def _summary_json(summary: ClusteringSummary) -> dict[str, Any]:
         *(record.max_cluster_size, record.allow_single_cluster, record.downsample, record.recut_of),
         *(record.backend, record.exact, record.n_clusters, record.root_selected),
         [asdict(doubt) for doubt in find_doubts(record)],
-        *(record.n_embeddings, _share_of_outliers(record), summary.created_at, summary.seconds, None),
+        *(record.n_embeddings, _compute_outlier_percent(record), summary.created_at, summary.seconds, None),
     )
     return plain(dict(zip(_JSON_KEYS, values, strict=True)))
 
 
-def _unreadable_line(clustering: UnreadableClustering, width: int) -> str:
+def _describe_unreadable(clustering: UnreadableClustering, width: int) -> str:
     model = "" if clustering.embedding_model is None else f" of {clustering.embedding_model}"
     return paragraph(on_one_line(f"{clustering.reference}{model} cannot be read: {clustering.reason}"), width)
 
 
-def _share_of_outliers(record: ClusteringRecord) -> float | None:
+def _compute_outlier_percent(record: ClusteringRecord) -> float | None:
     return 100 * record.n_outliers / record.n_embeddings if record.n_embeddings else None

@@ -1,4 +1,4 @@
-"""What `info` prints: the contents of a database on one screen."""
+"""Render the contents of a database for `info`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of clusterings that are not made yet."""
+"""Render the estimated time and memory of clusterings."""
 
 from __future__ import annotations
 
@@ -24,97 +24,109 @@ _COLUMNS = (
 
 
 def plan_text(plan: Plan, width: int) -> str:
-    """Return a line for every model and factor, what does not fit, and the factor that ends in time."""
-    backends = list(dict.fromkeys(name for _, one in _all(plan) for name in one.memory))
-    chosen = {one.backend for _, one in _all(plan)}
-    # What the chosen backends take stays whatever the width; what others would take goes first.
+    """Return one line per model and factor, what does not fit, and the factor that ends in time."""
+    backends = list(
+        dict.fromkeys(name for _, factor_plan in _iterate_plans(plan) for name in factor_plan.memory)
+    )
+    chosen = {factor_plan.backend for _, factor_plan in _iterate_plans(plan)}
+    # Columns of chosen backends always stay; columns of the others are left out first.
     ranks = [0 if name in chosen else 4 + at for at, name in enumerate(backends)]
     memory = [Column(name, right=True, rank=rank) for name, rank in zip(backends, ranks, strict=True)]
     columns = (*_COLUMNS, *memory)
     rows = [
         (
             model,
-            f"{one.downsample:,}",
-            f"{one.n_rows:,}",
-            one.backend or "-",
-            *_times(one),
-            *(_memory(one.memory.get(name)) for name in backends),
+            f"{factor_plan.downsample:,}",
+            f"{factor_plan.n_rows:,}",
+            factor_plan.backend or "-",
+            *_format_times(factor_plan),
+            *(_format_memory(factor_plan.memory.get(name)) for name in backends),
         )
-        for model, one in _all(plan)
+        for model, factor_plan in _iterate_plans(plan)
     ]
-    lines = [*_reasons(plan), *_notes(plan), *_verdicts(plan), _basis(plan), *_busy(plan)]
-    # Columns stand side by side however wide they are; what is read as a text does not.
-    said = [paragraph(line, min(width, PIPE_COLUMNS)) for line in lines]
-    return "\n".join([table(columns, rows, width), "", *said])
+    lines = [
+        *_list_reasons(plan),
+        *_list_notes(plan),
+        *_describe_factors_within(plan),
+        _describe_basis(plan),
+        *_describe_load(plan),
+    ]
+    # Tables may be as wide as the output; paragraphs are narrower.
+    paragraphs = [paragraph(line, min(width, PIPE_COLUMNS)) for line in lines]
+    return "\n".join([table(columns, rows, width), "", *paragraphs])
 
 
-def _all(plan: Plan) -> Iterator[tuple[str, FactorPlan]]:
+def _iterate_plans(plan: Plan) -> Iterator[tuple[str, FactorPlan]]:
     for model in plan.models:
-        for one in model.plans:
-            yield model.embedding_model, one
+        for factor_plan in model.plans:
+            yield model.embedding_model, factor_plan
 
 
-def _times(one: FactorPlan) -> tuple[str, ...]:
-    if one.seconds is None:
+def _format_times(factor_plan: FactorPlan) -> tuple[str, ...]:
+    if factor_plan.seconds is None:
         return "-", "-", "-", "-"
-    found = one.seconds
-    return tuple(_short(seconds) for seconds in (found.load, found.fit, found.save, found.total))
+    estimate = factor_plan.seconds
+    return tuple(
+        _format_seconds(seconds) for seconds in (estimate.load, estimate.fit, estimate.save, estimate.total)
+    )
 
 
-def _short(seconds: float) -> str:
+def _format_seconds(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
 
 
-def _memory(memory: BackendMemory | None) -> str:
+def _format_memory(memory: BackendMemory | None) -> str:
     if memory is None:
         return "-"
     return format_bytes(memory.bytes) if memory.fits else f"no ({format_bytes(memory.bytes)})"
 
 
-def _reasons(plan: Plan) -> Iterator[str]:
-    for model, one in _all(plan):
-        if one.reason is not None:
-            yield on_one_line(f"{model}, factor {one.downsample:,}: {one.reason}")
+def _list_reasons(plan: Plan) -> Iterator[str]:
+    for model, factor_plan in _iterate_plans(plan):
+        if factor_plan.reason is not None:
+            yield on_one_line(f"{model}, factor {factor_plan.downsample:,}: {factor_plan.reason}")
 
 
-def _notes(plan: Plan) -> Iterator[str]:
+def _list_notes(plan: Plan) -> Iterator[str]:
     for model in plan.models:
         for note in model.notes:
             yield on_one_line(f"{model.embedding_model}: {note}")
 
 
-def _verdicts(plan: Plan) -> Iterator[str]:
+def _describe_factors_within(plan: Plan) -> Iterator[str]:
     if plan.within_seconds is None:
         return
     within = f"within {duration(plan.within_seconds)}"
     for model in plan.models if len(plan.models) > 1 else ():
-        yield on_one_line(f"{model.embedding_model}: {_smallest(model.smallest_factor_within, within)}")
+        yield on_one_line(
+            f"{model.embedding_model}: {_describe_factor(model.smallest_factor_within, within)}"
+        )
     name = "all models" if len(plan.models) > 1 else plan.models[0].embedding_model
-    said = _smallest(plan.smallest_factor_within, within)
+    text = _describe_factor(plan.smallest_factor_within, within)
     if plan.smallest_factor_within is not None:
-        said += f", in about {_short(plan.totals[plan.smallest_factor_within] or 0.0)}"
+        text += f", in about {_format_seconds(plan.totals[plan.smallest_factor_within] or 0.0)}"
     else:
         known = {factor: seconds for factor, seconds in plan.totals.items() if seconds is not None}
         if known:
-            said += f"; the soonest is factor {max(known):,}, in about {_short(known[max(known)])}"
-    yield on_one_line(f"{name}: {said}")
+            text += f"; the soonest is factor {max(known):,}, in about {_format_seconds(known[max(known)])}"
+    yield on_one_line(f"{name}: {text}")
 
 
-def _smallest(factor: int | None, within: str) -> str:
+def _describe_factor(factor: int | None, within: str) -> str:
     return f"none of these factors ends {within}" if factor is None else f"factor {factor:,} ends {within}"
 
 
-def _basis(plan: Plan) -> str:
-    most = max((one.measured_rows for _, one in _all(plan)), default=0)
+def _describe_basis(plan: Plan) -> str:
+    most = max((factor_plan.measured_rows for _, factor_plan in _iterate_plans(plan)), default=0)
     return (
-        f"Planned in {_short(plan.seconds)} from fits of up to {most:,} "
+        f"Planned in {_format_seconds(plan.seconds)} from fits of up to {most:,} "
         f"{pluralize(most, 'row')} of each. Times are those of a "
         "machine with nothing else to do; loading goes on as fast as the rows of those fits were read, and "
         "saving as fast as elsewhere. Memory is that of the rows and of the work on them."
     )
 
 
-def _busy(plan: Plan) -> Iterator[str]:
+def _describe_load(plan: Plan) -> Iterator[str]:
     if plan.busy_cores > available_cores() / 2:
         yield (
             f"The machine was busy (load average {plan.busy_cores:.1f}, {available_cores()} "

@@ -1,4 +1,4 @@
-"""What is said of many settings side by side."""
+"""Render the comparison of many settings of a clustering."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ _COLUMNS = (
 
 
 def sweep_text(source: ClusteringSummary, settings: Sequence[Setting], width: int) -> str:
-    """Return one line a setting, the stored one and cliffs marked, and below them what the marks mean."""
+    """Return one line per setting with its marks, and below them an explanation of the marks."""
     record = source.record
-    shows_single = len({one.allow_single_cluster for one in settings}) > 1
+    shows_single = len({setting.allow_single_cluster for setting in settings}) > 1
     rows = [
         (
-            f"{one.epsilon:g}",
-            str(one.min_cluster_size),
-            one.selection_method,
-            *(["yes" if one.allow_single_cluster else "no"] * shows_single),
-            str(one.n_clusters),
-            percent(one.n_outliers, record.n_embeddings),
-            f"{100 * one.largest_share:.1f} %",
-            decimal(one.median_persistence),
-            decimal(one.relative_validity),
-            decimal(one.ari_stored),
-            decimal(one.ari_previous),
-            " ".join(_marks(source, one)),
+            f"{setting.epsilon:g}",
+            str(setting.min_cluster_size),
+            setting.selection_method,
+            *(["yes" if setting.allow_single_cluster else "no"] * shows_single),
+            str(setting.n_clusters),
+            percent(setting.n_outliers, record.n_embeddings),
+            f"{100 * setting.largest_share:.1f} %",
+            decimal(setting.median_persistence),
+            decimal(setting.relative_validity),
+            decimal(setting.ari_stored),
+            decimal(setting.ari_previous),
+            " ".join(_list_marks(source, setting)),
         )
-        for one in settings
+        for setting in settings
     ]
     head = (
         f"Clustering {source.id} of {on_one_line(source.embedding_model)}, {record.n_embeddings} "
@@ -64,19 +64,24 @@ def sweep_text(source: ClusteringSummary, settings: Sequence[Setting], width: in
     )
     if shows_single:
         foot += f" {_ABOUT_SINGLE}"
-    if any(one.root_selected for one in settings):
+    if any(setting.root_selected for setting in settings):
         foot += f" {_ABOUT_ROOT}"
     columns = [column for column in _COLUMNS if shows_single or column.name != _SINGLE]
     narrow = min(width, 110)
     return "\n\n".join([paragraph(head, narrow), table(columns, rows, width), paragraph(foot, narrow)])
 
 
-def _marks(source: ClusteringSummary, one: Setting) -> list[str]:
+def _list_marks(source: ClusteringSummary, setting: Setting) -> list[str]:
     record = source.record
-    is_stored = (one.epsilon, one.min_cluster_size, one.selection_method, one.allow_single_cluster) == (
+    is_stored = (
+        setting.epsilon,
+        setting.min_cluster_size,
+        setting.selection_method,
+        setting.allow_single_cluster,
+    ) == (
         record.cluster_selection_epsilon,
         record.min_cluster_size,
         record.cluster_selection_method,
         record.allow_single_cluster,
     )
-    return ["stored"] * is_stored + ["root"] * one.root_selected + ["cliff"] * one.cliff
+    return ["stored"] * is_stored + ["root"] * setting.root_selected + ["cliff"] * setting.cliff

@@ -1,4 +1,4 @@
-"""What is said of the runs in a clustering: what groups of them do, and the path of one."""
+"""Render trajectories: figures by group of runs, all runs, and the path of a run."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def trajectories_text(
     *,
     width: int,
 ) -> str:
-    """Say what the runs of a clustering do, group by group, then all of them.
+    """Return the figures of the runs of a clustering, by group and for all runs.
 
     Parameters
     ----------
     study, clustering
-        What was found, and where.
+        Result of the analysis, and the clustering it was made of.
     texts : mapping of int to str or None
         Texts of the medoids of the clusters that `shown_states` names.
     width : int
@@ -88,20 +88,26 @@ def trajectories_text(
         return "\n\n".join([*parts, "No run has a step in it any more."])
     names = list(study.groups[0].group)
     heads = [Column(name, elastic=True) for name in names]
-    # A prompt may be long, and is not to push the numbers out.
+    # A long prompt must not displace the numbers.
     room = max(20, width // 2 // len(names))
     rows = [
-        [*(shorten(_named(value), room) for value in group.group.values()), *_group_cells(group)]
+        [*(shorten(_format_name(value), room) for value in group.group.values()), *_format_group(group)]
         for group in study.groups
     ]
     parts.append(table([*heads, *_GROUP_COLUMNS], rows, width))
-    parts.append(paragraph(_totals(study.total), min(width, _PARAGRAPH_WIDTH)))
+    parts.append(paragraph(_describe_totals(study.total), min(width, _PARAGRAPH_WIDTH)))
     if study.markov is not None:
-        parts.append(paragraph(_markov_text(study.markov), min(width, _PARAGRAPH_WIDTH)))
-    frequent = _frequent(study.transitions)
+        parts.append(paragraph(_describe_markov_model(study.markov), min(width, _PARAGRAPH_WIDTH)))
+    frequent = _find_frequent_transitions(study.transitions)
     if frequent:
         rows = [
-            [str(count), str(source), _medoid(texts, source), str(target), _medoid(texts, target)]
+            [
+                str(count),
+                str(source),
+                _format_medoid(texts, source),
+                str(target),
+                _format_medoid(texts, target),
+            ]
             for source, target, count in frequent
         ]
         listed = table(_TRANSITION_COLUMNS, rows, width)
@@ -109,29 +115,38 @@ def trajectories_text(
     return "\n\n".join(parts)
 
 
-def comparison_text(found: NetworkComparison, width: int) -> str:
-    """Say which networks differ within prompts, and what the models and the prompt explain."""
-    names = [" → ".join(map(on_one_line, network)) for network in found.networks]
+def comparison_text(comparison: NetworkComparison, width: int) -> str:
+    """Return the networks that differ within prompts, and the variance that models and prompts explain."""
+    names = [" → ".join(map(on_one_line, network)) for network in comparison.networks]
     differing = sorted(
-        (one for one in found.differences if one.p_adjusted < SIGNIFICANCE), key=lambda one: one.p_adjusted
+        (difference for difference in comparison.differences if difference.p_adjusted < SIGNIFICANCE),
+        key=lambda difference: difference.p_adjusted,
     )
     narrow = min(width, _PARAGRAPH_WIDTH)
     parts = []
-    if found.differences:
+    if comparison.differences:
         head = (
-            f"{len(differing)} of {len(found.differences)} differences between networks within prompts "
+            f"{len(differing)} of {len(comparison.differences)} differences between networks within prompts "
             f"{pluralize(len(differing), 'is', 'are')} significant (whole runs permuted, Holm, 5 %)."
         )
         rows = [
-            (one.figure, names[one.a], names[one.b], f"{one.difference:+.3f}", _p_value(one.p_adjusted))
-            for one in differing[:_DIFFERENCES_SHOWN]
+            (
+                difference.figure,
+                names[difference.a],
+                names[difference.b],
+                f"{difference.difference:+.3f}",
+                _format_p_value(difference.p_adjusted),
+            )
+            for difference in differing[:_DIFFERENCES_SHOWN]
         ]
         listed = table(_DIFFERENCE_COLUMNS, rows, width) if rows else ""
         parts.append("\n".join(filter(None, [paragraph(head, narrow), listed])))
-    if found.variance:
-        figures = dict.fromkeys(one.figure for one in found.variance)
-        factors = dict.fromkeys(one.factor for one in found.variance)
-        shares = {(one.figure, one.factor): f"{100 * one.adjusted:.1f} %" for one in found.variance}
+    if comparison.variance:
+        figures = dict.fromkeys(share.figure for share in comparison.variance)
+        factors = dict.fromkeys(share.factor for share in comparison.variance)
+        shares = {
+            (share.figure, share.factor): f"{100 * share.adjusted:.1f} %" for share in comparison.variance
+        }
         columns = [Column("variance between runs"), *(Column(name, right=True) for name in factors)]
         cells = [[figure, *(shares.get((figure, name), "-") for name in factors)] for figure in figures]
         parts.append(table(columns, cells, width))
@@ -139,7 +154,7 @@ def comparison_text(found: NetworkComparison, width: int) -> str:
 
 
 def runs_text(runs: Sequence[RunSummary], width: int) -> str:
-    """Return one line a run, of all that are in the clustering."""
+    """Return one line per run of the clustering."""
     names = shorten_ids(show_id(run.run_id) for run in runs)
     rows = [
         (
@@ -147,10 +162,10 @@ def runs_text(runs: Sequence[RunSummary], width: int) -> str:
             str(run.n_steps),
             str(len(run.visits)),
             percent(run.transit_steps, run.n_steps),
-            _or_dash(run.settled_in),
-            _or_dash(run.settled_at),
-            _or_dash(run.period),
-            _or_dash(run.absorbed_at),
+            _format_optional(run.settled_in),
+            _format_optional(run.settled_at),
+            _format_optional(run.period),
+            _format_optional(run.absorbed_at),
             str(run.distinct_texts),
         )
         for run in runs
@@ -159,33 +174,33 @@ def runs_text(runs: Sequence[RunSummary], width: int) -> str:
 
 
 def run_text(run: RunSummary, texts: Mapping[int, str | None], width: int) -> str:
-    """Say where a run went: its states with their dwells as one line, then what it ended in."""
+    """Return the path of a run: its states with their dwell times, then how it ended."""
     origin = [show_id(run.run_id)]
     if run.facts is not None:
         prompt = on_one_line(run.facts.initial_prompt)
-        origin += [_named(list(run.facts.network)), f'"{prompt}"', f"seed {run.facts.seed}"]
+        origin += [_format_name(list(run.facts.network)), f'"{prompt}"', f"seed {run.facts.seed}"]
     narrow = min(width, PIPE_COLUMNS)
     path = " → ".join(f"{state}×{dwell}" for state, _, dwell in run.visits.tolist())
     return "\n".join(
         [
             shorten(f"Run {', '.join(origin)}", width),
             paragraph(f"{path}+", narrow),
-            paragraph(f"{_ending(run)}.", narrow),
-            *_legend(run, texts, width),
+            paragraph(f"{_describe_end(run)}.", narrow),
+            *_list_medoids(run, texts, width),
         ]
     )
 
 
 def shown_states(study: TrajectoryStudy, run: RunSummary | None = None) -> set[int]:
-    """Return the clusters that the text names, of which it needs the medoids' texts."""
-    pairs = _frequent(study.transitions)
+    """Return the labels of the clusters that the text shows with the texts of their medoids."""
+    pairs = _find_frequent_transitions(study.transitions)
     return {label for source, target, _ in pairs for label in (source, target)} | set(
-        _longest_in(run) if run is not None else ()
+        _find_longest_clusters(run) if run is not None else ()
     )
 
 
-def _group_cells(group: GroupSummary) -> list[str]:
-    fixed, loops = _periodic(group)
+def _format_group(group: GroupSummary) -> list[str]:
+    fixed, loops = _count_periodic_runs(group)
     test = group.dwell.memoryless
     return [
         str(group.n_runs),
@@ -194,24 +209,24 @@ def _group_cells(group: GroupSummary) -> list[str]:
         str(group.settled_runs),
         str(fixed),
         str(loops),
-        _or_dash(group.absorption.median),
+        _format_optional(group.absorption.median),
         str(group.dwell.visits),
-        _or_dash(group.dwell.median),
+        _format_optional(group.dwell.median),
         "-" if test is None else f"{test.shape:.2f}",
-        "-" if test is None else _p_value(test.p_value),
+        "-" if test is None else _format_p_value(test.p_value),
     ]
 
 
-def _totals(total: GroupSummary) -> str:
-    one_text, loops = _periodic(total)
+def _describe_totals(total: GroupSummary) -> str:
+    one_text, loops = _count_periodic_runs(total)
     stretches = total.stretches.reached_end + total.stretches.left_again
     sentences = [
         f"{'The only run' if total.n_runs == 1 else f'All {total.n_runs} runs'}: "
-        f"{percent(total.transit_steps, total.n_steps)}{_share_range(total, 'transit_share')} of "
+        f"{percent(total.transit_steps, total.n_steps)}{_format_share_interval(total, 'transit_share')} of "
         f"{total.n_steps} "
         f"{pluralize(total.n_steps, 'step is', 'steps are')} in transit, {total.settled_runs} settled in a "
         f"cluster, {one_text} {pluralize(one_text, 'repeats', 'repeat')} one text until the end and {loops} "
-        f"a loop{_absorption(total)}."
+        f"a loop{_describe_absorption(total)}."
     ]
     if stretches:
         left = total.stretches.left_again
@@ -219,37 +234,40 @@ def _totals(total: GroupSummary) -> str:
             f"Of {stretches} {pluralize(stretches, 'stretch', 'stretches')} of repeats, {left} "
             f"{pluralize(left, 'was', 'were')} left again."
         )
-    return " ".join([*sentences, _dwelling(total)])
+    return " ".join([*sentences, _describe_dwell_times(total)])
 
 
-def _absorption(total: GroupSummary) -> str:
-    found = total.absorption
-    if found.median is not None:
-        return f" (half do from step {found.median:g} on{_range(total, 'median_absorbed_at')})"
-    if found.share is None:
+def _describe_absorption(total: GroupSummary) -> str:
+    absorption = total.absorption
+    if absorption.median is not None:
+        return f" (half do from step {absorption.median:g} on{_format_interval(total, 'median_absorbed_at')})"
+    if absorption.share is None:
         return ""
-    return f" ({100 * found.share:.1f} % from step {found.within:g} or before; half is not reached)"
+    return f" ({100 * absorption.share:.1f} % from step {absorption.within:g} or before; half is not reached)"
 
 
-def _dwelling(total: GroupSummary) -> str:
+def _describe_dwell_times(total: GroupSummary) -> str:
     dwell = total.dwell
     visits, were = pluralize(dwell.visits, "visit"), pluralize(dwell.censored, "was", "were")
     sentence = f"Of {dwell.visits} {visits}, {dwell.censored} {were} cut off by the end of a run"
     if dwell.median is not None:
         steps = pluralize(dwell.median, "step")
-        sentence += f"; half of them end within {dwell.median:g} {steps}{_range(total, 'median_dwell')}"
+        sentence += (
+            f"; half of them end within {dwell.median:g} {steps}{_format_interval(total, 'median_dwell')}"
+        )
     test = dwell.memoryless
     if test is None:
         return f"{sentence}."
     clusters = pluralize(test.n_clusters, "cluster")
     heavier = "Within clusters, the longer a visit has lasted the longer it goes on: " * test.is_heavier
     return (
-        f"{sentence}. {heavier}Weibull shape {test.shape:.2f}{_range(total, 'weibull_shape', '.2f')}, p "
-        f"{_p_value(test.p_value)} against 1 (memoryless), within {test.n_clusters} {clusters}."
+        f"{sentence}. {heavier}Weibull shape {test.shape:.2f}"
+        f"{_format_interval(total, 'weibull_shape', '.2f')}, "
+        f"p {_format_p_value(test.p_value)} against 1 (memoryless), within {test.n_clusters} {clusters}."
     )
 
 
-def _markov_text(model: MarkovModel) -> str:
+def _describe_markov_model(model: MarkovModel) -> str:
     sentences = [
         f"Markov model at lag {model.lag}: clusters in it {len(model.states)} of {model.n_visited}, with "
         f"{100 * model.transition_share:.1f} % of the transitions; imbalance of flows {model.imbalance:.3f}, "
@@ -278,7 +296,7 @@ def _markov_text(model: MarkovModel) -> str:
     return ". ".join(sentences) + "."
 
 
-def _range(total: GroupSummary, name: str, digits: str = "g") -> str:
+def _format_interval(total: GroupSummary, name: str, digits: str = "g") -> str:
     """Return a 95 % interval in brackets."""
     interval = total.intervals[name]
     if interval is None:
@@ -287,12 +305,12 @@ def _range(total: GroupSummary, name: str, digits: str = "g") -> str:
     return f" ({interval.low:{digits}} to {high})"
 
 
-def _share_range(total: GroupSummary, name: str) -> str:
+def _format_share_interval(total: GroupSummary, name: str) -> str:
     interval = total.intervals[name]
     return "" if interval is None else f" ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
 
 
-def _ending(run: RunSummary) -> str:
+def _describe_end(run: RunSummary) -> str:
     parts = [
         f"{percent(run.transit_steps, run.n_steps)} of {run.n_steps} "
         f"{pluralize(run.n_steps, 'step')} in transit"
@@ -307,20 +325,22 @@ def _ending(run: RunSummary) -> str:
     return ", ".join(parts)
 
 
-def _legend(run: RunSummary, texts: Mapping[int, str | None], width: int) -> list[str]:
-    return [shorten(f"{label:>5}  {_medoid(texts, label)}", width) for label in _longest_in(run)]
+def _list_medoids(run: RunSummary, texts: Mapping[int, str | None], width: int) -> list[str]:
+    return [
+        shorten(f"{label:>5}  {_format_medoid(texts, label)}", width) for label in _find_longest_clusters(run)
+    ]
 
 
-def _longest_in(run: RunSummary) -> list[int]:
-    """Return the states in which a run was longest."""
+def _find_longest_clusters(run: RunSummary) -> list[int]:
+    """Return the clusters in which a run spent most steps."""
     dwells: Counter[int] = Counter()
     for state, _, dwell in run.visits.tolist():
         dwells[state] += dwell
     return [state for state, _ in dwells.most_common(_STATES_NAMED) if state >= 0]
 
 
-def _frequent(transitions: Transitions) -> list[tuple[int, int, int]]:
-    """Return the commonest transitions from one state to another."""
+def _find_frequent_transitions(transitions: Transitions) -> list[tuple[int, int, int]]:
+    """Return the most frequent transitions between different states."""
     columns = (transitions.sources.tolist(), transitions.targets.tolist(), transitions.counts.tolist())
     moves = [
         (source, target, count) for source, target, count in zip(*columns, strict=True) if source != target
@@ -328,24 +348,24 @@ def _frequent(transitions: Transitions) -> list[tuple[int, int, int]]:
     return sorted(moves, key=lambda move: -move[2])[:_TRANSITIONS_SHOWN]
 
 
-def _periodic(group: GroupSummary) -> tuple[int, int]:
+def _count_periodic_runs(group: GroupSummary) -> tuple[int, int]:
     fixed = group.periodic_runs.get(1, 0)
     return fixed, sum(group.periodic_runs.values()) - fixed
 
 
-def _medoid(texts: Mapping[int, str | None], label: int) -> str:
+def _format_medoid(texts: Mapping[int, str | None], label: int) -> str:
     return on_one_line(texts.get(label) or "") or "(no text)"
 
 
-def _named(value: Any) -> str:
+def _format_name(value: Any) -> str:
     if value is None:
         return "(gone)"
     return on_one_line(" → ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
-def _p_value(value: float) -> str:
+def _format_p_value(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
-def _or_dash(value: float | None) -> str:
+def _format_optional(value: float | None) -> str:
     return "-" if value is None else f"{value:g}"

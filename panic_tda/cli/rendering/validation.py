@@ -1,4 +1,4 @@
-"""What is said of how far clusters can be trusted, and of how runs drift apart."""
+"""Render the stability of clusters, their merges, and the divergence of runs."""
 
 from __future__ import annotations
 
@@ -48,16 +48,17 @@ Texts = Mapping[int, str | None]
 
 
 def stability_text(
-    found: ClusteringStability, clustering: ClusteringSummary, texts: Texts, *, width: int, limit: int
+    measured: ClusteringStability, clustering: ClusteringSummary, texts: Texts, *, width: int, limit: int
 ) -> str:
-    """Return how many clusters are stable, and below it the clusters, the largest first."""
-    verdicts = [one.verdict for one in found.clusters]
+    """Return the number of stable clusters, and below it the clusters, the largest first."""
+    verdicts = [stability.verdict for stability in measured.clusters]
     n_stable, n_dissolved = verdicts.count("stable"), verdicts.count("dissolved")
     head = (
-        f"{_named(clustering)}: {n_stable} of {len(verdicts)} {pluralize(len(verdicts), 'cluster')} "
+        f"{_describe_clustering(clustering)}: {n_stable} of {len(verdicts)} "
+        f"{pluralize(len(verdicts), 'cluster')} "
         f"{pluralize(n_stable, 'is', 'are')} stable (mean Jaccard index 0.75 or more) and {n_dissolved} "
         f"{pluralize(n_dissolved, 'dissolves', 'dissolve')} (0.5 or less) in "
-        f"{found.n_resamples} {pluralize(found.n_resamples, 'sample')} of the runs"
+        f"{measured.n_resamples} {pluralize(measured.n_resamples, 'sample')} of the runs"
     )
     rows = [
         (
@@ -66,42 +67,49 @@ def stability_text(
             str(members.runs),
             str(members.prompts),
             f"{100 * members.largest_run_share:.1f} %",
-            decimal(one.jaccard),
-            "-" if one.low is None or one.high is None else f"{one.low:.2f} to {one.high:.2f}",
-            one.verdict or "",
+            decimal(stability.jaccard),
+            "-"
+            if stability.low is None or stability.high is None
+            else f"{stability.low:.2f} to {stability.high:.2f}",
+            stability.verdict or "",
             on_one_line(texts.get(members.label) or ""),
         )
-        for members, one in list(zip(found.members, found.clusters, strict=True))[: limit or None]
+        for members, stability in list(zip(measured.members, measured.clusters, strict=True))[: limit or None]
     ]
     return "\n\n".join(
         [
             paragraph(head, min(width, PIPE_COLUMNS)),
             table(_STABILITY_COLUMNS, rows, width),
-            *_hidden(len(verdicts), len(rows)),
+            *_describe_hidden(len(verdicts), len(rows)),
         ]
     )
 
 
 def merges_text(
-    found: TreeMerges, clustering: ClusteringSummary, texts: Texts, *, width: int, limit: int
+    tree: TreeMerges, clustering: ClusteringSummary, texts: Texts, *, width: int, limit: int
 ) -> str:
     """Return the merges of clusters by ascending height, and the stable layers."""
     rows = [
         (
-            f"{one.height:.3f}",
-            str(one.n_clusters),
-            str(one.a),
-            on_one_line(texts.get(one.a) or ""),
-            str(one.b),
-            on_one_line(texts.get(one.b) or ""),
+            f"{merge.height:.3f}",
+            str(merge.n_clusters),
+            str(merge.a),
+            on_one_line(texts.get(merge.a) or ""),
+            str(merge.b),
+            on_one_line(texts.get(merge.b) or ""),
         )
-        for one in found.merges[: limit or None]
+        for merge in tree.merges[: limit or None]
     ]
-    parts = [paragraph(f"{_named(clustering)}: clusters join at these heights", min(width, PIPE_COLUMNS))]
+    parts = [
+        paragraph(
+            f"{_describe_clustering(clustering)}: clusters join at these heights", min(width, PIPE_COLUMNS)
+        )
+    ]
     parts += [table(_MERGE_COLUMNS, rows, width)] if rows else ["There are no two clusters."]
-    parts += _hidden(len(found.merges), len(rows))
+    parts += _describe_hidden(len(tree.merges), len(rows))
     layers = [
-        (str(one.min_cluster_size), str(one.n_clusters), f"{one.persistence:g}") for one in found.layers
+        (str(layer.min_cluster_size), str(layer.n_clusters), f"{layer.persistence:g}")
+        for layer in tree.layers
     ]
     if layers:
         listed = table(_LAYER_COLUMNS, layers, width)
@@ -109,32 +117,34 @@ def merges_text(
     return "\n\n".join(parts)
 
 
-def divergence_text(found: Divergence, clustering: ClusteringSummary, width: int) -> str:
+def divergence_text(divergence: Divergence, clustering: ClusteringSummary, width: int) -> str:
     """Return the distances and the recovered prompts by step, and the fits."""
     rows = [
         (
-            str(one.step),
-            str(one.n_runs),
-            decimal(one.same_prompt),
-            decimal(one.other_prompt),
-            _percent(one.recovered),
-            _percent(one.by_chance),
+            str(step.step),
+            str(step.n_runs),
+            decimal(step.same_prompt),
+            decimal(step.other_prompt),
+            _format_share(step.recovered),
+            _format_share(step.by_chance),
         )
-        for one in found.steps
+        for step in divergence.steps
     ]
     narrow = min(width, PIPE_COLUMNS)
-    head = f"{_named(clustering)}: mean chord between runs, and prompts recovered, by output step"
+    head = (
+        f"{_describe_clustering(clustering)}: mean chord between runs, and prompts recovered, by output step"
+    )
     return "\n\n".join(
         [
             paragraph(head, narrow),
             table(_DIVERGENCE_COLUMNS, rows, width),
-            paragraph(_fit_text("Runs of one prompt", found.same_prompt), narrow),
-            paragraph(_fit_text("Runs of different prompts", found.other_prompt), narrow),
+            paragraph(_describe_fit("Runs of one prompt", divergence.same_prompt), narrow),
+            paragraph(_describe_fit("Runs of different prompts", divergence.other_prompt), narrow),
         ]
     )
 
 
-def _fit_text(name: str, fit: Relaxation | None) -> str:
+def _describe_fit(name: str, fit: Relaxation | None) -> str:
     if fit is None:
         return f"{name}: the distance settles at no value within these steps."
     interval = fit.time_interval
@@ -142,13 +152,13 @@ def _fit_text(name: str, fit: Relaxation | None) -> str:
     return f"{name}: from {fit.start:.3f} to {fit.limit:.3f}, time constant in steps {fit.time:.1f}{span}."
 
 
-def _named(clustering: ClusteringSummary) -> str:
+def _describe_clustering(clustering: ClusteringSummary) -> str:
     return f"Clustering {clustering.id} of {on_one_line(clustering.embedding_model)}"
 
 
-def _hidden(n_all: int, n_shown: int) -> list[str]:
+def _describe_hidden(n_all: int, n_shown: int) -> list[str]:
     return [f"… and {n_all - n_shown} more; --limit 0 shows all"] if n_all > n_shown else []
 
 
-def _percent(share: float | None) -> str:
+def _format_share(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"
