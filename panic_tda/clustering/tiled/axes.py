@@ -51,8 +51,8 @@ def principal_axes(xp: ArrayModule, vectors: Array, rng: np.random.Generator) ->
     n = len(vectors)
     rows = np.arange(n) if n <= _SAMPLE_ROWS else np.sort(rng.choice(n, _SAMPLE_ROWS, replace=False))
     moment = xp.zeros((vectors.shape[1], vectors.shape[1]), dtype=xp.float64)
-    for some in slices(len(rows), _CHUNK_ROWS):
-        sample = take_rows(xp, vectors, xp.asarray(rows[some]))
+    for part in slices(len(rows), _CHUNK_ROWS):
+        sample = take_rows(xp, vectors, xp.asarray(rows[part]))
         # Two buffers: some BLAS builds take X.T @ X on one buffer as a symmetric update, which has crashed.
         moment += sample.T @ sample.copy()
     moment = to_host(moment)
@@ -88,10 +88,10 @@ def choose_number(vectors: Array, axes: FloatArray, rng: np.random.Generator) ->
     n, d = vectors.shape
     size = min(n, _ASKING + min(_ASKED, n // _ASKED_SHARE))
     sample = vectors[rng.permutation(np.sort(rng.choice(n, size, replace=False)))]
-    asking, asked = np.split(sample, [min(_ASKING, len(sample) // 2)])
-    nearest = (asking @ asked.T).max(axis=1, keepdims=True)
+    queries, references = np.split(sample, [min(_ASKING, len(sample) // 2)])
+    nearest = (queries @ references.T).max(axis=1, keepdims=True)
     leading = axes[:, : max(CHOICES)].astype(np.float32)
-    left, right = asking @ leading, asked @ leading
+    left, right = queries @ leading, references @ leading
     cost = {}
     for m in CHOICES:
         # Rows have unit length.
@@ -132,9 +132,9 @@ class Patience:
 
     def asks(self) -> bool:
         """Say whether the bound is to be asked this time."""
-        asked = not self._wait
+        is_due = not self._wait
         self._wait = max(0, self._wait - 1)
-        return asked
+        return is_due
 
     def learn(self, *, in_vain: bool) -> None:
         """Take note of whether the bound left few pairs."""

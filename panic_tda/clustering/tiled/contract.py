@@ -1,4 +1,4 @@
-"""What the passes know of the memory in which they work: the contract that `host` and `device` fulfil.
+"""The interface between the passes and the memory in which they work; `host` and `device` implement it.
 
 Everything of order n² or n·d runs on arrays of one library, `Space.xp`: NumPy with compiled loops (`host`),
 or CuPy (`device`). What is of order n, such as joining trees, runs in host memory always.
@@ -58,7 +58,7 @@ class LightPairs(NamedTuple):
 
 
 class ByPosition(NamedTuple):
-    """What tile pairs need of their rows, by position, in the memory where they are worked on.
+    """Values of the rows by position, as the scans of tile pairs use them, in the memory of the scan.
 
     Attributes
     ----------
@@ -125,10 +125,10 @@ class OutsideSearch(Protocol):
     def begin(self, leader: IntArray) -> None:
         """Start a round, in which each row belongs to the component that its `leader` stands for."""
 
-    def find(self, asking: IntArray, *, whole: bool) -> IntArray:
+    def find(self, asking: IntArray, *, full_rows: bool) -> IntArray:
         """Return a near row in another component for every asking row.
 
-        `whole` asks for products of whole rows where the search has a choice.
+        `full_rows` selects products of full rows where the search can also use projected coordinates.
         """
 
 
@@ -146,7 +146,7 @@ class Lists(Protocol):
     rows: Array
     sims: Array
 
-    def offer_within(self, found: Survivors, tile: int, rows: Array) -> None:
+    def offer_within(self, candidates: Survivors, tile: int, rows: Array) -> None:
         """Offer every pair that was found within a tile to the list of its first row.
 
         Each pair comes twice, with either row as the first.

@@ -105,8 +105,8 @@ def core_distances(
 
     def batch(chosen: slice) -> None:
         rows = flagged[chosen]
-        found = _among_all(space, weights, rows, min_samples - weights[rows], cores[rows])
-        cores[rows] = np.maximum(found, floor)
+        distances = _among_all(space, weights, rows, min_samples - weights[rows], cores[rows])
+        cores[rows] = np.maximum(distances, floor)
 
     team.chunks(batch, len(flagged), largest=_batch_rows(min_samples))
     return Cores(cores, len(flagged))
@@ -164,8 +164,12 @@ class _Nearest:
         missing = self._missing[owners]
         last = (before < missing) & (before + weights >= missing)
         self.cores[owners[last]] = values[last]
-        kept = np.flatnonzero(before < missing)
-        self._owners, self._values, self._weights = owners[kept], values[kept], weights[kept]
+        contributing = np.flatnonzero(before < missing)
+        self._owners, self._values, self._weights = (
+            owners[contributing],
+            values[contributing],
+            weights[contributing],
+        )
 
 
 def _among_all(

@@ -77,13 +77,13 @@ def collect(products: Array, lower_rows: Array, lower_columns: Array, limit: int
     )
     room = min(limit, _FIRST_LIMIT)
     while True:
-        codes, found = cupy.empty(room, dtype=cupy.int32), cupy.zeros(1, dtype=cupy.uint64)
+        codes, counter = cupy.empty(room, dtype=cupy.int32), cupy.zeros(1, dtype=cupy.uint64)
         _compiled()(
             grid(height, width),
             (THREADS,),
-            (products, lower_rows, lower_columns, cupy.int32(width), cupy.int64(room), codes, found),
+            (products, lower_rows, lower_columns, cupy.int32(width), cupy.int64(room), codes, counter),
         )
-        count = int(found[0])
+        count = int(counter[0])
         if count > limit:
             return None
         if not count:

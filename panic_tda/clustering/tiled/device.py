@@ -89,24 +89,24 @@ class Scanner:
         codes = drop(codes) if drop else codes
         sims = self._dots(rows, columns, codes)
         i, j = codes // len(columns), codes % len(columns)
-        kept = xp.flatnonzero(sims >= xp.minimum(lower[0][i], lower[1][j]))
-        return Survivors(codes[kept], sims[kept])
+        reaching = xp.flatnonzero(sims >= xp.minimum(lower[0][i], lower[1][j]))
+        return Survivors(codes[reaching], sims[reaching])
 
     def light_within(self, rows: Array, gaps: Array, cores: Array) -> Iterator[LightPairs]:
         """Find light pairs of one tile, some rows at a time."""
         xp, space, width = self._space.xp, self._space, len(rows)
         products = self._multiply(space.vectors, rows, rows)
         largest = RangeMaxima(gaps)
-        for some in slices(width, _CHUNK_BYTES // (8 * width)):
-            first = xp.arange(some.start, some.stop)
+        for part in slices(width, _CHUNK_BYTES // (8 * width)):
+            first = xp.arange(part.start, part.stop)
             heights = largest.of(first[:, None] + 1, xp.arange(1, width + 1)[None, :])
             light = (
-                (products[some] >= margins.lower_products(heights, space.margin))
-                & (cores[some][:, None] < heights)
+                (products[part] >= margins.lower_products(heights, space.margin))
+                & (cores[part][:, None] < heights)
                 & (cores[None, :] < heights)
             )
             i, j = xp.nonzero(light)
-            yield self._lighter((rows, rows), (i + some.start, j), (cores, cores), heights[i, j])
+            yield self._lighter((rows, rows), (i + part.start, j), (cores, cores), heights[i, j])
 
     def light_across(
         self, sides: tuple[Array, Array], cores: tuple[Array, Array], heights: tuple[Array, Array]
@@ -120,13 +120,13 @@ class Scanner:
             return codes[xp.flatnonzero(room)]
 
         def drop(codes: Array) -> Array:
-            parts = [with_room(codes[some]) for some in slices(len(codes), _PART_PAIRS)]
+            parts = [with_room(codes[part]) for part in slices(len(codes), _PART_PAIRS)]
             return xp.concatenate(parts) if len(parts) > 1 else with_room(codes)
 
         lower = margins.thresholds(heights, cores, self._space.margin)
         codes = self.pairs(*sides, lower, drop).codes
-        for some in slices(len(codes), _PART_PAIRS):
-            i, j = codes[some] // width, codes[some] % width
+        for part in slices(len(codes), _PART_PAIRS):
+            i, j = codes[part] // width, codes[part] % width
             yield self._lighter(sides, (i, j), cores, xp.maximum(heights[0][i], heights[1][j]))
 
     def _lighter(
@@ -142,8 +142,8 @@ class Scanner:
             return LightPairs(_places(i), _places(j), np.empty(0))
         measured = _distances(self._space, sides[0][i], sides[1][j])
         w = xp.maximum(measured, xp.maximum(cores[0][i], cores[1][j]))
-        kept = xp.flatnonzero(w < heights)
-        return LightPairs(_places(i[kept]), _places(j[kept]), to_host(w[kept]))
+        improving = xp.flatnonzero(w < heights)
+        return LightPairs(_places(i[improving]), _places(j[improving]), to_host(w[improving]))
 
     def _bounded(self, rows: Array, columns: Array, lower: tuple[Array, Array]) -> Array | None:
         if not self._space.bounded or not self._patience.asks():
@@ -161,8 +161,8 @@ class Scanner:
             return sims
         left, i = _located(self._space, rows[codes // width])
         right, j = _located(self._space, columns[codes % width])
-        for some in slices(len(codes), _CHUNK_BYTES // (4 * left.shape[1])):
-            sims[some] = xp.sum(xp.take(left, i[some], axis=0) * xp.take(right, j[some], axis=0), axis=1)
+        for part in slices(len(codes), _CHUNK_BYTES // (4 * left.shape[1])):
+            sims[part] = xp.sum(xp.take(left, i[part], axis=0) * xp.take(right, j[part], axis=0), axis=1)
         return sims
 
     def _multiply(self, matrix: Array, rows: Array, columns: Array) -> Array:
@@ -206,10 +206,10 @@ class EdgeScan:
 
     def _edges(self, first: int, second: int, between: float) -> Edges:
         tiles, xp = self._tiles, namespace(self._tiles.cores)
-        one, two = tiles.layout.positions(first), tiles.layout.positions(second)
+        left, right = tiles.layout.positions(first), tiles.layout.positions(second)
         rows, columns = tiles.layout.rows(first), tiles.layout.rows(second)
-        cores = tiles.cores[one], tiles.cores[two]
-        heights = tiles.to_end[one], xp.maximum(tiles.from_start[two], between)
+        cores = tiles.cores[left], tiles.cores[right]
+        heights = tiles.to_end[left], xp.maximum(tiles.from_start[right], between)
         if self._prune_rows:
             i, j = live_rows(cores, heights)
             if not len(i) or not len(j):
@@ -273,10 +273,10 @@ def _distances(space: Space, u: Array, v: Array) -> Array:
     xp = space.xp
     out = xp.empty(len(u), dtype=xp.float64)
     (left, i), (right, j) = _located(space, u), _located(space, v)
-    for some in slices(len(u), _CHUNK_BYTES // (8 * left.shape[1])):
-        apart = xp.take(left, i[some], axis=0).astype(xp.float64)
-        apart -= xp.take(right, j[some], axis=0)
-        out[some] = xp.sqrt(xp.sum(apart * apart, axis=1))
+    for part in slices(len(u), _CHUNK_BYTES // (8 * left.shape[1])):
+        apart = xp.take(left, i[part], axis=0).astype(xp.float64)
+        apart -= xp.take(right, j[part], axis=0)
+        out[part] = xp.sqrt(xp.sum(apart * apart, axis=1))
     return out
 
 
@@ -340,10 +340,10 @@ class OutsideSearch:
         """Upload the components."""
         self._leader = self._space.xp.asarray(leader)
 
-    def find(self, asking: IntArray, *, whole: bool) -> IntArray:
+    def find(self, asking: IntArray, *, full_rows: bool) -> IntArray:
         """Ask by products of whole rows, or by those on the axes, which are off by about 0.01."""
         space, xp, leader = self._space, self._space.xp, self._leader
-        matrix = space.points[:, :-1] if space.bounded and not whole else space.vectors
+        matrix = space.points[:, :-1] if space.bounded and not full_rows else space.vectors
         rows = xp.asarray(asking)
         left, here = take_rows(xp, matrix, rows), xp.arange(len(asking))
         best = xp.zeros(len(asking), dtype=xp.int64)
@@ -370,9 +370,9 @@ def nearest_members(
     xp, (members, begins, ends) = space.xp, groups
     inside = np.empty(len(outside), dtype=np.int64)
     for begin in np.unique(begins):
-        asked = np.flatnonzero(begins == begin)
-        group = members[begin : ends[asked[0]]]
-        inside[asked] = group[_nearest_member(xp, space, cores[group], outside[asked], group)]
+        in_group = np.flatnonzero(begins == begin)
+        group = members[begin : ends[in_group[0]]]
+        inside[in_group] = group[_nearest_member(xp, space, cores[group], outside[in_group], group)]
     return inside
 
 
@@ -382,12 +382,12 @@ def _nearest_member(
     left, here = space.take(xp.asarray(outside)), xp.arange(len(outside))
     best = xp.zeros(len(outside), dtype=xp.int64)
     weight = xp.full(len(outside), xp.inf, dtype=xp.float32)
-    for some in slices(len(group), _CHUNK_BYTES // (4 * space.vectors.shape[1])):
-        w = xp.sqrt(xp.maximum(2 - 2 * (left @ space.take(xp.asarray(group[some])).T), 0))
-        w = xp.maximum(w, xp.asarray(cores[some].astype(np.float32))[None, :])
+    for part in slices(len(group), _CHUNK_BYTES // (4 * space.vectors.shape[1])):
+        w = xp.sqrt(xp.maximum(2 - 2 * (left @ space.take(xp.asarray(group[part])).T), 0))
+        w = xp.maximum(w, xp.asarray(cores[part].astype(np.float32))[None, :])
         nearest = xp.argmin(w, axis=1)
         lighter = w[here, nearest] < weight
-        best = xp.where(lighter, nearest + some.start, best)
+        best = xp.where(lighter, nearest + part.start, best)
         weight = xp.where(lighter, w[here, nearest], weight)
     chosen: IntArray = to_host(best)
     return chosen

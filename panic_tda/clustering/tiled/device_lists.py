@@ -36,16 +36,16 @@ class Lists:
         """Return thresholds; those that waiting offers would raise let a few more pairs pass."""
         return self.sims[rows, self._length - 1]
 
-    def offer_within(self, found: Survivors, tile: int, rows: Array) -> None:
+    def offer_within(self, candidates: Survivors, tile: int, rows: Array) -> None:
         """Let the pairs of one tile wait."""
-        self.offer(found, (tile, tile), rows, rows)
+        self.offer(candidates, (tile, tile), rows, rows)
 
-    def offer(self, found: Survivors, pair: tuple[int, int], rows: Array, columns: Array) -> None:
+    def offer(self, candidates: Survivors, pair: tuple[int, int], rows: Array, columns: Array) -> None:
         """Let the pairs wait for the lists of both sides."""
         width = len(columns)
         self._tiles |= {pair[0]: rows, pair[1]: columns}
-        for some in slices(len(found.codes), _OFFERED):
-            codes, sims = found.codes[some], found.sims[some]
+        for part in slices(len(candidates.codes), _OFFERED):
+            codes, sims = candidates.codes[part], candidates.sims[part]
             i, j = codes // width, codes % width
             self._wait(pair[0], i, columns[j], sims)
             if pair[0] != pair[1]:
@@ -61,7 +61,7 @@ class Lists:
             return
         waiting = self._waiting[tile]
         waiting.append((owners.astype(self._xp.int32), others, sims))
-        if 2 * sum(len(some[0]) for some in waiting) >= len(self._tiles[tile]) * self._length:
+        if 2 * sum(len(batch[0]) for batch in waiting) >= len(self._tiles[tile]) * self._length:
             self._enter(tile)
 
     def _enter(self, tile: int) -> None:
@@ -86,9 +86,9 @@ class Lists:
         owners = owners[order]
         rank = xp.arange(len(order)) - xp.searchsorted(owners, number)[owners]
         # Every list is full, if need be with entries for no row: as many as before stay.
-        kept = order[xp.flatnonzero(rank < length)]
-        self.rows[rows] = others[kept].reshape(-1, length)
-        self.sims[rows] = sims[kept].reshape(-1, length)
+        nearest = order[xp.flatnonzero(rank < length)]
+        self.rows[rows] = others[nearest].reshape(-1, length)
+        self.sims[rows] = sims[nearest].reshape(-1, length)
 
 
 def _keys(xp: ArrayModule, owners: Array, sims: Array) -> Array:

@@ -56,7 +56,7 @@ FirstTree = Callable[[int, np.random.Generator], tuple["IntArray", "IntArray"]]
 
 @dataclass(frozen=True)
 class Settings:
-    """How the engine works; none of it changes the answer.
+    """Settings of the engine; none of them changes the result.
 
     Parameters
     ----------

@@ -53,12 +53,12 @@ def without_joints(n: int, tree: Edges, size: int) -> IntArray:
 @compiled
 def _join_small(u: IntArray, v: IntArray, size: int, leader: IntArray) -> None:
     n = len(leader)
-    whole, rows = np.arange(n), np.ones(n, np.int64)
+    parent, rows = np.arange(n), np.ones(n, np.int64)
     for t in range(len(u)):
-        a, b = find(whole, u[t]), find(whole, v[t])
+        a, b = find(parent, u[t]), find(parent, v[t])
         if min(rows[a], rows[b]) < size:
             leader[find(leader, u[t])] = find(leader, v[t])
-        whole[a] = b
+        parent[a] = b
         rows[b] += rows[a]
     for row in range(n):
         leader[row] = find(leader, row)
@@ -87,8 +87,10 @@ def neighbour_forest(lists: Lists, cores: FloatArray) -> tuple[IntArray, IntArra
     leader = np.arange(n)
     u, v = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
     length = np.full(n, lists.rows.shape[1], dtype=np.int64)
-    found = _boruvka(to_host(lists.rows), to_host(lists.sims), length, cores.astype(np.float32), leader, u, v)
-    return u[:found].copy(), v[:found].copy()
+    n_edges = _boruvka(
+        to_host(lists.rows), to_host(lists.sims), length, cores.astype(np.float32), leader, u, v
+    )
+    return u[:n_edges].copy(), v[:n_edges].copy()
 
 
 @compiled
@@ -104,22 +106,22 @@ def _boruvka(
     n = len(leader)
     lightest = np.empty(n, dtype=np.float32)
     best_u, best_v = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
-    found = 0
+    n_edges = 0
     while True:
         lightest[:] = np.inf
         _lightest_edges(list_rows, list_sims, length, cores, leader, lightest, best_u, best_v)
-        before = found
+        before = n_edges
         for component in range(n):
             if lightest[component] < np.inf:
                 a, b = find(leader, best_u[component]), find(leader, best_v[component])
                 if a != b:
                     leader[max(a, b)] = min(a, b)
-                    u[found], v[found] = best_u[component], best_v[component]
-                    found += 1
+                    u[n_edges], v[n_edges] = best_u[component], best_v[component]
+                    n_edges += 1
         for row in range(n):
             leader[row] = find(leader, row)
-        if found == before:
-            return found
+        if n_edges == before:
+            return n_edges
 
 
 @compiled
@@ -135,17 +137,17 @@ def _lightest_edges(
 ) -> None:
     for row in range(len(leader)):
         mine = leader[row]
-        kept = 0
+        n_left = 0
         for t in range(length[row]):
-            other, s = list_rows[row, t], list_sims[row, t]
-            if leader[other] == mine:
+            neighbour, s = list_rows[row, t], list_sims[row, t]
+            if leader[neighbour] == mine:
                 continue
-            list_rows[row, kept], list_sims[row, kept] = other, s
-            kept += 1
-            weight = max(cores[row], cores[other], np.sqrt(max(np.float32(0), 2 - 2 * s)))
+            list_rows[row, n_left], list_sims[row, n_left] = neighbour, s
+            n_left += 1
+            weight = max(cores[row], cores[neighbour], np.sqrt(max(np.float32(0), 2 - 2 * s)))
             # An edge counts for both its ends: the other row's list need not hold this row.
-            for component in (mine, leader[other]):
+            for component in (mine, leader[neighbour]):
                 if weight < lightest[component]:
                     lightest[component] = weight
-                    best_u[component], best_v[component] = row, other
-        length[row] = kept
+                    best_u[component], best_v[component] = row, neighbour
+        length[row] = n_left

@@ -67,22 +67,22 @@ class Scanner:
         finite = np.where(np.isfinite(gaps), gaps, 0.0)
         lower = margins.lower_products(finite, self._space.margin)
         for first, products in self._strips(rows):
-            found = kernels.collect_within(products, first, lower, gaps, cores, self._codes)
-            codes, height = self._codes[:found], np.empty(found)
-            found = kernels.light_pairs_within(self._space.vectors, rows, codes, cores, gaps, height)
-            i, j = np.divmod(codes[:found].astype(np.int64), len(rows))
-            yield LightPairs(i, j, height[:found])
+            n_pairs = kernels.collect_within(products, first, lower, gaps, cores, self._codes)
+            codes, height = self._codes[:n_pairs], np.empty(n_pairs)
+            n_pairs = kernels.light_pairs_within(self._space.vectors, rows, codes, cores, gaps, height)
+            i, j = np.divmod(codes[:n_pairs].astype(np.int64), len(rows))
+            yield LightPairs(i, j, height[:n_pairs])
 
     def _strips(self, rows: Int32Array) -> Iterator[tuple[int, Float32Array]]:
         """Multiply some rows at a time with all; yield the local index of the first, and the products."""
         n, vectors = len(rows), self._space.vectors
         right = self._right[:n]
         kernels.take(vectors, rows, right)
-        for some in slices(n, _STRIP_ROWS):
-            height = some.stop - some.start
+        for part in slices(n, _STRIP_ROWS):
+            height = part.stop - part.start
             left, products = self._left[:height], self._products[: height * n].reshape(height, n)
-            kernels.take(vectors, rows[some], left)
-            yield some.start, np.matmul(left, right.T, out=products)
+            kernels.take(vectors, rows[part], left)
+            yield part.start, np.matmul(left, right.T, out=products)
 
 
 scanner = Scanner
@@ -98,14 +98,14 @@ class NeighbourScan:
         self._buffers = PerThread(lambda: pair_kernels.make_buffers(self._panels, with_sims=True))
 
     def scan(self, pairs: Int32Array) -> None:
-        """Which pairs enter the lists does not depend on the order in which threads offer them."""
+        """Enter the pairs into the lists; the result does not depend on the order of the threads."""
         buffers, packed, begin = self._buffers.get(), self._panels, 0
         end = len(pairs) * pair_kernels.count_strips(packed)
         while begin < end:
-            begin, found = pair_kernels.find_near_pairs(
+            begin, n_pairs = pair_kernels.find_near_pairs(
                 packed, pairs, begin, self._worst, self._space.vectors, buffers
             )
-            left, right, sims = buffers.left[:found], buffers.right[:found], buffers.sims[:found]
+            left, right, sims = buffers.left[:n_pairs], buffers.right[:n_pairs], buffers.sims[:n_pairs]
             for owners, others, tile in ((left, right, pairs[0, 0]), (right, left, pairs[0, 1])):
                 with self._lists.lock(int(tile)):
                     pair_kernels.offer_to_lists(
@@ -132,12 +132,12 @@ class EdgeScan:
         buffers, packed, begin, parts = self._buffers.get(), self._panels, 0, [NO_EDGES]
         end = len(pairs) * pair_kernels.count_strips(packed)
         while begin < end:
-            begin, found = pair_kernels.find_improving_edges(
+            begin, n_edges = pair_kernels.find_improving_edges(
                 packed, pairs, begin, between, self._by_slot,
                 self._space.margin, self._prune_rows, self._space.vectors, buffers,
             )  # fmt: skip
-            u, v = (packed.rows[side[:found]].astype(np.int64) for side in (buffers.left, buffers.right))
-            parts.append(Edges(u, v, buffers.heights[:found].copy()))
+            u, v = (packed.rows[side[:n_edges]].astype(np.int64) for side in (buffers.left, buffers.right))
+            parts.append(Edges(u, v, buffers.heights[:n_edges].copy()))
             if sum(len(part.u) for part in parts) > _THIN_OUT:
                 parts = [local_forest(concatenate(parts))]
         return concatenate(parts)
@@ -157,10 +157,10 @@ class Lists:
         """Return the lock that whoever writes the lists of a tile's rows has to hold."""
         return self._locks[tile // BLOCK_TILES]
 
-    def offer_within(self, found: Survivors, tile: int, rows: Int32Array) -> None:
+    def offer_within(self, candidates: Survivors, tile: int, rows: Int32Array) -> None:
         """Enter the pairs of one tile; threads write the lists of different rows."""
         with self.lock(tile):
-            kernels.merge_into_lists(*found, rows, rows, self.rows, self.sims)
+            kernels.merge_into_lists(*candidates, rows, rows, self.rows, self.sims)
 
     def settle(self) -> None:
         """Nothing waits: every offer was entered at once."""
@@ -240,7 +240,7 @@ class OutsideSearch:
         self._leader = leader
         self._only = row_kernels.find_pure_panels(leader, self._order, _GROUP_ROWS)
 
-    def find(self, asking: IntArray, *, whole: bool) -> IntArray:
+    def find(self, asking: IntArray, *, full_rows: bool) -> IntArray:
         """Ask the nearest panels that hold rows of other components."""
         products = self._points[asking, : self._n_coordinates] @ self._centres.T
         chosen = row_kernels.choose_panels(products, self._only, self._leader[asking], _ASKED_GROUPS)

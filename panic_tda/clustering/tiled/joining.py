@@ -108,9 +108,9 @@ def join_components(
     while (leader != leader[0]).any():
         search.begin(leader)
         at_most = max(MAX_REPRESENTATIVES, len(leader) // space.work.REPRESENTATIVE_SHARE)
-        asked = search.find(representatives(cores, leader, at_most, rng), whole=False)
-        walked = _walk(space, cores, leader, _starts(leader, asked), search)
-        inside, outside, weight = (np.concatenate(both) for both in zip(walked, asked, strict=True))
+        direct = search.find(representatives(cores, leader, at_most, rng), full_rows=False)
+        walked = _walk(space, cores, leader, _starts(leader, direct), search)
+        inside, outside, weight = (np.concatenate(both) for both in zip(walked, direct, strict=True))
         order, chosen = np.argsort(weight, kind="stable"), np.empty(len(inside), dtype=np.int64)
         chosen = chosen[: _unite(leader, inside, outside, order, chosen)]
         progress.advance(float(len(chosen)))
@@ -133,13 +133,13 @@ class _Search:
     def begin(self, leader: IntArray) -> None:
         self._search.begin(leader)
 
-    def find(self, asking: IntArray, *, whole: bool) -> Joints:
+    def find(self, asking: IntArray, *, full_rows: bool) -> Joints:
         # Rows that stand side by side ask the same rows.
         asking = asking[np.argsort(self._position[asking], kind="stable")]
         outside = np.empty(len(asking), dtype=np.int64)
 
         def chunk(part: slice) -> None:
-            outside[part] = self._search.find(asking[part], whole=whole)
+            outside[part] = self._search.find(asking[part], full_rows=full_rows)
 
         self.team.chunks(chunk, len(asking), largest=_ASKED_AT_ONCE)
         return Joints(*measure(self._space, self._cores, (asking, outside), self.team))
@@ -177,8 +177,8 @@ def _starts(leader: IntArray, joints: Joints) -> Joints:
     walks = min(MAX_WALKS, int(_WALK_SHARE * len(leader)) // max(1, len(sizes)))
     # On small data a few walks cost nothing; on many components the representatives have to do.
     walks = walks or int(len(sizes) <= MAX_REPRESENTATIVES // 8)
-    kept = small[_first_of_each(component, sizes, joints.weight[small], walks)]
-    return Joints(joints.inside[kept], joints.outside[kept], joints.weight[kept])
+    chosen = small[_first_of_each(component, sizes, joints.weight[small], walks)]
+    return Joints(joints.inside[chosen], joints.outside[chosen], joints.weight[chosen])
 
 
 def _walk(space: Space, cores: FloatArray, leader: IntArray, joints: Joints, search: _Search) -> Joints:
@@ -199,7 +199,7 @@ def _walk(space: Space, cores: FloatArray, leader: IntArray, joints: Joints, sea
             inside[part] = space.work.nearest_members(space, cores, outside[part], groups)
 
         search.team.chunks(chunk, len(inside), largest=_WALKS_AT_ONCE)
-        joints = search.find(inside, whole=True)
+        joints = search.find(inside, full_rows=True)
     return joints
 
 
@@ -213,17 +213,17 @@ def _unite(leader: IntArray, inside: IntArray, outside: IntArray, order: IntArra
     n = len(leader)
     old = leader.copy()
     served = np.zeros(n, dtype=np.bool_)
-    found = 0
+    n_chosen = 0
     for t in order:
-        row, other = inside[t], outside[t]
-        if served[old[row]] or old[other] == old[row]:
+        row, outer = inside[t], outside[t]
+        if served[old[row]] or old[outer] == old[row]:
             continue
         served[old[row]] = True
-        a, b = find(leader, row), find(leader, other)
+        a, b = find(leader, row), find(leader, outer)
         if a != b:
             leader[max(a, b)] = min(a, b)
-            chosen[found] = t
-            found += 1
+            chosen[n_chosen] = t
+            n_chosen += 1
     for row in range(n):
         leader[row] = find(leader, row)
-    return found
+    return n_chosen

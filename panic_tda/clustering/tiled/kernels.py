@@ -34,7 +34,7 @@ def collect_best(products: Float32Array, first: int, best: int, codes: Int32Arra
     Offering all pairs of the diagonal to heaps took as long as a third of the whole pass.
     """
     height, width = products.shape
-    found = 0
+    n_pairs = 0
     work = np.empty(width, dtype=np.float32)
     for i in range(height):
         row = products[i]
@@ -44,9 +44,9 @@ def collect_best(products: Float32Array, first: int, best: int, codes: Int32Arra
             work[first + i] = -np.inf
             lower = np.float32(_nth_largest(work, best))
         for j in range(width):
-            codes[found] = (first + i) * width + j
-            found += (row[j] >= lower) & (first + i != j)
-    return found
+            codes[n_pairs] = (first + i) * width + j
+            n_pairs += (row[j] >= lower) & (first + i != j)
+    return n_pairs
 
 
 @compiled
@@ -112,12 +112,12 @@ def offer(heap_rows: Int32Array, heap_sims: Float32Array, row: int, s: float) ->
         child = 2 * hole + 1
         if child >= size:
             break
-        other = child + 1
-        if other < size and (
-            heap_sims[other] < heap_sims[child]
-            or (heap_sims[other] == heap_sims[child] and heap_rows[other] > heap_rows[child])
+        sibling = child + 1
+        if sibling < size and (
+            heap_sims[sibling] < heap_sims[child]
+            or (heap_sims[sibling] == heap_sims[child] and heap_rows[sibling] > heap_rows[child])
         ):
-            child = other
+            child = sibling
         if heap_sims[child] > s or (heap_sims[child] == s and heap_rows[child] < row):
             break
         heap_sims[hole], heap_rows[hole] = heap_sims[child], heap_rows[child]
@@ -162,14 +162,14 @@ def collect_within(
 ) -> int:
     """List the pairs i < j of a tile, i from `first` on, that may be below the largest gap between them."""
     width = len(gaps)
-    found = 0
+    n_pairs = 0
     for i in range(first, first + len(products)):
         lower, highest = np.float32(np.inf), 0.0
         for j in range(i + 1, width):
             lower, highest = min(lower, lower_gaps[j]), max(highest, gaps[j])
-            codes[found] = i * width + j
-            found += (products[i - first, j] >= lower) & (cores[i] < highest) & (cores[j] < highest)
-    return found
+            codes[n_pairs] = i * width + j
+            n_pairs += (products[i - first, j] >= lower) & (cores[i] < highest) & (cores[j] < highest)
+    return n_pairs
 
 
 @compiled
@@ -183,7 +183,7 @@ def light_pairs_within(
 ) -> int:
     """Do the same for pairs of one tile, which come in ascending order."""
     width = len(rows)
-    kept = 0
+    n_improving = 0
     at, last, highest = -1, 0, 0.0
     for t in range(len(codes)):
         code = codes[t]
@@ -194,6 +194,6 @@ def light_pairs_within(
             last += 1
             highest = max(highest, gaps[last])
         w = max(cores[i], cores[j], distance(vectors[rows[i]], vectors[rows[j]]))
-        codes[kept], out[kept] = code, w
-        kept += w < highest
-    return kept
+        codes[n_improving], out[n_improving] = code, w
+        n_improving += w < highest
+    return n_improving

@@ -110,12 +110,14 @@ def forest_of(rows: Array, columns: Array, parts: Iterable[LightPairs]) -> Edges
     """Turn places into rows, and keep a minimum spanning forest."""
     # Rows and columns of two tiles are different ones, so their places are told apart by an offset.
     offset = 0 if rows is columns else len(rows)
-    kept = NO_EDGES
+    forest = NO_EDGES
     for pairs in parts:
         if len(pairs.height):
             more = Edges(pairs.i, pairs.j + offset, pairs.height)
-            kept = minimum_forest(offset + len(columns), concatenate([kept, more]) if len(kept.u) else more)
-    if not len(kept.u):
+            forest = minimum_forest(
+                offset + len(columns), concatenate([forest, more]) if len(forest.u) else more
+            )
+    if not len(forest.u):
         return NO_EDGES
-    one, two = (to_host(side).astype(np.int64) for side in (rows, columns))
-    return Edges(one[kept.u], two[kept.v - offset], kept.height)
+    row_numbers, column_numbers = (to_host(side).astype(np.int64) for side in (rows, columns))
+    return Edges(row_numbers[forest.u], column_numbers[forest.v - offset], forest.height)

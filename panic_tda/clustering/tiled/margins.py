@@ -1,4 +1,4 @@
-"""How far a float32 product may lie from the truth, and thresholds that stay on the safe side of it.
+"""Error bounds of float32 products, and thresholds that stay on the safe side of them.
 
 Products of float32 rows only find candidates. Everything here is a proven bound, so that no candidate is
 missed whatever library, tile size or device multiplied; the decision is made in float64 elsewhere.
@@ -95,19 +95,19 @@ def thresholds(
     is not below its own height can matter by the other row's height only: its threshold is infinite.
     """
     xp = namespace(heights[0])
-    one, two = (
+    left, right = (
         xp.where(core >= height, xp.float32(xp.inf), lower_products(height, margin))
         for height, core in zip(heights, cores, strict=True)
     )
-    return one, two
+    return left, right
 
 
 def loosened(lower: tuple[Array, Array], slack: float) -> tuple[Array, Array]:
     """Lower the thresholds of both sides by what a product of points may lack, rounded down to float32."""
     xp = namespace(lower[0])
     down = xp.asarray(-xp.inf, dtype=xp.float32)
-    one, two = (xp.nextafter(side - xp.float32(slack), down) for side in lower)
-    return one, two
+    left, right = (xp.nextafter(side - xp.float32(slack), down) for side in lower)
+    return left, right
 
 
 def round_down(values: Array) -> Array:

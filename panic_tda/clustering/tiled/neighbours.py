@@ -66,7 +66,7 @@ def find_neighbours(
     Layout
         The order that was used.
     """
-    order, pairs, done = layout.order, schedule(space.points, layout), 0
+    order, pairs, n_done = layout.order, schedule(space.points, layout), 0
     if checkpoint is not None:
         n, length = lists.rows.shape
         stored = checkpoint.load(
@@ -76,7 +76,7 @@ def find_neighbours(
             check=partial(check_neighbours, n_tiles=layout.n_tiles),
         )
         if stored is not None:
-            order, pairs, done = stored["order"], stored["pairs"], int(stored["done"])
+            order, pairs, n_done = stored["order"], stored["pairs"], int(stored["done"])
         else:
             # Half a state may have been read.
             lists.rows[:], lists.sims[:] = -1, -np.inf
@@ -85,22 +85,22 @@ def find_neighbours(
     near, decline = (_NEAR_WORK, _DECLINE) if space.bounded else ((), 0.0)
     work = expected_work(layout, pairs, near, decline)
     progress.phase("neighbours", float(work.sum()))
-    if done:
-        progress.advance(float(work[:done].sum()))
+    if n_done:
+        progress.advance(float(work[:n_done].sum()))
     scanners = PerThread(lambda: space.work.scanner(space, int(sizes.max())))
     scan: NeighbourScan | None = None
 
     def scan_tile(tile: int) -> None:
         rows = layout.rows(tile)
-        for found in scanners.get().nearest(rows, lists.rows.shape[1]):
-            lists.offer_within(found, tile, rows)
+        for candidates in scanners.get().nearest(rows, lists.rows.shape[1]):
+            lists.offer_within(candidates, tile, rows)
 
     bounds = batch_bounds(pairs, layout.n_tiles)
-    while done < len(pairs):
-        number = int(np.searchsorted(bounds, done))
-        if done < layout.n_tiles:
+    while n_done < len(pairs):
+        number = int(np.searchsorted(bounds, n_done))
+        if n_done < layout.n_tiles:
             # Rows have no thresholds before the diagonal is done.
-            tasks = range(done, layout.n_tiles)
+            tasks = range(n_done, layout.n_tiles)
             results = zip(tasks, team.map(scan_tile, tasks), strict=True)
             end = layout.n_tiles
         else:
@@ -112,10 +112,10 @@ def find_neighbours(
             end = int(bounds[tasks[-1] + 1])
         for task, _ in results:
             progress.advance(float(work[bounds[task] : bounds[task + 1]].sum()))
-        done = end
-        if checkpoint is not None and done < len(pairs) and checkpoint.due():
+        n_done = end
+        if checkpoint is not None and n_done < len(pairs) and checkpoint.due():
             lists.settle()
             rows, sims = to_host(lists.rows), to_host(lists.sims)
-            checkpoint.save(STATE, order=order, pairs=pairs, done=done, rows=rows, sims=sims)
+            checkpoint.save(STATE, order=order, pairs=pairs, done=n_done, rows=rows, sims=sims)
     lists.settle()
     return layout

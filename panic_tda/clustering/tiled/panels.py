@@ -43,7 +43,7 @@ _CHUNK_PANELS = 512
 
 
 class Packing(NamedTuple):
-    """How points become packed values.
+    """Conversion of projected coordinates into packed values.
 
     Attributes
     ----------

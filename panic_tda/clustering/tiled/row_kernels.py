@@ -142,27 +142,27 @@ def probe_panels(
             if panel < 0:
                 break
             for position in range(panel * width, min(len(order), (panel + 1) * width)):
-                other = order[position]
-                if leader[other] == leader[row] or cores[other] >= weights[_MEASURED - 1]:
+                candidate = order[position]
+                if leader[candidate] == leader[row] or cores[candidate] >= weights[_MEASURED - 1]:
                     continue
                 product = np.float64(
-                    kernels.product(points[row, :n_coordinates], points[other, :n_coordinates])
+                    kernels.product(points[row, :n_coordinates], points[candidate, :n_coordinates])
                 )
-                weight = max(cores[row], cores[other], np.sqrt(max(0.0, 2 - 2 * product)))
+                weight = max(cores[row], cores[candidate], np.sqrt(max(0.0, 2 - 2 * product)))
                 if weight >= weights[_MEASURED - 1]:
                     continue
                 at = _MEASURED - 1
                 while at > 0 and weights[at - 1] > weight:
                     weights[at], rows[at] = weights[at - 1], rows[at - 1]
                     at -= 1
-                weights[at], rows[at] = weight, other
+                weights[at], rows[at] = weight, candidate
         lightest = np.inf
         for t in range(_MEASURED):
             if weights[t] < np.inf:
-                other = rows[t]
-                weight = max(cores[row], cores[other], kernels.distance(vectors[row], vectors[other]))
+                candidate = rows[t]
+                weight = max(cores[row], cores[candidate], kernels.distance(vectors[row], vectors[candidate]))
                 if weight < lightest:
-                    lightest, best[i] = weight, other
+                    lightest, best[i] = weight, candidate
     return best
 
 

@@ -58,7 +58,7 @@ _THIN_OUT = 1 << 20
 
 
 class _State(NamedTuple):
-    """Where the pass is, between two waves.
+    """State of the pass between two waves.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class _State(NamedTuple):
         Positions of the rows, which stay from the first wave on, and the tree's gaps between them.
     pairs : (pairs, 2) int32
         All tile pairs in the order in which they are looked at.
-    done : int
+    n_done : int
         How many of them have been.
     size : int
         How many the next wave takes.
@@ -79,14 +79,14 @@ class _State(NamedTuple):
     tree: Edges
     leaves: DendrogramOrder
     pairs: Int32Array
-    done: int
+    n_done: int
     size: int
     scan: EdgeScan
 
     @property
     def finished(self) -> bool:
-        """Whether all tile pairs have been looked at."""
-        return self.done >= len(self.pairs)
+        """Return whether all tile pairs have been processed."""
+        return self.n_done >= len(self.pairs)
 
 
 class Verifier:
@@ -170,11 +170,11 @@ class Verifier:
         # Positions stay, so that finished pairs stay finished; only the gaps shrink.
         leaves = DendrogramOrder(at.leaves.order, path_maxima(tree, at.leaves.order))
         size = min(2 * at.size, max(self._first_size, len(at.pairs) // _LAST_WAVES))
-        after = _State(tree, leaves, at.pairs, at.done + at.size, size, at.scan)
+        after = _State(tree, leaves, at.pairs, at.n_done + at.size, size, at.scan)
         if self._checkpoint is not None and not after.finished and self._checkpoint.due():
             edges, leaves_now = after.tree._asdict(), after.leaves._asdict()
             self._checkpoint.save(
-                STATE, **edges, **leaves_now, pairs=after.pairs, done=after.done, size=after.size
+                STATE, **edges, **leaves_now, pairs=after.pairs, done=after.n_done, size=after.size
             )
         return after
 
@@ -188,8 +188,8 @@ class Verifier:
             return None
         tree = Edges(*(stored[name] for name in Edges._fields))
         leaves = DendrogramOrder(*(stored[name] for name in DendrogramOrder._fields))
-        done, size = int(stored["done"]), int(stored["size"])
-        at = _State(tree, leaves, stored["pairs"], done, size, self._scan(leaves))
+        n_done, size = int(stored["done"]), int(stored["size"])
+        at = _State(tree, leaves, stored["pairs"], n_done, size, self._scan(leaves))
         self._announce(at)
         return at
 
@@ -204,8 +204,8 @@ class Verifier:
     def _announce(self, at: _State) -> None:
         work = self._work(at)
         self._progress.phase("verify", float(work.sum()))
-        if at.done:
-            self._progress.advance(float(work[: at.done].sum()))
+        if at.n_done:
+            self._progress.advance(float(work[: at.n_done].sum()))
 
     def _work(self, at: _State) -> FloatArray:
         near = _NEAR_WORK if self._space.bounded else ()
@@ -213,14 +213,14 @@ class Verifier:
 
     def _wave(self, at: _State) -> Edges:
         """Look at some tile pairs, and return the best tree from all edges known then."""
-        n, part = len(self._cores), slice(at.done, at.done + at.size)
+        n, part = len(self._cores), slice(at.n_done, at.n_done + at.size)
         pairs, work = at.pairs[part], self._work(at)[part]
         tiles = by_position(self._space.xp, at.leaves, self._cores, self._starts)
         between = gaps_between(at.leaves, self._starts, pairs)
         at.scan.use(tiles, prune_rows=self._dead_rows)
-        bounds = batch_bounds(at.pairs, len(self._starts) - 1) - at.done
+        bounds = batch_bounds(at.pairs, len(self._starts) - 1) - at.n_done
         bounds = np.unique(np.clip(bounds, 0, len(pairs)))
-        found, held = [at.tree], 0
+        edge_sets, n_held = [at.tree], 0
 
         def find(number: int) -> Edges:
             batch = slice(int(bounds[number]), int(bounds[number + 1]))
@@ -234,8 +234,8 @@ class Verifier:
             self._progress.advance(float(amount))
             self.n_candidates += len(edges.u)
             if len(edges.u):
-                found.append(edges)
-                held += len(edges.u)
-            if held > n + min(n, _THIN_OUT):
-                found, held = [minimum_forest(n, concatenate(found))], 0
-        return minimum_forest(n, concatenate(found)) if len(found) > 1 else found[0]
+                edge_sets.append(edges)
+                n_held += len(edges.u)
+            if n_held > n + min(n, _THIN_OUT):
+                edge_sets, n_held = [minimum_forest(n, concatenate(edge_sets))], 0
+        return minimum_forest(n, concatenate(edge_sets)) if len(edge_sets) > 1 else edge_sets[0]

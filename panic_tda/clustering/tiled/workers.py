@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-Kept = TypeVar("Kept")
+Value = TypeVar("Value")
 
 _AHEAD = 4
 """Tasks per thread that wait in the queue: enough to keep it busy, few enough to stop soon."""
 
 
-class PerThread(Generic[Kept]):
+class PerThread(Generic[Value]):
     """Something that every thread makes for itself once, such as buffers."""
 
-    def __init__(self, make: Callable[[], Kept]) -> None:
+    def __init__(self, make: Callable[[], Value]) -> None:
         self._make = make
         self._local = threading.local()
 
-    def get(self) -> Kept:
+    def get(self) -> Value:
         """Return this thread's own."""
-        if not hasattr(self._local, "kept"):
-            self._local.kept = self._make()
-        kept: Kept = self._local.kept
-        return kept
+        if not hasattr(self._local, "value"):
+            self._local.value = self._make()
+        value: Value = self._local.value
+        return value
 
 
 class Workers:
@@ -82,13 +82,13 @@ class Workers:
     ) -> None:
         """Do `work` on slices of `n` elements; whoever is told of each hears it in the thread that asks."""
 
-        def one(some: slice) -> int:
-            work(some)
-            length: int = some.stop - some.start
+        def work_on_part(part: slice) -> int:
+            work(part)
+            length: int = part.stop - part.start
             return length
 
         at_once = min(largest, -(-n // (2 * self.n_threads)))
-        for amount in self.map(one, slices(n, at_once)):
+        for amount in self.map(work_on_part, slices(n, at_once)):
             if progress is not None:
                 progress.advance(float(amount))
 

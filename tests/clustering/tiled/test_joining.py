@@ -33,7 +33,7 @@ def test_where_all_panels_are_asked_the_nearest_row_is_found(n_axes: int) -> Non
     )
     search.begin(leader)
     asking = np.arange(0, len(rows), 7)
-    best, weights = search.find(asking, whole=False), weights_to(rows, cores, leader, asking)
+    best, weights = search.find(asking, full_rows=False), weights_to(rows, cores, leader, asking)
     chosen = weights[np.arange(len(asking)), best]
     assert np.isfinite(chosen).all()
     if not n_axes:
@@ -74,5 +74,5 @@ def test_a_component_that_fills_whole_panels_asks_the_others() -> None:
         space, Layout(np.arange(len(rows), dtype=np.int32), np.array([0])), np.zeros(len(rows))
     )
     search.begin(leader)
-    best = search.find(np.array([0, 500, len(rows) - 1]), whole=False)
+    best = search.find(np.array([0, 500, len(rows) - 1]), full_rows=False)
     assert (leader[best] != leader[[0, 500, len(rows) - 1]]).all()

@@ -246,5 +246,5 @@ def test_whole_rows_take_the_place_of_axes_that_reject_little(
     ]
     np.testing.assert_array_equal(*heights)
     # No tile is packed whole where whole rows are what is packed anyway.
-    assert any((own.held >= 0).any() for own in buffers if len(own.tiles))
-    assert not any((own.held >= 0).any() for own in buffers if not len(own.tiles))
+    assert any((own.packed_tiles >= 0).any() for own in buffers if len(own.tiles))
+    assert not any((own.packed_tiles >= 0).any() for own in buffers if not len(own.tiles))

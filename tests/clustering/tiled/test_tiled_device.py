@@ -138,7 +138,7 @@ def test_the_nearest_row_of_another_component(library: str, monkeypatch: pytest.
     space = describe(xp, xp.asarray(rows), 0, rng)
     search = device.OutsideSearch(space, layout.Layout(xp.arange(900), np.array([0, 900])), cores)
     search.begin(leader)
-    best = search.find(asking, whole=True)
+    best = search.find(asking, full_rows=True)
     np.testing.assert_allclose(weights[np.arange(200), best], weights.min(axis=1), atol=1e-6)
 
 
