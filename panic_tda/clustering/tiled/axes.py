@@ -28,12 +28,12 @@ MIN_FEATURES = 160
 """Fewer dimensions than this cost hardly more than the bound itself."""
 _SAMPLE_ROWS = 16_384
 _CHUNK_ROWS = 2_048
-_PATIENCE = 16
-"""Most tiles done densely without asking the bound, after it was asked in vain as many times in a row."""
+_MAX_SKIPPED = 16
+"""Most tiles in a row for which the bound is skipped, after as many useless evaluations in a row."""
 
 
 def pay(n_axes: int, n_features: int) -> bool:
-    """Say whether so many axes are worth their products for rows of so many dimensions."""
+    """Return whether a bound with `n_axes` axes saves time for rows of `n_features` dimensions."""
     return MIN_FEATURES <= n_features > n_axes > 0
 
 
@@ -124,20 +124,20 @@ def coordinates(xp: ArrayModule, vectors: Array, axes: FloatArray) -> Array:
     return projected
 
 
-class Patience:
-    """Asks the bound less often the more often it was asked in vain."""
+class BoundBackoff:
+    """Counter that skips the bound for more and more tiles while the bound does not pay."""
 
     def __init__(self) -> None:
         self._wait = self._in_vain = 0
 
-    def asks(self) -> bool:
-        """Say whether the bound is to be asked this time."""
-        is_due = not self._wait
+    def is_due(self) -> bool:
+        """Return whether to evaluate the bound for this tile."""
+        due = not self._wait
         self._wait = max(0, self._wait - 1)
-        return is_due
+        return due
 
-    def learn(self, *, in_vain: bool) -> None:
-        """Take note of whether the bound left few pairs."""
+    def record(self, *, in_vain: bool) -> None:
+        """Record whether the bound was useless: `in_vain` if it left too many pairs."""
         if in_vain:
-            self._wait = min(self._in_vain, _PATIENCE)
+            self._wait = min(self._in_vain, _MAX_SKIPPED)
         self._in_vain = self._in_vain + 1 if in_vain else 0

@@ -26,22 +26,22 @@ if TYPE_CHECKING:
     from panic_tda.types import Array, ArrayModule, BoolArray, FloatArray, Int32Array, IntArray
 
 
-class Survivors(NamedTuple):
+class CandidatePairs(NamedTuple):
     """Pairs of a tile with their products; valid until the scanner is asked again.
 
     Attributes
     ----------
-    codes : (pairs,) int32 or int64
+    pair_indices : (pairs,) int32 or int64
         Ascending.
     sims : (pairs,) float32
         Products.
     """
 
-    codes: Array
+    pair_indices: Array
     sims: Array
 
 
-class LightPairs(NamedTuple):
+class ImprovingEdges(NamedTuple):
     """Pairs (i, j) of a tile in host memory, with their mutual reachability distances.
 
     Attributes
@@ -66,7 +66,7 @@ class ByPosition(NamedTuple):
         n positions in tiles.
     cores : (n,) float64
         Core distances.
-    gaps : (n,) float64
+    merge_heights : (n,) float64
         See `trees.DendrogramOrder`.
     to_end : (n,) float64
         Largest gap after a position, up to the end of its tile; 0 at the end.
@@ -76,7 +76,7 @@ class ByPosition(NamedTuple):
 
     layout: Layout
     cores: Array
-    gaps: Array
+    merge_heights: Array
     to_end: Array
     from_start: Array
 
@@ -88,10 +88,12 @@ class Scanner(Protocol):
     each of them. All arrays are `Space.xp`'s.
     """
 
-    def nearest(self, rows: Array, best: int) -> Iterator[Survivors]:
+    def nearest(self, rows: Array, best: int) -> Iterator[CandidatePairs]:
         """Find at least the `best` largest products of every row with the others of its tile, in parts."""
 
-    def light_within(self, rows: Array, gaps: Array, cores: Array) -> Iterator[LightPairs]:
+    def find_improving_within(
+        self, rows: Array, merge_heights: Array, cores: Array
+    ) -> Iterator[ImprovingEdges]:
         """Find the pairs i < j of one tile that are lighter than the largest gap from i + 1 to j.
 
         They come in parts, in ascending order; all of a tile's pairs would take much more than its products.
@@ -122,8 +124,8 @@ class EdgeScan(Protocol):
 class OutsideSearch(Protocol):
     """Finds rows of other components for the joining pass."""
 
-    def begin(self, leader: IntArray) -> None:
-        """Start a round, in which each row belongs to the component that its `leader` stands for."""
+    def begin(self, representative: IntArray) -> None:
+        """Start a round, in which each row belongs to the component that its `representative` stands for."""
 
     def find(self, asking: IntArray, *, full_rows: bool) -> IntArray:
         """Return a near row in another component for every asking row.
@@ -146,24 +148,24 @@ class Lists(Protocol):
     rows: Array
     sims: Array
 
-    def offer_within(self, candidates: Survivors, tile: int, rows: Array) -> None:
+    def push_within(self, candidates: CandidatePairs, tile: int, rows: Array) -> None:
         """Offer every pair that was found within a tile to the list of its first row.
 
         Each pair comes twice, with either row as the first.
         """
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Enter what still waits."""
 
 
-class Work(Protocol):
+class Kernels(Protocol):
     """All that the passes ask of the memory they work in; `host` and `device` are its two forms."""
 
     TILE_ROWS: int
     """Rows of a tile at which matrix products are fast and the rest stays in a cache, or in memory."""
     THREADS: int | None
     """Threads that work off tiles; None leaves it to the settings."""
-    REPRESENTATIVE_SHARE: int
+    QUERY_SHARE: int
     """One of so many rows is asked when components are joined."""
 
     def scanner(self, space: Space, tile_rows: int) -> Scanner:
@@ -227,7 +229,7 @@ class Space:
     ----------
     vectors : (n, d) float32
         Unit rows, in host or device memory.
-    points : (n, m + 1) float32
+    coordinates : (n, m + 1) float32
         See `axes.coordinates`, an array of `xp`; the rows themselves when there is no bound.
     bounded : bool
         Whether products of points bound those of rows.
@@ -237,22 +239,22 @@ class Space:
         What a product of points may lack to the product of the rows, both as computed.
     xp : module
         The library that works. Rows in host memory are uploaded tile by tile where it is CuPy.
-    work : Work
+    kernels : Kernels
         The inner loops for its arrays.
     """
 
     vectors: Array
-    points: Array
+    coordinates: Array
     bounded: bool
     margin: float
     slack: float
     xp: ArrayModule
-    work: Work
+    kernels: Kernels
 
     @property
     def compared(self) -> Array:
         """Rows whose products decide which pairs are looked at: points with the bound, else the rows."""
-        return self.points if self.bounded else self.vectors
+        return self.coordinates if self.bounded else self.vectors
 
     def take(self, rows: Array) -> Array:
         """Return some rows, chosen by an array of `xp`, as an array of `xp`."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from panic_tda.arrays.rows import slices
 
 if TYPE_CHECKING:
-    from panic_tda.clustering.tiled.contract import Survivors
+    from panic_tda.clustering.tiled.contract import CandidatePairs
     from panic_tda.clustering.tiled.layout import Layout
     from panic_tda.types import Array, ArrayModule
 
@@ -32,26 +32,26 @@ class Lists:
         self.rows = xp.full((n, length), -1, dtype=xp.int32)
         self.sims = xp.full((n, length), -xp.inf, dtype=xp.float32)
 
-    def worst(self, rows: Array) -> Array:
+    def thresholds(self, rows: Array) -> Array:
         """Return thresholds; those that waiting offers would raise let a few more pairs pass."""
         return self.sims[rows, self._length - 1]
 
-    def offer_within(self, candidates: Survivors, tile: int, rows: Array) -> None:
+    def push_within(self, candidates: CandidatePairs, tile: int, rows: Array) -> None:
         """Let the pairs of one tile wait."""
-        self.offer(candidates, (tile, tile), rows, rows)
+        self.push(candidates, (tile, tile), rows, rows)
 
-    def offer(self, candidates: Survivors, pair: tuple[int, int], rows: Array, columns: Array) -> None:
+    def push(self, candidates: CandidatePairs, pair: tuple[int, int], rows: Array, columns: Array) -> None:
         """Let the pairs wait for the lists of both sides."""
         width = len(columns)
         self._tiles |= {pair[0]: rows, pair[1]: columns}
-        for part in slices(len(candidates.codes), _OFFERED):
-            codes, sims = candidates.codes[part], candidates.sims[part]
-            i, j = codes // width, codes % width
+        for part in slices(len(candidates.pair_indices), _OFFERED):
+            pair_indices, sims = candidates.pair_indices[part], candidates.sims[part]
+            i, j = pair_indices // width, pair_indices % width
             self._wait(pair[0], i, columns[j], sims)
             if pair[0] != pair[1]:
                 self._wait(pair[1], j, rows[i], sims)
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Enter what still waits."""
         for tile in range(len(self._waiting)):
             self._enter(tile)

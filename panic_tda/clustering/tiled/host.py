@@ -10,7 +10,7 @@ import numpy as np
 from panic_tda.arrays.mapped import new_array
 from panic_tda.arrays.rows import slices
 from panic_tda.clustering.tiled import contract, kernels, margins, pair_kernels, panels, row_kernels
-from panic_tda.clustering.tiled.contract import LightPairs, Survivors
+from panic_tda.clustering.tiled.contract import CandidatePairs, ImprovingEdges
 from panic_tda.clustering.tiled.layout import BLOCK_TILES
 from panic_tda.clustering.tiled.light_edges import NO_EDGES, local_forest
 from panic_tda.clustering.tiled.microkernels import PANEL
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 TILE_ROWS = 1_024
 THREADS = None
-REPRESENTATIVE_SHARE = 128
+QUERY_SHARE = 128
 _STRIP_ROWS = 128
 """Rows of a tile that are multiplied with all of it at once."""
 _EDGE_BYTES = 64
@@ -53,25 +53,29 @@ class Scanner:
         self._left = np.empty((strip, d), dtype=np.float32)
         self._right = np.empty((tile_rows, d), dtype=np.float32)
 
-    def nearest(self, rows: Int32Array, best: int) -> Iterator[Survivors]:
+    def nearest(self, rows: Int32Array, best: int) -> Iterator[CandidatePairs]:
         """Find the `best` largest products of every row, and those equal to the last."""
         for first, products in self._strips(rows):
-            codes = self._codes[: kernels.collect_best(products, first, best, self._codes)]
-            sims = self._sims[: len(codes)]
-            kernels.gather(products, first, codes, sims)
-            yield Survivors(codes, sims)
+            pair_indices = self._codes[: kernels.collect_best(products, first, best, self._codes)]
+            sims = self._sims[: len(pair_indices)]
+            kernels.gather(products, first, pair_indices, sims)
+            yield CandidatePairs(pair_indices, sims)
 
-    def light_within(self, rows: Int32Array, gaps: FloatArray, cores: FloatArray) -> Iterator[LightPairs]:
+    def find_improving_within(
+        self, rows: Int32Array, merge_heights: FloatArray, cores: FloatArray
+    ) -> Iterator[ImprovingEdges]:
         """Find the improving edges of one tile."""
         # The gap before the first row belongs to the pairs with the tiles before.
-        finite = np.where(np.isfinite(gaps), gaps, 0.0)
+        finite = np.where(np.isfinite(merge_heights), merge_heights, 0.0)
         lower = margins.lower_products(finite, self._space.margin)
         for first, products in self._strips(rows):
-            n_pairs = kernels.collect_within(products, first, lower, gaps, cores, self._codes)
-            codes, height = self._codes[:n_pairs], np.empty(n_pairs)
-            n_pairs = kernels.light_pairs_within(self._space.vectors, rows, codes, cores, gaps, height)
-            i, j = np.divmod(codes[:n_pairs].astype(np.int64), len(rows))
-            yield LightPairs(i, j, height[:n_pairs])
+            n_pairs = kernels.collect_within(products, first, lower, merge_heights, cores, self._codes)
+            pair_indices, height = self._codes[:n_pairs], np.empty(n_pairs)
+            n_pairs = kernels.filter_improving_within(
+                self._space.vectors, rows, pair_indices, cores, merge_heights, height
+            )
+            i, j = np.divmod(pair_indices[:n_pairs].astype(np.int64), len(rows))
+            yield ImprovingEdges(i, j, height[:n_pairs])
 
     def _strips(self, rows: Int32Array) -> Iterator[tuple[int, Float32Array]]:
         """Multiply some rows at a time with all; yield the local index of the first, and the products."""
@@ -108,7 +112,7 @@ class NeighbourScan:
             left, right, sims = buffers.left[:n_pairs], buffers.right[:n_pairs], buffers.sims[:n_pairs]
             for owners, others, tile in ((left, right, pairs[0, 0]), (right, left, pairs[0, 1])):
                 with self._lists.lock(int(tile)):
-                    pair_kernels.offer_to_lists(
+                    pair_kernels.push_to_lists(
                         owners, others, sims, packed.rows, (self._lists.rows, self._lists.sims), self._worst
                     )
 
@@ -157,12 +161,12 @@ class Lists:
         """Return the lock that whoever writes the lists of a tile's rows has to hold."""
         return self._locks[tile // BLOCK_TILES]
 
-    def offer_within(self, candidates: Survivors, tile: int, rows: Int32Array) -> None:
+    def push_within(self, candidates: CandidatePairs, tile: int, rows: Int32Array) -> None:
         """Enter the pairs of one tile; threads write the lists of different rows."""
         with self.lock(tile):
             kernels.merge_into_lists(*candidates, rows, rows, self.rows, self.sims)
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Nothing waits: every offer was entered at once."""
 
 
@@ -235,21 +239,21 @@ class OutsideSearch:
             rows = layout.order[start : start + _GROUP_ROWS]
             self._centres[number] = self._points[rows, : self._n_coordinates].mean(axis=0)
 
-    def begin(self, leader: IntArray) -> None:
+    def begin(self, representative: IntArray) -> None:
         """Find the panels that hold one component alone."""
-        self._leader = leader
-        self._only = row_kernels.find_pure_panels(leader, self._order, _GROUP_ROWS)
+        self._representative = representative
+        self._only = row_kernels.find_pure_panels(representative, self._order, _GROUP_ROWS)
 
     def find(self, asking: IntArray, *, full_rows: bool) -> IntArray:
         """Ask the nearest panels that hold rows of other components."""
         products = self._points[asking, : self._n_coordinates] @ self._centres.T
-        chosen = row_kernels.choose_panels(products, self._only, self._leader[asking], _ASKED_GROUPS)
+        chosen = row_kernels.choose_panels(products, self._only, self._representative[asking], _ASKED_GROUPS)
         return row_kernels.probe_panels(
             self._points,
             self._vectors,
             self._order,
             self._cores,
-            self._leader,
+            self._representative,
             asking,
             chosen,
             _GROUP_ROWS,

@@ -34,7 +34,7 @@ from panic_tda.clustering.trees import DendrogramOrder, Edges, RangeMaxima, conc
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from panic_tda.clustering.tiled.contract import LightPairs, Scanner
+    from panic_tda.clustering.tiled.contract import ImprovingEdges, Scanner
     from panic_tda.types import Array, ArrayModule, FloatArray, Int32Array, IntArray
 
 
@@ -56,14 +56,14 @@ def by_position(xp: ArrayModule, leaves: DendrogramOrder, cores: FloatArray, sta
     to_end, from_start = np.zeros(len(cores)), np.empty(len(cores))
     for tile in range(here.n_tiles):
         part = here.positions(tile)
-        gaps = leaves.gaps[part]
-        from_start[part] = np.maximum.accumulate(gaps)
-        to_end[part][:-1] = np.maximum.accumulate(gaps[:0:-1])[::-1]
+        merge_heights = leaves.gaps[part]
+        from_start[part] = np.maximum.accumulate(merge_heights)
+        to_end[part][:-1] = np.maximum.accumulate(merge_heights[:0:-1])[::-1]
     values = (xp.asarray(of) for of in (cores[leaves.order], leaves.gaps, to_end, from_start))
     return ByPosition(Layout(xp.asarray(leaves.order), starts), *values)
 
 
-def gaps_between(leaves: DendrogramOrder, starts: IntArray, pairs: Int32Array) -> FloatArray:
+def merge_heights_between(leaves: DendrogramOrder, starts: IntArray, pairs: Int32Array) -> FloatArray:
     """Largest gap of the whole tiles that lie between the two of each pair, 0 where there are none.
 
     Parameters
@@ -83,7 +83,9 @@ def gaps_between(leaves: DendrogramOrder, starts: IntArray, pairs: Int32Array) -
 def edges_within(scanner: Scanner, tiles: ByPosition, tile: int) -> Edges:
     """Find a minimum spanning forest of the improving edges within one tile."""
     part, rows = tiles.layout.positions(tile), tiles.layout.rows(tile)
-    return forest_of(rows, rows, scanner.light_within(rows, tiles.gaps[part], tiles.cores[part]))
+    return forest_of(
+        rows, rows, scanner.find_improving_within(rows, tiles.merge_heights[part], tiles.cores[part])
+    )
 
 
 def live_rows(cores: tuple[Array, Array], heights: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -106,7 +108,7 @@ def local_forest(edges: Edges) -> Edges:
     return Edges(rows[forest.u], rows[forest.v], forest.height)
 
 
-def forest_of(rows: Array, columns: Array, parts: Iterable[LightPairs]) -> Edges:
+def forest_of(rows: Array, columns: Array, parts: Iterable[ImprovingEdges]) -> Edges:
     """Turn places into rows, and keep a minimum spanning forest."""
     # Rows and columns of two tiles are different ones, so their places are told apart by an offset.
     offset = 0 if rows is columns else len(rows)

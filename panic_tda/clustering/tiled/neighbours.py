@@ -66,7 +66,7 @@ def find_neighbours(
     Layout
         The order that was used.
     """
-    order, pairs, n_done = layout.order, schedule(space.points, layout), 0
+    order, pairs, n_done = layout.order, schedule(space.coordinates, layout), 0
     if checkpoint is not None:
         n, length = lists.rows.shape
         stored = checkpoint.load(
@@ -87,13 +87,13 @@ def find_neighbours(
     progress.phase("neighbours", float(work.sum()))
     if n_done:
         progress.advance(float(work[:n_done].sum()))
-    scanners = PerThread(lambda: space.work.scanner(space, int(sizes.max())))
+    scanners = PerThread(lambda: space.kernels.scanner(space, int(sizes.max())))
     scan: NeighbourScan | None = None
 
     def scan_tile(tile: int) -> None:
         rows = layout.rows(tile)
         for candidates in scanners.get().nearest(rows, lists.rows.shape[1]):
-            lists.offer_within(candidates, tile, rows)
+            lists.push_within(candidates, tile, rows)
 
     bounds = batch_bounds(pairs, layout.n_tiles)
     while n_done < len(pairs):
@@ -105,7 +105,7 @@ def find_neighbours(
             end = layout.n_tiles
         else:
             # The batches end where a state may be saved.
-            scan = scan or space.work.neighbour_scan(space, layout, lists, team)
+            scan = scan or space.kernels.neighbour_scan(space, layout, lists, team)
             tasks = range(number, min(len(bounds) - 1, number + _BATCHES * team.n_threads))
             batches = [pairs[bounds[task] : bounds[task + 1]] for task in tasks]
             results = zip(tasks, team.map(scan.scan, batches), strict=True)
@@ -114,8 +114,8 @@ def find_neighbours(
             progress.advance(float(work[bounds[task] : bounds[task + 1]].sum()))
         n_done = end
         if checkpoint is not None and n_done < len(pairs) and checkpoint.due():
-            lists.settle()
+            lists.flush()
             rows, sims = to_host(lists.rows), to_host(lists.sims)
             checkpoint.save(STATE, order=order, pairs=pairs, done=n_done, rows=rows, sims=sims)
-    lists.settle()
+    lists.flush()
     return layout

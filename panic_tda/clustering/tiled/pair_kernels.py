@@ -326,7 +326,7 @@ def _mark_live_groups(heights: FloatArray, cores: tuple[FloatArray, FloatArray],
 
 
 @compiled
-def offer_to_lists(
+def push_to_lists(
     owners: Int32Array,
     others: Int32Array,
     sims: Float32Array,
@@ -338,5 +338,5 @@ def offer_to_lists(
     list_rows, list_sims = lists
     for t in range(len(owners)):
         row = rows[owners[t]]
-        kernels.offer(list_rows[row], list_sims[row], rows[others[t]], sims[t])
+        kernels.push_to_list(list_rows[row], list_sims[row], rows[others[t]], sims[t])
         worst[owners[t]] = list_sims[row, 0]

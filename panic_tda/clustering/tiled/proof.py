@@ -86,6 +86,6 @@ True
 >>> np.array_equal(heights(tile_rows=50, n_axes=4, bound_verify=False, threads=2), whole)
 True
 >>> star = lambda n, rng: (np.zeros(n - 1, dtype=np.int64), np.arange(1, n))
->>> np.array_equal(heights(tile_rows=50, first_tree=star), whole)
+>>> np.array_equal(heights(tile_rows=50, initial_tree=star), whole)
 True
 """

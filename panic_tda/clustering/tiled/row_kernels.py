@@ -80,20 +80,20 @@ def _weighted_kth(
 
 
 @compiled
-def find_pure_panels(leader: IntArray, order: Int32Array, width: int) -> IntArray:
+def find_pure_panels(representative: IntArray, order: Int32Array, width: int) -> IntArray:
     """Return the component of each panel of `width` positions, or -1 where it holds several."""
     only = np.empty(-(-len(order) // width), dtype=np.int64)
     for panel in range(len(only)):
-        only[panel] = leader[order[panel * width]]
+        only[panel] = representative[order[panel * width]]
         for position in range(panel * width, min(len(order), (panel + 1) * width)):
-            if leader[order[position]] != only[panel]:
+            if representative[order[position]] != only[panel]:
                 only[panel] = -1
                 break
     return only
 
 
 @compiled
-def choose_panels(products: Float32Array, only: IntArray, leader: IntArray, count: int) -> IntArray:
+def choose_panels(products: Float32Array, only: IntArray, representative: IntArray, count: int) -> IntArray:
     """Choose, for each row of products, the largest `count` whose panels hold another component.
 
     Returns
@@ -107,7 +107,7 @@ def choose_panels(products: Float32Array, only: IntArray, leader: IntArray, coun
         largest[:] = -np.inf
         for panel in range(products.shape[1]):
             product = products[i, panel]
-            if product <= largest[count - 1] or only[panel] == leader[i]:
+            if product <= largest[count - 1] or only[panel] == representative[i]:
                 continue
             at = count - 1
             while at > 0 and largest[at - 1] < product:
@@ -123,7 +123,7 @@ def probe_panels(
     vectors: Float32Array,
     order: Int32Array,
     cores: FloatArray,
-    leader: IntArray,
+    representative: IntArray,
     asking: IntArray,
     panels: IntArray,
     width: int,
@@ -143,7 +143,10 @@ def probe_panels(
                 break
             for position in range(panel * width, min(len(order), (panel + 1) * width)):
                 candidate = order[position]
-                if leader[candidate] == leader[row] or cores[candidate] >= weights[_MEASURED - 1]:
+                if (
+                    representative[candidate] == representative[row]
+                    or cores[candidate] >= weights[_MEASURED - 1]
+                ):
                     continue
                 product = np.float64(
                     kernels.product(points[row, :n_coordinates], points[candidate, :n_coordinates])

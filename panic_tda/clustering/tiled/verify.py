@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from panic_tda.clustering.tiled.layout import Layout, batch_bounds, expected_work, schedule, tile_starts
-from panic_tda.clustering.tiled.light_edges import by_position, edges_within, gaps_between
+from panic_tda.clustering.tiled.light_edges import by_position, edges_within, merge_heights_between
 from panic_tda.clustering.tiled.state_checks import check_verify, verify_forms
 from panic_tda.clustering.tiled.workers import PerThread, Workers
 from panic_tda.clustering.trees import (
@@ -104,7 +104,7 @@ class Verifier:
         Threads.
     progress : Progress
         Told the pairs of rows looked at.
-    dead_rows : bool
+    prune_rows : bool
         Whether rows that cannot have a lighter edge leave the products; switching it off changes nothing
         but the time.
     checkpoint : Checkpoint or None
@@ -124,16 +124,16 @@ class Verifier:
         tile_rows: int,
         team: Workers,
         progress: Progress,
-        dead_rows: bool = True,
+        prune_rows: bool = True,
         checkpoint: Checkpoint | None = None,
     ) -> None:
         self._space, self._cores, self._team, self._progress = space, cores, team, progress
-        self._dead_rows, self._checkpoint = dead_rows, checkpoint
+        self._prune_rows, self._checkpoint = prune_rows, checkpoint
         self._starts = tile_starts(len(cores), tile_rows)
-        self._scanners = PerThread(lambda: space.work.scanner(space, tile_rows))
+        self._scanners = PerThread(lambda: space.kernels.scanner(space, tile_rows))
         self.n_candidates = 0
 
-    def close(self, tree: Edges) -> Edges:
+    def minimize_tree(self, tree: Edges) -> Edges:
         """Return a minimum spanning tree, by ascending height.
 
         Parameters
@@ -160,7 +160,7 @@ class Verifier:
 
     def _begin(self, tree: Edges) -> _State:
         leaves = dendrogram_order(len(self._cores), tree)
-        pairs = schedule(self._space.points, Layout(leaves.order, self._starts))
+        pairs = schedule(self._space.coordinates, Layout(leaves.order, self._starts))
         at = _State(tree, leaves, pairs, 0, self._first_size, self._scan(leaves))
         self._announce(at)
         return at
@@ -195,7 +195,7 @@ class Verifier:
 
     def _scan(self, leaves: DendrogramOrder) -> EdgeScan:
         layout = Layout(self._space.xp.asarray(leaves.order), self._starts)
-        return self._space.work.edge_scan(self._space, layout, self._team)
+        return self._space.kernels.edge_scan(self._space, layout, self._team)
 
     @property
     def _first_size(self) -> int:
@@ -216,8 +216,8 @@ class Verifier:
         n, part = len(self._cores), slice(at.n_done, at.n_done + at.size)
         pairs, work = at.pairs[part], self._work(at)[part]
         tiles = by_position(self._space.xp, at.leaves, self._cores, self._starts)
-        between = gaps_between(at.leaves, self._starts, pairs)
-        at.scan.use(tiles, prune_rows=self._dead_rows)
+        between = merge_heights_between(at.leaves, self._starts, pairs)
+        at.scan.use(tiles, prune_rows=self._prune_rows)
         bounds = batch_bounds(at.pairs, len(self._starts) - 1) - at.n_done
         bounds = np.unique(np.clip(bounds, 0, len(pairs)))
         edge_sets, n_held = [at.tree], 0
