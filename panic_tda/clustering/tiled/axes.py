@@ -1,4 +1,4 @@
-"""A cheap upper bound of every product: a few principal axes, and what they leave over.
+"""Compute a cheap upper bound of every product from a few principal axes and the residual.
 
 For orthonormal axes V and z = Vᵀx, Cauchy-Schwarz on the rest gives x·y ≤ z_x·z_y + ρ_x ρ_y with
 ρ = √(‖x‖² - ‖z‖²): one product of length m + 1 instead of d. Embeddings of sentences have most of their

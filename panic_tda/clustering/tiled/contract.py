@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class CandidatePairs(NamedTuple):
-    """Pairs of a tile with their products; valid until the scanner is asked again.
+    """Candidate pairs of a tile with their products; valid until the next call of the scanner.
 
     Attributes
     ----------
@@ -42,12 +42,12 @@ class CandidatePairs(NamedTuple):
 
 
 class ImprovingEdges(NamedTuple):
-    """Pairs (i, j) of a tile in host memory, with their mutual reachability distances.
+    """Improving edges (i, j) of a tile in host memory, with their mutual reachability distances.
 
     Attributes
     ----------
     i, j : (pairs,) int64
-        Places within the rows and the columns of the tile.
+        Local indices of the rows and the columns of the tile.
     height : (pairs,) float64
         Chord lengths.
     """
@@ -69,9 +69,9 @@ class ByPosition(NamedTuple):
     merge_heights : (n,) float64
         See `trees.DendrogramOrder`.
     to_end : (n,) float64
-        Largest gap after a position, up to the end of its tile; 0 at the end.
+        Largest merge height after a position, up to the end of its tile; 0 at the end.
     from_start : (n,) float64
-        Largest gap from the start of its tile up to a position, both included.
+        Largest merge height from the start of its tile up to a position, both included.
     """
 
     layout: Layout
@@ -94,7 +94,7 @@ class Scanner(Protocol):
     def find_improving_within(
         self, rows: Array, merge_heights: Array, cores: Array
     ) -> Iterator[ImprovingEdges]:
-        """Find the pairs i < j of one tile that are lighter than the largest gap from i + 1 to j.
+        """Find the pairs i < j of one tile that are below the largest merge height from i + 1 to j.
 
         They come in parts, in ascending order; all of a tile's pairs would take much more than its products.
         """
@@ -155,11 +155,11 @@ class Lists(Protocol):
         """
 
     def flush(self) -> None:
-        """Enter what still waits."""
+        """Enter the pairs that are still waiting."""
 
 
 class Kernels(Protocol):
-    """All that the passes ask of the memory they work in; `host` and `device` are its two forms."""
+    """Inner loops that the passes call; `host` and `device` implement them for their memory."""
 
     TILE_ROWS: int
     """Rows of a tile at which matrix products are fast and the rest stays in a cache, or in memory."""

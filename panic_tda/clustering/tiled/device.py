@@ -95,7 +95,7 @@ class Scanner:
     def find_improving_within(
         self, rows: Array, merge_heights: Array, cores: Array
     ) -> Iterator[ImprovingEdges]:
-        """Find light pairs of one tile, some rows at a time."""
+        """Find the improving edges of one tile, some rows at a time."""
         xp, space, width = self._space.xp, self._space, len(rows)
         products = self._multiply(space.vectors, rows, rows)
         largest = RangeMaxima(merge_heights)
@@ -141,11 +141,13 @@ class Scanner:
         """Keep the pairs that are lighter than `heights`, strictly, in float64."""
         xp, (i, j) = self._space.xp, pairs
         if not len(i):  # the rule, and each of the dozen calls below takes its time for nothing too
-            return ImprovingEdges(_places(i), _places(j), np.empty(0))
+            return ImprovingEdges(_local_indices(i), _local_indices(j), np.empty(0))
         measured = _distances(self._space, sides[0][i], sides[1][j])
         w = xp.maximum(measured, xp.maximum(cores[0][i], cores[1][j]))
         improving = xp.flatnonzero(w < heights)
-        return ImprovingEdges(_places(i[improving]), _places(j[improving]), to_host(w[improving]))
+        return ImprovingEdges(
+            _local_indices(i[improving]), _local_indices(j[improving]), to_host(w[improving])
+        )
 
     def _bounded(self, rows: Array, columns: Array, lower: tuple[Array, Array]) -> Array | None:
         if not self._space.bounded or not self._backoff.is_due():
@@ -224,9 +226,9 @@ class EdgeScan:
 neighbour_scan, edge_scan = NeighbourScan, EdgeScan
 
 
-def _places(chosen: Array) -> IntArray:
-    places: IntArray = to_host(chosen).astype(np.int64)
-    return places
+def _local_indices(chosen: Array) -> IntArray:
+    local_indices: IntArray = to_host(chosen).astype(np.int64)
+    return local_indices
 
 
 def collect(xp: ArrayModule, products: Array, lower: tuple[Array, Array], limit: int) -> Array:
@@ -235,7 +237,7 @@ def collect(xp: ArrayModule, products: Array, lower: tuple[Array, Array], limit:
     Returns
     -------
     (pairs,) integers or None
-        Codes in ascending order; None when there are more than `limit`.
+        Packed pair indices in ascending order; None when there are more than `limit`.
     """
     if xp.__name__ == "cupy":
         from panic_tda.clustering.tiled import cuda_kernels

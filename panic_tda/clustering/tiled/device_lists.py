@@ -52,7 +52,7 @@ class Lists:
                 self._wait(pair[1], j, rows[i], sims)
 
     def flush(self) -> None:
-        """Enter what still waits."""
+        """Enter the pairs that are still waiting."""
         for tile in range(len(self._waiting)):
             self._enter(tile)
 

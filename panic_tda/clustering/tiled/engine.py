@@ -67,7 +67,7 @@ class Settings:
     bound_neighbours, bound_verify : bool
         Whether the pass asks the bound. The axes are there all the same: tiles and joints are chosen by them.
     prune_rows : bool
-        Whether rows that cannot have a lighter edge leave the verify pass.
+        Whether the verify pass leaves out rows that cannot have an improving edge.
     threads : int or None
         None takes the available cores. Ignored where a device does the work: it has its own.
     initial_tree : callable or None
@@ -128,21 +128,21 @@ class TiledBackend:
             )
 
     def rows_on_device(self, n_rows: int, n_features: int, options: FitOptions) -> bool:
-        """Say whether the rows fit into device memory beside the work; if not, they come tile by tile."""
+        """Return whether the rows fit into device memory with the work; if not, tiles are uploaded."""
         if not options.on_device:
             return False
         rows = 4 * n_rows * n_features
         return rows + self.device_bytes(n_rows, n_features, options.min_samples) <= cuda.free_bytes()
 
     def device_bytes(self, n_rows: int, n_features: int, min_samples: int) -> int:
-        """Bytes that the work takes on a device beside the rows, at most."""
+        """Return the most bytes that the work takes on a device, without the rows."""
         length, axes_floats = neighbours.list_length(n_rows, min_samples), self._device_axes + 1
         by_row = device.list_bytes(length) + 4 * axes_floats + _DEVICE_ROW_BYTES
         tile_rows = min(n_rows, self.settings.tile_rows or device.TILE_ROWS)
         return n_rows * by_row + device.buffer_bytes(tile_rows, max(n_features, axes_floats))
 
     def bytes_needed(self, n_rows: int, n_features: int, options: FitOptions) -> int:
-        """Bytes of the rows and what the work takes beside them; see `Backend.bytes_needed`."""
+        """Return the bytes of the rows and of the work; see `Backend.bytes_needed`."""
         rows = 4 * n_rows * n_features
         if options.on_device:
             beside = self.device_bytes(n_rows, n_features, options.min_samples)
@@ -320,7 +320,7 @@ class TiledBackend:
         rng: np.random.Generator,
         progress: Progress,
     ) -> Edges:
-        """Connect all rows: edges of the neighbour graph, and joints between its groups."""
+        """Connect all rows by edges of the neighbour graph and edges between its components."""
         known = forest.measure(space, cores, forest.neighbour_forest(lists, cores), team)
         groups = forest.split_at_joints(len(cores), known, _GROUP_ROWS)
         _log.debug("%d edges of the neighbour graph, %d groups", len(known.u), len(np.unique(groups)))

@@ -1,4 +1,4 @@
-"""Spanning trees from lists of edges: a first one from the neighbour lists, and Kruskal's last word."""
+"""Build a forest from the neighbour lists and measure its edges."""
 
 from __future__ import annotations
 

@@ -1,23 +1,23 @@
-"""Edges of a pair of tiles that are lighter than the tree's path between their ends.
+"""Find improving edges of tile pairs: edges below the tree's path maximum between their ends.
 
-Three kinds of numbers meet here, and only here:
+Only this module uses three kinds of indices together:
 
-*row*       a number of the matrix, in no order that means anything;
-*position*  a place in the tree's leaf order: `layout.order[position]` is a row, and path maxima are maxima of
-            ranges of positions. A tile is such a range;
-*place*     a number within the rows or the columns of one tile, after dead ones have left: what a scanner
-            answers with.
+*row*          a number of the matrix; the order of rows has no meaning.
+*position*     an index into the tree's dendrogram order: `layout.order[position]` is a row, and path maxima
+               are maxima of ranges of positions. A tile is such a range.
+*local index*  an index into the rows or the columns of one tile, without the pruned rows. Scanners return
+               local indices.
 
-`by_position` brings what belongs to rows into the order of positions; `edges_of_pair` cuts tiles out of it,
-and makes rows again of the places that come back.
+`by_position` arranges the values of the rows by position. `edges_within` and the edge scans take tiles from
+it, and convert the returned local indices back to rows.
 
-For positions p < q of two tiles, the largest gap in (p, q] is the largest of three: from p to the end of its
-tile (`to_end`), of the tiles between, and from the start of the other tile to q (`from_start`). So each row
-has one number, its *height*, and the path maximum of a pair is the larger of its rows' heights.
+For positions p < q of two tiles, the largest merge height in (p, q] is the largest of three: from p to the
+end of its tile (`to_end`), of the tiles between, and from the start of the second tile to q (`from_start`).
+So each row has one number, its *height*, and the path maximum of a pair is the larger of its rows' heights.
 
-A pair (p, q) can only matter when core_p and core_q are both below its path maximum. A row whose core
-distance is not below its own height and not below the largest height on the other side is *dead*: none of its
-pairs in this pair of tiles can matter, and it leaves the products.
+A pair (p, q) can only matter when core_p and core_q are both below its path maximum. A row is *pruned* when
+its core distance is not below its own height and not below the largest height on the other side: none of
+its pairs in this pair of tiles can matter, so they are not multiplied.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def by_position(xp: ArrayModule, leaves: DendrogramOrder, cores: FloatArray, starts: IntArray) -> ByPosition:
-    """Bring rows into leaf order.
+    """Arrange the values of the rows in dendrogram order.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def by_position(xp: ArrayModule, leaves: DendrogramOrder, cores: FloatArray, sta
 
 
 def merge_heights_between(leaves: DendrogramOrder, starts: IntArray, pairs: Int32Array) -> FloatArray:
-    """Largest gap of the whole tiles that lie between the two of each pair, 0 where there are none.
+    """Return the largest merge height of the tiles between the two of each pair; 0 where there are none.
 
     Parameters
     ----------
@@ -109,8 +109,8 @@ def local_forest(edges: Edges) -> Edges:
 
 
 def forest_of(rows: Array, columns: Array, parts: Iterable[ImprovingEdges]) -> Edges:
-    """Turn places into rows, and keep a minimum spanning forest."""
-    # Rows and columns of two tiles are different ones, so their places are told apart by an offset.
+    """Convert local indices to rows, and return a minimum spanning forest."""
+    # Rows and columns of two tiles are different ones, so an offset separates their local indices.
     offset = 0 if rows is columns else len(rows)
     forest = NO_EDGES
     for pairs in parts:

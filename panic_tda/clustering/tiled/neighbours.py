@@ -1,4 +1,7 @@
-"""First pass: the nearest rows of every row, each tile of products used for its rows and its columns."""
+"""First pass over the tile pairs: find the nearest rows of every row.
+
+Each tile of products is used for its rows and for its columns.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ STATE = "neighbours"
 
 
 def list_length(n: int, min_samples: int) -> int:
-    """Neighbours kept per row: a few more than needed, so that rounding seldom spoils a list."""
+    """Return the length of a neighbour list: a few more than needed, so that rounding seldom spoils it."""
     return min(n - 1, max(min_samples, FEWEST_NEIGHBOURS) + SPARE_NEIGHBOURS)
 
 

@@ -1,4 +1,4 @@
-"""Makes the space of a fit: which library works, how far its products may err, and the axes of the bound.
+"""Build the space of a fit: the array library, the error margins of its products, and the axes of the bound.
 
 The two numbers that it measures carry the proof. η, the margin, says how far a float32 product of two rows
 may lie from the truth; it follows from the number of dimensions and from how far norms are from 1

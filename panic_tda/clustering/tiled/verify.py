@@ -1,9 +1,9 @@
-"""Second pass: every edge that the first tree missed, or the proof that there is none.
+"""Second pass over the tile pairs: find all improving edges and make the spanning tree a minimum one.
 
 A spanning tree is a minimum one when no edge is lighter than the heaviest edge on the tree's path between its
-ends: each edge outside the tree is then a heaviest one of a cycle. With the rows in leaf order, that path
-maximum is the largest of the gaps between them, and most rows of most tiles cannot have a lighter edge: their
-core distance alone is too large (`light_edges`).
+ends: each edge outside the tree is then a heaviest one of a cycle. With the rows in dendrogram order, that
+path maximum is the largest merge height between them. Most rows of most tiles cannot have an improving edge,
+because their core distance is too large (`light_edges`).
 
 Tile pairs are looked at in *waves*. After each, the best tree of all edges known so far takes the place of
 the one before, and the next wave is measured against it. Path maxima only fall from a tree to the next, so an
@@ -105,8 +105,7 @@ class Verifier:
     progress : Progress
         Told the pairs of rows looked at.
     prune_rows : bool
-        Whether rows that cannot have a lighter edge leave the products; switching it off changes nothing
-        but the time.
+        Whether to leave out rows that cannot have an improving edge; this changes only the time.
     checkpoint : Checkpoint or None
         Where the state is kept between waves.
 

@@ -1,4 +1,4 @@
-"""Threads that work off tiles: one tile, one thread, and never more threads than cores."""
+"""Run tiles on a pool of threads: one thread per tile, by default one per available core."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _AHEAD = 4
 
 
 class PerThread(Generic[Value]):
-    """Something that every thread makes for itself once, such as buffers."""
+    """A value that each thread makes once for itself, such as buffers."""
 
     def __init__(self, make: Callable[[], Value]) -> None:
         self._make = make
         self._local = threading.local()
 
     def get(self) -> Value:
-        """Return this thread's own."""
+        """Return the value of this thread."""
         if not hasattr(self._local, "value"):
             self._local.value = self._make()
         value: Value = self._local.value
@@ -80,7 +80,7 @@ class Workers:
         largest: int = 8_192,
         progress: Progress | None = None,
     ) -> None:
-        """Do `work` on slices of `n` elements; whoever is told of each hears it in the thread that asks."""
+        """Call `work` on slices of `n` elements; `progress` advances in the calling thread."""
 
         def work_on_part(part: slice) -> int:
             work(part)
