@@ -172,22 +172,22 @@ class Kernels(Protocol):
         """Make the scanner of one thread."""
 
     def neighbour_scan(self, space: Space, layout: Layout, lists: Any, team: Workers) -> NeighbourScan:
-        """Make what scans pairs of different tiles, when all lists have entries from their own tile."""
+        """Make the scan of pairs of different tiles, when all lists have entries from their own tile."""
 
     def edge_scan(self, space: Space, layout: Layout, team: Workers) -> EdgeScan:
-        """Make what scans pairs of different tiles of rows in dendrogram order."""
+        """Make the scan of pairs of different tiles of rows in dendrogram order."""
 
     def empty_lists(self, xp: ArrayModule, layout: Layout, length: int, folder: Path | None) -> Lists:
         """Return lists without entries, in files of `folder` when one is given and it can be."""
 
     def buffer_bytes(self, tile_rows: int, longest_row: int) -> int:
-        """Bytes that a thread takes for tiles, at most."""
+        """Return the most bytes that a thread takes for tiles."""
 
     def packed_bytes(self, n_coordinates: int) -> int:
-        """Bytes of a row as pairs of tiles are scanned, beside its coordinates."""
+        """Return the bytes of a packed row, without its coordinates."""
 
     def list_bytes(self, length: int) -> int:
-        """Bytes of a row's list and of what waits for it."""
+        """Return the bytes of a row's list and of the pairs that wait for it."""
 
     def distances(self, space: Space, u: IntArray, v: IntArray) -> FloatArray:
         """Measure the chord lengths of pairs of rows in float64."""
@@ -203,7 +203,7 @@ class Kernels(Protocol):
         floor: float,
         out: tuple[FloatArray, BoolArray],
     ) -> None:
-        """Do what the docstring of `cores` says for some rows.
+        """Measure the core distances of some rows by the rule in `cores`.
 
         Fills core distances, of which those with too short a list are upper bounds, and whether it was one.
         """

@@ -113,7 +113,7 @@ def core_distances(
 
 
 def batch_bytes(work: Kernels, n_features: int, min_samples: int) -> int:
-    """Bytes that a thread takes to look rows up again, at most."""
+    """Return the most bytes that a thread takes to look rows up again."""
     batch, width = _batch_rows(min_samples), _width(work)
     taken: int = batch * (width + min_samples) * _PAIR_BYTES + 12 * (batch + width) * n_features
     return taken

@@ -253,17 +253,17 @@ def empty_lists(xp: ArrayModule, layout: Layout, length: int, folder: Path | Non
 
 
 def buffer_bytes(tile_rows: int, longest_row: int) -> int:
-    """Two sets of products and what collecting from them takes; rows of both sides; intermediate arrays."""
+    """Return the bytes of products, collected pairs, rows of both sides and intermediate arrays."""
     return 4 * tile_rows * (4 * tile_rows + 4 * longest_row) + 4 * _CHUNK_BYTES
 
 
 def packed_bytes(n_coordinates: int) -> int:
-    """Nothing: tiles are gathered when they are multiplied."""
+    """Return 0: tiles are gathered when they are multiplied."""
     return 0
 
 
 def list_bytes(length: int) -> int:
-    """Neighbours and their products; as many may wait, with their owners."""
+    """Return the bytes of a list, and of as many waiting pairs with their owners."""
     return 20 * length
 
 
@@ -345,7 +345,7 @@ class OutsideSearch:
         self._representative = self._space.xp.asarray(representative)
 
     def find(self, asking: IntArray, *, full_rows: bool) -> IntArray:
-        """Ask by products of whole rows, or by those on the axes, which are off by about 0.01."""
+        """Compare all rows by products of full rows, or on the axes, with errors of about 0.01."""
         space, xp, representative = self._space, self._space.xp, self._representative
         matrix = space.coordinates[:, :-1] if space.bounded and not full_rows else space.vectors
         rows = xp.asarray(asking)
@@ -370,7 +370,7 @@ outside_search = OutsideSearch
 def nearest_members(
     space: Space, cores: FloatArray, outside: IntArray, groups: tuple[IntArray, IntArray, IntArray]
 ) -> IntArray:
-    """Ask all members, in float32, for all outside rows of one group at a time."""
+    """Compare all members in float32, for all outside rows of one group at a time."""
     xp, (members, begins, ends) = space.xp, groups
     inside = np.empty(len(outside), dtype=np.int64)
     for begin in np.unique(begins):

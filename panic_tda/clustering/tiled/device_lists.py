@@ -92,7 +92,7 @@ class Lists:
 
 
 def _keys(xp: ArrayModule, owners: Array, sims: Array) -> Array:
-    """Integers in the order of the owners and, for each, of falling products.
+    """Return integers in the order of the owners and, for each, of falling products.
 
     The bits of a float32, read as an integer, are in its order where it is positive, in the reverse where it
     is negative.

@@ -287,7 +287,7 @@ class TiledBackend:
         return where, lists
 
     def memory(self, space: Space, min_samples: int, team: Workers) -> int:
-        """Bytes taken above the input, at most: lists, axes and trees by row, buffers by thread."""
+        """Return the most bytes taken above the input: lists, axes and trees by row, buffers by thread."""
         n, d = space.vectors.shape
         taken = _coordinate_bytes(space.kernels, d, space.coordinates.shape[1] - 1 if space.bounded else 0)
         return self._bytes(
@@ -345,7 +345,7 @@ class TiledBackend:
 
 
 def _coordinate_bytes(work: Kernels, n_features: int, n_axes: int) -> int:
-    """Bytes of a row's coordinates on the axes, and of its packed form."""
+    """Return the bytes of a row's projected coordinates and of its packed form."""
     if not axes.pay(n_axes, n_features):
         return work.packed_bytes(n_features)
     return 4 * (n_axes + 1) + work.packed_bytes(n_axes + 1)

@@ -47,7 +47,7 @@ class Scanner:
         strip, d = min(_STRIP_ROWS, tile_rows), space.vectors.shape[1]
         self._products = np.empty(strip * tile_rows, dtype=np.float32)
         # A kernel writes its next pair before it knows whether to keep it.
-        self._codes = np.empty(strip * tile_rows + 8, dtype=np.int32)
+        self._pair_indices = np.empty(strip * tile_rows + 8, dtype=np.int32)
         self._sims = np.empty(strip * tile_rows + 8, dtype=np.float32)
         # Two buffers even for one tile: some BLAS builds treat X @ X.T specially, and have crashed on it.
         self._left = np.empty((strip, d), dtype=np.float32)
@@ -56,7 +56,9 @@ class Scanner:
     def nearest(self, rows: Int32Array, best: int) -> Iterator[CandidatePairs]:
         """Find the `best` largest products of every row, and those equal to the last."""
         for first, products in self._strips(rows):
-            pair_indices = self._codes[: kernels.collect_best(products, first, best, self._codes)]
+            pair_indices = self._pair_indices[
+                : kernels.collect_best(products, first, best, self._pair_indices)
+            ]
             sims = self._sims[: len(pair_indices)]
             kernels.gather(products, first, pair_indices, sims)
             yield CandidatePairs(pair_indices, sims)
@@ -69,8 +71,8 @@ class Scanner:
         finite = np.where(np.isfinite(merge_heights), merge_heights, 0.0)
         lower = margins.lower_products(finite, self._space.margin)
         for first, products in self._strips(rows):
-            n_pairs = kernels.collect_within(products, first, lower, merge_heights, cores, self._codes)
-            pair_indices, height = self._codes[:n_pairs], np.empty(n_pairs)
+            n_pairs = kernels.collect_within(products, first, lower, merge_heights, cores, self._pair_indices)
+            pair_indices, height = self._pair_indices[:n_pairs], np.empty(n_pairs)
             n_pairs = kernels.filter_improving_within(
                 self._space.vectors, rows, pair_indices, cores, merge_heights, height
             )
@@ -167,7 +169,7 @@ class Lists:
             kernels.merge_into_lists(*candidates, rows, rows, self.rows, self.sims)
 
     def flush(self) -> None:
-        """Nothing waits: every offer was entered at once."""
+        """Do nothing: every pair was entered at once."""
 
 
 def empty_lists(xp: ArrayModule, layout: Layout, length: int, folder: Path | None) -> Lists:
@@ -179,7 +181,7 @@ def empty_lists(xp: ArrayModule, layout: Layout, length: int, folder: Path | Non
 
 
 def buffer_bytes(tile_rows: int, longest_row: int) -> int:
-    """Within a tile, and between two: rows, products, pairs, and the edges that come of them."""
+    """Return the bytes of rows, products, pairs and edges, within a tile and between two."""
     strip, slots = min(_STRIP_ROWS, tile_rows), -(-tile_rows // PANEL) * PANEL
     within = 4 * (3 * strip * tile_rows + (strip + tile_rows) * longest_row)
     pairs = pair_kernels.capacity(slots)
@@ -188,12 +190,12 @@ def buffer_bytes(tile_rows: int, longest_row: int) -> int:
 
 
 def packed_bytes(n_coordinates: int) -> int:
-    """Packed values, and by slot: the row, and core distances and merge heights in the verify pass."""
+    """Return the bytes of the packed values and, by slot, of the row, core distance and merge heights."""
     return panels.packed_bytes(n_coordinates) + 44
 
 
 def list_bytes(length: int) -> int:
-    """Neighbours and their products."""
+    """Return the bytes of the neighbours and their products."""
     return 8 * length
 
 
@@ -245,7 +247,7 @@ class OutsideSearch:
         self._only = row_kernels.find_pure_panels(representative, self._order, _GROUP_ROWS)
 
     def find(self, asking: IntArray, *, full_rows: bool) -> IntArray:
-        """Ask the nearest panels that hold rows of other components."""
+        """Search the nearest panels that hold rows of other components."""
         products = self._points[asking, : self._n_coordinates] @ self._centres.T
         chosen = row_kernels.choose_panels(products, self._only, self._representative[asking], _ASKED_GROUPS)
         return row_kernels.probe_panels(
@@ -267,7 +269,7 @@ outside_search = OutsideSearch
 def nearest_members(
     space: Space, cores: FloatArray, outside: IntArray, groups: tuple[IntArray, IntArray, IntArray]
 ) -> IntArray:
-    """Ask all members, in float64."""
+    """Compare all members in float64."""
     inside = np.empty(len(outside), dtype=np.int64)
     row_kernels.nearest_members(space.vectors, cores, outside, *groups, inside)
     return inside

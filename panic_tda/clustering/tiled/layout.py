@@ -148,7 +148,7 @@ def batch_bounds(pairs: Int32Array, n_tiles: int) -> IntArray:
 def expected_work(
     layout: Layout, pairs: Int32Array, near: tuple[float, ...], decline: float = 0.0
 ) -> FloatArray:
-    """Pairs of rows in each scheduled tile pair, the first ones counted several times.
+    """Return the pairs of rows in each scheduled tile pair, the first ones counted several times.
 
     Few near pairs can be rejected by their bound, so they take longer than the rest.
 

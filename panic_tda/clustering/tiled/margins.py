@@ -74,7 +74,7 @@ def square_margin(n_features: int, norm_error: float) -> float:
 
 
 def lower_products(heights: Array, margin: float) -> Array:
-    """Product below which a pair is certainly at least `heights` apart, as float32 rounded down.
+    """Return the product below which a pair is certainly at least `heights` apart, as float32 rounded down.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def lower_products(heights: Array, margin: float) -> Array:
 def thresholds(
     heights: tuple[Array, Array], cores: tuple[Array, Array], margin: float
 ) -> tuple[Array, Array]:
-    """Product below which a row's own height rules a pair out, for the rows of both sides, as float32.
+    """Return for each row of both sides the product below which its height rules a pair out, as float32.
 
     A pair may matter when its product reaches the lower of its rows' thresholds. A row whose core distance
     is not below its own height can matter by the other row's height only: its threshold is infinite.

@@ -99,7 +99,7 @@ class Panels(NamedTuple):
 
     @property
     def tile_slots(self) -> int:
-        """Slots of a tile."""
+        """Return the number of slots of a tile."""
         return self.tile_panels * PANEL
 
 
