@@ -39,12 +39,12 @@ from panic_tda.progress import Silent, TimeLeft
 EVERYTHING = Settings()
 WITHOUT = {
     "nothing": EVERYTHING,
-    "dead rows": replace(EVERYTHING, dead_rows=False),
+    "dead rows": replace(EVERYTHING, prune_rows=False),
     "bound, neighbours": replace(EVERYTHING, bound_neighbours=False),
     "bound, verify": replace(EVERYTHING, bound_verify=False),
-    "bound, verify, dead rows": replace(EVERYTHING, bound_verify=False, dead_rows=False),
+    "bound, verify, dead rows": replace(EVERYTHING, bound_verify=False, prune_rows=False),
     "axes": replace(EVERYTHING, n_axes=0),
-    "everything": Settings(n_axes=0, dead_rows=False),
+    "everything": Settings(n_axes=0, prune_rows=False),
 }
 """What is left out, and the settings for it."""
 _PHASES = ("before", "neighbours", "core distances", "forest", "join components", "verify")

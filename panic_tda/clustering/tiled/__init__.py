@@ -1,26 +1,26 @@
 """The exact engine: float32 tiles find candidates within proven margins, float64 decides.
 
-In flow n distinct unit rows, (n, d) float32, with their multiplicities. Out flows a minimum spanning tree of
-their mutual reachability graph, whose heights are measured in float64: the same, whatever found its edges.
+The input is n distinct unit rows, (n, d) float32, with their multiplicities. The output is a minimum spanning
+tree of their mutual reachability graph. Its heights are measured in float64; the settings do not change them.
 
-The way, pass by pass
----------------------
+Passes
+------
 ============  ==================================================================  ===========================
-pass          what it does                                                        what it hands on
+pass          action                                                              output
 ============  ==================================================================  ===========================
 `space`       measures the margins; projects the rows on principal axes (`axes`)  `contract.Space`
 `layout`      puts rows that resemble each other into one tile                    `Layout`: order and starts
 `neighbours`  multiplies all pairs of tiles, each once for both sides             lists of the nearest rows
 `cores`       measures k-th distances in float64 from the lists                   core distances, (n,)
-`forest`      joins rows along their lists                                        a forest, and its groups
-`joining`     joins the groups                                                    a first spanning tree
-`verify`      looks at all pairs of tiles again: an edge that is lighter than     the minimum spanning tree
-              the tree's path between its ends (`light_edges`) enters the tree
+`forest`      joins rows along their lists                                        a forest and its components
+`joining`     joins the components                                                an initial spanning tree
+`verify`      scans all pairs of tiles again: improving edges, which are below    the minimum spanning tree
+              the tree's path maximum (`light_edges`), enter the tree
 ============  ==================================================================  ===========================
 
-`engine` is the recipe, with what is kept in checkpoints. `contract` is all that the passes know of the memory
-they work in; `host` fulfils it with compiled loops, `device` with CuPy (`device_lists`, `cuda_kernels`).
-`workers` are the threads.
+`engine` runs the passes and writes the checkpoints. `contract` defines the interface between the passes and
+the memory they work in; `host` implements it with compiled loops, `device` with CuPy (`device_lists`,
+`cuda_kernels`). `workers` manages the threads.
 
 In host memory, pairs of tiles are scanned in three levels. `microkernels` multiplies blocks of rows and
 columns in registers and compares the sums with thresholds; `panels` packs the rows for it, as int16 where
@@ -31,9 +31,9 @@ whole rows where the axes leave too many pairs, and decides about each candidate
 Terms
 -----
 row            a number of the matrix.
-position       a place in an order of the rows, of which a tile is a range. The neighbour pass has the
+position       an index into an order of the rows; a tile is a range of positions. The neighbour pass has the
                order of `layout`, the verify pass dendrogram order.
-slot           a place among the packed rows; tiles are padded to whole panels (`panels`).
+slot           an index into the packed rows; tiles are padded to whole panels (`panels`).
 local index    a number within one tile; a *packed pair index*, `i * width + j`, names a pair of them.
 dendrogram     the rows side by side as the tree's edges join them (`trees.DendrogramOrder`).
 order
@@ -44,24 +44,26 @@ height         of an edge, its mutual reachability distance. Of a row in one pai
 pruned row     a row whose core distance alone rules out all its pairs of one pair of tiles.
 candidate pair a pair of rows whose bound, or float32 product, says that it may matter.
 improving edge a candidate pair that does, in float64: it is below the tree's path maximum.
-joint          an inter-component edge: one between two groups of rows (`joining`).
-point          a row's coordinates on the axes, and the length of what they leave over: the product of two
-               points bounds that of their rows (`axes`).
-margin, slack  how far a product of rows may lie from the truth, and a product of points below it (`margins`).
+inter-         an edge between two components of the neighbour graph (`joining`), also called joint.
+component edge
+projected      a row's coordinates on the principal axes, and the length of the residual: the product of the
+coordinates    coordinates of two rows bounds the product of the rows (`axes`).
+margin, slack  largest error of a product of rows, and largest amount by which a product of projected
+               coordinates is below the product of the rows (`margins`).
 
-What each file keeps, so that the answer is exact
--------------------------------------------------
+Guarantees of each module that make the result exact
+----------------------------------------------------
 `margins`      η bounds the error of a float32 product in any order of summation; every threshold is
                rounded to the side on which nothing is lost.
-`axes`         a product of points plus the slack is never below that of the rows.
-`panels`       a sum of packed values lies within a proven error of the product of the points; thresholds
+`axes`         a product of projected coordinates plus the slack is never below that of the rows.
+`panels`       a sum of packed values lies within a proven error of that of the coordinates; thresholds
                are rounded down.
 `neighbours`   every pair of rows is looked at once, and dropped only if it can enter neither list.
 `cores`        every row that can be the k-th is measured; one whose list may be too short is looked up again.
-`forest`, `joining`  what they find is a spanning tree with true heights. Nothing else is asked of them.
+`forest`, `joining`  their result is a spanning tree with true heights. Nothing else is required of them.
 `light_edges`  no pair is dropped that is lighter than its path maximum.
 `verify`       every pair of tiles is looked at once, and path maxima only fall.
 `kernels`, `device`  distances are sums in float64 of squared differences of the float32 rows.
 
-Why neither tiles nor threads nor the device change the answer is proved in `proof`, step by step.
+`proof` proves step by step that tiles, threads and the device do not change the result.
 """

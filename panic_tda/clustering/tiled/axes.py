@@ -1,4 +1,4 @@
-"""A cheap upper bound of every product: a few principal axes, and what they leave over.
+"""Compute a cheap upper bound of every product from a few principal axes and the residual.
 
 For orthonormal axes V and z = Vᵀx, Cauchy-Schwarz on the rest gives x·y ≤ z_x·z_y + ρ_x ρ_y with
 ρ = √(‖x‖² - ‖z‖²): one product of length m + 1 instead of d. Embeddings of sentences have most of their
@@ -28,12 +28,12 @@ MIN_FEATURES = 160
 """Fewer dimensions than this cost hardly more than the bound itself."""
 _SAMPLE_ROWS = 16_384
 _CHUNK_ROWS = 2_048
-_PATIENCE = 16
-"""Most tiles done densely without asking the bound, after it was asked in vain as many times in a row."""
+_MAX_SKIPPED = 16
+"""Most tiles in a row for which the bound is skipped, after as many useless evaluations in a row."""
 
 
 def pay(n_axes: int, n_features: int) -> bool:
-    """Say whether so many axes are worth their products for rows of so many dimensions."""
+    """Return whether a bound with `n_axes` axes saves time for rows of `n_features` dimensions."""
     return MIN_FEATURES <= n_features > n_axes > 0
 
 
@@ -51,8 +51,8 @@ def principal_axes(xp: ArrayModule, vectors: Array, rng: np.random.Generator) ->
     n = len(vectors)
     rows = np.arange(n) if n <= _SAMPLE_ROWS else np.sort(rng.choice(n, _SAMPLE_ROWS, replace=False))
     moment = xp.zeros((vectors.shape[1], vectors.shape[1]), dtype=xp.float64)
-    for some in slices(len(rows), _CHUNK_ROWS):
-        sample = take_rows(xp, vectors, xp.asarray(rows[some]))
+    for part in slices(len(rows), _CHUNK_ROWS):
+        sample = take_rows(xp, vectors, xp.asarray(rows[part]))
         # Two buffers: some BLAS builds take X.T @ X on one buffer as a symmetric update, which has crashed.
         moment += sample.T @ sample.copy()
     moment = to_host(moment)
@@ -88,10 +88,10 @@ def choose_number(vectors: Array, axes: FloatArray, rng: np.random.Generator) ->
     n, d = vectors.shape
     size = min(n, _ASKING + min(_ASKED, n // _ASKED_SHARE))
     sample = vectors[rng.permutation(np.sort(rng.choice(n, size, replace=False)))]
-    asking, asked = np.split(sample, [min(_ASKING, len(sample) // 2)])
-    nearest = (asking @ asked.T).max(axis=1, keepdims=True)
+    queries, references = np.split(sample, [min(_ASKING, len(sample) // 2)])
+    nearest = (queries @ references.T).max(axis=1, keepdims=True)
     leading = axes[:, : max(CHOICES)].astype(np.float32)
-    left, right = asking @ leading, asked @ leading
+    left, right = queries @ leading, references @ leading
     cost = {}
     for m in CHOICES:
         # Rows have unit length.
@@ -124,20 +124,20 @@ def coordinates(xp: ArrayModule, vectors: Array, axes: FloatArray) -> Array:
     return projected
 
 
-class Patience:
-    """Asks the bound less often the more often it was asked in vain."""
+class BoundBackoff:
+    """Counter that skips the bound for more and more tiles while the bound does not pay."""
 
     def __init__(self) -> None:
         self._wait = self._in_vain = 0
 
-    def asks(self) -> bool:
-        """Say whether the bound is to be asked this time."""
-        asked = not self._wait
+    def is_due(self) -> bool:
+        """Return whether to evaluate the bound for this tile."""
+        due = not self._wait
         self._wait = max(0, self._wait - 1)
-        return asked
+        return due
 
-    def learn(self, *, in_vain: bool) -> None:
-        """Take note of whether the bound left few pairs."""
+    def record(self, *, in_vain: bool) -> None:
+        """Record whether the bound was useless: `in_vain` if it left too many pairs."""
         if in_vain:
-            self._wait = min(self._in_vain, _PATIENCE)
+            self._wait = min(self._in_vain, _MAX_SKIPPED)
         self._in_vain = self._in_vain + 1 if in_vain else 0

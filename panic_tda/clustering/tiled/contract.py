@@ -1,4 +1,4 @@
-"""What the passes know of the memory in which they work: the contract that `host` and `device` fulfil.
+"""The interface between the passes and the memory in which they work; `host` and `device` implement it.
 
 Everything of order n² or n·d runs on arrays of one library, `Space.xp`: NumPy with compiled loops (`host`),
 or CuPy (`device`). What is of order n, such as joining trees, runs in host memory always.
@@ -26,28 +26,28 @@ if TYPE_CHECKING:
     from panic_tda.types import Array, ArrayModule, BoolArray, FloatArray, Int32Array, IntArray
 
 
-class Survivors(NamedTuple):
-    """Pairs of a tile with their products; valid until the scanner is asked again.
+class CandidatePairs(NamedTuple):
+    """Candidate pairs of a tile with their products; valid until the next call of the scanner.
 
     Attributes
     ----------
-    codes : (pairs,) int32 or int64
+    pair_indices : (pairs,) int32 or int64
         Ascending.
     sims : (pairs,) float32
         Products.
     """
 
-    codes: Array
+    pair_indices: Array
     sims: Array
 
 
-class LightPairs(NamedTuple):
-    """Pairs (i, j) of a tile in host memory, with their mutual reachability distances.
+class ImprovingEdges(NamedTuple):
+    """Improving edges (i, j) of a tile in host memory, with their mutual reachability distances.
 
     Attributes
     ----------
     i, j : (pairs,) int64
-        Places within the rows and the columns of the tile.
+        Local indices of the rows and the columns of the tile.
     height : (pairs,) float64
         Chord lengths.
     """
@@ -58,7 +58,7 @@ class LightPairs(NamedTuple):
 
 
 class ByPosition(NamedTuple):
-    """What tile pairs need of their rows, by position, in the memory where they are worked on.
+    """Values of the rows by position, as the scans of tile pairs use them, in the memory of the scan.
 
     Attributes
     ----------
@@ -66,17 +66,17 @@ class ByPosition(NamedTuple):
         n positions in tiles.
     cores : (n,) float64
         Core distances.
-    gaps : (n,) float64
+    merge_heights : (n,) float64
         See `trees.DendrogramOrder`.
     to_end : (n,) float64
-        Largest gap after a position, up to the end of its tile; 0 at the end.
+        Largest merge height after a position, up to the end of its tile; 0 at the end.
     from_start : (n,) float64
-        Largest gap from the start of its tile up to a position, both included.
+        Largest merge height from the start of its tile up to a position, both included.
     """
 
     layout: Layout
     cores: Array
-    gaps: Array
+    merge_heights: Array
     to_end: Array
     from_start: Array
 
@@ -88,11 +88,13 @@ class Scanner(Protocol):
     each of them. All arrays are `Space.xp`'s.
     """
 
-    def nearest(self, rows: Array, best: int) -> Iterator[Survivors]:
+    def nearest(self, rows: Array, best: int) -> Iterator[CandidatePairs]:
         """Find at least the `best` largest products of every row with the others of its tile, in parts."""
 
-    def light_within(self, rows: Array, gaps: Array, cores: Array) -> Iterator[LightPairs]:
-        """Find the pairs i < j of one tile that are lighter than the largest gap from i + 1 to j.
+    def find_improving_within(
+        self, rows: Array, merge_heights: Array, cores: Array
+    ) -> Iterator[ImprovingEdges]:
+        """Find the pairs i < j of one tile that are below the largest merge height from i + 1 to j.
 
         They come in parts, in ascending order; all of a tile's pairs would take much more than its products.
         """
@@ -122,13 +124,13 @@ class EdgeScan(Protocol):
 class OutsideSearch(Protocol):
     """Finds rows of other components for the joining pass."""
 
-    def begin(self, leader: IntArray) -> None:
-        """Start a round, in which each row belongs to the component that its `leader` stands for."""
+    def begin(self, representative: IntArray) -> None:
+        """Start a round, in which each row belongs to the component that its `representative` stands for."""
 
-    def find(self, asking: IntArray, *, whole: bool) -> IntArray:
+    def find(self, asking: IntArray, *, full_rows: bool) -> IntArray:
         """Return a near row in another component for every asking row.
 
-        `whole` asks for products of whole rows where the search has a choice.
+        `full_rows` selects products of full rows where the search can also use projected coordinates.
         """
 
 
@@ -146,46 +148,46 @@ class Lists(Protocol):
     rows: Array
     sims: Array
 
-    def offer_within(self, found: Survivors, tile: int, rows: Array) -> None:
+    def push_within(self, candidates: CandidatePairs, tile: int, rows: Array) -> None:
         """Offer every pair that was found within a tile to the list of its first row.
 
         Each pair comes twice, with either row as the first.
         """
 
-    def settle(self) -> None:
-        """Enter what still waits."""
+    def flush(self) -> None:
+        """Enter the pairs that are still waiting."""
 
 
-class Work(Protocol):
-    """All that the passes ask of the memory they work in; `host` and `device` are its two forms."""
+class Kernels(Protocol):
+    """Inner loops that the passes call; `host` and `device` implement them for their memory."""
 
     TILE_ROWS: int
     """Rows of a tile at which matrix products are fast and the rest stays in a cache, or in memory."""
     THREADS: int | None
     """Threads that work off tiles; None leaves it to the settings."""
-    REPRESENTATIVE_SHARE: int
+    QUERY_SHARE: int
     """One of so many rows is asked when components are joined."""
 
     def scanner(self, space: Space, tile_rows: int) -> Scanner:
         """Make the scanner of one thread."""
 
     def neighbour_scan(self, space: Space, layout: Layout, lists: Any, team: Workers) -> NeighbourScan:
-        """Make what scans pairs of different tiles, when all lists have entries from their own tile."""
+        """Make the scan of pairs of different tiles, when all lists have entries from their own tile."""
 
     def edge_scan(self, space: Space, layout: Layout, team: Workers) -> EdgeScan:
-        """Make what scans pairs of different tiles of rows in dendrogram order."""
+        """Make the scan of pairs of different tiles of rows in dendrogram order."""
 
     def empty_lists(self, xp: ArrayModule, layout: Layout, length: int, folder: Path | None) -> Lists:
         """Return lists without entries, in files of `folder` when one is given and it can be."""
 
     def buffer_bytes(self, tile_rows: int, longest_row: int) -> int:
-        """Bytes that a thread takes for tiles, at most."""
+        """Return the most bytes that a thread takes for tiles."""
 
     def packed_bytes(self, n_coordinates: int) -> int:
-        """Bytes of a row as pairs of tiles are scanned, beside its coordinates."""
+        """Return the bytes of a packed row, without its coordinates."""
 
     def list_bytes(self, length: int) -> int:
-        """Bytes of a row's list and of what waits for it."""
+        """Return the bytes of a row's list and of the pairs that wait for it."""
 
     def distances(self, space: Space, u: IntArray, v: IntArray) -> FloatArray:
         """Measure the chord lengths of pairs of rows in float64."""
@@ -201,7 +203,7 @@ class Work(Protocol):
         floor: float,
         out: tuple[FloatArray, BoolArray],
     ) -> None:
-        """Do what the docstring of `cores` says for some rows.
+        """Measure the core distances of some rows by the rule in `cores`.
 
         Fills core distances, of which those with too short a list are upper bounds, and whether it was one.
         """
@@ -227,7 +229,7 @@ class Space:
     ----------
     vectors : (n, d) float32
         Unit rows, in host or device memory.
-    points : (n, m + 1) float32
+    coordinates : (n, m + 1) float32
         See `axes.coordinates`, an array of `xp`; the rows themselves when there is no bound.
     bounded : bool
         Whether products of points bound those of rows.
@@ -237,22 +239,22 @@ class Space:
         What a product of points may lack to the product of the rows, both as computed.
     xp : module
         The library that works. Rows in host memory are uploaded tile by tile where it is CuPy.
-    work : Work
+    kernels : Kernels
         The inner loops for its arrays.
     """
 
     vectors: Array
-    points: Array
+    coordinates: Array
     bounded: bool
     margin: float
     slack: float
     xp: ArrayModule
-    work: Work
+    kernels: Kernels
 
     @property
     def compared(self) -> Array:
         """Rows whose products decide which pairs are looked at: points with the bound, else the rows."""
-        return self.points if self.bounded else self.vectors
+        return self.coordinates if self.bounded else self.vectors
 
     def take(self, rows: Array) -> Array:
         """Return some rows, chosen by an array of `xp`, as an array of `xp`."""

@@ -20,8 +20,8 @@ So a row keeps at most as many others as it misses samples, however many lie wit
 float32 products leave much of a tile in doubt, those of float64 rows come before the measuring: they err by
 1e-12 (`margins.square_margin`), and cost half as much as measuring. A tile after such a one begins with them.
 
-Two codes follow the rule of the lists, with these names: `row_kernels.cores_from_lists` for those that `host`
-keeps, and `device.cores_from_lists`.
+Two functions implement the rule for the lists, with these names: `row_kernels.cores_from_lists` for the lists
+of `host`, and `device.cores_from_lists`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from panic_tda.clustering.phases import CORE_DISTANCES
 from panic_tda.clustering.tiled import margins
 
 if TYPE_CHECKING:
-    from panic_tda.clustering.tiled.contract import Lists, Space, Work
+    from panic_tda.clustering.tiled.contract import Kernels, Lists, Space
     from panic_tda.clustering.tiled.workers import Workers
     from panic_tda.progress import Progress
     from panic_tda.types import Array, ArrayModule, FloatArray, IntArray
@@ -96,7 +96,7 @@ def core_distances(
     again = np.zeros(n, dtype=np.bool_)
 
     def chunk(rows: slice) -> None:
-        space.work.cores_from_lists(
+        space.kernels.cores_from_lists(
             space, weights, lists, rows, min_samples=min_samples, floor=floor, out=(cores, again)
         )
 
@@ -105,15 +105,15 @@ def core_distances(
 
     def batch(chosen: slice) -> None:
         rows = flagged[chosen]
-        found = _among_all(space, weights, rows, min_samples - weights[rows], cores[rows])
-        cores[rows] = np.maximum(found, floor)
+        distances = _among_all(space, weights, rows, min_samples - weights[rows], cores[rows])
+        cores[rows] = np.maximum(distances, floor)
 
     team.chunks(batch, len(flagged), largest=_batch_rows(min_samples))
     return Cores(cores, len(flagged))
 
 
-def batch_bytes(work: Work, n_features: int, min_samples: int) -> int:
-    """Bytes that a thread takes to look rows up again, at most."""
+def batch_bytes(work: Kernels, n_features: int, min_samples: int) -> int:
+    """Return the most bytes that a thread takes to look rows up again."""
     batch, width = _batch_rows(min_samples), _width(work)
     taken: int = batch * (width + min_samples) * _PAIR_BYTES + 12 * (batch + width) * n_features
     return taken
@@ -123,7 +123,7 @@ def _batch_rows(min_samples: int) -> int:
     return max(1, min(_BATCH_ROWS, _BATCH_NEAREST // min_samples))
 
 
-def _width(work: Work) -> int:
+def _width(work: Kernels) -> int:
     width: int = work.TILE_ROWS // 2
     return width
 
@@ -164,8 +164,12 @@ class _Nearest:
         missing = self._missing[owners]
         last = (before < missing) & (before + weights >= missing)
         self.cores[owners[last]] = values[last]
-        kept = np.flatnonzero(before < missing)
-        self._owners, self._values, self._weights = owners[kept], values[kept], weights[kept]
+        contributing = np.flatnonzero(before < missing)
+        self._owners, self._values, self._weights = (
+            owners[contributing],
+            values[contributing],
+            weights[contributing],
+        )
 
 
 def _among_all(
@@ -174,7 +178,7 @@ def _among_all(
     """Measure core distances of some rows, of which `cores` are upper bounds, among all other rows."""
     xp, dense = space.xp, False
     batch, nearest = space.take(xp.asarray(rows)), _Nearest(cores, missing)
-    for tile in slices(len(weights), _width(space.work)):
+    for tile in slices(len(weights), _width(space.kernels)):
         columns, bounds = take_slice(xp, space.vectors, tile), xp.asarray(nearest.cores)
         if not dense:
             reach = batch @ columns.T >= margins.lower_products(bounds, space.margin)[:, None]
@@ -188,7 +192,7 @@ def _among_all(
         j = j + tile.start
         others = np.flatnonzero(rows[i] != j)
         i, j = i[others], j[others]
-        nearest.meet(i, space.work.distances(space, rows[i], j), weights[j])
+        nearest.meet(i, space.kernels.distances(space, rows[i], j), weights[j])
     return nearest.cores
 
 

@@ -35,7 +35,7 @@ _FIRST_LIMIT = 1 << 20
 
 
 def grid(height: int, width: int) -> tuple[int, int]:
-    """Blocks of `THREADS` threads for a tile: each row has some, which go through its columns in strides."""
+    """Return the grid of a tile: up to four blocks of `THREADS` threads per row, and its rows."""
     return min(4, -(-width // THREADS)), height
 
 
@@ -62,7 +62,7 @@ def _compiled() -> Any:
 
 
 def collect(products: Array, lower_rows: Array, lower_columns: Array, limit: int) -> Array:
-    """Do what `device.collect` says, in one pass over the products.
+    """List the pairs as `device.collect` does, in one pass over the products.
 
     There is room for few codes at first, since few is the rule; where there are more, a second pass follows.
     The codes come from all threads at once, so they are sorted: what follows sees one order always.
@@ -77,13 +77,13 @@ def collect(products: Array, lower_rows: Array, lower_columns: Array, limit: int
     )
     room = min(limit, _FIRST_LIMIT)
     while True:
-        codes, found = cupy.empty(room, dtype=cupy.int32), cupy.zeros(1, dtype=cupy.uint64)
+        codes, counter = cupy.empty(room, dtype=cupy.int32), cupy.zeros(1, dtype=cupy.uint64)
         _compiled()(
             grid(height, width),
             (THREADS,),
-            (products, lower_rows, lower_columns, cupy.int32(width), cupy.int64(room), codes, found),
+            (products, lower_rows, lower_columns, cupy.int32(width), cupy.int64(room), codes, counter),
         )
-        count = int(found[0])
+        count = int(counter[0])
         if count > limit:
             return None
         if not count:

@@ -14,8 +14,8 @@ import numpy as np
 from panic_tda.arrays.namespace import namespace, take_rows, take_slice, to_host
 from panic_tda.arrays.rows import slices
 from panic_tda.clustering.tiled import contract, margins
-from panic_tda.clustering.tiled.axes import Patience
-from panic_tda.clustering.tiled.contract import LightPairs, Survivors
+from panic_tda.clustering.tiled.axes import BoundBackoff
+from panic_tda.clustering.tiled.contract import CandidatePairs, ImprovingEdges
 from panic_tda.clustering.tiled.cores import weighted_kth
 from panic_tda.clustering.tiled.device_lists import Lists
 from panic_tda.clustering.tiled.light_edges import NO_EDGES, forest_of, live_rows
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 TILE_ROWS = 8_192
 THREADS = 1
-REPRESENTATIVE_SHARE = 16
+QUERY_SHARE = 16
 DENSE_SHARE = 1 / 256
 """Above this share of pairs a matrix product of the tile is cheaper than gathering both rows of each pair:
 at 768 dimensions 1,536 operations against 12 kB of memory traffic."""
@@ -49,9 +49,9 @@ class Scanner:
 
     def __init__(self, space: Space, tile_rows: int) -> None:
         self._space = space
-        self._patience = Patience()
+        self._backoff = BoundBackoff()
 
-    def nearest(self, rows: Array, best: int) -> Iterator[Survivors]:
+    def nearest(self, rows: Array, best: int) -> Iterator[CandidatePairs]:
         """Find the largest products of every row: those that reach its `best`-th largest in a sample."""
         xp, width = self._space.xp, len(rows)
         products = self._multiply(self._space.vectors, rows, rows)
@@ -63,10 +63,10 @@ class Scanner:
         if best < sample.shape[1]:
             lower = xp.sort(sample, axis=1)[:, sample.shape[1] - best]
         never = xp.full(width, xp.inf, dtype=xp.float32)
-        codes = collect(xp, products, (lower, never), products.size)
+        pair_indices = collect(xp, products, (lower, never), products.size)
         # Where a list takes all rows, everything is collected, the diagonal too.
-        codes = codes[codes // width != codes % width]
-        yield Survivors(codes, xp.take(products.reshape(-1), codes))
+        pair_indices = pair_indices[pair_indices // width != pair_indices % width]
+        yield CandidatePairs(pair_indices, xp.take(products.reshape(-1), pair_indices))
 
     def pairs(
         self,
@@ -74,59 +74,61 @@ class Scanner:
         columns: Array,
         lower: tuple[Array, Array],
         drop: Callable[[Array], Array] | None = None,
-    ) -> Survivors:
+    ) -> CandidatePairs:
         """Find the pairs of two tiles whose product reaches the lower threshold of the two, float32.
 
         `drop` takes packed pair indices, before their products are computed, and returns those that are left.
         """
         xp = self._space.xp
-        codes = self._bounded(rows, columns, lower)
-        if codes is None:
+        pair_indices = self._bounded(rows, columns, lower)
+        if pair_indices is None:
             products = self._multiply(self._space.vectors, rows, columns)
-            codes = collect(xp, products, lower, products.size)
-            codes = drop(codes) if drop else codes
-            return Survivors(codes, xp.take(products.reshape(-1), codes))
-        codes = drop(codes) if drop else codes
-        sims = self._dots(rows, columns, codes)
-        i, j = codes // len(columns), codes % len(columns)
-        kept = xp.flatnonzero(sims >= xp.minimum(lower[0][i], lower[1][j]))
-        return Survivors(codes[kept], sims[kept])
+            pair_indices = collect(xp, products, lower, products.size)
+            pair_indices = drop(pair_indices) if drop else pair_indices
+            return CandidatePairs(pair_indices, xp.take(products.reshape(-1), pair_indices))
+        pair_indices = drop(pair_indices) if drop else pair_indices
+        sims = self._dots(rows, columns, pair_indices)
+        i, j = pair_indices // len(columns), pair_indices % len(columns)
+        reaching = xp.flatnonzero(sims >= xp.minimum(lower[0][i], lower[1][j]))
+        return CandidatePairs(pair_indices[reaching], sims[reaching])
 
-    def light_within(self, rows: Array, gaps: Array, cores: Array) -> Iterator[LightPairs]:
-        """Find light pairs of one tile, some rows at a time."""
+    def find_improving_within(
+        self, rows: Array, merge_heights: Array, cores: Array
+    ) -> Iterator[ImprovingEdges]:
+        """Find the improving edges of one tile, some rows at a time."""
         xp, space, width = self._space.xp, self._space, len(rows)
         products = self._multiply(space.vectors, rows, rows)
-        largest = RangeMaxima(gaps)
-        for some in slices(width, _CHUNK_BYTES // (8 * width)):
-            first = xp.arange(some.start, some.stop)
+        largest = RangeMaxima(merge_heights)
+        for part in slices(width, _CHUNK_BYTES // (8 * width)):
+            first = xp.arange(part.start, part.stop)
             heights = largest.of(first[:, None] + 1, xp.arange(1, width + 1)[None, :])
             light = (
-                (products[some] >= margins.lower_products(heights, space.margin))
-                & (cores[some][:, None] < heights)
+                (products[part] >= margins.lower_products(heights, space.margin))
+                & (cores[part][:, None] < heights)
                 & (cores[None, :] < heights)
             )
             i, j = xp.nonzero(light)
-            yield self._lighter((rows, rows), (i + some.start, j), (cores, cores), heights[i, j])
+            yield self._lighter((rows, rows), (i + part.start, j), (cores, cores), heights[i, j])
 
-    def light_across(
+    def find_improving_across(
         self, sides: tuple[Array, Array], cores: tuple[Array, Array], heights: tuple[Array, Array]
-    ) -> Iterator[LightPairs]:
+    ) -> Iterator[ImprovingEdges]:
         """Find the pairs of two tiles that are lighter than the larger of their rows' heights, in parts."""
         xp, width = self._space.xp, len(sides[1])
 
-        def with_room(codes: Array) -> Array:
-            i, j = codes // width, codes % width
+        def with_room(pair_indices: Array) -> Array:
+            i, j = pair_indices // width, pair_indices % width
             room = xp.maximum(cores[0][i], cores[1][j]) < xp.maximum(heights[0][i], heights[1][j])
-            return codes[xp.flatnonzero(room)]
+            return pair_indices[xp.flatnonzero(room)]
 
-        def drop(codes: Array) -> Array:
-            parts = [with_room(codes[some]) for some in slices(len(codes), _PART_PAIRS)]
-            return xp.concatenate(parts) if len(parts) > 1 else with_room(codes)
+        def drop(pair_indices: Array) -> Array:
+            parts = [with_room(pair_indices[part]) for part in slices(len(pair_indices), _PART_PAIRS)]
+            return xp.concatenate(parts) if len(parts) > 1 else with_room(pair_indices)
 
         lower = margins.thresholds(heights, cores, self._space.margin)
-        codes = self.pairs(*sides, lower, drop).codes
-        for some in slices(len(codes), _PART_PAIRS):
-            i, j = codes[some] // width, codes[some] % width
+        pair_indices = self.pairs(*sides, lower, drop).pair_indices
+        for part in slices(len(pair_indices), _PART_PAIRS):
+            i, j = pair_indices[part] // width, pair_indices[part] % width
             yield self._lighter(sides, (i, j), cores, xp.maximum(heights[0][i], heights[1][j]))
 
     def _lighter(
@@ -135,34 +137,36 @@ class Scanner:
         pairs: tuple[Array, Array],
         cores: tuple[Array, Array],
         heights: Array,
-    ) -> LightPairs:
+    ) -> ImprovingEdges:
         """Keep the pairs that are lighter than `heights`, strictly, in float64."""
         xp, (i, j) = self._space.xp, pairs
         if not len(i):  # the rule, and each of the dozen calls below takes its time for nothing too
-            return LightPairs(_places(i), _places(j), np.empty(0))
+            return ImprovingEdges(_local_indices(i), _local_indices(j), np.empty(0))
         measured = _distances(self._space, sides[0][i], sides[1][j])
         w = xp.maximum(measured, xp.maximum(cores[0][i], cores[1][j]))
-        kept = xp.flatnonzero(w < heights)
-        return LightPairs(_places(i[kept]), _places(j[kept]), to_host(w[kept]))
+        improving = xp.flatnonzero(w < heights)
+        return ImprovingEdges(
+            _local_indices(i[improving]), _local_indices(j[improving]), to_host(w[improving])
+        )
 
     def _bounded(self, rows: Array, columns: Array, lower: tuple[Array, Array]) -> Array | None:
-        if not self._space.bounded or not self._patience.asks():
+        if not self._space.bounded or not self._backoff.is_due():
             return None
-        products = self._multiply(self._space.points, rows, columns)
+        products = self._multiply(self._space.coordinates, rows, columns)
         loose = margins.loosened(lower, self._space.slack)
-        codes = collect(self._space.xp, products, loose, int(DENSE_SHARE * products.size))
-        self._patience.learn(in_vain=codes is None)
-        return codes
+        pair_indices = collect(self._space.xp, products, loose, int(DENSE_SHARE * products.size))
+        self._backoff.record(in_vain=pair_indices is None)
+        return pair_indices
 
-    def _dots(self, rows: Array, columns: Array, codes: Array) -> Array:
+    def _dots(self, rows: Array, columns: Array, pair_indices: Array) -> Array:
         xp, width = self._space.xp, len(columns)
-        sims = xp.empty(len(codes), dtype=xp.float32)
-        if not len(codes):
+        sims = xp.empty(len(pair_indices), dtype=xp.float32)
+        if not len(pair_indices):
             return sims
-        left, i = _located(self._space, rows[codes // width])
-        right, j = _located(self._space, columns[codes % width])
-        for some in slices(len(codes), _CHUNK_BYTES // (4 * left.shape[1])):
-            sims[some] = xp.sum(xp.take(left, i[some], axis=0) * xp.take(right, j[some], axis=0), axis=1)
+        left, i = _located(self._space, rows[pair_indices // width])
+        right, j = _located(self._space, columns[pair_indices % width])
+        for part in slices(len(pair_indices), _CHUNK_BYTES // (4 * left.shape[1])):
+            sims[part] = xp.sum(xp.take(left, i[part], axis=0) * xp.take(right, j[part], axis=0), axis=1)
         return sims
 
     def _multiply(self, matrix: Array, rows: Array, columns: Array) -> Array:
@@ -183,8 +187,8 @@ class NeighbourScan:
         """Enter what survives of each pair of tiles."""
         for first, second in pairs.tolist():
             rows, columns = self._layout.rows(first), self._layout.rows(second)
-            lower = self._lists.worst(rows), self._lists.worst(columns)
-            self._lists.offer(self._scanner.pairs(rows, columns, lower), (first, second), rows, columns)
+            lower = self._lists.thresholds(rows), self._lists.thresholds(columns)
+            self._lists.push(self._scanner.pairs(rows, columns, lower), (first, second), rows, columns)
 
 
 class EdgeScan:
@@ -206,25 +210,25 @@ class EdgeScan:
 
     def _edges(self, first: int, second: int, between: float) -> Edges:
         tiles, xp = self._tiles, namespace(self._tiles.cores)
-        one, two = tiles.layout.positions(first), tiles.layout.positions(second)
+        left, right = tiles.layout.positions(first), tiles.layout.positions(second)
         rows, columns = tiles.layout.rows(first), tiles.layout.rows(second)
-        cores = tiles.cores[one], tiles.cores[two]
-        heights = tiles.to_end[one], xp.maximum(tiles.from_start[two], between)
+        cores = tiles.cores[left], tiles.cores[right]
+        heights = tiles.to_end[left], xp.maximum(tiles.from_start[right], between)
         if self._prune_rows:
             i, j = live_rows(cores, heights)
             if not len(i) or not len(j):
                 return NO_EDGES
             rows, columns = rows[i], columns[j]
             cores, heights = (cores[0][i], cores[1][j]), (heights[0][i], heights[1][j])
-        return forest_of(rows, columns, self._scanner.light_across((rows, columns), cores, heights))
+        return forest_of(rows, columns, self._scanner.find_improving_across((rows, columns), cores, heights))
 
 
 neighbour_scan, edge_scan = NeighbourScan, EdgeScan
 
 
-def _places(chosen: Array) -> IntArray:
-    places: IntArray = to_host(chosen).astype(np.int64)
-    return places
+def _local_indices(chosen: Array) -> IntArray:
+    local_indices: IntArray = to_host(chosen).astype(np.int64)
+    return local_indices
 
 
 def collect(xp: ArrayModule, products: Array, lower: tuple[Array, Array], limit: int) -> Array:
@@ -233,7 +237,7 @@ def collect(xp: ArrayModule, products: Array, lower: tuple[Array, Array], limit:
     Returns
     -------
     (pairs,) integers or None
-        Codes in ascending order; None when there are more than `limit`.
+        Packed pair indices in ascending order; None when there are more than `limit`.
     """
     if xp.__name__ == "cupy":
         from panic_tda.clustering.tiled import cuda_kernels
@@ -249,17 +253,17 @@ def empty_lists(xp: ArrayModule, layout: Layout, length: int, folder: Path | Non
 
 
 def buffer_bytes(tile_rows: int, longest_row: int) -> int:
-    """Two sets of products and what collecting from them takes; rows of both sides; intermediate arrays."""
+    """Return the bytes of products, collected pairs, rows of both sides and intermediate arrays."""
     return 4 * tile_rows * (4 * tile_rows + 4 * longest_row) + 4 * _CHUNK_BYTES
 
 
 def packed_bytes(n_coordinates: int) -> int:
-    """Nothing: tiles are gathered when they are multiplied."""
+    """Return 0: tiles are gathered when they are multiplied."""
     return 0
 
 
 def list_bytes(length: int) -> int:
-    """Neighbours and their products; as many may wait, with their owners."""
+    """Return the bytes of a list, and of as many waiting pairs with their owners."""
     return 20 * length
 
 
@@ -273,10 +277,10 @@ def _distances(space: Space, u: Array, v: Array) -> Array:
     xp = space.xp
     out = xp.empty(len(u), dtype=xp.float64)
     (left, i), (right, j) = _located(space, u), _located(space, v)
-    for some in slices(len(u), _CHUNK_BYTES // (8 * left.shape[1])):
-        apart = xp.take(left, i[some], axis=0).astype(xp.float64)
-        apart -= xp.take(right, j[some], axis=0)
-        out[some] = xp.sqrt(xp.sum(apart * apart, axis=1))
+    for part in slices(len(u), _CHUNK_BYTES // (8 * left.shape[1])):
+        apart = xp.take(left, i[part], axis=0).astype(xp.float64)
+        apart -= xp.take(right, j[part], axis=0)
+        out[part] = xp.sqrt(xp.sum(apart * apart, axis=1))
     return out
 
 
@@ -336,21 +340,21 @@ class OutsideSearch:
         self._space, xp = space, space.xp
         self._most = xp.asarray((1 - cores * cores / 2).astype(np.float32))
 
-    def begin(self, leader: IntArray) -> None:
+    def begin(self, representative: IntArray) -> None:
         """Upload the components."""
-        self._leader = self._space.xp.asarray(leader)
+        self._representative = self._space.xp.asarray(representative)
 
-    def find(self, asking: IntArray, *, whole: bool) -> IntArray:
-        """Ask by products of whole rows, or by those on the axes, which are off by about 0.01."""
-        space, xp, leader = self._space, self._space.xp, self._leader
-        matrix = space.points[:, :-1] if space.bounded and not whole else space.vectors
+    def find(self, asking: IntArray, *, full_rows: bool) -> IntArray:
+        """Compare all rows by products of full rows, or on the axes, with errors of about 0.01."""
+        space, xp, representative = self._space, self._space.xp, self._representative
+        matrix = space.coordinates[:, :-1] if space.bounded and not full_rows else space.vectors
         rows = xp.asarray(asking)
         left, here = take_rows(xp, matrix, rows), xp.arange(len(asking))
         best = xp.zeros(len(asking), dtype=xp.int64)
         product = xp.full(len(asking), -xp.inf, dtype=xp.float32)
-        for columns in slices(len(leader), _CHUNK_BYTES // (4 * len(asking))):
+        for columns in slices(len(representative), _CHUNK_BYTES // (4 * len(asking))):
             products = xp.minimum(left @ take_slice(xp, matrix, columns).T, self._most[columns][None, :])
-            inside = leader[rows][:, None] == leader[columns][None, :]
+            inside = representative[rows][:, None] == representative[columns][None, :]
             products = xp.where(inside, xp.float32(-xp.inf), products)
             nearest = xp.argmax(products, axis=1)
             largest = products[here, nearest]
@@ -366,13 +370,13 @@ outside_search = OutsideSearch
 def nearest_members(
     space: Space, cores: FloatArray, outside: IntArray, groups: tuple[IntArray, IntArray, IntArray]
 ) -> IntArray:
-    """Ask all members, in float32, for all outside rows of one group at a time."""
+    """Compare all members in float32, for all outside rows of one group at a time."""
     xp, (members, begins, ends) = space.xp, groups
     inside = np.empty(len(outside), dtype=np.int64)
     for begin in np.unique(begins):
-        asked = np.flatnonzero(begins == begin)
-        group = members[begin : ends[asked[0]]]
-        inside[asked] = group[_nearest_member(xp, space, cores[group], outside[asked], group)]
+        in_group = np.flatnonzero(begins == begin)
+        group = members[begin : ends[in_group[0]]]
+        inside[in_group] = group[_nearest_member(xp, space, cores[group], outside[in_group], group)]
     return inside
 
 
@@ -382,12 +386,12 @@ def _nearest_member(
     left, here = space.take(xp.asarray(outside)), xp.arange(len(outside))
     best = xp.zeros(len(outside), dtype=xp.int64)
     weight = xp.full(len(outside), xp.inf, dtype=xp.float32)
-    for some in slices(len(group), _CHUNK_BYTES // (4 * space.vectors.shape[1])):
-        w = xp.sqrt(xp.maximum(2 - 2 * (left @ space.take(xp.asarray(group[some])).T), 0))
-        w = xp.maximum(w, xp.asarray(cores[some].astype(np.float32))[None, :])
+    for part in slices(len(group), _CHUNK_BYTES // (4 * space.vectors.shape[1])):
+        w = xp.sqrt(xp.maximum(2 - 2 * (left @ space.take(xp.asarray(group[part])).T), 0))
+        w = xp.maximum(w, xp.asarray(cores[part].astype(np.float32))[None, :])
         nearest = xp.argmin(w, axis=1)
         lighter = w[here, nearest] < weight
-        best = xp.where(lighter, nearest + some.start, best)
+        best = xp.where(lighter, nearest + part.start, best)
         weight = xp.where(lighter, w[here, nearest], weight)
     chosen: IntArray = to_host(best)
     return chosen

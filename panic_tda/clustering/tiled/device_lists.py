@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from panic_tda.arrays.rows import slices
 
 if TYPE_CHECKING:
-    from panic_tda.clustering.tiled.contract import Survivors
+    from panic_tda.clustering.tiled.contract import CandidatePairs
     from panic_tda.clustering.tiled.layout import Layout
     from panic_tda.types import Array, ArrayModule
 
@@ -32,27 +32,27 @@ class Lists:
         self.rows = xp.full((n, length), -1, dtype=xp.int32)
         self.sims = xp.full((n, length), -xp.inf, dtype=xp.float32)
 
-    def worst(self, rows: Array) -> Array:
+    def thresholds(self, rows: Array) -> Array:
         """Return thresholds; those that waiting offers would raise let a few more pairs pass."""
         return self.sims[rows, self._length - 1]
 
-    def offer_within(self, found: Survivors, tile: int, rows: Array) -> None:
+    def push_within(self, candidates: CandidatePairs, tile: int, rows: Array) -> None:
         """Let the pairs of one tile wait."""
-        self.offer(found, (tile, tile), rows, rows)
+        self.push(candidates, (tile, tile), rows, rows)
 
-    def offer(self, found: Survivors, pair: tuple[int, int], rows: Array, columns: Array) -> None:
+    def push(self, candidates: CandidatePairs, pair: tuple[int, int], rows: Array, columns: Array) -> None:
         """Let the pairs wait for the lists of both sides."""
         width = len(columns)
         self._tiles |= {pair[0]: rows, pair[1]: columns}
-        for some in slices(len(found.codes), _OFFERED):
-            codes, sims = found.codes[some], found.sims[some]
-            i, j = codes // width, codes % width
+        for part in slices(len(candidates.pair_indices), _OFFERED):
+            pair_indices, sims = candidates.pair_indices[part], candidates.sims[part]
+            i, j = pair_indices // width, pair_indices % width
             self._wait(pair[0], i, columns[j], sims)
             if pair[0] != pair[1]:
                 self._wait(pair[1], j, rows[i], sims)
 
-    def settle(self) -> None:
-        """Enter what still waits."""
+    def flush(self) -> None:
+        """Enter the pairs that are still waiting."""
         for tile in range(len(self._waiting)):
             self._enter(tile)
 
@@ -61,7 +61,7 @@ class Lists:
             return
         waiting = self._waiting[tile]
         waiting.append((owners.astype(self._xp.int32), others, sims))
-        if 2 * sum(len(some[0]) for some in waiting) >= len(self._tiles[tile]) * self._length:
+        if 2 * sum(len(batch[0]) for batch in waiting) >= len(self._tiles[tile]) * self._length:
             self._enter(tile)
 
     def _enter(self, tile: int) -> None:
@@ -86,13 +86,13 @@ class Lists:
         owners = owners[order]
         rank = xp.arange(len(order)) - xp.searchsorted(owners, number)[owners]
         # Every list is full, if need be with entries for no row: as many as before stay.
-        kept = order[xp.flatnonzero(rank < length)]
-        self.rows[rows] = others[kept].reshape(-1, length)
-        self.sims[rows] = sims[kept].reshape(-1, length)
+        nearest = order[xp.flatnonzero(rank < length)]
+        self.rows[rows] = others[nearest].reshape(-1, length)
+        self.sims[rows] = sims[nearest].reshape(-1, length)
 
 
 def _keys(xp: ArrayModule, owners: Array, sims: Array) -> Array:
-    """Integers in the order of the owners and, for each, of falling products.
+    """Return integers in the order of the owners and, for each, of falling products.
 
     The bits of a float32, read as an integer, are in its order where it is positive, in the reverse where it
     is negative.

@@ -16,7 +16,7 @@ from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.tiled import axes, device, forest, layout, neighbours, verify
 from panic_tda.clustering.tiled.cores import batch_bytes, core_distances
 from panic_tda.clustering.tiled.joining import join_components
-from panic_tda.clustering.tiled.space import describe, work_on
+from panic_tda.clustering.tiled.space import build_space, select_kernels
 from panic_tda.clustering.tiled.state_checks import check_tree, tree_forms
 from panic_tda.clustering.tiled.workers import Workers, workers
 from panic_tda.clustering.trees import Edges, concatenate, minimum_forest
@@ -27,7 +27,7 @@ from panic_tda.types import SpanningTree
 from panic_tda.wording import format_bytes
 
 if TYPE_CHECKING:
-    from panic_tda.clustering.tiled.contract import Lists, Space, Work
+    from panic_tda.clustering.tiled.contract import Kernels, Lists, Space
     from panic_tda.clustering.tiled.layout import Layout
     from panic_tda.progress import Progress
     from panic_tda.types import Array, ArrayModule, FloatArray, IntArray
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 _SEED = 0
 _FORMAT = 3
 """Of the saved states: another one where a pass would misread what an earlier version of it left behind."""
-_FIRST_TREE, _FINISHED_TREE = "first-tree", "finished-tree"
-_STATES = (neighbours.STATE, _FIRST_TREE, verify.STATE, _FINISHED_TREE)
+_INITIAL_TREE, _FINISHED_TREE = "first-tree", "finished-tree"
+_STATES = (neighbours.STATE, _INITIAL_TREE, verify.STATE, _FINISHED_TREE)
 """What a checkpoint holds, in the order in which it is written; each makes those before it useless."""
 _ROW_BYTES = 160
 """Cores, first tree and its order, candidates and what sorting them takes, for each row."""
@@ -51,12 +51,12 @@ heavier than those that its dense rows, whose lists end nearby, know nothing of.
 
 _log = logging.getLogger(__name__)
 
-FirstTree = Callable[[int, np.random.Generator], tuple["IntArray", "IntArray"]]
+InitialTree = Callable[[int, np.random.Generator], tuple["IntArray", "IntArray"]]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the engine works; none of it changes the answer.
+    """Settings of the engine; none of them changes the result.
 
     Parameters
     ----------
@@ -66,11 +66,11 @@ class Settings:
         Principal axes of the bound; 0 does without, None chooses by the rows (64 on a device).
     bound_neighbours, bound_verify : bool
         Whether the pass asks the bound. The axes are there all the same: tiles and joints are chosen by them.
-    dead_rows : bool
-        Whether rows that cannot have a lighter edge leave the verify pass.
+    prune_rows : bool
+        Whether the verify pass leaves out rows that cannot have an improving edge.
     threads : int or None
         None takes the available cores. Ignored where a device does the work: it has its own.
-    first_tree : callable or None
+    initial_tree : callable or None
         Gives the first spanning tree from the number of rows and a random generator, instead of the
         neighbour graph: a test of the verify pass.
     library : module or None
@@ -82,9 +82,9 @@ class Settings:
     n_axes: int | None = None
     bound_neighbours: bool = True
     bound_verify: bool = True
-    dead_rows: bool = True
+    prune_rows: bool = True
     threads: int | None = None
-    first_tree: FirstTree | None = None
+    initial_tree: InitialTree | None = None
     library: ArrayModule | None = None
 
     def __post_init__(self) -> None:
@@ -128,21 +128,21 @@ class TiledBackend:
             )
 
     def rows_on_device(self, n_rows: int, n_features: int, options: FitOptions) -> bool:
-        """Say whether the rows fit into device memory beside the work; if not, they come tile by tile."""
+        """Return whether the rows fit into device memory with the work; if not, tiles are uploaded."""
         if not options.on_device:
             return False
         rows = 4 * n_rows * n_features
         return rows + self.device_bytes(n_rows, n_features, options.min_samples) <= cuda.free_bytes()
 
     def device_bytes(self, n_rows: int, n_features: int, min_samples: int) -> int:
-        """Bytes that the work takes on a device beside the rows, at most."""
+        """Return the most bytes that the work takes on a device, without the rows."""
         length, axes_floats = neighbours.list_length(n_rows, min_samples), self._device_axes + 1
         by_row = device.list_bytes(length) + 4 * axes_floats + _DEVICE_ROW_BYTES
         tile_rows = min(n_rows, self.settings.tile_rows or device.TILE_ROWS)
         return n_rows * by_row + device.buffer_bytes(tile_rows, max(n_features, axes_floats))
 
     def bytes_needed(self, n_rows: int, n_features: int, options: FitOptions) -> int:
-        """Bytes of the rows and what the work takes beside them; see `Backend.bytes_needed`."""
+        """Return the bytes of the rows and of the work; see `Backend.bytes_needed`."""
         rows = 4 * n_rows * n_features
         if options.on_device:
             beside = self.device_bytes(n_rows, n_features, options.min_samples)
@@ -153,8 +153,8 @@ class TiledBackend:
         return rows + self._bytes(
             (n_rows, n_features),
             options.min_samples,
-            work=work_on(np),
-            coordinate_bytes=_coordinate_bytes(work_on(np), n_features, n_axes),
+            work=select_kernels(np),
+            coordinate_bytes=_coordinate_bytes(select_kernels(np), n_features, n_axes),
             n_threads=self.settings.threads or available_cores(),
         )
 
@@ -179,15 +179,15 @@ class TiledBackend:
             # A plain view: the compiled kernels take memory maps only as ordinary arrays.
             vectors = np.asarray(vectors)
         xp = self._library(vectors, options)
-        threads = work_on(xp).THREADS or self.settings.threads
+        threads = select_kernels(xp).THREADS or self.settings.threads
         self._open(options, xp)
         if finished := self._stored(options, _FINISHED_TREE, n):
             return _as_spanning_tree(*finished)
         rng = np.random.default_rng(_SEED)
         with workers(threads) as team:
             # In one thread: those of the BLAS library wait for each other by turning in circles.
-            space = describe(xp, vectors, self._n_axes(n, xp), rng)
-            cores, tree = self._stored(options, _FIRST_TREE, n) or self._first_tree(
+            space = build_space(xp, vectors, self._n_axes(n, xp), rng)
+            cores, tree = self._stored(options, _INITIAL_TREE, n) or self._initial_tree(
                 space, weights, options, team, rng
             )
             tree = self._close(space, cores, tree, options, team)
@@ -201,7 +201,7 @@ class TiledBackend:
         return self.settings.library or namespace(vectors)
 
     def _tile_rows(self, xp: ArrayModule) -> int:
-        return self.settings.tile_rows or work_on(xp).TILE_ROWS
+        return self.settings.tile_rows or select_kernels(xp).TILE_ROWS
 
     def _n_axes(self, n_rows: int, xp: ArrayModule) -> int | None:
         # With two tiles, finding the axes takes longer than the one product that they could spare.
@@ -240,7 +240,7 @@ class TiledBackend:
             for earlier in _STATES[: _STATES.index(name)]:
                 options.checkpoint.remove(earlier)
 
-    def _first_tree(
+    def _initial_tree(
         self,
         space: Space,
         weights: IntArray,
@@ -260,26 +260,26 @@ class TiledBackend:
         )
         _log.debug("%d of %d lists were too short for an exact core distance", n_redone, len(weights))
         options.progress.phase("forest")
-        if self.settings.first_tree is not None:
-            ends = self.settings.first_tree(len(weights), rng)
+        if self.settings.initial_tree is not None:
+            ends = self.settings.initial_tree(len(weights), rng)
             tree = forest.measure(space, cores, ends, team)
         else:
             tree = self._joined(space, where, cores, lists, team, rng, options.progress)
         tree = minimum_forest(len(weights), tree)
-        self._store(options, _FIRST_TREE, cores, tree)
+        self._store(options, _INITIAL_TREE, cores, tree)
         return cores, tree
 
     def _neighbours(
         self, space: Space, options: FitOptions, team: Workers, rng: np.random.Generator
     ) -> tuple[Layout, Lists]:
         n, length = len(space.vectors), neighbours.list_length(len(space.vectors), options.min_samples)
-        where = layout.local_layout(space.points, self._tile_rows(space.xp), rng)
+        where = layout.local_layout(space.coordinates, self._tile_rows(space.xp), rng)
         folder = None
         limit = options.memory_limit if space.xp is np else None
         if limit is not None and self.memory(space, options.min_samples, team) > limit:
             folder = options.work_dir or Path(tempfile.gettempdir())
             _log.info("neighbour lists of %s go into a file in %s", format_bytes(8 * n * length), folder)
-        lists = space.work.empty_lists(space.xp, where, length, folder)
+        lists = space.kernels.empty_lists(space.xp, where, length, folder)
         asking = space if self.settings.bound_neighbours else replace(space, bounded=False)
         where = neighbours.find_neighbours(
             asking, where, lists, team=team, progress=options.progress, checkpoint=options.checkpoint
@@ -287,15 +287,21 @@ class TiledBackend:
         return where, lists
 
     def memory(self, space: Space, min_samples: int, team: Workers) -> int:
-        """Bytes taken above the input, at most: lists, axes and trees by row, buffers by thread."""
+        """Return the most bytes taken above the input: lists, axes and trees by row, buffers by thread."""
         n, d = space.vectors.shape
-        taken = _coordinate_bytes(space.work, d, space.points.shape[1] - 1 if space.bounded else 0)
+        taken = _coordinate_bytes(space.kernels, d, space.coordinates.shape[1] - 1 if space.bounded else 0)
         return self._bytes(
-            (n, d), min_samples, work=space.work, coordinate_bytes=taken, n_threads=team.n_threads
+            (n, d), min_samples, work=space.kernels, coordinate_bytes=taken, n_threads=team.n_threads
         )
 
     def _bytes(
-        self, shape: tuple[int, int], min_samples: int, *, work: Work, coordinate_bytes: int, n_threads: int
+        self,
+        shape: tuple[int, int],
+        min_samples: int,
+        *,
+        work: Kernels,
+        coordinate_bytes: int,
+        n_threads: int,
     ) -> int:
         n, d = shape
         length = neighbours.list_length(n, min_samples)
@@ -314,9 +320,9 @@ class TiledBackend:
         rng: np.random.Generator,
         progress: Progress,
     ) -> Edges:
-        """Connect all rows: edges of the neighbour graph, and joints between its groups."""
+        """Connect all rows by edges of the neighbour graph and edges between its components."""
         known = forest.measure(space, cores, forest.neighbour_forest(lists, cores), team)
-        groups = forest.without_joints(len(cores), known, _GROUP_ROWS)
+        groups = forest.split_at_joints(len(cores), known, _GROUP_ROWS)
         _log.debug("%d edges of the neighbour graph, %d groups", len(known.u), len(np.unique(groups)))
         joints = join_components(space, where, cores, groups, team, rng, progress)
         return concatenate([known, forest.measure(space, cores, joints, team)])
@@ -330,16 +336,16 @@ class TiledBackend:
             tile_rows=self._tile_rows(space.xp),
             team=team,
             progress=options.progress,
-            dead_rows=self.settings.dead_rows,
+            prune_rows=self.settings.prune_rows,
             checkpoint=options.checkpoint,
         )
-        tree = verifier.close(tree)
+        tree = verifier.minimize_tree(tree)
         _log.debug("the verify pass found %d candidates", verifier.n_candidates)
         return tree
 
 
-def _coordinate_bytes(work: Work, n_features: int, n_axes: int) -> int:
-    """Bytes of a row's coordinates on the axes, and of its packed form."""
+def _coordinate_bytes(work: Kernels, n_features: int, n_axes: int) -> int:
+    """Return the bytes of a row's projected coordinates and of its packed form."""
     if not axes.pay(n_axes, n_features):
         return work.packed_bytes(n_features)
     return 4 * (n_axes + 1) + work.packed_bytes(n_axes + 1)

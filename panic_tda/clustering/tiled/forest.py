@@ -1,4 +1,4 @@
-"""Spanning trees from lists of edges: a first one from the neighbour lists, and Kruskal's last word."""
+"""Build a forest from the neighbour lists and measure its edges."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def measure(space: Space, cores: FloatArray, ends: tuple[IntArray, IntArray], te
     height = np.empty(len(u))
 
     def chunk(part: slice) -> None:
-        height[part] = space.work.distances(space, u[part], v[part])
+        height[part] = space.kernels.distances(space, u[part], v[part])
 
     team.chunks(chunk, len(u))
     return Edges(u, v, np.maximum(height, np.maximum(cores[u], cores[v])))
 
 
-def without_joints(n: int, tree: Edges, size: int) -> IntArray:
+def split_at_joints(n: int, tree: Edges, size: int) -> IntArray:
     """Split a forest at the edges that joined two groups of at least `size` rows.
 
     Parameters
@@ -45,23 +45,23 @@ def without_joints(n: int, tree: Edges, size: int) -> IntArray:
     (n,) int64
         A row that stands for each row's component.
     """
-    leader = np.arange(n)
-    _join_small(tree.u, tree.v, size, leader)
-    return leader
+    representative = np.arange(n)
+    _join_small(tree.u, tree.v, size, representative)
+    return representative
 
 
 @compiled
-def _join_small(u: IntArray, v: IntArray, size: int, leader: IntArray) -> None:
-    n = len(leader)
-    whole, rows = np.arange(n), np.ones(n, np.int64)
+def _join_small(u: IntArray, v: IntArray, size: int, representative: IntArray) -> None:
+    n = len(representative)
+    parent, rows = np.arange(n), np.ones(n, np.int64)
     for t in range(len(u)):
-        a, b = find(whole, u[t]), find(whole, v[t])
+        a, b = find(parent, u[t]), find(parent, v[t])
         if min(rows[a], rows[b]) < size:
-            leader[find(leader, u[t])] = find(leader, v[t])
-        whole[a] = b
+            representative[find(representative, u[t])] = find(representative, v[t])
+        parent[a] = b
         rows[b] += rows[a]
     for row in range(n):
-        leader[row] = find(leader, row)
+        representative[row] = find(representative, row)
 
 
 def neighbour_forest(lists: Lists, cores: FloatArray) -> tuple[IntArray, IntArray]:
@@ -84,11 +84,13 @@ def neighbour_forest(lists: Lists, cores: FloatArray) -> tuple[IntArray, IntArra
     Reads the lists where they are; sorting their n · length edges would take three times their memory.
     """
     n = len(cores)
-    leader = np.arange(n)
+    representative = np.arange(n)
     u, v = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
     length = np.full(n, lists.rows.shape[1], dtype=np.int64)
-    found = _boruvka(to_host(lists.rows), to_host(lists.sims), length, cores.astype(np.float32), leader, u, v)
-    return u[:found].copy(), v[:found].copy()
+    n_edges = _boruvka(
+        to_host(lists.rows), to_host(lists.sims), length, cores.astype(np.float32), representative, u, v
+    )
+    return u[:n_edges].copy(), v[:n_edges].copy()
 
 
 @compiled
@@ -97,29 +99,29 @@ def _boruvka(
     list_sims: Float32Array,
     length: IntArray,
     cores: Float32Array,
-    leader: IntArray,
+    representative: IntArray,
     u: IntArray,
     v: IntArray,
 ) -> int:
-    n = len(leader)
+    n = len(representative)
     lightest = np.empty(n, dtype=np.float32)
     best_u, best_v = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
-    found = 0
+    n_edges = 0
     while True:
         lightest[:] = np.inf
-        _lightest_edges(list_rows, list_sims, length, cores, leader, lightest, best_u, best_v)
-        before = found
+        _lightest_edges(list_rows, list_sims, length, cores, representative, lightest, best_u, best_v)
+        before = n_edges
         for component in range(n):
             if lightest[component] < np.inf:
-                a, b = find(leader, best_u[component]), find(leader, best_v[component])
+                a, b = find(representative, best_u[component]), find(representative, best_v[component])
                 if a != b:
-                    leader[max(a, b)] = min(a, b)
-                    u[found], v[found] = best_u[component], best_v[component]
-                    found += 1
+                    representative[max(a, b)] = min(a, b)
+                    u[n_edges], v[n_edges] = best_u[component], best_v[component]
+                    n_edges += 1
         for row in range(n):
-            leader[row] = find(leader, row)
-        if found == before:
-            return found
+            representative[row] = find(representative, row)
+        if n_edges == before:
+            return n_edges
 
 
 @compiled
@@ -128,24 +130,24 @@ def _lightest_edges(
     list_sims: Float32Array,
     length: IntArray,
     cores: Float32Array,
-    leader: IntArray,
+    representative: IntArray,
     lightest: Float32Array,
     best_u: IntArray,
     best_v: IntArray,
 ) -> None:
-    for row in range(len(leader)):
-        mine = leader[row]
-        kept = 0
+    for row in range(len(representative)):
+        mine = representative[row]
+        n_left = 0
         for t in range(length[row]):
-            other, s = list_rows[row, t], list_sims[row, t]
-            if leader[other] == mine:
+            neighbour, s = list_rows[row, t], list_sims[row, t]
+            if representative[neighbour] == mine:
                 continue
-            list_rows[row, kept], list_sims[row, kept] = other, s
-            kept += 1
-            weight = max(cores[row], cores[other], np.sqrt(max(np.float32(0), 2 - 2 * s)))
+            list_rows[row, n_left], list_sims[row, n_left] = neighbour, s
+            n_left += 1
+            weight = max(cores[row], cores[neighbour], np.sqrt(max(np.float32(0), 2 - 2 * s)))
             # An edge counts for both its ends: the other row's list need not hold this row.
-            for component in (mine, leader[other]):
+            for component in (mine, representative[neighbour]):
                 if weight < lightest[component]:
                     lightest[component] = weight
-                    best_u[component], best_v[component] = row, other
-        length[row] = kept
+                    best_u[component], best_v[component] = row, neighbour
+        length[row] = n_left

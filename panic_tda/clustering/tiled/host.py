@@ -10,7 +10,7 @@ import numpy as np
 from panic_tda.arrays.mapped import new_array
 from panic_tda.arrays.rows import slices
 from panic_tda.clustering.tiled import contract, kernels, margins, pair_kernels, panels, row_kernels
-from panic_tda.clustering.tiled.contract import LightPairs, Survivors
+from panic_tda.clustering.tiled.contract import CandidatePairs, ImprovingEdges
 from panic_tda.clustering.tiled.layout import BLOCK_TILES
 from panic_tda.clustering.tiled.light_edges import NO_EDGES, local_forest
 from panic_tda.clustering.tiled.microkernels import PANEL
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 TILE_ROWS = 1_024
 THREADS = None
-REPRESENTATIVE_SHARE = 128
+QUERY_SHARE = 128
 _STRIP_ROWS = 128
 """Rows of a tile that are multiplied with all of it at once."""
 _EDGE_BYTES = 64
@@ -47,42 +47,48 @@ class Scanner:
         strip, d = min(_STRIP_ROWS, tile_rows), space.vectors.shape[1]
         self._products = np.empty(strip * tile_rows, dtype=np.float32)
         # A kernel writes its next pair before it knows whether to keep it.
-        self._codes = np.empty(strip * tile_rows + 8, dtype=np.int32)
+        self._pair_indices = np.empty(strip * tile_rows + 8, dtype=np.int32)
         self._sims = np.empty(strip * tile_rows + 8, dtype=np.float32)
         # Two buffers even for one tile: some BLAS builds treat X @ X.T specially, and have crashed on it.
         self._left = np.empty((strip, d), dtype=np.float32)
         self._right = np.empty((tile_rows, d), dtype=np.float32)
 
-    def nearest(self, rows: Int32Array, best: int) -> Iterator[Survivors]:
+    def nearest(self, rows: Int32Array, best: int) -> Iterator[CandidatePairs]:
         """Find the `best` largest products of every row, and those equal to the last."""
         for first, products in self._strips(rows):
-            codes = self._codes[: kernels.collect_best(products, first, best, self._codes)]
-            sims = self._sims[: len(codes)]
-            kernels.gather(products, first, codes, sims)
-            yield Survivors(codes, sims)
+            pair_indices = self._pair_indices[
+                : kernels.collect_best(products, first, best, self._pair_indices)
+            ]
+            sims = self._sims[: len(pair_indices)]
+            kernels.gather(products, first, pair_indices, sims)
+            yield CandidatePairs(pair_indices, sims)
 
-    def light_within(self, rows: Int32Array, gaps: FloatArray, cores: FloatArray) -> Iterator[LightPairs]:
+    def find_improving_within(
+        self, rows: Int32Array, merge_heights: FloatArray, cores: FloatArray
+    ) -> Iterator[ImprovingEdges]:
         """Find the improving edges of one tile."""
         # The gap before the first row belongs to the pairs with the tiles before.
-        finite = np.where(np.isfinite(gaps), gaps, 0.0)
+        finite = np.where(np.isfinite(merge_heights), merge_heights, 0.0)
         lower = margins.lower_products(finite, self._space.margin)
         for first, products in self._strips(rows):
-            found = kernels.collect_within(products, first, lower, gaps, cores, self._codes)
-            codes, height = self._codes[:found], np.empty(found)
-            found = kernels.light_pairs_within(self._space.vectors, rows, codes, cores, gaps, height)
-            i, j = np.divmod(codes[:found].astype(np.int64), len(rows))
-            yield LightPairs(i, j, height[:found])
+            n_pairs = kernels.collect_within(products, first, lower, merge_heights, cores, self._pair_indices)
+            pair_indices, height = self._pair_indices[:n_pairs], np.empty(n_pairs)
+            n_pairs = kernels.filter_improving_within(
+                self._space.vectors, rows, pair_indices, cores, merge_heights, height
+            )
+            i, j = np.divmod(pair_indices[:n_pairs].astype(np.int64), len(rows))
+            yield ImprovingEdges(i, j, height[:n_pairs])
 
     def _strips(self, rows: Int32Array) -> Iterator[tuple[int, Float32Array]]:
         """Multiply some rows at a time with all; yield the local index of the first, and the products."""
         n, vectors = len(rows), self._space.vectors
         right = self._right[:n]
         kernels.take(vectors, rows, right)
-        for some in slices(n, _STRIP_ROWS):
-            height = some.stop - some.start
+        for part in slices(n, _STRIP_ROWS):
+            height = part.stop - part.start
             left, products = self._left[:height], self._products[: height * n].reshape(height, n)
-            kernels.take(vectors, rows[some], left)
-            yield some.start, np.matmul(left, right.T, out=products)
+            kernels.take(vectors, rows[part], left)
+            yield part.start, np.matmul(left, right.T, out=products)
 
 
 scanner = Scanner
@@ -98,17 +104,17 @@ class NeighbourScan:
         self._buffers = PerThread(lambda: pair_kernels.make_buffers(self._panels, with_sims=True))
 
     def scan(self, pairs: Int32Array) -> None:
-        """Which pairs enter the lists does not depend on the order in which threads offer them."""
+        """Enter the pairs into the lists; the result does not depend on the order of the threads."""
         buffers, packed, begin = self._buffers.get(), self._panels, 0
         end = len(pairs) * pair_kernels.count_strips(packed)
         while begin < end:
-            begin, found = pair_kernels.find_near_pairs(
+            begin, n_pairs = pair_kernels.find_near_pairs(
                 packed, pairs, begin, self._worst, self._space.vectors, buffers
             )
-            left, right, sims = buffers.left[:found], buffers.right[:found], buffers.sims[:found]
+            left, right, sims = buffers.left[:n_pairs], buffers.right[:n_pairs], buffers.sims[:n_pairs]
             for owners, others, tile in ((left, right, pairs[0, 0]), (right, left, pairs[0, 1])):
                 with self._lists.lock(int(tile)):
-                    pair_kernels.offer_to_lists(
+                    pair_kernels.push_to_lists(
                         owners, others, sims, packed.rows, (self._lists.rows, self._lists.sims), self._worst
                     )
 
@@ -132,12 +138,12 @@ class EdgeScan:
         buffers, packed, begin, parts = self._buffers.get(), self._panels, 0, [NO_EDGES]
         end = len(pairs) * pair_kernels.count_strips(packed)
         while begin < end:
-            begin, found = pair_kernels.find_improving_edges(
+            begin, n_edges = pair_kernels.find_improving_edges(
                 packed, pairs, begin, between, self._by_slot,
                 self._space.margin, self._prune_rows, self._space.vectors, buffers,
             )  # fmt: skip
-            u, v = (packed.rows[side[:found]].astype(np.int64) for side in (buffers.left, buffers.right))
-            parts.append(Edges(u, v, buffers.heights[:found].copy()))
+            u, v = (packed.rows[side[:n_edges]].astype(np.int64) for side in (buffers.left, buffers.right))
+            parts.append(Edges(u, v, buffers.heights[:n_edges].copy()))
             if sum(len(part.u) for part in parts) > _THIN_OUT:
                 parts = [local_forest(concatenate(parts))]
         return concatenate(parts)
@@ -157,13 +163,13 @@ class Lists:
         """Return the lock that whoever writes the lists of a tile's rows has to hold."""
         return self._locks[tile // BLOCK_TILES]
 
-    def offer_within(self, found: Survivors, tile: int, rows: Int32Array) -> None:
+    def push_within(self, candidates: CandidatePairs, tile: int, rows: Int32Array) -> None:
         """Enter the pairs of one tile; threads write the lists of different rows."""
         with self.lock(tile):
-            kernels.merge_into_lists(*found, rows, rows, self.rows, self.sims)
+            kernels.merge_into_lists(*candidates, rows, rows, self.rows, self.sims)
 
-    def settle(self) -> None:
-        """Nothing waits: every offer was entered at once."""
+    def flush(self) -> None:
+        """Do nothing: every pair was entered at once."""
 
 
 def empty_lists(xp: ArrayModule, layout: Layout, length: int, folder: Path | None) -> Lists:
@@ -175,7 +181,7 @@ def empty_lists(xp: ArrayModule, layout: Layout, length: int, folder: Path | Non
 
 
 def buffer_bytes(tile_rows: int, longest_row: int) -> int:
-    """Within a tile, and between two: rows, products, pairs, and the edges that come of them."""
+    """Return the bytes of rows, products, pairs and edges, within a tile and between two."""
     strip, slots = min(_STRIP_ROWS, tile_rows), -(-tile_rows // PANEL) * PANEL
     within = 4 * (3 * strip * tile_rows + (strip + tile_rows) * longest_row)
     pairs = pair_kernels.capacity(slots)
@@ -184,12 +190,12 @@ def buffer_bytes(tile_rows: int, longest_row: int) -> int:
 
 
 def packed_bytes(n_coordinates: int) -> int:
-    """Packed values, and by slot: the row, and core distances and merge heights in the verify pass."""
+    """Return the bytes of the packed values and, by slot, of the row, core distance and merge heights."""
     return panels.packed_bytes(n_coordinates) + 44
 
 
 def list_bytes(length: int) -> int:
-    """Neighbours and their products."""
+    """Return the bytes of the neighbours and their products."""
     return 8 * length
 
 
@@ -235,21 +241,21 @@ class OutsideSearch:
             rows = layout.order[start : start + _GROUP_ROWS]
             self._centres[number] = self._points[rows, : self._n_coordinates].mean(axis=0)
 
-    def begin(self, leader: IntArray) -> None:
+    def begin(self, representative: IntArray) -> None:
         """Find the panels that hold one component alone."""
-        self._leader = leader
-        self._only = row_kernels.find_pure_panels(leader, self._order, _GROUP_ROWS)
+        self._representative = representative
+        self._only = row_kernels.find_pure_panels(representative, self._order, _GROUP_ROWS)
 
-    def find(self, asking: IntArray, *, whole: bool) -> IntArray:
-        """Ask the nearest panels that hold rows of other components."""
+    def find(self, asking: IntArray, *, full_rows: bool) -> IntArray:
+        """Search the nearest panels that hold rows of other components."""
         products = self._points[asking, : self._n_coordinates] @ self._centres.T
-        chosen = row_kernels.choose_panels(products, self._only, self._leader[asking], _ASKED_GROUPS)
+        chosen = row_kernels.choose_panels(products, self._only, self._representative[asking], _ASKED_GROUPS)
         return row_kernels.probe_panels(
             self._points,
             self._vectors,
             self._order,
             self._cores,
-            self._leader,
+            self._representative,
             asking,
             chosen,
             _GROUP_ROWS,
@@ -263,7 +269,7 @@ outside_search = OutsideSearch
 def nearest_members(
     space: Space, cores: FloatArray, outside: IntArray, groups: tuple[IntArray, IntArray, IntArray]
 ) -> IntArray:
-    """Ask all members, in float64."""
+    """Compare all members in float64."""
     inside = np.empty(len(outside), dtype=np.int64)
     row_kernels.nearest_members(space.vectors, cores, outside, *groups, inside)
     return inside

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from panic_tda.progress import Progress
     from panic_tda.types import BoolArray, FloatArray, IntArray
 
-MAX_REPRESENTATIVES = 2_048
+MAX_QUERY_ROWS = 2_048
 MAX_WALKS = 8
 """Walks that start from one component."""
 _WALK_SHARE = 1 / 64
@@ -45,7 +45,7 @@ _ASKED_AT_ONCE = 512
 _WALKS_AT_ONCE = 64
 
 
-class Joints(NamedTuple):
+class InterComponentEdges(NamedTuple):
     """Edges that leave a component.
 
     Attributes
@@ -65,12 +65,12 @@ def join_components(
     space: Space,
     layout: Layout,
     cores: FloatArray,
-    leader: IntArray,
+    representative: IntArray,
     team: Workers,
     rng: np.random.Generator,
     progress: Progress,
 ) -> tuple[IntArray, IntArray]:
-    """Find edges that make one component of those in `leader`, which is updated.
+    """Find edges that make one component of those in `representative`, which is updated.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def join_components(
         Order in which neighbours stand side by side.
     cores : (n,) float64
         Core distances.
-    leader : (n,) int64
+    representative : (n,) int64
         A row that stands for each row's component.
     team : Workers
         Threads.
@@ -96,23 +96,23 @@ def join_components(
 
     Notes
     -----
-    A round asks for at most max(components, 2,048, n / `Work.REPRESENTATIVE_SHARE`) rows, and joins every
+    A round asks for at most max(components, 2,048, n / `Kernels.QUERY_SHARE`) rows, and joins every
     component to another: their number halves.
     """
     search = _Search(space, layout, cores, team)
-    n_components = len(np.unique(leader))
+    n_components = len(np.unique(representative))
     if n_components > 1:
         progress.phase("join components", float(n_components - 1))
     u: list[IntArray] = []
     v: list[IntArray] = []
-    while (leader != leader[0]).any():
-        search.begin(leader)
-        at_most = max(MAX_REPRESENTATIVES, len(leader) // space.work.REPRESENTATIVE_SHARE)
-        asked = search.find(representatives(cores, leader, at_most, rng), whole=False)
-        walked = _walk(space, cores, leader, _starts(leader, asked), search)
-        inside, outside, weight = (np.concatenate(both) for both in zip(walked, asked, strict=True))
+    while (representative != representative[0]).any():
+        search.begin(representative)
+        at_most = max(MAX_QUERY_ROWS, len(representative) // space.kernels.QUERY_SHARE)
+        direct = search.find(choose_query_rows(cores, representative, at_most, rng), full_rows=False)
+        walked = _walk(space, cores, representative, _starts(representative, direct), search)
+        inside, outside, weight = (np.concatenate(both) for both in zip(walked, direct, strict=True))
         order, chosen = np.argsort(weight, kind="stable"), np.empty(len(inside), dtype=np.int64)
-        chosen = chosen[: _unite(leader, inside, outside, order, chosen)]
+        chosen = chosen[: _unite(representative, inside, outside, order, chosen)]
         progress.advance(float(len(chosen)))
         u.append(inside[chosen])
         v.append(outside[chosen])
@@ -125,32 +125,34 @@ class _Search:
 
     def __init__(self, space: Space, layout: Layout, cores: FloatArray, team: Workers) -> None:
         self._space, self._cores, self.team = space, cores, team
-        self._search = space.work.outside_search(space, layout, cores)
+        self._search = space.kernels.outside_search(space, layout, cores)
         order = to_host(layout.order)
         self._position = np.empty(len(order), dtype=np.int64)
         self._position[order] = np.arange(len(order))
 
-    def begin(self, leader: IntArray) -> None:
-        self._search.begin(leader)
+    def begin(self, representative: IntArray) -> None:
+        self._search.begin(representative)
 
-    def find(self, asking: IntArray, *, whole: bool) -> Joints:
+    def find(self, asking: IntArray, *, full_rows: bool) -> InterComponentEdges:
         # Rows that stand side by side ask the same rows.
         asking = asking[np.argsort(self._position[asking], kind="stable")]
         outside = np.empty(len(asking), dtype=np.int64)
 
         def chunk(part: slice) -> None:
-            outside[part] = self._search.find(asking[part], whole=whole)
+            outside[part] = self._search.find(asking[part], full_rows=full_rows)
 
         self.team.chunks(chunk, len(asking), largest=_ASKED_AT_ONCE)
-        return Joints(*measure(self._space, self._cores, (asking, outside), self.team))
+        return InterComponentEdges(*measure(self._space, self._cores, (asking, outside), self.team))
 
 
-def representatives(cores: FloatArray, leader: IntArray, at_most: int, rng: np.random.Generator) -> IntArray:
+def choose_query_rows(
+    cores: FloatArray, representative: IntArray, at_most: int, rng: np.random.Generator
+) -> IntArray:
     """Choose rows of every component: half with the lowest core distances, half at random.
 
     Each component gets the same number, at least one, and no more than it has.
     """
-    _, component, sizes = np.unique(leader, return_inverse=True, return_counts=True)
+    _, component, sizes = np.unique(representative, return_inverse=True, return_counts=True)
     share = max(1, at_most // len(sizes))
     dense = max(1, (share + 1) // 2)
     chosen = _first_of_each(component, sizes, cores, dense)
@@ -169,24 +171,30 @@ def _first_of_each(component: IntArray, sizes: IntArray, key: FloatArray, count:
     return chosen
 
 
-def _starts(leader: IntArray, joints: Joints) -> Joints:
+def _starts(representative: IntArray, joints: InterComponentEdges) -> InterComponentEdges:
     """Keep the lightest joints of every component but the largest, which all others can reach."""
-    largest = np.bincount(leader).argmax()
-    small = np.flatnonzero(leader[joints.inside] != largest)
-    _, component, sizes = np.unique(leader[joints.inside[small]], return_inverse=True, return_counts=True)
-    walks = min(MAX_WALKS, int(_WALK_SHARE * len(leader)) // max(1, len(sizes)))
+    largest = np.bincount(representative).argmax()
+    small = np.flatnonzero(representative[joints.inside] != largest)
+    _, component, sizes = np.unique(
+        representative[joints.inside[small]], return_inverse=True, return_counts=True
+    )
+    walks = min(MAX_WALKS, int(_WALK_SHARE * len(representative)) // max(1, len(sizes)))
     # On small data a few walks cost nothing; on many components the representatives have to do.
-    walks = walks or int(len(sizes) <= MAX_REPRESENTATIVES // 8)
-    kept = small[_first_of_each(component, sizes, joints.weight[small], walks)]
-    return Joints(joints.inside[kept], joints.outside[kept], joints.weight[kept])
+    walks = walks or int(len(sizes) <= MAX_QUERY_ROWS // 8)
+    chosen = small[_first_of_each(component, sizes, joints.weight[small], walks)]
+    return InterComponentEdges(joints.inside[chosen], joints.outside[chosen], joints.weight[chosen])
 
 
-def _walk(space: Space, cores: FloatArray, leader: IntArray, joints: Joints, search: _Search) -> Joints:
+def _walk(
+    space: Space, cores: FloatArray, representative: IntArray, joints: InterComponentEdges, search: _Search
+) -> InterComponentEdges:
     """Improve every edge by turns at its inner and its outer end."""
     # A component is a range of `members`, which a walk does not leave at its inner end.
-    members = np.argsort(leader, kind="stable")
+    members = np.argsort(representative, kind="stable")
     for _ in range(_STEPS):
-        bounds = np.searchsorted(leader[members], [leader[joints.inside], leader[joints.inside] + 1])
+        bounds = np.searchsorted(
+            representative[members], [representative[joints.inside], representative[joints.inside] + 1]
+        )
         inside = np.empty_like(joints.inside)
 
         def chunk(
@@ -196,34 +204,36 @@ def _walk(space: Space, cores: FloatArray, leader: IntArray, joints: Joints, sea
             bounds: IntArray = bounds,
         ) -> None:
             groups = members, bounds[0, part], bounds[1, part]
-            inside[part] = space.work.nearest_members(space, cores, outside[part], groups)
+            inside[part] = space.kernels.nearest_members(space, cores, outside[part], groups)
 
         search.team.chunks(chunk, len(inside), largest=_WALKS_AT_ONCE)
-        joints = search.find(inside, whole=True)
+        joints = search.find(inside, full_rows=True)
     return joints
 
 
 @compiled
-def _unite(leader: IntArray, inside: IntArray, outside: IntArray, order: IntArray, chosen: IntArray) -> int:
-    """Borůvka's step: of the edges in `order`, take each component's first that joins it to another.
+def _unite(
+    representative: IntArray, inside: IntArray, outside: IntArray, order: IntArray, chosen: IntArray
+) -> int:
+    """Choose each component's first edge in `order` that joins it to another one (Borůvka's step).
 
-    Updates `leader`, writes the edges taken to the front of `chosen`, and returns their number. A component
-    is served by the edge it takes as the inner end; that others take edges to it costs it nothing.
+    Updates `representative`, writes the chosen edges to the front of `chosen`, and returns their number. A
+    component chooses at most one edge; edges that other components choose to it do not count.
     """
-    n = len(leader)
-    old = leader.copy()
+    n = len(representative)
+    old = representative.copy()
     served = np.zeros(n, dtype=np.bool_)
-    found = 0
+    n_chosen = 0
     for t in order:
-        row, other = inside[t], outside[t]
-        if served[old[row]] or old[other] == old[row]:
+        row, outer = inside[t], outside[t]
+        if served[old[row]] or old[outer] == old[row]:
             continue
         served[old[row]] = True
-        a, b = find(leader, row), find(leader, other)
+        a, b = find(representative, row), find(representative, outer)
         if a != b:
-            leader[max(a, b)] = min(a, b)
-            chosen[found] = t
-            found += 1
+            representative[max(a, b)] = min(a, b)
+            chosen[n_chosen] = t
+            n_chosen += 1
     for row in range(n):
-        leader[row] = find(leader, row)
-    return found
+        representative[row] = find(representative, row)
+    return n_chosen

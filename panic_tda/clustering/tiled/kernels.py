@@ -1,8 +1,8 @@
 """Compiled inner loops of the tile passes, on NumPy arrays.
 
-All of them release the interpreter lock, so that worker threads run tiles side by side. `codes` are packed
-pair indices, `i * width + j` in a tile of `width` rows. What lists pairs writes them to the front of a buffer
-and returns their number; what reads them takes that front alone.
+All of them release the interpreter lock, so that worker threads process tiles in parallel. `pair_indices` are
+packed pair indices, `i * width + j` in a tile of `width` rows. A kernel that lists pairs writes them to the
+front of a buffer and returns their number; a kernel that reads them takes only that front.
 
 A number's type is written down where NumPy's scalars and the compiler would choose different ones.
 """
@@ -27,14 +27,14 @@ def take(vectors: Float32Array, rows: Int32Array, out: Float32Array) -> None:
 
 
 @compiled
-def collect_best(products: Float32Array, first: int, best: int, codes: Int32Array) -> int:
+def collect_best(products: Float32Array, first: int, best: int, pair_indices: Int32Array) -> int:
     """List the `best` pairs of some rows of a tile with the others of it, and those equal to the last.
 
     `products` are those of row `first` and on with all rows of the tile.
     Offering all pairs of the diagonal to heaps took as long as a third of the whole pass.
     """
     height, width = products.shape
-    found = 0
+    n_pairs = 0
     work = np.empty(width, dtype=np.float32)
     for i in range(height):
         row = products[i]
@@ -44,9 +44,9 @@ def collect_best(products: Float32Array, first: int, best: int, codes: Int32Arra
             work[first + i] = -np.inf
             lower = np.float32(_nth_largest(work, best))
         for j in range(width):
-            codes[found] = (first + i) * width + j
-            found += (row[j] >= lower) & (first + i != j)
-    return found
+            pair_indices[n_pairs] = (first + i) * width + j
+            n_pairs += (row[j] >= lower) & (first + i != j)
+    return n_pairs
 
 
 @compiled
@@ -75,16 +75,16 @@ def _nth_largest(values: Float32Array, n: int) -> float:
 
 
 @compiled
-def gather(products: Float32Array, first: int, codes: Int32Array, out: Float32Array) -> None:
+def gather(products: Float32Array, first: int, pair_indices: Int32Array, out: Float32Array) -> None:
     """Copy the products of the listed pairs."""
     width = products.shape[1]
-    for t in range(len(codes)):
-        out[t] = products[codes[t] // width - first, codes[t] % width]
+    for t in range(len(pair_indices)):
+        out[t] = products[pair_indices[t] // width - first, pair_indices[t] % width]
 
 
 @compiled
 def merge_into_lists(
-    codes: Int32Array,
+    pair_indices: Int32Array,
     sims: Float32Array,
     rows: Int32Array,
     columns: Int32Array,
@@ -96,13 +96,13 @@ def merge_into_lists(
     A list is a heap with its worst entry first: the smallest product, among equals the largest row number.
     """
     width = len(columns)
-    for t in range(len(codes)):
-        i = rows[codes[t] // width]
-        offer(list_rows[i], list_sims[i], columns[codes[t] % width], sims[t])
+    for t in range(len(pair_indices)):
+        i = rows[pair_indices[t] // width]
+        push_to_list(list_rows[i], list_sims[i], columns[pair_indices[t] % width], sims[t])
 
 
 @compiled
-def offer(heap_rows: Int32Array, heap_sims: Float32Array, row: int, s: float) -> None:
+def push_to_list(heap_rows: Int32Array, heap_sims: Float32Array, row: int, s: float) -> None:
     """Offer a neighbour to a list, a heap with its worst entry first."""
     if s < heap_sims[0] or (s == heap_sims[0] and row > heap_rows[0]):
         return
@@ -112,12 +112,12 @@ def offer(heap_rows: Int32Array, heap_sims: Float32Array, row: int, s: float) ->
         child = 2 * hole + 1
         if child >= size:
             break
-        other = child + 1
-        if other < size and (
-            heap_sims[other] < heap_sims[child]
-            or (heap_sims[other] == heap_sims[child] and heap_rows[other] > heap_rows[child])
+        sibling = child + 1
+        if sibling < size and (
+            heap_sims[sibling] < heap_sims[child]
+            or (heap_sims[sibling] == heap_sims[child] and heap_rows[sibling] > heap_rows[child])
         ):
-            child = other
+            child = sibling
         if heap_sims[child] > s or (heap_sims[child] == s and heap_rows[child] < row):
             break
         heap_sims[hole], heap_rows[hole] = heap_sims[child], heap_rows[child]
@@ -136,7 +136,7 @@ def product(x: Float32Array, y: Float32Array) -> np.float32:
 
 @compiled(fastmath=IN_ANY_ORDER)
 def distance(x: Float32Array, y: Float32Array) -> float:
-    """Chord length of two float32 rows, evaluated in float64."""
+    """Return the chord length of two float32 rows, evaluated in float64."""
     total = 0.0
     for j in range(len(x)):
         difference = np.float64(x[j]) - np.float64(y[j])
@@ -146,7 +146,7 @@ def distance(x: Float32Array, y: Float32Array) -> float:
 
 @compiled
 def distances(vectors: Float32Array, u: IntArray, v: IntArray, out: FloatArray) -> None:
-    """Chord lengths of pairs of rows."""
+    """Measure the chord lengths of pairs of rows."""
     for t in range(len(u)):
         out[t] = distance(vectors[u[t]], vectors[v[t]])
 
@@ -155,45 +155,48 @@ def distances(vectors: Float32Array, u: IntArray, v: IntArray, out: FloatArray) 
 def collect_within(
     products: Float32Array,
     first: int,
-    lower_gaps: Float32Array,
-    gaps: FloatArray,
+    lower_products: Float32Array,
+    merge_heights: FloatArray,
     cores: FloatArray,
-    codes: Int32Array,
+    pair_indices: Int32Array,
 ) -> int:
     """List the pairs i < j of a tile, i from `first` on, that may be below the largest gap between them."""
-    width = len(gaps)
-    found = 0
+    width = len(merge_heights)
+    n_pairs = 0
     for i in range(first, first + len(products)):
         lower, highest = np.float32(np.inf), 0.0
         for j in range(i + 1, width):
-            lower, highest = min(lower, lower_gaps[j]), max(highest, gaps[j])
-            codes[found] = i * width + j
-            found += (products[i - first, j] >= lower) & (cores[i] < highest) & (cores[j] < highest)
-    return found
+            lower, highest = min(lower, lower_products[j]), max(highest, merge_heights[j])
+            pair_indices[n_pairs] = i * width + j
+            n_pairs += (products[i - first, j] >= lower) & (cores[i] < highest) & (cores[j] < highest)
+    return n_pairs
 
 
 @compiled
-def light_pairs_within(
+def filter_improving_within(
     vectors: Float32Array,
     rows: Int32Array,
-    codes: Int32Array,
+    pair_indices: Int32Array,
     cores: FloatArray,
-    gaps: FloatArray,
+    merge_heights: FloatArray,
     out: FloatArray,
 ) -> int:
-    """Do the same for pairs of one tile, which come in ascending order."""
+    """Keep the pairs whose distance in float64 is below the path maximum; `pair_indices` ascend.
+
+    Writes them to the front of `pair_indices`, their heights to `out`, and returns their number.
+    """
     width = len(rows)
-    kept = 0
+    n_improving = 0
     at, last, highest = -1, 0, 0.0
-    for t in range(len(codes)):
-        code = codes[t]
-        i, j = code // width, code % width
+    for t in range(len(pair_indices)):
+        pair_index = pair_indices[t]
+        i, j = pair_index // width, pair_index % width
         if i != at:
             at, last, highest = i, i, 0.0
         while last < j:
             last += 1
-            highest = max(highest, gaps[last])
+            highest = max(highest, merge_heights[last])
         w = max(cores[i], cores[j], distance(vectors[rows[i]], vectors[rows[j]]))
-        codes[kept], out[kept] = code, w
-        kept += w < highest
-    return kept
+        pair_indices[n_improving], out[n_improving] = pair_index, w
+        n_improving += w < highest
+    return n_improving

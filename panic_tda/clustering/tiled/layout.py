@@ -1,4 +1,4 @@
-"""Where rows stand: an order in which neighbours share tiles, and the order in which tile pairs come."""
+"""The order of rows in which neighbours share tiles, and the order in which tile pairs are processed."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ def local_layout(points: Array, tile_rows: int, rng: np.random.Generator) -> Lay
         return Layout(np.arange(n, dtype=np.int32), starts)
     pivots = points[xp.asarray(np.sort(rng.choice(n, n_pivots, replace=False)))]
     nearest = np.empty(n, dtype=np.int64)
-    for some in slices(n, _CHUNK_ROWS):
-        nearest[some] = to_host(xp.argmax(points[some] @ pivots.T, axis=1))
+    for part in slices(n, _CHUNK_ROWS):
+        nearest[part] = to_host(xp.argmax(points[part] @ pivots.T, axis=1))
     place = np.empty(n_pivots, dtype=np.int64)
     place[_tour(to_host(pivots @ pivots.copy().T))] = np.arange(n_pivots)
     return Layout(np.argsort(place[nearest], kind="stable").astype(np.int32), starts)
@@ -148,7 +148,7 @@ def batch_bounds(pairs: Int32Array, n_tiles: int) -> IntArray:
 def expected_work(
     layout: Layout, pairs: Int32Array, near: tuple[float, ...], decline: float = 0.0
 ) -> FloatArray:
-    """Pairs of rows in each scheduled tile pair, the first ones counted several times.
+    """Return the pairs of rows in each scheduled tile pair, the first ones counted several times.
 
     Few near pairs can be rejected by their bound, so they take longer than the rest.
 

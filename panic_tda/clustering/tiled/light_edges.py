@@ -1,23 +1,23 @@
-"""Edges of a pair of tiles that are lighter than the tree's path between their ends.
+"""Find improving edges of tile pairs: edges below the tree's path maximum between their ends.
 
-Three kinds of numbers meet here, and only here:
+Only this module uses three kinds of indices together:
 
-*row*       a number of the matrix, in no order that means anything;
-*position*  a place in the tree's leaf order: `layout.order[position]` is a row, and path maxima are maxima of
-            ranges of positions. A tile is such a range;
-*place*     a number within the rows or the columns of one tile, after dead ones have left: what a scanner
-            answers with.
+*row*          a number of the matrix; the order of rows has no meaning.
+*position*     an index into the tree's dendrogram order: `layout.order[position]` is a row, and path maxima
+               are maxima of ranges of positions. A tile is such a range.
+*local index*  an index into the rows or the columns of one tile, without the pruned rows. Scanners return
+               local indices.
 
-`by_position` brings what belongs to rows into the order of positions; `edges_of_pair` cuts tiles out of it,
-and makes rows again of the places that come back.
+`by_position` arranges the values of the rows by position. `edges_within` and the edge scans take tiles from
+it, and convert the returned local indices back to rows.
 
-For positions p < q of two tiles, the largest gap in (p, q] is the largest of three: from p to the end of its
-tile (`to_end`), of the tiles between, and from the start of the other tile to q (`from_start`). So each row
-has one number, its *height*, and the path maximum of a pair is the larger of its rows' heights.
+For positions p < q of two tiles, the largest merge height in (p, q] is the largest of three: from p to the
+end of its tile (`to_end`), of the tiles between, and from the start of the second tile to q (`from_start`).
+So each row has one number, its *height*, and the path maximum of a pair is the larger of its rows' heights.
 
-A pair (p, q) can only matter when core_p and core_q are both below its path maximum. A row whose core
-distance is not below its own height and not below the largest height on the other side is *dead*: none of its
-pairs in this pair of tiles can matter, and it leaves the products.
+A pair (p, q) can only matter when core_p and core_q are both below its path maximum. A row is *pruned* when
+its core distance is not below its own height and not below the largest height on the other side: none of
+its pairs in this pair of tiles can matter, so they are not multiplied.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from panic_tda.clustering.trees import DendrogramOrder, Edges, RangeMaxima, conc
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from panic_tda.clustering.tiled.contract import LightPairs, Scanner
+    from panic_tda.clustering.tiled.contract import ImprovingEdges, Scanner
     from panic_tda.types import Array, ArrayModule, FloatArray, Int32Array, IntArray
 
 
 def by_position(xp: ArrayModule, leaves: DendrogramOrder, cores: FloatArray, starts: IntArray) -> ByPosition:
-    """Bring rows into leaf order.
+    """Arrange the values of the rows in dendrogram order.
 
     Parameters
     ----------
@@ -56,15 +56,15 @@ def by_position(xp: ArrayModule, leaves: DendrogramOrder, cores: FloatArray, sta
     to_end, from_start = np.zeros(len(cores)), np.empty(len(cores))
     for tile in range(here.n_tiles):
         part = here.positions(tile)
-        gaps = leaves.gaps[part]
-        from_start[part] = np.maximum.accumulate(gaps)
-        to_end[part][:-1] = np.maximum.accumulate(gaps[:0:-1])[::-1]
+        merge_heights = leaves.gaps[part]
+        from_start[part] = np.maximum.accumulate(merge_heights)
+        to_end[part][:-1] = np.maximum.accumulate(merge_heights[:0:-1])[::-1]
     values = (xp.asarray(of) for of in (cores[leaves.order], leaves.gaps, to_end, from_start))
     return ByPosition(Layout(xp.asarray(leaves.order), starts), *values)
 
 
-def gaps_between(leaves: DendrogramOrder, starts: IntArray, pairs: Int32Array) -> FloatArray:
-    """Largest gap of the whole tiles that lie between the two of each pair, 0 where there are none.
+def merge_heights_between(leaves: DendrogramOrder, starts: IntArray, pairs: Int32Array) -> FloatArray:
+    """Return the largest merge height of the tiles between the two of each pair; 0 where there are none.
 
     Parameters
     ----------
@@ -83,7 +83,9 @@ def gaps_between(leaves: DendrogramOrder, starts: IntArray, pairs: Int32Array) -
 def edges_within(scanner: Scanner, tiles: ByPosition, tile: int) -> Edges:
     """Find a minimum spanning forest of the improving edges within one tile."""
     part, rows = tiles.layout.positions(tile), tiles.layout.rows(tile)
-    return forest_of(rows, rows, scanner.light_within(rows, tiles.gaps[part], tiles.cores[part]))
+    return forest_of(
+        rows, rows, scanner.find_improving_within(rows, tiles.merge_heights[part], tiles.cores[part])
+    )
 
 
 def live_rows(cores: tuple[Array, Array], heights: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -106,16 +108,18 @@ def local_forest(edges: Edges) -> Edges:
     return Edges(rows[forest.u], rows[forest.v], forest.height)
 
 
-def forest_of(rows: Array, columns: Array, parts: Iterable[LightPairs]) -> Edges:
-    """Turn places into rows, and keep a minimum spanning forest."""
-    # Rows and columns of two tiles are different ones, so their places are told apart by an offset.
+def forest_of(rows: Array, columns: Array, parts: Iterable[ImprovingEdges]) -> Edges:
+    """Convert local indices to rows, and return a minimum spanning forest."""
+    # Rows and columns of two tiles are different ones, so an offset separates their local indices.
     offset = 0 if rows is columns else len(rows)
-    kept = NO_EDGES
+    forest = NO_EDGES
     for pairs in parts:
         if len(pairs.height):
             more = Edges(pairs.i, pairs.j + offset, pairs.height)
-            kept = minimum_forest(offset + len(columns), concatenate([kept, more]) if len(kept.u) else more)
-    if not len(kept.u):
+            forest = minimum_forest(
+                offset + len(columns), concatenate([forest, more]) if len(forest.u) else more
+            )
+    if not len(forest.u):
         return NO_EDGES
-    one, two = (to_host(side).astype(np.int64) for side in (rows, columns))
-    return Edges(one[kept.u], two[kept.v - offset], kept.height)
+    row_numbers, column_numbers = (to_host(side).astype(np.int64) for side in (rows, columns))
+    return Edges(row_numbers[forest.u], column_numbers[forest.v - offset], forest.height)

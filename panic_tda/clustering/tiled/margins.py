@@ -1,4 +1,4 @@
-"""How far a float32 product may lie from the truth, and thresholds that stay on the safe side of it.
+"""Error bounds of float32 products, and thresholds that stay on the safe side of them.
 
 Products of float32 rows only find candidates. Everything here is a proven bound, so that no candidate is
 missed whatever library, tile size or device multiplied; the decision is made in float64 elsewhere.
@@ -74,7 +74,7 @@ def square_margin(n_features: int, norm_error: float) -> float:
 
 
 def lower_products(heights: Array, margin: float) -> Array:
-    """Product below which a pair is certainly at least `heights` apart, as float32 rounded down.
+    """Return the product below which a pair is certainly at least `heights` apart, as float32 rounded down.
 
     Parameters
     ----------
@@ -89,25 +89,25 @@ def lower_products(heights: Array, margin: float) -> Array:
 def thresholds(
     heights: tuple[Array, Array], cores: tuple[Array, Array], margin: float
 ) -> tuple[Array, Array]:
-    """Product below which a row's own height rules a pair out, for the rows of both sides, as float32.
+    """Return for each row of both sides the product below which its height rules a pair out, as float32.
 
     A pair may matter when its product reaches the lower of its rows' thresholds. A row whose core distance
     is not below its own height can matter by the other row's height only: its threshold is infinite.
     """
     xp = namespace(heights[0])
-    one, two = (
+    left, right = (
         xp.where(core >= height, xp.float32(xp.inf), lower_products(height, margin))
         for height, core in zip(heights, cores, strict=True)
     )
-    return one, two
+    return left, right
 
 
 def loosened(lower: tuple[Array, Array], slack: float) -> tuple[Array, Array]:
     """Lower the thresholds of both sides by what a product of points may lack, rounded down to float32."""
     xp = namespace(lower[0])
     down = xp.asarray(-xp.inf, dtype=xp.float32)
-    one, two = (xp.nextafter(side - xp.float32(slack), down) for side in lower)
-    return one, two
+    left, right = (xp.nextafter(side - xp.float32(slack), down) for side in lower)
+    return left, right
 
 
 def round_down(values: Array) -> Array:

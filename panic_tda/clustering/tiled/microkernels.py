@@ -98,7 +98,7 @@ _MULTIPLY_ADD = {8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"
 
 
 class _Form:
-    """What the forms of the kernel share; they differ in their arithmetic."""
+    """Code generation that both forms of the kernel share; the subclasses add the arithmetic."""
 
     def __init__(self, builder: Any, element: Any) -> None:
         self.builder, self.element = builder, element
@@ -112,9 +112,9 @@ class _Form:
 
     def spread(self, pointer: Any, offset: Any) -> Any:
         """Load one element into every lane."""
-        one = self.builder.load(self.builder.gep(pointer, [offset]))
+        value = self.builder.load(self.builder.gep(pointer, [offset]))
         undefined = ir.Constant(self.vector, ir.Undefined)
-        first = self.builder.insert_element(undefined, one, ir.Constant(_I32, 0))
+        first = self.builder.insert_element(undefined, value, ir.Constant(_I32, 0))
         lanes = ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES)
         return self.builder.shuffle_vector(first, undefined, lanes)
 
@@ -122,7 +122,7 @@ class _Form:
         """Add products to sums."""
         raise NotImplementedError
 
-    def smaller(self, one: Any, two: Any) -> Any:
+    def smaller(self, left: Any, right: Any) -> Any:
         """Return the smaller one in each lane."""
         raise NotImplementedError
 
@@ -146,8 +146,8 @@ class _Integers(_Form):
         products = b.call(self._multiply_add, [b.bitcast(left, self._halves), b.bitcast(right, self._halves)])
         return b.add(total, products)
 
-    def smaller(self, one: Any, two: Any) -> Any:
-        return self.builder.select(self.builder.icmp_signed("<", one, two), one, two)
+    def smaller(self, left: Any, right: Any) -> Any:
+        return self.builder.select(self.builder.icmp_signed("<", left, right), left, right)
 
     def reaches(self, total: Any, lower: Any) -> Any:
         return self.builder.icmp_signed(">=", total, lower)
@@ -164,8 +164,8 @@ class _Floats(_Form):
         product = self.builder.fmul(left, right, flags=["contract"])
         return self.builder.fadd(total, product, flags=["contract"])
 
-    def smaller(self, one: Any, two: Any) -> Any:
-        return self.builder.select(self.builder.fcmp_ordered("<", one, two), one, two)
+    def smaller(self, left: Any, right: Any) -> Any:
+        return self.builder.select(self.builder.fcmp_ordered("<", left, right), left, right)
 
     def reaches(self, total: Any, lower: Any) -> Any:
         return self.builder.fcmp_ordered(">=", total, lower)
@@ -303,7 +303,7 @@ def find_candidates_compiled(
     int
         Pairs written. Those above `limit` mean that some were not looked for.
     """
-    found = 0
+    n_pairs = 0
     for right_panel in range(tile_panels):
         for j in range(0, PANEL, COLUMNS):
             column = right_panel * PANEL + j
@@ -320,13 +320,13 @@ def find_candidates_compiled(
                         for k in range(ROWS):
                             word = hits[k]
                             while word:
-                                out[0][found] = row + k
-                                out[1][found] = column + _lowest_bit(word)
-                                found += 1
+                                out[0][n_pairs] = row + k
+                                out[1][n_pairs] = column + _lowest_bit(word)
+                                n_pairs += 1
                                 word &= word - np.uint32(1)
-            if found > limit:
-                return found
-    return found
+            if n_pairs > limit:
+                return n_pairs
+    return n_pairs
 
 
 def find_candidates_in_numpy(

@@ -1,4 +1,7 @@
-"""First pass: the nearest rows of every row, each tile of products used for its rows and its columns."""
+"""First pass over the tile pairs: find the nearest rows of every row.
+
+Each tile of products is used for its rows and for its columns.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ STATE = "neighbours"
 
 
 def list_length(n: int, min_samples: int) -> int:
-    """Neighbours kept per row: a few more than needed, so that rounding seldom spoils a list."""
+    """Return the length of a neighbour list: a few more than needed, so that rounding seldom spoils it."""
     return min(n - 1, max(min_samples, FEWEST_NEIGHBOURS) + SPARE_NEIGHBOURS)
 
 
@@ -66,7 +69,7 @@ def find_neighbours(
     Layout
         The order that was used.
     """
-    order, pairs, done = layout.order, schedule(space.points, layout), 0
+    order, pairs, n_done = layout.order, schedule(space.coordinates, layout), 0
     if checkpoint is not None:
         n, length = lists.rows.shape
         stored = checkpoint.load(
@@ -76,7 +79,7 @@ def find_neighbours(
             check=partial(check_neighbours, n_tiles=layout.n_tiles),
         )
         if stored is not None:
-            order, pairs, done = stored["order"], stored["pairs"], int(stored["done"])
+            order, pairs, n_done = stored["order"], stored["pairs"], int(stored["done"])
         else:
             # Half a state may have been read.
             lists.rows[:], lists.sims[:] = -1, -np.inf
@@ -85,37 +88,37 @@ def find_neighbours(
     near, decline = (_NEAR_WORK, _DECLINE) if space.bounded else ((), 0.0)
     work = expected_work(layout, pairs, near, decline)
     progress.phase("neighbours", float(work.sum()))
-    if done:
-        progress.advance(float(work[:done].sum()))
-    scanners = PerThread(lambda: space.work.scanner(space, int(sizes.max())))
+    if n_done:
+        progress.advance(float(work[:n_done].sum()))
+    scanners = PerThread(lambda: space.kernels.scanner(space, int(sizes.max())))
     scan: NeighbourScan | None = None
 
     def scan_tile(tile: int) -> None:
         rows = layout.rows(tile)
-        for found in scanners.get().nearest(rows, lists.rows.shape[1]):
-            lists.offer_within(found, tile, rows)
+        for candidates in scanners.get().nearest(rows, lists.rows.shape[1]):
+            lists.push_within(candidates, tile, rows)
 
     bounds = batch_bounds(pairs, layout.n_tiles)
-    while done < len(pairs):
-        number = int(np.searchsorted(bounds, done))
-        if done < layout.n_tiles:
+    while n_done < len(pairs):
+        number = int(np.searchsorted(bounds, n_done))
+        if n_done < layout.n_tiles:
             # Rows have no thresholds before the diagonal is done.
-            tasks = range(done, layout.n_tiles)
+            tasks = range(n_done, layout.n_tiles)
             results = zip(tasks, team.map(scan_tile, tasks), strict=True)
             end = layout.n_tiles
         else:
             # The batches end where a state may be saved.
-            scan = scan or space.work.neighbour_scan(space, layout, lists, team)
+            scan = scan or space.kernels.neighbour_scan(space, layout, lists, team)
             tasks = range(number, min(len(bounds) - 1, number + _BATCHES * team.n_threads))
             batches = [pairs[bounds[task] : bounds[task + 1]] for task in tasks]
             results = zip(tasks, team.map(scan.scan, batches), strict=True)
             end = int(bounds[tasks[-1] + 1])
         for task, _ in results:
             progress.advance(float(work[bounds[task] : bounds[task + 1]].sum()))
-        done = end
-        if checkpoint is not None and done < len(pairs) and checkpoint.due():
-            lists.settle()
+        n_done = end
+        if checkpoint is not None and n_done < len(pairs) and checkpoint.due():
+            lists.flush()
             rows, sims = to_host(lists.rows), to_host(lists.sims)
-            checkpoint.save(STATE, order=order, pairs=pairs, done=done, rows=rows, sims=sims)
-    lists.settle()
+            checkpoint.save(STATE, order=order, pairs=pairs, done=n_done, rows=rows, sims=sims)
+    lists.flush()
     return layout

@@ -63,8 +63,8 @@ class Buffers(NamedTuple):
         Whole rows of two tiles, packed.
     line : int16 or float32
         Of `panels.pack_rows`.
-    held : (2,) int64
-        Which tiles these are.
+    packed_tiles : (2,) int64
+        Numbers of these tiles.
     """
 
     left: Int32Array
@@ -78,7 +78,7 @@ class Buffers(NamedTuple):
     live_columns: BoolArray
     tiles: Array
     line: Array
-    held: IntArray
+    packed_tiles: IntArray
 
 
 def capacity(tile_slots: int) -> int:
@@ -140,28 +140,28 @@ def find_near_pairs(
     """
     slots = len(buffers.live_rows) * ROWS
     n_strips = count_strips(panels)
-    found, is_ready = 0, False
-    for done in range(begin, len(pairs) * n_strips):
-        if len(buffers.left) - found < min(_STRIP_PANELS * PANEL, slots) * slots:
-            return done, found
-        pair, strip = pairs[done // n_strips], done % n_strips
+    n_pairs, is_ready = 0, False
+    for index in range(begin, len(pairs) * n_strips):
+        if len(buffers.left) - n_pairs < min(_STRIP_PANELS * PANEL, slots) * slots:
+            return index, n_pairs
+        pair, strip = pairs[index // n_strips], index % n_strips
         first, second = pair[0] * slots, pair[1] * slots
         if strip == 0 or not is_ready:
             for side, start in enumerate((first, second)):
                 _set_thresholds(panels, worst[start : start + slots], side, buffers)
             is_ready = True
-        n_candidates = _find_candidates(panels, vectors, (pair[0], pair[1]), strip, buffers, found)
-        kept = found
-        for t in range(found, found + n_candidates):
+        n_candidates = _find_candidates(panels, vectors, (pair[0], pair[1]), strip, buffers, n_pairs)
+        n_near = n_pairs
+        for t in range(n_pairs, n_pairs + n_candidates):
             i, j = first + buffers.left[t], second + buffers.right[t]
             row, column = panels.rows[i], panels.rows[j]
             if row < 0 or column < 0:
                 continue
             sim = kernels.product(vectors[row], vectors[column])
-            buffers.left[kept], buffers.right[kept], buffers.sims[kept] = i, j, sim
-            kept += sim >= min(worst[i], worst[j])
-        found = kept
-    return len(pairs) * n_strips, found
+            buffers.left[n_near], buffers.right[n_near], buffers.sims[n_near] = i, j, sim
+            n_near += sim >= min(worst[i], worst[j])
+        n_pairs = n_near
+    return len(pairs) * n_strips, n_pairs
 
 
 @compiled
@@ -202,16 +202,16 @@ def find_improving_edges(
     cores, to_end, from_start = by_slot
     heights = np.empty((2, slots))
     products = np.empty(slots)
-    found, is_ready, is_live = 0, False, True
-    for done in range(begin, len(pairs) * n_strips):
-        if len(buffers.left) - found < min(_STRIP_PANELS * PANEL, slots) * slots:
-            return done, found
-        pair, strip = pairs[done // n_strips], done % n_strips
+    n_edges, is_ready, is_live = 0, False, True
+    for index in range(begin, len(pairs) * n_strips):
+        if len(buffers.left) - n_edges < min(_STRIP_PANELS * PANEL, slots) * slots:
+            return index, n_edges
+        pair, strip = pairs[index // n_strips], index % n_strips
         first, second = pair[0] * slots, pair[1] * slots
         own = cores[first : first + slots], cores[second : second + slots]
         if strip == 0 or not is_ready:
             heights[0] = to_end[first : first + slots]
-            heights[1] = np.maximum(from_start[second : second + slots], between[done // n_strips])
+            heights[1] = np.maximum(from_start[second : second + slots], between[index // n_strips])
             is_ready, is_live = True, not prune_rows or _mark_live_groups(heights, own, buffers)
             for side in range(2 * is_live):
                 for i in range(slots):
@@ -221,20 +221,20 @@ def find_improving_edges(
                 _set_thresholds(panels, products, side, buffers)
         if not is_live:
             continue
-        n_candidates = _find_candidates(panels, vectors, (pair[0], pair[1]), strip, buffers, found)
-        kept = found
-        for t in range(found, found + n_candidates):
+        n_candidates = _find_candidates(panels, vectors, (pair[0], pair[1]), strip, buffers, n_edges)
+        n_improving = n_edges
+        for t in range(n_edges, n_edges + n_candidates):
             i, j = buffers.left[t], buffers.right[t]
             height, core = max(heights[0, i], heights[1, j]), max(own[0][i], own[1][j])
             if core >= height:
                 continue
             row, column = panels.rows[first + i], panels.rows[second + j]
             distance = max(core, kernels.distance(vectors[row], vectors[column]))
-            buffers.left[kept], buffers.right[kept] = first + i, second + j
-            buffers.heights[kept] = distance
-            kept += distance < height
-        found = kept
-    return len(pairs) * n_strips, found
+            buffers.left[n_improving], buffers.right[n_improving] = first + i, second + j
+            buffers.heights[n_improving] = distance
+            n_improving += distance < height
+        n_edges = n_improving
+    return len(pairs) * n_strips, n_edges
 
 
 @compiled
@@ -252,13 +252,13 @@ def _set_thresholds(panels: Panels, lower: Array, side: int, buffers: Buffers) -
 
 @compiled
 def _find_candidates(
-    panels: Panels, vectors: Float32Array, pair: tuple[int, int], strip: int, buffers: Buffers, found: int
+    panels: Panels, vectors: Float32Array, pair: tuple[int, int], strip: int, buffers: Buffers, n_pairs: int
 ) -> int:
     """List the candidates of a strip behind the pairs that are found: by the axes, or by whole rows."""
     first = strip * _STRIP_PANELS
     part = first, min(first + _STRIP_PANELS, panels.tile_panels)
     live = buffers.live_rows, buffers.live_columns
-    out = buffers.left[found:], buffers.right[found:]
+    out = buffers.left[n_pairs:], buffers.right[n_pairs:]
     limit = len(out[0])
     if panels.bounded:
         groups = np.sum(buffers.live_rows[part[0] * PANEL // ROWS : part[1] * PANEL // ROWS])
@@ -280,11 +280,11 @@ def _find_candidates(
         return int(n_candidates)
     slots, size = panels.tile_panels * PANEL, len(buffers.tiles) // 2
     for side in range(2):
-        if buffers.held[side] != pair[side]:
+        if buffers.packed_tiles[side] != pair[side]:
             rows = panels.rows[pair[side] * slots : (pair[side] + 1) * slots]
             out_tile = buffers.tiles[side * size : (side + 1) * size]
             pack_rows(vectors, rows, panels.row_packing, buffers.line, out_tile)
-            buffers.held[side] = pair[side]
+            buffers.packed_tiles[side] = pair[side]
     lower = buffers.row_lower[0], buffers.row_lower[1]
     return int(
         find_candidates(
@@ -326,7 +326,7 @@ def _mark_live_groups(heights: FloatArray, cores: tuple[FloatArray, FloatArray],
 
 
 @compiled
-def offer_to_lists(
+def push_to_lists(
     owners: Int32Array,
     others: Int32Array,
     sims: Float32Array,
@@ -338,5 +338,5 @@ def offer_to_lists(
     list_rows, list_sims = lists
     for t in range(len(owners)):
         row = rows[owners[t]]
-        kernels.offer(list_rows[row], list_sims[row], rows[others[t]], sims[t])
+        kernels.push_to_list(list_rows[row], list_sims[row], rows[others[t]], sims[t])
         worst[owners[t]] = list_sims[row, 0]

@@ -43,7 +43,7 @@ _CHUNK_PANELS = 512
 
 
 class Packing(NamedTuple):
-    """How points become packed values.
+    """Conversion of projected coordinates into packed values.
 
     Attributes
     ----------
@@ -99,7 +99,7 @@ class Panels(NamedTuple):
 
     @property
     def tile_slots(self) -> int:
-        """Slots of a tile."""
+        """Return the number of slots of a tile."""
         return self.tile_panels * PANEL
 
 
@@ -162,7 +162,7 @@ def pack(space: Space, layout: Layout, team: Workers, use_integers: bool | None 
     row_packing = choose_packing(space.vectors.shape[1], space.margin, 2 * space.margin, use_integers)
     packing = row_packing
     if space.bounded:
-        packing = choose_packing(space.points.shape[1], space.margin, space.slack, use_integers)
+        packing = choose_packing(space.coordinates.shape[1], space.margin, space.slack, use_integers)
     values, panel_values = empty_values(len(rows) // PANEL, packing), packing.words * PANEL
 
     def pack_panels(panels: slice) -> None:

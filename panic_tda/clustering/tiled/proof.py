@@ -1,4 +1,4 @@
-"""Why neither tiles, nor threads, nor a kill, nor the device change the answer: the whole argument.
+"""Proof that tiles, threads, a killed run and the device do not change the result.
 
 Let x be the n distinct float32 rows, of unit length but for rounding. d(p, q) = ‖x_p − x_q‖ is measured
 in float64; core_p is the `min_samples`-th smallest of the distances from p, itself and copies counted;
@@ -52,13 +52,14 @@ unless two heights lie just that far apart.
 5. **Core distances are exact.** Rows whose product is within 2η of the k-th one as float32 sees it are
    measured; those above are certainly nearer, those below certainly farther. A list too short to show
    that is not believed: its row is compared with all rows (`cores`).
-6. **Any spanning tree will do as the first one.** Lists and joints (`forest`, `joining`) give some tree
-   with true weights; nothing else is asked of them. So a joint may be searched for in a few panels only.
+6. **Any spanning tree is a valid initial one.** Lists and inter-component edges (`forest`, `joining`) give
+   a tree with true weights; nothing else is required of them. So the search for such an edge may be limited
+   to a few panels.
 7. **No edge of the answer is passed over.** An edge that is no lighter than the heaviest edge on the
    tree's path between its ends is a heaviest one of a cycle, and a minimum spanning tree exists without
-   it. In leaf order path maxima are maxima of ranges of gaps, hence of each row's own part and those of
-   the tiles between (`light_edges`); a row whose core distance is not below any of them is dead, whatever
-   its products.
+   it. In dendrogram order path maxima are maxima of ranges of merge heights, hence of each row's own part and
+   those of the tiles between (`light_edges`); a row whose core distance is not below any of them is pruned,
+   whatever its products.
 8. **Any set of edges may be replaced by a forest of it**, those of one tile or of several. What is not in a
    minimum spanning forest of some edges is a heaviest edge of a cycle among them, and so in no need to be in
    that of all.
@@ -86,6 +87,6 @@ True
 >>> np.array_equal(heights(tile_rows=50, n_axes=4, bound_verify=False, threads=2), whole)
 True
 >>> star = lambda n, rng: (np.zeros(n - 1, dtype=np.int64), np.arange(1, n))
->>> np.array_equal(heights(tile_rows=50, first_tree=star), whole)
+>>> np.array_equal(heights(tile_rows=50, initial_tree=star), whole)
 True
 """

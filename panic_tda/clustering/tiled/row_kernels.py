@@ -80,20 +80,20 @@ def _weighted_kth(
 
 
 @compiled
-def find_pure_panels(leader: IntArray, order: Int32Array, width: int) -> IntArray:
+def find_pure_panels(representative: IntArray, order: Int32Array, width: int) -> IntArray:
     """Return the component of each panel of `width` positions, or -1 where it holds several."""
     only = np.empty(-(-len(order) // width), dtype=np.int64)
     for panel in range(len(only)):
-        only[panel] = leader[order[panel * width]]
+        only[panel] = representative[order[panel * width]]
         for position in range(panel * width, min(len(order), (panel + 1) * width)):
-            if leader[order[position]] != only[panel]:
+            if representative[order[position]] != only[panel]:
                 only[panel] = -1
                 break
     return only
 
 
 @compiled
-def choose_panels(products: Float32Array, only: IntArray, leader: IntArray, count: int) -> IntArray:
+def choose_panels(products: Float32Array, only: IntArray, representative: IntArray, count: int) -> IntArray:
     """Choose, for each row of products, the largest `count` whose panels hold another component.
 
     Returns
@@ -107,7 +107,7 @@ def choose_panels(products: Float32Array, only: IntArray, leader: IntArray, coun
         largest[:] = -np.inf
         for panel in range(products.shape[1]):
             product = products[i, panel]
-            if product <= largest[count - 1] or only[panel] == leader[i]:
+            if product <= largest[count - 1] or only[panel] == representative[i]:
                 continue
             at = count - 1
             while at > 0 and largest[at - 1] < product:
@@ -123,7 +123,7 @@ def probe_panels(
     vectors: Float32Array,
     order: Int32Array,
     cores: FloatArray,
-    leader: IntArray,
+    representative: IntArray,
     asking: IntArray,
     panels: IntArray,
     width: int,
@@ -142,27 +142,30 @@ def probe_panels(
             if panel < 0:
                 break
             for position in range(panel * width, min(len(order), (panel + 1) * width)):
-                other = order[position]
-                if leader[other] == leader[row] or cores[other] >= weights[_MEASURED - 1]:
+                candidate = order[position]
+                if (
+                    representative[candidate] == representative[row]
+                    or cores[candidate] >= weights[_MEASURED - 1]
+                ):
                     continue
                 product = np.float64(
-                    kernels.product(points[row, :n_coordinates], points[other, :n_coordinates])
+                    kernels.product(points[row, :n_coordinates], points[candidate, :n_coordinates])
                 )
-                weight = max(cores[row], cores[other], np.sqrt(max(0.0, 2 - 2 * product)))
+                weight = max(cores[row], cores[candidate], np.sqrt(max(0.0, 2 - 2 * product)))
                 if weight >= weights[_MEASURED - 1]:
                     continue
                 at = _MEASURED - 1
                 while at > 0 and weights[at - 1] > weight:
                     weights[at], rows[at] = weights[at - 1], rows[at - 1]
                     at -= 1
-                weights[at], rows[at] = weight, other
+                weights[at], rows[at] = weight, candidate
         lightest = np.inf
         for t in range(_MEASURED):
             if weights[t] < np.inf:
-                other = rows[t]
-                weight = max(cores[row], cores[other], kernels.distance(vectors[row], vectors[other]))
+                candidate = rows[t]
+                weight = max(cores[row], cores[candidate], kernels.distance(vectors[row], vectors[candidate]))
                 if weight < lightest:
-                    lightest, best[i] = weight, other
+                    lightest, best[i] = weight, candidate
     return best
 
 

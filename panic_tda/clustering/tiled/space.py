@@ -1,4 +1,4 @@
-"""Makes the space of a fit: which library works, how far its products may err, and the axes of the bound.
+"""Build the space of a fit: the array library, the error margins of its products, and the axes of the bound.
 
 The two numbers that it measures carry the proof. η, the margin, says how far a float32 product of two rows
 may lie from the truth; it follows from the number of dimensions and from how far norms are from 1
@@ -14,7 +14,7 @@ import numpy as np
 
 from panic_tda.arrays.namespace import take_slice
 from panic_tda.clustering.tiled import axes, device, host, margins
-from panic_tda.clustering.tiled.contract import Space, Work
+from panic_tda.clustering.tiled.contract import Kernels, Space
 from panic_tda.errors import PanicTdaError
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ _ALL_BITS = 1 - 2.0**-24
 """A float32 number that no type of fewer bits holds: TF32, bfloat16 and float16 make 1 of it."""
 
 
-def work_on(xp: ArrayModule) -> Work:
+def select_kernels(xp: ArrayModule) -> Kernels:
     """Return the inner loops for the arrays of a library."""
-    chosen: Work = host if xp is np else device
+    chosen: Kernels = host if xp is np else device
     return chosen
 
 
-def describe(xp: ArrayModule, vectors: Array, n_axes: int | None, rng: np.random.Generator) -> Space:
+def build_space(xp: ArrayModule, vectors: Array, n_axes: int | None, rng: np.random.Generator) -> Space:
     """Measure the margins, and project the rows unless they are so short that this would not pay.
 
     Parameters
@@ -60,12 +60,14 @@ def describe(xp: ArrayModule, vectors: Array, n_axes: int | None, rng: np.random
     margin = margins.product_margin(d, error)
     _require_precise(xp, vectors, margin)
     if not axes.pay(axes.N_AXES if n_axes is None else n_axes, d):
-        return Space(vectors, vectors, False, margin, 0.0, xp, work_on(xp))
+        return Space(vectors, vectors, False, margin, 0.0, xp, select_kernels(xp))
     principal = axes.principal_axes(xp, vectors, rng)
     if n_axes is None:
         n_axes = axes.choose_number(vectors, principal, rng)
     points = axes.coordinates(xp, vectors, np.ascontiguousarray(principal[:, :n_axes]))
-    return Space(vectors, points, True, margin, margin + margins.bound_margin(n_axes, error), xp, work_on(xp))
+    return Space(
+        vectors, points, True, margin, margin + margins.bound_margin(n_axes, error), xp, select_kernels(xp)
+    )
 
 
 def _require_precise(xp: ArrayModule, vectors: Array, margin: float) -> None:

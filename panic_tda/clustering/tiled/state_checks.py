@@ -50,8 +50,8 @@ def check_neighbours(state: _State, n_tiles: int) -> None:
     """
     rows, sims = state["rows"], state["sims"]
     n, xp = len(rows), namespace(rows)
-    for some in chunks(rows):
-        part, products = rows[some], sims[some]
+    for chunk in chunks(rows):
+        part, products = rows[chunk], sims[chunk]
         empty = part == -1
         _require(bool(((part >= -1) & (part < n)).all()), "a row number is out of range")
         _require(bool(xp.where(empty, products == -np.inf, xp.isfinite(products)).all()), "a product is none")

@@ -1,9 +1,9 @@
-"""Second pass: every edge that the first tree missed, or the proof that there is none.
+"""Second pass over the tile pairs: find all improving edges and make the spanning tree a minimum one.
 
 A spanning tree is a minimum one when no edge is lighter than the heaviest edge on the tree's path between its
-ends: each edge outside the tree is then a heaviest one of a cycle. With the rows in leaf order, that path
-maximum is the largest of the gaps between them, and most rows of most tiles cannot have a lighter edge: their
-core distance alone is too large (`light_edges`).
+ends: each edge outside the tree is then a heaviest one of a cycle. With the rows in dendrogram order, that
+path maximum is the largest merge height between them. Most rows of most tiles cannot have an improving edge,
+because their core distance is too large (`light_edges`).
 
 Tile pairs are looked at in *waves*. After each, the best tree of all edges known so far takes the place of
 the one before, and the next wave is measured against it. Path maxima only fall from a tree to the next, so an
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from panic_tda.clustering.tiled.layout import Layout, batch_bounds, expected_work, schedule, tile_starts
-from panic_tda.clustering.tiled.light_edges import by_position, edges_within, gaps_between
+from panic_tda.clustering.tiled.light_edges import by_position, edges_within, merge_heights_between
 from panic_tda.clustering.tiled.state_checks import check_verify, verify_forms
 from panic_tda.clustering.tiled.workers import PerThread, Workers
 from panic_tda.clustering.trees import (
@@ -58,7 +58,7 @@ _THIN_OUT = 1 << 20
 
 
 class _State(NamedTuple):
-    """Where the pass is, between two waves.
+    """State of the pass between two waves.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class _State(NamedTuple):
         Positions of the rows, which stay from the first wave on, and the tree's gaps between them.
     pairs : (pairs, 2) int32
         All tile pairs in the order in which they are looked at.
-    done : int
+    n_done : int
         How many of them have been.
     size : int
         How many the next wave takes.
@@ -79,14 +79,14 @@ class _State(NamedTuple):
     tree: Edges
     leaves: DendrogramOrder
     pairs: Int32Array
-    done: int
+    n_done: int
     size: int
     scan: EdgeScan
 
     @property
     def finished(self) -> bool:
-        """Whether all tile pairs have been looked at."""
-        return self.done >= len(self.pairs)
+        """Return whether all tile pairs have been processed."""
+        return self.n_done >= len(self.pairs)
 
 
 class Verifier:
@@ -104,9 +104,8 @@ class Verifier:
         Threads.
     progress : Progress
         Told the pairs of rows looked at.
-    dead_rows : bool
-        Whether rows that cannot have a lighter edge leave the products; switching it off changes nothing
-        but the time.
+    prune_rows : bool
+        Whether to leave out rows that cannot have an improving edge; this changes only the time.
     checkpoint : Checkpoint or None
         Where the state is kept between waves.
 
@@ -124,16 +123,16 @@ class Verifier:
         tile_rows: int,
         team: Workers,
         progress: Progress,
-        dead_rows: bool = True,
+        prune_rows: bool = True,
         checkpoint: Checkpoint | None = None,
     ) -> None:
         self._space, self._cores, self._team, self._progress = space, cores, team, progress
-        self._dead_rows, self._checkpoint = dead_rows, checkpoint
+        self._prune_rows, self._checkpoint = prune_rows, checkpoint
         self._starts = tile_starts(len(cores), tile_rows)
-        self._scanners = PerThread(lambda: space.work.scanner(space, tile_rows))
+        self._scanners = PerThread(lambda: space.kernels.scanner(space, tile_rows))
         self.n_candidates = 0
 
-    def close(self, tree: Edges) -> Edges:
+    def minimize_tree(self, tree: Edges) -> Edges:
         """Return a minimum spanning tree, by ascending height.
 
         Parameters
@@ -160,7 +159,7 @@ class Verifier:
 
     def _begin(self, tree: Edges) -> _State:
         leaves = dendrogram_order(len(self._cores), tree)
-        pairs = schedule(self._space.points, Layout(leaves.order, self._starts))
+        pairs = schedule(self._space.coordinates, Layout(leaves.order, self._starts))
         at = _State(tree, leaves, pairs, 0, self._first_size, self._scan(leaves))
         self._announce(at)
         return at
@@ -170,11 +169,11 @@ class Verifier:
         # Positions stay, so that finished pairs stay finished; only the gaps shrink.
         leaves = DendrogramOrder(at.leaves.order, path_maxima(tree, at.leaves.order))
         size = min(2 * at.size, max(self._first_size, len(at.pairs) // _LAST_WAVES))
-        after = _State(tree, leaves, at.pairs, at.done + at.size, size, at.scan)
+        after = _State(tree, leaves, at.pairs, at.n_done + at.size, size, at.scan)
         if self._checkpoint is not None and not after.finished and self._checkpoint.due():
             edges, leaves_now = after.tree._asdict(), after.leaves._asdict()
             self._checkpoint.save(
-                STATE, **edges, **leaves_now, pairs=after.pairs, done=after.done, size=after.size
+                STATE, **edges, **leaves_now, pairs=after.pairs, done=after.n_done, size=after.size
             )
         return after
 
@@ -188,14 +187,14 @@ class Verifier:
             return None
         tree = Edges(*(stored[name] for name in Edges._fields))
         leaves = DendrogramOrder(*(stored[name] for name in DendrogramOrder._fields))
-        done, size = int(stored["done"]), int(stored["size"])
-        at = _State(tree, leaves, stored["pairs"], done, size, self._scan(leaves))
+        n_done, size = int(stored["done"]), int(stored["size"])
+        at = _State(tree, leaves, stored["pairs"], n_done, size, self._scan(leaves))
         self._announce(at)
         return at
 
     def _scan(self, leaves: DendrogramOrder) -> EdgeScan:
         layout = Layout(self._space.xp.asarray(leaves.order), self._starts)
-        return self._space.work.edge_scan(self._space, layout, self._team)
+        return self._space.kernels.edge_scan(self._space, layout, self._team)
 
     @property
     def _first_size(self) -> int:
@@ -204,8 +203,8 @@ class Verifier:
     def _announce(self, at: _State) -> None:
         work = self._work(at)
         self._progress.phase("verify", float(work.sum()))
-        if at.done:
-            self._progress.advance(float(work[: at.done].sum()))
+        if at.n_done:
+            self._progress.advance(float(work[: at.n_done].sum()))
 
     def _work(self, at: _State) -> FloatArray:
         near = _NEAR_WORK if self._space.bounded else ()
@@ -213,14 +212,14 @@ class Verifier:
 
     def _wave(self, at: _State) -> Edges:
         """Look at some tile pairs, and return the best tree from all edges known then."""
-        n, part = len(self._cores), slice(at.done, at.done + at.size)
+        n, part = len(self._cores), slice(at.n_done, at.n_done + at.size)
         pairs, work = at.pairs[part], self._work(at)[part]
         tiles = by_position(self._space.xp, at.leaves, self._cores, self._starts)
-        between = gaps_between(at.leaves, self._starts, pairs)
-        at.scan.use(tiles, prune_rows=self._dead_rows)
-        bounds = batch_bounds(at.pairs, len(self._starts) - 1) - at.done
+        between = merge_heights_between(at.leaves, self._starts, pairs)
+        at.scan.use(tiles, prune_rows=self._prune_rows)
+        bounds = batch_bounds(at.pairs, len(self._starts) - 1) - at.n_done
         bounds = np.unique(np.clip(bounds, 0, len(pairs)))
-        found, held = [at.tree], 0
+        edge_sets, n_held = [at.tree], 0
 
         def find(number: int) -> Edges:
             batch = slice(int(bounds[number]), int(bounds[number + 1]))
@@ -234,8 +233,8 @@ class Verifier:
             self._progress.advance(float(amount))
             self.n_candidates += len(edges.u)
             if len(edges.u):
-                found.append(edges)
-                held += len(edges.u)
-            if held > n + min(n, _THIN_OUT):
-                found, held = [minimum_forest(n, concatenate(found))], 0
-        return minimum_forest(n, concatenate(found)) if len(found) > 1 else found[0]
+                edge_sets.append(edges)
+                n_held += len(edges.u)
+            if n_held > n + min(n, _THIN_OUT):
+                edge_sets, n_held = [minimum_forest(n, concatenate(edge_sets))], 0
+        return minimum_forest(n, concatenate(edge_sets)) if len(edge_sets) > 1 else edge_sets[0]

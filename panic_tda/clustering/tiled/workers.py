@@ -1,4 +1,4 @@
-"""Threads that work off tiles: one tile, one thread, and never more threads than cores."""
+"""Run tiles on a pool of threads: one thread per tile, by default one per available core."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-Kept = TypeVar("Kept")
+Value = TypeVar("Value")
 
 _AHEAD = 4
 """Tasks per thread that wait in the queue: enough to keep it busy, few enough to stop soon."""
 
 
-class PerThread(Generic[Kept]):
-    """Something that every thread makes for itself once, such as buffers."""
+class PerThread(Generic[Value]):
+    """A value that each thread makes once for itself, such as buffers."""
 
-    def __init__(self, make: Callable[[], Kept]) -> None:
+    def __init__(self, make: Callable[[], Value]) -> None:
         self._make = make
         self._local = threading.local()
 
-    def get(self) -> Kept:
-        """Return this thread's own."""
-        if not hasattr(self._local, "kept"):
-            self._local.kept = self._make()
-        kept: Kept = self._local.kept
-        return kept
+    def get(self) -> Value:
+        """Return the value of this thread."""
+        if not hasattr(self._local, "value"):
+            self._local.value = self._make()
+        value: Value = self._local.value
+        return value
 
 
 class Workers:
@@ -80,15 +80,15 @@ class Workers:
         largest: int = 8_192,
         progress: Progress | None = None,
     ) -> None:
-        """Do `work` on slices of `n` elements; whoever is told of each hears it in the thread that asks."""
+        """Call `work` on slices of `n` elements; `progress` advances in the calling thread."""
 
-        def one(some: slice) -> int:
-            work(some)
-            length: int = some.stop - some.start
+        def work_on_part(part: slice) -> int:
+            work(part)
+            length: int = part.stop - part.start
             return length
 
         at_once = min(largest, -(-n // (2 * self.n_threads)))
-        for amount in self.map(one, slices(n, at_once)):
+        for amount in self.map(work_on_part, slices(n, at_once)):
             if progress is not None:
                 progress.advance(float(amount))
 

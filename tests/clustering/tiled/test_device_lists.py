@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from panic_tda.clustering.tiled.contract import Survivors
+from panic_tda.clustering.tiled.contract import CandidatePairs
 from panic_tda.clustering.tiled.device_lists import Lists, _keys
 from panic_tda.clustering.tiled.layout import Layout, tile_starts
 from tests import strict_arrays
@@ -74,7 +74,7 @@ def filled(problem: Problem) -> Lists:
     lists = Lists(XP, layout, problem.length)
     for pair, codes, sims in problem.offers:
         rows, columns = (layout.rows(tile) for tile in pair)
-        lists.offer(Survivors(XP.asarray(codes), XP.asarray(sims)), pair, rows, columns)
+        lists.push(CandidatePairs(XP.asarray(codes), XP.asarray(sims)), pair, rows, columns)
     return lists
 
 
@@ -82,12 +82,12 @@ def filled(problem: Problem) -> Lists:
 @given(problem=problems())
 def test_lists_are_those_of_a_loop(problem: Problem) -> None:
     lists = filled(problem)
-    lists.settle()
+    lists.flush()
     expected = reference_lists(problem)
     assert lists.rows.get().tolist() == [[row for _, row in found] for found in expected]
     assert lists.sims.get().tolist() == [[product for product, _ in found] for found in expected]
     everyone = XP.asarray(problem.layout.order)
-    assert lists.worst(everyone).get().tolist() == [
+    assert lists.thresholds(everyone).get().tolist() == [
         expected[row][-1][0] for row in problem.layout.order.tolist()
     ]
 
@@ -96,7 +96,7 @@ def test_lists_are_those_of_a_loop(problem: Problem) -> None:
 @given(problem=problems())
 def test_what_waits_never_makes_a_threshold_too_high(problem: Problem) -> None:
     lists, expected = filled(problem), reference_lists(problem)
-    worst = lists.worst(XP.asarray(np.arange(len(expected), dtype=np.int32))).get().tolist()
+    worst = lists.thresholds(XP.asarray(np.arange(len(expected), dtype=np.int32))).get().tolist()
     assert all(seen <= found[-1][0] for seen, found in zip(worst, expected, strict=True))
 
 
@@ -105,7 +105,7 @@ def test_lists_fill_before_they_are_settled() -> None:
     layout = Layout(np.arange(4, dtype=np.int32), tile_starts(4, 4))
     codes = np.array([1, 2, 4, 6, 8, 9, 12, 13])
     lists = filled(Problem(layout, 2, [Offer((0, 0), codes, np.full(8, 0.5, dtype=np.float32))]))
-    assert lists.worst(XP.asarray(np.arange(4))).get().tolist() == [0.5] * 4
+    assert lists.thresholds(XP.asarray(np.arange(4))).get().tolist() == [0.5] * 4
 
 
 @settings(deadline=None)

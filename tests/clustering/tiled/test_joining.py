@@ -8,7 +8,7 @@ import pytest
 from panic_tda.clustering.tiled import host
 from panic_tda.clustering.tiled.joining import join_components
 from panic_tda.clustering.tiled.layout import Layout, local_layout
-from panic_tda.clustering.tiled.space import describe
+from panic_tda.clustering.tiled.space import build_space
 from panic_tda.clustering.tiled.workers import workers
 from panic_tda.progress import Silent
 from tests.clustering.tiled.test_tiled import anisotropic, unit
@@ -27,13 +27,13 @@ def test_where_all_panels_are_asked_the_nearest_row_is_found(n_axes: int) -> Non
     rng = np.random.default_rng(0)
     rows = unit(anisotropic(rng, 8 * 64 - 5, 200))
     cores, leader = np.zeros(len(rows)), rng.integers(0, 3, len(rows))
-    space = describe(np, rows, n_axes, rng)
+    space = build_space(np, rows, n_axes, rng)
     search = host.OutsideSearch(
         space, Layout(rng.permutation(len(rows)).astype(np.int32), np.array([0])), cores
     )
     search.begin(leader)
     asking = np.arange(0, len(rows), 7)
-    best, weights = search.find(asking, whole=False), weights_to(rows, cores, leader, asking)
+    best, weights = search.find(asking, full_rows=False), weights_to(rows, cores, leader, asking)
     chosen = weights[np.arange(len(asking)), best]
     assert np.isfinite(chosen).all()
     if not n_axes:
@@ -49,10 +49,10 @@ def test_components_of_any_size_are_joined(sizes: tuple[int, ...]) -> None:
     component = np.repeat(np.arange(len(sizes)), sizes)
     first = np.cumsum(sizes) - sizes
     leader = first[component]
-    space = describe(np, rows, 0, rng)
+    space = build_space(np, rows, 0, rng)
     with workers(2) as team:
         cores = rng.random(len(rows))
-        layout = local_layout(space.points, 100, rng)
+        layout = local_layout(space.coordinates, 100, rng)
         u, v = join_components(space, layout, cores, leader, team, rng, Silent())
     assert len(u) == len(sizes) - 1
     assert (leader == leader[0]).all()
@@ -69,10 +69,10 @@ def test_a_component_that_fills_whole_panels_asks_the_others() -> None:
     far = -np.ones(16) + 0.01 * rng.standard_normal((3, 16))
     rows = unit(np.vstack([near, far]))
     leader = np.where(np.arange(len(rows)) < len(rows) - 3, 0, len(rows) - 3)
-    space = describe(np, rows, 0, rng)
+    space = build_space(np, rows, 0, rng)
     search = host.OutsideSearch(
         space, Layout(np.arange(len(rows), dtype=np.int32), np.array([0])), np.zeros(len(rows))
     )
     search.begin(leader)
-    best = search.find(np.array([0, 500, len(rows) - 1]), whole=False)
+    best = search.find(np.array([0, 500, len(rows) - 1]), full_rows=False)
     assert (leader[best] != leader[[0, 500, len(rows) - 1]]).all()

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from panic_tda.arrays.rows import normalise
 from panic_tda.clustering.tiled.layout import tile_starts
-from panic_tda.clustering.tiled.light_edges import by_position, edges_within, gaps_between
-from panic_tda.clustering.tiled.space import describe
+from panic_tda.clustering.tiled.light_edges import by_position, edges_within, merge_heights_between
+from panic_tda.clustering.tiled.space import build_space
 from panic_tda.clustering.tiled.workers import workers
 from panic_tda.clustering.trees import DendrogramOrder, Edges, dendrogram_order, minimum_forest
 from tests import strict_arrays
@@ -56,7 +56,7 @@ def test_the_path_maximum_of_two_tiles_is_the_larger_height(problem: Problem) ->
     pairs = tile_pairs(problem.starts)
     np.testing.assert_array_equal(tiles.cores, problem.cores[problem.leaves.order])
     for (first, second), between in zip(
-        pairs.tolist(), gaps_between(problem.leaves, problem.starts, pairs), strict=True
+        pairs.tolist(), merge_heights_between(problem.leaves, problem.starts, pairs), strict=True
     ):
         for p in range(problem.starts[first], problem.starts[first + 1]):
             for q in range(max(p + 1, problem.starts[second]), problem.starts[second + 1]):
@@ -65,20 +65,20 @@ def test_the_path_maximum_of_two_tiles_is_the_larger_height(problem: Problem) ->
                     assert max(tiles.to_end[p], between, tiles.from_start[q]) == expected
 
 
-@pytest.mark.parametrize("dead_rows", [False, True])
+@pytest.mark.parametrize("prune_rows", [False, True])
 @pytest.mark.parametrize("xp", [np, strict_arrays.namespace], ids=["host", "device"])
 @settings(deadline=None)
 @given(problem=problems())
-def test_edges_are_the_forest_of_all_light_pairs(xp: object, dead_rows: bool, problem: Problem) -> None:
+def test_edges_are_the_forest_of_all_light_pairs(xp: object, prune_rows: bool, problem: Problem) -> None:
     vectors, cores, distances, leaves, starts = problem
-    space = describe(xp, xp.asarray(vectors), 0, np.random.default_rng(0))
+    space = build_space(xp, xp.asarray(vectors), 0, np.random.default_rng(0))
     tiles, pairs = by_position(xp, leaves, cores, starts), tile_pairs(starts)
-    scanner = space.work.scanner(space, int(np.diff(starts).max()))
+    scanner = space.kernels.scanner(space, int(np.diff(starts).max()))
     with workers(1) as team:
-        scan = space.work.edge_scan(space, tiles.layout, team)
-    scan.use(tiles, prune_rows=dead_rows)
+        scan = space.kernels.edge_scan(space, tiles.layout, team)
+    scan.use(tiles, prune_rows=prune_rows)
     for number, pair in enumerate(pairs.tolist()):
-        between = gaps_between(leaves, starts, pairs[number : number + 1])
+        between = merge_heights_between(leaves, starts, pairs[number : number + 1])
         if pair[0] == pair[1]:
             found = edges_within(scanner, tiles, pair[0])
         else:

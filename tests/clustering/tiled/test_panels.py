@@ -14,7 +14,7 @@ from panic_tda.clustering.tiled import microkernels, pair_kernels, panels
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
 from panic_tda.clustering.tiled.layout import Layout, tile_starts
 from panic_tda.clustering.tiled.microkernels import COLUMNS, PANEL, ROWS
-from panic_tda.clustering.tiled.space import describe
+from panic_tda.clustering.tiled.space import build_space
 from panic_tda.clustering.tiled.workers import workers
 from tests.clustering.tiled.test_tiled import unit
 
@@ -94,7 +94,7 @@ def candidates_of(
 
 
 def packed_rows(rows: np.ndarray, use_integers: bool, tile_rows: int, n_axes: int = 0) -> tuple:
-    space = describe(np, rows, n_axes, RNG(0))
+    space = build_space(np, rows, n_axes, RNG(0))
     layout = Layout(RNG(1).permutation(len(rows)).astype(np.int32), tile_starts(len(rows), tile_rows))
     with workers(2) as team:
         return space, layout, panels.pack(space, layout, team, use_integers)
@@ -246,5 +246,5 @@ def test_whole_rows_take_the_place_of_axes_that_reject_little(
     ]
     np.testing.assert_array_equal(*heights)
     # No tile is packed whole where whole rows are what is packed anyway.
-    assert any((own.held >= 0).any() for own in buffers if len(own.tiles))
-    assert not any((own.held >= 0).any() for own in buffers if not len(own.tiles))
+    assert any((own.packed_tiles >= 0).any() for own in buffers if len(own.tiles))
+    assert not any((own.packed_tiles >= 0).any() for own in buffers if not len(own.tiles))

@@ -10,11 +10,11 @@ import pytest
 
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.tiled import device_lists, engine, host
-from panic_tda.clustering.tiled.contract import Space, Survivors
+from panic_tda.clustering.tiled.contract import CandidatePairs, Space
 from panic_tda.clustering.tiled.cores import Cores, _Nearest
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
 from panic_tda.clustering.tiled.layout import Layout, tile_starts
-from panic_tda.clustering.tiled.space import describe
+from panic_tda.clustering.tiled.space import build_space
 from panic_tda.clustering.tiled.workers import workers
 from tests import strict_arrays
 from tests.clustering.tiled.test_tiled import assert_exact, fit, unit
@@ -32,7 +32,7 @@ def test_a_pile_takes_no_more_memory_than_was_said(n: int) -> None:
     rows, ones = pile(n), np.ones(n, dtype=np.int64)
     backend = TiledBackend(Settings(threads=2, n_axes=0))
     with workers(2) as team:
-        said = backend.memory(describe(np, rows, 0, np.random.default_rng(0)), 10, team)
+        said = backend.memory(build_space(np, rows, 0, np.random.default_rng(0)), 10, team)
     options = FitOptions(min_samples=10, distance_floor=1e-5)
     backend.fit(rows[:100], ones[:100], options)  # compiles
     tracemalloc.start()
@@ -93,9 +93,11 @@ def test_what_is_offered_at_once_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     rows = xp.asarray(np.arange(2 * width, dtype=np.int32))
     lists = device_lists.Lists(xp, Layout(rows, tile_starts(2 * width, width)), 5)
     sims = np.random.default_rng(0).random((width, width)).astype(np.float32)
-    everything = Survivors(xp.asarray(np.arange(width * width, dtype=np.int32)), xp.asarray(sims.ravel()))
-    lists.offer(everything, (0, 1), rows[:width], rows[width:])
-    lists.settle()
+    everything = CandidatePairs(
+        xp.asarray(np.arange(width * width, dtype=np.int32)), xp.asarray(sims.ravel())
+    )
+    lists.push(everything, (0, 1), rows[:width], rows[width:])
+    lists.flush()
     assert max(entered) <= 500 + width * 5 + 5 * width
     best = np.concatenate([np.argsort(-sims, axis=1)[:, :5] + width, np.argsort(-sims.T, axis=1)[:, :5]])
     assert lists.rows.get().tolist() == best.tolist()

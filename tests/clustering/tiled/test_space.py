@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from panic_tda.clustering.tiled.space import describe
+from panic_tda.clustering.tiled.space import build_space
 from panic_tda.errors import PanicTdaError
 from tests.clustering.tiled.test_tiled import unit
 from tests.clustering.tiled.test_tiled_device import LIBRARIES, library_of
@@ -53,9 +53,9 @@ def test_imprecise_products_are_refused(d: int, coarse: type[Coarse]) -> None:
     """At 4,096 dimensions the margin, 2.5e-4, let TF32's products pass: they are off by 4e-5."""
     rng = np.random.default_rng(0)
     rows = unit(rng.standard_normal((600, d)))
-    assert describe(np, rows, 0, rng).margin < 1e-7 * (d + 7)
+    assert build_space(np, rows, 0, rng).margin < 1e-7 * (d + 7)
     with pytest.raises(PanicTdaError, match="TF32"):
-        describe(np, rows.view(coarse), 0, rng)
+        build_space(np, rows.view(coarse), 0, rng)
 
 
 class OneByOne(np.ndarray):
@@ -78,7 +78,7 @@ def test_float32_is_float32_whatever_the_rows(library: str) -> None:
     assert np.abs(rows[:512].view(OneByOne) @ rows[:512].T - exact).max() > 1e-5
     xp = np if library == "numpy" else library_of(library)
     for library_rows, module in ((xp.asarray(rows), xp), (rows.view(OneByOne), np)):
-        assert describe(module, library_rows, 0, rng).margin < 1e-4
+        assert build_space(module, library_rows, 0, rng).margin < 1e-4
 
 
 class Wrong(np.ndarray):
@@ -94,4 +94,4 @@ def test_products_beyond_the_margin_are_refused() -> None:
     rng = np.random.default_rng(0)
     rows = unit(rng.standard_normal((600, 64)))
     with pytest.raises(PanicTdaError, match="off by"):
-        describe(np, rows.view(Wrong), 0, rng)
+        build_space(np, rows.view(Wrong), 0, rng)

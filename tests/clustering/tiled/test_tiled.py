@@ -158,11 +158,11 @@ def test_tile_size_changes_nothing(tile_rows: int) -> None:
 
 
 @pytest.mark.parametrize("n_axes", [0, 8, 64])
-@pytest.mark.parametrize("dead_rows", [False, True])
+@pytest.mark.parametrize("prune_rows", [False, True])
 @pytest.mark.parametrize("name", ["anisotropic_768", "uniform_flat_768"])
-def test_pruning_changes_nothing(name: str, dead_rows: bool, n_axes: int) -> None:
+def test_pruning_changes_nothing(name: str, prune_rows: bool, n_axes: int) -> None:
     rows = unit(DATA[name](np.random.default_rng(3)))
-    assert_exact(fit(rows, 8, tile_rows=128, n_axes=n_axes, dead_rows=dead_rows), rows, 8)
+    assert_exact(fit(rows, 8, tile_rows=128, n_axes=n_axes, prune_rows=prune_rows), rows, 8)
 
 
 @pytest.mark.parametrize("pass_", ["neighbours", "verify"])
@@ -183,7 +183,7 @@ def test_the_bound_in_one_pass_alone_changes_nothing(pass_: str, monkeypatch: py
     progress = Phases()
     how = {"bound_neighbours": pass_ == "neighbours", "bound_verify": pass_ == "verify"}
     # The verify pass has no work on so few rows unless it begins with a poor tree.
-    backend = TiledBackend(Settings(tile_rows=128, n_axes=8, first_tree=random_tree, **how))
+    backend = TiledBackend(Settings(tile_rows=128, n_axes=8, initial_tree=random_tree, **how))
     options = FitOptions(min_samples=8, distance_floor=FLOOR, progress=progress)
     assert_exact(backend.fit(rows, np.ones(len(rows), dtype=np.int64), options), rows, 8)
     assert {length for _, length in packed} == {9, 768}
@@ -208,14 +208,14 @@ def star(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(1, n), np.zeros(n - 1, dtype=np.int64)
 
 
-@pytest.mark.parametrize("first_tree", [random_tree, star])
-@pytest.mark.parametrize("dead_rows", [False, True])
+@pytest.mark.parametrize("initial_tree", [random_tree, star])
+@pytest.mark.parametrize("prune_rows", [False, True])
 @pytest.mark.parametrize("name", DATA)
-def test_verify_pass_repairs_any_first_tree(name: str, dead_rows: bool, first_tree: object) -> None:
+def test_verify_pass_repairs_any_initial_tree(name: str, prune_rows: bool, initial_tree: object) -> None:
     """On small data the first tree is right already; a verify pass that did nothing would go unnoticed."""
     rows = unit(DATA[name](np.random.default_rng(5)))
     min_samples = min(5, len(rows))
-    tree = fit(rows, min_samples, tile_rows=60, dead_rows=dead_rows, first_tree=first_tree)
+    tree = fit(rows, min_samples, tile_rows=60, prune_rows=prune_rows, initial_tree=initial_tree)
     assert_exact(tree, rows, min_samples)
 
 
@@ -341,20 +341,20 @@ def problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
 @given(
     problem=problems(),
     tile_rows=st.integers(1, 40),
-    dead_rows=st.booleans(),
+    prune_rows=st.booleans(),
     n_axes=st.sampled_from([0, 4]),
-    first_tree=st.sampled_from([None, random_tree]),
+    initial_tree=st.sampled_from([None, random_tree]),
 )
 def test_any_small_problem(
     problem: tuple[np.ndarray, np.ndarray, int],
     tile_rows: int,
-    dead_rows: bool,
+    prune_rows: bool,
     n_axes: int,
-    first_tree: object,
+    initial_tree: object,
 ) -> None:
     rows, weights, min_samples = problem
     tree = fit(
         rows, min_samples, weights,
-        tile_rows=tile_rows, dead_rows=dead_rows, n_axes=n_axes, first_tree=first_tree,
+        tile_rows=tile_rows, prune_rows=prune_rows, n_axes=n_axes, initial_tree=initial_tree,
     )  # fmt: skip
     assert_exact(tree, rows, min_samples, weights)

@@ -18,7 +18,7 @@ from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.clustering.tiled import device, layout, neighbours
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
-from panic_tda.clustering.tiled.space import describe
+from panic_tda.clustering.tiled.space import build_space
 from panic_tda.devices import cuda
 from panic_tda.errors import UnsupportedOnBackend
 from panic_tda.types import SpanningTree
@@ -80,19 +80,19 @@ def test_tile_size_changes_nothing(tile_rows: int, library: str) -> None:
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize(("dead_rows", "resident"), [(False, True), (True, False)])
+@pytest.mark.parametrize(("prune_rows", "resident"), [(False, True), (True, False)])
 @pytest.mark.parametrize("n_axes", [0, 64])
-def test_pruning_changes_nothing(resident: bool, n_axes: int, dead_rows: bool, library: str) -> None:
+def test_pruning_changes_nothing(resident: bool, n_axes: int, prune_rows: bool, library: str) -> None:
     rows = unit(anisotropic(np.random.default_rng(3)))
-    tree = on_device(library, rows, 8, tile_rows=128, n_axes=n_axes, dead_rows=dead_rows, resident=resident)
+    tree = on_device(library, rows, 8, tile_rows=128, n_axes=n_axes, prune_rows=prune_rows, resident=resident)
     assert_exact(tree, rows, 8)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("name", ["blobs", "rings", "near_copies", "anisotropic_768", "touching_arcs"])
-def test_verify_pass_repairs_any_first_tree(name: str, library: str) -> None:
+def test_verify_pass_repairs_any_initial_tree(name: str, library: str) -> None:
     rows = unit(DATA[name](np.random.default_rng(5)))
-    tree = on_device(library, rows, 5, tile_rows=100, first_tree=random_tree)
+    tree = on_device(library, rows, 5, tile_rows=100, initial_tree=random_tree)
     assert_exact(tree, rows, 5)
 
 
@@ -135,10 +135,10 @@ def test_the_nearest_row_of_another_component(library: str, monkeypatch: pytest.
     products = rows[asking].astype(np.float64) @ rows.astype(np.float64).T
     weights = np.maximum(weights, np.sqrt(np.maximum(2 - 2 * products, 0)))
     weights[leader[asking][:, None] == leader] = np.inf
-    space = describe(xp, xp.asarray(rows), 0, rng)
+    space = build_space(xp, xp.asarray(rows), 0, rng)
     search = device.OutsideSearch(space, layout.Layout(xp.arange(900), np.array([0, 900])), cores)
     search.begin(leader)
-    best = search.find(asking, whole=True)
+    best = search.find(asking, full_rows=True)
     np.testing.assert_allclose(weights[np.arange(200), best], weights.min(axis=1), atol=1e-6)
 
 
@@ -203,7 +203,7 @@ def test_a_killed_fit_goes_on(states: int, library: str, tmp_path: Any) -> None:
 
 OTHERS = [
     {"n_axes": 0},
-    {"n_axes": 16, "threads": 1, "dead_rows": False},
+    {"n_axes": 16, "threads": 1, "prune_rows": False},
     {"bound_neighbours": False, "bound_verify": False, "threads": 3},
 ]
 

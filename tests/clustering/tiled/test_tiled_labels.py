@@ -42,8 +42,8 @@ ENGINES = {
     "tiles that divide": Settings(tile_rows=11),
     "tiles that do not": Settings(tile_rows=16),
     "one tile": Settings(),
-    "nothing pruned": Settings(tile_rows=30, n_axes=0, dead_rows=False),
-    "a random first tree": Settings(tile_rows=13, n_axes=8, first_tree=random_tree),
+    "nothing pruned": Settings(tile_rows=30, n_axes=0, prune_rows=False),
+    "a random first tree": Settings(tile_rows=13, n_axes=8, initial_tree=random_tree),
 }
 ASKED: dict[str, dict[str, Any]] = {
     "no epsilon": {"epsilon": 0.0, "allow_single_cluster": False, "min_cluster_size": 4, "min_samples": 3},
