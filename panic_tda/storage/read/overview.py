@@ -1,4 +1,4 @@
-"""What a database contains, at a glance: models, embeddings, runs, networks and clusterings.
+"""Count what a database contains: models, embeddings, runs, networks and clusterings.
 
 Embeddings and invocations are counted in indexes: no row of theirs is read.
 """
@@ -51,7 +51,7 @@ class ModelOverview:
 
 @dataclass(frozen=True)
 class DatabaseOverview:
-    """What a database contains.
+    """Contents of a database, as counts.
 
     Attributes
     ----------
