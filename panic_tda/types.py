@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 OUTLIER = -1
 """Label of rows that belong to no cluster."""
 CLUSTERED, SKIPPED, FAILED, UNCHANGED = "clustered", "skipped", "failed", "unchanged"
-"""Statuses of a model in `ModelOutcome`; a recut is unchanged if it was stored before."""
+"""Statuses of a model in `ModelOutcome`.
+
+A recut with the settings of its source is unchanged, and nothing is stored.
+"""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class LighterEdges:
 
 @dataclass(frozen=True)
 class SpanningTree:
-    """A minimum spanning tree of the mutual reachability graph.
+    """A spanning tree of the mutual reachability graph, minimal unless `lighter_edges` says otherwise.
 
     Attributes
     ----------
@@ -177,10 +180,10 @@ class FinishedClustering:
     medoids : dict of int to int
         Row of the medoid of every cluster, by label.
     persistence : dict of int to float
-        Persistence of every cluster, by label.
+        Persistence of every cluster, by label; 1 for the root cluster.
     medoid_copies : dict of int to int
-        Number of embeddings with the same vector as the medoid, including the medoid, by label; empty if they
-        were not counted.
+        Number of embeddings whose vector equals the medoid's bit by bit after normalisation, including the
+        medoid, by label; empty if they were not counted.
     tree : SpanningTree or None
         The tree over all rows, in the order of `ids`; None if it is not stored.
     """

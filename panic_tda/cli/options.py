@@ -158,7 +158,7 @@ class Group(Command, click.Group):
                     for parameter in command.params
                 ):
                     raise
-                hint = f"{name} goes behind the name of the command: {ctx.info_name} COMMAND {name} …"
+                hint = f"{name} goes after the name of the command: {ctx.info_name} COMMAND {name} …"
                 raise click.UsageError(hint, ctx) from error
 
     def resolve_command(
@@ -312,7 +312,7 @@ MIN_SAMPLES = (
 def values(read: Callable[[str], Any]) -> Callable[..., list[Any] | None]:
     """Return the callback of an option that takes comma-separated numbers and ranges `FROM:TO:STEP`.
 
-    A range includes both ends.
+    A range includes FROM, and TO if a whole number of steps reaches it.
 
     Parameters
     ----------
@@ -336,7 +336,10 @@ def values(read: Callable[[str], Any]) -> Callable[..., list[Any] | None]:
 
 
 def _expand_range(text: str, read: Callable[[str], Any]) -> list[Any]:
-    first, last, step = (read(word) for word in text.split(":"))
+    ends = [read(word) for word in text.split(":")]
+    if len(ends) != 3:
+        raise ValueError("a range has three parts, FROM:TO:STEP")
+    first, last, step = ends
     if not step > 0 or not last >= first or not (last - first) / step < _MOST_VALUES:
         raise ValueError("FROM must not be above TO, and STEP must be positive and not too small")
     # 0.1 + 0.1 + 0.1 is not 0.3: steps are multiplied, and the values are rounded.

@@ -10,7 +10,7 @@ import click
 from panic_tda.cli import completion, display, options, terminal
 from panic_tda.cli.options import option
 from panic_tda.cli.rendering import common
-from panic_tda.wording import shorten_ids
+from panic_tda.wording import pluralize, shorten_ids
 
 
 @options.command("list-clusterings", example="list-clusterings --model MiniLM --limit 10")
@@ -135,7 +135,8 @@ def delete_clusterings(
     with display.make_progress() as progress:
         progress.phase("delete")
         saving.delete_clusterings(opened, [summary.id for summary in readable], unreadable)
-    terminal.print_data(f"Deleted {len(readable) + len(unreadable)}.")
+    n_deleted = len(readable) + len(unreadable)
+    terminal.print_data(f"Deleted {n_deleted} {pluralize(n_deleted, 'clustering')}.")
 
 
 @options.command("save-pending", example="save-pending --db trajectory_data.sqlite")

@@ -1,7 +1,7 @@
 """Export of rows into files of Parquet, Arrow, CSV or NDJSON, chosen by the file name extension.
 
-Rows are written in groups of some ten thousand while they are read. An unfinished file has a temporary name.
-It replaces an existing file only when it is complete.
+Rows are written while they are read, in groups of up to 100,000 rows or about 32 MiB. An unfinished file has
+a temporary name. It replaces an existing file only when it is complete.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GROUP_ROWS = 100_000
 GROUP_BYTES = 32 << 20
 """Largest number of rows of a group, and approximate largest size of it in bytes."""
 _COMPRESSION = "zstd"
-_RUN_BY_SPREADSHEETS = r"^'*([\t\r\n]|\s*[=+\-@＝＋－＠])"
+_FORMULA = r"^'*([\t\r\n]|\s*[=+\-@＝＋－＠])"
 """Texts that a spreadsheet would run as a formula, and texts that look like an escaped one.
 
 See https://owasp.org/www-community/attacks/CSV_Injection.
@@ -247,11 +247,11 @@ def _read_rows(batch: pa.RecordBatch, at_once: int = 1000) -> Iterator[dict[str,
 def _escape_formulas(texts: pa.Array) -> pa.Array:
     """Put a `'` before texts that a spreadsheet would run as formulas.
 
-    It is also put before texts that already begin with such marks. Removing one mark from every text that
-    `_RUN_BY_SPREADSHEETS` matches restores the original texts.
+    It is also put before texts that look escaped already, such as `'=1`. Removing one mark from every
+    text that `_FORMULA` matches restores the original texts.
     """
-    runs = pc.match_substring_regex(texts, _RUN_BY_SPREADSHEETS)
-    return pc.if_else(runs, pc.binary_join_element_wise("'", texts, ""), texts)
+    is_formula = pc.match_substring_regex(texts, _FORMULA)
+    return pc.if_else(is_formula, pc.binary_join_element_wise("'", texts, ""), texts)
 
 
 def _replace_infinite(column: pa.Array) -> pa.Array:

@@ -1,12 +1,19 @@
 """Compute recuts, sweeps, comparisons, trajectories and densities from stored clusterings.
 
-One file a question: `recut` (other clusters from the same tree), `sweep` (many settings side by side),
-`comparison` (what became of each cluster in another clustering), `density` (are the outliers real?), over
-`agreement` (how far labels agree); `layout` (where do embeddings lie on a map?); `trajectories` (what do runs
-do?) and `step_rows` (the steps themselves, for a file), over `milestones` (a state for every step), `dwell`
-(how long visits last), `memoryless` (do they remember?) and `recurrence` (repeats of the texts); `run_groups`
-sums runs up, over `intervals` (by resampling runs) and `differences` (of networks); `markov`, `divergence`,
-`stability`, `merges`, `outlier_scores` and `origins` (over `keywords`) each answer one more. In flow results
-that `storage` reads (labels, probabilities, trees, the steps of runs); out flow plain data for `cli` and
-`report`. Nothing here knows a terminal, and every query is a function of `storage`.
+Input: labels, probabilities, trees and steps of runs, read by `storage`. Output: frozen dataclasses with
+`to_dict`, for `cli` and `report`. Nothing here prints, and every query is a function of `storage`.
+
+Settings
+    `recut` cuts other clusters from a stored tree, `sweep` compares many settings, `comparison` compares two
+    clusterings (`agreement` has the indices), `merges` lists where clusters join, `stability` refits samples
+    of runs.
+Rows
+    `density` examines outliers, `outlier_scores` grades them, `layout` places rows on a map (`umap_loops`
+    keeps compiled code of umap-learn), `keywords` and `origins` describe clusters.
+Runs
+    `trajectories` studies runs, `step_rows` lists their steps. Below them: `milestones` (a state for each
+    step), `branches`, `dwell`, `memoryless`, `recurrence`, `run_groups`, `intervals` and `differences`.
+    `dynamics`, `markov` and `divergence` describe how runs move.
+Plans
+    `planning` estimates time (`costs`) and memory (`memory`) before anything is clustered.
 """

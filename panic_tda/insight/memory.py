@@ -79,6 +79,6 @@ def _estimate_memory(
     needed = backend.bytes_needed(*shape, options)
     if reason is None and not options.on_device:
         reason = missing_memory(name, needed, folder)
-    # cuML needs device memory, even if it cannot run here.
+    # An inexact backend (cuML) needs device memory, even if it cannot run here.
     on_device = options.on_device or not backend.exact
     return BackendMemory(needed, on_device, fits=reason is None, reason=reason)

@@ -178,7 +178,7 @@ def test_a_log_file_before_the_command_gets_the_log(tmp_path: Path) -> None:
 def test_options_of_one_command_are_told_where_they_go(words: list[str], json_too: list[str]) -> None:
     result = invoke(*words, "list-clusterings", *json_too)
     name = words[0].partition("=")[0]
-    said = f"{name} goes behind the name of the command: panic-tda COMMAND {name} …"
+    said = f"{name} goes after the name of the command: panic-tda COMMAND {name} …"
     assert result.exit_code == 2
     assert said in result.stderr
     if json_too:

@@ -21,15 +21,15 @@ N_AXES = 64
 CHOICES = (48, 64, 96)
 """Numbers of axes from which the cheapest is chosen."""
 _SINGLE_PRODUCT = 8
-"""Price of a dimension of a single product of rows, in multiplications of the micro-kernel."""
+"""Cost of one dimension of an exact product, in multiply-adds of the micro-kernel."""
 _ASKING, _ASKED, _ASKED_SHARE = 128, 4_096, 4
-"""Rows from whose products the number of axes is chosen; those that are asked are at most a share of all."""
+"""Rows that query, rows that are queried, and the latter's largest share of all rows (one in so many)."""
 MIN_FEATURES = 160
 """Fewer dimensions than this cost hardly more than the bound itself."""
 _SAMPLE_ROWS = 16_384
 _CHUNK_ROWS = 2_048
 _MAX_SKIPPED = 16
-"""Most tiles in a row for which the bound is skipped, after as many useless evaluations in a row."""
+"""Largest number of consecutive tiles for which the bound is skipped, after as many useless evaluations."""
 
 
 def pay(n_axes: int, n_features: int) -> bool:

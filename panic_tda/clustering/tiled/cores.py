@@ -10,15 +10,15 @@ less than `missing`, so the one looked for has s' ≤ kth + η.
 `high` = kth + 2η: what has s̃ > `high` has s' > kth + η and is certainly nearer than the one looked for. It
 need not be measured, but counts: `missing` goes down by its weight.
 `low` = kth - 2η: what has s̃ < `low` has s' < kth - η and is certainly farther.
-`first`, `last` bound what is left, s̃ from `low` to `high`. These few are measured in float64, and the
-`missing`-th of them by distance is the one looked for.
+`first`, `last` (in `cores_from_lists`) bound what is left, s̃ from `low` to `high`. These few are measured in
+float64, and the `missing`-th of them by distance is the one looked for.
 
 A list whose last entry still has s̃ ≥ `low` may have lost some of them, unless it holds all rows; its row is
-looked up again among all rows. What its list came to bounds the distance looked for from above: no row has a
-say that is not nearer, and fewer have from one tile to the next, since the nearest so far lower that bound.
-So a row keeps at most as many others as it misses samples, however many lie within η of the k-th. Where
-float32 products leave much of a tile in doubt, those of float64 rows come before the measuring: they err by
-1e-12 (`margins.square_margin`), and cost half as much as measuring. A tile after such a one begins with them.
+looked up again among all rows. Its list bounds the distance from above: only rows closer than this bound can
+change the result. The bound shrinks as tiles are processed, so fewer rows qualify. A row keeps at most as
+many others as it misses samples, however many lie within η of the k-th. If float32 products leave more than a
+third of a tile undecided, the tile is multiplied in float64 before pairs are measured: these products err by
+1e-12 (`margins.square_margin`) and cost half as much as measuring. The next tile then begins with them.
 
 Two functions implement the rule for the lists, with these names: `row_kernels.cores_from_lists` for the lists
 of `host`, and `device.cores_from_lists`.
@@ -42,9 +42,12 @@ if TYPE_CHECKING:
     from panic_tda.types import Array, ArrayModule, FloatArray, IntArray
 
 _BATCH_ROWS, _BATCH_NEAREST = 256, 1 << 16
-"""Most rows that are looked up at once, and most that these keep, but for a single one that needs more."""
+"""Largest number of rows per batch, and of neighbours that a batch keeps; a batch has at least one row."""
 _DENSE_SHARE = 1 / 3
-"""Pairs of a tile from which on products in float64 pay: at 768 dimensions 40 ns a pair, measuring 100."""
+"""Share of undecided pairs above which the whole tile is multiplied in float64.
+
+At 768 dimensions that takes 40 ns per pair, and measuring one pair 100 ns.
+"""
 _PAIR_BYTES = 128
 """A pair of rows, its products, its distance, and what sorting takes."""
 

@@ -15,7 +15,7 @@ extern "C" __global__ void collect(const float* products, const float* lower_row
                                    const int width, const long long limit, int* codes,
                                    unsigned long long* found)
 {
-    // One row of the tile a block of the grid's second dimension; its threshold is read once.
+    // blockIdx.y is the row of the tile; several blocks of threads may share a row.
     const int i = blockIdx.y;
     const float lower = lower_rows[i];
     const float* row = products + (long long)i * width;
@@ -62,9 +62,9 @@ def _compiled() -> Any:
 
 
 def collect(products: Array, lower_rows: Array, lower_columns: Array, limit: int) -> Array:
-    """List the pairs as `device.collect` does, in one pass over the products.
+    """List the pairs as `device.collect` does, in one pass over the products if there are few, else in two.
 
-    There is room for few codes at first, since few is the rule; where there are more, a second pass follows.
+    There is room for few pair indices at first; if there are more, a second pass follows.
     The codes come from all threads at once, so they are sorted: what follows sees one order always.
     """
     import cupy

@@ -155,9 +155,10 @@ def expected_work(
     Parameters
     ----------
     near : tuple of float
-        How often the diagonal counts, then as many near tile pairs as there are tiles, then as many again.
+        Cost factors: `near[0]` of the `n_tiles` pairs on the diagonal, `near[1]` of the next `n_tiles` pairs,
+        and so on.
     decline : float
-        By how much less than once the very last pair counts, those in between in proportion.
+        The factor of the other pairs falls linearly from 1 to 1 - `decline`.
     """
     sizes = np.diff(layout.starts).astype(np.float64)
     work: FloatArray = sizes[pairs[:, 0]] * sizes[pairs[:, 1]]

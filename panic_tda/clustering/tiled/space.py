@@ -2,8 +2,8 @@
 
 The two numbers that it measures carry the proof. η, the margin, says how far a float32 product of two rows
 may lie from the truth; it follows from the number of dimensions and from how far norms are from 1
-(`margins`). The slack adds to it what a product on the axes may lack (`axes`). Both suppose that float32
-numbers are multiplied as they are, which is put to the test before anything rests on it.
+(`margins`). The slack adds to it the error of the bound (`margins.bound_margin`). Both assume full
+float32 products, which `_require_precise` checks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _SAMPLE_ROWS = 512
 _ALL_BITS = 1 - 2.0**-24
-"""A float32 number that no type of fewer bits holds: TF32, bfloat16 and float16 make 1 of it."""
+"""A number that needs all 24 bits of a float32; TF32, bfloat16 and float16 round or cut it."""
 
 
 def select_kernels(xp: ArrayModule) -> Kernels:
@@ -32,7 +32,7 @@ def select_kernels(xp: ArrayModule) -> Kernels:
 
 
 def build_space(xp: ArrayModule, vectors: Array, n_axes: int | None, rng: np.random.Generator) -> Space:
-    """Measure the margins, and project the rows unless they are so short that this would not pay.
+    """Measure the margins, and project the rows unless they have too few dimensions for that to save time.
 
     Parameters
     ----------
@@ -73,9 +73,9 @@ def build_space(xp: ArrayModule, vectors: Array, n_axes: int | None, rng: np.ran
 def _require_precise(xp: ArrayModule, vectors: Array, margin: float) -> None:
     """Refuse a library that multiplies less than float32: every bound rests on that.
 
-    Rows cannot tell: with many dimensions TF32's errors stay within the margin of a sample, and float32's own
-    exceed whatever lies below it. So numbers that need all of float32's bits are multiplied by 1, and nothing
-    else; the sums of such products are exact in any order. The sample is for what nobody thought of.
+    Sampled rows cannot reveal TF32: its errors are below the proven margin, and a tighter limit would reject
+    correct float32. So numbers that need all bits of a float32 are multiplied by 1 and 0 only; the sums of
+    such products are exact in any order. A sample of rows is checked too, against faults of other kinds.
     """
     sample = take_slice(xp, vectors, slice(0, _SAMPLE_ROWS))
     ones = xp.zeros_like(sample) + xp.float32(1)

@@ -54,7 +54,10 @@ def check_neighbours(state: _State, n_tiles: int) -> None:
         part, products = rows[chunk], sims[chunk]
         empty = part == -1
         _require(bool(((part >= -1) & (part < n)).all()), "a row number is out of range")
-        _require(bool(xp.where(empty, products == -np.inf, xp.isfinite(products)).all()), "a product is none")
+        _require(
+            bool(xp.where(empty, products == -np.inf, xp.isfinite(products)).all()),
+            "a product is neither finite nor that of an empty entry",
+        )
     _require_order(state["order"])
     _require_pairs(state, n_tiles)
 
@@ -69,7 +72,7 @@ def check_verify(state: _State, n_tiles: int) -> None:
     """
     _require_tree(state)
     _require_order(state["order"])
-    _require(bool((state["gaps"] >= 0).all()), "a merge height is none")
+    _require(bool((state["gaps"] >= 0).all()), "a merge height is negative or not a number")
     _require(int(state["size"]) >= 1, "a count is out of range")
     _require_pairs(state, n_tiles)
 
@@ -80,10 +83,10 @@ def check_tree(state: _State) -> None:
     Raises
     ------
     UnusableState
-        They are no spanning tree by ascending height, or a distance is none.
+        They are no spanning tree by ascending height, or a distance is not finite or is negative.
     """
     cores = state["cores"]
-    _require(bool((np.isfinite(cores) & (cores >= 0)).all()), "a core distance is none")
+    _require(bool((np.isfinite(cores) & (cores >= 0)).all()), "a core distance is not finite or is negative")
     _require_tree(state)
 
 
@@ -101,7 +104,7 @@ def _require_tree(state: _State) -> None:
     n = len(height) + 1
     for ends in (u, v):
         _require(bool(((ends >= 0) & (ends < n)).all()), "a row number is out of range")
-    _require(bool((np.isfinite(height) & (height >= 0)).all()), "a height is none")
+    _require(bool((np.isfinite(height) & (height >= 0)).all()), "a height is not finite or is negative")
     _require(bool((np.diff(height) >= 0).all()), "its heights do not ascend")
     _require(len(minimum_forest(n, Edges(u, v, height)).u) == n - 1, "its edges do not join all rows")
 
