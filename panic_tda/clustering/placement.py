@@ -178,7 +178,7 @@ def missing_memory(backend: str, needed: int, work_dir: Path | None) -> str | No
     if backend in backends.ON_HOST:
         return f"{problem}. Sample with --downsample, or use --backend tiled"
     return (
-        f"{problem}. Sample with --downsample, or set --memory-limit below what is available: slower, because "
+        f"{problem}. Sample with --downsample, or set --memory-limit below what is available: slower, as "
         f"vectors and lists are then in files{free_text(work_dir or Path(tempfile.gettempdir()))}"
     )
 
