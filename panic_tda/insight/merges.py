@@ -201,7 +201,8 @@ def _join(u: IntArray, v: IntArray, labels: IntArray, n_clusters: int) -> IntArr
             if not is_counted[labels[row]]:
                 is_counted[labels[row]] = True
                 n_clusters_below[row] = 1
-    merges = np.empty((max(0, n_clusters - 1), 4), dtype=np.int64)
+    # Of the clusters of this tree at most n_clusters - 1 join; stored labels may be those of no cut of it.
+    merges = np.empty((len(u), 4), dtype=np.int64)
     n_merges = 0
     for edge in range(len(u)):
         left, right = find(above, u[edge]), find(above, v[edge])

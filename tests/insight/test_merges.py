@@ -19,6 +19,16 @@ def test_merges_by_hand() -> None:
     assert list_merges(tree, np.full(7, OUTLIER)) == ()
 
 
+def test_labels_of_no_cut_of_the_tree_write_nothing_beside_the_merges() -> None:
+    # Damaged labels: 0 and 1 alternate, so that nearly every edge joins both. More merges than clusters were
+    # written beyond the end of their array, which ended the process.
+    n = 400
+    tree = SpanningTree(np.arange(n - 1), np.arange(1, n), np.linspace(0.1, 1.0, n - 1))
+    merges = list_merges(tree, np.arange(n) % 2)
+    assert {(merge.a, merge.b) for merge in merges} == {(0, 1)}
+    assert len(merges) > 1
+
+
 def planted_blobs(seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(6, 12))
