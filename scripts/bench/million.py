@@ -91,7 +91,7 @@ def _work(path: Path) -> None:
     from panic_tda.storage.read.census import take_census
     from panic_tda.storage.read.loading import load_embeddings
     from panic_tda.storage.schema.tables import utc_now
-    from panic_tda.storage.write.saving import finish, save_clustering
+    from panic_tda.storage.write.saving import build_result, save_clustering
 
     asked = ClusteringParameters(backend="tiled")
     database = open_database(path)
@@ -104,7 +104,7 @@ def _work(path: Path) -> None:
         matrix = load_embeddings(database, census)
         found = cluster_rows(matrix.vectors, asked, watch)
         watch.phase("save")
-        finished = finish(matrix, found, began)
+        finished = build_result(matrix, found, began)
         with database.writing() as connection:
             save_clustering(connection, finished)
     stages = {name: phase for name, phase in watch.phases.items() if name != BEFORE}

@@ -164,7 +164,7 @@ def test_csv_holds_what_looking_up_finds(
     assert export_clustering(database, clustering(database), path).rows == len(expected)
     found = read_csv(path)
     assert [tuple(row) for row in found] == [COLUMNS] * len(expected)
-    runs = re.compile(exporting._RUN_BY_SPREADSHEETS)
+    runs = re.compile(exporting._FORMULA)
     for row, wanted in zip(found, expected, strict=True):
         assert float(row.pop("core_distance")) > 0
         for name, value in wanted.items():

@@ -302,7 +302,7 @@ def test_arrays_and_texts_that_are_wrong_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WrongUsage, match="the texts come from"):
         rows_of(path, texts=texts, columns=bare)
     frame().to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(WrongUsage, match=r"are for \.npy and \.npz files"):
+    with pytest.raises(WrongUsage, match=r"only with \.npy and \.npz files"):
         rows_of(tmp_path / "a.parquet", texts=texts)
     with pytest.raises(WrongUsage, match="one at a time"):
         require_files([path, path], model="M", texts=texts_file(tmp_path))
