@@ -781,7 +781,7 @@ def test_what_can_be_mended_is_said_asked_for_and_done(clustered: UpgradedFile) 
     refused = invoke("doctor", "--fix", db=path, answer="n\n")
     assert refused.exit_code == 1
     assert "orphan_assignment: 40 assignments whose clustering" in refused.stdout
-    assert "broken_clustering: 1 clusterings" in refused.stdout
+    assert "broken_clustering: 1 incomplete clusterings" in refused.stdout
     assert "Delete?" in refused.stderr
     assert snapshot(path) == before
     for words in (["bad_id"], ["nonsense"], ["orphan_assignment", "wrong_type"]):

@@ -28,6 +28,7 @@ MORE_THAN_ONE = {
     "n_features",
     "n_rows",
     "len(vectors)",
+    "record.lighter_edge_sample",
     "found.n_rows",
     # Of a run whose steps are more than its numbers; and said otherwise where there is one.
     "steps.n_steps",
