@@ -37,7 +37,6 @@ MORE_THAN_ONE = {
     "len(stored)",
     "n_clusters",
     # 2,048, or all rows; a vector's, and a file's.
-    "said.lighter_edge_sample",
     "width",
     "written.bytes",
     # A file of one array and several of its texts; dimensions, of which two kinds were met.
