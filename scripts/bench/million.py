@@ -93,18 +93,18 @@ def _work(path: Path) -> None:
     from panic_tda.storage.schema.tables import utc_now
     from panic_tda.storage.write.saving import build_result, save_clustering
 
-    asked = ClusteringParameters(backend="tiled")
+    parameters = ClusteringParameters(backend="tiled")
     database = open_database(path)
     census = take_census(database)[MODEL]
     warm_up = trajectories_at_once(WARM_UP_ROWS, census.width // np.dtype(np.float32).itemsize)
-    cluster_rows(warm_up, asked, Silent())
+    cluster_rows(warm_up, parameters, Silent())
     base, began = resident(), utc_now()
     with Watch() as watch:
         watch.phase("load")
         matrix = load_embeddings(database, census)
-        found = cluster_rows(matrix.vectors, asked, watch)
+        clustering = cluster_rows(matrix.vectors, parameters, watch)
         watch.phase("save")
-        finished = build_result(matrix, found, began)
+        finished = build_result(matrix, clustering, began)
         with database.writing() as connection:
             save_clustering(connection, finished)
     stages = {name: phase for name, phase in watch.phases.items() if name != BEFORE}
@@ -122,8 +122,8 @@ def _format_table(report: dict[str, dict[str, object]], peers: tuple[str, ...]) 
     stages = {name: stage for name, stage in report.items() if name not in peers}
     total = {key: sum(float(stage[key]) for stage in stages.values()) for key in ("seconds", "cpu_seconds")}
     lines = ["| stage | s | CPU s | share of CPU | peak MiB |", "|---|---|---|---|---|"]
-    whole = {**total, "peak": max(int(stage["peak"]) for stage in stages.values())}
-    for name, stage in {**stages, "sum": whole}.items():
+    sums = {**total, "peak": max(int(stage["peak"]) for stage in stages.values())}
+    for name, stage in {**stages, "sum": sums}.items():
         share = float(stage["cpu_seconds"]) / total["cpu_seconds"]
         lines.append(
             f"| {name} | {stage['seconds']:.1f} | {stage['cpu_seconds']:.1f} | {share:.1%} | "
