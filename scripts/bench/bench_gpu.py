@@ -355,9 +355,13 @@ def environment() -> dict[str, Any]:
     """Describe card, driver and libraries."""
     sys.path.insert(0, str(ROOT))
     from panic_tda.clustering import backends
+    from panic_tda.clustering.tiled.microkernels import describe_kernel
     from panic_tda.devices.doctor import examine_environment
 
-    return asdict(examine_environment(backends=backends.unavailable_reasons(), sqlite=sqlite3.sqlite_version))
+    found = examine_environment(
+        backends=backends.unavailable_reasons(), sqlite=sqlite3.sqlite_version, kernel=describe_kernel()
+    )
+    return asdict(found)
 
 
 def row_text(row: dict[str, Any]) -> str:

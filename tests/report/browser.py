@@ -42,7 +42,9 @@ class Opened:
     """A page in a browser of its own settings, with all that it said and asked for."""
 
     def __init__(self, browser: Any, path: Path, fragment: str = "", **settings: Any) -> None:
-        self.context = browser.new_context(viewport={"width": 1280, "height": 900}, **settings)
+        # Without reduced motion, the page scrolls smoothly, and takes its time.
+        plain = {"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce"}
+        self.context = browser.new_context(**plain | settings)
         self.context.grant_permissions(["clipboard-read", "clipboard-write"])
         self.page = self.context.new_page()
         self.said: list[str] = []
@@ -66,13 +68,20 @@ class Opened:
             self.page.wait_for_timeout(50)
         raise AssertionError(f"never: {script}")
 
+    def wait_for_frames(self) -> None:
+        """Wait until what was asked for has been laid out and drawn: two frames, and what they left to do."""
+        self.asks(
+            "() => new Promise((done) => "
+            "requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
+        )
+
     def chosen(self, name: str) -> Any:
         return self.asks("name => report.chosen[name]", name)
 
     def medoids(self) -> list[tuple[float, float]]:
         """Bring the map into sight, and return where in the window the medoids are, by label."""
         self.page.locator("#map-box").scroll_into_view_if_needed()
-        self.page.wait_for_timeout(500)
+        self.wait_for_frames()
         box = self.page.locator("#map-box .over").bounding_box()
         places = self.asks(PLACES, self.asks("() => Array.from(report.page.clusters.points)"))
         return [(box["x"] + x, box["y"] + y) for x, y in places]

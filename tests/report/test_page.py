@@ -58,7 +58,7 @@ def test_a_page_opens_without_a_message_or_a_request(make_page: MakePage, opened
     page.page.locator("#map-box .over").hover(position={"x": 300, "y": 300})
     for details in page.page.locator("details").all():
         details.evaluate("one => { one.open = true; }")
-    page.page.wait_for_timeout(200)
+    page.wait_for_frames()
     assert page.said == []
     assert [url for url in page.requested if not url.startswith("data:")] == [path.as_uri()]
     assert page.asks("document.querySelectorAll('script, img[src=x], b').length") == 1 + 5
@@ -197,7 +197,7 @@ def test_the_address_opens_the_same_view(plain_page: Path, opened: Open) -> None
     page.page.locator("th[data-key=label] button").click()
     page.page.select_option("#strips-controls label:has(span:text-is('Group')) select", "prompt")
     page.page.locator("#map-box .over").dblclick(position={"x": 20, "y": 20})
-    page.page.wait_for_timeout(300)
+    page.until("location.hash.includes('view=') && location.hash.includes('sort=label')")
     fragment = page.asks("location.hash")
     other = opened(plain_page, fragment)
     mine, theirs = page.asks("({...report.chosen})"), other.asks("({...report.chosen})")
@@ -236,7 +236,7 @@ def test_light_and_dark(plain_page: Path, opened: Open) -> None:
         ".getImageData(2, 2, 1, 1).data].slice(0, 3).reduce((sum, one) => sum + one)"
     )
     dark.page.locator("#strips-box").scroll_into_view_if_needed()
-    dark.page.wait_for_timeout(100)
+    dark.wait_for_frames()
     assert dark.asks(pixel) < 200
 
 
@@ -247,7 +247,7 @@ def test_help_and_a_phone(plain_page: Path, opened: Open) -> None:
     page.page.keyboard.press("Escape")
     assert page.page.locator("#help").is_hidden()
     page.page.set_viewport_size({"width": 390, "height": 844})
-    page.page.wait_for_timeout(100)
+    page.wait_for_frames()
     assert page.asks("document.documentElement.scrollWidth <= innerWidth")
 
 

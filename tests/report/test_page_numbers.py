@@ -63,7 +63,7 @@ def test_strips_show_the_states_of_all_steps(plain_page: Path, opened: Open) -> 
     """The colour in the middle of each step that is in a core is its cluster's; others are paler."""
     page = opened(plain_page, "#order=name")
     page.page.locator("#strips-box").scroll_into_view_if_needed()
-    page.page.wait_for_timeout(100)
+    page.wait_for_frames()
     said = asked("show-trajectories", "--db", database(plain_page), "--runs")["runs"]
     seen = page.asks(
         """() => {

@@ -77,7 +77,7 @@ def test_only_rows_in_sight_are_in_the_document(large: Path, opened: Callable[..
     rows = page.page.locator("#cluster-rows tr[data-label]")
     assert 10 < rows.count() < 100
     page.asks("document.querySelector('#cluster-rows').scrollTop = 34 * 700")
-    page.page.wait_for_timeout(100)
+    page.wait_for_frames()
     shown = [
         int(label)
         for label in page.asks(
@@ -111,7 +111,7 @@ def test_labels_do_not_collide_at_any_zoom(large: Path, opened: Callable[..., Op
     for _ in range(5):
         page.asks("() => { drawn.length = 0; }")
         page.page.keyboard.press("+")
-        page.page.wait_for_timeout(80)
+        page.wait_for_frames()
         drawn: list[Any] = page.asks("drawn")
         assert len(drawn) > 10
         for number, (x, y, width, text) in enumerate(drawn):

@@ -126,7 +126,7 @@ def test_names_of_runs_have_room(tmp_path: Path, no_umap: None, opened: Open) ->
     page = opened(tmp_path / "page.html")
     assert set(map(len, page.asks("report.page.runs.names"))) == {36}
     page.page.locator("#strips-box").scroll_into_view_if_needed()
-    page.page.wait_for_timeout(100)
+    page.wait_for_frames()
     box = page.page.locator("#strips-box canvas").bounding_box()
     assert box is not None
     page.page.mouse.click(box["x"] + 230, box["y"] + 30)
@@ -155,7 +155,7 @@ def test_names_that_every_object_has_mean_nothing(plain_page: Path, opened: Open
         assert select.evaluate("one => one.selectedIndex") >= 0
     # And later, in a page that is open.
     plain.asks("fragment => { location.hash = fragment; }", fragment)
-    plain.page.wait_for_timeout(100)
+    plain.wait_for_frames()
     assert plain.said == []
     assert {key: plain.chosen(key) for key in plainly} == plainly
     plain.page.keyboard.press("ArrowDown")
