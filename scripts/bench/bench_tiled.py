@@ -180,7 +180,7 @@ def _memory_worker(args: argparse.Namespace) -> None:
     m = found.record.n_unique
     peaks = {name: phase.peak - base for name, phase in watch.phases.items()}
     tree = max(peaks[name] for name in ("neighbours", "core distances", "forest", "verify"))
-    stated = m * (8 * (max(k, 16) + 8) + 160 + 8 * (max(axes.CHOICES) + 1)) + (256 << 20)
+    stated = m * (8 * (max(k, 16) + 8) + 160 + 8 * (max(axes.N_AXES_CHOICES) + 1)) + (256 << 20)
     report = {"k": k, "distinct": m, **bound, "stated": stated, "tree": tree, "all": max(peaks.values())}
     print(json.dumps(report | {"phases": {name: round(peak / 2**20) for name, peak in peaks.items()}}))
 

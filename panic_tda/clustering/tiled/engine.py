@@ -14,7 +14,7 @@ import numpy as np
 from panic_tda.arrays.namespace import device_library, namespace, on_device
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.tiled import axes, device, forest, layout, neighbours, verify
-from panic_tda.clustering.tiled.cores import batch_bytes, core_distances
+from panic_tda.clustering.tiled.cores import batch_bytes, measure_core_distances
 from panic_tda.clustering.tiled.joining import join_components
 from panic_tda.clustering.tiled.space import build_space, select_kernels
 from panic_tda.clustering.tiled.state_checks import check_tree, tree_forms
@@ -149,7 +149,7 @@ class TiledBackend:
             return beside + rows if self.rows_on_device(n_rows, n_features, options) else beside
         n_axes = self._n_axes(n_rows, np)
         # What is chosen by the rows is not known before they are there.
-        n_axes = max(axes.CHOICES) if n_axes is None else n_axes
+        n_axes = max(axes.N_AXES_CHOICES) if n_axes is None else n_axes
         return rows + self._bytes(
             (n_rows, n_features),
             options.min_samples,
@@ -211,7 +211,7 @@ class TiledBackend:
 
     @property
     def _device_axes(self) -> int:
-        return axes.N_AXES if self.settings.n_axes is None else self.settings.n_axes
+        return axes.DEFAULT_N_AXES if self.settings.n_axes is None else self.settings.n_axes
 
     def _open(self, options: FitOptions, xp: ArrayModule) -> None:
         if options.checkpoint is not None:
@@ -249,7 +249,7 @@ class TiledBackend:
         rng: np.random.Generator,
     ) -> tuple[FloatArray, Edges]:
         where, lists = self._neighbours(space, options, team, rng)
-        cores, n_redone = core_distances(
+        cores, n_searched = measure_core_distances(
             space,
             weights,
             lists,
@@ -258,7 +258,7 @@ class TiledBackend:
             team=team,
             progress=options.progress,
         )
-        _log.debug("%d of %d lists were too short for an exact core distance", n_redone, len(weights))
+        _log.debug("%d of %d lists were too short for an exact core distance", n_searched, len(weights))
         options.progress.phase("forest")
         if self.settings.initial_tree is not None:
             ends = self.settings.initial_tree(len(weights), rng)
@@ -273,7 +273,7 @@ class TiledBackend:
         self, space: Space, options: FitOptions, team: Workers, rng: np.random.Generator
     ) -> tuple[Layout, Lists]:
         n, length = len(space.vectors), neighbours.list_length(len(space.vectors), options.min_samples)
-        where = layout.local_layout(space.coordinates, self._tile_rows(space.xp), rng)
+        where = layout.build_local_layout(space.coordinates, self._tile_rows(space.xp), rng)
         folder = None
         limit = options.memory_limit if space.xp is np else None
         if limit is not None and self.memory(space, options.min_samples, team) > limit:
@@ -346,7 +346,7 @@ class TiledBackend:
 
 def _coordinate_bytes(work: Kernels, n_features: int, n_axes: int) -> int:
     """Return the bytes of a row's projected coordinates and of its packed form."""
-    if not axes.pay(n_axes, n_features):
+    if not axes.bound_saves_time(n_axes, n_features):
         return work.packed_bytes(n_features)
     return 4 * (n_axes + 1) + work.packed_bytes(n_axes + 1)
 

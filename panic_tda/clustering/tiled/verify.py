@@ -24,7 +24,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from panic_tda.clustering.tiled.layout import Layout, batch_bounds, expected_work, schedule, tile_starts
+from panic_tda.clustering.tiled.layout import (
+    Layout,
+    estimate_work,
+    find_batch_bounds,
+    schedule_tile_pairs,
+    tile_starts,
+)
 from panic_tda.clustering.tiled.light_edges import by_position, edges_within, merge_heights_between
 from panic_tda.clustering.tiled.state_checks import check_verify, verify_forms
 from panic_tda.clustering.tiled.workers import PerThread, Workers
@@ -159,7 +165,7 @@ class Verifier:
 
     def _begin(self, tree: Edges) -> _State:
         leaves = dendrogram_order(len(self._cores), tree)
-        pairs = schedule(self._space.coordinates, Layout(leaves.order, self._starts))
+        pairs = schedule_tile_pairs(self._space.coordinates, Layout(leaves.order, self._starts))
         at = _State(tree, leaves, pairs, 0, self._first_size, self._scan(leaves))
         self._announce(at)
         return at
@@ -208,7 +214,7 @@ class Verifier:
 
     def _work(self, at: _State) -> FloatArray:
         near = _NEAR_WORK if self._space.bounded else ()
-        return expected_work(Layout(at.leaves.order, self._starts), at.pairs, near)
+        return estimate_work(Layout(at.leaves.order, self._starts), at.pairs, near)
 
     def _wave(self, at: _State) -> Edges:
         """Look at some tile pairs, and return the best tree from all edges known then."""
@@ -217,7 +223,7 @@ class Verifier:
         tiles = by_position(self._space.xp, at.leaves, self._cores, self._starts)
         between = merge_heights_between(at.leaves, self._starts, pairs)
         at.scan.use(tiles, prune_rows=self._prune_rows)
-        bounds = batch_bounds(at.pairs, len(self._starts) - 1) - at.n_done
+        bounds = find_batch_bounds(at.pairs, len(self._starts) - 1) - at.n_done
         bounds = np.unique(np.clip(bounds, 0, len(pairs)))
         edge_sets, n_held = [at.tree], 0
 

@@ -286,11 +286,11 @@ def test_half_filled_lists_outlive_another_layout(
     assert list(tmp_path.glob("*/neighbours.state"))
 
     def turned(*arguments: Any) -> layout.Layout:
-        found = local_layout(*arguments)
+        found = build_local_layout(*arguments)
         return layout.Layout(found.order[::-1].copy(), found.starts)
 
-    local_layout = layout.local_layout
-    monkeypatch.setattr(layout, "local_layout", turned)
+    build_local_layout = layout.build_local_layout
+    monkeypatch.setattr(layout, "build_local_layout", turned)
     resumed = FitOptions(min_samples=8, distance_floor=FLOOR, checkpoint=Checkpoint(tmp_path, "rows"))
     assert_exact(backend.fit(xp.asarray(rows), ones, resumed), rows, 8)
 
