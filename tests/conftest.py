@@ -223,7 +223,7 @@ def no_device(monkeypatch: pytest.MonkeyPatch) -> None:
 def device(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device with 24 GiB of free memory, for what is asked before anything runs on it."""
     monkeypatch.setattr(cuml, "unavailable_reason", lambda: None)
-    monkeypatch.setattr(cuda, "free_bytes", lambda: FREE_BYTES)
+    monkeypatch.setattr(cuda, "allocatable_bytes", lambda: FREE_BYTES)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

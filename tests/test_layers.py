@@ -92,7 +92,7 @@ def test_only_loading_code_speaks_to_drivers() -> None:
                 assert path.relative_to(PACKAGE / "storage").as_posix() in {
                     "connections.py",
                     "database.py",
-                    "read/glance.py",
+                    "read/completions.py",
                 }
 
 

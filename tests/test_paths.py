@@ -19,7 +19,7 @@ from panic_tda.main import main
 from panic_tda.parameters import ClusteringParameters, Resources
 from panic_tda.paths import expand_home
 from panic_tda.storage.database import open_database
-from panic_tda.storage.read.glance import stored_models
+from panic_tda.storage.read.completions import read_model_names
 from panic_tda.storage.read.results import list_clusterings
 from panic_tda.storage.write.copying import copy_database
 from panic_tda.storage.write.recovery import save_pending
@@ -96,7 +96,7 @@ def test_from_python_too(home: Path) -> None:
         (clustering,) = list_clusterings(session)
     assert export_clustering(database, clustering, "~/rows.csv").file == home / "rows.csv"
     copy_database("~/2.sqlite", "~/copies/3.sqlite")
-    assert stored_models("~/2.sqlite") == stored_models("sqlite:///~/2.sqlite") == ["MiniLM"]
+    assert read_model_names("~/2.sqlite") == read_model_names("sqlite:///~/2.sqlite") == ["MiniLM"]
     with pytest.raises(WrongUsage, match=str(home)):
         save_pending(database, [Path("~/none.arrow")])
     HostRows(4, 2, memory_limit=1, work_dir=Path("~/rows")).put(np.ones((4, 2), np.float32))

@@ -218,7 +218,7 @@ def test_no_pruning_leaves_out_an_edge() -> None:
     arguments = ["--rows", "3000", "--dimensions", "192", "--min-samples", "10"]
     rows = {row[0]: row for row in _table(_python("bench_tiled.py", "prunings", *arguments))}
     assert {row[-1] for row in rows.values()} == {"same"}
-    assert {"nothing", "dead rows", "axes", "everything"} <= set(rows)
+    assert {"nothing", "pruned rows", "axes", "everything"} <= set(rows)
 
 
 def test_the_whole_way_is_measured_stage_by_stage() -> None:

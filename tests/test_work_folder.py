@@ -199,7 +199,7 @@ def test_a_link_in_the_place_of_states_is_neither_read_nor_written_nor_emptied(
     ours.save("state", rows=np.arange(4))
     ours.remove("state")
     with pytest.raises(OSError, match="symbolic link"):
-        ours.discard()
+        ours.remove_all()
     assert contents(tmp_path / "theirs") == before
     assert caplog.text.count(str(ours.folder)) >= 2
 
@@ -239,5 +239,5 @@ def test_states_of_an_earlier_version_are_told_of_and_go_with_the_run(
     new.open(k=3)
     assert f"the states in {old.folder} are of an earlier version of panic_tda" in caplog.text
     assert new.load("state") is None
-    new.discard()
+    new.remove_all()
     assert not old.folder.exists()

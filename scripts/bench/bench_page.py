@@ -36,7 +36,7 @@ from panic_tda.progress import Silent
 from panic_tda.storage.bulk import insert_rows
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.schema.tables import Embedding, Invocation, Run, utc_now
-from panic_tda.storage.write.saving import build_result, save_or_keep
+from panic_tda.storage.write.saving import build_result, save_or_write_pending
 from panic_tda.types import EmbeddingMatrix, SpanningTree
 
 MODEL, NETWORKS = "Bench", (["FluxSchnell", "Moondream"], ["SDXLTurbo", "BLIP2"], ["FluxSchnell", "BLIP2"])
@@ -171,7 +171,7 @@ def cluster(database: Database, vectors: Any, tree: SpanningTree) -> None:
     found = recut_rows(vectors, tree, effective, source=record, progress=Silent())
     ids = np.array([identity(row) for row in range(n)], dtype="S32")
     matrix = EmbeddingMatrix(MODEL, ids, vectors, n, n, 0, 1)
-    save_or_keep(database, build_result(matrix, found, began))
+    save_or_write_pending(database, build_result(matrix, found, began))
 
 
 def identity(number: int) -> str:

@@ -33,7 +33,7 @@ from panic_tda.storage.database import open_database
 from panic_tda.storage.read.census import take_census
 from panic_tda.storage.read.loading import input_sha256, load_embeddings
 from panic_tda.storage.schema.tables import utc_now
-from panic_tda.storage.write.saving import build_result, save_or_keep
+from panic_tda.storage.write.saving import build_result, save_or_write_pending
 from panic_tda.types import SpanningTree
 
 BEAT = 0.02
@@ -111,7 +111,7 @@ def main() -> None:
         )
         record = replace(found.record, n_embeddings=len(matrix.ids), input_sha256=sha256)
         finished = build_result(matrix, replace(found, record=record), utc_now())
-        ear.listen("save", lambda: save_or_keep(database, finished))
+        ear.listen("save", lambda: save_or_write_pending(database, finished))
         ear.listen("delete", lambda: delete_clusterings(database, [finished.id]))
     sys.exit(1 if ear.unanswered > MOST_UNANSWERED else 0)
 

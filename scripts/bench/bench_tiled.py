@@ -39,10 +39,10 @@ from panic_tda.progress import Silent, TimeLeft
 EVERYTHING = Settings()
 WITHOUT = {
     "nothing": EVERYTHING,
-    "dead rows": replace(EVERYTHING, prune_rows=False),
+    "pruned rows": replace(EVERYTHING, prune_rows=False),
     "bound, neighbours": replace(EVERYTHING, bound_neighbours=False),
     "bound, verify": replace(EVERYTHING, bound_verify=False),
-    "bound, verify, dead rows": replace(EVERYTHING, bound_verify=False, prune_rows=False),
+    "bound, verify, pruned rows": replace(EVERYTHING, bound_verify=False, prune_rows=False),
     "axes": replace(EVERYTHING, n_axes=0),
     "everything": Settings(n_axes=0, prune_rows=False),
 }

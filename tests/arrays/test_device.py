@@ -219,7 +219,7 @@ def test_host_memory_holds_a_few_batches_beside_a_real_device(upgraded: MakeFile
 
 
 def test_running_out_is_explained_with_numbers(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "free_bytes", lambda: 2 << 30)
+    monkeypatch.setattr(cuda, "allocatable_bytes", lambda: 2 << 30)
     stand_in.refuses = lambda _n_rows, _n_features: True
     with pytest.raises(DeviceOutOfMemory) as found, translate_out_of_memory(1_100_000, 768, "cuml"):
         upload(np.ones((5, 4), dtype=np.float32))
@@ -236,12 +236,21 @@ def test_running_out_is_explained_with_numbers(stand_in: StandIn, monkeypatch: p
 def test_the_factor_advised_would_fit(
     stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, free_gib: float, factor: int
 ) -> None:
-    monkeypatch.setattr(cuda, "free_bytes", lambda: int(free_gib * 2**30))
+    monkeypatch.setattr(cuda, "allocatable_bytes", lambda: int(free_gib * 2**30))
     with (
         pytest.raises(DeviceOutOfMemory, match=rf"--downsample {factor}$"),
         translate_out_of_memory(1_100_000, 768, "tiled"),
     ):
         raise StandInOutOfMemory
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_the_exact_backend_is_not_advised_where_it_ran_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "allocatable_bytes", lambda: 2 << 30)
+    with pytest.raises(DeviceOutOfMemory) as error, translate_out_of_memory(1_100_000, 768, "tiled"):
+        raise StandInOutOfMemory
+    assert "--backend tiled" not in str(error.value)
+    assert "--devices none" in str(error.value)
 
 
 @pytest.mark.usefixtures("stand_in")
@@ -265,13 +274,13 @@ def test_memory_goes_back_to_the_device() -> None:
     import cupy
 
     free_device_memory()
-    pool, before = cupy.get_default_memory_pool(), cuda.free_bytes()
+    pool, before = cupy.get_default_memory_pool(), cuda.allocatable_bytes()
     there = upload(np.ones((100_000, 256), dtype=np.float32))
     assert pool.used_bytes() >= 4 * there.size
     del there
     free_device_memory()
     assert pool.total_bytes() == pool.used_bytes()
-    assert cuda.free_bytes() >= before - (64 << 20)
+    assert cuda.allocatable_bytes() >= before - (64 << 20)
 
 
 @pytest.mark.gpu

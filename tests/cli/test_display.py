@@ -25,7 +25,7 @@ log = logging.getLogger("panic_tda")
 with display.make_progress() as progress:
     progress.phase("count")
     progress.phase("")
-    bars = [progress.beside() for _ in range(int(sys.argv[1]))]
+    bars = [progress.branch() for _ in range(int(sys.argv[1]))]
     for number, bar in enumerate(bars):
         bar.phase(f"device {number}", total=100)
         bar.advance(50)
@@ -130,7 +130,7 @@ from panic_tda.errors import SaveFailed
 def refuse(database, finished):
     raise SaveFailed("no room")
 
-clustering_manager.save_or_keep = refuse
+clustering_manager.save_or_write_pending = refuse
 from panic_tda.main import main
 try:
     main(prog_name="panic-tda")

@@ -17,7 +17,12 @@ import pytest
 
 from panic_tda.arrays.mapped import new_array
 from panic_tda.clustering import checkpoint as checkpoint_module
-from panic_tda.clustering.checkpoint import Checkpoint, discard_all_states, discard_states, find_saved_states
+from panic_tda.clustering.checkpoint import (
+    Checkpoint,
+    find_saved_states,
+    remove_all_states,
+    remove_states_of_input,
+)
 from tests import strict_arrays
 
 ROWS = np.eye(5, 3, dtype=np.float32)
@@ -160,7 +165,7 @@ def test_states_of_all_parameters_can_be_discarded_and_nothing_else(tmp_path: Pa
     (tmp_path / "work" / "mine").mkdir()
     (tmp_path / "work" / "mine" / "state.state").write_text("mine")
     np.savez(tmp_path / "work" / "vectors.npz", rows=ROWS)
-    discard_all_states(tmp_path / "work")
+    remove_all_states(tmp_path / "work")
     left = sorted(path.name for path in (tmp_path / "work").rglob("*"))
     assert left == ["mine", "state.state", "vectors.npz"]
 
@@ -169,7 +174,7 @@ def test_every_folder_that_is_discarded_is_told(tmp_path: Path, caplog: pytest.L
     folder = opened(tmp_path).folder
     opened(tmp_path).save("state", rows=ROWS)
     with caplog.at_level(logging.INFO, "panic_tda"):
-        discard_all_states(tmp_path)
+        remove_all_states(tmp_path)
     assert caplog.messages == [f"discarded the states in {folder}"]
 
 
@@ -178,7 +183,7 @@ def test_a_state_that_cannot_be_discarded_ends_no_run(
 ) -> None:
     checkpoint = opened(tmp_path)
     (checkpoint.folder / "state.state").mkdir(parents=True)
-    discard_all_states(tmp_path)
+    remove_all_states(tmp_path)
     (said,) = caplog.messages
     assert said.startswith(f"not all states in {tmp_path} could be discarded: [Errno ")
     assert str(checkpoint.folder / "state.state") in said
@@ -190,7 +195,7 @@ def test_discarding_all_ends_no_run(tmp_path: Path, place: str, caplog: pytest.L
         (tmp_path / "work").write_text("mine")
     elif place == "states":
         opened(tmp_path / "work").save("state", rows=ROWS)
-    discard_all_states(tmp_path / "work")
+    remove_all_states(tmp_path / "work")
     assert (tmp_path / "work").exists() == (place == "file")
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
@@ -214,7 +219,7 @@ def test_states_of_another_run_are_neither_taken_nor_removed(tmp_path: Path, oth
     first.save("state", rows=ROWS)
     assert second.load("state") is None
     second.save("state", rows=2 * ROWS)
-    second.discard()
+    second.remove_all()
     stored = opened(tmp_path, k=3).load("state")
     assert stored is not None
     np.testing.assert_array_equal(stored["rows"], ROWS)
@@ -262,10 +267,10 @@ def test_the_states_of_one_input_can_be_discarded(tmp_path: Path) -> None:
     other = opened(tmp_path / "work" / "b", "others", k=3)
     for checkpoint in (*ours, other):
         checkpoint.save("state", rows=ROWS)
-    discard_states(tmp_path / "work", "rows")
+    remove_states_of_input(tmp_path / "work", "rows")
     assert [state.folder for state in find_saved_states(tmp_path)] == [other.folder]
     assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["b"]
-    discard_states(tmp_path / "work", "others")
+    remove_states_of_input(tmp_path / "work", "others")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -285,7 +290,7 @@ def test_what_people_read_is_not_needed(tmp_path: Path, content: str) -> None:
     (checkpoint.folder / "checkpoint.json").write_text(content)
     again = opened(tmp_path)
     assert again.load("state") is not None
-    again.discard()
+    again.remove_all()
     assert list(tmp_path.glob("*")) == []
 
 
@@ -294,17 +299,17 @@ def test_discarding_leaves_other_files_and_folders_alone(tmp_path: Path) -> None
     checkpoint = opened(tmp_path)
     checkpoint.save("state", rows=ROWS)
     (checkpoint.folder / "notes.txt").write_text("mine")
-    checkpoint.discard()
+    checkpoint.remove_all()
     kept = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
     assert kept == ["notes.txt", "vectors.npz"]
     (checkpoint.folder / "notes.txt").unlink()
-    checkpoint.discard()
+    checkpoint.remove_all()
     assert [path.name for path in tmp_path.iterdir()] == ["vectors.npz"]
 
 
 def test_discarding_what_was_never_opened_removes_nothing(tmp_path: Path) -> None:
     np.savez(tmp_path / "vectors.npz", rows=ROWS)
-    Checkpoint(tmp_path, "rows").discard()
+    Checkpoint(tmp_path, "rows").remove_all()
     assert (tmp_path / "vectors.npz").exists()
 
 
@@ -313,8 +318,8 @@ def test_a_folder_with_too_long_a_name_takes_no_state_and_ends_no_run(tmp_path: 
     checkpoint.save("state", rows=ROWS)
     assert checkpoint.load("state") is None
     checkpoint.remove("state")
-    checkpoint.discard()
-    discard_all_states(checkpoint.root)
+    checkpoint.remove_all()
+    remove_all_states(checkpoint.root)
 
 
 def test_a_folder_that_is_a_file_does_not_end_the_run(
@@ -327,7 +332,7 @@ def test_a_folder_that_is_a_file_does_not_end_the_run(
     assert "could not be saved" in caplog.text
     assert checkpoint.load("state") is None
     checkpoint.remove("state")
-    checkpoint.discard()
+    checkpoint.remove_all()
     assert (tmp_path / "work").read_text() == "a file where the folder should be"
 
 
@@ -364,6 +369,6 @@ def test_a_link_among_states_keeps_no_others_from_being_discarded(
     checkpoint.save("state", rows=ROWS)
     (tmp_path / "theirs").mkdir()
     (work / ("0" * 16)).symlink_to(tmp_path / "theirs")
-    discard_all_states(work)
+    remove_all_states(work)
     assert [path.name for path in work.iterdir()] == ["0" * 16]
     assert f"{work / ('0' * 16)}" in caplog.text

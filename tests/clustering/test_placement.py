@@ -235,7 +235,7 @@ def test_auto_chooses_once(
 def test_auto_works_in_host_memory_where_the_device_is_too_small_even_for_lists(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(cuda, "free_bytes", lambda: 1_000)
+    monkeypatch.setattr(cuda, "allocatable_bytes", lambda: 1_000)
     asked = ClusteringParameters(exact=True, epsilon=0.1, min_cluster_size=3, min_samples=2)
     with caplog.at_level(logging.INFO, "panic_tda"):
         placement = choose_placement(asked, 5_000, 8)
@@ -264,7 +264,7 @@ def test_without_a_device_rows_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("stand_in")
 @pytest.mark.parametrize("free_gib", [2, 80])
 def test_tiled_has_its_rows_where_they_fit(monkeypatch: pytest.MonkeyPatch, free_gib: int) -> None:
-    monkeypatch.setattr(cuda, "free_bytes", lambda: free_gib << 30)
+    monkeypatch.setattr(cuda, "allocatable_bytes", lambda: free_gib << 30)
     placement = choose_placement(ClusteringParameters(backend="tiled", min_samples=2), 800_000, 768)
     assert placement.on_device
     assert placement.rows_on_device == (free_gib == 80)

@@ -72,7 +72,7 @@ def test_devices_say_what_they_are() -> None:
         major, minor = device.compute_capability.split(".")
         assert int(major) >= 3
         assert int(minor) >= 0
-    assert 0 < cuda.free_bytes() <= found[0].total_bytes
+    assert 0 < cuda.allocatable_bytes() <= found[0].total_bytes
 
 
 def test_all_visible_devices_are_taken_by_default(two_devices: None) -> None:

@@ -47,7 +47,7 @@ class Heard:
     def advance(self, amount: float) -> None:
         self.said.append(("+", amount))
 
-    def beside(self) -> Heard:
+    def branch(self) -> Heard:
         self.others.append(Heard(f"other {len(self.others)}"))
         return self.others[-1]
 
@@ -147,7 +147,7 @@ def interrupt_after(place: Path, asleep: int) -> Any:
                 wait_for(lambda: len(list(place.glob("asleep-*"))) == asleep)
                 raise KeyboardInterrupt
 
-        def beside(self) -> Heard:
+        def branch(self) -> Heard:
             return self
 
     return Interrupting()
@@ -222,7 +222,7 @@ def test_lines_of_several_listeners_stand_beside_each_other(caplog: pytest.LogCa
     with caplog.at_level(logging.INFO, "panic_tda"), Display(0.01) as progress:
         progress.phase("count")
         progress.phase("")
-        first, second = progress.beside(), progress.beside()
+        first, second = progress.branch(), progress.branch()
         first.phase("device 0: fit")
         second.phase("device 1: fit")
         wait_for(lambda: "device 0: fit: running" in caplog.text and "device 1: fit: running" in caplog.text)

@@ -24,7 +24,7 @@ from panic_tda.storage.read.assignments import read_assignments
 from panic_tda.storage.read.medoids import read_medoid_ids
 from panic_tda.storage.read.results import ClusteringSummary, find_clustering
 from panic_tda.storage.read.vectors_by_id import read_vectors
-from panic_tda.storage.write.saving import save_or_keep
+from panic_tda.storage.write.saving import save_or_write_pending
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec
 from tests.snapshots import REPOSITORY, opened
@@ -51,7 +51,7 @@ def laid_out(captions: np.ndarray) -> np.ndarray:
 @pytest.fixture
 def clustered(upgraded: MakeFile) -> UpgradedFile:
     file = upgraded(FieldSpec(runs=6, length=60))
-    save_or_keep(file.database, make_finished(ids_of(file)))
+    save_or_write_pending(file.database, make_finished(ids_of(file)))
     return file
 
 

@@ -62,7 +62,7 @@ def test_what_a_device_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     more = memory_by_backend(ClusteringParameters(), 3_000_000, 768, folder=tmp_path)
     assert "use --backend tiled" in (more["cuml"].reason or "")
     assert more["tiled"].fits
-    monkeypatch.setattr(cuda, "free_bytes", lambda: 1000)
+    monkeypatch.setattr(cuda, "allocatable_bytes", lambda: 1000)
     # What auto does: it works in host memory then; who names the backend is told.
     there = memory_by_backend(ClusteringParameters(), 100_000, 768, folder=tmp_path)["tiled"]
     assert (there.on_device, there.fits) == (False, True)

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from panic_tda.main import main
-from panic_tda.storage.write.saving import save_or_keep
+from panic_tda.storage.write.saving import save_or_write_pending
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec
 from tests.report.browser import Opened
@@ -44,7 +44,7 @@ def field(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> tuple[Upgraded
     """A clustering of texts whose images all have different colours, and the colour of each image."""
     monkeypatch.setitem(sys.modules, "umap", None)
     file = upgraded(FieldSpec(runs=6, length=40))
-    save_or_keep(file.database, make_finished(ids_of(file)))
+    save_or_write_pending(file.database, make_finished(ids_of(file)))
     with raw(file.path) as connection:
         ids = [
             one for (one,) in connection.execute("SELECT id FROM invocation WHERE type = 'IMAGE' ORDER BY id")

@@ -17,7 +17,7 @@ from panic_tda.report import thumbnails
 from panic_tda.report.thumbnails import read_thumbnails, shrink
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.results import ClusteringSummary, find_clustering
-from panic_tda.storage.write.saving import save_or_keep
+from panic_tda.storage.write.saving import save_or_write_pending
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec
 from tests.snapshots import opened
@@ -58,7 +58,7 @@ def images(upgraded: MakeFile) -> tuple[UpgradedFile, dict[int, str]]:
     """A clustering whose medoids' texts describe images of four colours, and the ids of those."""
     file = upgraded(FieldSpec(runs=6, length=40))
     finished = make_finished(ids_of(file))
-    save_or_keep(file.database, finished)
+    save_or_write_pending(file.database, finished)
     by_id = {embedding.id: embedding for embedding in file.facts.of("Nomic")}
     described = {}
     for label, row in finished.medoids.items():
@@ -98,7 +98,7 @@ def test_each_cluster_has_the_image_that_its_medoid_describes(
 def test_a_medoid_that_is_an_image_is_shown_itself(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(vision_models=("NomicVision",)))
     finished = make_finished(ids_of(file, "NomicVision"), model="NomicVision")
-    save_or_keep(file.database, finished)
+    save_or_write_pending(file.database, finished)
     by_id = {embedding.id: embedding for embedding in file.facts.of("NomicVision")}
     for label, row in finished.medoids.items():
         invocation = by_id[finished.ids[row].decode()].invocation

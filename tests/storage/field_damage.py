@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from panic_tda.storage.database import open_database
 from panic_tda.storage.doctor import KINDS, examine_database
 from panic_tda.storage.schema.upgrade import upgrade
-from panic_tda.storage.write.saving import save_or_keep
+from panic_tda.storage.write.saving import save_or_write_pending
 from tests.conftest import make_finished
 from tests.field_files import FieldSpec, write_field_file
 from tests.snapshots import opened, snapshot
@@ -87,7 +87,7 @@ class Layout:
             for seed in (0, 1):
                 ids = [one.id for one in facts.sample("Nomic")]
                 finished = replace(make_finished(ids[seed:], seed=seed), id=UUID(int=seed + 1))
-                save_or_keep(database, finished)
+                save_or_write_pending(database, finished)
             # The file alone is copied.
             with opened(path) as connection:
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -23,7 +23,7 @@ from panic_tda.storage.database import open_database
 from panic_tda.storage.doctor import KINDS, Examination, duplicates, examine_database
 from panic_tda.storage.schema.upgrade import upgrade
 from panic_tda.storage.write import pending
-from panic_tda.storage.write.saving import save_or_keep
+from panic_tda.storage.write.saving import save_or_write_pending
 from tests.conftest import MakeFile, ids_of, make_finished
 from tests.field_files import EVERYTHING, FieldSpec, write_field_file
 from tests.snapshots import opened, run_python
@@ -372,7 +372,7 @@ def test_as_many_ids_as_are_asked_for(upgraded: MakeFile) -> None:
 @pytest.mark.parametrize("migrated", [False, True])
 def test_rows_are_read_for_vectors_and_outputs_only(upgraded: MakeFile, unique: Any, migrated: bool) -> None:
     file = upgraded(replace(EVERYTHING, unique=unique, migrated=migrated))
-    save_or_keep(file.database, make_finished(ids_of(file)[5:]))
+    save_or_write_pending(file.database, make_finished(ids_of(file)[5:]))
     damage(
         file.path,
         "UPDATE invocation SET type = 'IMAGE' WHERE id IN "

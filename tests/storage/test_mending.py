@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from panic_tda.errors import NeedsUpgrade, WrongUsage
 from panic_tda.storage.database import open_database
 from panic_tda.storage.doctor import Repair, examine_database, plan_repairs, repair
-from panic_tda.storage.write.saving import save_or_keep
+from panic_tda.storage.write.saving import save_or_write_pending
 from tests.conftest import MakeFile, ids_of, make_finished
 from tests.field_files import write_field_file
 from tests.snapshots import KILL_AFTER, opened, run_python, snapshot
@@ -87,8 +87,8 @@ def test_what_a_clustering_names_stays(upgraded: MakeFile) -> None:
     early = "'2020-01-01 00:00:00'"
     # Older than all that the clustering has; then one that has both copies of ten.
     damage(file.path, *(copy_of(one, other, started=early) for one, other in zip(ids, copies, strict=True)))
-    save_or_keep(file.database, make_finished(ids))
-    save_or_keep(file.database, make_finished([*ids[:10], *copies[:10]]))
+    save_or_write_pending(file.database, make_finished(ids))
+    save_or_write_pending(file.database, make_finished([*ids[:10], *copies[:10]]))
     assert mend(file.path) == {
         "duplicate_embedding": (30, 10, 30),
         "orphan_assignment": (0, 0, 0),
@@ -108,7 +108,7 @@ def broken(whole: Path, path: Path) -> Path:
     shutil.copyfile(whole, path)
     rows = read_tables(path)["embedding"]
     ids = sorted(row["id"] for row in rows if row["embedding_model"] == "STSBMpnet")
-    save_or_keep(open_database(path), make_finished(ids, model="STSBMpnet"))
+    save_or_write_pending(open_database(path), make_finished(ids, model="STSBMpnet"))
     assigned = sorted(
         row["embedding_id"] for row in read_tables(path)["embeddingcluster"] if row["result_key"] == 2
     )

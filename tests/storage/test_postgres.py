@@ -35,7 +35,7 @@ from panic_tda.storage import connections
 from panic_tda.storage.database import Database, lock_for_saving, open_database
 from panic_tda.storage.read.assignments import read_assignments
 from panic_tda.storage.read.census import take_census
-from panic_tda.storage.read.glance import stored_clusterings, stored_models
+from panic_tda.storage.read.completions import read_clustering_entries, read_model_names
 from panic_tda.storage.read.medoids import find_medoid_images, read_image, read_medoid_ids
 from panic_tda.storage.read.results import find_clustering
 from panic_tda.storage.read.row_samples import read_row_sample
@@ -52,7 +52,7 @@ from panic_tda.storage.schema.tables import (
     uuid7,
 )
 from panic_tda.storage.write import pending
-from panic_tda.storage.write.saving import save_clustering, save_or_keep
+from panic_tda.storage.write.saving import save_clustering, save_or_write_pending
 from panic_tda.types import FinishedClustering
 from tests.conftest import make_finished
 from tests.dump_files import DumpSpec, dump_tables, import_tables, mixed, rows_where
@@ -250,9 +250,9 @@ def test_a_glance_at_postgres(url: str, database: Database) -> None:
     finished = invented(database)
     with database.writing() as connection:
         save_clustering(connection, finished)
-    (found,) = stored_clusterings(url)
+    (found,) = read_clustering_entries(url)
     assert (found.id, found.embedding_model, len(found.created_at)) == (str(finished.id), MODEL, 16)
-    assert stored_models(url) == [MODEL]
+    assert read_model_names(url) == [MODEL]
 
 
 def test_a_plan_on_postgres_is_measured_on_its_rows(url: str, database: Database) -> None:
@@ -293,7 +293,7 @@ sys.stdin.readline()
 upgrade(database)
 for _ in range(int(sys.argv[3])):
     one = replace(kept, id=uuid7())
-    saving.save_or_keep(database, one)
+    saving.save_or_write_pending(database, one)
     print(one.id.hex, flush=True)
 """
 ROUNDS = 10
@@ -406,7 +406,7 @@ def test_a_lock_for_saving_that_is_held_keeps_the_result(
     with database.writing() as connection:
         lock_for_saving(connection)
         with pytest.raises(SaveFailed, match=r"another process was saving .* for 0\.05 s"):
-            save_or_keep(database, finished)
+            save_or_write_pending(database, finished)
     (path,) = pending.find_pending(database)
     assert path.parent == tmp_path
 
@@ -435,7 +435,7 @@ def test_a_hint_shows_no_password_and_no_command_that_lacks_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SaveFailed) as refusal:
-        save_or_keep(reader, invented(reader))
+        save_or_write_pending(reader, invented(reader))
     (path,) = tmp_path.iterdir()
     said = str(refusal.value)
     assert said.endswith(f"panic-tda save-pending {path} (with PANIC_TDA_DB set to the URL of the database)")
@@ -456,7 +456,7 @@ def tables_of(connection: Connection) -> dict[str, list[dict[str, Any]]]:
 
 def test_the_doctor_on_postgres_finds_what_the_oracle_finds(url: str, database: Database) -> None:
     for _ in range(2):
-        save_or_keep(database, invented(database))
+        save_or_write_pending(database, invented(database))
     with database.reading() as connection:
         ids = connection.execute(sa.text("SELECT id FROM embedding ORDER BY id")).scalars().all()
         steps = connection.execute(sa.text("SELECT id FROM invocation ORDER BY id")).scalars().all()

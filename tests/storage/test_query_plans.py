@@ -25,8 +25,8 @@ from panic_tda.insight.planning import plan_clustering
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.census import (
     count_mixed,
+    list_models,
     require_valid,
-    stored_models,
     take_census,
     take_censuses,
 )
@@ -153,7 +153,7 @@ def test_counting_reads_indexes_only(upgraded: MakeFile, spec: FieldSpec) -> Non
                 for n_rows in (5, 10_000):
                     read_row_sample(database, census, downsample=factor, n_rows=n_rows)
         with database.reading() as connection:
-            stored_models(connection)
+            list_models(connection)
     asked = [
         sql
         for sql in queries(seen)

@@ -16,7 +16,7 @@ from panic_tda.errors import DatabaseError, SaveFailed
 from panic_tda.storage.read.results import get_cluster_details, list_clusterings
 from panic_tda.storage.write import pending
 from panic_tda.storage.write.recovery import save_pending
-from panic_tda.storage.write.saving import require_savable, save_or_keep
+from panic_tda.storage.write.saving import require_savable, save_or_write_pending
 from panic_tda.types import FinishedClustering
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 
@@ -30,7 +30,7 @@ def forget_the_results(file: UpgradedFile) -> None:
 
 
 def save(file: UpgradedFile, finished: FinishedClustering) -> None:
-    save_or_keep(file.database, finished)
+    save_or_write_pending(file.database, finished)
 
 
 @pytest.mark.parametrize("left", ["assignments", "clusters"])
@@ -138,7 +138,7 @@ def test_what_no_file_takes_is_lost_with_both_reasons(
 def test_a_database_that_is_none_costs_no_word(upgraded: MakeFile) -> None:
     finished = make_finished(ids_of(upgraded()))
     with pytest.raises(SaveFailed, match=r"computed but not saved .*could not be kept as a file either"):
-        save_or_keep(None, finished)  # type: ignore[arg-type]
+        save_or_write_pending(None, finished)  # type: ignore[arg-type]
 
 
 @pytest.mark.sqlite_only("its file")

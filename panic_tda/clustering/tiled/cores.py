@@ -177,7 +177,7 @@ def _search_all_rows(
 
 def _is_dense(xp: ArrayModule, selected: Array) -> bool:
     """Return whether so many pairs of a tile are selected that float64 products are cheaper."""
-    return int(xp.count_nonzero(selected)) > _DENSE_SHARE * selected.size
+    return bool(int(xp.count_nonzero(selected)) > _DENSE_SHARE * selected.size)
 
 
 def _square_distances(batch: Array, columns: Array) -> Array:

@@ -18,7 +18,7 @@ from panic_tda.clustering.tiled.axes import BoundBackoff
 from panic_tda.clustering.tiled.contract import CandidatePairs, ImprovingEdges
 from panic_tda.clustering.tiled.cores import find_weighted_kth
 from panic_tda.clustering.tiled.device_lists import Lists
-from panic_tda.clustering.tiled.light_edges import NO_EDGES, forest_of, live_rows
+from panic_tda.clustering.tiled.improving_edges import NO_EDGES, find_unpruned_rows, forest_of
 from panic_tda.clustering.trees import Edges, RangeMaxima, concatenate
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Scanner:
                 & (cores[None, :] < heights)
             )
             i, j = xp.nonzero(light)
-            yield self._lighter((rows, rows), (i + part.start, j), (cores, cores), heights[i, j])
+            yield self._keep_improving((rows, rows), (i + part.start, j), (cores, cores), heights[i, j])
 
     def find_improving_across(
         self, sides: tuple[Array, Array], cores: tuple[Array, Array], heights: tuple[Array, Array]
@@ -129,16 +129,16 @@ class Scanner:
         pair_indices = self.pairs(*sides, lower, drop).pair_indices
         for part in slices(len(pair_indices), _PART_PAIRS):
             i, j = pair_indices[part] // width, pair_indices[part] % width
-            yield self._lighter(sides, (i, j), cores, xp.maximum(heights[0][i], heights[1][j]))
+            yield self._keep_improving(sides, (i, j), cores, xp.maximum(heights[0][i], heights[1][j]))
 
-    def _lighter(
+    def _keep_improving(
         self,
         sides: tuple[Array, Array],
         pairs: tuple[Array, Array],
         cores: tuple[Array, Array],
         heights: Array,
     ) -> ImprovingEdges:
-        """Keep the pairs that are lighter than `heights`, strictly, in float64."""
+        """Return the pairs that are strictly lighter than `heights` in float64."""
         xp, (i, j) = self._space.xp, pairs
         if not len(i):  # the rule, and each of the dozen calls below takes its time for nothing too
             return ImprovingEdges(_local_indices(i), _local_indices(j), np.empty(0))
@@ -215,7 +215,7 @@ class EdgeScan:
         cores = tiles.cores[left], tiles.cores[right]
         heights = tiles.to_end[left], xp.maximum(tiles.from_start[right], between)
         if self._prune_rows:
-            i, j = live_rows(cores, heights)
+            i, j = find_unpruned_rows(cores, heights)
             if not len(i) or not len(j):
                 return NO_EDGES
             rows, columns = rows[i], columns[j]

@@ -60,7 +60,7 @@ def find_neighbours(
     team : Workers
         Threads.
     progress : Progress
-        Told the pairs of rows looked at.
+        Receives the number of pairs of rows compared.
     checkpoint : Checkpoint or None
         Where the lists are kept between batches.
 

@@ -3,7 +3,7 @@
 A spanning tree is a minimum one when no edge is lighter than the heaviest edge on the tree's path between its
 ends: each edge outside the tree is then a heaviest one of a cycle. With the rows in dendrogram order, that
 path maximum is the largest merge height between them. Most rows of most tiles cannot have an improving edge,
-because their core distance is too large (`light_edges`).
+because their core distance is too large (`improving_edges`).
 
 Tile pairs are looked at in *waves*. After each, the best tree of all edges known so far takes the place of
 the one before, and the next wave is measured against it. Path maxima only fall from a tree to the next, so an
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from panic_tda.clustering.tiled.improving_edges import by_position, edges_within, merge_heights_between
 from panic_tda.clustering.tiled.layout import (
     Layout,
     estimate_work,
@@ -31,7 +32,6 @@ from panic_tda.clustering.tiled.layout import (
     schedule_tile_pairs,
     tile_starts,
 )
-from panic_tda.clustering.tiled.light_edges import by_position, edges_within, merge_heights_between
 from panic_tda.clustering.tiled.state_checks import check_verify, verify_forms
 from panic_tda.clustering.tiled.workers import PerThread, Workers
 from panic_tda.clustering.trees import (
@@ -109,7 +109,7 @@ class Verifier:
     team : Workers
         Threads.
     progress : Progress
-        Told the pairs of rows looked at.
+        Receives the number of pairs of rows compared.
     prune_rows : bool
         Whether to leave out rows that cannot have an improving edge; this changes only the time.
     checkpoint : Checkpoint or None

@@ -100,7 +100,7 @@ def test_the_kernel_counts_what_it_has_no_room_for(launch: Callable[..., None]) 
 
 @pytest.mark.parametrize(("height", "width"), [(46_340, 46_340), (1, 2**31 - 1), (65_535, 32_768)])
 def test_tiles_whose_pairs_have_numbers_are_taken(height: int, width: int) -> None:
-    cuda_kernels.require_numbers(height, width)
+    cuda_kernels.require_indexable_pairs(height, width)
     assert np.int64(height - 1) * width + width - 1 <= np.iinfo(np.int32).max
 
 
@@ -109,7 +109,7 @@ def test_tiles_whose_pairs_or_rows_have_no_number_are_refused(height: int, width
     with pytest.raises(
         InvalidParameter, match=rf"up to 65,535 rows and 2,147,483,647 pairs; got {height:,} ×"
     ):
-        cuda_kernels.require_numbers(height, width)
+        cuda_kernels.require_indexable_pairs(height, width)
 
 
 @pytest.mark.parametrize("tile_rows", [0, 46_341])

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panic_tda.arrays.rows import normalise
+from panic_tda.clustering.tiled.improving_edges import by_position, edges_within, merge_heights_between
 from panic_tda.clustering.tiled.layout import tile_starts
-from panic_tda.clustering.tiled.light_edges import by_position, edges_within, merge_heights_between
 from panic_tda.clustering.tiled.space import build_space
 from panic_tda.clustering.tiled.workers import workers
 from panic_tda.clustering.trees import DendrogramOrder, Edges, dendrogram_order, minimum_forest

@@ -303,13 +303,13 @@ def test_lists_that_do_not_fit_are_refused_before_anything_is_allocated(
     options = FitOptions(min_samples=64, distance_floor=FLOOR, on_device=True)
     needed = backend.device_bytes(*shape, 64)
     assert 2 * 2**30 < needed < 4 * 2**30
-    monkeypatch.setattr(cuda, "free_bytes", lambda: needed + 4 * 768 * 1_100_000)
+    monkeypatch.setattr(cuda, "allocatable_bytes", lambda: needed + 4 * 768 * 1_100_000)
     backend.check(*shape, options)
     assert backend.rows_on_device(*shape, options)
-    monkeypatch.setattr(cuda, "free_bytes", lambda: needed)
+    monkeypatch.setattr(cuda, "allocatable_bytes", lambda: needed)
     backend.check(*shape, options)
     assert not backend.rows_on_device(*shape, options)
-    monkeypatch.setattr(cuda, "free_bytes", lambda: needed - 1)
+    monkeypatch.setattr(cuda, "allocatable_bytes", lambda: needed - 1)
     with pytest.raises(
         UnsupportedOnBackend, match=r"GiB of device memory for 1,100,000 rows.*--devices none"
     ):

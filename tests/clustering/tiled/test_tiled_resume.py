@@ -115,7 +115,7 @@ def test_a_finished_tree_waits_until_it_is_discarded(tmp_path: Path, rows: np.nd
     recorder = Recorder()
     assert_same(fit(rows, recorder, checkpoint=Checkpoint(tmp_path / "work", "rows")), finished)
     assert recorder.steps == {}
-    checkpoint.discard()
+    checkpoint.remove_all()
     assert not (tmp_path / "work").exists()
 
 
@@ -186,7 +186,7 @@ def test_a_memory_map_and_lists_in_files_give_the_same(tmp_path: Path, rows: np.
     assert_same(fit(mapped, memory_limit=1), fit(rows))
     checkpoint = Checkpoint(tmp_path / "work", "rows", save_seconds=0)
     assert_same(fit(mapped, memory_limit=1, checkpoint=checkpoint), fit(rows))
-    checkpoint.discard()
+    checkpoint.remove_all()
     assert not (tmp_path / "work").exists()
 
 
