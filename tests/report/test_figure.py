@@ -29,7 +29,7 @@ from panic_tda.report.fonts import find_fonts
 from panic_tda.report.palette import cluster_colour
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.results import ClusteringSummary, find_clustering
-from panic_tda.storage.write.saving import save_or_keep
+from panic_tda.storage.write.saving import save_or_write_pending
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec
 from tests.insight.planted import PlantedRun, plant
@@ -79,7 +79,7 @@ def clustered(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> UpgradedFi
     # UMAP has its own tests, and to compile it takes longer than all of this.
     monkeypatch.setitem(sys.modules, "umap", None)
     file = upgraded(FieldSpec(runs=6, length=60))
-    save_or_keep(file.database, make_finished(ids_of(file)))
+    save_or_write_pending(file.database, make_finished(ids_of(file)))
     return file
 
 
@@ -405,7 +405,7 @@ def test_a_file_that_exists_is_replaced_whole_or_not_at_all(
         ("map.jpg", "ends in .png, .svg or .pdf; got map.jpg"),
         ("map", "ends in .png, .svg or .pdf; got map"),
         ("nowhere/map.png", "no folder "),
-        ("folder.png", "folder.png exists and is not a regular file"),
+        ("folder.png", "folder.png is a folder; give another name"),
     ],
 )
 def test_where_no_figure_can_go(clustered: UpgradedFile, tmp_path: Path, name: str, words: str) -> None:
