@@ -91,11 +91,11 @@ def test_a_state_that_cannot_be_saved_leaves_nothing_and_is_told_of(
     checkpoint.save("state", rows=ROWS)
     assert sorted(path.name for path in checkpoint.folder.iterdir()) == ["checkpoint.json", "state.state"]
     folder = re.escape(str(checkpoint.folder))
-    said = (
+    warning = (
         rf"the state of 0 MiB could not be saved in {folder}, .* are free, "
         r"the run continues without it: \[Errno "
     )
-    assert re.match(said, caplog.messages[0])
+    assert re.match(warning, caplog.messages[0])
 
 
 def test_a_state_that_was_removed_is_none_and_others_stay(tmp_path: Path) -> None:
@@ -184,9 +184,9 @@ def test_a_state_that_cannot_be_discarded_ends_no_run(
     checkpoint = opened(tmp_path)
     (checkpoint.folder / "state.state").mkdir(parents=True)
     remove_all_states(tmp_path)
-    (said,) = caplog.messages
-    assert said.startswith(f"not all states in {tmp_path} could be discarded: [Errno ")
-    assert str(checkpoint.folder / "state.state") in said
+    (message,) = caplog.messages
+    assert message.startswith(f"not all states in {tmp_path} could be discarded: [Errno ")
+    assert str(checkpoint.folder / "state.state") in message
 
 
 @pytest.mark.parametrize("place", ["nothing", "file", "states"])
@@ -213,9 +213,11 @@ def test_a_run_says_from_where_it_goes_on(tmp_path: Path, caplog: pytest.LogCapt
     assert caplog.messages == [f"going on from the state {path}, saved {saved}"]
 
 
-@pytest.mark.parametrize("other", [{"input_sha256": "others"}, {"k": 4}, {"k": 3, "format": 2}])
-def test_states_of_another_run_are_neither_taken_nor_removed(tmp_path: Path, other: dict[str, Any]) -> None:
-    first, second = opened(tmp_path, k=3), opened(tmp_path, **{"k": 3} | other)
+@pytest.mark.parametrize("parameters", [{"input_sha256": "others"}, {"k": 4}, {"k": 3, "format": 2}])
+def test_states_of_another_run_are_neither_taken_nor_removed(
+    tmp_path: Path, parameters: dict[str, Any]
+) -> None:
+    first, second = opened(tmp_path, k=3), opened(tmp_path, **{"k": 3} | parameters)
     first.save("state", rows=ROWS)
     assert second.load("state") is None
     second.save("state", rows=2 * ROWS)
@@ -243,11 +245,11 @@ def test_saved_states_are_told_by_input_size_and_time(tmp_path: Path) -> None:
         os.utime(checkpoint.folder / "more.state", (0, 1e9 - k))
         os.utime(checkpoint.folder / "checkpoint.json", (0, 1e9 - 100))
     opened(tmp_path / "work" / "nothing saved")
-    found = find_saved_states(tmp_path / "work")
-    assert [state.folder for state in found] == sorted((tmp_path / "work" / "model").iterdir())
-    assert sorted(str(state.input_sha256) for state in found) == ["others", "rows", "rows"]
-    assert {state.saved_at for state in found} == {1e9}
-    for state in found:
+    saved_states = find_saved_states(tmp_path / "work")
+    assert [state.folder for state in saved_states] == sorted((tmp_path / "work" / "model").iterdir())
+    assert sorted(str(state.input_sha256) for state in saved_states) == ["others", "rows", "rows"]
+    assert {state.saved_at for state in saved_states} == {1e9}
+    for state in saved_states:
         assert state.n_bytes == sum(path.stat().st_size for path in state.folder.iterdir())
     assert find_saved_states(tmp_path / ("long" * 100)) == []
 
@@ -264,11 +266,11 @@ def test_a_saved_state_without_its_input_is_told_too(tmp_path: Path, content: st
 
 def test_the_states_of_one_input_can_be_discarded(tmp_path: Path) -> None:
     ours = [opened(tmp_path / "work" / place, k=k) for place, k in (("a", 3), ("a", 4), ("b", 3))]
-    other = opened(tmp_path / "work" / "b", "others", k=3)
-    for checkpoint in (*ours, other):
+    other_checkpoint = opened(tmp_path / "work" / "b", "others", k=3)
+    for checkpoint in (*ours, other_checkpoint):
         checkpoint.save("state", rows=ROWS)
     remove_states_of_input(tmp_path / "work", "rows")
-    assert [state.folder for state in find_saved_states(tmp_path)] == [other.folder]
+    assert [state.folder for state in find_saved_states(tmp_path)] == [other_checkpoint.folder]
     assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["b"]
     remove_states_of_input(tmp_path / "work", "others")
     assert list(tmp_path.iterdir()) == []
@@ -300,8 +302,8 @@ def test_discarding_leaves_other_files_and_folders_alone(tmp_path: Path) -> None
     checkpoint.save("state", rows=ROWS)
     (checkpoint.folder / "notes.txt").write_text("mine")
     checkpoint.remove_all()
-    kept = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
-    assert kept == ["notes.txt", "vectors.npz"]
+    names = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+    assert names == ["notes.txt", "vectors.npz"]
     (checkpoint.folder / "notes.txt").unlink()
     checkpoint.remove_all()
     assert [path.name for path in tmp_path.iterdir()] == ["vectors.npz"]

@@ -56,7 +56,7 @@ def neighbour_graph_tree(rows: np.ndarray) -> SpanningTree:
 
 
 def oracle(rows: np.ndarray, tree: SpanningTree, margin: float) -> np.ndarray:
-    """Whether each row has an edge lighter than its tree path: all pairs, paths walked edge by edge."""
+    """Return for each row whether it has an improving edge: all pairs, paths walked edge by edge."""
     n = len(rows)
     weights = reference.mutual_reachability(reference.chord_distances(rows), MIN_SAMPLES, FLOOR)
     linked: list[list[tuple[int, float]]] = [[] for _ in range(n)]

@@ -208,13 +208,13 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("changed_options", OTHERS)
 @pytest.mark.parametrize("states", [1, 2, 3, 4])
 @pytest.mark.parametrize("library", ["numpy", "stand-in"])
 def test_a_killed_fit_goes_on_with_other_settings(
-    library: str, states: int, other: dict[str, Any], tmp_path: Any
+    library: str, states: int, changed_options: dict[str, Any], tmp_path: Any
 ) -> None:
-    """What changes the order of rows or of tile pairs need not be in the key: both are in the state."""
+    """The key leaves out settings that change only the order of rows or tile pairs: both are in the state."""
     rows = unit(anisotropic(np.random.default_rng(20), 900, 192))
     xp = np if library == "numpy" else STRICT
     ones = np.ones(len(rows), dtype=np.int64)
@@ -226,7 +226,7 @@ def test_a_killed_fit_goes_on_with_other_settings(
     with pytest.raises(Killed):
         run(Dying(tmp_path, states))
     resumed = Checkpoint(tmp_path, "rows", save_seconds=0)
-    assert_exact(run(resumed, **other), rows, 8)
+    assert_exact(run(resumed, **changed_options), rows, 8)
     assert len(list(tmp_path.iterdir())) == 1  # it went on from the same states
 
 
@@ -286,8 +286,8 @@ def test_half_filled_lists_outlive_another_layout(
     assert list(tmp_path.glob("*/neighbours.state"))
 
     def turned(*arguments: Any) -> layout.Layout:
-        found = build_local_layout(*arguments)
-        return layout.Layout(found.order[::-1].copy(), found.starts)
+        local_layout = build_local_layout(*arguments)
+        return layout.Layout(local_layout.order[::-1].copy(), local_layout.starts)
 
     build_local_layout = layout.build_local_layout
     monkeypatch.setattr(layout, "build_local_layout", turned)
