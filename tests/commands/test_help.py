@@ -142,8 +142,8 @@ def test_a_terminal_shows_a_page_formatted_and_through_the_pager(tmp_path: Path)
         f"import os\nos.environ['PAGER'] = {str(pager)!r}\n"
         "from panic_tda.main import main\nmain(prog_name='panic-tda')"
     )
-    seen = on_a_terminal("help", "comparing", cwd=tmp_path, code=code, stdout=True)
-    shown = "\n".join(line for screen in seen.screens for line in screen)
+    terminal = on_a_terminal("help", "comparing", cwd=tmp_path, code=code, stdout=True)
+    shown = "\n".join(line for screen in terminal.screens for line in screen)
     assert "THE PAGER" in shown
     assert "Comparing" in shown
     assert "# Comparing" not in shown
@@ -158,7 +158,7 @@ def test_reading_in_a_pipe_loads_no_heavy_library(unmeasured: None) -> None:
         "    except SystemExit: pass\n"
         "import json\nprint('LOADED' + json.dumps([*sys.modules]))"
     )
-    done = run_python(code)
-    assert done.returncode == 0, done.stderr
-    loaded = {name.partition(".")[0] for name in json.loads(done.stdout.partition("LOADED")[2])}
+    process = run_python(code)
+    assert process.returncode == 0, process.stderr
+    loaded = {name.partition(".")[0] for name in json.loads(process.stdout.partition("LOADED")[2])}
     assert loaded & {"rich", "numpy", "sqlalchemy", "sqlite3", "pyarrow"} == set()
