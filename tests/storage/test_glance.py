@@ -22,24 +22,24 @@ def clustered(upgraded: MakeFile) -> tuple[UpgradedFile, list[str]]:
     """A file with a clustering of each of two models, and their ids, the latest first."""
     file = upgraded(FieldSpec(dummy_rows=1))
     finished = [make_finished(ids_of(file, model), model=model) for model in ("Nomic", "STSBMpnet")]
-    for one in finished:
+    for summary in finished:
         with file.database.writing() as connection:
-            save_clustering(connection, one)
+            save_clustering(connection, summary)
     with opened(file.path) as raw:
         raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return file, [str(one.id) for one in reversed(finished)]
+    return file, [str(summary.id) for summary in reversed(finished)]
 
 
 @pytest.mark.parametrize("form", ["{}", "sqlite:///{}", "sqlite+pysqlite:///{}?timeout=1"])
 def test_clusterings_and_models(clustered: tuple[UpgradedFile, list[str]], form: str) -> None:
     file, ids = clustered
     target = form.format(file.path)
-    found = read_clustering_entries(target)
-    assert [one.id for one in found] == ids
-    assert [one.embedding_model for one in found] == ["STSBMpnet", "Nomic"]
+    clustering_entries = read_clustering_entries(target)
+    assert [summary.id for summary in clustering_entries] == ids
+    assert [summary.embedding_model for summary in clustering_entries] == ["STSBMpnet", "Nomic"]
     with opened(file.path) as raw:
         times = [row[0] for row in raw.execute("SELECT created_at FROM clusteringresult ORDER BY key DESC")]
-    assert [one.created_at for one in found] == [one[:16] for one in times]
+    assert [summary.created_at for summary in clustering_entries] == [time[:16] for time in times]
     assert read_model_names(target) == ["Dummy", "Nomic", "STSBMpnet"]
 
 
@@ -78,9 +78,9 @@ def test_what_names_no_database_has_nothing(
 def test_nothing_is_made_beside_a_file(clustered: tuple[UpgradedFile, list[str]]) -> None:
     file, ids = clustered
     before = sorted(file.path.parent.iterdir())
-    assert [one.name for one in before] == [file.path.name]
+    assert [file.name for file in before] == [file.path.name]
     file.path.chmod(0o444)
-    assert [one.id for one in read_clustering_entries(str(file.path))] == ids
+    assert [clustering_entry.id for clustering_entry in read_clustering_entries(str(file.path))] == ids
     assert read_model_names(str(file.path))
     assert sorted(file.path.parent.iterdir()) == before
 
@@ -91,16 +91,18 @@ def test_what_others_have_written_so_far_is_seen(clustered: tuple[UpgradedFile, 
         writing.execute("DELETE FROM clusteringresult WHERE embedding_model = 'Nomic'")
         writing.commit()
         writing.execute("BEGIN EXCLUSIVE")
-        assert [one.id for one in read_clustering_entries(str(file.path))] == ids[:1]
+        assert [clustering_entry.id for clustering_entry in read_clustering_entries(str(file.path))] == ids[
+            :1
+        ]
 
 
 @pytest.mark.parametrize("name", ["50% #1?.sqlite", os.fsdecode(b"caf\xe9.sqlite")])
 def test_a_file_of_any_name_is_read(clustered: tuple[UpgradedFile, list[str]], name: str) -> None:
     file, ids = clustered
     path = file.path.rename(file.path.with_name(name))
-    assert [one.id for one in read_clustering_entries(str(path))] == ids
+    assert [clustering_entry.id for clustering_entry in read_clustering_entries(str(path))] == ids
     with open_database(path).session() as session:
-        assert [str(one.id) for one in list_clusterings(session)] == ids
+        assert [str(clustering.id) for clustering in list_clusterings(session)] == ids
 
 
 def test_a_tilde_is_the_home_folder(
@@ -108,7 +110,7 @@ def test_a_tilde_is_the_home_folder(
 ) -> None:
     file, ids = clustered
     monkeypatch.setenv("HOME", str(file.path.parent))
-    assert [one.id for one in read_clustering_entries(f"~/{file.path.name}")] == ids
+    assert [clustering_entry.id for clustering_entry in read_clustering_entries(f"~/{file.path.name}")] == ids
 
 
 def test_models_are_looked_up_in_the_index(upgraded: MakeFile) -> None:
