@@ -17,7 +17,7 @@ FREE_BYTES = 80 << 30
 
 
 class StandInOutOfMemory(MemoryError):
-    """What the stand-in raises in CuPy's place."""
+    """Out-of-memory error of the stand-in for CuPy."""
 
 
 class LateLane:
@@ -51,7 +51,7 @@ class EarlyLane(LateLane):
 
 
 class StandIn:
-    """What the package does with a device, done on strict arrays.
+    """Stand-in for a CUDA device that works on strict arrays.
 
     Attributes
     ----------

@@ -62,8 +62,8 @@ def test_every_option_and_argument_that_is_a_path_is_expanded(home: Path) -> Non
     invoke("cluster-embeddings", "--work-dir=~/work", "--backend", "sklearn", "--downsample", "4", **database)
     invoke("export-clustering", "latest", "~/rows.parquet", **database)
     invoke("copy-database", "~/x.sqlite", "~/copies/y.sqlite")
-    made = {path.relative_to(home).as_posix() for path in home.rglob("*")}
-    assert {"x.sqlite", "logs/log", "rows.parquet", "copies/y.sqlite"} <= made
+    files = {path.relative_to(home).as_posix() for path in home.rglob("*")}
+    assert {"x.sqlite", "logs/log", "rows.parquet", "copies/y.sqlite"} <= files
     for words, problem in {
         ("save-pending", "~/none.arrow"): f"no file at {home}/none.arrow",
         ("report-clustering", "-o", "~/none/page.html"): f"no folder {home}/none for the file page.html",
@@ -76,7 +76,7 @@ def test_every_option_and_argument_that_is_a_path_is_expanded(home: Path) -> Non
 
 
 def test_no_option_has_a_type_of_its_own_for_paths() -> None:
-    types = [one.type for command in main.commands.values() for one in command.params]
+    types = [option.type for command in main.commands.values() for option in command.params]
     paths = [kind for kind in types if isinstance(kind, click.Path)]
     assert len(paths) > len(main.commands), "each has --log-file, some have files"
     assert all(kind is options.PATH for kind in paths)
