@@ -85,7 +85,8 @@ def find_text(name: str, commands: Iterable[str]) -> str:
     text = (
         next((answers[spelling] for spelling in spellings if spelling in answers), "")
         or _find_sections(words)
-        or "\n".join(dict.fromkeys(answers[word] for word in words if word in answers))
+        # Entries of the glossary are shorter than sections, and come first.
+        or "\n".join(sorted({answers[word] for word in words if word in answers}, key=len))
     )
     if text:
         return text
@@ -195,5 +196,4 @@ def _name_pages(markdown: str) -> str:
 
 
 def _name_page(link: re.Match[str]) -> str:
-    text, topic = link[1], link[2]
-    return text if text.strip("`") == topic else f"{text} (help {topic})"
+    return f"{link[1]} (help {link[2]})"
