@@ -15,7 +15,7 @@ from urllib.parse import quote
 from panic_tda.arrays import device
 from panic_tda.clustering import backends
 from panic_tda.clustering.advice import warn_if_doubtful
-from panic_tda.clustering.checkpoint import Checkpoint, discard_all_states
+from panic_tda.clustering.checkpoint import Checkpoint, remove_all_states
 from panic_tda.clustering.placement import Placement, choose_fallback, choose_placement, require_host_memory
 from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.devices import cuda, pool
@@ -39,7 +39,7 @@ from panic_tda.storage.read.results import get_cluster_details as get_cluster_de
 from panic_tda.storage.read.results import get_medoid_invocation as get_medoid_invocation
 from panic_tda.storage.read.results import list_clusterings as list_clusterings
 from panic_tda.storage.schema.tables import utc_now
-from panic_tda.storage.write.saving import build_result, recut_hint, require_savable, save_or_keep
+from panic_tda.storage.write.saving import build_result, recut_hint, require_savable, save_or_write_pending
 from panic_tda.storage.write.saving import delete_clusterings as delete_clusterings
 from panic_tda.types import FAILED, SKIPPED, FinishedClustering, ModelOutcome
 from panic_tda.wording import pluralize
@@ -299,7 +299,7 @@ def _place_and_cluster(job: _Job, census: ModelCensus) -> ModelOutcome:
     placement = choose_placement(job.parameters, *shape, **limits)
     require_host_memory(placement, job.parameters, shape)
     if job.resources.discard_checkpoints:
-        discard_all_states(folder)
+        remove_all_states(folder)
     try:
         return _cluster_with(job, census, placement)
     except BackendFailure as failure:
@@ -363,9 +363,9 @@ def _load_cluster_save(job: _Job, census: ModelCensus, placement: Placement) -> 
     finished = build_result(matrix, to_store, started_at)
     progress.phase("save")
     saving = time.monotonic()
-    save_or_keep(job.database, finished)
+    save_or_write_pending(job.database, finished)
     if checkpoint is not None:
-        _discard_checkpoint(checkpoint)
+        _remove_checkpoint(checkpoint)
     _remove_empty(folder, folder.parent if job.resources.work_dir is None else None)
     outcome = _report_clustered(finished, record.seconds | {"save": time.monotonic() - saving})
     warn_if_doubtful(
@@ -378,9 +378,9 @@ def _load_cluster_save(job: _Job, census: ModelCensus, placement: Placement) -> 
     return outcome
 
 
-def _discard_checkpoint(checkpoint: Checkpoint) -> None:
+def _remove_checkpoint(checkpoint: Checkpoint) -> None:
     try:
-        checkpoint.discard()
+        checkpoint.remove_all()
     except OSError as error:  # not a failure, because the result is saved
         _log.warning("the finished state in %s could not be removed: %s", checkpoint.folder, error)
 

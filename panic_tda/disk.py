@@ -18,6 +18,17 @@ PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
 """Permissions of files and folders that only the current user needs: states and pending results."""
 UNFOLLOWED = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 """Flags of `os.open` that follow no link and do not wait for another process at a FIFO."""
+_REMEDIES = {
+    errno.ENOSPC: "make room, or name another folder",
+    errno.EDQUOT: "delete some of your files, or name another folder",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f), or name a folder on another file system",
+    errno.EROFS: "name a folder on another file system",
+    errno.EACCES: "name a folder in which you may create files",
+    errno.EPERM: "name a folder in which you may create files",
+    errno.EISDIR: "name a file",
+    errno.ENAMETOOLONG: "give a shorter name",
+}
+"""Advice for the errors that a user can cause."""
 
 
 def resolve_path(path: Path) -> Path:
@@ -96,6 +107,13 @@ def commit_file(
         check()
     partial.replace(path)
     sync_folder(path.parent)
+
+
+def explain_write_error(error: OSError, details: str = "") -> str:
+    """Return why a file could not be written, the details and, for common reasons, what to do."""
+    reason = f"{error.strerror or error}{details}"
+    remedy = _REMEDIES.get(error.errno or 0)
+    return f"{reason}; {remedy}" if remedy else reason
 
 
 def free_text(folder: Path) -> str:

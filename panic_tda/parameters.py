@@ -59,7 +59,7 @@ class ClusteringRecord(EffectiveParameters):
         Wall-clock time of each stage, in seconds.
     lighter_edge_share : float or None
         For a tree that is not exact, the share of sampled rows with an improving edge (see
-        `types.LighterEdges`); otherwise None.
+        `types.ImprovingEdgeSample`); otherwise None.
     lighter_edge_sample : int or None
         Number of rows of that sample.
     downsample, n_total, n_sampled, n_excluded : int or None

@@ -53,13 +53,13 @@ class TimeLeft:
 class Branching(Protocol):
     """A receiver that can follow several computations at the same time."""
 
-    def beside(self) -> Progress:
+    def branch(self) -> Progress:
         """Return a receiver for a computation that runs at the same time."""
 
 
 def child_progress(progress: Progress) -> Progress:
     """Return a receiver for a parallel computation: a new one if `progress` can make it, else `progress`."""
-    return progress.beside() if isinstance(progress, Branching) else progress
+    return progress.branch() if isinstance(progress, Branching) else progress
 
 
 @runtime_checkable

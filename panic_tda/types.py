@@ -77,7 +77,7 @@ class EmbeddingMatrix:
 
 
 @dataclass(frozen=True)
-class LighterEdges:
+class ImprovingEdgeSample:
     """Share of sampled rows that prove that a spanning tree is not a minimum one.
 
     Attributes
@@ -95,7 +95,7 @@ class LighterEdges:
 
 @dataclass(frozen=True)
 class SpanningTree:
-    """A spanning tree of the mutual reachability graph, minimal unless `lighter_edges` says otherwise.
+    """A spanning tree of the mutual reachability graph, minimal unless `improving_edges` says otherwise.
 
     Attributes
     ----------
@@ -108,7 +108,7 @@ class SpanningTree:
         floor. Every backend returns them; None for a tree from elsewhere.
     tie_tolerance : float
         Relative difference up to which two heights count as equal.
-    lighter_edges : LighterEdges or None
+    improving_edges : ImprovingEdgeSample or None
         Share of sampled rows with an improving edge, for a tree that is not exact; otherwise None.
     """
 
@@ -117,7 +117,7 @@ class SpanningTree:
     height: FloatArray
     core_distances: FloatArray | None = None
     tie_tolerance: float = 1e-9
-    lighter_edges: LighterEdges | None = None
+    improving_edges: ImprovingEdgeSample | None = None
 
 
 @dataclass(frozen=True)

@@ -169,10 +169,10 @@ class Soak:
 
     def do_delete(self) -> None:
         """Delete some of the clusterings."""
-        gone = self.chance.sample(sorted(self.clusterings), k=-(-len(self.clusterings) // 3))
+        deleted = self.chance.sample(sorted(self.clusterings), k=-(-len(self.clusterings) // 3))
         # Asked again after it was stopped, some may be gone already.
-        self.run("delete-clusterings", *gone, "--yes", stop=False)
-        self.clusterings -= set(gone)
+        self.run("delete-clusterings", *deleted, "--yes", stop=False)
+        self.clusterings -= set(deleted)
 
     def do_copy(self) -> None:
         """Copy the database, and compare every table of the field and of ours."""

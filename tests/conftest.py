@@ -1,4 +1,4 @@
-"""What the tests start from: databases, devices, and how several processes share them out."""
+"""Fixtures of all tests: databases, devices, and how parallel processes share them."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class UpgradedFile(NamedTuple):
 
     @property
     def target(self) -> str:
-        """What opens it: a path or a URL."""
+        """Path or URL that opens the database."""
         return str(self.database.path or self.database.url.render_as_string(hide_password=False))
 
     def opened(self) -> AbstractContextManager[Any]:
@@ -182,7 +182,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _is_of_the_other_engine(item: pytest.Item) -> bool:
-    """Whether a single value of a parametrization is marked `sqlite_only`, and this is not SQLite."""
+    """Return whether a value of a parametrization is marked `sqlite_only`, and this is not SQLite."""
     values = getattr(item, "callspec", None)
     on_server = values is not None and values.params.get("engine") == "postgresql"
     return on_server and item.get_closest_marker("sqlite_only") is not None
@@ -223,7 +223,7 @@ def no_device(monkeypatch: pytest.MonkeyPatch) -> None:
 def device(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device with 24 GiB of free memory, for what is asked before anything runs on it."""
     monkeypatch.setattr(cuml, "unavailable_reason", lambda: None)
-    monkeypatch.setattr(cuda, "free_bytes", lambda: FREE_BYTES)
+    monkeypatch.setattr(cuda, "allocatable_bytes", lambda: FREE_BYTES)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -354,7 +354,7 @@ def make_finished(ids: Sequence[str], *, model: str = "Nomic", seed: int = 0) ->
     rng = np.random.default_rng(seed)
     n = len(ids)
     labels = np.sort(rng.integers(-1, 4, n))[rng.permutation(n)]
-    found = sorted(set(labels.tolist()) - {-1})
+    cluster_labels = sorted(set(labels.tolist()) - {-1})
     return FinishedClustering(
         id=uuid7(),
         embedding_model=model,
@@ -372,7 +372,7 @@ def make_finished(ids: Sequence[str], *, model: str = "Nomic", seed: int = 0) ->
             exact=True,
             n_embeddings=n,
             n_unique=n,
-            n_clusters=len(found),
+            n_clusters=len(cluster_labels),
             n_outliers=int((labels == -1).sum()),
             versions={"numpy": np.__version__},
             seconds={"fit": 0.1 + 0.2},
@@ -381,8 +381,8 @@ def make_finished(ids: Sequence[str], *, model: str = "Nomic", seed: int = 0) ->
         ids=np.array(sorted(ids), dtype="S32"),
         labels=labels,
         probabilities=np.where(labels == -1, 0.0, rng.random(n)),
-        medoids={label: int(rng.choice(np.flatnonzero(labels == label))) for label in found},
-        persistence={label: float(rng.random()) for label in found},
+        medoids={label: int(rng.choice(np.flatnonzero(labels == label))) for label in cluster_labels},
+        persistence={label: float(rng.random()) for label in cluster_labels},
     )
 
 
@@ -422,11 +422,11 @@ def disk(tmp_path: Path) -> Iterator[MakeDisk]:
         folder.mkdir()
         command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            process = subprocess.run(command, capture_output=True, text=True, check=False)
         except FileNotFoundError:
             pytest.skip("there is no command mount")
-        if done.returncode:
-            pytest.skip(f"a small file system cannot be mounted: {done.stderr.strip()}; only root may")
+        if process.returncode:
+            pytest.skip(f"a small file system cannot be mounted: {process.stderr.strip()}; only root may")
         mounted.append(folder)
         return folder
 

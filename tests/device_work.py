@@ -1,4 +1,4 @@
-"""What the processes of `test_device_pool` do; they import it by name."""
+"""Work for the processes of `devices/test_pool.py`, which import it by name."""
 
 from __future__ import annotations
 

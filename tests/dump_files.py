@@ -34,7 +34,7 @@ TYPES = {"vector": _LIST, **dict.fromkeys(_INTEGERS, pa.int64())}
 
 @dataclass(frozen=True)
 class DumpSpec:
-    """What a dump shall hold.
+    """Contents of a dump to write.
 
     Attributes
     ----------
@@ -114,8 +114,8 @@ def write_dump(folder: Path, tables: Tables, **options: Any) -> Path:
 def rows_where(table: Table, keep: Any) -> Table:
     """Return the rows of a table of which a function of the row, a dict, holds."""
     rows = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
-    kept = [row for row in rows if keep(row)]
-    return {column: [row[column] for row in kept] for column in table}
+    records = [row for row in rows if keep(row)]
+    return {column: [row[column] for row in records] for column in table}
 
 
 def mixed(table: Table, rng: np.random.Generator) -> Table:
@@ -132,12 +132,12 @@ def plain(dashed: str) -> str:
 
 def place(table: Table, **wanted: Any) -> int:
     """Return the index of the one row with these values."""
-    (found,) = (
+    (record,) = (
         row
         for row in range(len(table["id"]))
         if all(table[column][row] == value for column, value in wanted.items())
     )
-    return found
+    return record
 
 
 def import_tables(folder: Path, tables: Tables, database: Database) -> ImportSummary:
@@ -161,7 +161,7 @@ def count(database: Database) -> tuple[int, ...]:
 def contents(database: Database) -> dict[str, list[Any]]:
     """Return all rows of all tables."""
     assert database.path is not None
-    return {name: found for name, (_, found) in snapshot(database.path).items()}
+    return {name: rows for name, (_, rows) in snapshot(database.path).items()}
 
 
 def _id(spec: DumpSpec, *what: int) -> str:
@@ -238,5 +238,5 @@ def _vector(spec: DumpSpec, model: int, content: str, attractor: int) -> list[fl
     centre = np.random.default_rng([spec.seed, model, attractor]).standard_normal(spec.dimensions)
     noise = np.random.default_rng([model, *content.encode()]).standard_normal(spec.dimensions)
     vector = centre / np.linalg.norm(centre) + 0.1 * noise / np.linalg.norm(noise)
-    made: list[float] = (vector / np.linalg.norm(vector)).astype(np.float32).tolist()
-    return made
+    unit_vector: list[float] = (vector / np.linalg.norm(vector)).astype(np.float32).tolist()
+    return unit_vector

@@ -83,17 +83,17 @@ def expected_rows(target: Path | str, clustering: object) -> list[dict[str, Any]
         return invocations.get(embeddings.get(embedding or "", {}).get("invocation_id"), {})
 
     rows = []
-    for one in sorted(assignments, key=lambda row: row["embedding_id"]):
-        invocation = output(one["embedding_id"])
+    for assignment in sorted(assignments, key=lambda row: row["embedding_id"]):
+        invocation = output(assignment["embedding_id"])
         run = runs.get(invocation.get("run_id", ""), {})
         stride = (
             2 if len(parities.get((invocation.get("run_id", ""), invocation.get("type", "")), ())) == 1 else 1
         )
         number = invocation.get("sequence_number")
-        medoid = medoids.get(one["label"])
+        medoid = medoids.get(assignment["label"])
         row = {
-            "embedding_id": dashed(one["embedding_id"]),
-            "invocation_id": dashed(embeddings.get(one["embedding_id"], {}).get("invocation_id")),
+            "embedding_id": dashed(assignment["embedding_id"]),
+            "invocation_id": dashed(embeddings.get(assignment["embedding_id"], {}).get("invocation_id")),
             "run_id": dashed(invocation.get("run_id")),
             "experiment_id": dashed(run.get("experiment_id")),
             "initial_prompt": run.get("initial_prompt"),
@@ -105,9 +105,9 @@ def expected_rows(target: Path | str, clustering: object) -> list[dict[str, Any]
             "model": invocation.get("model"),
             "embedding_model": result["embedding_model"],
             "text": invocation.get("output_text"),
-            "label": one["label"],
-            "probability": one["probability"],
-            "is_medoid": medoid == one["embedding_id"],
+            "label": assignment["label"],
+            "probability": assignment["probability"],
+            "is_medoid": medoid == assignment["embedding_id"],
             "medoid_text": output(medoid).get("output_text"),
         }
         rows.append(row)
@@ -127,8 +127,8 @@ def expected_core_distances(
 def stored_vectors(target: Path | str, rows: list[dict[str, Any]]) -> Any:
     """Return the vectors of these rows as the database has them."""
     with opened(target) as connection:
-        found = dict(connection.execute("SELECT id, vector FROM embedding"))
-    return np.stack([np.frombuffer(found[row["embedding_id"].replace("-", "")], "<f4") for row in rows])
+        vectors = dict(connection.execute("SELECT id, vector FROM embedding"))
+    return np.stack([np.frombuffer(vectors[row["embedding_id"].replace("-", "")], "<f4") for row in rows])
 
 
 def dashed(identity: str | None) -> str | None:

@@ -28,7 +28,7 @@ BAD_KINDS = ("null", "short", "nan", "infinite", "zero")
 
 @dataclass(frozen=True)
 class FieldSpec:
-    """What a field file shall hold.
+    """Contents of a field file to write.
 
     Attributes
     ----------
@@ -165,7 +165,7 @@ class StoredEmbedding:
 
 @dataclass(frozen=True)
 class FieldFacts:
-    """What was written."""
+    """Contents of a field file that was written."""
 
     path: Path
     spec: FieldSpec
@@ -185,7 +185,7 @@ class FieldFacts:
         return sorted((e for e in self.embeddings if e.model == model), key=lambda e: e.id)
 
     def count(self, model: str) -> int:
-        """How many embeddings this model has, bad ones and orphans too."""
+        """Count the embeddings of a model, bad ones and orphans included."""
         return len(self.of(model))
 
     def bad(self, model: str, kind: str | None = None) -> list[str]:
@@ -194,7 +194,7 @@ class FieldFacts:
         return [e.id for e in self.of(model) if e.kind in kinds]
 
     def sample(self, model: str, downsample: int = 1) -> list[StoredEmbedding]:
-        """What the downsampling rule keeps, by ascending id: orphans never, bad vectors as all others."""
+        """Return the embeddings that the downsampling rule keeps, by id: no orphans, but bad vectors."""
         return [
             embedding
             for embedding in self.of(model)
@@ -202,17 +202,17 @@ class FieldFacts:
         ]
 
     def output_index(self, invocation: StoredInvocation) -> int:
-        """Which of its run's outputs of its type it is, as the downsampling rule counts them."""
+        """Return its number among its run's outputs of its type, as the downsampling rule counts them."""
         both_parities = len(self._parities[invocation.run_id, invocation.type]) == 2
         return invocation.sequence_number // (1 if both_parities else 2)
 
     @cached_property
     def _parities(self) -> dict[tuple[str, str], set[int]]:
-        found: dict[tuple[str, str], set[int]] = {}
+        numbers: dict[tuple[str, str], set[int]] = {}
         for invocation in self.invocations:
             key = invocation.run_id, invocation.type
-            found.setdefault(key, set()).add(invocation.sequence_number % 2)
-        return found
+            numbers.setdefault(key, set()).add(invocation.sequence_number % 2)
+        return numbers
 
 
 def write_field_file(path: Path, spec: FieldSpec = FieldSpec()) -> FieldFacts:

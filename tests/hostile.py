@@ -77,16 +77,16 @@ def require_harmless(database: Path, folder: Path, words: list[str], *, also: st
         result = CliRunner().invoke(main, words, input="n\n", env={"PANIC_TDA_DB": "field.sqlite"})
     finally:
         os.chdir(before)
-    said = f"{words!r}: {result.output}"
-    assert result.exit_code in (0, 1, 2), said
-    assert "the traceback is in" not in result.stderr, said
-    assert not OBEYED.search(result.output), said
+    text = f"{words!r}: {result.output}"
+    assert result.exit_code in (0, 1, 2), text
+    assert "the traceback is in" not in result.stderr, text
+    assert not OBEYED.search(result.output), text
     if "--json" in words[1:] and result.stdout and not {"-h", "--help"} & set(words):
-        json.loads(result.stdout, parse_constant=lambda name: _fail(f"{name} in {said}"))
+        json.loads(result.stdout, parse_constant=lambda name: _fail(f"{name} in {text}"))
     with opened(copy) as left, opened(database) as there:
         for table in ("embedding", "invocation", "run"):
             rows = f"SELECT id FROM {table} ORDER BY id"
-            assert set(there.execute(rows)) <= set(left.execute(rows)), said
+            assert set(there.execute(rows)) <= set(left.execute(rows)), text
 
 
 def _fail(message: str) -> None:

@@ -131,8 +131,8 @@ def snapshot(url: str) -> dict[str, tuple[str, list[Any]]]:
 
 
 def _rows(connection: psycopg.Connection[Any], table: str) -> list[Any]:
-    found = connection.execute(f"SELECT * FROM {table}")  # type: ignore[arg-type]
-    return sorted((tuple(chain(*((one, type(one).__name__) for one in row))) for row in found), key=repr)
+    rows = connection.execute(f"SELECT * FROM {table}")  # type: ignore[arg-type]
+    return sorted((tuple(chain(*((cell, type(cell).__name__) for cell in row))) for row in rows), key=repr)
 
 
 def _translated(statement: str) -> Any:
@@ -147,8 +147,8 @@ def _plain(url: str) -> str:
 @contextmanager
 def started(temporary: str | None = None) -> Iterator[Server]:
     """Give the server that PANIC_TDA_POSTGRES names, or one of our own in a temporary folder; or skip."""
-    if given := os.environ.get("PANIC_TDA_POSTGRES"):
-        server = Server(given)
+    if url := os.environ.get("PANIC_TDA_POSTGRES"):
+        server = Server(url)
         yield server
         server.close()
         return
@@ -184,6 +184,6 @@ def started(temporary: str | None = None) -> Iterator[Server]:
 
 
 def _programs() -> Path | None:
-    found = shutil.which("initdb")
-    folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    program = shutil.which("initdb")
+    folders = [Path(program).parent] if program else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     return folders[-1] if folders else None

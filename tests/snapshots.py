@@ -45,12 +45,12 @@ def snapshot(target: Path | str, *, without: tuple[str, ...] = ()) -> dict[str, 
         tables = connection.execute(
             "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
         ).fetchall()
-        found: dict[str, tuple[str, list[Any]]] = {}
+        tables_by_name: dict[str, tuple[str, list[Any]]] = {}
         for kind, name, table, sql in tables:
             if table in without:
                 continue
-            found[name] = (sql, _rows(connection, table) if kind == "table" else [])
-        return found
+            tables_by_name[name] = (sql, _rows(connection, table) if kind == "table" else [])
+        return tables_by_name
     finally:
         connection.close()
 

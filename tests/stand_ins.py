@@ -17,7 +17,7 @@ FREE_BYTES = 80 << 30
 
 
 class StandInOutOfMemory(MemoryError):
-    """What the stand-in raises in CuPy's place."""
+    """Out-of-memory error of the stand-in for CuPy."""
 
 
 class LateLane:
@@ -51,7 +51,7 @@ class EarlyLane(LateLane):
 
 
 class StandIn:
-    """What the package does with a device, done on strict arrays.
+    """Stand-in for a CUDA device that works on strict arrays.
 
     Attributes
     ----------
@@ -77,7 +77,7 @@ class StandIn:
         self.refuses: Callable[[int, int], bool] = lambda _n_rows, _n_features: False
         monkeypatch.setattr(cuda, "unavailable_reason", lambda: None)
         monkeypatch.setattr(cuda, "count", lambda: 1)
-        monkeypatch.setattr(cuda, "free_bytes", lambda: FREE_BYTES)
+        monkeypatch.setattr(cuda, "allocatable_bytes", lambda: FREE_BYTES)
         monkeypatch.setattr(device_memory, "_allocate", self.empty)
         monkeypatch.setattr(device_memory, "_open_lanes", self._open)
         monkeypatch.setattr(device_memory, "_free_pools", lambda: None)

@@ -211,7 +211,7 @@ class _LinearAlgebra:
 
 
 class _Namespace:
-    """What `import cupy` would give."""
+    """The module that `import cupy` would return."""
 
     __name__ = "strict_arrays"
     ndarray = StrictArray
@@ -237,20 +237,20 @@ def _creator(function: Callable[..., Any]) -> Callable[..., StrictArray]:
 
     def create(*args: Any, **options: Any) -> StrictArray:
         args = tuple(arg._host if isinstance(arg, StrictArray) else arg for arg in args)
-        made = function(*args, **options)
-        return StrictArray(made.copy() if any(made is arg for arg in args) else made)
+        result = function(*args, **options)
+        return StrictArray(result.copy() if any(result is arg for arg in args) else result)
 
     return create
 
 
 def _operator(name: str) -> Callable[..., Any]:
     def operate(self: StrictArray, *others: Any) -> Any:
-        for other in others:
-            if not isinstance(other, (StrictArray, *_NUMBERS)):
-                _unwrap(other)
+        for operand in others:
+            if not isinstance(operand, (StrictArray, *_NUMBERS)):
+                _unwrap(operand)
                 return NotImplemented
         with np.errstate(all="ignore"):
-            return _wrap(getattr(self._host, name)(*(_unwrap(other) for other in others)))
+            return _wrap(getattr(self._host, name)(*(_unwrap(operand) for operand in others)))
 
     return operate
 

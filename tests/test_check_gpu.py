@@ -97,9 +97,9 @@ def test_gpu_benchmark_predicts_from_the_rows_before(monkeypatch: pytest.MonkeyP
 def test_gpu_benchmark_refuses_without_a_device() -> None:
     command = [sys.executable, str(ROOT / "scripts" / "bench" / "bench_gpu.py"), "--rows", "600"]
     hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=hidden)
-    assert done.returncode == 1
-    assert "needs a CUDA device" in done.stderr
+    process = subprocess.run(command, check=False, capture_output=True, text=True, env=hidden)
+    assert process.returncode == 1
+    assert "needs a CUDA device" in process.stderr
 
 
 def _commit() -> str:
@@ -145,7 +145,7 @@ def _check_gpu(tmp_path: Path, *, cupy: bool, pytest_there: bool = True, status:
         f'#!/bin/sh\ncase "$*" in {cases} *find_spec*) exit 1 ;; esac\n'
         f'echo "asked: $* with $PYTHONPATH"\ncase "$*" in *pytest*) exit {status} ;; esac\n',
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [str(ROOT / "scripts" / "check_gpu.sh"), "--peers", "tiled"],
         check=False,
         capture_output=True,
@@ -153,20 +153,20 @@ def _check_gpu(tmp_path: Path, *, cupy: bool, pytest_there: bool = True, status:
         cwd=tmp_path,
         env=os.environ | {"PYTHON": str(program), "CHECK_GPU_OUT": "results", "PYTHONPATH": ""},
     )
-    return done.returncode, done.stdout
+    return process.returncode, process.stdout
 
 
 def test_check_gpu_takes_a_python_that_has_cupy(tmp_path: Path) -> None:
-    status, said = _check_gpu(tmp_path, cupy=True)
+    status, output = _check_gpu(tmp_path, cupy=True)
     assert status == 0
-    tests, bench = re.findall(r"^asked: (.*)$", said, flags=re.MULTILINE)
+    tests, bench = re.findall(r"^asked: (.*)$", output, flags=re.MULTILINE)
     assert tests == f"-P -m pytest -q -m gpu -p no:cacheprovider --continue-on-collection-errors with {ROOT}"
-    found = re.fullmatch(
+    match = re.fullmatch(
         r"scripts/bench/bench_gpu.py --budget (\d+) --out (\S+) --peers tiled with (\S+)", bench
     )
-    assert found is not None
-    assert 200 < int(found[1]) <= 455
-    assert found[2] == str(tmp_path / "results")
+    assert match is not None
+    assert 200 < int(match[1]) <= 455
+    assert match[2] == str(tmp_path / "results")
     assert (tmp_path / "results" / "gpu-tests.txt").read_text().startswith("asked: -P -m pytest")
 
 
@@ -175,7 +175,7 @@ def test_tests_of_a_device_are_collected_where_database_libraries_are_missing(tm
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--collect-only", "-p", "no:cacheprovider"]
     without = ("COVERAGE_PROCESS_CONFIG", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER")
     usual = {name: value for name, value in os.environ.items() if name not in without}
-    done = subprocess.run(
+    process = subprocess.run(
         command,
         check=False,
         capture_output=True,
@@ -183,8 +183,8 @@ def test_tests_of_a_device_are_collected_where_database_libraries_are_missing(tm
         cwd=ROOT,
         env=usual | {"PYTHONPATH": os.pathsep.join(map(str, (tmp_path, ROOT)))},
     )
-    assert done.returncode == 0, done.stdout
-    collected = [line for line in done.stdout.splitlines() if "::" in line]
+    assert process.returncode == 0, process.stdout
+    collected = [line for line in process.stdout.splitlines() if "::" in line]
     assert len(collected) > 200
     marked = {
         str(path.relative_to(ROOT))
@@ -195,10 +195,10 @@ def test_tests_of_a_device_are_collected_where_database_libraries_are_missing(tm
 
 
 def test_check_gpu_measures_although_a_test_failed_or_there_is_no_pytest(tmp_path: Path) -> None:
-    status, said = _check_gpu(tmp_path, cupy=True, status=1)
+    status, output = _check_gpu(tmp_path, cupy=True, status=1)
     assert status == 1
-    assert "asked: scripts/bench/bench_gpu.py" in said
-    status, said = _check_gpu(tmp_path, cupy=True, pytest_there=False)
+    assert "asked: scripts/bench/bench_gpu.py" in output
+    status, output = _check_gpu(tmp_path, cupy=True, pytest_there=False)
     assert status == 0
-    assert "tests skipped" in said
-    assert "asked: scripts/bench/bench_gpu.py" in said
+    assert "tests skipped" in output
+    assert "asked: scripts/bench/bench_gpu.py" in output

@@ -80,26 +80,26 @@ class Lock:
 
 
 def worker_of(device: str) -> psutil.Process:
-    (found,) = (
+    (child_process,) = (
         child
         for child in psutil.Process().children()
         if child.environ().get("CUDA_VISIBLE_DEVICES") == device.removeprefix("device ")
     )
-    return found
+    return child_process
 
 
 def stored(path: Path) -> dict[str, list[tuple[Any, ...]]]:
     """Assignments by model."""
     connection = sqlite3.connect(path)
-    found: dict[str, list[tuple[Any, ...]]] = {}
+    calls: dict[str, list[tuple[Any, ...]]] = {}
     for model, *row in connection.execute(
         "SELECT embedding_model, embedding_id, label, probability FROM embeddingcluster "
         "JOIN clusteringresult ON key = result_key ORDER BY 1, 2"
     ):
-        found.setdefault(model, []).append(tuple(row))
+        calls.setdefault(model, []).append(tuple(row))
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     connection.close()
-    return found
+    return calls
 
 
 def by_model(outcomes: list[ModelOutcome]) -> dict[str, ModelOutcome]:
@@ -107,14 +107,14 @@ def by_model(outcomes: list[ModelOutcome]) -> dict[str, ModelOutcome]:
 
 
 def test_several_devices_store_what_one_process_stores(upgraded: MakeFile) -> None:
-    file, other = upgraded(SPEC), upgraded(SPEC, "other.sqlite")
+    file, second_file = upgraded(SPEC), upgraded(SPEC, "other.sqlite")
     heard: list[str] = []
     outcomes = cluster_all_data(file.path, parameters=TILED, progress=Listener(heard.append))
-    alone = cluster_all_data(other.path, parameters=TILED, resources=Resources(devices=(0,)))
+    alone = cluster_all_data(second_file.path, parameters=TILED, resources=Resources(devices=(0,)))
     assert [outcome.embedding_model for outcome in outcomes] == list(MODELS)
     assert {outcome.status for outcome in outcomes} == {CLUSTERED}
     assert [outcome.n_clusters for outcome in outcomes] == [outcome.n_clusters for outcome in alone]
-    assert stored(file.path) == stored(other.path)
+    assert stored(file.path) == stored(second_file.path)
     assert set(stored(file.path)) == set(MODELS)
     # Each line names device and model.
     phases = {name for name in heard if name.endswith(": neighbours")}
@@ -187,7 +187,7 @@ def test_a_killed_process_costs_its_own_model_and_two_save_at_once(
     assert set(stored(file.path)) == others
     # The state of the killed one is kept, and the same command goes on from it.
     folder = file.path.with_name(f"{file.path.name}.panic-tda")
-    assert [found.name for found in folder.iterdir()] == [lost]
+    assert [path.name for path in folder.iterdir()] == [lost]
     assert cluster_all_data(file.path, [lost], parameters=TILED)[0].status == CLUSTERED
     assert set(stored(file.path)) == set(MODELS)
     assert not folder.exists()
@@ -294,8 +294,8 @@ def test_the_command_says_who_does_what(upgraded: MakeFile) -> None:
 
 @pytest.mark.parametrize("words", [("--devices", "5"), ("--devices", "one")])
 def test_the_command_refuses_wrong_devices(upgraded: MakeFile, words: tuple[str, ...]) -> None:
-    asked = ["cluster-embeddings", "--backend", "tiled", *words, "--db", str(upgraded(SPEC).path)]
-    result = CliRunner().invoke(main, asked)
+    words_of_command = ["cluster-embeddings", "--backend", "tiled", *words, "--db", str(upgraded(SPEC).path)]
+    result = CliRunner().invoke(main, words_of_command)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "devices" in result.stderr
 
@@ -310,11 +310,11 @@ def test_a_signal_ends_the_processes_and_leaves_the_database_as_it_was(
     before = snapshot(file.path)
     with command(file, "-v") as process:
         assert process.stderr is not None
-        said, lock = "", None
+        text, lock = "", None
         # Both have computed, and wait for the lock to save.
-        while not ("device 0: " in said and len(re.findall(r"device [01]: [A-D]: save …", said)) == 2):
-            said += (line := process.stderr.readline())
-            assert line, said
+        while not ("device 0: " in text and len(re.findall(r"device [01]: [A-D]: save …", text)) == 2):
+            text += (line := process.stderr.readline())
+            assert line, text
             lock = lock or Lock(file.path)
         workers = psutil.Process(process.pid).children()
         wait_for(lambda: all(_has_open(worker, file.path) for worker in workers))
@@ -334,9 +334,9 @@ def test_a_signal_ends_the_processes_and_leaves_the_database_as_it_was(
     assert not any(map(_runs, workers))
     assert snapshot(file.path) == before
     # What was computed is kept, and they said where.
-    kept = pending.find_pending(file.database)
-    assert len(kept) == 2
-    assert all(str(path) in stderr for path in kept), stderr
+    pending_files = pending.find_pending(file.database)
+    assert len(pending_files) == 2
+    assert all(str(path) in stderr for path in pending_files), stderr
     assert len(save_pending(file.database)) == 2
 
 

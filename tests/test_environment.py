@@ -49,9 +49,9 @@ def _installed(checkout: Path, *, driver: str | None = None, **variables: str) -
     calls.unlink(missing_ok=True)
     answer = "exit 9" if driver is None else f"echo '| Driver Version: 580.95   CUDA Version: {driver}  |'"
     _write_program(programs / "nvidia-smi", f"#!/bin/sh\n{answer}\n")
-    kept = {name: value for name, value in os.environ.items() if name != "PANIC_TDA_ENV"}
-    environment = kept | {"PATH": f"{programs}:{os.environ['PATH']}"} | variables
-    done = subprocess.run(
+    inherited = {name: value for name, value in os.environ.items() if name != "PANIC_TDA_ENV"}
+    environment = inherited | {"PATH": f"{programs}:{os.environ['PATH']}"} | variables
+    process = subprocess.run(
         ["bash", "-c", "source scripts/environment.sh"],
         check=False,
         capture_output=True,
@@ -59,8 +59,8 @@ def _installed(checkout: Path, *, driver: str | None = None, **variables: str) -
         cwd=checkout,
         env=environment,
     )
-    asked = calls.read_text() if calls.exists() else ""
-    return " ".join(re.findall(r"-r env/(\S+)\.txt", asked)), done.stderr
+    text = calls.read_text() if calls.exists() else ""
+    return " ".join(re.findall(r"-r env/(\S+)\.txt", text)), process.stderr
 
 
 @pytest.mark.parametrize(
@@ -70,11 +70,11 @@ def _installed(checkout: Path, *, driver: str | None = None, **variables: str) -
 def test_a_new_environment_follows_the_driver_and_says_so(
     checkout: Path, driver: str | None, lock: str
 ) -> None:
-    installed, said = _installed(checkout, driver=driver)
+    installed, output = _installed(checkout, driver=driver)
     assert installed == lock
-    assert ("the driver runs CUDA" in said) == (driver is not None)
+    assert ("the driver runs CUDA" in output) == (driver is not None)
     if driver is not None:
-        assert f"taking env/{lock}.txt" in said
+        assert f"taking env/{lock}.txt" in output
 
 
 def test_the_environment_that_was_chosen_is_kept_until_another_is_chosen(checkout: Path) -> None:
@@ -89,19 +89,19 @@ def test_the_environment_that_was_chosen_is_kept_until_another_is_chosen(checkou
 
 def test_an_environment_from_before_there_was_a_choice_stays_one_for_the_processor(checkout: Path) -> None:
     (checkout / ".venv" / "panic_tda.env").unlink()
-    installed, said = _installed(checkout, driver="13.0")
+    installed, output = _installed(checkout, driver="13.0")
     assert installed == "cpu"
-    assert "keeping env/cpu.txt, though there is an NVIDIA driver" in said
+    assert "keeping env/cpu.txt, though there is an NVIDIA driver" in output
 
 
 def test_an_old_environment_says_nothing_of_drivers_where_there_is_none(checkout: Path) -> None:
     (checkout / ".venv" / "panic_tda.env").unlink()
-    installed, said = _installed(checkout)
+    installed, output = _installed(checkout)
     assert installed == "cpu"
-    assert "driver" not in said
+    assert "driver" not in output
 
 
 def test_an_unknown_environment_is_refused(checkout: Path) -> None:
-    installed, said = _installed(checkout, PANIC_TDA_ENV="cuda11")
+    installed, output = _installed(checkout, PANIC_TDA_ENV="cuda11")
     assert installed == ""
-    assert said == "PANIC_TDA_ENV must be cpu, cuda12 or cuda13; got cuda11\n"
+    assert output == "PANIC_TDA_ENV must be cpu, cuda12 or cuda13; got cuda11\n"

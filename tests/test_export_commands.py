@@ -31,10 +31,10 @@ EXPORTS = ("export-clustering", "export-trajectories")
 
 @pytest.fixture
 def file(upgraded: MakeFile) -> UpgradedFile:
-    made = upgraded(FieldSpec(text_models=("Nomic", "STSBMpnet")))
-    for model in made.facts.models:
-        clustered(made.database, model)
-    return made
+    file = upgraded(FieldSpec(text_models=("Nomic", "STSBMpnet")))
+    for model in file.facts.models:
+        clustered(file.database, model)
+    return file
 
 
 def invoke(file: UpgradedFile, *words: object) -> Result:
@@ -62,20 +62,20 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 def test_a_clustering_is_exported(file: UpgradedFile, tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
-    said = exported(file, "export-clustering", "latest", path, "--model", "STSBMpnet")
+    printed = exported(file, "export-clustering", "latest", path, "--model", "STSBMpnet")
     rows = rows_of(path)
-    assert said == f"Wrote {len(rows)} rows to {path} ({path.stat().st_size:,} bytes).\n"
+    assert printed == f"Wrote {len(rows)} rows to {path} ({path.stat().st_size:,} bytes).\n"
     listed = json.loads(exported(file, "list-clusterings", "--json"))
-    (identity,) = (one["id"] for one in listed if one["embedding_model"] == "STSBMpnet")
+    (identity,) = (clustering["id"] for clustering in listed if clustering["embedding_model"] == "STSBMpnet")
     assert [row["embedding_id"] for row in rows] == [
         row["embedding_id"] for row in expected_rows(file.path, identity)
     ]
     by_id = tmp_path / "by_id.parquet"
-    said = exported(file, "export-clustering", identity[:13], by_id, "--with-vectors", "--json")
-    assert json.loads(said) == {"file": str(by_id), "rows": len(rows), "bytes": by_id.stat().st_size}
-    found = rows_of(by_id)
-    assert {len(row.pop("vector")) for row in found} == {8}
-    assert found == rows
+    printed = exported(file, "export-clustering", identity[:13], by_id, "--with-vectors", "--json")
+    assert json.loads(printed) == {"file": str(by_id), "rows": len(rows), "bytes": by_id.stat().st_size}
+    records = rows_of(by_id)
+    assert {len(row.pop("vector")) for row in records} == {8}
+    assert records == rows
 
 
 def test_the_map_is_that_of_the_report(
@@ -87,16 +87,16 @@ def test_the_map_is_that_of_the_report(
         source = find_clustering(session, model="Nomic")
     plain = tmp_path / "plain.parquet"
     exported(file, "export-clustering", source.id, plain)
-    gone = next(row for row in rows_of(plain) if not row["is_medoid"])
+    record = next(row for row in rows_of(plain) if not row["is_medoid"])
     with opened(file.path) as connection:
-        invocation = gone["invocation_id"].replace("-", "")
+        invocation = record["invocation_id"].replace("-", "")
         connection.execute("DELETE FROM invocation WHERE id = ?", (invocation,))
     path = tmp_path / "rows.parquet"
     exported(file, "export-clustering", source.id, path, "--with-map")
     rows = rows_of(path)
     assert list(rows[0]) == [*COLUMNS, "outlier_score", "nearest_cluster", "x", "y"]
     # What belongs to no step any more is not on the map.
-    assert [row["embedding_id"] for row in rows if row["x"] is None] == [gone["embedding_id"]]
+    assert [row["embedding_id"] for row in rows if row["x"] is None] == [record["embedding_id"]]
     placed = [row for row in rows if row["x"] is not None]
     page = gather(file.database, source)["map"]
     assert page["n"] == len(placed) == len(rows) - 1
@@ -111,16 +111,16 @@ def test_the_map_is_that_of_the_report(
 
 def test_trajectories_are_exported(file: UpgradedFile, tmp_path: Path) -> None:
     path = tmp_path / "steps.parquet"
-    said = json.loads(
+    metadata = json.loads(
         exported(file, "export-trajectories", "latest", path, "--model", "Nomic", "--json", "--with-drift")
     )
     rows = rows_of(path)
-    assert said == {"file": str(path), "rows": len(rows), "bytes": path.stat().st_size}
+    assert metadata == {"file": str(path), "rows": len(rows), "bytes": path.stat().st_size}
     assert list(rows[0]) == [*STEP_COLUMNS, "drift", "stride"]
     assert len(rows) == file.facts.spec.runs * file.facts.spec.length // 2
     strict = tmp_path / "strict.parquet"
     exported(file, "export-trajectories", "latest", strict, "--model", "Nomic", "--core-probability", "1")
-    cores = [sum(row["flag"] == "core" for row in found) for found in (rows, rows_of(strict))]
+    cores = [sum(row["flag"] == "core" for row in table) for table in (rows, rows_of(strict))]
     assert 0 < cores[1] < cores[0]
 
 
@@ -139,7 +139,7 @@ def test_wrong_usage_is_said_before_anything_is_read(
     assert "choose one with --model" in refused(file, command, "latest", tmp_path / "other.csv")
     assert "Missing argument 'FILE'" in refused(file, command, tmp_path / "other.csv")
     assert "none of 2 stored clusterings" in refused(file, command, "ffff", tmp_path / "other.csv")
-    assert sorted(one.name for one in tmp_path.iterdir() if one.suffix == ".csv") == ["rows.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix == ".csv") == ["rows.csv"]
     exported(file, command, "latest", path, "--model", "Nomic", "--force")
     assert path.read_text() != "before"
 
@@ -202,8 +202,8 @@ def test_ctrl_c_leaves_what_was_there(
             assert line
         assert len(list(folder.iterdir())) == 2
         os.kill(process.pid, number)
-        _, said = process.communicate(timeout=60)
+        _, output = process.communicate(timeout=60)
         watchdog.cancel()
         assert process.returncode == code
-    assert "Traceback" not in said
-    assert [(one.name, one.read_text()) for one in folder.iterdir()] == [("rows.csv", "before")]
+    assert "Traceback" not in output
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("rows.csv", "before")]

@@ -70,8 +70,8 @@ def test_links_resolve(name: str) -> None:
     for target in LINK.findall(remove_blocks(path.read_text(encoding="utf-8"))):
         if target.startswith(("http://", "https://")):
             continue
-        other, _, anchor = target.partition("#")
-        file = path.parent / other if other else path
+        file_name, _, anchor = target.partition("#")
+        file = path.parent / file_name if file_name else path
         assert file.is_file(), target
         if anchor:
             assert anchor in find_anchors(file.read_text(encoding="utf-8")), target
@@ -172,8 +172,8 @@ def find_keys(data: Any) -> Iterator[str]:
         for key, value in data.items():
             yield key
             inner = value.values() if key in DATA_KEYS and isinstance(value, dict) else [value]
-            for one in inner:
-                yield from find_keys(one)
+            for nested in inner:
+                yield from find_keys(nested)
 
 
 @pytest.mark.parametrize(

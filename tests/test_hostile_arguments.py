@@ -22,8 +22,8 @@ def clustered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("hostile") / "field.sqlite"
     write_field_file(path, FieldSpec())
     for words in ("upgrade --yes", "cluster-embeddings --min-cluster-size 2"):
-        done = run_python("from panic_tda.main import main; main()", *words.split(), "-q", "--db", path)
-        assert done.returncode == 0, done.stderr
+        process = run_python("from panic_tda.main import main; main()", *words.split(), "-q", "--db", path)
+        assert process.returncode == 0, process.stderr
     return path
 
 

@@ -9,7 +9,18 @@ import pytest
 
 from tests.snapshots import REPOSITORY
 
-PACKAGE = REPOSITORY / "panic_tda"
+FOLDERS = ("panic_tda", "tests", "scripts")
+NOT_YET = (
+    "tests/faults/",
+    "tests/files/",
+    "tests/clustering/backends/",
+    "tests/clustering/test_backends.py",
+    "tests/clustering/test_recipe.py",
+    "tests/storage/test_recovery.py",
+    "tests/test_clustering_manager.py",
+    "tests/test_main.py",
+)
+"""Files whose names and docstrings do not follow the rules yet."""
 VAGUE = {
     "found",
     "one",
@@ -33,7 +44,12 @@ VAGUE = {
 }
 """Names that say how a value came and not what it is."""
 QUESTIONS = ("What ", "Which ", "Where ", "How ", "Whether ", "When ")
-MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+MODULES = [
+    module
+    for folder in FOLDERS
+    for path in sorted((REPOSITORY / folder).rglob("*.py"))
+    if not (module := path.relative_to(REPOSITORY).as_posix()).startswith(NOT_YET)
+]
 
 
 def bindings(tree: ast.AST) -> Iterator[tuple[str, int]]:
@@ -47,15 +63,19 @@ def bindings(tree: ast.AST) -> Iterator[tuple[str, int]]:
             yield node.name, node.lineno
 
 
+def test_no_exception_is_out_of_date() -> None:
+    assert [path for path in NOT_YET if not (REPOSITORY / path).exists()] == []
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_names_say_what_they_hold(module: str) -> None:
-    tree = ast.parse((PACKAGE / module).read_text(encoding="utf-8"))
+    tree = ast.parse((REPOSITORY / module).read_text(encoding="utf-8"))
     assert [f"{module}:{line} {name}" for name, line in bindings(tree) if name in VAGUE] == []
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_docstrings_say_what_is_done(module: str) -> None:
-    tree = ast.parse((PACKAGE / module).read_text(encoding="utf-8"))
+    tree = ast.parse((REPOSITORY / module).read_text(encoding="utf-8"))
     documented = [
         node
         for node in ast.walk(tree)

@@ -37,9 +37,9 @@ def modules() -> list[Path]:
 @pytest.mark.parametrize("module", ["panic_tda", "panic_tda.main"])
 def test_commands_start_without_heavy_libraries(module: str, unmeasured: None) -> None:
     code = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
-    done = run_python(code)
-    assert done.returncode == 0, done.stderr
-    loaded = set(done.stdout.split())
+    process = run_python(code)
+    assert process.returncode == 0, process.stderr
+    loaded = set(process.stdout.split())
     assert "panic_tda" in loaded
     assert loaded & set(HEAVY) == set()
 
@@ -52,10 +52,10 @@ def test_no_help_loads_a_heavy_library_either(unmeasured: None) -> None:
         "    except SystemExit: pass\n"
         "print('LOADED', *{name.split('.')[0] for name in sys.modules})"
     )
-    done = run_python(code)
-    assert done.stdout.count("Usage: ") > 8
-    assert "--epsilon" in done.stdout
-    assert set(done.stdout.partition("LOADED")[2].split()) & set(HEAVY) == set()
+    process = run_python(code)
+    assert process.stdout.count("Usage: ") > 8
+    assert "--epsilon" in process.stdout
+    assert set(process.stdout.partition("LOADED")[2].split()) & set(HEAVY) == set()
 
 
 def test_the_commands_know_the_backends() -> None:
@@ -92,7 +92,7 @@ def test_only_loading_code_speaks_to_drivers() -> None:
                 assert path.relative_to(PACKAGE / "storage").as_posix() in {
                     "connections.py",
                     "database.py",
-                    "read/glance.py",
+                    "read/completions.py",
                 }
 
 

@@ -34,9 +34,9 @@ ENDS = {"plot-clustering": ".png", "export-clustering": ".parquet", "export-traj
 
 @pytest.fixture
 def file(upgraded: MakeFile) -> UpgradedFile:
-    made = upgraded(FieldSpec())
-    clustered(made.database)
-    return made
+    file = upgraded(FieldSpec())
+    clustered(file.database)
+    return file
 
 
 @pytest.fixture
@@ -218,13 +218,13 @@ def test_nothing_made_of_a_database_is_readable_by_more(
     file: UpgradedFile, tmp_path: Path, mode: int
 ) -> None:
     file.path.chmod(mode)
-    made = {name: tmp_path / f"new{ENDS.get(name, '.html')}" for name in COMMANDS}
-    for name, target in made.items():
+    outputs = {name: tmp_path / f"new{ENDS.get(name, '.html')}" for name in COMMANDS}
+    for name, target in outputs.items():
         result = invoke(file, *COMMANDS[name], target)
         assert result.exit_code == 0, result.output
     copy = tmp_path / "copy.sqlite"
     assert invoke(file, "copy-database", file.path, copy).exit_code == 0
-    for path in (*made.values(), copy):
+    for path in (*outputs.values(), copy):
         assert path.stat().st_mode & 0o777 == 0o600 | (mode & 0o644), path
 
 

@@ -86,7 +86,7 @@ def test_a_share_of_whole_thousands_is_exact(thousands: int) -> None:
 
 
 def test_given_values_are_not_changed() -> None:
-    asked = ClusteringParameters(
+    parameters = ClusteringParameters(
         epsilon=0,
         min_cluster_size=500,
         min_samples=700,
@@ -95,7 +95,7 @@ def test_given_values_are_not_changed() -> None:
         max_cluster_size=900,
         distance_floor=1e-5,
     )
-    assert asdict(asked.resolve(10)) == {
+    assert asdict(parameters.resolve(10)) == {
         "cluster_selection_epsilon": 0.0,
         "min_cluster_size": 500,
         "min_samples": 700,
@@ -209,7 +209,7 @@ def test_resources_of_another_type_are_refused_by_name(name: str, value: Any) ->
 
 
 def test_numbers_of_numpy_become_plain_where_they_enter() -> None:
-    asked = ClusteringParameters(
+    parameters = ClusteringParameters(
         epsilon=np.float64(0.3),
         min_cluster_size=np.float32(0.25),
         min_samples=np.int64(5),
@@ -218,8 +218,8 @@ def test_numbers_of_numpy_become_plain_where_they_enter() -> None:
         distance_floor=np.float32(0.25),
         exact=np.bool_(True),
     )
-    assert json.loads(json.dumps(asdict(asked))) == asdict(asked)
-    assert asked.resolve(100).min_cluster_size == 25
+    assert json.loads(json.dumps(asdict(parameters))) == asdict(parameters)
+    assert parameters.resolve(100).min_cluster_size == 25
     resources = Resources(memory_limit=np.int64(1 << 30), devices=[np.int32(0), 1])  # type: ignore[arg-type]
     assert json.dumps([resources.memory_limit, resources.devices]) == "[1073741824, [0, 1]]"
     assert hash(resources) == hash(Resources(memory_limit=1 << 30, devices=(0, 1)))
@@ -232,12 +232,12 @@ def test_a_largest_size_below_the_smallest_is_refused_where_both_are_known() -> 
         ClusteringParameters(min_cluster_size=10, max_cluster_size=9)
     assert ClusteringParameters(min_cluster_size=10, max_cluster_size=10).max_cluster_size == 10
     # The size of a share, and of the default, is known with the rows.
-    for asked in (
+    for settings in (
         ClusteringParameters(min_cluster_size=0.5, max_cluster_size=9),
         ClusteringParameters(max_cluster_size=9),
     ):
         with pytest.raises(InvalidParameter, match=r"at least min_cluster_size, \d+; got 9"):
-            asked.resolve(100)
+            settings.resolve(100)
     assert ClusteringParameters(min_cluster_size=0.5, max_cluster_size=9).resolve(18).min_cluster_size == 9
 
 
@@ -274,10 +274,10 @@ VALUES: dict[str, tuple[Any, Any]] = {
 """Two values of each option that changes clusters."""
 
 
-@pytest.mark.parametrize(("asked", "message"), VOID_PAIRS)
-def test_an_option_that_another_makes_void_is_refused(asked: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(("settings", "message"), VOID_PAIRS)
+def test_an_option_that_another_makes_void_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidParameter, match=message):
-        ClusteringParameters(**asked).resolve(100)
+        ClusteringParameters(**settings).resolve(100)
 
 
 def random_rows(seed: int) -> NDArray[np.float64]:
@@ -295,8 +295,8 @@ def tree_of(seed: int, min_samples: int, distance_floor: float) -> SpanningTree:
     return fit.tree
 
 
-def labels_of(seed: int, asked: dict[str, Any]) -> list[int]:
-    effective = ClusteringParameters(**asked).resolve(110)
+def labels_of(seed: int, settings: dict[str, Any]) -> list[int]:
+    effective = ClusteringParameters(**settings).resolve(110)
     tree = tree_of(seed, effective.min_samples, effective.distance_floor)
     labels: list[int] = extract_clusters(tree, effective).labels.tolist()
     return labels
@@ -304,19 +304,19 @@ def labels_of(seed: int, asked: dict[str, Any]) -> list[int]:
 
 @pytest.mark.parametrize(("first", "second"), list(combinations(VALUES, 2)))
 def test_of_every_pair_each_option_has_an_effect_or_is_refused(first: str, second: str) -> None:
-    for option, other in ((first, second), (second, first)):
-        for value in VALUES[other]:
+    for option, other_option in ((first, second), (second, first)):
+        for value in VALUES[other_option]:
             # An option is void beside a value if it changes nothing on any ground, and is not refused there.
             refused = changed = False
             for seed, *ground in product(range(6), *GROUND.values()):
-                asked = dict(zip(GROUND, ground, strict=True)) | {other: value}
+                settings = dict(zip(GROUND, ground, strict=True)) | {other_option: value}
                 try:
-                    labels = [labels_of(seed, asked | {option: each}) for each in VALUES[option]]
+                    labels = [labels_of(seed, settings | {option: each}) for each in VALUES[option]]
                 except InvalidParameter:
                     refused = True
                     continue
                 changed |= labels[0] != labels[1]
-            assert changed or refused, (option, other, value)
+            assert changed or refused, (option, other_option, value)
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.4, 0.9, 2.0])
@@ -325,7 +325,7 @@ def test_no_cluster_is_larger_than_max_cluster_size(epsilon: float, single: bool
     # At the default epsilon, merging to it gave clusters of 200 and 122 where 100 were asked for.
     for rows in (random_rows(0), np.ones((60, 3))):
         for largest in (4, 8, 23, 24, 50):
-            found = hdbscan(
+            clustering = hdbscan(
                 rows,
                 epsilon=epsilon,
                 min_cluster_size=4,
@@ -333,21 +333,21 @@ def test_no_cluster_is_larger_than_max_cluster_size(epsilon: float, single: bool
                 max_cluster_size=largest,
                 allow_single_cluster=single,
             )
-            assert found.record.largest_cluster_size is not None
-            assert found.record.largest_cluster_size <= largest
-            assert np.bincount(found.labels[found.labels >= 0], minlength=1).max() <= largest
+            assert clustering.record.largest_cluster_size is not None
+            assert clustering.record.largest_cluster_size <= largest
+            assert np.bincount(clustering.labels[clustering.labels >= 0], minlength=1).max() <= largest
 
 
 def test_effective_parameters_are_plain_numbers_whatever_was_given() -> None:
     # NumPy's numbers are no JSON: they were refused when the result was saved, after all the computing.
-    asked = ClusteringParameters(
+    parameters = ClusteringParameters(
         epsilon=np.float32(0.25),
         min_cluster_size=np.int64(5),
         min_samples=np.int32(4),
         max_cluster_size=np.int64(50),
         allow_single_cluster=np.bool_(False),
     )
-    effective = asdict(asked.resolve(100))
+    effective = asdict(parameters.resolve(100))
     assert json.loads(json.dumps(effective)) == effective
     assert effective["min_cluster_size"] == 5
     assert effective["max_cluster_size"] == 50
@@ -377,14 +377,14 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 @pytest.mark.parametrize("text", ["2", "2 ", " 2 B", "0", "0.5MiB", "1023KiB", "1MB", "0GiB"])
 def test_a_memory_limit_in_which_nothing_can_be_done_is_refused(text: str, tmp_path: Path) -> None:
     """A number without a unit is bytes."""
-    said = "memory_limit must be at least 1 MiB .* such as 2GiB"
-    with pytest.raises(InvalidParameter, match=said):
+    message = "memory_limit must be at least 1 MiB .* such as 2GiB"
+    with pytest.raises(InvalidParameter, match=message):
         Resources(memory_limit=parse_bytes(text))
     for command in ("cluster-embeddings", "recut-clustering"):
         result = CliRunner().invoke(
             main, [command, "--memory-limit", text, "--db", str(tmp_path / "no.sqlite")]
         )
-        assert (result.exit_code, len(re.findall(said, result.stderr))) == (2, 1), result.output
+        assert (result.exit_code, len(re.findall(message, result.stderr))) == (2, 1), result.output
 
 
 def test_the_least_memory_limit_is_a_mebibyte() -> None:

@@ -19,7 +19,7 @@ from panic_tda.main import main
 from panic_tda.parameters import ClusteringParameters, Resources
 from panic_tda.paths import expand_home
 from panic_tda.storage.database import open_database
-from panic_tda.storage.read.glance import stored_models
+from panic_tda.storage.read.completions import read_model_names
 from panic_tda.storage.read.results import list_clusterings
 from panic_tda.storage.write.copying import copy_database
 from panic_tda.storage.write.recovery import save_pending
@@ -62,8 +62,8 @@ def test_every_option_and_argument_that_is_a_path_is_expanded(home: Path) -> Non
     invoke("cluster-embeddings", "--work-dir=~/work", "--backend", "sklearn", "--downsample", "4", **database)
     invoke("export-clustering", "latest", "~/rows.parquet", **database)
     invoke("copy-database", "~/x.sqlite", "~/copies/y.sqlite")
-    made = {path.relative_to(home).as_posix() for path in home.rglob("*")}
-    assert {"x.sqlite", "logs/log", "rows.parquet", "copies/y.sqlite"} <= made
+    files = {path.relative_to(home).as_posix() for path in home.rglob("*")}
+    assert {"x.sqlite", "logs/log", "rows.parquet", "copies/y.sqlite"} <= files
     for words, problem in {
         ("save-pending", "~/none.arrow"): f"no file at {home}/none.arrow",
         ("report-clustering", "-o", "~/none/page.html"): f"no folder {home}/none for the file page.html",
@@ -76,7 +76,7 @@ def test_every_option_and_argument_that_is_a_path_is_expanded(home: Path) -> Non
 
 
 def test_no_option_has_a_type_of_its_own_for_paths() -> None:
-    types = [one.type for command in main.commands.values() for one in command.params]
+    types = [option.type for command in main.commands.values() for option in command.params]
     paths = [kind for kind in types if isinstance(kind, click.Path)]
     assert len(paths) > len(main.commands), "each has --log-file, some have files"
     assert all(kind is options.PATH for kind in paths)
@@ -96,7 +96,7 @@ def test_from_python_too(home: Path) -> None:
         (clustering,) = list_clusterings(session)
     assert export_clustering(database, clustering, "~/rows.csv").file == home / "rows.csv"
     copy_database("~/2.sqlite", "~/copies/3.sqlite")
-    assert stored_models("~/2.sqlite") == stored_models("sqlite:///~/2.sqlite") == ["MiniLM"]
+    assert read_model_names("~/2.sqlite") == read_model_names("sqlite:///~/2.sqlite") == ["MiniLM"]
     with pytest.raises(WrongUsage, match=str(home)):
         save_pending(database, [Path("~/none.arrow")])
     HostRows(4, 2, memory_limit=1, work_dir=Path("~/rows")).put(np.ones((4, 2), np.float32))

@@ -10,8 +10,8 @@ from panic_tda.progress import TimeLeft
 def told(work: list[tuple[float, float]]) -> float | None:
     """Return the seconds left after the last of these (seconds, share done)."""
     left = TimeLeft()
-    for seconds, done in work:
-        left.note(seconds, done)
+    for seconds, share in work:
+        left.note(seconds, share)
     return left.seconds(*work[-1])
 
 

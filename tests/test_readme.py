@@ -1,4 +1,4 @@
-"""What the README and the handbook show is what happens: their sessions, SQL and Python are run."""
+"""Sessions, SQL and Python of the README and the handbook run, and print what is shown."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Shell:
     def run(self, *lines: str, answer: str = "") -> list[str]:
         """Run lines one after another; return what each of them printed."""
         script = "\n".join(["set -e", *(f"{line}\necho '{END}'" for line in lines)])
-        done = subprocess.run(
+        process = subprocess.run(
             ["bash", "-c", script],
             cwd=self.folder,
             env=self._env,
@@ -78,8 +78,8 @@ class Shell:
             timeout=300,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.split(f"{END}\n")[:-1]
+        assert process.returncode == 0, process.stderr
+        return process.stdout.split(f"{END}\n")[:-1]
 
 
 @pytest.fixture(scope="module")
@@ -121,11 +121,11 @@ def test_sessions_of_the_handbook_go_as_they_say(
         shutil.copytree(session[0].folder / "db", tmp_path / "db")
         begin = [command for command, _ in split_session(SESSION.text)][:2]
     # The ids that the README shows are others here.
-    shown, made = (re.findall(CLUSTERING, text) for text in (SESSION.text, "".join(session[1])))
-    ids = dict(zip(shown, made, strict=True))
+    shown, stored_ids = (re.findall(CLUSTERING, text) for text in (SESSION.text, "".join(session[1])))
+    ids = dict(zip(shown, stored_ids, strict=True))
 
     def rename(beginning: re.Match[str]) -> str:
-        (match,) = {made for shown, made in ids.items() if shown.startswith(beginning[0])}
+        (match,) = {stored_id for shown, stored_id in ids.items() if shown.startswith(beginning[0])}
         return match
 
     commands = [re.sub(r"\b01[0-9a-f]{6}-[0-9a-f-]*", rename, command) for command, _ in pairs]
@@ -161,7 +161,7 @@ def test_python_of_the_documents_runs(block: Block, session: tuple[Shell, list[s
     shutil.copytree(session[0].folder / "db", tmp_path / "db")
     script = tmp_path / "block.py"
     script.write_text(block.text)
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, script],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
@@ -170,8 +170,8 @@ def test_python_of_the_documents_runs(block: Block, session: tuple[Shell, list[s
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    first, *models = done.stdout.splitlines()
+    assert process.returncode == 0, process.stderr
+    first, *models = process.stdout.splitlines()
     assert first == "5 clusters of 500 vectors"
     assert [line.split()[0] for line in models] in ([], ["LSA", "MiniLM"])
 
@@ -187,7 +187,7 @@ def test_upgrade_of_the_handbook_runs(tmp_path: Path) -> None:
     assert re.search(r"^Nomic +clustered +4 ", clustered, re.MULTILINE)
     # The README has the same commands, with other comments.
     same = {line.partition("#")[0].strip() for line in lines}
-    told = {
+    expected = {
         line.partition("#")[0].strip() for line in PAGES[README].splitlines() if "trajectory_data" in line
     }
-    assert told <= same
+    assert expected <= same

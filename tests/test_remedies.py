@@ -22,10 +22,11 @@ SOURCES = sorted((ROOT / "panic_tda").rglob("*.py"))
 SCRIPTS = sorted([*(ROOT / "scripts").rglob("*.sh"), *(ROOT / "scripts").rglob("*.py")])
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 OPTIONS = {
-    name: {word for one in command.params for word in (*one.opts, *one.secondary_opts)} | {"--help", "-h"}
+    name: {word for option in command.params for word in (*option.opts, *option.secondary_opts)}
+    | {"--help", "-h"}
     for name, command in main.commands.items()
 }
-GROUP = {word for one in main.params for word in one.opts} | {"--help", "-h"}
+GROUP = {word for option in main.params for word in option.opts} | {"--help", "-h"}
 ALL_OPTIONS = GROUP.union(*OPTIONS.values())
 OTHERS = {
     **dict.fromkeys(("--query-gpu", "--format"), "nvidia-smi"),
@@ -72,10 +73,10 @@ TOLD = (
 
 def told(pattern: re.Pattern[str], texts: dict[str, list[str]] = TOLD) -> list[tuple[str, str]]:
     return [
-        (place, next(filter(None, (*found.groups(), found[0]))))
+        (place, next(filter(None, (*match.groups(), match[0]))))
         for place, parts in texts.items()
         for text in parts
-        for found in pattern.finditer(text)
+        for match in pattern.finditer(text)
     ]
 
 
@@ -122,10 +123,10 @@ SHELL_BLOCKS = [block for block in BLOCKS if block.kind in {"sh", "console"}]
 @pytest.mark.parametrize("block", SHELL_BLOCKS, ids=lambda block: block.page)
 def test_command_lines_of_the_documents_parse(block: Block) -> None:
     for line in block.text.splitlines():
-        found = re.match(r"(?:\$ )?panic-tda (.*?)(?: *#.*|\| .*)?$", line)
-        if found is None:
+        match = re.match(r"(?:\$ )?panic-tda (.*?)(?: *#.*|\| .*)?$", line)
+        if match is None:
             continue
-        name, *words = shlex.split(found[1])
+        name, *words = shlex.split(match[1])
         # --help, which leaves at once.
         with suppress(click.exceptions.Exit):
             main.commands[name].make_context(name, words)
@@ -133,14 +134,16 @@ def test_command_lines_of_the_documents_parse(block: Block) -> None:
 
 def test_what_pip_is_told_to_install_can_be_installed() -> None:
     """This package is in no index: an extra of it takes a checkout."""
-    found = told(PIP, TOLD | SHELL | {"errors": [install_extra(extra) for extra in EXTRAS]})
-    found += [("installing", extra) for extra in re.findall(r"`(\.\[\w+\])`", PAGES["installing"])]
-    extras = {extra for _, what in found for extra in re.findall(r"^\.\[(\w+)\]$", what)}
+    remedies = told(PIP, TOLD | SHELL | {"errors": [install_extra(extra) for extra in EXTRAS]})
+    remedies += [("installing", extra) for extra in re.findall(r"`(\.\[\w+\])`", PAGES["installing"])]
+    extras = {extra for _, what in remedies for extra in re.findall(r"^\.\[(\w+)\]$", what)}
     assert extras | {"…"} == EXTRAS.keys() | {"…"}
-    assert [pair for pair in found if re.match("panic[-_]tda", pair[1], re.IGNORECASE)] == []
-    asked = re.findall(r"install_extra\(['\"](\w+)['\"]\)", "".join(path.read_text() for path in SOURCES))
-    assert set(asked) >= {"report", "figure", "density", "cuda13"}
-    assert set(asked) <= EXTRAS.keys()
+    assert [pair for pair in remedies if re.match("panic[-_]tda", pair[1], re.IGNORECASE)] == []
+    named_extras = re.findall(
+        r"install_extra\(['\"](\w+)['\"]\)", "".join(path.read_text() for path in SOURCES)
+    )
+    assert set(named_extras) >= {"report", "figure", "density", "cuda13"}
+    assert set(named_extras) <= EXTRAS.keys()
 
 
 def test_scripts_that_are_named_exist() -> None:

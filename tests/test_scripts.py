@@ -42,8 +42,8 @@ def _last_line(log: Path, pid: int) -> str:
 
 def _start(*arguments: str, folder: Path) -> tuple[int, Path]:
     script = str(ROOT / "scripts" / "perform-clustering.sh")
-    done = subprocess.run([script, *arguments], check=False, capture_output=True, text=True, cwd=folder)
-    pid, log = re.fullmatch(r"PID (\d+)\nlog (.+)\n", done.stdout).groups()
+    process = subprocess.run([script, *arguments], check=False, capture_output=True, text=True, cwd=folder)
+    pid, log = re.fullmatch(r"PID (\d+)\nlog (.+)\n", process.stdout).groups()
     return int(pid), Path(log)
 
 
@@ -75,43 +75,44 @@ def test_perform_clustering_logs_the_status_of_a_failure(sample: Path) -> None:
 
 def test_perform_clustering_shows_a_wrong_option_at_once(sample: Path) -> None:
     command = [str(ROOT / "scripts" / "perform-clustering.sh"), "0.5", "--db", sample.name]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=sample.parent)
-    assert done.returncode == 2
-    assert "'0.5' is not a valid integer" in done.stderr
-    assert done.stderr.splitlines()[-1] == "exit status 2"
-    Path(done.stdout.splitlines()[1].removeprefix("log ")).unlink()
+    process = subprocess.run(command, check=False, capture_output=True, text=True, cwd=sample.parent)
+    assert process.returncode == 2
+    assert "'0.5' is not a valid integer" in process.stderr
+    assert process.stderr.splitlines()[-1] == "exit status 2"
+    Path(process.stdout.splitlines()[1].removeprefix("log ")).unlink()
 
 
 def test_downsample_ladder_takes_all_rows_where_they_fit(sample: Path) -> None:
     script = str(ROOT / "scripts" / "downsample-ladder.sh")
     # The path is meant from where the user stands, and the table is what stdout has.
     command = [script, "1", "--db", sample.name, "--epsilon", "0.5", "--min-samples", "5"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=sample.parent)
-    header, row = (line.split() for line in done.stdout.splitlines())
+    process = subprocess.run(command, check=True, capture_output=True, text=True, cwd=sample.parent)
+    header, row = (line.split() for line in process.stdout.splitlines())
     assert header == ["factor", "rows", "seconds", "clusters"]
     assert row[:2] == ["1", "2400"]
     assert _parameters(sample) == [(1, 0.5)]
-    assert "factor 1 would take about" in done.stderr
+    assert "factor 1 would take about" in process.stderr
 
 
 def test_downsample_ladder_clusters_nothing_that_would_not_finish(sample: Path) -> None:
     script = str(ROOT / "scripts" / "downsample-ladder.sh")
     environment = os.environ | {"PANIC_TDA_DB": str(sample)}
-    done = subprocess.run([script, "0"], check=False, capture_output=True, text=True, env=environment)
-    assert (done.returncode, done.stdout) == (1, "")
+    process = subprocess.run([script, "0"], check=False, capture_output=True, text=True, env=environment)
+    assert (process.returncode, process.stdout) == (1, "")
     assert _parameters(sample) == []
-    assert "factor 1000 would take about" in done.stderr
-    assert "no factor ends within 0 h" in done.stderr
+    assert "factor 1000 would take about" in process.stderr
+    assert "no factor ends within 0 h" in process.stderr
 
 
 @pytest.mark.parametrize(
-    ("words", "said"), [(["--epsilon", "x"], "not a valid float"), (["NoSuchModel"], "the database has: LSA")]
+    ("words", "message"),
+    [(["--epsilon", "x"], "not a valid float"), (["NoSuchModel"], "the database has: LSA")],
 )
-def test_downsample_ladder_shows_wrong_options(sample: Path, words: list[str], said: str) -> None:
+def test_downsample_ladder_shows_wrong_options(sample: Path, words: list[str], message: str) -> None:
     command = [str(ROOT / "scripts" / "downsample-ladder.sh"), "--db", str(sample), *words]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert (done.returncode, _parameters(sample)) == (2, [])
-    assert said in done.stderr
+    process = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (process.returncode, _parameters(sample)) == (2, [])
+    assert message in process.stderr
 
 
 TRAPS = ("click", "numpy", "sqlalchemy", "alembic", "pyarrow", "numba", "rich", "sklearn", "scipy", "json")
@@ -138,7 +139,7 @@ def trapped_sample(sample: Path) -> Path:
 )
 def test_modules_in_the_working_folder_are_not_executed(trapped_sample: Path, command: list[str]) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
+    process = subprocess.run(
         [*command, trapped_sample.name],
         check=False,
         capture_output=True,
@@ -146,7 +147,7 @@ def test_modules_in_the_working_folder_are_not_executed(trapped_sample: Path, co
         cwd=trapped_sample.parent,
         env=environment,
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     assert not list(trapped_sample.parent.glob("executed-*"))
 
 
@@ -171,23 +172,23 @@ def test_an_environment_of_the_user_is_not_removed(tmp_path: Path) -> None:
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "pyvenv.cfg").write_text("mine")
     command = [str(tmp_path / "scripts" / "test.sh")]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "was not made by these scripts" in done.stderr
+    process = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert "was not made by these scripts" in process.stderr
     assert (tmp_path / ".venv" / "pyvenv.cfg").read_text() == "mine"
 
 
 def _python(script: str, *arguments: str) -> str:
     command = [sys.executable, str(ROOT / "scripts" / "bench" / script), *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
-def _table(said: str) -> list[list[str]]:
+def _table(text: str) -> list[list[str]]:
     """Return the cells of the rows of all tables, without their heads."""
-    lines = [line for line in said.splitlines() if line.startswith("|")]
+    lines = [line for line in text.splitlines() if line.startswith("|")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return [
         row
@@ -197,13 +198,13 @@ def _table(said: str) -> list[list[str]]:
 
 
 def test_io_benchmark_prints_its_figures() -> None:
-    said = _python("bench_io.py", "--rows", "2000", "--repeats", "1")
+    output = _python("bench_io.py", "--rows", "2000", "--repeats", "1")
     for figure in (
         r"loading: [\d.]+ s",
         r"saving the second: [\d,]+ assignments/s, [\d.]+ bytes",
         r"deleting 100 .* ms",
     ):
-        assert re.search(figure, said), figure
+        assert re.search(figure, output), figure
 
 
 def test_benchmark_compares_trees_edge_by_edge() -> None:
@@ -218,7 +219,7 @@ def test_no_pruning_leaves_out_an_edge() -> None:
     arguments = ["--rows", "3000", "--dimensions", "192", "--min-samples", "10"]
     rows = {row[0]: row for row in _table(_python("bench_tiled.py", "prunings", *arguments))}
     assert {row[-1] for row in rows.values()} == {"same"}
-    assert {"nothing", "dead rows", "axes", "everything"} <= set(rows)
+    assert {"nothing", "pruned rows", "axes", "everything"} <= set(rows)
 
 
 def test_the_whole_way_is_measured_stage_by_stage() -> None:
@@ -243,8 +244,8 @@ def test_memory_of_the_engine_is_within_its_bounds() -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="waits for a process as Linux has it")
 def test_kills_at_random_moments_change_nothing() -> None:
     arguments = ["--rows", "5000", "--dimensions", "64", "--memory-limit", "1MiB", "--beat", "0.2"]
-    said = _python("check_resume.py", *arguments)
-    assert len(re.findall(r"^killed at", said, re.MULTILINE)) >= 3
-    assert "in files: vectors, neighbour lists" in said
-    assert "5,000 assignments: identical" in said
-    assert re.search(r"\d clusters with medoids: identical", said)
+    output = _python("check_resume.py", *arguments)
+    assert len(re.findall(r"^killed at", output, re.MULTILINE)) >= 3
+    assert "in files: vectors, neighbour lists" in output
+    assert "5,000 assignments: identical" in output
+    assert re.search(r"\d clusters with medoids: identical", output)

@@ -64,11 +64,13 @@ def messages() -> Iterator[tuple[str, str, str]]:
 
 
 def test_no_count_stands_before_a_plural_that_it_may_not_have() -> None:
-    found = list(messages())
-    assert len(found) > 500
-    counted = [one for one in found if COUNTED.match(one[2])]
+    messages_of_package = list(messages())
+    assert len(messages_of_package) > 500
+    counted = [message for message in messages_of_package if COUNTED.match(message[2])]
     assert [
-        one for one in counted if not re.match(r"pluralize|percent", one[1]) and one[1] not in MORE_THAN_ONE
+        message
+        for message in counted
+        if not re.match(r"pluralize|percent", message[1]) and message[1] not in MORE_THAN_ONE
     ] == []
 
 
@@ -80,7 +82,7 @@ def test_nouns_have_their_forms() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "said"),
+    ("size", "text"),
     [
         (0, "0 MiB"),
         (512 << 20, "512 MiB"),
@@ -89,5 +91,5 @@ def test_nouns_have_their_forms() -> None:
         (3 << 40, "3,072.0 GiB"),
     ],
 )
-def test_bytes_as_people_say_them(size: int, said: str) -> None:
-    assert format_bytes(size) == said
+def test_bytes_as_people_say_them(size: int, text: str) -> None:
+    assert format_bytes(size) == text

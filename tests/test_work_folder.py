@@ -45,8 +45,8 @@ def test_states_of_the_models_that_are_clustered_are_discarded_when_that_is_said
     database, work = upgraded(TWO_MODELS).database, tmp_path / "work"
     for model in ("A", "B"):
         leave_states(work / model)
-    kept = Resources(work_dir=work, checkpoints=checkpoints)
-    (outcome,) = cluster_all_data(database, ["A"], parameters=TILED, resources=kept)
+    resources = Resources(work_dir=work, checkpoints=checkpoints)
+    (outcome,) = cluster_all_data(database, ["A"], parameters=TILED, resources=resources)
     assert outcome.status == CLUSTERED
     assert len(states(work / "A")) == len(states(work / "B")) == 2
     discarded = Resources(work_dir=work, checkpoints=checkpoints, discard_checkpoints=True)
@@ -58,11 +58,11 @@ def test_states_of_the_models_that_are_clustered_are_discarded_when_that_is_said
 
 def test_the_command_discards_when_it_is_told_to(upgraded: MakeFile, tmp_path: Path) -> None:
     file, work = upgraded(TWO_MODELS), tmp_path / "work"
-    asked = ["cluster-embeddings", "A", "--db", str(file.path), "--work-dir", str(work)]
+    words = ["cluster-embeddings", "A", "--db", str(file.path), "--work-dir", str(work)]
     for option, left in (([], 2), (["--discard-checkpoints"], 0)):
         leave_states(work / "A")
-        done = CliRunner().invoke(main, [*asked, *option])
-        assert done.exit_code == 0, done.output
+        result = CliRunner().invoke(main, [*words, *option])
+        assert result.exit_code == 0, result.output
         assert len(states(work)) == left
 
 
@@ -115,9 +115,9 @@ def test_without_checkpoints_large_files_lie_in_the_work_folder_too(
     monkeypatch.setattr(parameters, "LEAST_MEMORY", 1)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "not" / "for" / "this"))
     (tmp_path / "not").write_text("a file, so that nothing can be made below it")
-    asked = Resources(memory_limit=1000, work_dir=tmp_path / "work", checkpoints=False)
+    resources = Resources(memory_limit=1000, work_dir=tmp_path / "work", checkpoints=False)
     with caplog.at_level(logging.INFO, "panic_tda"):
-        outcomes = cluster_all_data(file.database, parameters=TILED, resources=asked)
+        outcomes = cluster_all_data(file.database, parameters=TILED, resources=resources)
     assert [outcome.status for outcome in outcomes] == [CLUSTERED, CLUSTERED]
     assert f"go into a file in {tmp_path / 'work' / 'A'}" in caplog.text
     assert not any((tmp_path / "work").iterdir())
@@ -199,7 +199,7 @@ def test_a_link_in_the_place_of_states_is_neither_read_nor_written_nor_emptied(
     ours.save("state", rows=np.arange(4))
     ours.remove("state")
     with pytest.raises(OSError, match="symbolic link"):
-        ours.discard()
+        ours.remove_all()
     assert contents(tmp_path / "theirs") == before
     assert caplog.text.count(str(ours.folder)) >= 2
 
@@ -212,8 +212,8 @@ def test_the_folder_that_is_named_may_be_a_link(
     work = tmp_path / "work"
     work.symlink_to(tmp_path / "scratch")
     leave_states(work / "A")
-    asked = Resources(work_dir=work, memory_limit=1000, discard_checkpoints=True)
-    (outcome,) = cluster_all_data(upgraded(TWO_MODELS).database, ["A"], parameters=TILED, resources=asked)
+    resources = Resources(work_dir=work, memory_limit=1000, discard_checkpoints=True)
+    (outcome,) = cluster_all_data(upgraded(TWO_MODELS).database, ["A"], parameters=TILED, resources=resources)
     assert outcome.status == CLUSTERED
     assert list((tmp_path / "scratch").iterdir()) == []
 
@@ -239,5 +239,5 @@ def test_states_of_an_earlier_version_are_told_of_and_go_with_the_run(
     new.open(k=3)
     assert f"the states in {old.folder} are of an earlier version of panic_tda" in caplog.text
     assert new.load("state") is None
-    new.discard()
+    new.remove_all()
     assert not old.folder.exists()

@@ -80,25 +80,25 @@ def path(heights: Sequence[float]) -> SpanningTree:
     return SpanningTree(rows, rows + 1, np.array(heights, dtype=np.float64))
 
 
-def by_smallest_row(found: FlatClusters) -> FlatClusters:
+def by_smallest_row(clusters: FlatClusters) -> FlatClusters:
     """Number clusters in the order of their smallest rows."""
-    members = found.labels != OUTLIER
-    present, first = np.unique(found.labels[members], return_index=True)
-    assert np.array_equal(present, np.arange(len(found.persistence))), "clusters without rows, or gaps"
+    members = clusters.labels != OUTLIER
+    present, first = np.unique(clusters.labels[members], return_index=True)
+    assert np.array_equal(present, np.arange(len(clusters.persistence))), "clusters without rows, or gaps"
     order = np.argsort(first)
-    labels = found.labels.copy()
+    labels = clusters.labels.copy()
     labels[members] = np.argsort(order)[labels[members]]
-    return replace(found, labels=labels, persistence=found.persistence[order])
+    return replace(clusters, labels=labels, persistence=clusters.persistence[order])
 
 
-def assert_same(found: FlatClusters, expected: FlatClusters, note: object = "") -> None:
-    found, expected = by_smallest_row(found), by_smallest_row(expected)
-    np.testing.assert_array_equal(found.labels, expected.labels, err_msg=str(note))
-    np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=1e-9, err_msg=str(note))
+def assert_same(clusters: FlatClusters, expected: FlatClusters, note: object = "") -> None:
+    clusters, expected = by_smallest_row(clusters), by_smallest_row(expected)
+    np.testing.assert_array_equal(clusters.labels, expected.labels, err_msg=str(note))
+    np.testing.assert_allclose(clusters.probabilities, expected.probabilities, rtol=1e-9, err_msg=str(note))
     np.testing.assert_allclose(
-        found.persistence, expected.persistence, rtol=1e-9, atol=1e-15, err_msg=str(note)
+        clusters.persistence, expected.persistence, rtol=1e-9, atol=1e-15, err_msg=str(note)
     )
-    assert found.root_selected == expected.root_selected, note
+    assert clusters.root_selected == expected.root_selected, note
 
 
 def labels_of(tree: SpanningTree, parameters: EffectiveParameters) -> list[int]:

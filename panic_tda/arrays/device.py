@@ -121,7 +121,7 @@ def translate_out_of_memory(n_rows: int, n_features: int, backend: str) -> Itera
     CannotWrite
         CuPy could not save a compiled kernel.
     """
-    free = cuda.free_bytes()
+    free = cuda.allocatable_bytes()
     try:
         with translate_cache_errors():
             yield
@@ -131,11 +131,14 @@ def translate_out_of_memory(n_rows: int, n_features: int, backend: str) -> Itera
         matrix = 4 * n_rows * n_features
         needed = matrix + rows.PERMUTE_BYTES + 2 * rows.DEVICE_CHUNK_BYTES
         factor = max(2, math.ceil(needed / max(1, free)))
+        without_device = "--devices none"
+        if backend != "tiled":
+            without_device = f"--backend tiled, or --backend tiled {without_device}"
         raise DeviceOutOfMemory(
-            f"out of device memory ({error}): the {n_rows:,} × {n_features:,} rows alone are "
-            f"{format_bytes(matrix)}, and {format_bytes(free)} were free before the work of backend "
-            f"{backend} began; use --backend tiled (with --devices none --memory-limit SIZE it takes no "
-            f"device memory at all), a smaller --min-samples, or --downsample {factor}"
+            f"backend {backend} ran out of device memory ({error}): the {n_rows:,} × {n_features:,} rows "
+            f"alone are {format_bytes(matrix)}, and {format_bytes(free)} were free before it began; use "
+            f"{without_device} (no device memory; --memory-limit SIZE limits host memory), a smaller "
+            f"--min-samples, or --downsample {factor}"
         ) from error
 
 

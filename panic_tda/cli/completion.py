@@ -46,7 +46,7 @@ def script(shell: str, group: click.Command) -> str:
     return completion_class(group, {}, PROGRAM, VARIABLE).source()
 
 
-def is_asked_for() -> bool:
+def is_requested() -> bool:
     """Return whether a shell started this process to complete a line, and if so prepare for bash."""
     is_completion = VARIABLE in os.environ
     if is_completion:
@@ -66,14 +66,14 @@ def limit_time() -> None:
 
 def ids(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the id of a stored clustering."""
-    from panic_tda.storage.read.glance import stored_clusterings
+    from panic_tda.storage.read.completions import read_clustering_entries
 
     return [
         # No comma: Click's script for fish would end the help text there.
         CompletionItem(
             clustering.id, help=on_one_line(f"{clustering.embedding_model} {clustering.created_at} UTC")
         )
-        for clustering in stored_clusterings(_get_database(context))
+        for clustering in read_clustering_entries(_get_database(context))
         if clustering.id.startswith(incomplete.lower())
     ]
 
@@ -88,11 +88,11 @@ def ids_or_latest(
 
 def models(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the name of an embedding model."""
-    from panic_tda.storage.read.glance import stored_models
+    from panic_tda.storage.read.completions import read_model_names
 
     return [
         CompletionItem(name)
-        for name in stored_models(_get_database(context))
+        for name in read_model_names(_get_database(context))
         # Each line of the answer is a completion: a name with a line break would give two.
         if name.startswith(incomplete) and on_one_line(name) == name
     ]

@@ -69,7 +69,7 @@ class PhaseLog:
         """Log that a signal ended the phase, and after how long."""
         self._end("stopped after", logging.INFO)
 
-    def tell(self) -> None:
+    def log_progress(self) -> None:
         """Log the progress of the phase, if one is running."""
         name, total, completed = self._name, self._total, self._done
         if not name:
@@ -138,7 +138,7 @@ class Display:
         self._logs: list[PhaseLog] = []
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-        self._first = self.beside()
+        self._first = self.branch()
 
     def __enter__(self) -> Display:
         exit_callbacks.append(self._stopped)
@@ -161,7 +161,7 @@ class Display:
             elif not isinstance(exception[1], Exception):
                 log.stopped()
 
-    def beside(self) -> PhaseLog | Bar:
+    def branch(self) -> PhaseLog | Bar:
         """Return a separate progress listener for parallel work; it ends with this display."""
         log = PhaseLog(ended=self._ended, short=0.0 if self._live is None else SHORT_SECONDS)
         self._logs.append(log)
@@ -188,7 +188,7 @@ class Display:
     def _beat(self) -> None:
         while not self._stop.wait(self._interval):
             for log in tuple(self._logs):
-                log.tell()
+                log.log_progress()
 
 
 def make_progress(*, ended: int = logging.INFO) -> Display:

@@ -30,8 +30,14 @@ CHAPTERS = {
 TOPICS = tuple(topic for topics in CHAPTERS.values() for topic in topics)
 _GLOSSARY = "glossary"
 _NOT_SEARCHED = ("cli-reference", "changelog")
+_SMALL_WORDS = (
+    " a after an and are at can do does for from get has have how i if in is it keep mean means my of on or "
+    "the there this to use was we what when where which who why with you "
+)
+"""Words of a question that name no subject."""
 _MOST_WIDTH = 100
 _MOST_PAGES = 4
+_MOST_SECTIONS = 2
 
 
 def read_page(topic: str) -> str:
@@ -48,35 +54,44 @@ def list_topics() -> str:
     lines += [
         "panic-tda help TOPIC         shows one of these pages",
         "panic-tda help min_samples   defines a term of the glossary",
-        "panic-tda help WORD...       names the pages with these words",
+        "panic-tda help WORD...       shows the section about it, such as: help resume",
         "panic-tda help COMMAND       shows the options of a command",
     ]
     return "\n".join(lines)
 
 
 def find_text(name: str, commands: Iterable[str]) -> str:
-    """Return the page of a topic, or the glossary's entry of a term, as Markdown.
+    """Return the page of a topic, the entry of a term, or the sections about some words, as Markdown.
 
     Parameters
     ----------
     name : str
-        A topic, or a term of the glossary.
+        A topic, a term or another word of the glossary, words of a heading, or a question.
     commands : iterable of str
         Names of commands, for the suggestions.
 
     Raises
     ------
     WrongUsage
-        The handbook has neither; the message names close topics and pages with these words.
+        The handbook has nothing of this; the message names close topics and commands, and pages with these
+        words.
     """
     topic = name.casefold().removesuffix(".md")
     if topic in TOPICS:
         return read_page(topic)
-    entries = _read_glossary()
-    entry = entries.get(topic.replace("-", " ")) or entries.get(topic)
-    if entry is not None:
-        return entry
-    close = difflib.get_close_matches(topic, [*TOPICS, *commands, *entries], n=3)
+    answers = _read_glossary()
+    words = [word for word in re.findall(r"[\w.-]+", topic) if f" {word} " not in _SMALL_WORDS]
+    spellings = (topic, topic.replace("-", " "), topic.replace("-", "_"))
+    text = (
+        next((answers[spelling] for spelling in spellings if spelling in answers), "")
+        or _find_sections(words)
+        # Entries of the glossary are shorter than sections, and come first.
+        or "\n".join(sorted({answers[word] for word in words if word in answers}, key=len))
+    )
+    if text:
+        return text
+    close = difflib.get_close_matches(topic, [*TOPICS, *commands, *answers], n=3)
+    close += [command for command in commands if topic in command.split("-") and command not in close]
     pages = _find_pages(topic)
     raise WrongUsage(
         f"the handbook has no topic {name!r}"
@@ -107,14 +122,57 @@ def _read_summary(topic: str) -> str:
 
 
 def _read_glossary() -> dict[str, str]:
-    """Return the entries of the glossary by their terms in lower case."""
-    parts = re.split(r"^### (.+)\n", read_page(_GLOSSARY), flags=re.MULTILINE)[1:]
-    entries = {}
-    for title, text in zip(parts[::2], parts[1::2], strict=True):
-        body = re.split(r"^#", text, flags=re.MULTILINE)[0]
-        for term in title.replace("`", "").split(", "):
-            entries[term.casefold()] = f"### {title}\n{body}"
-    return entries
+    """Return what the glossary says to each word, in lower case: an entry, or the sections that it links."""
+    page, _, table = read_page(_GLOSSARY).partition("\n## Other words\n")
+    answers = {}
+    for cells in re.findall(r"^\| (.+) \| (\[.+) \|$", table, flags=re.MULTILINE):
+        links = re.findall(r"\[[^\]]+\]\(([\w-]+)\.md(?:#([^)\s]*))?\)", cells[1])
+        text = "\n".join(_read_section(topic, anchor) for topic, anchor in links)
+        answers.update(dict.fromkeys(cells[0].casefold().split(", "), text))
+    parts = re.split(r"^### (.+)\n", page, flags=re.MULTILINE)[1:]
+    for title, body in zip(parts[::2], parts[1::2], strict=True):
+        entry = f"### {title}\n{body.rstrip()}\n"
+        answers.update(dict.fromkeys(title.replace("`", "").casefold().split(", "), entry))
+    return answers
+
+
+def _read_section(topic: str, anchor: str) -> str:
+    """Return the section of a page whose heading has an anchor, with the name of the page below it.
+
+    Without an anchor, return one line that names the page.
+    """
+    more = f"More: `panic-tda help {topic}`\n"
+    headings = _find_headings(topic)
+    for number, (level, title, start) in enumerate(headings):
+        if anchor and _name_anchor(title) == anchor:
+            ends = [begin for other_level, _, begin in headings[number + 1 :] if other_level <= level]
+            page = read_page(topic)
+            return f"{page[start : min(ends, default=len(page))].rstrip()}\n\n{more}"
+    return f"{_read_summary(topic)} {more}"
+
+
+def _find_headings(topic: str) -> list[tuple[int, str, int]]:
+    """Return the level, the title and the position of every heading of a page."""
+    # Blocks of code keep their length, because lines in them may begin with a `#`.
+    text = re.sub(r"^```.*?^```$", lambda block: " " * len(block[0]), read_page(topic), flags=re.S | re.M)
+    return [(len(head[1]), head[2], head.start()) for head in re.finditer(r"^(#+) (.+)$", text, re.M)]
+
+
+def _name_anchor(title: str) -> str:
+    """Return the anchor of a heading, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def _find_sections(words: list[str]) -> str:
+    """Return the first sections whose headings have all of these words, or an empty text."""
+    sections = [
+        _read_section(topic, _name_anchor(title))
+        for topic in TOPICS
+        if topic not in (*_NOT_SEARCHED, _GLOSSARY)
+        for level, title, _ in _find_headings(topic)
+        if level > 1 and words and all(re.search(rf"\b{re.escape(word)}", title.casefold()) for word in words)
+    ]
+    return "\n".join(sections[:_MOST_SECTIONS])
 
 
 def _find_pages(words: str) -> list[str]:
@@ -138,5 +196,4 @@ def _name_pages(markdown: str) -> str:
 
 
 def _name_page(link: re.Match[str]) -> str:
-    text, topic = link[1], link[2]
-    return text if text.strip("`") == topic else f"{text} (help {topic})"
+    return f"{link[1]} (help {link[2]})"

@@ -26,7 +26,7 @@ BACKENDS = ("auto", "cuml", "sklearn", "tiled")
 HELP_NAMES = ["-h", "--help"]
 _MOST_VALUES = 100_000
 _OWN, _COMMON = "Options", "Common options"
-_LOUDNESS = "panic_tda.loudness"
+_VERBOSITY = "panic_tda.verbosity"
 _DATABASES = ("source", "target", "database")
 """Parameters of commands that name a database."""
 _OUTPUTS = ("file", "output")
@@ -118,7 +118,7 @@ class Group(Command, click.Group):
     def main(self, *arguments: Any, **settings: Any) -> Any:
         """Run the command of the command line, or complete a line for a shell."""
         terminal.open_closed_streams()
-        if not completion.is_asked_for():
+        if not completion.is_requested():
             terminal.replace_unprintable(sys.stdout)
             try:
                 return super().main(*arguments, **settings)
@@ -203,13 +203,13 @@ def common(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def run(*, log_file: Path | None, **options: Any) -> None:
-        loudness = click.get_current_context().meta.get(_LOUDNESS)
+        verbosity = click.get_current_context().meta.get(_VERBOSITY)
         with terminal.exit_codes(as_json=options.get("as_json", False)):
             if log_file is not None:
                 require_different(log_file, [options[name] for name in _OUTPUTS if options.get(name)])
             terminal.configure_logging(
-                verbose=loudness == "verbose",
-                quiet=loudness == "quiet",
+                verbose=verbosity == "verbose",
+                quiet=verbosity == "quiet",
                 log_file=log_file,
                 inputs=_list_inputs(options) if log_file is not None else (),
             )
@@ -230,13 +230,13 @@ def _list_inputs(options: dict[str, Any]) -> list[Path]:
 def before_commands(function: Callable[..., None]) -> Callable[..., None]:
     """Give a function the options that may stand before the name of a command too."""
     # -q and -v share one value: the last of them counts.
-    loudness = functools.partial(_common_option, is_flag=True, expose_value=False, callback=_store_loudness)
+    verbosity = functools.partial(_common_option, is_flag=True, expose_value=False, callback=_store_verbosity)
     for decorate in (
         _common_option(
             "--log-file", type=PATH, help="Also write the full log to this file.  [default: none]"
         ),
-        loudness("-q", "--quiet", help="Log warnings and errors only."),
-        loudness("-v", "--verbose", help="Log everything, tracebacks included."),
+        verbosity("-q", "--quiet", help="Log warnings and errors only."),
+        verbosity("-v", "--verbose", help="Log everything, tracebacks included."),
         _common_option(
             "--db",
             "database",
@@ -252,10 +252,10 @@ def before_commands(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-def _store_loudness(context: click.Context, option: click.Parameter, is_set: bool) -> None:
+def _store_verbosity(context: click.Context, option: click.Parameter, is_set: bool) -> None:
     # Click calls this in the order of the command line; a command's context shares `meta` with its group.
     if is_set:
-        context.meta[_LOUDNESS] = option.name
+        context.meta[_VERBOSITY] = option.name
 
 
 version = click.version_option(package_name="panic_tda", cls=_Option)

@@ -82,7 +82,7 @@ def find_saved_states(root: Path) -> list[SavedState]:
     return [state for folder in folders if (state := _read_saved_state(folder)) is not None]
 
 
-def discard_states(root: Path, input_sha256: str) -> None:
+def remove_states_of_input(root: Path, input_sha256: str) -> None:
     """Remove the states of one input below `root`, for all parameters, and folders that become empty.
 
     Raises
@@ -95,7 +95,7 @@ def discard_states(root: Path, input_sha256: str) -> None:
     require_own_folder(root)
     for state in find_saved_states(root):
         if state.input_sha256 == input_sha256:
-            _discard(state.folder)
+            _remove_states(state.folder)
             _remove_empty(state.folder.parent)
     _remove_empty(root)
 
@@ -232,11 +232,11 @@ class Checkpoint:
             self._require_own_folders()
             self._path(name).unlink()
 
-    def discard(self) -> None:
+    def remove_all(self) -> None:
         """Remove the states of these parameters, and folders that become empty; other files stay."""
         if self._about:
             for folder in (self.folder, *self._list_older_folders()):
-                _discard(folder)
+                _remove_states(folder)
             _remove_empty(self.root)
 
     def _require_own_folders(self) -> None:
@@ -284,7 +284,7 @@ class Checkpoint:
         return self.folder / f"{name}{_STATE}"
 
 
-def discard_all_states(root: Path) -> None:
+def remove_all_states(root: Path) -> None:
     """Remove the states of every set of parameters below a folder, and folders that become empty."""
     if not os.path.isdir(root):
         return
@@ -297,14 +297,14 @@ def discard_all_states(root: Path) -> None:
     for folder in folders:
         if re.fullmatch(rf"[0-9a-f]{{{_KEY_DIGITS}}}", folder.name) and os.path.isdir(folder):
             try:
-                _discard(folder)
+                _remove_states(folder)
                 _log.info("discarded the states in %s", folder)
             except OSError as error:
                 _log.warning("not all states in %s could be discarded: %s", root, error)
     _remove_empty(root)
 
 
-def _discard(folder: Path) -> None:
+def _remove_states(folder: Path) -> None:
     """Remove the states in a folder; raise OSError if it is a link or belongs to another user."""
     # Also False if the name is too long for a folder, so that nothing can be saved there.
     if not os.path.lexists(folder):

@@ -336,7 +336,7 @@ def _build_record(
     tree: SpanningTree | None,
     about: Mapping[str, Any],
 ) -> ClusteringRecord:
-    checked = None if tree is None else tree.lighter_edges
+    checked = None if tree is None else tree.improving_edges
     return ClusteringRecord(
         **asdict(effective),
         backend=backend.name,

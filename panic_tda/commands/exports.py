@@ -61,7 +61,7 @@ def export_clustering(
             clustering,
             file,
             with_vectors=with_vectors,
-            beside=extra_columns,
+            extra_columns=extra_columns,
             force=force,
             progress=progress,
         )

@@ -157,7 +157,7 @@ def versions() -> tuple[str, str] | None:
     return _format_version(runtime.driverGetVersion()), _format_version(runtime.runtimeGetVersion())
 
 
-def free_bytes() -> int:
+def allocatable_bytes() -> int:
     """Return the bytes that can be allocated on the current device, including those in CuPy's pool."""
     import cupy
 

@@ -40,7 +40,7 @@ Groups = Iterator[pa.RecordBatch]
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenFile:
     """A file that was written.
 
     Attributes
@@ -66,10 +66,10 @@ def export_clustering(
     file: str | Path,
     *,
     with_vectors: bool = False,
-    beside: pa.RecordBatch | None = None,
+    extra_columns: pa.RecordBatch | None = None,
     force: bool = False,
     progress: Progress | None = None,
-) -> Written:
+) -> WrittenFile:
     """Write a clustering into a file, one row per embedding (see `open_rows`).
 
     Parameters
@@ -82,7 +82,7 @@ def export_clustering(
         Path of the file; its extension determines the format, see `FORMATS`.
     with_vectors : bool
         Whether to write a column of vectors; `import_embeddings` reads such a file.
-    beside : pyarrow.RecordBatch, optional
+    extra_columns : pyarrow.RecordBatch, optional
         Additional columns, as for `open_rows`, such as those of `layout.columns_of`.
     force : bool
         Replace an existing file.
@@ -98,7 +98,7 @@ def export_clustering(
     """
     path = expand_home(file)
     require_target(path, force=force, with_lists=with_vectors, source=database.path)
-    with open_rows(database, clustering, with_vectors=with_vectors, beside=beside) as rows:
+    with open_rows(database, clustering, with_vectors=with_vectors, extra_columns=extra_columns) as rows:
         return write_rows(path, rows, force=force, progress=progress)
 
 
@@ -137,7 +137,7 @@ def require_target(
 
 def write_rows(
     path: Path, rows: RowStream, *, force: bool = False, progress: Progress | None = None
-) -> Written:
+) -> WrittenFile:
     """Write all rows of a stream into a file, in the format of its extension.
 
     Parameters
@@ -174,7 +174,7 @@ def write_rows(
 
     with replacing(path, force=force, source=rows.source) as file:
         FORMATS[path.suffix.lower()](file, rows.schema, groups())
-    return Written(path, n_written, path.stat().st_size)
+    return WrittenFile(path, n_written, path.stat().st_size)
 
 
 def _join_batches(batches: Groups) -> Groups:

@@ -1,4 +1,4 @@
-"""Import of embeddings from files into a database, in one transaction."""
+"""Import embeddings into a database: from files, or from a dump or database of the generation pipeline."""
 
 from __future__ import annotations
 
@@ -36,39 +36,12 @@ def import_embeddings(
     skip_invalid: bool = False,
     progress: Progress | None = None,
 ) -> ImportSummary:
-    """Import files of embeddings, or dumps of the generation pipeline, in one transaction.
-
-    A folder is a dump (see `pipeline_dumps`); an SQLite database of the pipeline's newer generation is
-    imported in the same way. Imported rows keep their ids, so that medoids refer to the same invocations.
-    Rows that are stored already are not changed. Rows that differ from stored ones, that refer to missing
-    rows or that would be duplicates are skipped, counted and logged.
-
-    A file is Parquet, Arrow IPC (Feather), an Arrow stream, CSV, NDJSON, or NumPy's `.npy` or `.npz`. It
-    needs columns `text` and `vector` (lists of numbers, stored as float32), and an embedding model from the
-    column `embedding_model` or from `model`. Optional columns are `run` (or `run_id`, the name in exports),
-    `sequence_number`, `initial_prompt`, `network` (lists of names, or JSON of them) and `seed`. `columns`
-    names columns that have other names, or says that rows have no text. In CSV a vector is a cell such as
-    `[0.1, 0.2]`. The arrays of an `.npz` archive are its columns; a single array is the column `vector`.
-
-    A file without a column of runs is one run, which is identified by its texts and their sequence numbers
-    (see `naming`). The same texts in the file of another model belong to the same invocations, and a file
-    that has grown belongs to the same run. Without `sequence_number`, texts are numbered in the order of the
-    file, for each run and model.
-
-    Rows without a text are accepted if the column `output_type` says `text` or `image`, or if `columns`
-    excludes all texts. Their `output_text` is NULL, they are identified by run and sequence number, and they
-    do not change a stored text. A file without texts and runs is identified by its first vector. The same
-    text with another vector than the stored one is counted, and the stored vector is not changed.
-
-    Ids are hashes of (run, seed, network, prompt, sequence number, model): importing a file again adds
-    nothing, and a file that has grown adds its new rows. The new runs form one experiment. Files have no
-    creation times: the times of new rows are NULL, or 1970-01-01 00:00 in a database of the generation
-    pipeline whose columns do not accept NULL.
+    """Import embeddings from files, or from dumps and databases of the pipeline, in one transaction.
 
     Parameters
     ----------
     files : iterable of str or Path
-        Files of embeddings, SQLite databases of the pipeline, and folders.
+        Files of embeddings, SQLite databases of the pipeline, and folders, each of which is a dump.
     database : Database
         A database with tables of the current version; `open_database(path, create=True)` creates one.
     model : str, optional
@@ -100,6 +73,34 @@ def import_embeddings(
         named column.
     MissingPath
         A file does not exist, or a folder contains no dump.
+
+    Notes
+    -----
+    Dumps and databases of the pipeline (see `pipeline_dumps`, `pipeline_databases`):
+
+    - Imported rows keep their ids, so that medoids refer to the same invocations as in the pipeline.
+    - Rows that are stored already are not changed. Rows that differ from stored ones, that refer to missing
+      rows or that would be duplicates are skipped, counted and logged.
+
+    Files of embeddings are Parquet, Arrow IPC (Feather), Arrow streams, CSV, NDJSON, and NumPy's `.npy` and
+    `.npz`:
+
+    - Required columns are `text`, `vector` (lists of numbers, stored as float32) and `embedding_model`;
+      `model` replaces the last one. In CSV a vector is a cell such as `[0.1, 0.2]`. The arrays of an `.npz`
+      archive are its columns; a single array is the column `vector`.
+    - Optional columns are `run` (or `run_id`, the name in exports), `sequence_number`, `initial_prompt`,
+      `network` (lists of names, or JSON of them), `seed` and `output_type`.
+    - Ids are hashes of run, seed, network, prompt, sequence number and model. Importing a file again adds
+      nothing, and a file that has grown adds its new rows.
+    - A file without a column of runs is one run, which is identified by its texts and their sequence numbers
+      (see `naming`). The same texts in the file of another model belong to the same invocations.
+    - Without `sequence_number`, texts are numbered in the order of the file, for each run and model.
+    - Rows without a text are accepted if `output_type` says `text` or `image`, or if `columns` excludes all
+      texts. Their `output_text` is NULL, they are identified by run and sequence number, and they do not
+      change a stored text. A file without texts and runs is identified by its first vector.
+    - A stored vector is not changed. If the same text comes again with another vector, it is counted.
+    - The new runs form one experiment. The times of new rows are NULL, because files have none, or
+      1970-01-01 00:00 in a database of the pipeline whose columns do not accept NULL.
     """
     progress = progress or Silent()
     sources = require_files(files, model=model, columns=columns, texts=texts)

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from panic_tda.disk import commit_file, free_text, name_partial, resolve_path
+from panic_tda.disk import commit_file, explain_write_error, free_text, name_partial, resolve_path
 from panic_tda.errors import CannotWrite, MissingPath, WrongUsage
 from panic_tda.outputs import create_file, require_safe_output
 from panic_tda.wording import format_bytes
@@ -36,7 +36,8 @@ def require_place(path: Path, *, force: bool = False, source: Path | None = None
     if not resolve_path(path).parent.is_dir():
         raise MissingPath(f"no folder {path.parent} for the file {path.name}")
     if path.exists() and not path.is_file():
-        raise WrongUsage(f"{path} exists and is not a regular file; give another name")
+        kind = "is a folder" if path.is_dir() else "exists and is not a regular file"
+        raise WrongUsage(f"{path} {kind}; give another name")
     require_safe_output(path, source)
     if path.exists() and not force:
         raise WrongUsage(f"{path} exists; replace it with --force, or give another name")
@@ -51,7 +52,7 @@ def replacing(path: Path, *, force: bool = False, source: Path | None = None) ->
     Raises
     ------
     CannotWrite
-        The disk is full, or the folder cannot be written.
+        The file or another file that the block uses raises an OSError; the message has the reason.
     WrongUsage, MissingPath
         As for `require_place`, when the block ends.
     """
@@ -64,12 +65,17 @@ def replacing(path: Path, *, force: bool = False, source: Path | None = None) ->
             yield file
             commit_file(file, partial, target, check=lambda: require_place(path, force=force, source=source))
     except OSError as error:
-        raise CannotWrite(
-            f"{path} cannot be written: {error.strerror or error}{_describe_room(partial)}"
-        ) from error
+        raise CannotWrite(_explain_failure(error, path, partial)) from error
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def _explain_failure(error: OSError, path: Path, partial: Path) -> str:
+    """Return why a file was not written: the error is about its disk, its folder or another file."""
+    if isinstance(error.filename, str) and Path(error.filename) not in (partial, partial.parent):
+        return f"{path} was not written, because of {error.filename}: {error.strerror}"
+    return f"{path} cannot be written: {explain_write_error(error, _describe_room(partial))}"
 
 
 def _describe_room(partial: Path) -> str:

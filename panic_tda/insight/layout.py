@@ -103,7 +103,7 @@ def read_map(
     with open_clustering(database, source, progress) as stored:
         rows = choose_rows(stored, n_rows=n_rows, seed=seed)
         vectors = stored.read_vectors(rows)
-    progress.phase("lay out")
+    progress.phase("compute the map")
     return Map(rows, *lay_out(vectors, seed=seed), n_total=len(stored.assignments.ids))
 
 

@@ -30,7 +30,7 @@ from panic_tda.storage.read.census import (
     FLOAT_BYTES,
     ModelCensus,
     choose_models,
-    stored_models,
+    list_models,
     take_censuses,
 )
 from panic_tda.storage.read.row_samples import read_row_sample
@@ -233,7 +233,7 @@ def plan_clustering(
         backends.require_available(parameters)
         n_lanes = max(1, 0 if parameters.backend in backends.ON_HOST else len(cuda.choose(devices)))
         with database.reading() as connection:
-            present = stored_models(connection)
+            present = list_models(connection)
         planner = _Planner(database, parameters, progress or Silent())
         plans = [planner.plan(model, factors) for model in choose_models(database, models, present)]
         totals = _sum_up_totals(plans, n_lanes)

@@ -23,7 +23,7 @@ from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.storage.schema.tables import utc_now
-from panic_tda.storage.write.saving import build_result, recut_hint, require_savable, save_or_keep
+from panic_tda.storage.write.saving import build_result, recut_hint, require_savable, save_or_write_pending
 from panic_tda.types import UNCHANGED, ModelOutcome
 from panic_tda.wording import pluralize
 
@@ -158,7 +158,7 @@ def recut_clustering(
     record, finished = clustering.record, build_result(matrix, clustering, started_at)
     progress.phase("save")
     saving = time.monotonic()
-    save_or_keep(database, finished)
+    save_or_write_pending(database, finished)
     _log.info(
         "%s: %d %s, %d %s; clustering %s, cut from the tree of %s",
         source.embedding_model,

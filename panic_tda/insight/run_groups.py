@@ -1,4 +1,4 @@
-"""Sum up groups of runs, with bootstrap intervals, and compare networks."""
+"""Compute statistics of groups of runs, with bootstrap intervals, and compare networks."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def _number_values(values: Sequence[Any]) -> IntArray:
     return np.array([numbers[value] for value in values], dtype=np.int64)
 
 
-def sum_up_group(
+def summarise_group(
     group: dict[str, Any], runs: Sequence[RunSummary], *, sampling: int, with_intervals: bool = True
 ) -> GroupSummary:
     """Compute the statistics of a group of runs.

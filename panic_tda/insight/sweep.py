@@ -81,9 +81,9 @@ class Setting:
     ari_stored : float
         Adjusted Rand index of the labels with the stored ones, outliers counting as a cluster.
     ari_previous : float or None
-        Adjusted Rand index with the neighbouring setting, over the rows that are in a cluster at both: that
-        of the epsilon before, at the first epsilon that of the size before; None where there is neither, and
-        where no row is in a cluster at both.
+        Adjusted Rand index with the neighbouring setting, over the rows that are in a cluster at both. The
+        neighbour has the epsilon before; the first epsilon is compared with the same epsilon at the size
+        before. None if there is no neighbour, or no row is in a cluster at both.
     cliff : bool
         Whether `ari_previous` is below `CLIFF_ARI`.
     relative_validity : float or None

@@ -29,7 +29,7 @@ from panic_tda.insight.milestones import (
     find_visits,
 )
 from panic_tda.insight.recurrence import Recurrence, find_recurrence
-from panic_tda.insight.run_groups import GroupSummary, RunSummary, sum_up_group
+from panic_tda.insight.run_groups import GroupSummary, RunSummary, summarise_group
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import open_clustering
@@ -156,7 +156,7 @@ def study_trajectories(
         wanted = _choose_outputs(stored.steps, stored.runs) if by == MODEL else []
         writers = list(read_writers(stored.connection, wanted))
         facts = stored.runs
-    progress.phase("sum up")
+    progress.phase("compute statistics")
     study = sum_up(clustering, trajectories, facts, recurrences, by=by, lag=lag, writers=writers)
     progress.phase("fit a Markov model")
     return replace(study, markov=fit_markov(trajectories, study.lag))
@@ -193,7 +193,7 @@ def sum_up(
         sampling=sampling,
         lag=lag or sampling,
         groups=_group_by_key(runs, _make_keys(runs, by, writers), sampling),
-        total=sum_up_group({}, runs, sampling=sampling),
+        total=summarise_group({}, runs, sampling=sampling),
         transitions=count_transitions(trajectories, lag or sampling),
         clusters=visits_of_clusters(find_visits(trajectories), n_clusters, sampling=sampling),
         runs=runs,
@@ -326,7 +326,7 @@ def _group_by_key(
 ) -> tuple[GroupSummary, ...]:
     distinct, codes = _number_keys(keys, partial(json.dumps, ensure_ascii=False))
     return tuple(
-        sum_up_group(
+        summarise_group(
             key,
             [runs[number] for number in np.flatnonzero(codes == code).tolist()],
             sampling=sampling,

@@ -137,7 +137,7 @@ def read_scene(
             raise PanicTdaError(f"all embeddings of clustering {source.id} were deleted from the database")
         vectors, assigned, medoids = stored.read_vectors(rows), stored.assignments, stored.medoids
         texts = stored.read_medoid_texts(list(medoids)[: style.n_labels])
-    progress.phase("lay out")
+    progress.phase("compute the map")
     layout = Map(rows, *lay_out(vectors, seed=seed), n_total=len(assigned.ids))
     at = np.searchsorted(rows, np.array(list(medoids.values()), dtype=np.int64))
     sizes = np.bincount(assigned.labels[assigned.labels != OUTLIER], minlength=len(medoids))

@@ -98,10 +98,10 @@ def gather(
     """
     progress = progress or Silent()
     inputs = read_inputs(database, source, map_rows=map_rows, seed=seed, progress=progress)
-    progress.phase("lay out")
+    progress.phase("compute the map")
     points, n_rows = inputs.points, len(inputs.stored.assignments.ids)
     layout = Map(points.rows, *lay_out(points.vectors, seed=seed), n_total=n_rows)
-    progress.phase("sum up")
+    progress.phase("compute statistics")
     page = _describe_places_and_motion(inputs, layout)
     page["thumbnails"] = _read_images(database, source, len(inputs.clusters), progress)
     study, outputs = inputs.study, _name_outputs(inputs.trajectories)
@@ -152,7 +152,7 @@ def read_inputs(
         except NoTree as error:
             tree = error
         clusters, runs = stored.clusters, stored.runs
-    progress.phase("sum up")
+    progress.phase("compute statistics")
     return ReportInputs(
         stored=stored,
         clusters=clusters,

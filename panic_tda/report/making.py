@@ -68,7 +68,7 @@ def write_report(
 
 
 def choose_name(database: Database, source: ClusteringSummary) -> Path:
-    """Return the name of a page for which none is given: it has the model and the short id."""
+    """Return the default file name of a page: the name of the model and the short id of the clustering."""
     with database.session() as session:
         short_id = shorten_ids([str(source.id), *read_clustering_ids(session)])[str(source.id)]
     model = re.sub(r"[^\w.-]+", "-", source.embedding_model, flags=re.ASCII).strip("-.")[:_MODEL_CHARACTERS]

@@ -60,9 +60,9 @@ def main() -> None:
             np.save(path, rows)
             samples = args.min_samples or min(64, max(10, -(-len(rows) // 1_000)))
             size = max(10, -(-len(rows) // 1_000))
-            found = {peer: measure(peer, path, samples, size, args.timeout) for peer in args.peers}
-            results += compare(found, rows.shape, samples, size)
-            print(table(results[-len(found) :]), flush=True)
+            qualities = {peer: measure(peer, path, samples, size, args.timeout) for peer in args.peers}
+            results += compare(qualities, rows.shape, samples, size)
+            print(table(results[-len(qualities) :]), flush=True)
     report = {"machine": machine(), "command": " ".join(sys.argv), "results": results}
     print(json.dumps(report["machine"], indent=1))
     if args.out:
@@ -98,14 +98,14 @@ def measure(peer: str, path: Path, samples: int, size: int, timeout: float) -> d
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     command = [sys.executable, __file__, "--worker", peer, str(path), str(out), str(samples), str(size)]
     try:
-        done = subprocess.run(command, env=environment, timeout=timeout, capture_output=True, text=True)
+        process = subprocess.run(command, env=environment, timeout=timeout, capture_output=True, text=True)
     except subprocess.TimeoutExpired:
         return {"status": f"over {timeout:g} s"}
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return {"status": f"failed ({done.returncode}): {last[:80]}"}
-    with np.load(out) as found:
-        return {"status": "done"} | {name: found[name] for name in found.files}
+    if process.returncode:
+        last = (process.stderr.strip().splitlines() or ["no message"])[-1]
+        return {"status": f"failed ({process.returncode}): {last[:80]}"}
+    with np.load(out) as matrix:
+        return {"status": "done"} | {name: matrix[name] for name in matrix.files}
 
 
 def work(peer: str, path: str, out: str, samples: str, size: str) -> None:
@@ -151,7 +151,7 @@ class Peak:
 
 
 def compare(
-    found: dict[str, dict[str, Any]], shape: tuple[int, int], samples: int, size: int
+    qualities: dict[str, dict[str, Any]], shape: tuple[int, int], samples: int, size: int
 ) -> list[dict[str, Any]]:
     """Put the quality of every peer beside its time, measured against the lightest spanning tree.
 
@@ -159,11 +159,11 @@ def compare(
     """
     from sklearn.metrics import adjusted_rand_score
 
-    weights = {peer: float(run["heights"].sum()) for peer, run in found.items() if "heights" in run}
+    weights = {peer: float(run["heights"].sum()) for peer, run in qualities.items() if "heights" in run}
     best = min(weights.values(), default=None)
-    exact, edges = (found.get("tiled", {}).get(name) for name in ("labels", "heights"))
+    exact, edges = (qualities.get("tiled", {}).get(name) for name in ("labels", "heights"))
     rows = []
-    for peer, run in found.items():
+    for peer, run in qualities.items():
         row = {"peer": peer, "rows": shape[0], "dimensions": shape[1], "min_samples": samples}
         row |= {"min_cluster_size": size, "status": run["status"]}
         if run["status"] == "done":

@@ -22,7 +22,7 @@ RUNS_AT_ONCE = 500
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """How the energy of a row is divided, and how fast the spectra fall.
+    """Parts of a row's energy, and the decay of their spectra.
 
     Parameters
     ----------

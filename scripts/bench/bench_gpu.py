@@ -91,14 +91,14 @@ class Clock:
         """Seconds for the next row."""
         return max(0.0, min(self._row_seconds, self._end - time.monotonic()))
 
-    def learn(self, peer: str, n: int, seconds: float, whole: float) -> None:
+    def learn(self, peer: str, n: int, seconds: float, full_seconds: float) -> None:
         """Remember a row: seconds of the fit, and of the whole process."""
-        self._known[peer] = n, seconds, whole
+        self._known[peer] = n, seconds, full_seconds
 
     def refusal(self, peer: str, n: int) -> str | None:
         """Say why a row is not begun; fits grow with the square of the rows, all else with the rows."""
-        before, seconds, whole = self._known.get(peer, (n, 0.0, 0.0))
-        predicted = seconds * (n / before) ** 2 + (whole - seconds) * n / before
+        before, seconds, full_seconds = self._known.get(peer, (n, 0.0, 0.0))
+        predicted = seconds * (n / before) ** 2 + (full_seconds - seconds) * n / before
         if self.left() > predicted:
             return None
         return f"skipped: {predicted:.0f} s predicted, {self.left():.0f} s left for it"
@@ -110,45 +110,45 @@ def measure_size(n: int, args: argparse.Namespace, place: str, folder: Path, clo
     task = {"place": place, "n": n, "d": args.dimensions, "folder": str(folder), "min_samples": samples}
     common = {"rows": n, "dimensions": args.dimensions, "min_samples": samples}
     reason = clock.refusal("data", n)
-    made = {"status": reason} if reason else run("make_rows", task, clock.left())
-    if made["status"] == "done":
-        clock.learn("data", n, 0.0, made["whole"])
+    outcome = {"status": reason} if reason else run("make_rows", task, clock.left())
+    if outcome["status"] == "done":
+        clock.learn("data", n, 0.0, outcome["whole"])
     reference = None
     for peer in args.peers:
         row = common | {"peer": peer}
-        reason = None if made["status"] == "done" else f"no rows ({made['status']})"
+        reason = None if outcome["status"] == "done" else f"no rows ({outcome['status']})"
         reason = reason or clock.refusal(peer, n)
-        found = {"status": reason} if reason else run("fit", task | {"peer": peer}, clock.left())
-        if found["status"] == "done":
-            clock.learn(peer, n, found["seconds"], found["whole"])
+        fit_outcome = {"status": reason} if reason else run("fit", task | {"peer": peer}, clock.left())
+        if fit_outcome["status"] == "done":
+            clock.learn(peer, n, fit_outcome["seconds"], fit_outcome["whole"])
             with np.load(folder / "found.npz") as stored:
                 labels = stored["labels"]
             if peer == "tiled":
-                reference = labels, found["tree_weight"]
-            found |= quality(labels, found["tree_weight"], reference)
-        yield row | found
+                reference = labels, fit_outcome["tree_weight"]
+            fit_outcome |= quality(labels, fit_outcome["tree_weight"], reference)
+        yield row | fit_outcome
 
 
 def quality(labels: Any, weight: float, reference: tuple[Any, float] | None) -> dict[str, float | int]:
     """Compare a clustering and the weight of its tree with the exact ones."""
     from sklearn.metrics import adjusted_rand_score
 
-    found: dict[str, float | int] = {"clusters": int(labels.max()) + 1}
+    quality: dict[str, float | int] = {"clusters": int(labels.max()) + 1}
     if reference is not None:
-        found["tree_excess"] = weight / reference[1] - 1
-        found["ari"] = float(adjusted_rand_score(reference[0], labels))
-    return found
+        quality["tree_excess"] = weight / reference[1] - 1
+        quality["ari"] = float(adjusted_rand_score(reference[0], labels))
+    return quality
 
 
 def rates(place: str, clock: Clock) -> dict[str, Any]:
     """Measure how fast this card multiplies matrices, in float32 and in TF32."""
-    found = {}
+    outcomes = {}
     for name, variables in {"float32": {"CUPY_TF32": "0"}, "tf32": {"CUPY_TF32": "1"}}.items():
         if place == "host" and name == "tf32":
-            found[name] = {"status": "skipped: processors have no TF32"}
+            outcomes[name] = {"status": "skipped: processors have no TF32"}
         else:
-            found[name] = run("product_rate", {"place": place}, clock.left(), **variables)
-    return found
+            outcomes[name] = run("product_rate", {"place": place}, clock.left(), **variables)
+    return outcomes
 
 
 # ---------------------------------------------------------------------------- processes
@@ -159,7 +159,7 @@ def run(step: str, task: dict[str, Any], seconds: float, **variables: str) -> di
     path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     began = time.monotonic()
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, __file__, "--worker", step, json.dumps(task)],
             env=os.environ | {"PYTHONPATH": path} | variables,
             timeout=seconds,
@@ -168,18 +168,18 @@ def run(step: str, task: dict[str, Any], seconds: float, **variables: str) -> di
         )
     except subprocess.TimeoutExpired:
         return {"status": f"stopped after {seconds:.0f} s"}
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return {"status": f"failed ({done.returncode}): {last[:300]}"}
-    found = json.loads(done.stdout.splitlines()[-1])
-    return {"status": "done"} | found | {"whole": time.monotonic() - began}
+    if process.returncode:
+        last = (process.stderr.strip().splitlines() or ["no message"])[-1]
+        return {"status": f"failed ({process.returncode}): {last[:300]}"}
+    outcome = json.loads(process.stdout.splitlines()[-1])
+    return {"status": "done"} | outcome | {"whole": time.monotonic() - began}
 
 
 def work(step: str, task: str) -> None:
     """Be the process of one step; the last line of its output is what it found."""
     sys.path.insert(0, str(ROOT))
-    found = {"make_rows": make_rows, "fit": fit, "product_rate": product_rate}[step](**json.loads(task))
-    print(json.dumps(found))
+    outcome = {"make_rows": make_rows, "fit": fit, "product_rate": product_rate}[step](**json.loads(task))
+    print(json.dumps(outcome))
 
 
 def library(place: str) -> Any:
@@ -225,11 +225,11 @@ def fit(place: str, n: int, d: int, folder: str, min_samples: int, peer: str) ->
         backend.check(*rows.shape, fit_options(min_samples, place))
     except UnsupportedOnBackend as refusal:
         return {"status": f"skipped: {refusal}"}
-    some = min(WARM_UP_ROWS, len(rows))
+    warm_up_row = min(WARM_UP_ROWS, len(rows))
     backend.fit(
-        rows[:some].copy(),
-        np.ones(some, dtype=np.int64),
-        fit_options(min(min_samples, some), place),
+        rows[:warm_up_row].copy(),
+        np.ones(warm_up_row, dtype=np.int64),
+        fit_options(min(min_samples, warm_up_row), place),
     )
     base = settled(place)
     with Peak(lambda: used_bytes(place)) as peak:
@@ -239,8 +239,8 @@ def fit(place: str, n: int, d: int, folder: str, min_samples: int, peer: str) ->
         seconds = time.perf_counter() - began
     if backend.weighted:
         tree = attach_copies(tree, distinct)
-    asked = ClusteringParameters(epsilon=0.0, min_samples=min_samples, allow_single_cluster=False)
-    np.savez(Path(folder, "found.npz"), labels=hierarchy.extract_clusters(tree, asked.resolve(n)).labels)
+    parameters = ClusteringParameters(epsilon=0.0, min_samples=min_samples, allow_single_cluster=False)
+    np.savez(Path(folder, "found.npz"), labels=hierarchy.extract_clusters(tree, parameters.resolve(n)).labels)
     return {
         "seconds": seconds,
         "peak_bytes": max(0, peak.bytes - base),
@@ -278,12 +278,12 @@ def product_rate(place: str) -> dict[str, Any]:
     """Time a product of two square matrices."""
     xp, side = library(place), SIDE[place]
     rng = np.random.default_rng(0)
-    one, two = (xp.asarray(rng.random((side, side), dtype=np.float32)) for _ in range(2))
-    out = xp.matmul(one, two)
+    first, two = (xp.asarray(rng.random((side, side), dtype=np.float32)) for _ in range(2))
+    out = xp.matmul(first, two)
     synchronise(place)
     began, count = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - began) < RATE_SECONDS:
-        xp.matmul(one, two, out=out)
+        xp.matmul(first, two, out=out)
         synchronise(place)
         count += 1
     return {"flops": count * 2 * side**3 / elapsed, "side": side}
@@ -373,7 +373,7 @@ def row_text(row: dict[str, Any]) -> str:
 def table(report: dict[str, Any]) -> str:
     """Write the report as Markdown."""
     about, speeds = report["machine"], report["rates"]
-    cards = [f"{one['name']} ({one['total_bytes'] / 2**30:.0f} GiB)" for one in about["devices"]]
+    cards = [f"{device['name']} ({device['total_bytes'] / 2**30:.0f} GiB)" for device in about["devices"]]
     versions = about["versions"]
     lines = [
         f"{', '.join(cards) or about['cpu']}; driver {about.get('driver')}, CUDA runtime "
@@ -382,8 +382,8 @@ def table(report: dict[str, Any]) -> str:
         "",
     ]
     for name, rate in speeds.items():
-        said = f"{rate['flops'] / 1e12:.2f} TFLOP/s" if "flops" in rate else rate["status"]
-        lines.append(f"- product of square matrices in {name}: {said}")
+        rate_text = f"{rate['flops'] / 1e12:.2f} TFLOP/s" if "flops" in rate else rate["status"]
+        lines.append(f"- product of square matrices in {name}: {rate_text}")
     lines += [
         "",
         "| rows | backend | seconds | peak MiB above the rows | tree excess | clusters | ARI | TFLOP/s "

@@ -38,14 +38,14 @@ def make(folder: Path, rows: int, dimensions: int) -> list[Path]:
     codes = np.unique(vectors[:, :2].copy().view(np.uint64).reshape(-1), return_inverse=True)[1]
     paths = []
     for first in range(0, rows, RUNS_OF_A_FILE * RUN_LENGTH):
-        some = slice(first, min(rows, first + RUNS_OF_A_FILE * RUN_LENGTH))
-        runs = np.arange(some.start, some.stop) // RUN_LENGTH
+        part = slice(first, min(rows, first + RUNS_OF_A_FILE * RUN_LENGTH))
+        runs = np.arange(part.start, part.stop) // RUN_LENGTH
         table = pa.table(
             {
-                "text": [f"a photograph of the place {code}" for code in codes[some].tolist()],
-                "vector": pa.FixedSizeListArray.from_arrays(vectors[some].reshape(-1), dimensions),
+                "text": [f"a photograph of the place {code}" for code in codes[part].tolist()],
+                "vector": pa.FixedSizeListArray.from_arrays(vectors[part].reshape(-1), dimensions),
                 "run": [f"run {run}" for run in runs.tolist()],
-                "sequence_number": (np.arange(some.start, some.stop) % RUN_LENGTH) * 2 + 1,
+                "sequence_number": (np.arange(part.start, part.stop) % RUN_LENGTH) * 2 + 1,
                 "initial_prompt": [f"prompt {run % 40}" for run in runs.tolist()],
                 "network": [NETWORKS[run % len(NETWORKS)] for run in runs.tolist()],
                 "seed": runs,
@@ -96,13 +96,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dimensions", type=int, default=384)
     parser.add_argument("--only", action="append", default=[], help="measure these commands only")
-    asked = parser.parse_args()
-    asked.folder.mkdir(parents=True, exist_ok=True)
-    database = asked.folder / f"{asked.rows}x{asked.dimensions}.sqlite"
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    database = args.folder / f"{args.rows}x{args.dimensions}.sqlite"
     if not database.exists():
         # In a process of its own: what starts others hands them its own peak.
         with ProcessPoolExecutor(1) as maker:
-            paths = maker.submit(make, asked.folder, asked.rows, asked.dimensions).result()
+            paths = maker.submit(make, args.folder, args.rows, args.dimensions).result()
         _, seconds, peak = run(
             database, "import-embeddings", *map(str, paths), "--model", MODEL, "--json", "-q"
         )
@@ -114,12 +114,12 @@ def main() -> None:
         _, seconds, peak = run(database, "cluster-embeddings", *SETTINGS, "--json", "-q")
         print(f"| cluster-embeddings {' '.join(SETTINGS)} | {seconds:.1f} | {peak:,.0f} |", flush=True)
         stored = json.loads(run(database, "list-clusterings", "--json")[0])
-    clustering = max(stored, key=lambda one: one["n_clusters"])["id"]
-    for words in commands(asked.folder, clustering):
-        if not asked.only or words[0] in asked.only:
+    clustering = max(stored, key=lambda setting: setting["n_clusters"])["id"]
+    for words in commands(args.folder, clustering):
+        if not args.only or words[0] in args.only:
             _, seconds, peak = run(database, *words, "-q")
-            said = " ".join(words).replace(clustering, "ID").replace(f"{asked.folder}/", "")
-            print(f"| {said} | {seconds:.1f} | {peak:,.0f} |", flush=True)
+            shown_command = " ".join(words).replace(clustering, "ID").replace(f"{args.folder}/", "")
+            print(f"| {shown_command} | {seconds:.1f} | {peak:,.0f} |", flush=True)
 
 
 if __name__ == "__main__":

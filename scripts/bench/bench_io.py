@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What the database costs: loading against a bare scan, saving, size of assignments, deleting embeddings.
+"""Measure the database: loading against a bare scan, saving, size of assignments, deleting embeddings.
 
 Ratios are medians over alternating runs in this process, so that whatever else the machine does hits both
 sides. Usage: bench_io.py [--rows N] [--dimensions D] [--repeats R]
@@ -131,10 +131,10 @@ def save(database: Database, matrix: EmbeddingMatrix) -> None:
 
 def delete(database: Database, matrix: EmbeddingMatrix) -> None:
     """Delete embeddings; their assignments go with them."""
-    ids = [(found.decode(),) for found in matrix.ids[200:300]]
+    ids = [(embedding_id.decode(),) for embedding_id in matrix.ids[200:300]]
     with database.writing() as connection:
-        for one in ids:
-            connection.exec_driver_sql("DELETE FROM embedding WHERE id = ?", one)
+        for identity in ids:
+            connection.exec_driver_sql("DELETE FROM embedding WHERE id = ?", identity)
 
 
 def size(path: Path) -> int:

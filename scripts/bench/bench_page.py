@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What the page of a large clustering weighs, and how quickly it opens, answers the pointer and scrolls.
+"""Measure the page of a large clustering: its size, and the time to open, to point and to scroll.
 
 Makes two databases of runs that walk between planted places, once, and stores a clustering of each whose
 spanning tree is planted too: fitting millions of rows would take hours and change nothing on a page. Then
@@ -36,7 +36,7 @@ from panic_tda.progress import Silent
 from panic_tda.storage.bulk import insert_rows
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.schema.tables import Embedding, Invocation, Run, utc_now
-from panic_tda.storage.write.saving import build_result, save_or_keep
+from panic_tda.storage.write.saving import build_result, save_or_write_pending
 from panic_tda.types import EmbeddingMatrix, SpanningTree
 
 MODEL, NETWORKS = "Bench", (["FluxSchnell", "Moondream"], ["SDXLTurbo", "BLIP2"], ["FluxSchnell", "BLIP2"])
@@ -67,28 +67,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", action="append", choices=list(PLANS), help="measure these pages only")
-    asked = parser.parse_args()
-    asked.folder.mkdir(parents=True, exist_ok=True)
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
     print(
         "| page | MB | made in CPU s | peak MiB | first paint ms | ready ms "
         "| hover ms | 95 % | CPU ms | frame ms | longest | CPU ms |"
     )
     print(f"|---{'|--:' * 11}|")
-    for name in asked.only or PLANS:
-        plan, path = PLANS[name], asked.folder / f"{name}.html"
-        database = asked.folder / f"{name}.sqlite"
+    for name in args.only or PLANS:
+        plan, path = PLANS[name], args.folder / f"{name}.html"
+        database = args.folder / f"{name}.sqlite"
         if not database.exists():
             plant(database.with_suffix(".unfinished"), plan)
             database.with_suffix(".unfinished").rename(database)
         gc.collect()
         before = processor_seconds()
         words = ("report-clustering", "latest", "-o", str(path), "--force", "--json", "-q")
-        said, _, peak = run(database, *words)
+        printed, _, peak = run(database, *words)
         seconds = processor_seconds() - before
         what = f"{plan.runs:,} runs of {plan.steps} steps, {plan.places:,} clusters"
-        made = f"{json.loads(said)['bytes'] / 1e6:.1f} | {seconds:.0f} | {peak:,.0f}"
-        print(f"| {what} | {made} | {look(path)} |", flush=True)
-    path = asked.folder / "nothing.html"
+        text = f"{json.loads(printed)['bytes'] / 1e6:.1f} | {seconds:.0f} | {peak:,.0f}"
+        print(f"| {what} | {text} | {look(path)} |", flush=True)
+    path = args.folder / "nothing.html"
     path.write_text(NOTHING, encoding="utf-8")
     print(f"| nothing | 0.0 | | | {look(path)} |")
 
@@ -111,8 +111,8 @@ def plant(path: Path, plan: Plan) -> None:
     inside = places >= 0
     centres = rng.standard_normal((plan.places, DIMENSIONS), dtype=np.float32)
     vectors = rng.standard_normal((n, DIMENSIONS), dtype=np.float32)
-    seen = 0.3 * rng.standard_normal((plan.places * VIEWS, DIMENSIONS), dtype=np.float32)
-    vectors[inside] = centres[places[inside]] + seen[places[inside] * VIEWS + views[inside]]
+    view_vectors = 0.3 * rng.standard_normal((plan.places * VIEWS, DIMENSIONS), dtype=np.float32)
+    vectors[inside] = centres[places[inside]] + view_vectors[places[inside] * VIEWS + views[inside]]
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     database = open_database(path, create=True)
     with database.writing() as connection:
@@ -168,10 +168,10 @@ def cluster(database: Database, vectors: Any, tree: SpanningTree) -> None:
         versions={},
         downsample=1,
     )
-    found = recut_rows(vectors, tree, effective, source=record, progress=Silent())
+    clustering = recut_rows(vectors, tree, effective, source=record, progress=Silent())
     ids = np.array([identity(row) for row in range(n)], dtype="S32")
     matrix = EmbeddingMatrix(MODEL, ids, vectors, n, n, 0, 1)
-    save_or_keep(database, build_result(matrix, found, began))
+    save_or_write_pending(database, build_result(matrix, clustering, began))
 
 
 def identity(number: int) -> str:
@@ -191,13 +191,13 @@ def invocations_of(plan: Plan, places: Any, views: Any) -> Iterator[tuple[Any, .
     kinds = [part.split("/") for part in PARTS]
     for row, (place, view) in enumerate(zip(places.tolist(), views.tolist(), strict=True)):
         code = row * 7919 if place < 0 else place * VIEWS + view
-        said, rest = [], code
+        texts, rest = [], code
         for kind in kinds:
-            said.append(kind[rest % len(kind)])
+            texts.append(kind[rest % len(kind)])
             rest //= len(kind)
         run_number, step = divmod(row, plan.steps)
         model = NETWORKS[run_number % len(NETWORKS)][1]
-        text = f"{' '.join(said)}, {rest}"
+        text = f"{' '.join(texts)}, {rest}"
         yield (
             *(identity(row), None, None, model, "TEXT", 0, identity(run_number)),
             *(2 * step + 1, None, text, None),
@@ -291,7 +291,7 @@ def look(path: Path) -> str:
 def main_thread(counted: Any) -> float:
     """Return the milliseconds of processor time that a page's tasks took so far."""
     metrics = counted.send("Performance.getMetrics")["metrics"]
-    return 1000 * next(one["value"] for one in metrics if one["name"] == "TaskDuration")
+    return 1000 * next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmark runs, one function a peer: unit rows in; labels and the edges of the tree out.
+"""Run the libraries of the benchmark, one function each: from unit rows to labels and the tree's edges.
 
 `min_samples` counts the point itself here; libraries that do not count it are given one less.
 """
@@ -18,7 +18,7 @@ FAISS_NEIGHBOURS = 32
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a peer found.
+    """The result of a library.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ def tiled(rows: Rows, min_samples: int, min_cluster_size: int) -> Outcome:
         return extract(tree, parameters)
 
     hierarchy.extract_clusters = watching
-    asked = ClusteringParameters(
+    settings = ClusteringParameters(
         epsilon=0.0,
         min_samples=min_samples,
         min_cluster_size=min_cluster_size,
@@ -59,10 +59,10 @@ def tiled(rows: Rows, min_samples: int, min_cluster_size: int) -> Outcome:
         backend="tiled",
     )
     try:
-        found = clustering.cluster_rows(rows, asked, Silent())
+        clustered = clustering.cluster_rows(rows, settings, Silent())
     finally:
         hierarchy.extract_clusters = extract
-    return Outcome(found.labels, heights["tree"])
+    return Outcome(clustered.labels, heights["tree"])
 
 
 def sklearn(rows: Rows, min_samples: int, min_cluster_size: int, algorithm: str = "auto") -> Outcome:
@@ -118,8 +118,8 @@ def quitefastmst(rows: Rows, min_samples: int, min_cluster_size: int) -> Outcome
     """quitefastmst: the exact tree alone."""
     import quitefastmst as library
 
-    found = library.mst_euclid(rows, M=min_samples - 1)
-    return Outcome(heights=np.sort(np.asarray(found[0], dtype=np.float64)))
+    edges = library.mst_euclid(rows, M=min_samples - 1)
+    return Outcome(heights=np.sort(np.asarray(edges[0], dtype=np.float64)))
 
 
 def faiss(rows: Rows, min_samples: int, min_cluster_size: int) -> Outcome:

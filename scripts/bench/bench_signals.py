@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How long each stage is deaf: the longest times without signal handlers, and without any thread of Python's.
+"""Measure for each stage the longest time without a signal handler, and without any Python thread.
 
 A timer's signal comes every 20 ms while a stage runs in the main thread, and another thread looks at the
 clock as often. The longest gap between two of the first is how long Ctrl-C may wait for its handler; that
@@ -33,7 +33,7 @@ from panic_tda.storage.database import open_database
 from panic_tda.storage.read.census import take_census
 from panic_tda.storage.read.loading import input_sha256, load_embeddings
 from panic_tda.storage.schema.tables import utc_now
-from panic_tda.storage.write.saving import build_result, save_or_keep
+from panic_tda.storage.write.saving import build_result, save_or_write_pending
 from panic_tda.types import SpanningTree
 
 BEAT = 0.02
@@ -49,14 +49,14 @@ class Ear:
 
     def listen(self, name: str, work: Callable[[], Result]) -> Result:
         """Run a stage and print how long it took and how deaf it was."""
-        main, other, done = [time.perf_counter()], [time.perf_counter()], threading.Event()
+        main, second_times, event = [time.perf_counter()], [time.perf_counter()], threading.Event()
 
         def heard(_number: int, _frame: FrameType | None) -> None:
             main.append(time.perf_counter())
 
         def look() -> None:
-            while not done.wait(BEAT):
-                other.append(time.perf_counter())
+            while not event.wait(BEAT):
+                second_times.append(time.perf_counter())
 
         before = signal.signal(signal.SIGALRM, heard)
         signal.setitimer(signal.ITIMER_REAL, BEAT, BEAT)
@@ -67,11 +67,11 @@ class Ear:
             return work()
         finally:
             seconds = time.perf_counter() - began
-            done.set()
+            event.set()
             looking.join()
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
-            gaps = [max(np.diff([*times, time.perf_counter()])) for times in (main, other)]
+            gaps = [max(np.diff([*times, time.perf_counter()])) for times in (main, second_times)]
             self.unanswered = max(self.unanswered, gaps[1])
             silent = f"handler waits {gaps[0]:6.2f} s, nobody answers {gaps[1]:6.2f} s"
             print(f"{name:24} {seconds:8.1f} s, {silent}", flush=True)
@@ -95,23 +95,23 @@ def main() -> None:
         census = ear.listen("count", lambda: take_census(database))[MODEL]
         matrix = ear.listen("load", lambda: load_embeddings(database, census))
         sha256 = ear.listen("fingerprint", lambda: input_sha256(matrix))
-        asked = ClusteringParameters(backend="tiled", epsilon=0.0, allow_single_cluster=False)
+        parameters = ClusteringParameters(backend="tiled", epsilon=0.0, allow_single_cluster=False)
         fewer = matrix.vectors[: args.fit_rows].copy()
-        fitted = ear.listen(f"fit of {len(fewer):,} rows", lambda: cluster_rows(fewer, asked, Silent()))
+        fitted = ear.listen(f"fit of {len(fewer):,} rows", lambda: cluster_rows(fewer, parameters, Silent()))
         tree = random_tree(len(matrix.ids))
-        found = ear.listen(
+        clustering = ear.listen(
             "hierarchy, medoids",
             lambda: recut_rows(
                 matrix.vectors,
                 tree,
-                asked.resolve(len(matrix.ids)),
+                parameters.resolve(len(matrix.ids)),
                 source=fitted.record,
                 progress=Silent(),
             ),
         )
-        record = replace(found.record, n_embeddings=len(matrix.ids), input_sha256=sha256)
-        finished = build_result(matrix, replace(found, record=record), utc_now())
-        ear.listen("save", lambda: save_or_keep(database, finished))
+        record = replace(clustering.record, n_embeddings=len(matrix.ids), input_sha256=sha256)
+        finished = build_result(matrix, replace(clustering, record=record), utc_now())
+        ear.listen("save", lambda: save_or_write_pending(database, finished))
         ear.listen("delete", lambda: delete_clusterings(database, [finished.id]))
     sys.exit(1 if ear.unanswered > MOST_UNANSWERED else 0)
 

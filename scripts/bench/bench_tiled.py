@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Where the tiled engine's time and memory go, each question one command.
+"""Measure the time and memory of the tiled engine, one command for each question.
 
 prunings  every pruning switched off in turn: seconds of each pass, and the same tree
 memory    peak above the rows beside the bounds that are stated for it
@@ -39,10 +39,10 @@ from panic_tda.progress import Silent, TimeLeft
 EVERYTHING = Settings()
 WITHOUT = {
     "nothing": EVERYTHING,
-    "dead rows": replace(EVERYTHING, prune_rows=False),
+    "pruned rows": replace(EVERYTHING, prune_rows=False),
     "bound, neighbours": replace(EVERYTHING, bound_neighbours=False),
     "bound, verify": replace(EVERYTHING, bound_verify=False),
-    "bound, verify, dead rows": replace(EVERYTHING, bound_verify=False, prune_rows=False),
+    "bound, verify, pruned rows": replace(EVERYTHING, bound_verify=False, prune_rows=False),
     "axes": replace(EVERYTHING, n_axes=0),
     "everything": Settings(n_axes=0, prune_rows=False),
 }
@@ -121,21 +121,21 @@ def prunings(args: argparse.Namespace) -> None:
         exact: FloatArray | None = None
         lines = []
         for left_out, settings in WITHOUT.items():
-            found = fit(rows, samples(args, len(rows)), replace(settings, tile_rows=args.tile_rows))
-            exact = found.heights if exact is None else exact
-            same = "same" if np.array_equal(exact, found.heights) else "DIFFERENT"
-            lines.append([*_pruning_row(left_out, found), same])
-        print(f"\n{name}, {found.n_distinct:,} distinct, min_samples {samples(args, len(rows))}\n")
+            measured = fit(rows, samples(args, len(rows)), replace(settings, tile_rows=args.tile_rows))
+            exact = measured.heights if exact is None else exact
+            same = "same" if np.array_equal(exact, measured.heights) else "DIFFERENT"
+            lines.append([*_pruning_row(left_out, measured), same])
+        print(f"\n{name}, {measured.n_distinct:,} distinct, min_samples {samples(args, len(rows))}\n")
         head = ["without", "seconds", "CPU s", *(f"{phase}, CPU s" for phase in _PHASES), "tree"]
         print(markdown(head, lines), flush=True)
 
 
-def _pruning_row(name: str, found: Fit) -> list[str]:
-    phases = found.phases.values()
+def _pruning_row(name: str, fit: Fit) -> list[str]:
+    phases = fit.phases.values()
     row = [name, f"{sum(phase.seconds for phase in phases):.2f}"]
     row.append(f"{sum(phase.cpu_seconds for phase in phases):.2f}")
     # Where the neighbour graph holds together, nothing is left to join.
-    return row + [f"{found.phases.get(name, Phase()).cpu_seconds:.2f}" for name in _PHASES]
+    return row + [f"{fit.phases.get(name, Phase()).cpu_seconds:.2f}" for name in _PHASES]
 
 
 def memory(args: argparse.Namespace) -> None:
@@ -149,17 +149,19 @@ def memory(args: argparse.Namespace) -> None:
             command = [sys.executable, __file__, "memory", "--worker", str(path)]
             command += ["--min-samples", str(samples(args, len(rows)))]
             environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-            done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-        found = json.loads(done.stdout)
-        lines.append([f"{rows.shape[0]:,} × {rows.shape[1]}", f"{found['distinct']:,}", str(found["k"])])
-        lines[-1] += [f"{found[name] / 2**20:,.0f} MiB" for name in ("engine", "stated", "tree", "all")]
-        print(json.dumps(found["phases"]), file=sys.stderr)
+            process = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+        measured = json.loads(process.stdout)
+        lines.append(
+            [f"{rows.shape[0]:,} × {rows.shape[1]}", f"{measured['distinct']:,}", str(measured["k"])]
+        )
+        lines[-1] += [f"{measured[name] / 2**20:,.0f} MiB" for name in ("engine", "stated", "tree", "all")]
+        print(json.dumps(measured["phases"]), file=sys.stderr)
     print(markdown(head, lines))
 
 
 def _memory_worker(args: argparse.Namespace) -> None:
     rows = np.load(args.worker)
-    asked = ClusteringParameters(
+    parameters = ClusteringParameters(
         epsilon=0.0, min_samples=args.min_samples, min_cluster_size=args.min_samples,
         allow_single_cluster=False, distance_floor=FLOOR, backend="tiled",
     )  # fmt: skip
@@ -171,16 +173,16 @@ def _memory_worker(args: argparse.Namespace) -> None:
         return bound["engine"]
 
     TiledBackend.memory = asked_for  # type: ignore[method-assign]
-    clustering.cluster_rows(rows[:WARM_UP_ROWS].copy(), asked, Silent())
+    clustering.cluster_rows(rows[:WARM_UP_ROWS].copy(), parameters, Silent())
     base = resident()
     with Watch() as watch:
         # No limit at all, and the engine would not ask itself.
-        unlimited = choose_placement(asked, *rows.shape, memory_limit=1 << 62)
-        found = clustering.cluster_rows(rows, asked, watch, placement=unlimited)
-    m = found.record.n_unique
+        unlimited = choose_placement(parameters, *rows.shape, memory_limit=1 << 62)
+        clustered = clustering.cluster_rows(rows, parameters, watch, placement=unlimited)
+    m = clustered.record.n_unique
     peaks = {name: phase.peak - base for name, phase in watch.phases.items()}
     tree = max(peaks[name] for name in ("neighbours", "core distances", "forest", "verify"))
-    stated = m * (8 * (max(k, 16) + 8) + 160 + 8 * (max(axes.CHOICES) + 1)) + (256 << 20)
+    stated = m * (8 * (max(k, 16) + 8) + 160 + 8 * (max(axes.N_AXES_CHOICES) + 1)) + (256 << 20)
     report = {"k": k, "distinct": m, **bound, "stated": stated, "tree": tree, "all": max(peaks.values())}
     print(json.dumps(report | {"phases": {name: round(peak / 2**20) for name, peak in peaks.items()}}))
 
@@ -191,26 +193,28 @@ def time_left(args: argparse.Namespace) -> None:
     for name, rows in data(args):
         print(f"\n{name}: seconds left, as told and as they were\n")
         began = time.perf_counter()
-        found = fit(rows, samples(args, len(rows)), EVERYTHING)
+        measured = fit(rows, samples(args, len(rows)), EVERYTHING)
         print(f"(the fit took {time.perf_counter() - began:.1f} s)")
         for phase in ("neighbours", "verify"):
             print(phase)
-            print(markdown(["time", "share done", "told", "was", "error"], _told(found.phases[phase])))
+            print(markdown(["time", "share done", "told", "was", "error"], _told(measured.phases[phase])))
 
 
 def _told(phase: Phase) -> list[list[str]]:
     lines, left, marks = [], TimeLeft(), [share / 100 for share in (5, 10, 20, 30, 40, 50, 60, 70, 80, 90)]
     end = phase.trace[-1][0]
-    for seconds, done in phase.trace:
-        left.note(seconds, done)
-        if marks and done >= marks[0]:
-            told, was = left.seconds(seconds, done), end - seconds
-            known = told is not None and was > 0
+    for seconds, share_done in phase.trace:
+        left.note(seconds, share_done)
+        if marks and share_done >= marks[0]:
+            predicted, was = left.seconds(seconds, share_done), end - seconds
+            known = predicted is not None and was > 0
             line = (
-                [f"{told:.1f}", f"{was:.1f}", f"{100 * (told / was - 1):+.0f} %"] if known else ["", "", ""]
+                [f"{predicted:.1f}", f"{was:.1f}", f"{100 * (predicted / was - 1):+.0f} %"]
+                if known
+                else ["", "", ""]
             )
-            lines.append([f"{seconds:.1f}", f"{100 * done:.0f} %", *line])
-            while marks and done >= marks[0]:
+            lines.append([f"{seconds:.1f}", f"{100 * share_done:.0f} %", *line])
+            while marks and share_done >= marks[0]:
                 marks.pop(0)
     return lines
 

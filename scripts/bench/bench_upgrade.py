@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What an upgrade does to a large file of the generation pipeline: growth, memory, bytes read and written.
+"""Measure an upgrade of a large file of the generation pipeline: growth, memory, bytes read and written.
 
 Writes a file of so many GB, four fifths of it images, as in the field, with old clustering tables; turns its
 pages out of memory; upgrades it with the command, and prints what the kernel counted. Exit 1: the file grew
@@ -89,14 +89,14 @@ def main() -> None:
         with closing(sqlite3.connect(path)) as reader:
             reader.execute("BEGIN")
             reader.execute("SELECT count(*) FROM run").fetchone()
-            found = upgrade(path)
+            result = upgrade(path)
             written = written_pages(path)
         growth = path.stat().st_size / size - 1 if not written else grown(written, size)
         after = counts(path)
         print(
-            f"upgraded in {found['seconds']:.0f} s (exit {found['exit']}): the file grows by "
-            f"{100 * growth:.2f} %, peak memory {found['peak'] / 2**20:.0f} MiB, read "
-            f"{found['read_bytes'] / 1e9:.2f} GB, wrote {found['write_bytes'] / 1e9:.2f} GB; "
+            f"upgraded in {result['seconds']:.0f} s (exit {result['exit']}): the file grows by "
+            f"{100 * growth:.2f} %, peak memory {result['peak'] / 2**20:.0f} MiB, read "
+            f"{result['read_bytes'] / 1e9:.2f} GB, wrote {result['write_bytes'] / 1e9:.2f} GB; "
             f"{len(written):,} pages written, of them {len(written & large):,} of the large tables"
         )
         with closing(sqlite3.connect(path)) as connection:
@@ -105,8 +105,8 @@ def main() -> None:
         final = path.stat().st_size / size - 1
         print(f"after the log went into the file: {100 * final:.2f} % larger, quick_check {checked}")
         same = before == after
-        fine = max(growth, final) <= MOST_GROWTH and found["peak"] <= MOST_MEMORY
-        sys.exit(0 if fine and same and not written & large and checked == "ok" and not found["exit"] else 1)
+        fine = max(growth, final) <= MOST_GROWTH and result["peak"] <= MOST_MEMORY
+        sys.exit(0 if fine and same and not written & large and checked == "ok" and not result["exit"] else 1)
 
 
 def write(path: Path, n_bytes: float, *, migrated: bool) -> int:
@@ -206,14 +206,14 @@ def large_pages(path: Path) -> set[int]:
 
 def written_pages(path: Path) -> set[int]:
     """Return the numbers of the pages in the log."""
-    found = set()
+    pages = set()
     with path.with_name(f"{path.name}-wal").open("rb") as log:
         header = log.read(WAL_HEADER)
         page_size, salts = struct.unpack(">I", header[8:12])[0], header[16:24]
         while len(frame := log.read(FRAME_HEADER)) == FRAME_HEADER and frame[8:16] == salts:
-            found.add(struct.unpack(">I", frame[:4])[0])
+            pages.add(struct.unpack(">I", frame[:4])[0])
             log.seek(page_size, os.SEEK_CUR)
-    return found
+    return pages
 
 
 def grown(written: set[int], size: int) -> float:
@@ -237,7 +237,7 @@ def upgrade(path: Path, kill_after: float | None = None) -> dict[str, float]:
         env=environment,
         stdout=subprocess.DEVNULL,
     )
-    found = {"read_bytes": 0.0, "write_bytes": 0.0}
+    n_bytes = {"read_bytes": 0.0, "write_bytes": 0.0}
 
     def watch() -> None:
         while process.returncode is None:
@@ -246,8 +246,8 @@ def upgrade(path: Path, kill_after: float | None = None) -> dict[str, float]:
             except OSError:
                 return
             for name, count in (line.split(": ") for line in lines):
-                if name in found:
-                    found[name] = float(count)
+                if name in n_bytes:
+                    n_bytes[name] = float(count)
             time.sleep(0.05)
 
     watcher = threading.Thread(target=watch)
@@ -258,7 +258,7 @@ def upgrade(path: Path, kill_after: float | None = None) -> dict[str, float]:
     process.returncode = os.waitstatus_to_exitcode(status)
     watcher.join()
     seconds = time.perf_counter() - began
-    return found | {"exit": process.returncode, "seconds": seconds, "peak": usage.ru_maxrss * 1024}
+    return n_bytes | {"exit": process.returncode, "seconds": seconds, "peak": usage.ru_maxrss * 1024}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ BEFORE = "before"
 
 @dataclass
 class Phase:
-    """What a phase took.
+    """Time and memory of a phase.
 
     Attributes
     ----------

@@ -61,21 +61,27 @@ def check(path: Path, factors: list[int]) -> list[float]:
     words = [word for factor in factors for word in ("--downsample", str(factor))]
     plan = run("plan-clustering", "--db", str(path), *words)
     ratios = []
-    for one in plan["models"][0]["plans"]:
-        factor = one["downsample"]
+    for model_plan in plan["models"][0]["plans"]:
+        factor = model_plan["downsample"]
         (result,) = run("cluster-embeddings", "--db", str(path), "--downsample", str(factor))["results"]
-        assert result["n_embeddings"] == one["n_rows"]
-        assert result["backend"] == one["backend"]
+        assert result["n_embeddings"] == model_plan["n_rows"]
+        assert result["backend"] == model_plan["backend"]
         load = f"{os.getloadavg()[0]:.1f}"
         taken = {
             stage: sum(result["seconds"].get(name, 0.0) for name in names) for stage, names in STAGES.items()
         }
         taken["total"] = sum(taken.values())
         for stage, seconds in taken.items():
-            ratio = one["seconds"][stage] / seconds
-            cells = (f"{one['n_rows']:,}", factor, stage, f"{one['seconds'][stage]:.2f}", f"{seconds:.2f}")
+            ratio = model_plan["seconds"][stage] / seconds
+            cells = (
+                f"{model_plan['n_rows']:,}",
+                factor,
+                stage,
+                f"{model_plan['seconds'][stage]:.2f}",
+                f"{seconds:.2f}",
+            )
             print("|", *(f"{cell} |" for cell in (*cells, f"{ratio:.2f}", load)), flush=True)
-        ratios.append(one["seconds"]["total"] / taken["total"])
+        ratios.append(model_plan["seconds"]["total"] / taken["total"])
     print(f"planned in {plan['seconds']:.1f} s", flush=True)
     return ratios
 
@@ -84,9 +90,9 @@ def run(*words: str) -> dict[str, Any]:
     """Run a command in a process of its own; return what it printed."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     command = [sys.executable, "-m", "panic_tda", *words, "--json", "--quiet"]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
-    said: dict[str, Any] = json.loads(done.stdout)
-    return said
+    process = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
+    printed: dict[str, Any] = json.loads(process.stdout)
+    return printed
 
 
 if __name__ == "__main__":

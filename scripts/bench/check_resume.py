@@ -81,20 +81,20 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the databases are built")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        fresh, whole = (Path(folder) / f"{name}.sqlite" for name in ("fresh", "whole"))
+        fresh, unkilled = (Path(folder) / f"{name}.sqlite" for name in ("fresh", "whole"))
         open_database(fresh, create=True)
         fill(fresh, trajectories(args.rows, args.dimensions))
-        shutil.copy(fresh, whole)
-        run = cluster(whole, args)
-        found = stored(whole)
-        describe(run, found, args)
+        shutil.copy(fresh, unkilled)
+        run = cluster(unkilled, args)
+        stored_runs = stored(unkilled)
+        describe(run, stored_runs, args)
         tell_time_left(run)
         moments = np.sort(np.random.default_rng(args.seed).uniform(0, run.seconds, args.kills))
         for attempt in range(ATTEMPTS):
             killed = Path(folder) / f"killed-{attempt}.sqlite"
             shutil.copy(fresh, killed)
             if kill(killed, moments, args):
-                sys.exit(0 if compare(found, stored(killed)) else 1)
+                sys.exit(0 if compare(stored_runs, stored(killed)) else 1)
             # The whole run was the slower one: it compiled, or the machine was busy.
             moments = moments / 2
         sys.exit("no run lasted long enough to be killed")
@@ -160,8 +160,8 @@ def where(run: Run) -> str:
 
 def resumed(run: Run) -> str:
     """Say which passes a run still had to do."""
-    done = [line for _, line in run.lines if "done in" in line]
-    passes = [name for name in ("neighbours", "core distances", "forest", "verify") if _any(done, name)]
+    lines = [line for _, line in run.lines if "done in" in line]
+    passes = [name for name in ("neighbours", "core distances", "forest", "verify") if _any(lines, name)]
     return f"with the passes: {', '.join(passes) or 'none'}"
 
 
@@ -187,10 +187,10 @@ def stored(path: Path) -> tuple[list[tuple[object, ...]], list[tuple[object, ...
         connection.close()
 
 
-def describe(run: Run, found: object, args: argparse.Namespace) -> None:
+def describe(run: Run, clusterings: object, args: argparse.Namespace) -> None:
     """Print what the whole run found and took."""
-    assert isinstance(found, tuple)
-    assignments, clusters = found
+    assert isinstance(clusterings, tuple)
+    assignments, clusters = clusterings
     outliers = sum(row[1] < 0 for row in assignments) / len(assignments)
     print(
         f"{args.rows:,} × {args.dimensions}, --memory-limit {args.memory_limit}: {run.seconds:.1f} s, ",
@@ -206,18 +206,18 @@ def describe(run: Run, found: object, args: argparse.Namespace) -> None:
 def tell_time_left(run: Run) -> None:
     """Compare the log's time left with the time that it then took, phase by phase."""
     ends = {
-        found[1]: at
+        match[1]: at
         for at, line in run.lines
-        if (found := re.search(r"(\S.*): done in [\d.]+ s", _text(line)))
+        if (match := re.search(r"(\S.*): done in [\d.]+ s", _text(line)))
     }
     for at, line in run.lines:
-        found = re.search(r"(\S.*): (\d+) %, about ([\d.]+) (s|min|h) left", _text(line))
-        if not found or int(found[2]) < 10:
+        match = re.search(r"(\S.*): (\d+) %, about ([\d.]+) (s|min|h) left", _text(line))
+        if not match or int(match[2]) < 10:
             continue
-        told = float(found[3]) * {"s": 1, "min": 60, "h": 3600}[found[4]]
-        was = ends[found[1]] - at
+        predicted_seconds = float(match[3]) * {"s": 1, "min": 60, "h": 3600}[match[4]]
+        was = ends[match[1]] - at
         # A line gives whole seconds.
-        good = abs(told - was) <= TOLERANCE * was + 1
+        good = abs(predicted_seconds - was) <= TOLERANCE * was + 1
         print(f"{_text(line)}; it was {was:.1f} s{'' if good else '  <- more than 30 % off'}")
 
 
@@ -225,12 +225,12 @@ def _text(line: str) -> str:
     return re.sub(r"^\S+ \S+ [A-Z]+ +", "", line)
 
 
-def compare(whole: object, killed: object) -> bool:
+def compare(unkilled: object, killed: object) -> bool:
     """Print whether two stored results are the same."""
-    assert isinstance(whole, tuple)
+    assert isinstance(unkilled, tuple)
     assert isinstance(killed, tuple)
-    same = [one == two for one, two in zip(whole, killed, strict=True)]
-    for name, rows, equal in zip(("assignments", "clusters with medoids"), whole, same, strict=True):
+    same = [first == two for first, two in zip(unkilled, killed, strict=True)]
+    for name, rows, equal in zip(("assignments", "clusters with medoids"), unkilled, same, strict=True):
         print(f"{len(rows):,} {name}: {'identical' if equal else 'DIFFERENT'}")
     return all(same)
 

@@ -75,10 +75,10 @@ def _run_whole_way(folder: Path, rows: Float32Array, timeout: float) -> dict[str
     fill(path, rows)
     command = [sys.executable, __file__, "--worker", str(path)]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    done = subprocess.run(
+    process = subprocess.run(
         command, env=environment, timeout=timeout, stdout=subprocess.PIPE, text=True, check=True
     )
-    report: dict[str, dict[str, object]] = json.loads(done.stdout.splitlines()[-1])
+    report: dict[str, dict[str, object]] = json.loads(process.stdout.splitlines()[-1])
     return report
 
 

@@ -41,9 +41,9 @@ def batches(vectors: np.ndarray, size: int) -> Iterator[np.ndarray]:
     """Slices of one array that is overwritten each time, as a driver's buffer may be."""
     buffer = np.empty((size, vectors.shape[1]), dtype=np.float32)
     for begin in range(0, len(vectors), size):
-        some = vectors[begin : begin + size]
-        buffer[: len(some)] = some
-        yield buffer[: len(some)]
+        part = vectors[begin : begin + size]
+        buffer[: len(part)] = part
+        yield buffer[: len(part)]
 
 
 @pytest.mark.parametrize("lane", [LateLane, EarlyLane])
@@ -143,9 +143,9 @@ def test_bad_vectors_are_found_on_the_device(upgraded: MakeFile) -> None:
     assert here.vectors.tobytes() == to_host(there.vectors).tobytes()
     assert here.n_excluded == there.n_excluded == 9
     database, facts = upgraded(FieldSpec(nan_vectors=6), name="nan.sqlite")
-    with pytest.raises(BadVectors, match="6 vectors of model Nomic are zero, NaN or infinite") as found:
+    with pytest.raises(BadVectors, match="6 vectors of model Nomic are zero, NaN or infinite") as error:
         storage().load_embeddings(database, storage().take_census(database)["Nomic"], to_device=True)
-    assert sorted(facts.bad("Nomic"))[0] in str(found.value).replace("-", "")
+    assert sorted(facts.bad("Nomic"))[0] in str(error.value).replace("-", "")
 
 
 def test_no_copy_is_under_way_after_a_failure(
@@ -153,11 +153,11 @@ def test_no_copy_is_under_way_after_a_failure(
 ) -> None:
     monkeypatch.setattr(device_memory, "STAGE_BYTES", 32 * 8)
     database, _ = upgraded()
-    whole = storage().stream_vectors
+    stream_all_vectors = storage().stream_vectors
     under_way = []
 
     def broken(*args: object, **options: object) -> Iterator[object]:
-        yield from whole(*args, **options)  # type: ignore[arg-type]
+        yield from stream_all_vectors(*args, **options)  # type: ignore[arg-type]
         under_way.append([lane.under_way for lane in stand_in.lanes])
         raise DatabaseError("the disk went away")
 
@@ -219,29 +219,38 @@ def test_host_memory_holds_a_few_batches_beside_a_real_device(upgraded: MakeFile
 
 
 def test_running_out_is_explained_with_numbers(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "free_bytes", lambda: 2 << 30)
+    monkeypatch.setattr(cuda, "allocatable_bytes", lambda: 2 << 30)
     stand_in.refuses = lambda _n_rows, _n_features: True
-    with pytest.raises(DeviceOutOfMemory) as found, translate_out_of_memory(1_100_000, 768, "cuml"):
+    with pytest.raises(DeviceOutOfMemory) as error, translate_out_of_memory(1_100_000, 768, "cuml"):
         upload(np.ones((5, 4), dtype=np.float32))
-    text = str(found.value)
+    text = str(error.value)
     assert "the stand-in is full" in text
     assert "1,100,000 × 768 rows alone are 3.1 GiB, and 2.0 GiB were free" in text
     assert "backend cuml" in text
     for option in ("--backend tiled", "--memory-limit SIZE", "--min-samples", "--downsample 2"):
         assert option in text
-    assert isinstance(found.value.__cause__, StandInOutOfMemory)
+    assert isinstance(error.value.__cause__, StandInOutOfMemory)
 
 
 @pytest.mark.parametrize(("free_gib", "factor"), [(80, 2), (2, 2), (1, 4), (0.5, 8)])
 def test_the_factor_advised_would_fit(
     stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, free_gib: float, factor: int
 ) -> None:
-    monkeypatch.setattr(cuda, "free_bytes", lambda: int(free_gib * 2**30))
+    monkeypatch.setattr(cuda, "allocatable_bytes", lambda: int(free_gib * 2**30))
     with (
         pytest.raises(DeviceOutOfMemory, match=rf"--downsample {factor}$"),
         translate_out_of_memory(1_100_000, 768, "tiled"),
     ):
         raise StandInOutOfMemory
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_the_exact_backend_is_not_advised_where_it_ran_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "allocatable_bytes", lambda: 2 << 30)
+    with pytest.raises(DeviceOutOfMemory) as error, translate_out_of_memory(1_100_000, 768, "tiled"):
+        raise StandInOutOfMemory
+    assert "--backend tiled" not in str(error.value)
+    assert "--devices none" in str(error.value)
 
 
 @pytest.mark.usefixtures("stand_in")
@@ -255,8 +264,8 @@ def test_releasing_imports_nothing() -> None:
         "import sys; from panic_tda.arrays.device import free_device_memory; free_device_memory(); "
         "print('cupy' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "False"
 
 
 @pytest.mark.gpu
@@ -265,13 +274,13 @@ def test_memory_goes_back_to_the_device() -> None:
     import cupy
 
     free_device_memory()
-    pool, before = cupy.get_default_memory_pool(), cuda.free_bytes()
+    pool, before = cupy.get_default_memory_pool(), cuda.allocatable_bytes()
     there = upload(np.ones((100_000, 256), dtype=np.float32))
     assert pool.used_bytes() >= 4 * there.size
     del there
     free_device_memory()
     assert pool.total_bytes() == pool.used_bytes()
-    assert cuda.free_bytes() >= before - (64 << 20)
+    assert cuda.allocatable_bytes() >= before - (64 << 20)
 
 
 @pytest.mark.gpu

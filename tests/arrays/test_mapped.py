@@ -18,17 +18,17 @@ from tests.snapshots import run_python
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
 def test_a_file_holds_the_values_and_has_no_name(tmp_path: Path, dtype: type) -> None:
     folder = tmp_path / "not" / "there"
-    found, other = (new_array((70, 300), dtype, folder) for _ in range(2))
-    found[:], other[:] = np.arange(70 * 300).reshape(70, 300), -1
-    assert (found.shape, found.dtype, type(found)) == ((70, 300), dtype, np.ndarray)
-    assert found.ravel().tolist() == list(range(70 * 300))
+    first_array, second_array = (new_array((70, 300), dtype, folder) for _ in range(2))
+    first_array[:], second_array[:] = np.arange(70 * 300).reshape(70, 300), -1
+    assert (first_array.shape, first_array.dtype, type(first_array)) == ((70, 300), dtype, np.ndarray)
+    assert first_array.ravel().tolist() == list(range(70 * 300))
     assert list(folder.iterdir()) == []
-    assert isinstance(found.base, np.memmap)
+    assert isinstance(first_array.base, np.memmap)
 
 
 def test_without_a_folder_it_lies_in_memory() -> None:
-    found = new_array((3, 5), np.float32, None)
-    assert (found.shape, found.dtype, found.base) == ((3, 5), np.float32, None)
+    array = new_array((3, 5), np.float32, None)
+    assert (array.shape, array.dtype, array.base) == ((3, 5), np.float32, None)
 
 
 @pytest.fixture
@@ -38,11 +38,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
     try:
-        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+        process = subprocess.run(mount, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         pytest.skip("there is no mount here")
-    if done.returncode:
-        pytest.skip(f"only root may mount: {done.stderr.strip()}")
+    if process.returncode:
+        pytest.skip(f"only root may mount: {process.stderr.strip()}")
     try:
         yield folder
     finally:
@@ -64,15 +64,15 @@ for _ in range(int(sys.argv[2])):
 
 def test_a_full_disk_is_said_before_anything_is_written(small_disk: Path) -> None:
     """The file was sparse: the first write beyond the end of the disk ended the process by SIGBUS."""
-    done = run_python(FILLED, str(small_disk), "2")
-    assert done.returncode == 0, done.stderr
-    done = run_python(FILLED, str(small_disk), "3")
-    assert done.returncode == 1, "killed"
-    said = done.stderr.splitlines()[-1]
-    assert f"a temporary file of 2 MiB could not be made in {small_disk}" in said
-    assert "1 MiB are free" in said
+    process = run_python(FILLED, str(small_disk), "2")
+    assert process.returncode == 0, process.stderr
+    process = run_python(FILLED, str(small_disk), "3")
+    assert process.returncode == 1, "killed"
+    line = process.stderr.splitlines()[-1]
+    assert f"a temporary file of 2 MiB could not be made in {small_disk}" in line
+    assert "1 MiB are free" in line
     for option in ("--work-dir", "--memory-limit", "--downsample"):
-        assert option in said
+        assert option in line
 
 
 LIMITED = (
@@ -86,9 +86,9 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, 1 << 19))
 
 @pytest.mark.skipif(os.name != "posix", reason="no limits of file sizes here")
 def test_a_file_that_may_not_grow_so_large_is_said(tmp_path: Path) -> None:
-    done = run_python(LIMITED, str(tmp_path), "1")
-    assert done.returncode == 1
-    assert "could not be made" in done.stderr.splitlines()[-1]
+    process = run_python(LIMITED, str(tmp_path), "1")
+    assert process.returncode == 1
+    assert "could not be made" in process.stderr.splitlines()[-1]
 
 
 def test_a_folder_that_is_a_file_is_said(tmp_path: Path) -> None:

@@ -150,10 +150,10 @@ def test_a_column_of_vectors_has_the_labels_of_its_matrix(name: str) -> None:
         "Arrow": pa.chunked_array([rows[:20].tolist(), rows[20:].tolist()]),
         "Arrow table": pa.table({"vector": rows.tolist()}),
     }[name]
-    expected, found = panic_tda.hdbscan(rows), panic_tda.hdbscan(column)
+    expected, clustering = panic_tda.hdbscan(rows), panic_tda.hdbscan(column)
     assert expected.n_clusters == 3
-    np.testing.assert_array_equal(found.labels, expected.labels)
-    np.testing.assert_array_equal(found.probabilities, expected.probabilities)
+    np.testing.assert_array_equal(clustering.labels, expected.labels)
+    np.testing.assert_array_equal(clustering.probabilities, expected.probabilities)
 
 
 def test_a_missing_number_in_a_vector_is_refused_by_its_row() -> None:
@@ -166,5 +166,5 @@ def test_no_data_frame_library_is_imported() -> None:
         "import sys, numpy\nfrom panic_tda.arrays.matrices import as_matrix\nas_matrix(list(numpy.eye(4)))\n"
         "print([name for name in ('pandas', 'polars', 'pyarrow', 'torch') if name in sys.modules])"
     )
-    done = run_python(code)
-    assert done.stdout.strip() == "[]", done.stderr
+    process = run_python(code)
+    assert process.stdout.strip() == "[]", process.stderr

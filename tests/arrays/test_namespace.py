@@ -1,4 +1,4 @@
-"""Where arrays lie, and that the stand-in for device arrays is as strict as they are."""
+"""Libraries of arrays; the stand-in for device arrays is as strict as CuPy."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ def test_the_stand_in_says_nothing_of_overflow() -> None:
 @pytest.mark.parametrize("upload", [np.asarray, strict_arrays.namespace.asarray], ids=["NumPy", "stand-in"])
 def test_squared_lengths_keep_the_precision_of_the_rows(upload) -> None:
     for dtype in (np.float32, np.float64):
-        found = squared_lengths(upload(HOST.astype(dtype)))
-        assert found.dtype == dtype
-        assert to_host(found).tolist() == [5, 50]
+        lengths = squared_lengths(upload(HOST.astype(dtype)))
+        assert lengths.dtype == dtype
+        assert to_host(lengths).tolist() == [5, 50]
 
 
 def test_the_stand_in_computes_as_numpy_does() -> None:

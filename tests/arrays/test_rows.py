@@ -1,4 +1,4 @@
-"""What is done to whole matrices: the same bits in host memory and on a device."""
+"""Operations on whole matrices give the same bits in host memory and on a device."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def folded(terms: list[float]) -> float:
 
 def expected_units(vectors: np.ndarray) -> np.ndarray:
     """Normalise row by row: the squares added in the written order, then one root and one quotient each."""
-    found = np.empty_like(vectors)
+    taken = np.empty_like(vectors)
     for i, row in enumerate(vectors.astype(np.float64).tolist()):
-        found[i] = np.array(row) / np.sqrt(folded([value * value for value in row]))
-    return found + np.float32(0)
+        taken[i] = np.array(row) / np.sqrt(folded([value * value for value in row]))
+    return taken + np.float32(0)
 
 
 @pytest.mark.parametrize("d", [1, 2, 3, 5, 64, 769])
@@ -178,9 +178,9 @@ def test_which_rows_have_a_direction(upload: Upload, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(rows, "HOST_CHUNK_BYTES", chunk_bytes)
         monkeypatch.setattr(rows, "DEVICE_CHUNK_BYTES", chunk_bytes)
         for matrix in (vectors, upload(vectors)):
-            found = has_direction(matrix)
-            assert isinstance(found, np.ndarray)
-            assert found.tolist() == expected
+            usable = has_direction(matrix)
+            assert isinstance(usable, np.ndarray)
+            assert usable.tolist() == expected
     assert has_direction(vectors[:0]).tolist() == []
 
 
@@ -191,13 +191,13 @@ def test_kept_rows_move_to_the_front(
     monkeypatch.setattr(rows, "HOST_CHUNK_BYTES", chunk_bytes)
     monkeypatch.setattr(rows, "DEVICE_CHUNK_BYTES", chunk_bytes)
     vectors = many_rows(90, 5)
-    for kept in ([0], [89], [1, 2, 50], range(90), range(1, 90), range(0, 90, 2), []):
-        which = np.array(kept, dtype=np.int64)
+    for kept_rows in ([0], [89], [1, 2, 50], range(90), range(1, 90), range(0, 90, 2), []):
+        which = np.array(kept_rows, dtype=np.int64)
         here, there = vectors.copy(), upload(vectors)
         assert move_to_front(there, which).get().tobytes() == vectors[which].tobytes()
-        found = move_to_front(here, which)
-        assert found.tobytes() == vectors[which].tobytes()
-        assert not len(which) or np.shares_memory(found, here)
+        moved = move_to_front(here, which)
+        assert moved.tobytes() == vectors[which].tobytes()
+        assert not len(which) or np.shares_memory(moved, here)
 
 
 @pytest.mark.parametrize("permute_bytes", [1, 1000, 1 << 20])
@@ -228,20 +228,20 @@ def test_permuting_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(n=st.integers(0, 60), at_once=st.integers(0, 70))
 def test_slices_are_as_long_as_asked_but_the_last(n: int, at_once: int) -> None:
-    pieces = [list(range(n))[some] for some in slices(n, at_once)]
+    pieces = [list(range(n))[part] for part in slices(n, at_once)]
     assert [element for piece in pieces for element in piece] == list(range(n))
     assert {len(piece) for piece in pieces[:-1]} <= {max(1, at_once)}
     assert all(0 < len(piece) <= max(1, at_once) for piece in pieces)
-    assert all(some.stop <= n for some in slices(n, at_once))
+    assert all(part.stop <= n for part in slices(n, at_once))
 
 
 @pytest.mark.parametrize(("n", "d"), [(0, 5), (1, 5), (1000, 0), (100, 3)])
 def test_slices_cover_every_row_once(monkeypatch: pytest.MonkeyPatch, n: int, d: int) -> None:
     monkeypatch.setattr(rows, "HOST_CHUNK_BYTES", 7 * 8 * 3)
     vectors = np.zeros((n, d), dtype=np.float32)
-    covered = [row for some in chunks(vectors) for row in range(some.start, some.stop)]
+    covered = [row for part in chunks(vectors) for row in range(part.start, part.stop)]
     assert covered == list(range(n))
-    assert [row for some in chunks(vectors, n // 2) for row in range(some.start, some.stop)] == covered[
+    assert [row for part in chunks(vectors, n // 2) for row in range(part.start, part.stop)] == covered[
         : n // 2
     ]
 

@@ -50,8 +50,8 @@ STARTED = "HERE NOW"
 
 def environment(**more: str) -> dict[str, str]:
     names = ("PATH", "HOME", "TMPDIR", "COVERAGE_PROCESS_CONFIG")
-    kept = {name: os.environ[name] for name in names if name in os.environ}
-    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)} | more
+    saved_variables = {name: os.environ[name] for name in names if name in os.environ}
+    return saved_variables | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)} | more
 
 
 def run(*words: object, cwd: Path, code: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
@@ -86,12 +86,12 @@ def started(file: UpgradedFile, code: str, *words: object) -> AbstractContextMan
 
 def read_until(process: subprocess.Popen[str], pattern: str, times: int = 1) -> str:
     assert process.stderr is not None
-    said = ""
-    while len(re.findall(pattern, said)) < times:
+    text = ""
+    while len(re.findall(pattern, text)) < times:
         line = process.stderr.readline()
-        assert line, f"ended without {pattern!r}: {said}"
-        said += line
-    return said
+        assert line, f"ended without {pattern!r}: {text}"
+        text += line
+    return text
 
 
 def count_results(path: Path) -> int:
@@ -102,7 +102,7 @@ def count_results(path: Path) -> int:
 
 
 class Seen(NamedTuple):
-    """What a terminal got, and what it showed: at the end, and each time before that something came."""
+    """The output of a process on a terminal, and the screens that it showed, the last one at the end."""
 
     text: str
     screens: list[list[str]]
@@ -132,15 +132,15 @@ def on_a_terminal(
     os.close(slave)
     screen = pyte.Screen(columns, 60)
     stream = pyte.ByteStream(screen)
-    said, screens = b"", []
+    captured, screens = b"", []
     try:
         while chunk := os.read(master, 65536):
-            said += chunk
+            captured += chunk
             stream.feed(chunk)
             screens.append([line.rstrip() for line in screen.display if line.strip()])
     except OSError:
         pass  # Linux's way to say that the other end is closed.
     os.close(master)
     process.communicate(timeout=SECONDS)
-    assert process.returncode == 0, said.decode()
-    return Seen(said.decode(), screens)
+    assert process.returncode == 0, captured.decode()
+    return Seen(captured.decode(), screens)

@@ -43,9 +43,9 @@ class Clustered(NamedTuple):
 def clustered(upgraded: MakeFile) -> Clustered:
     file = upgraded(FieldSpec(text_models=("Nomic", "Odd name's"), dummy_rows=1))
     finished = [make_finished(ids_of(file, model), model=model) for model in ("Nomic", "Odd name's")]
-    for one in finished:
+    for clustering in finished:
         with file.database.writing() as connection:
-            save_clustering(connection, one)
+            save_clustering(connection, clustering)
     with opened(file.path) as raw:
         raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return Clustered(file, (str(finished[0].id), str(finished[1].id)))
@@ -88,11 +88,11 @@ def ask_fish(folder: Path, line: str, env: dict[str, str]) -> list[str]:
 
 
 def output(command: list[str], folder: Path, env: dict[str, str]) -> list[str]:
-    done = subprocess.run(
+    process = subprocess.run(
         command, cwd=folder, env=env, capture_output=True, text=True, timeout=SECONDS, check=True
     )
-    assert done.stderr == ""
-    return [found for found in done.stdout.splitlines() if found]
+    assert process.stderr == ""
+    return [line for line in process.stdout.splitlines() if line]
 
 
 def ask_zsh(folder: Path, line: str, env: dict[str, str]) -> list[str]:
@@ -109,11 +109,11 @@ def ask_zsh(folder: Path, line: str, env: dict[str, str]) -> list[str]:
     )
     os.close(inside)
     try:
-        said = (
+        text = (
             "stty columns 200; unsetopt list_ambiguous; autoload -U compinit; compinit -u -D; "
             "source <(panic-tda completion zsh); print REA''DY\n"
         )
-        os.write(terminal, said.encode())
+        os.write(terminal, text.encode())
         until(terminal, "READY\r\n")
         # A key that shows the line, as a mark behind what Tab has shown.
         os.write(
@@ -132,12 +132,12 @@ def ask_zsh(folder: Path, line: str, env: dict[str, str]) -> list[str]:
 
 def until(terminal: int, end: str) -> str:
     """Read what a terminal shows, up to an end."""
-    said, deadline = b"", time.monotonic() + SECONDS
-    while end not in said.decode(errors="replace"):
+    captured, deadline = b"", time.monotonic() + SECONDS
+    while end not in captured.decode(errors="replace"):
         ready, _, _ = select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))
-        assert ready, said
-        said += os.read(terminal, 65536)
-    return said.decode()
+        assert ready, captured
+        captured += os.read(terminal, 65536)
+    return captured.decode()
 
 
 SHELLS = {"bash": ask_bash, "zsh": ask_zsh, "fish": ask_fish}
@@ -152,7 +152,7 @@ def ask(request: pytest.FixtureRequest, programs: Path, tmp_path: Path) -> Ask:
 
 
 def mentioned(answer: list[str], *expected: str) -> list[str]:
-    return [one for one in expected if any(one in line for line in answer)]
+    return [name for name in expected if any(name in line for line in answer)]
 
 
 def test_a_shell_completes_commands_and_options(ask: Ask) -> None:
@@ -187,18 +187,18 @@ def test_a_shell_completes_models(ask: Ask, clustered: Clustered) -> None:
 def test_bash_gets_names_that_it_would_take_apart_in_quotes(clustered: Clustered, programs: Path) -> None:
     env, folder = shell_environment(programs), clustered.file.path.parent
     answer = ask_bash(folder, f"panic-tda cluster-embeddings --db {clustered.name} ", env)
-    assert [shlex.split(one) for one in answer] == [["Dummy"], ["Nomic"], ["Odd name's"]]
+    assert [shlex.split(line) for line in answer] == [["Dummy"], ["Nomic"], ["Odd name's"]]
     assert ask_bash(folder, f"panic-tda list-clusterings --db={clustered.name} --model=N", env) == ["Nomic"]
 
 
 def tab(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """Do what bash's script does at the Tab key, behind the last word."""
     typed = " ".join(shlex.quote(word) for word in ("panic-tda", *words))
-    asked = {"COMP_WORDS": typed, "COMP_CWORD": str(len(words)), completion.VARIABLE: "bash_complete"}
+    variables = {"COMP_WORDS": typed, "COMP_CWORD": str(len(words)), completion.VARIABLE: "bash_complete"}
     return subprocess.run(
         [sys.executable, "-m", "panic_tda"],
         cwd=cwd,
-        env=environment(**(asked | env)),
+        env=environment(**(variables | env)),
         capture_output=True,
         text=True,
         timeout=SECONDS,
@@ -210,16 +210,16 @@ def tab(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
 def test_without_a_database_there_is_silence(tmp_path: Path, target: str) -> None:
     (tmp_path / "text.sqlite").write_text("no database at all\n" * 500)
     before = sorted(tmp_path.iterdir())
-    done = tab("--db", target, "show-clustering", "0", cwd=tmp_path)
-    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
+    result = tab("--db", target, "show-clustering", "0", cwd=tmp_path)
+    assert (result.returncode, result.stdout.strip(), result.stderr) == (0, "", "")
     assert sorted(tmp_path.iterdir()) == before
 
 
 def test_names_that_are_more_than_a_line_are_left_out(clustered: Clustered) -> None:
     with opened(clustered.file.path) as raw:
         raw.execute("UPDATE embedding SET embedding_model = 'A\nB\x1b[31m' WHERE embedding_model = 'Dummy'")
-    done = tab("cluster-embeddings", "--db", clustered.name, "", cwd=clustered.file.path.parent)
-    assert done.stdout.splitlines() == ["plain,Nomic", "plain,'Odd name'\"'\"'s'"]
+    result = tab("cluster-embeddings", "--db", clustered.name, "", cwd=clustered.file.path.parent)
+    assert result.stdout.splitlines() == ["plain,Nomic", "plain,'Odd name'\"'\"'s'"]
 
 
 def test_a_file_is_completed_by_the_shell(tmp_path: Path) -> None:
@@ -229,8 +229,8 @@ def test_a_file_is_completed_by_the_shell(tmp_path: Path) -> None:
 
 def test_who_asks_wrongly_gets_no_traceback(tmp_path: Path) -> None:
     for broken in ({"COMP_CWORD": "many"}, {completion.VARIABLE: "tcsh_complete"}):
-        done = tab("show-clustering", "", cwd=tmp_path, **broken)
-        assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+        result = tab("show-clustering", "", cwd=tmp_path, **broken)
+        assert (result.returncode, result.stdout, result.stderr) == (1, "", "")
 
 
 def test_nothing_heavy_is_loaded_for_an_answer(clustered: Clustered) -> None:
@@ -241,7 +241,7 @@ def test_nothing_heavy_is_loaded_for_an_answer(clustered: Clustered) -> None:
         "print('LOADED', *{name.split('.')[0] for name in sys.modules})"
     )
     env = {"COMP_WORDS": f"panic-tda show-clustering --db {clustered.name} 0", "COMP_CWORD": "4"}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code],
         cwd=clustered.file.path.parent,
         env=environment(**env, **{completion.VARIABLE: "bash_complete"}),
@@ -250,7 +250,7 @@ def test_nothing_heavy_is_loaded_for_an_answer(clustered: Clustered) -> None:
         timeout=SECONDS,
         check=True,
     )
-    answer, _, loaded = done.stdout.partition("LOADED")
+    answer, _, loaded = process.stdout.partition("LOADED")
     assert clustered.ids[0] in answer
     assert set(loaded.split()) & set(HEAVY) == set()
     assert "panic_tda" in loaded.split()

@@ -25,7 +25,7 @@ log = logging.getLogger("panic_tda")
 with display.make_progress() as progress:
     progress.phase("count")
     progress.phase("")
-    bars = [progress.beside() for _ in range(int(sys.argv[1]))]
+    bars = [progress.branch() for _ in range(int(sys.argv[1]))]
     for number, bar in enumerate(bars):
         bar.phase(f"device {number}", total=100)
         bar.advance(50)
@@ -38,16 +38,16 @@ with display.make_progress() as progress:
 
 @pytest.mark.parametrize("bars", [1, 3])
 def test_log_lines_stand_above_the_bars(tmp_path: Path, bars: int) -> None:
-    seen = on_a_terminal(bars, cwd=tmp_path, code=LOGGING)
+    terminal = on_a_terminal(bars, cwd=tmp_path, code=LOGGING)
     drawn = [f"device {number}" for number in range(bars)]
-    shown = [re.findall(r"(device \d) ━", "\n".join(screen)) for screen in seen.screens]
+    shown = [re.findall(r"(device \d) ━", "\n".join(screen)) for screen in terminal.screens]
     assert max(shown, key=len) == drawn
-    for screen in seen.screens:
+    for screen in terminal.screens:
         assert not [row for row in screen if "━" in row and re.search(STAMP, row)]
         barred = [number for number, row in enumerate(screen) if "━" in row]
         assert not barred or barred[-1] == len(screen) - 1
-    said = "".join(row.ljust(100) for row in seen.last)
-    lines = [line.rstrip() for line in re.split(rf"{STAMP} INFO    ", said)[1:]]
+    text = "".join(row.ljust(100) for row in terminal.last)
+    lines = [line.rstrip() for line in re.split(rf"{STAMP} INFO    ", text)[1:]]
     assert lines == [
         *("line 0", "line 1", f"line 2 {'words ' * 25}".rstrip(), "line 3", "line 4"),
         *(f"{name}: done in {line.split()[-2]} s" for name, line in zip(drawn, lines[5:], strict=True)),
@@ -70,22 +70,22 @@ with display.make_progress() as progress:
 
 
 def test_bars_say_the_time_left_as_the_log_does(tmp_path: Path) -> None:
-    seen = on_a_terminal(cwd=tmp_path, code=WORKING)
-    rows = [row for screen in seen.screens for row in screen if "━" in row]
-    said = [re.split(r"\d+%", row)[-1].strip() for row in rows]
-    assert "" in said
-    assert re.fullmatch(r"about [\d.]+ (s|min|h) left", said[-1])
+    terminal = on_a_terminal(cwd=tmp_path, code=WORKING)
+    rows = [row for screen in terminal.screens for row in screen if "━" in row]
+    texts = [re.split(r"\d+%", row)[-1].strip() for row in rows]
+    assert "" in texts
+    assert re.fullmatch(r"about [\d.]+ (s|min|h) left", texts[-1])
 
 
 def test_a_person_sees_a_bar_unless_it_is_to_be_quiet(upgraded: MakeFile) -> None:
     file = upgraded()
     words = ("cluster-embeddings", "--db", file.path)
     escape = "\x1b["
-    seen = on_a_terminal(*words, cwd=file.path.parent, columns=300)
-    assert escape in seen.text
-    assert any("━" in row for screen in seen.screens for row in screen)
-    assert sum("Nomic: " in row and " clusters, " in row for row in seen.last) == 1
-    assert all(re.match(STAMP, row) for row in seen.last)
+    terminal = on_a_terminal(*words, cwd=file.path.parent, columns=300)
+    assert escape in terminal.text
+    assert any("━" in row for screen in terminal.screens for row in screen)
+    assert sum("Nomic: " in row and " clusters, " in row for row in terminal.last) == 1
+    assert all(re.match(STAMP, row) for row in terminal.last)
     quiet = on_a_terminal(*words, "--quiet", cwd=file.path.parent)
     assert quiet.text == ""
     assert count_results(file.path) == 4
@@ -93,13 +93,13 @@ def test_a_person_sees_a_bar_unless_it_is_to_be_quiet(upgraded: MakeFile) -> Non
 
 def test_under_nohup_there_is_a_line_from_time_to_time(upgraded: MakeFile) -> None:
     with started(upgraded(), SLOW, "--beat") as process:
-        said = read_until(process, r"Nomic: distances: \d+ %", times=3)
-    lines = [line for line in said.splitlines() if "%" in line and "distances" in line]
+        output = read_until(process, r"Nomic: distances: \d+ %", times=3)
+    lines = [line for line in output.splitlines() if "%" in line and "distances" in line]
     for line in lines:
         when, rest = line.split(" INFO    Nomic: distances: ")
         assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", when)
         assert re.fullmatch(r"\d+ %, (about .+ left|running for .+)", rest)
-    assert re.search(r"Nomic: load: done in \d+\.\d s", said)
+    assert re.search(r"Nomic: load: done in \d+\.\d s", output)
 
 
 def test_heartbeats_say_how_long_a_phase_without_total_runs(caplog: pytest.LogCaptureFixture) -> None:
@@ -130,7 +130,7 @@ from panic_tda.errors import SaveFailed
 def refuse(database, finished):
     raise SaveFailed("no room")
 
-clustering_manager.save_or_keep = refuse
+clustering_manager.save_or_write_pending = refuse
 from panic_tda.main import main
 try:
     main(prog_name="panic-tda")
@@ -144,9 +144,9 @@ def test_a_phase_that_failed_is_not_done(upgraded: MakeFile) -> None:
     words = ("cluster-embeddings", "--db", file.path)
     in_lines = run(*words, cwd=file.path.parent, code=SAVED_NOWHERE).stderr
     on_screen = "\n".join(on_a_terminal(*words, cwd=file.path.parent, code=SAVED_NOWHERE, columns=300).last)
-    for said in (in_lines, on_screen):
-        assert len(re.findall(r"(Nomic|STSBMpnet): save: failed after \d+\.\d s", said)) == 2
-        assert "save: done" not in said
+    for text in (in_lines, on_screen):
+        assert len(re.findall(r"(Nomic|STSBMpnet): save: failed after \d+\.\d s", text)) == 2
+        assert "save: done" not in text
     assert "count embeddings: done in" in in_lines
 
 
@@ -170,8 +170,8 @@ def test_a_terminal_is_told_of_long_phases_and_of_failures_only(tmp_path: Path) 
     def phases(text: str) -> list[str]:
         return re.findall(r"INFO +(\w+): (?:done in|failed after)", text)
 
-    seen = on_a_terminal(cwd=tmp_path, code=PHASES)
-    assert phases("\n".join(seen.last)) == ["long", "broken"]
+    terminal = on_a_terminal(cwd=tmp_path, code=PHASES)
+    assert phases("\n".join(terminal.last)) == ["long", "broken"]
     log = (tmp_path / "run.log").read_text()
     assert re.findall(r"(\w+): (?:done in|failed after)", log) == ["short", "long", "broken"]
     verbose = "\n".join(on_a_terminal("-v", cwd=tmp_path, code=PHASES).last)

@@ -29,12 +29,12 @@ def folder(upgraded: MakeFile) -> Path:
     return path.parent
 
 
-def require_clear(done: subprocess.CompletedProcess[str], words: str) -> None:
-    assert done.returncode in (1, 2), done.stderr
-    assert words in done.stderr
-    assert "unexpected" not in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Error" in done.stderr
+def require_clear(process: subprocess.CompletedProcess[str], words: str) -> None:
+    assert process.returncode in (1, 2), process.stderr
+    assert words in process.stderr
+    assert "unexpected" not in process.stderr
+    assert "Traceback" not in process.stderr
+    assert "Error" in process.stderr
 
 
 @pytest.mark.parametrize(
@@ -70,28 +70,28 @@ def test_a_hostile_place_is_refused_in_one_sentence(folder: Path, line: str, wor
 @pytest.mark.parametrize("number", ["0", "-1", "999999"])
 def test_a_number_of_threads_that_numba_refuses_is_named(folder: Path, number: str) -> None:
     words = ("cluster-embeddings", "--db", "d.sqlite", "--backend", "sklearn")
-    done = run(*words, cwd=folder, NUMBA_NUM_THREADS=number)
+    result = run(*words, cwd=folder, NUMBA_NUM_THREADS=number)
     if number == "999999":
         # Numba takes it, and nothing here uses so many.
-        assert done.returncode == 0
+        assert result.returncode == 0
     else:
-        require_clear(done, "NUMBA_NUM_THREADS")
+        require_clear(result, "NUMBA_NUM_THREADS")
 
 
 def test_a_log_file_on_a_full_disk_costs_the_log_only(folder: Path) -> None:
-    done = in_a_shell("panic-tda list-clusterings --db no.sqlite --log-file /dev/full", folder)
-    require_clear(done, "no database at")
+    result = in_a_shell("panic-tda list-clusterings --db no.sqlite --log-file /dev/full", folder)
+    require_clear(result, "no database at")
     line = "panic-tda plan-clustering --downsample 40 --db d.sqlite --log-file /dev/full"
-    done = in_a_shell(line, folder)
-    assert done.returncode == 0
-    assert done.stderr.count("the log file /dev/full ends here: No space left on device") == 1
-    assert "Traceback" not in done.stderr
+    result = in_a_shell(line, folder)
+    assert result.returncode == 0
+    assert result.stderr.count("the log file /dev/full ends here: No space left on device") == 1
+    assert "Traceback" not in result.stderr
 
 
 def test_a_log_may_go_to_a_device_or_a_pipe_with_a_reader(folder: Path) -> None:
-    done = in_a_shell("panic-tda list-clusterings --db d.sqlite --log-file /dev/stderr 2>&1 | cat", folder)
-    assert done.returncode == 0
-    assert "No clusterings are stored" in done.stdout
+    result = in_a_shell("panic-tda list-clusterings --db d.sqlite --log-file /dev/stderr 2>&1 | cat", folder)
+    assert result.returncode == 0
+    assert "No clusterings are stored" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -107,9 +107,9 @@ def test_a_terminal_without_unicode_is_no_failure(folder: Path, settings: dict[s
         ("show-trajectories", "latest", "--db", "d.sqlite"),
     )
     for words in commands:
-        done = run(*words, cwd=folder, **settings)
-        assert done.returncode == 0, (words, done.stderr)
-        assert "Traceback" not in done.stderr
+        result = run(*words, cwd=folder, **settings)
+        assert result.returncode == 0, (words, result.stderr)
+        assert "Traceback" not in result.stderr
 
 
 def test_a_completion_that_never_ends_is_given_up(folder: Path) -> None:
@@ -121,5 +121,5 @@ def test_a_completion_that_never_ends_is_given_up(folder: Path) -> None:
         )
     settings = {"_PANIC_TDA_COMPLETE": "bash_complete", "COMP_CWORD": "4"}
     words = "panic-tda show-clustering --db endless.sqlite "
-    done = run(cwd=folder, COMP_WORDS=words, **settings)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    result = run(cwd=folder, COMP_WORDS=words, **settings)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

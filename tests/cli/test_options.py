@@ -24,20 +24,20 @@ def sections(command: str) -> dict[str, list[str]]:
     shown = CliRunner().invoke(main, [command, "--help"], terminal_width=100)
     assert shown.exit_code == 0
     titles = re.split(r"^(\S.*):\n", shown.stdout, flags=re.MULTILINE)[1:]
-    found = zip(titles[::2], titles[1::2], strict=True)
-    return {title: re.findall(r"^  (?:-\w, )?(--[\w-]+)", text, flags=re.MULTILINE) for title, text in found}
+    pairs = zip(titles[::2], titles[1::2], strict=True)
+    return {title: re.findall(r"^  (?:-\w, )?(--[\w-]+)", text, flags=re.MULTILINE) for title, text in pairs}
 
 
 @pytest.mark.parametrize("command", sorted(main.commands))
 def test_what_all_commands_have_stands_last_in_every_help(command: str) -> None:
-    found = sections(command)
-    title, names = list(found.items())[-1]
+    shown_sections = sections(command)
+    title, names = list(shown_sections.items())[-1]
     assert title == "Common options"
     assert [name for name in names if name != "--json"] == [
         *("--db", "--verbose", "--quiet", "--log-file", "--help")
     ]
-    options = [one for one in main.commands[command].params if isinstance(one, click.Option)]
-    assert sum(map(len, found.values())) == len(options) + 1
+    options = [option for option in main.commands[command].params if isinstance(option, click.Option)]
+    assert sum(map(len, shown_sections.values())) == len(options) + 1
 
 
 def test_the_longest_help_is_in_sections_and_fits_one_screen() -> None:
@@ -178,13 +178,13 @@ def test_a_log_file_before_the_command_gets_the_log(tmp_path: Path) -> None:
 def test_options_of_one_command_are_told_where_they_go(words: list[str], json_too: list[str]) -> None:
     result = invoke(*words, "list-clusterings", *json_too)
     name = words[0].partition("=")[0]
-    said = f"{name} goes after the name of the command: panic-tda COMMAND {name} …"
+    text = f"{name} goes after the name of the command: panic-tda COMMAND {name} …"
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert text in result.stderr
     if json_too:
-        assert json.loads(result.stdout) == {"error": {"type": "UsageError", "message": said}}
-    other = invoke("--nonsense", "list-clusterings")
-    assert (other.exit_code, "goes behind" in other.stderr) == (2, False)
+        assert json.loads(result.stdout) == {"error": {"type": "UsageError", "message": text}}
+    other_result = invoke("--nonsense", "list-clusterings")
+    assert (other_result.exit_code, "goes behind" in other_result.stderr) == (2, False)
 
 
 def test_a_command_without_json_says_so_wherever_it_is_asked_for(tmp_path: Path) -> None:

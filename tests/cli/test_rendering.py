@@ -76,21 +76,21 @@ def named(model: str) -> ClusteringSummary:
 
 
 def outcome(status: str, reason: str | None = None) -> ModelOutcome:
-    done = status == CLUSTERED
+    is_clustered = status == CLUSTERED
     return ModelOutcome(
-        id=UUID(int=7) if done else None,
+        id=UUID(int=7) if is_clustered else None,
         embedding_model=f"Model{status}",
         status=status,
         reason=reason,
         n_total=50,
         n_sampled=40,
         n_excluded=2,
-        n_embeddings=38 if done else 0,
-        n_clusters=3 if done else 0,
-        n_outliers=19 if done else 0,
-        backend="sklearn" if done else None,
-        exact=True if done else None,
-        seconds={"load": 0.25, "fit": 1.0} if done else {},
+        n_embeddings=38 if is_clustered else 0,
+        n_clusters=3 if is_clustered else 0,
+        n_outliers=19 if is_clustered else 0,
+        backend="sklearn" if is_clustered else None,
+        exact=True if is_clustered else None,
+        seconds={"load": 0.25, "fit": 1.0} if is_clustered else {},
     )
 
 
@@ -128,9 +128,9 @@ def test_the_id_of_an_outcome_is_as_short_as_is_unique() -> None:
 
 
 def test_outcomes_as_json_are_plain() -> None:
-    said = rendering.outcomes_json(OUTCOMES)
-    assert json.loads(json.dumps(said)) == said
-    assert [one["id"] for one in said["results"]] == [str(UUID(int=7)), None, None]
+    printed = rendering.outcomes_json(OUTCOMES)
+    assert json.loads(json.dumps(printed)) == printed
+    assert [outcome["id"] for outcome in printed["results"]] == [str(UUID(int=7)), None, None]
 
 
 def test_a_listing_shows_whether_it_is_exact() -> None:
@@ -159,8 +159,8 @@ def test_a_selected_root_cluster_is_said_wherever_a_clustering_is_shown() -> Non
     assert "1 (root)" in listings.listing_text([root], 1, WIDE)
     kinds = ["root_selected", "mostly_outliers"]
     listed, shown = listings.listing_json([root])[0], rendering.details_json(root, [])
-    for one in (listed, shown):
-        assert [doubt["kind"] for doubt in one["doubts"]] == kinds
+    for shown_text in (listed, shown):
+        assert [doubt["kind"] for doubt in shown_text["doubts"]] == kinds
     assert listed["root_selected"] is True
     assert shown["parameters"]["root_selected"] is True
     # Records of older versions do not say; nothing is made up of them.
@@ -171,8 +171,8 @@ def test_a_selected_root_cluster_is_said_wherever_a_clustering_is_shown() -> Non
 
 
 def test_a_listing_says_what_it_leaves_out() -> None:
-    said = listings.listing_text([summary()], 5, WIDE)
-    assert "… and 4 older ones; list-clusterings --limit 0 lists all" in said
+    listing = listings.listing_text([summary()], 5, WIDE)
+    assert "… and 4 older ones; list-clusterings --limit 0 lists all" in listing
     assert "…" not in listings.listing_text([summary()], 1, WIDE)
 
 
@@ -209,26 +209,26 @@ def split(line: str) -> list[str]:
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_setting_that_differs_is_a_column_and_is_not_said_below(name: str) -> None:
     value, shown = CHANGES[name]
-    other = summary(**{KEYS.get(name, name): value})
-    header, changed, first, below = listings.listing_text([other, summary()], 2, WIDE).splitlines()
+    other_summary = summary(**{KEYS.get(name, name): value})
+    header, changed, first, below = listings.listing_text([other_summary, summary()], 2, WIDE).splitlines()
     assert name in header
     cells, others = (dict(zip(split(header), split(line), strict=True)) for line in (changed, first))
     assert cells[name] == shown != others[name]
     assert below.startswith("the same in all: ")
     assert len(re.findall(",", below)) < len(CHANGES) - 1
-    (as_json,) = listings.listing_json([other])
+    (as_json,) = listings.listing_json([other_summary])
     assert value in [item for item in as_json.values() if type(item) is type(value)]
 
 
 def test_the_source_of_a_recut_is_as_short_as_its_own_id() -> None:
-    made = summary(recut_of=str(SOURCE))
+    recut_summary = summary(recut_of=str(SOURCE))
     source = replace(summary(), id=SOURCE)
-    names = {str(SOURCE): "00000000-d", str(made.id): "00000000-a"}
-    _, line, *_ = listings.listing_text([made, source], 2, WIDE, names=names).splitlines()
+    names = {str(SOURCE): "00000000-d", str(recut_summary.id): "00000000-a"}
+    _, line, *_ = listings.listing_text([recut_summary, source], 2, WIDE, names=names).splitlines()
     assert line.split()[:5] == ["00000000-a", "Nomic", "2025-07-15", "11:45", "00000000-d"]
     # A source that was deleted has no short id any more.
-    gone = {str(made.id): "00000000-a"}
-    _, line, *_ = listings.listing_text([made, summary()], 2, WIDE, names=gone).splitlines()
+    short_ids = {str(recut_summary.id): "00000000-a"}
+    _, line, *_ = listings.listing_text([recut_summary, summary()], 2, WIDE, names=short_ids).splitlines()
     assert line.split()[4] == str(SOURCE)[:10]
 
 
@@ -245,8 +245,8 @@ def test_a_listing_fits_the_terminal_and_says_which_columns_have_no_room(width: 
     assert max(map(len, (header, *lines))) <= width
     assert all(line.startswith("00000000-0000  Nomic  2025-07-15 11:45  ") for line in lines[:2])
     below = " ".join(lines[2:])
-    said = re.findall(r"\(no room for: (.*); --json has all\)", below)
-    hidden = {name for names in said for name in names.split(", ")}
+    matches = re.findall(r"\(no room for: (.*); --json has all\)", below)
+    hidden = {name for names in matches for name in names.split(", ")}
     every = {"id", "model", "created (UTC)", "clusters", "outliers", "time", *CHANGES}
     assert {name for name in every if name in header} == every - hidden
     assert bool(hidden) == (width < 170)
@@ -255,9 +255,9 @@ def test_a_listing_fits_the_terminal_and_says_which_columns_have_no_room(width: 
 
 
 def test_at_80_columns_what_recuts_change_and_their_source_are_shown() -> None:
-    made = summary(recut_of=str(SOURCE), cluster_selection_epsilon=0.5, min_cluster_size=20)
-    names = {str(made.id): "01a22ccc-29", str(SOURCE): "01a22ccc-d1"}
-    text = listings.listing_text([made, replace(summary(), id=SOURCE)], 2, 80, names=names)
+    recut_summary = summary(recut_of=str(SOURCE), cluster_selection_epsilon=0.5, min_cluster_size=20)
+    names = {str(recut_summary.id): "01a22ccc-29", str(SOURCE): "01a22ccc-d1"}
+    text = listings.listing_text([recut_summary, replace(summary(), id=SOURCE)], 2, 80, names=names)
     header, line, *_ = text.splitlines()
     assert {"created (UTC)", "epsilon", "min size", "recut of"} <= {*split(header)}
     assert "2025-07-15 11:45" in line
@@ -336,8 +336,8 @@ def test_a_limited_size_is_shown() -> None:
 def test_any_text_is_printable_and_within_the_width(text: str, width: int) -> None:
     shown = rendering.details_text(summary(n_clusters=1), [cluster(text=text)], width).split("\n")
     assert all(line.isprintable() and columns(line) <= width for line in shown)
-    said = rendering.details_json(summary(), [cluster(text=text)])
-    assert said["clusters"][0]["medoid_text"] == text
+    printed = rendering.details_json(summary(), [cluster(text=text)])
+    assert printed["clusters"][0]["medoid_text"] == text
 
 
 def test_without_room_beside_the_figures_the_text_stands_below() -> None:
@@ -391,7 +391,7 @@ def test_what_was_saved_later() -> None:
 
 
 def test_one_clustering_of_one_cluster_is_one() -> None:
-    said = listings.deletion_text([summary(n_clusters=1, n_embeddings=1)], WIDE)
-    assert said.endswith("1 clustering goes, with 1 cluster and 1 assignment.")
+    question = listings.deletion_text([summary(n_clusters=1, n_embeddings=1)], WIDE)
+    assert question.endswith("1 clustering goes, with 1 cluster and 1 assignment.")
     shown = rendering.details_text(summary(n_clusters=2), [cluster()], WIDE, limit=1)
     assert shown.endswith("… and 1 smaller cluster; --limit 0 shows all")

@@ -1,4 +1,4 @@
-"""What a command does with its terminal, tried on real processes."""
+"""Commands and their terminal: streams, signals and exit codes of real processes."""
 
 from __future__ import annotations
 
@@ -126,20 +126,20 @@ def test_a_signal_leaves_what_was_saved_before(upgraded: MakeFile) -> None:
 def test_no_traceback_for_a_mistake_of_the_user(upgraded: MakeFile, words: list[str], code: int) -> None:
     folder = upgraded().path.parent
     (folder / "text.sqlite").write_text("no database " * 200)
-    done = run(*words, cwd=folder)
-    assert done.returncode == code, done.stderr
-    assert done.stdout == ""
-    assert "Error: " in done.stderr
-    assert "Traceback" not in done.stderr
+    result = run(*words, cwd=folder)
+    assert result.returncode == code, result.stderr
+    assert result.stdout == ""
+    assert "Error: " in result.stderr
+    assert "Traceback" not in result.stderr
     assert not (folder / "nowhere.sqlite").exists()
 
 
 def test_the_traceback_is_in_the_log_file_and_with_v_on_stderr(upgraded: MakeFile) -> None:
     file = upgraded()
     words = ("cluster-embeddings", "Nonesuch", "--db", file.path)
-    done = run(*words, "--log-file", "run.log", cwd=file.path.parent)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
+    result = run(*words, "--log-file", "run.log", cwd=file.path.parent)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
     log = (file.path.parent / "run.log").read_text()
     assert "Traceback (most recent call last)" in log
     assert "UnknownModel" in log
@@ -148,10 +148,10 @@ def test_the_traceback_is_in_the_log_file_and_with_v_on_stderr(upgraded: MakeFil
 
 def test_json_goes_alone_to_stdout(upgraded: MakeFile) -> None:
     file = upgraded()
-    done = run("cluster-embeddings", "--json", "-v", "--db", file.path, cwd=file.path.parent)
-    assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)["results"]) == 2
-    assert "warn" not in done.stderr.lower()
+    result = run("cluster-embeddings", "--json", "-v", "--db", file.path, cwd=file.path.parent)
+    assert result.returncode == 0, result.stderr
+    assert len(json.loads(result.stdout)["results"]) == 2
+    assert "warn" not in result.stderr.lower()
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
@@ -162,7 +162,7 @@ def test_a_reader_that_goes_away_is_no_failure(upgraded: MakeFile, unbuffered: s
     words = ["show-clustering", "--limit", "0", "--json"] if unbuffered else ["list-clusterings"]
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "panic_tda", *words, "--db", str(file.path)],
         cwd=file.path.parent,
         env=environment(PYTHONUNBUFFERED=unbuffered),
@@ -173,21 +173,23 @@ def test_a_reader_that_goes_away_is_no_failure(upgraded: MakeFile, unbuffered: s
         check=False,
     )
     os.close(writing)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ""
 
 
 @pytest.mark.parametrize("more", ["", "--json"])
 def test_a_reader_that_goes_away_hides_no_failure(upgraded: MakeFile, more: str) -> None:
     """`| true` made every failure a success."""
     file = upgraded(FieldSpec(nan_vectors=1))
-    done = in_a_shell(f"panic-tda cluster-embeddings {more} --db {file.path} | true", file.path.parent)
-    assert done.returncode == 1, done.stderr
-    assert "Traceback" not in done.stderr
+    result = in_a_shell(f"panic-tda cluster-embeddings {more} --db {file.path} | true", file.path.parent)
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr
     assert count_results(file.path) == 1
-    done = in_a_shell(f"panic-tda show-clustering Nonesuch {more} --db {file.path} | true", file.path.parent)
-    assert done.returncode == 2, done.stderr
-    assert "begin with 'Nonesuch'" in done.stderr
+    result = in_a_shell(
+        f"panic-tda show-clustering Nonesuch {more} --db {file.path} | true", file.path.parent
+    )
+    assert result.returncode == 2, result.stderr
+    assert "begin with 'Nonesuch'" in result.stderr
 
 
 def test_a_reader_that_goes_away_stops_no_work(tmp_path: Path) -> None:
@@ -195,7 +197,7 @@ def test_a_reader_that_goes_away_stops_no_work(tmp_path: Path) -> None:
     facts = write_field_file(tmp_path / "field.sqlite")
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "panic_tda", "upgrade", "--yes", "--db", str(facts.path)],
         cwd=tmp_path,
         env=environment(),
@@ -206,7 +208,7 @@ def test_a_reader_that_goes_away_stops_no_work(tmp_path: Path) -> None:
         check=False,
     )
     os.close(writing)
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     assert count_results(facts.path) == 0
 
 
@@ -220,9 +222,9 @@ def test_closed_streams_change_no_exit_code(upgraded: MakeFile, closed: str) -> 
         ("show-clustering Nonesuch", 2),
         ("show-clustering --nonsense", 2),
     ):
-        done = in_a_shell(f"panic-tda {words} --db {file.path} {closed}", file.path.parent)
-        assert done.returncode == code, words + done.stderr
-        assert "AttributeError" not in done.stdout + done.stderr
+        result = in_a_shell(f"panic-tda {words} --db {file.path} {closed}", file.path.parent)
+        assert result.returncode == code, words + result.stderr
+        assert "AttributeError" not in result.stdout + result.stderr
     assert count_results(file.path) == 1
 
 
@@ -235,8 +237,8 @@ def test_a_closed_stream_leaves_its_number_to_no_other_file(upgraded: MakeFile) 
         "finally: os.write(1, b'printed'); os.write(2, b'printed')"
     )
     command = f"PANIC_TDA_DB={file.path} '{sys.executable}' -c \"$CODE\" >&- 2>&-"
-    done = in_a_shell(command, file.path.parent, CODE=code)
-    assert done.returncode == 0
+    result = in_a_shell(command, file.path.parent, CODE=code)
+    assert result.returncode == 0
     assert "printed" not in (file.path.parent / "run.log").read_text()
 
 
@@ -264,9 +266,9 @@ def test_a_terminal_obeys_no_name(upgraded: MakeFile) -> None:
         ("show-clustering", EVIL),
         ("delete-clusterings", "--model", EVIL, "--yes"),
     ):
-        said = said_by(*words)
-        assert "Evil" in said, words
-        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", said), words
+        message = said_by(*words)
+        assert "Evil" in message, words
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", message), words
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", log.read_text())
     as_json = said_by("cluster-embeddings", "--json", "--quiet")
     assert json.loads(as_json)["results"][0]["embedding_model"] == EVIL
@@ -274,10 +276,10 @@ def test_a_terminal_obeys_no_name(upgraded: MakeFile) -> None:
 
 
 def test_words_that_are_no_text_are_answered_as_json(tmp_path: Path) -> None:
-    done = in_a_shell("panic-tda list-clusterings --json --db $'nowhere\\xff'", tmp_path)
-    assert done.returncode == 2
-    assert f"no database at {tmp_path}/nowhere\udcff;" in json.loads(done.stdout)["error"]["message"]
-    assert f"no database at {tmp_path}/nowhere\\udcff;" in done.stderr
+    result = in_a_shell("panic-tda list-clusterings --json --db $'nowhere\\xff'", tmp_path)
+    assert result.returncode == 2
+    assert f"no database at {tmp_path}/nowhere\udcff;" in json.loads(result.stdout)["error"]["message"]
+    assert f"no database at {tmp_path}/nowhere\\udcff;" in result.stderr
 
 
 @pytest.mark.parametrize("columns", [80, 120])
@@ -285,8 +287,8 @@ def test_a_listing_fits_a_real_terminal(upgraded: MakeFile, columns: int) -> Non
     file = upgraded()
     cluster_all_data(file.database)
     words = ("list-clusterings", "--db", file.path)
-    seen = on_a_terminal(*words, cwd=file.path.parent, columns=columns, stdout=True)
-    header, *lines = seen.last
+    terminal = on_a_terminal(*words, cwd=file.path.parent, columns=columns, stdout=True)
+    header, *lines = terminal.last
     assert header.split() == ["id", "model", "created", "(UTC)", "clusters", "outliers", "time"]
     assert [line.split()[1] for line in lines[:2]] == ["STSBMpnet", "Nomic"]
     assert all(re.search(r"  \d{4}-\d\d-\d\d \d\d:\d\d  ", line) for line in lines[:2])
@@ -298,7 +300,7 @@ def test_a_stderr_that_is_gone_costs_no_result(upgraded: MakeFile) -> None:
     file = upgraded()
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "panic_tda", "cluster-embeddings", "--db", str(file.path)],
         cwd=file.path.parent,
         env=environment(),
@@ -309,8 +311,8 @@ def test_a_stderr_that_is_gone_costs_no_result(upgraded: MakeFile) -> None:
         check=False,
     )
     os.close(writing)
-    assert done.returncode == 0
-    assert done.stdout.count("clustered") == 2
+    assert process.returncode == 0
+    assert process.stdout.count("clustered") == 2
     assert count_results(file.path) == 2
 
 
@@ -334,9 +336,9 @@ def test_a_terminal_of_one_script_still_shows_everything_else(upgraded: MakeFile
 
 def test_an_upgrade_says_that_it_is_at_work(tmp_path: Path) -> None:
     facts = write_field_file(tmp_path / "field.sqlite")
-    done = run("upgrade", "--yes", "--db", facts.path, cwd=tmp_path)
-    assert done.returncode == 0
-    assert "upgrade: done in" in done.stderr
+    result = run("upgrade", "--yes", "--db", facts.path, cwd=tmp_path)
+    assert result.returncode == 0
+    assert "upgrade: done in" in result.stderr
 
 
 LOADING = """
@@ -354,8 +356,8 @@ run()
 
 
 def test_an_interruption_while_the_command_is_loaded_ends_it_as_later(tmp_path: Path) -> None:
-    done = run("list-clusterings", cwd=tmp_path, code=LOADING)
-    assert (done.returncode, done.stderr) == (130, "")
+    result = run("list-clusterings", cwd=tmp_path, code=LOADING)
+    assert (result.returncode, result.stderr) == (130, "")
 
 
 DROPPED = """
@@ -380,5 +382,5 @@ def test_what_fails_after_a_signal_that_a_library_dropped_fails_of_the_signal(
     upgraded: MakeFile, name: str, code: int
 ) -> None:
     file = upgraded()
-    done = run("list-clusterings", "--db", file.path, cwd=file.path.parent, code=DROPPED.format(name=name))
-    assert (done.returncode, "partially initialized" in done.stderr) == (code, True)
+    result = run("list-clusterings", "--db", file.path, cwd=file.path.parent, code=DROPPED.format(name=name))
+    assert (result.returncode, "partially initialized" in result.stderr) == (code, True)

@@ -61,12 +61,12 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_the_object_has_the_keys_that_were_promised(path: Path) -> None:
-    said = asked("--db", path, "--runs")
-    assert list(said) == [
+    printed = asked("--db", path, "--runs")
+    assert list(printed) == [
         *("clustering", "lag", "groups", "total", "transitions", "clusters", "markov", "networks", "runs")
     ]
-    assert UUID(said["clustering"])
-    for group in said["groups"]:
+    assert UUID(printed["clustering"])
+    for group in printed["groups"]:
         assert list(group) == [
             *("group", "n_runs", "n_steps", "transit_share", "settled_runs", "return_share"),
             *("periodic_runs", "stretches", "median_absorbed_at", "absorbed_share", "absorbed_within"),
@@ -80,16 +80,16 @@ def test_the_object_has_the_keys_that_were_promised(path: Path) -> None:
             *("transit_share", "settled_share", "repeating_share", "return_share", "left_again_share"),
             *("median_absorbed_at", "median_dwell", "weibull_shape"),
         ]
-    for cluster in said["clusters"]:
+    for cluster in printed["clusters"]:
         assert list(cluster) == ["label", "runs", "visits", "median_dwell", "leaving_rate"]
-    for one in said["transitions"]:
-        assert list(one) == ["from", "to", "count"]
-    for run in said["runs"]:
+    for transition in printed["transitions"]:
+        assert list(transition) == ["from", "to", "count"]
+    for run in printed["runs"]:
         assert list(run) == [
             *("run_id", "n_steps", "distinct_texts", "returns", "period", "absorbed_at", "repeats"),
             *("settled_in", "settled_at", "transit_share", "visits"),
         ]
-    assert said["groups"][1] == {
+    assert printed["groups"][1] == {
         "group": {"network": ["SDXLTurbo", "Moondream"]},
         "n_runs": 1,
         "n_steps": 24,
@@ -112,11 +112,11 @@ def test_the_object_has_the_keys_that_were_promised(path: Path) -> None:
             "heavier_than_exponential": None,
         },
         # Of one run there is no interval.
-        "intervals": dict.fromkeys(said["groups"][1]["intervals"]),
+        "intervals": dict.fromkeys(printed["groups"][1]["intervals"]),
     }
-    assert said["total"]["intervals"]["transit_share"] == [0.0, 1.0]
-    assert said["networks"]["differences"] == []
-    assert said["runs"][0] == {
+    assert printed["total"]["intervals"]["transit_share"] == [0.0, 1.0]
+    assert printed["networks"]["differences"] == []
+    assert printed["runs"][0] == {
         "run_id": str(UUID(run_id(0))),
         "n_steps": 31,
         "distinct_texts": 6,
@@ -129,7 +129,7 @@ def test_the_object_has_the_keys_that_were_promised(path: Path) -> None:
         "transit_share": 1 / 31,
         "visits": [[0, 0, 6], [1, 6, 25]],
     }
-    assert said["transitions"] == [
+    assert printed["transitions"] == [
         {"from": 0, "to": 0, "count": 5},
         {"from": 0, "to": 1, "count": 13},
         {"from": 1, "to": 0, "count": 11},
@@ -139,19 +139,19 @@ def test_the_object_has_the_keys_that_were_promised(path: Path) -> None:
 
 def test_runs_are_in_the_object_where_they_were_asked_for(path: Path) -> None:
     assert "runs" not in asked("--db", path)
-    (one,) = asked("--db", path, "--run", run_id(1)[:9])["runs"]
-    assert one["run_id"] == str(UUID(run_id(1)))
+    (run,) = asked("--db", path, "--run", run_id(1)[:9])["runs"]
+    assert run["run_id"] == str(UUID(run_id(1)))
     assert len(asked("--db", path, "--run", run_id(1), "--runs")["runs"]) == 3
 
 
 def test_every_option_counts(path: Path) -> None:
     assert asked("latest", "--db", path, "--lag", 2)["lag"] == 2
     assert asked("--db", path, "--lag", 2)["transitions"] != asked("--db", path)["transitions"]
-    assert [one["group"] for one in asked("--db", path, "--by", "prompt")["groups"]] == [
+    assert [group["group"] for group in asked("--db", path, "--by", "prompt")["groups"]] == [
         {"prompt": "a king"},
         {"prompt": "a red apple"},
     ]
-    assert [one["group"] for one in asked("--db", path, "--by", "model")["groups"]] == [
+    assert [group["group"] for group in asked("--db", path, "--by", "model")["groups"]] == [
         {"model": "BLIP2"},
         {"model": "Moondream"},
     ]
@@ -241,7 +241,7 @@ def test_nothing_left_is_said(path: Path) -> None:
 
 
 def run(**changes: Any) -> RunSummary:
-    made = RunSummary(
+    summary = RunSummary(
         run_id="a" * 32,
         facts=RunFacts(("FluxDev", "BLIP2"), "a prompt", 7),
         n_steps=100,
@@ -254,12 +254,12 @@ def run(**changes: Any) -> RunSummary:
         settled_at=None,
         visits=np.array([[step % 13, step, 1] for step in range(100)]),
     )
-    return replace(made, **changes)
+    return replace(summary, **changes)
 
 
 def study(group: dict[str, Any], *runs: RunSummary) -> TrajectoryStudy:
     dwell = DwellStatistics(100, 1, 3.0, MemorylessTest(12, 99, 0.71, 20.0, 1e-9))
-    found = GroupSummary(
+    summary = GroupSummary(
         group=group,
         n_runs=1,
         n_steps=100,
@@ -275,20 +275,20 @@ def study(group: dict[str, Any], *runs: RunSummary) -> TrajectoryStudy:
     )
     pairs = Transitions(np.array([0, 0, 1]), np.array([0, 1, 0]), np.array([50, 30, 20]))
     visits = ClusterVisits(np.array([1, 1]), np.array([50, 50]), [3.0, None], np.array([0.3, np.nan]))
-    total = replace(found, group={}, intervals=dict.fromkeys(INTERVALS))
-    return TrajectoryStudy(UUID(int=5), 1, 1, (found,), total, pairs, visits, runs or (run(),))
+    total = replace(summary, group={}, intervals=dict.fromkeys(INTERVALS))
+    return TrajectoryStudy(UUID(int=5), 1, 1, (summary,), total, pairs, visits, runs or (run(),))
 
 
-def text(found: TrajectoryStudy, texts: dict[int, str | None], width: int, **more: Any) -> str:
+def text(study: TrajectoryStudy, texts: dict[int, str | None], width: int, **more: Any) -> str:
     clustering: ClusteringSummary = replace(summary(), **more)
-    return rendering.trajectories_text(found, clustering, texts, width=width)
+    return rendering.trajectories_text(study, clustering, texts, width=width)
 
 
 @pytest.mark.parametrize("width", [70, 80, 120, 200])
 def test_text_fits_the_terminal(width: int) -> None:
-    found = study({"network": ["A very long name of a model"] * 4, "prompt": "風船 " * 60})
+    long_study = study({"network": ["A very long name of a model"] * 4, "prompt": "風船 " * 60})
     texts: dict[int, str | None] = {0: "a cat " * 50, 1: "風船 " * 50}
-    groups = text(found, texts, width).splitlines()[1:]
+    groups = text(long_study, texts, width).splitlines()[1:]
     others = [rendering.run_text(run(), texts, width), rendering.runs_text([run()], width)]
     assert max(map(columns, [*groups, *"\n".join(others).splitlines()])) <= width
     assert ("(no room for: " in "\n".join(groups)) == (width < 200)
@@ -310,17 +310,17 @@ def test_what_a_terminal_would_obey_is_not_shown() -> None:
         rendering.run_text(run(facts=facts), {0: evil}, WIDE),
         rendering.runs_text([run(run_id=evil), run(run_id=f"{evil}2")], WIDE),
     ]
-    for said in shown:
-        assert "Second" in said
-        assert all(line.isprintable() for line in said.split("\n"))
-        assert not any(line.startswith("Second") for line in said.split("\n"))
+    for message in shown:
+        assert "Second" in message
+        assert all(line.isprintable() for line in message.split("\n"))
+        assert not any(line.startswith("Second") for line in message.split("\n"))
 
 
 def test_runs_without_facts_and_empty_ends_are_said() -> None:
-    said = rendering.run_text(
+    message = rendering.run_text(
         run(facts=None, visits=np.array([[-1, 0, 9]]), period=3, absorbed_at=4, repeats=2), {}, 80
     )
-    assert said.splitlines() == [
+    assert message.splitlines() == [
         f"Run {UUID('a' * 32)}",
         "-1×9+",
         "31.0 % of 100 steps in transit, 40 different texts of 100, a loop of 3 repeats",

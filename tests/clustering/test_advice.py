@@ -64,19 +64,19 @@ def named_settings(message: str) -> list[tuple[dict[str, Any], int, int]]:
     ]
 
 
-@pytest.mark.parametrize(("make", "asked", "reason"), DOUBTFUL)
+@pytest.mark.parametrize(("make", "settings", "reason"), DOUBTFUL)
 def test_every_named_setting_gives_exactly_the_named_numbers(
-    make: Any, asked: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
+    make: Any, settings: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = make()
     with caplog.at_level(logging.WARNING, "panic_tda"):
-        doubtful = hdbscan(rows, **asked)
+        doubtful = hdbscan(rows, **settings)
     assert reason in caplog.text
     named = named_settings(caplog.text)
     assert bool(named) != ("none" in caplog.text)
     assert "--" not in caplog.text
     for changes, n_clusters, n_outliers in named:
-        again = hdbscan(rows, **(asked | changes))
+        again = hdbscan(rows, **(settings | changes))
         assert (again.n_clusters, again.record.n_outliers) == (n_clusters, n_outliers), changes
         assert n_clusters > 0
         assert again.record.min_samples == doubtful.record.min_samples
@@ -109,8 +109,8 @@ def test_without_a_tree_nothing_is_claimed_of_other_settings(caplog: pytest.LogC
 
 def test_a_sound_clustering_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "panic_tda"):
-        found = hdbscan(groups())
-    assert found.n_clusters == 8
+        clustering = hdbscan(groups())
+    assert clustering.n_clusters == 8
     assert caplog.text == ""
 
 
@@ -119,10 +119,10 @@ def fitted() -> Clustering:
 
 
 def test_the_command_line_is_told_options_and_how_to_store_one(caplog: pytest.LogCaptureFixture) -> None:
-    found = fitted()
+    model = fitted()
     caplog.clear()
     with caplog.at_level(logging.WARNING, "panic_tda"):
-        warn_if_doubtful(found.record, found.tree, name="M", wording="options", remedy="Store one so.")
+        warn_if_doubtful(model.record, model.tree, name="M", wording="options", remedy="Store one so.")
     assert caplog.messages[0].startswith("M: The root cluster")
     assert "--no-allow-single-cluster gives 20 clusters" in caplog.text
     assert caplog.messages[0].endswith("Store one so.")
@@ -130,10 +130,10 @@ def test_the_command_line_is_told_options_and_how_to_store_one(caplog: pytest.Lo
 
 
 def test_few_settings_are_evaluated_and_none_twice() -> None:
-    for make, asked, _ in DOUBTFUL:
-        found = hdbscan(make(), **asked)
-        assert found.tree is not None
-        assert 0 < evaluate_alternatives(found.tree, found.record).n_evaluated <= 27
+    for make, settings, _ in DOUBTFUL:
+        clustering = hdbscan(make(), **settings)
+        assert clustering.tree is not None
+        assert 0 < evaluate_alternatives(clustering.tree, clustering.record).n_evaluated <= 27
 
 
 def test_spread_groups_are_found_by_default_and_one_cluster_where_it_is_allowed() -> None:

@@ -179,9 +179,9 @@ def assert_is_nearly_prims(backend: Placed, rows: np.ndarray, k: int) -> None:
     assert excess.min() > -rounding["atol"]
     if k == len(rows):
         assert excess.max() < rounding["atol"]
-    assert tree.lighter_edges is not None
-    assert tree.lighter_edges.sample == len(rows)
-    assert tree.lighter_edges.share == 0 or excess.max() > 0
+    assert tree.improving_edges is not None
+    assert tree.improving_edges.sample == len(rows)
+    assert tree.improving_edges.share == 0 or excess.max() > 0
 
 
 def test_the_rows_and_weights_given_are_not_changed(backend: Placed) -> None:
@@ -345,7 +345,7 @@ def test_on_a_device_auto_takes_cuml_with_one_line_where_tiled_does_not_fit(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Too little for the products of a tile, and enough for some neighbours of a hundred rows.
-    monkeypatch.setattr(cuda, "free_bytes", lambda: 1 << 20)
+    monkeypatch.setattr(cuda, "allocatable_bytes", lambda: 1 << 20)
     with caplog.at_level(logging.INFO, "panic_tda"):
         assert select_backend("auto", (100, 8), options(5, on_device=True)).name == "cuml"
     (record,) = caplog.records

@@ -17,7 +17,12 @@ import pytest
 
 from panic_tda.arrays.mapped import new_array
 from panic_tda.clustering import checkpoint as checkpoint_module
-from panic_tda.clustering.checkpoint import Checkpoint, discard_all_states, discard_states, find_saved_states
+from panic_tda.clustering.checkpoint import (
+    Checkpoint,
+    find_saved_states,
+    remove_all_states,
+    remove_states_of_input,
+)
 from tests import strict_arrays
 
 ROWS = np.eye(5, 3, dtype=np.float32)
@@ -86,11 +91,11 @@ def test_a_state_that_cannot_be_saved_leaves_nothing_and_is_told_of(
     checkpoint.save("state", rows=ROWS)
     assert sorted(path.name for path in checkpoint.folder.iterdir()) == ["checkpoint.json", "state.state"]
     folder = re.escape(str(checkpoint.folder))
-    said = (
+    warning = (
         rf"the state of 0 MiB could not be saved in {folder}, .* are free, "
         r"the run continues without it: \[Errno "
     )
-    assert re.match(said, caplog.messages[0])
+    assert re.match(warning, caplog.messages[0])
 
 
 def test_a_state_that_was_removed_is_none_and_others_stay(tmp_path: Path) -> None:
@@ -160,7 +165,7 @@ def test_states_of_all_parameters_can_be_discarded_and_nothing_else(tmp_path: Pa
     (tmp_path / "work" / "mine").mkdir()
     (tmp_path / "work" / "mine" / "state.state").write_text("mine")
     np.savez(tmp_path / "work" / "vectors.npz", rows=ROWS)
-    discard_all_states(tmp_path / "work")
+    remove_all_states(tmp_path / "work")
     left = sorted(path.name for path in (tmp_path / "work").rglob("*"))
     assert left == ["mine", "state.state", "vectors.npz"]
 
@@ -169,7 +174,7 @@ def test_every_folder_that_is_discarded_is_told(tmp_path: Path, caplog: pytest.L
     folder = opened(tmp_path).folder
     opened(tmp_path).save("state", rows=ROWS)
     with caplog.at_level(logging.INFO, "panic_tda"):
-        discard_all_states(tmp_path)
+        remove_all_states(tmp_path)
     assert caplog.messages == [f"discarded the states in {folder}"]
 
 
@@ -178,10 +183,10 @@ def test_a_state_that_cannot_be_discarded_ends_no_run(
 ) -> None:
     checkpoint = opened(tmp_path)
     (checkpoint.folder / "state.state").mkdir(parents=True)
-    discard_all_states(tmp_path)
-    (said,) = caplog.messages
-    assert said.startswith(f"not all states in {tmp_path} could be discarded: [Errno ")
-    assert str(checkpoint.folder / "state.state") in said
+    remove_all_states(tmp_path)
+    (message,) = caplog.messages
+    assert message.startswith(f"not all states in {tmp_path} could be discarded: [Errno ")
+    assert str(checkpoint.folder / "state.state") in message
 
 
 @pytest.mark.parametrize("place", ["nothing", "file", "states"])
@@ -190,7 +195,7 @@ def test_discarding_all_ends_no_run(tmp_path: Path, place: str, caplog: pytest.L
         (tmp_path / "work").write_text("mine")
     elif place == "states":
         opened(tmp_path / "work").save("state", rows=ROWS)
-    discard_all_states(tmp_path / "work")
+    remove_all_states(tmp_path / "work")
     assert (tmp_path / "work").exists() == (place == "file")
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
@@ -208,13 +213,15 @@ def test_a_run_says_from_where_it_goes_on(tmp_path: Path, caplog: pytest.LogCapt
     assert caplog.messages == [f"going on from the state {path}, saved {saved}"]
 
 
-@pytest.mark.parametrize("other", [{"input_sha256": "others"}, {"k": 4}, {"k": 3, "format": 2}])
-def test_states_of_another_run_are_neither_taken_nor_removed(tmp_path: Path, other: dict[str, Any]) -> None:
-    first, second = opened(tmp_path, k=3), opened(tmp_path, **{"k": 3} | other)
+@pytest.mark.parametrize("parameters", [{"input_sha256": "others"}, {"k": 4}, {"k": 3, "format": 2}])
+def test_states_of_another_run_are_neither_taken_nor_removed(
+    tmp_path: Path, parameters: dict[str, Any]
+) -> None:
+    first, second = opened(tmp_path, k=3), opened(tmp_path, **{"k": 3} | parameters)
     first.save("state", rows=ROWS)
     assert second.load("state") is None
     second.save("state", rows=2 * ROWS)
-    second.discard()
+    second.remove_all()
     stored = opened(tmp_path, k=3).load("state")
     assert stored is not None
     np.testing.assert_array_equal(stored["rows"], ROWS)
@@ -238,11 +245,11 @@ def test_saved_states_are_told_by_input_size_and_time(tmp_path: Path) -> None:
         os.utime(checkpoint.folder / "more.state", (0, 1e9 - k))
         os.utime(checkpoint.folder / "checkpoint.json", (0, 1e9 - 100))
     opened(tmp_path / "work" / "nothing saved")
-    found = find_saved_states(tmp_path / "work")
-    assert [state.folder for state in found] == sorted((tmp_path / "work" / "model").iterdir())
-    assert sorted(str(state.input_sha256) for state in found) == ["others", "rows", "rows"]
-    assert {state.saved_at for state in found} == {1e9}
-    for state in found:
+    saved_states = find_saved_states(tmp_path / "work")
+    assert [state.folder for state in saved_states] == sorted((tmp_path / "work" / "model").iterdir())
+    assert sorted(str(state.input_sha256) for state in saved_states) == ["others", "rows", "rows"]
+    assert {state.saved_at for state in saved_states} == {1e9}
+    for state in saved_states:
         assert state.n_bytes == sum(path.stat().st_size for path in state.folder.iterdir())
     assert find_saved_states(tmp_path / ("long" * 100)) == []
 
@@ -259,13 +266,13 @@ def test_a_saved_state_without_its_input_is_told_too(tmp_path: Path, content: st
 
 def test_the_states_of_one_input_can_be_discarded(tmp_path: Path) -> None:
     ours = [opened(tmp_path / "work" / place, k=k) for place, k in (("a", 3), ("a", 4), ("b", 3))]
-    other = opened(tmp_path / "work" / "b", "others", k=3)
-    for checkpoint in (*ours, other):
+    other_checkpoint = opened(tmp_path / "work" / "b", "others", k=3)
+    for checkpoint in (*ours, other_checkpoint):
         checkpoint.save("state", rows=ROWS)
-    discard_states(tmp_path / "work", "rows")
-    assert [state.folder for state in find_saved_states(tmp_path)] == [other.folder]
+    remove_states_of_input(tmp_path / "work", "rows")
+    assert [state.folder for state in find_saved_states(tmp_path)] == [other_checkpoint.folder]
     assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["b"]
-    discard_states(tmp_path / "work", "others")
+    remove_states_of_input(tmp_path / "work", "others")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -285,7 +292,7 @@ def test_what_people_read_is_not_needed(tmp_path: Path, content: str) -> None:
     (checkpoint.folder / "checkpoint.json").write_text(content)
     again = opened(tmp_path)
     assert again.load("state") is not None
-    again.discard()
+    again.remove_all()
     assert list(tmp_path.glob("*")) == []
 
 
@@ -294,17 +301,17 @@ def test_discarding_leaves_other_files_and_folders_alone(tmp_path: Path) -> None
     checkpoint = opened(tmp_path)
     checkpoint.save("state", rows=ROWS)
     (checkpoint.folder / "notes.txt").write_text("mine")
-    checkpoint.discard()
-    kept = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
-    assert kept == ["notes.txt", "vectors.npz"]
+    checkpoint.remove_all()
+    names = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+    assert names == ["notes.txt", "vectors.npz"]
     (checkpoint.folder / "notes.txt").unlink()
-    checkpoint.discard()
+    checkpoint.remove_all()
     assert [path.name for path in tmp_path.iterdir()] == ["vectors.npz"]
 
 
 def test_discarding_what_was_never_opened_removes_nothing(tmp_path: Path) -> None:
     np.savez(tmp_path / "vectors.npz", rows=ROWS)
-    Checkpoint(tmp_path, "rows").discard()
+    Checkpoint(tmp_path, "rows").remove_all()
     assert (tmp_path / "vectors.npz").exists()
 
 
@@ -313,8 +320,8 @@ def test_a_folder_with_too_long_a_name_takes_no_state_and_ends_no_run(tmp_path: 
     checkpoint.save("state", rows=ROWS)
     assert checkpoint.load("state") is None
     checkpoint.remove("state")
-    checkpoint.discard()
-    discard_all_states(checkpoint.root)
+    checkpoint.remove_all()
+    remove_all_states(checkpoint.root)
 
 
 def test_a_folder_that_is_a_file_does_not_end_the_run(
@@ -327,7 +334,7 @@ def test_a_folder_that_is_a_file_does_not_end_the_run(
     assert "could not be saved" in caplog.text
     assert checkpoint.load("state") is None
     checkpoint.remove("state")
-    checkpoint.discard()
+    checkpoint.remove_all()
     assert (tmp_path / "work").read_text() == "a file where the folder should be"
 
 
@@ -364,6 +371,6 @@ def test_a_link_among_states_keeps_no_others_from_being_discarded(
     checkpoint.save("state", rows=ROWS)
     (tmp_path / "theirs").mkdir()
     (work / ("0" * 16)).symlink_to(tmp_path / "theirs")
-    discard_all_states(work)
+    remove_all_states(work)
     assert [path.name for path in work.iterdir()] == ["0" * 16]
     assert f"{work / ('0' * 16)}" in caplog.text

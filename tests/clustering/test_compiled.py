@@ -112,11 +112,11 @@ def test_a_file_of_another_is_left_alone(run: Run, tmp_path: Path) -> None:
     run(cache)
     (index,) = cache.rglob("*.nbi")
     others = [index.with_name("other.f-1.py311.nbi"), index.with_name("other.f-1.py311.1.nbc")]
-    for other in others:
-        other.write_bytes(b"of another program")
+    for other_path in others:
+        other_path.write_bytes(b"of another program")
     empty(index)
     run(cache)
-    assert [other.read_bytes() for other in others] == [b"of another program"] * 2
+    assert [other_path.read_bytes() for other_path in others] == [b"of another program"] * 2
 
 
 def test_a_full_disk_costs_the_cache_only(run: Run, disk: MakeDisk) -> None:

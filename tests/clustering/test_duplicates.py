@@ -103,9 +103,9 @@ def test_permuted_and_shifted_rows_differ() -> None:
 def test_distinct_rows_move_to_the_front_of_the_same_memory(vectors: np.ndarray) -> None:
     distinct = find_distinct(vectors)
     expected = vectors[distinct.first]
-    kept = keep_distinct(vectors, distinct)
-    assert kept.tobytes() == expected.tobytes()
-    assert not kept.size or np.shares_memory(kept, vectors)
+    distinct_rows = keep_distinct(vectors, distinct)
+    assert distinct_rows.tobytes() == expected.tobytes()
+    assert not distinct_rows.size or np.shares_memory(distinct_rows, vectors)
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 100, 1 << 26])
@@ -164,12 +164,12 @@ def test_copies_hang_on_their_row_at_its_core_distance() -> None:
         core_distances=np.array([0.125, 0.25, 0.375]),
         tie_tolerance=1e-7,
     )
-    whole = attach_copies(tree, distinct)
-    edges = set(zip(whole.u.tolist(), whole.v.tolist(), whole.height.tolist(), strict=True))
+    full_tree = attach_copies(tree, distinct)
+    edges = set(zip(full_tree.u.tolist(), full_tree.v.tolist(), full_tree.height.tolist(), strict=True))
     assert edges == {(0, 1, 0.5), (3, 1, 0.25), (0, 2, 0.125), (0, 5, 0.125), (1, 4, 0.25)}
-    assert whole.core_distances is not None
-    assert whole.core_distances.tolist() == [0.125, 0.25, 0.125, 0.375, 0.25, 0.125]
-    assert whole.tie_tolerance == 1e-7
+    assert full_tree.core_distances is not None
+    assert full_tree.core_distances.tolist() == [0.125, 0.25, 0.125, 0.375, 0.25, 0.125]
+    assert full_tree.tie_tolerance == 1e-7
 
 
 def test_a_tree_without_copies_stays_as_it_is() -> None:

@@ -48,15 +48,15 @@ def test_equals_the_definition_by_thresholds(name: str) -> None:
 
 
 def test_the_grid_exercises_every_rule() -> None:
-    seen: dict[str, set[int]] = {"eom": set(), "leaf": set()}
+    numbers: dict[str, set[int]] = {"eom": set(), "leaf": set()}
     outliers = set()
     for name in DATASETS:
         for parameters in GRID:
-            found = extract_clusters(tree_of(name, 2), parameters)
-            seen[parameters.cluster_selection_method].add(len(found.persistence))
-            outliers.add(bool((found.labels == OUTLIER).any()))
-    assert seen["eom"] >= {0, 1, 2, 3, 4, 8}
-    assert seen["leaf"] >= {0, 1, 2, 3, 4, 8}
+            clusters = extract_clusters(tree_of(name, 2), parameters)
+            numbers[parameters.cluster_selection_method].add(len(clusters.persistence))
+            outliers.add(bool((clusters.labels == OUTLIER).any()))
+    assert numbers["eom"] >= {0, 1, 2, 3, 4, 8}
+    assert numbers["leaf"] >= {0, 1, 2, 3, 4, 8}
     assert outliers == {False, True}
 
 
@@ -101,10 +101,10 @@ def test_row_order_and_choice_of_tree_do_not_matter(name: str) -> None:
                 order[np.where(flips, shuffled.v, shuffled.u)],
             )
             edge_order = generator.permutation(len(u))
-            other = SpanningTree(u[edge_order], v[edge_order], shuffled.height[edge_order])
+            other_tree = SpanningTree(u[edge_order], v[edge_order], shuffled.height[edge_order])
             for parameters in GRID[::7]:
                 assert_same(
-                    extract_clusters(other, parameters), extract_clusters(tree, parameters), parameters
+                    extract_clusters(other_tree, parameters), extract_clusters(tree, parameters), parameters
                 )
 
 
@@ -169,13 +169,13 @@ def test_noisy_weights_equal_the_definition_with_their_tolerance(
 )
 @settings(max_examples=200, deadline=None)
 def test_numbers_stay_in_their_ranges(steps: list[float], parameters: EffectiveParameters) -> None:
-    found = by_smallest_row(extract_clusters(path(steps), parameters))
-    inside = found.labels != OUTLIER
-    assert np.all(found.probabilities[~inside] == 0)
-    assert np.all((found.probabilities[inside] > 0) & (found.probabilities[inside] <= 1))
+    labels = by_smallest_row(extract_clusters(path(steps), parameters))
+    inside = labels.labels != OUTLIER
+    assert np.all(labels.probabilities[~inside] == 0)
+    assert np.all((labels.probabilities[inside] > 0) & (labels.probabilities[inside] <= 1))
     # Undefined for the root, which was never born.
-    if not found.root_selected:
-        assert np.all((found.persistence > 0) & (found.persistence <= 1))
+    if not labels.root_selected:
+        assert np.all((labels.persistence > 0) & (labels.persistence <= 1))
 
 
 # Edges of the domain.
@@ -188,10 +188,12 @@ def nothing(n: int) -> SpanningTree:
 @pytest.mark.parametrize("single", [False, True])
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_fewer_rows_than_min_cluster_size_are_outliers(n: int, single: bool) -> None:
-    found = extract_clusters(nothing(n), replace(PLAIN, min_cluster_size=n + 1, allow_single_cluster=single))
-    assert found.labels.tolist() == [OUTLIER] * n
-    assert found.probabilities.tolist() == [0.0] * n
-    assert len(found.persistence) == 0
+    clusters = extract_clusters(
+        nothing(n), replace(PLAIN, min_cluster_size=n + 1, allow_single_cluster=single)
+    )
+    assert clusters.labels.tolist() == [OUTLIER] * n
+    assert clusters.probabilities.tolist() == [0.0] * n
+    assert len(clusters.persistence) == 0
 
 
 def test_one_row_is_an_outlier() -> None:
@@ -207,9 +209,9 @@ def test_two_rows_are_a_cluster_only_when_a_single_one_is_allowed() -> None:
 
 def test_epsilon_below_every_height_leaves_no_empty_cluster() -> None:
     parameters = replace(PLAIN, allow_single_cluster=True, cluster_selection_epsilon=0.05)
-    found = extract_clusters(nothing(4), parameters)
-    assert found.labels.tolist() == [OUTLIER] * 4
-    assert len(found.persistence) == 0
+    clusters = extract_clusters(nothing(4), parameters)
+    assert clusters.labels.tolist() == [OUTLIER] * 4
+    assert len(clusters.persistence) == 0
 
 
 def test_input_is_left_as_it_was() -> None:
@@ -240,9 +242,9 @@ def test_a_chain_of_100_000_points() -> None:
     n = 100_000
     heights = np.linspace(0.1, 0.5, n - 1)
     parameters = replace(PLAIN, allow_single_cluster=True, min_cluster_size=100)
-    found = extract_clusters(path(heights), replace(parameters, cluster_selection_epsilon=0.3))
+    clusters = extract_clusters(path(heights), replace(parameters, cluster_selection_epsilon=0.3))
     expected = np.where(np.concatenate([heights[:1], heights]) <= 0.3, 0, OUTLIER)
-    np.testing.assert_array_equal(found.labels, expected)
+    np.testing.assert_array_equal(clusters.labels, expected)
     # Without epsilon: the last 100 rows to hold together, which fall apart at once.
     np.testing.assert_array_equal(
         extract_clusters(path(heights), parameters).labels, np.where(np.arange(n) < 100, 0, OUTLIER)
@@ -257,11 +259,11 @@ def test_a_pile_of_10_000_equal_rows(shape: str) -> None:
     n = 10_000
     v = np.arange(1, n)
     tree = SpanningTree(np.zeros(n - 1, dtype=np.int64) if shape == "star" else v - 1, v, np.zeros(n - 1))
-    found = extract_clusters(tree, replace(PLAIN, allow_single_cluster=True, min_cluster_size=10))
-    assert np.all(found.labels == 0)
-    assert np.all(found.probabilities == 1)
-    assert found.root_selected
-    assert np.isnan(found.persistence).tolist() == [True]
+    clusters = extract_clusters(tree, replace(PLAIN, allow_single_cluster=True, min_cluster_size=10))
+    assert np.all(clusters.labels == 0)
+    assert np.all(clusters.probabilities == 1)
+    assert clusters.root_selected
+    assert np.isnan(clusters.persistence).tolist() == [True]
     assert np.all(extract_clusters(tree, replace(PLAIN, min_cluster_size=10)).labels == OUTLIER)
 
 
@@ -291,6 +293,6 @@ def test_50_000_nested_clusters() -> None:
 
 
 def test_the_worked_example_is_what_happens() -> None:
-    found = doctest.testmod(condensed)
-    assert found.attempted > 0
-    assert found.failed == 0
+    result = doctest.testmod(condensed)
+    assert result.attempted > 0
+    assert result.failed == 0

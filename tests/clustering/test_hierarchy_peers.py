@@ -93,17 +93,17 @@ class Setting:
         """Labels and probabilities of the peer, three times, on shuffled rows."""
         rows = rows_of(self.name)
         generator = np.random.default_rng(seed)
-        found = []
+        medoids = []
         for _ in range(3):
             order = generator.permutation(len(rows))
             back = np.argsort(order)
             labels, probabilities = peer(rows[order], self.parameters)
-            found.append((labels[back], probabilities[back]))
-        return found
+            medoids.append((labels[back], probabilities[back]))
+        return medoids
 
 
 def tie_touches_a_split(merges: reference.Merge, min_cluster_size: int) -> bool:
-    """Whether binary merges at one height could make, lose or feed a cluster, by their order.
+    """Return whether the order of binary merges at one height could make, lose or enlarge a cluster.
 
     That takes three or more components that meet at one height, and among them two clusters, or small ones
     that are large enough together.

@@ -23,8 +23,8 @@ TIED = 0.4
 def test_merges_within_the_tolerance_are_one(gap: float, n_clusters: int) -> None:
     # Rows 2 and 3 merge just below the height at which they meet 0 and 1: a cluster of their own or nothing.
     tree = edges((0, 1, 0.1), (2, 3, TIED), (1, 2, TIED * (1 + gap)))
-    found = extract_clusters(tree, replace(PLAIN, cluster_selection_method="leaf"))
-    assert len(found.persistence) == n_clusters
+    clusters = extract_clusters(tree, replace(PLAIN, cluster_selection_method="leaf"))
+    assert len(clusters.persistence) == n_clusters
 
 
 def test_the_tolerance_is_the_tree_s() -> None:
@@ -56,8 +56,8 @@ def test_ties_are_transitive_along_a_branch() -> None:
     # Each step is within 1e-9, the whole is not; rows 2, 3, 4 fall out of {0, 1} together.
     heights = [TIED * (1 + step * 0.8e-9) for step in range(3)]
     tree = edges((0, 1, 0.1), (2, 3, heights[0]), (3, 4, heights[1]), (1, 2, heights[2]))
-    found = extract_clusters(tree, replace(PLAIN, cluster_selection_method="leaf"))
-    assert np.all(found.labels == OUTLIER)
+    clusters = extract_clusters(tree, replace(PLAIN, cluster_selection_method="leaf"))
+    assert np.all(clusters.labels == OUTLIER)
 
 
 def test_ties_do_not_chain_through_the_whole_tree() -> None:
@@ -72,25 +72,25 @@ def test_ties_do_not_chain_through_the_whole_tree() -> None:
         np.concatenate([heights, [1.9, TIED]]),
         tie_tolerance=1e-6,
     )
-    found = by_smallest_row(extract_clusters(tree, PLAIN))
-    assert np.bincount(found.labels).tolist() == [n + 1, 2]
+    labels = by_smallest_row(extract_clusters(tree, PLAIN))
+    assert np.bincount(labels.labels).tolist() == [n + 1, 2]
     strengths = heights[0] / np.concatenate([heights[:1], heights])
     assert strengths.min() < 0.92
-    np.testing.assert_allclose(found.probabilities[: n + 1], strengths, rtol=2 * TIE_SPAN * 1e-6)
+    np.testing.assert_allclose(labels.probabilities[: n + 1], strengths, rtol=2 * TIE_SPAN * 1e-6)
 
 
 def test_equal_heights_in_unrelated_branches_stay_apart() -> None:
     tree = edges((0, 1, 0.1), (1, 2, 0.2), (3, 4, 0.1), (4, 5, 0.2), (2, 3, 0.7))
-    found = by_smallest_row(extract_clusters(tree, replace(PLAIN, min_cluster_size=3)))
-    assert found.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    labels = by_smallest_row(extract_clusters(tree, replace(PLAIN, min_cluster_size=3)))
+    assert labels.labels.tolist() == [0, 0, 0, 1, 1, 1]
 
 
 def test_a_tie_splits_into_all_its_large_children() -> None:
     # Three pairs at one distance, and a lone row at the same: binary merges would nest two of the pairs.
     tree = edges((0, 1, 0.1), (2, 3, 0.1), (4, 5, 0.1), (0, 2, TIED), (2, 4, TIED), (4, 6, TIED))
-    found = by_smallest_row(extract_clusters(tree, PLAIN))
-    assert found.labels.tolist() == [0, 0, 1, 1, 2, 2, OUTLIER]
-    np.testing.assert_allclose(found.persistence, 1 - 0.1 / TIED)
+    labels = by_smallest_row(extract_clusters(tree, PLAIN))
+    assert labels.labels.tolist() == [0, 0, 1, 1, 2, 2, OUTLIER]
+    np.testing.assert_allclose(labels.persistence, 1 - 0.1 / TIED)
 
 
 # The rules of selection.
@@ -126,10 +126,10 @@ def test_epsilon_may_reach_the_root_when_a_single_cluster_is_allowed(method: str
     parameters = replace(
         PLAIN, cluster_selection_method=method, allow_single_cluster=True, cluster_selection_epsilon=0.85
     )
-    found = extract_clusters(PAIRS, parameters)
+    clusters = extract_clusters(PAIRS, parameters)
     # Row 8 joins at 0.9, outside epsilon.
-    assert found.labels.tolist() == [0] * 8 + [OUTLIER]
-    assert np.isnan(found.persistence).tolist() == [True]
+    assert clusters.labels.tolist() == [0] * 8 + [OUTLIER]
+    assert np.isnan(clusters.persistence).tolist() == [True]
     assert labels_of(PAIRS, replace(parameters, cluster_selection_epsilon=0.95)) == [0] * 9
 
 
@@ -147,9 +147,9 @@ def test_a_chosen_root_without_epsilon_labels_its_densest_level() -> None:
     assert labels_of(path([0.2, 0.2, 0.4, 0.6]), parameters) == [0, 0, 0, OUTLIER, OUTLIER]
     # A split at 0.58 is the root's densest level; what lies below it belongs, row 6 does not.
     split = edges((0, 1, 0.55), (1, 2, 0.55), (3, 4, 0.55), (4, 5, 0.55), (2, 3, 0.58), (5, 6, 0.9))
-    found = extract_clusters(split, parameters)
-    assert found.labels.tolist() == [0] * 6 + [OUTLIER]
-    assert found.probabilities.tolist() == [1.0] * 6 + [0.0]
+    clusters = extract_clusters(split, parameters)
+    assert clusters.labels.tolist() == [0] * 6 + [OUTLIER]
+    assert clusters.probabilities.tolist() == [1.0] * 6 + [0.0]
 
 
 def test_leaf_finds_nothing_without_a_split() -> None:
@@ -338,16 +338,16 @@ def test_a_climb_that_is_too_large_ends_at_the_uppermost_cluster_that_is_not() -
 def test_probability_is_the_share_of_the_density_reached() -> None:
     # {0, 1, 2}: 0 and 1 at 0.1, 2 at 0.4. {3, 4} at 0.2.
     tree = edges((0, 1, 0.1), (1, 2, 0.4), (2, 3, 0.8), (3, 4, 0.2))
-    found = by_smallest_row(extract_clusters(tree, PLAIN))
-    assert found.labels.tolist() == [0, 0, 0, 1, 1]
-    np.testing.assert_allclose(found.probabilities, [1, 1, 0.25, 1, 1])
-    np.testing.assert_allclose(found.persistence, [np.mean([0.875, 0.875, 0.5]), 0.75])
+    labels = by_smallest_row(extract_clusters(tree, PLAIN))
+    assert labels.labels.tolist() == [0, 0, 0, 1, 1]
+    np.testing.assert_allclose(labels.probabilities, [1, 1, 0.25, 1, 1])
+    np.testing.assert_allclose(labels.persistence, [np.mean([0.875, 0.875, 0.5]), 0.75])
 
 
 def test_probability_distinguishes_nothing_below_epsilon() -> None:
     tree = edges((0, 1, 0.1), (1, 2, 0.25), (2, 3, 0.5), (3, 4, 0.8), (4, 5, 0.1))
-    found = extract_clusters(tree, replace(PLAIN, cluster_selection_epsilon=0.3))
-    np.testing.assert_allclose(found.probabilities, [1, 1, 1, 0.6, 1, 1])
+    clusters = extract_clusters(tree, replace(PLAIN, cluster_selection_epsilon=0.3))
+    np.testing.assert_allclose(clusters.probabilities, [1, 1, 1, 0.6, 1, 1])
 
 
 def test_copies_do_not_fade_their_surroundings() -> None:
@@ -362,6 +362,6 @@ def test_copies_do_not_fade_their_surroundings() -> None:
 
 def test_members_of_swallowed_clusters_are_certain() -> None:
     # The pairs inside {0..3} are denser than the cluster ever was: 1, not more.
-    found = extract_clusters(PAIRS, replace(PLAIN, cluster_selection_epsilon=0.6))
-    assert found.probabilities.tolist() == [1.0] * 8 + [0.0]
-    np.testing.assert_allclose(by_smallest_row(found).persistence, [1 - 0.1 / 0.8] * 2)
+    clusters = extract_clusters(PAIRS, replace(PLAIN, cluster_selection_epsilon=0.6))
+    assert clusters.probabilities.tolist() == [1.0] * 8 + [0.0]
+    np.testing.assert_allclose(by_smallest_row(clusters).persistence, [1 - 0.1 / 0.8] * 2)

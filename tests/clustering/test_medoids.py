@@ -44,11 +44,11 @@ def test_equal_the_oracle_s_on_every_cluster(name: str) -> None:
                 PLAIN, min_cluster_size=size, cluster_selection_epsilon=epsilon, allow_single_cluster=True
             )
             flat = extract_clusters(tree_of(name, min_samples), parameters)
-            found = find_medoids(vectors, flat.labels, flat.probabilities, len(flat.persistence))
-            assert found == reference.medoids(vectors, flat.labels, flat.probabilities)
-            assert list(found) == list(range(len(flat.persistence)))
-            assert all(flat.labels[row] == label for label, row in found.items())
-            n_checked += len(found)
+            medoids = find_medoids(vectors, flat.labels, flat.probabilities, len(flat.persistence))
+            assert medoids == reference.medoids(vectors, flat.labels, flat.probabilities)
+            assert list(medoids) == list(range(len(flat.persistence)))
+            assert all(flat.labels[row] == label for label, row in medoids.items())
+            n_checked += len(medoids)
     assert n_checked > 0
 
 
@@ -75,8 +75,8 @@ def test_tied_rows_equal_the_oracle_s(
     labels = np.unique(np.append(labels, OUTLIER), return_inverse=True)[1][:-1] - 1
     weights = generator.integers(0, 3, len(numbers)).astype(np.float64)
     vectors = unit_rows(numbers)
-    found = find_medoids(vectors, labels, weights, int(labels.max()) + 1)
-    assert found == reference.medoids(vectors, labels, weights)
+    medoids = find_medoids(vectors, labels, weights, int(labels.max()) + 1)
+    assert medoids == reference.medoids(vectors, labels, weights)
 
 
 @pytest.mark.parametrize("rows_per_chunk", [1, 7, 100])
@@ -144,9 +144,9 @@ def test_a_device_takes_the_same_rows(
     vectors[300:] = vectors[:300]
     weights[labels == 3] = 0
     monkeypatch.setattr(rows, "DEVICE_CHUNK_BYTES", rows_per_chunk * 16 * 8)
-    found = find_medoids(upload(vectors), labels, weights, 5)
-    assert found == find_medoids(vectors, labels, weights, 5) == reference.medoids(vectors, labels, weights)
-    assert {type(row) for row in found.values()} == {int}
+    medoids = find_medoids(upload(vectors), labels, weights, 5)
+    assert medoids == find_medoids(vectors, labels, weights, 5) == reference.medoids(vectors, labels, weights)
+    assert {type(row) for row in medoids.values()} == {int}
 
 
 def test_a_device_s_ties_go_to_the_earliest_row(upload: Callable[[Any], Any]) -> None:
@@ -193,9 +193,9 @@ def test_one_cluster_of_30_000_rows_takes_little_memory() -> None:
 
     tracemalloc.start()
     try:
-        found = find_medoids(vectors, labels, weights, 1)
+        medoids = find_medoids(vectors, labels, weights, 1)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert found == {0: planted}
+    assert medoids == {0: planted}
     assert peak < 16 * 2**20  # a pairwise matrix would be 6.7 GiB

@@ -88,16 +88,16 @@ def assignments(file: UpgradedFile, outcome: ModelOutcome) -> list[tuple[Any, ..
 
 
 def run(file: UpgradedFile, backend: str, **options: Any) -> list[ModelOutcome]:
-    asked = ClusteringParameters(backend=backend, epsilon=0.1, min_cluster_size=3, min_samples=2)
-    return panic_tda.cluster_all_data(file.database, parameters=asked, **options)
+    parameters = ClusteringParameters(backend=backend, epsilon=0.1, min_cluster_size=3, min_samples=2)
+    return panic_tda.cluster_all_data(file.database, parameters=parameters, **options)
 
 
 @pytest.mark.usefixtures("on_device_backends", "any_device")
 @pytest.mark.parametrize("backend", ["all", "distinct"])
 def test_stored_results_equal_those_of_the_host(upgraded: MakeFile, backend: str) -> None:
     file = upgraded(SPEC)
-    found, expected = run(file, backend), run(file, "sklearn")
-    for there, here in zip(found, expected, strict=True):
+    outcomes, expected = run(file, backend), run(file, "sklearn")
+    for there, here in zip(outcomes, expected, strict=True):
         assert (there.status, there.backend) == (CLUSTERED, "on-device"), there
         assert there.n_clusters == here.n_clusters > 0
         assert [row[:2] + row[3:] for row in assignments(file, there)] == [
@@ -126,25 +126,25 @@ def test_arrays_of_the_host_are_moved_there(backend: str) -> None:
     rng = np.random.default_rng(0)
     vectors = np.repeat(rng.standard_normal((4, 12)), 20, axis=0) + 0.05 * rng.standard_normal((80, 12))
     vectors[10:30] = vectors[50:70]
-    found = hdbscan(vectors, backend=backend, epsilon=0.0)
+    clustering = hdbscan(vectors, backend=backend, epsilon=0.0)
     expected = hdbscan(vectors, backend="sklearn", epsilon=0.0)
-    assert found.record.backend == "on-device"
-    assert found.record.n_unique == 60
-    assert found.labels.tolist() == expected.labels.tolist()
-    assert found.medoid_indices == expected.medoid_indices
+    assert clustering.record.backend == "on-device"
+    assert clustering.record.n_unique == 60
+    assert clustering.labels.tolist() == expected.labels.tolist()
+    assert clustering.medoid_indices == expected.medoid_indices
 
 
 @pytest.mark.usefixtures("on_device_backends")
 def test_a_backend_of_all_rows_gets_them_as_they_are(
     stand_in: StandIn, during: Callable[[Callable[[Any], None]], None]
 ) -> None:
-    seen: list[Any] = []
-    during(lambda rows: seen.append(rows.get()))
+    calls: list[Any] = []
+    during(lambda rows: calls.append(rows.get()))
     vectors = np.eye(5, dtype=np.float32)[[0, 1, 0, 2, 3, 1, 4, 0]]
     hdbscan(vectors, backend="all", min_cluster_size=2, min_samples=1)
-    assert seen[0].tolist() == vectors.tolist()
+    assert calls[0].tolist() == vectors.tolist()
     hdbscan(vectors, backend="distinct", min_cluster_size=2, min_samples=1)
-    assert seen[1].tolist() == np.eye(5).tolist()
+    assert calls[1].tolist() == np.eye(5).tolist()
     # The rows, and no second matrix of them for the copies.
     assert len(stand_in.matrices) == 2
 
@@ -235,23 +235,23 @@ def test_auto_chooses_once(
 def test_auto_works_in_host_memory_where_the_device_is_too_small_even_for_lists(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(cuda, "free_bytes", lambda: 1_000)
-    asked = ClusteringParameters(exact=True, epsilon=0.1, min_cluster_size=3, min_samples=2)
+    monkeypatch.setattr(cuda, "allocatable_bytes", lambda: 1_000)
+    parameters = ClusteringParameters(exact=True, epsilon=0.1, min_cluster_size=3, min_samples=2)
     with caplog.at_level(logging.INFO, "panic_tda"):
-        placement = choose_placement(asked, 5_000, 8)
-        outcomes = panic_tda.cluster_all_data(upgraded(SPEC).database, parameters=asked)
+        placement = choose_placement(parameters, 5_000, 8)
+        outcomes = panic_tda.cluster_all_data(upgraded(SPEC).database, parameters=parameters)
     assert (placement.backend.name, placement.rows_on_device, placement.on_device) == ("tiled", False, False)
     assert "trying in host memory" in caplog.text
     assert [(outcome.status, outcome.backend) for outcome in outcomes] == [(CLUSTERED, "tiled")] * 3
     with pytest.raises(UnsupportedOnBackend, match="--devices none"):
-        choose_placement(replace(asked, backend="tiled"), 5_000, 8)
+        choose_placement(replace(parameters, backend="tiled"), 5_000, 8)
 
 
 def test_warnings_name_their_model(upgraded: MakeFile, caplog: pytest.LogCaptureFixture) -> None:
-    asked = ClusteringParameters(min_cluster_size=1_000)
-    panic_tda.cluster_all_data(upgraded(SPEC).database, parameters=asked)
-    said = [record.getMessage() for record in caplog.records if "rows are outliers" in record.getMessage()]
-    assert [message.partition(":")[0] for message in said] == ["First", "Second", "Third"]
+    parameters = ClusteringParameters(min_cluster_size=1_000)
+    panic_tda.cluster_all_data(upgraded(SPEC).database, parameters=parameters)
+    texts = [record.getMessage() for record in caplog.records if "rows are outliers" in record.getMessage()]
+    assert [message.partition(":")[0] for message in texts] == ["First", "Second", "Third"]
 
 
 @pytest.mark.usefixtures("on_device_backends")
@@ -264,7 +264,7 @@ def test_without_a_device_rows_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("stand_in")
 @pytest.mark.parametrize("free_gib", [2, 80])
 def test_tiled_has_its_rows_where_they_fit(monkeypatch: pytest.MonkeyPatch, free_gib: int) -> None:
-    monkeypatch.setattr(cuda, "free_bytes", lambda: free_gib << 30)
+    monkeypatch.setattr(cuda, "allocatable_bytes", lambda: free_gib << 30)
     placement = choose_placement(ClusteringParameters(backend="tiled", min_samples=2), 800_000, 768)
     assert placement.on_device
     assert placement.rows_on_device == (free_gib == 80)

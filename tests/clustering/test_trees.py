@@ -39,14 +39,14 @@ def heaviest_on_path(n: int, tree: Edges) -> np.ndarray:
         beside[v].append((u, height))
     heaviest = np.zeros((n, n))
     for start in range(n):
-        waiting, seen = deque([start]), {start}
+        waiting, visited = deque([start]), {start}
         while waiting:
             row = waiting.popleft()
-            for other, height in beside[row]:
-                if other not in seen:
-                    seen.add(other)
-                    heaviest[start, other] = max(heaviest[start, row], height)
-                    waiting.append(other)
+            for neighbour, height in beside[row]:
+                if neighbour not in visited:
+                    visited.add(neighbour)
+                    heaviest[start, neighbour] = max(heaviest[start, row], height)
+                    waiting.append(neighbour)
     return heaviest
 
 
@@ -64,9 +64,9 @@ def test_a_minimum_forest_has_no_lighter_edge_than_its_paths(n: int, seed: int, 
 
 
 def test_components_that_no_edge_joins_stay_apart() -> None:
-    one = Edges(np.array([0]), np.array([1]), np.array([2.0]))
+    edges = Edges(np.array([0]), np.array([1]), np.array([2.0]))
     two = Edges(np.array([2, 3]), np.array([3, 2]), np.array([1.0, 1.0]))
-    forest = minimum_forest(5, concatenate([one, two]))
+    forest = minimum_forest(5, concatenate([edges, two]))
     assert sorted(zip(forest.u.tolist(), forest.v.tolist(), strict=True)) == [(0, 1), (2, 3)]
 
 
@@ -98,10 +98,10 @@ def test_range_maxima_are_those_of_every_range(n: int, library: str) -> None:
     values = np.random.default_rng(n).random(n)
     there = strict_arrays.namespace.asarray if library == "strict" else np.asarray
     begin, end = (axis.reshape(-1) for axis in np.meshgrid(np.arange(n + 1), np.arange(n + 1)))
-    found = RangeMaxima(there(values)).of(there(begin), there(end))
-    found = found.get() if library == "strict" else found
+    maxima = RangeMaxima(there(values)).of(there(begin), there(end))
+    maxima = maxima.get() if library == "strict" else maxima
     wanted = [values[first:last].max(initial=0.0) for first, last in zip(begin, end, strict=True)]
-    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(maxima, wanted)
 
 
 @pytest.mark.parametrize("n_sampled", [1, 2, 9, 40])
@@ -109,8 +109,8 @@ def test_path_maxima_are_the_largest_gaps_between(n_sampled: int) -> None:
     rng = np.random.default_rng(n_sampled)
     gaps = np.concatenate([[np.inf], rng.random(39)])
     positions = np.sort(rng.choice(40, n_sampled, replace=False))
-    found = paths_from(gaps, positions).maxima(slice(0, 40))
+    maxima = paths_from(gaps, positions).maxima(slice(0, 40))
     for row, position in enumerate(positions.tolist()):
-        for other in range(40):
-            low, high = sorted((position, other))
-            assert found[row, other] == max(gaps[low + 1 : high + 1], default=0)
+        for last in range(40):
+            low, high = sorted((position, last))
+            assert maxima[row, last] == max(gaps[low + 1 : high + 1], default=0)

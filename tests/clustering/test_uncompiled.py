@@ -52,12 +52,12 @@ def answers(name: str) -> list[Any]:
     # Small tiles: most pairs are of two.
     backend = TiledBackend(Settings(tile_rows=64, threads=1, library=np))
     tree = backend.fit(rows, weights, FitOptions(min_samples=5, distance_floor=1e-3))
-    found: list[Any] = [np.sort(tree.height).tolist()]
-    for asked in ASKED:
-        parameters = ClusteringParameters(min_cluster_size=5, **asked).resolve(len(rows))
+    heights: list[Any] = [np.sort(tree.height).tolist()]
+    for settings_name in ASKED:
+        parameters = ClusteringParameters(min_cluster_size=5, **settings_name).resolve(len(rows))
         flat = hierarchy.extract_clusters(tree, parameters)
-        found.append([flat.labels.tolist(), flat.probabilities.tolist(), sorted(flat.persistence)])
-    return found
+        heights.append([flat.labels.tolist(), flat.probabilities.tolist(), sorted(flat.persistence)])
+    return heights
 
 
 UNCOMPILED = """
@@ -70,9 +70,9 @@ print(json.dumps(answers(sys.argv[1])))
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_fit_is_the_same_without_a_compiler(name: str) -> None:
-    done = run_python(UNCOMPILED, name)
-    assert done.returncode == 0, done.stderr
-    (heights, *plain), (compiled_heights, *compiled) = json.loads(done.stdout), answers(name)
+    process = run_python(UNCOMPILED, name)
+    assert process.returncode == 0, process.stderr
+    (heights, *plain), (compiled_heights, *compiled) = json.loads(process.stdout), answers(name)
     np.testing.assert_allclose(heights, compiled_heights, rtol=1e-12)
     for (labels, probabilities, persistence), expected in zip(plain, compiled, strict=True):
         assert labels == expected[0]

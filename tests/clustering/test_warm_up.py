@@ -54,10 +54,10 @@ def installation(tmp_path: Path) -> Path:
 
 
 def started(installation: Path, home: Path, *command: str) -> subprocess.Popen[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("NUMBA", "XDG"))}
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("NUMBA", "XDG"))}
     return subprocess.Popen(
         [sys.executable, *command],
-        env=kept | {"HOME": str(home), "PYTHONPATH": str(installation), "PYTHONDONTWRITEBYTECODE": "1"},
+        env=variables | {"HOME": str(home), "PYTHONPATH": str(installation), "PYTHONDONTWRITEBYTECODE": "1"},
         cwd=installation,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -81,10 +81,10 @@ def test_two_that_compile_at_once_do_no_harm_and_the_third_has_it_from_the_cache
     first, second = (finished(process)[0] for process in both)
     third, _ = finished(started(installation, home, "-c", CLUSTER))
     assert first["labels"] == second["labels"] == third["labels"]
-    for one in (first, second):
-        assert one["phases"][0] == PHASE
-        assert one["seconds"]["compile"] > 0
-        assert Path(one["cache"]).is_relative_to(home)
+    for run in (first, second):
+        assert run["phases"][0] == PHASE
+        assert run["seconds"]["compile"] > 0
+        assert Path(run["cache"]).is_relative_to(home)
     assert PHASE not in third["phases"]
     assert "compile" not in third["seconds"]
     assert third["misses"] == 0
@@ -93,10 +93,10 @@ def test_two_that_compile_at_once_do_no_harm_and_the_third_has_it_from_the_cache
 @pytest.mark.slow
 def test_without_any_folder_for_a_cache_the_fit_runs_and_says_so(installation: Path, tmp_path: Path) -> None:
     (tmp_path / "home").write_text("a file where the home folder should be")
-    found, said = finished(started(installation, tmp_path / "home", "-c", CLUSTER))
-    assert PHASE in found["phases"]
-    assert said.count("no folder for compiled code can be written") == 1
-    assert "NUMBA_CACHE_DIR" in said
+    printed, log = finished(started(installation, tmp_path / "home", "-c", CLUSTER))
+    assert PHASE in printed["phases"]
+    assert log.count("no folder for compiled code can be written") == 1
+    assert "NUMBA_CACHE_DIR" in log
 
 
 def test_listing_needs_no_cache_and_no_compiler(installation: Path, tmp_path: Path) -> None:
@@ -108,18 +108,18 @@ def test_listing_needs_no_cache_and_no_compiler(installation: Path, tmp_path: Pa
         "assert 'numba' not in sys.modules"
     )
     database = tmp_path / "new.sqlite"
-    made = run_python(
+    process = run_python(
         "import sys\nfrom panic_tda.storage import open_database\nopen_database(sys.argv[1], create=True)",
         str(database),
     )
-    assert made.returncode == 0, made.stderr
+    assert process.returncode == 0, process.stderr
     listed, _ = finished(started(installation, tmp_path / "home", "-c", code, str(database)))
     assert listed == []
 
 
 def test_everything_that_fits_call_is_compiled_before() -> None:
     """In a process of its own: here other tests have compiled what they met with."""
-    done = run_python(
+    process = run_python(
         """
 import numpy as np
 from panic_tda.clustering import compiled, warm_up
@@ -146,12 +146,12 @@ later = [kernel.py_func.__name__ for kernel in compiled.KERNELS if len(kernel.si
 print("compiled later:", later)
 """
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "compiled later: []"
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip() == "compiled later: []"
 
 
 def test_without_a_compiler_the_fit_runs_as_it_is() -> None:
-    done = run_python(
+    process = run_python(
         """
 import json, os
 os.environ["NUMBA_DISABLE_JIT"] = "1"
@@ -163,9 +163,9 @@ for backend in ("sklearn", "tiled"):
     print(json.dumps([found.labels.tolist(), sorted(found.record.seconds)]))
 """
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     rows = np.random.default_rng(0).standard_normal((60, 3))
     compiled = hdbscan(rows, epsilon=0, allow_single_cluster=False)
     assert len(compiled.persistence) > 1
     expected = [compiled.labels.tolist(), ["fit", "medoids"]]
-    assert [json.loads(line) for line in done.stdout.splitlines()] == [expected, expected]
+    assert [json.loads(line) for line in process.stdout.splitlines()] == [expected, expected]

@@ -71,10 +71,9 @@ def test_the_help_of_a_command_is_that_of_the_command() -> None:
         ("trajectorys", ["close: trajectory, trajectories"]),
         ("persistance", ["close: persistence"]),
         ("cluster-embedings", ["close: cluster-embeddings"]),
-        ("checkpoints", ["close: checkpoint"]),
-        ("nohup", ["pages with it: ", "scripts-and-logs"]),
-        ("kill", ["pages with it: clustering (Keep going after a kill)"]),
-        ("keep going", ["pages with it: clustering (Keep going after a kill)"]),
+        ("delete", ["delete-clusterings"]),
+        ("tmux", []),
+        ("reachability", ["pages with it: ", "algorithm"]),
         ("ßxyz", []),
     ],
 )
@@ -84,6 +83,49 @@ def test_an_unknown_topic_is_refused_with_what_is_close(topic: str, hints: list[
     assert result.stdout == ""
     for hint in [f"has no topic {topic!r}", "panic-tda help lists all topics", *hints]:
         assert hint in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("resume", "give the same command again"),
+        ("kill", "give the same command again"),
+        ("keep going", "give the same command again"),
+        ("nohup", "scripts/perform-clustering.sh"),
+        ("backend", "development"),
+        ("backends", "| `--backend` | exact |"),
+        ("add a backend", "1. Write a module in `panic_tda/clustering/backends/`"),
+        ("GPU", "--devices none"),
+        ("CUDA", "panic-tda doctor --environment"),
+        ("Postgres", "postgresql://"),
+        ("seed", "chance plays no part"),
+        ("min-samples", "including the point itself"),
+        ("noise", "label −1"),
+        ("leaf", "condensed tree"),
+        ("core step", "--core-probability"),
+        ("memory", "--memory-limit"),
+        ("exit code", "| 130 |"),
+        ("how do I keep going after a kill", "give the same command again"),
+        ("what does persistence mean", "How much of its life"),
+        ("how is min_samples counted", "the point\nitself is the first"),
+        ("how do I add a backend?", "1. Write a module in `panic_tda/clustering/backends/`"),
+        ("which tables hold the medoid", "`medoid_embedding_id`"),
+    ],
+)
+def test_words_that_people_try_lead_to_the_section(words: str, answer: str) -> None:
+    result = ask(*words.split())
+    assert result.exit_code == 0, result.stderr
+    assert answer in result.stdout
+    assert len(result.stdout.splitlines()) < 120
+
+
+def test_every_other_word_of_the_glossary_leads_to_a_section() -> None:
+    table = handbook.read_page("glossary").partition("\n## Other words\n")[2]
+    rows = re.findall(r"^\| (.+) \| (\[.+) \|$", table, re.MULTILINE)
+    words = [word for cells, _ in rows for word in cells.split(", ")]
+    assert len(words) == len(set(words)) > 50
+    for word in words:
+        assert "panic-tda help " in handbook.find_text(word, main.commands), word
 
 
 def test_the_shell_completes_pages_and_commands() -> None:
@@ -100,8 +142,8 @@ def test_a_terminal_shows_a_page_formatted_and_through_the_pager(tmp_path: Path)
         f"import os\nos.environ['PAGER'] = {str(pager)!r}\n"
         "from panic_tda.main import main\nmain(prog_name='panic-tda')"
     )
-    seen = on_a_terminal("help", "comparing", cwd=tmp_path, code=code, stdout=True)
-    shown = "\n".join(line for screen in seen.screens for line in screen)
+    terminal = on_a_terminal("help", "comparing", cwd=tmp_path, code=code, stdout=True)
+    shown = "\n".join(line for screen in terminal.screens for line in screen)
     assert "THE PAGER" in shown
     assert "Comparing" in shown
     assert "# Comparing" not in shown
@@ -116,7 +158,7 @@ def test_reading_in_a_pipe_loads_no_heavy_library(unmeasured: None) -> None:
         "    except SystemExit: pass\n"
         "import json\nprint('LOADED' + json.dumps([*sys.modules]))"
     )
-    done = run_python(code)
-    assert done.returncode == 0, done.stderr
-    loaded = {name.partition(".")[0] for name in json.loads(done.stdout.partition("LOADED")[2])}
+    process = run_python(code)
+    assert process.returncode == 0, process.stderr
+    loaded = {name.partition(".")[0] for name in json.loads(process.stdout.partition("LOADED")[2])}
     assert loaded & {"rich", "numpy", "sqlalchemy", "sqlite3", "pyarrow"} == set()

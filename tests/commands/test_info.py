@@ -88,12 +88,12 @@ def test_the_text_fits_a_screen_and_has_the_same_counts(upgraded: MakeFile) -> N
 def test_a_damaged_value_hides_nothing_else(upgraded: MakeFile, statement: str, key: str) -> None:
     file = upgraded()
     cluster_all_data(file.database)
-    whole = read_info(file)
+    database_info = read_info(file)
     with opened(file.path) as connection:
         connection.execute(statement)
     info = read_info(file)
     assert info[key] == 1
-    assert (info["n_runs"], info["n_embeddings"]) == (whole["n_runs"], whole["n_embeddings"])
+    assert (info["n_runs"], info["n_embeddings"]) == (database_info["n_runs"], database_info["n_embeddings"])
     assert "cannot be read; panic-tda doctor shows why" in " ".join(ask(file.target).stdout.split())
 
 

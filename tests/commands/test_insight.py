@@ -1,4 +1,4 @@
-"""What the commands say of stored clusterings: re-read from their JSON, and as people see it."""
+"""Commands that show stored clusterings: their JSON and their text."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def compare(*words: object, file: UpgradedFile) -> dict[str, Any]:
 
 
 def relabelled(finished: FinishedClustering, labels: np.ndarray, identity: str) -> FinishedClustering:
-    found = sorted(set(labels.tolist()) - {-1})
+    cluster_labels = sorted(set(labels.tolist()) - {-1})
     return replace(
         finished,
         id=UUID(identity),
         labels=labels,
-        medoids={label: int(np.flatnonzero(labels == label)[0]) for label in found},
-        persistence=dict.fromkeys(found, 0.5),
-        record=replace(finished.record, n_clusters=len(found), n_outliers=int((labels == -1).sum())),
+        medoids={label: int(np.flatnonzero(labels == label)[0]) for label in cluster_labels},
+        persistence=dict.fromkeys(cluster_labels, 0.5),
+        record=replace(finished.record, n_clusters=len(cluster_labels), n_outliers=int((labels == -1).sum())),
     )
 
 
@@ -54,26 +54,30 @@ def file(upgraded: MakeFile) -> UpgradedFile:
     a, b = np.full((2, len(finished.ids)), -1)
     a[:10], a[10:20], a[20:25] = 0, 1, 2
     b[:10], b[10:15], b[15:20], b[30:34] = 0, 1, 2, 3
-    other = make_finished(ids_of(file, "STSBMpnet"), model="STSBMpnet")
+    other_finished = make_finished(ids_of(file, "STSBMpnet"), model="STSBMpnet")
     with file.database.writing() as connection:
-        for one in (relabelled(finished, a, IDS[0]), relabelled(finished, b, IDS[1]), other):
-            save_clustering(connection, one)
+        for clustering in (relabelled(finished, a, IDS[0]), relabelled(finished, b, IDS[1]), other_finished):
+            save_clustering(connection, clustering)
     return file
 
 
 def test_json_says_what_became_of_every_cluster(file: UpgradedFile) -> None:
-    found = compare(IDS[0][:10], IDS[1], file=file)
-    assert list(found) == [*KEYS, "clusters", "new"]
-    assert (found["a"], found["b"], found["by"], found["n_shared"]) == (*IDS, "embedding", 40)
-    assert found["outliers"] == {"both": 11, "only_a": 4, "only_b": 5}
-    assert found["clusters"] == [
+    comparison = compare(IDS[0][:10], IDS[1], file=file)
+    assert list(comparison) == [*KEYS, "clusters", "new"]
+    assert (comparison["a"], comparison["b"], comparison["by"], comparison["n_shared"]) == (
+        *IDS,
+        "embedding",
+        40,
+    )
+    assert comparison["outliers"] == {"both": 11, "only_a": 4, "only_b": 5}
+    assert comparison["clusters"] == [
         {"a": 0, "b": 0, "jaccard": 1.0, "fate": "kept", "into": [{"b": 0, "share": 1.0}]},
         {"a": 1, "b": None, "jaccard": 0.5, "fate": "split", "into": [
             {"b": 1, "share": 0.5}, {"b": 2, "share": 0.5}]},
         {"a": 2, "b": None, "jaccard": 0.0, "fate": "dissolved", "into": []},
     ]  # fmt: skip
-    assert found["new"] == [3]
-    assert 0 < found["ari_with_outliers"] < found["ari"] < 1
+    assert comparison["new"] == [3]
+    assert 0 < comparison["ari_with_outliers"] < comparison["ari"] < 1
 
 
 def test_text_has_a_verdict_and_the_clusters_that_changed(file: UpgradedFile) -> None:
@@ -84,7 +88,11 @@ def test_text_has_a_verdict_and_the_clusters_that_changed(file: UpgradedFile) ->
     assert first.endswith("1 of 3 clusters kept (1 split, 1 dissolved), 1 of 4 new.")
     assert [line.split(" of ")[0] for line in named[:2]] == [f"A: {IDS[0]}", f"B: {IDS[1]}"]
     assert "On 40 shared embeddings. Outliers: 11 in both, 4 only in A, 5 only in B." in named[2]
-    texts = {one.id: one.invocation.text for one in file.facts.sample("Nomic") if one.invocation}
+    texts = {
+        embedding.id: embedding.invocation.text
+        for embedding in file.facts.sample("Nomic")
+        if embedding.invocation
+    }
     order = sorted(texts)
     (dissolved,) = (line for line in named if "dissolved" in line)
     assert dissolved.split()[:3] == ["2", "5", "dissolved"]
@@ -96,18 +104,23 @@ def test_text_has_a_verdict_and_the_clusters_that_changed(file: UpgradedFile) ->
 
 
 def test_the_same_clustering_twice_is_the_same(file: UpgradedFile) -> None:
-    found = compare("latest", "latest", "--model", "STSBMpnet", file=file)
-    assert (found["ari"], found["ami"], found["ari_with_outliers"], found["ami_with_outliers"]) == (1,) * 4
-    assert found["new"] == []
-    assert {one["fate"] for one in found["clusters"]} == {"kept"}
+    comparison = compare("latest", "latest", "--model", "STSBMpnet", file=file)
+    assert (
+        comparison["ari"],
+        comparison["ami"],
+        comparison["ari_with_outliers"],
+        comparison["ami_with_outliers"],
+    ) == (1,) * 4
+    assert comparison["new"] == []
+    assert {cluster["fate"] for cluster in comparison["clusters"]} == {"kept"}
     shown = invoke("compare-clusterings", "latest", "latest", "--model", "STSBMpnet", file=file)
     assert shown.stdout.startswith("The same: ARI 1.000, AMI 1.000, ")
     assert "dissolved" not in shown.stdout
 
 
 def test_latest_is_the_latest_of_a_model(file: UpgradedFile) -> None:
-    found = compare("latest", IDS[0], "--model", "STSBMpnet", file=file)
-    assert (found["b"], found["by"], found["n_shared"]) == (IDS[0], "invocation", 40)
+    comparison = compare("latest", IDS[0], "--model", "STSBMpnet", file=file)
+    assert (comparison["b"], comparison["by"], comparison["n_shared"]) == (IDS[0], "invocation", 40)
     refused = invoke("compare-clusterings", "latest", IDS[0], file=file)
     assert refused.exit_code == 2
     assert "choose one with --model" in refused.stderr
@@ -120,12 +133,14 @@ def test_latest_is_the_latest_of_a_model(file: UpgradedFile) -> None:
 
 
 def test_few_of_many_changes_are_shown_on_request(file: UpgradedFile) -> None:
-    other = invoke("compare-clusterings", "latest", IDS[0], "--model", "STSBMpnet", "--limit", 1, file=file)
+    other_result = invoke(
+        "compare-clusterings", "latest", IDS[0], "--model", "STSBMpnet", "--limit", 1, file=file
+    )
     everything = compare("latest", IDS[0], "--model", "STSBMpnet", file=file)
-    changed = [one for one in everything["clusters"] if one["fate"] != "kept"]
+    changed = [cluster for cluster in everything["clusters"] if cluster["fate"] != "kept"]
     hidden = max(0, len(changed) - 1) + max(0, len(everything["new"]) - 1)
     assert hidden
-    assert other.stdout.rstrip().endswith(f"… and {hidden} more; --limit 0 shows all")
+    assert other_result.stdout.rstrip().endswith(f"… and {hidden} more; --limit 0 shows all")
     assert "more; --limit" not in invoke(
         "compare-clusterings", "latest", IDS[0], "--model", "STSBMpnet", "--limit", 0, file=file
     ).stdout  # fmt: skip
@@ -144,9 +159,9 @@ def test_what_cannot_be_compared_says_why(file: UpgradedFile) -> None:
         replace(make_finished(half), id=UUID(int=number)) for number, half in enumerate((ids[:9], ids[9:]))
     ]
     with file.database.writing() as connection:
-        for one in halves:
-            save_clustering(connection, one)
-    result = invoke("compare-clusterings", *(one.id for one in halves), "--json", file=file)
+        for clustering in halves:
+            save_clustering(connection, clustering)
+    result = invoke("compare-clusterings", *(half.id for half in halves), "--json", file=file)
     assert result.exit_code == 2
     error = json.loads(result.stdout)["error"]
     assert error["type"] == "NothingShared"

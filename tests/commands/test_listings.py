@@ -1,4 +1,4 @@
-"""What listings say: ids as short as is unique, times with their zone, one thing as one, and nothing cut."""
+"""Listings: ids as short as is unique, times with their zone, singular and plural, nothing cut."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TEXT = "a text that goes on " * 30
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with two clusterings whose ids begin alike, as those of one minute do."""
     path = make_walks(tmp_path_factory.mktemp("listings"), Walk(runs=3, steps=20, places=2))
     run_command("recut-clustering", "--db", path, "--epsilon", "0.2", "-q")
@@ -39,9 +39,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(made: Path, tmp_path: Path) -> Callable[..., str]:
+def run(demo: Path, tmp_path: Path) -> Callable[..., str]:
     """Run commands on a copy."""
-    path = Path(shutil.copyfile(made, tmp_path / "copy.sqlite"))
+    path = Path(shutil.copyfile(demo, tmp_path / "copy.sqlite"))
     return lambda *words: run_command(*words, "--db", path, "-q")
 
 
@@ -52,17 +52,19 @@ def shown(text: str) -> list[str]:
 def test_ids_are_as_long_as_it_takes_and_are_taken(run: Callable[..., str]) -> None:
     names = shown(run("list-clusterings"))
     assert names == ["01a1fbfd-1fbe", "01a1fbfd-1fbd"]
-    whole = [one["id"] for one in json.loads(run("list-clusterings", "--json"))]
-    assert [one.replace("-", "") for one in whole] == IDS[::-1]
-    for name, one in zip(names, whole, strict=True):
-        assert json.loads(run("show-clustering", name, "--json"))[0]["id"] == one
+    all_ids = [clustering["id"] for clustering in json.loads(run("list-clusterings", "--json"))]
+    assert [clustering_id.replace("-", "") for clustering_id in all_ids] == IDS[::-1]
+    for name, clustering in zip(names, all_ids, strict=True):
+        assert json.loads(run("show-clustering", name, "--json"))[0]["id"] == clustering
         assert json.loads(run("recut-clustering", name, "--epsilon", "0.3", "--json"))["results"][0]["id"]
-        assert one in run("show-density", name)
-        assert one in run("compare-clusterings", name, names[0])
+        assert clustering in run("show-density", name)
+        assert clustering in run("compare-clusterings", name, names[0])
     deleted = run("delete-clusterings", names[1], "--yes")
     assert shown(deleted) == [names[1]]
     assert "1 clustering goes, with 6 clusters and 60 assignments." in deleted
-    assert whole[1] not in [one["id"] for one in json.loads(run("list-clusterings", "--json"))]
+    assert all_ids[1] not in [
+        clustering["id"] for clustering in json.loads(run("list-clusterings", "--json"))
+    ]
 
 
 def test_a_hidden_clustering_is_told_apart_as_well(run: Callable[..., str]) -> None:
@@ -75,7 +77,7 @@ def times_of(value: Any) -> list[str]:
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):
-        return [time for one in value for time in times_of(one)]
+        return [time for part in value for time in times_of(part)]
     return [value] if isinstance(value, str) and re.match(r"\d{4}-\d\d-\d\d[ T]", value) else []
 
 
@@ -96,7 +98,7 @@ def test_the_time_in_a_file_says_its_zone(run: Callable[..., str], tmp_path: Pat
 def test_one_of_everything_is_one(tmp_path: Path) -> None:
     """One run, one cluster, one step in transit, one more clustering than is listed."""
     database, clustering = plant(tmp_path / "one.sqlite", [PlantedRun([0] * 5)])
-    said = "\n".join(
+    text = "\n".join(
         run_command(*words, "--db", database.path, "-q")
         for words in (
             ["list-clusterings"],
@@ -108,10 +110,10 @@ def test_one_of_everything_is_one(tmp_path: Path) -> None:
         )
     )
     verbs = ("was", "is", "ends", "goes", "clustering goes")
-    assert set(re.findall(r"(?<![\d.,])1 ((?:\w+ )?\w+s)\b", said)) <= set(verbs)
-    assert "The only run: 0.0 % of 5 steps are in transit" in said
-    assert "1 of 1 cluster kept" in said
-    assert "1 clustering goes, with 4 clusters and 5 assignments." in said
+    assert set(re.findall(r"(?<![\d.,])1 ((?:\w+ )?\w+s)\b", text)) <= set(verbs)
+    assert "The only run: 0.0 % of 5 steps are in transit" in text
+    assert "1 of 1 cluster kept" in text
+    assert "1 clustering goes, with 4 clusters and 5 assignments." in text
 
 
 def test_texts_are_whole_where_they_go_elsewhere(tmp_path: Path) -> None:
@@ -124,18 +126,18 @@ def test_texts_are_whole_where_they_go_elsewhere(tmp_path: Path) -> None:
     for part in (*(f"{TEXT}{label}" for label in range(4)), f"{TEXT}prompt"):
         # In the transitions and the path's legend, or in the groups and the head of the run.
         assert piped.count(part) >= 2
-    seen = on_a_terminal(*words, cwd=tmp_path, columns=70, stdout=True).text
-    assert "…" in seen
+    text = on_a_terminal(*words, cwd=tmp_path, columns=70, stdout=True).text
+    assert "…" in text
 
 
 @pytest.mark.parametrize("backend", ["auto", "tiled", "sklearn"])
 @pytest.mark.parametrize("width", [80, 60])
-def test_a_plan_shows_what_the_chosen_backend_takes(made: Path, backend: str, width: int) -> None:
-    words = ("plan-clustering", "--downsample", "1", "--backend", backend, "--db", str(made), "-q")
+def test_a_plan_shows_what_the_chosen_backend_takes(demo: Path, backend: str, width: int) -> None:
+    words = ("plan-clustering", "--downsample", "1", "--backend", backend, "--db", str(demo), "-q")
     plan = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
     chosen = plan["models"][0]["plans"][0]["backend"]
-    seen = on_a_terminal(*words, cwd=made.parent, columns=width, stdout=True).text
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen).replace("\r", "")
+    text = on_a_terminal(*words, cwd=demo.parent, columns=width, stdout=True).text
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "")
     header, row = plain.lstrip("\n").split("\n")[:2]
     assert header.split()[:4] == ["model", "factor", "rows", "backend"]
     assert row.split()[3] == chosen
@@ -162,9 +164,9 @@ def test_next_steps_are_suggested_once(
         # Nobody looks at a page that a test makes.
         assert run_command(name, *(word for word in rest if word != "--open"), "-q")
     assert next_steps(run_command(*words)) == []
-    other = upgraded(name="other file.sqlite")
-    (line, *_) = next_steps(run_command(*words, "Nomic", "--db", other.target))
-    assert shlex.split(line)[1:] == ["show-clustering", "--db", other.target, "latest"]
+    other_file = upgraded(name="other file.sqlite")
+    (line, *_) = next_steps(run_command(*words, "Nomic", "--db", other_file.target))
+    assert shlex.split(line)[1:] == ["show-clustering", "--db", other_file.target, "latest"]
 
 
 def test_json_has_no_next_steps(upgraded: MakeFile) -> None:

@@ -1,4 +1,4 @@
-"""What the commands show is cut to a real terminal's width, and whole where it goes elsewhere."""
+"""Tables are cut to the width of a real terminal, and complete in files and pipes."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def words(clustered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
 
 @pytest.mark.parametrize("command", SHOWN)
 def test_a_terminal_has_room_for_every_line(command: str, words: Callable[[str], list[str]]) -> None:
-    seen = on_a_terminal(*words(command), cwd=Path.cwd(), columns=COLUMNS, stdout=True)
-    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.text).replace("\r", "").split("\n")
+    terminal = on_a_terminal(*words(command), cwd=Path.cwd(), columns=COLUMNS, stdout=True)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.text).replace("\r", "").split("\n")
     assert len(shown) > 2
     assert [line for line in shown if columns(line) > COLUMNS] == []
     assert max(map(columns, shown)) > COLUMNS - 20

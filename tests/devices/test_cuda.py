@@ -1,4 +1,4 @@
-"""Which CUDA devices there are, asked on machines with and without them."""
+"""The list of CUDA devices, on machines with and without them."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def test_a_hidden_device_is_no_device() -> None:
         "import os\nos.environ['CUDA_VISIBLE_DEVICES'] = ''\n"
         "from panic_tda.devices import cuda\nprint(cuda.count(), cuda.devices(), cuda.unavailable_reason())"
     )
-    done = run_python(code)
-    assert done.stdout.startswith("0 [] "), done.stderr
-    assert "None" not in done.stdout
+    process = run_python(code)
+    assert process.stdout.startswith("0 [] "), process.stderr
+    assert "None" not in process.stdout
 
 
 def test_asking_imports_nothing_where_cupy_is_not_installed() -> None:
@@ -64,15 +64,15 @@ def test_asking_imports_nothing_where_cupy_is_not_installed() -> None:
 def test_devices_say_what_they_are() -> None:
     if cuda.unavailable_reason():
         pytest.skip(f"{cuda.unavailable_reason()}")
-    found = cuda.devices()
-    assert [device.number for device in found] == list(range(cuda.count()))
-    for device in found:
+    devices = cuda.devices()
+    assert [device.number for device in devices] == list(range(cuda.count()))
+    for device in devices:
         assert device.name
         assert 0 < device.free_bytes <= device.total_bytes
         major, minor = device.compute_capability.split(".")
         assert int(major) >= 3
         assert int(minor) >= 0
-    assert 0 < cuda.free_bytes() <= found[0].total_bytes
+    assert 0 < cuda.allocatable_bytes() <= devices[0].total_bytes
 
 
 def test_all_visible_devices_are_taken_by_default(two_devices: None) -> None:

@@ -1,4 +1,4 @@
-"""What `doctor --environment` says of this machine is what can be seen of it otherwise."""
+"""`doctor --environment` reports this machine as other sources describe it."""
 
 from __future__ import annotations
 
@@ -57,27 +57,27 @@ def write_tool(path: Path, body: str) -> None:
 
 
 def test_libraries_and_machine_are_those_of_this_process() -> None:
-    found = examine()
+    examination = examine()
     for name, package in (("NumPy", "numpy"), ("numba", "numba"), ("SQLAlchemy", "sqlalchemy")):
-        assert found.versions[name] == importlib.metadata.version(package)
-    assert found.versions["SQLite"] == sqlite3.sqlite_version
-    assert set(found.versions) >= {"panic_tda", "scikit-learn", "pyarrow", "CuPy", "cuML"}
-    assert found.memory_bytes == pytest.approx(psutil.virtual_memory().total, rel=0.01)
-    assert found.available_bytes is not None
-    assert 0 < found.available_bytes < found.memory_bytes
+        assert examination.versions[name] == importlib.metadata.version(package)
+    assert examination.versions["SQLite"] == sqlite3.sqlite_version
+    assert set(examination.versions) >= {"panic_tda", "scikit-learn", "pyarrow", "CuPy", "cuML"}
+    assert examination.memory_bytes == pytest.approx(psutil.virtual_memory().total, rel=0.01)
+    assert examination.available_bytes is not None
+    assert 0 < examination.available_bytes < examination.memory_bytes
     # With what the system keeps of files and gives back, which is most of it after a large one was read.
-    assert found.available_bytes == pytest.approx(psutil.virtual_memory().available, rel=0.1)
-    assert found.cores == len(psutil.Process().cpu_affinity())
+    assert examination.available_bytes == pytest.approx(psutil.virtual_memory().available, rel=0.1)
+    assert examination.cores == len(psutil.Process().cpu_affinity())
 
 
 def test_what_is_not_there_has_a_reason_with_the_remedy() -> None:
-    found = examine()
-    assert set(found.backends) == set(backends.NAMES) - {backends.AUTO}
-    assert found.backends["tiled"] is found.backends["sklearn"] is None
+    examination = examine()
+    assert set(examination.backends) == set(backends.NAMES) - {backends.AUTO}
+    assert examination.backends["tiled"] is examination.backends["sklearn"] is None
     if cuda.count():
         pytest.skip("there is a CUDA device here")
-    assert found.cuda_unusable_because == cuda.unavailable_reason() is not None
-    assert (found.devices, found.driver_cuda, found.cuda_runtime) == ((), None, None)
+    assert examination.cuda_unusable_because == cuda.unavailable_reason() is not None
+    assert (examination.devices, examination.driver_cuda, examination.cuda_runtime) == ((), None, None)
 
 
 def test_unknown_backends_have_no_state() -> None:
@@ -118,9 +118,11 @@ def test_text_says_what_there_is_and_what_is_missing() -> None:
 
 
 def test_text_without_cuda_says_why() -> None:
-    found = replace(with_devices(), driver=None, devices=(), cuda_unusable_because="CuPy is not installed")
+    without_device = replace(
+        with_devices(), driver=None, devices=(), cuda_unusable_because="CuPy is not installed"
+    )
     text = databases().environment_text(
-        replace(found, memory_bytes=None, versions={"cuML": None, "numba": "1"}), 1000
+        replace(without_device, memory_bytes=None, versions={"cuML": None, "numba": "1"}), 1000
     )
     assert "CUDA      driver none found; cannot be used: CuPy is not installed\n" in text
     assert "unknown memory" in text
@@ -129,22 +131,22 @@ def test_text_without_cuda_says_why() -> None:
 
 
 def test_text_fits_a_terminal() -> None:
-    found = replace(with_devices(), backends={"cuml": "CuPy is not installed; " * 9})
-    lines = databases().environment_text(found, 60).splitlines()
+    without_device = replace(with_devices(), backends={"cuml": "CuPy is not installed; " * 9})
+    lines = databases().environment_text(without_device, 60).splitlines()
     assert max(map(len, lines)) <= 60
     assert lines[-2][:10] == lines[-1][:10] == " " * 10
 
 
 def test_json_has_every_field() -> None:
-    said = json.loads(json.dumps(databases().environment_json(with_devices())))
-    assert said["devices"][1] == {
+    printed = json.loads(json.dumps(databases().environment_json(with_devices())))
+    assert printed["devices"][1] == {
         "number": 1,
         "name": "NVIDIA RTX A6000",
         "total_bytes": 51_000_000_000,
         "free_bytes": 1_000_000_000,
         "compute_capability": "8.6",
     }
-    assert said["backends"]["tiled"] is None
+    assert printed["backends"]["tiled"] is None
 
 
 def test_the_command_needs_no_database_and_prints_text_or_json(tmp_path: Path) -> None:
@@ -163,9 +165,9 @@ def test_the_command_needs_no_database_and_prints_text_or_json(tmp_path: Path) -
 def test_on_a_device_everything_is_known() -> None:
     if cuda.unavailable_reason():
         pytest.skip(f"{cuda.unavailable_reason()}; with a device, run: pytest -m gpu")
-    found = examine()
-    assert found.cuda_unusable_because is None
-    assert found.driver is not None
-    assert found.driver_cuda is not None
-    assert found.cuda_runtime is not None
-    assert len(found.devices) == cuda.count()
+    examination = examine()
+    assert examination.cuda_unusable_because is None
+    assert examination.driver is not None
+    assert examination.driver_cuda is not None
+    assert examination.cuda_runtime is not None
+    assert len(examination.devices) == cuda.count()

@@ -55,14 +55,14 @@ def run(tmp_path: Path) -> Run:
     def run(code: str, **environment: object) -> subprocess.CompletedProcess[str]:
         without = ("CUPY_CACHE_DIR", "CUPY_CACHE_IN_MEMORY", "XDG_CACHE_HOME", "COVERAGE_PROCESS_CONFIG")
         usual = {name: value for name, value in os.environ.items() if name not in without}
-        given = {"HOME": tmp_path / "home", "TMPDIR": tmp_path / "temporary"} | environment
-        given["PYTHONPATH"] = os.pathsep.join([str(tmp_path / "packages"), str(REPOSITORY)])
+        variables = {"HOME": tmp_path / "home", "TMPDIR": tmp_path / "temporary"} | environment
+        variables["PYTHONPATH"] = os.pathsep.join([str(tmp_path / "packages"), str(REPOSITORY)])
         return subprocess.run(
             [sys.executable, "-c", code],
             capture_output=True,
             text=True,
             check=False,
-            env=usual | {name: str(value) for name, value in given.items()},
+            env=usual | {name: str(value) for name, value in variables.items()},
         )
 
     return run
@@ -73,47 +73,49 @@ def kernels(folder: Path) -> list[Path]:
 
 
 def test_a_home_that_can_be_written_is_left_to_cupy(run: Run, tmp_path: Path) -> None:
-    done = run(REASON)
-    assert done.stdout.splitlines() == ["None", "None None"], done.stderr
+    result = run(REASON)
+    assert result.stdout.splitlines() == ["None", "None None"], result.stderr
     assert kernels(tmp_path / "home") == [Path(".cupy/kernel_cache/kernel")]
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_an_unwritable_home_costs_no_device(run: Run, tmp_path: Path) -> None:
-    done = run(REASON, HOME=tmp_path / "file")
+    result = run(REASON, HOME=tmp_path / "file")
     folder = tmp_path / "temporary" / f"panic_tda-cupy-{os.getuid()}"
-    assert done.stdout.splitlines() == ["None", f"{folder} None"], done.stderr
+    assert result.stdout.splitlines() == ["None", f"{folder} None"], result.stderr
     assert kernels(folder) == [Path("kernel")]
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     # And once more, with what is there.
-    assert run(REASON, HOME=tmp_path / "file").stdout == done.stdout
+    assert run(REASON, HOME=tmp_path / "file").stdout == result.stdout
 
 
 def test_the_cache_home_comes_before_temporary_files(run: Run, tmp_path: Path) -> None:
-    done = run(REASON, HOME=tmp_path / "file", XDG_CACHE_HOME=tmp_path / "caches")
-    assert done.stdout.splitlines() == ["None", f"{tmp_path / 'caches/cupy/kernel_cache'} None"], done.stderr
+    result = run(REASON, HOME=tmp_path / "file", XDG_CACHE_HOME=tmp_path / "caches")
+    assert result.stdout.splitlines() == ["None", f"{tmp_path / 'caches/cupy/kernel_cache'} None"], (
+        result.stderr
+    )
 
 
 def test_a_folder_that_the_user_names_is_taken(run: Run, tmp_path: Path) -> None:
-    done = run(REASON, HOME=tmp_path / "file", CUPY_CACHE_DIR=tmp_path / "mine")
-    assert done.stdout.splitlines() == ["None", f"{tmp_path / 'mine'} None"], done.stderr
+    result = run(REASON, HOME=tmp_path / "file", CUPY_CACHE_DIR=tmp_path / "mine")
+    assert result.stdout.splitlines() == ["None", f"{tmp_path / 'mine'} None"], result.stderr
     assert kernels(tmp_path / "mine") == [Path("kernel")]
 
 
 def test_a_named_folder_that_cannot_be_written_is_replaced(run: Run, tmp_path: Path) -> None:
-    done = run(REASON, CUPY_CACHE_DIR=tmp_path / "file" / "mine", XDG_CACHE_HOME=tmp_path / "caches")
-    assert done.stdout.splitlines()[1] == f"{tmp_path / 'caches/cupy/kernel_cache'} None", done.stderr
+    result = run(REASON, CUPY_CACHE_DIR=tmp_path / "file" / "mine", XDG_CACHE_HOME=tmp_path / "caches")
+    assert result.stdout.splitlines()[1] == f"{tmp_path / 'caches/cupy/kernel_cache'} None", result.stderr
 
 
 def test_kernels_stay_in_memory_where_no_folder_can_be_written(run: Run, tmp_path: Path) -> None:
     # What somebody else could have prepared is not trusted.
     (tmp_path / "temporary" / f"panic_tda-cupy-{os.getuid()}").symlink_to(tmp_path / "home")
     code = "import logging\nlogging.basicConfig()\n" + REASON
-    done = run(code, HOME=tmp_path / "file", XDG_CACHE_HOME=tmp_path / "file")
-    assert done.stdout.splitlines() == ["None", f"{os.sep} 1"], done.stderr
+    result = run(code, HOME=tmp_path / "file", XDG_CACHE_HOME=tmp_path / "file")
+    assert result.stdout.splitlines() == ["None", f"{os.sep} 1"], result.stderr
     assert kernels(tmp_path) == []
     assert (
-        "compiles its CUDA kernels again; set CUPY_CACHE_DIR to a folder that can be written" in done.stderr
+        "compiles its CUDA kernels again; set CUPY_CACHE_DIR to a folder that can be written" in result.stderr
     )
 
 
@@ -126,8 +128,8 @@ def test_a_folder_that_others_can_enter_is_not_taken(run: Run, tmp_path: Path, m
 
 
 def test_the_environment_is_left_alone_once_cupy_is_imported(run: Run, tmp_path: Path) -> None:
-    done = run("import cupy, os\nos.environ['HOME'] = '/proc/none'\n" + REASON)
-    assert done.stdout.splitlines() == ["None", "None None"], done.stderr
+    result = run("import cupy, os\nos.environ['HOME'] = '/proc/none'\n" + REASON)
+    assert result.stdout.splitlines() == ["None", "None None"], result.stderr
 
 
 def test_doctor_names_the_variable_where_the_cache_keeps_cupy_from_loading(run: Run, tmp_path: Path) -> None:
@@ -137,11 +139,11 @@ def test_doctor_names_the_variable_where_the_cache_keeps_cupy_from_loading(run: 
         "from panic_tda.main import main\n"
         "main(['doctor', '--environment', '--json'], prog_name='panic-tda', standalone_mode=False)"
     )
-    done = run(code)
-    assert "no CUDA device can be used ([Errno 13] Permission denied: '/home/you/.cupy'); " in done.stdout, (
-        done.stderr
-    )
-    assert "set CUPY_CACHE_DIR to a folder that can be written" in done.stdout
+    result = run(code)
+    assert (
+        "no CUDA device can be used ([Errno 13] Permission denied: '/home/you/.cupy'); " in result.stdout
+    ), result.stderr
+    assert "set CUPY_CACHE_DIR to a folder that can be written" in result.stdout
 
 
 def test_a_cache_that_fails_in_the_middle_of_a_fit_says_what_to_do(run: Run, tmp_path: Path) -> None:
@@ -163,11 +165,11 @@ try:
 except panic_tda.PanicTdaError as error:
     print(type(error).__name__, error)
 """
-    done = run(code)
-    assert done.stdout.startswith("CannotWrite CuPy's cache of compiled kernels failed ([Errno 2] No such"), (
-        done.stderr
-    )
-    assert "set CUPY_CACHE_DIR to a folder that can be written and has s" in done.stdout
+    result = run(code)
+    assert result.stdout.startswith(
+        "CannotWrite CuPy's cache of compiled kernels failed ([Errno 2] No such"
+    ), result.stderr
+    assert "set CUPY_CACHE_DIR to a folder that can be written and has s" in result.stdout
 
 
 def test_other_errors_of_files_are_not_cupys(run: Run) -> None:

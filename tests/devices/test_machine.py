@@ -29,8 +29,8 @@ print(json.dumps([available_cores(), *host_memory()]))
 def ask(*prefix: str) -> list[int]:
     """Return cores, memory and available memory as a process started by these words sees them."""
     command = [*prefix, sys.executable, "-c", ASK]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
-    answer: list[int] = json.loads(done.stdout)
+    process = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    answer: list[int] = json.loads(process.stdout)
     return answer
 
 
@@ -135,11 +135,11 @@ def run(file: object, *words: str, prefix: tuple[str, ...] = ()) -> subprocess.C
 
 def test_a_limit_that_the_distance_matrix_exceeds_is_refused_with_its_bytes(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(runs=100, length=40, text_models=("Nomic",), layout=0))
-    done = run(file.path, "--backend", "sklearn", "--memory-limit", "1MiB")
-    assert done.returncode == 1
-    assert "backend sklearn needs 92 MiB above the vectors for 2,000 rows" in done.stderr
-    assert "--memory-limit allows 1 MiB; use --backend tiled" in done.stderr
-    assert "load" not in done.stderr.replace("downloaded", "")
+    result = run(file.path, "--backend", "sklearn", "--memory-limit", "1MiB")
+    assert result.returncode == 1
+    assert "backend sklearn needs 92 MiB above the vectors for 2,000 rows" in result.stderr
+    assert "--memory-limit allows 1 MiB; use --backend tiled" in result.stderr
+    assert "load" not in result.stderr.replace("downloaded", "")
     # What was not named gives way.
     assert run(file.path, "--memory-limit", "1MiB").returncode == 0
 
@@ -150,8 +150,8 @@ def test_a_fit_that_the_limit_of_the_process_cannot_hold_is_refused_before_loadi
     if not shutil.which("prlimit"):
         pytest.skip("there is no command prlimit")
     file = upgraded(FieldSpec(runs=800, length=40, text_models=("Nomic",), layout=0))
-    done = run(file.path, "--backend", "sklearn", prefix=("prlimit", f"--as={9 << 28}"))
-    assert done.returncode == 1
-    assert "backend sklearn needs 1.9 GiB of memory, but " in done.stderr
-    assert "are available. Sample with --downsample, or use --backend tiled" in done.stderr
-    assert "load" not in done.stderr
+    result = run(file.path, "--backend", "sklearn", prefix=("prlimit", f"--as={9 << 28}"))
+    assert result.returncode == 1
+    assert "backend sklearn needs 1.9 GiB of memory, but " in result.stderr
+    assert "are available. Sample with --downsample, or use --backend tiled" in result.stderr
+    assert "load" not in result.stderr

@@ -47,7 +47,7 @@ class Heard:
     def advance(self, amount: float) -> None:
         self.said.append(("+", amount))
 
-    def beside(self) -> Heard:
+    def branch(self) -> Heard:
         self.others.append(Heard(f"other {len(self.others)}"))
         return self.others[-1]
 
@@ -55,10 +55,10 @@ class Heard:
 def test_results_come_in_the_order_of_the_tasks_from_processes_that_see_one_device() -> None:
     results = run_on_devices(tell, [("square", number) for number in range(7)], DEVICES)
     assert [result[0] for result in results] == [0, 1, 4, 9, 16, 25, 36]
-    seen = {(result[1], result[2]) for result in results}
-    assert len(seen) == 2
-    assert {device for _, device in seen} == {"0", "1"}
-    assert os.getpid() not in {process for process, _ in seen}
+    seen_values = {(result[1], result[2]) for result in results}
+    assert len(seen_values) == 2
+    assert {device for _, device in seen_values} == {"0", "1"}
+    assert os.getpid() not in {process for process, _ in seen_values}
 
 
 def test_without_tasks_nothing_starts() -> None:
@@ -118,8 +118,8 @@ def test_each_process_is_heard_beside_the_others_under_its_name() -> None:
     heard = Heard()
     run_on_devices(tell, [("square", number) for number in range(3)], ONE, heard)
     assert heard.said == []
-    (other,) = heard.others
-    assert other.said == [("device 0: square", 2), ("", None)] * 3
+    (receiver,) = heard.others
+    assert receiver.said == [("device 0: square", 2), ("", None)] * 3
 
 
 def test_logs_come_with_the_name_of_the_device_and_only_where_they_are_wanted(
@@ -147,7 +147,7 @@ def interrupt_after(place: Path, asleep: int) -> Any:
                 wait_for(lambda: len(list(place.glob("asleep-*"))) == asleep)
                 raise KeyboardInterrupt
 
-        def beside(self) -> Heard:
+        def branch(self) -> Heard:
             return self
 
     return Interrupting()
@@ -196,7 +196,7 @@ def test_processes_end_with_a_caller_that_was_killed(tmp_path: Path) -> None:
 def test_a_caller_without_a_main_guard_is_not_run_again(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(CALLER.replace('("chatty", sys.argv[1])', '("square", 3)') + "print('once')\n")
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, str(script)],
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
@@ -204,7 +204,7 @@ def test_a_caller_without_a_main_guard_is_not_run_again(tmp_path: Path) -> None:
         timeout=SECONDS,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (0, "once\n"), done.stderr
+    assert (process.returncode, process.stdout) == (0, "once\n"), process.stderr
 
 
 def test_listeners_beside_each_other() -> None:
@@ -222,7 +222,7 @@ def test_lines_of_several_listeners_stand_beside_each_other(caplog: pytest.LogCa
     with caplog.at_level(logging.INFO, "panic_tda"), Display(0.01) as progress:
         progress.phase("count")
         progress.phase("")
-        first, second = progress.beside(), progress.beside()
+        first, second = progress.branch(), progress.branch()
         first.phase("device 0: fit")
         second.phase("device 1: fit")
         wait_for(lambda: "device 0: fit: running" in caplog.text and "device 1: fit: running" in caplog.text)

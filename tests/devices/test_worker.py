@@ -1,4 +1,4 @@
-"""What the process of a device says, and that it says it whole."""
+"""Messages from the process of a device arrive complete."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def test_steps_are_added_up_not_lost() -> None:
             sent.append(message)
 
     now = [100.0]
-    told = worker._ProgressForwarder(Channel(), clock=lambda: now[0])  # type: ignore[arg-type]
-    told.phase("distances", 10.0)
+    forwarder = worker._ProgressForwarder(Channel(), clock=lambda: now[0])  # type: ignore[arg-type]
+    forwarder.phase("distances", 10.0)
     for _ in range(8):
         now[0] += 0.06
-        told.advance(1.0)
+        forwarder.advance(1.0)
     assert sent == [worker.Phase("distances", 10.0), worker.Advanced(4.0), worker.Advanced(4.0)]
 
 

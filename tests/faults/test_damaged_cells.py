@@ -13,7 +13,7 @@ import pytest
 from click.testing import Result
 
 from panic_tda.storage.database import open_database
-from panic_tda.storage.read.glance import stored_clusterings
+from panic_tda.storage.read.completions import read_clustering_entries
 from panic_tda.storage.read.results import find_clustering
 from tests.faults import damaged_cells
 from tests.faults.damaged_cells import MODEL, NOT_UTF8, SmallDatabase
@@ -94,7 +94,7 @@ def test_a_clustering_that_cannot_be_read_is_listed_with_its_reason_and_deleted(
 
 def test_a_shell_completes_the_clusterings_that_can_be_read(damaged: Callable[..., Path]) -> None:
     for value in ("none", NOT_UTF8, 7):
-        assert len(stored_clusterings(str(damaged("clusteringresult", "id", value)))) == 2
+        assert len(read_clustering_entries(str(damaged("clusteringresult", "id", value)))) == 2
 
 
 @pytest.mark.parametrize("value", ["yesterday", "9999-12-31 23:59:59.999999", 5, b"\xff", NOT_UTF8])

@@ -18,7 +18,7 @@ import pytest
 import sqlalchemy as sa
 from click.testing import Result
 
-from panic_tda.storage.read.glance import stored_clusterings, stored_models
+from panic_tda.storage.read.completions import read_clustering_entries, read_model_names
 from panic_tda.storage.schema.tables import Base
 from tests.faults import damaged_cells
 from tests.faults.damaged_cells import COLUMNS, OTHER, ROWS, STORAGE_CLASSES, VALUES, Command, SmallDatabase
@@ -138,8 +138,8 @@ def test_a_shell_completes_what_can_be_read(grid: Grid, tmp_path: Path, value: s
     for table, column in (*damaged_columns, ("embedding", "embedding_model")):
         shutil.copyfile(grid.small.path, path)
         if damaged_cells.damage(path, table, column, VALUES[value]):
-            assert len(stored_clusterings(str(path))) >= 2
-            assert OTHER in stored_models(str(path))
+            assert len(read_clustering_entries(str(path))) >= 2
+            assert OTHER in read_model_names(str(path))
 
 
 def _require_words(grid: Grid, name: str, cases: list[tuple[Column, str]], folder: Path) -> None:

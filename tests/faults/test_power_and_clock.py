@@ -14,10 +14,10 @@ import sqlalchemy as sa
 from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.clustering_manager import find_clusterings, list_clusterings
 from panic_tda.files.replacing import replacing
-from panic_tda.storage.read.glance import stored_clusterings
+from panic_tda.storage.read.completions import read_clustering_entries
 from panic_tda.storage.schema import tables as schemas
 from panic_tda.storage.write import pending, saving
-from panic_tda.storage.write.saving import save_or_keep
+from panic_tda.storage.write.saving import save_or_write_pending
 from tests.conftest import MakeFile, ids_of, make_finished
 from tests.field_files import FieldSpec, write_field_file
 from tests.snapshots import opened
@@ -91,12 +91,14 @@ def test_the_latest_clustering_is_the_one_saved_last_whatever_the_clock_says(
             patched.setattr(saving, "utc_now", lambda now=now: now)
             patched.setattr(schemas.time, "time_ns", lambda now=now: int(now.timestamp() * 1e9))
             finished = make_finished(ids_of(file))
-            save_or_keep(file.database, finished)
+            save_or_write_pending(file.database, finished)
         saved.append(finished.id)
         with file.database.session() as session:
             assert [found.id for found in list_clusterings(session)] == saved[::-1]
             assert [found.id for found in find_clusterings(session, ["latest"])] == saved[-1:]
-        assert [found.id for found in stored_clusterings(str(file.path))] == [str(one) for one in saved[::-1]]
+        assert [found.id for found in read_clustering_entries(str(file.path))] == [
+            str(one) for one in saved[::-1]
+        ]
     warned = [record for record in caplog.records if "the clock is behind" in record.getMessage()]
     assert len(warned) == 2
     with opened(file.path) as connection:

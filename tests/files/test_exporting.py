@@ -259,8 +259,8 @@ def test_what_is_in_the_way_is_refused(tmp_path: Path) -> None:
         write_rows(tmp_path / "none" / "rows.csv", stream())
     (tmp_path / "folder.csv").mkdir()
     os.mkfifo(tmp_path / "pipe.csv")
-    for name in ("folder.csv", "pipe.csv"):
-        with pytest.raises(WrongUsage, match="exists and is not a regular file"):
+    for name, reason in (("folder.csv", "is a folder"), ("pipe.csv", "exists and is not a regular file")):
+        with pytest.raises(WrongUsage, match=reason):
             write_rows(tmp_path / name, stream(), force=True)
     path = tmp_path / "rows.csv"
     path.write_text("before")
@@ -392,7 +392,9 @@ def test_a_disk_that_is_full_is_named(tmp_path: Path, suffix: str, unmeasured: N
     path = tmp_path / f"rows{suffix}"
     done = run_python(FULL_DISK, path)
     assert (done.returncode, done.stderr) == (0, "")
-    said = r" cannot be written: File too large \(\d+ MiB of it were written, .* are free\)"
+    said = (
+        r" cannot be written: File too large \(\d+ MiB of it were written, .* are free\); raise the limit .*"
+    )
     assert re.fullmatch(re.escape(str(path)) + said, done.stdout.strip())
     assert list(tmp_path.iterdir()) == []
 
@@ -518,17 +520,17 @@ def test_places_on_the_map_are_numbers_and_others_are_missing(
     monkeypatch.setattr(exports, "_BATCH_ROWS", 7)
     places = [(None, None) if row % 3 else (row / 7, -row) for row in range(len(expected))]
     columns = [pa.array(column, pa.float32()) for column in zip(*places, strict=True)]
-    beside = pa.record_batch(columns, names=["x", "y"])
+    extra_columns = pa.record_batch(columns, names=["x", "y"])
     path = tmp_path / f"rows{suffix}"
-    export_clustering(database, clustering(database), path, beside=beside)
+    export_clustering(database, clustering(database), path, extra_columns=extra_columns)
     for found, planted in zip(read_by(program, path), places, strict=True):
         assert found == (planted if None in planted else pytest.approx(planted, rel=1e-6))
 
 
 def test_a_map_of_other_rows_is_refused(database: Database, tmp_path: Path) -> None:
-    beside = pa.record_batch([pa.array([0.5])], names=["x"])
+    extra_columns = pa.record_batch([pa.array([0.5])], names=["x"])
     with pytest.raises(DatabaseError, match="assignments, and had 1 when its map was computed"):
-        export_clustering(database, clustering(database), tmp_path / "rows.csv", beside=beside)
+        export_clustering(database, clustering(database), tmp_path / "rows.csv", extra_columns=extra_columns)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -102,18 +102,18 @@ def _cluster(
     database: Database, assigned: dict[str, tuple[int, float]], downsample: int
 ) -> ClusteringSummary:
     ids = sorted(assigned)
-    labels = np.array([assigned[one][0] for one in ids], dtype=np.int64)
-    found = make_finished(ids or ["0"], model=MODEL)
-    found = replace(
-        found,
-        record=replace(found.record, downsample=downsample, n_embeddings=len(ids)),
+    labels = np.array([assigned[embedding_id][0] for embedding_id in ids], dtype=np.int64)
+    finished = make_finished(ids or ["0"], model=MODEL)
+    finished = replace(
+        finished,
+        record=replace(finished.record, downsample=downsample, n_embeddings=len(ids)),
         ids=np.array(ids, dtype="S32"),
         labels=labels,
-        probabilities=np.array([assigned[one][1] for one in ids], dtype=float),
+        probabilities=np.array([assigned[embedding_id][1] for embedding_id in ids], dtype=float),
         medoids={int(label): int(np.argmax(labels == label)) for label in set(labels.tolist()) - {-1}},
         persistence=dict.fromkeys(range(int(labels.max(initial=-1)) + 1), 0.5),
     )
     with database.writing() as connection:
-        save_clustering(connection, found)
+        save_clustering(connection, finished)
     with database.session() as session:
-        return find_clustering(session, str(found.id))
+        return find_clustering(session, str(finished.id))

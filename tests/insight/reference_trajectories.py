@@ -1,4 +1,4 @@
-"""What runs do, written out from the definitions: loops over lists, one step at a time.
+"""Reference for trajectories, written from the definitions: loops over lists, one step at a time.
 
 Nothing here shares code with the package: the file is read with plain `sqlite3`.
 """
@@ -51,12 +51,12 @@ def states_of(labels: list[int], probabilities: list[float], core: float) -> tup
 def visits_of(steps: list[int], states: list[int]) -> list[list[int]]:
     """Return [state, first step, dwell] of each visit; the last one lasts to the last step, counting it."""
     begins = [i for i in range(len(steps)) if i == 0 or states[i] != states[i - 1]]
-    found = []
+    stretches = []
     for position, i in enumerate(begins):
         is_last = position == len(begins) - 1
         end = steps[-1] + 1 if is_last else steps[begins[position + 1]]
-        found.append([states[i], steps[i], end - steps[i]])
-    return found
+        stretches.append([states[i], steps[i], end - steps[i]])
+    return stretches
 
 
 def settled_of(steps: list[int], flags: list[str], visits: list[list[int]]) -> tuple[Any, Any]:
@@ -79,33 +79,33 @@ def transitions_of(steps: list[int], states: list[int], lag: int) -> Counter[tup
 
 def recurrence_of(texts: dict[int, str]) -> dict[str, Any]:
     """Return what the texts of a run, by output step, come back to."""
-    seen: set[str] = set()
+    earlier_texts: set[str] = set()
     returns = 0
     for t in sorted(texts):
-        returns += texts[t] in seen
-        seen.add(texts[t])
-    found = {
-        "distinct_texts": len(seen),
+        returns += texts[t] in earlier_texts
+        earlier_texts.add(texts[t])
+    record = {
+        "distinct_texts": len(earlier_texts),
         "returns": returns,
         "period": None,
         "absorbed_at": None,
         "repeats": None,
     }
     if not texts:
-        return found
+        return record
     begin, end = min(texts), max(texts)
     for p in range(1, 17):
         for s in range(begin, end + 1):
             if end - s + 1 < max(3, 2 * p):
                 break
             if all(t in texts and texts[t] == texts.get(t + p) for t in range(s, end - p + 1)):
-                return found | {"period": p, "absorbed_at": s, "repeats": (end - s + 1) // p}
-    return found
+                return record | {"period": p, "absorbed_at": s, "repeats": (end - s + 1) // p}
+    return record
 
 
 def left_stretches_of(texts: dict[int, str]) -> list[tuple[int, int]]:
     """Return period and repeats of the stretches of repeats of a run that another text was seen to end."""
-    found: list[tuple[int, int, int]] = []
+    stretches: list[tuple[int, int, int]] = []
     for p in range(1, 17):
         for begin in texts:
             if _matches(texts, begin - 1, p):
@@ -118,10 +118,10 @@ def left_stretches_of(texts: dict[int, str]) -> list[tuple[int, int]]:
             ):
                 end += 1
             last = end + p - 1
-            is_inside = any(low <= begin and last <= high for _, low, high in found)
+            is_inside = any(low <= begin and last <= high for _, low, high in stretches)
             if last - begin + 1 >= max(3, 2 * p) and end > begin and not is_inside:
-                found.append((p, begin, last))
-    return sorted((p, (last - begin + 1) // p) for p, begin, last in found if last + 1 in texts)
+                stretches.append((p, begin, last))
+    return sorted((p, (last - begin + 1) // p) for p, begin, last in stretches if last + 1 in texts)
 
 
 def _matches(texts: dict[int, str], t: int, p: int) -> bool:
@@ -218,25 +218,25 @@ def weibull_of(strata: list[tuple[list[int], list[int]]], spacing: int = 1) -> t
         middle = math.log(best_mean(ended, cut_off, spacing))
         grid = [middle + step for step in range(-6, 7)]
         start = min(grid, key=loss)
-        found = minimize_scalar(
+        optimum = minimize_scalar(
             loss, bounds=(start - 1, start + 1), method="bounded", options={"xatol": 1e-9}
         )
-        return -float(found.fun)
+        return -float(optimum.fun)
 
     def profile(log_shape: float) -> float:
         return -sum(best(math.exp(log_shape), *stratum) for stratum in strata)
 
     logs = [math.log(0.05) + step * math.log(400) / 8 for step in range(9)]
     start = min(range(9), key=lambda at: profile(logs[at]))
-    found = minimize_scalar(
+    optimum = minimize_scalar(
         profile,
         bounds=(logs[max(0, start - 1)], logs[min(8, start + 1)]),
         method="bounded",
         options={"xatol": 1e-8},
     )
-    if min(found.x - logs[0], logs[-1] - found.x) < 1e-3:
+    if min(optimum.x - logs[0], logs[-1] - optimum.x) < 1e-3:
         return None
-    return math.exp(found.x), profile(0.0) - float(found.fun)
+    return math.exp(optimum.x), profile(0.0) - float(optimum.fun)
 
 
 def _agree(ended: list[int], cut_off: list[int], spacing: int) -> bool:
@@ -253,12 +253,12 @@ def dwell_of(runs: list[list[list[int]]], spacing: int) -> dict[str, Any]:
         # Seen to its last step, a visit is known to outlast one step fewer than it counts.
         strata[visits[-1][0]][1].append(visits[-1][2] - 1)
     strata.pop(-1, None)
-    ended = [dwell for found, _ in strata.values() for dwell in found]
-    cut_off = [dwell for _, found in strata.values() for dwell in found]
+    ended = [dwell for ended_dwells, _ in strata.values() for dwell in ended_dwells]
+    cut_off = [dwell for _, cut_off_dwells in strata.values() for dwell in cut_off_dwells]
     tested = [
-        (found, others)
-        for found, others in strata.values()
-        if len(found) >= 10 and sum(found) + sum(others) > spacing * len(found)
+        (ended_dwells, others)
+        for ended_dwells, others in strata.values()
+        if len(ended_dwells) >= 10 and sum(ended_dwells) + sum(others) > spacing * len(ended_dwells)
     ]
     fit = weibull_of(tested, spacing)
     shape, ratio = fit or (None, None)
@@ -288,7 +288,7 @@ def read_walks(path: Path, clustering: str) -> dict[str, Walk]:
         ).fetchall()
         for run, kind, number, _ in outputs:
             parities[run, kind].add(number % 2)
-        stride = {key: 1 if len(found) == 2 else 2 for key, found in parities.items()}
+        stride = {key: 1 if len(parity) == 2 else 2 for key, parity in parities.items()}
         for run, kind, number, text in outputs:
             if kind == "TEXT" and text is not None:
                 texts[run].setdefault(number // stride[run, kind], text)
@@ -303,12 +303,12 @@ def read_walks(path: Path, clustering: str) -> dict[str, Walk]:
         at[run].setdefault(number // stride[run, kind], (label, probability))
     return {
         run: Walk(
-            steps=sorted(found),
-            labels=[found[step][0] for step in sorted(found)],
-            probabilities=[found[step][1] for step in sorted(found)],
+            steps=sorted(steps),
+            labels=[steps[step][0] for step in sorted(steps)],
+            probabilities=[steps[step][1] for step in sorted(steps)],
             texts=texts[run],
         )
-        for run, found in sorted(at.items())
+        for run, steps in sorted(at.items())
     }
 
 
@@ -328,24 +328,27 @@ def report(
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     counts: Counter[tuple[int, int]] = Counter()
     runs = []
-    for run, one in paths.items():
-        states, flags = states_of(one.labels, one.probabilities, core_probability)
-        visits = visits_of(one.steps, states)
-        settled_in, settled_at = settled_of(one.steps, flags, visits)
-        recurrence = recurrence_of(one.texts)
-        found = recurrence | {
+    for run, path_of_run in paths.items():
+        states, flags = states_of(path_of_run.labels, path_of_run.probabilities, core_probability)
+        visits = visits_of(path_of_run.steps, states)
+        settled_in, settled_at = settled_of(path_of_run.steps, flags, visits)
+        recurrence = recurrence_of(path_of_run.texts)
+        record = recurrence | {
             "run_id": str(UUID(run)),
-            "n_steps": len(one.steps),
+            "n_steps": len(path_of_run.steps),
             "settled_in": settled_in,
             "settled_at": settled_at,
             "transit_share": sum(flag != "core" for flag in flags) / len(flags),
             "visits": visits,
         }
-        runs.append(found)
-        beside = {"left": left_stretches_of(one.texts), "last_text": max(one.texts, default=None)}
-        counts += transitions_of(one.steps, states, lag)
-        groups[json.dumps(group_of(path, run, by), ensure_ascii=False)].append(found | beside)
-    everything = [run for found in groups.values() for run in found]
+        runs.append(record)
+        beside = {
+            "left": left_stretches_of(path_of_run.texts),
+            "last_text": max(path_of_run.texts, default=None),
+        }
+        counts += transitions_of(path_of_run.steps, states, lag)
+        groups[json.dumps(group_of(path, run, by), ensure_ascii=False)].append(record | beside)
+    everything = [run for runs_of_group in groups.values() for run in runs_of_group]
     return {
         "clustering": clustering,
         "lag": lag,
@@ -362,8 +365,8 @@ def report(
 def group_of(path: Path, run: str, by: str) -> dict[str, Any]:
     """Return what a run is grouped by."""
     with closing(sqlite3.connect(path)) as connection:
-        found = connection.execute("SELECT network, initial_prompt FROM run WHERE id = ?", (run,)).fetchone()
-    network, prompt = (json.loads(found[0]), found[1]) if found else (None, None)
+        row = connection.execute("SELECT network, initial_prompt FROM run WHERE id = ?", (run,)).fetchone()
+    network, prompt = (json.loads(row[0]), row[1]) if row else (None, None)
     values = {
         "network": network,
         "prompt": prompt,

@@ -27,29 +27,29 @@ Sets = dict[int, set[int]]
 
 
 def as_sets(labels: Iterable[int]) -> Sets:
-    found: Sets = {}
+    sets: Sets = {}
     for row, label in enumerate(labels):
-        found.setdefault(label, set()).add(row)
-    return found
+        sets.setdefault(label, set()).add(row)
+    return sets
 
 
-def jaccard(one: set[int], other: set[int]) -> float:
-    return len(one & other) / len(one | other)
+def jaccard(left: set[int], right: set[int]) -> float:
+    return len(left & right) / len(left | right)
 
 
 def fate(members: set[int], a: Sets, b: Sets, outliers_b: set[int]) -> str:
-    """What became of a cluster, by the definitions word for word."""
-    if any(jaccard(members, other) > 0.5 for other in b.values()):
+    """Return the fate of a cluster by the definitions."""
+    if any(jaccard(members, members_b) > 0.5 for members_b in b.values()):
         return "kept"
     parts = [
-        other
-        for other in b.values()
-        if len(members & other) >= 0.1 * len(members) and len(members & other) >= 0.5 * len(other)
+        members_b
+        for members_b in b.values()
+        if len(members & members_b) >= 0.1 * len(members) and len(members & members_b) >= 0.5 * len(members_b)
     ]
     if len(parts) >= 2:
         return "split"
-    for other in b.values():
-        inside = [one for one in a.values() if len(one & other) >= 0.5 * len(one)]
+    for members_b in b.values():
+        inside = [members_a for members_a in a.values() if len(members_a & members_b) >= 0.5 * len(members_a)]
         if members in inside and len(inside) >= 2:
             return "merged"
     return "dissolved" if len(members & outliers_b) >= 0.5 * len(members) else "moved"
@@ -70,32 +70,38 @@ labelings = st.integers(1, 30).flatmap(
 )
 
 
-def check(found: LabelComparison, a: Sequence[int], b: Sequence[int]) -> None:
+def check(comparison: LabelComparison, a: Sequence[int], b: Sequence[int]) -> None:
     """Hold a comparison against the sets, but for AMI."""
     in_a, in_b = as_sets(a), as_sets(b)
     out_a, out_b = in_a.pop(OUTLIER, set()), in_b.pop(OUTLIER, set())
     both = [(x, y) for x, y in zip(a, b, strict=True) if OUTLIER not in (x, y)]
-    assert found.n_shared == len(a)
-    assert found.ari_with_outliers == pytest.approx(rand_index(a, b))
+    assert comparison.n_shared == len(a)
+    assert comparison.ari_with_outliers == pytest.approx(rand_index(a, b))
     expected = rand_index([x for x, _ in both], [y for _, y in both]) if both else None
-    assert found.ari == pytest.approx(expected)
-    assert (found.ami is None) == (not both)
-    assert (found.outliers_both, found.outliers_only_a, found.outliers_only_b) == (
+    assert comparison.ari == pytest.approx(expected)
+    assert (comparison.ami is None) == (not both)
+    assert (comparison.outliers_both, comparison.outliers_only_a, comparison.outliers_only_b) == (
         *(len(out_a & out_b), len(out_a - out_b), len(out_b - out_a)),
     )
-    assert [(one.a, one.size) for one in found.clusters] == sorted((x, len(rows)) for x, rows in in_a.items())
-    assert found.n_clusters_b == len(in_b)
-    for one in found.clusters:
-        indices = {label: jaccard(in_a[one.a], members) for label, members in in_b.items()}
-        assert one.jaccard == max(indices.values(), default=0)
-        assert one.b == next((label for label, index in indices.items() if index > 0.5), None)
-        assert one.fate == fate(in_a[one.a], in_a, in_b, out_b)
-        assert all(share == len(in_a[one.a] & in_b[label]) / one.size for label, share in one.into)
-        assert [share for _, share in one.into] == sorted((share for _, share in one.into), reverse=True)
-    assert list(found.new) == sorted(
+    assert [(cluster.a, cluster.size) for cluster in comparison.clusters] == sorted(
+        (x, len(rows)) for x, rows in in_a.items()
+    )
+    assert comparison.n_clusters_b == len(in_b)
+    for cluster in comparison.clusters:
+        indices = {label: jaccard(in_a[cluster.a], members) for label, members in in_b.items()}
+        assert cluster.jaccard == max(indices.values(), default=0)
+        assert cluster.b == next((label for label, index in indices.items() if index > 0.5), None)
+        assert cluster.fate == fate(in_a[cluster.a], in_a, in_b, out_b)
+        assert all(
+            share == len(in_a[cluster.a] & in_b[label]) / cluster.size for label, share in cluster.into
+        )
+        assert [share for _, share in cluster.into] == sorted(
+            (share for _, share in cluster.into), reverse=True
+        )
+    assert list(comparison.new) == sorted(
         label
         for label, rows in in_b.items()
-        if not any(len(rows & other) >= 0.5 * len(rows) for other in in_a.values())
+        if not any(len(rows & rows_b) >= 0.5 * len(rows) for rows_b in in_a.values())
     )
 
 
@@ -114,8 +120,9 @@ def test_fates_do_not_depend_on_cluster_numbers(
     renumbered = compare_labels(np.array([*numbers_a, OUTLIER])[a], np.array([*numbers_b, OUTLIER])[b])
     new_b = {None: None} | dict(enumerate(numbers_b))
     expected = compare_labels(a, b)
-    assert {(one.a, one.b, one.jaccard, one.fate) for one in renumbered.clusters} == {
-        (numbers_a[one.a], new_b[one.b], one.jaccard, one.fate) for one in expected.clusters
+    assert {(cluster.a, cluster.b, cluster.jaccard, cluster.fate) for cluster in renumbered.clusters} == {
+        (numbers_a[cluster.a], new_b[cluster.b], cluster.jaccard, cluster.fate)
+        for cluster in expected.clusters
     }
     assert set(renumbered.new) == {numbers_b[label] for label in expected.new}
 
@@ -132,8 +139,11 @@ def rows(*groups: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def fates(found: LabelComparison) -> dict[int, tuple[str, tuple[int, ...]]]:
-    return {one.a: (one.fate, tuple(label for label, _ in one.into)) for one in found.clusters}
+def fates(comparison: LabelComparison) -> dict[int, tuple[str, tuple[int, ...]]]:
+    return {
+        cluster.a: (cluster.fate, tuple(label for label, _ in cluster.into))
+        for cluster in comparison.clusters
+    }
 
 
 PLANTED = {
@@ -149,8 +159,8 @@ PLANTED = {
 
 
 def test_planted_changes_get_their_names() -> None:
-    found = compare_labels(*rows(*itertools.chain.from_iterable(PLANTED.values())))
-    assert fates(found) == {
+    result = compare_labels(*rows(*itertools.chain.from_iterable(PLANTED.values())))
+    assert fates(result) == {
         0: ("kept", (0,)),
         1: ("split", (1, 2, 3)),
         2: ("merged", (4,)),
@@ -159,18 +169,20 @@ def test_planted_changes_get_their_names() -> None:
         5: ("moved", (5,)),
         7: ("merged", (4,)),
     }
-    assert found.new == (5, 6)
-    assert [one.b for one in found.clusters] == [0, None, None, None, None, None, None]
-    by_label = {one.a: one for one in found.clusters}
+    assert result.new == (5, 6)
+    assert [cluster.b for cluster in result.clusters] == [0, None, None, None, None, None, None]
+    by_label = {cluster.a: cluster for cluster in result.clusters}
     assert by_label[1].into == ((1, 0.4), (2, 0.3), (3, 0.3))
     assert by_label[5].jaccard == 45 / (69 + 105 - 45)
-    assert (found.outliers_both, found.outliers_only_a, found.outliers_only_b) == (100, 80, 90)
+    assert (result.outliers_both, result.outliers_only_a, result.outliers_only_b) == (100, 80, 90)
 
 
 def test_thresholds_are_in() -> None:
     halves = compare_labels(*rows((0, 0, 2), (0, 1, 2)))
     # A Jaccard index of a half is no match: both halves have it.
-    assert [(one.fate, one.b, one.jaccard) for one in halves.clusters] == [("split", None, 0.5)]
+    assert [(cluster.fate, cluster.b, cluster.jaccard) for cluster in halves.clusters] == [
+        ("split", None, 0.5)
+    ]
     parts = compare_labels(*rows((0, 0, 4), (0, 1, 1), (-1, 1, 1), (0, -1, 5)))
     assert fates(parts) == {0: ("split", (0, 1))}
     smaller = compare_labels(*rows((0, 0, 8), (0, 1, 1), (-1, 1, 1), (0, -1, 10)))
@@ -180,12 +192,12 @@ def test_thresholds_are_in() -> None:
 
 def test_a_clustering_is_itself() -> None:
     labels = make_finished([f"{number:032x}" for number in range(200)]).labels
-    found = compare_labels(labels, labels)
-    assert (found.ari, found.ami, found.ari_with_outliers, found.ami_with_outliers) == (1.0,) * 4
-    assert [(one.b, one.jaccard, one.into) for one in found.clusters] == [
-        (one.a, 1.0, ((one.a, 1.0),)) for one in found.clusters
+    result = compare_labels(labels, labels)
+    assert (result.ari, result.ami, result.ari_with_outliers, result.ami_with_outliers) == (1.0,) * 4
+    assert [(cluster.b, cluster.jaccard, cluster.into) for cluster in result.clusters] == [
+        (cluster.a, 1.0, ((cluster.a, 1.0),)) for cluster in result.clusters
     ]
-    assert (found.changed, found.new) == ((), ())
+    assert (result.changed, result.new) == ((), ())
 
 
 @pytest.mark.parametrize("labels", [[-1], [-1, -1, -1]])
@@ -201,10 +213,10 @@ def test_nothing_but_outliers(labels: list[int]) -> None:
 def test_thousands_of_clusters_are_matched() -> None:
     # Every cluster lies over two others; a dense table would have 10^8 cells.
     a = np.arange(60_000) // 6
-    found = compare_labels(a, (np.arange(60_000) + 1) // 6)
-    assert [one.b for one in found.clusters] == list(range(10_000))
-    assert {one.jaccard for one in found.clusters} == {5 / 7, 5 / 6}
-    assert {one.fate for one in found.clusters} == {"kept"}
+    result = compare_labels(a, (np.arange(60_000) + 1) // 6)
+    assert [cluster.b for cluster in result.clusters] == list(range(10_000))
+    assert {cluster.jaccard for cluster in result.clusters} == {5 / 7, 5 / 6}
+    assert {cluster.fate for cluster in result.clusters} == {"kept"}
 
 
 # ---------------------------------------------------------------------------- stored clusterings
@@ -212,16 +224,18 @@ def test_thousands_of_clusters_are_matched() -> None:
 
 def saved(database: Database, *finished: FinishedClustering) -> list[ClusteringSummary]:
     with database.writing() as connection:
-        for one in finished:
-            save_clustering(connection, one)
+        for clustering in finished:
+            save_clustering(connection, clustering)
     with database.session() as session:
-        return find_clusterings(session, [str(one.id) for one in finished])
+        return find_clusterings(session, [str(clustering.id) for clustering in finished])
 
 
 def part(finished: FinishedClustering, keep: np.ndarray) -> FinishedClustering:
     """Make a clustering of some of the embeddings."""
-    kept = make_finished([found.decode() for found in finished.ids[keep]], model=finished.embedding_model)
-    return replace(kept, labels=finished.labels[keep])
+    part_finished = make_finished(
+        [embedding_id.decode() for embedding_id in finished.ids[keep]], model=finished.embedding_model
+    )
+    return replace(part_finished, labels=finished.labels[keep])
 
 
 def test_rows_are_paired_by_embedding(upgraded: MakeFile) -> None:
@@ -231,14 +245,14 @@ def test_rows_are_paired_by_embedding(upgraded: MakeFile) -> None:
     compared = compare_clusterings(file.database, *saved(file.database, a, b))
     in_a = dict(zip(a.ids.tolist(), a.labels.tolist(), strict=True))
     assert (compared.a, compared.b, compared.by) == (a.id, b.id, "embedding")
-    check(compared.result, [in_a[found] for found in b.ids.tolist()], b.labels.tolist())
+    check(compared.result, [in_a[embedding_id] for embedding_id in b.ids.tolist()], b.labels.tolist())
 
 
 def by_invocation(file: UpgradedFile, finished: FinishedClustering) -> dict[str, int]:
-    of = {one.id: one.invocation.id for one in file.facts.sample(finished.embedding_model)}
+    of = {embedding.id: embedding.invocation.id for embedding in file.facts.sample(finished.embedding_model)}
     return {
-        of[found.decode()]: label
-        for found, label in reversed(list(zip(finished.ids, finished.labels.tolist(), strict=True)))
+        of[embedding_id.decode()]: label
+        for embedding_id, label in reversed(list(zip(finished.ids, finished.labels.tolist(), strict=True)))
     }
 
 
@@ -251,7 +265,11 @@ def test_rows_of_two_models_are_paired_by_invocation(upgraded: MakeFile, unique:
     assert compared.by == "invocation"
     assert compared.result.n_shared == len(a.ids)
     order = sorted(in_a)
-    check(compared.result, [in_a[one] for one in order], [in_b[one] for one in order])
+    check(
+        compared.result,
+        [in_a[embedding_id] for embedding_id in order],
+        [in_b[embedding_id] for embedding_id in order],
+    )
 
 
 def test_embeddings_that_have_gone_are_no_pair(upgraded: MakeFile) -> None:
@@ -259,23 +277,23 @@ def test_embeddings_that_have_gone_are_no_pair(upgraded: MakeFile) -> None:
     a, b = (make_finished(ids_of(file, model), model=model) for model in ("STSBMpnet", "Nomic"))
     summaries = saved(file.database, a, b)
     with opened(file.path) as raw:  # where nothing cascades
-        for model, gone in (("STSBMpnet", 3), ("Nomic", 7)):
-            raw.execute("DELETE FROM embedding WHERE id = ?", (ids_of(file, model)[gone],))
+        for model, n_removed in (("STSBMpnet", 3), ("Nomic", 7)):
+            raw.execute("DELETE FROM embedding WHERE id = ?", (ids_of(file, model)[n_removed],))
     assert compare_clusterings(file.database, *summaries).result.n_shared == len(a.ids) - 2
 
 
 def test_what_shares_nothing_is_refused(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(vision_models=("NomicVision",)))
     halves = [
-        part(whole, np.arange(len(whole.ids)) % 2 == remainder)
-        for whole in [make_finished(ids_of(file))]
+        part(finished, np.arange(len(finished.ids)) % 2 == remainder)
+        for finished in [make_finished(ids_of(file))]
         for remainder in (0, 1)
     ]
     images = make_finished(ids_of(file, "NomicVision"), model="NomicVision")
     first, second, vision = saved(file.database, *halves, images)
-    for other in (second, vision):
-        with pytest.raises(NothingShared, match=rf"{first.id}.*{other.id}.*in common"):
-            compare_clusterings(file.database, first, other)
+    for other_summary in (second, vision):
+        with pytest.raises(NothingShared, match=rf"{first.id}.*{other_summary.id}.*in common"):
+            compare_clusterings(file.database, first, other_summary)
 
 
 def test_two_models_of_a_real_file_see_alike(real_file: Database) -> None:
@@ -286,15 +304,20 @@ def test_two_models_of_a_real_file_see_alike(real_file: Database) -> None:
     assert (compared.by, compared.result.n_shared) == ("invocation", 985)
     assert compared.result.ari is not None
     assert compared.result.ari > 0.8
-    assert sum(one.fate == "kept" for one in compared.result.clusters) > 6
+    assert sum(cluster.fate == "kept" for cluster in compared.result.clusters) > 6
     back = compare_clusterings(real_file, b, a).result
     assert back.ami == pytest.approx(compared.result.ami)
-    assert {(one.a, one.b) for one in back.clusters if one.fate == "kept"} == {
-        (one.b, one.a) for one in compared.result.clusters if one.fate == "kept"
+    assert {(cluster.a, cluster.b) for cluster in back.clusters if cluster.fate == "kept"} == {
+        (cluster.b, cluster.a) for cluster in compared.result.clusters if cluster.fate == "kept"
     }
 
 
 def test_a_fate_is_a_plain_thing() -> None:
-    (one,) = compare_labels(*rows((0, 5, 3))).clusters
-    assert one == ClusterFate(a=0, size=3, b=5, jaccard=1.0, fate="kept", into=((5, 1.0),))
-    assert [type(value) for value in (one.a, one.b, one.jaccard, one.fate)] == [int, int, float, str]
+    (cluster,) = compare_labels(*rows((0, 5, 3))).clusters
+    assert cluster == ClusterFate(a=0, size=3, b=5, jaccard=1.0, fate="kept", into=((5, 1.0),))
+    assert [type(value) for value in (cluster.a, cluster.b, cluster.jaccard, cluster.fate)] == [
+        int,
+        int,
+        float,
+        str,
+    ]

@@ -1,4 +1,4 @@
-"""What is measured on parts of the rows is carried on to all of them."""
+"""Times measured on parts of the rows are extrapolated to all rows."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def test_a_law_of_this_kind_is_found_again(a: float, b: float, growth: float, n_
 
     # Where one part is next to nothing of what was measured, it cannot be told.
     if min(a, b) / max(a, b) > 0.01:
-        found = extrapolate({n: law(n) for n in SIZES}, n_rows, (1.0, growth))
-        assert found == pytest.approx(law(n_rows), rel=1e-4)
+        result = extrapolate({n: law(n) for n in SIZES}, n_rows, (1.0, growth))
+        assert result == pytest.approx(law(n_rows), rel=1e-4)
 
 
 @settings(deadline=None)
 @given(st.lists(positive, min_size=1, max_size=3), st.integers(1, 10**6), st.integers(1, 10**6))
-def test_more_rows_never_take_less(taken: list[float], one: int, other: int) -> None:
+def test_more_rows_never_take_less(taken: list[float], first: int, second: int) -> None:
     measured = dict(zip(SIZES, taken, strict=False))
-    fewer, more = (extrapolate(measured, n, (1.0, 1.9)) for n in sorted((one, other)))
+    fewer, more = (extrapolate(measured, n, (1.0, 1.9)) for n in sorted((first, second)))
     assert 0 < fewer <= more * (1 + 1e-9)
 
 
@@ -60,10 +60,10 @@ def test_what_was_not_measured_takes_nothing() -> None:
 
 def test_all_phases_and_the_start_make_the_time() -> None:
     work = {10: {"neighbours": 2.0, "verify": 1.0}, 20: {"neighbours": 4.0}}
-    found = Costs("sklearn", work, {"neighbours": 2.0, "verify": 1.0}, start=0.5)
+    costs = Costs("sklearn", work, {"neighbours": 2.0, "verify": 1.0}, start=0.5)
     # Neighbours take 0.2 s a row on two cores; verify was not there in the larger part, and is linear.
-    assert found.predict(100) == pytest.approx(0.5 + 20 / 2 + 10, rel=0.3)
-    assert replace(found, start=1.5).predict(100) == pytest.approx(found.predict(100) + 1)
+    assert costs.predict(100) == pytest.approx(0.5 + 20 / 2 + 10, rel=0.3)
+    assert replace(costs, start=1.5).predict(100) == pytest.approx(costs.predict(100) + 1)
 
 
 def rows(n: int, d: int = 16) -> np.ndarray:
@@ -74,64 +74,68 @@ def rows(n: int, d: int = 16) -> np.ndarray:
 
 @pytest.mark.parametrize("backend", ["tiled", "sklearn"])
 def test_parts_of_real_rows_are_fitted_as_all_will_be(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = ClusteringParameters(backend=backend, min_samples=7, min_cluster_size=900)
-    seen = []
+    parameters = ClusteringParameters(backend=backend, min_samples=7, min_cluster_size=900)
+    seen_values = []
     fit = costs.cluster_rows
 
-    def noted(part, asked, *arguments, **named):
-        seen.append((len(part), asked.min_samples))
-        return fit(part, asked, *arguments, **named)
+    def noted(part, options, *arguments, **named):
+        seen_values.append((len(part), options.min_samples))
+        return fit(part, options, *arguments, **named)
 
     monkeypatch.setattr(costs, "cluster_rows", noted)
-    some = rows(400)
-    before = some.copy()
-    found = measure(some, asked, choose_placement(asked, 10_000, 16), progress=Silent())
-    np.testing.assert_array_equal(some, before)
+    outcome = rows(400)
+    before = outcome.copy()
+    result = measure(outcome, parameters, choose_placement(parameters, 10_000, 16), progress=Silent())
+    np.testing.assert_array_equal(outcome, before)
     # The first part once more, for what only the first fit of a process does.
     sizes = [400 // count for count in DIVISIONS for _ in range(count)]
-    assert seen == [(n, 7) for n in (sizes[0], *sizes)]
-    assert sorted(found.work) == [100, 200, 400]
-    assert found.backend == backend
-    assert found.start >= 0
-    assert set(found.work[400]) == set(found.cores) >= phases.LINEAR - {phases.CORE_DISTANCES}
-    assert (phases.CORE_DISTANCES in found.cores) == (backend == "tiled")
-    assert all(cores >= 1 for cores in found.cores.values())
-    assert 0 < found.predict(1_000) < found.predict(10_000) < found.predict(1_000_000)
+    assert seen_values == [(n, 7) for n in (sizes[0], *sizes)]
+    assert sorted(result.work) == [100, 200, 400]
+    assert result.backend == backend
+    assert result.start >= 0
+    assert set(result.work[400]) == set(result.cores) >= phases.LINEAR - {phases.CORE_DISTANCES}
+    assert (phases.CORE_DISTANCES in result.cores) == (backend == "tiled")
+    assert all(cores >= 1 for cores in result.cores.values())
+    assert 0 < result.predict(1_000) < result.predict(10_000) < result.predict(1_000_000)
 
 
 def test_a_start_that_is_known_is_not_measured_again() -> None:
-    asked = ClusteringParameters()
-    found = measure(rows(50), asked, choose_placement(asked, 50, 16), start=0.25, progress=Silent())
-    assert found.start == 0.25
+    parameters = ClusteringParameters()
+    result = measure(
+        rows(50), parameters, choose_placement(parameters, 50, 16), start=0.25, progress=Silent()
+    )
+    assert result.start == 0.25
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 9])
 def test_few_rows_are_measured_as_far_as_they_go(n: int) -> None:
-    asked = ClusteringParameters(min_samples=5)
-    found = measure(rows(9)[:n], asked, choose_placement(asked, 100, 16), progress=Silent())
-    assert all(1 < size <= n for size in found.work)
-    assert bool(found.work) == (n > 1)
-    assert found.predict(100) >= found.start
+    parameters = ClusteringParameters(min_samples=5)
+    result = measure(rows(9)[:n], parameters, choose_placement(parameters, 100, 16), progress=Silent())
+    assert all(1 < size <= n for size in result.work)
+    assert bool(result.work) == (n > 1)
+    assert result.predict(100) >= result.start
 
 
 def test_copies_of_one_row_are_measured() -> None:
-    asked = ClusteringParameters(backend="tiled")
-    found = measure(np.ones((64, 8), np.float32), asked, choose_placement(asked, 64, 8), progress=Silent())
-    assert found.predict(64) > 0
+    parameters = ClusteringParameters(backend="tiled")
+    result = measure(
+        np.ones((64, 8), np.float32), parameters, choose_placement(parameters, 64, 8), progress=Silent()
+    )
+    assert result.predict(64) > 0
 
 
 def test_nothing_is_said_of_clusters_in_parts(caplog: pytest.LogCaptureFixture) -> None:
-    asked = ClusteringParameters(min_samples=40)
+    parameters = ClusteringParameters(min_samples=40)
     with caplog.at_level(logging.INFO, "panic_tda"):
-        measure(rows(200), asked, choose_placement(asked, 200, 16), progress=Silent())
+        measure(rows(200), parameters, choose_placement(parameters, 200, 16), progress=Silent())
         assert not [record for record in caplog.records if "rows" in record.message]
         hdbscan(rows(50), min_samples=60)
     assert "all 50 rows are outliers" in caplog.text
 
 
 def test_more_is_measured_where_more_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = ClusteringParameters(backend="tiled")
-    host = replace(choose_placement(asked, 100, 16), on_device=False)
+    parameters = ClusteringParameters(backend="tiled")
+    host = replace(choose_placement(parameters, 100, 16), on_device=False)
     measured = []
     for cores in (1, 2, 8, 1_000):
         monkeypatch.setattr(costs, "available_cores", lambda cores=cores: cores)

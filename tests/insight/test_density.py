@@ -1,4 +1,4 @@
-"""What is said of core distances and outliers is what counting by hand gives."""
+"""Core distances and outliers are counted as by hand."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def rows(clustered: tuple[Database, ClusteringSummary]) -> list[dict[str, Any]]:
         cores = read_core_distances(connection, source.id)
     assert cores is not None
     with opened(database.path or "") as connection:
-        found = connection.execute(
+        rows = connection.execute(
             "SELECT a.label, i.output_text, i.model, i.run_id, i.sequence_number FROM embeddingcluster a "
             "JOIN embedding e ON e.id = a.embedding_id JOIN invocation i ON i.id = e.invocation_id "
             "ORDER BY a.embedding_id"
@@ -70,25 +70,25 @@ def rows(clustered: tuple[Database, ClusteringSummary]) -> list[dict[str, Any]]:
             "step": number // strides[run],
             "core": core,
         }
-        for (label, text, writer, run, number), core in zip(found, cores.tolist(), strict=True)
+        for (label, text, writer, run, number), core in zip(rows, cores.tolist(), strict=True)
     ]
 
 
 @pytest.fixture(scope="module")
-def found(clustered: tuple[Database, ClusteringSummary]) -> density.Density:
+def measured(clustered: tuple[Database, ClusteringSummary]) -> density.Density:
     return density.examine(*clustered)
 
 
-def test_the_histogram_counts_every_row_once(found: density.Density, rows: list[dict[str, Any]]) -> None:
-    edges = found.histogram.edges
-    assert (len(edges), len(found.histogram.all)) == (201, 200)
+def test_the_histogram_counts_every_row_once(measured: density.Density, rows: list[dict[str, Any]]) -> None:
+    edges = measured.histogram.edges
+    assert (len(edges), len(measured.histogram.all)) == (201, 200)
     width = edges[1] - edges[0]
     assert np.allclose(np.diff(edges), width)
     cores = [row["core"] for row in rows]
     assert (edges[0], edges[-1]) == (min(cores), max(cores))
     for chosen, counts in (
-        (rows, found.histogram.all),
-        ([r for r in rows if r["outlier"]], found.histogram.outliers),
+        (rows, measured.histogram.all),
+        ([r for r in rows if r["outlier"]], measured.histogram.outliers),
     ):
         expected = [0] * 200
         for row in chosen:
@@ -96,24 +96,29 @@ def test_the_histogram_counts_every_row_once(found: density.Density, rows: list[
             number = sum(edge <= row["core"] for edge in edges) - 1
             expected[min(number, 199)] += 1
         assert counts == expected
-    assert (found.n_rows, found.n_outliers) == (len(rows), sum(row["outlier"] for row in rows))
+    assert (measured.n_rows, measured.n_outliers) == (len(rows), sum(row["outlier"] for row in rows))
 
 
-def test_the_dip_is_of_the_rows_of_the_histogram(found: density.Density, rows: list[dict[str, Any]]) -> None:
+def test_the_dip_is_of_the_rows_of_the_histogram(
+    measured: density.Density, rows: list[dict[str, Any]]
+) -> None:
     from diptest import diptest
 
     statistic, p_value = diptest(np.array(sorted(row["core"] for row in rows)))
-    assert found.dip is not None
-    assert (found.dip.statistic, found.dip.p_value) == (pytest.approx(statistic), pytest.approx(p_value))
-    assert found.dip.n_rows == sum(found.histogram.all) == len(rows)
-    assert found.n_distinct == len({row["text"] for row in rows}) < len(rows)
+    assert measured.dip is not None
+    assert (measured.dip.statistic, measured.dip.p_value) == (
+        pytest.approx(statistic),
+        pytest.approx(p_value),
+    )
+    assert measured.dip.n_rows == sum(measured.histogram.all) == len(rows)
+    assert measured.n_distinct == len({row["text"] for row in rows}) < len(rows)
 
 
 def test_two_piles_have_two_modes_and_one_has_one() -> None:
     rng = np.random.default_rng(0)
-    one, other = rng.normal(0.3, 0.05, 500), rng.normal(0.9, 0.05, 500)
-    both = density.dip(np.concatenate([one, other]))
-    single = density.dip(one)
+    first_mode, second_mode = rng.normal(0.3, 0.05, 500), rng.normal(0.9, 0.05, 500)
+    both = density.dip(np.concatenate([first_mode, second_mode]))
+    single = density.dip(first_mode)
     assert both is not None
     assert single is not None
     assert both.p_value < 0.001 < 0.05 < single.p_value
@@ -132,59 +137,66 @@ def shares(rows: list[dict[str, Any]], key: Any) -> dict[Any, tuple[int, float]]
     groups: dict[Any, list[bool]] = defaultdict(list)
     for row in rows:
         groups[key(row)].append(row["outlier"])
-    return {name: (len(some), sum(some) / len(some)) for name, some in groups.items()}
+    return {name: (len(group), sum(group) / len(group)) for name, group in groups.items()}
 
 
-def test_outliers_are_counted_by_writer(found: density.Density, rows: list[dict[str, Any]]) -> None:
+def test_outliers_are_counted_by_writer(measured: density.Density, rows: list[dict[str, Any]]) -> None:
     expected = shares(rows, lambda row: row["writer"])
     assert len(expected) == 3
-    assert {one.name: (one.n_rows, pytest.approx(one.outlier_share)) for one in found.by_writer} == expected
-    counts = [one.n_rows for one in found.by_writer]
+    assert {
+        file.name: (file.n_rows, pytest.approx(file.outlier_share)) for file in measured.by_writer
+    } == expected
+    counts = [group.n_rows for group in measured.by_writer]
     assert counts == sorted(counts, reverse=True)
 
 
 @pytest.mark.parametrize(("name", "key"), [("by_step", "step"), ("by_text_length", "text")])
 def test_outliers_are_counted_by_deciles(
-    found: density.Density, rows: list[dict[str, Any]], name: str, key: str
+    measured: density.Density, rows: list[dict[str, Any]], name: str, key: str
 ) -> None:
     values = [len(row[key]) if key == "text" else row[key] for row in rows]
-    deciles = getattr(found, name)
+    deciles = getattr(measured, name)
     assert 5 < len(deciles) <= 10
     assert deciles[0].first == min(values)
     assert deciles[-1].last == max(values)
-    assert sum(one.n_rows for one in deciles) == len(rows)
-    for one in deciles:
+    assert sum(decile.n_rows for decile in deciles) == len(rows)
+    for decile in deciles:
         inside = [
-            row["outlier"] for row, value in zip(rows, values, strict=True) if one.first <= value <= one.last
+            row["outlier"]
+            for row, value in zip(rows, values, strict=True)
+            if decile.first <= value <= decile.last
         ]
-        assert (len(inside), sum(inside) / len(inside)) == (one.n_rows, pytest.approx(one.outlier_share))
+        assert (len(inside), sum(inside) / len(inside)) == (
+            decile.n_rows,
+            pytest.approx(decile.outlier_share),
+        )
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=80))
 def test_deciles_divide_as_evenly_as_ties_allow(values: list[int]) -> None:
-    found = density.by_decile(np.array(values), np.zeros(len(values), dtype=bool))
+    result = density.by_decile(np.array(values), np.zeros(len(values), dtype=bool))
     # Groups do not overlap, and none is wider than a tenth but for the ties at its end.
-    for one, other in itertools.pairwise(found):
-        assert one.first is not None
-        assert one.last is not None
-        assert one.first <= one.last < (other.first or 0)
-    for one in found:
-        below_last = sum((one.first or 0) <= value < (one.last or 0) for value in values)
+    for group, second_group in itertools.pairwise(result):
+        assert group.first is not None
+        assert group.last is not None
+        assert group.first <= group.last < (second_group.first or 0)
+    for group in result:
+        below_last = sum((group.first or 0) <= value < (group.last or 0) for value in values)
         assert below_last < max(1.0, len(values) / 10) + 1
-    assert sum(one.n_rows for one in found) == len(values)
+    assert sum(group.n_rows for group in result) == len(values)
 
 
 def test_other_settings_make_the_outliers_that_recut_stores(
-    clustered: tuple[Database, ClusteringSummary], found: density.Density, tmp_path: Path
+    clustered: tuple[Database, ClusteringSummary], measured: density.Density, tmp_path: Path
 ) -> None:
     source_database, source = clustered
     shutil.copyfile(source_database.path or "", tmp_path / "copy.sqlite")
     database = open_database(tmp_path / "copy.sqlite")
-    assert [cut.parameters.cluster_selection_epsilon for cut in found.by_epsilon] == list(density.EPSILONS)
-    sizes = [cut.parameters.min_cluster_size for cut in found.by_min_cluster_size]
+    assert [cut.parameters.cluster_selection_epsilon for cut in measured.by_epsilon] == list(density.EPSILONS)
+    sizes = [cut.parameters.min_cluster_size for cut in measured.by_min_cluster_size]
     assert (sizes[0], sizes[-1]) == (2, 12)
     assert sizes == sorted(set(sizes))
-    for cut in (*found.by_epsilon[::4], *found.by_min_cluster_size[::4]):
+    for cut in (*measured.by_epsilon[::4], *measured.by_min_cluster_size[::4]):
         outcome = recut_clustering(
             database,
             source,
@@ -197,7 +209,7 @@ def test_other_settings_make_the_outliers_that_recut_stores(
 
 
 def test_the_command_reads_a_file_that_nobody_may_write(
-    clustered: tuple[Database, ClusteringSummary], found: density.Density, tmp_path: Path
+    clustered: tuple[Database, ClusteringSummary], measured: density.Density, tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy.sqlite"
     shutil.copyfile(clustered[0].path or "", copy)
@@ -205,18 +217,18 @@ def test_the_command_reads_a_file_that_nobody_may_write(
     os.chmod(copy, stat.S_IREAD)
     as_json = CliRunner().invoke(main, ["show-density", "--json", "--db", str(copy)])
     assert as_json.exit_code == 0, as_json.output
-    said = json.loads(as_json.stdout)
-    assert said["clustering"] == str(clustered[1].id)
-    assert said["histogram"]["all"] == found.histogram.all
-    assert len(said["by_epsilon"]) == 13
-    assert said["by_epsilon"][0]["outlier_share"] == found.by_epsilon[0].n_outliers / found.n_rows
+    printed = json.loads(as_json.stdout)
+    assert printed["clustering"] == str(clustered[1].id)
+    assert printed["histogram"]["all"] == measured.histogram.all
+    assert len(printed["by_epsilon"]) == 13
+    assert printed["by_epsilon"][0]["outlier_share"] == measured.by_epsilon[0].n_outliers / measured.n_rows
     shown = CliRunner().invoke(main, ["show-density", "latest", "--db", str(copy)])
     assert shown.exit_code == 0, shown.output
     assert max(map(len, shown.stdout.splitlines())) <= 100
     bars = [line for line in shown.stdout.splitlines() if " to " in line and ("█" in line or "░" in line)]
     assert bars
     assert max(map(len, bars)) <= 80
-    assert f"{found.n_distinct} distinct" in " ".join(shown.stdout.split())
+    assert f"{measured.n_distinct} distinct" in " ".join(shown.stdout.split())
     assert snapshot(copy) == before
 
 
@@ -243,9 +255,9 @@ def test_without_a_tree_there_are_no_core_distances(
 ) -> None:
     shutil.copyfile(clustered[0].path or "", tmp_path / "copy.sqlite")
     database = open_database(tmp_path / "copy.sqlite")
-    asked = ClusteringParameters(epsilon=0.2)
+    parameters = ClusteringParameters(epsilon=0.2)
     clustering_manager.cluster_all_data(
-        database, parameters=asked, downsample=4, resources=Resources(keep_tree=False)
+        database, parameters=parameters, downsample=4, resources=Resources(keep_tree=False)
     )
     with database.session() as session, pytest.raises(NoTree, match="has no spanning tree"):
         density.examine(database, find_clustering(session))

@@ -26,11 +26,11 @@ def test_of_few_runs_the_p_value_is_that_of_all_permutations() -> None:
 
     everything = [effect(*pair) for pair in product(combinations(range(4), 2), combinations(range(4, 7), 1))]
     observed = effect((0, 1), (4,))
-    expected = np.mean([abs(one) >= abs(observed) - 1e-12 for one in everything])
-    (found,) = compare_networks({"y": values}, networks, prompts)
-    assert found.difference == pytest.approx(observed)
-    assert (found.n_runs, found.a, found.b) == (7, 0, 1)
-    assert found.p_value == pytest.approx(expected, abs=4 * np.sqrt(expected / N_PERMUTATIONS))
+    expected = np.mean([abs(difference) >= abs(observed) - 1e-12 for difference in everything])
+    (difference,) = compare_networks({"y": values}, networks, prompts)
+    assert difference.difference == pytest.approx(observed)
+    assert (difference.n_runs, difference.a, difference.b) == (7, 0, 1)
+    assert difference.p_value == pytest.approx(expected, abs=4 * np.sqrt(expected / N_PERMUTATIONS))
 
 
 def test_prompts_do_not_differ_for_networks() -> None:
@@ -39,21 +39,21 @@ def test_prompts_do_not_differ_for_networks() -> None:
     prompts = rng.integers(6, size=300)
     networks = (rng.random(300) < prompts / 6).astype(int)
     values = prompts + 0.1 * rng.normal(size=300)
-    (found,) = compare_networks({"y": values}, networks, prompts)
+    (difference,) = compare_networks({"y": values}, networks, prompts)
     assert values[networks == 1].mean() - values[networks == 0].mean() > 1
-    assert abs(found.difference) < 0.05
-    assert found.p_value > 0.01
+    assert abs(difference.difference) < 0.05
+    assert difference.p_value > 0.01
 
 
 def test_the_test_keeps_its_level_and_finds_what_is_planted() -> None:
     rng = np.random.default_rng(1)
     prompts, networks = np.repeat(np.arange(5), 8), np.tile([0, 1], 20)
     figures = {str(number): prompts + rng.normal(size=40) for number in range(200)}
-    p_values = [one.p_value for one in compare_networks(figures, networks, prompts)]
+    p_values = [difference.p_value for difference in compare_networks(figures, networks, prompts)]
     assert sum(p < 0.05 for p in p_values) <= 20
-    (found,) = compare_networks({"y": prompts + 2.0 * networks + rng.normal(size=40)}, networks, prompts)
-    assert found.p_value == 1 / (1 + N_PERMUTATIONS)
-    assert found.difference == pytest.approx(-2, abs=1)
+    (difference,) = compare_networks({"y": prompts + 2.0 * networks + rng.normal(size=40)}, networks, prompts)
+    assert difference.p_value == 1 / (1 + N_PERMUTATIONS)
+    assert difference.difference == pytest.approx(-2, abs=1)
 
 
 def test_networks_without_a_shared_prompt_are_not_compared() -> None:
@@ -63,14 +63,14 @@ def test_networks_without_a_shared_prompt_are_not_compared() -> None:
 def test_holm_counts_the_pairs_of_each_figure() -> None:
     rng = np.random.default_rng(2)
     networks, prompts = np.tile([0, 1, 2], 20), np.repeat(np.arange(3), 20)
-    found = compare_networks({"y": rng.normal(size=60), "z": rng.normal(size=60)}, networks, prompts)
-    assert [(one.a, one.b, one.figure) for one in found] == [
+    differences = compare_networks({"y": rng.normal(size=60), "z": rng.normal(size=60)}, networks, prompts)
+    assert [(comparison.a, comparison.b, comparison.figure) for comparison in differences] == [
         (a, b, name) for a, b in ((0, 1), (0, 2), (1, 2)) for name in ("y", "z")
     ]
     for name in ("y", "z"):
-        mine = [one for one in found if one.figure == name]
-        expected = adjust_by_holm(np.array([one.p_value for one in mine]))
-        assert [one.p_adjusted for one in mine] == expected.tolist()
+        mine = [comparison for comparison in differences if comparison.figure == name]
+        expected = adjust_by_holm(np.array([difference.p_value for difference in mine]))
+        assert [difference.p_adjusted for difference in mine] == expected.tolist()
     # Holm (1979): the smallest times 3, the next times 2, none below the one before, none above 1.
     assert adjust_by_holm(np.array([0.5, 0.01, 0.02])).tolist() == [0.5, 0.03, 0.04]
     assert adjust_by_holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
@@ -80,7 +80,7 @@ def test_shares_of_a_balanced_design_are_those_of_the_sums_of_squares() -> None:
     rng = np.random.default_rng(3)
     t2i, i2t, prompts, _ = (part.ravel() for part in np.indices((2, 3, 5, 4)))
     values = 1.0 * t2i + 0.5 * i2t + 0.7 * (t2i == i2t) + rng.normal(size=5)[prompts] + rng.normal(size=120)
-    found = {one.factor: one for one in share_variance({"y": values}, t2i, i2t, prompts)}
+    terms = {term.factor: term for term in share_variance({"y": values}, t2i, i2t, prompts)}
     total = ((values - values.mean()) ** 2).sum()
 
     def between(*factors: np.ndarray) -> float:
@@ -92,18 +92,18 @@ def test_shares_of_a_balanced_design_are_those_of_the_sums_of_squares() -> None:
     squares["t2i:i2t"] = between(t2i, i2t) - squares["t2i"] - squares["i2t"]
     degrees = {"t2i": 1, "i2t": 2, "prompt": 4, "t2i:i2t": 2}
     error = (total - sum(squares.values())) / (120 - 1 - sum(degrees.values()))
-    for factor, one in found.items():
-        assert one.degrees == degrees[factor]
-        assert one.share == pytest.approx(squares[factor] / total)
-        assert one.adjusted == pytest.approx(
+    for factor, term in terms.items():
+        assert term.degrees == degrees[factor]
+        assert term.share == pytest.approx(squares[factor] / total)
+        assert term.adjusted == pytest.approx(
             max(0.0, (squares[factor] - degrees[factor] * error) / (total + error))
         )
-    assert len(found) == 4
+    assert len(terms) == 4
 
 
 def test_what_the_others_determine_has_no_share() -> None:
     # Each text-to-image model has one image-to-text model: nobody knows which of the two it is.
     t2i = np.tile([0, 1], 10)
-    found = share_variance({"y": np.random.default_rng(4).normal(size=20)}, t2i, t2i, np.repeat([0, 1], 10))
-    assert [one.factor for one in found] == ["prompt"]
+    shares = share_variance({"y": np.random.default_rng(4).normal(size=20)}, t2i, t2i, np.repeat([0, 1], 10))
+    assert [term.factor for term in shares] == ["prompt"]
     assert share_variance({"y": np.full(20, 0.1)}, t2i, t2i, np.repeat([0, 1], 10)) == ()

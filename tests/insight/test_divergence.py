@@ -22,9 +22,9 @@ from tests.snapshots import opened
 def test_a_planted_relaxation_is_found(time: float) -> None:
     times = np.arange(40.0)
     truth = 1.2 - (1.2 - 0.3) * np.exp(-times / time)
-    found = fit_relaxation(times, truth)
-    assert found is not None
-    assert found == pytest.approx((0.3, 1.2, time), rel=1e-3)
+    relaxation = fit_relaxation(times, truth)
+    assert relaxation is not None
+    assert relaxation == pytest.approx((0.3, 1.2, time), rel=1e-3)
     noisy = fit_relaxation(times, truth + 0.01 * np.random.default_rng(0).normal(size=40))
     assert noisy is not None
     assert noisy[2] == pytest.approx(time, rel=0.1)
@@ -41,12 +41,12 @@ def test_mean_chords_by_hand() -> None:
     prompts = np.array([5, 5, 5, 6])
     weights = np.array([[1.0, 1, 1, 1], [2.0, 1, 0, 1], [1.0, 0, 0, 0]])
     far = np.sqrt(2)
-    same, other = mean_chords(units, prompts, weights)
+    same, other_result = mean_chords(units, prompts, weights)
     # Pairs of prompt 5: 0 apart once, sqrt 2 apart twice; across, always sqrt 2.
     assert same[:2].tolist() == pytest.approx([2 * far / 3, 0.0])
-    assert other[:2].tolist() == pytest.approx([far, far])
+    assert other_result[:2].tolist() == pytest.approx([far, far])
     assert np.isnan(same[2])
-    assert np.isnan(other[2])
+    assert np.isnan(other_result[2])
 
 
 def test_no_run_names_its_own_prompt() -> None:
@@ -72,8 +72,8 @@ def test_planted_runs_forget_their_prompt() -> None:
         vectors = fading * centres[prompts] + (1 - fading) * own + noise
         return np.arange(60), vectors.astype(np.float32)
 
-    found = measure_divergence(read_step, list(range(40)), prompts)
-    first, last = found.steps[0], found.steps[-1]
+    divergence = measure_divergence(read_step, list(range(40)), prompts)
+    first, last = divergence.steps[0], divergence.steps[-1]
     assert (first.recovered, first.by_chance) == (1.0, pytest.approx(1 / 6))
     assert last.recovered is not None
     assert last.recovered < 0.5
@@ -81,27 +81,31 @@ def test_planted_runs_forget_their_prompt() -> None:
     assert last.same_prompt is not None
     assert first.same_prompt < 0.4 < 1 < last.same_prompt
     assert first.other_prompt == pytest.approx(last.other_prompt, abs=0.1)
-    assert found.same_prompt is not None
-    assert found.same_prompt.limit == pytest.approx(last.same_prompt, abs=0.05)
-    interval = found.same_prompt.time_interval
+    assert divergence.same_prompt is not None
+    assert divergence.same_prompt.limit == pytest.approx(last.same_prompt, abs=0.05)
+    interval = divergence.same_prompt.time_interval
     assert interval is not None
-    assert interval.low <= found.same_prompt.time <= interval.high
+    assert interval.low <= divergence.same_prompt.time <= interval.high
 
 
 def test_vectors_without_a_direction_do_not_count() -> None:
     def read_step(step: int) -> tuple[np.ndarray, np.ndarray]:
         return np.arange(3), np.array([[1, 0], [0, 0], [0, 1]], dtype=np.float32)
 
-    (found,) = measure_divergence(read_step, [0], np.array([0, 0, 0])).steps
-    assert (found.n_runs, found.other_prompt, found.recovered) == (2, None, None)
-    assert found.same_prompt == pytest.approx(np.sqrt(2))
+    (divergence_step,) = measure_divergence(read_step, [0], np.array([0, 0, 0])).steps
+    assert (divergence_step.n_runs, divergence_step.other_prompt, divergence_step.recovered) == (
+        2,
+        None,
+        None,
+    )
+    assert divergence_step.same_prompt == pytest.approx(np.sqrt(2))
 
 
 def test_without_runs_nothing_is_measured(tmp_path: Path) -> None:
     database, clustering = plant(tmp_path / "one.sqlite", [PlantedRun([0] * 5)])
     # The vectors of planted runs have no direction: there are steps, and no pairs of runs.
-    found = read_divergence(database, clustering)
-    assert [one.n_runs for one in found.steps] == [0] * 5
+    divergence = read_divergence(database, clustering)
+    assert [step.n_runs for step in divergence.steps] == [0] * 5
     with opened(tmp_path / "one.sqlite") as connection:
         connection.execute("DELETE FROM embeddingcluster")
     assert read_divergence(database, clustering).to_dict() == {

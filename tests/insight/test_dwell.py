@@ -58,10 +58,10 @@ def test_the_median_is_the_products(ended: list[int], cut_off: list[int]) -> Non
 
 def test_a_visit_that_was_cut_off_outlasts_all_but_its_last_step() -> None:
     # Two walks that stay for ever, seen for 1 and for 4 steps, and one that left after 4.
-    found = describe_dwells(np.array([4, 1, 4]), np.array([False, True, True]), np.zeros(3, dtype=int))
+    dwells = describe_dwells(np.array([4, 1, 4]), np.array([False, True, True]), np.zeros(3, dtype=int))
     # Of the second nothing is known at 4, nor of the third, which was seen for 4 steps: the next might have
     # been elsewhere.
-    assert (found.visits, found.censored, found.median) == (3, 2, 4)
+    assert (dwells.visits, dwells.censored, dwells.median) == (3, 2, 4)
 
 
 def test_walks_that_are_watched_briefly_seem_no_slower() -> None:
@@ -70,9 +70,9 @@ def test_walks_that_are_watched_briefly_seem_no_slower() -> None:
     rng = np.random.default_rng(2)
     durations, watched = rng.geometric(0.2, 60_000), rng.integers(1, 7, 60_000)
     left = durations < watched
-    found = describe_dwells(np.where(left, durations, watched), ~left, np.zeros(len(left), dtype=int))
-    assert found.censored > 30_000
-    assert found.median == 4
+    dwells = describe_dwells(np.where(left, durations, watched), ~left, np.zeros(len(left), dtype=int))
+    assert dwells.censored > 30_000
+    assert dwells.median == 4
 
 
 def test_rates_are_those_of_each_cluster() -> None:

@@ -43,19 +43,19 @@ def planted(tmp_path: Path) -> tuple[Database, ClusteringSummary]:
 
 def test_visits_of_clusters_are_counted(planted: tuple[Database, ClusteringSummary]) -> None:
     trajectories = read_trajectories(*planted)
-    found = dynamics.visits_of_clusters(find_visits(trajectories), 2)
+    result = dynamics.visits_of_clusters(find_visits(trajectories), 2)
     study = study_trajectories(*planted)
     for label in (0, 1):
         per_run = [int((run.visits[:, 0] == label).sum()) for run in study.runs]
-        assert found.entered[label] == sum(per_run)
-        assert found.runs[label] == sum(count > 0 for count in per_run)
-    assert found.entered.tolist() == [14, 15]
+        assert result.entered[label] == sum(per_run)
+        assert result.runs[label] == sum(count > 0 for count in per_run)
+    assert result.entered.tolist() == [14, 15]
 
 
 def test_transit_shares_by_step(planted: tuple[Database, ClusteringSummary]) -> None:
     trajectories = read_trajectories(*planted)
     codes = np.arange(len(trajectories.run_ids)) % 2
-    found = dynamics.transit_by_step(trajectories, codes[trajectories.run_numbers], 2)
+    result = dynamics.transit_by_step(trajectories, codes[trajectories.run_numbers], 2)
     counted: dict[tuple[int, int], list[bool]] = defaultdict(list)
     for run, step, flag in zip(
         trajectories.run_numbers.tolist(),
@@ -67,16 +67,16 @@ def test_transit_shares_by_step(planted: tuple[Database, ClusteringSummary]) -> 
     steps = sorted({step for _, step in counted})
     for group in (0, 1):
         expected = [np.mean(flags) if (flags := counted[group, step]) else None for step in steps]
-        assert found[group] == expected
+        assert result[group] == expected
 
 
 def test_survival_counts_what_was_cut_off_as_at_risk() -> None:
     """Dwells 1, 2, 2 ended and one of 3 steps was cut off: 3/4 outlast 1, and of these 1/3 outlasts 2."""
-    found = dynamics.survive(np.array([1, 2, 2, 3]), np.array([False, False, False, True]))
-    assert found.times == [1.0, 2.0]
-    np.testing.assert_allclose(found.shares, [0.75, 0.75 / 3])
+    result = dynamics.survive(np.array([1, 2, 2, 3]), np.array([False, False, False, True]))
+    assert result.times == [1.0, 2.0]
+    np.testing.assert_allclose(result.shares, [0.75, 0.75 / 3])
     # Of 7 looks 3 saw an end.
-    assert found.mean == pytest.approx(-1 / np.log(1 - 3 / 7))
+    assert result.mean == pytest.approx(-1 / np.log(1 - 3 / 7))
     nothing = dynamics.survive(np.array([4]), np.array([True]))
     assert (nothing.times, nothing.mean) == ([], None)
     at_once = dynamics.survive(np.array([1, 1]), np.array([False, False]))
@@ -88,10 +88,10 @@ def test_the_exponential_beside_the_curve_is_that_of_a_walk_that_forgets() -> No
     durations = np.random.default_rng(0).geometric(0.4, 40_000)
     for sampling in (1, 3):
         dwells = -(-durations // sampling) * sampling
-        found = dynamics.survive(dwells, np.zeros(len(dwells), dtype=bool), sampling=sampling)
-        assert found.mean is not None
-        assert np.exp(-6 / found.mean) == pytest.approx(0.6**6, rel=0.03)
-        assert found.shares[found.times.index(6)] == pytest.approx(np.exp(-6 / found.mean), rel=0.03)
+        result = dynamics.survive(dwells, np.zeros(len(dwells), dtype=bool), sampling=sampling)
+        assert result.mean is not None
+        assert np.exp(-6 / result.mean) == pytest.approx(0.6**6, rel=0.03)
+        assert result.shares[result.times.index(6)] == pytest.approx(np.exp(-6 / result.mean), rel=0.03)
 
 
 def test_blocks_of_states_stand_together() -> None:
@@ -143,20 +143,20 @@ def test_the_branches_of_a_tree_hold_the_clusters(tmp_path: Path) -> None:
     with database.reading() as connection:
         tree = require_tree(connection, source.id, source.record)
         labels = read_assignments(connection, source.id).labels
-    found = find_branches(tree, labels, source.record)
-    assert found is not None
+    branches = find_branches(tree, labels, source.record)
+    assert branches is not None
     n = len(labels)
-    assert found.sizes[0] == n
-    assert (found.deaths <= found.births).all()
-    assert (found.parents[1:] < np.arange(1, len(found.parents))).all()
-    np.testing.assert_array_equal(found.births[1:], found.deaths[found.parents[1:]])
-    inside = np.bincount(found.parents[1:], weights=found.sizes[1:], minlength=len(found.sizes))
-    assert (inside <= found.sizes).all()
-    chosen = found.labels[found.labels >= 0]
+    assert branches.sizes[0] == n
+    assert (branches.deaths <= branches.births).all()
+    assert (branches.parents[1:] < np.arange(1, len(branches.parents))).all()
+    np.testing.assert_array_equal(branches.births[1:], branches.deaths[branches.parents[1:]])
+    inside = np.bincount(branches.parents[1:], weights=branches.sizes[1:], minlength=len(branches.sizes))
+    assert (inside <= branches.sizes).all()
+    chosen = branches.labels[branches.labels >= 0]
     assert sorted(chosen.tolist()) == list(range(source.record.n_clusters))
-    for label, size in zip(chosen, found.sizes[found.labels >= 0], strict=True):
+    for label, size in zip(chosen, branches.sizes[branches.labels >= 0], strict=True):
         assert size == np.count_nonzero(labels == label)
     few = find_branches(tree, labels, source.record, most=1)
     assert few is not None
-    assert few.n_all == found.n_all == len(found.sizes)
+    assert few.n_all == branches.n_all == len(branches.sizes)
     assert sorted(few.labels[few.labels >= 0].tolist()) == sorted(chosen.tolist())

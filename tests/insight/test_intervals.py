@@ -20,11 +20,11 @@ def test_a_ratio_is_that_of_the_runs_drawn() -> None:
         runs = [run for run, count in enumerate(counts) for _ in range(count)]
         by_hand.append(sum(above[run] for run in runs) / sum(below[run] for run in runs))
     low, high = sorted(by_hand)[24], sorted(by_hand)[974]
-    found = resamples.ratio(above, below)
-    assert found is not None
-    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+    result = resamples.ratio(above, below)
+    assert result is not None
+    assert (result.low, result.high) == (pytest.approx(low), pytest.approx(high))
     # The same runs are drawn each time.
-    assert Resamples(25).ratio(above, below) == found
+    assert Resamples(25).ratio(above, below) == result
 
 
 def test_a_median_is_that_of_the_visits_of_the_runs_drawn() -> None:
@@ -44,9 +44,9 @@ def test_a_median_is_that_of_the_visits_of_the_runs_drawn() -> None:
 def test_a_median_that_some_samples_do_not_reach_has_no_upper_end() -> None:
     times = np.arange(1.0, 21.0)
     censored = times > 11
-    found = Resamples(20).median(times, censored, np.arange(20))
-    assert found is not None
-    assert (np.isfinite(found.low), found.to_list()[1]) == (True, None)
+    result = Resamples(20).median(times, censored, np.arange(20))
+    assert result is not None
+    assert (np.isfinite(result.low), result.to_list()[1]) == (True, None)
     assert Resamples(20).median(times, times > 4, np.arange(20)) is None
     assert Resamples(20).median(times, times > 0, np.arange(20)) is None
 
@@ -57,10 +57,10 @@ def test_steps_of_one_run_are_not_independent() -> None:
     covered = widths = 0.0
     for _ in range(200):
         share = 100.0 * (rng.random(40) < 0.3)
-        found = Resamples(40, 400).ratio(share, np.full(40, 100.0))
-        assert found is not None
-        covered += (found.low <= 0.3 <= found.high) / 200
-        widths += (found.high - found.low) / 200
+        result = Resamples(40, 400).ratio(share, np.full(40, 100.0))
+        assert result is not None
+        covered += (result.low <= 0.3 <= result.high) / 200
+        widths += (result.high - result.low) / 200
     assert covered > 0.88
     assert widths == pytest.approx(2 * 1.96 * np.sqrt(0.3 * 0.7 / 40), rel=0.15)
 

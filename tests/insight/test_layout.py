@@ -24,7 +24,7 @@ from panic_tda.storage.read.assignments import read_assignments
 from panic_tda.storage.read.medoids import read_medoid_ids
 from panic_tda.storage.read.results import ClusteringSummary, find_clustering
 from panic_tda.storage.read.vectors_by_id import read_vectors
-from panic_tda.storage.write.saving import save_or_keep
+from panic_tda.storage.write.saving import save_or_write_pending
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec
 from tests.snapshots import REPOSITORY, opened
@@ -51,7 +51,7 @@ def laid_out(captions: np.ndarray) -> np.ndarray:
 @pytest.fixture
 def clustered(upgraded: MakeFile) -> UpgradedFile:
     file = upgraded(FieldSpec(runs=6, length=60))
-    save_or_keep(file.database, make_finished(ids_of(file)))
+    save_or_write_pending(file.database, make_finished(ids_of(file)))
     return file
 
 
@@ -61,7 +61,7 @@ def latest(database: Database) -> ClusteringSummary:
 
 
 def distinct_neighbours(xy: np.ndarray, vectors: np.ndarray) -> float:
-    """How far the 10 neighbours on the map are neighbours by cosine, 0 to 1; without copies."""
+    """Return the share of the 10 neighbours on the map that are neighbours by cosine, without copies."""
     distinct, first = np.unique(vectors, axis=0, return_index=True)
     return float(trustworthiness(distinct, xy[first], n_neighbors=10, metric="cosine"))
 
@@ -125,15 +125,15 @@ def test_a_map_has_the_medoids_and_no_more_rows_than_asked_for(clustered: Upgrad
         stored = connection.execute(
             "SELECT label, medoid_embedding_id FROM cluster ORDER BY label"
         ).fetchall()
-    assert [(label, found.decode()) for label, found in medoids.items()] == stored
-    rows = {assigned.ids.tolist().index(found) for found in medoids.values()}
+    assert [(label, medoid.decode()) for label, medoid in medoids.items()] == stored
+    rows = {assigned.ids.tolist().index(medoid) for medoid in medoids.values()}
     for n_rows in (1, 10):
-        found = read_map(clustered.database, source, n_rows=n_rows)
-        assert len(found.rows) == max(n_rows, len(rows))
-        assert rows <= set(found.rows.tolist())
-        assert found.xy.shape == (len(found.rows), 2)
-        assert found.xy.dtype == np.float32
-        assert found.n_total == len(assigned.ids) == 180
+        row_map = read_map(clustered.database, source, n_rows=n_rows)
+        assert len(row_map.rows) == max(n_rows, len(rows))
+        assert rows <= set(row_map.rows.tolist())
+        assert row_map.xy.shape == (len(row_map.rows), 2)
+        assert row_map.xy.dtype == np.float32
+        assert row_map.n_total == len(assigned.ids) == 180
     with pytest.raises(InvalidParameter, match="at least 1 row; got 0"):
         read_map(clustered.database, source, n_rows=0)
 
@@ -142,11 +142,15 @@ def test_vectors_come_in_the_order_of_the_ids(
     clustered: UpgradedFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vectors_by_id, "_QUERY_IDS", 7)
-    some = [clustered.facts.sample("Nomic")[row] for row in np.random.default_rng(0).permutation(100)]
+    wanted_embeddings = [
+        clustered.facts.sample("Nomic")[row] for row in np.random.default_rng(0).permutation(100)
+    ]
     with clustered.database.reading() as connection:
-        found = read_vectors(connection, np.array([e.id for e in some], dtype="S32"), dimensions=8)
+        vectors = read_vectors(
+            connection, np.array([e.id for e in wanted_embeddings], dtype="S32"), dimensions=8
+        )
         assert read_vectors(connection, np.array([], dtype="S32"), dimensions=8).shape == (0, 8)
-    np.testing.assert_array_equal(found, np.array([e.vector for e in some]))
+    np.testing.assert_array_equal(vectors, np.array([e.vector for e in wanted_embeddings]))
 
 
 @pytest.mark.parametrize("fault", ["NULL", "x'0000'", "x'0102030405'"])
@@ -158,29 +162,29 @@ def test_vectors_that_have_gone_are_named(clustered: UpgradedFile, fault: str) -
 
 
 def test_only_the_rows_of_the_map_are_read(clustered: UpgradedFile) -> None:
-    with statements() as seen:
+    with statements() as executed:
         read_map(clustered.database, latest(clustered.database), n_rows=15)
-    asked = queries(seen)
+    selects = queries(executed)
     with closing(sqlite3.connect(clustered.path)) as connection:
-        plans = {sql: plan(connection, sql) for sql in asked}
+        plans = {sql: plan(connection, sql) for sql in selects}
     assert {sql: steps for sql, steps in plans.items() if any(map(rows_are_gone_through, steps))} == {}
-    (reading,) = [sql for sql in asked if "embedding.rowid IN" in sql]
+    (reading,) = [sql for sql in selects if "embedding.rowid IN" in sql]
     assert plans[reading] == ["SEARCH embedding USING INTEGER PRIMARY KEY (rowid=?)"]
     places = [int(word) for word in re.findall(r"\d+", reading.partition(" IN ")[2])]
     assert len(places) == 15
     assert places == sorted(places)
-    (finding,) = [sql for sql in asked if "embedding.id IN" in sql]
+    (finding,) = [sql for sql in selects if "embedding.id IN" in sql]
     assert all("COVERING" in step for step in plans[finding])
 
 
 def test_columns_have_a_place_for_each_row_of_the_map(clustered: UpgradedFile) -> None:
-    found = read_map(clustered.database, latest(clustered.database), n_rows=15)
-    columns = columns_of(found)
+    row_map = read_map(clustered.database, latest(clustered.database), n_rows=15)
+    columns = columns_of(row_map)
     assert columns.num_rows == 180
     places = list(zip(*columns.to_pydict().values(), strict=True))
-    of_rows = dict(zip(found.rows.tolist(), found.xy.tolist(), strict=True))
+    of_rows = dict(zip(row_map.rows.tolist(), row_map.xy.tolist(), strict=True))
     assert places == [tuple(of_rows.get(row, (None, None))) for row in range(180)]
-    assert columns.schema.field("x").metadata == {b"layout": found.method.encode()}
+    assert columns.schema.field("x").metadata == {b"layout": row_map.method.encode()}
 
 
 # --------------------------------------------------------------------------- the layout
@@ -229,8 +233,8 @@ def test_without_umap_it_is_the_principal_components(monkeypatch: pytest.MonkeyP
     xy, method = lay_out(rows)
     assert re.fullmatch(r"PCA, NumPy [\w.]+ \(the package umap-learn is missing\)", method)
     expected = PCA(n_components=2, svd_solver="full").fit_transform(rows.astype(np.float64))
-    for found, component in zip(xy.T, expected.T, strict=True):
-        assert min(np.abs(found - component).max(), np.abs(found + component).max()) < 1e-4
+    for coordinate, component in zip(xy.T, expected.T, strict=True):
+        assert min(np.abs(coordinate - component).max(), np.abs(coordinate + component).max()) < 1e-4
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (0, 4), (1, 4), (2, 4), (40, 4), (40, 1)])

@@ -38,26 +38,26 @@ def walk(matrix: np.ndarray, *, n_runs: int = 60, n_steps: int = 200, seed: int 
 
 
 def fitted(trajectories: Trajectories, lag: int = 1) -> MarkovModel:
-    found = fit_markov(trajectories, lag)
-    assert found is not None
-    return found
+    markov = fit_markov(trajectories, lag)
+    assert markov is not None
+    return markov
 
 
 def test_a_planted_chain_is_found_again() -> None:
-    found = fitted(walk(METASTABLE))
-    assert found.states == [0, 1, 2, 3]
-    assert (found.transition_share, found.absorbing) == (1.0, [])
-    assert found.stationary == pytest.approx(find_stationary(METASTABLE), abs=0.05)
+    model = fitted(walk(METASTABLE))
+    assert model.states == [0, 1, 2, 3]
+    assert (model.transition_share, model.absorbing) == (1.0, [])
+    assert model.stationary == pytest.approx(find_stationary(METASTABLE), abs=0.05)
     truth = find_timescales(METASTABLE, 1)
-    first = found.timescales[0]
+    first = model.timescales[0]
     assert first.timescales == pytest.approx(truth, rel=0.15)
     assert first.slowest is not None
     assert first.slowest.low < truth[0] < first.slowest.high
     # It is a Markov chain: its time scales do not depend on the lag, and it keeps what it predicts.
-    assert [one.lag for one in found.timescales] == [1, 2, 3, 4, 5, 6]
-    assert found.timescales[-1].timescales[0] == pytest.approx(truth[0], rel=0.2)
-    assert all(one.largest_difference < 2 * one.expected for one in found.chapman_kolmogorov)
-    assert found.spectral_gap == pytest.approx(1 - np.exp(-1 / truth[0]), rel=0.15)
+    assert [timescale.lag for timescale in model.timescales] == [1, 2, 3, 4, 5, 6]
+    assert model.timescales[-1].timescales[0] == pytest.approx(truth[0], rel=0.2)
+    assert all(test.largest_difference < 2 * test.expected for test in model.chapman_kolmogorov)
+    assert model.spectral_gap == pytest.approx(1 - np.exp(-1 / truth[0]), rel=0.15)
 
 
 def test_passage_times_are_those_of_simulated_walks() -> None:
@@ -75,16 +75,16 @@ def test_passage_times_are_those_of_simulated_walks() -> None:
 
 def test_deeptime_agrees() -> None:
     markov = pytest.importorskip("deeptime.markov.msm")
-    found = fitted(walk(METASTABLE))
+    markov_model = fitted(walk(METASTABLE))
     trajectories = walk(METASTABLE)
     paths = np.split(trajectories.states, trajectories.offsets[1:-1])
     estimator = markov.MaximumLikelihoodMSM(reversible=False, lagtime=1)
     model = estimator.fit_fetch(list(paths), count_mode="sliding")
-    assert found.stationary == pytest.approx(model.stationary_distribution)
-    assert found.timescales[0].timescales[0] == pytest.approx(model.timescales()[0])
-    assert found.mean_first_passage[0][3] == pytest.approx(model.mfpt([0], [3]))
-    assert found.metastable is not None
-    assert sorted(map(sorted, found.metastable)) == [[0, 1], [2, 3]]
+    assert markov_model.stationary == pytest.approx(model.stationary_distribution)
+    assert markov_model.timescales[0].timescales[0] == pytest.approx(model.timescales()[0])
+    assert markov_model.mean_first_passage[0][3] == pytest.approx(model.mfpt([0], [3]))
+    assert markov_model.metastable is not None
+    assert sorted(map(sorted, markov_model.metastable)) == [[0, 1], [2, 3]]
 
 
 def test_without_deeptime_there_are_no_metastable_sets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,23 +113,23 @@ def test_a_process_with_memory_fails_the_test() -> None:
         while len(states) < 100:
             states.append(1 - states[-2] if rng.random() < 0.9 else states[-2])
         runs.append({step: (state, 1.0) for step, state in enumerate(states)})
-    found = fitted(find_states(laid_out(runs)))
-    assert found.chapman_kolmogorov[0].largest_difference > 5 * found.chapman_kolmogorov[0].expected
+    model = fitted(find_states(laid_out(runs)))
+    assert model.chapman_kolmogorov[0].largest_difference > 5 * model.chapman_kolmogorov[0].expected
 
 
 def test_what_is_never_left_is_absorbing() -> None:
     matrix = np.array(
         [[0.8, 0.2, 0.0, 0.0], [0.2, 0.7, 0.05, 0.05], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
     )
-    found = fitted(walk(matrix, n_runs=40))
-    assert found.absorbing == [[2], [3]]
-    assert found.states == [0, 1]
-    assert (found.n_visited, found.transition_share < 1) == (4, True)
+    model = fitted(walk(matrix, n_runs=40))
+    assert model.absorbing == [[2], [3]]
+    assert model.states == [0, 1]
+    assert (model.n_visited, model.transition_share < 1) == (4, True)
 
 
 def test_graphs_by_hand() -> None:
     counts = np.array([[1.0, 2, 0, 0], [3, 0, 1, 0], [0, 0, 0, 4], [0, 0, 1, 0]])
-    assert [one.tolist() for one in closed_classes(counts)] == [[2, 3]]
+    assert [states.tolist() for states in closed_classes(counts)] == [[2, 3]]
     assert largest_recurrent(counts).tolist() == [0, 1]
     assert closed_classes(counts[2:, 2:]) == []
 

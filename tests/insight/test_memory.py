@@ -28,22 +28,26 @@ def available(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("available", "no_device")
 def test_what_a_laptop_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "unavailable_reason", lambda: "CuPy is not installed")
-    found = memory_by_backend(ClusteringParameters(), 15_000, 768, folder=tmp_path)
-    assert set(found) == set(backends.NAMES) - {backends.AUTO}
+    result = memory_by_backend(ClusteringParameters(), 15_000, 768, folder=tmp_path)
+    assert set(result) == set(backends.NAMES) - {backends.AUTO}
     # A matrix of 15,000² float64, and the rows.
-    assert found["sklearn"].bytes == 8 * 15_000**2 + 4 * 15_000 * 768
-    assert (found["sklearn"].fits, found["sklearn"].on_device, found["sklearn"].reason) == (True, False, None)
-    assert found["tiled"].fits
-    assert found["tiled"].bytes < 0.2 * GIB
-    assert (found["cuml"].fits, found["cuml"].reason) == (False, "CuPy is not installed")
-    assert found["cuml"].on_device
+    assert result["sklearn"].bytes == 8 * 15_000**2 + 4 * 15_000 * 768
+    assert (result["sklearn"].fits, result["sklearn"].on_device, result["sklearn"].reason) == (
+        True,
+        False,
+        None,
+    )
+    assert result["tiled"].fits
+    assert result["tiled"].bytes < 0.2 * GIB
+    assert (result["cuml"].fits, result["cuml"].reason) == (False, "CuPy is not installed")
+    assert result["cuml"].on_device
     more = memory_by_backend(ClusteringParameters(), 3_000_000, 768, folder=tmp_path)
     assert "accepts up to 20,000 rows" in (more["sklearn"].reason or "")
     assert not more["tiled"].fits
-    said = more["tiled"].reason or ""
-    assert "12." in said.partition(" GiB")[0], "the rows alone take 8.6 GiB"
-    assert "but 8.0 GiB are available" in said
-    assert "--memory-limit" in said
+    text = more["tiled"].reason or ""
+    assert "12." in text.partition(" GiB")[0], "the rows alone take 8.6 GiB"
+    assert "but 8.0 GiB are available" in text
+    assert "--memory-limit" in text
     monkeypatch.setattr(placement, "host_memory", lambda: (16 * GIB, 2 * GIB))
     tight = memory_by_backend(ClusteringParameters(), 19_000, 768, folder=tmp_path)["sklearn"]
     assert tight.reason == (
@@ -55,14 +59,14 @@ def test_what_a_laptop_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.usefixtures("available", "stand_in", "device")
 def test_what_a_device_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # 24 GiB of it are free.
-    found = memory_by_backend(ClusteringParameters(), 1_000_000, 768, folder=tmp_path)
-    assert found["cuml"].bytes == 1_000_000 * (72 + 140 * 64 + 4 * 768)
-    assert [found[name].on_device for name in ("cuml", "tiled", "sklearn")] == [True, True, False]
-    assert [found[name].fits for name in ("cuml", "tiled", "sklearn")] == [True, True, False]
+    result = memory_by_backend(ClusteringParameters(), 1_000_000, 768, folder=tmp_path)
+    assert result["cuml"].bytes == 1_000_000 * (72 + 140 * 64 + 4 * 768)
+    assert [result[name].on_device for name in ("cuml", "tiled", "sklearn")] == [True, True, False]
+    assert [result[name].fits for name in ("cuml", "tiled", "sklearn")] == [True, True, False]
     more = memory_by_backend(ClusteringParameters(), 3_000_000, 768, folder=tmp_path)
     assert "use --backend tiled" in (more["cuml"].reason or "")
     assert more["tiled"].fits
-    monkeypatch.setattr(cuda, "free_bytes", lambda: 1000)
+    monkeypatch.setattr(cuda, "allocatable_bytes", lambda: 1000)
     # What auto does: it works in host memory then; who names the backend is told.
     there = memory_by_backend(ClusteringParameters(), 100_000, 768, folder=tmp_path)["tiled"]
     assert (there.on_device, there.fits) == (False, True)
@@ -73,9 +77,9 @@ def test_what_a_device_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_system_that_does_not_say_has_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(placement, "host_memory", lambda: (None, None))
-    asked = ClusteringParameters(backend="tiled")
+    parameters = ClusteringParameters(backend="tiled")
     with cuda.cuda_disabled():
-        assert memory_by_backend(asked, 10**8, 768, folder=tmp_path)["tiled"].fits
+        assert memory_by_backend(parameters, 10**8, 768, folder=tmp_path)["tiled"].fits
 
 
 @pytest.mark.parametrize("shape", [(3_000, 192), (1_500, 192), (3_000, 64), (20, 8)])

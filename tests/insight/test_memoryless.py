@@ -14,18 +14,18 @@ MEANS = np.array([1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 40.0])
 
 
 def of(dwells: np.ndarray, clusters: np.ndarray, **options: int) -> MemorylessTest:
-    found = memoryless_test(dwells, np.zeros(len(dwells), dtype=bool), clusters, **options)
-    assert found is not None
-    return found
+    result = memoryless_test(dwells, np.zeros(len(dwells), dtype=bool), clusters, **options)
+    assert result is not None
+    return result
 
 
 def test_memoryless_places_with_different_rates_have_no_heavy_tail() -> None:
     clusters = np.repeat(np.arange(8), 300)
     dwells = np.random.default_rng(0).geometric(1 / MEANS[clusters])
-    found = of(dwells, clusters)
-    assert (found.n_clusters, found.n_ended) == (8, 2400)
-    assert found.shape == pytest.approx(1, abs=0.06)
-    assert not found.is_heavier
+    shape = of(dwells, clusters)
+    assert (shape.n_clusters, shape.n_ended) == (8, 2400)
+    assert shape.shape == pytest.approx(1, abs=0.06)
+    assert not shape.is_heavier
     # Thrown together, as if they were one place, they would have one.
     together = of(dwells, np.zeros_like(clusters))
     assert together.shape == pytest.approx(0.6, abs=0.06)
@@ -49,11 +49,11 @@ def test_a_planted_common_shape_is_found(shape: float, spacing: int) -> None:
     dwells = np.ceil(MEANS[clusters] * 4 * rng.weibull(shape, len(clusters)) / spacing).astype(int) * spacing
     watched = rng.integers(1, 60, len(clusters)) * spacing
     censored = dwells > watched
-    found = memoryless_test(np.where(censored, watched, dwells), censored, clusters, spacing=spacing)
-    assert found is not None
-    assert found.shape == pytest.approx(shape, rel=0.06)
-    assert found.is_heavier == (shape < 1)
-    assert found.p_value < 1e-6
+    result = memoryless_test(np.where(censored, watched, dwells), censored, clusters, spacing=spacing)
+    assert result is not None
+    assert result.shape == pytest.approx(shape, rel=0.06)
+    assert result.is_heavier == (shape < 1)
+    assert result.p_value < 1e-6
 
 
 @pytest.mark.parametrize("shape", [0.3, 0.6, 1.0, 2.5, 4.0])
@@ -67,9 +67,9 @@ def test_of_one_cluster_scipy_finds_the_same_distribution(shape: float, spacing:
     intervals = np.column_stack([times[~censored] - spacing, times[~censored]])
     data = stats.CensoredData(interval=intervals, right=times[censored])
     expected, _, scale = stats.weibull_min.fit(data, floc=0)
-    found = memoryless_test(times, censored, np.zeros(400, dtype=int), spacing=spacing)
-    assert found is not None
-    assert found.shape == pytest.approx(expected, rel=1e-4)
+    result = memoryless_test(times, censored, np.zeros(400, dtype=int), spacing=spacing)
+    assert result is not None
+    assert result.shape == pytest.approx(expected, rel=1e-4)
 
     def log_likelihood(shape: float, scale: float) -> float:
         survival = stats.weibull_min(shape, scale=scale)
@@ -78,8 +78,8 @@ def test_of_one_cluster_scipy_finds_the_same_distribution(shape: float, spacing:
 
     _, mean = stats.expon.fit(data, floc=0)
     ratio = log_likelihood(expected, scale) - log_likelihood(1.0, mean)
-    assert found.log_likelihood_ratio == pytest.approx(ratio, rel=1e-3, abs=1e-5)
-    assert found.p_value == pytest.approx(stats.chi2.sf(2 * ratio, df=1), rel=1e-2, abs=1e-4)
+    assert result.log_likelihood_ratio == pytest.approx(ratio, rel=1e-3, abs=1e-5)
+    assert result.p_value == pytest.approx(stats.chi2.sf(2 * ratio, df=1), rel=1e-2, abs=1e-4)
 
 
 def test_small_clusters_hide_a_heavy_tail_and_make_up_none() -> None:
@@ -120,18 +120,18 @@ def test_clusters_with_few_ends_are_left_out() -> None:
 def test_extreme_durations_stay_finite() -> None:
     for ended in ([1, 10**15], [10**15, 10**15 + 2], [1] * 1000 + [3]):
         times = np.array(ended)
-        found = memoryless_test(times, np.zeros(len(times), dtype=bool), 0 * times, least_ended=1)
-        assert found is None or (math.isfinite(found.shape) and math.isfinite(found.log_likelihood_ratio))
+        result = memoryless_test(times, np.zeros(len(times), dtype=bool), 0 * times, least_ended=1)
+        assert result is None or (math.isfinite(result.shape) and math.isfinite(result.log_likelihood_ratio))
 
 
 def test_influences_lead_to_the_shape_of_other_weights() -> None:
     rng = np.random.default_rng(8)
     clusters = np.repeat(np.arange(3), 400)
     dwells = np.ceil(9 * rng.weibull(0.8, 1200)).astype(int)
-    found = of(dwells, clusters)
-    slopes, curvatures = shape_influences(dwells, np.zeros(1200, dtype=bool), clusters, shape=found.shape)
+    shape = of(dwells, clusters)
+    slopes, curvatures = shape_influences(dwells, np.zeros(1200, dtype=bool), clusters, shape=shape.shape)
     assert slopes.sum() == pytest.approx(0, abs=1e-2 * np.abs(slopes).sum())
     weights = rng.multinomial(1200, np.full(1200, 1 / 1200))
     again = np.repeat(np.arange(1200), weights)
     step = math.exp((weights @ slopes) / (weights @ curvatures))
-    assert found.shape * step == pytest.approx(of(dwells[again], clusters[again]).shape, rel=5e-3)
+    assert shape.shape * step == pytest.approx(of(dwells[again], clusters[again]).shape, rel=5e-3)

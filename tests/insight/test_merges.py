@@ -40,18 +40,18 @@ def test_clusters_are_in_one_component_from_the_height_of_their_merge_on() -> No
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    found = cluster(planted_blobs(3), min_cluster_size=10, min_samples=5, epsilon=0.0)
-    tree, labels = found.tree, found.labels
+    clustering = cluster(planted_blobs(3), min_cluster_size=10, min_samples=5, epsilon=0.0)
+    tree, labels = clustering.tree, clustering.labels
     assert tree is not None
     merges = list_merges(tree, labels)
-    assert len(merges) == found.n_clusters - 1 > 1
-    assert [one.height for one in merges] == sorted(one.height for one in merges)
+    assert len(merges) == clustering.n_clusters - 1 > 1
+    assert [merge.height for merge in merges] == sorted(merge.height for merge in merges)
     n = len(labels)
-    for one in merges:
-        for edges, together in ((tree.height <= one.height, True), (tree.height < one.height, False)):
+    for merge in merges:
+        for edges, together in ((tree.height <= merge.height, True), (tree.height < merge.height, False)):
             graph = coo_array((np.ones(edges.sum()), (tree.u[edges], tree.v[edges])), shape=(n, n))
             _, components = connected_components(graph, directed=False)
-            of_a, of_b = (set(components[labels == label].tolist()) for label in (one.a, one.b))
+            of_a, of_b = (set(components[labels == label].tolist()) for label in (merge.a, merge.b))
             assert (len(of_a | of_b) == 1) == together
 
 
@@ -76,11 +76,11 @@ def test_planted_layers_are_found() -> None:
     coarse = rng.normal(size=(3, 30)) * 3
     fine = (coarse[:, None] + rng.normal(size=(3, 3, 30))).reshape(9, 30)
     vectors = (fine[:, None] + 0.2 * rng.normal(size=(9, 20, 30))).reshape(180, 30).astype(np.float32)
-    found = cluster(vectors, min_cluster_size=5, min_samples=3, epsilon=0.0)
-    assert found.tree is not None
-    nine = find_layers(found.tree, distance_floor=1e-9)[0]
+    clustering = cluster(vectors, min_cluster_size=5, min_samples=3, epsilon=0.0)
+    assert clustering.tree is not None
+    nine = find_layers(clustering.tree, distance_floor=1e-9)[0]
     assert (nine.n_clusters, 2 <= nine.min_cluster_size <= 20) == (9, True)
-    sizes, counts, _ = trace_persistence(found.tree, distance_floor=1e-9)
+    sizes, counts, _ = trace_persistence(clustering.tree, distance_floor=1e-9)
     assert counts[np.flatnonzero(sizes <= 40)[-1]] == 3
     again = cluster(
         vectors, min_cluster_size=nine.min_cluster_size, min_samples=3, epsilon=0.0, selection_method="leaf"

@@ -43,51 +43,55 @@ def laid_out(runs: list[Run]) -> RunSteps:
     )
 
 
-def of_runs(values: np.ndarray, found: Trajectories) -> list[list[int]]:
-    return [part.tolist() for part in np.split(values, found.offsets[1:-1])] if found.run_ids else []
+def of_runs(values: np.ndarray, trajectories: Trajectories) -> list[list[int]]:
+    return (
+        [part.tolist() for part in np.split(values, trajectories.offsets[1:-1])]
+        if trajectories.run_ids
+        else []
+    )
 
 
 def walks(runs: list[Run], core: float) -> list[tuple[list[int], list[int], list[str]]]:
-    found = []
+    walks_of_runs = []
     for run in runs:
         order = sorted(run)
         states, flags = reference.states_of([run[t][0] for t in order], [run[t][1] for t in order], core)
-        found.append((order, states, flags))
-    return found
+        walks_of_runs.append((order, states, flags))
+    return walks_of_runs
 
 
 @given(some_runs, st.sampled_from([0.0, 0.3, 1.0]), st.sampled_from([1, 2, 10, 70]))
 def test_any_labels_are_followed_as_step_by_step(runs: list[Run], core: float, lag: int) -> None:
-    found = find_states(laid_out(runs), core_probability=core)
+    expected_states = find_states(laid_out(runs), core_probability=core)
     expected = walks(runs, core)
-    assert of_runs(found.states, found) == [states for _, states, _ in expected]
-    assert [[FLAGS[code] for code in codes] for codes in of_runs(found.flags, found)] == [
+    assert of_runs(expected_states.states, expected_states) == [states for _, states, _ in expected]
+    assert [[FLAGS[code] for code in codes] for codes in of_runs(expected_states.flags, expected_states)] == [
         flags for *_, flags in expected
     ]
-    visits = find_visits(found)
+    visits = find_visits(expected_states)
     stretches = [reference.visits_of(order, states) for order, states, _ in expected]
     columns = (visits.runs, visits.states, visits.first_steps, visits.dwells)
     assert np.column_stack(columns).tolist() == [
         [number, *visit] for number, of_run in enumerate(stretches) for visit in of_run
     ]
     assert visits.censored.tolist() == [visit is of_run[-1] for of_run in stretches for visit in of_run]
-    assert of_runs(found.visits, found) == [
+    assert of_runs(expected_states.visits, expected_states) == [
         [sum(first <= t for _, first, _ in of_run) - 1 for t in order]
         for of_run, (order, *_) in zip(stretches, expected, strict=True)
     ]
-    settled = find_settled(found, visits)
+    settled = find_settled(expected_states, visits)
     by_hand = [
         reference.settled_of(order, flags, of_run)
         for of_run, (order, _, flags) in zip(stretches, expected, strict=True)
     ]
     none = (None, None)
     assert list(zip(*(part.tolist() for part in settled), strict=True)) == [
-        (-1, -1) if one == none else one for one in by_hand
+        (-1, -1) if state == none else state for state in by_hand
     ]
     pairs: Counter[tuple[int, int]] = Counter()
     for order, states, _ in expected:
         pairs += reference.transitions_of(order, states, lag)
-    counted = count_transitions(found, lag)
+    counted = count_transitions(expected_states, lag)
     columns = (counted.sources.tolist(), counted.targets.tolist(), counted.counts.tolist())
     assert list(zip(*columns, strict=True)) == [(*pair, count) for pair, count in sorted(pairs.items())]
 
@@ -100,6 +104,6 @@ def test_pairs_do_not_reach_into_the_next_run() -> None:
 
 def test_steps_may_be_any_number() -> None:
     last = 2**62
-    found = find_states(laid_out([{0: (0, 1.0), last: (1, 1.0)}] * 3))
-    assert count_transitions(found, last).counts.tolist() == [3]
-    assert find_visits(found).dwells.tolist() == [last, 1] * 3
+    states = find_states(laid_out([{0: (0, 1.0), last: (1, 1.0)}] * 3))
+    assert count_transitions(states, last).counts.tolist() == [3]
+    assert find_visits(states).dwells.tolist() == [last, 1] * 3

@@ -18,9 +18,9 @@ def test_hdbscan_gives_the_same_scores(seed: int, min_cluster_size: int) -> None
 
     vectors = planted_blobs(seed)
     units = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float64)
-    found = cluster(vectors, min_cluster_size=min_cluster_size, min_samples=5, epsilon=0.0)
-    assert found.tree is not None
-    scores = score_outliers(found.tree, found.record)
+    clustering = cluster(vectors, min_cluster_size=min_cluster_size, min_samples=5, epsilon=0.0)
+    assert clustering.tree is not None
+    scores = score_outliers(clustering.tree, clustering.record)
     # hdbscan does not count the point itself.
     fitted = HDBSCAN(
         min_cluster_size=min_cluster_size, min_samples=4, algorithm="generic", metric="euclidean"
@@ -31,19 +31,19 @@ def test_hdbscan_gives_the_same_scores(seed: int, min_cluster_size: int) -> None
     births = dict(zip(clusters["child"].tolist(), clusters["lambda_val"].tolist(), strict=True))
     # What falls out of a cluster at the very height of its birth is in its parent here, as merges at one
     # height are one.
-    born = np.array([births.get(one, 0.0) for one in rows["parent"].tolist()])
+    born = np.array([births.get(cluster, 0.0) for cluster in rows["parent"].tolist()])
     untied = rows["child"][np.abs(rows["lambda_val"] - born) > 1e-9]
     assert len(untied) > 0.98 * len(units)
     assert scores[untied] == pytest.approx(expected[untied], abs=1e-5)
     assert scores.min() >= 0
-    assert scores[found.labels == OUTLIER].mean() > scores[found.labels != OUTLIER].mean()
+    assert scores[clustering.labels == OUTLIER].mean() > scores[clustering.labels != OUTLIER].mean()
 
 
 def test_few_rows_have_no_score() -> None:
-    found = cluster(np.eye(4, dtype=np.float32), min_cluster_size=3, min_samples=2)
-    assert found.tree is not None
-    few = SpanningTree(found.tree.u[:1], found.tree.v[:1], found.tree.height[:1])
-    assert np.isnan(score_outliers(few, found.record)).all()
+    clustering = cluster(np.eye(4, dtype=np.float32), min_cluster_size=3, min_samples=2)
+    assert clustering.tree is not None
+    few = SpanningTree(clustering.tree.u[:1], clustering.tree.v[:1], clustering.tree.height[:1])
+    assert np.isnan(score_outliers(few, clustering.record)).all()
 
 
 def test_an_outlier_goes_where_the_shortest_path_ends() -> None:

@@ -51,13 +51,13 @@ def test_the_smallest_factor_in_time_is_the_smallest_of_those_in_time(
 def test_the_next_factor_lies_between_the_last_too_long_and_the_first_in_time(
     seconds: dict[int, float | None], within: float
 ) -> None:
-    found, best = factor_between(seconds, within), smallest_within(seconds, within)
+    next_factor, best = factor_between(seconds, within), smallest_within(seconds, within)
     smaller = [factor for factor in seconds if best is not None and factor < best]
     if best is None or not smaller or best - max(smaller) == 1:
-        assert found is None
+        assert next_factor is None
     else:
-        assert found is not None
-        assert max(smaller) < found < best
+        assert next_factor is not None
+        assert max(smaller) < next_factor < best
 
 
 @settings(deadline=None)
@@ -99,19 +99,22 @@ def test_a_plan_of_the_sample_says_what_clustering_it_does(sample: Database) -> 
         384,
         50,
     )
-    assert [one.downsample for one in model.plans] == [1, 4, 50]
+    assert [plan.downsample for plan in model.plans] == [1, 4, 50]
     before = math.inf
-    for one in model.plans:
-        (outcome,) = cluster_all_data(sample, ["MiniLM"], downsample=one.downsample)
-        assert (one.n_rows, one.backend) == (outcome.n_embeddings, outcome.backend)
-        assert (one.measured_rows, one.measured_runs) == (one.n_rows, 48)
-        assert one.seconds is not None
-        assert min(one.seconds.load, one.seconds.fit, one.seconds.save) > 0
-        assert one.seconds.total == one.seconds.load + one.seconds.fit + one.seconds.save
-        assert one.seconds.save < before
-        before = one.seconds.save
-        assert plan.totals[one.downsample] == one.seconds.total
-        assert one.memory[one.backend or ""].fits
+    for model_plan in model.plans:
+        (outcome,) = cluster_all_data(sample, ["MiniLM"], downsample=model_plan.downsample)
+        assert (model_plan.n_rows, model_plan.backend) == (outcome.n_embeddings, outcome.backend)
+        assert (model_plan.measured_rows, model_plan.measured_runs) == (model_plan.n_rows, 48)
+        assert model_plan.seconds is not None
+        assert min(model_plan.seconds.load, model_plan.seconds.fit, model_plan.seconds.save) > 0
+        assert (
+            model_plan.seconds.total
+            == model_plan.seconds.load + model_plan.seconds.fit + model_plan.seconds.save
+        )
+        assert model_plan.seconds.save < before
+        before = model_plan.seconds.save
+        assert plan.totals[model_plan.downsample] == model_plan.seconds.total
+        assert model_plan.memory[model_plan.backend or ""].fits
     assert model.calibration.n_rows == 2400 + 48 * 13 + 48
     assert 0 < model.calibration.counting_seconds < model.calibration.seconds < plan.seconds
     assert plan.smallest_factor_within is model.smallest_factor_within is plan.within_seconds is None
@@ -135,7 +138,7 @@ def test_the_smallest_factor_that_ends_in_time_is_looked_for(sample: Database) -
     assert plan.smallest_factor_within == 8
     # Each of them alone has twice the time.
     assert [model.smallest_factor_within for model in plan.models] == [7, 7]
-    assert [[one.downsample for one in model.plans] for model in plan.models] == [sorted(plan.totals)] * 2
+    assert [[plan.downsample for plan in model.plans] for model in plan.models] == [sorted(plan.totals)] * 2
 
 
 @pytest.mark.usefixtures("slow_fits")
@@ -211,9 +214,9 @@ def test_the_real_field_file_is_planned(real_file: Database) -> None:
     plan = plan_clustering(real_file, downsamples=[1, 10], within=3600.0)
     assert plan.smallest_factor_within == 1
     for model in plan.models:
-        (whole, part) = model.plans
+        (all_rows, part) = model.plans
         (outcome,) = cluster_all_data(real_file, [model.embedding_model], downsample=10)
-        assert (whole.n_rows, part.n_rows) == (model.n_total, outcome.n_sampled)
+        assert (all_rows.n_rows, part.n_rows) == (model.n_total, outcome.n_sampled)
         assert (part.measured_rows, part.backend) == (part.n_rows, outcome.backend)
 
 
@@ -222,9 +225,9 @@ def test_counts_are_those_of_the_rule_and_invalid_vectors_are_told(upgraded: Mak
     plan = plan_clustering(file.database, downsamples=[1, 2])
     for model in plan.models:
         assert model.n_total == file.facts.count(model.embedding_model)
-        for one in model.plans:
-            sampled = file.facts.sample(model.embedding_model, one.downsample)
-            assert one.n_rows == sum(row.kind not in ("null", "short") for row in sampled)
+        for model_plan in model.plans:
+            sampled = file.facts.sample(model.embedding_model, model_plan.downsample)
+            assert model_plan.n_rows == sum(row.kind not in ("null", "short") for row in sampled)
     notes = {model.embedding_model: model.notes for model in plan.models}
     assert "3 of " in notes["Nomic"][0]
     assert "without --skip-invalid the model fails" in notes["Nomic"][0]
@@ -235,7 +238,7 @@ def test_models_of_few_rows_are_no_matter(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(dummy_rows=1))
     plan = plan_clustering(file.database, downsamples=[1, 1000], within=60.0)
     dummy = next(model for model in plan.models if model.embedding_model == "Dummy")
-    assert [(one.n_rows, one.backend, one.seconds) for one in dummy.plans] == [(1, None, None)] * 2
+    assert [(plan.n_rows, plan.backend, plan.seconds) for plan in dummy.plans] == [(1, None, None)] * 2
     assert dummy.plans[0].reason == "at least 2 rows are needed"
     assert plan.smallest_factor_within == 1
 
@@ -250,17 +253,17 @@ def test_copies_of_one_text_are_planned(upgraded: MakeFile) -> None:
 def test_rows_without_direction_are_not_measured(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(text_models=("Nomic",), nan_vectors=40))
     (model,) = plan_clustering(file.database, downsamples=[1]).models
-    (one,) = model.plans
-    assert (one.n_rows, one.measured_rows) == (40, 0)
-    assert one.seconds is None
-    assert one.reason == "all rows that were read are zero vectors"
+    (plan,) = model.plans
+    assert (plan.n_rows, plan.measured_rows) == (40, 0)
+    assert plan.seconds is None
+    assert plan.reason == "all rows that were read are zero vectors"
 
 
 def test_a_backend_that_refuses_says_why(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> None:
     file = upgraded(FieldSpec(runs=3))
     monkeypatch.setattr("panic_tda.clustering.backends.sklearn.MAX_ROWS", 20)
-    asked = ClusteringParameters(backend="sklearn")
-    plan = plan_clustering(file.database, ["Nomic"], parameters=asked, downsamples=[1, 10], within=60.0)
+    parameters = ClusteringParameters(backend="sklearn")
+    plan = plan_clustering(file.database, ["Nomic"], parameters=parameters, downsamples=[1, 10], within=60.0)
     refused, taken = plan.models[0].plans
     assert refused.seconds is refused.backend is None
     assert "accepts up to 20 rows" in (refused.reason or "")
@@ -275,9 +278,9 @@ def test_what_does_not_fit_into_memory_is_not_in_time(
     file = upgraded(FieldSpec(runs=40))
     monkeypatch.setattr(placement, "host_memory", lambda: (1 << 40, 1 << 20))
     plan = plan_clustering(file.database, ["Nomic"], downsamples=[1, 10], within=1e6)
-    whole, part = plan.models[0].plans
-    assert whole.seconds is not None
-    assert "but 1 MiB are available" in (whole.reason or "")
+    all_rows, part = plan.models[0].plans
+    assert all_rows.seconds is not None
+    assert "but 1 MiB are available" in (all_rows.reason or "")
     assert (part.reason, plan.smallest_factor_within) == (None, 10)
     assert plan.totals[1] is None
 
@@ -308,36 +311,36 @@ def run(path: Path, *words: str) -> str:
 
 def test_json_has_the_words_of_the_plan(upgraded: MakeFile) -> None:
     file = upgraded(EVERYTHING)
-    said = json.loads(run(file.path, "Nomic", "Dummy", "--downsample", "3", "--within", "1h30m", "--json"))
-    assert set(said) == {
+    printed = json.loads(run(file.path, "Nomic", "Dummy", "--downsample", "3", "--within", "1h30m", "--json"))
+    assert set(printed) == {
         "models", "within_seconds", "smallest_factor_within", "totals", "start_seconds", "busy_cores",
         "seconds",
     }  # fmt: skip
-    assert (said["within_seconds"], said["smallest_factor_within"]) == (5400, 3)
-    nomic, _ = said["models"]
+    assert (printed["within_seconds"], printed["smallest_factor_within"]) == (5400, 3)
+    nomic, _ = printed["models"]
     assert set(nomic) == {
         "embedding_model", "n_total", "dimensions", "longest_run", "calibration", "plans",
         "smallest_factor_within", "notes",
     }  # fmt: skip
-    (one,) = nomic["plans"]
-    assert one["downsample"] == 3
-    assert set(one["memory"]) == {"cuml", "sklearn", "tiled"}
-    assert set(one["memory"]["tiled"]) == {"bytes", "on_device", "fits", "reason"}
-    assert one["seconds"]["total"] == pytest.approx(
-        sum(one["seconds"][name] for name in ("load", "fit", "save"))
+    (plan,) = nomic["plans"]
+    assert plan["downsample"] == 3
+    assert set(plan["memory"]) == {"cuml", "sklearn", "tiled"}
+    assert set(plan["memory"]["tiled"]) == {"bytes", "on_device", "fits", "reason"}
+    assert plan["seconds"]["total"] == pytest.approx(
+        sum(plan["seconds"][name] for name in ("load", "fit", "save"))
     )
 
 
 def test_text_is_a_line_for_each_and_the_answer(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(null_vectors=1, length=50))
-    said = run(file.path, "--within", "2h")
-    lines = said.splitlines()
+    result = run(file.path, "--within", "2h")
+    lines = result.splitlines()
     assert lines[0].split()[:4] == ["model", "factor", "rows", "backend"]
     assert lines[1].split()[:4] == ["Nomic", "1", "99", "sklearn"]
     assert len([line for line in lines if line.startswith(("Nomic ", "STSBMpnet "))]) == 8
-    assert "Nomic: factors from 25 on keep nothing but the first outputs" in said
-    assert "Nomic: 1 of 100 vectors are missing" in said
-    assert "all models: factor 1 ends within 2.0 h, in about" in said
+    assert "Nomic: factors from 25 on keep nothing but the first outputs" in result
+    assert "Nomic: 1 of 100 vectors are missing" in result
+    assert "all models: factor 1 ends within 2.0 h, in about" in result
     named = run(file.path, "Nomic", "--within", "0s", "--downsample", "2")
     assert "Nomic: none of these factors ends within 0 s; the soonest is factor 2, in about" in named
     assert "ends within" not in run(file.path, "Nomic", "--downsample", "2")
@@ -345,10 +348,10 @@ def test_text_is_a_line_for_each_and_the_answer(upgraded: MakeFile) -> None:
 
 def test_a_busy_machine_is_told(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> None:
     path = upgraded().path
-    for load, told in ((0.0, False), (1000.0, True)):
+    for load, is_busy in ((0.0, False), (1000.0, True)):
         monkeypatch.setattr(planning, "busy_cores", lambda load=load: load)
-        said = run(path, "Nomic", "--downsample", "10")
-        assert ("The machine was busy (load average 1000.0, " in said) == told
+        result = run(path, "Nomic", "--downsample", "10")
+        assert ("The machine was busy (load average 1000.0, " in result) == is_busy
 
 
 @pytest.mark.parametrize("text", ["", "8", "h", "1h 2", "-1h", "1d", "soon"])
@@ -363,9 +366,9 @@ def test_planning_reads_pieces_of_runs_of_what_is_large(
 ) -> None:
     file = upgraded(FieldSpec(runs=40, length=60))
     monkeypatch.setattr(planning, "rows_to_measure", lambda _placement: 200)
-    (one,) = plan_clustering(file.database, ["Nomic"], downsamples=[1]).models[0].plans
-    assert one.n_rows == 1200
-    assert 100 <= one.measured_rows <= 200
-    assert one.measured_runs >= 16
-    assert one.seconds is not None
-    assert np.isfinite(one.seconds.total)
+    (plan,) = plan_clustering(file.database, ["Nomic"], downsamples=[1]).models[0].plans
+    assert plan.n_rows == 1200
+    assert 100 <= plan.measured_rows <= 200
+    assert plan.measured_runs >= 16
+    assert plan.seconds is not None
+    assert np.isfinite(plan.seconds.total)

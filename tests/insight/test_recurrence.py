@@ -56,8 +56,8 @@ def spelled(word: str, first: int = 0) -> dict[int, str]:
     ],
 )
 def test_periods_by_hand(word: str, period: int | None, absorbed_at: int | None) -> None:
-    found = found_in(spelled(word))
-    assert (found.period, found.absorbed_at) == (period, absorbed_at)
+    findings = found_in(spelled(word))
+    assert (findings.period, findings.absorbed_at) == (period, absorbed_at)
 
 
 def test_texts_that_occurred_before_are_returns() -> None:
@@ -78,10 +78,10 @@ def test_texts_are_compared_as_they_are() -> None:
 @example("abcdefghijklmnop" * 3, 0)
 def test_any_run_is_as_the_definition_says(word: str, first: int) -> None:
     texts = spelled(word, first)
-    found = vars(found_in(texts))
-    assert sorted(found.pop("left_stretches")) == reference.left_stretches_of(texts)
-    assert found.pop("last_text_step") == max(texts, default=None)
-    assert found == reference.recurrence_of(texts)
+    fields = vars(found_in(texts))
+    assert sorted(fields.pop("left_stretches")) == reference.left_stretches_of(texts)
+    assert fields.pop("last_text_step") == max(texts, default=None)
+    assert fields == reference.recurrence_of(texts)
 
 
 @pytest.mark.parametrize(
@@ -105,9 +105,9 @@ def test_stretches_that_were_left_again_by_hand(word: str, stretches: tuple[tupl
 def test_a_pause_is_told_from_the_end_by_what_other_runs_did() -> None:
     # Three runs say one text three times in the middle, one of these ends in four; one goes on for ever.
     runs = [found_in(spelled(word)) for word in ("aaab", "xaaab", "aaabcccc", "ddddd")]
-    found = describe_stretches(runs)
-    assert (found.reached_end, found.left_again, found.left_share) == (2, 3, 0.6)
-    assert found.by_repeats == ((3, 5, 3), (4, 2, 0), (5, 1, 0))
+    stretches = describe_stretches(runs)
+    assert (stretches.reached_end, stretches.left_again, stretches.left_share) == (2, 3, 0.6)
+    assert stretches.by_repeats == ((3, 5, 3), (4, 2, 0), (5, 1, 0))
     assert [run.repeats for run in runs] == [None, None, 4, 5]
     assert describe_stretches([]).left_share is None
 
@@ -121,18 +121,18 @@ def test_absorption_counts_the_runs_that_were_not_absorbed(hazard: float, n_step
     for begin in rng.geometric(hazard, 6_000):
         word = [str(step) for step in range(min(begin, n_steps))] + ["z"] * max(0, n_steps - begin)
         runs.append(find_recurrence(np.arange(n_steps), word))
-    found = describe_absorption(runs)
+    absorption = describe_absorption(runs)
     half = math.ceil(math.log(0.5) / math.log1p(-hazard))
     if half > n_steps:
-        assert found.median is None
+        assert absorption.median is None
         assert float(np.median([run.absorbed_at for run in runs if run.absorbed_at is not None])) < 25
     else:
-        assert found.median == pytest.approx(half, rel=0.06)
-    assert found.within == n_steps - 3
-    assert found.share == pytest.approx(1 - (1 - hazard) ** (n_steps - 3), abs=0.02)
-    assert (found.n_runs, found.n_absorbed) == (6_000, sum(run.period is not None for run in runs))
+        assert absorption.median == pytest.approx(half, rel=0.06)
+    assert absorption.within == n_steps - 3
+    assert absorption.share == pytest.approx(1 - (1 - hazard) ** (n_steps - 3), abs=0.02)
+    assert (absorption.n_runs, absorption.n_absorbed) == (6_000, sum(run.period is not None for run in runs))
 
 
 def test_runs_of_two_texts_say_nothing_of_absorption() -> None:
-    found = describe_absorption([found_in(spelled(word)) for word in ("", "a", "ab")])
-    assert found == Absorption(0, 0, None, None, None)
+    absorption = describe_absorption([found_in(spelled(word)) for word in ("", "a", "ab")])
+    assert absorption == Absorption(0, 0, None, None, None)

@@ -1,4 +1,4 @@
-"""What is cut from a stored tree is what another fit finds, label for label and medoid for medoid."""
+"""A recut of a stored tree has the labels and medoids of a new fit."""
 
 from __future__ import annotations
 
@@ -68,15 +68,15 @@ def summary(database: Database, clustering_id: object) -> ClusteringSummary:
         return find_clustering(session, str(clustering_id))
 
 
-def cluster(database: Database, model: str, **asked: Any) -> ClusteringSummary:
+def cluster(database: Database, model: str, **options: Any) -> ClusteringSummary:
     (outcome,) = clustering_manager.cluster_all_data(
-        database, [model], parameters=ClusteringParameters(**asked)
+        database, [model], parameters=ClusteringParameters(**options)
     )
     assert outcome.id is not None, outcome.reason
     return summary(database, outcome.id)
 
 
-def stored(database: Database, found: ClusteringSummary) -> dict[str, list[Any]]:
+def stored(database: Database, summary: ClusteringSummary) -> dict[str, list[Any]]:
     """Everything that is stored of a clustering but its id, times and parameters."""
     queries = {
         "assignments": "SELECT embedding_id, label, probability FROM embeddingcluster",
@@ -85,7 +85,7 @@ def stored(database: Database, found: ClusteringSummary) -> dict[str, list[Any]]
     }
     with opened(database.path or "") as connection:
         query = "SELECT key FROM clusteringresult WHERE id = ?"
-        ((key,),) = connection.execute(query, (found.id.hex,)).fetchall()
+        ((key,),) = connection.execute(query, (summary.id.hex,)).fetchall()
         return {
             name: sorted(connection.execute(f"{query} WHERE result_key = ?", (key,)))
             for name, query in queries.items()
@@ -101,13 +101,13 @@ def test_a_recut_is_what_a_fit_finds(tmp_path: Path, make: Any) -> None:
         outcome = recut_clustering(database, source, Changes(**changes))
         recut = summary(database, outcome.id)
         fit = cluster(database, model, min_samples=source.record.min_samples, **changes)
-        found, expected = stored(database, recut), stored(database, fit)
-        assert found["assignments"] == expected["assignments"], name
-        assert found["clusters"] == expected["clusters"], name
-        said, fitted = recut.record.to_json(), fit.record.to_json()
-        assert said.pop("recut_of") == str(source.id)
+        recut_rows, expected = stored(database, recut), stored(database, fit)
+        assert recut_rows["assignments"] == expected["assignments"], name
+        assert recut_rows["clusters"] == expected["clusters"], name
+        texts, fitted = recut.record.to_json(), fit.record.to_json()
+        assert texts.pop("recut_of") == str(source.id)
         assert "recut_of" not in fitted
-        assert said | {"seconds": 0} == fitted | {"seconds": 0}
+        assert texts | {"seconds": 0} == fitted | {"seconds": 0}
         n_different.add((outcome.n_clusters, outcome.n_outliers))
     # Settings that all find the same would show nothing.
     assert len(n_different) >= 8
@@ -162,9 +162,9 @@ def test_what_stays_as_it_was_and_has_no_effect_on_the_new_method_is_dropped(tmp
     record = summary(database, leaves.id).record
     assert (record.max_cluster_size, record.allow_single_cluster) == (None, False)
     # What is given is refused, not dropped.
-    for given in ({"max_cluster_size": 100}, {"allow_single_cluster": True}):
+    for setting in ({"max_cluster_size": 100}, {"allow_single_cluster": True}):
         with pytest.raises(InvalidParameter, match="no effect"):
-            recut_clustering(database, source, Changes(selection_method="leaf", epsilon=0.0, **given))
+            recut_clustering(database, source, Changes(selection_method="leaf", epsilon=0.0, **setting))
 
 
 def test_a_recut_is_of_the_rows_that_were_clustered(tmp_path: Path) -> None:
@@ -239,13 +239,13 @@ def test_the_command_answers_like_cluster_embeddings(tmp_path: Path) -> None:
     words = ["recut-clustering", "--model", model, "--min-cluster-size", "1%", "--no-allow-single-cluster"]
     result = CliRunner().invoke(main, [*words, "--epsilon", "0.3", "--json", "--db", str(database)])
     assert result.exit_code == 0, result.output
-    (said,) = json.loads(result.stdout)["results"]
-    record = summary(database, said["id"]).record
-    assert (said["status"], said["n_embeddings"]) == ("clustered", 2400)
+    (outcome,) = json.loads(result.stdout)["results"]
+    record = summary(database, outcome["id"]).record
+    assert (outcome["status"], outcome["n_embeddings"]) == ("clustered", 2400)
     assert (record.min_cluster_size, record.allow_single_cluster) == (24, False)
     assert (record.cluster_selection_epsilon, record.recut_of) == (0.3, str(source.id))
     refused = CliRunner().invoke(
-        main, ["recut-clustering", said["id"], "--min-samples", "3", "--db", str(database)]
+        main, ["recut-clustering", outcome["id"], "--min-samples", "3", "--db", str(database)]
     )
     assert refused.exit_code == 2
     assert "min_samples belongs to the tree" in refused.stderr

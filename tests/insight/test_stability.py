@@ -31,10 +31,10 @@ def test_the_best_jaccard_by_hand() -> None:
     labels = np.array([0, 0, 0, 0, 1, 1, OUTLIER, 3])
     others = np.array([5, 5, 5, OUTLIER, 5, 2, 2, OUTLIER])
     # 3 of 0 are among the 4 of cluster 5, one is an outlier there: 3 / 5; 1 shares one row with 2: 1 / 3.
-    found = match_clusters(labels, others, n_clusters=4)
-    assert found[:2].tolist() == [3 / 5, 1 / 3]
-    assert np.isnan(found[2])
-    assert found[3] == 0
+    result = match_clusters(labels, others, n_clusters=4)
+    assert result[:2].tolist() == [3 / 5, 1 / 3]
+    assert np.isnan(result[2])
+    assert result[3] == 0
 
 
 def test_each_cluster_has_the_mean_of_the_samples_that_have_it() -> None:
@@ -44,10 +44,10 @@ def test_each_cluster_has_the_mean_of_the_samples_that_have_it() -> None:
         (np.arange(4), np.array([7, 7, OUTLIER, OUTLIER])),
         (np.arange(4, 8), np.zeros(4, dtype=np.int64)),
     ]
-    one, other = compare_samples(labels, samples, n_clusters=2)
-    assert (one.label, one.n_resamples, one.jaccard, one.verdict) == (0, 2, 0.75, "stable")
-    assert (other.n_resamples, other.jaccard, other.low, other.high) == (2, 1.0, 1.0, 1.0)
-    assert (one.low, one.high) == (pytest.approx(0.5125), pytest.approx(0.9875))
+    first, second = compare_samples(labels, samples, n_clusters=2)
+    assert (first.label, first.n_resamples, first.jaccard, first.verdict) == (0, 2, 0.75, "stable")
+    assert (second.n_resamples, second.jaccard, second.low, second.high) == (2, 1.0, 1.0, 1.0)
+    assert (first.low, first.high) == (pytest.approx(0.5125), pytest.approx(0.9875))
     assert compare_samples(labels, [], n_clusters=2)[0] == ClusterStability(0, 0, None, None, None)
 
 
@@ -72,10 +72,10 @@ def test_runs_are_drawn_whole() -> None:
 def test_members_are_counted_by_run_and_prompt() -> None:
     steps = laid_out([{0: (0, 1.0), 1: (0, 1.0), 2: (1, 1.0)}, {0: (0, 1.0)}, {0: (0, 1.0), 1: (-1, 0.0)}])
     facts = dict(zip(steps.run_ids, [RunFacts(("a",), "x", 0), RunFacts(("a",), "x", 1)], strict=False))
-    one, other, none = count_members(steps, facts, n_clusters=3)
+    first, second, none = count_members(steps, facts, n_clusters=3)
     # The third run has gone: its prompt is not known, and is one of its own.
-    assert (one.size, one.runs, one.prompts, one.largest_run_share) == (4, 3, 2, 0.5)
-    assert (other.size, other.runs, other.prompts, other.largest_run_share) == (1, 1, 1, 1.0)
+    assert (first.size, first.runs, first.prompts, first.largest_run_share) == (4, 3, 2, 0.5)
+    assert (second.size, second.runs, second.prompts, second.largest_run_share) == (1, 1, 1, 1.0)
     assert (none.size, none.runs) == (0, 0)
 
 
@@ -84,16 +84,16 @@ def test_the_sample_is_less_stable_than_it_looks(tmp_path: Path) -> None:
     import_embeddings([REPOSITORY / "panic_tda" / "sample" / "captions_minilm.parquet"], database)
     cluster_all_data(database)
     opened, clustering = find_stored(database.path or "", "latest")
-    found = measure_stability(opened, clustering, n_resamples=4)
-    assert (found.n_runs, len(found.clusters)) == (48, clustering.record.n_clusters)
+    stability = measure_stability(opened, clustering, n_resamples=4)
+    assert (stability.n_runs, len(stability.clusters)) == (48, clustering.record.n_clusters)
     with open_clustering(opened, clustering) as stored:
         sizes = np.bincount(stored.assignments.labels[stored.assignments.labels != OUTLIER])
-    assert [one.size for one in found.members] == sizes.tolist()
-    stable = [one for one in found.clusters if one.verdict == "stable"]
+    assert [member.size for member in stability.members] == sizes.tolist()
+    stable = [cluster for cluster in stability.clusters if cluster.verdict == "stable"]
     # Clusters of runs that are in every sample by and large come back; those that hang on one or two do not.
-    assert 0 < len(stable) < 0.6 * len(found.clusters)
-    assert any(one.verdict == "dissolved" for one in found.clusters)
-    assert measure_stability(opened, clustering, n_resamples=4) == found
+    assert 0 < len(stable) < 0.6 * len(stability.clusters)
+    assert any(cluster.verdict == "dissolved" for cluster in stability.clusters)
+    assert measure_stability(opened, clustering, n_resamples=4) == stability
 
 
 def test_one_run_cannot_be_sampled(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def expected_steps(path: Path, core: float) -> list[dict[str, Any]]:
             parities[run, kind].add(number % 2)
         for run, *assigned in connection.execute(ASSIGNED):
             runs[run].append(tuple(assigned))
-    found = []
+    rows = []
     for run, assigned in sorted(runs.items()):
         steps = [number // (3 - len(parities[run, kind])) for kind, number, *_ in assigned]
         labels, probabilities = [row[2] for row in assigned], [row[3] for row in assigned]
@@ -62,7 +62,7 @@ def expected_steps(path: Path, core: float) -> list[dict[str, Any]]:
         vectors = [np.frombuffer(row[4], dtype="<f4").astype(float) for row in assigned]
         units = [vector / math.sqrt(sum(vector * vector)) for vector in vectors]
         for row, step in enumerate(steps):
-            found.append(
+            rows.append(
                 {
                     "run_id": dashed(run),
                     "step": step,
@@ -75,19 +75,19 @@ def expected_steps(path: Path, core: float) -> list[dict[str, Any]]:
                     "stride": math.dist(units[row], units[row - 1]) if row else None,
                 }
             )
-    return found
+    return rows
 
 
 def require_steps(table: pa.Table, wanted: list[dict[str, Any]]) -> None:
     """Compare the columns of a table with what they have to be."""
     assert table.column_names == [*COLUMNS, "drift", "stride"]
-    found = table.to_pylist()
-    assert [{name: row[name] for name in COLUMNS} for row in found] == [
+    rows = table.to_pylist()
+    assert [{name: row[name] for name in COLUMNS} for row in rows] == [
         {name: row[name] for name in COLUMNS} for row in wanted
     ]
     for name in ("drift", "stride"):
-        assert [row[name] is None for row in found] == [row[name] is None for row in wanted]
-        values = [row[name] for row in found if row[name] is not None]
+        assert [row[name] is None for row in rows] == [row[name] is None for row in wanted]
+        values = [row[name] for row in rows if row[name] is not None]
         expected = [row[name] for row in wanted if row[name] is not None]
         np.testing.assert_allclose(values, expected, rtol=0, atol=1e-12)
 
@@ -144,8 +144,8 @@ def test_planted_steps_have_their_states(tmp_path: Path) -> None:
     ]
     second = [(0, 1, -1, -1, "entering", 0), (1, 3, -1, -1, "entering", 0)]
     expected = [(0, *row) for row in first] + [(1, *row) for row in second] + [(2, 0, 1, 2, 2, "core", 0)]
-    found = table.select(COLUMNS).to_pylist()
-    assert [tuple(row.values()) for row in found] == [(dashed(run_id(n)), *row) for n, *row in expected]
+    rows = table.select(COLUMNS).to_pylist()
+    assert [tuple(row.values()) for row in rows] == [(dashed(run_id(n)), *row) for n, *row in expected]
     # The planted vectors are zero, and have no direction.
     assert table["drift"].null_count == table["stride"].null_count == len(expected)
 
@@ -153,23 +153,23 @@ def test_planted_steps_have_their_states(tmp_path: Path) -> None:
 def test_a_vector_that_has_gone_is_in_no_distance(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(runs=2, duplicates=0.0))
     clustering = clustered(file.database)
-    whole = steps_of(file.database, clustering, with_drift=True).to_pylist()
-    run, other = sorted({row["run_id"] for row in whole})
-    assert len([row for row in whole if row["run_id"] == run]) == 10
+    all_steps = steps_of(file.database, clustering, with_drift=True).to_pylist()
+    run, other_run = sorted({row["run_id"] for row in all_steps})
+    assert len([row for row in all_steps if row["run_id"] == run]) == 10
     spoil = (
         "UPDATE embedding SET vector = ? WHERE embedding_model = 'Nomic' AND invocation_id = "
         "(SELECT id FROM invocation WHERE run_id = ? AND sequence_number = ?)"
     )
     with opened(file.path) as connection:
         connection.execute(spoil, (None, run.replace("-", ""), 7))
-        connection.execute(spoil, (b"\0" * 12, other.replace("-", ""), 1))
-    found = steps_of(file.database, clustering, with_drift=True).to_pylist()
-    for before, after in zip(whole, found, strict=True):
-        gone = {"drift", "stride"} if (after["run_id"], after["step"]) == (run, 3) else set()
-        gone |= {"stride"} if (after["run_id"], after["step"]) == (run, 4) else set()
-        gone |= {"stride"} if (after["run_id"], after["step"]) == (other, 1) else set()
-        gone |= {"drift"} if after["run_id"] == other else set()
-        assert after == {name: None if name in gone else value for name, value in before.items()}
+        connection.execute(spoil, (b"\0" * 12, other_run.replace("-", ""), 1))
+    rows = steps_of(file.database, clustering, with_drift=True).to_pylist()
+    for before, after in zip(all_steps, rows, strict=True):
+        missing = {"drift", "stride"} if (after["run_id"], after["step"]) == (run, 3) else set()
+        missing |= {"stride"} if (after["run_id"], after["step"]) == (run, 4) else set()
+        missing |= {"stride"} if (after["run_id"], after["step"]) == (other_run, 1) else set()
+        missing |= {"drift"} if after["run_id"] == other_run else set()
+        assert after == {name: None if name in missing else value for name, value in before.items()}
 
 
 def test_copies_are_no_step_away(upgraded: MakeFile) -> None:
@@ -184,8 +184,10 @@ def test_copies_are_no_step_away(upgraded: MakeFile) -> None:
 def test_schema_says_what_the_rows_are_of(upgraded: MakeFile) -> None:
     file = upgraded()
     clustering = clustered(file.database)
-    said = json.loads(steps_of(file.database, clustering, core_probability=0.5).schema.metadata[b"panic_tda"])
-    assert (said["clustering"], said["core_probability"]) == (str(clustering.id), 0.5)
+    metadata = json.loads(
+        steps_of(file.database, clustering, core_probability=0.5).schema.metadata[b"panic_tda"]
+    )
+    assert (metadata["clustering"], metadata["core_probability"]) == (str(clustering.id), 0.5)
     with (
         pytest.raises(InvalidParameter, match="core_probability must be a probability"),
         open_steps(file.database, clustering, core_probability=1.5),

@@ -56,61 +56,65 @@ def labels_of(database: Database, clustering_id: Any) -> Any:
 def test_a_row_is_what_recut_stores(clustered: tuple[Database, ClusteringSummary], tmp_path: Path) -> None:
     source_database, source = clustered
     settings = sweep_clustering(source_database, source, GRID)
-    asked = [
+    options = [
         (method, size, epsilon)
         for method in ("eom", "leaf")
         for size in (4, 10, 120)
         for epsilon in GRID.epsilons
     ]
-    assert [(one.selection_method, one.min_cluster_size, one.epsilon) for one in settings] == asked
+    assert [
+        (setting.selection_method, setting.min_cluster_size, setting.epsilon) for setting in settings
+    ] == options
     shutil.copyfile(source_database.path or "", tmp_path / "copy.sqlite")
     database = open_database(tmp_path / "copy.sqlite")
     stored = labels_of(database, source.id)
     cut: dict[tuple[str, int, float], Any] = {}
-    for one, key in zip(settings, asked, strict=True):
-        changes = Changes(epsilon=one.epsilon, min_cluster_size=one.min_cluster_size, selection_method=key[0])
+    for setting, key in zip(settings, options, strict=True):
+        changes = Changes(
+            epsilon=setting.epsilon, min_cluster_size=setting.min_cluster_size, selection_method=key[0]
+        )
         outcome = recut_clustering(database, source, changes)
-        assert (one.n_clusters, one.n_outliers) == (outcome.n_clusters, outcome.n_outliers)
+        assert (setting.n_clusters, setting.n_outliers) == (outcome.n_clusters, outcome.n_outliers)
         cut[key] = labels = labels_of(database, outcome.id)
         with database.session() as session:
             details = get_cluster_details(outcome.id, session)
         sizes = [detail.size for detail in details]
-        assert one.largest_share == pytest.approx(max(sizes, default=0) / len(labels))
+        assert setting.largest_share == pytest.approx(max(sizes, default=0) / len(labels))
         persistence = [detail.persistence for detail in details]
-        assert one.median_persistence == (pytest.approx(np.median(persistence)) if persistence else None)
-        assert one.ari_stored == pytest.approx(adjusted_rand_score(stored, labels))
+        assert setting.median_persistence == (pytest.approx(np.median(persistence)) if persistence else None)
+        assert setting.ari_stored == pytest.approx(adjusted_rand_score(stored, labels))
     outliers_count = []
-    for number, (one, (method, size, epsilon)) in enumerate(zip(settings, asked, strict=True)):
+    for number, (setting, (method, size, epsilon)) in enumerate(zip(settings, options, strict=True)):
         before: tuple[str, int, float] | None = None
         if epsilon != GRID.epsilons[0]:
-            before = asked[number - 1]
+            before = options[number - 1]
         elif size != 4:
             before = (method, {10: 4, 120: 10}[size], epsilon)
         if before is None:
-            assert (one.ari_previous, one.cliff) == (None, False)
+            assert (setting.ari_previous, setting.cliff) == (None, False)
         else:
             left, right = cut[before], cut[method, size, epsilon]
             both = (left != OUTLIER) & (right != OUTLIER)
             expected = adjusted_rand_score(left[both], right[both])
-            assert one.ari_previous == pytest.approx(expected)
-            assert one.cliff == (expected < CLIFF_ARI)
+            assert setting.ari_previous == pytest.approx(expected)
+            assert setting.cliff == (expected < CLIFF_ARI)
             outliers_count.append(adjusted_rand_score(left, right))
-    assert {one.cliff for one in settings} == {True, False}
+    assert {setting.cliff for setting in settings} == {True, False}
     # Where outliers only join or leave, the same clusters would have been told to be others.
     assert min(outliers_count) < CLIFF_ARI
-    assert len({one.n_clusters for one in settings}) > 10
+    assert len({setting.n_clusters for setting in settings}) > 10
 
 
 def test_what_is_not_asked_stays_and_the_stored_setting_agrees_fully(
     clustered: tuple[Database, ClusteringSummary],
 ) -> None:
     database, source = clustered
-    (one,) = sweep_clustering(database, source, Grid())
+    (setting,) = sweep_clustering(database, source, Grid())
     record = source.record
-    assert (one.n_clusters, one.n_outliers) == (record.n_clusters, record.n_outliers)
-    assert (one.ari_stored, one.ari_previous) == (1.0, None)
-    (other,) = sweep_clustering(database, source, Grid(allow_single_cluster=False, epsilons=[1.2]))
-    assert other.n_clusters > 1
+    assert (setting.n_clusters, setting.n_outliers) == (record.n_clusters, record.n_outliers)
+    assert (setting.ari_stored, setting.ari_previous) == (1.0, None)
+    (other_setting,) = sweep_clustering(database, source, Grid(allow_single_cluster=False, epsilons=[1.2]))
+    assert other_setting.n_clusters > 1
     with pytest.raises(InvalidParameter, match="epsilon must be"):
         sweep_clustering(database, source, Grid(epsilons=[0.4, 2.1]))
     with pytest.raises(InvalidParameter, match=r"up to 1,000 settings, got 2,000"):
@@ -130,7 +134,9 @@ def test_a_setting_is_shown_with_and_without_a_single_cluster_where_they_differ(
             source = find_clustering(session, str(outcome.id))
     grid = Grid(epsilons=[0.0, 0.4, 1.2], selection_methods=["eom", "leaf"])
     settings = sweep_clustering(database, source, grid)
-    shown = [(one.selection_method, one.epsilon, one.allow_single_cluster) for one in settings]
+    shown = [
+        (setting.selection_method, setting.epsilon, setting.allow_single_cluster) for setting in settings
+    ]
     expected = [("eom", 0.0, single), ("eom", 0.4, single), ("eom", 1.2, single), ("eom", 1.2, not single)]
     # Beside leaf, epsilon 0 leaves the single cluster without effect.
     expected += [
@@ -140,21 +146,21 @@ def test_a_setting_is_shown_with_and_without_a_single_cluster_where_they_differ(
         ("leaf", 1.2, not single),
     ]
     assert shown == expected
-    for one in settings:
-        root = (one.epsilon, one.allow_single_cluster) == (1.2, True)
-        assert one.root_selected == root
+    for setting in settings:
+        root = (setting.epsilon, setting.allow_single_cluster) == (1.2, True)
+        assert setting.root_selected == root
         # One cluster of everything had validity 0.5 and persistence 1, the best of its table.
-        assert (one.relative_validity is None) == (one.median_persistence is None) == root
-        assert (one.n_clusters == 1) == root
-    for one in settings:
+        assert (setting.relative_validity is None) == (setting.median_persistence is None) == root
+        assert (setting.n_clusters == 1) == root
+    for setting in settings:
         changes = Changes(
-            epsilon=one.epsilon,
-            selection_method=one.selection_method,
-            allow_single_cluster=one.allow_single_cluster,
+            epsilon=setting.epsilon,
+            selection_method=setting.selection_method,
+            allow_single_cluster=setting.allow_single_cluster,
         )
         outcome = recut_clustering(database, source, changes)
         assert (outcome.n_clusters, outcome.n_outliers, outcome.root_selected) == (
-            *(one.n_clusters, one.n_outliers, one.root_selected),
+            *(setting.n_clusters, setting.n_outliers, setting.root_selected),
         )
 
 
@@ -170,18 +176,18 @@ def test_what_is_undefined_of_one_cluster_is_a_dash_in_the_table_and_null_in_jso
     assert line.split()[9:11] == ["–", "–"]
     assert "--no-allow-single-cluster excludes it" in " ".join(shown.split())
     settings = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)["settings"]
-    assert [one["relative_validity"] is None for one in settings] == [
-        one["root_selected"] for one in settings
+    assert [setting["relative_validity"] is None for setting in settings] == [
+        setting["root_selected"] for setting in settings
     ]
-    assert [one["median_persistence"] is None for one in settings] == [
-        one["root_selected"] for one in settings
+    assert [setting["median_persistence"] is None for setting in settings] == [
+        setting["root_selected"] for setting in settings
     ]
     outcome = recut_clustering(database, clustered[1], Changes(epsilon=1.2, allow_single_cluster=True))
     words = ["show-clustering", str(outcome.id), "--db", str(database.path)]
     assert "persistence     –" in CliRunner().invoke(main, words).stdout
-    (told,) = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
-    assert [one["persistence"] for one in told["clusters"]] == [None]
-    assert told["parameters"]["root_selected"] is True
+    (printed_setting,) = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
+    assert [cluster["persistence"] for cluster in printed_setting["clusters"]] == [None]
+    assert printed_setting["parameters"]["root_selected"] is True
 
 
 @given(st.lists(st.tuples(st.integers(-1, 4), st.integers(-1, 3)), min_size=1, max_size=60))
@@ -239,21 +245,23 @@ def test_exact_backends_agree_on_validity(name: str) -> None:
         "copies": np.repeat(groups[:150], 3, axis=0),
         "ties": lattice[np.abs(lattice).sum(axis=1) > 0],
     }[name]
-    found = {
+    clusterings = {
         backend: hdbscan(rows, backend=backend, epsilon=0.0, min_cluster_size=8, min_samples=5)
         for backend in ("sklearn", "tiled")
     }
-    np.testing.assert_array_equal(found["sklearn"].labels, found["tiled"].labels)
+    np.testing.assert_array_equal(clusterings["sklearn"].labels, clusterings["tiled"].labels)
     validity = {}
-    for backend, one in found.items():
-        assert one.tree is not None
-        validity[backend] = relative_validity(one.tree, one.labels, one.n_clusters)
-        assert validity[backend] == pytest.approx(obvious_validity(one.tree, one.labels))
+    for backend, clustering in clusterings.items():
+        assert clustering.tree is not None
+        validity[backend] = relative_validity(clustering.tree, clustering.labels, clustering.n_clusters)
+        assert validity[backend] == pytest.approx(obvious_validity(clustering.tree, clustering.labels))
     # At exact ties the backends may store different spanning trees of the same weight.
     if name != "ties":
         assert validity["sklearn"] == pytest.approx(validity["tiled"], rel=1e-9)
         return
-    heights = [np.sort(one.tree.height) for one in found.values() if one.tree is not None]
+    heights = [
+        np.sort(clustering.tree.height) for clustering in clusterings.values() if clustering.tree is not None
+    ]
     np.testing.assert_allclose(heights[0], heights[1], rtol=1e-9)
 
 
@@ -265,7 +273,7 @@ def test_exact_backends_agree_on_validity_in_a_real_file(real_file: Database) ->
         (outcome,) = clustering_manager.cluster_all_data(real_file, ["Nomic"], parameters=parameters)
         with real_file.session() as session:
             source = find_clustering(session, str(outcome.id))
-        swept.append([one.relative_validity for one in sweep_clustering(real_file, source, grid)])
+        swept.append([setting.relative_validity for setting in sweep_clustering(real_file, source, grid)])
     assert len(set(swept[0])) > 1
     assert swept[0] == pytest.approx(swept[1], rel=1e-9)
 
@@ -295,12 +303,12 @@ def test_the_command_reads_a_file_that_nobody_may_write(
     words += ["--db", str(copy)]
     as_json = CliRunner().invoke(main, [*words, "--json"])
     assert as_json.exit_code == 0, as_json.output
-    said = json.loads(as_json.stdout)
-    assert said["clustering"] == str(source.id)
-    assert [(one["min_cluster_size"], one["epsilon"]) for one in said["settings"]] == [
+    printed = json.loads(as_json.stdout)
+    assert printed["clustering"] == str(source.id)
+    assert [(setting["min_cluster_size"], setting["epsilon"]) for setting in printed["settings"]] == [
         *((10, 0.2), (10, 0.4), (10, 0.6), (48, 0.2), (48, 0.4), (48, 0.6))
     ]
-    assert said["settings"][0].keys() >= {
+    assert printed["settings"][0].keys() >= {
         *("epsilon", "min_cluster_size", "selection_method", "allow_single_cluster", "n_clusters"),
         *("n_outliers", "largest_share", "median_persistence", "ari_stored", "ari_previous", "cliff"),
     }
@@ -310,7 +318,7 @@ def test_the_command_reads_a_file_that_nobody_may_write(
     assert line.split()[:2] == ["0.4", "10"]
     assert snapshot(copy) == before
     plain = CliRunner().invoke(main, ["sweep-clustering", "--json", "--db", str(copy)])
-    assert [one["epsilon"] for one in json.loads(plain.stdout)["settings"]] == [
+    assert [setting["epsilon"] for setting in json.loads(plain.stdout)["settings"]] == [
         *(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2),
         1.2,  # with a single cluster, which is another there
     ]

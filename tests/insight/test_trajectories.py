@@ -1,4 +1,4 @@
-"""What runs do is what the definitions say, step by step: on the sample, on field files, on planted runs."""
+"""Trajectories follow the definitions step by step: on the sample, on field files, on planted runs."""
 
 from __future__ import annotations
 
@@ -57,23 +57,23 @@ FATES = {
 NUMBERS = {name: number for number, name in enumerate(FATES)}
 
 
-def same(found: Any, expected: Any, at: str = "") -> None:
+def same(actual: Any, expected: Any, at: str = "") -> None:
     """Compare two answers, numbers up to rounding."""
-    if isinstance(expected, float) and not isinstance(found, bool):
+    if isinstance(expected, float) and not isinstance(actual, bool):
         # The likeliest shape is a maximum, which two searches find to half the digits.
         likeliest = any(name in at for name in ("shape", "ratio", "p_value"))
-        assert found == pytest.approx(expected, rel=1e-4 if likeliest else 1e-9, abs=1e-7), at
+        assert actual == pytest.approx(expected, rel=1e-4 if likeliest else 1e-9, abs=1e-7), at
     elif isinstance(expected, dict):
-        assert list(found) == list(expected) or set(found) == set(expected), at
+        assert list(actual) == list(expected) or set(actual) == set(expected), at
         for name, value in expected.items():
-            same(found[name], value, f"{at}.{name}")
+            same(actual[name], value, f"{at}.{name}")
     elif isinstance(expected, list):
-        assert len(found) == len(expected), at
+        assert len(actual) == len(expected), at
         for position, value in enumerate(expected):
-            same(found[position], value, f"{at}[{position}]")
+            same(actual[position], value, f"{at}[{position}]")
     else:
-        assert found == expected, at
-        assert type(found) is type(expected), at
+        assert actual == expected, at
+        assert type(actual) is type(expected), at
 
 
 def study_is_the_references(
@@ -96,8 +96,8 @@ def study_is_the_references(
 def planted(folder: Path, name: str, downsample: int = 1, **options: Any) -> RunSummary:
     """Study one planted run."""
     database, clustering = plant(folder / "one.sqlite", [FATES[name]], downsample=downsample)
-    (found,) = study_is_the_references(database, clustering, **options).runs
-    return found
+    (run,) = study_is_the_references(database, clustering, **options).runs
+    return run
 
 
 # ---------------------------------------------------------------------------- against the reference
@@ -110,15 +110,15 @@ def sample(
     """The sample in both models, clustered whole and every tenth output."""
     database = open_database(tmp_path_factory.mktemp("sample") / "sample.sqlite", create=True)
     import_embeddings(sorted((REPOSITORY / "panic_tda" / "sample").glob("*.parquet")), database)
-    found = {}
+    sampled_runs = {}
     for downsample in (1, 10):
         # The few rows of every tenth output are far apart.
         parameters = ClusteringParameters(min_cluster_size=None if downsample == 1 else 2)
         for outcome in cluster_all_data(database, parameters=parameters, downsample=downsample):
             with database.session() as session:
                 clustering = find_clustering(session, str(outcome.id))
-            found[outcome.embedding_model, downsample] = database, clustering
-    return found
+            sampled_runs[outcome.embedding_model, downsample] = database, clustering
+    return sampled_runs
 
 
 @pytest.mark.parametrize(
@@ -176,35 +176,35 @@ def test_field_files_are_as_the_reference_says(upgraded: MakeFile, factor: int) 
 
 
 def test_a_fixed_point(tmp_path: Path) -> None:
-    found = planted(tmp_path, "fixed point")
-    assert (found.period, found.absorbed_at, found.distinct_texts, found.returns) == (1, 5, 6, 24)
-    assert (found.settled_in, found.settled_at) == (1, 5)
-    assert found.visits.tolist() == [[0, 0, 5], [1, 5, 25]]
+    study = planted(tmp_path, "fixed point")
+    assert (study.period, study.absorbed_at, study.distinct_texts, study.returns) == (1, 5, 6, 24)
+    assert (study.settled_in, study.settled_at) == (1, 5)
+    assert study.visits.tolist() == [[0, 0, 5], [1, 5, 25]]
 
 
 def test_a_loop_of_two(tmp_path: Path) -> None:
-    found = planted(tmp_path, "loop of two")
-    assert (found.period, found.absorbed_at, found.distinct_texts) == (2, 4, 6)
-    assert (found.settled_in, len(found.visits)) == (None, 40)
+    study = planted(tmp_path, "loop of two")
+    assert (study.period, study.absorbed_at, study.distinct_texts) == (2, 4, 6)
+    assert (study.settled_in, len(study.visits)) == (None, 40)
 
 
 def test_a_loop_of_three_whose_images_were_not_stored(tmp_path: Path) -> None:
-    found = planted(tmp_path, "loop of three")
-    assert (found.period, found.absorbed_at) == (3, 2)
+    study = planted(tmp_path, "loop of three")
+    assert (study.period, study.absorbed_at) == (3, 2)
 
 
 def test_a_loop_that_was_left_again_is_none(tmp_path: Path) -> None:
-    found = planted(tmp_path, "a loop left again")
-    assert (found.period, found.absorbed_at, found.distinct_texts, found.returns) == (None, None, 8, 22)
-    assert found.visits.tolist() == [[0, 0, 30]]
+    study = planted(tmp_path, "a loop left again")
+    assert (study.period, study.absorbed_at, study.distinct_texts, study.returns) == (None, None, 8, 22)
+    assert study.visits.tolist() == [[0, 0, 30]]
 
 
 def test_a_run_without_a_core(tmp_path: Path) -> None:
     database, clustering = plant(tmp_path / "one.sqlite", [FATES["no core"]])
     study = study_is_the_references(database, clustering)
-    (found,) = study.runs
-    assert found.visits.tolist() == [[-1, 0, 30]]
-    assert (found.settled_in, found.transit_steps, found.period) == (None, 30, 1)
+    (run,) = study.runs
+    assert run.visits.tolist() == [[-1, 0, 30]]
+    assert (run.settled_in, run.transit_steps, run.period) == (None, 30, 1)
     assert (study.total.dwell.visits, study.total.dwell.median) == (0, None)
     assert len(study.transitions.counts) == 0
     steps = read_trajectories(database, clustering)
@@ -233,27 +233,27 @@ def test_entering_and_transit_belong_to_a_state(tmp_path: Path) -> None:
 
 
 def test_holes_are_time_that_passes(tmp_path: Path) -> None:
-    found = planted(tmp_path, "holes")
-    assert found.visits.tolist() == [[0, 1, 3], [1, 4, 11], [2, 15, 4]]
+    study = planted(tmp_path, "holes")
+    assert study.visits.tolist() == [[0, 1, 3], [1, 4, 11], [2, 15, 4]]
     # Nobody knows what stood in the hole.
-    assert (found.period, found.absorbed_at, found.n_steps) == (None, None, 9)
+    assert (study.period, study.absorbed_at, study.n_steps) == (None, None, 9)
 
 
 def test_a_hole_ends_a_loop_backwards(tmp_path: Path) -> None:
-    found = planted(tmp_path, "a hole in the loop")
-    assert (found.period, found.absorbed_at) == (2, 13)
+    study = planted(tmp_path, "a hole in the loop")
+    assert (study.period, study.absorbed_at) == (2, 13)
 
 
 def test_only_strong_members_are_core(tmp_path: Path) -> None:
-    found = planted(tmp_path, "weak members", core_probability=0.5)
-    assert found.visits.tolist() == [[0, 0, 21], [2, 21, 9]]
-    assert found.transit_steps == 12
+    study = planted(tmp_path, "weak members", core_probability=0.5)
+    assert study.visits.tolist() == [[0, 0, 21], [2, 21, 9]]
+    assert study.transit_steps == 12
 
 
 def test_one_step_is_a_run(tmp_path: Path) -> None:
-    found = planted(tmp_path, "one step")
-    assert found.visits.tolist() == [[3, 0, 1]]
-    assert (found.settled_in, found.period) == (None, None)
+    study = planted(tmp_path, "one step")
+    assert study.visits.tolist() == [[3, 0, 1]]
+    assert (study.settled_in, study.period) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -308,8 +308,8 @@ def test_weak_members_are_not_where_a_run_settled(tmp_path: Path) -> None:
     run = PlantedRun([2] * 30, probabilities=[0.9] * 14 + [0.1] * 16)
     database, clustering = plant(tmp_path / "weak.sqlite", [run])
     assert study_is_the_references(database, clustering).runs[0].settled_in == 2
-    (found,) = study_is_the_references(database, clustering, core_probability=0.5).runs
-    assert (found.settled_in, found.transit_steps) == (None, 16)
+    (run_summary,) = study_is_the_references(database, clustering, core_probability=0.5).runs
+    assert (run_summary.settled_in, run_summary.transit_steps) == (None, 16)
 
 
 def test_the_last_sampled_step_settles_nothing(tmp_path: Path) -> None:
@@ -317,9 +317,9 @@ def test_the_last_sampled_step_settles_nothing(tmp_path: Path) -> None:
     for n_steps, settled in ((51, None), (76, 1)):
         labels = [0] * 50 + [1] * (n_steps - 50)
         database, clustering = plant(tmp_path / f"{n_steps}.sqlite", [PlantedRun(labels)], downsample=25)
-        (found,) = study_is_the_references(database, clustering).runs
-        assert found.settled_in == settled
-        assert found.visits.tolist() == [[0, 0, 50], [1, 50, n_steps - 50]]
+        (run,) = study_is_the_references(database, clustering).runs
+        assert run.settled_in == settled
+        assert run.visits.tolist() == [[0, 0, 50], [1, 50, n_steps - 50]]
 
 
 def test_time_goes_by_output_steps_whatever_was_sampled(tmp_path: Path) -> None:
@@ -332,13 +332,17 @@ def test_time_goes_by_output_steps_whatever_was_sampled(tmp_path: Path) -> None:
                 downsample=downsample,
             )
             study = study_is_the_references(database, clustering)
-            (found,) = study.runs
-            assert found.visits[:, :2].tolist() == [[0, 0], [1, 30]], (stored, downsample)
-            assert found.visits[0, 2] == 30
+            (run_summary,) = study.runs
+            assert run_summary.visits[:, :2].tolist() == [[0, 0], [1, 30]], (stored, downsample)
+            assert run_summary.visits[0, 2] == 30
             # All texts count, not the sampled ones only.
-            assert (found.period, found.absorbed_at, found.distinct_texts) == (1, 7, 8)
-            assert (study.lag, study.sampling, found.n_steps) == (downsample, downsample, 70 // downsample)
-            assert sum(study.transitions.counts) == found.n_steps - 1
+            assert (run_summary.period, run_summary.absorbed_at, run_summary.distinct_texts) == (1, 7, 8)
+            assert (study.lag, study.sampling, run_summary.n_steps) == (
+                downsample,
+                downsample,
+                70 // downsample,
+            )
+            assert sum(study.transitions.counts) == run_summary.n_steps - 1
 
 
 # ---------------------------------------------------------------------------- groups
@@ -359,7 +363,7 @@ def test_runs_are_grouped_by_who_wrote_what_was_sampled(tmp_path: Path) -> None:
     with database.session() as session:
         clustering = find_clustering(session)
     study = study_trajectories(database, clustering, by="model")
-    assert [(one.group, one.n_runs) for one in study.groups] == [
+    assert [(group.group, group.n_runs) for group in study.groups] == [
         ({"model": "BLIP2"}, 2),
         ({"model": "BLIP2, Moondream"}, 1),
         ({"model": "Moondream"}, 1),
@@ -381,7 +385,7 @@ def test_runs_that_have_gone_are_a_group_of_their_own(tmp_path: Path) -> None:
     with opened(tmp_path / "one.sqlite") as connection:
         connection.execute("DELETE FROM run WHERE id = ?", (run_id(1),))
     study = study_is_the_references(database, clustering, by="network,prompt")
-    assert [one.group for one in study.groups] == [
+    assert [group.group for group in study.groups] == [
         {"network": ["FluxDev", "BLIP2"], "prompt": "a red apple"},
         {"network": None, "prompt": None},
     ]

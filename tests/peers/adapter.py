@@ -50,7 +50,7 @@ class Difference(NamedTuple):
 
 
 class _Peer:
-    """What both have in common."""
+    """The common part of both adapters."""
 
     metric: Any = "euclidean"
     min_cluster_size: Any = 5
@@ -60,12 +60,12 @@ class _Peer:
     allow_single_cluster: Any = False
     max_cluster_size: Any = None
 
-    found: Clustering
+    clustering: Clustering
     X: Any
     unit: float
 
-    def __init__(self, **asked: Any) -> None:
-        for name, value in asked.items():
+    def __init__(self, **settings: Any) -> None:
+        for name, value in settings.items():
             if name in _Peer.__annotations__:
                 setattr(self, name, value)
             elif name not in HOW_NOT_WHAT and value is not None:
@@ -84,7 +84,7 @@ class _Peer:
             rows, self.unit, epsilon = self.X, 1.0, math.sqrt(2 * epsilon)
         else:
             rows, self.unit = on_a_sphere(self.X)
-        self.found = panic_tda.hdbscan(
+        self.clustering = panic_tda.hdbscan(
             rows,
             epsilon=epsilon * self.unit,
             min_cluster_size=self.min_cluster_size,
@@ -103,36 +103,38 @@ class _Peer:
         return self.fit(X).labels_
 
     def neighbours(self) -> Any:
-        """What we call `min_samples`."""
+        """Return the number of neighbours, called `min_samples` in panic_tda."""
         return self.min_cluster_size if self.min_samples is None else self.min_samples
 
     @property
     def labels_(self) -> IntArray:
-        return self.found.labels
+        return self.clustering.labels
 
     @property
     def probabilities_(self) -> FloatArray:
-        return self.found.probabilities
+        return self.clustering.probabilities
 
     @property
     def cluster_persistence_(self) -> FloatArray:
-        return self.found.persistence
+        return self.clustering.persistence
 
     @property
     def medoids_(self) -> FloatArray:
-        medoids: FloatArray = self.X[list(self.found.medoid_indices.values())]
+        medoids: FloatArray = self.X[list(self.clustering.medoid_indices.values())]
         return medoids
 
     @property
     def centroids_(self) -> FloatArray:
         """Not ours to find; the tests that look at medoids look at these first."""
-        of_label = [self.labels_ == label for label in self.found.medoid_indices]
-        means = [np.average(self.X[some], axis=0, weights=self.probabilities_[some]) for some in of_label]
+        of_label = [self.labels_ == label for label in self.clustering.medoid_indices]
+        means = [
+            np.average(self.X[members], axis=0, weights=self.probabilities_[members]) for members in of_label
+        ]
         return np.reshape(means, (len(of_label), self.X.shape[1]))
 
     def edges(self) -> tuple[IntArray, IntArray, FloatArray]:
         """Our spanning tree in the lengths of their rows, the shortest edge first."""
-        tree = self.found.tree
+        tree = self.clustering.tree
         assert tree is not None
         order = np.argsort(tree.height, kind="stable")
         return tree.u[order], tree.v[order], tree.height[order] / self.unit
@@ -157,8 +159,8 @@ class HdbscanPeer(_Peer):
     """hdbscan's HDBSCAN. Its `min_samples` does not count the point itself, and is cut to what there is."""
 
     def neighbours(self) -> Any:
-        asked = super().neighbours()
-        return min(asked + 1, len(self.X)) if isinstance(asked, int) and self.X.ndim else asked
+        result = super().neighbours()
+        return min(result + 1, len(self.X)) if isinstance(result, int) and self.X.ndim else result
 
     def dbscan_clustering(self, cut_distance: float) -> IntArray:
         linkage = _hdbscan_linkage.label(np.column_stack(self.edges()))
@@ -174,7 +176,7 @@ class HdbscanPeer(_Peer):
         return medoid
 
     def _of(self, cluster_id: int) -> int:
-        return list(self.found.medoid_indices).index(cluster_id)
+        return list(self.clustering.medoid_indices).index(cluster_id)
 
 
 def hdbscan(X: Any, **options: Any) -> tuple[Any, ...]:
@@ -208,7 +210,7 @@ def their_tests(module: str, **ours: Any) -> ModuleType:
 
 def expect(request: pytest.FixtureRequest, differences: dict[str, Difference]) -> None:
     """Have a test fail that is listed, by its name or with its parameters, and as the list says."""
-    found = differences.get(request.node.name) or differences.get(request.node.originalname)
-    if found:
-        mark = pytest.mark.xfail(reason=found.reason, raises=found.raises, strict=True)
+    difference = differences.get(request.node.name) or differences.get(request.node.originalname)
+    if difference:
+        mark = pytest.mark.xfail(reason=difference.reason, raises=difference.raises, strict=True)
         request.applymarker(mark)

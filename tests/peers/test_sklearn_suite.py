@@ -70,8 +70,8 @@ def test_no_difference_is_listed_for_a_test_that_is_gone() -> None:
 
 def test_all_of_their_tests_of_hdbscan_are_here() -> None:
     folder = Path(sklearn.cluster.__file__).parent
-    found = {path.stem for path in folder.rglob("test_*.py") if "HDBSCAN(" in path.read_text()}
-    assert found == {"test_hdbscan"}
+    names = {path.stem for path in folder.rglob("test_*.py") if "HDBSCAN(" in path.read_text()}
+    assert names == {"test_hdbscan"}
 
 
 @pytest.mark.parametrize("min_samples", [1, 2, 5, 20])

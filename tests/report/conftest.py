@@ -15,8 +15,8 @@ from tests.report.walks import Walk, make_walks, run_command
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
-    with started() as found:
-        yield found
+    with started() as process:
+        yield process
 
 
 @pytest.fixture(scope="package")

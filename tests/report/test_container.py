@@ -1,4 +1,4 @@
-"""What is packed comes back, as the page reads it."""
+"""The page reads back everything that was packed."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ VALUES = st.one_of(
 
 @settings(max_examples=60, deadline=None)
 @given(st.dictionaries(st.text("abc", max_size=3), VALUES), st.text())
-def test_arrays_and_texts_come_back(found: dict[str, Any], text: str) -> None:
-    said = unpack(pack({"arrays": found, "text": text, "none": [None, True, 1.5]}))
-    assert said["text"] == text.encode("utf-8", "replace").decode()
-    assert said["none"] == [None, True, 1.5]
-    assert said["arrays"].keys() == found.keys()
-    for name, values in found.items():
-        np.testing.assert_array_equal(said["arrays"][name], values)
+def test_arrays_and_texts_come_back(arrays: dict[str, Any], text: str) -> None:
+    result = unpack(pack({"arrays": arrays, "text": text, "none": [None, True, 1.5]}))
+    assert result["text"] == text.encode("utf-8", "replace").decode()
+    assert result["none"] == [None, True, 1.5]
+    assert result["arrays"].keys() == arrays.keys()
+    for name, values in arrays.items():
+        np.testing.assert_array_equal(result["arrays"][name], values)
 
 
 def test_whole_numbers_take_as_few_bytes_as_hold_them() -> None:

@@ -29,7 +29,7 @@ from panic_tda.report.fonts import find_fonts
 from panic_tda.report.palette import cluster_colour
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.results import ClusteringSummary, find_clustering
-from panic_tda.storage.write.saving import save_or_keep
+from panic_tda.storage.write.saving import save_or_write_pending
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec
 from tests.insight.planted import PlantedRun, plant
@@ -70,7 +70,8 @@ def latest(database: Database) -> ClusteringSummary:
 def svg_texts(path: Path) -> list[str]:
     """Return what is written in an SVG of Matplotlib's, which draws texts and names each in a comment."""
     return [
-        found.strip() for found in re.findall(r"<!-- (.*?) -->", path.read_text(encoding="utf-8"), re.DOTALL)
+        comment.strip()
+        for comment in re.findall(r"<!-- (.*?) -->", path.read_text(encoding="utf-8"), re.DOTALL)
     ]
 
 
@@ -79,13 +80,13 @@ def clustered(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> UpgradedFi
     # UMAP has its own tests, and to compile it takes longer than all of this.
     monkeypatch.setitem(sys.modules, "umap", None)
     file = upgraded(FieldSpec(runs=6, length=60))
-    save_or_keep(file.database, make_finished(ids_of(file)))
+    save_or_write_pending(file.database, make_finished(ids_of(file)))
     return file
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where figures go: beside a database there are its logs."""
+    """Folder for figures, which holds no database with its logs."""
     folder = tmp_path / "figures"
     folder.mkdir()
     return folder
@@ -95,19 +96,19 @@ def test_a_png_has_300_dots_an_inch(clustered: UpgradedFile, folder: Path) -> No
     path = folder / "map.png"
     before = snapshot(clustered.path)
     clustered.path.chmod(0o444)
-    said = plotted("--db", clustered.path, "-o", path)
-    assert list(said) == ["file", "rows", "clusters", "method"]
-    assert (said["file"], said["rows"], said["clusters"]) == (str(path), 180, 4)
-    assert said["method"].startswith("PCA")
+    result = plotted("--db", clustered.path, "-o", path)
+    assert list(result) == ["file", "rows", "clusters", "method"]
+    assert (result["file"], result["rows"], result["clusters"]) == (str(path), 180, 4)
+    assert result["method"].startswith("PCA")
     with Image.open(path) as image:
         assert image.size == (2160, 2160)
         assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
     assert (pixels == 255).all(axis=1).mean() > 0.7
-    found = {tuple(map(int, pixel)) for pixel in np.unique(pixels, axis=0)}
+    pixels_of_map = {tuple(map(int, pixel)) for pixel in np.unique(pixels, axis=0)}
     # The lines to the labels have the colours of the clusters; points are transparent.
     colours = [cluster_colour(label, dark=False) for label in range(4)]
-    assert sum(tuple(bytes.fromhex(name[1:])) in found for name in colours) >= 2
+    assert sum(tuple(bytes.fromhex(name[1:])) in pixels_of_map for name in colours) >= 2
     assert sorted(at.name for at in folder.iterdir()) == ["map.png"]
     assert snapshot(clustered.path) == before
 
@@ -123,11 +124,11 @@ def test_dark_and_narrow(clustered: UpgradedFile, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", figure.FORMATS)
 def test_the_same_seed_gives_the_same_file(clustered: UpgradedFile, tmp_path: Path, kind: str) -> None:
-    one, same, other = (tmp_path / f"{name}.{kind}" for name in ("one", "same", "other"))
-    for path, seed in ((one, 0), (same, 0), (other, 1)):
+    first, same, second = (tmp_path / f"{name}.{kind}" for name in ("one", "same", "other"))
+    for path, seed in ((first, 0), (same, 0), (second, 1)):
         plotted("--db", clustered.path, "-o", path, "--seed", seed, "--map-rows", 60, "--width", 3)
-    assert one.read_bytes() == same.read_bytes()
-    assert one.read_bytes() != other.read_bytes()
+    assert first.read_bytes() == same.read_bytes()
+    assert first.read_bytes() != second.read_bytes()
 
 
 def test_vectors_show_title_settings_and_labels(clustered: UpgradedFile, tmp_path: Path) -> None:
@@ -146,10 +147,10 @@ def test_vectors_show_title_settings_and_labels(clustered: UpgradedFile, tmp_pat
             "SELECT output_text FROM cluster JOIN embedding ON embedding.id = medoid_embedding_id "
             "JOIN invocation ON invocation.id = invocation_id ORDER BY label"
         )
-        said = [text for (text,) in connection.execute(query)]
+        quoted_texts = [text for (text,) in connection.execute(query)]
     shown = " ".join(" ".join(texts).split())
-    assert min(map(len, said)) > 10
-    assert [text in shown for text in said] == [True] * 3 + [False]
+    assert min(map(len, quoted_texts)) > 10
+    assert [text in shown for text in quoted_texts] == [True] * 3 + [False]
     # Points are an image in it: an editor opens it gladly.
     assert svg.read_text().count("<image") == 1
     assert svg.stat().st_size < 1_000_000
@@ -171,8 +172,8 @@ def test_hostile_texts_are_drawn_as_they_are(tmp_path: Path) -> None:
     path = tmp_path / "hostile.sqlite"
     database, source = plant(path, [PlantedRun(labels, texts)])
     for kind in figure.FORMATS:
-        said = plotted("--db", path, "-o", tmp_path / f"map.{kind}")
-        assert (said["rows"], said["clusters"]) == (24, 8)
+        result = plotted("--db", path, "-o", tmp_path / f"map.{kind}")
+        assert (result["rows"], result["clusters"]) == (24, 8)
     svg = (tmp_path / "map.svg").read_text(encoding="utf-8")
     assert "<script" not in svg
     scene = read_scene(database, source, style=Style(), n_rows=100, seed=0, progress=Silent())
@@ -200,8 +201,8 @@ SMALL = {
 def test_little_to_draw(tmp_path: Path, labels: list[int]) -> None:
     # All vectors of planted runs are zero: everything lies at one place.
     plant(tmp_path / "small.sqlite", [PlantedRun(labels)])
-    said = plotted("--db", tmp_path / "small.sqlite", "-o", tmp_path / "map.svg")
-    assert (said["rows"], said["clusters"]) == (len(labels), len(set(labels) - {-1}))
+    result = plotted("--db", tmp_path / "small.sqlite", "-o", tmp_path / "map.svg")
+    assert (result["rows"], result["clusters"]) == (len(labels), len(set(labels) - {-1}))
     assert sum("step" in text for text in svg_texts(tmp_path / "map.svg") if "HDBSCAN" not in text) == len(
         set(labels) - {-1}
     )
@@ -211,7 +212,7 @@ def test_labels_do_not_collide(clustered: UpgradedFile) -> None:
     from matplotlib.text import Text
 
     rng = np.random.default_rng(0)
-    found = read_scene(
+    drawn_scene = read_scene(
         clustered.database, latest(clustered.database), style=Style(), n_rows=100, seed=0, progress=Silent()
     )
     places = tuple(
@@ -220,7 +221,7 @@ def test_labels_do_not_collide(clustered: UpgradedFile) -> None:
         )
         for label, (x, y) in enumerate(rng.standard_normal((30, 2)))
     )
-    scene = drawing.Scene(found.map, found.labels, places, "", "")
+    scene = drawing.Scene(drawn_scene.map, drawn_scene.labels, places, "", "")
     with drawing.default_settings():
         drawn = drawing.draw(scene, Style())
         drawn.canvas.draw()
@@ -247,13 +248,13 @@ def test_labels_cover_no_points(shape: str, n_labels: int, width: float) -> None
     from matplotlib.text import Text
 
     points = np.asarray(SHAPES[shape](np.random.default_rng(0)), dtype=float)
-    found = Map(np.arange(len(points)), points, "as given", len(points))
+    given_map = Map(np.arange(len(points)), points, "as given", len(points))
     labels = np.arange(len(points)) % max(2, n_labels)
     text = "a photograph of the\nplace with the long\nname that is cut…"
     places = tuple(drawing.Place(label, text, 5, tuple(points[label])) for label in range(n_labels))
     style = Style(n_labels=n_labels, width=width)
     with drawing.default_settings():
-        drawn = drawing.draw(drawing.Scene(found, labels, places, "Title", "Caption"), style)
+        drawn = drawing.draw(drawing.Scene(given_map, labels, places, "Title", "Caption"), style)
         drawn.canvas.draw()
         (axes,) = drawn.axes
         boxes = [Text.get_window_extent(text) for text in axes.texts]
@@ -270,9 +271,9 @@ def nowhere() -> str:
     from matplotlib import font_manager, ft2font
 
     taken: set[int] = set()
-    for one in font_manager.fontManager.ttflist:
-        if "Last Resort" not in one.name:
-            taken |= ft2font.FT2Font(one.fname).get_charmap().keys()
+    for font in font_manager.fontManager.ttflist:
+        if "Last Resort" not in font.name:
+            taken |= ft2font.FT2Font(font.fname).get_charmap().keys()
     # Chinese, Tangut, Yi: whatever these are, one is missing on any machine that runs this.
     free = [code for block in (range(0x9000, 0x9FFF), range(0x2A700, 0x2B73F)) for code in block]
     return chr(next(code for code in free if code not in taken))
@@ -286,9 +287,9 @@ def test_characters_that_no_font_has_are_said(tmp_path: Path) -> None:
     assert f"no installed font has the character {sign} (U+{ord(sign):04X})" in result.stderr
     assert " and 1 other character" not in result.stderr
     # Without its label there is nothing to say; in the title there is.
-    for words, said in ((("--labels", 0), False), (("--labels", 0, "--title", sign), True)):
-        done = run("--db", tmp_path / "one.sqlite", "-o", tmp_path / "map.png", "--force", *words)
-        assert ("no installed font" in done.stderr) == said
+    for words, has_title in ((("--labels", 0), False), (("--labels", 0, "--title", sign), True)):
+        outcome = run("--db", tmp_path / "one.sqlite", "-o", tmp_path / "map.png", "--force", *words)
+        assert ("no installed font" in outcome.stderr) == has_title
     assert find_fonts([sign])[1] == [sign]
 
 
@@ -328,7 +329,7 @@ def test_the_caption_names_every_setting(clustered: UpgradedFile, tmp_path: Path
     source = latest(clustered.database)
     plotted("--db", clustered.path, "-o", tmp_path / "map.svg")
     caption = " ".join(" ".join(svg_texts(tmp_path / "map.svg")).split())
-    names = {one.name for one in fields(EffectiveParameters)}
+    names = {field.name for field in fields(EffectiveParameters)}
     names -= {"cluster_selection_epsilon", "cluster_selection_method"}
     assert len(names) == 5
     for name in names:
@@ -351,14 +352,14 @@ def test_clusters_have_the_colours_of_the_page(tmp_path: Path) -> None:
         "const all = (dark) => labels.map((label) => colourOf(label, dark));\n"
         "console.log(JSON.stringify([all(false), all(true)]));"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [str(DENO), "run", "--allow-read", str(tmp_path / "colours.js")],
         capture_output=True,
         text=True,
         env={"DENO_DIR": str(tmp_path), "NO_COLOR": "1", "PATH": "", "DENO_NO_UPDATE_CHECK": "1"},
         check=True,
     )
-    for dark, shown in zip((False, True), json.loads(done.stdout), strict=True):
+    for dark, shown in zip((False, True), json.loads(process.stdout), strict=True):
         drawn = [cluster_colour(label, dark=dark) for label in range(50)]
         assert drawn == [f"#{bytes(colour).hex()}" for colour in shown]
         assert len(set(drawn)) == 21
@@ -405,7 +406,7 @@ def test_a_file_that_exists_is_replaced_whole_or_not_at_all(
         ("map.jpg", "ends in .png, .svg or .pdf; got map.jpg"),
         ("map", "ends in .png, .svg or .pdf; got map"),
         ("nowhere/map.png", "no folder "),
-        ("folder.png", "folder.png exists and is not a regular file"),
+        ("folder.png", "folder.png is a folder; give another name"),
     ],
 )
 def test_where_no_figure_can_go(clustered: UpgradedFile, tmp_path: Path, name: str, words: str) -> None:

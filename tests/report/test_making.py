@@ -41,25 +41,25 @@ def test_a_file_is_replaced_only_when_asked(database: Path, tmp_path: Path) -> N
     assert refused.exit_code == 2
     assert "--force" in refused.stderr
     assert path.read_text() == "mine"
-    done = made(database, path, "--force")
-    assert done.exit_code == 0, done.output
-    said = json.loads(done.stdout)
-    assert said["bytes"] == path.stat().st_size
+    result = made(database, path, "--force")
+    assert result.exit_code == 0, result.output
+    printed = json.loads(result.stdout)
+    assert printed["bytes"] == path.stat().st_size
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask()
     assert os.listdir(tmp_path) == ["page.html"]
 
 
 def test_a_folder_that_is_not_there_is_named(database: Path, tmp_path: Path) -> None:
-    done = made(database, tmp_path / "nowhere" / "page.html")
-    assert done.exit_code == 2
-    assert "nowhere" in done.stderr
+    result = made(database, tmp_path / "nowhere" / "page.html")
+    assert result.exit_code == 2
+    assert "nowhere" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["r.pdf", "r.png", "r", "r.html.gz", ".html", "r.md"])
 def test_a_page_is_not_written_under_another_ending(database: Path, tmp_path: Path, name: str) -> None:
-    done = made(database, tmp_path / name, "--force")
-    assert done.exit_code == 2
-    assert f"a page ends in .html or .htm; got {name}" in done.stderr
+    result = made(database, tmp_path / name, "--force")
+    assert result.exit_code == 2
+    assert f"a page ends in .html or .htm; got {name}" in result.stderr
     assert os.listdir(tmp_path) == []
 
 
@@ -73,12 +73,12 @@ def test_without_jinja_nothing_is_read(
     database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with statements() as asked:
-        done = made(database, tmp_path / "page.html")
-    assert done.exit_code == 1
-    assert json.loads(done.stdout)["error"]["type"] == "NoTemplates"
-    assert "pip install '.[report]'" in done.stdout
-    assert not [sql for sql in queries(asked) if "embeddingcluster" in sql]
+    with statements() as executed:
+        result = made(database, tmp_path / "page.html")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["error"]["type"] == "NoTemplates"
+    assert "pip install '.[report]'" in result.stdout
+    assert not [sql for sql in queries(executed) if "embeddingcluster" in sql]
     assert os.listdir(tmp_path) == []
 
 
@@ -113,28 +113,28 @@ def test_a_small_map_says_so_and_has_all_medoids(make_page: MakePage) -> None:
     opened = open_current(page.parent / "walks.sqlite")
     with opened.session() as session:
         source = find_clustering(session)
-    found = gather(opened, source, map_rows=40)
-    assert found["map"]["n"] == 40
-    assert found["map"]["n_all"] == 320
-    labels = found["map"]["labels"][found["clusters"]["points"]]
+    result = gather(opened, source, map_rows=40)
+    assert result["map"]["n"] == 40
+    assert result["map"]["n_all"] == 320
+    labels = result["map"]["labels"][result["clusters"]["points"]]
     assert labels.tolist() == list(range(source.record.n_clusters))
 
 
 def test_nothing_is_read_twice(database: Path) -> None:
-    with statements() as seen:
+    with statements() as executed:
         opened = open_current(database)
         with opened.session() as session:
             source = find_clustering(session)
-        seen.clear()
+        executed.clear()
         # Fewer points than runs have first steps and clusters have medoids, some of which are both.
         gather(opened, source, map_rows=20)
-    asked = [sql for sql in seen if sql.startswith("SELECT") and "sqlite_master" not in sql]
-    assert len(asked) == len(set(asked)) > 10
-    (reading,) = [sql for sql in asked if "embedding.rowid IN" in sql]
+    selects = [sql for sql in executed if sql.startswith("SELECT") and "sqlite_master" not in sql]
+    assert len(selects) == len(set(selects)) > 10
+    (reading,) = [sql for sql in selects if "embedding.rowid IN" in sql]
     places = re.findall(r"\d+", reading.partition(" IN ")[2])
     assert 20 <= len(places) == len(set(places)) <= 20 + 8
     for table in ("clusteringtree.data", "invocation.output_text, invocation.model"):
-        assert sum(table in sql for sql in asked) == 1
+        assert sum(table in sql for sql in selects) == 1
 
 
 def umask() -> int:

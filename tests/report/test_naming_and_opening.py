@@ -33,11 +33,11 @@ def short_id(database: Path) -> str:
 
 
 def test_a_page_without_a_name_gets_one_and_is_not_replaced(database: Path) -> None:
-    done = report(database)
-    assert done.exit_code == 0, done.output
+    result = report(database)
+    assert result.exit_code == 0, result.output
     (name,) = os.listdir()
     assert re.fullmatch(rf"report-[\w.-]+-{short_id(database)}\.html", name)
-    assert done.stdout.startswith(f"{name}: ")
+    assert result.stdout.startswith(f"{name}: ")
     Path(name).write_text("mine")
     refused = report(database)
     assert refused.exit_code == 2
@@ -60,21 +60,21 @@ def test_a_model_of_any_name_gives_a_file_in_this_folder(database: Path, model: 
     with opened(database) as connection:
         connection.execute("UPDATE clusteringresult SET embedding_model = ?", (model,))
         connection.execute("UPDATE embedding SET embedding_model = ?", (model,))
-    done = report(database)
-    assert done.exit_code == 0, done.output
+    result = report(database)
+    assert result.exit_code == 0, result.output
     assert os.listdir() == [f"report{part}-{short_id(database)}.html"]
 
 
 def test_the_browser_of_the_environment_opens_the_page(database: Path, tmp_path: Path) -> None:
-    browser, seen = tmp_path / "browser", tmp_path / "seen"
-    browser.write_text(f'#!/bin/sh\nprintf %s "$1" > {seen}\n')
+    browser, opened_pages = tmp_path / "browser", tmp_path / "seen"
+    browser.write_text(f'#!/bin/sh\nprintf %s "$1" > {opened_pages}\n')
     browser.chmod(0o755)
     words = ("report-clustering", "--db", database, "-q", "-o", "a page.html")
     assert run(*words, cwd=Path.cwd(), BROWSER=str(browser)).returncode == 0
-    assert not seen.exists()
-    done = run(*words, "--force", "--open", cwd=Path.cwd(), BROWSER=str(browser))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert seen.read_text() == (Path.cwd() / "a page.html").as_uri()
+    assert not opened_pages.exists()
+    result = run(*words, "--force", "--open", cwd=Path.cwd(), BROWSER=str(browser))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert opened_pages.read_text() == (Path.cwd() / "a page.html").as_uri()
 
 
 @pytest.mark.parametrize(
@@ -91,9 +91,9 @@ def test_without_a_browser_it_says_how_to_see_the_page(
 ) -> None:
     words = ("report-clustering", "--db", database, "-q", "--open", "-o", "page.html")
     # No browser of this machine is found.
-    done = run(*words, cwd=Path.cwd(), **{"PATH": "/nowhere"} | environment)
-    assert done.returncode == 0, done.stderr
+    result = run(*words, cwd=Path.cwd(), **{"PATH": "/nowhere"} | environment)
+    assert result.returncode == 0, result.stderr
     assert Path("page.html").stat().st_size > 1000
-    message = done.stderr.partition("WARNING ")[2]
+    message = result.stderr.partition("WARNING ")[2]
     assert re.match(rf"page\.html was not opened: {reason}\. Open it in a browser", message)
     assert f":{Path.cwd() / 'page.html'} ." in message

@@ -105,10 +105,10 @@ def test_search_sort_and_choice(plain_page: Path, opened: Open) -> None:
     assert n > 3
     page.page.keyboard.press("/")
     page.page.keyboard.type("PLACE 3")
-    found = page.cells("#cluster-rows td.wide")
-    assert 0 < len(found) < n
-    assert all("place 3" in text for text in found)
-    assert page.page.locator("#cluster-count").inner_text() == f"{len(found)} of {n}"
+    cells = page.cells("#cluster-rows td.wide")
+    assert 0 < len(cells) < n
+    assert all("place 3" in text for text in cells)
+    assert page.page.locator("#cluster-count").inner_text() == f"{len(cells)} of {n}"
     page.page.locator("#search").fill("#2")
     assert page.asks(SHOWN) == [2]
     page.page.locator("#search").fill("no such place")
@@ -199,14 +199,14 @@ def test_the_address_opens_the_same_view(plain_page: Path, opened: Open) -> None
     page.page.locator("#map-box .over").dblclick(position={"x": 20, "y": 20})
     page.until("location.hash.includes('view=') && location.hash.includes('sort=label')")
     fragment = page.asks("location.hash")
-    other = opened(plain_page, fragment)
-    mine, theirs = page.asks("({...report.chosen})"), other.asks("({...report.chosen})")
+    other_page = opened(plain_page, fragment)
+    mine, theirs = page.asks("({...report.chosen})"), other_page.asks("({...report.chosen})")
     assert mine == theirs
     assert theirs["run"] is not None
     assert theirs["group"] == "prompt"
     assert theirs["view"]
-    assert other.page.locator("#search").input_value() == "place"
-    assert other.asks("document.querySelector('#strips-box .spacer').style.height") == page.asks(
+    assert other_page.page.locator("#search").input_value() == "place"
+    assert other_page.asks("document.querySelector('#strips-box .spacer').style.height") == page.asks(
         "document.querySelector('#strips-box .spacer').style.height"
     )
 

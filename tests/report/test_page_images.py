@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from panic_tda.main import main
-from panic_tda.storage.write.saving import save_or_keep
+from panic_tda.storage.write.saving import save_or_write_pending
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec
 from tests.report.browser import Opened
@@ -44,18 +44,21 @@ def field(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> tuple[Upgraded
     """A clustering of texts whose images all have different colours, and the colour of each image."""
     monkeypatch.setitem(sys.modules, "umap", None)
     file = upgraded(FieldSpec(runs=6, length=40))
-    save_or_keep(file.database, make_finished(ids_of(file)))
+    save_or_write_pending(file.database, make_finished(ids_of(file)))
     with raw(file.path) as connection:
         ids = [
-            one for (one,) in connection.execute("SELECT id FROM invocation WHERE type = 'IMAGE' ORDER BY id")
+            image_id
+            for (image_id,) in connection.execute(
+                "SELECT id FROM invocation WHERE type = 'IMAGE' ORDER BY id"
+            )
         ]
         assert 100 < len(ids) <= 216
-        colours = {one: colour_of(number) for number, one in enumerate(ids)}
-        for one, colour in colours.items():
+        colours = {image_id: colour_of(number) for number, image_id in enumerate(ids)}
+        for image_id, colour in colours.items():
             data = io.BytesIO()
             Image.new("RGB", (300, 150), colour).save(data, "WEBP", lossless=True)
             connection.execute(
-                "UPDATE invocation SET output_image_data = ? WHERE id = ?", (data.getvalue(), one)
+                "UPDATE invocation SET output_image_data = ? WHERE id = ?", (data.getvalue(), image_id)
             )
     return file, colours
 
@@ -73,13 +76,13 @@ def test_a_cluster_shows_the_image_that_its_medoid_describes(
     assert report(file, tmp_path).exit_code == 0
     page = opened(tmp_path / "page.html")
     with raw(file.path) as connection:
-        said = connection.execute(
+        rows = connection.execute(
             "SELECT label, output_text, input_invocation_id FROM cluster "
             "JOIN embedding ON embedding.id = medoid_embedding_id "
             "JOIN invocation ON invocation.id = invocation_id ORDER BY label"
         ).fetchall()
-    assert len(said) == 4
-    for (label, text, image), (x, y) in zip(said, page.medoids(), strict=True):
+    assert len(rows) == 4
+    for (label, text, image), (x, y) in zip(rows, page.medoids(), strict=True):
         page.page.mouse.move(x, y)
         page.until("document.querySelector('.tip img')?.complete")
         pointed = page.asks(MEAN, ".tip img")
@@ -103,9 +106,9 @@ def test_without_pillow_the_page_says_so(
 ) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
-    done = report(field[0], tmp_path)
-    assert done.exit_code == 0
-    assert "pip install '.[report]'" in done.stderr
+    result = report(field[0], tmp_path)
+    assert result.exit_code == 0
+    assert "pip install '.[report]'" in result.stderr
     page = opened(tmp_path / "page.html", "#cluster=0")
     notes = " ".join(page.cells(".note"))
     assert "no images: thumbnails need Pillow: pip install '.[report]'" in notes

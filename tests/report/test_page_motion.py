@@ -1,4 +1,4 @@
-"""What the page draws of the motion is what the commands say: curves over steps, a run's path, the tree."""
+"""The page draws the numbers of the commands: curves over steps, a run's path, the tree."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def runs(plain_page: Path) -> list[dict[str, Any]]:
     """The runs as show-trajectories has them, with their networks."""
     with raw(database(plain_page)) as connection:
         networks = dict(connection.execute("SELECT id, network FROM run"))
-    found: list[dict[str, Any]] = asked("show-trajectories", "--db", database(plain_page), "--runs")["runs"]
-    return [run | {"network": " → ".join(json.loads(networks[UUID(run["run_id"]).hex]))} for run in found]
+    runs: list[dict[str, Any]] = asked("show-trajectories", "--db", database(plain_page), "--runs")["runs"]
+    return [run | {"network": " → ".join(json.loads(networks[UUID(run["run_id"]).hex]))} for run in runs]
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def steps(plain_page: Path, tmp_path_factory: pytest.TempPathFactory) -> list[di
     """The steps as export-trajectories writes them."""
     file = tmp_path_factory.mktemp("steps") / "steps.parquet"
     run_command("export-trajectories", "latest", file, "--with-drift", "-q", "--db", database(plain_page))
-    said: list[dict[str, Any]] = pq.read_table(file).to_pylist()
-    return said
+    rows: list[dict[str, Any]] = pq.read_table(file).to_pylist()
+    return rows
 
 
 def visits_of(run: dict[str, Any]) -> list[tuple[int, Visit]]:
@@ -90,8 +90,8 @@ def test_absorption_is_that_of_the_runs(plain_page: Path, opened: Open, runs: li
     expected = []
     for name in sorted({run["network"] for run in runs}):
         mine = [run["absorbed_at"] for run in runs if run["network"] == name]
-        found = sorted(at for at in mine if at is not None)
-        expected += [(name, at, count + 1, len(mine)) for count, at in enumerate(found)]
+        present = sorted(at for at in mine if at is not None)
+        expected += [(name, at, count + 1, len(mine)) for count, at in enumerate(present)]
     assert shown == expected
     assert shown
 
@@ -108,23 +108,23 @@ def test_curves_over_steps_are_those_of_the_steps(
     column: str,
 ) -> None:
     network = {run["run_id"]: run["network"] for run in runs}
-    found = defaultdict(list)
-    for one in steps:
-        value = float(one["flag"] != "core") if column == "transit" else one["drift"]
-        found[network[one["run_id"]], one["step"]].append(value)
+    groups = defaultdict(list)
+    for step in steps:
+        value = float(step["flag"] != "core") if column == "transit" else step["drift"]
+        groups[network[step["run_id"]], step["step"]].append(value)
     rows = opened(plain_page).numbers(title)
-    assert len(rows) == len(found) == 2 * 40
+    assert len(rows) == len(groups) == 2 * 40
     of = median if column == "drift" else lambda values: sum(values) / len(values)
     for row in rows:
-        values = found[row["network"], int(row["step"])]
+        values = groups[row["network"], int(row["step"])]
         assert float(row[column]) == pytest.approx(of(values), abs=1e-6)
 
 
 def test_the_head_says_what_was_found(plain_page: Path, opened: Open, runs: list[dict[str, Any]]) -> None:
     page = opened(plain_page)
-    (said,) = asked("show-clustering", "--db", database(plain_page))
-    n, outliers = said["parameters"]["n_embeddings"], said["parameters"]["n_outliers"]
-    n_clusters = len(said["clusters"])
+    (printed,) = asked("show-clustering", "--db", database(plain_page))
+    n, outliers = printed["parameters"]["n_embeddings"], printed["parameters"]["n_outliers"]
+    n_clusters = len(printed["clusters"])
     assert page.cells(".tiles b")[:4] == [
         str(n),
         str(len(runs)),
@@ -141,8 +141,8 @@ def test_the_head_says_what_was_found(plain_page: Path, opened: Open, runs: list
     page.page.locator(".facts-box summary").click()
     facts = page.page.locator(".facts-box").inner_text()
     for name in ("min_cluster_size", "min_samples", "cluster_selection_method"):
-        assert f"{name}\t{said['parameters'][name]}" in facts
-    assert said["parameters"]["input_sha256"] in facts
+        assert f"{name}\t{printed['parameters'][name]}" in facts
+    assert printed["parameters"]["input_sha256"] in facts
 
 
 ARCS = """() => {
@@ -188,9 +188,9 @@ def test_a_run_is_drawn_step_by_step(plain_page: Path, opened: Open, runs: list[
 
 def test_the_tree_shows_and_chooses_clusters(plain_page: Path, opened: Open) -> None:
     page = opened(plain_page)
-    (said,) = asked("show-clustering", "--db", database(plain_page))
-    sizes = {one["label"]: one["size"] for one in said["clusters"]}
-    found = page.asks(
+    (printed,) = asked("show-clustering", "--db", database(plain_page))
+    sizes = {cluster["label"]: cluster["size"] for cluster in printed["clusters"]}
+    requests = page.asks(
         r"""() => {
             const canvas = document.querySelector('#tree-box canvas');
             const { clientWidth, clientHeight } = canvas;
@@ -214,6 +214,6 @@ def test_the_tree_shows_and_chooses_clusters(plain_page: Path, opened: Open) -> 
             return found;
         }"""
     )
-    assert {int(label): size for label, (size, _, _) in found.items()} == sizes
-    for one in said["clusters"]:
-        assert found[str(one["label"])][1:] == [one["label"], one["medoid_text"]]
+    assert {int(label): size for label, (size, _, _) in requests.items()} == sizes
+    for cluster in printed["clusters"]:
+        assert requests[str(cluster["label"])][1:] == [cluster["label"], cluster["medoid_text"]]

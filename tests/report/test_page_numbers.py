@@ -1,4 +1,4 @@
-"""What the page shows is what the commands say: read out of a browser, by the buttons that copy."""
+"""The page shows the numbers of the commands: read from a browser, by the buttons that copy."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def database(page: Path) -> Path:
 def test_groups_are_those_of_show_trajectories(plain_page: Path, opened: Open, by: str) -> None:
     page = opened(plain_page, f"#by={by}")
     shown = page.copied("#groups-box")
-    said = asked("show-trajectories", "--db", database(plain_page), "--by", by)["groups"]
-    assert len(shown) == len(said) > 1
-    for row, group in zip(shown, said, strict=True):
-        names = [" → ".join(one) if isinstance(one, list) else one for one in group["group"].values()]
+    groups = asked("show-trajectories", "--db", database(plain_page), "--by", by)["groups"]
+    assert len(shown) == len(groups) > 1
+    for row, group in zip(shown, groups, strict=True):
+        names = [" → ".join(part) if isinstance(part, list) else part for part in group["group"].values()]
         assert [row[name] for name in by.split(",")] == names
         assert int(row["runs"]) == group["n_runs"]
         assert int(row["steps"]) == group["n_steps"]
@@ -48,15 +48,15 @@ def test_groups_are_those_of_show_trajectories(plain_page: Path, opened: Open, b
 def test_runs_are_those_of_show_trajectories(plain_page: Path, opened: Open) -> None:
     page = opened(plain_page, "#order=name")
     shown = page.copied("#strips-controls")
-    said = asked("show-trajectories", "--db", database(plain_page), "--runs")["runs"]
-    assert len(shown) == len(said) == 8
-    for row, run in zip(shown, said, strict=True):
+    runs = asked("show-trajectories", "--db", database(plain_page), "--runs")["runs"]
+    assert len(shown) == len(runs) == 8
+    for row, run in zip(shown, runs, strict=True):
         assert row["run_id"] == run["run_id"]
         assert int(row["visits"]) == len(run["visits"])
         for name in ("n_steps", "period", "absorbed_at", "settled_in", "settled_at", "distinct_texts"):
             assert number(row[name]) == run[name], name
         assert float(row["transit_share"]) == run["transit_share"]
-    assert any(run["period"] == 1 for run in said)
+    assert any(run["period"] == 1 for run in runs)
 
 
 def test_strips_show_the_states_of_all_steps(plain_page: Path, opened: Open) -> None:
@@ -64,8 +64,8 @@ def test_strips_show_the_states_of_all_steps(plain_page: Path, opened: Open) -> 
     page = opened(plain_page, "#order=name")
     page.page.locator("#strips-box").scroll_into_view_if_needed()
     page.wait_for_frames()
-    said = asked("show-trajectories", "--db", database(plain_page), "--runs")["runs"]
-    seen = page.asks(
+    runs = asked("show-trajectories", "--db", database(plain_page), "--runs")["runs"]
+    row_colours = page.asks(
         """() => {
             const canvas = document.querySelector('#strips-box canvas');
             const context = canvas.getContext('2d');
@@ -85,18 +85,18 @@ def test_strips_show_the_states_of_all_steps(plain_page: Path, opened: Open) -> 
     )
     flags = page.asks("() => Array.from(report.page.runs.flags)")
     colours: dict[int, set[str]] = {}
-    for run, row, of_run in zip(said, seen, np.array(flags).reshape(8, 40), strict=True):
+    for run, row, of_run in zip(runs, row_colours, np.array(flags).reshape(8, 40), strict=True):
         states = [state for state, _, dwell in run["visits"] for _ in range(dwell)]
         for state, colour, flag in zip(states, row, of_run, strict=True):
             if flag == 0:
                 colours.setdefault(state, set()).add(colour)
-    assert all(len(found) == 1 for found in colours.values()), colours
-    assert len({next(iter(found)) for found in colours.values()}) == len(colours) > 3
+    assert all(len(shades) == 1 for shades in colours.values()), colours
+    assert len({next(iter(shades)) for shades in colours.values()}) == len(colours) > 3
 
 
 def test_clusters_are_those_of_the_database(plain_page: Path, opened: Open) -> None:
     shown = opened(plain_page, "#sort=label").copied("#cluster-controls")
-    (said,) = asked("show-clustering", "--db", database(plain_page))
+    (printed,) = asked("show-clustering", "--db", database(plain_page))
     visits = [
         (run["run_id"], state)
         for run in asked("show-trajectories", "--db", database(plain_page), "--runs")["runs"]
@@ -104,14 +104,14 @@ def test_clusters_are_those_of_the_database(plain_page: Path, opened: Open) -> N
     ]
     entered = Counter(state for _, state in visits)
     runs = Counter(state for _, state in set(visits))
-    assert [int(row["cluster"]) for row in shown] == [one["label"] for one in said["clusters"]]
-    for row, one in zip(shown, said["clusters"], strict=True):
-        assert int(row["size"]) == one["size"]
-        assert float(row["persistence"]) == one["persistence"]
-        assert int(row["copies"]) == one["medoid_copies"]
-        assert row["medoid"] == one["medoid_text"]
-        assert int(row["entered"]) == entered[one["label"]]
-        assert int(row["runs"]) == runs[one["label"]]
+    assert [int(row["cluster"]) for row in shown] == [cluster["label"] for cluster in printed["clusters"]]
+    for row, cluster in zip(shown, printed["clusters"], strict=True):
+        assert int(row["size"]) == cluster["size"]
+        assert float(row["persistence"]) == cluster["persistence"]
+        assert int(row["copies"]) == cluster["medoid_copies"]
+        assert row["medoid"] == cluster["medoid_text"]
+        assert int(row["entered"]) == entered[cluster["label"]]
+        assert int(row["runs"]) == runs[cluster["label"]]
 
 
 def test_transitions_are_those_of_show_trajectories(plain_page: Path, opened: Open) -> None:
@@ -122,32 +122,34 @@ def test_transitions_are_those_of_show_trajectories(plain_page: Path, opened: Op
         for to, count in row.items()
         if to != "from / to" and count != "0"
     }
-    said = asked("show-trajectories", "--db", database(plain_page))["transitions"]
-    assert counts == {(one["from"], one["to"]): one["count"] for one in said}
+    transitions = asked("show-trajectories", "--db", database(plain_page))["transitions"]
+    assert counts == {(row["from"], row["to"]): row["count"] for row in transitions}
 
 
 def test_density_is_that_of_show_density(plain_page: Path, opened: Open) -> None:
     page = opened(plain_page)
-    said = asked("show-density", "--db", database(plain_page))
+    printed = asked("show-density", "--db", database(plain_page))
     bars = page.numbers("Core distances")
-    assert [float(row["from"]) for row in bars] == said["histogram"]["edges"][:-1]
-    assert [int(row["rows"]) for row in bars] == said["histogram"]["all"]
-    assert [int(row["outliers"]) for row in bars] == said["histogram"]["outliers"]
+    assert [float(row["from"]) for row in bars] == printed["histogram"]["edges"][:-1]
+    assert [int(row["rows"]) for row in bars] == printed["histogram"]["all"]
+    assert [int(row["outliers"]) for row in bars] == printed["histogram"]["outliers"]
     for title, name in (
         ("Outliers by length of text", "by_text_length"),
         ("Outliers by output step", "by_step"),
         ("Outliers by writer", "by_writer"),
     ):
         rows = page.numbers(title)
-        assert [float(row["outlier share"]) for row in rows] == [one["outlier_share"] for one in said[name]]
-        assert [int(row["rows"]) for row in rows] == [one["n_rows"] for one in said[name]]
+        assert [float(row["outlier share"]) for row in rows] == [
+            group["outlier_share"] for group in printed[name]
+        ]
+        assert [int(row["rows"]) for row in rows] == [group["n_rows"] for group in printed[name]]
     for title, name in (
         ("Outliers by smallest cluster size", "by_min_cluster_size"),
         ("Outliers by epsilon", "by_epsilon"),
     ):
         rows = page.numbers(title)
-        assert [int(row["outliers"]) for row in rows] == [one["n_outliers"] for one in said[name]]
-        assert [int(row["clusters"]) for row in rows] == [one["n_clusters"] for one in said[name]]
+        assert [int(row["outliers"]) for row in rows] == [group["n_outliers"] for group in printed[name]]
+        assert [int(row["clusters"]) for row in rows] == [setting["n_clusters"] for setting in printed[name]]
 
 
 @pytest.mark.parametrize("axis", ["epsilon", "min_cluster_size"])
@@ -160,12 +162,12 @@ def test_sweeps_are_those_of_sweep_clustering(plain_page: Path, opened: Open, ax
     words += (
         ["--no-allow-single-cluster"] if words else ["--epsilon", "0:1.2:0.1", "--no-allow-single-cluster"]
     )
-    said = asked("sweep-clustering", "--db", database(plain_page), *words)["settings"]
-    assert len(shown) == len(said)
-    for row, one in zip(shown, said, strict=True):
-        assert float(row["epsilon"]) == one["epsilon"]
-        assert int(row["min_cluster_size"]) == one["min_cluster_size"]
-        assert (int(row["clusters"]), int(row["outliers"])) == (one["n_clusters"], one["n_outliers"])
+    settings = asked("sweep-clustering", "--db", database(plain_page), *words)["settings"]
+    assert len(shown) == len(settings)
+    for row, setting in zip(shown, settings, strict=True):
+        assert float(row["epsilon"]) == setting["epsilon"]
+        assert int(row["min_cluster_size"]) == setting["min_cluster_size"]
+        assert (int(row["clusters"]), int(row["outliers"])) == (setting["n_clusters"], setting["n_outliers"])
         for title, name in (
             ("largest", "largest_share"),
             ("persistence", "median_persistence"),
@@ -173,23 +175,23 @@ def test_sweeps_are_those_of_sweep_clustering(plain_page: Path, opened: Open, ax
             ("ARI stored", "ari_stored"),
             ("ARI before", "ari_previous"),
         ):
-            assert number(row[title]) == one[name], name
-        assert (row["cliff"] == "true") == one["cliff"]
+            assert number(row[title]) == setting[name], name
+        assert (row["cliff"] == "true") == setting["cliff"]
     marked = page.cells(f"[data-sweep={axis}] tr.stored td:nth-child({1 if axis == 'epsilon' else 2})")
     assert marked == (["0"] if axis == "epsilon" else ["5"] if 5 in cluster_sizes(320) else [])
 
 
 def test_the_points_of_the_map_are_the_assignments(plain_page: Path, opened: Open) -> None:
-    """What is said of each point under the pointer is what its step is in the database."""
+    """The text for a point under the pointer describes its step in the database."""
     page = opened(plain_page)
-    said = asked("show-trajectories", "--db", database(plain_page), "--runs")["runs"]
-    found: Any = page.asks(
+    runs = asked("show-trajectories", "--db", database(plain_page), "--runs")["runs"]
+    numbers: Any = page.asks(
         "() => { const { map, texts } = report.page; return Array.from({ length: map.n }, (_, at) => "
         "[map.runs[at], map.steps[at], map.labels[at], texts[map.texts[at]]]); }"
     )
-    assert len(found) == sum(run["n_steps"] for run in said)
-    assert len({(run, step) for run, step, _, _ in found}) == len(found)
-    states = [[state for state, _, dwell in run["visits"] for _ in range(dwell)] for run in said]
-    for run, step, label, text in found:
+    assert len(numbers) == sum(run["n_steps"] for run in runs)
+    assert len({(run, step) for run, step, _, _ in numbers}) == len(numbers)
+    states = [[state for state, _, dwell in run["visits"] for _ in range(dwell)] for run in runs]
+    for run, step, label, text in numbers:
         assert label in (-1, states[run][step])
         assert (label == -1) == text.startswith("nowhere"), text

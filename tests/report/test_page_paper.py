@@ -77,10 +77,10 @@ def test_a_print_is_drawn_for_paper_at_once(plain_page: Path, opened: Open) -> N
     )
     pdf: bytes = page.page.pdf(format="A4")
     assert pdf.startswith(b"%PDF-")
-    found: Any = set(page.asks("[...found]"))
-    assert {"fill base", "fillText over", "fillText tree-box", "putImageData strips-box"} <= found
-    assert not [one for one in found if one.startswith("clearRect")]
-    assert [one for one in found if one.startswith("rgb")] == ["rgb(255, 255, 255)"]
+    colours: Any = set(page.asks("[...found]"))
+    assert {"fill base", "fillText over", "fillText tree-box", "putImageData strips-box"} <= colours
+    assert not [line for line in colours if line.startswith("clearRect")]
+    assert [line for line in colours if line.startswith("rgb")] == ["rgb(255, 255, 255)"]
     assert page.asks("document.documentElement.className") == ""
 
 
@@ -161,8 +161,8 @@ def test_fingers_move_and_zoom_the_map(plain_page: Path, opened: Open) -> None:
     fingers.drag(((x + 60, y), (x - 60, y)))
     page.until(f"report.chosen.view.split(',')[0] > {later_x + 100}")
     # A tap chooses, and moves nothing.
-    said = page.chosen("view")
+    chosen_values = page.chosen("view")
     page.page.keyboard.press("Escape")
     page.page.touchscreen.tap(box["x"] + 3, box["y"] + 3)
-    assert page.chosen("view") == said
+    assert page.chosen("view") == chosen_values
     assert page.said == []

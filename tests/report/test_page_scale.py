@@ -53,17 +53,17 @@ def large(plain_page: Path, no_umap: None) -> Path:
         "steps": rng.integers(0, 40, POINTS),
         "texts": np.arange(POINTS),
     }
-    some = rng.integers(1, 100, CLUSTERS)
+    numbers = rng.integers(1, 100, CLUSTERS)
     page["clusters"] = {
-        "sizes": -np.sort(-some),
+        "sizes": -np.sort(-numbers),
         "persistence": rng.random(CLUSTERS).tolist(),
-        "runs": some,
-        "entered": some,
+        "runs": numbers,
+        "entered": numbers,
         "median_dwells": [None, 2.0] * (CLUSTERS // 2),
         "copies": [1] * CLUSTERS,
         "texts": np.arange(CLUSTERS),
         "points": np.arange(CLUSTERS),
-        "medoid_runs": some % 8,
+        "medoid_runs": numbers % 8,
         "near": [[]] * CLUSTERS,
         "far": [[]] * CLUSTERS,
     }
@@ -115,9 +115,9 @@ def test_labels_do_not_collide_at_any_zoom(large: Path, opened: Callable[..., Op
         drawn: list[Any] = page.asks("drawn")
         assert len(drawn) > 10
         for number, (x, y, width, text) in enumerate(drawn):
-            for other_x, other_y, other_width, other in drawn[:number]:
+            for other_x, other_y, other_width, other_text in drawn[:number]:
                 apart = x + width <= other_x or other_x + other_width <= x or abs(y - other_y) >= 12
-                assert apart, (text, other)
+                assert apart, (text, other_text)
 
 
 def test_first_paint_does_not_wait_for_the_data(
@@ -128,10 +128,10 @@ def test_first_paint_does_not_wait_for_the_data(
     empty.write_text("<!doctype html><html data-ready><title>empty</title><p>Nothing.</p></html>")
     times: dict[Path, list[float]] = {large: [], empty: []}
     for _ in range(4):
-        for path, found in times.items():
+        for path, milliseconds in times.items():
             page = opened(path)
             page.until(PAINTED)
-            found.append(page.asks(PAINTED))
+            milliseconds.append(page.asks(PAINTED))
             page.close()
     assert min(times[large]) < 6 * min(times[empty])
 
@@ -146,7 +146,7 @@ def test_hovering_does_not_slow_down_with_points(
         n = page.asks("report.page.map.n")
         points = [number * n // N_HOVERS for number in range(N_HOVERS)]
         places = page.asks(PLACES, points)
-        found = [page.asks(HOVER, places) for _ in range(4)]
-        assert [said for _, said in found] == [N_HOVERS] * 4
-        times.append(min(time for time, _ in found))
+        measurements = [page.asks(HOVER, places) for _ in range(4)]
+        assert [n_hovers for _, n_hovers in measurements] == [N_HOVERS] * 4
+        times.append(min(time for time, _ in measurements))
     assert times[0] < 4 * times[1]

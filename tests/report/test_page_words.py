@@ -1,4 +1,4 @@
-"""What the page says in words: legends in both schemes, names of runs, rows and commands to be pasted."""
+"""Words of the page: legends in both schemes, names of runs, rows and commands to paste."""
 
 from __future__ import annotations
 
@@ -83,12 +83,12 @@ def test_the_legend_of_the_transitions_says_what_is_drawn(
 
 
 def test_no_other_word_of_light_and_dark_is_on_the_page(plain_page: Path, opened: Open) -> None:
-    """What is pale on white is dim on black."""
-    for scheme, other in (("light", "brighter"), ("dark", "darker")):
+    """A colour that is pale on white is dim on black."""
+    for scheme, change in (("light", "brighter"), ("dark", "darker")):
         page = opened(plain_page, color_scheme=scheme)
-        said = page.page.locator("main").inner_text().lower()
-        assert re.findall(r"\b(?:pale|white|black|lighter|light|dark)\b", said) == []
-        assert other not in said
+        text = page.page.locator("main").inner_text().lower()
+        assert re.findall(r"\b(?:pale|white|black|lighter|light|dark)\b", text) == []
+        assert change not in text
 
 
 def made_one_after_another(folder: Path, shared: int) -> Path:
@@ -111,13 +111,13 @@ def test_runs_are_told_apart(tmp_path: Path, no_umap: None, opened: Open) -> Non
     page = opened(tmp_path / "page.html")
     ids, names = page.asks("report.page.runs.ids"), page.asks("report.page.runs.names")
     assert names == [f"067ffc18-0{number:x}" for number in range(12)]
-    assert all(one.startswith(name) for name, one in zip(names, ids, strict=True))
+    assert all(line.startswith(name) for name, line in zip(names, ids, strict=True))
     assert [text.split()[0] for text in page.cells("#map-controls option")[1:]] == names
     # Each is an address, and what show-trajectories takes and lists.
-    other = opened(tmp_path / "page.html", f"#run={names[7]}")
-    assert other.chosen("run") == 7
+    other_page = opened(tmp_path / "page.html", f"#run={names[7]}")
+    assert other_page.chosen("run") == 7
     run = asked("show-trajectories", "--db", database, "--run", names[7])["runs"]
-    assert [one["run_id"] for one in run] == [ids[7]]
+    assert [step["run_id"] for step in run] == [ids[7]]
 
 
 def test_names_of_runs_have_room(tmp_path: Path, no_umap: None, opened: Open) -> None:
@@ -142,13 +142,13 @@ def test_names_that_every_object_has_mean_nothing(plain_page: Path, opened: Open
     fragment = "#" + "&".join([f"{name}={name}", *(f"{key}={name}" for key in BY_NAME)])
     page, plain = opened(plain_page, fragment), opened(plain_page)
     assert page.said == []
-    said = {key: page.chosen(key) for key in BY_NAME}
+    shown_texts = {key: page.chosen(key) for key in BY_NAME}
     plainly = {key: plain.chosen(key) for key in BY_NAME}
     # A column or a view of that name is looked for and not found.
     for key in ("sort", "view"):
-        assert said.pop(key) == name
+        assert shown_texts.pop(key) == name
         plainly.pop(key)
-    assert said == plainly
+    assert shown_texts == plainly
     for selector in ("#run-count", "#groups-box", "#dynamics-charts h3", "#theme-button"):
         assert page.cells(selector) == plain.cells(selector)
     for select in page.page.locator("select").all():
@@ -205,7 +205,7 @@ def test_commands_on_the_page_may_be_pasted(
 ) -> None:
     database = make_walks(tmp_path, Walk(runs=3, steps=20, places=2, model=model)).rename(tmp_path / name)
     with open_database(database).session() as session:
-        made = find_clustering(session)
+        clustering = find_clustering(session)
     page = tmp_path / "-my page.html"
     run_command("report-clustering", f"--db={database}", "-q", f"--output={page}", "--map-rows", "50")
     commands = re.findall(r"<code>(panic-tda .*?)</code>", page.read_text(encoding="utf-8"))
@@ -214,8 +214,8 @@ def test_commands_on_the_page_may_be_pasted(
     assert answer.exit_code == 0, answer.output
     with open_database(database).session() as session:
         remade = find_clustering(session)
-    assert remade.id != made.id
-    assert remade.record.min_cluster_size == made.record.min_cluster_size
+    assert remade.id != clustering.id
+    assert remade.record.min_cluster_size == clustering.record.min_cluster_size
     monkeypatch.chdir(tmp_path)
     before = page.stat().st_mtime_ns
     run_command(*this_page, "--force", "-q")
@@ -231,14 +231,14 @@ def test_commands_on_the_page_may_be_pasted(
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "text"),
     [
         (("--min-cluster-size", "200"), "all 320 rows are outliers."),
         (("--min-cluster-size", "5", "--epsilon", "2", "--allow-single-cluster"), "The root cluster"),
         (("--min-cluster-size", "40", "--epsilon", "0"), "of 320 rows"),
     ],
 )
-def test_the_headline_warns_first(tmp_path: Path, no_umap: None, options: tuple[str, ...], said: str) -> None:
+def test_the_headline_warns_first(tmp_path: Path, no_umap: None, options: tuple[str, ...], text: str) -> None:
     noise = 3.0 if "200" in options or "40" in options else 0.1
     database = make_walks(tmp_path, Walk(noise=noise, options=(*options, "-q")))
     run_command("report-clustering", "--db", database, "-o", tmp_path / "page.html", "-q")
@@ -246,7 +246,7 @@ def test_the_headline_warns_first(tmp_path: Path, no_umap: None, options: tuple[
     with open_database(database).session() as session:
         doubts = find_doubts(find_clustering(session).record)
     assert headline.startswith(f"This clustering is doubtful. {doubts[0].sentence} ")
-    assert said in headline
+    assert text in headline
 
 
 def test_a_sound_clustering_is_not_doubted(plain_page: Path) -> None:

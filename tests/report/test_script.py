@@ -58,8 +58,8 @@ def test_the_bundle_has_the_licences_of_what_is_in_it() -> None:
 @needs_deno
 @pytest.mark.parametrize("words", [("check", "."), ("lint",)])
 def test_types_and_lint(words: tuple[str, ...], tmp_path: Path) -> None:
-    done = run_deno(*words, folder=FOLDER, environment={"DENO_DIR": str(tmp_path), "PATH": ""})
-    assert done.returncode == 0, done.stderr
+    process = run_deno(*words, folder=FOLDER, environment={"DENO_DIR": str(tmp_path), "PATH": ""})
+    assert process.returncode == 0, process.stderr
 
 
 @needs_deno
@@ -67,9 +67,9 @@ def test_the_bundle_is_made_of_the_sources(tmp_path: Path) -> None:
     """Deno fetches esbuild once, with the machine's own settings, and needs no network from then on."""
     folder = tmp_path / "report"
     shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns(BUNDLE.name, "*.py", "__pycache__"))
-    done = run_deno("task", "bundle", folder=folder, environment=os.environ)
-    if "Failed loading" in done.stderr and "esbuild" in done.stderr:
+    process = run_deno("task", "bundle", folder=folder, environment=os.environ)
+    if "Failed loading" in process.stderr and "esbuild" in process.stderr:
         pytest.skip("esbuild cannot be fetched without a network")
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     rebuilt = (folder / BUNDLE.name).read_bytes()
     assert rebuilt == BUNDLE.read_bytes(), "rebuild it: cd panic_tda/report && deno task bundle"

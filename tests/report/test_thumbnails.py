@@ -17,7 +17,7 @@ from panic_tda.report import thumbnails
 from panic_tda.report.thumbnails import read_thumbnails, shrink
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.results import ClusteringSummary, find_clustering
-from panic_tda.storage.write.saving import save_or_keep
+from panic_tda.storage.write.saving import save_or_write_pending
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec
 from tests.snapshots import opened
@@ -58,7 +58,7 @@ def images(upgraded: MakeFile) -> tuple[UpgradedFile, dict[int, str]]:
     """A clustering whose medoids' texts describe images of four colours, and the ids of those."""
     file = upgraded(FieldSpec(runs=6, length=40))
     finished = make_finished(ids_of(file))
-    save_or_keep(file.database, finished)
+    save_or_write_pending(file.database, finished)
     by_id = {embedding.id: embedding for embedding in file.facts.of("Nomic")}
     described = {}
     for label, row in finished.medoids.items():
@@ -74,19 +74,19 @@ def images(upgraded: MakeFile) -> tuple[UpgradedFile, dict[int, str]]:
 
 def put(file: UpgradedFile, invocation: str, data: bytes | None) -> None:
     with opened(file.path) as connection:
-        done = connection.execute(
+        result = connection.execute(
             "UPDATE invocation SET output_image_data = ? WHERE id = ? AND type = 'IMAGE'", (data, invocation)
         )
-        assert done.rowcount == 1
+        assert result.rowcount == 1
 
 
 def test_each_cluster_has_the_image_that_its_medoid_describes(
     images: tuple[UpgradedFile, dict[int, str]],
 ) -> None:
     database = images[0].database
-    found = read_thumbnails(database, latest(database), LABELS)
-    assert list(found) == list(LABELS)
-    for label, data in found.items():
+    thumbnails = read_thumbnails(database, latest(database), LABELS)
+    assert list(thumbnails) == list(LABELS)
+    for label, data in thumbnails.items():
         kind, size, mean = seen(data)
         assert (kind, size) == ("WEBP", (128, 96))
         assert np.abs(mean - COLOURS[label]).max() < 8
@@ -98,14 +98,14 @@ def test_each_cluster_has_the_image_that_its_medoid_describes(
 def test_a_medoid_that_is_an_image_is_shown_itself(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(vision_models=("NomicVision",)))
     finished = make_finished(ids_of(file, "NomicVision"), model="NomicVision")
-    save_or_keep(file.database, finished)
+    save_or_write_pending(file.database, finished)
     by_id = {embedding.id: embedding for embedding in file.facts.of("NomicVision")}
     for label, row in finished.medoids.items():
         invocation = by_id[finished.ids[row].decode()].invocation
         assert invocation is not None
         put(file, invocation.id, picture(COLOURS[label]))
-    found = read_thumbnails(file.database, latest(file.database), LABELS)
-    assert {label: int(seen(data)[2].argmax()) for label, data in found.items() if label < 3} == {
+    thumbnails = read_thumbnails(file.database, latest(file.database), LABELS)
+    assert {label: int(seen(data)[2].argmax()) for label, data in thumbnails.items() if label < 3} == {
         0: 0,
         1: 1,
         2: 2,
@@ -128,8 +128,8 @@ def test_what_is_no_image_is_left_out_and_named(
     file, described = images
     put(file, described[1], data)
     with caplog.at_level(logging.WARNING, logger="panic_tda"):
-        found = read_thumbnails(file.database, latest(file.database), LABELS)
-    assert list(found) == [0, 2, 3]
+        thumbnails = read_thumbnails(file.database, latest(file.database), LABELS)
+    assert list(thumbnails) == [0, 2, 3]
     (line,) = caplog.messages
     assert line.startswith(f"cluster 1 has no thumbnail: image {UUID(described[1])}: ")
 
@@ -176,12 +176,12 @@ def test_small_images_stay_small_and_lose_what_is_written_in_them(colour: tuple[
 
 def test_no_rows_are_gone_through(images: tuple[UpgradedFile, dict[int, str]]) -> None:
     file = images[0]
-    with statements() as asked:
+    with statements() as executed:
         read_thumbnails(file.database, latest(file.database), LABELS)
-    reading = [sql for sql in queries(asked) if "output_image_data" in sql]
+    reading = [sql for sql in queries(executed) if "output_image_data" in sql]
     assert len(reading) == len(LABELS)
     with closing(sqlite3.connect(file.path)) as connection:
-        steps = [step for sql in queries(asked) for step in plan(connection, sql)]
+        steps = [step for sql in queries(executed) for step in plan(connection, sql)]
     assert not [step for step in steps if rows_are_gone_through(step)]
 
 

@@ -22,7 +22,7 @@ DIMENSIONS = 16
 
 @dataclass(frozen=True)
 class Walk:
-    """What the runs are like."""
+    """Description of the runs to make."""
 
     runs: int = 8
     steps: int = 40
@@ -34,9 +34,9 @@ class Walk:
 
 
 def run_command(*words: object) -> str:
-    done = CliRunner().invoke(main, [str(word) for word in words])
-    assert done.exit_code == 0, done.output
-    return done.stdout
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    return result.stdout
 
 
 def asked(*words: object) -> Any:

@@ -1,4 +1,4 @@
-"""What a doctor should find, read row by row in plain Python; and ways to damage a field file.
+"""Oracle for the doctor, which reads row by row in plain Python, and ways to damage a field file.
 
 The oracle shares no code with the package, reads whole tables into memory, and looks at one row after the
 other: slow and obvious.
@@ -47,42 +47,42 @@ def expected(tables: Tables, *, upgraded: bool = True, sees_types: bool = True) 
 
     `sees_types` is off for a file before its upgrade whose images stand before the types of outputs.
     """
-    found: defaultdict[str, list[Any]] = defaultdict(list)
+    findings: defaultdict[str, list[Any]] = defaultdict(list)
     invocations = {row["id"]: row for row in tables["invocation"]}
     runs = {row["id"] for row in tables["run"]}
     experiments = {row["id"] for row in tables["experimentconfig"]}
-    _vectors(tables["embedding"], found)
-    _duplicates(tables, found, upgraded)
+    _vectors(tables["embedding"], findings)
+    _duplicates(tables, findings, upgraded)
     for row in tables["embedding"]:
         if row["invocation_id"] not in invocations:
-            found["orphan_embedding"].append(row["id"])
+            findings["orphan_embedding"].append(row["id"])
     has_images = any(row["output_image_data"] for row in tables["invocation"])
     for row in tables["invocation"]:
         if row["run_id"] not in runs:
-            found["orphan_invocation"].append(row["id"])
+            findings["orphan_invocation"].append(row["id"])
         has_text, has_image = row["output_text"] is not None, bool(row["output_image_data"])
         if (row["type"] == "TEXT" and not has_text and (sees_types or not has_image)) or (
             row["type"] == "IMAGE" and not has_image and has_images
         ):
-            found["missing_output"].append(row["id"])
+            findings["missing_output"].append(row["id"])
     for row in tables["run"]:
         if row["experiment_id"] is not None and row["experiment_id"] not in experiments:
-            found["orphan_run"].append(row["id"])
+            findings["orphan_run"].append(row["id"])
     for row in tables.get("persistencediagram", []):
         if row["run_id"] not in runs:
-            found["orphan_persistence_diagram"].append(row["id"])
+            findings["orphan_persistence_diagram"].append(row["id"])
     if sees_types:
-        _types(tables["embedding"], invocations, found)
-    _sequences(tables, found)
+        _types(tables["embedding"], invocations, findings)
+    _sequences(tables, findings)
     for table in (*TABLES, *(["clusteringresult"] if upgraded else [])):
         for row in tables.get(table, []):
             if not isinstance(row["id"], str) or not re.fullmatch("[0-9a-f]{32}", row["id"]):
-                found["bad_id"].append(row["id"])
+                findings["bad_id"].append(row["id"])
     if upgraded:
-        _clusterings(tables, found)
+        _clusterings(tables, findings)
     else:
-        found["old_clustering_tables"] = [table for table in OURS if table in tables]
-    return {kind: sorted(map(shown, ids)) for kind, ids in found.items() if ids}
+        findings["old_clustering_tables"] = [table for table in OURS if table in tables]
+    return {kind: sorted(map(shown, ids)) for kind, ids in findings.items() if ids}
 
 
 def shown(identity: Any) -> str:
@@ -91,7 +91,7 @@ def shown(identity: Any) -> str:
     return identity if isinstance(identity, str) else repr(identity)
 
 
-def _vectors(embeddings: Rows, found: defaultdict[str, list[Any]]) -> None:
+def _vectors(embeddings: Rows, findings: defaultdict[str, list[Any]]) -> None:
     of_model: defaultdict[str, Counter[int]] = defaultdict(Counter)
     for row in embeddings:
         vector = row["vector"]
@@ -101,20 +101,20 @@ def _vectors(embeddings: Rows, found: defaultdict[str, list[Any]]) -> None:
         vector = row["vector"]
         lengths = of_model[row["embedding_model"]]
         if not vector:
-            found["missing_vector"].append(row["id"])
+            findings["missing_vector"].append(row["id"])
         elif (lengths[len(vector)], len(vector)) != max(
             ((n, size) for size, n in lengths.items()), default=0
         ):
-            found["vector_length"].append(row["id"])
+            findings["vector_length"].append(row["id"])
         else:
             values = struct.unpack(f"<{len(vector) // 4}f", vector)
             if not all(map(math.isfinite, values)):
-                found["vector_not_finite"].append(row["id"])
+                findings["vector_not_finite"].append(row["id"])
             elif not any(values):
-                found["vector_zero"].append(row["id"])
+                findings["vector_zero"].append(row["id"])
 
 
-def _duplicates(tables: Tables, found: defaultdict[str, list[Any]], upgraded: bool) -> None:
+def _duplicates(tables: Tables, findings: defaultdict[str, list[Any]], upgraded: bool) -> None:
     named = set()
     if upgraded:
         keys = {row["key"] for row in tables["clusteringresult"]}
@@ -128,10 +128,10 @@ def _duplicates(tables: Tables, found: defaultdict[str, list[Any]], upgraded: bo
         late = "9999"
         rows.sort(key=lambda r: (r["started_at"] or late, r["completed_at"] or late, str(r["id"])))
         rows.sort(key=lambda row: row["id"] not in named)
-        found["duplicate_embedding"] += [row["id"] for row in rows[1:]]
+        findings["duplicate_embedding"] += [row["id"] for row in rows[1:]]
 
 
-def _types(embeddings: Rows, invocations: dict[Any, Any], found: defaultdict[str, list[Any]]) -> None:
+def _types(embeddings: Rows, invocations: dict[Any, Any], findings: defaultdict[str, list[Any]]) -> None:
     for model in {row["embedding_model"] for row in embeddings}:
         of_type = defaultdict(list)
         for row in embeddings:
@@ -140,36 +140,36 @@ def _types(embeddings: Rows, invocations: dict[Any, Any], found: defaultdict[str
         n_all = len(of_type["TEXT"]) + len(of_type["IMAGE"])
         for ids in (of_type["TEXT"], of_type["IMAGE"]):
             if 10 * len(ids) <= n_all:
-                found["wrong_type"] += ids
+                findings["wrong_type"] += ids
 
 
-def _sequences(tables: Tables, found: defaultdict[str, list[Any]]) -> None:
+def _sequences(tables: Tables, findings: defaultdict[str, list[Any]]) -> None:
     for run in tables["run"]:
         numbers = [row["sequence_number"] for row in tables["invocation"] if row["run_id"] == run["id"]]
         if not numbers:
-            found["unfinished_run"].append(run["id"])
+            findings["unfinished_run"].append(run["id"])
             continue
         # Images alone stand at even numbers, texts alone at odd ones.
         step = 2 if len({number % 2 for number in numbers}) == 1 else 1
         first = numbers[0] % 2 if step == 2 else 0
         if set(numbers) != set(range(first, max(numbers) + 1, step)):
-            found["sequence_gap"].append(run["id"])
+            findings["sequence_gap"].append(run["id"])
         if len(set(numbers)) < len(numbers):
-            found["duplicate_sequence_number"].append(run["id"])
+            findings["duplicate_sequence_number"].append(run["id"])
         if max(numbers) + step < run["max_length"]:
-            found["unfinished_run"].append(run["id"])
+            findings["unfinished_run"].append(run["id"])
 
 
-def _clusterings(tables: Tables, found: defaultdict[str, list[Any]]) -> None:
+def _clusterings(tables: Tables, findings: defaultdict[str, list[Any]]) -> None:
     embeddings = {row["id"] for row in tables["embedding"]}
     keys = {row["key"] for row in tables["clusteringresult"]}
     assigned = tables["embeddingcluster"]
     for row in assigned:
         if row["result_key"] not in keys or row["embedding_id"] not in embeddings:
-            found["orphan_assignment"].append(row["embedding_id"])
+            findings["orphan_assignment"].append(row["embedding_id"])
     for key in {row["result_key"] for row in tables["cluster"]} - keys:
         if key not in {row["result_key"] for row in assigned}:
-            found["broken_clustering"].append(f"result_key {key}")
+            findings["broken_clustering"].append(f"result_key {key}")
     for result in tables["clusteringresult"]:
         members = defaultdict(set)
         for row in assigned:
@@ -178,16 +178,18 @@ def _clusterings(tables: Tables, found: defaultdict[str, list[Any]]) -> None:
         clusters = [row for row in tables["cluster"] if row["result_key"] == result["key"]]
         is_named = isinstance(result["id"], str) and re.fullmatch("[0-9a-f]{32}", result["id"])
         if not (is_named and _is_whole(_object(result["parameters"]), members, clusters, embeddings)):
-            found["broken_clustering"].append(result["id"])
+            findings["broken_clustering"].append(result["id"])
 
 
-def _is_whole(said: Any, members: dict[int, set[Any]], clusters: Rows, embeddings: Iterable[Any]) -> bool:
-    if not isinstance(said, dict) or not set(PARAMETERS) <= set(said):
+def _is_whole(
+    parameters: Any, members: dict[int, set[Any]], clusters: Rows, embeddings: Iterable[Any]
+) -> bool:
+    if not isinstance(parameters, dict) or not set(PARAMETERS) <= set(parameters):
         return False
     everyone = set().union(*members.values())
     counts = len(everyone), len(clusters), len(members.get(-1, ()))
     return (
-        counts == (said["n_embeddings"], said["n_clusters"], said["n_outliers"])
+        counts == (parameters["n_embeddings"], parameters["n_clusters"], parameters["n_outliers"])
         and everyone <= set(embeddings)
         and {label for label in members if label != -1} == {row["label"] for row in clusters}
         and all(row["label"] >= 0 for row in clusters)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from panic_tda.storage.database import open_database
 from panic_tda.storage.doctor import KINDS, examine_database
 from panic_tda.storage.schema.upgrade import upgrade
-from panic_tda.storage.write.saving import save_or_keep
+from panic_tda.storage.write.saving import save_or_write_pending
 from tests.conftest import make_finished
 from tests.field_files import FieldSpec, write_field_file
 from tests.snapshots import opened, snapshot
@@ -32,11 +32,11 @@ def found_in(path: Path, **more: Any) -> dict[str, list[str]]:
     before = snapshot(path)
     examined = examine_database(open_database(path), limit=0, **more)
     assert snapshot(path) == before
-    assert [one.kind for one in examined.findings] == [
-        kind for kind in KINDS if kind in {one.kind for one in examined.findings}
+    assert [finding.kind for finding in examined.findings] == [
+        kind for kind in KINDS if kind in {finding.kind for finding in examined.findings}
     ]
-    assert all(one.count == len(one.ids) for one in examined.findings)
-    return {one.kind: list(one.ids) for one in examined.findings}
+    assert all(finding.count == len(finding.ids) for finding in examined.findings)
+    return {finding.kind: list(finding.ids) for finding in examined.findings}
 
 
 def damage(path: Path, *changes: tuple[str, tuple[Any, ...]] | str) -> None:
@@ -47,11 +47,11 @@ def damage(path: Path, *changes: tuple[str, tuple[Any, ...]] | str) -> None:
             connection.execute(sql, values)
 
 
-def copy_of(identity: str, other: str, *, vector: str = "vector", started: str = "started_at") -> str:
+def copy_of(identity: str, copy_id: str, *, vector: str = "vector", started: str = "started_at") -> str:
     """Return the statement that writes an embedding a second time."""
     return (
         "INSERT INTO embedding (id, invocation_id, embedding_model, started_at, completed_at, vector) SELECT "
-        f"'{other}', invocation_id, embedding_model, {started}, completed_at, {vector} FROM embedding "
+        f"'{copy_id}', invocation_id, embedding_model, {started}, completed_at, {vector} FROM embedding "
         f"WHERE id = '{identity}'"
     )
 
@@ -85,9 +85,9 @@ class Layout:
             database = open_database(path)
             upgrade(database)
             for seed in (0, 1):
-                ids = [one.id for one in facts.sample("Nomic")]
+                ids = [embedding.id for embedding in facts.sample("Nomic")]
                 finished = replace(make_finished(ids[seed:], seed=seed), id=UUID(int=seed + 1))
-                save_or_keep(database, finished)
+                save_or_write_pending(database, finished)
             # The file alone is copied.
             with opened(path) as connection:
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -165,11 +165,11 @@ def change(connection: sqlite3.Connection, what: str, number: int, value: Any) -
     if what == "delete":
         connection.execute(f"DELETE FROM {table} WHERE {of_row}", row)
     elif what == "repeat":
-        started, completed, other = value
+        started, completed, further = value
         connection.execute(
             "INSERT OR IGNORE INTO embedding (id, started_at, completed_at, invocation_id, embedding_model, "
             f"vector) SELECT ?, ?, ?, invocation_id, embedding_model, vector FROM {table} WHERE {of_row}",
-            (f"{other:032x}", started, completed, *row),
+            (f"{further:032x}", started, completed, *row),
         )
     else:
         column = what.partition(".")[2]

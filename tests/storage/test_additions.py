@@ -1,4 +1,4 @@
-"""What an import asks the database: look-ups by key, whatever the database holds."""
+"""Queries of an import: look-ups by key, whatever the database holds."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ def write(path: Path, texts: list[str], **more: Any) -> Path:
 @pytest.fixture
 def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """All statements of connections opened from now on, with their values."""
-    seen: list[str] = []
+    executed: list[str] = []
     connect = connections.connect
 
     def traced(*arguments: Any) -> sqlite3.Connection:
         connection = connect(*arguments)
-        connection.set_trace_callback(seen.append)
+        connection.set_trace_callback(executed.append)
         return connection
 
     monkeypatch.setattr(connections, "connect", traced)
-    return seen
+    return executed
 
 
 @pytest.mark.sqlite_only("its plans")
@@ -93,11 +93,13 @@ def test_no_look_up_of_a_dump_goes_through_all_rows(
 
 def require_search(path: Path, statements: list[str]) -> set[str]:
     """Check that no statement goes through a table, and return what their plans say."""
-    asked = {one for one in statements if re.match(r"SELECT|WITH|UPDATE|INSERT|DELETE", one)}
+    selects = {
+        statement for statement in statements if re.match(r"SELECT|WITH|UPDATE|INSERT|DELETE", statement)
+    }
     with opened(path) as connection:
         plans = {
             statement: [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
-            for statement in asked
+            for statement in selects
         }
     lines = {line for plan in plans.values() for line in plan}
     # Of runs there are few: each stands for hundreds of rows of the other tables.
@@ -113,14 +115,14 @@ def test_the_width_of_a_model_is_read_off_its_index(
 ) -> None:
     database, facts = upgraded()
     import_embeddings([write(tmp_path / "a.parquet", TEXTS)], database, model="New")
-    asked = {
+    selects = {
         statement for statement in statements if statement.startswith("SELECT") and "length(" in statement
     }
-    assert asked
+    assert selects
     with opened(facts.path) as connection:
         query = "SELECT rootpage FROM sqlite_master WHERE name = 'ix_embedding_model_length_invocation'"
         ((page,),) = connection.execute(query)
-        for statement in asked:
+        for statement in selects:
             values = [""] * statement.count("?")
             steps = [row[1:4] for row in connection.execute(f"EXPLAIN {statement}", values)]
             (cursor,) = {step[1] for step in steps if step[0] == "OpenRead" and step[2] == page}

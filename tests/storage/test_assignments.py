@@ -23,11 +23,11 @@ def test_assignments_are_read_back_in_the_order_of_ids(upgraded: MakeFile) -> No
         save_clustering(connection, first)
         save_clustering(connection, second)
     with file.database.reading() as connection:
-        found = read_assignments(connection, second.id)
+        assignments = read_assignments(connection, second.id)
         nothing = read_assignments(connection, uuid7())
-    assert found.ids.tolist() == second.ids.tolist() == sorted(second.ids.tolist())
-    np.testing.assert_array_equal(found.labels, second.labels)
-    np.testing.assert_array_equal(found.probabilities, second.probabilities)
+    assert assignments.ids.tolist() == second.ids.tolist() == sorted(second.ids.tolist())
+    np.testing.assert_array_equal(assignments.labels, second.labels)
+    np.testing.assert_array_equal(assignments.probabilities, second.probabilities)
     assert not np.array_equal(first.labels, second.labels)
     assert (len(nothing.ids), nothing.ids.dtype, nothing.labels.dtype) == (0, np.dtype("S32"), np.int64)
 
@@ -35,23 +35,28 @@ def test_assignments_are_read_back_in_the_order_of_ids(upgraded: MakeFile) -> No
 @pytest.mark.parametrize("digit_ids", [False, True])
 def test_invocations_stand_beside_their_assignments(upgraded: MakeFile, digit_ids: bool) -> None:
     file = upgraded(FieldSpec(digit_ids=digit_ids, unique="index"))
-    of = {one.id: one.invocation.id for one in file.facts.embeddings if one.invocation is not None}
+    of = {
+        embedding.id: embedding.invocation.id
+        for embedding in file.facts.embeddings
+        if embedding.invocation is not None
+    }
     finished = make_finished(ids_of(file)[::2])
     with file.database.writing() as connection:
         save_clustering(connection, finished)
-    gone = finished.ids[3].decode()
+    removed_id = finished.ids[3].decode()
     with file.opened() as raw:  # where nothing cascades
-        raw.execute("DELETE FROM embedding WHERE id = ?", (gone,))
+        raw.execute("DELETE FROM embedding WHERE id = ?", (removed_id,))
     with file.database.reading() as connection:
-        found, nothing = (
+        invocation, nothing = (
             read_invocations(
-                connection, "Nomic", read_assignments(connection, one, with_locators=True).locators
+                connection, "Nomic", read_assignments(connection, identity, with_locators=True).locators
             )
-            for one in (finished.id, uuid7())
+            for identity in (finished.id, uuid7())
         )
         of_no_model = read_invocations(connection, "Other", np.array([1, 2]))
-    assert found.tolist() == [
-        b"" if one.decode() == gone else of[one.decode()].encode() for one in finished.ids.tolist()
+    assert invocation.tolist() == [
+        b"" if embedding_id.decode() == removed_id else of[embedding_id.decode()].encode()
+        for embedding_id in finished.ids.tolist()
     ]
     assert (len(nothing), nothing.dtype) == (0, np.dtype("S32"))
     assert of_no_model.tolist() == [b"", b""]

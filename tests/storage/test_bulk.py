@@ -37,8 +37,8 @@ def test_rows_are_found_by_keys_of_one_column_or_two(
     wanted = [(run, number) for run in RUNS[10:20] for number in (1, 3, 88, 87)]
     keys = {"run_id": [run for run, _ in wanted], "sequence_number": [number for _, number in wanted]}
     with database.reading() as connection:
-        found = list(select_by_keys(connection, "invocation", ("sequence_number", "run_id"), keys))
-        assert sorted(found) == sorted((number, run) for run, number in wanted if number % 3 == 0)
+        result = list(select_by_keys(connection, "invocation", ("sequence_number", "run_id"), keys))
+        assert sorted(result) == sorted((number, run) for run, number in wanted if number % 3 == 0)
         none = select_by_keys(connection, "invocation", ("id",), keys, also="invocation.type = 'IMAGE'")
         assert list(none) == []
         of_run = select_by_keys(connection, "invocation", ("id",), {"run_id": [RUNS[3], "nothing"]})

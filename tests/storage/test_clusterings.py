@@ -50,13 +50,15 @@ def test_parts_are_what_the_functions_read(upgraded: MakeFile) -> None:
         of_runs = list(stream_texts(connection, steps.run_ids))
     with file.database.session() as session:
         assert clusters == get_cluster_details(summary.id, session)
-    assert texts == {one.label: one.medoid_text for one in clusters}
+    assert texts == {cluster.label: cluster.medoid_text for cluster in clusters}
     assert [(run.run_id, run.texts) for run in first] == [(run.run_id, run.texts) for run in of_runs] != []
     assert first == second
     assert set(runs) == set(file.facts.runs)
-    invocation_of = {one.id: one.invocation.id for one in file.facts.embeddings if one.invocation}
-    assert invocations.tolist() == [invocation_of[one.decode()].encode() for one in ids]
-    by_id = {one.id: one.vector for one in file.facts.embeddings}
+    invocation_of = {
+        embedding.id: embedding.invocation.id for embedding in file.facts.embeddings if embedding.invocation
+    }
+    assert invocations.tolist() == [invocation_of[embedding_id.decode()].encode() for embedding_id in ids]
+    by_id = {embedding.id: embedding.vector for embedding in file.facts.embeddings}
     np.testing.assert_array_equal(vectors, np.array([by_id[ids[row].decode()] for row in (7, 2)]))
 
 
@@ -92,7 +94,7 @@ def test_an_index_is_walked_from_value_to_value(upgraded: MakeFile) -> None:
         table = Embedding.__table__
         query = sa.select(row_locator(connection, table)).select_from(table)
         locators = connection.execute(query).scalars().all()
-    assert models == sorted({one.model for one in file.facts.embeddings})
+    assert models == sorted({embedding.model for embedding in file.facts.embeddings})
     assert labels == [2, 3]
     assert len(set(locators)) == len(file.facts.embeddings)
 

@@ -42,7 +42,7 @@ copying.copy_database(sys.argv[1], sys.argv[2])
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def target(tmp_path: Path, request: pytest.FixtureRequest) -> str:
-    """Where a copy goes."""
+    """Target of a copy."""
     return str(request.getfixturevalue("url") if request.param == "postgresql" else tmp_path / "copy.sqlite")
 
 
@@ -110,11 +110,11 @@ def unfinished(source: UpgradedFile, target: str) -> str:
 def test_an_unfinished_copy_of_another_source_is_refused(
     unfinished: str, source: UpgradedFile, upgraded: MakeFile
 ) -> None:
-    other = upgraded(FieldSpec(), "other.sqlite")
+    other_file = upgraded(FieldSpec(), "other.sqlite")
     before = rows(unfinished)
-    ((code, (error,)),) = copy_at_once(1, other.path, unfinished)
+    ((code, (error,)),) = copy_at_once(1, other_file.path, unfinished)
     assert code == 1
-    assert f"is an unfinished copy of {source.path}, not of {other.path}" in error
+    assert f"is an unfinished copy of {source.path}, not of {other_file.path}" in error
     assert rows(unfinished) == before
 
 

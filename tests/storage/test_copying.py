@@ -30,7 +30,7 @@ OURS = ("clusteringresult", "cluster", "embeddingcluster", "clusteringtree")
 
 @pytest.fixture
 def target(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
-    """Where a copy may go: to the other kind."""
+    """Target of a copy, a database of the other kind."""
     return str(tmp_path / "copy.sqlite") if engine == "postgresql" else str(request.getfixturevalue("url"))
 
 
@@ -47,14 +47,14 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def values(target: str | Path) -> dict[str, list[tuple[Any, ...]]]:
     """Return the rows of the tables that are copied, by column, with times as what they say."""
-    found, present = {}, snapshot(target)
+    values_by_table, present = {}, snapshot(target)
     with opened(target) as connection:
         for table in (table for table in (*PIPELINE, *OURS) if table in present):
             cursor = connection.execute(f"SELECT * FROM {table}")
             names = [column[0] for column in cursor.description]
             rows = [sorted(zip(names, map(_plain, row), strict=True)) for row in cursor]
-            found[table] = sorted(map(tuple, rows), key=repr)
-    return found
+            values_by_table[table] = sorted(map(tuple, rows), key=repr)
+    return values_by_table
 
 
 def _plain(value: Any) -> Any:
@@ -79,7 +79,7 @@ def test_a_copy_holds_what_its_source_holds(upgraded: MakeFile, any_target: str,
     summary = copy_database(file.database, any_target)
     assert file.snapshot() == before
     assert values(any_target) == values(file.target)
-    assert [(one.table, one.rows) for one in summary.tables] == [
+    assert [(table.table, table.rows) for table in summary.tables] == [
         (table, len(rows)) for table, rows in values(file.target).items()
     ]
     copy = open_database(any_target)
@@ -96,10 +96,10 @@ def test_a_checksum_is_what_its_description_says(upgraded: MakeFile, target: str
     with opened(file.target) as connection:
         for *texts, vector in connection.execute(f"SELECT {columns} FROM embedding"):
             size = None if vector is None else len(vector)
-            said = json.dumps([*map(str, texts), size], separators=(",", ":")).encode()
-            total += int(hashlib.blake2b(said + (vector or b""), digest_size=16).hexdigest(), 16)
-    (found,) = (one for one in summary.tables if one.table == "embedding")
-    assert found == TableSummary("embedding", file.facts.count("Nomic") * 2, f"{total % 2**128:032x}")
+            encoded = json.dumps([*map(str, texts), size], separators=(",", ":")).encode()
+            total += int(hashlib.blake2b(encoded + (vector or b""), digest_size=16).hexdigest(), 16)
+    (copied_table,) = (table for table in summary.tables if table.table == "embedding")
+    assert copied_table == TableSummary("embedding", file.facts.count("Nomic") * 2, f"{total % 2**128:032x}")
 
 
 @pytest.mark.parametrize("layout", [0, 1, 2, 3])
@@ -116,7 +116,8 @@ def test_what_was_never_upgraded_is_copied_without_its_old_clusterings(
     with opened(target) as connection:
         stored = dict(connection.execute("SELECT id, vector FROM embedding").fetchall())
     assert {
-        one.id: None if one.vector is None else one.vector.tobytes() for one in facts.embeddings
+        embedding.id: None if embedding.vector is None else embedding.vector.tobytes()
+        for embedding in facts.embeddings
     } == stored
 
 
@@ -126,7 +127,7 @@ def test_what_is_there_twice_stays_there_twice(tmp_path: Path, target: str) -> N
         raw.execute("INSERT INTO embedding SELECT replace(id, '067', '0ab'), started_at, completed_at, "
                     "invocation_id, embedding_model, vector FROM embedding")  # fmt: skip
     summary = copy_database(facts.path, target)
-    assert {one.table: one.rows for one in summary.tables}["embedding"] == 2 * len(facts.embeddings)
+    assert {table.table: table.rows for table in summary.tables}["embedding"] == 2 * len(facts.embeddings)
 
 
 def test_seeds_of_64_bits_are_kept(tmp_path: Path, target: str) -> None:
@@ -175,7 +176,7 @@ def test_a_copy_that_was_killed_goes_on(upgraded: MakeFile, target: str, batches
     assert values(target) == values(file.target)
     open_database(target).require_current()
     again = copy_database(file.database, target)
-    assert (again.tables, again.n_before) == (summary.tables, sum(one.rows for one in summary.tables))
+    assert (again.tables, again.n_before) == (summary.tables, sum(table.rows for table in summary.tables))
     with file.opened() as raw:
         raw.execute("UPDATE run SET initial_prompt = 'later' WHERE initial_prompt = 'late'")
     with pytest.raises(DatabaseError, match="holds something else already"):
@@ -191,9 +192,9 @@ def test_a_source_that_has_changed_is_found_out(upgraded: MakeFile, target: str)
         DatabaseError, match=r"differs from its source in table run: 8 rows .* lost or changed rows"
     ):
         copy_database(file.database, target)
-    other = filled(lambda spec: upgraded(spec, "other.sqlite"))
+    other_file = filled(lambda spec: upgraded(spec, "other.sqlite"))
     with pytest.raises(DatabaseError, match="is an unfinished copy of"):
-        copy_database(other.database, target)
+        copy_database(other_file.database, target)
 
 
 def test_a_copy_that_lost_a_bit_is_found_out(
@@ -240,10 +241,10 @@ def test_a_snapshot_is_copied_while_others_write(
 
 def test_the_command_says_what_it_copied(upgraded: MakeFile, target: str) -> None:
     file = upgraded(EVERYTHING)
-    said = CliRunner().invoke(main, ["copy-database", file.target, target, "--json"])
-    assert said.exit_code == 0, said.output
-    answer = json.loads(said.stdout)
-    assert {one["table"]: one["rows"] for one in answer["tables"]} == {
+    result = CliRunner().invoke(main, ["copy-database", file.target, target, "--json"])
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert {table["table"]: table["rows"] for table in answer["tables"]} == {
         table: len(rows) for table, rows in values(target).items()
     }
     again = CliRunner().invoke(main, ["copy-database", file.target, target])

@@ -263,8 +263,8 @@ def test_a_place_that_takes_no_log_is_an_error_that_says_what_is_needed(database
 
 def test_a_writer_that_holds_on_is_named(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "BUSY_TIMEOUT_SECONDS", 0.05)
-    with other_connection(database) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with other_connection(database) as second_connection:
+        second_connection.execute("BEGIN IMMEDIATE")
         with pytest.raises(DatabaseError, match=r"locked for 0\.05 s by another process; try again"):
             database.require_writable()
         assert count(database) == 0
@@ -273,15 +273,15 @@ def test_a_writer_that_holds_on_is_named(database: Database, monkeypatch: pytest
 def test_a_writer_that_lets_go_is_waited_for(database: Database) -> None:
     assert database.path is not None
     # Another thread lets go, hence the check off.
-    other = sqlite3.connect(database.path, isolation_level=None, check_same_thread=False)
-    other.execute("BEGIN IMMEDIATE")
-    add(other, 1)
-    release = threading.Timer(0.3, lambda: other.execute("COMMIT"))
+    other_connection = sqlite3.connect(database.path, isolation_level=None, check_same_thread=False)
+    other_connection.execute("BEGIN IMMEDIATE")
+    add(other_connection, 1)
+    release = threading.Timer(0.3, lambda: other_connection.execute("COMMIT"))
     release.start()
     with database.writing() as connection:
         add(connection, 2)
     release.join()
-    other.close()
+    other_connection.close()
     assert count(database) == 2
 
 
@@ -331,10 +331,10 @@ for number in range(first, first + 60):
         thread.start()
     for thread in threads:
         thread.join()
-    assert [(done.returncode, done.stderr) for done in results] == [(0, ""), (0, "")]
+    assert [(process.returncode, process.stderr) for process in results] == [(0, ""), (0, "")]
     assert count(database) == 120
-    with other_connection(database) as other:
-        assert other.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    with other_connection(database) as second_connection:
+        assert second_connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
 # --------------------------------------------------------------------------- rows in bulk
@@ -353,7 +353,7 @@ def test_vectors_stream_as_they_are_stored(tmp_path: Path, batch_rows: int) -> N
         batches = list(stream_vectors(connection, query, width=32, batch_rows=batch_rows, invalid_ids=[]))
     expected = facts.of("Nomic")
     assert max(batch.num_rows for batch in batches) == min(batch_rows, len(expected))
-    ids = [found.decode() for batch in batches for found in batch.column("id").to_pylist()]
+    ids = [embedding_id.decode() for batch in batches for embedding_id in batch.column("id").to_pylist()]
     assert ids == [embedding.id for embedding in expected]
     vectors = [np.frombuffer(v, "<f4") for batch in batches for v in batch.column("vector").to_pylist()]
     np.testing.assert_array_equal(vectors, [embedding.vector for embedding in expected])

@@ -42,9 +42,9 @@ def test_a_limit_of_file_sizes_is_named_and_nothing_is_changed(upgraded: MakeFil
     file = upgraded()
     before = snapshot(file.path)
     command = [sys.executable, "-c", WRITE_BEYOND_A_LIMIT, str(file.path), str(1 << 20)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
+    process = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert process.returncode == 1
+    last = process.stderr.strip().splitlines()[-1]
     assert "panic_tda.errors.DatabaseError" in last
     assert "those of this process may have 1 MiB (ulimit -f)" in last
     assert "damaged" not in last
@@ -110,8 +110,8 @@ def test_a_folder_without_locks_is_not_waited_for(
     monkeypatch.setattr(connections, "LOG_AFTER_SECONDS", 0.0)
     # What such a file system answers to a lock: SQLite takes it for a lock of somebody else.
     monkeypatch.setattr("fcntl.lockf", without_locks)
-    with closing(sqlite3.connect(file.path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with closing(sqlite3.connect(file.path, isolation_level=None)) as other_connection:
+        other_connection.execute("BEGIN IMMEDIATE")
         with pytest.raises(DatabaseError, match="has no file locks"), file.database.writing() as connection:
             connection.rollback()
 

@@ -23,7 +23,7 @@ from panic_tda.storage.database import open_database
 from panic_tda.storage.doctor import KINDS, Examination, duplicates, examine_database
 from panic_tda.storage.schema.upgrade import upgrade
 from panic_tda.storage.write import pending
-from panic_tda.storage.write.saving import save_or_keep
+from panic_tda.storage.write.saving import save_or_write_pending
 from tests.conftest import MakeFile, ids_of, make_finished
 from tests.field_files import EVERYTHING, FieldSpec, write_field_file
 from tests.snapshots import opened, run_python
@@ -49,7 +49,9 @@ pytestmark = pytest.mark.usefixtures("temporary_folder")
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> dict[Layout, Path]:
     folder = tmp_path_factory.mktemp("layouts")
-    return {one: one.write(folder / f"{number}.sqlite") for number, one in enumerate(LAYOUTS.values())}
+    return {
+        layout: layout.write(folder / f"{number}.sqlite") for number, layout in enumerate(LAYOUTS.values())
+    }
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
@@ -57,7 +59,7 @@ def test_nothing_is_wrong_with_a_plain_file(written: dict[Layout, Path], layout:
     path = written[layout]
     old = [] if layout.upgraded else [table for table in OURS if table in read_tables(path)]
     assert found_in(path) == ({"old_clustering_tables": sorted(old)} if old else {})
-    unchecked = {one.kind for one in examine_database(open_database(path)).unchecked}
+    unchecked = {finding.kind for finding in examine_database(open_database(path)).unchecked}
     left_out = set() if layout.sees_types else {"wrong_type", "missing_output"}
     assert unchecked == left_out | (set() if layout.upgraded else {"unreadable_value"})
 
@@ -66,8 +68,8 @@ def agree(path: Path, layout: Layout) -> dict[str, list[str]]:
     """Require that the doctor finds what the oracle finds, and return it."""
     wanted = expected(read_tables(path), upgraded=layout.upgraded, sees_types=layout.sees_types)
     examined = examine_database(open_database(path), limit=0)
-    assert {one.kind: list(one.ids) for one in examined.findings} == wanted
-    assert all(one.count == len(one.ids) for one in examined.findings)
+    assert {finding.kind: list(finding.ids) for finding in examined.findings} == wanted
+    assert all(finding.count == len(finding.ids) for finding in examined.findings)
     return wanted
 
 
@@ -97,10 +99,10 @@ def test_what_is_found_is_what_the_oracle_finds(
     shutil.copyfile(written[layout], path)
     with opened(path) as connection:
         # Old clusterings are of no value, whatever is in them.
-        mine = changes if layout.upgraded else changes.filter(lambda one: one[2] not in OURS)
-        for one in data.draw(st.lists(mine, max_size=12)):
-            if layout.upgraded or one[0].partition(".")[0] not in OURS:
-                change(connection, *one)
+        mine = changes if layout.upgraded else changes.filter(lambda change: change[2] not in OURS)
+        for damaged in data.draw(st.lists(mine, max_size=12)):
+            if layout.upgraded or damaged[0].partition(".")[0] not in OURS:
+                change(connection, *damaged)
     agree(path, layout)
 
 
@@ -153,13 +155,19 @@ def test_a_file_with_everything_of_the_field(tmp_path: Path, layout: Any, is_upg
         upgrade(open_database(facts.path))
     bad = {kind: facts.bad("Nomic", spoiled) for kind, spoiled in SPOILED.items()}
     bad["vector_not_finite"] = sorted(facts.bad("Nomic", "nan") + facts.bad("Nomic", "infinite"))
-    bad["orphan_embedding"] = [one.id for one in facts.of("Nomic") if one.invocation is None]
-    bad["orphan_invocation"] = [one.id for one in facts.invocations if one.run_id not in facts.runs]
+    bad["orphan_embedding"] = [
+        embedding.id for embedding in facts.of("Nomic") if embedding.invocation is None
+    ]
+    bad["orphan_invocation"] = [
+        invocation.id for invocation in facts.invocations if invocation.run_id not in facts.runs
+    ]
     bad["sequence_gap"] = sorted(facts.runs[run] for run in {run for run, _ in facts.spec.holes})
     if not is_upgraded and layout:
         bad["old_clustering_tables"] = sorted(facts.old_rows)
     assert [len(ids) for ids in bad.values()][:7] == [2, 1, 1, 3, 3, 2, 4]
-    assert found_in(facts.path) == {kind: [shown(one) for one in sorted(ids)] for kind, ids in bad.items()}
+    assert found_in(facts.path) == {
+        kind: [shown(row_id) for row_id in sorted(ids)] for kind, ids in bad.items()
+    }
 
 
 def test_ids_that_look_like_numbers_are_ids(tmp_path: Path) -> None:
@@ -180,9 +188,9 @@ def test_ids_that_a_column_declared_uuid_made_numbers_of(tmp_path: Path) -> None
         "DROP TABLE experimentconfig",
         "ALTER TABLE other RENAME TO experimentconfig",
     )
-    found = found_in(path)
-    assert found["bad_id"] == ["inf"]
-    assert len(found["orphan_run"]) == 3
+    findings = found_in(path)
+    assert findings["bad_id"] == ["inf"]
+    assert len(findings["orphan_run"]) == 3
 
 
 def test_a_text_in_place_of_a_vector_is_no_vector_of_its_length(upgraded: MakeFile) -> None:
@@ -198,16 +206,16 @@ def test_a_text_in_place_of_a_vector_is_no_vector_of_its_length(upgraded: MakeFi
 @pytest.mark.parametrize("n_strange", [1, 4, 5])
 def test_a_tenth_of_a_model_may_be_strange(upgraded: MakeFile, model: str, kind: str, n_strange: int) -> None:
     file = upgraded(FieldSpec(text_models=("Nomic",), vision_models=("Seen",)))
-    others = [one.id for one in file.facts.invocations if one.type == kind][:n_strange]
-    ids = [one.id for one in file.facts.of(model)][:n_strange]
+    others = [invocation.id for invocation in file.facts.invocations if invocation.type == kind][:n_strange]
+    ids = [embedding.id for embedding in file.facts.of(model)][:n_strange]
     moved = "UPDATE embedding SET invocation_id = ? WHERE id = ?"
     damage(file.path, *((moved, pair) for pair in zip(others, ids, strict=True)))
     examined = examine_database(file.database, limit=0)
     # From five of forty on, the model embeds both.
     wanted = [("wrong_type", tuple(sorted(map(shown, ids))))] if n_strange < 5 else []
-    assert [(one.kind, one.ids) for one in examined.findings] == wanted
-    said = f"{model}: {n_strange} of 40 belong to {kind} outputs"
-    assert [one.details for one in examined.findings] == [(said,)] * len(wanted)
+    assert [(finding.kind, finding.ids) for finding in examined.findings] == wanted
+    detail = f"{model}: {n_strange} of 40 belong to {kind} outputs"
+    assert [finding.details for finding in examined.findings] == [(detail,)] * len(wanted)
 
 
 @pytest.mark.parametrize("stored", ["TEXT", "IMAGE"])
@@ -218,12 +226,12 @@ def test_runs_of_which_one_type_was_stored_are_whole(tmp_path: Path, stored: str
     damage(path, f"DELETE FROM embedding WHERE invocation_id IN ({others})")
     damage(path, f"DELETE FROM invocation WHERE id IN ({others})")
     assert found_in(path) == {}
-    one, other = facts.runs[:2]
+    run, other_run = facts.runs[:2]
     last = "sequence_number >= 18"
     damage(path, "DELETE FROM embedding")
-    damage(path, f"DELETE FROM invocation WHERE run_id = '{one}' AND {last}")
-    damage(path, f"DELETE FROM invocation WHERE run_id = '{other}' AND sequence_number IN (4, 5)")
-    assert found_in(path) == {"sequence_gap": [shown(other)], "unfinished_run": [shown(one)]}
+    damage(path, f"DELETE FROM invocation WHERE run_id = '{run}' AND {last}")
+    damage(path, f"DELETE FROM invocation WHERE run_id = '{other_run}' AND sequence_number IN (4, 5)")
+    assert found_in(path) == {"sequence_gap": [shown(other_run)], "unfinished_run": [shown(run)]}
 
 
 def test_copies_by_two_models_of_one_output_are_told_once(
@@ -231,11 +239,17 @@ def test_copies_by_two_models_of_one_output_are_told_once(
 ) -> None:
     monkeypatch.setattr(duplicates, "_AT_ONCE", 1)
     file = upgraded()
-    pair = [next(one for one in file.facts.of(model) if one.invocation) for model in ("Nomic", "STSBMpnet")]
-    assert len({one.invocation for one in pair}) == 1
+    pair = [
+        next(embedding for embedding in file.facts.of(model) if embedding.invocation)
+        for model in ("Nomic", "STSBMpnet")
+    ]
+    assert len({embedding.invocation for embedding in pair}) == 1
     copies = [letter * 32 for letter in "ef"]
-    damage(file.path, *(copy_of(one.id, other) for one, other in zip(pair, copies, strict=True)))
-    assert found_in(file.path) == {"duplicate_embedding": [shown(one) for one in copies]}
+    damage(
+        file.path,
+        *(copy_of(summary.id, other_copy) for summary, other_copy in zip(pair, copies, strict=True)),
+    )
+    assert found_in(file.path) == {"duplicate_embedding": [shown(copied_id) for copied_id in copies]}
 
 
 def test_files_of_another_time_lack_columns(tmp_path: Path) -> None:
@@ -253,8 +267,10 @@ def test_files_of_another_time_lack_columns(tmp_path: Path) -> None:
         f"invocation_id, embedding_model, vector FROM embedding WHERE id = '{first.id}'",
     )
     examined = examine_database(open_database(path))
-    assert [(one.kind, one.ids) for one in examined.findings] == [("duplicate_embedding", (shown("f" * 32),))]
-    assert [one.kind for one in examined.unchecked] == ["orphan_run", "unreadable_value"]
+    assert [(finding.kind, finding.ids) for finding in examined.findings] == [
+        ("duplicate_embedding", (shown("f" * 32),))
+    ]
+    assert [finding.kind for finding in examined.unchecked] == ["orphan_run", "unreadable_value"]
 
 
 def test_what_is_no_database_of_the_pipeline(tmp_path: Path) -> None:
@@ -278,7 +294,7 @@ def test_clusterings_that_were_left_in_part(written: dict[Layout, Path], tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (
             "DELETE FROM embeddingcluster WHERE label = -1",
@@ -293,8 +309,11 @@ def test_clusterings_that_were_left_in_part(written: dict[Layout, Path], tmp_pat
             "the medoid of cluster 1 is not one of its members",
         ),
         *(
-            (f"UPDATE clusteringresult SET parameters = json_set(parameters, '$.n_{name}', 99)", f"99 {said}")
-            for name, said in (
+            (
+                f"UPDATE clusteringresult SET parameters = json_set(parameters, '$.n_{name}', 99)",
+                f"99 {message}",
+            )
+            for name, message in (
                 ("embeddings", "assignments stored and 12 there$"),
                 ("outliers", "outliers stored and [0-9]+ there$"),
                 ("clusters", "clusters stored and 4 there$"),
@@ -306,7 +325,7 @@ def test_clusterings_that_were_left_in_part(written: dict[Layout, Path], tmp_pat
     ],
 )
 def test_it_says_how_clusterings_are_broken(
-    written: dict[Layout, Path], tmp_path: Path, change: str, said: str
+    written: dict[Layout, Path], tmp_path: Path, change: str, message: str
 ) -> None:
     path = tmp_path / "field.sqlite"
     shutil.copyfile(written[LAYOUTS["layout 1, upgraded"]], path)
@@ -315,7 +334,7 @@ def test_it_says_how_clusterings_are_broken(
     (finding,) = examine_database(open_database(path)).findings
     assert (finding.kind, finding.count) == ("broken_clustering", 1)
     assert finding.details[0].startswith(f"{finding.ids[0]}: ")
-    assert re.search(said, finding.details[0])
+    assert re.search(message, finding.details[0])
 
 
 def test_no_cluster_has_a_label_below_that_of_outliers(written: dict[Layout, Path], tmp_path: Path) -> None:
@@ -326,7 +345,9 @@ def test_no_cluster_has_a_label_below_that_of_outliers(written: dict[Layout, Pat
     )
     (finding,) = examine_database(open_database(path)).findings
     assert (finding.kind, finding.count) == ("broken_clustering", 2)
-    assert all("column label, row" in one and "(-2 is not from -1 to" in one for one in finding.details)
+    assert all(
+        "column label, row" in detail and "(-2 is not from -1 to" in detail for detail in finding.details
+    )
 
 
 def test_what_waits_beside_the_database(upgraded: MakeFile) -> None:
@@ -355,7 +376,7 @@ def test_a_name_that_no_folder_beside_can_have(upgraded: MakeFile) -> None:
 
 def test_as_many_ids_as_are_asked_for(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(orphan_embeddings=20, null_vectors=3))
-    orphans = {shown(one.id) for one in file.facts.of("Nomic") if one.invocation is None}
+    orphans = {shown(embedding.id) for embedding in file.facts.of("Nomic") if embedding.invocation is None}
     for limit, n_shown in ((1, 1), (10, 10), (0, 20), (30, 20)):
         missing, orphaned = examine_database(file.database, limit=limit).findings
         assert (missing.count, orphaned.count) == (3, 20)
@@ -372,20 +393,20 @@ def test_as_many_ids_as_are_asked_for(upgraded: MakeFile) -> None:
 @pytest.mark.parametrize("migrated", [False, True])
 def test_rows_are_read_for_vectors_and_outputs_only(upgraded: MakeFile, unique: Any, migrated: bool) -> None:
     file = upgraded(replace(EVERYTHING, unique=unique, migrated=migrated))
-    save_or_keep(file.database, make_finished(ids_of(file)[5:]))
+    save_or_write_pending(file.database, make_finished(ids_of(file)[5:]))
     damage(
         file.path,
         "UPDATE invocation SET type = 'IMAGE' WHERE id IN "
         "(SELECT id FROM invocation WHERE type = 'TEXT' LIMIT 2)",
         f"UPDATE embeddingcluster SET embedding_id = '{IDS[0]}' WHERE embedding_id = '{ids_of(file)[9]}'",
     )
-    with statements() as seen:
-        kinds = {one.kind for one in examine_database(file.database).findings}
+    with statements() as executed:
+        kinds = {finding.kind for finding in examine_database(file.database).findings}
     assert {"wrong_type", "missing_output", "orphan_invocation", "orphan_assignment"} < kinds
-    asked = queries(seen)
-    assert len(asked) > 40
+    selects = queries(executed)
+    assert len(selects) > 40
     with closing(sqlite3.connect(file.path)) as connection:
-        plans = {sql: plan(connection, sql) for sql in asked}
+        plans = {sql: plan(connection, sql) for sql in selects}
     through = [sql for sql, steps in plans.items() if any(map(rows_are_gone_through, steps))]
     assert [" ".join(sql.split()) for sql in through] == [
         "SELECT embedding.id, embedding.embedding_model, CASE WHEN (typeof(embedding.vector) = 'text') "
@@ -420,12 +441,12 @@ def test_no_image_is_read(tmp_path: Path, migrated: bool, is_upgraded: bool) -> 
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     size = path.stat().st_size
     assert size > 160 * spec.image_bytes
-    whole, _ = cost(path, path.read_bytes)
-    if whole < size:
+    full_cost, _ = cost(path, path.read_bytes)
+    if full_cost < size:
         pytest.skip("the file cannot be made to come from the disk here (a file system in memory?)")
-    found: list[Examination] = []
-    n_read, _ = cost(path, lambda: found.append(examine_database(database)))
-    assert found[0].findings == ()
+    examinations: list[Examination] = []
+    n_read, _ = cost(path, lambda: examinations.append(examine_database(database)))
+    assert examinations[0].findings == ()
     # The page on which each row begins, and the indexes: a sixteenth, with images of 100 kB.
     assert n_read < 0.1 * size
 
@@ -451,14 +472,14 @@ def test_a_read_only_file_in_a_read_only_folder(tmp_path: Path, is_upgraded: boo
         write_field_file(path, FieldSpec(layout=0, wal=True, null_vectors=2))
         if is_upgraded:
             upgrade(open_database(path))
-        other = shutil.copyfile(path, tmp_path / "other.sqlite")
+        other_path = shutil.copyfile(path, tmp_path / "other.sqlite")
         path.chmod(0o444)
         os.chmod(folder, 0o555)
         try:
             before = path.read_bytes()
-            done = run_python(AS_ANYBODY, path, other)
-            assert done.stdout == "[('missing_vector', 2)]\n", done.stderr
-            assert [one.name for one in Path(folder).iterdir()] == ["field.sqlite"]
+            process = run_python(AS_ANYBODY, path, other_path)
+            assert process.stdout == "[('missing_vector', 2)]\n", process.stderr
+            assert [path.name for path in Path(folder).iterdir()] == ["field.sqlite"]
             assert path.read_bytes() == before
         finally:
             os.chmod(folder, 0o755)

@@ -38,7 +38,9 @@ def summaries(database: Database) -> list[ClusteringSummary]:
 
 
 def wrong_trees(database: Database) -> list[str]:
-    return [one for finding in examine_database(database, [WRONG_TREE]).findings for one in finding.ids]
+    return [
+        tree_id for finding in examine_database(database, [WRONG_TREE]).findings for tree_id in finding.ids
+    ]
 
 
 def stored_tree(database: Database, summary: ClusteringSummary) -> SpanningTree:
@@ -68,8 +70,8 @@ def as_an_earlier_version_stored(tree: SpanningTree) -> SpanningTree:
     return replace(tree, u=u, v=v, height=tree.height[order])
 
 
-def clustered(file: UpgradedFile, **asked: object) -> ClusteringSummary:
-    clustering_manager.cluster_all_data(file.database, parameters=ClusteringParameters(**asked))  # type: ignore[arg-type]
+def clustered(file: UpgradedFile, **options: object) -> ClusteringSummary:
+    clustering_manager.cluster_all_data(file.database, parameters=ClusteringParameters(**options))  # type: ignore[arg-type]
     return summaries(file.database)[0]
 
 
@@ -133,7 +135,7 @@ def test_trees_of_an_earlier_version_are_found(upgraded: MakeFile) -> None:
     right = clustered(file)
     store_tree(file.database, wrong, as_an_earlier_version_stored(stored_tree(file.database, wrong)))
     examined = examine_database(file.database)
-    (finding,) = (one for one in examined.findings if one.kind == WRONG_TREE)
+    (finding,) = (finding for finding in examined.findings if finding.kind == WRONG_TREE)
     assert (finding.count, finding.ids) == (1, (str(wrong.id),))
     assert right.id != wrong.id
     assert f"of {len(stored_tree(file.database, wrong).height)} sampled edges" in finding.details[0]
@@ -185,12 +187,12 @@ def test_edges_of_embeddings_that_have_gone_are_no_fault(upgraded: MakeFile) -> 
     file = upgraded(FieldSpec(text_models=("Nomic",)))
     summary = clustered(file)
     with file.database.reading() as connection:
-        gone = read_assignments(connection, summary.id).ids[[3, 20]]
+        removed_ids = read_assignments(connection, summary.id).ids[[3, 20]]
     with opened(file.target) as raw:
-        raw.execute("UPDATE embedding SET vector = NULL WHERE id = ?", (gone[0].decode(),))
+        raw.execute("UPDATE embedding SET vector = NULL WHERE id = ?", (removed_ids[0].decode(),))
     assert wrong_trees(file.database) == []
     with opened(file.target) as raw:
-        raw.execute("DELETE FROM embeddingcluster WHERE embedding_id = ?", (gone[1].decode(),))
+        raw.execute("DELETE FROM embeddingcluster WHERE embedding_id = ?", (removed_ids[1].decode(),))
     assert wrong_trees(file.database) == []
 
 

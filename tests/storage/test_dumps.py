@@ -82,11 +82,11 @@ def test_a_dump_becomes_rows_under_its_own_ids(tmp_path: Path, database: Databas
     assert rows(
         database, "SELECT DISTINCT sequence_number FROM invocation WHERE input_invocation_id IS NULL"
     ) == [(0,)]
-    made = tables["embeddings"]
-    row = place(made, invocation_id=steps["id"][row], embedding_model="Qwen3Embed")
-    stored = rows(database, f"SELECT * FROM embedding WHERE id = '{plain(made['id'][row])}'")
-    vector = np.array(made["vector"][row], dtype="<f4").tobytes()
-    assert stored == [(plain(made["id"][row]), started, completed, identity, "Qwen3Embed", vector)]
+    embeddings = tables["embeddings"]
+    row = place(embeddings, invocation_id=steps["id"][row], embedding_model="Qwen3Embed")
+    stored = rows(database, f"SELECT * FROM embedding WHERE id = '{plain(embeddings['id'][row])}'")
+    vector = np.array(embeddings["vector"][row], dtype="<f4").tobytes()
+    assert stored == [(plain(embeddings["id"][row]), started, completed, identity, "Qwen3Embed", vector)]
 
 
 @pytest.fixture(scope="module")
@@ -115,12 +115,15 @@ def test_medoids_lead_back_to_the_invocations_of_the_dump(
     with database.session() as session:
         for label, medoid in expected.medoid_indices.items():
             named = of_model["invocation_id"][order[medoid]]
-            found = get_medoid_invocation(label, clusterings[model], session)
-            assert found is not None
-            assert str(found.id) == named
+            medoid_invocation = get_medoid_invocation(label, clusterings[model], session)
+            assert medoid_invocation is not None
+            assert str(medoid_invocation.id) == named
             row = place(steps, id=named)
-            assert (found.output_text, str(found.run_id)) == (steps["output_text"][row], steps["run_id"][row])
-            assert found.output_image_data is None
+            assert (medoid_invocation.output_text, str(medoid_invocation.run_id)) == (
+                steps["output_text"][row],
+                steps["run_id"][row],
+            )
+            assert medoid_invocation.output_image_data is None
         assert get_medoid_invocation(expected.n_clusters, clusterings[model], session) is None
 
 
@@ -181,10 +184,10 @@ def test_a_dump_that_has_grown_adds_what_is_new(tmp_path: Path, database: Databa
     # The older one again has nothing that is not there.
     assert import_tables(tmp_path / "older", dump_tables(), database).n_differing == 0
     assert contents(database) == after
-    other = open_database(tmp_path / "other.sqlite", create=True)
-    import_embeddings([tmp_path / "dump"], other)
+    other_database = open_database(tmp_path / "other.sqlite", create=True)
+    import_embeddings([tmp_path / "dump"], other_database)
     assert {name: after[name] for name in ("run", "invocation", "embedding")} == {
-        name: contents(other)[name] for name in ("run", "invocation", "embedding")
+        name: contents(other_database)[name] for name in ("run", "invocation", "embedding")
     }
 
 
@@ -205,14 +208,14 @@ def test_times_that_are_not_known_where_columns_do_not_take_null(tmp_path: Path,
 
 @pytest.mark.parametrize("seed", range(12))
 def test_whatever_was_missing_comes_with_the_whole(tmp_path: Path, database: Database, seed: int) -> None:
-    whole = dump_tables(replace(SPEC, runs=2, length=8))
+    all_tables = dump_tables(replace(SPEC, runs=2, length=8))
     rng = np.random.default_rng(seed)
-    part = {name: rows_where(table, lambda _: rng.random() < 0.7) for name, table in whole.items()}
+    part = {name: rows_where(table, lambda _: rng.random() < 0.7) for name, table in all_tables.items()}
     import_tables(tmp_path / "part", part, database)
-    import_tables(tmp_path / "whole", whole, database)
-    other = open_database(tmp_path / "other.sqlite", create=True)
-    import_embeddings([tmp_path / "whole"], other)
-    assert contents(database) == contents(other)
+    import_tables(tmp_path / "whole", all_tables, database)
+    other_database = open_database(tmp_path / "other.sqlite", create=True)
+    import_embeddings([tmp_path / "whole"], other_database)
+    assert contents(database) == contents(other_database)
 
 
 @pytest.mark.parametrize("batch_rows", [1, 7, 8192])
@@ -222,17 +225,17 @@ def test_order_and_batches_change_nothing(
     import_tables(tmp_path / "dump", dump_tables(), database)
     monkeypatch.setattr(pipeline_dumps, "BATCH_ROWS", batch_rows)
     rng = np.random.default_rng(0)
-    other = open_database(tmp_path / "other.sqlite", create=True)
+    other_database = open_database(tmp_path / "other.sqlite", create=True)
     shuffled = {
         name: mixed(table, rng) | {"further": ["x"] * len(table["id"])}
         for name, table in dump_tables().items()
     }
-    summary = import_tables(tmp_path / "mixed", shuffled, other)
-    assert contents(other) == contents(database)
+    summary = import_tables(tmp_path / "mixed", shuffled, other_database)
+    assert contents(other_database) == contents(database)
     assert (summary.n_unlinked, summary.left_out) == (0, LeftOut(prompts=3, prompt_embeddings=6))
-    before = contents(other)
-    import_embeddings([tmp_path / "dump", tmp_path / "mixed"], other)
-    assert contents(other) == before
+    before = contents(other_database)
+    import_embeddings([tmp_path / "dump", tmp_path / "mixed"], other_database)
+    assert contents(other_database) == before
 
 
 def test_without_experiments_runs_belong_to_none(tmp_path: Path, database: Database) -> None:
@@ -242,9 +245,9 @@ def test_without_experiments_runs_belong_to_none(tmp_path: Path, database: Datab
     assert (summary.n_files, count(database)) == (3, (0, 3, 60, 90))
     assert rows(database, "SELECT DISTINCT experiment_id FROM run") == [(None,)]
     import_tables(tmp_path / "dump", experiments, database)
-    other = open_database(tmp_path / "other.sqlite", create=True)
-    import_embeddings([tmp_path / "dump"], other)
-    assert contents(database) == contents(other)
+    other_database = open_database(tmp_path / "other.sqlite", create=True)
+    import_embeddings([tmp_path / "dump"], other_database)
+    assert contents(database) == contents(other_database)
 
 
 # --------------------------------------------------------------------------- what does not belong there
@@ -258,17 +261,17 @@ def test_what_belongs_to_nothing_or_is_there_already_is_left_out(
     database, facts = upgraded(replace(EVERYTHING, unique=unique))
     before = contents(database)
     tables = dump_tables()
-    steps, made = tables["invocations"], tables["embeddings"]
+    steps, embeddings = tables["invocations"], tables["embeddings"]
     run = tables["runs"]["id"].pop(2)
     for name in tables["runs"]:
         if name != "id":
             tables["runs"][name].pop(2)
     last = place(steps, run_id=tables["runs"]["id"][0], sequence_number=19)
-    made["vector"][place(made, invocation_id=steps["id"][last], embedding_model="Nomic")] = None
+    embeddings["vector"][place(embeddings, invocation_id=steps["id"][last], embedding_model="Nomic")] = None
     repeated_step = {name: column[last] for name, column in steps.items()} | {"id": str(UUID(int=1))}
-    repeated = {name: column[-1] for name, column in made.items()}
+    repeated = {name: column[-1] for name, column in embeddings.items()}
     repeated |= {"id": str(UUID(int=2)), "invocation_id": steps["id"][last], "embedding_model": "Qwen3Embed"}
-    for table, row in ((steps, repeated_step), (made, repeated)):
+    for table, row in ((steps, repeated_step), (embeddings, repeated)):
         for name, value in row.items():
             table[name].append(value)
     for again in range(2):
@@ -285,11 +288,11 @@ def test_what_belongs_to_nothing_or_is_there_already_is_left_out(
         )
         new = 0 if again else 59
         assert (summary.n_new_embeddings, summary.n_present) == (new, 59 - new)
-        said = caplog.text
-        assert "20 invocations whose run is missing were left out; the first: " in said
-        assert "1 embeddings whose invocation has another one of this model were left out" in said
-        assert f"first: {UUID(int=2)}" in said
-        assert "prompts" not in said
+        log = caplog.text
+        assert "20 invocations whose run is missing were left out; the first: " in log
+        assert "1 embeddings whose invocation has another one of this model were left out" in log
+        assert f"first: {UUID(int=2)}" in log
+        assert "prompts" not in log
         assert run not in {row[0] for row in rows(database, "SELECT id FROM run")}
     after = contents(database)
     assert all(set(map(repr, before[name])) <= set(map(repr, after[name])) for name in before)
@@ -297,7 +300,7 @@ def test_what_belongs_to_nothing_or_is_there_already_is_left_out(
 
 
 def test_an_invocation_whose_input_is_missing_gets_it_later(tmp_path: Path, database: Database) -> None:
-    whole = dump_tables()
+    all_tables = dump_tables()
     part = dump_tables()
     part["invocations"] = rows_where(part["invocations"], lambda row: row["sequence_number"] not in (3, 4))
     summary = import_tables(tmp_path / "dump", part, database)
@@ -308,10 +311,10 @@ def test_an_invocation_whose_input_is_missing_gets_it_later(tmp_path: Path, data
     before = contents(database)
     assert import_embeddings([tmp_path / "dump"], database).n_unlinked == 3
     assert contents(database) == before
-    assert import_tables(tmp_path / "dump", whole, database).n_unlinked == 0
-    other = open_database(tmp_path / "other.sqlite", create=True)
-    import_embeddings([tmp_path / "dump"], other)
-    assert contents(database) == contents(other)
+    assert import_tables(tmp_path / "dump", all_tables, database).n_unlinked == 0
+    other_database = open_database(tmp_path / "other.sqlite", create=True)
+    import_embeddings([tmp_path / "dump"], other_database)
+    assert contents(database) == contents(other_database)
 
 
 def test_what_differs_stays_as_it_is_and_is_counted(
@@ -320,10 +323,10 @@ def test_what_differs_stays_as_it_is_and_is_counted(
     import_tables(tmp_path / "dump", dump_tables(), database)
     before = contents(database)
     tables = dump_tables()
-    made, steps = tables["embeddings"], tables["invocations"]
-    changed = [row for row, identity in enumerate(made["id"]) if not identity.startswith("prompt-")]
+    embeddings, steps = tables["embeddings"], tables["invocations"]
+    changed = [row for row, identity in enumerate(embeddings["id"]) if not identity.startswith("prompt-")]
     for row in changed[:7]:
-        made["vector"][row] = made["vector"][row][::-1]
+        embeddings["vector"][row] = embeddings["vector"][row][::-1]
     row = place(steps, run_id=tables["runs"]["id"][0], sequence_number=5)
     steps["output_text"][row] = "another text"
     row = place(steps, run_id=tables["runs"]["id"][1], sequence_number=5)
@@ -338,17 +341,17 @@ def test_what_differs_stays_as_it_is_and_is_counted(
 
 def test_prompts_are_known_by_their_sequence_number_too(tmp_path: Path, database: Database) -> None:
     tables = dump_tables()
-    other = {
+    other_by_key = {
         identity: str(UUID(int=number + 1))
         for number, identity in enumerate(tables["invocations"]["id"])
         if identity.startswith("prompt-")
     }
     for table, name in (("invocations", "id"), ("embeddings", "invocation_id")):
-        tables[table][name] = [other.get(identity, identity) for identity in tables[table][name]]
+        tables[table][name] = [other_by_key.get(identity, identity) for identity in tables[table][name]]
     steps = tables["invocations"]
     for row, number in enumerate(steps["sequence_number"]):
         if number == 0:
-            steps["input_invocation_id"][row] = other[f"prompt-{steps['run_id'][row]}"]
+            steps["input_invocation_id"][row] = other_by_key[f"prompt-{steps['run_id'][row]}"]
     summary = import_tables(tmp_path / "dump", tables, database)
     assert (summary.left_out, summary.n_unlinked) == (LeftOut(prompts=3, prompt_embeddings=6), 0)
     assert count(database) == (1, 3, 60, 90)

@@ -87,12 +87,12 @@ def test_batches_are_small_and_a_row_more_or_less_changes_nothing(
 ) -> None:
     file = upgraded()
     clustering = clustered(file.database, "Nomic")
-    whole = streamed(file.database, clustering, with_vectors=True)
+    all_rows = streamed(file.database, clustering, with_vectors=True)
     monkeypatch.setattr(exports, "_BATCH_ROWS", 7)
     with open_rows(file.database, clustering, with_vectors=True) as rows:
         batches = list(rows.batches)
     assert {batch.num_rows for batch in batches[:-1]} == {7}
-    assert pa.Table.from_batches(batches).equals(whole)
+    assert pa.Table.from_batches(batches).equals(all_rows)
     # Large rows come in fewer; their ids and texts count too.
     monkeypatch.setattr(exports, "_BATCH_BYTES", 3 * 8 * 4)
     with open_rows(file.database, clustering, with_vectors=True) as rows:
@@ -113,13 +113,13 @@ def test_vectors_are_those_stored(upgraded: MakeFile) -> None:
 def test_schema_says_what_the_rows_are_of(upgraded: MakeFile) -> None:
     file = upgraded()
     clustering = clustered(file.database, "Nomic")
-    said = json.loads(streamed(file.database, clustering).schema.metadata[METADATA_KEY.encode()])
-    assert said["clustering"] == str(clustering.id)
-    assert said["embedding_model"] == "Nomic"
+    metadata = json.loads(streamed(file.database, clustering).schema.metadata[METADATA_KEY.encode()])
+    assert metadata["clustering"] == str(clustering.id)
+    assert metadata["embedding_model"] == "Nomic"
     with file.opened() as connection:
         ((stored,),) = connection.execute("SELECT parameters FROM clusteringresult")
-    assert said["parameters"] == json.loads(stored)
-    assert re.fullmatch(r"\d+\.\d+\.\d+.*", said["version"])
+    assert metadata["parameters"] == json.loads(stored)
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", metadata["version"])
 
 
 def test_what_has_gone_is_null(upgraded: MakeFile, caplog: pytest.LogCaptureFixture) -> None:
@@ -146,7 +146,7 @@ def test_what_has_gone_is_null(upgraded: MakeFile, caplog: pytest.LogCaptureFixt
     assert table["core_distance"].null_count == 0
     ids = table["embedding_id"].to_pylist()
     missing = [
-        ids[row].replace("-", "") for row, one in enumerate(table["vector"].to_pylist()) if one is None
+        ids[row].replace("-", "") for row, vector in enumerate(table["vector"].to_pylist()) if vector is None
     ]
     assert missing == [first["embedding_id"], third["embedding_id"]]
     assert f"2 of {len(ids)} vectors are gone, or do not have 8 values; they are null" in caplog.text
@@ -189,8 +189,8 @@ def test_networks_are_written_alike(upgraded: MakeFile) -> None:
     with file.opened() as connection:
         for run, network in zip(sorted(file.facts.runs), written, strict=True):
             connection.execute("UPDATE run SET network = ? WHERE id = ?", (network, run))
-    found = streamed(file.database, clustering)["network"].unique().to_pylist()
-    assert sorted(found) == sorted(['["SDXLTurbo", "BLIP2"]', "no JSON", written[3]])
+    rows = streamed(file.database, clustering)["network"].unique().to_pylist()
+    assert sorted(rows) == sorted(['["SDXLTurbo", "BLIP2"]', "no JSON", written[3]])
     with file.opened() as connection:
         connection.execute("UPDATE run SET network = ?", ('["\\u98a8"]',))
     assert streamed(file.database, clustering)["network"].unique().to_pylist() == ['["風"]']
@@ -235,17 +235,17 @@ def test_a_text_that_is_none_is_refused(upgraded: MakeFile) -> None:
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_no_query_goes_through_rows_or_sorts_them(upgraded: MakeFile, spec: FieldSpec) -> None:
     file = upgraded(spec)
-    found = [clustered(file.database, model) for model in ("Nomic", "NomicVision")]
-    with statements() as seen:
-        for clustering in found:
+    summaries = [clustered(file.database, model) for model in ("Nomic", "NomicVision")]
+    with statements() as executed:
+        for clustering in summaries:
             streamed(file.database, clustering, with_vectors=True)
             with file.database.reading() as connection:
                 ids = read_assignments(connection, clustering.id).ids
                 assert np.isfinite(read_vectors(connection, ids, dimensions=8)).all()
-    asked = queries(seen)
-    assert any("ORDER BY embeddingcluster.embedding_id" in sql for sql in asked)
+    selects = queries(executed)
+    assert any("ORDER BY embeddingcluster.embedding_id" in sql for sql in selects)
     with file.opened() as connection:
-        plans = {sql: plan(connection, sql) for sql in asked}
+        plans = {sql: plan(connection, sql) for sql in selects}
     assert not [step for steps in plans.values() for step in steps if rows_are_gone_through(step)]
     assert not [step for steps in plans.values() for step in steps if step.startswith("SCAN step")]
     assert not [step for steps in plans.values() for step in steps if "TEMP B-TREE" in step]
@@ -269,13 +269,13 @@ def test_images_are_not_read(upgraded: MakeFile, migrated: bool) -> None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     size = file.path.stat().st_size
     assert size > 300 * IMAGE_BYTES
-    whole, _ = cost(file.path, file.path.read_bytes)
-    if whole < size:
+    full_cost, _ = cost(file.path, file.path.read_bytes)
+    if full_cost < size:
         pytest.skip("the file cannot be made to come from the disk here (a file system in memory?)")
     tables: list[pa.Table] = []
-    with statements() as seen:
+    with statements() as executed:
         n_read, _ = cost(file.path, lambda: tables.append(streamed(file.database, clustering)))
     assert set(tables[0]["model"].to_pylist()) == {"SDXLTurbo"}
-    assert len([sql for sql in seen if sql.startswith("SELECT invocation.model")]) == 3
+    assert len([sql for sql in executed if sql.startswith("SELECT invocation.model")]) == 3
     # One image a run, where it lies before what is looked up, and as much again that is read ahead.
     assert n_read < 0.25 * size

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from panic_tda.storage.database import open_database
-from panic_tda.storage.read import glance
-from panic_tda.storage.read.glance import stored_clusterings, stored_models
+from panic_tda.storage.read import completions
+from panic_tda.storage.read.completions import read_clustering_entries, read_model_names
 from panic_tda.storage.read.results import list_clusterings
 from panic_tda.storage.write.saving import save_clustering
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
@@ -22,25 +22,25 @@ def clustered(upgraded: MakeFile) -> tuple[UpgradedFile, list[str]]:
     """A file with a clustering of each of two models, and their ids, the latest first."""
     file = upgraded(FieldSpec(dummy_rows=1))
     finished = [make_finished(ids_of(file, model), model=model) for model in ("Nomic", "STSBMpnet")]
-    for one in finished:
+    for summary in finished:
         with file.database.writing() as connection:
-            save_clustering(connection, one)
+            save_clustering(connection, summary)
     with opened(file.path) as raw:
         raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return file, [str(one.id) for one in reversed(finished)]
+    return file, [str(summary.id) for summary in reversed(finished)]
 
 
 @pytest.mark.parametrize("form", ["{}", "sqlite:///{}", "sqlite+pysqlite:///{}?timeout=1"])
 def test_clusterings_and_models(clustered: tuple[UpgradedFile, list[str]], form: str) -> None:
     file, ids = clustered
     target = form.format(file.path)
-    found = stored_clusterings(target)
-    assert [one.id for one in found] == ids
-    assert [one.embedding_model for one in found] == ["STSBMpnet", "Nomic"]
+    clustering_entries = read_clustering_entries(target)
+    assert [summary.id for summary in clustering_entries] == ids
+    assert [summary.embedding_model for summary in clustering_entries] == ["STSBMpnet", "Nomic"]
     with opened(file.path) as raw:
         times = [row[0] for row in raw.execute("SELECT created_at FROM clusteringresult ORDER BY key DESC")]
-    assert [one.created_at for one in found] == [one[:16] for one in times]
-    assert stored_models(target) == ["Dummy", "Nomic", "STSBMpnet"]
+    assert [summary.created_at for summary in clustering_entries] == [time[:16] for time in times]
+    assert read_model_names(target) == ["Dummy", "Nomic", "STSBMpnet"]
 
 
 def spoil(kind: str, path: Path) -> None:
@@ -60,7 +60,7 @@ def test_what_is_no_database_of_ours_has_nothing(tmp_path: Path, kind: str) -> N
     spoil(kind, path)
     before = sorted(tmp_path.iterdir())
     for target in (str(path), f"sqlite:///{path}"):
-        assert stored_clusterings(target) == stored_models(target) == []
+        assert read_clustering_entries(target) == read_model_names(target) == []
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -71,17 +71,17 @@ def test_what_names_no_database_has_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert stored_clusterings(target) == stored_models(target) == []
+    assert read_clustering_entries(target) == read_model_names(target) == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_made_beside_a_file(clustered: tuple[UpgradedFile, list[str]]) -> None:
     file, ids = clustered
     before = sorted(file.path.parent.iterdir())
-    assert [one.name for one in before] == [file.path.name]
+    assert [file.name for file in before] == [file.path.name]
     file.path.chmod(0o444)
-    assert [one.id for one in stored_clusterings(str(file.path))] == ids
-    assert stored_models(str(file.path))
+    assert [clustering_entry.id for clustering_entry in read_clustering_entries(str(file.path))] == ids
+    assert read_model_names(str(file.path))
     assert sorted(file.path.parent.iterdir()) == before
 
 
@@ -91,16 +91,18 @@ def test_what_others_have_written_so_far_is_seen(clustered: tuple[UpgradedFile, 
         writing.execute("DELETE FROM clusteringresult WHERE embedding_model = 'Nomic'")
         writing.commit()
         writing.execute("BEGIN EXCLUSIVE")
-        assert [one.id for one in stored_clusterings(str(file.path))] == ids[:1]
+        assert [clustering_entry.id for clustering_entry in read_clustering_entries(str(file.path))] == ids[
+            :1
+        ]
 
 
 @pytest.mark.parametrize("name", ["50% #1?.sqlite", os.fsdecode(b"caf\xe9.sqlite")])
 def test_a_file_of_any_name_is_read(clustered: tuple[UpgradedFile, list[str]], name: str) -> None:
     file, ids = clustered
     path = file.path.rename(file.path.with_name(name))
-    assert [one.id for one in stored_clusterings(str(path))] == ids
+    assert [clustering_entry.id for clustering_entry in read_clustering_entries(str(path))] == ids
     with open_database(path).session() as session:
-        assert [str(one.id) for one in list_clusterings(session)] == ids
+        assert [str(clustering.id) for clustering in list_clusterings(session)] == ids
 
 
 def test_a_tilde_is_the_home_folder(
@@ -108,15 +110,15 @@ def test_a_tilde_is_the_home_folder(
 ) -> None:
     file, ids = clustered
     monkeypatch.setenv("HOME", str(file.path.parent))
-    assert [one.id for one in stored_clusterings(f"~/{file.path.name}")] == ids
+    assert [clustering_entry.id for clustering_entry in read_clustering_entries(f"~/{file.path.name}")] == ids
 
 
 def test_models_are_looked_up_in_the_index(upgraded: MakeFile) -> None:
     file = upgraded()
     with opened(file.path) as raw:
-        (step,) = [row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {glance._NEXT_MODEL}", ("",))]
+        (step,) = [row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {completions._NEXT_MODEL}", ("",))]
         index = "INDEX ix_embedding_model_length_invocation (embedding_model>? AND embedding_model<?)"
         assert step == f"SEARCH embedding USING COVERING {index}"
         raw.execute("DROP INDEX ix_embedding_model_length_invocation")
     # Without it, all rows would have to be read.
-    assert stored_models(str(file.path)) == []
+    assert read_model_names(str(file.path)) == []

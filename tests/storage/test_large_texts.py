@@ -42,9 +42,9 @@ def lengthen(database: Database, n_characters: int) -> None:
 
 def peak(database: Database, *words: str) -> int:
     """Return the most memory that a command took, in MiB."""
-    done = run_python(MEASURED, *words, "--db", str(database.path))
-    assert done.returncode == 0, done.stderr
-    return int(done.stderr.rsplit("peak ", 1)[1]) // 1024
+    process = run_python(MEASURED, *words, "--db", str(database.path))
+    assert process.returncode == 0, process.stderr
+    return int(process.stderr.rsplit("peak ", 1)[1]) // 1024
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory in KiB")
@@ -113,10 +113,10 @@ def test_a_batch_ends_where_its_bytes_do(upgraded: MakeFile) -> None:
         Invocation.output_text.is_not(None)
     )
     with database.reading() as connection:
-        (whole,) = stream_rows(connection, query, batch_rows=10_000)
+        (all_rows,) = stream_rows(connection, query, batch_rows=10_000)
         for n_rows, n_bytes in ((10_000, 100), (7, 10**9), (3, 1), (10_000, 10**9)):
             batches = list(stream_rows(connection, query, batch_rows=n_rows, batch_bytes=n_bytes))
-            assert [row for batch in batches for row in batch] == whole
+            assert [row for batch in batches for row in batch] == all_rows
             for batch in batches:
                 assert len(batch) <= n_rows
                 assert sum(len(text) for _, text in batch[:-1]) < n_bytes

@@ -33,7 +33,7 @@ def load(database: Database, model: str = "Nomic", factor: int = 1, *, skip: boo
 
 
 def assert_holds(matrix: EmbeddingMatrix, expected: list[StoredEmbedding]) -> None:
-    assert [found.decode() for found in matrix.ids] == [embedding.id for embedding in expected]
+    assert [embedding_id.decode() for embedding_id in matrix.ids] == [embedding.id for embedding in expected]
     assert matrix.vectors.dtype == np.float32
     assert matrix.vectors.flags.c_contiguous
     vectors = [embedding.vector for embedding in expected if embedding.vector is not None]
@@ -76,10 +76,10 @@ def test_the_order_of_the_table_does_not_matter(upgraded: MakeFile) -> None:
             connection.execute("DELETE FROM embedding")
             marks = ", ".join("?" * len(rows[0]))
             connection.executemany(f"INSERT INTO embedding VALUES ({marks})", shuffled)
-        found = load(file.database)
-        assert found.ids.tolist() == expected.ids.tolist()
-        assert found.vectors.tobytes() == expected.vectors.tobytes()
-        assert input_sha256(found) == input_sha256(expected)
+        matrix = load(file.database)
+        assert matrix.ids.tolist() == expected.ids.tolist()
+        assert matrix.vectors.tobytes() == expected.vectors.tobytes()
+        assert input_sha256(matrix) == input_sha256(expected)
 
 
 @pytest.mark.parametrize("batch_bytes", [1, 64, 65, 200, 1000, 1 << 24])
@@ -115,9 +115,9 @@ def test_missing_and_short_vectors_are_found_by_the_census(upgraded: MakeFile, k
     database, facts = upgraded(FieldSpec(**{f"{kind}_vectors": 7}))  # type: ignore[arg-type]
     census = take_census(database)["Nomic"]
     assert (census.n_sampled, census.n_usable, census.width) == (40, 33, 32)
-    with pytest.raises(BadVectors, match="7 of 40 vectors of model Nomic are invalid") as found:
+    with pytest.raises(BadVectors, match="7 of 40 vectors of model Nomic are invalid") as error:
         require_valid(database, census)
-    text = str(found.value)
+    text = str(error.value)
     assert ("7 missing" if kind == "null" else "7 of 28 bytes") in text
     assert "8 float32 values expected" in text
     assert "--skip-invalid" in text
@@ -131,9 +131,9 @@ def test_missing_and_short_vectors_are_found_by_the_census(upgraded: MakeFile, k
 def test_values_that_are_no_direction_are_found_while_loading(upgraded: MakeFile, kind: str) -> None:
     database, facts = upgraded(FieldSpec(**{f"{kind}_vectors": 6}))  # type: ignore[arg-type]
     require_valid(database, take_census(database)["Nomic"])
-    with pytest.raises(BadVectors, match="6 vectors of model Nomic are zero, NaN or infinite") as found:
+    with pytest.raises(BadVectors, match="6 vectors of model Nomic are zero, NaN or infinite") as error:
         load(database)
-    named = re.findall(r"[0-9a-f-]{36}", str(found.value))
+    named = re.findall(r"[0-9a-f-]{36}", str(error.value))
     assert named == [str(UUID(bad)) for bad in facts.bad("Nomic")[:5]]
     assert len(load(database, "STSBMpnet").ids) == 40
 
@@ -168,7 +168,7 @@ def test_mixed_dimensions_go_by_the_commonest(upgraded: MakeFile) -> None:
         load(file.database)
     matrix = load(file.database, skip=True)
     assert matrix.vectors.shape == (25, 3)
-    assert [found.decode() for found in matrix.ids] == ids[:25]
+    assert [embedding_id.decode() for embedding_id in matrix.ids] == ids[:25]
     assert matrix.n_excluded == 15
 
 
@@ -187,9 +187,9 @@ def test_no_usable_vector_at_all(upgraded: MakeFile, content: str) -> None:
     census = take_census(file.database)["Nomic"]
     assert (census.n_sampled, census.n_usable, census.width) == (40, 0, 0)
     reason = {"NULL": "40 missing", "x''": "40 of 0 bytes", "x'010203'": "40 of 3 bytes"}[content]
-    with pytest.raises(BadVectors, match=reason) as found:
+    with pytest.raises(BadVectors, match=reason) as error:
         require_valid(file.database, census)
-    assert "some float32 values expected" in str(found.value)
+    assert "some float32 values expected" in str(error.value)
 
 
 def test_finite_values_beyond_single_precision_squares_are_no_error(upgraded: MakeFile) -> None:
@@ -229,7 +229,7 @@ def test_the_census_of_everything(upgraded: MakeFile) -> None:
     assert nomic.n_usable == facts.count("Nomic") - 6
     longest = take_census(database, 2)
     # Runs with texts at every step have 20 of them, the others 10; Dummy is in one run only.
-    assert {name: found.longest for name, found in longest.items()} == {
+    assert {name: census_of_model.longest for name, census_of_model in longest.items()} == {
         "Dummy": 6,
         "Nomic": 20,
         "NomicVision": 10,
@@ -245,12 +245,12 @@ def test_a_tie_of_lengths_goes_to_the_longer() -> None:
 def test_rows_that_came_and_went_since_the_census(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(runs=6))
     censuses = {factor: take_census(file.database, factor)["Nomic"] for factor in (1, 2)}
-    gone = {e.id for e in file.facts.of("Nomic")[10:30]}
+    ids = {e.id for e in file.facts.of("Nomic")[10:30]}
     with file.opened() as connection:
-        connection.executemany("DELETE FROM embedding WHERE id = ?", [(i,) for i in gone])
+        connection.executemany("DELETE FROM embedding WHERE id = ?", [(i,) for i in ids])
     for factor, census in censuses.items():
         matrix = load_embeddings(file.database, census, downsample=factor)
-        assert_holds(matrix, [e for e in file.facts.sample("Nomic", factor) if e.id not in gone])
+        assert_holds(matrix, [e for e in file.facts.sample("Nomic", factor) if e.id not in ids])
         assert matrix.n_total == 40
     rows = take_census(file.database, 1)["Nomic"]
     with file.opened() as connection:
@@ -262,8 +262,8 @@ def test_rows_that_came_and_went_since_the_census(upgraded: MakeFile) -> None:
     matrix = load_embeddings(file.database, rows)
     assert len(matrix.ids) == 80
     # Counted again where it is read: a matrix that had to grow would have been in memory twice.
-    held = matrix.vectors.base if matrix.vectors.base is not None else matrix.vectors
-    assert held.nbytes == matrix.vectors.nbytes
+    base = matrix.vectors.base if matrix.vectors.base is not None else matrix.vectors
+    assert base.nbytes == matrix.vectors.nbytes
 
 
 def test_rows_that_came_since_the_census_stay_in_the_memory_map(upgraded: MakeFile, tmp_path: Path) -> None:
@@ -277,10 +277,10 @@ def test_rows_that_came_since_the_census_stay_in_the_memory_map(upgraded: MakeFi
         )
     matrix = load_embeddings(file.database, census, memory_limit=1, work_dir=tmp_path)
     assert len(matrix.ids) == 2 * census.n_usable
-    held: object = matrix.vectors
-    while isinstance(held, np.ndarray) and held.base is not None:
-        held = held.base
-    assert isinstance(held, mmap.mmap)
+    vectors: object = matrix.vectors
+    while isinstance(vectors, np.ndarray) and vectors.base is not None:
+        vectors = vectors.base
+    assert isinstance(vectors, mmap.mmap)
 
 
 def test_a_model_that_went_altogether(upgraded: MakeFile) -> None:
@@ -347,9 +347,9 @@ def test_what_is_no_id_is_named_or_left_out(
     n_bad = len(file.facts.sample("Nomic", factor)) - len(expected)
     assert len(stored & set(known)) == 40 - len(ids)
     if n_bad:
-        with pytest.raises(BadVectors, match=f"{n_bad} ids of model Nomic are not 32 lower-case") as found:
+        with pytest.raises(BadVectors, match=f"{n_bad} ids of model Nomic are not 32 lower-case") as error:
             load(file.database, factor=factor)
-        named = str(found.value).split("first embedding ids: ")[1].split(";")[0].split(", ")
+        named = str(error.value).split("first embedding ids: ")[1].split(";")[0].split(", ")
         assert set(named) <= {repr(value) for value in stored if value not in known}
         assert len(named) == min(n_bad, 5)
     caplog.set_level("DEBUG", "panic_tda")
@@ -368,8 +368,8 @@ def test_all_that_was_left_out_is_in_the_log(upgraded: MakeFile, caplog: pytest.
     assert len(load(file.database, skip=True).ids) == 26
     shown: dict[str, set[str]] = {"WARNING": set(), "DEBUG": set()}
     for record in caplog.records:
-        found = re.findall(r"[0-9a-f]{8}-[0-9a-f-]{27}", record.getMessage())
-        shown.setdefault(record.levelname, set()).update(found)
+        matches = re.findall(r"[0-9a-f]{8}-[0-9a-f-]{27}", record.getMessage())
+        shown.setdefault(record.levelname, set()).update(matches)
     lengths = [e for kind in ("null", "short") for e in file.facts.bad("Nomic", kind)]
     values = [e for kind in ("nan", "zero") for e in file.facts.bad("Nomic", kind)]
     assert shown["DEBUG"] == {str(UUID(identity)) for identity in lengths + values}
@@ -418,20 +418,20 @@ def test_the_fingerprint_is_that_of_ids_and_rows(upgraded: MakeFile) -> None:
 def test_ids_and_vectors_of_some_rows(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> None:
     database, facts = upgraded(FieldSpec(digit_ids=True, orphan_embeddings=2))
     monkeypatch.setattr(vectors_by_id, "_QUERY_IDS", 3)
-    some = facts.sample("Nomic")[5:15]
+    wanted_embeddings = facts.sample("Nomic")[5:15]
     with database.reading() as connection:
-        asked = [e.id for e in facts.of("Nomic")] + ["f" * 32, *(e.id for e in facts.of("STSBMpnet"))]
-        stored = are_stored(connection, np.array(asked, dtype="S32"))
-        assert stored.tolist() == [identity != "f" * 32 for identity in asked]
+        ids = [e.id for e in facts.of("Nomic")] + ["f" * 32, *(e.id for e in facts.of("STSBMpnet"))]
+        stored = are_stored(connection, np.array(ids, dtype="S32"))
+        assert stored.tolist() == [identity != "f" * 32 for identity in ids]
         assert are_stored(connection, np.array([], dtype="S32")).tolist() == []
-        shuffled = [some[row] for row in np.random.default_rng(0).permutation(10)]
-        found = read_vectors(connection, np.array([e.id for e in shuffled], dtype="S32"), dimensions=8)
-        others = np.array([some[0].id, "f" * 32], dtype="S32")
+        shuffled = [wanted_embeddings[row] for row in np.random.default_rng(0).permutation(10)]
+        vectors = read_vectors(connection, np.array([e.id for e in shuffled], dtype="S32"), dimensions=8)
+        others = np.array([wanted_embeddings[0].id, "f" * 32], dtype="S32")
         of_other_length = read_vectors(connection, others, dimensions=7)
-        gone = read_vectors(connection, others, dimensions=8)
-    np.testing.assert_array_equal(found, np.array([e.vector for e in shuffled]))
+        vectors_left = read_vectors(connection, others, dimensions=8)
+    np.testing.assert_array_equal(vectors, np.array([e.vector for e in shuffled]))
     assert np.isnan(of_other_length).all()
-    assert np.isnan(gone).any(axis=1).tolist() == [False, True]
+    assert np.isnan(vectors_left).any(axis=1).tolist() == [False, True]
 
 
 @pytest.mark.sqlite_only("its file")

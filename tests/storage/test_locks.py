@@ -98,7 +98,7 @@ def test_a_result_whose_saving_waits_is_kept_at_a_signal(
             process.send_signal(number)
             assert process.wait(timeout=SECONDS) == code
             assert process.stderr is not None
-            said = process.stderr.read()
+            text = process.stderr.read()
     (path,) = pending.find_pending(file.database)
-    assert f"interrupted while saving; the result is kept in {path}" in said
+    assert f"interrupted while saving; the result is kept in {path}" in text
     assert count_results(file.path) == 0

@@ -1,4 +1,4 @@
-"""What the doctor mends loses nothing, and what is whole stays as it is."""
+"""Repairs lose nothing, and undamaged rows stay as they are."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from panic_tda.errors import NeedsUpgrade, WrongUsage
 from panic_tda.storage.database import open_database
 from panic_tda.storage.doctor import Repair, examine_database, plan_repairs, repair
-from panic_tda.storage.write.saving import save_or_keep
+from panic_tda.storage.write.saving import save_or_write_pending
 from tests.conftest import MakeFile, ids_of, make_finished
 from tests.field_files import write_field_file
 from tests.snapshots import KILL_AFTER, opened, run_python, snapshot
@@ -30,7 +30,7 @@ MENDABLE = ["duplicate_embedding", "orphan_assignment", "broken_clustering", "da
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undamaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with two clusterings, in which nothing is wrong."""
     return LAYOUTS["layout 1, upgraded"].write(tmp_path_factory.mktemp("whole") / "field.sqlite")
 
@@ -42,7 +42,9 @@ def mend(path: Path, *kinds: str) -> dict[str, tuple[int, int, int]]:
     planned = plan_repairs(database, kinds)
     assert snapshot(path) == before
     removed = repair(database, planned)
-    return {one.kind: (one.count, one.n_left, n) for one, n in zip(planned, removed, strict=True)}
+    return {
+        finding.kind: (finding.count, finding.n_left, n) for finding, n in zip(planned, removed, strict=True)
+    }
 
 
 def rows_of(path: Path, table: str = "embedding") -> set[Any]:
@@ -52,13 +54,13 @@ def rows_of(path: Path, table: str = "embedding") -> set[Any]:
 
 def test_exact_copies_go_and_the_oldest_stays(upgraded: MakeFile) -> None:
     file = upgraded()
-    one, two, three, four, five = ids_of(file)[:5]
+    first, two, three, four, five = ids_of(file)[:5]
     early, late, none = "'2020-01-01 00:00:00'", "'2030-01-01 00:00:00'", "NULL"
     a, b, c, d, e, f, g = (letter * 32 for letter in "1203456")
     damage(
         file.path,
         # Older than the first one, younger, of the same time with a smaller id, and of no time.
-        copy_of(one, a, started=early),
+        copy_of(first, a, started=early),
         copy_of(two, b, started=late),
         copy_of(three, c),
         copy_of(four, d, started=none),
@@ -67,8 +69,8 @@ def test_exact_copies_go_and_the_oldest_stays(upgraded: MakeFile) -> None:
         copy_of(five, f, vector="NULL"),
         copy_of(five, g, vector="NULL"),
     )
-    found = found_in(file.path)
-    assert found["duplicate_embedding"] == sorted(map(shown, [one, b, three, d, e, f, g]))
+    findings = found_in(file.path)
+    assert findings["duplicate_embedding"] == sorted(map(shown, [first, b, three, d, e, f, g]))
     before = rows_of(file.path)
     assert mend(file.path) == {
         "duplicate_embedding": (4, 3, 4),
@@ -76,7 +78,7 @@ def test_exact_copies_go_and_the_oldest_stays(upgraded: MakeFile) -> None:
         "broken_clustering": (0, 0, 0),
         "damaged_tree": (0, 0, 0),
     }
-    assert before - rows_of(file.path) == {one, b, three, d}
+    assert before - rows_of(file.path) == {first, b, three, d}
     assert mend(file.path)["duplicate_embedding"] == (0, 3, 0)
 
 
@@ -86,9 +88,15 @@ def test_what_a_clustering_names_stays(upgraded: MakeFile) -> None:
     copies = [f"{number:032x}" for number in range(40)]
     early = "'2020-01-01 00:00:00'"
     # Older than all that the clustering has; then one that has both copies of ten.
-    damage(file.path, *(copy_of(one, other, started=early) for one, other in zip(ids, copies, strict=True)))
-    save_or_keep(file.database, make_finished(ids))
-    save_or_keep(file.database, make_finished([*ids[:10], *copies[:10]]))
+    damage(
+        file.path,
+        *(
+            copy_of(identity, other_copy, started=early)
+            for identity, other_copy in zip(ids, copies, strict=True)
+        ),
+    )
+    save_or_write_pending(file.database, make_finished(ids))
+    save_or_write_pending(file.database, make_finished([*ids[:10], *copies[:10]]))
     assert mend(file.path) == {
         "duplicate_embedding": (30, 10, 30),
         "orphan_assignment": (0, 0, 0),
@@ -103,12 +111,12 @@ def test_what_a_clustering_names_stays(upgraded: MakeFile) -> None:
     assert mend(file.path, "duplicate_embedding") == {"duplicate_embedding": (10, 0, 10)}
 
 
-def broken(whole: Path, path: Path) -> Path:
+def broken(undamaged: Path, path: Path) -> Path:
     """Write a file with three clusterings, of which one is whole, one broken, and one gone."""
-    shutil.copyfile(whole, path)
+    shutil.copyfile(undamaged, path)
     rows = read_tables(path)["embedding"]
     ids = sorted(row["id"] for row in rows if row["embedding_model"] == "STSBMpnet")
-    save_or_keep(open_database(path), make_finished(ids, model="STSBMpnet"))
+    save_or_write_pending(open_database(path), make_finished(ids, model="STSBMpnet"))
     assigned = sorted(
         row["embedding_id"] for row in read_tables(path)["embeddingcluster"] if row["result_key"] == 2
     )
@@ -124,22 +132,22 @@ def broken(whole: Path, path: Path) -> Path:
     return path
 
 
-def test_each_kind_is_mended_alone(whole: Path, tmp_path: Path) -> None:
-    path = broken(whole, tmp_path / "field.sqlite")
+def test_each_kind_is_mended_alone(undamaged: Path, tmp_path: Path) -> None:
+    path = broken(undamaged, tmp_path / "field.sqlite")
     embeddings = rows_of(path)
-    found = found_in(path)
+    findings = found_in(path)
     # All twelve of the clustering that is gone, and the two that are gone from the other one.
-    assert {kind: len(ids) for kind, ids in found.items()} == {
+    assert {kind: len(ids) for kind, ids in findings.items()} == {
         "duplicate_embedding": 1,
         "orphan_assignment": 14,
         "broken_clustering": 2,
     }
-    assert found["broken_clustering"] == [shown(UUID(int=2).hex), "result_key 9"]
+    assert findings["broken_clustering"] == [shown(UUID(int=2).hex), "result_key 9"]
     for kind, count in zip(MENDABLE, (1, 14, 2, 0), strict=True):
         assert mend(path, kind) == {kind: (count, 0, count)}
-        found.pop(kind, None)
+        findings.pop(kind, None)
         assert {name: len(ids) for name, ids in found_in(path).items()} == {
-            k: len(v) for k, v in found.items()
+            k: len(v) for k, v in findings.items()
         }
     assert embeddings - rows_of(path) == {"f" * 32}
     for table in ("cluster", "embeddingcluster"):
@@ -154,13 +162,13 @@ def test_each_kind_is_mended_alone(whole: Path, tmp_path: Path) -> None:
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=st.lists(changes, max_size=10))
 def test_mending_loses_nothing_that_is_whole(
-    whole: Path, tmp_path: Path, drawn: list[tuple[str, int, Any]]
+    undamaged: Path, tmp_path: Path, drawn: list[tuple[str, int, Any]]
 ) -> None:
     path = tmp_path / "damaged.sqlite"
-    shutil.copyfile(whole, path)
+    shutil.copyfile(undamaged, path)
     with opened(path) as connection:
-        for one in drawn:
-            change(connection, *one)
+        for damaged in drawn:
+            change(connection, *damaged)
     before, wrong = read_tables(path), expected(read_tables(path))
     mend(path)
     after, left = read_tables(path), expected(read_tables(path))
@@ -177,21 +185,21 @@ def test_mending_loses_nothing_that_is_whole(
         keys = {row["key"] for row in stay}
         assert after[table] == [row for row in before[table] if row["result_key"] in keys]
     # Every vector that was there of an invocation and a model still is.
-    kept = [
+    remaining_kinds = [
         {(r["invocation_id"], r["embedding_model"], r["vector"]) for r in t["embedding"]}
         for t in (before, after)
     ]
-    assert kept[0] == kept[1]
+    assert remaining_kinds[0] == remaining_kinds[1]
     assert set(left.get("duplicate_embedding", [])) <= set(wrong.get("duplicate_embedding", []))
 
 
-def test_what_was_planned_is_looked_at_again(whole: Path, tmp_path: Path) -> None:
-    path = broken(whole, tmp_path / "field.sqlite")
+def test_what_was_planned_is_looked_at_again(undamaged: Path, tmp_path: Path) -> None:
+    path = broken(undamaged, tmp_path / "field.sqlite")
     database = open_database(path)
     planned = plan_repairs(database)
     # Meanwhile somebody put back what was missing, and gave the copy another vector.
     with opened(path) as connection:
-        for row in read_tables(whole)["embedding"]:
+        for row in read_tables(undamaged)["embedding"]:
             names = ", ".join(row)
             marks = ", ".join("?" * len(row))
             connection.execute(
@@ -204,11 +212,16 @@ def test_what_was_planned_is_looked_at_again(whole: Path, tmp_path: Path) -> Non
         connection.execute(f"DELETE FROM embedding WHERE id = ({of_whole})")
     assert repair(database, planned) == [0, 12, 0, 0]
     # What nobody was asked about stays.
-    found = found_in(path)
-    assert sorted(found) == ["broken_clustering", "duplicate_embedding", "orphan_assignment", "vector_zero"]
-    assert len(found["orphan_assignment"]) == 1
-    assert len(found["broken_clustering"]) == 2
-    assert found["broken_clustering"][1] == "result_key 11"
+    findings = found_in(path)
+    assert sorted(findings) == [
+        "broken_clustering",
+        "duplicate_embedding",
+        "orphan_assignment",
+        "vector_zero",
+    ]
+    assert len(findings["orphan_assignment"]) == 1
+    assert len(findings["broken_clustering"]) == 2
+    assert findings["broken_clustering"][1] == "result_key 11"
 
 
 def test_what_cannot_be_mended_is_refused(upgraded: MakeFile, tmp_path: Path) -> None:
@@ -241,23 +254,23 @@ repair(database, planned)
         ("DELETE FROM clusteringresult WHERE", MENDABLE[1:3]),
     ],
 )
-def test_a_kill_leaves_whole_kinds(whole: Path, tmp_path: Path, beginning: str, left: list[str]) -> None:
-    path = broken(whole, tmp_path / "field.sqlite")
+def test_a_kill_leaves_whole_kinds(undamaged: Path, tmp_path: Path, beginning: str, left: list[str]) -> None:
+    path = broken(undamaged, tmp_path / "field.sqlite")
     before = found_in(path)
-    done = run_python(KILL_AFTER + KILLED, path, beginning)
-    assert done.returncode == -9, done.stderr
+    process = run_python(KILL_AFTER + KILLED, path, beginning)
+    assert process.returncode == -9, process.stderr
     assert found_in(path) == {kind: before[kind] for kind in left}
     mend(path)
     assert found_in(path) == {}
 
 
-def test_no_repair_reads_rows_of_what_is_whole(whole: Path, tmp_path: Path) -> None:
-    path = broken(whole, tmp_path / "field.sqlite")
-    with statements() as seen:
+def test_no_repair_reads_rows_of_what_is_whole(undamaged: Path, tmp_path: Path) -> None:
+    path = broken(undamaged, tmp_path / "field.sqlite")
+    with statements() as executed:
         mend(path)
-    asked = [sql for sql in queries(seen) if not sql.lstrip().startswith("INSERT")]
-    assert sum(sql.lstrip().startswith("DELETE") for sql in asked) > 5
+    sqls = [sql for sql in queries(executed) if not sql.lstrip().startswith("INSERT")]
+    assert sum(sql.lstrip().startswith("DELETE") for sql in sqls) > 5
     with closing(sqlite3.connect(path)) as connection:
-        steps = [step for sql in asked for step in plan(connection, sql)]
+        steps = [step for sql in sqls for step in plan(connection, sql)]
     assert not [step for step in steps if rows_are_gone_through(step)]
     assert isinstance(plan_repairs(open_database(path))[0], Repair)

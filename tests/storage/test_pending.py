@@ -16,7 +16,7 @@ from tests.field_files import FieldSpec
 pytestmark = pytest.mark.usefixtures("temporary_folder")
 
 
-def assert_equal(found: FinishedClustering, expected: FinishedClustering) -> None:
+def assert_equal(clustering: FinishedClustering, expected: FinishedClustering) -> None:
     for name in (
         "id",
         "embedding_model",
@@ -26,9 +26,9 @@ def assert_equal(found: FinishedClustering, expected: FinishedClustering) -> Non
         "medoids",
         "persistence",
     ):
-        assert getattr(found, name) == getattr(expected, name), name
+        assert getattr(clustering, name) == getattr(expected, name), name
     for name in ("ids", "labels", "probabilities"):
-        first, second = getattr(found, name), getattr(expected, name)
+        first, second = getattr(clustering, name), getattr(expected, name)
         assert first.dtype == second.dtype
         assert first.tobytes() == second.tobytes(), name
 

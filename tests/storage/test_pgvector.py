@@ -66,7 +66,11 @@ def stored(server: Server, url: str, tmp_path: Path) -> Stored:
         raw.execute("ALTER TABLE embedding ADD COLUMN vector vector(12)")
         raw.executemany(
             "UPDATE embedding SET vector = ? WHERE id = ?",
-            [(str(one.vector.tolist()), one.id) for one in facts.embeddings if one.vector is not None],
+            [
+                (str(embedding.vector.tolist()), embedding.id)
+                for embedding in facts.embeddings
+                if embedding.vector is not None
+            ],
         )
     database = open_database(url)
     with opened(url) as raw:
@@ -79,9 +83,9 @@ def stored(server: Server, url: str, tmp_path: Path) -> Stored:
 
 def test_vectors_are_read_bit_by_bit(stored: Stored, tmp_path: Path) -> None:
     database, facts = stored.database, stored.facts
-    expected = {one.id: one.vector for one in facts.embeddings}
+    expected = {embedding.id: embedding.vector for embedding in facts.embeddings}
     census = take_census(database)
-    assert {name: one.sampled for name, one in census.items()} == {
+    assert {name: censu.sampled for name, censu in census.items()} == {
         "Nomic": {48: 39, None: 1},
         "STSBMpnet": {48: 40},
     }
@@ -89,11 +93,11 @@ def test_vectors_are_read_bit_by_bit(stored: Stored, tmp_path: Path) -> None:
     assert len(matrix.ids) == 40
     for identity, vector in zip(matrix.ids.tolist(), matrix.vectors, strict=True):
         np.testing.assert_array_equal(vector, expected[identity.decode()])
-    some = matrix.ids[[3, 1, 7]]
+    wanted_ids = matrix.ids[[3, 1, 7]]
     with database.reading() as connection:
         # Through a cursor that asks for text.
         np.testing.assert_array_equal(
-            read_vectors(connection, some, dimensions=12), matrix.vectors[[3, 1, 7]]
+            read_vectors(connection, wanted_ids, dimensions=12), matrix.vectors[[3, 1, 7]]
         )
     copy_database(database, tmp_path / "copy.sqlite")
     with opened(tmp_path / "copy.sqlite") as raw:
@@ -112,7 +116,7 @@ def test_the_plan_of_the_upgrade_lists_the_functions_that_it_creates(stored: Sto
 
 def test_they_are_clustered(stored: Stored) -> None:
     outcomes = cluster_all_data(stored.database, skip_invalid=True, downsample=2)
-    assert [(one.status, one.n_embeddings) for one in outcomes] == [
+    assert [(outcome.status, outcome.n_embeddings) for outcome in outcomes] == [
         ("clustered", len([e for e in stored.facts.sample(model, 2) if e.vector is not None]))
         for model in ("Nomic", "STSBMpnet")
     ]
@@ -167,11 +171,11 @@ def test_a_column_of_another_type_is_refused_by_its_name(
             raw.execute(table)
     for words in (*((*words, "--db", url) for words in COMMANDS), ("copy-database", url, "copy.sqlite")):
         result = CliRunner().invoke(main, ["-q", *words])
-        said = " ".join(result.stderr.split())
-        assert result.exit_code == 1, (words, said)
-        assert f"the column embedding.vector is of type {kind}, and bytea or vector (of pgvector)" in said
-        assert "SAWarning" not in said
-        assert "does not exist" not in said, words
+        text = " ".join(result.stderr.split())
+        assert result.exit_code == 1, (words, text)
+        assert f"the column embedding.vector is of type {kind}, and bytea or vector (of pgvector)" in text
+        assert "SAWarning" not in text
+        assert "does not exist" not in text, words
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""What is PostgreSQL's own, and the commands on it; what both databases do is tested on both elsewhere."""
+"""Features of PostgreSQL alone, and commands on it; other files test what both databases have in common."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from panic_tda.storage import connections
 from panic_tda.storage.database import Database, lock_for_saving, open_database
 from panic_tda.storage.read.assignments import read_assignments
 from panic_tda.storage.read.census import take_census
-from panic_tda.storage.read.glance import stored_clusterings, stored_models
+from panic_tda.storage.read.completions import read_clustering_entries, read_model_names
 from panic_tda.storage.read.medoids import find_medoid_images, read_image, read_medoid_ids
 from panic_tda.storage.read.results import find_clustering
 from panic_tda.storage.read.row_samples import read_row_sample
@@ -52,7 +52,7 @@ from panic_tda.storage.schema.tables import (
     uuid7,
 )
 from panic_tda.storage.write import pending
-from panic_tda.storage.write.saving import save_clustering, save_or_keep
+from panic_tda.storage.write.saving import save_clustering, save_or_write_pending
 from panic_tda.types import FinishedClustering
 from tests.conftest import make_finished
 from tests.dump_files import DumpSpec, dump_tables, import_tables, mixed, rows_where
@@ -102,7 +102,7 @@ def test_clusters_on_postgres_are_those_of_the_library(database: Database) -> No
         assert medoid is not None
         medoid_text = medoid.output_text
     expected = hdbscan(np.stack([vector for _, vector in rows]))
-    np.testing.assert_array_equal([stored[found] for found, _ in rows], expected.labels)
+    np.testing.assert_array_equal([stored[embedding_id] for embedding_id, _ in rows], expected.labels)
     with database.session() as session:
         row = expected.medoid_indices[0]
         query = sa.select(Invocation.output_text).join(Embedding).where(Embedding.id == rows[row][0])
@@ -116,10 +116,14 @@ def test_trees_on_postgres_are_cut_as_on_sqlite(database: Database) -> None:
         tree = require_tree(session.connection(), source.id, source.record)
         assigned = read_assignments(session.connection(), source.id)
     assert len(tree.height) + 1 == len(assigned.ids) == N_RUNS * LENGTH
-    (same, other) = sweep_clustering(database, source, Grid(epsilons=[0.4, 2.0], allow_single_cluster=True))
+    (same, other_summary) = sweep_clustering(
+        database, source, Grid(epsilons=[0.4, 2.0], allow_single_cluster=True)
+    )
     assert (same.n_clusters, same.ari_stored) == (outcome.n_clusters, 1.0)
     recut = recut_clustering(database, source, Changes(epsilon=2.0, allow_single_cluster=True))
-    assert (recut.n_clusters, recut.n_outliers) == (other.n_clusters, other.n_outliers) == (1, 0)
+    assert (
+        (recut.n_clusters, recut.n_outliers) == (other_summary.n_clusters, other_summary.n_outliers) == (1, 0)
+    )
     with database.reading() as connection:
         np.testing.assert_array_equal(read_assignments(connection, source.id).labels, assigned.labels)
         counted = "SELECT count(*), count(medoid_copies) FROM cluster"
@@ -131,9 +135,9 @@ def test_trees_on_postgres_are_cut_as_on_sqlite(database: Database) -> None:
 
 def test_commands_on_postgres(url: str, database: Database) -> None:
     runner = CliRunner()
-    made = runner.invoke(main, ["cluster-embeddings", "--json", "--db", url])
-    assert made.exit_code == 0, made.stderr
-    (result,) = json.loads(made.stdout)["results"]
+    clustered_result = runner.invoke(main, ["cluster-embeddings", "--json", "--db", url])
+    assert clustered_result.exit_code == 0, clustered_result.stderr
+    (result,) = json.loads(clustered_result.stdout)["results"]
     shown = runner.invoke(main, ["show-clustering", result["id"][:20], "--json", "--db", url])
     (clustering,) = json.loads(shown.stdout)
     assert (
@@ -143,8 +147,8 @@ def test_commands_on_postgres(url: str, database: Database) -> None:
     assert json.loads(compared.stdout)["ari"] == 1.0, compared.stderr
     examined = runner.invoke(main, ["doctor", "--json", "--db", url])
     assert (examined.exit_code, json.loads(examined.stdout)["findings"]) == (0, []), examined.output
-    gone = runner.invoke(main, ["delete-clusterings", "--all", "--yes", "--db", url])
-    assert gone.exit_code == 0
+    outcome = runner.invoke(main, ["delete-clusterings", "--all", "--yes", "--db", url])
+    assert outcome.exit_code == 0
     with database.reading() as connection:
         assert connection.execute(sa.text("SELECT count(*) FROM embeddingcluster")).scalar() == 0
 
@@ -160,20 +164,22 @@ def test_trajectories_on_postgres(url: str, database: Database) -> None:
             .join(Embedding.invocation)
             .order_by(Invocation.run_id, Invocation.sequence_number)
         ).all()
-    sampled = [(run.hex, number, label[one]) for run, number, one in rows if one in label]
+    sampled = [
+        (run.hex, number, label[embedding_id]) for run, number, embedding_id in rows if embedding_id in label
+    ]
     assert len(sampled) == N_RUNS * 17
     with database.reading() as connection:
-        found = read_steps(connection, clustering)
-        texts = list(stream_texts(connection, found.run_ids))
+        steps = read_steps(connection, clustering)
+        texts = list(stream_texts(connection, steps.run_ids))
         medoids = read_medoid_texts(connection, clustering.id, [0])
-    runs = [found.run_ids[number] for number in found.run_numbers]
-    assert list(zip(runs, found.steps.tolist(), found.labels.tolist(), strict=True)) == sampled
+    runs = [steps.run_ids[number] for number in steps.run_numbers]
+    assert list(zip(runs, steps.steps.tolist(), steps.labels.tolist(), strict=True)) == sampled
     ascending = sorted(identity.hex for identity in label)
-    by_id = {one.hex: (run.hex, number) for run, number, one in rows}
-    assert [by_id[ascending[row]] for row in found.rows] == [one[:2] for one in sampled]
-    assert [one.steps.tolist() for one in texts] == [list(range(LENGTH))] * N_RUNS
-    assert {one.run_id for one in texts} == {run for run, *_ in sampled}
-    assert {one.texts[7][-7:] for one in texts} == {" step 7"}
+    by_id = {identity.hex: (run.hex, number) for run, number, identity in rows}
+    assert [by_id[ascending[row]] for row in steps.rows] == [sampled_row[:2] for sampled_row in sampled]
+    assert [run_texts.steps.tolist() for run_texts in texts] == [list(range(LENGTH))] * N_RUNS
+    assert {run_texts.run_id for run_texts in texts} == {run for run, *_ in sampled}
+    assert {run_texts.texts[7][-7:] for run_texts in texts} == {" step 7"}
     assert "step" in str(medoids[0])
     with database.reading() as connection:
         of_medoids = read_medoid_ids(connection, clustering.id)
@@ -190,9 +196,9 @@ def test_trajectories_on_postgres(url: str, database: Database) -> None:
     words = ["show-trajectories", str(outcome.id), "--db", url, "--by", "model"]
     shown = CliRunner().invoke(main, [*words, "--json", "--runs"])
     assert shown.exit_code == 0, shown.output
-    said = json.loads(shown.stdout)
-    assert [(one["group"], one["n_runs"]) for one in said["groups"]] == [({"model": "a"}, N_RUNS)]
-    assert [(one["n_steps"], one["distinct_texts"]) for one in said["runs"]] == [(17, LENGTH)] * N_RUNS
+    printed = json.loads(shown.stdout)
+    assert [(group["group"], group["n_runs"]) for group in printed["groups"]] == [({"model": "a"}, N_RUNS)]
+    assert [(run["n_steps"], run["distinct_texts"]) for run in printed["runs"]] == [(17, LENGTH)] * N_RUNS
     assert CliRunner().invoke(main, words).exit_code == 0
 
 
@@ -214,24 +220,26 @@ def test_a_dump_on_postgres_is_what_it_is_on_sqlite(
 ) -> None:
     monkeypatch.setattr(pipeline_dumps, "BATCH_ROWS", 16)
     before = everything(database)
-    other = open_database(tmp_path / "other.sqlite", create=True)
-    part, whole = dump_tables(DumpSpec(length=10)), dump_tables()
+    other_database = open_database(tmp_path / "other.sqlite", create=True)
+    part, all_tables = dump_tables(DumpSpec(length=10)), dump_tables()
     part["invocations"] = rows_where(part["invocations"], lambda row: row["sequence_number"] != 4)
     rng = np.random.default_rng(0)
-    for tables in (part, whole, whole):
+    for tables in (part, all_tables, all_tables):
         shuffled = {name: mixed(table, rng) for name, table in tables.items()}
-        summaries = [import_tables(tmp_path / "dump", shuffled, one) for one in (database, other)]
+        summaries = [
+            import_tables(tmp_path / "dump", shuffled, target) for target in (database, other_database)
+        ]
         assert summaries[0] == summaries[1]
         after = everything(database)
         assert {name: [row for row in rows if row not in before[name]] for name, rows in after.items()} == (
-            everything(other)
+            everything(other_database)
         )
     assert (summaries[0].n_present, summaries[0].n_new_invocations, summaries[0].n_unlinked) == (90, 0, 0)
     (outcome,) = cluster_all_data(database, ["Nomic"])
     with database.session() as session:
         medoid = get_medoid_invocation(0, outcome.id or "", session)
         assert medoid is not None
-        assert str(medoid.id) in whole["invocations"]["id"]
+        assert str(medoid.id) in all_tables["invocations"]["id"]
 
 
 def test_a_numbered_file_that_grew_in_front_is_its_run_on_postgres(
@@ -240,8 +248,8 @@ def test_a_numbered_file_that_grew_in_front_is_its_run_on_postgres(
     texts = [f"text {row}" for row in range(20)]
     for first in (5, 0, 0):
         vectors = pa.array([[row + 1.0, 1.0] for row in range(first, 20)], pa.list_(pa.float32()))
-        made = {"text": texts[first:], "vector": vectors, "sequence_number": list(range(first, 20))}
-        pq.write_table(pa.table(made), tmp_path / "a.parquet")
+        columns = {"text": texts[first:], "vector": vectors, "sequence_number": list(range(first, 20))}
+        pq.write_table(pa.table(columns), tmp_path / "a.parquet")
         summary = import_embeddings([tmp_path / "a.parquet"], database, model="New")
     assert (summary.n_present, len(everything(database)["run"])) == (20, N_RUNS + 1)
 
@@ -250,9 +258,13 @@ def test_a_glance_at_postgres(url: str, database: Database) -> None:
     finished = invented(database)
     with database.writing() as connection:
         save_clustering(connection, finished)
-    (found,) = stored_clusterings(url)
-    assert (found.id, found.embedding_model, len(found.created_at)) == (str(finished.id), MODEL, 16)
-    assert stored_models(url) == [MODEL]
+    (clustering_entry,) = read_clustering_entries(url)
+    assert (clustering_entry.id, clustering_entry.embedding_model, len(clustering_entry.created_at)) == (
+        str(finished.id),
+        MODEL,
+        16,
+    )
+    assert read_model_names(url) == [MODEL]
 
 
 def test_a_plan_on_postgres_is_measured_on_its_rows(url: str, database: Database) -> None:
@@ -260,9 +272,9 @@ def test_a_plan_on_postgres_is_measured_on_its_rows(url: str, database: Database
     planned = CliRunner().invoke(main, ["plan-clustering", *words, "--json", "--db", url])
     assert planned.exit_code == 0, planned.stderr
     (model,) = json.loads(planned.stdout)["models"]
-    assert [one["n_rows"] for one in model["plans"]] == [N_RUNS * LENGTH, N_RUNS * 8]
-    assert [one["measured_rows"] for one in model["plans"]] == [N_RUNS * LENGTH, N_RUNS * 8]
-    assert [one["measured_runs"] for one in model["plans"]] == [N_RUNS] * 2
+    assert [plan["n_rows"] for plan in model["plans"]] == [N_RUNS * LENGTH, N_RUNS * 8]
+    assert [plan["measured_rows"] for plan in model["plans"]] == [N_RUNS * LENGTH, N_RUNS * 8]
+    assert [plan["measured_runs"] for plan in model["plans"]] == [N_RUNS] * 2
     assert model["smallest_factor_within"] == 1
     census = take_census(database)[MODEL]
     piece = read_row_sample(database, census, downsample=3, n_rows=40)
@@ -293,7 +305,7 @@ sys.stdin.readline()
 upgrade(database)
 for _ in range(int(sys.argv[3])):
     one = replace(kept, id=uuid7())
-    saving.save_or_keep(database, one)
+    saving.save_or_write_pending(database, one)
     print(one.id.hex, flush=True)
 """
 ROUNDS = 10
@@ -301,7 +313,7 @@ ROUNDS = 10
 
 def invented(database: Database) -> FinishedClustering:
     with database.session() as session:
-        ids = [found.hex for found in session.scalars(sa.select(Embedding.id))]
+        ids = [identity.hex for identity in session.scalars(sa.select(Embedding.id))]
     return make_finished(ids, model=MODEL)
 
 
@@ -371,10 +383,10 @@ def test_saving_and_deleting_at_once_leave_whole_clusterings(
     savers = [start(SAVER, url, path, ROUNDS) for _ in range(2)]
     deleter = start(DELETER, url, ROUNDS)
     go(*savers, deleter)
-    gone = set(finish(deleter))
+    deleted_ids = set(finish(deleter))
     saved = {identity for saver in savers for identity in finish(saver)}
-    assert len(gone) >= ROUNDS
-    assert whole_clusterings(database) == saved - gone
+    assert len(deleted_ids) >= ROUNDS
+    assert whole_clusterings(database) == saved - deleted_ids
 
 
 def test_upgrading_and_saving_at_once(
@@ -406,7 +418,7 @@ def test_a_lock_for_saving_that_is_held_keeps_the_result(
     with database.writing() as connection:
         lock_for_saving(connection)
         with pytest.raises(SaveFailed, match=r"another process was saving .* for 0\.05 s"):
-            save_or_keep(database, finished)
+            save_or_write_pending(database, finished)
     (path,) = pending.find_pending(database)
     assert path.parent == tmp_path
 
@@ -435,28 +447,30 @@ def test_a_hint_shows_no_password_and_no_command_that_lacks_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SaveFailed) as refusal:
-        save_or_keep(reader, invented(reader))
+        save_or_write_pending(reader, invented(reader))
     (path,) = tmp_path.iterdir()
-    said = str(refusal.value)
-    assert said.endswith(f"panic-tda save-pending {path} (with PANIC_TDA_DB set to the URL of the database)")
-    assert "sesame" not in said
-    assert "***" not in said
+    message = str(refusal.value)
+    assert message.endswith(
+        f"panic-tda save-pending {path} (with PANIC_TDA_DB set to the URL of the database)"
+    )
+    assert "sesame" not in message
+    assert "***" not in message
 
 
 def tables_of(connection: Connection) -> dict[str, list[dict[str, Any]]]:
     """Return all rows as the doctor's oracle reads them."""
-    found = {}
+    tables = {}
     for name in (*FIELD_TABLES, "clusteringresult", "cluster", "embeddingcluster"):
         rows = connection.execute(sa.text(f"SELECT * FROM {name}")).mappings().all()
-        found[name] = [
-            {key: str(one) if "_at" in key and one else one for key, one in row.items()} for row in rows
+        tables[name] = [
+            {key: str(cell) if "_at" in key and cell else cell for key, cell in row.items()} for row in rows
         ]
-    return found
+    return tables
 
 
 def test_the_doctor_on_postgres_finds_what_the_oracle_finds(url: str, database: Database) -> None:
     for _ in range(2):
-        save_or_keep(database, invented(database))
+        save_or_write_pending(database, invented(database))
     with database.reading() as connection:
         ids = connection.execute(sa.text("SELECT id FROM embedding ORDER BY id")).scalars().all()
         steps = connection.execute(sa.text("SELECT id FROM invocation ORDER BY id")).scalars().all()
@@ -491,11 +505,14 @@ def test_the_doctor_on_postgres_finds_what_the_oracle_finds(url: str, database: 
         with database.reading() as connection:
             wanted = expected(tables_of(connection))
         examined = CliRunner().invoke(main, ["doctor", "--limit", "0", "--json", "--db", url])
-        said = json.loads(examined.stdout)
-        assert {one["kind"]: one["ids"] for one in said["findings"]} == wanted
-        assert said["unchecked"] == []
+        printed = json.loads(examined.stdout)
+        assert {finding["kind"]: finding["ids"] for finding in printed["findings"]} == wanted
+        assert printed["unchecked"] == []
         mended = CliRunner().invoke(main, ["doctor", "--fix", "--yes", "--json", "--db", url])
-        fixed = {one["kind"]: (one["count"], one["left"]) for one in json.loads(mended.stdout)["fixed"]}
+        fixed = {
+            finding["kind"]: (finding["count"], finding["left"])
+            for finding in json.loads(mended.stdout)["fixed"]
+        }
         n_wanted = {kind: len(wanted.get(kind, [])) for kind in fixed}
         assert {kind: sum(counts) for kind, counts in fixed.items()} == n_wanted
     assert fixed == {

@@ -25,8 +25,8 @@ from panic_tda.insight.planning import plan_clustering
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.census import (
     count_mixed,
+    list_models,
     require_valid,
-    stored_models,
     take_census,
     take_censuses,
 )
@@ -55,21 +55,21 @@ IMAGE_BYTES = 100_000
 @contextmanager
 def statements() -> Iterator[list[str]]:
     """Collect what SQLite is asked on any connection, with the values in it."""
-    seen: list[str] = []
+    executed: list[str] = []
 
     def trace(connection: sqlite3.Connection, _record: object) -> None:
-        connection.set_trace_callback(seen.append)
+        connection.set_trace_callback(executed.append)
 
     event.listen(Engine, "connect", trace)
     try:
-        yield seen
+        yield executed
     finally:
         event.remove(Engine, "connect", trace)
 
 
-def queries(seen: list[str]) -> list[str]:
+def queries(executed: list[str]) -> list[str]:
     kinds = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE")
-    return list(dict.fromkeys(found for found in seen if found.lstrip().startswith(kinds)))
+    return list(dict.fromkeys(statement for statement in executed if statement.lstrip().startswith(kinds)))
 
 
 def plan(connection: sqlite3.Connection, sql: str) -> list[str]:
@@ -81,7 +81,7 @@ def rows_are_gone_through(step: str) -> bool:
 
 
 def tables_read(connection: sqlite3.Connection, sql: str) -> set[str]:
-    """Which of the big tables a query reads values of, instead of an index's."""
+    """Return the big tables from which a query reads values instead of an index."""
     roots = dict(connection.execute("SELECT rootpage, name FROM sqlite_master WHERE type = 'table'"))
     program = connection.execute(f"EXPLAIN {sql}").fetchall()
     opened = {row[2]: roots.get(row[3]) for row in program if row[1] == "OpenRead"}
@@ -102,17 +102,17 @@ def use_everything(file: UpgradedFile, folder: Path) -> None:
     with database.session() as session:
         with pytest.raises(UnknownModel):
             list_clusterings(session, model="none")
-        (found,) = find_clusterings(session, [str(outcome.id)])
-        assert get_cluster_details(found.id, session)
-        assert get_medoid_invocation(0, found.id, session) is not None
+        (clustering,) = find_clusterings(session, [str(outcome.id)])
+        assert get_cluster_details(clustering.id, session)
+        assert get_medoid_invocation(0, clustering.id, session) is not None
         of_two = find_clusterings(session, ["latest"])[:2]
     assert compare_clusterings(database, *of_two).by == "invocation"
     with database.reading() as connection:
-        assert read_medoid_texts(connection, found.id, [0])
+        assert read_medoid_texts(connection, clustering.id, [0])
     usable = [e.id for e in file.facts.sample("Nomic") if e.kind == "good"]
-    kept = make_finished([*usable, "f" * 32])
-    kept.medoids[0] = len(kept.ids) - 1
-    pending.write_pending(database, kept)
+    finished = make_finished([*usable, "f" * 32])
+    finished.medoids[0] = len(finished.ids) - 1
+    pending.write_pending(database, finished)
     (saved,) = save_pending(database)
     assert saved.n_vanished == 1
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(16, dtype="f4")), 8)
@@ -120,20 +120,20 @@ def use_everything(file: UpgradedFile, folder: Path) -> None:
     pq.write_table(pa.table({"text": ["one", "two"], "vector": vectors}), path)
     for _ in range(2):
         import_embeddings([path], database, model="Nomic")
-    delete_clusterings(database, [found.id])
+    delete_clusterings(database, [clustering.id])
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_no_query_goes_through_rows(upgraded: MakeFile, tmp_path: Path, spec: FieldSpec) -> None:
     file = upgraded(spec)
-    with statements() as seen:
+    with statements() as executed:
         use_everything(file, tmp_path)
-    asked = queries(seen)
-    assert len(asked) > 40
+    selects = queries(executed)
+    assert len(selects) > 40
     with closing(sqlite3.connect(file.path)) as connection:
-        plans = {sql: plan(connection, sql) for sql in asked}
-    found = {sql: [step for step in steps if rows_are_gone_through(step)] for sql, steps in plans.items()}
-    assert {sql: steps for sql, steps in found.items() if steps} == {}
+        plans = {sql: plan(connection, sql) for sql in selects}
+    scans = {sql: [step for step in steps if rows_are_gone_through(step)] for sql, steps in plans.items()}
+    assert {sql: steps for sql, steps in scans.items() if steps} == {}
     # Turned around, the join would go through all embeddings of a model for each invocation.
     assert not [sql for sql, steps in plans.items() if "SCAN stride" in steps]
     # A sorter would carry the vectors, or the texts of all invocations, into a temporary file.
@@ -144,7 +144,7 @@ def test_no_query_goes_through_rows(upgraded: MakeFile, tmp_path: Path, spec: Fi
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_counting_reads_indexes_only(upgraded: MakeFile, spec: FieldSpec) -> None:
     database, facts = upgraded(spec)
-    with statements() as seen:
+    with statements() as executed:
         for factor in (1, 2, 10):
             take_census(database, factor)
         for model in facts.models:
@@ -153,35 +153,35 @@ def test_counting_reads_indexes_only(upgraded: MakeFile, spec: FieldSpec) -> Non
                 for n_rows in (5, 10_000):
                     read_row_sample(database, census, downsample=factor, n_rows=n_rows)
         with database.reading() as connection:
-            stored_models(connection)
-    asked = [
+            list_models(connection)
+    selects = [
         sql
-        for sql in queries(seen)
+        for sql in queries(executed)
         if " LIMIT " not in sql and "embedding.rowid, embedding.vector" not in sql
     ]
-    assert len(asked) > 40
+    assert len(selects) > 40
     with closing(sqlite3.connect(facts.path)) as raw:
         # The next length of a model is looked up in the index, and measured on the one row it leads to.
-        looked_up = [sql for sql in asked if "min(length(" in sql]
-        rows = {sql: tables_read(raw, sql) for sql in asked if sql not in looked_up}
+        looked_up = [sql for sql in selects if "min(length(" in sql]
+        rows = {sql: tables_read(raw, sql) for sql in selects if sql not in looked_up}
         assert not {sql: tables for sql, tables in rows.items() if tables}
-        temporary = [sql for sql in asked if any("TEMP B-TREE" in step for step in plan(raw, sql))]
+        temporary = [sql for sql in selects if any("TEMP B-TREE" in step for step in plan(raw, sql))]
         assert temporary == []
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_an_overview_reads_indexes_only(upgraded: MakeFile, spec: FieldSpec) -> None:
     database, facts = upgraded(spec)
-    with statements() as seen:
+    with statements() as executed:
         overview = read_overview(database)
     assert sum(model.n_embeddings for model in overview.models) == len(facts.embeddings)
-    asked = [sql for sql in queries(seen) if re.search(r"FROM (invocation|embedding)\b", sql)]
-    assert len(asked) > 10
+    selects = [sql for sql in queries(executed) if re.search(r"FROM (invocation|embedding)\b", sql)]
+    assert len(selects) > 10
     with closing(sqlite3.connect(facts.path)) as raw:
         # As above: the next length of a model is measured on the one row that the index leads to.
-        counting = [sql for sql in asked if "min(length(" not in sql]
+        counting = [sql for sql in selects if "min(length(" not in sql]
         assert {sql: tables_read(raw, sql) for sql in counting if tables_read(raw, sql)} == {}
-        plans = {sql: plan(raw, sql) for sql in asked}
+        plans = {sql: plan(raw, sql) for sql in selects}
     assert [sql for sql, steps in plans.items() if any(map(rows_are_gone_through, steps))] == []
     assert [sql for sql, steps in plans.items() if any("TEMP B-TREE" in step for step in steps)] == []
 
@@ -193,19 +193,19 @@ def test_the_invocations_of_a_clustering_are_in_indexes(upgraded: MakeFile, spec
     with database.writing() as connection:
         save_clustering(connection, finished)
     _, summary = find_stored(database, "latest")
-    with statements() as seen, open_clustering(database, summary) as stored:
+    with statements() as executed, open_clustering(database, summary) as stored:
         assert len(stored.invocations) == len(finished.ids)
-    asked = [sql for sql in queries(seen) if "embedding" in sql]
+    selects = [sql for sql in queries(executed) if "embedding" in sql]
     with closing(sqlite3.connect(facts.path)) as raw:
         assert [
-            step for sql in asked for step in plan(raw, sql) if re.match(r"(SCAN|SEARCH) embedding ", step)
+            step for sql in selects for step in plan(raw, sql) if re.match(r"(SCAN|SEARCH) embedding ", step)
         ] == [
             "SEARCH embedding USING COVERING INDEX sqlite_autoindex_embedding_1 (id=?) LEFT-JOIN",
             "SEARCH embedding USING COVERING INDEX ix_embedding_model_length_invocation (embedding_model=?)",
         ]
-        assert set().union(*(tables_read(raw, sql) for sql in asked)) == set()
+        assert set().union(*(tables_read(raw, sql) for sql in selects)) == set()
         # Sorted it would be, had the assignments been read by the index on embeddings.
-        assert not [step for sql in asked for step in plan(raw, sql) if "TEMP B-TREE" in step]
+        assert not [step for sql in selects for step in plan(raw, sql) if "TEMP B-TREE" in step]
 
 
 def read_and_written() -> tuple[int, int]:
@@ -249,8 +249,8 @@ def field_of_images(upgraded: MakeFile) -> UpgradedFile:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     size = file.path.stat().st_size
     assert size > 600 * IMAGE_BYTES
-    whole, _ = cost(file.path, file.path.read_bytes)
-    if whole < size:
+    full_cost, _ = cost(file.path, file.path.read_bytes)
+    if full_cost < size:
         pytest.skip("the file cannot be made to come from the disk here (a file system in memory?)")
     return file
 
@@ -260,14 +260,16 @@ def test_a_row_sample_reads_indexes_and_its_own_vectors(upgraded: MakeFile) -> N
     size = file.path.stat().st_size
     census = take_census(file.database)["Nomic"]
     for factor, n_rows in ((1, 48), (10, 40)):
-        found = []
+        statements_of_command = []
 
-        def read(factor: int = factor, n_rows: int = n_rows, found: list[int] = found) -> None:
+        def read(
+            factor: int = factor, n_rows: int = n_rows, numbers: list[int] = statements_of_command
+        ) -> None:
             rows = read_row_sample(file.database, census, downsample=factor, n_rows=n_rows).vectors
-            found.append(len(rows))
+            numbers.append(len(rows))
 
         n_read, n_written = cost(file.path, read)
-        assert n_rows / 2 <= found[0] <= n_rows
+        assert n_rows / 2 <= statements_of_command[0] <= n_rows
         assert n_read < 0.02 * size
         assert n_written < 100_000
 

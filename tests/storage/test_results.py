@@ -1,4 +1,4 @@
-"""What is saved comes back bit by bit, whole or not at all, and goes without a trace when deleted."""
+"""A saved clustering is read back bit for bit, is complete or missing, and leaves no row when deleted."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ UNLUCKY = (
 
 
 def save(database: Database, *finished: FinishedClustering) -> None:
-    for one in finished:
+    for clustering in finished:
         with database.writing() as connection:
-            save_clustering(connection, one)
+            save_clustering(connection, clustering)
 
 
 def rows(file: UpgradedFile, query: str, *values: object) -> list[tuple[Any, ...]]:
@@ -74,10 +74,10 @@ def test_what_was_saved_is_stored_bit_by_bit(upgraded: MakeFile, digit_ids: bool
     finished.probabilities[:4] = [1.0, 5e-324, np.nextafter(1, 0), 0.1 + 0.2]
     save(file.database, finished)
 
-    found = stored_assignments(file, finished)
-    assert [row[0] for row in found] == [identity.decode() for identity in finished.ids]
-    assert [row[1] for row in found] == finished.labels.tolist()
-    assert np.array([row[2] for row in found]).tobytes() == finished.probabilities.tobytes()
+    assignments = stored_assignments(file, finished)
+    assert [row[0] for row in assignments] == [identity.decode() for identity in finished.ids]
+    assert [row[1] for row in assignments] == finished.labels.tolist()
+    assert np.array([row[2] for row in assignments]).tobytes() == finished.probabilities.tobytes()
     clusters = rows(file, "SELECT label, medoid_embedding_id, size, persistence FROM cluster ORDER BY label")
     assert clusters == [
         (
@@ -123,7 +123,9 @@ def test_ids_of_digits_stay_text_in_every_table(upgraded: MakeFile) -> None:
             assert {detail.label: detail.medoid_embedding_id for detail in details} == {
                 label: UUID(finished.ids[row].decode()) for label, row in finished.medoids.items()
             }
-            assert [found.id for found in find_clusterings(session, [result_id])] == [UUID(result_id)]
+            assert [clustering.id for clustering in find_clusterings(session, [result_id])] == [
+                UUID(result_id)
+            ]
         assert session.get(Embedding, UUID(UNLUCKY[0])) is not None
     delete_clusterings(file.database, [UUID(result_id) for result_id in UNLUCKY])
     assert rows(file, "SELECT count(*) FROM embeddingcluster") == [(0,)]
@@ -234,8 +236,8 @@ def test_a_crash_in_the_middle_of_a_save_leaves_nothing_behind(
     if "_iterate_assignments" in killer:
         assert file.path.with_name("field.sqlite-wal").stat().st_size > 10_000
     assert file.snapshot() == before
-    done = run_python(SAVE, file.path, path)
-    assert (done.returncode, done.stdout) == (0, "written\n")
+    process = run_python(SAVE, file.path, path)
+    assert (process.returncode, process.stdout) == (0, "written\n")
     assert len(stored_assignments(file, finished)) == len(finished.ids)
     assert len(stored_assignments(file, first)) == len(first.ids)
 
@@ -247,12 +249,12 @@ def test_deleting_an_embedding_takes_its_assignments_and_the_cluster_it_stands_f
     first, second = (make_finished(ids_of(file), seed=seed) for seed in (1, 2))
     save(file.database, first, second)
     row = first.medoids[0]
-    gone = first.ids[row].decode()
+    removed_id = first.ids[row].decode()
     with file.database.writing() as connection:
-        connection.execute(sa.delete(Embedding).where(Embedding.id == UUID(gone)))
+        connection.execute(sa.delete(Embedding).where(Embedding.id == UUID(removed_id)))
     for finished in (first, second):
         left = [identity for identity, *_ in stored_assignments(file, finished)]
-        assert left == [identity.decode() for identity in finished.ids if identity.decode() != gone]
+        assert left == [identity.decode() for identity in finished.ids if identity.decode() != removed_id]
     labels = {
         (UUID(identity), label)
         for identity, label in rows(
@@ -264,7 +266,7 @@ def test_deleting_an_embedding_takes_its_assignments_and_the_cluster_it_stands_f
         (finished.id, label)
         for finished in (first, second)
         for label, medoid in finished.medoids.items()
-        if finished.ids[medoid].decode() != gone
+        if finished.ids[medoid].decode() != removed_id
     }
     assert labels == expected
     assert (first.id, 0) not in labels
@@ -278,10 +280,10 @@ def test_deleting_a_clustering_takes_its_rows_and_no_others(upgraded: MakeFile) 
     empty = file.snapshot()
     first, second, third = (make_finished(ids_of(file), seed=seed) for seed in (1, 2, 3))
     save(file.database, first, third)
-    kept = stored_assignments(file, first), stored_assignments(file, third)
+    assignments = stored_assignments(file, first), stored_assignments(file, third)
     save(file.database, second)
     delete_clusterings(file.database, [second.id])
-    assert kept == (stored_assignments(file, first), stored_assignments(file, third))
+    assert assignments == (stored_assignments(file, first), stored_assignments(file, third))
     assert stored_assignments(file, second) == []
     with file.database.reading() as connection:
         assert is_saved(connection, first.id)
@@ -329,16 +331,21 @@ def test_latest_goes_by_time_of_creation_never_by_id(
         connection.executemany(
             "UPDATE clusteringresult SET created_at = ? WHERE id = ?", zip(times, ids, strict=True)
         )
-    other = make_finished(ids_of(file, "STSBMpnet"), model="STSBMpnet")
-    save(file.database, other)
+    other_finished = make_finished(ids_of(file, "STSBMpnet"), model="STSBMpnet")
+    save(file.database, other_finished)
     with file.database.session() as session:
-        ordered = [found.id.hex for found in list_clusterings(session, model="Nomic")]
+        ordered = [clustering.id.hex for clustering in list_clusterings(session, model="Nomic")]
         # Of two at one time the one saved later comes first.
         assert ordered == [ids[3], ids[1], ids[2], ids[0]]
-        assert [found.id.hex for found in list_clusterings(session)[:2]] == [other.id.hex, ids[3]]
-        latest = {found.embedding_model: found.id.hex for found in find_clusterings(session)}
-        assert latest == {"Nomic": ids[3], "STSBMpnet": other.id.hex}
-        assert [found.id for found in find_clusterings(session, model="STSBMpnet")] == [other.id]
+        assert [clustering.id.hex for clustering in list_clusterings(session)[:2]] == [
+            other_finished.id.hex,
+            ids[3],
+        ]
+        latest = {clustering.embedding_model: clustering.id.hex for clustering in find_clusterings(session)}
+        assert latest == {"Nomic": ids[3], "STSBMpnet": other_finished.id.hex}
+        assert [clustering.id for clustering in find_clusterings(session, model="STSBMpnet")] == [
+            other_finished.id
+        ]
         with pytest.raises(UnknownModel, match="no clustering of model 'Nobody'"):
             find_clusterings(session, model="Nobody")
 
@@ -382,13 +389,13 @@ def test_details_lead_from_the_medoid_to_its_run(upgraded: MakeFile) -> None:
                 assert detail.medoid_invocation_id == UUID(medoid.id)
                 assert detail.medoid_run_id == UUID(medoid.run_id)
                 assert detail.medoid_text == medoid.text
-                found = get_medoid_invocation(detail.label, finished.id, session)
-                assert found is not None
-                assert found.id == UUID(medoid.id)
+                medoid_invocation = get_medoid_invocation(detail.label, finished.id, session)
+                assert medoid_invocation is not None
+                assert medoid_invocation.id == UUID(medoid.id)
                 if model == "NomicVision":
                     assert detail.medoid_image_invocation_id == UUID(medoid.id)
                     assert detail.medoid_copies is None
-                    assert found.type is InvocationType.IMAGE
+                    assert medoid_invocation.type is InvocationType.IMAGE
                 else:
                     assert medoid.input_id is not None
                     assert detail.medoid_image_invocation_id == UUID(medoid.input_id)
@@ -486,11 +493,11 @@ def test_what_older_versions_stored_still_reads(upgraded: MakeFile) -> None:
     file = upgraded()
     restored(file, OLDER)
     with file.database.session() as session:
-        (found,) = list_clusterings(session)
-    kept = {name: value for name, value in OLDER.items() if name != "lighter_edge_share"}
-    assert found.record.to_json() == kept
-    assert found.record.further == {"nn_descent": OLDER["nn_descent"]}
-    assert ClusteringRecord.from_json(found.record.to_json()) == found.record
+        (clustering,) = list_clusterings(session)
+    older_parameters = {name: value for name, value in OLDER.items() if name != "lighter_edge_share"}
+    assert clustering.record.to_json() == older_parameters
+    assert clustering.record.further == {"nn_descent": OLDER["nn_descent"]}
+    assert ClusteringRecord.from_json(clustering.record.to_json()) == clustering.record
 
 
 @pytest.mark.parametrize("name", ["n_clusters", "cluster_selection_epsilon", "versions"])

@@ -1,4 +1,4 @@
-"""How stored clusterings are found, what is said where one is not, and what their clusters tell."""
+"""Lookup of stored clusterings, errors if there is none, and the details of their clusters."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def save(database: Database, finished: FinishedClustering) -> FinishedClustering
 def two_models(upgraded: MakeFile) -> tuple[UpgradedFile, FinishedClustering, FinishedClustering]:
     file = upgraded()
     models = ("Nomic", "STSBMpnet")
-    first, second = (save(file.database, make_finished(ids_of(file, one), model=one)) for one in models)
+    first, second = (save(file.database, make_finished(ids_of(file, model), model=model)) for model in models)
     return file, first, second
 
 
@@ -45,19 +45,19 @@ def test_a_model_without_clusterings_lists_none_and_one_that_is_not_there_is_unk
     file = upgraded()
     nomic = save(file.database, make_finished(ids_of(file)))
     with file.database.session() as session:
-        assert [found.id for found in list_clusterings(session, model="Nomic")] == [nomic.id]
+        assert [clustering.id for clustering in list_clusterings(session, model="Nomic")] == [nomic.id]
         assert list_clusterings(session, model="STSBMpnet") == []
         names = ", ".join(sorted(file.facts.models))
-        said = f"no embeddings of model Nobody; the database has: {names}"
-        with pytest.raises(UnknownModel, match=f"^{re.escape(said)}$"):
+        message = f"no embeddings of model Nobody; the database has: {names}"
+        with pytest.raises(UnknownModel, match=f"^{re.escape(message)}$"):
             list_clusterings(session, model="Nobody")
 
 
 def test_an_empty_database_lists_nothing_and_says_how_to_make_one(upgraded: MakeFile) -> None:
     with upgraded().database.session() as session:
         assert list_clusterings(session) == find_clusterings(session) == []
-        said = "no clustering is stored; make one with panic-tda cluster-embeddings"
-        with pytest.raises(UnknownClustering, match=f"^{said}$"):
+        message = "no clustering is stored; make one with panic-tda cluster-embeddings"
+        with pytest.raises(UnknownClustering, match=f"^{message}$"):
             find_clustering(session)
 
 
@@ -75,21 +75,21 @@ def test_one_clustering_is_found_by_its_id_its_beginning_or_its_model(
 ) -> None:
     file, first, second = two_models
     with file.database.session() as session:
-        for one in (first, second):
-            assert find_clustering(session, str(one.id)).id == one.id
-            assert find_clustering(session, one.id.hex, model=one.embedding_model).id == one.id
-            assert find_clustering(session, model=one.embedding_model).id == one.id
+        for summary in (first, second):
+            assert find_clustering(session, str(summary.id)).id == summary.id
+            assert find_clustering(session, summary.id.hex, model=summary.embedding_model).id == summary.id
+            assert find_clustering(session, model=summary.embedding_model).id == summary.id
 
 
 def test_latest_of_several_models_is_refused_with_their_names(
     two_models: tuple[UpgradedFile, FinishedClustering, FinishedClustering],
 ) -> None:
     file, *_ = two_models
-    said = (
+    message = (
         "latest is the latest clustering of one model, and there are clusterings of Nomic, STSBMpnet; "
         "choose one with --model, or give an id that list-clusterings shows"
     )
-    with file.database.session() as session, pytest.raises(UnknownClustering, match=f"^{said}$"):
+    with file.database.session() as session, pytest.raises(UnknownClustering, match=f"^{message}$"):
         find_clustering(session)
 
 
@@ -97,8 +97,8 @@ def test_a_clustering_of_another_model_is_refused_with_both(
     two_models: tuple[UpgradedFile, FinishedClustering, FinishedClustering],
 ) -> None:
     file, first, _ = two_models
-    said = f"clustering {first.id} is of model Nomic, not of STSBMpnet"
-    with file.database.session() as session, pytest.raises(UnknownClustering, match=f"^{said}$"):
+    message = f"clustering {first.id} is of model Nomic, not of STSBMpnet"
+    with file.database.session() as session, pytest.raises(UnknownClustering, match=f"^{message}$"):
         find_clustering(session, str(first.id), model="STSBMpnet")
 
 
@@ -107,23 +107,23 @@ def test_a_beginning_of_none_or_several_is_refused_with_what_to_do(upgraded: Mak
     for identity in ("1" * 32, "1" * 31 + "2"):
         save(file.database, replace(make_finished(ids_of(file)), id=UUID(identity)))
     for count, beginning in (("2", "11"), ("none", "f")):
-        said = (
+        message = (
             f"{count} of 2 stored clusterings begin with '{beginning}'; give an id that list-clusterings "
             "shows, or enough of its beginning to be unique"
         )
-        with file.database.session() as session, pytest.raises(UnknownClustering, match=f"^{said}$"):
+        with file.database.session() as session, pytest.raises(UnknownClustering, match=f"^{message}$"):
             find_clustering(session, beginning)
 
 
 @pytest.mark.parametrize("wrong", ["", "latest", "1" * 31, "g" * 32])
 def test_what_is_no_id_is_refused_as_such(upgraded: MakeFile, wrong: str) -> None:
-    said = f"clustering_result_id must have 32 hexadecimal digits, with or without dashes; got '{wrong}'"
+    message = f"clustering_result_id must have 32 hexadecimal digits, with or without dashes; got '{wrong}'"
     with upgraded().database.session() as session:
         for ask in (
             lambda: get_cluster_details(wrong, session),
             lambda: get_medoid_invocation(0, wrong, session),
         ):
-            with pytest.raises(InvalidParameter, match=f"^{said}$"):
+            with pytest.raises(InvalidParameter, match=f"^{message}$"):
                 ask()
 
 

@@ -45,9 +45,9 @@ def test_a_row_sample_of_all_rows_is_all_valid_ones(upgraded: MakeFile, spec: Fi
         censuses = take_census(file.database, factor)
         for model in file.facts.models:
             rows = good(file, model, factor)
-            found = read_row_sample(file.database, censuses[model], downsample=factor, n_rows=10_000)
-            assert sorted(as_bytes(found.vectors)) == sorted(row.vector.tobytes() for row in rows)
-            assert found.n_runs == len({row.invocation.run_id for row in rows})
+            row_sample = read_row_sample(file.database, censuses[model], downsample=factor, n_rows=10_000)
+            assert sorted(as_bytes(row_sample.vectors)) == sorted(row.vector.tobytes() for row in rows)
+            assert row_sample.n_runs == len({row.invocation.run_id for row in rows})
 
 
 @pytest.mark.parametrize("factor", [1, 3])
@@ -58,25 +58,25 @@ def test_a_row_sample_is_pieces_of_many_runs(upgraded: MakeFile, factor: int) ->
 
 
 def require_pieces_of_many_runs(file: UpgradedFile, factor: int, n_rows: int) -> None:
-    found = row_sample(file, "Nomic", factor, n_rows)
-    assert n_rows / 2 <= len(found.vectors) <= n_rows
-    assert found.n_runs >= min(FEWEST_RUNS, n_rows)
+    sample = row_sample(file, "Nomic", factor, n_rows)
+    assert n_rows / 2 <= len(sample.vectors) <= n_rows
+    assert sample.n_runs >= min(FEWEST_RUNS, n_rows)
     known = {row.vector.tobytes(): row.invocation for row in good(file, "Nomic", factor)}
     pieces = defaultdict(list)
-    for vector in as_bytes(found.vectors):
+    for vector in as_bytes(sample.vectors):
         pieces[known[vector].run_id].append(known[vector].sequence_number)
-    longest, whole = max(1, n_rows // FEWEST_RUNS), -(-30 // factor)
+    longest, longest_run = max(1, n_rows // FEWEST_RUNS), -(-30 // factor)
     for numbers in pieces.values():
         # Texts are at odd numbers: neighbours on the output index are two apart.
         assert set(np.diff(numbers)) <= {2 * factor}
         assert len(numbers) <= longest
-    assert sum(len(numbers) < min(longest, whole) for numbers in pieces.values()) <= 1
+    assert sum(len(numbers) < min(longest, longest_run) for numbers in pieces.values()) <= 1
     # The beginnings of runs are not like the rest of them.
-    if len(pieces) > 1 and longest < whole:
+    if len(pieces) > 1 and longest < longest_run:
         assert len({numbers[0] for numbers in pieces.values()}) > 2
     # Runs stand one after the other.
-    runs = [known[vector].run_id for vector in as_bytes(found.vectors)]
-    assert sum(one != other for one, other in pairwise(runs)) == found.n_runs - 1
+    runs = [known[vector].run_id for vector in as_bytes(sample.vectors)]
+    assert sum(run != other_run for run, other_run in pairwise(runs)) == sample.n_runs - 1
 
 
 def test_a_row_sample_is_the_same_every_time_and_for_other_factors_another(upgraded: MakeFile) -> None:
@@ -87,14 +87,14 @@ def test_a_row_sample_is_the_same_every_time_and_for_other_factors_another(upgra
 
 def test_a_model_that_embeds_few_runs_is_found(upgraded: MakeFile) -> None:
     file = upgraded(MANY_RUNS)
-    found = row_sample(file, "Dummy", 1, 6)
-    assert (len(found.vectors), found.n_runs) == (6, 1)
+    sample = row_sample(file, "Dummy", 1, 6)
+    assert (len(sample.vectors), sample.n_runs) == (6, 1)
 
 
 def test_nothing_is_a_row_sample_of_nothing(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(text_models=("Nomic",), nan_vectors=40, runs=4, length=20))
-    found = row_sample(file, "Nomic", 1, 100)
-    assert (found.vectors.shape, found.n_runs) == ((0, 8), 0)
+    sample = row_sample(file, "Nomic", 1, 100)
+    assert (sample.vectors.shape, sample.n_runs) == ((0, 8), 0)
 
 
 @pytest.mark.parametrize("spec", EACH_SPEC)

@@ -55,7 +55,7 @@ def chosen_ids(database: Database, model: str, factor: int) -> list[str]:
         .order_by(Embedding.id)
     )
     with database.reading() as connection:
-        return [found.hex for found in connection.execute(query).scalars()]
+        return [identity.hex for identity in connection.execute(query).scalars()]
 
 
 @pytest.mark.parametrize("spec", EACH_SPEC)
@@ -74,8 +74,8 @@ def test_what_is_not_sampled_is_the_rest(upgraded: MakeFile, spec: FieldSpec) ->
         rule = sample(factor)
         query = sa.select(Embedding.id).select_from(rule.source)
         with database.reading() as connection:
-            left_out = {found.hex for found in connection.scalars(query.where(~rule.chosen))}
-            orphaned = {found.hex for found in connection.scalars(query.where(rule.orphaned))}
+            left_out = {identity.hex for identity in connection.scalars(query.where(~rule.chosen))}
+            orphaned = {identity.hex for identity in connection.scalars(query.where(rule.orphaned))}
         sampled = {e.id for model in facts.models for e in facts.sample(model, factor)}
         assert left_out == {e.id for e in facts.embeddings} - sampled
         assert orphaned == {e.id for e in facts.embeddings if e.invocation is None}
@@ -89,9 +89,9 @@ def test_an_output_index_is_one_number_in_sql_and_beside_it(upgraded: MakeFile, 
         rule = sample(factor)
         query = sa.select(Embedding.id, rule.output_index).select_from(rule.source)
         with database.reading() as connection:
-            found = {identity.hex: index for identity, index in connection.execute(query)}
-        assert found == indices
-        assert {type(index) for index in found.values()} <= {int, type(None)}
+            index_by_id = {identity.hex: index for identity, index in connection.execute(query)}
+        assert index_by_id == indices
+        assert {type(index) for index in index_by_id.values()} <= {int, type(None)}
     of_run: dict[tuple[str, str], list[StoredInvocation]] = {}
     for invocation in facts.invocations:
         of_run.setdefault((invocation.run_id, invocation.type), []).append(invocation)
@@ -127,16 +127,18 @@ def test_models_of_one_output_type_sample_the_same_invocations(upgraded: MakeFil
     for factor in FACTORS:
         for first, second in (spec.text_models, spec.vision_models):
             ones, others = (chosen_ids(database, model, factor) for model in (first, second))
-            assert {by_id[one] for one in ones} == {by_id[other] for other in others}
+            assert {by_id[identity] for identity in ones} == {
+                by_id[other_identity] for other_identity in others
+            }
 
 
 def test_a_hole_does_not_shift_the_index(upgraded: MakeFile) -> None:
-    _, whole = upgraded(FieldSpec(runs=1, length=40), "whole.sqlite")
+    _, whole_file = upgraded(FieldSpec(runs=1, length=40), "whole.sqlite")
     database, facts = upgraded(FieldSpec(runs=1, length=40, holes=((0, 3), (0, 21))), "holes.sqlite")
-    kept = [e.invocation.sequence_number for e in whole.sample("Nomic", 5) if e.invocation]
-    assert kept == [1, 11, 21, 31]
+    sequence_numbers = [e.invocation.sequence_number for e in whole_file.sample("Nomic", 5) if e.invocation]
+    assert sequence_numbers == [1, 11, 21, 31]
     numbers = {e.id: e.invocation.sequence_number for e in facts.embeddings if e.invocation}
-    assert [numbers[found] for found in chosen_ids(database, "Nomic", 5)] == [1, 11, 31]
+    assert [numbers[embedding_id] for embedding_id in chosen_ids(database, "Nomic", 5)] == [1, 11, 31]
 
 
 def test_a_larger_multiple_samples_a_subset(upgraded: MakeFile) -> None:
@@ -167,6 +169,6 @@ def test_numbers_of_the_real_field_file(
     assert len(models) == 3
     assert {census[model].n_sampled for model in models} == {n_texts}
     assert census["Dummy"].n_sampled == n_dummies
-    for name, found in census.items():
-        matrix = load_embeddings(real_file, found, downsample=factor)
-        assert len(matrix.ids) == found.n_sampled, name
+    for name, census_of_model in census.items():
+        matrix = load_embeddings(real_file, census_of_model, downsample=factor)
+        assert len(matrix.ids) == census_of_model.n_sampled, name

@@ -16,7 +16,7 @@ from panic_tda.errors import DatabaseError, SaveFailed
 from panic_tda.storage.read.results import get_cluster_details, list_clusterings
 from panic_tda.storage.write import pending
 from panic_tda.storage.write.recovery import save_pending
-from panic_tda.storage.write.saving import require_savable, save_or_keep
+from panic_tda.storage.write.saving import require_savable, save_or_write_pending
 from panic_tda.types import FinishedClustering
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 
@@ -30,7 +30,7 @@ def forget_the_results(file: UpgradedFile) -> None:
 
 
 def save(file: UpgradedFile, finished: FinishedClustering) -> None:
-    save_or_keep(file.database, finished)
+    save_or_write_pending(file.database, finished)
 
 
 @pytest.mark.parametrize("left", ["assignments", "clusters"])
@@ -45,9 +45,9 @@ def test_a_key_is_above_those_of_rows_whose_clustering_is_gone(upgraded: MakeFil
     finished = make_finished(ids_of(file, "STSBMpnet")[:14], model="STSBMpnet")
     save(file, finished)
     with file.database.session() as session:
-        (found,) = list_clusterings(session)
-        details = get_cluster_details(found.id, session)
-    assert sum(one.size for one in details) == int((finished.labels >= 0).sum())
+        (clustering,) = list_clusterings(session)
+        details = get_cluster_details(clustering.id, session)
+    assert sum(detail.size for detail in details) == int((finished.labels >= 0).sum())
     with file.opened() as connection:
         ((key,),) = connection.execute("SELECT key FROM clusteringresult")
         ((assigned,),) = connection.execute(
@@ -102,8 +102,8 @@ def test_parameters_that_json_does_not_know_cost_no_result(upgraded: MakeFile, k
         save(file, finished)
     (saved,) = save_pending(file.database)
     with file.database.session() as session:
-        (found,) = list_clusterings(session)
-    assert (saved.id, found.record.further) == (finished.id, {"odd": kept_as})
+        (clustering,) = list_clusterings(session)
+    assert (saved.id, clustering.record.further) == (finished.id, {"odd": kept_as})
 
 
 def test_labels_that_are_numpys_are_kept(upgraded: MakeFile) -> None:
@@ -114,9 +114,9 @@ def test_labels_that_are_numpys_are_kept(upgraded: MakeFile) -> None:
         medoids={np.int64(label): np.int64(row) for label, row in finished.medoids.items()},
         persistence={np.int64(label): np.float32(0.5) for label in finished.persistence},
     )
-    found = pending.read_pending(pending.write_pending(file.database, odd))
-    assert found.medoids == finished.medoids
-    assert found.persistence == dict.fromkeys(finished.persistence, 0.5)
+    pending_result = pending.read_pending(pending.write_pending(file.database, odd))
+    assert pending_result.medoids == finished.medoids
+    assert pending_result.persistence == dict.fromkeys(finished.persistence, 0.5)
 
 
 def test_what_no_file_takes_is_lost_with_both_reasons(
@@ -128,17 +128,17 @@ def test_what_no_file_takes_is_lost_with_both_reasons(
     broken = replace(finished, probabilities=finished.probabilities[:-1], medoids={0: 0})
     with pytest.raises(SaveFailed) as refusal:
         save(file, broken)
-    said = str(refusal.value)
-    assert "computed but not saved" in said
-    assert "it could not be kept as a file either (unexpected ArrowInvalid: " in said
-    assert said.endswith("and is lost")
+    message = str(refusal.value)
+    assert "computed but not saved" in message
+    assert "it could not be kept as a file either (unexpected ArrowInvalid: " in message
+    assert message.endswith("and is lost")
     assert any(record.exc_info for record in caplog.records if "keeping" in record.message)
 
 
 def test_a_database_that_is_none_costs_no_word(upgraded: MakeFile) -> None:
     finished = make_finished(ids_of(upgraded()))
     with pytest.raises(SaveFailed, match=r"computed but not saved .*could not be kept as a file either"):
-        save_or_keep(None, finished)  # type: ignore[arg-type]
+        save_or_write_pending(None, finished)  # type: ignore[arg-type]
 
 
 @pytest.mark.sqlite_only("its file")

@@ -156,9 +156,9 @@ def test_an_output_is_of_its_type(database: Database, wrong: Invocation) -> None
 
 
 def test_valid_rows_are_stored(database: Database) -> None:
-    whole = run(experiment=experiment())
-    whole.invocations = [text(output_text=""), image()]
-    store(database, whole)
+    full_run = run(experiment=experiment())
+    full_run.invocations = [text(output_text=""), image()]
+    store(database, full_run)
     with database.session() as session:
         (stored,) = session.scalars(sa.select(Run))
         assert [step.sequence_number for step in stored.invocations] == [0, 1]
@@ -175,12 +175,12 @@ def test_valid_rows_are_stored(database: Database) -> None:
 
 def test_new_ids_are_of_version_7_and_ordered_by_time() -> None:
     before = utc_now()
-    made = [uuid7() for _ in range(1000)]
+    identities = [uuid7() for _ in range(1000)]
     with ThreadPoolExecutor(4) as pool:
-        made += pool.map(lambda _: uuid7(), range(1000))
-    assert len(set(made)) == 2000
-    assert {(found.version, found.variant) for found in made} == {(7, "specified in RFC 4122")}
-    milliseconds = [found.int >> 80 for found in made[:1000]]
+        identities += pool.map(lambda _: uuid7(), range(1000))
+    assert len(set(identities)) == 2000
+    assert {(identity.version, identity.variant) for identity in identities} == {(7, "specified in RFC 4122")}
+    milliseconds = [identity.int >> 80 for identity in identities[:1000]]
     assert milliseconds == sorted(milliseconds)
     since_1970 = (before - datetime(1970, 1, 1)).total_seconds()
     assert abs(milliseconds[0] / 1000 - since_1970) < 60
@@ -203,13 +203,13 @@ def test_ids_that_look_like_numbers_round_trip_through_every_table(
     expected = set(NUMBERS)
     with database.session() as session:
         for column in _id_columns():
-            read = {found.hex for found in session.scalars(sa.select(column)) if found is not None}
+            read = {row.hex for row in session.scalars(sa.select(column)) if row is not None}
             assert expected <= read, column
         for number in range(len(NUMBERS)):
             step = session.get(Invocation, identity(number, 0))
             assert step is not None
             assert (step.run.id, step.run.experiment_id) == (identity(number, 1), identity(number, 2))
-            assert [found.id for found in step.embeddings] == [identity(number, 3)]
+            assert [embedding.id for embedding in step.embeddings] == [identity(number, 3)]
     assert database.path is not None
     with opened(database.path) as raw:
         for column in _id_columns():
@@ -254,7 +254,7 @@ def test_vectors_are_raw_little_endian_float32(database: Database) -> None:
         stored = dict(raw.execute("SELECT embedding_model, vector FROM embedding"))
     assert stored == {"M": vector.astype("<f4").tobytes(), "N": None}
     with database.session() as session:
-        read = {found.embedding_model: found.vector for found in session.scalars(sa.select(Embedding))}
+        read = {row.embedding_model: row.vector for row in session.scalars(sa.select(Embedding))}
         assert read["N"] is None
         assert read["M"] is not None
         np.testing.assert_array_equal(read["M"], vector.astype(np.float32))
@@ -269,8 +269,8 @@ def test_images_and_vectors_are_read_only_when_asked_for() -> None:
 def test_field_files_read_as_they_were_written(tmp_path: Path) -> None:
     facts = write_field_file(tmp_path / "field.sqlite", EVERYTHING)
     with open_database(facts.path).session() as session:
-        vectors = {found.id.hex: found.vector for found in session.scalars(sa.select(Embedding))}
-        steps = {found.id.hex: found for found in session.scalars(sa.select(Invocation))}
+        vectors = {row.id.hex: row.vector for row in session.scalars(sa.select(Embedding))}
+        steps = {row.id.hex: row for row in session.scalars(sa.select(Invocation))}
         assert vectors.keys() == {embedding.id for embedding in facts.embeddings}
         for embedding in facts.embeddings:
             np.testing.assert_array_equal(vectors[embedding.id], embedding.vector)
@@ -281,7 +281,7 @@ def test_field_files_read_as_they_were_written(tmp_path: Path) -> None:
             assert (step.run_id.hex, step.sequence_number) == (invocation.run_id, invocation.sequence_number)
             # Without a fraction of a second, as in migrated files.
             assert step.started_at == datetime(2025, 4, 16, 14, 41, 18)
-        assert {found.id.hex for found in session.scalars(sa.select(Run))} == set(facts.runs)
+        assert {row.id.hex for row in session.scalars(sa.select(Run))} == set(facts.runs)
 
 
 # --------------------------------------------------------------------------- cascades

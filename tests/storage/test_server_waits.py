@@ -44,8 +44,8 @@ def test_a_table_that_another_process_locks_is_waited_for_until_the_limit(
     monkeypatch.setattr(connections, "BUSY_TIMEOUT_SECONDS", 2.5)
     monkeypatch.setattr(connections, "LOG_AFTER_SECONDS", 0.1)
     database = open_database(filled)
-    with psycopg.connect(plain(filled)) as other:
-        other.execute("LOCK TABLE embedding IN ACCESS EXCLUSIVE MODE")
+    with psycopg.connect(plain(filled)) as other_connection:
+        other_connection.execute("LOCK TABLE embedding IN ACCESS EXCLUSIVE MODE")
         with (
             pytest.raises(DatabaseError, match=r"another process held a lock for 2\.5 s .*try again"),
             database.reading() as connection,
@@ -71,8 +71,8 @@ def test_a_command_that_waits_for_a_table_says_so_and_stops_at_a_signal(
     filled: str, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     command = [sys.executable, "-m", "panic_tda", "doctor", "--db", filled]
-    with psycopg.connect(plain(filled)) as other:
-        other.execute("LOCK TABLE embedding IN ACCESS EXCLUSIVE MODE")
+    with psycopg.connect(plain(filled)) as other_connection:
+        other_connection.execute("LOCK TABLE embedding IN ACCESS EXCLUSIVE MODE")
         with processes.started(command, cwd=tmp_path, env=environment()) as process:
             read_until(process, WAITING)
             process.send_signal(number)

@@ -55,7 +55,7 @@ SPECS = {
 def saved(
     file: UpgradedFile, sample: list[StoredEmbedding], model: str, factor: int = 1
 ) -> ClusteringSummary:
-    finished = make_finished([one.id for one in sample], model=model)
+    finished = make_finished([summary.id for summary in sample], model=model)
     finished = replace(finished, record=replace(finished.record, downsample=factor))
     with file.database.writing() as connection:
         save_clustering(connection, finished)
@@ -67,16 +67,16 @@ def saved(
 def clustered(
     file: UpgradedFile, model: str = "Nomic", factor: int = 1
 ) -> Iterator[tuple[Connection, ClusteringSummary]]:
-    found = saved(file, file.facts.sample(model, factor), model, factor)
+    rows = saved(file, file.facts.sample(model, factor), model, factor)
     with file.database.reading() as connection:
-        yield connection, found
+        yield connection, rows
 
 
 def strides(file: UpgradedFile) -> dict[tuple[str, str], int]:
     parities: dict[tuple[str, str], set[int]] = defaultdict(set)
-    for one in file.facts.invocations:
-        parities[one.run_id, one.type].add(one.sequence_number % 2)
-    return {key: 1 if len(found) == 2 else 2 for key, found in parities.items()}
+    for invocation in file.facts.invocations:
+        parities[invocation.run_id, invocation.type].add(invocation.sequence_number % 2)
+    return {key: 1 if len(parity) == 2 else 2 for key, parity in parities.items()}
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
@@ -84,49 +84,59 @@ def test_steps_of_every_kind_of_file(upgraded: MakeFile, spec: FieldSpec) -> Non
     file = upgraded(spec)
     stride = strides(file)
     for model, factor in product((*spec.text_models[:1], *spec.vision_models), (1, 2, 5)):
-        sample = {one.id: one for one in file.facts.sample(model, factor)}
+        sample = {embedding.id: embedding for embedding in file.facts.sample(model, factor)}
         with clustered(file, model, factor) as (connection, clustering):
-            found = read_steps(connection, clustering)
+            steps = read_steps(connection, clustering)
         with file.opened() as raw:
             stored = raw.execute(
                 "SELECT embedding_id, label, probability FROM embeddingcluster JOIN clusteringresult "
                 "ON key = result_key WHERE id = ? ORDER BY embedding_id",
                 (clustering.id.hex,),
             ).fetchall()
-        invocations = [sample[stored[row][0]].invocation for row in found.rows]
-        assert sorted(found.rows.tolist()) == list(range(len(sample)))
-        assert [found.run_ids[number] for number in found.run_numbers] == [
-            one.run_id for one in invocations if one
+        invocations = [sample[stored[row][0]].invocation for row in steps.rows]
+        assert sorted(steps.rows.tolist()) == list(range(len(sample)))
+        assert [steps.run_ids[number] for number in steps.run_numbers] == [
+            invocation.run_id for invocation in invocations if invocation
         ]
-        assert found.sequence_numbers.tolist() == [one.sequence_number for one in invocations if one]
-        assert found.are_texts.tolist() == [one.type == "TEXT" for one in invocations if one]
-        assert found.steps.tolist() == [
-            one.sequence_number // stride[one.run_id, one.type] for one in invocations if one
+        assert steps.sequence_numbers.tolist() == [
+            invocation.sequence_number for invocation in invocations if invocation
         ]
-        assert found.labels.tolist() == [stored[row][1] for row in found.rows]
-        assert found.probabilities.tolist() == [stored[row][2] for row in found.rows]
-        assert list(found.run_ids) == sorted(found.run_ids)
-        for begin, end in zip(found.offsets[:-1], found.offsets[1:], strict=True):
-            assert (np.diff(found.steps[begin:end]) > 0).all()
+        assert steps.are_texts.tolist() == [
+            invocation.type == "TEXT" for invocation in invocations if invocation
+        ]
+        assert steps.steps.tolist() == [
+            invocation.sequence_number // stride[invocation.run_id, invocation.type]
+            for invocation in invocations
+            if invocation
+        ]
+        assert steps.labels.tolist() == [stored[row][1] for row in steps.rows]
+        assert steps.probabilities.tolist() == [stored[row][2] for row in steps.rows]
+        assert list(steps.run_ids) == sorted(steps.run_ids)
+        for begin, end in zip(steps.offsets[:-1], steps.offsets[1:], strict=True):
+            assert (np.diff(steps.steps[begin:end]) > 0).all()
             assert begin < end
-        assert (found.steps % factor == 0).all()
+        assert (steps.steps % factor == 0).all()
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_texts_are_all_of_a_runs_texts(upgraded: MakeFile, spec: FieldSpec) -> None:
     file = upgraded(spec)
     stride = strides(file)
-    runs = sorted({one.run_id for one in file.facts.invocations})
+    runs = sorted({invocation.run_id for invocation in file.facts.invocations})
     with file.database.reading() as connection:
-        found = {one.run_id: (one.steps.tolist(), one.texts) for one in stream_texts(connection, runs)}
+        texts_by_run = {run.run_id: (run.steps.tolist(), run.texts) for run in stream_texts(connection, runs)}
     expected = {}
     for run in runs:
-        texts = [one for one in file.facts.invocations if (one.run_id, one.type) == (run, "TEXT")]
-        texts.sort(key=lambda one: one.sequence_number)
-        numbers = [one.sequence_number // stride[run, "TEXT"] for one in texts]
-        expected[run] = numbers, [one.text for one in texts]
-    assert found == {run: of_run for run, of_run in expected.items() if of_run[0]}
-    assert list(found) == sorted(found)
+        texts = [
+            invocation
+            for invocation in file.facts.invocations
+            if (invocation.run_id, invocation.type) == (run, "TEXT")
+        ]
+        texts.sort(key=lambda invocation: invocation.sequence_number)
+        numbers = [invocation.sequence_number // stride[run, "TEXT"] for invocation in texts]
+        expected[run] = numbers, [invocation.text for invocation in texts]
+    assert texts_by_run == {run: of_run for run, of_run in expected.items() if of_run[0]}
+    assert list(texts_by_run) == sorted(texts_by_run)
 
 
 def test_a_text_that_is_missing_is_a_hole(upgraded: MakeFile) -> None:
@@ -137,35 +147,35 @@ def test_a_text_that_is_missing_is_a_hole(upgraded: MakeFile) -> None:
             (file.facts.runs[0],),
         )
     with file.database.reading() as connection:
-        found = list(stream_texts(connection, file.facts.runs))
-    assert [one.steps.tolist() for one in found] == [[0, 2, 3, 5, 6, 7, 8, 9], list(range(10))]
-    assert [len(one.texts) for one in found] == [8, 10]
+        runs = list(stream_texts(connection, file.facts.runs))
+    assert [run.steps.tolist() for run in runs] == [[0, 2, 3, 5, 6, 7, 8, 9], list(range(10))]
+    assert [len(run.texts) for run in runs] == [8, 10]
 
 
 def test_runs_in_more_than_one_query_are_all_there(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(runs=203, length=2, layout=0))
     with clustered(file) as (connection, clustering):
         assert len(read_steps(connection, clustering).run_ids) == 203
-        found = [one.run_id for one in stream_texts(connection, sorted(file.facts.runs))]
-        assert found == sorted(file.facts.runs)
+        run_ids = [run.run_id for run in stream_texts(connection, sorted(file.facts.runs))]
+        assert run_ids == sorted(file.facts.runs)
         assert set(read_runs(connection)) == set(file.facts.runs)
 
 
 def test_what_has_gone_is_left_out_and_said(upgraded: MakeFile, caplog: pytest.LogCaptureFixture) -> None:
     file = upgraded(FieldSpec(runs=3))
     clustering = saved(file, file.facts.sample("Nomic"), "Nomic")
-    gone = file.facts.sample("Nomic")[5]
-    assert gone.invocation is not None
+    embedding = file.facts.sample("Nomic")[5]
+    assert embedding.invocation is not None
     run, *others = file.facts.runs
     # Without foreign keys the assignments stay.
     with file.opened() as connection:
-        connection.execute("DELETE FROM embedding WHERE id = ?", (gone.id,))
+        connection.execute("DELETE FROM embedding WHERE id = ?", (embedding.id,))
         connection.execute("DELETE FROM invocation WHERE run_id = ?", (run,))
     with caplog.at_level(logging.WARNING, logger="panic_tda"), file.database.reading() as connection:
-        found = read_steps(connection, clustering)
-    assert set(found.run_ids) == set(others)
-    assert len(found.steps) == 20 - (gone.invocation.run_id != run)
-    assert f"{30 - len(found.steps)} of 30 assignments belong to no step" in caplog.text
+        steps = read_steps(connection, clustering)
+    assert set(steps.run_ids) == set(others)
+    assert len(steps.steps) == 20 - (embedding.invocation.run_id != run)
+    assert f"{30 - len(steps.steps)} of 30 assignments belong to no step" in caplog.text
 
 
 def test_an_invocation_with_two_embeddings_is_one_step(
@@ -176,20 +186,22 @@ def test_an_invocation_with_two_embeddings_is_one_step(
     # Embeddings of an invocation that has one already, with ids before and after all others.
     with file.opened() as connection:
         connection.execute("DROP INDEX IF EXISTS uq_embedding_invocation_id")
-        for identity, one in (("0" * 32, sample[3]), ("f" * 32, sample[4])):
-            assert one.invocation is not None
+        for identity, embedding in (("0" * 32, sample[3]), ("f" * 32, sample[4])):
+            assert embedding.invocation is not None
             connection.execute(
                 "INSERT INTO embedding (id, invocation_id, embedding_model, vector) "
                 "SELECT ?, invocation_id, embedding_model, vector FROM embedding WHERE id = ?",
-                (identity, one.id),
+                (identity, embedding.id),
             )
     extra = [replace(sample[3], id="0" * 32), replace(sample[4], id="f" * 32)]
     clustering = saved(file, [*sample, *extra], "Nomic")
     with caplog.at_level(logging.WARNING, logger="panic_tda"), file.database.reading() as connection:
-        found = read_steps(connection, clustering)
-    assert len(found.steps) == 20
-    ids = sorted([one.id for one in sample] + ["0" * 32, "f" * 32])
-    assert {ids[row] for row in found.rows} == {one.id for one in sample} - {sample[3].id} | {"0" * 32}
+        steps = read_steps(connection, clustering)
+    assert len(steps.steps) == 20
+    ids = sorted([summary.id for summary in sample] + ["0" * 32, "f" * 32])
+    assert {ids[row] for row in steps.rows} == {summary.id for summary in sample} - {sample[3].id} | {
+        "0" * 32
+    }
     assert "2 of 22 embeddings are of a step that has one already" in caplog.text
 
 
@@ -197,14 +209,18 @@ def test_writers_and_medoids_are_looked_up(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(vision_models=("NomicVision",)))
     runs = file.facts.runs
     with clustered(file) as (connection, clustering):
-        found = read_writers(
+        writers = read_writers(
             connection, [(runs[0], [1, 3]), (runs[1], [2]), (runs[2], [0, 1]), (runs[3], [])]
         )
-        assert list(found) == [{"BLIP2"}, {"SDXLTurbo"}, {"BLIP2", "SDXLTurbo"}, set()]
+        assert list(writers) == [{"BLIP2"}, {"SDXLTurbo"}, {"BLIP2", "SDXLTurbo"}, set()]
         texts = read_medoid_texts(connection, clustering.id, [0, 2, 99])
     with file.opened() as raw:
         medoids = dict(raw.execute("SELECT label, medoid_embedding_id FROM cluster").fetchall())
-    by_id = {one.id: one.invocation.text for one in file.facts.of("Nomic") if one.invocation}
+    by_id = {
+        embedding.id: embedding.invocation.text
+        for embedding in file.facts.of("Nomic")
+        if embedding.invocation
+    }
     assert texts == {label: by_id[medoids[label]] for label in (0, 2)}
 
 
@@ -214,12 +230,12 @@ def test_no_row_of_an_embedding_or_an_image_is_read(upgraded: MakeFile) -> None:
         file = upgraded(replace(EVERYTHING, unique=unique), f"{unique}.sqlite")
         for model in ("Nomic", "NomicVision"):
             clustering = saved(file, file.facts.sample(model), model)
-            with statements() as seen:
+            with statements() as executed:
                 study_trajectories(file.database, clustering)
-            asked = [sql for sql in queries(seen) if "sqlite_master" not in sql]
+            selects = [sql for sql in queries(executed) if "sqlite_master" not in sql]
             with file.opened() as raw:
-                plans = {sql: plan(raw, sql) for sql in asked}
-                rows = {sql: tables_read(raw, sql) for sql in asked}
+                plans = {sql: plan(raw, sql) for sql in selects}
+                rows = {sql: tables_read(raw, sql) for sql in selects}
             assert not [step for steps in plans.values() for step in steps if rows_are_gone_through(step)]
             assert not [step for steps in plans.values() for step in steps if "TEMP B-TREE" in step]
             with_rows = {sql: tables for sql, tables in rows.items() if tables}
@@ -234,15 +250,19 @@ def test_no_row_of_an_embedding_or_an_image_is_read(upgraded: MakeFile) -> None:
 def test_who_wrote_is_looked_up_by_run_and_number(upgraded: MakeFile) -> None:
     file = upgraded(replace(EVERYTHING, unique="none"))
     clustering = saved(file, file.facts.sample("NomicVision"), "NomicVision")
-    with statements() as seen:
+    with statements() as executed:
         study_trajectories(file.database, clustering, by="model")
-    asked = [sql for sql in queries(seen) if sql.startswith("SELECT invocation.model")]
+    selects = [sql for sql in queries(executed) if sql.startswith("SELECT invocation.model")]
     # A network of two, of which one paints: one look for each run.
-    assert len(asked) == len(
-        {one.invocation.run_id for one in file.facts.sample("NomicVision") if one.invocation}
+    assert len(selects) == len(
+        {
+            embedding.invocation.run_id
+            for embedding in file.facts.sample("NomicVision")
+            if embedding.invocation
+        }
     )
     with file.opened() as raw:
-        for sql in asked:
+        for sql in selects:
             (step,) = plan(raw, sql)
             assert step.startswith("SEARCH invocation USING INDEX")
             assert "sequence_number=?" in step
@@ -257,8 +277,8 @@ def test_images_stay_on_the_disk(upgraded: MakeFile) -> None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     size = file.path.stat().st_size
     assert size > 360 * IMAGE_BYTES
-    whole, _ = cost(file.path, file.path.read_bytes)
-    if whole < size:
+    full_cost, _ = cost(file.path, file.path.read_bytes)
+    if full_cost < size:
         pytest.skip("the file cannot be made to come from the disk here (a file system in memory?)")
     n_read, n_written = cost(file.path, lambda: study_trajectories(file.database, clustering))
     # Each of the 360 texts is a page among the images, and the system reads some pages ahead.

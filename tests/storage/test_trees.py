@@ -63,13 +63,13 @@ def with_tree(file_ids: list[str], seed: int = 0) -> FinishedClustering:
     return replace(finished, tree=random_tree(len(file_ids), seed), medoid_copies=copies)
 
 
-def assert_is_tree(found: SpanningTree | None, expected: SpanningTree | None) -> None:
-    assert found is not None
+def assert_is_tree(tree: SpanningTree | None, expected: SpanningTree | None) -> None:
+    assert tree is not None
     assert expected is not None
-    assert edges_of(found) == edges_of(expected)
-    assert (found.u.dtype, found.v.dtype, found.height.dtype) == (np.int64, np.int64, np.float64)
-    np.testing.assert_array_equal(found.core_distances, expected.core_distances)
-    assert found.tie_tolerance == expected.tie_tolerance
+    assert edges_of(tree) == edges_of(expected)
+    assert (tree.u.dtype, tree.v.dtype, tree.height.dtype) == (np.int64, np.int64, np.float64)
+    np.testing.assert_array_equal(tree.core_distances, expected.core_distances)
+    assert tree.tie_tolerance == expected.tie_tolerance
 
 
 @pytest.mark.parametrize("rows_of_a_part", [1, 7, 10_000])
@@ -154,9 +154,9 @@ def test_what_is_kept_as_a_file_keeps_its_tree(upgraded: MakeFile) -> None:
     file = upgraded()
     finished = with_tree(ids_of(file))
     path = pending.write_pending(file.database, finished)
-    kept = pending.read_pending(path)
-    assert_is_tree(kept.tree, finished.tree)
-    assert kept.medoid_copies == finished.medoid_copies
+    pending_result = pending.read_pending(path)
+    assert_is_tree(pending_result.tree, finished.tree)
+    assert pending_result.medoid_copies == finished.medoid_copies
     save_pending(file.database)
     with file.database.reading() as connection:
         assert_is_tree(trees.read_tree(connection, finished.id), finished.tree)
@@ -191,7 +191,9 @@ def test_embeddings_that_went_take_the_tree_along(upgraded: MakeFile) -> None:
         assert not trees.has_tree(session.connection(), finished.id)
         # Nobody counted these anew: they are looked up.
         details = get_cluster_details(finished.id, session)
-        assert all(one.medoid_copies is not None and one.medoid_copies < one.size for one in details)
+        assert all(
+            detail.medoid_copies is not None and detail.medoid_copies < detail.size for detail in details
+        )
 
 
 @pytest.fixture(scope="module")
@@ -203,15 +205,15 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Database:
 
 @pytest.mark.parametrize("backend", ["tiled", "sklearn"])
 def test_the_stored_tree_gives_the_stored_clusters(sample: Database, backend: str) -> None:
-    asked = clustering_manager.ClusteringParameters(backend=backend)
-    (outcome,) = clustering_manager.cluster_all_data(sample, ["MiniLM"], parameters=asked)
+    parameters = clustering_manager.ClusteringParameters(backend=backend)
+    (outcome,) = clustering_manager.cluster_all_data(sample, ["MiniLM"], parameters=parameters)
     assert outcome.id is not None
     with sample.session() as session:
         record = find_clustering(session, str(outcome.id)).record
         tree = trees.read_tree(session.connection(), outcome.id)
         stored = read_assignments(session.connection(), outcome.id)
         details = get_cluster_details(outcome.id, session)
-        texts = {one.label: one.medoid_text for one in details}
+        texts = {detail.label: detail.medoid_text for detail in details}
     assert tree is not None
     flat = relabel_by_size(hierarchy.extract_clusters(tree, record))
     np.testing.assert_array_equal(flat.labels, stored.labels)
@@ -232,28 +234,30 @@ def test_the_stored_tree_gives_the_stored_clusters(sample: Database, backend: st
             ).fetchall()
         )
     assert len(texts) > 10
-    assert stored_copies == by_text == {one.label: one.medoid_copies for one in details}
+    assert stored_copies == by_text == {detail.label: detail.medoid_copies for detail in details}
     assert max(by_text.values()) > 5
 
 
 def test_core_distances_are_those_of_all_rows(sample: Database) -> None:
-    found = []
+    kinds = []
     for backend in ("tiled", "sklearn"):
-        asked = clustering_manager.ClusteringParameters(backend=backend, min_samples=7)
-        (outcome,) = clustering_manager.cluster_all_data(sample, ["LSA"], parameters=asked, downsample=3)
+        parameters = clustering_manager.ClusteringParameters(backend=backend, min_samples=7)
+        (outcome,) = clustering_manager.cluster_all_data(sample, ["LSA"], parameters=parameters, downsample=3)
         assert outcome.id is not None
         with sample.reading() as connection:
             cores = trees.read_core_distances(connection, outcome.id)
             ids = read_assignments(connection, outcome.id).ids
         assert cores is not None
-        found.append(cores)
+        kinds.append(cores)
     with opened(sample.path) as connection:
         stored = dict(connection.execute("SELECT id, vector FROM embedding WHERE embedding_model = 'LSA'"))
-    rows = np.stack([np.frombuffer(stored[one.decode()], dtype="<f4") for one in ids]).astype(np.float64)
+    rows = np.stack(
+        [np.frombuffer(stored[embedding_id.decode()], dtype="<f4") for embedding_id in ids]
+    ).astype(np.float64)
     rows /= np.linalg.norm(rows, axis=1)[:, None]
     differences = rows[:, None, :] - rows[None, :, :]
     expected = np.sort(np.linalg.norm(differences, axis=2), axis=1)[:, 6]
-    for cores in found:
+    for cores in kinds:
         np.testing.assert_allclose(cores, np.maximum(expected, 1e-3), rtol=1e-6, atol=1e-9)
 
 
@@ -320,8 +324,10 @@ def test_a_tree_that_means_nothing_is_refused_found_and_removed(upgraded: MakeFi
         if "core distance" in name:
             with pytest.raises(DatabaseError, match=fault):
                 trees.read_core_distances(connection, forged.id)
-    found = {one.kind: one for one in examine_database(file.database, ["damaged_tree"]).findings}
-    assert found["damaged_tree"].ids == (str(forged.id),)
+    findings = {
+        finding.kind: finding for finding in examine_database(file.database, ["damaged_tree"]).findings
+    }
+    assert findings["damaged_tree"].ids == (str(forged.id),)
     assert repair(file.database, plan_repairs(file.database, ["damaged_tree"])) == [1]
     with file.database.reading() as connection:
         assert trees.read_tree(connection, forged.id) is None
@@ -341,5 +347,5 @@ def test_the_order_of_edges_means_nothing(upgraded: MakeFile) -> None:
     columns = {name: table.column(name) for name in table.column_names}
     for name in ("u", "v", "height"):
         columns[name] = shuffled.column(name)
-    found = trees.as_tree(pa.table(columns).replace_schema_metadata(table.schema.metadata))
-    assert_is_tree(found, finished.tree)
+    tree = trees.as_tree(pa.table(columns).replace_schema_metadata(table.schema.metadata))
+    assert_is_tree(tree, finished.tree)

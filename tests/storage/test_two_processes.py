@@ -97,15 +97,15 @@ def file(upgraded: MakeFile) -> UpgradedFile:
 
 def rows(path: Path, query: str) -> list[tuple[str, ...]]:
     connection = sqlite3.connect(path)
-    found = connection.execute(query).fetchall()
+    rows = connection.execute(query).fetchall()
     connection.close()
-    return found
+    return rows
 
 
 def test_saving_reading_and_generating_at_once_lose_nothing(file: UpgradedFile) -> None:
     ids = [embedding.id for embedding in file.facts.sample("Nomic")]
-    kept = pending.write_pending(file.database, make_finished(ids))
-    savers = [start(SAVER, file.path, kept, ROUNDS) for _ in range(2)]
+    pending_path = pending.write_pending(file.database, make_finished(ids))
+    savers = [start(SAVER, file.path, pending_path, ROUNDS) for _ in range(2)]
     pipeline = start(PIPELINE, file.path, "0" * 8, 20 * ROUNDS)
     go(*savers, pipeline)
     census = take_census(file.database)["Nomic"]
@@ -145,7 +145,7 @@ def test_a_reader_never_drops_the_lock_of_a_writer_in_its_own_process(file: Upgr
         for _ in range(3):
             load_embeddings(file.database, census)
         # Another process must find the write lock taken; it would not, had a close dropped it.
-        other = subprocess.run(
+        other_process = subprocess.run(
             [
                 sys.executable,
                 "-c",
@@ -159,7 +159,7 @@ def test_a_reader_never_drops_the_lock_of_a_writer_in_its_own_process(file: Upgr
             timeout=60,
             check=False,
         )
-        assert "database is locked" in other.stderr
+        assert "database is locked" in other_process.stderr
     assert rows(file.path, "SELECT count(*) FROM clusteringresult") == [(1,)]
 
 
@@ -167,7 +167,7 @@ def test_counting_and_reading_see_one_state(file: UpgradedFile) -> None:
     with file.database.reading() as connection:
         count = "SELECT count(*) FROM embedding"
         before = connection.exec_driver_sql(count).scalar()
-        with opened(file.path) as other:
-            other.execute("DELETE FROM embedding WHERE rowid % 2")
+        with opened(file.path) as other_connection:
+            other_connection.execute("DELETE FROM embedding WHERE rowid % 2")
         assert connection.exec_driver_sql(count).scalar() == before
     assert rows(file.path, "SELECT count(*) FROM embedding") != [(before,)]

@@ -40,10 +40,10 @@ SPECS = {
 }
 
 
-def plainly(found: dict[str, Any]) -> dict[str, Any]:
+def plainly(values: dict[str, Any]) -> dict[str, Any]:
     """Make words of a definition: a column that was added stands behind the constraints."""
     return {
-        name: (sorted(re.findall(r"\w+|[^\w\s,]", sql or "")), rows) for name, (sql, rows) in found.items()
+        name: (sorted(re.findall(r"\w+|[^\w\s,]", sql or "")), rows) for name, (sql, rows) in values.items()
     }
 
 
@@ -217,7 +217,9 @@ def test_a_file_of_version_0002_gets_a_table_and_a_column_without_reading_a_row(
     assert plan.created == ("table clusteringtree", "column cluster.medoid_copies")
     assert (plan.dropped, plan.bytes_kept) == ((), 0)
     assert "reads every" not in str(plan)
-    assert not any(re.search(r"FROM (embedding|invocation)\b|CREATE INDEX", one) for one in statements)
+    assert not any(
+        re.search(r"FROM (embedding|invocation)\b|CREATE INDEX", statement) for statement in statements
+    )
     assert snapshot(facts.path) == after
 
 
@@ -232,20 +234,20 @@ def test_an_index_on_the_models_is_dropped_and_named(tmp_path: Path) -> None:
 
 def test_an_upgrade_of_a_field_file_reads_the_embeddings_for_one_index(tmp_path: Path) -> None:
     facts = write_field_file(tmp_path / "field.sqlite")
-    made: list[str] = []
+    texts: list[str] = []
 
     def see(*arguments: object) -> None:
         statement = str(arguments[2])
         if statement.startswith("CREATE INDEX") and "ON embedding " in statement:
-            made.append(statement)
+            texts.append(statement)
 
     sa.event.listen(sa.Engine, "before_cursor_execute", see)
     try:
         upgrade(open_database(facts.path))
     finally:
         sa.event.remove(sa.Engine, "before_cursor_execute", see)
-    assert len(made) == 1
-    assert INDEXES[0] in made[0]
+    assert len(texts) == 1
+    assert INDEXES[0] in texts[0]
 
 
 def test_a_second_upgrade_has_nothing_to_do(tmp_path: Path) -> None:
@@ -376,8 +378,8 @@ def test_killed_in_the_middle_the_file_is_as_it_was(tmp_path: Path, statement: s
 
 def test_an_upgrade_says_nothing_by_itself(tmp_path: Path) -> None:
     facts = write_field_file(tmp_path / "field.sqlite")
-    done = run_python(UPGRADE, facts.path)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    process = run_python(UPGRADE, facts.path)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
 
 
 def test_a_real_field_file(tmp_path: Path, described: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""How a database is named: in hints, which show no password, and by whom it may be written."""
+"""Names of databases: hints show no password; and who may write to a database."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ SECRET = "sesame/open"
 def test_a_hint_shows_no_password_and_is_a_command_that_works(url: str) -> None:
     database = Database(make_url(url.format(SECRET)))
     assert SECRET not in str(database)
-    said = database.command("save-pending", "/a b.arrow")
-    assert said == "panic-tda save-pending '/a b.arrow' (with PANIC_TDA_DB set to the URL of the database)"
+    command = database.command("save-pending", "/a b.arrow")
+    assert command == "panic-tda save-pending '/a b.arrow' (with PANIC_TDA_DB set to the URL of the database)"
 
 
 def test_a_hint_names_the_database_where_it_holds_no_password() -> None:

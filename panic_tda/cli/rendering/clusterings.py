@@ -180,8 +180,8 @@ def _format_approximation(record: ClusteringRecord) -> list[str]:
     if share is None:
         return []
     return [
-        f"  {100 * share:.2f} % of {record.lighter_edge_sample} sampled rows have an edge lighter than "
-        "their path in the tree (0 % in an exact one)"
+        f"  {100 * share:.2f} % of {record.lighter_edge_sample} sampled rows have an improving edge "
+        "(0 % in an exact tree)"
     ]
 
 

@@ -49,7 +49,7 @@ class Checkpoint(Protocol):
     def remove(self, name: str) -> None:
         """Remove the arrays saved under a name."""
 
-    def discard(self) -> None:
+    def remove_all(self) -> None:
         """Remove all states, after the result of the fit has been saved."""
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from panic_tda.arrays.namespace import on_device
 from panic_tda.clustering.backends.base import FitOptions, build_unavailable_error
-from panic_tda.clustering.backends.tree_check import count_improvable_rows
+from panic_tda.clustering.backends.tree_check import sample_improving_edges
 from panic_tda.devices import cuda
 from panic_tda.errors import BackendFailure, DeviceOutOfMemory, UnsupportedOnBackend
 from panic_tda.types import SpanningTree
@@ -90,8 +90,8 @@ class CumlBackend:
     Notes
     -----
     Edges and weights are those of cuML; a weight below the distance floor counts as the floor. The tree has
-    `lighter_edges`: the share of sampled rows that prove that it is not a minimum spanning tree. Two fits may
-    differ if several rows are equally near.
+    `improving_edges`: the share of sampled rows that prove that it is not a minimum spanning tree. Two fits
+    may differ if several rows are equally near.
 
     During the search, cuVS permutes the rows in place, and undoes that at the end. After an error their order
     is unknown, and they must not be used again.
@@ -115,7 +115,7 @@ class CumlBackend:
                 f"backend cuml accepts min_samples from {least} to {most:,} (the row itself counted), "
                 f"got {options.min_samples:,}; use --backend tiled or another --min-samples"
             )
-        needed, free = estimate_bytes(n_rows, n_features, options.min_samples), cuda.free_bytes()
+        needed, free = estimate_bytes(n_rows, n_features, options.min_samples), cuda.allocatable_bytes()
         if needed > free:
             raise UnsupportedOnBackend(
                 f"backend cuml needs about {format_bytes(needed)} of device memory for {n_rows:,} × "
@@ -152,7 +152,7 @@ class CumlBackend:
         try:
             tree = _build_tree(vectors, options)
             # The check needs less memory than the fit has freed.
-            checked = count_improvable_rows(
+            checked = sample_improving_edges(
                 vectors, tree, distance_floor=options.distance_floor, progress=options.progress
             )
         except (MemoryError, RuntimeError) as error:
@@ -171,7 +171,7 @@ class CumlBackend:
             tree.height,
             tree.core_distances,
             tree.tie_tolerance,
-            lighter_edges=checked,
+            improving_edges=checked,
         )
 
 
@@ -188,7 +188,7 @@ def _suggest_options(
     least, most = MIN_SAMPLES[0], options.min_samples // 2 if known_to_fail else options.min_samples - 1
     base = needed - n_rows * _NEIGHBOUR_BYTES * options.min_samples
     samples = min(most, (free - base) // (n_rows * _NEIGHBOUR_BYTES))
-    advice = ["--backend tiled (with --memory-limit, where the host is short too)"]
+    advice = ["--backend tiled (with --memory-limit if host memory is short too)"]
     if samples >= least:
         advice.append(f"--min-samples {samples}")
     return f"use {', '.join(advice)} or --downsample {factor}"
@@ -200,14 +200,14 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _build_memory_error(error: Exception, shape: tuple[int, int], options: FitOptions) -> DeviceOutOfMemory:
-    free, (n_rows, n_features) = cuda.free_bytes(), shape
+    free, (n_rows, n_features) = cuda.allocatable_bytes(), shape
     # The next run starts without these rows in device memory.
     free_without_rows = free + 4 * n_rows * n_features
     estimate = estimate_bytes(n_rows, n_features, options.min_samples)
     return DeviceOutOfMemory(
         f"backend cuml ran out of device memory ({_first_line(error)}) on {n_rows:,} × {n_features:,} rows "
         f"at min_samples {options.min_samples}: the estimate is {format_bytes(estimate)} and "
-        f"{format_bytes(free)} are free now beside the rows; "
+        f"{format_bytes(free)} are free now, in addition to the rows; "
         f"{_suggest_options(n_rows, n_features, options, free_without_rows, known_to_fail=True)}"
     )
 

@@ -1,4 +1,4 @@
-"""A test with a sample of rows whether a spanning tree is a minimum one.
+"""Test with a sample of the rows whether a spanning tree is a minimum one.
 
 A tree from a neighbour graph may miss the shortest edge between two of its parts. An edge of the complete
 graph is an improving edge if it is shorter than the longest edge on the tree's path between its ends. A
@@ -15,7 +15,7 @@ from panic_tda.arrays.namespace import namespace, to_host
 from panic_tda.arrays.rows import slices
 from panic_tda.clustering.trees import DendrogramOrder, Edges, PathsFrom, dendrogram_order, paths_from
 from panic_tda.progress import Progress, Silent
-from panic_tda.types import LighterEdges
+from panic_tda.types import ImprovingEdgeSample
 
 if TYPE_CHECKING:
     from panic_tda.types import Array, ArrayModule, Float32Array, FloatArray, IntArray, SpanningTree
@@ -27,7 +27,7 @@ _UNIT_ROUNDOFF = 2.0**-24
 """Of float32."""
 
 
-def count_improvable_rows(
+def sample_improving_edges(
     vectors: Float32Array,
     tree: SpanningTree,
     *,
@@ -35,7 +35,7 @@ def count_improvable_rows(
     n_sampled: int = SAMPLE_ROWS,
     margin: float | None = None,
     progress: Progress | None = None,
-) -> LighterEdges:
+) -> ImprovingEdgeSample:
     """Return the share of sampled rows that have an improving edge.
 
     Parameters
@@ -57,7 +57,7 @@ def count_improvable_rows(
 
     Returns
     -------
-    LighterEdges
+    ImprovingEdgeSample
         The share, and the number of sampled rows.
 
     Raises
@@ -87,8 +87,8 @@ def count_improvable_rows(
     best = _find_best_edges(vectors, leaves, cores, positions, progress or Silent())
     squared = _compute_squared_distances(vectors, leaves.order[positions], leaves.order[best.position])
     weight = np.maximum(squared, np.maximum(cores[positions], cores[best.position]) ** 2)
-    n_improvable = np.count_nonzero(best.path**2 - weight > margin)
-    return LighterEdges(share=float(n_improvable / len(positions)), sample=len(positions))
+    n_improving = np.count_nonzero(best.path**2 - weight > margin)
+    return ImprovingEdgeSample(share=float(n_improving / len(positions)), sample=len(positions))
 
 
 def sample_rows(n: int, n_sampled: int = SAMPLE_ROWS) -> IntArray:
@@ -119,17 +119,17 @@ def _find_best_edges(
     sampled = xp.asarray(positions)
     rows = vectors[order[sampled]]
     own, numbers = squares[sampled][:, None], xp.arange(len(positions))
-    lead = xp.full(len(positions), -np.inf)
+    largest_gain = xp.full(len(positions), -np.inf)
     position, path = xp.zeros(len(positions), dtype=np.int64), xp.zeros(len(positions))
     progress.phase("check a sample of the tree", total=float(len(positions) * len(cores)))
     for part in slices(len(cores), _COLUMNS):
         highest = paths.maxima(part)
         weight = 2.0 - 2.0 * (rows @ vectors[order[part]].T)
         weight = xp.maximum(xp.maximum(weight, squares[part][None, :]), own)
-        leads = highest**2 - weight
-        column = xp.argmax(leads, axis=1)
-        better = leads[numbers, column] > lead
-        lead = xp.where(better, leads[numbers, column], lead)
+        gains = highest**2 - weight
+        column = xp.argmax(gains, axis=1)
+        better = gains[numbers, column] > largest_gain
+        largest_gain = xp.where(better, gains[numbers, column], largest_gain)
         position = xp.where(better, column + part.start, position)
         path = xp.where(better, highest[numbers, column], path)
         progress.advance(float(len(positions) * (part.stop - part.start)))

@@ -15,7 +15,7 @@ pass          action                                                            
 `forest`      joins rows along their lists                                        a forest and its components
 `joining`     joins the components                                                an initial spanning tree
 `verify`      scans all pairs of tiles again: improving edges, which are below    the minimum spanning tree
-              the tree's path maximum (`light_edges`), enter the tree
+              the tree's path maximum (`improving_edges`), enter the tree
 ============  ==================================================================  ===========================
 
 `engine` runs the passes and writes the checkpoints. `contract` defines the interface between the passes and
@@ -40,11 +40,11 @@ order
 merge height   height at which a position joined the one before it. The largest merge height between two
 (gap)          positions is the heaviest edge on the tree's path between their rows: their *path maximum*.
 height         of an edge, its mutual reachability distance. Of a row in one pair of tiles, its share of the
-               path maximum (`light_edges`).
+               path maximum (`improving_edges`).
 pruned row     a row whose core distance alone rules out all its pairs of one pair of tiles.
 candidate pair a pair of rows whose bound, or float32 product, says that it may matter.
 improving edge a candidate pair that does, in float64: it is below the tree's path maximum.
-inter-         an edge between two components of the neighbour graph (`joining`), also called joint.
+inter-         an edge between two components of the neighbour graph (`joining`).
 component edge
 projected      a row's coordinates on the principal axes, and the length of the residual: the product of the
 coordinates    coordinates of two rows bounds the product of the rows (`axes`).
@@ -61,7 +61,7 @@ Guarantees of each module that make the result exact
 `neighbours`   every pair of rows is looked at once, and dropped only if it can enter neither list.
 `cores`        every row that can be the k-th is measured; one whose list may be too short is looked up again.
 `forest`, `joining`  their result is a spanning tree with true heights. Nothing else is required of them.
-`light_edges`  no pair is dropped that is lighter than its path maximum.
+`improving_edges`  no pair is dropped that is lighter than its path maximum.
 `verify`       every pair of tiles is looked at once, and path maxima only fall.
 `kernels`, `device`  distances are sums in float64 of squared differences of the float32 rows.
 

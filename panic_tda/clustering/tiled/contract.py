@@ -230,13 +230,13 @@ class Space:
     vectors : (n, d) float32
         Unit rows, in host or device memory.
     coordinates : (n, m + 1) float32
-        See `axes.coordinates`, an array of `xp`; the rows themselves when there is no bound.
+        See `axes.project_rows`, an array of `xp`; the rows themselves when there is no bound.
     bounded : bool
-        Whether products of points bound those of rows.
+        Whether products of the coordinates bound those of the rows.
     margin : float
         η: products of rows lie within it.
     slack : float
-        What a product of points may lack to the product of the rows, both as computed.
+        The most by which the computed product of two rows' coordinates is below that of the rows.
     xp : module
         The library that works. Rows in host memory are uploaded tile by tile where it is CuPy.
     kernels : Kernels
@@ -253,7 +253,7 @@ class Space:
 
     @property
     def compared(self) -> Array:
-        """Rows whose products decide which pairs are looked at: points with the bound, else the rows."""
+        """Matrix whose products select the candidate pairs: the coordinates if `bounded`, else the rows."""
         return self.coordinates if self.bounded else self.vectors
 
     def take(self, rows: Array) -> Array:

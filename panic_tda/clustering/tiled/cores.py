@@ -1,27 +1,43 @@
-"""Exact core distances from neighbour lists found in float32.
+"""Measure exact core distances, starting from neighbour lists that float32 products found.
 
-Let s' = 1 - d²/2 for the distance d of two rows; their float32 product s̃ lies within η of s' (`margins`). For
-a row and its neighbours by falling s̃, copies counted:
+The core distance of a row is the distance to its `min_samples`-th nearest row. The row itself is the first,
+and a row with copies counts as often as it has copies: that number is its *weight*. The neighbour pass has
+left a list for every row: the rows with which it has the largest float32 products. Only the entries near the
+`min_samples`-th need to be measured in float64. The rule below says which, and why no other row can be the
+one (step 5 of `proof`).
 
-`missing` is how many samples the row needs beside itself and its copies, `min_samples` - weight.
-`kth` is the product at which the neighbours' weights add up to that. The neighbours up to there all have
-s' ≥ kth - η, so the one looked for has, too. Only those with s̃ > kth can have s' > kth + η, and these weigh
-less than `missing`, so the one looked for has s' ≤ kth + η.
-`high` = kth + 2η: what has s̃ > `high` has s' > kth + η and is certainly nearer than the one looked for. It
-need not be measured, but counts: `missing` goes down by its weight.
-`low` = kth - 2η: what has s̃ < `low` has s' < kth - η and is certainly farther.
-`first`, `last` (in `cores_from_lists`) bound what is left, s̃ from `low` to `high`. These few are measured in
-float64, and the `missing`-th of them by distance is the one looked for.
+The rule for one row
+--------------------
+Let d be the distance to an entry of the list, s = 1 - d²/2 its exact product and s̃ its float32 product:
+|s̃ - s| ≤ η (`margins.product_margin`). The nearest entries have the largest s. The entries are taken by
+falling s̃.
 
-A list whose last entry still has s̃ ≥ `low` may have lost some of them, unless it holds all rows; its row is
-looked up again among all rows. Its list bounds the distance from above: only rows closer than this bound can
-change the result. The bound shrinks as tiles are processed, so fewer rows qualify. A row keeps at most as
-many others as it misses samples, however many lie within η of the k-th. If float32 products leave more than a
-third of a tile undecided, the tile is multiplied in float64 before pairs are measured: these products err by
-1e-12 (`margins.square_margin`) and cost half as much as measuring. The next tile then begins with them.
+`missing`       `min_samples` minus the row's own weight: the weight that its neighbours must add up to. Call
+                the neighbour at which they do, by exact distance, the *k-th neighbour*: its distance is the
+                core distance.
+`kth`           s̃ of the entry at which the weights add up to `missing` by falling s̃. The k-th neighbour has
+                kth - η ≤ s ≤ kth + η:
+                - The entries down to `kth` have s ≥ kth - η, and their weights suffice.
+                - A row with s > kth + η has s̃ > kth. Such rows weigh less than `missing`: too little.
+`high`          kth + 2η. An entry with s̃ > `high` has s > kth + η, so it is nearer than the k-th neighbour.
+                It is not measured; its weight is subtracted from `missing`.
+`low`           kth - 2η. An entry with s̃ < `low` has s < kth - η, so it is farther, and is not measured.
+`first`, `last` the range of the remaining entries, `low` ≤ s̃ ≤ `high`. They are measured in float64. The one
+                at which their weights add up to the rest of `missing`, by distance, is the k-th neighbour.
 
-Two functions implement the rule for the lists, with these names: `row_kernels.cores_from_lists` for the lists
-of `host`, and `device.cores_from_lists`.
+`row_kernels.cores_from_lists` (host) and `device.cores_from_lists` implement the rule with these names.
+
+Lists that are too short
+------------------------
+If even the last entry of a list has s̃ ≥ `low`, rows that are not on the list may belong to the range, unless
+the list holds all other rows. The core distance from such a list is only an upper bound. Its row is compared
+with all rows (`_search_all_rows`), tile by tile. Only rows nearer than the bound can change it, and the bound
+falls with every tile. `_NearestRows` keeps only the nearest rows whose weights add up to `missing`, however
+many rows lie within η of the k-th.
+
+Float32 products select the pairs to measure. Where they leave more than a third of a tile, as in a dense
+group of near-copies, the tile is multiplied in float64 instead. These products err by about 1e-12
+(`margins.square_margin`) and cost half as much per pair as measuring. The next tile then begins with float64.
 """
 
 from __future__ import annotations
@@ -41,25 +57,33 @@ if TYPE_CHECKING:
     from panic_tda.progress import Progress
     from panic_tda.types import Array, ArrayModule, FloatArray, IntArray
 
-_BATCH_ROWS, _BATCH_NEAREST = 256, 1 << 16
-"""Largest number of rows per batch, and of neighbours that a batch keeps; a batch has at least one row."""
+_BATCH_ROWS, _BATCH_NEIGHBOURS = 256, 1 << 16
+"""Most rows of a batch that is compared with all rows, and most neighbours that it keeps in all."""
 _DENSE_SHARE = 1 / 3
-"""Share of undecided pairs above which the whole tile is multiplied in float64.
+"""Share of a tile's pairs above which they are selected by float64 products instead of float32 products.
 
-At 768 dimensions that takes 40 ns per pair, and measuring one pair 100 ns.
+At 768 dimensions a float64 product takes 40 ns per pair, and measuring a pair 100 ns.
 """
 _PAIR_BYTES = 128
-"""A pair of rows, its products, its distance, and what sorting takes."""
+"""Memory for one pair of rows: products, distance, and sorting."""
 
 
-class Cores(NamedTuple):
-    """Core distances, and how many rows had to be looked up again."""
+class CoreDistances(NamedTuple):
+    """Core distances of all rows.
+
+    Attributes
+    ----------
+    distances : (n,) float64
+        Chord lengths.
+    n_searched : int
+        Rows whose list was too short, so that they were compared with all rows.
+    """
 
     distances: FloatArray
-    n_redone: int
+    n_searched: int
 
 
-def core_distances(
+def measure_core_distances(
     space: Space,
     weights: IntArray,
     lists: Lists,
@@ -68,7 +92,7 @@ def core_distances(
     floor: float,
     team: Workers,
     progress: Progress,
-) -> Cores:
+) -> CoreDistances:
     """Measure the distance of every row to its `min_samples`-th nearest row, itself and copies counted.
 
     Parameters
@@ -76,131 +100,88 @@ def core_distances(
     space : Space
         n rows.
     weights : (n,) int64
-        Multiplicities, summing to at least `min_samples`.
+        Copies of each row, 1 or more; they sum to at least `min_samples`.
     lists : Lists
-        At least `min_samples` neighbours a row, or all other rows.
+        At least `min_samples` neighbours of each row, or all other rows.
     min_samples : int
-        k.
+        Number of rows to count, the row itself included.
     floor : float
-        Smaller distances come back as this one: several copies of a row, or near-copies.
+        Smallest core distance; smaller ones are replaced by it.
     team : Workers
         Threads.
     progress : Progress
-        Told the work.
-
-    Returns
-    -------
-    Cores
-        (n,) float64 chord lengths.
+        Receives the phase and the number of rows.
     """
     n = len(weights)
     progress.phase(CORE_DISTANCES, float(n))
     cores = np.empty(n)
-    again = np.zeros(n, dtype=np.bool_)
+    list_too_short = np.zeros(n, dtype=np.bool_)
 
-    def chunk(rows: slice) -> None:
+    def measure_from_lists(rows: slice) -> None:
         space.kernels.cores_from_lists(
-            space, weights, lists, rows, min_samples=min_samples, floor=floor, out=(cores, again)
+            space, weights, lists, rows, min_samples=min_samples, floor=floor, out=(cores, list_too_short)
         )
 
-    team.chunks(chunk, n, progress=progress)
-    flagged = np.flatnonzero(again)
+    team.chunks(measure_from_lists, n, progress=progress)
+    rows_to_search = np.flatnonzero(list_too_short)
 
-    def batch(chosen: slice) -> None:
-        rows = flagged[chosen]
-        distances = _among_all(space, weights, rows, min_samples - weights[rows], cores[rows])
+    def search_batch(batch: slice) -> None:
+        rows = rows_to_search[batch]
+        distances = _search_all_rows(space, weights, rows, min_samples - weights[rows], cores[rows])
         cores[rows] = np.maximum(distances, floor)
 
-    team.chunks(batch, len(flagged), largest=_batch_rows(min_samples))
-    return Cores(cores, len(flagged))
+    team.chunks(search_batch, len(rows_to_search), largest=_batch_rows(min_samples))
+    return CoreDistances(cores, len(rows_to_search))
 
 
-def batch_bytes(work: Kernels, n_features: int, min_samples: int) -> int:
-    """Return the most bytes that a thread takes to look rows up again."""
-    batch, width = _batch_rows(min_samples), _width(work)
-    taken: int = batch * (width + min_samples) * _PAIR_BYTES + 12 * (batch + width) * n_features
-    return taken
-
-
-def _batch_rows(min_samples: int) -> int:
-    return max(1, min(_BATCH_ROWS, _BATCH_NEAREST // min_samples))
-
-
-def _width(work: Kernels) -> int:
-    width: int = work.TILE_ROWS // 2
-    return width
-
-
-class _Nearest:
-    """The nearest rows that some rows have met so far, as many of them as may have a say.
-
-    Attributes
-    ----------
-    cores : (m,) float64
-        For each row that asks, the distance from which on nothing matters any more; in the end, its core
-        distance.
-    """
-
-    def __init__(self, cores: FloatArray, missing: IntArray) -> None:
-        self.cores, self._missing = cores, missing
-        self._owners, self._weights = np.empty((2, 0), dtype=np.int64)
-        self._values = np.empty(0)
-
-    def meet(self, owners: IntArray, values: FloatArray, weights: IntArray) -> None:
-        """Look at distances of further rows, with the numbers of those that ask and their own weights."""
-        near = np.flatnonzero(values < self.cores[owners])
-        if not len(near):
-            return
-        owners, values, weights = (
-            np.concatenate([before, new[near]])
-            for before, new in (
-                (self._owners, owners),
-                (self._values, values),
-                (self._weights, weights),
-            )
-        )
-        order = np.lexsort((values, owners))
-        owners, values, weights = owners[order], values[order], weights[order]
-        total = np.cumsum(weights)
-        before = total - weights
-        before -= before[np.searchsorted(owners, owners)]
-        missing = self._missing[owners]
-        last = (before < missing) & (before + weights >= missing)
-        self.cores[owners[last]] = values[last]
-        contributing = np.flatnonzero(before < missing)
-        self._owners, self._values, self._weights = (
-            owners[contributing],
-            values[contributing],
-            weights[contributing],
-        )
-
-
-def _among_all(
-    space: Space, weights: IntArray, rows: IntArray, missing: IntArray, cores: FloatArray
+def _search_all_rows(
+    space: Space, weights: IntArray, rows: IntArray, missing: IntArray, upper_bounds: FloatArray
 ) -> FloatArray:
-    """Measure core distances of some rows, of which `cores` are upper bounds, among all other rows."""
-    xp, dense = space.xp, False
-    batch, nearest = space.take(xp.asarray(rows)), _Nearest(cores, missing)
-    for tile in slices(len(weights), _width(space.kernels)):
-        columns, bounds = take_slice(xp, space.vectors, tile), xp.asarray(nearest.cores)
-        if not dense:
-            reach = batch @ columns.T >= margins.lower_products(bounds, space.margin)[:, None]
-            dense = int(xp.count_nonzero(reach)) > _DENSE_SHARE * reach.size
-        if dense:
-            squares, margin = _squares(batch, columns), margins.square_margin(batch.shape[1], space.margin)
-            reach = squares <= (bounds * bounds + margin)[:, None]
-            in_doubt = xp.count_nonzero(squares <= (bounds * bounds + 2 * space.margin)[:, None])
-            dense = int(in_doubt) > _DENSE_SHARE * reach.size
-        i, j = (to_host(ends) for ends in xp.nonzero(reach))
+    """Return the core distances of `rows` by comparing them with all rows, one tile after the other.
+
+    Parameters
+    ----------
+    space : Space
+        n rows.
+    weights : (n,) int64
+        Copies of each row.
+    rows : (m,) int64
+        Row numbers.
+    missing : (m,) int64
+        Weight that the neighbours of each of `rows` must add up to.
+    upper_bounds : (m,) float64
+        Upper bounds of their core distances; overwritten.
+    """
+    xp, use_float64 = space.xp, False
+    batch, nearest = space.take(xp.asarray(rows)), _NearestRows(upper_bounds, missing)
+    for tile in slices(len(weights), _tile_rows(space.kernels)):
+        columns, bounds = take_slice(xp, space.vectors, tile), xp.asarray(nearest.bounds)
+        if not use_float64:
+            selected = batch @ columns.T >= margins.lower_products(bounds, space.margin)[:, None]
+            use_float64 = _is_dense(xp, selected)
+        if use_float64:
+            squares, margin = (
+                _square_distances(batch, columns),
+                margins.square_margin(batch.shape[1], space.margin),
+            )
+            selected = squares <= (bounds * bounds + margin)[:, None]
+            # About as many as float32 products would select.
+            use_float64 = _is_dense(xp, squares <= (bounds * bounds + 2 * space.margin)[:, None])
+        i, j = (to_host(indices) for indices in xp.nonzero(selected))
         j = j + tile.start
-        others = np.flatnonzero(rows[i] != j)
-        i, j = i[others], j[others]
-        nearest.meet(i, space.kernels.distances(space, rows[i], j), weights[j])
-    return nearest.cores
+        not_itself = np.flatnonzero(rows[i] != j)
+        i, j = i[not_itself], j[not_itself]
+        nearest.add(i, space.kernels.distances(space, rows[i], j), weights[j])
+    return nearest.bounds
 
 
-def _squares(batch: Array, columns: Array) -> Array:
-    """Return ‖x‖² + ‖y‖² - 2·x·y in float64."""
+def _is_dense(xp: ArrayModule, selected: Array) -> bool:
+    """Return whether so many pairs of a tile are selected that float64 products are cheaper."""
+    return bool(int(xp.count_nonzero(selected)) > _DENSE_SHARE * selected.size)
+
+
+def _square_distances(batch: Array, columns: Array) -> Array:
+    """Return ‖x‖² + ‖y‖² - 2·x·y of all pairs of rows in float64."""
     left, right = batch.astype(np.float64), columns.astype(np.float64)
     squares = left @ right.T
     squares *= -2
@@ -209,22 +190,107 @@ def _squares(batch: Array, columns: Array) -> Array:
     return squares
 
 
-def weighted_kth(xp: ArrayModule, groups: Array, values: Array, weights: Array, missing: Array) -> Array:
-    """Find each group's smallest value at which the weights of the values up to it reach what is missing.
+class _NearestRows:
+    """The nearest neighbours of m query rows among the rows added so far.
+
+    Of each query, only the neighbours up to the one at which their weights add up to `missing` are kept.
 
     Parameters
     ----------
+    bounds : (m,) float64
+        Upper bounds of the queries' core distances; updated in place.
+    missing : (m,) int64
+        Weight that the neighbours of each query must add up to.
+
+    Attributes
+    ----------
+    bounds : (m,) float64
+        The bounds as known so far; the core distances when all rows have been added.
+    """
+
+    def __init__(self, bounds: FloatArray, missing: IntArray) -> None:
+        self.bounds, self._missing = bounds, missing
+        self._queries, self._weights = np.empty((2, 0), dtype=np.int64)
+        self._distances = np.empty(0)
+
+    def add(self, queries: IntArray, distances: FloatArray, weights: IntArray) -> None:
+        """Add neighbours.
+
+        Parameters
+        ----------
+        queries : (pairs,) int64
+            The query, 0 to m - 1, of which each is a neighbour.
+        distances : (pairs,) float64
+            Distance to the query.
+        weights : (pairs,) int64
+            The neighbour's weight.
+        """
+        nearer = np.flatnonzero(distances < self.bounds[queries])
+        if not len(nearer):
+            return
+        queries, distances, weights = (
+            np.concatenate([present, new[nearer]])
+            for present, new in (
+                (self._queries, queries),
+                (self._distances, distances),
+                (self._weights, weights),
+            )
+        )
+        order = np.lexsort((distances, queries))
+        queries, distances, weights = queries[order], distances[order], weights[order]
+        # Weight of the same query's nearer neighbours.
+        weight_before = np.cumsum(weights) - weights
+        weight_before -= weight_before[np.searchsorted(queries, queries)]
+        missing = self._missing[queries]
+        is_kth = (weight_before < missing) & (weight_before + weights >= missing)
+        self.bounds[queries[is_kth]] = distances[is_kth]
+        contributing = np.flatnonzero(weight_before < missing)
+        self._queries, self._distances, self._weights = (
+            queries[contributing],
+            distances[contributing],
+            weights[contributing],
+        )
+
+
+def batch_bytes(kernels: Kernels, n_features: int, min_samples: int) -> int:
+    """Return the most bytes that a thread takes to compare a batch of rows with all rows."""
+    batch_rows, tile_rows = _batch_rows(min_samples), _tile_rows(kernels)
+    n_bytes: int = (
+        batch_rows * (tile_rows + min_samples) * _PAIR_BYTES + 12 * (batch_rows + tile_rows) * n_features
+    )
+    return n_bytes
+
+
+def _batch_rows(min_samples: int) -> int:
+    """Return the most rows of a batch that is compared with all rows, at least 1."""
+    return max(1, min(_BATCH_ROWS, _BATCH_NEIGHBOURS // min_samples))
+
+
+def _tile_rows(kernels: Kernels) -> int:
+    """Return the most rows with which a batch is compared at once."""
+    tile_rows: int = kernels.TILE_ROWS // 2
+    return tile_rows
+
+
+def find_weighted_kth(xp: ArrayModule, groups: Array, values: Array, weights: Array, missing: Array) -> Array:
+    """Return each group's smallest value at which the weights of its values so far reach `missing`.
+
+    `device.cores_from_lists` calls this for many rows at once; a group is the range of one row's list.
+
+    Parameters
+    ----------
+    xp : module
+        The library of all these arrays.
     groups : (m,) integers
-        Group of each value, 0 to g - 1, none without values.
+        Group of each value; each of 0 to g - 1 occurs.
     values : (m,) float64
     weights : (m,) int64
     missing : (g,) int64
-        Where a group's weights never reach it, its largest value is found.
+        Where the weights of a group never reach it, the group's largest value is returned.
 
     Returns
     -------
     (g,) float64
-        An array of `xp`, as are all others.
     """
     order = xp.argsort(values, kind="stable")
     order = order[xp.argsort(groups[order], kind="stable")]

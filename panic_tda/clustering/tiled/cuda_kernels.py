@@ -39,13 +39,13 @@ def grid(height: int, width: int) -> tuple[int, int]:
     return min(4, -(-width // THREADS)), height
 
 
-def require_numbers(height: int, width: int) -> None:
-    """Refuse a tile whose pairs or rows the kernel cannot number.
+def require_indexable_pairs(height: int, width: int) -> None:
+    """Check that the kernel can index the rows and the pairs of a tile.
 
     Raises
     ------
     InvalidParameter
-        With what is allowed.
+        The tile has too many rows or pairs.
     """
     if height * width > MAX_PAIRS or height > MAX_ROWS:
         raise InvalidParameter(
@@ -55,7 +55,7 @@ def require_numbers(height: int, width: int) -> None:
 
 
 @cache
-def _compiled() -> Any:
+def _compile_kernel() -> Any:
     import cupy
 
     return cupy.RawKernel(COLLECT, "collect")
@@ -64,30 +64,30 @@ def _compiled() -> Any:
 def collect(products: Array, lower_rows: Array, lower_columns: Array, limit: int) -> Array:
     """List the pairs as `device.collect` does, in one pass over the products if there are few, else in two.
 
-    There is room for few pair indices at first; if there are more, a second pass follows.
-    The codes come from all threads at once, so they are sorted: what follows sees one order always.
+    The first buffer holds few pair indices. If there are more pairs, a second pass writes them all. Threads
+    write in any order, so the pair indices are sorted.
     """
     import cupy
 
     height, width = products.shape
-    require_numbers(height, width)
-    # The kernel reads memory as it is told to: no views, and no other type.
+    require_indexable_pairs(height, width)
+    # The kernel takes plain pointers: contiguous arrays of float32 only.
     products, lower_rows, lower_columns = (
         cupy.ascontiguousarray(array, dtype=cupy.float32) for array in (products, lower_rows, lower_columns)
     )
     room = min(limit, _FIRST_LIMIT)
     while True:
-        codes, counter = cupy.empty(room, dtype=cupy.int32), cupy.zeros(1, dtype=cupy.uint64)
-        _compiled()(
+        pair_indices, counter = cupy.empty(room, dtype=cupy.int32), cupy.zeros(1, dtype=cupy.uint64)
+        _compile_kernel()(
             grid(height, width),
             (THREADS,),
-            (products, lower_rows, lower_columns, cupy.int32(width), cupy.int64(room), codes, counter),
+            (products, lower_rows, lower_columns, cupy.int32(width), cupy.int64(room), pair_indices, counter),
         )
         count = int(counter[0])
         if count > limit:
             return None
         if not count:
-            return codes[:0]
+            return pair_indices[:0]
         if count <= room:
-            return cupy.sort(codes[:count])
+            return cupy.sort(pair_indices[:count])
         room = count

@@ -16,9 +16,9 @@ from panic_tda.arrays.rows import slices
 from panic_tda.clustering.tiled import contract, margins
 from panic_tda.clustering.tiled.axes import BoundBackoff
 from panic_tda.clustering.tiled.contract import CandidatePairs, ImprovingEdges
-from panic_tda.clustering.tiled.cores import weighted_kth
+from panic_tda.clustering.tiled.cores import find_weighted_kth
 from panic_tda.clustering.tiled.device_lists import Lists
-from panic_tda.clustering.tiled.light_edges import NO_EDGES, forest_of, live_rows
+from panic_tda.clustering.tiled.improving_edges import NO_EDGES, find_unpruned_rows, forest_of
 from panic_tda.clustering.trees import Edges, RangeMaxima, concatenate
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Scanner:
                 & (cores[None, :] < heights)
             )
             i, j = xp.nonzero(light)
-            yield self._lighter((rows, rows), (i + part.start, j), (cores, cores), heights[i, j])
+            yield self._keep_improving((rows, rows), (i + part.start, j), (cores, cores), heights[i, j])
 
     def find_improving_across(
         self, sides: tuple[Array, Array], cores: tuple[Array, Array], heights: tuple[Array, Array]
@@ -129,16 +129,16 @@ class Scanner:
         pair_indices = self.pairs(*sides, lower, drop).pair_indices
         for part in slices(len(pair_indices), _PART_PAIRS):
             i, j = pair_indices[part] // width, pair_indices[part] % width
-            yield self._lighter(sides, (i, j), cores, xp.maximum(heights[0][i], heights[1][j]))
+            yield self._keep_improving(sides, (i, j), cores, xp.maximum(heights[0][i], heights[1][j]))
 
-    def _lighter(
+    def _keep_improving(
         self,
         sides: tuple[Array, Array],
         pairs: tuple[Array, Array],
         cores: tuple[Array, Array],
         heights: Array,
     ) -> ImprovingEdges:
-        """Keep the pairs that are lighter than `heights`, strictly, in float64."""
+        """Return the pairs that are strictly lighter than `heights` in float64."""
         xp, (i, j) = self._space.xp, pairs
         if not len(i):  # the rule, and each of the dozen calls below takes its time for nothing too
             return ImprovingEdges(_local_indices(i), _local_indices(j), np.empty(0))
@@ -150,12 +150,12 @@ class Scanner:
         )
 
     def _bounded(self, rows: Array, columns: Array, lower: tuple[Array, Array]) -> Array | None:
-        if not self._space.bounded or not self._backoff.is_due():
+        if not self._space.bounded or not self._backoff.should_evaluate():
             return None
         products = self._multiply(self._space.coordinates, rows, columns)
         loose = margins.loosened(lower, self._space.slack)
         pair_indices = collect(self._space.xp, products, loose, int(DENSE_SHARE * products.size))
-        self._backoff.record(in_vain=pair_indices is None)
+        self._backoff.record(useless=pair_indices is None)
         return pair_indices
 
     def _dots(self, rows: Array, columns: Array, pair_indices: Array) -> Array:
@@ -215,7 +215,7 @@ class EdgeScan:
         cores = tiles.cores[left], tiles.cores[right]
         heights = tiles.to_end[left], xp.maximum(tiles.from_start[right], between)
         if self._prune_rows:
-            i, j = live_rows(cores, heights)
+            i, j = find_unpruned_rows(cores, heights)
             if not len(i) or not len(j):
                 return NO_EDGES
             rows, columns = rows[i], columns[j]
@@ -314,14 +314,14 @@ def cores_from_lists(
     reached = xp.cumsum(everyone[near], axis=1)
     at = xp.minimum(xp.sum(reached < missing[:, None], axis=1), length - 1)
     here = xp.arange(n_rows)
-    middle = sims[here, at].astype(xp.float64)[:, None]
-    high, low = middle + 2 * space.margin, middle - 2 * space.margin
+    kth = sims[here, at].astype(xp.float64)[:, None]
+    high, low = kth + 2 * space.margin, kth - 2 * space.margin
     first, last = xp.sum(sims > high, axis=1), xp.sum(sims >= low, axis=1)
     missing -= xp.where(first > 0, reached[here, xp.maximum(first - 1, 0)], 0)
     place = xp.arange(length)[None, :]
     i, t = xp.nonzero((place >= first[:, None]) & (place < last[:, None]))
     measured = _distances(space, i + chosen.start, near[i, t])
-    core = weighted_kth(xp, i, measured, everyone[near[i, t]], missing)
+    core = find_weighted_kth(xp, i, measured, everyone[near[i, t]], missing)
     # A row with so many copies that no other row is needed.
     alone = everyone[chosen] >= min_samples
     core = xp.where(alone, floor, xp.maximum(core, floor))

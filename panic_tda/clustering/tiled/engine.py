@@ -14,7 +14,7 @@ import numpy as np
 from panic_tda.arrays.namespace import device_library, namespace, on_device
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.tiled import axes, device, forest, layout, neighbours, verify
-from panic_tda.clustering.tiled.cores import batch_bytes, core_distances
+from panic_tda.clustering.tiled.cores import batch_bytes, measure_core_distances
 from panic_tda.clustering.tiled.joining import join_components
 from panic_tda.clustering.tiled.space import build_space, select_kernels
 from panic_tda.clustering.tiled.state_checks import check_tree, tree_forms
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
 
 _SEED = 0
 _FORMAT = 3
-"""Of the saved states: another one where a pass would misread what an earlier version of it left behind."""
+"""Version of the saved states; raise it if a pass would misread the states of an earlier version."""
 _INITIAL_TREE, _FINISHED_TREE = "first-tree", "finished-tree"
 _STATES = (neighbours.STATE, _INITIAL_TREE, verify.STATE, _FINISHED_TREE)
-"""What a checkpoint holds, in the order in which it is written; each makes those before it useless."""
+"""Names of the saved states, in the order in which they are written; each replaces those before it."""
 _ROW_BYTES = 160
-"""Cores, first tree and its order, candidates and what sorting them takes, for each row."""
+"""Bytes per row for core distances, the initial tree and its order, candidates, and sorting them."""
 _DEVICE_ROW_BYTES = 64
-"""On a device: weights, cores, gaps and their maxima, positions."""
+"""Bytes per row on a device: weights, core distances, merge heights and their maxima, positions."""
 _GROUP_ROWS = 32
-"""Fewest rows of the groups whose joints are looked for beyond the neighbour lists.
+"""Fewest rows of a group that is joined to the others by a search beyond the neighbour lists.
 
-An outlier's list reaches into several clusters, and through it the neighbour graph joins them by edges
-heavier than those that its dense rows, whose lists end nearby, know nothing of.
+The list of an outlier reaches into several clusters, so the neighbour graph joins these clusters by heavy
+edges. Lighter edges between their dense rows exist, but the lists of dense rows end nearby.
 """
 
 _log = logging.getLogger(__name__)
@@ -65,7 +65,8 @@ class Settings:
     n_axes : int or None
         Principal axes of the bound; 0 does without, None chooses by the rows (64 on a device).
     bound_neighbours, bound_verify : bool
-        Whether the pass asks the bound. The axes are there all the same: tiles and joints are chosen by them.
+        Whether the pass uses the bound. The axes exist in any case, to choose tiles and inter-component
+        edges.
     prune_rows : bool
         Whether the verify pass leaves out rows that cannot have an improving edge.
     threads : int or None
@@ -74,8 +75,7 @@ class Settings:
         Gives the first spanning tree from the number of rows and a random generator, instead of the
         neighbour graph: a test of the verify pass.
     library : module or None
-        Works with this library's arrays; None takes that of the rows, or CuPy where `FitOptions.on_device`
-        asks for it.
+        Library that computes; None takes that of the rows, or CuPy if `FitOptions.on_device` is set.
     """
 
     tile_rows: int | None = None
@@ -88,13 +88,13 @@ class Settings:
     library: ArrayModule | None = None
 
     def __post_init__(self) -> None:
-        """Refuse tiles whose pairs have no number."""
+        """Check that the pairs of a tile can be numbered."""
         if self.tile_rows is not None and not 1 <= self.tile_rows <= layout.MAX_TILE_ROWS:
             raise InvalidParameter(f"tile_rows must be 1 to {layout.MAX_TILE_ROWS:,}; got {self.tile_rows:,}")
 
 
 class TiledBackend:
-    """Exact in hundreds of dimensions, in memory proportional to the rows.
+    """Exact backend for hundreds of dimensions, in memory proportional to the number of rows.
 
     Notes
     -----
@@ -116,13 +116,16 @@ class TiledBackend:
         self.settings = settings or Settings()
 
     def check(self, n_rows: int, n_features: int, options: FitOptions) -> None:
-        """Accept every shape whose lists fit where they must lie; in host memory, all of them."""
+        """Refuse rows whose neighbour lists and tiles exceed the free device memory; see `Backend.check`.
+
+        In host memory every shape is accepted, because lists can be kept in files.
+        """
         if not options.on_device:
             return
-        needed, free = self.device_bytes(n_rows, n_features, options.min_samples), cuda.free_bytes()
+        needed, free = self.device_bytes(n_rows, n_features, options.min_samples), cuda.allocatable_bytes()
         if needed > free:
             raise UnsupportedOnBackend(
-                f"backend tiled needs {format_bytes(needed)} of device memory for {n_rows:,} rows, beside "
+                f"backend tiled needs {format_bytes(needed)} of device memory for {n_rows:,} rows, without "
                 f"the rows themselves; {format_bytes(free)} are free: use --devices none, a smaller "
                 "--min-samples, or a sample with --downsample"
             )
@@ -132,7 +135,7 @@ class TiledBackend:
         if not options.on_device:
             return False
         rows = 4 * n_rows * n_features
-        return rows + self.device_bytes(n_rows, n_features, options.min_samples) <= cuda.free_bytes()
+        return rows + self.device_bytes(n_rows, n_features, options.min_samples) <= cuda.allocatable_bytes()
 
     def device_bytes(self, n_rows: int, n_features: int, min_samples: int) -> int:
         """Return the most bytes that the work takes on a device, without the rows."""
@@ -145,11 +148,11 @@ class TiledBackend:
         """Return the bytes of the rows and of the work; see `Backend.bytes_needed`."""
         rows = 4 * n_rows * n_features
         if options.on_device:
-            beside = self.device_bytes(n_rows, n_features, options.min_samples)
-            return beside + rows if self.rows_on_device(n_rows, n_features, options) else beside
+            work_bytes = self.device_bytes(n_rows, n_features, options.min_samples)
+            return work_bytes + rows if self.rows_on_device(n_rows, n_features, options) else work_bytes
         n_axes = self._n_axes(n_rows, np)
-        # What is chosen by the rows is not known before they are there.
-        n_axes = max(axes.CHOICES) if n_axes is None else n_axes
+        # The number that the rows choose is unknown before they are loaded.
+        n_axes = max(axes.N_AXES_CHOICES) if n_axes is None else n_axes
         return rows + self._bytes(
             (n_rows, n_features),
             options.min_samples,
@@ -191,7 +194,7 @@ class TiledBackend:
                 space, weights, options, team, rng
             )
             tree = self._close(space, cores, tree, options, team)
-        # Whoever called discards the state when the result is safe; a kill before costs no second fit.
+        # The caller removes the state when the result is saved; a kill before then costs no second fit.
         self._store(options, _FINISHED_TREE, cores, tree)
         return _as_spanning_tree(cores, tree)
 
@@ -211,7 +214,7 @@ class TiledBackend:
 
     @property
     def _device_axes(self) -> int:
-        return axes.N_AXES if self.settings.n_axes is None else self.settings.n_axes
+        return axes.DEFAULT_N_AXES if self.settings.n_axes is None else self.settings.n_axes
 
     def _open(self, options: FitOptions, xp: ArrayModule) -> None:
         if options.checkpoint is not None:
@@ -249,7 +252,7 @@ class TiledBackend:
         rng: np.random.Generator,
     ) -> tuple[FloatArray, Edges]:
         where, lists = self._neighbours(space, options, team, rng)
-        cores, n_redone = core_distances(
+        cores, n_searched = measure_core_distances(
             space,
             weights,
             lists,
@@ -258,7 +261,7 @@ class TiledBackend:
             team=team,
             progress=options.progress,
         )
-        _log.debug("%d of %d lists were too short for an exact core distance", n_redone, len(weights))
+        _log.debug("%d of %d lists were too short for an exact core distance", n_searched, len(weights))
         options.progress.phase("forest")
         if self.settings.initial_tree is not None:
             ends = self.settings.initial_tree(len(weights), rng)
@@ -273,7 +276,7 @@ class TiledBackend:
         self, space: Space, options: FitOptions, team: Workers, rng: np.random.Generator
     ) -> tuple[Layout, Lists]:
         n, length = len(space.vectors), neighbours.list_length(len(space.vectors), options.min_samples)
-        where = layout.local_layout(space.coordinates, self._tile_rows(space.xp), rng)
+        where = layout.build_local_layout(space.coordinates, self._tile_rows(space.xp), rng)
         folder = None
         limit = options.memory_limit if space.xp is np else None
         if limit is not None and self.memory(space, options.min_samples, team) > limit:
@@ -306,7 +309,7 @@ class TiledBackend:
         n, d = shape
         length = neighbours.list_length(n, min_samples)
         buffers = work.buffer_bytes(self.settings.tile_rows or work.TILE_ROWS, d)
-        # One pass after the other: what each takes for its tiles is gone when the next begins.
+        # The passes run one after the other, and each frees its tiles at its end.
         buffers = max(buffers, batch_bytes(work, d, min_samples) if length < n - 1 else 0)
         return int(n * (work.list_bytes(length) + coordinate_bytes + _ROW_BYTES) + n_threads * buffers)
 
@@ -322,10 +325,10 @@ class TiledBackend:
     ) -> Edges:
         """Connect all rows by edges of the neighbour graph and edges between its components."""
         known = forest.measure(space, cores, forest.neighbour_forest(lists, cores), team)
-        groups = forest.split_at_joints(len(cores), known, _GROUP_ROWS)
+        groups = forest.split_into_groups(len(cores), known, _GROUP_ROWS)
         _log.debug("%d edges of the neighbour graph, %d groups", len(known.u), len(np.unique(groups)))
-        joints = join_components(space, where, cores, groups, team, rng, progress)
-        return concatenate([known, forest.measure(space, cores, joints, team)])
+        edges = join_components(space, where, cores, groups, team, rng, progress)
+        return concatenate([known, forest.measure(space, cores, edges, team)])
 
     def _close(
         self, space: Space, cores: FloatArray, tree: Edges, options: FitOptions, team: Workers
@@ -346,7 +349,7 @@ class TiledBackend:
 
 def _coordinate_bytes(work: Kernels, n_features: int, n_axes: int) -> int:
     """Return the bytes of a row's projected coordinates and of its packed form."""
-    if not axes.pay(n_axes, n_features):
+    if not axes.bound_saves_time(n_axes, n_features):
         return work.packed_bytes(n_features)
     return 4 * (n_axes + 1) + work.packed_bytes(n_axes + 1)
 

@@ -28,8 +28,8 @@ def measure(space: Space, cores: FloatArray, ends: tuple[IntArray, IntArray], te
     return Edges(u, v, np.maximum(height, np.maximum(cores[u], cores[v])))
 
 
-def split_at_joints(n: int, tree: Edges, size: int) -> IntArray:
-    """Split a forest at the edges that joined two groups of at least `size` rows.
+def split_into_groups(n: int, tree: Edges, size: int) -> IntArray:
+    """Split a forest at every edge that joins two groups of at least `size` rows, by ascending height.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def split_at_joints(n: int, tree: Edges, size: int) -> IntArray:
     Returns
     -------
     (n,) int64
-        A row that stands for each row's component.
+        Representative row of each row's group.
     """
     representative = np.arange(n)
     _join_small(tree.u, tree.v, size, representative)

@@ -11,8 +11,8 @@ from panic_tda.arrays.mapped import new_array
 from panic_tda.arrays.rows import slices
 from panic_tda.clustering.tiled import contract, kernels, margins, pair_kernels, panels, row_kernels
 from panic_tda.clustering.tiled.contract import CandidatePairs, ImprovingEdges
+from panic_tda.clustering.tiled.improving_edges import NO_EDGES, local_forest
 from panic_tda.clustering.tiled.layout import BLOCK_TILES
-from panic_tda.clustering.tiled.light_edges import NO_EDGES, local_forest
 from panic_tda.clustering.tiled.microkernels import PANEL
 from panic_tda.clustering.tiled.workers import PerThread
 from panic_tda.clustering.trees import Edges, concatenate

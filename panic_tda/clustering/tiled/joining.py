@@ -1,8 +1,8 @@
-"""Joins the components of the neighbour graph into one tree, by rounds.
+"""Join the components of the neighbour graph into one tree, by rounds.
 
-Any spanning tree will do as a start, but every joint that is heavier than need be makes the verify pass look
-at all pairs across it: at 50,000 rows, 81 edges of 42,611 that were not the lightest (0.03 % of the tree's
-weight) made that pass eight times longer.
+Any spanning tree is a valid start. But every inter-component edge that is heavier than necessary makes the
+verify pass look at all pairs of rows across it. At 50,000 rows, 81 edges of 42,611 that were not the lightest
+(0.03 % of the tree's weight) made that pass take eight times as long.
 
 A round joins every component to another one:
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 MAX_QUERY_ROWS = 2_048
 MAX_WALKS = 8
-"""Walks that start from one component."""
+"""Most walks that start from one component."""
 _WALK_SHARE = 1 / 64
 """Walks of all components, as a share of the rows; each step of a walk multiplies one row with all."""
 _STEPS = 1
@@ -87,7 +87,7 @@ def join_components(
     rng : numpy.random.Generator
         Chooses among the rows.
     progress : Progress
-        Told the components that are joined.
+        Receives the number of components joined.
 
     Returns
     -------
@@ -109,7 +109,7 @@ def join_components(
         search.begin(representative)
         at_most = max(MAX_QUERY_ROWS, len(representative) // space.kernels.QUERY_SHARE)
         direct = search.find(choose_query_rows(cores, representative, at_most, rng), full_rows=False)
-        walked = _walk(space, cores, representative, _starts(representative, direct), search)
+        walked = _walk(space, cores, representative, _choose_starts(representative, direct), search)
         inside, outside, weight = (np.concatenate(both) for both in zip(walked, direct, strict=True))
         order, chosen = np.argsort(weight, kind="stable"), np.empty(len(inside), dtype=np.int64)
         chosen = chosen[: _unite(representative, inside, outside, order, chosen)]
@@ -121,7 +121,7 @@ def join_components(
 
 
 class _Search:
-    """Searches by all threads, and measures what it finds."""
+    """Search of the nearest rows in other components, in all threads, with measured distances."""
 
     def __init__(self, space: Space, layout: Layout, cores: FloatArray, team: Workers) -> None:
         self._space, self._cores, self.team = space, cores, team
@@ -134,7 +134,7 @@ class _Search:
         self._search.begin(representative)
 
     def find(self, asking: IntArray, *, full_rows: bool) -> InterComponentEdges:
-        # Rows that stand side by side ask the same rows.
+        # Rows at neighbouring positions are compared with the same rows.
         asking = asking[np.argsort(self._position[asking], kind="stable")]
         outside = np.empty(len(asking), dtype=np.int64)
 
@@ -171,44 +171,44 @@ def _first_of_each(component: IntArray, sizes: IntArray, key: FloatArray, count:
     return chosen
 
 
-def _starts(representative: IntArray, joints: InterComponentEdges) -> InterComponentEdges:
-    """Keep the lightest joints of every component but the largest, which all others can reach."""
+def _choose_starts(representative: IntArray, edges: InterComponentEdges) -> InterComponentEdges:
+    """Keep the lightest edges of every component but the largest, which all others can reach."""
     largest = np.bincount(representative).argmax()
-    small = np.flatnonzero(representative[joints.inside] != largest)
+    small = np.flatnonzero(representative[edges.inside] != largest)
     _, component, sizes = np.unique(
-        representative[joints.inside[small]], return_inverse=True, return_counts=True
+        representative[edges.inside[small]], return_inverse=True, return_counts=True
     )
     walks = min(MAX_WALKS, int(_WALK_SHARE * len(representative)) // max(1, len(sizes)))
     # On small data a few walks cost nothing; on many components the representatives have to do.
     walks = walks or int(len(sizes) <= MAX_QUERY_ROWS // 8)
-    chosen = small[_first_of_each(component, sizes, joints.weight[small], walks)]
-    return InterComponentEdges(joints.inside[chosen], joints.outside[chosen], joints.weight[chosen])
+    chosen = small[_first_of_each(component, sizes, edges.weight[small], walks)]
+    return InterComponentEdges(edges.inside[chosen], edges.outside[chosen], edges.weight[chosen])
 
 
 def _walk(
-    space: Space, cores: FloatArray, representative: IntArray, joints: InterComponentEdges, search: _Search
+    space: Space, cores: FloatArray, representative: IntArray, edges: InterComponentEdges, search: _Search
 ) -> InterComponentEdges:
     """Improve every edge by turns at its inner and its outer end."""
     # A component is a range of `members`, which a walk does not leave at its inner end.
     members = np.argsort(representative, kind="stable")
     for _ in range(_STEPS):
         bounds = np.searchsorted(
-            representative[members], [representative[joints.inside], representative[joints.inside] + 1]
+            representative[members], [representative[edges.inside], representative[edges.inside] + 1]
         )
-        inside = np.empty_like(joints.inside)
+        inside = np.empty_like(edges.inside)
 
         def chunk(
             part: slice,
             inside: IntArray = inside,
-            outside: IntArray = joints.outside,
+            outside: IntArray = edges.outside,
             bounds: IntArray = bounds,
         ) -> None:
             groups = members, bounds[0, part], bounds[1, part]
             inside[part] = space.kernels.nearest_members(space, cores, outside[part], groups)
 
         search.team.chunks(chunk, len(inside), largest=_WALKS_AT_ONCE)
-        joints = search.find(inside, full_rows=True)
-    return joints
+        edges = search.find(inside, full_rows=True)
+    return edges
 
 
 @compiled

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from panic_tda.arrays.namespace import to_host
-from panic_tda.clustering.tiled.layout import Layout, batch_bounds, expected_work, schedule
+from panic_tda.clustering.tiled.layout import Layout, estimate_work, find_batch_bounds, schedule_tile_pairs
 from panic_tda.clustering.tiled.state_checks import check_neighbours, neighbours_forms
 from panic_tda.clustering.tiled.workers import PerThread, Workers
 
@@ -60,7 +60,7 @@ def find_neighbours(
     team : Workers
         Threads.
     progress : Progress
-        Told the pairs of rows looked at.
+        Receives the number of pairs of rows compared.
     checkpoint : Checkpoint or None
         Where the lists are kept between batches.
 
@@ -69,7 +69,7 @@ def find_neighbours(
     Layout
         The order that was used.
     """
-    order, pairs, n_done = layout.order, schedule(space.coordinates, layout), 0
+    order, pairs, n_done = layout.order, schedule_tile_pairs(space.coordinates, layout), 0
     if checkpoint is not None:
         n, length = lists.rows.shape
         stored = checkpoint.load(
@@ -86,7 +86,7 @@ def find_neighbours(
     layout = Layout(space.xp.asarray(order), layout.starts)
     sizes = np.diff(layout.starts)
     near, decline = (_NEAR_WORK, _DECLINE) if space.bounded else ((), 0.0)
-    work = expected_work(layout, pairs, near, decline)
+    work = estimate_work(layout, pairs, near, decline)
     progress.phase("neighbours", float(work.sum()))
     if n_done:
         progress.advance(float(work[:n_done].sum()))
@@ -98,7 +98,7 @@ def find_neighbours(
         for candidates in scanners.get().nearest(rows, lists.rows.shape[1]):
             lists.push_within(candidates, tile, rows)
 
-    bounds = batch_bounds(pairs, layout.n_tiles)
+    bounds = find_batch_bounds(pairs, layout.n_tiles)
     while n_done < len(pairs):
         number = int(np.searchsorted(bounds, n_done))
         if n_done < layout.n_tiles:

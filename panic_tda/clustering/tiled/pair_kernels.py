@@ -57,8 +57,8 @@ class Buffers(NamedTuple):
         Of the micro-kernel.
     lower, row_lower : (2, slots of a tile) int32 or float32
         Thresholds of both tiles, as the micro-kernel takes them for the packed values and for whole rows.
-    live_rows, live_columns : bool
-        Groups of rows and of columns that the micro-kernel looks at.
+    unpruned_row_groups, unpruned_column_groups : bool
+        Groups of rows and of columns that hold an unpruned row; the micro-kernel skips the others.
     tiles : int32 or float32
         Whole rows of two tiles, packed.
     line : int16 or float32
@@ -74,8 +74,8 @@ class Buffers(NamedTuple):
     hits: Array
     lower: Array
     row_lower: Array
-    live_rows: BoolArray
-    live_columns: BoolArray
+    unpruned_row_groups: BoolArray
+    unpruned_column_groups: BoolArray
     tiles: Array
     line: Array
     packed_tiles: IntArray
@@ -138,7 +138,7 @@ def find_near_pairs(
     end, found : int
         Strips that are done, and the pairs of rows in `left`, `right` and `sims`.
     """
-    slots = len(buffers.live_rows) * ROWS
+    slots = len(buffers.unpruned_row_groups) * ROWS
     n_strips = count_strips(panels)
     n_pairs, is_ready = 0, False
     for index in range(begin, len(pairs) * n_strips):
@@ -197,12 +197,12 @@ def find_improving_edges(
     end, found : int
         Strips that are done, and the edges in `left`, `right` and `heights`.
     """
-    slots = len(buffers.live_rows) * ROWS
+    slots = len(buffers.unpruned_row_groups) * ROWS
     n_strips = count_strips(panels)
     cores, to_end, from_start = by_slot
     heights = np.empty((2, slots))
     products = np.empty(slots)
-    n_edges, is_ready, is_live = 0, False, True
+    n_edges, is_ready, has_unpruned = 0, False, True
     for index in range(begin, len(pairs) * n_strips):
         if len(buffers.left) - n_edges < min(_STRIP_PANELS * PANEL, slots) * slots:
             return index, n_edges
@@ -212,14 +212,14 @@ def find_improving_edges(
         if strip == 0 or not is_ready:
             heights[0] = to_end[first : first + slots]
             heights[1] = np.maximum(from_start[second : second + slots], between[index // n_strips])
-            is_ready, is_live = True, not prune_rows or _mark_live_groups(heights, own, buffers)
-            for side in range(2 * is_live):
+            is_ready, has_unpruned = True, not prune_rows or _mark_unpruned_groups(heights, own, buffers)
+            for side in range(2 * has_unpruned):
                 for i in range(slots):
                     # A row whose core distance reaches its own height can matter by the other row's only.
                     height = heights[side, i]
                     products[i] = np.inf if own[side][i] >= height else 1 - height * height / 2 - margin
                 _set_thresholds(panels, products, side, buffers)
-        if not is_live:
+        if not has_unpruned:
             continue
         n_candidates = _find_candidates(panels, vectors, (pair[0], pair[1]), strip, buffers, n_edges)
         n_improving = n_edges
@@ -257,12 +257,12 @@ def _find_candidates(
     """List the candidates of a strip behind the pairs that are found: by the axes, or by whole rows."""
     first = strip * _STRIP_PANELS
     part = first, min(first + _STRIP_PANELS, panels.tile_panels)
-    live = buffers.live_rows, buffers.live_columns
+    live = buffers.unpruned_row_groups, buffers.unpruned_column_groups
     out = buffers.left[n_pairs:], buffers.right[n_pairs:]
     limit = len(out[0])
     if panels.bounded:
-        groups = np.sum(buffers.live_rows[part[0] * PANEL // ROWS : part[1] * PANEL // ROWS])
-        limit = int(groups * np.sum(buffers.live_columns)) * ROWS * COLUMNS // _DENSE
+        groups = np.sum(buffers.unpruned_row_groups[part[0] * PANEL // ROWS : part[1] * PANEL // ROWS])
+        limit = int(groups * np.sum(buffers.unpruned_column_groups)) * ROWS * COLUMNS // _DENSE
     lower = buffers.lower[0], buffers.lower[1]
     n_candidates = find_candidates(
         panels.values,
@@ -303,13 +303,15 @@ def _find_candidates(
 
 
 @compiled
-def _mark_live_groups(heights: FloatArray, cores: tuple[FloatArray, FloatArray], buffers: Buffers) -> bool:
-    """Mark the groups that hold a row which its core distance does not rule out; return whether any does.
+def _mark_unpruned_groups(
+    heights: FloatArray, cores: tuple[FloatArray, FloatArray], buffers: Buffers
+) -> bool:
+    """Mark the groups that hold an unpruned row; return whether there are any on both sides.
 
-    A row is ruled out when its core distance reaches its own height and the largest height on the other side.
+    A row is pruned when its core distance reaches its own height and the largest height on the other side.
     """
-    buffers.live_rows[:] = False
-    buffers.live_columns[:] = False
+    buffers.unpruned_row_groups[:] = False
+    buffers.unpruned_column_groups[:] = False
     largest, any_row, any_column = 0.0, False, False
     for j in range(heights.shape[1]):
         if cores[1][j] < np.inf:
@@ -317,11 +319,11 @@ def _mark_live_groups(heights: FloatArray, cores: tuple[FloatArray, FloatArray],
     highest = 0.0
     for i in range(heights.shape[1]):
         if cores[0][i] < max(heights[0, i], largest):
-            buffers.live_rows[i // ROWS] = any_row = True
+            buffers.unpruned_row_groups[i // ROWS] = any_row = True
             highest = max(highest, heights[0, i])
     for j in range(heights.shape[1]):
         if cores[1][j] < max(heights[1, j], highest):
-            buffers.live_columns[j // COLUMNS] = any_column = True
+            buffers.unpruned_column_groups[j // COLUMNS] = any_column = True
     return any_row and any_column
 
 

@@ -58,8 +58,8 @@ unless two heights lie just that far apart.
 7. **No edge of the answer is passed over.** An edge that is no lighter than the heaviest edge on the
    tree's path between its ends is a heaviest one of a cycle, and a minimum spanning tree exists without
    it. In dendrogram order path maxima are maxima of ranges of merge heights, hence of each row's own part and
-   those of the tiles between (`light_edges`); a row whose core distance is not below any of them is pruned,
-   whatever its products.
+   those of the tiles between (`improving_edges`); a row whose core distance is not below any of them is
+   pruned, whatever its products.
 8. **Any set of edges may be replaced by a forest of it**, those of one tile or of several. What is not in a
    minimum spanning forest of some edges is a heaviest edge of a cycle among them, and so in no need to be in
    that of all.

@@ -1,9 +1,16 @@
-"""Build the space of a fit: the array library, the error margins of its products, and the axes of the bound.
+"""Build the space of a fit: its rows, the error margins of their products, and their projected coordinates.
 
-The two numbers that it measures carry the proof. η, the margin, says how far a float32 product of two rows
-may lie from the truth; it follows from the number of dimensions and from how far norms are from 1
-(`margins`). The slack adds to it the error of the bound (`margins.bound_margin`). Both assume full
-float32 products, which `_require_precise` checks.
+All passes of the engine work on this one object, `contract.Space`. Two of its numbers carry the proof that no
+pair of rows is missed (steps 2 and 3 of `proof`):
+
+margin   η, the largest possible difference between the float32 dot product of two rows at distance d and
+         1 - d²/2. It follows from the number of dimensions and from how much the rows' squared lengths
+         differ from 1 (`margins.product_margin`).
+slack    the most by which the computed product of two rows' projected coordinates (`axes`) can be below the
+         computed product of the rows: η and the rounding of the projection (`margins.bound_margin`).
+
+Both hold for products in full float32 precision. GPUs and some libraries can multiply with fewer bits, so
+`build_space` checks the precision and refuses such a library.
 """
 
 from __future__ import annotations
@@ -21,76 +28,78 @@ if TYPE_CHECKING:
     from panic_tda.types import Array, ArrayModule
 
 _SAMPLE_ROWS = 512
+"""Rows whose products are compared with float64."""
 _ALL_BITS = 1 - 2.0**-24
-"""A number that needs all 24 bits of a float32; TF32, bfloat16 and float16 round or cut it."""
+"""A number that needs all 24 bits of a float32's mantissa; TF32, bfloat16 and float16 round it."""
 
 
 def select_kernels(xp: ArrayModule) -> Kernels:
-    """Return the inner loops for the arrays of a library."""
-    chosen: Kernels = host if xp is np else device
-    return chosen
+    """Return the inner loops for the arrays of a library: `host` for numpy, `device` for cupy."""
+    module: Kernels = host if xp is np else device
+    return module
 
 
 def build_space(xp: ArrayModule, vectors: Array, n_axes: int | None, rng: np.random.Generator) -> Space:
-    """Measure the margins, and project the rows unless they have too few dimensions for that to save time.
+    """Measure the margins of the rows, and project them on principal axes if that saves time.
 
     Parameters
     ----------
     xp : module
-        The library that works, numpy or cupy.
+        The library that computes, numpy or cupy.
     vectors : (n, d) float32
-        Unit rows, of `xp` or in host memory.
+        Unit rows, an array of `xp` or in host memory.
     n_axes : int or None
-        Axes of the bound; 0 does without, None chooses by a sample of rows in host memory.
+        Number of principal axes. 0 projects nothing. None chooses by a sample of the rows, which must be in
+        host memory.
     rng : numpy.random.Generator
-        Chooses the rows from which the axes are found.
+        Draws the samples from which the axes and their number are found.
 
     Returns
     -------
     Space
-        With points on the axes where the bound pays.
+        Without projected coordinates where `axes.bound_saves_time` says no.
 
     Raises
     ------
     PanicTdaError
-        The library's products are less precise than float32's.
+        The library multiplies with less than float32 precision.
     """
     d = vectors.shape[1]
-    error = margins.norm_error(xp, vectors)
-    margin = margins.product_margin(d, error)
-    _require_precise(xp, vectors, margin)
-    if not axes.pay(axes.N_AXES if n_axes is None else n_axes, d):
+    norm_error = margins.norm_error(xp, vectors)
+    margin = margins.product_margin(d, norm_error)
+    _require_float32_precision(xp, vectors, margin)
+    if not axes.bound_saves_time(axes.DEFAULT_N_AXES if n_axes is None else n_axes, d):
         return Space(vectors, vectors, False, margin, 0.0, xp, select_kernels(xp))
-    principal = axes.principal_axes(xp, vectors, rng)
+    principal_axes = axes.find_principal_axes(xp, vectors, rng)
     if n_axes is None:
-        n_axes = axes.choose_number(vectors, principal, rng)
-    points = axes.coordinates(xp, vectors, np.ascontiguousarray(principal[:, :n_axes]))
-    return Space(
-        vectors, points, True, margin, margin + margins.bound_margin(n_axes, error), xp, select_kernels(xp)
-    )
+        n_axes = axes.choose_n_axes(vectors, principal_axes, rng)
+    coordinates = axes.project_rows(xp, vectors, np.ascontiguousarray(principal_axes[:, :n_axes]))
+    slack = margin + margins.bound_margin(n_axes, norm_error)
+    return Space(vectors, coordinates, True, margin, slack, xp, select_kernels(xp))
 
 
-def _require_precise(xp: ArrayModule, vectors: Array, margin: float) -> None:
-    """Refuse a library that multiplies less than float32: every bound rests on that.
+def _require_float32_precision(xp: ArrayModule, vectors: Array, margin: float) -> None:
+    """Raise an error if the library multiplies float32 matrices with less than float32 precision.
 
-    Sampled rows cannot reveal TF32: its errors are below the proven margin, and a tighter limit would reject
-    correct float32. So numbers that need all bits of a float32 are multiplied by 1 and 0 only; the sums of
-    such products are exact in any order. A sample of rows is checked too, against faults of other kinds.
+    Products of the rows cannot reveal TF32: its errors are below the proven margin, and a smaller limit would
+    refuse correct float32. So a matrix of zeros and of numbers that need all bits of a float32 is multiplied
+    by ones. Correct products are then exact, in any order of summation. Products of a sample of the rows are
+    compared with float64 as well, to find other faults.
     """
     sample = take_slice(xp, vectors, slice(0, _SAMPLE_ROWS))
     ones = xp.zeros_like(sample) + xp.float32(1)
-    fine, here = xp.zeros_like(sample), xp.arange(len(sample))
-    fine[here, here % sample.shape[1]] = _ALL_BITS
-    for product in (fine @ ones.copy().T, ones @ fine.copy().T):
+    one_per_row, row_numbers = xp.zeros_like(sample), xp.arange(len(sample))
+    one_per_row[row_numbers, row_numbers % sample.shape[1]] = _ALL_BITS
+    for product in (one_per_row @ ones.copy().T, ones @ one_per_row.copy().T):
         if bool((product != xp.float32(_ALL_BITS)).any()):
             raise PanicTdaError(
-                "float32 rows are multiplied in fewer bits than they have, as TF32 and bfloat16 do: unset "
-                "CUPY_TF32 and NVIDIA_TF32_OVERRIDE"
+                "matrices are multiplied with less than float32 precision, such as TF32 or bfloat16; exact "
+                "clustering needs float32. Unset CUPY_TF32 and NVIDIA_TF32_OVERRIDE"
             )
     exact = sample.astype(xp.float64) @ sample.astype(xp.float64).T.copy()
-    worst = float(xp.max(xp.absolute(sample @ sample.copy().T - exact)))
-    if worst > margin:
+    largest_error = float(xp.max(xp.absolute(sample @ sample.copy().T - exact)))
+    if largest_error > margin:
         raise PanicTdaError(
-            f"products of float32 rows must be within {margin:.1e} of exact ones; here they are off by "
-            f"{worst:.1e}: this machine's matrix library is not to be trusted"
+            f"products of float32 rows are off by {largest_error:.1e}; the limit is {margin:.1e}. The matrix "
+            "library (BLAS) of this machine computes wrong results"
         )

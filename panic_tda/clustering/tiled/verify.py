@@ -3,7 +3,7 @@
 A spanning tree is a minimum one when no edge is lighter than the heaviest edge on the tree's path between its
 ends: each edge outside the tree is then a heaviest one of a cycle. With the rows in dendrogram order, that
 path maximum is the largest merge height between them. Most rows of most tiles cannot have an improving edge,
-because their core distance is too large (`light_edges`).
+because their core distance is too large (`improving_edges`).
 
 Tile pairs are looked at in *waves*. After each, the best tree of all edges known so far takes the place of
 the one before, and the next wave is measured against it. Path maxima only fall from a tree to the next, so an
@@ -24,8 +24,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from panic_tda.clustering.tiled.layout import Layout, batch_bounds, expected_work, schedule, tile_starts
-from panic_tda.clustering.tiled.light_edges import by_position, edges_within, merge_heights_between
+from panic_tda.clustering.tiled.improving_edges import by_position, edges_within, merge_heights_between
+from panic_tda.clustering.tiled.layout import (
+    Layout,
+    estimate_work,
+    find_batch_bounds,
+    schedule_tile_pairs,
+    tile_starts,
+)
 from panic_tda.clustering.tiled.state_checks import check_verify, verify_forms
 from panic_tda.clustering.tiled.workers import PerThread, Workers
 from panic_tda.clustering.trees import (
@@ -103,7 +109,7 @@ class Verifier:
     team : Workers
         Threads.
     progress : Progress
-        Told the pairs of rows looked at.
+        Receives the number of pairs of rows compared.
     prune_rows : bool
         Whether to leave out rows that cannot have an improving edge; this changes only the time.
     checkpoint : Checkpoint or None
@@ -159,7 +165,7 @@ class Verifier:
 
     def _begin(self, tree: Edges) -> _State:
         leaves = dendrogram_order(len(self._cores), tree)
-        pairs = schedule(self._space.coordinates, Layout(leaves.order, self._starts))
+        pairs = schedule_tile_pairs(self._space.coordinates, Layout(leaves.order, self._starts))
         at = _State(tree, leaves, pairs, 0, self._first_size, self._scan(leaves))
         self._announce(at)
         return at
@@ -208,7 +214,7 @@ class Verifier:
 
     def _work(self, at: _State) -> FloatArray:
         near = _NEAR_WORK if self._space.bounded else ()
-        return expected_work(Layout(at.leaves.order, self._starts), at.pairs, near)
+        return estimate_work(Layout(at.leaves.order, self._starts), at.pairs, near)
 
     def _wave(self, at: _State) -> Edges:
         """Look at some tile pairs, and return the best tree from all edges known then."""
@@ -217,7 +223,7 @@ class Verifier:
         tiles = by_position(self._space.xp, at.leaves, self._cores, self._starts)
         between = merge_heights_between(at.leaves, self._starts, pairs)
         at.scan.use(tiles, prune_rows=self._prune_rows)
-        bounds = batch_bounds(at.pairs, len(self._starts) - 1) - at.n_done
+        bounds = find_batch_bounds(at.pairs, len(self._starts) - 1) - at.n_done
         bounds = np.unique(np.clip(bounds, 0, len(pairs)))
         edge_sets, n_held = [at.tree], 0
 

@@ -60,7 +60,7 @@ def check_clusterings(info: DatabaseInfo, findings: Findings) -> None:
     """Find assignments without a clustering or an embedding, and incomplete clusterings."""
     if not info.has_ours("clusteringresult"):
         return
-    with info.reading("look for the clusterings of assignments") as connection:
+    with info.reading("find orphan assignments") as connection:
         for orphans in find_orphans(info, connection):
             if not orphans.n_assignments:
                 findings.add(BROKEN, f"result_key {show_id(orphans.key)}")
@@ -68,7 +68,7 @@ def check_clusterings(info: DatabaseInfo, findings: Findings) -> None:
             findings.say(ORPHAN if orphans.n_assignments else BROKEN, str(orphans))
         clusterings = list(read_result_rows(connection))
     for row in clusterings:
-        with info.reading(f"look at clustering {show_id(row.id)}") as connection:
+        with info.reading(f"check clustering {show_id(row.id)}") as connection:
             n_lost = 0
             for identity in find_missing_embeddings(connection, row.key):
                 findings.add(ORPHAN, identity, f"no such embedding; in clustering {show_id(row.id)}")

@@ -84,7 +84,7 @@ class DatabaseInfo:
         if not reads_invocations(connection, query):
             return True
         if self.are_before_images(names):
-            self.progress.phase(f"{', '.join(kinds)}: no index has it yet, so invocations are read")
+            self.progress.phase(f"{', '.join(kinds)}: without an index, all invocations are read")
             return True
         missing = f"{', '.join(sorted(names))} of invocations"
         findings.leave_out(

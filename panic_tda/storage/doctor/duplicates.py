@@ -43,7 +43,7 @@ class Copy(NamedTuple):
 
 def check_duplicates(info: DatabaseInfo, findings: Findings) -> None:
     """Find the embeddings beyond the first of an invocation and a model."""
-    with info.reading("look for embeddings of one output") as connection:
+    with info.reading("find duplicate embeddings") as connection:
         for _, copies in find_duplicates(info, connection):
             for copy in copies[1:]:
                 findings.add(DUPLICATE, copy.id)

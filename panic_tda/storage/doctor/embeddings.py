@@ -23,7 +23,7 @@ _invocation = Invocation.__table__
 def check_orphans(info: DatabaseInfo, findings: Findings) -> None:
     """Find embeddings without an invocation, by the indexes of both tables."""
     joined = _embedding.outerjoin(_invocation, _invocation.c.id == _embedding.c.invocation_id)
-    with info.reading("look for the invocations of embeddings") as connection:
+    with info.reading("find orphan embeddings") as connection:
         at = row_locator(connection, _embedding)
         wanted = sa.select(at).select_from(joined).where(_invocation.c.id.is_(None))
         for identity in read_ids_at(connection, _embedding, wanted):
@@ -37,7 +37,7 @@ def check_types(info: DatabaseInfo, findings: Findings) -> None:
     count_of_kind = [sa.func.sum(sa.case((_invocation.c.type == kind, 1), else_=0)) for kind in kinds]
     model: Any = _embedding.c.embedding_model
     query = sa.select(model, *count_of_kind).select_from(joined).group_by(model)
-    with info.reading("compare the types of outputs") as connection:
+    with info.reading("check output types") as connection:
         if not info.may_read(connection, query, ["type"], findings, WRONG_TYPE):
             return
         counts_by_model = [

@@ -108,7 +108,7 @@ def repair(database: Database, planned: Sequence[Repair], *, progress: Progress 
         if not plan.count:
             removed.append(0)
             continue
-        progress.phase(f"mend {plan.kind}")
+        progress.phase(f"repair {plan.kind}")
         with database.writing() as connection:
             removed.append(plan.apply(connection))
     return removed

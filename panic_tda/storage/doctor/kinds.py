@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from panic_tda.storage.doctor import (
-    beside,
     clusterings,
     duplicates,
     embeddings,
     repairs,
     runs,
     trees,
+    unfinished_work,
     values,
     vectors,
 )
@@ -187,11 +187,11 @@ _ALL = (
         clusterings.check_old_tables,
     ),
     Kind(
-        beside.UNFINISHED,
+        unfinished_work.UNFINISHED,
         "results that were computed but not saved, and checkpoints of unfinished runs",
         "save results with panic-tda save-pending; run a stopped command again to resume it; or delete the "
         "files",
-        beside.check_beside,
+        unfinished_work.check_unfinished_work,
     ),
 )
 KINDS = {kind.name: kind for kind in _ALL}

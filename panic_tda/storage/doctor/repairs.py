@@ -52,7 +52,7 @@ def plan_duplicates(info: DatabaseInfo) -> Repair:
     """Plan to delete embeddings that equal another one byte by byte and that no clustering refers to."""
     pairs: list[tuple[Any, Any]] = []
     count = n_left = 0
-    with info.reading("look for embeddings of one output") as connection:
+    with info.reading("find duplicate embeddings") as connection:
         for pair, copies in find_duplicates(info, connection, vectors=True):
             n_removable = len(find_removable(copies))
             count, n_left = count + n_removable, n_left + len(copies) - 1 - n_removable
@@ -69,7 +69,7 @@ def plan_duplicates(info: DatabaseInfo) -> Repair:
 
 def plan_orphan_assignments(info: DatabaseInfo) -> Repair:
     """Plan to delete assignments without an embedding, and all rows of keys without a clustering."""
-    with info.reading("look for the clusterings of assignments") as connection:
+    with info.reading("find orphan assignments") as connection:
         planned = [orphans for orphans in clusterings.find_orphans(info, connection) if orphans.n_assignments]
         n_missing = {
             row.key: n_embeddings
@@ -94,7 +94,7 @@ def plan_orphan_assignments(info: DatabaseInfo) -> Repair:
 
 def plan_broken_clusterings(info: DatabaseInfo) -> Repair:
     """Plan to delete incomplete clusterings with their assignments; embeddings stay."""
-    with info.reading("look for broken clusterings") as connection:
+    with info.reading("find broken clusterings") as connection:
         broken = _find_broken_keys(info, connection)
 
     def apply(connection: Connection) -> int:

@@ -42,7 +42,7 @@ _diagram = sa.table("persistencediagram", sa.column("id"), sa.column("run_id"))
 def check_orphan_invocations(info: DatabaseInfo, findings: Findings) -> None:
     """Find invocations without a run, by the indexes of both tables."""
     joined = _invocation.outerjoin(_run, _run.c.id == _invocation.c.run_id)
-    with info.reading("look for the runs of invocations") as connection:
+    with info.reading("find orphan invocations") as connection:
         wanted = (
             sa.select(row_locator(connection, _invocation)).select_from(joined).where(_run.c.id.is_(None))
         )
@@ -59,7 +59,7 @@ def check_orphan_runs(info: DatabaseInfo, findings: Findings) -> None:
     joined = _run.outerjoin(_experiment, _experiment.c.id == _run.c.experiment_id)
     query = sa.select(_run.c.id).select_from(joined)
     query = query.where(_experiment.c.id.is_(None), _run.c.experiment_id.is_not(None))
-    with info.reading("look for the experiments of runs") as connection:
+    with info.reading("find orphan runs") as connection:
         for identity in read_stored_values(connection, query):
             findings.add(ORPHAN_RUN, identity)
 
@@ -69,7 +69,7 @@ def check_orphan_diagrams(info: DatabaseInfo, findings: Findings) -> None:
     if not info.has("persistencediagram", "id", "run_id"):
         return
     joined = _diagram.outerjoin(_run, _run.c.id == _diagram.c.run_id)
-    with info.reading("look for the runs of persistence diagrams") as connection:
+    with info.reading("find orphan persistence diagrams") as connection:
         wanted = sa.select(row_locator(connection, _diagram)).select_from(joined).where(_run.c.id.is_(None))
         for identity in read_ids_at(connection, _diagram, wanted):
             findings.add(ORPHAN_DIAGRAM, identity)
@@ -84,7 +84,7 @@ def check_outputs(info: DatabaseInfo, findings: Findings) -> None:
     no_text = _invocation.c.output_text.is_(None)
     image = _invocation.c.output_image_data
     no_image = sa.or_(image.is_(None), sa.func.length(image) == 0)
-    with info.reading("look for outputs") as connection:
+    with info.reading("find missing outputs") as connection:
         at = row_locator(connection, _invocation)
         texts, images = (sa.select(at).where(kind) for kind in (is_text, is_image))
         if connection.dialect.name == "sqlite" and not reads_invocations(connection, texts):
@@ -182,7 +182,7 @@ def check_ids(info: DatabaseInfo, findings: Findings) -> None:
     for name in _WITH_IDS:
         is_ours = name != "clusteringresult" or info.has_ours(name)
         if is_ours and info.has(name, "id"):
-            with info.reading(f"look at the ids of {name}") as connection:
+            with info.reading(f"check ids of {name}") as connection:
                 for identity in read_stored_values(connection, _select_bad_ids(connection, name)):
                     findings.add(BAD_ID, identity, f"in {name}")
 

@@ -67,11 +67,11 @@ def _open_clusterings(info: DatabaseInfo) -> Iterator[tuple[StoredClustering, An
     """Yield each readable clustering and its key, in a transaction for each."""
     if not info.has_ours("clusteringtree"):
         return
-    with info.reading("look for trees") as connection:
+    with info.reading("list trees") as connection:
         rows = list(read_result_rows(connection))
     for row in rows:
         if row.summary is not None:
-            with info.reading(f"look at the tree of clustering {row.summary.id}") as connection:
+            with info.reading(f"check the tree of clustering {row.summary.id}") as connection:
                 yield StoredClustering(connection, row.summary), row.key
 
 

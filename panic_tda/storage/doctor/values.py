@@ -27,9 +27,9 @@ def check_values(info: DatabaseInfo, findings: Findings) -> None:
         # Invalid ids and ids of missing rows are other kinds of findings.
         stored = [column for column in table.c if info.has(table.name, column.name)]
         columns = [column for column in stored if not isinstance(column.type, sa.Uuid)]
-        with info.reading(f"look at the values of {table.name}") as connection:
+        with info.reading(f"check values of {table.name}") as connection:
             _add_values(findings, cells.find_damaged_values(connection, sa.select(*columns)))
-    with info.reading("look at the texts of invocations") as connection:
+    with info.reading("check texts of invocations") as connection:
         # PostgreSQL rejects values of another type.
         if connection.dialect.name != "sqlite":
             return

@@ -13,7 +13,7 @@ from panic_tda.arrays.rows import has_direction
 from panic_tda.storage.bulk import stream_rows
 from panic_tda.storage.doctor.database_info import BATCH_ROWS, DatabaseInfo, has_index
 from panic_tda.storage.doctor.findings import Findings
-from panic_tda.storage.read.census import FLOAT_BYTES, ModelCensus, stored_models, stored_width
+from panic_tda.storage.read.census import FLOAT_BYTES, ModelCensus, list_models, stored_width
 from panic_tda.storage.schema.tables import Embedding
 from panic_tda.wording import pluralize
 
@@ -29,7 +29,7 @@ _embedding = Embedding.__table__
 
 def check_vectors(info: DatabaseInfo, findings: Findings) -> None:
     """Find vectors that are missing, not finite, zero, or not of the length of their model."""
-    with info.reading("measure vectors") as connection:
+    with info.reading("check vector lengths") as connection:
         widths = _read_widths(info, connection)
         n_rows = connection.execute(sa.select(sa.func.count()).select_from(_embedding)).scalar_one()
         info.progress.phase("read vectors", n_rows)
@@ -43,8 +43,8 @@ def check_vectors(info: DatabaseInfo, findings: Findings) -> None:
 def _read_widths(info: DatabaseInfo, connection: Connection) -> dict[str, int]:
     """Return the vector length in bytes of each model: the most frequent valid length, 0 if there is none."""
     if has_index(connection, _INDEX):
-        return {model: stored_width(connection, model) for model in stored_models(connection)}
-    info.progress.phase("measure vectors: no index has their lengths yet, so embeddings are read")
+        return {model: stored_width(connection, model) for model in list_models(connection)}
+    info.progress.phase("check vector lengths: without an index, all embeddings are read")
     query: Select[Any] = sa.select(_embedding.c.embedding_model, sa.func.length(_embedding.c.vector))
     size_counts: defaultdict[str, Counter[int | None]] = defaultdict(Counter)
     for rows in stream_rows(connection, query, batch_rows=BATCH_ROWS):

@@ -104,7 +104,7 @@ def take_censuses(database: Database, model: str, factors: Sequence[int]) -> dic
 
 def count_models(connection: Connection, downsample: int, model: str | None = None) -> dict[str, ModelCensus]:
     """Take the census of all models or of one, inside the transaction of `connection`."""
-    names = stored_models(connection) if model is None else [model]
+    names = list_models(connection) if model is None else [model]
     censuses = {name: _count_model(connection, [downsample], name)[0] for name in names}
     return {name: census for name, census in censuses.items() if census.n_total}
 
@@ -268,7 +268,7 @@ def show_id(stored: object) -> str:
         return repr(stored)
 
 
-def stored_models(connection: Connection) -> list[str]:
+def list_models(connection: Connection) -> list[str]:
     """Return the names of all embedding models in alphabetical order.
 
     Raises

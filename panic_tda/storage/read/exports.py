@@ -128,7 +128,7 @@ def open_rows(
     clustering: ClusteringSummary,
     *,
     with_vectors: bool = False,
-    beside: pa.RecordBatch | None = None,
+    extra_columns: pa.RecordBatch | None = None,
 ) -> Iterator[RowStream]:
     """Stream the assignments of a clustering, each with its output, its run and the medoid of its cluster.
 
@@ -140,7 +140,7 @@ def open_rows(
         A stored clustering.
     with_vectors : bool
         Whether to add a column `vector`, a fixed-size list of float32, as stored.
-    beside : pyarrow.RecordBatch, optional
+    extra_columns : pyarrow.RecordBatch, optional
         Further columns, with a row for each assignment, in the order of `assignments.read_assignments`.
 
     Yields
@@ -152,8 +152,8 @@ def open_rows(
     Raises
     ------
     DatabaseError
-        A number is invalid, `beside` has another number of rows than there are assignments, or the file is
-        damaged. It is also raised while batches are read.
+        A number is invalid, `extra_columns` has another number of rows than there are assignments, or the
+        file is damaged. It is also raised while batches are read.
 
     Notes
     -----
@@ -168,15 +168,15 @@ def open_rows(
         if with_vectors:
             columns = columns.append(pa.field(VECTOR, pa.list_(pa.float32(), stored.dimensions)))
         aligned = {"core_distance": _read_core_distances(connection, clustering.id, n_rows)}
-        if beside is not None:
-            if len(beside) != n_rows:
+        if extra_columns is not None:
+            if len(extra_columns) != n_rows:
                 raise DatabaseError(
                     f"clustering {clustering.id} has {n_rows} "
-                    f"{pluralize(n_rows, 'assignment')}, and had {len(beside)} when its "
+                    f"{pluralize(n_rows, 'assignment')}, and had {len(extra_columns)} when its "
                     "map was computed: embeddings were deleted since; export again"
                 )
-            columns = pa.schema([*columns, *beside.schema])
-            aligned |= dict(zip(beside.schema.names, beside.columns, strict=True))
+            columns = pa.schema([*columns, *extra_columns.schema])
+            aligned |= dict(zip(extra_columns.schema.names, extra_columns.columns, strict=True))
         schema = columns.with_metadata(describe(clustering))
         # The batches are closed before the transaction, even after an error.
         with closing(_stream_batches(connection, clustering, schema, aligned)) as batches:

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from panic_tda.storage.cells import read_each
 from panic_tda.storage.database import SCHEMA_VERSION, Database, sqlite_version
-from panic_tda.storage.read.census import FLOAT_BYTES, count_lengths, find_width, stored_models
+from panic_tda.storage.read.census import FLOAT_BYTES, count_lengths, find_width, list_models
 from panic_tda.storage.read.summaries import ClusteringSummary, UnreadableClustering, read_summaries
 from panic_tda.storage.schema.tables import Invocation, InvocationType, Run
 
@@ -106,7 +106,7 @@ def read_overview(database: Database) -> DatabaseOverview:
             sa.select(sa.func.count(), sa.func.count(Run.initial_prompt.distinct())).select_from(Run)
         ).one()
         n_texts, n_images = _count_outputs(connection)
-        stored = stored_models(connection)
+        stored = list_models(connection)
         names = sorted({*stored, *(summary.embedding_model for summary in readable)})
         return DatabaseOverview(
             database=str(database),

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, aliased
 
 from panic_tda.errors import DamagedValue, InvalidParameter, UnknownClustering, UnknownModel
 from panic_tda.storage.cells import naming_damage, read_rows
-from panic_tda.storage.read.census import stored_models
+from panic_tda.storage.read.census import list_models
 from panic_tda.storage.read.summaries import ClusteringSummary as ClusteringSummary
 from panic_tda.storage.read.summaries import UnreadableClustering as UnreadableClustering
 from panic_tda.storage.read.summaries import matches, read_summaries
@@ -83,7 +83,7 @@ def list_all_clusterings(
     """Return the readable clusterings, as `list_clusterings` does, and the unreadable ones."""
     readable, unreadable = read_summaries(session.connection(), model=model)
     if model is not None and not readable and not unreadable:
-        known = stored_models(session.connection())
+        known = list_models(session.connection())
         if model not in known:
             raise UnknownModel(f"no embeddings of model {model}; the database has: {', '.join(known)}")
     return readable, unreadable

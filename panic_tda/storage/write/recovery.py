@@ -12,7 +12,7 @@ from uuid import UUID
 import numpy as np
 import sqlalchemy as sa
 
-from panic_tda.clustering.checkpoint import discard_states
+from panic_tda.clustering.checkpoint import remove_states_of_input
 from panic_tda.clustering.recipe import find_medoid
 from panic_tda.errors import BadInput, BadVectors, DatabaseError, PanicTdaError, unexpected
 from panic_tda.paths import expand_home
@@ -115,7 +115,7 @@ def _remove_file(database: Database, finished: FinishedClustering, path: Path) -
     try:
         path.unlink()
         if finished.record.input_sha256 is not None:
-            discard_states(database.work_root, finished.record.input_sha256)
+            remove_states_of_input(database.work_root, finished.record.input_sha256)
     except OSError as error:  # the result is saved, so remaining files are only worth a warning
         _log.warning("%s is saved, but not everything of it could be removed: %s", finished.id, error)
 

@@ -81,7 +81,7 @@ def recut_hint(database: Database, finished: FinishedClustering, wording: Wordin
     return f"To store one of them, add its options to: {database.command('recut-clustering', finished.id)}"
 
 
-def save_or_keep(database: Database, finished: FinishedClustering) -> None:
+def save_or_write_pending(database: Database, finished: FinishedClustering) -> None:
     """Save a clustering in one write transaction; write it to a file if it cannot be saved.
 
     Raises
@@ -95,10 +95,10 @@ def save_or_keep(database: Database, finished: FinishedClustering) -> None:
     """
     # Rolling back and writing the file may take longer than the time to exit after a signal.
     with rescue():
-        _save_or_keep(database, finished)
+        _save_or_write_pending(database, finished)
 
 
-def _save_or_keep(database: Database, finished: FinishedClustering) -> None:
+def _save_or_write_pending(database: Database, finished: FinishedClustering) -> None:
     try:
         with database.writing() as connection:
             save_clustering(connection, finished)

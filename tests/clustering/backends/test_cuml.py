@@ -22,11 +22,11 @@ from panic_tda.clustering import backends
 from panic_tda.clustering.backends import cuml
 from panic_tda.clustering.backends.cuml import CumlBackend, cuml_arguments, estimate_bytes
 from panic_tda.clustering.backends.sklearn import SklearnBackend
-from panic_tda.clustering.backends.tree_check import count_improvable_rows
+from panic_tda.clustering.backends.tree_check import sample_improving_edges
 from panic_tda.devices import cuda
 from panic_tda.errors import BackendFailure, DeviceOutOfMemory, InvalidParameter, UnsupportedOnBackend
 from panic_tda.parameters import ClusteringParameters
-from panic_tda.types import CLUSTERED, FAILED, LighterEdges, SpanningTree
+from panic_tda.types import CLUSTERED, FAILED, ImprovingEdgeSample, SpanningTree
 from tests import reference
 from tests.clustering.test_backends import FLOOR, ROWS, FitOptions, assert_spans, options, unit
 from tests.conftest import FREE_BYTES, MakeFile, require_backend
@@ -202,7 +202,7 @@ class Rough(SklearnBackend):
         height[np.argmax(height)] *= 1.5
         tree = replace(tree, height=height, core_distances=np.zeros(len(vectors)), tie_tolerance=1e-6)
         return replace(
-            tree, lighter_edges=count_improvable_rows(vectors, tree, distance_floor=asked.distance_floor)
+            tree, improving_edges=sample_improving_edges(vectors, tree, distance_floor=asked.distance_floor)
         )
 
 
@@ -248,7 +248,7 @@ def test_the_share_is_stored_and_shown(upgraded: MakeFile) -> None:
     assert said["lighter_edge_sample"] == outcome.n_embeddings
     shown = rendering.details_text(summary, details, 100)
     percent = f"{100 * said['lighter_edge_share']:.2f} %"
-    assert f"{percent} of {outcome.n_embeddings} sampled rows have an edge lighter than" in shown
+    assert f"{percent} of {outcome.n_embeddings} sampled rows have an improving edge" in shown
     assert "(approximate)" in shown
     as_json = rendering.details_json(summary, details)["parameters"]
     assert as_json["lighter_edge_share"] == said["lighter_edge_share"]
@@ -271,7 +271,7 @@ def test_an_exhausted_device_costs_its_model_alone(upgraded: MakeFile) -> None:
         "ran out of device memory (std::bad_alloc: out_of_memory)",
         f"on {Exhausted.failed[0]} × 8 rows",
         "the estimate is 0 MiB",
-        "24.0 GiB are free now beside the rows",
+        "24.0 GiB are free now, in addition to the rows",
         "--backend tiled",
         "--memory-limit",
         "--min-samples",
@@ -359,7 +359,7 @@ def test_the_tree_is_handed_on_unchanged(monkeypatch: pytest.MonkeyPatch, name: 
     cores = reference.core_distances(distances, k).astype(np.float32).astype(np.float64)
     np.testing.assert_array_equal(tree.core_distances, np.maximum(cores, FLOOR))
     assert tree.tie_tolerance == 1e-6
-    assert tree.lighter_edges == LighterEdges(share=0.0, sample=len(rows))
+    assert tree.improving_edges == ImprovingEdgeSample(share=0.0, sample=len(rows))
 
 
 @pytest.mark.usefixtures("device")
@@ -404,7 +404,7 @@ def unconnected(monkeypatch: pytest.MonkeyPatch, stand_in: StandIn) -> StandIn:
     monkeypatch.setattr(cuml, "unavailable_reason", lambda: None)
     monkeypatch.setattr(cuml, "_import_hdbscan", lambda: Unconnected)
     monkeypatch.setattr(cuml, "_empty_pool", lambda: None)
-    monkeypatch.setattr(cuda, "free_bytes", lambda: 1 << 20)
+    monkeypatch.setattr(cuda, "allocatable_bytes", lambda: 1 << 20)
     return stand_in
 
 

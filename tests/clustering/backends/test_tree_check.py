@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 
 from panic_tda.clustering.backends import tree_check
 from panic_tda.clustering.backends.base import FitOptions
-from panic_tda.clustering.backends.tree_check import count_improvable_rows
+from panic_tda.clustering.backends.tree_check import sample_improving_edges
 from panic_tda.clustering.tiled.engine import TiledBackend
 from panic_tda.types import SpanningTree
 from tests import reference, strict_arrays
@@ -56,7 +56,7 @@ def neighbour_graph_tree(rows: np.ndarray) -> SpanningTree:
 
 
 def oracle(rows: np.ndarray, tree: SpanningTree, margin: float) -> np.ndarray:
-    """Whether each row has an edge lighter than its tree path: all pairs, paths walked edge by edge."""
+    """Return for each row whether it has an improving edge: all pairs, paths walked edge by edge."""
     n = len(rows)
     weights = reference.mutual_reachability(reference.chord_distances(rows), MIN_SAMPLES, FLOOR)
     linked: list[list[tuple[int, float]]] = [[] for _ in range(n)]
@@ -82,7 +82,7 @@ def oracle(rows: np.ndarray, tree: SpanningTree, margin: float) -> np.ndarray:
 @pytest.mark.parametrize("name", ["blobs", "noise in 768 dimensions", "chain on a circle", "near copies"])
 def test_an_exact_tree_has_no_lighter_edge(name: str, n_sampled: int) -> None:
     rows = np.unique(ROWS[name], axis=0)
-    found = count_improvable_rows(
+    found = sample_improving_edges(
         rows, exact_tree(rows), distance_floor=FLOOR, n_sampled=n_sampled, margin=1e-12
     )
     assert (found.share, found.sample) == (0.0, min(len(rows), n_sampled))
@@ -94,7 +94,7 @@ def test_a_tree_of_a_neighbour_graph_has_the_oracles_share(margin: float) -> Non
     tree = neighbour_graph_tree(rows)
     expected = oracle(rows, tree, margin)
     assert 0 < expected.mean() < 1
-    found = count_improvable_rows(rows, tree, distance_floor=FLOOR, margin=margin)
+    found = sample_improving_edges(rows, tree, distance_floor=FLOOR, margin=margin)
     assert (found.share, found.sample) == (expected.mean(), len(rows))
 
 
@@ -108,7 +108,7 @@ def test_a_sample_has_its_own_share(monkeypatch: pytest.MonkeyPatch, n_sampled: 
     assert len(set(chosen.tolist())) == n_sampled
     shares = {margin: oracle(rows, tree, margin)[chosen].mean() for margin in (0.01, 0.05, 0.2)}
     for margin, expected in shares.items():
-        found = count_improvable_rows(rows, tree, distance_floor=FLOOR, n_sampled=n_sampled, margin=margin)
+        found = sample_improving_edges(rows, tree, distance_floor=FLOOR, n_sampled=n_sampled, margin=margin)
         assert (found.share, found.sample) == (expected, n_sampled)
 
 
@@ -121,7 +121,7 @@ def test_one_heavy_link_shows_in_the_rows_behind_it() -> None:
     wrong = replace(tree, height=height)
     expected = oracle(rows, wrong, 1e-9)
     assert expected.any()
-    assert count_improvable_rows(rows, wrong, distance_floor=FLOOR, margin=1e-9).share == expected.mean()
+    assert sample_improving_edges(rows, wrong, distance_floor=FLOOR, margin=1e-9).share == expected.mean()
 
 
 def test_rounding_to_float32_makes_no_row_count() -> None:
@@ -135,24 +135,24 @@ def test_rounding_to_float32_makes_no_row_count() -> None:
             height=(tree.height * noise).astype(np.float32).astype(np.float64),
             core_distances=tree.core_distances.astype(np.float32).astype(np.float64),
         )
-        assert count_improvable_rows(ROWS[name], rounded, distance_floor=FLOOR).share == 0
-        assert count_improvable_rows(ROWS[name], rounded, distance_floor=FLOOR, margin=0).share > 0
+        assert sample_improving_edges(ROWS[name], rounded, distance_floor=FLOOR).share == 0
+        assert sample_improving_edges(ROWS[name], rounded, distance_floor=FLOOR, margin=0).share > 0
 
 
 def test_distances_below_the_floor_are_no_lighter() -> None:
     rows = np.unique(ROWS["near copies"], axis=0)
     tree = replace(exact_tree(rows), height=np.full(len(rows) - 1, 2.0))
-    assert count_improvable_rows(rows, tree, distance_floor=2.0).share == 0
-    assert count_improvable_rows(rows, tree, distance_floor=FLOOR).share == 1
+    assert sample_improving_edges(rows, tree, distance_floor=2.0).share == 0
+    assert sample_improving_edges(rows, tree, distance_floor=FLOOR).share == 1
 
 
 def test_two_rows() -> None:
     rows = ROWS["two rows"]
     tree = SpanningTree(np.array([0]), np.array([1]), np.array([1.9]), core_distances=np.zeros(2))
-    assert count_improvable_rows(rows, tree, distance_floor=FLOOR).share == 1
+    assert sample_improving_edges(rows, tree, distance_floor=FLOOR).share == 1
     distance = np.linalg.norm(rows[0].astype(np.float64) - rows[1])
     exact = replace(tree, height=np.array([distance]))
-    assert count_improvable_rows(rows, exact, distance_floor=FLOOR).share == 0
+    assert sample_improving_edges(rows, exact, distance_floor=FLOOR).share == 0
 
 
 @pytest.mark.parametrize(
@@ -168,20 +168,20 @@ def test_device_memory_gives_the_same(place: str) -> None:
 
         there = cupy.asarray(rows)
     for margin in (0.01, 0.2):
-        here = count_improvable_rows(rows, tree, distance_floor=FLOOR, n_sampled=100, margin=margin)
-        assert count_improvable_rows(there, tree, distance_floor=FLOOR, n_sampled=100, margin=margin) == here
+        here = sample_improving_edges(rows, tree, distance_floor=FLOOR, n_sampled=100, margin=margin)
+        assert sample_improving_edges(there, tree, distance_floor=FLOOR, n_sampled=100, margin=margin) == here
 
 
 def test_core_distances_are_needed() -> None:
     rows = ROWS["two rows"]
     with pytest.raises(ValueError, match="core distances"):
-        count_improvable_rows(
+        sample_improving_edges(
             rows, SpanningTree(np.array([0]), np.array([1]), np.array([1.0])), distance_floor=FLOOR
         )
 
 
 def test_the_work_is_told() -> None:
     rows, recorder = clusters(), Recorder()
-    count_improvable_rows(rows, exact_tree(rows), distance_floor=FLOOR, n_sampled=10, progress=recorder)
+    sample_improving_edges(rows, exact_tree(rows), distance_floor=FLOOR, n_sampled=10, progress=recorder)
     ((_, total, steps),) = recorder.phases
     assert total == sum(steps) == 10 * len(rows)

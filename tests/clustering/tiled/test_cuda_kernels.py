@@ -64,15 +64,15 @@ def collected(
     launch: Callable[..., None], products: np.ndarray, lower: tuple[np.ndarray, np.ndarray], room: int
 ) -> tuple[np.ndarray, int]:
     height, width = products.shape
-    codes, found = np.full(room + 1, -7, dtype=np.int32), np.zeros(1, dtype=np.uint64)
+    codes, n_collected = np.full(room + 1, -7, dtype=np.int32), np.zeros(1, dtype=np.uint64)
     pointers = (array.ctypes.data_as(ctypes.c_void_p) for array in (products, *lower))
     blocks = cuda_kernels.grid(height, width)
     launch(
         *blocks, cuda_kernels.THREADS, *pointers, width, ctypes.c_longlong(room),
-        codes.ctypes.data_as(ctypes.c_void_p), found.ctypes.data_as(ctypes.c_void_p),
+        codes.ctypes.data_as(ctypes.c_void_p), n_collected.ctypes.data_as(ctypes.c_void_p),
     )  # fmt: skip
     assert codes[room] == -7, "the kernel wrote past its room"
-    return codes, int(found[0])
+    return codes, int(n_collected[0])
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 700), (50, 255), (64, 256), (20, 2_500)])
@@ -85,22 +85,22 @@ def test_the_kernel_finds_what_the_array_operations_find(
     # Equal to a threshold counts; infinite thresholds leave it to the other side.
     lower[0][0], lower[1][-1] = products[0, 0], np.inf
     expected = device.collect(np, products, lower, products.size)
-    codes, found = collected(launch, products, lower, products.size)
-    assert found == len(expected) > 0
-    np.testing.assert_array_equal(np.sort(codes[:found]), expected)
+    codes, n_collected = collected(launch, products, lower, products.size)
+    assert n_collected == len(expected) > 0
+    np.testing.assert_array_equal(np.sort(codes[:n_collected]), expected)
 
 
 def test_the_kernel_counts_what_it_has_no_room_for(launch: Callable[..., None]) -> None:
     products = np.ones((10, 30), dtype=np.float32)
     lower = np.zeros(10, dtype=np.float32), np.zeros(30, dtype=np.float32)
-    codes, found = collected(launch, products, lower, 17)
-    assert found == 300
+    codes, n_collected = collected(launch, products, lower, 17)
+    assert n_collected == 300
     assert len(np.unique(codes[:17])) == 17
 
 
 @pytest.mark.parametrize(("height", "width"), [(46_340, 46_340), (1, 2**31 - 1), (65_535, 32_768)])
 def test_tiles_whose_pairs_have_numbers_are_taken(height: int, width: int) -> None:
-    cuda_kernels.require_numbers(height, width)
+    cuda_kernels.require_indexable_pairs(height, width)
     assert np.int64(height - 1) * width + width - 1 <= np.iinfo(np.int32).max
 
 
@@ -109,7 +109,7 @@ def test_tiles_whose_pairs_or_rows_have_no_number_are_refused(height: int, width
     with pytest.raises(
         InvalidParameter, match=rf"up to 65,535 rows and 2,147,483,647 pairs; got {height:,} ×"
     ):
-        cuda_kernels.require_numbers(height, width)
+        cuda_kernels.require_indexable_pairs(height, width)
 
 
 @pytest.mark.parametrize("tile_rows", [0, 46_341])
@@ -122,12 +122,12 @@ def test_settings_have_tiles_whose_pairs_have_numbers(tile_rows: int) -> None:
 
 def sources() -> dict[str, str]:
     """Return every text in the package that has a CUDA kernel, by module and line."""
-    found = {}
+    collected_codes = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and "__global__" in str(node.value):
-                found[f"{path.stem}:{node.lineno}"] = str(node.value)
-    return found
+                collected_codes[f"{path.stem}:{node.lineno}"] = str(node.value)
+    return collected_codes
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
@@ -153,7 +153,7 @@ def test_the_kernel_on_a_device(share: float) -> None:
     products = rng.random((1_500, 2_100), dtype=np.float32)
     lower = np.full(1_500, 1 - share, dtype=np.float32), np.full(2_100, np.inf, dtype=np.float32)
     expected = device.collect(np, products, lower, products.size)
-    found = device.collect(cupy, *(cupy.asarray(products), tuple(map(cupy.asarray, lower))), products.size)
-    np.testing.assert_array_equal(found.get(), expected)
+    codes = device.collect(cupy, *(cupy.asarray(products), tuple(map(cupy.asarray, lower))), products.size)
+    np.testing.assert_array_equal(codes.get(), expected)
     limited = device.collect(cupy, cupy.asarray(products), tuple(map(cupy.asarray, lower)), 100)
     assert (limited is None) == (len(expected) > 100)

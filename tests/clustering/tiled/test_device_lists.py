@@ -66,7 +66,7 @@ def reference_lists(problem: Problem) -> list[list[tuple[float, int]]]:
             lists[row].append((product, column))
             if first != second:
                 lists[column].append((product, row))
-    return [sorted(found, key=lambda entry: -entry[0])[: problem.length] for found in lists]
+    return [sorted(entries, key=lambda entry: -entry[0])[: problem.length] for entries in lists]
 
 
 def filled(problem: Problem) -> Lists:
@@ -84,8 +84,8 @@ def test_lists_are_those_of_a_loop(problem: Problem) -> None:
     lists = filled(problem)
     lists.flush()
     expected = reference_lists(problem)
-    assert lists.rows.get().tolist() == [[row for _, row in found] for found in expected]
-    assert lists.sims.get().tolist() == [[product for product, _ in found] for found in expected]
+    assert lists.rows.get().tolist() == [[row for _, row in entries] for entries in expected]
+    assert lists.sims.get().tolist() == [[product for product, _ in entries] for entries in expected]
     everyone = XP.asarray(problem.layout.order)
     assert lists.thresholds(everyone).get().tolist() == [
         expected[row][-1][0] for row in problem.layout.order.tolist()
@@ -97,7 +97,7 @@ def test_lists_are_those_of_a_loop(problem: Problem) -> None:
 def test_what_waits_never_makes_a_threshold_too_high(problem: Problem) -> None:
     lists, expected = filled(problem), reference_lists(problem)
     worst = lists.thresholds(XP.asarray(np.arange(len(expected), dtype=np.int32))).get().tolist()
-    assert all(seen <= found[-1][0] for seen, found in zip(worst, expected, strict=True))
+    assert all(smallest <= entries[-1][0] for smallest, entries in zip(worst, expected, strict=True))
 
 
 def test_lists_fill_before_they_are_settled() -> None:
@@ -114,8 +114,8 @@ def test_keys_are_in_the_order_of_owners_and_falling_products(entries: list[tupl
     owners = np.array([owner for owner, _ in entries], dtype=np.int64)
     sims = np.array([product for _, product in entries], dtype=np.float32)
     keys: Any = _keys(np, owners, sims)
-    found = np.argsort(keys, kind="stable").tolist()
-    assert found == sorted(range(len(entries)), key=lambda at: (entries[at][0], -float(sims[at])))
+    order = np.argsort(keys, kind="stable").tolist()
+    assert order == sorted(range(len(entries)), key=lambda at: (entries[at][0], -float(sims[at])))
     assert _keys(XP, XP.asarray(owners), XP.asarray(sims)).get().tolist() == keys.tolist()
 
 

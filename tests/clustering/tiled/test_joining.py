@@ -7,7 +7,7 @@ import pytest
 
 from panic_tda.clustering.tiled import host
 from panic_tda.clustering.tiled.joining import join_components
-from panic_tda.clustering.tiled.layout import Layout, local_layout
+from panic_tda.clustering.tiled.layout import Layout, build_local_layout
 from panic_tda.clustering.tiled.space import build_space
 from panic_tda.clustering.tiled.workers import workers
 from panic_tda.progress import Silent
@@ -52,7 +52,7 @@ def test_components_of_any_size_are_joined(sizes: tuple[int, ...]) -> None:
     space = build_space(np, rows, 0, rng)
     with workers(2) as team:
         cores = rng.random(len(rows))
-        layout = local_layout(space.coordinates, 100, rng)
+        layout = build_local_layout(space.coordinates, 100, rng)
         u, v = join_components(space, layout, cores, leader, team, rng, Silent())
     assert len(u) == len(sizes) - 1
     assert (leader == leader[0]).all()

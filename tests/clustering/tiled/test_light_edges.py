@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panic_tda.arrays.rows import normalise
+from panic_tda.clustering.tiled.improving_edges import by_position, edges_within, merge_heights_between
 from panic_tda.clustering.tiled.layout import tile_starts
-from panic_tda.clustering.tiled.light_edges import by_position, edges_within, merge_heights_between
 from panic_tda.clustering.tiled.space import build_space
 from panic_tda.clustering.tiled.workers import workers
 from panic_tda.clustering.trees import DendrogramOrder, Edges, dendrogram_order, minimum_forest
@@ -80,9 +80,9 @@ def test_edges_are_the_forest_of_all_light_pairs(xp: object, prune_rows: bool, p
     for number, pair in enumerate(pairs.tolist()):
         between = merge_heights_between(leaves, starts, pairs[number : number + 1])
         if pair[0] == pair[1]:
-            found = edges_within(scanner, tiles, pair[0])
+            edges = edges_within(scanner, tiles, pair[0])
         else:
-            found = scan.find(pairs[number : number + 1], between)
+            edges = scan.find(pairs[number : number + 1], between)
         light = []
         for p in range(starts[pair[0]], starts[pair[0] + 1]):
             for q in range(max(p + 1, starts[pair[1]]), starts[pair[1] + 1]):
@@ -92,9 +92,9 @@ def test_edges_are_the_forest_of_all_light_pairs(xp: object, prune_rows: bool, p
         u, v, height = np.array(light).reshape(-1, 3).T
         expected = minimum_forest(len(vectors), Edges(u.astype(np.int64), v.astype(np.int64), height))
         # All of the edges may come, or a forest of them.
-        assert {tuple(sorted(ends)) for ends in zip(found.u.tolist(), found.v.tolist(), strict=True)} <= {
+        assert {tuple(sorted(ends)) for ends in zip(edges.u.tolist(), edges.v.tolist(), strict=True)} <= {
             tuple(sorted(ends)) for ends in zip(u.astype(int).tolist(), v.astype(int).tolist(), strict=True)
         }
-        found = minimum_forest(len(vectors), found)
-        np.testing.assert_allclose(np.sort(found.height), expected.height, rtol=1e-12)
-        np.testing.assert_allclose(found.height, distances[found.u, found.v], rtol=1e-12)
+        edges = minimum_forest(len(vectors), edges)
+        np.testing.assert_allclose(np.sort(edges.height), expected.height, rtol=1e-12)
+        np.testing.assert_allclose(edges.height, distances[edges.u, edges.v], rtol=1e-12)

@@ -46,14 +46,14 @@ print(microkernels.INTEGERS)
 
 def run_with(settings: dict[str, str], code: str, *arguments: object) -> list[str]:
     """Run code in a process with environment variables; return the words it prints."""
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         env=os.environ | settings,
         capture_output=True,
         text=True,
         check=True,
     )
-    return done.stdout.split()
+    return process.stdout.split()
 
 
 def run_for(processor: str, features: str | None, code: str, cache: Path, *arguments: object) -> list[str]:

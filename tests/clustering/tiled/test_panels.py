@@ -75,7 +75,7 @@ def candidates_of(
 ) -> set[tuple[int, int]]:
     out = np.full((2, packed.tile_slots**2), -7, dtype=np.int32)
     hits = np.zeros(ROWS, dtype=np.uint32)
-    found = find(  # type: ignore[operator]
+    edges = find(  # type: ignore[operator]
         packed.values,
         packed.packing.words,
         packed.tile_panels,
@@ -87,9 +87,9 @@ def candidates_of(
         out.shape[1],
         (out[0], out[1]),
     )
-    assert (out[:, found:] == -7).all()
-    pairs = set(zip(out[0, :found].tolist(), out[1, :found].tolist(), strict=True))
-    assert len(pairs) == found
+    assert (out[:, edges:] == -7).all()
+    pairs = set(zip(out[0, :edges].tolist(), out[1, :edges].tolist(), strict=True))
+    assert len(pairs) == edges
     return pairs
 
 

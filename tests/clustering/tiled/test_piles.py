@@ -11,7 +11,7 @@ import pytest
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.tiled import device_lists, engine, host
 from panic_tda.clustering.tiled.contract import CandidatePairs, Space
-from panic_tda.clustering.tiled.cores import Cores, _Nearest
+from panic_tda.clustering.tiled.cores import CoreDistances, _NearestRows
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
 from panic_tda.clustering.tiled.layout import Layout, tile_starts
 from panic_tda.clustering.tiled.space import build_space
@@ -32,7 +32,7 @@ def test_a_pile_takes_no_more_memory_than_was_said(n: int) -> None:
     rows, ones = pile(n), np.ones(n, dtype=np.int64)
     backend = TiledBackend(Settings(threads=2, n_axes=0))
     with workers(2) as team:
-        said = backend.memory(build_space(np, rows, 0, np.random.default_rng(0)), 10, team)
+        n_bytes = backend.memory(build_space(np, rows, 0, np.random.default_rng(0)), 10, team)
     options = FitOptions(min_samples=10, distance_floor=1e-5)
     backend.fit(rows[:100], ones[:100], options)  # compiles
     tracemalloc.start()
@@ -41,41 +41,41 @@ def test_a_pile_takes_no_more_memory_than_was_said(n: int) -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < said < 50e6
+    assert peak < n_bytes < 50e6
 
 
 def test_few_pairs_of_a_pile_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each float32 product leaves all of them in doubt; measuring them all took most of the time of a fit."""
-    measured, seen = list[int](), list[tuple[int, int]]()
-    distances, core_distances = host.distances, engine.core_distances
+    measured, counts = list[int](), list[tuple[int, int]]()
+    distances, core_distances = host.distances, engine.measure_core_distances
 
     def counted(space: Space, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         measured.append(len(u))
         return distances(space, u, v)
 
-    def noted(*arguments: Any, **named: Any) -> Cores:
-        found = core_distances(*arguments, **named)
-        seen.append((found.n_redone, sum(measured)))
-        return found
+    def noted(*arguments: Any, **named: Any) -> CoreDistances:
+        core_distances_result = core_distances(*arguments, **named)
+        counts.append((core_distances_result.n_searched, sum(measured)))
+        return core_distances_result
 
     monkeypatch.setattr(host, "distances", counted)
-    monkeypatch.setattr(engine, "core_distances", noted)
+    monkeypatch.setattr(engine, "measure_core_distances", noted)
     rows = pile(2000)
     assert_exact(fit(rows, 10, floor=1e-5), rows, 10, floor=1e-5)
-    ((n_redone, n_measured),) = seen
-    assert n_redone == 2000
+    ((n_searched, n_measured),) = counts
+    assert n_searched == 2000
     assert n_measured < 2000 * 2000 / 8
 
 
 def test_no_more_rows_are_kept_than_are_missing() -> None:
-    """Where every tile comes nearer than the one before, all rows were once among the nearest."""
+    """If every tile is nearer than the one before, all rows were once among the nearest."""
     missing, weights = np.array([3, 9]), np.random.default_rng(0).integers(1, 4, 400)
-    nearest = _Nearest(np.full(2, 500.0), missing)
+    nearest = _NearestRows(np.full(2, 500.0), missing)
     for value in range(400, 0, -1):
         owners = np.arange(2)
-        nearest.meet(owners, np.full(2, float(value)), np.full(2, weights[value - 1]))
-        assert len(nearest._values) <= missing.sum()
-    assert nearest.cores.tolist() == (np.searchsorted(np.cumsum(weights), missing) + 1).tolist()
+        nearest.add(owners, np.full(2, float(value)), np.full(2, weights[value - 1]))
+        assert len(nearest._distances) <= missing.sum()
+    assert nearest.bounds.tolist() == (np.searchsorted(np.cumsum(weights), missing) + 1).tolist()
 
 
 def test_what_is_offered_at_once_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def test_killed_at_any_stage_the_same_result_is_stored(
     assert list(folder.rglob("*.state"))
     resumed = run_python(RUNS, str(file.path), json.dumps([("never", 0)]))
     assert resumed.stdout.split() == ["0"], resumed.stderr
-    (whole,) = cluster_all_data(file.database, parameters=ClusteringParameters(backend="tiled"))
-    assert whole.status == CLUSTERED
+    (uninterrupted,) = cluster_all_data(file.database, parameters=ClusteringParameters(backend="tiled"))
+    assert uninterrupted.status == CLUSTERED
     assert rows_of(file.path, 1) == rows_of(file.path, 2) != []
     assert not folder.exists()

@@ -18,10 +18,10 @@ class Coarse(np.ndarray):
 
     bits: int
 
-    def __matmul__(self, other: Any) -> Any:
+    def __matmul__(self, right: Any) -> Any:
         if self.dtype == np.float64:
-            return np.asarray(self) @ np.asarray(other)
-        return self._rounded(self) @ self._rounded(other)
+            return np.asarray(self) @ np.asarray(right)
+        return self._rounded(self) @ self._rounded(right)
 
     def _rounded(self, values: Any) -> np.ndarray:
         mantissa, exponent = np.frexp(np.asarray(values))
@@ -43,8 +43,8 @@ class Bf16(Coarse):
 class RightOnly(Tf32):
     """A library that rounds one side alone."""
 
-    def __matmul__(self, other: Any) -> Any:
-        return np.asarray(self) @ (np.asarray(other) if self.dtype == np.float64 else self._rounded(other))
+    def __matmul__(self, right: Any) -> Any:
+        return np.asarray(self) @ (np.asarray(right) if self.dtype == np.float64 else self._rounded(right))
 
 
 @pytest.mark.parametrize("coarse", [Tf32, Bf16, RightOnly])
@@ -61,8 +61,8 @@ def test_imprecise_products_are_refused(d: int, coarse: type[Coarse]) -> None:
 class OneByOne(np.ndarray):
     """Rows whose products are summed term by term, in float32."""
 
-    def __matmul__(self, other: Any) -> Any:
-        left, right = np.asarray(self), np.asarray(other)
+    def __matmul__(self, operand: Any) -> Any:
+        left, right = np.asarray(self), np.asarray(operand)
         total = np.zeros((len(left), right.shape[1]), dtype=left.dtype)
         for term in range(len(right)):
             total += left[:, term, None] * right[term]
@@ -84,10 +84,10 @@ def test_float32_is_float32_whatever_the_rows(library: str) -> None:
 class Wrong(np.ndarray):
     """A library whose products of short rows are right and of whole ones are not."""
 
-    def __matmul__(self, other: Any) -> Any:
-        found = np.asarray(self) @ np.asarray(other)
-        whole = (np.asarray(self) != 0).all(axis=1)[:, None] & (np.asarray(other) != 0).all(axis=0)
-        return found if self.dtype == np.float64 else found + np.float32(1e-3) * whole
+    def __matmul__(self, right: Any) -> Any:
+        product = np.asarray(self) @ np.asarray(right)
+        has_no_zero = (np.asarray(self) != 0).all(axis=1)[:, None] & (np.asarray(right) != 0).all(axis=0)
+        return product if self.dtype == np.float64 else product + np.float32(1e-3) * has_no_zero
 
 
 def test_products_beyond_the_margin_are_refused() -> None:

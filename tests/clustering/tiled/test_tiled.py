@@ -293,13 +293,13 @@ def test_clusterings_equal_those_of_the_reference_backend(name: str, min_samples
     rng = np.random.default_rng(13)
     rows = unit(DATA[name](rng))
     rows = rows[rng.integers(len(rows), size=len(rows))]
-    asked = {
+    settings = {
         "min_samples": min_samples,
         "min_cluster_size": 8,
         "epsilon": 0.05,
         "allow_single_cluster": False,
     }
-    tiled, dense = (hdbscan(rows, backend=backend, **asked) for backend in ("tiled", "sklearn"))
+    tiled, dense = (hdbscan(rows, backend=backend, **settings) for backend in ("tiled", "sklearn"))
     np.testing.assert_array_equal(tiled.labels, dense.labels)
     np.testing.assert_allclose(tiled.probabilities, dense.probabilities, rtol=1e-9)
     assert tiled.medoid_indices == dense.medoid_indices
@@ -311,9 +311,9 @@ def test_labels_of_five_thousand_rows(shape: Callable[..., np.ndarray], min_samp
     """Several tiles of the default size, with copies, beside the backend that sees every pair."""
     rng = np.random.default_rng(14)
     rows = shape(rng, 5_000, 192)[rng.integers(5_000, size=5_000)]
-    asked = {"min_samples": min_samples, "min_cluster_size": 15, "epsilon": 0.05}
+    settings = {"min_samples": min_samples, "min_cluster_size": 15, "epsilon": 0.05}
     tiled, dense = (
-        hdbscan(rows, backend=backend, allow_single_cluster=False, **asked)
+        hdbscan(rows, backend=backend, allow_single_cluster=False, **settings)
         for backend in ("tiled", "sklearn")
     )
     np.testing.assert_array_equal(tiled.labels, dense.labels)

@@ -208,13 +208,13 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("changed_options", OTHERS)
 @pytest.mark.parametrize("states", [1, 2, 3, 4])
 @pytest.mark.parametrize("library", ["numpy", "stand-in"])
 def test_a_killed_fit_goes_on_with_other_settings(
-    library: str, states: int, other: dict[str, Any], tmp_path: Any
+    library: str, states: int, changed_options: dict[str, Any], tmp_path: Any
 ) -> None:
-    """What changes the order of rows or of tile pairs need not be in the key: both are in the state."""
+    """The key leaves out settings that change only the order of rows or tile pairs: both are in the state."""
     rows = unit(anisotropic(np.random.default_rng(20), 900, 192))
     xp = np if library == "numpy" else STRICT
     ones = np.ones(len(rows), dtype=np.int64)
@@ -226,7 +226,7 @@ def test_a_killed_fit_goes_on_with_other_settings(
     with pytest.raises(Killed):
         run(Dying(tmp_path, states))
     resumed = Checkpoint(tmp_path, "rows", save_seconds=0)
-    assert_exact(run(resumed, **other), rows, 8)
+    assert_exact(run(resumed, **changed_options), rows, 8)
     assert len(list(tmp_path.iterdir())) == 1  # it went on from the same states
 
 
@@ -286,11 +286,11 @@ def test_half_filled_lists_outlive_another_layout(
     assert list(tmp_path.glob("*/neighbours.state"))
 
     def turned(*arguments: Any) -> layout.Layout:
-        found = local_layout(*arguments)
-        return layout.Layout(found.order[::-1].copy(), found.starts)
+        local_layout = build_local_layout(*arguments)
+        return layout.Layout(local_layout.order[::-1].copy(), local_layout.starts)
 
-    local_layout = layout.local_layout
-    monkeypatch.setattr(layout, "local_layout", turned)
+    build_local_layout = layout.build_local_layout
+    monkeypatch.setattr(layout, "build_local_layout", turned)
     resumed = FitOptions(min_samples=8, distance_floor=FLOOR, checkpoint=Checkpoint(tmp_path, "rows"))
     assert_exact(backend.fit(xp.asarray(rows), ones, resumed), rows, 8)
 
@@ -303,13 +303,13 @@ def test_lists_that_do_not_fit_are_refused_before_anything_is_allocated(
     options = FitOptions(min_samples=64, distance_floor=FLOOR, on_device=True)
     needed = backend.device_bytes(*shape, 64)
     assert 2 * 2**30 < needed < 4 * 2**30
-    monkeypatch.setattr(cuda, "free_bytes", lambda: needed + 4 * 768 * 1_100_000)
+    monkeypatch.setattr(cuda, "allocatable_bytes", lambda: needed + 4 * 768 * 1_100_000)
     backend.check(*shape, options)
     assert backend.rows_on_device(*shape, options)
-    monkeypatch.setattr(cuda, "free_bytes", lambda: needed)
+    monkeypatch.setattr(cuda, "allocatable_bytes", lambda: needed)
     backend.check(*shape, options)
     assert not backend.rows_on_device(*shape, options)
-    monkeypatch.setattr(cuda, "free_bytes", lambda: needed - 1)
+    monkeypatch.setattr(cuda, "allocatable_bytes", lambda: needed - 1)
     with pytest.raises(
         UnsupportedOnBackend, match=r"GiB of device memory for 1,100,000 rows.*--devices none"
     ):

@@ -28,8 +28,8 @@ def some(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def make_data() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(20)
-    found = {name: some(make(rng), rng) for name, make in DATA.items()}
-    return found | {
+    samples = {name: some(make(rng), rng) for name, make in DATA.items()}
+    return samples | {
         "all_equal": np.tile(rng.standard_normal(64), (60, 1)),
         "two_points_with_copies": rng.standard_normal((2, 64))[rng.integers(2, size=50)],
         "heavy_duplicates": some(blobs(rng), rng)[rng.integers(30, size=ROWS)],
@@ -52,36 +52,44 @@ ASKED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+@pytest.mark.parametrize("settings", ASKED.values(), ids=ASKED)
 @pytest.mark.parametrize("vectors", ORACLE_DATA.values(), ids=ORACLE_DATA)
 def test_the_oracles_answer(
-    monkeypatch: pytest.MonkeyPatch, vectors: np.ndarray, asked: dict[str, Any]
+    monkeypatch: pytest.MonkeyPatch, vectors: np.ndarray, settings: dict[str, Any]
 ) -> None:
     n = len(vectors)
-    asked = {name: min(value, n) if name.startswith("min") else value for name, value in asked.items()}
-    found = []
+    settings = {name: min(value, n) if name.startswith("min") else value for name, value in settings.items()}
+    clusterings = []
     for engine in ENGINES.values():
         monkeypatch.setattr(backends, "get_backend", lambda _name, engine=engine: TiledBackend(engine))
-        found.append(hdbscan(vectors, backend="tiled", **asked))
-    assert_is_the_oracles(found[0], vectors, ClusteringParameters(**asked))
-    for engine, other in zip(ENGINES, found, strict=True):
-        assert other.labels.tolist() == found[0].labels.tolist(), engine
-        np.testing.assert_allclose(other.probabilities, found[0].probabilities, rtol=1e-9, err_msg=engine)
-        assert other.medoid_indices == found[0].medoid_indices, engine
+        clusterings.append(hdbscan(vectors, backend="tiled", **settings))
+    assert_is_the_oracles(clusterings[0], vectors, ClusteringParameters(**settings))
+    for engine, clustering in zip(ENGINES, clusterings, strict=True):
+        assert clustering.labels.tolist() == clusterings[0].labels.tolist(), engine
+        np.testing.assert_allclose(
+            clustering.probabilities, clusterings[0].probabilities, rtol=1e-9, err_msg=engine
+        )
+        assert clustering.medoid_indices == clusterings[0].medoid_indices, engine
 
 
 def test_the_data_have_something_to_find() -> None:
-    found = {name: hdbscan(rows, **ASKED["no epsilon"]).n_clusters for name, rows in ORACLE_DATA.items()}
-    assert sum(n_clusters > 1 for n_clusters in found.values()) > len(found) / 2, found
+    cluster_counts = {
+        name: hdbscan(rows, **ASKED["no epsilon"]).n_clusters for name, rows in ORACLE_DATA.items()
+    }
+    assert sum(n_clusters > 1 for n_clusters in cluster_counts.values()) > len(cluster_counts) / 2, (
+        cluster_counts
+    )
 
 
 @pytest.mark.parametrize(
-    "asked", [{}, {"epsilon": 0.0, "allow_single_cluster": False}], ids=["default", "eom"]
+    "settings", [{}, {"epsilon": 0.0, "allow_single_cluster": False}], ids=["default", "eom"]
 )
 @pytest.mark.parametrize("file", sample_files(), ids=lambda file: file.stem)
-def test_real_captions_are_clustered_as_by_the_reference_backend(file: Path, asked: dict[str, Any]) -> None:
+def test_real_captions_are_clustered_as_by_the_reference_backend(
+    file: Path, settings: dict[str, Any]
+) -> None:
     vectors = np.stack(parquet.read_table(file)["vector"].to_numpy())
-    tiled, dense = (hdbscan(vectors, backend=backend, **asked) for backend in ("tiled", "sklearn"))
+    tiled, dense = (hdbscan(vectors, backend=backend, **settings) for backend in ("tiled", "sklearn"))
     assert tiled.labels.tolist() == dense.labels.tolist()
     np.testing.assert_allclose(tiled.probabilities, dense.probabilities, rtol=1e-9)
     assert tiled.medoid_indices == dense.medoid_indices

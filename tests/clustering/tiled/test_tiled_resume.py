@@ -71,17 +71,17 @@ def rows() -> np.ndarray:
 
 
 def fit(rows: np.ndarray, recorder: Recorder | None = None, **options: object) -> SpanningTree:
-    asked = FitOptions(
+    fit_options = FitOptions(
         min_samples=MIN_SAMPLES, distance_floor=1e-3, progress=recorder or Recorder(), **options
     )  # type: ignore[arg-type]
-    return TiledBackend(Settings(tile_rows=60)).fit(rows, np.ones(len(rows), dtype=np.int64), asked)
+    return TiledBackend(Settings(tile_rows=60)).fit(rows, np.ones(len(rows), dtype=np.int64), fit_options)
 
 
 def kill(folder: Path, phase: str, after: int) -> None:
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-c", KILLED, str(folder), phase, str(after)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert process.returncode == -signal.SIGKILL, process.stderr
 
 
 def stored(folder: Path) -> list[str]:
@@ -89,9 +89,9 @@ def stored(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "work").glob("*/*.state"))
 
 
-def assert_same(one: SpanningTree, two: SpanningTree) -> None:
-    np.testing.assert_array_equal(one.core_distances, two.core_distances)
-    np.testing.assert_array_equal(np.sort(one.height), np.sort(two.height))
+def assert_same(first: SpanningTree, two: SpanningTree) -> None:
+    np.testing.assert_array_equal(first.core_distances, two.core_distances)
+    np.testing.assert_array_equal(np.sort(first.height), np.sort(two.height))
 
 
 def test_three_kills_in_different_phases_change_nothing(tmp_path: Path, rows: np.ndarray) -> None:
@@ -115,18 +115,18 @@ def test_a_finished_tree_waits_until_it_is_discarded(tmp_path: Path, rows: np.nd
     recorder = Recorder()
     assert_same(fit(rows, recorder, checkpoint=Checkpoint(tmp_path / "work", "rows")), finished)
     assert recorder.steps == {}
-    checkpoint.discard()
+    checkpoint.remove_all()
     assert not (tmp_path / "work").exists()
 
 
 def test_neighbours_go_on_where_they_stopped(tmp_path: Path, rows: np.ndarray) -> None:
     np.save(tmp_path / "rows.npy", rows)
     kill(tmp_path, "neighbours", 180)
-    recorder, whole = Recorder(), Recorder()
+    recorder, uninterrupted = Recorder(), Recorder()
     resumed = fit(rows, recorder, checkpoint=Checkpoint(tmp_path / "work", "rows"))
-    assert_same(resumed, fit(rows, whole))
-    assert len(recorder.steps["neighbours"]) < len(whole.steps["neighbours"])
-    assert sum(recorder.steps["neighbours"]) == sum(whole.steps["neighbours"])
+    assert_same(resumed, fit(rows, uninterrupted))
+    assert len(recorder.steps["neighbours"]) < len(uninterrupted.steps["neighbours"])
+    assert sum(recorder.steps["neighbours"]) == sum(uninterrupted.steps["neighbours"])
 
 
 @pytest.mark.parametrize(("memory_limit", "at_most"), [(1, 0.5), (None, 1.5)])
@@ -173,11 +173,11 @@ def test_stored_lists_are_read_into_those_that_are_there(
 def test_changed_input_starts_afresh(tmp_path: Path, rows: np.ndarray) -> None:
     np.save(tmp_path / "rows.npy", rows)
     kill(tmp_path, "verify", 100)
-    other = rows[::-1].copy()
+    other_rows = rows[::-1].copy()
     recorder = Recorder()
-    resumed = fit(other, recorder, checkpoint=Checkpoint(tmp_path / "work", "other rows"))
+    resumed = fit(other_rows, recorder, checkpoint=Checkpoint(tmp_path / "work", "other rows"))
     assert "neighbours" in recorder.steps
-    assert_same(resumed, fit(other))
+    assert_same(resumed, fit(other_rows))
 
 
 def test_a_memory_map_and_lists_in_files_give_the_same(tmp_path: Path, rows: np.ndarray) -> None:
@@ -186,7 +186,7 @@ def test_a_memory_map_and_lists_in_files_give_the_same(tmp_path: Path, rows: np.
     assert_same(fit(mapped, memory_limit=1), fit(rows))
     checkpoint = Checkpoint(tmp_path / "work", "rows", save_seconds=0)
     assert_same(fit(mapped, memory_limit=1, checkpoint=checkpoint), fit(rows))
-    checkpoint.discard()
+    checkpoint.remove_all()
     assert not (tmp_path / "work").exists()
 
 

@@ -30,29 +30,29 @@ def test_one_worker_is_the_thread_that_asks() -> None:
 
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_a_failure_stops_the_rest(n_threads: int) -> None:
-    done = []
+    finished_tasks = []
 
     def work(task: int) -> None:
         if task == 3:
             raise ValueError("task 3")
-        done.append(task)
+        finished_tasks.append(task)
 
     with workers(n_threads) as team, pytest.raises(ValueError, match="task 3"):
         list(team.map(work, range(10_000)))
-    assert len(done) < 100
+    assert len(finished_tasks) < 100
 
 
 @pytest.mark.parametrize(("n", "n_threads"), [(0, 2), (1, 2), (1_000, 1), (20_000, 3)])
 def test_chunks_cover_everything_once(n: int, n_threads: int) -> None:
-    seen = [0] * n
+    n_calls = [0] * n
 
     def work(part: slice) -> None:
         for place in range(part.start, part.stop):
-            seen[place] += 1
+            n_calls[place] += 1
 
     with workers(n_threads) as team:
         team.chunks(work, n, largest=700)
-    assert seen == [1] * n
+    assert n_calls == [1] * n
 
 
 class Listener:
@@ -101,6 +101,6 @@ def test_fits_that_overlap_leave_the_blas_library_as_it_was(last: str) -> None:
 def test_fits_in_several_threads_leave_the_blas_library_as_it_was() -> None:
     rows = np.random.default_rng(0).standard_normal((800, 20))
     with threadpool_limits(2, user_api="blas"), ThreadPoolExecutor(3) as pool:
-        found = list(pool.map(lambda _: hdbscan(rows, backend="tiled").labels.tolist(), range(12)))
+        results = list(pool.map(lambda _: hdbscan(rows, backend="tiled").labels.tolist(), range(12)))
         assert blas_threads() == {2}
-    assert found.count(found[0]) == 12
+    assert results.count(results[0]) == 12

@@ -13,9 +13,9 @@ from panic_tda.wording import format_bytes
 UNFINISHED = "unfinished_work"
 
 
-def check_beside(info: DatabaseInfo, findings: Findings) -> None:
-    """Find unsaved results and checkpoints of this database."""
-    info.progress.phase("look beside the database")
+def check_unfinished_work(info: DatabaseInfo, findings: Findings) -> None:
+    """Find results of this database that were not saved, and checkpoints of its unfinished runs."""
+    info.progress.phase("find unfinished work")
     for path in pending.find_pending(info.database):
         findings.add(
             UNFINISHED, str(path), f"a result; save it with: {info.database.command('save-pending')}"

@@ -88,8 +88,8 @@ def edges_within(scanner: Scanner, tiles: ByPosition, tile: int) -> Edges:
     )
 
 
-def live_rows(cores: tuple[Array, Array], heights: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Return the local indices of the rows of two tiles that their core distances do not rule out."""
+def find_unpruned_rows(cores: tuple[Array, Array], heights: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Return the local indices of the unpruned rows of two tiles, (rows, columns)."""
     xp = namespace(cores[0])
     rows = xp.flatnonzero(cores[0] < xp.maximum(heights[0], xp.max(heights[1])))
     if not len(rows):

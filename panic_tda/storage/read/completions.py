@@ -38,7 +38,7 @@ class CompletionEntry(NamedTuple):
     created_at: str
 
 
-def stored_clusterings(target: str) -> list[CompletionEntry]:
+def read_clustering_entries(target: str) -> list[CompletionEntry]:
     """Return the clusterings of a database, the latest first; an empty list if it cannot be read at once."""
     try:
         path = _find_sqlite_path(target)
@@ -53,7 +53,7 @@ def stored_clusterings(target: str) -> list[CompletionEntry]:
         return []
 
 
-def stored_models(target: str) -> list[str]:
+def read_model_names(target: str) -> list[str]:
     """Return the embedding models of a database; an empty list if it cannot be read at once."""
     try:
         path = _find_sqlite_path(target)
@@ -114,7 +114,7 @@ def _read_server_models(target: str) -> list[str]:
     from panic_tda.storage.read import census
 
     with _open_server(target).reading() as connection:
-        return census.stored_models(connection)
+        return census.list_models(connection)
 
 
 def _open_server(target: str) -> Database:
