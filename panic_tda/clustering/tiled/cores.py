@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from panic_tda.arrays.namespace import squared_lengths, take_slice, to_host
+from panic_tda.arrays.namespace import squared_lengths, take_rows, take_slice, to_host
 from panic_tda.arrays.rows import slices
 from panic_tda.clustering.phases import CORE_DISTANCES
 from panic_tda.clustering.tiled import margins
@@ -180,14 +180,18 @@ def _among_all(
 ) -> FloatArray:
     """Measure core distances of some rows, of which `cores` are upper bounds, among all other rows."""
     xp, dense = space.xp, False
-    batch, nearest = space.take(xp.asarray(rows)), _Nearest(cores, missing)
+    batch, nearest = take_rows(xp, space.factors[0], xp.asarray(rows)), _Nearest(cores, missing)
     for tile in slices(len(weights), _width(space.kernels)):
-        columns, bounds = take_slice(xp, space.vectors, tile), xp.asarray(nearest.cores)
+        columns, bounds = take_slice(xp, space.factors[1], tile), xp.asarray(nearest.cores)
         if not dense:
             reach = batch @ columns.T >= margins.lower_products(bounds, space.margin)[:, None]
             dense = int(xp.count_nonzero(reach)) > _DENSE_SHARE * reach.size
         if dense:
-            squares, margin = _squares(batch, columns), margins.square_margin(batch.shape[1], space.margin)
+            if space.lifted is None:
+                squares = _squares(batch, columns)
+            else:
+                squares = _squares(space.vectors[rows], space.vectors[tile])
+            margin = margins.square_margin(space.vectors.shape[1], space.margin)
             reach = squares <= (bounds * bounds + margin)[:, None]
             in_doubt = xp.count_nonzero(squares <= (bounds * bounds + 2 * space.margin)[:, None])
             dense = int(in_doubt) > _DENSE_SHARE * reach.size
