@@ -5,8 +5,8 @@ d(p, q) = ‖x_p − x_q‖ is measured in float64; core_p is the `min_samples`-
 itself and copies counted; w(p, q) = max(core_p, core_q, d(p, q)), and nothing is less than the distance
 floor. The engine owes a minimum spanning tree of the complete graph with weights w. Such a tree need not be
 unique, but its sorted weights are, and so is all that the hierarchy makes of it (`hierarchy`: merges at one
-height happen at once). s̃ is the product of two rows as float32 gives it; the other words are those of the engine's page
-(`panic_tda.clustering.tiled`).
+height happen at once). s̃ is the product of two rows as float32 gives it; the other words are those of the
+engine's page (`panic_tda.clustering.tiled`).
 
 What is claimed: with one library of arrays, the same heights to the last bit, and so the same clusters.
 With another one (a device), distances that differ in the last of some sixteen digits, since sums are
