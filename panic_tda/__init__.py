@@ -2,6 +2,7 @@
 
 Packages, from the top layer to the bottom:
 
+- `estimator`: HDBSCAN as an estimator of scikit-learn.
 - `commands`: the commands, which `main` collects; `cli`: their options and output.
 - `report` and `insight`: the HTML page and figures, and analyses of stored clusterings.
 - `clustering_manager`: clusters all embedding models of a database.
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
     from panic_tda.clustering.recipe import hdbscan as hdbscan
     from panic_tda.clustering_manager import cluster_all_data as cluster_all_data
     from panic_tda.errors import PanicTdaError as PanicTdaError
+    from panic_tda.estimator import HDBSCAN as HDBSCAN
     from panic_tda.parameters import ClusteringParameters as ClusteringParameters
     from panic_tda.storage.database import Database as Database
     from panic_tda.storage.database import open_database as open_database
+    from panic_tda.storage.read.arrow import read_clustering as read_clustering
     from panic_tda.storage.read.results import get_cluster_details as get_cluster_details
     from panic_tda.storage.read.results import get_medoid_invocation as get_medoid_invocation
     from panic_tda.storage.read.results import list_clusterings as list_clusterings
@@ -43,6 +46,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "Clustering": "types",
         "ClusteringParameters": "parameters",
         "Database": "storage.database",
+        "HDBSCAN": "estimator",
         "OUTLIER": "types",
         "PanicTdaError": "errors",
         "cluster_all_data": "clustering_manager",
@@ -52,5 +56,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "hdbscan": "clustering.recipe",
         "list_clusterings": "storage.read.results",
         "open_database": "storage.database",
+        "read_clustering": "storage.read.arrow",
     },
 )

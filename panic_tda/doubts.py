@@ -18,8 +18,13 @@ OUTLIER_LIMIT_PERCENT = 60
 LARGEST_LIMIT_PERCENT = 90
 """Share of the rows in one cluster above which a clustering is doubtful."""
 
-Wording = Literal["options", "parameters"]
-"""Whether settings are named as options of the commands or as parameters of the Python functions."""
+Wording = Literal["options", "parameters", "estimator"]
+"""How settings are named: as options of the commands, as parameters of the functions or of the estimator."""
+ESTIMATOR_NAMES = {
+    "epsilon": "cluster_selection_epsilon",
+    "selection_method": "cluster_selection_method",
+}
+"""Parameters of the estimator by those of `ClusteringParameters` that have other names."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,8 @@ def find_doubts(
     largest_cluster_size : int, optional
         Number of rows of the largest cluster. None uses that of the record, which older versions did not
         store.
-    wording : {"options", "parameters"}
-        Whether settings are named as options of the commands or as parameters in Python.
+    wording : {"options", "parameters", "estimator"}
+        How settings are named.
     """
     n, n_outliers, n_clusters = record.n_embeddings, record.n_outliers, record.n_clusters
     largest = record.largest_cluster_size if largest_cluster_size is None else largest_cluster_size
@@ -96,8 +101,8 @@ def name_setting(name: str, value: Any, wording: Wording) -> str:
         Name of a parameter of `ClusteringParameters`.
     value : object
         Its value; None means no limit.
-    wording : {"options", "parameters"}
-        Whether it is written as an option of the commands or as a parameter in Python.
+    wording : {"options", "parameters", "estimator"}
+        How it is written.
 
     Examples
     --------
@@ -106,7 +111,9 @@ def name_setting(name: str, value: Any, wording: Wording) -> str:
     >>> name_setting("selection_method", "eom", "parameters")
     "selection_method='eom'"
     """
-    if wording == "parameters":
+    if wording == "estimator":
+        name = ESTIMATOR_NAMES.get(name, name)
+    if wording != "options":
         return f"{name}={value!r}"
     option = name.replace("_", "-")
     if isinstance(value, bool):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -12,8 +13,12 @@ from typing import Any, Self
 from panic_tda.errors import DatabaseError, InvalidParameter
 from panic_tda.paths import expand_home
 
+COSINE, EUCLIDEAN = "cosine", "euclidean"
+METRICS = (COSINE, EUCLIDEAN)
 EPSILON = 0.4
 DISTANCE_FLOOR = 1e-3
+EUCLIDEAN_FLOOR = 1e-9
+"""Distance floor of the metric euclidean, in units of the largest distance of a row from the centre."""
 MIN_CLUSTER_SHARE = 0.001
 MIN_SAMPLES_CAP = 64
 ALLOW_SINGLE_CLUSTER = False
@@ -76,6 +81,8 @@ class ClusteringRecord(EffectiveParameters):
     largest_cluster_size : int or None
         Number of rows of the largest cluster, 0 without clusters; None if an older version stored the
         clustering.
+    metric : {"cosine", "euclidean"} or None
+        Distance of two rows; None (cosine) if an older version stored the clustering.
     further : dict
         Values that another version stored and that this version does not know; they are not changed.
     """
@@ -99,6 +106,7 @@ class ClusteringRecord(EffectiveParameters):
     recut_of: str | None = None
     root_selected: bool | None = None
     largest_cluster_size: int | None = None
+    metric: str | None = None
     further: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -170,6 +178,10 @@ class ClusteringParameters:
         Name of the backend that builds the spanning tree, or "auto".
     exact : bool
         Whether "auto" excludes backends whose tree is not that of the complete graph.
+    metric : {"cosine", "euclidean"}
+        Distance of two rows. With euclidean, `epsilon` is a distance in the units of the rows, and
+        `distance_floor` does not apply: the floor is `EUCLIDEAN_FLOOR` times the largest distance of a row
+        from the centre.
 
     Raises
     ------
@@ -186,11 +198,17 @@ class ClusteringParameters:
     distance_floor: float = DISTANCE_FLOOR
     backend: str = "auto"
     exact: bool = False
+    metric: str = COSINE
 
     def __post_init__(self) -> None:
         _make_plain(self)
-        _require_number("epsilon", "a chord distance from 0 to 2", self.epsilon)
-        _require(0 <= self.epsilon <= 2, "epsilon", "a chord distance from 0 to 2", self.epsilon)
+        _require(self.metric in METRICS, "metric", " or ".join(METRICS), repr(self.metric))
+        is_cosine = self.metric == COSINE
+        allowed = "a chord distance from 0 to 2" if is_cosine else "a finite distance of at least 0"
+        _require_number("epsilon", allowed, self.epsilon)
+        _require(
+            0 <= self.epsilon <= (2 if is_cosine else sys.float_info.max), "epsilon", allowed, self.epsilon
+        )
         _require_number("distance_floor", "above 0 and up to 2", self.distance_floor)
         _require(0 < self.distance_floor <= 2, "distance_floor", "above 0 and up to 2", self.distance_floor)
         for name in ("allow_single_cluster", "exact"):
@@ -222,6 +240,8 @@ class ClusteringParameters:
                 "backend cuml is not exact: its tree is that of a neighbour graph; "
                 "use --backend auto or tiled with --exact, or leave --exact out"
             )
+        if self.metric == EUCLIDEAN:
+            self._require_euclidean()
         is_leaf = self.selection_method == "leaf"
         if is_leaf and self.max_cluster_size is not None:
             raise InvalidParameter(
@@ -235,10 +255,21 @@ class ClusteringParameters:
             )
         if isinstance(self.min_cluster_size, int):
             _require_size_above(self.min_cluster_size, self.max_cluster_size)
-        if 0 < self.epsilon < self.distance_floor:
+        if self.metric == COSINE and 0 < self.epsilon < self.distance_floor:
             raise InvalidParameter(
                 f"epsilon must be 0 or at least distance_floor, {self.distance_floor:g}: no distance is "
                 f"below that; got {self.epsilon:g}"
+            )
+
+    def _require_euclidean(self) -> None:
+        if self.backend == "cuml":
+            raise InvalidParameter(
+                "backend cuml clusters by the metric cosine only; use backend auto or tiled for euclidean"
+            )
+        if self.distance_floor != DISTANCE_FLOOR:
+            raise InvalidParameter(
+                f"distance_floor has no effect on the metric euclidean; got {self.distance_floor:g}; "
+                "leave it out"
             )
 
     def resolve(self, n_rows: int) -> EffectiveParameters:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
 
 from panic_tda.doubts import Doubt, find_doubts
+from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from panic_tda.parameters import ClusteringRecord
@@ -155,6 +157,63 @@ class Clustering:
     def n_clusters(self) -> int:
         """Return the number of clusters, without the outliers."""
         return len(self.persistence)
+
+    def __repr__(self) -> str:
+        """Return the counts and the settings, without arrays."""
+        return f"Clustering({', '.join(self._describe().values())})"
+
+    def _repr_html_(self) -> str:
+        """Return the counts and the settings as a table for a notebook."""
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{name}</th><td style='text-align:left'>{value}</td></tr>"
+            for name, value in self._describe().items()
+        )
+        return f"<table><caption>panic_tda clustering</caption><tbody>{cells}</tbody></table>"
+
+    def to_arrow(self) -> pa.Table:
+        """Return a table with a row per clustered row, in their order.
+
+        Returns
+        -------
+        pyarrow.Table
+            `label` (int64, -1 for outliers), `probability` and `core_distance` (float64; null without a
+            tree), `is_medoid` (bool): columns of an export, with the same meaning.
+        """
+        import numpy as np
+        import pyarrow as pa
+
+        n = len(self.labels)
+        is_medoid = np.zeros(n, dtype=np.bool_)
+        is_medoid[list(self.medoid_indices.values())] = True
+        cores = None if self.tree is None else self.tree.core_distances
+        return pa.table(
+            {
+                "label": pa.array(self.labels, pa.int64()),
+                "probability": pa.array(self.probabilities, pa.float64()),
+                "core_distance": pa.nulls(n, pa.float64()) if cores is None else pa.array(cores),
+                "is_medoid": pa.array(is_medoid),
+            }
+        )
+
+    def _describe(self) -> dict[str, str]:
+        record = self.record
+        n, share = record.n_embeddings, 100 * record.n_outliers / max(1, record.n_embeddings)
+        settings = [
+            f"epsilon {record.cluster_selection_epsilon:g}",
+            f"min_cluster_size {record.min_cluster_size}",
+            f"min_samples {record.min_samples}",
+            record.cluster_selection_method,
+            *([f"max_cluster_size {record.max_cluster_size}"] if record.max_cluster_size else []),
+            *(["allow_single_cluster"] if record.allow_single_cluster else []),
+        ]
+        return {
+            "rows": f"{n:,} {pluralize(n, 'row')} ({record.n_unique:,} distinct)",
+            "clusters": f"{self.n_clusters:,} {pluralize(self.n_clusters, 'cluster')}",
+            "outliers": f"{record.n_outliers:,} {pluralize(record.n_outliers, 'outlier')} ({share:.1f} %)",
+            "metric": f"metric {record.metric or 'cosine'}",
+            "settings": ", ".join(settings),
+            "backend": f"backend {record.backend} ({'exact' if record.exact else 'not exact'})",
+        }
 
 
 @dataclass(frozen=True)

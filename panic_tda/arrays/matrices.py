@@ -14,7 +14,7 @@ import numpy as np
 from panic_tda.errors import BadVectors
 
 if TYPE_CHECKING:
-    from panic_tda.types import Array, Float32Array
+    from panic_tda.types import Array
 
 _NUMBERS = "iuf"
 """Kinds of NumPy's types that are accepted: signed and unsigned integers, floats."""
@@ -29,19 +29,21 @@ _NO_NUMBERS = {
 _SHAPE = "vectors must be a matrix of shape (rows, dimensions)"
 
 
-def as_matrix(vectors: Any) -> Float32Array:
-    """Copy vectors into a new matrix of float32.
+def as_matrix(vectors: Any, dtype: type[np.floating[Any]] = np.float32) -> Array:
+    """Copy vectors into a new matrix of floats.
 
     Parameters
     ----------
     vectors : array_like
         A matrix, a table of numbers, or a column or sequence whose items are vectors of one length: NumPy,
         pandas, polars, Arrow, lists, or anything else that NumPy can convert.
+    dtype : type
+        `numpy.float32` or `numpy.float64`.
 
     Returns
     -------
-    (n, d) float32
-        C-ordered; d is at least 1 where n is. Values too large for single precision are infinite.
+    (n, d) float32 or float64
+        C-ordered; d is at least 1 where n is. Values too large for the type are infinite.
 
     Raises
     ------
@@ -60,7 +62,7 @@ def as_matrix(vectors: Any) -> Float32Array:
     if array.ndim != 2 or (len(array) and not array.shape[1]):
         raise BadVectors(f"{_SHAPE}; got shape {array.shape}")
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.array(array, dtype=np.float32, order="C")
+        return np.array(array, dtype=dtype, order="C")
 
 
 def _read(vectors: Any) -> Array:

@@ -13,6 +13,8 @@ Modules:
 - `tiled`: our own exact engine; its docstring describes the passes, `tiled.proof` contains the proof.
 - `placement`: chooses the backend, and whether it works on the processor or on a CUDA device.
 - `trees`: operations on spanning trees that several modules need.
+- `geometry`: prepares rows for a metric.
+- `prediction`: assigns new rows to the clusters of a fit.
 - `cuts` and `advice`: clusters of other settings from the same tree.
 - `checkpoint` and `state_files`: the state from which a killed fit resumes.
 - `compiled` and `warm_up`: the code that numba compiles, and when it is compiled.

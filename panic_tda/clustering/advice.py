@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from panic_tda.clustering.cuts import Cut, count_rows, cut_all
 from panic_tda.doubts import Doubt, Wording, find_doubts, is_nearly_all, name_setting
 from panic_tda.errors import InvalidParameter
-from panic_tda.parameters import EPSILON, SELECTION_METHODS, ClusteringParameters, EffectiveParameters
+from panic_tda.parameters import (
+    COSINE,
+    EPSILON,
+    EUCLIDEAN,
+    SELECTION_METHODS,
+    ClusteringParameters,
+    EffectiveParameters,
+)
 from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:
@@ -107,7 +114,7 @@ def evaluate_alternatives(tree: SpanningTree, record: ClusteringRecord) -> Advic
     """
     effective = EffectiveParameters(**{name: getattr(record, name) for name in _NAMES})
     n = len(tree.height) + 1
-    kinds = _list_alternatives(effective, n)
+    kinds = _list_alternatives(effective, n, record.metric or COSINE)
     cuts = cut_all(tree, [setting for kind in kinds for setting in kind], count_rows)
     by_kind = [[next(cuts) for _ in kind] for kind in kinds]
 
@@ -178,7 +185,9 @@ def _n_outliers(cut: Cut) -> int:
     return cut.n_outliers
 
 
-def _list_alternatives(effective: EffectiveParameters, n_rows: int) -> list[list[EffectiveParameters]]:
+def _list_alternatives(
+    effective: EffectiveParameters, n_rows: int, metric: str
+) -> list[list[EffectiveParameters]]:
     """Return valid settings near a setting, one list for each kind of change.
 
     If a single cluster is allowed, epsilon is also changed without it, because the single cluster is often
@@ -202,7 +211,7 @@ def _list_alternatives(effective: EffectiveParameters, n_rows: int) -> list[list
         [
             replace(base, cluster_selection_epsilon=value)
             for base in bases
-            for value in _list_epsilons(effective.cluster_selection_epsilon)
+            for value in _list_epsilons(effective.cluster_selection_epsilon, metric)
         ],
         [
             replace(effective, min_cluster_size=value)
@@ -211,12 +220,18 @@ def _list_alternatives(effective: EffectiveParameters, n_rows: int) -> list[list
         other_methods,
         [replace(effective, max_cluster_size=None)],
     ]
-    return [[setting for setting in kind if setting != effective and _is_valid(setting)] for kind in kinds]
+    return [
+        [setting for setting in kind if setting != effective and _is_valid(setting, metric)] for kind in kinds
+    ]
 
 
-def _list_epsilons(epsilon: float) -> list[float]:
+def _list_epsilons(epsilon: float, metric: str) -> list[float]:
     # Few digits, so that the value in the message is the one that was evaluated.
-    near = [min(2.0, float(f"{factor * epsilon:.3g}")) for factor in _EPSILON_FACTORS]
+    near = [float(f"{factor * epsilon:.3g}") for factor in _EPSILON_FACTORS]
+    if metric == EUCLIDEAN:
+        # No value is suited to the units of all rows.
+        return list(dict.fromkeys([*near, 0.0] if epsilon else []))
+    near = [min(2.0, value) for value in near]
     return list(dict.fromkeys([*near, EPSILON, 0.0] if epsilon else [*_EPSILONS_FROM_ZERO, EPSILON]))
 
 
@@ -226,11 +241,13 @@ def _list_sizes(size: int, n_rows: int) -> list[int]:
     return [value for value in dict.fromkeys([*near, default]) if value <= n_rows]
 
 
-def _is_valid(setting: EffectiveParameters) -> bool:
+def _is_valid(setting: EffectiveParameters, metric: str) -> bool:
+    values = {_PARAMETER_NAMES.get(name, name): getattr(setting, name) for name in _NAMES}
+    if metric == EUCLIDEAN:
+        # It follows from the rows.
+        del values["distance_floor"]
     try:
-        ClusteringParameters(
-            **{_PARAMETER_NAMES.get(name, name): getattr(setting, name) for name in _NAMES},
-        )
+        ClusteringParameters(**values, metric=metric)
     except InvalidParameter:
         return False
     return True

@@ -39,7 +39,7 @@ def find_distinct(vectors: Array) -> DistinctRows:
 
     Parameters
     ----------
-    vectors : (n, d) float32
+    vectors : (n, d) float32 or float64
         NumPy or CuPy rows, compared bit by bit (so -0.0 must have been turned into 0.0).
 
     Returns
@@ -107,7 +107,8 @@ def _hash_rows(vectors: Array) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
     # Multilinear hashing: random odd 64-bit coefficients, arithmetic modulo 2**64.
     xp = namespace(vectors)
     generator = np.random.default_rng(0)
-    coefficients = generator.integers(0, 1 << 64, vectors.shape[1], dtype=np.uint64) | np.uint64(1)
+    n_words = vectors.shape[1] * vectors.dtype.itemsize // 4
+    coefficients = generator.integers(0, 1 << 64, n_words, dtype=np.uint64) | np.uint64(1)
     coefficients = xp.asarray(coefficients)
     hashes = np.empty(len(vectors), dtype=np.uint64)
     for chunk in rows.chunks(vectors):

@@ -16,6 +16,7 @@ from panic_tda.devices import cuda
 from panic_tda.devices.machine import host_memory
 from panic_tda.disk import free_text
 from panic_tda.errors import UnsupportedOnBackend
+from panic_tda.parameters import COSINE
 from panic_tda.progress import Silent
 from panic_tda.wording import format_bytes
 
@@ -99,7 +100,7 @@ def choose_placement(
         The chosen backend cannot process this input.
     """
     # The check imports CuPy, which takes seconds; skip it if the named backend cannot use a device.
-    wants_device = requested.backend not in backends.ON_HOST
+    wants_device = requested.backend not in backends.ON_HOST and requested.metric == COSINE
     reason = cuda.unavailable_reason() if wants_device else None
     has_device = wants_device and reason is None
     if reason is not None and requested.backend == backends.AUTO:
@@ -193,6 +194,7 @@ def _place(
         memory_limit=memory_limit,
         on_device=on_device,
         exact=requested.exact,
+        metric=requested.metric,
     )
     backend = backends.select_backend(requested.backend, shape, options)
     return Placement(

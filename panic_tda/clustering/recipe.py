@@ -1,4 +1,4 @@
-"""The stages of a fit: HDBSCAN of vectors by cosine distance.
+"""The stages of a fit: HDBSCAN of vectors by cosine or Euclidean distance.
 
 References
 ----------
@@ -25,13 +25,13 @@ from panic_tda import parameters
 from panic_tda.arrays import device
 from panic_tda.arrays.matrices import as_matrix
 from panic_tda.arrays.rows import normalise
-from panic_tda.clustering import backends, hierarchy, phases
+from panic_tda.clustering import backends, geometry, hierarchy, phases
 from panic_tda.clustering.advice import warn_if_doubtful
 from panic_tda.clustering.backends.base import Backend, Checkpoint, FitOptions
 from panic_tda.clustering.cuts import count_rows
 from panic_tda.clustering.duplicates import DistinctRows, attach_copies, find_distinct, keep_distinct
 from panic_tda.clustering.hierarchy import FlatClusters
-from panic_tda.clustering.medoids import find_medoids
+from panic_tda.clustering.medoids import find_euclidean_medoids, find_medoids
 from panic_tda.clustering.placement import Placement, choose_fallback, choose_placement
 from panic_tda.clustering.warm_up import compile_kernels
 from panic_tda.devices.kernel_cache import translate_cache_errors
@@ -43,6 +43,7 @@ from panic_tda.types import OUTLIER, Clustering, SpanningTree
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from panic_tda.doubts import Wording
     from panic_tda.types import Array, Float32Array, FloatArray, IntArray
 
 _VERSIONED = ("panic_tda", "numpy", "numba", "scikit-learn")
@@ -54,7 +55,7 @@ _VERSIONED_IF_LOADED = ("cupy", "cuml")
 def hdbscan(
     vectors: ArrayLike,
     *,
-    epsilon: float = parameters.EPSILON,
+    epsilon: float | None = None,
     min_cluster_size: int | float | None = None,
     min_samples: int | None = None,
     allow_single_cluster: bool = parameters.ALLOW_SINGLE_CLUSTER,
@@ -63,18 +64,24 @@ def hdbscan(
     distance_floor: float = parameters.DISTANCE_FLOOR,
     backend: str = backends.AUTO,
     exact: bool = False,
+    metric: str = parameters.COSINE,
     progress: Progress | None = None,
 ) -> Clustering:
-    """Cluster vectors by density, with cosine distance.
+    """Cluster vectors by density.
 
     Parameters
     ----------
     vectors : (n, d) array_like
-        One vector per row, of any length except zero; converted to float32. A pandas, polars or Arrow table
-        of numbers or column of vectors is accepted too.
-    epsilon, min_cluster_size, min_samples, allow_single_cluster, selection_method, max_cluster_size, \
+        One vector per row. A pandas, polars or Arrow table of numbers or column of vectors is accepted too.
+        With cosine, a vector has any length except zero, and is converted to float32.
+    epsilon : float, optional
+        See `ClusteringParameters`. None is 0.4 for cosine and 0 for euclidean.
+    min_cluster_size, min_samples, allow_single_cluster, selection_method, max_cluster_size, \
 distance_floor, backend, exact
-        See `ClusteringParameters`; distances are chord lengths between unit vectors, sqrt(2 - 2 cos).
+        See `ClusteringParameters`.
+    metric : {"cosine", "euclidean"}
+        Distance of two rows. Cosine distances are measured as chord lengths between unit vectors,
+        sqrt(2 - 2 cos). Euclidean distances are measured in float64, in host memory.
     progress : Progress, optional
         Receives the phases of the fit.
 
@@ -103,7 +110,7 @@ distance_floor, backend, exact
     `min_samples` counts the point itself, as in scikit-learn; hdbscan, fast_hdbscan and cuML do not count it.
     """
     requested = ClusteringParameters(
-        epsilon=epsilon,
+        epsilon=choose_epsilon(metric) if epsilon is None else epsilon,
         min_cluster_size=min_cluster_size,
         min_samples=min_samples,
         allow_single_cluster=allow_single_cluster,
@@ -112,17 +119,51 @@ distance_floor, backend, exact
         distance_floor=distance_floor,
         backend=backend,
         exact=exact,
+        metric=metric,
     )
-    clustering = _fit_with_fallback(vectors, requested, progress or Silent())
-    warn_if_doubtful(clustering.record, clustering.tree)
+    return fit_vectors(vectors, requested, progress=progress)
+
+
+def choose_epsilon(metric: str) -> float:
+    """Return the default of epsilon for a metric."""
+    return parameters.EPSILON if metric == parameters.COSINE else 0.0
+
+
+def fit_vectors(
+    vectors: Any,
+    requested: ClusteringParameters,
+    *,
+    progress: Progress | None = None,
+    memory_limit: int | None = None,
+    wording: Wording = "parameters",
+) -> Clustering:
+    """Cluster vectors of any kind, and log why the clusters are doubtful if they are; see `hdbscan`.
+
+    Parameters
+    ----------
+    vectors : (n, d) array_like
+        One vector per row.
+    requested : ClusteringParameters
+        The requested parameters.
+    progress : Progress, optional
+        Receives the phases of the fit.
+    memory_limit : int, optional
+        Bytes to use in addition to the vectors; lists above the limit are stored in temporary files.
+    wording : {"parameters", "estimator"}
+        How messages name the settings.
+    """
+    clustering = _fit_with_fallback(vectors, requested, progress or Silent(), memory_limit)
+    warn_if_doubtful(clustering.record, clustering.tree, wording=wording)
     return clustering
 
 
-def _fit_with_fallback(vectors: Any, requested: ClusteringParameters, progress: Progress) -> Clustering:
+def _fit_with_fallback(
+    vectors: Any, requested: ClusteringParameters, progress: Progress, memory_limit: int | None
+) -> Clustering:
     """Cluster the rows; if `auto` chose a backend that fails, cluster them again on another one."""
     try:
-        with translate_cache_errors():
-            return cluster_rows(as_matrix(vectors), requested, progress)
+        matrix_type = geometry.row_type(requested.metric)
+        return _fit_matrix(as_matrix(vectors, matrix_type), requested, progress, memory_limit)
     except BackendFailure as failure:
         if requested.backend != backends.AUTO:
             raise
@@ -130,7 +171,15 @@ def _fit_with_fallback(vectors: Any, requested: ClusteringParameters, progress: 
     # After the exception handler, because the exception keeps the rows of the failed fit in memory.
     device.free_device_memory()
     matrix = as_matrix(vectors)
-    placement = choose_fallback(requested, *matrix.shape, reason=reason)
+    placement = choose_fallback(requested, *matrix.shape, reason=reason, memory_limit=memory_limit)
+    with translate_cache_errors():
+        return cluster_rows(matrix, requested, progress, placement=placement)
+
+
+def _fit_matrix(
+    matrix: Array, requested: ClusteringParameters, progress: Progress, memory_limit: int | None
+) -> Clustering:
+    placement = choose_placement(requested, *matrix.shape, memory_limit=memory_limit)
     with translate_cache_errors():
         return cluster_rows(matrix, requested, progress, placement=placement)
 
@@ -150,7 +199,8 @@ def cluster_rows(
     ----------
     vectors : (n, d) float32
         NumPy or CuPy, C-ordered and writable; normalised in place, its distinct rows moved to the front.
-        Copied if the backend needs them in the other memory (host or device).
+        Copied if the backend needs them in the other memory (host or device). For the metric euclidean,
+        (n, d) float64 in host memory, centred and scaled in place.
     requested : ClusteringParameters
         The requested parameters.
     progress : Progress
@@ -165,25 +215,30 @@ def cluster_rows(
     n = len(vectors)
     effective = requested.resolve(n)
     placement = placement or choose_placement(requested, *vectors.shape)
-    compiling = compile_kernels(placement.backend, progress)
+    compiling = compile_kernels(placement.backend, progress, requested.metric)
     began = time.monotonic()
     backend, vectors = placement.backend, placement.bring(vectors)
     progress.phase(phases.NORMALISE)
-    normalise(vectors)
+    frame = geometry.prepare_rows(vectors, requested.metric)
+    effective = geometry.fit_floor(effective, frame)
     distinct = find_distinct(vectors)
     rows = keep_distinct(vectors, distinct) if backend.weighted else vectors
 
-    options = placement.options(effective, progress, checkpoint)
+    options = geometry.scale_options(placement.options(effective, progress, checkpoint), frame)
     are_enough = max(effective.min_cluster_size, effective.min_samples) <= n
-    tree = _build_spanning_tree(rows, distinct, backend, options) if are_enough else None
+    tree = None
+    if are_enough:
+        tree = geometry.scale_tree(_build_spanning_tree(rows, distinct, backend, options), frame)
     progress.phase(phases.HIERARCHY)
     flat = relabel_by_size(_extract_clusters(tree, n, effective))
     fitted = time.monotonic()
 
     progress.phase(phases.MEDOIDS)
-    medoids = _find_medoids(rows if backend.weighted else keep_distinct(vectors, distinct), distinct, flat)
+    rows = rows if backend.weighted else keep_distinct(vectors, distinct)
+    medoids = _find_medoids(rows, distinct, flat, requested.metric)
     seconds = {"fit": fitted - began, "medoids": time.monotonic() - fitted}
     about = _add_seconds(about, ({"compile": compiling} if compiling else {}) | seconds)
+    about["metric"] = requested.metric
     record = _build_record(effective, backend, distinct, flat, tree=tree, about=about)
     return _build_clustering(flat, distinct, medoids, record=record, tree=tree)
 
@@ -288,11 +343,14 @@ def _extract_clusters(tree: SpanningTree | None, n: int, effective: EffectivePar
     return hierarchy.extract_clusters(tree, effective)
 
 
-def _find_medoids(rows: Array, distinct: DistinctRows, flat: FlatClusters) -> dict[int, int]:
+def _find_medoids(
+    rows: Array, distinct: DistinctRows, flat: FlatClusters, metric: str = parameters.COSINE
+) -> dict[int, int]:
     # Copies have the same label and probability, so a distinct row has the summed weight of its copies.
     labels: IntArray = flat.labels[distinct.first]
     weights = np.bincount(distinct.inverse, weights=flat.probabilities, minlength=len(rows))
-    medoids = find_medoids(rows, labels, weights.astype(np.float64, copy=False), len(flat.persistence))
+    find = find_medoids if metric == parameters.COSINE else find_euclidean_medoids
+    medoids = find(rows, labels, weights.astype(np.float64, copy=False), len(flat.persistence))
     return {label: int(distinct.first[row]) for label, row in medoids.items()}
 
 

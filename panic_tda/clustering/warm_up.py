@@ -12,7 +12,7 @@ import numpy as np
 
 from panic_tda.clustering import backends, compiled, hierarchy
 from panic_tda.clustering.backends.base import FitOptions
-from panic_tda.parameters import ClusteringParameters
+from panic_tda.parameters import COSINE, ClusteringParameters
 from panic_tda.progress import Silent
 from panic_tda.types import SpanningTree
 
@@ -25,12 +25,12 @@ _TILED = "tiled"
 _ROWS, _FEATURES, _TILE_ROWS, _MIN_SAMPLES = 512, 192, 64, 8
 
 _compiled: set[str] = set()
-"""Backends whose kernels this process has compiled itself."""
+"""Backends (with the metric, if it is not cosine) whose kernels this process has compiled itself."""
 
 _log = logging.getLogger(__name__)
 
 
-def compile_kernels(backend: Backend, progress: Progress) -> float:
+def compile_kernels(backend: Backend, progress: Progress, metric: str = COSINE) -> float:
     """Compile the functions that a fit on a backend calls, unless this machine has compiled them before.
 
     Parameters
@@ -39,6 +39,8 @@ def compile_kernels(backend: Backend, progress: Progress) -> float:
         The backend of the fit.
     progress : Progress
         Receives the phase, if there is something to compile.
+    metric : {"cosine", "euclidean"}
+        Metric of the fit; `tiled` compiles some functions for each.
 
     Returns
     -------
@@ -51,15 +53,16 @@ def compile_kernels(backend: Backend, progress: Progress) -> float:
     numba's cache records that. Two processes that start at the same time both compile everything; numba
     replaces its files atomically.
     """
-    if not compiled.KERNELS or backend.name in _compiled or _is_cached(backend.name):
+    name = backend.name if metric == COSINE else f"{backend.name}-{metric}"
+    if not compiled.KERNELS or name in _compiled or _is_cached(name):
         return 0.0
     began = time.monotonic()
     progress.phase(PHASE)
     _compile_hierarchy()
     if backend.name == _TILED:
-        _compile_tiled()
-    _compiled.add(backend.name)
-    _write_marker(backend.name)
+        _compile_tiled(metric)
+    _compiled.add(name)
+    _write_marker(name)
     return time.monotonic() - began
 
 
@@ -104,7 +107,7 @@ def _compile_hierarchy() -> None:
         hierarchy.extract_clusters(tree, parameters.resolve(n))
 
 
-def _compile_tiled() -> None:
+def _compile_tiled(metric: str = COSINE) -> None:
     """Fit some rows in small tiles, so that the functions are compiled.
 
     Like real rows they have clusters, and most of their variance on few axes.
@@ -116,7 +119,10 @@ def _compile_tiled() -> None:
     spectrum = np.arange(1, _FEATURES + 1) ** -0.5
     rows = rng.standard_normal((8, _FEATURES))[rng.integers(8, size=_ROWS)]
     rows = (rows + rng.standard_normal((_ROWS, _FEATURES))) * spectrum
-    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-    options = FitOptions(min_samples=_MIN_SAMPLES, distance_floor=1e-3)
+    if metric == COSINE:
+        rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    else:
+        rows /= np.linalg.norm(rows, axis=1).max()
+    options = FitOptions(min_samples=_MIN_SAMPLES, distance_floor=1e-3, metric=metric)
     backend = TiledBackend(Settings(tile_rows=_TILE_ROWS, threads=1, library=np))
     backend.fit(rows, np.ones(_ROWS, dtype=np.int64), options)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from panic_tda.errors import UnsupportedOnBackend
+from panic_tda.parameters import COSINE
 from panic_tda.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class FitOptions:
         memory are always processed on the device.
     exact : bool
         "auto" skips backends whose tree is not that of the complete graph.
+    metric : {"cosine", "euclidean"}
+        Whether rows are unit rows in float32, or rows of norms up to 1 in float64 and in host memory.
     """
 
     min_samples: int
@@ -87,6 +90,7 @@ class FitOptions:
     work_dir: Path | None = None
     on_device: bool = False
     exact: bool = False
+    metric: str = COSINE
 
 
 class Backend(Protocol):
@@ -118,6 +122,7 @@ class Backend(Protocol):
         ----------
         vectors : (n, d) float32
             Unit rows, in the memory that `rows_on_device` names; distinct if the backend is `weighted`.
+            For the metric euclidean, (n, d) float64 in host memory with norms of at most 1.
         weights : (n,) int64
             Number of copies of each row.
         options : FitOptions

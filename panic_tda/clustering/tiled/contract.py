@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from panic_tda.types import Array, ArrayModule, BoolArray, FloatArray, Int32Array, IntArray
 
 
+LIFTED_NORM = 1.4143
+"""Bound of the norm of a lifted row, √2 rounded up by more than float32's rounding."""
+
+
 class CandidatePairs(NamedTuple):
     """Candidate pairs of a tile with their products; valid until the next call of the scanner.
 
@@ -227,10 +231,12 @@ class Space:
 
     Attributes
     ----------
-    vectors : (n, d) float32
-        Unit rows, in host or device memory.
+    vectors : (n, d) float32 or float64
+        Unit rows, in host or device memory; or rows of any length up to 1 in float64 (see `lifted`).
     coordinates : (n, m + 1) float32
-        See `axes.project_rows`, an array of `xp`; the rows themselves when there is no bound.
+        See `axes.project_rows`, an array of `xp`; the rows themselves when there is no bound, and points on a
+        sphere for lifted rows. Without a bound they only choose tiles and where to search for edges that join
+        components.
     bounded : bool
         Whether products of the coordinates bound those of the rows.
     margin : float
@@ -241,6 +247,9 @@ class Space:
         The library that works. Rows in host memory are uploaded tile by tile where it is CuPy.
     kernels : Kernels
         The inner loops for its arrays.
+    lifted : two arrays of (n, d + 2) float32, or None
+        For rows of any length, their two lifted forms (see `space.lift_rows`): the product of a left form and
+        a right form is 1 - d²/2 for the rows' distance d, as is that of two unit rows. None for unit rows.
     """
 
     vectors: Array
@@ -250,11 +259,22 @@ class Space:
     slack: float
     xp: ArrayModule
     kernels: Kernels
+    lifted: tuple[Array, Array] | None = None
+
+    @property
+    def factors(self) -> tuple[Array, Array]:
+        """Left and right rows in float32, whose products are 1 - d²/2 within `margin`."""
+        return self.lifted or (self.vectors, self.vectors)
 
     @property
     def compared(self) -> Array:
-        """Matrix whose products select the candidate pairs: the coordinates if `bounded`, else the rows."""
-        return self.coordinates if self.bounded else self.vectors
+        """Matrix whose products select candidate pairs: the coordinates if `bounded`, else the left rows."""
+        return self.coordinates if self.bounded else self.factors[0]
+
+    @property
+    def largest_norm(self) -> float:
+        """Bound of the norms of `compared`."""
+        return 1 + self.margin if self.lifted is None else LIFTED_NORM
 
     def take(self, rows: Array) -> Array:
         """Return some rows, chosen by an array of `xp`, as an array of `xp`."""

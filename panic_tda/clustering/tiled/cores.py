@@ -46,7 +46,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from panic_tda.arrays.namespace import squared_lengths, take_slice, to_host
+from panic_tda.arrays.namespace import squared_lengths, take_rows, take_slice, to_host
 from panic_tda.arrays.rows import slices
 from panic_tda.clustering.phases import CORE_DISTANCES
 from panic_tda.clustering.tiled import margins
@@ -153,17 +153,18 @@ def _search_all_rows(
         Upper bounds of their core distances; overwritten.
     """
     xp, use_float64 = space.xp, False
-    batch, nearest = space.take(xp.asarray(rows)), _NearestRows(upper_bounds, missing)
+    batch, nearest = take_rows(xp, space.factors[0], xp.asarray(rows)), _NearestRows(upper_bounds, missing)
     for tile in slices(len(weights), _tile_rows(space.kernels)):
-        columns, bounds = take_slice(xp, space.vectors, tile), xp.asarray(nearest.bounds)
+        columns, bounds = take_slice(xp, space.factors[1], tile), xp.asarray(nearest.bounds)
         if not use_float64:
             selected = batch @ columns.T >= margins.lower_products(bounds, space.margin)[:, None]
             use_float64 = _is_dense(xp, selected)
         if use_float64:
-            squares, margin = (
-                _square_distances(batch, columns),
-                margins.square_margin(batch.shape[1], space.margin),
-            )
+            if space.lifted is None:
+                squares = _square_distances(batch, columns)
+            else:
+                squares = _square_distances(space.vectors[rows], space.vectors[tile])
+            margin = margins.square_margin(space.vectors.shape[1], space.margin)
             selected = squares <= (bounds * bounds + margin)[:, None]
             # About as many as float32 products would select.
             use_float64 = _is_dense(xp, squares <= (bounds * bounds + 2 * space.margin)[:, None])

@@ -16,13 +16,14 @@ from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.tiled import axes, device, forest, layout, neighbours, verify
 from panic_tda.clustering.tiled.cores import batch_bytes, measure_core_distances
 from panic_tda.clustering.tiled.joining import join_components
-from panic_tda.clustering.tiled.space import build_space, select_kernels
+from panic_tda.clustering.tiled.space import build_lifted_space, build_space, select_kernels
 from panic_tda.clustering.tiled.state_checks import check_tree, tree_forms
 from panic_tda.clustering.tiled.workers import Workers, workers
 from panic_tda.clustering.trees import Edges, concatenate, minimum_forest
 from panic_tda.devices import cuda
 from panic_tda.devices.machine import available_cores
 from panic_tda.errors import InvalidParameter, UnsupportedOnBackend
+from panic_tda.parameters import EUCLIDEAN
 from panic_tda.types import SpanningTree
 from panic_tda.wording import format_bytes
 
@@ -189,7 +190,10 @@ class TiledBackend:
         rng = np.random.default_rng(_SEED)
         with workers(threads) as team:
             # In one thread: those of the BLAS library wait for each other by turning in circles.
-            space = build_space(xp, vectors, self._n_axes(n, xp), rng)
+            if options.metric == EUCLIDEAN:
+                space = build_lifted_space(vectors)
+            else:
+                space = build_space(xp, vectors, self._n_axes(n, xp), rng)
             cores, tree = self._stored(options, _INITIAL_TREE, n) or self._initial_tree(
                 space, weights, options, team, rng
             )
@@ -293,6 +297,9 @@ class TiledBackend:
         """Return the most bytes taken above the input: lists, axes and trees by row, buffers by thread."""
         n, d = space.vectors.shape
         taken = _coordinate_bytes(space.kernels, d, space.coordinates.shape[1] - 1 if space.bounded else 0)
+        if space.lifted is not None:
+            # Both lifted forms and their packed values, and the points.
+            taken = 4 * (3 * d + 5) + 2 * space.kernels.packed_bytes(d + 2)
         return self._bytes(
             (n, d), min_samples, work=space.kernels, coordinate_bytes=taken, n_threads=team.n_threads
         )

@@ -44,7 +44,7 @@ class Scanner:
 
     def __init__(self, space: Space, tile_rows: int) -> None:
         self._space = space
-        strip, d = min(_STRIP_ROWS, tile_rows), space.vectors.shape[1]
+        strip, d = min(_STRIP_ROWS, tile_rows), space.factors[0].shape[1]
         self._products = np.empty(strip * tile_rows, dtype=np.float32)
         # A kernel writes its next pair before it knows whether to keep it.
         self._pair_indices = np.empty(strip * tile_rows + 8, dtype=np.int32)
@@ -81,13 +81,13 @@ class Scanner:
 
     def _strips(self, rows: Int32Array) -> Iterator[tuple[int, Float32Array]]:
         """Multiply some rows at a time with all; yield the local index of the first, and the products."""
-        n, vectors = len(rows), self._space.vectors
+        n, (left_rows, right_rows) = len(rows), self._space.factors
         right = self._right[:n]
-        kernels.take(vectors, rows, right)
+        kernels.take(right_rows, rows, right)
         for part in slices(n, _STRIP_ROWS):
             height = part.stop - part.start
             left, products = self._left[:height], self._products[: height * n].reshape(height, n)
-            kernels.take(vectors, rows[part], left)
+            kernels.take(left_rows, rows[part], left)
             yield part.start, np.matmul(left, right.T, out=products)
 
 
@@ -108,9 +108,7 @@ class NeighbourScan:
         buffers, packed, begin = self._buffers.get(), self._panels, 0
         end = len(pairs) * pair_kernels.count_strips(packed)
         while begin < end:
-            begin, n_pairs = pair_kernels.find_near_pairs(
-                packed, pairs, begin, self._worst, self._space.vectors, buffers
-            )
+            begin, n_pairs = pair_kernels.find_near_pairs(packed, pairs, begin, self._worst, buffers)
             left, right, sims = buffers.left[:n_pairs], buffers.right[:n_pairs], buffers.sims[:n_pairs]
             for owners, others, tile in ((left, right, pairs[0, 0]), (right, left, pairs[0, 1])):
                 with self._lists.lock(int(tile)):
@@ -232,7 +230,7 @@ class OutsideSearch:
 
     def __init__(self, space: Space, layout: Layout, cores: FloatArray) -> None:
         self._vectors, self._cores, self._order = space.vectors, cores, layout.order
-        self._points = space.compared
+        self._points = space.coordinates
         # The product on the axes alone is a better estimate than the bound.
         self._n_coordinates = self._points.shape[1] - space.bounded
         starts = np.arange(0, len(cores), _GROUP_ROWS)

@@ -54,6 +54,24 @@ def product_margin(n_features: int, norm_error: float) -> float:
     return gamma * (1 + norm_error) + norm_error
 
 
+def lifted_margin(n_features: int) -> float:
+    """Bound the distance of a float32 product of two lifted rows from 1 - ‖x - y‖²/2.
+
+    Parameters
+    ----------
+    n_features : int
+        Length of the rows before they were lifted, d; their norms are at most 1.
+
+    Returns
+    -------
+    float
+        η = 2γ with γ = 1.01·(d + 5)·2⁻²⁴: d + 2 terms, each coordinate rounded to float32 on both sides, and
+        one more for what float64 rounds. By Cauchy-Schwarz the absolute values of the terms add up to at most
+        the product of the norms, 2 (`space.lift_rows`).
+    """
+    return 2 * 1.01 * (n_features + 5) * UNIT_ROUNDOFF
+
+
 def bound_margin(n_axes: int, norm_error: float) -> float:
     """Bound how far a float32 product of `n_axes` coordinates and a residual may fall below its exact value.
 

@@ -117,7 +117,6 @@ def find_near_pairs(
     pairs: Int32Array,
     begin: int,
     worst: Float32Array,
-    vectors: Float32Array,
     buffers: Buffers,
 ) -> tuple[int, int]:
     """Find the pairs of rows that may enter the neighbour list of either row.
@@ -130,8 +129,6 @@ def find_near_pairs(
         Strips of them that are done.
     worst : (slots,) float32
         Smallest product on each row's list; infinite where there is no row.
-    vectors : (n, d) float32
-        Rows.
 
     Returns
     -------
@@ -150,14 +147,14 @@ def find_near_pairs(
             for side, start in enumerate((first, second)):
                 _set_thresholds(panels, worst[start : start + slots], side, buffers)
             is_ready = True
-        n_candidates = _find_candidates(panels, vectors, (pair[0], pair[1]), strip, buffers, n_pairs)
+        n_candidates = _find_candidates(panels, (pair[0], pair[1]), strip, buffers, n_pairs)
         n_near = n_pairs
         for t in range(n_pairs, n_pairs + n_candidates):
             i, j = first + buffers.left[t], second + buffers.right[t]
             row, column = panels.rows[i], panels.rows[j]
             if row < 0 or column < 0:
                 continue
-            sim = kernels.product(vectors[row], vectors[column])
+            sim = kernels.product(panels.factors[0][row], panels.factors[1][column])
             buffers.left[n_near], buffers.right[n_near], buffers.sims[n_near] = i, j, sim
             n_near += sim >= min(worst[i], worst[j])
         n_pairs = n_near
@@ -173,14 +170,14 @@ def find_improving_edges(
     by_slot: tuple[FloatArray, FloatArray, FloatArray],
     margin: float,
     prune_rows: bool,
-    vectors: Float32Array,
+    vectors: Array,
     buffers: Buffers,
 ) -> tuple[int, int]:
     """Find the pairs of rows whose distance is below the tree's path maximum between them.
 
     Parameters
     ----------
-    pairs, begin, vectors
+    pairs, begin
         See `find_near_pairs`.
     between : (pairs,) float64
         Largest merge height of the tiles between the two of each pair.
@@ -191,6 +188,8 @@ def find_improving_edges(
         η of a product of rows.
     prune_rows : bool
         Whether groups in which no row can have an improving edge are skipped.
+    vectors : (n, d) float32 or float64
+        Rows, from which distances are measured.
 
     Returns
     -------
@@ -221,7 +220,7 @@ def find_improving_edges(
                 _set_thresholds(panels, products, side, buffers)
         if not has_unpruned:
             continue
-        n_candidates = _find_candidates(panels, vectors, (pair[0], pair[1]), strip, buffers, n_edges)
+        n_candidates = _find_candidates(panels, (pair[0], pair[1]), strip, buffers, n_edges)
         n_improving = n_edges
         for t in range(n_edges, n_edges + n_candidates):
             i, j = buffers.left[t], buffers.right[t]
@@ -252,7 +251,7 @@ def _set_thresholds(panels: Panels, lower: Array, side: int, buffers: Buffers) -
 
 @compiled
 def _find_candidates(
-    panels: Panels, vectors: Float32Array, pair: tuple[int, int], strip: int, buffers: Buffers, n_pairs: int
+    panels: Panels, pair: tuple[int, int], strip: int, buffers: Buffers, n_pairs: int
 ) -> int:
     """List the candidates of a strip behind the pairs that are found: by the axes, or by whole rows."""
     first = strip * _STRIP_PANELS
@@ -268,7 +267,7 @@ def _find_candidates(
         panels.values,
         panels.packing.words,
         panels.tile_panels,
-        pair,
+        (np.int64(pair[0]), np.int64(pair[1]) + panels.mirror),
         part,
         lower,
         live,
@@ -283,7 +282,7 @@ def _find_candidates(
         if buffers.packed_tiles[side] != pair[side]:
             rows = panels.rows[pair[side] * slots : (pair[side] + 1) * slots]
             out_tile = buffers.tiles[side * size : (side + 1) * size]
-            pack_rows(vectors, rows, panels.row_packing, buffers.line, out_tile)
+            pack_rows(panels.factors[0], rows, panels.row_packing, buffers.line, out_tile)
             buffers.packed_tiles[side] = pair[side]
     lower = buffers.row_lower[0], buffers.row_lower[1]
     return int(

@@ -87,6 +87,11 @@ class Panels(NamedTuple):
         Row in each slot, or `NO_ROW`.
     slots : (n,) int64
         Slot of each position of the layout.
+    mirror : int
+        Tiles by which the right form of a tile lies behind its left form in `values`; 0 if both are the same
+        (`Space.lifted`).
+    factors : two arrays of (n, d) float32
+        Whole rows, left and right (`Space.factors`).
     """
 
     values: Array
@@ -96,6 +101,8 @@ class Panels(NamedTuple):
     tile_panels: int
     rows: Int32Array
     slots: IntArray
+    mirror: int
+    factors: tuple[Float32Array, Float32Array]
 
     @property
     def tile_slots(self) -> int:
@@ -104,7 +111,7 @@ class Panels(NamedTuple):
 
 
 def choose_packing(
-    n_coordinates: int, margin: float, slack: float, use_integers: bool | None = None
+    n_coordinates: int, largest_norm: float, slack: float, use_integers: bool | None = None
 ) -> Packing:
     """Choose the scale, and bound what it makes of products.
 
@@ -112,8 +119,8 @@ def choose_packing(
     ----------
     n_coordinates : int
         Of a point.
-    margin : float
-        η of the rows; norms are within it of 1.
+    largest_norm : float
+        Bound of the norms of the points.
     slack : float
         What a product of points may lack to that of the rows.
     use_integers : bool or None
@@ -125,7 +132,7 @@ def choose_packing(
     if not use_integers:
         return Packing(False, words, 1.0, 0.0, slack)
     norm, rounding = _ROUNDING * _LARGEST_NORM, _ROUNDING * n_coordinates**0.5 / 2
-    return Packing(True, words, _LARGEST_NORM / (1 + margin), 2 * norm * rounding + rounding**2 + 1, slack)
+    return Packing(True, words, _LARGEST_NORM / largest_norm, 2 * norm * rounding + rounding**2 + 1, slack)
 
 
 def packed_words(n_coordinates: int, is_integer: bool) -> int:
@@ -159,19 +166,27 @@ def pack(space: Space, layout: Layout, team: Workers, use_integers: bool | None 
     rows = np.full(len(sizes) * tile_panels * PANEL, NO_ROW, dtype=np.int32)
     rows[slots] = layout.order
     # Both the product of whole rows as packed and that with which it is compared are rounded.
-    row_packing = choose_packing(space.vectors.shape[1], space.margin, 2 * space.margin, use_integers)
+    norm, n_features = space.largest_norm, space.factors[0].shape[1]
+    row_packing = choose_packing(n_features, norm, 2 * space.margin, use_integers)
     packing = row_packing
     if space.bounded:
-        packing = choose_packing(space.coordinates.shape[1], space.margin, space.slack, use_integers)
-    values, panel_values = empty_values(len(rows) // PANEL, packing), packing.words * PANEL
+        packing = choose_packing(space.coordinates.shape[1], norm, space.slack, use_integers)
+    sides = (space.compared,) if space.lifted is None else space.lifted
+    n_panels, panel_values = len(rows) // PANEL, packing.words * PANEL
+    values = empty_values(len(sides) * n_panels, packing)
+    for number, points in enumerate(sides):
+        side_values = values[number * n_panels * panel_values : (number + 1) * n_panels * panel_values]
 
-    def pack_panels(panels: slice) -> None:
-        chosen = rows[panels.start * PANEL : panels.stop * PANEL]
-        out = values[panels.start * panel_values : panels.stop * panel_values]
-        pack_rows(space.compared, chosen, packing, empty_line(packing), out)
+        def pack_panels(panels: slice, points: Array = points, side_values: Array = side_values) -> None:
+            chosen = rows[panels.start * PANEL : panels.stop * PANEL]
+            out = side_values[panels.start * panel_values : panels.stop * panel_values]
+            pack_rows(points, chosen, packing, empty_line(packing), out)
 
-    team.chunks(pack_panels, len(rows) // PANEL, largest=_CHUNK_PANELS)
-    return Panels(values, packing, row_packing, space.bounded, tile_panels, rows, slots)
+        team.chunks(pack_panels, n_panels, largest=_CHUNK_PANELS)
+    mirror = 0 if space.lifted is None else len(sizes)
+    return Panels(
+        values, packing, row_packing, space.bounded, tile_panels, rows, slots, mirror, space.factors
+    )
 
 
 @compiled

@@ -1,12 +1,12 @@
 """Proof that tiles, threads, a killed run and the device do not change the result.
 
-Let x be the n distinct float32 rows, of unit length but for rounding. d(p, q) = ‖x_p − x_q‖ is measured
-in float64; core_p is the `min_samples`-th smallest of the distances from p, itself and copies counted;
-w(p, q) = max(core_p, core_q, d(p, q)), and nothing is less than the distance floor. The engine owes a
-minimum spanning tree of the complete graph with weights w. Such a tree need not be unique, but its sorted
-weights are, and so is all that the hierarchy makes of it (`hierarchy`: merges at one height happen at
-once). s̃ is the product of two rows as float32 gives it; the other words are those of the engine's page
-(`panic_tda.clustering.tiled`).
+Let x be the n distinct float32 rows, of unit length but for rounding (step 11 has rows of other lengths).
+d(p, q) = ‖x_p − x_q‖ is measured in float64; core_p is the `min_samples`-th smallest of the distances from p,
+itself and copies counted; w(p, q) = max(core_p, core_q, d(p, q)), and nothing is less than the distance
+floor. The engine owes a minimum spanning tree of the complete graph with weights w. Such a tree need not be
+unique, but its sorted weights are, and so is all that the hierarchy makes of it (`hierarchy`: merges at one
+height happen at once). s̃ is the product of two rows as float32 gives it; the other words are those of the
+engine's page (`panic_tda.clustering.tiled`).
 
 What is claimed: with one library of arrays, the same heights to the last bit, and so the same clusters.
 With another one (a device), distances that differ in the last of some sixteen digits, since sums are
@@ -67,8 +67,17 @@ unless two heights lie just that far apart.
    positions stay (`verify`): what was no lighter than before is no lighter now.
 10. **So neither does a kill.** A state is the lists, or the tree, with the pairs of tiles that are done;
     what comes after it is the same argument over the pairs that are left.
-11. **Nor does a device.** The passes are the same there, over `tiled.device` in the place of `tiled.host`;
-    each step above asks of a product only that it is within η, and of a distance that it is in float64.
+11. **Rows need no unit length.** For the metric euclidean, x are float64 rows with ‖x‖ ≤ 1, and d is measured
+    from them. Steps 1 to 10 use unit length for one thing: that the product of two rows is 1 - d²/2. Let
+    g = (1 - ‖x‖²)/2. The left form (x, g, 1) of a row and the right form (y, 1, g') of another have the
+    product x·y + g + g' = 1 - ‖x - y‖²/2, and take the place of the rows in every product (`Space.factors`).
+    Both forms have the squared norm ‖x‖² + g² + 1 = 1 + (1 + ‖x‖²)²/4 ≤ 2, which replaces 1 + `margin` as
+    the bound of norms in step 3, and gives η by Cauchy-Schwarz (`margins.lifted_margin`). A pair of tiles is
+    compared as left forms of the first and right forms of the second (`Panels.mirror`). There are no axes.
+    `margins.square_margin` holds for norms of at most 1 as it stands.
+12. **Nor does a device change anything.** The passes are the same there, over `tiled.device` in the place
+    of `tiled.host`; each step above asks of a product only that it is within η, and of a distance that it
+    is in float64.
 
 Below, one data set in tiles of several sizes, with and without the bound, and from a tree that is as poor
 as can be. `tests/clustering/tiled` has the kills (`test_tiled_resume`) and the device (`test_tiled_device`).

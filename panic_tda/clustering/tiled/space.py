@@ -19,16 +19,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from panic_tda.arrays.namespace import take_slice
+from panic_tda.arrays.namespace import squared_lengths, take_slice
+from panic_tda.arrays.rows import slices
 from panic_tda.clustering.tiled import axes, device, host, margins
 from panic_tda.clustering.tiled.contract import Kernels, Space
 from panic_tda.errors import PanicTdaError
 
 if TYPE_CHECKING:
-    from panic_tda.types import Array, ArrayModule
+    from panic_tda.types import Array, ArrayModule, Float32Array, FloatArray
 
 _SAMPLE_ROWS = 512
 """Rows whose products are compared with float64."""
+_LIFTED_AT_ONCE = 8_192
 _ALL_BITS = 1 - 2.0**-24
 """A number that needs all 24 bits of a float32's mantissa; TF32, bfloat16 and float16 round it."""
 
@@ -76,6 +78,51 @@ def build_space(xp: ArrayModule, vectors: Array, n_axes: int | None, rng: np.ran
     coordinates = axes.project_rows(xp, vectors, np.ascontiguousarray(principal_axes[:, :n_axes]))
     slack = margin + margins.bound_margin(n_axes, norm_error)
     return Space(vectors, coordinates, True, margin, slack, xp, select_kernels(xp))
+
+
+def build_lifted_space(vectors: FloatArray) -> Space:
+    """Lift rows of any length up to 1, so that their products tell distances.
+
+    Parameters
+    ----------
+    vectors : (n, d) float64
+        Rows in host memory, with norms of at most 1; distances are measured from them.
+    """
+    left, right, points = lift_rows(vectors)
+    margin = margins.lifted_margin(vectors.shape[1])
+    _require_float32_precision(np, left, margin)
+    return Space(vectors, points, False, margin, 0.0, np, select_kernels(np), (left, right))
+
+
+def lift_rows(vectors: FloatArray) -> tuple[Float32Array, Float32Array, Float32Array]:
+    """Return the left and the right form of every row, and points on a sphere.
+
+    Parameters
+    ----------
+    vectors : (n, d) float64
+        Rows x with norms of at most 1.
+
+    Returns
+    -------
+    left, right : (n, d + 2) float32
+        (x, g, 1) and (x, 1, g) with g = (1 - ‖x‖²)/2. The product of x's left and y's right form is
+        x·y + g_x + g_y = 1 - ‖x - y‖²/2, as for unit rows. The squared norm of both forms is
+        1 + (1 + ‖x‖²)²/4, at most 2.
+    points : (n, d + 1) float32
+        (x, √(1 - ‖x‖²)), of unit length. Near rows have near points; their products only choose tiles and
+        where to search for joints.
+    """
+    n, d = vectors.shape
+    left, right = np.empty((2, n, d + 2), dtype=np.float32)
+    points = np.empty((n, d + 1), dtype=np.float32)
+    for rows in slices(n, _LIFTED_AT_ONCE):
+        chunk = vectors[rows]
+        rest = np.maximum(1 - squared_lengths(chunk), 0.0)
+        left[rows, :d] = right[rows, :d] = points[rows, :d] = chunk
+        left[rows, d] = right[rows, d + 1] = rest / 2
+        left[rows, d + 1] = right[rows, d] = 1
+        points[rows, d] = np.sqrt(rest)
+    return left, right, points
 
 
 def _require_float32_precision(xp: ArrayModule, vectors: Array, margin: float) -> None:

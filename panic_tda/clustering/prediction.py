@@ -1,0 +1,220 @@
+"""Clusters of new rows: that of the nearest row of the fit by mutual reachability distance.
+
+The definition is that of hdbscan's `approximate_predict`, with exact neighbours. The core distance of a new
+row is its distance to the `min_samples`-th nearest row of the fit. The row joins the hierarchy at the
+smallest mutual reachability distance to a row of the fit, its *height*; of several rows at this distance, the
+nearest one is its neighbour. The new row belongs to the innermost cluster of that neighbour that was born
+above the height. If that cluster is part of a selected one, the new row gets its label.
+
+Distances that decide are sums of squared differences in float64. Products in float64 find the rows for which
+they are computed, within the error bound of `_bound_error`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from panic_tda.arrays.namespace import squared_lengths
+from panic_tda.arrays.rows import slices
+from panic_tda.clustering.condensed import ROOT, CondensedTree, build_single_linkage, condense_tree
+from panic_tda.clustering.hierarchy import densest_levels, mark_chosen, nearest_chosen
+from panic_tda.types import OUTLIER, Clustering
+
+if TYPE_CHECKING:
+    from panic_tda.parameters import ClusteringRecord
+    from panic_tda.types import Array, FloatArray, IntArray
+
+_BATCH_PAIRS = 1 << 22
+"""Pairs of a new row and a row of the fit that are compared at once."""
+_TILE_ROWS = 4_096
+_TIE_TOLERANCE = 1e-9
+"""Heights that differ by less, relative to the smaller one, are one distance computed twice."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Rows of a fit and their clusters, to which new rows are assigned.
+
+    Attributes
+    ----------
+    rows : (n, d) float32 or float64
+        Prepared rows of the fit.
+    scale : float
+        Factor from the distances of the clustering to those of `rows`.
+    cores : (n,) float64
+        Core distances in the distances of `rows`.
+    min_samples : int
+        Number of the neighbour that gives a core distance.
+    labels, probabilities : (n,) int64, (n,) float64
+        Of the rows of the fit.
+    condensed : CondensedTree or None
+        Condensed tree of the fit; None if no row has a cluster.
+    selected : (m,) int64
+        Selected cluster of the condensed tree that contains each of its clusters, or `OUTLIER`.
+    label_of : (m,) int64
+        Label of each selected cluster, or `OUTLIER`.
+    densest : (m,) float64
+        Smallest height at which rows leave each cluster.
+    finest : float
+        Smaller heights count as this one in a probability.
+    root_limit : float
+        Height up to which a new row belongs to the root cluster, if that is selected.
+    """
+
+    rows: Array
+    scale: float
+    cores: FloatArray
+    min_samples: int
+    labels: IntArray
+    probabilities: FloatArray
+    condensed: CondensedTree | None
+    selected: IntArray
+    label_of: IntArray
+    densest: FloatArray
+    finest: float
+    root_limit: float
+
+    def predict(self, new_rows: Array) -> tuple[IntArray, FloatArray]:
+        """Return the label and the membership probability of prepared new rows; 0 for outliers.
+
+        A row that equals a row of the fit gets the label and the probability of that row.
+        """
+        labels = np.full(len(new_rows), OUTLIER, dtype=np.int64)
+        probabilities = np.zeros(len(new_rows))
+        if self.condensed is None:
+            return labels, probabilities
+        for batch in slices(len(new_rows), _BATCH_PAIRS // len(self.rows)):
+            joins = _find_neighbours(self, new_rows[batch].astype(np.float64))
+            labels[batch], probabilities[batch] = self._label(self.condensed, joins)
+        return labels, probabilities
+
+    def _label(self, condensed: CondensedTree, joins: _Joins) -> tuple[IntArray, FloatArray]:
+        height = joins.height / self.scale
+        cluster = condensed.row_cluster[joins.neighbour]
+        while (climbing := (cluster != ROOT) & (condensed.birth[cluster] <= height)).any():
+            cluster = np.where(climbing, condensed.parent[cluster], cluster)
+        selected = self.selected[cluster]
+        labels = np.where(selected == OUTLIER, OUTLIER, self.label_of[selected])
+        labels[(selected == ROOT) & (height > self.root_limit)] = OUTLIER
+        strength = np.maximum(self.densest[selected], self.finest) / np.maximum(height, self.finest)
+        probabilities = np.where(labels == OUTLIER, 0.0, np.minimum(strength, 1.0))
+        is_copy = joins.distance == 0
+        labels[is_copy] = self.labels[joins.neighbour[is_copy]]
+        probabilities[is_copy] = self.probabilities[joins.neighbour[is_copy]]
+        return labels, probabilities
+
+
+def build_predictor(rows: Array, clustering: Clustering, scale: float = 1.0) -> Predictor:
+    """Build the predictor of a clustering.
+
+    Parameters
+    ----------
+    rows : (n, d) float32 or float64
+        The prepared rows of the fit, copies included.
+    clustering : Clustering
+        Its result.
+    scale : float
+        Factor from the distances of the clustering to those of `rows`.
+    """
+    record, tree = clustering.record, clustering.tree
+    empty = np.empty(0, dtype=np.int64)
+    if tree is None or tree.core_distances is None or not clustering.n_clusters:
+        cores = np.empty(0)
+        return Predictor(
+            rows, scale, cores, record.min_samples, clustering.labels, clustering.probabilities,
+            None, empty, empty, np.empty(0), 0.0, 0.0,
+        )  # fmt: skip
+    linkage = build_single_linkage(tree, record.distance_floor)
+    condensed = condense_tree(linkage, record.min_cluster_size, tree.tie_tolerance)
+    chosen = mark_chosen(condensed, record)
+    selected = nearest_chosen(condensed.parent, chosen)
+    label_of = np.full(len(condensed.parent), OUTLIER, dtype=np.int64)
+    members = np.flatnonzero(clustering.labels != OUTLIER)
+    label_of[selected[condensed.row_cluster[members]]] = clustering.labels[members]
+    densest = densest_levels(condensed)
+    return Predictor(
+        rows=rows,
+        scale=scale,
+        cores=np.maximum(tree.core_distances, record.distance_floor) * scale,
+        min_samples=record.min_samples,
+        labels=clustering.labels,
+        probabilities=clustering.probabilities,
+        condensed=condensed,
+        selected=selected,
+        label_of=label_of,
+        densest=densest,
+        finest=max(record.cluster_selection_epsilon, record.distance_floor),
+        root_limit=_limit_root(record, chosen.sum() == 1, float(densest[ROOT])),
+    )
+
+
+def _limit_root(record: ClusteringRecord, is_alone: bool, densest: float) -> float:
+    """Return the height up to which rows belong to a selected root, as the labels of the fit have it."""
+    return (record.cluster_selection_epsilon or densest) if is_alone else 0.0
+
+
+class _Joins(NamedTuple):
+    """Points at which new rows join the hierarchy: row of the fit, its distance, and the height."""
+
+    neighbour: IntArray
+    distance: FloatArray
+    height: FloatArray
+
+
+def _find_neighbours(predictor: Predictor, queries: FloatArray) -> _Joins:
+    """Find the nearest row of the fit by mutual reachability of every query, (b, d) float64."""
+    squares = _square_distances(predictor.rows, queries)
+    error = _bound_error(predictor.rows, queries)
+    kth = np.partition(squares, predictor.min_samples - 1, axis=1)[:, predictor.min_samples - 1]
+    i, j, distances = _measure_up_to(predictor.rows, queries, squares, kth + 2 * error)
+    order = np.lexsort((distances, i))
+    starts = np.searchsorted(i[order], np.arange(len(queries)))
+    core = distances[order][starts + predictor.min_samples - 1]
+
+    np.maximum(squares, predictor.cores**2, out=squares)
+    nearest = np.maximum(squares.min(axis=1), core**2)
+    limits = (nearest + 2 * error) * (1 + 3 * _TIE_TOLERANCE)
+    i, j, distances = _measure_up_to(predictor.rows, queries, squares, limits)
+    heights = np.maximum(np.maximum(distances, predictor.cores[j]), core[i])
+    lowest = np.full(len(queries), np.inf)
+    np.minimum.at(lowest, i, heights)
+    tied = np.flatnonzero(heights <= lowest[i] * (1 + _TIE_TOLERANCE))
+    order = tied[np.lexsort((j[tied], distances[tied], i[tied]))]
+    first = order[np.searchsorted(i[order], np.arange(len(queries)))]
+    return _Joins(j[first], distances[first], heights[first])
+
+
+def _square_distances(rows: Array, queries: FloatArray) -> FloatArray:
+    """Return ‖x‖² + ‖y‖² - 2·x·y in float64, (queries, rows)."""
+    squares = np.empty((len(queries), len(rows)))
+    for tile in slices(len(rows), _TILE_ROWS):
+        columns = rows[tile].astype(np.float64)
+        np.matmul(queries, -2 * columns.T, out=squares[:, tile])
+        squares[:, tile] += squared_lengths(columns)
+    squares += squared_lengths(queries)[:, None]
+    return squares
+
+
+def _bound_error(rows: Array, queries: FloatArray) -> FloatArray:
+    """Bound the error of `_square_distances`, and of squares of core distances, for each query.
+
+    The norms of prepared rows are at most 1 (1 + 1e-6 for unit rows in float32).
+    """
+    reach = (1.001 + np.sqrt(squared_lengths(queries))) ** 2
+    bound: FloatArray = 4 * (rows.shape[1] + 4) * 2.0**-53 * reach
+    return bound
+
+
+def _measure_up_to(
+    rows: Array, queries: FloatArray, squares: FloatArray, limits: FloatArray
+) -> tuple[IntArray, IntArray, FloatArray]:
+    """Measure the pairs whose entry in `squares` is at most the query's limit; return pairs and distances."""
+    i, j = np.nonzero(squares <= limits[:, None])
+    distances = np.empty(len(i))
+    for part in slices(len(i), _BATCH_PAIRS // max(1, queries.shape[1])):
+        difference = queries[i[part]] - rows[j[part]]
+        distances[part] = np.sqrt(squared_lengths(difference))
+    return i, j, distances
