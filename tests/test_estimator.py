@@ -165,7 +165,7 @@ def test_predictions_are_of_the_fit_whatever_is_set_later(rows: np.ndarray) -> N
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("settings", "message"),
     [
         (
             {"cluster_selection_epsilon": 3},
@@ -178,10 +178,10 @@ def test_predictions_are_of_the_fit_whatever_is_set_later(rows: np.ndarray) -> N
     ],
 )
 def test_messages_name_parameters_of_the_estimator(
-    asked: dict[str, Any], message: str, rows: np.ndarray
+    settings: dict[str, Any], message: str, rows: np.ndarray
 ) -> None:
     with pytest.raises(InvalidParameter, match=message):
-        HDBSCAN(**asked).fit(rows)
+        HDBSCAN(**settings).fit(rows)
 
 
 def test_advice_names_parameters_of_the_estimator(rows: np.ndarray, caplog: pytest.LogCaptureFixture) -> None:

@@ -358,10 +358,10 @@ def environment() -> dict[str, Any]:
     from panic_tda.clustering.tiled.microkernels import describe_kernel
     from panic_tda.devices.doctor import examine_environment
 
-    found = examine_environment(
+    examined = examine_environment(
         backends=backends.unavailable_reasons(), sqlite=sqlite3.sqlite_version, kernel=describe_kernel()
     )
-    return asdict(found)
+    return asdict(examined)
 
 
 def row_text(row: dict[str, Any]) -> str:

@@ -100,8 +100,8 @@ def test_the_verify_pass_needs_no_good_tree_to_begin_with() -> None:
 def test_rows_around_the_size_of_a_tile() -> None:
     rows = islands(2, 1_030)
     tree = fit_tree(rows, 10)[0]
-    other = fit_tree(rows, 10, tile_rows=100)[0]
-    assert np.array_equal(np.sort(tree.height), np.sort(other.height))
+    tree_of_smaller_tiles = fit_tree(rows, 10, tile_rows=100)[0]
+    assert np.array_equal(np.sort(tree.height), np.sort(tree_of_smaller_tiles.height))
 
 
 ROWS = st.tuples(st.integers(12, 40), st.integers(1, 4)).flatmap(
@@ -229,7 +229,7 @@ def test_rows_without_a_distance_are_refused(rows: list[list[float]], message: s
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("settings", "message"),
     [
         ({"metric": "manhattan"}, "metric must be cosine or euclidean; got 'manhattan'"),
         ({"epsilon": -1.0}, "epsilon must be a finite distance of at least 0"),
@@ -238,9 +238,9 @@ def test_rows_without_a_distance_are_refused(rows: list[list[float]], message: s
         ({"backend": "cuml"}, "backend cuml clusters by the metric cosine only"),
     ],
 )
-def test_settings_that_do_not_fit_the_metric_are_refused(asked: dict[str, Any], message: str) -> None:
+def test_settings_that_do_not_fit_the_metric_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidParameter, match=message):
-        hdbscan(islands(2), **({"metric": "euclidean"} | asked))
+        hdbscan(islands(2), **({"metric": "euclidean"} | settings))
 
 
 def test_rows_that_are_all_the_same_make_one_group() -> None:
