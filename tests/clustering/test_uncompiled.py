@@ -18,7 +18,7 @@ from panic_tda.clustering.tiled.engine import Settings, TiledBackend
 from panic_tda.parameters import ClusteringParameters
 from tests.snapshots import run_python
 
-N = 300
+N = 160
 
 
 def rows_of(name: str) -> np.ndarray:

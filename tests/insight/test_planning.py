@@ -336,7 +336,7 @@ def test_text_is_a_line_for_each_and_the_answer(upgraded: MakeFile) -> None:
     result = run(file.path, "--within", "2h")
     lines = result.splitlines()
     assert lines[0].split()[:4] == ["model", "factor", "rows", "backend"]
-    assert lines[1].split()[:4] == ["Nomic", "1", "99", "sklearn"]
+    assert lines[1].split()[:4] == ["Nomic", "1", "99", "tiled"]
     assert len([line for line in lines if line.startswith(("Nomic ", "STSBMpnet "))]) == 8
     assert "Nomic: factors from 25 on keep nothing but the first outputs" in result
     assert "Nomic: 1 of 100 vectors are missing" in result

@@ -33,17 +33,11 @@ NAMES = (AUTO, *_HOMES)
 """Values of `--backend`; `cli.options.BACKENDS` repeats them, so that --help need not import this module."""
 ON_HOST = ("sklearn",)
 """Backends that never use a device."""
-_AUTO_ORDER = ("sklearn", "tiled")
+_AUTO_ORDER = ("tiled",)
+"""Without a device, or with `exact`. scikit-learn takes as long as `tiled` from 500 to 2,000 rows and longer
+above; importing it takes two seconds."""
 _AUTO_DEVICE_ORDER = ("tiled", "cuml")
 """On a device the exact backend comes first: cuML searches all pairs more than once, and may fail."""
-_AUTO_EXACT_ORDER = ("tiled",)
-"""With `exact`: the only exact backend that can also work on a device."""
-_AUTO_UP_TO = {"sklearn": 2_000}
-"""Number of rows above which `auto` skips a backend that could process them.
-
-At 2,000 rows of 768 dimensions, scikit-learn and `tiled` both take half a second; at 8,000 rows, scikit-learn
-takes five times as long as `tiled`.
-"""
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +77,7 @@ def select_backend(name: str, shape: tuple[int, int], options: FitOptions) -> Ba
 
     A backend that is named is used, or an error is raised. Only `auto` tries the next one, and logs that. On
     a device, `auto` chooses `tiled`, or `cuml` if `tiled` does not fit and `exact` is not set. In host memory
-    it chooses the faster one for the shape.
+    it chooses `tiled`.
 
     Raises
     ------
@@ -96,10 +90,7 @@ def select_backend(name: str, shape: tuple[int, int], options: FitOptions) -> Ba
     if name != AUTO:
         return _get_checked_backend(name, shape, options)
     reasons = []
-    order = _AUTO_DEVICE_ORDER if options.on_device else _AUTO_ORDER
-    for candidate in _AUTO_EXACT_ORDER if options.exact else order:
-        if shape[0] > _AUTO_UP_TO.get(candidate, shape[0]):
-            continue
+    for candidate in _AUTO_DEVICE_ORDER if options.on_device and not options.exact else _AUTO_ORDER:
         try:
             return _get_checked_backend(candidate, shape, options)
         except UnsupportedOnBackend as refusal:

@@ -172,7 +172,7 @@ def test_auto_runs_anyway_and_says_why_in_one_line(upgraded: MakeFile) -> None:
     backends.log_once.cache_clear()
     result = run(upgraded(), "--json")
     assert result.exit_code == 0
-    assert {one["backend"] for one in json.loads(result.stdout)["results"]} == {"sklearn"}
+    assert {one["backend"] for one in json.loads(result.stdout)["results"]} == {"tiled"}
     assert len(re.findall("no CUDA device is used: CuPy is not installed", result.stderr)) == 1
 
 

@@ -172,7 +172,8 @@ def test_stored_lists_are_read_into_those_that_are_there(
 
 def test_changed_input_starts_afresh(tmp_path: Path, rows: np.ndarray) -> None:
     np.save(tmp_path / "rows.npy", rows)
-    kill(tmp_path, "verify", 100)
+    kill(tmp_path, "neighbours", 30)
+    assert stored(tmp_path) == ["neighbours.state"]
     other_rows = rows[::-1].copy()
     recorder = Recorder()
     resumed = fit(other_rows, recorder, checkpoint=Checkpoint(tmp_path / "work", "other rows"))
