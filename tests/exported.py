@@ -56,13 +56,13 @@ def expected_rows(target: Path | str, clustering: object) -> list[dict[str, Any]
     """Return the rows of an export of a clustering, but for the core distances."""
     with opened(target) as connection:
 
-        def asked(query: str, *values: Any) -> list[dict[str, Any]]:
+        def select_rows(query: str, *values: Any) -> list[dict[str, Any]]:
             cursor = connection.execute(query, values)
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor]
 
         def all_of(table: str, columns: str) -> dict[str, dict[str, Any]]:
-            return {row["id"]: row for row in asked(f"SELECT {columns} FROM {table}")}
+            return {row["id"]: row for row in select_rows(f"SELECT {columns} FROM {table}")}
 
         runs = all_of("run", "id, network, seed, initial_prompt, experiment_id")
         invocations = all_of("invocation", "id, run_id, type, model, sequence_number, output_text")
@@ -70,14 +70,14 @@ def expected_rows(target: Path | str, clustering: object) -> list[dict[str, Any]
         parities: dict[tuple[str, str], set[int]] = {}
         for row in invocations.values():
             parities.setdefault((row["run_id"], row["type"]), set()).add(row["sequence_number"] % 2)
-        (result,) = asked(
+        (result,) = select_rows(
             "SELECT key, embedding_model FROM clusteringresult WHERE id = ?", UUID(str(clustering)).hex
         )
         medoids = {
             row["label"]: row["medoid_embedding_id"]
-            for row in asked("SELECT * FROM cluster WHERE result_key = ?", result["key"])
+            for row in select_rows("SELECT * FROM cluster WHERE result_key = ?", result["key"])
         }
-        assignments = asked("SELECT * FROM embeddingcluster WHERE result_key = ?", result["key"])
+        assignments = select_rows("SELECT * FROM embeddingcluster WHERE result_key = ?", result["key"])
 
     def output(embedding: str | None) -> dict[str, Any]:
         return invocations.get(embeddings.get(embedding or "", {}).get("invocation_id"), {})

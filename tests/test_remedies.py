@@ -71,7 +71,7 @@ TOLD = (
 )
 
 
-def told(pattern: re.Pattern[str], texts: dict[str, list[str]] = TOLD) -> list[tuple[str, str]]:
+def find_remedies(pattern: re.Pattern[str], texts: dict[str, list[str]] = TOLD) -> list[tuple[str, str]]:
     return [
         (place, next(filter(None, (*match.groups(), match[0]))))
         for place, parts in texts.items()
@@ -81,7 +81,7 @@ def told(pattern: re.Pattern[str], texts: dict[str, list[str]] = TOLD) -> list[t
 
 
 def test_options_that_are_named_exist() -> None:
-    named = told(OPTION)
+    named = find_remedies(OPTION)
     assert len(named) > 100
     of_scripts = set(OPTION.findall("".join(text for (text,) in SHELL.values())))
     missing = [
@@ -94,7 +94,7 @@ def test_options_that_are_named_exist() -> None:
 
 
 def test_commands_that_are_named_exist() -> None:
-    named = told(NAMES)
+    named = find_remedies(NAMES)
     assert len(named) > 50
     assert [pair for pair in named if pair[1] not in main.commands] == []
 
@@ -102,7 +102,7 @@ def test_commands_that_are_named_exist() -> None:
 def test_command_lines_that_are_shown_are_understood() -> None:
     """Each begins with a command, and its options are that command's."""
     checked = 0
-    for place, line in told(COMMAND, TOLD | SHELL):
+    for place, line in find_remedies(COMMAND, TOLD | SHELL):
         words = re.split(r"\s+", line.strip().rstrip(".,;:)"))
         while words and words[0] in GROUP:
             words.pop(0)
@@ -134,7 +134,7 @@ def test_command_lines_of_the_documents_parse(block: Block) -> None:
 
 def test_what_pip_is_told_to_install_can_be_installed() -> None:
     """This package is in no index: an extra of it takes a checkout."""
-    remedies = told(PIP, TOLD | SHELL | {"errors": [install_extra(extra) for extra in EXTRAS]})
+    remedies = find_remedies(PIP, TOLD | SHELL | {"errors": [install_extra(extra) for extra in EXTRAS]})
     remedies += [("installing", extra) for extra in re.findall(r"`(\.\[\w+\])`", PAGES["installing"])]
     extras = {extra for _, what in remedies for extra in re.findall(r"^\.\[(\w+)\]$", what)}
     assert extras | {"…"} == EXTRAS.keys() | {"…"}
@@ -147,6 +147,6 @@ def test_what_pip_is_told_to_install_can_be_installed() -> None:
 
 
 def test_scripts_that_are_named_exist() -> None:
-    named = told(re.compile(r"\bscripts/[\w/-]+\.(?:sh|py)"), TOLD | SHELL)
+    named = find_remedies(re.compile(r"\bscripts/[\w/-]+\.(?:sh|py)"), TOLD | SHELL)
     assert len(named) > 10
     assert [pair for pair in named if not (ROOT / pair[1]).is_file()] == []

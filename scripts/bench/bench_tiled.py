@@ -197,10 +197,14 @@ def time_left(args: argparse.Namespace) -> None:
         print(f"(the fit took {time.perf_counter() - began:.1f} s)")
         for phase in ("neighbours", "verify"):
             print(phase)
-            print(markdown(["time", "share done", "told", "was", "error"], _told(measured.phases[phase])))
+            print(
+                markdown(
+                    ["time", "share done", "told", "was", "error"], _predict_left(measured.phases[phase])
+                )
+            )
 
 
-def _told(phase: Phase) -> list[list[str]]:
+def _predict_left(phase: Phase) -> list[list[str]]:
     lines, left, marks = [], TimeLeft(), [share / 100 for share in (5, 10, 20, 30, 40, 50, 60, 70, 80, 90)]
     end = phase.trace[-1][0]
     for seconds, share_done in phase.trace:

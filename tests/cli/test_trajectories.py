@@ -48,7 +48,7 @@ def invoke(*words: object) -> Result:
     return result
 
 
-def asked(*words: object) -> Any:
+def read_json(*words: object) -> Any:
     result = invoke(*words, "--json")
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
@@ -61,7 +61,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_the_object_has_the_keys_that_were_promised(path: Path) -> None:
-    printed = asked("--db", path, "--runs")
+    printed = read_json("--db", path, "--runs")
     assert list(printed) == [
         *("clustering", "lag", "groups", "total", "transitions", "clusters", "markov", "networks", "runs")
     ]
@@ -138,26 +138,26 @@ def test_the_object_has_the_keys_that_were_promised(path: Path) -> None:
 
 
 def test_runs_are_in_the_object_where_they_were_asked_for(path: Path) -> None:
-    assert "runs" not in asked("--db", path)
-    (run,) = asked("--db", path, "--run", run_id(1)[:9])["runs"]
+    assert "runs" not in read_json("--db", path)
+    (run,) = read_json("--db", path, "--run", run_id(1)[:9])["runs"]
     assert run["run_id"] == str(UUID(run_id(1)))
-    assert len(asked("--db", path, "--run", run_id(1), "--runs")["runs"]) == 3
+    assert len(read_json("--db", path, "--run", run_id(1), "--runs")["runs"]) == 3
 
 
 def test_every_option_counts(path: Path) -> None:
-    assert asked("latest", "--db", path, "--lag", 2)["lag"] == 2
-    assert asked("--db", path, "--lag", 2)["transitions"] != asked("--db", path)["transitions"]
-    assert [group["group"] for group in asked("--db", path, "--by", "prompt")["groups"]] == [
+    assert read_json("latest", "--db", path, "--lag", 2)["lag"] == 2
+    assert read_json("--db", path, "--lag", 2)["transitions"] != read_json("--db", path)["transitions"]
+    assert [group["group"] for group in read_json("--db", path, "--by", "prompt")["groups"]] == [
         {"prompt": "a king"},
         {"prompt": "a red apple"},
     ]
-    assert [group["group"] for group in asked("--db", path, "--by", "model")["groups"]] == [
+    assert [group["group"] for group in read_json("--db", path, "--by", "model")["groups"]] == [
         {"model": "BLIP2"},
         {"model": "Moondream"},
     ]
     with opened(path) as connection:
         connection.execute("UPDATE embeddingcluster SET probability = 0.4 WHERE label = 1")
-    weak = asked("--db", path, "--core-probability", 0.5, "--runs")
+    weak = read_json("--db", path, "--core-probability", 0.5, "--runs")
     assert [run["visits"] for run in weak["runs"]] == [[[0, 0, 31]], [[0, 0, 24]], [[-1, 0, 4]]]
 
 
@@ -227,14 +227,14 @@ def test_a_sampled_clustering_says_how_far_steps_are_apart(tmp_path: Path) -> No
     plant(tmp_path / "ten.sqlite", RUNS, downsample=10)
     text = invoke("--db", tmp_path / "ten.sqlite").stdout
     assert "Times are output steps, 10 from one sampled step to the next." in text
-    assert asked("--db", tmp_path / "ten.sqlite")["lag"] == 10
+    assert read_json("--db", tmp_path / "ten.sqlite")["lag"] == 10
 
 
 def test_nothing_left_is_said(path: Path) -> None:
     with opened(path) as connection:
         connection.execute("DELETE FROM embeddingcluster")
     assert "No run has a step in it any more." in invoke("--db", path).stdout
-    assert asked("--db", path, "--runs")["groups"] == []
+    assert read_json("--db", path, "--runs")["groups"] == []
 
 
 # ---------------------------------------------------------------------------- text that fits

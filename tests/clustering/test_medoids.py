@@ -98,13 +98,13 @@ def test_the_earliest_of_equal_rows_is_taken() -> None:
 
 def test_scores_within_the_tolerance_are_equal_and_others_are_not() -> None:
     # Both rows lie beside the direction of the sum, at angles that put their scores this far apart.
-    def found(gap: float) -> int:
+    def find_medoid(gap: float) -> int:
         angle = np.sqrt(2 * gap)
         vectors = np.array([[np.cos(angle), np.sin(angle)], [1.0, 0.0], [1.0, 0.0]])
         return find_medoids(vectors, np.zeros(3, dtype=np.int64), np.array([0.0, 1.0, 1.0]), 1)[0]
 
-    assert found(0.9e-9) == 0
-    assert found(1.1e-9) == 1
+    assert find_medoid(0.9e-9) == 0
+    assert find_medoid(1.1e-9) == 1
 
 
 def test_weights_move_the_medoid() -> None:

@@ -23,7 +23,7 @@ from tests.report.walks import Walk
 from tests.storage.test_query_plans import queries, statements
 
 
-def made(database: Path, path: Path, *words: str) -> Any:
+def make_report(database: Path, path: Path, *words: str) -> Any:
     return CliRunner().invoke(
         main, ["report-clustering", "--db", str(database), "-o", str(path), "--json", *words]
     )
@@ -37,11 +37,11 @@ def database(plain_page: Path) -> Path:
 def test_a_file_is_replaced_only_when_asked(database: Path, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     path.write_text("mine")
-    refused = made(database, path)
+    refused = make_report(database, path)
     assert refused.exit_code == 2
     assert "--force" in refused.stderr
     assert path.read_text() == "mine"
-    result = made(database, path, "--force")
+    result = make_report(database, path, "--force")
     assert result.exit_code == 0, result.output
     printed = json.loads(result.stdout)
     assert printed["bytes"] == path.stat().st_size
@@ -50,14 +50,14 @@ def test_a_file_is_replaced_only_when_asked(database: Path, tmp_path: Path) -> N
 
 
 def test_a_folder_that_is_not_there_is_named(database: Path, tmp_path: Path) -> None:
-    result = made(database, tmp_path / "nowhere" / "page.html")
+    result = make_report(database, tmp_path / "nowhere" / "page.html")
     assert result.exit_code == 2
     assert "nowhere" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["r.pdf", "r.png", "r", "r.html.gz", ".html", "r.md"])
 def test_a_page_is_not_written_under_another_ending(database: Path, tmp_path: Path, name: str) -> None:
-    result = made(database, tmp_path / name, "--force")
+    result = make_report(database, tmp_path / name, "--force")
     assert result.exit_code == 2
     assert f"a page ends in .html or .htm; got {name}" in result.stderr
     assert os.listdir(tmp_path) == []
@@ -65,7 +65,7 @@ def test_a_page_is_not_written_under_another_ending(database: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["r.htm", "R.HTML"])
 def test_a_page_may_be_called_as_pages_are(database: Path, tmp_path: Path, name: str) -> None:
-    assert made(database, tmp_path / name).exit_code == 0
+    assert make_report(database, tmp_path / name).exit_code == 0
     assert (tmp_path / name).read_bytes().startswith(b"<!doctype html>")
 
 
@@ -74,7 +74,7 @@ def test_without_jinja_nothing_is_read(
 ) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with statements() as executed:
-        result = made(database, tmp_path / "page.html")
+        result = make_report(database, tmp_path / "page.html")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["error"]["type"] == "NoTemplates"
     assert "pip install '.[report]'" in result.stdout
@@ -104,7 +104,7 @@ def test_an_interruption_leaves_no_half_page(
 
 def test_the_page_comes_from_a_file_that_cannot_be_written(database: Path, tmp_path: Path) -> None:
     before = database.stat().st_mtime_ns
-    assert made(database, tmp_path / "page.html").exit_code == 0
+    assert make_report(database, tmp_path / "page.html").exit_code == 0
     assert database.stat().st_mtime_ns == before
 
 

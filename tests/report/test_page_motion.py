@@ -15,7 +15,7 @@ import pytest
 
 from tests.report.browser import PLACES, Opened
 from tests.report.test_page_numbers import database, number
-from tests.report.walks import asked, run_command
+from tests.report.walks import read_json, run_command
 from tests.snapshots import opened as raw
 
 Open = Callable[..., Opened]
@@ -41,7 +41,9 @@ def runs(plain_page: Path) -> list[dict[str, Any]]:
     """The runs as show-trajectories has them, with their networks."""
     with raw(database(plain_page)) as connection:
         networks = dict(connection.execute("SELECT id, network FROM run"))
-    runs: list[dict[str, Any]] = asked("show-trajectories", "--db", database(plain_page), "--runs")["runs"]
+    runs: list[dict[str, Any]] = read_json("show-trajectories", "--db", database(plain_page), "--runs")[
+        "runs"
+    ]
     return [run | {"network": " → ".join(json.loads(networks[UUID(run["run_id"]).hex]))} for run in runs]
 
 
@@ -122,7 +124,7 @@ def test_curves_over_steps_are_those_of_the_steps(
 
 def test_the_head_says_what_was_found(plain_page: Path, opened: Open, runs: list[dict[str, Any]]) -> None:
     page = opened(plain_page)
-    (printed,) = asked("show-clustering", "--db", database(plain_page))
+    (printed,) = read_json("show-clustering", "--db", database(plain_page))
     n, outliers = printed["parameters"]["n_embeddings"], printed["parameters"]["n_outliers"]
     n_clusters = len(printed["clusters"])
     assert page.cells(".tiles b")[:4] == [
@@ -188,7 +190,7 @@ def test_a_run_is_drawn_step_by_step(plain_page: Path, opened: Open, runs: list[
 
 def test_the_tree_shows_and_chooses_clusters(plain_page: Path, opened: Open) -> None:
     page = opened(plain_page)
-    (printed,) = asked("show-clustering", "--db", database(plain_page))
+    (printed,) = read_json("show-clustering", "--db", database(plain_page))
     sizes = {cluster["label"]: cluster["size"] for cluster in printed["clusters"]}
     requests = page.asks(
         r"""() => {

@@ -12,7 +12,7 @@ import pytest
 
 from panic_tda.insight.density import cluster_sizes
 from tests.report.browser import Opened
-from tests.report.walks import asked
+from tests.report.walks import read_json
 
 Open = Callable[..., Opened]
 
@@ -29,7 +29,7 @@ def database(page: Path) -> Path:
 def test_groups_are_those_of_show_trajectories(plain_page: Path, opened: Open, by: str) -> None:
     page = opened(plain_page, f"#by={by}")
     shown = page.copied("#groups-box")
-    groups = asked("show-trajectories", "--db", database(plain_page), "--by", by)["groups"]
+    groups = read_json("show-trajectories", "--db", database(plain_page), "--by", by)["groups"]
     assert len(shown) == len(groups) > 1
     for row, group in zip(shown, groups, strict=True):
         names = [" → ".join(part) if isinstance(part, list) else part for part in group["group"].values()]
@@ -48,7 +48,7 @@ def test_groups_are_those_of_show_trajectories(plain_page: Path, opened: Open, b
 def test_runs_are_those_of_show_trajectories(plain_page: Path, opened: Open) -> None:
     page = opened(plain_page, "#order=name")
     shown = page.copied("#strips-controls")
-    runs = asked("show-trajectories", "--db", database(plain_page), "--runs")["runs"]
+    runs = read_json("show-trajectories", "--db", database(plain_page), "--runs")["runs"]
     assert len(shown) == len(runs) == 8
     for row, run in zip(shown, runs, strict=True):
         assert row["run_id"] == run["run_id"]
@@ -64,7 +64,7 @@ def test_strips_show_the_states_of_all_steps(plain_page: Path, opened: Open) -> 
     page = opened(plain_page, "#order=name")
     page.page.locator("#strips-box").scroll_into_view_if_needed()
     page.wait_for_frames()
-    runs = asked("show-trajectories", "--db", database(plain_page), "--runs")["runs"]
+    runs = read_json("show-trajectories", "--db", database(plain_page), "--runs")["runs"]
     row_colours = page.asks(
         """() => {
             const canvas = document.querySelector('#strips-box canvas');
@@ -96,10 +96,10 @@ def test_strips_show_the_states_of_all_steps(plain_page: Path, opened: Open) -> 
 
 def test_clusters_are_those_of_the_database(plain_page: Path, opened: Open) -> None:
     shown = opened(plain_page, "#sort=label").copied("#cluster-controls")
-    (printed,) = asked("show-clustering", "--db", database(plain_page))
+    (printed,) = read_json("show-clustering", "--db", database(plain_page))
     visits = [
         (run["run_id"], state)
-        for run in asked("show-trajectories", "--db", database(plain_page), "--runs")["runs"]
+        for run in read_json("show-trajectories", "--db", database(plain_page), "--runs")["runs"]
         for state, _, _ in run["visits"]
     ]
     entered = Counter(state for _, state in visits)
@@ -122,13 +122,13 @@ def test_transitions_are_those_of_show_trajectories(plain_page: Path, opened: Op
         for to, count in row.items()
         if to != "from / to" and count != "0"
     }
-    transitions = asked("show-trajectories", "--db", database(plain_page))["transitions"]
+    transitions = read_json("show-trajectories", "--db", database(plain_page))["transitions"]
     assert counts == {(row["from"], row["to"]): row["count"] for row in transitions}
 
 
 def test_density_is_that_of_show_density(plain_page: Path, opened: Open) -> None:
     page = opened(plain_page)
-    printed = asked("show-density", "--db", database(plain_page))
+    printed = read_json("show-density", "--db", database(plain_page))
     bars = page.numbers("Core distances")
     assert [float(row["from"]) for row in bars] == printed["histogram"]["edges"][:-1]
     assert [int(row["rows"]) for row in bars] == printed["histogram"]["all"]
@@ -162,7 +162,7 @@ def test_sweeps_are_those_of_sweep_clustering(plain_page: Path, opened: Open, ax
     words += (
         ["--no-allow-single-cluster"] if words else ["--epsilon", "0:1.2:0.1", "--no-allow-single-cluster"]
     )
-    settings = asked("sweep-clustering", "--db", database(plain_page), *words)["settings"]
+    settings = read_json("sweep-clustering", "--db", database(plain_page), *words)["settings"]
     assert len(shown) == len(settings)
     for row, setting in zip(shown, settings, strict=True):
         assert float(row["epsilon"]) == setting["epsilon"]
@@ -184,7 +184,7 @@ def test_sweeps_are_those_of_sweep_clustering(plain_page: Path, opened: Open, ax
 def test_the_points_of_the_map_are_the_assignments(plain_page: Path, opened: Open) -> None:
     """The text for a point under the pointer describes its step in the database."""
     page = opened(plain_page)
-    runs = asked("show-trajectories", "--db", database(plain_page), "--runs")["runs"]
+    runs = read_json("show-trajectories", "--db", database(plain_page), "--runs")["runs"]
     numbers: Any = page.asks(
         "() => { const { map, texts } = report.page; return Array.from({ length: map.n }, (_, at) => "
         "[map.runs[at], map.steps[at], map.labels[at], texts[map.texts[at]]]); }"

@@ -17,7 +17,7 @@ from panic_tda.storage.database import open_database
 from panic_tda.storage.read.results import find_clustering
 from tests.report.browser import Opened
 from tests.report.conftest import MakePage
-from tests.report.walks import Walk, asked, make_walks, run_command
+from tests.report.walks import Walk, make_walks, read_json, run_command
 from tests.snapshots import opened as raw
 
 Open = Callable[..., Opened]
@@ -116,7 +116,7 @@ def test_runs_are_told_apart(tmp_path: Path, no_umap: None, opened: Open) -> Non
     # Each is an address, and what show-trajectories takes and lists.
     other_page = opened(tmp_path / "page.html", f"#run={names[7]}")
     assert other_page.chosen("run") == 7
-    run = asked("show-trajectories", "--db", database, "--run", names[7])["runs"]
+    run = read_json("show-trajectories", "--db", database, "--run", names[7])["runs"]
     assert [step["run_id"] for step in run] == [ids[7]]
 
 
@@ -220,7 +220,7 @@ def test_commands_on_the_page_may_be_pasted(
     before = page.stat().st_mtime_ns
     run_command(*this_page, "--force", "-q")
     assert page.stat().st_mtime_ns > before
-    recut = asked("recut-clustering", f"--db={database}", "--epsilon", "0.123456789", "-q")["results"][0][
+    recut = read_json("recut-clustering", f"--db={database}", "--epsilon", "0.123456789", "-q")["results"][0][
         "id"
     ]
     run_command("report-clustering", recut, f"--db={database}", "-q", "-o", page, "--force")

@@ -39,7 +39,7 @@ def picture(
     return data.getvalue()
 
 
-def seen(data: bytes) -> tuple[str, tuple[int, int], np.ndarray]:
+def describe_image(data: bytes) -> tuple[str, tuple[int, int], np.ndarray]:
     with Image.open(io.BytesIO(data)) as image:
         return (
             image.format,
@@ -68,11 +68,11 @@ def images(upgraded: MakeFile) -> tuple[UpgradedFile, dict[int, str]]:
         described[label] = invocation.input_id
     assert list(described) == list(LABELS)
     for label, identity in described.items():
-        put(file, identity, picture(COLOURS[label]))
+        replace_image(file, identity, picture(COLOURS[label]))
     return file, described
 
 
-def put(file: UpgradedFile, invocation: str, data: bytes | None) -> None:
+def replace_image(file: UpgradedFile, invocation: str, data: bytes | None) -> None:
     with opened(file.path) as connection:
         result = connection.execute(
             "UPDATE invocation SET output_image_data = ? WHERE id = ? AND type = 'IMAGE'", (data, invocation)
@@ -87,12 +87,12 @@ def test_each_cluster_has_the_image_that_its_medoid_describes(
     thumbnails = read_thumbnails(database, latest(database), LABELS)
     assert list(thumbnails) == list(LABELS)
     for label, data in thumbnails.items():
-        kind, size, mean = seen(data)
+        kind, size, mean = describe_image(data)
         assert (kind, size) == ("WEBP", (128, 96))
         assert np.abs(mean - COLOURS[label]).max() < 8
         assert len(data) < 1000
     assert list(read_thumbnails(database, latest(database), [3, 1])) == [1, 3]
-    assert seen(read_thumbnails(database, latest(database), [2], size=40)[2])[1] == (40, 30)
+    assert describe_image(read_thumbnails(database, latest(database), [2], size=40)[2])[1] == (40, 30)
 
 
 def test_a_medoid_that_is_an_image_is_shown_itself(upgraded: MakeFile) -> None:
@@ -103,9 +103,11 @@ def test_a_medoid_that_is_an_image_is_shown_itself(upgraded: MakeFile) -> None:
     for label, row in finished.medoids.items():
         invocation = by_id[finished.ids[row].decode()].invocation
         assert invocation is not None
-        put(file, invocation.id, picture(COLOURS[label]))
+        replace_image(file, invocation.id, picture(COLOURS[label]))
     thumbnails = read_thumbnails(file.database, latest(file.database), LABELS)
-    assert {label: int(seen(data)[2].argmax()) for label, data in thumbnails.items() if label < 3} == {
+    assert {
+        label: int(describe_image(data)[2].argmax()) for label, data in thumbnails.items() if label < 3
+    } == {
         0: 0,
         1: 1,
         2: 2,
@@ -126,7 +128,7 @@ def test_what_is_no_image_is_left_out_and_named(
     images: tuple[UpgradedFile, dict[int, str]], data: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     file, described = images
-    put(file, described[1], data)
+    replace_image(file, described[1], data)
     with caplog.at_level(logging.WARNING, logger="panic_tda"):
         thumbnails = read_thumbnails(file.database, latest(file.database), LABELS)
     assert list(thumbnails) == [0, 2, 3]
@@ -169,7 +171,7 @@ def test_small_images_stay_small_and_lose_what_is_written_in_them(colour: tuple[
     assert b"where I live" in data
     assert profile in data
     small = shrink(data, 128)
-    assert seen(small)[1] == (50, 20)
+    assert describe_image(small)[1] == (50, 20)
     assert b"where I live" not in small
     assert profile not in small
 

@@ -39,7 +39,7 @@ def run_command(*words: object) -> str:
     return result.stdout
 
 
-def asked(*words: object) -> Any:
+def read_json(*words: object) -> Any:
     return json.loads(run_command(*words, "--json"))
 
 

@@ -41,7 +41,7 @@ main(prog_name="panic-tda")
 
 
 @contextmanager
-def held(path: Path, *statements: str) -> Iterator[sqlite3.Connection]:
+def hold_lock(path: Path, *statements: str) -> Iterator[sqlite3.Connection]:
     """Hold a lock on a file, from which a connection of this process keeps all others."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         for statement in statements:
@@ -66,7 +66,7 @@ def test_who_waits_for_a_lock_says_so_and_stops_at_a_signal(
     upgraded: MakeFile, command: list[str], lock: list[str], number: signal.Signals, code: int
 ) -> None:
     file = upgraded()
-    with held(file.path, *lock) as connection, started(file, [*COMMAND, *command]) as process:
+    with hold_lock(file.path, *lock) as connection, started(file, [*COMMAND, *command]) as process:
         read_until(process, f"{re.escape(str(file.path))}: {WAITING}")
         process.send_signal(number)
         assert process.wait(timeout=SECONDS) == code
@@ -75,7 +75,7 @@ def test_who_waits_for_a_lock_says_so_and_stops_at_a_signal(
 
 def test_a_lock_that_is_let_go_costs_nothing(upgraded: MakeFile) -> None:
     file = upgraded()
-    lock = held(file.path, "PRAGMA locking_mode = EXCLUSIVE", "BEGIN IMMEDIATE")
+    lock = hold_lock(file.path, "PRAGMA locking_mode = EXCLUSIVE", "BEGIN IMMEDIATE")
     with lock as connection, started(file, [*COMMAND, "cluster-embeddings"]) as process:
         read_until(process, WAITING)
         connection.close()
@@ -92,7 +92,7 @@ def test_a_result_whose_saving_waits_is_kept_at_a_signal(
     command = [sys.executable, "-c", HELD_UP, "cluster-embeddings", "Nomic"]
     with started(file, command) as process:
         read_until(process, "HERE NOW")
-        with held(file.path, "BEGIN IMMEDIATE"):
+        with hold_lock(file.path, "BEGIN IMMEDIATE"):
             (file.path.parent / "go on").touch()
             read_until(process, WAITING)
             process.send_signal(number)

@@ -357,15 +357,15 @@ def test_ids_may_be_shortened_to_a_unique_beginning(upgraded: MakeFile) -> None:
         save(file.database, replace(make_finished(ids_of(file)), id=UUID(identity)))
     with file.database.session() as session:
 
-        def found(*references: str) -> list[str]:
+        def find_ids(*references: str) -> list[str]:
             return [summary.id.hex for summary in find_clusterings(session, references)]
 
-        assert found("01968a3c") == ids[:1]
-        assert found("01968A3C-7777") == ids[:1]
-        assert found(str(UUID(ids[1]))) == ids[1:2]
-        assert found(ids[1].upper(), "f") == ids[1:]
-        assert found("f", "ff", "f" * 32) == ids[2:]
-        assert found() == found("latest") == ids[2:]
+        assert find_ids("01968a3c") == ids[:1]
+        assert find_ids("01968A3C-7777") == ids[:1]
+        assert find_ids(str(UUID(ids[1]))) == ids[1:2]
+        assert find_ids(ids[1].upper(), "f") == ids[1:]
+        assert find_ids("f", "ff", "f" * 32) == ids[2:]
+        assert find_ids() == find_ids("latest") == ids[2:]
         for wrong, count in [("01968a3", "2"), ("02", "none"), ("", "none"), ("-", "none"), ("%", "none")]:
             with pytest.raises(UnknownClustering, match=f"^{count} of 3 stored clusterings begin with"):
                 find_clusterings(session, [wrong])

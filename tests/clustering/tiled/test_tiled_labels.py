@@ -21,18 +21,18 @@ from tests.clustering.tiled.test_tiled import DATA, anisotropic, blobs, random_t
 ROWS = 110
 
 
-def some(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def choose_rows(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return some of the rows, in their order."""
     return rows[np.sort(rng.choice(len(rows), min(ROWS, len(rows)), replace=False))]
 
 
 def make_data() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(20)
-    samples = {name: some(make(rng), rng) for name, make in DATA.items()}
+    samples = {name: choose_rows(make(rng), rng) for name, make in DATA.items()}
     return samples | {
         "all_equal": np.tile(rng.standard_normal(64), (60, 1)),
         "two_points_with_copies": rng.standard_normal((2, 64))[rng.integers(2, size=50)],
-        "heavy_duplicates": some(blobs(rng), rng)[rng.integers(30, size=ROWS)],
+        "heavy_duplicates": choose_rows(blobs(rng), rng)[rng.integers(30, size=ROWS)],
         "heavy_duplicates_768": anisotropic(rng, 60)[rng.integers(60, size=ROWS)],
     }
 
