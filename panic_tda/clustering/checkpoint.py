@@ -61,6 +61,8 @@ class SavedState:
         Folder of its files.
     input_sha256 : str or None
         Identity of its input; None if the folder has no readable description.
+    parameters : mapping
+        The parameters of `Checkpoint.open`; empty if the folder has no readable description.
     n_bytes : int
         Size of its files.
     saved_at : float
@@ -69,6 +71,7 @@ class SavedState:
 
     folder: Path
     input_sha256: str | None
+    parameters: Mapping[str, Any]
     n_bytes: int
     saved_at: float
 
@@ -82,8 +85,17 @@ def find_saved_states(root: Path) -> list[SavedState]:
     return [state for folder in folders if (state := _read_saved_state(folder)) is not None]
 
 
-def remove_states_of_input(root: Path, input_sha256: str) -> None:
-    """Remove the states of one input below `root`, for all parameters, and folders that become empty.
+def remove_states_of_input(root: Path, input_sha256: str, parameters: Mapping[str, Any]) -> None:
+    """Remove the states of one input and these parameters below `root`, and folders that become empty.
+
+    Parameters
+    ----------
+    root : Path
+        Folder that contains the folders of `Checkpoint`, at any depth.
+    input_sha256 : str
+        Identity of the input.
+    parameters : mapping
+        Values that a state's parameters must have; its other parameters may have any value.
 
     Raises
     ------
@@ -94,7 +106,7 @@ def remove_states_of_input(root: Path, input_sha256: str) -> None:
         return
     require_own_folder(root)
     for state in find_saved_states(root):
-        if state.input_sha256 == input_sha256:
+        if state.input_sha256 == input_sha256 and parameters.items() <= state.parameters.items():
             _remove_states(state.folder)
             _remove_empty(state.folder.parent)
     _remove_empty(root)
@@ -111,8 +123,15 @@ def _read_saved_state(folder: Path) -> SavedState | None:
         require_own_folder(folder)
         files = [file.lstat() for file in folder.iterdir()]
         times = [file.st_mtime for file in files]
-        identity = about.get("input_sha256") if isinstance(about, dict) else None
-        return SavedState(folder, identity, sum(file.st_size for file in files), max(times))
+        about = about if isinstance(about, dict) else {}
+        parameters = about.get("parameters")
+        return SavedState(
+            folder=folder,
+            input_sha256=about.get("input_sha256"),
+            parameters=parameters if isinstance(parameters, dict) else {},
+            n_bytes=sum(file.st_size for file in files),
+            saved_at=max(times),
+        )
     except (OSError, ValueError):  # its own run has just removed it
         return None
 

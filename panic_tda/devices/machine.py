@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 _ROOT = Path("/")
@@ -85,13 +86,19 @@ def _read_resource_limits(root: Path) -> Iterator[tuple[int, int]]:
 def _list_groups(root: Path, controller: str) -> Iterator[Path]:
     """Yield the folders of this process's control group and its parents, for cgroups version 1 and 2."""
     for line in _read_lines(root / "proc/self/cgroup"):
-        _, controllers, path = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
-        mounted = root / "sys/fs/cgroup" / (controller if controllers else "")
-        group = mounted / path.strip("/")
-        # In a container the path may be that of the host, of which only the end is mounted.
-        yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(mounted))
+        yield from _list_folders(root, controller, line)
+
+
+@cache
+def _list_folders(root: Path, controller: str, line: str) -> tuple[Path, ...]:
+    """Return the folders that a line of `/proc/self/cgroup` stands for, the innermost first."""
+    _, controllers, path = line.split(":", 2)
+    if controllers and controller not in controllers.split(","):
+        return ()
+    mounted = root / "sys/fs/cgroup" / (controller if controllers else "")
+    group = mounted / path.strip("/")
+    # In a container the path may be that of the host, of which only the end is mounted.
+    return tuple(folder for folder in (group, *group.parents) if folder.is_relative_to(mounted))
 
 
 def _read_cpu_quota(group: Path) -> float | None:

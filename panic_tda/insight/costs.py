@@ -121,6 +121,7 @@ def measure(
     parameters: ClusteringParameters,
     placement: Placement,
     *,
+    are_all: bool = False,
     start: float | None = None,
     progress: Progress,
 ) -> Costs:
@@ -134,6 +135,8 @@ def measure(
         Parameters with the `min_samples` of the fit of all rows; sizes of clusters do not affect the time.
     placement : Placement
         Backend and device of the fit of all rows.
+    are_all : bool
+        Whether these are all rows: then their fit alone is measured, as nothing has to be extrapolated.
     start : float, optional
         Additional seconds of the first fit of a process, if known; None measures them.
     progress : Progress
@@ -145,7 +148,8 @@ def measure(
         With fewer than two rows only the start.
     """
     compile_kernels(placement.backend, progress)
-    parts = [part for count in DIVISIONS for part in np.array_split(vectors, count) if len(part) > 1]
+    divisions = (1,) if are_all else DIVISIONS
+    parts = [part for count in divisions for part in np.array_split(vectors, count) if len(part) > 1]
     progress.phase(f"measure fits of up to {len(vectors):,} rows", float(sum(map(len, parts))))
     first = _time_fit(parts[0], parameters, placement) if parts and start is None else {}
     fits: list[tuple[int, dict[str, _PhaseTime]]] = []
@@ -188,7 +192,9 @@ class _PhaseTime(NamedTuple):
     @property
     def cores(self) -> float:
         """Mean number of busy cores: at least 1, even if other processes used the core for a while."""
-        return min(max(1.0, self.work / max(self.seconds, 1e-9)), available_cores())
+        busy = self.work / max(self.seconds, 1e-9)
+        # Most phases of small fits: their number of cores need not be asked for.
+        return 1.0 if busy <= 1.0 else min(busy, available_cores())
 
 
 def _time_fit(

@@ -55,9 +55,15 @@ class ClusterOrigins:
     members: tuple[ClusterMembers, ...]
     words: dict[int, tuple[str, ...]] | None
 
+    def get_members(self, label: int) -> ClusterMembers:
+        """Return the members of a cluster; none for a label that no stored assignment has."""
+        if 0 <= label < len(self.members):
+            return self.members[label]
+        return ClusterMembers(label, size=0, runs=0, prompts=0, largest_run_share=0.0)
+
     def to_dict(self, label: int) -> dict[str, Any]:
         """Return the origins of a cluster for `show-clustering --json`, of plain values."""
-        facts = {name: value for name, value in asdict(self.members[label]).items() if name not in _KNOWN}
+        facts = {name: value for name, value in asdict(self.get_members(label)).items() if name not in _KNOWN}
         return facts if self.words is None else facts | {"words": list(self.words.get(label, ()))}
 
 

@@ -11,6 +11,7 @@ import shlex
 import sqlite3
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -225,14 +226,19 @@ class Database:
                 return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             # Set explicitly: after waiting for a lock, rows that were committed meanwhile must be visible.
             return engine.execution_options(isolation_level="READ COMMITTED")
-        path = self.path
-        engine = sa.create_engine(
-            "sqlite://", creator=lambda: connections.connect(path, mode, foreign_keys), poolclass=NullPool
-        )
-        # Python's sqlite3 opens no transaction for reads, so two SELECTs could see two states of the file;
-        # here every connection begins a transaction explicitly.
-        event.listen(engine, "begin", lambda connection: connections.begin(connection, begin, path))
-        return engine
+        return _create_sqlite_engine(self.path, mode, begin, foreign_keys)
+
+
+@lru_cache(maxsize=8)
+def _create_sqlite_engine(path: Path, mode: str, begin: tuple[str, ...], foreign_keys: bool) -> Engine:
+    """Create an engine without open connections; cached, because it keeps the queries that it compiled."""
+    engine = sa.create_engine(
+        "sqlite://", creator=lambda: connections.connect(path, mode, foreign_keys), poolclass=NullPool
+    )
+    # Python's sqlite3 opens no transaction for reads, so two SELECTs could see two states of the file;
+    # here every connection begins a transaction explicitly.
+    event.listen(engine, "begin", lambda connection: connections.begin(connection, begin, path))
+    return engine
 
 
 def open_database(

@@ -261,18 +261,25 @@ def test_a_saved_state_without_its_input_is_told_too(tmp_path: Path, content: st
     (checkpoint.folder / "checkpoint.json").write_text(content)
     (state,) = find_saved_states(tmp_path)
     assert state.input_sha256 is None
+    assert state.parameters == {}
     assert state.n_bytes > ROWS.nbytes
 
 
-def test_the_states_of_one_input_can_be_discarded(tmp_path: Path) -> None:
-    ours = [opened(tmp_path / "work" / place, k=k) for place, k in (("a", 3), ("a", 4), ("b", 3))]
-    other_checkpoint = opened(tmp_path / "work" / "b", "others", k=3)
-    for checkpoint in (*ours, other_checkpoint):
+def test_the_states_of_one_input_and_some_parameters_can_be_discarded(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    ours = [opened(work / place, k=3, tile=tile) for place, tile in (("a", 1), ("a", 2), ("b", 1))]
+    others = [opened(work / "a", k=4, tile=1), opened(work / "b", "others", k=3, tile=1)]
+    for checkpoint in (*ours, *others):
         checkpoint.save("state", rows=ROWS)
-    remove_states_of_input(tmp_path / "work", "rows")
-    assert [state.folder for state in find_saved_states(tmp_path)] == [other_checkpoint.folder]
-    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["b"]
-    remove_states_of_input(tmp_path / "work", "others")
+    remove_states_of_input(work, "rows", {"k": 3})
+    assert [state.folder for state in find_saved_states(tmp_path)] == [
+        checkpoint.folder for checkpoint in others
+    ]
+    remove_states_of_input(work, "rows", {"k": 4, "more": 1})
+    assert len(find_saved_states(tmp_path)) == 2
+    remove_states_of_input(work, "rows", {"k": 4})
+    assert sorted(path.name for path in work.iterdir()) == ["b"]
+    remove_states_of_input(work, "others", {})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,12 +13,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -60,12 +61,18 @@ class Run:
         What it said on stderr, and when.
     signalled : float
         When a signal was sent.
+    cpu_seconds : float
+        Processor seconds of all of it.
+    cpu_signalled : float
+        Processor seconds before the signal.
     """
 
     code: int = 0
     seconds: float = 0.0
     lines: list[tuple[float, str]] = field(default_factory=list)
     signalled: float = math.nan
+    cpu_seconds: float = 0.0
+    cpu_signalled: float = math.nan
 
     @property
     def stderr(self) -> str:
@@ -124,6 +131,8 @@ def run(
         )
 
     def send() -> None:
+        with suppress(psutil.NoSuchProcess):
+            done.cpu_signalled = sum(psutil.Process(process.pid).cpu_times()[:2])
         done.signalled = time.perf_counter() - began
         process.send_signal(number)
 
@@ -141,7 +150,9 @@ def run(
             if timer is not None and found and found[1] == phase and not timer.is_alive():
                 timer.start()
                 phase = None
-    done.code = process.wait()
+    _, status, usage = os.wait4(process.pid, 0)
+    done.code = process.returncode = os.waitstatus_to_exitcode(status)
+    done.cpu_seconds = usage.ru_utime + usage.ru_stime
     limit.cancel()
     disturbance = "undisturbed" if after is None else f"after {number.name}"
     assert not stuck.is_set(), f"it did not end, {disturbance}: {done.stderr}"

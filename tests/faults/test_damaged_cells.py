@@ -130,6 +130,20 @@ def test_a_label_of_no_cluster_is_named(
     assert re.search(r"table embeddingcluster, column label, row \S*", result.output), result.output
 
 
+@pytest.mark.parametrize("words", [("show-clustering",), ("show-clustering", "--json")])
+def test_a_cluster_whose_label_no_row_has_ends_no_command(
+    damaged: Callable[..., Path], words: tuple[str, ...]
+) -> None:
+    """Counts by label were looked up: of -1 those of another cluster, of others there were none."""
+    for label in (-1, -5):
+        result = run(damaged("cluster", "label", label), *words, "--model", MODEL)
+        assert result.exit_code == 1
+        assert re.search(rf"table cluster, column label, row \S* {label}: .* are not negative", result.output)
+    result = run(damaged("cluster", "label", 77), *words, "--model", MODEL)
+    assert result.exit_code == 0, result.output
+    assert "0 runs, 0 prompts" in result.output or '"runs": 0,' in result.output
+
+
 @pytest.mark.parametrize("label", LABELS)
 def test_doctor_finds_a_label_of_no_cluster(damaged: Callable[..., Path], label: Any) -> None:
     path = damaged("embeddingcluster", "label", label)

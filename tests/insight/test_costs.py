@@ -99,6 +99,23 @@ def test_parts_of_real_rows_are_fitted_as_all_will_be(backend: str, monkeypatch:
     assert 0 < result.predict(1_000) < result.predict(10_000) < result.predict(1_000_000)
 
 
+def test_all_rows_are_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven fits of some rows of each of many small models took most of the time of a plan."""
+    asked = ClusteringParameters(min_samples=3)
+    n_rows = []
+    fit = costs.cluster_rows
+    monkeypatch.setattr(
+        costs,
+        "cluster_rows",
+        lambda part, *rest, **named: (n_rows.append(len(part)), fit(part, *rest, **named))[1],
+    )
+    placement = choose_placement(asked, 50, 16)
+    found = measure(rows(50), asked, placement, are_all=True, start=0.25, progress=Silent())
+    assert n_rows == [50]
+    spent = sum(seconds / found.cores[phase] for phase, seconds in found.work[50].items())
+    assert found.predict(50) == pytest.approx(0.25 + spent)
+
+
 def test_a_start_that_is_known_is_not_measured_again() -> None:
     parameters = ClusteringParameters()
     result = measure(

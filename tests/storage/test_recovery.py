@@ -343,26 +343,56 @@ def test_a_file_whose_clusters_lack_something_is_incomplete(upgraded: MakeFile, 
     assert path.exists()
 
 
+FITTED_WITH = {"backend": "sklearn", "min_samples": 5, "distance_floor": 1e-3, "library": "numpy"}
+"""What a state says of the fit that `make_finished` describes."""
+OTHER_FITS = {
+    "input": ("00" * 32, {}),
+    "min_samples": ("5f" * 32, {"min_samples": 6}),
+    "floor": ("5f" * 32, {"distance_floor": 1e-2}),
+    "backend": ("5f" * 32, {"backend": "tiled"}),
+}
+"""Identities of the input and parameters of states that are not those of the saved clustering."""
+
+
+def save_state(root: Path, identity: str, **parameters: Any) -> Checkpoint:
+    checkpoint = Checkpoint(root, identity)
+    checkpoint.open(**FITTED_WITH | parameters)
+    checkpoint.save("finished-tree", height=np.arange(3))
+    return checkpoint
+
+
 @pytest.mark.sqlite_only("the folder beside its file")
-def test_the_states_of_a_saved_clusterings_input_go_with_its_file(upgraded: MakeFile) -> None:
+def test_the_states_of_a_saved_clustering_alone_go_with_its_file(upgraded: MakeFile) -> None:
+    """States of the same embeddings went for all parameters: hours of another fit began anew."""
     file = upgraded()
     finished = make_finished(ids_of(file))
     finished = replace(finished, record=replace(finished.record, input_sha256="5f" * 32))
     path = pending.write_pending(file.database, finished)
     root = file.path.with_name("field.sqlite.panic-tda")
-    states = {}
-    for name, model, identity in (("ours", "Nomic", "5f" * 32), ("theirs", "STSBMpnet", "00" * 32)):
-        states[name] = Checkpoint(root / model, identity)
-        states[name].open(min_samples=5)
-        states[name].save("finished-tree", height=np.arange(3))
-    odd = root / "odd"
-    odd.mkdir()
-    (odd / "checkpoint.json").write_text("null")
+    ours = [save_state(root / "Nomic", "5f" * 32, library=library) for library in ("numpy", "cupy")]
+    others = {
+        name: save_state(root / "Nomic", identity, **parameters)
+        for name, (identity, parameters) in OTHER_FITS.items()
+    }
+    for name, text in (("null", "null"), ("list", '{"input_sha256": "' + "5f" * 32 + '", "parameters": []}')):
+        (root / name).mkdir()
+        (root / name / "checkpoint.json").write_text(text)
     assert [saved.id for saved in save_pending(file.database, [path])] == [finished.id]
-    assert not (root / "Nomic").exists()
-    assert states["theirs"].load("finished-tree") is not None
-    assert (odd / "checkpoint.json").exists()
-    save_pending(file.database, [pending.write_pending(file.database, replace(finished, id=UUID(int=9)))])
+    assert not any(checkpoint.folder.exists() for checkpoint in ours)
+    assert [name for name, checkpoint in others.items() if checkpoint.load("finished-tree") is None] == []
+    assert (root / "null" / "checkpoint.json").exists()
+    assert (root / "list" / "checkpoint.json").exists()
+
+
+@pytest.mark.sqlite_only("the folder beside its file")
+def test_a_saved_cut_of_an_earlier_tree_removes_no_state(upgraded: MakeFile) -> None:
+    file = upgraded()
+    finished = make_finished(ids_of(file))
+    record = replace(finished.record, input_sha256="5f" * 32, recut_of=str(UUID(int=9)))
+    path = pending.write_pending(file.database, replace(finished, record=record))
+    state = save_state(file.path.with_name("field.sqlite.panic-tda") / "Nomic", "5f" * 32)
+    save_pending(file.database, [path])
+    assert state.load("finished-tree") is not None
 
 
 def test_a_file_that_cannot_be_removed_is_saved_all_the_same(

@@ -211,7 +211,7 @@ def _format_cluster(cluster: ClusterDetails, n_embeddings: int, width: int) -> l
 def _format_origins(label: int, origins: ClusterOrigins | None, width: int) -> list[str]:
     if origins is None:
         return []
-    members = origins.members[label]
+    members = origins.get_members(label)
     line = (
         f"{'':7}{members.runs} {pluralize(members.runs, 'run')}, {members.prompts} "
         f"{pluralize(members.prompts, 'prompt')}, {100 * members.largest_run_share:.1f} % from one run"

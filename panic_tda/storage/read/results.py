@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, aliased
 
 from panic_tda.errors import DamagedValue, InvalidParameter, UnknownClustering, UnknownModel
 from panic_tda.storage.cells import naming_damage, read_rows
+from panic_tda.storage.columns import build_damage_error
 from panic_tda.storage.read.census import list_models
 from panic_tda.storage.read.summaries import ClusteringSummary as ClusteringSummary
 from panic_tda.storage.read.summaries import UnreadableClustering as UnreadableClustering
@@ -186,7 +187,13 @@ def get_cluster_details(
 def read_details(
     connection: Connection, clustering_id: UUID, *, limit: int | None = None
 ) -> list[ClusterDetails]:
-    """Return the clusters of one clustering with their medoids, inside the transaction of `connection`."""
+    """Return the clusters of one clustering with their medoids, inside the transaction of `connection`.
+
+    Raises
+    ------
+    DamagedValue
+        A label is negative, or a value does not match its column.
+    """
     source = aliased(Invocation)
     query = (
         sa.select(
@@ -213,6 +220,10 @@ def read_details(
         .limit(limit)
     )
     rows = read_rows(connection, query)
+    if rows and rows[0][0] < 0:
+        raise build_damage_error(
+            "cluster", "label", [clustering_id.hex, rows[0][0]], "labels of clusters are not negative"
+        )
     uncounted = any(row[3] is None and row[7] is InvocationType.TEXT for row in rows)
     copies = _count_copies(connection, clustering_id, rows[-1][0]) if uncounted else {}
     return [

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from panic_tda.types import BoolArray
 
+_STATE_PARAMETERS = ("backend", "min_samples", "distance_floor")
+"""Parameters of a clustering on which the states of its fit depend; see `TiledBackend`."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ class SavedPending:
 def save_pending(database: Database | str | Path, files: Sequence[Path] = ()) -> list[SavedPending]:
     """Save the clusterings in pending files, and remove the files and their checkpoints.
 
+    Checkpoints of the same embeddings with other parameters stay.
     Embeddings that were deleted since are left out with a warning in the log. A cluster that lost its medoid
     gets the exact medoid of its remaining members.
 
@@ -112,10 +115,13 @@ def _save(database: Database, remaining: FinishedClustering) -> None:
 
 def _remove_file(database: Database, finished: FinishedClustering, path: Path) -> None:
     """Remove the file, and the checkpoints of its computation."""
+    record = finished.record
     try:
         path.unlink()
-        if finished.record.input_sha256 is not None:
-            remove_states_of_input(database.work_root, finished.record.input_sha256)
+        # Recutting a tree saves no checkpoints: those of its input belong to another computation.
+        if record.input_sha256 is not None and record.recut_of is None:
+            parameters = {name: getattr(record, name) for name in _STATE_PARAMETERS}
+            remove_states_of_input(database.work_root, record.input_sha256, parameters)
     except OSError as error:  # the result is saved, so remaining files are only worth a warning
         _log.warning("%s is saved, but not everything of it could be removed: %s", finished.id, error)
 
