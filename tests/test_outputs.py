@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from panic_tda import outputs
 from panic_tda.main import main
-from panic_tda.outputs import file_of_database, require_safe_output
+from panic_tda.outputs import require_safe_output
 from panic_tda.storage.write import pending
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.exported import clustered
@@ -251,19 +251,3 @@ def test_names_that_only_look_alike_are_outputs(tmp_path: Path) -> None:
     require_safe_output(tmp_path / "d.sqlite-walk", tmp_path / "d.sqlite")
     require_safe_output(tmp_path / "d.sqlite.html", tmp_path / "d.sqlite")
     require_safe_output(tmp_path / "d.sqlite.log", None)
-
-
-@pytest.mark.parametrize(
-    ("target", "path"),
-    [
-        ("a/b.sqlite", "a/b.sqlite"),
-        ("sqlite:///a/b.sqlite", "a/b.sqlite"),
-        ("sqlite:////a/b.sqlite?mode=ro", "/a/b.sqlite"),
-        ("sqlite+pysqlite:///b.sqlite", "b.sqlite"),
-        ("sqlite://", None),
-        ("postgresql://host/name", None),
-        ("", None),
-    ],
-)
-def test_the_file_of_a_database(target: str, path: str | None) -> None:
-    assert file_of_database(target) == (None if path is None else Path(path))
