@@ -173,7 +173,14 @@ def cluster_rows(
     distinct = find_distinct(vectors)
     rows = keep_distinct(vectors, distinct) if backend.weighted else vectors
 
-    options = placement.options(effective, progress, checkpoint)
+    # The number of rows may differ from that for which the backend was chosen.
+    options = replace(
+        placement.options,
+        min_samples=effective.min_samples,
+        distance_floor=effective.distance_floor,
+        progress=progress,
+        checkpoint=checkpoint,
+    )
     are_enough = max(effective.min_cluster_size, effective.min_samples) <= n
     tree = _build_spanning_tree(rows, distinct, backend, options) if are_enough else None
     progress.phase(phases.HIERARCHY)
