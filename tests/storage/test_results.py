@@ -359,6 +359,7 @@ def test_ids_may_be_shortened_to_a_unique_beginning(upgraded: MakeFile) -> None:
         assert found(ids[1].upper(), "f") == ids[1:]
         assert found("f", "ff", "f" * 32) == ids[2:]
         assert found() == found("latest") == ids[2:]
+        assert set(found("latest", ids[0])) == {ids[0], ids[2]}
         for wrong, count in [("01968a3", "2"), ("02", "none"), ("", "none"), ("-", "none"), ("%", "none")]:
             with pytest.raises(UnknownClustering, match=f"^{count} of 3 stored clusterings begin with"):
                 find_clusterings(session, [wrong])
