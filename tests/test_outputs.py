@@ -212,13 +212,16 @@ def test_the_log_of_a_copy_is_neither_of_its_databases(file: UpgradedFile, tmp_p
         assert not (tmp_path / "copy.sqlite").exists()
 
 
-@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644, 0o444, 0o660])
+@pytest.mark.parametrize(
+    ("mode", "names"),
+    [(0o640, tuple(COMMANDS)), *((mode, ("export-clustering",)) for mode in (0o600, 0o644, 0o444, 0o660))],
+)
 @pytest.mark.usefixtures("umask")
 def test_nothing_made_of_a_database_is_readable_by_more(
-    file: UpgradedFile, tmp_path: Path, mode: int
+    file: UpgradedFile, tmp_path: Path, mode: int, names: tuple[str, ...]
 ) -> None:
     file.path.chmod(mode)
-    made = {name: tmp_path / f"new{ENDS.get(name, '.html')}" for name in COMMANDS}
+    made = {name: tmp_path / f"new{ENDS.get(name, '.html')}" for name in names}
     for name, target in made.items():
         result = invoke(file, *COMMANDS[name], target)
         assert result.exit_code == 0, result.output
