@@ -27,6 +27,7 @@ from panic_tda.parameters import ClusteringParameters, Resources, validate_downs
 from panic_tda.progress import Prefixed, Progress, Silent, report_failure
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.read.census import (
+    FLOAT_BYTES,
     ModelCensus,
     choose_models,
     require_valid,
@@ -272,7 +273,8 @@ def _cluster_model(job: _Job, census: ModelCensus) -> ModelOutcome:
         # An error in one model must not stop the others.
         reason = _describe_error(error, census)
         release_frames(error)
-        return _report_failed(job, census, reason)
+        report_failure(job.progress)
+        return _report_without_result(census, FAILED, reason)
     finally:
         device.free_device_memory()
 
@@ -287,17 +289,12 @@ def _describe_error(error: Exception, census: ModelCensus) -> str:
     return unexpected(error)
 
 
-def _report_failed(job: _Job, census: ModelCensus, reason: str) -> ModelOutcome:
-    report_failure(job.progress)
-    return _report_without_result(census, FAILED, reason)
-
-
 def _place_and_cluster(job: _Job, census: ModelCensus) -> ModelOutcome:
-    shape = census.n_usable, census.width // 4
+    shape = census.n_usable, census.width // FLOAT_BYTES
     folder = job.work_dir(census.model)
     limits: dict[str, Any] = {"memory_limit": job.resources.memory_limit, "work_dir": folder}
     placement = choose_placement(job.parameters, *shape, **limits)
-    require_host_memory(placement, job.parameters, shape)
+    require_host_memory(placement, shape)
     if job.resources.discard_checkpoints:
         remove_all_states(folder)
     try:
@@ -310,14 +307,14 @@ def _place_and_cluster(job: _Job, census: ModelCensus) -> ModelOutcome:
     # loaded again.
     device.free_device_memory()
     placement = choose_fallback(job.parameters, *shape, reason=reason, **limits)
-    require_host_memory(placement, job.parameters, shape)
+    require_host_memory(placement, shape)
     return _cluster_with(job, census, placement)
 
 
 def _cluster_with(job: _Job, census: ModelCensus, placement: Placement) -> ModelOutcome:
-    if not placement.on_device:
-        return _load_cluster_save(job, census, placement)
-    with device.translate_out_of_memory(census.n_usable, census.width // 4, placement.backend.name):
+    shape = census.n_usable, census.width // FLOAT_BYTES
+    translated = device.translate_out_of_memory(*shape, placement.backend.name)
+    with translated if placement.on_device else contextlib.nullcontext():
         return _load_cluster_save(job, census, placement)
 
 

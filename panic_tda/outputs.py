@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from panic_tda.errors import WrongUsage
-from panic_tda.paths import expand_home
 
 WORK_SUFFIX, WORK_FOLDER = ".panic-tda", "panic-tda-work"
 """Suffix of the folder for unfinished states beside an SQLite file, and its name without such a file."""
@@ -37,7 +36,7 @@ def require_safe_output(output: Path, *inputs: Path | None) -> None:
         Writing the file would change one; links, hard links and other spellings of the name are resolved.
     """
     require_distinct(output, *inputs)
-    if _is_database(output):
+    if is_database(output):
         raise WrongUsage(f"{output} is a database and is never replaced; give the output another name")
 
 
@@ -49,7 +48,7 @@ def require_distinct(output: Path, *inputs: Path | None) -> None:
         raise WrongUsage(f"{output} is read by this command; give the output another name")
     _require_apart_from_logs(output, read, "give the output another name")
     for database in _list_possible_databases(target):
-        if _is_database(database) or any(_is_same(database, file) for file in read):
+        if is_database(database) or any(_is_same(database, file) for file in read):
             raise WrongUsage(f"{output} belongs to the database {database}; give the output another name")
     if _PENDING.fullmatch(target.name) or Path(os.path.realpath(WORK_FOLDER)) in target.parents:
         raise WrongUsage(f"{output} is a pending result or a checkpoint; give the output another name")
@@ -112,18 +111,15 @@ def create_file(path: Path, source: Path | None = None, *, replaced: Path | None
     return os.open(path, flags, mode)
 
 
-def file_of_database(target: str | Path) -> Path | None:
-    """Return the file that a path or URL of a database names, or None for a database on a server.
-
-    >>> file_of_database("sqlite:///a/b.sqlite?mode=ro"), file_of_database("postgresql://host/name")
-    (PosixPath('a/b.sqlite'), None)
-    """
-    text = str(target)
-    if "://" not in text:
-        return expand_home(text) if text else None
-    scheme, rest = text.split("://", 1)
-    name = rest[1:].split("?")[0]
-    return expand_home(name) if scheme.startswith("sqlite") and name else None
+def is_database(path: Path) -> bool:
+    """Return whether a path is a regular file that begins like an SQLite database."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return False
+        with path.open("rb") as file:
+            return file.read(len(_FIRST_BYTES)) == _FIRST_BYTES
+    except (OSError, ValueError):
+        return False
 
 
 def _require_apart_from_logs(path: Path, read: Sequence[Path], remedy: str) -> None:
@@ -134,7 +130,7 @@ def _require_apart_from_logs(path: Path, read: Sequence[Path], remedy: str) -> N
             if not part.name.endswith(suffix) or part.name == suffix:
                 continue
             database = part.with_name(part.name.removesuffix(suffix))
-            if _is_database(database) or any(_is_same(database, file) for file in read):
+            if is_database(database) or any(_is_same(database, file) for file in read):
                 raise WrongUsage(f"{path} belongs to the database {database}; {remedy}")
 
 
@@ -145,16 +141,6 @@ def _list_possible_databases(target: Path) -> Iterator[Path]:
     for folder in (target, *target.parents):
         if folder.name.endswith(WORK_SUFFIX) and folder.name != WORK_SUFFIX:
             yield folder.with_name(folder.name.removesuffix(WORK_SUFFIX))
-
-
-def _is_database(path: Path) -> bool:
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return False
-        with path.open("rb") as file:
-            return file.read(len(_FIRST_BYTES)) == _FIRST_BYTES
-    except (OSError, ValueError):
-        return False
 
 
 def _is_same(left: Path, right: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Conversion of paths: a leading `~` to the home folder, and a path to SQLite's URI."""
+"""Conversion of paths: `~` to the home folder, the name of a database to its file, a file to SQLite's URI."""
 
 from __future__ import annotations
 
@@ -36,6 +36,20 @@ def expand_home(path: str | os.PathLike[str]) -> Path:
         raise WrongUsage(
             f"{plain} is in the home folder, which is unknown; set HOME, or give the absolute path"
         ) from error
+
+
+def find_database_file(target: str | os.PathLike[str]) -> Path | None:
+    """Return the SQLite file that a path or URL of a database names; None for a server, and without a name.
+
+    >>> find_database_file("sqlite:///a/b.sqlite?mode=ro"), find_database_file("postgresql://host/name")
+    (PosixPath('a/b.sqlite'), None)
+    """
+    scheme, mark, rest = os.fspath(target).partition("://")
+    if not mark:
+        return expand_home(scheme) if scheme else None
+    host, _, name = rest.partition("?")[0].partition("/")
+    is_file = scheme.partition("+")[0] == "sqlite" and not host and name
+    return expand_home(name) if is_file else None
 
 
 def sqlite_uri(path: Path, mode: str, *, immutable: bool = False) -> str:

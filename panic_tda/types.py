@@ -124,7 +124,7 @@ class SpanningTree:
 
 @dataclass(frozen=True)
 class Clustering:
-    """A finished clustering of `n` rows.
+    """A clustering of `n` rows without ids, as a fit or a recut returns it.
 
     Attributes
     ----------
@@ -218,7 +218,7 @@ class Clustering:
 
 @dataclass(frozen=True)
 class FinishedClustering:
-    """A computed clustering with all values that are stored in the database.
+    """A clustering of stored embeddings, as the database or a pending file stores it.
 
     Attributes
     ----------

@@ -34,7 +34,7 @@ def light(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, name, None)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data(), st.integers(0, 5))
 def test_a_command_line_that_means_harm_is_harmless(
     clustered: Path, tmp_path: Path, data: st.DataObject, n_words: int

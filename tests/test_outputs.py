@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from panic_tda import outputs
 from panic_tda.main import main
-from panic_tda.outputs import file_of_database, require_safe_output
+from panic_tda.outputs import require_safe_output
 from panic_tda.storage.write import pending
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.exported import clustered
@@ -212,13 +212,16 @@ def test_the_log_of_a_copy_is_neither_of_its_databases(file: UpgradedFile, tmp_p
         assert not (tmp_path / "copy.sqlite").exists()
 
 
-@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644, 0o444, 0o660])
+@pytest.mark.parametrize(
+    ("mode", "names"),
+    [(0o640, tuple(COMMANDS)), *((mode, ("export-clustering",)) for mode in (0o600, 0o644, 0o444, 0o660))],
+)
 @pytest.mark.usefixtures("umask")
 def test_nothing_made_of_a_database_is_readable_by_more(
-    file: UpgradedFile, tmp_path: Path, mode: int
+    file: UpgradedFile, tmp_path: Path, mode: int, names: tuple[str, ...]
 ) -> None:
     file.path.chmod(mode)
-    outputs = {name: tmp_path / f"new{ENDS.get(name, '.html')}" for name in COMMANDS}
+    outputs = {name: tmp_path / f"new{ENDS.get(name, '.html')}" for name in names}
     for name, target in outputs.items():
         result = invoke(file, *COMMANDS[name], target)
         assert result.exit_code == 0, result.output
@@ -251,19 +254,3 @@ def test_names_that_only_look_alike_are_outputs(tmp_path: Path) -> None:
     require_safe_output(tmp_path / "d.sqlite-walk", tmp_path / "d.sqlite")
     require_safe_output(tmp_path / "d.sqlite.html", tmp_path / "d.sqlite")
     require_safe_output(tmp_path / "d.sqlite.log", None)
-
-
-@pytest.mark.parametrize(
-    ("target", "path"),
-    [
-        ("a/b.sqlite", "a/b.sqlite"),
-        ("sqlite:///a/b.sqlite", "a/b.sqlite"),
-        ("sqlite:////a/b.sqlite?mode=ro", "/a/b.sqlite"),
-        ("sqlite+pysqlite:///b.sqlite", "b.sqlite"),
-        ("sqlite://", None),
-        ("postgresql://host/name", None),
-        ("", None),
-    ],
-)
-def test_the_file_of_a_database(target: str, path: str | None) -> None:
-    assert file_of_database(target) == (None if path is None else Path(path))

@@ -17,7 +17,7 @@ from panic_tda.files.exporting import export_clustering
 from panic_tda.files.importing import import_embeddings, sample_files
 from panic_tda.main import main
 from panic_tda.parameters import ClusteringParameters, Resources
-from panic_tda.paths import expand_home
+from panic_tda.paths import expand_home, find_database_file
 from panic_tda.storage.database import open_database
 from panic_tda.storage.read.completions import read_model_names
 from panic_tda.storage.read.results import list_clusterings
@@ -123,3 +123,20 @@ def test_without_a_home_folder_the_path_is_refused(home: Path, monkeypatch: pyte
         assert result.exit_code == 2, result.output
         assert "which is unknown" in " ".join(result.output.split())
     assert is_here_empty()
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("a/b.sqlite", "a/b.sqlite"),
+        ("sqlite:///a/b.sqlite", "a/b.sqlite"),
+        ("sqlite:////a/b.sqlite?mode=ro", "/a/b.sqlite"),
+        ("sqlite+pysqlite:///b.sqlite", "b.sqlite"),
+        ("sqlite://", None),
+        ("sqlite://host/b.sqlite", None),
+        ("postgresql://host/name", None),
+        ("", None),
+    ],
+)
+def test_the_file_of_a_database(target: str, path: str | None) -> None:
+    assert find_database_file(target) == (None if path is None else Path(path))

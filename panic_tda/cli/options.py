@@ -16,8 +16,8 @@ from click.core import ParameterSource
 from panic_tda.cli import completion, terminal
 from panic_tda.cli.completion import LATEST as LATEST
 from panic_tda.errors import WrongUsage
-from panic_tda.outputs import file_of_database, require_different
-from panic_tda.paths import expand_home
+from panic_tda.outputs import require_different
+from panic_tda.paths import expand_home, find_database_file
 from panic_tda.wording import escape_control_characters
 
 DEFAULT_DATABASE = "db/trajectory_data.sqlite"
@@ -220,7 +220,7 @@ def common(function: Callable[..., None]) -> Callable[..., None]:
 
 def _list_inputs(options: dict[str, Any]) -> list[Path]:
     """Return the files that a command reads, its databases first: the log must not overwrite them."""
-    named = [file_of_database(options[name]) for name in _DATABASES if options.get(name)]
+    named = [find_database_file(options[name]) for name in _DATABASES if options.get(name)]
     files: list[Path] = [file for file in (*named, options.get("texts")) if file is not None]
     for file in options.get("files", ()):
         files += [file, *sorted(file.glob("*.parquet"))] if os.path.isdir(file) else [file]
@@ -273,6 +273,11 @@ core_probability = option(
     help="Lowest membership probability of a core step; at 0 all members are core steps.",
 )
 force = option("--force", is_flag=True, help="Replace an existing file, once the new one is complete.")
+
+
+def limit(default: int, text: str) -> Callable[..., Any]:
+    """Return the option `--limit` with the largest number of things that are listed; 0 lists all."""
+    return option("--limit", type=click.IntRange(min=0), default=default, show_default=True, help=text)
 
 
 def model(text: str, *, default: str = "the only clustered model") -> Callable[..., Any]:

@@ -11,18 +11,16 @@ from typing import TYPE_CHECKING
 from panic_tda.arrays import device
 from panic_tda.arrays.namespace import on_device, to_host
 from panic_tda.clustering import backends
-from panic_tda.clustering.backends.base import Backend, Checkpoint, FitOptions
+from panic_tda.clustering.backends.base import Backend, FitOptions
 from panic_tda.devices import cuda
 from panic_tda.devices.machine import host_memory
 from panic_tda.disk import free_text
 from panic_tda.errors import UnsupportedOnBackend
 from panic_tda.parameters import COSINE
-from panic_tda.progress import Silent
 from panic_tda.wording import format_bytes
 
 if TYPE_CHECKING:
-    from panic_tda.parameters import ClusteringParameters, EffectiveParameters
-    from panic_tda.progress import Progress
+    from panic_tda.parameters import ClusteringParameters
     from panic_tda.types import Array
 
 _log = logging.getLogger(__name__)
@@ -36,41 +34,27 @@ class Placement:
     ----------
     backend : Backend
         The backend that was named, or that "auto" chose.
-    on_device : bool
-        Whether the backend works on the CUDA device. The rows may be in host memory even then.
+    options : FitOptions
+        Options of the fit, as far as they are known before the rows are loaded: its `min_samples` may depend
+        on their number.
     rows_on_device : bool
         Whether the rows must be in device memory.
-    memory_limit : int or None
-        Bytes that the backend should use at most, in addition to the rows.
-    work_dir : Path or None
-        Folder for temporary files with the data above that limit; None is the temporary folder.
     """
 
     backend: Backend
-    on_device: bool
+    options: FitOptions
     rows_on_device: bool
-    memory_limit: int | None = None
-    work_dir: Path | None = None
+
+    @property
+    def on_device(self) -> bool:
+        """Return whether the backend works on the CUDA device; the rows may be in host memory even then."""
+        return self.options.on_device
 
     def bring(self, vectors: Array) -> Array:
         """Return the rows in the memory that the backend needs; copy them only if they are elsewhere."""
         if self.rows_on_device == on_device(vectors):
             return vectors
         return device.upload(vectors) if self.rows_on_device else to_host(vectors)
-
-    def options(
-        self, effective: EffectiveParameters, progress: Progress, checkpoint: Checkpoint | None
-    ) -> FitOptions:
-        """Return the options of the fit for the backend."""
-        return FitOptions(
-            min_samples=effective.min_samples,
-            distance_floor=effective.distance_floor,
-            progress=progress,
-            checkpoint=checkpoint,
-            memory_limit=self.memory_limit,
-            work_dir=self.work_dir,
-            on_device=self.on_device,
-        )
 
 
 def choose_placement(
@@ -106,14 +90,13 @@ def choose_placement(
     if reason is not None and requested.backend == backends.AUTO:
         backends.log_once(f"no CUDA device is used: {reason}")
     try:
-        placement = _place(requested, (n_rows, n_features), memory_limit, on_device=has_device)
+        return _place(requested, (n_rows, n_features), memory_limit, work_dir, on_device=has_device)
     except UnsupportedOnBackend as refusal:
         if requested.backend != backends.AUTO or not has_device:
             raise
         # As if the user had set `--devices none`.
         _log.info("%s; trying in host memory", refusal)
-        placement = _place(requested, (n_rows, n_features), memory_limit, on_device=False)
-    return replace(placement, work_dir=work_dir)
+        return _place(requested, (n_rows, n_features), memory_limit, work_dir, on_device=False)
 
 
 def choose_fallback(
@@ -134,17 +117,13 @@ def choose_fallback(
     return choose_placement(exact, n_rows, n_features, memory_limit=memory_limit, work_dir=work_dir)
 
 
-def require_host_memory(
-    placement: Placement, requested: ClusteringParameters, shape: tuple[int, int]
-) -> None:
+def require_host_memory(placement: Placement, shape: tuple[int, int]) -> None:
     """Check, before rows are loaded, that a fit in host memory has the memory that it needs.
 
     Parameters
     ----------
     placement : Placement
         The placement of the fit.
-    requested : ClusteringParameters
-        The requested parameters.
     shape : tuple of int
         Shape of the matrix, including copies of rows.
 
@@ -155,13 +134,13 @@ def require_host_memory(
     """
     if placement.on_device:
         return
-    options = placement.options(requested.resolve(shape[0]), Silent(), None)
-    needed, limit = placement.backend.bytes_needed(*shape, options), placement.memory_limit
+    options = placement.options
+    needed, limit = placement.backend.bytes_needed(*shape, options), options.memory_limit
     if limit is not None and placement.backend.name not in backends.ON_HOST:
         # Data above the limit go into files: the rows, the lists, or both.
         n_row_bytes = 4 * shape[0] * shape[1]
         needed = min(needed, limit + (n_row_bytes if n_row_bytes <= limit else 0))
-    reason = missing_memory(placement.backend.name, needed, placement.work_dir)
+    reason = missing_memory(placement.backend.name, needed, options.work_dir)
     if reason is not None:
         raise UnsupportedOnBackend(reason)
 
@@ -185,21 +164,24 @@ def missing_memory(backend: str, needed: int, work_dir: Path | None) -> str | No
 
 
 def _place(
-    requested: ClusteringParameters, shape: tuple[int, int], memory_limit: int | None, *, on_device: bool
+    requested: ClusteringParameters,
+    shape: tuple[int, int],
+    memory_limit: int | None,
+    work_dir: Path | None,
+    *,
+    on_device: bool,
 ) -> Placement:
     effective = requested.resolve(shape[0])
     options = FitOptions(
         min_samples=effective.min_samples,
         distance_floor=effective.distance_floor,
         memory_limit=memory_limit,
+        work_dir=work_dir,
         on_device=on_device,
         exact=requested.exact,
         metric=requested.metric,
     )
     backend = backends.select_backend(requested.backend, shape, options)
-    return Placement(
-        backend=backend,
-        on_device=on_device and backend.name not in backends.ON_HOST,
-        rows_on_device=backend.rows_on_device(*shape, options),
-        memory_limit=memory_limit,
-    )
+    rows_on_device = backend.rows_on_device(*shape, options)
+    options = replace(options, on_device=on_device and backend.name not in backends.ON_HOST)
+    return Placement(backend=backend, options=options, rows_on_device=rows_on_device)

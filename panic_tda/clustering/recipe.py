@@ -224,7 +224,15 @@ def cluster_rows(
     distinct = find_distinct(vectors)
     rows = keep_distinct(vectors, distinct) if backend.weighted else vectors
 
-    options = geometry.scale_options(placement.options(effective, progress, checkpoint), frame)
+    # The number of rows may differ from that for which the backend was chosen.
+    options = replace(
+        placement.options,
+        min_samples=effective.min_samples,
+        distance_floor=effective.distance_floor,
+        progress=progress,
+        checkpoint=checkpoint,
+    )
+    options = geometry.scale_options(options, frame)
     are_enough = max(effective.min_cluster_size, effective.min_samples) <= n
     tree = None
     if are_enough:

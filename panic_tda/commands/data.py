@@ -140,13 +140,7 @@ def import_embeddings(
 
 @options.command("doctor", example="doctor --db trajectory_data.sqlite")
 @click.argument("kinds", nargs=-1, metavar="[KIND]...")
-@option(
-    "--limit",
-    type=click.IntRange(min=0),
-    default=10,
-    show_default=True,
-    help="Largest number of ids per finding; 0 shows all.",
-)
+@options.limit(10, "Largest number of ids per finding; 0 shows all.")
 @option("--fix", is_flag=True, help="Repair what can be repaired without losing data.")
 @options.yes
 @option("--environment", is_flag=True, help="Check the libraries, devices and backends of this machine.")

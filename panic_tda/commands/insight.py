@@ -109,13 +109,7 @@ def show_density(database: str, reference: str, model: str | None, as_json: bool
 @options.clustering("first", metavar="A")
 @options.clustering("second", metavar="B")
 @options.model("Embedding model that latest refers to.")
-@option(
-    "--limit",
-    type=click.IntRange(min=0),
-    default=20,
-    show_default=True,
-    help="Largest number of changed clusters in the text; 0 shows all.",
-)
+@options.limit(20, "Largest number of changed clusters in the text; 0 shows all.")
 @options.json_output
 @options.common
 def compare_clusterings(

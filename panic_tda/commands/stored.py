@@ -15,13 +15,7 @@ from panic_tda.wording import pluralize, shorten_ids
 
 @options.command("list-clusterings", example="list-clusterings --model MiniLM --limit 10")
 @options.model("List the clusterings of this embedding model only.", default="all models")
-@option(
-    "--limit",
-    type=click.IntRange(min=0),
-    default=50,
-    show_default=True,
-    help="Largest number of rows; 0 lists all.",
-)
+@options.limit(50, "Largest number of rows; 0 lists all.")
 @options.json_output
 @options.common
 def list_clusterings(database: str, model: str | None, limit: int, as_json: bool) -> None:
@@ -47,13 +41,7 @@ def list_clusterings(database: str, model: str | None, limit: int, as_json: bool
 @options.command("show-clustering", example="show-clustering latest --model MiniLM --limit 5")
 @options.reference
 @options.model("Show a clustering of this embedding model only.", default="all models")
-@option(
-    "--limit",
-    type=click.IntRange(min=0),
-    default=20,
-    show_default=True,
-    help="Largest number of clusters; 0 shows all.",
-)
+@options.limit(20, "Largest number of clusters; 0 shows all.")
 @option(
     "--words",
     "with_words",

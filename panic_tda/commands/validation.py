@@ -12,13 +12,7 @@ from panic_tda.cli.rendering import common
 
 RESAMPLES = 20
 
-_limit = option(
-    "--limit",
-    type=click.IntRange(min=0),
-    default=20,
-    show_default=True,
-    help="Largest number of rows in the text; 0 shows all.",
-)
+_limit = options.limit(20, "Largest number of rows in the text; 0 shows all.")
 
 
 @options.command("stability-clustering", example="stability-clustering latest --model MiniLM --resamples 5")

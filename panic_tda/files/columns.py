@@ -16,7 +16,6 @@ from panic_tda.errors import BadInput
 from panic_tda.files import casting
 from panic_tda.files.arrow_files import ArrowFile, find_first_failing
 from panic_tda.storage.write.batches import refuse_row
-from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:
     from panic_tda.types import Float32Array, IntArray
@@ -144,41 +143,6 @@ class Rows:
             if problem:
                 self.refuse(int(rows[0]), f"embedding_model {problem}; got {name!r}")
             yield name, rows
-
-    def vectors(self) -> Float32Array:
-        """Return the column `vector` of one model as (b, d) float32; refuse invalid vectors."""
-        column = self.batch.column("vector")
-        if column.null_count:
-            self.refuse_first(column.is_null().to_numpy(zero_copy_only=False), "the vector is missing (null)")
-        width = self._get_width(column)
-        values = column.flatten()
-        if values.null_count:
-            missing = values.is_null().to_numpy(zero_copy_only=False).reshape(-1, width).any(axis=1)
-            self.refuse_first(missing, "the vector has a missing value (null)")
-        vectors: Float32Array = to_float32(values).reshape(-1, width)
-        finite = np.isfinite(vectors).all(axis=1)
-        if not finite.all():
-            self.refuse_first(~finite, "the vector is not finite in float32 (NaN or infinite)")
-        zero = ~vectors.any(axis=1)
-        if zero.any():
-            self.refuse_first(zero, "the vector is zero and has no direction")
-        return vectors
-
-    def _get_width(self, column: pa.Array) -> int:
-        if pa.types.is_fixed_size_list(column.type):
-            lengths = np.full(len(column), column.type.list_size)
-        else:
-            lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
-        width = int(lengths[0])
-        if width == 0:
-            self.refuse_first(lengths == 0, "the vector is empty")
-        ragged = lengths != width
-        if ragged.any():
-            n = lengths[int(np.argmax(ragged))]
-            self.refuse_first(
-                ragged, f"the vector has {n} {pluralize(n, 'dimension')}, those before it have {width}"
-            )
-        return width
 
 
 def read_rows(file: ArrowFile, columns: Sequence[str], *, batch_rows: int) -> Iterator[Rows]:

@@ -10,8 +10,8 @@ from panic_tda.errors import WrongUsage
 from panic_tda.files.column_choice import Columns
 from panic_tda.files.embedding_files import EmbeddingFile
 from panic_tda.files.naming import derive_run_name
-from panic_tda.files.pipeline_databases import is_sqlite_file
 from panic_tda.files.pipeline_dumps import PipelineDump
+from panic_tda.outputs import is_database
 from panic_tda.paths import expand_home
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
@@ -173,10 +173,10 @@ def _open(
     path: Path, model: str | None, columns: Columns | None, texts: Path | None
 ) -> EmbeddingFile | PipelineDump:
     # A database of the pipeline is read like a dump; `open_table` refuses other formats with advice.
-    is_database = is_sqlite_file(path)
-    if not is_database and not path.is_dir():
+    is_pipeline = is_database(path)
+    if not is_pipeline and not path.is_dir():
         return EmbeddingFile(path, model, columns=columns, texts=texts)
-    kind = "database" if is_database else "folder"
+    kind = "database" if is_pipeline else "folder"
     if texts is not None or columns not in (None, Columns()):
         raise WrongUsage(
             f"{path} is a {kind} of the pipeline, whose columns have fixed names; name no columns and no "

@@ -9,19 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from panic_tda.errors import BadInput
-from panic_tda.files.arrow_files import ArrowFile, translate_read_errors
+from panic_tda.files.arrow_files import ArrowFile
 from panic_tda.storage.database import NEWER_TABLES, Database, open_database
 from panic_tda.storage.write.pipeline_tables import read_layout, stream_table
-
-_MAGIC = b"SQLite format 3\0"
-
-
-def is_sqlite_file(path: Path) -> bool:
-    """Return whether a path is a file that begins like an SQLite file."""
-    if not path.is_file():
-        return False
-    with translate_read_errors(path), path.open("rb") as file:
-        return file.read(len(_MAGIC)) == _MAGIC
 
 
 def open_pipeline_database(path: Path) -> dict[str, ArrowFile]:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from panic_tda.errors import BadInput
 from panic_tda.files.columns import Rows, to_float32
+from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:
     from panic_tda.types import BoolArray, Float32Array, IntArray
@@ -46,17 +47,27 @@ class UsableVectors:
 
 
 def read_all_vectors(rows: Rows) -> Float32Array:
-    """Read the column `vector` of some rows of one model; every row must have a usable vector.
+    """Read the column `vector` of some rows of one model, as (b, d) float32; every vector must be usable.
 
     Raises
     ------
     BadInput
-        A row has no usable vector; the message names the row, and the option that skips it.
+        A row has no usable vector; the message names the first one, and the option that skips it.
     """
+    lengths = _measure_lengths(rows)
+    width = int(lengths[0])
+    problems, vectors = _read_vectors(rows, lengths, width)
+    if not problems.any():
+        return vectors
+    row = int(np.argmax(problems > 0))
+    problem = _PROBLEMS[problems[row]]
+    if problems[row] == _OTHER_LENGTH:
+        dimensions = pluralize(lengths[row], "dimension")
+        problem = f"the vector has {lengths[row]} {dimensions}, those before it have {width}"
     try:
-        return rows.vectors()
+        rows.refuse(row, problem)
     except BadInput as error:
-        raise BadInput(f"{error}; leave such embeddings out with --skip-invalid") from error
+        raise BadInput(f"{error}; leave such embeddings out with --skip-invalid") from None
 
 
 def read_usable_vectors(rows: Rows, width: int = 0) -> UsableVectors:
@@ -75,24 +86,22 @@ def read_usable_vectors(rows: Rows, width: int = 0) -> UsableVectors:
         Most of these rows have another number of dimensions than `width`, or two numbers are equally
         frequent.
     """
+    lengths = _measure_lengths(rows)
+    problems, vectors = _read_vectors(rows, lengths, _agree_on_width(rows, lengths, width))
+    invalid = np.flatnonzero(problems)
+    pairs = zip(rows.numbers[invalid].tolist(), problems[invalid].tolist(), strict=True)
+    return UsableVectors(
+        np.flatnonzero(problems == 0), vectors, [(number, _PROBLEMS[code]) for number, code in pairs]
+    )
+
+
+def _measure_lengths(rows: Rows) -> IntArray:
+    """Return the number of dimensions of each vector, 0 for a missing one."""
     column = rows.batch.column("vector")
     if pa.types.is_null(column.type):
-        column = column.cast(pa.list_(pa.float32()))
-    lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-    width = _agree_on_width(rows, lengths, width)
-    problems = np.where(lengths == width, 0, np.where(lengths == 0, _EMPTY, _OTHER_LENGTH))
-    problems[column.is_null().to_numpy(zero_copy_only=False)] = _MISSING
-    of_width = np.flatnonzero(problems == 0)
-    if len(of_width):
-        problems[of_width] = _check_values(rows.take(of_width), width)
-    places = np.flatnonzero(problems == 0)
-    # By the strict reader, so that the vectors do not depend on whether others are skipped.
-    vectors = rows.take(places).vectors() if len(places) else np.zeros((0, width), np.float32)
-    bad = np.flatnonzero(problems)
-    numbers, codes = rows.numbers[bad].tolist(), problems[bad].tolist()
-    return UsableVectors(
-        places, vectors, [(number, _PROBLEMS[code]) for number, code in zip(numbers, codes, strict=True)]
-    )
+        return np.zeros(len(column), dtype=np.int64)
+    lengths: IntArray = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
+    return lengths.astype(np.int64)
 
 
 def _agree_on_width(rows: Rows, lengths: IntArray, width: int) -> int:
@@ -109,10 +118,17 @@ def _agree_on_width(rows: Rows, lengths: IntArray, width: int) -> int:
     return width or commonest
 
 
-def _check_values(rows: Rows, width: int) -> IntArray:
-    """Return the problem of each vector, all of this length, or 0 if it has none."""
-    values = rows.batch.column("vector").flatten()
+def _read_vectors(rows: Rows, lengths: IntArray, width: int) -> tuple[IntArray, Float32Array]:
+    """Return the problem of each vector, 0 if it has none, and the vectors without a problem."""
+    problems = np.where(lengths == 0, _EMPTY, np.where(lengths == width, 0, _OTHER_LENGTH))
+    problems[rows.batch.column("vector").is_null().to_numpy(zero_copy_only=False)] = _MISSING
+    of_width = np.flatnonzero(problems == 0)
+    if not len(of_width):
+        return problems, np.zeros((0, width), np.float32)
+    values = rows.take(of_width).batch.column("vector").flatten()
     is_null: BoolArray = values.is_null().to_numpy(zero_copy_only=False).reshape(-1, width)
     vectors = to_float32(values).reshape(-1, width)
     conditions = [is_null.any(axis=1), ~np.isfinite(vectors).all(axis=1), ~vectors.any(axis=1)]
-    return np.select(conditions, [_MISSING_VALUE, _NOT_FINITE, _ZERO], 0)
+    problems[of_width] = np.select(conditions, [_MISSING_VALUE, _NOT_FINITE, _ZERO], 0)
+    are_usable = problems[of_width] == 0
+    return problems, vectors if are_usable.all() else vectors[are_usable]

@@ -10,13 +10,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from panic_tda.types import IntArray
 
 N_WORDS = 4
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
@@ -91,12 +87,3 @@ def weigh_words(
         }
         names[label] = tuple(sorted(weights, key=lambda word: (-weights[word], word))[:n_words])
     return names
-
-
-def name_labels(texts: Sequence[str], labels: IntArray, n_words: int = N_WORDS) -> dict[int, tuple[str, ...]]:
-    """Return the words of each cluster from the texts of its members; rows with label -1 are ignored."""
-    counts = WordCounts()
-    for text, label in zip(texts, labels.tolist(), strict=True):
-        if label >= 0:
-            counts.add(label, text)
-    return counts.name_clusters(n_words)

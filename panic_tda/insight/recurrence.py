@@ -73,12 +73,6 @@ class RepeatStretches:
     left_again: int
     by_repeats: tuple[tuple[int, int, int], ...]
 
-    @property
-    def left_share(self) -> float | None:
-        """Share of the stretches that were left again; None if there is no stretch."""
-        total = self.reached_end + self.left_again
-        return self.left_again / total if total else None
-
     def to_dict(self) -> dict[str, Any]:
         """Return `stretches` of a group in `show-trajectories --json`, of plain values."""
         rows = (

@@ -84,7 +84,12 @@ def stream_vectors(
 
 
 def stream_rows(
-    connection: Connection, query: Select[Any], *, batch_rows: int, batch_bytes: int | None = None
+    connection: Connection,
+    query: Select[Any],
+    *,
+    batch_rows: int,
+    batch_bytes: int | None = None,
+    count_more: Callable[[tuple[Any, ...]], int] = lambda row: 0,
 ) -> Generator[list[tuple[Any, ...]], None, None]:
     """Stream rows of any columns, with the values of the driver: ids as text, vectors as bytes.
 
@@ -98,6 +103,8 @@ def stream_rows(
         Largest number of rows of a batch; no more rows are in memory at once.
     batch_bytes : int, optional
         A batch ends when its texts and bytes reach this size; for rows that can be large.
+    count_more : callable, optional
+        Returns the number of bytes that the caller adds to a row, which count too.
 
     Raises
     ------
@@ -113,7 +120,7 @@ def stream_rows(
             row_iterator = (
                 iter(cursor) if connection.dialect.name == "sqlite" else _fetch_small_batches(cursor)
             )
-            yield from _split_batches(row_iterator, batch_rows, batch_bytes)
+            yield from _split_batches(row_iterator, batch_rows, batch_bytes, count_more)
         while rows := cursor.fetchmany(batch_rows):
             yield rows
     except connection.dialect.loaded_dbapi.Error as error:
@@ -123,13 +130,16 @@ def stream_rows(
 
 
 def _split_batches(
-    fetched: Iterator[tuple[Any, ...]], batch_rows: int, batch_bytes: int
+    fetched: Iterator[tuple[Any, ...]],
+    batch_rows: int,
+    batch_bytes: int,
+    count_more: Callable[[tuple[Any, ...]], int],
 ) -> Generator[list[tuple[Any, ...]], None, None]:
     rows: list[tuple[Any, ...]] = []
     n_bytes = 0
     for row in fetched:
         rows.append(row)
-        n_bytes += sum([len(value) for value in row if isinstance(value, (str, bytes))])
+        n_bytes += count_more(row) + sum([len(value) for value in row if isinstance(value, (str, bytes))])
         if len(rows) >= batch_rows or n_bytes >= batch_bytes:
             yield rows
             rows, n_bytes = [], 0
@@ -351,11 +361,6 @@ def _build_wanted(
     # As bpchar, the type of ids: with text, the index on ids would not be used.
     arrays = ", ".join("%s::bpchar[]" if isinstance(value, str) else "%s" for value in rows[0])
     return f"{table} (SELECT * FROM unnest({arrays}))", [list(column) for column in zip(*rows, strict=True)]
-
-
-def are_ids(values: tuple[Any, ...]) -> bool:
-    """Return whether all stored values are ids: text of 32 lower-case hexadecimal digits."""
-    return _encode_ids(values) is not None
 
 
 def _encode_ids(ids: tuple[Any, ...]) -> bytes | None:

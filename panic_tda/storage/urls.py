@@ -10,7 +10,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from panic_tda.errors import WrongUsage
-from panic_tda.paths import expand_home
+from panic_tda.paths import find_database_file
 
 # libpq accepts `postgres` too, and providers of databases use it in their URLs.
 _POSTGRES_DRIVERS = ("postgresql", "postgresql+psycopg", "postgres", "postgres+psycopg")
@@ -36,7 +36,7 @@ def parse_target(target: str | Path) -> URL:
                 "a database URL has :// after its scheme, as postgresql://USER@HOST/NAME (the one given is "
                 "not shown: it may hold a password)"
             )
-        return URL.create("sqlite", database=str(expand_home(text)))
+        return URL.create("sqlite", database=str(find_database_file(text)))
     try:
         url = make_url(text)
     except (ArgumentError, ValueError) as error:
@@ -58,4 +58,4 @@ def parse_target(target: str | Path) -> URL:
         )
     if backend != "sqlite":
         return url.set(drivername="postgresql+psycopg")
-    return url.set(database=str(expand_home(url.database or "")))
+    return url.set(database=str(find_database_file(text)))

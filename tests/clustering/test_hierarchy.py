@@ -140,7 +140,7 @@ def tied_weights(draw: st.DrawFn) -> FloatArray:
 
 
 @given(weights=tied_weights(), parameters=parameters_of_small_trees, seed=st.integers(0, 99))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_weights_equal_the_definition_in_any_row_order(
     weights: FloatArray, parameters: EffectiveParameters, seed: int
 ) -> None:
@@ -167,7 +167,7 @@ def test_noisy_weights_equal_the_definition_with_their_tolerance(
     steps=st.lists(st.floats(1e-4, 2), min_size=1, max_size=60),
     parameters=parameters_of_small_trees,
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_numbers_stay_in_their_ranges(steps: list[float], parameters: EffectiveParameters) -> None:
     labels = by_smallest_row(extract_clusters(path(steps), parameters))
     inside = labels.labels != OUTLIER

@@ -65,7 +65,7 @@ def test_random_clusters_equal_the_oracle_s(n: int, d: int, n_clusters: int) -> 
     label_seed=st.integers(0, 1000),
     n_clusters=st.integers(1, 4),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_tied_rows_equal_the_oracle_s(
     numbers: list[tuple[int, int, int]], label_seed: int, n_clusters: int
 ) -> None:

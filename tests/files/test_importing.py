@@ -615,7 +615,7 @@ import_embeddings(sys.argv[2:], open_database(sys.argv[1]))
 
 @pytest.mark.parametrize(
     ("statement", "times"),
-    [("INSERT INTO run", 1), ("INSERT INTO invocation", 2), ("INSERT INTO embedding", 2), ("UPDATE run", 1)],
+    [("INSERT INTO embedding", 1), ("UPDATE run", 1)],
 )
 def test_killed_in_the_middle_the_database_is_as_it_was(
     tmp_path: Path, database: Database, statement: str, times: int
@@ -624,10 +624,10 @@ def test_killed_in_the_middle_the_database_is_as_it_was(
     assert database.path is not None
     before = snapshot(database.path)
     code = f"{KILL_AFTER}\nkill_after({statement!r}, {times})\n{IMPORT}"
-    killed = run_python(code, database.path, *sample_files())
+    killed = run_python(code, database.path, *sample_files()[:1])
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert snapshot(database.path) == before
-    assert import_embeddings(sample_files(), database).n_new_embeddings == 4800
+    assert import_embeddings(sample_files()[:1], database).n_new_embeddings == 2400
 
 
 def test_a_full_disk_leaves_the_database_as_it_was(

@@ -152,12 +152,15 @@ def test_nothing_is_said_of_clusters_in_parts(caplog: pytest.LogCaptureFixture) 
 
 def test_more_is_measured_where_more_works(monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = ClusteringParameters(backend="tiled")
-    host = replace(choose_placement(parameters, 100, 16), on_device=False)
+    placement = choose_placement(parameters, 100, 16)
+    host, on_device = (
+        replace(placement, options=replace(placement.options, on_device=where)) for where in (False, True)
+    )
     measured = []
     for cores in (1, 2, 8, 1_000):
         monkeypatch.setattr(costs, "available_cores", lambda cores=cores: cores)
         measured.append(rows_to_measure(host))
-    device_rows = rows_to_measure(replace(host, on_device=True))
+    device_rows = rows_to_measure(on_device)
     assert measured == sorted(set(measured))
     assert measured[1] == pytest.approx(16_384, abs=2)
     assert measured[-1] == device_rows

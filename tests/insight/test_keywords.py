@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
-from panic_tda.insight.keywords import WordCounts, name_labels, split_words, weigh_words
+from panic_tda.insight.keywords import WordCounts, split_words, weigh_words
 
 
 def test_weights_by_hand() -> None:
@@ -24,13 +22,16 @@ def test_weights_by_hand() -> None:
 
 def test_a_text_that_is_repeated_counts_once() -> None:
     texts = ["a red balloon"] * 50 + ["a dog on grass", "a dog in snow", "a cat on a sofa", "a cat in a box"]
-    names = name_labels(texts, np.array([0] * 52 + [1] * 2), 2)
+    counts = WordCounts()
+    for text, label in zip(texts, [0] * 52 + [1] * 2, strict=True):
+        counts.add(label, text)
+    names = counts.name_clusters(2)
     assert names[0][0] == "dog"
     assert names[1][0] == "cat"
 
 
-def test_outliers_name_nothing_and_ties_are_alphabetical() -> None:
-    assert name_labels(["zebra apple", "noise"], np.array([3, -1])) == {3: ("apple", "zebra")}
+def test_ties_are_alphabetical() -> None:
+    assert weigh_words({3: {"zebra": 1, "apple": 1}}) == {3: ("apple", "zebra")}
 
 
 def test_words_of_any_script() -> None:

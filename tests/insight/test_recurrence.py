@@ -106,10 +106,10 @@ def test_a_pause_is_told_from_the_end_by_what_other_runs_did() -> None:
     # Three runs say one text three times in the middle, one of these ends in four; one goes on for ever.
     runs = [found_in(spelled(word)) for word in ("aaab", "xaaab", "aaabcccc", "ddddd")]
     stretches = describe_stretches(runs)
-    assert (stretches.reached_end, stretches.left_again, stretches.left_share) == (2, 3, 0.6)
+    assert (stretches.reached_end, stretches.left_again) == (2, 3)
     assert stretches.by_repeats == ((3, 5, 3), (4, 2, 0), (5, 1, 0))
     assert [run.repeats for run in runs] == [None, None, 4, 5]
-    assert describe_stretches([]).left_share is None
+    assert describe_stretches([]).by_repeats == ()
 
 
 @pytest.mark.parametrize(("hazard", "n_steps"), [(0.01, 50), (0.01, 400), (0.05, 50)])

@@ -90,7 +90,7 @@ def test_every_value_is_told_as_what_it_is(
     assert set(agree(path, layout)) - {"old_clustering_tables"} or harmless
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), layout=st.sampled_from(list(LAYOUTS.values())))
 def test_what_is_found_is_what_the_oracle_finds(
     written: dict[Layout, Path], tmp_path: Path, data: st.DataObject, layout: Layout

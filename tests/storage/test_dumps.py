@@ -206,7 +206,7 @@ def test_times_that_are_not_known_where_columns_do_not_take_null(tmp_path: Path,
         assert rows(database, query) == [expected]
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(4))
 def test_whatever_was_missing_comes_with_the_whole(tmp_path: Path, database: Database, seed: int) -> None:
     all_tables = dump_tables(replace(SPEC, runs=2, length=8))
     rng = np.random.default_rng(seed)
@@ -218,7 +218,7 @@ def test_whatever_was_missing_comes_with_the_whole(tmp_path: Path, database: Dat
     assert contents(database) == contents(other_database)
 
 
-@pytest.mark.parametrize("batch_rows", [1, 7, 8192])
+@pytest.mark.parametrize("batch_rows", [7, 8192])
 def test_order_and_batches_change_nothing(
     tmp_path: Path, database: Database, batch_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -372,12 +372,7 @@ import_embeddings([sys.argv[2]], open_database(sys.argv[1]))
 
 @pytest.mark.parametrize(
     ("statement", "times"),
-    [
-        ("INSERT INTO run", 1),
-        ("INSERT INTO invocation", 3),
-        ("UPDATE invocation", 2),
-        ("INSERT INTO embedding", 4),
-    ],
+    [("INSERT INTO invocation", 3), ("UPDATE invocation", 2)],
 )
 def test_killed_in_the_middle_the_database_is_as_it_was(
     tmp_path: Path, database: Database, statement: str, times: int

@@ -82,7 +82,7 @@ def test_the_order_of_the_table_does_not_matter(upgraded: MakeFile) -> None:
         assert input_sha256(matrix) == input_sha256(expected)
 
 
-@pytest.mark.parametrize("batch_bytes", [1, 64, 65, 200, 1000, 1 << 24])
+@pytest.mark.parametrize("batch_bytes", [1, 65, 1000])
 @pytest.mark.parametrize("factor", [1, 3])
 def test_the_batch_size_never_changes_the_arrays(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, batch_bytes: int, factor: int

@@ -159,7 +159,7 @@ def test_each_kind_is_mended_alone(undamaged: Path, tmp_path: Path) -> None:
     assert snapshot(path) == before
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=st.lists(changes, max_size=10))
 def test_mending_loses_nothing_that_is_whole(
     undamaged: Path, tmp_path: Path, drawn: list[tuple[str, int, Any]]

@@ -97,7 +97,7 @@ def unit_rows(file: UpgradedFile, finished: FinishedClustering) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_lost_medoid_is_found_anew_among_those_that_are_left(upgraded: MakeFile, seed: int) -> None:
     file = upgraded(FieldSpec(duplicates=0.4, seed=seed))
     finished = make_finished(ids_of(file), seed=seed)
@@ -453,12 +453,11 @@ def test_a_link_or_a_fifo_is_not_saved(upgraded: MakeFile, kind: str) -> None:
     assert target.exists()
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_no_flipped_bit_of_a_kept_result_is_saved(upgraded: MakeFile, seed: int) -> None:
+def test_no_flipped_bit_of_a_kept_result_is_saved(upgraded: MakeFile) -> None:
     file = upgraded()
     path = pending.write_pending(file.database, make_finished(ids_of(file)))
     content, before = path.read_bytes(), file.snapshot()
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     for place in (*rng.integers(len(content), size=60), *range(len(content) - 48, len(content), 5)):
         flipped = bytearray(content)
         flipped[place] ^= 1 << int(rng.integers(8))

@@ -366,6 +366,7 @@ def test_ids_may_be_shortened_to_a_unique_beginning(upgraded: MakeFile) -> None:
         assert find_ids(ids[1].upper(), "f") == ids[1:]
         assert find_ids("f", "ff", "f" * 32) == ids[2:]
         assert find_ids() == find_ids("latest") == ids[2:]
+        assert set(find_ids("latest", ids[0])) == {ids[0], ids[2]}
         for wrong, count in [("01968a3", "2"), ("02", "none"), ("", "none"), ("-", "none"), ("%", "none")]:
             with pytest.raises(UnknownClustering, match=f"^{count} of 3 stored clusterings begin with"):
                 find_clusterings(session, [wrong])

@@ -85,12 +85,10 @@ def test_a_tree_comes_back_as_it_was(
             save_clustering(connection, finished)
     with file.database.reading() as connection:
         for finished in (first, second):
-            assert trees.has_tree(connection, finished.id)
             assert_is_tree(trees.read_tree(connection, finished.id), finished.tree)
             np.testing.assert_array_equal(
                 trees.read_core_distances(connection, finished.id), finished.tree.core_distances
             )
-        assert not trees.has_tree(connection, without.id)
         assert trees.read_tree(connection, without.id) is None
         assert trees.read_core_distances(connection, without.id) is None
 
@@ -188,7 +186,7 @@ def test_embeddings_that_went_take_the_tree_along(upgraded: MakeFile) -> None:
     ((saved),) = save_pending(file.database)
     assert saved.n_vanished == 1
     with file.database.session() as session:
-        assert not trees.has_tree(session.connection(), finished.id)
+        assert trees.read_tree(session.connection(), finished.id) is None
         # Nobody counted these anew: they are looked up.
         details = get_cluster_details(finished.id, session)
         assert all(
@@ -267,7 +265,7 @@ def test_no_tree_is_kept_where_none_is_wanted(sample: Database) -> None:
     )
     assert outcome.id is not None
     with sample.reading() as connection:
-        assert not trees.has_tree(connection, outcome.id)
+        assert trees.read_tree(connection, outcome.id) is None
         assert len(read_assignments(connection, outcome.id).ids) == outcome.n_embeddings
 
 

@@ -17,32 +17,9 @@ is skipped and reported as skipped.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from panic_tda.lazy import lazy_exports
-
-if TYPE_CHECKING:
-    from panic_tda.storage.doctor.examining import NAMED_IDS as NAMED_IDS
-    from panic_tda.storage.doctor.examining import examine_database as examine_database
-    from panic_tda.storage.doctor.examining import plan_repairs as plan_repairs
-    from panic_tda.storage.doctor.examining import repair as repair
-    from panic_tda.storage.doctor.findings import Examination as Examination
-    from panic_tda.storage.doctor.findings import Finding as Finding
-    from panic_tda.storage.doctor.findings import Unchecked as Unchecked
-    from panic_tda.storage.doctor.kinds import KINDS as KINDS
-    from panic_tda.storage.doctor.repairs import Repair as Repair
-
-__getattr__, __dir__, __all__ = lazy_exports(
-    __name__,
-    {
-        "KINDS": "kinds",
-        "NAMED_IDS": "examining",
-        "Examination": "findings",
-        "Finding": "findings",
-        "Repair": "repairs",
-        "Unchecked": "findings",
-        "examine_database": "examining",
-        "plan_repairs": "examining",
-        "repair": "examining",
-    },
-)
+from panic_tda.storage.doctor.examining import examine_database as examine_database
+from panic_tda.storage.doctor.examining import plan_repairs as plan_repairs
+from panic_tda.storage.doctor.examining import repair as repair
+from panic_tda.storage.doctor.findings import Examination as Examination
+from panic_tda.storage.doctor.kinds import KINDS as KINDS
+from panic_tda.storage.doctor.repairs import Repair as Repair

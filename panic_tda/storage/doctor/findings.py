@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-_ID = re.compile(r"[0-9a-f]{32}", flags=re.ASCII)
+from panic_tda.storage.columns import are_ids
 
 
 @dataclass(frozen=True)
@@ -131,13 +130,8 @@ class Findings:
         return bool(self.limit) and len(items) >= self.limit
 
 
-def is_id(stored: object) -> bool:
-    """Return whether a stored value is an id: 32 lower-case hexadecimal digits, as text."""
-    return isinstance(stored, str) and _ID.fullmatch(stored) is not None
-
-
 def show_id(stored: Any) -> str:
     """Return an id with dashes; an invalid id as it is stored."""
-    if is_id(stored):
+    if are_ids([stored]):
         return str(UUID(stored))
     return stored if isinstance(stored, str) else f"{stored!r:.80}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
-from panic_tda.paths import expand_home, sqlite_uri
+from panic_tda.paths import find_database_file, sqlite_uri
 
 if TYPE_CHECKING:
     from panic_tda.storage.database import Database
@@ -41,7 +41,7 @@ class CompletionEntry(NamedTuple):
 def read_clustering_entries(target: str) -> list[CompletionEntry]:
     """Return the clusterings of a database, the latest first; an empty list if it cannot be read at once."""
     try:
-        path = _find_sqlite_path(target)
+        path = find_database_file(target)
         if path is None:
             return _read_server_clusterings(target)
         with _open_sqlite(path) as connection:
@@ -56,7 +56,7 @@ def read_clustering_entries(target: str) -> list[CompletionEntry]:
 def read_model_names(target: str) -> list[str]:
     """Return the embedding models of a database; an empty list if it cannot be read at once."""
     try:
-        path = _find_sqlite_path(target)
+        path = find_database_file(target)
         if path is None:
             return _read_server_models(target)
         with _open_sqlite(path) as connection:
@@ -72,13 +72,6 @@ def _parse_rows(rows: list[tuple[bytes, ...]]) -> Iterator[CompletionEntry]:
         with suppress(ValueError, TypeError, AttributeError):
             identity, model, created = (value.decode() for value in row)
             yield CompletionEntry(str(UUID(identity)), model, created[:16])
-
-
-def _find_sqlite_path(target: str) -> Path | None:
-    if "://" not in target:
-        return expand_home(target)
-    kind, _, rest = target.partition(":///")
-    return expand_home(rest.partition("?")[0]) if kind.partition("+")[0] == "sqlite" else None
 
 
 @contextmanager

@@ -193,9 +193,17 @@ def _stream_batches(
     dimensions = schema.field(VECTOR).type.list_size if VECTOR in schema.names else 0
     batch_rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // (FLOAT_BYTES * dimensions or 1)))
     first = n_missing = 0
-    stream = stream_rows(connection, query, batch_rows=batch_rows, batch_bytes=_BATCH_BYTES)
+    label = names.index("label")
+    stream = stream_rows(
+        connection,
+        query,
+        batch_rows=batch_rows,
+        batch_bytes=_BATCH_BYTES,
+        # The text of the medoid is repeated for each row.
+        count_more=lambda row: medoids.text_length(row[label]),
+    )
     # Closed explicitly: the traceback of an error keeps this frame alive, and with it the cursor.
-    with closing(stream), closing(_split_batches(stream, medoids, names.index("label"))) as batches:
+    with closing(stream) as batches:
         for rows in batches:
             stored = dict(zip(names, zip(*rows, strict=True), strict=True))
             with naming_damage(connection, query):
@@ -317,26 +325,6 @@ class _Medoids:
             .select_from(joined)
             .where(Cluster.result_key == select_key(self._clustering_id))
         )
-
-
-def _split_batches(
-    batches: Iterator[list[tuple[Any, ...]]], medoids: _Medoids, label_position: int
-) -> Generator[list[tuple[Any, ...]], None, None]:
-    """Split batches so that the texts of medoids, which each row repeats, stay below `_BATCH_BYTES`.
-
-    The label is the value at `label_position` of each row.
-    """
-    for rows in batches:
-        part: list[tuple[Any, ...]] = []
-        n_bytes = 0
-        for row in rows:
-            part.append(row)
-            n_bytes += medoids.text_length(row[label_position])
-            if n_bytes >= _BATCH_BYTES:
-                yield part
-                part, n_bytes = [], 0
-        if part:
-            yield part
 
 
 class _OutputModels:

@@ -18,6 +18,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from panic_tda.arrays.rows import slices
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.bulk import stream_columns, stream_rows
 from panic_tda.storage.cells import convert_integers, naming_damage, read_rows, row_locator
@@ -214,10 +215,10 @@ def stream_texts(connection: Connection, run_ids: Sequence[str]) -> Iterator[Run
     """
     run_id = sa.type_coerce(_invocation.c.run_id, sa.String)
     columns = (_invocation.c.sequence_number, _invocation.c.output_text, _invocation.c.model)
-    for first in range(0, len(run_ids), _RUNS):
+    for chunk in slices(len(run_ids), _RUNS):
         query = (
             sa.select(run_id, *columns)
-            .where(run_id.in_(run_ids[first : first + _RUNS]), _invocation.c.type == InvocationType.TEXT)
+            .where(run_id.in_(run_ids[chunk]), _invocation.c.type == InvocationType.TEXT)
             .order_by(run_id, _invocation.c.sequence_number)
         )
         batches = stream_rows(connection, query, batch_rows=_ROWS, batch_bytes=_TEXT_BYTES)

@@ -42,14 +42,6 @@ SCHEMA = pa.schema(
 )
 
 
-def has_tree(connection: Connection, clustering_id: UUID) -> bool:
-    """Return whether a clustering was stored with its tree."""
-    query = (
-        sa.select(ClusteringTree.part).where(ClusteringTree.result_key == select_key(clustering_id)).limit(1)
-    )
-    return connection.execute(query).first() is not None
-
-
 def read_tree(connection: Connection, clustering_id: UUID) -> SpanningTree | None:
     """Return the tree of a clustering, or None if it was stored without one.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from panic_tda.arrays.rows import slices
 from panic_tda.errors import DatabaseError
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.cells import row_locator
@@ -32,8 +33,8 @@ def locate_rows(connection: Connection, ids: BytesArray) -> list[Any]:
     names = [identity.decode("ascii", "replace") for identity in ids.tolist()]
     identity = sa.type_coerce(_embedding.c.id, sa.String)
     locators: dict[str, Any] = {}
-    for chunk in _split_chunks(names):
-        query = sa.select(identity, row_locator(connection, _embedding)).where(identity.in_(chunk))
+    for chunk in slices(len(names), _QUERY_IDS):
+        query = sa.select(identity, row_locator(connection, _embedding)).where(identity.in_(names[chunk]))
         locators |= dict(connection.execute(query).all())
     return [locators.get(name) for name in names]
 
@@ -83,11 +84,13 @@ def read_vectors_at(
     vectors = np.full((len(locators), dimensions), np.nan, dtype="<f4")
     # Read as bytes, because values of another length need not be vectors.
     stored = sa.type_coerce(_embedding.c.vector, sa.LargeBinary)
-    for chunk in _split_chunks(sorted(numbers)):
-        for locator, vector in connection.execute(sa.select(column, stored).where(column.in_(chunk))):
+    ascending = sorted(numbers)
+    for chunk in slices(len(ascending), _QUERY_IDS):
+        query = sa.select(column, stored).where(column.in_(ascending[chunk]))
+        for locator, vector in connection.execute(query):
             if isinstance(vector, bytes) and len(vector) == FLOAT_BYTES * dimensions:
                 vectors[numbers[locator]] = np.frombuffer(vector, dtype="<f4")
-        progress.advance(len(chunk))
+        progress.advance(chunk.stop - chunk.start)
     return vectors
 
 
@@ -111,8 +114,3 @@ def require_vectors(
             "embeddings were deleted; cluster again (panic-tda cluster-embeddings)"
         )
     return vectors
-
-
-def _split_chunks(values: list[Any]) -> Iterator[list[Any]]:
-    for first in range(0, len(values), _QUERY_IDS):
-        yield values[first : first + _QUERY_IDS]

@@ -5,8 +5,9 @@ Clusterings
     could not be saved to files, and `recovery` saves these files later.
 Imports
     `batches` defines the input (`pipeline_tables` reads it from a database of the pipeline). `additions` adds
-    rows with ids made from their content, `dumps` adds rows that have ids. `drift` counts vectors that differ
-    from stored ones, `times` converts times, and `import_summary` is the result.
+    rows with ids made from their content, `dumps` adds rows that have ids, and `row_additions` has what both
+    need. `drift` counts vectors that differ from stored ones, `times` converts times, and `import_summary` is
+    the result.
 Copies
     `copying` copies a database into a new one, table by table (`copied_tables`).
 """

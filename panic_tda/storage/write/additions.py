@@ -14,15 +14,15 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from panic_tda.storage.bulk import insert_new_rows, read_by_keys
+from panic_tda.storage.bulk import insert_new_rows
 from panic_tda.storage.cells import read_rows
-from panic_tda.storage.read.census import NAMED_IDS, stored_width
+from panic_tda.storage.read.census import NAMED_IDS
 from panic_tda.storage.schema.tables import Embedding, ExperimentConfig, Invocation, InvocationType, Run
 from panic_tda.storage.write.batches import EmbeddingBatch, RunKey, TextBatch
 from panic_tda.storage.write.drift import Drift
 from panic_tda.storage.write.import_summary import ImportSummary, LeftOut
-from panic_tda.storage.write.times import TIMES, UnknownTimes
-from panic_tda.wording import pluralize
+from panic_tda.storage.write.row_additions import RowAdditions, as_blobs
+from panic_tda.storage.write.times import TIMES
 
 _experiment = ExperimentConfig.__table__
 _run = Run.__table__
@@ -56,31 +56,22 @@ class _ExperimentChange:
     length: int = 1
 
 
-class Additions:
-    """The additions of one import: batches are written inside one transaction, and their rows counted.
-
-    Parameters
-    ----------
-    connection : Connection
-        From `Database.writing`: all rows are added, or none.
-    """
+class Additions(RowAdditions):
+    """The additions of one import: batches are written inside one transaction, and their rows counted."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+        super().__init__(connection)
         self._runs: dict[RunKey, _KnownRun] = {}
         self._changes: dict[UUID, _ExperimentChange] = {}
         self._new_experiment: UUID | None = None
-        self._widths: dict[str, int] = {}
-        self._times = UnknownTimes(connection)
-        self._n_rows = self._n_runs = self._n_invocations = self._n_embeddings = 0
         self._n_invalid = 0
         self._first_invalid: list[str] = []
         self._drift: dict[str, Drift] = {}
 
     def add(self, batch: EmbeddingBatch) -> None:
         """Write one batch."""
-        if len(batch.places):
-            self._require_width(batch)
+        if len(batch.places) and (problem := self._describe_other_width(batch.model, batch.vectors.shape[1])):
+            batch.refuse(0, problem)
         self._n_invalid += len(batch.invalid)
         for row, problem in batch.invalid[: NAMED_IDS - len(self._first_invalid)]:
             self._first_invalid.append(f"{batch.path}, row {row} (counted from 0): {problem}")
@@ -94,8 +85,7 @@ class Additions:
     def find_stored_runs(self, keys: Iterable[RunKey]) -> list[RunKey]:
         """Return those keys whose run is in the database already, in the order of `keys`."""
         by_id = {UUID(run_id(key)): key for key in keys}
-        query = sa.select(_run.c.id).where(_run.c.id.in_(list(by_id)))
-        stored_ids = {identity for (identity,) in read_rows(self._connection, query)}
+        stored_ids = {identity for (identity,) in self._select(sa.select(_run.c.id), _run.c.id, list(by_id))}
         return [key for identity, key in by_id.items() if identity in stored_ids]
 
     def find_runs_with_text(self, key: RunKey, number: int, text: str) -> set[str]:
@@ -107,7 +97,7 @@ class Additions:
             _make_invocation_id(run.hex, number): run.hex for (run,) in read_rows(self._connection, query)
         }
         stored = self._read_outputs(list(runs))
-        return {runs[invocation] for invocation, (stored_text, _) in stored.items() if stored_text == text}
+        return {runs[invocation] for invocation, (_, stored_text, _) in stored.items() if stored_text == text}
 
     def read_first_texts(self, keys: Iterable[RunKey]) -> dict[str, tuple[int, str]]:
         """Return the first sequence number and text, by run id, of all runs with these seeds and prompts."""
@@ -122,11 +112,10 @@ class Additions:
             .limit(1)
         )
         texts: dict[str, tuple[int, str]] = {}
-        for chunk in chunks(origins):
-            has_origin = sa.tuple_(_run.c.seed, _run.c.initial_prompt).in_(chunk)
-            for (run,) in read_rows(self._connection, sa.select(_run.c.id).where(has_origin)):
-                for number, text in read_rows(self._connection, first.where(_invocation.c.run_id == run)):
-                    texts[run.hex] = number, text
+        origin = sa.tuple_(_run.c.seed, _run.c.initial_prompt)
+        for (run,) in self._select(sa.select(_run.c.id), origin, origins):
+            for number, text in read_rows(self._connection, first.where(_invocation.c.run_id == run)):
+                texts[run.hex] = number, text
         return texts
 
     def count_stored_texts(self, batches: Iterable[TextBatch]) -> int | None:
@@ -159,13 +148,8 @@ class Additions:
     def summarize(self, n_files: int) -> ImportSummary:
         """Return the summary of the import, and log vectors that were left out or differ from stored ones."""
         self._log_warnings()
-        return ImportSummary(
-            n_files=n_files,
-            n_rows=self._n_rows,
-            n_new_embeddings=self._n_embeddings,
-            n_new_invocations=self._n_invocations,
-            n_new_runs=self._n_runs,
-            models=tuple(sorted(self._widths)),
+        return self._build_summary(
+            n_files,
             experiment_id=self._new_experiment,
             left_out=LeftOut(invalid_vectors=self._n_invalid),
             n_differing=sum(drift.count for drift in self._drift.values()),
@@ -181,30 +165,15 @@ class Additions:
         for model, drift in self._drift.items():
             _log.warning("%s: %s", model, drift.describe())
 
-    def _require_width(self, batch: EmbeddingBatch) -> None:
-        """Check that the vectors of a batch have the length of earlier vectors of their model."""
-        model, width = batch.model, batch.vectors.shape[1]
-        if model not in self._widths:
-            self._widths[model] = stored_width(self._connection, model) // 4 or width
-        if width != self._widths[model]:
-            batch.refuse(
-                0,
-                f"the vector has {width} {pluralize(width, 'dimension')}, "
-                f"those of {model} before it have {self._widths[model]}",
-            )
-
     def _find_runs(self, batch: EmbeddingBatch) -> None:
         """Look up the runs of a batch that are not known yet, and add those that are not in the database."""
         unknown_runs = {run_id(key): key for key in batch.runs if key not in self._runs}
         if not unknown_runs:
             return
         query = sa.select(_run.c.id, _run.c.max_length, _run.c.experiment_id)
-        for chunk in chunks(list(unknown_runs)):
-            ids = [UUID(identity) for identity in chunk]
-            for identity, length, experiment in read_rows(self._connection, query.where(_run.c.id.in_(ids))):
-                self._runs[unknown_runs.pop(identity.hex)] = _KnownRun(
-                    identity.hex, length, length, experiment
-                )
+        ids = [UUID(identity) for identity in unknown_runs]
+        for identity, length, experiment in self._select(query, _run.c.id, ids):
+            self._runs[unknown_runs.pop(identity.hex)] = _KnownRun(identity.hex, length, length, experiment)
         if unknown_runs:
             self._add_runs(unknown_runs, batch.model)
 
@@ -270,8 +239,7 @@ class Additions:
         if not len(batch.places):
             return
         name, model = batch.model, json.dumps(batch.model)
-        vectors = np.ascontiguousarray(batch.vectors, dtype="<f4")
-        blobs = vectors.view(f"V{4 * vectors.shape[1]}")[:, 0].tolist()
+        blobs = as_blobs(batch.vectors)
         times = self._times.stored("embedding")
         rows = [
             (_hash_text(f'["embedding", "{invocation}", {model}]'), vector, invocation, name, *times)
@@ -302,7 +270,7 @@ class Additions:
         """
         stored = self._read_by_id(_embedding, ("id", "vector"), [row[0] for row in rows])
         for index, (identity, vector, *_) in zip(batch.places.tolist(), rows, strict=True):
-            (stored_vector,) = stored[identity]
+            _, stored_vector = stored[identity]
             if stored_vector == vector:
                 continue
             if batch.texts[index] is None and not batch.names_runs:
@@ -314,15 +282,8 @@ class Additions:
             self._drift.setdefault(batch.model, Drift()).add(stored_vector, vector)
 
     def _read_outputs(self, ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
-        """Return the stored texts and types of invocations by id."""
+        """Return the ids, stored texts and types of invocations, by id."""
         return self._read_by_id(_invocation, ("id", "output_text", "type"), ids)
-
-    def _read_by_id(
-        self, table: Any, columns: Sequence[str], ids: Sequence[str]
-    ) -> dict[str, tuple[Any, ...]]:
-        """Return the other columns of stored rows by id, the first column."""
-        rows = read_by_keys(self._connection, table, columns, {"id": ids})
-        return {identity: tuple(values) for identity, *values in rows}
 
     def _record_changes(self, batch: EmbeddingBatch, runs: list[_KnownRun]) -> None:
         """Record the new length of each run, and the values to add to its experiment."""
@@ -369,7 +330,7 @@ def _explain_difference(stored: tuple[Any, ...], text: str | None, kind: str) ->
 
     An output without a text does not differ from a stored text.
     """
-    stored_text, stored_kind = stored
+    _, stored_text, stored_kind = stored
     if kind != stored_kind:
         return f"an output of type {stored_kind.lower()} is stored at this place, not {kind.lower()}"
     if text is None or text == stored_text:
@@ -396,14 +357,7 @@ def _hash_text(text: str) -> str:
     return sha256(text.encode()).hexdigest()[:32]
 
 
-def merge_lists(stored: list[Any], more: Iterable[Any]) -> list[Any]:
+def merge_lists(stored: Sequence[Any], more: Iterable[Any]) -> list[Any]:
     """Return a list of JSON values, extended by those of `more` that are not in it."""
-    known = {json.dumps(value): value for value in stored}
-    for value in more:
-        known.setdefault(json.dumps(value), value)
-    return list(known.values())
-
-
-def chunks(ids: Sequence[Any], size: int = 8192) -> Iterable[Sequence[Any]]:
-    """Split a sequence into chunks that fit into one SQL statement."""
-    return (ids[start : start + size] for start in range(0, len(ids), size))
+    known = set(map(json.dumps, stored))
+    return [*stored, *(value for value in more if json.dumps(value) not in known)]

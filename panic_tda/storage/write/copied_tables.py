@@ -15,7 +15,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.sql import Select
 
 from panic_tda.errors import DatabaseError
-from panic_tda.storage.bulk import are_ids
+from panic_tda.storage.columns import are_ids
 from panic_tda.storage.database import PIPELINE_TABLES, VERSION_TABLE, migrate
 from panic_tda.storage.schema.tables import Base, Id
 

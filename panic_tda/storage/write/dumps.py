@@ -10,10 +10,9 @@ Rows are looked up by their keys, some thousand at a time; no table is scanned.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -24,10 +23,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from panic_tda.storage.bulk import insert_new_rows, read_by_keys
-from panic_tda.storage.cells import read_rows
-from panic_tda.storage.read.census import NAMED_IDS, show_id, stored_width
+from panic_tda.storage.read.census import NAMED_IDS, show_id
 from panic_tda.storage.schema.tables import Embedding, ExperimentConfig, Invocation, Run
-from panic_tda.storage.write.additions import chunks
+from panic_tda.storage.write.additions import merge_lists
 from panic_tda.storage.write.batches import (
     PROMPT,
     DumpedEmbeddings,
@@ -37,8 +35,8 @@ from panic_tda.storage.write.batches import (
     refuse_row,
 )
 from panic_tda.storage.write.import_summary import REASONS, ImportSummary, LeftOut
-from panic_tda.storage.write.times import TIMES, UNKNOWN_TIME, UnknownTimes, as_stored
-from panic_tda.wording import pluralize
+from panic_tda.storage.write.row_additions import RowAdditions, as_blobs
+from panic_tda.storage.write.times import TIMES, UNKNOWN_TIME, as_stored
 
 _experiment = ExperimentConfig.__table__
 _run = Run.__table__
@@ -62,24 +60,15 @@ _NAME_INPUT = sa.text("UPDATE invocation SET input_invocation_id = :source WHERE
 _log = logging.getLogger(__name__)
 
 
-class DumpAdditions:
-    """The additions of one dump: experiments, runs, invocations and embeddings, inside one transaction.
-
-    Parameters
-    ----------
-    connection : Connection
-        From `Database.writing`: all rows are added, or none.
-    """
+class DumpAdditions(RowAdditions):
+    """The additions of one dump: experiments, runs, invocations and embeddings, inside one transaction."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._times = UnknownTimes(connection)
+        super().__init__(connection)
         self._seeds: dict[str, int] = {}
         self._prompts: set[str] = set()
-        self._widths: dict[str, int] = {}
         self._counts: dict[str, int] = defaultdict(int)
         self._examples: dict[str, list[str]] = defaultdict(list)
-        self._n_rows = self._n_runs = self._n_invocations = self._n_embeddings = 0
         self.lacks_inputs = False
         """True if invocations were stored without inputs that come later in the dump; see `add_inputs`."""
 
@@ -187,9 +176,9 @@ class DumpAdditions:
             for index in places:
                 self._count_example(reason, batch.ids[index])
             return
-        self._require_width(batch, batch.vectors.shape[1])
-        vectors = np.ascontiguousarray(batch.vectors, dtype="<f4")
-        blobs = vectors.view(f"V{4 * vectors.shape[1]}")[:, 0].tolist()
+        if problem := self._describe_other_width(batch.model, batch.vectors.shape[1]):
+            refuse_row(batch.path, batch.first_row, problem)
+        blobs = as_blobs(batch.vectors)
         stored = self._read_by_id(_embedding, _EMBEDDING, batch.ids)
         wanted = {batch.invocation_ids[index] for index in places if batch.ids[index] not in stored}
         present = self._find_invocations(wanted)
@@ -219,13 +208,8 @@ class DumpAdditions:
             if name != "prompts":
                 first = ", ".join(map(show_id, examples))
                 _log.warning(f"{_WARNINGS[name]}; the first: %s", self._counts[name], first)
-        return ImportSummary(
-            n_files=n_files,
-            n_rows=self._n_rows,
-            n_new_embeddings=self._n_embeddings,
-            n_new_invocations=self._n_invocations,
-            n_new_runs=self._n_runs,
-            models=tuple(sorted(self._widths)),
+        return self._build_summary(
+            n_files,
             experiment_id=None,
             left_out=LeftOut(**{name: self._counts[name] for name in REASONS}),
             n_differing=self._counts[_DIFFERS],
@@ -296,35 +280,12 @@ class DumpAdditions:
         named = (dict(zip(table.c.keys(), row, strict=True)) for row in rows)
         return {values["id"]: values for values in named}
 
-    def _read_by_id(
-        self, table: Any, columns: Sequence[str], ids: Iterable[str]
-    ) -> dict[str, tuple[Any, ...]]:
-        """Return columns of the rows with these ids, by id, the first column."""
-        rows = read_by_keys(self._connection, table, columns, {"id": list(ids)})
-        return {row[0]: tuple(row) for row in rows}
-
-    def _select(
-        self, query: sa.Select[Any], column: sa.ColumnElement[Any], values: Sequence[Any]
-    ) -> Iterator[Any]:
-        for chunk in chunks(values):
-            yield from read_rows(self._connection, query.where(column.in_(chunk)))
-
     def _find_input(self, source: str | None) -> str | None:
         """Return the input invocation, or None if the input is a prompt."""
         return None if source is None or self._is_prompt(source) else source
 
     def _is_prompt(self, identity: str) -> bool:
         return identity.startswith(PROMPT) or identity in self._prompts
-
-    def _require_width(self, batch: DumpedEmbeddings, width: int) -> None:
-        """Check that the vectors of a batch have the length of earlier vectors of their model."""
-        if batch.model not in self._widths:
-            self._widths[batch.model] = stored_width(self._connection, batch.model) // 4 or width
-        expected = self._widths[batch.model]
-        if width != expected:
-            dimensions = pluralize(width, "dimension")
-            problem = f"the vector has {width} {dimensions}, those of {batch.model} before it have {expected}"
-            refuse_row(batch.path, batch.first_row, problem)
 
     def _count_example(self, name: str, identity: str) -> None:
         self._counts[name] += 1
@@ -336,8 +297,7 @@ def _find_changes(stored: Mapping[str, Any], values: Mapping[str, Any]) -> dict[
     """Return the changed columns of a stored experiment when the values of a dump are added."""
     after: dict[str, Any] = {"max_length": max(stored["max_length"], values["max_length"])}
     for name in _EXPERIMENT_LISTS:
-        known = set(map(json.dumps, stored[name]))
-        after[name] = [*stored[name], *(value for value in values[name] if json.dumps(value) not in known)]
+        after[name] = merge_lists(stored[name], values[name])
     for name in TIMES:
         unknown = stored[name] in (None, UNKNOWN_TIME) and values[name] is not None
         after[name] = values[name] if unknown else stored[name]

@@ -280,11 +280,8 @@ def drop_rows(
         n_outliers=int((labels == OUTLIER).sum()),
         largest_cluster_size=largest_cluster_size(labels),
     )
-    return FinishedClustering(
-        id=finished.id,
-        embedding_model=finished.embedding_model,
-        started_at=finished.started_at,
-        completed_at=finished.completed_at,
+    return replace(
+        finished,
         record=record,
         ids=finished.ids[present],
         labels=labels,
@@ -293,6 +290,8 @@ def drop_rows(
         persistence={
             label: value for label, value in finished.persistence.items() if label in remaining_labels
         },
+        medoid_copies={},
+        tree=None,
     )
 
 
