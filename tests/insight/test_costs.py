@@ -101,7 +101,7 @@ def test_parts_of_real_rows_are_fitted_as_all_will_be(backend: str, monkeypatch:
 
 def test_all_rows_are_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seven fits of some rows of each of many small models took most of the time of a plan."""
-    asked = ClusteringParameters(min_samples=3)
+    parameters = ClusteringParameters(min_samples=3)
     n_rows = []
     fit = costs.cluster_rows
     monkeypatch.setattr(
@@ -109,11 +109,11 @@ def test_all_rows_are_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
         "cluster_rows",
         lambda part, *rest, **named: (n_rows.append(len(part)), fit(part, *rest, **named))[1],
     )
-    placement = choose_placement(asked, 50, 16)
-    found = measure(rows(50), asked, placement, are_all=True, start=0.25, progress=Silent())
+    placement = choose_placement(parameters, 50, 16)
+    costs_of_rows = measure(rows(50), parameters, placement, are_all=True, start=0.25, progress=Silent())
     assert n_rows == [50]
-    spent = sum(seconds / found.cores[phase] for phase, seconds in found.work[50].items())
-    assert found.predict(50) == pytest.approx(0.25 + spent)
+    spent = sum(seconds / costs_of_rows.cores[phase] for phase, seconds in costs_of_rows.work[50].items())
+    assert costs_of_rows.predict(50) == pytest.approx(0.25 + spent)
 
 
 def test_a_start_that_is_known_is_not_measured_again() -> None:

@@ -277,7 +277,8 @@ def test_what_does_not_fit_into_memory_is_not_in_time(
 ) -> None:
     file = upgraded(FieldSpec(runs=40))
     monkeypatch.setattr(placement, "host_memory", lambda: (1 << 40, 1 << 20))
-    plan = plan_clustering(file.database, ["Nomic"], downsamples=[1, 10], within=1e6)
+    parameters = ClusteringParameters(backend="sklearn")
+    plan = plan_clustering(file.database, ["Nomic"], parameters=parameters, downsamples=[1, 10], within=1e6)
     all_rows, part = plan.models[0].plans
     assert all_rows.seconds is not None
     assert "but 1 MiB are available" in (all_rows.reason or "")

@@ -70,16 +70,16 @@ def test_a_long_query_is_no_wait(
 
 
 @contextmanager
-def frozen(other: psycopg.Connection[Any]) -> Iterator[None]:
+def frozen(locking_connection: psycopg.Connection[Any]) -> Iterator[None]:
     """Stop the server's process that waits for a lock, if it is ours to stop, and let the lock go."""
     query = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-    ((pid,),) = other.execute(query).fetchall()
+    ((pid,),) = locking_connection.execute(query).fetchall()
     comm = Path(f"/proc/{pid}/comm")
     is_local = os.geteuid() == 0 and comm.exists() and comm.read_text().startswith("postgres")
     if is_local:
         os.kill(pid, signal.SIGSTOP)
     try:
-        other.rollback()
+        locking_connection.rollback()
         yield
     finally:
         if is_local:
