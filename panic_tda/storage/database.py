@@ -340,6 +340,11 @@ def schema_version(connection: Connection) -> str | None:
     return None if version is None else str(version)
 
 
+def count_rows(connection: Connection, table: str) -> int:
+    """Return the number of rows of a table."""
+    return int(connection.execute(sa.select(sa.func.count()).select_from(sa.table(table))).scalar_one())
+
+
 def lock_for_saving(connection: Connection) -> None:
     """Lock the database against saving by others until this transaction ends; SQLite has locked it already.
 

@@ -12,7 +12,14 @@ from sqlalchemy.engine import Connection
 
 from panic_tda.errors import DatabaseError, NeedsUpgrade
 from panic_tda.storage import pgvector
-from panic_tda.storage.database import SCHEMA_VERSION, VERSION_TABLE, Database, migrate, schema_version
+from panic_tda.storage.database import (
+    SCHEMA_VERSION,
+    VERSION_TABLE,
+    Database,
+    count_rows,
+    migrate,
+    schema_version,
+)
 from panic_tda.wording import format_bytes
 
 CLUSTERING_TABLES = ("clusteringresult", "cluster", "embeddingcluster", "clusteringtree")
@@ -181,7 +188,7 @@ def _build_plan(database: Database, connection: Connection) -> UpgradePlan:
     present = set(inspector.get_table_names())
     # The clustering tables of an earlier version of panic_tda are not dropped.
     ours = CLUSTERING_TABLES if version is None else ()
-    dropped = tuple((table, _count_rows(connection, table)) for table in ours if table in present)
+    dropped = tuple((table, count_rows(connection, table)) for table in ours if table in present)
     has_indexes = version is not None and version >= "0002"
     created = [f"table {table}" for table in ours]
     created += [] if has_indexes else [f"index {index}" for index in INDEXES]
@@ -192,8 +199,8 @@ def _build_plan(database: Database, connection: Connection) -> UpgradePlan:
         created.append(f"function {pgvector.LENGTH_FUNCTION}")
     index_bytes = 0
     if not has_indexes:
-        index_bytes = _BYTES_PER_EMBEDDING * _count_rows(connection, "embedding")
-        index_bytes += _BYTES_PER_INVOCATION * _count_rows(connection, "invocation")
+        index_bytes = _BYTES_PER_EMBEDDING * count_rows(connection, "embedding")
+        index_bytes += _BYTES_PER_INVOCATION * count_rows(connection, "invocation")
     needed = _SPARE_BYTES + _COPIES * index_bytes + _DROPPED_BYTES_PER_ROW * sum(rows for _, rows in dropped)
     folder = _find_sorting_folder() if index_bytes and database.path else None
     is_elsewhere = folder is not None and not _is_same_disk(folder, database)
@@ -232,7 +239,3 @@ def _find_sorting_folder() -> Path | None:
 def _is_same_disk(folder: Path, database: Database) -> bool:
     assert database.path is not None
     return folder.stat().st_dev == database.path.parent.stat().st_dev
-
-
-def _count_rows(connection: Connection, table: str) -> int:
-    return int(connection.execute(sa.select(sa.func.count()).select_from(sa.table(table))).scalar_one())

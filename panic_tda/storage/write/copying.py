@@ -36,6 +36,7 @@ from panic_tda.storage.cells import find_damaged, read_rows
 from panic_tda.storage.database import (
     COPY_TABLE,
     Database,
+    count_rows,
     lock_for_saving,
     open_database,
     schema_version,
@@ -165,7 +166,7 @@ def _compare_complete(
         if not present or COPY_TABLE in present:
             return None
         if all(
-            table.name in present and _count_rows(copied, table) == _count_rows(reader, table)
+            table.name in present and count_rows(copied, table.name) == count_rows(reader, table.name)
             for table in tables
         ):
             with contextlib.suppress(DatabaseError):
@@ -174,11 +175,6 @@ def _compare_complete(
             f"{target} holds something else already (table {min(present)} and others); a copy goes into a "
             "database without tables, or goes on in an unfinished copy"
         )
-
-
-def _count_rows(connection: Connection, table: CopiedTable) -> int:
-    counted = sa.select(sa.func.count()).select_from(sa.table(table.name))
-    return int(connection.execute(counted).scalar_one())
 
 
 def _read_states(source: Database, target: Database) -> dict[str, tuple[list[Any], int]]:
@@ -236,7 +232,7 @@ class _TableCopier:
         """Copy the rows after a position; `n_rows` rows were copied before."""
         self._position, self._n_rows, self._reader = position, n_rows, reader
         table, began = self._table, time.monotonic()
-        self._progress.phase(f"copy {table.name}", total=_count_rows(reader, table))
+        self._progress.phase(f"copy {table.name}", total=count_rows(reader, table.name))
         self._progress.advance(n_rows)
         self._n_keys = len(table.order_columns(reader))
         n_bytes = 0
@@ -324,7 +320,7 @@ def _compare(reader: Connection, copy: Connection, table: CopiedTable, progress:
 def checksum(connection: Connection, table: CopiedTable, progress: Progress | None = None) -> TableSummary:
     """Count the rows of a table and sum their hashes, as the docstring of this module defines."""
     progress = progress or Silent()
-    progress.phase(f"check {table.name}", total=_count_rows(connection, table))
+    progress.phase(f"check {table.name}", total=count_rows(connection, table.name))
     encode = json.JSONEncoder(separators=(",", ":"), default=_encode_bytes).encode
     n_rows = total = 0
     batches = stream_rows(

@@ -19,7 +19,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from panic_tda.storage.bulk import stream_rows
-from panic_tda.storage.database import NEWER_TABLES, Database
+from panic_tda.storage.database import NEWER_TABLES, Database, count_rows
 from panic_tda.storage.read.census import FLOAT_BYTES
 from panic_tda.storage.write.batches import refuse_row
 
@@ -50,9 +50,8 @@ def read_layout(database: Database) -> dict[str, tuple[pa.Schema, int]]:
                 # Not by SQLAlchemy's inspection, which warns of each unknown declared type.
                 rows = connection.exec_driver_sql(f"SELECT name FROM pragma_table_info('{table}')")
                 names = [name for (name,) in rows if name in _COLUMNS]
-                count = sa.select(sa.func.count()).select_from(sa.table(table))
                 schema = pa.schema([(name, _COLUMNS[name]) for name in names])
-                layout[table] = schema, int(connection.execute(count).scalar_one())
+                layout[table] = schema, count_rows(connection, table)
     return layout
 
 
