@@ -130,6 +130,21 @@ def test_a_label_of_no_cluster_is_named(
     assert re.search(r"table embeddingcluster, column label, row \S*", result.output), result.output
 
 
+@pytest.mark.parametrize("value", [float("-inf"), 1.5])
+def test_a_sequence_number_that_is_no_integer_costs_the_plan_of_its_models(
+    damaged: Callable[..., Path], value: float
+) -> None:
+    path = damaged("invocation", "sequence_number", value)
+    result = run(path, "plan-clustering", "--downsample", "2", "--json")
+    assert result.exit_code == 0, result.output
+    reasons = {
+        model["embedding_model"]: model["plans"][0]["reason"] or ""
+        for model in json.loads(result.stdout)["models"]
+    }
+    assert "table invocation, column sequence_number, row " in reasons[MODEL]
+    assert "sequence_number" not in reasons[damaged_cells.OF_DUMP]
+
+
 @pytest.mark.parametrize("words", [("show-clustering",), ("show-clustering", "--json")])
 def test_a_cluster_whose_label_no_row_has_ends_no_command(
     damaged: Callable[..., Path], words: tuple[str, ...]

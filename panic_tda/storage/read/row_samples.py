@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 from panic_tda.arrays.rows import has_direction
 from panic_tda.storage import cells
 from panic_tda.storage.bulk import stream_rows
-from panic_tda.storage.cells import row_locator
+from panic_tda.storage.cells import convert_integers, naming_damage, row_locator
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.census import FLOAT_BYTES, ModelCensus
 from panic_tda.storage.read.vectors_by_id import read_vectors_at
@@ -145,10 +145,12 @@ def _look_up(connection: Connection, census: ModelCensus, downsample: int, runs:
     )
     numbers = {name: number for number, name in enumerate(runs)}
     rows = [row for batch in stream_rows(connection, query, batch_rows=_BATCH_ROWS) for row in batch]
+    with naming_damage(connection, query):
+        indexes = convert_integers([index for _, _, index in rows])
     return _SampleRows(
         locators=[locator for locator, _, _ in rows],
         runs=np.array([numbers[name] for _, name, _ in rows], dtype=np.int64),
-        indexes=np.array([index for _, _, index in rows], dtype=np.int64),
+        indexes=indexes,
     )
 
 
