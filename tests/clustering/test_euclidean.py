@@ -75,7 +75,7 @@ def fit_tree(rows: np.ndarray, min_samples: int, **how: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", DATA)
-@pytest.mark.parametrize("tile_rows", [32, 64, None])
+@pytest.mark.parametrize("tile_rows", [48, None])
 def test_the_tree_is_that_of_the_definition(name: str, tile_rows: int | None) -> None:
     tree, rows, weights = fit_tree(DATA[name](), 5, tile_rows=tile_rows, threads=2)
     oracle = reference.spanning_tree(np.repeat(rows, weights, axis=0), 5, FLOOR)
