@@ -43,6 +43,8 @@ class Placement:
         Bytes that the backend should use at most, in addition to the rows.
     work_dir : Path or None
         Folder for temporary files with the data above that limit; None is the temporary folder.
+    keep_neighbours : int
+        As of `FitOptions`.
     """
 
     backend: Backend
@@ -50,6 +52,7 @@ class Placement:
     rows_on_device: bool
     memory_limit: int | None = None
     work_dir: Path | None = None
+    keep_neighbours: int = 0
 
     def bring(self, vectors: Array) -> Array:
         """Return the rows in the memory that the backend needs; copy them only if they are elsewhere."""
@@ -58,9 +61,13 @@ class Placement:
         return device.upload(vectors) if self.rows_on_device else to_host(vectors)
 
     def options(
-        self, effective: EffectiveParameters, progress: Progress, checkpoint: Checkpoint | None
+        self,
+        effective: EffectiveParameters,
+        n_rows: int,
+        progress: Progress,
+        checkpoint: Checkpoint | None = None,
     ) -> FitOptions:
-        """Return the options of the fit for the backend."""
+        """Return the options of the fit of `n_rows` rows for the backend."""
         return FitOptions(
             min_samples=effective.min_samples,
             distance_floor=effective.distance_floor,
@@ -69,6 +76,7 @@ class Placement:
             memory_limit=self.memory_limit,
             work_dir=self.work_dir,
             on_device=self.on_device,
+            keep_neighbours=min(self.keep_neighbours, n_rows),
         )
 
 
@@ -79,6 +87,7 @@ def choose_placement(
     *,
     memory_limit: int | None = None,
     work_dir: Path | None = None,
+    keep_neighbours: int = 0,
 ) -> Placement:
     """Choose the backend for a matrix, and the memory for its rows.
 
@@ -92,6 +101,8 @@ def choose_placement(
         Bytes that the backend should use at most, in addition to the rows.
     work_dir : Path, optional
         Folder for temporary files with the data above that limit.
+    keep_neighbours : int, optional
+        Largest `min_samples` of later trees; see `FitOptions`.
 
     Raises
     ------
@@ -101,17 +112,17 @@ def choose_placement(
     # The check imports CuPy, which takes seconds; skip it if the named backend cannot use a device.
     wants_device = requested.backend not in backends.ON_HOST
     reason = cuda.unavailable_reason() if wants_device else None
-    has_device = wants_device and reason is None
+    has_device, shape = wants_device and reason is None, (n_rows, n_features)
     if reason is not None and requested.backend == backends.AUTO:
         backends.log_once(f"no CUDA device is used: {reason}")
     try:
-        placement = _place(requested, (n_rows, n_features), memory_limit, on_device=has_device)
+        placement = _place(requested, shape, memory_limit, keep_neighbours, on_device=has_device)
     except UnsupportedOnBackend as refusal:
         if requested.backend != backends.AUTO or not has_device:
             raise
         # As if the user had set `--devices none`.
         _log.info("%s; trying in host memory", refusal)
-        placement = _place(requested, (n_rows, n_features), memory_limit, on_device=False)
+        placement = _place(requested, shape, memory_limit, keep_neighbours, on_device=False)
     return replace(placement, work_dir=work_dir)
 
 
@@ -123,6 +134,7 @@ def choose_fallback(
     reason: str,
     memory_limit: int | None = None,
     work_dir: Path | None = None,
+    keep_neighbours: int = 0,
 ) -> Placement:
     """Choose `tiled` for a matrix on which the backend that "auto" chose has failed, and log the reason.
 
@@ -130,7 +142,14 @@ def choose_fallback(
     """
     _log.warning("%s; falling back to backend tiled", reason)
     exact = replace(requested, exact=True)
-    return choose_placement(exact, n_rows, n_features, memory_limit=memory_limit, work_dir=work_dir)
+    return choose_placement(
+        exact,
+        n_rows,
+        n_features,
+        memory_limit=memory_limit,
+        work_dir=work_dir,
+        keep_neighbours=keep_neighbours,
+    )
 
 
 def require_host_memory(
@@ -154,7 +173,7 @@ def require_host_memory(
     """
     if placement.on_device:
         return
-    options = placement.options(requested.resolve(shape[0]), Silent(), None)
+    options = placement.options(requested.resolve(shape[0]), shape[0], Silent())
     needed, limit = placement.backend.bytes_needed(*shape, options), placement.memory_limit
     if limit is not None and placement.backend.name not in backends.ON_HOST:
         # Data above the limit go into files: the rows, the lists, or both.
@@ -184,7 +203,12 @@ def missing_memory(backend: str, needed: int, work_dir: Path | None) -> str | No
 
 
 def _place(
-    requested: ClusteringParameters, shape: tuple[int, int], memory_limit: int | None, *, on_device: bool
+    requested: ClusteringParameters,
+    shape: tuple[int, int],
+    memory_limit: int | None,
+    keep_neighbours: int,
+    *,
+    on_device: bool,
 ) -> Placement:
     effective = requested.resolve(shape[0])
     options = FitOptions(
@@ -193,6 +217,7 @@ def _place(
         memory_limit=memory_limit,
         on_device=on_device,
         exact=requested.exact,
+        keep_neighbours=min(keep_neighbours, shape[0]),
     )
     backend = backends.select_backend(requested.backend, shape, options)
     return Placement(
@@ -200,4 +225,5 @@ def _place(
         on_device=on_device and backend.name not in backends.ON_HOST,
         rows_on_device=backend.rows_on_device(*shape, options),
         memory_limit=memory_limit,
+        keep_neighbours=keep_neighbours,
     )

@@ -77,6 +77,9 @@ class FitOptions:
         memory are always processed on the device.
     exact : bool
         "auto" skips backends whose tree is not that of the complete graph.
+    keep_neighbours : int
+        Largest `min_samples` of later trees. Above 0, an exact backend builds the tree of
+        `tree_min_samples`, and returns neighbour lists with it; other backends ignore it.
     """
 
     min_samples: int
@@ -87,6 +90,12 @@ class FitOptions:
     work_dir: Path | None = None
     on_device: bool = False
     exact: bool = False
+    keep_neighbours: int = 0
+
+    @property
+    def tree_min_samples(self) -> int:
+        """Return the `min_samples` of the tree of an exact backend."""
+        return max(self.min_samples, self.keep_neighbours)
 
 
 class Backend(Protocol):
@@ -127,7 +136,7 @@ class Backend(Protocol):
         -------
         SpanningTree
             n - 1 edges over these rows, with the core distance of every row. All heights must be computed
-            consistently: the same distance has the same height on every edge.
+            consistently: the same distance has the same height on every edge, and in the neighbour lists.
         """
 
 

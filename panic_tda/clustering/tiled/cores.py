@@ -32,14 +32,16 @@ import numpy as np
 
 from panic_tda.arrays.namespace import squared_lengths, take_slice, to_host
 from panic_tda.arrays.rows import slices
+from panic_tda.clustering.neighbour_graph import fill_lists
 from panic_tda.clustering.phases import CORE_DISTANCES
 from panic_tda.clustering.tiled import margins
+from panic_tda.clustering.tiled.nearer_rows import fill_from_lists
 
 if TYPE_CHECKING:
     from panic_tda.clustering.tiled.contract import Kernels, Lists, Space
     from panic_tda.clustering.tiled.workers import Workers
     from panic_tda.progress import Progress
-    from panic_tda.types import Array, ArrayModule, FloatArray, IntArray
+    from panic_tda.types import Array, ArrayModule, FloatArray, IntArray, NeighbourLists
 
 _BATCH_ROWS, _BATCH_NEAREST = 256, 1 << 16
 """Largest number of rows per batch, and of neighbours that a batch keeps; a batch has at least one row."""
@@ -68,6 +70,7 @@ def core_distances(
     floor: float,
     team: Workers,
     progress: Progress,
+    nearer: NeighbourLists | None = None,
 ) -> Cores:
     """Measure the distance of every row to its `min_samples`-th nearest row, itself and copies counted.
 
@@ -87,6 +90,8 @@ def core_distances(
         Threads.
     progress : Progress
         Told the work.
+    nearer : NeighbourLists, optional
+        Lists without entries, of this `min_samples`, to fill with the rows nearer than the core distance.
 
     Returns
     -------
@@ -102,14 +107,20 @@ def core_distances(
         space.kernels.cores_from_lists(
             space, weights, lists, rows, min_samples=min_samples, floor=floor, out=(cores, again)
         )
+        if nearer is not None:
+            fill_from_lists(space, lists, rows, cores[rows], ~again[rows], floor=floor, out=nearer)
 
     team.chunks(chunk, n, progress=progress)
     flagged = np.flatnonzero(again)
 
     def batch(chosen: slice) -> None:
         rows = flagged[chosen]
-        distances = _among_all(space, weights, rows, min_samples - weights[rows], cores[rows])
-        cores[rows] = np.maximum(distances, floor)
+        nearest = _among_all(space, weights, rows, min_samples - weights[rows], cores[rows])
+        cores[rows] = np.maximum(nearest.cores, floor)
+        if nearer is not None:
+            values = np.maximum(nearest.values, floor)
+            near = values < cores[rows][nearest.owners]
+            fill_lists(nearer, rows[nearest.owners[near]], nearest.rows[near], values[near])
 
     team.chunks(batch, len(flagged), largest=_batch_rows(min_samples))
     return Cores(cores, len(flagged))
@@ -139,28 +150,31 @@ class _Nearest:
     cores : (m,) float64
         For each row that asks, the distance from which on nothing matters any more; in the end, its core
         distance.
+    owners, rows, values : (pairs,) int64, int64, float64
+        The numbers of the rows that ask, the rows that they met, and their distances.
     """
 
     def __init__(self, cores: FloatArray, missing: IntArray) -> None:
         self.cores, self._missing = cores, missing
-        self._owners, self._weights = np.empty((2, 0), dtype=np.int64)
-        self._values = np.empty(0)
+        self.owners, self.rows, self._weights = np.empty((3, 0), dtype=np.int64)
+        self.values = np.empty(0)
 
-    def meet(self, owners: IntArray, values: FloatArray, weights: IntArray) -> None:
-        """Look at distances of further rows, with the numbers of those that ask and their own weights."""
+    def meet(self, owners: IntArray, rows: IntArray, values: FloatArray, weights: IntArray) -> None:
+        """Look at further rows, their distances and weights, with the numbers of those that ask."""
         near = np.flatnonzero(values < self.cores[owners])
         if not len(near):
             return
-        owners, values, weights = (
+        owners, rows, values, weights = (
             np.concatenate([before, new[near]])
             for before, new in (
-                (self._owners, owners),
-                (self._values, values),
+                (self.owners, owners),
+                (self.rows, rows),
+                (self.values, values),
                 (self._weights, weights),
             )
         )
         order = np.lexsort((values, owners))
-        owners, values, weights = owners[order], values[order], weights[order]
+        owners, rows, values, weights = owners[order], rows[order], values[order], weights[order]
         total = np.cumsum(weights)
         before = total - weights
         before -= before[np.searchsorted(owners, owners)]
@@ -168,16 +182,13 @@ class _Nearest:
         last = (before < missing) & (before + weights >= missing)
         self.cores[owners[last]] = values[last]
         contributing = np.flatnonzero(before < missing)
-        self._owners, self._values, self._weights = (
-            owners[contributing],
-            values[contributing],
-            weights[contributing],
-        )
+        self.owners, self.rows = owners[contributing], rows[contributing]
+        self.values, self._weights = values[contributing], weights[contributing]
 
 
 def _among_all(
     space: Space, weights: IntArray, rows: IntArray, missing: IntArray, cores: FloatArray
-) -> FloatArray:
+) -> _Nearest:
     """Measure core distances of some rows, of which `cores` are upper bounds, among all other rows."""
     xp, dense = space.xp, False
     batch, nearest = space.take(xp.asarray(rows)), _Nearest(cores, missing)
@@ -195,8 +206,8 @@ def _among_all(
         j = j + tile.start
         others = np.flatnonzero(rows[i] != j)
         i, j = i[others], j[others]
-        nearest.meet(i, space.kernels.distances(space, rows[i], j), weights[j])
-    return nearest.cores
+        nearest.meet(i, j, space.kernels.distances(space, rows[i], j), weights[j])
+    return nearest
 
 
 def _squares(batch: Array, columns: Array) -> Array:
