@@ -142,6 +142,7 @@ def test_density_is_that_of_show_density(plain_page: Path, opened: Open) -> None
         assert [float(row["outlier share"]) for row in rows] == [one["outlier_share"] for one in said[name]]
         assert [int(row["rows"]) for row in rows] == [one["n_rows"] for one in said[name]]
     for title, name in (
+        ("Outliers by min_samples", "by_min_samples"),
         ("Outliers by smallest cluster size", "by_min_cluster_size"),
         ("Outliers by epsilon", "by_epsilon"),
     ):
