@@ -341,12 +341,14 @@ class TiledBackend:
         n_threads: int,
     ) -> int:
         (n, d), min_samples = shape, options.tree_min_samples
-        kept = list_bytes(min_samples) if options.keep_neighbours else 0
+        nearer_bytes = list_bytes(min_samples) if options.keep_neighbours else 0
         length = neighbours.list_length(n, min_samples)
         buffers = work.buffer_bytes(self.settings.tile_rows or work.TILE_ROWS, d)
         # One pass after the other: what each takes for its tiles is gone when the next begins.
         buffers = max(buffers, batch_bytes(work, d, min_samples) if length < n - 1 else 0)
-        return int(n * (work.list_bytes(length) + kept + coordinate_bytes + _ROW_BYTES) + n_threads * buffers)
+        return int(
+            n * (work.list_bytes(length) + nearer_bytes + coordinate_bytes + _ROW_BYTES) + n_threads * buffers
+        )
 
     def _joined(
         self,

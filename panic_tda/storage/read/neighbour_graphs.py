@@ -78,9 +78,8 @@ def require_graph(connection: Connection, clustering_id: UUID, record: Clusterin
     n_rows, n_assigned = len(graph.height) + 1, count_assignments(connection, clustering_id)
     if n_assigned != n_rows:
         raise NoTree(
-            f"the neighbour lists of clustering {clustering_id} have {n_rows} rows, and {n_assigned} "
-            "assignments are there: embeddings were deleted since; cluster again "
-            "(panic-tda cluster-embeddings)"
+            f"the neighbour lists of clustering {clustering_id} do not match its assignments ({n_rows} and "
+            f"{n_assigned}): embeddings were deleted since; cluster again (panic-tda cluster-embeddings)"
         )
     return graph
 
