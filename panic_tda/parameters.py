@@ -324,7 +324,9 @@ class Resources:
             _require(is_possible, "work_dir", allowed, self.work_dir)
         for name in ("checkpoints", "discard_checkpoints", "keep_tree"):
             _require_bool(name, getattr(self, name))
-        _require_count(0, "keep_neighbours", "a whole number; 0 stores none", self.keep_neighbours)
+        _require_count(
+            0, "keep_neighbours", "a whole number of at least 0 (0 stores none)", self.keep_neighbours
+        )
         if self.devices is not None:
             allowed = "a tuple of device numbers such as (0, 1)"
             _require(isinstance(self.devices, (tuple, list)), "devices", allowed, repr(self.devices))

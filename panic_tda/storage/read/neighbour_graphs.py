@@ -24,7 +24,7 @@ from panic_tda.storage.read.assignments import count_assignments
 from panic_tda.types import NeighbourLists, SpanningTree
 
 if TYPE_CHECKING:
-    from panic_tda.types import IntArray
+    from panic_tda.types import FloatArray, IntArray
 
 FIRST_PART = trees.MOST_PARTS
 """Number of the first part; the parts of the tree have smaller numbers."""
@@ -90,6 +90,8 @@ def explain_missing(record: ClusteringRecord) -> str:
         return "they were deleted since; cluster again (panic-tda cluster-embeddings)"
     if record.recut_of is not None:
         return f"it was cut from clustering {record.recut_of}, which may have them: name that one"
+    if max(record.min_cluster_size, record.min_samples) > record.n_embeddings:
+        return "it has fewer embeddings than min_cluster_size or min_samples, and so no tree"
     if not record.exact:
         return (
             f"backend {record.backend} has none; cluster again with an exact backend (panic-tda "
@@ -117,7 +119,7 @@ def as_graph(table: pa.Table) -> SpanningTree:
     original, lists = table.column("original"), table.column("neighbours").combine_chunks()
     lists = lists.combine_chunks() if isinstance(lists, pa.ChunkedArray) else lists
     entries = lists.flatten()
-    if original.null_count or lists.null_count or entries.null_count:
+    if any(column.null_count for column in (original, lists, entries, *entries.flatten())):
         raise ValueError("a value of its lists is missing")
     originals = original.to_numpy().astype(np.int64)
     n, counts = len(originals), lists.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
@@ -144,9 +146,7 @@ def as_graph(table: pa.Table) -> SpanningTree:
     )
 
 
-def require_meaning(
-    cores: np.ndarray[tuple[int], np.dtype[np.float64]], lists: NeighbourLists, owner: IntArray, at: IntArray
-) -> None:
+def require_meaning(cores: FloatArray, lists: NeighbourLists, owner: IntArray, at: IntArray) -> None:
     """Check neighbour lists against each other and the core distances, (n,).
 
     Parameters
