@@ -292,7 +292,11 @@ def _describe_error(error: Exception, census: ModelCensus) -> str:
 def _place_and_cluster(job: _Job, census: ModelCensus) -> ModelOutcome:
     shape = census.n_usable, census.width // FLOAT_BYTES
     folder = job.work_dir(census.model)
-    limits: dict[str, Any] = {"memory_limit": job.resources.memory_limit, "work_dir": folder}
+    limits: dict[str, Any] = {
+        "memory_limit": job.resources.memory_limit,
+        "work_dir": folder,
+        "keep_neighbours": job.resources.keep_neighbours if job.resources.keep_tree else 0,
+    }
     placement = choose_placement(job.parameters, *shape, **limits)
     require_host_memory(placement, shape)
     if job.resources.discard_checkpoints:

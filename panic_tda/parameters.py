@@ -22,6 +22,7 @@ EUCLIDEAN_FLOOR = 1e-9
 MIN_CLUSTER_SHARE = 0.001
 MIN_SAMPLES_CAP = 64
 ALLOW_SINGLE_CLUSTER = False
+KEEP_NEIGHBOURS = 20
 SELECTION_METHODS = ("eom", "leaf")
 LEAST_MEMORY = 2**20
 """Smallest memory limit in bytes; a smaller number is probably one without its unit."""
@@ -75,6 +76,8 @@ class ClusteringRecord(EffectiveParameters):
         Hash of the embedding ids and the rows.
     recut_of : str or None
         Id of the clustering whose tree was cut again; None for a clustering that was fitted.
+    keep_neighbours : int or None
+        Largest `min_samples` at which the clustering can be cut again; None if no neighbours are stored.
     root_selected : bool or None
         Whether the root cluster, which contains all rows, was selected (not only allowed); None if an older
         version stored the clustering.
@@ -104,6 +107,7 @@ class ClusteringRecord(EffectiveParameters):
     n_vanished: int | None = None
     input_sha256: str | None = None
     recut_of: str | None = None
+    keep_neighbours: int | None = None
     root_selected: bool | None = None
     largest_cluster_size: int | None = None
     metric: str | None = None
@@ -324,6 +328,10 @@ class Resources:
     keep_tree : bool
         Whether the spanning tree is stored with the result, some 20 bytes per row, so that the clusters can
         be cut again without a new fit.
+    keep_neighbours : int
+        Largest `min_samples` at which the clusters can be cut again: so many neighbours of each row are
+        stored with the tree, with their distances. The `min_samples` of the clustering counts instead if it
+        is larger. 0 stores none; without the tree none are stored either.
     """
 
     memory_limit: int | None = None
@@ -332,6 +340,7 @@ class Resources:
     discard_checkpoints: bool = False
     devices: tuple[int, ...] | None = None
     keep_tree: bool = True
+    keep_neighbours: int = KEEP_NEIGHBOURS
 
     def __post_init__(self) -> None:
         _make_plain(self)
@@ -346,6 +355,9 @@ class Resources:
             _require(is_possible, "work_dir", allowed, self.work_dir)
         for name in ("checkpoints", "discard_checkpoints", "keep_tree"):
             _require_bool(name, getattr(self, name))
+        _require_count(
+            0, "keep_neighbours", "a whole number of at least 0 (0 stores none)", self.keep_neighbours
+        )
         if self.devices is not None:
             allowed = "a tuple of device numbers such as (0, 1)"
             _require(isinstance(self.devices, (tuple, list)), "devices", allowed, repr(self.devices))

@@ -96,6 +96,32 @@ class ImprovingEdgeSample:
 
 
 @dataclass(frozen=True)
+class NeighbourLists:
+    """The nearest rows of every row: with the tree of their `min_samples`, all that smaller values need.
+
+    Only originals have lists, and only originals are on them.
+
+    Attributes
+    ----------
+    min_samples : int
+        K, that of the tree that has these lists.
+    rows : (m, max(0, K - 2)) int32
+        For each of the m originals, ascending, the rows that are nearer than its core distance at K, the
+        nearest first, itself left out; -1 where there are no more.
+    distances : (m, max(0, K - 2)) float64
+        Their chord distances, at least the distance floor; infinite where there are no more.
+    originals : (n,) int64
+        The first row that equals each row: itself, unless it is a copy. A backend that does not collapse
+        copies has n originals.
+    """
+
+    min_samples: int
+    rows: Int32Array
+    distances: FloatArray
+    originals: IntArray
+
+
+@dataclass(frozen=True)
 class SpanningTree:
     """A spanning tree of the mutual reachability graph, minimal unless `improving_edges` says otherwise.
 
@@ -112,6 +138,8 @@ class SpanningTree:
         Relative difference up to which two heights count as equal.
     improving_edges : ImprovingEdgeSample or None
         Share of sampled rows with an improving edge, for a tree that is not exact; otherwise None.
+    neighbours : NeighbourLists or None
+        The lists of `FitOptions.keep_neighbours`; None if they were not requested, or the tree is not exact.
     """
 
     u: IntArray
@@ -120,6 +148,7 @@ class SpanningTree:
     core_distances: FloatArray | None = None
     tie_tolerance: float = 1e-9
     improving_edges: ImprovingEdgeSample | None = None
+    neighbours: NeighbourLists | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +172,9 @@ class Clustering:
         Every effective value, as stored with the result.
     tree : SpanningTree or None
         The tree over all rows from which the clusters were cut; None if there were too few rows for a tree.
+    graph : SpanningTree or None
+        The tree with neighbour lists from which trees at other `min_samples` can be built; None without
+        lists.
     """
 
     labels: IntArray
@@ -152,6 +184,7 @@ class Clustering:
     medoid_copies: dict[int, int]
     record: ClusteringRecord
     tree: SpanningTree | None = None
+    graph: SpanningTree | None = None
 
     @property
     def n_clusters(self) -> int:
@@ -245,6 +278,8 @@ class FinishedClustering:
         medoid, by label; empty if they were not counted.
     tree : SpanningTree or None
         The tree over all rows, in the order of `ids`; None if it is not stored.
+    graph : SpanningTree or None
+        The tree with neighbour lists, likewise.
     """
 
     id: UUID
@@ -259,6 +294,7 @@ class FinishedClustering:
     persistence: dict[int, float]
     medoid_copies: dict[int, int] = field(default_factory=dict)
     tree: SpanningTree | None = None
+    graph: SpanningTree | None = None
 
 
 @dataclass(frozen=True)

@@ -762,7 +762,8 @@ def test_what_can_be_mended_is_said_asked_for_and_done(clustered: UpgradedFile) 
     assert snapshot(path) == before
     for words in (["bad_id"], ["nonsense"], ["orphan_assignment", "wrong_type"]):
         said = fail(2, "doctor", "--fix", "--yes", *words, db=path)
-        assert "duplicate_embedding, orphan_assignment, broken_clustering, damaged_tree can be mended" in said
+        kinds = "duplicate_embedding, orphan_assignment, broken_clustering, damaged_tree, damaged_neighbours"
+        assert f"{kinds} can be mended" in said
     path.chmod(0o444)
     assert "read-only; make it writable" in fail(1, "doctor", "--fix", "--yes", db=path)
     path.chmod(0o644)
@@ -775,6 +776,7 @@ def test_what_can_be_mended_is_said_asked_for_and_done(clustered: UpgradedFile) 
         ("orphan_assignment", 40, 0),
         ("broken_clustering", 0, 0),
         ("damaged_tree", 0, 0),
+        ("damaged_neighbours", 0, 0),
     ]
     assert succeed("doctor", db=path).stdout.endswith("no findings\n")
 

@@ -313,6 +313,8 @@ MIN_SAMPLES = (
     "[default: min_cluster_size, at most 64]"
 )
 
+STORED_SAMPLES = "up to the stored neighbours (see cluster-embeddings --keep-neighbours)"
+
 
 def values(read: Callable[[str], Any]) -> Callable[..., list[Any] | None]:
     """Return the callback of an option that takes comma-separated numbers and ranges `FROM:TO:STEP`.

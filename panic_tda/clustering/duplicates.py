@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from panic_tda.arrays import rows
 from panic_tda.arrays.namespace import namespace, to_host
-from panic_tda.types import SpanningTree
+from panic_tda.types import NeighbourLists, SpanningTree
 
 if TYPE_CHECKING:
     from panic_tda.types import Array, BoolArray, FloatArray, IntArray
@@ -77,7 +77,7 @@ def attach_copies(tree: SpanningTree, distinct: DistinctRows) -> SpanningTree:
     """Turn a tree over distinct rows into a tree over all rows.
 
     An edge joins each copy to the first occurrence of its row. Its height is the row's core distance, which
-    is the mutual reachability distance of the two.
+    is the mutual reachability distance of the two. Neighbour lists are changed in place.
 
     Raises
     ------
@@ -100,7 +100,15 @@ def attach_copies(tree: SpanningTree, distinct: DistinctRows) -> SpanningTree:
         height=np.concatenate([tree.height, core[copies]]),
         core_distances=core,
         tie_tolerance=tree.tie_tolerance,
+        neighbours=None if tree.neighbours is None else _renumber_lists(tree.neighbours, distinct),
     )
+
+
+def _renumber_lists(lists: NeighbourLists, distinct: DistinctRows) -> NeighbourLists:
+    for part in rows.chunks(lists.rows):
+        listed = lists.rows[part]
+        listed[listed >= 0] = distinct.first[listed[listed >= 0]]
+    return replace(lists, originals=distinct.first[distinct.inverse])
 
 
 def _hash_rows(vectors: Array) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:

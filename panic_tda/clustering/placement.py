@@ -64,6 +64,7 @@ def choose_placement(
     *,
     memory_limit: int | None = None,
     work_dir: Path | None = None,
+    keep_neighbours: int = 0,
 ) -> Placement:
     """Choose the backend for a matrix, and the memory for its rows.
 
@@ -77,6 +78,8 @@ def choose_placement(
         Bytes that the backend should use at most, in addition to the rows.
     work_dir : Path, optional
         Folder for temporary files with the data above that limit.
+    keep_neighbours : int, optional
+        Largest `min_samples` of later trees; see `FitOptions`.
 
     Raises
     ------
@@ -86,17 +89,17 @@ def choose_placement(
     # The check imports CuPy, which takes seconds; skip it if the named backend cannot use a device.
     wants_device = requested.backend not in backends.ON_HOST and requested.metric == COSINE
     reason = cuda.unavailable_reason() if wants_device else None
-    has_device = wants_device and reason is None
+    has_device, shape = wants_device and reason is None, (n_rows, n_features)
     if reason is not None and requested.backend == backends.AUTO:
         backends.log_once(f"no CUDA device is used: {reason}")
     try:
-        return _place(requested, (n_rows, n_features), memory_limit, work_dir, on_device=has_device)
+        return _place(requested, shape, memory_limit, work_dir, keep_neighbours, on_device=has_device)
     except UnsupportedOnBackend as refusal:
         if requested.backend != backends.AUTO or not has_device:
             raise
         # As if the user had set `--devices none`.
         _log.info("%s; trying in host memory", refusal)
-        return _place(requested, (n_rows, n_features), memory_limit, work_dir, on_device=False)
+        return _place(requested, shape, memory_limit, work_dir, keep_neighbours, on_device=False)
 
 
 def choose_fallback(
@@ -107,6 +110,7 @@ def choose_fallback(
     reason: str,
     memory_limit: int | None = None,
     work_dir: Path | None = None,
+    keep_neighbours: int = 0,
 ) -> Placement:
     """Choose `tiled` for a matrix on which the backend that "auto" chose has failed, and log the reason.
 
@@ -114,7 +118,14 @@ def choose_fallback(
     """
     _log.warning("%s; falling back to backend tiled", reason)
     exact = replace(requested, exact=True)
-    return choose_placement(exact, n_rows, n_features, memory_limit=memory_limit, work_dir=work_dir)
+    return choose_placement(
+        exact,
+        n_rows,
+        n_features,
+        memory_limit=memory_limit,
+        work_dir=work_dir,
+        keep_neighbours=keep_neighbours,
+    )
 
 
 def require_host_memory(placement: Placement, shape: tuple[int, int]) -> None:
@@ -168,6 +179,7 @@ def _place(
     shape: tuple[int, int],
     memory_limit: int | None,
     work_dir: Path | None,
+    keep_neighbours: int,
     *,
     on_device: bool,
 ) -> Placement:
@@ -180,6 +192,7 @@ def _place(
         on_device=on_device,
         exact=requested.exact,
         metric=requested.metric,
+        keep_neighbours=min(keep_neighbours, shape[0]),
     )
     backend = backends.select_backend(requested.backend, shape, options)
     rows_on_device = backend.rows_on_device(*shape, options)

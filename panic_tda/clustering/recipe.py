@@ -32,6 +32,7 @@ from panic_tda.clustering.cuts import count_rows
 from panic_tda.clustering.duplicates import DistinctRows, attach_copies, find_distinct, keep_distinct
 from panic_tda.clustering.hierarchy import FlatClusters
 from panic_tda.clustering.medoids import find_euclidean_medoids, find_medoids
+from panic_tda.clustering.neighbour_graph import empty_lists, lower_min_samples
 from panic_tda.clustering.placement import Placement, choose_fallback, choose_placement
 from panic_tda.clustering.warm_up import compile_kernels
 from panic_tda.devices.kernel_cache import translate_cache_errors
@@ -231,6 +232,7 @@ def cluster_rows(
         distance_floor=effective.distance_floor,
         progress=progress,
         checkpoint=checkpoint,
+        keep_neighbours=min(placement.options.keep_neighbours, n),
     )
     options = geometry.scale_options(options, frame)
     are_enough = max(effective.min_cluster_size, effective.min_samples) <= n
@@ -238,6 +240,9 @@ def cluster_rows(
     if are_enough:
         tree = geometry.scale_tree(_build_spanning_tree(rows, distinct, backend, options), frame)
     progress.phase(phases.HIERARCHY)
+    graph = tree if tree is not None and tree.neighbours is not None else None
+    if graph is not None:
+        tree = lower_min_samples(graph, effective.min_samples, effective.distance_floor)
     flat = relabel_by_size(_extract_clusters(tree, n, effective))
     fitted = time.monotonic()
 
@@ -248,7 +253,10 @@ def cluster_rows(
     about = _add_seconds(about, ({"compile": compiling} if compiling else {}) | seconds)
     about["metric"] = requested.metric
     record = _build_record(effective, backend, distinct, flat, tree=tree, about=about)
-    return _build_clustering(flat, distinct, medoids, record=record, tree=tree)
+    if graph is not None:
+        record = replace(record, keep_neighbours=options.tree_min_samples)
+    clustering = _build_clustering(flat, distinct, medoids, record=record, tree=tree)
+    return replace(clustering, graph=graph)
 
 
 def recut_rows(
@@ -268,10 +276,9 @@ def recut_rows(
         The rows of the earlier fit, in its order; writable, normalised in place, distinct rows moved to the
         front.
     tree : SpanningTree
-        The tree of the earlier fit.
+        The tree of the earlier fit at the new `min_samples`.
     effective : EffectiveParameters
-        The new parameters. They must equal those of the earlier fit, except for `cluster_selection_epsilon`,
-        `min_cluster_size`, `cluster_selection_method`, `max_cluster_size` and `allow_single_cluster`.
+        The new parameters. The `distance_floor` must equal that of the earlier fit.
     source : ClusteringRecord
         The record of the earlier fit.
     progress : Progress
@@ -296,7 +303,14 @@ def recut_rows(
     seconds = {"cut": cut - began, "medoids": time.monotonic() - cut}
     about = _add_seconds(about, ({"compile": compiling} if compiling else {}) | seconds)
     counts = _count_clusters(effective, flat)
-    record = replace(source, **asdict(effective), **counts, versions=_collect_versions(), **about)
+    record = replace(
+        source,
+        **asdict(effective),
+        **counts,
+        versions=_collect_versions(),
+        keep_neighbours=None,
+        **about,
+    )
     return _build_clustering(flat, distinct, medoids, record=record, tree=tree)
 
 
@@ -338,7 +352,9 @@ def _build_spanning_tree(
         # All rows are copies of one, so that the tree is a star for every backend.
         floor = np.full(1, options.distance_floor)
         empty = np.empty(0, dtype=np.int64)
-        return attach_copies(SpanningTree(empty, empty, np.empty(0), floor), distinct)
+        has_lists = backend.exact and options.keep_neighbours > 0
+        lists = empty_lists(1, options.tree_min_samples) if has_lists else None
+        return attach_copies(SpanningTree(empty, empty, np.empty(0), floor, neighbours=lists), distinct)
     if backend.weighted:
         return attach_copies(backend.fit(rows, distinct.counts, options), distinct)
     return backend.fit(rows, np.ones(n, dtype=np.int64), options)

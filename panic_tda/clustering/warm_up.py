@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from panic_tda.clustering import backends, compiled, hierarchy
 from panic_tda.clustering.backends.base import FitOptions
+from panic_tda.clustering.neighbour_graph import empty_lists, lower_min_samples
 from panic_tda.parameters import COSINE, ClusteringParameters
 from panic_tda.progress import Silent
 from panic_tda.types import SpanningTree
@@ -105,6 +107,8 @@ def _compile_hierarchy() -> None:
             selection_method=method, min_cluster_size=2, allow_single_cluster=False
         )
         hierarchy.extract_clusters(tree, parameters.resolve(n))
+    graph = replace(tree, core_distances=np.full(n, 0.1), neighbours=empty_lists(n, 3))
+    lower_min_samples(graph, 2, 1e-3)
 
 
 def _compile_tiled(metric: str = COSINE) -> None:

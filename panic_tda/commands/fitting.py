@@ -97,6 +97,15 @@ _UNCHANGED = "[default: as in the clustering]"
 @_machine("--no-checkpoint", is_flag=True, help="Save no state: a killed run cannot be continued.")
 @_machine("--discard-checkpoints", is_flag=True, help="First delete the saved states of earlier runs.")
 @_machine("--no-tree", is_flag=True, help="Do not store the spanning tree: no recut, no sweep.")
+@_machine(
+    "--keep-neighbours",
+    type=int,
+    default=parameters.KEEP_NEIGHBOURS,
+    show_default=True,
+    metavar="K",
+    help="Store neighbours, so that recut-clustering and sweep-clustering accept any --min-samples up to K "
+    "(or that of this clustering, if larger); 0 stores none.",
+)
 @options.json_output
 @options.common
 def cluster_embeddings(
@@ -110,6 +119,7 @@ def cluster_embeddings(
     no_checkpoint: bool,
     discard_checkpoints: bool,
     no_tree: bool,
+    keep_neighbours: int,
     max_cluster_size: int | None,
     as_json: bool,
     **clustering_options: Any,
@@ -130,6 +140,7 @@ def cluster_embeddings(
         checkpoints=not no_checkpoint,
         discard_checkpoints=discard_checkpoints,
         keep_tree=not no_tree,
+        keep_neighbours=keep_neighbours,
         devices=None if devices is None else parsing.parse_devices(devices),
     )
     with display.make_progress() as progress:
@@ -156,7 +167,7 @@ def cluster_embeddings(
 @_cut(
     "--min-samples",
     type=int,
-    help=f"Cannot be changed: the tree depends on it. Another number is refused.  {_UNCHANGED}",
+    help=f"Number of neighbours for the core distance, {options.STORED_SAMPLES}.  {_UNCHANGED}",
 )
 @_cut(
     "--allow-single-cluster/--no-allow-single-cluster",

@@ -21,6 +21,12 @@ _EPSILONS = (
 @options.command("sweep-clustering", example="sweep-clustering latest --model MiniLM --epsilon 0.2:0.6:0.1")
 @options.reference
 @options.model("Take the latest clustering of this embedding model.")
+@option(
+    "--min-samples",
+    callback=options.values(int),
+    metavar="A:B:STEP|a,b,…",
+    help=f"Numbers of neighbours for the core distance, {options.STORED_SAMPLES}.  {_UNCHANGED}",
+)
 @option("--epsilon", "epsilons", callback=options.values(float), metavar="A:B:STEP|a,b,…", help=_EPSILONS)
 @option(
     "--min-cluster-size",
@@ -48,6 +54,7 @@ def sweep_clustering(
     database: str,
     reference: str,
     model: str | None,
+    min_samples: list[int] | None,
     epsilons: list[float] | None,
     sizes: list[int | float] | None,
     methods: tuple[str, ...],
@@ -56,18 +63,20 @@ def sweep_clustering(
 ) -> None:
     """Compare other settings without storing results.
 
-    Cuts the spanning tree of a stored clustering with every combination of the values. Settings without
-    values stay as in the clustering. Without any values, epsilon goes from 0 to 1.2. ID may be shortened.
+    Cuts the spanning tree of a stored clustering with every combination of the values; other values of
+    min_samples need stored neighbours. Settings without values stay as in the clustering. Without any values,
+    epsilon goes from 0 to 1.2. ID may be shortened.
     """
     from panic_tda.cli.rendering import sweep as rendering
     from panic_tda.insight import sweep
     from panic_tda.storage.read.clusterings import find_stored
 
-    if epsilons is None and sizes is None and not methods:
+    if epsilons is None and min_samples is None and sizes is None and not methods:
         epsilons = [round(0.1 * number, 1) for number in range(13)]
     opened, source = find_stored(database, reference, model=model)
     grid = sweep.Grid(
         epsilons=epsilons,
+        min_samples=min_samples,
         min_cluster_sizes=sizes,
         selection_methods=methods,
         allow_single_cluster=allow_single_cluster,
@@ -90,8 +99,8 @@ def show_density(database: str, reference: str, model: str | None, as_json: bool
     """Show whether the outliers are real.
 
     Shows the core distances: the distance of each embedding to its min_samples-th neighbour. Counts the
-    outliers by min_cluster_size and epsilon, by length and model of the text, and by output step. ID may be
-    shortened.
+    outliers by min_samples, min_cluster_size and epsilon, by length and model of the text, and by output
+    step. ID may be shortened.
     """
     from panic_tda.cli.rendering import density as rendering
     from panic_tda.insight import density

@@ -16,6 +16,7 @@ from uuid import UUID
 import numpy as np
 
 from panic_tda.clustering.cuts import Cut, count_rows, cut_all
+from panic_tda.clustering.neighbour_graph import lower_min_samples
 from panic_tda.devices.machine import available_cores
 from panic_tda.errors import NoTree
 from panic_tda.progress import Progress, Silent
@@ -36,6 +37,7 @@ DECILES = 10
 LEAST_DIP_ROWS, MOST_DIP_ROWS = 4, 72_000
 """Range of row numbers in the tables of the dip test's p-value."""
 N_SIZES, LARGEST_SIZE_SHARE = 12, 0.01
+N_SAMPLES = 8
 EPSILONS = tuple(round(0.1 * step, 1) for step in range(13))
 
 
@@ -123,6 +125,46 @@ def dip(core_distances: FloatArray) -> Dip | None:
         core_distances = core_distances[chosen]
     statistic, p_value = diptest(np.sort(core_distances))
     return Dip(float(statistic), float(p_value), len(core_distances))
+
+
+def by_min_samples(
+    graph: SpanningTree, effective: EffectiveParameters, progress: Progress | None = None
+) -> list[Cut]:
+    """Cut the trees at many values of min_samples, with the other settings unchanged.
+
+    Parameters
+    ----------
+    graph : SpanningTree
+        With neighbour lists.
+    effective : EffectiveParameters
+        The settings.
+    progress : Progress, optional
+        Receives the number of trees.
+
+    Returns
+    -------
+    list of Cut
+        At `sample_counts`, and at the value of the settings.
+    """
+    assert graph.neighbours is not None
+    counts = sorted({*sample_counts(graph.neighbours.min_samples), effective.min_samples})
+    progress = progress or Silent()
+    progress.phase("cut trees at other min_samples", total=len(counts))
+    cuts: list[Cut] = []
+    for count in counts:
+        tree = lower_min_samples(graph, count, effective.distance_floor)
+        cuts += cut_all(tree, [replace(effective, min_samples=count)], count_rows)
+        progress.advance(1)
+    return cuts
+
+
+def sample_counts(most: int) -> list[int]:
+    """Return the values of min_samples at which trees are cut, up to `most`.
+
+    >>> sample_counts(20)
+    [2, 3, 4, 5, 7, 10, 14, 20]
+    """
+    return sorted(set(np.geomspace(min(2, most), most, N_SAMPLES).round().astype(int).tolist()))
 
 
 def by_setting(
@@ -224,6 +266,8 @@ class Density:
         Histogram of the core distances.
     dip : Dip or None
         Dip test of the core distances; None if `diptest` is missing.
+    by_min_samples : list of Cut
+        Clusters and outliers at other `min_samples`; empty if no neighbour lists are stored.
     by_min_cluster_size, by_epsilon : list of Cut
         Clusters and outliers at other settings.
     by_text_length, by_step : list of Share
@@ -239,6 +283,7 @@ class Density:
     n_distinct: int
     histogram: Histogram
     dip: Dip | None
+    by_min_samples: list[Cut]
     by_min_cluster_size: list[Cut]
     by_epsilon: list[Cut]
     by_text_length: list[Share]
@@ -249,7 +294,7 @@ class Density:
         """Return the object that `show-density --json` prints, of plain values."""
         cuts = {
             name: [_convert_cut(cut, self.n_rows) for cut in getattr(self, name)]
-            for name in ("by_min_cluster_size", "by_epsilon")
+            for name in ("by_min_samples", "by_min_cluster_size", "by_epsilon")
         }
         return asdict(self) | {"clustering": str(self.clustering)} | cuts
 
@@ -320,20 +365,21 @@ def examine(
 
     Notes
     -----
-    Reads the tree, the assignments, the indexes on steps, and the texts of all runs, one run at a time. No
-    vector and no image is read. Memory: about 200 bytes per row.
+    Reads the tree, the neighbour lists, the assignments, the indexes on steps, and the texts of all runs, one
+    run at a time. No vector and no image is read. Memory: about 200 bytes per row, and 12 for each stored
+    neighbour.
     """
     progress = progress or Silent()
     with open_clustering(database, source, progress) as stored:
-        tree, texts = stored.tree, TextNotes(stored.steps)
+        tree, graph, texts = stored.tree, stored.find_graph(), TextNotes(stored.steps)
         stored.read_texts(texts.add)
     labels = stored.assignments.labels
-    return describe(source, tree, labels, steps=stored.steps, texts=texts, progress=progress)
+    return describe(source, (tree, graph), labels, steps=stored.steps, texts=texts, progress=progress)
 
 
 def describe(
     source: ClusteringSummary,
-    tree: SpanningTree,
+    trees: tuple[SpanningTree, SpanningTree | None],
     labels: IntArray,
     *,
     steps: RunSteps,
@@ -346,8 +392,8 @@ def describe(
     ----------
     source, progress
         As for `examine`.
-    tree : SpanningTree
-        Over the n rows of the clustering.
+    trees : tuple of SpanningTree
+        The tree over the n rows of the clustering, and that with the neighbour lists, or None.
     labels : (n,) int64
         Of the rows.
     steps : RunSteps
@@ -356,9 +402,11 @@ def describe(
         With the texts of all runs.
     """
     are_outliers = labels == OUTLIER
+    tree, graph = trees
     cores = tree.core_distances
     if cores is None:
         raise NoTree(f"the tree of clustering {source.id} has no core distances; cluster again")
+    samples = [] if graph is None else by_min_samples(graph, source.record, progress)
     sizes, epsilons = by_setting(tree, source.record, progress)
     progress.phase("count")
     # An embedding whose invocation was deleted has a core distance, but no step and no text.
@@ -373,6 +421,7 @@ def describe(
         n_distinct=int(is_first.sum()),
         histogram=histogram(cores, are_outliers),
         dip=dip(cores),
+        by_min_samples=samples,
         by_min_cluster_size=sizes,
         by_epsilon=epsilons,
         by_text_length=by_decile(texts.lengths[known], are_outliers[of_texts]),
@@ -383,6 +432,7 @@ def describe(
 
 def _convert_cut(cut: Cut, n_rows: int) -> dict[str, Any]:
     return {
+        "min_samples": cut.parameters.min_samples,
         "min_cluster_size": cut.parameters.min_cluster_size,
         "epsilon": cut.parameters.cluster_selection_epsilon,
         "n_clusters": cut.n_clusters,

@@ -23,7 +23,7 @@ from panic_tda.devices.machine import busy_cores
 from panic_tda.errors import PanicTdaError, release_frames
 from panic_tda.insight.costs import measure, rows_to_measure
 from panic_tda.insight.memory import BackendMemory, memory_by_backend
-from panic_tda.parameters import ClusteringParameters, validate_downsample
+from panic_tda.parameters import KEEP_NEIGHBOURS, ClusteringParameters, validate_downsample
 from panic_tda.progress import Prefixed, Progress, Silent
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.read.census import (
@@ -353,7 +353,7 @@ class _Planner:
             return replace(plan, reason=f"at least {_FEWEST_ROWS} rows are needed")
         plan = replace(plan, memory=memory_by_backend(self._parameters, *shape, folder=self._folder))
         try:
-            placement = choose_placement(self._parameters, *shape)
+            placement = choose_placement(self._parameters, *shape, keep_neighbours=KEEP_NEIGHBOURS)
             name = placement.backend.name
             with (
                 device.translate_out_of_memory(*shape, name)

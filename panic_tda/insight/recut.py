@@ -21,6 +21,7 @@ from panic_tda.parameters import (
 from panic_tda.progress import Prefixed, Progress, Silent
 from panic_tda.storage.database import Database, open_current
 from panic_tda.storage.read.clusterings import open_clustering
+from panic_tda.storage.read.neighbour_graphs import explain_missing
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.storage.schema.tables import utc_now
 from panic_tda.storage.write.saving import build_result, recut_hint, require_savable, save_or_write_pending
@@ -45,7 +46,7 @@ class Changes:
     max_cluster_size : int or None
         New limit; 0 removes the limit.
     min_samples : int or None
-        The tree depends on it: only the number of the tree is accepted.
+        At most `keep_neighbours` of the clustering, unless it is that of the clustering.
     """
 
     epsilon: float | None = None
@@ -61,14 +62,10 @@ class Changes:
         Raises
         ------
         InvalidParameter
-            A value outside its range, or another `min_samples`.
+            A value outside its range, or a `min_samples` for which no neighbours are stored.
         """
-        if self.min_samples not in (None, source.min_samples):
-            raise InvalidParameter(
-                f"min_samples belongs to the tree, whose heights are made of it: this one has "
-                f"{source.min_samples}, got {self.min_samples}; cluster again for another one "
-                "(panic-tda cluster-embeddings --min-samples)"
-            )
+        min_samples = _choose_value(self.min_samples, source.min_samples)
+        _require_neighbours(min_samples, source)
         stored = _drop_ineffective(
             replace(
                 source,
@@ -81,12 +78,28 @@ class Changes:
         return ClusteringParameters(
             epsilon=stored.cluster_selection_epsilon,
             min_cluster_size=_choose_value(self.min_cluster_size, source.min_cluster_size),
-            min_samples=source.min_samples,
+            min_samples=min_samples,
             allow_single_cluster=_choose_value(self.allow_single_cluster, stored.allow_single_cluster),
             selection_method=stored.cluster_selection_method,
             max_cluster_size=_choose_value(self.max_cluster_size, stored.max_cluster_size) or None,
             distance_floor=source.distance_floor,
         ).resolve(source.n_embeddings)
+
+
+def _require_neighbours(min_samples: int, source: ClusteringRecord) -> None:
+    if min_samples == source.min_samples or min_samples < 1:  # `ClusteringParameters` refuses numbers below 1
+        return
+    if source.keep_neighbours is None:
+        raise InvalidParameter(
+            f"min_samples must be {source.min_samples}, as the clustering has no neighbour lists; got "
+            f"{min_samples}; {explain_missing(source)}"
+        )
+    if min_samples > source.keep_neighbours:
+        raise InvalidParameter(
+            f"min_samples must be 1 to {source.keep_neighbours}, up to which neighbours are stored; got "
+            f"{min_samples}; cluster again to store more (panic-tda cluster-embeddings --keep-neighbours "
+            f"{min_samples})"
+        )
 
 
 def _drop_ineffective(record: ClusteringRecord) -> ClusteringRecord:
@@ -133,7 +146,8 @@ def recut_clustering(
     Raises
     ------
     NoTree
-        The clustering was stored without a tree, or embeddings were deleted since.
+        The clustering was stored without a tree or the neighbour lists that another `min_samples` needs, or
+        embeddings were deleted since.
     InvalidParameter
         See `Changes.resolve`; or the memory limit is too small.
     DatabaseError
@@ -149,7 +163,7 @@ def recut_clustering(
     progress = Prefixed(progress or Silent(), f"{source.embedding_model}: ")
     started_at, began = utc_now(), time.monotonic()
     with open_clustering(database, source, progress) as stored:
-        tree, matrix = stored.tree, stored.load_matrix(memory_limit=memory_limit)
+        tree, matrix = stored.tree_at(effective.min_samples), stored.load_matrix(memory_limit=memory_limit)
     loaded = time.monotonic()
     about = {"recut_of": str(source.id), "seconds": {"load": loaded - began}}
     clustering = recut_rows(

@@ -9,9 +9,10 @@ References
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -47,6 +48,8 @@ class Grid:
     ----------
     epsilons : sequence of float, optional
         Chord distances.
+    min_samples : sequence of int, optional
+        At most `keep_neighbours` of the clustering.
     min_cluster_sizes : sequence of (int or float), optional
         Counts, or shares of the rows in (0, 1).
     selection_methods : sequence of str, optional
@@ -57,6 +60,7 @@ class Grid:
     """
 
     epsilons: Sequence[float] | None = None
+    min_samples: Sequence[int] | None = None
     min_cluster_sizes: Sequence[int | float] | None = None
     selection_methods: Sequence[str] | None = None
     allow_single_cluster: bool | None = None
@@ -68,7 +72,7 @@ class Setting:
 
     Attributes
     ----------
-    epsilon, min_cluster_size, selection_method, allow_single_cluster
+    epsilon, min_samples, min_cluster_size, selection_method, allow_single_cluster
         The setting.
     n_clusters, n_outliers : int
         Number of clusters, and of rows in no cluster.
@@ -83,15 +87,18 @@ class Setting:
     ari_previous : float or None
         Adjusted Rand index with the neighbouring setting, over the rows that are in a cluster at both. The
         neighbour has the epsilon before; the first epsilon is compared with the same epsilon at the size
-        before. None if there is no neighbour, or no row is in a cluster at both.
+        before, and the first size with the same size at the `min_samples` before. None if there is no
+        neighbour, or no row is in a cluster at both.
     cliff : bool
         Whether `ari_previous` is below `CLIFF_ARI`.
     relative_validity : float or None
         How much denser the clusters are inside than between each other, -1 to 1, by the tree (see
-        `relative_validity`); None for fewer than two clusters. It compares cuts of one tree, nothing else.
+        `relative_validity`); None for fewer than two clusters. It compares cuts of one tree, nothing else,
+        and so settings of one `min_samples`.
     """
 
     epsilon: float
+    min_samples: int
     min_cluster_size: int
     selection_method: str
     allow_single_cluster: bool
@@ -142,8 +149,9 @@ def sweep_clustering(
     Returns
     -------
     list of Setting
-        By method, then size, then epsilon, each in the order of the grid. If `allow_single_cluster` of the
-        grid is None, a setting is followed by the one with the opposite value if that gives other clusters.
+        By `min_samples`, then method, then size, then epsilon, each in the order of the grid. If
+        `allow_single_cluster` of the grid is None, a setting is followed by the one with the opposite value
+        if that gives other clusters.
         The figures are those of the clustering that `recut_clustering` would store.
 
     Raises
@@ -151,25 +159,27 @@ def sweep_clustering(
     InvalidParameter
         A value outside its range, or too many settings.
     NoTree
-        The clustering was stored without a tree, or embeddings were deleted since.
+        The clustering was stored without a tree or the neighbour lists that another `min_samples` needs, or
+        embeddings were deleted since.
 
     Notes
     -----
-    Settings are cut in one thread per core. Memory: 4 bytes per row and setting, besides that of
-    `cuts.cut_all`.
+    Settings are cut in one thread per core. Memory: 4 bytes per row and setting, and 32 per row and
+    `min_samples`, besides that of `cuts.cut_all`.
     """
     progress = progress or Silent()
     settings = resolve(grid, source)
     with open_clustering(database, source, progress) as stored:
-        tree, labels = stored.tree, stored.assignments.labels
-    described = sweep(tree, labels, settings, progress=progress)
+        trees = {number: stored.tree_at(number) for number in {setting.min_samples for setting in settings}}
+        labels = stored.assignments.labels
+    described = sweep(trees, labels, settings, progress=progress)
     if grid.allow_single_cluster is not None:
         return described
-    return _add_opposites(tree, labels, settings, described, progress)
+    return _add_opposites(trees, labels, settings, described, progress)
 
 
 def _add_opposites(
-    tree: SpanningTree,
+    trees: Mapping[int, SpanningTree],
     stored: IntArray,
     settings: Sequence[EffectiveParameters],
     described: Sequence[Setting],
@@ -183,7 +193,7 @@ def _add_opposites(
         if setting.cluster_selection_method != "leaf" or setting.cluster_selection_epsilon > 0
     }
     others = dict(
-        zip(opposites, sweep(tree, stored, list(opposites.values()), progress=progress), strict=True)
+        zip(opposites, sweep(trees, stored, list(opposites.values()), progress=progress), strict=True)
     )
     both = [(setting, others.get(number)) for number, setting in enumerate(described)]
     return [
@@ -197,17 +207,25 @@ def _add_opposites(
 
 def resolve(grid: Grid, source: ClusteringSummary) -> list[EffectiveParameters]:
     """Return every setting of a grid for the rows of a clustering; see `sweep_clustering`."""
+    all_min_samples: Sequence[int | None] = grid.min_samples or [None]
     methods: Sequence[str | None] = grid.selection_methods or [None]
     sizes: Sequence[int | float | None] = grid.min_cluster_sizes or [None]
     epsilons: Sequence[float | None] = grid.epsilons or [None]
-    n_settings = len(methods) * len(sizes) * len(epsilons)
+    n_settings = len(all_min_samples) * len(methods) * len(sizes) * len(epsilons)
     if n_settings > MOST_SETTINGS:
         raise InvalidParameter(
             f"a sweep takes up to {MOST_SETTINGS:,} settings, got {n_settings:,}; take larger steps"
         )
     changes = Changes(allow_single_cluster=grid.allow_single_cluster)
     combinations = (
-        replace(changes, selection_method=method, min_cluster_size=size, epsilon=epsilon)
+        replace(
+            changes,
+            min_samples=min_samples,
+            selection_method=method,
+            min_cluster_size=size,
+            epsilon=epsilon,
+        )
+        for min_samples in all_min_samples
         for method in methods
         for size in sizes
         for epsilon in epsilons
@@ -217,13 +235,16 @@ def resolve(grid: Grid, source: ClusteringSummary) -> list[EffectiveParameters]:
 
 
 def sweep(
-    tree: SpanningTree,
+    trees: Mapping[int, SpanningTree],
     stored: IntArray,
     settings: Sequence[EffectiveParameters],
     *,
     progress: Progress | None = None,
 ) -> list[Setting]:
-    """Cut a tree over n rows at every setting, and compare with the stored labels, (n,) int64."""
+    """Cut trees over n rows at every setting, and compare with the stored labels, (n,) int64.
+
+    `trees` has the tree of each `min_samples`; settings with the same one follow each other.
+    """
     progress = progress or Silent()
     progress.phase("sweep", total=2 * len(settings))
     threads = available_cores()
@@ -233,13 +254,16 @@ def sweep(
             labels=flat.labels.astype(np.int32),
             cut=count_rows(setting, flat),
             median_persistence=_compute_median(flat.persistence),
-            relative_validity=relative_validity(tree, flat.labels, len(flat.persistence)),
+            relative_validity=relative_validity(
+                trees[setting.min_samples], flat.labels, len(flat.persistence)
+            ),
         )
 
     summaries = []
-    for summary in cut_all(tree, settings, summarise_cut, threads=threads):
-        summaries.append(summary)
-        progress.advance(1)
+    for min_samples, group in groupby(settings, key=lambda setting: setting.min_samples):
+        for summary in cut_all(trees[min_samples], list(group), summarise_cut, threads=threads):
+            summaries.append(summary)
+            progress.advance(1)
     before = _find_neighbours(settings)
 
     def describe(number: int) -> Setting:
@@ -249,6 +273,7 @@ def sweep(
         )
         return Setting(
             epsilon=setting.cluster_selection_epsilon,
+            min_samples=setting.min_samples,
             min_cluster_size=setting.min_cluster_size,
             selection_method=setting.cluster_selection_method,
             allow_single_cluster=setting.allow_single_cluster,
@@ -329,13 +354,13 @@ def _compute_median(persistence: FloatArray) -> float | None:
 
 
 def _find_neighbours(settings: Sequence[EffectiveParameters]) -> list[int | None]:
-    """Return the neighbour of each setting: that of the epsilon before, else that of the size before."""
-    rows = [(setting.cluster_selection_method, setting.min_cluster_size) for setting in settings]
-    latest: dict[tuple[str, float], int] = {}
+    """Return the neighbour of each setting: that of the epsilon, the size or the `min_samples` before."""
+    latest: dict[EffectiveParameters, int] = {}
     neighbours = []
     for number, setting in enumerate(settings):
-        column = setting.cluster_selection_method, setting.cluster_selection_epsilon
-        is_next = number > 0 and rows[number - 1] == rows[number]
-        neighbours.append(number - 1 if is_next else latest.get(column))
-        latest[column] = number
+        # All parameters but one equal those of the neighbour.
+        varied = {"cluster_selection_epsilon": 0.0}, {"min_cluster_size": 0}, {"min_samples": 0}
+        keys = [replace(setting, **value) for value in varied]
+        neighbours.append(next((latest[key] for key in keys if key in latest), None))
+        latest.update(dict.fromkeys(keys, number))
     return neighbours

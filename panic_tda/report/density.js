@@ -25,11 +25,12 @@ export function showDensity(page) {
       histogram({ title: "Core distances", x: { label: "core distance" }, y: { label: "embeddings" }, bars, names: ["embeddings", "outliers among them"] }),
       numbersOf(heads, () => bars.map((/** @type {any} */ bar) => [bar.from, bar.to, bar.value, bar.inner])),
     ),
+    cuts("Outliers by min_samples", "min_samples", density.by_min_samples, page.head.min_samples, true),
+    cuts("Outliers by smallest cluster size", "min_cluster_size", density.by_min_cluster_size, page.head.min_cluster_size, true),
+    cuts("Outliers by epsilon", "epsilon", density.by_epsilon, page.head.epsilon, false),
     shares("Outliers by length of text", "In characters; each bar is a tenth of the texts.", density.by_text_length),
     shares("Outliers by output step", "Each bar is a tenth of the steps.", density.by_step),
     shares("Outliers by writer", "The model that wrote the text.", density.by_writer),
-    cuts("Outliers by smallest cluster size", "min_cluster_size", density.by_min_cluster_size, page.head.min_cluster_size, true),
-    cuts("Outliers by epsilon", "epsilon", density.by_epsilon, page.head.epsilon, false),
   );
 }
 
@@ -57,6 +58,7 @@ function shares(title, caption, found) {
 
 /** @param {string} title @param {string} key @param {any[]} found @param {number} stored @param {boolean} log */
 function cuts(title, key, found, stored, log) {
+  if (!found.length) return el("div", { hidden: true });
   const heads = [
     { title: key, number: true, show: short },
     { title: "clusters", number: true, show: whole },

@@ -55,6 +55,8 @@ class ReportInputs:
         Vectors of the first steps of the runs.
     tree : SpanningTree or NoTree
         Spanning tree of the rows, or the reason why it is missing.
+    graph : SpanningTree or None
+        The tree with the neighbour lists, if they are stored.
     """
 
     stored: StoredClustering
@@ -66,6 +68,7 @@ class ReportInputs:
     points: places.Points
     first_vectors: Float32Array
     tree: SpanningTree | NoTree
+    graph: SpanningTree | None
 
 
 def gather(
@@ -151,6 +154,7 @@ def read_inputs(
             tree = stored.tree
         except NoTree as error:
             tree = error
+        graph = stored.find_graph()
         clusters, runs = stored.clusters, stored.runs
     progress.phase("compute statistics")
     return ReportInputs(
@@ -163,6 +167,7 @@ def read_inputs(
         points=places.Points(rows, at, of_points.numbers, vectors[np.searchsorted(vector_rows, rows)]),
         first_vectors=vectors[np.searchsorted(vector_rows, first_rows)],
         tree=tree,
+        graph=graph,
     )
 
 
@@ -190,7 +195,7 @@ def _describe_tree(
     """Return the cluster tree, the density and the sweeps, which are computed from the spanning tree."""
     labels = inputs.stored.assignments.labels
     study = density.describe(
-        source, tree, labels, steps=inputs.trajectories, texts=inputs.notes, progress=progress
+        source, (tree, inputs.graph), labels, steps=inputs.trajectories, texts=inputs.notes, progress=progress
     )
     return {
         "tree": _convert_branches(branches.find_branches(tree, labels, source.record)),
@@ -246,7 +251,8 @@ def _sweep_settings(
     }
     sweeps = {}
     for name, grid in grids.items():
-        settings = sweep.sweep(tree, labels, sweep.resolve(grid, source), progress=progress)
+        trees = {source.record.min_samples: tree}
+        settings = sweep.sweep(trees, labels, sweep.resolve(grid, source), progress=progress)
         sweeps[name] = [setting.to_dict() for setting in settings]
     return sweeps
 

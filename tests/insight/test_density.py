@@ -196,16 +196,32 @@ def test_other_settings_make_the_outliers_that_recut_stores(
     sizes = [cut.parameters.min_cluster_size for cut in measured.by_min_cluster_size]
     assert (sizes[0], sizes[-1]) == (2, 12)
     assert sizes == sorted(set(sizes))
-    for cut in (*measured.by_epsilon[::4], *measured.by_min_cluster_size[::4]):
+    assert [cut.parameters.min_samples for cut in measured.by_min_samples] == [2, 3, 4, 5, 7, 10, 14, 20]
+    outliers = [cut.n_outliers for cut in measured.by_min_samples]
+    assert outliers[0] < outliers[5] == measured.n_outliers < outliers[-1]
+    for cut in (*measured.by_epsilon[::4], *measured.by_min_cluster_size[::4], *measured.by_min_samples[::3]):
         outcome = recut_clustering(
             database,
             source,
             Changes(
                 epsilon=cut.parameters.cluster_selection_epsilon,
+                min_samples=cut.parameters.min_samples,
                 min_cluster_size=cut.parameters.min_cluster_size,
             ),
         )
         assert (cut.n_clusters, cut.n_outliers) == (outcome.n_clusters, outcome.n_outliers)
+
+
+def test_without_neighbours_the_command_says_what_to_do(tmp_path: Path) -> None:
+    database = open_database(tmp_path / "sample.sqlite", create=True)
+    import_embeddings(sorted(SAMPLE.glob("*_lsa.parquet")), database)
+    clustering_manager.cluster_all_data(database, downsample=8, resources=Resources(keep_neighbours=0))
+    words = ["show-density", "--db", str(database.path)]
+    shown = " ".join(CliRunner().invoke(main, words).stdout.split())
+    assert "No outliers by min_samples: there are no neighbour lists" in shown
+    assert "--keep-neighbours 0; cluster again" in shown
+    output = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
+    assert (output["by_min_samples"], len(output["by_epsilon"])) == ([], 13)
 
 
 def test_the_command_reads_a_file_that_nobody_may_write(

@@ -90,7 +90,7 @@ def test_tiled_says_before_what_it_says_at_work(shape: tuple[int, int]) -> None:
     backend, options = TiledBackend(), FitOptions(min_samples=10, distance_floor=1e-3)
     n_axes = backend.settings.n_axes if shape[0] > 2 * 1024 else 0
     with workers() as team:
-        at_work = backend.memory(build_space(np, rows, n_axes, np.random.default_rng(0)), 10, team)
+        at_work = backend.memory(build_space(np, rows, n_axes, np.random.default_rng(0)), options, team)
     before = backend.bytes_needed(*shape, options) - rows.nbytes
     # Before the rows are there, the most that their spectrum may come to counts.
     assert at_work <= before <= 1.3 * at_work

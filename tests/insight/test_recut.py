@@ -17,6 +17,7 @@ from panic_tda.insight.recut import Changes, recut_clustering
 from panic_tda.main import main
 from panic_tda.parameters import ClusteringParameters, Resources
 from panic_tda.storage.database import Database, open_database
+from panic_tda.storage.read.neighbour_graphs import FIRST_PART
 from panic_tda.storage.read.results import ClusteringSummary, find_clustering
 from panic_tda.storage.schema.upgrade import upgrade
 from panic_tda.storage.write.saving import delete_clusterings
@@ -34,8 +35,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "size 4": {"min_cluster_size": 4},
     "a share": {"min_cluster_size": 0.02},
     "small clusters only": {"max_cluster_size": 60, "epsilon": 0.0},
+    "samples 3": {"min_samples": 3},
     "everything": {
         "epsilon": 0.3,
+        "min_samples": 15,
         "min_cluster_size": 6,
         "max_cluster_size": 200,
         "allow_single_cluster": True,
@@ -100,13 +103,15 @@ def test_a_recut_is_what_a_fit_finds(tmp_path: Path, make: Any) -> None:
     for name, changes in SETTINGS.items():
         outcome = recut_clustering(database, source, Changes(**changes))
         recut = summary(database, outcome.id)
-        fit = cluster(database, model, min_samples=source.record.min_samples, **changes)
+        fit = cluster(database, model, **{"min_samples": source.record.min_samples} | changes)
         recut_rows, expected = stored(database, recut), stored(database, fit)
         assert recut_rows["assignments"] == expected["assignments"], name
         assert recut_rows["clusters"] == expected["clusters"], name
         texts, fitted = recut.record.to_json(), fit.record.to_json()
         assert texts.pop("recut_of") == str(source.id)
-        assert "recut_of" not in fitted
+        # The recut does not store the neighbours again.
+        assert ("recut_of" in fitted, "keep_neighbours" in texts) == (False, False)
+        assert fitted.pop("keep_neighbours") == 20
         assert texts | {"seconds": 0} == fitted | {"seconds": 0}
         n_different.add((outcome.n_clusters, outcome.n_outliers))
     # Settings that all find the same would show nothing.
@@ -118,6 +123,7 @@ def test_a_recut_can_be_cut_again_when_its_source_is_gone(tmp_path: Path) -> Non
     source = cluster(database, model)
     first = summary(database, recut_clustering(database, source, Changes(epsilon=0.2)).id)
     expected = stored(database, source)
+    expected["tree"] = [(part, data) for part, data in expected["tree"] if part < FIRST_PART]
     delete_clusterings(database, [source.id])
     back = recut_clustering(database, first, Changes(epsilon=source.record.cluster_selection_epsilon))
     assert stored(database, summary(database, back.id)) == expected
@@ -189,14 +195,39 @@ def test_a_recut_is_of_the_rows_that_were_clustered(tmp_path: Path) -> None:
 def test_what_belongs_to_the_tree_cannot_be_changed(tmp_path: Path) -> None:
     database, model = sample(tmp_path)
     source = cluster(database, model)
-    with pytest.raises(InvalidParameter, match=r"has 10, got 12; cluster again .* --min-samples"):
-        recut_clustering(database, source, Changes(min_samples=12))
+    with pytest.raises(InvalidParameter, match=r"must be 1 to 20, .*; got 21; .* --keep-neighbours 21\)"):
+        recut_clustering(database, source, Changes(min_samples=21))
+    with pytest.raises(InvalidParameter, match="min_samples must be a whole number of at least 1"):
+        recut_clustering(database, source, Changes(min_samples=0))
     assert recut_clustering(database, source, Changes(min_samples=10)).n_clusters
     # The size may go below the tree's min_samples, which stays.
     small = recut_clustering(database, source, Changes(min_cluster_size=3))
     assert summary(database, small.id).record.min_samples == 10
     with pytest.raises(InvalidParameter, match="epsilon must be"):
         recut_clustering(database, source, Changes(epsilon=3.0))
+
+
+def test_without_neighbours_min_samples_stays(tmp_path: Path) -> None:
+    database, model = sample(tmp_path)
+    (outcome,) = clustering_manager.cluster_all_data(
+        database, [model], resources=Resources(keep_neighbours=0), downsample=5
+    )
+    without = summary(database, outcome.id)
+    with pytest.raises(
+        InvalidParameter, match=r"must be 10, .*; got 5; .*--keep-neighbours 0; cluster again"
+    ):
+        recut_clustering(database, without, Changes(min_samples=5))
+    (outcome,) = clustering_manager.cluster_all_data(
+        database, [model], resources=Resources(keep_neighbours=12), downsample=5
+    )
+    source = summary(database, outcome.id)
+    recut = summary(database, recut_clustering(database, source, Changes(min_samples=12)).id)
+    with pytest.raises(InvalidParameter, match=f"must be 12, .*it was cut from clustering {source.id}"):
+        recut_clustering(database, recut, Changes(min_samples=5))
+    words = ["recut-clustering", str(source.id), "--min-samples", "13", "--db", str(database.path)]
+    refused = CliRunner().invoke(main, words)
+    assert refused.exit_code == 2
+    assert "min_samples must be 1 to 12, up to which neighbours are stored; got 13" in refused.stderr
 
 
 def test_without_a_tree_there_is_nothing_to_cut(tmp_path: Path) -> None:
@@ -248,4 +279,4 @@ def test_the_command_answers_like_cluster_embeddings(tmp_path: Path) -> None:
         main, ["recut-clustering", outcome["id"], "--min-samples", "3", "--db", str(database)]
     )
     assert refused.exit_code == 2
-    assert "min_samples belongs to the tree" in refused.stderr
+    assert "min_samples must be 10, as the clustering has no neighbour lists" in refused.stderr

@@ -105,6 +105,48 @@ def test_a_row_is_what_recut_stores(clustered: tuple[Database, ClusteringSummary
     assert len({setting.n_clusters for setting in settings}) > 10
 
 
+def test_a_sweep_over_min_samples_is_what_fits_find(
+    clustered: tuple[Database, ClusteringSummary], tmp_path: Path
+) -> None:
+    shutil.copyfile(clustered[0].path or "", tmp_path / "copy.sqlite")
+    database, source = open_database(tmp_path / "copy.sqlite"), clustered[1]
+    grid = Grid(min_samples=[2, 5, 20], epsilons=[0.2, 0.4], allow_single_cluster=False)
+    settings = sweep_clustering(database, source, grid)
+    assert [(one.min_samples, one.epsilon) for one in settings] == [
+        *((number, epsilon) for number in (2, 5, 20) for epsilon in (0.2, 0.4)),
+    ]
+    fits = []
+    for one in settings:
+        asked = ClusteringParameters(
+            min_samples=one.min_samples, min_cluster_size=source.record.min_cluster_size, epsilon=one.epsilon
+        )
+        (outcome,) = clustering_manager.cluster_all_data(database, parameters=asked)
+        assert (one.n_clusters, one.n_outliers) == (outcome.n_clusters, outcome.n_outliers)
+        fits.append(labels_of(database, outcome.id))
+        assert one.ari_stored == pytest.approx(adjusted_rand_score(labels_of(database, source.id), fits[-1]))
+    assert len({one.n_outliers for one in settings if one.epsilon == 0.4}) == 3
+    # The first epsilon of the next min_samples is compared with that of the one before.
+    assert settings[0].ari_previous is None
+    both = (fits[0] != OUTLIER) & (fits[2] != OUTLIER)
+    assert settings[2].ari_previous == pytest.approx(adjusted_rand_score(fits[0][both], fits[2][both]))
+    with pytest.raises(InvalidParameter, match="must be 1 to 20, up to which neighbours are stored; got 21"):
+        sweep_clustering(database, source, Grid(min_samples=[5, 21]))
+
+
+def test_the_command_shows_min_samples_where_it_varies(clustered: tuple[Database, ClusteringSummary]) -> None:
+    words = ["sweep-clustering", "--db", str(clustered[0].path), "--epsilon", "0.4"]
+    assert "min_samples 10, cut anew" in " ".join(CliRunner().invoke(main, words).stdout.split())
+    shown = CliRunner().invoke(main, [*words, "--min-samples", "2,10"]).stdout
+    (head,) = (line for line in shown.splitlines() if line.startswith("epsilon"))
+    assert head.split()[:3] == ["epsilon", "min_samples", "min_cluster_size"]
+    (stored,) = (
+        line for line in shown.splitlines() if line.startswith("    0.4") and line.endswith("stored")
+    )
+    assert stored.split()[:2] == ["0.4", "10"]
+    result = CliRunner().invoke(main, [*words, "--min-samples", "2:4:1", "--json"]).stdout
+    assert [one["min_samples"] for one in json.loads(result)["settings"]] == [2, 3, 4]
+
+
 def test_what_is_not_asked_stays_and_the_stored_setting_agrees_fully(
     clustered: tuple[Database, ClusteringSummary],
 ) -> None:

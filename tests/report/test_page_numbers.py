@@ -144,6 +144,7 @@ def test_density_is_that_of_show_density(plain_page: Path, opened: Open) -> None
         ]
         assert [int(row["rows"]) for row in rows] == [group["n_rows"] for group in printed[name]]
     for title, name in (
+        ("Outliers by min_samples", "by_min_samples"),
         ("Outliers by smallest cluster size", "by_min_cluster_size"),
         ("Outliers by epsilon", "by_epsilon"),
     ):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from panic_tda.cli.rendering.common import percent
 from panic_tda.cli.text import Column, paragraph, table
 from panic_tda.clustering.cuts import Cut
 from panic_tda.insight.density import LEAST_DIP_ROWS, Density, Histogram, Share
+from panic_tda.parameters import ClusteringRecord, EffectiveParameters
+from panic_tda.storage.read.neighbour_graphs import explain_missing
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.wording import install_extra, on_one_line, pluralize
 
@@ -15,6 +17,12 @@ _LINES = 20
 _BAR, _BESIDE_BAR = 36, 38
 """Columns of the longest bar, and of the text beside it."""
 _TEXT_WIDTH = 100
+_SETTINGS: dict[str, tuple[str, Callable[[EffectiveParameters], float]]] = {
+    "min_samples": ("samples", lambda setting: setting.min_samples),
+    "min_cluster_size": ("size", lambda setting: setting.min_cluster_size),
+    "epsilon": ("epsilon", lambda setting: setting.cluster_selection_epsilon),
+}
+"""Heading of the column of each setting, and its value."""
 
 
 def density_text(source: ClusteringSummary, density: Density, width: int) -> str:
@@ -30,9 +38,9 @@ def density_text(source: ClusteringSummary, density: Density, width: int) -> str
         paragraph(head, min(width, _TEXT_WIDTH)),
         _draw_histogram(density.histogram, max(1, min(_BAR, width - _BESIDE_BAR))),
         paragraph(_describe_dip_test(density), min(width, _TEXT_WIDTH)),
-        "outliers by min_cluster_size\n"
-        + _format_cuts("size", density.by_min_cluster_size, density.n_rows, width),
-        "outliers by epsilon\n" + _format_cuts("epsilon", density.by_epsilon, density.n_rows, width),
+        _describe_min_samples(record, density, width),
+        _format_cuts("min_cluster_size", density.by_min_cluster_size, density.n_rows, width),
+        _format_cuts("epsilon", density.by_epsilon, density.n_rows, width),
     ]
     for title, shares in (
         ("outliers by length of text, in characters", density.by_text_length),
@@ -79,19 +87,20 @@ def _describe_dip_test(density: Density) -> str:
     )
 
 
+def _describe_min_samples(record: ClusteringRecord, density: Density, width: int) -> str:
+    if density.by_min_samples:
+        return _format_cuts("min_samples", density.by_min_samples, density.n_rows, width)
+    missing = f"(No outliers by min_samples: there are no neighbour lists; {explain_missing(record)})"
+    return paragraph(missing, min(width, _TEXT_WIDTH))
+
+
 def _format_cuts(name: str, cuts: Sequence[Cut], n_rows: int, width: int) -> str:
-    columns = (Column(name, right=True), Column("clusters", right=True), Column("outliers", right=True))
+    title, read = _SETTINGS[name]
+    columns = (Column(title, right=True), Column("clusters", right=True), Column("outliers", right=True))
     rows = [
-        (
-            str(cut.parameters.min_cluster_size)
-            if name == "size"
-            else f"{cut.parameters.cluster_selection_epsilon:g}",
-            str(cut.n_clusters),
-            percent(cut.n_outliers, n_rows),
-        )
-        for cut in cuts
+        (f"{read(cut.parameters):g}", str(cut.n_clusters), percent(cut.n_outliers, n_rows)) for cut in cuts
     ]
-    return table(columns, rows, width)
+    return f"outliers by {name}\n{table(columns, rows, width)}"
 
 
 def _format_shares(shares: Sequence[Share], width: int) -> str:

@@ -10,13 +10,14 @@ from panic_tda.insight.sweep import CLIFF_ARI, Setting
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.wording import on_one_line, pluralize
 
-_SINGLE = "single cluster"
+_SINGLE, _SAMPLES = "single cluster", "min_samples"
 _ABOUT_SINGLE = "single cluster: whether it was allowed; where both give the same, one line stands for both."
 _ABOUT_ROOT = (
     "root: the root cluster, which holds all rows, was selected; --no-allow-single-cluster excludes it."
 )
 _COLUMNS = (
     Column("epsilon", right=True),
+    Column(_SAMPLES, right=True),
     Column("min_cluster_size", right=True),
     Column("method", rank=2),
     Column(_SINGLE),
@@ -35,9 +36,11 @@ def sweep_text(source: ClusteringSummary, settings: Sequence[Setting], width: in
     """Return one line per setting with its marks, and below them an explanation of the marks."""
     record = source.record
     shows_single = len({setting.allow_single_cluster for setting in settings}) > 1
+    shows_samples = any(setting.min_samples != record.min_samples for setting in settings)
     rows = [
         (
             f"{setting.epsilon:g}",
+            *([str(setting.min_samples)] * shows_samples),
             str(setting.min_cluster_size),
             setting.selection_method,
             *(["yes" if setting.allow_single_cluster else "no"] * shows_single),
@@ -55,7 +58,7 @@ def sweep_text(source: ClusteringSummary, settings: Sequence[Setting], width: in
     head = (
         f"Clustering {source.id} of {on_one_line(source.embedding_model)}, {record.n_embeddings} "
         f"{pluralize(record.n_embeddings, 'embedding')}, "
-        f"min_samples {record.min_samples}, cut anew; nothing is stored"
+        f"{'' if shows_samples else f'min_samples {record.min_samples}, '}cut anew; nothing is stored"
     )
     foot = (
         "ARI before: agreement with the setting before, on the rows in a cluster at both; cliff: an abrupt "
@@ -66,7 +69,10 @@ def sweep_text(source: ClusteringSummary, settings: Sequence[Setting], width: in
         foot += f" {_ABOUT_SINGLE}"
     if any(setting.root_selected for setting in settings):
         foot += f" {_ABOUT_ROOT}"
-    columns = [column for column in _COLUMNS if shows_single or column.name != _SINGLE]
+    if shows_samples:
+        foot += " validity compares settings of one min_samples only."
+    hidden = [_SINGLE] * (not shows_single) + [_SAMPLES] * (not shows_samples)
+    columns = [column for column in _COLUMNS if column.name not in hidden]
     narrow = min(width, 110)
     return "\n\n".join([paragraph(head, narrow), table(columns, rows, width), paragraph(foot, narrow)])
 
@@ -75,11 +81,13 @@ def _list_marks(source: ClusteringSummary, setting: Setting) -> list[str]:
     record = source.record
     is_stored = (
         setting.epsilon,
+        setting.min_samples,
         setting.min_cluster_size,
         setting.selection_method,
         setting.allow_single_cluster,
     ) == (
         record.cluster_selection_epsilon,
+        record.min_samples,
         record.min_cluster_size,
         record.cluster_selection_method,
         record.allow_single_cluster,

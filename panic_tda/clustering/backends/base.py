@@ -80,6 +80,9 @@ class FitOptions:
         "auto" skips backends whose tree is not that of the complete graph.
     metric : {"cosine", "euclidean"}
         Whether rows are unit rows in float32, or rows of norms up to 1 in float64 and in host memory.
+    keep_neighbours : int
+        Largest `min_samples` of later trees. Above 0, an exact backend builds the tree of
+        `tree_min_samples`, and returns neighbour lists with it; other backends ignore it.
     """
 
     min_samples: int
@@ -91,6 +94,12 @@ class FitOptions:
     on_device: bool = False
     exact: bool = False
     metric: str = COSINE
+    keep_neighbours: int = 0
+
+    @property
+    def tree_min_samples(self) -> int:
+        """Return the `min_samples` of the tree of an exact backend."""
+        return max(self.min_samples, self.keep_neighbours)
 
 
 class Backend(Protocol):
@@ -132,7 +141,7 @@ class Backend(Protocol):
         -------
         SpanningTree
             n - 1 edges over these rows, with the core distance of every row. All heights must be computed
-            consistently: the same distance has the same height on every edge.
+            consistently: the same distance has the same height on every edge, and in the neighbour lists.
         """
 
 

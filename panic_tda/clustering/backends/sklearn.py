@@ -7,14 +7,16 @@ dimensions. Here the distances are computed tile by tile from separate buffers.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from panic_tda.arrays.rows import slices
 from panic_tda.clustering.backends.base import FitOptions
+from panic_tda.clustering.neighbour_graph import empty_lists, fill_lists
 from panic_tda.errors import UnsupportedOnBackend
-from panic_tda.types import SpanningTree
+from panic_tda.types import NeighbourLists, SpanningTree
 from panic_tda.wording import format_bytes
 
 if TYPE_CHECKING:
@@ -63,9 +65,10 @@ class SklearnBackend:
         heights = chord_distance_matrix(vectors, options)
         options.progress.phase("spanning tree")
         cores = _find_core_distances(heights, options)
+        lists = _find_nearer_rows(heights, cores, options) if options.keep_neighbours else None
         np.maximum(heights, cores[:, None], out=heights)
         np.maximum(heights, cores[None, :], out=heights)
-        return _build_spanning_tree(heights, cores)
+        return replace(_build_spanning_tree(heights, cores), neighbours=lists)
 
 
 def chord_distance_matrix(vectors: Float32Array, options: FitOptions) -> FloatArray:
@@ -112,13 +115,26 @@ def _compute_tile(rows: FloatArray, columns: FloatArray) -> FloatArray:
 
 
 def _find_core_distances(distances: FloatArray, options: FitOptions) -> FloatArray:
-    nearest = options.min_samples - 1
+    nearest = options.tree_min_samples - 1
     # Copied, because a view of one column would keep the partitioned rows in memory.
     cores = [
         np.partition(distances[rows], nearest, axis=1)[:, nearest].copy()
         for rows in slices(len(distances), TILE_ROWS)
     ]
     return np.maximum(np.concatenate(cores), options.distance_floor)
+
+
+def _find_nearer_rows(distances: FloatArray, cores: FloatArray, options: FitOptions) -> NeighbourLists:
+    """List the rows that are nearer to each row than its core distance; copies are rows like others."""
+    lists = empty_lists(len(distances), options.tree_min_samples)
+    for part in slices(len(distances), TILE_ROWS):
+        own = np.arange(part.start, part.stop)
+        is_near = distances[part] < cores[part, None]
+        is_near[own - part.start, own] = False
+        owners, rows = np.nonzero(is_near)
+        owners += part.start
+        fill_lists(lists, owners, rows, distances[owners, rows])
+    return lists
 
 
 def _build_spanning_tree(heights: FloatArray, cores: FloatArray) -> SpanningTree:

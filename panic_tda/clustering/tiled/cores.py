@@ -48,14 +48,16 @@ import numpy as np
 
 from panic_tda.arrays.namespace import squared_lengths, take_rows, take_slice, to_host
 from panic_tda.arrays.rows import slices
+from panic_tda.clustering.neighbour_graph import fill_lists
 from panic_tda.clustering.phases import CORE_DISTANCES
 from panic_tda.clustering.tiled import margins
+from panic_tda.clustering.tiled.nearer_rows import fill_from_lists
 
 if TYPE_CHECKING:
     from panic_tda.clustering.tiled.contract import Kernels, Lists, Space
     from panic_tda.clustering.tiled.workers import Workers
     from panic_tda.progress import Progress
-    from panic_tda.types import Array, ArrayModule, FloatArray, IntArray
+    from panic_tda.types import Array, ArrayModule, FloatArray, IntArray, NeighbourLists
 
 _BATCH_ROWS, _BATCH_NEIGHBOURS = 256, 1 << 16
 """Most rows of a batch that is compared with all rows, and most neighbours that it keeps in all."""
@@ -92,6 +94,7 @@ def measure_core_distances(
     floor: float,
     team: Workers,
     progress: Progress,
+    nearer: NeighbourLists | None = None,
 ) -> CoreDistances:
     """Measure the distance of every row to its `min_samples`-th nearest row, itself and copies counted.
 
@@ -111,6 +114,8 @@ def measure_core_distances(
         Threads.
     progress : Progress
         Receives the phase and the number of rows.
+    nearer : NeighbourLists, optional
+        Lists without entries, of this `min_samples`, to fill with the rows nearer than the core distance.
     """
     n = len(weights)
     progress.phase(CORE_DISTANCES, float(n))
@@ -121,14 +126,20 @@ def measure_core_distances(
         space.kernels.cores_from_lists(
             space, weights, lists, rows, min_samples=min_samples, floor=floor, out=(cores, list_too_short)
         )
+        if nearer is not None:
+            fill_from_lists(space, lists, rows, cores[rows], ~list_too_short[rows], floor=floor, out=nearer)
 
     team.chunks(measure_from_lists, n, progress=progress)
     rows_to_search = np.flatnonzero(list_too_short)
 
     def search_batch(batch: slice) -> None:
         rows = rows_to_search[batch]
-        distances = _search_all_rows(space, weights, rows, min_samples - weights[rows], cores[rows])
-        cores[rows] = np.maximum(distances, floor)
+        nearest = _search_all_rows(space, weights, rows, min_samples - weights[rows], cores[rows])
+        cores[rows] = np.maximum(nearest.bounds, floor)
+        if nearer is not None:
+            distances = np.maximum(nearest.distances, floor)
+            near = distances < cores[rows][nearest.queries]
+            fill_lists(nearer, rows[nearest.queries[near]], nearest.rows[near], distances[near])
 
     team.chunks(search_batch, len(rows_to_search), largest=_batch_rows(min_samples))
     return CoreDistances(cores, len(rows_to_search))
@@ -136,8 +147,8 @@ def measure_core_distances(
 
 def _search_all_rows(
     space: Space, weights: IntArray, rows: IntArray, missing: IntArray, upper_bounds: FloatArray
-) -> FloatArray:
-    """Return the core distances of `rows` by comparing them with all rows, one tile after the other.
+) -> _NearestRows:
+    """Find the core distances of `rows` by comparing them with all rows, one tile after the other.
 
     Parameters
     ----------
@@ -172,8 +183,8 @@ def _search_all_rows(
         j = j + tile.start
         not_itself = np.flatnonzero(rows[i] != j)
         i, j = i[not_itself], j[not_itself]
-        nearest.add(i, space.kernels.distances(space, rows[i], j), weights[j])
-    return nearest.bounds
+        nearest.add(i, j, space.kernels.distances(space, rows[i], j), weights[j])
+    return nearest
 
 
 def _is_dense(xp: ArrayModule, selected: Array) -> bool:
@@ -207,20 +218,26 @@ class _NearestRows:
     ----------
     bounds : (m,) float64
         The bounds as known so far; the core distances when all rows have been added.
+    queries, rows : (pairs,) int64
+        The query, 0 to m - 1, and the neighbour of every pair that is kept.
+    distances : (pairs,) float64
+        Their distances.
     """
 
     def __init__(self, bounds: FloatArray, missing: IntArray) -> None:
         self.bounds, self._missing = bounds, missing
-        self._queries, self._weights = np.empty((2, 0), dtype=np.int64)
-        self._distances = np.empty(0)
+        self.queries, self.rows, self._weights = np.empty((3, 0), dtype=np.int64)
+        self.distances = np.empty(0)
 
-    def add(self, queries: IntArray, distances: FloatArray, weights: IntArray) -> None:
+    def add(self, queries: IntArray, rows: IntArray, distances: FloatArray, weights: IntArray) -> None:
         """Add neighbours.
 
         Parameters
         ----------
         queries : (pairs,) int64
             The query, 0 to m - 1, of which each is a neighbour.
+        rows : (pairs,) int64
+            The neighbour.
         distances : (pairs,) float64
             Distance to the query.
         weights : (pairs,) int64
@@ -229,16 +246,17 @@ class _NearestRows:
         nearer = np.flatnonzero(distances < self.bounds[queries])
         if not len(nearer):
             return
-        queries, distances, weights = (
+        queries, rows, distances, weights = (
             np.concatenate([present, new[nearer]])
             for present, new in (
-                (self._queries, queries),
-                (self._distances, distances),
+                (self.queries, queries),
+                (self.rows, rows),
+                (self.distances, distances),
                 (self._weights, weights),
             )
         )
         order = np.lexsort((distances, queries))
-        queries, distances, weights = queries[order], distances[order], weights[order]
+        queries, rows, distances, weights = queries[order], rows[order], distances[order], weights[order]
         # Weight of the same query's nearer neighbours.
         weight_before = np.cumsum(weights) - weights
         weight_before -= weight_before[np.searchsorted(queries, queries)]
@@ -246,11 +264,8 @@ class _NearestRows:
         is_kth = (weight_before < missing) & (weight_before + weights >= missing)
         self.bounds[queries[is_kth]] = distances[is_kth]
         contributing = np.flatnonzero(weight_before < missing)
-        self._queries, self._distances, self._weights = (
-            queries[contributing],
-            distances[contributing],
-            weights[contributing],
-        )
+        self.queries, self.rows = queries[contributing], rows[contributing]
+        self.distances, self._weights = distances[contributing], weights[contributing]
 
 
 def batch_bytes(kernels: Kernels, n_features: int, min_samples: int) -> int:

@@ -6,18 +6,21 @@ import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from panic_tda.arrays.namespace import device_library, namespace, on_device
 from panic_tda.clustering.backends.base import FitOptions
+from panic_tda.clustering.neighbour_graph import empty_lists, list_bytes
+from panic_tda.clustering.state_files import Form
 from panic_tda.clustering.tiled import axes, device, forest, layout, neighbours, verify
 from panic_tda.clustering.tiled.cores import batch_bytes, measure_core_distances
 from panic_tda.clustering.tiled.joining import join_components
 from panic_tda.clustering.tiled.space import build_lifted_space, build_space, select_kernels
-from panic_tda.clustering.tiled.state_checks import check_tree, tree_forms
+from panic_tda.clustering.tiled.state_checks import check_nearer_rows, check_tree, tree_forms
 from panic_tda.clustering.tiled.workers import Workers, workers
 from panic_tda.clustering.trees import Edges, concatenate, minimum_forest
 from panic_tda.devices import cuda
@@ -31,12 +34,14 @@ if TYPE_CHECKING:
     from panic_tda.clustering.tiled.contract import Kernels, Lists, Space
     from panic_tda.clustering.tiled.layout import Layout
     from panic_tda.progress import Progress
-    from panic_tda.types import Array, ArrayModule, FloatArray, IntArray
+    from panic_tda.types import Array, ArrayModule, FloatArray, IntArray, NeighbourLists
 
 _SEED = 0
 _FORMAT = 3
 """Version of the saved states; raise it if a pass would misread the states of an earlier version."""
 _INITIAL_TREE, _FINISHED_TREE = "first-tree", "finished-tree"
+_NEARER_ROWS = "nearer-rows"
+"""The lists of `FitOptions.keep_neighbours`, which belong to both trees."""
 _STATES = (neighbours.STATE, _INITIAL_TREE, verify.STATE, _FINISHED_TREE)
 """Names of the saved states, in the order in which they are written; each replaces those before it."""
 _ROW_BYTES = 160
@@ -51,6 +56,15 @@ edges. Lighter edges between their dense rows exist, but the lists of dense rows
 """
 
 _log = logging.getLogger(__name__)
+
+
+class _Stage(NamedTuple):
+    """Core distances, a spanning tree, and the lists of `FitOptions.keep_neighbours`."""
+
+    cores: FloatArray
+    tree: Edges
+    nearer: NeighbourLists | None
+
 
 InitialTree = Callable[[int, np.random.Generator], tuple["IntArray", "IntArray"]]
 
@@ -123,7 +137,10 @@ class TiledBackend:
         """
         if not options.on_device:
             return
-        needed, free = self.device_bytes(n_rows, n_features, options.min_samples), cuda.allocatable_bytes()
+        needed, free = (
+            self.device_bytes(n_rows, n_features, options.tree_min_samples),
+            cuda.allocatable_bytes(),
+        )
         if needed > free:
             raise UnsupportedOnBackend(
                 f"backend tiled needs {format_bytes(needed)} of device memory for {n_rows:,} rows, without "
@@ -136,7 +153,9 @@ class TiledBackend:
         if not options.on_device:
             return False
         rows = 4 * n_rows * n_features
-        return rows + self.device_bytes(n_rows, n_features, options.min_samples) <= cuda.allocatable_bytes()
+        return (
+            rows + self.device_bytes(n_rows, n_features, options.tree_min_samples) <= cuda.allocatable_bytes()
+        )
 
     def device_bytes(self, n_rows: int, n_features: int, min_samples: int) -> int:
         """Return the most bytes that the work takes on a device, without the rows."""
@@ -149,14 +168,14 @@ class TiledBackend:
         """Return the bytes of the rows and of the work; see `Backend.bytes_needed`."""
         rows = 4 * n_rows * n_features
         if options.on_device:
-            work_bytes = self.device_bytes(n_rows, n_features, options.min_samples)
+            work_bytes = self.device_bytes(n_rows, n_features, options.tree_min_samples)
             return work_bytes + rows if self.rows_on_device(n_rows, n_features, options) else work_bytes
         n_axes = self._n_axes(n_rows, np)
         # The number that the rows choose is unknown before they are loaded.
         n_axes = max(axes.N_AXES_CHOICES) if n_axes is None else n_axes
         return rows + self._bytes(
             (n_rows, n_features),
-            options.min_samples,
+            options,
             work=select_kernels(np),
             coordinate_bytes=_coordinate_bytes(select_kernels(np), n_features, n_axes),
             n_threads=self.settings.threads or available_cores(),
@@ -171,22 +190,24 @@ class TiledBackend:
             `min_samples` exceeds the number of rows, copies counted.
         """
         n = len(vectors)
-        if options.min_samples > int(weights.sum()):
+        if options.tree_min_samples > int(weights.sum()):
             raise InvalidParameter(
                 f"min_samples must be at most the number of rows, {int(weights.sum())}; "
-                f"got {options.min_samples}"
+                f"got {options.tree_min_samples}"
             )
         if n == 1:
             empty = np.empty(0, dtype=np.int64)
-            return SpanningTree(empty, empty, np.empty(0), np.full(1, options.distance_floor))
+            lists = empty_lists(1, options.tree_min_samples) if options.keep_neighbours else None
+            floor = np.full(1, options.distance_floor)
+            return SpanningTree(empty, empty, np.empty(0), floor, neighbours=lists)
         if not on_device(vectors):
             # A plain view: the compiled kernels take memory maps only as ordinary arrays.
             vectors = np.asarray(vectors)
         xp = self._library(vectors, options)
         threads = select_kernels(xp).THREADS or self.settings.threads
         self._open(options, xp)
-        if finished := self._stored(options, _FINISHED_TREE, n):
-            return _as_spanning_tree(*finished)
+        if finished := self._stored(options, _FINISHED_TREE, vectors.shape):
+            return _as_spanning_tree(finished)
         rng = np.random.default_rng(_SEED)
         with workers(threads) as team:
             # In one thread: those of the BLAS library wait for each other by turning in circles.
@@ -194,13 +215,13 @@ class TiledBackend:
                 space = build_lifted_space(vectors)
             else:
                 space = build_space(xp, vectors, self._n_axes(n, xp), rng)
-            cores, tree = self._stored(options, _INITIAL_TREE, n) or self._initial_tree(
+            stage = self._stored(options, _INITIAL_TREE, vectors.shape) or self._initial_tree(
                 space, weights, options, team, rng
             )
-            tree = self._close(space, cores, tree, options, team)
+            stage = stage._replace(tree=self._close(space, stage.cores, stage.tree, options, team))
         # The caller removes the state when the result is saved; a kill before then costs no second fit.
-        self._store(options, _FINISHED_TREE, cores, tree)
-        return _as_spanning_tree(cores, tree)
+        self._store(options, _FINISHED_TREE, stage.cores, stage.tree)
+        return _as_spanning_tree(stage)
 
     def _library(self, vectors: Array, options: FitOptions) -> ArrayModule:
         if self.settings.library is None and options.on_device and not on_device(vectors):
@@ -225,7 +246,7 @@ class TiledBackend:
             options.checkpoint.open(
                 backend=self.name,
                 format=_FORMAT,
-                min_samples=options.min_samples,
+                min_samples=options.tree_min_samples,
                 distance_floor=options.distance_floor,
                 # Lists are kept as the library has them, and tiles are counted off. The orders of rows and of
                 # tile pairs are in the state, whatever the other settings would make of them.
@@ -233,13 +254,21 @@ class TiledBackend:
                 tile_rows=self._tile_rows(xp),
             )
 
-    def _stored(self, options: FitOptions, name: str, n_rows: int) -> tuple[FloatArray, Edges] | None:
+    def _stored(self, options: FitOptions, name: str, shape: tuple[int, int]) -> _Stage | None:
         if options.checkpoint is None:
             return None
-        stored = options.checkpoint.load(name, tree_forms(n_rows), check=check_tree)
+        stored = options.checkpoint.load(name, tree_forms(shape[0]), check=check_tree)
         if stored is None:
             return None
-        return stored["cores"], Edges(*(stored[field] for field in Edges._fields))
+        nearer = None
+        if options.keep_neighbours:
+            nearer = self._empty_lists(shape, options)
+            lists: dict[str, Array] = {"rows": nearer.rows, "distances": nearer.distances}
+            forms = {field: Form(values.shape, values.dtype) for field, values in lists.items()}
+            check = partial(check_nearer_rows, cores=stored["cores"])
+            if options.checkpoint.load(_NEARER_ROWS, forms, into=lists, check=check) is None:
+                return None
+        return _Stage(stored["cores"], Edges(*(stored[field] for field in Edges._fields)), nearer)
 
     def _store(self, options: FitOptions, name: str, cores: FloatArray, tree: Edges) -> None:
         if options.checkpoint is not None:
@@ -254,17 +283,22 @@ class TiledBackend:
         options: FitOptions,
         team: Workers,
         rng: np.random.Generator,
-    ) -> tuple[FloatArray, Edges]:
+    ) -> _Stage:
         where, lists = self._neighbours(space, options, team, rng)
+        nearer = self._empty_lists(space.vectors.shape, options) if options.keep_neighbours else None
         cores, n_searched = measure_core_distances(
             space,
             weights,
             lists,
-            min_samples=options.min_samples,
+            min_samples=options.tree_min_samples,
             floor=options.distance_floor,
             team=team,
             progress=options.progress,
+            nearer=nearer,
         )
+        if nearer is not None and options.checkpoint is not None:
+            # Before the tree, so that no tree is without them.
+            options.checkpoint.save(_NEARER_ROWS, rows=nearer.rows, distances=nearer.distances)
         _log.debug("%d of %d lists were too short for an exact core distance", n_searched, len(weights))
         options.progress.phase("forest")
         if self.settings.initial_tree is not None:
@@ -274,16 +308,24 @@ class TiledBackend:
             tree = self._joined(space, where, cores, lists, team, rng, options.progress)
         tree = minimum_forest(len(weights), tree)
         self._store(options, _INITIAL_TREE, cores, tree)
-        return cores, tree
+        return _Stage(cores, tree, nearer)
+
+    def _empty_lists(self, shape: tuple[int, int], options: FitOptions) -> NeighbourLists:
+        """Return lists for the nearer rows, in host memory, or in files above the memory limit."""
+        folder, limit = None, options.memory_limit
+        if limit is not None:
+            needed = self.bytes_needed(*shape, replace(options, on_device=False)) - 4 * shape[0] * shape[1]
+            folder = (options.work_dir or Path(tempfile.gettempdir())) if needed > limit else None
+        return empty_lists(shape[0], options.tree_min_samples, folder)
 
     def _neighbours(
         self, space: Space, options: FitOptions, team: Workers, rng: np.random.Generator
     ) -> tuple[Layout, Lists]:
-        n, length = len(space.vectors), neighbours.list_length(len(space.vectors), options.min_samples)
+        n, length = len(space.vectors), neighbours.list_length(len(space.vectors), options.tree_min_samples)
         where = layout.build_local_layout(space.coordinates, self._tile_rows(space.xp), rng)
         folder = None
         limit = options.memory_limit if space.xp is np else None
-        if limit is not None and self.memory(space, options.min_samples, team) > limit:
+        if limit is not None and self.memory(space, options, team) > limit:
             folder = options.work_dir or Path(tempfile.gettempdir())
             _log.info("neighbour lists of %s go into a file in %s", format_bytes(8 * n * length), folder)
         lists = space.kernels.empty_lists(space.xp, where, length, folder)
@@ -293,7 +335,7 @@ class TiledBackend:
         )
         return where, lists
 
-    def memory(self, space: Space, min_samples: int, team: Workers) -> int:
+    def memory(self, space: Space, options: FitOptions, team: Workers) -> int:
         """Return the most bytes taken above the input: lists, axes and trees by row, buffers by thread."""
         n, d = space.vectors.shape
         taken = _coordinate_bytes(space.kernels, d, space.coordinates.shape[1] - 1 if space.bounded else 0)
@@ -301,24 +343,27 @@ class TiledBackend:
             # Both lifted forms and their packed values, and the points.
             taken = 4 * (3 * d + 5) + 2 * space.kernels.packed_bytes(d + 2)
         return self._bytes(
-            (n, d), min_samples, work=space.kernels, coordinate_bytes=taken, n_threads=team.n_threads
+            (n, d), options, work=space.kernels, coordinate_bytes=taken, n_threads=team.n_threads
         )
 
     def _bytes(
         self,
         shape: tuple[int, int],
-        min_samples: int,
+        options: FitOptions,
         *,
         work: Kernels,
         coordinate_bytes: int,
         n_threads: int,
     ) -> int:
-        n, d = shape
+        (n, d), min_samples = shape, options.tree_min_samples
+        nearer_bytes = list_bytes(min_samples) if options.keep_neighbours else 0
         length = neighbours.list_length(n, min_samples)
         buffers = work.buffer_bytes(self.settings.tile_rows or work.TILE_ROWS, d)
         # The passes run one after the other, and each frees its tiles at its end.
         buffers = max(buffers, batch_bytes(work, d, min_samples) if length < n - 1 else 0)
-        return int(n * (work.list_bytes(length) + coordinate_bytes + _ROW_BYTES) + n_threads * buffers)
+        return int(
+            n * (work.list_bytes(length) + nearer_bytes + coordinate_bytes + _ROW_BYTES) + n_threads * buffers
+        )
 
     def _joined(
         self,
@@ -361,5 +406,5 @@ def _coordinate_bytes(work: Kernels, n_features: int, n_axes: int) -> int:
     return 4 * (n_axes + 1) + work.packed_bytes(n_axes + 1)
 
 
-def _as_spanning_tree(cores: FloatArray, tree: Edges) -> SpanningTree:
-    return SpanningTree(tree.u, tree.v, tree.height, cores)
+def _as_spanning_tree(stage: _Stage) -> SpanningTree:
+    return SpanningTree(*stage.tree, core_distances=stage.cores, neighbours=stage.nearer)

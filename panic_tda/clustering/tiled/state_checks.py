@@ -16,7 +16,7 @@ from panic_tda.clustering.state_files import Form, UnusableState
 from panic_tda.clustering.trees import Edges, minimum_forest
 
 if TYPE_CHECKING:
-    from panic_tda.types import Array
+    from panic_tda.types import Array, FloatArray
 
 _INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -88,6 +88,24 @@ def check_tree(state: _State) -> None:
     cores = state["cores"]
     _require(bool((np.isfinite(cores) & (cores >= 0)).all()), "a core distance is not finite or is negative")
     _require_tree(state)
+
+
+def check_nearer_rows(state: _State, cores: FloatArray) -> None:
+    """Check the values of lists of the rows that are nearer than the core distances, (n,).
+
+    Raises
+    ------
+    UnusableState
+        A row number is out of range, distances do not ascend, or one is not below the core distance.
+    """
+    rows, distances = state["rows"], state["distances"]
+    for chunk in chunks(distances):
+        listed, lengths = rows[chunk], distances[chunk]
+        empty = listed == -1
+        _require(bool(((listed >= -1) & (listed < len(cores))).all()), "a row number is out of range")
+        near = (lengths >= 0) & (lengths < cores[chunk, None])
+        _require(bool(np.where(empty, lengths == np.inf, near).all()), "a distance is out of range")
+        _require(bool((lengths[:, 1:] >= lengths[:, :-1]).all()), "its distances do not ascend")
 
 
 def _edges_forms(n: int) -> dict[str, Form]:

@@ -175,6 +175,13 @@ _ALL = (
         repairs.plan_damaged_trees,
     ),
     Kind(
+        trees.NEIGHBOURS,
+        "clusterings whose stored neighbour lists are damaged; neither clusters nor trees depend on them",
+        "doctor --fix damaged_neighbours deletes the lists; cluster again to store new ones",
+        trees.check_neighbours,
+        repairs.plan_damaged_neighbours,
+    ),
+    Kind(
         values.UNREADABLE,
         "values that do not match their column: another type, text that is not UTF-8, JSON of another form",
         "correct them in the database, or delete the rows with all rows that refer to them",

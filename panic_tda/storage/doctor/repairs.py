@@ -5,7 +5,7 @@ A plan is made while others may write, so `apply` checks every row again in the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,14 +111,26 @@ def plan_broken_clusterings(info: DatabaseInfo) -> Repair:
 def plan_damaged_trees(info: DatabaseInfo) -> Repair:
     """Plan to delete unreadable trees; their clusterings stay, but can no longer be cut again."""
     keys = [key for _, key, _ in trees.find_damaged_trees(info)]
+    what = "trees that cannot be read are deleted; their clusterings stay, without a tree"
+    return Repair(trees.TREE, len(keys), what, 0, _delete_each(keys, trees.delete_tree))
 
+
+def plan_damaged_neighbours(info: DatabaseInfo) -> Repair:
+    """Plan to delete unreadable neighbour lists; clusterings and trees stay."""
+    keys = [key for _, key, _ in trees.find_damaged_neighbours(info)]
+    what = "neighbour lists that cannot be read are deleted; their clusterings and trees stay"
+    return Repair(trees.NEIGHBOURS, len(keys), what, 0, _delete_each(keys, trees.delete_neighbours))
+
+
+def _delete_each(
+    keys: Sequence[Any], delete: Callable[[Connection, Any], None]
+) -> Callable[[Connection], int]:
     def apply(connection: Connection) -> int:
         for key in keys:
-            trees.delete_tree(connection, key)
+            delete(connection, key)
         return len(keys)
 
-    what = "trees that cannot be read are deleted; their clusterings stay, without a tree"
-    return Repair(trees.TREE, len(keys), what, 0, apply)
+    return apply
 
 
 def _find_broken_keys(

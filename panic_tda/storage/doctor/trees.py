@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import numpy as np
 import sqlalchemy as sa
@@ -16,6 +17,7 @@ from panic_tda.storage.cells import as_literal
 from panic_tda.storage.doctor.database_info import DatabaseInfo
 from panic_tda.storage.doctor.findings import Findings
 from panic_tda.storage.read.clusterings import StoredClustering
+from panic_tda.storage.read.neighbour_graphs import FIRST_PART, read_graph
 from panic_tda.storage.read.summaries import ClusteringSummary, read_result_rows
 from panic_tda.storage.read.trees import read_tree
 from panic_tda.storage.read.vectors_by_id import read_vectors
@@ -24,7 +26,7 @@ from panic_tda.storage.schema.tables import ClusteringTree
 if TYPE_CHECKING:
     from panic_tda.types import BoolArray, Float32Array, IntArray, SpanningTree
 
-TREE, WRONG_TREE = "damaged_tree", "wrong_tree"
+TREE, WRONG_TREE, NEIGHBOURS = "damaged_tree", "wrong_tree", "damaged_neighbours"
 SAMPLE_EDGES = 1_000
 """Largest number of edges of a tree that are compared with the vectors of their rows."""
 _SEED = 0
@@ -40,9 +42,26 @@ def check_trees(info: DatabaseInfo, findings: Findings) -> None:
 
 def find_damaged_trees(info: DatabaseInfo) -> Iterator[tuple[ClusteringSummary, Any, str]]:
     """Yield each clustering whose tree cannot be read, with its key and the reason; one tree at a time."""
+    yield from _find_unreadable(info, read_tree)
+
+
+def check_neighbours(info: DatabaseInfo, findings: Findings) -> None:
+    """Find stored neighbour lists that cannot be read."""
+    for summary, _, fault in find_damaged_neighbours(info):
+        findings.add(NEIGHBOURS, summary.id.hex, fault)
+
+
+def find_damaged_neighbours(info: DatabaseInfo) -> Iterator[tuple[ClusteringSummary, Any, str]]:
+    """Yield each clustering whose neighbour lists cannot be read, with its key and the reason."""
+    yield from _find_unreadable(info, read_graph)
+
+
+def _find_unreadable(
+    info: DatabaseInfo, read: Callable[[Connection, UUID], object]
+) -> Iterator[tuple[ClusteringSummary, Any, str]]:
     for stored, key in _open_clusterings(info):
         try:
-            read_tree(stored.connection, stored.summary.id)
+            read(stored.connection, stored.summary.id)
         except DamagedTree as error:
             yield stored.summary, key, error.fault
 
@@ -59,8 +78,15 @@ def check_heights(info: DatabaseInfo, findings: Findings) -> None:
 
 
 def delete_tree(connection: Connection, key: Any) -> None:
-    """Delete the tree of a clustering; the clustering stays."""
+    """Delete the tree of a clustering, and its neighbour lists; the clustering stays."""
     connection.execute(sa.delete(ClusteringTree).where(ClusteringTree.result_key == as_literal(key)))
+
+
+def delete_neighbours(connection: Connection, key: Any) -> None:
+    """Delete the neighbour lists of a clustering; its tree stays."""
+    # In SQLite, a part whose number is damaged (text) is above every number.
+    is_list = (ClusteringTree.result_key == as_literal(key)) & (ClusteringTree.part >= FIRST_PART)
+    connection.execute(sa.delete(ClusteringTree).where(is_list))
 
 
 def _open_clusterings(info: DatabaseInfo) -> Iterator[tuple[StoredClustering, Any]]:

@@ -105,6 +105,40 @@ class StoredClustering:
         return require_tree(self.connection, self.summary.id, self.summary.record)
 
     @cached_property
+    def graph(self) -> SpanningTree:
+        """Return the tree with the neighbour lists over the assignments; see `require_graph`."""
+        from panic_tda.storage.read.neighbour_graphs import require_graph
+
+        self._progress.phase("read the neighbour lists")
+        return require_graph(self.connection, self.summary.id, self.summary.record)
+
+    def find_graph(self) -> SpanningTree | None:
+        """Return the tree with the neighbour lists, or None if there are none."""
+        from panic_tda.errors import NoTree
+
+        try:
+            return self.graph
+        except NoTree:
+            return None
+
+    def tree_at(self, min_samples: int) -> SpanningTree:
+        """Return the spanning tree at another `min_samples`, which must not exceed `keep_neighbours`.
+
+        Raises
+        ------
+        NoTree
+            Neither a tree nor neighbour lists are stored for it; see `require_tree` and `require_graph`.
+        """
+        from panic_tda.clustering.neighbour_graph import lower_min_samples
+
+        record = self.summary.record
+        if min_samples == record.min_samples:
+            return self.tree
+        graph = self.graph
+        self._progress.phase(f"build the tree at min_samples {min_samples}")
+        return lower_min_samples(graph, min_samples, record.distance_floor)
+
+    @cached_property
     def dimensions(self) -> int:
         """Return the dimensions of the vectors of the embedding model; 0 if there are no vectors."""
         return stored_width(self.connection, self.summary.embedding_model) // FLOAT_BYTES

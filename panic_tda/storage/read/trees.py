@@ -8,6 +8,7 @@ row has no edge.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -33,6 +34,8 @@ PART_BYTES = 8 << 20
 _ROW_BYTES = 24
 PART_ROWS = (PART_BYTES - (1 << 14)) // _ROW_BYTES
 """Rows per part; an uncompressed part still fits into `PART_BYTES`."""
+MOST_PARTS = 1 << 30
+"""Parts of a tree have smaller numbers; larger ones are those of neighbour lists (see `neighbour_graphs`)."""
 TOLERANCE = b"tie_tolerance"
 _MOST_TOLERANCE = 0.1
 _SQUARED_ROUNDING = 1e-3
@@ -170,33 +173,66 @@ def _require_chords(name: str, values: FloatArray) -> None:
 
 
 def _read_table(connection: Connection, clustering_id: UUID, names: list[str]) -> pa.Table | None:
+    try:
+        tables = [
+            table.select(names) for table in stream_parts(connection, clustering_id, SCHEMA, (TOLERANCE,))
+        ]
+        if any(len(table) != PART_ROWS for table in tables[:-1]):
+            raise ValueError("a part is incomplete")
+    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
+        raise _build_error(clustering_id, str(error)) from error
+    return pa.concat_tables(tables).combine_chunks() if tables else None
+
+
+def stream_parts(
+    connection: Connection,
+    clustering_id: UUID,
+    schema: pa.Schema,
+    metadata: Collection[bytes],
+    *,
+    first: int = 0,
+) -> Iterator[pa.Table]:
+    """Yield the tables of the parts from number `first` on, in their order.
+
+    Parts from `MOST_PARTS` on are not read if `first` is below.
+
+    Parameters
+    ----------
+    connection : Connection
+        Connection to the database.
+    clustering_id : UUID
+        The clustering.
+    schema : pyarrow.Schema
+        Columns that every part must have.
+    metadata : collection of bytes
+        Keys that its metadata must have.
+    first : int
+        Number of the first part.
+
+    Raises
+    ------
+    ArrowException, OSError, TypeError, ValueError
+        A part is missing or cannot be read.
+    """
     columns: tuple[Any, ...] = (ClusteringTree.part, ClusteringTree.data)
     has_key = ClusteringTree.result_key == select_key(clustering_id)
+    if first:
+        has_key &= ClusteringTree.part >= first
     query = sa.select(*columns).where(has_key).order_by(ClusteringTree.part)
-    tables: list[pa.Table] = []
-    for rows in stream_rows(connection, query, batch_rows=1):
+    for number, rows in enumerate(stream_rows(connection, query, batch_rows=1)):
         ((part, data),) = rows
-        if not isinstance(part, int) or part != len(tables):
-            raise _build_error(clustering_id, f"part {len(tables)} is missing")
-        tables.append(_read_part(clustering_id, data, names))
-    if not tables:
-        return None
-    if any(len(table) != PART_ROWS for table in tables[:-1]):
-        raise _build_error(clustering_id, "a part is incomplete")
-    return pa.concat_tables(tables).combine_chunks()
-
-
-def _read_part(clustering_id: UUID, data: Any, names: list[str]) -> pa.Table:
-    try:
+        # No condition of the query: it would pass over parts whose number is damaged.
+        if number and isinstance(part, int) and first < MOST_PARTS <= part:
+            return
+        if not isinstance(part, int) or part != first + number:
+            raise ValueError(f"part {number} is missing")
         with ipc.open_stream(data) as reader:
             table = reader.read_all()
         # Without validation, a damaged table could be read beyond its end.
         table.validate(full=True)
-        if table.schema != SCHEMA or TOLERANCE not in (table.schema.metadata or {}):
-            raise ValueError("its columns are not those of a tree")
-        return table.select(names)
-    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
-        raise _build_error(clustering_id, str(error)) from error
+        if table.schema != schema or not set(metadata) <= set(table.schema.metadata or {}):
+            raise ValueError("its columns are wrong")
+        yield table
 
 
 def _build_error(clustering_id: UUID, fault: str) -> DamagedTree:

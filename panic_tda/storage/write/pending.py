@@ -1,9 +1,10 @@
 """Write finished clusterings that could not be saved to files, and read these files.
 
-A file is Arrow IPC, with one row per embedding (`id`, `label`, `probability`, and the columns of the tree if
-there is one, see `trees`) and all other values as JSON in its metadata. A mark and a BLAKE2b digest over all
-bytes before it follow. Only files of the current user are read. Each file names its database; files of
-earlier versions have neither a digest nor the name of a database.
+A file is Arrow IPC, with one row per embedding (`id`, `label`, `probability`, and the columns of the tree and
+of the neighbour lists if there are any, see `trees` and `neighbour_graphs`) and all other values as JSON in
+its metadata. A mark and a BLAKE2b digest over all bytes before it follow. Only files of the current user are
+read. Each file names its database; files of earlier versions have neither a digest nor the name of a
+database.
 """
 
 from __future__ import annotations
@@ -30,17 +31,19 @@ from panic_tda.disk import PRIVATE_FILE, UNFOLLOWED, commit_file, name_partial, 
 from panic_tda.errors import BadInput, DatabaseError, MissingPath
 from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage.database import Database
-from panic_tda.storage.read import trees
+from panic_tda.storage.read import neighbour_graphs, trees
+from panic_tda.storage.write import neighbour_graphs as neighbour_graphs_written
 from panic_tda.storage.write.trees import as_table
 from panic_tda.types import OUTLIER, FinishedClustering
 
 if TYPE_CHECKING:
-    from panic_tda.types import BoolArray, IntArray
+    from panic_tda.types import BoolArray, IntArray, SpanningTree
 
 _METADATA_KEY = b"panic_tda_clustering"
 _ID_BYTES = 32
 _COLUMNS = ["id", "label", "probability"]
 _TREE_COLUMN = "core_distance"
+_GRAPH_PREFIX = "neighbours_"
 _NAME_CHARACTERS = 40
 _MARK, _DIGEST_BYTES = b"panic-tda result", 32
 _MAY_ASK = "has_function_privilege('pg_control_system()', 'execute')"
@@ -248,6 +251,7 @@ def _build_clustering(table: pa.Table, metadata: dict[str, Any]) -> FinishedClus
         # Files of earlier versions have neither copies nor a tree.
         medoid_copies={int(label): count for label, count in metadata.get("medoid_copies", {}).items()},
         tree=trees.as_tree(table if _TREE_COLUMN in table.column_names else None),
+        graph=_read_graph(table),
     )
     clusters = set(finished.labels.tolist()) - {OUTLIER}
     if not clusters == set(finished.medoids) == set(finished.persistence):
@@ -257,14 +261,22 @@ def _build_clustering(table: pa.Table, metadata: dict[str, Any]) -> FinishedClus
     return finished
 
 
+def _read_graph(table: pa.Table) -> SpanningTree | None:
+    names = [name for name in table.column_names if name.startswith(_GRAPH_PREFIX)]
+    if not names:
+        return None
+    graph = table.select(names).rename_columns([name.removeprefix(_GRAPH_PREFIX) for name in names])
+    return neighbour_graphs.as_graph(graph.replace_schema_metadata(table.schema.metadata))
+
+
 def drop_rows(
     finished: FinishedClustering, present: BoolArray, medoids: dict[int, int]
 ) -> FinishedClustering:
     """Return a clustering without the rows that are not `present`.
 
     A cluster that lost its medoid gets the one in `medoids` (by label, as a row number before dropping). A
-    cluster that lost all its members is dropped too; the other labels stay. The tree and the counts of copies
-    are dropped, because they are valid for all rows only.
+    cluster that lost all its members is dropped too; the other labels stay. The tree, the neighbour lists and
+    the counts of copies are dropped, because they are valid for all rows only.
     """
     if present.all():
         return finished
@@ -279,6 +291,7 @@ def drop_rows(
         n_clusters=len(remaining_labels - {OUTLIER}),
         n_outliers=int((labels == OUTLIER).sum()),
         largest_cluster_size=largest_cluster_size(labels),
+        keep_neighbours=None,
     )
     return replace(
         finished,
@@ -318,6 +331,11 @@ def _write_file(path: Path, finished: FinishedClustering, identity: dict[str, An
         metadata |= tree_table.schema.metadata
         for name in tree_table.column_names:
             table = table.append_column(name, tree_table.column(name))
+    if finished.graph is not None:
+        graph_table = neighbour_graphs_written.as_table(finished.graph)
+        metadata |= graph_table.schema.metadata
+        for name in graph_table.column_names:
+            table = table.append_column(_GRAPH_PREFIX + name, graph_table.column(name))
     table = table.replace_schema_metadata(metadata)
     content = pa.BufferOutputStream()
     with ipc.new_file(content, table.schema) as writer:

@@ -32,6 +32,7 @@ from panic_tda.storage.schema.tables import (
     uuid7,
 )
 from panic_tda.storage.write import pending
+from panic_tda.storage.write.neighbour_graphs import save_graph
 from panic_tda.storage.write.trees import save_tree
 from panic_tda.types import OUTLIER, FinishedClustering
 from panic_tda.wording import format_bytes
@@ -71,6 +72,7 @@ def build_result(matrix: EmbeddingMatrix, clustering: Clustering, started_at: da
         ),
         medoid_copies=clustering.medoid_copies,
         tree=clustering.tree,
+        graph=clustering.graph,
     )
 
 
@@ -106,7 +108,7 @@ def _save_or_write_pending(database: Database, finished: FinishedClustering) -> 
         # Any error: hours of computing must not be lost.
         reason = _describe_error(error)
         if "is full" in reason:
-            n_bytes = _BYTES_PER_ROW * len(finished.ids)
+            n_bytes = _count_bytes(finished)
             reason = f"{reason}; saving takes up to {format_bytes(n_bytes)} while it lasts"
         if not isinstance(error, (DatabaseError, OSError)):
             _log.debug("saving %s failed unexpectedly", finished.embedding_model, exc_info=True)
@@ -116,6 +118,13 @@ def _save_or_write_pending(database: Database, finished: FinishedClustering) -> 
     except (KeyboardInterrupt, SystemExit):
         _log.warning("interrupted while saving; %s", _write_fallback(database, finished))
         raise
+
+
+def _count_bytes(finished: FinishedClustering) -> int:
+    """Return the most bytes of disk that saving takes while it lasts."""
+    lists = None if finished.graph is None else finished.graph.neighbours
+    n_bytes = _BYTES_PER_ROW * len(finished.ids)
+    return n_bytes if lists is None else n_bytes + 2 * (32 * len(finished.ids) + 12 * lists.rows.size)
 
 
 def _write_fallback(database: Database, finished: FinishedClustering) -> str:
@@ -163,7 +172,7 @@ def require_savable(database: Database) -> None:
 
 
 def save_clustering(connection: Connection, finished: FinishedClustering) -> None:
-    """Write a result, its clusters, its assignments and its tree, if it has one.
+    """Write a result, its clusters, its assignments, and its tree and neighbour lists, if it has them.
 
     Parameters
     ----------
@@ -194,6 +203,8 @@ def save_clustering(connection: Connection, finished: FinishedClustering) -> Non
     insert_rows(connection, EmbeddingCluster, _iterate_assignments(key, finished))
     if finished.tree is not None:
         save_tree(connection, key, finished.tree)
+    if finished.graph is not None:
+        save_graph(connection, key, finished.graph)
 
 
 def is_saved(connection: Connection, clustering_id: UUID) -> bool:

@@ -29,9 +29,15 @@ def save_tree(connection: Connection, key: int, tree: SpanningTree) -> None:
     tree : SpanningTree
         A tree of n - 1 edges over the n assignments, with core distances; n must be below 2**31.
     """
-    insert_rows(
-        connection, ClusteringTree, ((key, part, data) for part, data in enumerate(_serialize_parts(tree)))
-    )
+    save_parts(connection, key, as_table(tree), part_rows=trees.PART_ROWS)
+
+
+def save_parts(
+    connection: Connection, key: int, table: pa.Table, *, part_rows: int, first_part: int = 0
+) -> None:
+    """Write a table in parts of `part_rows` rows, numbered from `first_part`."""
+    parts = enumerate(_serialize_parts(table, part_rows), start=first_part)
+    insert_rows(connection, ClusteringTree, ((key, part, data) for part, data in parts))
 
 
 def as_table(tree: SpanningTree) -> pa.Table:
@@ -46,10 +52,9 @@ def as_table(tree: SpanningTree) -> pa.Table:
     return table.replace_schema_metadata({trees.TOLERANCE: repr(tree.tie_tolerance).encode()})
 
 
-def _serialize_parts(tree: SpanningTree) -> Iterator[bytes]:
-    table = as_table(tree)
-    for first in range(0, table.num_rows, trees.PART_ROWS):
+def _serialize_parts(table: pa.Table, part_rows: int) -> Iterator[bytes]:
+    for first in range(0, table.num_rows, part_rows):
         sink = pa.BufferOutputStream()
         with ipc.new_stream(sink, table.schema, options=_OPTIONS) as writer:
-            writer.write_table(table.slice(first, trees.PART_ROWS))
+            writer.write_table(table.slice(first, part_rows))
         yield sink.getvalue().to_pybytes()

@@ -31,9 +31,9 @@ def test_a_pile_takes_no_more_memory_than_was_said(n: int) -> None:
     """Listing every pair within 2η took 48 kB a row: 383 MB at 8,000 rows, under a limit of 50 MB."""
     rows, ones = pile(n), np.ones(n, dtype=np.int64)
     backend = TiledBackend(Settings(threads=2, n_axes=0))
-    with workers(2) as team:
-        n_bytes = backend.memory(build_space(np, rows, 0, np.random.default_rng(0)), 10, team)
     options = FitOptions(min_samples=10, distance_floor=1e-5)
+    with workers(2) as team:
+        n_bytes = backend.memory(build_space(np, rows, 0, np.random.default_rng(0)), options, team)
     backend.fit(rows[:100], ones[:100], options)  # compiles
     tracemalloc.start()
     try:
@@ -73,8 +73,9 @@ def test_no_more_rows_are_kept_than_are_missing() -> None:
     nearest = _NearestRows(np.full(2, 500.0), missing)
     for value in range(400, 0, -1):
         owners = np.arange(2)
-        nearest.add(owners, np.full(2, float(value)), np.full(2, weights[value - 1]))
-        assert len(nearest._distances) <= missing.sum()
+        nearest.add(owners, np.full(2, value), np.full(2, float(value)), np.full(2, weights[value - 1]))
+        assert len(nearest.distances) <= missing.sum()
+        assert np.array_equal(nearest.rows, nearest.distances)
     assert nearest.bounds.tolist() == (np.searchsorted(np.cumsum(weights), missing) + 1).tolist()
 
 
