@@ -38,7 +38,7 @@ print(topics.get_topic_info().Name.tolist())
 def test_umap_and_bertopic_take_the_estimator(tmp_path: Path) -> None:
     (block,) = [block for block in BLOCKS if block.page == "python" and "bertopic" in block.text]
     assert PYTHON is not None
-    done = subprocess.run(
+    process = subprocess.run(
         [PYTHON, "-P", "-c", INPUT + block.text + OUTPUT],
         cwd=tmp_path,
         capture_output=True,
@@ -46,5 +46,5 @@ def test_umap_and_bertopic_take_the_estimator(tmp_path: Path) -> None:
         timeout=1800,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert all(word in done.stdout for word in ("apple", "house", "sea", "tree"))
+    assert process.returncode == 0, process.stderr
+    assert all(word in process.stdout for word in ("apple", "house", "sea", "tree"))

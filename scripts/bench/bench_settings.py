@@ -51,9 +51,9 @@ def fit_halves(stored: StoredClustering, keep: int) -> list[tuple[np.ndarray, Sp
     for seed in range(HALVES):
         runs = np.random.default_rng(seed).choice(n_runs, n_runs // 2, replace=False)
         rows = np.sort(np.concatenate([steps.rows[steps.offsets[r] : steps.offsets[r + 1]] for r in runs]))
-        asked = ClusteringParameters(min_samples=keep)
-        placement = choose_placement(asked, len(rows), vectors.shape[1], keep_neighbours=keep)
-        graph = cluster_rows(vectors[rows], asked, Silent(), placement=placement).graph
+        parameters = ClusteringParameters(min_samples=keep)
+        placement = choose_placement(parameters, len(rows), vectors.shape[1], keep_neighbours=keep)
+        graph = cluster_rows(vectors[rows], parameters, Silent(), placement=placement).graph
         assert graph is not None
         halves.append((rows, graph))
     return halves

@@ -1,4 +1,4 @@
-"""One fit has the trees of every smaller min_samples: those of other fits, to the last bit."""
+"""One fit has the trees of every smaller min_samples: those of neighbour fits, to the last bit."""
 
 from __future__ import annotations
 
@@ -40,13 +40,17 @@ BACKENDS: dict[str, Callable[[], Backend]] = {
 def cluster(
     rows: Float32Array, backend: Backend, min_samples: int, *, keep: int = 0, **more: float
 ) -> Clustering:
-    placement = Placement(backend=backend, on_device=False, rows_on_device=False, keep_neighbours=keep)
-    asked = ClusteringParameters(min_samples=min_samples, min_cluster_size=4, **more)
-    return cluster_rows(rows.copy(), asked, Silent(), placement=placement)
+    placement = Placement(
+        backend=backend,
+        options=FitOptions(min_samples=2, distance_floor=0.0, keep_neighbours=keep),
+        rows_on_device=False,
+    )
+    parameters = ClusteringParameters(min_samples=min_samples, min_cluster_size=4, **more)
+    return cluster_rows(rows.copy(), parameters, Silent(), placement=placement)
 
 
 def pile(n: int) -> Float32Array:
-    """Rows so near to each other that no float32 product tells which are the nearest."""
+    """Rows so near to each neighbour that no float32 product tells which are the nearest."""
     rng = np.random.default_rng(3)
     return unit_rows(np.eye(1, 40) + rng.normal(size=(n, 40)) * 2e-4)
 
@@ -76,29 +80,29 @@ def test_a_lowered_tree_is_that_of_a_fit(name: str, make: Callable[[], Backend])
 @pytest.mark.parametrize("make", BACKENDS.values(), ids=BACKENDS)
 def test_a_fit_that_keeps_more_neighbours_finds_the_same(make: Callable[[], Backend]) -> None:
     rows = DATASETS["drifting_walks"]()
-    plain, kept = (cluster(rows, make(), 5, keep=keep) for keep in (0, 20))
-    assert np.array_equal(kept.labels, plain.labels)
-    assert np.array_equal(kept.probabilities, plain.probabilities)
-    assert kept.medoid_indices == plain.medoid_indices
-    assert (plain.graph, plain.record.keep_neighbours, kept.record.keep_neighbours) == (None, None, 20)
-    assert kept.tree is not None
-    assert kept.tree.neighbours is None
+    plain, clustering = (cluster(rows, make(), 5, keep=keep) for keep in (0, 20))
+    assert np.array_equal(clustering.labels, plain.labels)
+    assert np.array_equal(clustering.probabilities, plain.probabilities)
+    assert clustering.medoid_indices == plain.medoid_indices
+    assert (plain.graph, plain.record.keep_neighbours, clustering.record.keep_neighbours) == (None, None, 20)
+    assert clustering.tree is not None
+    assert clustering.tree.neighbours is None
 
 
 def test_no_more_neighbours_than_rows_are_kept() -> None:
     rows = DATASETS["lattice"]()[:9]
     for make in BACKENDS.values():
-        kept = cluster(rows, make(), 4, keep=1000)
-        assert kept.record.keep_neighbours == 9
-        assert np.array_equal(kept.labels, cluster(rows, make(), 4).labels)
+        clustering = cluster(rows, make(), 4, keep=1000)
+        assert clustering.record.keep_neighbours == 9
+        assert np.array_equal(clustering.labels, cluster(rows, make(), 4).labels)
 
 
 def test_equal_rows_have_empty_lists() -> None:
     rows = np.repeat(unit_rows([[1.0, 2.0]]), 12, axis=0)
     for make in BACKENDS.values():
-        kept = cluster(rows, make(), 3, keep=8)
-        assert kept.graph is not None
-        tree = lower_min_samples(kept.graph, 1, FLOOR)
+        clustering = cluster(rows, make(), 3, keep=8)
+        assert clustering.graph is not None
+        tree = lower_min_samples(clustering.graph, 1, FLOOR)
         assert sorted(tree.height) == [FLOOR] * 11
 
 
@@ -123,9 +127,9 @@ def nearer_rows(rows: Float32Array, min_samples: int) -> list[dict[int, float]]:
     first = distinct.first
     return [
         {
-            at: distances[row, other]
-            for at, other in enumerate(first)
-            if other != row and distances[row, other] < cores[row] * (1 - 1e-9)
+            at: distances[row, neighbour]
+            for at, neighbour in enumerate(first)
+            if neighbour != row and distances[row, neighbour] < cores[row] * (1 - 1e-9)
         }
         for row in first
     ]
@@ -138,17 +142,17 @@ def test_lists_have_all_rows_that_are_nearer_than_the_core_distance(rows: Float3
     lists = fitted(rows, 10).neighbours
     assert lists is not None
     for expected, listed, distances in zip(nearer_rows(rows, 10), lists.rows, lists.distances, strict=True):
-        found = dict(zip(listed[listed >= 0].tolist(), distances[listed >= 0].tolist(), strict=True))
-        assert found.keys() == expected.keys()
-        assert np.allclose([found[at] for at in expected], list(expected.values()), rtol=1e-9)
+        actual = dict(zip(listed[listed >= 0].tolist(), distances[listed >= 0].tolist(), strict=True))
+        assert actual.keys() == expected.keys()
+        assert np.allclose([actual[at] for at in expected], list(expected.values()), rtol=1e-9)
         assert (np.diff(distances[listed >= 0]) >= 0).all()
 
 
-def assert_same_lists(found: NeighbourLists | None, expected: NeighbourLists | None) -> None:
-    assert found is not None
+def assert_same_lists(actual: NeighbourLists | None, expected: NeighbourLists | None) -> None:
+    assert actual is not None
     assert expected is not None
-    assert np.array_equal(found.rows, expected.rows)
-    assert np.array_equal(found.distances, expected.distances)
+    assert np.array_equal(actual.rows, expected.rows)
+    assert np.array_equal(actual.distances, expected.distances)
 
 
 def test_lists_come_back_with_the_tree_of_a_killed_run(tmp_path: Path) -> None:

@@ -112,20 +112,24 @@ def test_a_sweep_over_min_samples_is_what_fits_find(
     database, source = open_database(tmp_path / "copy.sqlite"), clustered[1]
     grid = Grid(min_samples=[2, 5, 20], epsilons=[0.2, 0.4], allow_single_cluster=False)
     settings = sweep_clustering(database, source, grid)
-    assert [(one.min_samples, one.epsilon) for one in settings] == [
+    assert [(setting.min_samples, setting.epsilon) for setting in settings] == [
         *((number, epsilon) for number in (2, 5, 20) for epsilon in (0.2, 0.4)),
     ]
     fits = []
-    for one in settings:
-        asked = ClusteringParameters(
-            min_samples=one.min_samples, min_cluster_size=source.record.min_cluster_size, epsilon=one.epsilon
+    for setting in settings:
+        parameters = ClusteringParameters(
+            min_samples=setting.min_samples,
+            min_cluster_size=source.record.min_cluster_size,
+            epsilon=setting.epsilon,
         )
-        (outcome,) = clustering_manager.cluster_all_data(database, parameters=asked)
-        assert (one.n_clusters, one.n_outliers) == (outcome.n_clusters, outcome.n_outliers)
+        (outcome,) = clustering_manager.cluster_all_data(database, parameters=parameters)
+        assert (setting.n_clusters, setting.n_outliers) == (outcome.n_clusters, outcome.n_outliers)
         fits.append(labels_of(database, outcome.id))
-        assert one.ari_stored == pytest.approx(adjusted_rand_score(labels_of(database, source.id), fits[-1]))
-    assert len({one.n_outliers for one in settings if one.epsilon == 0.4}) == 3
-    # The first epsilon of the next min_samples is compared with that of the one before.
+        assert setting.ari_stored == pytest.approx(
+            adjusted_rand_score(labels_of(database, source.id), fits[-1])
+        )
+    assert len({setting.n_outliers for setting in settings if setting.epsilon == 0.4}) == 3
+    # The first epsilon of the next min_samples is compared with that of the setting before.
     assert settings[0].ari_previous is None
     both = (fits[0] != OUTLIER) & (fits[2] != OUTLIER)
     assert settings[2].ari_previous == pytest.approx(adjusted_rand_score(fits[0][both], fits[2][both]))
@@ -144,7 +148,7 @@ def test_the_command_shows_min_samples_where_it_varies(clustered: tuple[Database
     )
     assert stored.split()[:2] == ["0.4", "10"]
     result = CliRunner().invoke(main, [*words, "--min-samples", "2:4:1", "--json"]).stdout
-    assert [one["min_samples"] for one in json.loads(result)["settings"]] == [2, 3, 4]
+    assert [setting["min_samples"] for setting in json.loads(result)["settings"]] == [2, 3, 4]
 
 
 def test_what_is_not_asked_stays_and_the_stored_setting_agrees_fully(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.placement import Placement
 from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.clustering.tiled.engine import TiledBackend
@@ -37,25 +38,29 @@ def with_graph(file_ids: list[str]) -> FinishedClustering:
     rng = np.random.default_rng(n)
     rows = unit_rows(rng.normal(size=(n, 6)))
     rows[rng.permutation(n)[: n // 5]] = rows[0]
-    placement = Placement(backend=TiledBackend(), on_device=False, rows_on_device=False, keep_neighbours=K)
-    asked = ClusteringParameters(min_samples=3, min_cluster_size=2)
-    clustering = cluster_rows(rows, asked, Silent(), placement=placement)
+    placement = Placement(
+        backend=TiledBackend(),
+        options=FitOptions(min_samples=2, distance_floor=0.0, keep_neighbours=K),
+        rows_on_device=False,
+    )
+    parameters = ClusteringParameters(min_samples=3, min_cluster_size=2)
+    clustering = cluster_rows(rows, parameters, Silent(), placement=placement)
     finished = make_finished(file_ids)
     record = replace(finished.record, keep_neighbours=K, min_samples=3)
     return replace(finished, tree=clustering.tree, graph=clustering.graph, record=record)
 
 
-def assert_is_graph(found: SpanningTree | None, expected: SpanningTree | None) -> None:
-    assert_is_tree(found, expected)
-    assert found is not None
+def assert_is_graph(actual: SpanningTree | None, expected: SpanningTree | None) -> None:
+    assert_is_tree(actual, expected)
+    assert actual is not None
     assert expected is not None
-    assert found.neighbours is not None
+    assert actual.neighbours is not None
     assert expected.neighbours is not None
-    assert found.neighbours.min_samples == expected.neighbours.min_samples
+    assert actual.neighbours.min_samples == expected.neighbours.min_samples
     for name in ("rows", "distances", "originals"):
-        stored, given = getattr(found.neighbours, name), getattr(expected.neighbours, name)
-        assert stored.dtype == given.dtype
-        np.testing.assert_array_equal(stored, given)
+        stored, expected_values = getattr(actual.neighbours, name), getattr(expected.neighbours, name)
+        assert stored.dtype == expected_values.dtype
+        np.testing.assert_array_equal(stored, expected_values)
 
 
 @pytest.mark.parametrize("part_bytes", [100, 1000, trees.PART_BYTES])

@@ -305,6 +305,7 @@ def drop_rows(
         },
         medoid_copies={},
         tree=None,
+        graph=None,
     )
 
 
