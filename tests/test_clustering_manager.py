@@ -71,6 +71,7 @@ DESIGN_KEYS = {
     "cluster_selection_method",
     "max_cluster_size",
     "distance_floor",
+    "keep_neighbours",
     "downsample",
     "backend",
     "exact",
@@ -179,6 +180,7 @@ def test_stored_parameters_are_those_that_were_used(upgraded: MakeFile) -> None:
     assert set(said) == DESIGN_KEYS
     assert said["cluster_selection_epsilon"] == 0.123
     assert said["min_cluster_size"] == 2
+    assert said["keep_neighbours"] == 20
     assert said | asdict(asked.resolve(20)) == said
     assert (said["downsample"], said["backend"], said["exact"]) == (2, outcome.backend, outcome.exact)
     assert (said["n_total"], said["n_sampled"], said["n_excluded"], said["n_embeddings"]) == (42, 20, 2, 20)
