@@ -545,6 +545,7 @@ LIMITED = """
 import json, resource, sys
 from dataclasses import asdict
 from panic_tda import clustering_manager
+from panic_tda.parameters import Resources
 limit = int(sys.argv[2])
 whole = clustering_manager.cluster_rows
 
@@ -555,7 +556,7 @@ def limited(*arguments, **options):
     return found
 
 clustering_manager.cluster_rows = limited
-outcomes = clustering_manager.cluster_all_data(sys.argv[1])
+outcomes = clustering_manager.cluster_all_data(sys.argv[1], resources=Resources(keep_neighbours=0))
 print(json.dumps([asdict(outcome) for outcome in outcomes], default=str))
 """
 
@@ -584,7 +585,7 @@ def test_a_disk_that_is_full_while_saving_costs_the_saving_and_not_the_result(
     large: UpgradedFile, temporary_folder: Path
 ) -> None:
     before = snapshot(large.path)
-    # 2,000 assignments take 200 kB in the log, the kept file 100 kB.
+    # 2,000 assignments take 200 kB in the log, the kept file (without neighbour lists) 100 kB.
     outcome = cluster_with_limit(large, temporary_folder, 150_000)
     assert outcome.status == FAILED
     assert "computed but not saved" in (outcome.reason or "")
