@@ -70,6 +70,7 @@ DESIGN_KEYS = {
     "cluster_selection_method",
     "max_cluster_size",
     "distance_floor",
+    "keep_neighbours",
     "downsample",
     "backend",
     "exact",
@@ -178,6 +179,7 @@ def test_stored_parameters_are_those_that_were_used(upgraded: MakeFile) -> None:
     assert set(said) == DESIGN_KEYS
     assert said["cluster_selection_epsilon"] == 0.123
     assert said["min_cluster_size"] == 2
+    assert said["keep_neighbours"] == 20
     assert said | asdict(asked.resolve(20)) == said
     assert (said["downsample"], said["backend"], said["exact"]) == (2, outcome.backend, outcome.exact)
     assert (said["n_total"], said["n_sampled"], said["n_excluded"], said["n_embeddings"]) == (42, 20, 2, 20)
@@ -542,6 +544,7 @@ LIMITED = """
 import json, resource, sys
 from dataclasses import asdict
 from panic_tda import clustering_manager
+from panic_tda.parameters import Resources
 limit = int(sys.argv[2])
 whole = clustering_manager.cluster_rows
 
@@ -552,7 +555,7 @@ def limited(*arguments, **options):
     return found
 
 clustering_manager.cluster_rows = limited
-outcomes = clustering_manager.cluster_all_data(sys.argv[1])
+outcomes = clustering_manager.cluster_all_data(sys.argv[1], resources=Resources(keep_neighbours=0))
 print(json.dumps([asdict(outcome) for outcome in outcomes], default=str))
 """
 
@@ -581,7 +584,7 @@ def test_a_disk_that_is_full_while_saving_costs_the_saving_and_not_the_result(
     large: UpgradedFile, temporary_folder: Path
 ) -> None:
     before = snapshot(large.path)
-    # 2,000 assignments take 200 kB in the log, the kept file 100 kB.
+    # 2,000 assignments take 200 kB in the log, the kept file (without neighbour lists) 100 kB.
     outcome = cluster_with_limit(large, temporary_folder, 150_000)
     assert outcome.status == FAILED
     assert "computed but not saved" in (outcome.reason or "")
