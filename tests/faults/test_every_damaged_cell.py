@@ -27,8 +27,14 @@ from tests.snapshots import opened
 # All of it shares one database.
 pytestmark = pytest.mark.xdist_group("damaged cells")
 Column = tuple[str, str]
-EVERY = {"copy": 4, "plot": 6, "report": 3, "doctor --json": 3, "doctor --fix": 2, "plan": 2}
-"""Of a command that takes long, every so manieth column is enough unless all values are wanted."""
+FULL = bool(os.environ.get("PANIC_TDA_FULL_GRID"))
+STRIDE = 4
+"""Unless all values are wanted, a command meets every so manieth of the columns that it reads."""
+SLOW_STRIDES = {"copy": 8, "doctor --json": 8, "report": 8, "plan": 4}
+LEFT_OUT = frozenset({"plot"})
+"""Its libraries take 13 s to load: `report/test_figure.py` has one damaged value of it."""
+LIGHT = ("list", "delete all", "density", "merges", "compare", "import", "trajectories", "recut", "show")
+"""Commands that take little time: they meet the values that no other one has met."""
 NAMES = list(damaged_cells.commands(SmallDatabase(Path(), "")))
 N_ROWS = 24
 """Embeddings of a clustering."""
@@ -49,7 +55,11 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Grid:
     small = damaged_cells.make(tmp_path_factory.mktemp("cells"))
     commands = damaged_cells.commands(small)
     folder = tmp_path_factory.mktemp("run")
-    columns = {name: damaged_cells.columns_read(small, folder, command) for name, command in commands.items()}
+    columns = {
+        name: damaged_cells.columns_read(small, folder, command)
+        for name, command in commands.items()
+        if FULL or name not in LEFT_OUT
+    }
     return Grid(small, commands, columns)
 
 
@@ -85,14 +95,16 @@ def few_values(grid: Grid, taken: Mapping[Column, list[list[str]]]) -> dict[str,
     """Of each command some columns with the names of values; every column meets every class that it takes."""
     turns: Counter[Column] = Counter()
     cases = defaultdict(list)
-    for command, columns in grid.columns.items():
-        for column in columns[:: EVERY.get(command, 1)]:
+    for number, (command, columns) in enumerate(grid.columns.items()):
+        stride = min(len(columns), SLOW_STRIDES.get(command, STRIDE))
+        # Beginning elsewhere with every command, so that no column is left to one command alone.
+        for column in columns[number % stride :: stride]:
             cases[command].append((column, _value_of_turn(taken[column], turns[column])))
             turns[column] += 1
     for column, classes in taken.items():
-        first = next(name for name, columns in grid.columns.items() if column in columns)
+        readers = [name for name in (*LIGHT, *grid.columns) if column in grid.columns.get(name, ())]
         while turns[column] < len(classes):
-            cases[first].append((column, _value_of_turn(classes, turns[column])))
+            cases[readers[0]].append((column, _value_of_turn(classes, turns[column])))
             turns[column] += 1
     return cases
 
@@ -102,7 +114,7 @@ def _value_of_turn(taken: list[list[str]], turn: int) -> str:
     return names[turn // len(taken) % len(names)]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if FULL or name not in LEFT_OUT])
 def test_a_command_meets_every_value_with_words_of_its_own(
     grid: Grid, few_values: Mapping[str, list[tuple[Column, str]]], tmp_path: Path, name: str
 ) -> None:
@@ -110,7 +122,7 @@ def test_a_command_meets_every_value_with_words_of_its_own(
 
 
 @pytest.mark.skipif(
-    not os.environ.get("PANIC_TDA_FULL_GRID"),
+    not FULL,
     reason="takes 20 minutes; PANIC_TDA_FULL_GRID=1 runs every value in every column with every command",
 )
 @pytest.mark.parametrize("name", NAMES)

@@ -113,6 +113,21 @@ def test_a_png_has_300_dots_an_inch(clustered: UpgradedFile, folder: Path) -> No
     assert snapshot(clustered.path) == before
 
 
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [("invocation", "output_text", "CAST(x'ff41' AS TEXT)"), ("embeddingcluster", "label", "'first'")],
+)
+def test_a_stored_value_that_cannot_be_read_is_named(
+    clustered: UpgradedFile, folder: Path, table: str, column: str, value: str
+) -> None:
+    with opened(clustered.path) as connection:
+        connection.execute(f"UPDATE {table} SET {column} = {value}")
+    result = run("--db", clustered.path, "-o", folder / "map.png")
+    assert result.exit_code == 1
+    assert f"table {table}, column {column}, row " in result.stderr
+    assert list(folder.iterdir()) == []
+
+
 def test_dark_and_narrow(clustered: UpgradedFile, tmp_path: Path) -> None:
     path = tmp_path / "map.png"
     assert run("--db", clustered.path, "-o", path, "--dark", "--width", 3).exit_code == 0
