@@ -96,7 +96,7 @@ def test_strips_show_the_states_of_all_steps(plain_page: Path, opened: Open) -> 
 
 def test_clusters_are_those_of_the_database(plain_page: Path, opened: Open) -> None:
     shown = opened(plain_page, "#sort=label").copied("#cluster-controls")
-    (said,) = asked("show-clustering", "--db", database(plain_page))
+    (said,) = asked("show-clustering", "--db", database(plain_page), "--words")
     visits = [
         (run["run_id"], state)
         for run in asked("show-trajectories", "--db", database(plain_page), "--runs")["runs"]
@@ -111,7 +111,10 @@ def test_clusters_are_those_of_the_database(plain_page: Path, opened: Open) -> N
         assert int(row["copies"]) == one["medoid_copies"]
         assert row["medoid"] == one["medoid_text"]
         assert int(row["entered"]) == entered[one["label"]]
-        assert int(row["runs"]) == runs[one["label"]]
+        assert int(row["runs"]) == runs[one["label"]] == one["runs"]
+        assert int(row["prompts"]) == one["prompts"]
+        assert float(row["one run"]) == one["largest_run_share"]
+        assert row["words"] == ", ".join(one["words"])
 
 
 def test_transitions_are_those_of_show_trajectories(plain_page: Path, opened: Open) -> None:
