@@ -247,7 +247,9 @@ class _StepJudge:
             n_runs=len(runs),
             **{name: _as_known(values[0]) for name, values in samples.items()},
             by_chance=None if by_chance is None else float(by_chance),
-            intervals={name: _find_interval(values) for name, values in samples.items()},
+            intervals={
+                name: _find_interval(values) if len(runs) > 1 else None for name, values in samples.items()
+            },
         )
         return row, chords
 

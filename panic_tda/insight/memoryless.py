@@ -41,7 +41,7 @@ _STEP = 1e-3
 """Step in the logarithm of the shape for numerical derivatives."""
 N_SAMPLES, _LEAST_SAMPLES = 100, 20
 """Number of simulated data sets. Only the mean and the standard deviation of the statistic come from them, so
-100 suffice; with many visits fewer are simulated (`_MOST_VISITS`), as the mean is near 0 then."""
+100 suffice; with many visits fewer are simulated, which limits the time."""
 _MOST_VISITS, _VISITS_AT_ONCE = 5_000_000, 500_000
 _NEWTON_STEPS, _LARGEST_STEP = 2, 0.5
 _UNBOUNDED = np.iinfo(np.int64).max
@@ -181,7 +181,7 @@ def _simulate_roots(
     for part in slices(n_samples, _VISITS_AT_ONCE // n_visits):
         n = len(range(*part.indices(n_samples)))
         durations = rng.geometric(chances, size=(n, n_visits))
-        # No multiple of the spacing up to the limit is beyond the range of integers.
+        # Compared in units of the spacing, because a product could be beyond the range of integers.
         ended = durations <= limits // spacing
         times = np.where(ended, durations, 0) * spacing + np.where(ended, 0, limits)
         samples = np.arange(n)[:, None] * n_strata + strata
