@@ -21,6 +21,7 @@ from panic_tda.insight.divergence import read_divergence
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.doctor import examine_database
 from panic_tda.storage.read.clusterings import find_stored, open_clustering
+from panic_tda.storage.write.copying import copy_database
 from panic_tda.storage.write.import_summary import LeftOut
 from tests.conftest import MakeFile
 from tests.dump_files import (
@@ -266,6 +267,16 @@ def test_embeddings_of_prompts_are_stored_by_run_and_not_clustered(
     without = read_divergence(database, images)
     assert {(step.from_prompt, step.nearest_prompt) for step in without.steps} == {(None, None)}
     assert without.steps[0].step == 0
+
+
+def test_a_copy_has_the_embeddings_of_prompts_too(
+    clustered: tuple[Tables, Database, dict[str, UUID]], tmp_path: Path
+) -> None:
+    _, database, _ = clustered
+    copy_database(database, str(tmp_path / "copy.sqlite"))
+    query = "SELECT run_id, embedding_model, vector FROM promptembedding ORDER BY 1, 2"
+    assert rows(open_database(tmp_path / "copy.sqlite"), query) == rows(database, query)
+    assert len(rows(database, query)) == 12
 
 
 def test_without_experiments_runs_belong_to_none(tmp_path: Path, database: Database) -> None:
