@@ -59,7 +59,7 @@ def list_clusterings(database: str, model: str | None, limit: int, as_json: bool
     "with_origins",
     default=None,
     help="Whether to count the runs and prompts that the members of each cluster come from; the indexes of "
-    "all embeddings of the model are read.  [default: if the model has at most 200,000 embeddings]",
+    "all embeddings of the model are read.  [default: if the model has at most 50,000 embeddings]",
 )
 @option(
     "--words",

@@ -23,8 +23,9 @@ from panic_tda.types import OUTLIER
 if TYPE_CHECKING:
     from pathlib import Path
 
-MOST_COUNTED = 200_000
-"""Embeddings of a model up to which `show-clustering` counts unasked; 200,000 take about a second."""
+MOST_COUNTED = 50_000
+"""Embeddings of a model up to which `show-clustering` counts unasked. Each takes 19 microseconds of
+processor time and 470 bytes of index pages, so that 50,000 take a second."""
 WORDS_COLUMN = "cluster_words"
 
 
