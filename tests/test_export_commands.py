@@ -109,6 +109,20 @@ def test_the_map_is_that_of_the_report(
     assert page["labels"].tolist() == [row["label"] for row in placed]
 
 
+def test_words_of_clusters_are_exported_on_request(file: UpgradedFile, tmp_path: Path) -> None:
+    with file.database.session() as session:
+        source = find_clustering(session, model="Nomic")
+    path = tmp_path / "rows.parquet"
+    exported(file, "export-clustering", source.id, path, "--with-words")
+    rows = rows_of(path)
+    assert list(rows[0]) == [*COLUMNS, "outlier_score", "nearest_cluster", "cluster_words"]
+    (shown,) = json.loads(exported(file, "show-clustering", source.id, "--words", "--limit", "0", "--json"))
+    words = {cluster["label"]: ", ".join(cluster["words"]) for cluster in shown["clusters"]}
+    assert {(row["label"], row["cluster_words"]) for row in rows if row["label"] >= 0} == set(words.items())
+    assert {row["cluster_words"] for row in rows if row["label"] < 0} <= {None}
+    assert all(words.values())
+
+
 def test_trajectories_are_exported(file: UpgradedFile, tmp_path: Path) -> None:
     path = tmp_path / "steps.parquet"
     metadata = json.loads(

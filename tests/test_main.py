@@ -540,6 +540,28 @@ def test_showing_as_json_and_what_it_says_of_medoids(clustered: UpgradedFile) ->
             assert 1 <= cluster["medoid_copies"] <= cluster["size"]
 
 
+def test_origins_are_counted_where_that_is_quick_and_on_request(
+    clustered: UpgradedFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("runs", "prompts", "largest_run_share")
+
+    def origins(*words: object) -> list[tuple[Any, ...]]:
+        said = json.loads(succeed("show-clustering", "--json", *words, db=clustered.path).stdout)
+        return [tuple(cluster[name] for name in names) for one in said for cluster in one["clusters"]]
+
+    counted = origins()
+    assert all(runs >= prompts >= 1 and 0 < share <= 1 for runs, prompts, share in counted)
+    assert set(origins("--no-origins")) == {(None, None, None)}
+    assert "--origins" not in succeed("show-clustering", "--no-origins", db=clustered.path).stdout
+    # Of a model with more embeddings it takes too long.
+    monkeypatch.setattr("panic_tda.insight.origins.MOST_COUNTED", 5)
+    assert set(origins()) == {(None, None, None)}
+    assert origins("--origins") == origins("--words") == counted
+    shown = succeed("show-clustering", db=clustered.path).stdout
+    assert " runs, " not in shown
+    assert "--origins counts the runs and prompts of each cluster; it reads the indexes of " in shown
+
+
 def test_showing_is_bounded_by_default(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(runs=30, dimensions=64))
     options = ("--epsilon", 0, "--min-cluster-size", 2, "--min-samples", 1)

@@ -23,12 +23,12 @@ CHAPTERS = {
     "Look": ("trajectories", "density", "comparing", "report-and-figure"),
     "Take along": ("exporting", "schema", "postgresql", "python"),
     "Maintain": ("troubleshooting", "scripts-and-logs"),
-    "Reference": ("cli-reference", "glossary", "guarantees", "benchmarks", "changelog"),
+    "Reference": ("cli-reference", "glossary", "index", "guarantees", "benchmarks", "changelog"),
     "For maintainers": ("algorithm", "design", "development"),
 }
 """The pages, in the order in which they are listed."""
 TOPICS = tuple(topic for topics in CHAPTERS.values() for topic in topics)
-_GLOSSARY = "glossary"
+_GLOSSARY, _INDEX = "glossary", "index"
 _NOT_SEARCHED = ("cli-reference", "changelog")
 _SMALL_WORDS = (
     " a after an and are at can do does for from get has have how i if in is it keep mean means my of on or "
@@ -66,7 +66,7 @@ def find_text(name: str, commands: Iterable[str]) -> str:
     Parameters
     ----------
     name : str
-        A topic, a term or another word of the glossary, words of a heading, or a question.
+        A topic, a term of the glossary, a word of the index, words of a heading, or a question.
     commands : iterable of str
         Names of commands, for the suggestions.
 
@@ -79,7 +79,7 @@ def find_text(name: str, commands: Iterable[str]) -> str:
     topic = name.casefold().removesuffix(".md")
     if topic in TOPICS:
         return read_page(topic)
-    answers = _read_glossary()
+    answers = _read_answers()
     words = [word for word in re.findall(r"[\w.-]+", topic) if f" {word} " not in _SMALL_WORDS]
     spellings = (topic, topic.replace("-", " "), topic.replace("-", "_"))
     text = (
@@ -121,11 +121,10 @@ def _read_summary(topic: str) -> str:
     return read_page(topic).split("\n\n")[1].replace("\n", " ")
 
 
-def _read_glossary() -> dict[str, str]:
-    """Return what the glossary says to each word, in lower case: an entry, or the sections that it links."""
-    page, _, table = read_page(_GLOSSARY).partition("\n## Other words\n")
-    answers = {}
-    for cells in re.findall(r"^\| (.+) \| (\[.+) \|$", table, flags=re.MULTILINE):
+def _read_answers() -> dict[str, str]:
+    """Return the glossary's entry of each term, and the sections of each word of the index; keys in lower case."""
+    page, answers = read_page(_GLOSSARY), {}
+    for cells in re.findall(r"^\| (.+) \| (\[.+) \|$", read_page(_INDEX), flags=re.MULTILINE):
         links = re.findall(r"\[[^\]]+\]\(([\w-]+)\.md(?:#([^)\s]*))?\)", cells[1])
         text = "\n".join(_read_section(topic, anchor) for topic, anchor in links)
         answers.update(dict.fromkeys(cells[0].casefold().split(", "), text))

@@ -24,6 +24,11 @@ _file = click.argument("file", type=options.PATH, metavar="FILE")
     is_flag=True,
     help="Add x and y, the coordinates on the map of the report; null for rows that are not on it.",
 )
+@option(
+    "--with-words",
+    is_flag=True,
+    help="Add cluster_words, the words that set the cluster apart; all texts are read twice.",
+)
 @options.force
 @options.json_output
 @options.common
@@ -34,6 +39,7 @@ def export_clustering(
     model: str | None,
     with_vectors: bool,
     with_map: bool,
+    with_words: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -45,17 +51,18 @@ def export_clustering(
     """
     from panic_tda.cli.rendering import exports as rendering
     from panic_tda.files import exporting
-    from panic_tda.insight import layout, outlier_scores
+    from panic_tda.insight import layout, origins, outlier_scores
     from panic_tda.storage.read.clusterings import find_stored
 
     exporting.require_target(file, force=force, with_lists=with_vectors)
     opened, clustering = find_stored(database, reference, model=model)
     with display.make_progress() as progress:
-        extra_columns = outlier_scores.read_columns(opened, clustering, progress=progress)
+        batches = [outlier_scores.read_columns(opened, clustering, progress=progress)]
+        if with_words:
+            batches.append(origins.read_word_column(opened, clustering, progress=progress))
         if with_map:
-            on_map = layout.columns_of(layout.read_map(opened, clustering, progress=progress))
-            for name, column in zip(on_map.schema.names, on_map.columns, strict=True):
-                extra_columns = extra_columns.append_column(name, column)
+            batches.append(layout.columns_of(layout.read_map(opened, clustering, progress=progress)))
+        extra_columns = exporting.join_columns(batches)
         written = exporting.export_clustering(
             opened,
             clustering,

@@ -95,6 +95,12 @@ def report_clustering(
     show_default=True,
     help="Number of the largest clusters that get a label, their medoid's text.",
 )
+@option(
+    "--words",
+    "with_words",
+    is_flag=True,
+    help="Label clusters by the words that set them apart, not by their medoids; all texts are read.",
+)
 @option("--title", metavar="TEXT", help="Title; an empty one leaves it out.  [default: names the model]")
 @option("--dark", is_flag=True, help="Draw on black.")
 @option(
@@ -115,6 +121,7 @@ def plot_clustering(
     output: Path,
     force: bool,
     labels: int,
+    with_words: bool,
     title: str | None,
     dark: bool,
     width: float,
@@ -133,7 +140,7 @@ def plot_clustering(
 
     figure.require_target(output, force=force)
     opened, source = find_stored(database, reference, model=model)
-    style = Style(n_labels=labels, title=title, dark=dark, width=width)
+    style = Style(n_labels=labels, title=title, dark=dark, width=width, with_words=with_words)
     with display.make_progress() as progress:
         plot = figure.plot_clustering(
             opened, source, output, style=style, n_rows=map_rows, seed=seed, force=force, progress=progress

@@ -43,6 +43,13 @@ def list_clusterings(database: str, model: str | None, limit: int, as_json: bool
 @options.model("Show a clustering of this embedding model only.", default="all models")
 @options.limit(20, "Largest number of clusters; 0 shows all.")
 @option(
+    "--origins/--no-origins",
+    "with_origins",
+    default=None,
+    help="Whether to count the runs and prompts that the members of each cluster come from; the indexes of "
+    "all embeddings of the model are read.  [default: if the model has at most 50,000 embeddings]",
+)
+@option(
     "--words",
     "with_words",
     is_flag=True,
@@ -51,7 +58,13 @@ def list_clusterings(database: str, model: str | None, limit: int, as_json: bool
 @options.json_output
 @options.common
 def show_clustering(
-    database: str, reference: str, model: str | None, limit: int, with_words: bool, as_json: bool
+    database: str,
+    reference: str,
+    model: str | None,
+    limit: int,
+    with_origins: bool | None,
+    with_words: bool,
+    as_json: bool,
 ) -> None:
     """Show a clustering and its largest clusters.
 
@@ -60,22 +73,26 @@ def show_clustering(
     model.
     """
     from panic_tda.cli.rendering import clusterings as rendering
-    from panic_tda.insight.origins import read_origins
+    from panic_tda.insight.origins import MOST_COUNTED, read_origins
     from panic_tda.storage.database import open_current
     from panic_tda.storage.read import results
 
     opened = open_current(database)
     quiet_end = display.make_progress(ended=logging.DEBUG)
     with opened.session() as session, quiet_end as progress:
-        # This reads the texts of all members of the shown clusters, which takes time.
         progress.phase("read clusters")
         shown = [
             (summary, results.get_cluster_details(summary.id, session, limit=limit or None))
             for summary in results.find_clusterings(session, [reference], model=model)
         ]
-        origins = [
-            read_origins(opened, summary, with_words=with_words, progress=progress) for summary, _ in shown
-        ]
+        origins = []
+        for summary, _ in shown:
+            record = summary.record
+            is_small = (record.n_total or record.n_embeddings) <= MOST_COUNTED
+            counted = with_words or (is_small if with_origins is None else with_origins)
+            origins.append(
+                read_origins(opened, summary, with_words=with_words, progress=progress) if counted else None
+            )
     if as_json:
         pairs = zip(shown, origins, strict=True)
         terminal.print_data([rendering.details_json(*pair, origin) for pair, origin in pairs])
@@ -83,6 +100,7 @@ def show_clustering(
         width = common.table_width()
         texts = [
             rendering.details_text(*pair, width, limit=limit, origins=origin)
+            + (rendering.uncounted_text(pair[0], width) if origin is None and with_origins is None else "")
             for pair, origin in zip(shown, origins, strict=True)
         ]
         terminal.print_data("\n\n".join(texts) or rendering.NO_CLUSTERINGS)

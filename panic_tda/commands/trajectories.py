@@ -36,6 +36,12 @@ GROUPINGS = ("network", "prompt", "model", "t2i", "i2t", "network,prompt")
     type=click.IntRange(min=1),
     help="Output steps between the two states of a transition.  [default: one sampled step]",
 )
+@option(
+    "--markov",
+    "with_markov",
+    is_flag=True,
+    help="Also fit a Markov model of the clusters, and validate it; takes some seconds.",
+)
 @options.core_probability
 @options.json_output
 @options.common
@@ -47,6 +53,7 @@ def show_trajectories(
     all_runs: bool,
     run_id: str | None,
     lag: int | None,
+    with_markov: bool,
     core_probability: float,
     as_json: bool,
 ) -> None:
@@ -64,7 +71,13 @@ def show_trajectories(
     opened, clustering = find_stored(database, reference, model=model)
     with display.make_progress(ended=logging.DEBUG) as progress:
         study = trajectories.study_trajectories(
-            opened, clustering, by=by, lag=lag, core_probability=core_probability, progress=progress
+            opened,
+            clustering,
+            by=by,
+            lag=lag,
+            core_probability=core_probability,
+            with_markov=with_markov,
+            progress=progress,
         )
         progress.phase("compare networks")
         compared = compare_runs(study.runs)

@@ -7,7 +7,7 @@ a temporary name. It replaces an existing file only when it is complete.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -100,6 +100,13 @@ def export_clustering(
     require_target(path, force=force, with_lists=with_vectors, source=database.path)
     with open_rows(database, clustering, with_vectors=with_vectors, extra_columns=extra_columns) as rows:
         return write_rows(path, rows, force=force, progress=progress)
+
+
+def join_columns(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """Return one batch with the columns of all of these batches, which have the same rows."""
+    fields = [field for batch in batches for field in batch.schema]
+    columns = [column for batch in batches for column in batch.columns]
+    return pa.record_batch(columns, schema=pa.schema(fields))
 
 
 def require_target(

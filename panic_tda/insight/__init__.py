@@ -13,7 +13,7 @@ Rows
 Runs
     `trajectories` studies runs, `step_rows` lists their steps. Below them: `milestones` (a state for each
     step), `branches`, `dwell`, `memoryless`, `recurrence`, `run_groups`, `intervals` and `differences`.
-    `dynamics`, `markov` and `divergence` describe how runs move.
+    `dynamics`, `markov` and `divergence` (with `relaxation`) describe how runs move.
 Plans
     `planning` estimates time (`costs`) and memory (`memory`) before anything is clustered.
 """

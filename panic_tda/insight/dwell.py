@@ -44,6 +44,7 @@ class DwellStatistics:
             "censored": self.censored,
             "median": self.median,
             "weibull_shape": None if test is None else test.shape,
+            "expected_shape": None if test is None else test.expected_shape,
             "log_likelihood_ratio": None if test is None else test.log_likelihood_ratio,
             "p_value": None if test is None else test.p_value,
             "clusters_tested": 0 if test is None else test.n_clusters,
@@ -52,7 +53,12 @@ class DwellStatistics:
 
 
 def describe_dwells(
-    dwells: IntArray, censored: BoolArray, clusters: IntArray, *, sampling: int = 1
+    dwells: IntArray,
+    censored: BoolArray,
+    clusters: IntArray,
+    *,
+    limits: IntArray | None = None,
+    sampling: int = 1,
 ) -> DwellStatistics:
     """Describe the dwell times of visits.
 
@@ -64,6 +70,8 @@ def describe_dwells(
         The visits that the end of a run cut off.
     clusters : (v,) int64
         What was visited.
+    limits : (v,) int64, optional
+        Output steps from the beginning of each visit to the last step of its run; see `memoryless_test`.
     sampling : int
         Output steps from one sampled step to the next.
 
@@ -76,7 +84,7 @@ def describe_dwells(
     """
     times = dwells - censored
     ended, cut_off = times[~censored].astype(float), times[censored].astype(float)
-    test = memoryless_test(times, censored, clusters, spacing=sampling)
+    test = memoryless_test(times, censored, clusters, limits=limits, spacing=sampling)
     return DwellStatistics(len(dwells), len(cut_off), median_survival(ended, cut_off), test)
 
 

@@ -2,7 +2,7 @@
 
 References
 ----------
-.. [1] PLSCAN: persistent leaves spatial clustering for applications with noise. arXiv:2512.16558.
+.. [1] Bot, McInnes, Aerts (2025). Persistent multiscale density-based clustering. arXiv:2512.16558.
    https://doi.org/10.48550/arXiv.2512.16558
 """
 
@@ -115,7 +115,8 @@ def read_merges(
     """
     with open_clustering(database, clustering, progress) as stored:
         tree, labels = stored.tree, stored.assignments.labels
-    layers = find_layers(tree, distance_floor=clustering.record.distance_floor)
+    record = clustering.record
+    layers = find_layers(tree, distance_floor=record.distance_floor, min_samples=record.min_samples)
     return TreeMerges(clustering.id, list_merges(tree, labels), layers)
 
 
@@ -130,7 +131,9 @@ def list_merges(tree: SpanningTree, labels: IntArray) -> tuple[Merge, ...]:
     )
 
 
-def find_layers(tree: SpanningTree, *, distance_floor: float, most: int = MOST_LAYERS) -> tuple[Layer, ...]:
+def find_layers(
+    tree: SpanningTree, *, distance_floor: float, min_samples: int = 1, most: int = MOST_LAYERS
+) -> tuple[Layer, ...]:
     """Find the stable layers of leaf clusters in a tree, the most persistent first [1]_.
 
     Parameters
@@ -139,17 +142,23 @@ def find_layers(tree: SpanningTree, *, distance_floor: float, most: int = MOST_L
         Over n rows.
     distance_floor : float
         Least distance.
+    min_samples : int
+        Number of neighbours for the core distances of the tree; smaller clusters do not count, because their
+        rows were made equally dense by rows outside them.
     most : int
         Maximum number of layers.
 
     Notes
     -----
     A cluster is a leaf of the condensed tree for every `min_cluster_size` above the largest at which it would
-    still split, up to the largest at which it still splits off. The sum of these ranges over the leaves at
-    each size is a function of the size, whose local maxima are the layers. Merges at one height are taken one
-    after another.
+    still split (but above `min_samples`), up to the largest at which it still splits off. The sum of these
+    ranges over the leaves at each size is a function of the size, whose local maxima are the layers; of equal
+    neighbouring values the first counts. Merges at one height are taken one after another. The package
+    fast-plscan finds the same layers; its sizes are one smaller, because its clusters are larger than them.
     """
-    sizes, counts, persistence = trace_persistence(tree, distance_floor=distance_floor)
+    sizes, counts, persistence = trace_persistence(
+        tree, distance_floor=distance_floor, min_samples=min_samples
+    )
     if not len(sizes):
         return ()
     padded = np.concatenate([[-np.inf], persistence, [-np.inf]])
@@ -158,20 +167,23 @@ def find_layers(tree: SpanningTree, *, distance_floor: float, most: int = MOST_L
     return tuple(Layer(int(sizes[at]), int(counts[at]), float(persistence[at])) for at in order)
 
 
-def trace_persistence(tree: SpanningTree, *, distance_floor: float) -> tuple[IntArray, IntArray, FloatArray]:
+def trace_persistence(
+    tree: SpanningTree, *, distance_floor: float, min_samples: int = 1
+) -> tuple[IntArray, IntArray, FloatArray]:
     """Return the sizes at which leaves begin or end, the number of leaves, and the sum of their ranges.
 
     Returns
     -------
     sizes, counts : (s,) int64
-        Values of `min_cluster_size`, ascending from 2, and the leaves at each and up to the next.
+        Values of `min_cluster_size`, ascending from `min_samples` + 1, and the leaves at each and up to the
+        next.
     persistence : (s,) float64
         Sum over these of the number of sizes for which each is a leaf.
     """
     if len(tree.height) < 1:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0)
     linkage = build_single_linkage(tree, distance_floor)
-    first, last = _leaf_ranges(linkage.parent, linkage.size)
+    first, last = _leaf_ranges(linkage.parent, linkage.size, max(1, min_samples))
     lives = first <= last
     first, last = first[lives], last[lives]
     sizes = np.unique(np.concatenate([first, last + 1]))
@@ -220,13 +232,13 @@ def _join(u: IntArray, v: IntArray, labels: IntArray, n_clusters: int) -> IntArr
 
 
 @compiled
-def _leaf_ranges(parent: IntArray, size: IntArray) -> tuple[IntArray, IntArray]:
-    """Return for each node but the root the sizes from and up to which it is a leaf."""
+def _leaf_ranges(parent: IntArray, size: IntArray, least: int) -> tuple[IntArray, IntArray]:
+    """Return for each node but the root the sizes above `least` from and up to which it is a leaf."""
     n_nodes = len(parent)
     smaller = np.full(n_nodes, n_nodes)
     for node in range(n_nodes - 1):
         smaller[parent[node]] = min(smaller[parent[node]], size[node])
-    splits = np.ones(n_nodes, dtype=np.int64)
+    splits = np.full(n_nodes, least)
     for node in range(n_nodes - 1):
         # Children come before their parents.
         if smaller[node] < n_nodes:

@@ -167,7 +167,7 @@ class NetworkComparison:
             "differences": [
                 asdict(item) | {"a": names[item.a], "b": names[item.b]} for item in self.differences
             ],
-            "variance": [asdict(item) for item in self.variance],
+            "variance": [item.to_dict() for item in self.variance],
         }
 
 
@@ -220,7 +220,9 @@ def summarise_group(
     """
     periods = Counter(run.period for run in runs if run.period is not None)
     visits = _GroupVisits.of(runs)
-    dwell = describe_dwells(visits.dwells, visits.censored, visits.states, sampling=sampling)
+    dwell = describe_dwells(
+        visits.dwells, visits.censored, visits.states, limits=visits.limits, sampling=sampling
+    )
     return GroupSummary(
         group=group,
         n_runs=len(runs),
@@ -239,22 +241,35 @@ def summarise_group(
 
 @dataclass(frozen=True)
 class _GroupVisits:
-    """Visits of a group of runs to clusters, as (v,) arrays."""
+    """Visits of a group of runs to clusters, as (v,) arrays.
+
+    `limits` are the output steps from the beginning of each visit to the last step of its run.
+    """
 
     runs: IntArray
     states: IntArray
     dwells: IntArray
     censored: BoolArray
+    limits: IntArray
 
     @classmethod
     def of(cls, runs: Sequence[RunSummary]) -> _GroupVisits:
         visits = np.concatenate([np.empty((0, 3), dtype=np.int64), *(run.visits for run in runs)])
         counts = np.array([len(run.visits) for run in runs], dtype=np.int64)
         censored = np.zeros(len(visits), dtype=bool)
-        censored[np.cumsum(counts) - 1] = True
+        last = np.cumsum(counts) - 1
+        censored[last] = True
+        # A run ends at the last step of its last visit, which counts that step.
+        last_steps = np.repeat((visits[last, 1] + visits[last, 2] - 1), counts)
+        columns = (
+            np.repeat(np.arange(len(runs)), counts),
+            visits[:, 0],
+            visits[:, 2],
+            censored,
+            last_steps - visits[:, 1],
+        )
         of_cluster = visits[:, 0] != NO_STATE
-        numbers = np.repeat(np.arange(len(runs)), counts)
-        return cls(numbers[of_cluster], visits[of_cluster, 0], visits[of_cluster, 2], censored[of_cluster])
+        return cls(*(column[of_cluster] for column in columns))
 
 
 def _compute_intervals(

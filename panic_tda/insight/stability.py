@@ -25,6 +25,7 @@ from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.storage.read.trajectories import RunSteps
+from panic_tda.types import OUTLIER
 
 if TYPE_CHECKING:
     from panic_tda.types import FloatArray, IntArray
@@ -149,7 +150,7 @@ def measure_stability(
             )
         vectors = stored.load_matrix().vectors
     parameters = stored_parameters(clustering.record)
-    n_clusters = clustering.record.n_clusters
+    n_clusters = max(clustering.record.n_clusters, int(labels.max(initial=OUTLIER)) + 1)
 
     def refit(rows: IntArray) -> IntArray:
         progress.advance(1)

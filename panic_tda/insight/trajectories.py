@@ -68,7 +68,7 @@ class TrajectoryStudy:
     runs : tuple of RunSummary
         Statistics of each run, by ascending id.
     markov : MarkovModel or None
-        Markov model of all runs; None if `sum_up` made the study, or if no state leads to another and back.
+        Markov model of all runs; None if it was not requested, or if no state leads to another and back.
     """
 
     clustering: UUID
@@ -109,6 +109,7 @@ def study_trajectories(
     by: str = NETWORK,
     lag: int | None = None,
     core_probability: float = 0.0,
+    with_markov: bool = False,
     progress: Progress | None = None,
 ) -> TrajectoryStudy:
     """Read all runs of a clustering, and compute their statistics.
@@ -127,6 +128,8 @@ def study_trajectories(
         next.
     core_probability : float
         Members of a cluster with at least this membership probability are its core; at 0 all are.
+    with_markov : bool
+        Whether to fit a Markov model; deeptime is imported for its metastable sets only.
     progress : Progress, optional
         Told the rows read.
 
@@ -158,6 +161,8 @@ def study_trajectories(
         facts = stored.runs
     progress.phase("compute statistics")
     study = sum_up(clustering, trajectories, facts, recurrences, by=by, lag=lag, writers=writers)
+    if not with_markov:
+        return study
     progress.phase("fit a Markov model")
     return replace(study, markov=fit_markov(trajectories, study.lag))
 

@@ -23,7 +23,7 @@ export class ClusterSection {
   /** @param {ReportPage} page */
   constructor(page) {
     this.page = page;
-    const { sizes, persistence, runs, median_dwells: dwells, entered, copies } = page.clusters;
+    const { sizes, persistence, runs, prompts, largest_run_shares: shares, words, median_dwells: dwells, entered, copies } = page.clusters;
     const total = page.head.n_embeddings;
     /** @type {{key: string, title: string, number: boolean, value: (label: number) => any, show: (value: any) => string}[]} */
     this.columns = [
@@ -32,12 +32,15 @@ export class ClusterSection {
       { key: "share", title: "share", number: true, value: (label) => sizes[label] / total, show: percent },
       { key: "persistence", title: "persistence", number: true, value: (label) => persistence[label], show: decimal },
       { key: "runs", title: "runs", number: true, value: (label) => runs[label], show: whole },
+      { key: "prompts", title: "prompts", number: true, value: (label) => prompts[label], show: whole },
+      { key: "onerun", title: "one run", number: true, value: (label) => shares[label], show: percent },
       { key: "dwell", title: "median dwell", number: true, value: (label) => dwells[label], show: short },
       { key: "entered", title: "entered", number: true, value: (label) => entered[label], show: whole },
       { key: "copies", title: "copies", number: true, value: (label) => copies[label], show: whole },
+      { key: "words", title: "words", number: false, value: (label) => words[label], show: String },
       { key: "text", title: "medoid", number: false, value: (label) => medoidText(page, label), show: (text) => oneLine(text, 160) },
     ];
-    this.folded = Array.from(sizes, (_, label) => medoidText(page, label).toLowerCase());
+    this.folded = Array.from(sizes, (_, label) => `${medoidText(page, label)} ${words[label]}`.toLowerCase());
     /** @type {number[]} */
     this.labels = [];
     /** Which rows are in the document. */
@@ -51,7 +54,7 @@ export class ClusterSection {
   }
 
   build() {
-    this.search = el("input", { type: "search", id: "search", placeholder: "Search medoid texts, or #12", "aria-label": "Search clusters", oninput: () => choose({ q: this.search.value }) });
+    this.search = el("input", { type: "search", id: "search", placeholder: "Search medoids and words, or #12", "aria-label": "Search clusters", oninput: () => choose({ q: this.search.value }) });
     this.search.value = chosen.q;
     this.count = el("span", { class: "said", id: "cluster-count" });
     byId("cluster-controls").append(this.search, this.count, copyButton(() => this.tsv()));
@@ -65,7 +68,7 @@ export class ClusterSection {
 
   /** @param {string} key */
   sortBy(key) {
-    const falling = chosen.sort === `-${key}` ? false : chosen.sort === key || key !== "label" && key !== "text";
+    const falling = chosen.sort === `-${key}` ? false : chosen.sort === key || !["label", "text", "words"].includes(key);
     choose({ sort: falling ? `-${key}` : key });
   }
 
@@ -187,6 +190,7 @@ export class ClusterSection {
       el("h3", {}, swatch(label), `Cluster ${label}`),
       imageOf(page, label) ?? "",
       el("blockquote", { dir: "auto" }, text),
+      el("p", { class: "faint", dir: "auto" }, page.clusters.words[label]),
       el("dl", { class: "facts" }, ...facts),
       ...this.examples("Nearest to the medoid", page.clusters.near[label]),
       ...this.examples("Farthest from it", page.clusters.far[label]),

@@ -20,6 +20,9 @@
  * @property {Numbers} sizes
  * @property {number[]} persistence
  * @property {Numbers} runs
+ * @property {Numbers} prompts
+ * @property {number[]} largest_run_shares
+ * @property {string[]} words          that set each cluster apart, with commas
  * @property {Numbers} entered
  * @property {(number | null)[]} median_dwells
  * @property {(number | null)[]} copies

@@ -60,12 +60,15 @@ class Style:
         Whether the background is black.
     width : float
         Width in inches.
+    with_words : bool
+        Whether the labels are the words that set the clusters apart, instead of the texts of their medoids.
     """
 
     n_labels: int = N_LABELS
     title: str | None = None
     dark: bool = False
     width: float = WIDTH
+    with_words: bool = False
 
     @property
     def scale(self) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 from panic_tda.errors import PanicTdaError, WrongUsage
 from panic_tda.files.replacing import replacing, require_place
 from panic_tda.insight.layout import N_ROWS, Map, choose_rows, lay_out
+from panic_tda.insight.origins import read_words
 from panic_tda.paths import expand_home
 from panic_tda.progress import Progress, Silent
 from panic_tda.report.drawing import (
@@ -137,11 +138,13 @@ def read_scene(
             raise PanicTdaError(f"all embeddings of clustering {source.id} were deleted from the database")
         vectors, assigned, medoids = stored.read_vectors(rows), stored.assignments, stored.medoids
         texts = stored.read_medoid_texts(list(medoids)[: style.n_labels])
+        words = read_words(stored) if style.with_words and texts else {}
     progress.phase("compute the map")
     layout = Map(rows, *lay_out(vectors, seed=seed), n_total=len(assigned.ids))
     at = np.searchsorted(rows, np.array(list(medoids.values()), dtype=np.int64))
     sizes = np.bincount(assigned.labels[assigned.labels != OUTLIER], minlength=len(medoids))
-    labels = {label: make_label(text) for label, text in texts.items()}
+    # A cluster of images has no words.
+    labels = {label: make_label(", ".join(words.get(label, ())) or text) for label, text in texts.items()}
     places = tuple(
         Place(label, labels.get(label, ""), int(sizes[label]), (float(x), float(y)))
         for label, (x, y) in zip(medoids, layout.xy[at], strict=True)
@@ -149,7 +152,11 @@ def read_scene(
     title = on_one_line(_compose_title(source) if style.title is None else style.title)
     n_labels = min(style.n_labels, len(places))
     return Scene(
-        layout, assigned.labels[layout.rows], places, title, _compose_caption(source, layout, n_labels)
+        layout,
+        assigned.labels[layout.rows],
+        places,
+        title,
+        _compose_caption(source, layout, n_labels, "words" if style.with_words else "medoids"),
     )
 
 
@@ -176,7 +183,7 @@ def _compose_title(source: ClusteringSummary) -> str:
     )
 
 
-def _compose_caption(source: ClusteringSummary, layout: Map, n_labels: int) -> str:
+def _compose_caption(source: ClusteringSummary, layout: Map, n_labels: int, named_by: str) -> str:
     record = source.record
     share = 100 * record.n_outliers / max(1, record.n_embeddings)
     n_rows = f"all {len(layout.rows):,}" if len(layout.rows) == layout.n_total else f"{len(layout.rows):,}"
@@ -190,6 +197,6 @@ def _compose_caption(source: ClusteringSummary, layout: Map, n_labels: int) -> s
         f"({'exact' if record.exact else 'approximate'}); "
         f"{record.n_outliers:,} {pluralize(record.n_outliers, 'outlier')} ({share:.1f}%) in grey. "
         f"Map: {layout.method}; {n_rows} {pluralize(len(layout.rows), 'embedding')}{sampled}. "
-        + (f"Labels: medoids of the largest clusters ({n_labels:,}). " if n_labels else "")
+        + (f"Labels: {named_by} of the largest clusters ({n_labels:,}). " if n_labels else "")
         + f"Clustering {source.id}."
     )

@@ -14,6 +14,7 @@ from panic_tda.errors import NoTree
 from panic_tda.insight import branches, density, sweep
 from panic_tda.insight.layout import N_ROWS, Map, choose_rows, lay_out
 from panic_tda.insight.milestones import Trajectories, find_states, find_visits
+from panic_tda.insight.origins import ClusterOrigins, StepWords, count_members
 from panic_tda.insight.trajectories import Recurrences, TrajectoryStudy, sum_up
 from panic_tda.progress import Progress, Silent
 from panic_tda.report import head, motion, places
@@ -53,6 +54,8 @@ class ReportInputs:
         Rows on the map.
     first_vectors : (r, d) float32
         Vectors of the first steps of the runs.
+    origins : ClusterOrigins
+        Runs, prompts and words of the clusters.
     tree : SpanningTree or NoTree
         Spanning tree of the rows, or the reason why it is missing.
     graph : SpanningTree or None
@@ -67,6 +70,7 @@ class ReportInputs:
     texts: places.Texts
     points: places.Points
     first_vectors: Float32Array
+    origins: ClusterOrigins
     tree: SpanningTree | NoTree
     graph: SpanningTree | None
 
@@ -145,7 +149,8 @@ def read_inputs(
         at = places.find_steps(rows, len(stored.assignments.ids), trajectories)
         texts, notes, recurrences = places.Texts(), density.TextNotes(trajectories), Recurrences()
         of_points = places.PointTexts(at, trajectories, texts)
-        stored.read_texts(recurrences.add, notes.add, of_points.add)
+        words = StepWords(trajectories)
+        stored.read_texts(recurrences.add, notes.add, of_points.add, words.add)
         first_rows = trajectories.rows[trajectories.offsets[:-1]]
         vector_rows = np.union1d(rows, first_rows)
         vectors = stored.read_vectors(vector_rows)
@@ -156,6 +161,7 @@ def read_inputs(
             tree = error
         graph = stored.find_graph()
         clusters, runs = stored.clusters, stored.runs
+        members = count_members(trajectories, runs, n_clusters=len(clusters))
     progress.phase("compute statistics")
     return ReportInputs(
         stored=stored,
@@ -166,6 +172,7 @@ def read_inputs(
         texts=texts,
         points=places.Points(rows, at, of_points.numbers, vectors[np.searchsorted(vector_rows, rows)]),
         first_vectors=vectors[np.searchsorted(vector_rows, first_rows)],
+        origins=ClusterOrigins(members, words.counts.name_clusters()),
         tree=tree,
         graph=graph,
     )
@@ -175,6 +182,7 @@ def _describe_places_and_motion(inputs: ReportInputs, layout: Map) -> dict[str, 
     points, stored, trajectories = inputs.points, inputs.stored, inputs.trajectories
     visits = find_visits(trajectories)
     clusters = places.describe_clusters(stored, visits, points, trajectories=trajectories, texts=inputs.texts)
+    clusters |= places.describe_origins(inputs.origins, len(inputs.clusters))
     drifts = places.compute_drifts(points, inputs.first_vectors, trajectories)
     known = points.at >= 0
     return {

@@ -11,6 +11,7 @@ import numpy as np
 from panic_tda.insight import dynamics
 from panic_tda.insight.layout import Map
 from panic_tda.insight.milestones import Trajectories, Visits
+from panic_tda.insight.origins import ClusterOrigins
 from panic_tda.storage.read.assignments import Assignments
 from panic_tda.storage.read.clusterings import StoredClustering
 from panic_tda.storage.read.trajectories import RunTexts
@@ -164,6 +165,16 @@ def describe_clusters(
         "medoid_runs": np.where(at >= 0, run_numbers[at], -1) if len(run_numbers) else at,
         "near": near,
         "far": far,
+    }
+
+
+def describe_origins(origins: ClusterOrigins, n_clusters: int) -> dict[str, Any]:
+    """Return the origins and the words of the clusters, by label."""
+    members, words = origins.members[:n_clusters], origins.words or {}
+    return {
+        "prompts": np.array([cluster.prompts for cluster in members], dtype=np.int64),
+        "largest_run_shares": [cluster.largest_run_share for cluster in members],
+        "words": [", ".join(words.get(cluster.label, ())) for cluster in members],
     }
 
 

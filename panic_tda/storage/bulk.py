@@ -216,20 +216,27 @@ def insert_into(
 
 
 def insert_new_rows(
-    connection: Connection, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+    connection: Connection,
+    table: str,
+    columns: Sequence[str],
+    rows: Sequence[tuple[Any, ...]],
+    *,
+    key: str = "id",
 ) -> int:
-    """Insert the rows whose id is not in the table yet; existing rows stay unchanged.
+    """Insert the rows whose key is not in the table yet; existing rows stay unchanged.
 
     Parameters
     ----------
     connection : Connection
         From `Database.writing`.
     table : str
-        A table with the primary key `id`.
+        A table.
     columns : sequence of str
         Columns of `rows`; other columns get their defaults.
     rows : sequence of tuple
         Values for the driver: ids as text of 32 characters, vectors as bytes.
+    key : str
+        The primary key of the table; several columns are separated by commas.
 
     Returns
     -------
@@ -240,7 +247,7 @@ def insert_new_rows(
     mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
     sql = (
         f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join([mark] * len(columns))}) "
-        "ON CONFLICT (id) DO NOTHING"
+        f"ON CONFLICT ({key}) DO NOTHING"
     )
     return connection.exec_driver_sql(sql, list(rows)).rowcount if rows else 0
 

@@ -31,7 +31,7 @@ from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.storage.read.trajectories import RunFacts
 from tests.cli.test_rendering import summary
 from tests.insight.planted import PlantedRun, plant, run_id
-from tests.snapshots import opened, snapshot
+from tests.snapshots import opened, run_python, snapshot
 
 RUNS = [
     PlantedRun([0] * 5 + [-1] + [1] * 25, [*"abcde", *["a cat"] * 26]),
@@ -73,8 +73,8 @@ def test_the_object_has_the_keys_that_were_promised(path: Path) -> None:
             *("dwell", "intervals"),
         ]
         assert list(group["dwell"]) == [
-            *("visits", "censored", "median", "weibull_shape", "log_likelihood_ratio", "p_value"),
-            *("clusters_tested", "heavier_than_exponential"),
+            *("visits", "censored", "median", "weibull_shape", "expected_shape"),
+            *("log_likelihood_ratio", "p_value", "clusters_tested", "heavier_than_exponential"),
         ]
         assert list(group["intervals"]) == [
             *("transit_share", "settled_share", "repeating_share", "return_share", "left_again_share"),
@@ -106,6 +106,7 @@ def test_the_object_has_the_keys_that_were_promised(path: Path) -> None:
             "censored": 1,
             "median": 1.0,
             "weibull_shape": None,
+            "expected_shape": None,
             "log_likelihood_ratio": None,
             "p_value": None,
             "clusters_tested": 0,
@@ -198,7 +199,7 @@ def test_a_read_only_file_is_read_and_left_as_it_is(path: Path) -> None:
 
 
 def test_the_text_says_it_all(path: Path) -> None:
-    text = invoke("--db", path, "--runs", "--run", run_id(0)).stdout
+    text = invoke("--db", path, "--runs", "--run", run_id(0), "--markov").stdout
     head, groups, totals, _, moves, runs, run = text.strip().split("\n\n")
     assert "of Planted" in head
     assert "Times are output steps." in head
@@ -237,6 +238,30 @@ def test_nothing_left_is_said(path: Path) -> None:
     assert read_json("--db", path, "--runs")["groups"] == []
 
 
+SHOW = """
+import sys
+from click.testing import CliRunner
+from panic_tda.main import main
+result = CliRunner().invoke(main, ["show-trajectories", "--json", "--db", *sys.argv[1:]])
+assert result.exit_code == 0, result.output
+print(any(name.partition(".")[0] == "deeptime" for name in sys.modules))
+"""
+
+
+def test_a_markov_model_is_fitted_on_request_and_only_then_deeptime_is_imported(path: Path) -> None:
+    pytest.importorskip("deeptime", reason="deeptime is not installed (extra dynamics)")
+    plant(path.parent / "walk.sqlite", [PlantedRun([0, 0, 0, 1, 1, 1, 2, 2, 2, 0] * 4)] * 4)
+    walk = path.parent / "walk.sqlite"
+    assert read_json("--db", walk)["markov"] is None
+    assert "Markov" not in invoke("--db", walk).stdout
+    model = read_json("--db", walk, "--markov")["markov"]
+    assert model["states"] == [0, 1, 2]
+    assert "Markov model at lag 1: clusters in it 3 of 3" in invoke("--db", walk, "--markov").stdout
+    for words, is_imported in (((), "False"), (("--markov",), str(model["metastable"] is not None))):
+        done = run_python(SHOW, walk, *words)
+        assert (done.stdout.strip(), done.returncode) == (is_imported, 0), done.stderr
+
+
 # ---------------------------------------------------------------------------- text that fits
 
 
@@ -258,7 +283,7 @@ def run(**changes: Any) -> RunSummary:
 
 
 def study(group: dict[str, Any], *runs: RunSummary) -> TrajectoryStudy:
-    dwell = DwellStatistics(100, 1, 3.0, MemorylessTest(12, 99, 0.71, 20.0, 1e-9))
+    dwell = DwellStatistics(100, 1, 3.0, MemorylessTest(12, 99, 0.71, 1.02, 20.0, 1e-9))
     summary = GroupSummary(
         group=group,
         n_runs=1,

@@ -232,13 +232,13 @@ def test_the_command_takes_folders(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert result.stdout == (
         "Read 96 rows from 4 files: added 90 embeddings (Nomic, NomicVision, Qwen3Embed), 60 invocations and "
-        "3 runs; left out 3 prompts, 6 embeddings of prompts.\n"
+        "3 runs; stored 6 embeddings of initial prompts; left out 3 prompts.\n"
     )
     found = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
-    assert (found["n_rows"], found["n_present"], found["n_new_embeddings"]) == (96, 90, 0)
+    assert (found["n_rows"], found["n_present"], found["n_new_embeddings"]) == (96, 96, 0)
     assert found["left_out"] == {
         "prompts": 3,
-        "prompt_embeddings": 6,
+        "prompt_embeddings": 0,
         "orphaned_invocations": 0,
         "orphaned_embeddings": 0,
         "repeated_invocations": 0,

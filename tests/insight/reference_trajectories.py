@@ -18,9 +18,6 @@ from uuid import UUID
 
 from scipy.optimize import minimize_scalar
 
-CHI_SQUARE_95 = 3.841458820694124
-"""95 % of a chi-square distribution with one degree of freedom lies below (table)."""
-
 
 @dataclass(frozen=True)
 class Walk:
@@ -262,16 +259,13 @@ def dwell_of(runs: list[list[list[int]]], spacing: int) -> dict[str, Any]:
     ]
     fit = weibull_of(tested, spacing)
     shape, ratio = fit or (None, None)
-    p_value = None if ratio is None else math.erfc(math.sqrt(max(0.0, ratio)))
     return {
         "visits": len(ended) + len(cut_off),
         "censored": len(cut_off),
         "median": median_of(ended, cut_off),
         "weibull_shape": shape,
         "log_likelihood_ratio": ratio,
-        "p_value": p_value,
         "clusters_tested": len(tested) if fit else 0,
-        "heavier_than_exponential": None if fit is None else bool(shape < 1 and 2 * ratio > CHI_SQUARE_95),
     }
 
 

@@ -101,6 +101,22 @@ def test_shares_of_a_balanced_design_are_those_of_the_sums_of_squares() -> None:
     assert len(terms) == 4
 
 
+def test_intervals_of_shares_cover_the_share_of_all_runs() -> None:
+    # Two text-to-image models differ by twice the deviation within them: they explain half of the variance.
+    t2i = np.repeat([0, 1], 40)
+    i2t, prompts = np.zeros(80, dtype=int), np.tile(np.arange(8), 10)
+    covered = {"t2i": 0, "prompt": 0}
+    for seed in range(40):
+        values = 2.0 * t2i + np.random.default_rng(seed).normal(size=80)
+        for one in share_variance({"y": values}, t2i, i2t, prompts, n_resamples=100):
+            assert one.interval is not None
+            assert 0 <= one.interval.low <= one.interval.high <= 1
+            truth = 0.5 if one.factor == "t2i" else 0.0
+            covered[one.factor] += one.interval.low <= truth <= one.interval.high
+    # Of 40, 38 are expected; 33 or fewer once in a hundred.
+    assert min(covered.values()) > 33
+
+
 def test_what_the_others_determine_has_no_share() -> None:
     # Each text-to-image model has one image-to-text model: nobody knows which of the two it is.
     t2i = np.tile([0, 1], 10)

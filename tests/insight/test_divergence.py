@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from panic_tda.insight.divergence import (
-    fit_relaxation,
+    PromptVectors,
     mean_chords,
     measure_divergence,
     read_divergence,
     recover_prompts,
 )
+from panic_tda.insight.intervals import Interval
+from panic_tda.insight.relaxation import fit_relaxation
 from tests.insight.planted import PlantedRun, plant
 from tests.snapshots import opened
 
@@ -54,11 +56,11 @@ def test_no_run_names_its_own_prompt() -> None:
     # Every run has a direction of its own: nothing tells of prompts.
     units = np.eye(40)
     prompts = np.repeat(np.arange(4), 10)
-    share, by_chance = recover_prompts(units, prompts, rng.permutation(40) % 5)
-    assert share is not None
-    assert share < 0.6
-    assert by_chance == 0.25
-    assert recover_prompts(units, np.zeros(40, dtype=np.int64), rng.permutation(40) % 5) == (None, None)
+    recovered, tried = recover_prompts(units, prompts, rng.permutation(40) % 5)
+    assert tried.all()
+    assert recovered.mean() < 0.6
+    _, tried = recover_prompts(units, np.zeros(40, dtype=np.int64), rng.permutation(40) % 5)
+    assert not tried.any()
 
 
 def test_planted_runs_forget_their_prompt() -> None:
@@ -86,6 +88,45 @@ def test_planted_runs_forget_their_prompt() -> None:
     interval = divergence.same_prompt.time_interval
     assert interval is not None
     assert interval.low <= divergence.same_prompt.time <= interval.high
+    for step in divergence.steps:
+        assert (step.from_prompt, step.nearest_prompt, step.intervals["from_prompt"]) == (None, None, None)
+        for name in ("same_prompt", "other_prompt", "recovered"):
+            span, figure = step.intervals[name], getattr(step, name)
+            assert span is not None
+            assert span.low <= figure <= span.high
+    # Chance decides after the runs have forgotten their prompt, and not before.
+    assert first.intervals["recovered"] == Interval(1.0, 1.0)
+    last_span = last.intervals["recovered"]
+    assert last_span is not None
+    assert 0.1 < last_span.high - last_span.low < 0.35
+
+
+def test_runs_are_compared_with_the_embedding_of_their_own_prompt() -> None:
+    rng = np.random.default_rng(5)
+    prompts = np.repeat(np.arange(4), 5)
+    centres = np.eye(12)[:4]
+
+    def read_step(step: int) -> tuple[np.ndarray, np.ndarray]:
+        # Each run goes to a direction that all of them share.
+        away = np.minimum(step / 4, 1.0)
+        vectors = (1 - away) * centres[prompts] + away * np.eye(12)[11]
+        return np.arange(20), (vectors + 1e-3 * rng.normal(size=(20, 12))).astype(np.float32)
+
+    # The prompts of the last two runs have no embedding.
+    start = PromptVectors(np.arange(18), centres[prompts[:18]].astype(np.float32))
+    divergence = measure_divergence(read_step, list(range(6)), prompts, start=start)
+    prompt, first, *_, last = divergence.steps
+    assert (prompt.step, prompt.n_runs, prompt.from_prompt, prompt.nearest_prompt) == (-1, 18, 0.0, 1.0)
+    assert (prompt.same_prompt, prompt.other_prompt) == (0.0, pytest.approx(np.sqrt(2)))
+    assert first.from_prompt == pytest.approx(0, abs=0.01)
+    assert first.nearest_prompt == 1
+    assert last.from_prompt == pytest.approx(np.sqrt(2), abs=0.01)
+    assert last.nearest_prompt is not None
+    assert last.nearest_prompt < 0.7
+    # Without the prompts, all else is the same.
+    without = measure_divergence(read_step, list(range(6)), prompts)
+    assert [step.step for step in without.steps] == list(range(6))
+    assert without.steps[0].from_prompt is None
 
 
 def test_vectors_without_a_direction_do_not_count() -> None:

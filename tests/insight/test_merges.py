@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -68,6 +70,34 @@ def test_leaves_are_those_of_the_condensed_tree_at_every_size(seed: int) -> None
         at = np.flatnonzero(sizes <= size)
         assert (counts[at[-1]] if len(at) else 0) == len(leaves), size
     assert (persistence > 0).all()
+
+
+@pytest.mark.parametrize("min_samples", [2, 4])
+def test_persistence_is_that_of_the_leaves_at_every_size(min_samples: int) -> None:
+    # The definition of Bot, McInnes and Aerts, by cutting the tree at every size above min_samples: a leaf is
+    # its rows, and persists for as many sizes as it is a leaf for.
+    rng = np.random.default_rng(11)
+    n = 120
+    tree = SpanningTree(rng.integers(0, np.arange(1, n)), np.arange(1, n), rng.random(n - 1))
+    linkage = build_single_linkage(tree, 1e-9)
+    leaves: dict[int, list[bytes]] = {}
+    for size in range(min_samples + 1, n):
+        condensed = condense_tree(linkage, size, 1e-12)
+        ends = set(range(1, len(condensed.parent))) - set(condensed.parent[1:].tolist())
+        leaves[size] = [np.flatnonzero(condensed.row_cluster == end).tobytes() for end in ends]
+    lives = Counter(leaf for of_size in leaves.values() for leaf in of_size)
+    expected = {size: sum(lives[leaf] for leaf in of_size) for size, of_size in leaves.items() if of_size}
+    sizes, _, persistence = trace_persistence(tree, distance_floor=1e-9, min_samples=min_samples)
+    found = {size: float(persistence[np.searchsorted(sizes, size, side="right") - 1]) for size in expected}
+    assert found == expected
+    peaks = [0.0, *(expected[size] for size in sorted(expected)), 0.0]
+    layers = find_layers(tree, distance_floor=1e-9, min_samples=min_samples, most=99)
+    assert {layer.min_cluster_size for layer in layers} == {
+        size
+        for number, size in enumerate(sorted(expected), start=1)
+        if peaks[number] > peaks[number - 1]
+        and peaks[number] > next(value for value in peaks[number:] if value != peaks[number])
+    }
 
 
 def test_planted_layers_are_found() -> None:

@@ -92,6 +92,20 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
+def test_labels_are_words_on_request(clustered: UpgradedFile, folder: Path) -> None:
+    plotted("--db", clustered.path, "-o", folder / "medoids.svg")
+    plotted("--db", clustered.path, "-o", folder / "words.svg", "--words")
+    shown = CliRunner().invoke(main, ["show-clustering", "--words", "--json", "--db", str(clustered.path)])
+    (said,) = json.loads(shown.stdout)
+    medoids, words = ("\n".join(svg_texts(folder / f"{name}.svg")) for name in ("medoids", "words"))
+    for cluster in said["clusters"]:
+        assert cluster["words"]
+        label = drawing.make_label(", ".join(cluster["words"])).splitlines()
+        assert all(line in words for line in label)
+        assert not all(line in medoids for line in label)
+    assert "Labels: words of the largest clusters" in " ".join(words.split())
+
+
 def test_a_png_has_300_dots_an_inch(clustered: UpgradedFile, folder: Path) -> None:
     path = folder / "map.png"
     before = snapshot(clustered.path)

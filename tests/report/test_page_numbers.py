@@ -96,7 +96,7 @@ def test_strips_show_the_states_of_all_steps(plain_page: Path, opened: Open) -> 
 
 def test_clusters_are_those_of_the_database(plain_page: Path, opened: Open) -> None:
     shown = opened(plain_page, "#sort=label").copied("#cluster-controls")
-    (printed,) = read_json("show-clustering", "--db", database(plain_page))
+    (printed,) = read_json("show-clustering", "--db", database(plain_page), "--words")
     visits = [
         (run["run_id"], state)
         for run in read_json("show-trajectories", "--db", database(plain_page), "--runs")["runs"]
@@ -111,7 +111,10 @@ def test_clusters_are_those_of_the_database(plain_page: Path, opened: Open) -> N
         assert int(row["copies"]) == cluster["medoid_copies"]
         assert row["medoid"] == cluster["medoid_text"]
         assert int(row["entered"]) == entered[cluster["label"]]
-        assert int(row["runs"]) == runs[cluster["label"]]
+        assert int(row["runs"]) == runs[cluster["label"]] == cluster["runs"]
+        assert int(row["prompts"]) == cluster["prompts"]
+        assert float(row["one run"]) == cluster["largest_run_share"]
+        assert row["words"] == ", ".join(cluster["words"])
 
 
 def test_transitions_are_those_of_show_trajectories(plain_page: Path, opened: Open) -> None:

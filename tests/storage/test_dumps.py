@@ -17,8 +17,11 @@ import pytest
 from panic_tda import cluster_all_data, get_cluster_details, get_medoid_invocation, hdbscan
 from panic_tda.files import pipeline_dumps
 from panic_tda.files.importing import import_embeddings
+from panic_tda.insight.divergence import read_divergence
 from panic_tda.storage.database import Database, open_database
 from panic_tda.storage.doctor import examine_database
+from panic_tda.storage.read.clusterings import find_stored, open_clustering
+from panic_tda.storage.write.copying import copy_database
 from panic_tda.storage.write.import_summary import LeftOut
 from tests.conftest import MakeFile
 from tests.dump_files import (
@@ -57,8 +60,8 @@ def test_a_dump_becomes_rows_under_its_own_ids(tmp_path: Path, database: Databas
     assert (summary.n_files, summary.n_rows, summary.n_present, summary.experiment_id) == (4, 96, 0, None)
     assert (summary.n_new_runs, summary.n_new_invocations, summary.n_new_embeddings) == (3, 60, 90)
     assert summary.models == ("Nomic", "NomicVision", "Qwen3Embed")
-    assert summary.left_out == LeftOut(prompts=3, prompt_embeddings=6)
-    assert str(summary).endswith("and 3 runs; left out 3 prompts, 6 embeddings of prompts")
+    assert summary.left_out == LeftOut(prompts=3)
+    assert str(summary).endswith("and 3 runs; stored 6 embeddings of initial prompts; left out 3 prompts")
 
     started, completed = "2026-02-12 03:04:05.123456", "2026-02-12 03:04:07.000000"
     experiment, run = plain(tables["experiments"]["id"][0]), tables["runs"]["id"][1]
@@ -157,7 +160,7 @@ def test_importing_a_dump_again_changes_nothing(tmp_path: Path, database: Databa
     assert snapshot(database.path) == before
     assert (again.n_rows, again.n_present, again.n_new_runs, again.n_differing) == (192, 180, 0, 0)
     assert again.left_out == first.left_out + first.left_out
-    assert "nothing to add; 180 were there already; left out 6 prompts" in str(again)
+    assert "nothing to add, all of them are in the database already; left out 6 prompts" in str(again)
 
 
 def test_a_dump_that_has_grown_adds_what_is_new(tmp_path: Path, database: Database) -> None:
@@ -232,10 +235,51 @@ def test_order_and_batches_change_nothing(
     }
     summary = import_tables(tmp_path / "mixed", shuffled, other_database)
     assert contents(other_database) == contents(database)
-    assert (summary.n_unlinked, summary.left_out) == (0, LeftOut(prompts=3, prompt_embeddings=6))
+    assert (summary.n_unlinked, summary.left_out) == (0, LeftOut(prompts=3))
     before = contents(other_database)
     import_embeddings([tmp_path / "dump", tmp_path / "mixed"], other_database)
     assert contents(other_database) == before
+
+
+def test_embeddings_of_prompts_are_stored_by_run_and_not_clustered(
+    clustered: tuple[Tables, Database, dict[str, UUID]],
+) -> None:
+    tables, database, clusterings = clustered
+    made = tables["embeddings"]
+    expected = {
+        (plain(invocation.removeprefix("prompt-")), model, np.array(vector, dtype="<f4").tobytes())
+        for invocation, model, vector in zip(
+            made["invocation_id"], made["embedding_model"], made["vector"], strict=True
+        )
+        if invocation.startswith("prompt-")
+    }
+    assert len(expected) == 12
+    assert set(rows(database, "SELECT run_id, embedding_model, vector FROM promptembedding")) == expected
+    _, summary = find_stored(database, str(clusterings["Nomic"]))
+    assert summary.record.n_embeddings == 6 * 20
+    with open_clustering(database, summary) as stored:
+        assert {(run, "Nomic", vector.tobytes()) for run, vector in stored.prompt_vectors.items()} == {
+            row for row in expected if row[1] == "Nomic"
+        }
+    found = read_divergence(database, summary)
+    first = found.steps[0]
+    assert (first.step, first.n_runs, first.from_prompt, first.nearest_prompt) == (-1, 6, 0.0, 1.0)
+    assert all(step.from_prompt is not None for step in found.steps)
+    # A database without them has no such table, and the figures are missing.
+    _, images = find_stored(database, str(clusterings["NomicVision"]))
+    without = read_divergence(database, images)
+    assert {(step.from_prompt, step.nearest_prompt) for step in without.steps} == {(None, None)}
+    assert without.steps[0].step == 0
+
+
+def test_a_copy_has_the_embeddings_of_prompts_too(
+    clustered: tuple[Tables, Database, dict[str, UUID]], tmp_path: Path
+) -> None:
+    _, database, _ = clustered
+    copy_database(database, str(tmp_path / "copy.sqlite"))
+    query = "SELECT run_id, embedding_model, vector FROM promptembedding ORDER BY 1, 2"
+    assert rows(open_database(tmp_path / "copy.sqlite"), query) == rows(database, query)
+    assert len(rows(database, query)) == 12
 
 
 def test_without_experiments_runs_belong_to_none(tmp_path: Path, database: Database) -> None:
@@ -279,7 +323,7 @@ def test_what_belongs_to_nothing_or_is_there_already_is_left_out(
         summary = import_tables(tmp_path / "dump", tables, database)
         assert summary.left_out == LeftOut(
             prompts=3,
-            prompt_embeddings=6,
+            prompt_embeddings=2,
             orphaned_invocations=20,
             orphaned_embeddings=30,
             repeated_invocations=1,
@@ -287,7 +331,8 @@ def test_what_belongs_to_nothing_or_is_there_already_is_left_out(
             embeddings_without_vector=1,
         )
         new = 0 if again else 59
-        assert (summary.n_new_embeddings, summary.n_present) == (new, 59 - new)
+        assert summary.n_new_prompt_embeddings == (0 if again else 4)
+        assert (summary.n_new_embeddings, summary.n_present) == (new, 63 if again else 0)
         log = caplog.text
         assert "20 invocations whose run is missing were left out; the first: " in log
         assert "1 embeddings whose invocation has another one of this model were left out" in log
@@ -353,7 +398,7 @@ def test_prompts_are_known_by_their_sequence_number_too(tmp_path: Path, database
         if number == 0:
             steps["input_invocation_id"][row] = other_by_key[f"prompt-{steps['run_id'][row]}"]
     summary = import_tables(tmp_path / "dump", tables, database)
-    assert (summary.left_out, summary.n_unlinked) == (LeftOut(prompts=3, prompt_embeddings=6), 0)
+    assert (summary.left_out, summary.n_unlinked) == (LeftOut(prompts=3), 0)
     assert count(database) == (1, 3, 60, 90)
     assert rows(database, "SELECT count(*) FROM invocation WHERE input_invocation_id IS NULL") == [(3,)]
 

@@ -21,7 +21,12 @@ from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.errors import BadVectors, UnknownModel
 from panic_tda.files.importing import import_embeddings
 from panic_tda.insight.comparison import compare_clusterings
+from panic_tda.insight.divergence import read_divergence
+from panic_tda.insight.merges import read_merges
+from panic_tda.insight.origins import read_origins
 from panic_tda.insight.planning import plan_clustering
+from panic_tda.insight.stability import measure_stability
+from panic_tda.parameters import ClusteringParameters
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.census import (
     count_mixed,
@@ -44,7 +49,7 @@ from panic_tda.storage.read.trajectories import read_medoid_texts
 from panic_tda.storage.write import pending
 from panic_tda.storage.write.recovery import save_pending
 from panic_tda.storage.write.saving import delete_clusterings, save_clustering
-from tests.conftest import MakeFile, UpgradedFile, make_finished
+from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import EVERYTHING, FieldSpec
 
 BIG = ("invocation", "embedding")
@@ -208,6 +213,41 @@ def test_the_invocations_of_a_clustering_are_in_indexes(upgraded: MakeFile, spec
         assert not [step for sql in selects for step in plan(raw, sql) if "TEMP B-TREE" in step]
 
 
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_origins_merges_stability_and_divergence_read_no_rows_but_their_own(
+    upgraded: MakeFile, spec: FieldSpec
+) -> None:
+    database, facts = upgraded(spec)
+    cluster_all_data(database, ["STSBMpnet"], parameters=ClusteringParameters(min_cluster_size=3))
+    _, summary = find_stored(database, "latest")
+    measures: dict[str, Callable[[], object]] = {
+        "origins": lambda: read_origins(database, summary),
+        "merges": lambda: read_merges(database, summary),
+        "stability": lambda: measure_stability(database, summary, n_resamples=2),
+        "divergence": lambda: read_divergence(database, summary),
+    }
+    asked = {}
+    for name, measure in measures.items():
+        with statements() as seen:
+            measure()
+        asked[name] = [sql for sql in queries(seen) if re.search(r"\b(invocation|embedding)\b", sql)]
+    with closing(sqlite3.connect(facts.path)) as raw:
+        plans = {sql: plan(raw, sql) for of_measure in asked.values() for sql in of_measure}
+        tables = {
+            name: set().union(*(tables_read(raw, sql) for sql in of_measure))
+            for name, of_measure in asked.items()
+        }
+    assert [sql for sql, steps in plans.items() if any(map(rows_are_gone_through, steps))] == []
+    assert [sql for sql, steps in plans.items() if any("TEMP B-TREE" in step for step in steps)] == []
+    # Vectors are read of the rows of the clustering alone, and no invocation's row at all.
+    assert tables == {
+        "origins": set(),
+        "merges": set(),
+        "stability": {"embedding"},
+        "divergence": {"embedding"},
+    }
+
+
 def read_and_written() -> tuple[int, int]:
     """Bytes that this process had from disk, and those it wrote into files."""
     try:
@@ -274,11 +314,21 @@ def test_a_row_sample_reads_indexes_and_its_own_vectors(upgraded: MakeFile) -> N
         assert n_written < 100_000
 
 
-def test_an_overview_of_images_reads_little(upgraded: MakeFile) -> None:
+def test_an_overview_and_origins_of_images_read_little(upgraded: MakeFile) -> None:
     file = field_of_images(upgraded)
-    n_read, n_written = cost(file.path, lambda: read_overview(file.database))
-    assert n_read < 0.02 * file.path.stat().st_size
-    assert n_written < 100_000
+    with file.database.writing() as connection:
+        save_clustering(connection, make_finished(ids_of(file)))
+    _, summary = find_stored(file.database, "latest")
+    with closing(sqlite3.connect(file.path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    measures: list[Callable[[], object]] = [
+        lambda: read_overview(file.database),
+        lambda: read_origins(file.database, summary),
+    ]
+    for measure in measures:
+        n_read, n_written = cost(file.path, measure)
+        assert n_read < 0.02 * file.path.stat().st_size
+        assert n_written < 100_000
 
 
 def test_a_sample_reads_indexes_and_its_own_vectors(upgraded: MakeFile) -> None:

@@ -10,7 +10,7 @@ from uuid import UUID
 from panic_tda.cli.rendering.common import decimal, percent, plain, yes_no
 from panic_tda.cli.text import Column, paragraph, shorten, table
 from panic_tda.doubts import find_doubts
-from panic_tda.insight.origins import ClusterOrigins
+from panic_tda.insight.origins import ORIGINS, ClusterOrigins
 from panic_tda.parameters import ClusteringRecord, chord_to_cosine
 from panic_tda.storage.read.results import ClusterDetails, ClusteringSummary
 from panic_tda.types import CLUSTERED, ModelOutcome
@@ -94,7 +94,8 @@ def details_json(
     fields = plain(asdict(summary))
     del fields["record"]
     cluster_objects = [
-        plain(asdict(cluster)) | ({} if origins is None else origins.to_dict(cluster.label))
+        plain(asdict(cluster))
+        | (dict.fromkeys(ORIGINS) if origins is None else origins.to_dict(cluster.label))
         for cluster in clusters
     ]
     about = {"parameters": summary.record.to_json(), "doubts": _list_doubts(summary.record)}
@@ -133,6 +134,16 @@ def details_text(
         were = pluralize(hidden, "embedding that was its medoid", "embeddings that were their medoids")
         lines.append(f"{hidden} {have} been deleted since, with the {were}")
     return "\n".join(lines)
+
+
+def uncounted_text(summary: ClusteringSummary, width: int) -> str:
+    """Return the paragraph that says that origins were not counted, with the line breaks before it."""
+    n = summary.record.n_total or summary.record.n_embeddings
+    return "\n\n" + paragraph(
+        f"--origins counts the runs and prompts of each cluster; it reads the indexes of {n:,} "
+        f"{pluralize(n, 'embedding')}.",
+        width,
+    )
 
 
 def saved_json(saved: Sequence[SavedPending]) -> dict[str, Any]:

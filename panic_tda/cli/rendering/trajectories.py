@@ -9,6 +9,7 @@ from typing import Any
 
 from panic_tda.cli.rendering.common import PIPE_COLUMNS, percent
 from panic_tda.cli.text import Column, paragraph, shorten, table
+from panic_tda.insight.intervals import Interval
 from panic_tda.insight.markov import MarkovModel
 from panic_tda.insight.memoryless import SIGNIFICANCE
 from panic_tda.insight.milestones import Transitions
@@ -145,7 +146,8 @@ def comparison_text(comparison: NetworkComparison, width: int) -> str:
         figures = dict.fromkeys(share.figure for share in comparison.variance)
         factors = dict.fromkeys(share.factor for share in comparison.variance)
         shares = {
-            (share.figure, share.factor): f"{100 * share.adjusted:.1f} %" for share in comparison.variance
+            (share.figure, share.factor): f"{100 * share.adjusted:.1f} %{_format_percents(share.interval)}"
+            for share in comparison.variance
         }
         columns = [Column("variance between runs"), *(Column(name, right=True) for name in factors)]
         cells = [[figure, *(shares.get((figure, name), "-") for name in factors)] for figure in figures]
@@ -262,8 +264,8 @@ def _describe_dwell_times(total: GroupSummary) -> str:
     heavier = "Within clusters, the longer a visit has lasted the longer it goes on: " * test.is_heavier
     return (
         f"{sentence}. {heavier}Weibull shape {test.shape:.2f}"
-        f"{_format_interval(total, 'weibull_shape', '.2f')}, "
-        f"p {_format_p_value(test.p_value)} against 1 (memoryless), within {test.n_clusters} {clusters}."
+        f"{_format_interval(total, 'weibull_shape', '.2f')}, memoryless visits would have "
+        f"{test.expected_shape:.2f}, p {_format_p_value(test.p_value)}, within {test.n_clusters} {clusters}."
     )
 
 
@@ -306,7 +308,10 @@ def _format_interval(total: GroupSummary, name: str, digits: str = "g") -> str:
 
 
 def _format_share_interval(total: GroupSummary, name: str) -> str:
-    interval = total.intervals[name]
+    return _format_percents(total.intervals[name])
+
+
+def _format_percents(interval: Interval | None) -> str:
     return "" if interval is None else f" ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from panic_tda.cli.rendering.common import PIPE_COLUMNS, decimal
 from panic_tda.cli.text import Column, paragraph, table
-from panic_tda.insight.divergence import Divergence, Relaxation
+from panic_tda.insight.divergence import PROMPT_STEP, Divergence, StepDivergence
 from panic_tda.insight.merges import TreeMerges
+from panic_tda.insight.relaxation import Relaxation
 from panic_tda.insight.stability import ClusteringStability
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.wording import on_one_line, pluralize
@@ -44,6 +45,7 @@ _DIVERGENCE_COLUMNS = (
     Column("recovered", right=True),
     Column("by chance", right=True),
 )
+_PROMPT_COLUMNS = (Column("from prompt", right=True), Column("nearest prompt", right=True))
 Texts = Mapping[int, str | None]
 
 
@@ -121,15 +123,19 @@ def divergence_text(divergence: Divergence, clustering: ClusteringSummary, width
     """Return the distances and the recovered prompts by step, and the fits."""
     rows = [
         (
-            str(step.step),
+            "prompt" if step.step == PROMPT_STEP else str(step.step),
             str(step.n_runs),
-            decimal(step.same_prompt),
-            decimal(step.other_prompt),
-            _format_share(step.recovered),
+            decimal(step.same_prompt) + _format_span(step, "same_prompt"),
+            decimal(step.other_prompt) + _format_span(step, "other_prompt"),
+            _format_share(step.recovered) + _format_span(step, "recovered", percents=True),
             _format_share(step.by_chance),
+            decimal(step.from_prompt) + _format_span(step, "from_prompt"),
+            _format_share(step.nearest_prompt) + _format_span(step, "nearest_prompt", percents=True),
         )
         for step in divergence.steps
     ]
+    has_prompts = any(step.from_prompt is not None for step in divergence.steps)
+    columns = [*_DIVERGENCE_COLUMNS, *(_PROMPT_COLUMNS if has_prompts else ())]
     narrow = min(width, PIPE_COLUMNS)
     head = (
         f"{_describe_clustering(clustering)}: mean chord between runs, and prompts recovered, by output step"
@@ -137,7 +143,7 @@ def divergence_text(divergence: Divergence, clustering: ClusteringSummary, width
     return "\n\n".join(
         [
             paragraph(head, narrow),
-            table(_DIVERGENCE_COLUMNS, rows, width),
+            table(columns, [row[: len(columns)] for row in rows], width),
             paragraph(_describe_fit("Runs of one prompt", divergence.same_prompt), narrow),
             paragraph(_describe_fit("Runs of different prompts", divergence.other_prompt), narrow),
         ]
@@ -158,6 +164,15 @@ def _describe_clustering(clustering: ClusteringSummary) -> str:
 
 def _describe_hidden(n_all: int, n_shown: int) -> list[str]:
     return [f"… and {n_all - n_shown} more; --limit 0 shows all"] if n_all > n_shown else []
+
+
+def _format_span(step: StepDivergence, name: str, *, percents: bool = False) -> str:
+    interval = step.intervals[name]
+    if interval is None:
+        return ""
+    if percents:
+        return f" ({100 * interval.low:.0f} to {100 * interval.high:.0f})"
+    return f" ({interval.low:.2f} to {interval.high:.2f})"
 
 
 def _format_share(share: float | None) -> str:

@@ -35,9 +35,11 @@ from panic_tda.storage.read.trajectories import (
     read_steps,
     stream_texts,
 )
-from panic_tda.storage.read.vectors_by_id import require_vectors
+from panic_tda.storage.read.vectors_by_id import read_prompt_vectors, require_vectors
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from panic_tda.types import BytesArray, EmbeddingMatrix, Float32Array, IntArray, SpanningTree
 
 
@@ -95,6 +97,11 @@ class StoredClustering:
     def runs(self) -> dict[str, RunFacts]:
         """Return network, prompt and seed of all runs of the database, by id."""
         return read_runs(self.connection)
+
+    @cached_property
+    def prompt_vectors(self) -> dict[str, NDArray[np.float32]]:
+        """Return the embeddings of the initial prompts, by id of the run; empty if none were imported."""
+        return read_prompt_vectors(self.connection, self.summary.embedding_model, self.dimensions)
 
     @cached_property
     def tree(self) -> SpanningTree:

@@ -12,9 +12,9 @@ from sqlalchemy.engine import Connection
 from panic_tda.arrays.rows import slices
 from panic_tda.errors import DatabaseError
 from panic_tda.progress import Progress, Silent
-from panic_tda.storage.cells import row_locator
+from panic_tda.storage.cells import read_rows, row_locator
 from panic_tda.storage.read.census import FLOAT_BYTES, stored_width
-from panic_tda.storage.schema.tables import Embedding
+from panic_tda.storage.schema.tables import PROMPT_EMBEDDING, Embedding
 from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:
@@ -114,3 +114,19 @@ def require_vectors(
             "embeddings were deleted; cluster again (panic-tda cluster-embeddings)"
         )
     return vectors
+
+
+def read_prompt_vectors(connection: Connection, model: str, dimensions: int) -> dict[str, Float32Array]:
+    """Read the embeddings of initial prompts by a model, (d,) float32 each, by id of the run.
+
+    Vectors of another length than `dimensions` are left out. Most databases have none.
+    """
+    if not sa.inspect(connection).has_table(PROMPT_EMBEDDING.name):
+        return {}
+    columns = PROMPT_EMBEDDING.c
+    query = sa.select(columns.run_id, columns.vector).where(columns.embedding_model == model)
+    return {
+        run: np.frombuffer(vector, dtype="<f4")
+        for run, vector in read_rows(connection, query)
+        if isinstance(vector, bytes) and len(vector) == FLOAT_BYTES * dimensions
+    }

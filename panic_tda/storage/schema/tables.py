@@ -24,11 +24,15 @@ from numpy.typing import NDArray
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Column,
     Enum,
     ForeignKey,
     Index,
     Integer,
     LargeBinary,
+    MetaData,
+    String,
+    Table,
     UniqueConstraint,
     Uuid,
     event,
@@ -274,6 +278,17 @@ class ClusteringTree(Base):
     )
     part: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     data: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+PROMPT_EMBEDDING = Table(
+    "promptembedding",
+    MetaData(),
+    Column("run_id", String(32), primary_key=True),
+    Column("embedding_model", String, primary_key=True),
+    Column("vector", LargeBinary, nullable=False),
+)
+"""The embeddings of the initial prompts of runs. Only databases into which a dump with such embeddings was
+imported have this table; it is no part of a schema version. Rows of runs that were deleted are ignored."""
 
 
 def _require_positive(max_length: int) -> int:

@@ -17,7 +17,7 @@ from sqlalchemy.sql import Select
 from panic_tda.errors import DatabaseError
 from panic_tda.storage.columns import are_ids
 from panic_tda.storage.database import PIPELINE_TABLES, VERSION_TABLE, migrate
-from panic_tda.storage.schema.tables import Base, Id
+from panic_tda.storage.schema.tables import PROMPT_EMBEDDING, Base, Id
 
 _Result = TypeVar("_Result")
 _IMAGE = "output_image_data"
@@ -45,6 +45,7 @@ _TABLES = (
     _PERSISTENCE_DIAGRAM,
     _ALEMBIC_VERSION,
     *(Base.metadata.tables[name] for name in _OURS),
+    PROMPT_EMBEDDING,
 )
 
 

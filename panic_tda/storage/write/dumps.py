@@ -24,7 +24,7 @@ from sqlalchemy.engine import Connection
 
 from panic_tda.storage.bulk import insert_new_rows, read_by_keys
 from panic_tda.storage.read.census import NAMED_IDS, show_id
-from panic_tda.storage.schema.tables import Embedding, ExperimentConfig, Invocation, Run
+from panic_tda.storage.schema.tables import PROMPT_EMBEDDING, Embedding, ExperimentConfig, Invocation, Run
 from panic_tda.storage.write.additions import merge_lists
 from panic_tda.storage.write.batches import (
     PROMPT,
@@ -66,9 +66,10 @@ class DumpAdditions(RowAdditions):
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection)
         self._seeds: dict[str, int] = {}
-        self._prompts: set[str] = set()
+        self._prompts: dict[str, str] = {}
         self._counts: dict[str, int] = defaultdict(int)
         self._examples: dict[str, list[str]] = defaultdict(list)
+        self._n_prompt_embeddings = 0
         self.lacks_inputs = False
         """True if invocations were stored without inputs that come later in the dump; see `add_inputs`."""
 
@@ -126,7 +127,7 @@ class DumpAdditions(RowAdditions):
         for index in np.argsort(batch.sequence_numbers, kind="stable").tolist():
             identity, run, number = batch.ids[index], batch.run_ids[index], batch.sequence_numbers[index]
             if number < 0 or identity.startswith(PROMPT):
-                self._prompts.add(identity)
+                self._prompts[identity] = run
                 self._count_example("prompts", identity)
                 continue
             values = identity, run, number, batch.types[index], batch.models[index], batch.texts[index]
@@ -170,8 +171,8 @@ class DumpAdditions(RowAdditions):
         self._n_rows += len(batch.ids)
         pairs = enumerate(zip(batch.ids, batch.invocation_ids, strict=True))
         places = [index for index, pair in pairs if not any(map(self._is_prompt, pair))]
-        self._counts["prompt_embeddings"] += len(batch.ids) - len(places)
         if batch.vectors is None:
+            self._counts["prompt_embeddings"] += len(batch.ids) - len(places)
             reason = "invalid_vectors" if batch.are_invalid else "embeddings_without_vector"
             for index in places:
                 self._count_example(reason, batch.ids[index])
@@ -179,6 +180,7 @@ class DumpAdditions(RowAdditions):
         if problem := self._describe_other_width(batch.model, batch.vectors.shape[1]):
             refuse_row(batch.path, batch.first_row, problem)
         blobs = as_blobs(batch.vectors)
+        self._add_prompt_embeddings(batch, blobs, np.setdiff1d(np.arange(len(blobs)), places).tolist())
         stored = self._read_by_id(_embedding, _EMBEDDING, batch.ids)
         wanted = {batch.invocation_ids[index] for index in places if batch.ids[index] not in stored}
         present = self._find_invocations(wanted)
@@ -202,6 +204,25 @@ class DumpAdditions(RowAdditions):
         columns = (*_EMBEDDING, *TIMES)
         self._n_embeddings += insert_new_rows(self._connection, "embedding", columns, rows)
 
+    def _add_prompt_embeddings(self, batch: DumpedEmbeddings, blobs: list[bytes], places: list[int]) -> None:
+        """Add the embeddings of initial prompts, by run; they are not clustered."""
+        runs = [self._prompts.get(batch.invocation_ids[index], "") for index in places]
+        rows = [
+            (run, batch.model, blobs[index])
+            for run, index in zip(runs, places, strict=True)
+            if run in self._seeds
+        ]
+        self._counts["prompt_embeddings"] += len(places) - len(rows)
+        if rows:
+            PROMPT_EMBEDDING.create(self._connection, checkfirst=True)
+            self._n_prompt_embeddings += insert_new_rows(
+                self._connection,
+                PROMPT_EMBEDDING.name,
+                ("run_id", "embedding_model", "vector"),
+                rows,
+                key="run_id, embedding_model",
+            )
+
     def summarize(self, n_files: int) -> ImportSummary:
         """Return the summary of the import, and log the rows that were left out or differ."""
         for name, examples in self._examples.items():
@@ -210,6 +231,7 @@ class DumpAdditions(RowAdditions):
                 _log.warning(f"{_WARNINGS[name]}; the first: %s", self._counts[name], first)
         return self._build_summary(
             n_files,
+            n_new_prompt_embeddings=self._n_prompt_embeddings,
             experiment_id=None,
             left_out=LeftOut(**{name: self._counts[name] for name in REASONS}),
             n_differing=self._counts[_DIFFERS],

@@ -14,8 +14,10 @@ class LeftOut:
 
     Attributes
     ----------
-    prompts, prompt_embeddings : int
-        Prompts that a dump has as outputs before the first output, and their embeddings.
+    prompts : int
+        Prompts that a dump has as outputs before the first output.
+    prompt_embeddings : int
+        Their embeddings whose run is missing or that have no vector; others are stored by run.
     orphaned_invocations, orphaned_embeddings : int
         Invocations whose run, and embeddings whose invocation, is neither in the dump nor in the database.
     repeated_invocations : int
@@ -87,6 +89,8 @@ class ImportSummary:
         their ids; stored rows stay unchanged.
     n_unlinked : int
         Number of invocations of a dump that are stored without their input invocation, which is missing.
+    n_new_prompt_embeddings : int
+        Number of embeddings of initial prompts that were added; they are not clustered.
     """
 
     n_files: int
@@ -99,11 +103,13 @@ class ImportSummary:
     left_out: LeftOut = LeftOut()
     n_differing: int = 0
     n_unlinked: int = 0
+    n_new_prompt_embeddings: int = 0
 
     @property
     def n_present(self) -> int:
         """Return the number of rows whose embedding was in the database already."""
-        return self.n_rows - self.n_new_embeddings - self.left_out.n_embeddings
+        n_new = self.n_new_embeddings + self.n_new_prompt_embeddings
+        return self.n_rows - n_new - self.left_out.n_embeddings
 
     def __add__(self, right: ImportSummary) -> ImportSummary:
         return ImportSummary(
@@ -117,6 +123,7 @@ class ImportSummary:
             left_out=self.left_out + right.left_out,
             n_differing=self.n_differing + right.n_differing,
             n_unlinked=self.n_unlinked + right.n_unlinked,
+            n_new_prompt_embeddings=self.n_new_prompt_embeddings + right.n_new_prompt_embeddings,
         )
 
     def describe(self) -> str:
@@ -127,7 +134,9 @@ class ImportSummary:
 
     @property
     def _adds_something(self) -> bool:
-        return any((self.n_new_embeddings, self.n_new_invocations, self.n_new_runs))
+        return any(
+            (self.n_new_embeddings, self.n_new_invocations, self.n_new_runs, self.n_new_prompt_embeddings)
+        )
 
     @property
     def _is_all_present(self) -> bool:
@@ -147,6 +156,9 @@ class ImportSummary:
 
     def _describe_others(self) -> list[str]:
         parts = []
+        if self.n_new_prompt_embeddings:
+            embeddings = pluralize(self.n_new_prompt_embeddings, "embedding")
+            parts.append(f"stored {self.n_new_prompt_embeddings:,} {embeddings} of initial prompts")
         if self.n_present and (self._adds_something or not self._is_all_present):
             parts.append(f"{self.n_present:,} {pluralize(self.n_present, 'was', 'were')} there already")
         left_out = [_count_left_out(name, count) for name, count in asdict(self.left_out).items() if count]
