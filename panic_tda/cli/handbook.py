@@ -122,7 +122,7 @@ def _read_summary(topic: str) -> str:
 
 
 def _read_answers() -> dict[str, str]:
-    """Return the glossary's entry of each term, and the sections of each word of the index; keys in lower case."""
+    """Return the glossary's entry of each term, and the sections of each word of the index; in lower case."""
     page, answers = read_page(_GLOSSARY), {}
     for cells in re.findall(r"^\| (.+) \| (\[.+) \|$", read_page(_INDEX), flags=re.MULTILINE):
         links = re.findall(r"\[[^\]]+\]\(([\w-]+)\.md(?:#([^)\s]*))?\)", cells[1])

@@ -258,8 +258,8 @@ def test_a_markov_model_is_fitted_on_request_and_only_then_deeptime_is_imported(
     assert model["states"] == [0, 1, 2]
     assert "Markov model at lag 1: clusters in it 3 of 3" in invoke("--db", walk, "--markov").stdout
     for words, is_imported in (((), "False"), (("--markov",), str(model["metastable"] is not None))):
-        done = run_python(SHOW, walk, *words)
-        assert (done.stdout.strip(), done.returncode) == (is_imported, 0), done.stderr
+        process = run_python(SHOW, walk, *words)
+        assert (process.stdout.strip(), process.returncode) == (is_imported, 0), process.stderr
 
 
 # ---------------------------------------------------------------------------- text that fits

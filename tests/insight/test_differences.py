@@ -108,11 +108,11 @@ def test_intervals_of_shares_cover_the_share_of_all_runs() -> None:
     covered = {"t2i": 0, "prompt": 0}
     for seed in range(40):
         values = 2.0 * t2i + np.random.default_rng(seed).normal(size=80)
-        for one in share_variance({"y": values}, t2i, i2t, prompts, n_resamples=100):
-            assert one.interval is not None
-            assert 0 <= one.interval.low <= one.interval.high <= 1
-            truth = 0.5 if one.factor == "t2i" else 0.0
-            covered[one.factor] += one.interval.low <= truth <= one.interval.high
+        for share in share_variance({"y": values}, t2i, i2t, prompts, n_resamples=100):
+            assert share.interval is not None
+            assert 0 <= share.interval.low <= share.interval.high <= 1
+            truth = 0.5 if share.factor == "t2i" else 0.0
+            covered[share.factor] += share.interval.low <= truth <= share.interval.high
     # Of 40, 38 are expected; 33 or fewer once in a hundred.
     assert min(covered.values()) > 33
 

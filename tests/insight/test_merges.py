@@ -88,8 +88,8 @@ def test_persistence_is_that_of_the_leaves_at_every_size(min_samples: int) -> No
     lives = Counter(leaf for of_size in leaves.values() for leaf in of_size)
     expected = {size: sum(lives[leaf] for leaf in of_size) for size, of_size in leaves.items() if of_size}
     sizes, _, persistence = trace_persistence(tree, distance_floor=1e-9, min_samples=min_samples)
-    found = {size: float(persistence[np.searchsorted(sizes, size, side="right") - 1]) for size in expected}
-    assert found == expected
+    traced = {size: float(persistence[np.searchsorted(sizes, size, side="right") - 1]) for size in expected}
+    assert traced == expected
     peaks = [0.0, *(expected[size] for size in sorted(expected)), 0.0]
     layers = find_layers(tree, distance_floor=1e-9, min_samples=min_samples, most=99)
     assert {layer.min_cluster_size for layer in layers} == {

@@ -96,9 +96,9 @@ def test_labels_are_words_on_request(clustered: UpgradedFile, folder: Path) -> N
     plotted("--db", clustered.path, "-o", folder / "medoids.svg")
     plotted("--db", clustered.path, "-o", folder / "words.svg", "--words")
     shown = CliRunner().invoke(main, ["show-clustering", "--words", "--json", "--db", str(clustered.path)])
-    (said,) = json.loads(shown.stdout)
+    (printed,) = json.loads(shown.stdout)
     medoids, words = ("\n".join(svg_texts(folder / f"{name}.svg")) for name in ("medoids", "words"))
-    for cluster in said["clusters"]:
+    for cluster in printed["clusters"]:
         assert cluster["words"]
         label = drawing.make_label(", ".join(cluster["words"])).splitlines()
         assert all(line in words for line in label)

@@ -245,11 +245,11 @@ def test_embeddings_of_prompts_are_stored_by_run_and_not_clustered(
     clustered: tuple[Tables, Database, dict[str, UUID]],
 ) -> None:
     tables, database, clusterings = clustered
-    made = tables["embeddings"]
+    dumped = tables["embeddings"]
     expected = {
         (plain(invocation.removeprefix("prompt-")), model, np.array(vector, dtype="<f4").tobytes())
         for invocation, model, vector in zip(
-            made["invocation_id"], made["embedding_model"], made["vector"], strict=True
+            dumped["invocation_id"], dumped["embedding_model"], dumped["vector"], strict=True
         )
         if invocation.startswith("prompt-")
     }
@@ -261,10 +261,10 @@ def test_embeddings_of_prompts_are_stored_by_run_and_not_clustered(
         assert {(run, "Nomic", vector.tobytes()) for run, vector in stored.prompt_vectors.items()} == {
             row for row in expected if row[1] == "Nomic"
         }
-    found = read_divergence(database, summary)
-    first = found.steps[0]
+    divergence = read_divergence(database, summary)
+    first = divergence.steps[0]
     assert (first.step, first.n_runs, first.from_prompt, first.nearest_prompt) == (-1, 6, 0.0, 1.0)
-    assert all(step.from_prompt is not None for step in found.steps)
+    assert all(step.from_prompt is not None for step in divergence.steps)
     # A database without them has no such table, and the figures are missing.
     _, images = find_stored(database, str(clusterings["NomicVision"]))
     without = read_divergence(database, images)

@@ -226,16 +226,16 @@ def test_origins_merges_stability_and_divergence_read_no_rows_but_their_own(
         "stability": lambda: measure_stability(database, summary, n_resamples=2),
         "divergence": lambda: read_divergence(database, summary),
     }
-    asked = {}
+    sqls = {}
     for name, measure in measures.items():
-        with statements() as seen:
+        with statements() as executed:
             measure()
-        asked[name] = [sql for sql in queries(seen) if re.search(r"\b(invocation|embedding)\b", sql)]
+        sqls[name] = [sql for sql in queries(executed) if re.search(r"\b(invocation|embedding)\b", sql)]
     with closing(sqlite3.connect(facts.path)) as raw:
-        plans = {sql: plan(raw, sql) for of_measure in asked.values() for sql in of_measure}
+        plans = {sql: plan(raw, sql) for of_measure in sqls.values() for sql in of_measure}
         tables = {
             name: set().union(*(tables_read(raw, sql) for sql in of_measure))
-            for name, of_measure in asked.items()
+            for name, of_measure in sqls.items()
         }
     assert [sql for sql, steps in plans.items() if any(map(rows_are_gone_through, steps))] == []
     assert [sql for sql, steps in plans.items() if any("TEMP B-TREE" in step for step in steps)] == []
