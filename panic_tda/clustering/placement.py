@@ -20,6 +20,7 @@ from panic_tda.progress import Silent
 from panic_tda.wording import format_bytes
 
 if TYPE_CHECKING:
+    from panic_tda.clustering.executor import Executor
     from panic_tda.parameters import ClusteringParameters, EffectiveParameters
     from panic_tda.progress import Progress
     from panic_tda.types import Array
@@ -58,7 +59,11 @@ class Placement:
         return device.upload(vectors) if self.rows_on_device else to_host(vectors)
 
     def options(
-        self, effective: EffectiveParameters, progress: Progress, checkpoint: Checkpoint | None
+        self,
+        effective: EffectiveParameters,
+        progress: Progress,
+        checkpoint: Checkpoint | None,
+        executor: Executor | None = None,
     ) -> FitOptions:
         """Return the options of the fit for the backend."""
         return FitOptions(
@@ -69,6 +74,7 @@ class Placement:
             memory_limit=self.memory_limit,
             work_dir=self.work_dir,
             on_device=self.on_device,
+            executor=executor,
         )
 
 

@@ -43,6 +43,7 @@ from panic_tda.types import OUTLIER, Clustering, SpanningTree
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from panic_tda.clustering.executor import Executor
     from panic_tda.types import Array, Float32Array, FloatArray, IntArray
 
 _VERSIONED = ("panic_tda", "numpy", "numba", "scikit-learn")
@@ -142,6 +143,7 @@ def cluster_rows(
     *,
     placement: Placement | None = None,
     checkpoint: Checkpoint | None = None,
+    executor: Executor | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> Clustering:
     """Cluster the rows of a matrix, which are overwritten; see `hdbscan`.
@@ -159,6 +161,8 @@ def cluster_rows(
         The result of `choose_placement`; None calls it.
     checkpoint : Checkpoint, optional
         Stores the state of a backend that can resume after a kill.
+    executor : Executor, optional
+        Runs the passes over all pairs of rows, if the backend can divide them into tasks.
     about : mapping, optional
         Fields of the record that the fit does not know, by name; its `seconds` are those of earlier stages.
     """
@@ -173,7 +177,7 @@ def cluster_rows(
     distinct = find_distinct(vectors)
     rows = keep_distinct(vectors, distinct) if backend.weighted else vectors
 
-    options = placement.options(effective, progress, checkpoint)
+    options = placement.options(effective, progress, checkpoint, executor)
     are_enough = max(effective.min_cluster_size, effective.min_samples) <= n
     tree = _build_spanning_tree(rows, distinct, backend, options) if are_enough else None
     progress.phase(phases.HIERARCHY)

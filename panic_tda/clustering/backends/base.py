@@ -12,6 +12,7 @@ from panic_tda.progress import Progress, Silent
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from panic_tda.clustering.executor import Executor
     from panic_tda.clustering.state_files import Form
     from panic_tda.types import Array, IntArray, SpanningTree
 
@@ -25,6 +26,9 @@ class Checkpoint(Protocol):
 
     def open(self, **parameters: Any) -> None:
         """Select the states of these parameters; states of other parameters are not changed."""
+
+    def make_folder(self) -> Path:
+        """Create the folder of these states, and return it; `discard` removes files of rows there too."""
 
     def due(self) -> bool:
         """Return whether enough time has passed since the last save."""
@@ -77,6 +81,9 @@ class FitOptions:
         memory are always processed on the device.
     exact : bool
         "auto" skips backends whose tree is not that of the complete graph.
+    executor : Executor or None
+        Runs the passes over all pairs of rows, if the backend can divide them into tasks. None runs them in
+        this process.
     """
 
     min_samples: int
@@ -87,6 +94,7 @@ class FitOptions:
     work_dir: Path | None = None
     on_device: bool = False
     exact: bool = False
+    executor: Executor | None = None
 
 
 class Backend(Protocol):

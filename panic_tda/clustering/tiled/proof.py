@@ -67,7 +67,12 @@ unless two heights lie just that far apart.
    positions stay (`verify`): what was no lighter than before is no lighter now.
 10. **So neither does a kill.** A state is the lists, or the tree, with the pairs of tiles that are done;
     what comes after it is the same argument over the pairs that are left.
-11. **Nor does a device.** The passes are the same there, over `tiled.device` in the place of `tiled.host`;
+11. **Nor do tasks in other processes.** A task over pairs of tiles begins with thresholds of its rows'
+    lists that were true when it was made (`tasks`). They have only risen since, so it drops no pair that
+    step 4 keeps; entries that a list holds already are skipped (`kernels.merge_entries`), so that a task may
+    be run twice. In the verify pass a task compares with an older tree, as in step 9, and returns a forest,
+    as in step 8. A pair of tiles counts as done when its result has been entered.
+12. **Nor does a device.** The passes are the same there, over `tiled.device` in the place of `tiled.host`;
     each step above asks of a product only that it is within η, and of a distance that it is in float64.
 
 Below, one data set in tiles of several sizes, with and without the bound, and from a tree that is as poor
