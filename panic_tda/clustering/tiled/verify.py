@@ -58,7 +58,7 @@ THIN_OUT = 1 << 20
 
 
 class SavedPass(NamedTuple):
-    """What a checkpoint holds of the pass; see `_State`."""
+    """Saved state of the pass; see `_State`."""
 
     tree: Edges
     leaves: DendrogramOrder
