@@ -32,7 +32,7 @@ def run(database: Database, *words: str) -> list[dict[str, Any]]:
     command = ["cluster-embeddings", "--db", str(database), "--json", *words]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.stderr
-    outcomes: list[dict[str, Any]] = json.loads(result.stdout)
+    outcomes: list[dict[str, Any]] = json.loads(result.stdout)["results"]
     return outcomes
 
 
