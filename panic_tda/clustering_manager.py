@@ -6,10 +6,10 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from panic_tda.arrays import device
@@ -21,7 +21,13 @@ from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.devices import cuda, pool
 from panic_tda.disk import require_own_folder
 from panic_tda.doubts import Wording
-from panic_tda.errors import BackendFailure, PanicTdaError, release_frames, unexpected
+from panic_tda.errors import (
+    BackendFailure,
+    PanicTdaError,
+    UnsupportedOnBackend,
+    release_frames,
+    unexpected,
+)
 from panic_tda.outputs import require_work_folder
 from panic_tda.parameters import ClusteringParameters, Resources, validate_downsample
 from panic_tda.progress import Prefixed, Progress, Silent, report_failure
@@ -44,6 +50,9 @@ from panic_tda.storage.write.saving import build_result, recut_hint, require_sav
 from panic_tda.storage.write.saving import delete_clusterings as delete_clusterings
 from panic_tda.types import FAILED, SKIPPED, FinishedClustering, ModelOutcome
 from panic_tda.wording import pluralize
+
+if TYPE_CHECKING:
+    from panic_tda.clustering.executor import Executor
 
 MIN_ROWS = 2
 
@@ -76,8 +85,9 @@ def cluster_all_data(
     skip_invalid : bool
         Exclude and count invalid vectors, instead of failing their model.
     resources : Resources, optional
-        Memory, the folder for checkpoints, from which the same call resumes after a kill, and devices. With
-        several devices, as many models are clustered at the same time, each in a process of its own.
+        Memory, the folder for checkpoints, from which the same call resumes after a kill, devices, workers.
+        With several devices, as many models are clustered at the same time, each in a process of its own.
+        With Dask workers, models are clustered one after the other, each by all workers.
     progress : Progress, optional
         Receives the phases.
     wording : {"parameters", "options"}
@@ -97,6 +107,8 @@ def cluster_all_data(
     models = [models] if isinstance(models, str) else models
     resources = resources or Resources()
     parameters = parameters or ClusteringParameters()
+    if resources.uses_dask:
+        parameters = _choose_exact(parameters)
     devices = _choose_devices(resources, parameters)
     database = open_current(database)
     if resources.work_dir is not None:
@@ -119,7 +131,8 @@ def cluster_all_data(
     # Invalid input that the indexes reveal is reported before the first fit, which may take hours.
     refused = {census.model: _refuse_model(job, census) for census in chosen}
     accepted = [census for census in chosen if refused[census.model] is None]
-    clustered = _cluster_models(job, accepted, devices)
+    with _open_executor(job.resources) if accepted else contextlib.nullcontext() as executor:
+        clustered = _cluster_models(replace(job, executor=executor), accepted, devices)
     return [refused[census.model] or clustered[census.model] for census in chosen]
 
 
@@ -134,6 +147,7 @@ class _Job:
     resources: Resources
     progress: Progress
     wording: Wording
+    executor: Executor | None = None
 
     @property
     def root(self) -> Path:
@@ -213,7 +227,39 @@ def _report_without_result(
     )
 
 
+def _choose_exact(parameters: ClusteringParameters) -> ClusteringParameters:
+    """Return the parameters with the backend whose work Dask workers can share."""
+    from panic_tda.clustering import dask_executor
+
+    if parameters.backend not in (backends.AUTO, backends.TILED):
+        raise UnsupportedOnBackend(
+            f"backend {parameters.backend} works in one process: use --backend tiled with --workers or "
+            "--scheduler"
+        )
+    if (reason := dask_executor.unavailable_reason()) is not None:
+        raise UnsupportedOnBackend(reason)
+    return replace(parameters, exact=True)
+
+
+@contextlib.contextmanager
+def _open_executor(resources: Resources) -> Iterator[Executor | None]:
+    """Open the workers that share the work of each fit; None is this process."""
+    if not resources.uses_dask:
+        yield None
+        return
+    from panic_tda.clustering import dask_executor
+
+    if resources.scheduler is not None:
+        opened = dask_executor.connect(resources.scheduler)
+    else:
+        opened = dask_executor.start_workers(resources.workers or 1)
+    with opened as executor:
+        yield executor
+
+
 def _choose_devices(resources: Resources, parameters: ClusteringParameters) -> tuple[int, ...]:
+    if resources.uses_dask:
+        return ()
     # `cuda.choose` imports CuPy, which takes seconds and which these backends do not need.
     if parameters.backend in backends.ON_HOST and not resources.devices:
         return ()
@@ -228,7 +274,8 @@ def _cluster_models(
     devices = devices[: len(censuses)]
     if tuple(devices) in ((), (0,)):
         # This process uses the first device anyway.
-        with cuda.cuda_disabled() if job.resources.devices == () else contextlib.nullcontext():
+        no_cuda = job.resources.devices == () or job.executor is not None
+        with cuda.cuda_disabled() if no_cuda else contextlib.nullcontext():
             # The smallest first, so that an error which concerns every model is found early.
             ordered = sorted(censuses, key=_estimate_work)
             return {census.model: _cluster_model(job, census) for census in ordered}
@@ -357,6 +404,7 @@ def _load_cluster_save(job: _Job, census: ModelCensus, placement: Placement) -> 
         progress,
         placement=placement,
         checkpoint=checkpoint,
+        executor=job.executor,
         about=matrix.chosen | {"input_sha256": fingerprint, "seconds": {"load": loaded - began}},
     )
     record = clustering.record

@@ -97,6 +97,10 @@ class DeviceOutOfMemory(PanicTdaError):
     """A fit needed more memory than the device has; the message has the sizes and options that help."""
 
 
+class WorkersFailed(PanicTdaError):
+    """The workers of a fit, or the connection to them, failed; the message says what to do."""
+
+
 class NoRoom(PanicTdaError):
     """A temporary file could not be created; the message has its size and options that help."""
 

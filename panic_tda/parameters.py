@@ -332,6 +332,12 @@ class Resources:
         Largest `min_samples` at which the clusters can be cut again: so many neighbours of each row are
         stored with the tree, with their distances. The `min_samples` of the clustering counts instead if it
         is larger. 0 stores none; without the tree none are stored either.
+    workers : int or None
+        Number of Dask worker processes that share the work of each fit, on this machine.
+    scheduler : str or None
+        Address of a Dask scheduler, or path of its scheduler file, whose workers share the work of each fit.
+        They must see `work_dir` by the same path. Without `workers` and `scheduler`, threads of this process
+        do the work.
     """
 
     memory_limit: int | None = None
@@ -341,9 +347,22 @@ class Resources:
     devices: tuple[int, ...] | None = None
     keep_tree: bool = True
     keep_neighbours: int = KEEP_NEIGHBOURS
+    workers: int | None = None
+    scheduler: str | None = None
 
     def __post_init__(self) -> None:
         _make_plain(self)
+        if self.workers is not None:
+            _require_count(1, "workers", "a whole number of at least 1", self.workers)
+            allowed = "None beside workers: processes here or a scheduler's, not both"
+            _require(self.scheduler is None, "scheduler", allowed, repr(self.scheduler))
+        if self.scheduler is not None:
+            is_name = isinstance(self.scheduler, str) and bool(self.scheduler.strip())
+            allowed = "an address such as tcp://host:8786, or the path of a scheduler file"
+            _require(is_name, "scheduler", allowed, repr(self.scheduler))
+        if self.uses_dask:
+            allowed = "none beside workers or scheduler, which compute on processors"
+            _require(not self.devices, "devices", allowed, repr(self.devices))
         if self.memory_limit is not None:
             validate_memory_limit(self.memory_limit)
         if self.work_dir is not None:
@@ -364,6 +383,11 @@ class Resources:
             object.__setattr__(self, "devices", tuple(map(_to_plain, self.devices)))
             for number in self.devices:
                 _require_count(0, "devices", allowed, number)
+
+    @property
+    def uses_dask(self) -> bool:
+        """Return whether Dask workers share the work."""
+        return self.workers is not None or self.scheduler is not None
 
 
 def validate_downsample(factor: int) -> int:

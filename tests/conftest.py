@@ -41,6 +41,7 @@ SLOW = (
     "cli/test_display.py",
     "cli/test_environments.py",
     "cli/test_terminal.py",
+    "clustering/test_dask_executor.py",
     "clustering/test_hierarchy_peers.py",
     "clustering/test_uncompiled.py",
     "clustering/test_warm_up.py",
@@ -88,6 +89,7 @@ SLOW = (
     "test_readme.py",
     "test_scripts.py",
     "test_work_folder.py",
+    "test_workers.py",
 )
 """What `scripts/test.sh` leaves out unless it is asked for everything (`--all`), by how paths begin: tests
 that start processes, servers or browsers by the dozen, and grids of inputs. Left out are also the runs on

@@ -24,6 +24,7 @@ HEAVY = (
     "alembic",
     "plotly",
     "dask",
+    "distributed",
     "rich",
     "sqlite3",
 )

@@ -19,7 +19,7 @@ from panic_tda.errors import WrongUsage
 FOLDER = Path(__file__).parent.parent / "handbook"
 CHAPTERS = {
     "Get started": ("installing", "quickstart", "pipeline-databases", "importing"),
-    "Cluster": ("clustering", "choosing-parameters"),
+    "Cluster": ("clustering", "choosing-parameters", "scaling"),
     "Look": ("trajectories", "density", "comparing", "report-and-figure"),
     "Take along": ("exporting", "schema", "postgresql", "python"),
     "Maintain": ("troubleshooting", "scripts-and-logs"),

@@ -46,6 +46,8 @@ _ABOUT = "checkpoint.json"
 _PARTIAL = ".panic-tda.partial"
 _KEY_DIGITS = 16
 _STATE, _OLDER_STATE = ".state", ".npz"
+_ROW_FILES = ("*.rows", ".panic-tda-*.part")
+"""Rows for the workers of an executor (`tiled.blocks`), and files that a killed run has not completed."""
 _MOST_ABOUT_BYTES = 1 << 20
 
 _log = logging.getLogger(__name__)
@@ -182,6 +184,24 @@ class Checkpoint:
                 folder,
             )
 
+    def make_folder(self) -> Path:
+        """Create the folder of these states, and return it; `discard` removes files of rows there too.
+
+        Raises
+        ------
+        OSError
+            It cannot be created, is a link, or belongs to another user.
+        """
+        for folder in (self.root, self.folder):
+            make_own_folder(folder)
+        if not os.path.lexists(self.folder / _ABOUT):
+            # Describes the states, for people and for the commands that remove states.
+            text = json.dumps(self._about, indent=1).encode()
+            self._replace(self.folder / _ABOUT, lambda file: file.write(text))
+            for folder in (self.root, self.root.parent):
+                sync_folder(folder)
+        return self.folder
+
     def due(self) -> bool:
         """Return whether enough time has passed since the last save."""
         return time.monotonic() - self._saved >= self._save_seconds
@@ -272,14 +292,7 @@ class Checkpoint:
         return [folder for folder in folders if os.path.isdir(folder)]
 
     def _write(self, name: str, arrays: dict[str, Any]) -> None:
-        for folder in (self.root, self.folder):
-            make_own_folder(folder)
-        if not os.path.lexists(self.folder / _ABOUT):
-            # Describes the states, for people and for the commands that remove states.
-            text = json.dumps(self._about, indent=1).encode()
-            self._replace(self.folder / _ABOUT, lambda file: file.write(text))
-            for folder in (self.root, self.root.parent):
-                sync_folder(folder)
+        self.make_folder()
         about = self._about | {"name": name}
         self._replace(self._path(name), lambda file: write_state(file, about, arrays))
 
@@ -329,7 +342,7 @@ def _remove_states(folder: Path) -> None:
     if not os.path.lexists(folder):
         return
     require_own_folder(folder)
-    for pattern in (f"*{_STATE}", f"*{_OLDER_STATE}", f"*{_PARTIAL}", _ABOUT):
+    for pattern in (f"*{_STATE}", f"*{_OLDER_STATE}", f"*{_PARTIAL}", *_ROW_FILES, _ABOUT):
         for file in folder.glob(pattern):
             file.unlink(missing_ok=True)
     _remove_empty(folder)

@@ -44,6 +44,7 @@ from panic_tda.types import OUTLIER, Clustering, SpanningTree
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from panic_tda.clustering.executor import Executor
     from panic_tda.doubts import Wording
     from panic_tda.types import Array, Float32Array, FloatArray, IntArray
 
@@ -192,6 +193,7 @@ def cluster_rows(
     *,
     placement: Placement | None = None,
     checkpoint: Checkpoint | None = None,
+    executor: Executor | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> Clustering:
     """Cluster the rows of a matrix, which are overwritten; see `hdbscan`.
@@ -210,6 +212,8 @@ def cluster_rows(
         The result of `choose_placement`; None calls it.
     checkpoint : Checkpoint, optional
         Stores the state of a backend that can resume after a kill.
+    executor : Executor, optional
+        Runs the passes over all pairs of rows, if the backend can divide them into tasks.
     about : mapping, optional
         Fields of the record that the fit does not know, by name; its `seconds` are those of earlier stages.
     """
@@ -232,6 +236,7 @@ def cluster_rows(
         distance_floor=effective.distance_floor,
         progress=progress,
         checkpoint=checkpoint,
+        executor=executor,
         keep_neighbours=min(placement.options.keep_neighbours, n),
     )
     options = geometry.scale_options(options, frame)

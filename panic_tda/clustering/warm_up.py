@@ -117,6 +117,7 @@ def _compile_tiled(metric: str = COSINE) -> None:
     Like real rows they have clusters, and most of their variance on few axes.
     """
     # Imported here, because other backends do not need it.
+    from panic_tda.clustering.executor import ThreadExecutor
     from panic_tda.clustering.tiled.engine import Settings, TiledBackend
 
     rng = np.random.default_rng(0)
@@ -129,4 +130,6 @@ def _compile_tiled(metric: str = COSINE) -> None:
         rows /= np.linalg.norm(rows, axis=1).max()
     options = FitOptions(min_samples=_MIN_SAMPLES, distance_floor=1e-3, metric=metric)
     backend = TiledBackend(Settings(tile_rows=_TILE_ROWS, threads=1, library=np))
-    backend.fit(rows, np.ones(_ROWS, dtype=np.int64), options)
+    for executor in (None, ThreadExecutor(1)):
+        chosen = replace(options, executor=executor)
+        backend.fit(rows, np.ones(_ROWS, dtype=np.int64), chosen)

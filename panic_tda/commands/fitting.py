@@ -33,6 +33,8 @@ _DEFAULT_SIZE = "[default: 0.1%, at least 10; a tenth below 100 rows]"
 _SINGLE = "Whether the root cluster, which holds all rows, may be selected."
 _METHOD = "Select clusters by excess of mass, or the leaves of the hierarchy."
 _LARGEST = "Largest cluster in rows (eom only)"
+_SCHEDULER_VARIABLE = "DASK_SCHEDULER_ADDRESS"
+"""Dask's own variable."""
 _UNCHANGED = "[default: as in the clustering]"
 
 
@@ -90,6 +92,19 @@ _UNCHANGED = "[default: as in the clustering]"
     help="CUDA devices by number, each with one model at a time, or none.  [default: all]",
 )
 @_machine(
+    "--workers",
+    type=int,
+    metavar="N",
+    help="Share each fit among N Dask worker processes of this machine.  [default: threads of this process]",
+)
+@_machine(
+    "--scheduler",
+    metavar="ADDRESS|FILE",
+    envvar=_SCHEDULER_VARIABLE,
+    show_envvar=True,
+    help="Share each fit among the workers of this Dask scheduler, such as tcp://host:8786.  [default: none]",
+)
+@_machine(
     "--work-dir",
     type=options.PATH,
     help="Folder for unfinished work.  [default: NAME.panic-tda beside the database]",
@@ -115,6 +130,8 @@ def cluster_embeddings(
     skip_invalid: bool,
     memory_limit: str | None,
     devices: str | None,
+    workers: int | None,
+    scheduler: str | None,
     work_dir: Path | None,
     no_checkpoint: bool,
     discard_checkpoints: bool,
@@ -142,6 +159,8 @@ def cluster_embeddings(
         keep_tree=not no_tree,
         keep_neighbours=keep_neighbours,
         devices=None if devices is None else parsing.parse_devices(devices),
+        workers=workers,
+        scheduler=None if _is_overridden(workers) else scheduler,
     )
     with display.make_progress() as progress:
         outcomes = clustering_manager.cluster_all_data(
@@ -157,6 +176,12 @@ def cluster_embeddings(
     _print_outcomes(database, outcomes, as_json=as_json)
     if any(outcome.status == FAILED for outcome in outcomes):
         sys.exit(terminal.EXIT_FAILED)
+
+
+def _is_overridden(workers: int | None) -> bool:
+    """Return whether `--workers` takes the place of a scheduler that an environment variable names."""
+    source = click.get_current_context().get_parameter_source("scheduler")
+    return workers is not None and source is ParameterSource.ENVIRONMENT
 
 
 @options.command("recut-clustering", example="recut-clustering latest --model MiniLM --epsilon 0.3")

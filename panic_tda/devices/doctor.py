@@ -17,6 +17,7 @@ _PACKAGES = {
     "scikit-learn": ("scikit-learn",),
     "pyarrow": ("pyarrow",),
     "SQLAlchemy": ("sqlalchemy",),
+    "Dask": ("distributed",),
     "CuPy": ("cupy-cuda13x", "cupy-cuda12x", "cupy"),
     "cuML": ("cuml-cu13", "cuml-cu12", "cuml"),
 }

@@ -28,7 +28,7 @@ _HOMES = {
     "sklearn": ("panic_tda.clustering.backends.sklearn", "SklearnBackend"),
     "tiled": ("panic_tda.clustering.tiled.engine", "TiledBackend"),
 }
-AUTO = "auto"
+AUTO, TILED = "auto", "tiled"
 NAMES = (AUTO, *_HOMES)
 """Values of `--backend`; `cli.options.BACKENDS` repeats them, so that --help need not import this module."""
 ON_HOST = ("sklearn",)

@@ -13,6 +13,7 @@ from panic_tda.progress import Progress, Silent
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from panic_tda.clustering.executor import Executor
     from panic_tda.clustering.state_files import Form
     from panic_tda.types import Array, IntArray, SpanningTree
 
@@ -26,6 +27,9 @@ class Checkpoint(Protocol):
 
     def open(self, **parameters: Any) -> None:
         """Select the states of these parameters; states of other parameters are not changed."""
+
+    def make_folder(self) -> Path:
+        """Create the folder of these states, and return it; `discard` removes files of rows there too."""
 
     def due(self) -> bool:
         """Return whether enough time has passed since the last save."""
@@ -83,6 +87,9 @@ class FitOptions:
     keep_neighbours : int
         Largest `min_samples` of later trees. Above 0, an exact backend builds the tree of
         `tree_min_samples`, and returns neighbour lists with it; other backends ignore it.
+    executor : Executor or None
+        Runs the passes over all pairs of rows, if the backend can divide them into tasks. None runs them in
+        this process.
     """
 
     min_samples: int
@@ -95,6 +102,7 @@ class FitOptions:
     exact: bool = False
     metric: str = COSINE
     keep_neighbours: int = 0
+    executor: Executor | None = None
 
     @property
     def tree_min_samples(self) -> int:

@@ -18,6 +18,9 @@ pass          action                                                            
               the tree's path maximum (`improving_edges`), enter the tree
 ============  ==================================================================  ===========================
 
+With an executor, `block_neighbours` and `block_verify` run both passes over tile pairs as `tasks` of pairs of
+`blocks`, in any order and in other processes; the other passes stay in this process.
+
 `engine` runs the passes and writes the checkpoints. `contract` defines the interface between the passes and
 the memory they work in; `host` implements it with compiled loops, `device` with CuPy (`device_lists`,
 `cuda_kernels`). `workers` manages the threads.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.neighbour_graph import empty_lists, list_bytes
 from panic_tda.clustering.state_files import Form
 from panic_tda.clustering.tiled import axes, device, forest, layout, neighbours, verify
+from panic_tda.clustering.tiled.block_neighbours import fill_lists
+from panic_tda.clustering.tiled.block_verify import BlockVerifier
+from panic_tda.clustering.tiled.blocks import RowWriter
 from panic_tda.clustering.tiled.cores import batch_bytes, measure_core_distances
 from panic_tda.clustering.tiled.joining import join_components
 from panic_tda.clustering.tiled.space import build_lifted_space, build_space, select_kernels
@@ -25,7 +29,8 @@ from panic_tda.clustering.tiled.workers import Workers, workers
 from panic_tda.clustering.trees import Edges, concatenate, minimum_forest
 from panic_tda.devices import cuda
 from panic_tda.devices.machine import available_cores
-from panic_tda.errors import InvalidParameter, UnsupportedOnBackend
+from panic_tda.disk import make_own_folder
+from panic_tda.errors import InvalidParameter, NoRoom, UnsupportedOnBackend
 from panic_tda.parameters import EUCLIDEAN
 from panic_tda.types import SpanningTree
 from panic_tda.wording import format_bytes
@@ -209,16 +214,16 @@ class TiledBackend:
         if finished := self._stored(options, _FINISHED_TREE, vectors.shape):
             return _as_spanning_tree(finished)
         rng = np.random.default_rng(_SEED)
-        with workers(threads) as team:
+        with workers(threads) as team, _shared_folder(options) as folder:
             # In one thread: those of the BLAS library wait for each other by turning in circles.
             if options.metric == EUCLIDEAN:
                 space = build_lifted_space(vectors)
             else:
                 space = build_space(xp, vectors, self._n_axes(n, xp), rng)
             stage = self._stored(options, _INITIAL_TREE, vectors.shape) or self._initial_tree(
-                space, weights, options, team, rng
+                space, weights, options, team, rng, folder
             )
-            stage = stage._replace(tree=self._close(space, stage.cores, stage.tree, options, team))
+            stage = stage._replace(tree=self._close(space, stage.cores, stage.tree, options, team, folder))
         # The caller removes the state when the result is saved; a kill before then costs no second fit.
         self._store(options, _FINISHED_TREE, stage.cores, stage.tree)
         return _as_spanning_tree(stage)
@@ -283,8 +288,9 @@ class TiledBackend:
         options: FitOptions,
         team: Workers,
         rng: np.random.Generator,
+        shared: Path | None,
     ) -> _Stage:
-        where, lists = self._neighbours(space, options, team, rng)
+        where, lists = self._neighbours(space, options, team, rng, shared)
         nearer = self._empty_lists(space.vectors.shape, options) if options.keep_neighbours else None
         cores, n_searched = measure_core_distances(
             space,
@@ -319,7 +325,12 @@ class TiledBackend:
         return empty_lists(shape[0], options.tree_min_samples, folder)
 
     def _neighbours(
-        self, space: Space, options: FitOptions, team: Workers, rng: np.random.Generator
+        self,
+        space: Space,
+        options: FitOptions,
+        team: Workers,
+        rng: np.random.Generator,
+        shared: Path | None,
     ) -> tuple[Layout, Lists]:
         n, length = len(space.vectors), neighbours.list_length(len(space.vectors), options.tree_min_samples)
         where = layout.build_local_layout(space.coordinates, self._tile_rows(space.xp), rng)
@@ -330,10 +341,11 @@ class TiledBackend:
             _log.info("neighbour lists of %s go into a file in %s", format_bytes(8 * n * length), folder)
         lists = space.kernels.empty_lists(space.xp, where, length, folder)
         asking = space if self.settings.bound_neighbours else replace(space, bounded=False)
-        where = neighbours.find_neighbours(
-            asking, where, lists, team=team, progress=options.progress, checkpoint=options.checkpoint
-        )
-        return where, lists
+        state: dict[str, Any] = {"progress": options.progress, "checkpoint": options.checkpoint}
+        if options.executor is None or shared is None:
+            return neighbours.find_neighbours(asking, where, lists, team=team, **state), lists
+        writer = RowWriter(asking, shared)
+        return fill_lists(asking, where, lists, executor=options.executor, writer=writer, **state), lists
 
     def memory(self, space: Space, options: FitOptions, team: Workers) -> int:
         """Return the most bytes taken above the input: lists, axes and trees by row, buffers by thread."""
@@ -383,20 +395,58 @@ class TiledBackend:
         return concatenate([known, forest.measure(space, cores, edges, team)])
 
     def _close(
-        self, space: Space, cores: FloatArray, tree: Edges, options: FitOptions, team: Workers
+        self,
+        space: Space,
+        cores: FloatArray,
+        tree: Edges,
+        options: FitOptions,
+        team: Workers,
+        shared: Path | None,
     ) -> Edges:
-        verifier = verify.Verifier(
-            space if self.settings.bound_verify else replace(space, bounded=False),
-            cores,
-            tile_rows=self._tile_rows(space.xp),
-            team=team,
-            progress=options.progress,
-            prune_rows=self.settings.prune_rows,
-            checkpoint=options.checkpoint,
-        )
+        space = space if self.settings.bound_verify else replace(space, bounded=False)
+        settings: dict[str, Any] = {
+            "tile_rows": self._tile_rows(space.xp),
+            "progress": options.progress,
+            "prune_rows": self.settings.prune_rows,
+            "checkpoint": options.checkpoint,
+        }
+        verifier: verify.Verifier | BlockVerifier
+        if options.executor is None or shared is None:
+            verifier = verify.Verifier(space, cores, team=team, **settings)
+        else:
+            writer = RowWriter(space, shared)
+            verifier = BlockVerifier(space, cores, executor=options.executor, writer=writer, **settings)
         tree = verifier.minimize_tree(tree)
         _log.debug("the verify pass found %d candidates", verifier.n_candidates)
         return tree
+
+
+@contextlib.contextmanager
+def _shared_folder(options: FitOptions) -> Iterator[Path | None]:
+    """Open the folder in which the workers of an executor find the rows, that of the states if there is one.
+
+    Files there are removed with the states; without states, at the end.
+    """
+    if options.executor is None:
+        yield None
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            if options.checkpoint is not None:
+                folder = options.checkpoint.make_folder()
+            else:
+                if options.work_dir is not None:
+                    make_own_folder(options.work_dir)
+                temporary = tempfile.TemporaryDirectory(prefix="panic-tda-", dir=options.work_dir)
+                folder = Path(stack.enter_context(temporary))
+        except OSError as error:
+            raise NoRoom(
+                f"the folder of the rows for the workers could not be made in "
+                f"{options.work_dir or tempfile.gettempdir()} ({error.strerror}): name another one with "
+                "--work-dir"
+            ) from error
+        options.executor.share_folder(folder.resolve())
+        yield folder.resolve()
 
 
 def _coordinate_bytes(work: Kernels, n_features: int, n_axes: int) -> int:

@@ -125,6 +125,31 @@ def push_to_list(heap_rows: Int32Array, heap_sims: Float32Array, row: int, s: fl
     heap_sims[hole], heap_rows[hole] = s, row
 
 
+@compiled
+def merge_entries(
+    owners: Int32Array,
+    others: Int32Array,
+    sims: Float32Array,
+    rows: Int32Array,
+    list_rows: Int32Array,
+    list_sims: Float32Array,
+) -> None:
+    """Enter the results of a task into the lists; entries that a list has already are skipped.
+
+    `owners` and `others` are indices into `rows`. A neighbour that stood twice in a list would make the core
+    distance too small.
+    """
+    for t in range(len(owners)):
+        i, neighbour = rows[owners[t]], rows[others[t]]
+        if sims[t] < list_sims[i, 0]:
+            continue
+        is_new = True
+        for entry in range(list_rows.shape[1]):
+            is_new &= list_rows[i, entry] != neighbour
+        if is_new:
+            push_to_list(list_rows[i], list_sims[i], neighbour, sims[t])
+
+
 @compiled(fastmath=IN_ANY_ORDER)
 def product(x: Float32Array, y: Float32Array) -> np.float32:
     """Multiply two rows in single precision."""

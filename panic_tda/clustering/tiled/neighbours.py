@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from panic_tda.clustering.backends.base import Checkpoint
     from panic_tda.clustering.tiled.contract import Lists, NeighbourScan, Space
     from panic_tda.progress import Progress
+    from panic_tda.types import FloatArray, Int32Array
 
 SPARE_NEIGHBOURS = 8
 FEWEST_NEIGHBOURS = 16
@@ -69,27 +70,9 @@ def find_neighbours(
     Layout
         The order that was used.
     """
-    order, pairs, n_done = layout.order, schedule_tile_pairs(space.coordinates, layout), 0
-    if checkpoint is not None:
-        n, length = lists.rows.shape
-        stored = checkpoint.load(
-            STATE,
-            neighbours_forms(n, length, layout.n_tiles),
-            into={"rows": lists.rows, "sims": lists.sims},
-            check=partial(check_neighbours, n_tiles=layout.n_tiles),
-        )
-        if stored is not None:
-            order, pairs, n_done = stored["order"], stored["pairs"], int(stored["done"])
-        else:
-            # Half a state may have been read.
-            lists.rows[:], lists.sims[:] = -1, -np.inf
-    layout = Layout(space.xp.asarray(order), layout.starts)
+    layout, pairs, n_done = resume(space, layout, lists, checkpoint)
     sizes = np.diff(layout.starts)
-    near, decline = (_NEAR_WORK, _DECLINE) if space.bounded else ((), 0.0)
-    work = estimate_work(layout, pairs, near, decline)
-    progress.phase("neighbours", float(work.sum()))
-    if n_done:
-        progress.advance(float(work[:n_done].sum()))
+    work = announce(space, layout, pairs, n_done, progress)
     scanners = PerThread(lambda: space.kernels.scanner(space, int(sizes.max())))
     scan: NeighbourScan | None = None
 
@@ -117,8 +100,47 @@ def find_neighbours(
             progress.advance(float(work[bounds[task] : bounds[task + 1]].sum()))
         n_done = end
         if checkpoint is not None and n_done < len(pairs) and checkpoint.due():
-            lists.flush()
-            rows, sims = to_host(lists.rows), to_host(lists.sims)
-            checkpoint.save(STATE, order=order, pairs=pairs, done=n_done, rows=rows, sims=sims)
+            save(checkpoint, layout, pairs, n_done, lists)
     lists.flush()
     return layout
+
+
+def resume(
+    space: Space, layout: Layout, lists: Lists, checkpoint: Checkpoint | None
+) -> tuple[Layout, Int32Array, int]:
+    """Return the layout, all tile pairs, and how many of these are done: those of the saved state, if any.
+
+    The lists are filled from that state; without one, they stay empty.
+    """
+    order, pairs, n_done = layout.order, schedule_tile_pairs(space.coordinates, layout), 0
+    if checkpoint is not None:
+        n, length = lists.rows.shape
+        stored = checkpoint.load(
+            STATE,
+            neighbours_forms(n, length, layout.n_tiles),
+            into={"rows": lists.rows, "sims": lists.sims},
+            check=partial(check_neighbours, n_tiles=layout.n_tiles),
+        )
+        if stored is not None:
+            order, pairs, n_done = stored["order"], stored["pairs"], int(stored["done"])
+        else:
+            # Half a state may have been read.
+            lists.rows[:], lists.sims[:] = -1, -np.inf
+    return Layout(space.xp.asarray(order), layout.starts), pairs, n_done
+
+
+def save(checkpoint: Checkpoint, layout: Layout, pairs: Int32Array, n_done: int, lists: Lists) -> None:
+    """Save the lists, and the tile pairs of which the first `n_done` are done: the diagonal is among them."""
+    lists.flush()
+    rows, sims = to_host(lists.rows), to_host(lists.sims)
+    checkpoint.save(STATE, order=to_host(layout.order), pairs=pairs, done=n_done, rows=rows, sims=sims)
+
+
+def announce(space: Space, layout: Layout, pairs: Int32Array, n_done: int, progress: Progress) -> FloatArray:
+    """Begin the phase, and return the work of each tile pair."""
+    near, decline = (_NEAR_WORK, _DECLINE) if space.bounded else ((), 0.0)
+    work = estimate_work(layout, pairs, near, decline)
+    progress.phase("neighbours", float(work.sum()))
+    if n_done:
+        progress.advance(float(work[:n_done].sum()))
+    return work

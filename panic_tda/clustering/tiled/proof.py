@@ -75,9 +75,13 @@ unless two heights lie just that far apart.
     the bound of norms in step 3, and gives η by Cauchy-Schwarz (`margins.lifted_margin`). A pair of tiles is
     compared as left forms of the first and right forms of the second (`Panels.mirror`). There are no axes.
     `margins.square_margin` holds for norms of at most 1 as it stands.
-12. **Nor does a device change anything.** The passes are the same there, over `tiled.device` in the place
-    of `tiled.host`; each step above asks of a product only that it is within η, and of a distance that it
-    is in float64.
+12. **Nor do tasks in other processes.** A task over pairs of tiles begins with thresholds of its rows'
+    lists that were true when it was made (`tasks`). They have only risen since, so it drops no pair that
+    step 4 keeps; entries that a list holds already are skipped (`kernels.merge_entries`), so that a task may
+    be run twice. In the verify pass a task compares with an older tree, as in step 9, and returns a forest,
+    as in step 8. A pair of tiles counts as done when its result has been entered.
+13. **Nor does a device.** The passes are the same there, over `tiled.device` in the place of `tiled.host`;
+    each step above asks of a product only that it is within η, and of a distance that it is in float64.
 
 Below, one data set in tiles of several sizes, with and without the bound, and from a tree that is as poor
 as can be. `tests/clustering/tiled` has the kills (`test_tiled_resume`) and the device (`test_tiled_device`).

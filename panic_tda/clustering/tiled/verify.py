@@ -50,17 +50,45 @@ if TYPE_CHECKING:
     from panic_tda.types import FloatArray, Int32Array
 
 
-_FIRST_WAVE = 2
+FIRST_WAVE = 2
 """Tile pairs, per tile, after which the tree is improved for the first time."""
 _NEAR_WORK = (5.0, 1.5, 1.5, 1.5)
 """Measured at 100,000 × 768 and 300,000 × 384: time of the first tile pairs, in times of a later one."""
-_LAST_WAVES = 16
+LAST_WAVES = 16
 """Waves grow up to this part of all tile pairs; between two of them the state can be saved."""
 STATE = "verify"
-_POOR_TREE = 0.1
+POOR_TREE = 0.1
 """Candidates of the first wave, per row, from which on starting over with the better tree pays."""
-_THIN_OUT = 1 << 20
+THIN_OUT = 1 << 20
 """Edges held beyond the number of rows, and no more than there are rows, at which they are thinned out."""
+
+
+class SavedPass(NamedTuple):
+    """Saved state of the pass; see `_State`."""
+
+    tree: Edges
+    leaves: DendrogramOrder
+    pairs: Int32Array
+    n_done: int
+    size: int
+
+
+def load(checkpoint: Checkpoint, n: int, n_tiles: int) -> SavedPass | None:
+    """Return the saved state of the pass over `n` rows, or None."""
+    forms, check = verify_forms(n, n_tiles), partial(check_verify, n_tiles=n_tiles)
+    stored = checkpoint.load(STATE, forms, check=check)
+    if stored is None:
+        return None
+    tree = Edges(*(stored[name] for name in Edges._fields))
+    leaves = DendrogramOrder(*(stored[name] for name in DendrogramOrder._fields))
+    return SavedPass(tree, leaves, stored["pairs"], int(stored["done"]), int(stored["size"]))
+
+
+def save(checkpoint: Checkpoint, at: SavedPass) -> None:
+    """Save the state of the pass; the pairs of each tile with itself are among those that are done."""
+    checkpoint.save(
+        STATE, **at.tree._asdict(), **at.leaves._asdict(), pairs=at.pairs, done=at.n_done, size=at.size
+    )
 
 
 class _State(NamedTuple):
@@ -93,6 +121,18 @@ class _State(NamedTuple):
     def finished(self) -> bool:
         """Return whether all tile pairs have been processed."""
         return self.n_done >= len(self.pairs)
+
+
+def estimate_pass_work(space: Space, layout: Layout, pairs: Int32Array) -> FloatArray:
+    """Return the work of each tile pair."""
+    return estimate_work(layout, pairs, _NEAR_WORK if space.bounded else ())
+
+
+def announce(work: FloatArray, n_done: int, progress: Progress) -> None:
+    """Begin the phase, with the tile pairs that are done."""
+    progress.phase("verify", float(work.sum()))
+    if n_done:
+        progress.advance(float(work[:n_done].sum()))
 
 
 class Verifier:
@@ -155,7 +195,7 @@ class Verifier:
         """Look at the first tile pairs; begin once more if the tree turns out to be poor."""
         at = self._begin(tree)
         better = self._wave(at)
-        poor = self.n_candidates > _POOR_TREE * len(self._cores)
+        poor = self.n_candidates > POOR_TREE * len(self._cores)
         if poor and at.size < len(at.pairs):
             # A poor tree shows between the tiles that look most similar, and the leaf order of a better
             # one then saves more than these pairs cost.
@@ -174,27 +214,19 @@ class Verifier:
         """Return the state after a wave that led to `tree`, and save it when that is due."""
         # Positions stay, so that finished pairs stay finished; only the gaps shrink.
         leaves = DendrogramOrder(at.leaves.order, path_maxima(tree, at.leaves.order))
-        size = min(2 * at.size, max(self._first_size, len(at.pairs) // _LAST_WAVES))
+        size = min(2 * at.size, max(self._first_size, len(at.pairs) // LAST_WAVES))
         after = _State(tree, leaves, at.pairs, at.n_done + at.size, size, at.scan)
         if self._checkpoint is not None and not after.finished and self._checkpoint.due():
-            edges, leaves_now = after.tree._asdict(), after.leaves._asdict()
-            self._checkpoint.save(
-                STATE, **edges, **leaves_now, pairs=after.pairs, done=after.n_done, size=after.size
-            )
+            save(self._checkpoint, SavedPass(tree, leaves, after.pairs, after.n_done, size))
         return after
 
     def _resumed(self) -> _State | None:
         if self._checkpoint is None:
             return None
-        n_tiles = len(self._starts) - 1
-        forms, check = verify_forms(len(self._cores), n_tiles), partial(check_verify, n_tiles=n_tiles)
-        stored = self._checkpoint.load(STATE, forms, check=check)
+        stored = load(self._checkpoint, len(self._cores), len(self._starts) - 1)
         if stored is None:
             return None
-        tree = Edges(*(stored[name] for name in Edges._fields))
-        leaves = DendrogramOrder(*(stored[name] for name in DendrogramOrder._fields))
-        n_done, size = int(stored["done"]), int(stored["size"])
-        at = _State(tree, leaves, stored["pairs"], n_done, size, self._scan(leaves))
+        at = _State(*stored, self._scan(stored.leaves))
         self._announce(at)
         return at
 
@@ -204,17 +236,13 @@ class Verifier:
 
     @property
     def _first_size(self) -> int:
-        return _FIRST_WAVE * (len(self._starts) - 1)
+        return FIRST_WAVE * (len(self._starts) - 1)
 
     def _announce(self, at: _State) -> None:
-        work = self._work(at)
-        self._progress.phase("verify", float(work.sum()))
-        if at.n_done:
-            self._progress.advance(float(work[: at.n_done].sum()))
+        announce(self._work(at), at.n_done, self._progress)
 
     def _work(self, at: _State) -> FloatArray:
-        near = _NEAR_WORK if self._space.bounded else ()
-        return estimate_work(Layout(at.leaves.order, self._starts), at.pairs, near)
+        return estimate_pass_work(self._space, Layout(at.leaves.order, self._starts), at.pairs)
 
     def _wave(self, at: _State) -> Edges:
         """Look at some tile pairs, and return the best tree from all edges known then."""
@@ -241,6 +269,6 @@ class Verifier:
             if len(edges.u):
                 edge_sets.append(edges)
                 n_held += len(edges.u)
-            if n_held > n + min(n, _THIN_OUT):
+            if n_held > n + min(n, THIN_OUT):
                 edge_sets, n_held = [minimum_forest(n, concatenate(edge_sets))], 0
         return minimum_forest(n, concatenate(edge_sets)) if len(edge_sets) > 1 else edge_sets[0]

@@ -1,0 +1,354 @@
+"""The executor that runs tasks on Dask workers: processes of this machine, or of any cluster.
+
+Only this module uses `distributed`. Dask runs a task of a lost worker again on another one; a task that was
+running on several lost workers is given up (`allowed-failures` in Dask's configuration).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import logging
+import os
+import platform
+import secrets
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import CancelledError
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from panic_tda.clustering.executor import TASKS_PER_SLOT, Executor, Result, Task
+from panic_tda.disk import free_text
+from panic_tda.errors import MissingPath, UnsupportedOnBackend, WorkersFailed
+from panic_tda.wording import install_extra
+
+_PACKAGES = ("panic_tda", "distributed", "numpy", "numba", "llvmlite")
+"""Packages of which all workers need the client's version; results or messages could differ otherwise."""
+_CONNECT_SECONDS = 30.0
+_POLL_SECONDS = 5.0
+_RESTART_SECONDS = 600
+_IDLE_POLLS = 12
+"""Polls without a worker between two warnings."""
+
+_log = logging.getLogger(__name__)
+
+
+def unavailable_reason() -> str | None:
+    """Explain in one line why no Dask workers can be used here, with the remedy; return None if they can."""
+    if importlib.util.find_spec("distributed") is None:
+        return f"Dask is not installed: {install_extra('dask')}"
+    return None
+
+
+@contextlib.contextmanager
+def start_workers(n_workers: int) -> Iterator[Executor]:
+    """Start worker processes on this machine, and stop them at the end of the block.
+
+    Raises
+    ------
+    UnsupportedOnBackend
+        Dask is not installed.
+    WorkersFailed
+        The processes cannot be started.
+    """
+    distributed = _import_dask()
+    import dask
+
+    is_encrypted = importlib.util.find_spec("cryptography") is not None
+    if not is_encrypted:
+        _log.info(
+            "the worker processes listen on 127.0.0.1 without TLS, so that other users of this machine could "
+            "reach them; install cryptography if there are any"
+        )
+    settings: dict[str, Any] = {
+        "security": is_encrypted or None,
+        "n_workers": n_workers,
+        "threads_per_worker": 1,
+        "processes": True,
+        "host": "127.0.0.1",
+        "dashboard_address": "127.0.0.1:0",
+        # Dask would end a process at 95 % of its limit, and the limit of this machine is checked before.
+        "memory_limit": None,
+        "silence_logs": logging.ERROR,
+    }
+    # A killed process is started again. On a busy machine that takes longer than the 15 s after which Dask
+    # would give it up.
+    waiting = dask.config.set({"distributed.deploy.lost-worker-timeout": _RESTART_SECONDS})
+    with waiting, contextlib.ExitStack() as stack:
+        try:
+            with _ignored_interrupts():
+                cluster = stack.enter_context(distributed.LocalCluster(**settings))
+            client = stack.enter_context(distributed.Client(cluster, set_as_default=False))
+            client.wait_for_workers(n_workers, timeout=_CONNECT_SECONDS + 2 * n_workers)
+        except (OSError, RuntimeError, TimeoutError) as error:
+            raise WorkersFailed(
+                f"{n_workers} worker processes could not be started here ({_describe(error)}): set a smaller "
+                '--workers. A script that starts workers must do so below `if __name__ == "__main__":`'
+            ) from error
+        yield DaskExecutor(client, f"{n_workers} worker processes of this machine")
+
+
+@contextlib.contextmanager
+def connect(scheduler: str) -> Iterator[Executor]:
+    """Connect to a scheduler that runs already, and disconnect at the end of the block.
+
+    Parameters
+    ----------
+    scheduler : str
+        Its address, such as tcp://host:8786, or the path of its scheduler file.
+
+    Raises
+    ------
+    UnsupportedOnBackend
+        Dask is not installed.
+    MissingPath
+        There is no such file.
+    WorkersFailed
+        Nobody answers, there is no worker, or the workers have other versions.
+    """
+    distributed = _import_dask()
+    target: dict[str, Any] = {"address": scheduler}
+    if "://" not in scheduler and (os.sep in scheduler or scheduler.endswith(".json")):
+        if not os.path.isfile(scheduler):
+            raise MissingPath(f"there is no scheduler file {scheduler}: start `dask scheduler` with it first")
+        target = {"scheduler_file": scheduler}
+    try:
+        client = distributed.Client(**target, timeout=_CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise WorkersFailed(
+            f"no scheduler answers at {scheduler} ({_describe(error)}): start one with `dask scheduler`, and "
+            "workers with `dask worker`"
+        ) from error
+    with contextlib.closing(client):
+        try:
+            client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
+        except TimeoutError as error:
+            raise WorkersFailed(
+                f"the scheduler at {scheduler} has no workers: start some with `dask worker {scheduler}`"
+            ) from error
+        yield DaskExecutor(client, f"the workers of {scheduler}")
+
+
+class DaskExecutor:
+    """Runs tasks on the workers of a Dask client.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Connected, with at least one worker.
+    name : str
+        Names the workers in the log.
+
+    Raises
+    ------
+    WorkersFailed
+        A worker has another version of a package than this process.
+    """
+
+    def __init__(self, client: Any, name: str) -> None:
+        self._client, self._name = client, name
+        self._require_same_versions()
+        _log.info("%s: %d slots; dashboard %s", name, self.slots, client.dashboard_link or "not available")
+
+    @property
+    def slots(self) -> int:
+        """Return the number of threads of all workers."""
+        return max(1, sum(self._count_threads().values()))
+
+    def share_folder(self, folder: Path) -> None:
+        """Check that every worker can read a file that is written now; see `Executor.share_folder`."""
+        # Again for every fit: workers may have joined.
+        self._require_same_versions()
+        nonce, path = secrets.token_hex(16), folder / f".panic-tda-{secrets.token_hex(8)}.part"
+        try:
+            path.write_text(nonce)
+            answers = self._ask_workers(_read_text, str(path))
+        except OSError as error:
+            raise WorkersFailed(
+                f"the folder for the workers cannot be written: {folder} ({error.strerror}"
+                f"{free_text(folder)}): name another one with --work-dir"
+            ) from error
+        finally:
+            path.unlink(missing_ok=True)
+        for worker, answer in answers.items():
+            if answer != nonce:
+                raise WorkersFailed(
+                    f"worker {worker} does not see the files of this process in {folder}: name a folder on a "
+                    "disk that all workers share, by the same path, with --work-dir"
+                )
+
+    def map(self, work: Callable[[Task], Result], tasks: Iterable[Task]) -> Generator[tuple[Task, Result]]:
+        """Yield every task with its result; see `Executor.map`."""
+        remaining, running = iter(tasks), dict[str, tuple[Any, Task]]()
+        arrived: SimpleQueue[Any] = SimpleQueue()
+        try:
+            while True:
+                for task in islice(remaining, max(0, TASKS_PER_SLOT * self.slots - len(running))):
+                    self._require_scheduler()
+                    future = self._client.submit(work, task, pure=False)
+                    running[future.key] = future, task
+                    future.add_done_callback(arrived.put)
+                if not running:
+                    return
+                future, task = running.pop(self._wait(arrived).key)
+                result = self._fetch(future)
+                # The scheduler and the worker forget it.
+                future.release()
+                yield task, result
+        finally:
+            if running and self._client.status == "running":
+                with contextlib.suppress(Exception):
+                    self._client.cancel([future for future, _ in running.values()], force=True)
+
+    def _wait(self, arrived: SimpleQueue[Any]) -> Any:
+        """Return the next future that is done."""
+        n_idle = 0
+        while True:
+            try:
+                return arrived.get(timeout=_POLL_SECONDS)
+            except Empty:
+                n_idle = self._count_idle(n_idle)
+
+    def _fetch(self, future: Any) -> Any:
+        """Return the result of a task, which is computed once more if its worker was lost meanwhile."""
+        n_idle = 0
+        while True:
+            try:
+                return future.result(timeout=_POLL_SECONDS)
+            except TimeoutError:
+                n_idle = self._count_idle(n_idle)
+            except Exception as error:
+                raise self._translate(error) from error
+
+    def _count_idle(self, n_idle: int) -> int:
+        """Count the polls without a worker that could run a task, and warn of them now and then."""
+        if self._count_threads():
+            return 0
+        if n_idle % _IDLE_POLLS == 0:
+            _log.warning("%s: no worker is connected; waiting for one", self._name)
+        return n_idle + 1
+
+    def _translate(self, error: Exception) -> Exception:
+        """Return the error of a task in terms of its workers, or as it is."""
+        from distributed import KilledWorker
+
+        if isinstance(error, KilledWorker):
+            return WorkersFailed(
+                f"a task ended {error.allowed_failures + 1} workers one after the other, the last of them "
+                f"{error.last_worker.address}; its log may say why. If memory ran out, start fewer workers "
+                "on a machine or raise their memory limit. The same command goes on"
+            )
+        if isinstance(error, OSError) and error.filename:
+            return WorkersFailed(
+                f"a worker cannot read {error.filename} ({error.strerror}): name a folder on a disk that all "
+                "workers share, by the same path, with --work-dir"
+            )
+        return self._lost_scheduler() if isinstance(error, CancelledError | OSError) else error
+
+    def _count_threads(self) -> dict[str, int]:
+        """Return the number of threads of each worker."""
+        self._require_scheduler()
+        try:
+            n_threads: dict[str, int] = self._client.nthreads()
+        except (OSError, CancelledError) as error:
+            raise self._lost_scheduler() from error
+        return n_threads
+
+    def _require_scheduler(self) -> None:
+        if self._client.status in ("closing", "closed", "connecting"):
+            raise self._lost_scheduler()
+
+    def _lost_scheduler(self) -> WorkersFailed:
+        return WorkersFailed(
+            f"the connection to the scheduler of {self._name} was lost. Start it again, and give the same "
+            "command again: it goes on from the last saved state"
+        )
+
+    def _ask_workers(self, question: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+        """Call a function on every worker, outside of their slots; an exception is the worker's answer."""
+        self._require_scheduler()
+        try:
+            answers: dict[str, Any] = self._client.run(question, *arguments, on_error="return")
+        except (OSError, CancelledError) as error:
+            raise self._lost_scheduler() from error
+        return answers
+
+    def _require_same_versions(self) -> None:
+        own = describe_process()
+        processors = {own["processor"]: "this process"}
+        for worker, answer in self._ask_workers(describe_process).items():
+            if not isinstance(answer, dict):
+                raise WorkersFailed(
+                    f"worker {worker} cannot load panic_tda ({_describe(answer)}): install the same version "
+                    "of panic_tda[dask] there as here"
+                )
+            for name, version in own["versions"].items():
+                workers_version = answer["versions"].get(name, "nothing")
+                if workers_version != version:
+                    raise WorkersFailed(
+                        f"worker {worker} has {name} {workers_version}, and this process has {version}: "
+                        "install the same versions on all hosts"
+                    )
+            processors.setdefault(answer["processor"], f"worker {worker}")
+        if len(processors) > 1:
+            _log.warning(
+                "the processors differ (%s): distances may differ in the last of 16 digits, and two runs "
+                "need not give the same digits; use hosts of one kind for that",
+                ", ".join(f"{name} on {owner}" for name, owner in sorted(processors.items())),
+            )
+
+
+def describe_process() -> dict[str, Any]:
+    """Return the versions and the processor of this process, for a comparison with others."""
+    from importlib.metadata import version
+
+    import llvmlite.binding
+
+    versions = {"Python": ".".join(platform.python_version_tuple()[:2])}
+    versions |= {name: version(name) for name in _PACKAGES}
+    versions["the source of panic_tda.clustering"] = _hash_source()
+    return {"versions": versions, "processor": llvmlite.binding.get_host_cpu_name()}
+
+
+@cache
+def _hash_source() -> str:
+    """Return a digest of the code that computes, which may differ where the version is the same."""
+    digest, folder = hashlib.sha256(), Path(__file__).parent
+    for source in sorted(folder.rglob("*.py")):
+        digest.update(f"{source.relative_to(folder)}\n".encode() + source.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _read_text(path: str) -> str:
+    return Path(path).read_text()
+
+
+def _import_dask() -> Any:
+    if (reason := unavailable_reason()) is not None:
+        raise UnsupportedOnBackend(reason)
+    import distributed
+
+    return distributed
+
+
+def _describe(error: object) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+@contextlib.contextmanager
+def _ignored_interrupts() -> Iterator[None]:
+    """Start processes that ignore Ctrl-C, which a terminal sends to all: this process stops them itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)

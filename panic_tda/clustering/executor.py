@@ -1,0 +1,85 @@
+"""Executors run the tasks of a fit, in any order, and return their results.
+
+A task is data that can be pickled, and the work is a function of a module that depends on its task alone: an
+executor may run a task in another process or on another host, and may run it again if that fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+TASKS_PER_SLOT = 2
+"""Tasks that an executor holds for each slot: one that runs, and one that waits for the next free slot.
+
+A task carries thresholds that results of earlier tasks improve, so that it is made as late as possible.
+"""
+
+
+class Executor(Protocol):
+    """Runs tasks side by side."""
+
+    @property
+    def slots(self) -> int:
+        """Return how many tasks run at the same time."""
+
+    def share_folder(self, folder: Path) -> None:
+        """Check that every worker reads the files that this process writes into a folder.
+
+        Raises
+        ------
+        WorkersFailed
+            A worker does not; the message names it.
+        """
+
+    def map(self, work: Callable[[Task], Result], tasks: Iterable[Task]) -> Generator[tuple[Task, Result]]:
+        """Yield every task with its result, in the order in which the results arrive.
+
+        Tasks are drawn when a slot is nearly free, at most `TASKS_PER_SLOT` for each, after the caller has
+        processed the results before. The first failure is raised and stops the rest.
+
+        Raises
+        ------
+        WorkersFailed
+            The workers, or the connection to them, failed for good.
+        """
+
+
+class ThreadExecutor:
+    """Runs tasks in threads of this process.
+
+    Parameters
+    ----------
+    slots : int
+        Number of threads.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+
+    def share_folder(self, folder: Path) -> None:
+        """Do nothing: threads see the same files."""
+
+    def map(self, work: Callable[[Task], Result], tasks: Iterable[Task]) -> Generator[tuple[Task, Result]]:
+        """Yield every task with its result; see `Executor.map`."""
+        remaining, running = iter(tasks), dict[Future[Any], Task]()
+        with ThreadPoolExecutor(self.slots, thread_name_prefix="tasks") as pool:
+            try:
+                while True:
+                    for task in islice(remaining, TASKS_PER_SLOT * self.slots - len(running)):
+                        running[pool.submit(work, task)] = task
+                    if not running:
+                        return
+                    future = wait(running, return_when=FIRST_COMPLETED).done.pop()
+                    yield running.pop(future), future.result()
+            finally:
+                for future in running:
+                    future.cancel()

@@ -1,0 +1,212 @@
+"""Passes by an executor give the tree of the passes in this process, however late and often results come."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from panic_tda.clustering.backends.base import FitOptions
+from panic_tda.clustering.checkpoint import Checkpoint
+from panic_tda.clustering.duplicates import find_distinct, keep_distinct
+from panic_tda.clustering.executor import TASKS_PER_SLOT, ThreadExecutor
+from panic_tda.clustering.tiled.engine import Settings, TiledBackend
+from panic_tda.types import SpanningTree
+from tests.executors import ShuffledExecutor, Watched
+
+TILE_ROWS = 48
+
+
+def make_rows(kind: str, n: int, d: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((n, d))
+    if kind == "piles":
+        rows = rng.standard_normal((5, d))[rng.integers(0, 5, n)] + 1e-3 * rows
+    elif kind == "ties":
+        rows = np.round(rows)
+    elif kind == "spectrum":
+        rows = rows * np.arange(1, d + 1) ** -1.0
+    rows += 1e-9
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def fit(rows: np.ndarray, weights: np.ndarray | None = None, **options: Any) -> SpanningTree:
+    settings = {"tile_rows": TILE_ROWS} | options.pop("settings", {})
+    asked = FitOptions(min_samples=options.pop("min_samples", 5), distance_floor=1e-9, **options)
+    counts = np.ones(len(rows), dtype=np.int64) if weights is None else weights
+    return TiledBackend(Settings(**settings)).fit(rows, counts, asked)
+
+
+def star_tree(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros(n - 1, dtype=np.int64), np.arange(1, n)
+
+
+def assert_same(one: SpanningTree, two: SpanningTree) -> None:
+    np.testing.assert_array_equal(one.core_distances, two.core_distances)
+    np.testing.assert_array_equal(np.sort(one.height), np.sort(two.height))
+
+
+@given(
+    kind=st.sampled_from(["noise", "piles", "ties", "spectrum"]),
+    d=st.sampled_from([3, 12, 200]),
+    n=st.integers(200, 900),
+    seed=st.integers(0, 1000),
+    slots=st.integers(1, 8),
+    window=st.integers(1, 40),
+    twice=st.sampled_from([0.0, 0.4]),
+)
+@settings(max_examples=8, deadline=None)
+def test_order_and_repetition_change_nothing(
+    kind: str, d: int, n: int, seed: int, slots: int, window: int, twice: float
+) -> None:
+    drawn = make_rows(kind, n, d, seed)
+    distinct = find_distinct(drawn)
+    rows = keep_distinct(drawn.copy(), distinct)
+    executor = ShuffledExecutor(slots, window, twice, np.random.default_rng(seed))
+    assert_same(fit(rows, distinct.counts, executor=executor), fit(rows, distinct.counts))
+
+
+@pytest.fixture(scope="module")
+def rows() -> np.ndarray:
+    return make_rows("spectrum", 700, 200, 1)
+
+
+@pytest.fixture(scope="module")
+def tree(rows: np.ndarray) -> SpanningTree:
+    return fit(rows)
+
+
+def test_threads_give_the_same_tree(rows: np.ndarray, tree: SpanningTree) -> None:
+    assert_same(fit(rows, executor=ThreadExecutor(2)), tree)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"bound_neighbours": False, "bound_verify": False}, {"prune_rows": False}, {"initial_tree": star_tree}],
+    ids=["without axes", "without pruning", "from a poor tree"],
+)
+def test_settings_change_nothing(rows: np.ndarray, tree: SpanningTree, settings: dict[str, Any]) -> None:
+    assert_same(fit(rows, executor=ThreadExecutor(1), settings=settings), tree)
+
+
+@pytest.mark.parametrize("n", [2, 3, TILE_ROWS, TILE_ROWS + 1])
+def test_few_rows_give_the_same_tree(rows: np.ndarray, n: int) -> None:
+    options = {"min_samples": 2}
+    assert_same(fit(rows[:n], executor=ThreadExecutor(3), **options), fit(rows[:n], **options))
+
+
+class _Stopped(Exception):
+    """The run ends here."""
+
+
+def stop_after(count: int) -> Any:
+    def after(n_results: int) -> None:
+        if n_results == count:
+            raise _Stopped
+
+    return after
+
+
+@pytest.mark.parametrize("count", [8, 23], ids=["neighbours", "verify"])
+@pytest.mark.parametrize("slots", [None, 1, 5], ids=["in process", "1 slot", "5 slots"])
+def test_stopped_work_goes_on_with_any_number_of_slots(
+    rows: np.ndarray, tree: SpanningTree, tmp_path: Path, caplog: pytest.LogCaptureFixture, count: int,
+    slots: int | None,
+) -> None:  # fmt: skip
+    def checkpoint() -> Checkpoint:
+        return Checkpoint(tmp_path / "work", "rows", save_seconds=0)
+
+    in_order = ShuffledExecutor(3, 1, 0.0, np.random.default_rng(0))
+    stopped = Watched(in_order, stop_after(count))
+    with pytest.raises(_Stopped):
+        fit(rows, executor=stopped, checkpoint=checkpoint())
+    name = "neighbours" if count == 8 else "verify"
+    assert {f"{name}.state"} <= {path.name for path in (tmp_path / "work").rglob("*.state")}
+    executor = None if slots is None else ThreadExecutor(slots)
+    last = checkpoint()
+    with caplog.at_level(logging.INFO):
+        assert_same(fit(rows, executor=executor, checkpoint=last), tree)
+    assert f"{name}.state" in caplog.text
+    last.remove_all()
+    assert not os.path.exists(tmp_path / "work")
+
+
+def test_work_begun_in_this_process_goes_on_with_an_executor(
+    rows: np.ndarray, tree: SpanningTree, tmp_path: Path
+) -> None:
+    class Killer:
+        left = 60
+
+        def phase(self, name: str, total: float | None = None) -> None:
+            self.name = name
+
+        def advance(self, amount: float) -> None:
+            self.left -= self.name == "verify"
+            if self.left < 0:
+                raise _Stopped
+
+    with pytest.raises(_Stopped):
+        fit(rows, progress=Killer(), checkpoint=Checkpoint(tmp_path / "work", "rows", save_seconds=0))
+    n_results: list[int] = []
+    executor = Watched(ThreadExecutor(2), n_results.append)
+    assert_same(fit(rows, executor=executor, checkpoint=Checkpoint(tmp_path / "work", "rows")), tree)
+    n_all: list[int] = []
+    fit(rows, executor=Watched(ThreadExecutor(2), n_all.append))
+    assert 0 < len(n_results) < len(n_all) / 2
+
+
+def test_progress_adds_up(rows: np.ndarray) -> None:
+    totals: dict[str, float] = {}
+    sums: dict[str, float] = {}
+
+    class Recorder:
+        def phase(self, name: str, total: float | None = None) -> None:
+            self.name = name
+            if total is not None:
+                totals[name] = total
+
+        def advance(self, amount: float) -> None:
+            sums[self.name] = sums.get(self.name, 0.0) + amount
+
+    fit(rows, executor=ShuffledExecutor(2, 9, 0.5, np.random.default_rng(0)), progress=Recorder())
+    assert {"neighbours", "verify"} <= set(totals)
+    assert sums == pytest.approx(totals)
+
+
+def test_nothing_is_left_in_the_folder_of_a_run_without_states(rows: np.ndarray, tmp_path: Path) -> None:
+    fit(rows, executor=ThreadExecutor(2), work_dir=tmp_path / "work")
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_tasks_are_drawn_late() -> None:
+    drawn: list[int] = []
+
+    def tasks() -> Any:
+        for number in range(20):
+            drawn.append(number)
+            yield number
+
+    executor = ThreadExecutor(2)
+    for n_results, (task, result) in enumerate(executor.map(abs, tasks())):
+        assert task == result
+        assert len(drawn) <= n_results + TASKS_PER_SLOT * executor.slots
+
+
+def _fail(number: int) -> int:
+    if number == 3:
+        raise ValueError("the third")
+    return number
+
+
+def test_the_first_failure_stops_the_rest() -> None:
+    drawn: list[int] = []
+    tasks = (drawn.append(number) or number for number in range(100))  # type: ignore[func-returns-value]
+    with pytest.raises(ValueError, match="the third"):
+        list(ThreadExecutor(1).map(_fail, tasks))
+    assert len(drawn) < 10

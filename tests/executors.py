@@ -1,0 +1,62 @@
+"""Executors for tests: results that come late, in any order and twice, and what a test does meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class ShuffledExecutor:
+    """Runs tasks in this process; their results come in random order, some of them twice.
+
+    Parameters
+    ----------
+    slots : int
+    window : int
+        Tasks that are drawn before the first of their results is seen: the more, the older is what a task
+        compares with.
+    twice : float
+        Share of the tasks that are run twice.
+    """
+
+    def __init__(self, slots: int, window: int, twice: float, rng: np.random.Generator) -> None:
+        self.slots, self._window, self._twice, self._rng = slots, window, twice, rng
+
+    def share_folder(self, folder: Path) -> None:
+        assert folder.is_dir()
+
+    def map(self, work: Callable[[Any], Any], tasks: Iterable[Any]) -> Generator[tuple[Any, Any]]:
+        remaining, waiting = iter(tasks), []
+        while True:
+            while len(waiting) < self._window and (task := next(remaining, None)) is not None:
+                waiting += [(task, work(task))] * (1 + (self._rng.random() < self._twice))
+            if not waiting:
+                return
+            yield waiting.pop(int(self._rng.integers(len(waiting))))
+
+
+class Watched:
+    """Runs tasks on another executor, and calls a function after each result with the number of results."""
+
+    def __init__(self, executor: Any, after: Callable[[int], None]) -> None:
+        self._executor, self._after, self._n_results = executor, after, 0
+
+    @property
+    def slots(self) -> int:
+        return int(self._executor.slots)
+
+    def share_folder(self, folder: Path) -> None:
+        self._executor.share_folder(folder)
+
+    def map(self, work: Callable[[Any], Any], tasks: Iterable[Any]) -> Generator[tuple[Any, Any]]:
+        results = self._executor.map(work, tasks)
+        try:
+            for task_and_result in results:
+                yield task_and_result
+                self._n_results += 1
+                self._after(self._n_results)
+        finally:
+            results.close()

@@ -1,0 +1,134 @@
+"""`cluster-embeddings --workers` stores what it stores without, and refuses what workers cannot do."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from panic_tda.clustering import dask_executor
+from panic_tda.errors import InvalidParameter
+from panic_tda.files.importing import import_embeddings
+from panic_tda.main import main
+from panic_tda.parameters import Resources
+from panic_tda.storage.database import Database, open_database
+from panic_tda.storage.read.results import find_clustering
+from panic_tda.storage.read.trees import read_tree
+from panic_tda.storage.schema.upgrade import upgrade
+from tests.snapshots import REPOSITORY, opened, run_python
+
+SAMPLE = sorted((REPOSITORY / "panic_tda" / "sample").glob("*.parquet"))
+pytestmark = pytest.mark.xdist_group("dask")
+
+
+def run(database: Database, *words: str) -> list[dict[str, Any]]:
+    """Cluster all models by the command, and return its outcomes."""
+    command = ["cluster-embeddings", "--db", str(database), "--json", *words]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.stderr
+    outcomes: list[dict[str, Any]] = json.loads(result.stdout)["results"]
+    return outcomes
+
+
+def stored(database: Database, clustering_id: str) -> dict[str, Any]:
+    """Everything that depends on the clusters, and what is unique in their tree."""
+    with database.session() as session:
+        summary = find_clustering(session, clustering_id)
+        tree = read_tree(session.connection(), summary.id)
+    assert tree is not None
+    with opened(database.path or "") as connection:
+        (key,) = connection.execute(
+            "SELECT key FROM clusteringresult WHERE id = ?", (summary.id.hex,)
+        ).fetchone()
+        assignments, clusters = (
+            sorted(connection.execute(f"SELECT {columns} FROM {table} WHERE result_key = ?", (key,)))
+            for table, columns in (
+                ("embeddingcluster", "embedding_id, label, probability"),
+                ("cluster", "label, medoid_embedding_id, size, persistence, medoid_copies"),
+            )
+        )
+    return {
+        "assignments": assignments,
+        "clusters": clusters,
+        "heights": np.sort(tree.height).tolist(),
+        "core distances": tree.core_distances.tolist(),
+    }
+
+
+def test_the_sample_and_a_field_file_are_clustered_by_workers_as_without(tmp_path: Path) -> None:
+    pytest.importorskip("distributed", reason="the extra dask is not installed")
+    path = tmp_path / "both.sqlite"
+    if field := os.environ.get("PANIC_TDA_FIELD_DB"):
+        shutil.copyfile(field, path)
+        upgrade(open_database(path))
+    database = open_database(path, create=not field)
+    import_embeddings(SAMPLE, database)
+    by_workers = run(database, "--workers", "2")
+    alone = run(database, "--backend", "tiled")
+    assert {"MiniLM", "LSA"} <= {outcome["embedding_model"] for outcome in by_workers}
+    for workers_outcome, outcome in zip(by_workers, alone, strict=True):
+        assert workers_outcome["embedding_model"] == outcome["embedding_model"]
+        assert stored(database, workers_outcome["id"]) == stored(database, outcome["id"])
+    assert not list(tmp_path.rglob("*.rows"))
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("--workers", "0"), 2, "workers must be a whole number of at least 1; got 0"),
+        (("--workers", "2", "--scheduler", "tcp://host:1"), 2, "processes here or a scheduler's, not both"),
+        (("--workers", "2", "--devices", "0"), 2, "which compute on processors"),
+        (("--workers", "2", "--backend", "sklearn"), 1, "use --backend tiled with --workers"),
+        (("--scheduler", " "), 2, "an address such as tcp://host:8786"),
+    ],
+)
+def test_what_workers_cannot_do_is_refused(
+    words: tuple[str, ...], code: int, message: str, tmp_path: Path
+) -> None:
+    database = open_database(tmp_path / "empty.sqlite", create=True)
+    result = CliRunner().invoke(main, ["cluster-embeddings", "--db", str(database), *words])
+    assert result.exit_code == code, result.output
+    assert message in result.output
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(dask_executor.importlib.util, "find_spec", lambda _name: None)
+    database = open_database(tmp_path / "empty.sqlite", create=True)
+    result = CliRunner().invoke(main, ["cluster-embeddings", "--db", str(database), "--workers", "2"])
+    assert result.exit_code == 1
+    assert "Dask is not installed: pip install '.[dask]'" in result.output
+
+
+def test_a_scheduler_of_the_environment_is_used_unless_workers_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", str(tmp_path / "gone.json"))
+    database = open_database(tmp_path / "sample.sqlite", create=True)
+    import_embeddings(SAMPLE[:1], database)
+    command = ["cluster-embeddings", "--db", str(database)]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 2
+    assert "there is no scheduler file" in result.output
+    assert CliRunner().invoke(main, [*command, "--workers", "0"]).exit_code == 2
+    with pytest.raises(InvalidParameter, match="not both"):
+        Resources(workers=1, scheduler="tcp://host:1")
+
+
+def test_a_fit_without_workers_needs_no_dask() -> None:
+    code = """
+import sys
+sys.modules.update(dask=None, distributed=None)
+import numpy as np
+from panic_tda import hdbscan
+rows = np.random.default_rng(0).standard_normal((60, 3))
+print(hdbscan(rows, backend="tiled").record.backend)
+"""
+    done = run_python(code)
+    assert (done.returncode, done.stdout.strip()) == (0, "tiled"), done.stderr
