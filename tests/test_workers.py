@@ -130,5 +130,5 @@ from panic_tda import hdbscan
 rows = np.random.default_rng(0).standard_normal((60, 3))
 print(hdbscan(rows, backend="tiled").record.backend)
 """
-    done = run_python(code)
-    assert (done.returncode, done.stdout.strip()) == (0, "tiled"), done.stderr
+    process = run_python(code)
+    assert (process.returncode, process.stdout.strip()) == (0, "tiled"), process.stderr

@@ -43,13 +43,13 @@ def make_rows(n: int = 1500, d: int = 200) -> np.ndarray:
 
 
 def fit(rows: np.ndarray, **options: Any) -> SpanningTree:
-    asked = FitOptions(min_samples=7, distance_floor=1e-3, **options)
-    return TiledBackend(Settings(tile_rows=64)).fit(rows, np.ones(len(rows), dtype=np.int64), asked)
+    fit_options = FitOptions(min_samples=7, distance_floor=1e-3, **options)
+    return TiledBackend(Settings(tile_rows=64)).fit(rows, np.ones(len(rows), dtype=np.int64), fit_options)
 
 
-def assert_same(one: SpanningTree, two: SpanningTree) -> None:
-    np.testing.assert_array_equal(one.core_distances, two.core_distances)
-    np.testing.assert_array_equal(np.sort(one.height), np.sort(two.height))
+def assert_same(first: SpanningTree, second: SpanningTree) -> None:
+    np.testing.assert_array_equal(first.core_distances, second.core_distances)
+    np.testing.assert_array_equal(np.sort(first.height), np.sort(second.height))
 
 
 def wait_until(is_true: Callable[[], bool]) -> None:
@@ -141,9 +141,9 @@ def test_a_killed_client_takes_its_workers_along_and_its_work_goes_on(
     np.save(tmp_path / "rows.npy", rows)
     command = [sys.executable, "-c", CLIENT, str(tmp_path), "7"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    pids = [int(word) for word in done.stdout.split()]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    pids = [int(word) for word in process.stdout.split()]
     assert pids
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
     with caplog.at_level(logging.INFO):

@@ -18,7 +18,7 @@ from panic_tda.clustering.tiled.blocks import (
     make_part,
     sort_pairs,
 )
-from panic_tda.clustering.tiled.layout import Layout, tile_starts
+from panic_tda.clustering.tiled.layout import Layout, schedule_tile_pairs, tile_starts
 from panic_tda.clustering.tiled.space import build_space
 from panic_tda.errors import NoRoom
 
@@ -89,8 +89,8 @@ def test_the_same_rows_in_the_same_order_are_written_once(
     before = os.stat(files.vectors)
     assert writer.write(order) == files
     assert os.stat(files.vectors).st_ino == before.st_ino
-    other = writer.write(order[::-1].copy())
-    assert not {other.vectors, other.coordinates} & {files.vectors, files.coordinates}
+    reversed_files = writer.write(order[::-1].copy())
+    assert not {reversed_files.vectors, reversed_files.coordinates} & {files.vectors, files.coordinates}
     # What was cut off is written anew.
     os.truncate(files.vectors, 1000)
     with pytest.raises(OSError, match="too short"):
@@ -98,8 +98,8 @@ def test_the_same_rows_in_the_same_order_are_written_once(
     assert writer.write(order).vectors.stat().st_size == before.st_size
     writer.remove(files)
     assert {path.name for path in files.vectors.parent.iterdir()} == {
-        other.vectors.name,
-        other.coordinates.name,
+        reversed_files.vectors.name,
+        reversed_files.coordinates.name,
     }
     assert not files.vectors.stat().st_mode & 0o077 if files.vectors.exists() else True
 

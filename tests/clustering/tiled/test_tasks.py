@@ -38,18 +38,18 @@ def make_rows(kind: str, n: int, d: int, seed: int) -> np.ndarray:
 
 def fit(rows: np.ndarray, weights: np.ndarray | None = None, **options: Any) -> SpanningTree:
     settings = {"tile_rows": TILE_ROWS} | options.pop("settings", {})
-    asked = FitOptions(min_samples=options.pop("min_samples", 5), distance_floor=1e-9, **options)
+    fit_options = FitOptions(min_samples=options.pop("min_samples", 5), distance_floor=1e-9, **options)
     counts = np.ones(len(rows), dtype=np.int64) if weights is None else weights
-    return TiledBackend(Settings(**settings)).fit(rows, counts, asked)
+    return TiledBackend(Settings(**settings)).fit(rows, counts, fit_options)
 
 
 def star_tree(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros(n - 1, dtype=np.int64), np.arange(1, n)
 
 
-def assert_same(one: SpanningTree, two: SpanningTree) -> None:
-    np.testing.assert_array_equal(one.core_distances, two.core_distances)
-    np.testing.assert_array_equal(np.sort(one.height), np.sort(two.height))
+def assert_same(first: SpanningTree, second: SpanningTree) -> None:
+    np.testing.assert_array_equal(first.core_distances, second.core_distances)
+    np.testing.assert_array_equal(np.sort(first.height), np.sort(second.height))
 
 
 @given(
