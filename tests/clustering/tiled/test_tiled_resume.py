@@ -42,7 +42,7 @@ options = FitOptions(
     min_samples=7, distance_floor=1e-3, progress=Killer(),
     checkpoint=Checkpoint(folder / "work", "rows", save_seconds=0),
 )
-TiledBackend(Settings(tile_rows=60, threads=2)).fit(rows, np.ones(len(rows), dtype=np.int64), options)
+TiledBackend(Settings(tile_rows=120, threads=2)).fit(rows, np.ones(len(rows), dtype=np.int64), options)
 """
 
 
@@ -74,7 +74,7 @@ def fit(rows: np.ndarray, recorder: Recorder | None = None, **options: object) -
     fit_options = FitOptions(
         min_samples=MIN_SAMPLES, distance_floor=1e-3, progress=recorder or Recorder(), **options
     )  # type: ignore[arg-type]
-    return TiledBackend(Settings(tile_rows=60)).fit(rows, np.ones(len(rows), dtype=np.int64), fit_options)
+    return TiledBackend(Settings(tile_rows=120)).fit(rows, np.ones(len(rows), dtype=np.int64), fit_options)
 
 
 def kill(folder: Path, phase: str, after: int) -> None:
@@ -96,10 +96,10 @@ def assert_same(first: SpanningTree, two: SpanningTree) -> None:
 
 def test_three_kills_in_different_phases_change_nothing(tmp_path: Path, rows: np.ndarray) -> None:
     np.save(tmp_path / "rows.npy", rows)
-    kill(tmp_path, "neighbours", 150)
+    kill(tmp_path, "neighbours", 30)
     assert stored(tmp_path) == ["neighbours.state"]
     kill(tmp_path, "core distances", 0)
-    kill(tmp_path, "verify", 100)
+    kill(tmp_path, "verify", 25)
     assert "verify.state" in stored(tmp_path)
     recorder = Recorder()
     resumed = fit(rows, recorder, checkpoint=Checkpoint(tmp_path / "work", "rows"))
@@ -121,7 +121,7 @@ def test_a_finished_tree_waits_until_it_is_discarded(tmp_path: Path, rows: np.nd
 
 def test_neighbours_go_on_where_they_stopped(tmp_path: Path, rows: np.ndarray) -> None:
     np.save(tmp_path / "rows.npy", rows)
-    kill(tmp_path, "neighbours", 180)
+    kill(tmp_path, "neighbours", 40)
     recorder, uninterrupted = Recorder(), Recorder()
     resumed = fit(rows, recorder, checkpoint=Checkpoint(tmp_path / "work", "rows"))
     assert_same(resumed, fit(rows, uninterrupted))
