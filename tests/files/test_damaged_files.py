@@ -207,7 +207,7 @@ def test_what_is_whole_is_read(tmp_path: Path, form: str) -> None:
 
 CLAIMS = {
     "vector": ("column vector claims 1,048,576 values in a row", {"vector": (64, 1 << 20)}),
-    "text": ("column text claims 536,870,9.. bytes a value", {"text": 1 << 29}),
+    "text": ("column text claims 268,435,4.. bytes a value", {"text": 1 << 28}),
 }
 
 
