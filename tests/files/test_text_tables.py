@@ -155,7 +155,7 @@ BAD_CSV = {
     "a hole": ('a,"1,2"\nb,"1,,2"\n', r"row 1 .*vector must be a list of numbers"),
     "cut by NumPy": ('a,"[1 2]"\nb,"[1 ... 2]"\n', r"row 1 .*vector must be a list of numbers"),
     "empty": ('a,"[1, 2]"\nb,\n', "row 1 .*vector is missing"),
-    "empty list": ('a,"[1, 2]"\nb,"[]"\n', "row 1 .*vector has 0 dimensions, those before it have 2"),
+    "empty list": ('a,"[1, 2]"\nb,"[]"\n', "row 1 .*vector is empty"),
     "null inside": ('a,"[1, null]"\n', "row 0 .*vector is not finite"),
     "a number is missing": ('a,"[1,,2]"\n', "row 0 .*vector must be a list of numbers"),
     "ragged": ('a,"[1, 2]"\nb,"[1, 2, 3]"\n', "row 1 .*vector has 3 dimensions, those before it have 2"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -101,7 +102,8 @@ class NeighbourScan:
         self._space, self._lists = space, lists
         self._panels = panels.pack(space, layout, team)
         self._worst = panels.by_slot(self._panels, lists.sims[layout.order, 0], np.inf)
-        self._buffers = PerThread(lambda: pair_kernels.make_buffers(self._panels, with_sims=True))
+        # No cycle through this object: it holds the lists, which would wait for a search for garbage.
+        self._buffers = PerThread(partial(pair_kernels.make_buffers, self._panels, with_sims=True))
 
     def scan(self, pairs: Int32Array) -> None:
         """Enter the pairs into the lists; the result does not depend on the order of the threads."""
@@ -123,7 +125,7 @@ class EdgeScan:
     def __init__(self, space: Space, layout: Layout, team: Workers) -> None:
         self._space = space
         self._panels = panels.pack(space, layout, team)
-        self._buffers = PerThread(lambda: pair_kernels.make_buffers(self._panels, with_sims=False))
+        self._buffers = PerThread(partial(pair_kernels.make_buffers, self._panels, with_sims=False))
 
     def use(self, tiles: ByPosition, *, prune_rows: bool) -> None:
         """Bring what belongs to positions into the order of the packed rows."""

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
     from panic_tda.types import BoolArray
 
-_STATE_PARAMETERS = ("backend", "min_samples", "distance_floor")
-"""Parameters of a clustering on which the states of its fit depend; see `TiledBackend`."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -120,7 +117,12 @@ def _remove_file(database: Database, finished: FinishedClustering, path: Path) -
         path.unlink()
         # Recutting a tree saves no checkpoints: those of its input belong to another computation.
         if record.input_sha256 is not None and record.recut_of is None:
-            parameters = {name: getattr(record, name) for name in _STATE_PARAMETERS}
+            # Parameters on which the states depend, see `TiledBackend`; min_samples is that of the tree.
+            parameters = {
+                "backend": record.backend,
+                "min_samples": record.keep_neighbours or record.min_samples,
+                "distance_floor": record.distance_floor,
+            }
             remove_states_of_input(database.work_root, record.input_sha256, parameters)
     except OSError as error:  # the result is saved, so remaining files are only worth a warning
         _log.warning("%s is saved, but not everything of it could be removed: %s", finished.id, error)
