@@ -120,7 +120,7 @@ def on_a_terminal(
         "pyte", reason="pyte shows what a terminal shows; a device's machine may lack it"
     )
     master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 60, columns, 0, 0))
     process = subprocess.Popen(
         [sys.executable, *(["-c", code] if code else ["-m", "panic_tda"]), *map(str, words)],
         cwd=cwd,
@@ -130,7 +130,7 @@ def on_a_terminal(
         stdin=slave,
     )
     os.close(slave)
-    screen = pyte.Screen(columns, 40)
+    screen = pyte.Screen(columns, 60)
     stream = pyte.ByteStream(screen)
     captured, screens = b"", []
     try:

@@ -208,6 +208,9 @@ class TiledBackend:
         if not on_device(vectors):
             # A plain view: the compiled kernels take memory maps only as ordinary arrays.
             vectors = np.asarray(vectors)
+        if options.metric == EUCLIDEAN:
+            # The files of tasks hold unit rows.
+            options = replace(options, executor=None)
         xp = self._library(vectors, options)
         threads = select_kernels(xp).THREADS or self.settings.threads
         self._open(options, xp)

@@ -198,7 +198,7 @@ class Rough(SklearnBackend):
     name, exact = "rough", False
 
     def fit(self, vectors: np.ndarray, weights: np.ndarray, asked: FitOptions) -> SpanningTree:
-        tree = super().fit(vectors, weights, asked)
+        tree = super().fit(vectors, weights, replace(asked, keep_neighbours=0))
         height = tree.height.copy()
         height[np.argmax(height)] *= 1.5
         tree = replace(tree, height=height, core_distances=np.zeros(len(vectors)), tie_tolerance=1e-6)
