@@ -71,6 +71,7 @@ DESIGN_KEYS = {
     "max_cluster_size",
     "distance_floor",
     "keep_neighbours",
+    "metric",
     "downsample",
     "backend",
     "exact",

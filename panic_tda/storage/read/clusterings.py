@@ -109,7 +109,7 @@ class StoredClustering:
         from panic_tda.storage.read.trees import require_tree
 
         self._progress.phase("read the tree")
-        return require_tree(self.connection, self.summary.id, self.summary.record)
+        return require_tree(self.connection, self.summary.id, self.summary.record, self.n_assigned)
 
     @cached_property
     def graph(self) -> SpanningTree:
@@ -117,7 +117,7 @@ class StoredClustering:
         from panic_tda.storage.read.neighbour_graphs import require_graph
 
         self._progress.phase("read the neighbour lists")
-        return require_graph(self.connection, self.summary.id, self.summary.record)
+        return require_graph(self.connection, self.summary.id, self.summary.record, self.n_assigned)
 
     def find_graph(self) -> SpanningTree | None:
         """Return the tree with the neighbour lists, or None if there are none."""

@@ -62,7 +62,9 @@ def read_graph(connection: Connection, clustering_id: UUID) -> SpanningTree | No
         raise build_error(clustering_id, str(error)) from error
 
 
-def require_graph(connection: Connection, clustering_id: UUID, record: ClusteringRecord) -> SpanningTree:
+def require_graph(
+    connection: Connection, clustering_id: UUID, record: ClusteringRecord, n_assigned: int | None = None
+) -> SpanningTree:
     """Return the tree with the neighbour lists of a clustering, and check that it matches the assignments.
 
     Raises
@@ -75,7 +77,9 @@ def require_graph(connection: Connection, clustering_id: UUID, record: Clusterin
     graph = None if record.keep_neighbours is None else read_graph(connection, clustering_id)
     if graph is None:
         raise NoTree(f"clustering {clustering_id} has no neighbour lists: {explain_missing(record)}")
-    n_rows, n_assigned = len(graph.height) + 1, count_assignments(connection, clustering_id)
+    n_rows = len(graph.height) + 1
+    if n_assigned is None:
+        n_assigned = count_assignments(connection, clustering_id)
     if n_assigned != n_rows:
         raise NoTree(
             f"the neighbour lists of clustering {clustering_id} do not match its assignments ({n_rows} and "

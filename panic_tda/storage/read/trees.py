@@ -59,7 +59,9 @@ def read_tree(connection: Connection, clustering_id: UUID) -> SpanningTree | Non
         raise _build_error(clustering_id, str(error)) from error
 
 
-def require_tree(connection: Connection, clustering_id: UUID, record: ClusteringRecord) -> SpanningTree:
+def require_tree(
+    connection: Connection, clustering_id: UUID, record: ClusteringRecord, n_assigned: int | None = None
+) -> SpanningTree:
     """Return the tree of a clustering, and check that it matches the current assignments.
 
     Raises
@@ -82,7 +84,9 @@ def require_tree(connection: Connection, clustering_id: UUID, record: Clustering
             f"clustering {clustering_id} has no spanning tree: {why}; cluster again "
             "(panic-tda cluster-embeddings), then the new clustering has one"
         )
-    n_rows, n_assigned = len(tree.height) + 1, count_assignments(connection, clustering_id)
+    n_rows = len(tree.height) + 1
+    if n_assigned is None:
+        n_assigned = count_assignments(connection, clustering_id)
     if n_assigned != n_rows:
         are = pluralize(n_assigned, "assignment is", "assignments are")
         raise NoTree(
