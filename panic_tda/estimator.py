@@ -43,7 +43,7 @@ class HDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         small data it is a tenth of the rows, at most 10.
     min_samples : int or None
         Number of neighbours for the core distance, including the point itself, as in scikit-learn; hdbscan
-        does not count it. None is `min_cluster_size`, at most 64.
+        does not count it. None is 5, or the number of rows if that is smaller.
     cluster_selection_epsilon : float or None
         Clusters closer than this distance are merged. With cosine it is a chord distance, sqrt(2 - 2 cos).
         None is 0.4 for cosine and 0 for euclidean.

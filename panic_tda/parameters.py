@@ -20,7 +20,7 @@ DISTANCE_FLOOR = 1e-3
 EUCLIDEAN_FLOOR = 1e-9
 """Distance floor of the metric euclidean, in units of the largest distance of a row from the centre."""
 MIN_CLUSTER_SHARE = 0.001
-MIN_SAMPLES_CAP = 64
+MIN_SAMPLES = 5
 ALLOW_SINGLE_CLUSTER = False
 KEEP_NEIGHBOURS = 20
 SELECTION_METHODS = ("eom", "leaf")
@@ -168,8 +168,8 @@ class ClusteringParameters:
         Smallest number of rows of a cluster, or a share of the rows as a float in (0, 1). None is 0.1 % of
         the rows; on small data it is a tenth of the rows, at most 10.
     min_samples : int or None
-        Number of neighbours for the core distance, including the point itself. None is `min_cluster_size`, at
-        most 64.
+        Number of neighbours for the core distance, including the point itself. None is 5, or the number
+        of rows if that is smaller.
     allow_single_cluster : bool
         Whether the root cluster, which contains all rows, may be selected.
     selection_method : {"eom", "leaf"}
@@ -287,7 +287,7 @@ class ClusteringParameters:
         """
         size = self._resolve_min_cluster_size(n_rows)
         _require_size_above(size, self.max_cluster_size)
-        samples = self.min_samples if self.min_samples is not None else min(size, MIN_SAMPLES_CAP)
+        samples = self.min_samples if self.min_samples is not None else min(MIN_SAMPLES, max(2, n_rows))
         return EffectiveParameters(
             cluster_selection_epsilon=float(self.epsilon),
             min_cluster_size=size,

@@ -199,7 +199,7 @@ def test_what_is_not_there_is_said(rows: np.ndarray) -> None:
     model = HDBSCAN(200).fit(rows)
     assert set(model.labels_.tolist()) == {-1}
     assert model.medoids_.shape == (0, 6)
-    with pytest.raises(NoTree, match="min_cluster_size 200 or min_samples 64 is more than the 160 rows"):
+    with pytest.raises(NoTree, match="min_cluster_size 200 or min_samples 5 is more than the 160 rows"):
         _ = model.single_linkage_tree_
 
 

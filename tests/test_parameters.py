@@ -37,18 +37,17 @@ from panic_tda.types import SpanningTree
     [
         (0, 2, 2),
         (2, 2, 2),
-        (19, 2, 2),
-        (25, 2, 2),
-        (30, 3, 3),
-        (100, 10, 10),
-        (985, 10, 10),
-        (2_400, 10, 10),
-        (10_000, 10, 10),
-        (10_001, 11, 11),
-        (14_160, 15, 15),
-        (64_000, 64, 64),
-        (141_600, 142, 64),
-        (3_000_000, 3_000, 64),
+        (4, 2, 4),
+        (5, 2, 5),
+        (19, 2, 5),
+        (30, 3, 5),
+        (100, 10, 5),
+        (985, 10, 5),
+        (10_000, 10, 5),
+        (10_001, 11, 5),
+        (141_600, 142, 5),
+        (1_000_000, 1_000, 5),
+        (3_000_000, 3_000, 5),
     ],
 )
 def test_defaults_follow_the_number_of_rows(n_rows: int, min_cluster_size: int, min_samples: int) -> None:
@@ -57,11 +56,19 @@ def test_defaults_follow_the_number_of_rows(n_rows: int, min_cluster_size: int, 
     assert effective.min_samples == min_samples
 
 
+@pytest.mark.parametrize("n_rows", [100, 1_000_000])
+@pytest.mark.parametrize("min_cluster_size", [None, 2, 40, 0.01])
+def test_the_default_of_min_samples_is_5_whatever_the_size(
+    n_rows: int, min_cluster_size: int | float | None
+) -> None:
+    assert ClusteringParameters(min_cluster_size=min_cluster_size).resolve(n_rows).min_samples == 5
+
+
 def test_the_defaults_of_the_design() -> None:
     assert asdict(ClusteringParameters().resolve(1_000)) == {
         "cluster_selection_epsilon": 0.4,
         "min_cluster_size": 10,
-        "min_samples": 10,
+        "min_samples": 5,
         "allow_single_cluster": False,
         "cluster_selection_method": "eom",
         "max_cluster_size": None,

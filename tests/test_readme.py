@@ -152,7 +152,7 @@ def test_sql_of_the_handbook_finds_what_it_says(results: list[list[tuple[object,
         assert str(run) in SESSION.text.replace("-", "")
     assert [row[0] for row in walk] == sorted({row[0] for row in walk})
     # The run is that of a medoid, whose text is on its path and in its cluster.
-    assert (medoids[0][0], medoids[0][2]) in {(label, text) for _, label, _, text in walk}
+    assert (medoids[1][0], medoids[1][2]) in {(label, text) for _, label, _, text in walk}
 
 
 @pytest.mark.parametrize("block", find_blocks("python"), ids=lambda block: block.page)
@@ -172,7 +172,7 @@ def test_python_of_the_documents_runs(block: Block, session: tuple[Shell, list[s
     )
     assert process.returncode == 0, process.stderr
     first, *models = process.stdout.splitlines()
-    assert first in ("5 clusters of 500 vectors", "59 clusters of 2400 embeddings")
+    assert first in ("5 clusters of 500 vectors", "74 clusters of 2400 embeddings")
     assert [line.split()[0] for line in models] in ([], ["LSA", "MiniLM"])
 
 

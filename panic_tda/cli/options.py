@@ -13,6 +13,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from panic_tda import parameters
 from panic_tda.cli import completion, terminal
 from panic_tda.cli.completion import LATEST as LATEST
 from panic_tda.errors import WrongUsage
@@ -310,7 +311,7 @@ _model = functools.partial(option, "--model", metavar="NAME", shell_complete=com
 MIN_CLUSTER_SIZE = "Smallest cluster: a number of rows, or a share of the rows such as 0.1%."
 MIN_SAMPLES = (
     "Number of neighbours for the core distance, including the point itself.  "
-    "[default: min_cluster_size, at most 64]"
+    f"[default: {parameters.MIN_SAMPLES}]"
 )
 
 STORED_SAMPLES = "up to the stored neighbours (see cluster-embeddings --keep-neighbours)"

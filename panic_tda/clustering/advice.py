@@ -165,9 +165,6 @@ def name_change(setting: EffectiveParameters, base: EffectiveParameters, wording
         for name in _NAMES
         if getattr(setting, name) != getattr(base, name)
     ]
-    if setting.min_cluster_size != base.min_cluster_size:
-        # The default of min_samples is min_cluster_size, but the tree was built with this min_samples.
-        changes.append(name_setting("min_samples", base.min_samples, wording))
     return (" " if wording == "options" else ", ").join(changes)
 
 

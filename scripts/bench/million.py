@@ -30,6 +30,8 @@ CAPTIONS = ROOT / "panic_tda" / "sample" / "captions_minilm.parquet"
 """Rows whose spectrum the real-like ones have, 384 dimensions."""
 FLAT_DIMENSIONS = 768
 PEERS = ("faiss", "evoc")
+MOST_SAMPLES = 64
+"""min_samples is min_cluster_size, up to this; the published figures were measured so."""
 
 
 def main() -> None:
@@ -46,11 +48,11 @@ def main() -> None:
         return
     for name, rows in _make_rows(args):
         with tempfile.TemporaryDirectory() as folder:
-            samples = min(64, max(10, -(-len(rows) // 1_000)))
             report = _run_whole_way(Path(folder), rows, args.timeout)
             np.save(Path(folder) / "rows.npy", rows)
             for peer in args.peers:
                 size = max(10, -(-len(rows) // 1_000))
+                samples = min(MOST_SAMPLES, size)
                 report[peer] = measure(peer, Path(folder) / "rows.npy", samples, size, args.timeout)
         print(
             f"\n{name} {rows.shape[0]:,} × {rows.shape[1]}\n\n{_format_table(report, args.peers)}", flush=True
@@ -93,9 +95,10 @@ def _work(path: Path) -> None:
     from panic_tda.storage.schema.tables import utc_now
     from panic_tda.storage.write.saving import build_result, save_clustering
 
-    parameters = ClusteringParameters(backend="tiled")
     database = open_database(path)
     census = take_census(database)[MODEL]
+    size = ClusteringParameters().resolve(census.n_usable).min_cluster_size
+    parameters = ClusteringParameters(backend="tiled", min_samples=min(MOST_SAMPLES, size))
     warm_up = trajectories_at_once(WARM_UP_ROWS, census.width // np.dtype(np.float32).itemsize)
     cluster_rows(warm_up, parameters, Silent())
     base, began = resident(), utc_now()

@@ -73,11 +73,11 @@ def test_every_option_shows_its_default(command: str) -> None:
 def test_computed_defaults_are_what_the_help_says() -> None:
     shown = " ".join(invoke("cluster-embeddings", "--help").stdout.split())
     assert "[default: 0.1%, at least 10; a tenth below 100 rows]" in shown
-    assert "[default: min_cluster_size, at most 64]" in shown
+    assert "including the point itself. [default: 5]" in shown
     sizes = {50: 5, 99: 9, 100: 10, 10_000: 10, 20_000: 20, 100_000: 100}
     for n_rows, size in sizes.items():
         resolved = ClusteringParameters().resolve(n_rows)
-        assert (resolved.min_cluster_size, resolved.min_samples) == (size, min(size, 64))
+        assert (resolved.min_cluster_size, resolved.min_samples) == (size, 5)
 
 
 @pytest.mark.parametrize("command", ["cluster-embeddings", "plan-clustering"])

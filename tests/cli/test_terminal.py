@@ -301,7 +301,7 @@ def test_a_terminal_of_one_script_still_shows_everything_else(upgraded: MakeFile
     file = upgraded(FieldSpec(runs=1, text_models=("Nomic",)))
     with opened(file.path) as connection:
         connection.execute("UPDATE invocation SET output_text = '風船 🎈' WHERE type = 'TEXT'")
-    cluster_all_data(file.database, parameters=ClusteringParameters(epsilon=2))
+    cluster_all_data(file.database, parameters=ClusteringParameters(epsilon=2, min_samples=2))
     words = ("show-clustering", "--limit", "0", "--db", file.path)
     shown, plain, everywhere = (
         run(*words, *more, cwd=file.path.parent, PYTHONIOENCODING=used)

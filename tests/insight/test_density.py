@@ -198,7 +198,7 @@ def test_other_settings_make_the_outliers_that_recut_stores(
     assert sizes == sorted(set(sizes))
     assert [cut.parameters.min_samples for cut in measured.by_min_samples] == [2, 3, 4, 5, 7, 10, 14, 20]
     outliers = [cut.n_outliers for cut in measured.by_min_samples]
-    assert outliers[0] < outliers[5] == measured.n_outliers < outliers[-1]
+    assert outliers[0] < outliers[3] == measured.n_outliers < outliers[-1]
     for cut in (*measured.by_epsilon[::4], *measured.by_min_cluster_size[::4], *measured.by_min_samples[::3]):
         outcome = recut_clustering(
             database,

@@ -60,11 +60,12 @@ def test_what_a_laptop_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.usefixtures("available", "stand_in", "device")
 def test_what_a_device_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # 24 GiB of it are free.
-    result = memory_by_backend(ClusteringParameters(), 1_000_000, 768, folder=tmp_path)
+    requested = ClusteringParameters(min_samples=64)
+    result = memory_by_backend(requested, 1_000_000, 768, folder=tmp_path)
     assert result["cuml"].bytes == 1_000_000 * (72 + 140 * 64 + 4 * 768)
     assert [result[name].on_device for name in ("cuml", "tiled", "sklearn")] == [True, True, False]
     assert [result[name].fits for name in ("cuml", "tiled", "sklearn")] == [True, True, False]
-    more = memory_by_backend(ClusteringParameters(), 3_000_000, 768, folder=tmp_path)
+    more = memory_by_backend(requested, 3_000_000, 768, folder=tmp_path)
     assert "use --backend tiled" in (more["cuml"].reason or "")
     assert more["tiled"].fits
     monkeypatch.setattr(cuda, "allocatable_bytes", lambda: 1000)

@@ -202,7 +202,7 @@ def test_what_belongs_to_the_tree_cannot_be_changed(tmp_path: Path) -> None:
     assert recut_clustering(database, source, Changes(min_samples=10)).n_clusters
     # The size may go below the tree's min_samples, which stays.
     small = recut_clustering(database, source, Changes(min_cluster_size=3))
-    assert summary(database, small.id).record.min_samples == 10
+    assert summary(database, small.id).record.min_samples == 5
     with pytest.raises(InvalidParameter, match="epsilon must be"):
         recut_clustering(database, source, Changes(epsilon=3.0))
 
@@ -214,9 +214,9 @@ def test_without_neighbours_min_samples_stays(tmp_path: Path) -> None:
     )
     without = summary(database, outcome.id)
     with pytest.raises(
-        InvalidParameter, match=r"must be 10, .*; got 5; .*--keep-neighbours 0; cluster again"
+        InvalidParameter, match=r"must be 5, .*; got 10; .*--keep-neighbours 0; cluster again"
     ):
-        recut_clustering(database, without, Changes(min_samples=5))
+        recut_clustering(database, without, Changes(min_samples=10))
     (outcome,) = clustering_manager.cluster_all_data(
         database, [model], resources=Resources(keep_neighbours=12), downsample=5
     )
@@ -279,4 +279,4 @@ def test_the_command_answers_like_cluster_embeddings(tmp_path: Path) -> None:
         main, ["recut-clustering", outcome["id"], "--min-samples", "3", "--db", str(database)]
     )
     assert refused.exit_code == 2
-    assert "min_samples must be 10, as the clustering has no neighbour lists" in refused.stderr
+    assert "min_samples must be 5, as the clustering has no neighbour lists" in refused.stderr

@@ -139,14 +139,14 @@ def test_a_sweep_over_min_samples_is_what_fits_find(
 
 def test_the_command_shows_min_samples_where_it_varies(clustered: tuple[Database, ClusteringSummary]) -> None:
     words = ["sweep-clustering", "--db", str(clustered[0].path), "--epsilon", "0.4"]
-    assert "min_samples 10, cut anew" in " ".join(CliRunner().invoke(main, words).stdout.split())
-    shown = CliRunner().invoke(main, [*words, "--min-samples", "2,10"]).stdout
+    assert "min_samples 5, cut anew" in " ".join(CliRunner().invoke(main, words).stdout.split())
+    shown = CliRunner().invoke(main, [*words, "--min-samples", "2,5"]).stdout
     (head,) = (line for line in shown.splitlines() if line.startswith("epsilon"))
     assert head.split()[:3] == ["epsilon", "min_samples", "min_cluster_size"]
     (stored,) = (
         line for line in shown.splitlines() if line.startswith("    0.4") and line.endswith("stored")
     )
-    assert stored.split()[:2] == ["0.4", "10"]
+    assert stored.split()[:2] == ["0.4", "5"]
     result = CliRunner().invoke(main, [*words, "--min-samples", "2:4:1", "--json"]).stdout
     assert [setting["min_samples"] for setting in json.loads(result)["settings"]] == [2, 3, 4]
 
