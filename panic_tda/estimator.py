@@ -20,6 +20,7 @@ from panic_tda.doubts import ESTIMATOR_NAMES
 from panic_tda.errors import InvalidParameter, NoTree
 from panic_tda.parameters import ClusteringParameters, validate_memory_limit
 from panic_tda.types import Clustering, SpanningTree
+from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -248,7 +249,7 @@ class _FittedState:
             record = self.clustering.record
             raise NoTree(
                 f"there is no tree: min_cluster_size {record.min_cluster_size} or min_samples "
-                f"{record.min_samples} is more than the {record.n_embeddings} rows"
+                f"{record.min_samples} is more than {pluralize(record.n_embeddings, 'row')}"
             )
         return self.clustering.tree
 

@@ -31,6 +31,7 @@ ALL_OPTIONS = GROUP.union(*OPTIONS.values())
 OTHERS = {
     **dict.fromkeys(("--query-gpu", "--format"), "nvidia-smi"),
     **dict.fromkeys(("--text", "--vector"), "embedding-atlas"),
+    **dict.fromkeys(("--scheduler-file", "--hostfile", "--nthreads"), "dask"),
 }
 """Options in messages and prose that are another program's."""
 COMMAND = re.compile(r"\bpanic-tda +((?:[\w./'\"<>{}=,:…\[\]-]+ ?)*)")
