@@ -235,7 +235,7 @@ def test_commands_on_the_page_may_be_pasted(
     [
         (("--min-cluster-size", "200"), "all 320 rows are outliers."),
         (("--min-cluster-size", "5", "--epsilon", "2", "--allow-single-cluster"), "The root cluster"),
-        (("--min-cluster-size", "40", "--epsilon", "0"), "of 320 rows"),
+        (("--min-cluster-size", "40", "--min-samples", "40", "--epsilon", "0"), "of 320 rows"),
     ],
 )
 def test_the_headline_warns_first(tmp_path: Path, no_umap: None, options: tuple[str, ...], text: str) -> None:
