@@ -247,9 +247,10 @@ class _FittedState:
     def tree(self) -> SpanningTree:
         if self.clustering.tree is None:
             record = self.clustering.record
+            n = record.n_embeddings
             raise NoTree(
                 f"there is no tree: min_cluster_size {record.min_cluster_size} or min_samples "
-                f"{record.min_samples} is more than {pluralize(record.n_embeddings, 'row')}"
+                f"{record.min_samples} is more than the {n} {pluralize(n, 'row')}"
             )
         return self.clustering.tree
 
