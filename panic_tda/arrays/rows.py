@@ -139,7 +139,7 @@ def _mark_usable(chunk: Array) -> Array:
     squares = squared_lengths(chunk)
     usable = xp.isfinite(squares) & (squares > 0)
     suspects = xp.flatnonzero(~usable)
-    if len(suspects):
+    if len(suspects) and chunk.shape[1]:
         # Squares in single precision may overflow or become zero, so that the bits of the values are checked.
         largest = (chunk[suspects].view(xp.uint32) & _MAGNITUDE).max(axis=1)
         usable[suspects] = (largest > 0) & (largest < _INFINITY)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from panic_tda.doubts import find_doubts
-from panic_tda.errors import NoTree
+from panic_tda.errors import DatabaseError, NoTree
 from panic_tda.insight import branches, density, sweep
 from panic_tda.insight.layout import N_ROWS, Map, choose_rows, lay_out
 from panic_tda.insight.milestones import Trajectories, find_states, find_visits
@@ -22,7 +22,7 @@ from panic_tda.report.thumbnails import NoPillow, read_thumbnails
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import StoredClustering, open_clustering
 from panic_tda.storage.read.results import ClusterDetails, ClusteringSummary
-from panic_tda.types import SpanningTree
+from panic_tda.types import OUTLIER, SpanningTree
 
 if TYPE_CHECKING:
     from panic_tda.types import Float32Array, IntArray
@@ -144,6 +144,7 @@ def read_inputs(
     the rows on the map and of the first steps.
     """
     with open_clustering(database, source, progress) as stored:
+        _require_clusters(stored)
         trajectories = find_states(stored.steps)
         rows = choose_rows(stored, n_rows=map_rows, seed=seed)
         at = places.find_steps(rows, len(stored.assignments.ids), trajectories)
@@ -176,6 +177,16 @@ def read_inputs(
         tree=tree,
         graph=graph,
     )
+
+
+def _require_clusters(stored: StoredClustering) -> None:
+    """Check that every label of the assignments has a cluster: the arrays of the page are by label."""
+    n_labels = int(stored.assignments.labels.max(initial=OUTLIER)) + 1
+    if n_labels > len(stored.clusters):
+        raise DatabaseError(
+            f"cluster {n_labels - 1} of clustering {stored.summary.id}, or one before it, is missing; "
+            "panic-tda doctor names what is damaged; for a report, cluster again (cluster-embeddings)"
+        )
 
 
 def _describe_places_and_motion(inputs: ReportInputs, layout: Map) -> dict[str, Any]:

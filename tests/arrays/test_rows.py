@@ -249,3 +249,7 @@ def test_slices_cover_every_row_once(monkeypatch: pytest.MonkeyPatch, n: int, d:
 def test_the_library_of_an_array() -> None:
     assert namespace(np.zeros(1)) is np
     assert namespace(strict_arrays.namespace.zeros(1)) is strict_arrays.namespace
+
+
+def test_rows_without_a_dimension_have_no_direction() -> None:
+    assert has_direction(np.empty((3, 0), dtype=np.float32)).tolist() == [False] * 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import stat
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from panic_tda.errors import DatabaseError
 from panic_tda.main import main
 from panic_tda.report import making
 from panic_tda.report.gathering import gather
@@ -20,6 +22,7 @@ from panic_tda.storage.database import open_current
 from panic_tda.storage.read.results import find_clustering
 from tests.report.conftest import MakePage
 from tests.report.walks import Walk
+from tests.snapshots import opened
 from tests.storage.test_query_plans import queries, statements
 
 
@@ -136,6 +139,18 @@ def test_nothing_is_read_twice(database: Path) -> None:
     # The tree, and the neighbour lists beside it.
     for table, count in (("clusteringtree.data", 2), ("invocation.output_text, invocation.model", 1)):
         assert sum(table in sql for sql in selects) == count
+
+
+def test_a_cluster_that_is_missing_is_named(database: Path, tmp_path: Path) -> None:
+    path = tmp_path / "copy.sqlite"
+    shutil.copy(database, path)
+    with opened(path) as connection:
+        connection.execute("DELETE FROM cluster WHERE label = (SELECT max(label) FROM cluster)")
+    current = open_current(path)
+    with current.session() as session:
+        source = find_clustering(session)
+    with pytest.raises(DatabaseError, match=r"cluster \d+ of clustering .*, or one before it, is missing"):
+        gather(current, source)
 
 
 def umask() -> int:

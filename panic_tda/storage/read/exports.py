@@ -165,6 +165,14 @@ def open_rows(
     columns = _COLUMNS
     with open_clustering(database, clustering) as stored:
         connection, n_rows = stored.connection, stored.n_assigned
+        if n_rows < clustering.record.n_embeddings:
+            _log.warning(
+                "%d of %d rows of clustering %s have no assignment: embeddings were deleted since, or "
+                "rows were changed by hand; panic-tda doctor finds these",
+                clustering.record.n_embeddings - n_rows,
+                clustering.record.n_embeddings,
+                clustering.id,
+            )
         if with_vectors:
             columns = columns.append(pa.field(VECTOR, pa.list_(pa.float32(), stored.dimensions)))
         aligned = {"core_distance": _read_core_distances(connection, clustering.id, n_rows)}
