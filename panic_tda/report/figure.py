@@ -30,7 +30,6 @@ from panic_tda.report.fonts import find_fonts
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
-from panic_tda.types import OUTLIER
 from panic_tda.wording import on_one_line, pluralize
 
 _log = logging.getLogger(__name__)
@@ -142,11 +141,12 @@ def read_scene(
     progress.phase("compute the map")
     layout = Map(rows, *lay_out(vectors, seed=seed), n_total=len(assigned.ids))
     at = np.searchsorted(rows, np.array(list(medoids.values()), dtype=np.int64))
-    sizes = np.bincount(assigned.labels[assigned.labels != OUTLIER], minlength=len(medoids))
+    # A damaged label has no rows.
+    sizes = dict(zip(*np.unique(assigned.labels, return_counts=True), strict=True))
     # A cluster of images has no words.
     labels = {label: make_label(", ".join(words.get(label, ())) or text) for label, text in texts.items()}
     places = tuple(
-        Place(label, labels.get(label, ""), int(sizes[label]), (float(x), float(y)))
+        Place(label, labels.get(label, ""), int(sizes.get(label, 0)), (float(x), float(y)))
         for label, (x, y) in zip(medoids, layout.xy[at], strict=True)
     )
     title = on_one_line(_compose_title(source) if style.title is None else style.title)

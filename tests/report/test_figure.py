@@ -142,6 +142,15 @@ def test_a_stored_value_that_cannot_be_read_is_named(
     assert list(folder.iterdir()) == []
 
 
+def test_a_cluster_whose_label_no_row_has_is_drawn_without_rows(
+    clustered: UpgradedFile, folder: Path
+) -> None:
+    with opened(clustered.path) as connection:
+        connection.execute("UPDATE cluster SET label = -5 WHERE label = 0")
+    result = run("--db", clustered.path, "-o", folder / "map.png")
+    assert result.exit_code == 0, result.stderr
+
+
 def test_dark_and_narrow(clustered: UpgradedFile, tmp_path: Path) -> None:
     path = tmp_path / "map.png"
     assert run("--db", clustered.path, "-o", path, "--dark", "--width", 3).exit_code == 0
