@@ -141,6 +141,18 @@ def row_locator(connection: Connection, table: Any) -> sa.ColumnElement[Any]:
     return sa.type_coerce(table.c.id, sa.String)
 
 
+def select_bytes(connection: Connection, column: Any) -> sa.ColumnElement[Any]:
+    """Return a column of bytes for a query that no stored value can end: in SQLite, 0 stands for a text.
+
+    Other drivers have bytes only. Values need not be of the column's type, so they are not converted.
+    """
+    stored = sa.type_coerce(column, sa.LargeBinary)
+    if connection.dialect.name != "sqlite":
+        return stored
+    # The driver decodes texts, and fails at one that is not UTF-8.
+    return sa.case((sa.func.typeof(column) == "text", sa.literal_column("0")), else_=stored)
+
+
 def as_literal(value: Any) -> sa.ColumnElement[Any]:
     """Return a stored value of any type as an SQL literal for a condition."""
     if isinstance(value, Undecoded):

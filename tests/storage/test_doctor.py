@@ -128,11 +128,13 @@ def test_the_oracle_has_every_kind_but_what_lies_beside_the_file(tmp_path: Path)
     names = [f"'{row['id']}'" for row in read_tables(path)["embedding"] if row["embedding_model"] == "Nomic"]
     damage(path, copy_of(names[5][1:-1], IDS[0]), *(change.format(*names) for change in changes_of_all))
     wanted = expected(read_tables(path))
-    # These have tests with values of every kind (`tests/faults`), forged trees and old trees (`test_trees`).
+    # These have tests with values of every kind (`tests/faults`), dumps (`test_dumps`), forged trees and old
+    # trees (`test_trees`).
     others = {
         "old_clustering_tables",
         "unfinished_work",
         "unreadable_value",
+        "prompt_embedding",
         "damaged_tree",
         "damaged_neighbours",
         "wrong_tree",

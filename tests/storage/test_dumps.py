@@ -39,7 +39,7 @@ from tests.dump_files import (
     write_dump,
 )
 from tests.field_files import EVERYTHING, FieldSpec
-from tests.snapshots import KILL_AFTER, run_python, snapshot
+from tests.snapshots import KILL_AFTER, opened, run_python, snapshot
 
 SPEC = DumpSpec()
 
@@ -270,6 +270,39 @@ def test_embeddings_of_prompts_are_stored_by_run_and_not_clustered(
     without = read_divergence(database, images)
     assert {(step.from_prompt, step.nearest_prompt) for step in without.steps} == {(None, None)}
     assert without.steps[0].step == 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ("vector = x'00'", "1 byte, not "),
+        ("vector = x''", "0 bytes, not "),
+        ("vector = CAST(x'ff41' AS TEXT)", "not text in UTF-8"),
+        ("vector = zeroblob(length(vector))", "zero"),
+        ("vector = CAST(replace(hex(vector), '0', '0') AS BLOB)", "bytes, not "),
+        (f"run_id = '{'f' * 32}'", "run is missing"),
+        ("run_id = CAST(x'ff41' AS TEXT)", "UTF-8"),
+        ("embedding_model = CAST(x'ff41' AS TEXT)", "UTF-8"),
+    ],
+)
+def test_an_unusable_embedding_of_a_prompt_is_found_and_left_out(
+    clustered: tuple[Tables, Database, dict[str, UUID]], tmp_path: Path, damage: str, reason: str
+) -> None:
+    _, database, clusterings = clustered
+    copy_database(database, str(tmp_path / "copy.sqlite"))
+    with opened(tmp_path / "copy.sqlite") as connection:
+        first = "SELECT rowid FROM promptembedding WHERE embedding_model = 'Nomic' ORDER BY 1 LIMIT 1"
+        update = f"UPDATE promptembedding SET {damage} WHERE rowid = ({first})"
+        assert connection.execute(update).rowcount == 1
+        connection.commit()
+    damaged = open_database(tmp_path / "copy.sqlite")
+    (finding,) = examine_database(damaged, ["prompt_embedding"]).findings
+    assert finding.count == 1
+    assert reason in finding.details[0]
+    _, summary = find_stored(damaged, str(clusterings["Nomic"]))
+    with open_clustering(damaged, summary) as stored:
+        of_runs = set(stored.prompt_vectors) & set(stored.runs)
+    assert len(of_runs) == 5
 
 
 def test_a_copy_has_the_embeddings_of_prompts_too(

@@ -85,6 +85,26 @@ def test_exact_copies_go_and_the_oldest_stays(upgraded: MakeFile) -> None:
     assert mend(file.path)["duplicate_embedding"] == (0, 3, 0)
 
 
+def test_a_damaged_copy_does_not_keep_others_from_being_deleted(upgraded: MakeFile) -> None:
+    file = upgraded()
+    first, second = ids_of(file)[:2]
+    text, not_utf8 = "'text'", "CAST(x'ff41' AS TEXT)"
+    damage(
+        file.path,
+        copy_of(first, "a" * 32, vector=text),
+        copy_of(first, "b" * 32, vector=not_utf8),
+        copy_of(first, "c" * 32, started=not_utf8),
+        copy_of(second, "d" * 32),
+    )
+    (planned,) = plan_repairs(file.database, ["duplicate_embedding"])
+    assert (planned.count, planned.n_left) == (2, 2)
+    assert repair(file.database, [planned]) == [2]
+    with opened(file.path) as connection:
+        ids = {identity for (identity,) in connection.execute("SELECT id FROM embedding")}
+    assert {"a" * 32, "b" * 32} < ids
+    assert len({first, "c" * 32} & ids) == len({second, "d" * 32} & ids) == 1
+
+
 def test_what_a_clustering_names_stays(upgraded: MakeFile) -> None:
     file = upgraded()
     ids = ids_of(file)

@@ -5,9 +5,9 @@ its count, the first ids, a description and a remedy.
 
 `examining` has the public functions. `kinds` is the table of all kinds of findings; each kind names the
 function that checks for it. The checks are in `vectors` (read once, in the order of the file), `embeddings`,
-`duplicates`, `runs` (with their steps), `clusterings`, `trees`, `values`, and `unfinished_work` (files next
-to the database). `repairs` plans and applies repairs. `database_info` describes the tables, columns and
-indexes of the database; `findings` counts.
+`prompts`, `duplicates`, `runs` (with their steps), `clusterings`, `trees`, `values`, and `unfinished_work`
+(files next to the database). `repairs` plans and applies repairs. `database_info` describes the tables,
+columns and indexes of the database; `findings` counts.
 
 Checks read indexes where an index has the columns. Otherwise the beginning of each invocation row is read
 once, and never an image. Each check runs in its own transaction, so that others can write meanwhile. Before

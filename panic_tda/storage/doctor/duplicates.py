@@ -11,6 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from panic_tda.storage.bulk import select_by_keys, stream_rows
+from panic_tda.storage.cells import undecoded_texts
+from panic_tda.storage.columns import decode_or_bytes
 from panic_tda.storage.doctor.database_info import DatabaseInfo
 from panic_tda.storage.doctor.findings import Findings
 from panic_tda.storage.schema.tables import ClusteringResult, Embedding
@@ -72,7 +74,10 @@ def find_copies(
     invocations = list(dict.fromkeys(invocation for invocation, _ in pairs))
     wanted = set(pairs)
     rows_by_pair: defaultdict[Pair, list[tuple[Any, ...]]] = defaultdict(list)
-    for row in select_by_keys(connection, "embedding", columns, {"invocation_id": invocations}):
+    # A damaged row must not end the check: texts that are not UTF-8 stay bytes.
+    with undecoded_texts(connection):
+        stored = list(select_by_keys(connection, "embedding", columns, {"invocation_id": invocations}))
+    for row in (tuple(map(decode_or_bytes, values)) for values in stored):
         if row[:2] in wanted:
             digest = _hash_vector(row[-1]) if vectors else None
             rows_by_pair[row[:2]].append((row[2], row[3 : 3 + len(times)], digest))
@@ -115,5 +120,5 @@ def find_removable(copies: Sequence[Copy]) -> list[Any]:
 
 
 def _hash_vector(vector: Any) -> bytes | None:
-    # Both drivers return bytes; any other type is not a vector, and its row is not deleted.
-    return hashlib.sha256(vector).digest() if isinstance(vector, bytes) and vector else None
+    # Both drivers return bytes; any other type (`Undecoded` too) is not a vector, and its row is not deleted.
+    return hashlib.sha256(vector).digest() if type(vector) is bytes and vector else None

@@ -9,6 +9,7 @@ from panic_tda.storage.doctor import (
     clusterings,
     duplicates,
     embeddings,
+    prompts,
     repairs,
     runs,
     trees,
@@ -72,6 +73,13 @@ _ALL = (
         "vectors of the right length whose values are all zero, so they have no direction",
         _EMBED_AGAIN,
         vectors.check_vectors,
+    ),
+    Kind(
+        prompts.PROMPT,
+        "embeddings of initial prompts that cannot be used, or whose run is missing; other results do not "
+        "depend on them",
+        "delete the rows from promptembedding, then import the dump again (panic-tda import-embeddings)",
+        prompts.check_prompts,
     ),
     Kind(
         duplicates.DUPLICATE,

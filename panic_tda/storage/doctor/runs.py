@@ -153,12 +153,14 @@ def check_sequences(info: DatabaseInfo, findings: Findings) -> None:
         if info.may_read(connection, query, names, findings, GAP, REPEATED, UNFINISHED):
             for rows in stream_rows(connection, query, batch_rows=BATCH_ROWS):
                 for identity, length, *of_run in rows:
+                    # A max_length of another type is an unreadable value, another kind of finding.
+                    length = length if isinstance(length, int) else None
                     _check_run(findings, identity, length, _Steps(*of_run))
 
 
-def _check_run(findings: Findings, identity: object, length: int, steps: _Steps) -> None:
+def _check_run(findings: Findings, identity: object, length: int | None, steps: _Steps) -> None:
     if steps.n_steps is None:
-        findings.add(UNFINISHED, identity, f"no step of {length}")
+        findings.add(UNFINISHED, identity, "no step" if length is None else f"no step of {length}")
         return
     n_expected = steps.last // steps.stride + 1
     if steps.n_numbers != n_expected or steps.first < 0:
@@ -171,7 +173,7 @@ def _check_run(findings: Findings, identity: object, length: int, steps: _Steps)
             identity,
             f"{steps.n_steps} steps have {steps.n_numbers} {pluralize(steps.n_numbers, 'number')}",
         )
-    if steps.last + steps.stride < length:
+    if length is not None and steps.last + steps.stride < length:
         findings.add(
             UNFINISHED, identity, f"the last number is {steps.last}, of {length} {pluralize(length, 'step')}"
         )

@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 
 from panic_tda.arrays.rows import has_direction
 from panic_tda.storage.bulk import stream_rows
+from panic_tda.storage.cells import select_bytes
 from panic_tda.storage.doctor.database_info import BATCH_ROWS, DatabaseInfo, has_index
 from panic_tda.storage.doctor.findings import Findings
 from panic_tda.storage.read.census import FLOAT_BYTES, ModelCensus, list_models, stored_width
@@ -18,7 +19,7 @@ from panic_tda.storage.schema.tables import Embedding
 from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:
-    from sqlalchemy.sql import ColumnElement, Select
+    from sqlalchemy.sql import Select
 
 MISSING, LENGTH, NOT_FINITE, ZERO = "missing_vector", "vector_length", "vector_not_finite", "vector_zero"
 _BATCH_BYTES = 1 << 20
@@ -33,7 +34,8 @@ def check_vectors(info: DatabaseInfo, findings: Findings) -> None:
         widths = _read_widths(info, connection)
         n_rows = connection.execute(sa.select(sa.func.count()).select_from(_embedding)).scalar_one()
         info.progress.phase("read vectors", n_rows)
-        query = sa.select(_embedding.c.id, _embedding.c.embedding_model, _select_bytes(connection))
+        stored = select_bytes(connection, _embedding.c.vector)
+        query = sa.select(_embedding.c.id, _embedding.c.embedding_model, stored)
         at_once = max(1, _BATCH_BYTES // max([1, *widths.values()]))
         for rows in stream_rows(connection, query, batch_rows=min(BATCH_ROWS, at_once)):
             _check_rows(rows, widths, findings)
@@ -51,14 +53,6 @@ def _read_widths(info: DatabaseInfo, connection: Connection) -> dict[str, int]:
         for model, size in rows:
             size_counts[model][size] += 1
     return {model: ModelCensus(model, 0, 0, sampled=sizes).width for model, sizes in size_counts.items()}
-
-
-def _select_bytes(connection: Connection) -> ColumnElement[Any]:
-    """Return the column of vectors, with 0 for text values in SQLite, which might not be valid UTF-8."""
-    vector = _embedding.c.vector
-    if connection.dialect.name != "sqlite":
-        return vector
-    return sa.case((sa.func.typeof(vector) == "text", sa.literal_column("0")), else_=vector)
 
 
 def _check_rows(rows: list[tuple[Any, ...]], widths: dict[str, int], findings: Findings) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from panic_tda.arrays.rows import slices
+from panic_tda.arrays.rows import has_direction, slices
 from panic_tda.errors import DatabaseError
 from panic_tda.progress import Progress, Silent
-from panic_tda.storage.cells import read_rows, row_locator
+from panic_tda.storage.cells import read_each, row_locator, select_bytes
 from panic_tda.storage.read.census import FLOAT_BYTES, stored_width
 from panic_tda.storage.schema.tables import PROMPT_EMBEDDING, Embedding
 from panic_tda.wording import pluralize
@@ -82,8 +82,7 @@ def read_vectors_at(
     column = row_locator(connection, _embedding)
     numbers = {locator: number for number, locator in enumerate(locators) if locator is not None}
     vectors = np.full((len(locators), dimensions), np.nan, dtype="<f4")
-    # Read as bytes, because values of another length need not be vectors.
-    stored = sa.type_coerce(_embedding.c.vector, sa.LargeBinary)
+    stored = select_bytes(connection, _embedding.c.vector)
     ascending = sorted(numbers)
     for chunk in slices(len(ascending), _QUERY_IDS):
         query = sa.select(column, stored).where(column.in_(ascending[chunk]))
@@ -119,14 +118,16 @@ def require_vectors(
 def read_prompt_vectors(connection: Connection, model: str, dimensions: int) -> dict[str, Float32Array]:
     """Read the embeddings of initial prompts by a model, (d,) float32 each, by id of the run.
 
-    Vectors of another length than `dimensions` are left out. Most databases have none.
+    Rows that cannot be read, and vectors of another length than `dimensions` or without a direction, are left
+    out; `doctor` finds them. Most databases have none.
     """
     if not sa.inspect(connection).has_table(PROMPT_EMBEDDING.name):
         return {}
     columns = PROMPT_EMBEDDING.c
     query = sa.select(columns.run_id, columns.vector).where(columns.embedding_model == model)
-    return {
-        run: np.frombuffer(vector, dtype="<f4")
-        for run, vector in read_rows(connection, query)
-        if isinstance(vector, bytes) and len(vector) == FLOAT_BYTES * dimensions
+    vectors = {
+        values[0]: np.frombuffer(values[1], dtype="<f4")
+        for values, _, _ in read_each(connection, query)
+        if values is not None and len(values[1]) == FLOAT_BYTES * dimensions
     }
+    return {run: vector for run, vector in vectors.items() if has_direction(vector[None]).all()}
