@@ -36,7 +36,7 @@ N_RESAMPLES = 200
 runs, 1,000 samples take 22 s of processor time."""
 _LEAST_RESAMPLES = 0.9
 """Share of the samples that must have a factor; otherwise its share has no interval."""
-FACTORS = ("t2i", "i2t", "t2i:i2t", "prompt")
+FACTORS = ("t2i", "i2t", "t2i:i2t", "network", "prompt")
 _SEED = 0
 _VALUES_AT_ONCE = 2_000_000
 _ROUNDING = 1e-9
@@ -79,7 +79,8 @@ class VarianceShare:
     Attributes
     ----------
     figure, factor : str
-        Names of the figure and of the factor: "t2i", "i2t", "t2i:i2t" (their interaction) or "prompt".
+        Names of the figure and of the factor: "t2i", "i2t", "t2i:i2t" (their interaction), "network" (both
+        models together) or "prompt".
     degrees : int
         Degrees of freedom that the factor adds to the other factors.
     share : float
@@ -174,7 +175,8 @@ def share_variance(
     -------
     tuple of VarianceShare
         By figure, then factor. Factors that do not vary or follow from other factors are left out, and so are
-        figures with the same value for all runs.
+        figures with the same value for all runs. The network is a factor only if its two models cannot always
+        be told apart, such as with two networks that share no model.
 
     Notes
     -----
@@ -187,6 +189,9 @@ def share_variance(
         return ()
     values = np.column_stack([figures[name] for name in names])
     degrees, shares, adjusted = _decompose(values, t2i, i2t, prompts)
+    network = FACTORS.index("network")
+    if degrees[network] == degrees[:network].sum():
+        degrees[network] = 0
     samples = np.full((n_resamples, *adjusted.shape), np.nan)
     for number, counts in enumerate(Resamples(len(prompts), n_resamples).counts):
         drawn = np.repeat(np.arange(len(prompts)), counts)
@@ -219,9 +224,9 @@ def _decompose(
 
     Returns
     -------
-    degrees : (4,) int64
+    degrees : (5,) int64
         Degrees of freedom of each of `FACTORS`.
-    shares, adjusted : (4, f) float64
+    shares, adjusted : (5, f) float64
         Shares of the total, and the same less the part expected by chance, which may be below 0. NaN for
         values that do not vary.
     """
@@ -234,6 +239,7 @@ def _decompose(
         (models, _Effects.of(i2t, prompts)),
         (models, _Effects.of(t2i, prompts)),
         (everything, models),
+        (everything, _Effects.of(prompts)),
         (everything, _Effects.of(networks)),
     )
     centred = values - values.mean(axis=0)

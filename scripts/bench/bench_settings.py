@@ -6,6 +6,7 @@ Everything is cut from one stored clustering with neighbour lists. Columns:
 - epsilon `q50`: the median of the core distances at that min_samples.
 - truth: adjusted Rand index with the groups of equal first words of the texts (`--truth N`), outliers
   counting as a cluster; in brackets on the clustered rows alone.
+- largest: share of the rows in the largest cluster.
 - validity: relative validity of the cut, which compares settings of one min_samples only.
 - stability: mean adjusted Rand index with fits of random halves of the runs, on the rows of each half,
   outliers counting as a cluster. min_cluster_size is the same in all.
@@ -95,8 +96,8 @@ def main() -> None:
         groups = None if arguments.truth is None else read_groups(stored, arguments.truth)
     record = source.record
     print(f"{arguments.model}: {record.n_embeddings} rows, min_cluster_size {record.min_cluster_size}")
-    print("| min_samples | epsilon | clusters | outliers | truth | validity | stability |")
-    print("|---|---|---|---|---|---|---|")
+    print("| min_samples | epsilon | clusters | outliers | largest | truth | validity | stability |")
+    print("|---|---|---|---|---|---|---|---|")
     for min_samples in MIN_SAMPLES:
         cores = lower_min_samples(graph, min_samples, record.distance_floor).core_distances
         for name in EPSILONS:
@@ -110,10 +111,13 @@ def main() -> None:
                 truth = f"{agree(labels, groups):.3f} ({agree(labels[inside], groups[inside]):.3f})"
             validity = relative_validity(tree, labels, n_clusters)
             shown = f"q50 = {epsilon:.2f}" if name == "q50" else f"{epsilon:g}"
-            outliers = f"{100 * (labels == OUTLIER).mean():.1f} %"
+            sizes = np.bincount(labels[labels != OUTLIER], minlength=1)
+            outliers, largest = (
+                f"{100 * count / len(labels):.1f} %" for count in ((labels == OUTLIER).sum(), sizes.max())
+            )
             validity_text = "–" if validity is None else f"{validity:.3f}"
-            cells = min_samples, shown, n_clusters, outliers, truth, validity_text, f"{stability:.3f}"
-            print(f"| {' | '.join(map(str, cells))} |", flush=True)
+            cells = (outliers, largest, truth, validity_text, f"{stability:.3f}")
+            print(f"| {' | '.join(map(str, (min_samples, shown, n_clusters, *cells)))} |", flush=True)
 
 
 if __name__ == "__main__":

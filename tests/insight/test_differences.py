@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations, product
 
 import numpy as np
@@ -117,9 +118,18 @@ def test_intervals_of_shares_cover_the_share_of_all_runs() -> None:
     assert min(covered.values()) > 33
 
 
-def test_what_the_others_determine_has_no_share() -> None:
-    # Each text-to-image model has one image-to-text model: nobody knows which of the two it is.
-    t2i = np.tile([0, 1], 10)
-    shares = share_variance({"y": np.random.default_rng(4).normal(size=20)}, t2i, t2i, np.repeat([0, 1], 10))
-    assert [term.factor for term in shares] == ["prompt"]
-    assert share_variance({"y": np.full(20, 0.1)}, t2i, t2i, np.repeat([0, 1], 10)) == ()
+def test_models_that_determine_each_other_share_one_factor() -> None:
+    # Each text-to-image model has one image-to-text model: nobody knows which of the two makes a difference.
+    t2i, prompts = np.tile([0, 1], 10), np.repeat([0, 1], 10)
+    values = np.random.default_rng(4).normal(size=20) + 3.0 * t2i
+    shares = {share.factor: share for share in share_variance({"y": values}, t2i, t2i, prompts)}
+    assert list(shares) == ["network", "prompt"]
+    (alone, _) = share_variance({"y": values}, t2i, np.zeros_like(t2i), prompts)
+    assert alone.factor == "t2i"
+    assert replace(alone, factor="network") == shares["network"]
+    # Of three networks two share a model, which does not tell the third one's models apart.
+    t2i, i2t, prompts = np.tile([0, 1, 2], 10), np.tile([0, 0, 1], 10), np.repeat([0, 1], 15)
+    values = np.random.default_rng(5).normal(size=30)
+    degrees = {share.factor: share.degrees for share in share_variance({"y": values}, t2i, i2t, prompts)}
+    assert degrees == {"t2i": 1, "network": 2, "prompt": 1}
+    assert share_variance({"y": np.full(30, 0.1)}, t2i, i2t, prompts) == ()
