@@ -39,6 +39,7 @@ from tests.dump_files import (
     write_dump,
 )
 from tests.field_files import EVERYTHING, FieldSpec
+from tests.servers import Server
 from tests.snapshots import KILL_AFTER, opened, run_python, snapshot
 
 SPEC = DumpSpec()
@@ -313,6 +314,32 @@ def test_a_copy_has_the_embeddings_of_prompts_too(
     query = "SELECT run_id, embedding_model, vector FROM promptembedding ORDER BY 1, 2"
     assert rows(open_database(tmp_path / "copy.sqlite"), query) == rows(database, query)
     assert len(rows(database, query)) == 12
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("postgres")
+def test_a_server_stores_the_embeddings_of_prompts_as_a_file_does(
+    clustered: tuple[Tables, Database, dict[str, UUID]], tmp_path: Path, url: str, server: Server
+) -> None:
+    tables, database, clusterings = clustered
+    before = read_divergence(database, find_stored(database, str(clusterings["Nomic"]))[1])
+    # Copied from the file with its clusterings, and imported by the server itself.
+    copy_database(database, url)
+    copied, summary = find_stored(url, str(clusterings["Nomic"]))
+    assert read_divergence(copied, summary) == before
+    with server.database() as other_url:
+        imported = open_database(other_url, create=True)
+        assert import_tables(tmp_path / "dump", tables, imported).n_new_prompt_embeddings == 12
+        assert import_embeddings([tmp_path / "dump"], imported).n_new_prompt_embeddings == 0
+        with imported.reading() as connection:
+            query = "SELECT run_id, embedding_model, vector FROM promptembedding ORDER BY 1, 2"
+            of_server = {tuple(row) for row in connection.exec_driver_sql(query)}
+        assert of_server == set(rows(database, query))
+        assert examine_database(imported, ["prompt_embedding"]).findings == ()
+        with imported.writing() as connection:
+            connection.exec_driver_sql("UPDATE promptembedding SET vector = '\\x00'")
+        (finding,) = examine_database(imported, ["prompt_embedding"]).findings
+        assert finding.count == 12
 
 
 def test_without_experiments_runs_belong_to_none(tmp_path: Path, database: Database) -> None:
