@@ -10,9 +10,15 @@ source "$(dirname "$0")/environment.sh"
 
 .venv/bin/ruff format --check --quiet .
 .venv/bin/ruff check --quiet .
-.venv/bin/mypy
-# lint-imports has no quiet option.
-imports=$(.venv/bin/lint-imports --no-logo 2>&1) || { echo "$imports" >&2; exit 1; }
+check_types() {
+    .venv/bin/mypy || return 1
+    # lint-imports has no quiet option.
+    local imports
+    imports=$(.venv/bin/lint-imports --no-logo 2>&1) || { echo "$imports" >&2; return 1; }
+}
+# One core works on these for a minute on a new machine, and the tests begin with the other one.
+check_types &
+checks=$!
 
 # The tests wait mostly for the disk: put their folders into memory if it has room and allows programs.
 in_memory=/dev/shm
@@ -32,8 +38,11 @@ fi
 [ $# -gt 0 ] || set -- -m "not slow"
 [ "$*" != --all ] || set --
 # One process more than the cores of CI: the tests also wait for locks, signals and a browser.
+status=0
 "${run[@]}" -m pytest --quiet -n 3 --dist loadgroup --no-loadscope-reorder \
-    -o tmp_path_retention_policy=failed "$@"
+    -o tmp_path_retention_policy=failed "$@" || status=$?
+wait "$checks" || { echo "mypy or lint-imports failed: see above" >&2; exit 1; }
+[ "$status" = 0 ] || exit "$status"
 if [ -n "${COVERAGE:-}" ]; then
     # Data files of killed processes are unreadable, which is expected.
     .venv/bin/coverage combine --quiet 2>/dev/null || true

@@ -147,7 +147,7 @@ def iterate_settings(neighbour_counts: tuple[int, ...], epsilons: tuple[float, .
 
 
 def of_hdbscan() -> list[Setting]:
-    return settings((2, 5, 10), (0.0, 0.2, 0.9))
+    return settings((2, 10), (0.0, 0.2, 0.9))
 
 
 def of_sklearn() -> list[Setting]:

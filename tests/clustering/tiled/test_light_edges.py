@@ -67,7 +67,7 @@ def test_the_path_maximum_of_two_tiles_is_the_larger_height(problem: Problem) ->
 
 @pytest.mark.parametrize("prune_rows", [False, True])
 @pytest.mark.parametrize("xp", [np, strict_arrays.namespace], ids=["host", "device"])
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(problem=problems())
 def test_edges_are_the_forest_of_all_light_pairs(xp: object, prune_rows: bool, problem: Problem) -> None:
     vectors, cores, distances, leaves, starts = problem

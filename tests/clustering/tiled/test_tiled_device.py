@@ -208,8 +208,7 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize("changed_options", OTHERS)
-@pytest.mark.parametrize("states", [1, 2, 3, 4])
+@pytest.mark.parametrize(("changed_options", "states"), [*zip(OTHERS * 2, [1, 2, 3, 4, 1, 2], strict=True)])
 @pytest.mark.parametrize("library", ["numpy", "stand-in"])
 def test_a_killed_fit_goes_on_with_other_settings(
     library: str, states: int, changed_options: dict[str, Any], tmp_path: Any
