@@ -11,6 +11,7 @@ import subprocess
 import sys
 import warnings
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,7 +36,9 @@ from tests.field_files import FieldSpec
 from tests.insight.planted import PlantedRun, plant
 from tests.snapshots import opened, snapshot
 
-pytest.importorskip("datamapplot", reason="DataMapPlot is not installed (extra figure)")
+# Importing it takes seconds, and every process of the tests collects this file.
+if find_spec("datamapplot") is None:
+    pytest.skip("DataMapPlot is not installed (extra figure)", allow_module_level=True)
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed (extra report)")
 
 HOSTILE = [
