@@ -6,8 +6,6 @@ import json
 import signal
 from pathlib import Path
 
-import pytest
-
 from panic_tda.clustering_manager import cluster_all_data
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.types import CLUSTERED
@@ -54,22 +52,18 @@ def rows_of(path: Path, key: int) -> list[tuple[object, ...]]:
         return connection.execute(query, (key,)).fetchall()
 
 
-@pytest.mark.parametrize(
-    "kills",
-    [
-        [("neighbours", 20), ("neighbours", 40), ("verify", 10)],
-        [("load", 1), ("forest", 0), ("hierarchy", 0)],
-        [("medoids", 0), ("save", 0)],
-    ],
-    ids=["passes", "between", "after"],
-)
-def test_killed_at_any_stage_the_same_result_is_stored(
-    upgraded: MakeFile, kills: list[tuple[str, int]]
-) -> None:
+KILLS = [
+    *(("load", 1), ("neighbours", 20), ("neighbours", 40), ("forest", 0), ("verify", 10)),
+    *(("hierarchy", 0), ("medoids", 0), ("save", 0)),
+]
+"""Phases, each with the number of steps after which a process is killed; the next one goes on."""
+
+
+def test_killed_at_every_stage_the_same_result_is_stored(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(text_models=("Nomic",), runs=12, length=120, dimensions=48))
     folder = file.path.with_name(f"{file.path.name}.panic-tda")
-    killed = run_python(RUNS, str(file.path), json.dumps(kills))
-    assert killed.stdout.split() == [str(-signal.SIGKILL)] * len(kills), killed.stderr
+    killed = run_python(RUNS, str(file.path), json.dumps(KILLS))
+    assert killed.stdout.split() == [str(-signal.SIGKILL)] * len(KILLS), killed.stderr
     assert rows_of(file.path, 1) == []
     assert list(folder.rglob("*.state"))
     resumed = run_python(RUNS, str(file.path), json.dumps([("never", 0)]))
