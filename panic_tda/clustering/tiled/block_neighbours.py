@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from panic_tda.clustering.backends.base import Checkpoint
     from panic_tda.clustering.executor import Executor
-    from panic_tda.clustering.tiled.blocks import RowWriter
     from panic_tda.clustering.tiled.contract import Lists, Space
     from panic_tda.clustering.tiled.layout import Layout
+    from panic_tda.clustering.tiled.row_files import RowWriter
     from panic_tda.progress import Progress
     from panic_tda.types import IntArray
 
@@ -48,7 +48,7 @@ def fill_lists(
     executor : Executor
         Runs the tasks.
     writer : RowWriter
-        Writes the rows for the tasks.
+        Writes the rows for the tasks; the caller removes the files.
 
     Returns
     -------
@@ -79,5 +79,4 @@ def fill_lists(
             may_save = is_done[: layout.n_tiles].all() and not is_done.all()
             if checkpoint is not None and may_save and checkpoint.due():
                 neighbours.save(checkpoint, layout, *sort_pairs(pairs, is_done), lists)
-    writer.remove(files)
     return layout

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from panic_tda.clustering.backends.base import Checkpoint
     from panic_tda.clustering.executor import Executor
-    from panic_tda.clustering.tiled.blocks import RowFiles, RowWriter
     from panic_tda.clustering.tiled.contract import Space
+    from panic_tda.clustering.tiled.row_files import RowFiles, RowWriter
     from panic_tda.progress import Progress
     from panic_tda.types import BoolArray, FloatArray, Int32Array, IntArray
 
@@ -142,7 +142,7 @@ class BlockVerifier:
                     size = min(2 * size, max(size, len(pairs) // verify.LAST_WAVES))
                 self._save_if_due(current, pairs, is_done, size)
         current.improve()
-        self._writer.remove(files)
+        self._writer.remove_files()
         return current.tree, not is_done.all()
 
     def _make_task(

@@ -16,6 +16,7 @@ from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.clustering.duplicates import find_distinct, keep_distinct
 from panic_tda.clustering.executor import TASKS_PER_SLOT, ThreadExecutor
+from panic_tda.clustering.tiled import block_cores, block_joining, cores, tasks
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
 from panic_tda.types import SpanningTree
 from tests.executors import ShuffledExecutor, Watched
@@ -99,6 +100,50 @@ def test_settings_change_nothing(rows: np.ndarray, tree: SpanningTree, settings:
 def test_few_rows_give_the_same_tree(rows: np.ndarray, n: int) -> None:
     options = {"min_samples": 2}
     assert_same(fit(rows[:n], executor=ThreadExecutor(3), **options), fit(rows[:n], **options))
+
+
+class Counting(ShuffledExecutor):
+    """Counts the tasks of each kind."""
+
+    def map(self, work: Any, tasks: Any) -> Any:
+        for task_and_result in super().map(work, tasks):
+            self.counts[work.__name__] = self.counts.get(work.__name__, 0) + 1
+            yield task_and_result
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.counts: dict[str, int] = {}
+
+
+@pytest.fixture
+def everything_in_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even few rows, in small tasks: with the constants as they are, this takes hundreds of thousands."""
+    monkeypatch.setattr(cores, "MOST_ROWS_HERE", 0)
+    monkeypatch.setattr(block_cores, "GROUP_ROWS", 150)
+    monkeypatch.setattr(block_joining, "MOST_ROWS_HERE", 0)
+    monkeypatch.setattr(block_joining, "BLOCK_ROWS", 5)
+
+
+@pytest.mark.usefixtures("everything_in_tasks")
+@pytest.mark.parametrize("kind", ["piles", "copies", "spectrum"])
+def test_no_part_that_grows_with_the_square_of_the_rows_stays_in_this_process(kind: str) -> None:
+    rows = make_rows("piles" if kind == "copies" else kind, 600, 60, 3)
+    if kind == "copies":
+        # Near-copies that no float32 product tells apart, some of them several times.
+        rows = make_rows("piles", 600, 60, 3)[np.arange(600) // 200 * 200]
+        rows += 1e-6 * np.random.default_rng(4).standard_normal(rows.shape).astype(np.float32)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    weights = np.random.default_rng(5).integers(1, 4, 600)
+    executor = Counting(3, 7, 0.5, np.random.default_rng(0))
+    options = {"min_samples": 40, "keep_neighbours": True}
+    here, spread = fit(rows, weights, **options), fit(rows, weights, executor=executor, **options)
+    assert_same(spread, here)
+    for name in ("rows", "distances"):
+        values = (np.sort(getattr(tree.neighbours, name), axis=1) for tree in (spread, here))
+        np.testing.assert_array_equal(*values)
+    assert executor.counts[tasks.choose_panels.__name__] > 4
+    if kind != "spectrum":
+        assert executor.counts[tasks.find_near_rows.__name__] > 8
 
 
 class _Stopped(Exception):
