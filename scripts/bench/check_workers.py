@@ -43,8 +43,12 @@ class Counted:
     def slots(self) -> int:
         return int(self._executor.slots)
 
-    def share_folder(self, folder: Path) -> None:
-        self._executor.share_folder(folder)
+    @property
+    def pace(self) -> str:
+        return str(self._executor.pace)
+
+    def prepare(self, folder: Path, task_bytes: int) -> None:
+        self._executor.prepare(folder, task_bytes)
 
     def map(self, work: Callable[[Any], Any], tasks: Iterable[Any]) -> Generator[tuple[Any, Any]]:
         for number, task_and_result in enumerate(self._executor.map(work, tasks), start=1):

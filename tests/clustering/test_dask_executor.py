@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from panic_tda.cli.display import PhaseLog
 from panic_tda.clustering import dask_executor
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
 from panic_tda.errors import MissingPath, WorkersFailed
+from panic_tda.progress import Prefixed, annotate
 from panic_tda.types import SpanningTree
 from tests.executors import Watched
 from tests.processes import started
@@ -96,6 +99,27 @@ def test_one_two_and_four_workers_give_the_tree_of_this_process(
         assert_same(fit(rows, executor=local), tree)
 
 
+def test_the_progress_line_has_workers_and_their_pace(local: Any, caplog: pytest.LogCaptureFixture) -> None:
+    log = PhaseLog()
+    log.phase("verify", 8.0)
+    with caplog.at_level(logging.INFO):
+        for number, _ in enumerate(local.map(read_pid, range(4))):
+            annotate(Prefixed(log, "model: "), local.pace)
+            log.advance(1.0)
+            if number == 2:
+                log.log_progress()
+        dask_executor.DaskExecutor(local._client, "workers")
+    line, connected = caplog.messages
+    assert re.search(r"^verify: 38 %, about .* left, \d workers?, \d+\.\d tasks/(s|min)$", line), line
+    assert re.search(r"dashboard http://127\.0\.0\.1:\d+", connected), connected
+
+
+def test_workers_with_too_little_memory_are_refused_before_the_work(local: Any, tmp_path: Path) -> None:
+    with pytest.raises(WorkersFailed, match=r"the workers on \S+ need .* are available there: start fewer"):
+        local.prepare(tmp_path, 1 << 50)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_killed_worker_loses_nothing(local: Any, rows: np.ndarray, tree: SpanningTree) -> None:
     killed: list[int] = []
 
@@ -119,6 +143,7 @@ CLIENT = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
+from panic_tda.cli.display import PhaseLog
 from panic_tda.clustering import dask_executor
 from panic_tda.clustering.checkpoint import Checkpoint
 from tests.clustering.test_dask_executor import Watched, fit
@@ -164,10 +189,12 @@ class Cluster:
 
 
 @contextmanager
-def run_worker(cluster: Cluster, *prefix: str, source: Path = REPOSITORY) -> Iterator[subprocess.Popen[str]]:
+def run_worker(
+    cluster: Cluster, *prefix: str, source: Path = REPOSITORY, options: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[str]]:
     """Run a worker without a nanny, so that killing it starts no other one."""
     command = [*prefix, sys.executable, "-m", "distributed.cli.dask_worker", "--no-nanny", "--nthreads", "1"]
-    command += ["--scheduler-file", cluster.name, "--no-dashboard"]
+    command += ["--scheduler-file", cluster.name, "--no-dashboard", *options]
     environment = os.environ | {"PYTHONPATH": str(source)}
     with started(command, cwd=cluster.file.parent, env=environment) as process:
         yield process
@@ -241,6 +268,19 @@ def test_a_worker_with_other_code_is_refused_by_name(cluster: Cluster, changed_s
         dask_executor.connect(cluster.name),
     ):
         pass
+
+
+def test_a_worker_with_too_small_a_limit_is_refused_by_name(
+    cluster: Cluster, tmp_path: Path, rows: np.ndarray
+) -> None:
+    with (
+        run_worker(cluster, options=["--memory-limit", "64MiB"]),
+        dask_executor.connect(cluster.name) as executor,
+        pytest.raises(
+            WorkersFailed, match=r"worker tcp://\S+ needs .* for 1 task .*limit of 64 MiB.*--nthreads"
+        ),
+    ):
+        fit(rows, executor=executor, work_dir=tmp_path / "work")
 
 
 def test_a_worker_that_does_not_see_the_folder_is_refused_by_name(

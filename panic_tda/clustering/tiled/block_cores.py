@@ -59,7 +59,7 @@ class BlockSearch:
         positions[layout.order] = np.arange(len(layout.order))
         by_position = np.argsort(positions[rows])
         rows, missing = rows[by_position], missing[by_position]
-        files, asked = self._writer.write(layout.order), self._writer.write_vectors(rows)
+        files, query_rows = self._writer.write(layout.order), self._writer.write_vectors(rows)
         bounds = layout.starts[divide_tiles(layout.n_tiles, self._executor.slots)]
         # Only of the groups that are being compared: a group is drawn when the one before it is nearly done.
         groups: dict[int, tuple[IntArray, NearestRows, set[int]]] = {}
@@ -76,7 +76,7 @@ class BlockSearch:
                     begin, end = int(bounds[block]), int(bounds[block + 1])
                     yield SearchTask(
                         number, block, files, (begin, end), self._weights[layout.order[begin:end]],
-                        asked, (part.start, part.stop),
+                        query_rows, (part.start, part.stop),
                         np.where((at >= begin) & (at < end), at - begin, -1),
                         missing[part], nearest.bounds.copy(), self._batch_rows,
                     )  # fmt: skip

@@ -73,7 +73,7 @@ class BlockSearch(joining.Search):
     def _choose_panels(self, asking: IntArray) -> IntArray:
         """Return the most similar panels of each asking row; see `host.choose_panels`."""
         search, n_panels = self._panels, len(self._panels.centres)
-        asked = self._writer.write_coordinates(asking)
+        query_rows = self._writer.write_coordinates(asking)
         centres = self._writer.write_matrix(search.centres)
         owners = search.representative[asking]
         blocks = [
@@ -87,7 +87,7 @@ class BlockSearch(joining.Search):
         def make_tasks() -> Iterator[PanelTask]:
             for rows, panels in blocks:
                 yield PanelTask(
-                    asked, centres, (rows.start, rows.stop), (panels.start, panels.stop),
+                    query_rows, centres, (rows.start, rows.stop), (panels.start, panels.stop),
                     owners[rows], search.only[panels],
                 )  # fmt: skip
 
@@ -96,7 +96,7 @@ class BlockSearch(joining.Search):
             if key in waiting:
                 waiting.remove(key)
                 best[first] = _merge(best[first], choice) if first in best else choice
-        asked.path.unlink(missing_ok=True)
+        query_rows.path.unlink(missing_ok=True)
         return np.concatenate([best[first].panels for first in sorted(best)]).astype(np.int64)
 
 

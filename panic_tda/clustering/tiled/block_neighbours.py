@@ -14,6 +14,7 @@ import numpy as np
 from panic_tda.clustering.tiled import kernels, neighbours
 from panic_tda.clustering.tiled.blocks import divide_tiles, group_pairs, make_part, sort_pairs
 from panic_tda.clustering.tiled.tasks import NeighbourTask, find_neighbours
+from panic_tda.progress import annotate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,6 +77,7 @@ def fill_lists(
             numbers = task.part.numbers[~is_done[task.part.numbers]]
             is_done[numbers] = True
             progress.advance(float(work[numbers].sum()))
+            annotate(progress, executor.pace)
             may_save = is_done[: layout.n_tiles].all() and not is_done.all()
             if checkpoint is not None and may_save and checkpoint.due():
                 neighbours.save(checkpoint, layout, *sort_pairs(pairs, is_done), lists)

@@ -26,6 +26,7 @@ from panic_tda.clustering.trees import (
     minimum_forest,
     path_maxima,
 )
+from panic_tda.progress import annotate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,6 +133,7 @@ class BlockVerifier:
                 current.add(Edges(rows[edges.u], rows[edges.v], edges.height))
                 self.n_candidates += len(edges.u)
                 finish(task.part.numbers)
+                annotate(self._progress, self._executor.pace)
                 if may_restart and is_done[within].all():
                     may_restart = False
                     if self.n_candidates - n_first > verify.POOR_TREE * len(self._cores):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,16 +16,7 @@ from panic_tda.arrays.namespace import device_library, namespace, on_device
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.neighbour_graph import empty_lists, list_bytes
 from panic_tda.clustering.state_files import Form
-from panic_tda.clustering.tiled import (
-    axes,
-    block_cores,
-    block_joining,
-    device,
-    forest,
-    layout,
-    neighbours,
-    verify,
-)
+from panic_tda.clustering.tiled import axes, device, forest, layout, neighbours, sharing, verify
 from panic_tda.clustering.tiled.block_neighbours import fill_lists
 from panic_tda.clustering.tiled.block_verify import BlockVerifier
 from panic_tda.clustering.tiled.cores import batch_bytes, measure_core_distances
@@ -38,8 +28,7 @@ from panic_tda.clustering.tiled.workers import Workers, workers
 from panic_tda.clustering.trees import Edges, concatenate, minimum_forest
 from panic_tda.devices import cuda
 from panic_tda.devices.machine import available_cores
-from panic_tda.disk import make_own_folder
-from panic_tda.errors import InvalidParameter, NoRoom, UnsupportedOnBackend
+from panic_tda.errors import InvalidParameter, UnsupportedOnBackend
 from panic_tda.parameters import EUCLIDEAN
 from panic_tda.types import SpanningTree
 from panic_tda.wording import format_bytes
@@ -226,7 +215,10 @@ class TiledBackend:
         if finished := self._stored(options, _FINISHED_TREE, vectors.shape):
             return _as_spanning_tree(finished)
         rng = np.random.default_rng(_SEED)
-        with workers(threads) as team, _shared_folder(options) as folder:
+        with (
+            workers(threads) as team,
+            sharing.open_folder(options, vectors.shape, self._tile_rows(xp)) as folder,
+        ):
             # In one thread: those of the BLAS library wait for each other by turning in circles.
             if options.metric == EUCLIDEAN:
                 space = build_lifted_space(vectors)
@@ -315,7 +307,7 @@ class TiledBackend:
             team=team,
             progress=options.progress,
             nearer=nearer,
-            search=_spread_search(where, weights, options, writer),
+            search=sharing.open_core_search(where, weights, options, writer),
         )
         if nearer is not None and options.checkpoint is not None:
             # Before the tree, so that no tree is without them.
@@ -326,7 +318,7 @@ class TiledBackend:
             ends = self.settings.initial_tree(len(weights), rng)
             tree = forest.measure(space, cores, ends, team)
         else:
-            search = _open_search(space, where, cores, team, options, writer)
+            search = sharing.open_search(space, where, cores, team, options, writer)
             tree = self._joined(search, lists, rng, options.progress)
         if writer is not None:
             writer.remove_files()
@@ -427,57 +419,6 @@ class TiledBackend:
         tree = verifier.minimize_tree(tree)
         _log.debug("the verify pass found %d candidates", verifier.n_candidates)
         return tree
-
-
-@contextlib.contextmanager
-def _shared_folder(options: FitOptions) -> Iterator[Path | None]:
-    """Open the folder in which the workers of an executor find the rows, that of the states if there is one.
-
-    Files there are removed with the states; without states, at the end.
-    """
-    if options.executor is None:
-        yield None
-        return
-    with contextlib.ExitStack() as stack:
-        try:
-            if options.checkpoint is not None:
-                folder = options.checkpoint.make_folder()
-            else:
-                if options.work_dir is not None:
-                    make_own_folder(options.work_dir)
-                temporary = tempfile.TemporaryDirectory(prefix="panic-tda-", dir=options.work_dir)
-                folder = Path(stack.enter_context(temporary))
-        except OSError as error:
-            raise NoRoom(
-                f"the folder of the rows for the workers could not be made in "
-                f"{options.work_dir or tempfile.gettempdir()} ({error.strerror}): name another one with "
-                "--work-dir"
-            ) from error
-        options.executor.share_folder(folder.resolve())
-        yield folder.resolve()
-
-
-def _spread_search(
-    layout: Layout, weights: IntArray, options: FitOptions, writer: RowWriter | None
-) -> block_cores.BlockSearch | None:
-    if options.executor is None or writer is None:
-        return None
-    return block_cores.BlockSearch(
-        layout, weights, min_samples=options.tree_min_samples, executor=options.executor, writer=writer
-    )
-
-
-def _open_search(
-    space: Space,
-    layout: Layout,
-    cores: FloatArray,
-    team: Workers,
-    options: FitOptions,
-    writer: RowWriter | None,
-) -> Search:
-    if options.executor is None or writer is None:
-        return Search(space, layout, cores, team)
-    return block_joining.BlockSearch(space, layout, cores, team, executor=options.executor, writer=writer)
 
 
 def _coordinate_bytes(work: Kernels, n_features: int, n_axes: int) -> int:

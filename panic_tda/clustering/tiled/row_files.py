@@ -55,13 +55,17 @@ class MatrixFile(NamedTuple):
             The file is missing, cannot be read or is too short.
         """
         rows = np.empty((sum(end - begin for begin, end in ranges), self.width), dtype=np.float32)
+        self.read_into(ranges, rows)
+        return rows
+
+    def read_into(self, ranges: Sequence[tuple[int, int]], rows: Float32Array) -> None:
+        """Read ranges of rows into an array of their size; see `read`."""
         with self.path.open("rb", buffering=0) as file:
             at = 0
             for begin, end in ranges:
                 file.seek(begin * self.width * rows.itemsize)
                 _read_into(file, rows[at : at + end - begin].data.cast("B"), self.path)
                 at += end - begin
-        return rows
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,10 @@ _NO_ROW = np.iinfo(np.int32).max
 ones."""
 
 
+_ENTRY_BYTES, _POSITION_BYTES = 32, 128
+"""Bytes of an entry of a list and of its copies in a result, and of the other values of a position."""
+
+
 class NeighbourTask(NamedTuple):
     """Pairs of tiles whose rows may be neighbours.
 
@@ -109,7 +113,7 @@ class SearchTask(NamedTuple):
         First position of the block, and the end.
     weights : (positions,) int64
         Copies of the rows of the block.
-    asked : MatrixFile
+    query_rows : MatrixFile
         All rows to compare with the others.
     rows : (int, int)
         The rows of the group there: the first one, and the end.
@@ -128,7 +132,7 @@ class SearchTask(NamedTuple):
     files: RowFiles
     positions: tuple[int, int]
     weights: IntArray
-    asked: MatrixFile
+    query_rows: MatrixFile
     rows: tuple[int, int]
     itself: IntArray
     missing: IntArray
@@ -157,7 +161,7 @@ class PanelTask(NamedTuple):
 
     Attributes
     ----------
-    asked, centres : MatrixFile
+    query_rows, centres : MatrixFile
         Coordinates of all rows that ask, and of all centres.
     rows, panels : (int, int)
         The rows and the panels of the task: the first one of each, and the end.
@@ -167,7 +171,7 @@ class PanelTask(NamedTuple):
         Component of each panel that holds no other, else -1.
     """
 
-    asked: MatrixFile
+    query_rows: MatrixFile
     centres: MatrixFile
     rows: tuple[int, int]
     panels: tuple[int, int]
@@ -237,18 +241,39 @@ def find_improving_edges(task: EdgeTask) -> Edges:
     return local_forest(forest) if len(forest.u) else forest
 
 
+def estimate_bytes(tile_rows: int, n_tiles: int, n_features: int, *, n_coordinates: int, length: int) -> int:
+    """Return the most bytes that a task takes, its result included.
+
+    Parameters
+    ----------
+    tile_rows : int
+        Most rows of a tile.
+    n_tiles : int
+        Tiles of both blocks.
+    n_features, n_coordinates : int
+        Numbers of a row, and of its projected coordinates.
+    length : int
+        Entries of a neighbour list.
+    """
+    coordinates = 4 * n_coordinates + host.packed_bytes(n_coordinates)
+    by_position = 4 * n_features + coordinates + _ENTRY_BYTES * length + _POSITION_BYTES
+    return n_tiles * tile_rows * by_position + host.buffer_bytes(tile_rows, n_features)
+
+
 def find_near_rows(task: SearchTask) -> NearRows:
     """Find the rows of a block that are nearer to some rows than the upper bounds of their core distances."""
     with workers(1):
-        columns, queries = task.files.vectors.read([task.positions]), task.asked.read([task.rows])
-        vectors = np.concatenate([columns, queries])
+        n_columns, n_queries = len(task.weights), len(task.missing)
+        vectors = np.empty((n_columns + n_queries, task.query_rows.width), dtype=np.float32)
+        task.files.vectors.read_into([task.positions], vectors[:n_columns])
+        task.query_rows.read_into([task.rows], vectors[n_columns:])
         space = Space(vectors, vectors, False, task.files.margin, 0.0, np, select_kernels(np))
         parts = []
-        for part in slices(len(queries), task.batch_rows):
+        for part in slices(n_queries, task.batch_rows):
             nearest = compare_with_rows(
                 space,
                 task.weights,
-                np.arange(part.start, part.stop) + len(columns),
+                np.arange(part.start, part.stop) + n_columns,
                 task.missing[part],
                 task.upper_bounds[part].copy(),
                 task.itself[part],
@@ -260,7 +285,7 @@ def find_near_rows(task: SearchTask) -> NearRows:
 def choose_panels(task: PanelTask) -> PanelChoice:
     """Choose the panels with rows of other components that are most similar to each row."""
     with workers(1):
-        centres, points = task.centres.read([task.panels]), task.asked.read([task.rows])
+        centres, points = task.centres.read([task.panels]), task.query_rows.read([task.rows])
         # The last coordinate is part of a bound; similarities do without it.
         points = points[:, : centres.shape[1]]
         parts = [

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +147,46 @@ def test_no_part_that_grows_with_the_square_of_the_rows_stays_in_this_process(ki
     assert executor.counts[tasks.choose_panels.__name__] > 4
     if kind != "spectrum":
         assert executor.counts[tasks.find_near_rows.__name__] > 8
+
+
+class Measured:
+    """Runs tasks in this process; measures the memory of the tasks, and of this process between them."""
+
+    slots, pace, task_bytes = 2, "", 0
+    largest_task = largest_between = 0
+
+    def prepare(self, folder: Path, task_bytes: int) -> None:
+        self.task_bytes = task_bytes
+
+    def look(self) -> None:
+        self.largest_between = max(self.largest_between, tracemalloc.get_traced_memory()[1])
+
+    def map(self, work: Any, tasks: Any) -> Any:
+        for task in tasks:
+            self.look()
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            result = pickle.loads(pickle.dumps(work(task)))
+            self.largest_task = max(self.largest_task, tracemalloc.get_traced_memory()[1] - before)
+            tracemalloc.reset_peak()
+            yield task, result
+
+
+@pytest.mark.parametrize("kind", ["spectrum", "piles"])
+def test_a_task_and_the_client_take_no_more_memory_than_is_said(kind: str) -> None:
+    rows = make_rows(kind, 4_000, 170, 2)
+    backend = TiledBackend(Settings(tile_rows=128, threads=1))
+    options = FitOptions(min_samples=10, distance_floor=1e-9)
+    executor = Measured()
+    fit(rows[:300], executor=ThreadExecutor(1))  # loads compiled code
+    tracemalloc.start()
+    try:
+        backend.fit(rows, np.ones(len(rows), dtype=np.int64), replace(options, executor=executor))
+        executor.look()
+    finally:
+        tracemalloc.stop()
+    assert executor.task_bytes / 4 < executor.largest_task < executor.task_bytes
+    assert executor.largest_between < backend.bytes_needed(*rows.shape, options) - rows.nbytes
 
 
 class _Stopped(Exception):
