@@ -37,6 +37,8 @@ _POLL_SECONDS = 5.0
 _RESTART_SECONDS = 600
 _MEMORY_SHARE = 0.95
 """Share of its limit above which Dask ends a worker (`distributed.worker.memory.terminate`)."""
+_UNLOADABLE = "deserialization of the task graph"
+"""Part of the message of Dask's error for a scheduler that cannot import what a task needs."""
 _IDLE_POLLS = 12
 """Polls without a worker between two warnings."""
 
@@ -124,11 +126,12 @@ def connect(scheduler: str) -> Iterator[Executor]:
         target = {"scheduler_file": scheduler}
     try:
         client = distributed.Client(**target, timeout=_CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise WorkersFailed(
-            f"no scheduler answers at {scheduler} ({_describe(error)}): start one with `dask scheduler`, and "
-            "workers with `dask worker`"
-        ) from error
+    except (OSError, ValueError, TimeoutError, TypeError, RuntimeError) as error:
+        # TypeError and RuntimeError: an address with TLS, and no certificates in Dask's configuration.
+        remedy = "start one with `dask scheduler`, and workers with `dask worker`"
+        if isinstance(error, TypeError | RuntimeError):
+            remedy = "set the certificates of its TLS in Dask's configuration, as on the hosts of the cluster"
+        raise WorkersFailed(f"no scheduler answers at {scheduler} ({_describe(error)}): {remedy}") from error
     with contextlib.closing(client):
         try:
             client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
@@ -293,6 +296,11 @@ class DaskExecutor:
             return WorkersFailed(
                 f"a worker cannot read {error.filename} ({error.strerror}): name a folder on a disk that all "
                 "workers share, by the same path, with --work-dir"
+            )
+        if isinstance(error, RuntimeError) and _UNLOADABLE in str(error):
+            return WorkersFailed(
+                f"the scheduler of {self._name} cannot load the tasks: install the same version of "
+                "panic_tda[dask] there as here, and start it again"
             )
         return self._lost_scheduler() if isinstance(error, CancelledError | OSError) else error
 

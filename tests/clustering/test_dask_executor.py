@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -178,14 +179,27 @@ def test_a_killed_client_takes_its_workers_along_and_its_work_goes_on(
 
 @dataclass
 class Cluster:
-    """A scheduler in a process of its own."""
+    """A scheduler in a process of its own, with TLS where certificates can be made."""
 
     file: Path
     process: subprocess.Popen[str]
+    environment: dict[str, str]
+    config: dict[str, Any]
+    network: Network | None
 
     @property
     def name(self) -> str:
         return str(self.file)
+
+    @property
+    def address(self) -> str:
+        return str(json.loads(self.file.read_text())["address"])
+
+    @contextmanager
+    def connect(self) -> Iterator[dask_executor.DaskExecutor]:
+        merged = dask.config.merge(dask.config.config, self.config)
+        with dask.config.set(merged), dask_executor.connect(self.name) as executor:
+            yield executor
 
 
 @contextmanager
@@ -195,9 +209,65 @@ def run_worker(
     """Run a worker without a nanny, so that killing it starts no other one."""
     command = [*prefix, sys.executable, "-m", "distributed.cli.dask_worker", "--no-nanny", "--nthreads", "1"]
     command += ["--scheduler-file", cluster.name, "--no-dashboard", *options]
-    environment = os.environ | {"PYTHONPATH": str(source)}
+    environment = cluster.environment | {"PYTHONPATH": str(source)}
     with started(command, cwd=cluster.file.parent, env=environment) as process:
         yield process
+
+
+@dataclass
+class Network:
+    """A second network namespace, as if it were another host, and the cable between the two."""
+
+    name: str
+    address: str
+
+    @property
+    def there(self) -> list[str]:
+        """The prefix of a command that runs there."""
+        return ["ip", "netns", "exec", self.name]
+
+    def cut(self) -> None:
+        subprocess.run(["ip", "link", "set", self.name, "down"], check=True)
+
+
+@contextmanager
+def open_network() -> Iterator[Network | None]:
+    """Open a second network namespace; None where that is not allowed."""
+    number = os.getpid() % 16_000
+    name, subnet = f"tda{number}", f"10.{200 + number // 4096}.{number // 16 % 256}"
+    here, there = (f"{subnet}.{number % 16 * 4 + host}" for host in (1, 2))
+    commands = (
+        f"ip netns add {name}",
+        f"ip link add {name} type veth peer name eth0 netns {name}",
+        f"ip addr add {here}/30 dev {name}",
+        f"ip link set {name} up",
+        f"ip -n {name} addr add {there}/30 dev eth0",
+        f"ip -n {name} link set eth0 up",
+        f"ip -n {name} link set lo up",
+    )
+    try:
+        yield Network(name, here) if all(is_possible(command) for command in commands) else None
+    finally:
+        is_possible(f"ip netns del {name}")
+
+
+def is_possible(command: str) -> bool:
+    """Run a command, and return whether it succeeded."""
+    words = command.split()
+    if shutil.which(words[0]) is None:
+        return False
+    return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
+def make_certificate(folder: Path) -> dict[str, Any]:
+    """Make a certificate that is its own authority; return the configuration that uses it everywhere."""
+    key, certificate = folder / "key.pem", folder / "ca.pem"
+    options = "-x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=dask"
+    if not is_possible(f"openssl req {options} -keyout {key} -out {certificate}"):
+        return {}
+    own = {"cert": str(certificate), "key": str(key)}
+    tls = {"ca-file": str(certificate), "scheduler": own, "worker": own, "client": own}
+    return {"distributed": {"comm": {"default-scheme": "tls", "require-encryption": True, "tls": tls}}}
 
 
 def test_mixed_processors_are_warned_of(
@@ -231,19 +301,34 @@ def test_nobody_at_an_address_and_no_file_are_told_apart(
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
-    file = folder / "scheduler.json"
-    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"]
-    command += ["--scheduler-file", str(file), "--no-dashboard"]
-    with started(command, cwd=folder, env=dict(os.environ)) as process:
-        wait_until(lambda: file.exists() or process.poll() is not None)
-        yield Cluster(file, process)
+    file, config = folder / "scheduler.json", make_certificate(folder)
+    (folder / "dask.yaml").write_text(json.dumps(config))
+    # A worker that does not answer is given up soon; not so soon that a busy one is.
+    environment = os.environ | {
+        "DASK_CONFIG": str(folder / "dask.yaml"),
+        "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "20s",
+    }
+    with open_network() as network:
+        host = network.address if network else "127.0.0.1"
+        command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", host, "--port", "0"]
+        command += ["--scheduler-file", str(file), "--no-dashboard"]
+        with started(command, cwd=folder, env=environment) as process:
+            wait_until(lambda: file.exists() or process.poll() is not None)
+            yield Cluster(file, process, environment, config, network)
+
+
+@pytest.fixture(scope="module")
+def worker(cluster: Cluster) -> Iterator[subprocess.Popen[str]]:
+    """The worker of the last tests: before it starts, others are refused one by one."""
+    with run_worker(cluster) as process:
+        yield process
 
 
 def test_a_scheduler_without_workers_is_named(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dask_executor, "_CONNECT_SECONDS", 1.0)
     with (
         pytest.raises(WorkersFailed, match="has no workers: start some with `dask worker"),
-        dask_executor.connect(cluster.name),
+        cluster.connect(),
     ):
         pass
 
@@ -263,42 +348,77 @@ def test_a_worker_with_other_code_is_refused_by_name(cluster: Cluster, changed_s
     with (
         run_worker(cluster, source=changed_source),
         pytest.raises(
-            WorkersFailed, match=r"worker tcp://\S+ has the source of panic_tda.clustering \w+, and"
+            WorkersFailed, match=r"worker \S+://\S+ has the source of panic_tda.clustering \w+, and"
         ),
-        dask_executor.connect(cluster.name),
+        cluster.connect(),
     ):
         pass
 
 
-def test_a_worker_with_too_small_a_limit_is_refused_by_name(
-    cluster: Cluster, tmp_path: Path, rows: np.ndarray
-) -> None:
-    with (
-        run_worker(cluster, options=["--memory-limit", "64MiB"]),
-        dask_executor.connect(cluster.name) as executor,
-        pytest.raises(
-            WorkersFailed, match=r"worker tcp://\S+ needs .* for 1 task .*limit of 64 MiB.*--nthreads"
-        ),
-    ):
-        fit(rows, executor=executor, work_dir=tmp_path / "work")
-
-
-def test_a_worker_that_does_not_see_the_folder_is_refused_by_name(
+def test_a_worker_without_the_folder_or_the_memory_is_refused_by_name(
     cluster: Cluster, tmp_path: Path, rows: np.ndarray
 ) -> None:
     folder = tmp_path / "shared"
     folder.mkdir()
     alone = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {folder} && exec "$@"', "sh"]
-    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("no file system can be mounted for one process here; it takes root")
+    may_mount = subprocess.run([*alone, "true"], capture_output=True, check=False).returncode == 0
     with (
-        run_worker(cluster, *alone),
-        dask_executor.connect(cluster.name) as executor,
-        pytest.raises(WorkersFailed, match=r"worker tcp://\S+ does not see the files .* --work-dir"),
+        run_worker(cluster, *(alone if may_mount else []), options=["--memory-limit", "64MiB"]),
+        cluster.connect() as executor,
     ):
-        fit(rows, executor=executor, work_dir=folder)
+        with pytest.raises(WorkersFailed, match=r"worker \S+://\S+ needs .* for 1 task .*64 MiB.*--nthreads"):
+            fit(rows, executor=executor, work_dir=tmp_path / "work")
+        if not may_mount:
+            pytest.skip("no file system can be mounted for one process here; it takes root")
+        with pytest.raises(WorkersFailed, match=r"worker \S+://\S+ does not see the files .* --work-dir"):
+            fit(rows, executor=executor, work_dir=folder)
 
 
+@pytest.mark.usefixtures("worker")
+def test_whoever_has_no_certificate_is_refused(cluster: Cluster) -> None:
+    if not cluster.config:
+        pytest.skip("openssl, which makes certificates, is not installed")
+    assert cluster.address.startswith("tls://")
+    with (
+        pytest.raises(WorkersFailed, match=r"no scheduler answers at tls://\S+ .*certificates"),
+        dask_executor.connect(cluster.address),
+    ):
+        pass
+    with cluster.connect() as executor:
+        assert all(address.startswith("tls://") for address in executor._count_threads())
+        assert dict(executor.map(abs, range(3))) == {0: 0, 1: 1, 2: 2}
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_scheduler_without_the_package_is_named(cluster: Cluster) -> None:
+    # It has no tests.
+    with (
+        cluster.connect() as executor,
+        pytest.raises(WorkersFailed, match=r"scheduler of .* cannot load .* install .* there as here"),
+    ):
+        list(executor.map(read_pid, range(3)))
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_host_that_is_cut_off_loses_nothing(
+    cluster: Cluster, rows: np.ndarray, tree: SpanningTree, tmp_path: Path
+) -> None:
+    network = cluster.network
+    if network is None:
+        pytest.skip("no network namespace can be made here; it takes root and the command ip")
+
+    def cut(n_results: int) -> None:
+        if n_results == 3:
+            network.cut()
+
+    with run_worker(cluster, *network.there), cluster.connect() as executor:
+        wait_until(lambda: executor.slots == 2)
+        assert len({address.rsplit(":", 1)[0] for address in executor._count_threads()}) == 2
+        assert_same(fit(rows, executor=Watched(executor, cut), work_dir=tmp_path / "work"), tree)
+        assert executor.slots == 1
+
+
+@pytest.mark.usefixtures("worker")
 def test_work_goes_on_after_the_scheduler_was_killed(
     cluster: Cluster, tmp_path: Path, rows: np.ndarray, tree: SpanningTree
 ) -> None:
@@ -310,8 +430,7 @@ def test_work_goes_on_after_the_scheduler_was_killed(
     work = tmp_path / "work"
     checkpoint = Checkpoint(work, "rows", save_seconds=0)
     with (
-        run_worker(cluster),
-        dask_executor.connect(cluster.name) as executor,
+        cluster.connect() as executor,
         pytest.raises(WorkersFailed, match=r"connection to the scheduler .* was lost.*same command"),
     ):
         fit(rows, executor=Watched(executor, kill), checkpoint=checkpoint)

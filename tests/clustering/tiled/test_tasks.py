@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import shutil
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +22,13 @@ from panic_tda.clustering.duplicates import find_distinct, keep_distinct
 from panic_tda.clustering.executor import TASKS_PER_SLOT, ThreadExecutor
 from panic_tda.clustering.tiled import block_cores, block_joining, cores, tasks
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
+from panic_tda.errors import NoRoom
 from panic_tda.types import SpanningTree
+from tests.conftest import MakeDisk
 from tests.executors import ShuffledExecutor, Watched
 
 TILE_ROWS = 48
+MIB = 1 << 20
 
 
 def make_rows(kind: str, n: int, d: int, seed: int) -> np.ndarray:
@@ -270,6 +274,19 @@ def test_progress_adds_up(rows: np.ndarray) -> None:
 def test_nothing_is_left_in_the_folder_of_a_run_without_states(rows: np.ndarray, tmp_path: Path) -> None:
     fit(rows, executor=ThreadExecutor(2), work_dir=tmp_path / "work")
     assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_a_full_folder_costs_the_run_and_says_so(
+    rows: np.ndarray, tree: SpanningTree, disk: MakeDisk
+) -> None:
+    work = disk(MIB)
+    filler = work / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(work).free - (100 << 10)))
+    with pytest.raises(NoRoom, match=r"the rows for the workers \(\d+ MiB\) could not .*--work-dir"):
+        fit(rows, executor=ThreadExecutor(1), work_dir=work)
+    assert list(work.iterdir()) == [filler]
+    filler.unlink()
+    assert_same(fit(rows, executor=ThreadExecutor(1), work_dir=work), tree)
 
 
 def test_tasks_are_drawn_late() -> None:
