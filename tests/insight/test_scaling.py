@@ -93,7 +93,7 @@ def test_the_command_prints_the_estimate() -> None:
     assert (plan["n_rows"], plan["n_features"], plan["slots"], plan["measured_rows"]) == (2500, 16, 3, 2500)
     assert plan["seconds"] == pytest.approx(sum(plan[part] for part in PARTS))
     text = CliRunner().invoke(main, arguments).stdout
-    assert "2,500 rows × 16 with 3 workers" in text
+    assert "2,500 × 16 with 3 workers" in text
     assert "reading" in text
 
 

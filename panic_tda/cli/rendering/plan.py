@@ -140,7 +140,10 @@ def workers_text(plan: WorkersPlan, width: int) -> str:
     """Return the time and the memory of a clustering that workers share."""
     times = [
         ("passes over all pairs of rows, in the workers", plan.pass_seconds),
-        (f"{plan.n_tasks:,} tasks of 10 ms each, in the scheduler and this process", plan.task_seconds),
+        (
+            f"{plan.n_tasks:,} {pluralize(plan.n_tasks, 'task')}, 10 ms each in the scheduler",
+            plan.task_seconds,
+        ),
         (f"reading {format_bytes(plan.bytes_read)}, at 200 MB/s for each worker", plan.read_seconds),
         ("this process alone", plan.client_seconds),
         ("loading compiled code", plan.start_seconds),
@@ -152,10 +155,10 @@ def workers_text(plan: WorkersPlan, width: int) -> str:
         ("files in the work folder", plan.file_bytes),
     ]
     basis = (
-        f"{plan.n_rows:,} rows × {plan.n_features} with {plan.slots:,} {pluralize(plan.slots, 'worker')}: "
+        f"{plan.n_rows:,} × {plan.n_features} with {plan.slots:,} {pluralize(plan.slots, 'worker')}: "
         f"{duration(plan.cpu_seconds)} of processor time, predicted from one fit of {plan.measured_rows:,} "
-        "random rows like captions on this machine. Assumed: each worker has a core like those here, and "
-        "reads 200 MB/s."
+        f"{pluralize(plan.measured_rows, 'row')} on this machine, random like those of captions. Assumed: "
+        "each worker has a core like those here, and reads 200 MB/s."
     )
     tables = [
         table((Column(title, elastic=True), Column("about", right=True)), rows, width)
