@@ -76,6 +76,20 @@ def report_failure(progress: Progress) -> None:
         progress.failed()
 
 
+@runtime_checkable
+class Annotated(Protocol):
+    """A receiver that shows a text beside the progress of the current phase."""
+
+    def note(self, text: str) -> None:
+        """Show a text, such as the number of workers, from now on."""
+
+
+def annotate(progress: Progress, text: str) -> None:
+    """Show a text beside the progress of the current phase, if the receiver can."""
+    if text and isinstance(progress, Annotated):
+        progress.note(text)
+
+
 class Silent:
     """A receiver that ignores everything; the default of all functions."""
 
@@ -100,3 +114,7 @@ class Prefixed:
     def advance(self, amount: float) -> None:
         """Pass the amount to the receiver."""
         self._progress.advance(amount)
+
+    def note(self, text: str) -> None:
+        """Pass the text to the receiver, if it can show it."""
+        annotate(self._progress, text)

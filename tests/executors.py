@@ -25,8 +25,11 @@ class ShuffledExecutor:
     def __init__(self, slots: int, window: int, twice: float, rng: np.random.Generator) -> None:
         self.slots, self._window, self._twice, self._rng = slots, window, twice, rng
 
-    def share_folder(self, folder: Path) -> None:
+    pace = "3 workers"
+
+    def prepare(self, folder: Path, task_bytes: int) -> None:
         assert folder.is_dir()
+        assert task_bytes > 0
 
     def map(self, work: Callable[[Any], Any], tasks: Iterable[Any]) -> Generator[tuple[Any, Any]]:
         remaining, waiting = iter(tasks), []
@@ -48,8 +51,12 @@ class Watched:
     def slots(self) -> int:
         return int(self._executor.slots)
 
-    def share_folder(self, folder: Path) -> None:
-        self._executor.share_folder(folder)
+    @property
+    def pace(self) -> str:
+        return str(self._executor.pace)
+
+    def prepare(self, folder: Path, task_bytes: int) -> None:
+        self._executor.prepare(folder, task_bytes)
 
     def map(self, work: Callable[[Any], Any], tasks: Iterable[Any]) -> Generator[tuple[Any, Any]]:
         results = self._executor.map(work, tasks)

@@ -41,12 +41,13 @@ class PhaseLog:
         self._done = 0.0
         self._began = 0.0
         self._left = TimeLeft()
+        self.remark = ""
 
     def phase(self, name: str, total: float | None = None) -> None:
         """Log how long the last phase took, and begin the phase `name`."""
         self.end()
         self._total, self._done, self._began, self._left = total, 0.0, time.monotonic(), TimeLeft()
-        self._name = name
+        self._name, self.remark = name, ""
         if name:
             _log.debug("%s …", name)
 
@@ -55,6 +56,10 @@ class PhaseLog:
         self._done += amount
         if self._total:
             self._left.note(time.monotonic() - self._began, self._done / self._total)
+
+    def note(self, text: str) -> None:
+        """Show a text beside the progress of the phase."""
+        self.remark = text
 
     def end(self) -> None:
         """Log how long the phase took, if one is running."""
@@ -76,7 +81,8 @@ class PhaseLog:
             return
         share = f"{100 * completed / total:.0f} %, " if total and completed else ""
         running = f"running for {duration(time.monotonic() - self._began)}"
-        _log.info("%s: %s%s", name, share, self.describe_time_left() or running)
+        remark = f", {self.remark}" if self.remark else ""
+        _log.info("%s: %s%s%s", name, share, self.describe_time_left() or running, remark)
 
     def describe_time_left(self) -> str:
         """Return the estimated time left of the phase, or an empty text if it is unknown."""
@@ -110,6 +116,10 @@ class Bar:
         """Move the bar."""
         self._log.advance(amount)
         self._live.advance(self._task, amount)
+
+    def note(self, text: str) -> None:
+        """Show a text beside the bar."""
+        self._log.note(text)
 
     def failed(self) -> None:
         """Log that the phase failed, and hide the bar."""
@@ -175,6 +185,10 @@ class Display:
         """Count work done."""
         self._first.advance(amount)
 
+    def note(self, text: str) -> None:
+        """Show a text beside the progress of the phase."""
+        self._first.note(text)
+
     def failed(self) -> None:
         """Log that the phase failed, and end it."""
         self._first.failed()
@@ -214,7 +228,8 @@ def make_progress(*, ended: int = logging.INFO) -> Display:
         """Show the time left as the log estimates it."""
 
         def render(self, task: Task) -> Text:
-            return Text(task.fields["log"].describe_time_left())
+            log = task.fields["log"]
+            return Text(", ".join(filter(None, [log.describe_time_left(), log.remark])))
 
     live = Progress(
         SpinnerColumn(),

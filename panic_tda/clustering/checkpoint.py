@@ -47,7 +47,7 @@ _PARTIAL = ".panic-tda.partial"
 _KEY_DIGITS = 16
 _STATE, _OLDER_STATE = ".state", ".npz"
 _ROW_FILES = ("*.rows", ".panic-tda-*.part")
-"""Rows for the workers of an executor (`tiled.blocks`), and files that a killed run has not completed."""
+"""Rows for the workers of an executor (`tiled.row_files`), and files that a killed run has not completed."""
 _MOST_ABOUT_BYTES = 1 << 20
 
 _log = logging.getLogger(__name__)

@@ -15,24 +15,30 @@ import platform
 import secrets
 import signal
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
 from functools import cache
 from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 from panic_tda.clustering.executor import TASKS_PER_SLOT, Executor, Result, Task
+from panic_tda.devices.machine import host_memory
 from panic_tda.disk import free_text
 from panic_tda.errors import MissingPath, UnsupportedOnBackend, WorkersFailed
-from panic_tda.wording import install_extra
+from panic_tda.wording import format_bytes, install_extra, pluralize
 
 _PACKAGES = ("panic_tda", "distributed", "numpy", "numba", "llvmlite")
 """Packages of which all workers need the client's version; results or messages could differ otherwise."""
 _CONNECT_SECONDS = 30.0
 _POLL_SECONDS = 5.0
 _RESTART_SECONDS = 600
+_MEMORY_SHARE = 0.95
+"""Share of its limit above which Dask ends a worker (`distributed.worker.memory.terminate`)."""
+_UNLOADABLE = "deserialization of the task graph"
+"""Part of the message of Dask's error for a scheduler that cannot import what a task needs."""
 _IDLE_POLLS = 12
 """Polls without a worker between two warnings."""
 
@@ -73,7 +79,7 @@ def start_workers(n_workers: int) -> Iterator[Executor]:
         "processes": True,
         "host": "127.0.0.1",
         "dashboard_address": "127.0.0.1:0",
-        # Dask would end a process at 95 % of its limit, and the limit of this machine is checked before.
+        # Dask would end a process at 95 % of its limit. The memory of this machine is checked before a fit.
         "memory_limit": None,
         "silence_logs": logging.ERROR,
     }
@@ -120,11 +126,12 @@ def connect(scheduler: str) -> Iterator[Executor]:
         target = {"scheduler_file": scheduler}
     try:
         client = distributed.Client(**target, timeout=_CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise WorkersFailed(
-            f"no scheduler answers at {scheduler} ({_describe(error)}): start one with `dask scheduler`, and "
-            "workers with `dask worker`"
-        ) from error
+    except (OSError, ValueError, TimeoutError, TypeError, RuntimeError) as error:
+        # TypeError and RuntimeError: an address with TLS, and no certificates in Dask's configuration.
+        remedy = "start one with `dask scheduler`, and workers with `dask worker`"
+        if isinstance(error, TypeError | RuntimeError):
+            remedy = "set the certificates of its TLS in Dask's configuration, as on the hosts of the cluster"
+        raise WorkersFailed(f"no scheduler answers at {scheduler} ({_describe(error)}): {remedy}") from error
     with contextlib.closing(client):
         try:
             client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
@@ -153,6 +160,7 @@ class DaskExecutor:
 
     def __init__(self, client: Any, name: str) -> None:
         self._client, self._name = client, name
+        self._n_workers, self._n_done, self._began = 0, 0, 0.0
         self._require_same_versions()
         _log.info("%s: %d slots; dashboard %s", name, self.slots, client.dashboard_link or "not available")
 
@@ -161,10 +169,23 @@ class DaskExecutor:
         """Return the number of threads of all workers."""
         return max(1, sum(self._count_threads().values()))
 
-    def share_folder(self, folder: Path) -> None:
-        """Check that every worker can read a file that is written now; see `Executor.share_folder`."""
+    @property
+    def pace(self) -> str:
+        """Return the number of workers and their tasks per second; see `Executor.pace`."""
+        return (
+            f"{self._n_workers} {pluralize(self._n_workers, 'worker')}, "
+            f"{_describe_rate(self._n_done, self._began)}"
+        )
+
+    def prepare(self, folder: Path, task_bytes: int) -> None:
+        """Check versions, folder and memory of every worker; see `Executor.prepare`."""
         # Again for every fit: workers may have joined.
         self._require_same_versions()
+        self._require_shared(folder)
+        self._require_memory(task_bytes)
+
+    def _require_shared(self, folder: Path) -> None:
+        """Check that every worker can read a file that is written now."""
         nonce, path = secrets.token_hex(16), folder / f".panic-tda-{secrets.token_hex(8)}.part"
         try:
             path.write_text(nonce)
@@ -183,8 +204,34 @@ class DaskExecutor:
                     "disk that all workers share, by the same path, with --work-dir"
                 )
 
+    def _require_memory(self, task_bytes: int) -> None:
+        """Check that the tasks of each worker, and of all workers of a host, fit into memory."""
+        wanted, available = dict[str, int](), dict[str, int]()
+        for worker, answer in self._ask_workers(_describe_memory).items():
+            if not isinstance(answer, _WorkerMemory):
+                raise WorkersFailed(f"worker {worker} cannot say its memory limit ({_describe(answer)})")
+            needed = answer.n_threads * task_bytes
+            if answer.limit and answer.used + needed > _MEMORY_SHARE * answer.limit:
+                raise WorkersFailed(
+                    f"worker {worker} needs {format_bytes(answer.used + needed)} for "
+                    f"{answer.n_threads} {pluralize(answer.n_threads, 'task')} at once, more than "
+                    f"{100 * _MEMORY_SHARE:.0f} % of its limit of {format_bytes(answer.limit)}: start it "
+                    "with fewer --nthreads or a larger --memory-limit"
+                )
+            wanted[answer.host] = wanted.get(answer.host, 0) + needed
+            if answer.available is not None:
+                available[answer.host] = min(answer.available, available.get(answer.host, answer.available))
+        for host, free in available.items():
+            if wanted[host] > free:
+                raise WorkersFailed(
+                    f"the workers on {host} need {format_bytes(wanted[host])} for their tasks, but "
+                    f"{format_bytes(free)} are available there: start fewer workers, or with fewer --nthreads"
+                )
+        _log.info("a task takes up to %s of a worker's memory", format_bytes(task_bytes))
+
     def map(self, work: Callable[[Task], Result], tasks: Iterable[Task]) -> Generator[tuple[Task, Result]]:
         """Yield every task with its result; see `Executor.map`."""
+        self._n_done, self._began = 0, time.monotonic()
         remaining, running = iter(tasks), dict[str, tuple[Any, Task]]()
         arrived: SimpleQueue[Any] = SimpleQueue()
         try:
@@ -200,6 +247,7 @@ class DaskExecutor:
                 result = self._fetch(future)
                 # The scheduler and the worker forget it.
                 future.release()
+                self._n_done += 1
                 yield task, result
         finally:
             if running and self._client.status == "running":
@@ -249,6 +297,11 @@ class DaskExecutor:
                 f"a worker cannot read {error.filename} ({error.strerror}): name a folder on a disk that all "
                 "workers share, by the same path, with --work-dir"
             )
+        if isinstance(error, RuntimeError) and _UNLOADABLE in str(error):
+            return WorkersFailed(
+                f"the scheduler of {self._name} cannot load the tasks: install the same version of "
+                "panic_tda[dask] there as here, and start it again"
+            )
         return self._lost_scheduler() if isinstance(error, CancelledError | OSError) else error
 
     def _count_threads(self) -> dict[str, int]:
@@ -258,6 +311,7 @@ class DaskExecutor:
             n_threads: dict[str, int] = self._client.nthreads()
         except (OSError, CancelledError) as error:
             raise self._lost_scheduler() from error
+        self._n_workers = len(n_threads)
         return n_threads
 
     def _require_scheduler(self) -> None:
@@ -304,6 +358,37 @@ class DaskExecutor:
             )
 
 
+class _WorkerMemory(NamedTuple):
+    """Memory of a worker's process and of its host.
+
+    Attributes
+    ----------
+    host : str
+        Name of the host.
+    n_threads : int
+        Tasks that the worker runs at once.
+    limit : int
+        Bytes above which Dask ends the worker; 0 is none.
+    used : int
+        Bytes that it has now.
+    available : int or None
+        Bytes that the host can give; None if unknown.
+    """
+
+    host: str
+    n_threads: int
+    limit: int
+    used: int
+    available: int | None
+
+
+def _describe_memory(dask_worker: Any) -> _WorkerMemory:
+    """Describe the memory of the worker that runs this."""
+    limit = dask_worker.memory_manager.memory_limit or 0
+    used = dask_worker.monitor.get_process_memory()
+    return _WorkerMemory(platform.node(), dask_worker.state.nthreads, int(limit), int(used), host_memory()[1])
+
+
 def describe_process() -> dict[str, Any]:
     """Return the versions and the processor of this process, for a comparison with others."""
     from importlib.metadata import version
@@ -323,6 +408,11 @@ def _hash_source() -> str:
     for source in sorted(folder.rglob("*.py")):
         digest.update(f"{source.relative_to(folder)}\n".encode() + source.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _describe_rate(n_tasks: int, began: float) -> str:
+    rate = n_tasks / max(time.monotonic() - began, 1e-3)
+    return f"{rate:.1f} tasks/s" if rate >= 1 else f"{60 * rate:.1f} tasks/min"
 
 
 def _read_text(path: str) -> str:

@@ -31,13 +31,24 @@ class Executor(Protocol):
     def slots(self) -> int:
         """Return how many tasks run at the same time."""
 
-    def share_folder(self, folder: Path) -> None:
-        """Check that every worker reads the files that this process writes into a folder.
+    @property
+    def pace(self) -> str:
+        """Return the number of workers and their tasks per second, for a display; empty for this process."""
+
+    def prepare(self, folder: Path, task_bytes: int) -> None:
+        """Check before a fit that its tasks can run on every worker.
+
+        Parameters
+        ----------
+        folder : Path
+            Folder with the files that tasks read.
+        task_bytes : int
+            Memory that a task takes.
 
         Raises
         ------
         WorkersFailed
-            A worker does not; the message names it.
+            A worker does not see the folder, or has too little memory; the message names it.
         """
 
     def map(self, work: Callable[[Task], Result], tasks: Iterable[Task]) -> Generator[tuple[Task, Result]]:
@@ -65,8 +76,10 @@ class ThreadExecutor:
     def __init__(self, slots: int) -> None:
         self.slots = slots
 
-    def share_folder(self, folder: Path) -> None:
-        """Do nothing: threads see the same files."""
+    pace = ""
+
+    def prepare(self, folder: Path, task_bytes: int) -> None:
+        """Do nothing: threads see the same files, and this process has checked its memory."""
 
     def map(self, work: Callable[[Task], Result], tasks: Iterable[Task]) -> Generator[tuple[Task, Result]]:
         """Yield every task with its result; see `Executor.map`."""

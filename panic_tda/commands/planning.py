@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,10 @@ from panic_tda.cli import display, options, parsing, terminal
 from panic_tda.cli.options import option
 from panic_tda.cli.rendering import common
 
+if TYPE_CHECKING:
+    from panic_tda.parameters import ClusteringParameters
+
+_workers = functools.partial(option, section="Clustering shared by workers")
 _clustering = functools.partial(option, section="Settings of cluster-embeddings")
 
 
@@ -45,6 +49,10 @@ _clustering = functools.partial(option, section="Settings of cluster-embeddings"
 )
 @_clustering("--exact", is_flag=True, help="Build no approximate tree.")
 @_clustering("--devices", metavar="N,…|none", help="CUDA devices by number, or none.  [default: all]")
+@_workers("--rows", type=click.IntRange(2), metavar="N", help="Number of rows; no database is read.")
+@_workers("--features", type=click.IntRange(1), metavar="N", help="Dimensions of these rows.")
+@_workers("--workers", type=click.IntRange(1), metavar="N", help="Dask workers, each with a core of its own.")
+@_workers("--scheduler", metavar="ADDRESS|FILE", help="Scheduler of Dask whose workers are counted instead.")
 @options.json_output
 @options.common
 def plan_clustering(
@@ -54,18 +62,32 @@ def plan_clustering(
     within: str | None,
     devices: str | None,
     as_json: bool,
+    rows: int | None,
+    features: int | None,
+    workers: int | None,
+    scheduler: str | None,
     **clustering_options: Any,
 ) -> None:
     """Estimate time and memory before clustering.
 
     Shows rows, memory and time on this machine, by embedding model and sampling factor. Fits some thousand
     rows of each, which takes seconds, and changes nothing. Without MODEL or --model, all embedding models
-    are planned.
+    are planned. With --rows, --features and --workers (or --scheduler), shows time and memory of a
+    clustering that Dask workers share.
     """
     from panic_tda.cli.rendering import plan as rendering
     from panic_tda.insight import planning
 
     clustering_parameters = parsing.from_options(**clustering_options)
+    if any(value is not None for value in (rows, features, workers, scheduler)):
+        if rows is None or features is None or (workers is None) == (scheduler is None):
+            raise click.UsageError("--rows, --features and either --workers or --scheduler go together")
+        if models or downsamples or within or devices:
+            raise click.UsageError(
+                "with --rows, no model is planned: drop MODEL, --downsample, --within, --devices"
+            )
+        _print_workers_plan((rows, features), workers, scheduler, clustering_parameters, as_json=as_json)
+        return
     with display.make_progress(ended=logging.DEBUG) as progress:
         plan = planning.plan_clustering(
             database,
@@ -77,3 +99,24 @@ def plan_clustering(
             progress=progress,
         )
     terminal.print_data(plan.to_dict() if as_json else rendering.plan_text(plan, common.table_width()))
+
+
+def _print_workers_plan(
+    shape: tuple[int, int],
+    workers: int | None,
+    scheduler: str | None,
+    clustering_parameters: ClusteringParameters,
+    *,
+    as_json: bool,
+) -> None:
+    from panic_tda.cli.rendering import plan as rendering
+    from panic_tda.insight import scaling
+
+    if scheduler is not None:
+        from panic_tda.clustering import dask_executor
+
+        with dask_executor.connect(scheduler) as executor:
+            workers = executor.slots
+    with display.make_progress(ended=logging.DEBUG) as progress:
+        plan = scaling.plan_workers(*shape, workers or 1, parameters=clustering_parameters, progress=progress)
+    terminal.print_data(plan.to_dict() if as_json else rendering.workers_text(plan, common.table_width()))

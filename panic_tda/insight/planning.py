@@ -387,7 +387,6 @@ class _Planner:
             excerpt.vectors,
             replace(self._parameters, min_samples=self._parameters.resolve(census.n_usable).min_samples),
             placement,
-            are_all=len(excerpt.vectors) == census.n_usable,
             start=self.starts.get(name),
             progress=progress,
         )

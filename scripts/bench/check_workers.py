@@ -1,6 +1,10 @@
 #!/usr/bin/env python3
 """Cluster rows by threads of one process and by Dask workers; compare the results, the time and the memory.
 
+The table at the end has the processor time of the passes over all pairs of rows: of the workers, and of this
+process while they run. Workers have loaded their libraries and compiled code before. Give it a machine with
+nothing else to do.
+
 With --kill, a worker is ended by SIGKILL once in each pass. Labels, probabilities, medoids, core distances
 and the sorted heights of the tree must be identical. Exit 0: identical; 1: not.
 
@@ -10,6 +14,7 @@ Usage: check_workers.py [--rows N] [--dimensions D] [--workers W ...] [--kill]
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -26,10 +31,12 @@ from panic_tda.clustering import dask_executor
 from panic_tda.clustering.placement import choose_placement
 from panic_tda.clustering.recipe import cluster_rows
 from panic_tda.parameters import ClusteringParameters
-from panic_tda.progress import Silent
+from panic_tda.progress import Progress, Silent
 from panic_tda.types import Clustering
 
 _KILL_AFTER = 3
+_WARM_ROWS = 6_000
+_PASSES = ("neighbours", "verify")
 
 
 class Counted:
@@ -43,8 +50,12 @@ class Counted:
     def slots(self) -> int:
         return int(self._executor.slots)
 
-    def share_folder(self, folder: Path) -> None:
-        self._executor.share_folder(folder)
+    @property
+    def pace(self) -> str:
+        return str(self._executor.pace)
+
+    def prepare(self, folder: Path, task_bytes: int) -> None:
+        self._executor.prepare(folder, task_bytes)
 
     def map(self, work: Callable[[Any], Any], tasks: Iterable[Any]) -> Generator[tuple[Any, Any]]:
         for number, task_and_result in enumerate(self._executor.map(work, tasks), start=1):
@@ -74,35 +85,51 @@ class Phases(Silent):
 def main() -> None:
     """Cluster, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--dimensions", type=int, default=384)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--kill", action="store_true")
     arguments = parser.parse_args()
     rows = trajectories(arguments.rows, arguments.dimensions)
     print(f"{arguments.rows:,} × {arguments.dimensions}, load {os.getloadavg()[0]:.1f}", flush=True)
-    alone = _report("threads", rows, None)
-    same = True
+    _cluster(rows[:_WARM_ROWS], Silent(), None)
+    alone, first = _report("threads", rows, None)
+    same, lines = True, [first]
     for count in arguments.workers:
         with dask_executor.start_workers(count) as executor:
-            shared = _report(f"{count} workers", rows, Counted(executor, kill=arguments.kill))
+            _cluster(rows[:_WARM_ROWS], Silent(), executor)
+            shared, line = _report(f"{count} workers", rows, Counted(executor, kill=arguments.kill))
         differing = [name for name, values in _results(alone).items() if values != _results(shared)[name]]
         print(f"  differs in {', '.join(differing)}" if differing else "  identical", flush=True)
         same = same and not differing
+        lines.append(line)
+    print(f"\n{'':12}{'wall s':>10}{'CPU s':>10}{'passes: wall s':>16}{'CPU s':>10}{'of threads':>12}")
+    for name, *values in lines:
+        wall, cpu, passes_wall, passes_cpu = values
+        ratio = passes_cpu / first[4]
+        print(f"{name:12}{wall:10.1f}{cpu:10.1f}{passes_wall:16.1f}{passes_cpu:10.1f}{ratio:12.2f}")
     sys.exit(0 if same else 1)
 
 
-def _report(name: str, rows: np.ndarray, executor: Counted | None) -> Clustering:
-    requested, progress = ClusteringParameters(backend="tiled", epsilon=0.0), Phases()
+def _cluster(rows: np.ndarray, progress: Progress, executor: Any) -> Clustering:
+    requested = ClusteringParameters(backend="tiled", epsilon=0.0)
     with tempfile.TemporaryDirectory(prefix="check_workers-") as folder:
         placement = choose_placement(requested, *rows.shape, work_dir=Path(folder) / "work")
-        wall, cpu = time.perf_counter(), time.process_time()
-        before = _ask_workers(executor)
-        clustering = cluster_rows(rows.copy(), requested, progress, placement=placement, executor=executor)
-        progress.phase("")
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        return cluster_rows(rows.copy(), requested, progress, placement=placement, executor=executor)
+
+
+def _report(
+    name: str, rows: np.ndarray, executor: Counted | None
+) -> tuple[Clustering, tuple[str, float, float, float, float]]:
+    """Cluster and print; return the clustering, and a line of the table."""
+    progress = Phases()
+    before = _ask_workers(executor)
+    wall, cpu = time.perf_counter(), time.process_time()
+    clustering = _cluster(rows, progress, executor)
+    progress.phase("")
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     after = _ask_workers(executor)
-    in_workers = sum(seconds - before.get(pid, (0.0, 0))[0] for pid, (seconds, _) in after.items())
+    in_workers = math.fsum(seconds - before.get(pid, (0.0, 0))[0] for pid, (seconds, _) in after.items())
     print(f"{name}: {wall:.1f} s, processor time {cpu + in_workers:.1f} s ({in_workers:.1f} s in workers)")
     print(
         "  " + ", ".join(f"{phase} {wall:.1f}/{cpu:.1f}" for phase, (wall, cpu) in progress.seconds.items())
@@ -110,7 +137,9 @@ def _report(name: str, rows: np.ndarray, executor: Counted | None) -> Clustering
     if executor is not None:
         peaks = [peak // 2**20 for _, peak in after.values()]
         print(f"  {executor.n_tasks} tasks, {executor.n_killed} workers killed, peak MiB of workers {peaks}")
-    return clustering
+    passes = [progress.seconds[phase] for phase in _PASSES]
+    passes_wall, passes_cpu = (math.fsum(values) for values in zip(*passes, strict=True))
+    return clustering, (name, wall, cpu + in_workers, passes_wall, passes_cpu + in_workers)
 
 
 def _ask_workers(executor: Counted | None) -> dict[int, tuple[float, int]]:

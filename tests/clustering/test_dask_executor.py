@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +20,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from panic_tda.cli.display import PhaseLog
 from panic_tda.clustering import dask_executor
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
 from panic_tda.errors import MissingPath, WorkersFailed
+from panic_tda.progress import Prefixed, annotate
 from panic_tda.types import SpanningTree
 from tests.executors import Watched
 from tests.processes import started
@@ -94,6 +98,31 @@ def test_one_two_and_four_workers_give_the_tree_of_this_process(
         local._client.cluster.scale(count)
         wait_until(lambda count=count: local.slots == count)
         assert_same(fit(rows, executor=local), tree)
+    # Two are enough for what follows.
+    local._client.cluster.scale(2)
+
+
+def test_the_progress_line_has_workers_and_their_pace(local: Any, caplog: pytest.LogCaptureFixture) -> None:
+    log = PhaseLog()
+    log.phase("verify", 8.0)
+    with caplog.at_level(logging.INFO):
+        for number, _ in enumerate(local.map(read_pid, range(4))):
+            annotate(Prefixed(log, "model: "), local.pace)
+            log.advance(1.0)
+            if number == 2:
+                log.log_progress()
+        dask_executor.DaskExecutor(local._client, "workers")
+    line, connected = [
+        record.getMessage() for record in caplog.records if record.name.startswith("panic_tda")
+    ]
+    assert re.search(r"^verify: 38 %, about .* left, \d workers?, \d+\.\d tasks/(s|min)$", line), line
+    assert re.search(r"dashboard http://127\.0\.0\.1:\d+", connected), connected
+
+
+def test_workers_with_too_little_memory_are_refused_before_the_work(local: Any, tmp_path: Path) -> None:
+    with pytest.raises(WorkersFailed, match=r"the workers on \S+ need .* are available there: start fewer"):
+        local.prepare(tmp_path, 1 << 50)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_killed_worker_loses_nothing(local: Any, rows: np.ndarray, tree: SpanningTree) -> None:
@@ -109,16 +138,11 @@ def test_a_killed_worker_loses_nothing(local: Any, rows: np.ndarray, tree: Spann
     assert len(killed) == 2
 
 
-def test_a_task_that_ends_its_workers_is_given_up_with_a_remedy(local: Any) -> None:
-    with pytest.raises(WorkersFailed, match=r"a task ended 2 workers .* tcp.*127\.0\.0\.1.*memory"):
-        list(local.map(end_worker, [1]))
-    assert len(dict(local.map(read_pid, range(4)))) == 4
-
-
 CLIENT = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
+from panic_tda.cli.display import PhaseLog
 from panic_tda.clustering import dask_executor
 from panic_tda.clustering.checkpoint import Checkpoint
 from tests.clustering.test_dask_executor import Watched, fit
@@ -153,24 +177,95 @@ def test_a_killed_client_takes_its_workers_along_and_its_work_goes_on(
 
 @dataclass
 class Cluster:
-    """A scheduler in a process of its own."""
+    """A scheduler in a process of its own, with TLS where certificates can be made."""
 
     file: Path
     process: subprocess.Popen[str]
+    environment: dict[str, str]
+    config: dict[str, Any]
+    network: Network | None
 
     @property
     def name(self) -> str:
         return str(self.file)
 
+    @property
+    def address(self) -> str:
+        return str(json.loads(self.file.read_text())["address"])
+
+    @contextmanager
+    def connect(self) -> Iterator[dask_executor.DaskExecutor]:
+        merged = dask.config.merge(dask.config.config, self.config)
+        with dask.config.set(merged), dask_executor.connect(self.name) as executor:
+            yield executor
+
 
 @contextmanager
-def run_worker(cluster: Cluster, *prefix: str, source: Path = REPOSITORY) -> Iterator[subprocess.Popen[str]]:
+def run_worker(
+    cluster: Cluster, *prefix: str, source: Path = REPOSITORY, options: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[str]]:
     """Run a worker without a nanny, so that killing it starts no other one."""
     command = [*prefix, sys.executable, "-m", "distributed.cli.dask_worker", "--no-nanny", "--nthreads", "1"]
-    command += ["--scheduler-file", cluster.name, "--no-dashboard"]
-    environment = os.environ | {"PYTHONPATH": str(source)}
+    command += ["--scheduler-file", cluster.name, "--no-dashboard", *options]
+    environment = cluster.environment | {"PYTHONPATH": str(source)}
     with started(command, cwd=cluster.file.parent, env=environment) as process:
         yield process
+
+
+@dataclass
+class Network:
+    """A second network namespace, as if it were another host, and the cable between the two."""
+
+    name: str
+    address: str
+
+    @property
+    def there(self) -> list[str]:
+        """The prefix of a command that runs there."""
+        return ["ip", "netns", "exec", self.name]
+
+    def cut(self) -> None:
+        subprocess.run(["ip", "link", "set", self.name, "down"], check=True)
+
+
+@contextmanager
+def open_network() -> Iterator[Network | None]:
+    """Open a second network namespace; None where that is not allowed."""
+    number = os.getpid() % 16_000
+    name, subnet = f"tda{number}", f"10.{200 + number // 4096}.{number // 16 % 256}"
+    here, there = (f"{subnet}.{number % 16 * 4 + host}" for host in (1, 2))
+    commands = (
+        f"ip netns add {name}",
+        f"ip link add {name} type veth peer name eth0 netns {name}",
+        f"ip addr add {here}/30 dev {name}",
+        f"ip link set {name} up",
+        f"ip -n {name} addr add {there}/30 dev eth0",
+        f"ip -n {name} link set eth0 up",
+        f"ip -n {name} link set lo up",
+    )
+    try:
+        yield Network(name, here) if all(is_possible(command) for command in commands) else None
+    finally:
+        is_possible(f"ip netns del {name}")
+
+
+def is_possible(command: str) -> bool:
+    """Run a command, and return whether it succeeded."""
+    words = command.split()
+    if shutil.which(words[0]) is None:
+        return False
+    return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
+def make_certificate(folder: Path) -> dict[str, Any]:
+    """Make a certificate that is its own authority; return the configuration that uses it everywhere."""
+    key, certificate = folder / "key.pem", folder / "ca.pem"
+    options = "-x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=dask"
+    if not is_possible(f"openssl req {options} -keyout {key} -out {certificate}"):
+        return {}
+    own = {"cert": str(certificate), "key": str(key)}
+    tls = {"ca-file": str(certificate), "scheduler": own, "worker": own, "client": own}
+    return {"distributed": {"comm": {"default-scheme": "tls", "require-encryption": True, "tls": tls}}}
 
 
 def test_mixed_processors_are_warned_of(
@@ -201,22 +296,43 @@ def test_nobody_at_an_address_and_no_file_are_told_apart(
         pass
 
 
+def test_a_task_that_ends_its_workers_is_given_up_with_a_remedy(local: Any) -> None:
+    with pytest.raises(WorkersFailed, match=r"a task ended 2 workers .* tcp.*127\.0\.0\.1.*memory"):
+        list(local.map(end_worker, [1]))
+    assert len(dict(local.map(read_pid, range(4)))) == 4
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
-    file = folder / "scheduler.json"
-    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"]
-    command += ["--scheduler-file", str(file), "--no-dashboard"]
-    with started(command, cwd=folder, env=dict(os.environ)) as process:
-        wait_until(lambda: file.exists() or process.poll() is not None)
-        yield Cluster(file, process)
+    file, config = folder / "scheduler.json", make_certificate(folder)
+    (folder / "dask.yaml").write_text(json.dumps(config))
+    # A worker that does not answer is given up soon; not so soon that a busy one is.
+    environment = os.environ | {
+        "DASK_CONFIG": str(folder / "dask.yaml"),
+        "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "20s",
+    }
+    with open_network() as network:
+        host = network.address if network else "127.0.0.1"
+        command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", host, "--port", "0"]
+        command += ["--scheduler-file", str(file), "--no-dashboard"]
+        with started(command, cwd=folder, env=environment) as process:
+            wait_until(lambda: file.exists() or process.poll() is not None)
+            yield Cluster(file, process, environment, config, network)
+
+
+@pytest.fixture(scope="module")
+def worker(cluster: Cluster) -> Iterator[subprocess.Popen[str]]:
+    """The worker of the last tests: before it starts, others are refused one by one."""
+    with run_worker(cluster) as process:
+        yield process
 
 
 def test_a_scheduler_without_workers_is_named(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dask_executor, "_CONNECT_SECONDS", 1.0)
     with (
         pytest.raises(WorkersFailed, match="has no workers: start some with `dask worker"),
-        dask_executor.connect(cluster.name),
+        cluster.connect(),
     ):
         pass
 
@@ -236,29 +352,77 @@ def test_a_worker_with_other_code_is_refused_by_name(cluster: Cluster, changed_s
     with (
         run_worker(cluster, source=changed_source),
         pytest.raises(
-            WorkersFailed, match=r"worker tcp://\S+ has the source of panic_tda.clustering \w+, and"
+            WorkersFailed, match=r"worker \S+://\S+ has the source of panic_tda.clustering \w+, and"
         ),
-        dask_executor.connect(cluster.name),
+        cluster.connect(),
     ):
         pass
 
 
-def test_a_worker_that_does_not_see_the_folder_is_refused_by_name(
+def test_a_worker_without_the_folder_or_the_memory_is_refused_by_name(
     cluster: Cluster, tmp_path: Path, rows: np.ndarray
 ) -> None:
     folder = tmp_path / "shared"
     folder.mkdir()
     alone = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {folder} && exec "$@"', "sh"]
-    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("no file system can be mounted for one process here; it takes root")
+    may_mount = subprocess.run([*alone, "true"], capture_output=True, check=False).returncode == 0
     with (
-        run_worker(cluster, *alone),
-        dask_executor.connect(cluster.name) as executor,
-        pytest.raises(WorkersFailed, match=r"worker tcp://\S+ does not see the files .* --work-dir"),
+        run_worker(cluster, *(alone if may_mount else []), options=["--memory-limit", "64MiB"]),
+        cluster.connect() as executor,
     ):
-        fit(rows, executor=executor, work_dir=folder)
+        with pytest.raises(WorkersFailed, match=r"worker \S+://\S+ needs .* for 1 task .*64 MiB.*--nthreads"):
+            fit(rows, executor=executor, work_dir=tmp_path / "work")
+        if not may_mount:
+            pytest.skip("no file system can be mounted for one process here; it takes root")
+        with pytest.raises(WorkersFailed, match=r"worker \S+://\S+ does not see the files .* --work-dir"):
+            fit(rows, executor=executor, work_dir=folder)
 
 
+@pytest.mark.usefixtures("worker")
+def test_whoever_has_no_certificate_is_refused(cluster: Cluster) -> None:
+    if not cluster.config:
+        pytest.skip("openssl, which makes certificates, is not installed")
+    assert cluster.address.startswith("tls://")
+    with (
+        pytest.raises(WorkersFailed, match=r"no scheduler answers at tls://\S+ .*certificates"),
+        dask_executor.connect(cluster.address),
+    ):
+        pass
+    with cluster.connect() as executor:
+        assert all(address.startswith("tls://") for address in executor._count_threads())
+        assert dict(executor.map(abs, range(3))) == {0: 0, 1: 1, 2: 2}
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_scheduler_without_the_package_is_named(cluster: Cluster) -> None:
+    # It has no tests.
+    with (
+        cluster.connect() as executor,
+        pytest.raises(WorkersFailed, match=r"scheduler of .* cannot load .* install .* there as here"),
+    ):
+        list(executor.map(read_pid, range(3)))
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_host_that_is_cut_off_loses_nothing(
+    cluster: Cluster, rows: np.ndarray, tree: SpanningTree, tmp_path: Path
+) -> None:
+    network = cluster.network
+    if network is None:
+        pytest.skip("no network namespace can be made here; it takes root and the command ip")
+
+    def cut(n_results: int) -> None:
+        if n_results == 3:
+            network.cut()
+
+    with run_worker(cluster, *network.there), cluster.connect() as executor:
+        wait_until(lambda: executor.slots == 2)
+        assert len({address.rsplit(":", 1)[0] for address in executor._count_threads()}) == 2
+        assert_same(fit(rows, executor=Watched(executor, cut), work_dir=tmp_path / "work"), tree)
+        assert executor.slots == 1
+
+
+@pytest.mark.usefixtures("worker")
 def test_work_goes_on_after_the_scheduler_was_killed(
     cluster: Cluster, tmp_path: Path, rows: np.ndarray, tree: SpanningTree
 ) -> None:
@@ -270,8 +434,7 @@ def test_work_goes_on_after_the_scheduler_was_killed(
     work = tmp_path / "work"
     checkpoint = Checkpoint(work, "rows", save_seconds=0)
     with (
-        run_worker(cluster),
-        dask_executor.connect(cluster.name) as executor,
+        cluster.connect() as executor,
         pytest.raises(WorkersFailed, match=r"connection to the scheduler .* was lost.*same command"),
     ):
         fit(rows, executor=Watched(executor, kill), checkpoint=checkpoint)

@@ -1,4 +1,4 @@
-"""Times measured on parts of the rows are extrapolated to all rows."""
+"""Times measured on a sample of the rows are extrapolated to all rows."""
 
 from __future__ import annotations
 
@@ -7,63 +7,61 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from panic_tda import hdbscan
 from panic_tda.clustering import phases
 from panic_tda.clustering.placement import choose_placement
+from panic_tda.clustering.tiled import host, pass_work
+from panic_tda.clustering.tiled.layout import Layout, estimate_work
 from panic_tda.insight import costs
-from panic_tda.insight.costs import DIVISIONS, Costs, extrapolate, measure, rows_to_measure
+from panic_tda.insight.costs import Costs, PhaseTime, measure, rows_to_measure
 from panic_tda.parameters import ClusteringParameters
 from panic_tda.progress import Silent
 
-SIZES = (4_000, 8_000, 16_000)
-positive = st.floats(1e-4, 1e3)
+
+def test_the_work_of_a_pass_is_that_which_its_progress_counts() -> None:
+    """The closed formula, against the list of all pairs of tiles."""
+    for name, (near_costs, decline) in pass_work.PASSES.items():
+        ratios = []
+        for n_tiles in (1, 2, 5, 16, 61):
+            n_rows = n_tiles * host.TILE_ROWS
+            starts = np.arange(n_tiles + 1) * host.TILE_ROWS
+            pairs = np.stack(np.triu_indices(n_tiles), axis=1).astype(np.int32)
+            layout = Layout(np.empty(n_rows, dtype=np.int32), starts)
+            listed = estimate_work(layout, pairs, near_costs, decline).sum() / host.TILE_ROWS**2
+            ratios.append(pass_work.count(name, n_rows, 384) / listed)
+        assert ratios == pytest.approx([1] * 5, rel=0.01)
 
 
-@settings(deadline=None)
-@given(a=positive, b=positive, growth=st.sampled_from([1.5, 1.9, 2.0]), n_rows=st.integers(1, 10**7))
-def test_a_law_of_this_kind_is_found_again(a: float, b: float, growth: float, n_rows: int) -> None:
-    def law(n: int) -> float:
-        return a * (n / 1e4) + b * (n / 1e4) ** growth
-
-    # Where one part is next to nothing of what was measured, it cannot be told.
-    if min(a, b) / max(a, b) > 0.01:
-        result = extrapolate({n: law(n) for n in SIZES}, n_rows, (1.0, growth))
-        assert result == pytest.approx(law(n_rows), rel=1e-4)
-
-
-@settings(deadline=None)
-@given(st.lists(positive, min_size=1, max_size=3), st.integers(1, 10**6), st.integers(1, 10**6))
-def test_more_rows_never_take_less(taken: list[float], first: int, second: int) -> None:
-    measured = dict(zip(SIZES, taken, strict=False))
-    fewer, more = (extrapolate(measured, n, (1.0, 1.9)) for n in sorted((first, second)))
-    assert 0 < fewer <= more * (1 + 1e-9)
-
-
-def test_what_takes_the_same_for_all_numbers_of_rows_goes_on_to() -> None:
-    assert extrapolate(dict.fromkeys(SIZES, 0.3), 10**6, (0.0, 1.0)) == pytest.approx(0.3)
-    law = {n: 0.1 + n / 1e6 for n in SIZES}
-    assert extrapolate(law, 10**6, (0.0, 1.0)) == pytest.approx(1.1)
-
-
-def test_what_takes_longer_for_fewer_rows_still_grows_with_them() -> None:
-    # A busy moment in the smallest part.
-    assert extrapolate({4_000: 3.0, 8_000: 1.0, 16_000: 2.0}, 160_000, (1.0, 2.0)) > 5
-
-
-def test_what_was_not_measured_takes_nothing() -> None:
-    assert extrapolate({}, 1_000, (1.0, 2.0)) == 0
-    assert extrapolate({100: 0.0}, 1_000, (1.0, 2.0)) == 0
+def make_costs(backend: str, measured: dict[str, PhaseTime], start: float = 0.0) -> Costs:
+    parameters = ClusteringParameters(backend=backend)
+    return Costs(choose_placement(parameters, 16_000, 384), 16_000, 384, measured, start)
 
 
 def test_all_phases_and_the_start_make_the_time() -> None:
-    work = {10: {"neighbours": 2.0, "verify": 1.0}, 20: {"neighbours": 4.0}}
-    costs = Costs("sklearn", work, {"neighbours": 2.0, "verify": 1.0}, start=0.5)
-    # Neighbours take 0.2 s a row on two cores; verify was not there in the larger part, and is linear.
-    assert costs.predict(100) == pytest.approx(0.5 + 20 / 2 + 10, rel=0.3)
-    assert replace(costs, start=1.5).predict(100) == pytest.approx(costs.predict(100) + 1)
+    measured = {"distances": PhaseTime(1.0, 2.0), phases.HIERARCHY: PhaseTime(0.5, 0.4)}
+    costs_of_rows = make_costs("sklearn", measured, start=0.5)
+    # Distances of pairs on two cores, and a phase that waited more than it worked.
+    assert costs_of_rows.predict(160_000) == pytest.approx(0.5 + 100 * 2.0 / 2 + 10 * 0.4)
+    assert costs_of_rows.predict_work(16_000) == {"distances": 2.0, phases.HIERARCHY: 0.4}
+
+
+def test_passes_that_were_measured_at_64_000_rows_are_predicted_from_16_000() -> None:
+    """Processor seconds of both passes, of 16,000 and of 64,000 rows of 384 dimensions."""
+    seconds = {"neighbours": 0.62, "verify": 0.44, "join components": 0.15}
+    costs_of_rows = make_costs("tiled", {name: PhaseTime(value, value) for name, value in seconds.items()})
+    predicted = costs_of_rows.predict_work(64_000)
+    for name, value in (("neighbours", 4.6), ("verify", 5.5), ("join components", 0.4)):
+        assert predicted[name] == pytest.approx(value, rel=0.5 if name == "join components" else 0.3)
+
+
+@given(st.integers(2, 10**8), st.integers(2, 10**8), st.sampled_from([100, 384]))
+def test_more_rows_never_take_less(first: int, second: int, n_features: int) -> None:
+    for phase in (*pass_work.PASSES, "join components"):
+        fewer, more = (pass_work.count(phase, n, n_features) for n in sorted((first, second)))
+        assert 0 < fewer <= more
 
 
 def rows(n: int, d: int = 16) -> np.ndarray:
@@ -73,63 +71,45 @@ def rows(n: int, d: int = 16) -> np.ndarray:
 
 
 @pytest.mark.parametrize("backend", ["tiled", "sklearn"])
-def test_parts_of_real_rows_are_fitted_as_all_will_be(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_is_fitted_as_all_rows_will_be(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = ClusteringParameters(backend=backend, min_samples=7, min_cluster_size=900)
-    seen_values = []
+    fits = []
     fit = costs.cluster_rows
 
-    def noted(part, options, *arguments, **named):
-        seen_values.append((len(part), options.min_samples))
-        return fit(part, options, *arguments, **named)
+    def record_fit(sample, options, *arguments, **named):
+        fits.append((len(sample), options.min_samples))
+        return fit(sample, options, *arguments, **named)
 
-    monkeypatch.setattr(costs, "cluster_rows", noted)
-    outcome = rows(400)
-    before = outcome.copy()
-    result = measure(outcome, parameters, choose_placement(parameters, 10_000, 16), progress=Silent())
-    np.testing.assert_array_equal(outcome, before)
-    # The first part once more, for what only the first fit of a process does.
-    sizes = [400 // count for count in DIVISIONS for _ in range(count)]
-    assert seen_values == [(n, 7) for n in (sizes[0], *sizes)]
-    assert sorted(result.work) == [100, 200, 400]
-    assert result.backend == backend
+    monkeypatch.setattr(costs, "cluster_rows", record_fit)
+    sample = rows(400)
+    before = sample.copy()
+    placement = choose_placement(parameters, 10_000, 16)
+    result = measure(sample, parameters, placement, progress=Silent())
+    np.testing.assert_array_equal(sample, before)
+    # Once more, for what only the first fit of a process does.
+    assert fits == [(400, 7), (400, 7)]
     assert result.start >= 0
-    assert set(result.work[400]) == set(result.cores) >= phases.LINEAR - {phases.CORE_DISTANCES}
-    assert (phases.CORE_DISTANCES in result.cores) == (backend == "tiled")
-    assert all(cores >= 1 for cores in result.cores.values())
+    assert set(result.measured) >= phases.LINEAR - {phases.CORE_DISTANCES}
+    assert (phases.CORE_DISTANCES in result.measured) == (backend == "tiled")
+    assert all(time.cores >= 1 for time in result.measured.values())
     assert 0 < result.predict(1_000) < result.predict(10_000) < result.predict(1_000_000)
-
-
-def test_all_rows_are_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seven fits of some rows of each of many small models took most of the time of a plan."""
-    parameters = ClusteringParameters(min_samples=3)
-    n_rows = []
-    fit = costs.cluster_rows
-    monkeypatch.setattr(
-        costs,
-        "cluster_rows",
-        lambda part, *rest, **named: (n_rows.append(len(part)), fit(part, *rest, **named))[1],
-    )
-    placement = choose_placement(parameters, 50, 16)
-    costs_of_rows = measure(rows(50), parameters, placement, are_all=True, start=0.25, progress=Silent())
-    assert n_rows == [50]
-    spent = sum(seconds / costs_of_rows.cores[phase] for phase, seconds in costs_of_rows.work[50].items())
-    assert costs_of_rows.predict(50) == pytest.approx(0.25 + spent)
+    spent = sum(time.work / time.cores for time in result.measured.values())
+    assert result.predict(400) == pytest.approx(result.start + spent)
 
 
 def test_a_start_that_is_known_is_not_measured_again() -> None:
     parameters = ClusteringParameters()
-    result = measure(
-        rows(50), parameters, choose_placement(parameters, 50, 16), start=0.25, progress=Silent()
-    )
+    placement = choose_placement(parameters, 50, 16)
+    result = measure(rows(50), parameters, placement, start=0.25, progress=Silent())
     assert result.start == 0.25
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 9])
-def test_few_rows_are_measured_as_far_as_they_go(n: int) -> None:
+def test_few_rows_are_measured_from_two_on(n: int) -> None:
     parameters = ClusteringParameters(min_samples=5)
     result = measure(rows(9)[:n], parameters, choose_placement(parameters, 100, 16), progress=Silent())
-    assert all(1 < size <= n for size in result.work)
-    assert bool(result.work) == (n > 1)
+    assert result.n_rows == (n if n > 1 else 0)
+    assert bool(result.measured) == (n > 1)
     assert result.predict(100) >= result.start
 
 
@@ -141,7 +121,7 @@ def test_copies_of_one_row_are_measured() -> None:
     assert result.predict(64) > 0
 
 
-def test_nothing_is_said_of_clusters_in_parts(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_sample_warns_of_no_clusters(caplog: pytest.LogCaptureFixture) -> None:
     parameters = ClusteringParameters(min_samples=40)
     with caplog.at_level(logging.INFO, "panic_tda"):
         measure(rows(200), parameters, choose_placement(parameters, 200, 16), progress=Silent())

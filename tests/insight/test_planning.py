@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panic_tda import cluster_all_data
-from panic_tda.clustering import placement
+from panic_tda.clustering import phases, placement
 from panic_tda.devices import cuda
 from panic_tda.errors import InvalidParameter, NeedsUpgrade, NoEmbeddings, UnknownModel, UnsupportedOnBackend
 from panic_tda.files.importing import import_embeddings, sample_files
 from panic_tda.insight import planning
-from panic_tda.insight.costs import Costs
+from panic_tda.insight.costs import Costs, PhaseTime
 from panic_tda.insight.planning import factor_between, plan_clustering, smallest_within
 from panic_tda.main import main
 from panic_tda.parameters import ClusteringParameters
@@ -125,7 +125,8 @@ def test_a_plan_of_the_sample_says_what_clustering_it_does(sample: Database) -> 
 @pytest.fixture
 def slow_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which a fit takes 3 s a row, beside which the rest is nothing."""
-    law = Costs("tiled", {100: {"fit": 300.0}, 200: {"fit": 600.0}}, {"fit": 1.0}, start=0.0)
+    chosen = placement.choose_placement(ClusteringParameters(), 200, 16)
+    law = Costs(chosen, 200, 16, {phases.HIERARCHY: PhaseTime(600.0, 600.0)}, start=0.0)
     monkeypatch.setattr(planning, "measure", lambda *_, **__: law)
 
 

@@ -9,6 +9,7 @@ from panic_tda.cli.text import Column, duration, paragraph, table
 from panic_tda.devices.machine import available_cores
 from panic_tda.insight.memory import BackendMemory
 from panic_tda.insight.planning import FactorPlan, Plan
+from panic_tda.insight.scaling import WorkersPlan
 from panic_tda.wording import format_bytes, on_one_line, pluralize
 
 _COLUMNS = (
@@ -133,3 +134,37 @@ def _describe_load(plan: Plan) -> Iterator[str]:
             f"{pluralize(available_cores(), 'core')}): the "
             "times may be too long; plan again when it is not."
         )
+
+
+def workers_text(plan: WorkersPlan, width: int) -> str:
+    """Return the time and the memory of a clustering that workers share."""
+    times = [
+        ("passes over all pairs of rows, in the workers", plan.pass_seconds),
+        (
+            f"{plan.n_tasks:,} {pluralize(plan.n_tasks, 'task')}, 10 ms each in the scheduler",
+            plan.task_seconds,
+        ),
+        (f"reading {format_bytes(plan.bytes_read)}, at 200 MB/s for each worker", plan.read_seconds),
+        ("this process alone", plan.client_seconds),
+        ("loading compiled code", plan.start_seconds),
+        ("all", plan.seconds),
+    ]
+    memory = [
+        ("each task of a worker", plan.task_bytes),
+        ("this process", plan.client_bytes),
+        ("files in the work folder", plan.file_bytes),
+    ]
+    basis = (
+        f"{plan.n_rows:,} × {plan.n_features} with {plan.slots:,} {pluralize(plan.slots, 'worker')}: "
+        f"{duration(plan.cpu_seconds)} of processor time, predicted from one fit of {plan.measured_rows:,} "
+        f"{pluralize(plan.measured_rows, 'row')} on this machine, random like those of captions. Assumed: "
+        "each worker has a core like those here, and reads 200 MB/s."
+    )
+    tables = [
+        table((Column(title, elastic=True), Column("about", right=True)), rows, width)
+        for title, rows in (
+            ("time of", [(name, _format_seconds(seconds)) for name, seconds in times]),
+            ("memory of", [(name, format_bytes(size)) for name, size in memory]),
+        )
+    ]
+    return "\n\n".join([*tables, paragraph(basis, min(width, PIPE_COLUMNS))])

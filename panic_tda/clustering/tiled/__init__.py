@@ -19,7 +19,8 @@ pass          action                                                            
 ============  ==================================================================  ===========================
 
 With an executor, `block_neighbours` and `block_verify` run both passes over tile pairs as `tasks` of pairs of
-`blocks`, in any order and in other processes; the other passes stay in this process.
+`blocks`, in any order and in other processes, and so do `block_cores` and `block_joining` what grows with the
+square of the rows in `cores` and `joining`. `row_files` are the files from which the tasks read.
 
 `engine` runs the passes and writes the checkpoints. `contract` defines the interface between the passes and
 the memory they work in; `host` implements it with compiled loops, `device` with CuPy (`device_lists`,

@@ -14,15 +14,16 @@ import numpy as np
 from panic_tda.clustering.tiled import kernels, neighbours
 from panic_tda.clustering.tiled.blocks import divide_tiles, group_pairs, make_part, sort_pairs
 from panic_tda.clustering.tiled.tasks import NeighbourTask, find_neighbours
+from panic_tda.progress import annotate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from panic_tda.clustering.backends.base import Checkpoint
     from panic_tda.clustering.executor import Executor
-    from panic_tda.clustering.tiled.blocks import RowWriter
     from panic_tda.clustering.tiled.contract import Lists, Space
     from panic_tda.clustering.tiled.layout import Layout
+    from panic_tda.clustering.tiled.row_files import RowWriter
     from panic_tda.progress import Progress
     from panic_tda.types import IntArray
 
@@ -48,7 +49,7 @@ def fill_lists(
     executor : Executor
         Runs the tasks.
     writer : RowWriter
-        Writes the rows for the tasks.
+        Writes the rows for the tasks; the caller removes the files.
 
     Returns
     -------
@@ -76,8 +77,8 @@ def fill_lists(
             numbers = task.part.numbers[~is_done[task.part.numbers]]
             is_done[numbers] = True
             progress.advance(float(work[numbers].sum()))
+            annotate(progress, executor.pace)
             may_save = is_done[: layout.n_tiles].all() and not is_done.all()
             if checkpoint is not None and may_save and checkpoint.due():
                 neighbours.save(checkpoint, layout, *sort_pairs(pairs, is_done), lists)
-    writer.remove(files)
     return layout

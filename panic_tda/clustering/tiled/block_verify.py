@@ -26,14 +26,15 @@ from panic_tda.clustering.trees import (
     minimum_forest,
     path_maxima,
 )
+from panic_tda.progress import annotate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from panic_tda.clustering.backends.base import Checkpoint
     from panic_tda.clustering.executor import Executor
-    from panic_tda.clustering.tiled.blocks import RowFiles, RowWriter
     from panic_tda.clustering.tiled.contract import Space
+    from panic_tda.clustering.tiled.row_files import RowFiles, RowWriter
     from panic_tda.progress import Progress
     from panic_tda.types import BoolArray, FloatArray, Int32Array, IntArray
 
@@ -132,6 +133,7 @@ class BlockVerifier:
                 current.add(Edges(rows[edges.u], rows[edges.v], edges.height))
                 self.n_candidates += len(edges.u)
                 finish(task.part.numbers)
+                annotate(self._progress, self._executor.pace)
                 if may_restart and is_done[within].all():
                     may_restart = False
                     if self.n_candidates - n_first > verify.POOR_TREE * len(self._cores):
@@ -142,7 +144,7 @@ class BlockVerifier:
                     size = min(2 * size, max(size, len(pairs) // verify.LAST_WAVES))
                 self._save_if_due(current, pairs, is_done, size)
         current.improve()
-        self._writer.remove(files)
+        self._writer.remove_files()
         return current.tree, not is_done.all()
 
     def _make_task(

@@ -1,34 +1,19 @@
-"""Blocks of tiles: the unit of work of an executor's tasks, and the files from which tasks read their rows.
+"""Blocks of tiles: the unit of work of an executor's tasks.
 
 A block is a range of tiles of a layout. A task processes pairs of tiles between two blocks, or within one. It
-knows neither the layout nor the rows: a `Part` says which positions it needs, and `RowFiles` where their rows
-are. All its indices are local, numbers among the positions of its part.
-
-Rows are stored in files in the order of the layout, so that a block is one range of each file. Tasks read
-these ranges into memory of their own. They do not map the files: Dask counts mapped pages as a worker's
-memory, and ends workers that use too much.
+knows neither the layout nor the rows: a `Part` says which positions it needs, and `row_files.RowFiles` where
+their rows are. All its indices are local, numbers among the positions of its part.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import math
-import os
-from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from panic_tda.arrays.rows import slices
-from panic_tda.disk import PRIVATE_FILE, commit_file, free_text, name_partial
-from panic_tda.errors import NoRoom
-from panic_tda.wording import format_bytes
-
 if TYPE_CHECKING:
-    from panic_tda.clustering.tiled.contract import Space
-    from panic_tda.types import Array, BoolArray, Float32Array, Int32Array, IntArray
+    from panic_tda.types import BoolArray, Int32Array, IntArray
 
 MOST_TILES = 24
 """Tiles of a block at most, for up to 255 slots.
@@ -43,9 +28,6 @@ The client takes about 10 ms for each task, so that with many slots tasks must t
 """
 _TASKS_PER_SLOT = 4
 """Pairs of blocks for each slot, at least: so that no slot is idle for long at the end of a pass."""
-ROWS_SUFFIX = ".rows"
-_CHUNK_ROWS = 16_384
-_DIGEST_BYTES = 12
 
 
 class Part(NamedTuple):
@@ -159,137 +141,3 @@ def make_part(pairs: Int32Array, numbers: IntArray, starts: IntArray, bounds: In
         local_starts = np.concatenate([local_starts, more])
         local_pairs[:, 1] = pairs[:, 1] - right.start + (left.stop - left.start)
     return Part(tuple(ranges), local_starts, local_pairs, numbers)
-
-
-@dataclass(frozen=True)
-class RowFiles:
-    """Files with the rows of a space in the order of a layout: plain float32 numbers, row after row.
-
-    Attributes
-    ----------
-    vectors, coordinates : Path
-        Files of the rows and of their projected coordinates; the same one if the space has no bound.
-    n_features, n_coordinates : int
-        Numbers of a row in each of them.
-    bounded, margin, slack
-        See `contract.Space`.
-    """
-
-    vectors: Path
-    coordinates: Path
-    n_features: int
-    n_coordinates: int
-    bounded: bool
-    margin: float
-    slack: float
-
-    def read(self, part: Part) -> tuple[Float32Array, Float32Array]:
-        """Read the rows and the coordinates of a part into memory.
-
-        Raises
-        ------
-        OSError
-            A file is missing, cannot be read or is too short.
-        """
-        vectors = _read_ranges(self.vectors, part.ranges, self.n_features)
-        if not self.bounded:
-            return vectors, vectors
-        return vectors, _read_ranges(self.coordinates, part.ranges, self.n_coordinates)
-
-
-class RowWriter:
-    """Writes the rows of a space into files that the workers of an executor read.
-
-    Parameters
-    ----------
-    space : Space
-        n rows in host memory.
-    folder : Path
-        Folder that all workers see.
-
-    Notes
-    -----
-    The names contain a digest of rows and order: a run that goes on after a kill uses the files again.
-    """
-
-    def __init__(self, space: Space, folder: Path) -> None:
-        self._space, self._folder = space, folder
-        self._digests = [_hash_rows(matrix) for matrix in (space.vectors, space.compared)]
-
-    def write(self, order: Int32Array) -> RowFiles:
-        """Write the rows in an order.
-
-        Raises
-        ------
-        NoRoom
-            A file cannot be written; the message has its size and the folder.
-        """
-        space = self._space
-        vectors, coordinates = (self._folder / f"{name}{ROWS_SUFFIX}" for name in self._name_files(order))
-        _write_rows(space.vectors, order, vectors)
-        if space.bounded:
-            _write_rows(space.coordinates, order, coordinates)
-        return RowFiles(
-            vectors, coordinates, space.vectors.shape[1], space.coordinates.shape[1],
-            space.bounded, space.margin, space.slack,
-        )  # fmt: skip
-
-    def remove(self, files: RowFiles) -> None:
-        """Remove files that no task needs any more."""
-        for path in (files.vectors, files.coordinates):
-            path.unlink(missing_ok=True)
-
-    def _name_files(self, order: Int32Array) -> list[str]:
-        positions = np.ascontiguousarray(order).view(np.uint8).data
-        return [
-            hashlib.blake2b(digest + bytes(positions), digest_size=_DIGEST_BYTES).hexdigest()
-            for digest in self._digests
-        ]
-
-
-def _hash_rows(matrix: Array) -> bytes:
-    digest = hashlib.blake2b(f"{matrix.shape}".encode())
-    for part in slices(len(matrix), _CHUNK_ROWS):
-        digest.update(np.ascontiguousarray(matrix[part]).view(np.uint8).data)
-    return digest.digest()
-
-
-def _write_rows(matrix: Array, order: Int32Array, path: Path) -> None:
-    """Write the rows into a file, unless an earlier run has done so: only complete files have this name."""
-    if path.is_file() and path.stat().st_size == matrix.nbytes:
-        return
-    partial = name_partial(path)
-    try:
-        number = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
-        with os.fdopen(number, "wb") as file:
-            for part in slices(len(order), _CHUNK_ROWS):
-                file.write(np.ascontiguousarray(matrix[order[part]]).data)
-            commit_file(file, partial, path)
-    except OSError as error:
-        raise NoRoom(
-            f"the rows for the workers ({format_bytes(matrix.nbytes)}) could not be written in {path.parent} "
-            f"({error.strerror}{free_text(path.parent)}): make room there, or name another folder with "
-            "--work-dir"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _read_ranges(path: Path, ranges: tuple[tuple[int, int], ...], width: int) -> Float32Array:
-    rows = np.empty((sum(end - begin for begin, end in ranges), width), dtype=np.float32)
-    with path.open("rb", buffering=0) as file:
-        at = 0
-        for begin, end in ranges:
-            file.seek(begin * width * rows.itemsize)
-            _read_into(file, rows[at : at + end - begin].data.cast("B"), path)
-            at += end - begin
-    return rows
-
-
-def _read_into(file: IO[bytes], buffer: memoryview, path: Path) -> None:
-    filled = 0
-    while filled < len(buffer):
-        n_bytes = file.readinto(buffer[filled:])  # type: ignore[attr-defined]
-        if not n_bytes:
-            raise OSError(errno.EIO, "it is too short", str(path))
-        filled += n_bytes

@@ -31,9 +31,9 @@ Lists that are too short
 ------------------------
 If even the last entry of a list has s̃ ≥ `low`, rows that are not on the list may belong to the range, unless
 the list holds all other rows. The core distance from such a list is only an upper bound. Its row is compared
-with all rows (`_search_all_rows`), tile by tile. Only rows nearer than the bound can change it, and the bound
-falls with every tile. `_NearestRows` keeps only the nearest rows whose weights add up to `missing`, however
-many rows lie within η of the k-th.
+with all rows (`compare_with_rows`), tile by tile. Only rows nearer than the bound can change it, and the
+bound falls with every tile. `NearestRows` keeps only the nearest rows whose weights add up to `missing`,
+however many rows lie within η of the k-th.
 
 Float32 products select the pairs to measure. Where they leave more than a third of a tile, as in a dense
 group of near-copies, the tile is multiplied in float64 instead. These products err by about 1e-12
@@ -42,7 +42,7 @@ group of near-copies, the tile is multiplied in float64 instead. These products 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -54,6 +54,8 @@ from panic_tda.clustering.tiled import margins
 from panic_tda.clustering.tiled.nearer_rows import fill_from_lists
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from panic_tda.clustering.tiled.contract import Kernels, Lists, Space
     from panic_tda.clustering.tiled.workers import Workers
     from panic_tda.progress import Progress
@@ -61,6 +63,8 @@ if TYPE_CHECKING:
 
 _BATCH_ROWS, _BATCH_NEIGHBOURS = 256, 1 << 16
 """Most rows of a batch that is compared with all rows, and most neighbours that it keeps in all."""
+MOST_ROWS_HERE = 256
+"""Rows that are compared with all rows in this process even if an executor could do it."""
 _DENSE_SHARE = 1 / 3
 """Share of a tile's pairs above which they are selected by float64 products instead of float32 products.
 
@@ -68,6 +72,13 @@ At 768 dimensions a float64 product takes 40 ns per pair, and measuring a pair 1
 """
 _PAIR_BYTES = 128
 """Memory for one pair of rows: products, distance, and sorting."""
+
+
+SearchAllRows: TypeAlias = (
+    "Callable[[IntArray, IntArray, FloatArray], Iterator[tuple[IntArray, NearestRows]]]"
+)
+"""Compares rows with all rows: from their numbers, the weight that their neighbours must add up to, and upper
+bounds of the core distances of all rows, it yields some of the rows at a time with their neighbours."""
 
 
 class CoreDistances(NamedTuple):
@@ -95,6 +106,7 @@ def measure_core_distances(
     team: Workers,
     progress: Progress,
     nearer: NeighbourLists | None = None,
+    search: SearchAllRows | None = None,
 ) -> CoreDistances:
     """Measure the distance of every row to its `min_samples`-th nearest row, itself and copies counted.
 
@@ -116,6 +128,8 @@ def measure_core_distances(
         Receives the phase and the number of rows.
     nearer : NeighbourLists, optional
         Lists without entries, of this `min_samples`, to fill with the rows nearer than the core distance.
+    search : callable, optional
+        Compares rows with all rows elsewhere, if they are too many for a search that takes linear time.
     """
     n = len(weights)
     progress.phase(CORE_DISTANCES, float(n))
@@ -132,28 +146,39 @@ def measure_core_distances(
     team.chunks(measure_from_lists, n, progress=progress)
     rows_to_search = np.flatnonzero(list_too_short)
 
-    def search_batch(batch: slice) -> None:
-        rows = rows_to_search[batch]
-        nearest = _search_all_rows(space, weights, rows, min_samples - weights[rows], cores[rows])
+    def set_cores(rows: IntArray, nearest: NearestRows) -> None:
         cores[rows] = np.maximum(nearest.bounds, floor)
         if nearer is not None:
             distances = np.maximum(nearest.distances, floor)
             near = distances < cores[rows][nearest.queries]
             fill_lists(nearer, rows[nearest.queries[near]], nearest.rows[near], distances[near])
 
-    team.chunks(search_batch, len(rows_to_search), largest=_batch_rows(min_samples))
+    def search_batch(batch: slice) -> None:
+        rows = rows_to_search[batch]
+        set_cores(rows, compare_with_rows(space, weights, rows, min_samples - weights[rows], cores[rows]))
+
+    if search is not None and len(rows_to_search) > MOST_ROWS_HERE:
+        for rows, nearest in search(rows_to_search, min_samples - weights[rows_to_search], cores):
+            set_cores(rows, nearest)
+    else:
+        team.chunks(search_batch, len(rows_to_search), largest=batch_rows(min_samples))
     return CoreDistances(cores, len(rows_to_search))
 
 
-def _search_all_rows(
-    space: Space, weights: IntArray, rows: IntArray, missing: IntArray, upper_bounds: FloatArray
-) -> _NearestRows:
-    """Find the core distances of `rows` by comparing them with all rows, one tile after the other.
+def compare_with_rows(
+    space: Space,
+    weights: IntArray,
+    rows: IntArray,
+    missing: IntArray,
+    upper_bounds: FloatArray,
+    itself: IntArray | None = None,
+) -> NearestRows:
+    """Find the core distances of `rows` by comparing them with the first n rows, one tile after the other.
 
     Parameters
     ----------
     space : Space
-        n rows.
+        n rows or more.
     weights : (n,) int64
         Copies of each row.
     rows : (m,) int64
@@ -162,9 +187,13 @@ def _search_all_rows(
         Weight that the neighbours of each of `rows` must add up to.
     upper_bounds : (m,) float64
         Upper bounds of their core distances; overwritten.
+    itself : (m,) int64, optional
+        Number of each of `rows` among the first n, which is no neighbour; -1 if it is not among them. None if
+        it has no other number there.
     """
+    itself = rows if itself is None else itself
     xp, use_float64 = space.xp, False
-    batch, nearest = take_rows(xp, space.factors[0], xp.asarray(rows)), _NearestRows(upper_bounds, missing)
+    batch, nearest = take_rows(xp, space.factors[0], xp.asarray(rows)), NearestRows(upper_bounds, missing)
     for tile in slices(len(weights), _tile_rows(space.kernels)):
         columns, bounds = take_slice(xp, space.factors[1], tile), xp.asarray(nearest.bounds)
         if not use_float64:
@@ -181,7 +210,7 @@ def _search_all_rows(
             use_float64 = _is_dense(xp, squares <= (bounds * bounds + 2 * space.margin)[:, None])
         i, j = (to_host(indices) for indices in xp.nonzero(selected))
         j = j + tile.start
-        not_itself = np.flatnonzero(rows[i] != j)
+        not_itself = np.flatnonzero(itself[i] != j)
         i, j = i[not_itself], j[not_itself]
         nearest.add(i, j, space.kernels.distances(space, rows[i], j), weights[j])
     return nearest
@@ -202,7 +231,7 @@ def _square_distances(batch: Array, columns: Array) -> Array:
     return squares
 
 
-class _NearestRows:
+class NearestRows:
     """The nearest neighbours of m query rows among the rows added so far.
 
     Of each query, only the neighbours up to the one at which their weights add up to `missing` are kept.
@@ -270,14 +299,12 @@ class _NearestRows:
 
 def batch_bytes(kernels: Kernels, n_features: int, min_samples: int) -> int:
     """Return the most bytes that a thread takes to compare a batch of rows with all rows."""
-    batch_rows, tile_rows = _batch_rows(min_samples), _tile_rows(kernels)
-    n_bytes: int = (
-        batch_rows * (tile_rows + min_samples) * _PAIR_BYTES + 12 * (batch_rows + tile_rows) * n_features
-    )
+    n_rows, tile_rows = batch_rows(min_samples), _tile_rows(kernels)
+    n_bytes: int = n_rows * (tile_rows + min_samples) * _PAIR_BYTES + 12 * (n_rows + tile_rows) * n_features
     return n_bytes
 
 
-def _batch_rows(min_samples: int) -> int:
+def batch_rows(min_samples: int) -> int:
     """Return the most rows of a batch that is compared with all rows, at least 1."""
     return max(1, min(_BATCH_ROWS, _BATCH_NEIGHBOURS // min_samples))
 

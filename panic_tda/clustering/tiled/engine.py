@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,20 +16,19 @@ from panic_tda.arrays.namespace import device_library, namespace, on_device
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.neighbour_graph import empty_lists, list_bytes
 from panic_tda.clustering.state_files import Form
-from panic_tda.clustering.tiled import axes, device, forest, layout, neighbours, verify
+from panic_tda.clustering.tiled import axes, device, forest, layout, neighbours, sharing, verify
 from panic_tda.clustering.tiled.block_neighbours import fill_lists
 from panic_tda.clustering.tiled.block_verify import BlockVerifier
-from panic_tda.clustering.tiled.blocks import RowWriter
 from panic_tda.clustering.tiled.cores import batch_bytes, measure_core_distances
-from panic_tda.clustering.tiled.joining import join_components
+from panic_tda.clustering.tiled.joining import Search, join_components
+from panic_tda.clustering.tiled.row_files import RowWriter
 from panic_tda.clustering.tiled.space import build_lifted_space, build_space, select_kernels
 from panic_tda.clustering.tiled.state_checks import check_nearer_rows, check_tree, tree_forms
 from panic_tda.clustering.tiled.workers import Workers, workers
 from panic_tda.clustering.trees import Edges, concatenate, minimum_forest
 from panic_tda.devices import cuda
 from panic_tda.devices.machine import available_cores
-from panic_tda.disk import make_own_folder
-from panic_tda.errors import InvalidParameter, NoRoom, UnsupportedOnBackend
+from panic_tda.errors import InvalidParameter, UnsupportedOnBackend
 from panic_tda.parameters import EUCLIDEAN
 from panic_tda.types import SpanningTree
 from panic_tda.wording import format_bytes
@@ -217,7 +215,10 @@ class TiledBackend:
         if finished := self._stored(options, _FINISHED_TREE, vectors.shape):
             return _as_spanning_tree(finished)
         rng = np.random.default_rng(_SEED)
-        with workers(threads) as team, _shared_folder(options) as folder:
+        with (
+            workers(threads) as team,
+            sharing.open_folder(options, vectors.shape, self._tile_rows(xp)) as folder,
+        ):
             # In one thread: those of the BLAS library wait for each other by turning in circles.
             if options.metric == EUCLIDEAN:
                 space = build_lifted_space(vectors)
@@ -293,7 +294,9 @@ class TiledBackend:
         rng: np.random.Generator,
         shared: Path | None,
     ) -> _Stage:
-        where, lists = self._neighbours(space, options, team, rng, shared)
+        asking = space if self.settings.bound_neighbours else replace(space, bounded=False)
+        writer = None if shared is None else RowWriter(asking, shared)
+        where, lists = self._neighbours(asking, options, team, rng, writer)
         nearer = self._empty_lists(space.vectors.shape, options) if options.keep_neighbours else None
         cores, n_searched = measure_core_distances(
             space,
@@ -304,6 +307,7 @@ class TiledBackend:
             team=team,
             progress=options.progress,
             nearer=nearer,
+            search=sharing.open_core_search(where, weights, options, writer),
         )
         if nearer is not None and options.checkpoint is not None:
             # Before the tree, so that no tree is without them.
@@ -314,7 +318,10 @@ class TiledBackend:
             ends = self.settings.initial_tree(len(weights), rng)
             tree = forest.measure(space, cores, ends, team)
         else:
-            tree = self._joined(space, where, cores, lists, team, rng, options.progress)
+            search = sharing.open_search(space, where, cores, team, options, writer)
+            tree = self._joined(search, lists, rng, options.progress)
+        if writer is not None:
+            writer.remove_files()
         tree = minimum_forest(len(weights), tree)
         self._store(options, _INITIAL_TREE, cores, tree)
         return _Stage(cores, tree, nearer)
@@ -333,7 +340,7 @@ class TiledBackend:
         options: FitOptions,
         team: Workers,
         rng: np.random.Generator,
-        shared: Path | None,
+        writer: RowWriter | None,
     ) -> tuple[Layout, Lists]:
         n, length = len(space.vectors), neighbours.list_length(len(space.vectors), options.tree_min_samples)
         where = layout.build_local_layout(space.coordinates, self._tile_rows(space.xp), rng)
@@ -343,12 +350,10 @@ class TiledBackend:
             folder = options.work_dir or Path(tempfile.gettempdir())
             _log.info("neighbour lists of %s go into a file in %s", format_bytes(8 * n * length), folder)
         lists = space.kernels.empty_lists(space.xp, where, length, folder)
-        asking = space if self.settings.bound_neighbours else replace(space, bounded=False)
         state: dict[str, Any] = {"progress": options.progress, "checkpoint": options.checkpoint}
-        if options.executor is None or shared is None:
-            return neighbours.find_neighbours(asking, where, lists, team=team, **state), lists
-        writer = RowWriter(asking, shared)
-        return fill_lists(asking, where, lists, executor=options.executor, writer=writer, **state), lists
+        if options.executor is None or writer is None:
+            return neighbours.find_neighbours(space, where, lists, team=team, **state), lists
+        return fill_lists(space, where, lists, executor=options.executor, writer=writer, **state), lists
 
     def memory(self, space: Space, options: FitOptions, team: Workers) -> int:
         """Return the most bytes taken above the input: lists, axes and trees by row, buffers by thread."""
@@ -380,21 +385,13 @@ class TiledBackend:
             n * (work.list_bytes(length) + nearer_bytes + coordinate_bytes + _ROW_BYTES) + n_threads * buffers
         )
 
-    def _joined(
-        self,
-        space: Space,
-        where: Layout,
-        cores: FloatArray,
-        lists: Lists,
-        team: Workers,
-        rng: np.random.Generator,
-        progress: Progress,
-    ) -> Edges:
+    def _joined(self, search: Search, lists: Lists, rng: np.random.Generator, progress: Progress) -> Edges:
         """Connect all rows by edges of the neighbour graph and edges between its components."""
+        space, cores, team = search.space, search.cores, search.team
         known = forest.measure(space, cores, forest.neighbour_forest(lists, cores), team)
         groups = forest.split_into_groups(len(cores), known, _GROUP_ROWS)
         _log.debug("%d edges of the neighbour graph, %d groups", len(known.u), len(np.unique(groups)))
-        edges = join_components(space, where, cores, groups, team, rng, progress)
+        edges = join_components(search, groups, rng, progress)
         return concatenate([known, forest.measure(space, cores, edges, team)])
 
     def _close(
@@ -422,34 +419,6 @@ class TiledBackend:
         tree = verifier.minimize_tree(tree)
         _log.debug("the verify pass found %d candidates", verifier.n_candidates)
         return tree
-
-
-@contextlib.contextmanager
-def _shared_folder(options: FitOptions) -> Iterator[Path | None]:
-    """Open the folder in which the workers of an executor find the rows, that of the states if there is one.
-
-    Files there are removed with the states; without states, at the end.
-    """
-    if options.executor is None:
-        yield None
-        return
-    with contextlib.ExitStack() as stack:
-        try:
-            if options.checkpoint is not None:
-                folder = options.checkpoint.make_folder()
-            else:
-                if options.work_dir is not None:
-                    make_own_folder(options.work_dir)
-                temporary = tempfile.TemporaryDirectory(prefix="panic-tda-", dir=options.work_dir)
-                folder = Path(stack.enter_context(temporary))
-        except OSError as error:
-            raise NoRoom(
-                f"the folder of the rows for the workers could not be made in "
-                f"{options.work_dir or tempfile.gettempdir()} ({error.strerror}): name another one with "
-                "--work-dir"
-            ) from error
-        options.executor.share_folder(folder.resolve())
-        yield folder.resolve()
 
 
 def _coordinate_bytes(work: Kernels, n_features: int, n_axes: int) -> int:

@@ -36,6 +36,8 @@ _EDGE_BYTES = 64
 """An improving edge, and what making a forest of many takes."""
 _GROUP_ROWS, _ASKED_GROUPS = 64, 8
 """Neighbouring rows of a group, and groups that a row asks when components are joined."""
+_CENTRES_AT_ONCE = 8_192
+"""Centres that are compared at once: with all of them, the products of 30 million rows would take a GB."""
 _THIN_OUT = 1 << 16
 """Edges of one call of `EdgeScan.find` above which only a minimum spanning forest of them is returned."""
 
@@ -236,26 +238,29 @@ class OutsideSearch:
         # The product on the axes alone is a better estimate than the bound.
         self._n_coordinates = self._points.shape[1] - space.bounded
         starts = np.arange(0, len(cores), _GROUP_ROWS)
-        self._centres = np.empty((len(starts), self._n_coordinates), dtype=np.float32)
+        self.centres = np.empty((len(starts), self._n_coordinates), dtype=np.float32)
         for number, start in enumerate(starts):
             rows = layout.order[start : start + _GROUP_ROWS]
-            self._centres[number] = self._points[rows, : self._n_coordinates].mean(axis=0)
+            self.centres[number] = self._points[rows, : self._n_coordinates].mean(axis=0)
 
     def begin(self, representative: IntArray) -> None:
         """Find the panels that hold one component alone."""
-        self._representative = representative
-        self._only = row_kernels.find_pure_panels(representative, self._order, _GROUP_ROWS)
+        self.representative = representative
+        self.only = row_kernels.find_pure_panels(representative, self._order, _GROUP_ROWS)
 
     def find(self, asking: IntArray, *, full_rows: bool) -> IntArray:
         """Search the nearest panels that hold rows of other components."""
-        products = self._points[asking, : self._n_coordinates] @ self._centres.T
-        chosen = row_kernels.choose_panels(products, self._only, self._representative[asking], _ASKED_GROUPS)
+        points, owners = self._points[asking, : self._n_coordinates], self.representative[asking]
+        return self.probe(asking, choose_panels(points, owners, self.centres, self.only)[0])
+
+    def probe(self, asking: IntArray, chosen: IntArray) -> IntArray:
+        """Search the panels that were chosen for each asking row."""
         return row_kernels.probe_panels(
             self._points,
             self._vectors,
             self._order,
             self._cores,
-            self._representative,
+            self.representative,
             asking,
             chosen,
             _GROUP_ROWS,
@@ -264,6 +269,35 @@ class OutsideSearch:
 
 
 outside_search = OutsideSearch
+
+
+def choose_panels(
+    points: Float32Array, owners: IntArray, centres: Float32Array, only: IntArray
+) -> tuple[IntArray, Float32Array]:
+    """Choose the panels with the most similar centres, of those that hold rows of other components.
+
+    Parameters
+    ----------
+    points : (rows, m) float32
+        Coordinates.
+    owners : (rows,) int64
+        Component of each row.
+    centres : (panels, m) float32
+        Mean coordinates of each panel.
+    only : (panels,) int64
+        Component of each panel that holds no other, else -1.
+
+    Returns
+    -------
+    (rows, 8) int64, (rows, 8) float32
+        Panels, the most similar first, and their products; -1 and minus infinity where there are fewer.
+    """
+    chosen = np.full((len(points), _ASKED_GROUPS), -1)
+    largest = np.full(chosen.shape, -np.inf, dtype=np.float32)
+    for part in slices(len(centres), _CENTRES_AT_ONCE):
+        products = points @ centres[part].T
+        row_kernels.choose_panels(products, part.start, only[part], owners, chosen, largest)
+    return chosen, largest
 
 
 def nearest_members(

@@ -41,7 +41,7 @@ MAX_WALKS = 8
 _WALK_SHARE = 1 / 64
 """Walks of all components, as a share of the rows; each step of a walk multiplies one row with all."""
 _STEPS = 1
-_ASKED_AT_ONCE = 512
+ASKED_AT_ONCE = 512
 _WALKS_AT_ONCE = 64
 
 
@@ -62,28 +62,16 @@ class InterComponentEdges(NamedTuple):
 
 
 def join_components(
-    space: Space,
-    layout: Layout,
-    cores: FloatArray,
-    representative: IntArray,
-    team: Workers,
-    rng: np.random.Generator,
-    progress: Progress,
+    search: Search, representative: IntArray, rng: np.random.Generator, progress: Progress
 ) -> tuple[IntArray, IntArray]:
     """Find edges that make one component of those in `representative`, which is updated.
 
     Parameters
     ----------
-    space : Space
-        n rows.
-    layout : Layout
-        Order in which neighbours stand side by side.
-    cores : (n,) float64
-        Core distances.
+    search : Search
+        Finds the rows outside of a component.
     representative : (n,) int64
         A row that stands for each row's component.
-    team : Workers
-        Threads.
     rng : numpy.random.Generator
         Chooses among the rows.
     progress : Progress
@@ -99,7 +87,6 @@ def join_components(
     A round asks for at most max(components, 2,048, n / `Kernels.QUERY_SHARE`) rows, and joins every
     component to another: their number halves.
     """
-    search = _Search(space, layout, cores, team)
     n_components = len(np.unique(representative))
     if n_components > 1:
         progress.phase("join components", float(n_components - 1))
@@ -107,9 +94,9 @@ def join_components(
     v: list[IntArray] = []
     while (representative != representative[0]).any():
         search.begin(representative)
-        at_most = max(MAX_QUERY_ROWS, len(representative) // space.kernels.QUERY_SHARE)
-        direct = search.find(choose_query_rows(cores, representative, at_most, rng), full_rows=False)
-        walked = _walk(space, cores, representative, _choose_starts(representative, direct), search)
+        at_most = max(MAX_QUERY_ROWS, len(representative) // search.space.kernels.QUERY_SHARE)
+        direct = search.find(choose_query_rows(search.cores, representative, at_most, rng), full_rows=False)
+        walked = _walk(search, representative, _choose_starts(representative, direct))
         inside, outside, weight = (np.concatenate(both) for both in zip(walked, direct, strict=True))
         order, chosen = np.argsort(weight, kind="stable"), np.empty(len(inside), dtype=np.int64)
         chosen = chosen[: _unite(representative, inside, outside, order, chosen)]
@@ -120,29 +107,47 @@ def join_components(
     return np.concatenate([empty, *u]), np.concatenate([empty, *v])
 
 
-class _Search:
-    """Search of the nearest rows in other components, in all threads, with measured distances."""
+class Search:
+    """Search of the nearest rows in other components, in all threads, with measured distances.
+
+    Parameters
+    ----------
+    space : Space
+        n rows.
+    layout : Layout
+        Order in which neighbours stand side by side.
+    cores : (n,) float64
+        Core distances.
+    team : Workers
+        Threads.
+    """
 
     def __init__(self, space: Space, layout: Layout, cores: FloatArray, team: Workers) -> None:
-        self._space, self._cores, self.team = space, cores, team
+        self.space, self.cores, self.team = space, cores, team
         self._search = space.kernels.outside_search(space, layout, cores)
         order = to_host(layout.order)
         self._position = np.empty(len(order), dtype=np.int64)
         self._position[order] = np.arange(len(order))
 
     def begin(self, representative: IntArray) -> None:
+        """Start a round; see `contract.OutsideSearch.begin`."""
         self._search.begin(representative)
 
     def find(self, asking: IntArray, *, full_rows: bool) -> InterComponentEdges:
+        """Find an edge from every asking row; see `contract.OutsideSearch.find`."""
         # Rows at neighbouring positions are compared with the same rows.
         asking = asking[np.argsort(self._position[asking], kind="stable")]
+        outside = self._find_outside(asking, full_rows=full_rows)
+        return InterComponentEdges(*measure(self.space, self.cores, (asking, outside), self.team))
+
+    def _find_outside(self, asking: IntArray, *, full_rows: bool) -> IntArray:
         outside = np.empty(len(asking), dtype=np.int64)
 
         def chunk(part: slice) -> None:
             outside[part] = self._search.find(asking[part], full_rows=full_rows)
 
-        self.team.chunks(chunk, len(asking), largest=_ASKED_AT_ONCE)
-        return InterComponentEdges(*measure(self._space, self._cores, (asking, outside), self.team))
+        self.team.chunks(chunk, len(asking), largest=ASKED_AT_ONCE)
+        return outside
 
 
 def choose_query_rows(
@@ -185,10 +190,9 @@ def _choose_starts(representative: IntArray, edges: InterComponentEdges) -> Inte
     return InterComponentEdges(edges.inside[chosen], edges.outside[chosen], edges.weight[chosen])
 
 
-def _walk(
-    space: Space, cores: FloatArray, representative: IntArray, edges: InterComponentEdges, search: _Search
-) -> InterComponentEdges:
+def _walk(search: Search, representative: IntArray, edges: InterComponentEdges) -> InterComponentEdges:
     """Improve every edge by turns at its inner and its outer end."""
+    space, cores = search.space, search.cores
     # A component is a range of `members`, which a walk does not leave at its inner end.
     members = np.argsort(representative, kind="stable")
     for _ in range(_STEPS):

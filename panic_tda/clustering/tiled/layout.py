@@ -148,19 +148,32 @@ def schedule_tile_pairs(coordinates: Array, layout: Layout) -> Int32Array:
     means = xp.stack([xp.mean(coordinates[moved_layout.rows(tile)], axis=0) for tile in range(n_tiles)])
     similarity = to_host(means @ means.copy().T)
     first, second = np.triu_indices(n_tiles, 1)
-    by_similarity = np.argsort(-similarity[first, second], kind="stable")
-    near, rest = np.split(by_similarity, [_NEAR_PAIRS_PER_TILE * n_tiles])
+    near, rest = _split_by_similarity(similarity[first, second], _NEAR_PAIRS_PER_TILE * n_tiles)
     side = block_side(n_tiles)
     n_blocks = n_tiles // side + 1
     block_rank = np.random.default_rng(_SEED).permutation(n_blocks**2)
     block = block_rank[first[rest] // side * n_blocks + second[rest] // side]
-    off_diagonal = np.concatenate([near, rest[np.lexsort((second[rest], first[rest], block))]])
+    # Stable: within a block, pairs keep the order of their tiles.
+    off_diagonal = np.concatenate([near, rest[np.argsort(block, kind="stable")]])
     diagonal = np.arange(n_tiles)
     pairs = [
         np.concatenate([diagonal, first[off_diagonal]]),
         np.concatenate([diagonal, second[off_diagonal]]),
     ]
     return np.stack(pairs, axis=1).astype(np.int32)
+
+
+def _split_by_similarity(similarity: Float32Array, n_near: int) -> tuple[IntArray, IntArray]:
+    """Return the pairs with the largest similarities, in falling order, and the others in their order.
+
+    Sorting all pairs would take most of the time of a schedule.
+    """
+    if n_near >= len(similarity):
+        return np.argsort(-similarity, kind="stable"), np.empty(0, dtype=np.int64)
+    near = np.sort(np.argpartition(-similarity, n_near)[:n_near])
+    is_near = np.zeros(len(similarity), dtype=np.bool_)
+    is_near[near] = True
+    return near[np.argsort(-similarity[near], kind="stable")], np.flatnonzero(~is_near)
 
 
 def block_side(n_tiles: int) -> int:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SPARE_NEIGHBOURS = 8
 FEWEST_NEIGHBOURS = 16
-_NEAR_WORK, _DECLINE = (7.0, 4.0, 2.2, 1.8, 1.5), 0.5
+NEAR_WORK, DECLINE = (7.0, 4.0, 2.2, 1.8, 1.5), 0.5
 """Measured at 100,000 × 768 and 300,000 × 384: the first tile pairs take times as long as those that follow;
 as thresholds rise, the last take half as long."""
 _BATCHES = 16
@@ -138,7 +138,7 @@ def save(checkpoint: Checkpoint, layout: Layout, pairs: Int32Array, n_done: int,
 
 def announce(space: Space, layout: Layout, pairs: Int32Array, n_done: int, progress: Progress) -> FloatArray:
     """Begin the phase, and return the work of each tile pair."""
-    near, decline = (_NEAR_WORK, _DECLINE) if space.bounded else ((), 0.0)
+    near, decline = (NEAR_WORK, DECLINE) if space.bounded else ((), 0.0)
     work = estimate_work(layout, pairs, near, decline)
     progress.phase("neighbours", float(work.sum()))
     if n_done:

@@ -79,7 +79,10 @@ unless two heights lie just that far apart.
     lists that were true when it was made (`tasks`). They have only risen since, so it drops no pair that
     step 4 keeps; entries that a list holds already are skipped (`kernels.merge_entries`), so that a task may
     be run twice. In the verify pass a task compares with an older tree, as in step 9, and returns a forest,
-    as in step 8. A pair of tiles counts as done when its result has been entered.
+    as in step 8. A pair of tiles counts as done when its result has been entered. A task that compares rows
+    with a block, to measure core distances, begins with bounds that have only fallen since, and returns all
+    rows below them that may count; a second result of the same task is skipped (`block_cores`). Joining may
+    find any edges.
 13. **Nor does a device.** The passes are the same there, over `tiled.device` in the place of `tiled.host`;
     each step above asks of a product only that it is within η, and of a distance that it is in float64.
 

@@ -93,28 +93,40 @@ def find_pure_panels(representative: IntArray, order: Int32Array, width: int) ->
 
 
 @compiled
-def choose_panels(products: Float32Array, only: IntArray, representative: IntArray, count: int) -> IntArray:
-    """Choose, for each row of products, the largest `count` whose panels hold another component.
+def choose_panels(
+    products: Float32Array,
+    first: int,
+    only: IntArray,
+    representative: IntArray,
+    chosen: IntArray,
+    largest: Float32Array,
+) -> None:
+    """Enter panels that hold another component among the most similar ones of each row.
 
-    Returns
-    -------
-    (rows, count) int64
-        Panels, the most similar first; -1 where there are fewer.
+    Parameters
+    ----------
+    products : (rows, panels) float32
+        Similarities to the panels from number `first` on.
+    first : int
+        Number of the first of these panels.
+    only : (panels,) int64
+        Component of each panel that holds no other, else -1.
+    representative : (rows,) int64
+        Component of each row.
+    chosen, largest : (rows, count) int64 and float32
+        The most similar panels so far, and their similarities, in falling order; updated.
     """
-    chosen = np.full((len(products), count), -1)
-    largest = np.empty(count, dtype=np.float32)
+    last = chosen.shape[1] - 1
     for i in range(len(products)):
-        largest[:] = -np.inf
         for panel in range(products.shape[1]):
             product = products[i, panel]
-            if product <= largest[count - 1] or only[panel] == representative[i]:
+            if product <= largest[i, last] or only[panel] == representative[i]:
                 continue
-            at = count - 1
-            while at > 0 and largest[at - 1] < product:
-                largest[at], chosen[i, at] = largest[at - 1], chosen[i, at - 1]
+            at = last
+            while at > 0 and largest[i, at - 1] < product:
+                largest[i, at], chosen[i, at] = largest[i, at - 1], chosen[i, at - 1]
                 at -= 1
-            largest[at], chosen[i, at] = product, panel
-    return chosen
+            largest[i, at], chosen[i, at] = product, first + panel
 
 
 @compiled

@@ -1,4 +1,4 @@
-"""Tasks of both passes over pairs of tiles, as pure functions: what they need is in the task or in files.
+"""Tasks of all passes that grow with n², as pure functions: what they need is in the task or in files.
 
 A worker holds nothing between two tasks, so that each may run anywhere, and again after a worker was lost.
 Tasks compare with values that results of other tasks have improved by then. That changes the time alone:
@@ -11,21 +11,29 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from panic_tda.arrays.rows import slices
 from panic_tda.clustering.tiled import host
-from panic_tda.clustering.tiled.blocks import Part, RowFiles
+from panic_tda.clustering.tiled.blocks import Part
 from panic_tda.clustering.tiled.contract import ByPosition, Space
+from panic_tda.clustering.tiled.cores import compare_with_rows
 from panic_tda.clustering.tiled.improving_edges import NO_EDGES, edges_within, local_forest
+from panic_tda.clustering.tiled.joining import ASKED_AT_ONCE
 from panic_tda.clustering.tiled.layout import Layout
+from panic_tda.clustering.tiled.row_files import MatrixFile, RowFiles
 from panic_tda.clustering.tiled.space import select_kernels
 from panic_tda.clustering.tiled.workers import workers
 from panic_tda.clustering.trees import Edges, concatenate
 
 if TYPE_CHECKING:
-    from panic_tda.types import Float32Array, FloatArray, Int32Array
+    from panic_tda.types import Float32Array, FloatArray, Int32Array, IntArray
 
 _NO_ROW = np.iinfo(np.int32).max
 """Stands in a list for the entries that its row has already: after every row number, as ties prefer small
 ones."""
+
+
+_ENTRY_BYTES, _POSITION_BYTES = 32, 128
+"""Bytes of an entry of a list and of its copies in a result, and of the other values of a position."""
 
 
 class NeighbourTask(NamedTuple):
@@ -92,6 +100,100 @@ class EdgeTask(NamedTuple):
     prune_rows: bool
 
 
+class SearchTask(NamedTuple):
+    """Rows with too short a list, to compare with all rows of a block.
+
+    Attributes
+    ----------
+    number, block : int
+        Numbers of the group of rows, and of the block.
+    files : RowFiles
+        Rows in the order of the layout.
+    positions : (int, int)
+        First position of the block, and the end.
+    weights : (positions,) int64
+        Copies of the rows of the block.
+    query_rows : MatrixFile
+        All rows to compare with the others.
+    rows : (int, int)
+        The rows of the group there: the first one, and the end.
+    itself : (rows,) int64
+        Local index of each of these rows in the block; -1 in other blocks.
+    missing : (rows,) int64
+        Weight that the neighbours of each must add up to.
+    upper_bounds : (rows,) float64
+        Upper bounds of their core distances, as known when the task was made.
+    batch_rows : int
+        Rows to compare at once.
+    """
+
+    number: int
+    block: int
+    files: RowFiles
+    positions: tuple[int, int]
+    weights: IntArray
+    query_rows: MatrixFile
+    rows: tuple[int, int]
+    itself: IntArray
+    missing: IntArray
+    upper_bounds: FloatArray
+    batch_rows: int
+
+
+class NearRows(NamedTuple):
+    """Rows of a block that may be nearer than a core distance.
+
+    Attributes
+    ----------
+    queries, others : (entries,) int64
+        Number in the group of the row that asked, and local index of the near row.
+    distances : (entries,) float64
+        Chord lengths.
+    """
+
+    queries: IntArray
+    others: IntArray
+    distances: FloatArray
+
+
+class PanelTask(NamedTuple):
+    """Rows of some components, to compare with the centres of panels; see `host.OutsideSearch`.
+
+    Attributes
+    ----------
+    query_rows, centres : MatrixFile
+        Coordinates of all rows that ask, and of all centres.
+    rows, panels : (int, int)
+        The rows and the panels of the task: the first one of each, and the end.
+    owners : (rows,) int64
+        Component of each row.
+    only : (panels,) int64
+        Component of each panel that holds no other, else -1.
+    """
+
+    query_rows: MatrixFile
+    centres: MatrixFile
+    rows: tuple[int, int]
+    panels: tuple[int, int]
+    owners: IntArray
+    only: IntArray
+
+
+class PanelChoice(NamedTuple):
+    """The most similar panels of each row.
+
+    Attributes
+    ----------
+    panels : (rows, count) int32
+        Their numbers, the most similar first; -1 where there are fewer.
+    products : (rows, count) float32
+        Their similarities; minus infinity where there are fewer.
+    """
+
+    panels: Int32Array
+    products: Float32Array
+
+
 def find_neighbours(task: NeighbourTask) -> ListEntries:
     """Find the pairs of rows that may enter the neighbour list of either row."""
     with workers(1) as team:
@@ -139,8 +241,64 @@ def find_improving_edges(task: EdgeTask) -> Edges:
     return local_forest(forest) if len(forest.u) else forest
 
 
+def estimate_bytes(tile_rows: int, n_tiles: int, n_features: int, *, n_coordinates: int, length: int) -> int:
+    """Return the most bytes that a task takes, its result included.
+
+    Parameters
+    ----------
+    tile_rows : int
+        Most rows of a tile.
+    n_tiles : int
+        Tiles of both blocks.
+    n_features, n_coordinates : int
+        Numbers of a row, and of its projected coordinates.
+    length : int
+        Entries of a neighbour list.
+    """
+    coordinates = 4 * n_coordinates + host.packed_bytes(n_coordinates)
+    by_position = 4 * n_features + coordinates + _ENTRY_BYTES * length + _POSITION_BYTES
+    return n_tiles * tile_rows * by_position + host.buffer_bytes(tile_rows, n_features)
+
+
+def find_near_rows(task: SearchTask) -> NearRows:
+    """Find the rows of a block that are nearer to some rows than the upper bounds of their core distances."""
+    with workers(1):
+        n_columns, n_queries = len(task.weights), len(task.missing)
+        vectors = np.empty((n_columns + n_queries, task.query_rows.width), dtype=np.float32)
+        task.files.vectors.read_into([task.positions], vectors[:n_columns])
+        task.query_rows.read_into([task.rows], vectors[n_columns:])
+        space = Space(vectors, vectors, False, task.files.margin, 0.0, np, select_kernels(np))
+        parts = []
+        for part in slices(n_queries, task.batch_rows):
+            nearest = compare_with_rows(
+                space,
+                task.weights,
+                np.arange(part.start, part.stop) + n_columns,
+                task.missing[part],
+                task.upper_bounds[part].copy(),
+                task.itself[part],
+            )
+            parts.append((nearest.queries + part.start, nearest.rows, nearest.distances))
+    return NearRows(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+
+def choose_panels(task: PanelTask) -> PanelChoice:
+    """Choose the panels with rows of other components that are most similar to each row."""
+    with workers(1):
+        centres, points = task.centres.read([task.panels]), task.query_rows.read([task.rows])
+        # The last coordinate is part of a bound; similarities do without it.
+        points = points[:, : centres.shape[1]]
+        parts = [
+            host.choose_panels(points[part], task.owners[part], centres, task.only)
+            for part in slices(len(points), ASKED_AT_ONCE)
+        ]
+    panels, products = (np.concatenate(values) for values in zip(*parts, strict=True))
+    panels[panels >= 0] += task.panels[0]
+    return PanelChoice(panels.astype(np.int32), products)
+
+
 def _read_space(files: RowFiles, part: Part) -> Space:
-    vectors, coordinates = files.read(part)
+    vectors, coordinates = files.read(part.ranges)
     return Space(vectors, coordinates, files.bounded, files.margin, files.slack, np, select_kernels(np))
 
 

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 FIRST_WAVE = 2
 """Tile pairs, per tile, after which the tree is improved for the first time."""
-_NEAR_WORK = (5.0, 1.5, 1.5, 1.5)
+NEAR_WORK = (5.0, 1.5, 1.5, 1.5)
 """Measured at 100,000 × 768 and 300,000 × 384: time of the first tile pairs, in times of a later one."""
 LAST_WAVES = 16
 """Waves grow up to this part of all tile pairs; between two of them the state can be saved."""
@@ -125,7 +125,7 @@ class _State(NamedTuple):
 
 def estimate_pass_work(space: Space, layout: Layout, pairs: Int32Array) -> FloatArray:
     """Return the work of each tile pair."""
-    return estimate_work(layout, pairs, _NEAR_WORK if space.bounded else ())
+    return estimate_work(layout, pairs, NEAR_WORK if space.bounded else ())
 
 
 def announce(work: FloatArray, n_done: int, progress: Progress) -> None:

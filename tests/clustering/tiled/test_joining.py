@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from panic_tda.clustering.tiled import host
-from panic_tda.clustering.tiled.joining import join_components
+from panic_tda.clustering.tiled.joining import Search, join_components
 from panic_tda.clustering.tiled.layout import Layout, build_local_layout
 from panic_tda.clustering.tiled.space import build_space
 from panic_tda.clustering.tiled.workers import workers
@@ -53,7 +53,7 @@ def test_components_of_any_size_are_joined(sizes: tuple[int, ...]) -> None:
     with workers(2) as team:
         cores = rng.random(len(rows))
         layout = build_local_layout(space.coordinates, 100, rng)
-        u, v = join_components(space, layout, cores, leader, team, rng, Silent())
+        u, v = join_components(Search(space, layout, cores, team), leader, rng, Silent())
     assert len(u) == len(sizes) - 1
     assert (leader == leader[0]).all()
     joined = np.arange(len(sizes))

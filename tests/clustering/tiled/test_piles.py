@@ -11,7 +11,7 @@ import pytest
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.tiled import device_lists, engine, host
 from panic_tda.clustering.tiled.contract import CandidatePairs, Space
-from panic_tda.clustering.tiled.cores import CoreDistances, _NearestRows
+from panic_tda.clustering.tiled.cores import CoreDistances, NearestRows
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
 from panic_tda.clustering.tiled.layout import Layout, tile_starts
 from panic_tda.clustering.tiled.space import build_space
@@ -70,7 +70,7 @@ def test_few_pairs_of_a_pile_are_measured(monkeypatch: pytest.MonkeyPatch) -> No
 def test_no_more_rows_are_kept_than_are_missing() -> None:
     """If every tile is nearer than the one before, all rows were once among the nearest."""
     missing, weights = np.array([3, 9]), np.random.default_rng(0).integers(1, 4, 400)
-    nearest = _NearestRows(np.full(2, 500.0), missing)
+    nearest = NearestRows(np.full(2, 500.0), missing)
     for value in range(400, 0, -1):
         owners = np.arange(2)
         nearest.add(owners, np.full(2, value), np.full(2, float(value)), np.full(2, weights[value - 1]))

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
+import shutil
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +20,15 @@ from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.checkpoint import Checkpoint
 from panic_tda.clustering.duplicates import find_distinct, keep_distinct
 from panic_tda.clustering.executor import TASKS_PER_SLOT, ThreadExecutor
+from panic_tda.clustering.tiled import block_cores, block_joining, cores, tasks
 from panic_tda.clustering.tiled.engine import Settings, TiledBackend
+from panic_tda.errors import NoRoom
 from panic_tda.types import SpanningTree
+from tests.conftest import MakeDisk
 from tests.executors import ShuffledExecutor, Watched
 
 TILE_ROWS = 48
+MIB = 1 << 20
 
 
 def make_rows(kind: str, n: int, d: int, seed: int) -> np.ndarray:
@@ -99,6 +107,90 @@ def test_settings_change_nothing(rows: np.ndarray, tree: SpanningTree, settings:
 def test_few_rows_give_the_same_tree(rows: np.ndarray, n: int) -> None:
     options = {"min_samples": 2}
     assert_same(fit(rows[:n], executor=ThreadExecutor(3), **options), fit(rows[:n], **options))
+
+
+class Counting(ShuffledExecutor):
+    """Counts the tasks of each kind."""
+
+    def map(self, work: Any, tasks: Any) -> Any:
+        for task_and_result in super().map(work, tasks):
+            self.counts[work.__name__] = self.counts.get(work.__name__, 0) + 1
+            yield task_and_result
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.counts: dict[str, int] = {}
+
+
+@pytest.fixture
+def everything_in_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even few rows, in small tasks: with the constants as they are, this takes hundreds of thousands."""
+    monkeypatch.setattr(cores, "MOST_ROWS_HERE", 0)
+    monkeypatch.setattr(block_cores, "GROUP_ROWS", 150)
+    monkeypatch.setattr(block_joining, "MOST_ROWS_HERE", 0)
+    monkeypatch.setattr(block_joining, "BLOCK_ROWS", 5)
+
+
+@pytest.mark.usefixtures("everything_in_tasks")
+@pytest.mark.parametrize("kind", ["piles", "copies", "spectrum"])
+def test_no_part_that_grows_with_the_square_of_the_rows_stays_in_this_process(kind: str) -> None:
+    rows = make_rows("piles" if kind == "copies" else kind, 600, 60, 3)
+    if kind == "copies":
+        # Near-copies that no float32 product tells apart, some of them several times.
+        rows = make_rows("piles", 600, 60, 3)[np.arange(600) // 200 * 200]
+        rows += 1e-6 * np.random.default_rng(4).standard_normal(rows.shape).astype(np.float32)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    weights = np.random.default_rng(5).integers(1, 4, 600)
+    executor = Counting(3, 7, 0.5, np.random.default_rng(0))
+    options = {"min_samples": 40, "keep_neighbours": True}
+    here, spread = fit(rows, weights, **options), fit(rows, weights, executor=executor, **options)
+    assert_same(spread, here)
+    for name in ("rows", "distances"):
+        values = (np.sort(getattr(tree.neighbours, name), axis=1) for tree in (spread, here))
+        np.testing.assert_array_equal(*values)
+    assert executor.counts[tasks.choose_panels.__name__] > 4
+    if kind != "spectrum":
+        assert executor.counts[tasks.find_near_rows.__name__] > 8
+
+
+class Measured:
+    """Runs tasks in this process; measures the memory of the tasks, and of this process between them."""
+
+    slots, pace, task_bytes = 2, "", 0
+    largest_task = largest_between = 0
+
+    def prepare(self, folder: Path, task_bytes: int) -> None:
+        self.task_bytes = task_bytes
+
+    def look(self) -> None:
+        self.largest_between = max(self.largest_between, tracemalloc.get_traced_memory()[1])
+
+    def map(self, work: Any, tasks: Any) -> Any:
+        for task in tasks:
+            self.look()
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            result = pickle.loads(pickle.dumps(work(task)))
+            self.largest_task = max(self.largest_task, tracemalloc.get_traced_memory()[1] - before)
+            tracemalloc.reset_peak()
+            yield task, result
+
+
+@pytest.mark.parametrize("kind", ["spectrum", "piles"])
+def test_a_task_and_the_client_take_no_more_memory_than_is_said(kind: str) -> None:
+    rows = make_rows(kind, 4_000, 170, 2)
+    backend = TiledBackend(Settings(tile_rows=128, threads=1))
+    options = FitOptions(min_samples=10, distance_floor=1e-9)
+    executor = Measured()
+    fit(rows[:300], executor=ThreadExecutor(1))  # loads compiled code
+    tracemalloc.start()
+    try:
+        backend.fit(rows, np.ones(len(rows), dtype=np.int64), replace(options, executor=executor))
+        executor.look()
+    finally:
+        tracemalloc.stop()
+    assert executor.task_bytes / 4 < executor.largest_task < executor.task_bytes
+    assert executor.largest_between < backend.bytes_needed(*rows.shape, options) - rows.nbytes
 
 
 class _Stopped(Exception):
@@ -182,6 +274,19 @@ def test_progress_adds_up(rows: np.ndarray) -> None:
 def test_nothing_is_left_in_the_folder_of_a_run_without_states(rows: np.ndarray, tmp_path: Path) -> None:
     fit(rows, executor=ThreadExecutor(2), work_dir=tmp_path / "work")
     assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_a_full_folder_costs_the_run_and_says_so(
+    rows: np.ndarray, tree: SpanningTree, disk: MakeDisk
+) -> None:
+    work = disk(MIB)
+    filler = work / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(work).free - (100 << 10)))
+    with pytest.raises(NoRoom, match=r"the rows for the workers \(\d+ MiB\) could not .*--work-dir"):
+        fit(rows, executor=ThreadExecutor(1), work_dir=work)
+    assert list(work.iterdir()) == [filler]
+    filler.unlink()
+    assert_same(fit(rows, executor=ThreadExecutor(1), work_dir=work), tree)
 
 
 def test_tasks_are_drawn_late() -> None:

@@ -1,0 +1,207 @@
+"""Predict the time of a fit that Dask workers share, by a closed formula from one timed sample.
+
+    start + passes · (1 + 0.9 / tiles of a block) / slots + tasks · 10 ms + bytes / (slots · 200 MB/s)
+    + client
+
+The passes over all pairs of tiles are shared; everything else is done by the client, the process of the
+command. The sample, random rows with clusters and a spectrum like that of captions, is fitted here without
+workers (`costs`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from panic_tda.clustering.placement import choose_placement
+from panic_tda.clustering.tiled import axes, host, neighbours, pass_work
+from panic_tda.clustering.tiled.blocks import divide_tiles
+from panic_tda.clustering.tiled.sharing import estimate_task_bytes
+from panic_tda.devices import cuda
+from panic_tda.insight.costs import measure, rows_to_measure
+from panic_tda.parameters import KEEP_NEIGHBOURS, ClusteringParameters
+from panic_tda.progress import Silent
+
+if TYPE_CHECKING:
+    from panic_tda.insight.costs import Costs
+    from panic_tda.progress import Progress
+    from panic_tda.types import Float32Array
+
+_BLOCK_OVERHEAD = 0.9
+"""Additional time of tasks, which learn thresholds anew, of blocks of one tile; it falls with their tiles.
+
+Measured at 384 dimensions, in times of a fit without tasks: 1.15 with 4 tiles a block, 1.11 with 8, 1.05 with
+16.
+"""
+_TASK_SECONDS = 0.01
+"""Time of the client and the scheduler for a task."""
+_BYTES_PER_SECOND = 200e6
+"""Assumed: what each slot reads in a second, such as 16 of a host that reads 3.2 GB/s."""
+_ENTRIES, _ENTRY_SECONDS = 1.5, 55e-9
+"""Entries of neighbour lists that tasks return, in times of those of the lists, and time for merging one."""
+_PAIR_SECONDS = 0.4e-6
+"""Time of the client for a pair of tiles in each pass: to schedule, and to group by blocks."""
+_FEWEST_ROWS = 1_000
+_PAIR_BYTES = 40
+"""Memory of the client for a pair of tiles: the schedule, and sorting it."""
+_WORKER_SECONDS = 1.5
+"""Processor time of a new worker process for loading libraries and compiled code."""
+_ATTRACTOR_ROWS = 240
+_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkersPlan:
+    """Estimate of a fit that workers share.
+
+    Attributes
+    ----------
+    n_rows, n_features, slots : int
+        Shape of the rows, and tasks that run at the same time.
+    measured_rows : int
+        Rows of the sample that was timed.
+    cpu_seconds : float
+        Processor seconds of the client and of all workers.
+    seconds : float
+        Seconds of the fit, the sum of the following ones.
+    start_seconds, pass_seconds, task_seconds, read_seconds, client_seconds : float
+        Loading compiled code, passes over all pairs of rows, handling of tasks, reading of rows, and what the
+        client does alone.
+    n_tasks : int
+        Tasks of both passes.
+    bytes_read : int
+        Bytes that all tasks read.
+    file_bytes, task_bytes, client_bytes : int
+        Bytes of the files of a pass, of a task in a worker's memory, and of the client's memory.
+    """
+
+    n_rows: int
+    n_features: int
+    slots: int
+    measured_rows: int
+    cpu_seconds: float
+    seconds: float
+    start_seconds: float
+    pass_seconds: float
+    task_seconds: float
+    read_seconds: float
+    client_seconds: float
+    n_tasks: int
+    bytes_read: int
+    file_bytes: int
+    task_bytes: int
+    client_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object that `plan-clustering --rows --json` prints, of plain values."""
+        return asdict(self)
+
+
+def plan_workers(
+    n_rows: int,
+    n_features: int,
+    slots: int,
+    *,
+    parameters: ClusteringParameters | None = None,
+    progress: Progress | None = None,
+) -> WorkersPlan:
+    """Estimate the time and the memory of a fit that workers share; a sample is timed.
+
+    Parameters
+    ----------
+    n_rows, n_features : int
+        Shape of the rows.
+    slots : int
+        Tasks that run at the same time, each on a core of its own like those of this machine.
+    parameters : ClusteringParameters, optional
+        Parameters of the clustering; default values if not given.
+    progress : Progress, optional
+        Receives the phases.
+    """
+    costs = measure_sample(n_rows, n_features, parameters=parameters, progress=progress)
+    return predict(costs, n_rows, slots, parameters=parameters)
+
+
+def measure_sample(
+    n_rows: int,
+    n_features: int,
+    *,
+    parameters: ClusteringParameters | None = None,
+    progress: Progress | None = None,
+) -> Costs:
+    """Time a fit of random rows of this length, no more than `n_rows`."""
+    parameters = _choose_engine(parameters, n_rows)
+    with cuda.cuda_disabled():
+        # This machine need not have room for all rows.
+        placement = choose_placement(parameters, _FEWEST_ROWS, n_features, keep_neighbours=KEEP_NEIGHBOURS)
+        sample = draw_rows(min(n_rows, rows_to_measure(placement)), n_features)
+        return measure(sample, parameters, placement, progress=progress or Silent())
+
+
+def predict(
+    costs: Costs, n_rows: int, slots: int, *, parameters: ClusteringParameters | None = None
+) -> WorkersPlan:
+    """Predict the fit of `n_rows` rows by workers, from the fit of a sample; see `plan_workers`."""
+    d = costs.n_features
+    min_samples = max(_choose_engine(parameters, n_rows).min_samples or 1, KEEP_NEIGHBOURS)
+    work = costs.predict_work(n_rows)
+    n_tiles = -(-n_rows // host.TILE_ROWS)
+    blocks = np.diff(divide_tiles(n_tiles, slots))
+    passes = sum(seconds for phase, seconds in work.items() if phase in pass_work.PASSES)
+    passes *= 1 + _BLOCK_OVERHEAD / float(blocks.mean())
+    alone = {phase: seconds for phase, seconds in work.items() if phase not in pass_work.PASSES}
+    entries = n_rows * neighbours.list_length(n_rows, min_samples)
+    n_pairs = n_tiles * (n_tiles + 1) // 2
+    merging = entries * _ENTRIES * _ENTRY_SECONDS + len(pass_work.PASSES) * n_pairs * _PAIR_SECONDS
+    n_tasks = len(pass_work.PASSES) * len(blocks) * (len(blocks) + 1) // 2
+    n_axes = axes.DEFAULT_N_AXES
+    file_bytes = 4 * n_rows * (d + (n_axes + 1 if axes.bound_saves_time(n_axes, d) else 0))
+    # Each block is read once for each block, itself included, in each pass.
+    bytes_read = len(pass_work.PASSES) * len(blocks) * file_bytes
+    parts = {
+        "start_seconds": max(costs.start, _WORKER_SECONDS),
+        "pass_seconds": passes / slots,
+        "task_seconds": n_tasks * _TASK_SECONDS,
+        "read_seconds": bytes_read / (slots * _BYTES_PER_SECOND),
+        "client_seconds": merging
+        + sum(seconds / costs.measured[phase].cores for phase, seconds in alone.items()),
+    }
+    options = replace(costs.placement.options, min_samples=min_samples)
+    return WorkersPlan(
+        n_rows=n_rows,
+        n_features=d,
+        slots=slots,
+        measured_rows=costs.n_rows,
+        cpu_seconds=costs.start
+        + slots * _WORKER_SECONDS
+        + passes
+        + n_tasks * _TASK_SECONDS
+        + merging
+        + sum(alone.values()),
+        seconds=sum(parts.values()),
+        n_tasks=n_tasks,
+        bytes_read=bytes_read,
+        file_bytes=file_bytes,
+        task_bytes=estimate_task_bytes((n_rows, d), min_samples, slots, host.TILE_ROWS),
+        client_bytes=costs.placement.backend.bytes_needed(n_rows, d, options) + n_pairs * _PAIR_BYTES,
+        **parts,
+    )
+
+
+def draw_rows(n: int, d: int) -> Float32Array:
+    """Draw unit rows in clusters of unequal size, whose variance falls along the axes."""
+    rng = np.random.default_rng(_SEED)
+    spectrum = np.arange(1, d + 1) ** -0.5
+    centres = rng.standard_normal((max(4, n // _ATTRACTOR_ROWS), d)) * spectrum
+    rows = centres[(rng.random(n) ** 2 * len(centres)).astype(np.int64)]
+    rows += 0.7 * rng.standard_normal((n, d)) * spectrum
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows.astype(np.float32)
+
+
+def _choose_engine(parameters: ClusteringParameters | None, n_rows: int) -> ClusteringParameters:
+    """Return the effective parameters with the engine whose work can be shared."""
+    parameters = replace(parameters or ClusteringParameters(), backend="tiled")
+    return replace(parameters, min_samples=parameters.resolve(n_rows).min_samples)

@@ -1,0 +1,115 @@
+"""The estimate of a fit that workers share, against the tasks and files of such a fit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from panic_tda.clustering.backends.base import FitOptions
+from panic_tda.clustering.executor import ThreadExecutor
+from panic_tda.clustering.placement import choose_placement
+from panic_tda.clustering.tiled.engine import Settings, TiledBackend
+from panic_tda.insight import scaling
+from panic_tda.insight.costs import Costs, PhaseTime
+from panic_tda.main import main
+from panic_tda.parameters import KEEP_NEIGHBOURS, ClusteringParameters
+
+PARTS = ("start_seconds", "pass_seconds", "task_seconds", "read_seconds", "client_seconds")
+
+
+class CountingExecutor(ThreadExecutor):
+    """Counts the tasks of pairs of tiles and the bytes that they read."""
+
+    n_tasks = n_bytes = task_bytes = 0
+
+    def prepare(self, folder: Path, task_bytes: int) -> None:
+        self.task_bytes = task_bytes
+
+    def map(self, work: Any, tasks: Any) -> Any:
+        for task, result in super().map(work, tasks):
+            self.n_tasks += 1
+            widths = task.files.vectors.width + task.files.coordinates.width * task.files.bounded
+            self.n_bytes += 4 * widths * len(task.part.positions)
+            yield task, result
+
+
+@pytest.fixture(scope="module")
+def costs() -> Costs:
+    measured = {
+        "neighbours": PhaseTime(3.0, 6.0),
+        "verify": PhaseTime(2.0, 4.0),
+        "hierarchy": PhaseTime(1.0, 1.0),
+    }
+    placement = choose_placement(ClusteringParameters(backend="tiled"), 16_384, 200)
+    return Costs(placement, 16_384, 200, measured, start=0.5)
+
+
+def test_tasks_bytes_and_memory_are_those_of_a_fit(costs: Costs) -> None:
+    n, d = 5_000, 200
+    executor = CountingExecutor(2)
+    options = FitOptions(min_samples=KEEP_NEIGHBOURS, distance_floor=1e-3, executor=executor)
+    settings = Settings(threads=1, prune_rows=False)
+    TiledBackend(settings).fit(scaling.draw_rows(n, d), np.ones(n, dtype=np.int64), options)
+    plan = scaling.predict(costs, n, 2, parameters=ClusteringParameters(min_samples=5))
+    assert plan.n_tasks == executor.n_tasks
+    assert plan.bytes_read == pytest.approx(executor.n_bytes, rel=0.1)
+    assert plan.task_bytes == executor.task_bytes
+
+
+def test_the_parts_follow_the_formula(costs: Costs) -> None:
+    plan = scaling.predict(costs, 3_000_000, 16)
+    assert plan.seconds == pytest.approx(sum(getattr(plan, part) for part in PARTS))
+    assert plan.task_seconds == pytest.approx(0.01 * plan.n_tasks)
+    assert plan.read_seconds == pytest.approx(plan.bytes_read / (16 * 200e6))
+    work = costs.predict_work(3_000_000)
+    # Blocks of nearly 24 tiles.
+    assert plan.pass_seconds == pytest.approx((work["neighbours"] + work["verify"]) * 1.0375 / 16, rel=0.01)
+    # The process of the command alone has the hierarchy, and merging.
+    assert plan.client_seconds > work["hierarchy"]
+    assert scaling.predict(costs, 3_000_000, 32).pass_seconds == pytest.approx(
+        plan.pass_seconds / 2, rel=0.02
+    )
+
+
+def test_overhead_falls_with_the_size_of_blocks(costs: Costs) -> None:
+    """Times of tasks in times of a fit without: 1.15 of 4 tiles a block, 1.11 of 8, 1.05 of 16."""
+    without = replace(costs, start=0.0)
+    for n_rows, slots, overhead in ((16_384, 2, 1.2), (65_536, 2, 1.06), (3_000_000, 16, 1.04)):
+        passes = sum(without.predict_work(n_rows)[name] for name in ("neighbours", "verify"))
+        plan = scaling.predict(without, n_rows, slots)
+        assert plan.pass_seconds * slots / passes == pytest.approx(overhead, abs=0.03)
+
+
+def test_the_command_prints_the_estimate() -> None:
+    arguments = ["plan-clustering", "--rows", "2500", "--features", "16", "--workers", "3"]
+    result = CliRunner().invoke(main, [*arguments, "--json"])
+    plan = json.loads(result.stdout)
+    assert (plan["n_rows"], plan["n_features"], plan["slots"], plan["measured_rows"]) == (2500, 16, 3, 2500)
+    assert plan["seconds"] == pytest.approx(sum(plan[part] for part in PARTS))
+    text = CliRunner().invoke(main, arguments).stdout
+    assert "2,500 × 16 with 3 workers" in text
+    assert "reading" in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--rows", "10"],
+        ["--workers", "2"],
+        ["--rows", "10", "--features", "4"],
+        ["--rows", "10", "--features", "4", "--workers", "1", "--scheduler", "tcp://host:1"],
+        ["--rows", "10", "--features", "4", "--workers", "1", "--within", "8h"],
+        ["MiniLM", "--rows", "10", "--features", "4", "--workers", "1"],
+    ],
+)
+def test_options_that_go_together_are_named(arguments: list[str]) -> None:
+    result = CliRunner().invoke(main, ["plan-clustering", *arguments])
+    assert result.exit_code == 2
+    assert "--rows" in result.stderr
+    assert "--workers" in result.stderr or "drop MODEL" in result.stderr
