@@ -9,6 +9,7 @@ import pyarrow as pa
 from pyarrow import ipc
 from sqlalchemy.engine import Connection
 
+from panic_tda.storage.arrow import to_arrow
 from panic_tda.storage.bulk import insert_rows
 from panic_tda.storage.read import trees
 from panic_tda.storage.schema.tables import ClusteringTree
@@ -45,10 +46,10 @@ def as_table(tree: SpanningTree) -> pa.Table:
     order = np.argsort(tree.height, kind="stable")
     missing = np.arange(len(order) + 1) == len(order)
     columns = [
-        pa.array(np.append(values[order], 0), type=kind, mask=missing)
+        to_arrow(np.append(values[order], 0), kind, missing=missing)
         for values, kind in ((tree.u, pa.int32()), (tree.v, pa.int32()), (tree.height, pa.float64()))
     ]
-    table = pa.table([*columns, pa.array(tree.core_distances, pa.float64())], schema=trees.SCHEMA)
+    table = pa.table([*columns, to_arrow(tree.core_distances, pa.float64())], schema=trees.SCHEMA)
     return table.replace_schema_metadata({trees.TOLERANCE: repr(tree.tie_tolerance).encode()})
 
 
