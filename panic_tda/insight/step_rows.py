@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +17,7 @@ from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.exports import RowStream, describe, with_dashes
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.storage.read.vectors_by_id import read_vectors
-
-if TYPE_CHECKING:
-    from panic_tda.types import BytesArray, Float32Array, FloatArray, IntArray
+from panic_tda.types import BytesArray, Float32Array, FloatArray, IntArray
 
 _BATCH_ROWS = 2048
 _COLUMNS = pa.schema(

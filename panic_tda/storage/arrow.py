@@ -6,13 +6,12 @@ small clustering.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-if TYPE_CHECKING:
-    from panic_tda.types import BoolArray
+from panic_tda.types import BoolArray
 
 
 def to_arrow(values: Any, kind: pa.DataType, *, missing: BoolArray | None = None) -> pa.Array:

@@ -10,7 +10,6 @@ first.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import numpy as np
@@ -22,10 +21,7 @@ from panic_tda.errors import NoTree
 from panic_tda.parameters import ClusteringRecord
 from panic_tda.storage.arrow import to_numpy
 from panic_tda.storage.read import trees
-from panic_tda.types import NeighbourLists, SpanningTree
-
-if TYPE_CHECKING:
-    from panic_tda.types import FloatArray, IntArray
+from panic_tda.types import FloatArray, IntArray, NeighbourLists, SpanningTree
 
 FIRST_PART = trees.MOST_PARTS
 """Number of the first part; the parts of the tree have smaller numbers."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -26,11 +26,8 @@ from panic_tda.storage.arrow import to_numpy
 from panic_tda.storage.bulk import stream_rows
 from panic_tda.storage.read.assignments import count_assignments, select_key
 from panic_tda.storage.schema.tables import ClusteringTree
-from panic_tda.types import SpanningTree
+from panic_tda.types import FloatArray, SpanningTree
 from panic_tda.wording import pluralize
-
-if TYPE_CHECKING:
-    from panic_tda.types import FloatArray
 
 PART_BYTES = 8 << 20
 _ROW_BYTES = 24

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -15,10 +15,8 @@ from panic_tda.progress import Progress, Silent
 from panic_tda.storage.cells import read_rows, row_locator
 from panic_tda.storage.read.census import FLOAT_BYTES, stored_width
 from panic_tda.storage.schema.tables import PROMPT_EMBEDDING, Embedding
+from panic_tda.types import BoolArray, BytesArray, Float32Array
 from panic_tda.wording import pluralize
-
-if TYPE_CHECKING:
-    from panic_tda.types import BoolArray, BytesArray, Float32Array
 
 _QUERY_IDS = 500
 

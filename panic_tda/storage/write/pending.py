@@ -18,7 +18,7 @@ import tempfile
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -34,10 +34,7 @@ from panic_tda.storage.database import Database
 from panic_tda.storage.read import neighbour_graphs, trees
 from panic_tda.storage.write import neighbour_graphs as neighbour_graphs_written
 from panic_tda.storage.write.trees import as_table
-from panic_tda.types import OUTLIER, FinishedClustering
-
-if TYPE_CHECKING:
-    from panic_tda.types import BoolArray, IntArray, SpanningTree
+from panic_tda.types import OUTLIER, BoolArray, FinishedClustering, IntArray, SpanningTree
 
 _METADATA_KEY = b"panic_tda_clustering"
 _ID_BYTES = 32
