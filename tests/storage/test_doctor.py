@@ -117,7 +117,6 @@ def test_the_oracle_has_every_kind_but_what_lies_beside_the_file(tmp_path: Path)
         "UPDATE invocation SET output_text = NULL",
         "UPDATE invocation SET sequence_number = 7 WHERE sequence_number = 5",
         "UPDATE run SET experiment_id = 'none', max_length = 9",
-        "UPDATE persistencediagram SET run_id = 'none'",
         "UPDATE experimentconfig SET id = 'short'",
         "UPDATE embedding SET invocation_id = (SELECT id FROM invocation WHERE type = 'IMAGE') "
         "WHERE id = {6}",
@@ -269,7 +268,6 @@ def test_files_of_another_time_lack_columns(tmp_path: Path) -> None:
         "DROP INDEX ix_run_experiment_id",
         "ALTER TABLE run DROP COLUMN experiment_id",
         "ALTER TABLE embedding DROP COLUMN started_at",
-        "DROP TABLE persistencediagram",
         f"INSERT INTO embedding (id, invocation_id, embedding_model, vector) SELECT '{'f' * 32}', "
         f"invocation_id, embedding_model, vector FROM embedding WHERE id = '{first.id}'",
     )

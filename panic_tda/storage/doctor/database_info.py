@@ -20,10 +20,7 @@ from panic_tda.storage.doctor.findings import Findings
 
 IMAGE = "output_image_data"
 BATCH_ROWS = 2048
-_TABLES = (
-    *(*PIPELINE_TABLES, "persistencediagram"),
-    *("clusteringresult", "cluster", "embeddingcluster", "clusteringtree"),
-)
+_TABLES = (*PIPELINE_TABLES, "clusteringresult", "cluster", "embeddingcluster", "clusteringtree")
 _ROWS = re.compile(r"(SCAN|SEARCH) (TABLE )?invocation(_\d+)?\b(?!.* COVERING INDEX )")
 
 
