@@ -96,7 +96,7 @@ def test_a_log_may_go_to_a_device_or_a_pipe_with_a_reader(folder: Path) -> None:
 
 def test_a_terminal_without_unicode_is_no_failure(folder: Path) -> None:
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    fit = ("cluster-embeddings", "--db", "d.sqlite", "--backend", "sklearn", "--min-cluster-size", "2")
+    fit = ("cluster-embeddings", "--db", "d.sqlite", "--min-cluster-size", "2")
     for settings, words in (
         (locale, ("--help",)),
         (locale, (*fit, "--epsilon", "0")),

@@ -112,7 +112,7 @@ def test_a_signal_ends_a_long_statement(tmp_path: Path) -> None:
 
 def test_a_result_whose_saving_is_a_long_statement_is_kept(upgraded: MakeFile) -> None:
     file = upgraded()
-    words = ("cluster-embeddings", "Nomic", "--backend", "sklearn")
+    words = ("cluster-embeddings", "Nomic", "--backend", "tiled")
     program = START.format(grace=NEVER, body=SAVE)
     done = run(file.path, words, after=0.5, phase="statement", number=signal.SIGINT, code=program)
     assert done.code == 130, done.stderr

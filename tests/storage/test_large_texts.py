@@ -21,7 +21,7 @@ from tests.field_files import FieldSpec
 from tests.snapshots import opened, run_python
 
 CHARACTERS = 1_000_000
-N_TEXTS = 150
+N_TEXTS = 100
 MOST_MIB = 400
 """What a command may take beyond what it takes of short texts: SQLite's cache (256 MiB), and some texts."""
 MEASURED = """
