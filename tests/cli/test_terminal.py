@@ -64,17 +64,20 @@ def test_a_signal_during_the_fit_leaves_the_database_as_it_was(
 
 SLOW_SAVE = """
 import sys, time
+from panic_tda.storage.schema.tables import EmbeddingCluster
 from panic_tda.storage.write import saving
-whole = saving._iterate_assignments
+insert = saving.insert_rows
 
-def slow(key, finished):
-    for number, row in enumerate(whole(key, finished)):
+def slow(rows):
+    for number, row in enumerate(rows):
         if number == 20:
             print("HERE NOW", file=sys.stderr, flush=True)
         time.sleep(0.5 if number >= 20 else 0)
         yield row
 
-saving._iterate_assignments = slow
+saving.insert_rows = lambda connection, table, rows: insert(
+    connection, table, slow(rows) if table is EmbeddingCluster else rows
+)
 from panic_tda.main import main
 main(prog_name="panic-tda")
 """

@@ -243,7 +243,7 @@ def test_runs_of_which_one_type_was_stored_are_whole(tmp_path: Path, stored: str
 def test_copies_by_two_models_of_one_output_are_told_once(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(duplicates, "_AT_ONCE", 1)
+    monkeypatch.setattr(duplicates, "PAIRS_AT_ONCE", 1)
     file = upgraded()
     pair = [
         next(embedding for embedding in file.facts.of(model) if embedding.invocation)

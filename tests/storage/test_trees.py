@@ -100,7 +100,7 @@ def test_a_part_fits_into_what_is_said(tmp_path: Path) -> None:
     tree = SpanningTree(
         rng.integers(0, 2**31 - 1, n - 1), rng.integers(0, 2**31 - 1, n - 1), rng.random(n - 1), rng.random(n)
     )
-    parts = [len(part) for part in written._serialize_parts(written.as_table(tree), trees.PART_ROWS)]
+    parts = [len(part) for part in written.serialize_parts(written.as_table(tree), trees.PART_ROWS)]
     assert len(parts) == 2
     assert max(parts) <= trees.PART_BYTES
 

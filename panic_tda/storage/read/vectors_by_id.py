@@ -18,7 +18,7 @@ from panic_tda.storage.schema.tables import PROMPT_EMBEDDING, Embedding
 from panic_tda.types import BoolArray, BytesArray, Float32Array
 from panic_tda.wording import pluralize
 
-_QUERY_IDS = 500
+QUERY_IDS = 500
 
 _embedding = Embedding.__table__
 
@@ -31,7 +31,7 @@ def locate_rows(connection: Connection, ids: BytesArray) -> list[Any]:
     names = [identity.decode("ascii", "replace") for identity in ids.tolist()]
     identity = sa.type_coerce(_embedding.c.id, sa.String)
     locators: dict[str, Any] = {}
-    for chunk in slices(len(names), _QUERY_IDS):
+    for chunk in slices(len(names), QUERY_IDS):
         query = sa.select(identity, row_locator(connection, _embedding)).where(identity.in_(names[chunk]))
         locators |= dict(connection.execute(query).all())
     return [locators.get(name) for name in names]
@@ -83,7 +83,7 @@ def read_vectors_at(
     # Read as bytes, because values of another length need not be vectors.
     stored = sa.type_coerce(_embedding.c.vector, sa.LargeBinary)
     ascending = sorted(numbers)
-    for chunk in slices(len(ascending), _QUERY_IDS):
+    for chunk in slices(len(ascending), QUERY_IDS):
         query = sa.select(column, stored).where(column.in_(ascending[chunk]))
         for locator, vector in connection.execute(query):
             if isinstance(vector, bytes) and len(vector) == FLOAT_BYTES * dimensions:

@@ -73,7 +73,7 @@ def write_pending(database: Database, finished: FinishedClustering) -> Path:
         The file can be written in neither folder.
     """
     beside_database, temporary = (
-        folder / f"{stem}{finished.id.hex}.arrow" for folder, stem in _find_locations(database)
+        folder / f"{stem}{finished.id.hex}.arrow" for folder, stem in find_locations(database)
     )
     try:
         identity = identify_database(database)
@@ -113,7 +113,7 @@ def find_pending(database: Database) -> list[Path]:
     """
     paths = [
         path.absolute()
-        for folder, stem in _find_locations(database)
+        for folder, stem in find_locations(database)
         for path in sorted(folder.glob(f"{glob.escape(stem)}*.arrow"))
     ]
     return [path for path in paths if _is_ours(database, path)]
@@ -355,7 +355,7 @@ def _write_file(path: Path, finished: FinishedClustering, identity: dict[str, An
     return path
 
 
-def _find_locations(database: Database) -> tuple[tuple[Path, str], tuple[Path, str]]:
+def find_locations(database: Database) -> tuple[tuple[Path, str], tuple[Path, str]]:
     """Return folder and name prefix of pending files next to the database and in the temporary folder."""
     name = database.path.name if database.path else str(database.url.database)
     folder = database.path.parent if database.path else Path()

@@ -38,7 +38,7 @@ from panic_tda.types import OUTLIER, Clustering, EmbeddingMatrix, FinishedCluste
 from panic_tda.wording import format_bytes
 
 ALGORITHM = "hdbscan"
-_INSERT_ROWS = 100_000
+INSERT_ROWS = 100_000
 _BYTES_PER_ROW = 2 * 130
 """Bytes per row, in the log and in the file: assignment, index entry and tree edge (measured: 125)."""
 
@@ -293,7 +293,7 @@ def _iterate_clusters(
 
 
 def _iterate_assignments(key: int, finished: FinishedClustering) -> Iterator[tuple[int, str, int, float]]:
-    for rows in slices(len(finished.ids), _INSERT_ROWS):
+    for rows in slices(len(finished.ids), INSERT_ROWS):
         yield from zip(
             repeat(key),
             finished.ids[rows].astype("U32").tolist(),

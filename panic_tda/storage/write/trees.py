@@ -37,7 +37,7 @@ def save_parts(
     connection: Connection, key: int, table: pa.Table, *, part_rows: int, first_part: int = 0
 ) -> None:
     """Write a table in parts of `part_rows` rows, numbered from `first_part`."""
-    parts = enumerate(_serialize_parts(table, part_rows), start=first_part)
+    parts = enumerate(serialize_parts(table, part_rows), start=first_part)
     insert_rows(connection, ClusteringTree, ((key, part, data) for part, data in parts))
 
 
@@ -53,7 +53,8 @@ def as_table(tree: SpanningTree) -> pa.Table:
     return table.replace_schema_metadata({trees.TOLERANCE: repr(tree.tie_tolerance).encode()})
 
 
-def _serialize_parts(table: pa.Table, part_rows: int) -> Iterator[bytes]:
+def serialize_parts(table: pa.Table, part_rows: int) -> Iterator[bytes]:
+    """Yield the parts of a table as Arrow IPC streams."""
     for first in range(0, table.num_rows, part_rows):
         sink = pa.BufferOutputStream()
         with ipc.new_stream(sink, table.schema, options=_OPTIONS) as writer:
