@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     # An array of NumPy or CuPy, and the module that it belongs to. CuPy has no type annotations.
     Array: TypeAlias = Any
     ArrayModule: TypeAlias = Any
+else:
+    FloatArray = Float32Array = IntArray = Int32Array = BytesArray = BoolArray = Array = ArrayModule = Any
 
 OUTLIER = -1
 """Label of rows that belong to no cluster."""

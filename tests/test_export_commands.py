@@ -180,8 +180,8 @@ import sys, time
 from panic_tda.files import exporting
 from panic_tda.storage.read import exports
 
-exporting.GROUP_ROWS = exports._BATCH_ROWS = 5
-write = exporting._write_csv
+exporting.GROUP_ROWS = exports.BATCH_ROWS = 5
+write = exporting.FORMATS[".csv"]
 
 def slowly(file, schema, groups):
     def slow():

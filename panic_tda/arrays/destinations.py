@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from panic_tda.arrays import rows
 from panic_tda.arrays.mapped import new_array
-
-if TYPE_CHECKING:
-    from panic_tda.types import Array, BoolArray, Float32Array
+from panic_tda.types import Array, BoolArray, Float32Array
 
 
 class Destination(Protocol):

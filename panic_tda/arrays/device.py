@@ -12,7 +12,7 @@ import logging
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,10 +20,8 @@ from panic_tda.arrays import rows
 from panic_tda.devices import cuda
 from panic_tda.devices.kernel_cache import translate_cache_errors
 from panic_tda.errors import DeviceOutOfMemory
+from panic_tda.types import Array, BoolArray, Float32Array
 from panic_tda.wording import format_bytes
-
-if TYPE_CHECKING:
-    from panic_tda.types import Array, BoolArray, Float32Array
 
 STAGE_BYTES = 32 << 20
 """Size of a page-locked buffer; its copy takes 1 to 2 ms, much longer than the start of a copy."""

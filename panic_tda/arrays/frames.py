@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from panic_tda.arrays.namespace import squared_lengths
 from panic_tda.arrays.rows import chunks
 from panic_tda.errors import BadVectors
-
-if TYPE_CHECKING:
-    from panic_tda.types import FloatArray
+from panic_tda.types import FloatArray
 
 LARGEST_EXPONENT = 500
 """Largest exponent of 2 by which rows are scaled; squares and sums of λ stay finite up to it."""

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from decimal import Decimal
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
 from panic_tda.errors import BadVectors
-
-if TYPE_CHECKING:
-    from panic_tda.types import Array
+from panic_tda.types import Array
 
 _NUMBERS = "iuf"
 """Kinds of NumPy's types that are accepted: signed and unsigned integers, floats."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from panic_tda.types import Array, ArrayModule
+from panic_tda.types import Array, ArrayModule
 
 
 def namespace(array: Array) -> ArrayModule:

@@ -7,15 +7,13 @@ and sums are sums of integers or are computed in a fixed order.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from panic_tda.arrays.namespace import namespace, on_device, squared_lengths, to_host
 from panic_tda.errors import BadVectors
-
-if TYPE_CHECKING:
-    from panic_tda.types import Array, ArrayModule, BoolArray, IntArray
+from panic_tda.types import Array, ArrayModule, BoolArray, IntArray
 
 HOST_CHUNK_BYTES = 1 << 20
 """Bytes of a chunk, counted as 64-bit values.

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -18,10 +18,8 @@ from panic_tda.cli import display, options, parsing, terminal
 from panic_tda.cli.options import option
 from panic_tda.cli.rendering import common
 from panic_tda.errors import PanicTdaError
+from panic_tda.types import ModelOutcome
 from panic_tda.wording import shorten_ids
-
-if TYPE_CHECKING:
-    from panic_tda.types import ModelOutcome
 
 _what, _clustering, _machine, _cut = (
     functools.partial(option, section=section)

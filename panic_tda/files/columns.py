@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +16,7 @@ from panic_tda.errors import BadInput
 from panic_tda.files import casting
 from panic_tda.files.arrow_files import ArrowFile, find_first_failing
 from panic_tda.storage.write.batches import refuse_row
-
-if TYPE_CHECKING:
-    from panic_tda.types import Float32Array, IntArray
+from panic_tda.types import Float32Array, IntArray
 
 Kind = tuple[str, Callable[[pa.DataType], bool]]
 """Allowed types of a column: their name in messages, and a function that checks a type."""

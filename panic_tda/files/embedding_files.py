@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,9 +34,7 @@ from panic_tda.files.tables import open_table
 from panic_tda.files.texts_files import TextsFile
 from panic_tda.files.usable_vectors import read_all_vectors, read_usable_vectors
 from panic_tda.storage.write.batches import EmbeddingBatch, RunKey, TextBatch
-
-if TYPE_CHECKING:
-    from panic_tda.types import IntArray
+from panic_tda.types import IntArray
 
 BATCH_ROWS = 8192
 REQUIRED: dict[str, Kind] = {"text": STRINGS, "vector": VECTORS}

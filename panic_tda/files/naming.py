@@ -24,16 +24,13 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice, takewhile
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from panic_tda.files.embedding_files import EmbeddingFile
 from panic_tda.storage.write.additions import Additions, run_id
 from panic_tda.storage.write.batches import RunKey
-
-if TYPE_CHECKING:
-    from panic_tda.types import IntArray
+from panic_tda.types import IntArray
 
 _NAMES_AT_ONCE = 64
 

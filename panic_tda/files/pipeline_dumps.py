@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -49,9 +49,7 @@ from panic_tda.storage.write.batches import (
     DumpedInvocations,
     DumpedRun,
 )
-
-if TYPE_CHECKING:
-    from panic_tda.types import Float32Array
+from panic_tda.types import Float32Array
 
 BATCH_ROWS = 8192
 TABLES = ("experiments", "runs", "invocations", "embeddings")

@@ -27,7 +27,7 @@ from panic_tda.files.arrow_files import (
 from panic_tda.files.casting import is_list
 from panic_tda.storage.write.batches import refuse_row
 
-_BLOCK_BYTES = 1 << 22
+BLOCK_BYTES = 1 << 22
 """Bytes that are read at a time, and largest size of a row of CSV. The reader is up to 32 blocks ahead."""
 _SHOWN = 60
 _VECTOR = pa.large_list(pa.float64())
@@ -67,7 +67,7 @@ def open_ndjson(path: Path, names: Mapping[str, str | None]) -> ArrowFile:
     """Open a file with one JSON object per line; the first lines determine the columns. See `open_csv`."""
     with translate_read_errors(path, NDJSON):
         first = next(_read_blocks(path, 1 << 20), [])
-        options = json.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES)
+        options = json.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
         inferred = _parse_lines(path, 0, first, lambda lines: _read_json(lines, None, options)).schema
     roles = _get_roles(inferred.names, names)
     schema = pa.schema(
@@ -105,7 +105,7 @@ def _get_roles(stored: list[str], names: Mapping[str, str | None]) -> dict[str, 
 
 def _detect_delimiter(path: Path) -> str:
     with path.open("rb") as file:
-        header = file.readline(_BLOCK_BYTES)
+        header = file.readline(BLOCK_BYTES)
     return next((mark for mark in "\t,;" if mark.encode() in header), ",")
 
 
@@ -114,7 +114,7 @@ def _open_csv(path: Path, delimiter: str, columns: list[str] | None) -> csv.CSVS
     types = dict.fromkeys(columns or (), pa.binary())
     return csv.open_csv(
         path,
-        read_options=csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
+        read_options=csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
         parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
         convert_options=csv.ConvertOptions(include_columns=columns, column_types=types),
     )
@@ -184,9 +184,9 @@ def _read_ndjson(
     schema: pa.Schema, path: Path, columns: list[str], _batch_rows: int
 ) -> Iterator[pa.RecordBatch]:
     wanted = pa.schema([schema.field(name) for name in columns])
-    options = json.ReadOptions(use_threads=False, block_size=2 * _BLOCK_BYTES)
+    options = json.ReadOptions(use_threads=False, block_size=2 * BLOCK_BYTES)
     first = 0
-    for lines in _read_blocks(path, _BLOCK_BYTES):
+    for lines in _read_blocks(path, BLOCK_BYTES):
         table = _parse_lines(path, first, lines, lambda part: _read_json(part, wanted, options))
         yield from table.select(columns).combine_chunks().to_batches()
         first += len(lines)

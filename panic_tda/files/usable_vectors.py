@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -11,10 +10,8 @@ import pyarrow.compute as pc
 
 from panic_tda.errors import BadInput
 from panic_tda.files.columns import Rows, to_float32
+from panic_tda.types import BoolArray, Float32Array, IntArray
 from panic_tda.wording import pluralize
-
-if TYPE_CHECKING:
-    from panic_tda.types import BoolArray, Float32Array, IntArray
 
 _MISSING, _EMPTY, _OTHER_LENGTH, _MISSING_VALUE, _NOT_FINITE, _ZERO = range(1, 7)
 _PROBLEMS = {

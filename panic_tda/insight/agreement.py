@@ -12,12 +12,11 @@ References
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from panic_tda.types import FloatArray, Int32Array, IntArray
+from panic_tda.types import FloatArray, Int32Array, IntArray
 
 _TAIL = 45.0
 """Overlaps with a tail probability below exp(-45), about 3e-20, are left out of sums."""

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from panic_tda.clustering.condensed import ROOT, build_single_linkage, condense_tree
 from panic_tda.clustering.hierarchy import densest_levels, mark_chosen, nearest_chosen
 from panic_tda.parameters import ClusteringRecord
-from panic_tda.types import OUTLIER, SpanningTree
-
-if TYPE_CHECKING:
-    from panic_tda.types import FloatArray, IntArray
+from panic_tda.types import OUTLIER, FloatArray, IntArray, SpanningTree
 
 MOST_BRANCHES = 3_000
 

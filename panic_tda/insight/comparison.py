@@ -15,7 +15,7 @@ The first condition that is true decides. A cluster of B is *new* if no cluster 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -26,9 +26,7 @@ from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import StoredClustering
 from panic_tda.storage.read.results import ClusteringSummary
-
-if TYPE_CHECKING:
-    from panic_tda.types import BoolArray, BytesArray, FloatArray, IntArray
+from panic_tda.types import BoolArray, BytesArray, FloatArray, IntArray
 
 BY_EMBEDDING, BY_INVOCATION = "embedding", "invocation"
 FATES = KEPT, SPLIT, MERGED, DISSOLVED, MOVED = ("kept", "split", "merged", "dissolved", "moved")

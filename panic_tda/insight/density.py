@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -19,18 +20,13 @@ from panic_tda.clustering.cuts import Cut, count_rows, cut_all
 from panic_tda.clustering.neighbour_graph import lower_min_samples
 from panic_tda.devices.machine import available_cores
 from panic_tda.errors import NoTree
+from panic_tda.parameters import EffectiveParameters
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.storage.read.trajectories import RunSteps, RunTexts
-from panic_tda.types import OUTLIER, SpanningTree
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from panic_tda.parameters import EffectiveParameters
-    from panic_tda.types import BoolArray, FloatArray, IntArray
+from panic_tda.types import OUTLIER, BoolArray, FloatArray, IntArray, SpanningTree
 
 BINS = 200
 DECILES = 10

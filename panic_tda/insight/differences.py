@@ -20,15 +20,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from panic_tda.arrays.rows import slices
 from panic_tda.insight.intervals import Interval, Resamples
-
-if TYPE_CHECKING:
-    from panic_tda.types import BoolArray, FloatArray, IntArray
+from panic_tda.types import BoolArray, FloatArray, IntArray
 
 N_PERMUTATIONS = 1_999
 N_RESAMPLES = 200

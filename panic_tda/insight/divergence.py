@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +20,7 @@ from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
-
-if TYPE_CHECKING:
-    from panic_tda.types import BoolArray, Float32Array, FloatArray, IntArray
+from panic_tda.types import BoolArray, Float32Array, FloatArray, IntArray
 
 MOST_STEPS = 50
 MOST_RUNS = 2_000

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from panic_tda.insight.memoryless import MemorylessTest, memoryless_test
-
-if TYPE_CHECKING:
-    from panic_tda.types import BoolArray, FloatArray, IntArray
+from panic_tda.types import BoolArray, FloatArray, IntArray
 
 _ROUNDING = 1e-12
 

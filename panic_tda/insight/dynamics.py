@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy.cluster import hierarchy
@@ -16,9 +16,7 @@ from scipy.spatial.distance import pdist, squareform
 from panic_tda.arrays.rows import slices
 from panic_tda.insight.dwell import exponential_mean, leaving_rates, median_survival, survival_curve
 from panic_tda.insight.milestones import CORE, NO_STATE, Trajectories, Transitions, Visits
-
-if TYPE_CHECKING:
-    from panic_tda.types import BoolArray, Float32Array, FloatArray, IntArray
+from panic_tda.types import BoolArray, Float32Array, FloatArray, IntArray
 
 MOST_BINS = 100
 MOST_ORDERED = 8_000

@@ -19,11 +19,11 @@ import numpy as np
 from scipy import sparse
 
 from panic_tda.arrays.rows import slices
+from panic_tda.types import BoolArray, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from panic_tda.types import BoolArray, FloatArray, IntArray
 
 N_RESAMPLES = 1_000
 _ENDS = 0.025, 0.975

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -24,9 +23,7 @@ from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import StoredClustering, open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
-
-if TYPE_CHECKING:
-    from panic_tda.types import Float32Array, IntArray
+from panic_tda.types import Float32Array, IntArray
 
 N_ROWS = 50_000
 NEIGHBOURS = 15

@@ -17,7 +17,7 @@ References
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -25,9 +25,7 @@ from scipy.sparse.csgraph import connected_components
 
 from panic_tda.insight.intervals import Interval, Resamples
 from panic_tda.insight.milestones import NO_STATE, Trajectories
-
-if TYPE_CHECKING:
-    from panic_tda.types import FloatArray, IntArray
+from panic_tda.types import FloatArray, IntArray
 
 MOST_STATES = 100
 """States beyond the most visited ones are left out: eigenvalues take the cube of their number."""

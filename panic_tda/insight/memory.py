@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from panic_tda.clustering import backends
 from panic_tda.clustering.backends.base import FitOptions
 from panic_tda.clustering.placement import missing_memory
 from panic_tda.devices import cuda
 from panic_tda.errors import UnsupportedOnBackend
-from panic_tda.parameters import KEEP_NEIGHBOURS
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from panic_tda.parameters import ClusteringParameters
+from panic_tda.parameters import KEEP_NEIGHBOURS, ClusteringParameters
 
 
 @dataclass(frozen=True)

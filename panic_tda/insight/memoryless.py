@@ -19,15 +19,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import optimize, stats
 
 from panic_tda.arrays.rows import slices
-
-if TYPE_CHECKING:
-    from panic_tda.types import BoolArray, FloatArray, IntArray
+from panic_tda.types import BoolArray, FloatArray, IntArray
 
 SIGNIFICANCE = 0.05
 LEAST_ENDED = 10

@@ -9,7 +9,7 @@ References
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -21,10 +21,7 @@ from panic_tda.progress import Progress
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
-from panic_tda.types import OUTLIER, SpanningTree
-
-if TYPE_CHECKING:
-    from panic_tda.types import FloatArray, IntArray
+from panic_tda.types import OUTLIER, FloatArray, IntArray, SpanningTree
 
 MOST_LAYERS = 10
 

@@ -15,12 +15,11 @@ import numpy as np
 
 from panic_tda.errors import InvalidParameter
 from panic_tda.storage.read.trajectories import RunSteps
-from panic_tda.types import OUTLIER
+from panic_tda.types import OUTLIER, BoolArray, IntArray
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from panic_tda.types import BoolArray, IntArray
 
 CORE, TRANSIT, ENTERING = 0, 1, 2
 FLAGS = ("core", "transit", "entering")

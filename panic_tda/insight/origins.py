@@ -7,7 +7,8 @@ embedding or an invocation is read. Words need all texts.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +20,6 @@ from panic_tda.storage.read.clusterings import StoredClustering, open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.storage.read.trajectories import RunFacts, RunSteps, RunTexts
 from panic_tda.types import OUTLIER
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MOST_COUNTED = 50_000
 """Embeddings of a model up to which `show-clustering` counts unasked. Each takes 19 microseconds of

@@ -9,8 +9,6 @@ References
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pyarrow as pa
 from scipy.sparse import coo_array
@@ -23,11 +21,7 @@ from panic_tda.progress import Progress
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
-from panic_tda.types import OUTLIER, SpanningTree
-
-if TYPE_CHECKING:
-    from panic_tda.types import FloatArray, IntArray
-
+from panic_tda.types import OUTLIER, FloatArray, IntArray, SpanningTree
 
 COLUMNS = ("outlier_score", "nearest_cluster")
 

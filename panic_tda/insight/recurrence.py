@@ -10,14 +10,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from panic_tda.insight.dwell import median_survival, survival_curve
-
-if TYPE_CHECKING:
-    from panic_tda.types import BoolArray, FloatArray, IntArray
+from panic_tda.types import BoolArray, FloatArray, IntArray
 
 LONGEST_PERIOD = 16
 FEWEST_STEPS = 3

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import optimize
 
 from panic_tda.insight.intervals import Interval
-
-if TYPE_CHECKING:
-    from panic_tda.types import FloatArray
+from panic_tda.types import FloatArray
 
 _KNOWN_SHARE = 0.9
 """Share of the samples that must have a fit; an interval over fewer would be misleading."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -24,9 +24,7 @@ from panic_tda.insight.recurrence import (
 )
 from panic_tda.storage.read.census import show_id
 from panic_tda.storage.read.trajectories import RunFacts
-
-if TYPE_CHECKING:
-    from panic_tda.types import BoolArray, IntArray
+from panic_tda.types import BoolArray, IntArray
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -25,10 +25,7 @@ from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.storage.read.trajectories import RunSteps
-from panic_tda.types import OUTLIER
-
-if TYPE_CHECKING:
-    from panic_tda.types import FloatArray, IntArray
+from panic_tda.types import OUTLIER, FloatArray, IntArray
 
 N_RESAMPLES = 20
 STABLE, DISSOLVED = 0.75, 0.5

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -18,11 +17,9 @@ from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.exports import RowStream, describe, with_dashes
 from panic_tda.storage.read.results import ClusteringSummary
 from panic_tda.storage.read.vectors_by_id import read_vectors
+from panic_tda.types import BytesArray, Float32Array, FloatArray, IntArray
 
-if TYPE_CHECKING:
-    from panic_tda.types import BytesArray, Float32Array, FloatArray, IntArray
-
-_BATCH_ROWS = 2048
+BATCH_ROWS = 2048
 _COLUMNS = pa.schema(
     [
         ("run_id", pa.string()),
@@ -132,7 +129,7 @@ def _make_batches(
 ) -> Generator[pa.RecordBatch, None, None]:
     run_ids, numbers = with_dashes(pa.array(steps.run_ids, pa.string())), steps.run_numbers
     flags = pa.array(FLAGS)
-    for part in slices(len(numbers), _BATCH_ROWS):
+    for part in slices(len(numbers), BATCH_ROWS):
         columns = [
             run_ids.take(pa.array(numbers[part])),
             pa.array(steps.steps[part]),
@@ -150,7 +147,7 @@ def _make_batches(
 def _measure_drifts(
     ids: BytesArray, positions: IntArray, course: Course, look_up: Callable[[BytesArray], Float32Array]
 ) -> Iterator[tuple[FloatArray, FloatArray]]:
-    for part in slices(len(ids), _BATCH_ROWS):
+    for part in slices(len(ids), BATCH_ROWS):
         yield course.measure(look_up(ids[part]), positions[part])
 
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,17 +24,12 @@ from panic_tda.devices.machine import available_cores
 from panic_tda.errors import InvalidParameter
 from panic_tda.insight.agreement import adjusted_rand, contingency
 from panic_tda.insight.recut import Changes
+from panic_tda.parameters import EffectiveParameters
 from panic_tda.progress import Progress, Silent
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import open_clustering
 from panic_tda.storage.read.results import ClusteringSummary
-from panic_tda.types import OUTLIER, SpanningTree
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from panic_tda.parameters import EffectiveParameters
-    from panic_tda.types import FloatArray, Int32Array, IntArray
+from panic_tda.types import OUTLIER, FloatArray, Int32Array, IntArray, SpanningTree
 
 CLIFF_ARI = 0.75
 """Neighbouring settings with a smaller adjusted Rand index have an abrupt change between them."""

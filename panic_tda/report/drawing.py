@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,11 +15,8 @@ from panic_tda.errors import PanicTdaError
 from panic_tda.insight.layout import Map
 from panic_tda.report.fonts import find_fonts
 from panic_tda.report.palette import cluster_colour
-from panic_tda.types import OUTLIER
+from panic_tda.types import OUTLIER, FloatArray, IntArray
 from panic_tda.wording import install_extra, on_one_line
-
-if TYPE_CHECKING:
-    from panic_tda.types import FloatArray, IntArray
 
 N_LABELS = 30
 WIDTH = 7.2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,10 +22,7 @@ from panic_tda.report.thumbnails import NoPillow, read_thumbnails
 from panic_tda.storage.database import Database
 from panic_tda.storage.read.clusterings import StoredClustering, open_clustering
 from panic_tda.storage.read.results import ClusterDetails, ClusteringSummary
-from panic_tda.types import OUTLIER, SpanningTree
-
-if TYPE_CHECKING:
-    from panic_tda.types import Float32Array, IntArray
+from panic_tda.types import OUTLIER, Float32Array, IntArray, SpanningTree
 
 FORMAT = 1
 

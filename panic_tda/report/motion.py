@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,10 +19,8 @@ from panic_tda.insight.trajectories import (
     group_runs,
 )
 from panic_tda.storage.read.census import show_id
+from panic_tda.types import FloatArray, IntArray
 from panic_tda.wording import shorten_ids
-
-if TYPE_CHECKING:
-    from panic_tda.types import FloatArray, IntArray
 
 MOST_STATES = 40
 MOST_GROUPS = 40

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +15,7 @@ from panic_tda.insight.origins import ClusterOrigins
 from panic_tda.storage.read.assignments import Assignments
 from panic_tda.storage.read.clusterings import StoredClustering
 from panic_tda.storage.read.trajectories import RunTexts
-from panic_tda.types import OUTLIER
-
-if TYPE_CHECKING:
-    from panic_tda.types import Float32Array, FloatArray, IntArray
+from panic_tda.types import OUTLIER, Float32Array, FloatArray, IntArray
 
 MEDOID_CHARACTERS, TEXT_CHARACTERS = 1_000, 240
 EXAMPLES = 3

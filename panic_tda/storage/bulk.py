@@ -18,7 +18,7 @@ from panic_tda.storage.cells import close_cursor, compile_query, find_damaged, n
 from panic_tda.storage.columns import build_damage_error, describe_columns
 
 ID_LENGTH = 32
-_KEYS = 8192
+KEYS_AT_ONCE = 8192
 """Keys per statement; with two columns they stay below the 32,766 values that SQLite allows."""
 _FETCH_LARGE_ROWS = 32
 """Rows per fetch from a server if rows can be large; their sizes are known only after the fetch."""
@@ -259,6 +259,7 @@ def select_by_keys(
     keys: Mapping[str, Sequence[Any]],
     *,
     also: str = "1 = 1",
+    keys_at_once: int = KEYS_AT_ONCE,
 ) -> Iterator[tuple[Any, ...]]:
     """Look up rows of a table by a key of one column or two, some thousand at a time.
 
@@ -274,6 +275,8 @@ def select_by_keys(
         Values of the keys by column; an index must begin with these columns.
     also : str
         A further SQL condition on the rows.
+    keys_at_once : int
+        Number of keys per statement.
 
     Yields
     ------
@@ -288,7 +291,7 @@ def select_by_keys(
     rows = list(zip(*keys.values(), strict=True))
     cursor: Any = connection.connection.cursor()
     try:
-        for chunk in slices(len(rows), _KEYS):
+        for chunk in slices(len(rows), keys_at_once):
             wanted, values = _build_wanted(connection, tuple(keys), rows[chunk])
             cursor.execute(
                 f"{wanted} SELECT {chosen} FROM wanted CROSS JOIN {table} WHERE {equal} AND {also}", values

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -29,9 +29,7 @@ from panic_tda.storage.columns import (
     decode_or_bytes,
     describe_columns,
 )
-
-if TYPE_CHECKING:
-    from panic_tda.types import FloatArray, IntArray
+from panic_tda.types import FloatArray, IntArray
 
 _ROWS = 2048
 

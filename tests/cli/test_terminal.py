@@ -64,38 +64,38 @@ def test_a_signal_during_the_fit_leaves_the_database_as_it_was(
 
 SLOW_SAVE = """
 import sys, time
+from panic_tda.storage.schema.tables import EmbeddingCluster
 from panic_tda.storage.write import saving
-whole = saving._iterate_assignments
+insert = saving.insert_rows
 
-def slow(key, finished):
-    for number, row in enumerate(whole(key, finished)):
+def slow(rows):
+    for number, row in enumerate(rows):
         if number == 20:
             print("HERE NOW", file=sys.stderr, flush=True)
         time.sleep(0.5 if number >= 20 else 0)
         yield row
 
-saving._iterate_assignments = slow
+saving.insert_rows = lambda connection, table, rows: insert(
+    connection, table, slow(rows) if table is EmbeddingCluster else rows
+)
 from panic_tda.main import main
 main(prog_name="panic-tda")
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_while_saving_leaves_the_database_as_it_was_and_keeps_the_result(
-    upgraded: MakeFile, number: signal.Signals, code: int
-) -> None:
+def test_a_signal_while_saving_leaves_the_database_as_it_was_and_keeps_the_result(upgraded: MakeFile) -> None:
     file = upgraded()
     before = snapshot(file.path)
     with started(file, SLOW_SAVE) as process:
         read_until(process, STARTED)
-        process.send_signal(number)
+        process.send_signal(signal.SIGTERM)
         _, stderr = process.communicate(timeout=SECONDS)
-    assert process.returncode == code, stderr
+    assert process.returncode == 143, stderr
     assert snapshot(file.path) == before
     (path,) = pending.find_pending(file.database)
     assert str(path) in stderr
     assert "save-pending" in stderr
-    assert re.search("(interrupted|terminated); nothing unfinished is in the database\n$", stderr)
+    assert re.search("terminated; nothing unfinished is in the database\n$", stderr)
     assert "Traceback" not in stderr
     assert [saved.n_vanished for saved in save_pending(file.database)] == [0]
     assert count_results(file.path) == 1
@@ -157,19 +157,19 @@ def test_a_reader_that_goes_away_is_no_failure(upgraded: MakeFile, unbuffered: s
     assert process.stderr == ""
 
 
-@pytest.mark.parametrize("more", ["", "--json"])
-def test_a_reader_that_goes_away_hides_no_failure(upgraded: MakeFile, more: str) -> None:
+def test_a_reader_that_goes_away_hides_no_failure(upgraded: MakeFile) -> None:
     """`| true` made every failure a success."""
     file = upgraded(FieldSpec(nan_vectors=1))
-    result = in_a_shell(f"panic-tda cluster-embeddings {more} --db {file.path} | true", file.path.parent)
+    result = in_a_shell(f"panic-tda cluster-embeddings --json --db {file.path} | true", file.path.parent)
     assert result.returncode == 1, result.stderr
     assert "Traceback" not in result.stderr
     assert count_results(file.path) == 1
-    result = in_a_shell(
-        f"panic-tda show-clustering Nonesuch {more} --db {file.path} | true", file.path.parent
-    )
-    assert result.returncode == 2, result.stderr
-    assert "begin with 'Nonesuch'" in result.stderr
+    for more in ("", "--json"):
+        result = in_a_shell(
+            f"panic-tda show-clustering Nonesuch {more} --db {file.path} | true", file.path.parent
+        )
+        assert result.returncode == 2, result.stderr
+        assert "begin with 'Nonesuch'" in result.stderr
 
 
 def test_a_reader_that_goes_away_stops_no_work(tmp_path: Path) -> None:
@@ -192,20 +192,24 @@ def test_a_reader_that_goes_away_stops_no_work(tmp_path: Path) -> None:
     assert count_results(facts.path) == 0
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_streams_change_no_exit_code(upgraded: MakeFile, closed: str) -> None:
+@pytest.mark.parametrize(
+    ("closed", "commands"),
+    [
+        (">&-", {"cluster-embeddings --json": 1, "show-clustering Nonesuch --json": 2}),
+        ("2>&-", {"show-clustering Nonesuch": 2, "show-clustering --nonsense": 2}),
+        ("<&- >&- 2>&-", {"cluster-embeddings": 1, "list-clusterings": 0, "show-clustering --nonsense": 2}),
+    ],
+)
+def test_closed_streams_change_no_exit_code(
+    upgraded: MakeFile, closed: str, commands: dict[str, int]
+) -> None:
     """Streams that were closed are None in Python: an AttributeError was all that a command said."""
     file = upgraded(FieldSpec(nan_vectors=1))
-    for words, code in (
-        ("cluster-embeddings --json", 1),
-        ("list-clusterings", 0),
-        ("show-clustering Nonesuch", 2),
-        ("show-clustering --nonsense", 2),
-    ):
+    for words, code in commands.items():
         result = in_a_shell(f"panic-tda {words} --db {file.path} {closed}", file.path.parent)
         assert result.returncode == code, words + result.stderr
         assert "AttributeError" not in result.stdout + result.stderr
-    assert count_results(file.path) == 1
+    assert count_results(file.path) == sum(words.startswith("cluster-embeddings") for words in commands)
 
 
 def test_a_closed_stream_leaves_its_number_to_no_other_file(upgraded: MakeFile) -> None:
@@ -262,17 +266,17 @@ def test_words_that_are_no_text_are_answered_as_json(tmp_path: Path) -> None:
     assert f"no database at {tmp_path}/nowhere\\udcff;" in result.stderr
 
 
-@pytest.mark.parametrize("columns", [80, 120])
-def test_a_listing_fits_a_real_terminal(upgraded: MakeFile, columns: int) -> None:
+def test_a_listing_fits_a_real_terminal(upgraded: MakeFile) -> None:
     file = upgraded()
     cluster_all_data(file.database)
     words = ("list-clusterings", "--db", file.path)
-    terminal = on_a_terminal(*words, cwd=file.path.parent, columns=columns, stdout=True)
-    header, *lines = terminal.last
-    assert header.split() == ["id", "model", "created", "(UTC)", "clusters", "outliers", "time"]
-    assert [line.split()[1] for line in lines[:2]] == ["STSBMpnet", "Nomic"]
-    assert all(re.search(r"  \d{4}-\d\d-\d\d \d\d:\d\d  ", line) for line in lines[:2])
-    assert lines[2].startswith("the same in all: epsilon 0.4, min_cluster_size 4, ")
+    for columns in (80, 120):
+        terminal = on_a_terminal(*words, cwd=file.path.parent, columns=columns, stdout=True)
+        header, *lines = terminal.last
+        assert header.split() == ["id", "model", "created", "(UTC)", "clusters", "outliers", "time"]
+        assert [line.split()[1] for line in lines[:2]] == ["STSBMpnet", "Nomic"]
+        assert all(re.search(r"  \d{4}-\d\d-\d\d \d\d:\d\d  ", line) for line in lines[:2])
+        assert lines[2].startswith("the same in all: epsilon 0.4, min_cluster_size 4, ")
     assert "no room" not in run(*words, cwd=file.path.parent).stdout
 
 
@@ -303,15 +307,15 @@ def test_a_terminal_of_one_script_still_shows_everything_else(upgraded: MakeFile
         connection.execute("UPDATE invocation SET output_text = '風船 🎈' WHERE type = 'TEXT'")
     cluster_all_data(file.database, parameters=ClusteringParameters(epsilon=2, min_samples=2))
     words = ("show-clustering", "--limit", "0", "--db", file.path)
-    shown, plain, everywhere = (
-        run(*words, *more, cwd=file.path.parent, PYTHONIOENCODING=used)
-        for more, used in (((), "iso8859-5"), (("--json",), "iso8859-5"), (("--json",), "utf-8"))
+    shown, plain = (
+        run(*words, *more, cwd=file.path.parent, PYTHONIOENCODING="iso8859-5") for more in ((), ("--json",))
     )
     assert (shown.returncode, plain.returncode) == (0, 0), shown.stderr + plain.stderr
     assert "?? ?" in shown.stdout
-    assert "風船 🎈" in everywhere.stdout
+    everywhere = CliRunner().invoke(main, [*map(str, words), "--json"]).stdout
+    assert "風船 🎈" in everywhere
     assert plain.stdout.isascii()
-    assert json.loads(plain.stdout) == json.loads(everywhere.stdout)
+    assert json.loads(plain.stdout) == json.loads(everywhere)
 
 
 def test_an_upgrade_says_that_it_is_at_work(tmp_path: Path) -> None:

@@ -129,17 +129,13 @@ def test_two_runs_of_one_model_and_one_of_another_save_three_whole_clusterings(u
     found = {}
     threads = [
         threading.Thread(target=lambda name=name, words=words: found.update({name: run(file.path, words)}))
-        for name, words in (
-            ("one", (*FIT, "Nomic")),
-            ("two", (*FIT, "Nomic")),
-            ("other", (*FIT, "STSBMpnet")),
-        )
+        for name, words in (("one model", (*FIT, "Nomic")), ("both models", FIT))
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert {name: done.code for name, done in found.items()} == {"one": 0, "two": 0, "other": 0}, found
+    assert {name: done.code for name, done in found.items()} == {"one model": 0, "both models": 0}, found
     assert require_whole(file.path) == 3
     with opened(file.path) as connection:
         hashes = connection.execute(

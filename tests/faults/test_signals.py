@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -80,10 +81,8 @@ saving.save_clustering = save_clustering
 """
 
 
-@pytest.mark.parametrize(("number", "code", "word"), CODES)
-def test_a_signal_ends_a_long_native_call(
-    upgraded: MakeFile, number: signal.Signals, code: int, word: str
-) -> None:
+def test_a_signal_ends_a_long_native_call(upgraded: MakeFile) -> None:
+    number, code, word = CODES[0]
     file = upgraded()
     before = snapshot(file.path)
     words = ("cluster-embeddings", "Nomic", "--backend", "sklearn")
@@ -113,7 +112,7 @@ def test_a_signal_ends_a_long_statement(tmp_path: Path) -> None:
 
 def test_a_result_whose_saving_is_a_long_statement_is_kept(upgraded: MakeFile) -> None:
     file = upgraded()
-    words = ("cluster-embeddings", "Nomic", "--backend", "sklearn")
+    words = ("cluster-embeddings", "Nomic", "--backend", "tiled")
     program = START.format(grace=NEVER, body=SAVE)
     done = run(file.path, words, after=0.5, phase="statement", number=signal.SIGINT, code=program)
     assert done.code == 130, done.stderr
@@ -158,26 +157,30 @@ def swallow(*arguments, **settings):
 planning.read_row_sample = swallow
 """
 WORK = {
-    "plan": (PLAN, {"module": "insight.planning", "name": "read_row_sample"}),
-    "cluster": (FIT_MODELS, {"module": "clustering_manager", "name": "load_embeddings"}),
+    "plan": (PLAN, {"module": "insight.planning", "name": "read_row_sample"}, CODES[1]),
+    "cluster": (FIT_MODELS, {"module": "clustering_manager", "name": "load_embeddings"}, CODES[0]),
 }
 
 
-@pytest.fixture
-def many_models(tmp_path: Path) -> Path:
-    path = tmp_path / "field.sqlite"
+@pytest.fixture(scope="module")
+def template_of_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "field.sqlite"
     file_of_models(path, 6_000)
     return path
 
 
-@pytest.mark.parametrize(("number", "code", "word"), CODES)
+@pytest.fixture
+def many_models(tmp_path: Path, template_of_models: Path) -> Path:
+    return Path(shutil.copyfile(template_of_models, tmp_path / "field.sqlite"))
+
+
 @pytest.mark.parametrize("name", WORK)
 def test_a_signal_whose_exception_python_drops_takes_effect_all_the_same(
-    many_models: Path, name: str, number: signal.Signals, code: int, word: str
+    many_models: Path, name: str
 ) -> None:
     path = many_models
     before = snapshot(path)
-    words, target = WORK[name]
+    words, target, (number, code, word) = WORK[name]
     program = START.format(grace=NEVER, body=DROPPED.format(number=number, **target))
     done = run(path, words, code=program)
     assert done.code == code, done.stderr
@@ -186,10 +189,8 @@ def test_a_signal_whose_exception_python_drops_takes_effect_all_the_same(
     assert snapshot(path) == before
 
 
-@pytest.mark.parametrize(("number", "code", "word"), CODES)
-def test_a_process_that_lives_on_after_its_handler_ran_is_ended(
-    many_models: Path, number: signal.Signals, code: int, word: str
-) -> None:
+def test_a_process_that_lives_on_after_its_handler_ran_is_ended(many_models: Path) -> None:
+    number, code, word = CODES[1]
     program = START.format(grace=SOON, body=SWALLOWED.format(number=number))
     done = run(many_models, PLAN, code=program)
     assert done.code == code, done.stderr

@@ -518,7 +518,7 @@ def test_places_on_the_map_are_numbers_and_others_are_missing(
     program: str,
     suffix: str,
 ) -> None:
-    monkeypatch.setattr(exports, "_BATCH_ROWS", 7)
+    monkeypatch.setattr(exports, "BATCH_ROWS", 7)
     places = [(None, None) if row % 3 else (row / 7, -row) for row in range(len(expected))]
     columns = [pa.array(column, pa.float32()) for column in zip(*places, strict=True)]
     extra_columns = pa.record_batch(columns, names=["x", "y"])

@@ -119,7 +119,7 @@ NDJSON: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("name", NDJSON)
 def test_ndjson_gives_the_same_rows(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_tables, "_BLOCK_BYTES", 200)
+    monkeypatch.setattr(text_tables, "BLOCK_BYTES", 200)
     NDJSON[name](tmp_path / "a")
     assert rows_of(tmp_path / "a") == expected_rows(tmp_path)
 
@@ -194,7 +194,7 @@ BAD_JSON = {
 def test_bad_lines_of_json_are_named_by_row(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_tables, "_BLOCK_BYTES", 50)
+    monkeypatch.setattr(text_tables, "BLOCK_BYTES", 50)
     line, message = BAD_JSON[name]
     good = '{"text": "a", "vector": [1, 2], "sequence_number": 0}\n'
     (tmp_path / "a").write_text(f"{good}{line}\n{good}", "utf-8")
@@ -352,7 +352,7 @@ def count(path):
     file = EmbeddingFile(Path(path), "M", columns=Columns(no_text=True))
     return sum(len(batch.rows) for batch in file.batches())
 
-embedding_files.BATCH_ROWS, text_tables._BLOCK_BYTES = 1024, 1 << 18
+embedding_files.BATCH_ROWS, text_tables.BLOCK_BYTES = 1024, 1 << 18
 count(sys.argv[1])  # What is imported and kept by the first one does not count.
 tracemalloc.start()
 print(count(sys.argv[2]), pa.default_memory_pool().max_memory(), tracemalloc.get_traced_memory()[1])

@@ -19,11 +19,9 @@ from sklearn.manifold import trustworthiness
 from panic_tda.errors import DatabaseError, InvalidParameter
 from panic_tda.insight.layout import NEIGHBOURS, columns_of, lay_out, read_map, sample_rows
 from panic_tda.storage.database import Database
-from panic_tda.storage.read import vectors_by_id
 from panic_tda.storage.read.assignments import read_assignments
 from panic_tda.storage.read.medoids import read_medoid_ids
 from panic_tda.storage.read.results import ClusteringSummary, find_clustering
-from panic_tda.storage.read.vectors_by_id import read_vectors
 from panic_tda.storage.write.saving import save_or_write_pending
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec
@@ -136,21 +134,6 @@ def test_a_map_has_the_medoids_and_no_more_rows_than_asked_for(clustered: Upgrad
         assert row_map.n_total == len(assigned.ids) == 180
     with pytest.raises(InvalidParameter, match="at least 1 row; got 0"):
         read_map(clustered.database, source, n_rows=0)
-
-
-def test_vectors_come_in_the_order_of_the_ids(
-    clustered: UpgradedFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(vectors_by_id, "_QUERY_IDS", 7)
-    wanted_embeddings = [
-        clustered.facts.sample("Nomic")[row] for row in np.random.default_rng(0).permutation(100)
-    ]
-    with clustered.database.reading() as connection:
-        vectors = read_vectors(
-            connection, np.array([e.id for e in wanted_embeddings], dtype="S32"), dimensions=8
-        )
-        assert read_vectors(connection, np.array([], dtype="S32"), dimensions=8).shape == (0, 8)
-    np.testing.assert_array_equal(vectors, np.array([e.vector for e in wanted_embeddings]))
 
 
 @pytest.mark.parametrize("fault", ["NULL", "x'0000'", "x'0102030405'"])

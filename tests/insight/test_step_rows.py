@@ -108,7 +108,7 @@ def test_rows_are_those_of_the_definitions(
     require_steps(table, wanted)
     # Whatever the batches, of which a run may have several, or a part.
     for rows in (1, 7, 64):
-        monkeypatch.setattr(step_rows, "_BATCH_ROWS", rows)
+        monkeypatch.setattr(step_rows, "BATCH_ROWS", rows)
         assert steps_of(file.database, clustering, **options).equals(table)
     assert steps_of(file.database, clustering, core_probability=core).equals(table.select(COLUMNS))
 

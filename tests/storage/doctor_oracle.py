@@ -21,7 +21,7 @@ from tests.snapshots import opened
 Rows = list[dict[str, Any]]
 Tables = dict[str, Rows]
 Found = dict[str, list[str]]
-TABLES = ("experimentconfig", "run", "invocation", "embedding", "persistencediagram")
+TABLES = ("experimentconfig", "run", "invocation", "embedding")
 OURS = ("clusteringresult", "cluster", "embeddingcluster")
 PARAMETERS = (
     *("cluster_selection_epsilon", "min_cluster_size", "min_samples", "allow_single_cluster"),
@@ -68,9 +68,6 @@ def expected(tables: Tables, *, upgraded: bool = True, sees_types: bool = True) 
     for row in tables["run"]:
         if row["experiment_id"] is not None and row["experiment_id"] not in experiments:
             findings["orphan_run"].append(row["id"])
-    for row in tables.get("persistencediagram", []):
-        if row["run_id"] not in runs:
-            findings["orphan_persistence_diagram"].append(row["id"])
     if sees_types:
         _types(tables["embedding"], invocations, findings)
     _sequences(tables, findings)

@@ -120,8 +120,6 @@ VALUES: dict[str, list[Any]] = {
     "run.max_length": [1, 7, 8, 9, 10],
     "run.id": [IDS[2], "x"],
     "experimentconfig.id": [IDS[3], b"32"],
-    "persistencediagram.run_id": IDS[:2],
-    "persistencediagram.id": ["no id"],
     "clusteringresult.key": [7],
     "clusteringresult.id": ["none", IDS[4]],
     "clusteringresult.parameters": ["{}", "[]", "no JSON", "null"],

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gc
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from panic_tda.storage import bulk
 from panic_tda.storage.bulk import insert_new_rows, select_by_keys
 from panic_tda.storage.database import Database, open_database
 
@@ -30,20 +30,18 @@ def database(tmp_path: Path) -> Database:
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 8192])
-def test_rows_are_found_by_keys_of_one_column_or_two(
-    database: Database, at_once: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bulk, "_KEYS", at_once)
+def test_rows_are_found_by_keys_of_one_column_or_two(database: Database, at_once: int) -> None:
     wanted = [(run, number) for run in RUNS[10:20] for number in (1, 3, 88, 87)]
     keys = {"run_id": [run for run, _ in wanted], "sequence_number": [number for _, number in wanted]}
     with database.reading() as connection:
-        result = list(select_by_keys(connection, "invocation", ("sequence_number", "run_id"), keys))
+        select = partial(select_by_keys, connection, "invocation", keys_at_once=at_once)
+        result = list(select(("sequence_number", "run_id"), keys))
         assert sorted(result) == sorted((number, run) for run, number in wanted if number % 3 == 0)
-        none = select_by_keys(connection, "invocation", ("id",), keys, also="invocation.type = 'IMAGE'")
+        none = select(("id",), keys, also="invocation.type = 'IMAGE'")
         assert list(none) == []
-        of_run = select_by_keys(connection, "invocation", ("id",), {"run_id": [RUNS[3], "nothing"]})
+        of_run = select(("id",), {"run_id": [RUNS[3], "nothing"]})
         assert len(list(of_run)) == 30
-        assert list(select_by_keys(connection, "invocation", ("id",), {"id": []})) == []
+        assert list(select(("id",), {"id": []})) == []
 
 
 def test_look_ups_leave_nothing_to_the_garbage_collector(database: Database) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from panic_tda.errors import PanicTdaError
+from panic_tda.storage.write.copying import copy_database
 from tests.conftest import MakeFile, UpgradedFile
 from tests.field_files import FieldSpec
 from tests.snapshots import REPOSITORY, opened, run_python
@@ -66,9 +68,9 @@ def start_copy(source: object, target: str) -> subprocess.Popen[str]:
     return process
 
 
-def copy_at_once(n_copies: int, source: object, target: str) -> list[tuple[int, list[str]]]:
-    """Start some copies together; return their exit codes, and the errors that they print."""
-    processes = [start_copy(source, target) for _ in range(n_copies)]
+def copy_at_once(source: object, target: str) -> list[tuple[int, list[str]]]:
+    """Start two copies together; return their exit codes, and the errors that they print."""
+    processes = [start_copy(source, target) for _ in range(2)]
     for process in processes:
         assert process.stdin is not None
         process.stdin.write("go\n")
@@ -87,7 +89,7 @@ def rows(target: object) -> dict[str, int]:
 
 
 def test_two_copies_at_once_lose_nothing_and_say_who_else_copies(source: UpgradedFile, target: str) -> None:
-    for code, errors in copy_at_once(2, source.path, target):
+    for code, errors in copy_at_once(source.path, target):
         if code:
             (error,) = errors
             assert code == 1
@@ -96,44 +98,30 @@ def test_two_copies_at_once_lose_nothing_and_say_who_else_copies(source: Upgrade
                 ("then run this again", "run this again to compare it", "try again when it is done")
             )
     # Whoever came second runs it again: it goes on, or compares what the other one has completed.
-    assert copy_at_once(1, source.path, target) == [(0, [])]
+    copy_database(source.path, target)
     assert rows(target) == rows(source.path)
 
 
-@pytest.fixture
-def unfinished(source: UpgradedFile, target: str) -> str:
-    """A copy that was killed after its first rows."""
-    assert run_python(KILLED, source.path, target).returncode < 0
-    return target
-
-
-def test_an_unfinished_copy_of_another_source_is_refused(
-    unfinished: str, source: UpgradedFile, upgraded: MakeFile
+def test_an_unfinished_copy_is_refused_for_another_source_and_with_damaged_notes(
+    source: UpgradedFile, target: str, upgraded: MakeFile
 ) -> None:
+    assert run_python(KILLED, source.path, target).returncode < 0
     other_file = upgraded(FieldSpec(), "other.sqlite")
-    before = rows(unfinished)
-    ((code, (error,)),) = copy_at_once(1, other_file.path, unfinished)
-    assert code == 1
-    assert f"is an unfinished copy of {source.path}, not of {other_file.path}" in error
-    assert rows(unfinished) == before
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "DELETE FROM panic_tda_copy",
+    before = rows(target)
+    with pytest.raises(
+        PanicTdaError, match=f"is an unfinished copy of {source.path}, not of {other_file.path}"
+    ):
+        copy_database(other_file.path, target)
+    for statement in (
         "UPDATE panic_tda_copy SET position = 'none'",
         "UPDATE panic_tda_copy SET position = '{}'",
-    ],
-)
-def test_an_unfinished_copy_whose_notes_are_damaged_is_refused(
-    unfinished: str, source: UpgradedFile, statement: str
-) -> None:
-    with opened(unfinished) as connection:
-        connection.execute(statement)
-    ((code, (error,)),) = copy_at_once(1, source.path, unfinished)
-    assert code == 1
-    assert "its stored progress cannot be read (table panic_tda_copy" in error
+        "DELETE FROM panic_tda_copy",
+    ):
+        with opened(target) as connection:
+            connection.execute(statement)
+        with pytest.raises(PanicTdaError, match=r"its stored progress cannot be read \(table panic_tda_copy"):
+            copy_database(source.path, target)
+    assert rows(target) == before
 
 
 @pytest.mark.parametrize(
@@ -146,10 +134,9 @@ def test_an_unfinished_copy_whose_notes_are_damaged_is_refused(
     ],
 )
 def test_a_version_that_is_lost_or_unknown_is_one_sentence(
-    source: UpgradedFile, target: str, statement: str, words: str
+    source: UpgradedFile, tmp_path: Path, statement: str, words: str
 ) -> None:
     with opened(source.path) as connection:
         connection.execute(statement)
-    ((code, (error,)),) = copy_at_once(1, source.path, target)
-    assert code == 1
-    assert words in error
+    with pytest.raises(PanicTdaError, match=words):
+        copy_database(source.path, tmp_path / "copy.sqlite")

@@ -117,7 +117,6 @@ def test_the_oracle_has_every_kind_but_what_lies_beside_the_file(tmp_path: Path)
         "UPDATE invocation SET output_text = NULL",
         "UPDATE invocation SET sequence_number = 7 WHERE sequence_number = 5",
         "UPDATE run SET experiment_id = 'none', max_length = 9",
-        "UPDATE persistencediagram SET run_id = 'none'",
         "UPDATE experimentconfig SET id = 'short'",
         "UPDATE embedding SET invocation_id = (SELECT id FROM invocation WHERE type = 'IMAGE') "
         "WHERE id = {6}",
@@ -246,7 +245,7 @@ def test_runs_of_which_one_type_was_stored_are_whole(tmp_path: Path, stored: str
 def test_copies_by_two_models_of_one_output_are_told_once(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(duplicates, "_AT_ONCE", 1)
+    monkeypatch.setattr(duplicates, "PAIRS_AT_ONCE", 1)
     file = upgraded()
     pair = [
         next(embedding for embedding in file.facts.of(model) if embedding.invocation)
@@ -271,7 +270,6 @@ def test_files_of_another_time_lack_columns(tmp_path: Path) -> None:
         "DROP INDEX ix_run_experiment_id",
         "ALTER TABLE run DROP COLUMN experiment_id",
         "ALTER TABLE embedding DROP COLUMN started_at",
-        "DROP TABLE persistencediagram",
         f"INSERT INTO embedding (id, invocation_id, embedding_model, vector) SELECT '{'f' * 32}', "
         f"invocation_id, embedding_model, vector FROM embedding WHERE id = '{first.id}'",
     )

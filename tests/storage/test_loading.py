@@ -417,7 +417,7 @@ def test_the_fingerprint_is_that_of_ids_and_rows(upgraded: MakeFile) -> None:
 
 def test_ids_and_vectors_of_some_rows(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> None:
     database, facts = upgraded(FieldSpec(digit_ids=True, orphan_embeddings=2))
-    monkeypatch.setattr(vectors_by_id, "_QUERY_IDS", 3)
+    monkeypatch.setattr(vectors_by_id, "QUERY_IDS", 3)
     wanted_embeddings = facts.sample("Nomic")[5:15]
     with database.reading() as connection:
         ids = [e.id for e in facts.of("Nomic")] + ["f" * 32, *(e.id for e in facts.of("STSBMpnet"))]

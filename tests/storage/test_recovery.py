@@ -422,7 +422,7 @@ def test_another_users_file_is_not_saved(
     file = upgraded()
     path = pending.write_pending(file.database, make_finished(ids_of(file)))
     if place == "temporary":
-        folder, stem = pending._find_locations(file.database)[1]
+        folder, stem = pending.find_locations(file.database)[1]
         path = path.rename(folder / f"{stem}{UUID(int=7).hex}.arrow")
     os.chown(path, 4321, 4321)
     before = file.snapshot()
@@ -475,7 +475,7 @@ def test_a_result_of_a_copy_with_the_same_rows_is_not_saved_into_the_other(
     ours, theirs = upgraded(FieldSpec()), upgraded(FieldSpec(), "other.sqlite")
     path = pending.write_pending(ours.database, make_finished(ids_of(ours)))
     if not named:
-        folder, stem = pending._find_locations(theirs.database)[0]
+        folder, stem = pending.find_locations(theirs.database)[0]
         path = path.rename(folder / f"{stem}{UUID(int=7).hex}.arrow")
     before = theirs.snapshot()
     if named:

@@ -155,7 +155,7 @@ def test_chunks_of_assignments_make_no_difference(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = upgraded()
-    monkeypatch.setattr(saving, "_INSERT_ROWS", 7)
+    monkeypatch.setattr(saving, "INSERT_ROWS", 7)
     finished = make_finished(ids_of(file))
     save(file.database, finished)
     assert [row[1] for row in stored_assignments(file, finished)] == finished.labels.tolist()
@@ -197,16 +197,19 @@ with open_database(sys.argv[1]).writing() as connection:
 """
 KILL_WHILE_INSERTING = """
 import os, signal
+from panic_tda.storage.schema.tables import EmbeddingCluster
 from panic_tda.storage.write import saving
-whole = saving._iterate_assignments
+insert = saving.insert_rows
 
-def dying(key, finished):
-    for number, row in enumerate(whole(key, finished)):
-        if number == len(finished.ids) // 2:
+def dying(rows):
+    for number, row in enumerate(rows):
+        if number == 900:
             os.kill(os.getpid(), signal.SIGKILL)
         yield row
 
-saving._iterate_assignments = dying
+saving.insert_rows = lambda connection, table, rows: insert(
+    connection, table, dying(rows) if table is EmbeddingCluster else rows
+)
 """
 
 
@@ -233,7 +236,7 @@ def test_a_crash_in_the_middle_of_a_save_leaves_nothing_behind(
     killed = run_python(f"{killer}\n{SAVE}", file.path, path)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert killed.stdout == ""
-    if "_iterate_assignments" in killer:
+    if KILL_WHILE_INSERTING in killer:
         assert file.path.with_name("field.sqlite-wal").stat().st_size > 10_000
     assert file.snapshot() == before
     process = run_python(SAVE, file.path, path)

@@ -22,8 +22,8 @@ from panic_tda.storage.schema.tables import PROMPT_EMBEDDING
 IMAGE = "output_image_data"
 BATCH_ROWS = 2048
 _TABLES = (
-    *(*PIPELINE_TABLES, "persistencediagram"),
-    *("clusteringresult", "cluster", "embeddingcluster", "clusteringtree", PROMPT_EMBEDDING.name),
+    *(*PIPELINE_TABLES, "clusteringresult", "cluster", "embeddingcluster", "clusteringtree"),
+    PROMPT_EMBEDDING.name,
 )
 _ROWS = re.compile(r"(SCAN|SEARCH) (TABLE )?invocation(_\d+)?\b(?!.* COVERING INDEX )")
 

@@ -18,7 +18,7 @@ from panic_tda.storage.doctor.findings import Findings
 from panic_tda.storage.schema.tables import ClusteringResult, Embedding
 
 DUPLICATE = "duplicate_embedding"
-_AT_ONCE = 500
+PAIRS_AT_ONCE = 500
 _TIMES = ("started_at", "completed_at")
 _embedding: Any = Embedding.__table__
 Pair = tuple[Any, ...]
@@ -61,7 +61,7 @@ def find_duplicates(
     invocation, model = _embedding.c.invocation_id, _embedding.c.embedding_model
     query = sa.select(invocation, model).where(invocation.is_not(None)).group_by(model, invocation)
     query = query.having(sa.func.count() > 1)
-    for pairs in stream_rows(connection, query, batch_rows=_AT_ONCE):
+    for pairs in stream_rows(connection, query, batch_rows=PAIRS_AT_ONCE):
         yield from find_copies(info, connection, pairs, vectors=vectors)
 
 

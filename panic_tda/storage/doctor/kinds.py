@@ -108,12 +108,6 @@ _ALL = (
         runs.check_orphan_runs,
     ),
     Kind(
-        runs.ORPHAN_DIAGRAM,
-        "persistence diagrams of the generation pipeline whose run is missing",
-        "delete them; panic_tda does not read them",
-        runs.check_orphan_diagrams,
-    ),
-    Kind(
         clusterings.ORPHAN,
         "assignments whose clustering or embedding is missing; they only use disk space",
         "doctor --fix orphan_assignment deletes them",

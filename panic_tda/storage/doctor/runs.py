@@ -20,11 +20,7 @@ from panic_tda.storage.doctor.findings import Findings
 from panic_tda.storage.schema.tables import ExperimentConfig, Invocation, InvocationType, Run
 from panic_tda.wording import pluralize
 
-ORPHAN_INVOCATION, ORPHAN_RUN, ORPHAN_DIAGRAM = (
-    "orphan_invocation",
-    "orphan_run",
-    "orphan_persistence_diagram",
-)
+ORPHAN_INVOCATION, ORPHAN_RUN = "orphan_invocation", "orphan_run"
 OUTPUT, GAP, REPEATED, UNFINISHED, BAD_ID = (
     "missing_output",
     "sequence_gap",
@@ -32,11 +28,10 @@ OUTPUT, GAP, REPEATED, UNFINISHED, BAD_ID = (
     "unfinished_run",
     "bad_id",
 )
-_WITH_IDS = ("experimentconfig", "run", "invocation", "embedding", "persistencediagram", "clusteringresult")
+_WITH_IDS = ("experimentconfig", "run", "invocation", "embedding", "clusteringresult")
 _experiment = ExperimentConfig.__table__
 _run = Run.__table__
 _invocation = Invocation.__table__
-_diagram = sa.table("persistencediagram", sa.column("id"), sa.column("run_id"))
 
 
 def check_orphan_invocations(info: DatabaseInfo, findings: Findings) -> None:
@@ -62,17 +57,6 @@ def check_orphan_runs(info: DatabaseInfo, findings: Findings) -> None:
     with info.reading("find orphan runs") as connection:
         for identity in read_stored_values(connection, query):
             findings.add(ORPHAN_RUN, identity)
-
-
-def check_orphan_diagrams(info: DatabaseInfo, findings: Findings) -> None:
-    """Find persistence diagrams without a run, if the database has persistence diagrams."""
-    if not info.has("persistencediagram", "id", "run_id"):
-        return
-    joined = _diagram.outerjoin(_run, _run.c.id == _diagram.c.run_id)
-    with info.reading("find orphan persistence diagrams") as connection:
-        wanted = sa.select(row_locator(connection, _diagram)).select_from(joined).where(_run.c.id.is_(None))
-        for identity in read_ids_at(connection, _diagram, wanted):
-            findings.add(ORPHAN_DIAGRAM, identity)
 
 
 def check_outputs(info: DatabaseInfo, findings: Findings) -> None:

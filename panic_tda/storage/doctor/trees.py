@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -22,9 +22,7 @@ from panic_tda.storage.read.summaries import ClusteringSummary, read_result_rows
 from panic_tda.storage.read.trees import read_tree
 from panic_tda.storage.read.vectors_by_id import read_vectors
 from panic_tda.storage.schema.tables import ClusteringTree
-
-if TYPE_CHECKING:
-    from panic_tda.types import BoolArray, Float32Array, IntArray, SpanningTree
+from panic_tda.types import BoolArray, Float32Array, IntArray, SpanningTree
 
 TREE, WRONG_TREE, NEIGHBOURS = "damaged_tree", "wrong_tree", "damaged_neighbours"
 SAMPLE_EDGES = 1_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -17,10 +17,7 @@ from panic_tda.storage import cells
 from panic_tda.storage.bulk import ID_LENGTH, stream_columns
 from panic_tda.storage.columns import build_damage_error
 from panic_tda.storage.schema.tables import ClusteringResult, Embedding, EmbeddingCluster
-from panic_tda.types import OUTLIER
-
-if TYPE_CHECKING:
-    from panic_tda.types import BytesArray, FloatArray, IntArray
+from panic_tda.types import OUTLIER, BytesArray, FloatArray, IntArray
 
 _ROWS = 2_000
 """Rows per fetch: few enough to stay in the processor's cache until they become arrays (1,610,000 assignments

@@ -36,11 +36,10 @@ from panic_tda.storage.read.trajectories import (
     stream_texts,
 )
 from panic_tda.storage.read.vectors_by_id import read_prompt_vectors, require_vectors
+from panic_tda.types import BytesArray, EmbeddingMatrix, Float32Array, IntArray, SpanningTree
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from panic_tda.types import BytesArray, EmbeddingMatrix, Float32Array, IntArray, SpanningTree
 
 
 class StoredClustering:

@@ -49,8 +49,8 @@ from panic_tda.wording import format_utc, pluralize
 METADATA_KEY = "panic_tda"
 """Key in the schema's metadata under which the clustering is described."""
 VECTOR = "vector"
-_BATCH_ROWS = 4096
-_BATCH_BYTES = 4 << 20
+BATCH_ROWS = 4096
+BATCH_BYTES = 4 << 20
 _MEDOID_BYTES = 32 << 20
 """Largest size of the cached texts of medoids, apart from those of one batch."""
 _ID = pa.string()
@@ -199,14 +199,14 @@ def _stream_batches(
     query = _select_rows(clustering.id, with_vectors=VECTOR in schema.names)
     names = query.selected_columns.keys()
     dimensions = schema.field(VECTOR).type.list_size if VECTOR in schema.names else 0
-    batch_rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // (FLOAT_BYTES * dimensions or 1)))
+    batch_rows = max(1, min(BATCH_ROWS, BATCH_BYTES // (FLOAT_BYTES * dimensions or 1)))
     first = n_missing = 0
     label = names.index("label")
     stream = stream_rows(
         connection,
         query,
         batch_rows=batch_rows,
-        batch_bytes=_BATCH_BYTES,
+        batch_bytes=BATCH_BYTES,
         # The text of the medoid is repeated for each row.
         count_more=lambda row: medoids.text_length(row[label]),
     )

@@ -7,7 +7,7 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,10 +39,7 @@ from panic_tda.storage.read.census import (
 from panic_tda.storage.read.summaries import ClusteringSummary
 from panic_tda.storage.schema.sampling import sample
 from panic_tda.storage.schema.tables import Embedding, EmbeddingCluster
-from panic_tda.types import EmbeddingMatrix
-
-if TYPE_CHECKING:
-    from panic_tda.types import BytesArray
+from panic_tda.types import BytesArray, EmbeddingMatrix
 
 BATCH_BYTES = 1 << 17
 """Bytes per Arrow batch: small enough to be packed while it is in the processor's cache and to be reused by

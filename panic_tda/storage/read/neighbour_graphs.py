@@ -9,7 +9,7 @@ first.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
 from uuid import UUID
 
 import numpy as np
@@ -17,14 +17,11 @@ import pyarrow as pa
 from sqlalchemy.engine import Connection
 
 from panic_tda.clustering.neighbour_graph import find_owners
-from panic_tda.errors import DamagedTree, NoTree
+from panic_tda.errors import NoTree
 from panic_tda.parameters import ClusteringRecord
+from panic_tda.storage.arrow import to_numpy
 from panic_tda.storage.read import trees
-from panic_tda.storage.read.assignments import count_assignments
-from panic_tda.types import NeighbourLists, SpanningTree
-
-if TYPE_CHECKING:
-    from panic_tda.types import FloatArray, IntArray
+from panic_tda.types import FloatArray, IntArray, NeighbourLists, SpanningTree
 
 FIRST_PART = trees.MOST_PARTS
 """Number of the first part; the parts of the tree have smaller numbers."""
@@ -32,9 +29,10 @@ SAMPLES, FORMAT = b"min_samples", b"neighbours_format"
 VERSION = b"1"
 _ENTRY = pa.struct([("row", pa.int32()), ("distance", pa.float64())])
 SCHEMA = pa.schema([*trees.SCHEMA, ("original", pa.int32()), ("neighbours", pa.list_(_ENTRY))])
-METADATA = (trees.TOLERANCE, SAMPLES, FORMAT)
+_METADATA = (trees.TOLERANCE, SAMPLES, FORMAT)
 _EDGE_BYTES, _ENTRY_BYTES = 32, 12
 _MOST_SAMPLES = 2**31 - 1
+_NAME = "neighbour lists"
 
 
 def count_part_rows(min_samples: int) -> int:
@@ -50,16 +48,16 @@ def read_graph(connection: Connection, clustering_id: UUID) -> SpanningTree | No
     DatabaseError
         The stored lists are damaged or incomplete; every value is checked here, and only here.
     """
-    try:
-        tables = list(trees.stream_parts(connection, clustering_id, SCHEMA, METADATA, first=FIRST_PART))
-        if not tables:
-            return None
-        part_rows = count_part_rows(_parse_min_samples(tables[0]))
-        if any(len(table) != part_rows for table in tables[:-1]):
-            raise ValueError("a part is incomplete")
-        return as_graph(pa.concat_tables(tables).combine_chunks())
-    except (ValueError, TypeError, KeyError, OSError, pa.ArrowException) as error:
-        raise build_error(clustering_id, str(error)) from error
+    with trees.naming_damage(clustering_id, _NAME):
+        table = trees.read_parts(
+            connection,
+            clustering_id,
+            SCHEMA,
+            _METADATA,
+            lambda first: count_part_rows(_parse_min_samples(first)),
+            first=FIRST_PART,
+        )
+        return None if table is None else as_graph(table)
 
 
 def require_graph(
@@ -77,14 +75,7 @@ def require_graph(
     graph = None if record.keep_neighbours is None else read_graph(connection, clustering_id)
     if graph is None:
         raise NoTree(f"clustering {clustering_id} has no neighbour lists: {explain_missing(record)}")
-    n_rows = len(graph.height) + 1
-    if n_assigned is None:
-        n_assigned = count_assignments(connection, clustering_id)
-    if n_assigned != n_rows:
-        raise NoTree(
-            f"the neighbour lists of clustering {clustering_id} do not match its assignments ({n_rows} and "
-            f"{n_assigned}): embeddings were deleted since; cluster again (panic-tda cluster-embeddings)"
-        )
+    trees.require_assigned(connection, clustering_id, graph, n_assigned, _NAME)
     return graph
 
 
@@ -125,9 +116,9 @@ def as_graph(table: pa.Table) -> SpanningTree:
     entries = lists.flatten()
     if any(column.null_count for column in (original, lists, entries, *entries.flatten())):
         raise ValueError("a value of its lists is missing")
-    originals = original.to_numpy().astype(np.int64)
-    n, counts = len(originals), lists.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
-    rows, distances = (entries.field(name).to_numpy(zero_copy_only=False) for name in ("row", "distance"))
+    originals = to_numpy(original).astype(np.int64)
+    n, counts = len(originals), to_numpy(lists.value_lengths()).astype(np.int64)
+    rows, distances = (to_numpy(entries.field(name)) for name in ("row", "distance"))
     if len(rows) != counts.sum():
         raise ValueError("its lists have entries that belong to no row")
     owners = np.flatnonzero(originals == np.arange(n))
@@ -140,14 +131,7 @@ def as_graph(table: pa.Table) -> SpanningTree:
     list_rows[owner, at], list_distances[owner, at] = rows, distances
     graph_lists = NeighbourLists(min_samples, list_rows, list_distances, originals)
     require_meaning(tree.core_distances, graph_lists, owner, at)
-    return SpanningTree(
-        tree.u,
-        tree.v,
-        tree.height,
-        core_distances=tree.core_distances,
-        tie_tolerance=tree.tie_tolerance,
-        neighbours=graph_lists,
-    )
+    return replace(tree, neighbours=graph_lists)
 
 
 def require_meaning(cores: FloatArray, lists: NeighbourLists, owner: IntArray, at: IntArray) -> None:
@@ -187,15 +171,6 @@ def require_meaning(cores: FloatArray, lists: NeighbourLists, owner: IntArray, a
     n_nearer = weights + np.bincount(owners, weights=weights[rows], minlength=n).astype(np.int64)
     if np.any(n_nearer[owners] >= lists.min_samples):
         raise ValueError("a list has more rows than its min_samples allows")
-
-
-def build_error(clustering_id: UUID, fault: str) -> DamagedTree:
-    """Build the error of damaged neighbour lists."""
-    return DamagedTree(
-        f"the stored neighbour lists of clustering {clustering_id} are damaged ({fault}); its clusters do "
-        "not depend on them: cluster again to have lists",
-        fault,
-    )
 
 
 def _parse_min_samples(table: pa.Table) -> int:

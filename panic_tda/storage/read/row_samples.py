@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
@@ -26,9 +26,7 @@ from panic_tda.storage.read.census import FLOAT_BYTES, ModelCensus
 from panic_tda.storage.read.vectors_by_id import read_vectors_at
 from panic_tda.storage.schema.sampling import keep_join_order, sample
 from panic_tda.storage.schema.tables import Embedding, Invocation, Run
-
-if TYPE_CHECKING:
-    from panic_tda.types import Float32Array, IntArray
+from panic_tda.types import Float32Array, IntArray
 
 FEWEST_RUNS = 16
 """Smallest number of runs in a sample; pieces of long runs are read to reach it."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -32,9 +32,7 @@ from panic_tda.storage.schema.tables import (
     InvocationType,
     Run,
 )
-
-if TYPE_CHECKING:
-    from panic_tda.types import BoolArray, FloatArray, IntArray
+from panic_tda.types import BoolArray, FloatArray, IntArray
 
 _ROWS = 2_000
 """Rows per fetch: few enough to stay in the processor's cache until they become arrays (1,610,000 assignments

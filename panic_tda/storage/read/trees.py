@@ -8,8 +8,9 @@ row has no edge.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -21,14 +22,12 @@ from sqlalchemy.engine import Connection
 from panic_tda.clustering.trees import Edges, minimum_forest
 from panic_tda.errors import DamagedTree, NoTree
 from panic_tda.parameters import ClusteringRecord
+from panic_tda.storage.arrow import to_numpy
 from panic_tda.storage.bulk import stream_rows
 from panic_tda.storage.read.assignments import count_assignments, select_key
 from panic_tda.storage.schema.tables import ClusteringTree
-from panic_tda.types import SpanningTree
+from panic_tda.types import FloatArray, SpanningTree
 from panic_tda.wording import pluralize
-
-if TYPE_CHECKING:
-    from panic_tda.types import FloatArray
 
 PART_BYTES = 8 << 20
 _ROW_BYTES = 24
@@ -53,10 +52,8 @@ def read_tree(connection: Connection, clustering_id: UUID) -> SpanningTree | Non
     DatabaseError
         The stored tree is damaged or incomplete; every value is checked here, and only here.
     """
-    try:
+    with naming_damage(clustering_id, "tree"):
         return as_tree(_read_table(connection, clustering_id, SCHEMA.names))
-    except (ValueError, TypeError, KeyError) as error:
-        raise _build_error(clustering_id, str(error)) from error
 
 
 def require_tree(
@@ -84,16 +81,7 @@ def require_tree(
             f"clustering {clustering_id} has no spanning tree: {why}; cluster again "
             "(panic-tda cluster-embeddings), then the new clustering has one"
         )
-    n_rows = len(tree.height) + 1
-    if n_assigned is None:
-        n_assigned = count_assignments(connection, clustering_id)
-    if n_assigned != n_rows:
-        are = pluralize(n_assigned, "assignment is", "assignments are")
-        raise NoTree(
-            f"the tree of clustering {clustering_id} joins {n_rows} {pluralize(n_rows, 'row')}, and "
-            f"{n_assigned} {are} there: embeddings were deleted since; cluster again "
-            "(panic-tda cluster-embeddings)"
-        )
+    require_assigned(connection, clustering_id, tree, n_assigned, "a tree")
     return tree
 
 
@@ -105,15 +93,13 @@ def read_core_distances(connection: Connection, clustering_id: UUID) -> FloatArr
     DatabaseError
         The tree is damaged; see `read_tree`.
     """
-    table = _read_table(connection, clustering_id, ["core_distance"])
-    if table is None:
-        return None
-    try:
-        cores: FloatArray = table.column("core_distance").to_numpy()
+    with naming_damage(clustering_id, "tree"):
+        table = _read_table(connection, clustering_id, ["core_distance"])
+        if table is None:
+            return None
+        cores: FloatArray = to_numpy(table.column("core_distance"))
         _require_chords("core distance", cores)
-    except ValueError as error:
-        raise _build_error(clustering_id, str(error)) from error
-    return cores
+        return cores
 
 
 def as_tree(table: pa.Table | None) -> SpanningTree | None:
@@ -129,12 +115,12 @@ def as_tree(table: pa.Table | None) -> SpanningTree | None:
     edges = table.select(SCHEMA.names).slice(0, max(0, table.num_rows - 1))
     if any(column.null_count for column in edges.columns) or table.column("core_distance").null_count:
         raise ValueError("a value of its tree is missing")
-    u, v, height = (edges.column(name).to_numpy() for name in ("u", "v", "height"))
+    u, v, height = (to_numpy(edges.column(name)) for name in ("u", "v", "height"))
     tree = SpanningTree(
         u=u.astype(np.int64),
         v=v.astype(np.int64),
         height=height,
-        core_distances=table.column("core_distance").to_numpy(),
+        core_distances=to_numpy(table.column("core_distance")),
         tie_tolerance=float(table.schema.metadata[TOLERANCE]),
     )
     require_meaning(tree)
@@ -177,47 +163,54 @@ def _require_chords(name: str, values: FloatArray) -> None:
 
 
 def _read_table(connection: Connection, clustering_id: UUID, names: list[str]) -> pa.Table | None:
-    try:
-        tables = [
-            table.select(names) for table in stream_parts(connection, clustering_id, SCHEMA, (TOLERANCE,))
-        ]
-        if any(len(table) != PART_ROWS for table in tables[:-1]):
-            raise ValueError("a part is incomplete")
-    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
-        raise _build_error(clustering_id, str(error)) from error
-    return pa.concat_tables(tables).combine_chunks() if tables else None
+    return read_parts(connection, clustering_id, SCHEMA, (TOLERANCE,), lambda first: PART_ROWS, names=names)
 
 
-def stream_parts(
+def read_parts(
     connection: Connection,
     clustering_id: UUID,
     schema: pa.Schema,
     metadata: Collection[bytes],
+    count_rows: Callable[[pa.Table], int],
     *,
     first: int = 0,
-) -> Iterator[pa.Table]:
-    """Yield the tables of the parts from number `first` on, in their order.
+    names: Sequence[str] | None = None,
+) -> pa.Table | None:
+    """Read the parts from number `first` on into one table, or return None if there are none.
 
     Parts from `MOST_PARTS` on are not read if `first` is below.
 
     Parameters
     ----------
-    connection : Connection
-        Connection to the database.
-    clustering_id : UUID
+    connection, clustering_id
         The clustering.
-    schema : pyarrow.Schema
-        Columns that every part must have.
-    metadata : collection of bytes
-        Keys that its metadata must have.
+    schema, metadata
+        Columns that every part must have, and keys that its metadata must have.
+    count_rows : callable
+        Returns the number of rows of every part but the last, from the first part.
     first : int
         Number of the first part.
+    names : sequence of str, optional
+        Columns of the result; None means all.
 
     Raises
     ------
     ArrowException, OSError, TypeError, ValueError
-        A part is missing or cannot be read.
+        A part is missing or incomplete, or cannot be read.
     """
+    stored = _stream_parts(connection, clustering_id, schema, metadata, first)
+    parts = [part if names is None else part.select(names) for part in stored]
+    if not parts:
+        return None
+    part_rows = count_rows(parts[0])
+    if any(len(part) != part_rows for part in parts[:-1]):
+        raise ValueError("a part is incomplete")
+    return pa.concat_tables(parts).combine_chunks()
+
+
+def _stream_parts(
+    connection: Connection, clustering_id: UUID, schema: pa.Schema, metadata: Collection[bytes], first: int
+) -> Iterator[pa.Table]:
     columns: tuple[Any, ...] = (ClusteringTree.part, ClusteringTree.data)
     has_key = ClusteringTree.result_key == select_key(clustering_id)
     if first:
@@ -239,9 +232,29 @@ def stream_parts(
         yield table
 
 
-def _build_error(clustering_id: UUID, fault: str) -> DamagedTree:
-    return DamagedTree(
-        f"the stored tree of clustering {clustering_id} is damaged ({fault}); its clusters do not depend on "
-        "it: cluster again to have a tree",
-        fault,
-    )
+@contextmanager
+def naming_damage(clustering_id: UUID, name: str) -> Iterator[None]:
+    """Raise `DamagedTree` if the block cannot read the tree or the neighbour lists (`name`)."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, OSError, pa.ArrowException) as error:
+        raise DamagedTree(
+            f"damaged {name} of clustering {clustering_id} ({error}); its clusters are not affected: cluster "
+            f"again to replace the {name}",
+            str(error),
+        ) from error
+
+
+def require_assigned(
+    connection: Connection, clustering_id: UUID, tree: SpanningTree, n_assigned: int | None, name: str
+) -> None:
+    """Raise `NoTree` unless a tree has a row for each assignment; None: count them here."""
+    n_rows = len(tree.height) + 1
+    if n_assigned is None:
+        n_assigned = count_assignments(connection, clustering_id)
+    if n_assigned != n_rows:
+        raise NoTree(
+            f"clustering {clustering_id} has {n_assigned} {pluralize(n_assigned, 'assignment')}, and {name} "
+            f"of {n_rows} {pluralize(n_rows, 'row')}: embeddings were deleted since; cluster again "
+            "(panic-tda cluster-embeddings)"
+        )

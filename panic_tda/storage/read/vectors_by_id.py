@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -15,12 +15,10 @@ from panic_tda.progress import Progress, Silent
 from panic_tda.storage.cells import read_each, row_locator, select_bytes
 from panic_tda.storage.read.census import FLOAT_BYTES, stored_width
 from panic_tda.storage.schema.tables import PROMPT_EMBEDDING, Embedding
+from panic_tda.types import BoolArray, BytesArray, Float32Array
 from panic_tda.wording import pluralize
 
-if TYPE_CHECKING:
-    from panic_tda.types import BoolArray, BytesArray, Float32Array
-
-_QUERY_IDS = 500
+QUERY_IDS = 500
 
 _embedding = Embedding.__table__
 
@@ -33,7 +31,7 @@ def locate_rows(connection: Connection, ids: BytesArray) -> list[Any]:
     names = [identity.decode("ascii", "replace") for identity in ids.tolist()]
     identity = sa.type_coerce(_embedding.c.id, sa.String)
     locators: dict[str, Any] = {}
-    for chunk in slices(len(names), _QUERY_IDS):
+    for chunk in slices(len(names), QUERY_IDS):
         query = sa.select(identity, row_locator(connection, _embedding)).where(identity.in_(names[chunk]))
         locators |= dict(connection.execute(query).all())
     return [locators.get(name) for name in names]
@@ -84,7 +82,7 @@ def read_vectors_at(
     vectors = np.full((len(locators), dimensions), np.nan, dtype="<f4")
     stored = select_bytes(connection, _embedding.c.vector)
     ascending = sorted(numbers)
-    for chunk in slices(len(ascending), _QUERY_IDS):
+    for chunk in slices(len(ascending), QUERY_IDS):
         query = sa.select(column, stored).where(column.in_(ascending[chunk]))
         for locator, vector in connection.execute(query):
             if isinstance(vector, bytes) and len(vector) == FLOAT_BYTES * dimensions:

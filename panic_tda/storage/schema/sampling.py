@@ -9,16 +9,14 @@ all texts may have odd sequence numbers.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.sql import ColumnElement, FromClause, Select
 
 from panic_tda.storage.schema.tables import Embedding, Invocation
-
-if TYPE_CHECKING:
-    from panic_tda.types import IntArray
+from panic_tda.types import IntArray
 
 _embedding = Embedding.__table__
 _invocation = Invocation.__table__

@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from panic_tda.errors import BadInput
-
-if TYPE_CHECKING:
-    from panic_tda.types import Float32Array, IntArray
+from panic_tda.types import Float32Array, IntArray
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from sqlalchemy.engine import Connection
 
 from panic_tda.arrays.rows import slices
 from panic_tda.clustering.neighbour_graph import find_owners
+from panic_tda.storage.arrow import to_arrow
 from panic_tda.storage.read import neighbour_graphs
 from panic_tda.storage.write import trees
 from panic_tda.types import SpanningTree
@@ -38,10 +39,11 @@ def as_table(graph: SpanningTree) -> pa.Table:
         is_entry = lists.rows[first:last] >= 0
         counts = np.zeros(part.stop - part.start, dtype=np.int64)
         counts[owners[first:last] - part.start] = is_entry.sum(axis=1)
-        values = lists.rows[first:last][is_entry], lists.distances[first:last][is_entry]
-        entries = pa.StructArray.from_arrays([pa.array(column) for column in values], ["row", "distance"])
-        offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
-        columns = pa.array(lists.originals[part], pa.int32()), pa.ListArray.from_arrays(offsets, entries)
+        rows = to_arrow(lists.rows[first:last][is_entry], pa.int32())
+        distances = to_arrow(lists.distances[first:last][is_entry], pa.float64())
+        entries = pa.StructArray.from_arrays([rows, distances], ["row", "distance"])
+        offsets = to_arrow(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
+        columns = to_arrow(lists.originals[part], pa.int32()), pa.ListArray.from_arrays(offsets, entries)
         edges = tree.slice(part.start, part.stop - part.start).columns
         tables.append(pa.table([*edges, *columns], schema=neighbour_graphs.SCHEMA))
     return pa.concat_tables(tables).replace_schema_metadata(metadata)

@@ -18,7 +18,7 @@ import tempfile
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -34,10 +34,7 @@ from panic_tda.storage.database import Database
 from panic_tda.storage.read import neighbour_graphs, trees
 from panic_tda.storage.write import neighbour_graphs as neighbour_graphs_written
 from panic_tda.storage.write.trees import as_table
-from panic_tda.types import OUTLIER, FinishedClustering
-
-if TYPE_CHECKING:
-    from panic_tda.types import BoolArray, IntArray, SpanningTree
+from panic_tda.types import OUTLIER, BoolArray, FinishedClustering, IntArray, SpanningTree
 
 _METADATA_KEY = b"panic_tda_clustering"
 _ID_BYTES = 32
@@ -76,7 +73,7 @@ def write_pending(database: Database, finished: FinishedClustering) -> Path:
         The file can be written in neither folder.
     """
     beside_database, temporary = (
-        folder / f"{stem}{finished.id.hex}.arrow" for folder, stem in _find_locations(database)
+        folder / f"{stem}{finished.id.hex}.arrow" for folder, stem in find_locations(database)
     )
     try:
         identity = identify_database(database)
@@ -116,7 +113,7 @@ def find_pending(database: Database) -> list[Path]:
     """
     paths = [
         path.absolute()
-        for folder, stem in _find_locations(database)
+        for folder, stem in find_locations(database)
         for path in sorted(folder.glob(f"{glob.escape(stem)}*.arrow"))
     ]
     return [path for path in paths if _is_ours(database, path)]
@@ -358,7 +355,7 @@ def _write_file(path: Path, finished: FinishedClustering, identity: dict[str, An
     return path
 
 
-def _find_locations(database: Database) -> tuple[tuple[Path, str], tuple[Path, str]]:
+def find_locations(database: Database) -> tuple[tuple[Path, str], tuple[Path, str]]:
     """Return folder and name prefix of pending files next to the database and in the temporary folder."""
     name = database.path.name if database.path else str(database.url.database)
     folder = database.path.parent if database.path else Path()

@@ -21,13 +21,12 @@ from panic_tda.storage.read.census import FLOAT_BYTES, stored_width
 from panic_tda.storage.read.vectors_by_id import are_stored, read_vectors
 from panic_tda.storage.schema.tables import Embedding
 from panic_tda.storage.write import pending, saving
-from panic_tda.types import FinishedClustering
+from panic_tda.types import BoolArray, FinishedClustering
 from panic_tda.wording import pluralize
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
-    from panic_tda.types import BoolArray
 
 _log = logging.getLogger(__name__)
 

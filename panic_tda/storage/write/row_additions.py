@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -15,10 +15,8 @@ from panic_tda.storage.cells import read_rows
 from panic_tda.storage.read.census import FLOAT_BYTES, stored_width
 from panic_tda.storage.write.import_summary import ImportSummary
 from panic_tda.storage.write.times import UnknownTimes
+from panic_tda.types import Float32Array
 from panic_tda.wording import pluralize
-
-if TYPE_CHECKING:
-    from panic_tda.types import Float32Array
 
 _QUERY_KEYS = 8192
 """Number of keys that fit into one SQL statement."""

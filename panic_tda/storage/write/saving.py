@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import numpy as np
@@ -15,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from panic_tda.arrays.rows import slices
+from panic_tda.doubts import Wording
 from panic_tda.errors import DatabaseError, SaveFailed, unexpected
 from panic_tda.interrupts import rescue
 from panic_tda.storage.bulk import insert_rows
@@ -34,17 +34,11 @@ from panic_tda.storage.schema.tables import (
 from panic_tda.storage.write import pending
 from panic_tda.storage.write.neighbour_graphs import save_graph
 from panic_tda.storage.write.trees import save_tree
-from panic_tda.types import OUTLIER, FinishedClustering
+from panic_tda.types import OUTLIER, Clustering, EmbeddingMatrix, FinishedClustering
 from panic_tda.wording import format_bytes
 
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from panic_tda.doubts import Wording
-    from panic_tda.types import Clustering, EmbeddingMatrix
-
 ALGORITHM = "hdbscan"
-_INSERT_ROWS = 100_000
+INSERT_ROWS = 100_000
 _BYTES_PER_ROW = 2 * 130
 """Bytes per row, in the log and in the file: assignment, index entry and tree edge (measured: 125)."""
 
@@ -299,7 +293,7 @@ def _iterate_clusters(
 
 
 def _iterate_assignments(key: int, finished: FinishedClustering) -> Iterator[tuple[int, str, int, float]]:
-    for rows in slices(len(finished.ids), _INSERT_ROWS):
+    for rows in slices(len(finished.ids), INSERT_ROWS):
         yield from zip(
             repeat(key),
             finished.ids[rows].astype("U32").tolist(),

@@ -9,6 +9,7 @@ import pyarrow as pa
 from pyarrow import ipc
 from sqlalchemy.engine import Connection
 
+from panic_tda.storage.arrow import to_arrow
 from panic_tda.storage.bulk import insert_rows
 from panic_tda.storage.read import trees
 from panic_tda.storage.schema.tables import ClusteringTree
@@ -36,7 +37,7 @@ def save_parts(
     connection: Connection, key: int, table: pa.Table, *, part_rows: int, first_part: int = 0
 ) -> None:
     """Write a table in parts of `part_rows` rows, numbered from `first_part`."""
-    parts = enumerate(_serialize_parts(table, part_rows), start=first_part)
+    parts = enumerate(serialize_parts(table, part_rows), start=first_part)
     insert_rows(connection, ClusteringTree, ((key, part, data) for part, data in parts))
 
 
@@ -45,14 +46,15 @@ def as_table(tree: SpanningTree) -> pa.Table:
     order = np.argsort(tree.height, kind="stable")
     missing = np.arange(len(order) + 1) == len(order)
     columns = [
-        pa.array(np.append(values[order], 0), type=kind, mask=missing)
+        to_arrow(np.append(values[order], 0), kind, missing=missing)
         for values, kind in ((tree.u, pa.int32()), (tree.v, pa.int32()), (tree.height, pa.float64()))
     ]
-    table = pa.table([*columns, pa.array(tree.core_distances, pa.float64())], schema=trees.SCHEMA)
+    table = pa.table([*columns, to_arrow(tree.core_distances, pa.float64())], schema=trees.SCHEMA)
     return table.replace_schema_metadata({trees.TOLERANCE: repr(tree.tie_tolerance).encode()})
 
 
-def _serialize_parts(table: pa.Table, part_rows: int) -> Iterator[bytes]:
+def serialize_parts(table: pa.Table, part_rows: int) -> Iterator[bytes]:
+    """Yield the parts of a table as Arrow IPC streams."""
     for first in range(0, table.num_rows, part_rows):
         sink = pa.BufferOutputStream()
         with ipc.new_stream(sink, table.schema, options=_OPTIONS) as writer:
