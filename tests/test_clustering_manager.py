@@ -1,4 +1,4 @@
-"""The main job on databases of every kind: what is asked for is done, and nothing else is touched."""
+"""Test that clustering all data does what was requested in every database and changes nothing else."""
 
 from __future__ import annotations
 
@@ -106,13 +106,13 @@ def by_model(outcomes: list[ModelOutcome]) -> dict[str, ModelOutcome]:
 def assignments(database: Database, clustering_id: UUID | None) -> dict[str, tuple[int, float]]:
     assert clustering_id is not None
     connection = sqlite3.connect(str(database.path))
-    found = connection.execute(
+    rows = connection.execute(
         "SELECT embedding_id, label, probability FROM embeddingcluster "
         "JOIN clusteringresult ON key = result_key WHERE id = ?",
         (clustering_id.hex,),
     ).fetchall()
     connection.close()
-    return {identity: (label, probability) for identity, label, probability in found}
+    return {identity: (label, probability) for identity, label, probability in rows}
 
 
 @pytest.mark.parametrize("factor", [1, 2])
@@ -143,11 +143,11 @@ def test_every_model_of_every_layout(upgraded: MakeFile, spec: FieldSpec, factor
         )
         with file.database.session() as session:
             for label, row in direct.medoid_indices.items():
-                found = get_medoid_invocation(label, outcome.id or "", session)
+                medoid_invocation = get_medoid_invocation(label, outcome.id or "", session)
                 invocation = sampled[row].invocation
-                assert found is not None
+                assert medoid_invocation is not None
                 assert invocation is not None
-                assert found.id == UUID(invocation.id)
+                assert medoid_invocation.id == UUID(invocation.id)
     assert sum(outcome.n_clusters for outcome in outcomes.values()) > 0
 
 
@@ -172,27 +172,38 @@ def test_the_real_field_file(real_file: Database) -> None:
 
 def test_stored_parameters_are_those_that_were_used(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(orphan_embeddings=2, duplicates=0.3))
-    asked = ClusteringParameters(epsilon=0.123, min_cluster_size=0.1, selection_method="leaf")
-    (outcome,) = cluster_all_data(file.database, ["Nomic"], parameters=asked, downsample=2)
+    parameters = ClusteringParameters(epsilon=0.123, min_cluster_size=0.1, selection_method="leaf")
+    (outcome,) = cluster_all_data(file.database, ["Nomic"], parameters=parameters, downsample=2)
     with file.database.session() as session:
         (summary,) = list_clusterings(session)
-    said = summary.record.to_json()
-    assert set(said) == DESIGN_KEYS
-    assert said["cluster_selection_epsilon"] == 0.123
-    assert said["min_cluster_size"] == 2
-    assert said["keep_neighbours"] == 20
-    assert said | asdict(asked.resolve(20)) == said
-    assert (said["downsample"], said["backend"], said["exact"]) == (2, outcome.backend, outcome.exact)
-    assert (said["n_total"], said["n_sampled"], said["n_excluded"], said["n_embeddings"]) == (42, 20, 2, 20)
+    stored_parameters = summary.record.to_json()
+    assert set(stored_parameters) == DESIGN_KEYS
+    assert stored_parameters["cluster_selection_epsilon"] == 0.123
+    assert stored_parameters["min_cluster_size"] == 2
+    assert stored_parameters["keep_neighbours"] == 20
+    assert stored_parameters | asdict(parameters.resolve(20)) == stored_parameters
+    assert (stored_parameters["downsample"], stored_parameters["backend"], stored_parameters["exact"]) == (
+        2,
+        outcome.backend,
+        outcome.exact,
+    )
+    assert (
+        stored_parameters["n_total"],
+        stored_parameters["n_sampled"],
+        stored_parameters["n_excluded"],
+        stored_parameters["n_embeddings"],
+    ) == (42, 20, 2, 20)
     vectors = np.array([embedding.vector for embedding in file.facts.sample("Nomic", 2)])
-    assert said["n_unique"] == len(np.unique(vectors, axis=0))
+    assert stored_parameters["n_unique"] == len(np.unique(vectors, axis=0))
     census = take_census(file.database, 2)["Nomic"]
-    assert said["input_sha256"] == input_sha256(load_embeddings(file.database, census, downsample=2))
+    assert stored_parameters["input_sha256"] == input_sha256(
+        load_embeddings(file.database, census, downsample=2)
+    )
     # Compiling is counted where it was done.
-    assert set(said["seconds"]) - {"compile"} == {"load", "fit", "medoids"}
-    assert set(outcome.seconds) == {*said["seconds"], "save"}
+    assert set(stored_parameters["seconds"]) - {"compile"} == {"load", "fit", "medoids"}
+    assert set(outcome.seconds) == {*stored_parameters["seconds"], "save"}
     direct = hdbscan(vectors, epsilon=0.123, min_cluster_size=0.1, selection_method="leaf")
-    assert said["n_clusters"] == direct.n_clusters
+    assert stored_parameters["n_clusters"] == direct.n_clusters
     assert summary.created_at >= summary.completed_at >= summary.started_at
 
 
@@ -222,14 +233,14 @@ def test_a_new_run_never_deletes_an_old_one(upgraded: MakeFile) -> None:
     database = upgraded().database
     runs = [cluster_all_data(database, ["Nomic"])[0].id for _ in range(3)]
     with database.session() as session:
-        assert [found.id for found in list_clusterings(session)] == runs[::-1]
-        assert [found.id for found in find_clusterings(session)] == runs[-1:]
+        assert [clustering.id for clustering in list_clusterings(session)] == runs[::-1]
+        assert [clustering.id for clustering in find_clusterings(session)] == runs[-1:]
     stored = [assignments(database, run) for run in runs]
     assert stored[0] == stored[1] == stored[2]
     assert len(stored[0]) == 40
     delete_clusterings(database, [run for run in runs[1:2] if run])
     with database.session() as session:
-        assert [found.id for found in list_clusterings(session)] == [runs[2], runs[0]]
+        assert [clustering.id for clustering in list_clusterings(session)] == [runs[2], runs[0]]
     assert assignments(database, runs[1]) == {}
 
 
@@ -245,7 +256,7 @@ def test_bad_vectors_fail_their_model_and_no_other(upgraded: MakeFile, kind: str
         assert str(UUID(bad)) in failed.reason
     assert outcomes["STSBMpnet"].status == CLUSTERED
     with file.database.session() as session:
-        assert [found.embedding_model for found in list_clusterings(session)] == ["STSBMpnet"]
+        assert [clustering.embedding_model for clustering in list_clusterings(session)] == ["STSBMpnet"]
 
     outcomes = by_model(cluster_all_data(file.database, skip_invalid=True))
     assert outcomes["Nomic"].status == CLUSTERED
@@ -342,13 +353,13 @@ def test_an_unexpected_failure_of_one_model_costs_no_other(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = upgraded(FieldSpec(text_models=("A", "B", "C")))
-    whole = clustering_manager.cluster_rows
+    cluster_rows = clustering_manager.cluster_rows
     errors = iter([ZeroDivisionError("division by zero"), MemoryError("12 GiB"), None])
 
     def failing(*arguments: Any, **options: Any) -> Any:
         if error := next(errors):
             raise error
-        return whole(*arguments, **options)
+        return cluster_rows(*arguments, **options)
 
     monkeypatch.setattr(clustering_manager, "cluster_rows", failing)
     with caplog.at_level(logging.DEBUG, "panic_tda"):
@@ -470,11 +481,11 @@ def test_a_locked_file_is_refused_before_computing(
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
     """Do something to the database while the rows are being clustered."""
-    whole = clustering_manager.cluster_rows
+    cluster_rows = clustering_manager.cluster_rows
 
     def during(*arguments: Any, **options: Any) -> Any:
         act()
-        return whole(*arguments, **options)
+        return cluster_rows(*arguments, **options)
 
     monkeypatch.setattr(clustering_manager, "cluster_rows", during)
 
@@ -562,7 +573,7 @@ print(json.dumps([asdict(outcome) for outcome in outcomes], default=str))
 
 
 def cluster_with_limit(file: UpgradedFile, folder: Path, limit: int) -> ModelOutcome:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", LIMITED, str(file.path), str(limit)],
         cwd=REPOSITORY,
         env={"PATH": "/usr/bin:/bin", "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"},
@@ -571,8 +582,8 @@ def cluster_with_limit(file: UpgradedFile, folder: Path, limit: int) -> ModelOut
         timeout=120,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    (outcome,) = json.loads(done.stdout)
+    assert process.returncode == 0, process.stderr
+    (outcome,) = json.loads(process.stdout)
     return ModelOutcome(**outcome)
 
 
@@ -641,10 +652,10 @@ def test_a_memory_limit_and_a_work_folder_change_no_row_of_the_result(
 ) -> None:
     monkeypatch.setattr(parameters, "LEAST_MEMORY", 1)
     file = upgraded(FieldSpec(text_models=("A",), runs=8, length=60))
-    asked = ClusteringParameters(backend="tiled")
+    tiled_parameters = ClusteringParameters(backend="tiled")
     limits = Resources(memory_limit=1000, work_dir=tmp_path / "work")
     plain, limited = (
-        cluster_all_data(file.database, parameters=asked, resources=resources)[0]
+        cluster_all_data(file.database, parameters=tiled_parameters, resources=resources)[0]
         for resources in (None, limits)
     )
     query = "SELECT embedding_id, label, probability FROM embeddingcluster WHERE result_key = ? ORDER BY 1"

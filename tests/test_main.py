@@ -147,25 +147,25 @@ def test_the_commands_of_the_main_job_are_there() -> None:
 
 @pytest.mark.parametrize("command", commands())
 def test_every_command_and_option_is_documented(command: str) -> None:
-    found = main.commands[command]
-    assert found.help
-    names = {parameter.name for parameter in found.params}
+    click_command = main.commands[command]
+    assert click_command.help
+    names = {parameter.name for parameter in click_command.params}
     assert {"database", "verbose", "quiet", "log_file"} <= names
     undocumented = [
         parameter.opts[0]
-        for parameter in found.params
+        for parameter in click_command.params
         if isinstance(parameter, click.Option) and not parameter.help
     ]
     assert undocumented == []
     for flag in ("-h", "--help"):
-        assert " ".join(found.help.split()[:6]) in " ".join(succeed(command, flag).output.split())
+        assert " ".join(click_command.help.split()[:6]) in " ".join(succeed(command, flag).output.split())
 
 
 def test_the_commands_defaults_are_the_librarys() -> None:
     options = {option.name: option.default for option in main.commands["cluster-embeddings"].params}
-    asked = ClusteringParameters()
+    parameters = ClusteringParameters()
     for name in ("epsilon", "allow_single_cluster", "selection_method", "backend"):
-        assert options[name] == getattr(asked, name)
+        assert options[name] == getattr(parameters, name)
 
 
 def test_unknown_commands_and_options_are_wrong_usage() -> None:
@@ -180,8 +180,8 @@ def test_unknown_commands_and_options_are_wrong_usage() -> None:
 def test_clustering_everything(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(dummy_rows=1, vision_models=("NomicVision",)))
     result = succeed("cluster-embeddings", db=file.path)
-    found = {summary.embedding_model: summary for summary in stored(file)}
-    assert set(found) == {"Nomic", "NomicVision", "STSBMpnet"}
+    summary_by_model = {summary.embedding_model: summary for summary in stored(file)}
+    assert set(summary_by_model) == {"Nomic", "NomicVision", "STSBMpnet"}
     listed, reason, suggested = result.stdout.strip().split("\n\n")
     assert reason.startswith("Dummy: ")
     assert suggested.splitlines()[1].endswith(" latest --model Nomic")
@@ -191,7 +191,7 @@ def test_clustering_everything(upgraded: MakeFile) -> None:
         ["Dummy", "skipped"],
         *([model, "clustered"] for model in ("Nomic", "NomicVision", "STSBMpnet")),
     ]
-    names = shorten_ids(str(summary.id) for summary in found.values())
+    names = shorten_ids(str(summary.id) for summary in summary_by_model.values())
     assert {line.split()[-1] for line in lines} == {"-", *names.values()}
     # Logs and progress go elsewhere.
     assert "20" in result.stderr
@@ -201,9 +201,9 @@ def test_clustering_everything(upgraded: MakeFile) -> None:
 
 def test_clustering_as_json(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(dummy_rows=1))
-    said = json.loads(succeed("cluster-embeddings", "--json", db=file.path).stdout)
-    assert set(said) == {"results"}
-    by_model = {outcome["embedding_model"]: outcome for outcome in said["results"]}
+    data = json.loads(succeed("cluster-embeddings", "--json", db=file.path).stdout)
+    assert set(data) == {"results"}
+    by_model = {outcome["embedding_model"]: outcome for outcome in data["results"]}
     assert {model: outcome["status"] for model, outcome in by_model.items()} == {
         "Dummy": "skipped",
         "Nomic": "clustered",
@@ -279,28 +279,28 @@ def test_options_out_of_range_are_wrong_usage(upgraded: MakeFile) -> None:
         "--backend": ("fastest",),
     }.items():
         for value in values:
-            said = fail(2, "cluster-embeddings", option, value, db=file.path)
+            message = fail(2, "cluster-embeddings", option, value, db=file.path)
             name = option.removeprefix("--")
-            assert name in said or name.replace("-", "_") in said, (option, value)
+            assert name in message or name.replace("-", "_") in message, (option, value)
     assert snapshot(file.path) == before
 
 
 def test_clusters_that_are_all_too_large_are_advised_about(upgraded: MakeFile) -> None:
     words = ("cluster-embeddings", "Nomic", "--min-cluster-size", "10%", "--max-cluster-size")
     file = upgraded()
-    said = " ".join(succeed(*words, 4, db=file.path).stderr.split())
-    assert "Nomic: There are no clusters: all 40 rows are outliers." in said
+    output = " ".join(succeed(*words, 4, db=file.path).stderr.split())
+    assert "Nomic: There are no clusters: all 40 rows are outliers." in output
     option = "--selection-method leaf --max-cluster-size 0"
-    assert f"{option} gives 3 clusters and 0 outliers (0.0 %)" in said
-    (made,) = stored(file)
-    assert f"recut-clustering --db {file.path} {made.id}" in said
-    succeed("recut-clustering", made.id, *option.split(), db=file.path)
+    assert f"{option} gives 3 clusters and 0 outliers (0.0 %)" in output
+    (stored_clustering,) = stored(file)
+    assert f"recut-clustering --db {file.path} {stored_clustering.id}" in output
+    succeed("recut-clustering", stored_clustering.id, *option.split(), db=file.path)
     record = stored(file)[0].record
-    assert (record.n_clusters, record.n_outliers, record.recut_of) == (3, 0, str(made.id))
+    assert (record.n_clusters, record.n_outliers, record.recut_of) == (3, 0, str(stored_clustering.id))
     # Where no tree is stored, nothing can be cut from it; what is named can be given to another fit.
-    said = succeed(*words, 4, "--no-tree", db=file.path).stderr
-    assert option in said
-    assert "recut-clustering" not in said
+    output = succeed(*words, 4, "--no-tree", db=file.path).stderr
+    assert option in output
+    assert "recut-clustering" not in output
     succeed("cluster-embeddings", "Nomic", "--min-cluster-size", "10%", *option.split(), db=file.path)
     assert stored(file)[0].record.n_clusters == 3
 
@@ -309,16 +309,16 @@ def test_a_share_that_is_above_the_largest_size_fails_its_model_before_it_is_loa
     upgraded: MakeFile,
 ) -> None:
     words = ("cluster-embeddings", "Nomic", "--min-cluster-size", "10%", "--max-cluster-size", 3)
-    said = fail(1, *words, db=upgraded().path)
-    assert "max_cluster_size must be at least min_cluster_size, 4; got 3" in said
-    assert "load" not in said
+    message = fail(1, *words, db=upgraded().path)
+    assert "max_cluster_size must be at least min_cluster_size, 4; got 3" in message
+    assert "load" not in message
 
 
 def test_a_model_that_does_not_exist(upgraded: MakeFile) -> None:
     file = upgraded()
     before = snapshot(file.path)
-    said = fail(2, "cluster-embeddings", "Nomic", "Nonesuch", db=file.path)
-    assert "no embeddings of model Nonesuch; the database has: Nomic, STSBMpnet" in said
+    message = fail(2, "cluster-embeddings", "Nomic", "Nonesuch", db=file.path)
+    assert "no embeddings of model Nonesuch; the database has: Nomic, STSBMpnet" in message
     error = fail_as_json(2, "cluster-embeddings", "Nonesuch", db=file.path)
     assert error["type"] == "UnknownModel"
     assert snapshot(file.path) == before
@@ -342,8 +342,8 @@ def test_a_backend_that_refuses_fails_its_models(upgraded: MakeFile, monkeypatch
 def test_a_missing_file_is_wrong_usage_and_creates_nothing(tmp_path: Path, command: list[str]) -> None:
     before = sorted(tmp_path.rglob("*"))
     for target in (tmp_path / "nowhere" / "x.sqlite", f"sqlite:///{tmp_path}/x.sqlite", ":memory:", tmp_path):
-        said = fail(2, *command, db=target)
-        assert "--db" in said
+        message = fail(2, *command, db=target)
+        assert "--db" in message
     assert "db/trajectory_data.sqlite" in fail(2, *command)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -457,11 +457,11 @@ def test_listing(clustered: UpgradedFile) -> None:
 
 
 def test_listing_as_json(clustered: UpgradedFile) -> None:
-    said = json.loads(succeed("list-clusterings", "--json", db=clustered.path).stdout)
+    data = json.loads(succeed("list-clusterings", "--json", db=clustered.path).stdout)
     first = stored(clustered)[0]
-    assert [one["id"] for one in said] == [str(summary.id) for summary in stored(clustered)]
+    assert [clustering["id"] for clustering in data] == [str(summary.id) for summary in stored(clustered)]
     parameters = first.record.to_json()
-    assert said[0] == {
+    assert data[0] == {
         "id": str(first.id),
         "embedding_model": first.embedding_model,
         "algorithm": "hdbscan",
@@ -525,13 +525,13 @@ def test_showing(clustered: UpgradedFile) -> None:
 
 
 def test_showing_as_json_and_what_it_says_of_medoids(clustered: UpgradedFile) -> None:
-    said = json.loads(succeed("show-clustering", "--json", db=clustered.path).stdout)
-    assert [one["embedding_model"] for one in said] == ["Nomic", "STSBMpnet"]
+    data = json.loads(succeed("show-clustering", "--json", db=clustered.path).stdout)
+    assert [row["embedding_model"] for row in data] == ["Nomic", "STSBMpnet"]
     texts = {step.id: step.text for step in clustered.facts.invocations}
-    for one in said:
-        assert one["parameters"]["n_clusters"] == len(one["clusters"]) > 0
-        assert [cluster["label"] for cluster in one["clusters"]] == list(range(len(one["clusters"])))
-        for cluster in one["clusters"]:
+    for row in data:
+        assert row["parameters"]["n_clusters"] == len(row["clusters"]) > 0
+        assert [cluster["label"] for cluster in row["clusters"]] == list(range(len(row["clusters"])))
+        for cluster in row["clusters"]:
             assert set(cluster) == CLUSTER_KEYS
             invocation = cluster["medoid_invocation_id"].replace("-", "")
             assert cluster["medoid_text"] == texts[invocation]
@@ -546,8 +546,12 @@ def test_origins_are_counted_where_that_is_quick_and_on_request(
     names = ("runs", "prompts", "largest_run_share")
 
     def origins(*words: object) -> list[tuple[Any, ...]]:
-        said = json.loads(succeed("show-clustering", "--json", *words, db=clustered.path).stdout)
-        return [tuple(cluster[name] for name in names) for one in said for cluster in one["clusters"]]
+        data = json.loads(succeed("show-clustering", "--json", *words, db=clustered.path).stdout)
+        return [
+            tuple(cluster[name] for name in names)
+            for clustering_data in data
+            for cluster in clustering_data["clusters"]
+        ]
 
     counted = origins()
     assert all(runs >= prompts >= 1 and 0 < share <= 1 for runs, prompts, share in counted)
@@ -573,8 +577,8 @@ def test_showing_is_bounded_by_default(upgraded: MakeFile) -> None:
     assert f"and {n_clusters - 20} smaller clusters; --limit 0 shows all" in shown
     everything = succeed("show-clustering", "--limit", 0, db=file.path).stdout
     assert everything.count("persistence") == n_clusters
-    said = json.loads(succeed("show-clustering", "--limit", 2, "--json", db=file.path).stdout)
-    assert len(said[0]["clusters"]) == 2
+    data = json.loads(succeed("show-clustering", "--limit", 2, "--json", db=file.path).stdout)
+    assert len(data[0]["clusters"]) == 2
 
 
 def test_references_that_fit_nothing_or_too_much(clustered: UpgradedFile) -> None:
@@ -588,8 +592,8 @@ def test_references_that_fit_nothing_or_too_much(clustered: UpgradedFile) -> Non
     succeed("show-clustering", first.id.hex[: shared + 1], db=clustered.path)
     assert "none of 2" in fail(2, "show-clustering", "nonsense", db=clustered.path)
     assert fail_as_json(2, "show-clustering", "zz", db=clustered.path)["type"] == "UnknownClustering"
-    other = first.embedding_model
-    assert f"not of {other}" in fail(2, "show-clustering", second.id, "--model", other, db=clustered.path)
+    model = first.embedding_model
+    assert f"not of {model}" in fail(2, "show-clustering", second.id, "--model", model, db=clustered.path)
     for command in (["show-clustering"], ["list-clusterings"], ["delete-clusterings", "--yes"]):
         assert "Nonesuch" in fail(2, *command, "--model", "Nonesuch", db=clustered.path)
 
@@ -616,8 +620,8 @@ def test_odd_texts_stay_on_one_line_and_control_no_terminal(upgraded: MakeFile) 
         # In a pipe nothing is cut.
         assert "…" not in line
         assert not text.isprintable() or " ".join(text.split()) in line
-        said = json.loads(succeed("show-clustering", "--json", db=file.path).stdout)
-        assert said[0]["clusters"][0]["medoid_text"] == text
+        data = json.loads(succeed("show-clustering", "--json", db=file.path).stdout)
+        assert data[0]["clusters"][0]["medoid_text"] == text
 
 
 def test_what_older_versions_stored_is_still_listed_and_shown(clustered: UpgradedFile) -> None:
@@ -631,8 +635,8 @@ def test_what_older_versions_stored_is_still_listed_and_shown(clustered: Upgrade
     for command in ("list-clusterings", "show-clustering"):
         assert succeed(command, db=clustered.path).stdout.count("Nomic") == 1
     assert "25.00 % of 40 sampled rows" in succeed("show-clustering", db=clustered.path).stdout
-    for one in json.loads(succeed("show-clustering", "--json", db=clustered.path).stdout):
-        assert one["parameters"]["nn_descent"] == graph
+    for clustering in json.loads(succeed("show-clustering", "--json", db=clustered.path).stdout):
+        assert clustering["parameters"]["nn_descent"] == graph
 
 
 # ---------------------------------------------------------------------------- delete-clusterings
@@ -684,11 +688,11 @@ def test_saving_what_waits(upgraded: MakeFile) -> None:
     outlier = next(row for row in range(40) if row not in finished.medoids.values())
     with opened(file.path) as connection:
         connection.execute("DELETE FROM embedding WHERE id = ?", (finished.ids[outlier].decode(),))
-    said = succeed("save-pending", db=file.path).stdout
-    assert f"Saved clustering {finished.id} of Nomic; 1 embedding has been deleted since" in said
+    output = succeed("save-pending", db=file.path).stdout
+    assert f"Saved clustering {finished.id} of Nomic; 1 embedding has been deleted since" in output
     path = pending.write_pending(file.database, make_finished(ids[:20], seed=4))
     as_json = json.loads(succeed("save-pending", path, "--json", db=file.path).stdout)
-    assert [one["embedding_model"] for one in as_json["saved"]] == ["Nomic"]
+    assert [row["embedding_model"] for row in as_json["saved"]] == ["Nomic"]
     assert len(stored(file)) == 2
 
 
@@ -713,8 +717,8 @@ def change(file: UpgradedFile, statement: str) -> None:
 
 def test_a_database_in_which_nothing_is_wrong(clustered: UpgradedFile) -> None:
     assert f"{clustered.path}: no findings" in succeed("doctor", db=clustered.path).stdout
-    said = json.loads(succeed("doctor", "--json", db=clustered.path).stdout)
-    assert said == {"database": str(clustered.path), "findings": [], "unchecked": []}
+    data = json.loads(succeed("doctor", "--json", db=clustered.path).stdout)
+    assert data == {"database": str(clustered.path), "findings": [], "unchecked": []}
 
 
 def test_what_is_wrong_is_said_by_name_and_exit_code(clustered: UpgradedFile) -> None:
@@ -723,15 +727,15 @@ def test_what_is_wrong_is_said_by_name_and_exit_code(clustered: UpgradedFile) ->
     shown = invoke("doctor", db=clustered.path)
     as_json = invoke("doctor", "--json", db=clustered.path)
     assert (shown.exit_code, as_json.exit_code) == (1, 1)
-    (found,) = json.loads(as_json.stdout)["findings"]
-    assert set(found) == {"kind", "count", "ids", "what", "remedy", "details"}
-    assert (found["kind"], found["count"], len(found["ids"])) == ("orphan_assignment", 40, 10)
+    (finding,) = json.loads(as_json.stdout)["findings"]
+    assert set(finding) == {"kind", "count", "ids", "what", "remedy", "details"}
+    assert (finding["kind"], finding["count"], len(finding["ids"])) == ("orphan_assignment", 40, 10)
     assert "orphan_assignment: 40\n" in shown.stdout
-    for line in (found["ids"][0], found["what"], found["remedy"], found["details"][0], "30 more"):
+    for line in (finding["ids"][0], finding["what"], finding["remedy"], finding["details"][0], "30 more"):
         assert line in " ".join(shown.stdout.split())
     assert snapshot(clustered.path) == before
-    (found,) = json.loads(invoke("doctor", "--json", "--limit", 0, db=clustered.path).stdout)["findings"]
-    assert found["ids"] == sorted(str(UUID(one.id)) for one in clustered.facts.of("Nomic"))
+    (finding,) = json.loads(invoke("doctor", "--json", "--limit", 0, db=clustered.path).stdout)["findings"]
+    assert finding["ids"] == sorted(str(UUID(embedding.id)) for embedding in clustered.facts.of("Nomic"))
     assert succeed("doctor", "missing_vector", "bad_id", db=clustered.path).stdout.endswith("no findings\n")
     assert invoke("doctor", "bad_id", "orphan_assignment", db=clustered.path).exit_code == 1
 
@@ -741,14 +745,14 @@ def test_a_file_is_looked_at_before_its_upgrade(tmp_path: Path) -> None:
     facts.path.chmod(0o444)
     before = facts.path.read_bytes()
     result = invoke("doctor", "--json", db=facts.path)
-    said = json.loads(result.stdout)
+    data = json.loads(result.stdout)
     assert result.exit_code == 1, result.output
-    found = {one["kind"]: one["ids"] for one in said["findings"]}
-    assert found == {
-        "missing_vector": [str(UUID(one)) for one in facts.bad("Nomic", "null")],
+    ids_by_kind = {finding["kind"]: finding["ids"] for finding in data["findings"]}
+    assert ids_by_kind == {
+        "missing_vector": [str(UUID(embedding_id)) for embedding_id in facts.bad("Nomic", "null")],
         "old_clustering_tables": ["cluster", "clusteringresult", "embeddingcluster"],
     }
-    kinds = [one["kind"] for one in said["unchecked"]]
+    kinds = [finding["kind"] for finding in data["unchecked"]]
     assert kinds == ["wrong_type", "missing_output", "unreadable_value"]
     shown = invoke("doctor", db=facts.path).stdout
     assert "not looked for: wrong_type (no index has type" in shown
@@ -766,8 +770,8 @@ def test_what_is_found_cannot_steer_a_terminal(upgraded: MakeFile) -> None:
     shown = invoke("doctor", db=file.path).stdout
     assert "\x1b" not in shown
     assert "[31m x: in embedding" in shown
-    (found,) = json.loads(invoke("doctor", "--json", db=file.path).stdout)["findings"]
-    assert found["ids"] == ["\x1b[31m\nx"]
+    (finding,) = json.loads(invoke("doctor", "--json", db=file.path).stdout)["findings"]
+    assert finding["ids"] == ["\x1b[31m\nx"]
 
 
 def test_what_can_be_mended_is_said_asked_for_and_done(clustered: UpgradedFile) -> None:
@@ -783,9 +787,9 @@ def test_what_can_be_mended_is_said_asked_for_and_done(clustered: UpgradedFile) 
     assert "Delete?" in refused.stderr
     assert snapshot(path) == before
     for words in (["bad_id"], ["nonsense"], ["orphan_assignment", "wrong_type"]):
-        said = fail(2, "doctor", "--fix", "--yes", *words, db=path)
+        message = fail(2, "doctor", "--fix", "--yes", *words, db=path)
         kinds = "duplicate_embedding, orphan_assignment, broken_clustering, damaged_tree, damaged_neighbours"
-        assert f"{kinds} can be mended" in said
+        assert f"{kinds} can be mended" in message
     path.chmod(0o444)
     assert "read-only; make it writable" in fail(1, "doctor", "--fix", "--yes", db=path)
     path.chmod(0o644)
@@ -793,7 +797,7 @@ def test_what_can_be_mended_is_said_asked_for_and_done(clustered: UpgradedFile) 
     assert succeed("doctor", "--fix", "broken_clustering", "--yes", db=path).stdout.endswith("Deleted 1.\n")
     assert stored(clustered) == []
     fixed = json.loads(succeed("doctor", "--fix", "--yes", "--json", db=path).stdout)["fixed"]
-    assert [(one["kind"], one["count"], one["left"]) for one in fixed] == [
+    assert [(finding["kind"], finding["count"], finding["left"]) for finding in fixed] == [
         ("duplicate_embedding", 0, 0),
         ("orphan_assignment", 40, 0),
         ("broken_clustering", 0, 0),
@@ -813,9 +817,9 @@ def test_wrong_words_to_the_doctor(clustered: UpgradedFile, words: list[str]) ->
 def test_no_share_is_above_all_where_rows_are_not_a_clusterings_own(clustered: UpgradedFile) -> None:
     # 14 embeddings with the assignments of another model's clustering: 2107.1 %.
     change(clustered, "UPDATE cluster SET size = 295 WHERE label = 0")
-    said = succeed("show-clustering", "--model", "Nomic", db=clustered.path).stdout
-    assert "The stored counts and the rows differ; panic-tda doctor says more." in said
-    assert "%" not in next(line for line in said.splitlines() if " 295 " in line)
+    output = succeed("show-clustering", "--model", "Nomic", db=clustered.path).stdout
+    assert "The stored counts and the rows differ; panic-tda doctor says more." in output
+    assert "%" not in next(line for line in output.splitlines() if " 295 " in line)
 
 
 # ---------------------------------------------------------------------------- logs
@@ -846,13 +850,13 @@ def test_a_traceback_is_for_the_log_file(upgraded: MakeFile, monkeypatch: pytest
 
     monkeypatch.setattr(clustering_manager, "cluster_rows", broken)
     file = upgraded()
-    said = fail(1, "cluster-embeddings", "Nomic", "--log-file", "run.log", db=file.path)
-    assert "unexpected ZeroDivisionError: a fault of ours" in said
+    message = fail(1, "cluster-embeddings", "Nomic", "--log-file", "run.log", db=file.path)
+    assert "unexpected ZeroDivisionError: a fault of ours" in message
     assert "Traceback" in Path("run.log").read_text()
     monkeypatch.setattr(results, "list_all_clusterings", broken)
-    said = fail(1, "list-clusterings", "--log-file", "list.log", db=file.path)
-    assert "unexpected ZeroDivisionError" in said
-    assert "--log-file" in said
+    message = fail(1, "list-clusterings", "--log-file", "list.log", db=file.path)
+    assert "unexpected ZeroDivisionError" in message
+    assert "--log-file" in message
     assert "Traceback" in Path("list.log").read_text()
 
 
@@ -882,9 +886,11 @@ def test_models_of_thousands_are_clustered_exactly_by_default(
     result = invoke("cluster-embeddings", "--json", db=file.path)
     assert result.exit_code == 0, result.stderr
     outcomes = json.loads(result.stdout)["results"]
-    shown = [(found["embedding_model"], found["n_embeddings"], found["backend"]) for found in outcomes]
+    shown = [
+        (outcome["embedding_model"], outcome["n_embeddings"], outcome["backend"]) for outcome in outcomes
+    ]
     assert shown == [(model, 3_000, "tiled") for model in models]
-    assert all(found["exact"] for found in outcomes)
+    assert all(outcome["exact"] for outcome in outcomes)
     with opened(file.path) as connection:
         stored = connection.execute(
             "SELECT json_extract(r.parameters, '$.backend'), count(*) "
@@ -899,11 +905,11 @@ def test_ctrl_c_at_a_question_is_an_interruption(clustered: UpgradedFile) -> Non
     env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     with processes.started(command, cwd=clustered.path.parent, env=env, stdin=subprocess.PIPE) as process:
         assert process.stderr is not None
-        asked = ""
-        while not asked.endswith("Delete? [y/N]: "):
+        question = ""
+        while not question.endswith("Delete? [y/N]: "):
             character = process.stderr.read(1)
-            assert character, f"ended without a question: {asked}"
-            asked += character
+            assert character, f"ended without a question: {question}"
+            question += character
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -39,13 +39,13 @@ class Placed(NamedTuple):
     def __getattr__(self, name: str) -> Any:
         return getattr(backends.get_backend(self.name), name)
 
-    def fit(self, rows: np.ndarray, weights: np.ndarray, asked: FitOptions) -> SpanningTree:
+    def fit(self, rows: np.ndarray, weights: np.ndarray, options: FitOptions) -> SpanningTree:
         """Fit rows that lie in host memory."""
         if self.on_device:
             import cupy
 
             rows = cupy.asarray(rows)
-        return backends.get_backend(self.name).fit(rows, weights, asked)
+        return backends.get_backend(self.name).fit(rows, weights, options)
 
 
 PLACED = [
@@ -77,14 +77,14 @@ def options(min_samples: int, **more: object) -> FitOptions:
     return FitOptions(min_samples=min_samples, distance_floor=FLOOR, **more)  # type: ignore[arg-type]
 
 
-def fit_all_rows(backend: Placed, rows: np.ndarray, asked: FitOptions) -> SpanningTree:
+def fit_all_rows(backend: Placed, rows: np.ndarray, options: FitOptions) -> SpanningTree:
     """Fit as `clustering` does: distinct rows with weights where the backend takes them."""
     if not backend.weighted:
-        return backend.fit(rows, np.ones(len(rows), dtype=np.int64), asked)
+        return backend.fit(rows, np.ones(len(rows), dtype=np.int64), options)
     distinct = find_distinct(rows)
     if len(distinct.first) == 1:
         pytest.skip("one distinct row never reaches a weighted backend")
-    return attach_copies(backend.fit(rows[distinct.first], distinct.counts, asked), distinct)
+    return attach_copies(backend.fit(rows[distinct.first], distinct.counts, options), distinct)
 
 
 def assert_spans(tree: SpanningTree, n: int) -> None:
@@ -295,8 +295,8 @@ def test_without_a_device_auto_says_so_once(caplog: pytest.LogCaptureFixture) ->
 @pytest.mark.parametrize("n_rows", [100, 1_100_000])
 def test_on_a_device_auto_takes_tiled(n_rows: int, exact: bool, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "panic_tda"):
-        asked = options(64, on_device=True, exact=exact)
-        assert select_backend("auto", (n_rows, 768), asked).name == "tiled"
+        fit_options = options(64, on_device=True, exact=exact)
+        assert select_backend("auto", (n_rows, 768), fit_options).name == "tiled"
     assert caplog.records == []
 
 

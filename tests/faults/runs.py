@@ -81,7 +81,7 @@ class Run:
     @property
     def phases(self) -> list[tuple[float, str]]:
         """The phases that began, and when."""
-        return [(when, found[1]) for when, line in self.lines if (found := PHASE.search(line))]
+        return [(when, match[1]) for when, line in self.lines if (match := PHASE.search(line))]
 
     @property
     def where(self) -> str:
@@ -89,10 +89,10 @@ class Run:
 
 
 def environment(**more: str) -> dict[str, str]:
-    kept = {
+    inherited = {
         name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "NUMBA_CACHE_DIR") if name in os.environ
     }
-    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)} | more
+    return inherited | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)} | more
 
 
 def run(
@@ -118,7 +118,7 @@ def run(
         str(path),
         *map(str, words[1:]),
     ]
-    began, done = time.perf_counter(), Run()
+    began, result = time.perf_counter(), Run()
     with _hearing():
         process = subprocess.Popen(
             command,
@@ -132,8 +132,8 @@ def run(
 
     def send() -> None:
         with suppress(psutil.NoSuchProcess):
-            done.cpu_signalled = sum(psutil.Process(process.pid).cpu_times()[:2])
-        done.signalled = time.perf_counter() - began
+            result.cpu_signalled = sum(psutil.Process(process.pid).cpu_times()[:2])
+        result.signalled = time.perf_counter() - began
         process.send_signal(number)
 
     stuck = threading.Event()
@@ -145,21 +145,21 @@ def run(
     assert process.stderr is not None
     with process.stderr:
         for line in process.stderr:
-            done.lines.append((time.perf_counter() - began, line.rstrip("\n")))
-            found = PHASE.search(line)
-            if timer is not None and found and found[1] == phase and not timer.is_alive():
+            result.lines.append((time.perf_counter() - began, line.rstrip("\n")))
+            match = PHASE.search(line)
+            if timer is not None and match and match[1] == phase and not timer.is_alive():
                 timer.start()
                 phase = None
     _, status, usage = os.wait4(process.pid, 0)
-    done.code = process.returncode = os.waitstatus_to_exitcode(status)
-    done.cpu_seconds = usage.ru_utime + usage.ru_stime
+    result.code = process.returncode = os.waitstatus_to_exitcode(status)
+    result.cpu_seconds = usage.ru_utime + usage.ru_stime
     limit.cancel()
     disturbance = "undisturbed" if after is None else f"after {number.name}"
-    assert not stuck.is_set(), f"it did not end, {disturbance}: {done.stderr}"
-    done.seconds = time.perf_counter() - began
+    assert not stuck.is_set(), f"it did not end, {disturbance}: {result.stderr}"
+    result.seconds = time.perf_counter() - began
     if timer is not None:
         timer.cancel()
-    return done
+    return result
 
 
 @contextmanager
@@ -183,8 +183,8 @@ def require_whole(path: Path) -> int:
     if not path.exists() or not path.stat().st_size:
         return 0
     with closing(sqlite3.connect(path)) as connection:
-        found = connection.execute("PRAGMA integrity_check").fetchall()
-        assert found == [("ok",)], found
+        rows = connection.execute("PRAGMA integrity_check").fetchall()
+        assert rows == [("ok",)], rows
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if "clusteringtree" not in tables:
             return 0
@@ -198,16 +198,18 @@ def require_whole(path: Path) -> int:
 
 
 def _require_whole_clustering(connection: sqlite3.Connection, key: int) -> None:
-    def one(query: str) -> Any:
+    def fetch_value(query: str) -> Any:
         return connection.execute(query, (key,)).fetchone()[0]
 
-    said = {
-        name: one(f"SELECT json_extract(parameters, '$.{name}') FROM clusteringresult WHERE key = ?")
+    recorded = {
+        name: fetch_value(f"SELECT json_extract(parameters, '$.{name}') FROM clusteringresult WHERE key = ?")
         for name in ("n_embeddings", "n_outliers", "n_clusters", "input_sha256")
     }
-    assert one("SELECT count(*) FROM embeddingcluster WHERE result_key = ?") == said["n_embeddings"]
-    outliers = one("SELECT count(*) FROM embeddingcluster WHERE label = -1 AND result_key = ?")
-    assert outliers == said["n_outliers"]
+    assert (
+        fetch_value("SELECT count(*) FROM embeddingcluster WHERE result_key = ?") == recorded["n_embeddings"]
+    )
+    outliers = fetch_value("SELECT count(*) FROM embeddingcluster WHERE label = -1 AND result_key = ?")
+    assert outliers == recorded["n_outliers"]
     sizes = dict(
         connection.execute(
             "SELECT label, count(*) FROM embeddingcluster WHERE result_key = ? AND label >= 0 GROUP BY label",
@@ -220,15 +222,15 @@ def _require_whole_clustering(connection: sqlite3.Connection, key: int) -> None:
         (key,),
     ).fetchall()
     assert {label: size for label, size, _ in clusters} == sizes
-    assert len(clusters) == said["n_clusters"]
+    assert len(clusters) == recorded["n_clusters"]
     assert all(label == of_medoid for label, _, of_medoid in clusters)
-    assert said["input_sha256"]
-    assert one("SELECT count(*) FROM clusteringtree WHERE result_key = ?") >= 1
+    assert recorded["input_sha256"]
+    assert fetch_value("SELECT count(*) FROM clusteringtree WHERE result_key = ?") >= 1
 
 
 def answers(path: Path) -> dict[str, Any]:
     """Return, by model, what the latest clustering found and of what input: nothing of when and how fast."""
-    found = {}
+    answer_by_model = {}
     with closing(sqlite3.connect(path)) as connection:
         for model, key, sha256 in connection.execute(
             "SELECT embedding_model, key, json_extract(parameters, '$.input_sha256') FROM clusteringresult "
@@ -244,8 +246,8 @@ def answers(path: Path) -> dict[str, Any]:
                 "ORDER BY 1",
                 (key,),
             ).fetchall()
-            found[model] = sha256, rows, clusters
-    return found
+            answer_by_model[model] = sha256, rows, clusters
+    return answer_by_model
 
 
 def everything(path: Path) -> dict[str, Any]:
@@ -257,9 +259,9 @@ def left_over(path: Path) -> list[str]:
     """Return the names of files beside a database that nobody closed, finished or asked for."""
     known = {path.name, f"{path.name}-wal", f"{path.name}-shm"}
     return sorted(
-        str(one.relative_to(path.parent))
-        for one in path.parent.rglob("*")
-        if one.is_file() and one.name not in known
+        str(file.relative_to(path.parent))
+        for file in path.parent.rglob("*")
+        if file.is_file() and file.name not in known
     )
 
 
@@ -307,8 +309,8 @@ def upgraded_file(path: Path, n_rows: int) -> None:
 
 def clustered_file(path: Path, n_rows: int) -> None:
     upgraded_file(path, n_rows)
-    done = run(path, FIT)
-    assert done.code == 0, done.stderr
+    result = run(path, FIT)
+    assert result.code == 0, result.stderr
 
 
 def file_of_models(path: Path, n_rows: int) -> None:

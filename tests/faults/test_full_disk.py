@@ -46,11 +46,11 @@ def test_states_that_find_no_room_cost_the_chance_to_go_on_only(
     monkeypatch.setitem(Checkpoint.__init__.__kwdefaults__, "save_seconds", 0.0)
     (outcome,) = cluster_all_data(file.database, parameters=TILED, resources=Resources(work_dir=work))
     assert outcome.status == CLUSTERED
-    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     pattern = rf"the state of \d+ MiB could not be saved in {re.escape(str(work))}/Nomic/\w+, 0 MiB are free"
-    assert said
-    assert all(re.match(pattern, line) for line in said)
-    assert "No space left on device" in said[0]
+    assert warnings
+    assert all(re.match(pattern, line) for line in warnings)
+    assert "No space left on device" in warnings[0]
     assert list(work.iterdir()) == []
     assert require_whole(file.path) == 1
 
@@ -109,14 +109,14 @@ def test_a_result_that_finds_no_room_is_kept_elsewhere(
     resources = Resources(work_dir=temporary_folder / "work")
     (outcome,) = cluster_all_data(database, parameters=TILED, resources=resources)
     assert outcome.status == FAILED
-    (kept,) = pending.find_pending(database)
-    assert kept.parent == temporary_folder
+    (pending_file,) = pending.find_pending(database)
+    assert pending_file.parent == temporary_folder
     assert re.search(
         rf"is full: in {re.escape(str(folder))}, 0 MiB are free.*saving takes up to .* MiB", outcome.reason
     )
-    assert f"the result is kept in {kept}" in str(outcome.reason)
+    assert f"the result is kept in {pending_file}" in str(outcome.reason)
     assert snapshot(path) == before
-    assert {one.name for one in folder.iterdir()} <= {
+    assert {path.name for path in folder.iterdir()} <= {
         path.name,
         "filler",
         f"{path.name}-wal",
@@ -139,11 +139,11 @@ def test_an_export_that_finds_no_room_leaves_nothing(upgraded: MakeFile, disk: M
         "--db",
         str(file.path),
     ]
-    done = CliRunner().invoke(main, words)
-    assert done.exit_code == 1
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 1
     assert re.search(
         r"rows\.parquet cannot be written: .*No space left on device \(\d+ MiB of it were written, 0 MiB are",
-        done.stderr,
+        result.stderr,
     )
     assert list(folder.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""What is committed outlasts a machine that stops, and a clock that goes back puts nothing out of order."""
+"""Test that committed data survives a power cut, and that a clock set back does not reorder clusterings."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def test_a_file_has_its_name_when_it_is_on_the_disk(
     upgraded: MakeFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, disk = upgraded(), Disk(monkeypatch)
-    kept = pending.write_pending(file.database, make_finished(ids_of(file)))
-    assert disk.outlasts(kept)
+    pending_file = pending.write_pending(file.database, make_finished(ids_of(file)))
+    assert disk.outlasts(pending_file)
     root = tmp_path / "work" / "Nomic"
     checkpoint = Checkpoint(root, "rows")
     checkpoint.open(k=3)
@@ -94,10 +94,10 @@ def test_the_latest_clustering_is_the_one_saved_last_whatever_the_clock_says(
             save_or_write_pending(file.database, finished)
         saved.append(finished.id)
         with file.database.session() as session:
-            assert [found.id for found in list_clusterings(session)] == saved[::-1]
-            assert [found.id for found in find_clusterings(session, ["latest"])] == saved[-1:]
-        assert [found.id for found in read_clustering_entries(str(file.path))] == [
-            str(one) for one in saved[::-1]
+            assert [clustering.id for clustering in list_clusterings(session)] == saved[::-1]
+            assert [clustering.id for clustering in find_clusterings(session, ["latest"])] == saved[-1:]
+        assert [entry.id for entry in read_clustering_entries(str(file.path))] == [
+            str(clustering_id) for clustering_id in saved[::-1]
         ]
     warned = [record for record in caplog.records if "the clock is behind" in record.getMessage()]
     assert len(warned) == 2

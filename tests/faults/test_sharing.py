@@ -58,13 +58,13 @@ def meanwhile(statement: str) -> str:
 
 def test_a_lock_that_stays_costs_the_saving_and_not_the_result(upgraded: MakeFile) -> None:
     file = upgraded(FILE)
-    done = run(file.path, (*FIT, "Nomic"), code=meanwhile("other.execute('BEGIN IMMEDIATE')"))
-    assert done.code == 1
-    (kept,) = pending.find_pending(file.database)
+    result = run(file.path, (*FIT, "Nomic"), code=meanwhile("other.execute('BEGIN IMMEDIATE')"))
+    assert result.code == 1
+    (pending_file,) = pending.find_pending(file.database)
     assert re.search(
-        r"computed but not saved \(.*locked for 0\.2 s by another process; try again", done.stderr
+        r"computed but not saved \(.*locked for 0\.2 s by another process; try again", result.stderr
     )
-    assert f"the result is kept in {kept}" in done.stderr
+    assert f"the result is kept in {pending_file}" in result.stderr
     assert require_whole(file.path) == 0
     assert [saved.n_vanished for saved in save_pending(file.database)] == [0]
     assert require_whole(file.path) == 1
@@ -80,28 +80,28 @@ def test_embeddings_that_come_and_go_during_a_fit_cost_no_result(upgraded: MakeF
         "        \"SELECT printf('%032x', rowid), 'new' || rowid, embedding_model, vector FROM embedding \"\n"
         "        \"WHERE embedding_model = 'Nomic' LIMIT 7\")"
     )
-    done = run(file.path, (*FIT, "Nomic"), code=meanwhile(change))
-    assert done.code == 1
-    assert "FOREIGN KEY constraint failed" in done.stderr
-    assert "the result is kept in" in done.stderr
+    result = run(file.path, (*FIT, "Nomic"), code=meanwhile(change))
+    assert result.code == 1
+    assert "FOREIGN KEY constraint failed" in result.stderr
+    assert "the result is kept in" in result.stderr
     assert require_whole(file.path) == 0
     (saved,) = save_pending(file.database)
     assert saved.n_vanished == 1
     with opened(file.path) as connection:
-        found = {row[0] for row in connection.execute("SELECT embedding_id FROM embeddingcluster")}
-    assert found == set(ids_of(file)) - {victim}
+        clustered_ids = {row[0] for row in connection.execute("SELECT embedding_id FROM embeddingcluster")}
+    assert clustered_ids == set(ids_of(file)) - {victim}
 
 
 def test_a_file_that_is_taken_away_during_a_fit_is_not_made_anew(upgraded: MakeFile) -> None:
     file = upgraded(FILE)
     elsewhere = file.path.with_name("elsewhere.sqlite")
     shutil.copy(file.path, elsewhere)
-    done = run(file.path, (*FIT, "Nomic"), code=meanwhile("other.close(); path.unlink()"))
-    assert done.code == 1
+    result = run(file.path, (*FIT, "Nomic"), code=meanwhile("other.close(); path.unlink()"))
+    assert result.code == 1
     assert not file.path.exists()
-    (kept,) = pending.find_pending(file.database)
-    assert f"the result is kept in {kept}" in done.stderr
-    assert "unexpected" not in done.stderr
+    (pending_file,) = pending.find_pending(file.database)
+    assert f"the result is kept in {pending_file}" in result.stderr
+    assert "unexpected" not in result.stderr
     shutil.move(elsewhere, file.path)
     assert [saved.n_vanished for saved in save_pending(file.database)] == [0]
     assert require_whole(file.path) == 1
@@ -111,14 +111,14 @@ def test_a_file_that_is_taken_away_during_a_fit_is_not_made_anew(upgraded: MakeF
 def test_a_file_that_is_taken_away_while_it_is_written_is_told(upgraded: MakeFile, replaced: bool) -> None:
     """SQLite commits to the file without a name, and says nothing."""
     file = upgraded(FILE)
-    other = Path(shutil.copy(file.path, file.path.with_name("other.sqlite")))
+    other_path = Path(shutil.copy(file.path, file.path.with_name("other.sqlite")))
 
     def write() -> None:
         with file.database.writing() as connection:
             connection.exec_driver_sql("DELETE FROM persistencediagram")
             file.path.unlink()
             if replaced:
-                other.rename(file.path)
+                other_path.rename(file.path)
 
     with pytest.raises(DatabaseError, match="removed or replaced while it was written"):
         write()
@@ -126,9 +126,9 @@ def test_a_file_that_is_taken_away_while_it_is_written_is_told(upgraded: MakeFil
 
 def test_two_runs_of_one_model_and_one_of_another_save_three_whole_clusterings(upgraded: MakeFile) -> None:
     file = upgraded(FILE)
-    found = {}
+    results = {}
     threads = [
-        threading.Thread(target=lambda name=name, words=words: found.update({name: run(file.path, words)}))
+        threading.Thread(target=lambda name=name, words=words: results.update({name: run(file.path, words)}))
         for name, words in (
             ("one", (*FIT, "Nomic")),
             ("two", (*FIT, "Nomic")),
@@ -139,7 +139,9 @@ def test_two_runs_of_one_model_and_one_of_another_save_three_whole_clusterings(u
         thread.start()
     for thread in threads:
         thread.join()
-    assert {name: done.code for name, done in found.items()} == {"one": 0, "two": 0, "other": 0}, found
+    assert {name: result.code for name, result in results.items()} == {"one": 0, "two": 0, "other": 0}, (
+        results
+    )
     assert require_whole(file.path) == 3
     with opened(file.path) as connection:
         hashes = connection.execute(
@@ -195,12 +197,12 @@ def test_a_page_that_was_overwritten_is_an_error_that_says_so(
     ):
         # What was refused changed nothing; deleting needs some of the pages only.
         assert file.path.read_bytes() == before
-        done = CliRunner().invoke(main, [*words, "--db", str(file.path)])
-        assert done.exit_code in (0, 1), (words, done.output)
-        assert "Traceback" not in done.stderr
-        if done.exit_code:
-            assert "unexpected" not in done.output, (words, done.output)
-            refused += "malformed; the file is damaged, or its disk is" in done.stderr
+        result = CliRunner().invoke(main, [*words, "--db", str(file.path)])
+        assert result.exit_code in (0, 1), (words, result.output)
+        assert "Traceback" not in result.stderr
+        if result.exit_code:
+            assert "unexpected" not in result.output, (words, result.output)
+            refused += "malformed; the file is damaged, or its disk is" in result.stderr
     assert refused >= 1
 
 
@@ -212,15 +214,15 @@ def strangers_file(upgraded: MakeFile) -> Iterator[UpgradedFile]:
     """A file in a folder that everybody reaches; commands on it run as nobody."""
     if os.geteuid() != 0:
         pytest.skip("only root can run a command as another user")
-    made = upgraded(FILE)
-    cluster_all_data(made.database)
+    field_file = upgraded(FILE)
+    cluster_all_data(field_file.database)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
-        with opened(made.path) as connection:
+        with opened(field_file.path) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        shutil.copy(made.path, folder / "field.sqlite")
-        there = UpgradedFile(open_database(folder / "field.sqlite"), made.facts)
+        shutil.copy(field_file.path, folder / "field.sqlite")
+        there = UpgradedFile(open_database(folder / "field.sqlite"), field_file.facts)
         for suffix in ("-wal", "-shm"):
             (folder / f"field.sqlite{suffix}").unlink(missing_ok=True)
         yield there
@@ -247,8 +249,8 @@ def as_nobody(file: UpgradedFile, *words: str) -> tuple[int, str]:
     # As root first: what nobody may not read is imported then.
     CliRunner().invoke(main, [words[0], "--db", str(file.path), "--no-such-option"])
     with nobody():
-        done = CliRunner().invoke(main, [*words, "--db", str(file.path)])
-    return done.exit_code, done.stderr
+        result = CliRunner().invoke(main, [*words, "--db", str(file.path)])
+    return result.exit_code, result.stderr
 
 
 def test_a_file_of_another_user_in_a_folder_of_another_user(strangers_file: UpgradedFile) -> None:

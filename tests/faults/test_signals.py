@@ -88,11 +88,11 @@ def test_a_signal_ends_a_long_native_call(
     before = snapshot(file.path)
     words = ("cluster-embeddings", "Nomic", "--backend", "sklearn")
     program = START.format(grace=SOON, body=NUMPY)
-    done = run(file.path, words, after=0.5, phase="one product", number=number, code=program)
-    assert done.code == code, done.stderr
-    assert "IT ENDED" not in done.stderr
-    assert "Nomic: one product: stopped after" in done.stderr
-    assert done.stderr.endswith(f"{word}; nothing unfinished is in the database")
+    result = run(file.path, words, after=0.5, phase="one product", number=number, code=program)
+    assert result.code == code, result.stderr
+    assert "IT ENDED" not in result.stderr
+    assert "Nomic: one product: stopped after" in result.stderr
+    assert result.stderr.endswith(f"{word}; nothing unfinished is in the database")
     assert snapshot(file.path) == before
     assert left_over(file.path) == []
 
@@ -101,13 +101,13 @@ def test_a_signal_ends_a_long_statement(tmp_path: Path) -> None:
     facts = write_field_file(tmp_path / "field.sqlite", FieldSpec(wal=True))
     before = snapshot(facts.path)
     program = START.format(grace=NEVER, body=UPGRADE)
-    done = run(
+    result = run(
         facts.path, ("upgrade", "--yes"), after=0.5, phase="statement", number=signal.SIGTERM, code=program
     )
-    assert done.code == 143, done.stderr
-    assert "IT ENDED" not in done.stderr
-    assert "upgrade: stopped after" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert result.code == 143, result.stderr
+    assert "IT ENDED" not in result.stderr
+    assert "upgrade: stopped after" in result.stderr
+    assert "Traceback" not in result.stderr
     assert snapshot(facts.path) == before
 
 
@@ -115,10 +115,12 @@ def test_a_result_whose_saving_is_a_long_statement_is_kept(upgraded: MakeFile) -
     file = upgraded()
     words = ("cluster-embeddings", "Nomic", "--backend", "sklearn")
     program = START.format(grace=NEVER, body=SAVE)
-    done = run(file.path, words, after=0.5, phase="statement", number=signal.SIGINT, code=program)
-    assert done.code == 130, done.stderr
-    (kept,) = pending.find_pending(file.database)
-    assert re.search(f"interrupted while saving; the result is kept in {re.escape(str(kept))}", done.stderr)
+    result = run(file.path, words, after=0.5, phase="statement", number=signal.SIGINT, code=program)
+    assert result.code == 130, result.stderr
+    (pending_file,) = pending.find_pending(file.database)
+    assert re.search(
+        f"interrupted while saving; the result is kept in {re.escape(str(pending_file))}", result.stderr
+    )
     assert require_whole(file.path) == 0
     assert [saved.n_vanished for saved in save_pending(file.database)] == [0]
     assert require_whole(file.path) == 1
@@ -179,10 +181,10 @@ def test_a_signal_whose_exception_python_drops_takes_effect_all_the_same(
     before = snapshot(path)
     words, target = WORK[name]
     program = START.format(grace=NEVER, body=DROPPED.format(number=number, **target))
-    done = run(path, words, code=program)
-    assert done.code == code, done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stderr.endswith(f"{word}; nothing unfinished is in the database")
+    result = run(path, words, code=program)
+    assert result.code == code, result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.endswith(f"{word}; nothing unfinished is in the database")
     assert snapshot(path) == before
 
 
@@ -191,10 +193,10 @@ def test_a_process_that_lives_on_after_its_handler_ran_is_ended(
     many_models: Path, number: signal.Signals, code: int, word: str
 ) -> None:
     program = START.format(grace=SOON, body=SWALLOWED.format(number=number))
-    done = run(many_models, PLAN, code=program)
-    assert done.code == code, done.stderr
-    assert "SWALLOWED" in done.stderr
-    assert done.stderr.endswith(f"{word}; nothing unfinished is in the database")
+    result = run(many_models, PLAN, code=program)
+    assert result.code == code, result.stderr
+    assert "SWALLOWED" in result.stderr
+    assert result.stderr.endswith(f"{word}; nothing unfinished is in the database")
 
 
 @pytest.mark.parametrize("name", WORK)
@@ -209,15 +211,15 @@ def test_signals_end_work_on_many_models_at_any_moment(many_models: Path, name: 
     for turn, after in enumerate((0.0, 0.3)):
         number, code, word = CODES[turn]
         before = require_whole(path)
-        done = run(path, words, after=after, phase="count embeddings", number=number, code=program)
-        assert done.code in (0, code), done.stderr
-        assert "Traceback" not in done.stderr
+        result = run(path, words, after=after, phase="count embeddings", number=number, code=program)
+        assert result.code in (0, code), result.stderr
+        assert "Traceback" not in result.stderr
         n_whole = require_whole(path)
         assert before <= n_whole <= before + 60
         assert name == "cluster" or n_whole == 0
-        if done.code:
+        if result.code:
             ended += 1
-            assert done.stderr.endswith(f"{word}; nothing unfinished is in the database")
+            assert result.stderr.endswith(f"{word}; nothing unfinished is in the database")
     assert ended
 
 

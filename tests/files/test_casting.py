@@ -62,9 +62,9 @@ def tensor(*shape: int, kind: pa.DataType | None = None) -> pa.Array:
 
 def encoded(array: pa.Array, values: pa.DataType | None = None) -> pa.Array:
     """The same as a dictionary, whose values may be of a type that Arrow makes no dictionaries of."""
-    made = array.dictionary_encode()
-    dictionary = made.dictionary.cast(values or made.dictionary.type)
-    return pa.DictionaryArray.from_arrays(made.indices.cast(pa.uint32()), dictionary)
+    encoded_array = array.dictionary_encode()
+    dictionary = encoded_array.dictionary.cast(values or encoded_array.dictionary.type)
+    return pa.DictionaryArray.from_arrays(encoded_array.indices.cast(pa.uint32()), dictionary)
 
 
 def encoded_vectors(kind: pa.DataType) -> pa.Array:
@@ -180,8 +180,8 @@ def test_a_chunked_column_of_several_dictionaries_is_one_column(tmp_path: Path) 
     pq.write_table(pa.table(plain() | {"text": texts}), tmp_path / "changed")
     assert batches_of(tmp_path / "changed") == batches_of(tmp_path / "plain")
     write_stream(pa.table(plain() | {"text": texts}), tmp_path / "stream")
-    found = [batch.texts for batch in EmbeddingFile(tmp_path / "stream").batches()]
-    assert sorted(text for texts in found for text in texts) == ["a", "a", "b"]
+    texts_of_batches = [batch.texts for batch in EmbeddingFile(tmp_path / "stream").batches()]
+    assert sorted(text for texts in texts_of_batches for text in texts) == ["a", "a", "b"]
 
 
 def test_integer_runs_are_named_alike_whatever_holds_them(tmp_path: Path) -> None:
@@ -217,8 +217,8 @@ def test_numbers_are_rounded_to_the_nearest_float(tmp_path: Path) -> None:
     integers = pa.array([[2**24 + 1, 2**63 - 1]], pa.list_(pa.int64()))
     unsigned = pa.array([[1, 2**64 - 1]], pa.list_(pa.uint64()))
     for column in (wide, integers, unsigned):
-        made = {name: array[:1] for name, array in plain().items()} | {"vector": column}
-        pq.write_table(pa.table(made), tmp_path / "a")
+        data = {name: array[:1] for name, array in plain().items()} | {"vector": column}
+        pq.write_table(pa.table(data), tmp_path / "a")
         (batch,) = EmbeddingFile(tmp_path / "a").batches()
         expected = np.array([float(value) for value in column[0].as_py()]).astype(np.float32)
         np.testing.assert_array_equal(batch.vectors[0], expected)
@@ -284,8 +284,8 @@ def test_a_small_file_whose_rows_share_their_values_takes_bounded_memory(tmp_pat
         else pa.DictionaryArray.from_arrays(pa.array(zeros), pa.FixedSizeListArray.from_arrays(values, width))
     )
     assert casting.widest(column) == width
-    made = {"text": ["a"] * n_rows, "vector": column, "embedding_model": ["M"] * n_rows}
-    write_stream(pa.table(made), tmp_path / "a")
+    data = {"text": ["a"] * n_rows, "vector": column, "embedding_model": ["M"] * n_rows}
+    write_stream(pa.table(data), tmp_path / "a")
     assert (tmp_path / "a").stat().st_size < 1e6
     lengths = [len(batch.rows) for batch in EmbeddingFile(tmp_path / "a").batches()]
     assert sum(lengths) == n_rows
@@ -300,9 +300,9 @@ def test_a_small_file_whose_rows_share_their_values_takes_bounded_memory(tmp_pat
 
 
 def with_duckdb(path: Path) -> None:
-    made = pa.table(plain() | {"network": JSON_NETWORK})
+    relation = pa.table(plain() | {"network": JSON_NETWORK})
     with duckdb.connect() as connection:
-        connection.register("made", made)
+        connection.register("made", relation)
         connection.execute(
             "COPY (SELECT text, vector::DECIMAL(9, 2)[] AS vector, embedding_model, run::UUID AS run, "
             "sequence_number::HUGEINT AS sequence_number, initial_prompt, network::JSON AS network, "

@@ -142,11 +142,11 @@ def test_rows_without_texts_are_known_by_run_and_sequence_number(tmp_path: Path,
     assert [row[2] for row in stored(database)] == [None] * 3
     assert import_embeddings([bare], database, model="A", columns=Columns(no_text=True)).n_present == 3
 
-    other = open_database(tmp_path / "other.sqlite", create=True)
-    import_embeddings([texts], other, model="B")
-    summary = import_embeddings([bare], other, model="A", columns=Columns(no_text=True))
+    other_database = open_database(tmp_path / "other.sqlite", create=True)
+    import_embeddings([texts], other_database, model="B")
+    summary = import_embeddings([bare], other_database, model="A", columns=Columns(no_text=True))
     assert (summary.n_new_embeddings, summary.n_new_invocations) == (3, 0)
-    assert sorted(row[2] for row in stored(other)) == ["a", "a", "b", "b", "c", "c"]
+    assert sorted(row[2] for row in stored(other_database)) == ["a", "a", "b", "b", "c", "c"]
 
 
 def grown(n_rows: int, seed: int = 0) -> pa.Array:
@@ -189,8 +189,8 @@ def test_all_commands_take_embeddings_without_texts(tmp_path: Path) -> None:
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), 4)
     file = write(tmp_path / "a.parquet", emb=vectors)
     for words in commands(tmp_path / "a.sqlite", file):
-        done = CliRunner().invoke(main, [*words, "--db", str(tmp_path / "a.sqlite"), "-q"])
-        assert done.exit_code == 0, (words, done.output, done.exception)
+        result = CliRunner().invoke(main, [*words, "--db", str(tmp_path / "a.sqlite"), "-q"])
+        assert result.exit_code == 0, (words, result.output, result.exception)
 
 
 def test_the_command_names_columns(tmp_path: Path) -> None:
@@ -212,15 +212,15 @@ def test_the_command_names_columns(tmp_path: Path) -> None:
         "--db",
         str(tmp_path / "a.sqlite"),
     ]
-    done = CliRunner().invoke(main, ["import-embeddings", str(file), *words])
-    assert done.exit_code == 0, done.output
+    result = CliRunner().invoke(main, ["import-embeddings", str(file), *words])
+    assert result.exit_code == 0, result.output
     assert [row[2:5] for row in stored(open_database(tmp_path / "a.sqlite"))] == [
         ("a", 4, "p"),
         ("b", 5, "p"),
         ("c", 6, "p"),
     ]
-    done = CliRunner().invoke(
+    result = CliRunner().invoke(
         main, ["import-embeddings", str(file), "--text-column", "x", "--db", "none", "--json"]
     )
-    assert done.exit_code == 2
-    assert "has no column x; it has body, emb" in done.output
+    assert result.exit_code == 2
+    assert "has no column x; it has body, emb" in result.output

@@ -132,9 +132,9 @@ def test_several_models_and_runs_in_one_file(tmp_path: Path, database: Database)
 
 def test_a_file_of_other_dimensions_is_refused_all_the_same(tmp_path: Path, database: Database) -> None:
     import_embeddings([file_of(tmp_path / "a.parquet", six())], database, model="M")
-    other = write(tmp_path / "b.parquet", {"text": ["x", "y"], "vector": ragged([1, 2, 3], [3, 2, 1])})
+    other_path = write(tmp_path / "b.parquet", {"text": ["x", "y"], "vector": ragged([1, 2, 3], [3, 2, 1])})
     with pytest.raises(BadInput, match="the vector has 3 dimensions, those of M before it have 2"):
-        import_embeddings([other], database, model="M", skip_invalid=True)
+        import_embeddings([other_path], database, model="M", skip_invalid=True)
 
 
 def test_rows_whose_majority_has_another_length_are_refused(

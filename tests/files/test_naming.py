@@ -211,9 +211,11 @@ def test_numbered_rows_may_come_anywhere(
 ) -> None:
     there = [row for row in range(20) if row not in missing]
     # Another run has the same first text, so that the name of this one is not that of its first row alone.
-    other = [TEXTS[there[0]], "something else"]
+    texts_of_other_run = [TEXTS[there[0]], "something else"]
     more = {name: [value] * 2 for name, value in in_columns.items()}
-    import_embeddings([write(tmp_path, other, sequence_number=there[:2], **more)], database, model="A")
+    import_embeddings(
+        [write(tmp_path, texts_of_other_run, sequence_number=there[:2], **more)], database, model="A"
+    )
     for model in "AB":
         for rows_now in (there, range(20), there):
             more = {name: [value] * len(rows_now) for name, value in in_columns.items()}

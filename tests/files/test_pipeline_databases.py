@@ -58,10 +58,11 @@ def write_pipeline_database(path: Path, tables: Tables, make_id: Callable[[str],
             raw.execute(f"CREATE TABLE {name} ({columns})")
             table = dict(tables.get(name, {}))
             for column in set(IDS) & set(table):
-                table[column] = [one if one is None else make_id(one) for one in table[column]]
+                table[column] = [value if value is None else make_id(value) for value in table[column]]
             if "vector" in table:
                 table["vector"] = [
-                    None if one is None else np.array(one, "<f4").tobytes() for one in table["vector"]
+                    None if vector is None else np.array(vector, "<f4").tobytes()
+                    for vector in table["vector"]
                 ]
             marks = ", ".join("?" * len(table))
             values = list(zip(*table.values(), strict=True))
@@ -88,13 +89,13 @@ def test_it_is_imported_as_its_dump_is(
     summary = import_embeddings([path], database)
     assert (summary.n_files, summary.n_rows, summary.n_new_embeddings, summary.n_new_runs) == (1, 90, 90, 3)
     assert summary.models == ("Nomic", "NomicVision", "Qwen3Embed")
-    other = open_database(tmp_path / "other.sqlite", create=True)
-    import_tables(tmp_path / "dump", tables, other)
-    assert contents(database) == contents(other)
-    before = contents(other)
-    again = import_embeddings([path], other)
+    other_database = open_database(tmp_path / "other.sqlite", create=True)
+    import_tables(tmp_path / "dump", tables, other_database)
+    assert contents(database) == contents(other_database)
+    before = contents(other_database)
+    again = import_embeddings([path], other_database)
     assert (again.n_present, again.n_new_embeddings, again.n_differing) == (90, 0, 0)
-    assert contents(other) == before
+    assert contents(other_database) == before
     assert rows(database, "SELECT DISTINCT seed FROM run ORDER BY seed") == [(0,), (1,), (2,)]
 
 
@@ -107,9 +108,9 @@ def test_ids_whose_bytes_are_stored_as_text_are_read(tmp_path: Path, database: D
                 raw.execute(f"UPDATE {table} SET {name} = CAST({name} AS TEXT)")
         raw.commit()
     import_embeddings([path], database)
-    other = open_database(tmp_path / "other.sqlite", create=True)
-    import_tables(tmp_path / "dump", tables, other)
-    assert contents(database) == contents(other)
+    other_database = open_database(tmp_path / "other.sqlite", create=True)
+    import_tables(tmp_path / "dump", tables, other_database)
+    assert contents(database) == contents(other_database)
 
 
 def test_what_has_grown_comes_later_also_while_the_pipeline_writes(
@@ -186,9 +187,9 @@ def test_every_other_command_says_what_it_is_and_what_to_do(tmp_path: Path, word
     target = [str(path), str(tmp_path / "c")] if words == ("copy-database",) else ["--db", str(path)]
     result = CliRunner().invoke(main, ["-q", *words, *target])
     assert result.exit_code == 1
-    said = " ".join(result.stderr.split())
-    assert "is a database of the pipeline's newer generation" in said
-    assert f"panic-tda import-embeddings '{path}' --db NEW.sqlite" in said
+    text = " ".join(result.stderr.split())
+    assert "is a database of the pipeline's newer generation" in text
+    assert f"panic-tda import-embeddings '{path}' --db NEW.sqlite" in text
     assert path.read_bytes() == before
 
 

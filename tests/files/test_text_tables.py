@@ -31,8 +31,8 @@ NUMBERS = [0, 1, 0, 1, 2, 5, 7]
 
 
 def frame() -> pd.DataFrame:
-    made = pd.DataFrame({"text": TEXTS, "run": RUNS, "sequence_number": NUMBERS})
-    return made.assign(vector=[row.tolist() for row in VALUES], network=['["A"]'] * 7)
+    table = pd.DataFrame({"text": TEXTS, "run": RUNS, "sequence_number": NUMBERS})
+    return table.assign(vector=[row.tolist() for row in VALUES], network=['["A"]'] * 7)
 
 
 def rows_of(path: Path, **settings: Any) -> list[Any]:
@@ -130,11 +130,11 @@ def test_later_lines_of_json_may_hold_what_the_first_lack(tmp_path: Path) -> Non
         {"text": "x", "vector": [1.5, 2e-3], "seed": 3, "initial_prompt": "p", "network": ["A"]},
     ]
     (tmp_path / "a").write_text("\n".join(map(json.dumps, lines)))
-    found = rows_of(tmp_path / "a")
-    assert [row[1] for row in found] == ["2020-01-01", "x"]
-    assert [row[2].seed for row in found] == [-1, 3]
-    assert [row[2].network for row in found] == [("imported",), ("A",)]
-    assert found[1][4] == np.array([1.5, 2e-3], np.float32).tobytes()
+    rows = rows_of(tmp_path / "a")
+    assert [row[1] for row in rows] == ["2020-01-01", "x"]
+    assert [row[2].seed for row in rows] == [-1, 3]
+    assert [row[2].network for row in rows] == [("imported",), ("A",)]
+    assert rows[1][4] == np.array([1.5, 2e-3], np.float32).tobytes()
 
 
 def test_columns_of_text_files_are_named(tmp_path: Path) -> None:
@@ -251,8 +251,8 @@ def test_arrays_give_the_same_rows(
 def test_arrays_of_other_numbers_are_float32(tmp_path: Path, kind: Any) -> None:
     values = np.array([[1, 2], [100, 0]], kind)
     np.save(tmp_path / "a.npy", values)
-    found = rows_of(tmp_path / "a.npy", columns=Columns(no_text=True))
-    assert [row[4] for row in found] == [row.tobytes() for row in values.astype(np.float32)]
+    rows = rows_of(tmp_path / "a.npy", columns=Columns(no_text=True))
+    assert [row[4] for row in rows] == [row.tobytes() for row in values.astype(np.float32)]
 
 
 def test_arrays_of_an_archive_are_columns(tmp_path: Path) -> None:
@@ -266,8 +266,8 @@ def test_arrays_of_an_archive_are_columns(tmp_path: Path) -> None:
     )
     with pytest.raises(BadInput, match=r"no column vector; .*\. Use --vector-column emb$"):
         rows_of(tmp_path / "a.npz")
-    found = rows_of(tmp_path / "a.npz", columns=Columns(vector="emb"))
-    assert [(row[1], row[2].name, row[3], row[4]) for row in found] == list(
+    rows = rows_of(tmp_path / "a.npz", columns=Columns(vector="emb"))
+    assert [(row[1], row[2].name, row[3], row[4]) for row in rows] == list(
         zip(TEXTS, RUNS, NUMBERS, [row.tobytes() for row in VALUES], strict=True)
     )
 
@@ -276,8 +276,8 @@ def test_texts_are_lines_too(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", VALUES[:3])
     for content in (b"a\n\n\xc3\xa9", b"\xef\xbb\xbfa\r\n\r\n\xc3\xa9\r\n"):
         (tmp_path / "texts.txt").write_bytes(content)
-        found = rows_of(tmp_path / "a.npy", texts=tmp_path / "texts.txt")
-        assert [row[1] for row in found] == ["a", "", "é"]
+        rows = rows_of(tmp_path / "a.npy", texts=tmp_path / "texts.txt")
+        assert [row[1] for row in rows] == ["a", "", "é"]
 
 
 def test_arrays_and_texts_that_are_wrong_are_refused(tmp_path: Path) -> None:
@@ -377,9 +377,9 @@ def write_rows(path: Path, form: str, n_rows: int) -> Path:
 def test_files_are_streamed(tmp_path: Path, form: str) -> None:
     n_rows = 20_000
     small, large = (write_rows(tmp_path / f"{count}.{form}", form, count) for count in (10, n_rows))
-    done = run_python(PEAK, small, large)
-    assert done.returncode == 0, done.stderr
-    n_found, arrow_bytes, python_bytes = map(int, done.stdout.split())
+    process = run_python(PEAK, small, large)
+    assert process.returncode == 0, process.stderr
+    n_found, arrow_bytes, python_bytes = map(int, process.stdout.split())
     assert n_found == n_rows
     # All of it is 31 MB of float32, and 92 MB as text or as numbers that were parsed.
     assert python_bytes < 16e6
@@ -397,5 +397,5 @@ def test_imports_of_all_formats_meet(tmp_path: Path) -> None:
     for name in ("a.csv", "a.json"):
         assert import_embeddings([tmp_path / name], database, model="M").n_present == 7
     np.save(tmp_path / "a.npy", VALUES)
-    found = import_embeddings([tmp_path / "a.npy"], database, model="M", texts=texts_file(tmp_path))
-    assert found.n_present == 7
+    summary = import_embeddings([tmp_path / "a.npy"], database, model="M", texts=texts_file(tmp_path))
+    assert summary.n_present == 7

@@ -1,4 +1,4 @@
-"""What was kept as a file is saved later, without losing anything and into no wrong database."""
+"""Test that results written as pending files are saved later, completely and into the right database only."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def test_saving_puts_it_into_the_database_and_removes_the_file(upgraded: MakeFil
     first, second = make_finished(ids_of(file)), make_finished(ids_of(file, "STSBMpnet"), model="STSBMpnet")
     paths = [pending.write_pending(file.database, finished) for finished in (first, second)]
     saved = save_pending(file.database)
-    assert {(one.id, one.embedding_model, one.n_vanished) for one in saved} == {
+    assert {(summary.id, summary.embedding_model, summary.n_vanished) for summary in saved} == {
         (first.id, "Nomic", 0),
         (second.id, "STSBMpnet", 0),
     }
     assert not any(path.exists() for path in paths)
     with file.database.session() as session:
-        assert {found.id: found.record for found in list_clusterings(session)} == {
+        assert {clustering.id: clustering.record for clustering in list_clusterings(session)} == {
             first.id: first.record,
             second.id: second.record,
         }
@@ -73,12 +73,12 @@ def test_vanished_rows_are_left_out_and_counted(upgraded: MakeFile) -> None:
     finished = make_finished(ids_of(file))
     pending.write_pending(file.database, finished)
     medoids = set(finished.medoids.values())
-    gone = [row for row in range(len(finished.ids)) if row not in medoids][::5]
-    delete_embeddings(file, [finished.ids[row].decode() for row in gone])
+    deleted_rows = [row for row in range(len(finished.ids)) if row not in medoids][::5]
+    delete_embeddings(file, [finished.ids[row].decode() for row in deleted_rows])
     (saved,) = save_pending(file.database)
-    assert saved.n_vanished == len(gone) > 3
+    assert saved.n_vanished == len(deleted_rows) > 3
     stored = file.snapshot()
-    left = sorted(set(range(len(finished.ids))) - set(gone))
+    left = sorted(set(range(len(finished.ids))) - set(deleted_rows))
     assert {(row[2], row[4], row[6]) for row in stored["embeddingcluster"][1]} == {
         (finished.ids[row].decode(), int(finished.labels[row]), float(finished.probabilities[row]))
         for row in left
@@ -86,7 +86,7 @@ def test_vanished_rows_are_left_out_and_counted(upgraded: MakeFile) -> None:
     with file.database.session() as session:
         (summary,) = list_clusterings(session)
     assert summary.record.n_embeddings == len(left)
-    assert summary.record.n_vanished == len(gone)
+    assert summary.record.n_vanished == len(deleted_rows)
     assert summary.record.n_outliers == int((finished.labels[left] == -1).sum())
     assert summary.record.seconds == finished.record.seconds
 
@@ -102,15 +102,15 @@ def test_a_lost_medoid_is_found_anew_among_those_that_are_left(upgraded: MakeFil
     file = upgraded(FieldSpec(duplicates=0.4, seed=seed))
     finished = make_finished(ids_of(file), seed=seed)
     pending.write_pending(file.database, finished)
-    gone = sorted(finished.medoids.values())[:2]
-    delete_embeddings(file, [finished.ids[row].decode() for row in gone])
+    deleted_rows = sorted(finished.medoids.values())[:2]
+    delete_embeddings(file, [finished.ids[row].decode() for row in deleted_rows])
     save_pending(file.database)
 
     labels = finished.labels.copy()
-    labels[gone] = -1
+    labels[deleted_rows] = -1
     oracle = reference.medoids(unit_rows(file, finished), labels, finished.probabilities)
-    expected = {label: row for label, row in finished.medoids.items() if row not in gone}
-    expected |= {label: row for label, row in oracle.items() if finished.medoids[label] in gone}
+    expected = {label: row for label, row in finished.medoids.items() if row not in deleted_rows}
+    expected |= {label: row for label, row in oracle.items() if finished.medoids[label] in deleted_rows}
     assert set(expected) == set(finished.medoids)
     stored = file.snapshot()["cluster"][1]
     assert {(row[2], row[4], row[6]) for row in stored} == {
@@ -122,8 +122,8 @@ def test_a_cluster_that_lost_everything_is_left_out(upgraded: MakeFile) -> None:
     file = upgraded()
     finished = make_finished(ids_of(file))
     pending.write_pending(file.database, finished)
-    gone = np.flatnonzero(finished.labels == 1)
-    delete_embeddings(file, [finished.ids[row].decode() for row in gone])
+    deleted_rows = np.flatnonzero(finished.labels == 1)
+    delete_embeddings(file, [finished.ids[row].decode() for row in deleted_rows])
     save_pending(file.database)
     with file.database.session() as session:
         (summary,) = list_clusterings(session)
@@ -182,7 +182,7 @@ def test_a_damaged_file_is_refused_and_stays_and_costs_no_other(upgraded: MakeFi
     assert "2 other clusterings were saved" in str(refusal.value)
     assert [path.exists() for path in paths] == [False, True, False]
     with file.database.session() as session:
-        assert {found.id for found in list_clusterings(session)} == {UUID(int=1), UUID(int=3)}
+        assert {clustering.id for clustering in list_clusterings(session)} == {UUID(int=1), UUID(int=3)}
 
 
 def test_another_arrow_file_is_refused(upgraded: MakeFile, tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_vector_that_is_none_fails_its_file_alone(upgraded: MakeFile, kind: st
         save_pending(file.database)
     assert pending.find_pending(file.database) == [path]
     with file.database.session() as session:
-        assert [found.id for found in list_clusterings(session)] == [second.id]
+        assert [clustering.id for clustering in list_clusterings(session)] == [second.id]
 
 
 def test_what_nobody_had_thought_of_fails_its_file_alone(
@@ -256,12 +256,12 @@ def test_what_nobody_had_thought_of_fails_its_file_alone(
         pending.write_pending(file.database, replace(make_finished(ids_of(file)), id=UUID(int=number)))
         for number in (1, 2)
     ]
-    whole = pending.read_pending_for
+    read_pending_for = pending.read_pending_for
 
     def broken(database: Database, path: Path) -> FinishedClustering:
         if path == paths[0]:
             raise ZeroDivisionError("of all things")
-        return whole(database, path)
+        return read_pending_for(database, path)
 
     monkeypatch.setattr(pending, "read_pending_for", broken)
     with pytest.raises(DatabaseError, match="unexpected ZeroDivisionError: of all things") as refusal:
@@ -279,13 +279,13 @@ def test_what_goes_between_reading_and_saving_is_left_out_too(
     pending.write_pending(file.database, finished)
     delete_embeddings(file, [finished.ids[finished.medoids[0]].decode()])
     victims = iter([finished.ids[finished.medoids[1]].decode(), finished.ids[finished.medoids[2]].decode()])
-    whole = recovery.find_medoid
+    find_medoid = recovery.find_medoid
 
     def meanwhile(*arguments: Any) -> int:
         for victim in victims:
             delete_embeddings(file, [victim])
             break
-        return whole(*arguments)
+        return find_medoid(*arguments)
 
     monkeypatch.setattr(recovery, "find_medoid", meanwhile)
     (saved,) = save_pending(file.database)
@@ -314,9 +314,9 @@ def test_how_many_are_missing_is_said_before_they_are_left_out(
     path = pending.write_pending(file.database, finished)
     (saved,) = save_pending(file.database)
     assert saved.n_vanished == 7
-    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert f"{path}: 7 of its 40 embeddings are not in the database and are left out" in said
-    assert "of Nomic there are 40 now, and there were 40 when it was clustered" in said
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert f"{path}: 7 of its 40 embeddings are not in the database and are left out" in warning
+    assert "of Nomic there are 40 now, and there were 40 when it was clustered" in warning
 
 
 @pytest.mark.sqlite_only("columns of any length")
@@ -344,7 +344,7 @@ def test_a_file_whose_clusters_lack_something_is_incomplete(upgraded: MakeFile, 
 
 
 FITTED_WITH = {"backend": "sklearn", "min_samples": 5, "distance_floor": 1e-3, "library": "numpy"}
-"""What a state says of the fit that `make_finished` describes."""
+"""Fields of the state file of the fit that `make_finished` describes."""
 OTHER_FITS = {
     "input": ("00" * 32, {}),
     "min_samples": ("5f" * 32, {"min_samples": 6}),
@@ -492,7 +492,7 @@ def test_a_database_that_was_moved_takes_its_results(upgraded: MakeFile, tmp_pat
     file = upgraded()
     path = pending.write_pending(file.database, make_finished(ids_of(file)))
     (tmp_path / "elsewhere").mkdir()
-    moved = [found.rename(tmp_path / "elsewhere" / found.name) for found in (file.path, path)]
+    moved = [source.rename(tmp_path / "elsewhere" / source.name) for source in (file.path, path)]
     database = open_database(moved[0])
     assert pending.find_pending(database) == [moved[1]]
     assert [saved.n_vanished for saved in save_pending(database)] == [0]
@@ -524,7 +524,7 @@ def test_files_of_earlier_versions_are_saved_where_it_is_clear_into_which_databa
         saved = save_pending(file.database, [path])
     else:
         saved = save_pending(file.database)
-    assert [one.id for one in saved] == [finished.id]
+    assert [summary.id for summary in saved] == [finished.id]
 
 
 def test_a_result_of_one_schema_is_not_saved_into_another(
@@ -540,7 +540,7 @@ def test_a_result_of_one_schema_is_not_saved_into_another(
         source = write_field_file(tmp_path / "source.sqlite", FieldSpec())
         copy_database(source.path, theirs.render_as_string(hide_password=False))
         databases = [open_database(url), open_database(theirs.render_as_string(hide_password=False))]
-        finished = make_finished([one.id for one in facts.sample("Nomic")])
+        finished = make_finished([embedding.id for embedding in facts.sample("Nomic")])
         path = pending.write_pending(databases[0], finished)
         assert pending.find_pending(databases[1]) == []
         with pytest.raises(BadInput, match=r"belongs to the database \d+/.*/public, not to"):
