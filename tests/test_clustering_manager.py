@@ -117,7 +117,9 @@ def assignments(database: Database, clustering_id: UUID | None) -> dict[str, tup
 
 @pytest.mark.parametrize("factor", [1, 2])
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_every_model_of_every_layout(upgraded: MakeFile, spec: FieldSpec, factor: int) -> None:
+def test_every_model_of_every_database_layout_is_clustered(
+    upgraded: MakeFile, spec: FieldSpec, factor: int
+) -> None:
     file = upgraded(spec)
     before = others(file.path)
     outcomes = by_model(cluster_all_data(file.database, downsample=factor))
@@ -151,7 +153,7 @@ def test_every_model_of_every_layout(upgraded: MakeFile, spec: FieldSpec, factor
     assert sum(outcome.n_clusters for outcome in outcomes.values()) > 0
 
 
-def test_the_real_field_file(real_file: Database) -> None:
+def test_the_real_field_file_is_clustered(real_file: Database) -> None:
     assert real_file.path is not None
     before = others(real_file.path)
     outcomes = by_model(cluster_all_data(real_file))
@@ -170,7 +172,7 @@ def test_the_real_field_file(real_file: Database) -> None:
         assert len(list_clusterings(session)) == 7
 
 
-def test_stored_parameters_are_those_that_were_used(upgraded: MakeFile) -> None:
+def test_stored_parameters_are_the_parameters_used(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(orphan_embeddings=2, duplicates=0.3))
     parameters = ClusteringParameters(epsilon=0.123, min_cluster_size=0.1, selection_method="leaf")
     (outcome,) = cluster_all_data(file.database, ["Nomic"], parameters=parameters, downsample=2)
@@ -208,7 +210,7 @@ def test_stored_parameters_are_those_that_were_used(upgraded: MakeFile) -> None:
 
 
 @pytest.mark.parametrize("epsilon", [0.05, 1.0])
-def test_the_epsilon_that_is_stored_is_the_one_that_decided(upgraded: MakeFile, epsilon: float) -> None:
+def test_the_stored_epsilon_is_the_epsilon_used(upgraded: MakeFile, epsilon: float) -> None:
     # In the old tables it was another one.
     file = upgraded()
     (outcome,) = cluster_all_data(file.database, ["Nomic"], parameters=ClusteringParameters(epsilon=epsilon))
@@ -221,7 +223,7 @@ def test_the_epsilon_that_is_stored_is_the_one_that_decided(upgraded: MakeFile, 
     assert [stored[identity][0] for identity in sorted(stored)] == expected
 
 
-def test_models_are_those_named_once_each_in_their_order(upgraded: MakeFile) -> None:
+def test_named_models_are_clustered_once_each_in_the_given_order(upgraded: MakeFile) -> None:
     database = upgraded(FieldSpec(dummy_rows=5)).database
     named = ["STSBMpnet", "Dummy", "STSBMpnet"]
     assert list(by_model(cluster_all_data(database, named))) == ["STSBMpnet", "Dummy"]
@@ -245,7 +247,7 @@ def test_a_new_run_never_deletes_an_old_one(upgraded: MakeFile) -> None:
 
 
 @pytest.mark.parametrize("kind", ["null", "short", "nan", "infinite", "zero"])
-def test_bad_vectors_fail_their_model_and_no_other(upgraded: MakeFile, kind: str) -> None:
+def test_invalid_vectors_fail_their_own_model_only(upgraded: MakeFile, kind: str) -> None:
     file = upgraded(FieldSpec(**{f"{kind}_vectors": 3}))  # type: ignore[arg-type]
     outcomes = by_model(cluster_all_data(file.database))
     failed = outcomes["Nomic"]
@@ -349,7 +351,7 @@ def test_images_among_the_texts_of_a_model_are_counted_in_a_warning(
     assert "of an invocation" not in caplog.text
 
 
-def test_an_unexpected_failure_of_one_model_costs_no_other(
+def test_an_unexpected_failure_of_one_model_leaves_the_others_saved(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = upgraded(FieldSpec(text_models=("A", "B", "C")))
@@ -383,7 +385,7 @@ def test_models_with_fewer_than_two_usable_rows_are_skipped(
     assert outcomes["Nomic"].status == CLUSTERED
 
 
-def test_a_model_that_skipping_leaves_empty_is_skipped(upgraded: MakeFile) -> None:
+def test_a_model_without_rows_after_skipping_is_skipped(upgraded: MakeFile) -> None:
     for number, kind in enumerate(("null", "nan")):
         spec = FieldSpec(runs=1, **{f"{kind}_vectors": 9})  # type: ignore[arg-type]
         file = upgraded(spec, f"{number}.sqlite")
@@ -393,14 +395,14 @@ def test_a_model_that_skipping_leaves_empty_is_skipped(upgraded: MakeFile) -> No
         assert outcomes["STSBMpnet"].status == CLUSTERED
 
 
-def test_two_rows_are_enough(upgraded: MakeFile) -> None:
+def test_two_rows_can_be_clustered(upgraded: MakeFile) -> None:
     outcomes = by_model(cluster_all_data(upgraded(FieldSpec(dummy_rows=2)).database))
     assert outcomes["Dummy"].status == CLUSTERED
     assert outcomes["Dummy"].n_embeddings == 2
 
 
 @pytest.mark.parametrize(("factor", "warned"), [(9, False), (10, True), (1000, True)])
-def test_a_factor_beyond_the_runs_says_so(
+def test_a_factor_longer_than_every_run_is_warned_about(
     upgraded: MakeFile, caplog: pytest.LogCaptureFixture, factor: int, warned: bool
 ) -> None:
     file = upgraded()
@@ -434,7 +436,7 @@ def test_the_log_has_the_figures_of_every_model(upgraded: MakeFile, caplog: pyte
         ({"downsample": -3}, InvalidParameter, "downsample must be"),
     ],
 )
-def test_what_cannot_be_asked_changes_nothing(
+def test_invalid_requests_change_nothing(
     upgraded: MakeFile, arguments: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     file = upgraded()
@@ -444,7 +446,7 @@ def test_what_cannot_be_asked_changes_nothing(
     assert snapshot(file.path) == before
 
 
-def test_files_that_cannot_be_clustered(tmp_path: Path) -> None:
+def test_files_that_cannot_be_clustered_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingPath, match=r"no database at .*nowhere\.sqlite"):
         cluster_all_data(tmp_path / "nowhere.sqlite")
     assert list(tmp_path.glob("nowhere*")) == []
@@ -511,7 +513,7 @@ def test_no_connection_is_open_while_computing(upgraded: MakeFile, monkeypatch: 
     assert [path for path in open_files if path.startswith(str(file.path))] == []
 
 
-def test_an_embedding_deleted_meanwhile_costs_the_saving_and_not_the_result(
+def test_an_embedding_deleted_during_the_fit_makes_the_result_a_pending_file(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = upgraded()
@@ -537,7 +539,7 @@ def test_an_embedding_deleted_meanwhile_costs_the_saving_and_not_the_result(
     assert {identity: label for identity, (label, _) in stored.items()} == expected
 
 
-def test_a_lock_while_saving_costs_the_saving_and_not_the_result(
+def test_a_lock_during_saving_makes_the_result_a_pending_file(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = upgraded()
@@ -592,7 +594,7 @@ def large(upgraded: MakeFile) -> UpgradedFile:
     return upgraded(FieldSpec(runs=40, length=100, text_models=("Nomic",), dimensions=4, image_bytes=8))
 
 
-def test_a_disk_that_is_full_while_saving_costs_the_saving_and_not_the_result(
+def test_a_disk_that_is_full_during_saving_makes_the_result_a_pending_file(
     large: UpgradedFile, temporary_folder: Path
 ) -> None:
     before = snapshot(large.path)
@@ -613,7 +615,9 @@ def test_a_disk_that_is_full_while_saving_costs_the_saving_and_not_the_result(
     assert str(saved.id.hex) in row
 
 
-def test_a_disk_without_any_room_says_both(large: UpgradedFile, temporary_folder: Path) -> None:
+def test_with_no_disk_space_anywhere_both_errors_are_reported(
+    large: UpgradedFile, temporary_folder: Path
+) -> None:
     before = snapshot(large.path)
     outcome = cluster_with_limit(large, temporary_folder, 40_000)
     assert outcome.status == FAILED
@@ -624,7 +628,7 @@ def test_a_disk_without_any_room_says_both(large: UpgradedFile, temporary_folder
     assert list(large.path.parent.rglob("*.part")) == []
 
 
-def test_medoids_and_details_of_what_is_not_there(upgraded: MakeFile) -> None:
+def test_medoids_and_details_of_unknown_clusterings_are_empty(upgraded: MakeFile) -> None:
     database = upgraded().database
     (outcome,) = cluster_all_data(database, ["Nomic"])
     assert outcome.id is not None
@@ -641,13 +645,13 @@ def test_medoids_and_details_of_what_is_not_there(upgraded: MakeFile) -> None:
     assert len(sizes) == outcome.n_clusters
 
 
-def test_an_id_that_is_none_is_refused_with_a_reason(tmp_path: Path) -> None:
+def test_an_invalid_id_is_refused_with_a_reason(tmp_path: Path) -> None:
     database = open_database(tmp_path / "new.sqlite", create=True)
     with database.session() as session, pytest.raises(InvalidParameter, match="32 hexadecimal digits"):
         get_medoid_invocation(0, "garbage", session)
 
 
-def test_a_memory_limit_and_a_work_folder_change_no_row_of_the_result(
+def test_a_memory_limit_and_a_work_folder_do_not_change_the_result(
     upgraded: MakeFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parameters, "LEAST_MEMORY", 1)
@@ -668,7 +672,7 @@ def test_a_memory_limit_and_a_work_folder_change_no_row_of_the_result(
     assert list(file.path.parent.glob("*.panic-tda")) == []
 
 
-def test_a_model_named_like_the_folder_above_touches_nothing_there(
+def test_a_model_named_dot_dot_changes_nothing_in_the_parent_folder(
     upgraded: MakeFile, tmp_path: Path
 ) -> None:
     file = upgraded(FieldSpec(text_models=("..",)))
@@ -688,7 +692,7 @@ def test_a_result_is_saved_even_where_its_state_cannot_be_removed(upgraded: Make
     assert len(assignments(file.database, outcome.id)) == outcome.n_embeddings
 
 
-def test_a_result_is_kept_whatever_breaks_while_saving(
+def test_a_result_becomes_a_pending_file_after_any_error_during_saving(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def save(*_: object) -> None:

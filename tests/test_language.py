@@ -59,13 +59,13 @@ def test_no_exception_is_out_of_date() -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_names_say_what_they_hold(module: str) -> None:
+def test_no_name_is_vague(module: str) -> None:
     tree = ast.parse((REPOSITORY / module).read_text(encoding="utf-8"))
     assert [f"{module}:{line} {name}" for name, line in bindings(tree) if name in VAGUE] == []
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_docstrings_say_what_is_done(module: str) -> None:
+def test_no_docstring_begins_with_a_question_word(module: str) -> None:
     tree = ast.parse((REPOSITORY / module).read_text(encoding="utf-8"))
     documented = [
         node

@@ -133,7 +133,7 @@ def commands() -> list[str]:
     return sorted(main.commands)
 
 
-def test_the_commands_of_the_main_job_are_there() -> None:
+def test_the_commands_of_the_main_task_exist() -> None:
     assert set(commands()) >= {
         "upgrade",
         "import-embeddings",
@@ -161,7 +161,7 @@ def test_every_command_and_option_is_documented(command: str) -> None:
         assert " ".join(click_command.help.split()[:6]) in " ".join(succeed(command, flag).output.split())
 
 
-def test_the_commands_defaults_are_the_librarys() -> None:
+def test_defaults_of_commands_and_library_are_equal() -> None:
     options = {option.name: option.default for option in main.commands["cluster-embeddings"].params}
     parameters = ClusteringParameters()
     for name in ("epsilon", "allow_single_cluster", "selection_method", "backend"):
@@ -177,7 +177,7 @@ def test_unknown_commands_and_options_are_wrong_usage() -> None:
 # ---------------------------------------------------------------------------- cluster-embeddings
 
 
-def test_clustering_everything(upgraded: MakeFile) -> None:
+def test_cluster_embeddings_clusters_every_model(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(dummy_rows=1, vision_models=("NomicVision",)))
     result = succeed("cluster-embeddings", db=file.path)
     summary_by_model = {summary.embedding_model: summary for summary in stored(file)}
@@ -199,7 +199,7 @@ def test_clustering_everything(upgraded: MakeFile) -> None:
     assert "done in" not in result.stdout
 
 
-def test_clustering_as_json(upgraded: MakeFile) -> None:
+def test_cluster_embeddings_prints_json(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(dummy_rows=1))
     data = json.loads(succeed("cluster-embeddings", "--json", db=file.path).stdout)
     assert set(data) == {"results"}
@@ -285,7 +285,7 @@ def test_options_out_of_range_are_wrong_usage(upgraded: MakeFile) -> None:
     assert snapshot(file.path) == before
 
 
-def test_clusters_that_are_all_too_large_are_advised_about(upgraded: MakeFile) -> None:
+def test_a_setting_is_suggested_where_all_clusters_are_too_large(upgraded: MakeFile) -> None:
     words = ("cluster-embeddings", "Nomic", "--min-cluster-size", "10%", "--max-cluster-size")
     file = upgraded()
     output = " ".join(succeed(*words, 4, db=file.path).stderr.split())
@@ -314,7 +314,7 @@ def test_a_share_that_is_above_the_largest_size_fails_its_model_before_it_is_loa
     assert "load" not in message
 
 
-def test_a_model_that_does_not_exist(upgraded: MakeFile) -> None:
+def test_an_unknown_model_is_wrong_usage(upgraded: MakeFile) -> None:
     file = upgraded()
     before = snapshot(file.path)
     message = fail(2, "cluster-embeddings", "Nomic", "Nonesuch", db=file.path)
@@ -349,7 +349,7 @@ def test_a_missing_file_is_wrong_usage_and_creates_nothing(tmp_path: Path, comma
 
 
 @pytest.mark.parametrize("command", EVERY, ids=" ".join)
-def test_what_names_no_database_is_wrong_usage(tmp_path: Path, command: list[str]) -> None:
+def test_an_invalid_database_name_is_wrong_usage(tmp_path: Path, command: list[str]) -> None:
     before = sorted(tmp_path.rglob("*"))
     for target in ("", "sqlite://", "nonsense://host/db", "mysql://host/db", "://"):
         assert "unexpected" not in fail(2, *command, db=target)
@@ -357,7 +357,7 @@ def test_what_names_no_database_is_wrong_usage(tmp_path: Path, command: list[str
 
 
 @pytest.mark.parametrize("command", EVERY, ids=" ".join)
-def test_what_is_no_database_is_left_alone(tmp_path: Path, command: list[str]) -> None:
+def test_a_file_that_is_not_a_database_is_not_changed(tmp_path: Path, command: list[str]) -> None:
     path = tmp_path / "text.sqlite"
     path.write_text("no database at all\n" * 500)
     assert "file is not a database" in fail(1, *command, db=path)
@@ -368,7 +368,7 @@ def test_what_is_no_database_is_left_alone(tmp_path: Path, command: list[str]) -
 
 
 @pytest.mark.parametrize("command", [words for words in EVERY if words != ["doctor"]], ids=" ".join)
-def test_a_file_that_needs_an_upgrade_says_how(tmp_path: Path, command: list[str]) -> None:
+def test_a_file_that_needs_an_upgrade_is_refused_with_the_command(tmp_path: Path, command: list[str]) -> None:
     facts = write_field_file(tmp_path / "field.sqlite")
     before = facts.path.read_bytes()
     assert f"panic-tda upgrade --db {facts.path}" in fail(1, *command, db=facts.path)
@@ -377,7 +377,7 @@ def test_a_file_that_needs_an_upgrade_says_how(tmp_path: Path, command: list[str
         assert fail_as_json(1, *command, db=facts.path)["type"] == "NeedsUpgrade"
 
 
-def test_a_database_without_embeddings(tmp_path: Path) -> None:
+def test_a_database_without_embeddings_is_an_error(tmp_path: Path) -> None:
     from panic_tda.storage.database import open_database
 
     path = tmp_path / "new.sqlite"
@@ -407,7 +407,7 @@ def test_the_database_may_come_from_the_environment_or_a_url(clustered: Upgraded
 
 
 @pytest.mark.parametrize("name", ["a?b.sqlite", "a#b.sqlite", "a%20b.sqlite", "a b.sqlite", "風船 🎈.sqlite"])
-def test_paths_with_any_character(upgraded: MakeFile, tmp_path: Path, name: str) -> None:
+def test_paths_may_contain_any_character(upgraded: MakeFile, tmp_path: Path, name: str) -> None:
     file = upgraded(FieldSpec(), name)
     succeed("cluster-embeddings", db=file.path)
     assert len(stored(file)) == 2
@@ -418,7 +418,7 @@ def test_paths_with_any_character(upgraded: MakeFile, tmp_path: Path, name: str)
 # ---------------------------------------------------------------------------- upgrade
 
 
-def test_an_upgrade_asks_first(tmp_path: Path) -> None:
+def test_an_upgrade_asks_for_confirmation(tmp_path: Path) -> None:
     facts = write_field_file(tmp_path / "field.sqlite")
     before = facts.path.read_bytes()
     for answer in ("n\n", ""):
@@ -431,7 +431,7 @@ def test_an_upgrade_asks_first(tmp_path: Path) -> None:
     assert "nothing to do" in again.stdout
 
 
-def test_an_upgrade_for_scripts(tmp_path: Path) -> None:
+def test_upgrade_yes_needs_no_answer(tmp_path: Path) -> None:
     facts = write_field_file(tmp_path / "field.sqlite")
     assert "is up to date" in succeed("upgrade", "--yes", db=facts.path).stdout
     succeed("cluster-embeddings", db=facts.path)
@@ -441,7 +441,7 @@ def test_an_upgrade_for_scripts(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------- list and show
 
 
-def test_listing(clustered: UpgradedFile) -> None:
+def test_list_clusterings_prints_a_table(clustered: UpgradedFile) -> None:
     lines = succeed("list-clusterings", db=clustered.path).stdout.splitlines()
     assert len(lines) == 4
     for line, summary in zip(lines[1:3], stored(clustered), strict=True):
@@ -456,7 +456,7 @@ def test_listing(clustered: UpgradedFile) -> None:
     assert only[2].startswith("settings: epsilon 0.4, ")
 
 
-def test_listing_as_json(clustered: UpgradedFile) -> None:
+def test_list_clusterings_prints_json(clustered: UpgradedFile) -> None:
     data = json.loads(succeed("list-clusterings", "--json", db=clustered.path).stdout)
     first = stored(clustered)[0]
     assert [clustering["id"] for clustering in data] == [str(summary.id) for summary in stored(clustered)]
@@ -486,7 +486,7 @@ def test_listing_as_json(clustered: UpgradedFile) -> None:
     }
 
 
-def test_nothing_to_list_or_show_says_how_to_make_some(upgraded: MakeFile) -> None:
+def test_without_clusterings_the_message_names_the_command_that_makes_one(upgraded: MakeFile) -> None:
     file = upgraded()
     for command in ("list-clusterings", "show-clustering"):
         assert "panic-tda cluster-embeddings" in succeed(command, db=file.path).stdout
@@ -510,7 +510,7 @@ def test_lists_are_bounded_by_default(upgraded: MakeFile) -> None:
     fail(2, "list-clusterings", "--limit", -1, db=file.path)
 
 
-def test_showing(clustered: UpgradedFile) -> None:
+def test_show_clustering_prints_the_medoids(clustered: UpgradedFile) -> None:
     shown = succeed("show-clustering", db=clustered.path).stdout
     summaries = {summary.embedding_model: summary for summary in stored(clustered)}
     for model, summary in summaries.items():
@@ -524,7 +524,7 @@ def test_showing(clustered: UpgradedFile) -> None:
     assert succeed("show-clustering", "latest", "--model", "Nomic", db=clustered.path).stdout == only
 
 
-def test_showing_as_json_and_what_it_says_of_medoids(clustered: UpgradedFile) -> None:
+def test_show_clustering_prints_json_with_the_medoids(clustered: UpgradedFile) -> None:
     data = json.loads(succeed("show-clustering", "--json", db=clustered.path).stdout)
     assert [row["embedding_model"] for row in data] == ["Nomic", "STSBMpnet"]
     texts = {step.id: step.text for step in clustered.facts.invocations}
@@ -540,7 +540,7 @@ def test_showing_as_json_and_what_it_says_of_medoids(clustered: UpgradedFile) ->
             assert 1 <= cluster["medoid_copies"] <= cluster["size"]
 
 
-def test_origins_are_counted_where_that_is_quick_and_on_request(
+def test_origins_are_counted_where_quick_or_requested(
     clustered: UpgradedFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ("runs", "prompts", "largest_run_share")
@@ -581,7 +581,7 @@ def test_showing_is_bounded_by_default(upgraded: MakeFile) -> None:
     assert len(data[0]["clusters"]) == 2
 
 
-def test_references_that_fit_nothing_or_too_much(clustered: UpgradedFile) -> None:
+def test_unknown_and_ambiguous_references_are_wrong_usage(clustered: UpgradedFile) -> None:
     first, second = stored(clustered)
     shared = 0
     while first.id.hex[shared] == second.id.hex[shared]:
@@ -642,7 +642,7 @@ def test_what_older_versions_stored_is_still_listed_and_shown(clustered: Upgrade
 # ---------------------------------------------------------------------------- delete-clusterings
 
 
-def test_deleting_asks_first_and_says_what_goes(clustered: UpgradedFile) -> None:
+def test_delete_clusterings_asks_and_lists_what_is_deleted(clustered: UpgradedFile) -> None:
     before = snapshot(clustered.path)
     for answer in ("n\n", ""):
         result = invoke("delete-clusterings", "--all", db=clustered.path, answer=answer)
@@ -655,7 +655,7 @@ def test_deleting_asks_first_and_says_what_goes(clustered: UpgradedFile) -> None
     assert "Nothing to delete" in succeed("delete-clusterings", "--all", db=clustered.path).stdout
 
 
-def test_deleting_by_model_and_by_id(clustered: UpgradedFile) -> None:
+def test_clusterings_are_deleted_by_model_and_by_id(clustered: UpgradedFile) -> None:
     succeed("cluster-embeddings", db=clustered.path)
     succeed("delete-clusterings", "--model", "Nomic", "--yes", db=clustered.path)
     left = stored(clustered)
@@ -671,7 +671,7 @@ def test_deleting_by_model_and_by_id(clustered: UpgradedFile) -> None:
 @pytest.mark.parametrize(
     "words", [[], ["--all", "--model", "Nomic"], ["ab", "--all"], ["ab", "--model", "Nomic"]]
 )
-def test_what_to_delete_is_named_in_exactly_one_way(clustered: UpgradedFile, words: list[str]) -> None:
+def test_delete_clusterings_takes_exactly_one_selection(clustered: UpgradedFile, words: list[str]) -> None:
     assert "exactly one of the three" in fail(2, "delete-clusterings", *words, "--yes", db=clustered.path)
     assert len(stored(clustered)) == 2
 
@@ -679,7 +679,7 @@ def test_what_to_delete_is_named_in_exactly_one_way(clustered: UpgradedFile, wor
 # ---------------------------------------------------------------------------- save-pending
 
 
-def test_saving_what_waits(upgraded: MakeFile) -> None:
+def test_save_pending_saves_pending_results(upgraded: MakeFile) -> None:
     file = upgraded()
     ids = [embedding.id for embedding in file.facts.sample("Nomic")]
     assert "no pending clusterings" in succeed("save-pending", db=file.path).stdout
@@ -696,7 +696,7 @@ def test_saving_what_waits(upgraded: MakeFile) -> None:
     assert len(stored(file)) == 2
 
 
-def test_files_that_cannot_be_saved(upgraded: MakeFile, tmp_path: Path) -> None:
+def test_save_pending_names_files_that_cannot_be_saved(upgraded: MakeFile, tmp_path: Path) -> None:
     file = upgraded()
     assert "no file at" in fail(2, "save-pending", tmp_path / "nowhere.arrow", db=file.path)
     (tmp_path / "text.arrow").write_text("hello")
@@ -715,13 +715,13 @@ def change(file: UpgradedFile, statement: str) -> None:
     connection.close()
 
 
-def test_a_database_in_which_nothing_is_wrong(clustered: UpgradedFile) -> None:
+def test_doctor_finds_nothing_in_a_sound_database(clustered: UpgradedFile) -> None:
     assert f"{clustered.path}: no findings" in succeed("doctor", db=clustered.path).stdout
     data = json.loads(succeed("doctor", "--json", db=clustered.path).stdout)
     assert data == {"database": str(clustered.path), "findings": [], "unchecked": []}
 
 
-def test_what_is_wrong_is_said_by_name_and_exit_code(clustered: UpgradedFile) -> None:
+def test_doctor_reports_each_finding_by_kind_and_exits_1(clustered: UpgradedFile) -> None:
     change(clustered, "DELETE FROM clusteringresult WHERE embedding_model = 'Nomic'")
     before = snapshot(clustered.path)
     shown = invoke("doctor", db=clustered.path)
@@ -740,7 +740,7 @@ def test_what_is_wrong_is_said_by_name_and_exit_code(clustered: UpgradedFile) ->
     assert invoke("doctor", "bad_id", "orphan_assignment", db=clustered.path).exit_code == 1
 
 
-def test_a_file_is_looked_at_before_its_upgrade(tmp_path: Path) -> None:
+def test_doctor_checks_a_file_before_its_upgrade(tmp_path: Path) -> None:
     facts = write_field_file(tmp_path / "field.sqlite", FieldSpec(layout=2, migrated=True, null_vectors=2))
     facts.path.chmod(0o444)
     before = facts.path.read_bytes()
@@ -761,7 +761,7 @@ def test_a_file_is_looked_at_before_its_upgrade(tmp_path: Path) -> None:
     assert "panic-tda upgrade --db" in fail(1, "doctor", "--fix", db=facts.path)
 
 
-def test_what_is_found_cannot_steer_a_terminal(upgraded: MakeFile) -> None:
+def test_findings_are_printed_without_control_characters(upgraded: MakeFile) -> None:
     file = upgraded()
     change(
         file,
@@ -774,7 +774,7 @@ def test_what_is_found_cannot_steer_a_terminal(upgraded: MakeFile) -> None:
     assert finding["ids"] == ["\x1b[31m\nx"]
 
 
-def test_what_can_be_mended_is_said_asked_for_and_done(clustered: UpgradedFile) -> None:
+def test_doctor_fix_lists_confirms_and_repairs(clustered: UpgradedFile) -> None:
     path = clustered.path
     assert "orphan_assignment: none\n" in succeed("doctor", "--fix", db=path).stdout
     change(clustered, "DELETE FROM clusteringresult WHERE embedding_model = 'Nomic'")
@@ -810,11 +810,11 @@ def test_what_can_be_mended_is_said_asked_for_and_done(clustered: UpgradedFile) 
 @pytest.mark.parametrize(
     "words", [["--limit", "-1"], ["--limit", "many"], ["nonsense"], ["--fix", "bad_id"], ["--fix", "--json"]]
 )
-def test_wrong_words_to_the_doctor(clustered: UpgradedFile, words: list[str]) -> None:
+def test_doctor_refuses_wrong_arguments(clustered: UpgradedFile, words: list[str]) -> None:
     fail(2, "doctor", *words, db=clustered.path)
 
 
-def test_no_share_is_above_all_where_rows_are_not_a_clusterings_own(clustered: UpgradedFile) -> None:
+def test_no_share_exceeds_100_percent_in_a_damaged_clustering(clustered: UpgradedFile) -> None:
     # 14 embeddings with the assignments of another model's clustering: 2107.1 %.
     change(clustered, "UPDATE cluster SET size = 295 WHERE label = 0")
     output = succeed("show-clustering", "--model", "Nomic", db=clustered.path).stdout
@@ -825,7 +825,7 @@ def test_no_share_is_above_all_where_rows_are_not_a_clusterings_own(clustered: U
 # ---------------------------------------------------------------------------- logs
 
 
-def test_how_much_is_logged(upgraded: MakeFile, tmp_path: Path) -> None:
+def test_verbose_and_quiet_change_what_is_logged(upgraded: MakeFile, tmp_path: Path) -> None:
     file = upgraded(FieldSpec(dummy_rows=1))
     usual = succeed("cluster-embeddings", db=file.path).stderr
     quiet = succeed("cluster-embeddings", "-q", db=file.path).stderr
@@ -841,7 +841,7 @@ def test_how_much_is_logged(upgraded: MakeFile, tmp_path: Path) -> None:
     assert "Nomic: 40 embeddings" in log.read_text()
 
 
-def test_a_traceback_is_for_the_log_file(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tracebacks_go_to_the_log_file_only(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> None:
     from panic_tda import clustering_manager
     from panic_tda.storage.read import results
 
@@ -860,14 +860,14 @@ def test_a_traceback_is_for_the_log_file(upgraded: MakeFile, monkeypatch: pytest
     assert "Traceback" in Path("list.log").read_text()
 
 
-def test_a_log_file_that_cannot_be_written(upgraded: MakeFile, tmp_path: Path) -> None:
+def test_a_log_file_that_cannot_be_written_is_an_error(upgraded: MakeFile, tmp_path: Path) -> None:
     file = upgraded()
     (tmp_path / "text").write_text("")
     for target in (tmp_path, tmp_path / "text" / "run.log"):
         assert "cannot write the log file" in fail(2, "list-clusterings", "--log-file", target, db=file.path)
 
 
-def test_wrong_options_are_json_where_json_was_asked_for(tmp_path: Path) -> None:
+def test_errors_are_json_with_the_option_json(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["show-clustering", "--json", "--limit", "many"])
     assert result.exit_code == 2
     error = json.loads(result.stdout)["error"]
@@ -899,7 +899,7 @@ def test_models_of_thousands_are_clustered_exactly_by_default(
     assert stored == [("tiled", 3_000)] * 3
 
 
-def test_ctrl_c_at_a_question_is_an_interruption(clustered: UpgradedFile) -> None:
+def test_ctrl_c_at_a_question_exits_130(clustered: UpgradedFile) -> None:
     before = snapshot(clustered.path)
     command = [sys.executable, "-m", "panic_tda", "delete-clusterings", "--all", "--db", str(clustered.path)]
     env = os.environ | {"PYTHONPATH": str(REPOSITORY)}

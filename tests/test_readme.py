@@ -103,14 +103,14 @@ def normalize(output: str) -> str:
     return output.strip()
 
 
-def test_session_of_the_readme_goes_as_it_says(session: tuple[Shell, list[str]]) -> None:
+def test_session_of_the_readme_prints_what_it_shows(session: tuple[Shell, list[str]]) -> None:
     shown = [normalize(output) for _, output in split_session(SESSION.text)]
     assert [normalize(output) for output in session[1]] == shown
     assert sum(map(bool, shown)) == 3
 
 
 @pytest.mark.parametrize("page", SESSIONS)
-def test_sessions_of_the_handbook_go_as_they_say(
+def test_sessions_of_the_handbook_print_what_they_show(
     page: str, session: tuple[Shell, list[str]], tmp_path: Path
 ) -> None:
     pairs = [pair for block in find_blocks("console", page) for pair in split_session(block.text)]
@@ -143,7 +143,7 @@ def results(session: tuple[Shell, list[str]]) -> Iterator[list[list[tuple[object
     connection.close()
 
 
-def test_sql_of_the_handbook_finds_what_it_says(results: list[list[tuple[object, ...]]]) -> None:
+def test_sql_of_the_handbook_returns_what_it_shows(results: list[list[tuple[object, ...]]]) -> None:
     sizes, medoids, walk = results
     assert [row[:2] for row in sizes] == [row[:2] for row in medoids]
     assert f"{len(sizes) - 3} smaller clusters" in SESSION.text

@@ -89,7 +89,7 @@ def test_the_sample_and_a_field_file_are_clustered_by_workers_as_without(tmp_pat
         (("--scheduler", " "), 2, "an address such as tcp://host:8786"),
     ],
 )
-def test_what_workers_cannot_do_is_refused(
+def test_options_that_workers_do_not_support_are_refused(
     words: tuple[str, ...], code: int, message: str, tmp_path: Path
 ) -> None:
     database = open_database(tmp_path / "empty.sqlite", create=True)

@@ -184,7 +184,7 @@ def test_a_shell_completes_models(ask: Ask, clustered: Clustered) -> None:
     assert mentioned(ask("panic-tda cluster-embeddings --db nowhere.sqlite D"), "Dummy") == []
 
 
-def test_bash_gets_names_that_it_would_take_apart_in_quotes(clustered: Clustered, programs: Path) -> None:
+def test_names_that_bash_would_split_are_quoted(clustered: Clustered, programs: Path) -> None:
     env, folder = shell_environment(programs), clustered.file.path.parent
     answer = ask_bash(folder, f"panic-tda cluster-embeddings --db {clustered.name} ", env)
     assert [shlex.split(line) for line in answer] == [["Dummy"], ["Nomic"], ["Odd name's"]]
@@ -207,7 +207,7 @@ def tab(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("target", ["nowhere.sqlite", "text.sqlite", "postgresql://me@127.0.0.1:9/x"])
-def test_without_a_database_there_is_silence(tmp_path: Path, target: str) -> None:
+def test_without_a_database_nothing_is_printed(tmp_path: Path, target: str) -> None:
     (tmp_path / "text.sqlite").write_text("no database at all\n" * 500)
     before = sorted(tmp_path.iterdir())
     result = tab("--db", target, "show-clustering", "0", cwd=tmp_path)
@@ -227,13 +227,13 @@ def test_a_file_is_completed_by_the_shell(tmp_path: Path) -> None:
         assert tab(*words, cwd=tmp_path).stdout.split() == ["file,x"]
 
 
-def test_who_asks_wrongly_gets_no_traceback(tmp_path: Path) -> None:
+def test_a_wrong_request_prints_no_traceback(tmp_path: Path) -> None:
     for broken in ({"COMP_CWORD": "many"}, {completion.VARIABLE: "tcsh_complete"}):
         result = tab("show-clustering", "", cwd=tmp_path, **broken)
         assert (result.returncode, result.stdout, result.stderr) == (1, "", "")
 
 
-def test_nothing_heavy_is_loaded_for_an_answer(clustered: Clustered) -> None:
+def test_completion_imports_no_heavy_library(clustered: Clustered) -> None:
     code = (
         "import sys\nfrom panic_tda.main import main\n"
         "try: main(prog_name='panic-tda')\n"

@@ -68,7 +68,7 @@ def refusals_are_said_again() -> None:
     backends.log_once.cache_clear()
 
 
-def test_every_backend_is_in_the_suite() -> None:
+def test_every_backend_is_tested() -> None:
     names = {(case.values[0] if hasattr(case, "values") else case).name for case in PLACED}  # type: ignore[union-attr]
     assert names == set(backends.NAMES) - {backends.AUTO}
 
@@ -161,7 +161,7 @@ def assert_is_nearly_prims(backend: Placed, rows: np.ndarray, k: int) -> None:
     assert tree.improving_edges.share == 0 or excess.max() > 0
 
 
-def test_the_rows_and_weights_given_are_not_changed(backend: Placed) -> None:
+def test_rows_and_weights_are_not_changed(backend: Placed) -> None:
     rows = ROWS["blobs"].copy()
     weights = np.ones(len(rows), dtype=np.int64)
     backend.fit(rows, weights, options(3))
@@ -180,7 +180,7 @@ class Recorder(Silent):
         self.phases[-1][2].append(amount)
 
 
-def test_phases_with_a_total_reach_it_and_never_pass_it(backend: Placed) -> None:
+def test_phases_with_a_total_end_exactly_at_it(backend: Placed) -> None:
     recorder = Recorder()
     fit_all_rows(backend, ROWS["blobs"], options(3, progress=recorder))
     assert recorder.phases
@@ -197,7 +197,9 @@ def test_a_backend_is_called_by_its_own_name(backend: Placed) -> None:
 
 
 @pytest.mark.parametrize("tile_rows", [7, 40, 1000])
-def test_tiles_of_sklearns_matrix_make_no_difference(monkeypatch: pytest.MonkeyPatch, tile_rows: int) -> None:
+def test_the_tile_size_of_the_sklearn_matrix_does_not_matter(
+    monkeypatch: pytest.MonkeyPatch, tile_rows: int
+) -> None:
     monkeypatch.setattr(sklearn_backend, "TILE_ROWS", tile_rows)
     for rows in ROWS.values():
         distances = sklearn_backend.chord_distance_matrix(rows, options(1))
@@ -207,7 +209,7 @@ def test_tiles_of_sklearns_matrix_make_no_difference(monkeypatch: pytest.MonkeyP
         assert np.array_equal(distances, distances.T)
 
 
-def test_sklearn_refuses_more_rows_than_its_matrix_is_reasonable_for() -> None:
+def test_sklearn_refuses_more_than_20_000_rows() -> None:
     backend = backends.get_backend("sklearn")
     backend.check(20_000, 768, options(10))
     with pytest.raises(UnsupportedOnBackend) as refusal:
@@ -222,14 +224,14 @@ def test_a_named_backend_never_falls_back() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "SKLEARN", "nonsense"])
-def test_unknown_names_are_refused_with_those_there_are(name: str) -> None:
+def test_unknown_names_are_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(InvalidParameter, match="backend must be one of auto, cuml, sklearn, tiled"):
         select_backend(name, (10, 2), options(2))
 
 
 @pytest.mark.usefixtures("no_device")
 @pytest.mark.parametrize("n_rows", [2, 2_000, 3_000_000])
-def test_auto_takes_the_engine_for_any_size(n_rows: int) -> None:
+def test_auto_uses_tiled_at_any_size(n_rows: int) -> None:
     assert select_backend("auto", (n_rows, 8), options(5)).name == "tiled"
 
 
@@ -261,12 +263,12 @@ def two_limited(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("two_limited")
 @pytest.mark.parametrize(("shape", "name"), [((10, 2), "small"), ((50, 2), "large")])
-def test_auto_takes_the_first_that_does_not_refuse(shape: tuple[int, int], name: str) -> None:
+def test_auto_uses_the_first_backend_that_does_not_refuse(shape: tuple[int, int], name: str) -> None:
     assert select_backend("auto", shape, options(2)).name == name
 
 
 @pytest.mark.usefixtures("two_limited")
-def test_auto_says_why_it_went_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_logs_why_a_backend_was_passed_over(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "panic_tda"):
         select_backend("auto", (50, 2), options(2))
     assert [record.getMessage() for record in caplog.records] == ["backend small accepts 10, got 50"]
@@ -281,7 +283,7 @@ def test_when_all_refuse_every_reason_is_named() -> None:
 
 
 @pytest.mark.usefixtures("no_device")
-def test_without_a_device_auto_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_device_auto_logs_one_line(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "panic_tda"):
         chosen = [choose_placement(ClusteringParameters(), n, 8).backend.name for n in (100, 5_000, 200)]
     assert chosen == ["tiled"] * 3
@@ -317,7 +319,7 @@ def test_on_a_device_auto_takes_cuml_with_one_line_where_tiled_does_not_fit(
 
 
 @pytest.mark.usefixtures("no_device")
-def test_what_cannot_run_here_is_refused_before_anything_is_loaded() -> None:
+def test_a_backend_that_cannot_run_is_refused_before_loading() -> None:
     with pytest.raises(UnsupportedOnBackend, match="backend cuml cannot run here: CuPy is not installed"):
         backends.require_available(ClusteringParameters(backend="cuml"))
     for name in ("auto", "sklearn", "tiled"):

@@ -106,7 +106,7 @@ def test_a_damaged_cache_is_named_and_replaced(
         assert run(cache) == (True, "")
 
 
-def test_a_file_of_another_is_left_alone(run: Run, tmp_path: Path) -> None:
+def test_a_cache_file_of_another_user_is_not_changed(run: Run, tmp_path: Path) -> None:
     """The cache may be shared: nothing is removed but the index of the function that could not be read."""
     cache = tmp_path / "cache"
     run(cache)
@@ -119,7 +119,7 @@ def test_a_file_of_another_is_left_alone(run: Run, tmp_path: Path) -> None:
     assert [other_path.read_bytes() for other_path in others] == [b"of another program"] * 2
 
 
-def test_a_full_disk_costs_the_cache_only(run: Run, disk: MakeDisk) -> None:
+def test_a_full_disk_disables_the_cache_only(run: Run, disk: MakeDisk) -> None:
     cache = disk(16 << 10)
     for _ in range(2):
         cached, log = run(cache)

@@ -186,7 +186,7 @@ def test_identical_where_no_tie_touches_a_merge_between_clusters(
     [(by_hdbscan, of_hdbscan), (by_sklearn, of_sklearn)],
     ids=["hdbscan", "sklearn"],
 )
-def test_as_near_to_a_peer_as_the_peer_is_to_itself_shuffled(
+def test_as_close_to_a_peer_as_the_peer_is_to_itself_shuffled(
     peer: Peer, settings_of_peer: Callable[[], list[Setting]]
 ) -> None:
     ours, own, close, agreeing = [], [], 0, 0
@@ -213,7 +213,7 @@ def test_as_near_to_a_peer_as_the_peer_is_to_itself_shuffled(
     assert agreeing > 100
 
 
-def test_hdbscan_has_no_answer_where_all_merges_tie() -> None:
+def test_hdbscan_depends_on_row_order_if_all_merges_tie() -> None:
     own: dict[str, list[float]] = {name: [] for name, _ in NO_ANSWER}
     for seed, setting in enumerate(of_hdbscan()):
         if not setting.has_answer:

@@ -67,7 +67,7 @@ def assert_is_the_oracles(
 
 
 @pytest.mark.parametrize(("backend", "data", "setting"), CASES)
-def test_the_oracles_answer(backend: str, data: str, setting: str) -> None:
+def test_results_equal_the_reference(backend: str, data: str, setting: str) -> None:
     vectors, parameters = DATA[data], SETTINGS[setting]
     clustering = hdbscan(vectors, backend=backend, **parameters)
     assert_is_the_oracles(clustering, vectors, ClusteringParameters(**parameters))
@@ -81,7 +81,7 @@ def test_the_oracles_answer(backend: str, data: str, setting: str) -> None:
         assert clustering.labels[row] == label
 
 
-def test_the_data_have_something_to_find() -> None:
+def test_the_test_data_contain_clusters() -> None:
     # Otherwise the comparisons above would compare nothing.
     n_clusters_of = {
         (data, setting): hdbscan(DATA[data], **SETTINGS[setting]).n_clusters
@@ -98,7 +98,9 @@ def test_the_data_have_something_to_find() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.integers(1, 4), st.integers(2, 5), st.integers(1, 5))
-def test_small_lattices_full_of_ties_and_copies(seed: int, n: int, d: int, size: int, samples: int) -> None:
+def test_small_lattices_with_ties_and_copies_equal_the_reference(
+    seed: int, n: int, d: int, size: int, samples: int
+) -> None:
     vectors = np.random.default_rng(seed).integers(-2, 3, (n, d)).astype(np.float64)
     vectors[(vectors == 0).all(axis=1), 0] = 1
     parameters = {"epsilon": 0.0, "min_cluster_size": size, "min_samples": min(samples, n)}
@@ -107,7 +109,7 @@ def test_small_lattices_full_of_ties_and_copies(seed: int, n: int, d: int, size:
 
 @settings(max_examples=20, deadline=None)
 @given(st.sampled_from(sorted(DATA)), st.sampled_from(sorted(SETTINGS)), st.randoms())
-def test_shuffled_rows_give_the_shuffled_answer(data: str, setting: str, random: Any) -> None:
+def test_shuffled_rows_give_the_shuffled_result(data: str, setting: str, random: Any) -> None:
     vectors = DATA[data]
     order = np.array(random.sample(range(len(vectors)), len(vectors)))
     clustering, shuffled = hdbscan(vectors, **SETTINGS[setting]), hdbscan(vectors[order], **SETTINGS[setting])
@@ -160,7 +162,7 @@ def test_collapsed_copies_equal_clustering_all_rows(
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3])
-def test_next_to_no_rows(caplog: pytest.LogCaptureFixture, n: int) -> None:
+def test_fits_of_no_row_and_of_few_rows_work(caplog: pytest.LogCaptureFixture, n: int) -> None:
     with caplog.at_level(logging.WARNING, "panic_tda"):
         clustering = hdbscan(np.eye(4)[:n].reshape(n, 4))
     assert len(clustering.labels) == len(clustering.probabilities) == n
@@ -183,7 +185,7 @@ def test_two_equal_rows_are_one_cluster() -> None:
 @pytest.mark.parametrize("backend", EXACT)
 @pytest.mark.parametrize("parameters", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("n", [2, 30])
-def test_rows_that_are_all_identical(backend: str, n: int, parameters: dict[str, Any]) -> None:
+def test_identical_rows_have_one_label(backend: str, n: int, parameters: dict[str, Any]) -> None:
     vectors = np.tile([0.3, -0.2, 0.9], (n, 1))
     clustering = hdbscan(vectors, backend=backend, **parameters)
     if ClusteringParameters(**parameters).resolve(n).min_samples <= n:
@@ -194,14 +196,16 @@ def test_rows_that_are_all_identical(backend: str, n: int, parameters: dict[str,
     assert np.isfinite(clustering.persistence).all()
 
 
-def test_a_pile_of_equal_rows() -> None:
+def test_a_group_of_identical_rows_is_one_cluster() -> None:
     vectors = np.concatenate([np.tile([1.0, 0.0], (1_500, 1)), [[0, 1], [-1, 0]]])
     clustering = hdbscan(vectors, allow_single_cluster=True)
     assert clustering.labels.tolist() == [0] * 1_500 + [OUTLIER] * 2
     assert clustering.medoid_indices == {0: 0}
 
 
-def test_fewer_rows_than_a_cluster_or_a_neighbourhood(caplog: pytest.LogCaptureFixture) -> None:
+def test_fewer_rows_than_min_cluster_size_or_min_samples_are_outliers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     for parameters in ({"min_cluster_size": 91}, {"min_samples": 91}, {"min_cluster_size": 10**30}):
         caplog.clear()
         with caplog.at_level(logging.WARNING, "panic_tda"):
@@ -212,7 +216,7 @@ def test_fewer_rows_than_a_cluster_or_a_neighbourhood(caplog: pytest.LogCaptureF
         assert "more than there are rows" in caplog.text
 
 
-def test_as_many_as_there_are_rows_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_parameters_equal_to_the_number_of_rows_cause_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     parameters = {"min_cluster_size": 90, "min_samples": 90, "epsilon": 2.0}
     assert_is_the_oracles(
         hdbscan(DATA["blobs"], **parameters), DATA["blobs"], ClusteringParameters(**parameters)
@@ -220,7 +224,7 @@ def test_as_many_as_there_are_rows_is_no_warning(caplog: pytest.LogCaptureFixtur
     assert "more than there are rows" not in caplog.text
 
 
-def test_a_limit_beyond_every_integer_is_no_limit() -> None:
+def test_a_max_cluster_size_beyond_every_integer_is_no_limit() -> None:
     parameters = {"epsilon": 0.0, "min_cluster_size": 4}
     unlimited = hdbscan(DATA["blobs"], **parameters)
     assert (
@@ -230,7 +234,7 @@ def test_a_limit_beyond_every_integer_is_no_limit() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite(value: float) -> None:
+def test_values_that_are_not_finite_are_refused(value: float) -> None:
     vectors = DATA["blobs"].copy()
     vectors[[3, 70], 5] = value
     with pytest.raises(BadVectors, match="rows must be finite and not zero; the first that are not: 3, 70"):
@@ -245,14 +249,14 @@ def test_zero_rows_have_no_direction() -> None:
 
 
 @pytest.mark.parametrize("value", [1e300, 1e-300])
-def test_values_beyond_single_precision_are_bad_and_raise_no_other_alarm(value: float) -> None:
+def test_values_beyond_single_precision_are_refused_without_warnings(value: float) -> None:
     vectors = DATA["blobs"].copy()
     vectors[4] = value
     with pytest.raises(BadVectors, match=r"the first that are not: 4$"):
         hdbscan(vectors)
 
 
-def test_signalling_nans_raise_no_other_alarm() -> None:
+def test_signalling_nans_are_refused_without_warnings() -> None:
     vectors = DATA["blobs"].astype(np.float32)
     vectors[4] = np.array([0x7F800001], dtype=np.uint32).view(np.float32)
     with pytest.raises(BadVectors, match=r"the first that are not: 4$"):
@@ -264,19 +268,19 @@ def test_signalling_nans_raise_no_other_alarm() -> None:
     [[[1, 2], [3]], [], [1.0, 2.0], [[[1.0]]], [[], []], 3.0, [["a", "b"]], None],
     ids=["ragged", "empty list", "one axis", "three axes", "no columns", "number", "text", "nothing"],
 )
-def test_what_is_no_matrix_is_refused(vectors: Any) -> None:
+def test_invalid_matrices_are_refused(vectors: Any) -> None:
     with pytest.raises(BadVectors, match="vectors must be a matrix"):
         hdbscan(vectors)
 
 
-def test_the_callers_array_is_not_touched() -> None:
+def test_the_array_of_the_caller_is_not_changed() -> None:
     for vectors in (DATA["copies"].copy(), DATA["copies"].astype(np.float32)):
         before = vectors.copy()
         hdbscan(vectors)
         assert np.array_equal(vectors, before)
 
 
-def test_any_layout_and_type_of_array_gives_one_answer() -> None:
+def test_every_layout_and_type_of_array_gives_the_same_result() -> None:
     vectors = DATA["blobs in noise"].astype(np.float32)
     expected = hdbscan(vectors)
     padded = np.zeros((len(vectors), 40), dtype=np.float32)
@@ -287,7 +291,7 @@ def test_any_layout_and_type_of_array_gives_one_answer() -> None:
         assert clustering.probabilities.tolist() == expected.probabilities.tolist()
 
 
-def test_lengths_do_not_matter() -> None:
+def test_the_length_of_vectors_does_not_matter() -> None:
     rng = np.random.default_rng(3)
     scaled = DATA["blobs"].astype(np.float32) * 2.0 ** rng.integers(-60, 60, (90, 1)).astype(np.float32)
     assert hdbscan(scaled).labels.tolist() == hdbscan(DATA["blobs"]).labels.tolist()
@@ -305,7 +309,7 @@ def test_rows_are_normalised_in_double_precision() -> None:
     assert not np.signbit(vectors[0, 1])
 
 
-def test_negative_zeros_make_no_second_row() -> None:
+def test_rows_that_differ_by_negative_zeros_are_equal() -> None:
     clustering = hdbscan([[0.0, 1.0], [-0.0, 1.0], [1.0, 0.0]], min_cluster_size=2, min_samples=1)
     assert clustering.record.n_unique == 2
 
@@ -353,7 +357,7 @@ def test_a_named_backend_that_refuses_is_an_error_also_for_copies() -> None:
         hdbscan(vectors, backend="sklearn")
 
 
-def test_phases_are_told_in_their_order() -> None:
+def test_phases_are_reported_in_order() -> None:
     phases: list[str] = []
 
     class Recorder:
@@ -371,7 +375,7 @@ def test_phases_are_told_in_their_order() -> None:
     assert len(phases) > 3
 
 
-def test_the_recipe_may_be_called_from_the_package() -> None:
+def test_hdbscan_can_be_imported_from_the_package() -> None:
     import panic_tda
 
     assert panic_tda.hdbscan is clustering.hdbscan

@@ -72,7 +72,7 @@ def finished(process: subprocess.Popen[str]) -> tuple[dict[str, Any], str]:
 
 
 @pytest.mark.slow
-def test_two_that_compile_at_once_do_no_harm_and_the_third_has_it_from_the_cache(
+def test_two_processes_compile_at_once_and_a_third_loads_the_cache(
     installation: Path, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
@@ -117,7 +117,7 @@ def test_listing_needs_no_cache_and_no_compiler(installation: Path, tmp_path: Pa
     assert listed == []
 
 
-def test_everything_that_fits_call_is_compiled_before() -> None:
+def test_warm_up_compiles_everything_that_fits_call() -> None:
     """In a process of its own: here other tests have compiled what they met with."""
     process = run_python(
         """
@@ -150,7 +150,7 @@ print("compiled later:", later)
     assert process.stdout.strip() == "compiled later: []"
 
 
-def test_without_a_compiler_the_fit_runs_as_it_is() -> None:
+def test_without_a_compiler_the_fit_runs_in_python() -> None:
     process = run_python(
         """
 import json, os

@@ -69,7 +69,7 @@ def test_every_help_ends_with_an_example(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", main.commands)
-def test_an_example_is_understood(name: str) -> None:
+def test_every_example_parses(name: str) -> None:
     first, *words = shlex.split(COMMANDS[name].example)
     assert first == name
     # Without --help, or nothing would be asked of the words.
@@ -87,5 +87,5 @@ def test_an_example_runs_on_the_sample(name: str, checkout: None) -> None:
     assert "Traceback" not in result.output
 
 
-def test_reasons_are_of_commands_that_there_are() -> None:
+def test_reasons_name_existing_commands() -> None:
     assert set(NOT_RUN) <= set(COMMANDS)

@@ -34,7 +34,7 @@ def test_the_help_lists_every_command_in_one_chapter() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(main.commands))
-def test_a_summary_is_short_and_whole_at_80_columns(name: str) -> None:
+def test_a_summary_is_short_and_not_cut_at_80_columns(name: str) -> None:
     first = (main.commands[name].help or "").splitlines()[0]
     assert first.endswith(".")
     assert len(first.removesuffix(".")) <= MOST_CHARACTERS

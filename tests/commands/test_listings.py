@@ -49,7 +49,7 @@ def shown(text: str) -> list[str]:
     return re.findall(r"^01a1\S*", text, re.MULTILINE)
 
 
-def test_ids_are_as_long_as_it_takes_and_are_taken(run: Callable[..., str]) -> None:
+def test_ids_are_as_short_as_unique_and_accepted(run: Callable[..., str]) -> None:
     names = shown(run("list-clusterings"))
     assert names == ["01a1fbfd-1fbe", "01a1fbfd-1fbd"]
     all_ids = [clustering["id"] for clustering in json.loads(run("list-clusterings", "--json"))]
@@ -67,7 +67,7 @@ def test_ids_are_as_long_as_it_takes_and_are_taken(run: Callable[..., str]) -> N
     ]
 
 
-def test_a_hidden_clustering_is_told_apart_as_well(run: Callable[..., str]) -> None:
+def test_short_ids_are_unique_among_hidden_clusterings_too(run: Callable[..., str]) -> None:
     assert shown(run("list-clusterings", "--limit", "1")) == ["01a1fbfd-1fbe"]
     assert shown(run("list-clusterings")) == ["01a1fbfd-1fbe", "01a1fbfd-1fbd"]
 
@@ -82,20 +82,20 @@ def times_of(value: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("command", ["list-clusterings", "show-clustering"])
-def test_times_in_json_say_their_zone(run: Callable[..., str], command: str) -> None:
+def test_times_in_json_have_their_time_zone(run: Callable[..., str], command: str) -> None:
     times = times_of(json.loads(run(command, "--json")))
     assert len(times) >= 2
     for time in times:
         assert datetime.fromisoformat(time).utcoffset() == timedelta(0)
 
 
-def test_the_time_in_a_file_says_its_zone(run: Callable[..., str], tmp_path: Path) -> None:
+def test_times_in_exports_have_their_time_zone(run: Callable[..., str], tmp_path: Path) -> None:
     run("export-clustering", "latest", tmp_path / "rows.parquet")
     metadata = json.loads((pq.read_schema(tmp_path / "rows.parquet").metadata or {})[b"panic_tda"])
     assert datetime.fromisoformat(metadata["created_at"]).utcoffset() == timedelta(0)
 
 
-def test_one_of_everything_is_one(tmp_path: Path) -> None:
+def test_counts_of_one_are_singular(tmp_path: Path) -> None:
     """One run, one cluster, one step in transit, one more clustering than is listed."""
     database, clustering = plant(tmp_path / "one.sqlite", [PlantedRun([0] * 5)])
     text = "\n".join(
@@ -116,7 +116,7 @@ def test_one_of_everything_is_one(tmp_path: Path) -> None:
     assert "1 clustering goes, with 4 clusters and 5 assignments." in text
 
 
-def test_texts_are_whole_where_they_go_elsewhere(tmp_path: Path) -> None:
+def test_texts_are_not_cut_outside_a_terminal(tmp_path: Path) -> None:
     labels = [0, 1, 2, 3] * 5
     runs = [PlantedRun(labels, [f"{TEXT}{label}" for label in labels], prompt=TEXT + "prompt")]
     database, _ = plant(tmp_path / "long.sqlite", runs)

@@ -74,7 +74,7 @@ def test_the_soft_limit_of_a_control_group_counts(tmp_path: Path) -> None:
     assert host_memory(root) == (90 * MIB, 80 * MIB)
 
 
-def test_no_limit_is_no_limit(tmp_path: Path) -> None:
+def test_without_limits_the_memory_of_the_machine_counts(tmp_path: Path) -> None:
     files = {
         "proc/self/cgroup": "4:memory:/\n2:cpu:/\n0::/\n",
         "proc/meminfo": "MemTotal: 9 kB\nMemAvailable: 1024 kB\n",

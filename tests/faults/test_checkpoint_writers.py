@@ -37,7 +37,7 @@ def opened(root: Path) -> Checkpoint:
     return checkpoint
 
 
-def test_two_that_save_at_once_leave_one_whole_state(tmp_path: Path) -> None:
+def test_two_processes_saving_at_once_leave_one_complete_state(tmp_path: Path) -> None:
     """Both wrote to one partial file, and the first to end gave it the name of the state."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDING, str(tmp_path)],
@@ -62,7 +62,7 @@ def test_two_that_save_at_once_leave_one_whole_state(tmp_path: Path) -> None:
     np.testing.assert_array_equal(stored["rows"], np.full(2000, 2.0))
 
 
-def test_what_a_killed_run_left_half_is_overwritten(tmp_path: Path) -> None:
+def test_a_partial_state_of_a_killed_run_is_overwritten(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDING, str(tmp_path)],
         cwd=REPOSITORY,

@@ -39,7 +39,7 @@ def fill(disk: Path, *, leave: int) -> Path:
     return filler
 
 
-def test_states_that_find_no_room_cost_the_chance_to_go_on_only(
+def test_states_on_a_full_disk_are_not_saved_and_the_run_goes_on(
     upgraded: MakeFile, disk: MakeDisk, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, work = upgraded(SPEC), disk(24 << 10)
@@ -55,7 +55,7 @@ def test_states_that_find_no_room_cost_the_chance_to_go_on_only(
     assert require_whole(file.path) == 1
 
 
-def test_a_state_that_found_no_room_is_saved_when_there_is_some(disk: MakeDisk) -> None:
+def test_a_state_is_saved_once_there_is_disk_space_again(disk: MakeDisk) -> None:
     import numpy as np
 
     folder = disk(MIB)
@@ -76,7 +76,9 @@ def test_a_state_that_found_no_room_is_saved_when_there_is_some(disk: MakeDisk) 
     assert '"input_sha256": "rows"' in (checkpoint.folder / "checkpoint.json").read_text()
 
 
-def test_rows_that_find_no_room_are_named_with_their_size(upgraded: MakeFile, disk: MakeDisk) -> None:
+def test_rows_that_do_not_fit_on_the_disk_are_an_error_with_their_size(
+    upgraded: MakeFile, disk: MakeDisk
+) -> None:
     file, work = upgraded(SPEC), disk(MIB)
     before = snapshot(file.path)
     resources = Resources(work_dir=work, memory_limit=MIB)
@@ -94,7 +96,7 @@ def test_rows_that_find_no_room_are_named_with_their_size(upgraded: MakeFile, di
     assert outcome.status == CLUSTERED
 
 
-def test_a_result_that_finds_no_room_is_kept_elsewhere(
+def test_a_result_on_a_full_disk_is_written_to_another_folder(
     upgraded: MakeFile, disk: MakeDisk, temporary_folder: Path
 ) -> None:
     # The result takes more than what is left, which takes SQLite's own files.
@@ -128,7 +130,7 @@ def test_a_result_that_finds_no_room_is_kept_elsewhere(
     assert answers(path) == answers(file.path)
 
 
-def test_an_export_that_finds_no_room_leaves_nothing(upgraded: MakeFile, disk: MakeDisk) -> None:
+def test_an_export_on_a_full_disk_leaves_nothing(upgraded: MakeFile, disk: MakeDisk) -> None:
     file, folder = upgraded(SPEC), disk(200_000)
     cluster_all_data(file.database, parameters=TILED)
     words = [
@@ -148,7 +150,7 @@ def test_an_export_that_finds_no_room_leaves_nothing(upgraded: MakeFile, disk: M
     assert list(folder.iterdir()) == []
 
 
-def test_an_import_that_finds_no_room_adds_nothing(tmp_path: Path, disk: MakeDisk) -> None:
+def test_an_import_on_a_full_disk_adds_nothing(tmp_path: Path, disk: MakeDisk) -> None:
     folder = disk(3 * MIB)
     path = folder / "new.sqlite"
     nothing(tmp_path / "new.sqlite", 10_000)
@@ -161,7 +163,7 @@ def test_an_import_that_finds_no_room_adds_nothing(tmp_path: Path, disk: MakeDis
     assert import_embeddings([tmp_path / "import.parquet"], database).n_new_embeddings == 10_000
 
 
-def test_an_upgrade_asks_for_room_where_it_sorts(
+def test_an_upgrade_checks_the_space_of_the_temporary_folder(
     tmp_path: Path, disk: MakeDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Indexes of 1 GB are sorted in temporary files: a small /tmp of its own stopped it after minutes."""
@@ -184,7 +186,7 @@ def test_an_upgrade_asks_for_room_where_it_sorts(
     assert not upgrade(database).is_current
 
 
-def test_an_upgrade_that_finds_no_room_changes_nothing(
+def test_an_upgrade_on_a_full_disk_changes_nothing(
     tmp_path: Path, disk: MakeDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody else took the room between the look at the disk and the work."""

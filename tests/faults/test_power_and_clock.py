@@ -24,7 +24,7 @@ from tests.snapshots import opened
 
 
 @pytest.mark.parametrize("wal", [True, False])
-def test_a_commit_waits_for_the_disk(tmp_path: Path, wal: bool) -> None:
+def test_a_commit_is_synchronous(tmp_path: Path, wal: bool) -> None:
     """EXTRA is FULL, and in a file without a log also the removal of its journal."""
     from panic_tda.storage.database import open_database
 
@@ -61,7 +61,7 @@ class Disk:
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="there is no /proc that names open files")
-def test_a_file_has_its_name_when_it_is_on_the_disk(
+def test_a_file_is_renamed_after_it_is_on_the_disk(
     upgraded: MakeFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, disk = upgraded(), Disk(monkeypatch)
@@ -80,7 +80,7 @@ def test_a_file_has_its_name_when_it_is_on_the_disk(
     assert disk.outlasts(tmp_path / "rows.csv")
 
 
-def test_the_latest_clustering_is_the_one_saved_last_whatever_the_clock_says(
+def test_the_latest_clustering_is_the_last_saved_even_if_the_clock_goes_back(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = upgraded()
@@ -106,7 +106,7 @@ def test_the_latest_clustering_is_the_one_saved_last_whatever_the_clock_says(
     assert times == sorted(set(times))
 
 
-def test_a_state_from_the_future_is_taken_up(tmp_path: Path) -> None:
+def test_a_state_with_a_future_time_is_used(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path, "rows", save_seconds=3600)
     checkpoint.open(k=3)
     checkpoint.save("state", rows=np.arange(3))

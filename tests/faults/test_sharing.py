@@ -56,7 +56,7 @@ def meanwhile(statement: str) -> str:
     return MEANWHILE.replace("{meanwhile}", statement)
 
 
-def test_a_lock_that_stays_costs_the_saving_and_not_the_result(upgraded: MakeFile) -> None:
+def test_a_lock_that_stays_makes_the_result_a_pending_file(upgraded: MakeFile) -> None:
     file = upgraded(FILE)
     result = run(file.path, (*FIT, "Nomic"), code=meanwhile("other.execute('BEGIN IMMEDIATE')"))
     assert result.code == 1
@@ -71,7 +71,7 @@ def test_a_lock_that_stays_costs_the_saving_and_not_the_result(upgraded: MakeFil
     assert left_over(file.path) == []
 
 
-def test_embeddings_that_come_and_go_during_a_fit_cost_no_result(upgraded: MakeFile) -> None:
+def test_embeddings_added_and_deleted_during_a_fit_do_not_lose_the_result(upgraded: MakeFile) -> None:
     file = upgraded(FILE)
     victim = ids_of(file)[5]
     change = (
@@ -92,7 +92,7 @@ def test_embeddings_that_come_and_go_during_a_fit_cost_no_result(upgraded: MakeF
     assert clustered_ids == set(ids_of(file)) - {victim}
 
 
-def test_a_file_that_is_taken_away_during_a_fit_is_not_made_anew(upgraded: MakeFile) -> None:
+def test_a_file_removed_during_a_fit_is_not_created_again(upgraded: MakeFile) -> None:
     file = upgraded(FILE)
     elsewhere = file.path.with_name("elsewhere.sqlite")
     shutil.copy(file.path, elsewhere)
@@ -108,7 +108,7 @@ def test_a_file_that_is_taken_away_during_a_fit_is_not_made_anew(upgraded: MakeF
 
 
 @pytest.mark.parametrize("replaced", [False, True])
-def test_a_file_that_is_taken_away_while_it_is_written_is_told(upgraded: MakeFile, replaced: bool) -> None:
+def test_a_file_removed_while_it_is_written_is_an_error(upgraded: MakeFile, replaced: bool) -> None:
     """SQLite commits to the file without a name, and says nothing."""
     file = upgraded(FILE)
     other_path = Path(shutil.copy(file.path, file.path.with_name("other.sqlite")))
@@ -124,7 +124,7 @@ def test_a_file_that_is_taken_away_while_it_is_written_is_told(upgraded: MakeFil
         write()
 
 
-def test_two_runs_of_one_model_and_one_of_another_save_three_whole_clusterings(upgraded: MakeFile) -> None:
+def test_three_runs_at_once_save_three_complete_clusterings(upgraded: MakeFile) -> None:
     file = upgraded(FILE)
     results = {}
     threads = [
@@ -168,9 +168,7 @@ def test_two_runs_of_one_model_and_one_of_another_save_three_whole_clusterings(u
         ("embeddingcluster", b"\xff"),
     ],
 )
-def test_a_page_that_was_overwritten_is_an_error_that_says_so(
-    upgraded: MakeFile, table: str, content: bytes
-) -> None:
+def test_an_overwritten_page_is_a_database_error(upgraded: MakeFile, table: str, content: bytes) -> None:
     file = upgraded(FILE)
     cluster_all_data(file.database)
     with closing(sqlite3.connect(file.path)) as connection:
@@ -253,7 +251,7 @@ def as_nobody(file: UpgradedFile, *words: str) -> tuple[int, str]:
     return result.exit_code, result.stderr
 
 
-def test_a_file_of_another_user_in_a_folder_of_another_user(strangers_file: UpgradedFile) -> None:
+def test_another_users_file_in_another_users_folder_is_read_only(strangers_file: UpgradedFile) -> None:
     before = strangers_file.path.read_bytes()
     assert as_nobody(strangers_file, "list-clusterings")[0] == 0
     for words in (("cluster-embeddings",), ("delete-clusterings", "--all", "--yes")):
@@ -265,7 +263,7 @@ def test_a_file_of_another_user_in_a_folder_of_another_user(strangers_file: Upgr
     assert list(strangers_file.path.parent.iterdir()) == [strangers_file.path]
 
 
-def test_a_file_of_another_user_in_a_folder_of_everybody(strangers_file: UpgradedFile) -> None:
+def test_another_users_file_in_a_shared_folder_is_read_only(strangers_file: UpgradedFile) -> None:
     strangers_file.path.parent.chmod(0o777)
     before = snapshot(strangers_file.path)
     assert as_nobody(strangers_file, "list-clusterings")[0] == 0

@@ -111,7 +111,7 @@ def test_a_signal_ends_a_long_statement(tmp_path: Path) -> None:
     assert snapshot(facts.path) == before
 
 
-def test_a_result_whose_saving_is_a_long_statement_is_kept(upgraded: MakeFile) -> None:
+def test_a_signal_during_a_long_saving_statement_makes_the_result_a_pending_file(upgraded: MakeFile) -> None:
     file = upgraded()
     words = ("cluster-embeddings", "Nomic", "--backend", "sklearn")
     program = START.format(grace=NEVER, body=SAVE)
@@ -174,7 +174,7 @@ def many_models(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("number", "code", "word"), CODES)
 @pytest.mark.parametrize("name", WORK)
-def test_a_signal_whose_exception_python_drops_takes_effect_all_the_same(
+def test_a_signal_whose_exception_python_drops_takes_effect_anyway(
     many_models: Path, name: str, number: signal.Signals, code: int, word: str
 ) -> None:
     path = many_models
@@ -189,7 +189,7 @@ def test_a_signal_whose_exception_python_drops_takes_effect_all_the_same(
 
 
 @pytest.mark.parametrize(("number", "code", "word"), CODES)
-def test_a_process_that_lives_on_after_its_handler_ran_is_ended(
+def test_a_process_that_survives_its_signal_handler_is_ended(
     many_models: Path, number: signal.Signals, code: int, word: str
 ) -> None:
     program = START.format(grace=SOON, body=SWALLOWED.format(number=number))
@@ -236,7 +236,7 @@ except KeyboardInterrupt:
 """
 
 
-def test_a_process_of_a_device_that_hears_nothing_is_ended_too(tmp_path: Path) -> None:
+def test_a_device_process_that_ignores_signals_is_ended_too(tmp_path: Path) -> None:
     """It was waited for half a minute, in which a result might have been kept."""
     beginning = tmp_path / "begun"
     command = [sys.executable, "-c", POOL, str(beginning)]

@@ -184,7 +184,7 @@ def test_a_chunked_column_of_several_dictionaries_is_one_column(tmp_path: Path) 
     assert sorted(text for texts in texts_of_batches for text in texts) == ["a", "a", "b"]
 
 
-def test_integer_runs_are_named_alike_whatever_holds_them(tmp_path: Path) -> None:
+def test_integer_runs_have_the_same_names_for_every_column_type(tmp_path: Path) -> None:
     names = []
     for run in (
         pa.array(["7", "12", "7"]),

@@ -120,7 +120,7 @@ def patched(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 @pytest.mark.parametrize("first", [0, 200])
-def test_patched_bytes_never_end_the_process(tmp_path: Path, first: int) -> None:
+def test_patched_bytes_never_crash_the_process(tmp_path: Path, first: int) -> None:
     code = (
         "import sys; from tests.files.test_damaged_files import read_patched; "
         f"read_patched(sys.argv[1], range({first}, {first + 200}))"
@@ -132,7 +132,7 @@ def test_patched_bytes_never_end_the_process(tmp_path: Path, first: int) -> None
     assert min(read, refused) > 10
 
 
-def test_a_name_that_is_no_text_is_a_damaged_file(tmp_path: Path) -> None:
+def test_a_column_name_that_is_not_utf8_is_a_damaged_file(tmp_path: Path) -> None:
     for write in (as_file, as_stream):
         path = tmp_path / "a"
         path.write_bytes(write(table()).replace(b"network", b"netw\xefrk"))
@@ -202,7 +202,7 @@ def test_damaged_values_are_named_by_their_row(
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_what_is_whole_is_read(tmp_path: Path, form: str) -> None:
+def test_undamaged_files_are_read(tmp_path: Path, form: str) -> None:
     path = tmp_path / "a"
     for original in (table(), encoded(table())):
         path.write_bytes(FORMATS[form](original))
@@ -262,7 +262,7 @@ with pa.ipc.new_file(sys.argv[1] + "/file", schema) as file:
 """
 
 
-def test_what_is_pickled_in_a_file_is_never_run(tmp_path: Path) -> None:
+def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
     """Arrow once made Python objects of pickled types as soon as a schema was read (CVE-2023-47248)."""
     assert run_python(EXTENSION, tmp_path).returncode == 0
     for name in ("parquet", "file"):

@@ -132,7 +132,7 @@ ARROW: dict[str, Callable[[Path], pa.Table]] = {
 
 
 @pytest.mark.parametrize("suffix", ARROW)
-def test_parquet_and_arrow_hold_what_looking_up_finds(
+def test_parquet_and_arrow_contain_the_stored_rows(
     database: Database, expected: list[dict[str, Any]], tmp_path: Path, suffix: str
 ) -> None:
     path = tmp_path / f"rows{suffix}"
@@ -146,7 +146,7 @@ def test_parquet_and_arrow_hold_what_looking_up_finds(
 
 
 @pytest.mark.parametrize("suffix", [".ndjson", ".jsonl"])
-def test_lines_hold_what_looking_up_finds(
+def test_json_lines_contain_the_stored_rows(
     database: Database, expected: list[dict[str, Any]], tmp_path: Path, suffix: str
 ) -> None:
     path = tmp_path / f"rows{suffix.upper()}"
@@ -157,7 +157,7 @@ def test_lines_hold_what_looking_up_finds(
     assert lines == expected
 
 
-def test_csv_holds_what_looking_up_finds(
+def test_csv_contains_the_stored_rows(
     database: Database, expected: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     path = tmp_path / "rows.csv"
@@ -179,7 +179,7 @@ def test_csv_holds_what_looking_up_finds(
                 assert float(written_value) == value
 
 
-def test_csv_keeps_texts_from_spreadsheets_and_gives_them_back(tmp_path: Path) -> None:
+def test_formulas_are_escaped_in_csv_and_other_texts_are_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     write_rows(path, texts(*RUN_BY_SPREADSHEETS))
     written_texts = [row["text"] for row in read_csv(path)]
@@ -189,7 +189,7 @@ def test_csv_keeps_texts_from_spreadsheets_and_gives_them_back(tmp_path: Path) -
     assert [row["text"] for row in read_csv(path)] == [*HARMLESS, *ODD]
 
 
-def test_csv_tells_nothing_from_the_empty_text(tmp_path: Path) -> None:
+def test_csv_distinguishes_missing_and_empty_texts(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     write_rows(path, texts("", None))
     assert path.read_text() == '"text","number","share"\n"",-1,-0.5\n,-1,-0.5\n'
@@ -213,7 +213,7 @@ def test_vectors_are_those_stored(database: Database, tmp_path: Path, suffix: st
     np.testing.assert_array_equal(vectors.astype("<f4"), stored_vectors(database.path, rows))
 
 
-def test_json_has_no_numbers_that_are_none(tmp_path: Path) -> None:
+def test_json_has_null_in_place_of_nan(tmp_path: Path) -> None:
     vector = pa.list_(pa.float32(), 2)
     schema = SCHEMA.append(pa.field("vector", vector))
     odd = [np.nan, np.inf, -np.inf, 0.5, None]
@@ -232,7 +232,7 @@ def test_json_has_no_numbers_that_are_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_no_rows_make_a_file_too(tmp_path: Path, suffix: str) -> None:
+def test_an_export_of_no_rows_writes_a_file(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"rows{suffix}"
     assert write_rows(path, stream()).rows == 0
     if suffix in ARROW:
@@ -254,7 +254,7 @@ def test_a_format_without_lists_is_refused(database: Database, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_in_the_way_is_refused(tmp_path: Path) -> None:
+def test_existing_paths_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingPath, match=r"no folder .*none for the file rows\.csv"):
         write_rows(tmp_path / "none" / "rows.csv", stream())
     (tmp_path / "folder.csv").mkdir()
@@ -271,7 +271,7 @@ def test_what_is_in_the_way_is_refused(tmp_path: Path) -> None:
     assert path.read_text() == '"text","number","share"\n'
 
 
-def test_a_file_that_comes_in_the_meantime_stays(tmp_path: Path) -> None:
+def test_a_file_created_during_the_export_stays(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -283,7 +283,7 @@ def test_a_file_that_comes_in_the_meantime_stays(tmp_path: Path) -> None:
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"rows.csv": "somebody else's"}
 
 
-def test_a_link_stays_one(tmp_path: Path) -> None:
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     target = tmp_path / "far" / "real"
     path = tmp_path / "rows.csv"
@@ -308,7 +308,7 @@ def test_permissions_are_those_of_the_umask(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [DatabaseError("gone"), KeyboardInterrupt(), SystemExit(143), OSError("x")])
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".csv", ".ndjson"])
 @pytest.mark.parametrize("before", [None, b"before"])
-def test_what_fails_leaves_what_was_there(
+def test_a_failed_export_leaves_the_existing_file(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     suffix: str,
@@ -354,7 +354,7 @@ exporting.write_rows(Path(sys.argv[1]), RowStream(batch.schema, 20_000, batches(
 
 
 @pytest.mark.parametrize("before", [None, "before"])
-def test_killed_in_the_middle_leaves_what_was_there(tmp_path: Path, before: str | None) -> None:
+def test_a_killed_export_leaves_the_existing_file(tmp_path: Path, before: str | None) -> None:
     path = tmp_path / "rows.csv"
     if before is not None:
         path.write_text(before)
@@ -388,7 +388,7 @@ for path in sys.argv[1:]:
 """
 
 
-def test_a_disk_that_is_full_is_named(tmp_path: Path, unmeasured: None) -> None:
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path, unmeasured: None) -> None:
     paths = [tmp_path / f"rows{suffix}" for suffix in (".parquet", ".arrow", ".csv", ".ndjson")]
     process = run_python(FULL_DISK, *paths)
     assert (process.returncode, process.stderr) == (0, "")
@@ -450,7 +450,7 @@ def counted(expected: list[dict[str, Any]]) -> dict[str | None, int]:
     return {network: networks.count(network) for network in networks}
 
 
-def test_duckdb_opens_it(parquet: Path, expected: list[dict[str, Any]]) -> None:
+def test_duckdb_reads_parquet(parquet: Path, expected: list[dict[str, Any]]) -> None:
     duckdb = pytest.importorskip("duckdb", reason="DuckDB is not installed: pip install duckdb")
     rows = f"FROM '{parquet}'"
     counts = duckdb.sql(f"SELECT network, count(*) {rows} GROUP BY ALL").fetchall()
@@ -464,7 +464,7 @@ def test_duckdb_opens_it(parquet: Path, expected: list[dict[str, Any]]) -> None:
     assert similarity == pytest.approx(1)
 
 
-def test_duckdb_opens_the_other_formats(
+def test_duckdb_reads_csv_and_json(
     database: Database, expected: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     duckdb = pytest.importorskip("duckdb", reason="DuckDB is not installed: pip install duckdb")
@@ -476,7 +476,7 @@ def test_duckdb_opens_the_other_formats(
         assert dict(counts) == {label: labels.count(label) for label in labels}
 
 
-def test_polars_opens_it(parquet: Path, expected: list[dict[str, Any]]) -> None:
+def test_polars_reads_parquet(parquet: Path, expected: list[dict[str, Any]]) -> None:
     polars = pytest.importorskip("polars", reason="polars is not installed: pip install polars")
     frame = polars.read_parquet(parquet)
     assert frame.drop("core_distance", "vector").to_dicts() == expected
@@ -484,7 +484,7 @@ def test_polars_opens_it(parquet: Path, expected: list[dict[str, Any]]) -> None:
     assert dict(frame.group_by("network").len().iter_rows()) == counted(expected)
 
 
-def test_pandas_opens_it(parquet: Path, expected: list[dict[str, Any]]) -> None:
+def test_pandas_reads_parquet(parquet: Path, expected: list[dict[str, Any]]) -> None:
     pandas = pytest.importorskip("pandas", reason="pandas is not installed: pip install pandas")
     frame = pandas.read_parquet(parquet)
     assert frame["text"].tolist() == [row["text"] for row in expected]
@@ -510,7 +510,7 @@ def read_by(program: str, path: Path) -> list[tuple[float | None, float | None]]
 
 @pytest.mark.parametrize("program", ["duckdb", "polars", "pandas"])
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
-def test_places_on_the_map_are_numbers_and_others_are_missing(
+def test_coordinates_outside_the_map_are_missing(
     database: Database,
     expected: list[dict[str, Any]],
     tmp_path: Path,
@@ -539,7 +539,7 @@ def test_a_map_of_other_rows_is_refused(database: Database, tmp_path: Path) -> N
     importlib.util.find_spec("embedding_atlas") is None,
     reason="embedding-atlas is not installed: pip install embedding-atlas (6 GB)",
 )
-def test_embedding_atlas_opens_it(parquet: Path, expected: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_embedding_atlas_reads_parquet(parquet: Path, expected: list[dict[str, Any]], tmp_path: Path) -> None:
     page = tmp_path / "page.zip"
     command = [sys.executable, "-m", "embedding_atlas.cli", str(parquet), "--text", "text"]
     subprocess.run(
@@ -582,7 +582,7 @@ def copy_by_files(database: Database, models: tuple[str, ...], folder: Path, suf
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
-def test_import_takes_it_back(upgraded: MakeFile, tmp_path: Path, suffix: str) -> None:
+def test_an_export_can_be_imported(upgraded: MakeFile, tmp_path: Path, suffix: str) -> None:
     """Import an export and find its runs, steps, prompts, texts, types and vectors, of images too."""
     models = ("Nomic", "NomicVision")
     file = upgraded(FieldSpec(runs=5, text_models=("Nomic",), vision_models=("NomicVision",), duplicates=0.3))
@@ -600,7 +600,7 @@ def test_import_takes_it_back(upgraded: MakeFile, tmp_path: Path, suffix: str) -
     }
 
 
-def test_import_takes_back_the_sample_and_a_real_file(tmp_path: Path) -> None:
+def test_exports_of_the_sample_and_of_a_real_file_can_be_imported(tmp_path: Path) -> None:
     sample = open_database(tmp_path / "sample.sqlite", create=True)
     import_embeddings(sample_files(), sample)
     databases = {"sample": (sample, ("LSA", "MiniLM"))}

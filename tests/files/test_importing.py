@@ -111,7 +111,9 @@ def test_a_file_becomes_runs_invocations_and_embeddings(tmp_path: Path, database
     assert (seeds, prompts, models, length, times) == ("[42]", '["a pear"]', '["Model"]', 6, [None, None])
 
 
-def test_the_model_of_an_invocation_is_the_networks_at_its_place(tmp_path: Path, database: Database) -> None:
+def test_the_model_of_an_invocation_follows_its_position_in_the_network(
+    tmp_path: Path, database: Database
+) -> None:
     networks = [["A", "B", "C"]] * 3 + [None] * 3
     data = columns(network=networks, sequence_number=[0, 4, 8] * 2)
     import_embeddings([write(tmp_path / "a.parquet", data)], database)
@@ -131,7 +133,7 @@ def test_the_sample_imports(database: Database) -> None:
     assert rows(database, "SELECT DISTINCT max_length FROM run") == [(100,)]
 
 
-def test_texts_come_back_as_they_were(tmp_path: Path, database: Database) -> None:
+def test_texts_are_stored_unchanged(tmp_path: Path, database: Database) -> None:
     texts = ["", "  ", "two\nlines", "=1+1", "風船 🎈", "x" * 3000]
     import_embeddings([write(tmp_path / "a.parquet", columns(text=texts))], database)
     assert {text for (text,) in rows(database, "SELECT output_text FROM invocation")} == set(texts)
@@ -166,7 +168,7 @@ def write_stream(table: pa.Table, path: Path) -> None:
 
 
 @pytest.mark.parametrize("writer", [write_feather, write_stream])
-def test_formats_are_told_by_content_and_give_the_same_database(
+def test_formats_are_recognised_by_content_and_give_the_same_database(
     tmp_path: Path, database: Database, writer: Callable[[pa.Table, Path], None]
 ) -> None:
     data = columns(9)
@@ -178,7 +180,7 @@ def test_formats_are_told_by_content_and_give_the_same_database(
 
 
 @pytest.mark.parametrize("batch_rows", [1, 3, 4096])
-def test_batches_change_nothing(
+def test_the_batch_size_does_not_matter(
     tmp_path: Path, database: Database, batch_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Two models in one file, and neither runs nor sequence numbers: everything depends on the order.
@@ -210,7 +212,7 @@ def test_importing_again_adds_nothing_and_says_so(tmp_path: Path, database: Data
     assert snapshot(database.path) == before
 
 
-def test_a_file_that_has_grown_adds_what_is_new(tmp_path: Path, database: Database) -> None:
+def test_a_file_that_has_grown_adds_its_new_rows(tmp_path: Path, database: Database) -> None:
     data = columns(8)
     first = import_embeddings([write(tmp_path / "a.parquet", columns(8) | data)], database)
     longer = {name: pa.concat_arrays([_array(column), _array(column)[:2]]) for name, column in data.items()}
@@ -238,7 +240,7 @@ def test_two_models_of_the_same_texts_share_invocations(tmp_path: Path, database
     assert rows(database, "SELECT embedding_models FROM experimentconfig") == [('["Model", "Other"]',)]
 
 
-def test_without_runs_the_content_is_the_run(tmp_path: Path, database: Database) -> None:
+def test_without_runs_the_content_identifies_the_run(tmp_path: Path, database: Database) -> None:
     texts = [f"text {row}" for row in range(5)]
     for model in ("A", "B"):
         path = write(tmp_path / f"{model}.parquet", {"text": texts, "vector": vectors(5)})
@@ -306,9 +308,7 @@ def test_integer_runs_and_dictionary_columns(tmp_path: Path, database: Database)
     assert import_embeddings([tmp_path / "b.feather"], database).n_present == 6
 
 
-def test_files_that_were_exported_name_runs_and_networks_in_their_way(
-    tmp_path: Path, database: Database
-) -> None:
+def test_exported_columns_of_runs_and_networks_are_recognised(tmp_path: Path, database: Database) -> None:
     networks = [["A", "B"], ["風", 'a "b"'], [], None, ["A", "B"], ["A"]]
     plain = columns(run=["r", "s", "t", "u", "r", "v"], network=networks)
     import_embeddings([write(tmp_path / "a.parquet", plain)], database)
@@ -324,7 +324,7 @@ def test_files_that_were_exported_name_runs_and_networks_in_their_way(
     assert [json.loads(network) for (network,) in stored] == [network or ["imported"] for network in networks]
 
 
-def test_strings_written_as_views_are_divided_by_model(tmp_path: Path, database: Database) -> None:
+def test_string_views_are_split_by_model(tmp_path: Path, database: Database) -> None:
     data = columns(embedding_model=["A", "B"] * 3)
     names = ("text", "embedding_model", "initial_prompt", "run")
     views = {name: pa.array(data[name], pa.string_view()) for name in names}
@@ -377,9 +377,7 @@ def times_of_imported(database: Database) -> set[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("migrated", [False, True])
 @pytest.mark.parametrize("layout", [0, 1, 2, 3])
-def test_a_time_that_is_not_known_stands_before_all_others(
-    tmp_path: Path, layout: Any, migrated: bool
-) -> None:
+def test_an_unknown_time_sorts_before_all_others(tmp_path: Path, layout: Any, migrated: bool) -> None:
     spec = FieldSpec(layout=layout, migrated=migrated, times_required=True)
     database = open_database(write_field_file(tmp_path / "field.sqlite", spec).path)
     upgrade(database)
@@ -540,7 +538,7 @@ def test_the_same_key_twice_in_one_file(tmp_path: Path, database: Database) -> N
     assert (summary.n_new_embeddings, summary.n_present, summary.n_differing) == (1, 1, 1)
 
 
-def test_a_model_has_one_dimension_in_all_files_and_the_database(tmp_path: Path, database: Database) -> None:
+def test_a_second_dimension_of_a_model_is_refused(tmp_path: Path, database: Database) -> None:
     first = write(tmp_path / "a.parquet", columns(width=4))
     other_path = write(
         tmp_path / "b.parquet", columns(width=5, run=["third"] * 6, sequence_number=[*range(6)])
@@ -554,7 +552,7 @@ def test_a_model_has_one_dimension_in_all_files_and_the_database(tmp_path: Path,
         import_embeddings([other_path], database)
 
 
-def test_the_model_is_named_once(tmp_path: Path, database: Database) -> None:
+def test_the_model_is_given_by_column_or_option_but_not_both(tmp_path: Path, database: Database) -> None:
     path = write(tmp_path / "a.parquet", columns())
     with pytest.raises(WrongUsage, match="column embedding_model says Model, but model Other was requested"):
         import_embeddings([path], database, model="Other")
@@ -568,7 +566,7 @@ def test_the_model_is_named_once(tmp_path: Path, database: Database) -> None:
         import_embeddings([path], database)
 
 
-def test_files_that_are_none(tmp_path: Path, database: Database) -> None:
+def test_files_of_no_supported_format_are_refused(tmp_path: Path, database: Database) -> None:
     with pytest.raises(MissingPath, match=r"no file .*nowhere\.parquet"):
         import_embeddings([tmp_path / "nowhere.parquet"], database)
     with pytest.raises(MissingPath, match="is a folder"):
@@ -619,7 +617,7 @@ import_embeddings(sys.argv[2:], open_database(sys.argv[1]))
     ("statement", "times"),
     [("INSERT INTO embedding", 1), ("UPDATE run", 1)],
 )
-def test_killed_in_the_middle_the_database_is_as_it_was(
+def test_a_killed_import_leaves_the_database_unchanged(
     tmp_path: Path, database: Database, statement: str, times: int
 ) -> None:
     import_embeddings([write(tmp_path / "a.parquet", columns())], database)
@@ -632,7 +630,7 @@ def test_killed_in_the_middle_the_database_is_as_it_was(
     assert import_embeddings(sample_files()[:1], database).n_new_embeddings == 2400
 
 
-def test_a_full_disk_leaves_the_database_as_it_was(
+def test_a_full_disk_leaves_the_database_unchanged(
     tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from panic_tda.storage import connections

@@ -83,7 +83,7 @@ def test_images_have_no_text_in_any_format(
         (("image", None), ("text", None), "an output of type image is stored at this place, not text"),
     ],
 )
-def test_what_may_be_the_same_output(
+def test_equal_outputs_without_a_text_are_recognised(
     tmp_path: Path,
     database: Database,
     stored: tuple[str, str | None],
@@ -108,7 +108,7 @@ def test_what_may_be_the_same_output(
 
 @pytest.mark.parametrize("why", ["--no-text", "output_type"])
 @pytest.mark.parametrize("batch_rows", [2, 8192])
-def test_files_without_any_text_are_known_by_their_first_usable_vector(
+def test_files_without_texts_are_identified_by_their_first_usable_vector(
     tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch, why: str, batch_rows: int
 ) -> None:
     monkeypatch.setattr(embedding_files, "BATCH_ROWS", batch_rows)

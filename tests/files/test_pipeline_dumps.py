@@ -46,7 +46,7 @@ def database(tmp_path: Path) -> Database:
 # --------------------------------------------------------------------------- what a dump may look like
 
 
-def test_every_type_of_a_column_is_read_alike(tmp_path: Path, database: Database) -> None:
+def test_every_type_of_a_column_is_read_the_same(tmp_path: Path, database: Database) -> None:
     tables = dump_tables()
     import_tables(tmp_path / "dump", tables, database)
     expected = contents(database)
@@ -143,7 +143,7 @@ def test_nanoseconds_are_cut_off(tmp_path: Path, database: Database) -> None:
     assert rows(database, "SELECT DISTINCT started_at FROM embedding") == [("2026-02-12 03:04:05.123456",)]
 
 
-def test_columns_that_may_be_missing(tmp_path: Path, database: Database) -> None:
+def test_optional_columns_may_be_missing(tmp_path: Path, database: Database) -> None:
     tables = dump_tables()
     for table in tables.values():
         for name in ("started_at", "completed_at", "experiment_id", "input_invocation_id"):
@@ -159,7 +159,7 @@ def test_columns_that_may_be_missing(tmp_path: Path, database: Database) -> None
     assert rows(database, "SELECT count(*) FROM experimentconfig WHERE completed_at IS NULL") == [(0,)]
 
 
-def test_without_seeds_runs_have_their_numbers(tmp_path: Path, database: Database) -> None:
+def test_without_seeds_runs_are_numbered(tmp_path: Path, database: Database) -> None:
     tables = dump_tables()
     tables["runs"]["initial_prompt"] = ["a pear"] * 3
     import_tables(tmp_path / "dump", tables, database)
@@ -178,7 +178,7 @@ def test_without_seeds_runs_have_their_numbers(tmp_path: Path, database: Databas
 
 
 @pytest.mark.parametrize("number", [-3, 0, 10**12, None])
-def test_a_number_of_runs_that_cannot_be_lists_no_seeds(
+def test_an_impossible_number_of_runs_lists_no_seeds(
     tmp_path: Path, database: Database, number: int | None
 ) -> None:
     tables = dump_tables()
@@ -219,7 +219,7 @@ def test_an_empty_dump_adds_nothing(tmp_path: Path, database: Database) -> None:
     assert count(database) == (0, 0, 0, 0)
 
 
-def test_a_dump_and_a_file_in_one_call(tmp_path: Path, database: Database) -> None:
+def test_a_dump_and_a_file_can_be_imported_in_one_call(tmp_path: Path, database: Database) -> None:
     file = write_plain(tmp_path / "a.parquet", plain_columns())
     folder = write_dump(tmp_path / "dump", dump_tables())
     summary = import_embeddings([folder, file], database)
@@ -229,7 +229,7 @@ def test_a_dump_and_a_file_in_one_call(tmp_path: Path, database: Database) -> No
     assert count(database) == (2, 5, 66, 96)
 
 
-def test_the_command_takes_folders(tmp_path: Path) -> None:
+def test_the_command_imports_folders(tmp_path: Path) -> None:
     folder, path = write_dump(tmp_path / "dump", dump_tables()), tmp_path / "new.sqlite"
     words = ["import-embeddings", str(folder), "--db", str(path)]
     result = CliRunner().invoke(main, words)
@@ -340,7 +340,7 @@ def test_columns_are_checked_before_a_database_is_made(
         require_files([folder])
 
 
-def test_a_model_has_one_dimension_in_the_dump_and_the_database(tmp_path: Path, database: Database) -> None:
+def test_a_second_dimension_of_a_model_is_refused(tmp_path: Path, database: Database) -> None:
     import_tables(tmp_path / "dump", dump_tables(), database)
     before = contents(database)
     other_tables = dump_tables(DumpSpec(dimensions=5, seed=1, prompts=False))
@@ -350,7 +350,7 @@ def test_a_model_has_one_dimension_in_the_dump_and_the_database(tmp_path: Path, 
     assert contents(database) == before
 
 
-def test_folders_that_are_no_dump(tmp_path: Path, database: Database) -> None:
+def test_folders_that_are_not_a_dump_are_refused(tmp_path: Path, database: Database) -> None:
     folder = write_dump(tmp_path / "dump", dump_tables())
     with pytest.raises(
         WrongUsage, match=r"is a folder that names its models, but model A was requested.*leave out --model"
@@ -394,7 +394,7 @@ def read_patched(folder: Path, seeds: range) -> None:
     print(counts[True], counts[False])  # noqa: T201
 
 
-def test_patched_bytes_never_end_the_process(tmp_path: Path) -> None:
+def test_patched_bytes_never_crash_the_process(tmp_path: Path) -> None:
     folder = write_dump(tmp_path / "dump", dump_tables(replace(SPEC, length=8)), row_group_size=20)
     process = run_python(READ_PATCHED, folder, 0)
     assert process.returncode == 0, process.stderr

@@ -124,7 +124,7 @@ def test_ndjson_gives_the_same_rows(tmp_path: Path, name: str, monkeypatch: pyte
     assert rows_of(tmp_path / "a") == expected_rows(tmp_path)
 
 
-def test_later_lines_of_json_may_hold_what_the_first_lack(tmp_path: Path) -> None:
+def test_later_json_lines_may_add_columns(tmp_path: Path) -> None:
     lines = [
         {"text": "2020-01-01", "vector": [1, 2], "seed": None},
         {"text": "x", "vector": [1.5, 2e-3], "seed": 3, "initial_prompt": "p", "network": ["A"]},
@@ -272,7 +272,7 @@ def test_arrays_of_an_archive_are_columns(tmp_path: Path) -> None:
     )
 
 
-def test_texts_are_lines_too(tmp_path: Path) -> None:
+def test_texts_may_be_read_from_lines_of_a_file(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", VALUES[:3])
     for content in (b"a\n\n\xc3\xa9", b"\xef\xbb\xbfa\r\n\r\n\xc3\xa9\r\n"):
         (tmp_path / "texts.txt").write_bytes(content)
@@ -386,7 +386,7 @@ def test_files_are_streamed(tmp_path: Path, form: str) -> None:
     assert arrow_bytes < 30e6
 
 
-def test_imports_of_all_formats_meet(tmp_path: Path) -> None:
+def test_imports_of_all_formats_share_runs(tmp_path: Path) -> None:
     database = open_database(tmp_path / "new.sqlite", create=True)
     pq.write_table(pa.table({"text": TEXTS, "vector": VALUES.tolist()}), tmp_path / "a.parquet")
     assert import_embeddings([tmp_path / "a.parquet"], database, model="M").n_new_embeddings == 7

@@ -24,7 +24,9 @@ positive = st.floats(1e-4, 1e3)
 
 @settings(deadline=None)
 @given(a=positive, b=positive, growth=st.sampled_from([1.5, 1.9, 2.0]), n_rows=st.integers(1, 10**7))
-def test_a_law_of_this_kind_is_found_again(a: float, b: float, growth: float, n_rows: int) -> None:
+def test_the_coefficients_of_a_planted_law_are_recovered(
+    a: float, b: float, growth: float, n_rows: int
+) -> None:
     def law(n: int) -> float:
         return a * (n / 1e4) + b * (n / 1e4) ** growth
 
@@ -42,23 +44,23 @@ def test_more_rows_never_take_less(taken: list[float], first: int, second: int) 
     assert 0 < fewer <= more * (1 + 1e-9)
 
 
-def test_what_takes_the_same_for_all_numbers_of_rows_goes_on_to() -> None:
+def test_a_constant_time_is_extrapolated_as_constant() -> None:
     assert extrapolate(dict.fromkeys(SIZES, 0.3), 10**6, (0.0, 1.0)) == pytest.approx(0.3)
     law = {n: 0.1 + n / 1e6 for n in SIZES}
     assert extrapolate(law, 10**6, (0.0, 1.0)) == pytest.approx(1.1)
 
 
-def test_what_takes_longer_for_fewer_rows_still_grows_with_them() -> None:
+def test_a_time_that_falls_with_rows_is_extrapolated_as_growing() -> None:
     # A busy moment in the smallest part.
     assert extrapolate({4_000: 3.0, 8_000: 1.0, 16_000: 2.0}, 160_000, (1.0, 2.0)) > 5
 
 
-def test_what_was_not_measured_takes_nothing() -> None:
+def test_phases_that_were_not_measured_take_no_time() -> None:
     assert extrapolate({}, 1_000, (1.0, 2.0)) == 0
     assert extrapolate({100: 0.0}, 1_000, (1.0, 2.0)) == 0
 
 
-def test_all_phases_and_the_start_make_the_time() -> None:
+def test_the_estimate_is_the_sum_of_the_start_and_all_phases() -> None:
     work = {10: {"neighbours": 2.0, "verify": 1.0}, 20: {"neighbours": 4.0}}
     costs = Costs("sklearn", work, {"neighbours": 2.0, "verify": 1.0}, start=0.5)
     # Neighbours take 0.2 s a row on two cores; verify was not there in the larger part, and is linear.
@@ -73,7 +75,9 @@ def rows(n: int, d: int = 16) -> np.ndarray:
 
 
 @pytest.mark.parametrize("backend", ["tiled", "sklearn"])
-def test_parts_of_real_rows_are_fitted_as_all_will_be(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_are_fitted_with_the_parameters_of_all_rows(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parameters = ClusteringParameters(backend=backend, min_samples=7, min_cluster_size=900)
     seen_values = []
     fit = costs.cluster_rows
@@ -116,7 +120,7 @@ def test_all_rows_are_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert costs_of_rows.predict(50) == pytest.approx(0.25 + spent)
 
 
-def test_a_start_that_is_known_is_not_measured_again() -> None:
+def test_a_known_start_time_is_not_measured_again() -> None:
     parameters = ClusteringParameters()
     result = measure(
         rows(50), parameters, choose_placement(parameters, 50, 16), start=0.25, progress=Silent()
@@ -125,7 +129,7 @@ def test_a_start_that_is_known_is_not_measured_again() -> None:
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 9])
-def test_few_rows_are_measured_as_far_as_they_go(n: int) -> None:
+def test_few_rows_are_measured_up_to_their_number(n: int) -> None:
     parameters = ClusteringParameters(min_samples=5)
     result = measure(rows(9)[:n], parameters, choose_placement(parameters, 100, 16), progress=Silent())
     assert all(1 < size <= n for size in result.work)
@@ -141,7 +145,7 @@ def test_copies_of_one_row_are_measured() -> None:
     assert result.predict(64) > 0
 
 
-def test_nothing_is_said_of_clusters_in_parts(caplog: pytest.LogCaptureFixture) -> None:
+def test_measured_fits_log_no_warning_about_rows(caplog: pytest.LogCaptureFixture) -> None:
     parameters = ClusteringParameters(min_samples=40)
     with caplog.at_level(logging.INFO, "panic_tda"):
         measure(rows(200), parameters, choose_placement(parameters, 200, 16), progress=Silent())
@@ -150,7 +154,7 @@ def test_nothing_is_said_of_clusters_in_parts(caplog: pytest.LogCaptureFixture) 
     assert "all 50 rows are outliers" in caplog.text
 
 
-def test_more_is_measured_where_more_works(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_cores_measure_more_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = ClusteringParameters(backend="tiled")
     placement = choose_placement(parameters, 100, 16)
     host, on_device = (

@@ -107,7 +107,7 @@ def test_runs_of_one_length_show_all_their_steps() -> None:
     assert by_step.min() >= 8
 
 
-def test_another_seed_draws_others() -> None:
+def test_another_seed_draws_other_rows() -> None:
     none = np.empty(0, dtype=np.int64)
     samples = {tuple(sample_rows(np.arange(1000), none, n_rows=50, seed=seed)) for seed in range(5)}
     assert len(samples) == 5
@@ -116,7 +116,7 @@ def test_another_seed_draws_others() -> None:
 # --------------------------------------------------------------------------- what is read
 
 
-def test_a_map_has_the_medoids_and_no_more_rows_than_asked_for(clustered: UpgradedFile) -> None:
+def test_a_map_has_the_medoids_and_at_most_the_requested_rows(clustered: UpgradedFile) -> None:
     source = latest(clustered.database)
     with clustered.database.reading() as connection:
         assigned = read_assignments(connection, source.id)
@@ -154,7 +154,7 @@ def test_vectors_come_in_the_order_of_the_ids(
 
 
 @pytest.mark.parametrize("fault", ["NULL", "x'0000'", "x'0102030405'"])
-def test_vectors_that_have_gone_are_named(clustered: UpgradedFile, fault: str) -> None:
+def test_deleted_vectors_are_named(clustered: UpgradedFile, fault: str) -> None:
     with opened(clustered.path) as connection:
         connection.execute(f"UPDATE embedding SET vector = {fault} WHERE id = ?", (ids_of(clustered)[3],))
     with pytest.raises(DatabaseError, match="1 of 180 vectors of Nomic are missing"):
@@ -177,7 +177,7 @@ def test_only_the_rows_of_the_map_are_read(clustered: UpgradedFile) -> None:
     assert all("COVERING" in step for step in plans[finding])
 
 
-def test_columns_have_a_place_for_each_row_of_the_map(clustered: UpgradedFile) -> None:
+def test_columns_have_coordinates_for_each_row_of_the_map(clustered: UpgradedFile) -> None:
     row_map = read_map(clustered.database, latest(clustered.database), n_rows=15)
     columns = columns_of(row_map)
     assert columns.num_rows == 180
@@ -190,13 +190,13 @@ def test_columns_have_a_place_for_each_row_of_the_map(clustered: UpgradedFile) -
 # --------------------------------------------------------------------------- the layout
 
 
-def test_neighbours_stay_neighbours(captions: np.ndarray, laid_out: np.ndarray) -> None:
+def test_neighbours_are_near_each_other_on_the_map(captions: np.ndarray, laid_out: np.ndarray) -> None:
     anywhere = np.random.default_rng(0).random(laid_out.shape)
     assert distinct_neighbours(anywhere, captions) < 0.6
     assert distinct_neighbours(laid_out, captions) > 0.93
 
 
-def test_what_was_compiled_is_kept(laid_out: np.ndarray) -> None:
+def test_compiled_code_is_cached(laid_out: np.ndarray) -> None:
     """Read back or written by this process; a loop that is not kept knows neither."""
     from umap import umap_
 
@@ -210,7 +210,7 @@ def test_the_same_seed_gives_the_same_map(captions: np.ndarray, laid_out: np.nda
     assert not np.array_equal(lay_out(captions, seed=1)[0], laid_out)
 
 
-def test_copies_lie_at_one_place(captions: np.ndarray, laid_out: np.ndarray) -> None:
+def test_copies_have_equal_coordinates(captions: np.ndarray, laid_out: np.ndarray) -> None:
     _, inverse = np.unique(captions, axis=0, return_inverse=True)
     n_distinct = int(inverse.max()) + 1
     assert n_distinct < len(captions)
@@ -221,7 +221,7 @@ def test_copies_lie_at_one_place(captions: np.ndarray, laid_out: np.ndarray) -> 
     np.testing.assert_array_equal(again, np.concatenate([laid_out, laid_out[:100]]))
 
 
-def test_lengths_of_vectors_do_not_count() -> None:
+def test_the_length_of_vectors_does_not_change_the_map() -> None:
     rows = np.random.default_rng(0).standard_normal((NEIGHBOURS, 6)).astype(np.float32)
     np.testing.assert_allclose(lay_out(rows * 4)[0], lay_out(rows)[0], atol=1e-6)
 
@@ -238,14 +238,14 @@ def test_without_umap_it_is_the_principal_components(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (0, 4), (1, 4), (2, 4), (40, 4), (40, 1)])
-def test_little_to_lay_out(shape: tuple[int, int]) -> None:
+def test_maps_of_few_rows_are_computed(shape: tuple[int, int]) -> None:
     for value in (1, 0):
         xy, method = lay_out(np.full(shape, value, dtype=np.float32))
         assert xy.tolist() == [[0.0, 0.0]] * shape[0]
         assert method.startswith("PCA")
 
 
-def test_directions_on_a_line_are_two_places() -> None:
+def test_opposite_directions_have_two_positions() -> None:
     xy, _ = lay_out(np.array([[3.0], [-1.0], [2.0]], dtype=np.float32))
     assert xy[0].tolist() == xy[2].tolist()
     assert abs(xy[1, 0] - xy[0, 0]) == pytest.approx(2)

@@ -86,7 +86,7 @@ def test_the_browser_of_the_environment_opens_the_page(database: Path, tmp_path:
         ({"DISPLAY": ":99"}, ".*browser.*"),
     ],
 )
-def test_without_a_browser_it_says_how_to_see_the_page(
+def test_without_a_browser_the_message_says_how_to_see_the_page(
     database: Path, environment: dict[str, str], reason: str
 ) -> None:
     words = ("report-clustering", "--db", database, "-q", "--open", "-o", "page.html")

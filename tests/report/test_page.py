@@ -65,7 +65,7 @@ def test_a_page_opens_without_a_message_or_a_request(make_page: MakePage, opened
     assert page.asks("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_hostile_texts_are_shown_as_they_are(make_page: MakePage, opened: Open) -> None:
+def test_hostile_texts_are_shown_literally(make_page: MakePage, opened: Open) -> None:
     page = opened(make_page(PAGES["hostile"]))
     assert page.page.title().startswith("<img src=x onerror=alert('model')>")
     texts = " ".join(page.cells("#cluster-rows td.wide"))
@@ -73,7 +73,7 @@ def test_hostile_texts_are_shown_as_they_are(make_page: MakePage, opened: Open) 
     assert max(map(len, page.asks("report.page.texts"))) <= 1000
 
 
-def test_a_text_may_hold_what_ends_a_string_in_c(make_page: MakePage, tmp_path: Path, opened: Open) -> None:
+def test_a_text_may_contain_null_characters(make_page: MakePage, tmp_path: Path, opened: Open) -> None:
     """SQLite keeps a NUL in a text; no file can be imported that has one."""
     database = make_walks(tmp_path, Walk(runs=3, steps=20, places=2))
     with raw(database) as connection:
@@ -89,7 +89,7 @@ def test_a_text_may_hold_what_ends_a_string_in_c(make_page: MakePage, tmp_path: 
     assert page.said == []
 
 
-def test_what_is_missing_is_said(make_page: MakePage, opened: Open) -> None:
+def test_missing_data_are_reported_on_the_page(make_page: MakePage, opened: Open) -> None:
     page = opened(make_page(PAGES["no tree"]))
     assert "no spanning tree" in page.page.locator(".note").first.inner_text()
     for section in ("tree", "density", "sweep"):
@@ -98,7 +98,7 @@ def test_what_is_missing_is_said(make_page: MakePage, opened: Open) -> None:
         )
 
 
-def test_search_sort_and_choice(plain_page: Path, opened: Open) -> None:
+def test_clusters_can_be_searched_sorted_and_chosen(plain_page: Path, opened: Open) -> None:
     page = opened(plain_page)
     labels = "#cluster-rows tr[data-label]"
     n = page.page.locator(labels).count()
@@ -147,7 +147,7 @@ def test_a_point_chooses_its_cluster(plain_page: Path, opened: Open) -> None:
     assert page.said == []
 
 
-def test_of_points_in_one_place_a_member_of_a_cluster_is_pointed_at(plain_page: Path, opened: Open) -> None:
+def test_of_coinciding_points_a_cluster_member_is_picked(plain_page: Path, opened: Open) -> None:
     """Outliers are put where the medoids are: what is pointed at is the cluster all the same."""
     database = open_current(plain_page.parent / "walks.sqlite")
     with database.session() as session:
@@ -214,14 +214,14 @@ def test_the_address_opens_the_same_view(plain_page: Path, opened: Open) -> None
 @pytest.mark.parametrize(
     "fragment", ["#cluster=99999&run=zz", "#view=a,b,c&by=nothing&sort=none&network=77", "#%"]
 )
-def test_an_address_that_means_nothing_opens_the_page(plain_page: Path, opened: Open, fragment: str) -> None:
+def test_an_invalid_address_opens_the_default_view(plain_page: Path, opened: Open, fragment: str) -> None:
     page = opened(plain_page, fragment)
     assert page.said == []
     assert page.chosen("cluster") is None
     assert page.page.locator("#cluster-rows tr[data-label]").count() > 3
 
 
-def test_light_and_dark(plain_page: Path, opened: Open) -> None:
+def test_the_page_has_a_light_and_a_dark_theme(plain_page: Path, opened: Open) -> None:
     ground = "getComputedStyle(document.body).backgroundColor"
     light = opened(plain_page, color_scheme="light")
     dark = opened(plain_page, color_scheme="dark")
@@ -240,7 +240,7 @@ def test_light_and_dark(plain_page: Path, opened: Open) -> None:
     assert dark.asks(pixel) < 200
 
 
-def test_help_and_a_phone(plain_page: Path, opened: Open) -> None:
+def test_the_page_has_help_and_fits_a_phone(plain_page: Path, opened: Open) -> None:
     page = opened(plain_page, has_touch=True)
     page.page.keyboard.press("?")
     assert page.page.locator("#help").is_visible()
@@ -251,7 +251,7 @@ def test_help_and_a_phone(plain_page: Path, opened: Open) -> None:
     assert page.asks("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_nothing_may_be_added_to_the_page(plain_page: Path, opened: Open) -> None:
+def test_the_content_policy_blocks_added_scripts(plain_page: Path, opened: Open) -> None:
     """The policy stops a script, a style and a request, had one got in."""
     page = opened(plain_page)
     assert page.asks(

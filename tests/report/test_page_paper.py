@@ -27,7 +27,7 @@ INK = """selector => {
 CANVASES = ("#map-box .base", "#map-box .over", "#tree-box canvas", "#strips-box canvas")
 
 
-def test_on_paper_all_is_there_and_light(plain_page: Path, opened: Open) -> None:
+def test_a_print_has_everything_in_the_light_theme(plain_page: Path, opened: Open) -> None:
     page = opened(plain_page, "#theme=dark", color_scheme="dark")
     n = page.page.locator("#cluster-rows tr[data-label]").count()
     ground = page.asks("getComputedStyle(document.body).backgroundColor")
@@ -57,7 +57,7 @@ def test_on_paper_all_is_there_and_light(plain_page: Path, opened: Open) -> None
     assert page.said == []
 
 
-def test_a_print_is_drawn_for_paper_at_once(plain_page: Path, opened: Open) -> None:
+def test_printing_redraws_the_page_at_once(plain_page: Path, opened: Open) -> None:
     """Nothing waits for a frame, which a print does not have; what is cleared is cleared in what is below."""
     page = opened(plain_page, "#theme=dark")
     page.asks(

@@ -82,7 +82,7 @@ def test_the_legend_of_the_transitions_says_what_is_drawn(
         assert " Brighter is a larger share" in page.page.locator(caption).inner_text()
 
 
-def test_no_other_word_of_light_and_dark_is_on_the_page(plain_page: Path, opened: Open) -> None:
+def test_the_page_names_no_shade_that_depends_on_the_theme(plain_page: Path, opened: Open) -> None:
     """A colour that is pale on white is dim on black."""
     for scheme, change in (("light", "brighter"), ("dark", "darker")):
         page = opened(plain_page, color_scheme=scheme)
@@ -105,7 +105,7 @@ def made_one_after_another(folder: Path, shared: int) -> Path:
     return database
 
 
-def test_runs_are_told_apart(tmp_path: Path, no_umap: None, opened: Open) -> None:
+def test_runs_have_different_names(tmp_path: Path, no_umap: None, opened: Open) -> None:
     """Ids that were made one after another begin alike: their names are as long as it takes."""
     database = made_one_after_another(tmp_path, 9)
     page = opened(tmp_path / "page.html")
@@ -120,7 +120,7 @@ def test_runs_are_told_apart(tmp_path: Path, no_umap: None, opened: Open) -> Non
     assert [step["run_id"] for step in run] == [ids[7]]
 
 
-def test_names_of_runs_have_room(tmp_path: Path, no_umap: None, opened: Open) -> None:
+def test_names_of_runs_are_not_cut(tmp_path: Path, no_umap: None, opened: Open) -> None:
     """The strips begin to the right of the names, also where it takes whole ids to tell runs apart."""
     made_one_after_another(tmp_path, 31)
     page = opened(tmp_path / "page.html")
@@ -138,7 +138,7 @@ def test_names_of_runs_have_room(tmp_path: Path, no_umap: None, opened: Open) ->
 
 
 @pytest.mark.parametrize("name", INHERITED)
-def test_names_that_every_object_has_mean_nothing(plain_page: Path, opened: Open, name: str) -> None:
+def test_names_of_object_properties_are_ordinary_keys(plain_page: Path, opened: Open, name: str) -> None:
     fragment = "#" + "&".join([f"{name}={name}", *(f"{key}={name}" for key in BY_NAME)])
     page, plain = opened(plain_page, fragment), opened(plain_page)
     assert page.said == []
@@ -165,7 +165,7 @@ def test_names_that_every_object_has_mean_nothing(plain_page: Path, opened: Open
 @pytest.mark.parametrize(
     "fragment", ["#network=77", "#prompt=-1", "#network=1e0", "#prompt=0.5", "#order=none"]
 )
-def test_a_filter_that_there_is_not_hides_no_run(plain_page: Path, opened: Open, fragment: str) -> None:
+def test_an_unknown_filter_hides_no_run(plain_page: Path, opened: Open, fragment: str) -> None:
     assert opened(plain_page, fragment).page.locator("#run-count").inner_text() == "8 runs"
 
 
@@ -200,7 +200,7 @@ def test_copied_numbers_stay_numbers(plain_page: Path, opened: Open) -> None:
         ('it\'s "quoted" `here`', "walks & more.sqlite"),
     ],
 )
-def test_commands_on_the_page_may_be_pasted(
+def test_commands_on_the_page_can_be_pasted(
     tmp_path: Path, no_umap: None, model: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = make_walks(tmp_path, Walk(runs=3, steps=20, places=2, model=model)).rename(tmp_path / name)
@@ -238,7 +238,9 @@ def test_commands_on_the_page_may_be_pasted(
         (("--min-cluster-size", "40", "--min-samples", "40", "--epsilon", "0"), "of 320 rows"),
     ],
 )
-def test_the_headline_warns_first(tmp_path: Path, no_umap: None, options: tuple[str, ...], text: str) -> None:
+def test_warnings_come_first_in_the_headline(
+    tmp_path: Path, no_umap: None, options: tuple[str, ...], text: str
+) -> None:
     noise = 3.0 if "200" in options or "40" in options else 0.1
     database = make_walks(tmp_path, Walk(noise=noise, options=(*options, "-q")))
     run_command("report-clustering", "--db", database, "-o", tmp_path / "page.html", "-q")
@@ -249,6 +251,6 @@ def test_the_headline_warns_first(tmp_path: Path, no_umap: None, options: tuple[
     assert text in headline
 
 
-def test_a_sound_clustering_is_not_doubted(plain_page: Path) -> None:
+def test_a_sound_clustering_has_no_warning(plain_page: Path) -> None:
     (headline,) = re.findall("<h1>(.*?)</h1>", plain_page.read_text(encoding="utf-8"))
     assert headline.startswith("Of 320 texts of 8 runs, ")

@@ -46,7 +46,7 @@ def test_rows_are_found_by_keys_of_one_column_or_two(
         assert list(select_by_keys(connection, "invocation", ("id",), {"id": []})) == []
 
 
-def test_look_ups_leave_nothing_to_the_garbage_collector(database: Database) -> None:
+def test_look_ups_leave_no_reference_cycles(database: Database) -> None:
     with database.reading() as connection:
         gc.collect()
         gc.disable()

@@ -28,7 +28,7 @@ def save_one(file: UpgradedFile) -> ClusteringSummary:
 
 
 @pytest.mark.both_engines
-def test_parts_are_what_the_functions_read(upgraded: MakeFile) -> None:
+def test_parts_equal_what_the_functions_read(upgraded: MakeFile) -> None:
     file = upgraded()
     summary = save_one(file)
     first, second = list[RunTexts](), list[RunTexts]()

@@ -107,7 +107,7 @@ def test_texts_of_medoids_that_begin_with_a_null_character_are_whole(
 
 
 @pytest.mark.both_engines
-def test_a_batch_ends_where_its_bytes_do(upgraded: MakeFile) -> None:
+def test_a_batch_is_bounded_by_bytes(upgraded: MakeFile) -> None:
     database = upgraded(FieldSpec()).database
     query = sa.select(Invocation.sequence_number, Invocation.output_text).where(
         Invocation.output_text.is_not(None)

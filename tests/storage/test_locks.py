@@ -62,7 +62,7 @@ def started(file: UpgradedFile, command: list[str]) -> AbstractContextManager[su
         (["list-clusterings"], ["PRAGMA journal_mode = DELETE", "BEGIN EXCLUSIVE"]),
     ],
 )
-def test_who_waits_for_a_lock_says_so_and_stops_at_a_signal(
+def test_waiting_for_a_lock_is_logged_and_stops_at_a_signal(
     upgraded: MakeFile, command: list[str], lock: list[str], number: signal.Signals, code: int
 ) -> None:
     file = upgraded()
@@ -73,7 +73,7 @@ def test_who_waits_for_a_lock_says_so_and_stops_at_a_signal(
         assert connection.in_transaction
 
 
-def test_a_lock_that_is_let_go_costs_nothing(upgraded: MakeFile) -> None:
+def test_a_released_lock_lets_the_command_succeed(upgraded: MakeFile) -> None:
     file = upgraded()
     lock = hold_lock(file.path, "PRAGMA locking_mode = EXCLUSIVE", "BEGIN IMMEDIATE")
     with lock as connection, started(file, [*COMMAND, "cluster-embeddings"]) as process:
@@ -85,7 +85,7 @@ def test_a_lock_that_is_let_go_costs_nothing(upgraded: MakeFile) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_result_whose_saving_waits_is_kept_at_a_signal(
+def test_a_signal_while_waiting_to_save_makes_the_result_a_pending_file(
     upgraded: MakeFile, number: signal.Signals, code: int
 ) -> None:
     file = upgraded()

@@ -64,7 +64,7 @@ def assert_is_graph(actual: SpanningTree | None, expected: SpanningTree | None) 
 
 
 @pytest.mark.parametrize("part_bytes", [100, 1000, trees.PART_BYTES])
-def test_lists_come_back_as_they_were(
+def test_lists_are_read_back_unchanged(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, part_bytes: int
 ) -> None:
     monkeypatch.setattr(trees, "PART_BYTES", part_bytes)
@@ -163,7 +163,7 @@ FORGERIES: dict[str, tuple[Callable[[SpanningTree, NeighbourLists], SpanningTree
 
 
 @pytest.mark.parametrize("name", FORGERIES)
-def test_lists_that_mean_nothing_are_refused_found_and_removed(upgraded: MakeFile, name: str) -> None:
+def test_invalid_lists_are_refused_found_and_removed(upgraded: MakeFile, name: str) -> None:
     forge, fault = FORGERIES[name]
     file = upgraded()
     finished = with_graph(ids_of(file))

@@ -129,7 +129,7 @@ def use_everything(file: UpgradedFile, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_no_query_goes_through_rows(upgraded: MakeFile, tmp_path: Path, spec: FieldSpec) -> None:
+def test_no_query_scans_rows(upgraded: MakeFile, tmp_path: Path, spec: FieldSpec) -> None:
     file = upgraded(spec)
     with statements() as executed:
         use_everything(file, tmp_path)
@@ -214,7 +214,7 @@ def test_the_invocations_of_a_clustering_are_in_indexes(upgraded: MakeFile, spec
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_origins_merges_stability_and_divergence_read_no_rows_but_their_own(
+def test_origins_merges_stability_and_divergence_read_only_their_own_rows(
     upgraded: MakeFile, spec: FieldSpec
 ) -> None:
     database, facts = upgraded(spec)

@@ -37,7 +37,7 @@ def delete_embeddings(file: UpgradedFile, ids: list[str]) -> None:
         connection.executemany("DELETE FROM embedding WHERE id = ?", [(identity,) for identity in ids])
 
 
-def test_saving_puts_it_into_the_database_and_removes_the_file(upgraded: MakeFile) -> None:
+def test_saving_stores_the_result_and_removes_the_file(upgraded: MakeFile) -> None:
     file = upgraded()
     first, second = make_finished(ids_of(file)), make_finished(ids_of(file, "STSBMpnet"), model="STSBMpnet")
     paths = [pending.write_pending(file.database, finished) for finished in (first, second)]
@@ -55,7 +55,7 @@ def test_saving_puts_it_into_the_database_and_removes_the_file(upgraded: MakeFil
     assert save_pending(file.database) == []
 
 
-def test_what_is_saved_already_is_not_saved_twice(upgraded: MakeFile) -> None:
+def test_a_result_that_is_stored_already_is_not_saved_twice(upgraded: MakeFile) -> None:
     # Killed between the commit and the removal of the file.
     file = upgraded()
     finished = make_finished(ids_of(file))
@@ -98,7 +98,7 @@ def unit_rows(file: UpgradedFile, finished: FinishedClustering) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_lost_medoid_is_found_anew_among_those_that_are_left(upgraded: MakeFile, seed: int) -> None:
+def test_a_deleted_medoid_is_replaced_by_the_best_remaining_member(upgraded: MakeFile, seed: int) -> None:
     file = upgraded(FieldSpec(duplicates=0.4, seed=seed))
     finished = make_finished(ids_of(file), seed=seed)
     pending.write_pending(file.database, finished)
@@ -118,7 +118,7 @@ def test_a_lost_medoid_is_found_anew_among_those_that_are_left(upgraded: MakeFil
     }
 
 
-def test_a_cluster_that_lost_everything_is_left_out(upgraded: MakeFile) -> None:
+def test_a_cluster_without_remaining_members_is_left_out(upgraded: MakeFile) -> None:
     file = upgraded()
     finished = make_finished(ids_of(file))
     pending.write_pending(file.database, finished)
@@ -169,7 +169,7 @@ KINDS = ("empty", "half", "tail missing", "text", "folder", "other metadata", "n
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_file_is_refused_and_stays_and_costs_no_other(upgraded: MakeFile, kind: str) -> None:
+def test_a_damaged_file_is_refused_kept_and_does_not_block_others(upgraded: MakeFile, kind: str) -> None:
     file = upgraded()
     paths = [
         pending.write_pending(file.database, replace(make_finished(ids_of(file)), id=UUID(int=number)))
@@ -195,13 +195,13 @@ def test_another_arrow_file_is_refused(upgraded: MakeFile, tmp_path: Path) -> No
     assert path.exists()
 
 
-def test_a_file_that_is_not_there(upgraded: MakeFile, tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(upgraded: MakeFile, tmp_path: Path) -> None:
     with pytest.raises(MissingPath, match=r"no file at .*nowhere\.arrow"):
         save_pending(upgraded().database, [tmp_path / "nowhere.arrow"])
 
 
 @pytest.mark.sqlite_only("its triggers")
-def test_when_it_cannot_be_saved_now_either_the_file_stays(upgraded: MakeFile) -> None:
+def test_the_file_stays_if_saving_fails_again(upgraded: MakeFile) -> None:
     file = upgraded()
     path = pending.write_pending(file.database, make_finished(ids_of(file)))
     with file.opened() as connection:
@@ -232,7 +232,7 @@ def spoil(file: UpgradedFile, identity: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing", "short", "zero", "infinite"])
-def test_a_vector_that_is_none_fails_its_file_alone(upgraded: MakeFile, kind: str) -> None:
+def test_an_invalid_vector_fails_its_file_only(upgraded: MakeFile, kind: str) -> None:
     # NumPy's ValueError left the loop, and the files behind this one unsaved.
     file = upgraded()
     first, second = make_finished(ids_of(file)), make_finished(ids_of(file, "STSBMpnet"), model="STSBMpnet")
@@ -248,9 +248,7 @@ def test_a_vector_that_is_none_fails_its_file_alone(upgraded: MakeFile, kind: st
         assert [clustering.id for clustering in list_clusterings(session)] == [second.id]
 
 
-def test_what_nobody_had_thought_of_fails_its_file_alone(
-    upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unexpected_error_fails_its_file_only(upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch) -> None:
     file = upgraded()
     paths = [
         pending.write_pending(file.database, replace(make_finished(ids_of(file)), id=UUID(int=number)))
@@ -270,7 +268,7 @@ def test_what_nobody_had_thought_of_fails_its_file_alone(
     assert [path.exists() for path in paths] == [True, False]
 
 
-def test_what_goes_between_reading_and_saving_is_left_out_too(
+def test_rows_deleted_between_reading_and_saving_are_left_out_too(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The database is not locked while medoids are found anew: whoever deletes meanwhile need not wait."""
@@ -296,9 +294,7 @@ def test_what_goes_between_reading_and_saving_is_left_out_too(
     }
 
 
-def test_how_many_are_missing_is_said_before_they_are_left_out(
-    upgraded: MakeFile, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_number_of_missing_rows_is_logged(upgraded: MakeFile, caplog: pytest.LogCaptureFixture) -> None:
     # Of ids that were one character too short and one too long in one batch, 7 of 25 "had gone since".
     file = upgraded()
     finished = make_finished(ids_of(file))
@@ -320,7 +316,7 @@ def test_how_many_are_missing_is_said_before_they_are_left_out(
 
 
 @pytest.mark.sqlite_only("columns of any length")
-def test_ids_are_compared_whole(upgraded: MakeFile) -> None:
+def test_ids_are_compared_completely(upgraded: MakeFile) -> None:
     file = upgraded()
     finished = make_finished(ids_of(file))
     pending.write_pending(file.database, finished)
@@ -362,7 +358,7 @@ def save_state(root: Path, identity: str, **parameters: Any) -> Checkpoint:
 
 
 @pytest.mark.sqlite_only("the folder beside its file")
-def test_the_states_of_a_saved_clustering_alone_go_with_its_file(upgraded: MakeFile) -> None:
+def test_only_the_states_of_the_saved_clustering_are_removed(upgraded: MakeFile) -> None:
     """States of the same embeddings went for all parameters: hours of another fit began anew."""
     file = upgraded()
     finished = make_finished(ids_of(file))
@@ -395,7 +391,7 @@ def test_a_saved_cut_of_an_earlier_tree_removes_no_state(upgraded: MakeFile) -> 
     assert state.load("finished-tree") is not None
 
 
-def test_a_file_that_cannot_be_removed_is_saved_all_the_same(
+def test_a_file_that_cannot_be_removed_is_saved_anyway(
     upgraded: MakeFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = upgraded()
@@ -453,7 +449,7 @@ def test_a_link_or_a_fifo_is_not_saved(upgraded: MakeFile, kind: str) -> None:
     assert target.exists()
 
 
-def test_no_flipped_bit_of_a_kept_result_is_saved(upgraded: MakeFile) -> None:
+def test_no_pending_file_with_a_flipped_bit_is_saved(upgraded: MakeFile) -> None:
     file = upgraded()
     path = pending.write_pending(file.database, make_finished(ids_of(file)))
     content, before = path.read_bytes(), file.snapshot()
@@ -488,7 +484,7 @@ def test_a_result_of_a_copy_with_the_same_rows_is_not_saved_into_the_other(
 
 
 @pytest.mark.sqlite_only("a file that moves")
-def test_a_database_that_was_moved_takes_its_results(upgraded: MakeFile, tmp_path: Path) -> None:
+def test_a_moved_database_accepts_its_pending_results(upgraded: MakeFile, tmp_path: Path) -> None:
     file = upgraded()
     path = pending.write_pending(file.database, make_finished(ids_of(file)))
     (tmp_path / "elsewhere").mkdir()
@@ -510,7 +506,7 @@ def as_written_before(path: Path) -> None:
         writer.write_table(table)
 
 
-def test_files_of_earlier_versions_are_saved_where_it_is_clear_into_which_database(
+def test_files_of_earlier_versions_are_saved_if_their_database_is_certain(
     upgraded: MakeFile, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Beside an SQLite file it is; on a server the user has to name the file."""

@@ -91,7 +91,7 @@ def test_a_model_that_embeds_few_runs_is_found(upgraded: MakeFile) -> None:
     assert (len(sample.vectors), sample.n_runs) == (6, 1)
 
 
-def test_nothing_is_a_row_sample_of_nothing(upgraded: MakeFile) -> None:
+def test_a_row_sample_of_no_rows_is_empty(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(text_models=("Nomic",), nan_vectors=40, runs=4, length=20))
     sample = row_sample(file, "Nomic", 1, 100)
     assert (sample.vectors.shape, sample.n_runs) == ((0, 8), 0)

@@ -58,7 +58,7 @@ def test_a_table_that_another_process_locks_is_waited_for_until_the_limit(
     assert lines == [f"{database}: {WAITING}"]
 
 
-def test_a_long_query_is_no_wait(
+def test_a_long_query_does_not_count_as_waiting(
     url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -112,7 +112,7 @@ def silent_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def test_a_server_that_never_answers_is_given_up(
+def test_a_server_that_never_answers_is_an_error_after_the_limit(
     silent_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -163,7 +163,7 @@ def test_texts_are_utf8_whatever_the_environment_says(filled: str, monkeypatch: 
         assert connection.exec_driver_sql("SELECT '風船'").scalar() == "風船"
 
 
-def test_limits_of_the_url_stay(url: str) -> None:
+def test_limits_in_the_url_are_kept(url: str) -> None:
     with open_database(f"{url}?options=-clock_timeout%3D7s").reading() as connection:
         assert connection.exec_driver_sql("SHOW lock_timeout").scalar() == "7s"
     with open_database(url).reading() as connection:

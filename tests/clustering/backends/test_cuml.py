@@ -39,7 +39,7 @@ from tests.strict_arrays import StrictArray
 # Translation.
 
 
-def test_brute_force_is_asked_for_by_default() -> None:
+def test_brute_force_is_the_default_graph() -> None:
     arguments = cuml_arguments(1_000, options(12))
     assert arguments["build_algo"] == "brute_force"
     assert (arguments["metric"], arguments["alpha"]) == ("euclidean", 1.0)
@@ -50,14 +50,14 @@ def test_cuml_does_not_count_the_row_itself() -> None:
     assert [cuml_arguments(5_000, options(k))["min_samples"] for k in (2, 12, 1_024)] == [1, 11, 1_023]
 
 
-def test_cumls_labels_are_made_to_cost_nothing() -> None:
+def test_labels_of_cuml_are_not_computed() -> None:
     arguments = cuml_arguments(1_000, options(12))
     assert arguments["min_cluster_size"] == 1_000
     assert arguments["allow_single_cluster"] is False
     assert arguments["cluster_selection_epsilon"] == 0
 
 
-def test_the_installed_cuml_knows_every_argument_and_what_is_read_of_it() -> None:
+def test_the_installed_cuml_has_every_argument_and_attribute_used() -> None:
     pytest.importorskip("cuml", reason="needs cuML: pip install '.[cuda13]'")
     from cuml.cluster.hdbscan import hdbscan as installed
 
@@ -101,13 +101,13 @@ def test_cuml_is_looked_for_without_being_imported(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("k", [1, 1_025])
-def test_min_samples_beyond_what_cuml_takes(k: int) -> None:
+def test_min_samples_above_the_limit_of_cuml_is_refused(k: int) -> None:
     message = refusal(10_000, 8, options(k))
     for part in ("backend cuml", "from 2 to 1,024", f"got {k:,}", "--backend tiled", "--min-samples"):
         assert part in message
 
 
-def test_the_estimate_is_the_stated_one() -> None:
+def test_the_memory_estimate_matches_the_documented_formula() -> None:
     n, d, k = 1_100_000, 768, 64
     assert estimate_bytes(n, d, k) == 72 * n + 140 * n * k + 4 * n * d
 
@@ -135,7 +135,7 @@ def test_too_much_for_the_device_says_what_would_fit(n: int) -> None:
 
 
 @pytest.mark.usefixtures("device")
-def test_no_min_samples_is_advised_where_none_would_do() -> None:
+def test_no_min_samples_is_suggested_if_none_fits() -> None:
     message = refusal(30_000_000, 768, options(2))
     assert "--min-samples" not in message
     assert "--downsample 4" in message
@@ -169,7 +169,7 @@ def test_a_command_that_cannot_run_here_fails_with_one_line(upgraded: MakeFile) 
 
 
 @pytest.mark.usefixtures("no_device")
-def test_auto_runs_anyway_and_says_why_in_one_line(upgraded: MakeFile) -> None:
+def test_auto_runs_another_backend_and_logs_one_reason(upgraded: MakeFile) -> None:
     backends.log_once.cache_clear()
     result = run(upgraded(), "--json")
     assert result.exit_code == 0
@@ -177,13 +177,13 @@ def test_auto_runs_anyway_and_says_why_in_one_line(upgraded: MakeFile) -> None:
     assert len(re.findall("no CUDA device is used: CuPy is not installed", result.stderr)) == 1
 
 
-def test_what_contradicts_itself_is_wrong_usage(upgraded: MakeFile) -> None:
+def test_contradicting_options_are_wrong_usage(upgraded: MakeFile) -> None:
     result = run(upgraded(), "--exact", "--backend", "cuml")
     assert result.exit_code == 2
     assert "backend cuml is not exact" in result.stderr
 
 
-def test_exact_takes_tiled_at_any_size(upgraded: MakeFile) -> None:
+def test_exact_uses_tiled_at_any_size(upgraded: MakeFile) -> None:
     result = run(upgraded(), "--exact", "--json")
     assert result.exit_code == 0
     assert {outcome["backend"] for outcome in json.loads(result.stdout)["results"]} == {"tiled"}
@@ -234,7 +234,7 @@ def more_backends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("more_backends")
-def test_the_share_is_stored_and_shown(upgraded: MakeFile) -> None:
+def test_the_share_of_improving_edges_is_stored_and_shown(upgraded: MakeFile) -> None:
     from panic_tda.cli.rendering import clusterings as rendering
 
     file = upgraded(FieldSpec(text_models=("Nomic",)))
@@ -262,7 +262,7 @@ def test_exact_clusterings_have_no_share() -> None:
 
 
 @pytest.mark.usefixtures("more_backends", "device")
-def test_an_exhausted_device_costs_its_model_alone(upgraded: MakeFile) -> None:
+def test_a_device_out_of_memory_fails_its_model_only(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(text_models=("A", "B", "C")))
     outcomes = panic_tda.cluster_all_data(file.database, parameters=ClusteringParameters(backend="exhausted"))
     assert [outcome.status for outcome in outcomes] == [FAILED, CLUSTERED, CLUSTERED]
@@ -287,7 +287,7 @@ def test_an_exhausted_device_costs_its_model_alone(upgraded: MakeFile) -> None:
 
 
 @pytest.mark.usefixtures("more_backends", "device")
-def test_an_exhausted_device_leaves_the_database_as_it_was(upgraded: MakeFile) -> None:
+def test_a_device_out_of_memory_leaves_the_database_unchanged(upgraded: MakeFile) -> None:
     file = upgraded(FieldSpec(text_models=("A",)))
     before = snapshot(file.path)
     (outcome,) = panic_tda.cluster_all_data(
@@ -306,7 +306,7 @@ def test_an_exhausted_device_leaves_the_database_as_it_was(upgraded: MakeFile) -
         (RuntimeError("Multiple components found in MST or MST is invalid."), False),
     ],
 )
-def test_what_counts_as_an_exhausted_device(error: Exception, is_one: bool) -> None:
+def test_errors_that_mean_out_of_memory_are_recognised(error: Exception, is_one: bool) -> None:
     assert cuml._is_out_of_memory(error) is is_one
 
 
@@ -349,7 +349,7 @@ def fit_stand_in(
 
 @pytest.mark.parametrize("k", [2, 5, 80])
 @pytest.mark.parametrize("name", ["blobs", "near copies", "copies", "lattice"])
-def test_the_tree_is_handed_on_unchanged(monkeypatch: pytest.MonkeyPatch, name: str, k: int) -> None:
+def test_the_tree_of_cuml_is_returned_unchanged(monkeypatch: pytest.MonkeyPatch, name: str, k: int) -> None:
     rows = ROWS[name]
     k = min(k, len(rows))
     tree = fit_stand_in(monkeypatch, Estimator, rows, options(k))
@@ -368,7 +368,9 @@ def test_the_tree_is_handed_on_unchanged(monkeypatch: pytest.MonkeyPatch, name: 
 
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("error", [MemoryError("std::bad_alloc"), RuntimeError("out_of_memory: RMM failure")])
-def test_no_room_at_fit_is_told_with_numbers(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_an_out_of_memory_error_of_fit_has_the_sizes(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     monkeypatch.setattr(Full, "error", error, raising=False)
     with pytest.raises(DeviceOutOfMemory) as caught:
         fit_stand_in(monkeypatch, Full, ROWS["blobs"], options(20))
@@ -377,7 +379,7 @@ def test_no_room_at_fit_is_told_with_numbers(monkeypatch: pytest.MonkeyPatch, er
 
 
 @pytest.mark.usefixtures("device")
-def test_other_faults_of_cuml_pass_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_of_cuml_are_not_translated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Full, "error", RuntimeError("cudaErrorIllegalAddress"), raising=False)
     with pytest.raises(RuntimeError, match="cudaErrorIllegalAddress"):
         fit_stand_in(monkeypatch, Full, ROWS["blobs"], options(20))
@@ -509,13 +511,13 @@ def test_separated_data_give_the_exact_partition() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("real_device")
-def test_auto_takes_tiled_on_a_device() -> None:
+def test_auto_uses_tiled_on_a_device() -> None:
     rows, _ = separated(3_000)
     assert hdbscan(rows).record.backend == "tiled"
     assert hdbscan(rows, exact=True).record.backend == "tiled"
 
 
-def test_cupy_keeps_its_pool() -> None:
+def test_the_memory_pool_of_cupy_is_kept() -> None:
     pytest.importorskip("cuml", reason="needs cuML: pip install '.[cuda13]'")
     # In a process of its own: cuML takes the pool away at its first import.
     process = run_python(
@@ -531,7 +533,7 @@ def test_cupy_keeps_its_pool() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("real_device")
-def test_a_device_without_room_is_told_with_numbers() -> None:
+def test_a_full_device_is_an_error_with_the_sizes() -> None:
     import rmm.mr
 
     rows, _ = separated(50_000)
@@ -549,6 +551,6 @@ def test_a_device_without_room_is_told_with_numbers() -> None:
     assert tree.height.min() >= FLOOR
 
 
-def test_parameters_refuse_what_contradicts_itself() -> None:
+def test_contradicting_parameters_are_refused() -> None:
     with pytest.raises(InvalidParameter, match="backend cuml is not exact"):
         ClusteringParameters(backend="cuml", exact=True)

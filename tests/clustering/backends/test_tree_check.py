@@ -83,7 +83,7 @@ def oracle(rows: np.ndarray, tree: SpanningTree, margin: float) -> np.ndarray:
 
 @pytest.mark.parametrize("n_sampled", [7, 2_048])
 @pytest.mark.parametrize("name", ["blobs", "noise in 768 dimensions", "chain", "near copies"])
-def test_an_exact_tree_has_no_lighter_edge(name: str, n_sampled: int) -> None:
+def test_an_exact_tree_has_no_improving_edge(name: str, n_sampled: int) -> None:
     rows = np.unique(ROWS[name], axis=0)
     sample = sample_improving_edges(
         rows, exact_tree(rows), distance_floor=FLOOR, n_sampled=n_sampled, margin=1e-12
@@ -115,7 +115,7 @@ def test_a_sample_has_its_own_share(monkeypatch: pytest.MonkeyPatch, n_sampled: 
         assert (sample.share, sample.sample) == (expected, n_sampled)
 
 
-def test_one_heavy_link_shows_in_the_rows_behind_it() -> None:
+def test_one_heavy_edge_is_found_in_the_rows_behind_it() -> None:
     rows = clusters()
     tree = exact_tree(rows)
     heaviest = int(np.argmax(tree.height))
@@ -127,7 +127,7 @@ def test_one_heavy_link_shows_in_the_rows_behind_it() -> None:
     assert sample_improving_edges(rows, wrong, distance_floor=FLOOR, margin=1e-9).share == expected.mean()
 
 
-def test_rounding_to_float32_makes_no_row_count() -> None:
+def test_rounding_to_float32_counts_no_row() -> None:
     for name in ("blobs", "noise in 768 dimensions"):
         tree = exact_tree(ROWS[name])
         assert tree.core_distances is not None
@@ -142,14 +142,14 @@ def test_rounding_to_float32_makes_no_row_count() -> None:
         assert sample_improving_edges(ROWS[name], rounded, distance_floor=FLOOR, margin=0).share > 0
 
 
-def test_distances_below_the_floor_are_no_lighter() -> None:
+def test_distances_below_the_floor_are_not_improving() -> None:
     rows = np.unique(ROWS["near copies"], axis=0)
     tree = replace(exact_tree(rows), height=np.full(len(rows) - 1, 2.0))
     assert sample_improving_edges(rows, tree, distance_floor=2.0).share == 0
     assert sample_improving_edges(rows, tree, distance_floor=FLOOR).share == 1
 
 
-def test_two_rows() -> None:
+def test_a_tree_of_two_rows_is_checked() -> None:
     rows = ROWS["two rows"]
     tree = SpanningTree(np.array([0]), np.array([1]), np.array([1.9]), core_distances=np.zeros(2))
     assert sample_improving_edges(rows, tree, distance_floor=FLOOR).share == 1
@@ -161,7 +161,7 @@ def test_two_rows() -> None:
 @pytest.mark.parametrize(
     "place", ["stand-in", pytest.param("device", marks=pytest.mark.gpu)], ids=["stand-in", "device"]
 )
-def test_device_memory_gives_the_same(place: str) -> None:
+def test_the_result_is_the_same_on_a_device(place: str) -> None:
     rows = clusters()
     tree = neighbour_graph_tree(rows)
     there: Any = strict_arrays.namespace.asarray(rows)
@@ -183,7 +183,7 @@ def test_core_distances_are_needed() -> None:
         )
 
 
-def test_the_work_is_told() -> None:
+def test_progress_is_reported() -> None:
     rows, recorder = clusters(), Recorder()
     sample_improving_edges(rows, exact_tree(rows), distance_floor=FLOOR, n_sampled=10, progress=recorder)
     ((_, total, steps),) = recorder.phases

@@ -23,7 +23,7 @@ def weights_to(rows: np.ndarray, cores: np.ndarray, leader: np.ndarray, asking: 
 
 
 @pytest.mark.parametrize("n_axes", [0, 8])
-def test_where_all_panels_are_asked_the_nearest_row_is_found(n_axes: int) -> None:
+def test_the_nearest_row_is_found_if_all_panels_are_searched(n_axes: int) -> None:
     rng = np.random.default_rng(0)
     rows = unit(anisotropic(rng, 8 * 64 - 5, 200))
     cores, leader = np.zeros(len(rows)), rng.integers(0, 3, len(rows))
@@ -62,7 +62,7 @@ def test_components_of_any_size_are_joined(sizes: tuple[int, ...]) -> None:
         joined[joined == joined[a]] = joined[b]
 
 
-def test_a_component_that_fills_whole_panels_asks_the_others() -> None:
+def test_a_component_that_fills_its_panels_searches_the_others() -> None:
     """Panels that hold the asking component alone are passed over, however similar they are."""
     rng = np.random.default_rng(2)
     near = np.ones(16) + 0.01 * rng.standard_normal((20 * 64, 16))

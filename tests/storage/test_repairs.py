@@ -54,7 +54,7 @@ def rows_of(path: Path, table: str = "embedding") -> set[Any]:
     return {row[name] for row in read_tables(path)[table]}
 
 
-def test_exact_copies_go_and_the_oldest_stays(upgraded: MakeFile) -> None:
+def test_of_exact_copies_the_oldest_stays(upgraded: MakeFile) -> None:
     file = upgraded()
     first, two, three, four, five = ids_of(file)[:5]
     early, late, none = "'2020-01-01 00:00:00'", "'2030-01-01 00:00:00'", "NULL"
@@ -85,7 +85,7 @@ def test_exact_copies_go_and_the_oldest_stays(upgraded: MakeFile) -> None:
     assert mend(file.path)["duplicate_embedding"] == (0, 3, 0)
 
 
-def test_what_a_clustering_names_stays(upgraded: MakeFile) -> None:
+def test_rows_that_a_clustering_refers_to_stay(upgraded: MakeFile) -> None:
     file = upgraded()
     ids = ids_of(file)
     copies = [f"{number:032x}" for number in range(40)]
@@ -136,7 +136,7 @@ def broken(undamaged: Path, path: Path) -> Path:
     return path
 
 
-def test_each_kind_is_mended_alone(undamaged: Path, tmp_path: Path) -> None:
+def test_each_kind_is_repaired_alone(undamaged: Path, tmp_path: Path) -> None:
     path = broken(undamaged, tmp_path / "field.sqlite")
     embeddings = rows_of(path)
     findings = found_in(path)
@@ -165,7 +165,7 @@ def test_each_kind_is_mended_alone(undamaged: Path, tmp_path: Path) -> None:
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=st.lists(changes, max_size=10))
-def test_mending_loses_nothing_that_is_whole(
+def test_repairs_delete_no_sound_row(
     undamaged: Path, tmp_path: Path, drawn: list[tuple[str, int, Any]]
 ) -> None:
     path = tmp_path / "damaged.sqlite"
@@ -197,7 +197,7 @@ def test_mending_loses_nothing_that_is_whole(
     assert set(left.get("duplicate_embedding", [])) <= set(wrong.get("duplicate_embedding", []))
 
 
-def test_what_was_planned_is_looked_at_again(undamaged: Path, tmp_path: Path) -> None:
+def test_planned_repairs_are_checked_again(undamaged: Path, tmp_path: Path) -> None:
     path = broken(undamaged, tmp_path / "field.sqlite")
     database = open_database(path)
     planned = plan_repairs(database)
@@ -228,7 +228,7 @@ def test_what_was_planned_is_looked_at_again(undamaged: Path, tmp_path: Path) ->
     assert findings["broken_clustering"][1] == "result_key 11"
 
 
-def test_what_cannot_be_mended_is_refused(upgraded: MakeFile, tmp_path: Path) -> None:
+def test_kinds_without_a_repair_are_refused(upgraded: MakeFile, tmp_path: Path) -> None:
     file = upgraded()
     with pytest.raises(WrongUsage, match=f"{', '.join(MENDABLE)} can be mended .*; got bad_id, nonsense"):
         plan_repairs(file.database, ["nonsense", "orphan_assignment", "bad_id"])
@@ -258,7 +258,9 @@ repair(database, planned)
         ("DELETE FROM clusteringresult WHERE", MENDABLE[1:3]),
     ],
 )
-def test_a_kill_leaves_whole_kinds(undamaged: Path, tmp_path: Path, beginning: str, left: list[str]) -> None:
+def test_a_kill_leaves_each_kind_repaired_or_untouched(
+    undamaged: Path, tmp_path: Path, beginning: str, left: list[str]
+) -> None:
     path = broken(undamaged, tmp_path / "field.sqlite")
     before = found_in(path)
     process = run_python(KILL_AFTER + KILLED, path, beginning)
@@ -268,7 +270,7 @@ def test_a_kill_leaves_whole_kinds(undamaged: Path, tmp_path: Path, beginning: s
     assert found_in(path) == {}
 
 
-def test_no_repair_reads_rows_of_what_is_whole(undamaged: Path, tmp_path: Path) -> None:
+def test_no_repair_reads_sound_rows(undamaged: Path, tmp_path: Path) -> None:
     path = broken(undamaged, tmp_path / "field.sqlite")
     with statements() as executed:
         mend(path)
