@@ -1,4 +1,4 @@
-"""Fixtures of all tests: databases, devices, and how parallel processes share them."""
+"""Fixtures for all tests: databases, devices, and how parallel processes share them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Executors for tests: results that come late, in any order and twice, and what a test does meanwhile."""
+"""Executors for tests that deliver results late, in any order and twice."""
 
 from __future__ import annotations
 

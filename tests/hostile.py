@@ -1,4 +1,4 @@
-"""Command lines that mean harm, and what must hold after each of them."""
+"""Hostile command lines, and the checks after each of them."""
 
 from __future__ import annotations
 

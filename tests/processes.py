@@ -1,4 +1,4 @@
-"""Processes that a test starts, watches and signals."""
+"""Start, watch and signal processes in tests."""
 
 from __future__ import annotations
 

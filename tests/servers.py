@@ -1,4 +1,4 @@
-"""A PostgreSQL server for the tests: databases are made from templates, and gone when their test is over."""
+"""Start a PostgreSQL server for the tests; databases are made from templates and dropped after their test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that is in an SQLite file, to be compared with what is in it later."""
+"""Read everything that is in an SQLite file, to compare it with a later state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A device for the tests: a real one, or a stand-in that shows where code would need one."""
+"""Provide a device for the tests: a real one, or a stand-in that is as strict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The check of a CUDA device, as far as it goes without one: on the processor, at small sizes."""
+"""Test the check of a CUDA device as far as possible without one: on the processor, at small sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models shared out among devices: one process for each, one database, results as they come.
+"""Test models shared among devices: one process for each, one database, results as they finish.
 
 How many devices there are is the only thing invented here: the processes are real, find no device, and
 cluster on the processor.

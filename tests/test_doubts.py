@@ -1,4 +1,4 @@
-"""A doubtful clustering is told from a sound one by its counts alone."""
+"""Test that doubtful clusterings are recognised by their counts alone."""
 
 from __future__ import annotations
 

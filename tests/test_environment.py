@@ -1,4 +1,4 @@
-"""The environment that the scripts make: which lock it follows."""
+"""Test which lock file the environment of the scripts follows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`panic_tda.HDBSCAN` is an estimator as scikit-learn means it, over the engine of `panic_tda.hdbscan`."""
+"""Test that `panic_tda.HDBSCAN` is a scikit-learn estimator over the engine of `panic_tda.hdbscan`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exports as commands: what they print, what is in the files, and how they fail."""
+"""Test the export commands: what they print, what the files contain, and how they fail."""
 
 from __future__ import annotations
 

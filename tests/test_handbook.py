@@ -1,4 +1,4 @@
-"""The handbook is complete, its links resolve, and its generated parts are what the code says."""
+"""Test that the handbook is complete, its links resolve, and its generated parts are up to date."""
 
 from __future__ import annotations
 

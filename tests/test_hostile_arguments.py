@@ -1,4 +1,4 @@
-"""Whatever stands in a command line, a command answers or fails in words, and nothing is lost."""
+"""Test that a command answers or fails in words for any command line, and that nothing is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names and docstrings follow the language rules, as far as a program can tell."""
+"""Test that names and docstrings follow the language rules, as far as a program can check."""
 
 from __future__ import annotations
 

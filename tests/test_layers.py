@@ -1,4 +1,4 @@
-"""Commands start without heavy libraries, and the repository has the rooms it says."""
+"""Test that commands start without heavy libraries, and that the repository has the documented layout."""
 
 from __future__ import annotations
 

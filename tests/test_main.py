@@ -1,4 +1,4 @@
-"""The commands: exit codes, what they print and what is in the database afterwards."""
+"""Test the commands: exit codes, output, and the database afterwards."""
 
 from __future__ import annotations
 

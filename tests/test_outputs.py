@@ -1,4 +1,4 @@
-"""No output is a database, lies beside one or is an input; and none is readable by more than its database."""
+"""Test that no output replaces a database or an input, or is more readable than its database."""
 
 from __future__ import annotations
 

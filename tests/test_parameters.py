@@ -1,4 +1,4 @@
-"""Parameters are validated once, and what a run used is derived in one place."""
+"""Test that parameters are validated once, and that effective values are derived in one place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A path that begins with `~` leads to the home folder, and no folder called `~` is ever made."""
+"""Test that a leading `~` is expanded to the home folder, and that no folder named `~` is created."""
 
 from __future__ import annotations
 

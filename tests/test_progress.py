@@ -1,4 +1,4 @@
-"""The time left, extrapolated from what was done when."""
+"""Test the estimate of the time left."""
 
 from __future__ import annotations
 

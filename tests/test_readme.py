@@ -1,4 +1,4 @@
-"""Sessions, SQL and Python of the README and the handbook run, and print what is shown."""
+"""Run the sessions, SQL and Python of README and handbook, and compare the output with what is shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands, options, extras and scripts exist that messages, help, README and handbook name."""
+"""Test that commands, options, extras and scripts named in messages, help and documents exist."""
 
 from __future__ import annotations
 

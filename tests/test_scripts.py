@@ -1,4 +1,4 @@
-"""The shell scripts, run as a user runs them."""
+"""Run the shell scripts as a user does."""
 
 from __future__ import annotations
 

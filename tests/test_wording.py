@@ -1,4 +1,4 @@
-"""Counts stand with the right form of their noun: no message says 1 runs."""
+"""Test that counts have the right form of their noun: no message says 1 runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The work folder: what is kept there and what goes, and runs that have none."""
+"""Test the work folder: what is kept there, what is removed, and runs without one."""
 
 from __future__ import annotations
 

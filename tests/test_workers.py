@@ -1,4 +1,4 @@
-"""`cluster-embeddings --workers` stores what it stores without, and refuses what workers cannot do."""
+"""Test that `cluster-embeddings --workers` stores the same result, and what workers refuse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spanning trees of the data sets and by hand, the grid of parameters, and how results are compared."""
+"""Spanning trees of the data sets and by hand, the grid of parameters, and comparisons of results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows on their way to a device: all of them arrive, in order, and nothing is left behind by a failure."""
+"""Test that all rows reach a device in order, and that a failure leaves no memory in use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrays in memory and in nameless files hold what is put into them, and leave nothing behind."""
+"""Test arrays in memory and in unnamed mapped files."""
 
 from __future__ import annotations
 

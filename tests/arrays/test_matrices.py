@@ -1,4 +1,4 @@
-"""Vectors as people hold them: stacked where they are a matrix, else refused with the row and the remedy."""
+"""Test every form of vectors: matrices are stacked, others are refused with row and remedy."""
 
 from __future__ import annotations
 

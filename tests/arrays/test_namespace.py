@@ -1,4 +1,4 @@
-"""Libraries of arrays; the stand-in for device arrays is as strict as CuPy."""
+"""Test array libraries, and that the stand-in for device arrays is as strict as CuPy."""
 
 from __future__ import annotations
 

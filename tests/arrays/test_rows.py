@@ -1,4 +1,4 @@
-"""Operations on whole matrices give the same bits in host memory and on a device."""
+"""Test that operations on whole matrices give the same bits in host memory and on a device."""
 
 from __future__ import annotations
 

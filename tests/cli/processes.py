@@ -1,4 +1,4 @@
-"""Commands run as users run them: in processes of their own, with real pipes, signals and terminals."""
+"""Run commands as users do: in processes of their own, with real pipes, signals and terminals."""
 
 from __future__ import annotations
 

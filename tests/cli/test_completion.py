@@ -1,4 +1,4 @@
-"""Real shells complete commands, options, ids and models; and nothing that goes wrong is heard of."""
+"""Test completion of commands, options, ids and models in real shells, without error output."""
 
 from __future__ import annotations
 

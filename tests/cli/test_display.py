@@ -1,4 +1,4 @@
-"""Progress as bars on a real terminal, and as lines of the log elsewhere."""
+"""Test progress: bars on a real terminal, lines of the log elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In a hostile environment every command works or ends with one clear sentence, and never waits for ever."""
+"""Test that in a hostile environment every command works or ends with one clear sentence, in bounded time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Helps read alike: options in sections, those that all commands have last."""
+"""Test help texts: options in sections, common options last."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clusterings as text and as plain data: complete, within the width, nothing left out silently."""
+"""Test clusterings as text and as plain data: complete, within the width, omissions named."""
 
 from __future__ import annotations
 

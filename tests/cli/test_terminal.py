@@ -1,4 +1,4 @@
-"""Commands and their terminal: streams, signals and exit codes of real processes."""
+"""Test streams, signals and exit codes of real processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text for a terminal: nothing that it would obey, as wide as it is shown."""
+"""Test text for a terminal: no control characters, widths as shown."""
 
 from __future__ import annotations
 

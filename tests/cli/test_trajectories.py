@@ -1,4 +1,4 @@
-"""`show-trajectories`: the object has the keys that were promised, the text fits and steers no terminal."""
+"""Test `show-trajectories`: JSON has the documented keys, text fits and has no control characters."""
 
 from __future__ import annotations
 

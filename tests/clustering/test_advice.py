@@ -1,4 +1,4 @@
-"""A doubtful clustering is warned of, and every setting that is named gives what is said of it."""
+"""Test the warnings of doubtful clusterings: each suggested setting gives the printed numbers."""
 
 from __future__ import annotations
 

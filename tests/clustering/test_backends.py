@@ -1,4 +1,4 @@
-"""One suite over every backend: exact trees, refusals with a reason, and the choice between them."""
+"""Test every backend with one suite: exact trees, refusals with a reason, and the choice between them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Saved states: taken up only by the run they belong to, never half written, never in anybody's way."""
+"""Test saved states: used only by the run they belong to, never partial, never an obstacle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compiled code that cannot be read or written is compiled anew, and the folder is named."""
+"""Test that compiled code that cannot be read or written is compiled again, and that the folder is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real Dask workers: results as in this process, and what comes of killed ones and of unsuitable ones."""
+"""Test real Dask workers: results as in this process, and the effects of killed and unsuitable workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Identical rows are found whatever their hashes, and put back where they belong."""
+"""Test that identical rows are found for any hashes, and attached to their row again."""
 
 from __future__ import annotations
 

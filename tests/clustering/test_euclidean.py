@@ -1,4 +1,4 @@
-"""The metric euclidean: trees, clusters and medoids are those of the definition on the rows as they came."""
+"""Test that with the metric euclidean, trees, clusters and medoids match the definition."""
 
 from __future__ import annotations
 

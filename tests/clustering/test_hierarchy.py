@@ -1,4 +1,4 @@
-"""The hierarchy against its definition by thresholds, at the edges of its domain, and on deep trees."""
+"""Compare the hierarchy with its definition by thresholds, in edge cases and on deep trees."""
 
 from __future__ import annotations
 

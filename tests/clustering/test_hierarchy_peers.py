@@ -1,4 +1,4 @@
-"""The hierarchy against hdbscan and scikit-learn, from the same rows in float64.
+"""Compare the hierarchy with hdbscan and scikit-learn, on the same rows in float64.
 
 Both break ties by row order, so they agree with themselves only up to the order of the rows. Where no tie
 can matter, ours must be theirs exactly; elsewhere it must be as near to them as they are to themselves.

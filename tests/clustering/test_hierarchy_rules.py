@@ -1,4 +1,4 @@
-"""The rules of the hierarchy one by one, on trees small enough to follow by hand."""
+"""Test each rule of the hierarchy on trees small enough to follow by hand."""
 
 from __future__ import annotations
 

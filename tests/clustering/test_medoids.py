@@ -1,4 +1,4 @@
-"""Medoids against pairwise cosine distances, and the rules for ties, weights and memory."""
+"""Compare medoids with pairwise cosine distances; test the rules for ties, weights and memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One fit has the trees of every smaller min_samples: those of neighbour fits, to the last bit."""
+"""Test that one fit gives the trees of every smaller min_samples, to the last bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backends that want rows on a device get them there, loaded once, and models cost each other nothing."""
+"""Test where rows are loaded for each backend, and that a model's failure affects no other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From vectors to labels, probabilities and medoids: the oracle's answer, whatever form the rows come in."""
+"""Compare labels, probabilities and medoids with the reference, for every form of input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spanning trees: what is said of paths and ranges is what walking along them finds."""
+"""Compare path and range maxima of spanning trees with walks along them."""
 
 from __future__ import annotations
 

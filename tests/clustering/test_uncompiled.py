@@ -1,4 +1,4 @@
-"""The loops as Python runs them: without numba's compiler a fit finds what it finds with it.
+"""Test that a fit without numba's compiler gives the same result.
 
 What is compiled has no lines that could be counted; here it has.
 """

@@ -1,4 +1,4 @@
-"""Compiling has a phase of its own, once for an installation, wherever its cache may be."""
+"""Test that compilation has a phase of its own, once per installation, wherever the cache is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every help ends with an example, and the example does what it says on the sample."""
+"""Test that every help text ends with an example that works on the sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`panic-tda help`: topics, pages, terms and commands, on a terminal and in a pipe."""
+"""Test `panic-tda help`: topics, pages, terms and commands, on a terminal and in a pipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`panic-tda --help` lists all commands by chapter, each with its whole summary on one line."""
+"""Test that `panic-tda --help` lists all commands by chapter, each with its full summary on one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`panic-tda info`: the counts of everything in a database, on one screen, also where values are damaged."""
+"""Test the counts of `panic-tda info`, on one screen, also with damaged values."""
 
 from __future__ import annotations
 

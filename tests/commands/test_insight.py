@@ -1,4 +1,4 @@
-"""Commands that show stored clusterings: their JSON and their text."""
+"""Test the JSON and the text of commands that show stored clusterings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Listings: ids as short as is unique, times with their zone, singular and plural, nothing cut."""
+"""Test listings: shortest unique ids, times with their zone, singular and plural, nothing cut."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables are cut to the width of a real terminal, and complete in files and pipes."""
+"""Test that tables are cut to the width of a real terminal, and complete in files and pipes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The list of CUDA devices, on machines with and without them."""
+"""Test the list of CUDA devices, on machines with and without them."""
 
 from __future__ import annotations
 

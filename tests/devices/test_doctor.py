@@ -1,4 +1,4 @@
-"""`doctor --environment` reports this machine as other sources describe it."""
+"""Compare the report of `doctor --environment` with other sources about this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CuPy's cache of kernels: where it lies if the home folder cannot be written, and what its failures say."""
+"""Test CuPy's cache of kernels: its folder if the home folder is not writable, and its error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The limits of control groups and of the process count, not only what the machine has."""
+"""Test the limits of control groups and of the process, beside those of the machine."""
 
 from __future__ import annotations
 

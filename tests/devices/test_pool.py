@@ -1,4 +1,4 @@
-"""Tasks in processes of their own: real processes, real signals, no device."""
+"""Test tasks in processes of their own: real processes and signals, no device."""
 
 from __future__ import annotations
 

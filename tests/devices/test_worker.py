@@ -1,4 +1,4 @@
-"""Messages from the process of a device arrive complete."""
+"""Test that messages from the process of a device arrive complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of the real command that are killed, stopped and starved, and what must hold of a database then."""
+"""Run real commands, kill, stop or starve them, and check the database afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two runs of one input and one set of parameters share a folder of states."""
+"""Test two runs with one input and one set of parameters that share a folder of states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One stored value that cannot be read denies only what needs it, is named, and is found."""
+"""Test that a stored value that cannot be read fails only what needs it, is named, and is found by doctor."""
 
 from __future__ import annotations
 

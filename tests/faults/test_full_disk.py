@@ -1,4 +1,4 @@
-"""A disk that is full costs the work that needed it, says so, and leaves nothing half."""
+"""Test that a full disk fails only the work that needs it, with an error, and leaves no partial file."""
 
 from __future__ import annotations
 

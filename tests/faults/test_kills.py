@@ -1,4 +1,4 @@
-"""Killed at any moment, a file is sound, holds whole results only, and the next run completes the work.
+"""Test that after a kill at any moment the file is sound, holds complete results, and the next run completes.
 
 `scripts/fault_matrix.py` does the same with hundreds of moments of larger work.
 """

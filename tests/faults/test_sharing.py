@@ -1,4 +1,4 @@
-"""Others at the same file: locks, second runs, writers, and whoever takes the file away or spoils it."""
+"""Test other processes and users at the same file: locks, second runs, writers, removal and damage."""
 
 from __future__ import annotations
 

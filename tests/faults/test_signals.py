@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end a command at once, also where Python hears nothing of them."""
+"""Test that SIGTERM and Ctrl-C end a command at once, also during long native calls."""
 
 from __future__ import annotations
 

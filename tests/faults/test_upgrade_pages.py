@@ -1,4 +1,4 @@
-"""An upgrade writes no page of the tables that stay, whatever the file looks like."""
+"""Test that an upgrade writes no page of the tables that stay, in every layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Columns of other types with the same values are the same rows; what does not fit is named by its row."""
+"""Test that columns of other types with equal values give equal rows, and that others are refused by row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files whose columns have other names, or no texts, are imported as they are; a guess is only advice."""
+"""Test files with other column names or without texts; similar names are only suggested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever stands in the bytes of a file, reading it ends in batches or in an error that names it."""
+"""Test that reading any bytes ends in batches or in an error that names the file."""
 
 from __future__ import annotations
 

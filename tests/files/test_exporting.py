@@ -1,4 +1,4 @@
-"""Rows into files of every format and back; whole files or none; nothing that a spreadsheet runs."""
+"""Test exports to every format and back: complete files or none, no spreadsheet formulas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of other formats are named for what they are, whatever their names end in."""
+"""Test that files of other formats are refused by their format, whatever their names end in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of embeddings become runs, invocations and embeddings; twice is once, and errors name the row."""
+"""Test imports: runs, invocations and embeddings are added once, and errors name rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A row without a usable vector costs only its row where asked for; vectors that differ are counted."""
+"""Test that `--skip-invalid` leaves out only rows without a usable vector."""
 
 from __future__ import annotations
 

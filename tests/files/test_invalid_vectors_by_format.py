@@ -1,4 +1,4 @@
-"""`--skip-invalid` leaves out the same rows whatever the format and the type of the vectors."""
+"""Test that `--skip-invalid` leaves out the same rows for every format and type of vectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outputs without a text: where a text may be missing, what such rows say, and what they are known by."""
+"""Test outputs without a text: where texts may be missing, and how such rows are identified."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file without a column `run` is the run that it was, however it has grown; what differs is another run."""
+"""Test how runs of files without a column `run` are identified as the files grow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pipeline's own SQLite database is imported like its dump; every other command says so."""
+"""Test that the pipeline's own SQLite database is imported like its dump, and refused by other commands."""
 
 from __future__ import annotations
 

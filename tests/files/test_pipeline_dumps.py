@@ -1,4 +1,4 @@
-"""Whatever a dump's files look like: they are read alike, or refused by file and row."""
+"""Test that every form of a dump is read the same, or refused by file and row."""
 
 from __future__ import annotations
 

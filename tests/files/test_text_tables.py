@@ -1,4 +1,4 @@
-"""CSV, NDJSON and NumPy's arrays give the rows that the same values in Parquet give."""
+"""Test that CSV, NDJSON and NumPy arrays give the same rows as Parquet."""
 
 from __future__ import annotations
 

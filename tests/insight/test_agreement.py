@@ -1,4 +1,4 @@
-"""Adjusted mutual information is scikit-learn's, and takes no time."""
+"""Compare adjusted mutual information with that of scikit-learn, in values and in cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Comparisons say what loops over sets say, and planted changes get their names."""
+"""Compare comparisons with loops over sets; planted changes have the expected fates."""
 
 from __future__ import annotations
 

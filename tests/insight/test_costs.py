@@ -1,4 +1,4 @@
-"""Times measured on parts of the rows are extrapolated to all rows."""
+"""Test the extrapolation of times measured on parts of the rows."""
 
 from __future__ import annotations
 

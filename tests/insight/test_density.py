@@ -1,4 +1,4 @@
-"""Core distances and outliers are counted as by hand."""
+"""Compare counts of core distances and outliers with slow counts."""
 
 from __future__ import annotations
 

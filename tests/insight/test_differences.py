@@ -1,4 +1,4 @@
-"""Differences between networks and shares of variance: planted, by hand, and under the null hypothesis."""
+"""Test differences between networks and shares of variance: planted, by hand and without effect."""
 
 from __future__ import annotations
 

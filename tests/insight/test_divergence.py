@@ -1,4 +1,4 @@
-"""Divergence of runs: planted relaxation, pairs by hand, and prompts that fade."""
+"""Test the divergence of runs: planted relaxation, pairs by hand, prompts that can no longer be recovered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Survival of visits that are cut off, by hand and planted."""
+"""Test survival estimates of censored visits, by hand and planted."""
 
 from __future__ import annotations
 

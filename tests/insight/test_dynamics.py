@@ -1,4 +1,4 @@
-"""Curves over steps, orders of runs and clusters, and the condensed tree, against slow counts."""
+"""Compare curves over steps, orders of runs and clusters, and the condensed tree with slow counts."""
 
 from __future__ import annotations
 

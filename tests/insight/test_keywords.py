@@ -1,4 +1,4 @@
-"""Names of clusters: the weights by hand, distinct texts, and words that set clusters apart."""
+"""Test the words that name clusters: weights by hand and distinct texts."""
 
 from __future__ import annotations
 

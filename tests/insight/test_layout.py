@@ -1,4 +1,4 @@
-"""The map: an even sample with all medoids, and a layout that keeps neighbours."""
+"""Test the map: an even sample with all medoids, and a layout that keeps neighbours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Markov model: planted chains, deeptime's answers, and what is not Markovian shows."""
+"""Test the Markov model: planted chains, results of deeptime, and detection of memory."""
 
 from __future__ import annotations
 

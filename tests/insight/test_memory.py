@@ -1,4 +1,4 @@
-"""Memory is told by backend, where the work would be done, with the reason where it cannot be had."""
+"""Test the memory estimate of each backend, with the reason where it cannot run."""
 
 from __future__ import annotations
 

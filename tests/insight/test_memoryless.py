@@ -1,4 +1,4 @@
-"""The test of memoryless visits: planted clusters, SciPy's fit, and its own level."""
+"""Test the test of memoryless visits: planted clusters, SciPy's fit, and its level."""
 
 from __future__ import annotations
 

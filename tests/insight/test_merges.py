@@ -1,4 +1,4 @@
-"""Merges and layers: by hand, and against cutting the tree at every height and every size."""
+"""Test merges and layers: by hand, and against cuts of the tree at every height and size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""States, visits and transitions of any sequence of labels are those of a loop over its steps."""
+"""Compare states, visits and transitions of label sequences with a loop over the steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outlier scores are hdbscan's, and outliers go where the tree leads them."""
+"""Compare outlier scores with those of hdbscan; test the cluster assigned to each outlier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plan counts what a clustering would take, and changes nothing."""
+"""Test that a plan estimates what a clustering takes, and changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts that repeat are those that the definition names, with holes and without."""
+"""Test that repeated texts match the definition, with and without missing steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stability by runs: indices by hand, whole runs drawn, and clusters that hang on one run."""
+"""Test stability by runs: indices by hand, complete runs sampled, clusters that depend on one run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps of runs as rows, with how far each lies from the first and from the one before."""
+"""Test steps of runs as rows, with the distances to the first and the previous step."""
 
 from __future__ import annotations
 

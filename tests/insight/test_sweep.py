@@ -1,4 +1,4 @@
-"""A sweep says of every setting what recut would store, and how the labels change on the way."""
+"""Test that a sweep shows what recut would store for every setting, and the agreement between settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trajectories follow the definitions step by step: on the sample, on field files, on planted runs."""
+"""Compare trajectories with the definitions, step by step: the sample, field files, planted runs."""
 
 from __future__ import annotations
 

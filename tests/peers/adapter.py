@@ -1,4 +1,4 @@
-"""Our function in the dress of scikit-learn's and hdbscan's classes, for their own tests to be run on it.
+"""Wrap our function in the interfaces of scikit-learn's and hdbscan's classes, to run their tests on it.
 
 Theirs measure Euclidean distances, ours chords between unit vectors. A small patch of a sphere is flat: on
 one with a radius far beyond that of the points, chords are in proportion to their distances.

@@ -1,4 +1,4 @@
-"""scikit-learn's own tests of HDBSCAN, on ours: each passes, or stands below with the reason why not."""
+"""Run scikit-learn's own tests on our HDBSCAN: each passes, or is listed with the reason."""
 
 from __future__ import annotations
 

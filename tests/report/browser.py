@@ -1,4 +1,4 @@
-"""A real browser, and what a page did in it."""
+"""Drive a real browser and record what a page does in it."""
 
 from __future__ import annotations
 

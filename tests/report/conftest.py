@@ -1,4 +1,4 @@
-"""One browser for all tests of the page, and pages that none of them changes."""
+"""Provide one browser for all tests of the page, and pages that no test changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page reads back everything that was packed."""
+"""Test that the page reads back everything that was packed."""
 
 from __future__ import annotations
 

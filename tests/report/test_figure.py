@@ -1,4 +1,4 @@
-"""`plot-clustering`: whole files, the same for the same seed, whatever texts say."""
+"""Test `plot-clustering`: complete files, the same for the same seed, hostile texts drawn literally."""
 
 from __future__ import annotations
 

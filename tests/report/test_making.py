@@ -1,4 +1,4 @@
-"""The file is whole or not there, and nobody's file is replaced by accident."""
+"""Test that the file of a report is complete or missing, and replaces no file by accident."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`report-clustering` names its page itself, and opens it where there is a browser."""
+"""Test the default name of a report, and opening it in a browser."""
 
 from __future__ import annotations
 

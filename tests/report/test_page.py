@@ -1,4 +1,4 @@
-"""The page in a browser: it asks for nothing, runs nothing it carries, and does what its controls say."""
+"""Test the page in a browser: no requests, no execution of its data, and the effects of its controls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The images of clusters in a page: those that the medoids' texts describe, and how it goes without."""
+"""Test the images of clusters in a page, with and without Pillow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page draws the numbers of the commands: curves over steps, a run's path, the tree."""
+"""Compare the charts of a page with the numbers of the commands: curves, a run's path, the tree."""
 
 from __future__ import annotations
 

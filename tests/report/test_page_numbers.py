@@ -1,4 +1,4 @@
-"""The page shows the numbers of the commands: read from a browser, by the buttons that copy."""
+"""Compare the numbers of a page, read by its copy buttons, with those of the commands."""
 
 from __future__ import annotations
 

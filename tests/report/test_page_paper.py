@@ -1,4 +1,4 @@
-"""The page under other hands than a mouse's, and on paper."""
+"""Test the page with touch input, and printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A thousand clusters and 50,000 points: times as ratios to those of a page that has next to nothing."""
+"""Test a page of 1,000 clusters and 50,000 points: times as ratios to those of a small page."""
 
 from __future__ import annotations
 

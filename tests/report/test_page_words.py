@@ -1,4 +1,4 @@
-"""Words of the page: legends in both schemes, names of runs, rows and commands to paste."""
+"""Test the words of the page: legends in both themes, names of runs, rows and commands to paste."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page's script: types and lint by Deno, and the bundle that the page carries."""
+"""Test the script of the page: types and lint by Deno, and the bundle in the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Thumbnails: the image that a medoid's text describes, small, and nothing that is no image."""
+"""Test thumbnails: the image that a medoid's text describes, small, and damaged images left out."""
 
 from __future__ import annotations
 

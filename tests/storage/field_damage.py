@@ -1,4 +1,4 @@
-"""Ways to damage a field file of any layout, for those who find the damage and those who mend it."""
+"""Damage field files of any layout in known ways, for tests of the doctor and of repairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Queries of an import: look-ups by key, whatever the database holds."""
+"""Test that an import queries by key, whatever the database holds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Assignments come back as they were saved, in the order of their ids."""
+"""Test that assignments are read back as saved, in the order of their ids."""
 
 from __future__ import annotations
 

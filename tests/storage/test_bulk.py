@@ -1,4 +1,4 @@
-"""Rows are looked up by their keys, however many, and nothing of it stays in memory."""
+"""Test look-ups of many rows by their keys, and that no memory stays in use."""
 
 from __future__ import annotations
 

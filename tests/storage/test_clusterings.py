@@ -1,4 +1,4 @@
-"""A stored clustering is read part by part, each once, and what was read outlasts the transaction."""
+"""Test that a stored clustering is read part by part, each once, and usable after the transaction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two copies into one target at once, and targets that are no copy of this source, end with one sentence."""
+"""Test two copies into one target at once, and targets that are no copy of this source."""
 
 from __future__ import annotations
 

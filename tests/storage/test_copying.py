@@ -1,4 +1,4 @@
-"""A copy of a database holds every row, once, whichever kinds the two are, or says what is missing."""
+"""Test that a copy holds every row once, between both kinds of database, or names what is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Databases open by path and URL, are never made by accident, and never lose a lock or a row."""
+"""Test opening databases by path and URL; none is created by accident, and no lock or row is lost."""
 
 from __future__ import annotations
 

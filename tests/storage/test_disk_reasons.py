@@ -1,4 +1,4 @@
-"""Why a disk refuses a file is told from SQLite's extended codes: what is no damage is not called so."""
+"""Test that errors of full or refusing disks are recognised from SQLite's extended codes."""
 
 from __future__ import annotations
 

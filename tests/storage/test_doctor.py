@@ -1,4 +1,4 @@
-"""The doctor finds exactly what is wrong in a database of any layout, and changes nothing."""
+"""Test that the doctor finds exactly what is wrong in a database of any layout, and changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A dump's rows keep their ids; twice is once, what has grown is added, and nothing else is touched."""
+"""Test imports of dumps: ids are kept, repeats add nothing, new rows are added, other rows stay."""
 
 from __future__ import annotations
 

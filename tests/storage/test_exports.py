@@ -1,4 +1,4 @@
-"""Rows of a clustering with all that stands behind them, against a look-up of each value by itself."""
+"""Compare exported rows with a look-up of each value by itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts of megabytes pass through exports, pages and copies a few at a time."""
+"""Test that exports, pages and copies hold only a few texts of megabytes at a time."""
 
 from __future__ import annotations
 

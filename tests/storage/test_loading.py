@@ -1,4 +1,4 @@
-"""Vectors come out of the database as they went in, in one order, and bad ones are found."""
+"""Test that vectors are loaded unchanged and in one order, and that invalid ones are found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A lock of another process is waited for where signals are heard, and is told of."""
+"""Test that waiting for a lock is logged and can be interrupted by signals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Neighbour lists are stored with a clustering, come back as they were, and are checked when read."""
+"""Test that neighbour lists are stored with a clustering, read back unchanged, and checked when read."""
 
 from __future__ import annotations
 

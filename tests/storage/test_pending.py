@@ -1,4 +1,4 @@
-"""Results that could not be saved wait as files that lose nothing."""
+"""Test that results that could not be saved are files that lose nothing."""
 
 from __future__ import annotations
 

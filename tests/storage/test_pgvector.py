@@ -1,4 +1,4 @@
-"""Vectors in a column of pgvector are read as those in all other columns; columns of other types are not."""
+"""Test that vectors in a column of pgvector are read like others, and that other column types are refused."""
 
 from __future__ import annotations
 

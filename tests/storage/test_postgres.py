@@ -1,4 +1,4 @@
-"""Features of PostgreSQL alone, and commands on it; other files test what both databases have in common."""
+"""Test features of PostgreSQL alone and commands on it; other files test what both databases share."""
 
 from __future__ import annotations
 

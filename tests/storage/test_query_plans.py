@@ -1,4 +1,4 @@
-"""No query goes through the rows of invocations or embeddings: in the field they are 130 GB, and cold."""
+"""Test that no query scans the rows of invocations or embeddings: in the field they are 130 GB."""
 
 from __future__ import annotations
 

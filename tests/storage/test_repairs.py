@@ -1,4 +1,4 @@
-"""Repairs lose nothing, and undamaged rows stay as they are."""
+"""Test that repairs lose nothing and that undamaged rows stay unchanged."""
 
 from __future__ import annotations
 

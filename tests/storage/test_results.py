@@ -1,4 +1,4 @@
-"""A saved clustering is read back bit for bit, is complete or missing, and leaves no row when deleted."""
+"""Test that a saved clustering is read back bit for bit and deleted completely."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lookup of stored clusterings, errors if there is none, and the details of their clusters."""
+"""Test the lookup of stored clusterings, its errors, and the details of clusters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A row sample is rows of whole runs or of long pieces, and only rows that the sampling rule chooses."""
+"""Test that a row sample consists of complete runs or long pieces, chosen by the sampling rule."""
 
 from __future__ import annotations
 

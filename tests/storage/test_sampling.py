@@ -1,4 +1,4 @@
-"""Downsampling keeps the outputs that the rule names, in every kind of file."""
+"""Test that downsampling keeps the outputs of the sampling rule, in every kind of file."""
 
 from __future__ import annotations
 

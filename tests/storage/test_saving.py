@@ -1,4 +1,4 @@
-"""Whatever fails while saving, the result ends in a file; and what cannot be saved is known beforehand."""
+"""Test that any failure of saving ends in a pending file, and that missing rights are found beforehand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mapped classes: validation, ids that look like numbers, vectors, cascades, files of the field."""
+"""Test the mapped classes: validation, ids of digits only, vectors, cascades, files of the field."""
 
 from __future__ import annotations
 

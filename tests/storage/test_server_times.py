@@ -1,4 +1,4 @@
-"""Times that PostgreSQL stores and Python has no value for are named, listed with a reason, and copied."""
+"""Test times that PostgreSQL stores and Python cannot represent: named, listed with a reason, and copied."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waits for a PostgreSQL server are logged and end; what it would hide or garble is refused."""
+"""Test that waits for a PostgreSQL server are logged and end, and that unsuitable servers are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps of runs come from every kind of field file as the sampling rule has them, and from indexes alone."""
+"""Test that steps of runs are read from every kind of field file, from indexes alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A clustering is stored with the tree that it was cut from, and the tree comes back as it was."""
+"""Test that the spanning tree is stored with its clustering and read back unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Field files of every layout become ours, and nothing else in them changes."""
+"""Test that field files of every layout are upgraded, and that nothing else in them changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of databases: hints show no password; and who may write to a database."""
+"""Test URLs of databases: messages show no password; test who may write to a database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The backend `cuml`: what it asks of cuML, what it refuses, and on a device what it finds."""
+"""Test the backend `cuml`: its arguments to cuML, its refusals, and its results on a device."""
 
 from __future__ import annotations
 

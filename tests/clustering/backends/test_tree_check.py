@@ -1,4 +1,4 @@
-"""The share of rows with an edge lighter than their tree path: 0 for exact trees, else the oracle's."""
+"""Test the share of rows with an improving edge: 0 for exact trees, otherwise that of the reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Neighbour lists in device memory beside a loop that sorts every list by itself."""
+"""Compare neighbour lists in device memory with a loop that sorts every list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Joining components: any edges will do, but they join, and they are as light as a few panels allow."""
+"""Test that joining edges connect all components and are nearly as light as possible."""
 
 from __future__ import annotations
 

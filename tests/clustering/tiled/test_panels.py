@@ -1,4 +1,4 @@
-"""Packed rows and the micro-kernels beside exact arithmetic: no pair that may matter is rejected."""
+"""Compare packed rows and micro-kernels with exact arithmetic: no candidate pair is rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tiled engine against the dense oracle: core distances and tree weights on data made to break it."""
+"""Compare the tiled engine with the dense reference: core distances and tree weights on difficult data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tiled engine on device arrays, against the same oracle as in host memory.
+"""Compare the tiled engine on device arrays with the reference used for host memory.
 
 Without a GPU the arrays are the strict stand-ins of `strict_arrays`: every line runs but the compiled CUDA
 kernel. The tests marked gpu are the same ones on a real device.

@@ -1,4 +1,4 @@
-"""From rows to labels, probabilities and medoids with the tiled engine, on data made to break it."""
+"""Compare labels, probabilities and medoids of the tiled engine with the reference, on difficult data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Killed runs of the tiled engine go on and end the same; files stand in for memory."""
+"""Test that killed runs of the tiled engine continue to the same result, also with arrays in files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Saved states that are damaged, forged or no files of ours: the fit begins anew, and the log names them."""
+"""Test that damaged, forged and foreign states are named in the log, and that the fit starts again."""
 
 from __future__ import annotations
 

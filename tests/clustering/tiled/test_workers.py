@@ -1,4 +1,4 @@
-"""Tasks on threads: order, failures, and the thread that does them."""
+"""Test tasks on threads: order, failures, and which thread runs them."""
 
 from __future__ import annotations
 
