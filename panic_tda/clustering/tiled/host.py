@@ -246,17 +246,19 @@ class OutsideSearch:
         self._representative = representative
         self._only = row_kernels.find_pure_panels(representative, self._order, _GROUP_ROWS)
 
-    def find(self, asking: IntArray, *, full_rows: bool) -> IntArray:
+    def find(self, query_rows: IntArray, *, full_rows: bool) -> IntArray:
         """Search the nearest panels that hold rows of other components."""
-        products = self._points[asking, : self._n_coordinates] @ self._centres.T
-        chosen = row_kernels.choose_panels(products, self._only, self._representative[asking], _ASKED_GROUPS)
+        products = self._points[query_rows, : self._n_coordinates] @ self._centres.T
+        chosen = row_kernels.choose_panels(
+            products, self._only, self._representative[query_rows], _ASKED_GROUPS
+        )
         return row_kernels.probe_panels(
             self._points,
             self._vectors,
             self._order,
             self._cores,
             self._representative,
-            asking,
+            query_rows,
             chosen,
             _GROUP_ROWS,
             self._n_coordinates,

@@ -133,16 +133,16 @@ class _Search:
     def begin(self, representative: IntArray) -> None:
         self._search.begin(representative)
 
-    def find(self, asking: IntArray, *, full_rows: bool) -> InterComponentEdges:
+    def find(self, query_rows: IntArray, *, full_rows: bool) -> InterComponentEdges:
         # Rows at neighbouring positions are compared with the same rows.
-        asking = asking[np.argsort(self._position[asking], kind="stable")]
-        outside = np.empty(len(asking), dtype=np.int64)
+        query_rows = query_rows[np.argsort(self._position[query_rows], kind="stable")]
+        outside = np.empty(len(query_rows), dtype=np.int64)
 
         def chunk(part: slice) -> None:
-            outside[part] = self._search.find(asking[part], full_rows=full_rows)
+            outside[part] = self._search.find(query_rows[part], full_rows=full_rows)
 
-        self.team.chunks(chunk, len(asking), largest=_ASKED_AT_ONCE)
-        return InterComponentEdges(*measure(self._space, self._cores, (asking, outside), self.team))
+        self.team.chunks(chunk, len(query_rows), largest=_ASKED_AT_ONCE)
+        return InterComponentEdges(*measure(self._space, self._cores, (query_rows, outside), self.team))
 
 
 def choose_query_rows(

@@ -130,15 +130,15 @@ def test_the_nearest_row_of_another_component(library: str, monkeypatch: pytest.
     monkeypatch.setattr(device, "_CHUNK_BYTES", 1 << 16)  # several tiles
     xp, rng = library_of(library), np.random.default_rng(13)
     rows, cores, leader = unit(rng.standard_normal((900, 5))), rng.random(900), rng.integers(0, 4, 900)
-    asking = np.sort(rng.choice(900, 200, replace=False))
-    weights = np.maximum(cores[asking][:, None], cores)
-    products = rows[asking].astype(np.float64) @ rows.astype(np.float64).T
+    query_rows = np.sort(rng.choice(900, 200, replace=False))
+    weights = np.maximum(cores[query_rows][:, None], cores)
+    products = rows[query_rows].astype(np.float64) @ rows.astype(np.float64).T
     weights = np.maximum(weights, np.sqrt(np.maximum(2 - 2 * products, 0)))
-    weights[leader[asking][:, None] == leader] = np.inf
+    weights[leader[query_rows][:, None] == leader] = np.inf
     space = build_space(xp, xp.asarray(rows), 0, rng)
     search = device.OutsideSearch(space, layout.Layout(xp.arange(900), np.array([0, 900])), cores)
     search.begin(leader)
-    best = search.find(asking, full_rows=True)
+    best = search.find(query_rows, full_rows=True)
     np.testing.assert_allclose(weights[np.arange(200), best], weights.min(axis=1), atol=1e-6)
 
 
