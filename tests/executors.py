@@ -10,7 +10,7 @@ import numpy as np
 
 
 class ShuffledExecutor:
-    """Runs tasks in this process; their results come in random order, some of them twice.
+    """Executor that runs tasks in this process and returns results in random order, some twice.
 
     Parameters
     ----------

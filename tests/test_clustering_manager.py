@@ -94,7 +94,7 @@ pytestmark = pytest.mark.usefixtures("temporary_folder")
 
 
 def others(path: Path) -> dict[str, Any]:
-    """Everything in the file but the clustering tables."""
+    """Return all rows except those of the clustering tables."""
     return dict(snapshot(path, without=CLUSTERING_TABLES))
 
 
@@ -328,7 +328,8 @@ def test_repeated_embeddings_are_counted_in_a_warning(
     assert outcomes["Nomic"].n_embeddings == 44
     warned = [record.getMessage() for record in caplog.records if "of an invocation" in record.getMessage()]
     assert warned == [
-        "Nomic: 4 of 44 embeddings are of an invocation that has one of this model already; each counts"
+        "Nomic: 4 of 44 embeddings are of an invocation that has another embedding of this model; "
+        "all are clustered"
     ]
     assert "of images" not in caplog.text
 
@@ -622,7 +623,7 @@ def test_with_no_disk_space_anywhere_both_errors_are_reported(
     outcome = cluster_with_limit(large, temporary_folder, 40_000)
     assert outcome.status == FAILED
     assert "computed but not saved" in (outcome.reason or "")
-    assert "could not be kept as a file either" in (outcome.reason or "")
+    assert "could not be written to a file either" in (outcome.reason or "")
     assert snapshot(large.path) == before
     assert pending.find_pending(large.database) == []
     assert list(large.path.parent.rglob("*.part")) == []

@@ -57,7 +57,7 @@ def nothing_is_left_running() -> Iterator[None]:
 
 
 class Listener:
-    """Tells a function of every phase."""
+    """Call a function for every phase."""
 
     def __init__(self, heard: Callable[[str], None]) -> None:
         self.heard = heard
@@ -69,7 +69,7 @@ class Listener:
 
 
 class Lock:
-    """Another program that is writing: whoever wants to save waits for it."""
+    """Another program that holds the write lock."""
 
     def __init__(self, path: Path) -> None:
         self.connection = sqlite3.connect(path, isolation_level=None)
@@ -180,7 +180,7 @@ def test_a_killed_process_fails_its_own_model_only_and_two_save_at_once(
     ((lost, _),) = killed
     assert outcomes[lost].status == FAILED
     assert outcomes[lost].reason is not None
-    assert "was ended by SIGKILL, as the system does where memory runs out" in outcomes[lost].reason
+    assert "was ended by SIGKILL, as the system does when memory runs out" in outcomes[lost].reason
     assert f"{lost} failed: its process on device" in caplog.text
     others = set(MODELS) - {lost}
     assert {outcomes[model].status for model in others} == {CLUSTERED}

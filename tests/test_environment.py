@@ -19,7 +19,7 @@ echo "$*" >> "$(dirname "$0")/../calls"
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """The scripts beside an environment whose Python only writes down what it is asked for."""
+    """Return a checkout whose environment has a Python that only records its arguments."""
     for name in ("scripts", "env"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
@@ -42,7 +42,7 @@ def _write_program(path: Path, text: str) -> None:
 
 
 def _installed(checkout: Path, *, driver: str | None = None, **variables: str) -> tuple[str, str]:
-    """Source environment.sh; return the locks that pip was given since, and what was said."""
+    """Source environment.sh; return the locks that pip installed since, and the output."""
     programs = checkout / "programs"
     programs.mkdir(exist_ok=True)
     calls = checkout / ".venv" / "calls"

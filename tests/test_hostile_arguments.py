@@ -29,7 +29,7 @@ def clustered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where what takes seconds to import is not installed."""
+    """Hide packages that take seconds to import."""
     for name in ("umap", "datamapplot"):
         monkeypatch.setitem(sys.modules, name, None)
 

@@ -97,7 +97,7 @@ def succeed(*arguments: object, **more: Any) -> Result:
 
 
 def fail(code: int, *arguments: object, **more: Any) -> str:
-    """Run what must fail; return what it said on stderr."""
+    """Run a command that must fail; return its stderr."""
     result = invoke(*arguments, **more)
     assert result.exit_code == code, result.output
     assert result.stderr
@@ -647,7 +647,7 @@ def test_delete_clusterings_asks_and_lists_what_is_deleted(clustered: UpgradedFi
     for answer in ("n\n", ""):
         result = invoke("delete-clusterings", "--all", db=clustered.path, answer=answer)
         assert result.exit_code == 1
-        assert "2 clusterings go" in result.stdout
+        assert "This deletes 2 clusterings" in result.stdout
         assert "80 assignments" in result.stdout
         assert snapshot(clustered.path) == before
     assert "Deleted 2" in succeed("delete-clusterings", "--all", db=clustered.path, answer="y\n").stdout
@@ -755,7 +755,7 @@ def test_doctor_checks_a_file_before_its_upgrade(tmp_path: Path) -> None:
     kinds = [finding["kind"] for finding in data["unchecked"]]
     assert kinds == ["wrong_type", "missing_output", "unreadable_value"]
     shown = invoke("doctor", db=facts.path).stdout
-    assert "not looked for: wrong_type (no index has type" in shown
+    assert "not checked: wrong_type (no index has type" in shown
     assert "panic-tda upgrade" in shown
     assert facts.path.read_bytes() == before
     assert "panic-tda upgrade --db" in fail(1, "doctor", "--fix", db=facts.path)
@@ -789,7 +789,7 @@ def test_doctor_fix_lists_confirms_and_repairs(clustered: UpgradedFile) -> None:
     for words in (["bad_id"], ["nonsense"], ["orphan_assignment", "wrong_type"]):
         message = fail(2, "doctor", "--fix", "--yes", *words, db=path)
         kinds = "duplicate_embedding, orphan_assignment, broken_clustering, damaged_tree, damaged_neighbours"
-        assert f"{kinds} can be mended" in message
+        assert f"{kinds} can be repaired" in message
     path.chmod(0o444)
     assert "read-only; make it writable" in fail(1, "doctor", "--fix", "--yes", db=path)
     path.chmod(0o644)

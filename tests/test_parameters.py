@@ -288,7 +288,7 @@ def test_an_option_without_effect_beside_another_is_refused(settings: dict[str, 
 
 
 def random_rows(seed: int) -> NDArray[np.float64]:
-    """Clouds of several widths, or of one: on one or the other every option changes something."""
+    """Return clouds of several widths or of one width, so that every option has an effect."""
     rng = np.random.default_rng(seed)
     cloud = rng.integers(0, (8, 1)[seed % 2], 110)
     spread = rng.choice([0.02, 0.1, 0.4], 8)[cloud, None] if cloud.any() else 0.15

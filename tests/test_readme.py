@@ -84,13 +84,13 @@ class Shell:
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[Shell, list[str]]:
-    """A folder after the README's session, and what each of its commands printed."""
+    """Run the README's session; return its folder and the output of each command."""
     shell = Shell(tmp_path_factory.mktemp("readme"))
     return shell, shell.run(*(command for command, _ in split_session(SESSION.text)))
 
 
 def normalize(output: str) -> str:
-    """Take out what is another in every run, and the widths that follow from it."""
+    """Replace what differs between runs (times, ids, sizes) and the widths that depend on it."""
     for pattern, name in (
         (r"\b\d{4}-\d\d-\d\d \d\d:\d\d( UTC)?", "TIME"),
         (r"\b\d+\.\d s\b", "SECONDS"),

@@ -44,7 +44,7 @@ PIP = re.compile(r"pip install (?:-e )?(?:'([^']+)'|([\w.\[\]]+))")
 
 
 def messages_of(path: Path) -> Iterator[str]:
-    """Yield the texts in a module, placeholders as …, and no docstrings but those that are help."""
+    """Yield the texts of a module with placeholders as …, without docstrings that are not help."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     docstrings = {
         id(node.body[0].value)

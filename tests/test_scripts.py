@@ -120,7 +120,7 @@ TRAPS = ("click", "numpy", "sqlalchemy", "alembic", "pyarrow", "numba", "rich", 
 
 @pytest.fixture
 def trapped_sample(sample: Path) -> Path:
-    """Beside the database lie modules named like ours, which say that they were executed."""
+    """Return the sample with modules named like ours next to it, which report being executed."""
     for name in TRAPS:
         (sample.parent / f"{name}.py").write_text(
             f"open('executed-{name}', 'w')\nraise ImportError('a trap')\n"

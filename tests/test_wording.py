@@ -53,7 +53,7 @@ MORE_THAN_ONE = {
 
 
 def messages() -> Iterator[tuple[str, str, str]]:
-    """Yield where a value stands before a plural: the file, the expression, and what follows."""
+    """Yield the file, the expression and the following text of each value in a message."""
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.JoinedStr):

@@ -27,7 +27,7 @@ TWO_MODELS = FieldSpec(text_models=("A", "B"), runs=8, length=60)
 
 
 def leave_states(root: Path) -> None:
-    """Leave what killed runs with two sets of parameters leave."""
+    """Write the states of killed runs with two sets of parameters."""
     for k in (3, 4):
         checkpoint = Checkpoint(root, "rows")
         checkpoint.open(k=k)
@@ -110,7 +110,7 @@ def test_an_unusable_work_folder_is_an_error_if_files_are_needed(
 def test_without_checkpoints_large_files_lie_in_the_work_folder_too(
     upgraded: MakeFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The neighbour lists went into the temporary folder, which is often memory itself."""
+    """The neighbour lists were in the temporary folder, which is often in memory."""
     file = upgraded(TWO_MODELS)
     monkeypatch.setattr(parameters, "LEAST_MEMORY", 1)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "not" / "for" / "this"))
@@ -124,7 +124,7 @@ def test_without_checkpoints_large_files_lie_in_the_work_folder_too(
 
 
 def plant(folder: Path) -> dict[str, bytes]:
-    """Fill somebody's folder with what looks like states, and return what is in it."""
+    """Fill another user's folder with files like states, and return its contents."""
     (folder / ("a" * 16)).mkdir(parents=True)
     for place in (folder, folder / ("a" * 16)):
         for name in ("neighbours.npz", "finished-tree.state", "checkpoint.json", "x.panic-tda.partial"):

@@ -37,7 +37,7 @@ def run(database: Database, *words: str) -> list[dict[str, Any]]:
 
 
 def stored(database: Database, clustering_id: str) -> dict[str, Any]:
-    """Everything that depends on the clusters, and what is unique in their tree."""
+    """Return everything that depends on the clusters, and the sorted tree heights."""
     with database.session() as session:
         summary = find_clustering(session, clustering_id)
         tree = read_tree(session.connection(), summary.id)

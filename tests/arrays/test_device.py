@@ -33,12 +33,12 @@ SPOILED = FieldSpec(
 
 
 def storage() -> Any:
-    """Return what loads rows, imported when it is needed: a device is tested without SQLAlchemy too."""
+    """Import the loading module when needed, because device tests also run without SQLAlchemy."""
     return importlib.import_module("panic_tda.storage.read.loading")
 
 
 def batches(vectors: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Slices of one array that is overwritten each time, as a driver's buffer may be."""
+    """Yield slices of one array that is overwritten each time, like a driver's buffer."""
     buffer = np.empty((size, vectors.shape[1]), dtype=np.float32)
     for begin in range(0, len(vectors), size):
         part = vectors[begin : begin + size]
@@ -179,7 +179,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def host_peaks(database: Database) -> list[float]:
-    """Most host memory while loading to the device and to the host, as shares of the matrix."""
+    """Return the peak host memory while loading to the device and to the host, as shares of the matrix."""
     census = storage().take_census(database)["Nomic"]
     peaks = []
     for to_device in (True, False):

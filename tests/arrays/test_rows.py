@@ -27,7 +27,7 @@ finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
 def extreme_rows() -> np.ndarray:
-    """Directions all of them, with values at both ends of single precision."""
+    """Return rows with a direction and with values at both ends of single precision."""
     return np.array(
         [
             [LARGEST] * 4,
@@ -50,7 +50,7 @@ def many_rows(n: int, d: int) -> np.ndarray:
 
 
 def folded(terms: list[float]) -> float:
-    """Add in the written order."""
+    """Add values in the documented order."""
     while len(terms) > 1:
         half = len(terms) // 2
         first = [a + b for a, b in zip(terms[:half], terms[len(terms) - half :], strict=True)]
@@ -115,7 +115,7 @@ def test_finite_rows_are_bitwise_equal_on_the_stand_in(vectors: np.ndarray) -> N
 
 
 class Flushing(strict_arrays.StrictArray):
-    """A matrix on a device whose kernels write zero for what is below the smallest normal float32."""
+    """A device matrix whose kernels write zero in place of subnormal float32 values."""
 
     __slots__ = ()
 
@@ -125,7 +125,7 @@ class Flushing(strict_arrays.StrictArray):
 
 
 def reading_flushed(units: Callable[..., Any]) -> Callable[..., Any]:
-    """Such kernels read it as zero, too."""
+    """Make kernels also read subnormal values as zero."""
 
     def flushed(xp: Any, chunk: Any, work: Any) -> tuple[Any, Any]:
         if xp is np:

@@ -96,7 +96,7 @@ def output(command: list[str], folder: Path, env: dict[str, str]) -> list[str]:
 
 
 def ask_zsh(folder: Path, line: str, env: dict[str, str]) -> list[str]:
-    """Press Tab on a terminal: zsh completes nowhere else."""
+    """Press Tab on a terminal, because zsh completes only there."""
     terminal, inside = pty.openpty()
     process = subprocess.Popen(
         ["zsh", "-f", "-i"],
@@ -145,7 +145,7 @@ SHELLS = {"bash": ask_bash, "zsh": ask_zsh, "fish": ask_fish}
 
 @pytest.fixture(params=SHELLS)
 def ask(request: pytest.FixtureRequest, programs: Path, tmp_path: Path) -> Ask:
-    """Ask a shell how a line may go on; what it answers has the completions, in zsh among what is shown."""
+    """Ask a shell for completions of a line; return its output, which for zsh includes the screen."""
     if shutil.which(request.param) is None:
         pytest.skip(f"{request.param} is not installed, so what it makes of the script is not seen")
     return lambda line, **env: SHELLS[request.param](tmp_path, line, shell_environment(programs, **env))
@@ -192,7 +192,7 @@ def test_names_that_bash_would_split_are_quoted(clustered: Clustered, programs: 
 
 
 def tab(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """Do what bash's script does at the Tab key, behind the last word."""
+    """Request completions of the last word as bash's script does."""
     typed = " ".join(shlex.quote(word) for word in ("panic-tda", *words))
     variables = {"COMP_WORDS": typed, "COMP_CWORD": str(len(words)), completion.VARIABLE: "bash_complete"}
     return subprocess.run(

@@ -20,7 +20,7 @@ PIPE = "is a pipe, a socket or a device"
 
 @pytest.fixture
 def folder(upgraded: MakeFile) -> Path:
-    """A folder with a database, links that lead in a circle, and a pipe that nobody writes or reads."""
+    """Return a folder with a database, circular links, and a pipe without a writer or reader."""
     path = upgraded(FieldSpec(runs=2, length=40, text_models=("Nomic",), layout=0)).path
     (path.parent / "circle").symlink_to("other")
     (path.parent / "other").symlink_to("circle")

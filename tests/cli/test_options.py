@@ -60,7 +60,7 @@ def empty_database(path: Path) -> Path:
 
 @pytest.mark.parametrize("command", sorted(main.commands))
 def test_every_option_shows_its_default(command: str) -> None:
-    """Flags alone need none: they are off."""
+    """Only flags need no default: they are off."""
     context = click.Context(main.commands[command])
     for parameter in main.commands[command].params:
         if not isinstance(parameter, click.Option) or (parameter.is_flag and not parameter.secondary_opts):

@@ -369,12 +369,12 @@ def test_ids_are_never_cut(width: int) -> None:
 def test_a_deletion_counts_what_it_deletes() -> None:
     assert listings.deletion_text([], WIDE) == "Nothing to delete."
     text = listings.deletion_text([summary(), summary(n_clusters=4, n_embeddings=1)], WIDE)
-    assert "2 clusterings go, with 7 clusters and 100 assignments." in text
+    assert "This deletes 2 clusterings with 7 clusters and 100 assignments." in text
     assert text.count(str(UUID(int=0xABC))) == 2
     many = listings.deletion_text([summary()] * 1000, WIDE)
     assert len(many.splitlines()) == 54
     assert "and 950 older ones" in many
-    assert "1000 clusterings go" in many
+    assert "This deletes 1000 clusterings" in many
 
 
 def test_results_that_were_saved_later_are_shown() -> None:
@@ -392,6 +392,6 @@ def test_results_that_were_saved_later_are_shown() -> None:
 
 def test_counts_of_one_are_singular() -> None:
     question = listings.deletion_text([summary(n_clusters=1, n_embeddings=1)], WIDE)
-    assert question.endswith("1 clustering goes, with 1 cluster and 1 assignment.")
+    assert question.endswith("This deletes 1 clustering with 1 cluster and 1 assignment.")
     shown = rendering.details_text(summary(n_clusters=2), [cluster()], WIDE, limit=1)
     assert shown.endswith("… and 1 smaller cluster; --limit 0 shows all")

@@ -226,13 +226,13 @@ EVIL = "Evil\x1b]0;title\x07\x9b2J"
 
 
 def test_names_print_no_control_characters(upgraded: MakeFile) -> None:
-    """Names of models went to the terminal and into the log as they were, escape sequences and all."""
+    """Names of models were printed and logged with their escape sequences."""
     file = upgraded(FieldSpec(text_models=("Nomic",)))
     with opened(file.path) as connection:
         connection.execute("UPDATE embedding SET embedding_model = ?", (EVIL,))
     log = file.path.with_name("run.log")
 
-    def said_by(*words: str) -> str:
+    def run_and_read_stderr(*words: str) -> str:
         return CliRunner().invoke(main, [*words, "--db", str(file.path)], prog_name="panic-tda").output
 
     for words in (
@@ -246,11 +246,11 @@ def test_names_print_no_control_characters(upgraded: MakeFile) -> None:
         ("show-clustering", EVIL),
         ("delete-clusterings", "--model", EVIL, "--yes"),
     ):
-        message = said_by(*words)
+        message = run_and_read_stderr(*words)
         assert "Evil" in message, words
         assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", message), words
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", log.read_text())
-    as_json = said_by("cluster-embeddings", "--json", "--quiet")
+    as_json = run_and_read_stderr("cluster-embeddings", "--json", "--quiet")
     assert json.loads(as_json)["results"][0]["embedding_model"] == EVIL
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", as_json)
 

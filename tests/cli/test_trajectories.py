@@ -234,7 +234,7 @@ def test_a_sampled_clustering_shows_the_distance_between_steps(tmp_path: Path) -
 def test_a_clustering_whose_runs_were_deleted_is_reported(path: Path) -> None:
     with opened(path) as connection:
         connection.execute("DELETE FROM embeddingcluster")
-    assert "No run has a step in it any more." in invoke("--db", path).stdout
+    assert "All runs of this clustering were deleted." in invoke("--db", path).stdout
     assert read_json("--db", path, "--runs")["groups"] == []
 
 
@@ -354,6 +354,6 @@ def test_unknown_runs_and_empty_endings_are_reported() -> None:
     nothing = replace(study({"network": None}), transitions=Transitions(*[np.empty(0, dtype=np.int64)] * 3))
     nothing = replace(nothing, groups=(replace(nothing.groups[0], dwell=DwellStatistics(0, 0, None, None)),))
     shown = text(nothing, {}, WIDE)
-    assert "(gone)" in shown
+    assert "(deleted)" in shown
     assert "Most frequent" not in shown
     assert re.search(r" 0 +- +- +-$", shown, re.MULTILINE)

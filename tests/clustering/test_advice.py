@@ -56,7 +56,7 @@ DOUBTFUL: list[tuple[Any, dict[str, Any], str]] = [
 
 
 def named_settings(message: str) -> list[tuple[dict[str, Any], int, int]]:
-    """Read from a warning the parameters that it names, the clusters and the outliers."""
+    """Parse the parameters and the numbers of clusters and outliers in a warning."""
     pattern = r"((?:\w+=[^ ,;]+(?:, )?)+) gives ([\d,]+) clusters? and ([\d,]+) outliers"
     return [
         (eval(f"dict({changes})"), int(clusters.replace(",", "")), int(outliers.replace(",", "")))

@@ -31,7 +31,7 @@ ROWS = {name: unit_rows(vectors) for name, vectors in DATA.items()}
 
 
 class Placed(NamedTuple):
-    """A backend, and in which memory it is given its rows."""
+    """A backend, and the memory in which it gets its rows."""
 
     name: str
     on_device: bool = False
@@ -64,7 +64,7 @@ def backend(request: pytest.FixtureRequest) -> Placed:
 
 
 @pytest.fixture(autouse=True)
-def refusals_are_said_again() -> None:
+def clear_logged_refusals() -> None:
     backends.log_once.cache_clear()
 
 
@@ -78,7 +78,7 @@ def options(min_samples: int, **more: object) -> FitOptions:
 
 
 def fit_all_rows(backend: Placed, rows: np.ndarray, options: FitOptions) -> SpanningTree:
-    """Fit as `clustering` does: distinct rows with weights where the backend takes them."""
+    """Fit distinct rows with weights if the backend takes weights, otherwise all rows."""
     if not backend.weighted:
         return backend.fit(rows, np.ones(len(rows), dtype=np.int64), options)
     distinct = find_distinct(rows)
@@ -102,7 +102,7 @@ def assert_spans(tree: SpanningTree, n: int) -> None:
 
 
 def merge_heights(tree: SpanningTree) -> np.ndarray:
-    """Height at which every two rows come together, (n, n), nothing below the floor."""
+    """Return the height at which each pair of rows merges, (n, n), at least the floor."""
     n = len(tree.height) + 1
     heights, members = np.zeros((n, n)), {row: [row] for row in range(n)}
     for edge in np.argsort(tree.height, kind="stable"):
@@ -136,7 +136,7 @@ def test_tree_weights_equal_prims(backend: Placed, rows: np.ndarray, min_samples
 
 
 def assert_is_nearly_prims(backend: Placed, rows: np.ndarray, k: int) -> None:
-    """A spanning tree with true weights, none lighter than Prim's; equal to it on the complete graph."""
+    """Assert a spanning tree with true weights, not lighter than Prim's, and equal on the complete graph."""
     if k < cuml.MIN_SAMPLES[0]:
         with pytest.raises(UnsupportedOnBackend, match="accepts min_samples from 2"):
             backend.check(*rows.shape, options(k))

@@ -33,7 +33,7 @@ Run = Callable[[Path], tuple[bool, str]]
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Run:
-    """Call the kernel as a new process would; return whether it came from the cache, and the log.
+    """Call the kernel as in a new process; return whether it came from the cache, and the log.
 
     Numba reads and writes the cache of a function that was decorated anew: a process of its own for each
     call takes seconds to start and reads the same files.

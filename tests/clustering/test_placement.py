@@ -35,7 +35,7 @@ SPEC = FieldSpec(runs=6, duplicates=0.4, text_models=("First", "Second", "Third"
 
 
 class OnDevice:
-    """Takes rows on a device only, and has a backend of the host build their tree."""
+    """Backend that takes rows on a device only and builds the tree on the host."""
 
     name, exact = "on-device", True
     during: Callable[[Any], None] | None = None
@@ -71,7 +71,7 @@ def on_device_backends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def during(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], None]], None]:
-    """Have a function called with the rows of every fit."""
+    """Call a function with the rows of every fit."""
     return lambda function: monkeypatch.setattr(OnDevice, "during", staticmethod(function))
 
 

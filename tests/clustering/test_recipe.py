@@ -41,7 +41,7 @@ def renumbered(labels: IntArray) -> IntArray:
 def oracles_answer(
     vectors: bytes, n_rows: int, parameters: ClusteringParameters
 ) -> tuple[FlatClusters, IntArray, dict[int, int]]:
-    """Return what the oracle finds, its labels renumbered, and its medoids: once for all backends."""
+    """Return the reference clusters, their renumbered labels and medoids, cached for all backends."""
     rows = unit_rows(np.frombuffer(vectors).reshape(n_rows, -1))
     expected = reference.cluster_rows(rows, parameters.resolve(n_rows))
     labels = renumbered(expected.labels)
@@ -121,7 +121,7 @@ def test_shuffled_rows_give_the_shuffled_result(data: str, setting: str, random:
 
 
 class _Weighted:
-    """The slow oracle's tree behind the weighted contract: distinct rows in, multiplicities counted."""
+    """Backend with weights that builds the tree with the slow reference."""
 
     name, exact, weighted = "weighted", True, True
 

@@ -22,7 +22,7 @@ from tests import strict_arrays
 
 
 def random_edges(n: int, seed: int, *, more: int = 0) -> Edges:
-    """A spanning tree of n rows and some edges more, with tied heights among them."""
+    """Return a spanning tree of n rows with additional edges and some tied heights."""
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(n)
     below = np.array([rng.integers(0, row) for row in range(1, n)], dtype=np.int64)
@@ -32,7 +32,7 @@ def random_edges(n: int, seed: int, *, more: int = 0) -> Edges:
 
 
 def heaviest_on_path(n: int, tree: Edges) -> np.ndarray:
-    """The definition: walk from every row to all others."""
+    """Return the heaviest edge on each path by walking from every row to all others."""
     beside: list[list[tuple[int, float]]] = [[] for _ in range(n)]
     for u, v, height in zip(*(part.tolist() for part in tree), strict=True):
         beside[u].append((v, height))

@@ -22,7 +22,7 @@ N = 160
 
 
 def rows_of(name: str) -> np.ndarray:
-    """Return distinct unit rows: with axes that matter little, in piles of near copies, or on a lattice."""
+    """Return distinct unit rows: with minor axes, in groups of near copies, or on a lattice."""
     rng = np.random.default_rng(0)
     if name == "lattice":
         rows = np.array([[a, b, c] for a in range(8) for b in range(8) for c in (3, 5)]) + 1.0

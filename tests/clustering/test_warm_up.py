@@ -45,7 +45,7 @@ print(json.dumps({
 
 @pytest.fixture
 def installation(tmp_path: Path) -> Path:
-    """A copy of the package in which nothing can be cached: a file stands where the folder would."""
+    """Return a copy of the package that cannot cache, because a file replaces the cache folder."""
     package = tmp_path / "site" / "panic_tda"
     shutil.copytree(REPOSITORY / "panic_tda", package, ignore=shutil.ignore_patterns("__pycache__"))
     for folder in (package, *filter(Path.is_dir, package.rglob("*"))):
@@ -118,7 +118,7 @@ def test_listing_needs_no_cache_and_no_compiler(installation: Path, tmp_path: Pa
 
 
 def test_warm_up_compiles_everything_that_fits_call() -> None:
-    """In a process of its own: here other tests have compiled what they met with."""
+    """Uses a process of its own, because other tests have compiled functions in this one."""
     process = run_python(
         """
 import numpy as np

@@ -52,7 +52,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def checkout(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkout, as far as examples see it, with the sample's database, which the environment names."""
+    """Provide a folder like a checkout, with the sample's database named by the environment."""
     shutil.copyfile(sample, tmp_path / DATABASE)
     (tmp_path / "panic_tda").symlink_to(REPOSITORY / "panic_tda")
     # UMAP has its own tests, and scripts/demo.sh a page by it; to compile it takes longer than all of this.

@@ -28,7 +28,7 @@ TEXT = "a text that goes on " * 30
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with two clusterings whose ids begin alike, as those of one minute do."""
+    """Return a database with two clusterings whose ids have a common beginning."""
     path = make_walks(tmp_path_factory.mktemp("listings"), Walk(runs=3, steps=20, places=2))
     run_command("recut-clustering", "--db", path, "--epsilon", "0.2", "-q")
     with opened(path) as connection:
@@ -61,7 +61,7 @@ def test_ids_are_as_short_as_unique_and_accepted(run: Callable[..., str]) -> Non
         assert clustering in run("compare-clusterings", name, names[0])
     deleted = run("delete-clusterings", names[1], "--yes")
     assert shown(deleted) == [names[1]]
-    assert "1 clustering goes, with 6 clusters and 60 assignments." in deleted
+    assert "This deletes 1 clustering with 6 clusters and 60 assignments." in deleted
     assert all_ids[1] not in [
         clustering["id"] for clustering in json.loads(run("list-clusterings", "--json"))
     ]
@@ -73,7 +73,7 @@ def test_short_ids_are_unique_among_hidden_clusterings_too(run: Callable[..., st
 
 
 def times_of(value: Any) -> list[str]:
-    """Return all texts in an answer that are times."""
+    """Return all times in a JSON value."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):
@@ -109,11 +109,11 @@ def test_counts_of_one_are_singular(tmp_path: Path) -> None:
             ["delete-clusterings", str(clustering.id), "--yes"],
         )
     )
-    verbs = ("was", "is", "ends", "goes", "clustering goes")
+    verbs = ("was", "is", "ends", "goes")
     assert set(re.findall(r"(?<![\d.,])1 ((?:\w+ )?\w+s)\b", text)) <= set(verbs)
     assert "The only run: 0.0 % of 5 steps are in transit" in text
     assert "1 of 1 cluster kept" in text
-    assert "1 clustering goes, with 4 clusters and 5 assignments." in text
+    assert "This deletes 1 clustering with 4 clusters and 5 assignments." in text
 
 
 def test_texts_are_not_cut_outside_a_terminal(tmp_path: Path) -> None:

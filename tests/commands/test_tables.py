@@ -60,7 +60,7 @@ OTHERS = {
 
 @pytest.fixture(scope="module")
 def clustered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with two clusterings of a model whose name is long, and whose texts are."""
+    """Return a file with two clusterings of a model with a long name and long texts."""
     path = tmp_path_factory.mktemp("tables") / "field.sqlite"
     write_field_file(path, FieldSpec(text_models=(MODEL,)))
     database = open_database(path)

@@ -15,7 +15,7 @@ from tests.snapshots import run_python
 
 @pytest.fixture
 def two_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Numbers are checked against how many devices there are; the devices themselves are not asked."""
+    """Simulate two devices by their number only."""
     monkeypatch.setattr(cuda, "count", lambda: 2)
     monkeypatch.delenv(cuda.VISIBLE, raising=False)
 

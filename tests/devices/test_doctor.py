@@ -29,7 +29,7 @@ DEVICES = (
 
 
 def databases() -> Any:
-    """Return what renders answers, imported when it is needed: a device is tested without SQLAlchemy too."""
+    """Import the rendering module when needed, because device tests also run without SQLAlchemy."""
     return importlib.import_module("panic_tda.cli.rendering.databases")
 
 
@@ -40,7 +40,7 @@ def command() -> Any:
 
 @pytest.fixture
 def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A driver's tool of two devices, as the path to write it to."""
+    """Return the path for a fake nvidia-smi on a machine with two devices."""
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     return tmp_path / "nvidia-smi"
 

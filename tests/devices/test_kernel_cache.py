@@ -41,7 +41,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Run code where CuPy is the one above, with its own home and folder for temporary files."""
+    """Run code with the fake CuPy above and with its own home and temporary folder."""
     package = tmp_path / "packages" / "cupy" / "cuda"
     package.mkdir(parents=True)
     (package.parent / "__init__.py").write_text("from cupy import cuda\n")

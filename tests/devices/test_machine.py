@@ -27,7 +27,7 @@ print(json.dumps([available_cores(), *host_memory()]))
 
 
 def ask(*prefix: str) -> list[int]:
-    """Return cores, memory and available memory as a process started by these words sees them."""
+    """Return the cores, memory and available memory that a child process sees."""
     command = [*prefix, sys.executable, "-c", ASK]
     process = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
     answer: list[int] = json.loads(process.stdout)

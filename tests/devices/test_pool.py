@@ -34,7 +34,7 @@ def nothing_is_left_running() -> Iterator[None]:
 
 
 class Heard:
-    """A listener that writes everything down."""
+    """Progress listener that records all calls."""
 
     def __init__(self, name: str = "first") -> None:
         self.name = name
@@ -77,7 +77,7 @@ def test_as_many_tasks_as_devices_are_done_at_the_same_time(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("death", "reason"),
     [
-        (("kill", signal.SIGKILL), "was ended by SIGKILL, as the system does where memory runs out"),
+        (("kill", signal.SIGKILL), "was ended by SIGKILL, as the system does when memory runs out"),
         (("kill", signal.SIGSEGV), "was ended by SIGSEGV"),
         (("exit", 7), "ended with exit status 7"),
         (("exit", 0), "ended with exit status 0"),
@@ -138,7 +138,7 @@ def test_logs_come_with_the_name_of_the_device_and_only_where_they_are_wanted(
 
 
 def interrupt_after(place: Path, asleep: int) -> Any:
-    """Make a listener that interrupts the caller when so many processes sleep."""
+    """Return a listener that interrupts the caller when a number of processes sleep."""
 
     class Interrupting(Heard):
         def phase(self, name: str, total: float | None = None) -> None:

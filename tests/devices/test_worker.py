@@ -29,7 +29,7 @@ def test_progress_steps_are_added_up() -> None:
 
 
 class SignalledSink:
-    """Gets the signal in the middle of every message."""
+    """Stream that receives a signal in the middle of every message."""
 
     def __init__(self) -> None:
         self.data = b""

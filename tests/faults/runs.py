@@ -80,7 +80,7 @@ class Run:
 
     @property
     def phases(self) -> list[tuple[float, str]]:
-        """The phases that began, and when."""
+        """Start times and names of the phases."""
         return [(when, match[1]) for when, line in self.lines if (match := PHASE.search(line))]
 
     @property
@@ -106,7 +106,7 @@ def run(
     env: dict[str, str] | None = None,
     prefix: Sequence[str] = (),
 ) -> Run:
-    """Run the command on a database, and send it a signal `after` seconds from its start, or of a phase."""
+    """Run the command, and send it a signal `after` seconds from its start or from the start of a phase."""
     command = [
         *prefix,
         sys.executable,
@@ -119,7 +119,7 @@ def run(
         *map(str, words[1:]),
     ]
     began, result = time.perf_counter(), Run()
-    with _hearing():
+    with _accepting_interrupts():
         process = subprocess.Popen(
             command,
             cwd=path.parent,
@@ -163,8 +163,8 @@ def run(
 
 
 @contextmanager
-def _hearing() -> Iterator[None]:
-    """Let what is started hear Ctrl-C, though this process may have been started deaf to it."""
+def _accepting_interrupts() -> Iterator[None]:
+    """Let child processes receive Ctrl-C, even if this process was started with SIGINT ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -178,7 +178,7 @@ def _hearing() -> Iterator[None]:
 # --------------------------------------------------------------------------- what must hold
 
 
-def require_whole(path: Path) -> int:
+def require_complete(path: Path) -> int:
     """Check the file and every clustering in it against its own record, and count the clusterings."""
     if not path.exists() or not path.stat().st_size:
         return 0
@@ -193,11 +193,11 @@ def require_whole(path: Path) -> int:
             referring = {row[0] for row in connection.execute(f"SELECT DISTINCT result_key FROM {table}")}
             assert referring <= set(keys), f"{table} has rows of a clustering that is not there"
         for key in keys:
-            _require_whole_clustering(connection, key)
+            _require_complete_clustering(connection, key)
     return len(keys)
 
 
-def _require_whole_clustering(connection: sqlite3.Connection, key: int) -> None:
+def _require_complete_clustering(connection: sqlite3.Connection, key: int) -> None:
     def fetch_value(query: str) -> Any:
         return connection.execute(query, (key,)).fetchone()[0]
 
@@ -228,8 +228,8 @@ def _require_whole_clustering(connection: sqlite3.Connection, key: int) -> None:
     assert fetch_value("SELECT count(*) FROM clusteringtree WHERE result_key = ?") >= 1
 
 
-def answers(path: Path) -> dict[str, Any]:
-    """Return, by model, what the latest clustering found and of what input: nothing of when and how fast."""
+def read_results(path: Path) -> dict[str, Any]:
+    """Return, by model, the clusters and the input hash of the latest clustering, without times."""
     answer_by_model = {}
     with closing(sqlite3.connect(path)) as connection:
         for model, key, sha256 in connection.execute(
@@ -250,13 +250,13 @@ def answers(path: Path) -> dict[str, Any]:
     return answer_by_model
 
 
-def everything(path: Path) -> dict[str, Any]:
+def read_all_rows(path: Path) -> dict[str, Any]:
     """Return all rows of all tables."""
     return dict(snapshot(path))
 
 
-def left_over(path: Path) -> list[str]:
-    """Return the names of files beside a database that nobody closed, finished or asked for."""
+def find_leftover_files(path: Path) -> list[str]:
+    """Return the names of unexpected files beside a database."""
     known = {path.name, f"{path.name}-wal", f"{path.name}-shm"}
     return sorted(
         str(file.relative_to(path.parent))
@@ -314,14 +314,14 @@ def clustered_file(path: Path, n_rows: int) -> None:
 
 
 def file_of_models(path: Path, n_rows: int) -> None:
-    """Write a model of 20 embeddings for every hundred rows: much is begun, and nothing lasts."""
+    """Write a model of 20 embeddings per hundred rows: many short phases."""
     models = tuple(f"Model{number:03d}" for number in range(max(2, n_rows // 100)))
     write_field_file(path, FieldSpec(layout=0, runs=1, length=40, text_models=models))
     upgrade(open_database(path))
 
 
-def nothing(path: Path, n_rows: int) -> None:
-    """Write what is to be imported; no database."""
+def write_import_file(path: Path, n_rows: int) -> None:
+    """Write the file to import, and no database."""
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((n_rows, 32)).astype(np.float32)
     texts = [f"a text {row}" for row in range(n_rows)]
@@ -337,14 +337,16 @@ def nothing(path: Path, n_rows: int) -> None:
 
 _PASSES = ("neighbours", "core distances", "forest", "verify")
 STAGES = {
-    "import": Stage(("import-embeddings", "import.parquet"), nothing, everything, ("import",)),
-    "upgrade": Stage(("upgrade", "--yes"), field_file, everything, ("upgrade",)),
-    "load": Stage((*FIT, *FILES_AND_STATES), upgraded_file, answers, ("load", "fingerprint")),
-    "fit": Stage((*FIT, *FILES_AND_STATES), upgraded_file, answers, _PASSES),
-    "save": Stage((*FIT, *FILES_AND_STATES), upgraded_file, answers, ("hierarchy", "medoids", "save")),
-    "plan": Stage(PLAN, file_of_models, everything, ("count embeddings", "measure fits of up to 20 rows")),
-    "models": Stage(FIT_MODELS, file_of_models, answers, ("count embeddings", "load", "medoids", "save")),
-    "delete": Stage(("delete-clusterings", "--all", "--yes"), clustered_file, everything, ("delete",)),
+    "import": Stage(("import-embeddings", "import.parquet"), write_import_file, read_all_rows, ("import",)),
+    "upgrade": Stage(("upgrade", "--yes"), field_file, read_all_rows, ("upgrade",)),
+    "load": Stage((*FIT, *FILES_AND_STATES), upgraded_file, read_results, ("load", "fingerprint")),
+    "fit": Stage((*FIT, *FILES_AND_STATES), upgraded_file, read_results, _PASSES),
+    "save": Stage((*FIT, *FILES_AND_STATES), upgraded_file, read_results, ("hierarchy", "medoids", "save")),
+    "plan": Stage(PLAN, file_of_models, read_all_rows, ("count embeddings", "measure fits of up to 20 rows")),
+    "models": Stage(
+        FIT_MODELS, file_of_models, read_results, ("count embeddings", "load", "medoids", "save")
+    ),
+    "delete": Stage(("delete-clusterings", "--all", "--yes"), clustered_file, read_all_rows, ("delete",)),
 }
 
 
@@ -365,7 +367,7 @@ def make_template(stage: Stage, folder: Path, n_rows: int) -> Path:
 
 
 def without_log(path: Path) -> None:
-    """Bring the log into the file, which can then be copied alone."""
+    """Move the write-ahead log into the file, so that the file can be copied alone."""
     with opened(path) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 

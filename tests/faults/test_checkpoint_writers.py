@@ -38,7 +38,7 @@ def opened(root: Path) -> Checkpoint:
 
 
 def test_two_processes_saving_at_once_leave_one_complete_state(tmp_path: Path) -> None:
-    """Both wrote to one partial file, and the first to end gave it the name of the state."""
+    """Both wrote to one partial file, and the first to finish renamed it."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDING, str(tmp_path)],
         cwd=REPOSITORY,

@@ -22,7 +22,7 @@ from panic_tda.storage.write import pending
 from panic_tda.storage.write.recovery import save_pending
 from panic_tda.types import CLUSTERED, FAILED
 from tests.conftest import MakeDisk, MakeFile
-from tests.faults.runs import answers, nothing, require_whole
+from tests.faults.runs import read_results, require_complete, write_import_file
 from tests.field_files import FieldSpec, write_field_file
 from tests.snapshots import snapshot
 
@@ -33,7 +33,7 @@ SPEC = FieldSpec(runs=30, length=40, dimensions=512, text_models=("Nomic",), lay
 
 
 def fill(disk: Path, *, leave: int) -> Path:
-    """Take all of a disk but some bytes."""
+    """Fill a disk except for some bytes."""
     filler = disk / "filler"
     filler.write_bytes(bytes(max(0, shutil.disk_usage(disk).free - leave)))
     return filler
@@ -52,7 +52,7 @@ def test_states_on_a_full_disk_are_not_saved_and_the_run_goes_on(
     assert all(re.match(pattern, line) for line in warnings)
     assert "No space left on device" in warnings[0]
     assert list(work.iterdir()) == []
-    assert require_whole(file.path) == 1
+    assert require_complete(file.path) == 1
 
 
 def test_a_state_is_saved_once_there_is_disk_space_again(disk: MakeDisk) -> None:
@@ -126,8 +126,8 @@ def test_a_result_on_a_full_disk_is_written_to_another_folder(
     }
     filler.unlink()
     assert [saved.n_vanished for saved in save_pending(database)] == [0]
-    assert require_whole(path) == 2
-    assert answers(path) == answers(file.path)
+    assert require_complete(path) == 2
+    assert read_results(path) == read_results(file.path)
 
 
 def test_an_export_on_a_full_disk_leaves_nothing(upgraded: MakeFile, disk: MakeDisk) -> None:
@@ -153,7 +153,7 @@ def test_an_export_on_a_full_disk_leaves_nothing(upgraded: MakeFile, disk: MakeD
 def test_an_import_on_a_full_disk_adds_nothing(tmp_path: Path, disk: MakeDisk) -> None:
     folder = disk(3 * MIB)
     path = folder / "new.sqlite"
-    nothing(tmp_path / "new.sqlite", 10_000)
+    write_import_file(tmp_path / "new.sqlite", 10_000)
     database = open_database(path, create=True)
     before = snapshot(path)
     with pytest.raises(DatabaseError, match=rf"is full: in {re.escape(str(folder))}, \d+ MiB are free"):
@@ -189,7 +189,7 @@ def test_an_upgrade_checks_the_space_of_the_temporary_folder(
 def test_an_upgrade_on_a_full_disk_changes_nothing(
     tmp_path: Path, disk: MakeDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody else took the room between the look at the disk and the work."""
+    """Another program used the space between the check and the work."""
     facts = write_field_file(tmp_path / "field.sqlite", FieldSpec(runs=100, length=60, layout=2, wal=True))
     folder = disk(24 * MIB)
     path = folder / "field.sqlite"

@@ -35,7 +35,7 @@ def test_a_commit_is_synchronous(tmp_path: Path, wal: bool) -> None:
 
 
 class Disk:
-    """Takes down what is brought to the disk and what is renamed, and lets it happen."""
+    """Record calls of fsync and rename, and perform them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: list[tuple[str, str]] = []
@@ -54,7 +54,7 @@ class Disk:
         monkeypatch.setattr(os, "replace", see_replace)
 
     def outlasts(self, path: Path) -> bool:
-        """Say whether the content was on the disk before it got this name, and the name after."""
+        """Return whether the content was synced before the rename, and the folder after it."""
         at = self.seen.index(("renamed", str(path)))
         source = self.seen[at - 1][1]
         return ("sync", source) in self.seen[:at] and ("sync", str(path.parent)) in self.seen[at:]

@@ -22,7 +22,7 @@ from panic_tda.storage.database import open_database
 from panic_tda.storage.write import pending
 from panic_tda.storage.write.recovery import save_pending
 from tests.conftest import MakeFile, UpgradedFile, ids_of
-from tests.faults.runs import FIT, left_over, require_whole, run
+from tests.faults.runs import FIT, find_leftover_files, require_complete, run
 from tests.field_files import FieldSpec
 from tests.snapshots import opened, snapshot
 
@@ -52,7 +52,7 @@ NOBODY = 65534
 
 
 def meanwhile(statement: str) -> str:
-    """Return a program in which somebody else does something between the fit and the saving."""
+    """Return a program that changes the file between the fit and the saving."""
     return MEANWHILE.replace("{meanwhile}", statement)
 
 
@@ -65,10 +65,10 @@ def test_a_lock_that_stays_makes_the_result_a_pending_file(upgraded: MakeFile) -
         r"computed but not saved \(.*locked for 0\.2 s by another process; try again", result.stderr
     )
     assert f"the result is kept in {pending_file}" in result.stderr
-    assert require_whole(file.path) == 0
+    assert require_complete(file.path) == 0
     assert [saved.n_vanished for saved in save_pending(file.database)] == [0]
-    assert require_whole(file.path) == 1
-    assert left_over(file.path) == []
+    assert require_complete(file.path) == 1
+    assert find_leftover_files(file.path) == []
 
 
 def test_embeddings_added_and_deleted_during_a_fit_do_not_lose_the_result(upgraded: MakeFile) -> None:
@@ -84,7 +84,7 @@ def test_embeddings_added_and_deleted_during_a_fit_do_not_lose_the_result(upgrad
     assert result.code == 1
     assert "FOREIGN KEY constraint failed" in result.stderr
     assert "the result is kept in" in result.stderr
-    assert require_whole(file.path) == 0
+    assert require_complete(file.path) == 0
     (saved,) = save_pending(file.database)
     assert saved.n_vanished == 1
     with opened(file.path) as connection:
@@ -104,12 +104,12 @@ def test_a_file_removed_during_a_fit_is_not_created_again(upgraded: MakeFile) ->
     assert "unexpected" not in result.stderr
     shutil.move(elsewhere, file.path)
     assert [saved.n_vanished for saved in save_pending(file.database)] == [0]
-    assert require_whole(file.path) == 1
+    assert require_complete(file.path) == 1
 
 
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_file_removed_while_it_is_written_is_an_error(upgraded: MakeFile, replaced: bool) -> None:
-    """SQLite commits to the file without a name, and says nothing."""
+    """SQLite commits to the unlinked file without an error."""
     file = upgraded(FILE)
     other_path = Path(shutil.copy(file.path, file.path.with_name("other.sqlite")))
 
@@ -142,7 +142,7 @@ def test_three_runs_at_once_save_three_complete_clusterings(upgraded: MakeFile) 
     assert {name: result.code for name, result in results.items()} == {"one": 0, "two": 0, "other": 0}, (
         results
     )
-    assert require_whole(file.path) == 3
+    assert require_complete(file.path) == 3
     with opened(file.path) as connection:
         hashes = connection.execute(
             "SELECT embedding_model, json_extract(parameters, '$.input_sha256') FROM clusteringresult"
@@ -154,7 +154,7 @@ def test_three_runs_at_once_save_three_complete_clusterings(upgraded: MakeFile) 
     # The two of one model agree on every row.
     assert {count for _, count, _ in labels} == {1}
     assert sorted(n for _, _, n in labels) == [1] * 400 + [2] * 400
-    assert left_over(file.path) == []
+    assert find_leftover_files(file.path) == []
 
 
 # --------------------------------------------------------------------------- damage
@@ -208,8 +208,8 @@ def test_an_overwritten_page_is_a_database_error(upgraded: MakeFile, table: str,
 
 
 @pytest.fixture
-def strangers_file(upgraded: MakeFile) -> Iterator[UpgradedFile]:
-    """A file in a folder that everybody reaches; commands on it run as nobody."""
+def other_users_file(upgraded: MakeFile) -> Iterator[UpgradedFile]:
+    """Return a file in a folder that every user can enter; commands on it run as nobody."""
     if os.geteuid() != 0:
         pytest.skip("only root can run a command as another user")
     field_file = upgraded(FILE)
@@ -229,7 +229,7 @@ def strangers_file(upgraded: MakeFile) -> Iterator[UpgradedFile]:
 
 @contextmanager
 def nobody() -> Iterator[None]:
-    """Make this process that of another user inside the block; the files that it creates are that user's."""
+    """Run this process as another user inside the block."""
     groups, ours = os.getgroups(), (os.getgid(), os.getuid())
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, ours[0])
@@ -243,7 +243,7 @@ def nobody() -> Iterator[None]:
         os.setgroups(groups)
 
 
-def as_nobody(file: UpgradedFile, *words: str) -> tuple[int, str]:
+def run_as_nobody(file: UpgradedFile, *words: str) -> tuple[int, str]:
     # As root first: what nobody may not read is imported then.
     CliRunner().invoke(main, [words[0], "--db", str(file.path), "--no-such-option"])
     with nobody():
@@ -251,25 +251,25 @@ def as_nobody(file: UpgradedFile, *words: str) -> tuple[int, str]:
     return result.exit_code, result.stderr
 
 
-def test_another_users_file_in_another_users_folder_is_read_only(strangers_file: UpgradedFile) -> None:
-    before = strangers_file.path.read_bytes()
-    assert as_nobody(strangers_file, "list-clusterings")[0] == 0
+def test_another_users_file_in_another_users_folder_is_read_only(other_users_file: UpgradedFile) -> None:
+    before = other_users_file.path.read_bytes()
+    assert run_as_nobody(other_users_file, "list-clusterings")[0] == 0
     for words in (("cluster-embeddings",), ("delete-clusterings", "--all", "--yes")):
-        code, stderr = as_nobody(strangers_file, *words)
+        code, stderr = run_as_nobody(other_users_file, *words)
         assert code == 1
         assert "the -wal and -shm in it writable" in stderr
         assert "unexpected" not in stderr
-    assert strangers_file.path.read_bytes() == before
-    assert list(strangers_file.path.parent.iterdir()) == [strangers_file.path]
+    assert other_users_file.path.read_bytes() == before
+    assert list(other_users_file.path.parent.iterdir()) == [other_users_file.path]
 
 
-def test_another_users_file_in_a_shared_folder_is_read_only(strangers_file: UpgradedFile) -> None:
-    strangers_file.path.parent.chmod(0o777)
-    before = snapshot(strangers_file.path)
-    assert as_nobody(strangers_file, "list-clusterings")[0] == 0
+def test_another_users_file_in_a_shared_folder_is_read_only(other_users_file: UpgradedFile) -> None:
+    other_users_file.path.parent.chmod(0o777)
+    before = snapshot(other_users_file.path)
+    assert run_as_nobody(other_users_file, "list-clusterings")[0] == 0
     for words in (("cluster-embeddings",), ("delete-clusterings", "--all", "--yes")):
-        code, stderr = as_nobody(strangers_file, *words)
+        code, stderr = run_as_nobody(other_users_file, *words)
         assert code == 1
         assert "readonly" in stderr
         assert "unexpected" not in stderr
-    assert snapshot(strangers_file.path) == before
+    assert snapshot(other_users_file.path) == before

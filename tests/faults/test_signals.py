@@ -20,8 +20,8 @@ from tests.faults.runs import (
     SECONDS,
     environment,
     file_of_models,
-    left_over,
-    require_whole,
+    find_leftover_files,
+    require_complete,
     run,
 )
 from tests.field_files import FieldSpec, write_field_file
@@ -94,7 +94,7 @@ def test_a_signal_ends_a_long_native_call(
     assert "Nomic: one product: stopped after" in result.stderr
     assert result.stderr.endswith(f"{word}; nothing unfinished is in the database")
     assert snapshot(file.path) == before
-    assert left_over(file.path) == []
+    assert find_leftover_files(file.path) == []
 
 
 def test_a_signal_ends_a_long_statement(tmp_path: Path) -> None:
@@ -121,9 +121,9 @@ def test_a_signal_during_a_long_saving_statement_makes_the_result_a_pending_file
     assert re.search(
         f"interrupted while saving; the result is kept in {re.escape(str(pending_file))}", result.stderr
     )
-    assert require_whole(file.path) == 0
+    assert require_complete(file.path) == 0
     assert [saved.n_vanished for saved in save_pending(file.database)] == [0]
-    assert require_whole(file.path) == 1
+    assert require_complete(file.path) == 1
 
 
 DROPPED = """
@@ -201,7 +201,7 @@ def test_a_process_that_survives_its_signal_handler_is_ended(
 
 @pytest.mark.parametrize("name", WORK)
 def test_signals_end_work_on_many_models_at_any_moment(many_models: Path, name: str) -> None:
-    """Between the models nothing long goes on: what takes time are many short steps of Python.
+    """Between models the time is spent in many short steps of Python.
 
     `scripts/fault_matrix.py plan models` does the same at more moments.
     """
@@ -210,11 +210,11 @@ def test_signals_end_work_on_many_models_at_any_moment(many_models: Path, name: 
     ended = 0
     for turn, after in enumerate((0.0, 0.3)):
         number, code, word = CODES[turn]
-        before = require_whole(path)
+        before = require_complete(path)
         result = run(path, words, after=after, phase="count embeddings", number=number, code=program)
         assert result.code in (0, code), result.stderr
         assert "Traceback" not in result.stderr
-        n_whole = require_whole(path)
+        n_whole = require_complete(path)
         assert before <= n_whole <= before + 60
         assert name == "cluster" or n_whole == 0
         if result.code:
@@ -237,7 +237,7 @@ except KeyboardInterrupt:
 
 
 def test_a_device_process_that_ignores_signals_is_ended_too(tmp_path: Path) -> None:
-    """It was waited for half a minute, in which a result might have been kept."""
+    """The command waited half a minute for it before it kept a result."""
     beginning = tmp_path / "begun"
     command = [sys.executable, "-c", POOL, str(beginning)]
     with processes.started(command, cwd=REPOSITORY, env=environment()) as process:

@@ -30,7 +30,7 @@ VECTORS = [[1.0, 0.0], [0.0, 2.0], [-3.0, 1.0]]
 
 
 def plain() -> dict[str, pa.Array]:
-    """Three rows of every column, of the plainest types."""
+    """Return three rows of every column, of the simplest types."""
     return {
         "text": pa.array(["a", "b", "a"]),
         "vector": pa.array(VECTORS, pa.list_(pa.float32())),
@@ -61,7 +61,7 @@ def tensor(*shape: int, kind: pa.DataType | None = None) -> pa.Array:
 
 
 def encoded(array: pa.Array, values: pa.DataType | None = None) -> pa.Array:
-    """The same as a dictionary, whose values may be of a type that Arrow makes no dictionaries of."""
+    """Return an array in dictionary encoding, also for types that Arrow does not encode itself."""
     encoded_array = array.dictionary_encode()
     dictionary = encoded_array.dictionary.cast(values or encoded_array.dictionary.type)
     return pa.DictionaryArray.from_arrays(encoded_array.indices.cast(pa.uint32()), dictionary)
@@ -72,7 +72,7 @@ def encoded_vectors(kind: pa.DataType) -> pa.Array:
 
 
 def runs(array: pa.Array) -> pa.Array:
-    """The same as a run-end encoded array, each row a run, behind one that is sliced away."""
+    """Return an array in run-end encoding, one run per row, with a sliced-off run in front."""
     values = pa.concat_arrays([array[:1], array])
     return pa.RunEndEncodedArray.from_arrays(pa.array([2, 3, 4, 5], pa.int32()), values).slice(2)
 
@@ -148,7 +148,7 @@ def write_feather(table: pa.Table, path: Path) -> None:
 
 
 def batches_of(path: Path) -> list[Any]:
-    """Everything that a file of embeddings hands on."""
+    """Return all batches of a file of embeddings as lists."""
     return [
         (
             (batch.model, batch.rows.tolist(), batch.texts, batch.sequence_numbers.tolist()),

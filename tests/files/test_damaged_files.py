@@ -23,7 +23,7 @@ N_ROWS = 40
 
 
 def table(**changed: Any) -> pa.Table:
-    """Every column that is read, with some missing values."""
+    """Return a table of all columns that are read, with some missing values."""
     vectors = np.random.default_rng(0).standard_normal((N_ROWS, 3)).tolist()
     columns = {
         "text": [f"text {row} é" for row in range(N_ROWS)],
@@ -39,7 +39,7 @@ def table(**changed: Any) -> pa.Table:
 
 
 def encoded(table: pa.Table) -> pa.Table:
-    """The same with dictionaries, and vectors of fixed width."""
+    """Return the table with dictionary encoding and vectors of fixed width."""
     for name in ("embedding_model", "initial_prompt", "text"):
         table = table.set_column(table.schema.get_field_index(name), name, table[name].dictionary_encode())
     place = table.schema.get_field_index("vector")
@@ -103,7 +103,7 @@ def read_patched(folder: str, seeds: range) -> None:
 
 
 def patched(content: bytes, rng: np.random.Generator) -> bytes:
-    """Change up to three places, to numbers that offsets and lengths go wrong by."""
+    """Change up to three numbers to values that make offsets and lengths invalid."""
     data = bytearray(content)
     for _ in range(rng.integers(1, 4)):
         place, kind = int(rng.integers(6, len(data) - 8)), rng.integers(4)
@@ -147,7 +147,7 @@ def strings(values: list[bytes]) -> pa.Array:
 
 
 def far_offset() -> pa.Array:
-    """Strings of which row 30 begins far behind their end."""
+    """Return strings whose row 30 has an offset beyond their end."""
     offsets = np.arange(N_ROWS + 1, dtype="<i4")
     offsets[30] = 1 << 30
     return pa.Array.from_buffers(
@@ -156,7 +156,7 @@ def far_offset() -> pa.Array:
 
 
 def far_index() -> pa.Array:
-    """Strings by a dictionary of two, of which row 33 names the tenth."""
+    """Return dictionary-encoded strings whose row 33 has an index out of range."""
     indices = pa.array([9 if row == 33 else row % 2 for row in range(N_ROWS)], pa.int32())
     return pa.DictionaryArray.from_arrays(indices, pa.array(["a", "b"]), safe=False)
 

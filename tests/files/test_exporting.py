@@ -72,7 +72,7 @@ SCHEMA = pa.schema([("text", pa.string()), ("number", pa.int64()), ("share", pa.
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Database:
-    """A field file of everything, clustered; nobody changes it."""
+    """Return a clustered field file of every kind of row, which no test changes."""
     facts = write_field_file(tmp_path_factory.mktemp("database") / "field.sqlite", EVERYTHING)
     database = open_database(facts.path)
     upgrade(database)
@@ -558,7 +558,7 @@ STORED = """
 
 
 def stored_rows(database: Database, models: tuple[str, ...]) -> list[tuple[Any, ...]]:
-    """Return what is stored of the embeddings of some models, without ids; their runs are told apart."""
+    """Return the stored rows of some models without ids, with their runs numbered."""
     assert database.path is not None
     with opened(database.path) as connection:
         rows = [row for row in connection.execute(STORED).fetchall() if row[8] in models]

@@ -109,7 +109,7 @@ OTHER = {
     "PNG": (b"\x89PNG\r\n\x1a\n" + bytes(100), "is a PNG image"),
     "PDF": (b"%PDF-1.7\n" + bytes(100), "is a PDF"),
     "encrypted Parquet": (b"PARE" + bytes(100), "is Parquet with an encrypted footer"),
-    "JSON list": (b'[{"text": "a", "vector": [1.0, 0.0]}]', "is JSON that is not one object a line"),
+    "JSON list": (b'[{"text": "a", "vector": [1.0, 0.0]}]', "is JSON that is not one object per line"),
     "JSON over lines": (json.dumps({"text": ["a"]}, indent=2).encode(), "is JSON that is not one object"),
     "UTF-16": ("text,vector\n".encode("utf-16"), "is text that is not UTF-8"),
     "Latin-1": ("text,vector\né,1 2\n".encode("latin-1"), "is text that is not UTF-8"),

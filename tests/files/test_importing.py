@@ -38,7 +38,7 @@ def database(tmp_path: Path) -> Database:
 
 
 def columns(n_rows: int = 6, width: int = 4, **changed: Any) -> dict[str, Any]:
-    """Two runs of captions, as they come out of a network of two models."""
+    """Return columns of two runs of captions from a network of two models."""
     half = -(-n_rows // 2)
     column_by_name: dict[str, Any] = {
         "run": ["first"] * half + ["second"] * (n_rows - half),

@@ -44,7 +44,7 @@ def database(tmp_path: Path) -> Database:
 
 
 def six(**changed: Any) -> list[Any]:
-    """Return six vectors, of which some are others."""
+    """Return six vectors, some of them replaced."""
     return [changed.get(f"at{row}", [1.0, row]) for row in range(6)]
 
 
@@ -268,7 +268,7 @@ def test_another_text_under_the_same_key_is_refused_with_the_remedy(
     import_embeddings([file_of(tmp_path / "one.parquet", six(), **run)], database, model="M")
     path = write(tmp_path / "two.parquet", {"text": ["u0"], "run": ["r"], "vector": ragged([1, 0])})
     problem = (
-        "another text is stored at this place; give this one another sequence number, or its run another"
+        "another text is stored for this step; give this one another sequence number, or its run another"
     )
     with pytest.raises(BadInput, match=f"row 0 .*sequence number 0, model M: {problem} name"):
         import_embeddings([path], database, model="M")
@@ -284,7 +284,7 @@ def test_an_output_without_a_text_needs_a_type(tmp_path: Path, database: Databas
     for types, problem in {
         ("text", None, "image"): r"row 1 .*output_type is missing \(null\)",
         ("text", "sound", "image"): r"row 1 .*output_type must be text or image; got 'sound'",
-        ("image", "text", "image"): "row 0 .*output_type is image, and an image has no text; got one",
+        ("image", "text", "image"): "row 0 .*output_type is image, but the row has a text",
     }.items():
         path = write(tmp_path / "a.parquet", columns | {"output_type": list(types)})
         with pytest.raises(BadInput, match=problem):
@@ -310,7 +310,7 @@ def test_without_a_text_another_vector_is_the_same_output_only_in_a_named_run(
         assert import_embeddings([file("b.parquet", 1.5)], database, model="M").n_differing == 1
     else:
         with pytest.raises(
-            BadInput, match="another vector is stored at this place, and no text tells whether"
+            BadInput, match="another vector is stored for this step, and no text tells whether"
         ):
             import_embeddings([file("b.parquet", 1.5)], database, model="M")
     assert count(database) == (1, 1, 2, 2)

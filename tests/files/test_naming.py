@@ -52,7 +52,7 @@ def count(database: Database) -> tuple[int, ...]:
 
 
 def former_name(texts: list[str], numbers: list[int] | None = None) -> str:
-    """Hash a whole file as the versions did that knew a run by all rows of its file."""
+    """Return the run name of earlier versions: a hash of all rows of the file."""
     encoded = [text.encode() for text in texts]
     parts = (
         np.array([len(text) for text in encoded], dtype="<i8").tobytes(),
@@ -63,7 +63,7 @@ def former_name(texts: list[str], numbers: list[int] | None = None) -> str:
 
 
 def import_as_before(path: Path, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Import under the former name; a name is all that has changed since."""
+    """Import a file as earlier versions did, under the former name of its run."""
     table = pq.read_table(path)
     numbers = table["sequence_number"].to_pylist() if "sequence_number" in table.column_names else None
     name = former_name(table["text"].to_pylist(), numbers)

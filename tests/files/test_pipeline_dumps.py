@@ -88,7 +88,7 @@ def _views(_name: str, table: Table) -> Table:
 
 
 def _typed(_name: str, table: Table) -> Table:
-    """Lists as lists, times as times, ids without dashes, small integers."""
+    """Return a table with lists, timestamps, ids without dashes and small integers."""
     typed_table = dict(table)
     for name, values in table.items():
         if name in ("network", "networks", "prompts", "embedding_models"):

@@ -36,7 +36,7 @@ def frame() -> pd.DataFrame:
 
 
 def rows_of(path: Path, **settings: Any) -> list[Any]:
-    """Everything that a file of embeddings hands on, a row each."""
+    """Return all rows of a file of embeddings."""
     return [
         (row, text, batch.runs[code], number, vector.tobytes())
         for batch in EmbeddingFile(path, "M", **settings).batches()

@@ -71,7 +71,7 @@ labelings = st.integers(1, 30).flatmap(
 
 
 def check(comparison: LabelComparison, a: Sequence[int], b: Sequence[int]) -> None:
-    """Hold a comparison against the sets, but for AMI."""
+    """Check a comparison against Python sets, without AMI."""
     in_a, in_b = as_sets(a), as_sets(b)
     out_a, out_b = in_a.pop(OUTLIER, set()), in_b.pop(OUTLIER, set())
     both = [(x, y) for x, y in zip(a, b, strict=True) if OUTLIER not in (x, y)]
@@ -133,7 +133,7 @@ def test_two_equal_clusters_joined_into_one_have_one_fate() -> None:
 
 
 def rows(*groups: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Make two labelings of (label in A, label in B, how many)."""
+    """Make two labelings from triples (label in A, label in B, number of rows)."""
     return tuple(  # type: ignore[return-value]
         np.concatenate([np.full(group[2], group[side]) for group in groups]) for side in (0, 1)
     )

@@ -84,7 +84,7 @@ def test_survival_counts_censored_visits_as_at_risk() -> None:
 
 
 def test_the_exponential_curve_is_that_of_a_memoryless_process() -> None:
-    """Its survival meets that of the walk at every whole step, however rarely it is looked at."""
+    """Its survival equals that of the walk at every whole step, for every sampling factor."""
     durations = np.random.default_rng(0).geometric(0.4, 40_000)
     for sampling in (1, 3):
         dwells = -(-durations // sampling) * sampling

@@ -28,7 +28,7 @@ from panic_tda.storage.write.saving import save_or_write_pending
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec
 from tests.snapshots import REPOSITORY, opened
-from tests.storage.test_query_plans import plan, queries, rows_are_gone_through, statements
+from tests.storage.test_query_plans import plan, queries, scans_rows, statements
 
 SAMPLE = REPOSITORY / "panic_tda" / "sample" / "captions_minilm.parquet"
 
@@ -167,7 +167,7 @@ def test_only_the_rows_of_the_map_are_read(clustered: UpgradedFile) -> None:
     selects = queries(executed)
     with closing(sqlite3.connect(clustered.path)) as connection:
         plans = {sql: plan(connection, sql) for sql in selects}
-    assert {sql: steps for sql, steps in plans.items() if any(map(rows_are_gone_through, steps))} == {}
+    assert {sql: steps for sql, steps in plans.items() if any(map(scans_rows, steps))} == {}
     (reading,) = [sql for sql in selects if "embedding.rowid IN" in sql]
     assert plans[reading] == ["SEARCH embedding USING INTEGER PRIMARY KEY (rowid=?)"]
     places = [int(word) for word in re.findall(r"\d+", reading.partition(" IN ")[2])]

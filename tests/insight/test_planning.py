@@ -119,12 +119,12 @@ def test_a_plan_of_the_sample_matches_its_clustering(sample: Database) -> None:
     assert 0 < model.calibration.counting_seconds < model.calibration.seconds < plan.seconds
     assert plan.smallest_factor_within is model.smallest_factor_within is plan.within_seconds is None
     (note,) = model.notes
-    assert note == "factors from 50 on keep nothing but the first outputs: the longest run has 50"
+    assert note == "factors from 50 on keep only the first outputs: the longest run has 50"
 
 
 @pytest.fixture
 def slow_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine on which a fit takes 3 s a row, beside which the rest is nothing."""
+    """Simulate a machine on which a fit takes 3 s per row and everything else no time."""
     law = Costs("tiled", {100: {"fit": 300.0}, 200: {"fit": 600.0}}, {"fit": 1.0}, start=0.0)
     monkeypatch.setattr(planning, "measure", lambda *_, **__: law)
 
@@ -339,11 +339,11 @@ def test_the_text_has_one_line_per_plan_and_the_answer(upgraded: MakeFile) -> No
     assert lines[0].split()[:4] == ["model", "factor", "rows", "backend"]
     assert lines[1].split()[:4] == ["Nomic", "1", "99", "tiled"]
     assert len([line for line in lines if line.startswith(("Nomic ", "STSBMpnet "))]) == 8
-    assert "Nomic: factors from 25 on keep nothing but the first outputs" in result
+    assert "Nomic: factors from 25 on keep only the first outputs" in result
     assert "Nomic: 1 of 100 vectors are missing" in result
     assert "all models: factor 1 ends within 2.0 h, in about" in result
     named = run(file.path, "Nomic", "--within", "0s", "--downsample", "2")
-    assert "Nomic: none of these factors ends within 0 s; the soonest is factor 2, in about" in named
+    assert "Nomic: none of these factors ends within 0 s; the fastest is factor 2, in about" in named
     assert "ends within" not in run(file.path, "Nomic", "--downsample", "2")
 
 

@@ -25,7 +25,7 @@ def found_in(texts: dict[int, str]) -> Recurrence:
 
 
 def spelled(word: str, first: int = 0) -> dict[int, str]:
-    """Make a text of every letter; a dot is a hole."""
+    """Make one text per letter; a dot is a missing step."""
     return {first + step: letter for step, letter in enumerate(word) if letter != "."}
 
 

@@ -80,7 +80,7 @@ def cluster(database: Database, model: str, **options: Any) -> ClusteringSummary
 
 
 def stored(database: Database, summary: ClusteringSummary) -> dict[str, list[Any]]:
-    """Everything that is stored of a clustering but its id, times and parameters."""
+    """Return everything stored of a clustering except its id, times and parameters."""
     queries = {
         "assignments": "SELECT embedding_id, label, probability FROM embeddingcluster",
         "clusters": "SELECT label, medoid_embedding_id, size, persistence, medoid_copies FROM cluster",

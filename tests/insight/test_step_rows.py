@@ -45,7 +45,7 @@ def steps_of(database: Database, clustering: ClusteringSummary, **options: Any) 
 
 
 def expected_steps(path: Path, core: float) -> list[dict[str, Any]]:
-    """Return what the rows have to be, from the definitions, one run after another."""
+    """Return the expected rows by the definitions, one run after another."""
     runs: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
     parities: dict[tuple[str, str], set[int]] = defaultdict(set)
     with opened(path) as connection:
@@ -79,7 +79,7 @@ def expected_steps(path: Path, core: float) -> list[dict[str, Any]]:
 
 
 def require_steps(table: pa.Table, wanted: list[dict[str, Any]]) -> None:
-    """Compare the columns of a table with what they have to be."""
+    """Compare the columns of a table with the expected ones."""
     assert table.column_names == [*COLUMNS, "drift", "stride"]
     rows = table.to_pylist()
     assert [{name: row[name] for name in COLUMNS} for row in rows] == [

@@ -79,7 +79,7 @@ def same(actual: Any, expected: Any, at: str = "") -> None:
 def study_is_the_references(
     database: Database, clustering: ClusteringSummary, **options: Any
 ) -> TrajectoryStudy:
-    """Study, and compare all that is printed with the reference."""
+    """Study trajectories, and compare everything printed with the reference."""
     study = study_trajectories(database, clustering, **options)
     assert database.path is not None
     lag = options.pop("lag", None) or clustering.record.downsample

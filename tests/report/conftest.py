@@ -21,7 +21,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="package")
 def no_umap() -> Iterator[None]:
-    """As where umap-learn is not installed: importing it takes longer than all pages."""
+    """Hide umap-learn, because importing it takes longer than making all pages."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "umap", None)
         yield

@@ -68,7 +68,7 @@ def latest(database: Database) -> ClusteringSummary:
 
 
 def svg_texts(path: Path) -> list[str]:
-    """Return what is written in an SVG of Matplotlib's, which draws texts and names each in a comment."""
+    """Return the texts of an SVG by Matplotlib, which has them in comments."""
     return [
         comment.strip()
         for comment in re.findall(r"<!-- (.*?) -->", path.read_text(encoding="utf-8"), re.DOTALL)
@@ -332,7 +332,7 @@ def test_characters_that_no_font_has_are_reported(tmp_path: Path) -> None:
 
 
 def test_a_font_that_has_a_character_is_found_among_all(clustered: UpgradedFile, tmp_path: Path) -> None:
-    """One that is in none of those that are asked first, drawn without a box."""
+    """A character in none of the preferred fonts is drawn without a box."""
     from matplotlib import font_manager, ft2font
     from matplotlib.figure import Figure
 

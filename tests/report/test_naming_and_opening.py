@@ -18,7 +18,7 @@ from tests.snapshots import opened
 
 @pytest.fixture
 def database(plain_page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of a database with one clustering, beside the current folder."""
+    """Return a copy of a database with one clustering, next to the current folder."""
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path / "folder")
     return Path(shutil.copyfile(plain_page.parent / "walks.sqlite", tmp_path / "walks.sqlite"))

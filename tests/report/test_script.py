@@ -64,7 +64,7 @@ def test_scripts_pass_type_checks_and_lint(words: tuple[str, ...], tmp_path: Pat
 
 @needs_deno
 def test_the_bundle_is_made_of_the_sources(tmp_path: Path) -> None:
-    """Deno fetches esbuild once, with the machine's own settings, and needs no network from then on."""
+    """Deno downloads esbuild once with the machine's settings, and later needs no network."""
     folder = tmp_path / "report"
     shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns(BUNDLE.name, "*.py", "__pycache__"))
     process = run_deno("task", "bundle", folder=folder, environment=os.environ)

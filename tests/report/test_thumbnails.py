@@ -21,7 +21,7 @@ from panic_tda.storage.write.saving import save_or_write_pending
 from tests.conftest import MakeFile, UpgradedFile, ids_of, make_finished
 from tests.field_files import FieldSpec
 from tests.snapshots import opened
-from tests.storage.test_query_plans import plan, queries, rows_are_gone_through, statements
+from tests.storage.test_query_plans import plan, queries, scans_rows, statements
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed (extra report)")
 
@@ -184,7 +184,7 @@ def test_no_query_scans_rows(images: tuple[UpgradedFile, dict[int, str]]) -> Non
     assert len(reading) == len(LABELS)
     with closing(sqlite3.connect(file.path)) as connection:
         steps = [step for sql in queries(executed) for step in plan(connection, sql)]
-    assert not [step for step in steps if rows_are_gone_through(step)]
+    assert not [step for step in steps if scans_rows(step)]
 
 
 def test_without_pillow_it_says_what_to_install(

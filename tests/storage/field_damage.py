@@ -62,7 +62,7 @@ def floats(*values: float) -> bytes:
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which a file may stand."""
+    """Layout and state of a test file."""
 
     layout: int
     migrated: bool

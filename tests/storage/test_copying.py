@@ -46,7 +46,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def values(target: str | Path) -> dict[str, list[tuple[Any, ...]]]:
-    """Return the rows of the tables that are copied, by column, with times as what they say."""
+    """Return the rows of the copied tables by column, with times as text."""
     values_by_table, present = {}, snapshot(target)
     with opened(target) as connection:
         for table in (table for table in (*PIPELINE, *OURS) if table in present):
@@ -65,7 +65,7 @@ def _plain(value: Any) -> Any:
 
 
 def filled(upgraded: MakeFile) -> UpgradedFile:
-    """A database with all that was ever seen in the field, and clusterings of ours."""
+    """Return a database with every kind of field data, and clusterings."""
     file = upgraded(EVERYTHING)
     for seed in (1, 2):
         with file.database.writing() as connection:
@@ -179,7 +179,7 @@ def test_a_killed_copy_continues(upgraded: MakeFile, target: str, batches: int) 
     assert (again.tables, again.n_before) == (summary.tables, sum(table.rows for table in summary.tables))
     with file.opened() as raw:
         raw.execute("UPDATE run SET initial_prompt = 'later' WHERE initial_prompt = 'late'")
-    with pytest.raises(DatabaseError, match="holds something else already"):
+    with pytest.raises(DatabaseError, match="has other tables already"):
         copy_database(file.database, target)
 
 

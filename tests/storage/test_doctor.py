@@ -39,7 +39,7 @@ from tests.storage.field_damage import (
     damage,
     found_in,
 )
-from tests.storage.test_query_plans import cost, plan, queries, rows_are_gone_through, statements
+from tests.storage.test_query_plans import cost, plan, queries, scans_rows, statements
 
 pytestmark = pytest.mark.usefixtures("temporary_folder")
 
@@ -65,7 +65,7 @@ def test_a_sound_file_has_no_findings(written: dict[Layout, Path], layout: Layou
 
 
 def agree(path: Path, layout: Layout) -> dict[str, list[str]]:
-    """Require that the doctor finds what the oracle finds, and return it."""
+    """Require that the doctor and the reference find the same, and return it."""
     wanted = expected(read_tables(path), upgraded=layout.upgraded, sees_types=layout.sees_types)
     examined = examine_database(open_database(path), limit=0)
     assert {finding.kind: list(finding.ids) for finding in examined.findings} == wanted
@@ -416,7 +416,7 @@ def test_rows_are_read_for_vectors_and_outputs_only(upgraded: MakeFile, unique: 
     assert len(selects) > 40
     with closing(sqlite3.connect(file.path)) as connection:
         plans = {sql: plan(connection, sql) for sql in selects}
-    through = [sql for sql, steps in plans.items() if any(map(rows_are_gone_through, steps))]
+    through = [sql for sql, steps in plans.items() if any(map(scans_rows, steps))]
     assert [" ".join(sql.split()) for sql in through] == [
         "SELECT embedding.id, embedding.embedding_model, CASE WHEN (typeof(embedding.vector) = 'text') "
         "THEN 0 ELSE embedding.vector END AS anon_1 FROM embedding"
@@ -474,7 +474,7 @@ print([(one.kind, one.count) for one in examine_database(open_database(sys.argv[
 
 @pytest.mark.parametrize("is_upgraded", [False, True], ids=["before", "upgraded"])
 def test_a_read_only_file_in_a_read_only_folder_is_examined(tmp_path: Path, is_upgraded: bool) -> None:
-    """In write-ahead mode, in which SQLite makes files beside the one that it reads."""
+    """The file is in write-ahead mode, in which SQLite creates files next to it."""
     # The folder of the test itself is the superuser's alone.
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", "/tmp")) as folder:
         path = Path(folder) / "field.sqlite"

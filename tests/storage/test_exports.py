@@ -28,7 +28,7 @@ from tests.storage.test_query_plans import (
     cost,
     plan,
     queries,
-    rows_are_gone_through,
+    scans_rows,
     statements,
 )
 
@@ -147,7 +147,7 @@ def test_deleted_rows_are_null(upgraded: MakeFile, caplog: pytest.LogCaptureFixt
         ids[row].replace("-", "") for row, vector in enumerate(table["vector"].to_pylist()) if vector is None
     ]
     assert missing == [first["embedding_id"], third["embedding_id"]]
-    assert f"2 of {len(ids)} vectors are gone, or do not have 8 values; they are null" in caplog.text
+    assert f"2 of {len(ids)} vectors were deleted, or do not have 8 values; they are null" in caplog.text
 
 
 def test_core_distances_are_null_if_embeddings_were_deleted(
@@ -245,7 +245,7 @@ def test_no_query_scans_or_sorts_rows(upgraded: MakeFile, spec: FieldSpec) -> No
     assert any("ORDER BY embeddingcluster.embedding_id" in sql for sql in selects)
     with file.opened() as connection:
         plans = {sql: plan(connection, sql) for sql in selects}
-    assert not [step for steps in plans.values() for step in steps if rows_are_gone_through(step)]
+    assert not [step for steps in plans.values() for step in steps if scans_rows(step)]
     assert not [step for steps in plans.values() for step in steps if step.startswith("SCAN step")]
     assert not [step for steps in plans.values() for step in steps if "TEMP B-TREE" in step]
 

@@ -30,7 +30,7 @@ print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stder
 
 
 def lengthen(database: Database, n_characters: int) -> None:
-    """Give every text output a text of its own of that length."""
+    """Give every text output a different text of that length."""
     assert database.path is not None
     with opened(database.path) as connection:
         connection.execute(

@@ -42,7 +42,7 @@ main(prog_name="panic-tda")
 
 @contextmanager
 def hold_lock(path: Path, *statements: str) -> Iterator[sqlite3.Connection]:
-    """Hold a lock on a file, from which a connection of this process keeps all others."""
+    """Lock a file from a connection of this process."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         for statement in statements:
             connection.execute(statement)

@@ -114,7 +114,7 @@ def with_lists(graph: SpanningTree, **changes: object) -> SpanningTree:
 
 
 def changed(lists: NeighbourLists, name: str, at: int, value: float) -> np.ndarray:
-    """Return an array of lists in which entry `at` of the first full list is another."""
+    """Return lists in which entry `at` of the first full list is changed."""
     array = getattr(lists, name).copy()
     full = int(np.argmax((lists.rows >= 0).sum(axis=1)))
     array[full, at] = value

@@ -203,7 +203,7 @@ def test_trajectories_work_on_postgres(url: str, database: Database) -> None:
 
 
 def everything(database: Database) -> dict[str, list[tuple[Any, ...]]]:
-    """All rows that are not ours."""
+    """Return all rows except those of panic_tda's tables."""
     tables = (ExperimentConfig, Run, Invocation, Embedding)
     with database.reading() as connection:
         return {
@@ -345,7 +345,7 @@ def test_two_processes_that_save_at_once_lose_nothing(
 
 
 def whole_clusterings(database: Database) -> set[str]:
-    """Return the ids of the clusterings, all of which have all assignments and a key of their own."""
+    """Check that all clusterings are complete and have different keys, and return their ids."""
     with database.reading() as connection:
         stored = dict(connection.execute(sa.text("SELECT key, id FROM clusteringresult")).all())
         for table in ("cluster", "embeddingcluster"):
@@ -426,7 +426,7 @@ def test_a_lock_that_another_process_keeps_makes_the_result_a_pending_file(
 
 @pytest.fixture
 def reader(url: str, database: Database) -> Iterator[Database]:
-    """The same database for a user who may read it all, and write one of the three tables."""
+    """Return the database for a user with read access and write access to one of three tables."""
     with database.writing() as connection:
         connection.execute(sa.text("CREATE ROLE reader LOGIN PASSWORD 'sesame'"))
         connection.execute(sa.text("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader"))

@@ -312,7 +312,7 @@ def test_the_number_of_missing_rows_is_logged(upgraded: MakeFile, caplog: pytest
     assert saved.n_vanished == 7
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert f"{path}: 7 of its 40 embeddings are not in the database and are left out" in warning
-    assert "of Nomic there are 40 now, and there were 40 when it was clustered" in warning
+    assert "Nomic has 40 embeddings now and had 40 when it was clustered" in warning
 
 
 @pytest.mark.sqlite_only("columns of any length")
@@ -359,7 +359,7 @@ def save_state(root: Path, identity: str, **parameters: Any) -> Checkpoint:
 
 @pytest.mark.sqlite_only("the folder beside its file")
 def test_only_the_states_of_the_saved_clustering_are_removed(upgraded: MakeFile) -> None:
-    """States of the same embeddings went for all parameters: hours of another fit began anew."""
+    """States of all parameters were removed, so that hours of another fit were lost."""
     file = upgraded()
     finished = make_finished(ids_of(file))
     finished = replace(finished, record=replace(finished.record, input_sha256="5f" * 32))
@@ -414,7 +414,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files
 def test_another_users_file_is_not_saved(
     upgraded: MakeFile, place: str, temporary_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A forged one with a name that anybody can foresee was saved as a clustering."""
+    """A forged file with a predictable name was saved as a clustering."""
     file = upgraded()
     path = pending.write_pending(file.database, make_finished(ids_of(file)))
     if place == "temporary":
@@ -424,7 +424,7 @@ def test_another_users_file_is_not_saved(
     before = file.snapshot()
     assert pending.find_pending(file.database) == []
     assert save_pending(file.database) == []
-    assert f"{path} belongs to another user, and is left alone" in caplog.text
+    assert f"{path} belongs to another user and is not saved" in caplog.text
     with pytest.raises(BadInput, match=r"it belongs to another user \(uid 4321\); copy it, if you trust it"):
         save_pending(file.database, [path])
     assert file.snapshot() == before
@@ -495,7 +495,7 @@ def test_a_moved_database_accepts_its_pending_results(upgraded: MakeFile, tmp_pa
 
 
 def as_written_before(path: Path) -> None:
-    """Make of a kept file what an earlier version wrote: no digest, no name of its database."""
+    """Rewrite a pending file as earlier versions did: without digest and database name."""
     with ipc.open_file(pa.py_buffer(path.read_bytes()[:-48])) as reader:
         table = reader.read_all()
     metadata = dict(table.schema.metadata)
@@ -516,7 +516,7 @@ def test_files_of_earlier_versions_are_saved_if_their_database_is_certain(
     as_written_before(path)
     if file.database.path is None:
         assert save_pending(file.database) == []
-        assert f"{path} belongs to no database that it names" in caplog.text
+        assert f"{path} belongs to a database that it does not name" in caplog.text
         saved = save_pending(file.database, [path])
     else:
         saved = save_pending(file.database)
@@ -526,7 +526,7 @@ def test_files_of_earlier_versions_are_saved_if_their_database_is_certain(
 def test_a_result_of_one_schema_is_not_saved_into_another(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both in one database of one server, with the same embeddings."""
+    """Both schemas are in one database and have the same embeddings."""
     monkeypatch.chdir(tmp_path)
     template, facts = server.field_database(FieldSpec(), tmp_path / "field.sqlite")
     with server.database(template) as url:

@@ -22,7 +22,7 @@ from tests.field_files import write_field_file
 from tests.snapshots import KILL_AFTER, opened, run_python, snapshot
 from tests.storage.doctor_oracle import OURS, expected, read_tables, shown
 from tests.storage.field_damage import LAYOUTS, change, changes, copy_of, damage, found_in
-from tests.storage.test_query_plans import plan, queries, rows_are_gone_through, statements
+from tests.storage.test_query_plans import plan, queries, scans_rows, statements
 
 pytestmark = pytest.mark.usefixtures("temporary_folder")
 
@@ -33,12 +33,12 @@ MENDABLE = [
 
 @pytest.fixture(scope="module")
 def undamaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with two clusterings, in which nothing is wrong."""
+    """Return a sound file with two clusterings."""
     return LAYOUTS["layout 1, upgraded"].write(tmp_path_factory.mktemp("whole") / "field.sqlite")
 
 
 def mend(path: Path, *kinds: str) -> dict[str, tuple[int, int, int]]:
-    """Mend what can be mended; return by kind what was planned, what stays, and what was done."""
+    """Repair everything; return by kind the numbers planned, left and done."""
     database = open_database(path)
     before = snapshot(path)
     planned = plan_repairs(database, kinds)
@@ -116,7 +116,7 @@ def test_rows_that_a_clustering_refers_to_stay(upgraded: MakeFile) -> None:
 
 
 def broken(undamaged: Path, path: Path) -> Path:
-    """Write a file with three clusterings, of which one is whole, one broken, and one gone."""
+    """Write a file with three clusterings: one complete, one broken, one deleted."""
     shutil.copyfile(undamaged, path)
     rows = read_tables(path)["embedding"]
     ids = sorted(row["id"] for row in rows if row["embedding_model"] == "STSBMpnet")
@@ -230,7 +230,7 @@ def test_planned_repairs_are_checked_again(undamaged: Path, tmp_path: Path) -> N
 
 def test_kinds_without_a_repair_are_refused(upgraded: MakeFile, tmp_path: Path) -> None:
     file = upgraded()
-    with pytest.raises(WrongUsage, match=f"{', '.join(MENDABLE)} can be mended .*; got bad_id, nonsense"):
+    with pytest.raises(WrongUsage, match=f"{', '.join(MENDABLE)} can be repaired .*; got bad_id, nonsense"):
         plan_repairs(file.database, ["nonsense", "orphan_assignment", "bad_id"])
     with pytest.raises(WrongUsage, match=r"missing_vector, .* unfinished_work are known; got nonsense"):
         examine_database(file.database, ["nonsense"])
@@ -278,5 +278,5 @@ def test_no_repair_reads_sound_rows(undamaged: Path, tmp_path: Path) -> None:
     assert sum(sql.lstrip().startswith("DELETE") for sql in sqls) > 5
     with closing(sqlite3.connect(path)) as connection:
         steps = [step for sql in sqls for step in plan(connection, sql)]
-    assert not [step for step in steps if rows_are_gone_through(step)]
+    assert not [step for step in steps if scans_rows(step)]
     assert isinstance(plan_repairs(open_database(path))[0], Repair)

@@ -26,7 +26,7 @@ def row_sample(file: UpgradedFile, model: str, factor: int, n_rows: int) -> RowS
 
 
 def good(file: UpgradedFile, model: str, factor: int) -> list[StoredEmbedding]:
-    """Sampled embeddings with a valid vector, of runs that are there."""
+    """Return the sampled embeddings that have a valid vector and a run."""
     return [
         embedding
         for embedding in file.facts.sample(model, factor)

@@ -130,14 +130,14 @@ def test_a_result_that_no_file_can_store_is_an_error_with_both_reasons(
         save(file, broken)
     message = str(refusal.value)
     assert "computed but not saved" in message
-    assert "it could not be kept as a file either (unexpected ArrowInvalid: " in message
+    assert "the result could not be written to a file either (unexpected ArrowInvalid: " in message
     assert message.endswith("and is lost")
     assert any(record.exc_info for record in caplog.records if "keeping" in record.message)
 
 
 def test_a_missing_database_does_not_hide_the_error(upgraded: MakeFile) -> None:
     finished = make_finished(ids_of(upgraded()))
-    with pytest.raises(SaveFailed, match=r"computed but not saved .*could not be kept as a file either"):
+    with pytest.raises(SaveFailed, match=r"computed but not saved .*could not be written to a file either"):
         save_or_write_pending(None, finished)  # type: ignore[arg-type]
 
 

@@ -71,7 +71,7 @@ def test_a_long_query_does_not_count_as_waiting(
 
 @contextmanager
 def frozen(locking_connection: psycopg.Connection[Any]) -> Iterator[None]:
-    """Stop the server's process that waits for a lock, if it is ours to stop, and let the lock go."""
+    """Suspend the server process that waits for a lock, and release the lock."""
     query = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
     ((pid,),) = locking_connection.execute(query).fetchall()
     comm = Path(f"/proc/{pid}/comm")
@@ -92,7 +92,7 @@ def frozen(locking_connection: psycopg.Connection[Any]) -> Iterator[None]:
 def test_a_command_that_waits_for_a_table_says_so_and_stops_at_a_signal(
     filled: str, tmp_path: Path, number: signal.Signals, code: int, is_frozen: bool
 ) -> None:
-    """Also where the process of the server that works for it hangs, and answers no request to cancel."""
+    """It stops even if its server process hangs and ignores the request to cancel."""
     command = [sys.executable, "-m", "panic_tda", "doctor", "--db", filled]
     with psycopg.connect(plain(filled)) as other_connection:
         other_connection.execute("LOCK TABLE embedding IN ACCESS EXCLUSIVE MODE")

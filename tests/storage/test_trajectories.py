@@ -30,7 +30,7 @@ from tests.storage.test_query_plans import (
     cost,
     plan,
     queries,
-    rows_are_gone_through,
+    scans_rows,
     statements,
     tables_read,
 )
@@ -202,7 +202,7 @@ def test_an_invocation_with_two_embeddings_is_one_step(
     assert {ids[row] for row in steps.rows} == {summary.id for summary in sample} - {sample[3].id} | {
         "0" * 32
     }
-    assert "2 of 22 embeddings are of a step that has one already" in caplog.text
+    assert "2 of 22 embeddings belong to a step that has another embedding" in caplog.text
 
 
 def test_generating_models_and_medoids_are_looked_up(upgraded: MakeFile) -> None:
@@ -236,7 +236,7 @@ def test_no_row_of_an_embedding_or_an_image_is_read(upgraded: MakeFile) -> None:
             with file.opened() as raw:
                 plans = {sql: plan(raw, sql) for sql in selects}
                 rows = {sql: tables_read(raw, sql) for sql in selects}
-            assert not [step for steps in plans.values() for step in steps if rows_are_gone_through(step)]
+            assert not [step for steps in plans.values() for step in steps if scans_rows(step)]
             assert not [step for steps in plans.values() for step in steps if "TEMP B-TREE" in step]
             with_rows = {sql: tables for sql, tables in rows.items() if tables}
             # Only texts are in rows, and the index leads to those alone.

@@ -270,14 +270,14 @@ def test_no_tree_is_stored_if_not_requested(sample: Database) -> None:
 
 
 def with_value(tree: SpanningTree, name: str, value: float) -> SpanningTree:
-    """Return a tree of which the first number of an array is another."""
+    """Return a tree in which the first number of an array is changed."""
     array = getattr(tree, name).copy()
     array[0] = value
     return replace(tree, **{name: array})
 
 
 def with_cycle(tree: SpanningTree) -> SpanningTree:
-    """Return a tree of which one edge is there twice, and another is missing."""
+    """Return a tree with one edge twice and another edge missing."""
     return replace(tree, u=np.append(tree.u[:-1], tree.u[0]), v=np.append(tree.v[:-1], tree.v[0]))
 
 

@@ -41,7 +41,7 @@ SPECS = {
 
 
 def plainly(values: dict[str, Any]) -> dict[str, Any]:
-    """Make words of a definition: a column that was added stands behind the constraints."""
+    """Split a definition into sorted words, because added columns follow the constraints."""
     return {
         name: (sorted(re.findall(r"\w+|[^\w\s,]", sql or "")), rows) for name, (sql, rows) in values.items()
     }

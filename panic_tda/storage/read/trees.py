@@ -91,7 +91,7 @@ def require_tree(
         are = pluralize(n_assigned, "assignment is", "assignments are")
         raise NoTree(
             f"the tree of clustering {clustering_id} joins {n_rows} {pluralize(n_rows, 'row')}, and "
-            f"{n_assigned} {are} there: embeddings were deleted since; cluster again "
+            f"{n_assigned} {are} left: embeddings were deleted since; cluster again "
             "(panic-tda cluster-embeddings)"
         )
     return tree

@@ -193,7 +193,7 @@ def test_exact_uses_tiled_at_any_size(upgraded: MakeFile) -> None:
 
 
 class Rough(SklearnBackend):
-    """A tree with one edge made too heavy, for all rows as they are, with its check."""
+    """Backend whose tree has one edge that is too heavy, with its check."""
 
     name, exact = "rough", False
 
@@ -208,7 +208,7 @@ class Rough(SklearnBackend):
 
 
 class Exhausted(SklearnBackend):
-    """Runs out of memory on one of the models: on its first fit."""
+    """Backend that runs out of memory in its first fit."""
 
     name = "exhausted"
     failed: list[int]
@@ -314,7 +314,7 @@ def test_errors_that_mean_out_of_memory_are_recognised(error: Exception, is_one:
 
 
 class Estimator:
-    """Finds the exact tree by the slow oracle, and counts neighbours as cuML says it does."""
+    """Estimator that finds the exact tree by the slow reference and counts neighbours as cuML does."""
 
     def __init__(self, **arguments: Any) -> None:
         self.arguments = arguments
@@ -331,7 +331,7 @@ class Estimator:
 
 
 class Full(Estimator):
-    """Has no room, in one of the ways in which cuML says so."""
+    """Estimator that raises one of cuML's out-of-memory errors."""
 
     error: Exception
 
@@ -394,7 +394,7 @@ NOT_CONNECTED = (
 
 
 class Unconnected(Estimator):
-    """Fails after it has permuted the rows that it was given, as cuVS does."""
+    """Estimator that permutes its rows and then fails, as cuVS does."""
 
     error = NOT_CONNECTED
 
@@ -406,7 +406,7 @@ class Unconnected(Estimator):
 
 @pytest.fixture
 def unconnected(monkeypatch: pytest.MonkeyPatch, stand_in: StandIn) -> StandIn:
-    """A device on which `auto` takes cuML, since the tiles do not fit, and cuML fails."""
+    """Provide a device on which the tiles do not fit, so that `auto` uses cuML, and cuML fails."""
     monkeypatch.setattr(cuml, "unavailable_reason", lambda: None)
     monkeypatch.setattr(cuml, "_import_hdbscan", lambda: Unconnected)
     monkeypatch.setattr(cuml, "_empty_pool", lambda: None)

@@ -33,7 +33,7 @@ def exact_tree(rows: np.ndarray) -> SpanningTree:
 
 
 def neighbour_graph_tree(rows: np.ndarray) -> SpanningTree:
-    """The tree of the graph of nearest neighbours, its parts joined by whichever rows come first."""
+    """Build the tree of the neighbour graph, with components joined in row order."""
     distances = reference.chord_distances(rows)
     weights = reference.mutual_reachability(distances, MIN_SAMPLES, FLOOR)
     n = len(rows)
